@@ -1,0 +1,5 @@
+"""`python -m tokenworks` is `tokenworks`."""
+
+from tokenworks.cli import main
+
+main()

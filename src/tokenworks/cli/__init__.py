@@ -1,0 +1,67 @@
+"""The command line: one file a verb, imported when it is called; errors become words and an exit code here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App
+
+import tokenworks
+from tokenworks.errors import TokenworksError
+
+VERBS = {
+    "systems": "List the machines, or show one with every number's source.",
+    "models": "List the models, or show one: parameters, KV cache, formats.",
+    "fit": "Does the model fit, on how many devices, and how much KV cache is left?",
+    "estimate": "Break down one prefill and one decode step of a deployment.",
+    "plan": "Rank the deployments of a model on a machine under an SLO.",
+}
+
+INTERNAL, INTERRUPTED = 1, 130
+
+
+def app() -> App:
+    """The command tree; verbs are import paths, so `--help` imports none of them."""
+    tree = App(
+        name="tokenworks",
+        help="A token factory in software: plan, cost and check LLM serving on supernodes.",
+        version=tokenworks.__version__,
+        help_flags=["--help", "-h"],
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    for verb, text in VERBS.items():
+        tree.command(f"tokenworks.cli.{verb}:{verb}", name=verb, help=text)
+    return tree
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 ok, 1 internal, 2 bad input, 3 does not fit, 4 SLO missed)."""
+    from cyclopts import CycloptsError
+
+    try:
+        app()(arguments, result_action="return_value")
+    except TokenworksError as error:
+        return _say(str(error), error.exit_code)
+    except CycloptsError as error:
+        return _say(f"{error}; see `tokenworks --help`", 2)
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        return 0
+    except Exception as error:  # noqa: BLE001 - no traceback reaches a user
+        return _say(f"internal error: {type(error).__name__}: {error}; please report it with this command", INTERNAL)
+    return 0
+
+
+def main() -> None:
+    """Entry point of the `tokenworks` script."""
+    sys.exit(run())
+
+
+def _say(message: str, code: int) -> int:
+    print(f"tokenworks: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,1 @@
+"""From a model and a machine to ranked deployments: legal points, bounds, estimates, the Pareto front."""

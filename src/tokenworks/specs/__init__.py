@@ -1,0 +1,1 @@
+"""Pure data: what a device, system, model, workload, SLO and deployment are. Frozen and strict."""

@@ -1,0 +1,94 @@
+"""A deployment: a model on a machine, as roles; what `plan` writes and everything else reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tokenworks.specs.provenance import Spec
+
+SCHEMA = "tokenworks.deployment/1"
+
+RoleName = Literal["aggregated", "prefill", "decode"]
+Overlap = Literal["none", "two-batch"]
+EngineName = Literal["vllm", "sglang", "trtllm"]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Parallel(Spec):
+    """How one instance is split. tp x pp x dp devices; experts over ep groups, each expert over expert_tp devices.
+
+    tp : tensor parallel (attention, dense FFN); pp : pipeline stages; dp : attention data parallel ranks
+    ep x expert_tp = tp x dp for a model with experts; ep = 1 keeps all experts on every expert_tp group
+    """
+
+    tp: Count = 1
+    pp: Count = 1
+    dp: Count = 1
+    ep: Count = 1
+    expert_tp: Count = 1
+
+    @property
+    def devices(self) -> int:
+        """Devices of one instance."""
+        return self.tp * self.pp * self.dp
+
+    def __str__(self) -> str:
+        named = {"tp": self.tp, "pp": self.pp, "dp": self.dp, "ep": self.ep, "etp": self.expert_tp}
+        return " ".join(f"{k}{v}" for k, v in named.items() if v > 1) or "tp1"
+
+
+class Role(Spec):
+    """`replicas` equal instances that do one job.
+
+    max_sequences : running sequences per instance; chunk_tokens : token budget of one step per instance
+    kv_dtype : storage of the KV cache; redundant_experts : copies beside the model's own experts
+    draft_tokens : speculated tokens per step (MTP), 0 = off; overlap : communication policy
+    memory_fraction : share of device memory that the engine may take
+    """
+
+    name: RoleName
+    parallel: Parallel
+    replicas: Count = 1
+    max_sequences: Count = 256
+    chunk_tokens: Count = 8192
+    kv_dtype: Literal["bf16", "fp8"] = "bf16"
+    redundant_experts: Annotated[int, Field(ge=0)] = 0
+    draft_tokens: Annotated[int, Field(ge=0, le=8)] = 0
+    overlap: Overlap = "none"
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    @property
+    def devices(self) -> int:
+        """Devices of all replicas."""
+        return self.replicas * self.parallel.devices
+
+
+class Deployment(Spec):
+    """A model on a machine. Either one aggregated role, or a prefill and a decode role."""
+
+    model: str
+    system: str
+    engine: EngineName = "vllm"
+    roles: tuple[Role, ...]
+
+    @model_validator(mode="after")
+    def _known_shape(self) -> Deployment:
+        names = sorted(role.name for role in self.roles)
+        if names not in (["aggregated"], ["decode", "prefill"]):
+            raise ValueError(f"roles {names}: want one aggregated role, or one prefill and one decode role")
+        return self
+
+    @property
+    def devices(self) -> int:
+        """Devices in use."""
+        return sum(role.devices for role in self.roles)
+
+    def __str__(self) -> str:
+        return " + ".join(
+            f"{role.replicas}x{role.name}[{role.parallel}]"
+            if role.name != "aggregated"
+            else f"{role.replicas}x[{role.parallel}]"
+            for role in self.roles
+        )

@@ -1,0 +1,41 @@
+"""A device (GPU, NPU, card) as its datasheet gives it. Numbers are per device, dense, one direction."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from tokenworks.specs.provenance import ByteRate, Bytes, Dollars, FlopRate, Spec, Watts
+
+ComputeDtype = Literal["fp4", "fp8", "int8", "bf16", "tf32", "fp32"]
+
+
+class Hbm(Spec):
+    """Device memory: capacity as the software sees it [byte], and peak bandwidth [byte/s]."""
+
+    capacity: Bytes
+    bandwidth: ByteRate
+
+
+class DeviceLink(Spec):
+    """Scale-up port of one device [byte/s per direction]; `pair` is the most that one peer can take of it."""
+
+    bandwidth: ByteRate
+    pair: ByteRate | None = None
+
+
+class Device(Spec):
+    """One catalog/devices/*.yaml. `family` picks the utilisation priors (see calibration)."""
+
+    name: str
+    title: str
+    vendor: str
+    family: str
+    peak: dict[ComputeDtype, FlopRate] = Field(default_factory=dict)
+    hbm: Hbm
+    scale_up: DeviceLink
+    nic: ByteRate
+    tdp: Watts
+    price: Dollars
+    note: str = ""

@@ -1,0 +1,60 @@
+"""A machine: one or more systems composed over a network, every number resolved that a cost function may need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """An assumed number that a prediction used: where it stands, what it is, and why."""
+
+    path: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One level of the interconnect as one device sees it.
+
+    bandwidth : [byte/s] per direction
+    pair : the most that goes to any one peer [byte/s]; equals `bandwidth` behind a switch
+    latency : one way, end to end, of a load/store or a zero-byte message [s]
+    overhead : software cost that each message adds [s]; 0 for load/store
+    """
+
+    bandwidth: float
+    pair: float
+    latency: float
+    overhead: float
+    layers: int
+    semantics: str
+    in_switch_reduce: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What `--on NAME` means, in SI numbers.
+
+    devices : in all; domain : devices of one scale-up domain; host : devices of one host node
+    peak : dense FLOP/s of each compute dtype that the device has
+    hbm_bytes : memory that software sees [byte]; hbm_bandwidth : [byte/s]
+    scale_out : None where the machine is one domain that cannot be left
+    """
+
+    name: str
+    device: str
+    family: str
+    devices: int
+    domain: int
+    host: int
+    peak: Mapping[str, float]
+    hbm_bytes: float
+    hbm_bandwidth: float
+    scale_up: Link
+    scale_out: Link | None
+    host_link: float
+    host_dram_bytes: float
+    assumed: tuple[Assumption, ...]
