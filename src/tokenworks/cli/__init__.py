@@ -52,7 +52,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stderr.close()
         return 0
-    except Exception as error:  # noqa: BLE001 - no traceback reaches a user
+    except Exception as error:  # no traceback reaches a user
         return _say(f"internal error: {type(error).__name__}: {error}; please report it with this command", INTERNAL)
     return 0
 
