@@ -1,0 +1,37 @@
+# Two commands do all set-up: `make demo` and `make test`. Only Python 3.11+ and make need to be there.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: demo test lint bench lock clean
+
+demo: $(VENV)/.ready
+	$(RUN)/tokenworks plan deepseek-ai/DeepSeek-R1 --on scalex40 --workload agent
+
+test: $(VENV)/.ready lint
+	$(RUN)/pytest
+
+lint: $(VENV)/.ready
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports --no-cache
+
+bench: $(VENV)/.ready
+	for script in benchmarks/*.py; do $(RUN)/python $$script || exit 1; done
+
+# The lock holds exact versions and hashes; run this after a change of dependencies in pyproject.toml.
+lock: $(VENV)/.ready
+	$(RUN)/pip install --quiet uv
+	$(RUN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url --quiet pyproject.toml --group dev -o requirements.lock
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenworks needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
