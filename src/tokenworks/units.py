@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from tokenworks.errors import SpecError
@@ -23,15 +24,27 @@ KINDS = {
     "": ("a plain number", "0.9"),
 }
 
+# The field's own units and no others, so that a byte is no plain number and "5 GHz" is no rate.
+_DEFINITIONS = """
+    nano- = 1e-9 = n-; micro- = 1e-6 = u- = µ-; milli- = 1e-3 = m-
+    kilo- = 1e3 = k-; mega- = 1e6 = M-; giga- = 1e9 = G-; tera- = 1e12 = T-; peta- = 1e15 = P-; exa- = 1e18 = E-
+    kibi- = 1024 = Ki-; mebi- = 1024**2 = Mi-; gibi- = 1024**3 = Gi-; tebi- = 1024**4 = Ti-
+    byte = [data] = B; bit = byte / 8 = b
+    second = [time] = s; minute = 60 s = min; hour = 60 min = h; day = 24 h
+    watt = [power] = W; gram = [mass] = g; USD = [money]; token = [token]; FLOP = [flop] = OP
+"""
+_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+|inf|nan)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ/ ]*)")
+
 
 @functools.cache
 def registry() -> pint.UnitRegistry[Any]:
-    """The one pint registry, with the field's own units; built on first use (0.1 s)."""
+    """The one pint registry, built on first use."""
     import pint
 
-    units: pint.UnitRegistry[Any] = pint.UnitRegistry(cache_folder=None)
-    for line in ("FLOP = [flop] = OP", "USD = [money]", "token = [token]"):
-        units.define(line)
+    units: pint.UnitRegistry[Any] = pint.UnitRegistry(None, cache_folder=None)
+    for line in re.split(r"[;\n]", _DEFINITIONS):
+        if line.strip():
+            units.define(line.strip())
     return units
 
 
@@ -40,7 +53,7 @@ def parse(text: str, unit: str, *, where: str = "") -> float:
 
     Parameters
     ----------
-    text : such as "448 GB/s"; prefixes are decimal (GB) or binary (GiB)
+    text : such as "448 GB/s"; prefixes are decimal (GB) or binary (GiB); b is a bit, B a byte
     unit : the SI unit wanted, one of `KINDS`
     where : file and path, for the message
 
@@ -49,23 +62,31 @@ def parse(text: str, unit: str, *, where: str = "") -> float:
     SpecError : no number, an unknown unit, the wrong kind of unit, negative, or not finite
     """
     kind, example = KINDS[unit]
-    return _parse(text, unit, kind, example, where)
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None:
+        raise SpecError(f'cannot read "{text}" as {kind}', where=where, hint=f'write it like "{example}"')
+    number, written = float(match[1]), match[2].strip()
+    factor, found = _factor(written, unit)
+    if factor is None:
+        hint = f'write "{text}/s"' if (found, unit) == ("a size", "byte/s") else f'write it like "{example}"'
+        raise SpecError(f'"{text}" is {found}, not {kind}', where=where, hint=hint)
+    value = number * factor
+    if not math.isfinite(value) or value < 0:
+        raise SpecError(f'"{text}" must be finite and not negative', where=where)
+    return value
 
 
 @functools.cache
-def _parse(text: str, unit: str, kind: str, example: str, where: str) -> float:
+def _factor(written: str, unit: str) -> tuple[float | None, str]:
+    """SI units in one `written`, or None and what it is instead."""
     import pint
 
     try:
-        quantity: pint.Quantity[float] = registry().Quantity(text)
-    except Exception as error:  # pint raises tokenizer, name and zero-division errors of many types
-        raise SpecError(f"cannot read {text!r} as {kind}", where=where, hint=f'write it like "{example}"') from error
+        one: pint.Quantity[float] = registry().Quantity(1.0, written or "dimensionless")
+    except Exception:  # pint raises tokenizer, syntax, name and zero-division errors of many types
+        return None, f'in an unknown unit ("{written}")'
     try:
-        value = float(quantity.to(unit or "dimensionless").magnitude)
-    except (pint.DimensionalityError, pint.OffsetUnitCalculusError):
-        found = next((k for u, (k, _) in KINDS.items() if quantity.check(u or "dimensionless")), "another kind of unit")
-        hint = f'write "{text}/s"' if unit == "byte/s" and quantity.check("byte") else f'write it like "{example}"'
-        raise SpecError(f"{text!r} is {found}, not {kind}", where=where, hint=hint) from None
-    if not math.isfinite(value) or value < 0:
-        raise SpecError(f"{text!r} must be finite and not negative", where=where)
-    return value
+        return float(one.to(unit or "dimensionless").magnitude), ""
+    except pint.DimensionalityError:
+        kinds = (kind for known, (kind, _) in KINDS.items() if one.check(known or "dimensionless"))
+        return None, next(kinds, f'in another kind of unit ("{written}")')

@@ -12,9 +12,10 @@ ComputeDtype = Literal["fp4", "fp8", "int8", "bf16", "tf32", "fp32"]
 
 
 class Hbm(Spec):
-    """Device memory: capacity as the software sees it [byte], and peak bandwidth [byte/s]."""
+    """Device memory: capacity as the software sees it and as it is sold [byte], and peak bandwidth [byte/s]."""
 
     capacity: Bytes
+    sold: Bytes
     bandwidth: ByteRate
 
 
@@ -26,7 +27,11 @@ class DeviceLink(Spec):
 
 
 class Device(Spec):
-    """One catalog/devices/*.yaml. `family` picks the utilisation priors (see calibration)."""
+    """One catalog/devices/*.yaml. `family` picks the utilisation priors (see calibration).
+
+    `peak` leaves out a dtype that the device cannot compute in; a null is one that may be there, not published.
+    `nic` is the scale-out port that belongs to each device.
+    """
 
     name: str
     title: str

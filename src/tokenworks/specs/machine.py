@@ -42,6 +42,8 @@ class Machine:
     peak : dense FLOP/s of each compute dtype that the device has
     hbm_bytes : memory that software sees [byte]; hbm_bandwidth : [byte/s]
     scale_out : None where the machine is one domain that cannot be left
+    host_link : [byte/s] between a device and its host, per direction; host_dram_bytes : of one host [byte]
+    hbm_sold : memory as the vendor sells it [byte], None where nobody sells it
     """
 
     name: str
@@ -58,3 +60,4 @@ class Machine:
     host_link: float
     host_dram_bytes: float
     assumed: tuple[Assumption, ...]
+    hbm_sold: float | None = None

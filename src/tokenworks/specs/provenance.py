@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tokenworks import units
+from tokenworks.errors import SpecError
 
 Status = Literal[
     "published", "vendor-claim", "media", "analyst", "user-repo", "measured", "derived", "assumed", "unverified",
@@ -23,13 +24,16 @@ class Spec(BaseModel):
 class Quantity(Spec):
     """A number in SI units with its provenance; a null is a null, never a zero.
 
-    In a file: `{value: 2.0 TB/s, status: derived, source: "80 TB/s / 40"}`.
+    In a file: `{value: 2.0 TB/s, status: derived, source: "80 TB/s / 40"}`. `written` and `unit` are not in the
+    file: they keep the value as its author wrote it, and the SI unit of `value`.
     """
 
     value: float | None
     status: Status
     source: str = ""
     note: str = ""
+    written: str = ""
+    unit: str = ""
 
     @model_validator(mode="after")
     def _honest(self) -> Quantity:
@@ -45,11 +49,28 @@ class Quantity(Spec):
         return self.status in ("assumed", "unverified")
 
 
+class Fact(Spec):
+    """Something that is told, not computed with: a launch date, a cooling, a box total as its vendor prints it."""
+
+    value: Annotated[str, Field(coerce_numbers_to_str=True)]
+    status: Status
+    source: str
+    note: str = ""
+
+
 def _reads(unit: str) -> BeforeValidator:
     def read(raw: Any) -> Any:
-        if not isinstance(raw, dict) or not isinstance(raw.get("value"), (str, int, float)):
+        if not isinstance(raw, dict):
             return raw
-        return {**raw, "value": units.parse(str(raw["value"]), unit)}
+        if clash := {"written", "unit"} & raw.keys():
+            raise ValueError(f"unknown key {min(clash)!r}")
+        value = raw.get("value")
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            return {**raw, "unit": unit}
+        try:
+            return {**raw, "value": units.parse(str(value), unit), "written": str(value), "unit": unit}
+        except SpecError as error:
+            raise ValueError(str(error)) from None
 
     return BeforeValidator(read)
 

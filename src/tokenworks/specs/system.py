@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tokenworks.specs.provenance import ByteRate, Bytes, Dollars, Kilograms, Number, Quantity, Seconds, Spec, Watts
+from tokenworks.specs.provenance import ByteRate, Bytes, Dollars, Fact, Kilograms, Number, Seconds, Spec, Watts
 
 
 class Fabric(Spec):
     """How the devices of one scale-up domain, or the ports of one network, reach each other.
 
-    A path costs `endpoint + hops x hop`; a message pays `overhead` more for its software, which a
-    load/store fabric does not.
+    A path costs `endpoint + hops x hop`, with 2 x layers - 1 switch hops from leaf to leaf and none in a mesh;
+    a message pays `overhead` more for its software, which a load/store fabric does not.
     """
 
-    topology: Literal["switched", "mesh", "torus", "none"]
+    topology: Literal["switched", "mesh", "none"]
     layers: int = Field(ge=0, le=3)
     semantics: Literal["load-store", "message"]
     in_switch_reduce: bool = False
     hop: Seconds
     endpoint: Seconds
     overhead: Seconds
+
+    @model_validator(mode="after")
+    def _switches_have_layers(self) -> Fabric:
+        if (self.topology == "switched") != (self.layers > 0):
+            raise ValueError(f"topology {self.topology} with {self.layers} switch layers: a switched one has 1 to 3")
+        return self
 
 
 class Host(Spec):
@@ -38,7 +44,10 @@ class Host(Spec):
 
 
 class System(Spec):
-    """One catalog/systems/*.yaml: `devices` x `device` in scale-up domains of `domain` devices."""
+    """One catalog/systems/*.yaml: `devices` x `device` in scale-up domains of `domain` devices.
+
+    `network` joins domains and systems unless another is asked for; None = it has no port to leave by.
+    """
 
     name: str
     title: str
@@ -47,23 +56,37 @@ class System(Spec):
     devices: int = Field(gt=0)
     domain: int = Field(gt=0)
     scale_up: Fabric
-    network: str
+    network: str | None
     host: Host
     price: Dollars
     power: Watts
     weight: Kilograms
     rack_units: Number
     availability: Number
-    facts: dict[str, Quantity] = Field(default_factory=dict)
+    facts: dict[str, Fact] = Field(default_factory=dict)
     note: str = ""
+
+    @model_validator(mode="after")
+    def _divides(self) -> System:
+        for name, part in (("domain", self.domain), ("host.devices", self.host.devices)):
+            if self.devices % part:
+                raise ValueError(f"{self.devices} devices are not a multiple of {name} = {part}")
+        return self
 
 
 class Network(Spec):
-    """One catalog/networks/*.yaml: a scale-out network; each device has a port of `port` [byte/s per direction]."""
+    """One catalog/networks/*.yaml: a scale-out network; each device has a port of `port` [byte/s per direction].
+
+    `radix` is the ports of one switch; how many layers of them there are follows from the number of endpoints.
+    Latencies are as in a Fabric of messages.
+    """
 
     name: str
     title: str
     port: ByteRate
-    radix: int = Field(gt=1)
-    fabric: Fabric
+    radix: Number
+    in_switch_reduce: bool = False
+    hop: Seconds
+    endpoint: Seconds
+    overhead: Seconds
     note: str = ""

@@ -1,0 +1,188 @@
+"""Files to specs: safe and strict reading of YAML, and every error as one SpecError that names file and path."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tokenworks.errors import SpecError, UnknownName
+from tokenworks.specs.device import Device
+from tokenworks.specs.system import Network, System
+from tokenworks.specs.workload import Workload
+
+Kind = Literal["device", "system", "network", "workload"]
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+CATALOG = Path(__file__).parent.parent / "catalog"
+MAX_BYTES = 4_000_000
+_SHOWN_ERRORS = 5
+
+
+def catalog_names(kind: Kind) -> list[str]:
+    """Names of the files that the catalog ships, sorted."""
+    return sorted(path.stem for path in (CATALOG / f"{kind}s").glob("*.yaml"))
+
+
+def load_device(name_or_path: str | Path) -> Device:
+    """A catalog device, or a user's own YAML file."""
+    return load(Device, locate("device", name_or_path))
+
+
+def load_system(name_or_path: str | Path) -> System:
+    """A catalog system, or a user's own YAML file."""
+    return load(System, locate("system", name_or_path))
+
+
+def load_network(name_or_path: str | Path) -> Network:
+    """A catalog network, or a user's own YAML file."""
+    return load(Network, locate("network", name_or_path))
+
+
+def load_workload(name_or_path: str | Path) -> Workload:
+    """A catalog workload, or a user's own YAML file."""
+    return load(Workload, locate("workload", name_or_path))
+
+
+def load(spec_type: type[SpecT], path: Path) -> SpecT:
+    """Read and validate one file."""
+    return validate(spec_type, read_yaml(path), str(path))
+
+
+def is_path(name: str | Path) -> bool:
+    """Whether `name` means a file rather than a catalog entry: it has a slash, or ends in .yaml or .yml."""
+    return isinstance(name, Path) or "/" in name or name.endswith((".yaml", ".yml"))
+
+
+def locate(kind: Kind, name_or_path: str | Path) -> Path:
+    """The file that a name or path means; the file of a path may be missing, which `read_yaml` reports."""
+    if is_path(name_or_path):
+        return Path(name_or_path)
+    if name_or_path not in (names := catalog_names(kind)):
+        raise UnknownName(kind, str(name_or_path), names, hint="a file of your own ends in .yaml")
+    return CATALOG / f"{kind}s" / f"{name_or_path}.yaml"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Plain data only: no tags, no aliases (which can expand without bound), no duplicate keys, dates stay text."""
+
+    yaml_implicit_resolvers: typing.ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.get_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key must be a plain word", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read one YAML file as plain data.
+
+    Raises
+    ------
+    SpecError : missing, a directory, unreadable, over 4 MB, not UTF-8, empty, no YAML, or more than plain data
+    """
+    where = str(path)
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise SpecError("no such file", where=where) from None
+    except IsADirectoryError:
+        raise SpecError("is a directory, not a YAML file", where=where) from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        raise SpecError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=where) from None
+    if len(raw) > MAX_BYTES:
+        raise SpecError(f"is over {MAX_BYTES / 1e6:.0f} MB", where=where, hint="no spec is that large")
+    try:
+        data = yaml.load(raw.decode(), Loader=_StrictLoader)  # safe: a SafeLoader
+    except UnicodeDecodeError as error:
+        raise SpecError(f"is not UTF-8 text (byte {error.start})", where=where) from None
+    except yaml.MarkedYAMLError as error:
+        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        raise SpecError(f"{error.problem or error.context}{line}", where=where, hint="write plain YAML") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a number no int or float can hold
+        raise SpecError(f"is not YAML: {str(error).splitlines()[0]}", where=where) from None
+    except RecursionError:
+        raise SpecError("is nested too deeply", where=where) from None
+    if data is None:
+        raise SpecError("is empty", where=where)
+    return data
+
+
+def validate(spec_type: type[SpecT], data: Any, where: str) -> SpecT:
+    """Plain data as a spec; all that is wrong with it in one SpecError of file, dotted path, value and way out."""
+    try:
+        return spec_type.model_validate(data)
+    except ValidationError as error:
+        first, *rest = (_explain(spec_type, detail) for detail in error.errors(include_url=False))
+    path, message, hint = first
+    also = [f"also {path}: {message}" for path, message, _ in rest[: _SHOWN_ERRORS - 1]]
+    if len(rest) >= _SHOWN_ERRORS:
+        also.append(f"and {len(rest) - _SHOWN_ERRORS + 1} more")
+    raise SpecError(message, where=f"{where}: {path}" if path else where, hint="; ".join(filter(None, [hint, *also])))
+
+
+def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str, str]:
+    """One pydantic error as dotted path, message and hint."""
+    location = [part for part in detail["loc"] if part != "[key]"]
+    path, value, context = ".".join(map(str, location)), detail["input"], detail.get("ctx", {})
+    shown = repr(value) if len(repr(value)) <= 60 else f"{str(value)[:57]}..."
+    match detail["type"]:
+        case "extra_forbidden":
+            known = _keys(spec_type, location[:-1])
+            return path, "unknown key", _nearest(str(location[-1]), known) or f"known: {', '.join(known)}"
+        case "missing":
+            return path, "is missing", ""
+        case "literal_error":
+            expected = context["expected"]
+            return path, f"{shown} is not one of {expected}", _nearest(str(value), re.findall(r"'(.+?)'", expected))
+        case "value_error":
+            return path, str(context["error"]), ""
+        case "model_type" | "dict_type":
+            number = 'write {value: ..., status: ..., source: "..."}' if "Quantity" in str(context) else ""
+            return path, f"is {_a(value)}, not a mapping of keys to values", number
+        case _:
+            return path, f"{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
+
+
+def _keys(spec_type: Any, location: list[Any]) -> list[str]:
+    """The keys that a spec knows at a location."""
+    for part in location:
+        if isinstance(spec_type, type) and issubclass(spec_type, BaseModel):
+            spec_type = spec_type.model_fields[part].annotation
+        if typing.get_origin(spec_type) in (typing.Union, types.UnionType):
+            spec_type = next(kind for kind in typing.get_args(spec_type) if kind is not type(None))
+        elif typing.get_origin(spec_type) in (dict, tuple, list):
+            spec_type = [kind for kind in typing.get_args(spec_type) if kind is not Ellipsis][-1]
+    return list(spec_type.model_fields) if hasattr(spec_type, "model_fields") else []
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f'did you mean "{near[0]}"?' if near else ""
+
+
+def _a(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: f'the text "{value}"', type(None): "nothing"}
+    return names.get(type(value), f"just {value}")
