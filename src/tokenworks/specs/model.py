@@ -25,6 +25,7 @@ class Format:
 
 
 BF16 = Format("bf16", 2.0, "bf16")
+VECTOR_BYTES = 2.0  # norms and biases are kept in 16 bits by every format we know [byte/element]
 
 Part = Literal["attention", "dense", "shared", "router", "experts", "latent", "embedding", "head", "draft"]
 Split = Literal["out", "in", "kv", "none"]
@@ -32,7 +33,7 @@ Split = Literal["out", "in", "kv", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One weight matrix y = W x, or `copies` equal ones (experts).
+    """One weight matrix y = W x (+ b), or `copies` equal ones (experts).
 
     part : what it belongs to; `experts` are divided by ep and expert-tp, the rest by tp
     split : how tp divides it: by output features, by input features, by KV head (never below one), or not at all
@@ -45,11 +46,17 @@ class Matrix:
     split: Split
     format: Format = BF16
     copies: int = 1
+    bias: bool = False
 
     @property
     def parameters(self) -> int:
         """Elements in all copies."""
-        return self.inputs * self.outputs * self.copies
+        return (self.inputs + self.bias) * self.outputs * self.copies
+
+    @property
+    def stored(self) -> float:
+        """What all copies take in memory [byte]."""
+        return self.copies * self.outputs * (self.inputs * self.format.bytes + self.bias * VECTOR_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +85,20 @@ class Scan:
     bytes: float | None = None
     read_elements: float | None = None  # where a scan reads what another stores; None = `elements`
 
+    def growth(self, kv_bytes: float) -> float:
+        """What one more token of a long context adds [byte]; `kv_bytes` [byte/element] where not fixed."""
+        return 0.0 if self.keeps is not None else self.elements * (self.bytes or kv_bytes) / self.stride
+
 
 @dataclass(frozen=True, slots=True)
 class State:
     """Recurrent state of linear attention, one layer: read and written once a decode step, whatever the context.
 
+    name : the kind (gated-delta-net, mamba2, kda)
     bytes : per sequence, over all heads [byte]; flop : per token, all heads [FLOP]; heads : what tp divides
     """
 
+    name: str
     bytes: float
     flop: float
     heads: int
@@ -103,7 +116,7 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`count` equal layers. `attention` and `ffn` say which halves are there (a Mamba block has no FFN of its own).
+    """`count` equal layers, wherever in the stack they stand: attention, FFN or both (a Mamba block has no FFN).
 
     vectors : norm weights, biases and other small per-layer elements, kept whole on each rank [element]
     all_reduces : tensor-parallel reductions of the residual stream per layer (2 in a plain transformer)
@@ -124,6 +137,8 @@ class Model:
     """A checkpoint: embedding, blocks, head, and draft layers (MTP) that run only when speculation is on.
 
     heads, kv_heads : what tp must divide (query heads) or may exceed (KV heads)
+    head : None = tied: the embedding is multiplied once more, and stored once
+    vectors : elements outside the blocks, such as the final norm
     native_kv : the KV dtype that the checkpoint asks for, or bf16
     vision_parameters : counted, not costed; None = there is a tower, but its config does not give its size
     notes : what a reader must know (ties, dequantisation, parts not costed)
@@ -140,6 +155,7 @@ class Model:
     head: Matrix | None
     blocks: tuple[Block, ...]
     draft: tuple[Block, ...] = ()
+    vectors: int = 0
     native_kv: str = "bf16"
     vision_parameters: int | None = 0
     notes: tuple[str, ...] = ()
@@ -148,3 +164,93 @@ class Model:
     def layers(self) -> int:
         """Decoder layers, drafts left out."""
         return sum(block.count for block in self.blocks)
+
+
+def parameters(model: Model) -> int:
+    """All weights of the language model: the sum of the weight shapes, drafts and vision tower left out."""
+    head = model.head.parameters if model.head else 0
+    return model.embedding.parameters + head + model.vectors + sum(map(_block_parameters, model.blocks))
+
+
+def draft_parameters(model: Model) -> int:
+    """Weights of the draft layers (MTP); the embedding and head that they share with the model left out."""
+    return sum(map(_block_parameters, model.draft))
+
+
+def active_parameters(model: Model) -> int:
+    """`parameters` less the experts that a token does not visit. Embedding and head are counted in."""
+    idle = 0
+    for block in model.blocks:
+        if block.experts:
+            routed = sum(matrix.parameters for matrix in block.matrices if matrix.part == "experts")
+            idle += block.count * routed * (block.experts.count - block.experts.topk) // block.experts.count
+    return parameters(model) - idle
+
+
+def weight_bytes(model: Model) -> float:
+    """One copy of all weights as stored, drafts left out [byte]."""
+    head = model.head.stored if model.head else 0.0
+    return model.embedding.stored + head + VECTOR_BYTES * model.vectors + sum(map(_block_bytes, model.blocks))
+
+
+def draft_bytes(model: Model) -> float:
+    """One copy of the draft layers as stored [byte]."""
+    return sum(map(_block_bytes, model.draft))
+
+
+def kv_bytes_per_token(model: Model, kv_bytes: float) -> float:
+    """Cache that one more token of a long context takes, all layers, one copy [byte].
+
+    A scan that keeps a window adds nothing once it is full; one with `stride` adds an entry every so many tokens.
+
+    Parameters
+    ----------
+    kv_bytes : size of one stored element where the scan does not fix it [byte]
+    """
+    return sum(block.count * scan.growth(kv_bytes) for block in model.blocks for scan in block.scans)
+
+
+def window_bytes_per_sequence(model: Model, kv_bytes: float) -> float:
+    """Cache of the windows once they are full, all layers, one copy [byte per sequence]."""
+    return sum(
+        block.count * scan.keeps * scan.elements * (scan.bytes or kv_bytes)
+        for block in model.blocks
+        for scan in block.scans
+        if scan.keeps is not None
+    )
+
+
+def state_bytes_per_sequence(model: Model) -> float:
+    """Recurrent state of the linear attention layers, one copy [byte per sequence]."""
+    return sum(block.count * block.state.bytes for block in model.blocks if block.state)
+
+
+def attention_kinds(model: Model) -> str:
+    """The kinds of attention, most layers first, such as `full 15 + gated-delta-net 45`."""
+    kinds: dict[str, int] = {}
+    for block in model.blocks:
+        parts = [*(scan.name for scan in block.scans), *([block.state.name] if block.state else [])]
+        if parts:
+            kind = "/".join(parts)
+            kinds[kind] = kinds.get(kind, 0) + block.count
+    if len(kinds) == 1:
+        return next(iter(kinds))
+    return " + ".join(f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1]))
+
+
+def weight_formats(model: Model) -> dict[str, float]:
+    """Share of the stored bytes in each format, largest first; drafts left out."""
+    held: dict[str, float] = {}
+    outer = [(1, matrix) for matrix in (model.embedding, model.head) if matrix]
+    for count, matrix in outer + [(block.count, matrix) for block in model.blocks for matrix in block.matrices]:
+        held[matrix.format.name] = held.get(matrix.format.name, 0.0) + count * matrix.stored
+    total = sum(held.values())
+    return {name: part / total for name, part in sorted(held.items(), key=lambda item: -item[1])}
+
+
+def _block_parameters(block: Block) -> int:
+    return block.count * (block.vectors + sum(matrix.parameters for matrix in block.matrices))
+
+
+def _block_bytes(block: Block) -> float:
+    return block.count * (VECTOR_BYTES * block.vectors + sum(matrix.stored for matrix in block.matrices))

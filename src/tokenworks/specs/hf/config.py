@@ -1,0 +1,165 @@
+"""Reading a config.json: strict JSON, and fields that say what is missing, wrong or unknown. Knows no architecture."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tokenworks.errors import SpecError
+
+MOST_BYTES = 8 * 2**20
+MOST_WIDTH = 10**9  # a count or width above this is a slip of the keyboard, not a model
+MOST_LAYERS = 4096
+
+# Keys that change neither a weight's shape nor what is cached or computed: tokens, generation, training, bookkeeping.
+_INERT = """
+architectures auto_map dtype torch_dtype transformers_version model_type is_encoder_decoder is_decoder use_cache
+add_cross_attention cross_attention_hidden_size tie_encoder_decoder return_dict output_attentions torchscript
+output_hidden_states output_router_logits router_aux_loss_coef router_jitter_noise aux_loss_alpha seq_aux
+initializer_range initializer_factor pretraining_tp ep_size use_bfloat16 pruned_heads chunk_size_feed_forward
+problem_type finetuning_task id2label label2id task_specific_params prefix tokenizer_class ignore_index
+rope_theta rope_scaling rope_parameters rope_interleave partial_rotary_factor rotary_dim rope_type mrope_section
+max_window_layers rms_norm_eps layer_norm_eps layer_norm_epsilon layernorm_epsilon norm_eps
+attention_dropout hidden_dropout hidden_dropout_prob embd_pdrop resid_pdrop dropout
+hidden_act hidden_activation swiglu_limit swiglu_alpha final_logit_softcapping attn_logit_softcapping
+norm_topk_prob scoring_func routed_scaling_factor topk_method topk_group n_group
+max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
+typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+num_return_sequences output_scores return_dict_in_generate suppress_tokens begin_suppress_tokens
+exponential_decay_length_penalty remove_invalid_values tf_legacy_loss
+"""
+INERT = frozenset(_INERT.split())
+_INERT_ENDS = ("_token_id", "_token_ids", "_token_index", "_placeholder")
+
+Json = Any
+
+
+def read_json(path: Path) -> dict[str, Json]:
+    """Parse a JSON object of at most 8 MB; NaN, Infinity, truncation and odd bytes are errors that name the file."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise SpecError(f"{path.stat().st_size} bytes is no config", where=str(path), hint="it is at most 8 MB")
+        found = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise SpecError(f"cannot read: {error.strerror}", where=str(path)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        hint = "a config.json holds finite numbers only and ends with its last brace"
+        raise SpecError(f"not valid JSON: {error}", where=str(path), hint=hint) from error
+    if not isinstance(found, dict):
+        raise SpecError("the file is no JSON object", where=str(path), hint="give a Hugging Face config.json")
+    return found
+
+
+class Fields:
+    """One object of a config. Every key must be read by somebody or be inert: `done` refuses the rest.
+
+    where : file and path, for messages; defaults : the documented defaults of the transformers config class
+    """
+
+    def __init__(self, data: Mapping[str, Json], where: str, defaults: Mapping[str, Json] = {}, path: str = "") -> None:
+        self._data, self._defaults, self._path = data, defaults, path
+        self.where = where
+        self._seen: set[str] = set()
+        self.used_defaults: dict[str, Json] = {}
+
+    def error(self, key: str, message: str, *, hint: str = "") -> SpecError:
+        """An error at one key."""
+        return SpecError(f"{self._path}{key}: {message}", where=self.where, hint=hint)
+
+    def has(self, key: str) -> bool:
+        """True where the key is there and not null."""
+        self._seen.add(key)
+        return self._data.get(key) is not None
+
+    def raw(self, key: str) -> Json:
+        """The value, or the class default; a key that has neither is an error that names it."""
+        if self.has(key):
+            return self._data[key]
+        if key in self._defaults:
+            self.used_defaults[key] = self._defaults[key]
+            return self._defaults[key]
+        raise self.error(key, "the field is missing", hint="this architecture cannot be computed without it")
+
+    def whole(self, key: str, *, least: int = 1, most: int = MOST_WIDTH) -> int:
+        """A count or a width."""
+        value = self.raw(key)
+        if type(value) is not int:
+            raise self.error(key, f"want a whole number, got {value!r}")
+        if not least <= value <= most:
+            raise self.error(key, f"{value} is not between {least} and {most}")
+        return value
+
+    def layers(self, key: str = "num_hidden_layers") -> int:
+        """A number of layers, at least one."""
+        return self.whole(key, most=MOST_LAYERS)
+
+    def either(self, *keys: str) -> int:
+        """The same count under the names that different publishers give it; the first that is there."""
+        found = next((key for key in keys if self.has(key)), keys[0])
+        return self.whole(found)
+
+    def or_zero(self, *keys: str) -> int:
+        """A count that may be absent or null: then the thing is not there."""
+        found = next((key for key in keys if self.has(key)), None)
+        return 0 if found is None else self.whole(found, least=0)
+
+    def flag(self, key: str) -> bool:
+        """True or false; an absent flag takes the class default, or false."""
+        if not self.has(key) and key not in self._defaults:
+            return False
+        value = self.raw(key)
+        if type(value) is not bool:
+            raise self.error(key, f"want true or false, got {value!r}")
+        return value
+
+    def word(self, key: str, allowed: Iterable[str]) -> str:
+        """One of a few words."""
+        value = self.raw(key)
+        if not isinstance(value, str) or value not in set(allowed):
+            raise self.error(key, f"{value!r} is not known", hint=f"known: {', '.join(sorted(allowed))}")
+        return value
+
+    def per_layer(self, key: str, length: int, allowed: Sequence[Json], *, extra: int = 0) -> list[Json]:
+        """One entry a layer (`extra` more for draft layers are dropped), each one of `allowed`."""
+        value = self.raw(key)
+        if not isinstance(value, list) or not length <= len(value) <= length + extra:
+            size = f"{len(value)} entries" if isinstance(value, list) else repr(value)
+            raise self.error(key, f"want a list of {length} entries, one a layer, got {size}")
+        for index, entry in enumerate(value):
+            if not any(entry == choice and type(entry) is type(choice) for choice in allowed):
+                raise self.error(f"{key}[{index}]", f"{entry!r} is not known", hint=f"known: {allowed}")
+        return value[:length]
+
+    def table(self, key: str) -> Fields:
+        """A nested object, read in its turn."""
+        value = self.raw(key)
+        if not isinstance(value, dict):
+            raise self.error(key, f"want an object, got {value!r}")
+        return Fields(value, self.where, path=f"{self._path}{key}.")
+
+    def must(self, key: str, *values: Json) -> None:
+        """The key, where it is there, has one of the values that we know how to count."""
+        if self.has(key) and not any(self._data[key] == value for value in values):
+            known = " or ".join(repr(value) for value in values)
+            raise self.error(key, f"{self._data[key]!r} is not supported", hint=f"known: {known}")
+
+    def names(self) -> list[str]:
+        """The keys of an object whose keys are names."""
+        return list(self._data)
+
+    def ignore(self, *keys: str) -> None:
+        """Keys of this family that change nothing that is counted."""
+        self._seen.update(keys)
+
+    def done(self) -> None:
+        """Refuse a key that nobody read: it may change the architecture. Null says that a thing is absent."""
+        for key, value in self._data.items():
+            inert = key in INERT or key.startswith("_") or key.endswith(_INERT_ENDS)
+            if key not in self._seen and not inert and value is not None:
+                near = difflib.get_close_matches(key, self._seen, n=1, cutoff=0.8)
+                hint = f"did you mean {near[0]}?" if near else "it may change the architecture, so it is not skipped"
+                raise self.error(key, "a field that this architecture does not know", hint=hint)

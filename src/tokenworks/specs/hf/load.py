@@ -1,0 +1,103 @@
+"""Finding a model by name: a catalog id or alias, a path, or an id in the local Hugging Face cache."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from tokenworks.errors import SpecError, UnknownName
+from tokenworks.specs.hf.config import read_json
+from tokenworks.specs.hf.families import build
+from tokenworks.specs.model import Model
+
+CATALOG = Path(__file__).parents[2] / "catalog" / "models"
+
+
+@functools.cache
+def model_names() -> list[str]:
+    """Ids of the catalog, in the form org/name; aliases left out."""
+    return sorted(path.stem.replace("--", "/", 1) for path in CATALOG.glob("*.json"))
+
+
+@functools.cache
+def _index() -> dict[str, str]:
+    """Lower-case id, alias or unique short name -> catalog id."""
+    import yaml
+
+    names = model_names()
+    index: dict[str, str] = {}
+    short: dict[str, list[str]] = {}
+    for name in names:
+        short.setdefault(name.split("/", 1)[1].lower(), []).append(name)
+    index |= {key: found[0] for key, found in short.items() if len(found) == 1}
+    aliases = yaml.safe_load((CATALOG / "aliases.yaml").read_text())
+    index |= {alias.lower(): name for alias, name in aliases.items()}
+    return index | {name.lower(): name for name in names}
+
+
+def load_model(name_or_path: str) -> Model:
+    """A model by catalog id ("deepseek-ai/DeepSeek-R1", case ignored), unique short name, path, or HF cache id.
+
+    A path is a config.json or a directory that holds one.
+
+    Raises
+    ------
+    UnknownName : no such id and no such path
+    SpecError : a config that cannot be read, or an architecture or a needed field that is not known
+    """
+    known = _index().get(name_or_path.lower())
+    if known:
+        return _from_catalog(known)
+    path = Path(name_or_path).expanduser()
+    if path.is_dir() or path.is_file():
+        return _from_path(path)
+    cached = _in_cache(name_or_path)
+    if cached:
+        return build(_config(cached), name_or_path, str(cached))
+    hint = f"no id of the catalog or of the local Hugging Face cache ({_cache()}), and no such path"
+    raise UnknownName("model", name_or_path, model_names(), hint=hint)
+
+
+@functools.cache
+def _from_catalog(name: str) -> Model:
+    path = CATALOG / f"{name.replace('/', '--', 1)}.json"
+    return build(read_json(path), name, f"models/{path.name}")
+
+
+def _from_path(path: Path) -> Model:
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise SpecError("no config.json in this directory", where=str(path))
+    name = file.resolve().parent.name if file.name == "config.json" else file.stem.replace("--", "/", 1)
+    return build(_config(file), name, str(file))
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """config.json, with the quantisation that modelopt writes beside it in hf_quant_config.json."""
+    config = read_json(file)
+    beside = file.with_name("hf_quant_config.json")
+    if "quantization_config" not in config and beside.is_file():
+        config["quantization_config"] = read_json(beside).get("quantization")
+    return config
+
+
+def _cache() -> Path:
+    """Where huggingface_hub keeps its cache (its documented environment variables)."""
+    if hub := os.environ.get("HF_HUB_CACHE"):
+        return Path(hub)
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    return Path(home) / "hub"
+
+
+def _in_cache(name: str) -> Path | None:
+    """config.json of the snapshot that refs/main names, else of the newest one."""
+    root = _cache() / f"models--{name.replace('/', '--')}"
+    main = root / "refs" / "main"
+    if main.is_file():
+        named = root / "snapshots" / main.read_text().strip() / "config.json"
+        if named.is_file():
+            return named
+    found = sorted(root.glob("snapshots/*/config.json"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
