@@ -66,7 +66,16 @@ def machine(on: str, *, assume: Path | None = None) -> Machine:
     ------
     SpecError : bad name, count or file; or a needed number is not published: all of them are named
     """
-    return build(parts(on, assume=assume))
+    made, missing = resolve(parts(on, assume=assume))
+    if missing:
+        named = ", ".join(f"{path} [{unit}]" for path, unit in missing.items())
+        path, unit = next(iter(missing.items()))
+        raise SpecError(
+            f"not published, and a prediction needs it: {named}",
+            where=made.name,
+            hint=f"supply your own with --assume FILE, a line each, such as `{path}: {units.KINDS[unit][1]}`",
+        )
+    return made
 
 
 def parts(on: str, *, assume: Path | None = None) -> Parts:
@@ -87,8 +96,8 @@ def parts(on: str, *, assume: Path | None = None) -> Parts:
     return _assume(found, assume) if assume else found
 
 
-def build(found: Parts) -> Machine:
-    """Resolve every number of a machine; those that are assumed are named in `Machine.assumed`."""
+def resolve(found: Parts) -> tuple[Machine, dict[str, str]]:
+    """The machine, assumed numbers named in it, and the path and unit of each needed number that is missing (NaN)."""
     system, device, take = found.system, found.device, _Take()
     published = [(str(dtype), rate) for dtype, rate in device.peak.items() if rate.value is not None]
     peak = {dtype: take(f"device.peak.{dtype}", rate) for dtype, rate in published}
@@ -111,14 +120,7 @@ def build(found: Parts) -> Machine:
         assumed=tuple(take.assumed),
         hbm_sold=device.hbm.sold.value,
     )
-    if take.missing:
-        example = "\n".join(f"  {path}: {units.KINDS[unit][1]}" for path, unit in take.missing.items())
-        raise SpecError(
-            f"{len(take.missing)} numbers that a prediction needs are not published: {', '.join(take.missing)}",
-            where=found.on,
-            hint=f"supply your own with --assume FILE, a line each, such as\n{example}",
-        )
-    return made
+    return made, take.missing
 
 
 @dataclass(slots=True)

@@ -71,17 +71,11 @@ def locate(kind: Kind, name_or_path: str | Path) -> Path:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain data only: no tags, no aliases (which can expand without bound), no duplicate keys, dates stay text."""
-
-    yaml_implicit_resolvers: typing.ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    """Plain data only: no tags, no aliases (which can expand without bound), no duplicate keys; dates stay text."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.get_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem="holds an alias (*name)")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -93,6 +87,13 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _as_text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -167,15 +168,17 @@ def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str
 
 
 def _keys(spec_type: Any, location: list[Any]) -> list[str]:
-    """The keys that a spec knows at a location."""
+    """The keys that a spec knows at a location; none below a plain value."""
     for part in location:
-        if isinstance(spec_type, type) and issubclass(spec_type, BaseModel):
+        if typing.get_origin(spec_type) in (dict, tuple, list):
+            spec_type = next(kind for kind in reversed(typing.get_args(spec_type)) if kind is not Ellipsis)
+        else:
             spec_type = spec_type.model_fields[part].annotation
         if typing.get_origin(spec_type) in (typing.Union, types.UnionType):
             spec_type = next(kind for kind in typing.get_args(spec_type) if kind is not type(None))
-        elif typing.get_origin(spec_type) in (dict, tuple, list):
-            spec_type = [kind for kind in typing.get_args(spec_type) if kind is not Ellipsis][-1]
-    return list(spec_type.model_fields) if hasattr(spec_type, "model_fields") else []
+        if typing.get_origin(spec_type) is typing.Annotated:
+            spec_type = typing.get_args(spec_type)[0]
+    return list(getattr(spec_type, "model_fields", ()))
 
 
 def _nearest(word: str, known: list[str]) -> str:

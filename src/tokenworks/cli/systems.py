@@ -1,0 +1,133 @@
+"""`tokenworks systems`: the machines of the catalog, or one machine with the status and source of every number."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.specs import compose, load
+from tokenworks.specs.compose import Parts
+
+
+def systems(
+    name: str | None = None, *, output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table"
+) -> None:
+    """List the machines, or show one with every number's source.
+
+    Parameters
+    ----------
+    name: anything that --on takes: scalex40, 5xhgx-h100, 4xscalex40@xdr, my-box.yaml
+    output: table, json or yaml
+    """
+    if name is None:
+        rows = [_summary(compose.parts(known)) for known in load.catalog_names("system")]
+        if output == "table":
+            console().print(_listing(rows))
+            console().print(
+                f"{sum(row['plannable'] for row in rows)} of {len(rows)} can be planned with; the others lack numbers "
+                "that are not published (`tokenworks systems NAME` names them, --assume FILE supplies them)."
+            )
+        else:
+            emit({"systems": rows}, output)
+    else:
+        found = compose.parts(name)
+        if output == "table":
+            _show(found)
+        else:
+            emit(_detail(found), output)
+
+
+def _summary(found: Parts) -> dict[str, Any]:
+    """One machine in SI numbers, per device; what is not published is None."""
+    made, missing = compose.resolve(found)
+    return {
+        "name": made.name,
+        "title": found.system.title,
+        "device": made.device,
+        "devices": made.devices,
+        "domain": made.domain,
+        "peak": dict(made.peak),
+        "hbm_bytes": made.hbm_bytes,
+        "hbm_bandwidth": made.hbm_bandwidth,
+        "scale_up_bandwidth": made.scale_up.bandwidth,
+        "network": found.network.name if found.network else None,
+        "assumed": [assumption.path for assumption in made.assumed],
+        "missing": list(missing),
+        "plannable": not missing,
+    }
+
+
+def _detail(found: Parts) -> dict[str, Any]:
+    """One machine with every number and fact of its files."""
+    numbers = {path: quantity.model_dump() for path, quantity in found.quantities().items()}
+    facts = {key: fact.model_dump() for key, fact in found.system.facts.items()}
+    notes = [spec.note for spec in (found.system, found.device, found.network) if spec and spec.note]
+    return _summary(found) | {"numbers": numbers, "facts": facts, "notes": notes}
+
+
+def _listing(rows: list[dict[str, Any]]) -> Table:
+    columns: dict[str, Literal["left", "right"]] = {
+        "system": "left",
+        "devices": "right",
+        "domain": "right",
+        "FP8 PF": "right",
+        "BF16 PF": "right",
+        "HBM TB": "right",
+        "TB/s": "right",
+        "link GB/s": "right",
+        "network": "left",
+        "assumed": "right",
+        "plan": "left",
+    }
+    title = "Systems: dense FLOP/s, memory and its bandwidth in all; scale-up link per device and direction"
+    return table(title, columns, [_row(row) for row in rows])
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    in_all = [row["peak"].get("fp8"), row["peak"].get("bf16"), row["hbm_bytes"], row["hbm_bandwidth"]]
+    scales = [1e15, 1e15, 1e12, 1e12]
+    return [
+        row["name"],
+        str(row["devices"]),
+        str(row["domain"]),
+        *(_number(value and value * row["devices"] / scale) for value, scale in zip(in_all, scales, strict=True)),
+        _number(row["scale_up_bandwidth"] / 1e9),
+        row["network"] or "-",
+        str(len(row["assumed"])),
+        "yes" if row["plannable"] else f"no: {len(row['missing'])} missing",
+    ]
+
+
+def _number(value: float | None) -> str:
+    """Three digits, or a dash for what is not known or has no end."""
+    if value is None or not 0 <= value < float("inf"):
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _show(found: Parts) -> None:
+    """Every number with its status and source."""
+    summary = _summary(found)
+    numbers = [
+        [path, quantity.written or "-", quantity.status, "; ".join(filter(None, [quantity.source, quantity.note]))]
+        for path, quantity in found.quantities().items()
+    ]
+    facts = [
+        [key, fact.value, fact.status, "; ".join(filter(None, [fact.source, fact.note]))]
+        for key, fact in found.system.facts.items()
+    ]
+    heading = f"{found.on}: {found.system.title}, {summary['devices']} devices in domains of {summary['domain']}"
+    page = console()
+    page.print(table(heading, {"number": "left", "value": "right", "status": "left", "source": "left"}, numbers))
+    if facts:
+        page.print()
+        page.print(table("Also told", {"fact": "left", "value": "left", "status": "left", "source": "left"}, facts))
+    for spec in (found.system, found.device, found.network):
+        if spec and spec.note:
+            page.print(f"\n{spec.name}: {spec.note}")
+    page.print(f"\nAssumed numbers that a plan would use: {', '.join(summary['assumed']) or 'none'}")
+    if summary["missing"]:
+        page.print(f"Missing, to be supplied with --assume FILE: {', '.join(summary['missing'])}")
