@@ -88,5 +88,5 @@ def _factor(written: str, unit: str) -> tuple[float | None, str]:
     try:
         return float(one.to(unit or "dimensionless").magnitude), ""
     except pint.DimensionalityError:
-        kinds = (kind for known, (kind, _) in KINDS.items() if one.check(known or "dimensionless"))
+        kinds = (kind for known, (kind, _) in KINDS.items() if one.is_compatible_with(known or "dimensionless"))
         return None, next(kinds, f'in another kind of unit ("{written}")')

@@ -85,7 +85,11 @@ def parts(on: str, *, assume: Path | None = None) -> Parts:
         raise SpecError(f"cannot read {on!r}", where="--on", hint="write [Nx]SYSTEM[@NETWORK], as in 4xscalex40@xdr")
     count = match["count"] or "1"
     if len(count) > _MOST_DIGITS or int(count) < 1:
-        raise SpecError(f"{count} systems in {on!r}", where="--on", hint="write a count of 1 or more")
+        raise SpecError(
+            f"{count} systems in {on!r}",
+            where="--on",
+            hint=f"write a count of 1 or more, and at most {_MOST_DIGITS} digits",
+        )
     path = load.locate("system", match["system"])
     system = load.load(System, path)
     device = path.parent / system.device if load.is_path(system.device) else load.locate("device", system.device)

@@ -121,7 +121,8 @@ def read_yaml(path: str | Path) -> Any:
         raise SpecError(f"is not UTF-8 text (byte {error.start})", where=where) from None
     except yaml.MarkedYAMLError as error:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
-        raise SpecError(f"{error.problem or error.context}{line}", where=where, hint="write plain YAML") from None
+        problem = " ".join(filter(None, [error.context, error.problem]))
+        raise SpecError(f"{problem}{line}", where=where, hint="write plain YAML") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number no int or float can hold
         raise SpecError(f"is not YAML: {str(error).splitlines()[0]}", where=where) from None
     except RecursionError:

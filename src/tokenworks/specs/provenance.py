@@ -65,8 +65,10 @@ def _reads(unit: str) -> BeforeValidator:
         if clash := {"written", "unit"} & raw.keys():
             raise ValueError(f"unknown key {min(clash)!r}")
         value = raw.get("value")
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        if value is None:
             return {**raw, "unit": unit}
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError(f"{value!r} is no number with a unit")
         try:
             return {**raw, "value": units.parse(str(value), unit), "written": str(value), "unit": unit}
         except SpecError as error:

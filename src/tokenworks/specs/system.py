@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from tokenworks.specs.provenance import ByteRate, Bytes, Dollars, Fact, Kilograms, Number, Seconds, Spec, Watts
+
+Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 
 
 class Fabric(Spec):
@@ -17,7 +19,7 @@ class Fabric(Spec):
     """
 
     topology: Literal["switched", "mesh", "none"]
-    layers: int = Field(ge=0, le=3)
+    layers: int = Field(ge=0, le=3, strict=True)
     semantics: Literal["load-store", "message"]
     in_switch_reduce: bool = False
     hop: Seconds
@@ -34,7 +36,7 @@ class Fabric(Spec):
 class Host(Spec):
     """One host node: CPU memory and the link from it to each of its devices."""
 
-    devices: int = Field(gt=0)
+    devices: Count
     cpu: str = ""
     dram: Bytes
     dram_bandwidth: ByteRate
@@ -53,8 +55,8 @@ class System(Spec):
     title: str
     vendor: str
     device: str
-    devices: int = Field(gt=0)
-    domain: int = Field(gt=0)
+    devices: Count
+    domain: Count
     scale_up: Fabric
     network: str | None
     host: Host
