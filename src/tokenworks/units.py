@@ -33,7 +33,7 @@ _DEFINITIONS = """
     second = [time] = s; minute = 60 s = min; hour = 60 min = h; day = 24 h
     watt = [power] = W; gram = [mass] = g; USD = [money]; token = [token]; FLOP = [flop] = OP
 """
-_NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+|inf|nan)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ/ ]*)")
+_NUMBER = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+|inf|nan)(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ/ ]*)")
 
 
 @functools.cache

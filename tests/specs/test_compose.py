@@ -74,6 +74,7 @@ def test_more_than_three_layers_hold() -> None:
         ("@ndr", "cannot read"),
         ("hgx-h100@", "cannot read"),
         ("hgx-h100@ndr@xdr", "cannot read"),
+        ("１xhgx-h100", "unknown system"),  # noqa: RUF001 (a wide digit is no digit)
         ("none.yaml", "none.yaml: no such file"),
     ],
 )
@@ -117,6 +118,33 @@ def test_a_box_of_ones_own(tmp_path: Path) -> None:
 
 def _host(devices: int) -> Any:
     return load.read_yaml(load.locate("system", "hgx-h100"))["host"] | {"devices": devices}
+
+
+def test_the_least_that_a_box_must_say(tmp_path: Path) -> None:
+    (tmp_path / "least.yaml").write_text("""
+name: least
+title: Two cards on one desk
+vendor: me
+device: rtx-pro-6000
+devices: 2
+domain: 2
+scale_up:
+  topology: switched
+  layers: 1
+  semantics: message
+  hop:      {value: 0.3 us, status: assumed, source: a guess}
+  endpoint: {value: 1 us, status: assumed, source: a guess}
+  overhead: {value: 1 us, status: assumed, source: a guess}
+host:
+  devices: 2
+  dram: {value: 256 GiB, status: measured, source: free}
+  link: {value: 64 GB/s, status: published, source: PCIe 5.0 x16}
+""")
+    machine = compose.machine(str(tmp_path / "least.yaml"))
+    assert machine.devices == 2
+    assert [assumption.path for assumption in machine.assumed] == [
+        f"scale_up.{x}" for x in ("hop", "endpoint", "overhead")
+    ]
 
 
 def test_a_box_with_a_card_of_its_own(tmp_path: Path) -> None:

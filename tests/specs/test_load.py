@@ -175,6 +175,12 @@ def test_a_file_that_is_no_mapping(data: Any) -> None:
         load.validate(System, data, "box.yaml")
 
 
+def test_a_long_text_is_cut() -> None:
+    with pytest.raises(SpecError) as error:
+        load.validate(System, "root:x:0:0 " * 999, "box.yaml")
+    assert len(str(error.value)) < 150
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "near"),
     [("device", "h10", "h100"), ("system", "scalex4", "scalex40"), ("network", "nrd", "ndr")],

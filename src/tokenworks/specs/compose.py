@@ -21,7 +21,7 @@ from tokenworks.specs.system import Network, System
 
 SpecT = TypeVar("SpecT", bound=Spec)
 
-_ON = re.compile(r"(?:(?P<count>[+-]?\d+)x)?(?P<system>[^@]+)(?:@(?P<network>[^@]+))?")
+_ON = re.compile(r"(?:(?P<count>[+-]?[0-9]+)x)?(?P<system>[^@]+)(?:@(?P<network>[^@]+))?")
 _MOST_DIGITS = 7
 # What an assumption may add, beside every number that stands in the files.
 _OPTIONAL = {f"device.peak.{dtype}": "FLOP/s" for dtype in ("fp4", "fp8", "int8", "bf16", "tf32", "fp32")} | {

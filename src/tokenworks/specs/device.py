@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenworks.specs.provenance import ByteRate, Bytes, Dollars, FlopRate, Spec, Watts
+from tokenworks.specs.provenance import ByteRate, Bytes, Dollars, FlopRate, Spec, Watts, not_published
 
 ComputeDtype = Literal["fp4", "fp8", "int8", "bf16", "tf32", "fp32"]
 
@@ -15,7 +15,7 @@ class Hbm(Spec):
     """Device memory: capacity as the software sees it and as it is sold [byte], and peak bandwidth [byte/s]."""
 
     capacity: Bytes
-    sold: Bytes
+    sold: Bytes = not_published("byte")
     bandwidth: ByteRate
 
 
@@ -40,7 +40,7 @@ class Device(Spec):
     peak: dict[ComputeDtype, FlopRate] = Field(default_factory=dict)
     hbm: Hbm
     scale_up: DeviceLink
-    nic: ByteRate
-    tdp: Watts
-    price: Dollars
+    nic: ByteRate = not_published("byte/s")
+    tdp: Watts = not_published("W")
+    price: Dollars = not_published("USD")
     note: str = ""

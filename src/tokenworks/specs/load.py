@@ -149,7 +149,7 @@ def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str
     """One pydantic error as dotted path, message and hint."""
     location = [part for part in detail["loc"] if part != "[key]"]
     path, value, context = ".".join(map(str, location)), detail["input"], detail.get("ctx", {})
-    shown = repr(value) if len(repr(value)) <= 60 else f"{str(value)[:57]}..."
+    shown = _short(repr(value))
     match detail["type"]:
         case "extra_forbidden":
             known = _keys(spec_type, location[:-1])
@@ -188,5 +188,9 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def _a(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: f'the text "{value}"', type(None): "nothing"}
+    names = {dict: "a mapping", list: "a list", str: f'the text "{_short(str(value))}"', type(None): "nothing"}
     return names.get(type(value), f"just {value}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

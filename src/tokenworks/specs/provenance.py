@@ -49,6 +49,11 @@ class Quantity(Spec):
         return self.status in ("assumed", "unverified")
 
 
+def not_published(unit: str) -> Quantity:
+    """What a file may leave out because no prediction needs it."""
+    return Quantity(value=None, status="not-published", unit=unit)
+
+
 class Fact(Spec):
     """Something that is told, not computed with: a launch date, a cooling, a box total as its vendor prints it."""
 

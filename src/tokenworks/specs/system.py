@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from tokenworks.specs.provenance import ByteRate, Bytes, Dollars, Fact, Kilograms, Number, Seconds, Spec, Watts
+from tokenworks.specs.provenance import (
+    ByteRate,
+    Bytes,
+    Dollars,
+    Fact,
+    Kilograms,
+    Number,
+    Seconds,
+    Spec,
+    Watts,
+    not_published,
+)
 
 Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 
@@ -39,10 +50,10 @@ class Host(Spec):
     devices: Count
     cpu: str = ""
     dram: Bytes
-    dram_bandwidth: ByteRate
+    dram_bandwidth: ByteRate = not_published("byte/s")
     link: ByteRate
-    ssd: Bytes
-    ssd_bandwidth: ByteRate
+    ssd: Bytes = not_published("byte")
+    ssd_bandwidth: ByteRate = not_published("byte/s")
 
 
 class System(Spec):
@@ -58,13 +69,13 @@ class System(Spec):
     devices: Count
     domain: Count
     scale_up: Fabric
-    network: str | None
+    network: str | None = None
     host: Host
-    price: Dollars
-    power: Watts
-    weight: Kilograms
-    rack_units: Number
-    availability: Number
+    price: Dollars = not_published("USD")
+    power: Watts = not_published("W")
+    weight: Kilograms = not_published("kg")
+    rack_units: Number = not_published("")
+    availability: Number = not_published("")
     facts: dict[str, Fact] = Field(default_factory=dict)
     note: str = ""
 
