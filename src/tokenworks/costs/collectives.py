@@ -1,0 +1,178 @@
+"""Collectives by alpha and beta on the real topology: one scale-up domain, and the network between domains.
+
+One step of a collective takes alpha = latency + overhead: the way through the fabric (endpoints and hops), and what
+the software of a message adds, which a load/store fabric does not pay. Bytes take beta = 1 / bandwidth. A group of n
+devices lies on consecutive devices; where it does not fit in a domain it has `min(n, domain)` members in each of
+`ceil(n / domain)` domains, and each device has its own port to the network.
+
+Sizes are per device [byte]. A group of one costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenworks.costs.arrays import FloatArray, ceil_div
+
+
+@dataclass(frozen=True, slots=True)
+class Fabric:
+    """One level of the interconnect as a device sees it, at the rates it achieves.
+
+    bandwidth : [byte/s] per direction; pair : the most of it that one peer can take [byte/s]
+    alpha : one step, endpoints, hops and message software [s]
+    start : what a collective costs before its first step: launch, and waiting for each other [s]
+    direct : load/store: a device reaches all others in one step; messages walk rings and trees
+    in_switch : the switch adds
+    """
+
+    bandwidth: FloatArray
+    pair: FloatArray
+    alpha: FloatArray
+    start: FloatArray
+    direct: bool
+    in_switch: bool
+
+
+def spread(n: FloatArray, domain: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Members of a group in its fullest domain, and the number of domains it spans."""
+    return np.minimum(n, domain), ceil_div(n, domain)
+
+
+def exchange_rate(n: FloatArray, fabric: Fabric) -> FloatArray:
+    """What a device sends when it talks to all n - 1 others at once [byte/s]: min(B, (n - 1) pair)."""
+    return np.minimum(fabric.bandwidth, np.maximum(n - 1, 1) * fabric.pair)
+
+
+def _flat_all_reduce(size: FloatArray, n: FloatArray, fabric: Fabric) -> FloatArray:
+    """The best of the algorithms that one level offers [s]; `start` left out.
+
+    one-shot   a + (n - 1) s / B                         everybody reads everybody (direct)
+    two-shot   2 a + 2 (n - 1) / n s / B                 reduce-scatter and all-gather, each direct
+    ring       2 (n - 1) a + 2 (n - 1) / n s / B         the same bytes by neighbours (messages)
+    tree       2 ceil(log2 n) a + 2 s / B                double binary tree, pipelined (messages)
+    in-switch  2 a + (n + 1) / n s / B                   each sends its share up once and gets the sum once
+    """
+    moved = size / exchange_rate(n, fabric)
+    both_ways = 2 * (n - 1) / n * moved
+    if fabric.direct:
+        best = np.minimum(fabric.alpha + (n - 1) * moved, 2 * fabric.alpha + both_ways)
+    else:
+        ring = 2 * (n - 1) * fabric.alpha + both_ways
+        best = np.minimum(ring, 2 * np.ceil(np.log2(n)) * fabric.alpha + 2 * moved)
+    if fabric.in_switch:
+        best = np.minimum(best, 2 * fabric.alpha + (n + 1) / n * moved)
+    return best
+
+
+def _steps(n: FloatArray, fabric: Fabric) -> FloatArray:
+    """Steps of a gather or scatter: one where all are reached directly, n - 1 around a ring."""
+    return 1 if fabric.direct else n - 1
+
+
+def _flat_gather(size: FloatArray, n: FloatArray, fabric: Fabric) -> FloatArray:
+    return _steps(n, fabric) * fabric.alpha + (n - 1) / n * size / exchange_rate(n, fabric)
+
+
+def all_reduce(
+    size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: Fabric, outer: Fabric | None
+) -> FloatArray:
+    """Every device ends with the sum of n buffers of `size` bytes [s].
+
+    In one domain the best algorithm of `_flat_all_reduce`. Over D domains of L devices it is hierarchical:
+    reduce-scatter inside, all-reduce of s / L between domains by all ports at once, all-gather inside.
+
+    Parameters
+    ----------
+    size : buffer of one device [byte]; n : devices of the group
+    domain : devices of a scale-up domain; inner, outer : the two fabrics; outer is None where there is no network
+
+    References
+    ----------
+    [1] Thakur, Rabenseifner, Gropp, Optimization of collective communication in MPICH, IJHPCA 19(1), 2005.
+    [2] Sanders, Speck, Träff, Two-tree algorithms, Parallel Computing 35(12), 2009.
+    """
+    local, domains = spread(n, domain)
+    inside = _flat_all_reduce(size, local, inner)
+    if outer is None:
+        return (n > 1) * (inner.start + inside)
+    across = 2 * _flat_gather(size, local, inner) + outer.start + _flat_all_reduce(size / local, domains, outer)
+    return (n > 1) * (inner.start + np.where(domains > 1, across, inside))
+
+
+def all_gather(
+    size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: Fabric, outer: Fabric | None
+) -> FloatArray:
+    """Every device ends with all n pieces, `size` bytes together [s]. A reduce-scatter takes as long, mirrored.
+
+        t = alpha + (n - 1) / n s / B     in a domain; between domains first, D - 1 pieces of s / n each, then inside
+
+    Parameters
+    ----------
+    size : the gathered buffer [byte]; the rest as `all_reduce`
+    """
+    local, domains = spread(n, domain)
+    inside = inner.start + _flat_gather(size, local, inner)
+    if outer is None:
+        return (n > 1) * inside
+    return (n > 1) * (inside + (domains > 1) * (outer.start + _flat_gather(size / local, domains, outer)))
+
+
+reduce_scatter = all_gather
+
+
+def exchange(
+    inside: FloatArray,
+    outside: FloatArray,
+    n: FloatArray,
+    *,
+    domain: FloatArray,
+    inner: Fabric,
+    outer: Fabric | None,
+) -> FloatArray:
+    """All-to-all whose bytes are known by destination [s]: the two fabrics carry their shares at the same time.
+
+        t = max(start_in + a_in + s_in / B_in, start_out + a_out + s_out / B_out)
+
+    Parameters
+    ----------
+    inside, outside : what the busiest device sends to its own domain and to others [byte]
+    n : devices of the group; the rest as `all_reduce`
+    """
+    local, domains = spread(n, domain)
+    near = inner.start + inner.alpha + inside / exchange_rate(local, inner)
+    if outer is None:
+        return (n > 1) * near
+    far = (domains > 1) * (outer.start + outer.alpha + outside / outer.bandwidth)
+    return (n > 1) * np.maximum(near, far)
+
+
+def all_to_all(
+    size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: Fabric, outer: Fabric | None
+) -> FloatArray:
+    """Each device sends an equal piece of its `size` bytes to each of the n, itself included [s].
+
+    Parameters
+    ----------
+    size : buffer of one device [byte]; the rest as `all_reduce`
+    """
+    local, _ = spread(n, domain)
+    return exchange(size * (local - 1) / n, size * (n - local) / n, n, domain=domain, inner=inner, outer=outer)
+
+
+def p2p(size: FloatArray, distance: FloatArray, *, span: FloatArray, domain: FloatArray, inner: Fabric,
+        outer: Fabric | None) -> FloatArray:  # fmt: skip
+    """One device sends `size` bytes to the one `distance` further on [s]: t = start + alpha + s / min(B, pair).
+
+    Parameters
+    ----------
+    distance : 0 where there is nobody to send to; span : devices among which all such pairs lie; where they do not fit
+        in a domain, some pair crosses, and the slowest counts
+    """
+    near = inner.start + inner.alpha + size / np.minimum(inner.bandwidth, inner.pair)
+    if outer is None:
+        return (distance > 0) * near
+    far = outer.start + outer.alpha + size / outer.bandwidth
+    return (distance > 0) * np.where(span > domain, np.maximum(near, far), near)

@@ -1,0 +1,150 @@
+"""Routed experts: how many are touched, how full the hottest device is, and what dispatch and combine carry."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.costs.arrays import FloatArray, ceil_div
+
+# Expected maximum of n standard normals, n = 1, 2, 4, ... 2^14, by numerical integration of n x phi(x) Phi(x)^(n-1);
+# to n = 400 it is Harter, Expected values of normal order statistics, Biometrika 48, 1961, table 1.
+_LOG2_N = np.arange(15.0)
+_NORMAL_MAX = np.array(
+    [
+        0.0,
+        0.5642,
+        1.0294,
+        1.4236,
+        1.7660,
+        2.0697,
+        2.3437,
+        2.5945,
+        2.8269,
+        3.0444,
+        3.2496,
+        3.4438,
+        3.6288,
+        3.8056,
+        3.9751,
+    ]
+)
+
+
+def normal_max(n: FloatArray) -> FloatArray:
+    """Expected maximum of n independent standard normals [-], interpolated in log2 n."""
+    return np.interp(np.log2(n), _LOG2_N, _NORMAL_MAX)
+
+
+def normal_tail(q: FloatArray) -> FloatArray:
+    """Z with P(normal > z) = q, for q <= 1/2 [-]. Abramowitz and Stegun 26.2.23: error below 4.5e-4."""
+    t = np.sqrt(-2 * np.log(q))
+    top = 2.515517 + t * (0.802853 + t * 0.010328)
+    return t - top / (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
+
+
+def local_experts(experts: FloatArray, redundant: FloatArray, ep: FloatArray) -> FloatArray:
+    """Experts that the fullest rank holds, copies included [count]: ceil((E + R) / ep)."""
+    return ceil_div(experts + redundant, ep)
+
+
+def touched_experts(tokens: FloatArray, *, experts: FloatArray, topk: FloatArray, local: FloatArray) -> FloatArray:
+    """Expected experts of one rank that get at least one token [count]: L (1 - (1 - k/E)^T).
+
+    Parameters
+    ----------
+    tokens : routed in this step, over all ranks; local : experts on the rank
+
+    References
+    ----------
+    [1] Uniform routing; the coupon problem with draws of k without repetition.
+    """
+    return -local * np.expm1(tokens * np.log1p(-topk / experts))
+
+
+def hottest_touched(
+    tokens: FloatArray, *, experts: FloatArray, topk: FloatArray, local: FloatArray, ep: FloatArray
+) -> FloatArray:
+    """Expected touched experts on the rank that touches most [count]: their weights set the time of a small batch.
+
+    Each of L local experts is touched with probability p; the count is near normal, and the largest of ep such is
+
+        min(L, L p + z(ep) sqrt(L p (1 - p)))
+    """
+    mean = touched_experts(tokens, experts=experts, topk=topk, local=local)
+    return np.minimum(local, mean + normal_max(ep) * np.sqrt(mean * (1 - mean / local)))
+
+
+def hottest_load(
+    choices: FloatArray, *, experts: FloatArray, redundant: FloatArray, ep: FloatArray, skew: FloatArray
+) -> FloatArray:
+    """Load of the hottest rank over the mean [-], expected.
+
+    Popularity of an expert is lognormal with log-deviation `skew`. A rank sums L = E / ep of them, and the draw of
+    finitely many tokens adds its own variance, so a rank's load over the mean has about
+
+        c^2 = (exp(skew^2) - 1) (1 - 1/ep) / L + 1 / N,      s^2 = log(1 + c^2)
+
+    (Fenton and Wilkinson: a sum of lognormals is near lognormal), and the hottest of ep is exp(s z(ep) - s^2 / 2).
+    With redundant experts the R most popular are copied and the placement balances the rest (EPLB): what is left is the
+    draw, and the most popular expert that has no copy, where that alone is more than a rank's share.
+
+    Parameters
+    ----------
+    choices : N, mean token choices on a rank; experts, redundant : E, R; skew : 0 = uniform
+
+    References
+    ----------
+    [1] Fenton, The sum of log-normal probability distributions, IRE Trans. CS-8, 1960.
+    [2] DeepSeek-V3, arXiv:2412.19437, section 3.4 (redundant experts); deepseek-ai/EPLB.
+    """
+    local = experts / ep
+    drawn = 1 / np.maximum(choices, 1e-9)
+    balanced = redundant > 0
+    popular = np.expm1(skew**2) * (1 - 1 / ep) / local * (1 - 1 * balanced)
+    variance = np.log1p(popular + drawn * (1 - 1 / ep))
+    hottest = np.exp(np.sqrt(variance) * normal_max(ep) - variance / 2)
+    uncopied = normal_tail(np.minimum(np.maximum(redundant, 1) / experts, 0.5))
+    alone = np.exp(skew * uncopied - skew**2 / 2) / np.maximum(local, 1)
+    return np.minimum(hottest * np.where(balanced, np.maximum(1, alone), 1), ep)
+
+
+def distinct_ranks(topk: FloatArray, ranks: FloatArray) -> FloatArray:
+    """Ranks that hold at least one of a token's k experts, expected [count]: R (1 - (1 - 1/R)^k)."""
+    return ranks * (1 - (1 - 1 / ranks) ** topk)
+
+
+def crossing_share(devices: FloatArray, domain: FloatArray) -> FloatArray:
+    """Share of expert choices whose device lies in another domain [-]: 1 - min(domain, n) / n.
+
+    40 devices in one domain of 40: 0. Over five domains of 8: 1 - 8/40 = 0.8.
+    """
+    return 1 - np.minimum(domain, devices) / devices
+
+
+def dispatch_bytes(
+    tokens: FloatArray,
+    *,
+    topk: FloatArray,
+    ep: FloatArray,
+    expert_tp: FloatArray,
+    domain: FloatArray,
+    token_bytes: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """What one device sends of its own tokens, to its own domain and to other domains [byte, byte].
+
+    A token goes once to each device that holds one of its experts, or a slice of one (`expert_tp`), straight to that
+    device, and not to itself. With ep = 1 that is every device of the group: an all-gather. Combine sends as much back.
+    Not modelled: one copy to a host that then forwards it.
+
+    Parameters
+    ----------
+    tokens : that start on this device; token_bytes : one token's activations [byte]
+
+    References
+    ----------
+    [1] DeepEP (deepseek-ai/DeepEP), low-latency dispatch and combine.
+    """
+    devices = ep * expert_tp
+    copies = tokens * distinct_ranks(topk, ep) * expert_tp * token_bytes
+    away = crossing_share(devices, domain)
+    return copies * (1 - away - 1 / devices), copies * away

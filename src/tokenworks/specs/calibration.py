@@ -1,0 +1,161 @@
+"""Utilisation of each device family: what `roofline time / measured time` is, with its source and its spread."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from tokenworks.errors import SpecError, UnknownName
+from tokenworks.specs.device import ComputeDtype
+from tokenworks.specs.load import CATALOG, read_yaml, validate
+from tokenworks.specs.machine import Assumption
+from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec
+
+Grade = Literal["datasheet", "kernel-calibrated", "end-to-end-calibrated"]
+
+
+def _above_zero(found: Quantity) -> Quantity:
+    if not found.value:
+        raise ValueError("must be there and above zero: a cost function cannot do without it")
+    return found
+
+
+def _share(found: Quantity) -> Quantity:
+    if found.value is None or not 0 < found.value <= 1:
+        raise ValueError("a utilisation lies above 0 and at most at 1")
+    return found
+
+
+def _factor(found: Quantity) -> Quantity:
+    if found.value is None or found.value < 1:
+        raise ValueError("a spread is a factor of at least 1")
+    return found
+
+
+Util = Annotated[Number, AfterValidator(_share)]
+Rows = Annotated[Number, AfterValidator(_above_zero)]
+Latency = Annotated[Seconds, AfterValidator(_above_zero)]
+Spread = Annotated[Number, AfterValidator(_factor)]
+
+
+def number(found: Quantity) -> float:
+    """The value of a quantity that validation has found to be there."""
+    assert found.value is not None
+    return found.value
+
+
+class Curve(Spec):
+    """Utilisation of a GEMM: `peak` x m / (m + `half`) at m rows [-, row]."""
+
+    peak: Util
+    half: Rows
+
+
+class Family(Spec):
+    """One device family.
+
+    gemm : by compute dtype; hbm : GEMMs that are bound by their weights
+    attention_prefill, attention_decode : of the 16-bit peak; attention_hbm : reading the KV cache
+    scale_up, scale_out : collectives of large messages, of the link's bandwidth; dispatch_up, dispatch_out : experts
+    kernel : latency of a kernel inside a captured step; collective_start : of a collective before its first step
+    spread : half of the 80 % interval, as a factor: measured times lie in [t / spread, t x spread]
+    """
+
+    gemm: dict[ComputeDtype, Curve]
+    hbm: Util
+    attention_prefill: Util
+    attention_decode: Util
+    attention_hbm: Util
+    scale_up: Util
+    scale_out: Util
+    dispatch_up: Util
+    dispatch_out: Util
+    kernel: Latency
+    collective_start: Latency
+    spread: Spread
+
+
+class Like(Spec):
+    """A family that nobody has measured: it takes another one's numbers, with a spread of its own, and says why."""
+
+    like: str
+    why: str
+    spread: Spread
+
+
+class Calibration(Spec):
+    """One catalog/calibration/*.yaml.
+
+    skew : log-deviation of expert popularity; acceptance : chance that a draft token is accepted
+    fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
+    """
+
+    name: str
+    title: str
+    grade: Grade
+    skew: Number
+    acceptance: Util
+    families: dict[str, Family | Like] = Field(min_length=1)
+    fitted_on: str = ""
+    data_sha256: str = ""
+
+    @model_validator(mode="after")
+    def _likes_are_known(self) -> Calibration:
+        for name, family in self.families.items():
+            if isinstance(family, Like) and not isinstance(self.families.get(family.like), Family):
+                raise ValueError(f"families.{name}.like: {family.like!r} is no family with numbers of its own")
+        return self
+
+    def family(self, name: str) -> Family:
+        """The factors of a device family."""
+        found = self._found(name)
+        if isinstance(found, Family):
+            return found
+        base = self.families[found.like]
+        assert isinstance(base, Family)
+        return base.model_copy(update={"spread": found.spread})
+
+    def assumed(self, name: str) -> Iterator[Assumption]:
+        """The factors of a family that are assumed, or borrowed from another family."""
+        found = self._found(name)
+        if isinstance(found, Like):
+            yield Assumption(f"calibration.{name}", f"utilisation as of {found.like}", found.why)
+        family = self.family(name)
+        for path, quantity in (*_quantities(family), ("skew", self.skew), ("acceptance", self.acceptance)):
+            if quantity.assumed:
+                yield Assumption(f"calibration.{path}", quantity.written, quantity.source)
+
+    def _found(self, name: str) -> Family | Like:
+        if name not in self.families:
+            raise UnknownName("device family", name, self.families, hint=f"calibration {self.name} has no such family")
+        return self.families[name]
+
+
+def _quantities(family: Family) -> Iterator[tuple[str, Quantity]]:
+    for name, value in family:
+        if isinstance(value, Quantity):
+            yield name, value
+    for dtype, curve in family.gemm.items():
+        yield f"gemm.{dtype}.peak", curve.peak
+        yield f"gemm.{dtype}.half", curve.half
+
+
+def curve_of(family: Family, dtype: str) -> Curve:
+    """The GEMM curve of a dtype; one that a family does not list is an error, not another dtype's."""
+    for name, curve in family.gemm.items():
+        if name == dtype:
+            return curve
+    raise SpecError(f"no utilisation for {dtype}", where="calibration", hint=f"it has {', '.join(family.gemm)}")
+
+
+@functools.cache
+def load_calibration(name: str = "datasheet") -> Calibration:
+    """A calibration of the catalog."""
+    path = CATALOG / "calibration" / f"{name}.yaml"
+    known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+    if name not in known:
+        raise UnknownName("calibration", name, known)
+    return validate(Calibration, read_yaml(path), str(path))
