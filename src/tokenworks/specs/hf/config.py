@@ -134,12 +134,19 @@ class Fields:
                 raise self.error(f"{key}[{index}]", f"{entry!r} is not known", hint=f"known: {allowed}")
         return value[:length]
 
-    def table(self, key: str) -> Fields:
+    def number(self, key: str) -> float:
+        """A positive, finite number."""
+        value = self.raw(key)
+        if type(value) not in (int, float) or not 0 < value < MOST_WIDTH:
+            raise self.error(key, f"want a positive number, got {value!r}")
+        return float(value)
+
+    def table(self, key: str, defaults: Mapping[str, Json] | None = None) -> Fields:
         """A nested object, read in its turn."""
         value = self.raw(key)
         if not isinstance(value, dict):
             raise self.error(key, f"want an object, got {value!r}")
-        return Fields(value, self.where, path=f"{self._path}{key}.")
+        return Fields(value, self.where, defaults or {}, f"{self._path}{key}.")
 
     def must(self, key: str, *values: Json) -> None:
         """The key, where it is there, has one of the values that we know how to count."""

@@ -7,11 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenworks.specs.hf import deepseek, dense, moe
+from tokenworks.specs.hf import deepseek, dense, hybrid, moe, vision, windowed
 from tokenworks.specs.hf.config import Fields
 from tokenworks.specs.hf.formats import read_formats
 from tokenworks.specs.hf.parts import Site, Stack, merged
-from tokenworks.specs.model import Model
+from tokenworks.specs.model import Model, Part
+
+TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
+# Llama4TextConfig: every fourth layer is without rotary embedding, and sees the whole context.
+LLAMA4 = {**UNTIED, "no_rope_layer_interval": 4}
+# Qwen3.5 and Nemotron-H keep the recurrent state in FP32 unless told otherwise.
+SSM = {**UNTIED, "mamba_ssm_dtype": "float32", "mamba_ssm_cache_dtype": "float32"}
 
 
 @dataclass(frozen=True)
@@ -19,63 +25,129 @@ class Family:
     """How to read one `model_type`.
 
     defaults : of the transformers configuration class, used where the key is absent, and then named in a note
-    prefix : module path of the decoder in the checkpoint; text : key of the nested text config, if there is one
+    prefix, embedding, head : module paths in the checkpoint; narrow : see `Site`
+    text : key of the nested text config, if there is one; outer : keys beside it that change nothing counted
+    tower : counts the vision tower
     """
 
     build: Callable[[Fields, Site], Stack]
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=lambda: UNTIED)
     prefix: str = "model"
+    embedding: str = "model.embed_tokens"
+    head: str = "lm_head"
+    narrow: Part = "experts"
     text: str = ""
+    outer: tuple[str, ...] = ()
+    tower: vision.Count | None = None
 
 
-UNTIED = {"tie_word_embeddings": False}
+def _dense(build: Callable[[Fields, Site], Stack], **more: Any) -> Family:
+    return Family(build, narrow="dense", **more)
+
+
+def _nested(build: Callable[[Fields, Site], Stack], root: str, *, tower: vision.Count | None, **more: Any) -> Family:
+    """A vision-language model whose decoder stands at `root` in the checkpoint."""
+    return Family(build, prefix=root, embedding=f"{root}.embed_tokens", text="text_config", tower=tower, **more)
+
+
+_INSIDE, _WHOLE = "model.language_model", "language_model.model"
+_KIMI = {"head": "language_model.lm_head", "outer": ("use_unified_vision_chunk",)}
+_V4 = Family(deepseek.deepseek_v4, prefix="", embedding="embed", head="head")
 
 FAMILIES: dict[str, Family] = {
-    # configuration_llama.py: tie_word_embeddings=False, attention_bias=False
-    "llama": Family(dense.llama, UNTIED),
-    "qwen2": Family(dense.qwen2, UNTIED),
-    "qwen3": Family(dense.qwen3, UNTIED),
-    "mixtral": Family(moe.mixtral, UNTIED),
-    "qwen3_moe": Family(moe.qwen3_moe, UNTIED),
-    "gpt_oss": Family(moe.gpt_oss, UNTIED),
-    "deepseek_v3": Family(deepseek.deepseek_v3, UNTIED),
-    "kimi_k2": Family(deepseek.deepseek_v3, UNTIED),
-    "deepseek_v32": Family(deepseek.deepseek_v32, UNTIED),
-}
+    "deepseek_ref": _V4,
+    "deepseek_v2": Family(deepseek.deepseek_v3),
+    "deepseek_v3": Family(deepseek.deepseek_v3),
+    "deepseek_v32": Family(deepseek.deepseek_v32),
+    "deepseek_v4": _V4,
+    "gemma4": _nested(
+        windowed.gemma4, _INSIDE, tower=vision.gemma, defaults=TIED,
+        outer=("boa_token_id", "boi_token_id", "vision_soft_tokens_per_image"),
+    ),
+    "glm4_moe": Family(moe.glm4_moe),
+    "glm_moe_dsa": Family(deepseek.glm_moe_dsa),
+    "gpt_oss": Family(windowed.gpt_oss),
+    "kimi_k2": Family(deepseek.deepseek_v3),
+    "kimi_k25": _nested(deepseek.deepseek_v3, _WHOLE, tower=vision.moonvit, **_KIMI),
+    "kimi_k3": _nested(hybrid.kimi_linear, _WHOLE, tower=vision.moonvit, **_KIMI),
+    "kimi_linear": Family(hybrid.kimi_linear),
+    "llama": _dense(dense.llama),
+    "llama4": _nested(windowed.llama4, _WHOLE, tower=None, head="language_model.lm_head", defaults=LLAMA4),
+    "mimo": _dense(dense.mimo),
+    "mimo_v2_flash": Family(windowed.mimo_v2),
+    "minimax_m2": Family(moe.minimax_m2),
+    "minimax_m3": Family(moe.minimax_m3),
+    "minimax_m3_vl": _nested(
+        moe.minimax_m3, _WHOLE, tower=None,
+        outer=(
+            "image_grid_pinpoints", "image_seq_length", "multimodal_projector_bias", "num_reward_heads",
+            "process_image_mode", "projector_hidden_act", "projector_hidden_size", "vision_feature_layer",
+            "vision_feature_select_strategy",
+        ),
+    ),
+    "mistral": _dense(dense.mistral),
+    "mixtral": Family(moe.mixtral),
+    "nemotron-nas": _dense(dense.decilm),
+    "nemotron_h": Family(hybrid.nemotron_h, SSM, "backbone", "backbone.embeddings"),
+    "qwen2": _dense(dense.qwen2),
+    "qwen3": _dense(dense.qwen3),
+    "qwen3_5": _nested(
+        hybrid.qwen3_5, _INSIDE, tower=vision.qwen, defaults=SSM, narrow="dense", outer=("language_model_only",)
+    ),
+    "qwen3_5_moe": _nested(hybrid.qwen3_5, _INSIDE, tower=vision.qwen, defaults=SSM),
+    "qwen3_moe": Family(moe.qwen3_moe),
+    "qwen3_vl": _nested(dense.qwen3, _INSIDE, tower=vision.qwen, narrow="dense"),
+    "qwen3_vl_moe": _nested(moe.qwen3_moe, _INSIDE, tower=vision.qwen),
+    "step3p7": Family(windowed.step3),
+}  # fmt: skip
 
 
 def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     """A model from the parsed config.json. Every key must be known, and every needed key be there."""
     outer = Fields(config, where)
     kind = outer.raw("model_type")
-    if kind not in FAMILIES:
-        near = difflib.get_close_matches(str(kind), FAMILIES, n=3, cutoff=0.3)
+    family = FAMILIES.get(kind) if isinstance(kind, str) else None
+    if family is None:
+        near = difflib.get_close_matches(str(kind), FAMILIES, n=3, cutoff=0.3) or sorted(FAMILIES)
         raise outer.error("model_type", f"the architecture {kind!r} is not known", hint=f"near: {', '.join(near)}")
-    family = FAMILIES[kind]
-    fields = Fields(config, where, family.defaults)
-    quantisation = fields.table("quantization_config") if fields.has("quantization_config") else None
-    formats = read_formats(fields, quantisation, name)
-    root = Site(formats)
+    fields = outer.table(family.text, family.defaults) if family.text else Fields(config, where, family.defaults)
+    holder = next((each for each in (outer, fields) if each.has("quantization_config")), None)
+    formats = read_formats(fields, holder.table("quantization_config") if holder else None, name)
+    root = Site(formats, narrow=family.narrow)
     stack = family.build(fields, root.at(family.prefix))
     vocab = fields.whole("vocab_size")
-    tied = fields.flag("tie_word_embeddings")
     context = fields.whole("max_position_embeddings")
-    architecture = str(kind)
-    fields.done()
+    tied = (outer if family.text and outer.has("tie_word_embeddings") else fields).flag("tie_word_embeddings")
+    notes = [*stack.notes, *formats.notes]
     used = ", ".join(f"{key}={value}" for key, value in fields.used_defaults.items())
+    if used:
+        notes.append(f"not in the config, class default: {used}")
+    if isinstance(config.get("_note"), str):
+        notes.append(config["_note"])
+    towers: int | None = 0
+    if family.text:
+        towers = vision.count(config.get("vision_config"), family.tower, stack.hidden, where)
+        if towers is None:
+            notes.append("there is a vision tower, but its config does not give its size: not counted")
+        outer.ignore("vision_config", "tie_word_embeddings", "quantization_config", *family.outer)
+        outer.must("audio_config")
+        outer.done()
+    fields.ignore("tie_word_embeddings", "quantization_config")
+    fields.done()
     return Model(
         name,
-        architecture,
+        kind,
         stack.hidden,
         vocab,
         stack.heads,
         stack.kv_heads,
         context,
-        root.matrix(stack.embedding, stack.hidden, vocab, "embedding", "out"),
-        None if tied else root.matrix(stack.head, stack.hidden, vocab, "head", "out"),
+        root.matrix(family.embedding, stack.hidden, vocab, "embedding", "out"),
+        None if tied else root.matrix(family.head, stack.hidden, vocab, "head", "out"),
         merged(stack.layers),
         merged(stack.draft),
         vectors=stack.outside,
-        native_kv=formats.native_kv,
-        notes=(*((f"not in the config, class default: {used}",) if used else ()), *formats.notes, *stack.notes),
+        native_kv=stack.kv or formats.native_kv,
+        vision_parameters=towers,
+        notes=tuple(notes),
     )

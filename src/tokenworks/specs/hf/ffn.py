@@ -1,4 +1,4 @@
-"""Feed-forward halves as matrices: a gated MLP, and routed experts with their router and shared expert."""
+"""Feed-forward halves as matrices: a gated or plain MLP, and routed experts with their router and shared experts."""
 
 from __future__ import annotations
 
@@ -8,22 +8,43 @@ from tokenworks.specs.hf.parts import Half, Site
 from tokenworks.specs.model import Experts, Matrix, Part
 
 
-def gated(site: Site, hidden: int, inner: int, *, path: str = "mlp", part: Part = "dense") -> Half:
-    """down(act(gate x) * up x): gate and up are one matrix of 2 x `inner` outputs, as engines run them."""
-    made = site.at(path)
-    return Half(
-        (
-            made.matrix("gate_proj", hidden, 2 * inner, part, "out", name="gate_up_proj"),
-            made.matrix("down_proj", inner, hidden, part, "in"),
-        )
-    )
+@dataclass(frozen=True)
+class Names:
+    """What a family calls its FFN modules; `gate` None = no gate, act(up x) alone."""
+
+    gate: str | None = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+
+
+GATED, PLAIN, W123 = Names(), Names(gate=None), Names("w1", "w3", "w2")
+
+
+def mlp(site: Site, hidden: int, inner: int, part: Part = "dense", *, names: Names = GATED, path: str = "mlp") -> Half:
+    """down(act(gate x) * up x), or down(act(up x)); gate and up are one matrix, as engines run them."""
+    return Half(tuple(_pair(site.at(path), hidden, inner, part, names)))
+
+
+def _pair(
+    site: Site, hidden: int, inner: int, part: Part, names: Names, *, copies: int = 1, bias: bool = False
+) -> list[Matrix]:
+    prefix = "shared_" if part == "shared" else ""
+    wide, up = (inner, names.up) if names.gate is None else (2 * inner, names.gate)
+    name = prefix + ("up_proj" if names.gate is None else "gate_up_proj")
+    return [
+        site.matrix(up, hidden, wide, part, "out", copies=copies, bias=bias, name=name),
+        site.matrix(names.down, inner, hidden, part, "in", copies=copies, bias=bias, name=f"{prefix}down_proj"),
+    ]
 
 
 @dataclass(frozen=True)
 class Routed:
-    """Shape of routed experts. `shared`: width of the shared experts together; `shared_gate`: a scalar gate on them;
-    `correction`: a bias a expert that steers the router; `bias`: router and experts have biases; `width`: what the
-    experts see where it is not the hidden size (latent experts); `names`: gate and down modules of an expert.
+    """Shape of routed experts.
+
+    count, topk, inner : experts, how many a token visits, and their width
+    shared : width of the shared experts together, 0 = none; shared_gate : a scalar gate on them
+    latent : width that the experts see where it is not the hidden size, 0 = the hidden size; latent_norm : normed
+    correction : a bias an expert that steers the choice; bias : router and experts have biases
     """
 
     count: int
@@ -31,47 +52,42 @@ class Routed:
     inner: int
     shared: int = 0
     shared_gate: bool = False
+    latent: int = 0
+    latent_norm: bool = False
     correction: bool = False
     bias: bool = False
+    names: Names = GATED
     path: str = "mlp"
     router: str = "gate"
-    names: tuple[str, str] = ("gate_proj", "down_proj")
+    experts: str = "experts.0"
     shared_path: str = "shared_experts"
-    gated: bool = True
+    latent_names: tuple[str, str] = ("fc1_latent_proj", "fc2_latent_proj")
 
 
 def routed(site: Site, hidden: int, shape: Routed) -> Half:
-    """A router, `count` experts of which a token visits `topk`, and the shared expert that every token visits."""
+    """A router, `count` experts of which a token visits `topk`, and the shared experts that every token visits."""
     made = site.at(shape.path)
-    expert = made.at("experts.0")
-    gate, down = shape.names
-    up = 2 if shape.gated else 1
-    matrices = [
-        made.matrix(shape.router, hidden, shape.count, "router", "none", bias=shape.bias, name="router"),
-        expert.matrix(
-            gate, hidden, up * shape.inner, "experts", "out",
-            copies=shape.count, bias=shape.bias, name="gate_up_proj" if shape.gated else "up_proj",
-        ),
-        expert.matrix(
-            down, shape.inner, hidden, "experts", "in", copies=shape.count, bias=shape.bias, name="down_proj"
-        ),
-    ]  # fmt: skip
-    matrices += _shared(made, hidden, shape)
-    experts = Experts(shape.count, shape.topk, hidden, shape.inner)
-    return Half(tuple(matrices), experts=experts, vectors=shape.count if shape.correction else 0)
-
-
-def _shared(made: Site, hidden: int, shape: Routed) -> list[Matrix]:
-    if not shape.shared:
-        return []
-    site = made.at(shape.shared_path)
-    up = 2 if shape.gated else 1
-    name = "shared_gate_up_proj" if shape.gated else "shared_up_proj"
-    module = "gate_proj" if shape.gated else "up_proj"
-    matrices = [
-        site.matrix(module, hidden, up * shape.shared, "shared", "out", name=name),
-        site.matrix("down_proj", shape.shared, hidden, "shared", "in", name="shared_down_proj"),
-    ]
+    width = shape.latent or hidden
+    matrices = [made.matrix(shape.router, hidden, shape.count, "router", "none", bias=shape.bias, name="router")]
+    if shape.latent:
+        down, up = shape.latent_names
+        matrices.append(made.matrix(down, hidden, width, "latent", "none"))
+        matrices.append(made.matrix(up, width, hidden, "latent", "none"))
+    matrices += _pair(
+        made.at(shape.experts), width, shape.inner, "experts", shape.names, copies=shape.count, bias=shape.bias
+    )
+    if shape.shared:
+        matrices += _pair(made.at(shape.shared_path), hidden, shape.shared, "shared", shape.names)
     if shape.shared_gate:
         matrices.append(made.matrix("shared_expert_gate", hidden, 1, "shared", "none", fixed=True))
-    return matrices
+    vectors = shape.correction * shape.count + shape.latent_norm * width
+    return Half(tuple(matrices), experts=Experts(shape.count, shape.topk, width, shape.inner), vectors=vectors)
+
+
+def beside(first: Half, second: Half) -> Half:
+    """Two FFNs of one layer that run on the same input and are summed (Gemma-4: a dense MLP beside experts)."""
+    return Half(
+        first.matrices + second.matrices,
+        experts=first.experts or second.experts,
+        vectors=first.vectors + second.vectors,
+    )

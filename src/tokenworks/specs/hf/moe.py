@@ -1,24 +1,26 @@
-"""Grouped-query decoders with routed experts: Mixtral, Qwen3-MoE, gpt-oss."""
+"""Grouped-query decoders with routed experts, full attention: Qwen3-MoE, Mixtral, GLM-4.5, MiniMax-M2 and M3."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from tokenworks.specs.hf.attention import Grouped, grouped
+from tokenworks.specs.hf.attention import Grouped, Index, block_sparse, grouped
 from tokenworks.specs.hf.config import Fields
-from tokenworks.specs.hf.dense import heads_of, window_of
-from tokenworks.specs.hf.ffn import Routed, routed
-from tokenworks.specs.hf.parts import Half, Site, Stack, layers
+from tokenworks.specs.hf.ffn import W123, Routed, mlp, routed
+from tokenworks.specs.hf.parts import Half, Site, Stack, layers, with_drafts
+from tokenworks.specs.hf.shapes import experts_of, heads_of, routed_of, windows_of
 
-LAYER_KINDS = ("full_attention", "sliding_attention")
+NO_DRAFT = "multi-token-prediction layers are named, but their weights are not in the checkpoint: none counted"
 
 
-def experts_of(fields: Fields, count: str, topk: str = "num_experts_per_tok") -> tuple[int, int]:
-    """How many experts, and how many of them a token visits."""
-    experts, chosen = fields.whole(count), fields.whole(topk)
-    if chosen > experts:
-        raise fields.error(topk, f"{chosen} is more than the {experts} experts")
-    return experts, chosen
+def _uniform(fields: Fields, site: Site, shape: Grouped, experts: Routed, windows: list[int | None]) -> Stack:
+    """Every layer has attention and routed experts."""
+    hidden = fields.whole("hidden_size")
+
+    def halves(at: Site, index: int) -> tuple[Half, Half]:
+        return grouped(at, hidden, replace(shape, window=windows[index])), routed(at, hidden, experts)
+
+    return Stack(hidden, shape.heads, shape.kv_heads, layers(site, len(windows), halves, hidden), outside=hidden)
 
 
 def qwen3_moe(fields: Fields, site: Site) -> Stack:
@@ -30,52 +32,101 @@ def qwen3_moe(fields: Fields, site: Site) -> Stack:
     fields.must("qkv_bias", False)
     fields.ignore("intermediate_size")
     heads, kv_heads, dim = heads_of(fields)
-    hidden = fields.whole("hidden_size")
     bias = fields.flag("attention_bias")
-    shape = Grouped(heads, kv_heads, dim, dim, window_of(fields), bias, bias, norms=2 * dim)
+    shape = Grouped(heads, kv_heads, dim, dim, None, bias, bias, norms=2 * dim)
     experts = Routed(*experts_of(fields, "num_experts"), fields.whole("moe_intermediate_size"))
-
-    def halves(at: Site, _: int) -> tuple[Half, Half]:
-        return grouped(at, hidden, shape), routed(at, hidden, experts)
-
-    return Stack(hidden, heads, kv_heads, layers(site, fields.layers(), halves, hidden), outside=hidden)
+    return _uniform(fields, site, shape, experts, windows_of(fields))
 
 
 def mixtral(fields: Fields, site: Site) -> Stack:
     """Mixtral of experts (arXiv:2401.04088, table 1)."""
     heads, kv_heads, dim = heads_of(fields)
-    hidden = fields.whole("hidden_size")
     window = fields.whole("sliding_window") if fields.has("sliding_window") else None
-    shape = Grouped(heads, kv_heads, dim, dim, window)
     experts = Routed(
         *experts_of(fields, "num_local_experts"),
         fields.whole("intermediate_size"),
+        names=W123,
         path="block_sparse_moe",
-        names=("w1", "w2"),
     )
-
-    def halves(at: Site, _: int) -> tuple[Half, Half]:
-        return grouped(at, hidden, shape), routed(at, hidden, experts)
-
-    return Stack(hidden, heads, kv_heads, layers(site, fields.layers(), halves, hidden), outside=hidden)
+    return _uniform(fields, site, Grouped(heads, kv_heads, dim, dim), experts, [window] * fields.layers())
 
 
-def gpt_oss(fields: Fields, site: Site) -> Stack:
-    """gpt-oss: windows on every other layer, a learnt sink a head, biases everywhere (arXiv:2508.10925, section 2)."""
-    fields.ignore("experts_per_token", "initial_context_length")
-    fields.must("attention_bias", True)
+def minimax_m2(fields: Fields, site: Site) -> Stack:
+    """MiniMax-M2: norms over all of q and all of k (transformers minimax_m2)."""
+    fields.must("use_qk_norm", True)
+    fields.must("qk_norm_type", "per_layer")
+    fields.must("shared_intermediate_size", 0)
+    if fields.has("attn_type_list"):
+        fields.per_layer("attn_type_list", fields.layers(), (1,))
     heads, kv_heads, dim = heads_of(fields)
-    hidden, count = fields.whole("hidden_size"), fields.layers()
-    kinds = fields.per_layer("layer_types", count, LAYER_KINDS)
-    window = fields.whole("sliding_window")
+    shape = Grouped(heads, kv_heads, dim, dim, norms=(heads + kv_heads) * dim)
     experts = Routed(
-        *experts_of(fields, "num_local_experts"), fields.whole("intermediate_size"), bias=True, router="router"
+        *experts_of(fields, "num_local_experts"),
+        fields.whole("intermediate_size"),
+        correction=fields.flag("use_routing_bias"),
+        names=W123,
+        path="block_sparse_moe",
     )
-    full = Grouped(heads, kv_heads, dim, dim, None, True, True, norms=heads)
-    local = replace(full, window=window)
+    fields.ignore("use_mtp", "mtp_transformer_layers")
+    note = (NO_DRAFT,) if fields.has("num_mtp_modules") else ()
+    return replace(_uniform(fields, site, shape, experts, [None] * fields.layers()), notes=note)
+
+
+def glm4_moe(fields: Fields, site: Site) -> Stack:
+    """GLM-4.5 and 4.6: grouped-query attention with DeepSeek's experts (arXiv:2508.06471, table 1)."""
+    heads, kv_heads, dim = heads_of(fields)
+    hidden, inner = fields.whole("hidden_size"), fields.whole("intermediate_size")
+    dense = fields.whole("first_k_dense_replace", least=0)
+    norms = 2 * dim if fields.flag("use_qk_norm") else 0
+    shape = Grouped(heads, kv_heads, dim, dim, bias=fields.flag("attention_bias"), norms=norms)
+    experts = routed_of(fields)
 
     def halves(at: Site, index: int) -> tuple[Half, Half]:
-        attention = local if kinds[index] == "sliding_attention" else full
-        return grouped(at, hidden, attention), routed(at, hidden, experts)
+        ffn = mlp(at, hidden, inner) if index < dense else routed(at, hidden, experts)
+        return grouped(at, hidden, shape), ffn
 
-    return Stack(hidden, heads, kv_heads, layers(site, count, halves, hidden), outside=hidden)
+    stack = Stack(hidden, heads, kv_heads, layers(site, fields.layers(), halves, hidden), outside=hidden)
+    return with_drafts(stack, site, halves, fields.or_zero("num_nextn_predict_layers"))
+
+
+def minimax_m3(fields: Fields, site: Site) -> Stack:
+    """MiniMax-M3: attention over key blocks that an index branch picks (transformers minimax_m3_vl)."""
+    fields.must("use_qk_norm", True)
+    fields.must("qk_norm_type", "per_head")
+    fields.must("attention_output_gate", False)
+    fields.ignore("use_gemma_norm", "moe_intermediate_size", "first_k_dense_replace")
+    fields.ignore("num_mtp_modules", "num_nextn_predict_layers")
+    heads, kv_heads, dim = heads_of(fields)
+    hidden, count = fields.whole("hidden_size"), fields.layers()
+    shape = Grouped(heads, kv_heads, dim, dim, norms=2 * dim)
+    index, chooses = _index(fields, count)
+    experts = Routed(
+        *experts_of(fields, "num_local_experts"),
+        fields.whole("intermediate_size"),
+        fields.whole("shared_intermediate_size") * fields.whole("n_shared_experts"),
+        correction=fields.flag("use_routing_bias"),
+        path="block_sparse_moe",
+    )
+    has_experts = fields.per_layer("moe_layer_freq", count, (0, 1))
+    inner = fields.whole("dense_intermediate_size")
+
+    def halves(at: Site, number: int) -> tuple[Half, Half]:
+        attention = grouped(at, hidden, shape)
+        if chooses[number]:
+            attention = block_sparse(at, hidden, index, attention)
+        return attention, routed(at, hidden, experts) if has_experts[number] else mlp(at, hidden, inner)
+
+    return Stack(hidden, heads, kv_heads, layers(site, count, halves, hidden), outside=hidden, notes=(NO_DRAFT,))
+
+
+def _index(fields: Fields, count: int) -> tuple[Index, list[int]]:
+    """The index branch, and which layers have it; it reads `sparse_topk_blocks` whole blocks."""
+    sparse = fields.table("sparse_attention_config")
+    sparse.must("use_sparse_attention", True)
+    sparse.ignore("sparse_score_type", "sparse_disable_index_value")
+    sparse.ignore("sparse_init_block", "sparse_local_block")  # both are among the chosen blocks
+    reads = sparse.whole("sparse_topk_blocks") * sparse.whole("sparse_block_size")
+    index = Index(sparse.whole("sparse_num_index_heads"), sparse.whole("sparse_index_dim"), reads)
+    chooses: list[int] = sparse.per_layer("sparse_attention_freq", count, (0, 1))
+    sparse.done()
+    return index, chooses

@@ -35,7 +35,11 @@ class Site:
 
     def at(self, path: str) -> Site:
         """A site below this one."""
-        return replace(self, path=f"{self.path}.{path}" if self.path else path)
+        return replace(self, path=".".join(part for part in (self.path, path) if part))
+
+    def root(self) -> Site:
+        """The top of the checkpoint."""
+        return replace(self, path="")
 
     def matrix(
         self,
@@ -60,7 +64,7 @@ class Site:
 class Stack:
     """A model without its embedding and head: one block a layer, not yet merged.
 
-    heads, kv_heads : what tp must divide, and may exceed; embedding, head : module paths
+    heads, kv_heads : what tp must divide, and may exceed; kv : a KV dtype that the architecture fixes
     """
 
     hidden: int
@@ -69,8 +73,7 @@ class Stack:
     layers: Sequence[Block]
     draft: Sequence[Block] = ()
     outside: int = 0
-    embedding: str = "model.embed_tokens"
-    head: str = "lm_head"
+    kv: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -104,6 +107,13 @@ def mtp(site: Site, hidden: int, halves: Iterable[Half]) -> Block:
     """
     joined = site.matrix("eh_proj", 2 * hidden, hidden, "draft", "none", fixed=True)
     return layer(halves, hidden, norms=5, extra=(joined,), name="mtp layer")
+
+
+def with_drafts(stack: Stack, site: Site, halves: Callable[[Site, int], Iterable[Half]], count: int) -> Stack:
+    """The stack with `count` MTP layers, which stand after the last layer and are built by the same function."""
+    first = len(stack.layers)
+    sites = [(site.at(f"layers.{number}"), number) for number in range(first, first + count)]
+    return replace(stack, draft=[mtp(at, stack.hidden, halves(at, number)) for at, number in sites])
 
 
 def merged(blocks: Iterable[Block]) -> tuple[Block, ...]:

@@ -1,0 +1,87 @@
+"""DeepSeek-V4's attention: one shared key-value a token, a window, and entries compressed from 4 or 128 tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenworks.specs.hf.attention import Index, index_scan
+from tokenworks.specs.hf.parts import Half, Site
+from tokenworks.specs.model import Matrix, Scan
+
+OVERLAPPING = 4  # the compression ratio whose windows overlap, and whose entries an indexer chooses among
+ENTRY_SCALE_BYTES = 8  # seven E8M0 scales of 64 FP8 elements, and one byte of padding
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """Shape of the attention of all layers; `index.reads` is the top-k of the layers that choose."""
+
+    heads: int
+    dim: int
+    rope: int
+    query_rank: int
+    groups: int
+    out_rank: int
+    window: int
+    index: Index
+
+    @property
+    def entry_bytes(self) -> float:
+        """[byte/element] of a cached entry: FP8, the rotary part in BF16 (DeepSeek-V4 report, section 2.3)."""
+        return (self.dim + self.rope + ENTRY_SCALE_BYTES) / self.dim
+
+
+def compressed(site: Site, hidden: int, shape: Compressed, ratio: int) -> Half:
+    """Attention of one layer: a window of raw entries beside compressed ones (`ratio` 0: the window alone).
+
+    An entry is key and value at once, one for all heads, so a query does 2 x heads x 2 dim FLOP with each. Ratio 4
+    (compressed sparse attention) reads the top-k that the indexer chose, ratio 128 (heavily compressed) all of them.
+    The output goes through `groups` low-rank maps, each of its own heads (DeepSeek-V4 report, sections 2.3.1 to 2.3.3;
+    transformers deepseek_v4).
+    """
+    made = site.at("attn")
+    wide = shape.heads * shape.dim
+    matrices = [
+        made.matrix("wq_a", hidden, shape.query_rank, "attention", "none"),
+        made.matrix("wq_b", shape.query_rank, wide, "attention", "out"),
+        made.matrix("wkv", hidden, shape.dim, "attention", "none"),
+        made.matrix("wo_a", wide // shape.groups, shape.groups * shape.out_rank, "attention", "out"),
+        made.matrix("wo_b", shape.groups * shape.out_rank, hidden, "attention", "in"),
+    ]
+    scans = [_scan(shape, "window", 1, shape.window, shape.window)]
+    vectors = shape.query_rank + shape.dim + shape.heads  # two norms, and a sink a head
+    if ratio:
+        matrices += _compressor(made.at("compressor"), hidden, shape.dim, ratio)
+        vectors += _compressor_vectors(shape.dim, ratio)
+        chooses = ratio == OVERLAPPING
+        name = f"{'top-k ' if chooses else ''}compressed 1/{ratio}"
+        scans.append(_scan(shape, name, ratio, shape.index.reads if chooses else None, None))
+    if ratio == OVERLAPPING:
+        index, own = shape.index, made.at("indexer")
+        matrices += [
+            own.matrix("wq_b", shape.query_rank, index.heads * index.dim, "attention", "none"),
+            own.matrix("weights_proj", hidden, index.heads, "attention", "none", fixed=True),
+            *_compressor(own.at("compressor"), hidden, index.dim, ratio),
+        ]
+        vectors += _compressor_vectors(index.dim, ratio)
+        scans.append(index_scan(index, stride=ratio))
+    return Half(tuple(matrices), tuple(scans), vectors=vectors)
+
+
+def _scan(shape: Compressed, name: str, stride: int, reads: int | None, keeps: int | None) -> Scan:
+    flop = 4.0 * shape.heads * shape.dim
+    return Scan(name, stride, reads, keeps, shape.dim, 1, shape.heads, flop, flop, bytes=shape.entry_bytes)
+
+
+def _width(dim: int, ratio: int) -> int:
+    return dim * (2 if ratio == OVERLAPPING else 1)
+
+
+def _compressor(site: Site, hidden: int, dim: int, ratio: int) -> list[Matrix]:
+    """What pools `ratio` tokens into one entry: values and their gate, never quantised."""
+    width = _width(dim, ratio)
+    return [site.matrix(name, hidden, width, "attention", "none", fixed=True) for name in ("wkv", "wgate")]
+
+
+def _compressor_vectors(dim: int, ratio: int) -> int:
+    return ratio * _width(dim, ratio) + dim  # the position bias of each gate, and a norm

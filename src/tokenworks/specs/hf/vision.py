@@ -1,0 +1,74 @@
+"""Parameters of a vision tower from its `vision_config`: counted, never costed; None where the config does not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tokenworks.errors import SpecError
+from tokenworks.specs.hf.config import Fields
+
+Count = Callable[[Fields, int], int]
+
+
+def count(vision: Mapping[str, Any] | None, counter: Count | None, hidden: int, where: str) -> int | None:
+    """Elements of the tower with its projector into the decoder's `hidden`; None = its size cannot be told."""
+    if vision is None or counter is None:
+        return None
+    try:
+        return counter(Fields(vision, where, path="vision_config."), hidden)
+    except SpecError:  # the tower is not costed, so a config that does not give its size is no error
+        return None
+
+
+def _encoder_layer(hidden: int, inner: int) -> int:
+    """Attention and a plain MLP with biases, and two LayerNorms."""
+    return 4 * (hidden * hidden + hidden) + 2 * hidden * inner + inner + hidden + 4 * hidden
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def qwen(fields: Fields, hidden: int) -> int:
+    """Qwen3-VL and Qwen3.5: patches, positions, encoder, and a merger (one more for each deepstack level)."""
+    width, patch = fields.whole("hidden_size"), fields.whole("patch_size")
+    pixels = fields.whole("in_channels") * fields.whole("temporal_patch_size") * patch * patch
+    merged = width * fields.whole("spatial_merge_size") ** 2
+    merger = _linear(merged, merged) + _linear(merged, hidden)
+    deep = len(fields.raw("deepstack_visual_indexes"))
+    layers = fields.layers("depth") * _encoder_layer(width, fields.whole("intermediate_size"))
+    positions = fields.whole("num_position_embeddings") * width
+    return _linear(pixels, width) + positions + layers + merger + 2 * width + deep * (merger + 2 * merged)
+
+
+def moonvit(fields: Fields, hidden: int) -> int:
+    """Kimi-K2.5's MoonViT with its patch merger (arXiv:2504.07491, section 2.1)."""
+    if fields.word("mm_projector_type", ("patchmerger", "patchmergerv2")) != "patchmerger":
+        raise fields.error("mm_projector_type", "not counted")
+    width, patch = fields.whole("vt_hidden_size"), fields.whole("patch_size")
+    positions = fields.whole("init_pos_emb_height") * fields.whole("init_pos_emb_width") * width
+    layers = fields.layers("vt_num_hidden_layers") * _encoder_layer(width, fields.whole("vt_intermediate_size"))
+    merged = 4 * width
+    return (
+        _linear(3 * patch * patch, width)
+        + positions
+        + layers
+        + 4 * width
+        + _linear(merged, merged)
+        + _linear(merged, hidden)
+    )
+
+
+def gemma(fields: Fields, hidden: int) -> int:
+    """Gemma-4: a gated MLP without biases, four norms a layer, a table of rows and one of columns."""
+    width, patch, inner = fields.whole("hidden_size"), fields.whole("patch_size"), fields.whole("intermediate_size")
+    heads, kv_heads, dim = (
+        fields.whole("num_attention_heads"),
+        fields.whole("num_key_value_heads"),
+        fields.whole("head_dim"),
+    )
+    attention = 2 * width * (heads + kv_heads) * dim + 2 * dim
+    layers = fields.layers() * (attention + 3 * width * inner + 4 * width)
+    positions = 2 * fields.whole("position_embedding_size") * width
+    return 3 * patch * patch * width + positions + layers + 2 * width + width * hidden
