@@ -1,0 +1,84 @@
+"""Parsed traces kept as arrays in the user's cache folder, named by the content of the file they came from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from tokenworks.errors import SpecError
+from tokenworks.specs.trace import Dropped, Trace
+
+# Raise it when a reader reads otherwise, or a trace has other columns: what is cached is then read anew.
+VERSION = 1
+ARRAYS = [f.name for f in dataclasses.fields(Trace) if "NDArray" in f.type or f.type == "FloatArray"]
+UNUSABLE = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, SpecError)
+
+
+class About(msgspec.Struct):
+    """What a trace has beside its arrays; `source` and `name` belong to the path, not to the content."""
+
+    hash_block_tokens: int
+    dropped: tuple[Dropped, ...]
+    reordered: int
+    notes: tuple[str, ...]
+
+
+def folder() -> Path:
+    """$TOKENWORKS_CACHE, else $XDG_CACHE_HOME/tokenworks, else ~/.cache/tokenworks."""
+    if chosen := os.environ.get("TOKENWORKS_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenworks"
+
+
+def entry(path: Path, form: str) -> Path:
+    """Where the trace of this file, read in this format, is kept."""
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+    except OSError as error:
+        raise SpecError(f"cannot read: {error}", where=str(path)) from None
+    return folder() / "traces" / f"{digest}-{form}-{VERSION}.npz"
+
+
+def load(kept: Path, path: Path) -> Trace | None:
+    """The trace if it is kept and whole, else None."""
+    try:
+        with kept.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            about = msgspec.json.decode(data["about"].tobytes(), type=About)
+            arrays = {name: data[name] for name in ARRAYS}
+        where = tuple(Dropped(d.reason, d.count, f"{path}:{d.where.rpartition(':')[2]}") for d in about.dropped)
+        return Trace(
+            name=path.name.split(".")[0],
+            source=str(path),
+            **arrays,
+            hash_block_tokens=about.hash_block_tokens,
+            dropped=where,
+            reordered=about.reordered,
+            notes=about.notes,
+        )
+    except UNUSABLE:
+        return None
+
+
+def save(kept: Path, trace: Trace) -> None:
+    """Keep a trace; a folder that cannot be written is no error, the next run reads the file again."""
+    about = About(trace.hash_block_tokens, trace.dropped, trace.reordered, trace.notes)
+    arrays = {name: getattr(trace, name) for name in ARRAYS}
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=kept.parent, suffix=".npz", delete=False) as file:
+            try:
+                np.savez(file, about=np.frombuffer(msgspec.json.encode(about), np.uint8), **arrays)
+                file.close()
+                os.replace(file.name, kept)  # a reader sees the old file or the new one, never half of it
+            except OSError:
+                os.unlink(file.name)

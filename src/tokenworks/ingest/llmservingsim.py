@@ -1,0 +1,31 @@
+"""LLMServingSim bench JSONL: what a real engine saw, arrival_time [s] and lengths of each request.
+
+Format: casys-kaist/LLMServingSim, bench/examples/*/requests.jsonl.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tokenworks.ingest.rows import Rows, Seconds, Tokens
+from tokenworks.ingest.table import Table
+from tokenworks.specs.trace import Trace
+
+
+class Row(msgspec.Struct):
+    """One line."""
+
+    arrival_time: Seconds
+    input_toks: Tokens
+    output_toks: Tokens
+
+
+def read(rows: Rows) -> Trace:
+    """Read the requests of a recorded run."""
+    table, decoder = Table(), msgspec.json.Decoder(Row)
+    for line, data in rows.lines():
+        row = rows.decode(line, data, decoder)
+        if row is not None:
+            rows.in_order(line, row.arrival_time)
+            table.add(row.arrival_time, row.input_toks, row.output_toks)
+    return table.trace(rows)

@@ -1,0 +1,47 @@
+"""Mooncake JSONL: timestamp [ms], lengths, and the chained hashes of blocks of 512 tokens, the last one partly filled.
+
+Format: kvcache-ai/Mooncake, FAST25-release/traces.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated
+
+import msgspec
+
+from tokenworks.ingest.rows import Rows, Seconds, Tokens
+from tokenworks.ingest.table import Runs, Table
+from tokenworks.specs.trace import Trace
+
+BLOCK = 512
+
+
+class Row(msgspec.Struct):
+    """One line."""
+
+    timestamp: Seconds
+    input_length: Tokens
+    output_length: Tokens
+    hash_ids: list[Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]]
+
+
+def read(rows: Rows) -> Trace:
+    """Read a Mooncake trace."""
+    table, decoder = Table(), msgspec.json.Decoder(Row)
+    for line, data in rows.lines():
+        row = rows.decode(line, data, decoder)
+        if row is None:
+            continue
+        if len(row.hash_ids) != -(-row.input_length // BLOCK):
+            rows.broken(line, "hash_ids", f"expected a hash for each {BLOCK} tokens of input_length, and for the rest")
+            continue
+        rows.in_order(line, row.timestamp)
+        table.add(row.timestamp / 1000, row.input_length, row.output_length, runs=runs_of(row.hash_ids))
+    return table.trace(rows, hash_block_tokens=BLOCK)
+
+
+def runs_of(ids: list[int]) -> Runs:
+    """Ids as runs of consecutive ones: [0, 14, 15, 16] -> [(0, 1), (14, 3)]."""
+    breaks = [i for i, (a, b) in enumerate(pairwise(ids), 1) if b != a + 1]
+    return [(ids[a], b - a) for a, b in pairwise([0, *breaks, len(ids)])]

@@ -1,0 +1,64 @@
+"""ShareGPT JSON: conversations as text, so lengths are estimates and times are unknown.
+
+Format: a list of {"id", "conversations": [{"from", "value"}]}, as anon8231489123/ShareGPT_Vicuna_unfiltered.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tokenworks.errors import SpecError
+from tokenworks.ingest.rows import UNDECODABLE, Rows
+from tokenworks.ingest.table import Table
+from tokenworks.specs.trace import MAX_TOKENS, Trace
+
+BYTES_PER_TOKEN = 4
+BLOCK = 16
+ANSWERS = {"gpt", "chatgpt", "bing", "bard", "assistant"}
+NOTES = (
+    f"assumed: lengths are UTF-8 bytes / {BYTES_PER_TOKEN}, the usual rule of thumb for English; no tokenizer was run",
+    "assumed: every conversation starts at 0 and its turns follow without think time; the file has no times",
+)
+
+
+class Message(msgspec.Struct):
+    """One message."""
+
+    speaker: str = msgspec.field(name="from")
+    value: str
+
+
+class Conversation(msgspec.Struct):
+    """One record."""
+
+    conversations: list[Message]
+
+
+def read(rows: Rows) -> Trace:
+    """Read conversations: each answer is a request whose input is all that was said before it."""
+    try:
+        records = msgspec.json.decode(rows.document(), type=list[msgspec.Raw])
+    except UNDECODABLE as error:
+        raise SpecError(f"not a JSON list: {error}", where=str(rows.path), hint="is it whole?") from None
+    table, decoder, blocks = Table(), msgspec.json.Decoder(Conversation), 0
+    for number, record in enumerate(records, 1):
+        row = rows.decode(number, record, decoder)
+        if row is None:
+            continue
+        said, parent = 0, -1
+        for message in row.conversations:
+            size = len(message.value.encode())
+            before, after = tokens(said), tokens(size)
+            if message.speaker in ANSWERS and said and size and max(before, after) <= MAX_TOKENS:
+                runs = [(blocks, before // BLOCK)] if before >= BLOCK else []
+                parent = table.add(0.0, before, after, session=number - 1, parent=parent, runs=runs)
+            said += size
+        if parent < 0:
+            rows.broken(number, "conversations", "expected a message and an answer to it")
+        blocks += tokens(said) // BLOCK + 1
+    return table.trace(rows, hash_block_tokens=BLOCK if table.run_start else 0, notes=NOTES)
+
+
+def tokens(size: int) -> int:
+    """Tokens in `size` bytes of text, at least 1."""
+    return max(1, round(size / BYTES_PER_TOKEN))

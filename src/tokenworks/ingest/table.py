@@ -1,0 +1,89 @@
+"""Columns that grow while a file is read, and become a sorted trace at its end."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenworks.errors import SpecError
+from tokenworks.ingest.rows import Rows
+from tokenworks.specs.trace import Trace
+
+Runs = Sequence[tuple[int, int]]
+
+
+class Table:
+    """Rows of a trace to be; compact arrays, no object a request."""
+
+    def __init__(self) -> None:
+        self.arrival, self.think = array("d"), array("d")
+        self.input, self.output = array("i"), array("i")
+        self.session, self.agent, self.parent = array("i"), array("i"), array("i")
+        self.run_start, self.run_length, self.runs = array("q"), array("i"), array("q", [0])
+
+    def add(
+        self,
+        arrival_s: float,
+        input_tokens: int,
+        output_tokens: int,
+        *,
+        session: int = -1,
+        agent: int = 0,
+        parent: int = -1,
+        think_s: float = 0.0,
+        runs: Runs = (),
+    ) -> int:
+        """Add a request; returns its index, by which later ones may name it as their parent."""
+        if parent >= 0:  # times are often rounded to seconds
+            arrival_s = max(arrival_s, self.arrival[parent])
+        self.arrival.append(arrival_s)
+        self.input.append(input_tokens)
+        self.output.append(output_tokens)
+        self.session.append(session)
+        self.agent.append(agent)
+        self.parent.append(parent)
+        self.think.append(think_s)
+        for start, length in runs:
+            self.run_start.append(start)
+            self.run_length.append(length)
+        self.runs.append(len(self.run_start))
+        return len(self.arrival) - 1
+
+    def trace(self, rows: Rows, *, hash_block_tokens: int = 0, notes: tuple[str, ...] = ()) -> Trace:
+        """The trace: sorted by arrival, starting at 0."""
+        if not self.arrival:
+            reasons = "; ".join(f"{d.count} x {d.reason} ({d.where})" for d in rows.dropped)
+            hint = f"left out: {reasons}" if reasons else "the file is empty"
+            raise SpecError("no request could be read", where=str(rows.path), hint=hint)
+        start, length = np.array(self.run_start, dtype=np.int64), np.array(self.run_length, dtype=np.int32)
+        return Trace.of(
+            np.array(self.arrival),
+            np.array(self.input, dtype=np.int32),
+            np.array(self.output, dtype=np.int32),
+            name=rows.path.name.split(".")[0],
+            source=str(rows.path),
+            session=np.array(self.session, dtype=np.int32),
+            agent=np.array(self.agent, dtype=np.int32),
+            parent=np.array(self.parent, dtype=np.int32),
+            think_s=np.array(self.think),
+            run_start=dense(start, length),
+            run_length=length,
+            run_offsets=np.array(self.runs, dtype=np.int64),
+            hash_block_tokens=hash_block_tokens,
+            dropped=rows.dropped,
+            reordered=rows.reordered,
+            notes=notes,
+        )
+
+
+def dense(start: NDArray[np.int64], length: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Starts of the same runs with all ids moved down over the gaps that no run covers, so that they are 0, 1, ..."""
+    end = start + length
+    bounds = np.unique(np.concatenate([start, end]))
+    low, high = np.searchsorted(bounds, start), np.searchsorted(bounds, end)
+    open_runs = np.cumsum(np.bincount(low, minlength=len(bounds)) - np.bincount(high, minlength=len(bounds)))
+    moved = np.append(0, np.cumsum(np.where(open_runs[:-1] > 0, np.diff(bounds), 0)))
+    return moved[low]

@@ -1,0 +1,103 @@
+"""TraceLab round traces: one model call a line, with what the provider's prefix cache served, but no hashes.
+
+Format: uw-syfi/TraceLab, round_trace.jsonl. Block ids are made so that each call shares with the one before it in its
+session what the provider said it served; what a session's first call was served is taken as common to its model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+
+from tokenworks.ingest.rows import Rows, Tokens
+from tokenworks.ingest.table import Table
+from tokenworks.specs.trace import MAX_TOKENS, Trace
+
+BLOCK = 64
+SPACE = MAX_TOKENS // BLOCK
+INPUTS = {"user_message", "tool_result"}
+NOTES = (f"assumed: blocks of {BLOCK} tokens shared as the provider's cache was hit; the file has no hashes",)
+
+Prefix = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
+
+
+class Event(msgspec.Struct):
+    """One moment of a call."""
+
+    event_type: str
+    timestamp: datetime
+
+
+class Round(msgspec.Struct):
+    """One line."""
+
+    session_id: str
+    model: str
+    input_tokens_total: Tokens
+    prefix_tokens: Prefix
+    output_tokens: Tokens
+    timing_events: Annotated[list[Event], msgspec.Meta(min_length=1)]
+
+
+@dataclass(slots=True)
+class Session:
+    """Where a session stands: its last call, when that ended, and the runs of its context."""
+
+    number: int
+    parent: int = -1
+    end_s: float = 0.0
+    runs: list[tuple[int, int]] = field(default_factory=list)
+
+
+def read(rows: Rows) -> Trace:
+    """Read TraceLab rounds; a session's calls stand in order, sessions may be mixed."""
+    table, decoder = Table(), msgspec.json.Decoder(Round)
+    sessions: dict[str, Session] = {}
+    models: dict[str, int] = {}
+    free = 0
+    for line, data in rows.lines():
+        row = rows.decode(line, data, decoder)
+        if row is None:
+            continue
+        session = sessions.setdefault(row.session_id, Session(len(sessions)))
+        blocks, served = row.input_tokens_total // BLOCK, min(row.prefix_tokens, row.input_tokens_total) // BLOCK
+        if session.parent < 0:
+            session.runs = [(models.setdefault(row.model, len(models)) * SPACE, served)]
+        session.runs = cut(session.runs, served)
+        fresh = blocks - sum(length for _, length in session.runs)
+        if fresh:  # ids of models come first: a session's own lie far above them
+            session.runs.append(((1 << 40) + free, fresh))
+            free += fresh
+        start, end = span(row.timing_events)
+        session.parent = table.add(
+            start,
+            row.input_tokens_total,
+            row.output_tokens,
+            session=session.number,
+            parent=session.parent,
+            think_s=max(0.0, start - session.end_s) if session.parent >= 0 else 0.0,
+            runs=session.runs,
+        )
+        session.end_s = end
+    return table.trace(rows, hash_block_tokens=BLOCK if table.run_start else 0, notes=NOTES)
+
+
+def cut(runs: list[tuple[int, int]], blocks: int) -> list[tuple[int, int]]:
+    """The first `blocks` blocks of the runs."""
+    kept = []
+    for start, length in runs:
+        if blocks <= 0:
+            break
+        kept.append((start, min(length, blocks)))
+        blocks -= length
+    return kept
+
+
+def span(events: list[Event]) -> tuple[float, float]:
+    """When the call was sent (its last input before any output) and when it ended [s since 1970]."""
+    times = [(e.timestamp if e.timestamp.tzinfo else e.timestamp.replace(tzinfo=UTC)).timestamp() for e in events]
+    sent = [time for time, event in zip(times, events, strict=True) if event.event_type in INPUTS]
+    return max(sent, default=times[0]), max(times)

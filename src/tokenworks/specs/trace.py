@@ -1,0 +1,172 @@
+"""Requests one by one, as plain arrays: when they come, how long they are, what they share, what they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tokenworks.errors import SpecError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.integer[Any]]
+
+# No published model reads more than 10 M tokens; a longer request is a broken row, not a long one.
+MAX_TOKENS = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Rows that were left out for one reason; `where` is the first of them."""
+
+    reason: str
+    count: int
+    where: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """n requests in order of arrival, 44 bytes each beside the block hashes. A request comes after its parent.
+
+    arrival_s : when it was sent [s], from the first one, never falling; of a request that waits for another one
+        (`parent`) the recorded time, or where there is none the earliest: all answers taking no time
+    input_tokens, output_tokens : lengths, at least 1
+    session : requests that share a conversation, -1 none; agent : 0 its own turns, k those of its k-th sub-agent
+    parent : index of the request whose last token this one waits for, -1 none: it is sent at `arrival_s`
+    think_s : from the parent's last token to this request: think time, tool time [s]; 0 without a parent
+    run_start, run_length, run_offsets : the block hashes of request i are the runs `run_offsets[i]:run_offsets[i+1]`,
+        each the ids start, start + 1, ... Equal ids mean equal tokens and, as hashes are chained, equal blocks before.
+        Ids are small (below `id_count`), so that arrays may be indexed by them
+    hash_block_tokens : tokens of a block, 0 if the source has no hashes (every request is its own then). The last
+        block of a request may be partly filled (Mooncake) or left out (agent sessions)
+    dropped, reordered : rows left out, with the reason; rows that stood before an earlier one and were sorted
+    notes : what the reader assumed or left out, for whoever prints the trace
+    """
+
+    name: str
+    source: str
+    arrival_s: FloatArray
+    input_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    session: NDArray[np.int32]
+    agent: NDArray[np.int32]
+    parent: NDArray[np.int32]
+    think_s: FloatArray
+    run_start: NDArray[np.int64]
+    run_length: NDArray[np.int32]
+    run_offsets: NDArray[np.int64]
+    hash_block_tokens: int = 0
+    dropped: tuple[Dropped, ...] = ()
+    reordered: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for wrong, words in self._broken():
+            if wrong:
+                raise SpecError(words, where=self.name)
+
+    def _broken(self) -> Iterable[tuple[bool, str]]:
+        n, runs = len(self.arrival_s), len(self.run_start)
+        columns = (self.input_tokens, self.output_tokens, self.session, self.agent, self.parent, self.think_s)
+        yield n == 0, "the trace has no request"
+        yield any(len(column) != n for column in columns), f"all columns must have {n} rows, as arrival_s has"
+        times = np.concatenate([self.arrival_s, self.think_s])
+        yield not np.isfinite(times).all() or bool((times < 0).any()), "times must be finite and not negative"
+        yield bool((np.diff(self.arrival_s) < 0).any()), "arrival_s must not fall"
+        for column in (self.input_tokens, self.output_tokens):
+            yield bool(((column < 1) | (column > MAX_TOKENS)).any()), f"lengths must be 1 to {MAX_TOKENS} tokens"
+        yield bool((self.parent >= np.arange(n)).any() or (self.parent < -1).any()), "a parent must come before"
+        ends = len(self.run_offsets) == n + 1 and self.run_offsets[0] == 0 and self.run_offsets[-1] == runs
+        yield not ends or bool((np.diff(self.run_offsets) < 0).any()), "run_offsets must rise from 0 to all runs"
+        yield len(self.run_length) != runs or bool((self.run_length < 1).any()), "hash runs must have a length"
+        yield bool((self.run_start < 0).any()), "hash ids must not be negative"
+        yield (self.hash_block_tokens < 1) != (runs == 0), "hash runs and hash_block_tokens belong together"
+
+    @classmethod
+    def of(
+        cls,
+        arrival_s: ArrayLike,
+        input_tokens: ArrayLike,
+        output_tokens: ArrayLike,
+        *,
+        name: str = "trace",
+        session: ArrayLike | None = None,
+        agent: ArrayLike | None = None,
+        parent: ArrayLike | None = None,
+        think_s: ArrayLike | None = None,
+        run_start: ArrayLike = (),
+        run_length: ArrayLike = (),
+        run_offsets: ArrayLike | None = None,
+        hash_block_tokens: int = 0,
+        **about: Any,
+    ) -> Trace:
+        """A trace from the columns that there are, in any order: they are sorted by arrival, the first at 0.
+
+        `parent` indexes the rows as given; equal arrivals keep their order. `about`: source, dropped, notes ...
+        """
+        arrival = np.asarray(arrival_s, dtype=np.float64)
+        n = len(arrival)
+
+        def column(values: ArrayLike | None, empty: int) -> NDArray[np.int32]:
+            return np.full(n, empty, np.int32) if values is None else np.asarray(values, np.int32)
+
+        inputs, outputs = np.asarray(input_tokens, np.int32), np.asarray(output_tokens, np.int32)
+        sessions, agents, parents = column(session, -1), column(agent, 0), column(parent, -1)
+        thinks = np.zeros(n) if think_s is None else np.asarray(think_s, np.float64)
+        starts, lengths = np.asarray(run_start, np.int64), np.asarray(run_length, np.int32)
+        offsets = np.zeros(n + 1, np.int64) if run_offsets is None else np.asarray(run_offsets, np.int64)
+        if (np.diff(arrival) < 0).any():
+            order = np.argsort(arrival, kind="stable")
+            arrival, inputs, outputs, thinks = arrival[order], inputs[order], outputs[order], thinks[order]
+            place = np.empty(n + 1, np.int32)
+            place[order], place[-1] = np.arange(n), -1  # a parent of -1 finds the last place
+            sessions, agents, parents = sessions[order], agents[order], place[parents[order]]
+            counts = np.diff(offsets)[order]
+            moved = ranges(offsets[:-1][order], counts)
+            starts, lengths = starts[moved], lengths[moved]
+            offsets = np.concatenate([[0], np.cumsum(counts)])
+        return cls(
+            name=name,
+            source=about.pop("source", ""),
+            arrival_s=arrival - arrival[0] if n else arrival,
+            input_tokens=inputs,
+            output_tokens=outputs,
+            session=sessions,
+            agent=agents,
+            parent=parents,
+            think_s=thinks,
+            run_start=starts,
+            run_length=lengths,
+            run_offsets=offsets,
+            hash_block_tokens=hash_block_tokens,
+            **about,
+        )
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def id_count(self) -> int:
+        """All block ids are below this."""
+        return int((self.run_start + self.run_length).max(initial=0))
+
+    @property
+    def hash_offsets(self) -> NDArray[np.int64]:
+        """Where the blocks of each request begin in `hash_ids`: int64[n + 1]."""
+        blocks = np.concatenate([[0], np.cumsum(self.run_length, dtype=np.int64)])
+        offsets: NDArray[np.int64] = blocks[self.run_offsets]
+        return offsets
+
+    @property
+    def hash_ids(self) -> NDArray[np.int64]:
+        """Block hashes of all requests, one after the other: int64, made anew by each call (agents: 700 MB)."""
+        return ranges(self.run_start, self.run_length)
+
+
+def ranges(starts: IntArray, counts: IntArray) -> NDArray[np.int64]:
+    """The integers start, start + 1, ... of each (start, count), one after the other."""
+    shift = starts.astype(np.int64) - np.concatenate([[0], np.cumsum(counts[:-1], dtype=np.int64)])[: len(starts)]
+    return np.repeat(shift, counts) + np.arange(int(counts.sum()), dtype=np.int64)
