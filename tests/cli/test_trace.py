@@ -1,0 +1,69 @@
+"""`tokenworks trace`: the table and the object, notes on stderr, bad input with its exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from tokenworks.cli.trace import trace
+from tokenworks.errors import SpecError
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TOKENWORKS_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"timestamp": 1000 * k, "input_length": 1024, "output_length": k % 5, "hash_ids": [0, k + 1]} for k in range(60)
+    ]
+    path = tmp_path / "talk.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in [rows[1], rows[0], *rows[2:]]))
+    return path
+
+
+def call(*arguments: str) -> None:
+    app = App(result_action="return_value", exit_on_error=False, print_error=False)
+    app.default(trace)
+    app(arguments)
+
+
+def test_table(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(str(file))
+    out, err = capsys.readouterr()
+    assert "talk: 48 requests in 58 s" in out
+    assert "one column is 0.967 s" in out
+    assert "input [token]" in out
+    assert "reuse of prefixes: 49.0% of input tokens" in out
+    assert "100% of these hits need an LRU cache of" in out
+    assert "left out 12: output_length: expected `int` >= 1" in err
+
+
+def test_object(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(str(file), "-o", "json", "--limit", "10")
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert err == ""
+    assert found["requests"] == sum(found["requests_over_time"]) == 10
+    assert found["reuse"]["unique_blocks"] == 11
+    assert found["reordered"] == 0
+    assert [d["count"] for d in found["dropped"]] == [12]
+
+
+def test_requests_at_once_and_sessions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    talk = [{"from": who, "value": "words " * 30} for who in ("human", "gpt", "human", "gpt")]
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps([{"conversations": talk}]))
+    call(str(path))
+    out, _ = capsys.readouterr()
+    assert "2 requests in 0 s, all at once" in out
+    assert "1 sessions, 0 requests of sub-agents" in out
+    assert "note: assumed: lengths are UTF-8 bytes / 4" in out
+
+
+def test_bad_input(file: Path) -> None:
+    with pytest.raises(SpecError, match=r"talk\.jsonl:"):
+        call(str(file), "--strict")
+    with pytest.raises(SpecError, match="known are sharegpt"):
+        call(str(file), "--format", "mooncakes")
+    with pytest.raises(SpecError, match="at least 1"):
+        call(str(file), "--limit", "0")
