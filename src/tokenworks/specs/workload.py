@@ -6,10 +6,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from tokenworks.errors import SpecError
 from tokenworks.specs.provenance import Spec
+from tokenworks.specs.slo import Slo
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Workload(Spec):
@@ -18,27 +21,43 @@ class Workload(Spec):
     isl, osl : mean input and output length [token]
     isl_cv, osl_cv : coefficient of variation of the lengths
     hit_share : share of input tokens that a prefix cache serves, cold turns included, if the cache holds them
+    uncached_cv : coefficient of variation of the tokens that it does not serve; None = isl_cv. Cold turns make it large
     reused_context : tokens a session keeps warm between turns [token]; 0 = nothing to keep
     think_time : mean time between an answer and the next turn of its session [s]; 0 = independent requests
     rate : requests per second, or None; concurrency : requests in flight, or None (then `plan` finds the best)
+    slo : what `plan` holds it to unless told otherwise
+    assumed : what in it nobody published, and why it stands there; whoever prints a result names it
     """
 
     name: str
     title: str = ""
-    isl: Positive
-    osl: Positive
-    isl_cv: Annotated[float, Field(ge=0)] = 0.0
-    osl_cv: Annotated[float, Field(ge=0)] = 0.0
-    hit_share: Share = 0.0
-    reused_context: Annotated[float, Field(ge=0)] = 0.0
-    think_time: Annotated[float, Field(ge=0)] = 0.0
+    isl: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    osl: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    isl_cv: NotNegative = 0.0
+    osl_cv: NotNegative = 0.0
+    hit_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    uncached_cv: NotNegative | None = None
+    reused_context: NotNegative = 0.0
+    think_time: NotNegative = 0.0
     rate: Positive | None = None
-    concurrency: Positive | None = None
+    concurrency: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
     slo: str = ""
+    assumed: tuple[str, ...] = ()
     source: str = ""
 
     @model_validator(mode="after")
-    def _one_load(self) -> Workload:
+    def _consistent(self) -> Workload:
         if self.rate is not None and self.concurrency is not None:
             raise ValueError("give rate or concurrency, not both")
+        if self.hit_share > 0 and self.reused_context <= 0:
+            raise ValueError("hit_share needs reused_context: what a session must keep warm for its next turn to hit")
+        try:
+            Slo.parse(self.slo, where="slo")
+        except SpecError as error:
+            raise ValueError(str(error)) from None
         return self
+
+    @property
+    def uncached(self) -> float:
+        """Mean input tokens of a request that must be computed, where the cache holds all that it should [token]."""
+        return self.isl * (1 - self.hit_share)

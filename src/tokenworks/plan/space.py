@@ -1,0 +1,104 @@
+"""The space of deployments: widths that real machines use, and the settings beside them, as arrays."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenworks.plan.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
+
+PIPELINES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
+DRAFTS = (0, 1, 3)  # MTP of one module, and the same module run thrice (DeepSeek-V3 on SGLang and TensorRT-LLM)
+CHUNKS = (1024, 2048, 4096, 8192, 16384)  # token budget of one dp rank
+SEQUENCES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of one dp rank
+
+
+@dataclass(frozen=True, slots=True)
+class Ladders:
+    """The settings that are tried of each split: token budget and running sequences of one dp rank.
+
+    A first step of one sequence for the whole instance is added to `sequences`: the fastest that a user can have it.
+    """
+
+    chunks: Array
+    sequences: Array
+
+    @classmethod
+    def default(cls) -> Ladders:
+        """What `plan` tries."""
+        return cls(np.array(CHUNKS), np.array(SEQUENCES))
+
+    def batches(self, dp: Array) -> Array:
+        """Running sequences per instance: float[len(dp), 1 + len(sequences)]."""
+        per_rank = dp[:, None] * self.sequences[None, :]
+        return np.concatenate([np.ones((len(dp), 1)), per_rank], axis=1)
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, rising."""
+    small = [width for width in range(1, int(number**0.5) + 1) if number % width == 0]
+    return sorted({*small, *(number // width for width in small)})
+
+
+def widths(setting: Setting) -> list[int]:
+    """Devices that an instance may have: divisors of the machine and of its domain, whole hosts, whole domains.
+
+    Whole hosts in counts without a prime factor above 5 (1, 2, 3, 4, 5, 6, 8, 9, 10 ...), so that EP 32, 36, 40, 72 and
+    320 are there on the machines that have them, and the list stays short on machines of hundreds of devices.
+    """
+    machine = setting.machine
+    hosts = (machine.host * count for count in _smooth(machine.domain // machine.host))
+    domains = (machine.domain * count for count in _smooth(machine.devices // machine.domain))
+    found = {*divisors(machine.devices), *divisors(machine.domain), *hosts, *domains}
+    return sorted(width for width in found if width <= machine.devices)
+
+
+def _smooth(most: int) -> Iterator[int]:
+    """Numbers up to `most` without a prime factor above 5."""
+    for number in range(1, most + 1):
+        rest = number
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            yield number
+
+
+def splits(setting: Setting) -> Points:
+    """Every way to split an instance: all widths with all settings that belong to a split. Legal or not.
+
+    Each with the least that it can run: one sequence and the smallest chunk a rank.
+    """
+    experts, model = setting.experts, setting.model
+    rows = [
+        (tp, pp, stage // tp, ep, stage // ep if experts else 1, redundant)
+        for pp, stage in ((pp, devices // pp) for devices in widths(setting) for pp in PIPELINES if devices % pp == 0)
+        for tp in divisors(stage)
+        for ep in (divisors(stage) if experts else (1,))
+        for redundant in _copies(ep, experts.count if experts else 0)
+    ]
+    options = itertools.product(
+        range(len(KV_DTYPES)), DRAFTS if model.draft else DRAFTS[:1], range(len(OVERLAPS) if experts else 1)
+    )
+    table = np.array([(*row, *option) for row, option in itertools.product(rows, list(options))], dtype=np.int64)
+    tp, pp, dp, ep, expert_tp, redundant, kv, draft, overlap = table.T
+    return Points(tp, pp, dp, ep, expert_tp, redundant, kv, draft, overlap, dp, dp * CHUNKS[0])
+
+
+def _copies(ep: int, experts: int) -> tuple[int, ...]:
+    """Redundant experts to try: as few as make experts divide by ep, and one a rank more (room to balance)."""
+    if ep == 1:
+        return (0,)
+    least = -experts % ep
+    return (least, least + ep)
+
+
+def replicas(devices: Array, setting: Setting) -> Array:
+    """Instances that fit on the machine: those that share a domain, or those that take whole ones."""
+    machine = setting.machine
+    domains = machine.devices // machine.domain
+    shared = np.maximum(machine.domain // devices, 0) * domains
+    return np.where(devices <= machine.domain, shared, machine.devices // devices)

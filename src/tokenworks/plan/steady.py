@@ -1,0 +1,307 @@
+"""What steady state tells before simulating: throughput, TPOT and TTFT of an instance from the times of its steps.
+
+Everything is elementwise over arrays. "Expected to meet" is all that an estimate can say; a simulation decides.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from tokenworks.costs.arrays import FloatArray
+from tokenworks.specs.slo import PERCENTILE, Slo
+from tokenworks.specs.workload import Workload
+
+BUSIEST = 0.9
+"""Load up to which a prefill role is planned [-]: beyond it waits grow without bound, and a small error is a collapse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """A workload as the steady state needs it.
+
+    isl, osl : mean lengths; grown : mean output that a running sequence has in its context [token]
+    hit_share : of input tokens, if the cache holds them; cv : variation of what it does not serve [-]
+    warm : context that a session keeps between turns [token]; think : time between them [s]
+    ttft_share, tpot_share : of requests that the SLO binds [-]
+    """
+
+    isl: float
+    osl: float
+    grown: float
+    hit_share: float
+    cv: float
+    warm: float
+    think: float
+    ttft_share: float
+    tpot_share: float
+
+    @classmethod
+    def of(cls, workload: Workload, slo: Slo) -> Demand:
+        """Of a workload under an SLO.
+
+        A sequence is seen while it runs, so long outputs are seen more: grown = osl (1 + cv^2) / 2.
+        """
+        return cls(
+            isl=workload.isl,
+            osl=workload.osl,
+            grown=workload.osl * (1 + workload.osl_cv**2) / 2,
+            hit_share=workload.hit_share,
+            cv=workload.isl_cv if workload.uncached_cv is None else workload.uncached_cv,
+            warm=workload.reused_context,
+            think=workload.think_time,
+            ttft_share=(slo.ttft.percentile if slo.ttft else PERCENTILE) / 100,
+            tpot_share=(slo.tpot.percentile if slo.tpot else PERCENTILE) / 100,
+        )
+
+    @property
+    def context(self) -> float:
+        """Mean context of a running sequence [token]."""
+        return self.isl + self.grown
+
+    @property
+    def uncached(self) -> float:
+        """Mean tokens to prefill where the cache holds all that it should [token]."""
+        return self.isl * (1 - self.hit_share)
+
+    @property
+    def seen(self) -> float:
+        """Mean context that a prefill token attends to [token]: from the cached prefix to the whole input."""
+        return self.isl * (1 + self.hit_share) / 2
+
+    @property
+    def tail(self) -> float:
+        """Uncached tokens at the SLO's TTFT percentile over their mean [-]: lognormal of the workload's variation."""
+        spread = math.log1p(self.cv**2)
+        return math.exp(math.sqrt(spread) * NormalDist().inv_cdf(self.ttft_share) - spread / 2)
+
+
+def accepted_tokens(draft_tokens: FloatArray, acceptance: float) -> FloatArray:
+    """Tokens that a sequence gains in a step with speculation [-]: 1 + a + a^2 + ... + a^k, one draft after the other.
+
+    References
+    ----------
+    [1] Leviathan et al., arXiv:2211.17192, eq. 1.
+    """
+    return sum(np.where(draft_tokens >= power, acceptance**power, 0.0) for power in range(9))
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance at work; fields broadcast.
+
+    batch : decoding sequences; dp : ranks that share them; gained : tokens a sequence gains in a step
+    decode_s : a step without prefill [s]; token_s : what one more prefill token adds to it [s]
+    budget : most prefill tokens of a step, all ranks; mixed : prefill and decode share a step
+    kv_tokens : what it can cache; servers : queues that a request can be sent to
+    """
+
+    batch: FloatArray
+    dp: FloatArray
+    gained: FloatArray
+    decode_s: FloatArray
+    token_s: FloatArray
+    budget: FloatArray
+    kv_tokens: FloatArray
+    servers: FloatArray
+    mixed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An instance in steady state.
+
+    rate : requests [1/s]; tpot, ttft : means [s]; tpot_tail, ttft_tail : at the SLO's percentiles [s]
+    hit_share : of input tokens, after what the cache could not hold; busy : load of the prefill queue, stable below 1 [-]
+    """
+
+    rate: FloatArray
+    tpot: FloatArray
+    tpot_tail: FloatArray
+    ttft: FloatArray
+    ttft_tail: FloatArray
+    hit_share: FloatArray
+    busy: FloatArray
+
+
+def aggregated(demand: Demand, at: Instance) -> Serving:
+    """Steady state of an instance that prefills and decodes.
+
+    With B decoding sequences that gain g tokens a step, a request is done after n = osl / g steps, so that each step
+    must prefill w = B u / n tokens (u uncached ones a request), each of which lengthens the step by c:
+
+        step = t_d + c w,    tpot = step / g,    rate = B / (n step)          (Little: B = rate x n step)
+
+    A mixed step takes at most its budget of prefill tokens, so the queue's load is w / budget steps of the longest kind;
+    where prefill runs by itself it is the share of time that it takes.
+    """
+    steps = demand.osl / at.gained
+    slope = at.batch * demand.isl * at.token_s / steps
+    hit = hit_share(demand, at, at.decode_s + slope, slope)
+    step = at.decode_s + slope * (1 - hit)
+    per_step = at.batch * demand.isl * (1 - hit) / steps
+    longest = at.decode_s + at.token_s * at.budget if at.mixed else at.token_s * at.budget
+    busy = per_step / at.budget * longest / step
+
+    mean, tail = _own_prefill(demand, at, hit)
+    wait, long_wait = waiting(busy, mean, demand.cv, at.servers, demand.ttft_share)
+    return Serving(
+        rate=at.batch / (steps * step),
+        tpot=step / at.gained,
+        tpot_tail=_tpot_tail(demand, at, per_step),
+        ttft=step / 2 + wait + mean,
+        # Either the request is large or it waits for large ones; both at once is rarer than the percentile.
+        ttft_tail=step + np.maximum(tail + wait, mean + long_wait),
+        hit_share=hit,
+        busy=busy,
+    )
+
+
+def hit_share(demand: Demand, at: Instance, full: FloatArray, slope: FloatArray) -> FloatArray:
+    """What the prefix cache serves [-], given that it must hold the sessions that think.
+
+    rate x think of them (Little), each with its warm context, in what running sequences leave free. Where they do not
+    all fit, the share falls in proportion, which lengthens the step and so lowers the rate: with step = full - slope h,
+
+        h = H min(1, room / (rate think warm)) = min(H, k (full - slope h)),   k = H room osl / (B g think warm)
+
+    Parameters
+    ----------
+    full, slope : length of a step if nothing is cached, and what a hit share of 1 would save [s]
+    """
+    kept = demand.think * demand.warm
+    if demand.hit_share == 0 or kept == 0:
+        return np.full(np.shape(full), demand.hit_share)
+    room = np.maximum(at.kv_tokens - at.batch * demand.context, 0.0)
+    k = demand.hit_share * room * demand.osl / (at.batch * at.gained * kept)
+    return np.minimum(demand.hit_share, k * full / (1 + k * slope))
+
+
+def _own_prefill(demand: Demand, at: Instance, hit: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Time to prefill a request, mean and at the TTFT percentile [s].
+
+    It has one rank while the others prefill theirs, and in mixed steps the decodes of each of its passes.
+    """
+
+    def lasts(tokens: FloatArray) -> FloatArray:
+        alone = tokens * at.dp * at.token_s
+        return alone + np.maximum(1.0, tokens * at.dp / at.budget) * at.decode_s if at.mixed else alone
+
+    tokens = demand.isl * (1 - hit)
+    return lasts(tokens), lasts(tokens * demand.tail)
+
+
+def _tpot_tail(demand: Demand, at: Instance, per_step: FloatArray) -> FloatArray:
+    """TPOT at the SLO's percentile [s]: how much prefill falls into the life of a request varies.
+
+    While a request decodes, B others begin, Poisson, with variation cv in their uncached tokens: their sum has the
+    relative deviation sqrt((1 + cv^2) / B), taken as normal. No mixed step takes more than its budget.
+    """
+    above = max(NormalDist().inv_cdf(demand.tpot_share), 0.0)
+    most = per_step * (1 + above * np.sqrt((1 + demand.cv**2) / at.batch))
+    if at.mixed:
+        most = np.minimum(most, np.maximum(at.budget, per_step))
+    return (at.decode_s + at.token_s * most) / at.gained
+
+
+def waiting(
+    busy: FloatArray, service: FloatArray, cv: float, servers: FloatArray, share: float
+) -> tuple[FloatArray, FloatArray]:
+    """Mean wait of an M/G/k queue, and its quantile [s].
+
+        W = S (1 + cv^2) / 2 x P / (k (1 - rho)),    P = rho^(sqrt(2 (k + 1)) - 1)
+
+    k = 1 is Pollaczek and Khinchine. Those who wait (a share P) wait exponentially long: the heavy-traffic limit.
+
+    Parameters
+    ----------
+    busy : rho; service : S, mean [s]; cv : its variation; servers : k; share : of requests that wait no longer
+
+    References
+    ----------
+    [1] Sakasegawa, An approximation formula L_q = a rho^b / (1 - rho), Ann. Inst. Stat. Math. 29, 1977.
+    [2] Kingman, The heavy traffic approximation in the theory of queues, 1961.
+    """
+    rho = np.minimum(busy, 1 - 1e-9)
+    waits = rho ** (np.sqrt(2.0 * (servers + 1)) - 1)
+    of_those = service * (1 + cv**2) / 2 / (servers * (1 - rho))
+    return waits * of_those, of_those * np.log(np.maximum(waits / (1 - share), 1.0))
+
+
+# ── two roles ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """A prefill role; fields broadcast.
+
+    instances : x; dp : ranks of each; token_s : time of one prefill token over all ranks of an instance [s]
+    pass_s : one full chunk [s], the least that a request takes; kv_tokens : that one instance can cache
+    """
+
+    instances: FloatArray
+    dp: FloatArray
+    token_s: FloatArray
+    pass_s: FloatArray
+    kv_tokens: FloatArray
+
+
+def prefill_limit(demand: Demand, role: Prefill, tpot: FloatArray) -> FloatArray:
+    """Highest rate that a prefill role takes [1/s]; it grows in proportion to its instances.
+
+    At load b = `BUSIEST` x instances compute A = b x / (c isl) inputs a second if nothing is cached. Their caches turn
+    over q = x K / ((think + osl tpot) warm) sessions a second, so that the hit share is H min(1, q / rate), and
+
+        rate = min(A / (1 - H), A + H q)
+
+    Parameters
+    ----------
+    tpot : of the decode role [s]; its time, too, the session stays warm
+    """
+    computed = BUSIEST * role.instances / (role.token_s * demand.isl) + 0.0 * tpot
+    if demand.hit_share == 0:
+        return computed
+    held = role.instances * role.kv_tokens / ((demand.think + demand.osl * tpot) * demand.warm)
+    return np.minimum(computed / (1 - demand.hit_share), computed + demand.hit_share * held)
+
+
+def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray) -> Serving:
+    """A prefill role at a rate [1/s]: its part of TTFT, hit share and load; `tpot` is that of the decode role."""
+    hit = np.full(np.shape(rate), demand.hit_share)
+    if demand.hit_share > 0:
+        kept = (demand.think + demand.osl * tpot) * demand.warm
+        hit = demand.hit_share * np.minimum(1.0, role.instances * role.kv_tokens / (kept * rate))
+    uncached = demand.isl * (1 - hit)
+    busy = rate / role.instances * uncached * role.token_s
+    mean = np.maximum(uncached * role.dp * role.token_s, role.pass_s)
+    tail = np.maximum(uncached * demand.tail * role.dp * role.token_s, role.pass_s)
+    servers = role.instances * role.dp if demand.hit_share == 0 else 1
+    wait, long_wait = waiting(busy, mean, demand.cv, servers, demand.ttft_share)
+    return Serving(
+        rate=rate,
+        tpot=tpot,
+        tpot_tail=tpot,
+        ttft=role.pass_s / 2 + wait + mean,
+        ttft_tail=role.pass_s + np.maximum(tail + wait, mean + long_wait),
+        hit_share=hit,
+        busy=busy,
+    )
+
+
+def exposed_transfer(transfer_s: FloatArray, prefill_s: FloatArray, layers: int) -> FloatArray:
+    """What a KV transfer adds to TTFT [s]: layers travel while later ones are computed; the last one is left over.
+
+        t = max(T / L, T - (L - 1) / L S)
+
+    Parameters
+    ----------
+    transfer_s : T, the transfer by itself [s]; prefill_s : S, prefill of the request [s]
+
+    References
+    ----------
+    [1] Splitwise, arXiv:2311.18677, section 4.2 (per-layer transfer); Mooncake, arXiv:2407.00079, section 3.
+    """
+    return np.maximum(transfer_s / layers, transfer_s - (layers - 1) / layers * prefill_s)
