@@ -25,6 +25,7 @@ class Format:
 
 
 BF16 = Format("bf16", 2.0, "bf16")
+KV_BYTES = {"bf16": 2.0, "fp8": 1.0}  # one element of a cache of that dtype [byte]
 VECTOR_BYTES = 2.0  # norms and biases are kept in 16 bits by every format we know [byte/element]
 
 Part = Literal["attention", "dense", "shared", "router", "experts", "latent", "embedding", "head", "draft"]
@@ -94,7 +95,7 @@ class Scan:
 class State:
     """Recurrent state of linear attention, one layer: read and written once a decode step, whatever the context.
 
-    name : the kind (gated-delta-net, mamba2, kda)
+    name : the kind (GDN, KDA, Mamba-2)
     bytes : per sequence, over all heads [byte]; flop : per token, all heads [FLOP]; heads : what tp divides
     """
 
@@ -178,8 +179,10 @@ def draft_parameters(model: Model) -> int:
 
 
 def active_parameters(model: Model) -> int:
-    """`parameters` less the experts that a token does not visit. Embedding and head are counted in."""
-    idle = 0
+    """Weights that a token meets in multiplications: `parameters` less the experts that it does not visit, and less
+    the embedding where that is only looked up (a tied one is multiplied as the head). Publishers differ: some add it.
+    """
+    idle = model.embedding.parameters if model.head else 0
     for block in model.blocks:
         if block.experts:
             routed = sum(matrix.parameters for matrix in block.matrices if matrix.part == "experts")
@@ -225,17 +228,18 @@ def state_bytes_per_sequence(model: Model) -> float:
     return sum(block.count * block.state.bytes for block in model.blocks if block.state)
 
 
-def attention_kinds(model: Model) -> str:
-    """The kinds of attention, most layers first, such as `full 15 + gated-delta-net 45`."""
+def attention_kinds(model: Model) -> dict[str, int]:
+    """Layers of each kind of attention, most first, such as {"GDN": 45, "GQA": 15}.
+
+    A layer that scans more than once (a window beside compressed entries, an indexer) goes by its longest reach.
+    """
     kinds: dict[str, int] = {}
     for block in model.blocks:
-        parts = [*(scan.name for scan in block.scans), *([block.state.name] if block.state else [])]
-        if parts:
-            kind = "/".join(parts)
+        scans = [scan.name for scan in block.scans if scan.name != "indexer"]
+        kind = block.state.name if block.state else scans[-1] if scans else ""
+        if kind:
             kinds[kind] = kinds.get(kind, 0) + block.count
-    if len(kinds) == 1:
-        return next(iter(kinds))
-    return " + ".join(f"{kind} {count}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1]))
+    return dict(sorted(kinds.items(), key=lambda item: -item[1]))
 
 
 def weight_formats(model: Model) -> dict[str, float]:

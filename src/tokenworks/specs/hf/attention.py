@@ -157,9 +157,9 @@ def lightning(site: Site, hidden: int, query_rank: int, index: Index, half: Half
     """
     made = site.at("self_attn.indexer")
     matrices = (
-        made.matrix("wq_b", query_rank, index.heads * index.dim, "attention", "none"),
-        made.matrix("wk", hidden, index.dim, "attention", "none"),
-        made.matrix("weights_proj", hidden, index.heads, "attention", "none", fixed=True),
+        made.matrix("wq_b", query_rank, index.heads * index.dim, "attention", "none", name="index_wq_b"),
+        made.matrix("wk", hidden, index.dim, "attention", "none", name="index_wk"),
+        made.matrix("weights_proj", hidden, index.heads, "attention", "none", name="index_weights", fixed=True),
     )
     chosen = sparse(half, index.reads)
     return replace(

@@ -51,17 +51,16 @@ def compressed(site: Site, hidden: int, shape: Compressed, ratio: int) -> Half:
     scans = [_scan(shape, "window", 1, shape.window, shape.window)]
     vectors = shape.query_rank + shape.dim + shape.heads  # two norms, and a sink a head
     if ratio:
-        matrices += _compressor(made.at("compressor"), hidden, shape.dim, ratio)
+        matrices += _compressor(made, hidden, shape.dim, ratio, "compressor")
         vectors += _compressor_vectors(shape.dim, ratio)
         chooses = ratio == OVERLAPPING
-        name = f"{'top-k ' if chooses else ''}compressed 1/{ratio}"
-        scans.append(_scan(shape, name, ratio, shape.index.reads if chooses else None, None))
+        scans.append(_scan(shape, "CSA" if chooses else "HCA", ratio, shape.index.reads if chooses else None, None))
     if ratio == OVERLAPPING:
         index, own = shape.index, made.at("indexer")
         matrices += [
-            own.matrix("wq_b", shape.query_rank, index.heads * index.dim, "attention", "none"),
-            own.matrix("weights_proj", hidden, index.heads, "attention", "none", fixed=True),
-            *_compressor(own.at("compressor"), hidden, index.dim, ratio),
+            own.matrix("wq_b", shape.query_rank, index.heads * index.dim, "attention", "none", name="index_wq_b"),
+            own.matrix("weights_proj", hidden, index.heads, "attention", "none", name="index_weights", fixed=True),
+            *_compressor(own, hidden, index.dim, ratio, "index"),
         ]
         vectors += _compressor_vectors(index.dim, ratio)
         scans.append(index_scan(index, stride=ratio))
@@ -77,10 +76,14 @@ def _width(dim: int, ratio: int) -> int:
     return dim * (2 if ratio == OVERLAPPING else 1)
 
 
-def _compressor(site: Site, hidden: int, dim: int, ratio: int) -> list[Matrix]:
+def _compressor(site: Site, hidden: int, dim: int, ratio: int, name: str) -> list[Matrix]:
     """What pools `ratio` tokens into one entry: values and their gate, never quantised."""
     width = _width(dim, ratio)
-    return [site.matrix(name, hidden, width, "attention", "none", fixed=True) for name in ("wkv", "wgate")]
+    made = site.at("compressor")
+    return [
+        made.matrix(module, hidden, width, "attention", "none", name=f"{name}_{module}", fixed=True)
+        for module in ("wkv", "wgate")
+    ]
 
 
 def _compressor_vectors(dim: int, ratio: int) -> int:

@@ -72,7 +72,7 @@ FAMILIES: dict[str, Family] = {
     "kimi_k3": _nested(hybrid.kimi_linear, _WHOLE, tower=vision.moonvit, **_KIMI),
     "kimi_linear": Family(hybrid.kimi_linear),
     "llama": _dense(dense.llama),
-    "llama4": _nested(windowed.llama4, _WHOLE, tower=None, head="language_model.lm_head", defaults=LLAMA4),
+    "llama4": _nested(windowed.llama4, _WHOLE, tower=vision.llama4, head="language_model.lm_head", defaults=LLAMA4),
     "mimo": _dense(dense.mimo),
     "mimo_v2_flash": Family(windowed.mimo_v2),
     "minimax_m2": Family(moe.minimax_m2),

@@ -48,7 +48,7 @@ def gated_delta(site: Site, hidden: int, shape: Delta) -> Half:
         made.matrix("out_proj", values, hidden, "attention", "in"),
     )
     vectors = shape.taps * (2 * keys + values) + 2 * shape.value_heads + shape.value_dim
-    return Half(matrices, state=delta_state("gated-delta-net", shape), vectors=vectors)
+    return Half(matrices, state=delta_state("GDN", shape), vectors=vectors)
 
 
 def kimi_delta(site: Site, hidden: int, shape: Delta, *, full_rank_gate: bool) -> Half:
@@ -70,7 +70,7 @@ def kimi_delta(site: Site, hidden: int, shape: Delta, *, full_rank_gate: bool) -
     ]
     matrices.append(made.matrix("o_proj", wide, hidden, "attention", "in"))
     vectors = 3 * shape.taps * wide + shape.value_heads + wide + shape.value_dim
-    return Half(tuple(matrices), state=delta_state("kimi-delta", shape), vectors=vectors)
+    return Half(tuple(matrices), state=delta_state("KDA", shape), vectors=vectors)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def mamba2(site: Site, hidden: int, shape: Mamba) -> Half:
     )
     elements = inner * shape.state
     size = elements * shape.state_bytes + channels * (shape.taps - 1) * CONV_BYTES
-    state = State("mamba2", size, 5.0 * elements + 2.0 * shape.taps * channels, shape.heads)
+    state = State("Mamba-2", size, 5.0 * elements + 2.0 * shape.taps * channels, shape.heads)
     # convolution, A, D and the step bias of each head, and the gated norm
     vectors = (shape.taps + shape.conv_bias) * channels + 3 * shape.heads + inner
     return Half(matrices, state=state, vectors=vectors)

@@ -72,3 +72,13 @@ def gemma(fields: Fields, hidden: int) -> int:
     layers = fields.layers() * (attention + 3 * width * inner + 4 * width)
     positions = 2 * fields.whole("position_embedding_size") * width
     return 3 * patch * patch * width + positions + layers + 2 * width + width * hidden
+
+
+def llama4(fields: Fields, hidden: int) -> int:
+    """Llama-4: a class token, learnt positions, a pixel-shuffle adapter and a projector without biases."""
+    width, patch, inner = fields.whole("hidden_size"), fields.whole("patch_size"), fields.whole("intermediate_size")
+    patches = (fields.whole("image_size") // patch) ** 2
+    layers = fields.layers() * _encoder_layer(width, inner)
+    middle, out = fields.whole("projector_input_dim"), fields.whole("projector_output_dim")
+    adapter = inner * middle + out * out + fields.whole("vision_output_dim") * hidden
+    return fields.whole("num_channels") * patch * patch * width + (patches + 2) * width + layers + 4 * width + adapter
