@@ -12,6 +12,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_SHOWN = 8
+
 
 class TokenworksError(Exception):
     """Root of the tree; `exit_code` is what the command line returns."""
@@ -37,8 +39,11 @@ class UnknownName(SpecError):
     """A name that is in no catalog."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
-        near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-        close = f"did you mean {', '.join(near)}?" if near else f"`tokenworks {kind}s` lists what there is"
+        names = list(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        close = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:_SHOWN])}"
+        if not near and len(names) > _SHOWN:
+            close += f" and {len(names) - _SHOWN} more (`tokenworks {kind}s`)"
         super().__init__(f"unknown {kind} {name!r}", hint="; ".join(x for x in (hint, close) if x))
 
 

@@ -45,4 +45,6 @@ def test_a_spec_error_says_what_where_and_the_way_out() -> None:
 
 def test_an_unknown_name_suggests_near_ones() -> None:
     assert "did you mean scalex40" in str(UnknownName("system", "scalex4", ["scalex40", "gb200-nvl72"]))
-    assert "`tokenworks systems` lists" in str(UnknownName("system", "zzz", ["scalex40"]))
+    assert str(UnknownName("network", "zzz", ["ndr", "xdr"])).endswith("known: ndr, xdr")
+    many = [f"box-{number}" for number in range(20)]
+    assert str(UnknownName("system", "zzz", many)).endswith("box-7 and 12 more (`tokenworks systems`)")

@@ -16,6 +16,7 @@ VERBS = {
     "fit": "Does the model fit, on how many devices, and how much KV cache is left?",
     "estimate": "Break down one prefill and one decode step of a deployment.",
     "plan": "Rank the deployments of a model on a machine under an SLO.",
+    "trace": "Show a request trace: lengths, rate over time, prefix reuse.",
 }
 
 INTERNAL, INTERRUPTED = 1, 130

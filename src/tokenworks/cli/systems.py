@@ -13,14 +13,16 @@ from tokenworks.specs.compose import Parts
 
 
 def systems(
-    name: str | None = None, *, output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table"
+    name: str | None = None, /, *, output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table"
 ) -> None:
     """List the machines, or show one with every number's source.
 
     Parameters
     ----------
-    name: anything that --on takes: scalex40, 5xhgx-h100, 4xscalex40@xdr, my-box.yaml
-    output: table, json or yaml
+    name
+        anything that --on takes: scalex40, 5xhgx-h100, 4xscalex40@xdr, my-box.yaml
+    output
+        table, json or yaml
     """
     if name is None:
         rows = [_summary(compose.parts(known)) for known in load.catalog_names("system")]
