@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trace_cases import traces
+from tests.ingest.trace_cases import traces
 
 from tokenworks.ingest import load_trace, statistics
 from tokenworks.ingest.distance import quadrant, reuses

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from trace_cases import traces
+from tests.ingest.trace_cases import traces
 
 from tokenworks.errors import SpecError
 from tokenworks.ingest import limit, reblock, replicate, scale, starts, statistics
