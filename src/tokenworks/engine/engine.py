@@ -1,0 +1,150 @@
+"""The engine to use: a cluster driven in steps over the compiled kernel, and `run` for a whole trace."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenworks.engine import kernel
+from tokenworks.engine.state import State, allocate
+from tokenworks.engine.types import SERIES, Cluster, Outcome, PoolCounts, Requests, Status
+
+_COUNTERS = ("decode_sequences", "output_tokens", "prefill_tokens", "preemptions", "evictions")
+
+
+def _grown(array: NDArray[Any], count: int) -> NDArray[Any]:
+    """The array with room for `count`, at least doubled so that growing stays linear."""
+    if count <= len(array):
+        return array
+    wide = np.zeros((max(count, 2 * len(array)), *array.shape[1:]), array.dtype)
+    wide[: len(array)] = array
+    return wide
+
+
+class Engine:
+    """A cluster that is driven in steps; `reference.Reference` is its oracle.
+
+    Times are on a logical clock that starts at 0 [s]. Requests are numbered in the order in which they are submitted.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self._state: State = allocate(cluster)
+        self._count = 0
+
+    @property
+    def now(self) -> float:
+        """The logical clock [s]."""
+        return float(self._state.world["now"][0])
+
+    def submit(self, requests: Requests) -> None:
+        """Add requests; `after` counts from the first of this call. Arrivals must not lie before now."""
+        s, base, count = self._state, self._count, self._count + len(requests)
+        record = _grown(s.request, count)
+        new = record[base:count]
+        new["sent_s"], new["input"], new["output"] = requests.arrival_s, requests.input_tokens, requests.output_tokens
+        new["scheduled_s"] = new["first_s"] = new["end_s"] = np.nan
+        new["priority"], new["gated"] = requests.priority, 1
+        new["doomed"] = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
+        new["child"] = new["sibling"] = new["route"] = -1
+        followers = np.flatnonzero(requests.after >= 0)
+        for i in followers[::-1]:
+            parent = base + int(requests.after[i])
+            new["sibling"][i], record["child"][parent] = record["child"][parent], base + i
+        first = base + np.flatnonzero(requests.after < 0).astype(np.int32)
+        open_ = np.concatenate([s.open[int(s.world["opened"][0]) :], first])
+        if not _sorted(record["sent_s"][open_]):
+            open_ = open_[np.lexsort((open_, record["sent_s"][open_]))]
+        s.world["opened"] = 0
+        heap = _grown(s.heap, count) if len(followers) or self.cluster.concurrency else s.heap
+        self._state, self._count = s._replace(request=record, open=open_, heap=heap), count
+        if any(pool.limits.prefix_caching for pool in self.cluster.pools):
+            self._append_blocks(requests, base)
+
+    def _append_blocks(self, requests: Requests, base: int) -> None:
+        """Block names of the new requests, and a place for the block that each of them will hold."""
+        s = self._state
+        ids, offsets = requests.block_ids, requests.block_offsets
+        if base:
+            used = s.offsets[base]
+            ids = np.concatenate([s.ids[:used], ids])
+            offsets = np.concatenate([s.offsets[:base], used + offsets])
+        self._state = s._replace(ids=ids, offsets=np.ascontiguousarray(offsets), held=_grown(s.held, len(ids)))
+
+    def cancel(self, index: int) -> None:
+        """Withdraw a request now; what runs is dropped at the end of its step. Its later turns are never sent."""
+        if not 0 <= index < self._count:
+            raise IndexError(f"no request {index}")
+        kernel.cancel(self._state, index)
+
+    def advance(self, until: float = math.inf) -> None:
+        """Play all events up to and including `until` [s]."""
+        while code := kernel.advance(self._state, float(until)):
+            s = self._state
+            if code == kernel.SERIES_FULL:
+                self._state = s._replace(series=_grown(s.series, len(s.series) + 1))
+            else:
+                first, count = int(s.world["events_first"][0]), int(s.world["events"][0])
+                waiting = s.event[(first + np.arange(count)) % len(s.event)]
+                s.world["events_first"] = 0
+                self._state = s._replace(event=_grown(waiting, 2 * len(s.event)))
+
+    def outcome(self) -> Outcome:
+        """Everything so far, as views where nothing is in flight; the last row of the series is still open."""
+        s, record = self._state, self._state.request[: self._count]
+        status, end_s = record["status"], record["end_s"]
+        if len(status) and status.min() < Status.COMPLETED:
+            end_s = np.where(status >= Status.COMPLETED, end_s, np.nan)
+        series = np.zeros((0, len(SERIES)), np.int64)
+        if self.cluster.window_s:
+            kernel.sample(s, self.now)
+            series = s.series[: int(s.world["rows"][0]) + 1].copy()
+        return Outcome(
+            now_s=self.now, arrival_s=record["sent_s"], scheduled_s=record["scheduled_s"],
+            first_token_s=record["first_s"], end_s=end_s, input_tokens=record["input"],
+            output_tokens=record["output"], cached_tokens=record["hit"], preemptions=record["preemptions"],
+            status=status, rank=record["route"], pools=tuple(self._counts(i) for i in range(len(s.pool))),
+            itl_counts=s.itl.copy(), window_s=self.cluster.window_s, series=series,
+        )  # fmt: skip
+
+    def _counts(self, number: int) -> PoolCounts:
+        s = self._state
+        ranks, own = s.rank[s.rank["pool"] == number], s.instance[s.instance["pool"] == number]
+        total = len(ranks) * int(s.pool["kv_blocks"][number])
+        return PoolCounts(
+            steps=int(own["steps"].sum()), busy_s=float(own["busy_s"].sum()),
+            query_tokens=int(ranks["queries"].sum()), hit_tokens=int(ranks["hits"].sum()),
+            kv_total=total, kv_used=total - int(ranks["free"].sum()),
+            **{name: int(ranks[name].sum()) for name in _COUNTERS},
+        )  # fmt: skip
+
+
+def _sorted(values: NDArray[Any]) -> bool:
+    return bool((values[1:] >= values[:-1]).all())
+
+
+def run(cluster: Cluster, requests: Requests) -> Outcome:
+    """Play all requests to the end."""
+    engine = Engine(cluster)
+    engine.submit(requests)
+    engine.advance()
+    return engine.outcome()
+
+
+def compiled() -> bool:
+    """Whether the engine starts at once; otherwise `warm_up` compiles it first, once for each machine (a minute)."""
+    return kernel.compiled()
+
+
+def warm_up() -> None:
+    """Compile, or load what is compiled."""
+    from tokenworks.engine.types import Limits, Pool, StepCost
+
+    engine = Engine(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),), window_s=1.0))
+    engine.submit(Requests.of([0.0], [1], [1]))
+    engine.cancel(0)
+    engine.advance()
+    engine.outcome()

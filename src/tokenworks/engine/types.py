@@ -1,0 +1,342 @@
+"""What goes into a simulation and what comes out: plain numbers and arrays, no scheduler and no model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from tokenworks.errors import SpecError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+Policy = Literal["vllm", "sglang"]
+RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
+RoleName = Literal["aggregated", "prefill", "decode"]
+PRIORITIES = 8
+
+
+class Status(IntEnum):
+    """Where a request is. PENDING: not sent yet (its turn or its client's slot has not come)."""
+
+    PENDING = 0
+    QUEUED = 1
+    RUNNING = 2
+    COMPLETED = 3
+    REJECTED = 4
+    CANCELLED = 5
+
+
+def _need(condition: bool | np.bool_, message: str, where: str, hint: str = "") -> None:
+    if not condition:
+        raise SpecError(message, where=where, hint=hint)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Time of one iteration of an instance, from its aggregates; the sums run over all dp ranks of the instance.
+
+        t = by_tokens[m] + ranks * max over ranks (a n + b S + c Q)                                          [s]
+
+    m : tokens in the step, decode and prefill (GEMM, experts, collectives, host); n : decoding sequences of a rank;
+    S : sum of their contexts [token]; Q : sum over a rank's prefill tokens of the context each one sees [token^2].
+    Coefficients are for the instance as a whole with its load spread evenly, so the hottest of R ranks counts R times.
+    A layer with a sliding window has constant cost a sequence beyond its window: fold it into `decode_sequence_s`.
+
+    by_tokens : [s], index 0 .. most tokens in a step; decode_sequence_s : a [s]; decode_context_s : b [s/token];
+    prefill_context_s : c [s/token^2]
+    """
+
+    by_tokens: Floats
+    decode_sequence_s: float = 0.0
+    decode_context_s: float = 0.0
+    prefill_context_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_tokens", np.ascontiguousarray(self.by_tokens, dtype=np.float64))
+        table = self.by_tokens
+        ok = table.ndim == 1 and len(table) > 1 and np.isfinite(table).all() and bool((table[1:] > 0).all())
+        _need(ok, "want finite times above zero for 1, 2, ... tokens", "StepCost.by_tokens")
+        for name in ("decode_sequence_s", "decode_context_s", "prefill_context_s"):
+            value = getattr(self, name)
+            _need(np.isfinite(value) and value >= 0, f"{value} must be finite and not negative", f"StepCost.{name}")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine of one dp rank may hold.
+
+    max_sequences : running at once; token_budget : tokens of one step (chunked prefill) [token]
+    kv_blocks, block_tokens : paged KV cache; block ids of requests are of the same block size
+    max_model_len : longest input + output [token]; max_queue : waiting requests beyond which one is refused, 0 = never
+    watermark_blocks : blocks that admission leaves free while anything runs
+    reserve_tokens : tokens that admission leaves free for each running sequence (SGLang's new_token_ratio x clipped
+        max_new_tokens); draft_tokens : speculated tokens of a step (MTP), whose slots are held ahead
+    tokens_per_step : mean tokens a sequence gains in a decode step, 1 .. 1 + draft_tokens
+    """
+
+    max_sequences: int
+    token_budget: int
+    kv_blocks: int
+    block_tokens: int = 16
+    max_model_len: int = 1 << 30
+    max_queue: int = 0
+    watermark_blocks: int = 0
+    reserve_tokens: int = 0
+    draft_tokens: int = 0
+    tokens_per_step: float = 1.0
+    prefix_caching: bool = False
+    policy: Policy = "vllm"
+
+    def __post_init__(self) -> None:
+        for name in ("max_sequences", "token_budget", "kv_blocks", "block_tokens", "max_model_len"):
+            _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Limits.{name}")
+        for name in ("max_queue", "watermark_blocks", "reserve_tokens", "draft_tokens"):
+            _need(getattr(self, name) >= 0, f"{getattr(self, name)} must not be negative", f"Limits.{name}")
+        _need(self.policy in get_args(Policy), f"unknown policy {self.policy!r}", "Limits.policy", "vllm or sglang")
+        a, top = self.tokens_per_step, 1 + self.draft_tokens
+        _need(1 <= a <= top, f"{a} must lie in 1 .. 1 + draft_tokens = {top}", "Limits.tokens_per_step")
+        width = self.max_sequences * top
+        _need(self.token_budget >= width, f"{self.token_budget} cannot decode all sequences at once",
+              "Limits.token_budget", f"want at least max_sequences x (1 + draft_tokens) = {width}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Equal instances that do one job. `ranks`: dp ranks that step in lockstep, each with its own queue and KV."""
+
+    cost: StepCost
+    limits: Limits
+    instances: int = 1
+    ranks: int = 1
+    role: RoleName = "aggregated"
+
+    def __post_init__(self) -> None:
+        _need(self.role in get_args(RoleName), f"unknown role {self.role!r}", "Pool.role")
+        _need(self.instances > 0 and self.ranks > 0, "instances and ranks must be above zero", "Pool")
+        most, known = self.ranks * self.limits.token_budget, len(self.cost.by_tokens) - 1
+        _need(known >= most, f"ends at {known} tokens; a step may hold {most}", "StepCost.by_tokens")
+        if self.role == "decode":
+            _need(not self.limits.prefix_caching, "KV travels whole to a decode role", "Limits.prefix_caching")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """KV from prefill to decode over the link of each instance, one transfer at a time on a link.
+
+    latency_s : before the first byte [s]; seconds_per_token : of the slower link [s/token]
+    overlap : share hidden behind the prefill itself (layer by layer), 0 .. 1
+    """
+
+    latency_s: float = 0.0
+    seconds_per_token: float = 0.0
+    overlap: float = 0.0
+
+    def __post_init__(self) -> None:
+        ok = (
+            np.isfinite([self.latency_s, self.seconds_per_token]).all()
+            and min(self.latency_s, self.seconds_per_token) >= 0
+        )
+        _need(ok, "times must be finite and not negative", "Transfer")
+        _need(0 <= self.overlap <= 1, f"{self.overlap} is not a share", "Transfer.overlap")
+
+
+@dataclass(frozen=True)
+class Router:
+    """How a request finds its rank; it sees queues and cache events, never output lengths.
+
+    name : round_robin, least_loaded (fewest requests in flight), power_of_two (the less loaded of two drawn),
+        prefix_aware (longest known prefix among ranks with load <= (1 + imbalance) x least + slack)
+    event_delay_s : cache events reach the router so much later [s]; seed : of power_of_two
+    """
+
+    name: RouterName = "round_robin"
+    imbalance: float = 0.2
+    slack: int = 2
+    event_delay_s: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _need(self.name in get_args(RouterName), f"unknown router {self.name!r}", "Router.name",
+              f"one of {', '.join(get_args(RouterName))}")  # fmt: skip
+        ok = min(self.imbalance, self.slack, self.event_delay_s) >= 0
+        _need(ok, "imbalance, slack and event_delay_s must not be negative", "Router")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A deployment as the engine sees it: one aggregated pool, or a prefill and a decode pool.
+
+    concurrency : requests in flight that the client allows itself, 0 = no limit (closed loop of `vllm bench serve`)
+    window_s : width of the time series [s], 0 = none
+    """
+
+    pools: tuple[Pool, ...]
+    router: Router = field(default_factory=Router)
+    transfer: Transfer = field(default_factory=Transfer)
+    concurrency: int = 0
+    window_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        roles = tuple(pool.role for pool in self.pools)
+        known = roles in (("aggregated",), ("prefill", "decode"))
+        _need(known, f"roles {roles}", "Cluster.pools", 'want ("aggregated",) or ("prefill", "decode")')
+        blocks = {pool.limits.block_tokens for pool in self.pools if pool.limits.prefix_caching}
+        _need(len(blocks) <= 1, "one block size for all prefix caches", "Cluster.pools")
+        _need(self.concurrency >= 0 and self.window_s >= 0, "concurrency and window_s must not be negative", "Cluster")
+
+    def never_fits(self, input_tokens: NDArray[np.int32], output_tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which requests no rank could ever hold: longer than the model's limit or than the whole KV cache."""
+        bad = np.zeros(len(input_tokens), dtype=np.bool_)
+        for pool in self.pools:
+            limits = pool.limits
+            total = input_tokens.astype(np.int64) + output_tokens
+            ahead = limits.draft_tokens + math.ceil(limits.tokens_per_step) - 2
+            most = input_tokens + limits.draft_tokens if pool.role == "prefill" else total + ahead
+            bad |= (total > limits.max_model_len) | (most > limits.kv_blocks * limits.block_tokens)
+        return bad
+
+
+def _column(values: ArrayLike | None, count: int, dtype: Any, default: int) -> NDArray[Any]:
+    if values is None:
+        return np.broadcast_to(np.array(default, dtype=dtype), (count,))
+    return np.ascontiguousarray(values, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What users send; arrays of one length.
+
+    arrival_s : when it is sent [s], not falling; for a request with `after` >= 0 the time from the end of that one
+    input_tokens, output_tokens : at least 1 each; priority : 0 (first) .. 7; after : index of an earlier request, or -1
+    block_ids, block_offsets : chained hashes of full blocks, those of request i at offsets[i] : offsets[i + 1];
+        ids beyond the input name blocks that its output fills, which a later turn may find
+    """
+
+    arrival_s: Floats
+    input_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    priority: NDArray[np.int8]
+    after: NDArray[np.int32]
+    block_ids: Ints
+    block_offsets: Ints
+
+    @classmethod
+    def of(
+        cls,
+        arrival_s: ArrayLike,
+        input_tokens: ArrayLike,
+        output_tokens: ArrayLike,
+        *,
+        priority: ArrayLike | None = None,
+        after: ArrayLike | None = None,
+        block_ids: ArrayLike | None = None,
+        block_offsets: ArrayLike | None = None,
+    ) -> Requests:
+        """Check and convert; any array-likes."""
+        arrival = np.ascontiguousarray(arrival_s, dtype=np.float64)
+        count = len(arrival)
+        requests = cls(
+            arrival,
+            np.ascontiguousarray(input_tokens, dtype=np.int32),
+            np.ascontiguousarray(output_tokens, dtype=np.int32),
+            _column(priority, count, np.int8, 0),
+            _column(after, count, np.int32, -1),
+            np.ascontiguousarray([] if block_ids is None else block_ids, dtype=np.int64),
+            _column(block_offsets, count + 1, np.int64, 0),
+        )
+        requests._check()
+        return requests
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    def _check(self) -> None:
+        count = len(self)
+        for name in ("input_tokens", "output_tokens"):
+            column = getattr(self, name)
+            _need(len(column) == count, f"{len(column)} values for {count} requests", f"Requests.{name}")
+            bad = np.flatnonzero(column < 1)
+            _need(not len(bad), f"{column[bad[:1]]} tokens in request {bad[:1]}", f"Requests.{name}", "want at least 1")
+        _need(len(self.priority) == len(self.after) == count, "wrong length of priority or after", "Requests")
+        ok = np.isfinite(self.arrival_s).all() and bool((self.arrival_s >= 0).all())
+        _need(ok, "times must be finite and not negative", "Requests.arrival_s")
+        first = self.arrival_s[self.after < 0]
+        _need(bool((np.diff(first) >= 0).all()), "not sorted", "Requests.arrival_s", "sort requests by arrival")
+        ok = bool(((self.after >= -1) & (self.after < np.arange(count))).all())
+        _need(ok, "a request may only follow an earlier one", "Requests.after")
+        ok = bool(((self.priority >= 0) & (self.priority < PRIORITIES)).all())
+        _need(ok, f"want 0 .. {PRIORITIES - 1}", "Requests.priority")
+        offsets = self.block_offsets
+        ok = len(offsets) == count + 1 and bool((np.diff(offsets) >= 0).all()) and offsets[0] == 0
+        _need(ok and offsets[-1] == len(self.block_ids), "do not cover block_ids", "Requests.block_offsets")
+
+
+@dataclass(frozen=True)
+class PoolCounts:
+    """What a pool did, all instances together.
+
+    steps : iterations; decode_sequences : sum over steps of decoding sequences; output_tokens : produced, first ones
+    included; prefill_tokens : computed, recomputation included; query_tokens, hit_tokens : of first admissions;
+    preemptions; evictions : cached blocks that lost their content; busy_s : summed over instances
+    kv_total, kv_used : blocks, at the end of the run
+    """
+
+    steps: int
+    decode_sequences: int
+    output_tokens: int
+    prefill_tokens: int
+    query_tokens: int
+    hit_tokens: int
+    preemptions: int
+    evictions: int
+    busy_s: float
+    kv_total: int
+    kv_used: int
+
+    @property
+    def mean_batch(self) -> float:
+        """Decoding sequences in a step, on average over steps."""
+        return self.decode_sequences / max(self.steps, 1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Per request (NaN where it never came to that), per pool, and per window of time.
+
+    arrival_s : when it was really sent; itl_counts : gaps between output tokens by duration, see `metrics.itl_bin`
+    series : columns running, waiting, kv_used, output_tokens, prefill_tokens at the end of, or in, each window
+    """
+
+    now_s: float
+    arrival_s: Floats
+    scheduled_s: Floats
+    first_token_s: Floats
+    end_s: Floats
+    input_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    cached_tokens: NDArray[np.int32]
+    preemptions: NDArray[np.int32]
+    status: NDArray[np.int8]
+    rank: NDArray[np.int32]
+    pools: tuple[PoolCounts, ...]
+    itl_counts: Ints
+    window_s: float
+    series: Ints
+
+    def count(self, status: Status) -> int:
+        """Requests in this state."""
+        return int(np.count_nonzero(self.status == status))
+
+    @property
+    def steps(self) -> int:
+        """Iterations of all instances."""
+        return sum(pool.steps for pool in self.pools)
+
+
+SERIES = ("running", "waiting", "kv_used", "output_tokens", "prefill_tokens")

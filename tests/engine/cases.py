@@ -1,0 +1,98 @@
+"""Small random clusters and traces, from a seed: everything the engine can do, often short of memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, StepCost, Transfer
+
+ROUTERS = ("round_robin", "least_loaded", "power_of_two", "prefix_aware")
+BEAT = 257 / 16384  # exact in binary, so that steps end just when others arrive; in the middle of a bin of gaps
+
+
+def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
+    draft = int(rng.choice([0, 0, 0, 1, 3]))
+    sequences = int(rng.integers(1, 9))
+    return Limits(
+        max_sequences=sequences,
+        token_budget=int(sequences * (1 + draft) + rng.choice([0, 3, 40, 400])),
+        kv_blocks=int(rng.integers(4, 60)),
+        block_tokens=int(rng.choice([1, 4, 5, 16])),
+        max_model_len=int(rng.choice([40, 1000])),
+        max_queue=int(rng.choice([0, 0, 0, 3])),
+        watermark_blocks=int(rng.choice([0, 0, 2])),
+        reserve_tokens=int(rng.choice([0, 0, 7])),
+        draft_tokens=draft,
+        tokens_per_step=float(rng.uniform(1, 1 + draft)),
+        prefix_caching=prefix,
+        policy=str(rng.choice(["vllm", "sglang"])),  # type: ignore[arg-type]
+    )
+
+
+def cost(rng: np.random.Generator, tokens: int) -> StepCost:
+    table = np.cumsum(rng.uniform(1e-5, 1e-4, tokens + 1)) + 1e-3
+    if rng.random() < 0.3:
+        table[:] = BEAT
+        return StepCost(table)
+    return StepCost(table, *rng.uniform(0, 1e-4, 3))
+
+
+def pool(rng: np.random.Generator, role: str, *, block: int | None = None) -> Pool:
+    own = limits(rng, prefix=role != "decode" and rng.random() < 0.6)
+    ranks = int(rng.choice([1, 1, 1, 2, 3]))
+    prices = cost(rng, ranks * own.token_budget)
+    return Pool(prices, own, instances=int(rng.choice([1, 1, 2, 3])), ranks=ranks, role=role)  # type: ignore[arg-type]
+
+
+def cluster(rng: np.random.Generator) -> Cluster:
+    split = rng.random() < 0.3
+    pools = tuple(pool(rng, role) for role in (("prefill", "decode") if split else ("aggregated",)))
+    router = Router(str(rng.choice(ROUTERS)), imbalance=float(rng.choice([0, 0.5])), slack=int(rng.integers(0, 4)),  # type: ignore[arg-type]
+                    event_delay_s=float(rng.choice([0, 0.05])), seed=int(rng.integers(0, 1 << 30)))  # fmt: skip
+    transfer = Transfer(float(rng.choice([0, 0.003])), float(rng.choice([0, 1e-4])), float(rng.choice([0, 0.5])))
+    return Cluster(pools, router, transfer, int(rng.choice([0, 0, 1, 5])), float(rng.choice([0, 0.0625, 0.5])))
+
+
+def requests(rng: np.random.Generator, count: int) -> Requests:
+    inputs = rng.integers(1, int(rng.choice([4, 60, 200])), count)
+    outputs = rng.integers(1, int(rng.choice([2, 30, 120])), count)
+    arrival = np.cumsum(rng.exponential(float(rng.choice([1e-3, 0.03, 0.3])), count))
+    if rng.random() < 0.4:
+        arrival = np.floor(arrival / BEAT) * BEAT
+    after = np.where(rng.random(count) < rng.choice([0, 0.5]), rng.integers(-1, np.maximum(np.arange(count), 1)), -1)
+    after = np.minimum(after, np.arange(count) - 1)
+    later = after >= 0
+    arrival[later] = rng.choice([0, BEAT, 0.1], later.sum())
+    names = [chain(rng, int(n)) for n in rng.integers(0, 30, count)]
+    return Requests.of(
+        arrival, inputs, outputs,
+        priority=rng.integers(0, 3, count) if rng.random() < 0.3 else None, after=after,
+        block_ids=np.concatenate([*names, np.zeros(0, np.int64)]).astype(np.int64),
+        block_offsets=np.concatenate([[0], np.cumsum([len(name) for name in names])]),
+    )  # fmt: skip
+
+
+def chain(rng: np.random.Generator, length: int) -> np.ndarray:
+    """Chained names: a walk in a tree of three branches, so that prefixes meet and part."""
+    turns = rng.integers(0, 3, length) * (rng.random(length) < 0.3)
+    names, name = [], 7
+    for turn in turns:
+        name = (name * 1000003 + int(turn) + 1) % (1 << 61)
+        names.append(name)
+    return np.array(names, dtype=np.int64)
+
+
+def assert_same(slow: Outcome, fast: Outcome) -> None:
+    """Equal in every event, step and counter; times to 1e-9."""
+    for name in ("status", "rank", "cached_tokens", "preemptions"):
+        np.testing.assert_array_equal(getattr(fast, name), getattr(slow, name), err_msg=name)
+    for name in ("arrival_s", "scheduled_s", "first_token_s", "end_s"):
+        mine, oracle = getattr(fast, name), getattr(slow, name)
+        seen = slow.status > 0 if name == "arrival_s" else slice(None)
+        np.testing.assert_allclose(mine[seen], oracle[seen], rtol=0, atol=1e-9, err_msg=name)
+    for one, two in zip(fast.pools, slow.pools, strict=True):
+        assert {**vars(one), "busy_s": 0} == {**vars(two), "busy_s": 0}
+        np.testing.assert_allclose(one.busy_s, two.busy_s, rtol=1e-9)
+    np.testing.assert_array_equal(fast.series, slow.series)
+    np.testing.assert_array_equal(fast.itl_counts, slow.itl_counts)
+    assert abs(fast.now_s - slow.now_s) < 1e-9
