@@ -340,6 +340,13 @@ def decode(s, r, q):
 
 
 @inline
+def last_decode(s, r):
+    """When the decoding sequences that are not fresh had their last token."""
+    rank = s.rank[r]
+    return s.instance[rank.instance].start_s if s.pool[rank.pool].policy == VLLM else rank.last_s
+
+
+@inline
 def stop_decoding(s, r, q):
     """`q` leaves the calendar; it keeps its tokens."""
     me, rank = s.request[q], s.rank[r]
@@ -360,6 +367,11 @@ def stop_decoding(s, r, q):
     else:
         s.calendar[bucket + 1] = me.cprev
     s.instance[rank.instance].anchored = 0
+    if me.fresh:
+        me.fresh = 0
+        rank.fresh -= 1
+    else:
+        me.end_s = last_decode(s, r)
 
 
 @inline
@@ -478,24 +490,12 @@ def drop(s, r, q, status, now):
     end(s, q, status, now)
 
 
-@inline
-def last_decode(s, r):
-    """When the decoding sequences that are not fresh had their last token."""
-    rank = s.rank[r]
-    return s.instance[rank.instance].start_s if s.pool[rank.pool].policy == VLLM else rank.last_s
-
-
 @compile
 def preempt(s, r, q, blocks, now, front):
     """Drop the KV of `q`; it will be computed again."""
     me, rank = s.request[q], s.rank[r]
     if me.decoding:
         stop_decoding(s, r, q)
-        if me.fresh:
-            me.fresh = 0
-            rank.fresh -= 1
-        else:
-            me.end_s = last_decode(s, r)
     leave_running(s, r, q)
     release(s, r, q, blocks, now)
     me.computed, me.goal = 0, me.input + me.generated
