@@ -13,7 +13,7 @@ from tokenworks.specs import model as sums
 from tokenworks.specs.hf import load_model, model_names
 from tokenworks.specs.model import Block, Matrix, Model, Scan
 
-WIDTH = 136  # one line a model, whatever the terminal
+WIDTH = 150  # one line a model, whatever the terminal
 
 
 def models(
@@ -35,9 +35,11 @@ def models(
         return
     rows, reasons = _all()
     if output == "table":
-        console().print(_listing(rows), width=WIDTH, crop=False)
+        page = console()
+        page.width = max(page.width, WIDTH)
+        page.print(_listing(rows))
         for each in reasons:
-            console().print(f"cannot be computed: {each['name']}: {each['why']}", soft_wrap=True)
+            page.print(f"cannot be computed: {each['name']}: {each['why']}", soft_wrap=True)
     else:
         emit({"models": rows, "not_computed": reasons}, output)
 
@@ -95,7 +97,7 @@ def _row(row: dict[str, Any]) -> list[str]:
         str(row["layers"]),
         "+".join(row["attention"]),
         f"{experts['topk']}/{experts['count']}" if experts else "-",
-        next(iter(row["formats"])),
+        "+".join(name for name, share in row["formats"].items() if share >= 0.25),
         f"{row['weight_bytes'] / 1e9:.3g}" if row["weight_bytes"] < 1e12 else f"{row['weight_bytes'] / 1e9:.0f}",
         f"{row['kv_bytes_per_token']:.0f}",
         f"{row['max_context'] // 1024}K",

@@ -99,7 +99,7 @@ class Fields:
 
     def either(self, *keys: str) -> int:
         """The same count under the names that different publishers give it; the first that is there."""
-        found = next((key for key in keys if self.has(key)), keys[0])
+        found = next((key for key in keys if self.has(key)), " or ".join(keys))
         return self.whole(found)
 
     def or_zero(self, *keys: str) -> int:

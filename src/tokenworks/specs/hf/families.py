@@ -16,8 +16,12 @@ from tokenworks.specs.model import Model, Part
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
 # Llama4TextConfig: every fourth layer is without rotary embedding, and sees the whole context.
 LLAMA4 = {**UNTIED, "no_rope_layer_interval": 4}
-# Qwen3.5 and Nemotron-H keep the recurrent state in FP32 unless told otherwise.
-SSM = {**UNTIED, "mamba_ssm_dtype": "float32", "mamba_ssm_cache_dtype": "float32"}
+# Qwen3_5Config: the recurrent state is FP32, and attention always has its output gate.
+QWEN3_5 = {**UNTIED, "mamba_ssm_dtype": "float32", "attn_output_gate": True}
+# NemotronHConfig: the recurrent state is FP32, and the convolution has a bias.
+NEMOTRON_H = {**UNTIED, "mamba_ssm_cache_dtype": "float32", "use_conv_bias": True}
+# MiMoV2FlashConfig: windowed layers have a sink a head, full ones have not.
+MIMO_V2 = {**UNTIED, "add_swa_attention_sink_bias": True}
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ FAMILIES: dict[str, Family] = {
     "llama": _dense(dense.llama),
     "llama4": _nested(windowed.llama4, _WHOLE, tower=vision.llama4, head="language_model.lm_head", defaults=LLAMA4),
     "mimo": _dense(dense.mimo),
-    "mimo_v2_flash": Family(windowed.mimo_v2),
+    "mimo_v2_flash": Family(windowed.mimo_v2, MIMO_V2),
     "minimax_m2": Family(moe.minimax_m2),
     "minimax_m3": Family(moe.minimax_m3),
     "minimax_m3_vl": _nested(
@@ -88,13 +92,13 @@ FAMILIES: dict[str, Family] = {
     "mistral": _dense(dense.mistral),
     "mixtral": Family(moe.mixtral),
     "nemotron-nas": _dense(dense.decilm),
-    "nemotron_h": Family(hybrid.nemotron_h, SSM, "backbone", "backbone.embeddings"),
+    "nemotron_h": Family(hybrid.nemotron_h, NEMOTRON_H, "backbone", "backbone.embeddings"),
     "qwen2": _dense(dense.qwen2),
     "qwen3": _dense(dense.qwen3),
     "qwen3_5": _nested(
-        hybrid.qwen3_5, _INSIDE, tower=vision.qwen, defaults=SSM, narrow="dense", outer=("language_model_only",)
+        hybrid.qwen3_5, _INSIDE, tower=vision.qwen, defaults=QWEN3_5, narrow="dense", outer=("language_model_only",)
     ),
-    "qwen3_5_moe": _nested(hybrid.qwen3_5, _INSIDE, tower=vision.qwen, defaults=SSM),
+    "qwen3_5_moe": _nested(hybrid.qwen3_5_moe, _INSIDE, tower=vision.qwen, defaults=QWEN3_5),
     "qwen3_moe": Family(moe.qwen3_moe),
     "qwen3_vl": _nested(dense.qwen3, _INSIDE, tower=vision.qwen, narrow="dense"),
     "qwen3_vl_moe": _nested(moe.qwen3_moe, _INSIDE, tower=vision.qwen),

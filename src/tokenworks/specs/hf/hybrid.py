@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tokenworks.specs.hf.attention import Gate, Grouped, grouped, latent
@@ -17,6 +18,25 @@ STATE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 def qwen3_5(fields: Fields, site: Site) -> Stack:
     """Qwen3.5 and 3.6: three gated delta nets to one full attention with an output gate (transformers qwen3_5)."""
+    inner, hidden = fields.whole("intermediate_size"), fields.whole("hidden_size")
+    return _qwen3_5(fields, site, lambda at: mlp(at, hidden, inner))
+
+
+def qwen3_5_moe(fields: Fields, site: Site) -> Stack:
+    """The same with experts in every layer, and a gated shared expert (transformers qwen3_5_moe)."""
+    fields.ignore("intermediate_size")
+    hidden = fields.whole("hidden_size")
+    experts = Routed(
+        *experts_of(fields, "num_experts"),
+        fields.whole("moe_intermediate_size"),
+        fields.whole("shared_expert_intermediate_size"),
+        shared_gate=True,
+        shared_path="shared_expert",
+    )
+    return _qwen3_5(fields, site, lambda at: routed(at, hidden, experts))
+
+
+def _qwen3_5(fields: Fields, site: Site, ffn: Callable[[Site], Half]) -> Stack:
     fields.ignore("output_gate_type")
     fields.must("mtp_use_dedicated_embeddings", False)
     fields.must("mlp_only_layers", [])
@@ -38,30 +58,15 @@ def qwen3_5(fields: Fields, site: Site) -> Stack:
         fields.whole("linear_conv_kernel_dim"),
         STATE_BYTES[fields.word("mamba_ssm_dtype", STATE_BYTES)],
     )
-    experts, inner = _qwen3_5_ffn(fields)
 
     def halves(at: Site, index: int) -> tuple[Half, Half]:
         is_full = index >= count or kinds[index] == "full_attention"
-        ffn = routed(at, hidden, experts) if experts else mlp(at, hidden, inner)
-        return grouped(at, hidden, full) if is_full else gated_delta(at, hidden, linear), ffn
+        return grouped(at, hidden, full) if is_full else gated_delta(at, hidden, linear), ffn(at)
 
     root = site.root()
     numbers = range(fields.or_zero("mtp_num_hidden_layers"))
     draft = [mtp(root.at("mtp"), hidden, halves(root.at(f"mtp.layers.{number}"), count)) for number in numbers]
     return Stack(hidden, heads, kv_heads, layers(site, count, halves, hidden), draft, outside=hidden)
-
-
-def _qwen3_5_ffn(fields: Fields) -> tuple[Routed | None, int]:
-    if not fields.has("num_experts"):
-        return None, fields.whole("intermediate_size")
-    fields.ignore("intermediate_size")
-    return Routed(
-        *experts_of(fields, "num_experts"),
-        fields.whole("moe_intermediate_size"),
-        fields.whole("shared_expert_intermediate_size"),
-        shared_gate=True,
-        shared_path="shared_expert",
-    ), 0
 
 
 def nemotron_h(fields: Fields, site: Site) -> Stack:

@@ -54,6 +54,7 @@ def mixtral(fields: Fields, site: Site) -> Stack:
 def minimax_m2(fields: Fields, site: Site) -> Stack:
     """MiniMax-M2: norms over all of q and all of k (transformers minimax_m2)."""
     fields.must("use_qk_norm", True)
+    fields.must("use_routing_bias", True)
     fields.must("qk_norm_type", "per_layer")
     fields.must("shared_intermediate_size", 0)
     if fields.has("attn_type_list"):
@@ -63,7 +64,7 @@ def minimax_m2(fields: Fields, site: Site) -> Stack:
     experts = Routed(
         *experts_of(fields, "num_local_experts"),
         fields.whole("intermediate_size"),
-        correction=fields.flag("use_routing_bias"),
+        correction=True,
         names=W123,
         path="block_sparse_moe",
     )
@@ -92,6 +93,7 @@ def glm4_moe(fields: Fields, site: Site) -> Stack:
 def minimax_m3(fields: Fields, site: Site) -> Stack:
     """MiniMax-M3: attention over key blocks that an index branch picks (transformers minimax_m3_vl)."""
     fields.must("use_qk_norm", True)
+    fields.must("use_routing_bias", True)
     fields.must("qk_norm_type", "per_head")
     fields.must("attention_output_gate", False)
     fields.ignore("use_gemma_norm", "moe_intermediate_size", "first_k_dense_replace")
@@ -104,7 +106,7 @@ def minimax_m3(fields: Fields, site: Site) -> Stack:
         *experts_of(fields, "num_local_experts"),
         fields.whole("intermediate_size"),
         fields.whole("shared_intermediate_size") * fields.whole("n_shared_experts"),
-        correction=fields.flag("use_routing_bias"),
+        correction=True,
         path="block_sparse_moe",
     )
     has_experts = fields.per_layer("moe_layer_freq", count, (0, 1))
