@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,9 @@ class PartTime:
         return _largest(self.roofs)
 
 
+Parts: TypeAlias = dict[str, PartTime]
+
+
 @dataclass(frozen=True, slots=True)
 class Breakdown:
     """A step of an instance.
@@ -39,7 +42,7 @@ class Breakdown:
     parts : by name; seconds : one pass, overlap applied [s]: at most the sum of the parts
     """
 
-    parts: Mapping[str, PartTime]
+    parts: Parts
     seconds: FloatArray
 
     @property
@@ -55,6 +58,31 @@ class Breakdown:
             for roof in part.roofs:
                 spent[roof] = spent.get(roof, 0.0) + part.seconds * (names == roof)
         return _largest(spent)
+
+
+def plus(*parts: PartTime) -> PartTime:
+    """One part after the other."""
+    roofs: dict[str, FloatArray] = {}
+    for part in parts:
+        for roof, seconds in part.roofs.items():
+            roofs[roof] = roofs.get(roof, 0.0) + seconds
+    return PartTime(
+        sum((part.seconds for part in parts), 0.0),
+        sum((part.flop for part in parts), 0.0),
+        sum((part.bytes for part in parts), 0.0),
+        roofs,
+    )
+
+
+def times(part: PartTime, factor: FloatArray) -> PartTime:
+    """A part that runs `factor` times."""
+    roofs = {roof: seconds * factor for roof, seconds in part.roofs.items()}
+    return PartTime(part.seconds * factor, part.flop * factor, part.bytes * factor, roofs)
+
+
+def total(parts: Parts) -> FloatArray:
+    """All parts one after the other [s]."""
+    return sum((part.seconds for part in parts.values()), 0.0)
 
 
 def _largest(roofs: Mapping[str, FloatArray]) -> NDArray[np.str_]:

@@ -121,30 +121,40 @@ def crossing_share(devices: FloatArray, domain: FloatArray) -> FloatArray:
     return 1 - np.minimum(domain, devices) / devices
 
 
-def dispatch_bytes(
-    tokens: FloatArray,
-    *,
-    topk: FloatArray,
-    ep: FloatArray,
-    expert_tp: FloatArray,
-    domain: FloatArray,
-    token_bytes: FloatArray,
+def direct_copies(
+    topk: FloatArray, *, ep: FloatArray, expert_tp: FloatArray, domain: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """What one device sends of its own tokens, to its own domain and to other domains [byte, byte].
+    """Copies of a token that leave its device for its own domain and for others [count, count]: low-latency dispatch.
 
-    A token goes once to each device that holds one of its experts, or a slice of one (`expert_tp`), straight to that
-    device, and not to itself. With ep = 1 that is every device of the group: an all-gather. Combine sends as much back.
-    Not modelled: one copy to a host that then forwards it.
-
-    Parameters
-    ----------
-    tokens : that start on this device; token_bytes : one token's activations [byte]
+    Each expert that a token chose gets its own copy, straight from the source, or each rank where there are fewer ranks
+    than choices; an expert in `expert_tp` slices takes as many. With ep = 1 this is an all-gather. The device itself
+    needs no copy.
 
     References
     ----------
-    [1] DeepEP (deepseek-ai/DeepEP), low-latency dispatch and combine.
+    [1] DeepEP (deepseek-ai/DeepEP), low-latency kernels: 7.0 copies of 8 cross from one host to seven others, and their
+        bytes at 0.95 of the port are the measured time (256 tokens, 264 us on four hosts).
     """
     devices = ep * expert_tp
-    copies = tokens * distinct_ranks(topk, ep) * expert_tp * token_bytes
+    copies = np.minimum(topk, ep) * expert_tp
     away = crossing_share(devices, domain)
     return copies * (1 - away - 1 / devices), copies * away
+
+
+def forwarded_copies(
+    topk: FloatArray, *, ep: FloatArray, expert_tp: FloatArray, domain: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The same for high-throughput dispatch: a token crosses once to each domain that wants it, and is forwarded there.
+
+    Each device that holds one of its experts gets one copy over scale-up, whoever sends it.
+
+    References
+    ----------
+    [1] DeepSeek-V3, arXiv:2412.19437, section 3.2.2; DeepEP, normal kernels.
+    """
+    devices = ep * expert_tp
+    domains = devices / np.minimum(domain, devices)
+    reached = distinct_ranks(topk, ep) * expert_tp
+    spread = np.maximum(1, domains / ep)  # domains that the slices of one expert lie in
+    wanted = distinct_ranks(topk, np.minimum(domains, ep)) * spread
+    return reached * (1 - 1 / devices), wanted * (1 - 1 / domains)

@@ -6,36 +6,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tokenworks.costs.collectives import Fabric
-from tokenworks.specs.calibration import Calibration, curve_of, number
+from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.machine import Assumption, Link, Machine
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Achieved rate at many rows [FLOP/s], and the rows at which half of it is reached."""
-
-    rate: float
-    half: float
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
     """Achievable rates of one device and its links.
 
-    gemm : for each dtype that the device computes in; hbm : of weights and activations [byte/s]
-    prefill_flop, decode_flop : attention [FLOP/s]; attention_hbm : of the KV cache [byte/s]
-    kernel : latency of one kernel inside a step [s]
+    gemm : at many rows, for each dtype that the device computes in [FLOP/s]; grouped : share of it that experts reach
+    unhidden : share of weight reading that shows beside the multiplication [-]
+    hbm : of weights and activations [byte/s]; attention_hbm : of the KV cache [byte/s]
+    prefill_flop, decode_flop : attention [FLOP/s]
+    kernel, attention_start : latency of one kernel inside a step, and of attention, which is several [s]
     inner, outer : collectives in a domain and between domains; inner_moe, outer_moe : dispatch and combine
     domain : devices of a scale-up domain; skew : log-deviation of expert popularity; acceptance : of a draft token
     spread : the 80 % interval of a predicted time is [t / spread, t x spread]
     """
 
-    gemm: Mapping[str, Curve]
+    gemm: Mapping[str, float]
+    grouped: float
+    unhidden: float
     hbm: float
     prefill_flop: float
     decode_flop: float
     attention_hbm: float
     kernel: float
+    attention_start: float
     inner: Fabric
     outer: Fabric | None
     inner_moe: Fabric
@@ -47,11 +44,6 @@ class Rates:
     spread: float
     assumed: tuple[Assumption, ...]
 
-    @property
-    def peak(self) -> Mapping[str, float]:
-        """The dtypes that the device computes in, as `roofline.compute_dtype` wants them [FLOP/s]."""
-        return {dtype: curve.rate for dtype, curve in self.gemm.items()}
-
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
     """Datasheet x utilisation, for the family of the machine's device.
@@ -59,36 +51,37 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     Attention multiplies in 16 bits, whatever the weights: its rate is the device's bf16 (or fp32) peak x utilisation.
     """
     family = calibration.family(machine.family)
-    gemm = {
-        dtype: Curve(peak * number(curve_of(family, dtype).peak), number(curve_of(family, dtype).half))
-        for dtype, peak in machine.peak.items()
-    }
+    gemm = {dtype: peak * family.util(dtype) for dtype, peak in machine.peak.items()}
     wide = machine.peak["bf16"] if "bf16" in machine.peak else machine.peak["fp32"]
 
-    def fabric(link: Link, share: float) -> Fabric:
+    def fabric(link: Link, share: float, start: float) -> Fabric:
         return Fabric(
             bandwidth=link.bandwidth * share,
             pair=link.pair * share,
             alpha=link.latency + link.overhead,
-            start=number(family.collective_start),
+            start=start,
             direct=link.semantics == "load-store",
             in_switch=link.in_switch_reduce,
         )
 
-    def outward(share: float) -> Fabric | None:
-        return fabric(machine.scale_out, share) if machine.scale_out else None
+    def outward(share: float, start: float) -> Fabric | None:
+        return fabric(machine.scale_out, share, start) if machine.scale_out else None
 
+    start, dispatch_start = number(family.collective_start), number(family.dispatch_start)
     return Rates(
         gemm=gemm,
+        grouped=number(family.grouped),
+        unhidden=number(calibration.unhidden),
         hbm=machine.hbm_bandwidth * number(family.hbm),
         prefill_flop=wide * number(family.attention_prefill),
         decode_flop=wide * number(family.attention_decode),
         attention_hbm=machine.hbm_bandwidth * number(family.attention_hbm),
         kernel=number(family.kernel),
-        inner=fabric(machine.scale_up, number(family.scale_up)),
-        outer=outward(number(family.scale_out)),
-        inner_moe=fabric(machine.scale_up, number(family.dispatch_up)),
-        outer_moe=outward(number(family.dispatch_out)),
+        attention_start=number(family.attention_start),
+        inner=fabric(machine.scale_up, number(family.scale_up), start),
+        outer=outward(number(family.scale_out), start),
+        inner_moe=fabric(machine.scale_up, number(family.dispatch_up), dispatch_start),
+        outer_moe=outward(number(family.dispatch_out), dispatch_start),
         domain=machine.domain,
         skew=number(calibration.skew),
         acceptance=number(calibration.acceptance),

@@ -55,9 +55,8 @@ def gemm_compute_time(
 
         t = 2 m n k / (F u(m)),   u(m) = m / (m + h)      =>      t = 2 n k (m + h) / F
 
-    h is the number of rows at which half of the large-m rate is reached: tiles that are not full and the fill of the
-    pipeline cost as much as h rows more. The closed form is what makes it cheap and monotone. A grouped GEMM of
-    `groups` matrices pays h for each.
+    h is the number of rows at which half of the large-m rate is reached, see `half_rate_rows`. The closed form is what
+    makes it cheap and monotone. A grouped GEMM of `groups` matrices pays h for each.
 
     Parameters
     ----------
@@ -70,6 +69,23 @@ def gemm_compute_time(
     [1] Hockney, Jesshope, Parallel Computers 2, 1988, section 1.3: r_inf and n_1/2.
     """
     return gemm_flop(m + groups * half, n, k) / rate
+
+
+def half_rate_rows(rate: FloatArray, hbm: FloatArray, *, weight: FloatArray, unhidden: FloatArray) -> FloatArray:
+    """Rows h at which a GEMM reaches half of its large-m rate [row].
+
+        h = c m*,   m* = F w / (2 B)
+
+    m* is the ridge: with that many rows, multiplying takes as long as reading the weights. A kernel does not hide all
+    of the reading behind the multiplication: a share c of it shows, as pipeline fill and as tiles that are not full.
+    Kernels choose their tiles to the shape, which is why h follows the ridge and is not a number of rows by itself.
+
+    Parameters
+    ----------
+    rate : achieved at large m [FLOP/s]; hbm : achieved bandwidth [byte/s]; weight : a stored weight [byte]
+    unhidden : c [-]
+    """
+    return unhidden * rate * weight / (2 * hbm)
 
 
 def gemm_time(

@@ -36,7 +36,6 @@ def _factor(found: Quantity) -> Quantity:
 
 
 Util = Annotated[Number, AfterValidator(_share)]
-Rows = Annotated[Number, AfterValidator(_above_zero)]
 Latency = Annotated[Seconds, AfterValidator(_above_zero)]
 Spread = Annotated[Number, AfterValidator(_factor)]
 
@@ -47,24 +46,20 @@ def number(found: Quantity) -> float:
     return found.value
 
 
-class Curve(Spec):
-    """Utilisation of a GEMM: `peak` x m / (m + `half`) at m rows [-, row]."""
-
-    peak: Util
-    half: Rows
-
-
 class Family(Spec):
     """One device family.
 
-    gemm : by compute dtype; hbm : GEMMs that are bound by their weights
+    gemm : at many rows, by compute dtype; grouped : what a grouped GEMM (experts) reaches of that
+    hbm : GEMMs that are bound by their weights
     attention_prefill, attention_decode : of the 16-bit peak; attention_hbm : reading the KV cache
     scale_up, scale_out : collectives of large messages, of the link's bandwidth; dispatch_up, dispatch_out : experts
-    kernel : latency of a kernel inside a captured step; collective_start : of a collective before its first step
+    kernel : latency of a kernel inside a captured step; attention_start : of attention, which is several kernels
+    collective_start, dispatch_start : before the first byte: launch, and waiting for each other
     spread : half of the 80 % interval, as a factor: measured times lie in [t / spread, t x spread]
     """
 
-    gemm: dict[ComputeDtype, Curve]
+    gemm: dict[ComputeDtype, Util]
+    grouped: Util
     hbm: Util
     attention_prefill: Util
     attention_decode: Util
@@ -74,8 +69,17 @@ class Family(Spec):
     dispatch_up: Util
     dispatch_out: Util
     kernel: Latency
+    attention_start: Latency
     collective_start: Latency
+    dispatch_start: Latency
     spread: Spread
+
+    def util(self, dtype: str) -> float:
+        """Utilisation of a GEMM at many rows; a dtype that the family does not list is an error, not another's."""
+        for name, util in self.gemm.items():
+            if name == dtype:
+                return number(util)
+        raise SpecError(f"no utilisation for {dtype}", where="calibration", hint=f"it has {', '.join(self.gemm)}")
 
 
 class Like(Spec):
@@ -89,6 +93,7 @@ class Like(Spec):
 class Calibration(Spec):
     """One catalog/calibration/*.yaml.
 
+    unhidden : share of weight reading that shows beside the multiplication (`costs.roofline.half_rate_rows`)
     skew : log-deviation of expert popularity; acceptance : chance that a draft token is accepted
     fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
     """
@@ -96,6 +101,7 @@ class Calibration(Spec):
     name: str
     title: str
     grade: Grade
+    unhidden: Util
     skew: Number
     acceptance: Util
     families: dict[str, Family | Like] = Field(min_length=1)
@@ -124,7 +130,12 @@ class Calibration(Spec):
         if isinstance(found, Like):
             yield Assumption(f"calibration.{name}", f"utilisation as of {found.like}", found.why)
         family = self.family(name)
-        for path, quantity in (*_quantities(family), ("skew", self.skew), ("acceptance", self.acceptance)):
+        for path, quantity in (
+            *_quantities(family),
+            ("unhidden", self.unhidden),
+            ("skew", self.skew),
+            ("acceptance", self.acceptance),
+        ):
             if quantity.assumed:
                 yield Assumption(f"calibration.{path}", quantity.written, quantity.source)
 
@@ -138,17 +149,8 @@ def _quantities(family: Family) -> Iterator[tuple[str, Quantity]]:
     for name, value in family:
         if isinstance(value, Quantity):
             yield name, value
-    for dtype, curve in family.gemm.items():
-        yield f"gemm.{dtype}.peak", curve.peak
-        yield f"gemm.{dtype}.half", curve.half
-
-
-def curve_of(family: Family, dtype: str) -> Curve:
-    """The GEMM curve of a dtype; one that a family does not list is an error, not another dtype's."""
-    for name, curve in family.gemm.items():
-        if name == dtype:
-            return curve
-    raise SpecError(f"no utilisation for {dtype}", where="calibration", hint=f"it has {', '.join(family.gemm)}")
+    for dtype, util in family.gemm.items():
+        yield f"gemm.{dtype}", util
 
 
 @functools.cache

@@ -1,0 +1,251 @@
+"""The parts of a step on the most loaded device of an instance; `step` adds them up, with overlap and the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenworks.costs import attention, collectives, moe, roofline
+from tokenworks.costs.arrays import FloatArray, ceil_div
+from tokenworks.costs.breakdown import COMPUTE, HBM, LATENCY, OUT, UP, Parts, PartTime, plus, times
+from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, kernels, one
+from tokenworks.costs.rates import Rates
+from tokenworks.costs.split import Split
+from tokenworks.specs.model import Model
+
+ACTIVATION = 2.0  # bf16 [byte/element]
+# Small kernels of half a layer (attention or FFN): of two norms, rope, cache write and activation, the half.
+HALF_KERNELS = 2.5
+# What they read and write, in widths of the residual stream: a norm with its residual 4 (two in, two out), the rest 2.
+HALF_PASSES = 6
+MOE_KERNELS = 3  # top-k, sort of tokens by expert, weighted sum
+NARROW = ("fp4", "fp8", "int8")  # activations must be quantised before such a GEMM
+PART_OF = {
+    "attention": "attention gemm",
+    "latent": "attention gemm",
+    "dense": "dense ffn",
+    "shared": "shared expert",
+    "router": "router",
+    "draft": "draft projection",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one rank of a microbatch works on: sums over its sequences.
+
+    sequences, context : decoding, and the sum of their contexts; queries : query tokens of each
+    prefill, prefill_context : as in `Load`; routed : tokens of all dp ranks, for the experts
+    """
+
+    sequences: FloatArray
+    context: FloatArray
+    queries: FloatArray
+    prefill: FloatArray
+    prefill_context: FloatArray
+    routed: FloatArray
+
+    @property
+    def decoded(self) -> FloatArray:
+        """Tokens that decode."""
+        return self.sequences * self.queries
+
+    @property
+    def tokens(self) -> FloatArray:
+        """All tokens."""
+        return self.decoded + self.prefill
+
+    @property
+    def rows(self) -> FloatArray:
+        """Tokens whose logits are needed."""
+        return self.decoded + np.minimum(self.prefill, 1.0)
+
+
+def main_parts(model: Model, rates: Rates, split: Split, batch: Batch) -> Parts:
+    """Embedding, all layers, head and pipeline, without drafts and host."""
+    stack = kernels(model.blocks, model.kv_heads)
+    stretch = ceil_div(stack.layers, split.pp) * split.pp / stack.layers  # all stages take as long as the fullest
+    parts = {name: times(part, stretch) for name, part in _layers(stack, model, rates, split, batch).items()}
+    parts["embedding"] = _embedding(model, rates, batch.tokens)
+    parts["head"] = _head(model, rates, split, batch.rows)
+    looked_up = _reduce(rates, batch.tokens * model.hidden * ACTIVATION, split.tp)
+    logits = _gather(rates, batch.rows * model.vocab * ACTIVATION, split.tp)
+    parts["all-reduce"] = plus(parts["all-reduce"], looked_up, logits)
+    parts["pipeline"] = _pipeline(model, rates, split, batch.tokens)
+    return parts
+
+
+def draft_part(model: Model, rates: Rates, split: Split, batch: Batch) -> PartTime:
+    """One pass of the draft layers and the head over `batch`."""
+    parts = _layers(kernels(model.draft, model.kv_heads), model, rates, split, batch)
+    parts["head"] = _head(model, rates, split, batch.decoded)
+    return plus(*parts.values())
+
+
+def _layers(stack: Kernels, model: Model, rates: Rates, split: Split, batch: Batch) -> Parts:
+    """All layers of a stack."""
+    parts: Parts = {}
+    for gemm, layers in stack.gemms:
+        made = times(_gemm(gemm, rates, split, batch.tokens), layers)
+        name = PART_OF[gemm.part]
+        parts[name] = plus(parts[name], made) if name in parts else made
+    parts |= _attention(stack, rates, split, batch)
+    parts["norms"] = _norms(stack, model, rates, batch.tokens)
+    reduces: FloatArray = stack.reduces + stack.moe_reduces
+    if stack.experts:
+        parts |= _experts(stack, rates, split, batch)
+    size = batch.tokens * model.hidden * ACTIVATION
+    # Between dp ranks the sum over experts travels in combine, and tp ranks gather what each of them got back.
+    combined = (split.dp > 1) * sum(count for _, count in stack.experts)
+    reduced = times(_reduce(rates, size, split.tp), reduces - combined)
+    parts["all-reduce"] = plus(reduced, times(_gather(rates, size, split.tp), combined))
+    return parts
+
+
+def _rate(gemm: Gemm, rates: Rates, share: float = 1.0) -> tuple[float, float, int]:
+    """Rate of a format at many rows [FLOP/s], rows at half of it, and whether its input is quantised first (1 or 0)."""
+    dtype, _ = roofline.compute_dtype(gemm.form, rates.gemm)
+    rate = rates.gemm[dtype] * share
+    half = roofline.half_rate_rows(rate, rates.hbm, weight=gemm.form.bytes, unhidden=rates.unhidden)
+    return rate, half, 1 * (dtype in NARROW)
+
+
+def _gemm(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> PartTime:
+    """A GEMM, and the quantisation of its input where it multiplies in 8 bits or fewer."""
+    outputs, inputs = gemm.shape(split.tp)
+    rate, half, quantised = _rate(gemm, rates)
+    compute = roofline.gemm_compute_time(tokens, outputs, inputs, rate=rate, half=half)
+    traffic = roofline.gemm_bytes(tokens, outputs, inputs, weight=gemm.form.bytes, activation=ACTIVATION)
+    traffic = traffic + quantised * tokens * inputs * ACTIVATION
+    flop = roofline.gemm_flop(tokens, outputs, inputs)
+    return _roof(flop, traffic, compute, traffic / rates.hbm, (1 + quantised) * rates.kernel)
+
+
+def _attention(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
+    """Decode and prefill attention are kernels of their own; each runs where there is something to do."""
+    made = []
+    for scan, layers in stack.scans:
+        flop, traffic = attention.decode_work(
+            scan, batch.sequences, batch.context, queries=batch.queries, tp=split.tp, kv_bytes=split.kv_bytes
+        )
+        latency = rates.attention_start * (batch.sequences > 0)
+        decode = _roof(flop, traffic, flop / rates.decode_flop, traffic / rates.attention_hbm, latency)
+        flop, traffic = attention.prefill_work(
+            scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes
+        )
+        latency = rates.attention_start * (batch.prefill > 0)
+        prefill = _roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, latency)
+        made.append(times(plus(decode, prefill), layers))
+    parts = {"attention": plus(*made)} if made else {}
+    recurrent = []
+    for state, layers in stack.states:
+        touched = batch.sequences + np.minimum(batch.prefill, 1.0)
+        flop, traffic = attention.state_work(state, touched, batch.tokens, tp=split.tp)
+        part = _roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, rates.attention_start)
+        recurrent.append(times(part, layers))
+    return parts | ({"linear attention": plus(*recurrent)} if recurrent else {})
+
+
+def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
+    halves = stack.reduces + stack.moe_reduces
+    sorting = sum(count for _, count in stack.experts) * MOE_KERNELS
+    traffic = halves * tokens * model.hidden * ACTIVATION * HALF_PASSES
+    latency = (halves * HALF_KERNELS + sorting) * rates.kernel
+    return PartTime(traffic / rates.hbm + latency, 0.0, traffic, {HBM: traffic / rates.hbm, LATENCY: latency})
+
+
+def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
+    """Routed experts of the hottest rank; dispatch and combine where tokens live on different dp ranks."""
+    work: list[PartTime] = []
+    out: list[PartTime] = []
+    back: list[PartTime] = []
+    for layer, layers in stack.experts:
+        experts = layer.experts
+        local = moe.local_experts(experts.count, split.redundant, split.ep)
+        choices = batch.routed * experts.topk / split.ep
+        hot = moe.hottest_load(choices, experts=experts.count, redundant=split.redundant, ep=split.ep, skew=rates.skew)
+        touched = moe.hottest_touched(batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep)
+        grouped = [_grouped(gemm, rates, split, choices * hot, touched) for gemm in layer.gemms]
+        work.append(times(plus(*grouped), layers))
+        between = (split.dp > 1) * layers
+        inside, outside = _copies(layer, rates, split, batch)
+        for made, element in ((out, layer.send), (back, ACTIVATION)):
+            size = experts.hidden * element * hot  # the hottest rank's links are the fullest
+            made.append(times(_exchange(inside * size, outside * size, rates, split), between))
+    return {"experts": plus(*work), "dispatch": plus(*out), "combine": plus(*back)}
+
+
+def _grouped(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, touched: FloatArray) -> PartTime:
+    """One grouped GEMM: `choices` rows over `touched` experts of the hottest rank."""
+    outputs, inputs = gemm.shape(split.expert_tp)
+    rate, half, quantised = _rate(gemm, rates, rates.grouped)
+    compute = roofline.gemm_compute_time(choices, outputs, inputs, rate=rate, half=half, groups=touched)
+    traffic = touched * outputs * inputs * gemm.form.bytes
+    traffic = traffic + choices * (outputs + inputs * (1 + quantised)) * ACTIVATION
+    flop = roofline.gemm_flop(choices, outputs, inputs)
+    return _roof(flop, traffic, compute, traffic / rates.hbm, (1 + quantised) * rates.kernel)
+
+
+def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: Batch) -> tuple[FloatArray, FloatArray]:
+    """Token copies that a device sends in its domain and out of it: decode directly, prefill forwarded [count, count].
+
+    Engines use the low-latency kernels for decode and the high-throughput ones for prefill. Each tp rank sends its
+    share of its dp rank's tokens.
+    """
+    where = {"ep": split.ep, "expert_tp": split.expert_tp, "domain": rates.domain}
+    near, far = moe.direct_copies(layer.experts.topk, **where)
+    forwarded_near, forwarded_far = moe.forwarded_copies(layer.experts.topk, **where)
+    decoded, prefill = batch.decoded / split.tp, batch.prefill / split.tp
+    return decoded * near + prefill * forwarded_near, decoded * far + prefill * forwarded_far
+
+
+def _exchange(inside: FloatArray, outside: FloatArray, rates: Rates, split: Split) -> PartTime:
+    devices = split.ep * split.expert_tp
+    seconds = collectives.exchange(
+        inside, outside, devices, domain=rates.domain, inner=rates.inner_moe, outer=rates.outer_moe
+    )
+    return _talk(seconds, inside + outside, devices, rates.domain)
+
+
+def _embedding(model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
+    traffic = 2 * tokens * model.hidden * ACTIVATION
+    return _roof(0.0, traffic, 0.0, traffic / rates.hbm, rates.kernel)
+
+
+def _head(model: Model, rates: Rates, split: Split, rows: FloatArray) -> PartTime:
+    """A tied head is the embedding, multiplied once more."""
+    return _gemm(one(model.head or model.embedding), rates, split, rows)
+
+
+def _pipeline(model: Model, rates: Rates, split: Split, tokens: FloatArray) -> PartTime:
+    """A microbatch goes from stage to stage; each tp rank sends its share."""
+    size = tokens * model.hidden * ACTIVATION / split.tp
+    stage, hops = split.tp * split.dp, split.pp - 1
+    seconds = collectives.p2p(
+        size, stage * (split.pp > 1), span=stage * split.pp, domain=rates.domain, inner=rates.inner, outer=rates.outer
+    )
+    return times(_talk(seconds, size, stage * split.pp, rates.domain), hops)
+
+
+def _reduce(rates: Rates, size: FloatArray, tp: FloatArray) -> PartTime:
+    seconds = collectives.all_reduce(size, tp, domain=rates.domain, inner=rates.inner, outer=rates.outer)
+    return _talk(seconds, size * (tp > 1), tp, rates.domain)
+
+
+def _gather(rates: Rates, size: FloatArray, tp: FloatArray) -> PartTime:
+    seconds = collectives.all_gather(size, tp, domain=rates.domain, inner=rates.inner, outer=rates.outer)
+    return _talk(seconds, size * (tp > 1), tp, rates.domain)
+
+
+def _roof(
+    flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray
+) -> PartTime:
+    seconds = np.maximum(compute, read) + latency
+    return PartTime(seconds, flop, traffic, {COMPUTE: compute, HBM: read, LATENCY: latency})
+
+
+def _talk(seconds: FloatArray, size: FloatArray, devices: FloatArray, domain: int) -> PartTime:
+    """A collective: under the network's roof where its group leaves the domain."""
+    leaves = 1 * (devices > domain)
+    return PartTime(seconds, 0.0, size, {UP: seconds * (1 - leaves), OUT: seconds * leaves})
