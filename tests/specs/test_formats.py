@@ -231,6 +231,11 @@ def test_the_kv_dtype_of_a_checkpoint() -> None:
             },
             ["block_structure"],
         ),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": {"g": group(4, "int", 32, None, codebook=[1])}},
+            ["config_groups.g.weights.codebook"],
+        ),
+        ({"quant_method": "compressed-tensors", "config_groups": {}, "ignore": ["re:("]}, ["ignore", "expression"]),
         ("fp8", ["quantization_config", "object"]),
     ],
 )

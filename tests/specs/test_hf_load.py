@@ -67,6 +67,12 @@ def test_unknown_names_say_what_is_near() -> None:
     assert "no such path" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "../..", "org/", "/", "*", "models--a--b"])
+def test_names_that_can_be_nothing(name: str) -> None:
+    with pytest.raises(SpecError):
+        load_model(name)
+
+
 def test_a_path_to_a_file_or_its_directory(tmp_path: Path) -> None:
     file = write(tmp_path / "my-llama" / "config.json", LLAMA)
     by_directory, by_file = load_model(str(file.parent)), load_model(str(file))

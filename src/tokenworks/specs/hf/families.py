@@ -29,7 +29,7 @@ class Family:
     """How to read one `model_type`.
 
     defaults : of the transformers configuration class, used where the key is absent, and then named in a note
-    prefix, embedding, head : module paths in the checkpoint; narrow : see `Site`
+    prefix : module path of the decoder in the checkpoint; narrow : see `Site`
     text : key of the nested text config, if there is one; outer : keys beside it that change nothing counted
     tower : counts the vision tower
     """
@@ -37,8 +37,6 @@ class Family:
     build: Callable[[Fields, Site], Stack]
     defaults: Mapping[str, Any] = field(default_factory=lambda: UNTIED)
     prefix: str = "model"
-    embedding: str = "model.embed_tokens"
-    head: str = "lm_head"
     narrow: Part = "experts"
     text: str = ""
     outer: tuple[str, ...] = ()
@@ -51,12 +49,11 @@ def _dense(build: Callable[[Fields, Site], Stack], **more: Any) -> Family:
 
 def _nested(build: Callable[[Fields, Site], Stack], root: str, *, tower: vision.Count | None, **more: Any) -> Family:
     """A vision-language model whose decoder stands at `root` in the checkpoint."""
-    return Family(build, prefix=root, embedding=f"{root}.embed_tokens", text="text_config", tower=tower, **more)
+    return Family(build, prefix=root, text="text_config", tower=tower, **more)
 
 
 _INSIDE, _WHOLE = "model.language_model", "language_model.model"
-_KIMI = {"head": "language_model.lm_head", "outer": ("use_unified_vision_chunk",)}
-_V4 = Family(deepseek.deepseek_v4, prefix="", embedding="embed", head="head")
+_V4 = Family(deepseek.deepseek_v4, prefix="")
 
 FAMILIES: dict[str, Family] = {
     "deepseek_ref": _V4,
@@ -72,11 +69,11 @@ FAMILIES: dict[str, Family] = {
     "glm_moe_dsa": Family(deepseek.glm_moe_dsa),
     "gpt_oss": Family(windowed.gpt_oss),
     "kimi_k2": Family(deepseek.deepseek_v3),
-    "kimi_k25": _nested(deepseek.deepseek_v3, _WHOLE, tower=vision.moonvit, **_KIMI),
-    "kimi_k3": _nested(hybrid.kimi_linear, _WHOLE, tower=vision.moonvit, **_KIMI),
+    "kimi_k25": _nested(deepseek.deepseek_v3, _WHOLE, tower=vision.moonvit, outer=("use_unified_vision_chunk",)),
+    "kimi_k3": _nested(hybrid.kimi_linear, _WHOLE, tower=vision.moonvit, outer=("use_unified_vision_chunk",)),
     "kimi_linear": Family(hybrid.kimi_linear),
     "llama": _dense(dense.llama),
-    "llama4": _nested(windowed.llama4, _WHOLE, tower=vision.llama4, head="language_model.lm_head", defaults=LLAMA4),
+    "llama4": _nested(windowed.llama4, _WHOLE, tower=vision.llama4, defaults=LLAMA4),
     "mimo": _dense(dense.mimo),
     "mimo_v2_flash": Family(windowed.mimo_v2, MIMO_V2),
     "minimax_m2": Family(moe.minimax_m2),
@@ -92,7 +89,7 @@ FAMILIES: dict[str, Family] = {
     "mistral": _dense(dense.mistral),
     "mixtral": Family(moe.mixtral),
     "nemotron-nas": _dense(dense.decilm),
-    "nemotron_h": Family(hybrid.nemotron_h, NEMOTRON_H, "backbone", "backbone.embeddings"),
+    "nemotron_h": Family(hybrid.nemotron_h, NEMOTRON_H, "backbone"),
     "qwen2": _dense(dense.qwen2),
     "qwen3": _dense(dense.qwen3),
     "qwen3_5": _nested(
@@ -146,8 +143,8 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
         stack.heads,
         stack.kv_heads,
         context,
-        root.matrix(family.embedding, stack.hidden, vocab, "embedding", "out"),
-        None if tied else root.matrix(family.head, stack.hidden, vocab, "head", "out"),
+        root.matrix("embed_tokens", stack.hidden, vocab, "embedding", "out"),
+        None if tied else root.matrix("lm_head", stack.hidden, vocab, "head", "out"),
         merged(stack.layers),
         merged(stack.draft),
         vectors=stack.outside,

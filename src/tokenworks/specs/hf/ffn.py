@@ -58,7 +58,6 @@ class Routed:
     bias: bool = False
     names: Names = GATED
     path: str = "mlp"
-    router: str = "gate"
     experts: str = "experts.0"
     shared_path: str = "shared_experts"
     latent_names: tuple[str, str] = ("fc1_latent_proj", "fc2_latent_proj")
@@ -68,7 +67,7 @@ def routed(site: Site, hidden: int, shape: Routed) -> Half:
     """A router, `count` experts of which a token visits `topk`, and the shared experts that every token visits."""
     made = site.at(shape.path)
     width = shape.latent or hidden
-    matrices = [made.matrix(shape.router, hidden, shape.count, "router", "none", bias=shape.bias, name="router")]
+    matrices = [made.matrix("router", hidden, shape.count, "router", "none", bias=shape.bias)]
     if shape.latent:
         down, up = shape.latent_names
         matrices.append(made.matrix(down, hidden, width, "latent", "none"))

@@ -48,7 +48,7 @@ class Formats:
     plain: Format = BF16
     linear: Format = BF16
     experts: Format = BF16
-    kept: Callable[[str], bool] = lambda _: False
+    kept: Callable[[str], bool] = field(default=lambda _: False)
     kept_as: Format = BF16
     overrides: tuple[tuple[Callable[[str], bool], Format], ...] = ()
     native_kv: str = "bf16"
@@ -95,7 +95,10 @@ def _plain(fields: Fields) -> Format:
 # ── patterns ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _matcher(patterns: Iterable[str], to_regex: Callable[[str], str]) -> Callable[[str], bool]:
+Matcher = Callable[[str], bool]
+
+
+def _matcher(patterns: Iterable[str], to_regex: Callable[[str], str]) -> Matcher:
     sources = [to_regex(pattern) for pattern in patterns]
     if not sources:
         return lambda _: False
@@ -152,26 +155,22 @@ def _mxfp4(fields: Fields, plain: Format) -> Formats:
     return Formats(plain, plain, MXFP4, kept_as=plain, native_kv=_kv(fields))
 
 
-def _integer_method(zeros_by_default: bool) -> Callable[[Fields, Format], Formats]:
-    def read(fields: Fields, plain: Format) -> Formats:
-        bits = fields.whole("bits", least=2, most=8)
-        group = fields.raw("group_size")
-        if type(group) is not int or not (group == -1 or group > 0):
-            raise fields.error("group_size", f"want a whole number, or -1 for one a row, got {group!r}")
-        zeros = fields.flag("zero_point") if fields.has("zero_point") else zeros_by_default
-        fields.ignore(
-            "version", "desc_act", "sym", "damp_percent", "static_groups", "true_sequential", "checkpoint_format",
-            "quant_method", "meta", "lm_head", "model_file_base_name", "model_name_or_path", "backend", "dynamic",
-        )  # fmt: skip
-        if fields.has("dynamic") and fields.raw("dynamic"):
-            raise fields.error("dynamic", "rules by layer are not supported", hint="known: an empty object")
-        if fields.has("lm_head") and fields.flag("lm_head"):
-            raise fields.error("lm_head", "a quantised head is not supported", hint="known: false")
-        form = integers(bits, None if group == -1 else group, zeros=zeros, activations=None)
-        kept = _matcher(_names(fields, "modules_to_not_convert"), _part)
-        return Formats(plain, form, form, kept, plain, native_kv=_kv(fields))
-
-    return read
+def _integer_groups(fields: Fields, plain: Format) -> Formats:
+    """AWQ and GPTQ: zero points are stored unless `zero_point` denies it (GPTQ stores them even if symmetric)."""
+    fields.ignore(
+        "version", "desc_act", "sym", "damp_percent", "static_groups", "true_sequential", "checkpoint_format",
+        "quant_method", "meta", "model_file_base_name", "model_name_or_path", "backend",
+    )  # fmt: skip
+    fields.must("dynamic", {})
+    fields.must("lm_head", False)
+    bits = fields.whole("bits", least=2, most=8)
+    group = fields.raw("group_size")
+    if type(group) is not int or not (group == -1 or group > 0):
+        raise fields.error("group_size", f"want a whole number, or -1 for one a row, got {group!r}")
+    zeros = fields.flag("zero_point") if fields.has("zero_point") else True
+    form = integers(bits, None if group == -1 else group, zeros=zeros, activations=None)
+    kept = _matcher(_names(fields, "modules_to_not_convert"), _part)
+    return Formats(plain, form, form, kept, plain, native_kv=_kv(fields))
 
 
 def _compressed(fields: Fields, plain: Format) -> Formats:
@@ -179,23 +178,29 @@ def _compressed(fields: Fields, plain: Format) -> Formats:
         "format", "quantization_status", "global_compression_ratio", "version", "quant_method", "sparsity_config",
         "transform_config",
     )  # fmt: skip
-    kept = _matcher(_names(fields, "ignore"), _ignored)
-    overrides: list[tuple[Callable[[str], bool], Format]] = []
-    linear: Format | None = None
+    kept = _expressions(fields, "ignore")
+    chosen: list[tuple[Matcher, Format]] = []
+    rest = plain
     for group in _groups(fields):
         form = _scheme(group, fields)
         targets = _names(group, "targets")
         if not targets or "Linear" in targets:
-            linear = form
+            rest = form
         else:
-            overrides.append((_matcher(targets, _ignored), form))
-    rest = linear or plain
+            chosen.append((_unless(kept, _expressions(group, "targets")), form))
+        group.done()
+    return Formats(plain, rest, rest, kept, plain, tuple(chosen), native_kv=_kv(fields))
 
-    def first(matches: Callable[[str], bool]) -> Callable[[str], bool]:
-        return lambda module: matches(module) and not kept(module)
 
-    chosen = tuple((first(matches), form) for matches, form in overrides)
-    return Formats(plain, rest, rest, kept, plain, chosen, native_kv=_kv(fields))
+def _expressions(fields: Fields, key: str) -> Matcher:
+    try:
+        return _matcher(_names(fields, key), _ignored)
+    except re.error as error:
+        raise fields.error(key, f"not a regular expression: {error}") from error
+
+
+def _unless(kept: Matcher, matches: Matcher) -> Matcher:
+    return lambda module: matches(module) and not kept(module)
 
 
 def _groups(fields: Fields) -> list[Fields]:
@@ -216,6 +221,7 @@ def _scheme(group: Fields, fields: Fields) -> Format:
     size = weights.whole("group_size", least=-1) if weights.has("group_size") else None
     size = None if size == -1 else size
     activations = group.table("input_activations").whole("num_bits") if group.has("input_activations") else None
+    weights.done()
     if kind == "int":
         zeros = weights.has("symmetric") and not weights.flag("symmetric")
         return integers(bits, size, zeros=zeros, activations=activations)
@@ -236,7 +242,10 @@ def _blocks_of(weights: Fields) -> Format:
 
 
 def _modelopt(fields: Fields, plain: Format) -> Formats:
-    fields.ignore("quant_method", "fmt", "activation_scheme", "group_size", "producer", "config_groups")
+    fields.ignore(
+        "quant_method", "fmt", "activation_scheme", "group_size", "producer", "config_groups", "has_zero_point",
+        "pre_quant_scale",
+    )  # fmt: skip
     algorithm = fields.word("quant_algo", ("FP8", "NVFP4", "MIXED_PRECISION"))
     names = _names(fields, "exclude_modules", "ignore")
     kept = _matcher(names, _glob)
@@ -287,8 +296,8 @@ def _kv(fields: Fields) -> str:
 METHODS: dict[str, Callable[[Fields, Format], Formats]] = {
     "fp8": _fp8,
     "mxfp4": _mxfp4,
-    "awq": _integer_method(zeros_by_default=True),
-    "gptq": _integer_method(zeros_by_default=True),
+    "awq": _integer_groups,
+    "gptq": _integer_groups,
     "compressed-tensors": _compressed,
     "modelopt": _modelopt,
 }

@@ -50,9 +50,9 @@ def load_model(name_or_path: str) -> Model:
     known = _index().get(name_or_path.lower())
     if known:
         return _from_catalog(known)
-    path = Path(name_or_path).expanduser()
-    if path.is_dir() or path.is_file():
-        return _from_path(path)
+    path = os.path.expanduser(name_or_path)
+    if os.path.isdir(path) or os.path.isfile(path):  # unlike pathlib's, false for any name that cannot be a path
+        return _from_path(Path(path))
     cached = _in_cache(name_or_path)
     if cached:
         return build(_config(cached), name_or_path, str(cached))
@@ -94,6 +94,8 @@ def _cache() -> Path:
 def _in_cache(name: str) -> Path | None:
     """config.json of the snapshot that refs/main names, else of the newest one."""
     root = _cache() / f"models--{name.replace('/', '--')}"
+    if not os.path.isdir(root):
+        return None
     main = root / "refs" / "main"
     if main.is_file():
         named = root / "snapshots" / main.read_text().strip() / "config.json"

@@ -22,7 +22,6 @@ def gpt_oss(fields: Fields, site: Site) -> Stack:
         *experts_of(fields, "num_local_experts"),
         fields.whole("intermediate_size"),
         bias=True,
-        router="router",
         names=Names(gate="gate_up_proj"),
         experts="experts",
     )
@@ -128,7 +127,6 @@ def llama4(fields: Fields, site: Site) -> Stack:
         inner,
         shared=inner,
         path="feed_forward",
-        router="router",
         experts="experts",
         shared_path="shared_expert",
     )
@@ -177,5 +175,4 @@ def _gemma_experts(fields: Fields) -> Routed:
         fields.whole("moe_intermediate_size"),
         correction=True,  # the router's scale of each expert
         path="",
-        router="router.proj",
     )
