@@ -28,8 +28,8 @@ DONE, SERIES_FULL, EVENTS_FULL = 0, 1, 2
 NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
-compile = njit(cache=True, error_model="numpy")  # noqa: A001
-inline = njit(cache=True, error_model="numpy", forceinline=True)
+compile = njit(cache=True, error_model="numpy", _nrt=False)  # noqa: A001
+inline = njit(cache=True, error_model="numpy", _nrt=False, forceinline=True)
 
 
 # ---- lists of requests: waiting or running, linked by prev and next
@@ -1194,9 +1194,11 @@ def hear(s, now):
             home = slot_of(s.index_name[slot], world.index_shift, mask)
             if ((slot - home) & mask) >= ((slot - hole) & mask):
                 s.index_name[hole] = s.index_name[slot]
-                s.index_holders[hole] = s.index_holders[slot]
+                for word in range(s.index_holders.shape[1]):
+                    s.index_holders[hole, word] = s.index_holders[slot, word]
                 hole = slot
-        s.index_holders[hole] = 0
+        for word in range(s.index_holders.shape[1]):
+            s.index_holders[hole, word] = 0
 
 
 @compile
@@ -1300,17 +1302,17 @@ def sample(s, time):
     for i in range(len(s.instance)):
         if s.instance[i].planned > 1:
             settle(s, i, time, True)
-    row = s.series[world.rows]
-    row[:] = 0
-    output = prefill = 0
+    running = waiting = used = output = prefill = np.int64(0)
     for r in range(len(s.rank)):
         rank = s.rank[r]
-        row[0] += rank.running + rank.loading + rank.readied
-        row[1] += rank.waiting
-        row[2] += s.pool[rank.pool].kv_blocks - rank.free
+        running += rank.running + rank.loading + rank.readied
+        waiting += rank.waiting
+        used += s.pool[rank.pool].kv_blocks - rank.free
         output += rank.output_tokens
         prefill += rank.prefill_tokens
-    row[3], row[4] = output - world.seen_output, prefill - world.seen_prefill
+    row = world.rows
+    s.series[row, 0], s.series[row, 1], s.series[row, 2] = running, waiting, used
+    s.series[row, 3], s.series[row, 4] = output - world.seen_output, prefill - world.seen_prefill
     return output, prefill
 
 

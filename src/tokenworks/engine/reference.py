@@ -542,7 +542,7 @@ class Reference:
         while self.gate:
             q = self.gate.popleft()
             if q.status is Status.PENDING:
-                q.gated = False
+                q.gated, q.sent_s = False, self.now
                 heapq.heappush(self.arrivals, (self.now, q.index))
                 return
         self.flying -= 1

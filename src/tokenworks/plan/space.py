@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from tokenworks.plan.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
+from tokenworks.plan.rules import MEMORY, SHAPE, Case, judge, with_memory
 
 PIPELINES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 DRAFTS = (0, 1, 3)  # MTP of one module, and the same module run thrice (DeepSeek-V3 on SGLang and TensorRT-LLM)
@@ -35,6 +36,34 @@ class Ladders:
         """Running sequences per instance: float[len(dp), 1 + len(sequences)]."""
         per_rank = dp[:, None] * self.sequences[None, :]
         return np.concatenate([np.ones((len(dp), 1)), per_rank], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Legal splits; the family of each, that is its widths; and how many instances the machine holds.
+
+    broken : splits that break each rule first
+    """
+
+    points: Points
+    family: Array
+    replicas: Array
+    broken: Mapping[str, int]
+
+    def kept(self, chosen: Array) -> Candidates:
+        """Some of them."""
+        return Candidates(self.points[chosen], self.family[chosen], self.replicas[chosen], self.broken)
+
+
+def candidates(setting: Setting, points: Points) -> Candidates:
+    """Those points that keep all rules."""
+    legal, broken = judge(Case(points, setting), SHAPE)
+    points = points[legal]
+    legal, no_room = judge(with_memory(points, setting), MEMORY)
+    points = points[legal]
+    widths_of = np.stack([points.tp, points.pp, points.dp, points.ep, points.expert_tp])
+    _, family = np.unique(widths_of, axis=1, return_inverse=True)
+    return Candidates(points, family.reshape(-1), replicas(points.devices, setting), broken | no_room)
 
 
 def divisors(number: int) -> list[int]:

@@ -4,25 +4,56 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
+from tokenworks.costs import step
 from tokenworks.costs.arrays import FloatArray
 from tokenworks.costs.memory import memory
 from tokenworks.costs.rates import Rates
-from tokenworks.costs.step import Load, step
 from tokenworks.plan.points import OVERLAPS, Array, Points, Setting
-from tokenworks.plan.steady import Demand, accepted_tokens
+from tokenworks.plan.steady import Demand, Serving, accepted_tokens
 from tokenworks.specs.slo import Slo
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the deployment is asked to carry: requests a second, or requests in flight."""
+
+    kind: Literal["rate", "concurrency"]
+    value: float
+
+    def held(self, serving: Serving, batch: FloatArray) -> FloatArray:
+        """How much of it an instance carries at a batch: its rate [1/s], or its batch and those that wait (Little)."""
+        return serving.rate if self.kind == "rate" else batch + serving.rate * serving.ttft
+
+    def served(self, rate: FloatArray, request_s: FloatArray) -> FloatArray:
+        """Rate of a deployment that could do `rate`, at `request_s` a request: no more than comes in [1/s]."""
+        return np.minimum(rate, self.value if self.kind == "rate" else self.value / request_s)
+
+    def shortfall(self, held: FloatArray, rate: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Of a deployment that carries `held`: load over capacity [-], and what the rest waits for a place [s].
+
+        A rate beyond capacity has no steady state; more users than places wait in the closed loop: (C - held) / rate.
+        """
+        if self.kind == "rate":
+            return np.where(held < SLACK * self.value, self.value / held, 0.0), np.zeros(np.shape(rate))
+        return np.zeros(np.shape(rate)), np.maximum(self.value - held, 0.0) / rate
+
+
+SLACK = 0.97
+"""A batch is a whole number: a rate this near to the one asked for counts as reached [-]."""
 
 
 @dataclass(frozen=True)
 class Costing:
-    """A setting with what it takes to put a time on it."""
+    """A setting with what it takes to put a time on it; without a load it is asked for all that it can do."""
 
     setting: Setting
     rates: Rates
     slo: Slo
+    load: Load | None = None
 
     @cached_property
     def demand(self) -> Demand:
@@ -38,9 +69,9 @@ class Costing:
         """Tokens that a sequence gains in a step."""
         return accepted_tokens(points.draft, self.rates.acceptance)
 
-    def load(self, decode: FloatArray, prefill: FloatArray) -> Load:
+    def batch(self, decode: FloatArray, prefill: FloatArray) -> step.Load:
         """A batch of mean requests: `decode` sequences and `prefill` tokens per instance."""
-        return Load(decode, decode * self.demand.context, prefill, prefill * self.demand.seen)
+        return step.Load(decode, decode * self.demand.context, prefill, prefill * self.demand.seen)
 
     def seconds(self, points: Points, decode: FloatArray, prefill: FloatArray) -> Array:
         """Time of a step [s] of points with axes (n, ...); `decode` and `prefill` broadcast against them."""
@@ -50,13 +81,13 @@ class Costing:
         for code, overlap in enumerate(OVERLAPS):
             chosen = (points.overlap == code).reshape(len(points), -1)[:, 0]
             if chosen.any():
-                load = self.load(_rows(decode, chosen), _rows(prefill, chosen))
-                out[chosen] = self._step(points[chosen], load, overlap)
+                batch = self.batch(_rows(decode, chosen), _rows(prefill, chosen))
+                out[chosen] = self._step(points[chosen], batch, overlap)
         return out
 
-    def _step(self, points: Points, load: Load, overlap: str) -> FloatArray:
+    def _step(self, points: Points, batch: step.Load, overlap: str) -> FloatArray:
         setting = self.setting
-        return step(setting.model, self.rates, points.split(), load, engine=setting.engine, overlap=overlap).seconds
+        return step.step(setting.model, self.rates, points.split(), batch, engine=setting.engine, overlap=overlap).seconds
 
     def kv_tokens(self, points: Points, max_sequences: FloatArray, chunk_tokens: FloatArray) -> Array:
         """What an instance can cache [token]; below zero where it does not fit."""
