@@ -1,0 +1,70 @@
+"""Fit: memory that adds up, the fewest devices, and words for what does not fit."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenworks.errors import DoesNotFit
+from tokenworks.plan.fit import Fit, fit
+from tokenworks.plan.points import Setting
+from tokenworks.specs.compose import machine
+from tokenworks.specs.engine import load_engine
+from tokenworks.specs.hf import load_model
+from tokenworks.specs.workload import Workload
+
+
+def setting(model: str, on: str) -> Setting:
+    return Setting(load_model(model), machine(on), load_engine("vllm"), Workload(name="fit", isl=1, osl=1))
+
+
+def found(model: str, on: str, kv_dtype: str = "bf16") -> Fit:
+    return fit(setting(model, on), kv_dtype)
+
+
+@pytest.mark.parametrize("on", ["scalex40", "5xhgx-h20", "gb200-nvl72"])
+def test_memory_adds_up_on_every_width(on: str) -> None:
+    for width in found("deepseek-ai/DeepSeek-R1", on).widths:
+        parts = width.weights + width.activations + width.buffers + width.reserve + width.kv
+        assert parts == pytest.approx(width.usable, rel=1e-12)
+        assert width.kv > 0
+        assert width.role.devices <= machine(on).devices
+
+
+def test_one_copy_on_all_cards_leaves_more_cache_than_a_copy_a_host() -> None:
+    """The weights of DeepSeek-R1 are 0.69 TB; kept once instead of five times they leave room (hardware facts, KV)."""
+    by_devices = {width.devices: width for width in found("deepseek-ai/DeepSeek-R1", "scalex40").widths}
+    assert by_devices[40].kv_tokens > 2.5 * by_devices[8].kv_tokens
+
+
+def test_a_known_smallest_machine() -> None:
+    """DeepSeek-R1 in FP8 (689 GB with scales and BF16 parts) fits 8 x H200 (1,210 GB), not 8 x H100 (687 GB)."""
+    assert found("deepseek-ai/DeepSeek-R1", "hgx-h200").smallest.devices == 8
+    with pytest.raises(DoesNotFit) as error:
+        found("deepseek-ai/DeepSeek-R1", "hgx-h100")
+    assert "16 of these devices would hold it (2 x hgx-h100)" in str(error.value)
+    assert "GB more than the engine may take" in str(error.value)
+    assert found("deepseek-ai/DeepSeek-R1", "2xhgx-h100").smallest.devices == 16
+
+
+def test_what_is_hopeless_says_so() -> None:
+    with pytest.raises(DoesNotFit, match="16 x localhost would not hold it either"):
+        found("moonshotai/Kimi-K2-Instruct", "localhost")
+
+
+def test_an_fp8_cache_holds_twice_the_tokens() -> None:
+    bf16 = found("meta-llama/Llama-3.3-70B-Instruct", "hgx-h100", "bf16").best
+    fp8 = found("meta-llama/Llama-3.3-70B-Instruct", "hgx-h100", "fp8").best
+    assert fp8.kv_tokens == pytest.approx(2 * bf16.kv_tokens, rel=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(1.0, 4.0))
+def test_more_memory_never_fits_less(factor: float) -> None:
+    small = setting("Qwen/Qwen3-30B-A3B", "hgx-a100")
+    more = dataclasses.replace(small.machine, hbm_bytes=factor * small.machine.hbm_bytes)
+    large = dataclasses.replace(small, machine=more)
+    before, after = fit(small, "bf16"), fit(large, "bf16")
+    assert after.smallest.devices <= before.smallest.devices
+    assert after.best.kv_tokens >= before.best.kv_tokens
