@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.costs.split import KV_BYTES
 from tokenworks.errors import SpecError
 from tokenworks.specs import model as sums
 from tokenworks.specs.hf import load_model, model_names
@@ -57,7 +58,7 @@ def _all() -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
 
 def _summary(model: Model) -> dict[str, Any]:
     """One model in numbers: elements and bytes, one copy of everything."""
-    kv_bytes = sums.KV_BYTES[model.native_kv]
+    kv_bytes = KV_BYTES[model.native_kv]
     experts = next((block.experts for block in model.blocks if block.experts), None)
     return {
         "name": model.name,

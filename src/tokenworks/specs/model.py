@@ -25,7 +25,6 @@ class Format:
 
 
 BF16 = Format("bf16", 2.0, "bf16")
-KV_BYTES = {"bf16": 2.0, "fp8": 1.0}  # one element of a cache of that dtype [byte]
 VECTOR_BYTES = 2.0  # norms and biases are kept in 16 bits by every format we know [byte/element]
 
 Part = Literal["attention", "dense", "shared", "router", "experts", "latent", "embedding", "head", "draft"]
