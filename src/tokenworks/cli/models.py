@@ -85,7 +85,10 @@ def _listing(rows: list[dict[str, Any]]) -> Table:
         "model": "left", "total B": "right", "active B": "right", "layers": "right", "attention": "left",
         "experts": "right", "format": "left", "GB": "right", "KV B/token": "right", "context": "right",
     }  # fmt: skip
-    title = "Models: weights as stored; KV cache a token of a long context, in the dtype of the checkpoint"
+    title = (
+        "Models: weights as stored; active: what a token is multiplied by (head in, embedding out, being looked up); "
+        "KV cache a token of a long context, in the dtype of the checkpoint"
+    )
     return table(title, columns, [_row(row) for row in rows])
 
 
