@@ -19,7 +19,6 @@ ACTIVATION = 2.0  # bf16 [byte/element]
 HALF_KERNELS = 2.5
 # What they read and write, in widths of the residual stream: a norm with its residual 4 (two in, two out), the rest 2.
 HALF_PASSES = 6
-MOE_KERNELS = 3  # top-k, sort of tokens by expert, weighted sum
 NARROW = ("fp4", "fp8", "int8")  # activations must be quantised before such a GEMM
 PART_OF = {
     "attention": "attention gemm",
@@ -149,9 +148,8 @@ def _attention(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Part
 
 def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
     halves = stack.reduces + stack.moe_reduces
-    sorting = sum(count for _, count in stack.experts) * MOE_KERNELS
     traffic = halves * tokens * model.hidden * ACTIVATION * HALF_PASSES
-    latency = (halves * HALF_KERNELS + sorting) * rates.kernel
+    latency = halves * HALF_KERNELS * rates.kernel
     return PartTime(traffic / rates.hbm + latency, 0.0, traffic, {HBM: traffic / rates.hbm, LATENCY: latency})
 
 
@@ -167,7 +165,8 @@ def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
         hot = moe.hottest_load(choices, experts=experts.count, redundant=split.redundant, ep=split.ep, skew=rates.skew)
         touched = moe.hottest_touched(batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep)
         grouped = [_grouped(gemm, rates, split, choices * hot, touched) for gemm in layer.gemms]
-        work.append(times(plus(*grouped), layers))
+        latency = PartTime(rates.experts_start, 0.0, 0.0, {LATENCY: rates.experts_start})
+        work.append(times(plus(*grouped, latency), layers))
         between = (split.dp > 1) * layers
         inside, outside = _copies(layer, rates, split, batch)
         for made, element in ((out, layer.send), (back, ACTIVATION)):
@@ -177,14 +176,14 @@ def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
 
 
 def _grouped(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, touched: FloatArray) -> PartTime:
-    """One grouped GEMM: `choices` rows over `touched` experts of the hottest rank."""
+    """One grouped GEMM: `choices` rows over `touched` experts of the hottest rank, without its latency."""
     outputs, inputs = gemm.shape(split.expert_tp)
     rate, half, quantised = _rate(gemm, rates, rates.grouped)
     compute = roofline.gemm_compute_time(choices, outputs, inputs, rate=rate, half=half, groups=touched)
     traffic = touched * outputs * inputs * gemm.form.bytes
     traffic = traffic + choices * (outputs + inputs * (1 + quantised)) * ACTIVATION
     flop = roofline.gemm_flop(choices, outputs, inputs)
-    return _roof(flop, traffic, compute, traffic / rates.hbm, (1 + quantised) * rates.kernel)
+    return _roof(flop, traffic, compute, traffic / rates.hbm, 0.0)
 
 
 def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: Batch) -> tuple[FloatArray, FloatArray]:

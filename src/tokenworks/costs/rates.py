@@ -18,7 +18,7 @@ class Rates:
     unhidden : share of weight reading that shows beside the multiplication [-]
     hbm : of weights and activations [byte/s]; attention_hbm : of the KV cache [byte/s]
     prefill_flop, decode_flop : attention [FLOP/s]
-    kernel, attention_start : latency of one kernel inside a step, and of attention, which is several [s]
+    kernel : latency of one kernel inside a step; attention_start, experts_start : of those two, which are several [s]
     inner, outer : collectives in a domain and between domains; inner_moe, outer_moe : dispatch and combine
     domain : devices of a scale-up domain; skew : log-deviation of expert popularity; acceptance : of a draft token
     spread : the 80 % interval of a predicted time is [t / spread, t x spread]
@@ -33,6 +33,7 @@ class Rates:
     attention_hbm: float
     kernel: float
     attention_start: float
+    experts_start: float
     inner: Fabric
     outer: Fabric | None
     inner_moe: Fabric
@@ -78,6 +79,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         attention_hbm=machine.hbm_bandwidth * number(family.attention_hbm),
         kernel=number(family.kernel),
         attention_start=number(family.attention_start),
+        experts_start=number(family.experts_start),
         inner=fabric(machine.scale_up, number(family.scale_up), start),
         outer=outward(number(family.scale_out), start),
         inner_moe=fabric(machine.scale_up, number(family.dispatch_up), dispatch_start),
@@ -87,5 +89,5 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         acceptance=number(calibration.acceptance),
         grade=calibration.grade,
         spread=number(family.spread),
-        assumed=(*machine.assumed, *calibration.assumed(machine.family)),
+        assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),
     )

@@ -16,9 +16,9 @@ FALLBACKS = ("bf16", "fp32")  # what weights are dequantised to, best first
 def compute_dtype(form: Format, peak: Mapping[str, float]) -> tuple[str, bool]:
     """In what a device multiplies weights of a format, and whether it dequantises them first.
 
-    The format's own arithmetic where the device has it; a float of 4 bits needs FP4 units even where its product runs at
-    the FP8 rate (MXFP4 weights, FP8 activations). Otherwise the weights stay packed in memory and are unpacked in the
-    kernel (W4A16 and W8A16 kernels, such as Marlin's): bytes as stored, FLOP at the 16-bit rate.
+    The format's own arithmetic where the device has it; a float of 4 bits needs FP4 units even where its product runs
+    at the FP8 rate (MXFP4 weights, FP8 activations). Otherwise the weights stay packed in memory and are unpacked in
+    the kernel (W4A16 and W8A16 kernels, such as Marlin's): bytes as stored, FLOP at the 16-bit rate.
 
     Parameters
     ----------

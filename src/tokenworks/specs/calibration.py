@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -53,7 +53,8 @@ class Family(Spec):
     hbm : GEMMs that are bound by their weights
     attention_prefill, attention_decode : of the 16-bit peak; attention_hbm : reading the KV cache
     scale_up, scale_out : collectives of large messages, of the link's bandwidth; dispatch_up, dispatch_out : experts
-    kernel : latency of a kernel inside a captured step; attention_start : of attention, which is several kernels
+    kernel : latency of a kernel inside a captured step; attention_start, experts_start : of attention, and
+        of a layer of routed experts (sort, quantise, two GEMMs, sum): several kernels each
     collective_start, dispatch_start : before the first byte: launch, and waiting for each other
     spread : half of the 80 % interval, as a factor: measured times lie in [t / spread, t x spread]
     """
@@ -70,6 +71,7 @@ class Family(Spec):
     dispatch_out: Util
     kernel: Latency
     attention_start: Latency
+    experts_start: Latency
     collective_start: Latency
     dispatch_start: Latency
     spread: Spread
@@ -124,18 +126,21 @@ class Calibration(Spec):
         assert isinstance(base, Family)
         return base.model_copy(update={"spread": found.spread})
 
-    def assumed(self, name: str) -> Iterator[Assumption]:
-        """The factors of a family that are assumed, or borrowed from another family."""
+    def assumed(self, name: str, dtypes: Iterable[str]) -> Iterator[Assumption]:
+        """What a prediction for a family rests on beside measurements: one entry for all of its assumed factors.
+
+        `dtypes` are those that the device computes in; factors of others are not used.
+        """
         found = self._found(name)
         if isinstance(found, Like):
-            yield Assumption(f"calibration.{name}", f"utilisation as of {found.like}", found.why)
-        family = self.family(name)
-        for path, quantity in (
-            *_quantities(family),
-            ("unhidden", self.unhidden),
-            ("skew", self.skew),
-            ("acceptance", self.acceptance),
-        ):
+            yield Assumption(f"calibration.{name}", f"as {found.like}", found.why)
+        else:
+            guessed = [path for path, quantity in _factors(found, dtypes) if quantity.assumed]
+            if guessed:
+                yield Assumption(
+                    f"calibration.{name}", ", ".join(guessed), "priors by class; each says why in its file"
+                )
+        for path, quantity in (("unhidden", self.unhidden), ("skew", self.skew), ("acceptance", self.acceptance)):
             if quantity.assumed:
                 yield Assumption(f"calibration.{path}", quantity.written, quantity.source)
 
@@ -145,12 +150,13 @@ class Calibration(Spec):
         return self.families[name]
 
 
-def _quantities(family: Family) -> Iterator[tuple[str, Quantity]]:
+def _factors(family: Family, dtypes: Iterable[str]) -> Iterator[tuple[str, Quantity]]:
     for name, value in family:
         if isinstance(value, Quantity):
             yield name, value
     for dtype, util in family.gemm.items():
-        yield f"gemm.{dtype}", util
+        if dtype in dtypes:
+            yield f"gemm.{dtype}", util
 
 
 @functools.cache
