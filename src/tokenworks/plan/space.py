@@ -126,8 +126,8 @@ def _copies(ep: int, experts: int) -> tuple[int, ...]:
 
 
 def replicas(devices: Array, setting: Setting) -> Array:
-    """Instances that fit on the machine: those that share a domain, or those that take whole ones."""
+    """Instances of one size that fit: as many as each domain holds, or one for each run of whole domains."""
     machine = setting.machine
-    domains = machine.devices // machine.domain
-    shared = np.maximum(machine.domain // devices, 0) * domains
-    return np.where(devices <= machine.domain, shared, machine.devices // devices)
+    shared = machine.domain // devices * (machine.devices // machine.domain)
+    count: Array = np.where(devices <= machine.domain, shared, machine.devices // devices)
+    return count

@@ -16,7 +16,7 @@ from tokenworks.specs.slo import PERCENTILE, Slo
 from tokenworks.specs.workload import Workload
 
 BUSIEST = 0.9
-"""Load up to which a prefill role is planned [-]: beyond it waits grow without bound, and a small error is a collapse."""
+"""Load up to which a prefill role is planned [-]: beyond it waits grow without bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,8 @@ class Serving:
     """An instance in steady state.
 
     rate : requests [1/s]; tpot, ttft : means [s]; tpot_tail, ttft_tail : at the SLO's percentiles [s]
-    hit_share : of input tokens, after what the cache could not hold; busy : load of the prefill queue, stable below 1 [-]
+    hit_share : of input tokens, after what the cache could not hold [-]
+    busy : load of the prefill queue, stable below 1 [-]
     """
 
     rate: FloatArray
@@ -135,8 +136,8 @@ def aggregated(demand: Demand, at: Instance) -> Serving:
 
         step = t_d + c w,    tpot = step / g,    rate = B / (n step)          (Little: B = rate x n step)
 
-    A mixed step takes at most its budget of prefill tokens, so the queue's load is w / budget steps of the longest kind;
-    where prefill runs by itself it is the share of time that it takes.
+    A mixed step takes at most its budget of prefill tokens, so the queue's load is w / budget steps of the longest
+    kind; where prefill runs by itself it is the share of time that it takes.
     """
     steps = demand.osl / at.gained
     slope = at.batch * demand.isl * at.token_s / steps

@@ -24,6 +24,11 @@ class Load:
     kind: Literal["rate", "concurrency"]
     value: float
 
+    @property
+    def unit(self) -> str:
+        """What it counts."""
+        return "requests/s" if self.kind == "rate" else "requests in flight"
+
     def held(self, serving: Serving, batch: FloatArray) -> FloatArray:
         """How much of it an instance carries at a batch: its rate [1/s], or its batch and those that wait (Little)."""
         return serving.rate if self.kind == "rate" else batch + serving.rate * serving.ttft
@@ -87,7 +92,9 @@ class Costing:
 
     def _step(self, points: Points, batch: step.Load, overlap: str) -> FloatArray:
         setting = self.setting
-        return step.step(setting.model, self.rates, points.split(), batch, engine=setting.engine, overlap=overlap).seconds
+        return step.step(
+            setting.model, self.rates, points.split(), batch, engine=setting.engine, overlap=overlap
+        ).seconds
 
     def kv_tokens(self, points: Points, max_sequences: FloatArray, chunk_tokens: FloatArray) -> Array:
         """What an instance can cache [token]; below zero where it does not fit."""

@@ -1,0 +1,289 @@
+"""`tokenworks plan`: rank the deployments of a model on a machine, say what binds the best, and what is assumed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from tokenworks.cli.output import OutputFormat, console, emit, notes, table
+from tokenworks.plan.api import plan as make_plan
+from tokenworks.plan.api import prepare
+from tokenworks.plan.result import FrontPoint, Plan, Ranked, row_plain
+from tokenworks.plan.search import Progress
+from tokenworks.plan.why import Why
+from tokenworks.plan.why import why as explain
+from tokenworks.specs.deployment import Deployment, EngineName, Role
+from tokenworks.specs.deployment_file import Entry, document
+from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
+
+FRONT_ROWS = 8
+EXPECTED = (
+    "output_tok_s_per_device", "effective_tok_s_per_device", "ttft_s", "tpot_s", "ttft_slo_s", "tpot_slo_s",
+    "requests_s", "bound_by", "interval", "grade",
+)  # fmt: skip
+BINDING = {
+    "compute": "the devices' arithmetic",
+    "hbm": "device memory bandwidth",
+    "kv-capacity": "KV cache capacity",
+    "scale-up": "the scale-up fabric",
+    "scale-out": "the scale-out network",
+    "host": "fixed times: the host, and starting kernels",
+}
+
+
+def plan(
+    model: str,
+    *,
+    on: str,
+    workload: str | None = None,
+    isl: float | None = None,
+    osl: float | None = None,
+    rate: float | None = None,
+    concurrency: float | None = None,
+    slo: str | None = None,
+    engine: EngineName = "vllm",
+    top: int = 10,
+    assume: Path | None = None,
+    why: str | None = None,
+    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+) -> None:
+    """Rank the deployments of a model on a machine by effective tokens per device.
+
+    Parameters
+    ----------
+    model
+        Catalog id, path of a config.json, or id in the local Hugging Face cache.
+    on
+        Machine, such as scalex40, 5xhgx-h100, 4xscalex40@xdr or my-box.yaml.
+    workload
+        Catalog workload (agent, chat, code, reason, summarise) or a YAML file.
+    isl, osl
+        Mean input and output tokens, instead of a workload.
+    rate
+        Requests per second to carry, on as few devices as keep the SLO.
+    concurrency
+        Requests in flight to carry.
+    slo
+        Such as ttft=2s,tpot=50ms (99th percentiles) or ttft.p50=1s; the workload's own if not given.
+    engine
+        Serving engine whose scheduler and overheads are assumed.
+    top
+        Deployments to list.
+    assume
+        YAML file of numbers to use instead, `path: value` a line.
+    why
+        Explain one deployment instead, such as tp=3,dp=2,ep=6.
+    output
+        table, json, or yaml: a file of deployments for other commands.
+    """
+    asked: dict[str, Any] = {
+        "workload": workload, "isl": isl, "osl": osl, "rate": rate, "concurrency": concurrency, "slo": slo,
+        "engine": engine, "assume": assume,
+    }  # fmt: skip
+    if why is not None:
+        _say_why(explain(prepare(model, on, **asked), why), output)
+        return
+    with _progress() as progress:
+        found = make_plan(model, on, **asked, top=top, progress=progress)
+    if output == "table":
+        _print(found, console())
+    elif output == "json":
+        emit(found.plain(), "json")
+    else:
+        emit(document([_entry(row) for row in found.deployments], found.inputs()), "yaml")
+    if not found.meets_slo:
+        raise found.missed()
+
+
+@contextmanager
+def _progress() -> Iterator[Progress | None]:
+    """A line on stderr that says what happens, on a terminal only."""
+    err = notes()
+    if not err.is_terminal:
+        yield None
+        return
+    with err.status("reading") as status:
+        yield status.update
+
+
+def _entry(row: Ranked) -> Entry:
+    plain = row_plain(row)
+    return Entry(rank=row.rank, deployment=row.deployment, expected={name: plain[name] for name in EXPECTED})
+
+
+# ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _print(found: Plan, out: Console) -> None:
+    for line in _heading(found):
+        out.print(line, soft_wrap=True)
+    columns: dict[str, Literal["left", "right"]] = {"": "right", "deployment": "left", "settings": "left"}
+    tokens = "effective" if found.meets_slo else "output"
+    for heading in (tokens, "tok/s user", "TTFT", "TPOT"):
+        columns[heading] = "right"
+    columns["bound by"] = "left"
+    out.print(table("", columns, [_cells(row) for row in found.deployments]))
+    for line in _reading(found):
+        out.print(line, soft_wrap=True)
+    out.print(_front_table(found))
+    for line in _trust(found):
+        out.print(line, soft_wrap=True)
+
+
+def _heading(found: Plan) -> Iterator[str]:
+    setting = found.setting
+    model, machine, workload = setting.model, setting.machine, setting.workload
+    formats = " + ".join(f"{name} {share:.0%}" for name, share in weight_formats(model).items() if share >= 0.01)
+    yield (
+        f"{model.name}: {parameters(model) / 1e9:,.1f} B parameters, {weight_bytes(model) / 1e9:,.0f} GB ({formats}), "
+        f"KV cache {kv_bytes_per_token(model, 2) / 1e3:,.1f} kB a token in BF16"
+    )
+    domain = "one scale-up domain" if machine.devices <= machine.domain else f"scale-up domains of {machine.domain}"
+    yield (
+        f"{machine.name}: {machine.devices} x {machine.device}, {domain}, {machine.hbm_bytes / 1e9:,.0f} GB at "
+        f"{machine.hbm_bandwidth / 1e12:,.2f} TB/s, {machine.scale_up.bandwidth / 1e9:,.0f} GB/s scale-up each way"
+    )
+    reuse = f", {workload.hit_share:.0%} of it from the prefix cache" if workload.hit_share else ""
+    asked = f", {found.load.value:g} {found.load.unit}" if found.load else ", as much as the SLO allows"
+    yield (
+        f"{workload.title or workload.name}: {workload.isl:,.0f} tokens in{reuse}, {workload.osl:,.0f} out{asked}; "
+        f"SLO {found.slo or 'none'}; engine {setting.engine.title}"
+    )
+
+
+def _cells(row: Ranked) -> list[str]:
+    return [
+        str(row.rank),
+        str(row.deployment),
+        _settings(row.deployment),
+        f"{row.output_tok_s_per_device:,.1f}",
+        f"{row.output_tok_s_per_user:,.1f}",
+        f"{row.ttft_slo_s:,.2f} s",
+        f"{row.tpot_slo_s * 1e3:,.1f} ms",
+        row.bound_by,
+    ]
+
+
+def _settings(deployment: Deployment) -> str:
+    """What a role is set to beside its widths, the last role's first: that is where tokens come from."""
+    return "; ".join(_role_settings(role) for role in reversed(deployment.roles))
+
+
+def _role_settings(role: Role) -> str:
+    words = [f"{role.max_sequences:,} seq", f"{role.chunk_tokens:,} chunk", f"{role.kv_dtype} KV"]
+    if role.draft_tokens:
+        words.append(f"MTP {role.draft_tokens}")
+    if role.redundant_experts:
+        words.append(f"+{role.redundant_experts} experts")
+    if role.overlap != "none":
+        words.append(role.overlap)
+    return ", ".join(words)
+
+
+def _reading(found: Plan) -> Iterator[str]:
+    best, slo = found.best, found.slo
+    tails = [f"{name} at p{bound.percentile:g}" for name, bound in (("TTFT", slo.ttft), ("TPOT", slo.tpot)) if bound]
+    yield (
+        (
+            "effective: tokens/s a device, expected to meet the SLO. "
+            if found.meets_slo
+            else "output: tokens/s a device. "
+        )
+        + (f"{', '.join(tails)}." if tails else "TTFT and TPOT at p99.")
+        + " seq: running sequences, chunk: tokens of a step, both of one instance."
+    )
+    idle = f" {best.idle_devices} devices stay idle, and are counted." if best.idle_devices else ""
+    share = f" It carries the load at {best.load:.0%} of its capacity." if best.load else ""
+    where = "" if best.bound_role == "aggregated" else f", in the {best.bound_role} role"
+    lost = found.setting.workload.hit_share - best.hit_share
+    cache = (
+        f" The KV cache holds too few idle sessions: {best.hit_share:.1%} of the input hits." if lost > 0.005 else ""
+    )
+    yield (
+        f"\n1 is bound by {BINDING[best.bound_by]}{where}: {best.requests_s:,.2f} requests/s, "
+        f"{best.batch:,.0f} sequences decode in each instance.{cache}{share}{idle}"
+    )
+    ruled_out = "; ".join(f"{count:,}: {bound}" for bound, count in found.pruned.items() if count)
+    yield (
+        f"{found.considered:,} points considered, {found.legal:,} legal, {found.estimated:,} estimated, the others "
+        f"ruled out by bounds ({ruled_out or 'none'})."
+    )
+
+
+def _front_table(found: Plan) -> Any:
+    columns: dict[str, Literal["left", "right"]] = {"tok/s user": "right", "tok/s device": "right"}
+    columns |= {"": "left", "deployment": "left"}
+    shown = _spread(found.pareto)
+    most = max((point.output_tok_s_per_device for point in shown), default=1.0)
+    rows = [
+        [
+            f"{point.output_tok_s_per_user:,.1f}",
+            f"{point.output_tok_s_per_device:,.1f}",
+            "█" * max(1, round(24 * point.output_tok_s_per_device / most)),
+            str(point.deployment),
+        ]
+        for point in shown
+    ]
+    return table(f"\nSpeed against throughput: {len(shown)} of {len(found.pareto)} Pareto points", columns, rows)
+
+
+def _spread(front: tuple[FrontPoint, ...]) -> list[FrontPoint]:
+    """A few points of a front, both ends among them."""
+    if len(front) <= FRONT_ROWS:
+        return list(front)
+    return [front[round(index * (len(front) - 1) / (FRONT_ROWS - 1))] for index in range(FRONT_ROWS)]
+
+
+def _trust(found: Plan) -> Iterator[str]:
+    best = found.best
+    low, high = best.interval["tpot_s"]
+    less, more = best.interval["output_tok_s_per_device"]
+    yield (
+        f"\nGrade {best.grade}: an estimate of the steady state, not a simulation. 80 % of measurements should find 1 "
+        f"at {low * 1e3:,.0f} to {high * 1e3:,.0f} ms TPOT and {less:,.0f} to {more:,.0f} output tokens/s a device."
+    )
+    machine = [item for item in found.assumed if not item.path.startswith(("calibration", "engine"))]
+    rest = len(found.assumed) - len(machine)
+    named = "; ".join(f"{item.path} = {item.value}" for item in machine if item.path != "workload")
+    workload = " ".join(f"{item.why}." for item in machine if item.path == "workload")
+    named = named or "no number of the machine"
+    yield f"Assumed: {named}; and {rest} factors of calibration and engine (-o json). {workload}"
+
+
+# ── why ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _say_why(found: Why, output: OutputFormat) -> None:
+    if output != "table":
+        plain = {
+            "role": found.role.model_dump(mode="json"),
+            "legal": not found.broken,
+            "broken": [dataclasses.asdict(item) for item in found.broken],
+            "place": found.place,
+            "prediction": row_plain(found.prediction) if found.prediction else None,
+        }
+        emit(plain, output)
+        return
+    out = console()
+    if found.broken:
+        out.print(f"[{found.role.parallel}] breaks {len(found.broken)} rules:", soft_wrap=True)
+        for item in found.broken:
+            out.print(f"\n{item.rule}: {item.law}\n  {item.message}", soft_wrap=True)
+        return
+    row = found.prediction
+    assert row is not None
+    word = "meets" if row.meets_slo else "misses"
+    out.print(
+        f"{row.deployment} is legal. At {_settings(row.deployment)}: {row.output_tok_s_per_device:,.1f} output "
+        f"tokens/s a device, {row.output_tok_s_per_user:,.1f} a user, TTFT {row.ttft_slo_s:,.2f} s, "
+        f"TPOT {row.tpot_slo_s * 1e3:,.1f} ms at the SLO's percentiles: {word} it ({row.slo_pressure:.2f} of the "
+        f"bound); bound by {row.bound_by}. "
+        f"It would stand in place {found.place} of the plan.",
+        soft_wrap=True,
+    )

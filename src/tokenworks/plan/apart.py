@@ -1,0 +1,147 @@
+"""Disaggregated deployments: every prefill role with every decode role and every way to share the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tokenworks.costs.split import KV_BYTES
+from tokenworks.plan.cells import CELL, Counts, Shortlist
+from tokenworks.plan.placement import shares
+from tokenworks.plan.points import KV_DTYPES, Array
+from tokenworks.plan.roles import best_decode, best_prefill, decode_roles, in_time, may_matter, prefill_roles
+from tokenworks.plan.space import Candidates, Ladders
+from tokenworks.plan.steady import Prefill, exposed_transfer, prefill_limit, prefilling
+from tokenworks.plan.steps import Costing
+from tokenworks.plan.together import STEADY, finish
+from tokenworks.specs.machine import Machine
+from tokenworks.specs.model import kv_bytes_per_token, window_bytes_per_sequence
+
+
+def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Shortlist) -> Counts:
+    """Offer every disaggregated deployment that no bound rules out."""
+    machine, offered = costing.setting.machine, shortlist.offered
+    decode, prefill = decode_roles(costing, found, ladders), prefill_roles(costing, found, ladders)
+    counted = [combinations(machine, prefill, decode)]
+    decode = may_matter(costing, found, decode, shortlist)
+    prefill = in_time(costing, prefill) if shortlist.met else prefill
+    counted.append(combinations(machine, prefill, decode))
+    decode, prefill = best_decode(decode), best_prefill(costing, prefill)
+    counted.append(combinations(machine, prefill, decode))
+    for left in _alike(prefill):
+        for right in _alike(decode):
+            if left["kv"][0] == right["kv"][0]:
+                for cells in _combine(costing, left, right, shortlist):
+                    shortlist.offer(cells)
+    estimated = shortlist.offered - offered
+    pruned = {
+        "prefill alone is late, or decode alone is beaten": counted[0] - counted[1],
+        "another prefill or decode is as good in all": counted[1] - counted[2],
+        "the slower of prefill and decode is beaten": counted[2] - estimated,
+    }
+    return Counts(counted[0], estimated, pruned)
+
+
+def combinations(machine: Machine, prefill: Array, decode: Array) -> int:
+    """Deployments that two lists of roles make: pairs of one KV dtype, and ways to share the machine."""
+    total = 0
+    for kv in range(len(KV_DTYPES)):
+        left = np.unique(prefill["devices"][prefill["kv"] == kv], return_counts=True)
+        right = np.unique(decode["devices"][decode["kv"] == kv], return_counts=True)
+        for p, many in zip(*left, strict=True):
+            for d, more in zip(*right, strict=True):
+                total += int(many) * int(more) * len(shares(machine, int(p), int(d)).prefill)
+    return total
+
+
+def _alike(roles: Array) -> Iterator[Array]:
+    """Roles of equal devices and KV dtype together."""
+    for devices, kv in sorted(set(zip(roles["devices"].tolist(), roles["kv"].tolist(), strict=True))):
+        yield roles[(roles["devices"] == devices) & (roles["kv"] == kv)]
+
+
+def _combine(costing: Costing, left: Array, right: Array, shortlist: Shortlist) -> Iterator[Array]:
+    """Cells of prefill roles (axis 0) with decode roles (axis 1), all of one size each."""
+    ways = shares(costing.setting.machine, int(left["devices"][0]), int(right["devices"][0]))
+    if not len(ways.prefill):
+        return
+    p, d = left[:, None], right[None, :]
+    wire = wire_bandwidth(costing) * p["dp"] * p["links"] / _request_bytes(costing, int(left["kv"][0]))
+    one = np.minimum(prefill_limit(costing.demand, _prefill(p, 1), d["tpot"]), wire)
+    load = costing.load
+    if load is None:
+        for x, y in zip(ways.prefill, ways.decode, strict=True):
+            rate = np.minimum(x * one, y * d["rate"])
+            yield _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=x * one)
+        return
+    asked = np.full(one.shape, load.value)
+    if load.kind == "concurrency":  # users in flight over the time of a request that need not wait
+        own = prefilling(costing.demand, _prefill(p, 1), 1e-9 * one, d["tpot"]).ttft
+        asked = load.value / (own + costing.demand.osl * d["tpot"])
+    few, y = np.ceil(asked / one), np.ceil(asked / d["rate"])
+    for x in (few, few + 1):
+        rate, capacity = np.where(ways.fit(x, y), asked, 0.0), np.minimum(x * one, y * d["rate"])
+        yield _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=capacity)
+
+
+def _prefill(roles: Array, instances: Array | int) -> Prefill:
+    return Prefill(instances, roles["dp"], roles["token_s"], roles["pass_s"], roles["kv_tokens"])
+
+
+def wire_bandwidth(costing: Costing) -> float:
+    """What carries the KV cache from role to role, per device [byte/s]: scale-up where the machine is one domain."""
+    machine, rates = costing.setting.machine, costing.rates
+    one_domain = machine.devices <= machine.domain or rates.outer is None
+    return float(rates.inner.bandwidth if one_domain or rates.outer is None else rates.outer.bandwidth)
+
+
+def _request_bytes(costing: Costing, kv: int) -> float:
+    """Cache of one request after its prefill, one copy [byte]."""
+    model, width = costing.setting.model, KV_BYTES[KV_DTYPES[kv]]
+    return costing.demand.isl * kv_bytes_per_token(model, width) + window_bytes_per_sequence(model, width)
+
+
+def _cells(
+    costing: Costing,
+    left: Array,
+    right: Array,
+    shortlist: Shortlist,
+    *,
+    rate: Array,
+    x: Array,
+    y: Array,
+    capacity: Array,
+) -> Array:
+    """Cells of those combinations that may still matter, at a rate of the whole deployment; 0 = it has no room."""
+    demand, setting = costing.demand, costing.setting
+    devices = x * left["devices"][0] + y * right["devices"][0]
+    charged = devices if costing.load else setting.machine.devices
+    speed = np.broadcast_to(1 / right["tpot"], rate.shape)
+    hopeless = shortlist.hopeless(speed.ravel(), (rate * demand.osl / charged).ravel()).reshape(rate.shape)
+    which_p, which_d = np.nonzero((rate > 0) & ~hopeless)
+    p, d = left[which_p], right[which_d]
+
+    def of(values: Array) -> Array:
+        taken: Array = np.broadcast_to(values, rate.shape)[which_p, which_d]
+        return taken
+
+    served = prefilling(demand, _prefill(p, of(x)), of(rate), d["tpot"])
+    bandwidth, size = wire_bandwidth(costing), _request_bytes(costing, int(left["kv"][0]))
+    transfer = np.maximum(size / (p["links"] * bandwidth), demand.isl * d["token_bytes"] / bandwidth)
+    own = np.maximum(demand.isl * (1 - served.hit_share) * p["dp"] * p["token_s"], p["pass_s"])
+    late = exposed_transfer(transfer, own, setting.model.layers)
+    cells = np.zeros(len(p), CELL)
+    cells["family"], cells["index"], cells["prefill"] = -1 - d["family"], d["index"], p["index"]
+    cells["batch"], cells["chunk"], cells["prefill_chunk"] = d["batch"], d["chunk"], p["chunk"]
+    cells["replicas"], cells["prefill_replicas"] = of(y), of(x)
+    cells["devices"], cells["charged"] = of(devices), of(np.asarray(charged))
+    cells["rate"], cells["capacity"] = of(rate), of(capacity)
+    cells["tpot"] = cells["tpot_tail"] = d["tpot"]
+    cells["ttft"], cells["ttft_tail"] = served.ttft + late, served.ttft_tail + late
+    cells["hit"], cells["busy"], cells["full"] = served.hit_share, served.busy, d["full"]
+    if costing.load and costing.load.kind == "concurrency":
+        cells["rate"] = costing.load.value / (cells["ttft"] + demand.osl * cells["tpot"])
+    finish(costing, cells, np.zeros(len(cells)))
+    steady: Array = cells[cells["busy"] < STEADY]
+    return steady

@@ -1,0 +1,140 @@
+"""`tokenworks.plan`: from names and numbers to a typed plan."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tokenworks.costs.rates import rates
+from tokenworks.errors import SpecError
+from tokenworks.plan.points import Setting
+from tokenworks.plan.result import Plan
+from tokenworks.plan.rows import front, ranked
+from tokenworks.plan.search import Progress, search
+from tokenworks.plan.steps import Costing, Load
+from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.compose import machine
+from tokenworks.specs.deployment import EngineName
+from tokenworks.specs.engine import load_engine
+from tokenworks.specs.hf import load_model
+from tokenworks.specs.load import load_workload, validate
+from tokenworks.specs.machine import Assumption
+from tokenworks.specs.slo import Slo
+from tokenworks.specs.workload import Workload
+
+
+def plan(
+    model: str,
+    on: str,
+    *,
+    workload: Workload | str | Path | None = None,
+    isl: float | None = None,
+    osl: float | None = None,
+    rate: float | None = None,
+    concurrency: float | None = None,
+    slo: str | None = None,
+    engine: EngineName = "vllm",
+    top: int = 10,
+    assume: Path | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """Rank the deployments of a model on a machine by effective tokens per device.
+
+    Parameters
+    ----------
+    model : catalog id, path of a config.json, or id in the local Hugging Face cache
+    on : machine, such as "scalex40", "5xhgx-h100", "4xscalex40@xdr", "my-box.yaml"
+    workload : a catalog name, a YAML file, or a `Workload`; or give `isl` and `osl` [token]
+    rate : requests per second; concurrency : requests in flight; neither: as much as the SLO allows
+    slo : such as "ttft=2s,tpot=50ms" (99th percentiles), "" for none; the workload's own where None
+    top : deployments to list; assume : YAML file of numbers to use instead of those of the machine
+    progress : told what happens next
+
+    Raises
+    ------
+    SpecError : anything wrong with what was given
+    DoesNotFit : the machine cannot hold the model, or not the cache of one request
+
+    Where no deployment meets the SLO, the plan holds the nearest ones, and `Plan.meets_slo` is false.
+    """
+    started = time.perf_counter()
+    if top < 1:
+        raise SpecError(f"{top} deployments", where="--top", hint="write 1 or more")
+    costing = prepare(
+        model, on, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo, engine=engine,
+        assume=assume,
+    )  # fmt: skip
+    found = search(costing, top, progress=progress)
+    return Plan(
+        setting=costing.setting,
+        slo=costing.slo,
+        load=costing.load,
+        considered=found.considered,
+        legal=found.counts.legal,
+        estimated=found.counts.estimated,
+        pruned=found.counts.pruned,
+        broken=found.splits.broken,
+        deployments=ranked(costing, found, top),
+        pareto=front(costing, found),
+        assumed=assumptions(costing),
+        elapsed_s=time.perf_counter() - started,
+    )
+
+
+def prepare(
+    model: str,
+    on: str,
+    *,
+    workload: Workload | str | Path | None,
+    isl: float | None,
+    osl: float | None,
+    rate: float | None,
+    concurrency: float | None,
+    slo: str | None,
+    engine: EngineName,
+    assume: Path | None,
+) -> Costing:
+    """Everything that `plan` was given, read and checked."""
+    asked = _workload(workload, {"isl": isl, "osl": osl}, {"rate": rate, "concurrency": concurrency})
+    bounds = Slo.parse(asked.slo if slo is None else slo)
+    setting = Setting(load_model(model), machine(on, assume=assume), load_engine(engine), asked)
+    load = None
+    if asked.rate is not None:
+        load = Load("rate", asked.rate)
+    elif asked.concurrency is not None:
+        load = Load("concurrency", asked.concurrency)
+    return Costing(setting, rates(setting.machine, load_calibration()), bounds, load)
+
+
+def _workload(
+    workload: Workload | str | Path | None, lengths: dict[str, float | None], load: dict[str, float | None]
+) -> Workload:
+    """The workload that was named, or the lengths that were given; a load given beside it replaces its own."""
+    given = {name: value for name, value in lengths.items() if value is not None}
+    asked = {name: value for name, value in load.items() if value is not None}
+    if workload is not None:
+        if given:
+            raise SpecError("give a workload, or isl and osl, not both", where="--workload", hint="leave one out")
+        found = workload if isinstance(workload, Workload) else load_workload(workload)
+        return validate(
+            Workload, found.model_dump(exclude={"rate", "concurrency"} if asked else set()) | asked, found.name
+        )
+    if given.keys() != lengths.keys():
+        missing = ", ".join(sorted(lengths.keys() - given.keys()))
+        raise SpecError(f"no workload, and no {missing}", where="--workload", hint="name one, or give --isl and --osl")
+    name = f"isl {given['isl']:g}, osl {given['osl']:g}"
+    data: dict[str, Any] = {"name": name, **given, **asked}
+    return validate(Workload, data, "command line")
+
+
+def assumptions(costing: Costing) -> tuple[Assumption, ...]:
+    """Every assumed number that the prediction used: machine, calibration, engine, workload."""
+    setting = costing.setting
+    engine = (
+        Assumption(f"engine.{name}", quantity.written, quantity.source)
+        for name, quantity in setting.engine
+        if getattr(quantity, "assumed", False)
+    )
+    workload = (Assumption("workload", setting.workload.name, words) for words in setting.workload.assumed)
+    return (*costing.rates.assumed, *engine, *workload)

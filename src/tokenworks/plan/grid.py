@@ -1,0 +1,136 @@
+"""Aggregated instances on the ladders: every split with every batch and token budget, and batches aimed at a target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenworks.plan.points import Array, Points
+from tokenworks.plan.steady import Instance, Serving, aggregated
+from tokenworks.plan.steps import Costing
+
+FINER = 8
+"""Batches that are tried between two of the ladder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Estimates of points (axis 0) at batches (axis 1) and token budgets (axis 2), which may be of length 1.
+
+    legal : within the budget, and the KV cache holds the batch; most : sequences that it holds
+    chunk : token budget of a step per instance
+    """
+
+    points: Points
+    chunk: Array
+    most: Array
+    legal: Array
+    at: Instance
+    serving: Serving
+
+    @property
+    def batch(self) -> Array:
+        """Decoding sequences per instance, on all axes."""
+        batch: Array = np.broadcast_to(self.at.batch, self.legal.shape)
+        return batch
+
+
+def estimate(costing: Costing, points: Points, batch: Array, chunk: Array, replicas: Array) -> Grid:
+    """Steady state of points at given batches and budgets, from one decode and one prefill step of each.
+
+    Parameters
+    ----------
+    points : n of them; batch, chunk, replicas : axes (n or 1, batches or 1, budgets or 1)
+    """
+    demand, wide = costing.demand, points.columns(2)
+    budget = np.maximum(chunk - batch * (1 + wide.draft), 1.0) if costing.mixed else chunk + 0.0 * batch
+    legal, kv_tokens, most = room(costing, wide, batch, chunk)
+
+    decode_s = costing.seconds(wide, batch, 0.0)
+    gained = costing.gained(wide)
+    # A step that prefills takes one request of each rank, or as many tokens as come in meanwhile if that is more.
+    coming = batch * demand.uncached * gained / demand.osl
+    tokens = np.minimum(budget, np.maximum(wide.dp * demand.uncached, coming))
+    decoding = batch if costing.mixed else 0.0
+    prefill_s = costing.seconds(wide, decoding, tokens)
+    token_s = np.maximum(prefill_s - decode_s if costing.mixed else prefill_s, 0.0) / tokens
+    at = Instance(
+        batch=batch,
+        dp=wide.dp,
+        gained=gained,
+        decode_s=decode_s,
+        token_s=token_s,
+        budget=budget,
+        kv_tokens=kv_tokens,
+        servers=wide.dp * replicas if demand.hit_share == 0 else 1,
+        mixed=costing.mixed,
+    )
+    serving = aggregated(demand, at)
+    return Grid(points, chunk, most, legal, at, serving)
+
+
+def slots(points: Points, batch: Array) -> Array:
+    """Running sequences of an instance with a decoding batch: beside it, each rank has one that prefills."""
+    running: Array = batch + points.dp
+    return running
+
+
+def room(costing: Costing, points: Points, batch: Array, chunk: Array) -> tuple[Array, Array, Array]:
+    """Whether budget and KV cache hold a batch, the tokens that the cache holds, and the sequences."""
+    running = slots(points, batch)
+    kv_tokens = costing.kv_tokens(points, running, chunk)
+    most = most_sequences(costing, points, kv_tokens)
+    legal: Array = (batch <= most) & (running * (1 + points.draft) <= chunk)
+    return legal, kv_tokens, most
+
+
+def most_sequences(costing: Costing, points: Points, kv_tokens: Array) -> Array:
+    """Decoding sequences that a KV cache holds beside one request a rank that prefills; none if not one fits a rank."""
+    workload, demand = costing.setting.workload, costing.demand
+    free = kv_tokens - points.dp * demand.isl
+    fits = kv_tokens >= points.dp * (workload.isl + workload.osl)
+    most: Array = np.where(fits, np.maximum(np.floor(free / demand.context), points.dp), 0.0)
+    return most
+
+
+Target = Callable[[Serving, Array], Array]
+"""A load of a serving at a batch that must not exceed 1; it rises with the batch."""
+
+
+def aim(costing: Costing, grid: Grid, target: Target) -> Array:
+    """The largest batch of each point and budget at which the target is not exceeded: float[n, 1, budgets].
+
+    Between the last batch of the ladder that keeps it and the next one, step times are taken as linear. The smallest
+    batch where even that exceeds it; the largest that the cache holds where nothing does.
+    """
+    shape = np.broadcast_shapes(grid.legal.shape, grid.serving.tpot.shape)
+    kept = np.broadcast_to(grid.legal & (target(grid.serving, grid.batch) <= 1), shape)
+    last = np.maximum(np.cumprod(kept, axis=1).sum(axis=1, keepdims=True) - 1, 0)
+    after = np.minimum(last + 1, shape[1] - 1)
+
+    def pick(values: Array, index: Array) -> Array:
+        picked: Array = np.take_along_axis(np.broadcast_to(values, shape), index, axis=1)
+        return picked
+
+    share = np.arange(FINER + 1).reshape(1, -1, 1) / FINER
+
+    def between(values: Array) -> Array:
+        low, high = pick(values, last), pick(values, after)
+        mixed: Array = low + share * (high - low)
+        return mixed
+
+    at = dataclasses.replace(
+        grid.at,
+        batch=np.minimum(between(grid.at.batch), np.maximum(pick(grid.most, last), pick(grid.at.batch, last))),
+        decode_s=between(grid.at.decode_s),
+        token_s=between(grid.at.token_s),
+        budget=between(grid.at.budget),
+        kv_tokens=between(grid.at.kv_tokens),
+    )
+    finer = aggregated(costing.demand, at)
+    best = np.maximum(np.cumprod(target(finer, at.batch) <= 1, axis=1).sum(axis=1, keepdims=True) - 1, 0)
+    batch: Array = np.floor(np.take_along_axis(at.batch, best, axis=1) + 1e-9)
+    return np.maximum(batch, 1.0)

@@ -1,0 +1,159 @@
+"""Prefill and decode roles one by one, as tables: what each can do alone, and which of them need not be combined."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.costs.memory import cache_bytes
+from tokenworks.plan.cells import Shortlist
+from tokenworks.plan.grid import most_sequences
+from tokenworks.plan.pareto import front
+from tokenworks.plan.points import KV_DTYPES, Array
+from tokenworks.plan.space import Candidates, Ladders
+from tokenworks.plan.steps import Costing
+from tokenworks.plan.together import STEADY
+
+ROLE = np.dtype(
+    [
+        ("index", "i8"),  # of the split
+        ("family", "i8"),
+        ("devices", "i8"),
+        ("kv", "i8"),
+        ("dp", "i8"),
+        ("links", "i8"),  # devices that share the transfer of one request
+        ("token_bytes", "f8"),  # cache of a token on one device [byte]
+        ("chunk", "i8"),
+        ("batch", "f8"),  # decode: sequences of an instance
+        ("full", "?"),  # decode: its KV cache holds no larger batch
+        ("rate", "f8"),  # decode: requests of an instance [1/s]
+        ("tpot", "f8"),  # decode [s]
+        ("token_s", "f8"),  # prefill: one token, over all ranks of an instance [s]
+        ("pass_s", "f8"),  # prefill: one full chunk [s]
+        ("kv_tokens", "f8"),  # prefill: tokens that an instance caches
+    ]
+)
+
+
+def decode_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array:
+    """Every legal decode split at every batch of the ladder, and at the largest that keeps the TPOT bound."""
+    points, workload = found.points, costing.setting.workload
+    wide, batch = points.columns(1), ladders.batches(points.dp)
+    gained = costing.gained(wide)
+    tpot = costing.seconds(wide, batch, 0.0) / gained
+    aimed = _aim(costing, batch, tpot)
+    batch = np.concatenate([batch, aimed], axis=1)
+    tpot = np.concatenate([tpot, costing.seconds(wide, aimed, 0.0) / gained], axis=1)
+    kv_tokens = costing.kv_tokens(wide, batch, batch * (1 + wide.draft))
+    most = np.floor(kv_tokens / costing.demand.context)
+    legal = (batch <= most) & (kv_tokens >= wide.dp * (workload.isl + workload.osl))
+    roles = _table(costing, found, np.nonzero(legal)[0])
+    roles["batch"], roles["tpot"] = batch[legal], tpot[legal]
+    roles["rate"] = roles["batch"] / (costing.demand.osl * roles["tpot"])
+    roles["full"] = batch[legal] + np.maximum(1, 0.02 * batch[legal]) > most[legal]
+    roles["chunk"] = np.ceil(batch * (1 + wide.draft))[legal]
+    return roles
+
+
+def _aim(costing: Costing, batch: Array, tpot: Array) -> Array:
+    """The batch at which TPOT reaches its bound, linear between two of the ladder: float[n, 1]."""
+    if costing.slo.tpot is None:
+        return batch[:, -1:]
+    bound = costing.slo.tpot.value * STEADY
+    last = np.maximum(np.cumprod(tpot <= bound, axis=1).sum(axis=1, keepdims=True) - 1, 0)
+    after = np.minimum(last + 1, batch.shape[1] - 1)
+    low, high = np.take_along_axis(tpot, last, axis=1), np.take_along_axis(tpot, after, axis=1)
+    share = np.clip((bound - low) / np.maximum(high - low, 1e-12), 0, 1)
+    small, large = np.take_along_axis(batch, last, axis=1), np.take_along_axis(batch, after, axis=1)
+    aimed: Array = np.maximum(np.floor(small + share * (large - small)), 1.0)
+    return aimed
+
+
+def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array:
+    """Every legal prefill split (which does not speculate) at every token budget."""
+    rows = np.flatnonzero(found.points.draft == 0)
+    points = found.points[rows]
+    wide, chunk = points.columns(1), points.dp[:, None] * ladders.chunks[None, :]
+    pass_s = costing.seconds(wide, 0.0, chunk)
+    kv_tokens = costing.kv_tokens(wide, sequences_of(costing, chunk, wide.dp), chunk)
+    legal = most_sequences(costing, wide, kv_tokens) >= 1
+    roles = _table(costing, found, rows[np.nonzero(legal)[0]])
+    roles["chunk"], roles["pass_s"], roles["kv_tokens"] = chunk[legal], pass_s[legal], kv_tokens[legal]
+    roles["token_s"] = roles["pass_s"] / roles["chunk"]
+    return roles
+
+
+def sequences_of(costing: Costing, chunk: Array, dp: Array) -> Array:
+    """Requests that a prefill step takes at once: as many as its token budget holds, at least one a rank."""
+    taken: Array = np.maximum(np.ceil(chunk / costing.demand.uncached), dp)
+    return taken
+
+
+def _table(costing: Costing, found: Candidates, rows: Array) -> Array:
+    roles, points = np.zeros(len(rows), ROLE), found.points[rows]
+    roles["index"], roles["family"], roles["devices"] = rows, found.family[rows], points.devices
+    roles["kv"], roles["dp"], roles["links"] = points.kv, points.dp, points.tp * points.pp
+    per_token, _ = cache_bytes(costing.setting.model, found.points.split())
+    roles["token_bytes"] = np.broadcast_to(per_token, len(found.points))[rows]
+    return roles
+
+
+# ── fewer of them ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def may_matter(costing: Costing, found: Candidates, roles: Array, shortlist: Shortlist) -> Array:
+    """Decode roles whose output is not beaten already, with all of the machine but one smallest prefill instance."""
+    machine, least = costing.setting.machine, int(found.points.devices.min())
+    instances = np.maximum((machine.devices - least) // roles["devices"], 0)
+    output = roles["rate"] * costing.demand.osl
+    output = output / (roles["devices"] + least) if costing.load else output * instances / machine.devices
+    kept: Array = roles[(instances > 0) & ~shortlist.hopeless(1 / roles["tpot"], output)]
+    return kept
+
+
+def in_time(costing: Costing, prefill: Array) -> Array:
+    """Prefill roles whose requests, if they need not wait, get their first token in time, at the SLO's percentile."""
+    if costing.slo.ttft is None:
+        return prefill
+    own = costing.demand.uncached * costing.demand.tail * prefill["dp"] * prefill["token_s"]
+    soonest = prefill["pass_s"] + np.maximum(own, prefill["pass_s"])
+    kept: Array = prefill[soonest <= costing.slo.ttft.value]
+    return kept
+
+
+def best_decode(roles: Array) -> Array:
+    """Of each family and KV dtype the front of TPOT and rate: a role off it is worse in both."""
+    groups = roles["family"] * len(KV_DTYPES) + roles["kv"]
+    kept = [rows[front(1 / roles["tpot"][rows], roles["rate"][rows])] for rows in _grouped(groups)]
+    best: Array = roles[np.sort(np.concatenate([np.zeros(0, dtype=int), *kept]))]
+    return best
+
+
+def best_prefill(costing: Costing, roles: Array) -> Array:
+    """Of each size and KV dtype those that no other one equals or beats in everything that a combination asks."""
+    groups = roles["devices"] * len(KV_DTYPES) + roles["kv"]
+    kept = [rows[_unbeaten(_wanted(costing, roles[rows]))] for rows in _grouped(groups)]
+    best: Array = roles[np.concatenate([np.zeros(0, dtype=int), *kept])]
+    return best
+
+
+def _grouped(groups: Array) -> list[Array]:
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+
+
+def _wanted(costing: Costing, roles: Array) -> Array:
+    """What a prefill role should have little of, a column each."""
+    wanted = [roles["token_s"], roles["dp"] * roles["token_s"], roles["pass_s"], -1.0 * roles["links"]]
+    # A prefix cache wants memory, and keeps a session on its rank; otherwise every rank is a queue that may be free.
+    wanted.append(-roles["kv_tokens"] if costing.demand.hit_share > 0 else -1.0 * roles["dp"])
+    return np.stack(wanted, axis=1)
+
+
+def _unbeaten(costs: Array) -> Array:
+    """Rows that no other row equals or undercuts in every column; of equal rows the first."""
+    _, first = np.unique(costs, axis=0, return_index=True)
+    first = np.sort(first)
+    rows = costs[first]
+    beats: Array = np.all(rows[:, None, :] <= rows[None, :, :], axis=2)
+    np.fill_diagonal(beats, False)
+    kept: Array = first[~beats.any(axis=0)]
+    return kept

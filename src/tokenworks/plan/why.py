@@ -1,0 +1,104 @@
+"""Why a deployment is not in the plan: every rule that it breaks, or what it would do and where it would stand."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from tokenworks.errors import SpecError
+from tokenworks.plan import together
+from tokenworks.plan.cells import Shortlist
+from tokenworks.plan.points import Points, Setting
+from tokenworks.plan.result import Ranked
+from tokenworks.plan.rows import ranked
+from tokenworks.plan.rules import Broken, explain
+from tokenworks.plan.search import Found, search
+from tokenworks.plan.space import CHUNKS, Ladders, candidates
+from tokenworks.plan.steps import Costing
+from tokenworks.specs.deployment import Parallel, Role
+
+WHERE = "--why"
+ALL = 1 << 30
+"""Families to keep: with this many nothing is ruled out for being beaten by those before it."""
+
+WIDTHS = tuple(Parallel.model_fields)
+SETTINGS = ("max_sequences", "chunk_tokens", "kv_dtype", "redundant_experts", "draft_tokens", "overlap")
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The answer: rules that the role breaks; if none, its prediction and its place in the plan's ranking."""
+
+    role: Role
+    broken: tuple[Broken, ...]
+    prediction: Ranked | None = None
+    place: int | None = None
+
+
+def read_role(text: str, setting: Setting) -> Role:
+    """A role from `tp=3,dp=2,ep=6`: fields of `Parallel` and `Role`; what is left out is the smallest that can run.
+
+    `expert_tp` follows from the other widths, `chunk_tokens` is the smallest of the ladder that holds the batch.
+    """
+    given: dict[str, Any] = {}
+    for term in (part.strip() for part in text.split(",") if part.strip()):
+        name, equals, value = term.partition("=")
+        if not equals or name not in (*WIDTHS, *SETTINGS):
+            near = difflib.get_close_matches(name, [*WIDTHS, *SETTINGS], n=1)
+            hint = f"did you mean {near[0]}=?" if near else f"known: {', '.join((*WIDTHS, *SETTINGS))}"
+            raise SpecError(f"cannot read {term!r}", where=WHERE, hint=hint)
+        if name in given:
+            raise SpecError(f"{name} is given twice", where=WHERE, hint="keep one")
+        given[name] = value
+    if not given:
+        raise SpecError("nothing is given", where=WHERE, hint='write widths, as in "tp=8,dp=5,ep=40"')
+    try:
+        parallel = Parallel.model_validate({name: given[name] for name in WIDTHS if name in given})
+        if setting.experts and "expert_tp" not in given and parallel.tp * parallel.dp % parallel.ep == 0:
+            parallel = parallel.model_copy(update={"expert_tp": parallel.tp * parallel.dp // parallel.ep})
+        role = Role(
+            name="aggregated",
+            parallel=parallel,
+            memory_fraction=setting.memory_fraction,
+            **({"max_sequences": parallel.dp} | {name: given[name] for name in SETTINGS if name in given}),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise SpecError(f"{first['loc'][-1]}={first['input']}: {first['msg'].lower()}", where=WHERE) from None
+    if "chunk_tokens" in given:
+        return role
+    need = role.max_sequences * (1 + role.draft_tokens) / parallel.dp
+    rank = next((chunk for chunk in CHUNKS if chunk >= need), CHUNKS[-1])
+    return role.model_copy(update={"chunk_tokens": rank * parallel.dp})
+
+
+def why(costing: Costing, text: str) -> Why:
+    """Judge a role, and estimate it if it is legal: at its batch and budget where they are given, else at the best."""
+    setting = costing.setting
+    role = read_role(text, setting)
+    if broken := explain(role, setting):
+        return Why(role, tuple(broken))
+    given = {term.partition("=")[0].strip() for term in text.split(",")}
+    legal = candidates(setting, Points.of(role))
+    shortlist = Shortlist(costing.slo, keep=1)
+    dp = role.parallel.dp
+    ladders = Ladders.default()
+    if "chunk_tokens" in given:
+        ladders = Ladders(np.array([role.chunk_tokens / dp]), ladders.sequences)
+    if "max_sequences" in given:
+        batch = np.full((1, 1, 1), max(role.max_sequences - dp, 1.0))
+        shortlist.offer(together.at_batch(costing, legal, batch, dp * ladders.chunks.reshape(1, 1, -1)))
+    else:
+        together.search(costing, legal, ladders, shortlist)
+    if not len(shortlist.best):
+        raise SpecError("cannot keep up with prefill at any batch", where=WHERE, hint="give it a larger chunk_tokens")
+    everything = search(costing, keep=ALL)
+    effective, output = shortlist.best["effective"][0], shortlist.best["output"][0]
+    ahead = everything.shortlist.best
+    better = (ahead["effective"] > effective) | ((ahead["effective"] == effective) & (ahead["output"] > output))
+    alone = Found(shortlist, legal, everything.considered, everything.counts)
+    return Why(role, (), ranked(costing, alone, 1)[0], 1 + int(better.sum()))
