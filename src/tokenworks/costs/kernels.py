@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from tokenworks.costs.arrays import FloatArray
-from tokenworks.specs.model import Block, Experts, Format, Matrix, Scan, State
+from tokenworks.costs.roofline import compute_dtype
+from tokenworks.specs.model import Block, Experts, Format, Matrix, Model, Scan, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,3 +117,18 @@ def _fused(matrices: list[Matrix], kv_heads: int) -> tuple[Gemm, ...]:
         Gemm(part, inputs, inner, widths["out"], widths["kv"], widths["none"], kv_heads, form)
         for (part, inputs, inner, form), widths in grouped.items()
     )
+
+
+def dequantised(model: Model, peak: Mapping[str, float]) -> dict[str, str]:
+    """Formats that a device unpacks before it multiplies, and the dtype that it multiplies in.
+
+    Parameters
+    ----------
+    peak : dense rate of each dtype that the device has [FLOP/s]
+    """
+    found = {}
+    for matrix in (matrix for block in model.blocks for matrix in block.matrices):
+        dtype, unpacked = compute_dtype(matrix.format, peak)
+        if unpacked:
+            found[matrix.format.name] = dtype
+    return found

@@ -89,5 +89,8 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         acceptance=number(calibration.acceptance),
         grade=calibration.grade,
         spread=number(family.spread),
-        assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),
+        assumed=(
+            *(item for item in machine.assumed if not item.path.startswith("host.")),  # no step touches host memory
+            *calibration.assumed(machine.family, machine.peak),
+        ),
     )

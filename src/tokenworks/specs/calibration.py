@@ -144,6 +144,14 @@ class Calibration(Spec):
             if quantity.assumed:
                 yield Assumption(f"calibration.{path}", quantity.written, quantity.source)
 
+    def rests_on(self, name: str, factors: Iterable[str]) -> str:
+        """Where some factors of a family come from: `measured`, `assumed` if one of them is, or `as` another family."""
+        found = self._found(name)
+        if isinstance(found, Like):
+            return f"as {found.like}"
+        statuses = {quantity.status for path, quantity in _factors(found, found.gemm) if path in factors}
+        return "assumed" if statuses - {"measured", "derived"} else "measured"
+
     def _found(self, name: str) -> Family | Like:
         if name not in self.families:
             raise UnknownName("device family", name, self.families, hint=f"calibration {self.name} has no such family")
