@@ -100,7 +100,7 @@ class Engine:
             end_s = np.where(status >= Status.COMPLETED, end_s, np.nan)
         series = np.zeros((0, len(SERIES)), np.int64)
         if self.cluster.window_s:
-            kernel.sample(s, self.now)
+            kernel.sample(s, self.now, False)
             series = s.series[: int(s.world["rows"][0]) + 1].copy()
         return Outcome(
             now_s=self.now, arrival_s=record["sent_s"], scheduled_s=record["scheduled_s"],

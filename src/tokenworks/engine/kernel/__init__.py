@@ -1,0 +1,37 @@
+"""The compiled engine: `reference` without doing its work, by event compression; the only room that knows numba.
+
+Between two events the batch of an instance is fixed, so its steps are one arithmetic series that is planned as a
+whole and cut when something arrives. A request is touched when it arrives, is scheduled and leaves: completions wait
+in a calendar keyed by the token clock of its rank, and blocks grow by counts of context mod block size. Free blocks
+without content are one run in the LRU list. Function by function the rules are those of `reference`, cited there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenworks.engine.kernel.base import SERIES_FULL
+from tokenworks.engine.kernel.drive import advance, cancel, sample
+
+__all__ = ["SERIES_FULL", "advance", "cancel", "compiled", "sample"]
+
+
+def _fresh_indexes() -> list[Path]:
+    """Machine code on disk; numba sees changes of `drive.py` alone, so what is older than any source is deleted."""
+    sources = [*Path(__file__).parent.glob("*.py"), *Path(__file__).parent.parent.glob("*.py")]
+    newest = max(source.stat().st_mtime for source in sources)
+    fresh = []
+    for index in Path(str(advance.stats.cache_path)).glob("drive.*.nbi"):
+        if index.stat().st_mtime < newest:
+            index.unlink(missing_ok=True)
+        else:
+            fresh.append(index)
+    return fresh
+
+
+def compiled() -> bool:
+    """Whether the machine code of this version is on disk, so that the first run starts at once."""
+    return any(index.name.startswith("drive.advance-") for index in _fresh_indexes())
+
+
+_fresh_indexes()

@@ -1,0 +1,185 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""Prefix cache of a rank: the LRU list of its free blocks, and a table from name to block."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.engine.kernel.base import GOLDEN, inline, jit
+
+
+@inline
+def slot_of(name, shift, mask):
+    """Home of a name in an open-addressing table (Fibonacci hashing, Knuth vol. 3, 6.4)."""
+    return np.int64((np.uint64(name) * GOLDEN) >> np.uint64(shift)) & mask
+
+
+@inline
+def find_block(s, r, name):
+    """Node of a cached block, or -1."""
+    rank = s.rank[r]
+    mask = rank.mask
+    slot = slot_of(name, rank.shift, mask)
+    while True:
+        node = s.table[rank.table + slot]
+        if node < 0 or s.node[node].name == name:
+            return node
+        slot = (slot + 1) & mask
+
+
+@inline
+def add_to_table(s, r, node):
+    """Make a block findable."""
+    rank = s.rank[r]
+    slot = slot_of(s.node[node].name, rank.shift, rank.mask)
+    while s.table[rank.table + slot] >= 0:
+        slot = (slot + 1) & rank.mask
+    s.table[rank.table + slot] = node
+
+
+@jit
+def remove_from_table(s, r, node):
+    """Forget a block; later entries of its cluster move up, so that no tombstone stays."""
+    rank = s.rank[r]
+    mask, base = rank.mask, rank.table
+    hole = slot_of(s.node[node].name, rank.shift, mask)
+    while s.table[base + hole] != node:
+        hole = (hole + 1) & mask
+    slot = hole
+    while True:
+        slot = (slot + 1) & mask
+        other = s.table[base + slot]
+        if other < 0:
+            break
+        home = slot_of(s.node[other].name, rank.shift, mask)
+        if ((slot - home) & mask) >= ((slot - hole) & mask):
+            s.table[base + hole] = other
+            hole = slot
+    s.table[base + hole] = -1
+
+
+@inline
+def push_free(s, r, node):
+    """To the tail of the LRU list."""
+    rank, me = s.rank[r], s.node[node]
+    me.prev, me.next = rank.lru_last, -1
+    if rank.lru_last >= 0:
+        s.node[rank.lru_last].next = node
+    else:
+        rank.lru_first = node
+    rank.lru_last = node
+
+
+@inline
+def pull_free(s, r, node):
+    """Out of the LRU list."""
+    rank, me = s.rank[r], s.node[node]
+    if me.prev >= 0:
+        s.node[me.prev].next = me.next
+    else:
+        rank.lru_first = me.next
+    if me.next >= 0:
+        s.node[me.next].prev = me.prev
+    else:
+        rank.lru_last = me.prev
+
+
+@inline
+def recycle(s, r, node):
+    """A node without use."""
+    s.node[node].next = s.rank[r].spare
+    s.rank[r].spare = node
+
+
+@inline
+def fresh(s, r):
+    """A node to use."""
+    node = s.rank[r].spare
+    s.rank[r].spare = s.node[node].next
+    return node
+
+
+@inline
+def emit(s, r, name, stored, now):
+    """A cache event on its way to the router."""
+    world = s.world[0]
+    if world.emit:
+        at = (world.events_first + world.events) % len(s.event)
+        event = s.event[at]
+        event.time, event.name, event.rank, event.stored = now, name, s.rank[r].number, stored
+        world.events += 1
+
+
+@jit
+def take_cached(s, r, count, now):
+    """Take free blocks from the head of the LRU list; what they held is forgotten."""
+    rank = s.rank[r]
+    while count > 0:
+        head = rank.lru_first
+        node = s.node[head]
+        if node.users < 0:
+            taken = min(count, node.count)
+            node.count -= taken
+            count -= taken
+            if node.count:
+                break
+        else:
+            remove_from_table(s, r, head)
+            emit(s, r, node.name, 0, now)
+            rank.evictions += 1
+            count -= 1
+        pull_free(s, r, head)
+        recycle(s, r, head)
+
+
+@inline
+def take(s, r, count, now):
+    """Take free blocks; the caller has seen that there are enough."""
+    rank = s.rank[r]
+    rank.free -= count
+    if s.pool[rank.pool].prefix and count > 0:
+        take_cached(s, r, count, now)
+
+
+@jit
+def store(s, r, q, tokens, now):
+    """Make the full blocks of the first `tokens` findable; a block whose name is taken stays as it is."""
+    me, rank = s.request[q], s.rank[r]
+    first = s.offsets[q]
+    full = min(tokens // s.pool[rank.pool].block_tokens, s.offsets[q + 1] - first)
+    for i in range(first + me.chained, first + full):
+        name = s.ids[i]
+        s.held[i] = -1
+        if find_block(s, r, name) < 0:
+            new = fresh(s, r)
+            s.node[new].name, s.node[new].users = name, 1
+            add_to_table(s, r, new)
+            s.held[i] = new
+            me.owned += 1
+            emit(s, r, name, 1, now)
+    me.chained = max(me.chained, full)
+
+
+@jit
+def release_cached(s, r, q, blocks):
+    """Free `blocks` of which the chain's are kept findable: nameless ones first, then the chain from its end."""
+    me, rank = s.request[q], s.rank[r]
+    nameless = blocks - me.owned
+    if nameless > 0:
+        last = rank.lru_last
+        if last >= 0 and s.node[last].users < 0:
+            s.node[last].count += nameless
+        else:
+            new = fresh(s, r)
+            s.node[new].users, s.node[new].count = -1, nameless
+            push_free(s, r, new)
+        rank.free += nameless
+    first = s.offsets[q]
+    for i in range(first + me.chained - 1, first - 1, -1):
+        node = s.held[i]
+        if node >= 0:
+            s.node[node].users -= 1
+            if s.node[node].users == 0:
+                push_free(s, r, node)
+                rank.free += 1
+    me.chained, me.owned = 0, 0

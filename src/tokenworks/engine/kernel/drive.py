@@ -1,0 +1,181 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""The entry points: play events up to a time, cancel, look."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.engine.kernel.base import (
+    CANCELLED,
+    DONE,
+    EVENTS_FULL,
+    FOLLOW,
+    LOAD,
+    NEVER,
+    OPEN,
+    PENDING,
+    QUEUED,
+    REJECTED,
+    RUNNING,
+    SERIES_FULL,
+    STEP,
+    entry,
+    inline,
+)
+from tokenworks.engine.kernel.finish import enqueue, finish
+from tokenworks.engine.kernel.leave import end, open_gate, pop_heap
+from tokenworks.engine.kernel.lists import unwait
+from tokenworks.engine.kernel.route import route
+from tokenworks.engine.kernel.steps import interrupt, plan, settle
+from tokenworks.engine.kernel.transfer import fetch, let_go, loaded, pop_load
+
+
+@inline
+def arrive(s, q, now):
+    """A request reaches the client's gate, and past it a rank."""
+    world, me = s.world[0], s.request[q]
+    if world.concurrency and me.gated and me.status == PENDING:
+        if world.flying >= world.concurrency:
+            me.next = -1
+            if world.gate >= 0:
+                s.request[world.gate_last].next = q
+            else:
+                world.gate = q
+            world.gate_last = q
+            return
+        world.flying += 1
+        me.gated = 0
+    if me.status != PENDING:
+        if not me.gated:
+            open_gate(s, now)
+        return
+    me.sent_s, me.goal = now, me.input
+    if me.doomed:
+        end(s, q, REJECTED, now)
+        return
+    r = route(s, q, now)
+    me.route = r
+    most = s.pool[0].max_queue
+    if most and s.rank[r].waiting >= most:
+        end(s, q, REJECTED, now)
+        return
+    enqueue(s, r, q, now)
+
+
+@entry
+def sample(s, time, close):
+    """Levels at `time` and counts since the last window closed, into the next row of the series."""
+    world = s.world[0]
+    for i in range(len(s.instance)):
+        if s.instance[i].planned > 1:
+            settle(s, i, time, True)
+    running = waiting = used = output = prefill = np.int64(0)
+    for r in range(len(s.rank)):
+        rank = s.rank[r]
+        running += rank.running + rank.loading + rank.readied
+        waiting += rank.waiting
+        used += s.pool[rank.pool].kv_blocks - rank.free
+        output += rank.output_tokens
+        prefill += rank.prefill_tokens
+    row = world.rows
+    s.series[row, 0], s.series[row, 1], s.series[row, 2] = running, waiting, used
+    s.series[row, 3], s.series[row, 4] = output - world.seen_output, prefill - world.seen_prefill
+    if close:
+        world.rows += 1
+        world.seen_output, world.seen_prefill = output, prefill
+
+
+@inline
+def close_windows(s, limit):
+    """Close the windows that end before `limit`; False if there is no room for them."""
+    world = s.world[0]
+    while world.window_s > 0.0 and limit < NEVER and (world.rows + 1) * world.window_s < limit:
+        if world.rows == len(s.series) - 1:
+            return False
+        sample(s, (world.rows + 1) * world.window_s, True)
+    return True
+
+
+@inline
+def next_event(s):
+    """(kind, time, whose) of what comes next; at one moment arrivals go before KV transfers before ends of steps."""
+    world = s.world[0]
+    kind, time, whose = STEP, s.instance[0].end_s, 0
+    for i in range(1, len(s.instance)):
+        if s.instance[i].end_s < time:
+            time, whose = s.instance[i].end_s, i
+    if world.loads and s.load_s[0] <= time:
+        kind, time, whose = LOAD, s.load_s[0], s.load[0]
+    if world.opened < len(s.open):
+        q = s.open[world.opened]
+        if s.request[q].sent_s <= time:
+            kind, time, whose = OPEN, s.request[q].sent_s, q
+    if world.heaped:
+        q = s.heap[0]
+        at = s.request[q].sent_s
+        if at < time or (at == time and (kind != OPEN or q < whose)):
+            kind, time, whose = FOLLOW, at, q
+    return kind, time, whose
+
+
+@inline
+def play(s, kind, time, whose):
+    """One event."""
+    world = s.world[0]
+    world.now = time
+    if kind == STEP:
+        world.stepped_s, world.stepped = time, whose
+        finish(s, whose, time)
+        plan(s, whose, time)
+        if s.instance[whose].load >= 0:
+            fetch(s, whose, time)
+    elif kind == LOAD:
+        pop_load(s)
+        loaded(s, whose, time)
+    else:
+        if kind == OPEN:
+            world.opened += 1
+        else:
+            pop_heap(s)
+        arrive(s, whose, time)
+
+
+@entry
+def advance(s, until):
+    """Play all events up to and including `until`; returns DONE, or which buffer must grow before it goes on."""
+    world = s.world[0]
+    while True:
+        kind, time, whose = next_event(s)
+        if not close_windows(s, min(time, until)):
+            return SERIES_FULL
+        if time > until or time == NEVER:
+            break
+        if world.emit and len(s.event) - world.events < world.events_spare:
+            return EVENTS_FULL
+        play(s, kind, time, whose)
+    if until < NEVER:
+        world.now = until
+        for i in range(len(s.instance)):
+            if s.instance[i].planned > 1:
+                settle(s, i, until, True)
+    return DONE
+
+
+@entry
+def cancel(s, q):
+    """Withdraw a request at the present moment."""
+    me, now = s.request[q], s.world[0].now
+    if me.status == RUNNING and not me.cancelled:
+        me.cancelled = 1
+        s.rank[me.at].cancels += 1
+        interrupt(s, s.rank[me.at].instance, now)
+    elif me.status == QUEUED:
+        r = me.at
+        unwait(s, r, q)
+        s.rank[r].load -= 1
+        if me.remote:
+            let_go(s, q, now)
+        end(s, q, CANCELLED, now)
+        interrupt(s, s.rank[r].instance, now)
+    elif me.status == PENDING:
+        me.status = CANCELLED

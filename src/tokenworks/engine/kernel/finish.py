@@ -1,0 +1,154 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""The end of a step: tokens come out, sequences leave, finished prefills go on to decode elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, PREFILL, SGLANG, inline, jit
+from tokenworks.engine.kernel.cache import store
+from tokenworks.engine.kernel.leave import drop, leave_running
+from tokenworks.engine.kernel.lists import wait
+from tokenworks.engine.kernel.steps import glide, interrupt, itl_bin
+from tokenworks.engine.kernel.tokens import decode, last_decode
+from tokenworks.engine.state import BUCKETS
+
+
+@inline
+def enqueue(s, r, q, now):
+    """Append to a rank's queue; behind others of its class or before a full rank nothing changes."""
+    rank = s.rank[r]
+    s.request[q].at = r
+    rank.load += 1
+    wait(s, r, q, False)
+    interrupt(s, rank.instance, now)
+
+
+@jit
+def hand_over(s, r, q, now):
+    """A finished prefill waits at the least loaded decode rank; its KV stays here until it has been fetched."""
+    me = s.request[q]
+    leave_running(s, r, q)
+    s.rank[r].load -= 1
+    me.goal, me.computed, me.remote = me.input, 0, 1
+    pool = s.pool[1]
+    best = pool.first_rank
+    for other in range(pool.first_rank, pool.first_rank + pool.instances * pool.ranks):
+        if s.rank[other].load < s.rank[best].load:
+            best = other
+    enqueue(s, best, q, now)
+
+
+@inline
+def produce_first(s, r, q, now):
+    """The token that a finished prefill gives."""
+    me, rank = s.request[q], s.rank[r]
+    me.generated += 1
+    rank.output_tokens += 1
+    if math.isnan(me.first_s):
+        me.first_s = now
+    else:
+        s.itl[itl_bin(now - me.end_s)] += 1
+    me.end_s = now
+    if me.generated == me.output:
+        drop(s, r, q, COMPLETED, now)
+    elif s.pool[rank.pool].role == PREFILL and not me.cancelled:
+        hand_over(s, r, q, now)
+    else:
+        decode(s, r, q)
+        if s.pool[rank.pool].policy == SGLANG:
+            me.fresh = 1
+            rank.fresh += 1
+
+
+@jit
+def fresh_gaps(s, r, now):
+    """Gaps before the second token of those that did not decode in the step before; returns how many."""
+    rank = s.rank[r]
+    q = s.request[rank.prefill].prev if rank.prefill >= 0 else rank.last
+    count = np.int64(rank.fresh)
+    while rank.fresh:
+        me = s.request[q]
+        if me.fresh:
+            me.fresh = 0
+            rank.fresh -= 1
+            s.itl[itl_bin(now - me.end_s)] += 1
+        q = me.prev
+    return count
+
+
+@inline
+def finish_rank(s, i, r, now):
+    """End of a step: tokens come out, sequences leave."""
+    rank, instance = s.rank[r], s.instance[i]
+    pool = s.pool[rank.pool]
+    if rank.batch:
+        fresh = fresh_gaps(s, r, now) if rank.fresh else 0
+        s.itl[itl_bin(now - last_decode(s, r))] += rank.batch - fresh
+        rank.last_s = now
+        rank.decode_sequences += rank.batch
+        rank.output_tokens += rank.batch * rank.gain
+        rank.context += rank.batch * rank.gain
+        rank.ticks += 1
+        before = rank.clock
+        rank.clock = before + rank.gain
+        for target in range(max(before + 1, rank.next_target), rank.clock + 1):
+            q = s.calendar[rank.calendar + 2 * (target & (BUCKETS - 1))]
+            while q >= 0:
+                follower = s.request[q].cnext
+                if s.request[q].target == target:
+                    rank.output_tokens -= rank.clock - target
+                    drop(s, r, q, COMPLETED, now)
+                q = follower
+        if rank.next_target <= rank.clock:
+            rank.next_target = rank.clock + 1
+    q = rank.prefill
+    while q >= 0:
+        me = s.request[q]
+        follower = me.next
+        me.computed += me.chunk
+        rank.prefill_tokens += me.chunk
+        me.chunk = 0
+        if pool.prefix and pool.policy == SGLANG:
+            store(s, r, q, me.computed, now)
+        if me.computed == me.goal:
+            rank.prefill = follower
+            instance.anchored = 0
+            produce_first(s, r, q, now)
+        q = follower
+
+
+@jit
+def drop_cancelled(s, r, now):
+    """What was cancelled while it ran."""
+    rank = s.rank[r]
+    q = rank.first
+    while q >= 0:
+        follower = s.request[q].next
+        if s.request[q].cancelled:
+            rank.cancels -= 1
+            s.request[q].end_s = now
+            drop(s, r, q, CANCELLED, now)
+        q = follower
+
+
+@inline
+def finish(s, i, now):
+    """End of the step in flight of an instance, and of all before it in the plan."""
+    instance = s.instance[i]
+    if instance.planned == 0:
+        return
+    if instance.planned > 1:
+        glide(s, i, instance.planned - 1)
+    pool = s.pool[instance.pool]
+    for number in range(pool.ranks):
+        r = instance.first_rank + number * pool.instances
+        finish_rank(s, i, r, now)
+        if s.rank[r].cancels:
+            drop_cancelled(s, r, now)
+    instance.steps += 1
+    instance.done += 1
+    instance.busy_s += now - instance.start_s
+    instance.planned = 0

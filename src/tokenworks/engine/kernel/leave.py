@@ -1,0 +1,123 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""How requests leave, and what the client sends because of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.engine.kernel.base import COMPLETED, PENDING, inline, jit
+from tokenworks.engine.kernel.lists import unlink, wait
+from tokenworks.engine.kernel.tokens import blocks_for, release, stop_decoding
+
+
+@inline
+def push_heap(s, q):
+    """Add to the requests that followed another, by (time, number)."""
+    heap, request = s.heap, s.request
+    at = s.world[0].heaped
+    s.world[0].heaped += 1
+    time = request[q].sent_s
+    while at > 0:
+        up = (at - 1) >> 1
+        other = heap[up]
+        if request[other].sent_s < time or (request[other].sent_s == time and other < q):
+            break
+        heap[at] = other
+        at = up
+    heap[at] = q
+
+
+@jit
+def pop_heap(s):
+    """Take away the first of them."""
+    heap, request = s.heap, s.request
+    s.world[0].heaped -= 1
+    count = s.world[0].heaped
+    q = heap[count]
+    time, at = request[q].sent_s, 0
+    while 2 * at + 1 < count:
+        down = 2 * at + 1
+        if down + 1 < count:
+            a, b = heap[down], heap[down + 1]
+            if request[b].sent_s < request[a].sent_s or (request[b].sent_s == request[a].sent_s and b < a):
+                down += 1
+        other = heap[down]
+        if time < request[other].sent_s or (time == request[other].sent_s and q < other):
+            break
+        heap[at] = other
+        at = down
+    heap[at] = q
+
+
+@jit
+def open_gate(s, now):
+    """A slot of the client is free: the next request takes it, or nobody."""
+    world = s.world[0]
+    while world.gate >= 0:
+        q = world.gate
+        me = s.request[q]
+        world.gate = me.next
+        if world.gate < 0:
+            world.gate_last = -1
+        if me.status == PENDING:
+            me.gated = 0
+            me.sent_s = now
+            push_heap(s, q)
+            return
+    world.flying -= 1
+
+
+@inline
+def end(s, q, status, now):
+    """The client hears of the end."""
+    me = s.request[q]
+    me.status, me.end_s = status, now
+    if status == COMPLETED:
+        child = me.child
+        while child >= 0:
+            if s.request[child].status == PENDING:
+                s.request[child].sent_s += now
+                push_heap(s, child)
+            child = s.request[child].sibling
+    if s.world[0].concurrency:
+        open_gate(s, now)
+
+
+@inline
+def leave_running(s, r, q):
+    """Out of the running list."""
+    rank = s.rank[r]
+    if rank.prefill == q:
+        rank.prefill = s.request[q].next
+    first, last = unlink(s.request, q, rank.first, rank.last)
+    rank.first, rank.last = first, last
+    rank.running -= 1
+
+
+@inline
+def drop(s, r, q, status, now):
+    """A running `q` leaves its rank for good."""
+    me, rank = s.request[q], s.rank[r]
+    blocks = np.int64(me.blocks)
+    if me.decoding:
+        stop_decoding(s, r, q)
+        blocks = blocks_for(s.pool[rank.pool], np.int64(me.computed))
+    leave_running(s, r, q)
+    rank.load -= 1
+    release(s, r, q, blocks, now)
+    end(s, q, status, now)
+
+
+@jit
+def preempt(s, r, q, blocks, now, front):  # noqa: PLR0917 numba takes no keywords
+    """Drop the KV of `q`; it will be computed again."""
+    me, rank = s.request[q], s.rank[r]
+    if me.decoding:
+        stop_decoding(s, r, q)
+    leave_running(s, r, q)
+    release(s, r, q, blocks, now)
+    me.computed, me.goal = 0, me.input + me.generated
+    me.preemptions += 1
+    rank.preemptions += 1
+    rank.preempted = 1
+    wait(s, r, q, front)

@@ -1,0 +1,251 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""One step of one rank: what runs, what is admitted, what is preempted."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tokenworks.engine.kernel.base import RUNNING, VLLM, inline, jit
+from tokenworks.engine.kernel.cache import find_block, pull_free, store, take
+from tokenworks.engine.kernel.leave import preempt
+from tokenworks.engine.kernel.lists import run_before, unwait
+from tokenworks.engine.kernel.tokens import blocks_for, clock_at, computed, decode, growth_between
+from tokenworks.engine.types import PRIORITIES
+
+
+@jit
+def find_prefix(s, r, q):
+    """(blocks found, those of them in use) of the longest cached prefix; they are noted in `held`."""
+    me, rank = s.request[q], s.rank[r]
+    first = s.offsets[q]
+    most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.offsets[q + 1] - first)
+    found = shared = 0
+    while found < most:
+        node = find_block(s, r, s.ids[first + found])
+        if node < 0:
+            break
+        s.held[first + found] = node
+        shared += s.node[node].users > 0
+        found += 1
+    return found, shared
+
+
+@inline
+def admit(s, r, q, budget, now):
+    """Tokens to compute for a waiting `q` in this step, 0 if its whole sequence does not fit now."""
+    me, rank = s.request[q], s.rank[r]
+    pool = s.pool[rank.pool]
+    found = shared = np.int64(0)
+    if pool.prefix:
+        found, shared = find_prefix(s, r, q)
+    margin = np.int64(pool.watermark) if rank.running + rank.loading + rank.readied else np.int64(0)
+    margin += (pool.reserve * rank.running + pool.block_tokens - 1) // pool.block_tokens
+    if blocks_for(pool, np.int64(me.goal)) - shared + margin > rank.free:
+        return 0
+    if pool.prefix:
+        first = s.offsets[q]
+        for i in range(first, first + found):
+            node = s.held[i]
+            if s.node[node].users == 0:
+                pull_free(s, r, node)
+                rank.free -= 1
+            s.node[node].users += 1
+        me.chained = me.owned = found
+    me.computed = found * pool.block_tokens
+    tokens = min(me.goal - me.computed, budget)
+    me.blocks = blocks_for(pool, np.int64(me.goal if me.remote else me.computed + tokens))
+    take(s, r, me.blocks - found, now)
+    if me.preemptions == 0 and not me.remote:
+        rank.queries += me.goal
+        rank.hits += me.computed
+        me.hit = me.computed
+    unwait(s, r, q)
+    me.status = RUNNING
+    if math.isnan(me.scheduled_s):
+        me.scheduled_s = now
+    return tokens
+
+
+@inline
+def next_waiting(s, r):
+    """First of the first class that waits, or -1."""
+    for c in range(PRIORITIES):
+        q = s.rank[r].head[c]
+        if q >= 0:
+            return q
+    return -1
+
+
+@inline
+def chunk(s, r, q, tokens, now):
+    """`tokens` of `q` are computed in this step."""
+    me, rank = s.request[q], s.rank[r]
+    pool = s.pool[rank.pool]
+    me.chunk = tokens
+    rank.tokens += tokens
+    rank.square += np.int64(tokens) * me.computed + np.int64(tokens) * (tokens + 1) // 2
+    if pool.prefix and pool.policy == VLLM:
+        store(s, r, q, me.computed + tokens, now)
+
+
+@inline
+def admit_waiting(s, r, budget, now):
+    """First come, first served within a class, until one does not fit."""
+    rank = s.rank[r]
+    most = s.pool[rank.pool].max_sequences
+    while rank.waiting and budget and rank.running + rank.loading < most:
+        q = next_waiting(s, r)
+        tokens = admit(s, r, q, budget, now)
+        if tokens == 0:
+            return
+        if s.request[q].remote:
+            rank.loading += 1
+            instance = s.instance[rank.instance]
+            s.request[q].cnext = -1
+            if instance.load >= 0:
+                s.request[instance.load_last].cnext = q
+            else:
+                instance.load = q
+            instance.load_last = q
+            continue
+        run_before(s, r, q, -1)
+        if rank.prefill < 0:
+            rank.prefill = q
+        chunk(s, r, q, tokens, now)
+        budget -= tokens
+
+
+@jit
+def squeeze_vllm(s, r, budget, now):
+    """The running requests of a step that finds too few free blocks, one by one; returns the budget left."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    q = rank.first
+    while q >= 0:
+        me = s.request[q]
+        if me.decoding:
+            me.blocks, me.chunk = blocks_for(pool, computed(s, r, q)), 0
+        q = me.next
+    q = rank.first
+    while q >= 0:
+        me = s.request[q]
+        tokens = np.int64(1 + pool.draft) if me.decoding else min(np.int64(me.goal - me.computed), budget)
+        need = blocks_for(pool, computed(s, r, q) + (rank.gain if me.decoding else tokens)) - me.blocks
+        follower = me.next
+        while need > rank.free and me.status == RUNNING:
+            victim = other = rank.last
+            while other >= 0:
+                if s.request[other].priority > s.request[victim].priority:
+                    victim = other
+                other = s.request[other].prev
+            if victim == follower:
+                follower = s.request[victim].next
+            if victim != q and s.request[victim].decoding and s.request[victim].chunk:
+                budget += 1 + pool.draft
+            preempt(s, r, victim, np.int64(s.request[victim].blocks), now, True)
+        if me.status == RUNNING:
+            take(s, r, need, now)
+            me.blocks += need
+            budget -= tokens
+            if me.decoding:
+                me.chunk = 1
+            else:
+                chunk(s, r, q, tokens, now)
+        q = follower
+    return budget
+
+
+@inline
+def schedule_vllm(s, r, now):
+    """What runs first, then what waits."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    budget = np.int64(pool.token_budget)
+    grown = growth_between(s, r, rank.clock, rank.clock + rank.gain) if rank.decodes else 0
+    q, need, tokens = rank.prefill, np.int64(0), np.int64(0)
+    if q >= 0:
+        me = s.request[q]
+        tokens = min(np.int64(me.goal - me.computed), budget - rank.decodes * (1 + pool.draft))
+        need = blocks_for(pool, me.computed + tokens) - me.blocks
+    if grown + need > rank.free:
+        budget = squeeze_vllm(s, r, budget, now)
+    else:
+        take(s, r, grown, now)
+        budget -= rank.decodes * (1 + pool.draft)
+        if q >= 0:
+            take(s, r, need, now)
+            s.request[q].blocks += need
+            chunk(s, r, q, tokens, now)
+            budget -= tokens
+    if not rank.preempted:
+        admit_waiting(s, r, budget, now)
+    rank.batch = rank.decodes
+
+
+@jit
+def retract_sglang(s, r, now):
+    """Make room to decode: fewest generated tokens go first, then longest input, then youngest."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    while rank.running and growth_between(s, r, rank.clock, rank.clock + rank.gain) > rank.free:
+        q = victim = rank.last
+        while q >= 0:
+            a, b = s.request[q], s.request[victim]
+            less = (b.output - b.target) - (a.output - a.target)
+            if less > 0 or (less == 0 and a.input > b.input):
+                victim = q
+            q = a.prev
+        preempt(s, r, victim, blocks_for(pool, computed(s, r, victim)), now, False)
+
+
+@inline
+def schedule_sglang(s, r, now):
+    """A prefill-only step if anything can be prefilled, else decode all."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    budget = np.int64(pool.token_budget)
+    q = rank.prefill
+    if q >= 0:
+        me = s.request[q]
+        tokens = min(np.int64(me.goal - me.computed), budget)
+        need = blocks_for(pool, me.computed + tokens) - me.blocks
+        take(s, r, need, now)
+        me.blocks += need
+        chunk(s, r, q, tokens, now)
+        budget -= tokens
+    admit_waiting(s, r, budget, now)
+    rank.batch = 0
+    if rank.tokens == 0 and rank.decodes:
+        retract_sglang(s, r, now)
+        take(s, r, growth_between(s, r, rank.clock, rank.clock + rank.gain), now)
+        rank.batch = rank.decodes
+
+
+@inline
+def join(s, r):
+    """Sequences whose KV has arrived decode from this step on; an unfinished prefill stays last."""
+    rank = s.rank[r]
+    while rank.ready >= 0:
+        q = rank.ready
+        rank.ready = s.request[q].next
+        rank.readied -= 1
+        run_before(s, r, q, rank.prefill)
+        decode(s, r, q)
+        s.request[q].fresh = 1
+        rank.fresh += 1
+        s.instance[rank.instance].anchored = 0
+
+
+@inline
+def schedule(s, r, now):
+    """Plan the next step of one rank."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    rank.tokens, rank.square, rank.preempted = 0, 0, 0
+    rank.gain = clock_at(pool, rank.ticks + 1) - rank.clock
+    if pool.policy == VLLM:
+        schedule_vllm(s, r, now)
+    else:
+        schedule_sglang(s, r, now)

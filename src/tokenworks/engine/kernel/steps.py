@@ -1,0 +1,174 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""The steps of an instance: planned as one arithmetic series, cut when something changes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.engine.kernel.base import NEVER, inline
+from tokenworks.engine.kernel.cache import take
+from tokenworks.engine.kernel.schedule import join, schedule
+from tokenworks.engine.kernel.tokens import clock_at, growth_between, last_decode
+from tokenworks.engine.metrics import ITL_BASE, ITL_BINS, ITL_SHIFT
+from tokenworks.engine.state import BUCKETS
+
+
+@inline
+def time_after(s, i, steps):
+    """End of the step `steps` after the anchor [s]."""
+    instance = s.instance[i]
+    k = float(steps)
+    return instance.anchor_s + (k * instance.step_s + instance.growth_s * (k * (k - 1.0) * 0.5))
+
+
+@inline
+def longest_plan(s, r):
+    """Steps until a decoding sequence may end, or until blocks have to be looked at one step at a time."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    target = max(rank.next_target, rank.clock + 1)
+    while s.calendar[rank.calendar + 2 * (target & (BUCKETS - 1))] < 0:
+        target += 1
+    rank.next_target = target
+    steps = np.int64(target - rank.clock)
+    if pool.gain != 1.0:
+        steps = max(np.int64((target - 1) / pool.gain) - rank.ticks, np.int64(1))
+        while clock_at(pool, rank.ticks + steps) < target:
+            steps += 1
+    room = rank.free
+    if pool.prefix:
+        head = rank.lru_first
+        room = np.int64(s.node[head].count) if head >= 0 and s.node[head].users < 0 else np.int64(0)
+    low = rank.clock + rank.gain
+    high = clock_at(pool, rank.ticks + steps)
+    if ((high - low) // pool.block_tokens + 1) * rank.decodes <= room:
+        return steps
+    at = 1
+    while at < steps:
+        high = clock_at(pool, rank.ticks + at + 1)
+        room -= growth_between(s, r, low, high)
+        if room < 0:
+            break
+        low = high
+        at += 1
+    return at
+
+
+@inline
+def itl_bin(gap):
+    """Bin of a gap between two output tokens."""
+    return min(max((np.float64(gap).view(np.int64) >> ITL_SHIFT) - ITL_BASE, 0), ITL_BINS - 1)
+
+
+@inline
+def plan(s, i, now):
+    """Plan the next steps of an instance from `now`, or leave it idle."""
+    instance = s.instance[i]
+    pool = s.pool[instance.pool]
+    first, stride, ranks = instance.first_rank, pool.instances, pool.ranks
+    instance.start_s = now
+    for number in range(ranks):
+        join(s, first + number * stride)
+    while True:
+        busy = preempted = 0
+        tokens = prefill = np.int64(0)
+        hottest = 0.0
+        for number in range(ranks):
+            r = first + number * stride
+            schedule(s, r, now)
+            rank = s.rank[r]
+            busy += rank.batch + rank.tokens
+            preempted += rank.preempted
+            prefill += rank.tokens
+            tokens += rank.batch * (1 + pool.draft) + rank.tokens
+            context = rank.context if rank.batch else np.int64(0)
+            hot = pool.sequence_s * rank.batch + pool.context_s * context + pool.prefill_s * rank.square
+            hottest = max(hottest, hot)
+        if busy or not preempted:
+            break
+    if not busy:
+        instance.end_s, instance.planned, instance.anchored = NEVER, 0, 0
+        return
+    pure = ranks == 1 and prefill == 0
+    if not (pure and instance.anchored):
+        instance.anchor_s, instance.done = now, 0
+        instance.step_s = s.by_tokens[pool.by_tokens + tokens] + ranks * hottest
+        instance.growth_s = pool.context_s * s.rank[first].batch * pool.gain
+    instance.anchored = pure
+    instance.planned = 1
+    if pure and not preempted and not s.rank[first].fresh and last_decode(s, first) == now:
+        instance.planned = longest_plan(s, first)
+    instance.end_s = time_after(s, i, instance.done + instance.planned)
+
+
+@inline
+def glide(s, i, steps):
+    """`steps` planned steps have ended without an event, and as many have begun: blocks grow, tokens come out."""
+    instance = s.instance[i]
+    r = instance.first_rank
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    low = rank.clock + rank.gain
+    rank.ticks += steps
+    clock = clock_at(pool, rank.ticks)
+    gained = clock - rank.clock
+    rank.gain = clock_at(pool, rank.ticks + 1) - clock
+    take(s, r, growth_between(s, r, low, clock + rank.gain), instance.start_s)
+    rank.clock = clock
+    rank.context += rank.batch * gained
+    rank.output_tokens += rank.batch * gained
+    rank.decode_sequences += rank.batch * steps
+    count_gaps(s, i, rank.batch, steps)
+    instance.steps += steps
+    instance.done += steps
+    instance.planned -= steps
+    ended = time_after(s, i, instance.done)
+    rank.last_s = ended
+    instance.busy_s += ended - instance.start_s
+    instance.start_s = ended
+
+
+@inline
+def count_gaps(s, i, sequences, steps):
+    """Gaps between tokens of the next `steps` steps; durations only grow."""
+    done = s.instance[i].done
+    before = s.instance[i].start_s
+    after = time_after(s, i, done + 1)
+    first = itl_bin(after - before)
+    last = first if steps == 1 else itl_bin(time_after(s, i, done + steps) - time_after(s, i, done + steps - 1))
+    if first == last:
+        s.itl[first] += sequences * steps
+        return
+    for k in range(1, steps + 1):
+        after = time_after(s, i, done + k)
+        s.itl[itl_bin(after - before)] += sequences
+        before = after
+
+
+@inline
+def settle(s, i, limit, inclusive):
+    """Let the planned steps that end before (or at) `limit` glide by; one stays in flight."""
+    instance = s.instance[i]
+    low, high = np.int64(0), instance.planned - 1
+    while low < high:
+        middle = (low + high + 1) >> 1
+        ended = time_after(s, i, instance.done + middle)
+        if ended < limit or (inclusive and ended == limit):
+            low = middle
+        else:
+            high = middle - 1
+    if low > 0:
+        glide(s, i, low)
+
+
+@inline
+def interrupt(s, i, now):
+    """Something has changed: plan anew after the step in flight, or now."""
+    instance, world = s.instance[i], s.world[0]
+    if instance.planned == 0:
+        instance.end_s = min(instance.end_s, now)
+    elif instance.planned > 1:
+        # Ends of steps at one moment come in the order of instances; has the turn of this one passed?
+        settle(s, i, now, world.stepped_s == now and i < world.stepped)
+        instance.planned = 1
+        instance.end_s = time_after(s, i, instance.done + 1)

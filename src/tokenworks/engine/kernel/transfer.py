@@ -1,0 +1,96 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""KV on its way from prefill to decode."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.engine.kernel.base import CANCELLED, jit
+from tokenworks.engine.kernel.cache import release_cached
+from tokenworks.engine.kernel.leave import end
+from tokenworks.engine.kernel.steps import interrupt
+from tokenworks.engine.kernel.tokens import blocks_for, release
+
+
+@jit
+def let_go(s, q, now):
+    """Free the KV that `q` left on the prefill side."""
+    me = s.request[q]
+    r = me.route
+    rank = s.rank[r]
+    blocks = blocks_for(s.pool[rank.pool], np.int64(me.input))
+    if s.pool[rank.pool].prefix:
+        release_cached(s, r, q, blocks)
+    else:
+        rank.free += blocks
+    me.remote = 0
+    interrupt(s, rank.instance, now)
+
+
+@jit
+def fetch(s, i, now):
+    """Transfers start when both links are free, in the order of admission."""
+    instance, world = s.instance[i], s.world[0]
+    q = instance.load
+    while q >= 0:
+        me = s.request[q]
+        source = s.instance[s.rank[me.route].instance]
+        begin = max(now, source.link_free_s, instance.link_free_s)
+        done = begin + (world.latency_s + me.input * world.token_s)
+        source.link_free_s = instance.link_free_s = done
+        at = world.loads
+        world.loads += 1
+        while at > 0:
+            up = (at - 1) >> 1
+            if s.load_s[up] < done or (s.load_s[up] == done and s.load[up] < q):
+                break
+            s.load_s[at], s.load[at] = s.load_s[up], s.load[up]
+            at = up
+        s.load_s[at], s.load[at] = done, q
+        q = me.cnext
+    instance.load = instance.load_last = -1
+
+
+@jit
+def pop_load(s):
+    """Take the first transfer to arrive."""
+    world = s.world[0]
+    world.loads -= 1
+    count = world.loads
+    time, q, at = s.load_s[count], s.load[count], 0
+    while 2 * at + 1 < count:
+        down = 2 * at + 1
+        if down + 1 < count:
+            a, b = s.load_s[down], s.load_s[down + 1]
+            if b < a or (b == a and s.load[down + 1] < s.load[down]):
+                down += 1
+        if time < s.load_s[down] or (time == s.load_s[down] and q < s.load[down]):
+            break
+        s.load_s[at], s.load[at] = s.load_s[down], s.load[down]
+        at = down
+    s.load_s[at], s.load[at] = time, q
+
+
+@jit
+def loaded(s, q, now):
+    """The KV of `q` is here: its source is free again, and it decodes from the next step on."""
+    me = s.request[q]
+    r = me.at
+    rank = s.rank[r]
+    let_go(s, q, now)
+    rank.loading -= 1
+    me.computed, me.generated = me.input, 1
+    if me.cancelled:
+        rank.cancels -= 1
+        rank.load -= 1
+        release(s, r, q, np.int64(me.blocks), now)
+        end(s, q, CANCELLED, now)
+    else:
+        me.next = -1
+        if rank.ready >= 0:
+            s.request[rank.ready_last].next = q
+        else:
+            rank.ready = q
+        rank.ready_last = q
+        rank.readied += 1
+    interrupt(s, rank.instance, now)
