@@ -86,8 +86,7 @@ def _listing(rows: list[dict[str, Any]]) -> Table:
         "experts": "right", "format": "left", "GB": "right", "KV B/token": "right", "context": "right",
     }  # fmt: skip
     title = (
-        "Models: weights as stored; active: what a token is multiplied by (head in, embedding out, being looked up); "
-        "KV cache a token of a long context, in the dtype of the checkpoint"
+        "Models: weights as stored; active leaves out the embedding, which is looked up; KV cache in the native dtype"
     )
     return table(title, columns, [_row(row) for row in rows])
 
