@@ -12,7 +12,9 @@ from tokenworks.plan.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
 from tokenworks.specs.deployment import Role
 
 # Elements that share one scale along the width that expert-tp cuts; a cut inside a block would need a scale of its own.
-BLOCK = {"fp8-block": 128, "nvfp4": 16, "mxfp4": 32}
+# Engines refuse to cut FP8 blocks (vLLM, Fp8MoEMethod), but pad the slices of MXFP4 experts to whole blocks (gpt-oss at
+# tp 4 and 8), so those are not here.
+BLOCK = {"fp8-block": 128, "nvfp4": 16}
 
 
 @dataclass(frozen=True, slots=True)
