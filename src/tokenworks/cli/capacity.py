@@ -1,0 +1,143 @@
+"""`tokenworks capacity`: the highest rate, or most users, that a deployment holds within an SLO."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from tokenworks.cli.inputs import Source, at_rate, blocked, compile_once, deployment_of, progress, rate_of
+from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.cli.simulate import RouterName
+from tokenworks.errors import SpecError
+
+if TYPE_CHECKING:
+    from tokenworks.plan.capacity import Capacity, Try
+    from tokenworks.plan.simulate import Simulation
+
+
+def capacity(
+    deployment: Path,
+    /,
+    *,
+    trace: Path | None = None,
+    workload: str | None = None,
+    users: Annotated[bool, Parameter(negative=())] = False,
+    requests: int | None = None,
+    limit: int | None = None,
+    slo: str | None = None,
+    router: RouterName | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
+    pick: int = 1,
+    seed: int = 0,
+    assume: Path | None = None,
+    strict: Annotated[bool, Parameter(negative=())] = False,
+    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+) -> None:
+    """Find the highest rate, or most users, that a deployment holds within an SLO.
+
+    Parameters
+    ----------
+    deployment
+        YAML file of deployments, as `plan -o yaml` writes it.
+    trace
+        File of requests, played at the rates that are tried.
+    workload
+        Workload of the catalog, or a YAML file, to make requests of.
+    users
+        Count users that each send their next request when they have read the last answer, not requests a second.
+    requests
+        How many to make of a workload; by default 5000, or 20 for each user.
+    limit
+        Only the first so many requests of a trace.
+    slo
+        Such as ttft=2s,tpot=50ms; by default the workload's own.
+    router
+        By default prefix_aware where requests share prefixes, else least_loaded.
+    set_
+        Edit the deployment, such as roles.0.max_sequences=64; may be repeated.
+    pick
+        Which deployment of the file, 1 is the best.
+    seed
+        Of made requests, and of a router that draws.
+    assume
+        YAML file of machine numbers to use instead, `path: value` a line.
+    strict
+        Stop at the first broken or misplaced row of a trace.
+    output
+        table, json or yaml.
+    """
+    from tokenworks.plan.capacity import UNITS
+    from tokenworks.plan.capacity import capacity as find
+    from tokenworks.plan.simulate import Traffic, simulate
+
+    began = time.perf_counter()
+    if users and trace is not None:
+        raise SpecError("a trace has no users to add", where="--users", hint="leave it out to scale the trace's rate")
+    chosen = deployment_of(deployment, pick, set_)
+    source = Source(trace, workload, requests, None, limit, seed, strict)
+    bounds = source.slo(slo)
+    if bounds.ttft is None and bounds.tpot is None:
+        raise SpecError(
+            "is missing", where="--slo", hint='capacity is the most within an SLO, such as "ttft=2s,tpot=50ms"'
+        )
+    recorded = source.recorded() if trace else None
+    compile_once()
+    with progress("trying") as say:
+
+        def play(load: float) -> Simulation:
+            if say:
+                say(f"trying {load:.4g} {UNITS['users' if users else 'rate']}")
+            if recorded is not None:
+                played = at_rate(recorded, load, seed)
+            else:
+                played = source.made(None if users else load, load if users else None)
+            return simulate(
+                chosen,
+                Traffic(blocked(played, chosen), endless=True),
+                slo=bounds,
+                router=router,
+                seed=seed,
+                assume=assume,
+            )
+
+        start = (rate_of(recorded) if recorded is not None else 0.0) or 1.0
+        found = find(play, "users" if users else "rate", start=start)
+    if output == "table":
+        _print(found, str(chosen), str(bounds))
+        return
+    summary = {
+        "inputs": {
+            "deployment": chosen.model_dump(mode="json"), "devices": chosen.devices, "slo": str(bounds), "seed": seed,
+            "trace": str(trace) if trace else None, "workload": workload,
+        },
+        **found.summary(),
+    }  # fmt: skip
+    emit({**summary, "wall": {"total_s": time.perf_counter() - began}}, output)
+
+
+def _print(found: Capacity, deployment: str, slo: str) -> None:
+    from tokenworks.plan.capacity import UNITS
+
+    best, failed, unit = found.best, found.failed, UNITS[found.kind]
+    out = console()
+    out.print(
+        f"{deployment} holds {best.load:.4g} {unit} within {slo}: {best.output_tok_s_per_device:,.1f} output, "
+        f"{best.effective_tok_s_per_device:,.1f} effective tokens/s per device; at {failed.load:.4g} it misses "
+        f"{', '.join(failed.missed)}",
+        soft_wrap=True,
+    )
+    columns: dict[str, Literal["left", "right"]] = {unit: "right"}
+    numbers = ("TTFT [ms]", "TPOT [ms]", "served/s", "output/device", "effective/device")
+    columns |= {**dict.fromkeys(numbers, "right"), "missed": "left"}
+    out.print(table("", columns, [_row(one) for one in found.tries]))
+    out.print("TTFT and TPOT at the percentiles of the SLO")
+
+
+def _row(one: Try) -> list[str]:
+    seen = ["-" if value is None else f"{value:,.4g}" for value in (one.ttft_ms, one.tpot_ms)]
+    rates = (one.output_tok_s_per_device, one.effective_tok_s_per_device)
+    served = f"{one.request_throughput:.4g}"
+    return [f"{one.load:.4g}", *seen, served, *(f"{rate:,.1f}" for rate in rates), ", ".join(one.missed)]

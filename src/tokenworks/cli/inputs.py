@@ -1,0 +1,195 @@
+"""What `simulate` and `capacity` are told alike: a deployment file with edits, and a trace or workload to play."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from tokenworks.cli.output import notes
+from tokenworks.errors import SpecError
+from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.deployment_file import pick_deployment
+from tokenworks.specs.engine import load_engine
+from tokenworks.specs.load import load_workload, validate
+from tokenworks.specs.slo import Slo
+from tokenworks.specs.trace import Trace
+from tokenworks.specs.workload import Workload
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+REQUESTS, ROUNDS = 5000, 20
+"""Requests that are made of a workload: so many, and so many for each that is in flight."""
+
+BLOCK = 64
+"""Block hashes are cut to this many tokens, the engine's block where that is larger: finer ones cost memory, and serve
+half a block more of a prefix."""
+
+
+def deployment_of(path: Path, pick: int, edits: Sequence[str]) -> Deployment:
+    """The deployment of a file, with `a.b=c` edits; strict as the file itself."""
+    found = pick_deployment(path, pick)
+    if not edits:
+        return found
+    data = found.model_dump(mode="json")
+    for edit in edits:
+        _edit(data, edit)
+    return validate(Deployment, data, f"{path} with --set {' '.join(edits)}")
+
+
+def _edit(data: Any, edit: str) -> None:
+    where = f"--set {edit}"
+    path, equals, text = edit.partition("=")
+    if not equals or not text:
+        raise SpecError("is no path=value", where=where, hint="write it like roles.0.max_sequences=64")
+    *way, last = path.split(".")
+    for part in way:
+        data = data[_key(data, part, where)]
+    key = _key(data, last, where)
+    if isinstance(data[key], (dict, list)):
+        raise SpecError(f"{last} holds more than one value", where=where, hint=f"set one of {_known(data[key])}")
+    try:
+        data[key] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise SpecError(f"cannot read {text!r}", where=where, hint="give a number or a word") from None
+
+
+def _key(data: Any, part: str, where: str) -> Any:
+    if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
+        return int(part)
+    if isinstance(data, dict) and part in data:
+        return part
+    known = _known(data)
+    if isinstance(data, dict):
+        near = difflib.get_close_matches(part, data, n=1, cutoff=0.6)
+        known = f'did you mean "{near[0]}"?' if near else f"known: {known}"
+    else:
+        known = f"known: {known}" if known else "it is a plain value"
+    raise SpecError(f"unknown key {part!r}", where=where, hint=known)
+
+
+def _known(data: Any) -> str:
+    return ", ".join(map(str, data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is played: `trace`, a file; or `workload`, of which `requests` are made. See `cli.simulate` for the rest."""
+
+    trace: Path | None
+    workload: str | None
+    requests: int | None = None
+    concurrency: int | None = None
+    limit: int | None = None
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.trace is None) == (self.workload is None):
+            raise SpecError("give --trace FILE or --workload NAME, one of them")
+        for name, misplaced in (("requests", self.trace), ("limit", self.workload)):
+            if misplaced is not None and getattr(self, name) is not None:
+                other = "limit" if name == "requests" else "requests"
+                raise SpecError(f"has no --{name}", where=str(misplaced), hint=f"say --{other}")
+        for name in ("requests", "concurrency", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise SpecError(f"{value} must be at least 1", where=f"--{name}")
+
+    def described(self) -> Workload | None:
+        """The workload, if it is one."""
+        return load_workload(self.workload) if self.workload else None
+
+    def slo(self, text: str | None) -> Slo:
+        """As told, else the workload's own, else none."""
+        described = self.described()
+        return Slo.parse(text if text is not None else described.slo if described else "")
+
+    def recorded(self) -> Trace:
+        """The trace of the file, as it is; what was wrong in it goes to stderr."""
+        from tokenworks import ingest
+
+        assert self.trace is not None
+        read = ingest.load_trace(self.trace, strict=self.strict)
+        for dropped in read.dropped:
+            notes().print(f"left out {dropped.count}: {dropped.reason} (first at {dropped.where})")
+        return ingest.limit(read, self.limit) if self.limit is not None else read
+
+    def made(self, rate: float | None, concurrency: float | None) -> Trace:
+        """Requests of the workload at a rate, or with so many users; else as the workload itself says."""
+        from tokenworks import ingest
+
+        found = self.described()
+        assert found is not None
+        _check(rate)
+        if rate is not None or concurrency is not None:
+            found = found.model_copy(update={"rate": rate, "concurrency": concurrency})
+        count = self.requests or max(REQUESTS, ROUNDS * math.ceil(found.concurrency or 0))
+        return ingest.from_workload(found, count, seed=self.seed)
+
+
+def at_rate(trace: Trace, rate: float, seed: int) -> Trace:
+    """A recorded trace at a rate [1/s]; where all begins at once, conversations come as Poisson does."""
+    from tokenworks import ingest
+    from tokenworks.ingest.generate import poisson, streams
+
+    _check(rate)
+    own = rate_of(trace)
+    if own:
+        return ingest.scale(trace, rate / own)
+    first = int((trace.parent < 0).sum())
+    return ingest.starts(trace, poisson(streams(seed)["arrivals"], first, rate * first / len(trace)))
+
+
+def _check(rate: float | None) -> None:
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise SpecError(f"{rate:g} requests/s", where="--rate", hint="give a rate above 0")
+
+
+def rate_of(trace: Trace) -> float:
+    """Requests a second of a recorded trace [1/s]; 0 where all that waits for nobody comes at once."""
+    first = trace.arrival_s[trace.parent < 0]
+    return (len(trace) - 1) / float(trace.arrival_s[-1]) if first[-1] > first[0] else 0.0
+
+
+def blocked(trace: Trace, deployment: Deployment) -> Trace:
+    """The trace with block hashes for the KV blocks that are simulated."""
+    from tokenworks import ingest
+
+    if not trace.hash_block_tokens:
+        return trace
+    block = math.gcd(trace.hash_block_tokens, max(BLOCK, load_engine(deployment.engine).kv_block))
+    return ingest.reblock(trace, block)
+
+
+def compile_once() -> None:
+    """Compile the engine, with a word, where that has not been done on this machine."""
+    from tokenworks.engine.engine import compiled, warm_up
+
+    if not compiled():
+        notes().print("compiling the simulator, once for this machine: about a minute")
+        warm_up()
+
+
+def progress(words: str) -> AbstractContextManager[Callable[[str], None] | None]:
+    """What shows progress on a terminal; elsewhere nothing does."""
+    return _Progress(words) if notes().is_terminal else nullcontext()
+
+
+class _Progress(AbstractContextManager[Callable[[str], None]]):
+    def __init__(self, words: str) -> None:
+        self.status: Status = notes().status(words)
+
+    def __enter__(self) -> Callable[[str], None]:
+        self.status.start()
+        return self.status.update
+
+    def __exit__(self, *_: object) -> None:
+        self.status.stop()

@@ -1,0 +1,260 @@
+"""`tokenworks simulate`: play a trace or a workload through a deployment, request by request."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from tokenworks.cli.inputs import Source, at_rate, blocked, compile_once, deployment_of, progress
+from tokenworks.cli.output import OutputFormat, console, emit, notes, table
+from tokenworks.errors import SpecError
+
+if TYPE_CHECKING:
+    from tokenworks.plan.simulate import Simulation, Traffic
+
+RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
+
+BARS = " ▁▂▃▄▅▆▇█"
+WIDTH = 60
+COLUMNS = ("input_tokens", "output_tokens", "cached_tokens", "preemptions", "status", "rank")
+TIMES = ("arrival_s", "scheduled_s", "first_token_s", "end_s")
+
+
+def simulate(
+    deployment: Path,
+    /,
+    *,
+    trace: Path | None = None,
+    workload: str | None = None,
+    requests: int | None = None,
+    concurrency: int | None = None,
+    rate: float | None = None,
+    scale: float | None = None,
+    limit: int | None = None,
+    slo: str | None = None,
+    router: RouterName | None = None,
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
+    pick: int = 1,
+    seed: int = 0,
+    assume: Path | None = None,
+    strict: Annotated[bool, Parameter(negative=())] = False,
+    per_request: Path | None = None,
+    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+) -> None:
+    """Play a trace or a workload through a deployment, request by request.
+
+    Parameters
+    ----------
+    deployment
+        YAML file of deployments, as `plan -o yaml` writes it.
+    trace
+        File of requests: Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, vllm bench serve ... (see `trace`).
+    workload
+        Workload of the catalog, or a YAML file, to make requests of.
+    requests
+        How many to make of a workload; by default 5000, or 20 for each that is in flight.
+    concurrency
+        Closed loop: so many users of a workload, or so many requests of a trace in flight at most.
+    rate
+        Requests a second: of a workload, or to scale a trace to.
+    scale
+        Play a trace at so many times its rate.
+    limit
+        Only the first so many requests of a trace.
+    slo
+        Such as ttft=2s,tpot=50ms or ttft.p50=1s; by default the workload's own.
+    router
+        By default prefix_aware where requests share prefixes, else least_loaded.
+    set_
+        Edit the deployment, such as roles.0.max_sequences=64; may be repeated.
+    pick
+        Which deployment of the file, 1 is the best.
+    seed
+        Of made requests, and of a router that draws.
+    assume
+        YAML file of machine numbers to use instead, `path: value` a line.
+    strict
+        Stop at the first broken or misplaced row of a trace.
+    per_request
+        Write a row for each request to this .npz or .csv file.
+    output
+        table, json or yaml.
+    """
+    from tokenworks.plan.simulate import simulate as run
+
+    began = time.perf_counter()
+    if per_request and per_request.suffix not in (".npz", ".csv"):
+        raise SpecError("is neither .npz nor .csv", where=f"--per-request {per_request}")
+    chosen = deployment_of(deployment, pick, set_)
+    source = Source(trace, workload, requests, concurrency, limit, seed, strict)
+    bounds, traffic = source.slo(slo), _traffic(source, rate, scale)
+    traffic = type(traffic)(blocked(traffic.trace, chosen), traffic.endless, traffic.concurrency)
+    compile_once()
+    with progress("simulating") as say:
+        made = run(
+            chosen, traffic, slo=bounds, router=router, seed=seed, assume=assume,
+            watch=(lambda now, last: say(f"simulated {now:,.0f} s of {last:,.0f} s")) if say else None,
+        )  # fmt: skip
+    if per_request:
+        _write(made, per_request)
+    summary = made.summary()
+    summary["wall"] |= {"total_s": time.perf_counter() - began, "peak_bytes": _peak_bytes()}
+    for note in summary["notes"]:
+        notes().print(f"note: {note}")
+    if output == "table":
+        _print(made, summary)
+    else:
+        emit(summary, output)
+
+
+def _traffic(source: Source, rate: float | None, scale: float | None) -> Traffic:
+    from tokenworks import ingest
+    from tokenworks.plan.simulate import Traffic
+
+    asked = [name for name, value in (("--rate", rate), ("--scale", scale)) if value is not None]
+    if source.workload:
+        if scale is not None:
+            raise SpecError("a workload has no --scale", where=source.workload, hint="give --rate")
+        if rate is not None and source.concurrency is not None:
+            raise SpecError("--rate and --concurrency", hint="an open loop has a rate, a closed one a concurrency")
+        return Traffic(source.made(rate, source.concurrency), endless=True)
+    if len(asked) > 1:
+        raise SpecError("--rate and --scale", hint="give one of them")
+    read = source.recorded()
+    if rate is not None:
+        read = at_rate(read, rate, source.seed)
+    if scale is not None:
+        read = ingest.scale(read, scale)
+    return Traffic(read, endless=bool(asked), concurrency=source.concurrency or 0)
+
+
+def _write(made: Simulation, path: Path) -> None:
+    """Every request: times [s], NaN where it never came to that; lengths; where it is (`engine.types.Status`)."""
+    import numpy as np
+
+    columns = {name: getattr(made.outcome, name) for name in (*TIMES, *COLUMNS)}
+    try:
+        if path.suffix == ".npz":
+            np.savez_compressed(path, **columns)
+        else:
+            forms = ["%.9g"] * len(TIMES) + ["%d"] * len(COLUMNS)
+            rows = np.stack([np.asarray(values, float) for values in columns.values()], axis=1)
+            np.savetxt(path, rows, fmt=forms, delimiter=",", header=",".join(columns), comments="")
+    except OSError as error:
+        raise SpecError(f"cannot be written: {error.strerror}", where=str(path)) from None
+
+
+def _peak_bytes() -> int:
+    """Most memory that this process has held [byte]."""
+    import resource
+    import sys
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# ── table ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _print(made: Simulation, found: dict[str, Any]) -> None:
+    out, inputs = console(), found["inputs"]
+    stopped = "stopped, partial: " if found["partial"] else ""
+    out.print(
+        f"{stopped}{made.deployment.model} on {made.deployment.system}, {made.deployment}, {inputs['devices']} "
+        f"devices, router {inputs['router']}: {inputs['trace']}, {inputs['requests']:,} requests",
+        soft_wrap=True,
+    )
+    _print_counts(found)
+    _print_latency(found)
+    _print_roles(found)
+    _print_series(found["series"])
+    if found["assumed"]:
+        out.print("\nAssumed: " + "; ".join(f"{item['path']} = {item['value']}" for item in found["assumed"]))
+    out.print(
+        f"Grade: {found['grade']}; 80 % of step times lie within 1/{found['spread']:.2g} to {found['spread']:.2g} of "
+        f"these. Simulated in {found['wall']['kernel_s']:.3g} s ({found['wall']['total_s']:.2g} s in all)."
+    )
+
+
+def _print_counts(found: dict[str, Any]) -> None:
+    out = console()
+    others = [f"{found[name]:,} {name}" for name in ("rejected", "unsent", "queued", "running") if found[name]]
+    whole = "" if found["inputs"]["endless"] else " (all)"
+    out.print(
+        f"{found['completed']:,} completed in {found['duration']:,.1f} s{whole}: {found['request_throughput']:.4g} "
+        f"requests/s, {found['output_throughput']:,.0f} output tokens/s"
+        + "".join(f"; {words}" for words in others)
+        + (f"; {found['preemptions']:,} preemptions" if found["preemptions"] else "")
+    )
+    out.print(
+        f"per device: {found['output_tok_s_per_device']:,.1f} output, {found['total_tok_s_per_device']:,.1f} total, "
+        f"{found['effective_tok_s_per_device']:,.1f} effective tokens/s"
+    )
+    if not found["stable"]:
+        backlog = zip(found["backlog"]["at_s"], found["backlog"]["waiting"], strict=True)
+        shown = ", ".join(f"{waiting:,} at {at:,.0f} s" for at, waiting in backlog)
+        out.print(f"UNSTABLE: more is sent than can be served, the queue grows: waiting {shown}")
+        if found["inputs"]["endless"]:
+            out.print("TTFT and E2EL grow as long as one simulates: no mean is shown")
+
+
+def _print_latency(found: dict[str, Any]) -> None:
+    statistics = ("mean", "median", "std", "p99")
+    rows = []
+    for name, title in (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2EL")):
+        values = [found[f"{statistic}_{name}_ms"] for statistic in statistics]
+        rows.append([f"{title} [ms]", *("-" if value is None else f"{value:,.4g}" for value in values)])
+    console().print(table("", {"": "left", **dict.fromkeys(statistics, "right")}, rows))
+    slo = found["slo"]
+    if slo["text"]:
+        bounds = [
+            f"{name} p{slo[name]['percentile']:g} {slo[name]['seen_ms']:,.4g} of {slo[name]['bound_ms']:,.4g} ms"
+            for name in ("ttft", "tpot")
+            if name in slo
+        ]
+        console().print(f"\nSLO {slo['text']}: {'met' if slo['met'] else 'MISSED'} ({', '.join(bounds)})")
+
+
+def _print_roles(found: dict[str, Any]) -> None:
+    columns: dict[str, Literal["left", "right"]] = {"role": "left"}
+    numbers = ("instances", "busy", "steps", "step [ms]", "batch", "prefill a step", "hits", "preempted")
+    columns |= {**dict.fromkeys(numbers, "right"), "mean step bound by": "left"}
+    rows = [
+        [
+            role["role"],
+            str(role["instances"]),
+            f"{role['busy_share']:.0%}",
+            f"{role['steps']:,}",
+            f"{role['step_ms']:.3g}",
+            f"{role['mean_batch']:.1f}",
+            f"{role['prefill_tokens_per_step']:,.0f}",
+            f"{role['hit_share']:.1%}",
+            f"{role['preemptions']:,}",
+            role["bound_by"],
+        ]
+        for role in found["roles"]
+    ]
+    console().print(table("", columns, rows))
+
+
+def _print_series(series: dict[str, Any]) -> None:
+    """Running and waiting as bars, and the share of time that each thing bound."""
+    out, bound = console(), series["bound"]
+    if not bound:
+        return
+    out.print("")
+    for name in ("running", "waiting"):
+        values = _thinned(series[name])
+        most = max(values)
+        bars = "".join(BARS[round(value * (len(BARS) - 1) / most) if most else 0] for value in values)
+        out.print(f"{name:>7} {bars} at most {max(series[name]):,}")
+    shares = sorted(((bound.count(what) / len(bound), what) for what in set(bound)), reverse=True)
+    out.print("time bound by " + ", ".join(f"{what} {share:.0%}" for share, what in shares))
+
+
+def _thinned(values: list[int]) -> list[float]:
+    """At most `WIDTH` means of neighbours."""
+    size = -(-len(values) // WIDTH)
+    return [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
