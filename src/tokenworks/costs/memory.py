@@ -76,10 +76,21 @@ def memory(
     usable = machine.hbm_bytes * memory_fraction
     kv = usable - weights - activations - buffers - reserve
     per_token, per_sequence = cache_bytes(model, split)
-    room = np.maximum(kv - per_sequence * max_sequences / split.dp, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        tokens = np.where(per_token > 0, split.dp * room / per_token, np.inf)
+    tokens = split.dp * cached_tokens(usable, usable - kv + per_sequence * max_sequences / split.dp, per_token)
     return Memory(weights, activations, buffers, reserve, usable, kv, per_token, per_sequence, tokens)
+
+
+def cached_tokens(usable: FloatArray, held: FloatArray, per_token: FloatArray) -> FloatArray:
+    """Tokens of KV cache in what memory is left: (usable - held) / per_token, none where nothing is left [token].
+
+    Parameters
+    ----------
+    usable : memory that may be used; held : what weights and the rest take of it [byte]
+    per_token : of the cache [byte/token]; without limit where a token takes nothing
+    """
+    room = np.maximum(usable - held, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(per_token > 0, room / per_token, np.inf)
 
 
 def weight_bytes(model: Model, split: Split) -> FloatArray:
