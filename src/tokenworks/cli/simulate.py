@@ -167,7 +167,7 @@ def _print(made: Simulation, found: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     _print_counts(found)
-    _print_latency(found)
+    _print_latency(made, found)
     _print_roles(found)
     _print_series(found["series"])
     if found["assumed"]:
@@ -200,7 +200,7 @@ def _print_counts(found: dict[str, Any]) -> None:
             out.print("TTFT and E2EL grow as long as one simulates: no mean is shown")
 
 
-def _print_latency(found: dict[str, Any]) -> None:
+def _print_latency(made: Simulation, found: dict[str, Any]) -> None:
     statistics = ("mean", "median", "std", "p99")
     rows = []
     for name, title in (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2EL")):
@@ -210,9 +210,8 @@ def _print_latency(found: dict[str, Any]) -> None:
     slo = found["slo"]
     if slo["text"]:
         bounds = [
-            f"{name} p{slo[name]['percentile']:g} {slo[name]['seen_ms']:,.4g} of {slo[name]['bound_ms']:,.4g} ms"
-            for name in ("ttft", "tpot")
-            if name in slo
+            f"{name} p{seen.percentile:g} {1e3 * seen.seen_s:,.4g} of {1e3 * seen.bound_s:,.4g} ms"
+            for name, seen in made.bounds.items()
         ]
         console().print(f"\nSLO {slo['text']}: {'met' if slo['met'] else 'MISSED'} ({', '.join(bounds)})")
 

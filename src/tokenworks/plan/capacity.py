@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tokenworks.errors import SloMissed
-from tokenworks.plan import measures
 from tokenworks.plan.simulate import Simulation
 
 Kind = Literal["rate", "users"]
@@ -40,20 +39,19 @@ class Try:
     @classmethod
     def of(cls, load: float, run: Simulation) -> Try:
         """What a simulation says."""
-        found = measures.bounds(run.served, run.slo)
-        missed = [name for name, bound in found.items() if not bound["met"]]
-        if not run.stable or not len(run.served):
+        found, devices = run.bounds, run.deployment.devices
+        missed = [name for name, bound in found.items() if not bound.met]
+        if not run.stable or not run.metrics.completed:
             missed.insert(0, "queue")
-        seconds = run.span.seconds
         return cls(
             load=load,
             held=run.meets_slo,
             missed=tuple(missed),
-            ttft_ms=found["ttft"]["seen_ms"] if "ttft" in found else None,
-            tpot_ms=found["tpot"]["seen_ms"] if "tpot" in found else None,
-            request_throughput=len(run.served) / seconds,
-            output_tok_s_per_device=float(run.served.output_tokens.sum()) / seconds / run.deployment.devices,
-            effective_tok_s_per_device=run.effective_tok_s_per_device,
+            ttft_ms=1e3 * found["ttft"].seen_s if "ttft" in found else None,
+            tpot_ms=1e3 * found["tpot"].seen_s if "tpot" in found else None,
+            request_throughput=run.metrics.request_throughput,
+            output_tok_s_per_device=run.metrics.output_throughput / devices,
+            effective_tok_s_per_device=run.metrics.effective_throughput / devices,
         )
 
 

@@ -1,24 +1,22 @@
-"""What an engine run says in the words of `vllm bench serve`: throughput, latencies, goodput, stability."""
+"""What of a run is measured, whether the queue stayed, and whether the SLO held; `engine.metrics` does the counting."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenworks.engine.metrics import itl_middle
+from tokenworks.engine.metrics import Metrics, metrics
 from tokenworks.engine.types import Floats, Outcome, Status
-from tokenworks.specs.slo import Slo
+from tokenworks.specs.slo import Bound, Slo
 
 WARM, DONE = 0.2, 0.9
 """An endless stream is measured from when one share of it was sent until the other was: warm, and under load."""
 
 GROWTH = 0.05
 """A queue that takes more than this share of what arrives grows without end [-]."""
-
-PERCENTILE = 99.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,104 +26,76 @@ class Span:
     start_s: float
     end_s: float
 
+    @classmethod
+    def of(cls, outcome: Outcome, *, endless: bool) -> Span:
+        """Of all there is everything, of a sample of an endless stream the steady part."""
+        sent = outcome.arrival_s[outcome.status > Status.PENDING]
+        ends = outcome.end_s[outcome.status == Status.COMPLETED]
+        if not len(sent):
+            return cls(0.0, outcome.now_s)
+        if endless:
+            return cls(*(float(t) for t in np.quantile(sent, (WARM, DONE))))
+        return cls(float(sent.min()), float(ends.max(initial=sent.max())))
+
     @property
     def seconds(self) -> float:
         """Its length [s]."""
         return max(self.end_s - self.start_s, 1e-12)
 
+    def served(self, outcome: Outcome) -> NDArray[np.bool_]:
+        """Requests that completed in it."""
+        done = outcome.status == Status.COMPLETED
+        kept: NDArray[np.bool_] = done & (outcome.end_s >= self.start_s) & (outcome.end_s <= self.end_s)
+        return kept
 
-def span(outcome: Outcome, *, endless: bool) -> Span:
-    """What to measure: of all there is everything, of a sample of an endless stream the steady part."""
-    sent = outcome.arrival_s[outcome.status > Status.PENDING]
-    ends = outcome.end_s[outcome.status == Status.COMPLETED]
-    if not len(sent):
-        return Span(0.0, outcome.now_s)
-    if endless:
-        return Span(*(float(t) for t in np.quantile(sent, (WARM, DONE))))
-    return Span(float(sent.min()), float(ends.max(initial=sent.max())))
+
+def measure(outcome: Outcome, slo: Slo, span: Span) -> Metrics:
+    """Metrics of the requests that completed in a span, per second of it.
+
+    Not of those sent in it: of what an overloaded deployment was sent, it served less.
+    """
+    found = metrics(
+        outcome,
+        ttft_s=slo.ttft.value if slo.ttft else math.inf,
+        tpot_s=slo.tpot.value if slo.tpot else math.inf,
+        chosen=span.served(outcome),
+    )
+    share = found.duration / span.seconds
+    rates = (
+        "request_throughput", "request_goodput", "output_throughput", "total_token_throughput", "effective_throughput"
+    )  # fmt: skip
+    return replace(found, duration=span.seconds, **{name: getattr(found, name) * share for name in rates})
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """Requests that completed within a span; arrays of one length [token, s].
+class Seen:
+    """A bound of the SLO, what was seen at its percentile [s], and whether it held."""
 
-    tpot : mean per output token after the first; 0 where there is one only, as `vllm bench serve` counts goodput
-    """
-
-    input_tokens: NDArray[np.int32]
-    output_tokens: NDArray[np.int32]
-    ttft: Floats
-    tpot: Floats
-    e2el: Floats
+    percentile: float
+    bound_s: float
+    seen_s: float
+    met: bool
 
     @classmethod
-    def of(cls, outcome: Outcome, within: Span) -> Served:
-        """Those that ended in the span."""
-        done = outcome.status == Status.COMPLETED
-        done &= (outcome.end_s >= within.start_s) & (outcome.end_s <= within.end_s)
-        first, end, sent = outcome.first_token_s[done], outcome.end_s[done], outcome.arrival_s[done]
-        output = outcome.output_tokens[done]
-        tpot = np.where(output > 1, (end - first) / np.maximum(output - 1, 1), 0.0)
-        return cls(outcome.input_tokens[done], output, first - sent, tpot, end - sent)
-
-    def __len__(self) -> int:
-        return len(self.ttft)
-
-    def good(self, slo: Slo) -> NDArray[np.bool_]:
-        """Whose tokens are effective: TTFT and mean TPOT both within the SLO."""
-        kept = np.ones(len(self), dtype=np.bool_)
-        for bound, values in ((slo.ttft, self.ttft), (slo.tpot, self.tpot)):
-            if bound:
-                kept &= values <= bound.value
-        return kept
-
-    @property
-    def several(self) -> Floats:
-        """TPOT of requests that have one: of more than one output token [s]."""
-        return self.tpot[self.output_tokens > 1]
+    def of(cls, bound: Bound, values: Floats) -> Seen:
+        """Of requests' values [s]."""
+        seen = float(np.percentile(values, bound.percentile))
+        return cls(bound.percentile, bound.value, seen, seen <= bound.value)
 
 
-def spread(values: Floats, name: str) -> dict[str, float | None]:
-    """Mean, median, deviation and 99th percentile [ms], under the keys of `vllm bench serve`; None where nothing is."""
-    if not len(values):
-        return _named(name, [None] * 4)
-    low, high = np.percentile(values, (50, PERCENTILE))
-    return _named(name, [1e3 * float(x) for x in (values.mean(), low, values.std(), high)])
-
-
-def gaps(counts: NDArray[np.int64]) -> dict[str, float | None]:
-    """The same of gaps between output tokens, from their histogram: within 0.4 %."""
-    total = int(counts.sum())
-    if not total:
-        return _named("itl", [None] * 4)
-    middle, below = itl_middle(), np.cumsum(counts)
-    mean = float((counts * middle).sum() / total)
-    deviation = float(np.sqrt((counts * (middle - mean) ** 2).sum() / total))
-    low, high = (float(middle[np.searchsorted(below, share * total)]) for share in (0.5, PERCENTILE / 100))
-    return _named("itl", [1e3 * x for x in (mean, low, deviation, high)])
-
-
-def _named(name: str, values: Sequence[float | None]) -> dict[str, float | None]:
-    keys = (f"mean_{name}_ms", f"median_{name}_ms", f"std_{name}_ms", f"p{PERCENTILE:g}_{name}_ms")
-    return dict(zip(keys, values, strict=True))
-
-
-def bounds(served: Served, slo: Slo) -> dict[str, dict[str, float | bool]]:
-    """Each bound of the SLO: what it binds, what was seen there, and whether it held."""
-    found: dict[str, dict[str, float | bool]] = {}
-    for name, bound, values in (("ttft", slo.ttft, served.ttft), ("tpot", slo.tpot, served.several)):
-        if bound and len(values):
-            seen = float(np.percentile(values, bound.percentile))
-            found[name] = {
-                "percentile": bound.percentile, "bound_ms": 1e3 * bound.value, "seen_ms": 1e3 * seen,
-                "met": seen <= bound.value,
-            }  # fmt: skip
-    return found
+def bounds(outcome: Outcome, slo: Slo, span: Span) -> dict[str, Seen]:
+    """Each bound of the SLO over the requests that completed in a span; empty where none did."""
+    served = span.served(outcome)
+    ttft = (outcome.first_token_s - outcome.arrival_s)[served]
+    several = served & (outcome.output_tokens > 1)
+    tpot = (outcome.end_s - outcome.first_token_s)[several] / (outcome.output_tokens[several] - 1)
+    pairs = (("ttft", slo.ttft, ttft), ("tpot", slo.tpot, tpot))
+    return {name: Seen.of(bound, values) for name, bound, values in pairs if bound and len(values)}
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Requests that waited for their first step, at quarters of the time in which requests were sent."""
+    """Requests that waited for their first step, and all sent so far, at quarters of the time of sending."""
 
     at_s: tuple[float, ...]
     waiting: tuple[int, ...]
@@ -154,4 +124,4 @@ class Backlog:
             return True
         _, middle, later, last = self.waiting
         came = self.sent[-1] - self.sent[1]
-        return not (middle < later < last and last - middle > max(GROWTH * came, 3 * np.sqrt(came)))
+        return not (middle < later < last and last - middle > max(GROWTH * came, 3 * math.sqrt(came)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tokenworks.costs import step
 from tokenworks.costs.rates import rates
 from tokenworks.costs.split import KV_BYTES, Split
 from tokenworks.engine.engine import Engine, warm_up
+from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.types import SERIES, Cluster, Outcome, PoolCounts, Requests, Router, RouterName, Status
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.plan import measures
@@ -76,12 +77,17 @@ class Simulation:
     @cached_property
     def span(self) -> measures.Span:
         """What is measured."""
-        return measures.span(self.outcome, endless=self.traffic.endless)
+        return measures.Span.of(self.outcome, endless=self.traffic.endless)
 
     @cached_property
-    def served(self) -> measures.Served:
-        """Requests that completed in it."""
-        return measures.Served.of(self.outcome, self.span)
+    def metrics(self) -> Metrics:
+        """Of the requests that completed in it."""
+        return measures.measure(self.outcome, self.slo, self.span)
+
+    @cached_property
+    def bounds(self) -> dict[str, measures.Seen]:
+        """The SLO's bounds, and what was seen."""
+        return measures.bounds(self.outcome, self.slo, self.span)
 
     @cached_property
     def backlog(self) -> measures.Backlog:
@@ -96,8 +102,7 @@ class Simulation:
     @property
     def meets_slo(self) -> bool:
         """Whether all bounds held, at their percentiles, on a queue that stayed."""
-        found = measures.bounds(self.served, self.slo)
-        return self.stable and len(self.served) > 0 and all(bound["met"] for bound in found.values())
+        return self.stable and self.metrics.completed > 0 and all(bound.met for bound in self.bounds.values())
 
     def summary(self) -> dict[str, Any]:
         """Plain data; the same input gives the same, but for `wall`."""
@@ -109,9 +114,8 @@ class Simulation:
             "stable": self.stable,
             "backlog": {"at_s": self.backlog.at_s, "waiting": self.backlog.waiting},
             **_requests(self),
-            **_throughput(self),
-            **_latency(self),
-            "slo": {"text": str(self.slo), "met": self.meets_slo, **measures.bounds(self.served, self.slo)},
+            **_metrics(self),
+            "slo": {"text": str(self.slo), "met": self.meets_slo, **{k: asdict(v) for k, v in self.bounds.items()}},
             "preemptions": sum(pool.preemptions for pool in self.outcome.pools),
             "roles": [_role(self, i) for i in range(len(self.outcome.pools))],
             "tiers": [_tier(self)],
@@ -124,12 +128,6 @@ class Simulation:
                 "steps": self.outcome.steps,
             },
         }
-
-    @property
-    def effective_tok_s_per_device(self) -> float:
-        """Output tokens of requests that met the SLO [1/s]."""
-        good = self.served.output_tokens[self.served.good(self.slo)]
-        return float(good.sum()) / self.span.seconds / self.deployment.devices
 
 
 def simulate(
@@ -269,43 +267,30 @@ def _inputs(run: Simulation) -> dict[str, Any]:
 
 
 def _requests(run: Simulation) -> dict[str, Any]:
-    """Where all requests are, and what is measured of them."""
+    """Where all requests are, and when it was measured."""
     names = {Status.PENDING: "unsent", Status.QUEUED: "queued", Status.RUNNING: "running", Status.REJECTED: "rejected"}
     return {
-        "duration": run.span.seconds,
         "measured_from_s": run.span.start_s,
         "measured_to_s": run.span.end_s,
-        "completed": len(run.served),
         "completed_in_all": run.outcome.count(Status.COMPLETED),
         **{name: run.outcome.count(status) for status, name in names.items()},
-        "total_input_tokens": int(run.served.input_tokens.sum()),
-        "total_output_tokens": int(run.served.output_tokens.sum()),
     }
 
 
-def _throughput(run: Simulation) -> dict[str, Any]:
-    served, seconds, devices = run.served, run.span.seconds, run.deployment.devices
-    inputs, outputs = int(served.input_tokens.sum()), int(served.output_tokens.sum())
-    return {
-        "request_throughput": len(served) / seconds,
-        "request_goodput": int(served.good(run.slo).sum()) / seconds,
-        "output_throughput": outputs / seconds,
-        "total_token_throughput": (inputs + outputs) / seconds,
-        "output_tok_s_per_device": outputs / seconds / devices,
-        "total_tok_s_per_device": (inputs + outputs) / seconds / devices,
-        "effective_tok_s_per_device": run.effective_tok_s_per_device,
-    }
+def _metrics(run: Simulation) -> dict[str, Any]:
+    """As `vllm bench serve` names them, and per device; None where there is nothing to take a mean of.
 
-
-def _latency(run: Simulation) -> dict[str, Any]:
-    """A wait that grows as long as one simulates has no mean, so an endless stream that is unstable shows none."""
-    served, waits = run.served, run.stable or not run.traffic.endless
-    nothing = np.zeros(0)
+    A wait that grows as long as one simulates has no mean, so an endless stream that is unstable shows none.
+    """
+    found, devices = asdict(run.metrics), run.deployment.devices
+    endless = run.traffic.endless and not run.stable
+    missing = ("ttft", "tpot", "itl", "e2el") if not run.metrics.completed else ("ttft", "e2el") if endless else ()
+    named = {key: None if key.endswith(tuple(f"_{name}_ms" for name in missing)) else x for key, x in found.items()}
     return {
-        **measures.spread(served.ttft if waits else nothing, "ttft"),
-        **measures.spread(served.several, "tpot"),
-        **measures.gaps(run.outcome.itl_counts),
-        **measures.spread(served.e2el if waits else nothing, "e2el"),
+        **named,
+        "output_tok_s_per_device": run.metrics.output_throughput / devices,
+        "total_tok_s_per_device": run.metrics.total_token_throughput / devices,
+        "effective_tok_s_per_device": run.metrics.effective_throughput / devices,
     }
 
 
