@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenworks.engine import kernel
 from tokenworks.engine.state import State, allocate
 from tokenworks.engine.types import SERIES, Cluster, Outcome, PoolCounts, Requests, Status
+from tokenworks.errors import SpecError
 
 _COUNTERS = ("decode_sequences", "output_tokens", "prefill_tokens", "preemptions", "evictions")
 
@@ -43,6 +44,9 @@ class Engine:
     def submit(self, requests: Requests) -> None:
         """Add requests; `after` counts from the first of this call. Arrivals must not lie before now."""
         s, base, count = self._state, self._count, self._count + len(requests)
+        early = requests.arrival_s[requests.after < 0].min(initial=np.inf)
+        if early < self.now:
+            raise SpecError(f"{early} s lies before now, {self.now} s", where="Requests.arrival_s")
         record = _grown(s.request, count)
         new = record[base:count]
         new["sent_s"], new["input"], new["output"] = requests.arrival_s, requests.input_tokens, requests.output_tokens

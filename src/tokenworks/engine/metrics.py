@@ -2,29 +2,117 @@
 
 from __future__ import annotations
 
-import struct
+import math
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tokenworks.engine.types import Floats
-
-# A bin of the ITL histogram is one of 128 equal parts of an octave [2^e, 2^(e+1)), 0.4 % to 0.8 % wide; the first
-# octave starts at 2^-30 s (1 ns), the last ends at 2^34 s. The top bits of a double say it, so it costs nothing.
-ITL_BITS, ITL_OCTAVES, ITL_FIRST = 7, 64, -30
-ITL_BINS = ITL_OCTAVES << ITL_BITS
-ITL_SHIFT = 52 - ITL_BITS
-ITL_BASE = (1023 + ITL_FIRST) << ITL_BITS
+from tokenworks.engine.gaps import itl_middle
+from tokenworks.engine.types import Floats, Ints, Outcome, Status
 
 
-def itl_bin(gap_s: float) -> int:
-    """Bin of a gap between two output tokens [s]."""
-    bits: int = struct.unpack("<q", struct.pack("<d", gap_s))[0]
-    return min(max((bits >> ITL_SHIFT) - ITL_BASE, 0), ITL_BINS - 1)
+@dataclass(frozen=True)
+class Metrics:
+    """Names and definitions of `vllm bench serve` (benchmarks/serve.py, 0.19); times in ms, rates per second.
+
+    Over completed requests: ttft = first token - sending; e2el = end - sending; tpot = (e2el - ttft) / (output - 1) of
+    requests with more than one token; itl = each gap between two tokens that the client sees, from all requests, at
+    the resolution of the histogram (0.4 %), those of requests that did not complete included.
+    duration : from the first sending to the last end [s]; request_goodput : completed within the SLO
+    effective_throughput : output tokens of those requests, a second
+    """
+
+    completed: int
+    duration: float
+    total_input_tokens: int
+    total_output_tokens: int
+    request_throughput: float
+    request_goodput: float
+    output_throughput: float
+    total_token_throughput: float
+    effective_throughput: float
+    mean_ttft_ms: float
+    median_ttft_ms: float
+    std_ttft_ms: float
+    p99_ttft_ms: float
+    mean_tpot_ms: float
+    median_tpot_ms: float
+    std_tpot_ms: float
+    p99_tpot_ms: float
+    mean_itl_ms: float
+    median_itl_ms: float
+    std_itl_ms: float
+    p99_itl_ms: float
+    mean_e2el_ms: float
+    median_e2el_ms: float
+    std_e2el_ms: float
+    p99_e2el_ms: float
 
 
-def itl_middle() -> Floats:
-    """Middle of each bin [s]."""
-    index = np.arange(ITL_BINS)
-    octave = np.exp2((index >> ITL_BITS) + float(ITL_FIRST))
-    middle: Floats = octave * (1.0 + ((index & ((1 << ITL_BITS) - 1)) + 0.5) / (1 << ITL_BITS))
-    return middle
+def metrics(
+    outcome: Outcome,
+    *,
+    ttft_s: float = math.inf,
+    tpot_s: float = math.inf,
+    window: tuple[float, float] = (-math.inf, math.inf),
+    chosen: NDArray[np.bool_] | None = None,
+) -> Metrics:
+    """Measure an outcome.
+
+    Parameters
+    ----------
+    ttft_s, tpot_s : the SLO that an effective request meets, both [s]
+    window : only requests sent in it count, and with it the duration is its width, if finite (steady state) [s]
+    chosen : only these requests count (a class, a role); itl is always over all requests
+    """
+    done = outcome.status == Status.COMPLETED
+    sent = outcome.arrival_s
+    if window != (-math.inf, math.inf):
+        done &= (sent >= window[0]) & (sent < window[1])
+    if chosen is not None:
+        done &= chosen
+    start, ttft = sent[done], outcome.first_token_s[done] - sent[done]
+    e2el, tokens = outcome.end_s[done] - start, outcome.output_tokens[done]
+    tpot = (e2el - ttft) / np.maximum(tokens - 1, 1)
+    good = (ttft <= ttft_s) & (tpot <= tpot_s)
+    count, inputs, outputs = len(ttft), int(outcome.input_tokens[done].sum()), int(tokens.sum())
+    if math.isfinite(window[1] - window[0]):
+        duration = window[1] - window[0]
+    else:
+        duration = float((start + e2el).max() - start.min()) if count else 0.0
+    per_second = 1.0 / duration if duration > 0 else 0.0
+    spread = {
+        **_spread("ttft", ttft), **_spread("tpot", tpot[tokens > 1]),
+        **_itl_spread(outcome.itl_counts), **_spread("e2el", e2el),
+    }  # fmt: skip
+    return Metrics(
+        completed=count, duration=duration, total_input_tokens=inputs, total_output_tokens=outputs,
+        request_throughput=count * per_second, request_goodput=int(good.sum()) * per_second,
+        output_throughput=outputs * per_second, total_token_throughput=(inputs + outputs) * per_second,
+        effective_throughput=int(tokens[good].sum()) * per_second, **spread,
+    )  # fmt: skip
+
+
+def _spread(name: str, values: Floats) -> dict[str, float]:
+    """Mean, median, standard deviation and 99th percentile [s -> ms]; 0 without values, as vLLM has it."""
+    if not len(values):
+        values = np.zeros(1)
+    median, p99 = np.percentile(values, [50, 99])
+    mean, std = values.mean(), values.std()
+    found = {"mean": mean, "median": median, "std": std, "p99": p99}
+    return {f"{kind}_{name}_ms": float(value) * 1e3 for kind, value in found.items()}
+
+
+def _itl_spread(counts: Ints) -> dict[str, float]:
+    """The same from the histogram: a percentile is the middle of its bin, within 0.4 %."""
+    used = np.flatnonzero(counts)
+    if not len(used):
+        return _spread("itl", np.zeros(0))
+    weight, value = counts[used], itl_middle()[used]
+    below, total = np.cumsum(weight), int(weight.sum())
+    mean = float((weight * value).sum()) / total
+    std = math.sqrt(float((weight * (value - mean) ** 2).sum()) / total)
+    median, p99 = (float(value[np.searchsorted(below, share * total)]) for share in (0.5, 0.99))
+    found = {"mean": mean, "median": median, "std": std, "p99": p99}
+    return {f"{kind}_itl_ms": seconds * 1e3 for kind, seconds in found.items()}

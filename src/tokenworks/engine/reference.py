@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenworks.engine.metrics import ITL_BINS, itl_bin
+from tokenworks.engine.gaps import ITL_BINS, itl_bin
 from tokenworks.engine.types import PRIORITIES, SERIES, Cluster, Outcome, Pool, PoolCounts, Requests, Status
 
 NEVER = math.inf

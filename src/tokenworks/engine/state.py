@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenworks.engine.metrics import ITL_BINS
+from tokenworks.engine.gaps import ITL_BINS
 from tokenworks.engine.types import PRIORITIES, SERIES, Cluster, RoleName, RouterName
 
 POLICIES = {"vllm": 0, "sglang": 1}

@@ -309,7 +309,7 @@ class PoolCounts:
 class Outcome:
     """Per request (NaN where it never came to that), per pool, and per window of time.
 
-    arrival_s : when it was really sent; itl_counts : gaps between output tokens by duration, see `metrics.itl_bin`
+    arrival_s : when it was really sent; itl_counts : gaps between output tokens by duration, see `gaps.itl_bin`
     series : columns running, waiting, kv_used, output_tokens, prefill_tokens at the end of, or in, each window
     """
 

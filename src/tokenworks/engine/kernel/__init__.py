@@ -18,7 +18,8 @@ __all__ = ["SERIES_FULL", "advance", "cancel", "compiled", "sample"]
 
 def _fresh_indexes() -> list[Path]:
     """Machine code on disk; numba sees changes of `drive.py` alone, so what is older than any source is deleted."""
-    sources = [*Path(__file__).parent.glob("*.py"), *Path(__file__).parent.parent.glob("*.py")]
+    room = Path(__file__).parent
+    sources = [*room.glob("*.py"), *(room.parent / name for name in ("gaps.py", "state.py", "types.py"))]
     newest = max(source.stat().st_mtime for source in sources)
     fresh = []
     for index in Path(str(advance.stats.cache_path)).glob("drive.*.nbi"):

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from tokenworks.engine.gaps import ITL_BASE, ITL_BINS, ITL_SHIFT
 from tokenworks.engine.kernel.base import NEVER, inline
 from tokenworks.engine.kernel.cache import take
 from tokenworks.engine.kernel.schedule import join, schedule
 from tokenworks.engine.kernel.tokens import clock_at, growth_between, last_decode
-from tokenworks.engine.metrics import ITL_BASE, ITL_BINS, ITL_SHIFT
 from tokenworks.engine.state import BUCKETS
 
 
