@@ -1,0 +1,156 @@
+"""Requests per second of the engine on one core, each case in its own process: `python benchmarks/simulate.py [-n N]`.
+
+Traffic is synthetic: lengths fitted to the published statistics of the Azure 2023 conversation trace (ISL mean 1,155,
+median 1,020; OSL mean 211, median 129) and of Mooncake's (ISL mean 12,035, median 6,909, OSL mean 343, 37 % of blocks
+seen before; blocks of 512 tokens), Poisson arrivals at 0.8 of the capacity that a saturated run of the same requests
+shows. The step cost is of the size of DeepSeek-R1 on eight H200: 10 ms, 12 us a token, 2.6 ns a token of context.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from tokenworks.engine import engine
+from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, StepCost, Transfer
+
+LOAD = 0.8
+BLOCK = 512
+COPY = 12_031  # requests of one pass of the Mooncake trace
+
+
+def cost(tokens: int) -> StepCost:
+    return StepCost(0.010 + 1.2e-5 * np.arange(tokens + 1), 0.0, 2.6e-9, 1e-11)
+
+
+def lognormal(rng: np.random.Generator, mean: float, median: float, most: int, count: int) -> np.ndarray:
+    values = rng.lognormal(np.log(median), np.sqrt(2 * np.log(mean / median)), count)
+    return np.clip(values, 1, most).astype(np.int32)
+
+
+def azure(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {
+        "input_tokens": lognormal(rng, 1154.7, 1020, 14_050, count),
+        "output_tokens": lognormal(rng, 211.1, 129, 1000, count),
+    }
+
+
+def mooncake(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Turns that continue an earlier request; one pass, repeated with its own names of blocks."""
+    one = min(count, COPY)
+    inputs = lognormal(rng, 8500, 4800, 126_000, one)
+    chains: list[np.ndarray] = []
+    fresh = 0
+    for i in range(one):
+        parent = i - int(rng.geometric(1 / 400)) if rng.random() < 0.45 else -1
+        prefix = chains[parent] if parent >= 0 else np.zeros(0, np.int64)
+        new = int(inputs[i]) // BLOCK
+        chains.append(np.concatenate([prefix, np.arange(fresh, fresh + new)])[: 126_000 // BLOCK])
+        inputs[i] = len(chains[i]) * BLOCK + int(inputs[i]) % BLOCK
+        fresh += new
+    copies = -(-count // one)
+    sizes = np.tile([len(chain) for chain in chains], copies)[:count]
+    ids = np.concatenate(chains)
+    names = (ids + fresh * np.arange(copies)[:, None]).ravel()[: int(sizes.sum())]
+    return {
+        "input_tokens": np.tile(inputs, copies)[:count],
+        "output_tokens": np.tile(lognormal(rng, 342.6, 300, 2000, one), copies)[:count],
+        "block_ids": names,
+        "block_offsets": np.concatenate([[0], np.cumsum(sizes)]),
+    }
+
+
+def whole(role: str, instances: int, *, prefix: bool, block: int) -> Pool:
+    limits = Limits(512, 8192, 2_000_000 // block, block, prefix_caching=prefix)
+    return Pool(cost(8192), limits, instances=instances, role=role)  # type: ignore[arg-type]
+
+
+AWARE = Router("prefix_aware", event_delay_s=0.05)
+LINK = Transfer(0.002, 70_272 / 50e9, 0.5)
+CASES: dict[str, tuple[str, Callable[[int, np.random.Generator], dict[str, np.ndarray]], Cluster]] = {
+    "azure": ("1 instance", azure, Cluster((whole("aggregated", 1, prefix=False, block=16),))),
+    "mooncake": ("4 instances, prefix cache, prefix-aware router, cache events 50 ms late", mooncake,
+                 Cluster((whole("aggregated", 4, prefix=True, block=BLOCK),), AWARE)),
+    "pd16": ("10 prefill + 6 decode instances, prefix-aware router, KV over 50 GB/s links", mooncake,
+             Cluster((whole("prefill", 10, prefix=True, block=BLOCK), whole("decode", 6, prefix=False, block=16)),
+                     AWARE, LINK)),
+    "100": ("100 instances, least loaded", azure,
+            Cluster((whole("aggregated", 100, prefix=False, block=16),), Router("least_loaded"))),
+    "ep": ("1 instance of 32 dp ranks in lockstep", azure,
+           Cluster((Pool(cost(32 * 2048), Limits(128, 2048, 100_000, 16), ranks=32),), Router("least_loaded"))),
+}  # fmt: skip
+
+
+def play(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: int) -> tuple[Outcome, float]:
+    """Outcome, and CPU seconds in the kernel."""
+    rng = np.random.default_rng(2)
+    arrival = np.cumsum(rng.exponential(1 / rate, count))
+    part = {name: values[: count + (name == "block_offsets")] for name, values in traffic.items()}
+    if "block_ids" in traffic:
+        part["block_ids"] = traffic["block_ids"][: int(part["block_offsets"][-1])]
+    run = engine.Engine(cluster)
+    run.submit(Requests.of(arrival, **part))
+    start = time.process_time()
+    run.advance()
+    return run.outcome(), time.process_time() - start
+
+
+def measure(name: str, count: int) -> dict[str, object]:
+    started = time.perf_counter()
+    engine.warm_up()
+    ready = time.perf_counter() - started
+    title, generate, cluster = CASES[name]
+    traffic = generate(count, np.random.default_rng(1))
+    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    first = min(count, 20_000)
+    saturated, _ = play(cluster, traffic, 1e9, first)
+    rate = LOAD * first / float(np.percentile(saturated.end_s, 95)) * 0.95
+    begun = time.perf_counter()
+    outcome, kernel_s = play(cluster, traffic, rate, count)
+    total_s = time.perf_counter() - begun
+    pools = outcome.pools
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "case": name, "deployment": title, "requests": count, "rate": rate, "steps": outcome.steps,
+        "mean_batch": [round(pool.mean_batch, 1) for pool in pools],
+        "hit_share": pools[0].hit_tokens / max(pools[0].query_tokens, 1),
+        "preemptions": sum(pool.preemptions for pool in pools),
+        "mean_ttft_s": float(np.nanmean(outcome.first_token_s - outcome.arrival_s)),
+        "kernel_s": kernel_s, "total_s": total_s, "start_s": ready, "requests_per_s": count / kernel_s,
+        "steps_per_s": outcome.steps / kernel_s, "peak_bytes": peak,
+        "bytes_per_request": (peak - base) / count,
+        "ids_bytes_per_request": 4 * len(traffic.get("block_ids", ())) / count,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", nargs="?", choices=sorted(CASES))
+    parser.add_argument("-n", type=float, default=1e6, help="requests")
+    chosen = parser.parse_args()
+    if chosen.case:
+        print(json.dumps(measure(chosen.case, int(chosen.n))))
+        return
+    for case in CASES:
+        command = [sys.executable, __file__, case, "-n", str(chosen.n)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"{case}: {found['deployment']}; load {LOAD} = {found['rate']:.4g} requests/s")
+        print(f"  {found['requests']:,} requests, {found['steps']:,} steps, mean batch {found['mean_batch']}, "
+              f"hits {found['hit_share']:.1%}, preemptions {found['preemptions']}, "
+              f"mean TTFT {found['mean_ttft_s']:.3f} s")  # fmt: skip
+        print(f"  kernel {found['kernel_s']:.3f} s = {found['requests_per_s']:,.0f} requests/s, "
+              f"{found['steps_per_s']:,.0f} steps/s; with submit and outcome {found['total_s']:.3f} s; "
+              f"start {found['start_s']:.2f} s")  # fmt: skip
+        print(f"  peak {found['peak_bytes'] / 1e6:,.0f} MB; {found['bytes_per_request']:.0f} bytes a request, "
+              f"{found['ids_bytes_per_request']:.0f} of them beside each block id")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
