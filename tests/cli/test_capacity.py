@@ -1,0 +1,84 @@
+"""`tokenworks capacity` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from tokenworks.cli.capacity import capacity
+from tokenworks.errors import SloMissed, SpecError, TokenworksError
+
+DEPLOYMENT = """
+schema: tokenworks.deployment/1
+deployments:
+  - rank: 1
+    deployment:
+      model: meta-llama/Llama-3.3-70B-Instruct
+      system: hgx-h100
+      roles: [{name: aggregated, parallel: {tp: 8}}]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("TOKENWORKS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"timestamp": 100 * k, "input_length": 1000, "output_length": 50, "hash_ids": [2 * k, 2 * k + 1]}
+        for k in range(400)
+    ]
+    Path("talk.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Path("plan.yaml").write_text(DEPLOYMENT)
+    return "plan.yaml"
+
+
+def call(*arguments: str) -> None:
+    app = App(result_action="return_value", exit_on_error=False, print_error=False)
+    app.default(capacity)
+    app(arguments)
+
+
+def test_table(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call(file, "--workload", "chat", "--requests", "1000")
+    out, err = capsys.readouterr()
+    assert "1x[tp8] holds " in out
+    assert "requests/s within ttft=2s,tpot=50ms" in out
+    assert "it misses" in out
+    assert "effective/device" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("arguments", [["--workload", "chat", "--requests", "800"], ["--trace", "talk.jsonl"]])
+def test_json_has_the_curve(file: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    call(file, *arguments, "--slo", "ttft=2s,tpot=40ms", "-o", "json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "rate"
+    assert found["capacity"] < found["fails_at"] <= 1.02 * found["capacity"]
+    loads = [one["load"] for one in found["curve"]]
+    assert loads == sorted(loads)
+    assert [one["held"] for one in found["curve"]] == [load <= found["capacity"] for load in loads]
+    assert found["wall"]["total_s"] > 0
+
+
+def test_users(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call(file, "--workload", "chat", "--users", "--requests", "800", "-o", "json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["unit"]) == ("users", "users")
+    assert found["capacity"] == int(found["capacity"]) > 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ("--workload chat --requests 300 --slo tpot=1ms", SloMissed, "missed: tpot"),
+        ("--trace talk.jsonl", SpecError, "--slo: is missing"),
+        ("--trace talk.jsonl --users --slo ttft=1s", SpecError, "a trace has no users to add"),
+        ("--slo ttft=1s", SpecError, "give --trace FILE or --workload NAME"),
+    ],
+)
+def test_what_cannot_be_found(file: str, arguments: str, error: type[TokenworksError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        call(file, *arguments.split())
