@@ -23,7 +23,7 @@ class Fabric:
 
     bandwidth : [byte/s] per direction; pair : the most of it that one peer can take [byte/s]
     alpha : one step, endpoints, hops and message software [s]
-    start : what a collective costs before its first step: launch, and waiting for each other [s]
+    start : what a phase costs before its first byte: launch, and waiting for each other [s]
     direct : load/store: a device reaches all others in one step; messages walk rings and trees
     in_switch : the switch adds
     """
@@ -47,23 +47,27 @@ def exchange_rate(n: FloatArray, fabric: Fabric) -> FloatArray:
 
 
 def _flat_all_reduce(size: FloatArray, n: FloatArray, fabric: Fabric) -> FloatArray:
-    """The best of the algorithms that one level offers [s]; `start` left out.
+    """The best of the algorithms that one level offers [s]; b is `start`, what waiting for each other costs.
 
-    one-shot   a + (n - 1) s / B                         everybody reads everybody (direct)
-    two-shot   2 a + 2 (n - 1) / n s / B                 reduce-scatter and all-gather, each direct
-    ring       2 (n - 1) a + 2 (n - 1) / n s / B         the same bytes by neighbours (messages)
-    tree       2 ceil(log2 n) a + 2 s / B                double binary tree, pipelined (messages)
-    in-switch  2 a + (n + 1) / n s / B                   each sends its share up once and gets the sum once
+    Load/store:
+        one-shot   b + a + (n - 1) s / B                    everybody reads everybody
+        two-shot   2 (b + a) + 2 (n - 1) / n s / B          reduce-scatter, then all-gather
+    Messages:
+        ring       b + 2 (n - 1) a + 2 (n - 1) / n s / B    the same bytes by neighbours
+        tree       b + 2 ceil(log2 n) a + 2 s / B           double binary tree, pipelined
+    A switch that adds:
+        in-switch  2 (b + a) + (n + 1) / n s / B            each sends its share up once, and gets the sum once
     """
     moved = size / exchange_rate(n, fabric)
     both_ways = 2 * (n - 1) / n * moved
+    phase = fabric.start + fabric.alpha
     if fabric.direct:
-        best = np.minimum(fabric.alpha + (n - 1) * moved, 2 * fabric.alpha + both_ways)
+        best = np.minimum(phase + (n - 1) * moved, 2 * phase + both_ways)
     else:
         ring = 2 * (n - 1) * fabric.alpha + both_ways
-        best = np.minimum(ring, 2 * np.ceil(np.log2(n)) * fabric.alpha + 2 * moved)
+        best = fabric.start + np.minimum(ring, 2 * np.ceil(np.log2(n)) * fabric.alpha + 2 * moved)
     if fabric.in_switch:
-        best = np.minimum(best, 2 * fabric.alpha + (n + 1) / n * moved)
+        best = np.minimum(best, 2 * phase + (n + 1) / n * moved)
     return best
 
 
@@ -73,7 +77,7 @@ def _steps(n: FloatArray, fabric: Fabric) -> FloatArray:
 
 
 def _flat_gather(size: FloatArray, n: FloatArray, fabric: Fabric) -> FloatArray:
-    return _steps(n, fabric) * fabric.alpha + (n - 1) / n * size / exchange_rate(n, fabric)
+    return fabric.start + _steps(n, fabric) * fabric.alpha + (n - 1) / n * size / exchange_rate(n, fabric)
 
 
 def all_reduce(
@@ -97,9 +101,9 @@ def all_reduce(
     local, domains = spread(n, domain)
     inside = _flat_all_reduce(size, local, inner)
     if outer is None:
-        return (n > 1) * (inner.start + inside)
-    across = 2 * _flat_gather(size, local, inner) + outer.start + _flat_all_reduce(size / local, domains, outer)
-    return (n > 1) * (inner.start + np.where(domains > 1, across, inside))
+        return (n > 1) * inside
+    across = 2 * _flat_gather(size, local, inner) + _flat_all_reduce(size / local, domains, outer)
+    return (n > 1) * np.where(domains > 1, across, inside)
 
 
 def all_gather(
@@ -114,10 +118,10 @@ def all_gather(
     size : the gathered buffer [byte]; the rest as `all_reduce`
     """
     local, domains = spread(n, domain)
-    inside = inner.start + _flat_gather(size, local, inner)
+    inside = _flat_gather(size, local, inner)
     if outer is None:
         return (n > 1) * inside
-    return (n > 1) * (inside + (domains > 1) * (outer.start + _flat_gather(size / local, domains, outer)))
+    return (n > 1) * (inside + (domains > 1) * _flat_gather(size / local, domains, outer))
 
 
 reduce_scatter = all_gather

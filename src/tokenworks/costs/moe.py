@@ -82,7 +82,7 @@ def hottest_load(
     Popularity of an expert is lognormal with log-deviation `skew`. A rank sums L = E / ep of them, and the draw of
     finitely many tokens adds its own variance, so a rank's load over the mean has about
 
-        c^2 = (exp(skew^2) - 1) (1 - 1/ep) / L + 1 / N,      s^2 = log(1 + c^2)
+        c^2 = (1 - 1/ep) ((exp(skew^2) - 1) / L + 1 / N),      s^2 = log(1 + c^2)
 
     (Fenton and Wilkinson: a sum of lognormals is near lognormal), and the hottest of ep is exp(s z(ep) - s^2 / 2).
     With redundant experts the R most popular are copied and the placement balances the rest (EPLB): what is left is the
@@ -104,8 +104,8 @@ def hottest_load(
     variance = np.log1p(popular + drawn * (1 - 1 / ep))
     hottest = np.exp(np.sqrt(variance) * normal_max(ep) - variance / 2)
     uncopied = normal_tail(np.minimum(np.maximum(redundant, 1) / experts, 0.5))
-    alone = np.exp(skew * uncopied - skew**2 / 2) / np.maximum(local, 1)
-    return np.minimum(hottest * np.where(balanced, np.maximum(1, alone), 1), ep)
+    alone = np.exp(skew * uncopied - skew**2 / 2) / local
+    return np.clip(hottest * np.where(balanced, np.maximum(1, alone), 1), 1, ep)
 
 
 def distinct_ranks(topk: FloatArray, ranks: FloatArray) -> FloatArray:

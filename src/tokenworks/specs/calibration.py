@@ -97,6 +97,7 @@ class Calibration(Spec):
 
     unhidden : share of weight reading that shows beside the multiplication (`costs.roofline.half_rate_rows`)
     skew : log-deviation of expert popularity; acceptance : chance that a draft token is accepted
+    families : with numbers of their own; borrowed : those that take another one's
     fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
     """
 
@@ -106,56 +107,50 @@ class Calibration(Spec):
     unhidden: Util
     skew: Number
     acceptance: Util
-    families: dict[str, Family | Like] = Field(min_length=1)
+    families: dict[str, Family] = Field(min_length=1)
+    borrowed: dict[str, Like] = Field(default_factory=dict)
     fitted_on: str = ""
     data_sha256: str = ""
 
     @model_validator(mode="after")
-    def _likes_are_known(self) -> Calibration:
-        for name, family in self.families.items():
-            if isinstance(family, Like) and not isinstance(self.families.get(family.like), Family):
-                raise ValueError(f"families.{name}.like: {family.like!r} is no family with numbers of its own")
+    def _borrowed_from_known(self) -> Calibration:
+        for name, borrowed in self.borrowed.items():
+            if name in self.families or borrowed.like not in self.families:
+                raise ValueError(f"borrowed.{name}.like: {borrowed.like!r} is no family with numbers of its own")
         return self
 
     def family(self, name: str) -> Family:
         """The factors of a device family."""
-        found = self._found(name)
-        if isinstance(found, Family):
-            return found
-        base = self.families[found.like]
-        assert isinstance(base, Family)
-        return base.model_copy(update={"spread": found.spread})
+        if name in self.borrowed:
+            borrowed = self.borrowed[name]
+            return self.families[borrowed.like].model_copy(update={"spread": borrowed.spread})
+        if name not in self.families:
+            known = [*self.families, *self.borrowed]
+            raise UnknownName("device family", name, known, hint=f"calibration {self.name} has no such family")
+        return self.families[name]
 
     def assumed(self, name: str, dtypes: Iterable[str]) -> Iterator[Assumption]:
         """What a prediction for a family rests on beside measurements: one entry for all of its assumed factors.
 
         `dtypes` are those that the device computes in; factors of others are not used.
         """
-        found = self._found(name)
-        if isinstance(found, Like):
-            yield Assumption(f"calibration.{name}", f"as {found.like}", found.why)
-        else:
-            guessed = [path for path, quantity in _factors(found, dtypes) if quantity.assumed]
-            if guessed:
-                yield Assumption(
-                    f"calibration.{name}", ", ".join(guessed), "priors by class; each says why in its file"
-                )
+        family = self.family(name)
+        guessed = [path for path, quantity in _factors(family, dtypes) if quantity.assumed]
+        if name in self.borrowed:
+            yield Assumption(f"calibration.{name}", f"as {self.borrowed[name].like}", self.borrowed[name].why)
+        elif guessed:
+            yield Assumption(f"calibration.{name}", ", ".join(guessed), "priors by class; each says why in its file")
         for path, quantity in (("unhidden", self.unhidden), ("skew", self.skew), ("acceptance", self.acceptance)):
             if quantity.assumed:
                 yield Assumption(f"calibration.{path}", quantity.written, quantity.source)
 
     def rests_on(self, name: str, factors: Iterable[str]) -> str:
         """Where some factors of a family come from: `measured`, `assumed` if one of them is, or `as` another family."""
-        found = self._found(name)
-        if isinstance(found, Like):
-            return f"as {found.like}"
-        statuses = {quantity.status for path, quantity in _factors(found, found.gemm) if path in factors}
+        family = self.family(name)
+        if name in self.borrowed:
+            return f"as {self.borrowed[name].like}"
+        statuses = {quantity.status for path, quantity in _factors(family, family.gemm) if path in factors}
         return "assumed" if statuses - {"measured", "derived"} else "measured"
-
-    def _found(self, name: str) -> Family | Like:
-        if name not in self.families:
-            raise UnknownName("device family", name, self.families, hint=f"calibration {self.name} has no such family")
-        return self.families[name]
 
 
 def _factors(family: Family, dtypes: Iterable[str]) -> Iterator[tuple[str, Quantity]]:

@@ -1,0 +1,101 @@
+"""Machines, rates and models that the cost tests share, and random splits and loads for the laws."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from hypothesis import strategies as st
+
+from tokenworks.costs.collectives import Fabric
+from tokenworks.costs.rates import Rates, rates
+from tokenworks.costs.split import Split
+from tokenworks.costs.step import Load
+from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.compose import machine
+from tokenworks.specs.hf import load_model
+from tokenworks.specs.machine import Machine
+from tokenworks.specs.model import Model
+
+R1, LLAMA, QWEN = "deepseek-ai/DeepSeek-R1", "meta-llama/Meta-Llama-3.1-70B", "Qwen/Qwen3-30B-A3B"
+MODELS = (R1, LLAMA, QWEN, "openai/gpt-oss-120b", "Qwen/Qwen3.5-35B-A3B", "deepseek-ai/DeepSeek-V3.2")
+MACHINES = ("scalex40", "5xhgx-h100", "5xhgx-mi300x", "gb200-nvl72", "cloudmatrix384")
+
+
+@functools.cache
+def on(name: str) -> Machine:
+    """A catalog machine."""
+    return machine(name)
+
+
+@functools.cache
+def achieved(name: str) -> Rates:
+    """Rates of a catalog machine."""
+    return rates(on(name), load_calibration())
+
+
+@functools.cache
+def model(name: str) -> Model:
+    """A catalog model."""
+    return load_model(name)
+
+
+def perfect(made: Machine) -> Rates:
+    """Every utilisation 1 and every latency 0: the bare datasheet."""
+    found = rates(made, load_calibration())
+    wide = made.peak["bf16"]
+
+    def bare(fabric: Fabric | None, bandwidth: float, pair: float) -> Fabric | None:
+        return fabric and dataclasses.replace(fabric, bandwidth=bandwidth, pair=pair, alpha=0.0, start=0.0)
+
+    up, out = made.scale_up, made.scale_out
+    inner = bare(found.inner, up.bandwidth, up.pair)
+    assert inner is not None
+    outer = bare(found.outer, out.bandwidth, out.pair) if out else None
+    return dataclasses.replace(
+        found,
+        gemm=made.peak,
+        grouped=1.0,
+        unhidden=1e-9,
+        hbm=made.hbm_bandwidth,
+        attention_hbm=made.hbm_bandwidth,
+        prefill_flop=wide,
+        decode_flop=wide,
+        kernel=0.0,
+        attention_start=0.0,
+        experts_start=0.0,
+        inner=inner,
+        outer=outer,
+        inner_moe=inner,
+        outer_moe=outer,
+        skew=0.0,
+    )
+
+
+@st.composite
+def splits(draw: st.DrawFn, found: Model) -> Split:
+    """Splits of an instance of up to 40 devices that cover the experts."""
+    tp, dp = draw(st.sampled_from([(1, 1), (2, 1), (8, 1), (1, 8), (4, 10), (8, 5), (1, 40), (2, 16)]))
+    routed = any(block.experts for block in found.blocks)
+    if not routed:
+        dp = 1
+    ep = draw(st.sampled_from([d for d in (1, 2, 4, 8, 40) if tp * dp % d == 0])) if routed else 1
+    return Split(
+        tp=tp,
+        pp=draw(st.sampled_from([1, 2])),
+        dp=dp,
+        ep=ep,
+        expert_tp=tp * dp // ep if routed else 1,
+        redundant=draw(st.sampled_from([0, 8, 24])) if routed else 0,
+        kv_bytes=draw(st.sampled_from([1.0, 2.0])),
+        draft_tokens=draw(st.sampled_from([0, 0, 2])) if found.draft else 0,
+    )
+
+
+loads = st.builds(
+    lambda decode, context, prefill, prompt: Load(decode, decode * context, prefill, prefill * prompt / 2),
+    decode=st.sampled_from([0.0, 1.0, 7.0, 64.0, 1000.0]),
+    context=st.sampled_from([1.0, 500.0, 4000.0, 120000.0]),
+    prefill=st.sampled_from([0.0, 1.0, 100.0, 8192.0]),
+    prompt=st.sampled_from([16.0, 4000.0, 100000.0]),
+).filter(lambda load: load.decode + load.prefill > 0)

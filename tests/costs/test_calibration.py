@@ -1,0 +1,114 @@
+"""Calibrations and engines: every device has its factors, and a wrong file is an error that names the place."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from tests.costs.cases import achieved, on
+from tokenworks.costs.rates import rates
+from tokenworks.errors import SpecError, UnknownName
+from tokenworks.specs.calibration import Calibration, load_calibration, number
+from tokenworks.specs.engine import engine_names, load_engine
+from tokenworks.specs.load import CATALOG, catalog_names, load_device, read_yaml, validate
+from tokenworks.specs.provenance import Quantity
+
+FILE = CATALOG / "calibration" / "datasheet.yaml"
+
+
+def edited(**changes: Any) -> dict[str, Any]:
+    data: dict[str, Any] = copy.deepcopy(read_yaml(FILE))
+    hopper = data["families"]["nvidia-hopper"]
+    for path, value in changes.items():
+        hopper[path] = value
+    return data
+
+
+def given(value: Any) -> dict[str, Any]:
+    return {"value": value, "status": "assumed", "source": "a test"}
+
+
+@pytest.mark.parametrize("name", catalog_names("device"))
+def test_every_device_has_a_family_and_a_utilisation_for_each_dtype(name: str) -> None:
+    device = load_device(name)
+    family = load_calibration().family(device.family)
+    for dtype in device.peak:
+        assert 0 < family.util(dtype) <= 1
+
+
+def test_every_number_says_where_it_is_from() -> None:
+    for family in load_calibration().families.values():
+        quantities = [quantity for _, quantity in family if isinstance(quantity, Quantity)] + [*family.gemm.values()]
+        assert len(quantities) > 15
+        assert all(quantity.source for quantity in quantities)
+
+
+def test_rates_are_datasheet_times_utilisation() -> None:
+    found, family = achieved("hgx-h100"), load_calibration().family("nvidia-hopper")
+    assert found.hbm == pytest.approx(3.35e12 * number(family.hbm))
+    assert found.gemm["bf16"] == pytest.approx(989e12 * family.util("bf16"))
+    assert found.inner.bandwidth == pytest.approx(450e9 * number(family.scale_up))
+    assert found.outer is None
+    assert achieved("5xhgx-h100").outer is not None
+
+
+def test_a_borrowed_family_has_its_own_spread_and_says_so() -> None:
+    found = achieved("scalex40")
+    assert found.spread > number(load_calibration().family("amd-cdna3").spread)
+    assert ("calibration.hygon-dcu", "as amd-cdna3") in {(item.path, item.value) for item in found.assumed}
+    assert load_calibration().rests_on("hygon-dcu", ["hbm"]) == "as amd-cdna3"
+
+
+def test_only_factors_in_use_are_named_as_assumed() -> None:
+    named = {item.path: item.value for item in rates(on("hgx-h100"), load_calibration()).assumed}
+    assert "scale_out" in named["calibration.nvidia-hopper"]
+    assert "hbm" not in named["calibration.nvidia-hopper"]
+    assert not any(path.startswith("host.") for path in named)
+    assert load_calibration().rests_on("nvidia-hopper", ["hbm", "gemm.bf16"]) == "measured"
+    assert load_calibration().rests_on("nvidia-hopper", ["hbm", "scale_out"]) == "assumed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hbm": given(1.2)}, "above 0 and at most at 1"),
+        ({"hbm": {"value": None, "status": "not-published"}}, "above 0 and at most at 1"),
+        ({"hbm": {"value": 0.8, "status": "measured"}}, "needs a source"),
+        ({"kernel": given("0 us")}, "above zero"),
+        ({"kernel": given("3 GB")}, "size, not a time"),
+        ({"spread": given(0.9)}, "at least 1"),
+        ({"hmb": given(0.8)}, "unknown key"),
+        ({"gemm": {"bf17": given(0.8)}}, "bf17"),
+    ],
+)
+def test_a_wrong_factor_names_the_place(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words) as caught:
+        validate(Calibration, edited(**changes), "mine.yaml")
+    assert "mine.yaml: families.nvidia-hopper" in str(caught.value)
+
+
+def test_like_must_name_a_family_with_numbers() -> None:
+    data = edited()
+    data["borrowed"]["tpu"]["like"] = "hygon-dcu"
+    with pytest.raises(SpecError, match="no family with numbers"):
+        validate(Calibration, data, "mine.yaml")
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(UnknownName, match="nvidia-hoper"):
+        load_calibration().family("nvidia-hoper")
+    with pytest.raises(UnknownName, match="did you mean datasheet"):
+        load_calibration("datashet")
+    with pytest.raises(SpecError, match="no utilisation for fp4"):
+        load_calibration().family("nvidia-hopper").util("fp4")
+    with pytest.raises(UnknownName, match="did you mean vllm"):
+        load_engine("vlm")
+
+
+@pytest.mark.parametrize("name", engine_names())
+def test_engines_have_sane_habits(name: str) -> None:
+    engine = load_engine(name)
+    assert engine.name == name
+    assert 0 < number(engine.memory_fraction) <= 1
+    assert 0 < number(engine.host_step) < 0.1
+    assert 1e8 < number(engine.reserve) < 1e10
