@@ -16,6 +16,8 @@ VERBS = {
     "fit": "Does the model fit, on how many devices, and how much KV cache is left?",
     "estimate": "Break down one prefill and one decode step of a deployment.",
     "plan": "Rank the deployments of a model on a machine under an SLO.",
+    "simulate": "Run a trace or workload through a deployment, request by request.",
+    "capacity": "Find the highest rate, or most users, that a deployment holds within the SLO.",
     "trace": "Show a request trace: lengths, rate over time, prefix reuse.",
 }
 
