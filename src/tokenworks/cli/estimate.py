@@ -28,7 +28,7 @@ from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.deployment_file import pick_deployment
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
-from tokenworks.specs.load import is_path
+from tokenworks.specs.load import validate
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.workload import Workload
 
@@ -89,8 +89,8 @@ def estimate(
     pick: int = 1,
     isl: float = 4000,
     osl: float = 1000,
-    batch: float | None = None,
-    chunk: float | None = None,
+    batch: int | None = None,
+    chunk: int | None = None,
     engine: EngineName | None = None,
     assume: Path | None = None,
     output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
@@ -120,8 +120,8 @@ def estimate(
     output
         table, json or yaml.
     """
-    workload = Workload(name="estimate", isl=isl, osl=osl)
-    if is_path(model) and deploy is None:
+    workload = validate(Workload, {"name": "estimate", "isl": isl, "osl": osl}, "--isl, --osl")
+    if deploy is None and model.endswith((".yaml", ".yml")):
         found = pick_deployment(model, pick)
         setting = _setting(found.model, found.system if on is None else on, engine or found.engine, assume, workload)
         roles = found.roles
@@ -148,14 +148,14 @@ def _role(text: str, setting: Setting) -> Role:
         raise SpecError(error.message, where="--deploy", hint=error.hint) from None
 
 
-def _estimate(setting: Setting, roles: tuple[Role, ...], batch: float | None, chunk: float | None) -> Estimate:
+def _estimate(setting: Setting, roles: tuple[Role, ...], batch: int | None, chunk: int | None) -> Estimate:
     found = rates(setting.machine, load_calibration())
     steps: list[Step] = []
     room: dict[str, Memory] = {}
     for role in roles:
         _must_be_legal(role, setting)
-        sequences = role.max_sequences if batch is None else batch
-        tokens = role.chunk_tokens if chunk is None else chunk
+        sequences = _at_least_one(role.max_sequences if batch is None else batch, "--batch")
+        tokens = _at_least_one(role.chunk_tokens if chunk is None else chunk, "--chunk")
         room[role.name] = _memory(role, setting, sequences, tokens)
         for kind in KINDS[role.name]:
             if kind == "decode":
@@ -167,6 +167,12 @@ def _estimate(setting: Setting, roles: tuple[Role, ...], batch: float | None, ch
             steps.append(Step(role, kind, load, cost))
     named = " + ".join(f"{role.name} [{role.parallel}]" for role in roles)
     return Estimate(setting, named, found, room, tuple(steps))
+
+
+def _at_least_one(value: int, where: str) -> int:
+    if value < 1:
+        raise SpecError(f"{value} is not a number of 1 or more", where=where)
+    return value
 
 
 def _context(setting: Setting) -> float:

@@ -1,0 +1,127 @@
+"""`tokenworks estimate` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tokenworks.cli import run
+from tokenworks.specs.deployment import Deployment, Parallel, Role
+from tokenworks.specs.deployment_file import Entry, document
+
+R1 = "deepseek-ai/DeepSeek-R1"
+WIDE = "tp=4,dp=10,ep=40,redundant_experts=24,max_sequences=400"
+
+
+def test_the_table_explains_both_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", R1, "--on", "scalex40", "--deploy", WIDE, "--engine", "sglang"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{R1} on scalex40, SGLang: aggregated [tp4 dp10 ep40]")
+    assert "Prefill step: 1" in out
+    assert "Decode step: 400 sequences of 4,500 tokens" in out
+    for part in ("attention gemm", "experts", "dispatch", "combine", "head"):
+        assert part in out
+    assert "grade datasheet" in out
+    assert "80 % interval" in out
+    assert "device.peak.bf16 = 350 TFLOP/s" in out
+    assert "calibration.hygon-dcu = as amd-cdna3" in out
+    assert "acceptance" not in out  # nothing is drafted
+    assert err == ""
+
+
+def test_json_is_one_object_that_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", R1, "--on", "5xhgx-h200", "--deploy", WIDE, "--batch", "800", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [made["step"] for made in found["steps"]] == ["prefill", "decode"]
+    for made in found["steps"]:
+        assert sum(part["seconds"] for part in made["parts"]) == pytest.approx(made["seconds"])
+        assert made["interval"] == pytest.approx([made["seconds"] / found["spread"], made["seconds"] * found["spread"]])
+        assert made["bound_by"] in ("compute", "hbm", "latency", "scale-up", "scale-out", "host")
+        assert {part["utilisation"] for part in made["parts"]} <= {"measured", "assumed"}
+    assert found["steps"][1]["load"] == {"decode": 800, "prefill": 0, "context": 800 * 4500}
+    assert found["grade"] == "datasheet"
+    assert found["dequantised"] == {}
+
+
+def test_dequantised_weights_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", "openai/gpt-oss-120b", "--on", "hgx-h100", "--deploy", "tp=2,ep=2"]) == 0
+    assert "Dequantised: mxfp4 weights are multiplied in bf16; h100 has no units for them" in capsys.readouterr().out
+
+
+def test_overlap_says_what_it_hides(capsys: pytest.CaptureFixture[str]) -> None:
+    deploy = "dp=40,ep=40,redundant_experts=24,max_sequences=2000,overlap=two-batch"
+    assert run(["estimate", R1, "--on", "5xhgx-h200", "--deploy", deploy]) == 0
+    assert "two-batch overlap hides" in capsys.readouterr().out
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Path:
+    """A file as `plan -o yaml` writes it: disaggregated first, aggregated second."""
+    wide = Parallel(dp=8, ep=8)
+    apart = (
+        Role(name="prefill", parallel=wide, chunk_tokens=65536, max_sequences=8),
+        Role(name="decode", parallel=wide, max_sequences=256, kv_dtype="fp8"),
+    )
+    deployments = [
+        Deployment(model=R1, system="2xhgx-h200", engine="sglang", roles=apart),
+        Deployment(model=R1, system="2xhgx-h200", engine="vllm", roles=(Role(name="aggregated", parallel=wide),)),
+    ]
+    path = tmp_path / "plan.yaml"
+    entries = [Entry(rank=rank, deployment=deployment) for rank, deployment in enumerate(deployments, 1)]
+    path.write_text(yaml.safe_dump(document(entries, {})))
+    return path
+
+
+def test_a_file_of_deployments(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", str(planned), "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(made["role"], made["step"]) for made in found["steps"]] == [("prefill", "prefill"), ("decode", "decode")]
+    assert found["engine"] == "sglang"
+    assert run(["estimate", str(planned), "--pick", "2", "-o", "yaml"]) == 0
+    second = yaml.safe_load(capsys.readouterr().out)
+    assert (second["engine"], second["deployment"]) == ("vllm", "aggregated [dp8 ep8]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([R1], "--on and --deploy"),
+        ([R1, "--on", "scalex40"], "--on and --deploy"),
+        ([R1, "--on", "scalex40", "--deploy", "pt=8"], "did you mean tp="),
+        ([R1, "--on", "scalex40", "--deploy", "tp=0"], "--deploy"),
+        ([R1, "--on", "scalex40", "--deploy", "tp=3"], "tp_divides_heads"),
+        ([R1, "--on", "scalex40", "--deploy", "tp=8,overlap=three"], "--deploy"),
+        ([R1, "--on", "scalex41", "--deploy", "tp=8"], "did you mean scalex40"),
+        (["no/such-model", "--on", "scalex40", "--deploy", "tp=8"], "no/such-model"),
+        (["missing.yaml"], "missing.yaml"),
+        ([R1, "--on", "scalex40", "--deploy", "tp=8", "--isl", "-1"], "isl"),
+        ([R1, "--on", "scalex40", "--deploy", "tp=8", "--batch", "0"], "batch"),
+        ([R1, "--on", "scalex40", "--deploy", "tp=8", "--chunk", "inf"], "chunk"),
+        ([R1, "--on", "scalex40", "--deploy", "tp=8", "--engine", "tgi"], "engine"),
+    ],
+)
+def test_bad_input_exits_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+
+
+def test_pick_beyond_the_file(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", str(planned), "--pick", "3"]) == 2
+    assert "1 to 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("deploy", "words"),
+    [
+        ("tp=1", "short by"),
+        (WIDE.replace("400", "60000"), "at most"),
+    ],
+)
+def test_what_does_not_fit_exits_3(deploy: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", R1, "--on", "scalex40", "--deploy", deploy]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
