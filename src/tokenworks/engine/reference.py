@@ -203,13 +203,13 @@ class Batch:
     loads: list[Sequence] = field(default_factory=list)
     preempted: bool = False
 
-    def work(self, rank: Rank) -> tuple[int, int, int, int]:
-        """(m, n, S, Q) of `types.StepCost`, before the step's tokens are counted as computed."""
+    def work(self, rank: Rank) -> tuple[int, int, int, int, int]:
+        """(m, n, S, Q, p) of `types.StepCost`, before the step's tokens are counted as computed."""
         prefill = sum(tokens for _, tokens in self.prefills)
         m = len(self.decodes) * (1 + rank.limits.draft_tokens) + prefill
         context = sum(q.computed + 1 for q in self.decodes)
         square = sum(t * q.computed + t * (t + 1) // 2 for q, t in self.prefills)
-        return m, len(self.decodes), context, square
+        return m, len(self.decodes), context, square, prefill
 
 
 def vllm(rank: Rank, now: float) -> Batch:
@@ -351,8 +351,11 @@ class Instance:
             self.anchor_steps += 1
         else:
             hottest = max(
-                cost.decode_sequence_s * n + cost.decode_context_s * s + cost.prefill_context_s * q
-                for _, n, s, q in works
+                cost.decode_sequence_s * n
+                + cost.decode_context_s * s
+                + cost.prefill_context_s * q
+                + cost.prefill_token_s * p
+                for _, n, s, q, p in works
             )
             step = float(cost.by_tokens[sum(work[0] for work in works)]) + ranks * hottest
             growth = cost.decode_context_s * works[0][1] * self.pool.limits.tokens_per_step

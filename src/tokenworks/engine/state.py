@@ -66,7 +66,8 @@ POOL = np.dtype(
         ("role", "i4"), ("policy", "i4"), ("instances", "i4"), ("ranks", "i4"), ("first_rank", "i4"),
         ("max_sequences", "i4"), ("token_budget", "i4"), ("block_tokens", "i4"), ("max_queue", "i4"),
         ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("kv_blocks", "i8"), ("reserve", "i8"),
-        ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("by_tokens", "i8"),
+        ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
+        ("by_tokens", "i8"),
     ],
     align=True,
 )  # fmt: skip
@@ -133,7 +134,8 @@ def allocate(cluster: Cluster) -> State:
             ROLES[p.role], POLICIES[limits.policy], p.instances, p.ranks, first_rank, limits.max_sequences,
             limits.token_budget, limits.block_tokens, limits.max_queue, limits.watermark_blocks, limits.draft_tokens,
             limits.prefix_caching, limits.kv_blocks, limits.reserve_tokens, limits.tokens_per_step,
-            cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s, table_s,
+            cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
+            cost.prefill_token_s, table_s,
         )  # fmt: skip
         table_s += len(cost.by_tokens)
         width, depth = _power_of_two(2 * limits.kv_blocks), limits.kv_blocks + 2

@@ -41,28 +41,30 @@ def _need(condition: bool | np.bool_, message: str, where: str, hint: str = "") 
 class StepCost:
     """Time of one iteration of an instance, from its aggregates; the sums run over all dp ranks of the instance.
 
-        t = by_tokens[m] + ranks * max over ranks (a n + b S + c Q)                                          [s]
+        t = by_tokens[m] + ranks * max over ranks (a n + b S + c Q + e p)                                    [s]
 
     m : tokens in the step, decode and prefill (GEMM, experts, collectives, host); n : decoding sequences of a rank;
-    S : sum of their contexts [token]; Q : sum over a rank's prefill tokens of the context each one sees [token^2].
+    S : sum of their contexts [token]; Q : sum over a rank's prefill tokens of the context each one sees [token^2];
+    p : its prefill tokens, which wait for no other rank's hands: with e, what each rank computes by itself.
     Coefficients are for the instance as a whole with its load spread evenly, so the hottest of R ranks counts R times.
     A layer with a sliding window has constant cost a sequence beyond its window: fold it into `decode_sequence_s`.
 
     by_tokens : [s], index 0 .. most tokens in a step; decode_sequence_s : a [s]; decode_context_s : b [s/token];
-    prefill_context_s : c [s/token^2]
+    prefill_context_s : c [s/token^2]; prefill_token_s : e [s/token]
     """
 
     by_tokens: Floats
     decode_sequence_s: float = 0.0
     decode_context_s: float = 0.0
     prefill_context_s: float = 0.0
+    prefill_token_s: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_tokens", np.ascontiguousarray(self.by_tokens, dtype=np.float64))
         table = self.by_tokens
         ok = table.ndim == 1 and len(table) > 1 and np.isfinite(table).all() and bool((table[1:] > 0).all())
         _need(ok, "want finite times above zero for 1, 2, ... tokens", "StepCost.by_tokens")
-        for name in ("decode_sequence_s", "decode_context_s", "prefill_context_s"):
+        for name in ("decode_sequence_s", "decode_context_s", "prefill_context_s", "prefill_token_s"):
             value = getattr(self, name)
             _need(np.isfinite(value) and value >= 0, f"{value} must be finite and not negative", f"StepCost.{name}")
 

@@ -82,7 +82,8 @@ def plan(s, i, now):
             prefill += rank.tokens
             tokens += rank.batch * (1 + pool.draft) + rank.tokens
             context = rank.context if rank.batch else np.int64(0)
-            hot = pool.sequence_s * rank.batch + pool.context_s * context + pool.prefill_s * rank.square
+            hot = pool.sequence_s * rank.batch + pool.context_s * context
+            hot = hot + pool.prefill_s * rank.square + pool.token_s * rank.tokens
             hottest = max(hottest, hot)
         if busy or not preempted:
             break
