@@ -213,7 +213,7 @@ def _must_hold(role: Role, setting: Setting, sequences: float, room: Memory) -> 
 # ── output ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rests_on(part: str, bound: str, setting: Setting) -> str:
+def _rests_on(part: str, binds: str, setting: Setting) -> str:
     """Where the utilisation of a part comes from."""
     if part == "host":
         engine = setting.engine
@@ -222,7 +222,7 @@ def _rests_on(part: str, bound: str, setting: Setting) -> str:
     matrices = [matrix for block in setting.model.blocks for matrix in block.matrices]
     dtypes = {compute_dtype(matrix.format, setting.machine.peak)[0] for matrix in matrices}
     gemm = ("hbm", "kernel", "grouped", "experts_start", *(f"gemm.{dtype}" for dtype in dtypes))
-    factors = [name.replace("_up", "_out") if bound == OUT else name for name in FACTORS.get(part, gemm)]
+    factors = [name.replace("_up", "_out") if binds == OUT else name for name in FACTORS.get(part, gemm)]
     return load_calibration().rests_on(setting.machine.family, factors)
 
 
@@ -235,8 +235,8 @@ def _rows(made: Step, setting: Setting) -> Iterator[dict[str, Any]]:
                 "share": float(part.seconds / made.cost.seconds),
                 "flop": float(part.flop),
                 "bytes": float(part.bytes),
-                "bound": (bound := str(part.bound())),
-                "utilisation": _rests_on(name, bound, setting),
+                "bound": (binds := str(part.bound())),
+                "utilisation": _rests_on(name, binds, setting),
             }
 
 

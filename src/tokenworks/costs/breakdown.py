@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,8 +17,8 @@ COMPUTE, HBM, LATENCY, UP, OUT, HOST = "compute", "hbm", "latency", "scale-up", 
 
 
 @dataclass(frozen=True, slots=True)
-class PartTime:
-    """One part of a step on the most loaded device, over all layers.
+class Kernel:
+    """A part of a step by itself, on the most loaded device: one kernel or collective.
 
     seconds : [s]; flop : [FLOP]; bytes : of device memory, or sent, for a collective [byte]
     roofs : time on each roof by itself [s]; the largest binds
@@ -32,6 +34,38 @@ class PartTime:
         return _largest(self.roofs)
 
 
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Parts that run one after the other, each so many times. A search asks for `seconds` alone, so the rest waits."""
+
+    seconds: FloatArray
+    terms: tuple[tuple[Kernel | Sum, FloatArray], ...]
+
+    @property
+    def flop(self) -> FloatArray:
+        """Work of all terms [FLOP]."""
+        return sum(part.flop * factor for part, factor in self.terms)
+
+    @property
+    def bytes(self) -> FloatArray:
+        """Bytes of all terms [byte]."""
+        return sum(part.bytes * factor for part, factor in self.terms)
+
+    @property
+    def roofs(self) -> Mapping[str, FloatArray]:
+        """Time of all terms on each roof [s]."""
+        found: dict[str, FloatArray] = {}
+        for part, factor in self.terms:
+            for roof, seconds in part.roofs.items():
+                found[roof] = found.get(roof, 0.0) + seconds * factor
+        return found
+
+    def bound(self) -> NDArray[np.str_]:
+        """Name of the roof that binds, elementwise: compute, hbm, latency, scale-up, scale-out or host."""
+        return _largest(self.roofs)
+
+
+PartTime: TypeAlias = Kernel | Sum
 Parts: TypeAlias = dict[str, PartTime]
 
 
@@ -60,29 +94,23 @@ class Breakdown:
         return _largest(spent)
 
 
-def plus(*parts: PartTime) -> PartTime:
+def plus(*parts: PartTime) -> Sum:
     """One part after the other."""
-    roofs: dict[str, FloatArray] = {}
-    for part in parts:
-        for roof, seconds in part.roofs.items():
-            roofs[roof] = roofs.get(roof, 0.0) + seconds
-    return PartTime(
-        sum((part.seconds for part in parts), 0.0),
-        sum((part.flop for part in parts), 0.0),
-        sum((part.bytes for part in parts), 0.0),
-        roofs,
-    )
+    return Sum(_sum([part.seconds for part in parts]), tuple((part, 1) for part in parts))
 
 
-def times(part: PartTime, factor: FloatArray) -> PartTime:
+def times(part: PartTime, factor: FloatArray) -> Sum:
     """A part that runs `factor` times."""
-    roofs = {roof: seconds * factor for roof, seconds in part.roofs.items()}
-    return PartTime(part.seconds * factor, part.flop * factor, part.bytes * factor, roofs)
+    return Sum(part.seconds * factor, ((part, factor),))
+
+
+def _sum(values: Sequence[FloatArray]) -> FloatArray:
+    return functools.reduce(operator.add, values)  # sum() would begin with 0 + the first array
 
 
 def total(parts: Parts) -> FloatArray:
     """All parts one after the other [s]."""
-    return sum((part.seconds for part in parts.values()), 0.0)
+    return _sum([part.seconds for part in parts.values()])
 
 
 def _largest(roofs: Mapping[str, FloatArray]) -> NDArray[np.str_]:

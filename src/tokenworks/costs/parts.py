@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenworks.costs import attention, collectives, moe, roofline
 from tokenworks.costs.arrays import FloatArray, ceil_div
-from tokenworks.costs.breakdown import COMPUTE, HBM, LATENCY, OUT, UP, Parts, PartTime, plus, times
+from tokenworks.costs.breakdown import COMPUTE, HBM, LATENCY, OUT, UP, Kernel, Parts, PartTime, plus, times
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, kernels, one
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.split import Split
@@ -65,7 +65,7 @@ def main_parts(model: Model, rates: Rates, split: Split, batch: Batch) -> Parts:
     """Embedding, all layers, head and pipeline, without drafts and host."""
     stack = kernels(model.blocks, model.kv_heads)
     stretch = ceil_div(stack.layers, split.pp) * split.pp / stack.layers  # all stages take as long as the fullest
-    parts = {name: times(part, stretch) for name, part in _layers(stack, model, rates, split, batch).items()}
+    parts: Parts = {name: times(part, stretch) for name, part in _layers(stack, model, rates, split, batch).items()}
     parts["embedding"] = _embedding(model, rates, batch.tokens)
     parts["head"] = _head(model, rates, split, batch.rows)
     looked_up = _reduce(rates, batch.tokens * model.hidden * ACTIVATION, split.tp)
@@ -136,7 +136,7 @@ def _attention(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Part
         latency = rates.attention_start * (batch.prefill > 0)
         prefill = _roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, latency)
         made.append(times(plus(decode, prefill), layers))
-    parts = {"attention": plus(*made)} if made else {}
+    parts: Parts = {"attention": plus(*made)} if made else {}
     recurrent = []
     for state, layers in stack.states:
         touched = batch.sequences + np.minimum(batch.prefill, 1.0)
@@ -150,7 +150,7 @@ def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> Pa
     halves = stack.reduces + stack.moe_reduces
     traffic = halves * tokens * model.hidden * ACTIVATION * HALF_PASSES
     latency = halves * HALF_KERNELS * rates.kernel
-    return PartTime(traffic / rates.hbm + latency, 0.0, traffic, {HBM: traffic / rates.hbm, LATENCY: latency})
+    return Kernel(traffic / rates.hbm + latency, 0.0, traffic, {HBM: traffic / rates.hbm, LATENCY: latency})
 
 
 def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
@@ -165,7 +165,7 @@ def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
         hot = moe.hottest_load(choices, experts=experts.count, redundant=split.redundant, ep=split.ep, skew=rates.skew)
         touched = moe.hottest_touched(batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep)
         grouped = [_grouped(gemm, rates, split, choices * hot, touched) for gemm in layer.gemms]
-        latency = PartTime(rates.experts_start, 0.0, 0.0, {LATENCY: rates.experts_start})
+        latency = Kernel(rates.experts_start, 0.0, 0.0, {LATENCY: rates.experts_start})
         work.append(times(plus(*grouped, latency), layers))
         between = (split.dp > 1) * layers
         inside, outside = _copies(layer, rates, split, batch)
@@ -241,10 +241,10 @@ def _roof(
     flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray
 ) -> PartTime:
     seconds = np.maximum(compute, read) + latency
-    return PartTime(seconds, flop, traffic, {COMPUTE: compute, HBM: read, LATENCY: latency})
+    return Kernel(seconds, flop, traffic, {COMPUTE: compute, HBM: read, LATENCY: latency})
 
 
 def _talk(seconds: FloatArray, size: FloatArray, devices: FloatArray, domain: int) -> PartTime:
     """A collective: under the network's roof where its group leaves the domain."""
     leaves = 1 * (devices > domain)
-    return PartTime(seconds, 0.0, size, {UP: seconds * (1 - leaves), OUT: seconds * leaves})
+    return Kernel(seconds, 0.0, size, {UP: seconds * (1 - leaves), OUT: seconds * leaves})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.costs.arrays import FloatArray
-from tokenworks.costs.breakdown import HOST, Breakdown, Parts, PartTime, times, total
+from tokenworks.costs.breakdown import HOST, Breakdown, Kernel, Parts, times, total
 from tokenworks.costs.parts import Batch, draft_part, main_parts
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.split import Split
@@ -85,7 +85,7 @@ def two_batch(run: Run, host: Host) -> Breakdown:
     ----------
     [1] DeepSeek-V3, arXiv:2412.19437, section 3.4; SGLang's two-batch overlap.
     """
-    parts = {name: times(part, 2) for name, part in run(0.5).items()}
+    parts: Parts = {name: times(part, 2) for name, part in run(0.5).items()}
     talking = total({name: part for name, part in parts.items() if name in COMMUNICATION})
     return _finish(parts, np.maximum(talking, total(parts) - talking), host)
 
@@ -108,7 +108,7 @@ HOSTS: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {"hidden": hi
 
 def _finish(parts: Parts, device: FloatArray, host: Host) -> Breakdown:
     shown = host(device)
-    return Breakdown({**parts, "host": PartTime(shown, 0.0, 0.0, {HOST: shown})}, device + shown)
+    return Breakdown({**parts, "host": Kernel(shown, 0.0, 0.0, {HOST: shown})}, device + shown)
 
 
 def _host(model: Model, split: Split, load: Load, engine: Engine) -> Host:
