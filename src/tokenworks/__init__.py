@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
+    from tokenworks.plan.api import plan
 
 __version__ = "0.1.0"
 
@@ -17,9 +18,10 @@ _PUBLIC = {
     "SpecError": "errors",
     "TokenworksError": "errors",
     "UnknownName": "errors",
+    "plan": "plan.api",
 }
 
-__all__ = ["DoesNotFit", "SloMissed", "SpecError", "TokenworksError", "UnknownName"]
+__all__ = ["DoesNotFit", "SloMissed", "SpecError", "TokenworksError", "UnknownName", "plan"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,8 @@ from tokenworks.plan.together import STEADY, finish
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import kv_bytes_per_token, window_bytes_per_sequence
 
+BISECTIONS = 20
+
 
 def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Shortlist) -> Counts:
     """Offer every disaggregated deployment that no bound rules out."""
@@ -31,9 +33,9 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
     counted.append(combinations(machine, prefill, decode))
     for left in _alike(prefill):
         for right in _alike(decode):
-            if left["kv"][0] == right["kv"][0]:
-                for cells in _combine(costing, left, right, shortlist):
-                    shortlist.offer(cells)
+            room = shares(machine, int(left["devices"][0]), int(right["devices"][0]))
+            if left["kv"][0] == right["kv"][0] and len(room.prefill):
+                shortlist.offer(_combine(costing, left, right, shortlist))
     estimated = shortlist.offered - offered
     pruned = {
         "prefill alone is late, or decode alone is beaten": counted[0] - counted[1],
@@ -61,28 +63,64 @@ def _alike(roles: Array) -> Iterator[Array]:
         yield roles[(roles["devices"] == devices) & (roles["kv"] == kv)]
 
 
-def _combine(costing: Costing, left: Array, right: Array, shortlist: Shortlist) -> Iterator[Array]:
-    """Cells of prefill roles (axis 0) with decode roles (axis 1), all of one size each."""
+def _combine(costing: Costing, left: Array, right: Array, shortlist: Shortlist) -> Array:
+    """Cells of prefill roles (axis 0) with decode roles (axis 1) in some shares of the machine (axis 2)."""
     ways = shares(costing.setting.machine, int(left["devices"][0]), int(right["devices"][0]))
-    if not len(ways.prefill):
-        return
-    p, d = left[:, None], right[None, :]
+    p, d = left[:, None, None], right[None, :, None]
     wire = wire_bandwidth(costing) * p["dp"] * p["links"] / _request_bytes(costing, int(left["kv"][0]))
     one = np.minimum(prefill_limit(costing.demand, _prefill(p, 1), d["tpot"]), wire)
-    load = costing.load
-    if load is None:
-        for x, y in zip(ways.prefill, ways.decode, strict=True):
-            rate = np.minimum(x * one, y * d["rate"])
-            yield _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=x * one)
-        return
-    asked = np.full(one.shape, load.value)
-    if load.kind == "concurrency":  # users in flight over the time of a request that need not wait
+    if costing.load is None:
+        x, y = ways.prefill[None, None, :], ways.decode[None, None, :]
+        rate = np.minimum(x * one, y * d["rate"])
+        soon = _timely(costing, p, right, x)
+        # As much as both take, and where that is late for the SLO as much as is not.
+        rate = np.concatenate([rate, np.where(soon < rate, soon, 0.0)], axis=2)
+        x, y = np.concatenate([x, x], axis=2), np.concatenate([y, y], axis=2)
+        return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=x * one)
+    asked = np.full(one.shape, costing.load.value)
+    if costing.load.kind == "concurrency":  # users in flight over the time of a request that need not wait
         own = prefilling(costing.demand, _prefill(p, 1), 1e-9 * one, d["tpot"]).ttft
-        asked = load.value / (own + costing.demand.osl * d["tpot"])
-    few, y = np.ceil(asked / one), np.ceil(asked / d["rate"])
-    for x in (few, few + 1):
-        rate, capacity = np.where(ways.fit(x, y), asked, 0.0), np.minimum(x * one, y * d["rate"])
-        yield _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=capacity)
+        asked = costing.load.value / (own + costing.demand.osl * d["tpot"])
+    few = np.ceil(asked / one)
+    x, y = np.concatenate([few, few + 1], axis=2), np.ceil(asked / d["rate"])
+    rate, capacity = np.where(ways.fit(x, y), asked, 0.0), np.minimum(x * one, y * d["rate"])
+    return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=capacity)
+
+
+def _timely(costing: Costing, p: Array, right: Array, x: Array) -> Array:
+    """The rate up to which x instances of each prefill role keep the TTFT bound, with any of the decode roles.
+
+    By bisection, for the decode role that leaves the caches least room and receives slowest. Axes as `p` and `x`.
+    """
+    high: Array = prefill_limit(costing.demand, _prefill(p, x), right["tpot"].min())
+    if costing.slo.ttft is None:
+        return high
+    low: Array = np.zeros(high.shape)
+    slowest, token_bytes = right["tpot"].max(), right["token_bytes"].max()
+    for _ in range(BISECTIONS):
+        rate = (low + high) / 2
+        served = prefilling(costing.demand, _prefill(p, x), rate, slowest)
+        late = _exposed(costing, p, token_bytes, served.hit_share)
+        kept = served.ttft_tail + late <= costing.slo.ttft.value
+        low, high = np.where(kept, rate, low), np.where(kept, high, rate)
+    return low
+
+
+def _exposed(costing: Costing, prefill: Array, token_bytes: Array, hit: Array) -> Array:
+    """What the transfer of a request's KV cache adds to its TTFT [s]: from one rank's devices to another's.
+
+    Parameters
+    ----------
+    token_bytes : cache of a token on one device of the decode role [byte]
+    """
+    demand, bandwidth = costing.demand, wire_bandwidth(costing)
+    if not len(prefill):
+        return np.zeros(0)
+    size = _request_bytes(costing, int(prefill["kv"].flat[0]))
+    transfer = np.maximum(size / (prefill["links"] * bandwidth), demand.isl * token_bytes / bandwidth)
+    own = np.maximum(demand.isl * (1 - hit) * prefill["dp"] * prefill["token_s"], prefill["pass_s"])
+    late: Array = exposed_transfer(transfer, own, costing.setting.model.layers)
+    return late
 
 
 def _prefill(roles: Array, instances: Array | int) -> Prefill:
@@ -117,29 +155,29 @@ def _cells(
     demand, setting = costing.demand, costing.setting
     devices = x * left["devices"][0] + y * right["devices"][0]
     charged = devices if costing.load else setting.machine.devices
-    speed = np.broadcast_to(1 / right["tpot"], rate.shape)
+    speed = np.broadcast_to(1 / right["tpot"][None, :, None], rate.shape)
     hopeless = shortlist.hopeless(speed.ravel(), (rate * demand.osl / charged).ravel()).reshape(rate.shape)
-    which_p, which_d = np.nonzero((rate > 0) & ~hopeless)
+    chosen = (rate > 0) & ~hopeless
+    which_p, which_d, _ = np.nonzero(chosen)
     p, d = left[which_p], right[which_d]
 
     def of(values: Array) -> Array:
-        taken: Array = np.broadcast_to(values, rate.shape)[which_p, which_d]
+        taken: Array = np.broadcast_to(values, rate.shape)[chosen]
         return taken
 
     served = prefilling(demand, _prefill(p, of(x)), of(rate), d["tpot"])
-    bandwidth, size = wire_bandwidth(costing), _request_bytes(costing, int(left["kv"][0]))
-    transfer = np.maximum(size / (p["links"] * bandwidth), demand.isl * d["token_bytes"] / bandwidth)
-    own = np.maximum(demand.isl * (1 - served.hit_share) * p["dp"] * p["token_s"], p["pass_s"])
-    late = exposed_transfer(transfer, own, setting.model.layers)
+    late = _exposed(costing, p, d["token_bytes"], served.hit_share)
     cells = np.zeros(len(p), CELL)
     cells["family"], cells["index"], cells["prefill"] = -1 - d["family"], d["index"], p["index"]
-    cells["batch"], cells["chunk"], cells["prefill_chunk"] = d["batch"], d["chunk"], p["chunk"]
+    # What prefill does not bring need not be decoded; the smaller batch would be faster still than its `tpot` says.
+    busy = np.minimum(np.ceil(of(rate) * demand.osl * d["tpot"] / of(y)), d["batch"])
+    cells["batch"], cells["chunk"], cells["prefill_chunk"] = busy, d["chunk"], p["chunk"]
     cells["replicas"], cells["prefill_replicas"] = of(y), of(x)
     cells["devices"], cells["charged"] = of(devices), of(np.asarray(charged))
     cells["rate"], cells["capacity"] = of(rate), of(capacity)
     cells["tpot"] = cells["tpot_tail"] = d["tpot"]
     cells["ttft"], cells["ttft_tail"] = served.ttft + late, served.ttft_tail + late
-    cells["hit"], cells["busy"], cells["full"] = served.hit_share, served.busy, d["full"]
+    cells["hit"], cells["busy"], cells["full"] = served.hit_share, served.busy, d["full"] & (busy == d["batch"])
     if costing.load and costing.load.kind == "concurrency":
         cells["rate"] = costing.load.value / (cells["ttft"] + demand.osl * cells["tpot"])
     finish(costing, cells, np.zeros(len(cells)))

@@ -73,6 +73,9 @@ class Shortlist:
     def offer(self, cells: Array) -> None:
         """Take in estimated cells."""
         self.offered += len(cells)
+        if self.met:  # most are behind in both; to sort them would take longer than to estimate them
+            off_front = beaten(1 / cells["tpot"], cells["output"], 1 / self.front["tpot"], self.front["output"])
+            cells = cells[(cells["effective"] >= self.threshold) | ~off_front]
         pool = np.concatenate([self.best, cells])
         pool = pool[_order(pool)]
         _, first = np.unique(pool["family"], return_index=True)

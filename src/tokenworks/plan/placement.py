@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,28 +27,49 @@ class Shares:
 
 
 def shares(machine: Machine, prefill: int, decode: int) -> Shares:
-    """The ways for instances of two sizes."""
-    domain, domains = machine.domain, machine.devices // machine.domain
-    found: dict[int, int] = {}
-    for x in range(1, machine.devices // prefill + 1):
-        y = _room(domain, domains, x, prefill, decode)
-        if y < 1:
-            break
-        found[y] = x
+    """The ways for instances of two sizes, each with at least one instance."""
+    return _shares(machine.domain, machine.devices // machine.domain, prefill, decode)
+
+
+@functools.lru_cache(maxsize=4096)
+def _shares(domain: int, domains: int, prefill: int, decode: int) -> Shares:
+    if prefill > domain or decode > domain:
+        most = _whole_domains(domain, domains, prefill, decode)
+    else:
+        most = _packed(domain, domains, prefill, decode)
+    found = {y: x for x, y in sorted(most.items()) if x > 0 and y > 0}  # of equal y the largest x
     return Shares(np.array(list(found.values()), dtype=int), np.array(list(found), dtype=int))
 
 
-def _room(domain: int, domains: int, x: int, prefill: int, decode: int) -> int:
-    """Decode instances that fit beside x prefill instances."""
-    if prefill >= domain:
-        full, left_in_full, part = x * (prefill // domain), 0, 0
-    else:
-        full, rest = divmod(x, domain // prefill)
-        left_in_full = domain % prefill
-        part = domain - rest * prefill if rest else 0
-    free = domains - full - (part > 0)
-    if free < 0:
-        return 0
-    if decode > domain:
-        return free // (decode // domain)
-    return full * (left_in_full // decode) + part // decode + free * (domain // decode)
+def _whole_domains(domain: int, domains: int, prefill: int, decode: int) -> dict[int, int]:
+    """Most decode instances beside x prefill instances, where one of the two takes whole domains."""
+    ways: dict[int, int] = {}
+    for given_to_prefill in range(1, domains):
+        x = _in_domains(domain, given_to_prefill, prefill)
+        ways[x] = max(ways.get(x, 0), _in_domains(domain, domains - given_to_prefill, decode))
+    return ways
+
+
+def _in_domains(domain: int, domains: int, devices: int) -> int:
+    return domains * domain // devices if devices > domain else domains * (domain // devices)
+
+
+def _packed(domain: int, domains: int, prefill: int, decode: int) -> dict[int, int]:
+    """Most decode instances beside x prefill instances, where both stay in a domain: (max, +) powers of one domain."""
+    power = np.array([(domain - x * prefill) // decode for x in range(domain // prefill + 1)])
+    found: Array = np.zeros(1, dtype=int)
+    left = domains
+    while left:
+        if left & 1:
+            found = _both(found, power)
+        left >>= 1
+        power = _both(power, power) if left else power
+    return dict(enumerate(found.tolist()))
+
+
+def _both(one: Array, other: Array) -> Array:
+    """Most y for each x where x and y are shared between two groups of domains."""
+    total = np.full(len(one) + len(other) - 1, -1)
+    for x, y in enumerate(other):
+        total[x : x + len(one)] = np.maximum(total[x : x + len(one)], one + y)
+    return total

@@ -13,7 +13,7 @@ from tokenworks.plan.space import Candidates, Ladders
 from tokenworks.plan.steady import Serving
 from tokenworks.plan.steps import Costing, Load
 
-BLOCK = 128
+BLOCK = 256
 """Splits that are estimated at once: enough to be fast, few enough to stay in the processor's cache."""
 
 STEADY = 0.995

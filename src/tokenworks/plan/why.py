@@ -48,7 +48,7 @@ def read_role(text: str, setting: Setting) -> Role:
     for term in (part.strip() for part in text.split(",") if part.strip()):
         name, equals, value = term.partition("=")
         if not equals or name not in (*WIDTHS, *SETTINGS):
-            near = difflib.get_close_matches(name, [*WIDTHS, *SETTINGS], n=1)
+            near = difflib.get_close_matches(name, [*WIDTHS, *SETTINGS], n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}=?" if near else f"known: {', '.join((*WIDTHS, *SETTINGS))}"
             raise SpecError(f"cannot read {term!r}", where=WHERE, hint=hint)
         if name in given:

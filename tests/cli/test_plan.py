@@ -1,0 +1,146 @@
+"""`tokenworks plan`: one result on stdout, words on stderr, the right exit code."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tokenworks import cli
+from tokenworks.specs.deployment_file import load_deployments
+
+MOE = ["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--isl", "2000", "--osl", "200"]
+SLO = ["--slo", "ttft=2s,tpot=50ms"]
+
+Output = pytest.CaptureFixture[str]
+
+
+def run(arguments: list[str], capsys: Output) -> tuple[int, str, str]:
+    code = cli.run(arguments)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out, err
+
+
+def test_the_table_explains_itself(capsys: Output) -> None:
+    code, out, err = run([*MOE, *SLO], capsys)
+    assert (code, err) == (0, "")
+    for words in (
+        "30.5 B parameters", "8 x ", "effective", "is bound by", "points considered", "Pareto points",
+        "Grade datasheet", "80 % of measurements", "Assumed:",
+    ):  # fmt: skip
+        assert words in out
+
+
+def test_json_is_one_object(capsys: Output) -> None:
+    code, out, err = run([*MOE, *SLO, "-o", "json", "--top", "3"], capsys)
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert len(found["deployments"]) == 3
+    assert found["inputs"]["slo"] == "ttft=2s,tpot=50ms"
+    assert found["wall"].keys() == {"elapsed_s"}
+
+
+def test_yaml_is_a_file_that_others_read(capsys: Output, tmp_path: Path) -> None:
+    code, out, _ = run([*MOE, *SLO, "-o", "yaml", "--top", "2"], capsys)
+    assert code == 0
+    path = tmp_path / "ranked.yaml"
+    path.write_text(out)
+    assert len(load_deployments(path)) == 2
+    first = yaml.safe_load(out)["deployments"][0]
+    assert first["rank"] == 1
+    assert {"ttft_slo_s", "tpot_slo_s", "interval", "grade"} <= first["expected"].keys()
+
+
+def test_a_missed_slo_prints_the_nearest_and_exits_4(capsys: Output) -> None:
+    code, out, err = run([*MOE, "--slo", "ttft=1ms,tpot=1ms", "-o", "json"], capsys)
+    assert code == 4
+    assert json.loads(out)["meets_slo"] is False
+    assert "the nearest" in err
+    code, out, err = run([*MOE, "--slo", "ttft=1ms,tpot=1ms"], capsys)
+    assert code == 4
+    assert "output" in out
+
+
+def test_a_model_that_does_not_fit_exits_3(capsys: Output) -> None:
+    code, out, err = run(["plan", "deepseek-ai/DeepSeek-R1", "--on", "hgx-h100", "--workload", "chat"], capsys)
+    assert (code, out) == (3, "")
+    assert "GB" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100"], "--isl"),
+        (["plan", "Qwen/Qwen3-30B-A3", "--on", "hgx-h100", "--workload", "chat"], "Qwen/Qwen3-30B-A3B"),
+        (["plan", "Qwen/Qwen3-30B-A3B", "--on", "0xhgx-h100", "--workload", "chat"], "1 or more"),
+        (["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h10", "--workload", "chat"], "hgx-h100"),
+        (["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--workload", "chatt"], "chat"),
+        (["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--workload", "no.yaml"], "no such file"),
+        (["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--workload", "chat", "--isl", "5"], "not both"),
+        ([*MOE, "--rate", "1", "--concurrency", "1"], "not both"),
+        ([*MOE, "--slo", "garbage"], "ttft=2s,tpot=50ms"),
+        ([*MOE, "--engine", "nonsense"], "engine"),
+        ([*MOE, "--top", "-1"], "--top"),
+        ([*MOE, "--isl", "nan"], "isl"),
+        ([*MOE, "--why", "tp"], "--why"),
+        ([*MOE, "--why", "tq=3"], "did you mean tp="),
+        ([*MOE, "--why", "tp=3,tp=4"], "twice"),
+        ([*MOE, "--why", "tp=x"], "tp=x"),
+        ([*MOE, "--why", "tp=0"], "tp=0"),
+        ([*MOE, "--why", ""], "nothing is given"),
+        ([*MOE, "--why", "kv_dtype=fp3"], "fp3"),
+    ],
+)
+def test_bad_input_exits_2_with_words(arguments: list[str], words: str, capsys: Output) -> None:
+    code, out, err = run(arguments, capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith("tokenworks: ")
+    assert words in err
+
+
+def test_why_not_names_every_broken_rule(capsys: Output) -> None:
+    code, out, _ = run([*MOE, "--why", "tp=3,dp=2,ep=6"], capsys)
+    assert code == 0
+    for words in ("tp_divides_heads", "take tp of 1, 2, 4, 8", "experts_divide", "add 4 redundant experts"):
+        assert words in out
+    code, out, _ = run([*MOE, "--why", "tp=3,dp=2,ep=6", "-o", "json"], capsys)
+    assert {item["rule"] for item in json.loads(out)["broken"]} >= {"tp_divides_heads", "experts_divide"}
+
+
+def test_why_estimates_what_is_legal(capsys: Output) -> None:
+    code, out, _ = run([*MOE, *SLO, "--why", "tp=2,ep=2"], capsys)
+    assert code == 0
+    assert "is legal" in out
+    assert "in place" in out
+    given = [*MOE, *SLO, "--why", "tp=2,ep=2,max_sequences=17,chunk_tokens=4096,kv_dtype=bf16", "-o", "json"]
+    code, out, _ = run(given, capsys)
+    found = json.loads(out)
+    assert found["legal"] is True
+    assert found["place"] >= 1
+    assert found["prediction"]["deployment"]["roles"][0]["max_sequences"] == 17
+
+
+def test_the_winner_stands_in_the_first_place(capsys: Output) -> None:
+    _, out, _ = run([*MOE, *SLO, "-o", "json", "--top", "1"], capsys)
+    best = json.loads(out)["deployments"][0]
+    (role,) = best["deployment"]["roles"] if len(best["deployment"]["roles"]) == 1 else (None,)
+    if role is None:  # the best is disaggregated, and --why speaks of aggregated ones
+        return
+    widths = ",".join(f"{name}={value}" for name, value in role["parallel"].items())
+    rest = ",".join(
+        f"{name}={role[name]}"
+        for name in ("max_sequences", "chunk_tokens", "kv_dtype", "redundant_experts", "draft_tokens", "overlap")
+    )
+    _, out, _ = run([*MOE, *SLO, "--why", f"{widths},{rest}", "-o", "json"], capsys)
+    found = json.loads(out)
+    assert found["place"] == 1
+    assert found["prediction"]["tpot_s"] == pytest.approx(best["tpot_s"], rel=1e-6)
+
+
+def test_two_runs_differ_in_wall_only(capsys: Output) -> None:
+    found = []
+    for _ in range(2):
+        _, out, _ = run([*MOE, *SLO, "-o", "json"], capsys)
+        found.append({key: value for key, value in json.loads(out).items() if key != "wall"})
+    assert found[0] == found[1]

@@ -1,0 +1,139 @@
+"""SLOs, workloads and the file of deployments: what they read, and how they refuse."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+import tokenworks
+from tests.plan.settings import SMALL_MOE
+from tokenworks.errors import SpecError
+from tokenworks.specs.deployment import SCHEMA, Deployment, Parallel, Role
+from tokenworks.specs.deployment_file import Entry, document, load_deployments, pick_deployment
+from tokenworks.specs.slo import Bound, Slo
+from tokenworks.specs.workload import Workload
+
+
+@pytest.mark.parametrize(
+    ("text", "slo"),
+    [
+        ("", Slo()),
+        ("ttft=2s,tpot=50ms", Slo(Bound(2.0), Bound(0.05))),
+        ("ttft.p50=1s", Slo(Bound(1.0, 50.0))),
+        ("tpot.p99.9=30 ms", Slo(None, Bound(0.03, 99.9))),
+        (" tpot=0.05s , ttft=500ms ", Slo(Bound(0.5), Bound(0.05))),
+    ],
+)
+def test_an_slo_is_read(text: str, slo: Slo) -> None:
+    assert Slo.parse(text) == slo
+    assert Slo.parse(str(slo)) == slo
+
+
+@pytest.mark.parametrize(
+    "text", ["ttft", "ttft=", "ttft=2s;tpot=3s", "ttft=-1s", "ttft.p100=1s", "ttft.p0=1s", "2s", ","]
+)
+def test_a_garbled_slo_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="--slo"):
+        Slo.parse(text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"isl": 0}, {"isl": -5}, {"isl": float("nan")}, {"isl": float("inf")}, {"osl": 0}, {"hit_share": 1.0},
+        {"hit_share": 0.5}, {"isl_cv": -1}, {"think_time": float("inf")}, {"rate": 1, "concurrency": 1},
+        {"slo": "soon"}, {"unknown": 1},
+    ],
+)  # fmt: skip
+def test_a_wrong_workload_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Workload.model_validate({"name": "x", "isl": 10, "osl": 10} | changes)
+
+
+ONE = Deployment(
+    model=SMALL_MOE, system="hgx-h100", roles=(Role(name="aggregated", parallel=Parallel(tp=4, ep=4), replicas=2),)
+)
+TWO = Deployment(
+    model=SMALL_MOE,
+    system="hgx-h100",
+    engine="sglang",
+    roles=(
+        Role(name="prefill", parallel=Parallel(tp=2, expert_tp=2), replicas=2),
+        Role(name="decode", parallel=Parallel(dp=4, ep=4), max_sequences=64),
+    ),
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "ranked.yaml"
+    entries = [Entry(rank=2, deployment=TWO), Entry(rank=1, deployment=ONE, expected={"tpot_s": 0.03})]
+    path.write_text(yaml.safe_dump(document(entries, {"model": SMALL_MOE})))
+    return path
+
+
+def test_a_file_is_read_as_it_was_written_best_first(file: Path) -> None:
+    assert load_deployments(file) == [ONE, TWO]
+    assert pick_deployment(file) == ONE
+    assert pick_deployment(file, 2) == TWO
+    assert str(ONE) == "2x[tp4 ep4]"
+    assert str(TWO) == "2xprefill[tp2 etp2] + 1xdecode[dp4 ep4]"
+    assert TWO.devices == 8
+
+
+@pytest.mark.parametrize("pick", [0, 3, -1])
+def test_a_pick_out_of_range_says_what_there_is(file: Path, pick: int) -> None:
+    with pytest.raises(SpecError, match=r"--pick: .* out of range; .* holds 1 to 2"):
+        pick_deployment(file, pick)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("schema", "tokenworks.deployment/9"), "write the file again"),
+        (("schema", None), "schema"),
+        (("deployments", []), "deployments"),
+        (("extra", 1), "unknown key"),
+    ],
+)
+def test_another_schema_or_shape_is_refused(file: Path, change: tuple[str, object], words: str) -> None:
+    data = yaml.safe_load(file.read_text())
+    data[change[0]] = change[1]
+    file.write_text(yaml.safe_dump(data))
+    with pytest.raises(SpecError, match=words) as caught:
+        load_deployments(file)
+    assert str(file) in str(caught.value)
+
+
+def test_a_wrong_value_is_named_with_its_path(file: Path) -> None:
+    file.write_text(file.read_text().replace("tp: 4", "tp: 0"))
+    with pytest.raises(SpecError, match=r"ranked.yaml: deployments\.\d\.deployment\.roles\.0\.parallel\.tp: 0"):
+        load_deployments(file)
+
+
+def test_a_misspelt_key_gets_its_neighbour(file: Path) -> None:
+    file.write_text(file.read_text().replace("replicas: 2", "replica: 2", 1))
+    with pytest.raises(SpecError, match='did you mean "replicas"'):
+        load_deployments(file)
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "word\n"])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=SCHEMA):
+        load_deployments(path)
+
+
+def test_roles_must_make_a_deployment() -> None:
+    with pytest.raises(ValidationError, match="one prefill and one decode"):
+        Deployment(model="m", system="s", roles=(Role(name="decode", parallel=Parallel()),))
+
+
+def test_what_plan_ranks_is_what_a_file_gives_back(tmp_path: Path) -> None:
+    found = tokenworks.plan(SMALL_MOE, "hgx-h100", isl=1000, osl=100, slo="", top=3)
+    path = tmp_path / "ranked.yaml"
+    entries = [Entry(rank=row.rank, deployment=row.deployment) for row in found.deployments]
+    path.write_text(yaml.safe_dump(document(entries, found.inputs())))
+    assert load_deployments(path) == [row.deployment for row in found.deployments]

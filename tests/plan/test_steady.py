@@ -1,0 +1,151 @@
+"""Queues against their closed forms, Little's law, and the fixed points of the prefix cache."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenworks.plan.steady import (
+    BUSIEST,
+    Demand,
+    Instance,
+    Prefill,
+    accepted_tokens,
+    aggregated,
+    exposed_transfer,
+    prefill_limit,
+    prefilling,
+    waiting,
+)
+from tokenworks.specs.slo import Slo
+from tokenworks.specs.workload import Workload
+
+SLO = Slo.parse("ttft=2s,tpot=50ms")
+
+
+def demand(**changes: float) -> Demand:
+    return Demand.of(Workload.model_validate({"name": "x", "isl": 1000, "osl": 100} | changes), SLO)
+
+
+def instance(**changes: float) -> Instance:
+    given_: dict[str, float] = {
+        "batch": 32, "dp": 1, "gained": 1, "decode_s": 0.02, "token_s": 1e-5, "budget": 8192, "kv_tokens": 1e6,
+        "servers": 1, "mixed": True,
+    }  # fmt: skip
+    return Instance(**(given_ | changes))  # type: ignore[arg-type]
+
+
+rho = st.floats(0.01, 0.99)
+
+
+@given(rho)
+def test_one_server_is_pollaczek_and_khinchine(busy: float) -> None:
+    """M/D/1 waits rho S / (2 (1 - rho)), M/M/1 twice that."""
+    constant, _ = waiting(busy, 2.0, 0.0, 1, 0.99)
+    exponential, _ = waiting(busy, 2.0, 1.0, 1, 0.99)
+    assert constant == pytest.approx(busy * 2.0 / (2 * (1 - busy)))
+    assert exponential == pytest.approx(2 * constant)
+
+
+@pytest.mark.parametrize(("servers", "busy"), [(2, 0.5), (2, 0.9), (4, 0.8), (8, 0.9)])
+def test_many_servers_are_near_erlang(servers: int, busy: float) -> None:
+    """M/M/k: wait = C(k, a) S / (k (1 - rho)) with Erlang's C; Sakasegawa is within 10 % of it here."""
+    load = servers * busy
+    queue = load**servers / math.factorial(servers) / (1 - busy)
+    erlang = queue / (sum(load**n / math.factorial(n) for n in range(servers)) + queue)
+    found, _ = waiting(busy, 1.0, 1.0, servers, 0.99)
+    assert found == pytest.approx(erlang / (servers * (1 - busy)), rel=0.10)
+
+
+@given(rho, st.floats(0.5, 0.999))
+def test_the_quantile_of_m_m_1_is_exact(busy: float, share: float) -> None:
+    """P(W > t) = rho exp(-(1 - rho) t / S)."""
+    _, found = waiting(busy, 1.0, 1.0, 1, share)
+    assert found == pytest.approx(max(0.0, math.log(busy / (1 - share)) / (1 - busy)), abs=1e-12)
+
+
+@given(st.integers(1, 512), st.floats(1e-6, 1e-4), st.floats(1e-3, 0.1), st.integers(1, 3))
+def test_littles_law_holds_for_those_that_decode(batch: int, token_s: float, decode_s: float, gained: int) -> None:
+    asked = demand()
+    found = aggregated(asked, instance(batch=batch, token_s=token_s, decode_s=decode_s, gained=gained))
+    assert found.rate * asked.osl * found.tpot == pytest.approx(batch)
+    assert found.tpot >= decode_s / gained
+    assert found.tpot_tail >= found.tpot * (1 - 1e-12)
+
+
+def test_tpot_is_that_of_the_design() -> None:
+    """TPOT = t_decode + batch / osl x t_prefill(isl): 20 ms + 32/100 x 10 ms = 23.2 ms (by hand)."""
+    assert aggregated(demand(), instance()).tpot == pytest.approx(0.0232)
+
+
+def test_a_mixed_step_cannot_take_more_than_its_budget() -> None:
+    """32 sequences of 100 tokens bring 320 tokens a step: a budget of 320 is just too small."""
+    assert aggregated(demand(), instance(budget=320.0)).busy == pytest.approx(1)
+    assert aggregated(demand(), instance(budget=400.0)).busy < 1
+    assert aggregated(demand(), instance(budget=300.0)).busy > 1
+
+
+def test_prefill_by_itself_is_busy_its_share_of_time() -> None:
+    found = aggregated(demand(), instance(mixed=False))
+    assert found.busy == pytest.approx(32 / 100 * 0.01 / 0.0232)
+
+
+WARM = {"isl": 20000, "osl": 500, "hit_share": 0.9, "reused_context": 18000, "think_time": 30}
+
+
+def test_a_large_cache_serves_all_that_it_should() -> None:
+    found = aggregated(demand(**WARM), instance(kv_tokens=1e9))
+    assert found.hit_share == pytest.approx(0.9)
+
+
+@given(st.floats(1e5, 3e7), st.integers(1, 64), st.booleans())
+def test_a_small_cache_serves_in_proportion(kv_tokens: float, batch: int, mixed: bool) -> None:
+    """The fixed point: what is left of the cache over what the thinking sessions would need, times the hit share."""
+    asked = demand(**WARM)
+    at = instance(kv_tokens=kv_tokens, batch=batch, mixed=mixed)
+    found = aggregated(asked, at)
+    room = max(kv_tokens - batch * asked.context, 0.0)
+    needed = found.rate * asked.think * asked.warm
+    assert found.hit_share == pytest.approx(0.9 * min(1.0, room / needed), rel=1e-9)
+
+
+def test_a_smaller_cache_is_never_faster() -> None:
+    sizes = np.linspace(1e5, 3e7, 50)
+    found = aggregated(demand(**WARM), instance(kv_tokens=sizes))  # type: ignore[arg-type]
+    assert (np.diff(found.tpot) <= 1e-15).all()
+    assert (np.diff(found.hit_share) >= 0).all()
+
+
+@given(st.floats(1e5, 1e8), st.floats(1e-3, 0.2), st.integers(1, 8))
+def test_the_limit_of_prefill_is_where_it_is_busiest(kv_tokens: float, tpot: float, instances: int) -> None:
+    asked = demand(**WARM)
+    role = Prefill(instances=instances, dp=1, token_s=2e-5, pass_s=0.1, kv_tokens=kv_tokens)
+    most = prefill_limit(asked, role, np.array(tpot))
+    found = prefilling(asked, role, most, np.array(tpot))
+    assert found.busy == pytest.approx(BUSIEST)
+    double = Prefill(instances=2 * instances, dp=1, token_s=2e-5, pass_s=0.1, kv_tokens=kv_tokens)
+    assert prefill_limit(asked, double, np.array(tpot)) == pytest.approx(2 * most)
+
+
+def test_accepted_tokens_are_a_geometric_sum() -> None:
+    assert accepted_tokens(np.array([0, 1, 3]), 0.8).tolist() == pytest.approx([1, 1.8, 2.952])
+    assert accepted_tokens(np.array([2]), 1.0).tolist() == [3]
+
+
+def test_a_tail_is_lognormal_and_none_without_variation() -> None:
+    assert demand().tail == pytest.approx(1)
+    # cv = 1: sigma^2 = ln 2; at p99 exp(2.3263 x 0.8326 - 0.3466) = 4.906 (by hand)
+    assert demand(isl_cv=1.0).tail == pytest.approx(4.906, rel=1e-3)
+
+
+def test_a_running_sequence_is_a_long_one() -> None:
+    """osl = 100, cv = 1: the mean output in the context of a running sequence is 100 (1 + 1) / 2."""
+    assert demand(osl_cv=1.0).context == pytest.approx(1100)
+    assert demand().context == pytest.approx(1050)
+
+
+@pytest.mark.parametrize(("transfer", "prefill", "late"), [(1.0, 10.0, 0.1), (1.0, 0.0, 1.0), (2.0, 1.0, 1.1)])
+def test_a_transfer_hides_behind_prefill_but_for_its_last_layer(transfer: float, prefill: float, late: float) -> None:
+    assert exposed_transfer(transfer, prefill, 10) == pytest.approx(late)
