@@ -87,7 +87,7 @@ class Both:
         hot = np.maximum(decode, self.pool.ranks) * (decode > 0)
         tokens = (decode * (1 + self.role.draft_tokens) + prefill).astype(int)
         slopes = hot * (cost.decode_sequence_s + cost.decode_context_s * around.context)
-        return cost.by_tokens[tokens] + slopes + cost.prefill_context_s * prefill * around.seen
+        return cost.by_tokens[tokens] + slopes + (cost.prefill_context_s * around.seen + cost.prefill_token_s) * prefill
 
     def error(self, decode: Any, prefill: Any) -> Any:
         return np.abs(self.engine(decode, prefill) / self.model(decode, prefill) - 1)
@@ -134,6 +134,19 @@ def test_a_fixed_batch_runs_at_the_time_of_its_step(case: str, share: float) -> 
     else:
         per_token = (outcome.end_s - outcome.first_token_s)[np.argmax(outcome.first_token_s)] / (osl - 1)
         assert per_token == pytest.approx(float(want), rel=NEAR)
+
+
+def test_one_busy_rank_is_slow() -> None:
+    """A prompt on one rank of 40: it waits for its own projections, which 40 prompts on 40 ranks compute at once."""
+    made, here = deployed(R1, "scalex40", WIDE), site(R1, "scalex40")
+    tokens = 4000
+    alone = engine.run(made, Requests.of([0.0], [tokens], [1])).end_s[0]
+
+    def evenly(count: int) -> float:
+        load = step.Load(prefill=count, prefill_context=count * tokens / 2)
+        return float(step.step(here.model, here.rates, Split.of(WIDE), load, engine=here.engine).seconds)
+
+    assert 4 * evenly(tokens) < alone < evenly(40 * tokens)
 
 
 def test_memory_and_limits_are_those_of_a_rank() -> None:

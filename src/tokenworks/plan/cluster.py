@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from tokenworks.costs import step
 from tokenworks.costs.arrays import Floats
+from tokenworks.costs.breakdown import Breakdown
 from tokenworks.costs.memory import Memory, memory
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.split import Split
@@ -157,21 +158,22 @@ def _pool(role: Role, site: Site, block_tokens: int, prefix_caching: bool) -> Po
 def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     """The times of `costs.step` as the engine takes them: a table over tokens, and slopes.
 
-    The engine's form is t = f(m) + R max over ranks (a n + b S + c Q). For requests as in `site.around`, evenly spread,
-    it is exact at the nodes of f: on steps that only decode (m up to all sequences of all ranks), and on those that
-    prefill beside all of these; a holds what a decoding sequence costs beyond a prefill token (head, drafts, host,
-    windows and states), so that a step of prefill alone is right, too. Slopes are those at the largest batch, what
-    overlap and host hide taken off. Between nodes f is linear.
+    The engine's form is t = f(m) + R max over ranks (a n + b S + c Q + e p). For requests as in `site.around`, evenly
+    spread, it is exact at the nodes of f: on steps that only decode (m up to all sequences of all ranks), and on those
+    that prefill beside all of these; a holds what a decoding sequence costs beyond f (head, drafts, host, windows and
+    states), so that a step of prefill alone is right, too. Slopes are those at the largest batch, what overlap and host
+    hide taken off. Between nodes f is linear.
     """
     steps = _Steps(role, site)
     width, ranks = 1 + role.draft_tokens, role.parallel.dp
     most = ranks * limits.token_budget
     full = float(ranks * limits.max_sequences) if role.name != "prefill" else 0.0
     square_s = steps.attending(0.0, float(most)) / (most * site.around.seen)
+    token_s = max(0.0, steps.own(float(most)) - square_s * site.around.seen) if ranks > 1 else 0.0
     context_s = steps.attending(full, 0.0) / (full * site.around.context) if full else 0.0
     sequence_s = 0.0
     if full:
-        prefill_alone = float(steps(0.0, full * width)) - square_s * full * width * site.around.seen
+        prefill_alone = float(steps(0.0, full * width)) - (square_s * site.around.seen + token_s) * full * width
         beyond = float(steps(full, 0.0)) - context_s * full * site.around.context - prefill_alone
         sequence_s = max(0.0, beyond / full)
     nodes = _nodes(role, site, most, int(full * width))
@@ -179,9 +181,9 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     prefill = nodes - decode * width
     hot = np.maximum(decode, ranks) * (full > 0)
     table = steps(decode, prefill) - hot * (sequence_s + context_s * site.around.context)
-    table = table - square_s * prefill * site.around.seen
+    table = table - (square_s * site.around.seen + token_s) * prefill
     by_tokens = np.interp(np.arange(most + 1), nodes, table)
-    return StepCost(by_tokens, sequence_s, context_s, square_s)
+    return StepCost(by_tokens, sequence_s, context_s, square_s, token_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +195,30 @@ class _Steps:
 
     def __call__(self, decode: Floats | float, prefill: Floats | float, context: float = 1.0) -> Floats:
         """Of `decode` sequences and `prefill` tokens; `context` scales what they attend to."""
+        seconds: Floats = self.breakdown(decode, prefill, context).seconds
+        return seconds
+
+    def breakdown(self, decode: Floats | float, prefill: Floats | float, context: float = 1.0) -> Breakdown:
+        """The same, part by part."""
         around, role = self.site.around, self.role
         load = step.Load(decode, decode * around.context * context, prefill, prefill * around.seen * context)
-        seconds: Floats = step.step(
+        return step.step(
             self.site.model, self.site.rates, Split.of(role), load, engine=self.site.engine, overlap=role.overlap
-        ).seconds
-        return seconds
+        )
 
     def attending(self, decode: float, prefill: float) -> float:
         """The part of a step's time that grows in proportion to context [s]."""
         return float(self(decode, prefill) - self(decode, prefill, 1 - SHORTER)) / SHORTER
+
+    def own(self, prefill: float) -> float:
+        """What one more prefill token costs the rank that it is on [s/token]: all but the experts, which all share."""
+        whole, half = self.breakdown(0.0, prefill), self.breakdown(0.0, prefill / 2)
+
+        def more(name: str) -> float:
+            return float(whole.parts[name].seconds - half.parts[name].seconds)
+
+        share = 1.0 - more("experts") / sum(map(more, whole.parts)) if "experts" in whole.parts else 1.0
+        return float(whole.seconds - half.seconds) / (prefill / 2) * share
 
 
 def _nodes(role: Role, site: Site, most: int, decodes: int) -> Floats:
@@ -245,12 +261,11 @@ def _transfer(deployment: Deployment, site: Site, pools: list[Pool]) -> Transfer
 
 def _hidden(site: Site, transfer: Transfer, prefill: Pool) -> float:
     """Share of a mean request's transfer that its own prefill hides [-]."""
-    tokens, cost = site.around.input, prefill.cost
+    tokens, cost, budget = site.around.input, prefill.cost, prefill.limits.token_budget
     alone_s = tokens * transfer.seconds_per_token
     if not alone_s:
         return 0.0
-    most = len(cost.by_tokens) - 1
-    passes = max(1.0, tokens * prefill.ranks / most)
-    own_s = passes * float(np.interp(tokens / passes, np.arange(most + 1), cost.by_tokens))
-    own_s += cost.prefill_context_s * tokens * site.around.seen
+    passes = max(1.0, tokens / budget)
+    own_s = passes * float(np.interp(tokens / passes, np.arange(budget + 1), cost.by_tokens[: budget + 1]))
+    own_s += prefill.ranks * (cost.prefill_context_s * site.around.seen + cost.prefill_token_s) * tokens
     return 1.0 - float(exposed_transfer(alone_s, own_s, site.model.layers)) / alone_s
