@@ -19,6 +19,7 @@ VERBS = {
     "simulate": "Run a trace or workload through a deployment, request by request.",
     "capacity": "Find the highest rate, or most users, that a deployment holds within the SLO.",
     "trace": "Show a request trace: lengths, rate over time, prefix reuse.",
+    "validate": "Hold predictions against measured points: errors by metric, system, model, engine.",
 }
 
 INTERNAL, INTERRUPTED = 1, 130

@@ -1,0 +1,291 @@
+"""Measured serving points: the CSV form that `validate` and `calibrate` read, one point a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from tokenworks.errors import SpecError
+
+Mode = Literal["agg", "disagg", "prefill_only", "decode_only"]
+Load = Literal["closed", "burst", "poisson", "offline", "batch_per_device", "tokens_per_device"]
+Counted = Literal["total", "output", "input"]
+
+NAMES = ("point_id", "model", "weights", "device", "engine", "mode", "load")
+"""Columns that must be there, and hold a word in every row."""
+
+NUMBERS = ("n_devices", "isl_mean", "osl_mean")
+"""Columns that must be there, and hold a number above zero in every row."""
+
+WIDTHS = ("devices", "tp", "dp", "pp", "ep")
+PREFIXES: dict[str, str] = {"aggregated": "", "prefill": "prefill_", "decode": "decode_"}
+MEASURED = (
+    "tpot_ms_median", "tpot_ms_mean", "itl_ms_mean", "interactivity_tok_s_user", "ttft_ms_median", "ttft_ms_mean",
+    "total_tok_s_per_gpu", "output_tok_s_per_gpu", "input_tok_s_per_gpu", "joules_per_output_token",
+)  # fmt: skip
+OPTIONAL = ("source_group", "spec_decode", "concurrency", "request_rate", "n_requests", "isl", "osl", "note")
+KNOWN = {*NAMES, *NUMBERS, *OPTIONAL, *MEASURED, *WIDTHS} | {
+    f"{prefix}{name}" for prefix in ("prefill_", "decode_") for name in (*WIDTHS, "workers")
+}
+
+DRAFTS = 3
+"""Draft tokens of a row that says MTP and no more: what the engines' recipes for DeepSeek take most often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """`count` equal instances of one role; `stated`: the row says how it is split, else tp over all its devices."""
+
+    role: Literal["aggregated", "prefill", "decode"]
+    devices: int
+    tp: int
+    dp: int
+    pp: int
+    ep: int
+    count: int = 1
+    stated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came out, where it was recorded: tpot, ttft [s]; rate [token/s per device] of `counted` tokens; energy [J].
+
+    tpot_mean, ttft_mean : the figure is a mean over requests, not a median
+    """
+
+    tpot: float | None = None
+    ttft: float | None = None
+    rate: float | None = None
+    counted: Counted = "total"
+    energy: float | None = None
+    tpot_mean: bool = False
+    ttft_mean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured point: what ran, how, under which load, and what came out.
+
+    isl, osl : mean lengths as sent [token]; nominal_isl : the same as the benchmark named it
+    concurrency : requests in flight, or sequences or tokens of a device, as `load` says; requests : in all, if stated
+    little_ratio : measured throughput over Little's law without TTFT, where the row notes it
+    """
+
+    line: int
+    id: str
+    group: str
+    model: str
+    weights: str
+    device: str
+    devices: int
+    engine: str
+    mode: Mode
+    drafts: int
+    workers: tuple[Worker, ...]
+    load: Load
+    concurrency: float
+    rate: float
+    requests: int
+    isl: float
+    osl: float
+    nominal_isl: float
+    measured: Measured
+    little_ratio: float | None = None
+
+    @property
+    def mtp(self) -> str:
+        """`mtp` or `none`."""
+        return "mtp" if self.drafts else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The points of a file, and its columns that nothing here reads."""
+
+    path: str
+    points: tuple[Point, ...]
+    ignored: tuple[str, ...]
+
+
+def read_points(path: Path, limit: int | None = None) -> Table:
+    """Read a CSV of measured points; strict: a cell that cannot be read is an error with its line and column.
+
+    Parameters
+    ----------
+    limit : only the first so many rows
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise SpecError("is not text in UTF-8", where=str(path), hint="give a CSV of measured points") from None
+    rows = csv.reader(io.StringIO(text), strict=True)
+    points: list[Point] = []
+    try:
+        header = next(rows, None)
+        _check_header(path, header)
+        assert header is not None
+        for cells in rows:
+            if not cells:
+                continue
+            if limit is not None and len(points) >= limit:
+                break
+            points.append(_Row(path, rows.line_num, header, cells).point())
+    except csv.Error as error:
+        raise SpecError(f"is no CSV: {error}", where=f"{path}:{rows.line_num}") from None
+    if not points:
+        raise SpecError("has no rows", where=str(path), hint="give a CSV of measured points, one a row")
+    return Table(str(path), tuple(points), tuple(name for name in header if name not in KNOWN))
+
+
+def _check_header(path: Path, header: list[str] | None) -> None:
+    missing = [name for name in (*NAMES, *NUMBERS) if name not in (header or ())]
+    if missing:
+        raise SpecError(f"has no column {', '.join(missing)}", where=f"{path}:1", hint="its first line names columns")
+    assert header is not None
+    twice = {name for name in header if header.count(name) > 1}
+    if twice:
+        raise SpecError(f"names column {', '.join(sorted(twice))} twice", where=f"{path}:1")
+
+
+class _Row:
+    """One line of the file, cell by cell."""
+
+    def __init__(self, path: Path, line: int, header: list[str], cells: list[str]) -> None:
+        self.where = f"{path}:{line}"
+        if len(cells) != len(header):
+            raise SpecError(f"{len(cells)} cells, the header has {len(header)}", where=self.where)
+        self.line, self.cells = line, dict(zip(header, map(str.strip, cells), strict=True))
+
+    def error(self, column: str, right: str) -> SpecError:
+        return SpecError(f"{column}: {self.cells.get(column, '')!r}", where=self.where, hint=right)
+
+    def word(self, column: str) -> str:
+        if not self.cells[column]:
+            raise self.error(column, "want a word")
+        return self.cells[column]
+
+    def number(self, column: str) -> float | None:
+        """A number above zero; None where the cell is empty or not there."""
+        text = self.cells.get(column, "")
+        if not text:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            raise self.error(column, "want a number, or nothing") from None
+        if not math.isfinite(value) or value <= 0:
+            raise self.error(column, "want a finite number above zero, or nothing")
+        return value
+
+    def need(self, column: str, why: str = "") -> float:
+        value = self.number(column)
+        if value is None:
+            raise self.error(column, f"want a number above zero{why}")
+        return value
+
+    def count(self, column: str) -> int | None:
+        value = self.number(column)
+        if value is not None and value != round(value):
+            raise self.error(column, "want a whole number")
+        return None if value is None else int(value)
+
+    def point(self) -> Point:
+        mode, load = self.word("mode"), self.word("load")
+        if mode not in get_args(Mode):
+            raise self.error("mode", f"want one of {', '.join(get_args(Mode))}")
+        if load not in get_args(Load):
+            raise self.error("load", f"want one of {', '.join(get_args(Load))}")
+        devices = self.count("n_devices")
+        assert devices is not None or self.need("n_devices")
+        found = re.search(r"little_ratio=([0-9.]+)", self.cells.get("note", ""))
+        isl = self.need("isl_mean")
+        return Point(
+            line=self.line,
+            id=self.word("point_id"),
+            group=self.cells.get("source_group", ""),
+            model=self.word("model"),
+            weights=self.word("weights"),
+            device=self.word("device"),
+            devices=devices or 1,
+            engine=self.word("engine"),
+            mode=mode,  # type: ignore[arg-type]
+            drafts=self._drafts(),
+            workers=self._workers(mode, devices or 1),
+            load=load,  # type: ignore[arg-type]
+            concurrency=self._loaded(load, "concurrency", ("closed", "batch_per_device", "tokens_per_device")),
+            rate=self._loaded(load, "request_rate", ("poisson",)),
+            requests=int(self._loaded(load, "n_requests", ("burst",))),
+            isl=isl,
+            osl=self.need("osl_mean"),
+            nominal_isl=self.number("isl") or isl,
+            measured=self._measured(),
+            little_ratio=float(found[1]) if found else None,
+        )
+
+    def _loaded(self, load: str, column: str, where: tuple[str, ...]) -> float:
+        return self.need(column, f" where load is {load}") if load in where else self.number(column) or 0.0
+
+    def _drafts(self) -> int:
+        """`none`; `mtp` with or without a number; or the flags of an engine that say --speculative-num-steps."""
+        text = self.cells.get("spec_decode", "").lower()
+        if text in ("", "none", "no"):
+            return 0
+        stated = re.fullmatch(r"mtp([1-8])", text) or re.search(r"num-steps[ =]([1-8])", text)
+        return int(stated[1]) if stated else DRAFTS
+
+    def _workers(self, mode: str, devices: int) -> tuple[Worker, ...]:
+        if mode == "disagg":
+            return (self._worker("prefill", 0), self._worker("decode", 0))
+        role: Literal["aggregated", "prefill", "decode"]
+        role = "prefill" if mode == "prefill_only" else "decode" if mode == "decode_only" else "aggregated"
+        return (self._worker(role, devices, ""),)
+
+    def _worker(
+        self, role: Literal["aggregated", "prefill", "decode"], total: int, prefix: str | None = None
+    ) -> Worker:
+        prefix = PREFIXES[role] if prefix is None else prefix
+        devices, tp, dp, pp, ep = (self.count(f"{prefix}{name}") for name in WIDTHS)
+        if not devices and tp:
+            devices = tp * (dp or 1) * (pp or 1)
+        devices = devices or total
+        if not devices:
+            raise self.error(f"{prefix}devices", "a disaggregated point states the devices of each role's worker")
+        stated = tp is not None
+        tp = tp if tp is not None else max(1, devices // ((dp or 1) * (pp or 1)))
+        count = self.count(f"{prefix}workers") or max(1, total // devices)
+        return Worker(role, devices, tp, dp or 1, pp or 1, ep or 1, count, stated)
+
+    def _measured(self) -> Measured:
+        tpot, tpot_mean = self.number("tpot_ms_median"), False
+        if tpot is None:
+            tpot, tpot_mean = self.number("tpot_ms_mean"), True
+        if tpot is None and (user := self.number("interactivity_tok_s_user")):
+            tpot = 1e3 / user
+        ttft, ttft_mean = self.number("ttft_ms_median"), False
+        if ttft is None:
+            ttft, ttft_mean = self.number("ttft_ms_mean"), True
+        rate, counted = self._rate()
+        return Measured(
+            tpot=None if tpot is None else 1e-3 * tpot,
+            ttft=None if ttft is None else 1e-3 * ttft,
+            rate=rate,
+            counted=counted,
+            energy=self.number("joules_per_output_token"),
+            tpot_mean=tpot_mean,
+            ttft_mean=ttft_mean,
+        )
+
+    def _rate(self) -> tuple[float | None, Counted]:
+        total, output, given = (self.number(f"{name}_tok_s_per_gpu") for name in ("total", "output", "input"))
+        if total is not None:
+            return total, "total"
+        if output is not None and given is not None:
+            return output + given, "total"
+        return (output, "output") if output is not None else (given, "input")

@@ -1,0 +1,138 @@
+"""Predict every point of a file and say how far off the predictions are."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tokenworks.calibrate.play import Predicted, predict
+from tokenworks.calibrate.points import Point, Table, read_points
+from tokenworks.calibrate.score import STARVED, grouped, little, ranking, scored
+from tokenworks.specs.calibration import Calibration
+
+ALONE = 150
+"""Points below which a second process would take longer to start than it saves."""
+
+PROCESSES = 2
+SLICE = 40
+"""Points that a process takes at a time; neighbours share configurations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A file of measured points, and what was predicted of each."""
+
+    table: Table
+    calibration: Calibration
+    predictions: tuple[Predicted, ...]
+
+    @property
+    def pairs(self) -> list[tuple[Point, Predicted]]:
+        """Points that were predicted."""
+        return [(p, said) for p, said in zip(self.table.points, self.predictions, strict=True) if not said.why]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data: errors by metric and by group, baselines, and why points were left out."""
+        pairs, points = self.pairs, self.table.points
+        why = Counter(said.why for said in self.predictions if said.why)
+        energy = sum(point.measured.energy is not None for point in points)
+        return {
+            "inputs": {
+                "data": self.table.path,
+                "data_sha256": sha256(Path(self.table.path)),
+                "ignored_columns": list(self.table.ignored),
+                "calibration": self.calibration.name,
+                "grade": self.calibration.grade,
+                "interval": "80 %",
+            },
+            "points": len(points),
+            "covered": len(pairs),
+            "skipped": [{"reason": reason, "count": count} for reason, count in why.most_common()],
+            **scored(pairs),
+            "energy": {"n": 0, "measured": energy, "reason": "power is not modelled: a TDP is no energy"},
+            "by": grouped(pairs),
+            "baseline": {"tok_s_per_device_from_measured_tpot": little(pairs)},
+            "ranking": ranking(pairs),
+            "starved_below_little_ratio": STARVED,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a point: measured, predicted, interval, and the reason where there is none."""
+        made = []
+        for point, said in zip(self.table.points, self.predictions, strict=True):
+            row: dict[str, Any] = {"line": point.line, "point_id": point.id}
+            got = point.measured
+            for name, measured, predicted, scale in (
+                ("tpot_ms", got.tpot, said.tpot, 1e3),
+                ("ttft_ms", got.ttft, said.ttft, 1e3),
+                ("tok_s_per_device", got.rate, said.rate, 1.0),
+            ):
+                row[f"{name}_measured"] = _cell(measured, scale)
+                row[f"{name}_predicted"] = _cell(predicted, scale)
+                row[f"{name}_low"] = _cell(predicted, scale / said.spread)
+                row[f"{name}_high"] = _cell(predicted, scale * said.spread)
+            made.append(row | {"counted": got.counted, "skipped": said.why})
+        return made
+
+
+def _cell(value: float | None, scale: float) -> str:
+    return "" if value is None or not math.isfinite(value) else f"{value * scale:.6g}"
+
+
+def sha256(path: Path) -> str:
+    """Of the file's bytes, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def validate(
+    data: Path, calibration: Calibration, *, limit: int | None = None, say: Callable[[str], None] | None = None
+) -> Validation:
+    """Predict the points of a CSV by simulation.
+
+    Parameters
+    ----------
+    limit : only the first so many rows; say : told how far it is
+    """
+    table = read_points(data, limit)
+    return Validation(table, calibration, tuple(predict_all(table.points, calibration, say=say)))
+
+
+def predict_all(
+    points: Sequence[Point], calibration: Calibration, *, say: Callable[[str], None] | None = None
+) -> list[Predicted]:
+    """Predict points in their order; several processes where there are many."""
+    order = sorted(range(len(points)), key=lambda i: (points[i].model, points[i].device, points[i].engine))
+    jobs = [order[i : i + SLICE] for i in range(0, len(order), SLICE)]
+    made: list[Predicted | None] = [None] * len(points)
+    processes = min(PROCESSES, os.cpu_count() or 1)
+    if len(points) <= ALONE or processes == 1:
+        results = (predict_some([points[i] for i in job], calibration) for job in jobs)
+        _gather(made, jobs, results, say)
+    else:
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            work = [[points[i] for i in job] for job in jobs]
+            _gather(made, jobs, pool.map(predict_some, work, [calibration] * len(work)), say)
+    return [one for one in made if one is not None]
+
+
+def _gather(made: list[Predicted | None], jobs: list[list[int]], results: Any, say: Any) -> None:
+    done = 0
+    for job, result in zip(jobs, results, strict=True):
+        for i, one in zip(job, result, strict=True):
+            made[i] = one
+        done += len(job)
+        if say:
+            say(f"predicted {done:,} of {len(made):,} points")
+
+
+def predict_some(points: Sequence[Point], calibration: Calibration) -> list[Predicted]:
+    """Predict points one after the other."""
+    return [predict(point, calibration) for point in points]

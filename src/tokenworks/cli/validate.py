@@ -1,0 +1,108 @@
+"""`tokenworks validate`: how far predictions are from measured points."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from tokenworks.cli.inputs import compile_once, progress
+from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.errors import SpecError
+
+METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device"}
+SHOWN = ("kind", "system", "engine", "model")
+
+
+def validate(
+    *,
+    data: Path,
+    calibration: str = "datasheet",
+    limit: int | None = None,
+    out: Path | None = None,
+    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+) -> None:
+    """Hold predictions against measured points: each row is simulated in its own load.
+
+    Parameters
+    ----------
+    data
+        CSV of measured points, one a row.
+    calibration
+        Calibration of the catalog, or a YAML file such as `calibrate` writes.
+    limit
+        Only the first so many rows.
+    out
+        Write a row for each point to this CSV: measured, predicted, interval.
+    output
+        table, json or yaml.
+    """
+    from tokenworks.calibrate.files import find_calibration
+    from tokenworks.calibrate.validate import validate as run
+
+    if limit is not None and limit < 1:
+        raise SpecError(f"{limit} must be at least 1", where="--limit")
+    compile_once()
+    with progress("predicting") as say:
+        made = run(data, find_calibration(calibration), limit=limit, say=say)
+    if out:
+        _write(made.rows(), out)
+    summary = made.summary()
+    if output == "table":
+        _print(summary)
+    else:
+        emit(summary, output)
+
+
+def _write(rows: list[dict[str, Any]], path: Path) -> None:
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise SpecError(f"cannot be written: {error.strerror}", where=str(path)) from None
+
+
+def _print(found: dict[str, Any]) -> None:
+    out, inputs = console(), found["inputs"]
+    out.print(
+        f"{inputs['data']}: {found['covered']:,} of {found['points']:,} points predicted, calibration "
+        f"{inputs['calibration']} ({inputs['grade']})",
+        soft_wrap=True,
+    )
+    for item in found["skipped"]:
+        out.print(f"  left out {item['count']}: {item['reason']}", soft_wrap=True)
+    for name in SHOWN:
+        rows = [_row(key, one) for key, one in found["by"][name].items()]
+        if name == "kind":
+            rows.insert(0, _row("all", found))
+        heads = {name: "left", **{f"{m} {w}": "right" for m in METRICS.values() for w in ("n", "mape", "median")}}
+        out.print(table("", heads, rows))  # type: ignore[arg-type]
+    rank = found["ranking"]
+    for metric, label in (("tpot", "TPOT"), ("tok_s_per_device", "tok/s/device")):
+        one = rank[metric]
+        if one["pairs"]:
+            out.print(
+                f"ranking of configurations by {label}: Kendall {one['predicted']:.2f} over {one['pairs']} pairs; "
+                f"by devices alone {one['by_devices']:.2f}"
+            )
+    for mode, one in found["baseline"]["tok_s_per_device_from_measured_tpot"].items():
+        out.print(f"baseline, {mode}: tok/s/device from measured TPOT by Little's law: median error {_share(one)}")
+    for metric, label in METRICS.items():
+        if found[metric]:
+            out.print(f"{label}: {100 * found[metric]['inside_interval']:.0f} % of points inside the 80 % interval")
+
+
+def _share(one: dict[str, Any]) -> str:
+    return f"{100 * one['median_ape']:.1f} %"
+
+
+def _row(name: str, found: dict[str, Any]) -> list[str]:
+    cells = [name]
+    for metric in METRICS:
+        one = found[metric]
+        cells += [str(one["n"]), f"{100 * one['mape']:.0f} %", _share(one)] if one else ["", "", ""]
+    return cells
