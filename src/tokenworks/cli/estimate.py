@@ -107,8 +107,10 @@ def estimate(
         Widths and settings of one instance, such as tp=8,dp=5,ep=40,redundant_experts=24,max_sequences=512.
     pick
         Which deployment of the file.
-    isl, osl
-        Input and output tokens of a request.
+    isl
+        Input tokens of a request.
+    osl
+        Output tokens of a request.
     batch
         Sequences that decode in one instance; its max_sequences if not given.
     chunk
