@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from tokenworks.cli.inputs import Source, at_rate, blocked, compile_once, deployment_of, progress, rate_of
 from tokenworks.cli.output import OutputFormat, console, emit, table
-from tokenworks.cli.simulate import RouterName
+from tokenworks.cli.simulate import RouterName, shown
 from tokenworks.errors import SpecError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _print(found: Capacity, deployment: str, slo: str) -> None:
 
 
 def _row(one: Try) -> list[str]:
-    seen = ["-" if value is None else f"{value:,.4g}" for value in (one.ttft_ms, one.tpot_ms)]
+    seen = ["-" if value is None else shown(value) for value in (one.ttft_ms, one.tpot_ms)]
     rates = (one.output_tok_s_per_device, one.effective_tok_s_per_device)
     served = f"{one.request_throughput:.4g}"
     return [f"{one.load:.4g}", *seen, served, *(f"{rate:,.1f}" for rate in rates), ", ".join(one.missed)]

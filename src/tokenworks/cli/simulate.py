@@ -205,15 +205,20 @@ def _print_latency(made: Simulation, found: dict[str, Any]) -> None:
     rows = []
     for name, title in (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2EL")):
         values = [found[f"{statistic}_{name}_ms"] for statistic in statistics]
-        rows.append([f"{title} [ms]", *("-" if value is None else f"{value:,.4g}" for value in values)])
+        rows.append([f"{title} [ms]", *("-" if value is None else shown(value) for value in values)])
     console().print(table("", {"": "left", **dict.fromkeys(statistics, "right")}, rows))
     slo = found["slo"]
     if slo["text"]:
         bounds = [
-            f"{name} p{seen.percentile:g} {1e3 * seen.seen_s:,.4g} of {1e3 * seen.bound_s:,.4g} ms"
+            f"{name} p{seen.percentile:g} {shown(1e3 * seen.seen_s)} of {shown(1e3 * seen.bound_s)} ms"
             for name, seen in made.bounds.items()
         ]
         console().print(f"\nSLO {slo['text']}: {'met' if slo['met'] else 'MISSED'} ({', '.join(bounds)})")
+
+
+def shown(value: float) -> str:
+    """Four digits, but no fewer than the number has before its point."""
+    return f"{value:,.0f}" if value >= 1e3 else f"{value:.4g}"
 
 
 def _print_roles(found: dict[str, Any]) -> None:

@@ -131,7 +131,7 @@ def _bracket(holds: Callable[[float], bool], start: float, kind: Kind) -> tuple[
 
 
 def _missed(lowest: Try, kind: Kind) -> str:
-    seen = [f"TTFT is {lowest.ttft_ms:,.4g} ms"] if lowest.ttft_ms is not None else []
+    seen = [f"TTFT is {lowest.ttft_ms:,.0f} ms"] if lowest.ttft_ms is not None else []
     seen += [f"TPOT is {lowest.tpot_ms:,.4g} ms"] if lowest.tpot_ms is not None else []
     return (
         f"no load stays within the SLO: at {lowest.load:g} {UNITS[kind]} {' and '.join(seen) or 'nothing is served'} "
