@@ -85,8 +85,8 @@ def _print(name: str, real: Real, run: Simulation) -> None:
     print("  second: running / real, waiting / real")
     for second, running, waiting in real.over_time[::EVERY_S].astype(int):
         row = second - 1
-        ours = [found[what][row] if row < len(found["running"]) else 0 for what in ("running", "waiting")]
-        print(f"  {second:4d}: {ours[0]:4d} / {running:4d}, {ours[1]:4d} / {waiting:4d}")
+        runs, waits = (found[what][row] if row < len(found[what]) else 0 for what in ("running", "waiting"))
+        print(f"  {second:4d}: {runs:4d} / {running:4d}, {waits:4d} / {waiting:4d}")
 
 
 def test_all_requests_complete(replayed: tuple[Real, Simulation]) -> None:
