@@ -55,9 +55,11 @@ class Engine:
         new["doomed"] = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
         new["child"] = new["sibling"] = new["route"] = -1
         followers = np.flatnonzero(requests.after >= 0)
-        for i in followers[::-1]:
-            parent = base + int(requests.after[i])
-            new["sibling"][i], record["child"][parent] = record["child"][parent], base + i
+        followers = followers[np.argsort(requests.after[followers], kind="stable")].astype(np.int32)
+        parents = requests.after[followers]
+        eldest = np.diff(parents, prepend=-1) > 0
+        new["child"][parents[eldest]] = base + followers[eldest]
+        new["sibling"][followers[:-1][~eldest[1:]]] = base + followers[1:][~eldest[1:]]
         first = base + np.flatnonzero(requests.after < 0).astype(np.int32)
         open_ = np.concatenate([s.open[int(s.world["opened"][0]) :], first])
         if not _sorted(record["sent_s"][open_]):
@@ -70,12 +72,12 @@ class Engine:
 
     def _append_blocks(self, requests: Requests, base: int) -> None:
         """Block names of the new requests, and a place for the block that each of them will hold."""
-        s = self._state
+        s, used, count = self._state, int(self._state.offsets[base]), base + len(requests) + 1
         ids, offsets = requests.block_ids, requests.block_offsets
         if base:
-            used = s.offsets[base]
-            ids = np.concatenate([s.ids[:used], ids])
-            offsets = np.concatenate([s.offsets[:base], used + offsets])
+            ids, offsets = _grown(s.ids, used + len(ids)), _grown(s.offsets, count)
+            ids[used : used + len(requests.block_ids)] = requests.block_ids
+            offsets[base:count] = used + requests.block_offsets
         self._state = s._replace(ids=ids, offsets=np.ascontiguousarray(offsets), held=_grown(s.held, len(ids)))
 
     def cancel(self, index: int) -> None:
@@ -92,7 +94,7 @@ class Engine:
                 self._state = s._replace(series=_grown(s.series, len(s.series) + 1))
             else:
                 first, count = int(s.world["events_first"][0]), int(s.world["events"][0])
-                waiting = s.event[(first + np.arange(count)) % len(s.event)]
+                waiting = s.event[(first + np.arange(count)) & (len(s.event) - 1)]
                 s.world["events_first"] = 0
                 self._state = s._replace(event=_grown(waiting, 2 * len(s.event)))
 

@@ -91,7 +91,10 @@ EVENT = np.dtype([("time", "f8"), ("name", "i8"), ("rank", "i4"), ("stored", "i4
 
 
 class State(NamedTuple):
-    """All arrays; `open` lists requests in order of arrival, `heap` those that followed another."""
+    """All arrays; `open` lists requests in order of arrival, `heap` those that followed another.
+
+    event : a ring, its length a power of two; known : what the router knows, a row of name and one bit for each rank
+    """
 
     request: NDArray[Any]
     rank: NDArray[Any]
@@ -111,8 +114,7 @@ class State(NamedTuple):
     load_s: NDArray[np.float64]
     load: NDArray[np.int32]
     event: NDArray[Any]
-    index_name: NDArray[np.int64]
-    index_holders: NDArray[np.uint64]
+    known: NDArray[np.uint64]
     itl: NDArray[np.int64]
     series: NDArray[np.int64]
 
@@ -138,7 +140,7 @@ def allocate(cluster: Cluster) -> State:
             cost.prefill_token_s, table_s,
         )  # fmt: skip
         table_s += len(cost.by_tokens)
-        width, depth = _power_of_two(2 * limits.kv_blocks), limits.kv_blocks + 2
+        width, depth = _power_of_two(4 * limits.kv_blocks), limits.kv_blocks + 2
         for number in range(own):
             r = rank[first_rank + number]
             r["pool"], r["number"], r["instance"] = i, number, first_instance + number % p.instances
@@ -158,14 +160,14 @@ def allocate(cluster: Cluster) -> State:
     loads = sum(p.instances * p.ranks * p.limits.max_sequences for p in pools if p.role == "decode")
     world, index = _world(cluster)
     words = -(-pools[0].instances * pools[0].ranks // 64)
-    event = np.zeros(4 * int(world["events_spare"][0]) if index else 1, EVENT)
+    event = np.zeros(_power_of_two(int(world["events_spare"][0]) + 1024) if index else 1, EVENT)
     return State(
         np.zeros(0, REQUEST), rank, instance, pool, world, by_tokens,
         np.zeros(growth, np.int32), np.full(2 * BUCKETS * len(rank), -1, np.int32),
         _nodes(rank, pool, nodes), np.full(slots, -1, np.int32),
         np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),
         np.zeros(0, np.int32), np.zeros(loads, np.float64), np.zeros(loads, np.int32), event,
-        np.zeros(max(index, 1), np.int64), np.zeros((max(index, 1), words), np.uint64),
+        np.zeros((max(index, 1), 1 + words), np.uint64),
         np.zeros(ITL_BINS, np.int64), np.zeros((1024 if cluster.window_s else 1, len(SERIES)), np.int64),
     )  # fmt: skip
 
@@ -195,5 +197,5 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
         blocks = front.limits.kv_blocks * front.instances * front.ranks
         index = _power_of_two(2 * blocks)
         world["emit"], world["index_mask"], world["index_shift"] = 1, index - 1, 65 - index.bit_length()
-        world["events_spare"] = 4 * front.limits.kv_blocks * front.ranks + 64
+        world["events_spare"] = 5 * front.limits.kv_blocks * front.ranks + 64
     return world, index

@@ -45,7 +45,7 @@ class StepCost:
 
     m : tokens in the step, decode and prefill (GEMM, experts, collectives, host); n : decoding sequences of a rank;
     S : sum of their contexts [token]; Q : sum over a rank's prefill tokens of the context each one sees [token^2];
-    p : its prefill tokens, which wait for no other rank's hands: with e, what each rank computes by itself.
+    p : its prefill tokens; e is what a rank does for each by itself (all but experts), so that one busy rank is slow.
     Coefficients are for the instance as a whole with its load spread evenly, so the hottest of R ranks counts R times.
     A layer with a sliding window has constant cost a sequence beyond its window: fold it into `decode_sequence_s`.
 

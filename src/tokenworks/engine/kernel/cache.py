@@ -15,26 +15,16 @@ def slot_of(name, shift, mask):
 
 
 @inline
-def find_block(s, r, name):
-    """Node of a cached block, or -1."""
+def place_of(s, r, name):
+    """Where the table of a rank has a name, or the empty place to which it belongs."""
     rank = s.rank[r]
-    mask = rank.mask
+    base, mask = rank.table, rank.mask
     slot = slot_of(name, rank.shift, mask)
-    while True:
-        node = s.table[rank.table + slot]
-        if node < 0 or s.node[node].name == name:
-            return node
+    node = s.table[base + slot]
+    while node >= 0 and s.node[node].name != name:
         slot = (slot + 1) & mask
-
-
-@inline
-def add_to_table(s, r, node):
-    """Make a block findable."""
-    rank = s.rank[r]
-    slot = slot_of(s.node[node].name, rank.shift, rank.mask)
-    while s.table[rank.table + slot] >= 0:
-        slot = (slot + 1) & rank.mask
-    s.table[rank.table + slot] = node
+        node = s.table[base + slot]
+    return base + slot
 
 
 @jit
@@ -104,7 +94,7 @@ def emit(s, r, name, stored, now):
     """A cache event on its way to the router."""
     world = s.world[0]
     if world.emit:
-        at = (world.events_first + world.events) % len(s.event)
+        at = (world.events_first + world.events) & (len(s.event) - 1)
         event = s.event[at]
         event.time, event.name, event.rank, event.stored = now, name, s.rank[r].number, stored
         world.events += 1
@@ -150,11 +140,11 @@ def store(s, r, q, tokens, now):
     for i in range(first + me.chained, first + full):
         name = s.ids[i]
         s.held[i] = -1
-        if find_block(s, r, name) < 0:
+        place = place_of(s, r, name)
+        if s.table[place] < 0:
             new = fresh(s, r)
             s.node[new].name, s.node[new].users = name, 1
-            add_to_table(s, r, new)
-            s.held[i] = new
+            s.table[place] = s.held[i] = new
             me.owned += 1
             emit(s, r, name, 1, now)
     me.chained = max(me.chained, full)

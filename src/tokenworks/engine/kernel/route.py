@@ -22,8 +22,8 @@ def draw(world):
 @inline
 def is_held(s, slot):
     """Whether any rank holds the name in this slot."""
-    for word in range(s.index_holders.shape[1]):  # noqa: SIM110 numba has no any()
-        if s.index_holders[slot, word]:
+    for word in range(1, s.known.shape[1]):  # noqa: SIM110 numba has no any()
+        if s.known[slot, word]:
             return True
     return False
 
@@ -33,7 +33,7 @@ def index_slot(s, name):
     """Where the router keeps a name: its slot, or the empty one at which to put it."""
     world = s.world[0]
     slot = slot_of(name, world.index_shift, world.index_mask)
-    while s.index_name[slot] != name and is_held(s, slot):
+    while s.known[slot, 0] != np.uint64(name) and is_held(s, slot):
         slot = (slot + 1) & world.index_mask
     return slot
 
@@ -45,17 +45,17 @@ def hear(s, now):
     mask = world.index_mask
     while world.events and s.event[world.events_first].time + world.delay_s <= now:
         event = s.event[world.events_first]
-        world.events_first = (world.events_first + 1) % len(s.event)
+        world.events_first = (world.events_first + 1) & (len(s.event) - 1)
         world.events -= 1
         slot = index_slot(s, event.name)
-        word, bit = event.rank >> 6, np.uint64(1) << np.uint64(event.rank & 63)
+        word, bit = 1 + (event.rank >> 6), np.uint64(1) << np.uint64(event.rank & 63)
         if event.stored:
-            s.index_name[slot] = event.name
-            s.index_holders[slot, word] |= bit
+            s.known[slot, 0] = np.uint64(event.name)
+            s.known[slot, word] |= bit
             continue
-        if not s.index_holders[slot, word] & bit:
+        if not s.known[slot, word] & bit:
             continue
-        s.index_holders[slot, word] &= ~bit
+        s.known[slot, word] &= ~bit
         if is_held(s, slot):
             continue
         hole = slot
@@ -63,14 +63,15 @@ def hear(s, now):
             slot = (slot + 1) & mask
             if not is_held(s, slot):
                 break
-            home = slot_of(s.index_name[slot], world.index_shift, mask)
+            home = slot_of(s.known[slot, 0], world.index_shift, mask)
             if ((slot - home) & mask) >= ((slot - hole) & mask):
-                s.index_name[hole] = s.index_name[slot]
-                for word in range(s.index_holders.shape[1]):
-                    s.index_holders[hole, word] = s.index_holders[slot, word]
+                for word in range(s.known.shape[1]):
+                    s.known[hole, word] = s.known[slot, word]
                 hole = slot
-        for word in range(s.index_holders.shape[1]):
-            s.index_holders[hole, word] = 0
+        for word in range(1, s.known.shape[1]):
+            s.known[hole, word] = 0
+    if world.events == 0:
+        world.events_first = 0  # stay in the same few cache lines
 
 
 @jit
@@ -95,7 +96,7 @@ def route_by_prefix(s, q, ranks, now):
             length = 0
             while alive and length < most:
                 slot = index_slot(s, s.ids[first + length])
-                still = alive & s.index_holders[slot, word] if is_held(s, slot) else np.uint64(0)
+                still = alive & s.known[slot, 1 + word] if is_held(s, slot) else np.uint64(0)
                 if not still:
                     break
                 alive = still

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from tokenworks.engine.kernel.base import RUNNING, VLLM, inline, jit
-from tokenworks.engine.kernel.cache import find_block, pull_free, store, take
+from tokenworks.engine.kernel.cache import place_of, pull_free, store, take
 from tokenworks.engine.kernel.leave import preempt
 from tokenworks.engine.kernel.lists import run_before, unwait
 from tokenworks.engine.kernel.tokens import blocks_for, clock_at, computed, decode, growth_between
@@ -23,7 +23,7 @@ def find_prefix(s, r, q):
     most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.offsets[q + 1] - first)
     found = shared = 0
     while found < most:
-        node = find_block(s, r, s.ids[first + found])
+        node = s.table[place_of(s, r, s.ids[first + found])]
         if node < 0:
             break
         s.held[first + found] = node

@@ -39,11 +39,27 @@ def longest_plan(s, r):
     if pool.prefix:
         head = rank.lru_first
         room = np.int64(s.node[head].count) if head >= 0 and s.node[head].users < 0 else np.int64(0)
-    low = rank.clock + rank.gain
-    high = clock_at(pool, rank.ticks + steps)
-    if ((high - low) // pool.block_tokens + 1) * rank.decodes <= room:
+    if (steps * (1 + pool.draft) // pool.block_tokens + 1) * rank.decodes <= room:
         return steps
-    at = 1
+    return affordable(s, r, steps, room)
+
+
+@inline
+def affordable(s, r, steps, room):
+    """How many of the next `steps` find their blocks in `room`; the first has its own already."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    low = rank.clock + rank.gain
+    at = np.int64(1)
+    if pool.gain == 1.0:
+        slot = low % pool.block_tokens
+        while at < steps:
+            room -= s.growth[rank.growth + slot]
+            if room < 0:
+                break
+            slot = slot + 1 if slot + 1 < pool.block_tokens else np.int64(0)
+            at += 1
+        return at
     while at < steps:
         high = clock_at(pool, rank.ticks + at + 1)
         room -= growth_between(s, r, low, high)
