@@ -57,8 +57,10 @@ def main() -> None:
             speed = rate(partial(step, model, found, split, load, engine=engine, overlap=overlap), count)
             print(f"step    {MODEL} on {SYSTEM}, overlap {overlap:9}, {count:7,} points: {speed:12,.0f} points/s")
             missed |= overlap == "none" and speed < TARGET
-        asked = {"engine": engine, "max_sequences": 400, "chunk_tokens": 8192, "memory_fraction": 0.9}
-        speed = rate(partial(memory, model, made, split, **asked), count)
+        held = partial(
+            memory, model, made, split, engine=engine, max_sequences=400, chunk_tokens=8192, memory_fraction=0.9
+        )
+        speed = rate(held, count)
         print(f"memory  {MODEL} on {SYSTEM},{'':19} {count:7,} points: {speed:12,.0f} points/s")
     sys.exit(f"below {TARGET:,} points/s" if missed else 0)
 

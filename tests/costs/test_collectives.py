@@ -1,6 +1,7 @@
 """Collectives: bounds that no algorithm beats, monotone in bytes and members, and measured all-reduces."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from tokenworks.costs.collectives import Fabric, all_gather, all_reduce, all_to_
 NVLINK = Fabric(bandwidth=450e9, pair=450e9, alpha=0.7e-6, start=3e-6, direct=True, in_switch=False)
 NETWORK = Fabric(bandwidth=50e9, pair=50e9, alpha=4e-6, start=3e-6, direct=False, in_switch=False)
 MESH = dataclasses.replace(NVLINK, bandwidth=448e9, pair=64e9)
-WHERE = {"domain": 8, "inner": NVLINK, "outer": NETWORK}
+WHERE: dict[str, Any] = {"domain": 8, "inner": NVLINK, "outer": NETWORK}
 KINDS = {"all_reduce": all_reduce, "all_gather": all_gather, "all_to_all": all_to_all}
 sizes, members = st.floats(0, 1e9), st.integers(1, 320)
 

@@ -17,8 +17,10 @@ from tokenworks.specs.model import Scan, State
 from tokenworks.units import registry
 
 U = registry()
-TIME, BYTE = U.Quantity("2 us"), U.Quantity("2 byte")
-RATE, HBM = U.Quantity(1e15, "1/s"), U.Quantity("3 TB/s")
+TIME: Any = U.Quantity("2 us")
+BYTE: Any = U.Quantity("2 byte")
+RATE: Any = U.Quantity(1e15, "1/s")
+HBM: Any = U.Quantity("3 TB/s")
 TOKENS = np.array([1.0, 300.0])
 INNER = Fabric(U.Quantity("450 GB/s"), U.Quantity("450 GB/s"), TIME, TIME, direct=True, in_switch=True)
 OUTER = Fabric(U.Quantity("50 GB/s"), U.Quantity("50 GB/s"), TIME, TIME, direct=False, in_switch=False)

@@ -1,5 +1,7 @@
 """Where memory goes: sums by hand, and laws over all splits."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,7 +16,7 @@ from tokenworks.specs.model import draft_bytes
 from tokenworks.specs.model import weight_bytes as all_weights
 
 VLLM = load_engine("vllm")
-SETTING = {"engine": VLLM, "max_sequences": 64, "chunk_tokens": 8192, "memory_fraction": 0.9}
+SETTING: dict[str, Any] = {"engine": VLLM, "max_sequences": 64, "chunk_tokens": 8192, "memory_fraction": 0.9}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -131,8 +131,8 @@ def test_streams_do_not_disturb_each_other() -> None:
 
 
 def test_other_lengths_for_a_workload() -> None:
-    lengths = {"inputs": partial(generate.uniform, low=800, high=1000), "outputs": partial(generate.fixed, tokens=7)}
-    trace = from_workload(workload(), 1000, **lengths)
+    inputs, outputs = partial(generate.uniform, low=800, high=1000), partial(generate.fixed, tokens=7)
+    trace = from_workload(workload(), 1000, inputs=inputs, outputs=outputs)
     assert trace.input_tokens.min() >= 800
     assert trace.input_tokens.max() <= 1000
     assert set(trace.output_tokens.tolist()) == {7}

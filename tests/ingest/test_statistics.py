@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.ingest.trace_cases import traces
 
+from tests.ingest.trace_cases import traces
 from tokenworks.ingest import load_trace, statistics
 from tokenworks.ingest.distance import quadrant, reuses
 from tokenworks.specs.trace import Trace

@@ -1,11 +1,13 @@
 """Traces from traces: what each transform keeps, and what it changes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.ingest.trace_cases import traces
 
+from tests.ingest.trace_cases import traces
 from tokenworks.errors import SpecError
 from tokenworks.ingest import limit, reblock, replicate, scale, starts, statistics
 from tokenworks.ingest.table import dense
@@ -102,7 +104,12 @@ def test_starts() -> None:
 
 def test_what_cannot_be() -> None:
     trace = Trace.of([0], [1], [1])
-    for wrong in (lambda: limit(trace, 0), lambda: replicate(trace, 0), lambda: scale(trace, 0.0)):
+    wrongs: list[Callable[[], Trace]] = [
+        lambda: limit(trace, 0),
+        lambda: replicate(trace, 0),
+        lambda: scale(trace, 0.0),
+    ]
+    for wrong in wrongs:
         with pytest.raises(SpecError, match="give"):
             wrong()
     with pytest.raises(SpecError, match="the trace has none"):
