@@ -159,6 +159,12 @@ def test_memory_and_limits_are_those_of_a_rank() -> None:
     assert deployed(LLAMA, "hgx-h100", role(tp=8)).pools[0].limits.policy == "vllm"
 
 
+def test_activations_and_running_sequences_take_cache() -> None:
+    """A larger chunk needs larger temporaries, and its logits and buffers come off what KV may have."""
+    small, large = (deployed(LLAMA, "hgx-h100", role(tp=4, chunk=chunk)).pools[0].limits for chunk in (2048, 32768))
+    assert large.kv_blocks < 0.98 * small.kv_blocks
+
+
 def test_sglang_prefills_first_and_drafts_gain_tokens() -> None:
     drafting = WIDE.model_copy(update={"draft_tokens": 2})
     here = site(R1, "scalex40", engine_name="sglang")

@@ -157,10 +157,8 @@ def simulate(
     trace = traffic.trace
     on, engine = machine(deployment.system, assume=assume), load_engine(deployment.engine)
     shared = trace.hash_block_tokens > 0
-    site = Site(
-        load_model(deployment.model), on, engine, rates(on, load_calibration()),
-        Around.of(trace.input_tokens, trace.output_tokens),
-    )  # fmt: skip
+    model = load_model(deployment.model)
+    site = Site(model, on, engine, rates(on, load_calibration()), _around(trace, model.max_context))
     made = cluster(
         deployment,
         site,
@@ -174,6 +172,13 @@ def simulate(
     notes = _refused(made, requests, site)
     outcome, partial, kernel_s = _play(made, requests, watch)
     return Simulation(deployment, traffic, site, made, slo, outcome, partial, notes, kernel_s)
+
+
+def _around(trace: Trace, max_context: int) -> Around:
+    """Of the requests that the model reads, if there are any."""
+    read = trace.input_tokens.astype(np.int64) + trace.output_tokens <= max_context
+    kept = read if read.any() else np.ones_like(read)
+    return Around.of(trace.input_tokens[kept], trace.output_tokens[kept])
 
 
 def requests_of(trace: Trace) -> Requests:
