@@ -13,6 +13,7 @@ from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.ingest import from_workload, reblock
 from tokenworks.plan.measures import Backlog
 from tokenworks.plan.simulate import Simulation, Traffic, requests_of, simulate
+from tokenworks.plan.summary import summary
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.trace import Trace
@@ -40,7 +41,7 @@ def calm() -> Simulation:
 
 
 def test_it_speaks_as_vllm_bench_serve_does(calm: Simulation) -> None:
-    found = calm.summary()
+    found = summary(calm)
     named = {f"{s}_{m}_ms" for s in ("mean", "median", "std", "p99") for m in ("ttft", "tpot", "itl", "e2el")}
     named |= {"completed", "duration", "request_throughput", "request_goodput", "output_throughput",
               "total_token_throughput", "total_input_tokens", "total_output_tokens"}  # fmt: skip
@@ -54,13 +55,13 @@ def test_it_speaks_as_vllm_bench_serve_does(calm: Simulation) -> None:
 
 def test_all_but_wall_is_the_same_again(calm: Simulation) -> None:
     again = simulate(DEPLOYMENT, loaded(rate=8), slo=SLO)
-    one, two = calm.summary(), again.summary()
+    one, two = summary(calm), summary(again)
     assert one.pop("wall").keys() == two.pop("wall").keys() == {"kernel_s", "requests_per_s", "steps"}
     assert json.dumps(one) == json.dumps(two)
 
 
 def test_nothing_is_lost(calm: Simulation) -> None:
-    found = calm.summary()
+    found = summary(calm)
     ended = found["completed_in_all"] + found["rejected"] + found["unsent"] + found["queued"] + found["running"]
     assert ended == found["inputs"]["requests"] == 800
     outcome = calm.outcome
@@ -74,12 +75,12 @@ def test_little_in_a_closed_loop() -> None:
     run = simulate(DEPLOYMENT, loaded(1500, concurrency=48), slo=SLO)
     found = run.metrics
     assert found.request_throughput * found.mean_e2el_ms / 1e3 == pytest.approx(48, rel=0.05)
-    assert max(run.summary()["series"]["running"]) <= 48
+    assert max(summary(run)["series"]["running"]) <= 48
 
 
 def test_an_impossible_rate_shows_the_backlog_and_no_mean_wait() -> None:
     run = simulate(DEPLOYMENT, loaded(1500, rate=80), slo=SLO)
-    found = run.summary()
+    found = summary(run)
     assert found["stable"] is False
     assert found["slo"]["met"] is False
     assert found["mean_ttft_ms"] is found["p99_ttft_ms"] is found["mean_e2el_ms"] is None
@@ -89,7 +90,7 @@ def test_an_impossible_rate_shows_the_backlog_and_no_mean_wait() -> None:
 
 
 def test_a_burst_that_is_all_there_is_has_its_means() -> None:
-    found = simulate(DEPLOYMENT, sent(np.zeros(300), np.full(300, 1000), np.full(300, 100)), slo=SLO).summary()
+    found = summary(simulate(DEPLOYMENT, sent(np.zeros(300), np.full(300, 1000), np.full(300, 100)), slo=SLO))
     assert found["stable"] is True
     assert found["completed"] == 300
     assert found["mean_ttft_ms"] > 1000
@@ -108,8 +109,8 @@ def test_one_request_has_the_time_of_its_steps() -> None:
 def test_prefixes_are_found_where_the_router_sends_them() -> None:
     agent = Workload(name="agent", isl=6400, osl=50, hit_share=0.9, reused_context=6000, think_time=5, rate=2)
     trace = reblock(from_workload(agent, 600), 64)
-    aware = simulate(DEPLOYMENT, Traffic(trace, endless=True)).summary()
-    blind = simulate(DEPLOYMENT, Traffic(trace, endless=True), router="round_robin").summary()
+    aware = summary(simulate(DEPLOYMENT, Traffic(trace, endless=True)))
+    blind = summary(simulate(DEPLOYMENT, Traffic(trace, endless=True), router="round_robin"))
     assert aware["inputs"]["router"] == "prefix_aware"
     assert aware["inputs"]["block_tokens"] == 64
     (tier,) = aware["tiers"]
@@ -129,7 +130,7 @@ def test_prefill_and_decode_apart() -> None:
         ),
     )  # fmt: skip
     run = simulate(apart, loaded(rate=4), slo=SLO)
-    prefill, decode = run.summary()["roles"]
+    prefill, decode = summary(run)["roles"]
     assert (prefill["role"], prefill["mean_batch"], prefill["prefill_tokens"] > 0) == ("prefill", 0, True)
     assert (decode["role"], decode["prefill_tokens"]) == ("decode", 0)
     assert run.outcome.count(Status.COMPLETED) == 800
@@ -140,7 +141,7 @@ def test_more_rate_more_devices_fewer_tokens_a_device() -> None:
                      loaded(rate=4), slo=SLO)  # fmt: skip
     large = simulate(DEPLOYMENT, loaded(rate=4), slo=SLO)
     assert small.metrics.mean_tpot_ms > large.metrics.mean_tpot_ms
-    assert small.summary()["output_tok_s_per_device"] > large.summary()["output_tok_s_per_device"]
+    assert summary(small)["output_tok_s_per_device"] > summary(large)["output_tok_s_per_device"]
 
 
 # ── what is refused ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,7 +149,7 @@ def test_more_rate_more_devices_fewer_tokens_a_device() -> None:
 
 def test_requests_beyond_the_model_are_refused_and_counted() -> None:
     run = simulate(DEPLOYMENT, sent([0, 1, 2], [200_000, 100, 100], [10, 10, 10], parent=[-1, 0, -1]))
-    found = run.summary()
+    found = summary(run)
     assert (found["rejected"], found["unsent"], found["completed"]) == (1, 1, 1)
     assert found["notes"] == [f"1 of 3 requests refused: beyond the 131,072 tokens that {LLAMA} reads"]
 
@@ -170,7 +171,7 @@ def test_an_interrupted_run_has_its_result_so_far() -> None:
             raise KeyboardInterrupt
 
     run = simulate(DEPLOYMENT, loaded(rate=8), slo=SLO, watch=watch)
-    found = run.summary()
+    found = summary(run)
     assert found["partial"] is True
     assert 0 < found["completed_in_all"] < 800
     assert found["unsent"] > 0

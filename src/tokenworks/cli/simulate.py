@@ -84,6 +84,7 @@ def simulate(
         table, json or yaml.
     """
     from tokenworks.plan.simulate import simulate as run
+    from tokenworks.plan.summary import summary
 
     began = time.perf_counter()
     if per_request and per_request.suffix not in (".npz", ".csv"):
@@ -100,14 +101,14 @@ def simulate(
         )  # fmt: skip
     if per_request:
         _write(made, per_request)
-    summary = made.summary()
-    summary["wall"] |= {"total_s": time.perf_counter() - began, "peak_bytes": _peak_bytes()}
-    for note in summary["notes"]:
+    found = summary(made)
+    found["wall"] |= {"total_s": time.perf_counter() - began, "peak_bytes": _peak_bytes()}
+    for note in found["notes"]:
         notes().print(f"note: {note}")
     if output == "table":
-        _print(made, summary)
+        _print(made, found)
     else:
-        emit(summary, output)
+        emit(found, output)
 
 
 def _traffic(source: Source, rate: float | None, scale: float | None) -> Traffic:

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tokenworks.costs import step
 from tokenworks.costs.rates import rates
-from tokenworks.costs.split import KV_BYTES, Split
 from tokenworks.engine.engine import Engine, warm_up
 from tokenworks.engine.metrics import Metrics
-from tokenworks.engine.types import SERIES, Cluster, Outcome, PoolCounts, Requests, Router, RouterName, Status
+from tokenworks.engine.types import Cluster, Outcome, Requests, Router, RouterName, Status
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.plan import measures
 from tokenworks.plan.cluster import Around, Site, cluster
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
-from tokenworks.specs.deployment import Deployment, Role
+from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
-from tokenworks.specs.model import kv_bytes_per_token
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.trace import Trace
 
@@ -39,8 +35,6 @@ PARTS = 64
 """The time in which requests are sent is played in so many parts, between which a run can be watched and stopped."""
 
 WINDOWS = 300
-FULL = 0.95
-"""KV cache or places of which this share is taken count as full [-]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +53,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What came of it. `outcome` has every request; `summary` says it in the words of `vllm bench serve`.
+    """What came of it. `outcome` has every request; `plan.summary` makes plain data of it.
 
     partial : it was stopped; kernel_s : wall time in the engine [s]
     """
@@ -103,31 +97,6 @@ class Simulation:
     def meets_slo(self) -> bool:
         """Whether all bounds held, at their percentiles, on a queue that stayed."""
         return self.stable and self.metrics.completed > 0 and all(bound.met for bound in self.bounds.values())
-
-    def summary(self) -> dict[str, Any]:
-        """Plain data; the same input gives the same, but for `wall`."""
-        return {
-            "inputs": _inputs(self),
-            "grade": self.site.rates.grade,
-            "spread": self.site.rates.spread,
-            "partial": self.partial,
-            "stable": self.stable,
-            "backlog": {"at_s": self.backlog.at_s, "waiting": self.backlog.waiting},
-            **_requests(self),
-            **_metrics(self),
-            "slo": {"text": str(self.slo), "met": self.meets_slo, **{k: asdict(v) for k, v in self.bounds.items()}},
-            "preemptions": sum(pool.preemptions for pool in self.outcome.pools),
-            "roles": [_role(self, i) for i in range(len(self.outcome.pools))],
-            "tiers": [_tier(self)],
-            "series": series(self),
-            "assumed": [{"path": a.path, "value": a.value, "why": a.why} for a in self.site.rates.assumed],
-            "notes": list(self.notes),
-            "wall": {
-                "kernel_s": self.kernel_s,
-                "requests_per_s": len(self.outcome.status) / max(self.kernel_s, 1e-9),
-                "steps": self.outcome.steps,
-            },
-        }
 
 
 def simulate(
@@ -250,148 +219,3 @@ def _unsent(requests: Requests, refused: Any) -> int:
     for i in np.flatnonzero(requests.after >= 0):  # a request comes after the one it waits for
         lost[i] |= lost[requests.after[i]]
     return int(np.count_nonzero(lost & (requests.after >= 0) & lost[requests.after]))
-
-
-# ── the summary ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _inputs(run: Simulation) -> dict[str, Any]:
-    trace = run.traffic.trace
-    return {
-        "deployment": run.deployment.model_dump(mode="json"),
-        "devices": run.deployment.devices,
-        "trace": trace.name,
-        "source": trace.source,
-        "requests": len(trace),
-        "endless": run.traffic.endless,
-        "concurrency": run.traffic.concurrency,
-        "router": run.cluster.router.name,
-        "seed": run.cluster.router.seed,
-        "block_tokens": run.cluster.pools[0].limits.block_tokens,
-    }
-
-
-def _requests(run: Simulation) -> dict[str, Any]:
-    """Where all requests are, and when it was measured."""
-    names = {Status.PENDING: "unsent", Status.QUEUED: "queued", Status.RUNNING: "running", Status.REJECTED: "rejected"}
-    return {
-        "measured_from_s": run.span.start_s,
-        "measured_to_s": run.span.end_s,
-        "completed_in_all": run.outcome.count(Status.COMPLETED),
-        **{name: run.outcome.count(status) for status, name in names.items()},
-    }
-
-
-def _metrics(run: Simulation) -> dict[str, Any]:
-    """As `vllm bench serve` names them, and per device; None where there is nothing to take a mean of.
-
-    A wait that grows as long as one simulates has no mean, so an endless stream that is unstable shows none.
-    """
-    found, devices = asdict(run.metrics), run.deployment.devices
-    endless = run.traffic.endless and not run.stable
-    missing = ("ttft", "tpot", "itl", "e2el") if not run.metrics.completed else ("ttft", "e2el") if endless else ()
-    named = {key: None if key.endswith(tuple(f"_{name}_ms" for name in missing)) else x for key, x in found.items()}
-    return {
-        **named,
-        "output_tok_s_per_device": run.metrics.output_throughput / devices,
-        "total_tok_s_per_device": run.metrics.total_token_throughput / devices,
-        "effective_tok_s_per_device": run.metrics.effective_throughput / devices,
-    }
-
-
-def _roles(run: Simulation) -> list[Role]:
-    """In the order of the pools."""
-    named = {role.name: role for role in run.deployment.roles}
-    return [named[pool.role] for pool in run.cluster.pools]
-
-
-def _role(run: Simulation, number: int) -> dict[str, Any]:
-    pool, role, counts = run.cluster.pools[number], _roles(run)[number], run.outcome.pools[number]
-    steps = max(counts.steps, 1)
-    return {
-        "role": role.name,
-        "instances": pool.instances,
-        "ranks": pool.ranks,
-        "devices": role.devices,
-        "steps": counts.steps,
-        "step_ms": 1e3 * counts.busy_s / steps,
-        "mean_batch": counts.mean_batch,
-        "prefill_tokens_per_step": counts.prefill_tokens / steps,
-        "busy_share": counts.busy_s / (pool.instances * _end(run)),
-        "bound_by": _bound(run, number),
-        "prefill_tokens": counts.prefill_tokens,
-        "output_tokens": counts.output_tokens,
-        "query_tokens": counts.query_tokens,
-        "hit_tokens": counts.hit_tokens,
-        "hit_share": counts.hit_tokens / max(counts.query_tokens, 1),
-        "preemptions": counts.preemptions,
-        "evictions": counts.evictions,
-    }
-
-
-def _end(run: Simulation) -> float:
-    """When the last request ended [s]; where it was stopped, then."""
-    return max(run.outcome.now_s if run.partial else float(np.nanmax(run.outcome.end_s, initial=0.0)), 1e-12)
-
-
-def _bound(run: Simulation, number: int) -> str:
-    """The roof of the mean step of a role: compute, hbm, latency, scale-up, scale-out or host."""
-    counts, role, site = run.outcome.pools[number], _roles(run)[number], run.site
-    steps = max(counts.steps, 1)
-    decode, prefill = counts.mean_batch, counts.prefill_tokens / steps
-    load = step.Load(decode, decode * site.around.context, prefill, prefill * site.around.seen)
-    made = step.step(site.model, site.rates, Split.of(role), load, engine=site.engine, overlap=role.overlap)
-    return str(made.bound())
-
-
-def _tier(run: Simulation) -> dict[str, Any]:
-    """The cache in device memory: what prefix hits took from it, and what steps wrote into it, one copy."""
-    kv_bytes = kv_bytes_per_token(run.site.model, KV_BYTES[run.deployment.roles[0].kv_dtype])
-
-    def total(name: str) -> int:
-        return int(sum(getattr(pool, name) for pool in run.outcome.pools))
-
-    return {
-        "name": "hbm",
-        "hit_tokens": total("hit_tokens"),
-        "hit_share": total("hit_tokens") / max(total("query_tokens"), 1),
-        "read_bytes": total("hit_tokens") * kv_bytes,
-        "written_bytes": (total("prefill_tokens") + total("output_tokens")) * kv_bytes,
-    }
-
-
-def series(run: Simulation) -> dict[str, Any]:
-    """Columns over windows of time: levels at the end of each, rates in it, and what bound it.
-
-    bound : `idle`; `arrivals`: none waits but for the step that runs; `kv-capacity`, `max-sequences`: what those wait
-    for; else the roof of the busiest role's mean step
-    """
-    outcome, width = run.outcome, run.outcome.window_s
-    table = outcome.series[: math.ceil(_end(run) / width)]
-    rows = dict(zip(SERIES, table.T, strict=True))
-    places = sum(pool.instances * pool.ranks * pool.limits.max_sequences for pool in run.cluster.pools[-1:])
-    queue = rows["waiting"] > sum(pool.instances * pool.ranks for pool in run.cluster.pools)
-    used = rows["kv_used"] / max(sum(pool.kv_total for pool in outcome.pools), 1)
-    work = rows["running"] + rows["output_tokens"] + rows["prefill_tokens"]
-    conditions = [
-        (work == 0) & (rows["waiting"] == 0),
-        ~queue,
-        used >= FULL,
-        rows["running"] >= FULL * places,
-    ]
-    bound = np.select(
-        conditions, ["idle", "arrivals", "kv-capacity", "max-sequences"], _bound(run, _busiest(outcome.pools))
-    )
-    return {
-        "window_s": width,
-        "running": rows["running"].tolist(),
-        "waiting": rows["waiting"].tolist(),
-        "kv_used": used.tolist(),
-        "output_tok_s": (rows["output_tokens"] / width).tolist(),
-        "prefill_tok_s": (rows["prefill_tokens"] / width).tolist(),
-        "bound": bound.tolist(),
-    }
-
-
-def _busiest(pools: tuple[PoolCounts, ...]) -> int:
-    return int(np.argmax([pool.busy_s for pool in pools]))
