@@ -16,23 +16,26 @@ from tokenworks.engine.kernel.drive import advance, cancel, sample
 __all__ = ["SERIES_FULL", "advance", "cancel", "compiled", "sample"]
 
 
-def _fresh_indexes() -> list[Path]:
+_CACHE = Path(str(advance.stats.cache_path))
+
+
+def _fresh(cache: Path) -> list[Path]:
     """Machine code on disk; numba sees changes of `drive.py` alone, so what is older than any source is deleted."""
     room = Path(__file__).parent
     sources = [*room.glob("*.py"), *(room.parent / name for name in ("gaps.py", "state.py", "types.py"))]
     newest = max(source.stat().st_mtime for source in sources)
-    fresh = []
-    for index in Path(str(advance.stats.cache_path)).glob("drive.*.nbi"):
+    found = []
+    for index in cache.glob("drive.*.nbi"):
         if index.stat().st_mtime < newest:
             index.unlink(missing_ok=True)
         else:
-            fresh.append(index)
-    return fresh
+            found.append(index)
+    return found
 
 
 def compiled() -> bool:
     """Whether the machine code of this version is on disk, so that the first run starts at once."""
-    return any(index.name.startswith("drive.advance-") for index in _fresh_indexes())
+    return any(index.name.startswith("drive.advance-") for index in _fresh(_CACHE))
 
 
-_fresh_indexes()
+_fresh(_CACHE)

@@ -1,0 +1,63 @@
+"""What is particular to compiled code: its cache, its buffers that grow, its speed in small steps."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tests.engine import cases
+from tokenworks.engine import engine, kernel, reference
+from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost
+
+
+def test_compiled_once() -> None:
+    engine.warm_up()
+    assert engine.compiled()
+
+
+def test_machine_code_older_than_a_source_is_forgotten(tmp_path: Path) -> None:
+    """Numba would go on using it: it looks at the file of the entry point alone."""
+    old, new = tmp_path / "drive.advance-1.py311.nbi", tmp_path / "drive.cancel-1.py311.nbi"
+    for index in (old, new):
+        index.touch()
+    os.utime(old, (0, 0))
+    assert kernel._fresh(tmp_path) == [new]
+    assert not old.exists()
+
+
+def test_long_outputs_come_round_in_the_calendar() -> None:
+    """Outputs longer than the calendar of 4,096 buckets, and a block size that does not divide it."""
+    pool = Pool(StepCost(np.full(33, 0.001)), Limits(8, 32, 10_000, 7))
+    requests = Requests.of([0.0, 0.0, 0.5, 0.9], [5, 6, 7, 8], [9000, 4097, 4096, 8192])
+    cluster = Cluster((pool,))
+    cases.assert_same(reference.run(cluster, requests), engine.run(cluster, requests))
+
+
+def test_buffers_grow() -> None:
+    """More windows than a series holds at first, and more cache events on their way to the router than its ring."""
+    rng = np.random.default_rng(5)
+    pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True), instances=2)
+    cluster = Cluster((pool,), Router("prefix_aware", event_delay_s=5.0), window_s=0.001)
+    count = 400
+    names = rng.integers(0, 1 << 40, 10 * count)
+    requests = Requests.of(np.cumsum(rng.exponential(0.01, count)), np.full(count, 41), rng.integers(1, 9, count),
+                           block_ids=names, block_offsets=10 * np.arange(count + 1))  # fmt: skip
+    fast = engine.run(cluster, requests)
+    assert len(fast.series) > 1024
+    cases.assert_same(reference.run(cluster, requests), fast)
+
+
+def test_a_live_request_costs_little() -> None:
+    """Submitting one request and playing 10 ms takes well under a millisecond (0.3 ms when it was written)."""
+    pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True))
+    run = engine.Engine(Cluster((pool,)))
+    start = time.process_time()
+    for i in range(300):
+        ids = np.arange(3) + 3 * i
+        run.submit(Requests.of([run.now], [12], [3], block_ids=ids, block_offsets=[0, 3]))
+        run.advance(run.now + 0.01)
+    assert (time.process_time() - start) / 300 < 1e-3
+    assert run.outcome().steps == 900
