@@ -11,6 +11,8 @@ from cyclopts import App
 from tokenworks.cli.capacity import capacity
 from tokenworks.errors import SloMissed, SpecError, TokenworksError
 
+pytestmark = pytest.mark.usefixtures("kernel")
+
 DEPLOYMENT = """
 schema: tokenworks.deployment/1
 deployments:

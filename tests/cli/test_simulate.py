@@ -13,6 +13,8 @@ from cyclopts import App
 from tokenworks.cli.simulate import simulate
 from tokenworks.errors import DoesNotFit, SpecError, TokenworksError
 
+pytestmark = pytest.mark.usefixtures("kernel")
+
 DEPLOYMENT = """
 schema: tokenworks.deployment/1
 deployments:
