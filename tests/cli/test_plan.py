@@ -144,3 +144,28 @@ def test_two_runs_differ_in_wall_only(capsys: Output) -> None:
         _, out, _ = run([*MOE, *SLO, "-o", "json"], capsys)
         found.append({key: value for key, value in json.loads(out).items() if key != "wall"})
     assert found[0] == found[1]
+
+
+def test_a_system_that_is_not_published_needs_assumptions(capsys: Output, tmp_path: Path) -> None:
+    asked = ["plan", "Qwen/Qwen3-30B-A3B", "--on", "kunlun-32", "--isl", "500", "--osl", "50"]
+    code, out, err = run(asked, capsys)
+    assert (code, out) == (2, "")
+    assert "host.link" in err
+    assert "--assume" in err
+    file = tmp_path / "mine.yaml"
+    file.write_text("scale_up.hop: 0.3 us\nscale_up.endpoint: 0.5 us\nhost.link: 32 GB/s\nhost.dram: 1 TB\n")
+    code, out, _ = run([*asked, "--assume", str(file), "-o", "json", "--top", "1"], capsys)
+    found = json.loads(out)
+    assert code == 0
+    assert found["assumed"]
+    assert found["deployments"][0]["deployment"]["system"] == "kunlun-32"
+
+
+def test_an_interrupt_ends_with_words(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_args: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tokenworks.plan.api.search", stop)
+    code, out, err = run([*MOE, *SLO], capsys)
+    assert (code, out) == (130, "")
+    assert "interrupted" in err

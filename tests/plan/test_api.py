@@ -193,7 +193,7 @@ def test_a_request_that_no_cache_holds_does_not_fit() -> None:
     case = costing(DENSE, "hgx-h100", "", workload=Workload(name="long", isl=30_000, osl=10))
     alone = dataclasses.replace(case.setting.machine, devices=1, domain=1, host=1, hbm_bytes=80e9)
     setting = dataclasses.replace(case.setting, machine=alone)
-    with pytest.raises(DoesNotFit, match="the KV cache of one request: 30,010 tokens, .* at most"):
+    with pytest.raises(DoesNotFit, match=r"the KV cache of one request: 30,010 tokens, .* at most"):
         search(dataclasses.replace(case, setting=setting), keep=1)
 
 
@@ -205,7 +205,7 @@ def test_a_workload_may_be_a_file(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="reused_context"):
         tokenworks.plan(SMALL_MOE, "hgx-h100", workload=str(file))
     file.write_text("name: mine\nisl: 500\nosl: 50\nslo: soon\n")
-    with pytest.raises(SpecError, match="mine.yaml"):
+    with pytest.raises(SpecError, match=r"mine\.yaml"):
         tokenworks.plan(SMALL_MOE, "hgx-h100", workload=str(file))
 
 

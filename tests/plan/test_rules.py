@@ -21,7 +21,9 @@ BROKEN = {
     "instance_fills_domains": (
         SMALL_MOE, "2xhgx-h100", "vllm", role(tp=4, dp=3, ep=12, redundant_experts=4), "a multiple such as 16",
     ),
-    "tp_stays_aligned": (R1, "3xhgx-h100", "sglang", role(tp=12, pp=2, ep=12, redundant_experts=8), "of tp=12 straddle"),
+    "tp_stays_aligned": (
+        R1, "3xhgx-h100", "sglang", role(tp=12, pp=2, ep=12, redundant_experts=8), "of tp=12 straddle",
+    ),
     "tp_divides_heads": (R1, "scalex40", "vllm", role(tp=3, dp=2, ep=6), "take tp of 1, 2, 4, 8, 16, 32"),
     "kv_heads_divide": (DENSE, "scalex40", "vllm", role(tp=5), "or a multiple of 8"),
     "stages_have_layers": (SMALL_MOE, "9xscalex40", "vllm", role(pp=60), "48 layers over pp=60"),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.plan.settings import DENSE, R1, setting
+from tokenworks.plan.apart import _crossing
 from tokenworks.plan.placement import shares
 from tokenworks.plan.space import candidates, divisors, replicas, splits, widths
 from tokenworks.specs.compose import machine
@@ -81,6 +82,8 @@ def test_shares_are_all_that_fit(domain: int, domains: int, prefill: int, decode
     for x in range(1, max(x for x, _ in totals) + 1):
         most = max(b for a, b in totals if a >= x)
         assert found.fit(np.array([x, x]), np.array([most, most + 1])).tolist() == [True, False] or most == 0
+    assert (np.diff(found.prefill) > 0).all()
+    assert (np.diff(found.decode) < 0).all()
     ways = set(zip(found.prefill.tolist(), found.decode.tolist(), strict=True))
     assert not any(a >= c and b >= d for a, b in ways for c, d in ways - {(a, b)})
 
@@ -91,3 +94,18 @@ def test_wide_instances_take_whole_domains() -> None:
     found = shares(machine("scalex40"), 8, 32)
     assert found.prefill.tolist() == [1]
     assert not shares(machine("scalex40"), 40, 8).fit(np.array([1]), np.array([1]))[0]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_two_shares_hold_the_best(data: st.DataObject) -> None:
+    """Prefill's limit rises with x, what decode takes falls: the best of all shares is one of the two between."""
+    ways = data.draw(st.integers(1, 12))
+    x = np.cumsum(data.draw(st.lists(st.integers(1, 3), min_size=ways, max_size=ways)))
+    y = np.cumsum(data.draw(st.lists(st.integers(1, 3), min_size=ways, max_size=ways)))[::-1]
+    limit = np.cumsum(data.draw(st.lists(st.floats(0, 5), min_size=ways, max_size=ways)))
+    decoded = data.draw(st.floats(0.1, 5))
+    found = _crossing(x[None, None, :], y[None, None, :], limit[None, None, :], np.array([[[decoded]]]))
+    near_x, near_y, near = (part[0, 0] for part in found)
+    assert set(zip(near_x.tolist(), near_y.tolist(), strict=True)) <= set(zip(x.tolist(), y.tolist(), strict=True))
+    assert np.minimum(near, near_y * decoded).max() == np.minimum(limit, y * decoded).max()

@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenworks.costs.split import KV_BYTES
 from tokenworks.plan.cells import CELL, Counts, Shortlist
-from tokenworks.plan.placement import shares
+from tokenworks.plan.placement import Shares, shares
 from tokenworks.plan.points import KV_DTYPES, Array
 from tokenworks.plan.roles import best_decode, best_prefill, decode_roles, in_time, may_matter, prefill_roles
 from tokenworks.plan.space import Candidates, Ladders
@@ -31,11 +31,10 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
     counted.append(combinations(machine, prefill, decode))
     decode, prefill = best_decode(decode), best_prefill(costing, prefill)
     counted.append(combinations(machine, prefill, decode))
-    for left in _alike(prefill):
-        for right in _alike(decode):
-            room = shares(machine, int(left["devices"][0]), int(right["devices"][0]))
-            if left["kv"][0] == right["kv"][0] and len(room.prefill):
-                shortlist.offer(_combine(costing, left, right, shortlist))
+    for left, right, ways in _pairs(costing, prefill, decode):
+        alive = right[~shortlist.hopeless(1 / right["tpot"], _reach(costing, left, right, ways))]
+        if len(alive):
+            shortlist.offer(_combine(costing, left, alive, ways, shortlist))
     estimated = shortlist.offered - offered
     pruned = {
         "prefill alone is late, or decode alone is beaten": counted[0] - counted[1],
@@ -53,8 +52,21 @@ def combinations(machine: Machine, prefill: Array, decode: Array) -> int:
         right = np.unique(decode["devices"][decode["kv"] == kv], return_counts=True)
         for p, many in zip(*left, strict=True):
             for d, more in zip(*right, strict=True):
-                total += int(many) * int(more) * len(shares(machine, int(p), int(d)).prefill)
+                total += int(many) * int(more) * len(shares(machine, int(p), int(d)).tried().prefill)
     return total
+
+
+def _pairs(costing: Costing, prefill: Array, decode: Array) -> list[tuple[Array, Array, Shares]]:
+    """Roles of one size and KV dtype each, that have room beside each other: those that may reach most first."""
+    machine, rights = costing.setting.machine, list(_alike(decode))
+    found = [
+        (left, right, ways)
+        for left in _alike(prefill)
+        for right in rights
+        if left["kv"][0] == right["kv"][0]
+        and len((ways := shares(machine, int(left["devices"][0]), int(right["devices"][0]))).prefill)
+    ]
+    return sorted(found, key=lambda pair: -float(_reach(costing, *pair).max()))
 
 
 def _alike(roles: Array) -> Iterator[Array]:
@@ -63,20 +75,34 @@ def _alike(roles: Array) -> Iterator[Array]:
         yield roles[(roles["devices"] == devices) & (roles["kv"] == kv)]
 
 
-def _combine(costing: Costing, left: Array, right: Array, shortlist: Shortlist) -> Array:
+def _reach(costing: Costing, left: Array, right: Array, ways: Shares) -> Array:
+    """Output per device that each decode role does not exceed, with the best of some prefill roles: float[right]."""
+    machine, osl = costing.setting.machine, costing.demand.osl
+    one = prefill_limit(costing.demand, _prefill(left[:, None], 1), right["tpot"][None, :]).max(axis=0)
+    if costing.load:  # as if instances could be cut so that both roles match
+        prefill, decode = one / left["devices"][0], right["rate"] / right["devices"][0]
+        matched: Array = prefill * decode / (prefill + decode) * osl
+        return matched
+    tried = ways.tried()
+    both = np.minimum(tried.prefill[:, None] * one, tried.decode[:, None] * right["rate"])
+    shared: Array = both.max(axis=0) * osl / machine.devices
+    return shared
+
+
+def _combine(costing: Costing, left: Array, right: Array, ways: Shares, shortlist: Shortlist) -> Array:
     """Cells of prefill roles (axis 0) with decode roles (axis 1) in some shares of the machine (axis 2)."""
-    ways = shares(costing.setting.machine, int(left["devices"][0]), int(right["devices"][0]))
     p, d = left[:, None, None], right[None, :, None]
     wire = wire_bandwidth(costing) * p["dp"] * p["links"] / _request_bytes(costing, int(left["kv"][0]))
     one = np.minimum(prefill_limit(costing.demand, _prefill(p, 1), d["tpot"]), wire)
     if costing.load is None:
-        x, y = ways.prefill[None, None, :], ways.decode[None, None, :]
-        rate = np.minimum(x * one, y * d["rate"])
-        soon = _timely(costing, p, right, x)
-        # As much as both take, and where that is late for the SLO as much as is not.
-        rate = np.concatenate([rate, np.where(soon < rate, soon, 0.0)], axis=2)
-        x, y = np.concatenate([x, x], axis=2), np.concatenate([y, y], axis=2)
-        return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=x * one)
+        tried = ways.tried()
+        x, y = tried.prefill[None, None, :], tried.decode[None, None, :]
+        soon = np.minimum(x * one, _timely(costing, p, right, x))
+        # As much as both take, and as much as is not late for the SLO; often they are the same.
+        best = [_crossing(x, y, limit, d["rate"]) for limit in (x * one, soon)]
+        x, y, limit = (np.concatenate(parts, axis=2) for parts in zip(*best, strict=True))
+        rate = np.minimum(limit, y * d["rate"])
+        return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=limit)
     asked = np.full(one.shape, costing.load.value)
     if costing.load.kind == "concurrency":  # users in flight over the time of a request that need not wait
         own = prefilling(costing.demand, _prefill(p, 1), 1e-9 * one, d["tpot"]).ttft
@@ -85,6 +111,18 @@ def _combine(costing: Costing, left: Array, right: Array, shortlist: Shortlist) 
     x, y = np.concatenate([few, few + 1], axis=2), np.ceil(asked / d["rate"])
     rate, capacity = np.where(ways.fit(x, y), asked, 0.0), np.minimum(x * one, y * d["rate"])
     return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=capacity)
+
+
+def _crossing(x: Array, y: Array, limit: Array, decoded: Array) -> tuple[Array, Array, Array]:
+    """Of all shares of a machine the two between which prefill's limit crosses what decode takes, for each pair.
+
+    The limit rises with x, and y x `decoded` falls with it, so the largest of their minima is at one of the two.
+    Axes: prefill roles, decode roles, shares by rising x.
+    """
+    limit = np.broadcast_to(limit, np.broadcast_shapes(limit.shape, (y * decoded).shape))
+    after = (limit <= y * decoded).sum(axis=2, keepdims=True)
+    near = np.clip(np.concatenate([after - 1, after], axis=2), 0, limit.shape[2] - 1)
+    return x[0, 0][near], y[0, 0][near], np.take_along_axis(limit, near, axis=2)
 
 
 def _timely(costing: Costing, p: Array, right: Array, x: Array) -> Array:
@@ -118,13 +156,13 @@ def _exposed(costing: Costing, prefill: Array, token_bytes: Array, hit: Array) -
         return np.zeros(0)
     size = _request_bytes(costing, int(prefill["kv"].flat[0]))
     transfer = np.maximum(size / (prefill["links"] * bandwidth), demand.isl * token_bytes / bandwidth)
-    own = np.maximum(demand.isl * (1 - hit) * prefill["dp"] * prefill["token_s"], prefill["pass_s"])
+    own = np.maximum(demand.isl * (1 - hit) * prefill["lanes"] * prefill["token_s"], prefill["pass_s"])
     late: Array = exposed_transfer(transfer, own, costing.setting.model.layers)
     return late
 
 
 def _prefill(roles: Array, instances: Array | int) -> Prefill:
-    return Prefill(instances, roles["dp"], roles["token_s"], roles["pass_s"], roles["kv_tokens"])
+    return Prefill(instances, roles["lanes"], roles["token_s"], roles["pass_s"], roles["kv_tokens"])
 
 
 def wire_bandwidth(costing: Costing) -> float:

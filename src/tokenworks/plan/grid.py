@@ -51,21 +51,21 @@ def estimate(costing: Costing, points: Points, batch: Array, chunk: Array, repli
 
     decode_s = costing.seconds(wide, batch, 0.0)
     gained = costing.gained(wide)
-    # A step that prefills takes one request of each rank, or as many tokens as come in meanwhile if that is more.
+    # A step that prefills takes one request of each lane, or as many tokens as come in meanwhile if that is more.
     coming = batch * demand.uncached * gained / demand.osl
-    tokens = np.minimum(budget, np.maximum(wide.dp * demand.uncached, coming))
+    tokens = np.minimum(budget, np.maximum(wide.lanes * demand.uncached, coming))
     decoding = batch if costing.mixed else 0.0
     prefill_s = costing.seconds(wide, decoding, tokens)
     token_s = np.maximum(prefill_s - decode_s if costing.mixed else prefill_s, 0.0) / tokens
     at = Instance(
         batch=batch,
-        dp=wide.dp,
+        lanes=wide.lanes,
         gained=gained,
         decode_s=decode_s,
         token_s=token_s,
         budget=budget,
         kv_tokens=kv_tokens,
-        servers=wide.dp * replicas if demand.hit_share == 0 else 1,
+        servers=wide.lanes * replicas if demand.hit_share == 0 else 1,
         mixed=costing.mixed,
     )
     serving = aggregated(demand, at)
@@ -73,8 +73,8 @@ def estimate(costing: Costing, points: Points, batch: Array, chunk: Array, repli
 
 
 def slots(points: Points, batch: Array) -> Array:
-    """Running sequences of an instance with a decoding batch: beside it, each rank has one that prefills."""
-    running: Array = batch + points.dp
+    """Running sequences of an instance with a decoding batch: beside it, each lane has one that prefills."""
+    running: Array = batch + points.lanes
     return running
 
 
@@ -88,9 +88,9 @@ def room(costing: Costing, points: Points, batch: Array, chunk: Array) -> tuple[
 
 
 def most_sequences(costing: Costing, points: Points, kv_tokens: Array) -> Array:
-    """Decoding sequences that a KV cache holds beside one request a rank that prefills; none if not one fits a rank."""
+    """Decoding sequences that a KV cache holds beside one request a lane that prefills; none if not one fits a rank."""
     workload, demand = costing.setting.workload, costing.demand
-    free = kv_tokens - points.dp * demand.isl
+    free = kv_tokens - points.lanes * demand.isl
     fits = kv_tokens >= points.dp * (workload.isl + workload.osl)
     most: Array = np.where(fits, np.maximum(np.floor(free / demand.context), points.dp), 0.0)
     return most

@@ -10,19 +10,28 @@ import numpy as np
 from tokenworks.plan.points import Array
 from tokenworks.specs.machine import Machine
 
+MOST_WAYS = 128
+"""Ways to share a machine that are tried for one pair of sizes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Ways to share a machine between x prefill and y decode instances; no other way has more of both."""
+    """Ways to share a machine between x prefill and y decode instances: x rises, y falls and is the most for its x."""
 
     prefill: Array
     decode: Array
 
+    def tried(self) -> Shares:
+        """All of them, or of many those near both ends and ever fewer between: steps of a tenth in x or in y."""
+        if len(self.prefill) <= MOST_WAYS:
+            return self
+        steps = np.unique(np.geomspace(1, len(self.prefill), MOST_WAYS // 2).round().astype(int))
+        chosen = np.unique(np.concatenate([steps - 1, len(self.prefill) - steps]))
+        return Shares(self.prefill[chosen], self.decode[chosen])
+
     def fit(self, x: Array, y: Array) -> Array:
         """Whether x and y instances have room: some way has as many of each."""
-        order = np.argsort(self.prefill)
-        room = np.append(np.maximum.accumulate(self.decode[order][::-1])[::-1], 0)
-        fits: Array = y <= room[np.searchsorted(self.prefill[order], x)]
+        fits: Array = y <= np.append(self.decode, 0)[np.searchsorted(self.prefill, x)]
         return fits
 
 
@@ -31,14 +40,14 @@ def shares(machine: Machine, prefill: int, decode: int) -> Shares:
     return _shares(machine.domain, machine.devices // machine.domain, prefill, decode)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1 << 15)
 def _shares(domain: int, domains: int, prefill: int, decode: int) -> Shares:
     if prefill > domain or decode > domain:
         most = _whole_domains(domain, domains, prefill, decode)
     else:
         most = _packed(domain, domains, prefill, decode)
     found = {y: x for x, y in sorted(most.items()) if x > 0 and y > 0}  # of equal y the largest x
-    return Shares(np.array(list(found.values()), dtype=int), np.array(list(found), dtype=int))
+    return Shares(np.array(sorted(found.values()), dtype=int), np.array(sorted(found, reverse=True), dtype=int))
 
 
 def _whole_domains(domain: int, domains: int, prefill: int, decode: int) -> dict[int, int]:

@@ -76,6 +76,15 @@ class Points:
         """Devices of one instance."""
         return self.tp * self.pp * self.dp
 
+    @property
+    def lanes(self) -> Array:
+        """Batches that an instance works on side by side: dp ranks, each with a microbatch in every pipeline stage.
+
+        A request is in one of them, and has that share of the instance.
+        """
+        lanes: Array = self.dp * self.pp
+        return lanes
+
     def columns(self, axes: int) -> Points:
         """The same with `axes` axes of length 1 behind, to broadcast against ladders."""
         shape = (-1,) + (1,) * axes

@@ -19,6 +19,7 @@ ROLE = np.dtype(
         ("family", "i8"),
         ("devices", "i8"),
         ("kv", "i8"),
+        ("lanes", "i8"),
         ("dp", "i8"),
         ("links", "i8"),  # devices that share the transfer of one request
         ("token_bytes", "f8"),  # cache of a token on one device [byte]
@@ -37,7 +38,7 @@ ROLE = np.dtype(
 def decode_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array:
     """Every legal decode split at every batch of the ladder, and at the largest that keeps the TPOT bound."""
     points, workload = found.points, costing.setting.workload
-    wide, batch = points.columns(1), ladders.batches(points.dp)
+    wide, batch = points.columns(1), ladders.batches(points.lanes)
     gained = costing.gained(wide)
     tpot = costing.seconds(wide, batch, 0.0) / gained
     aimed = _aim(costing, batch, tpot)
@@ -72,9 +73,9 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Arra
     """Every legal prefill split (which does not speculate) at every token budget."""
     rows = np.flatnonzero(found.points.draft == 0)
     points = found.points[rows]
-    wide, chunk = points.columns(1), points.dp[:, None] * ladders.chunks[None, :]
+    wide, chunk = points.columns(1), points.lanes[:, None] * ladders.chunks[None, :]
     pass_s = costing.seconds(wide, 0.0, chunk)
-    kv_tokens = costing.kv_tokens(wide, sequences_of(costing, chunk, wide.dp), chunk)
+    kv_tokens = costing.kv_tokens(wide, sequences_of(costing, chunk, wide.lanes), chunk)
     legal = most_sequences(costing, wide, kv_tokens) >= 1
     roles = _table(costing, found, rows[np.nonzero(legal)[0]])
     roles["chunk"], roles["pass_s"], roles["kv_tokens"] = chunk[legal], pass_s[legal], kv_tokens[legal]
@@ -82,9 +83,9 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Arra
     return roles
 
 
-def sequences_of(costing: Costing, chunk: Array, dp: Array) -> Array:
-    """Requests that a prefill step takes at once: as many as its token budget holds, at least one a rank."""
-    taken: Array = np.maximum(np.ceil(chunk / costing.demand.uncached), dp)
+def sequences_of(costing: Costing, chunk: Array, lanes: Array) -> Array:
+    """Requests that a prefill step takes at once: as many as its token budget holds, at least one a lane."""
+    taken: Array = np.maximum(np.ceil(chunk / costing.demand.uncached), lanes)
     return taken
 
 
@@ -92,6 +93,7 @@ def _table(costing: Costing, found: Candidates, rows: Array) -> Array:
     roles, points = np.zeros(len(rows), ROLE), found.points[rows]
     roles["index"], roles["family"], roles["devices"] = rows, found.family[rows], points.devices
     roles["kv"], roles["dp"], roles["links"] = points.kv, points.dp, points.tp * points.pp
+    roles["lanes"] = points.lanes
     per_token, _ = cache_bytes(costing.setting.model, found.points.split())
     roles["token_bytes"] = np.broadcast_to(per_token, len(found.points))[rows]
     return roles
@@ -114,7 +116,7 @@ def in_time(costing: Costing, prefill: Array) -> Array:
     """Prefill roles whose requests, if they need not wait, get their first token in time, at the SLO's percentile."""
     if costing.slo.ttft is None:
         return prefill
-    own = costing.demand.uncached * costing.demand.tail * prefill["dp"] * prefill["token_s"]
+    own = costing.demand.uncached * costing.demand.tail * prefill["lanes"] * prefill["token_s"]
     soonest = prefill["pass_s"] + np.maximum(own, prefill["pass_s"])
     kept: Array = prefill[soonest <= costing.slo.ttft.value]
     return kept
@@ -142,9 +144,9 @@ def _grouped(groups: Array) -> list[Array]:
 
 def _wanted(costing: Costing, roles: Array) -> Array:
     """What a prefill role should have little of, a column each."""
-    wanted = [roles["token_s"], roles["dp"] * roles["token_s"], roles["pass_s"], -1.0 * roles["links"]]
-    # A prefix cache wants memory, and keeps a session on its rank; otherwise every rank is a queue that may be free.
-    wanted.append(-roles["kv_tokens"] if costing.demand.hit_share > 0 else -1.0 * roles["dp"])
+    wanted = [roles["token_s"], roles["lanes"] * roles["token_s"], roles["pass_s"], -1.0 * roles["links"]]
+    # A prefix cache wants memory, and keeps a session in its place; otherwise every lane is a queue that may be free.
+    wanted.append(-roles["kv_tokens"] if costing.demand.hit_share > 0 else -1.0 * roles["lanes"])
     return np.stack(wanted, axis=1)
 
 

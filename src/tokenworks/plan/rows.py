@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenworks.costs import step
 from tokenworks.plan.grid import slots
-from tokenworks.plan.points import OVERLAPS, Array
+from tokenworks.plan.points import OVERLAPS
 from tokenworks.plan.result import Binding, FrontPoint, Interval, Ranked
 from tokenworks.plan.roles import sequences_of
 from tokenworks.plan.search import Found
@@ -63,7 +63,7 @@ def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
         roles = (points.role("aggregated", index, setting, **changes),)
     else:
         prefill, chunk = int(cell["prefill"]), int(cell["prefill_chunk"])
-        together = sequences_of(costing, np.array([chunk]), points.dp[prefill : prefill + 1])
+        together = sequences_of(costing, np.array([chunk]), points.lanes[prefill : prefill + 1])
         roles = (
             points.role(
                 "prefill",
@@ -150,7 +150,7 @@ def _spent_together(costing: Costing, found: Found, cell: Any) -> dict[str, floa
     batch, chunk = float(cell["batch"]), float(cell["chunk"])
     gained = float(costing.gained(points)[0])
     coming = batch * demand.isl * (1 - float(cell["hit"])) * gained / demand.osl
-    tokens = max(min(chunk, float(points.dp[0]) * demand.uncached), min(coming, chunk), 1.0)
+    tokens = max(min(chunk, float(points.lanes[0]) * demand.uncached), min(coming, chunk), 1.0)
     decode = _spent(costing, points, batch, 0.0)
     prefill = _spent(costing, points, batch if costing.mixed else 0.0, tokens)
     before = decode if costing.mixed else {}
@@ -171,11 +171,15 @@ def _spent(costing: Costing, points: Any, decode: float, prefill: float) -> dict
         engine=setting.engine,
         overlap=OVERLAPS[int(points.overlap[0])],
     )
+    taken = {name: float(np.asarray(part.seconds).reshape(-1)[0]) for name, part in found.parts.items()}
+    if points.overlap[0]:  # the shorter of talking and computing is hidden behind the other
+        talking = sum(taken.get(name, 0.0) for name in step.COMMUNICATION)
+        shown = 2 * talking > sum(taken.values())
+        taken = {name: seconds for name, seconds in taken.items() if (name in step.COMMUNICATION) == shown}
     spent: dict[str, float] = {}
-    for part in found.parts.values():
-        roof = ROOFS[str(np.asarray(part.bound()).reshape(-1)[0])]
-        seconds: Array = np.asarray(part.seconds).reshape(-1)
-        spent[roof] = spent.get(roof, 0.0) + float(seconds[0])
+    for name, seconds in taken.items():
+        roof = ROOFS[str(np.asarray(found.parts[name].bound()).reshape(-1)[0])]
+        spent[roof] = spent.get(roof, 0.0) + seconds
     return spent
 
 

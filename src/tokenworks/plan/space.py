@@ -11,15 +11,16 @@ import numpy as np
 from tokenworks.plan.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
 from tokenworks.plan.rules import MEMORY, SHAPE, Case, judge, with_memory
 
+WIDEST = 1024  # devices of one instance; the widest that has been reported is EP 320 (CloudMatrix384)
 PIPELINES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 DRAFTS = (0, 1, 3)  # MTP of one module, and the same module run thrice (DeepSeek-V3 on SGLang and TensorRT-LLM)
-CHUNKS = (1024, 2048, 4096, 8192, 16384)  # token budget of one dp rank
-SEQUENCES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of one dp rank
+CHUNKS = (1024, 2048, 4096, 8192, 16384)  # token budget of one lane: a dp rank's microbatch
+SEQUENCES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of one lane
 
 
 @dataclass(frozen=True, slots=True)
 class Ladders:
-    """The settings that are tried of each split: token budget and running sequences of one dp rank.
+    """The settings that are tried of each split: token budget and running sequences of one lane.
 
     A first step of one sequence for the whole instance is added to `sequences`: the fastest that a user can have it.
     """
@@ -32,10 +33,10 @@ class Ladders:
         """What `plan` tries."""
         return cls(np.array(CHUNKS), np.array(SEQUENCES))
 
-    def batches(self, dp: Array) -> Array:
-        """Running sequences per instance: float[len(dp), 1 + len(sequences)]."""
-        per_rank = dp[:, None] * self.sequences[None, :]
-        return np.concatenate([np.ones((len(dp), 1)), per_rank], axis=1)
+    def batches(self, lanes: Array) -> Array:
+        """Running sequences per instance: float[len(lanes), 1 + len(sequences)]."""
+        per_lane = lanes[:, None] * self.sequences[None, :]
+        return np.concatenate([np.ones((len(lanes), 1)), per_lane], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def widths(setting: Setting) -> list[int]:
     hosts = (machine.host * count for count in _smooth(machine.domain // machine.host))
     domains = (machine.domain * count for count in _smooth(machine.devices // machine.domain))
     found = {*divisors(machine.devices), *divisors(machine.domain), *hosts, *domains}
-    return sorted(width for width in found if width <= machine.devices)
+    return sorted(width for width in found if width <= min(machine.devices, WIDEST))
 
 
 def _smooth(most: int) -> Iterator[int]:

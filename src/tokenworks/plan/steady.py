@@ -93,14 +93,14 @@ def accepted_tokens(draft_tokens: FloatArray, acceptance: float) -> FloatArray:
 class Instance:
     """An instance at work; fields broadcast.
 
-    batch : decoding sequences; dp : ranks that share them; gained : tokens a sequence gains in a step
+    batch : decoding sequences; lanes : ranks x microbatches that share them; gained : tokens a sequence gains in a step
     decode_s : a step without prefill [s]; token_s : what one more prefill token adds to it [s]
-    budget : most prefill tokens of a step, all ranks; mixed : prefill and decode share a step
+    budget : most prefill tokens of a step, all lanes; mixed : prefill and decode share a step
     kv_tokens : what it can cache; servers : queues that a request can be sent to
     """
 
     batch: FloatArray
-    dp: FloatArray
+    lanes: FloatArray
     gained: FloatArray
     decode_s: FloatArray
     token_s: FloatArray
@@ -184,12 +184,12 @@ def hit_share(demand: Demand, at: Instance, full: FloatArray, slope: FloatArray)
 def _own_prefill(demand: Demand, at: Instance, hit: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Time to prefill a request, mean and at the TTFT percentile [s].
 
-    It has one rank while the others prefill theirs, and in mixed steps the decodes of each of its passes.
+    It has one lane while the others prefill theirs, and in mixed steps the decodes of each of its passes.
     """
 
     def lasts(tokens: FloatArray) -> FloatArray:
-        alone = tokens * at.dp * at.token_s
-        return alone + np.maximum(1.0, tokens * at.dp / at.budget) * at.decode_s if at.mixed else alone
+        alone = tokens * at.lanes * at.token_s
+        return alone + np.maximum(1.0, tokens * at.lanes / at.budget) * at.decode_s if at.mixed else alone
 
     tokens = demand.isl * (1 - hit)
     return lasts(tokens), lasts(tokens * demand.tail)
@@ -239,12 +239,13 @@ def waiting(
 class Prefill:
     """A prefill role; fields broadcast.
 
-    instances : x; dp : ranks of each; token_s : time of one prefill token over all ranks of an instance [s]
+    instances : x; lanes : batches that each works on side by side (ranks x microbatches)
+    token_s : time of one prefill token over all lanes of an instance [s]
     pass_s : one full chunk [s], the least that a request takes; kv_tokens : that one instance can cache
     """
 
     instances: FloatArray
-    dp: FloatArray
+    lanes: FloatArray
     token_s: FloatArray
     pass_s: FloatArray
     kv_tokens: FloatArray
@@ -277,9 +278,9 @@ def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray
         hit = demand.hit_share * np.minimum(1.0, role.instances * role.kv_tokens / (kept * rate))
     uncached = demand.isl * (1 - hit)
     busy = rate / role.instances * uncached * role.token_s
-    mean = np.maximum(uncached * role.dp * role.token_s, role.pass_s)
-    tail = np.maximum(uncached * demand.tail * role.dp * role.token_s, role.pass_s)
-    servers = role.instances * role.dp if demand.hit_share == 0 else 1
+    mean = np.maximum(uncached * role.lanes * role.token_s, role.pass_s)
+    tail = np.maximum(uncached * demand.tail * role.lanes * role.token_s, role.pass_s)
+    servers = role.instances * role.lanes if demand.hit_share == 0 else 1
     wait, long_wait = waiting(busy, mean, demand.cv, servers, demand.ttft_share)
     return Serving(
         rate=rate,

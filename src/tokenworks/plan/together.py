@@ -39,8 +39,8 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
 
 def _ladder(points: Points, ladders: Ladders) -> tuple[Array, Array]:
     """Batches and token budgets of each point, on axes 1 and 2."""
-    chunk = points.dp[:, None] * ladders.chunks[None, :]
-    return ladders.batches(points.dp)[:, :, None], chunk[:, None, :]
+    chunk = points.lanes[:, None] * ladders.chunks[None, :]
+    return ladders.batches(points.lanes)[:, :, None], chunk[:, None, :]
 
 
 def climb(costing: Costing, points: Points, ladders: Ladders, replicas: Array) -> Grid:
@@ -67,17 +67,17 @@ def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple
     float[points, batches] each. The third is the TTFT, at its percentile, that no load goes below: float[points].
     """
     points, demand = found.points, costing.demand
-    batch, wide = ladders.batches(points.dp), points.columns(1)
+    batch, wide = ladders.batches(points.lanes), points.columns(1)
     gained = costing.gained(wide)
     decode_s = costing.seconds(wide, batch, 0.0)
-    chunk = points.dp[:, None] * ladders.chunks[None, :]
+    chunk = points.lanes[:, None] * ladders.chunks[None, :]
     token_s = (costing.seconds(wide, 0.0, chunk) / chunk).min(axis=1, keepdims=True)
     step = np.maximum(decode_s, batch * demand.uncached * gained / demand.osl * token_s)
     speed, total = gained / step, batch * gained / step
     higher = np.maximum(total, np.concatenate([total[:, 1:], total[:, -1:]], axis=1))
     machine = costing.setting.machine
     charged = points.devices if costing.load else machine.devices / found.replicas
-    soonest = demand.uncached * demand.tail * points.dp * token_s[:, 0]
+    soonest = demand.uncached * demand.tail * points.lanes * token_s[:, 0]
     return speed, higher / charged[:, None], soonest
 
 

@@ -71,9 +71,10 @@ def read_role(text: str, setting: Setting) -> Role:
         raise SpecError(f"{first['loc'][-1]}={first['input']}: {first['msg'].lower()}", where=WHERE) from None
     if "chunk_tokens" in given:
         return role
-    need = role.max_sequences * (1 + role.draft_tokens) / parallel.dp
-    rank = next((chunk for chunk in CHUNKS if chunk >= need), CHUNKS[-1])
-    return role.model_copy(update={"chunk_tokens": rank * parallel.dp})
+    lanes = parallel.dp * parallel.pp
+    need = role.max_sequences * (1 + role.draft_tokens) / lanes
+    per_lane = next((chunk for chunk in CHUNKS if chunk >= need), CHUNKS[-1])
+    return role.model_copy(update={"chunk_tokens": per_lane * lanes})
 
 
 def why(costing: Costing, text: str) -> Why:
@@ -85,13 +86,13 @@ def why(costing: Costing, text: str) -> Why:
     given = {term.partition("=")[0].strip() for term in text.split(",")}
     legal = candidates(setting, Points.of(role))
     shortlist = Shortlist(costing.slo, keep=1)
-    dp = role.parallel.dp
+    lanes = role.parallel.dp * role.parallel.pp
     ladders = Ladders.default()
     if "chunk_tokens" in given:
-        ladders = Ladders(np.array([role.chunk_tokens / dp]), ladders.sequences)
+        ladders = Ladders(np.array([role.chunk_tokens / lanes]), ladders.sequences)
     if "max_sequences" in given:
-        batch = np.full((1, 1, 1), max(role.max_sequences - dp, 1.0))
-        shortlist.offer(together.at_batch(costing, legal, batch, dp * ladders.chunks.reshape(1, 1, -1)))
+        batch = np.full((1, 1, 1), max(role.max_sequences - lanes, 1.0))
+        shortlist.offer(together.at_batch(costing, legal, batch, lanes * ladders.chunks.reshape(1, 1, -1)))
     else:
         together.search(costing, legal, ladders, shortlist)
     if not len(shortlist.best):

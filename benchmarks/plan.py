@@ -1,0 +1,76 @@
+"""Speed of the plan, on one core: `python benchmarks/plan.py`.
+
+Three figures, each the best of three runs after one that warms up:
+- legal candidates estimated per second: every legal split of DeepSeek-R1 on scaleX40 at every batch and token budget,
+  with nothing ruled out; the cells that the KV cache does not hold are computed, too, and not counted. An estimate is
+  the whole of it: memory, one decode step and one mixed step of the cost model, the steady state with its prefix
+  cache, queue and percentiles. CPU seconds of the process, which has one thread.
+- the whole plan of the same, disaggregated deployments and ranking included, from names to typed result: wall seconds.
+- the command, in a new process, with imports and reading of files: wall seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import tokenworks
+from tokenworks.plan.api import prepare
+from tokenworks.plan.space import Candidates, Ladders, candidates, splits
+from tokenworks.plan.steps import Costing
+from tokenworks.plan.together import BLOCK, climb
+
+MODEL, MACHINE, SLO = "deepseek-ai/DeepSeek-R1", "scalex40", "ttft=2s,tpot=50ms"
+CASES = {"4000 in, 1000 out": {"isl": 4000.0, "osl": 1000.0, "slo": SLO}, "agent": {"workload": "agent"}}
+
+
+def best(run: Callable[[], None], clock: Callable[[], float]) -> float:
+    run()
+    times = []
+    for _ in range(3):
+        begun = clock()
+        run()
+        times.append(clock() - begun)
+    return min(times)
+
+
+def candidates_per_second(costing: Costing) -> tuple[int, float]:
+    found: Candidates = candidates(costing.setting, splits(costing.setting))
+    ladders, count = Ladders.default(), 0
+
+    def run() -> None:
+        nonlocal count
+        count = 0
+        for start in range(0, len(found.points), BLOCK):
+            some = slice(start, start + BLOCK)
+            count += int(climb(costing, found.points[some], ladders, found.replicas[some]).legal.sum())
+
+    seconds = best(run, time.process_time)
+    return count, count / seconds
+
+
+def main() -> None:
+    for name, asked in CASES.items():
+        given = dict.fromkeys(("workload", "isl", "osl", "rate", "concurrency", "slo", "assume")) | asked
+        costing = prepare(MODEL, MACHINE, engine="vllm", **given)  # type: ignore[arg-type]
+        count, rate = candidates_per_second(costing)
+        print(f"{name}: {count:,} candidates in full, {rate:,.0f} a second on one core (target 200,000)")
+        wall = best(lambda asked=asked: tokenworks.plan(MODEL, MACHINE, **asked), time.perf_counter)  # type: ignore[misc]
+        plan = tokenworks.plan(MODEL, MACHINE, **asked)  # type: ignore[arg-type]
+        print(f"{name}: whole plan {wall:.2f} s wall (target 3), {plan.considered:,} considered, {plan.legal:,} legal,")
+        print(
+            f"  {plan.estimated:,} estimated, best {plan.best.deployment} at {plan.best.output_tok_s_per_device:,.1f}"
+        )
+    command = [sys.executable, "-m", "tokenworks", "plan", MODEL, "--on", MACHINE, "--isl", "4000", "--osl", "1000"]
+    wall = best(
+        lambda: subprocess.run([*command, "--slo", SLO, "-o", "json"], check=True, stdout=subprocess.DEVNULL) and None,
+        time.perf_counter,
+    )
+    print(f"command, -o json: {wall:.2f} s wall; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
