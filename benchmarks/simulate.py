@@ -109,7 +109,7 @@ def measure(name: str, count: int) -> dict[str, object]:
     title, generate, cluster = CASES[name]
     traffic = generate(count, np.random.default_rng(1))
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    first = min(count, 20_000)
+    first = min(count, 20_000 * max(1, cluster.pools[0].instances // 4))
     saturated, _ = play(cluster, traffic, 1e9, first)
     rate = LOAD * first / float(np.percentile(saturated.end_s, 95)) * 0.95
     begun = time.perf_counter()
