@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import tokenworks
 from tokenworks.plan.api import prepare
@@ -24,10 +26,13 @@ from tokenworks.plan.steps import Costing
 from tokenworks.plan.together import BLOCK, climb
 
 MODEL, MACHINE, SLO = "deepseek-ai/DeepSeek-R1", "scalex40", "ttft=2s,tpot=50ms"
-CASES = {"4000 in, 1000 out": {"isl": 4000.0, "osl": 1000.0, "slo": SLO}, "agent": {"workload": "agent"}}
+CASES: dict[str, dict[str, Any]] = {
+    "4000 in, 1000 out": {"isl": 4000.0, "osl": 1000.0, "slo": SLO},
+    "agent": {"workload": "agent"},
+}
 
 
-def best(run: Callable[[], None], clock: Callable[[], float]) -> float:
+def best(run: Callable[[], object], clock: Callable[[], float]) -> float:
     run()
     times = []
     for _ in range(3):
@@ -55,20 +60,18 @@ def candidates_per_second(costing: Costing) -> tuple[int, float]:
 def main() -> None:
     for name, asked in CASES.items():
         given = dict.fromkeys(("workload", "isl", "osl", "rate", "concurrency", "slo", "assume")) | asked
-        costing = prepare(MODEL, MACHINE, engine="vllm", **given)  # type: ignore[arg-type]
+        costing = prepare(MODEL, MACHINE, engine="vllm", **given)
         count, rate = candidates_per_second(costing)
         print(f"{name}: {count:,} candidates in full, {rate:,.0f} a second on one core (target 200,000)")
-        wall = best(lambda asked=asked: tokenworks.plan(MODEL, MACHINE, **asked), time.perf_counter)  # type: ignore[misc]
-        plan = tokenworks.plan(MODEL, MACHINE, **asked)  # type: ignore[arg-type]
+        wall = best(partial(tokenworks.plan, MODEL, MACHINE, **asked), time.perf_counter)
+        plan = tokenworks.plan(MODEL, MACHINE, **asked)
         print(f"{name}: whole plan {wall:.2f} s wall (target 3), {plan.considered:,} considered, {plan.legal:,} legal,")
         print(
             f"  {plan.estimated:,} estimated, best {plan.best.deployment} at {plan.best.output_tok_s_per_device:,.1f}"
         )
     command = [sys.executable, "-m", "tokenworks", "plan", MODEL, "--on", MACHINE, "--isl", "4000", "--osl", "1000"]
-    wall = best(
-        lambda: subprocess.run([*command, "--slo", SLO, "-o", "json"], check=True, stdout=subprocess.DEVNULL) and None,
-        time.perf_counter,
-    )
+    command += ["--slo", SLO, "-o", "json"]
+    wall = best(partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL), time.perf_counter)
     print(f"command, -o json: {wall:.2f} s wall; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 
 

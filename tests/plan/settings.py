@@ -39,7 +39,7 @@ def costing(
     return Costing(made, rates(made.machine, load_calibration()), Slo.parse(slo), load)
 
 
-def role(max_sequences: int = 1, chunk_tokens: int = 8192, **widths: int) -> Role:
+def role(max_sequences: int = 1, chunk_tokens: int = 8192, **widths: int | str) -> Role:
     names = Parallel.model_fields
     parallel = Parallel.model_validate({name: width for name, width in widths.items() if name in names})
     rest = {name: value for name, value in widths.items() if name not in names}

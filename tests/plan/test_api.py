@@ -71,7 +71,7 @@ def test_the_package_is_callable_once_it_is_imported() -> None:
     import tokenworks.plan as room
 
     assert callable(room)
-    assert room(SMALL_MOE, "hgx-h100", isl=500, osl=50, slo="", top=1).best.rank == 1  # type: ignore[operator]
+    assert room(SMALL_MOE, "hgx-h100", isl=500, osl=50, slo="", top=1).best.rank == 1
 
 
 def test_every_workload_of_the_catalog_is_planned() -> None:

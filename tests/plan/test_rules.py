@@ -9,7 +9,7 @@ from tests.plan.settings import DENSE, R1, SMALL_MOE, role, setting
 from tokenworks.plan.points import Points
 from tokenworks.plan.rules import MEMORY, SHAPE, Case, explain, judge, with_memory
 from tokenworks.plan.space import splits
-from tokenworks.specs.deployment import Role
+from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.workload import Workload
 
 LONG = Workload(name="long", isl=200_000, osl=10)
@@ -72,8 +72,8 @@ def test_weights_say_by_how_much_they_do_not_fit() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["vllm", "sglang", "trtllm"]))
-def test_judging_arrays_is_explaining_each(seed: int, engine: str) -> None:
-    made = setting(R1, "2xhgx-h20", engine)  # type: ignore[arg-type]
+def test_judging_arrays_is_explaining_each(seed: int, engine: EngineName) -> None:
+    made = setting(R1, "2xhgx-h20", engine)
     points = splits(made)
     some = points[np.random.default_rng(seed).integers(0, len(points), 8)]
     shaped, _ = judge(Case(some, made), SHAPE)

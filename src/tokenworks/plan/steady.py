@@ -200,6 +200,7 @@ def _tpot_tail(demand: Demand, at: Instance, per_step: FloatArray) -> FloatArray
 
     While a request decodes, B others begin, Poisson, with variation cv in their uncached tokens: their sum has the
     relative deviation sqrt((1 + cv^2) / B), taken as normal. No mixed step takes more than its budget.
+    That the batch itself varies where requests come as they like is left to simulation.
     """
     above = max(NormalDist().inv_cdf(demand.tpot_share), 0.0)
     most = per_step * (1 + above * np.sqrt((1 + demand.cv**2) / at.batch))
