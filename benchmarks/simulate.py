@@ -27,7 +27,7 @@ COPY = 12_031  # requests of one pass of the Mooncake trace
 
 
 def cost(tokens: int) -> StepCost:
-    return StepCost(0.010 + 1.2e-5 * np.arange(tokens + 1), 0.0, 2.6e-9, 1e-11)
+    return StepCost(np.linspace(0.010, 0.010 + 1.2e-5 * tokens, tokens + 1), 0.0, 2.6e-9, 1e-11)
 
 
 def lognormal(rng: np.random.Generator, mean: float, median: float, most: int, count: int) -> np.ndarray:
@@ -112,6 +112,7 @@ def measure(name: str, count: int) -> dict[str, object]:
     first = min(count, 20_000 * max(1, cluster.pools[0].instances // 4))
     saturated, _ = play(cluster, traffic, 1e9, first)
     rate = LOAD * first / float(np.percentile(saturated.end_s, 95)) * 0.95
+    del saturated
     begun = time.perf_counter()
     outcome, kernel_s = play(cluster, traffic, rate, count)
     total_s = time.perf_counter() - begun

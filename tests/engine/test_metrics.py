@@ -65,7 +65,7 @@ def test_gaps_of_the_histogram_are_those_of_the_requests() -> None:
     """The mean over all gaps is the mean over requests of (end - first) weighted by their gaps."""
     rng = np.random.default_rng(3)
     requests = Requests.of(np.cumsum(rng.exponential(0.05, 300)), rng.integers(1, 400, 300), rng.integers(1, 90, 300))
-    cost = StepCost(0.004 + 2e-5 * np.arange(1001), 1e-5, 1e-7)
+    cost = StepCost(np.linspace(0.004, 0.024, 1001), 1e-5, 1e-7)
     outcome = engine.run(Cluster((Pool(cost, Limits(16, 1000, 1000)),)), requests)
     gaps = requests.output_tokens.sum() - 300
     assert outcome.itl_counts.sum() == gaps
