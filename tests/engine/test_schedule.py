@@ -1,0 +1,179 @@
+"""Small scenarios by hand, played by the oracle and by the kernel: what the engines' schedulers do, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tokenworks.engine import engine, reference
+from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, Status, StepCost, Transfer
+
+Run = Callable[[Cluster, Requests], Outcome]
+both = pytest.mark.parametrize("run", [reference.run, engine.run], ids=["reference", "kernel"])
+TICK = StepCost(np.full(1001, 1.0))  # every step takes a second
+
+
+def one(limits: Limits, cost: StepCost = TICK) -> Cluster:
+    return Cluster((Pool(cost, limits),))
+
+
+@both
+def test_step_time_by_hand(run: Run) -> None:
+    """Prompt of 3 alone, then a decode step over 4 tokens of context, then over 5.
+
+    Prefill: f(3) + c (1 + 2 + 3); decode: f(1) + a + 4 b, f(1) + a + 5 b.
+    """
+    table = np.array([9.0, 1.0, 2.0, 4.0, 8.0])
+    outcome = run(one(Limits(2, 4, 10), StepCost(table, 0.5, 0.25, 0.125)), Requests.of([0.0], [3], [3]))
+    assert outcome.first_token_s[0] == 4.0 + 6 * 0.125
+    assert outcome.end_s[0] == 4.75 + (1 + 0.5 + 4 * 0.25) + (1 + 0.5 + 5 * 0.25)
+
+
+@both
+def test_vllm_mixes_a_chunk_with_decodes(run: Run) -> None:
+    """Budget 10: 1 decodes while the prompt of 25 takes 9 a step, so its first token comes after three steps."""
+    outcome = run(one(Limits(2, 10, 100)), Requests.of([0.0, 1.0], [8, 25], [10, 2]))
+    assert outcome.first_token_s.tolist() == [1, 4]
+    assert outcome.end_s.tolist() == [10, 5]
+
+
+@both
+def test_sglang_prefills_first(run: Run) -> None:
+    """The same in SGLang: three steps of prefill alone (chunk 10), in which nobody decodes."""
+    outcome = run(one(Limits(2, 10, 100, policy="sglang")), Requests.of([0.0, 1.0], [8, 25], [10, 2]))
+    assert outcome.first_token_s.tolist() == [1, 4]
+    assert outcome.end_s.tolist() == [13, 5]
+
+
+@both
+def test_what_arrives_in_a_step_waits_for_the_next(run: Run) -> None:
+    """One sent at the very end of a step is in the next; one sent just after it is not."""
+    outcome = run(one(Limits(3, 10, 100)), Requests.of([0.0, 1.0, 1.5], [1, 1, 1], [5, 1, 1]))
+    assert outcome.scheduled_s.tolist() == [0, 1, 2]
+
+
+@both
+def test_the_last_admitted_is_preempted_and_comes_back_first(run: Run) -> None:
+    """Six blocks of 4. Two prompts of 8 fill 4; both need a third at once and get it; for the fourth there is no block,
+    so the younger gives way (8 + 5 tokens to compute again) and returns, before the third, when the older has ended."""
+    outcome = run(one(Limits(2, 100, 6, 4)), Requests.of([0.0, 0.0, 0.5], [8, 8, 8], [9, 9, 1]))
+    assert outcome.preemptions.tolist() == [0, 1, 0]
+    assert outcome.end_s[0] == 9
+    assert outcome.scheduled_s[2] >= 9
+    assert outcome.pools[0].prefill_tokens == 24 + 8 + 5
+    assert outcome.end_s[1] == 9 + 1 + 3
+
+
+@both
+def test_a_whole_prompt_must_fit_before_it_is_admitted(run: Run) -> None:
+    """Ten blocks of 4: beside 5 + 1 held, a prompt of 20 must wait although its first chunk would fit."""
+    outcome = run(one(Limits(2, 8, 10, 4)), Requests.of([0.0, 1.0], [24, 20], [5, 1]))
+    assert outcome.scheduled_s.tolist() == [0, outcome.end_s[0]]
+
+
+@both
+def test_watermark_and_reserve(run: Run) -> None:
+    """The second prompt (2 blocks) fits beside the first (2 of 5), but not with two blocks to be left free."""
+    requests = Requests.of([0.0, 0.0], [8, 8], [3, 1])
+    for limits, admitted in (
+        (Limits(2, 100, 5, 4), 0),
+        (Limits(2, 100, 5, 4, watermark_blocks=2), 3),
+        (Limits(2, 100, 5, 4, reserve_tokens=4), 0),
+        (Limits(2, 100, 5, 4, reserve_tokens=5), 3),
+    ):
+        assert run(one(limits), requests).scheduled_s[1] == admitted
+
+
+def sharing(policy: str) -> Outcome:
+    limits = Limits(4, 100, 100, 4, prefix_caching=True, policy=policy)  # type: ignore[arg-type]
+    ids = np.tile([1, 2, 3], 3)
+    requests = Requests.of([0.0, 0.0, 5.0], [12, 12, 13], [2, 2, 2], block_ids=ids, block_offsets=[0, 3, 6, 9])
+    slow, fast = reference.run(one(limits), requests), engine.run(one(limits), requests)
+    assert slow.cached_tokens.tolist() == fast.cached_tokens.tolist()
+    return fast
+
+
+def test_prefix_hits() -> None:
+    """vLLM shares blocks within a step, SGLang from the next; the last token of a prompt is always computed."""
+    assert sharing("vllm").cached_tokens.tolist() == [0, 8, 12]
+    assert sharing("sglang").cached_tokens.tolist() == [0, 0, 12]
+
+
+@both
+def test_the_least_recently_used_is_forgotten_from_its_end(run: Run) -> None:
+    """Six blocks of 4: chain A takes 3 and a bit, B 2 and a bit; C needs two, so A keeps only its root."""
+    chains = [[1, 2, 3], [11, 12], [21, 22], [1, 2, 3]]
+    requests = Requests.of(
+        [0.0, 10.0, 20.0, 30.0], [13, 9, 5, 13], [1] * 4,
+        block_ids=np.concatenate(chains), block_offsets=[0, 3, 5, 7, 10],
+    )  # fmt: skip
+    outcome = run(one(Limits(1, 100, 6, 4, prefix_caching=True)), requests)
+    assert outcome.cached_tokens.tolist() == [0, 0, 0, 4]
+
+
+@both
+def test_a_later_turn_finds_what_the_earlier_one_wrote(run: Run) -> None:
+    """Names beyond the prompt are those of the answer: 8 + 5 tokens, of which 12 are cached, three whole blocks."""
+    requests = Requests.of([0.0, 2.5], [8, 20], [5, 1], after=[-1, 0], block_ids=[1, 2, 3, 1, 2, 3, 4, 5],
+                           block_offsets=[0, 3, 8])  # fmt: skip
+    outcome = run(one(Limits(1, 100, 20, 4, prefix_caching=True)), requests)
+    assert outcome.cached_tokens.tolist() == [0, 12]
+    assert outcome.arrival_s.tolist() == [0, 5 + 2.5]
+
+
+@both
+def test_priority_admits_first_and_is_preempted_last(run: Run) -> None:
+    """Class 0 passes one of class 1; when blocks run out the other of class 1 gives way, and later the last of both."""
+    requests = Requests.of([0.0, 0.0, 0.0], [8, 8, 8], [9, 9, 9], priority=[1, 1, 0])
+    outcome = run(one(Limits(2, 100, 6, 4)), requests)
+    assert outcome.scheduled_s[:3].tolist() == [0, outcome.scheduled_s[1], 0]
+    assert outcome.preemptions.tolist() == [1, 1, 0]
+
+
+@both
+def test_drafts(run: Run) -> None:
+    """1.5 tokens a step: 7 tokens after the first take five steps; each decode step holds two tokens of budget."""
+    outcome = run(one(Limits(2, 10, 100, draft_tokens=1, tokens_per_step=1.5)), Requests.of([0.0], [4], [8]))
+    assert outcome.end_s[0] == 1 + 5
+    assert outcome.pools[0].output_tokens == 8
+
+
+@both
+def test_lockstep_takes_the_hottest_rank(run: Run) -> None:
+    """Two ranks, 4 and 8 tokens: f(12) + 2 c max(10, 36)."""
+    table = np.arange(1.0, 202.0)
+    cluster = Cluster((Pool(StepCost(table, 0, 0, 0.5), Limits(2, 100, 100), ranks=2),))
+    outcome = run(cluster, Requests.of([0.0, 0.0], [4, 8], [1, 1]))
+    assert outcome.rank.tolist() == [0, 1]
+    assert outcome.end_s.tolist() == [13 + 2 * 0.5 * 36] * 2
+
+
+@both
+def test_transfers_share_links_and_hold_blocks(run: Run) -> None:
+    """Two prefills of 10 end at 1 s; their KV goes one after the other: 0.5 + 10 x 0.1 x (1 - 0.5) s each."""
+    pools = (Pool(TICK, Limits(4, 100, 100), role="prefill"), Pool(TICK, Limits(4, 100, 100), role="decode"))
+    cluster = Cluster(pools, transfer=Transfer(0.5, 0.1, 0.5), window_s=0.25)
+    outcome = run(cluster, Requests.of([0.0, 0.0], [10, 10], [2, 2]))
+    assert outcome.first_token_s.tolist() == [1, 1]
+    assert outcome.end_s.tolist() == [3, 4]
+    assert outcome.series[:, 2].tolist() == [2] * 3 + [4] * 4 + [3] * 4 + [1] * 4 + [0]
+
+
+@both
+def test_a_client_with_two_slots(run: Run) -> None:
+    """Closed loop: the third is sent when the first ends, and counts its time from there."""
+    cluster = Cluster((Pool(TICK, Limits(8, 100, 100)),), concurrency=2)
+    outcome = run(cluster, Requests.of([0.0] * 4, [5] * 4, [2, 3, 2, 2]))
+    assert outcome.arrival_s.tolist() == [0, 0, 2, 3]
+    assert outcome.status.tolist() == [Status.COMPLETED] * 4
+
+
+@both
+def test_routers(run: Run) -> None:
+    """Round robin takes turns; least loaded goes where fewest are, the first of equals."""
+    requests = Requests.of([0.0, 0.1, 0.2, 4.0], [5] * 4, [9, 2, 9, 1])
+    for name, ranks in (("round_robin", [0, 1, 0, 1]), ("least_loaded", [0, 1, 0, 1])):
+        cluster = Cluster((Pool(TICK, Limits(8, 100, 100), instances=2),), Router(name))  # type: ignore[arg-type]
+        assert run(cluster, requests).rank.tolist() == ranks
