@@ -52,12 +52,14 @@ def checkpoint(name: str, weights: str) -> Model:
 
     Parameters
     ----------
-    weights : bf16, fp8, fp4, int4 or int8
+    weights : bf16, fp8, fp4, int4 or int8; or native: as the checkpoint of that name stores them
 
     Raises
     ------
     SpecError : a model or a dtype that is not known
     """
+    if weights == "native":
+        return load_model(name)
     if weights not in RECIPES:
         raise SpecError(f"weights {weights!r}", hint=f"want one of {', '.join(RECIPES)}")
     own = load_model(name)

@@ -25,12 +25,14 @@ ALL = 1.0
 class Predicted:
     """What was predicted of one point: tpot, ttft [s], rate [token/s per device] of the tokens that the point counts.
 
+    batch : decoding sequences of an instance in a step, on average; of the last role
     spread : the 80 % interval is [x / spread, x spread]; why : the reason where nothing was predicted
     """
 
     tpot: float | None = None
     ttft: float | None = None
     rate: float | None = None
+    batch: float = 0.0
     spread: float = 1.0
     why: str = ""
 
@@ -78,6 +80,7 @@ def _read(outcome: Outcome, made: Case) -> Predicted:
         tpot=float(middle(tpot)) if len(tpot) else None,
         ttft=float(np.mean(ttft) if point.measured.ttft_mean else np.median(ttft)),
         rate=tokens / seconds / point.devices,
+        batch=outcome.pools[-1].mean_batch,
         spread=made.site.rates.spread,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -35,6 +36,8 @@ WAVES = 10
 
 MOST_REQUESTS = 20_000
 LEAST_WAVES = 4
+
+_SYSTEM = re.compile(r"([0-9]+x)?(" + "|".join(map(re.escape, load.catalog_names("system"))) + ")(@.+)?")
 
 OFFLINE = 2_000
 """Requests that are queued at once where a point does not say how many."""
@@ -80,7 +83,15 @@ def systems_of(device: str) -> tuple[str, ...]:
 
 @functools.cache
 def machine_of(device: str, workers: tuple[Worker, ...]) -> Machine:
-    """Enough hosts (or supernodes) of a device for all workers: one of up to a host's size has a host of its own."""
+    """Enough hosts (or supernodes) of a device for all workers; or the machine itself, where a system is named.
+
+    A worker of up to a host's size lies in one host.
+    """
+    if load.is_path(device) or (_SYSTEM.fullmatch(device) and device not in load.catalog_names("device")):
+        try:
+            return machine(device)
+        except SpecError as error:
+            raise Skipped(f"{device}: {error.message}") from None
     names = systems_of(device)
     if not names:
         raise Skipped(f"no system of the catalog has the device {device}")

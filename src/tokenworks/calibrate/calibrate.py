@@ -1,0 +1,225 @@
+"""Fit a calibration on measured points, and write it as a catalog file with its errors and its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from tokenworks.calibrate.factors import LATENCIES, Factor, factors_of, turned
+from tokenworks.calibrate.fit import Fit, Problem, fit
+from tokenworks.calibrate.leave import INTERVAL, Left, conformal, leave_out
+from tokenworks.calibrate.points import Point
+from tokenworks.calibrate.score import errors
+from tokenworks.calibrate.validate import predict_all
+from tokenworks.costs.arrays import Floats
+from tokenworks.errors import SpecError
+from tokenworks.specs.calibration import Calibration, Family, Like
+from tokenworks.specs.provenance import Quantity
+
+LEAST_POINTS = 3
+"""Fewer points than this calibrate nothing."""
+
+DIGITS = 3
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A calibration, and what it came from.
+
+    systems : each device left out; empty where there is only one
+    """
+
+    calibration: Calibration
+    prior: Calibration
+    fit: Fit
+    problem: Problem
+    systems: list[Left]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data: how many constants, each one's turn, errors before, after and left out."""
+        before = self.problem.errors([], np.zeros(0))
+        return {
+            "name": self.calibration.name,
+            "grade": self.calibration.grade,
+            "prior": self.prior.name,
+            "fitted_on": self.calibration.fitted_on,
+            "data_sha256": self.calibration.data_sha256,
+            "constants": len(self.fit.factors),
+            "tpot_before": _scored(before),
+            "tpot_in_sample": _scored(self.fit.errors),
+            "left_out_systems": [left.plain() for left in self.systems],
+            "factors": {
+                factor.name: float(np.exp(turn)) for factor, turn in zip(self.fit.factors, self.fit.theta, strict=True)
+            },
+            "spreads": {name: family.spread.value for name, family in self.calibration.families.items()},
+        }
+
+    def ablation(self) -> list[dict[str, Any]]:
+        """In-sample TPOT error without each constant, the others as fitted: worst first."""
+        whole, rows = _scored(self.fit.errors), []
+        for j, factor in enumerate(self.fit.factors):
+            theta = self.fit.theta.copy()
+            theta[j] = 0.0
+            found = _scored(self.problem.errors(self.fit.factors, theta))
+            rows.append({"without": factor.name, "median_ape": found["median_ape"], "mape": found["mape"],
+                         "mape_lost": found["mape"] - whole["mape"]})  # fmt: skip
+        return sorted(rows, key=lambda row: -row["mape_lost"])
+
+
+def calibrate(
+    points: Sequence[Point], prior: Calibration, *, name: str, fitted_on: str, data_sha256: str,
+    without: Sequence[str] = (), say: Say | None = None,
+) -> Calibrated:  # fmt: skip
+    """Simulate the points with the prior, fit the factors of their families, and leave out each system for the spread.
+
+    Parameters
+    ----------
+    without : models that are not fitted on
+    """
+    problem = problem_of(points, prior, without, say)
+    factors = factors_of(problem.families)
+    if say:
+        say(f"fitting {len(factors)} constants")
+    whole = fit(problem, factors)
+    devices = {p.device for p, e in zip(problem.points, whole.errors, strict=True) if np.isfinite(e)}
+    systems, unseen = leave_out(problem, factors, "system", say) if len(devices) > 1 else ([], whole.errors)
+    source = f"fit of {len(factors)} factors on {fitted_on}"
+    made = _rounded(turned(prior, factors, whole.theta), prior, factors, source)
+    made = made.model_copy(
+        update={
+            "name": name,
+            "title": f"Fitted on {fitted_on}",
+            "grade": "end-to-end-calibrated",
+            "fitted_on": fitted_on,
+            "data_sha256": data_sha256,
+            **_spreads(made, problem, unseen, left_out=bool(systems)),
+        }
+    )
+    return Calibrated(made, prior, whole, problem, systems)
+
+
+def problem_of(
+    points: Sequence[Point], prior: Calibration, without: Sequence[str] = (), say: Say | None = None
+) -> Problem:
+    """The points in closed form, anchored to a simulation with the prior."""
+    usable = [point for point in points if point.load == "closed" and point.measured.tpot]
+    if len(usable) < LEAST_POINTS:
+        raise SpecError(
+            f"{len(usable)} points have a TPOT in a closed loop", hint=f"at least {LEAST_POINTS} of them are needed"
+        )
+    problem = Problem.of(usable, predict_all(usable, prior, say=say), prior, without)
+    if not problem.found:
+        raise SpecError("none of the points can be predicted", hint="`validate` says why")
+    return problem
+
+
+def _scored(log_errors: Floats) -> dict[str, Any]:
+    ratios = np.exp(log_errors[np.isfinite(log_errors)])
+    found = errors([(float(ratio), 1.0, 1.0) for ratio in ratios])
+    assert found is not None
+    return {key: value for key, value in asdict(found).items() if key != "inside_interval"}
+
+
+# ── provenance ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rounded(made: Calibration, prior: Calibration, factors: Sequence[Factor], source: str) -> Calibration:
+    """Fitted numbers to three digits, each with its source."""
+    families = dict(made.families)
+    changes: dict[str, Any] = {}
+    for factor in factors:
+        if factor.family is None:
+            was = getattr(prior, factor.field)
+            changes[factor.field] = _fitted(getattr(made, factor.field), was, factor.field, source)
+            continue
+        family, old = families[factor.family], prior.families[factor.family]
+        if factor.field == "gemm":
+            gemm = {key: _fitted(util, old.gemm[key], "gemm", source) for key, util in family.gemm.items()}
+            families[factor.family] = family.model_copy(update={"gemm": gemm})
+        else:
+            new = _fitted(getattr(family, factor.field), getattr(old, factor.field), factor.field, source)
+            families[factor.family] = family.model_copy(update={factor.field: new})
+    return made.model_copy(update={"families": families, **changes})
+
+
+def _fitted(found: Quantity, prior: Quantity, field: str, source: str) -> Quantity:
+    assert found.value is not None
+    value = float(f"{found.value:.{DIGITS}g}")
+    written = f"{1e6 * value:.{DIGITS}g} us" if field in LATENCIES else f"{value:.{DIGITS}g}"
+    return Quantity(
+        value=value, status="derived", source=source, note=f"prior {prior.written}: {prior.source}", written=written,
+        unit=found.unit,
+    )  # fmt: skip
+
+
+def _spreads(made: Calibration, problem: Problem, unseen: Floats, *, left_out: bool) -> dict[str, Any]:
+    """The 80 % interval of each family, from errors that no fit had seen; others keep theirs, or the widest."""
+    families, widest = dict(made.families), 1.0
+    how = "systems left out of the fit" if left_out else "in sample: one system only"
+    for name in problem.families:
+        mine = np.concatenate([unseen[b.at] for b in problem.found if problem.base(b.machine.family) == name])
+        mine = mine[np.isfinite(mine)]
+        width = round(conformal(mine), 2)
+        widest = max(widest, width)
+        families[name] = families[name].model_copy(update={"spread": _spread(width, f"{how}: {len(mine)} points")})
+    borrowed = {
+        name: like if (like.spread.value or 1.0) >= widest or like.like not in problem.families
+        else like.model_copy(update={"spread": _spread(widest, f"the widest of the measured families; {how}")})
+        for name, like in made.borrowed.items()
+    }  # fmt: skip
+    return {"families": families, "borrowed": borrowed}
+
+
+def _spread(width: float, how: str) -> Quantity:
+    text = f"{width:g}"
+    return Quantity(value=width, status="derived", source=f"{how}: {100 * INTERVAL:.0f} % within it", written=text)
+
+
+# ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write(made: Calibrated, path: Path) -> None:
+    """As a catalog file: numbers as written, each with its source; the errors stand above it."""
+    summary, calibration = made.summary(), made.calibration
+    lines = [
+        f"# {calibration.title}. {summary['constants']} constants, regularised least squares on log TPOT error,",
+        f"# starting from calibration {made.prior.name}. Median TPOT error {_percent(summary['tpot_before'])} before, "
+        f"{_percent(summary['tpot_in_sample'])} in sample.",
+    ]
+    lines += [
+        f"# Left out {left.group}: {left.n} points, median error {100 * left.median_ape:.1f} % "
+        f"({100 * left.before_median_ape:.1f} % before), bias {100 * left.bias:+.0f} %."
+        for left in made.systems
+    ]
+    data: dict[str, Any] = {key: getattr(calibration, key) for key in ("name", "title", "grade")}
+    data |= {"fitted_on": calibration.fitted_on, "data_sha256": calibration.data_sha256}
+    data |= {key: _plain(getattr(calibration, key)) for key in ("unhidden", "skew", "acceptance")}
+    data["families"] = {name: _plain(family) for name, family in calibration.families.items()}
+    data["borrowed"] = {name: _plain(like) for name, like in calibration.borrowed.items()}
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None)
+    try:
+        path.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"cannot be written: {error.strerror}", where=str(path)) from None
+
+
+def _percent(found: dict[str, Any]) -> str:
+    return f"{100 * found['median_ape']:.1f} %"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Quantity):
+        made = {"value": value.written, "status": value.status, "source": value.source}
+        return made | ({"note": value.note} if value.note else {})
+    if isinstance(value, (Family, Like)):
+        return {key: _plain(item) for key, item in value}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

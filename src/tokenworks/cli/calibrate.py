@@ -1,0 +1,129 @@
+"""`tokenworks calibrate`: fit a machine's factors on measured points, and show what they are worth elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from tokenworks.cli.inputs import compile_once, progress
+from tokenworks.cli.output import OutputFormat, console, emit, notes, table
+from tokenworks.errors import SpecError
+
+if TYPE_CHECKING:
+    from tokenworks.calibrate.points import Point
+
+ABLATED = 12
+
+
+def calibrate(
+    *,
+    data: tuple[Path, ...],
+    deployment: Path | None = None,
+    prior: str = "datasheet",
+    name: str = "mine",
+    without: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    leave_out: Literal["system", "model"] | None = None,
+    ablation: Annotated[bool, Parameter(negative=())] = False,
+    out: Path | None = None,
+    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+) -> None:
+    """Fit a calibration on measured points: CSV files, or results of vllm bench serve on a deployment.
+
+    Parameters
+    ----------
+    data
+        CSV of measured points, or with --deployment a result JSON of vllm bench serve; may be repeated.
+    deployment
+        YAML file of the deployment that the JSON results were measured on.
+    prior
+        Calibration to start from: a name of the catalog, or a YAML file.
+    name
+        Name of the calibration that is written.
+    without
+        A model that is not fitted on; may be repeated.
+    leave_out
+        Leave out each system, or each model, in turn, and print what the others predict of it; fits nothing else.
+    ablation
+        Print the error without each constant, too.
+    out
+        Write the calibration to this YAML file.
+    output
+        table, json or yaml.
+    """
+    from tokenworks.calibrate.calibrate import calibrate as run
+    from tokenworks.calibrate.calibrate import problem_of, write
+    from tokenworks.calibrate.factors import factors_of
+    from tokenworks.calibrate.files import find_calibration
+    from tokenworks.calibrate.leave import leave_out as leave
+
+    points, start = _points(data, deployment), find_calibration(prior)
+    compile_once()
+    with progress("calibrating") as say:
+        if leave_out:
+            problem = problem_of(points, start, without, say)
+            left, _ = leave(problem, factors_of(problem.families), leave_out, say)
+            found: dict[str, Any] = {"leave_out": leave_out, "groups": [one.plain() for one in left]}
+        else:
+            made = run(points, start, name=name, fitted_on=", ".join(path.name for path in data),
+                       data_sha256=_sha256(data), without=without, say=say)  # fmt: skip
+            found = made.summary() | ({"ablation": made.ablation()} if ablation else {})
+            if out:
+                write(made, out)
+                notes().print(f"wrote {out}")
+    if output == "table":
+        _print_left(found["groups"]) if leave_out else _print(found)
+    else:
+        emit(found, output)
+
+
+def _points(data: tuple[Path, ...], deployment: Path | None) -> list[Point]:
+    from tokenworks.calibrate.bench import read_bench
+    from tokenworks.calibrate.points import read_points
+    from tokenworks.specs.deployment_file import pick_deployment
+
+    ran = pick_deployment(deployment, 1) if deployment else None
+    points: list[Point] = []
+    for path in data:
+        if path.suffix != ".json":
+            points += read_points(path).points
+        elif ran is None:
+            raise SpecError("which deployment was this measured on?", where=str(path), hint="give --deployment FILE")
+        else:
+            points.append(read_bench(path, ran))
+    return points
+
+
+def _sha256(data: tuple[Path, ...]) -> str:
+    """Of all files, one after the other."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in data)).hexdigest()
+
+
+def _print(found: dict[str, Any]) -> None:
+    out = console()
+    before, after = found["tpot_before"], found["tpot_in_sample"]
+    out.print(
+        f"{found['constants']} constants on {after['n']:,} points of {found['fitted_on']}: median TPOT error "
+        f"{100 * before['median_ape']:.1f} % before, {100 * after['median_ape']:.1f} % in sample",
+        soft_wrap=True,
+    )
+    rows = [[name, f"{value:.2f}"] for name, value in found["factors"].items() if abs(value - 1) > 0.005]
+    out.print(table("constants against their prior", {"constant": "left", "x": "right"}, rows))
+    if found["left_out_systems"]:
+        _print_left(found["left_out_systems"])
+    if "ablation" in found:
+        lost = [[r["without"], f"{100 * r['mape_lost']:+.2f} %"] for r in found["ablation"][:ABLATED]]
+        out.print(table("mean error without", {"constant": "left", "more": "right"}, lost))
+
+
+def _print_left(groups: list[dict[str, Any]]) -> None:
+    rows = [
+        [g["group"], str(g["n"]), f"{100 * g['before_median_ape']:.1f} %", f"{100 * g['median_ape']:.1f} %",
+         f"{100 * g['bias']:+.0f} %", f"{g['spread']:.2f}", f"{100 * g['covered']:.0f} %"]
+        for g in groups
+    ]  # fmt: skip
+    heads = {"left out": "left", "points": "right", "prior": "right", "median error": "right", "bias": "right",
+             "80 % interval": "right", "covers": "right"}  # fmt: skip
+    console().print(table("fitted without it", heads, rows))  # type: ignore[arg-type]
