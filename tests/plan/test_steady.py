@@ -15,6 +15,7 @@ from tokenworks.plan.steady import (
     accepted_tokens,
     aggregated,
     exposed_transfer,
+    lockstep,
     prefill_limit,
     prefilling,
     waiting,
@@ -32,7 +33,7 @@ def demand(**changes: float) -> Demand:
 def instance(**changes: float) -> Instance:
     given_: dict[str, float] = {
         "batch": 32, "lanes": 1, "gained": 1, "decode_s": 0.02, "token_s": 1e-5, "budget": 8192, "kv_tokens": 1e6,
-        "servers": 1, "mixed": True,
+        "uneven": 1.0, "mixed": True,
     }  # fmt: skip
     return Instance(**(given_ | changes))  # type: ignore[arg-type]
 
@@ -43,26 +44,16 @@ rho = st.floats(0.01, 0.99)
 @given(rho)
 def test_one_server_is_pollaczek_and_khinchine(busy: float) -> None:
     """M/D/1 waits rho S / (2 (1 - rho)), M/M/1 twice that."""
-    constant, _ = waiting(busy, 2.0, 0.0, 1, 0.99)
-    exponential, _ = waiting(busy, 2.0, 1.0, 1, 0.99)
+    constant, _ = waiting(busy, 2.0, 0.0, 0.99)
+    exponential, _ = waiting(busy, 2.0, 1.0, 0.99)
     assert constant == pytest.approx(busy * 2.0 / (2 * (1 - busy)))
     assert exponential == pytest.approx(2 * constant)
-
-
-@pytest.mark.parametrize(("servers", "busy"), [(2, 0.5), (2, 0.9), (4, 0.8), (8, 0.9)])
-def test_many_servers_are_near_erlang(servers: int, busy: float) -> None:
-    """M/M/k: wait = C(k, a) S / (k (1 - rho)) with Erlang's C; Sakasegawa is within 10 % of it here."""
-    load = servers * busy
-    queue = load**servers / math.factorial(servers) / (1 - busy)
-    erlang = queue / (sum(load**n / math.factorial(n) for n in range(servers)) + queue)
-    found, _ = waiting(busy, 1.0, 1.0, servers, 0.99)
-    assert found == pytest.approx(erlang / (servers * (1 - busy)), rel=0.10)
 
 
 @given(rho, st.floats(0.5, 0.999))
 def test_the_quantile_of_m_m_1_is_exact(busy: float, share: float) -> None:
     """P(W > t) = rho exp(-(1 - rho) t / S)."""
-    _, found = waiting(busy, 1.0, 1.0, 1, share)
+    _, found = waiting(busy, 1.0, 1.0, share)
     assert found == pytest.approx(max(0.0, math.log(busy / (1 - share)) / (1 - busy)), abs=1e-12)
 
 
@@ -149,3 +140,30 @@ def test_a_running_sequence_is_a_long_one() -> None:
 @pytest.mark.parametrize(("transfer", "prefill", "late"), [(1.0, 10.0, 0.1), (1.0, 0.0, 1.0), (2.0, 1.0, 1.1)])
 def test_a_transfer_hides_behind_prefill_but_for_its_last_layer(transfer: float, prefill: float, late: float) -> None:
     assert exposed_transfer(transfer, prefill, 10) == pytest.approx(late)
+
+
+@pytest.mark.parametrize(("ranks", "prompts"), [(2, 0.1), (5, 2.0), (20, 4.5), (40, 30.0)])
+def test_lockstep_is_the_expected_maximum(ranks: int, prompts: float) -> None:
+    """Against drawn numbers of prompts on each rank; nothing is cut, as the budget is large."""
+    draws = np.random.default_rng(1).poisson(prompts / ranks, (200_000, ranks))
+    found = lockstep(np.array(prompts), np.array(100.0), ranks=np.array(ranks), budget=np.array(1e9))
+    assert found == pytest.approx(draws.max(axis=1).mean() / (prompts / ranks), rel=0.02)
+
+
+@given(st.integers(1, 72), st.floats(0.01, 50), st.floats(1, 1e5), st.floats(64, 16384))
+def test_lockstep_costs_at_least_an_even_share_and_at_most_a_budget(
+    ranks: int, prompts: float, tokens: float, budget: float
+) -> None:
+    factor = float(lockstep(np.array(prompts), np.array(tokens), ranks=np.array(ranks), budget=np.array(budget)))
+    mean = prompts * tokens / ranks
+    assert factor >= 1
+    assert factor * mean <= max(budget, mean) * (1 + 1e-9)
+    assert factor <= max(ranks * (1 + 1e-9), 1)
+    if ranks == 1:
+        assert factor == 1
+
+
+def test_prompts_on_one_rank_at_a_time_lengthen_steps() -> None:
+    even, uneven = (aggregated(demand(), instance(uneven=factor)) for factor in (1.0, 3.0))
+    assert uneven.tpot > even.tpot
+    assert uneven.rate < even.rate

@@ -21,7 +21,6 @@ VERBS = {
     "calibrate": "Fit a machine to measured points, and show what the fit is worth elsewhere.",
     "validate": "Hold predictions against measured points: errors by system, model and engine.",
     "trace": "Show a request trace: lengths, rate over time, prefix reuse.",
-    "calibrate": "Fit a machine to measured points, and show what the fit is worth elsewhere.",
 }
 
 INTERNAL, INTERRUPTED = 1, 130

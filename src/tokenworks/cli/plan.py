@@ -18,7 +18,7 @@ from tokenworks.plan.result import FrontPoint, Plan, Ranked, row_plain
 from tokenworks.plan.search import Progress
 from tokenworks.plan.why import Why
 from tokenworks.plan.why import why as explain
-from tokenworks.specs.deployment import Deployment, EngineName, Role
+from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.deployment_file import Entry, document
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
 
@@ -160,8 +160,8 @@ def _heading(found: Plan) -> Iterator[str]:
 def _cells(row: Ranked) -> list[str]:
     return [
         str(row.rank),
-        str(row.deployment),
-        _settings(row.deployment),
+        "\n".join(str(row.deployment).split(" + ")),
+        "\n".join(_role_settings(role) for role in row.deployment.roles),
         f"{row.output_tok_s_per_device:,.1f}",
         f"{row.output_tok_s_per_user:,.1f}",
         f"{row.ttft_slo_s:,.2f} s",
@@ -170,20 +170,16 @@ def _cells(row: Ranked) -> list[str]:
     ]
 
 
-def _settings(deployment: Deployment) -> str:
-    """What a role is set to beside its widths, the last role's first: that is where tokens come from."""
-    return "; ".join(_role_settings(role) for role in reversed(deployment.roles))
-
-
 def _role_settings(role: Role) -> str:
-    words = [f"{role.max_sequences:,} seq", f"{role.chunk_tokens:,} chunk", f"{role.kv_dtype} KV"]
+    """What a role is set to beside its widths, short enough for one line."""
+    words = [f"{role.max_sequences:,}s/{role.chunk_tokens:,}t", role.kv_dtype]
     if role.draft_tokens:
-        words.append(f"MTP {role.draft_tokens}")
+        words.append(f"mtp{role.draft_tokens}")
     if role.redundant_experts:
-        words.append(f"+{role.redundant_experts} experts")
+        words.append(f"+{role.redundant_experts}e")
     if role.overlap != "none":
-        words.append(role.overlap)
-    return ", ".join(words)
+        words.append("tbo")
+    return " ".join(words)
 
 
 def _reading(found: Plan) -> Iterator[str]:
@@ -196,7 +192,8 @@ def _reading(found: Plan) -> Iterator[str]:
             else "output: tokens/s a device. "
         )
         + (f"{', '.join(tails)}." if tails else "TTFT and TPOT at p99.")
-        + " seq: running sequences, chunk: tokens of a step, both of one instance."
+        + " Settings: running sequences/tokens of a step of one instance, KV dtype, MTP drafts, e: redundant experts, "
+        "tbo: two-batch overlap."
     )
     idle = f" {best.idle_devices} devices stay idle, and are counted." if best.idle_devices else ""
     share = f" It carries the load at {best.load:.0%} of its capacity." if best.load else ""
@@ -279,9 +276,10 @@ def _say_why(found: Why, output: OutputFormat) -> None:
     row = found.prediction
     assert row is not None
     word = "meets" if row.meets_slo else "misses"
+    settings = "; ".join(_role_settings(role) for role in row.deployment.roles)
     out.print(
-        f"{row.deployment} is legal. At {_settings(row.deployment)}: {row.output_tok_s_per_device:,.1f} output "
-        f"tokens/s a device, {row.output_tok_s_per_user:,.1f} a user, TTFT {row.ttft_slo_s:,.2f} s, "
+        f"{row.deployment} is legal. At {settings}: {row.output_tok_s_per_device:,.1f} output tokens/s a device, "
+        f"{row.output_tok_s_per_user:,.1f} a user, TTFT {row.ttft_slo_s:,.2f} s, "
         f"TPOT {row.tpot_slo_s * 1e3:,.1f} ms at the SLO's percentiles: {word} it ({row.slo_pressure:.2f} of the "
         f"bound); bound by {row.bound_by}. "
         f"It would stand in place {found.place} of the plan.",

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.plan.points import Array, Points
-from tokenworks.plan.steady import Instance, Serving, aggregated
+from tokenworks.plan.steady import Instance, Serving, aggregated, lockstep
 from tokenworks.plan.steps import Costing
 
+TINY = 1e-30
 FINER = 8
 """Batches that are tried between two of the ladder."""
 
@@ -38,34 +39,38 @@ class Grid:
         return batch
 
 
-def estimate(costing: Costing, points: Points, batch: Array, chunk: Array, replicas: Array) -> Grid:
+def estimate(costing: Costing, points: Points, batch: Array, chunk: Array) -> Grid:
     """Steady state of points at given batches and budgets, from one decode and one prefill step of each.
 
     Parameters
     ----------
-    points : n of them; batch, chunk, replicas : axes (n or 1, batches or 1, budgets or 1)
+    points : n of them; batch, chunk : axes (n or 1, batches or 1, budgets or 1)
     """
     demand, wide = costing.demand, points.columns(2)
     budget = np.maximum(chunk - batch * (1 + wide.draft), 1.0) if costing.mixed else chunk + 0.0 * batch
     legal, kv_tokens, most = room(costing, wide, batch, chunk)
 
-    decode_s = costing.seconds(wide, batch, 0.0)
+    decode_s, decode_shared = costing.shared(wide, batch, 0.0)
     gained = costing.gained(wide)
     # A step that prefills takes one request of each lane, or as many tokens as come in meanwhile if that is more.
     coming = batch * demand.uncached * gained / demand.osl
     tokens = np.minimum(budget, np.maximum(wide.lanes * demand.uncached, coming))
     decoding = batch if costing.mixed else 0.0
-    prefill_s = costing.seconds(wide, decoding, tokens)
-    token_s = np.maximum(prefill_s - decode_s if costing.mixed else prefill_s, 0.0) / tokens
+    prefill_s, shared = costing.shared(wide, decoding, tokens)
+    added = np.maximum(prefill_s - decode_s if costing.mixed else prefill_s, 0.0)
+    token_s = added / tokens
+    shared = np.clip(shared - decode_shared if costing.mixed else shared, 0.0, added)
+    own = np.where(added > 0, 1 - shared / np.maximum(added, TINY), 0.0)
+    busiest = lockstep(coming / demand.uncached, demand.uncached, ranks=wide.dp, budget=budget / wide.dp)
     at = Instance(
         batch=batch,
         lanes=wide.lanes,
         gained=gained,
         decode_s=decode_s,
         token_s=token_s,
+        uneven=1 + own * (busiest - 1),
         budget=budget,
         kv_tokens=kv_tokens,
-        servers=wide.lanes * replicas if demand.hit_share == 0 else 1,
         mixed=costing.mixed,
     )
     serving = aggregated(demand, at)
@@ -127,6 +132,7 @@ def aim(costing: Costing, grid: Grid, target: Target) -> Array:
         batch=np.minimum(between(grid.at.batch), np.maximum(pick(grid.most, last), pick(grid.at.batch, last))),
         decode_s=between(grid.at.decode_s),
         token_s=between(grid.at.token_s),
+        uneven=between(grid.at.uneven),
         budget=between(grid.at.budget),
         kv_tokens=between(grid.at.kv_tokens),
     )

@@ -84,8 +84,8 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Arra
 
 
 def sequences_of(costing: Costing, chunk: Array, lanes: Array) -> Array:
-    """Requests that a prefill step takes at once: as many as its token budget holds, at least one a lane."""
-    taken: Array = np.maximum(np.ceil(chunk / costing.demand.uncached), lanes)
+    """Requests that run on a prefill role at once: those that a lane's token budget holds, and one cut in two by it."""
+    taken: Array = lanes * (np.ceil(chunk / lanes / costing.demand.uncached) + 1)
     return taken
 
 

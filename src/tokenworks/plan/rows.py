@@ -135,13 +135,20 @@ def binding(costing: Costing, found: Found, cell: Any) -> tuple[Binding, str]:
         if lost or (cell["full"] and cell["strain"] < FREE):
             return "kv-capacity", "aggregated"
         return _largest(_spent_together(costing, found, cell)), "aggregated"
-    if cell["rate"] >= AT_LIMIT * cell["capacity"] or lost:
+    if cell["rate"] >= AT_LIMIT * cell["capacity"] or lost or _waits(costing, cell):
         points = found.splits.points[[int(cell["prefill"])]]
         spent = _spent(costing, points, 0.0, float(cell["prefill_chunk"]))
         return ("kv-capacity" if lost else _largest(spent)), "prefill"
     if cell["full"] and cell["strain"] < FREE:
         return "kv-capacity", "decode"
     return _largest(_spent(costing, found.splits.points[[int(cell["index"])]], float(cell["batch"]), 0.0)), "decode"
+
+
+def _waits(costing: Costing, cell: Any) -> bool:
+    """Whether the first token is what the SLO stops at: more decode would not help, more prefill would."""
+    ttft, tpot = costing.slo.ttft, costing.slo.tpot
+    pressed = cell["ttft_tail"] / ttft.value if ttft else 0.0
+    return bool(pressed >= AT_LIMIT and (tpot is None or pressed > cell["tpot_tail"] / tpot.value))
 
 
 def _spent_together(costing: Costing, found: Found, cell: Any) -> dict[str, float]:

@@ -94,9 +94,10 @@ class Instance:
     """An instance at work; fields broadcast.
 
     batch : decoding sequences; lanes : ranks x microbatches that share them; gained : tokens a sequence gains in a step
-    decode_s : a step without prefill [s]; token_s : what one more prefill token adds to it [s]
+    decode_s : a step without prefill [s]; token_s : what one more prefill token adds to it, spread over all lanes [s]
+    uneven : what it adds where it really comes, over `token_s` (see `lockstep`) [-]
     budget : most prefill tokens of a step, all lanes; mixed : prefill and decode share a step
-    kv_tokens : what it can cache; servers : queues that a request can be sent to
+    kv_tokens : what it can cache
     """
 
     batch: FloatArray
@@ -104,9 +105,9 @@ class Instance:
     gained: FloatArray
     decode_s: FloatArray
     token_s: FloatArray
+    uneven: FloatArray
     budget: FloatArray
     kv_tokens: FloatArray
-    servers: FloatArray
     mixed: bool
 
 
@@ -132,7 +133,8 @@ def aggregated(demand: Demand, at: Instance) -> Serving:
     """Steady state of an instance that prefills and decodes.
 
     With B decoding sequences that gain g tokens a step, a request is done after n = osl / g steps, so that each step
-    must prefill w = B u / n tokens (u uncached ones a request), each of which lengthens the step by c:
+    must prefill w = B u / n tokens (u uncached ones a request), each of which lengthens the step by c (`token_s` x
+    `uneven`):
 
         step = t_d + c w,    tpot = step / g,    rate = B / (n step)          (Little: B = rate x n step)
 
@@ -140,7 +142,7 @@ def aggregated(demand: Demand, at: Instance) -> Serving:
     kind; where prefill runs by itself it is the share of time that it takes.
     """
     steps = demand.osl / at.gained
-    slope = at.batch * demand.isl * at.token_s / steps
+    slope = at.batch * demand.isl * at.token_s * at.uneven / steps
     hit = hit_share(demand, at, at.decode_s + slope, slope)
     step = at.decode_s + slope * (1 - hit)
     per_step = at.batch * demand.isl * (1 - hit) / steps
@@ -148,7 +150,7 @@ def aggregated(demand: Demand, at: Instance) -> Serving:
     busy = per_step / at.budget * longest / step
 
     mean, tail = _own_prefill(demand, at, hit)
-    wait, long_wait = waiting(busy, mean, demand.cv, at.servers, demand.ttft_share)
+    wait, long_wait = waiting(busy, mean, demand.cv, demand.ttft_share)
     return Serving(
         rate=at.batch / (steps * step),
         tpot=step / at.gained,
@@ -206,31 +208,61 @@ def _tpot_tail(demand: Demand, at: Instance, per_step: FloatArray) -> FloatArray
     most = per_step * (1 + above * np.sqrt((1 + demand.cv**2) / at.batch))
     if at.mixed:
         most = np.minimum(most, np.maximum(at.budget, per_step))
-    return (at.decode_s + at.token_s * most) / at.gained
+    return (at.decode_s + at.token_s * at.uneven * most) / at.gained
 
 
-def waiting(
-    busy: FloatArray, service: FloatArray, cv: float, servers: FloatArray, share: float
-) -> tuple[FloatArray, FloatArray]:
-    """Mean wait of an M/G/k queue, and its quantile [s].
+def lockstep(prompts: FloatArray, tokens: FloatArray, *, ranks: FloatArray, budget: FloatArray) -> FloatArray:
+    """Prefill tokens of the busiest rank over those of the mean one [-]: data-parallel ranks wait for each other.
 
-        W = S (1 + cv^2) / 2 x P / (k (1 - rho)),    P = rho^(sqrt(2 (k + 1)) - 1)
+    `prompts` of `tokens` each arrive a step, Poisson, one rank for each. A rank takes chunks q = min(tokens, budget),
+    `events` of them a step on all ranks, and no more than its budget:
 
-    k = 1 is Pollaczek and Khinchine. Those who wait (a share P) wait exponentially long: the heavy-traffic limit.
+        factor = min(q E[max of R Poisson(events / R)], budget) / (events q / R),   E[max] = sum_j 1 - P(X <= j)^R
 
     Parameters
     ----------
-    busy : rho; service : S, mean [s]; cv : its variation; servers : k; share : of requests that wait no longer
+    budget : prefill tokens that a rank takes in a step [token]
 
     References
     ----------
-    [1] Sakasegawa, An approximation formula L_q = a rho^b / (1 - rho), Ann. Inst. Stat. Math. 29, 1977.
+    [1] vLLM, docs/serving/data_parallel_deployment: with experts, all ranks run their forward passes together.
+    """
+    chunk = np.minimum(tokens, budget)
+    mean = prompts * tokens / (chunk * ranks)
+    term = np.exp(-mean)
+    below, most = term, 1 - term**ranks
+    for j in range(1, _TERMS):
+        term = term * mean / j
+        below = below + term
+        most = most + 1 - np.minimum(below, 1.0) ** ranks
+    busiest = np.minimum(chunk * np.maximum(most, mean), budget)
+    return np.where(ranks > 1, np.maximum(busiest / (chunk * mean), 1.0), 1.0)
+
+
+_TERMS = 8
+"""Of the sum: enough for the few prompts that a rank begins in a step; a budget stops it where there are many."""
+
+
+def waiting(busy: FloatArray, service: FloatArray, cv: float, share: float) -> tuple[FloatArray, FloatArray]:
+    """Mean wait of an M/G/1 queue, and its quantile [s].
+
+        W = rho S (1 + cv^2) / (2 (1 - rho))
+
+    Those who wait (a share rho) wait exponentially long: the heavy-traffic limit. Each lane is such a queue: a request
+    gets a rank when it comes, by the number of those before it there and not by their lengths, and stays on it.
+
+    Parameters
+    ----------
+    busy : rho; service : S, mean [s]; cv : its variation; share : of requests that wait no longer
+
+    References
+    ----------
+    [1] Pollaczek and Khinchine: Kleinrock, Queueing Systems 1, 1975, section 5.7.
     [2] Kingman, The heavy traffic approximation in the theory of queues, 1961.
     """
     rho = np.minimum(busy, 1 - 1e-9)
-    waits = rho ** (np.sqrt(2.0 * (servers + 1)) - 1)
-    of_those = service * (1 + cv**2) / 2 / (servers * (1 - rho))
-    return waits * of_those, of_those * np.log(np.maximum(waits / (1 - share), 1.0))
+    of_those = service * (1 + cv**2) / 2 / (1 - rho)
+    return rho * of_those, of_those * np.log(np.maximum(rho / (1 - share), 1.0))
 
 
 # ── two roles ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -281,8 +313,7 @@ def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray
     busy = rate / role.instances * uncached * role.token_s
     mean = np.maximum(uncached * role.lanes * role.token_s, role.pass_s)
     tail = np.maximum(uncached * demand.tail * role.lanes * role.token_s, role.pass_s)
-    servers = role.instances * role.lanes if demand.hit_share == 0 else 1
-    wait, long_wait = waiting(busy, mean, demand.cv, servers, demand.ttft_share)
+    wait, long_wait = waiting(busy, mean, demand.cv, demand.ttft_share)
     return Serving(
         rate=rate,
         tpot=tpot,

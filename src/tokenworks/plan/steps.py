@@ -10,6 +10,7 @@ import numpy as np
 
 from tokenworks.costs import step
 from tokenworks.costs.arrays import FloatArray
+from tokenworks.costs.breakdown import Breakdown
 from tokenworks.costs.memory import memory
 from tokenworks.costs.rates import Rates
 from tokenworks.plan.points import OVERLAPS, Array, Points, Setting
@@ -47,6 +48,9 @@ class Load:
         return np.zeros(np.shape(rate)), np.maximum(self.value - held, 0.0) / rate
 
 
+SHARED = frozenset({"experts", "dispatch", "combine"})
+"""Parts of a step whose time is for the tokens of all data-parallel ranks."""
+
 SLACK = 0.97
 """A batch is a whole number: a rate this near to the one asked for counts as reached [-]."""
 
@@ -80,21 +84,26 @@ class Costing:
 
     def seconds(self, points: Points, decode: FloatArray, prefill: FloatArray) -> Array:
         """Time of a step [s] of points with axes (n, ...); `decode` and `prefill` broadcast against them."""
+        return self.shared(points, decode, prefill)[0]
+
+    def shared(self, points: Points, decode: FloatArray, prefill: FloatArray) -> tuple[Array, Array]:
+        """The same, and of it what all ranks do for each other's tokens: routed experts, and the way there [s, s]."""
         decode, prefill = np.asarray(decode, dtype=float), np.asarray(prefill, dtype=float)
         shape = np.broadcast_shapes(points.tp.shape, decode.shape, prefill.shape)
-        out = np.empty(shape)
+        out, common = np.empty(shape), np.zeros(shape)
         for code, overlap in enumerate(OVERLAPS):
             chosen = (points.overlap == code).reshape(len(points), -1)[:, 0]
             if chosen.any():
                 batch = self.batch(_rows(decode, chosen), _rows(prefill, chosen))
-                out[chosen] = self._step(points[chosen], batch, overlap)
-        return out
+                found = self._step(points[chosen], batch, overlap)
+                out[chosen] = found.seconds
+                for part in SHARED & found.parts.keys():
+                    common[chosen] += found.parts[part].seconds
+        return out, common
 
-    def _step(self, points: Points, batch: step.Load, overlap: str) -> FloatArray:
+    def _step(self, points: Points, batch: step.Load, overlap: str) -> Breakdown:
         setting = self.setting
-        return step.step(
-            setting.model, self.rates, points.split(), batch, engine=setting.engine, overlap=overlap
-        ).seconds
+        return step.step(setting.model, self.rates, points.split(), batch, engine=setting.engine, overlap=overlap)
 
     def kv_tokens(self, points: Points, max_sequences: FloatArray, chunk_tokens: FloatArray) -> Array:
         """What an instance can cache [token]; below zero where it does not fit."""

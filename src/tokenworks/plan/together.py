@@ -43,9 +43,9 @@ def _ladder(points: Points, ladders: Ladders) -> tuple[Array, Array]:
     return ladders.batches(points.lanes)[:, :, None], chunk[:, None, :]
 
 
-def climb(costing: Costing, points: Points, ladders: Ladders, replicas: Array) -> Grid:
+def climb(costing: Costing, points: Points, ladders: Ladders) -> Grid:
     """The whole ladder of each point."""
-    return estimate(costing, points, *_ladder(points, ladders), replicas.reshape(-1, 1, 1))
+    return estimate(costing, points, *_ladder(points, ladders))
 
 
 def _blocks(order: Array) -> Iterator[Array]:
@@ -84,9 +84,9 @@ def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple
 def _at_best(costing: Costing, found: Candidates, rows: Array, ladders: Ladders) -> Iterator[Array]:
     """All of the ladder with as many replicas as fit, and for each budget the largest batch that meets the SLO."""
     points, replicas = found.points[rows], found.replicas[rows]
-    grid = climb(costing, points, ladders, replicas)
+    grid = climb(costing, points, ladders)
     yield _cells(costing, found, rows, grid, replicas=replicas.reshape(-1, 1, 1))
-    aimed = estimate(costing, points, aim(costing, grid, _slo(costing)), grid.chunk, replicas.reshape(-1, 1, 1))
+    aimed = estimate(costing, points, aim(costing, grid, _slo(costing)), grid.chunk)
     yield _cells(costing, found, rows, aimed, replicas=replicas.reshape(-1, 1, 1))
 
 
@@ -94,7 +94,7 @@ def at_batch(costing: Costing, found: Candidates, batch: Array, chunk: Array) ->
     """Cells of all candidates at given batches and token budgets, with as many replicas as fit."""
     replicas = found.replicas.reshape(-1, 1, 1)
     rows = np.arange(len(found.points))
-    return _cells(costing, found, rows, estimate(costing, found.points, batch, chunk, replicas), replicas=replicas)
+    return _cells(costing, found, rows, estimate(costing, found.points, batch, chunk), replicas=replicas)
 
 
 def _under_load(costing: Costing, found: Candidates, rows: Array, ladders: Ladders) -> Iterator[Array]:
@@ -104,17 +104,17 @@ def _under_load(costing: Costing, found: Candidates, rows: Array, ladders: Ladde
     assert load is not None
     if load.kind == "concurrency":  # an instance without a user serves nobody
         most = np.minimum(most, max(1, int(load.value)))
-    grid = climb(costing, points, ladders, most)
-    best = estimate(costing, points, aim(costing, grid, _slo(costing)), grid.chunk, most)
+    grid = climb(costing, points, ladders)
+    best = estimate(costing, points, aim(costing, grid, _slo(costing)), grid.chunk)
     held = np.where(best.legal, load.held(best.serving, best.batch), np.nan)
     few = np.clip(np.nan_to_num(np.ceil(load.value / held), nan=np.inf), 1, most)
     for replicas in (few, np.minimum(few + 1, most), np.broadcast_to(most, few.shape)):
         share = load.value / replicas
         batch = aim(costing, grid, _carrying(load, share))
-        near = estimate(costing, points, batch, grid.chunk, replicas)
+        near = estimate(costing, points, batch, grid.chunk)
         # One step of B = load / held(B) x B: exact where a step's time does not change with its batch.
         batch = np.clip(np.ceil(batch * share / load.held(near.serving, batch)), 1, np.maximum(near.most, 1))
-        there = estimate(costing, points, batch, grid.chunk, replicas)
+        there = estimate(costing, points, batch, grid.chunk)
         yield _cells(costing, found, rows, there, replicas=replicas, capacity=held * replicas)
 
 
