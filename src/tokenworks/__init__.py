@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
     from tokenworks.plan.api import plan
+    from tokenworks.plan.simulate import simulate
 
 __version__ = "0.1.0"
 
@@ -19,9 +20,10 @@ _PUBLIC = {
     "TokenworksError": "errors",
     "UnknownName": "errors",
     "plan": "plan.api",
+    "simulate": "plan.simulate",
 }
 
-__all__ = ["DoesNotFit", "SloMissed", "SpecError", "TokenworksError", "UnknownName", "plan"]
+__all__ = ["DoesNotFit", "SloMissed", "SpecError", "TokenworksError", "UnknownName", "plan", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
