@@ -49,7 +49,7 @@ def rerank(
     play : simulates a deployment at a load: requests a second, or users where `load` is a concurrency
     say : told what is simulated next
     """
-    found = []
+    found: list[Simulated] = []
     for row in rows:
         if say:
             say(f"simulating {row.deployment} ({len(found) + 1} of {len(rows)})")
