@@ -84,7 +84,7 @@ def calibrate(
     without : models that are not fitted on
     """
     problem = problem_of(points, prior, without, say)
-    factors = factors_of(problem.families)
+    factors = factors_of(problem.families, prior)
     if say:
         say(f"fitting {len(factors)} constants")
     whole = fit(problem, factors)
@@ -99,6 +99,7 @@ def calibrate(
             "grade": "end-to-end-calibrated",
             "fitted_on": fitted_on,
             "data_sha256": data_sha256,
+            "graded": tuple(problem.families),
             **_spreads(made, problem, unseen, left_out=bool(systems)),
         }
     )
@@ -200,6 +201,7 @@ def write(made: Calibrated, path: Path) -> None:
     ]
     data: dict[str, Any] = {key: getattr(calibration, key) for key in ("name", "title", "grade")}
     data |= {"fitted_on": calibration.fitted_on, "data_sha256": calibration.data_sha256}
+    data["graded"] = list(calibration.graded)
     data |= {key: _plain(getattr(calibration, key)) for key in ("unhidden", "skew", "acceptance")}
     data["families"] = {name: _plain(family) for name, family in calibration.families.items()}
     data["borrowed"] = {name: _plain(like) for name, like in calibration.borrowed.items()}

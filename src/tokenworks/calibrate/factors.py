@@ -15,11 +15,12 @@ UTILISATIONS = (
     "gemm", "grouped", "hbm", "attention_prefill", "attention_hbm", "scale_up", "dispatch_up",
 )  # fmt: skip
 LATENCIES = ("kernel", "attention_start", "experts_start", "collective_start", "dispatch_start")
-GLOBAL = {"unhidden": 0.3, "skew": 0.3, "acceptance": 0.2}
+GLOBAL = {"unhidden": 0.1, "skew": 0.2, "acceptance": 0.2}
 """Constants of all families, and how far each may lie from its prior, as a log-deviation [-]."""
 
-SPREAD = 0.15
-"""The same of a family's own constants: kernels measured alone and inside an engine differ by so much."""
+RATES_MEASURED, STARTS_MEASURED, ASSUMED = 0.03, 0.07, 0.15
+"""The same of a family's own: what a kernel table measured moves little, a latency more, as each engine launches its own
+kernels, and what nobody measured moves most."""
 
 MOST = 0.98
 """No share is fitted above this [-]."""
@@ -39,10 +40,22 @@ class Factor:
         return f"{self.family}.{self.field}" if self.family else self.field
 
 
-def factors_of(families: Iterable[str]) -> tuple[Factor, ...]:
+def factors_of(families: Iterable[str], prior: Calibration) -> tuple[Factor, ...]:
     """All that can be turned for the families that were measured."""
-    own = [Factor(name, field, SPREAD) for name in families for field in (*UTILISATIONS, *LATENCIES)]
+    own = [
+        Factor(name, field, _freedom(prior.families[name], field))
+        for name in families
+        for field in (*UTILISATIONS, *LATENCIES)
+    ]
     return (*own, *(Factor(None, field, spread) for field, spread in GLOBAL.items()))
+
+
+def _freedom(family: Family, field: str) -> float:
+    """By what the prior rests on; the rate of GEMM goes by the first dtype of the family."""
+    found = next(iter(family.gemm.values())) if field == "gemm" else getattr(family, field)
+    if found.assumed:
+        return ASSUMED
+    return STARTS_MEASURED if field in LATENCIES else RATES_MEASURED
 
 
 def turned(calibration: Calibration, factors: Sequence[Factor], theta: Floats) -> Calibration:

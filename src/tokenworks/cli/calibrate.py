@@ -64,7 +64,7 @@ def calibrate(
     with progress("calibrating") as say:
         if leave_out:
             problem = problem_of(points, start, without, say)
-            left, _ = leave(problem, factors_of(problem.families), leave_out, say)
+            left, _ = leave(problem, factors_of(problem.families, start), leave_out, say)
             found: dict[str, Any] = {"leave_out": leave_out, "groups": [one.plain() for one in left]}
         else:
             made = run(points, start, name=name, fitted_on=", ".join(path.name for path in data),

@@ -19,6 +19,9 @@ ACTIVATION = 2.0  # bf16 [byte/element]
 HALF_KERNELS = 2.5
 # What they read and write, in widths of the residual stream: a norm with its residual 4 (two in, two out), the rest 2.
 HALF_PASSES = 6
+# A layer of experts whose weights are unpacked in the kernel (W4A16) starts that much later: 57 to 112 us against 28 to
+# 58 on H100 and H200 (aiconfigurator-core 0.12.0, systems/data, moe tables).
+UNPACKED = 2.0
 NARROW = ("fp4", "fp8", "int8")  # activations must be quantised before such a GEMM
 PART_OF = {
     "attention": "attention gemm",
@@ -165,7 +168,8 @@ def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
         hot = moe.hottest_load(choices, experts=experts.count, redundant=split.redundant, ep=split.ep, skew=rates.skew)
         touched = moe.hottest_touched(batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep)
         grouped = [_grouped(gemm, rates, split, choices * hot, touched) for gemm in layer.gemms]
-        latency = Kernel(rates.experts_start, 0.0, 0.0, {LATENCY: rates.experts_start})
+        start = rates.experts_start * (UNPACKED if _unpacked(layer, rates) else 1.0)
+        latency = Kernel(start, 0.0, 0.0, {LATENCY: start})
         work.append(times(plus(*grouped, latency), layers))
         between = (split.dp > 1) * layers
         inside, outside = _copies(layer, rates, split, batch)
@@ -173,6 +177,10 @@ def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
             size = experts.hidden * element * hot  # the hottest rank's links are the fullest
             made.append(times(_exchange(inside * size, outside * size, rates, split), between))
     return {"experts": plus(*work), "dispatch": plus(*out), "combine": plus(*back)}
+
+
+def _unpacked(layer: ExpertLayer, rates: Rates) -> bool:
+    return any(roofline.compute_dtype(gemm.form, rates.gemm)[1] for gemm in layer.gemms)
 
 
 def _grouped(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, touched: FloatArray) -> PartTime:

@@ -87,7 +87,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         domain=machine.domain,
         skew=number(calibration.skew),
         acceptance=number(calibration.acceptance),
-        grade=calibration.grade,
+        grade=calibration.grade_of(machine.family),
         spread=number(family.spread),
         assumed=(
             *(item for item in machine.assumed if not item.path.startswith("host.")),  # no step touches host memory

@@ -99,6 +99,7 @@ class Calibration(Spec):
     skew : log-deviation of expert popularity; acceptance : chance that a draft token is accepted
     families : with numbers of their own; borrowed : those that take another one's
     fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
+    graded : families that its grade holds for; the others stay priors. Without any, it holds for all
     """
 
     name: str
@@ -111,6 +112,7 @@ class Calibration(Spec):
     borrowed: dict[str, Like] = Field(default_factory=dict)
     fitted_on: str = ""
     data_sha256: str = ""
+    graded: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _borrowed_from_known(self) -> Calibration:
@@ -118,6 +120,10 @@ class Calibration(Spec):
             if name in self.families or borrowed.like not in self.families:
                 raise ValueError(f"borrowed.{name}.like: {borrowed.like!r} is no family with numbers of its own")
         return self
+
+    def grade_of(self, family: str) -> Grade:
+        """What a prediction for a device family is worth."""
+        return self.grade if not self.graded or family in self.graded else "datasheet"
 
     def family(self, name: str) -> Family:
         """The factors of a device family."""
