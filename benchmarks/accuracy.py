@@ -1,0 +1,90 @@
+"""Our error beside that of another predictor on the same measured rows: python benchmarks/accuracy.py PEER.csv
+
+PEER.csv holds rows `system, backend, model, mode, isl, osl, batch, conc, m_ttft, m_tpot, p_ttft, p_tpot, status` in ms
+(measured and the peer's), and names the parallelism in `id` (`tp8_ep8`) where the source row does. Only aggregated rows
+whose parallelism the id states can be built; every other row is counted with its reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from tokenworks.calibrate.bench import NATIVE
+from tokenworks.calibrate.files import find_calibration
+from tokenworks.calibrate.points import Measured, Point, Worker
+from tokenworks.calibrate.validate import predict_all
+
+DTYPES = ("fp4", "fp8", "bf16")
+SENT = 0.9
+"""Rows with a date are InferenceX's, whose lengths are uniform between 0.8 and 1.0 of the nominal ones."""
+
+
+def point(row: dict[str, str], line: int) -> Point | str:
+    """The row as a measured point, or why it cannot be one."""
+    if row["mode"] != "agg":
+        return "disaggregated without the workers of each role"
+    split = dict(re.findall(r"_(tp|ep|dp|pp)([0-9]+)", row["id"]))
+    if "tp" not in split:
+        return "the id states no parallelism"
+    weights = next((name for name in DTYPES if f"_{name}_" in row["id"].lower()), NATIVE)
+    load = float(row["conc"] or row["batch"] or 0)
+    if load < 1:
+        return "no concurrency"
+    tp, dp, pp, ep = (int(split.get(name, 1)) for name in ("tp", "dp", "pp", "ep"))
+    devices = tp * dp * pp
+    isl, osl = float(row["isl"]), float(row["osl"])
+    share = SENT if row["id"].startswith("20") else 1.0
+    return Point(
+        line=line, id=row["id"], group="silicon_sample", model=row["model"], weights=weights,
+        device=row["system"].split("_")[0], devices=devices, engine=row["backend"], mode="agg", drafts=0,
+        workers=(Worker("aggregated", devices, tp, dp, pp, ep),), load="closed", concurrency=round(load), rate=0.0,
+        requests=0, isl=share * isl, osl=share * osl, nominal_isl=isl,
+        measured=Measured(tpot=1e-3 * float(row["m_tpot"]), ttft=1e-3 * float(row["m_ttft"])),
+    )  # fmt: skip
+
+
+def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    with Path(sys.argv[1]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    made = [(row, point(row, i + 2)) for i, row in enumerate(rows) if row["m_tpot"] and row["m_ttft"]]
+    why = Counter(found for _, found in made if isinstance(found, str))
+    pairs = [(row, found) for row, found in made if isinstance(found, Point)]
+    said = predict_all([found for _, found in pairs], find_calibration(sys.argv[2] if sys.argv[2:] else "serving"))
+    why.update(one.why for one in said if one.why)
+    print(f"{len(rows)} rows, {sum(not one.why for one in said)} of them predicted; left out:")
+    for reason, count in why.most_common():
+        print(f"  {count}: {reason}")
+    for metric, theirs, truth in (("tpot", "p_tpot", "m_tpot"), ("ttft", "p_ttft", "m_ttft")):
+        mine, other, alone = [], [], []
+        for (row, _), one in zip(pairs, said, strict=True):
+            value = one.tpot if metric == "tpot" else one.ttft
+            if one.why or not value:
+                continue
+            error = abs(1e3 * value / float(row[truth]) - 1)
+            if row["status"] == "OK" and row[theirs]:
+                mine.append(error)
+                other.append(abs(float(row[theirs]) / float(row[truth]) - 1))
+            else:
+                alone.append(error)
+        if mine:
+            print(
+                f"{metric}: {len(mine)} rows of both: median error {_percent(mine)} ours, {_percent(other)} the peer's"
+            )
+        if alone:
+            print(f"{metric}: {len(alone)} rows of ours alone: {_percent(alone)}")
+
+
+def _percent(errors: list[float]) -> str:
+    return f"{100 * np.median(errors):.1f} %"
+
+
+if __name__ == "__main__":
+    main()
