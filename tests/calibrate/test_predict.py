@@ -1,0 +1,152 @@
+"""A measured point through the simulator, in closed form, and through a fit that must find what was put in."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.calibrate.cases import DISAGG, table
+from tokenworks.calibrate.bench import read_bench
+from tokenworks.calibrate.calibrate import calibrate, write
+from tokenworks.calibrate.factors import Factor, factors_of, turned
+from tokenworks.calibrate.files import find_calibration
+from tokenworks.calibrate.fit import Problem, fit
+from tokenworks.calibrate.points import Point, read_points
+from tokenworks.calibrate.setup import machine_of
+from tokenworks.calibrate.steady import bunches, tpots
+from tokenworks.calibrate.validate import predict_all
+from tokenworks.errors import SpecError
+from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.deployment import Deployment, Parallel, Role
+
+PRIOR = load_calibration("datasheet")
+pytestmark = pytest.mark.usefixtures("kernel")
+
+
+def points_of(path: Path, *rows: dict[str, str]) -> tuple[Point, ...]:
+    return read_points(table(path, *rows)).points
+
+
+def test_decode_of_one_sequence_reads_the_weights(tmp_path: Path) -> None:
+    """16.1 GB at 0.86 x 3.35 TB/s are 5.6 ms, which latencies and KV cache make somewhat longer."""
+    (said,) = predict_all(points_of(tmp_path, {"concurrency": "1"}), PRIOR)
+    assert said.tpot is not None
+    assert 5.0e-3 < said.tpot < 8.5e-3
+
+
+def test_every_load_is_played(tmp_path: Path) -> None:
+    rows = [
+        {"load": "burst", "n_requests": "40", "concurrency": ""},
+        {"load": "poisson", "n_requests": "40", "request_rate": "5", "concurrency": ""},
+        {"load": "offline", "n_requests": "40", "concurrency": ""},
+        {"load": "batch_per_device", "mode": "decode_only"},
+        {"load": "tokens_per_device", "mode": "prefill_only", "concurrency": "4096"},
+        DISAGG,
+    ]
+    said = predict_all(points_of(tmp_path, *rows), PRIOR)
+    assert [one.why for one in said] == [""] * len(rows)
+    assert all(one.rate and one.rate > 0 for one in said)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"model": "no/such"}, "model no/such is not in the catalog"),
+        ({"device": "abacus"}, "no system of the catalog has the device abacus"),
+        ({"spec_decode": "mtp"}, "brings no draft layers"),
+        ({"weights": "fp2"}, "weights 'fp2'"),
+        ({"model": "deepseek-ai/DeepSeek-R1", "weights": "fp8"}, "does not fit"),
+    ],
+)
+def test_what_cannot_be_predicted_has_a_reason(tmp_path: Path, row: dict[str, str], why: str) -> None:
+    (said,) = predict_all(points_of(tmp_path, row), PRIOR)
+    assert why in said.why
+    assert said.tpot is None
+
+
+def test_workers_get_the_hosts_they_need(tmp_path: Path) -> None:
+    (point,) = points_of(tmp_path, DISAGG)
+    assert machine_of("b200", point.workers).devices == 16
+    assert machine_of("gb200", point.workers).domain == 72
+    assert machine_of("2xhgx-h200", point.workers).devices == 16
+
+
+LOADS = [{"concurrency": str(c), "device": d} for c in (1, 4, 16, 64) for d in ("h100", "h200")]
+
+
+def test_the_closed_form_follows_the_simulation(tmp_path: Path) -> None:
+    points = points_of(tmp_path, *LOADS)
+    said = predict_all(points, PRIOR)
+    closed = tpots(bunches(points, said, PRIOR), PRIOR, len(points))
+    assert closed == pytest.approx([one.tpot for one in said], rel=0.15)
+
+
+def test_a_fit_finds_the_factor_that_was_hidden(tmp_path: Path) -> None:
+    points = points_of(tmp_path, *LOADS)
+    hidden = [Factor("nvidia-hopper", "hbm", 0.5)]
+    truth = turned(PRIOR, hidden, np.array([-0.3]))
+    problem = Problem.of(points, predict_all(points, PRIOR), PRIOR)
+    measured = tpots(problem.found, truth, len(points)) * problem.anchor
+    problem.measured[:] = measured
+    found = fit(problem, hidden)
+    assert found.theta == pytest.approx([-0.3], abs=0.02)
+    assert np.abs(found.errors).max() < 0.01
+
+
+def test_no_share_goes_above_one() -> None:
+    factors = factors_of(["nvidia-hopper"], PRIOR)
+    made = turned(PRIOR, factors, np.full(len(factors), 2.0))
+    family = made.families["nvidia-hopper"]
+    assert family.hbm.value is not None
+    assert family.hbm.value < 1
+    assert made.families["nvidia-blackwell"] == PRIOR.families["nvidia-blackwell"]
+
+
+def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
+    points = points_of(tmp_path, *LOADS)
+    made = calibrate(points, PRIOR, name="mine", fitted_on="points.csv", data_sha256="0" * 64)
+    file = tmp_path / "mine.yaml"
+    write(made, file)
+    again = find_calibration(str(file))
+    assert again.grade_of("nvidia-hopper") == "end-to-end-calibrated"
+    assert again.grade_of("amd-cdna3") == "datasheet"
+    assert again.families["nvidia-hopper"].hbm.value == pytest.approx(
+        made.calibration.families["nvidia-hopper"].hbm.value
+    )
+    assert "points.csv" in again.families["nvidia-hopper"].kernel.source
+    assert {left.group for left in made.systems} == {"h100", "h200"}
+    summary = made.summary()
+    assert summary["tpot_in_sample"]["mape"] <= summary["tpot_before"]["mape"]
+    assert len(made.ablation()) == summary["constants"]
+
+
+def test_too_few_points(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="1 points have a TPOT"):
+        calibrate(points_of(tmp_path, {}), PRIOR, name="x", fitted_on="x", data_sha256="")
+
+
+DEPLOYMENT = Deployment(
+    model="meta-llama/Llama-3.1-8B", system="hgx-h100",
+    roles=(Role(name="aggregated", parallel=Parallel()),),
+)  # fmt: skip
+
+
+def test_a_result_of_vllm_bench_is_a_point(tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    file.write_text(
+        '{"completed": 10, "total_input_tokens": 4500, "total_output_tokens": 450, "total_token_throughput": 4000,'
+        '"median_tpot_ms": 8.0, "median_ttft_ms": 30.0, "max_concurrency": 4, "request_rate": "inf", "other": 1}'
+    )
+    point = read_bench(file, DEPLOYMENT)
+    assert (point.load, point.concurrency, point.isl, point.osl) == ("closed", 4, 450, 45)
+    (said,) = predict_all([point], PRIOR)
+    assert not said.why
+
+
+@pytest.mark.parametrize(("text", "says"), [("{", "no result of vllm bench"), ("{}", "no result"), (None, "cannot be")])
+def test_a_broken_result(tmp_path: Path, text: str | None, says: str) -> None:
+    file = tmp_path / "run.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SpecError, match=says):
+        read_bench(file, DEPLOYMENT)

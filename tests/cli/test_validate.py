@@ -1,0 +1,63 @@
+"""`tokenworks validate` as a user meets it."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.calibrate.cases import DISAGG, table
+from tokenworks.cli import run
+
+MEASURED = Path(__file__).parents[2] / "../shared/measured/serving_dev.csv"
+pytestmark = pytest.mark.usefixtures("kernel")
+
+
+def test_json_has_every_error_and_every_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = table(tmp_path, {}, {"concurrency": "16"}, {"model": "no/such"}, DISAGG)
+    out = tmp_path / "predictions.csv"
+    assert run(["validate", "--data", str(file), "--out", str(out), "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["points"], found["covered"]) == (4, 3)
+    assert found["skipped"] == [{"reason": "model no/such is not in the catalog", "count": 1}]
+    for metric in ("tpot", "ttft", "tok_s_per_device"):
+        assert set(found[metric]) == {"n", "mape", "median_ape", "bias", "p90_ape", "inside_interval"}
+        assert found[metric]["n"] == 3
+    assert set(found["by"]) >= {"system", "model", "engine", "mode", "mtp", "batch"}
+    assert found["by"]["kind"]["disagg starved"]["tpot"]["n"] == 1
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert len(rows) == 4
+    assert rows[2]["skipped"]
+    assert float(rows[0]["tpot_ms_low"]) < float(rows[0]["tpot_ms_predicted"]) < float(rows[0]["tpot_ms_high"])
+
+
+def test_the_table_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["validate", "--data", str(table(tmp_path, {}, {"device": "abacus"}))]) == 0
+    text = capsys.readouterr().out
+    assert "1 of 2 points predicted" in text
+    assert "left out 1: no system of the catalog has the device abacus" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", "none.csv"], "cannot be read"),
+        (["--data", "DATA", "--limit", "0"], "must be at least 1"),
+        (["--data", "DATA", "--calibration", "mystery"], "unknown calibration 'mystery'"),
+        (["--data", "DATA", "--out", "no/where.csv"], "cannot be written"),
+    ],
+)
+def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    file = str(table(tmp_path, {}))
+    assert run(["validate", *(file if word == "DATA" else word for word in arguments)]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.shared
+def test_measured_points_are_covered(capsys: pytest.CaptureFixture[str]) -> None:
+    if not MEASURED.is_file():
+        pytest.skip("no measured points beside the checkout")
+    assert run(["validate", "--data", str(MEASURED), "--limit", "150", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["covered"] >= 0.98 * found["points"]
+    assert found["tpot"]["median_ape"] < 0.2
