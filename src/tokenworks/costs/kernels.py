@@ -60,6 +60,7 @@ class Kernels:
     """All layers of a stack. Each pair is a kernel and the number of layers that run it.
 
     reduces, moe_reduces : tensor-parallel reductions in layers without and with routed experts
+    mixes, mixed : halves of layers with several residual streams, and the streams of all these together
     """
 
     layers: int
@@ -69,6 +70,8 @@ class Kernels:
     states: tuple[tuple[State, int], ...]
     reduces: int
     moe_reduces: int
+    mixes: int = 0
+    mixed: int = 0
 
 
 @functools.lru_cache(maxsize=256)
@@ -98,6 +101,8 @@ def kernels(blocks: tuple[Block, ...], kv_heads: int) -> Kernels:
         states=tuple(states.items()),
         reduces=sum(block.count * block.all_reduces for block in blocks if not block.experts),
         moe_reduces=sum(block.count * block.all_reduces for block in blocks if block.experts),
+        mixes=sum(block.count * block.all_reduces for block in blocks if block.streams > 1),
+        mixed=sum(block.count * block.all_reduces * block.streams for block in blocks if block.streams > 1),
     )
 
 

@@ -19,6 +19,10 @@ ACTIVATION = 2.0  # bf16 [byte/element]
 HALF_KERNELS = 2.5
 # What they read and write, in widths of the residual stream: a norm with its residual 4 (two in, two out), the rest 2.
 HALF_PASSES = 6
+# Hyper-connections around a half: norm, Sinkhorn, mix to one, mix back (DeepSeek-V4 report, section 2.2).
+MIX_KERNELS = 4
+# They read all streams twice and write them once, and touch the one that the half works on once more.
+MIX_STREAM_PASSES, MIX_PASSES = 3, 1
 # A layer of experts whose weights are unpacked in the kernel (W4A16) starts that much later: 57 to 112 us against 28 to
 # 58 on H100 and H200 (aiconfigurator-core 0.12.0, systems/data, moe tables).
 UNPACKED = 2.0
@@ -151,8 +155,9 @@ def _attention(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Part
 
 def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
     halves = stack.reduces + stack.moe_reduces
-    traffic = halves * tokens * model.hidden * ACTIVATION * HALF_PASSES
-    latency = halves * HALF_KERNELS * rates.kernel
+    passes = halves * HALF_PASSES + stack.mixed * MIX_STREAM_PASSES + stack.mixes * MIX_PASSES
+    traffic = passes * tokens * model.hidden * ACTIVATION
+    latency = (halves * HALF_KERNELS + stack.mixes * MIX_KERNELS) * rates.kernel
     return Kernel(traffic / rates.hbm + latency, 0.0, traffic, {HBM: traffic / rates.hbm, LATENCY: latency})
 
 

@@ -120,6 +120,7 @@ class Block:
 
     vectors : norm weights, biases and other small per-layer elements, kept whole on each rank [element]
     all_reduces : tensor-parallel reductions of the residual stream per layer (2 in a plain transformer)
+    streams : residual streams, which are mixed before and after each half where there are several (hyper-connections)
     """
 
     name: str
@@ -130,6 +131,7 @@ class Block:
     experts: Experts | None = None
     vectors: int = 0
     all_reduces: int = 2
+    streams: int = 1
 
 
 @dataclass(frozen=True, slots=True)

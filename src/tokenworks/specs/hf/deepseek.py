@@ -110,7 +110,7 @@ def deepseek_v4(fields: Fields, site: Site) -> Stack:
         return compressed(at, hidden, shape, ratios[number]), routed(at, hidden, experts)
 
     def block(at: Site, number: int) -> Block:
-        return layer(made(at, number), hidden, extra=_hyper(hidden, streams))
+        return replace(layer(made(at, number), hidden, extra=_hyper(hidden, streams)), streams=streams)
 
     main, base = _v4_formats(fields, site.formats)
     stack = [block(replace(site, formats=main).at(f"layers.{number}"), number) for number in range(count)]
@@ -118,7 +118,7 @@ def deepseek_v4(fields: Fields, site: Site) -> Stack:
     for number in range(drafts):
         at = replace(site, formats=base).at(f"mtp.{number}")
         mixed = mtp(at, hidden, made(at, count + number))
-        draft.append(replace(mixed, matrices=mixed.matrices + _hyper(hidden, streams)))
+        draft.append(replace(mixed, matrices=mixed.matrices + _hyper(hidden, streams), streams=streams))
     outside = hidden + streams * (streams * hidden + 1) + 1  # the final norm, and the head's hyper-connection
     note = f"the KV cache is FP8 with a BF16 rotary part, {shape.entry_bytes:.4g} bytes an element, whatever is asked"
     return Stack(hidden, heads, 1, stack, draft, outside, kv="fp8", notes=(note,))
