@@ -23,13 +23,13 @@ def test_a_row_is_a_point(tmp_path: Path) -> None:
 def test_two_roles_speculation_and_the_note(tmp_path: Path) -> None:
     (point,) = read_points(table(tmp_path, DISAGG)).points
     assert [worker.role for worker in point.workers] == ["prefill", "decode"]
-    assert point.drafts == 3
+    assert point.drafts == 2
     assert point.little_ratio == 0.42
 
 
 @pytest.mark.parametrize(
     ("text", "drafts"),
-    [("none", 0), ("", 0), ("mtp", 3), ("mtp2", 2), ("yes: --speculative-num-steps 1 --x 4", 1)],
+    [("none", 0), ("", 0), ("mtp", 2), ("mtp2", 2), ("yes: --speculative-num-steps 1 --x 4", 1)],
 )
 def test_draft_tokens(tmp_path: Path, text: str, drafts: int) -> None:
     assert read_points(table(tmp_path, {"spec_decode": text})).points[0].drafts == drafts

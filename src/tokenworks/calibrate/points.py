@@ -33,8 +33,9 @@ KNOWN = {*NAMES, *NUMBERS, *OPTIONAL, *MEASURED, *WIDTHS} | {
     f"{prefix}{name}" for prefix in ("prefill_", "decode_") for name in (*WIDTHS, "workers")
 }
 
-DRAFTS = 3
-"""Draft tokens of a row that says MTP and no more: what the engines' recipes for DeepSeek take most often."""
+DRAFTS, DRAFTS_DP = 2, 1
+"""Draft tokens of a row that says MTP and no more; fewer where attention is data parallel, as batches are large there.
+Assumed: recipes draft one to three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,7 @@ class _Row:
             raise self.error("load", f"want one of {', '.join(get_args(Load))}")
         devices = self.count("n_devices")
         assert devices is not None or self.need("n_devices")
+        workers = self._workers(mode, devices or 1)
         found = re.search(r"little_ratio=([0-9.]+)", self.cells.get("note", ""))
         isl = self.need("isl_mean")
         return Point(
@@ -216,8 +218,8 @@ class _Row:
             devices=devices or 1,
             engine=self.word("engine"),
             mode=mode,  # type: ignore[arg-type]
-            drafts=self._drafts(),
-            workers=self._workers(mode, devices or 1),
+            drafts=self._drafts(workers[-1]),
+            workers=workers,
             load=load,  # type: ignore[arg-type]
             concurrency=self._loaded(load, "concurrency", ("closed", "batch_per_device", "tokens_per_device")),
             rate=self._loaded(load, "request_rate", ("poisson",)),
@@ -232,13 +234,13 @@ class _Row:
     def _loaded(self, load: str, column: str, where: tuple[str, ...]) -> float:
         return self.need(column, f" where load is {load}") if load in where else self.number(column) or 0.0
 
-    def _drafts(self) -> int:
+    def _drafts(self, worker: Worker) -> int:
         """`none`; `mtp` with or without a number; or the flags of an engine that say --speculative-num-steps."""
         text = self.cells.get("spec_decode", "").lower()
         if text in ("", "none", "no"):
             return 0
         stated = re.fullmatch(r"mtp([1-8])", text) or re.search(r"num-steps[ =]([1-8])", text)
-        return int(stated[1]) if stated else DRAFTS
+        return int(stated[1]) if stated else DRAFTS_DP if worker.dp > 1 else DRAFTS
 
     def _workers(self, mode: str, devices: int) -> tuple[Worker, ...]:
         if mode == "disagg":
