@@ -24,6 +24,9 @@ KINDS = {
     "": ("a plain number", "0.9"),
 }
 
+# More than this is a slip of the keyboard, and would overflow what is computed from it.
+_MOST, _LONGEST = 1e24, 1e6  # anything; a time [s]
+
 # The field's own units and no others, so that a byte is no plain number and "5 GHz" is no rate.
 _DEFINITIONS = """
     nano- = 1e-9 = n-; micro- = 1e-6 = u- = µ-; milli- = 1e-3 = m-
@@ -73,6 +76,9 @@ def parse(text: str, unit: str, *, where: str = "") -> float:
     value = number * factor
     if not math.isfinite(value) or value < 0:
         raise SpecError(f'"{text}" must be finite and not negative', where=where)
+    most = _LONGEST if unit == "s" else _MOST
+    if value > most:
+        raise SpecError(f'"{text}" is too much: at most {most:.0e} {unit}'.rstrip(), where=where)
     return value
 
 

@@ -175,14 +175,15 @@ def test_a_smaller_mesh_leaves_links_unused(tmp_path: Path) -> None:
 
 def test_a_zero_is_not_a_null(tmp_path: Path) -> None:
     host = _host(8) | {"link": {"value": "0 GB/s", "status": "published", "source": "x"}}
-    with pytest.raises(SpecError, match=r"host.link: must be above zero; a number that is not known is `value: null`"):
+    with pytest.raises(
+        SpecError, match=r"host.link: must be at least 1 byte/s; a number that is not known is `value: null`"
+    ):
         compose.machine(own_box(tmp_path, host=host))
 
 
 ALL_OF_S600 = {
     "device.peak.bf16": "500 TFLOP/s", "device.hbm.capacity": "144 GB", "device.hbm.bandwidth": "3.6 TB/s",
     "device.scale_up.bandwidth": "400 GB/s", "scale_up.hop": "0.25 us", "scale_up.endpoint": "0.45 us",
-    "host.link": "64 GB/s", "host.dram": "2 TB",
 }  # fmt: skip
 
 
@@ -196,6 +197,56 @@ def test_an_unpublished_card_is_refused_with_all_that_is_missing() -> None:
         compose.machine("metax-s600")
     assert all(path in str(error.value) for path in ALL_OF_S600)
     assert "--assume FILE" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given_up", "example"),
+    [
+        ("device.peak.bf16", "989 TFLOP/s"),
+        ("device.scale_up.bandwidth", "450 GB/s"),
+        ("scale_up.hop", "0.25 us"),
+        ("device.hbm.capacity", "80 GiB"),
+    ],
+)
+def test_the_example_is_one_of_the_number_that_is_missing(given_up: str, example: str, tmp_path: Path) -> None:
+    rest = {path: value for path, value in ALL_OF_S600.items() if path != given_up}
+    with pytest.raises(SpecError, match=rf"a line each, such as `{given_up}: {example}"):
+        compose.machine("metax-s600", assume=assumptions(tmp_path, rest))
+
+
+def test_what_no_step_reads_may_be_missing_and_is_not_named() -> None:
+    """The Atlas 950 lacks only its host's memory and link."""
+    machine = compose.machine("atlas-950")
+    assert (machine.host_link, machine.host_dram_bytes) == (None, None)
+    assert not [item for item in compose.machine("scalex40").assumed if item.path.startswith("host.")]
+
+
+def test_a_caller_needs_what_it_reads() -> None:
+    """The link of the BW1000 is not published, its memory is."""
+    with pytest.raises(SpecError, match=r"device.scale_up.bandwidth"):
+        compose.machine("bw1000-8")
+    assert compose.machine("bw1000-8", needs={"device.hbm.capacity"}).hbm_bytes == 64e9
+    assert compose.machine("scalex40").assumed
+    assert compose.machine("scalex40", needs={"device.hbm.capacity"}).assumed == ()
+    with pytest.raises(SpecError, match=r"device.hbm.capacity \[byte\];"):
+        compose.machine("metax-s600", needs={"device.hbm.capacity"})
+
+
+def test_assumptions_of_a_plan_file() -> None:
+    machine = compose.machine("metax-s600", assume=ALL_OF_S600)
+    assert {(item.path, item.value, item.why) for item in machine.assumed} == {
+        (path, value, "the plan file") for path, value in ALL_OF_S600.items()
+    }
+    with pytest.raises(SpecError, match=r"^the plan file: scale_up.hopp: no such number"):
+        compose.machine("metax-s600", assume={"scale_up.hopp": "1 us"})
+
+
+@pytest.mark.parametrize(
+    ("on", "many"),
+    [("scalex40", "3xscalex40"), ("5xhgx-h100@xdr", "15xhgx-h100@xdr"), ("2xmy-box.yaml", "6xmy-box.yaml")],
+)
+def test_so_many_times_a_machine(on: str, many: str) -> None:
+    assert compose.times(on, 3) == many
 
 
 def test_assume_supplies_and_names_them(tmp_path: Path) -> None:
@@ -221,9 +272,12 @@ def test_assume_overrides_what_is_published_and_adds_a_rate(tmp_path: Path) -> N
         ({"scale_up.hopp": "0.2 us"}, ["mine.yaml: scale_up.hopp: no such number", "did you mean scale_up.hop"]),
         ({"devices": 9}, ["mine.yaml: devices: no such number"]),
         ({"scale_up.hop": "0.2 GB"}, ['mine.yaml: scale_up.hop: "0.2 GB" is a size, not a time']),
-        ({"scale_up.hop": None}, ["mine.yaml: scale_up.hop: wants a value with its unit", '"2.5 us"']),
+        ({"scale_up.hop": None}, ["mine.yaml: scale_up.hop: wants a value with its unit", '"0.25 us"']),
         ({"scale_up.hop": {"value": "1 us"}}, ["wants a value with its unit"]),
         ({"host.link": "-1 GB/s"}, ["must be finite and not negative"]),
+        ({"scale_up.hop": "1e300 s"}, ['mine.yaml: scale_up.hop: "1e300 s" is too much: at most 1e+06 s']),
+        ({"device.hbm.bandwidth": "1e20 GB/s"}, ["is too much: at most 1e+24 byte/s"]),
+        ({"device.hbm.bandwidth": "1e-300 GB/s"}, ["must be at least 1 byte/s"]),
         ({1: "1 us"}, ["no such number"]),
         (["scale_up.hop"], ["wants one `path: value` a line"]),
         ("text", ["wants one `path: value` a line"]),

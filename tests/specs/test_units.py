@@ -56,6 +56,8 @@ def test_number_is_linear_in_its_unit(number: float, unit: str) -> None:
         ("nan GB", "byte", ["must be finite"]),
         ("inf GB/s", "byte/s", ["must be finite"]),
         ("1e999 GB", "byte", ["must be finite"]),
+        ("1e7 s", "s", ["is too much: at most 1e+06 s"]),
+        ("1e25 B", "byte", ["is too much: at most 1e+24 byte"]),
         ("1,000 GB", "byte", ["cannot read", "as a size"]),
         ("9**9**9 GB", "byte", ["cannot read"]),
         ("GB", "byte", ["cannot read"]),

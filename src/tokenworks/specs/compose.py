@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,7 @@ SpecT = TypeVar("SpecT", bound=Spec)
 
 _ON = re.compile(r"(?:(?P<count>[+-]?[0-9]+)x)?(?P<system>[^@]+)(?:@(?P<network>[^@]+))?")
 _MOST_DIGITS = 7
+_EXAMPLES = ("hgx-h100@ndr", "hgx-mi300x")  # systems that publish most numbers, to show how one is written
 # What an assumption may add, beside every number that stands in the files.
 _OPTIONAL = {f"device.peak.{dtype}": "FLOP/s" for dtype in ("fp4", "fp8", "int8", "bf16", "tf32", "fp32")} | {
     "device.scale_up.pair": "byte/s"
@@ -54,31 +55,46 @@ class Parts:
         return dataclasses.replace(self, system=_replace(self.system, [head, *rest], quantity))
 
 
-def machine(on: str, *, assume: Path | None = None) -> Machine:
+def machine(
+    on: str, *, assume: Path | Mapping[str, str] | None = None, needs: Collection[str] | None = None
+) -> Machine:
     """The machine that `--on` means: `[Nx]SYSTEM[@NETWORK]`, where SYSTEM and NETWORK are catalog names or YAML files.
 
     Parameters
     ----------
     on : such as "scalex40", "5xhgx-h100", "4xscalex40@xdr", "2xmy-box.yaml"
-    assume : YAML file of numbers to use instead, `path: value` a line, such as `device.peak.bf16: 350 TFLOP/s`
+    assume : YAML file of numbers to use instead, `path: value` a line, such as `device.peak.bf16: 350 TFLOP/s`; or
+        such lines as a plan file keeps them
+    needs : paths of the numbers that will be read, all that a step reads where None; others may be missing (NaN)
 
     Raises
     ------
     SpecError : bad name, count or file; or a needed number is not published: all of them are named
     """
     made, missing = resolve(parts(on, assume=assume))
+    if needs is not None:
+        missing = {path: unit for path, unit in missing.items() if path in needs}
+        made = dataclasses.replace(made, assumed=tuple(item for item in made.assumed if item.path in needs))
     if missing:
         named = ", ".join(f"{path} [{unit}]" for path, unit in missing.items())
         path, unit = next(iter(missing.items()))
         raise SpecError(
             f"not published, and a prediction needs it: {named}",
             where=made.name,
-            hint=f"supply your own with --assume FILE, a line each, such as `{path}: {units.KINDS[unit][1]}`",
+            hint=f"supply your own with --assume FILE, a line each, such as `{path}: {_example(path, unit)}`",
         )
     return made
 
 
-def parts(on: str, *, assume: Path | None = None) -> Parts:
+def times(on: str, count: int) -> str:
+    """The `--on` of so many machines: 2 of 5xhgx-h100@xdr are 10xhgx-h100@xdr."""
+    match = _ON.fullmatch(on.strip())
+    assert match is not None
+    network = f"@{match['network']}" if match["network"] else ""
+    return f"{count * int(match['count'] or 1)}x{match['system']}{network}"
+
+
+def parts(on: str, *, assume: Path | Mapping[str, str] | None = None) -> Parts:
     """Read the files that `on` names, and put the numbers of `assume` in place."""
     match = _ON.fullmatch(on.strip())
     if match is None:
@@ -119,10 +135,11 @@ def resolve(found: Parts) -> tuple[Machine, dict[str, str]]:
         hbm_bandwidth=take("device.hbm.bandwidth", device.hbm.bandwidth),
         scale_up=_scale_up(system, device, take),
         scale_out=_scale_out(found, take) if found.count * system.devices > system.domain else None,
-        host_link=take("host.link", system.host.link),
-        host_dram_bytes=take("host.dram", system.host.dram),
+        host_link=take.spare("host.link", system.host.link),
+        host_dram_bytes=take.spare("host.dram", system.host.dram),
         assumed=tuple(take.assumed),
-        hbm_sold=device.hbm.sold.value,
+        hbm_sold=take.spare("device.hbm.sold", device.hbm.sold),
+        network=found.network.name if found.network else None,
     )
     return made, take.missing
 
@@ -138,10 +155,15 @@ class _Take:
         if quantity is None or quantity.value is None:
             self.missing[path] = quantity.unit if quantity else _OPTIONAL[path]
             return math.nan
-        if quantity.value == 0 and quantity.unit != "s":
-            raise SpecError("must be above zero", where=path, hint="a number that is not known is `value: null`")
         if quantity.assumed:
             self.assumed.append(Assumption(path, quantity.written, quantity.source))
+        return self.spare(path, quantity) or 0.0
+
+    def spare(self, path: str, quantity: Quantity) -> float | None:
+        """A number that no step reads: it may be missing, and is not named where it is assumed."""
+        if quantity.value is not None and quantity.value < 1 and quantity.unit != "s":
+            unit = f" {quantity.unit}".rstrip()
+            raise SpecError(f"must be at least 1{unit}", where=path, hint="a number that is not known is `value: null`")
         return quantity.value
 
 
@@ -205,11 +227,21 @@ def _layers(endpoints: int, radix: int, on: str, network: str) -> int:
     )
 
 
-def _assume(found: Parts, file: Path) -> Parts:
-    """Put the numbers of an --assume file in place, each marked as assumed, with the file as its source."""
-    lines = load.read_yaml(file)
-    if not isinstance(lines, dict):
-        raise SpecError("wants one `path: value` a line", where=str(file), hint='such as "scale_up.hop: 0.2 us"')
+def _example(path: str, unit: str) -> str:
+    """How such a number is written: as it stands for a well-known system, else any of its unit."""
+    for on in _EXAMPLES:
+        quantity = parts(on).quantities().get(path)
+        if quantity and quantity.value is not None:
+            return quantity.written
+    return units.KINDS[unit][1]
+
+
+def _assume(found: Parts, assume: Path | Mapping[str, str]) -> Parts:
+    """Put assumed numbers in place, each marked as assumed, with where it was written as its source."""
+    file, source = ("the plan file",) * 2 if isinstance(assume, Mapping) else (str(assume), f"--assume {assume}")
+    lines = assume if isinstance(assume, Mapping) else load.read_yaml(assume)
+    if not isinstance(lines, Mapping):
+        raise SpecError("wants one `path: value` a line", where=file, hint='such as "scale_up.hop: 0.2 us"')
     known = _OPTIONAL | {path: quantity.unit for path, quantity in found.quantities().items()}
     for path, value in lines.items():
         where = f"{file}: {path}"
@@ -218,11 +250,9 @@ def _assume(found: Parts, file: Path) -> Parts:
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
             raise SpecError("no such number", where=where, hint=hint)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise SpecError("wants a value with its unit", where=where, hint=f'such as "{units.KINDS[known[path]][1]}"')
+            raise SpecError("wants a value with its unit", where=where, hint=f'such as "{_example(path, known[path])}"')
         number = units.parse(str(value), known[path], where=where)
-        quantity = Quantity(
-            value=number, status="assumed", source=f"--assume {file}", written=str(value), unit=known[path]
-        )
+        quantity = Quantity(value=number, status="assumed", source=source, written=str(value), unit=known[path])
         found = found.replace(path, quantity)
     return found
 

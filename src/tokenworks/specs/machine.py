@@ -43,7 +43,8 @@ class Machine:
     hbm_bytes : memory that software sees [byte]; hbm_bandwidth : [byte/s]
     scale_out : None where the machine is one domain that cannot be left
     host_link : [byte/s] between a device and its host, per direction; host_dram_bytes : of one host [byte]
-    hbm_sold : memory as the vendor sells it [byte], None where nobody sells it
+    hbm_sold : memory as the vendor sells it [byte]; None, as the host's, where not published: no step reads it
+    network : what joins its domains, and would join it to more of its kind; None where nothing does
     """
 
     name: str
@@ -57,7 +58,8 @@ class Machine:
     hbm_bandwidth: float
     scale_up: Link
     scale_out: Link | None
-    host_link: float
-    host_dram_bytes: float
+    host_link: float | None
+    host_dram_bytes: float | None
     assumed: tuple[Assumption, ...]
     hbm_sold: float | None = None
+    network: str | None = None

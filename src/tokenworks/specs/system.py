@@ -49,9 +49,9 @@ class Host(Spec):
 
     devices: Count
     cpu: str = ""
-    dram: Bytes
+    dram: Bytes = not_published("byte")
     dram_bandwidth: ByteRate = not_published("byte/s")
-    link: ByteRate
+    link: ByteRate = not_published("byte/s")
     ssd: Bytes = not_published("byte")
     ssd_bandwidth: ByteRate = not_published("byte/s")
 
