@@ -1,13 +1,14 @@
 """Fit: memory that adds up, the fewest devices, and words for what does not fit."""
 
 import dataclasses
+import re
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenworks.errors import DoesNotFit
-from tokenworks.plan.fit import Fit, fit
+from tokenworks.plan.fit import READS, Fit, fit
 from tokenworks.plan.points import Setting
 from tokenworks.specs.compose import machine
 from tokenworks.specs.engine import load_engine
@@ -39,13 +40,34 @@ def test_one_copy_on_all_cards_leaves_more_cache_than_a_copy_a_host() -> None:
 
 
 def test_a_known_smallest_machine() -> None:
-    """DeepSeek-R1 in FP8 (689 GB with scales and BF16 parts) fits 8 x H200 (1,210 GB), not 8 x H100 (687 GB)."""
-    assert found("deepseek-ai/DeepSeek-R1", "hgx-h200").smallest.devices == 8
+    """DeepSeek-R1 in FP8 (689 GB with scales and BF16 parts) fits 6 x H200 (907 GB), not 8 x H100 (687 GB)."""
+    assert found("deepseek-ai/DeepSeek-R1", "hgx-h200").smallest.devices == 6
     with pytest.raises(DoesNotFit) as error:
         found("deepseek-ai/DeepSeek-R1", "hgx-h100")
-    assert "16 of these devices would hold it (2 x hgx-h100)" in str(error.value)
+    assert "16 of these devices would hold it (--on 2xhgx-h100)" in str(error.value)
     assert "GB more than the engine may take" in str(error.value)
     assert found("deepseek-ai/DeepSeek-R1", "2xhgx-h100").smallest.devices == 16
+
+
+def test_the_fewest_devices_are_found_over_every_count() -> None:
+    """689 GB over cards of which an engine takes 139 GB: five are too tight, six hold it, as stages or flat (by hand)."""
+    six = [width for width in found("deepseek-ai/DeepSeek-R1", "scalex40").widths if width.devices <= 6]
+    assert [(width.devices, width.role.parallel.pp) for width in six] == [(6, 1), (6, 6)]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_the_machine_that_is_advised_holds_the_model(times: int) -> None:
+    """A machine without a network is advised with one."""
+    on = "hgx-h100" if times == 1 else "localhost"
+    model = "deepseek-ai/DeepSeek-R1" if times == 1 else "zai-org/GLM-4.5-Air"
+    with pytest.raises(DoesNotFit) as error:
+        found(model, on)
+    match = re.search(r"(\d+) of these devices would hold it.*--on (\S+)\)", str(error.value))
+    assert match is not None
+    larger = machine(match[2], needs=READS)
+    held = fit(dataclasses.replace(setting(model, on), machine=larger), "bf16")
+    assert held.smallest.devices == int(match[1])
+    assert ("@" in match[2]) == (on == "localhost")
 
 
 def test_what_is_hopeless_says_so() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from tokenworks.cli.output import OutputFormat, console, emit, table
-from tokenworks.plan.fit import CHUNK, Fit, Width
+from tokenworks.plan.fit import CHUNK, READS, Fit, Width
 from tokenworks.plan.fit import fit as find_fit
 from tokenworks.plan.points import Setting
 from tokenworks.specs.compose import machine
@@ -49,7 +49,7 @@ def fit(
     found_model = load_model(model)
     dtype = found_model.native_kv if kv_dtype == "native" else kv_dtype
     one_token = Workload(name="fit", isl=1, osl=1)
-    setting = Setting(found_model, machine(on, assume=assume), load_engine(engine), one_token)
+    setting = Setting(found_model, machine(on, assume=assume, needs=READS), load_engine(engine), one_token)
     found = find_fit(setting, dtype)
     if output == "table":
         _print(found)
@@ -61,8 +61,8 @@ def _summary(found: Fit) -> str:
     best, flat, machine_ = found.best, found.flat, found.machine
     without = f", {flat.kv_tokens / MILLION:,.2f} M without a pipeline" if flat and flat is not best else ""
     return (
-        f"{found.model} fits {machine_.name}: from {found.smallest.devices} devices; best split of all "
-        f"{machine_.devices} is {best.role.replicas} x [{best.role.parallel}], "
+        f"{found.model} fits {machine_.name}: from {found.smallest.devices} "
+        f"device{'s' * (found.smallest.devices > 1)}; best split of all {machine_.devices} is {best.role.replicas} x [{best.role.parallel}], "
         f"{best.kv_tokens / MILLION:,.2f} M KV tokens left in {found.kv_dtype.upper()}{without}"
     )
 

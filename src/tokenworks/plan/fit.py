@@ -7,13 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.costs.memory import Memory
+from tokenworks.costs.memory import Memory, weight_bytes
+from tokenworks.costs.split import Split
 from tokenworks.errors import DoesNotFit
 from tokenworks.plan import space
 from tokenworks.plan.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
 from tokenworks.plan.rules import MEMORY, SHAPE, Case, judge, with_memory
+from tokenworks.specs import load
+from tokenworks.specs.compose import times
 from tokenworks.specs.deployment import Role
 from tokenworks.specs.machine import Machine
+
+READS = frozenset({"device.hbm.capacity"})
+"""The numbers of a machine that this reads: `needs` of `specs.compose.machine`."""
 
 MOST_TIMES = 16
 """How many times the machine is tried where one does not hold the model."""
@@ -47,7 +53,7 @@ class Width:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Every width that fits, fewest devices first, without and with a pipeline; at least one."""
+    """Widths that fit, fewest devices first, without and with a pipeline: those that `plan` tries, and the fewest."""
 
     model: str
     machine: Machine
@@ -80,10 +86,18 @@ def fit(setting: Setting, kv_dtype: str) -> Fit:
     ------
     DoesNotFit : no split of the whole machine holds the model; says by how much, and how many machines would
     """
-    points, room = _candidates(setting, kv_dtype)
-    legal, _ = judge(Case(points, setting, room), MEMORY)
-    if not legal.any():
+    planned = _held(_planned(setting, kv_dtype), setting)
+    least = min((width.devices for width in planned), default=setting.machine.devices + 1)
+    widths = [*_fewest(setting, kv_dtype, least), *planned]
+    if not widths:
         raise does_not_fit(setting, kv_dtype)
+    return Fit(setting.model.name, setting.machine, kv_dtype, tuple(widths))
+
+
+def _held(points: Points, setting: Setting) -> list[Width]:
+    """The best split of each number of devices, of those that fit."""
+    points, room = _shaped(points, setting)
+    legal, _ = judge(Case(points, setting, room), MEMORY)
     total = np.where(legal, room.kv_tokens * space.replicas(points.devices, setting), -1.0)
     widths = []
     for devices in np.unique(points.devices[legal]):
@@ -91,13 +105,29 @@ def fit(setting: Setting, kv_dtype: str) -> Fit:
             rows = np.flatnonzero(legal & (points.devices == devices) & ((points.pp > 1) == staged))
             if len(rows):
                 widths.append(_width(points, room, int(rows[np.argmax(total[rows])]), setting))
-    return Fit(setting.model.name, setting.machine, kv_dtype, tuple(widths))
+    return widths
+
+
+def _fewest(setting: Setting, kv_dtype: str, below: int) -> list[Width]:
+    """The smallest number of devices under `below` that holds the model in any legal split; none where none does.
+
+    Each weight is somewhere: fewer devices than weights over usable memory need not be tried.
+    """
+    machine = setting.machine
+    usable = machine.hbm_bytes * setting.memory_fraction
+    first = max(int(weight_bytes(setting.model, Split()) / usable), 1)
+    for devices in range(first, min(below, space.WIDEST + 1)):
+        if devices <= machine.domain or devices % machine.domain == 0:
+            held = _held(_every(setting, kv_dtype, devices), setting)
+            if held:
+                return held
+    return []
 
 
 def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
     """The error that says what does not fit, by how much, and how many of the same machine would hold it."""
     machine = setting.machine
-    _, room = _candidates(setting, kv_dtype)
+    _, room = _shaped(_planned(setting, kv_dtype), setting)
     missing = -np.asarray(room.kv)
     row = int(np.argmin(missing))
     need = float(np.broadcast_to(room.usable, missing.shape)[row] + missing[row])
@@ -111,25 +141,45 @@ def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
 def _nearest(setting: Setting, kv_dtype: str) -> str:
     """How many times the machine holds the model."""
     machine = setting.machine
-    for times in range(2, MOST_TIMES + 1):
-        larger = dataclasses.replace(setting, machine=dataclasses.replace(machine, devices=times * machine.devices))
-        points, room = _candidates(larger, kv_dtype)
-        legal, _ = judge(Case(points, larger, room), MEMORY)
-        if legal.any():
-            return f"{int(points.devices[legal].min())} of these devices would hold it ({times} x {machine.name})"
-    return f"{MOST_TIMES} x {machine.name} would not hold it either"
+    most = MOST_TIMES * machine.devices
+    larger = dataclasses.replace(setting, machine=dataclasses.replace(machine, devices=most))
+    held = _fewest(larger, kv_dtype, most + 1)
+    if not held:
+        return f"{MOST_TIMES} x {machine.name} would not hold it either"
+    need = held[0].devices
+    many = times(machine.name, -(-need // machine.devices))
+    if machine.network is None and need > machine.domain:
+        return f"{need} of these devices would hold it, over a network (--on {many}@{load.catalog_names('network')[0]})"
+    return f"{need} of these devices would hold it (--on {many})"
 
 
-def _candidates(setting: Setting, kv_dtype: str) -> tuple[Points, Memory]:
-    """Splits of legal shape at one sequence and one chunk a rank, without drafts or overlap, and their memory."""
+def _planned(setting: Setting, kv_dtype: str) -> Points:
+    """The splits that `plan` tries, without drafts or overlap."""
     points = space.splits(setting)
     plain = (points.draft == 0) & (points.overlap == OVERLAPS.index("none")) & (points.kv == KV_DTYPES.index(kv_dtype))
-    points = points[plain]
+    return points[plain]
+
+
+def _every(setting: Setting, kv_dtype: str, devices: int) -> Points:
+    """Every split of so many devices, with the redundant experts that each needs: of any number of stages."""
+    experts = setting.experts
+    rows = [
+        (tp, pp, devices // pp // tp, ep, devices // pp // ep if experts else 1, -experts.count % ep if experts else 0)
+        for pp in space.divisors(devices)
+        for tp in space.divisors(devices // pp)
+        for ep in (space.divisors(devices // pp) if experts else (1,))
+    ]
+    tp, pp, dp, ep, expert_tp, redundant = np.array(rows, dtype=np.int64).T
+    none = np.zeros_like(tp)
+    return Points(tp, pp, dp, ep, expert_tp, redundant, none + KV_DTYPES.index(kv_dtype), none, none, dp, dp * CHUNK)
+
+
+def _shaped(points: Points, setting: Setting) -> tuple[Points, Memory]:
+    """Those of legal shape, at one sequence and one chunk a rank, and their memory."""
     points = dataclasses.replace(points, max_sequences=points.dp, chunk_tokens=points.dp * CHUNK)
     legal, _ = judge(Case(points, setting), SHAPE)
     points = points[legal]
-    found = with_memory(points, setting).room
-    return points, found
+    return points, with_memory(points, setting).room
 
 
 def _width(points: Points, room: Memory, row: int, setting: Setting) -> Width:
