@@ -75,16 +75,16 @@ class Calibrated:
 
 def calibrate(
     points: Sequence[Point], prior: Calibration, *, name: str, fitted_on: str, data_sha256: str,
-    without: Sequence[str] = (), say: Say | None = None,
+    without: Sequence[str] = (), only_assumed: bool = False, say: Say | None = None,
 ) -> Calibrated:  # fmt: skip
     """Simulate the points with the prior, fit the factors of their families, and leave out each system for the spread.
 
     Parameters
     ----------
-    without : models that are not fitted on
+    without : models that are not fitted on; only_assumed : leave what a kernel table measured as it is
     """
     problem = problem_of(points, prior, without, say)
-    factors = factors_of(problem.families, prior)
+    factors = factors_of(problem.families, prior, only_assumed=only_assumed)
     if say:
         say(f"fitting {len(factors)} constants")
     whole = fit(problem, factors)

@@ -19,8 +19,8 @@ GLOBAL = {"unhidden": 0.1, "skew": 0.2, "acceptance": 0.2}
 """Constants of all families, and how far each may lie from its prior, as a log-deviation [-]."""
 
 RATES_MEASURED, STARTS_MEASURED, ASSUMED = 0.03, 0.07, 0.15
-"""The same of a family's own: what a kernel table measured moves little, a latency more, as each engine launches its own
-kernels, and what nobody measured moves most."""
+"""The same of a family's own: what a kernel table measured moves little, a latency more, as each engine launches its
+own kernels, and what nobody measured moves most."""
 
 MOST = 0.98
 """No share is fitted above this [-]."""
@@ -40,20 +40,37 @@ class Factor:
         return f"{self.family}.{self.field}" if self.family else self.field
 
 
-def factors_of(families: Iterable[str], prior: Calibration) -> tuple[Factor, ...]:
-    """All that can be turned for the families that were measured."""
+def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: bool = False) -> tuple[Factor, ...]:
+    """All that can be turned for the families that were measured.
+
+    Parameters
+    ----------
+    only_assumed : leave what a kernel table measured as it is
+    """
     own = [
         Factor(name, field, _freedom(prior.families[name], field))
         for name in families
         for field in (*UTILISATIONS, *LATENCIES)
+        if not only_assumed or _quantity(prior.families[name], field).assumed
     ]
-    return (*own, *(Factor(None, field, spread) for field, spread in GLOBAL.items()))
+    shared = [
+        Factor(None, field, spread)
+        for field, spread in GLOBAL.items()
+        if not only_assumed or getattr(prior, field).assumed
+    ]
+    return (*own, *shared)
+
+
+def _quantity(family: Family, field: str) -> Quantity:
+    """The rate of GEMM goes by the first dtype of the family."""
+    found = next(iter(family.gemm.values())) if field == "gemm" else getattr(family, field)
+    assert isinstance(found, Quantity)
+    return found
 
 
 def _freedom(family: Family, field: str) -> float:
-    """By what the prior rests on; the rate of GEMM goes by the first dtype of the family."""
-    found = next(iter(family.gemm.values())) if field == "gemm" else getattr(family, field)
-    if found.assumed:
+    """By what the prior rests on."""
+    if _quantity(family, field).assumed:
         return ASSUMED
     return STARTS_MEASURED if field in LATENCIES else RATES_MEASURED
 

@@ -25,6 +25,7 @@ def calibrate(
     prior: str = "datasheet",
     name: str = "mine",
     without: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    only_assumed: Annotated[bool, Parameter(negative=())] = False,
     leave_out: Literal["system", "model"] | None = None,
     ablation: Annotated[bool, Parameter(negative=())] = False,
     out: Path | None = None,
@@ -44,6 +45,8 @@ def calibrate(
         Name of the calibration that is written.
     without
         A model that is not fitted on; may be repeated.
+    only_assumed
+        Turn only what the prior assumes; leave what a kernel table measured as it is.
     leave_out
         Leave out each system, or each model, in turn, and print what the others predict of it; fits nothing else.
     ablation
@@ -64,11 +67,11 @@ def calibrate(
     with progress("calibrating") as say:
         if leave_out:
             problem = problem_of(points, start, without, say)
-            left, _ = leave(problem, factors_of(problem.families, start), leave_out, say)
+            left, _ = leave(problem, factors_of(problem.families, start, only_assumed=only_assumed), leave_out, say)
             found: dict[str, Any] = {"leave_out": leave_out, "groups": [one.plain() for one in left]}
         else:
             made = run(points, start, name=name, fitted_on=", ".join(path.name for path in data),
-                       data_sha256=_sha256(data), without=without, say=say)  # fmt: skip
+                       data_sha256=_sha256(data), without=without, only_assumed=only_assumed, say=say)  # fmt: skip
             found = made.summary() | ({"ablation": made.ablation()} if ablation else {})
             if out:
                 write(made, out)

@@ -19,7 +19,7 @@ SHOWN = ("kind", "system", "engine", "model")
 def validate(
     *,
     data: Path,
-    calibration: str = "datasheet",
+    calibration: str = "serving",
     limit: int | None = None,
     out: Path | None = None,
     output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
