@@ -60,9 +60,10 @@ def fit(
 def _summary(found: Fit) -> str:
     best, flat, machine_ = found.best, found.flat, found.machine
     without = f", {flat.kv_tokens / MILLION:,.2f} M without a pipeline" if flat and flat is not best else ""
+    least = found.smallest.devices
     return (
-        f"{found.model} fits {machine_.name}: from {found.smallest.devices} "
-        f"device{'s' * (found.smallest.devices > 1)}; best split of all {machine_.devices} is {best.role.replicas} x [{best.role.parallel}], "
+        f"{found.model} fits {machine_.name}: from {least} device{'s' * (least > 1)}; best split of all "
+        f"{machine_.devices} is {best.role.replicas} x [{best.role.parallel}], "
         f"{best.kv_tokens / MILLION:,.2f} M KV tokens left in {found.kv_dtype.upper()}{without}"
     )
 

@@ -131,10 +131,10 @@ def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
     missing = -np.asarray(room.kv)
     row = int(np.argmin(missing))
     need = float(np.broadcast_to(room.usable, missing.shape)[row] + missing[row])
+    all_of = f"each of {machine.devices} devices" if machine.devices > 1 else "its device"
     return DoesNotFit(
-        f"{setting.model.name} does not fit {machine.name}: its leanest split needs {need / 1e9:,.1f} GB of each of "
-        f"{machine.devices} devices, {missing[row] / 1e9:,.1f} GB more than the engine may take; "
-        + _nearest(setting, kv_dtype)
+        f"{setting.model.name} does not fit {machine.name}: its leanest split needs {need / 1e9:,.1f} GB of "
+        f"{all_of}, {missing[row] / 1e9:,.1f} GB more than the engine may take; " + _nearest(setting, kv_dtype)
     )
 
 
