@@ -10,15 +10,24 @@ TokenworksError            1  something went wrong inside
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 _SHOWN = 8
+_LONG = re.compile(r"[0-9][0-9,]{39,}")  # a number that nobody reads to its end
+
+
+def _in_short(text: str) -> str:
+    return _LONG.sub(lambda found: f"{found[0][:12]}... ({len(found[0].replace(',', ''))} digits)", text)
 
 
 class TokenworksError(Exception):
     """Root of the tree; `exit_code` is what the command line returns."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return _in_short(super().__str__())
 
 
 class SpecError(TokenworksError):
@@ -32,7 +41,7 @@ class SpecError(TokenworksError):
 
     def __str__(self) -> str:
         text = super().__str__()
-        return f"{text}; {self.hint}" if self.hint else text
+        return f"{text}; {_in_short(self.hint)}" if self.hint else text
 
 
 class UnknownName(SpecError):

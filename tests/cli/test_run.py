@@ -48,3 +48,17 @@ def test_an_unknown_name_suggests_near_ones() -> None:
     assert str(UnknownName("network", "zzz", ["ndr", "xdr"])).endswith("known: ndr, xdr")
     many = [f"box-{number}" for number in range(20)]
     assert str(UnknownName("system", "zzz", many)).endswith("box-7 and 12 more (`tokenworks systems`)")
+
+
+def test_no_error_prints_hundreds_of_digits() -> None:
+    error = SpecError(f"isl + osl = {1e300:,.0f} tokens, 131,072 at most", where="plan", hint=f"not {10**300}")
+    assert str(error) == (
+        "plan: isl + osl = 1,000,000,00... (301 digits) tokens, 131,072 at most; not 100000000000... (301 digits)"
+    )
+    assert "9" * 13 not in str(DoesNotFit("9" * 400))
+
+
+@pytest.mark.parametrize("isl", ["1e308", "1e200"])
+def test_absurd_lengths_are_refused_in_few_words(isl: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["estimate", "deepseek-ai/DeepSeek-R1", "--on", "scalex40", "--isl", isl, "--osl", "10"]) == 2
+    assert len(capsys.readouterr().err) < 300

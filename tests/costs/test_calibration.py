@@ -9,8 +9,9 @@ from tests.costs.cases import achieved, on
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.calibration import Calibration, load_calibration, number
+from tokenworks.specs.device import Device
 from tokenworks.specs.engine import engine_names, load_engine
-from tokenworks.specs.load import CATALOG, catalog_names, load_device, read_yaml, validate
+from tokenworks.specs.load import CATALOG, catalog_names, load, locate, read_yaml, validate
 from tokenworks.specs.provenance import Quantity
 
 FILE = CATALOG / "calibration" / "datasheet.yaml"
@@ -30,7 +31,7 @@ def given(value: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", catalog_names("device"))
 def test_every_device_has_a_family_and_a_utilisation_for_each_dtype(name: str) -> None:
-    device = load_device(name)
+    device = load(Device, locate("device", name))
     family = load_calibration().family(device.family)
     for dtype in device.peak:
         assert 0 < family.util(dtype) <= 1

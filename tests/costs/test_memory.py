@@ -12,7 +12,6 @@ from tokenworks.costs.memory import activation_bytes, buffer_bytes, cache_bytes,
 from tokenworks.costs.split import Split
 from tokenworks.specs.deployment import Parallel, Role
 from tokenworks.specs.engine import load_engine
-from tokenworks.specs.model import draft_bytes
 from tokenworks.specs.model import weight_bytes as all_weights
 
 VLLM = load_engine("vllm")
@@ -28,7 +27,8 @@ def test_one_device_holds_all_weights(name: str) -> None:
 def test_drafts_are_held_where_they_run() -> None:
     found = model(R1)
     drafting = weight_bytes(found, Split(draft_tokens=1)) - weight_bytes(found, Split())
-    assert drafting == pytest.approx(draft_bytes(found))
+    stored = sum(m.stored for block in found.draft for m in block.matrices)
+    assert stored < drafting < 1.001 * stored  # and the vectors of the norms
 
 
 def test_experts_and_attention_are_split_apart() -> None:

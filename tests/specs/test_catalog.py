@@ -7,6 +7,7 @@ import pytest
 from tokenworks.errors import SpecError
 from tokenworks.specs import compose, load
 from tokenworks.specs.compose import Parts
+from tokenworks.specs.device import Device
 from tokenworks.specs.machine import Link
 
 DEVICES, SYSTEMS, NETWORKS = (load.catalog_names(kind) for kind in ("device", "system", "network"))
@@ -28,12 +29,12 @@ def scale_out(on: str) -> Link:
 
 def parts(device: str) -> Parts:
     """A device as if in the system with the fewest numbers of its own."""
-    return Parts(device, 1, load.load_system("localhost"), load.load_device(device), None)
+    return Parts(device, 1, load.load_system("localhost"), load.load(Device, load.locate("device", device)), None)
 
 
 @pytest.mark.parametrize("name", DEVICES)
 def test_device(name: str) -> None:
-    device = load.load_device(name)
+    device = load.load(Device, load.locate("device", name))
     assert device.name == name
     assert device.family in FAMILIES
     for path, quantity in parts(name).quantities().items():
@@ -105,7 +106,7 @@ def test_usable_bytes_as_the_driver_reports_them() -> None:
         "h100": 85_899_345_920, "h200": 151_397_597_184, "b200": 193_273_528_320, "b300": 288_400_343_040,
         "gb200": 198_674_743_296, "gb300": 298_013_687_808, "l40s": 48_305_799_168, "rtx-pro-6000": 102_641_958_912,
     }  # fmt: skip
-    assert {name: load.load_device(name).hbm.capacity.value for name in reported} == reported
+    assert {name: load.load(Device, load.locate("device", name)).hbm.capacity.value for name in reported} == reported
 
 
 def test_one_mesh_peer_gets_a_seventh() -> None:

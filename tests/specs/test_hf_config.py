@@ -66,6 +66,46 @@ def test_other_files(tmp_path: Path) -> None:
         read_json(tmp_path)
 
 
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA)[:-1] + ', "hidden_size": 128}')
+    with pytest.raises(SpecError, match=r"not valid JSON: duplicate key 'hidden_size'"):
+        load_model(str(path))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA), encoding="utf-8-sig")
+    assert load_model(str(path)).layers == LLAMA["num_hidden_layers"]
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    loop = tmp_path / "config.json"
+    loop.symlink_to(loop)
+    for name in (loop, tmp_path):
+        with pytest.raises(SpecError, match=r"config.json: cannot read: Too many levels of symbolic links"):
+            load_model(str(name))
+    with pytest.raises(SpecError, match=r"/dev/null: cannot read: it is no regular file; give a config.json"):
+        load_model("/dev/null")
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), "x" * 400, [1] * 400])
+def test_a_value_is_shown_in_short(value: Any) -> None:
+    text = refused(LLAMA | {"hidden_size": value, "tie_word_embeddings": value}, "hidden_size", "...")
+    assert len(text) < 250
+
+
+def test_a_number_of_more_digits_than_python_reads(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"hidden_size": ' + "9" * 5000 + ', "x": 1e999}')
+    with pytest.raises(SpecError, match="not valid JSON") as caught:
+        load_model(str(path))
+    assert len(str(caught.value)) < 400
+    path.write_text('{"x": 1e999}')
+    with pytest.raises(SpecError, match="not valid JSON: 1e999 is too large"):
+        load_model(str(path))
+
+
 # ── fields ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

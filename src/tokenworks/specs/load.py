@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tokenworks.errors import SpecError, UnknownName
-from tokenworks.specs.device import Device
 from tokenworks.specs.system import Network, System
 from tokenworks.specs.workload import Workload
 
@@ -29,11 +28,6 @@ _SHOWN_ERRORS = 5
 def catalog_names(kind: Kind) -> list[str]:
     """Names of the files that the catalog ships, sorted."""
     return sorted(path.stem for path in (CATALOG / f"{kind}s").glob("*.yaml"))
-
-
-def load_device(name_or_path: str | Path) -> Device:
-    """A catalog device, or a user's own YAML file."""
-    return load(Device, locate("device", name_or_path))
 
 
 def load_system(name_or_path: str | Path) -> System:
@@ -149,7 +143,7 @@ def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str
     """One pydantic error as dotted path, message and hint."""
     location = [part for part in detail["loc"] if part != "[key]"]
     path, value, context = ".".join(map(str, location)), detail["input"], detail.get("ctx", {})
-    shown = _short(repr(value))
+    shown = short(repr(value))
     match detail["type"]:
         case "extra_forbidden":
             known = _keys(spec_type, location[:-1])
@@ -188,9 +182,10 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def _a(value: Any) -> str:
-    names = {dict: "a mapping", list: "a list", str: f'the text "{_short(str(value))}"', type(None): "nothing"}
-    return names.get(type(value), f"just {value}")
+    names = {dict: "a mapping", list: "a list", str: f'the text "{short(str(value))}"', type(None): "nothing"}
+    return names.get(type(value), f"just {short(str(value))}")
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def short(text: str) -> str:
+    """At most 40 characters of what a user wrote."""
+    return text if len(text) <= 40 else f"{text[:37]}..."

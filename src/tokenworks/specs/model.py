@@ -197,11 +197,6 @@ def weight_bytes(model: Model) -> float:
     return model.embedding.stored + head + VECTOR_BYTES * model.vectors + sum(map(_block_bytes, model.blocks))
 
 
-def draft_bytes(model: Model) -> float:
-    """One copy of the draft layers as stored [byte]."""
-    return sum(map(_block_bytes, model.draft))
-
-
 def kv_bytes_per_token(model: Model, kv_bytes: float) -> float:
     """Cache that one more token of a long context takes, all layers, one copy [byte].
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import json
+import math
+import stat
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from typing import Any, NoReturn
 
 from tokenworks.errors import SpecError
+from tokenworks.specs.load import short
 
 MOST_BYTES = 8 * 2**20
 MOST_WIDTH = 10**9  # a count or width above this is a slip of the keyboard, not a model
@@ -39,19 +42,46 @@ Json = Any
 
 
 def read_json(path: Path) -> dict[str, Json]:
-    """Parse a JSON object of at most 8 MB; NaN, Infinity, truncation and odd bytes are errors that name the file."""
+    """Parse a JSON object of at most 8 MB, with or without a byte order mark.
+
+    NaN, Infinity, a key twice, truncation and odd bytes are errors that name the file.
+    """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise SpecError(f"{path.stat().st_size} bytes is no config", where=str(path), hint="it is at most 8 MB")
-        found = msgspec.json.decode(path.read_bytes())
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            raise SpecError("cannot read: it is no regular file", where=str(path), hint="give a config.json")
+        if status.st_size > MOST_BYTES:
+            raise SpecError(f"{status.st_size} bytes is no config", where=str(path), hint="it is at most 8 MB")
+        text = path.read_bytes().decode("utf-8-sig")
+        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite, parse_float=_finite)
     except OSError as error:
         raise SpecError(f"cannot read: {error.strerror}", where=str(path)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or a number of too many digits
         hint = "a config.json holds finite numbers only and ends with its last brace"
         raise SpecError(f"not valid JSON: {error}", where=str(path), hint=hint) from error
     if not isinstance(found, dict):
         raise SpecError("the file is no JSON object", where=str(path), hint="give a Hugging Face config.json")
     return found
+
+
+def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    """An object whose keys are there once: of two, a reader would see the one and a program the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"duplicate key {short(repr(key))}")
+    return found
+
+
+def _not_finite(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{short(digits)} is too large")
+    return value
 
 
 class Fields:
@@ -88,9 +118,9 @@ class Fields:
         """A count or a width."""
         value = self.raw(key)
         if type(value) is not int:
-            raise self.error(key, f"want a whole number, got {value!r}")
+            raise self.error(key, f"want a whole number, got {short(repr(value))}")
         if not least <= value <= most:
-            raise self.error(key, f"{value} is not between {least} and {most}")
+            raise self.error(key, f"{short(str(value))} is not between {least} and {most}")
         return value
 
     def layers(self, key: str = "num_hidden_layers") -> int:
@@ -113,46 +143,46 @@ class Fields:
             return False
         value = self.raw(key)
         if type(value) is not bool:
-            raise self.error(key, f"want true or false, got {value!r}")
+            raise self.error(key, f"want true or false, got {short(repr(value))}")
         return value
 
     def word(self, key: str, allowed: Iterable[str]) -> str:
         """One of a few words."""
         value = self.raw(key)
         if not isinstance(value, str) or value not in set(allowed):
-            raise self.error(key, f"{value!r} is not known", hint=f"known: {', '.join(sorted(allowed))}")
+            raise self.error(key, f"{short(repr(value))} is not known", hint=f"known: {', '.join(sorted(allowed))}")
         return value
 
     def per_layer(self, key: str, length: int, allowed: Sequence[Json], *, extra: int = 0) -> list[Json]:
         """One entry a layer (`extra` more for draft layers are dropped), each one of `allowed`."""
         value = self.raw(key)
         if not isinstance(value, list) or not length <= len(value) <= length + extra:
-            size = f"{len(value)} entries" if isinstance(value, list) else repr(value)
+            size = f"{len(value)} entries" if isinstance(value, list) else short(repr(value))
             raise self.error(key, f"want a list of {length} entries, one a layer, got {size}")
         for index, entry in enumerate(value):
             if not any(entry == choice and type(entry) is type(choice) for choice in allowed):
-                raise self.error(f"{key}[{index}]", f"{entry!r} is not known", hint=f"known: {allowed}")
+                raise self.error(f"{key}[{index}]", f"{short(repr(entry))} is not known", hint=f"known: {allowed}")
         return value[:length]
 
     def number(self, key: str) -> float:
         """A positive, finite number."""
         value = self.raw(key)
         if type(value) not in (int, float) or not 0 < value < MOST_WIDTH:
-            raise self.error(key, f"want a positive number, got {value!r}")
+            raise self.error(key, f"want a positive number, got {short(repr(value))}")
         return float(value)
 
     def table(self, key: str, defaults: Mapping[str, Json] | None = None) -> Fields:
         """A nested object, read in its turn."""
         value = self.raw(key)
         if not isinstance(value, dict):
-            raise self.error(key, f"want an object, got {value!r}")
+            raise self.error(key, f"want an object, got {short(repr(value))}")
         return Fields(value, self.where, defaults or {}, f"{self._path}{key}.")
 
     def must(self, key: str, *values: Json) -> None:
         """The key, where it is there, has one of the values that we know how to count."""
         if self.has(key) and not any(self._data[key] == value for value in values):
             known = " or ".join(repr(value) for value in values)
-            raise self.error(key, f"{self._data[key]!r} is not supported", hint=f"known: {known}")
+            raise self.error(key, f"{short(repr(self._data[key]))} is not supported", hint=f"known: {known}")
 
     def names(self) -> list[str]:
         """The keys of an object whose keys are names."""

@@ -51,7 +51,7 @@ def load_model(name_or_path: str) -> Model:
     if known:
         return _from_catalog(known)
     path = os.path.expanduser(name_or_path)
-    if os.path.isdir(path) or os.path.isfile(path):  # unlike pathlib's, false for any name that cannot be a path
+    if os.path.lexists(path):  # unlike pathlib's, false for any name that cannot be a path
         return _from_path(Path(path))
     cached = _in_cache(name_or_path)
     if cached:
@@ -68,10 +68,11 @@ def _from_catalog(name: str) -> Model:
 
 def _from_path(path: Path) -> Model:
     file = path / "config.json" if path.is_dir() else path
-    if not file.is_file():
+    if file != path and not os.path.lexists(file):
         raise SpecError("no config.json in this directory", where=str(path))
+    config = _config(file)
     name = file.resolve().parent.name if file.name == "config.json" else file.stem.replace("--", "/", 1)
-    return build(_config(file), name, str(file))
+    return build(config, name, str(file))
 
 
 def _config(file: Path) -> dict[str, Any]:
