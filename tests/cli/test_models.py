@@ -71,3 +71,14 @@ def test_what_there_is_not(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("tokenworks: ")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_narrow_page_keeps_names_whole(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = run(capsys).splitlines()
+    rows = [line.split()[0] for line in lines if line.split() and "/" in line.split()[0]]
+    assert rows == [name for name in model_names() if "Super-49B" not in name]
+    assert all(len(line) <= columns for line in lines if not line.startswith("cannot"))

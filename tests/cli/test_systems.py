@@ -61,3 +61,16 @@ def test_what_there_is_not(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("tokenworks: ")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_a_narrow_page_keeps_names_whole(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    page = run(capsys)
+    assert all(len(line) <= columns for line in page.splitlines())
+    names = [line.split()[0] for line in page.splitlines() if line.strip()]
+    assert set(load.catalog_names("system")) <= set(names)
+    assert f"Left out, for {columns} columns: assumed" in page
+    assert "scale_up.endpoint" in run(capsys, "scalex40")

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.table import Table
 
-from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.cli.output import OutputFormat, console, emit, listing, table
 from tokenworks.costs.split import KV_BYTES
 from tokenworks.errors import SpecError
 from tokenworks.specs import model as sums
 from tokenworks.specs.hf import load_model, model_names
 from tokenworks.specs.model import Block, Matrix, Model, Scan
 
-WIDTH = 150  # one line a model, whatever the terminal
+WIDTH = 150  # of the list, where no terminal says how wide it is
 
 
 def models(
@@ -36,9 +37,8 @@ def models(
         return
     rows, reasons = _all()
     if output == "table":
-        page = console()
-        page.width = max(page.width, WIDTH)
-        page.print(_listing(rows))
+        page = console(WIDTH)
+        _list(page, rows)
         for each in reasons:
             page.print(f"cannot be computed: {each['name']}: {each['why']}", soft_wrap=True)
     else:
@@ -80,7 +80,7 @@ def _summary(model: Model) -> dict[str, Any]:
     }
 
 
-def _listing(rows: list[dict[str, Any]]) -> Table:
+def _list(page: Console, rows: list[dict[str, Any]]) -> None:
     columns: dict[str, Literal["left", "right"]] = {
         "model": "left", "total B": "right", "active B": "right", "layers": "right", "attention": "left",
         "experts": "right", "format": "left", "GB": "right", "KV B/token": "right", "context": "right",
@@ -88,7 +88,8 @@ def _listing(rows: list[dict[str, Any]]) -> Table:
     title = (
         "Models: weights as stored; active leaves out the embedding, which is looked up; KV cache in the native dtype"
     )
-    return table(title, columns, [_row(row) for row in rows])
+    spare = ("layers", "attention", "format", "experts", "active B", "context", "GB")
+    listing(page, title, columns, [_row(row) for row in rows], spare)
 
 
 def _row(row: dict[str, Any]) -> list[str]:

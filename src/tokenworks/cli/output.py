@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 OutputFormat = Literal["table", "json", "yaml"]
+
+WIDTH = 120  # columns where neither a terminal nor $COLUMNS says how many
 
 
 def emit(value: Any, form: Literal["json", "yaml"]) -> None:
@@ -40,9 +44,12 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def console() -> Console:
-    """Where results go; as wide as the terminal, 120 columns when there is none."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False)
+def console(width: int = WIDTH) -> Console:
+    """Where results go; as wide as $COLUMNS or the terminal, else `width` columns."""
+    told = os.environ.get("COLUMNS", "")
+    if told.isdecimal() and int(told):
+        return Console(width=int(told), highlight=False, markup=False)
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False)
 
 
 def notes() -> Console:
@@ -51,10 +58,33 @@ def notes() -> Console:
 
 
 def table(title: str, columns: dict[str, Literal["left", "right"]], rows: list[list[str]]) -> Table:
-    """A rich table; `columns` gives each heading its side."""
+    """A rich table; `columns` gives each heading its side. The first column names the row, and is never broken."""
     made = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
-    for heading, side in columns.items():
-        made.add_column(heading, justify=side, overflow="fold")
+    for index, (heading, side) in enumerate(columns.items()):
+        made.add_column(heading, justify=side, overflow="fold", no_wrap=index == 0)
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def listing(
+    page: Console,
+    title: str,
+    columns: dict[str, Literal["left", "right"]],
+    rows: list[list[str]],
+    spare: Sequence[str],
+) -> None:
+    """Print a table of one line a row; on a narrow page it leaves out `spare` columns, the first ones first."""
+    left_out: list[str] = []
+    endless = page.options.update(max_width=10_000)
+    while True:
+        kept = [index for index, heading in enumerate(columns) if heading not in left_out]
+        sides = {heading: side for heading, side in columns.items() if heading not in left_out}
+        made = table("", sides, [[row[index] for index in kept] for row in rows])
+        if len(left_out) == len(spare) or page.measure(made, options=endless).maximum <= page.width:
+            break
+        left_out.append(spare[len(left_out)])
+    page.print(title)
+    page.print(made)
+    if left_out:
+        page.print(f"Left out, for {page.width} columns: {', '.join(left_out)}.")

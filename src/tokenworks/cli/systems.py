@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.table import Table
 
-from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.cli.output import OutputFormat, console, emit, listing, table
 from tokenworks.specs import compose, load
 from tokenworks.specs.compose import Parts
 
@@ -27,7 +26,7 @@ def systems(
     if name is None:
         rows = [_summary(compose.parts(known)) for known in load.catalog_names("system")]
         if output == "table":
-            console().print(_listing(rows))
+            _list(rows)
             console().print(
                 f"{sum(row['plannable'] for row in rows)} of {len(rows)} can be planned with; the others lack numbers "
                 "that are not published (`tokenworks systems NAME` names them, --assume FILE supplies them)."
@@ -70,7 +69,7 @@ def _detail(found: Parts) -> dict[str, Any]:
     return _summary(found) | {"numbers": numbers, "facts": facts, "notes": notes}
 
 
-def _listing(rows: list[dict[str, Any]]) -> Table:
+def _list(rows: list[dict[str, Any]]) -> None:
     columns: dict[str, Literal["left", "right"]] = {
         "system": "left",
         "devices": "right",
@@ -85,7 +84,8 @@ def _listing(rows: list[dict[str, Any]]) -> Table:
         "plan": "left",
     }
     title = "Systems: dense FLOP/s, memory and its bandwidth in all; scale-up link per device and direction"
-    return table(title, columns, [_row(row) for row in rows])
+    spare = ("assumed", "network", "BF16 PF", "link GB/s", "domain", "plan", "HBM TB", "TB/s")
+    listing(console(), title, columns, [_row(row) for row in rows], spare)
 
 
 def _row(row: dict[str, Any]) -> list[str]:
