@@ -1,6 +1,16 @@
-"""What all rooms share: the compiled engine, before a test listens to what a command says of compiling it."""
+"""What all rooms share: no page width from outside, and the compiled engine, before a test listens to a command."""
+
+from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_page() -> Iterator[None]:
+    """Tests that run in parallel are given COLUMNS=80, which commands would obey."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
