@@ -10,7 +10,7 @@ import tokenworks
 from tests.plan.settings import SMALL_MOE
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import SCHEMA, Deployment, Parallel, Role
-from tokenworks.specs.deployment_file import Entry, document, load_deployments, pick_deployment
+from tokenworks.specs.deployment_file import Entry, document, load_assumed, load_deployments, pick_deployment
 from tokenworks.specs.slo import Bound, Slo
 from tokenworks.specs.workload import Workload
 
@@ -43,7 +43,8 @@ def test_a_garbled_slo_is_refused(text: str) -> None:
     [
         {"isl": 0}, {"isl": -5}, {"isl": float("nan")}, {"isl": float("inf")}, {"osl": 0}, {"hit_share": 1.0},
         {"hit_share": 0.5}, {"isl_cv": -1}, {"think_time": float("inf")}, {"rate": 1, "concurrency": 1},
-        {"slo": "soon"}, {"unknown": 1},
+        {"slo": "soon"}, {"unknown": 1}, {"isl_cv": 1e200}, {"osl_cv": 101}, {"rate": 1e13}, {"concurrency": 1e300},
+        {"osl": 1e10}, {"think_time": 1e300},
     ],
 )  # fmt: skip
 def test_a_wrong_workload_is_refused(changes: dict[str, object]) -> None:
@@ -110,6 +111,18 @@ def test_a_wrong_value_is_named_with_its_path(file: Path) -> None:
     file.write_text(file.read_text().replace("tp: 4", "tp: 0"))
     with pytest.raises(SpecError, match=r"ranked.yaml: deployments\.\d\.deployment\.roles\.0\.parallel\.tp: 0"):
         load_deployments(file)
+
+
+def test_assumptions_travel_with_the_file(file: Path) -> None:
+    assert load_assumed(file) == {}
+    data = yaml.safe_load(file.read_text())
+    data["inputs"]["assumed"] = [{"path": "scale_up.hop", "value": "0.3 us", "why": "--assume"}]
+    file.write_text(yaml.safe_dump(data))
+    assert load_assumed(file) == {"scale_up.hop": "0.3 us"}
+    data["inputs"]["assumed"] = [{"path": "scale_up.hop"}]
+    file.write_text(yaml.safe_dump(data))
+    with pytest.raises(SpecError, match=r"inputs: assumed\.0\.value"):
+        load_assumed(file)
 
 
 def test_a_misspelt_key_gets_its_neighbour(file: Path) -> None:

@@ -22,6 +22,18 @@ class Entry(Spec):
     expected: dict[str, Any] = Field(default_factory=dict)
 
 
+class Given(Spec):
+    """A number that was assumed when the file was made, as `--assume` takes it."""
+
+    path: str
+    value: str
+    why: str = ""
+
+
+class _Inputs(Spec):
+    assumed: tuple[Given, ...] = ()
+
+
 class _File(Spec):
     inputs: dict[str, Any] = Field(default_factory=dict)
     deployments: tuple[Entry, ...] = Field(min_length=1)
@@ -43,6 +55,17 @@ def load_deployments(path: str | Path) -> list[Deployment]:
     ------
     SpecError : unreadable, not of this schema, or not a deployment; the message has file, path, value and way out
     """
+    ranked = sorted(_read(path).deployments, key=lambda entry: entry.rank)
+    return [entry.deployment for entry in ranked]
+
+
+def load_assumed(path: str | Path) -> dict[str, str]:
+    """What the file's predictions assumed of the machine, value by path, as `specs.compose.machine` takes it."""
+    found = _read(path).inputs.get("assumed", [])
+    return {item.path: item.value for item in validate(_Inputs, {"assumed": found}, f"{path}: inputs").assumed}
+
+
+def _read(path: str | Path) -> _File:
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise SpecError(
@@ -52,8 +75,7 @@ def load_deployments(path: str | Path) -> list[Deployment]:
     if found != SCHEMA:
         hint = f"this version reads {SCHEMA}; write the file again with `tokenworks plan ... -o yaml`"
         raise SpecError(f"{found!r} is not a schema that is read here", where=f"{path}: schema", hint=hint)
-    ranked = sorted(validate(_File, data, str(path)).deployments, key=lambda entry: entry.rank)
-    return [entry.deployment for entry in ranked]
+    return validate(_File, data, str(path))
 
 
 def pick_deployment(path: str | Path, pick: int = 1) -> Deployment:

@@ -11,8 +11,12 @@ from tokenworks.specs.provenance import Spec
 from tokenworks.specs.slo import Slo
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# The bounds above are far beyond anything real; they keep squares and exponentials of the numbers finite.
+Length = Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+Variation = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+InFlight = Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)]
 
 
 class Workload(Spec):
@@ -31,16 +35,16 @@ class Workload(Spec):
 
     name: str
     title: str = ""
-    isl: Annotated[float, Field(ge=1, allow_inf_nan=False)]
-    osl: Annotated[float, Field(ge=1, allow_inf_nan=False)]
-    isl_cv: NotNegative = 0.0
-    osl_cv: NotNegative = 0.0
+    isl: Length
+    osl: Length
+    isl_cv: Variation = 0.0
+    osl_cv: Variation = 0.0
     hit_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    uncached_cv: NotNegative | None = None
+    uncached_cv: Variation | None = None
     reused_context: NotNegative = 0.0
     think_time: NotNegative = 0.0
-    rate: Positive | None = None
-    concurrency: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
+    rate: Rate | None = None
+    concurrency: InFlight | None = None
     slo: str = ""
     assumed: tuple[str, ...] = ()
     source: str = ""
