@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import tokenworks
 from tests.plan.settings import DENSE, PLAIN, R1, SESSIONS, SMALL_MOE, costing, setting
-from tokenworks.plan import together
+from tokenworks.plan import grid, together
 from tokenworks.plan.cells import Shortlist
 from tokenworks.plan.pareto import beaten, front
 from tokenworks.plan.rows import deployment
@@ -21,6 +21,7 @@ from tokenworks.plan.space import Ladders, candidates, splits
 from tokenworks.plan.steps import Costing, Load
 from tokenworks.specs.model import active_parameters, kv_bytes_per_token
 from tokenworks.specs.slo import Slo
+from tokenworks.specs.workload import Workload
 
 points = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=60)
 
@@ -70,7 +71,7 @@ def test_bounds_lose_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     bounded = search(case, keep=5).shortlist
     monkeypatch.setattr(Shortlist, "hopeless", lambda _self, speed, _output: np.zeros(speed.shape, dtype=bool))
     monkeypatch.setattr(Shortlist, "met", property(lambda _self: False))
-    monkeypatch.setattr("tokenworks.plan.apart.best_decode", lambda roles: roles)
+    monkeypatch.setattr("tokenworks.plan.apart.best_decode", lambda _costing, roles: roles)
     monkeypatch.setattr("tokenworks.plan.apart.best_prefill", lambda _costing, roles: roles)
     free = search(case, keep=5).shortlist
     assert free.offered >= bounded.offered
@@ -91,6 +92,42 @@ def test_every_deployment_of_the_list_and_the_front_keeps_every_rule(name: str) 
         for role in made.roles:
             assert explain(role, case.setting) == []
         assert made.devices <= case.setting.machine.devices
+
+
+FULL = Workload(name="full", isl=1000, osl=1000)
+
+
+@pytest.mark.parametrize("load", [None, Load("rate", 50.0), Load("concurrency", 4000)])
+@pytest.mark.parametrize(("model", "slo"), [("Qwen/Qwen3-8B", "tpot=1s"), (SMALL_MOE, "ttft=2s,tpot=50ms")])
+def test_where_a_rung_is_legal_what_is_aimed_at_is_legal(model: str, slo: str, load: Load | None) -> None:
+    """KV caches that are the bound, too: memory beside a batch falls as the batch grows."""
+    case = costing(model, "hgx-h100", slo, workload=FULL, load=load)
+    found = candidates(case.setting, splits(case.setting)).points
+    some = grid.estimate(case, found, *together._ladder(found, Ladders.default()))
+    for target in (together._slo(case), lambda _serving, batch: 0.0 * batch, lambda _serving, batch: 2.0 + 0.0 * batch):
+        batch = grid.aim(case, some, target)
+        aimed, _, _ = grid.room(case, found.columns(2), batch, some.chunk)
+        assert (aimed == some.legal.any(axis=1, keepdims=True)).all()
+    huge = grid.hold(case, found.columns(2), np.full(batch.shape, 1e9), some.chunk)
+    assert (grid.room(case, found.columns(2), huge, some.chunk)[0] == aimed).all()
+    assert (huge >= 0.95 * np.where(some.legal, some.batch, 0).max(axis=1, keepdims=True)).all()
+
+
+def test_a_cache_holds_all_that_run() -> None:
+    """Every sequence that decodes, and one that is prefilled in each lane."""
+    case = CASES["sessions"]
+    found = candidates(case.setting, splits(case.setting)).points
+    some = grid.estimate(case, found, *together._ladder(found, Ladders.default()))
+    kv_tokens = np.broadcast_to(some.at.kv_tokens, some.legal.shape)
+    need = found.columns(2).lanes * case.demand.isl + some.batch * case.demand.context
+    assert (need <= kv_tokens * (1 + 1e-9))[some.legal].all()
+
+
+@pytest.mark.parametrize("load", [Load("rate", 200.0), Load("rate", 1e6), Load("concurrency", 1e6)])
+def test_any_load_has_a_capacity(load: Load) -> None:
+    cells = search(costing("Qwen/Qwen3-8B", "hgx-h100", workload=FULL, load=load), keep=10).shortlist.best[:10]
+    assert np.isfinite(cells["capacity"]).all()
+    assert (cells["capacity"] > 0).all()
 
 
 @pytest.mark.parametrize(

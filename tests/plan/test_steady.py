@@ -14,8 +14,11 @@ from tokenworks.plan.steady import (
     Prefill,
     accepted_tokens,
     aggregated,
+    busiest_context,
+    crowd,
     exposed_transfer,
     lockstep,
+    mean_batch,
     prefill_limit,
     prefilling,
     waiting,
@@ -32,8 +35,8 @@ def demand(**changes: float) -> Demand:
 
 def instance(**changes: float) -> Instance:
     given_: dict[str, float] = {
-        "batch": 32, "lanes": 1, "gained": 1, "decode_s": 0.02, "token_s": 1e-5, "budget": 8192, "kv_tokens": 1e6,
-        "uneven": 1.0, "mixed": True,
+        "batch": 32, "lanes": 1, "gained": 1, "decode_s": 0.02, "crowded_s": 0.0, "token_s": 1e-5, "budget": 8192,
+        "kv_tokens": 1e6, "uneven": 1.0, "mixed": True,
     }  # fmt: skip
     return Instance(**(given_ | changes))  # type: ignore[arg-type]
 
@@ -161,6 +164,41 @@ def test_lockstep_costs_at_least_an_even_share_and_at_most_a_budget(
     assert factor <= max(ranks * (1 + 1e-9), 1)
     if ranks == 1:
         assert factor == 1
+
+
+@given(st.floats(1, 5000), st.floats(0, 3))
+def test_a_crowd_and_its_mean_are_inverse(batch: float, above: float) -> None:
+    many = crowd(batch, above)
+    assert many >= batch
+    assert mean_batch(many, above) == pytest.approx(batch, rel=1e-6)
+    assert crowd(1.0, above) == 1
+
+
+def test_a_crowd_is_a_quantile_of_poisson() -> None:
+    """Those beside one request are Poisson; the normal quantile is within two of it."""
+    drawn = 1 + np.random.default_rng(2).poisson(99, 400_000)
+    assert crowd(100.0, 2.326) == pytest.approx(np.percentile(drawn, 99), abs=2)
+
+
+@pytest.mark.parametrize(("ranks", "sequences", "cv"), [(2, 20, 0.8), (8, 20, 0.85), (40, 10, 0.5), (1, 5, 0.9)])
+def test_the_busiest_rank_has_the_longest_contexts(ranks: int, sequences: int, cv: float) -> None:
+    """Against drawn contexts: gamma of the same variation, as many on each rank."""
+    shape = 1 / cv**2
+    sums = np.random.default_rng(3).gamma(shape, 1 / shape, (20_000, ranks, sequences)).mean(axis=2)
+    found = busiest_context(np.array(float(sequences)), np.array(ranks), cv)
+    assert found == pytest.approx(sums.max(axis=1).mean(), rel=0.05)
+
+
+def test_contexts_vary_as_lengths_do() -> None:
+    """Equal lengths: what a sequence has grown by is uniform, 100 / sqrt(12) about 1050."""
+    assert demand().context_cv == pytest.approx(100 / math.sqrt(12) / 1050)
+    assert demand(isl_cv=1.0).context_cv == pytest.approx(math.hypot(1000, 100 / math.sqrt(12)) / 1050)
+
+
+def test_a_crowd_is_in_the_tail_and_not_in_the_mean() -> None:
+    calm, full = (aggregated(demand(), instance(crowded_s=more)) for more in (0.0, 0.005))
+    assert full.tpot == calm.tpot
+    assert full.tpot_tail == pytest.approx(calm.tpot_tail + 0.005)
 
 
 def test_prompts_on_one_rank_at_a_time_lengthen_steps() -> None:

@@ -31,7 +31,7 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
     decode = may_matter(costing, found, decode, shortlist)
     prefill = in_time(costing, prefill) if shortlist.met else prefill
     counted.append(combinations(machine, prefill, decode))
-    decode, prefill = best_decode(decode), best_prefill(costing, prefill)
+    decode, prefill = best_decode(costing, decode), best_prefill(costing, prefill)
     counted.append(combinations(machine, prefill, decode))
     looked_at = 0
     for left, right, ways in _pairs(costing, prefill, decode):
@@ -211,14 +211,15 @@ def _cells(
     served = prefilling(demand, _prefill(p, of(x)), of(rate), d["tpot"])
     late = _exposed(costing, p, d["token_bytes"], served.hit_share)
     cells = np.zeros(len(p), CELL)
-    cells["family"], cells["index"], cells["prefill"] = -1 - d["family"], d["index"], p["index"]
+    # One row of the list for each size of the prefill instance, with the best decode role: real alternatives.
+    cells["family"], cells["index"], cells["prefill"] = -p["devices"], d["index"], p["index"]
     # What prefill does not bring need not be decoded; the smaller batch would be faster still than its `tpot` says.
     busy = np.minimum(np.ceil(of(rate) * demand.osl * d["tpot"] / of(y)), d["batch"])
     cells["batch"], cells["chunk"], cells["prefill_chunk"] = busy, d["chunk"], p["chunk"]
     cells["replicas"], cells["prefill_replicas"] = of(y), of(x)
     cells["devices"], cells["charged"] = of(devices), of(np.asarray(charged))
     cells["rate"], cells["capacity"] = of(rate), of(capacity)
-    cells["tpot"] = cells["tpot_tail"] = d["tpot"]
+    cells["tpot"], cells["tpot_tail"] = d["tpot"], d["tail"]
     cells["ttft"], cells["ttft_tail"] = served.ttft + late, served.ttft_tail + late
     cells["hit"], cells["busy"], cells["full"] = served.hit_share, served.busy, d["full"] & (busy == d["batch"])
     if costing.load and costing.load.kind == "concurrency":

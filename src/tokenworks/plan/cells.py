@@ -13,7 +13,7 @@ from tokenworks.specs.slo import Slo
 
 CELL = np.dtype(
     [
-        ("family", "i8"),  # roles and widths: the list shows the best of each
+        ("family", "i8"),  # widths, or size of the prefill role: the list shows the best of each
         ("index", "i8"),  # of the aggregated or decode split
         ("prefill", "i8"),  # of the prefill split, -1 where aggregated
         ("batch", "f8"),  # decoding sequences per instance

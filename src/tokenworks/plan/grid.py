@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.plan.points import Array, Points
-from tokenworks.plan.steady import Instance, Serving, aggregated, lockstep
+from tokenworks.plan.steady import Instance, Serving, aggregated, crowd, lockstep
 from tokenworks.plan.steps import Costing
 
 TINY = 1e-30
@@ -51,6 +51,7 @@ def estimate(costing: Costing, points: Points, batch: Array, chunk: Array) -> Gr
     legal, kv_tokens, most = room(costing, wide, batch, chunk)
 
     decode_s, decode_shared = costing.shared(wide, batch, 0.0)
+    crowded_s = _crowded(costing, wide, batch, decode_s)
     gained = costing.gained(wide)
     # A step that prefills takes one request of each lane, or as many tokens as come in meanwhile if that is more.
     coming = batch * demand.uncached * gained / demand.osl
@@ -67,6 +68,7 @@ def estimate(costing: Costing, points: Points, batch: Array, chunk: Array) -> Gr
         lanes=wide.lanes,
         gained=gained,
         decode_s=decode_s,
+        crowded_s=crowded_s,
         token_s=token_s,
         uneven=1 + own * (busiest - 1),
         budget=budget,
@@ -77,28 +79,60 @@ def estimate(costing: Costing, points: Points, batch: Array, chunk: Array) -> Gr
     return Grid(points, chunk, most, legal, at, serving)
 
 
-def slots(points: Points, batch: Array) -> Array:
-    """Running sequences of an instance with a decoding batch: beside it, each lane has one that prefills."""
-    running: Array = batch + points.lanes
+def _crowded(costing: Costing, wide: Points, batch: Array, decode_s: Array) -> Array:
+    """What a step lasts longer with a crowd [s]: on a ladder by the slope to the next rung, else by the cost model.
+
+    The last rung takes the slope before it.
+    """
+    many = crowd(batch, costing.crowding)
+    if batch.shape[1] == 1:
+        more: Array = costing.seconds(wide, many, 0.0) - decode_s
+    else:
+        slope = np.diff(decode_s, axis=1) / np.maximum(np.diff(batch, axis=1), 1.0)
+        more = np.concatenate([slope, slope[:, -1:]], axis=1) * (many - batch)
+    return np.maximum(more, 0.0)
+
+
+def slots(costing: Costing, points: Points, batch: Array) -> Array:
+    """Running sequences of an instance with a decoding batch: places for it, and one that prefills in each lane."""
+    running: Array = costing.places(batch) + points.lanes
     return running
+
+
+def batch_of(costing: Costing, points: Points, running: Array) -> Array:
+    """The largest mean batch for which so many running sequences are enough; below 1 if none is."""
+    batch: Array = np.where(running > points.lanes, costing.filled(running - points.lanes), 0.0)
+    return batch
 
 
 def room(costing: Costing, points: Points, batch: Array, chunk: Array) -> tuple[Array, Array, Array]:
     """Whether budget and KV cache hold a batch, the tokens that the cache holds, and the sequences."""
-    running = slots(points, batch)
+    running = slots(costing, points, batch)
     kv_tokens = costing.kv_tokens(points, running, chunk)
     most = most_sequences(costing, points, kv_tokens)
-    legal: Array = (batch <= most) & (running * (1 + points.draft) <= chunk)
+    legal: Array = (running - points.lanes <= most) & (running * (1 + points.draft) <= chunk)
     return legal, kv_tokens, most
+
+
+def hold(costing: Costing, points: Points, batch: Array, chunk: Array) -> Array:
+    """The batch, or less: what budget and KV cache hold.
+
+    What the cache holds falls with the batch that it is asked beside. So from too large a batch follows one that is
+    held, from that one again too large a one, each nearer: an odd number of times.
+    """
+    held = batch
+    for _ in range(3):
+        _, _, most = room(costing, points, held, chunk)
+        within = np.minimum(most + points.lanes, np.floor(chunk / (1 + points.draft)))
+        held = np.clip(np.minimum(batch, batch_of(costing, points, within)), 1.0, None)
+    return held
 
 
 def most_sequences(costing: Costing, points: Points, kv_tokens: Array) -> Array:
     """Decoding sequences that a KV cache holds beside one request a lane that prefills; none if not one fits a rank."""
-    workload, demand = costing.setting.workload, costing.demand
-    free = kv_tokens - points.lanes * demand.isl
-    fits = kv_tokens >= points.dp * (workload.isl + workload.osl)
-    most: Array = np.where(fits, np.maximum(np.floor(free / demand.context), points.dp), 0.0)
-    return most
+    free = kv_tokens - points.lanes * costing.demand.isl
+    most = np.floor(free / costing.demand.context)
+    return np.where(most >= points.dp, most, 0.0)
 
 
 Target = Callable[[Serving, Array], Array]
@@ -109,7 +143,8 @@ def aim(costing: Costing, grid: Grid, target: Target) -> Array:
     """The largest batch of each point and budget at which the target is not exceeded: float[n, 1, budgets].
 
     Between the last batch of the ladder that keeps it and the next one, step times are taken as linear. The smallest
-    batch where even that exceeds it; the largest that the cache holds where nothing does.
+    batch where even that exceeds it; the largest that budget and cache hold where nothing does: where a rung of the
+    ladder is legal, so is what is aimed at.
     """
     shape = np.broadcast_shapes(grid.legal.shape, grid.serving.tpot.shape)
     kept = np.broadcast_to(grid.legal & (target(grid.serving, grid.batch) <= 1), shape)
@@ -129,8 +164,9 @@ def aim(costing: Costing, grid: Grid, target: Target) -> Array:
 
     at = dataclasses.replace(
         grid.at,
-        batch=np.minimum(between(grid.at.batch), np.maximum(pick(grid.most, last), pick(grid.at.batch, last))),
+        batch=between(grid.at.batch),
         decode_s=between(grid.at.decode_s),
+        crowded_s=between(grid.at.crowded_s),
         token_s=between(grid.at.token_s),
         uneven=between(grid.at.uneven),
         budget=between(grid.at.budget),
@@ -138,5 +174,5 @@ def aim(costing: Costing, grid: Grid, target: Target) -> Array:
     )
     finer = aggregated(costing.demand, at)
     best = np.maximum(np.cumprod(target(finer, at.batch) <= 1, axis=1).sum(axis=1, keepdims=True) - 1, 0)
-    batch: Array = np.floor(np.take_along_axis(at.batch, best, axis=1) + 1e-9)
-    return np.maximum(batch, 1.0)
+    batch = np.floor(np.take_along_axis(np.broadcast_to(at.batch, finer.busy.shape), best, axis=1) + 1e-9)
+    return hold(costing, grid.points.columns(2), np.maximum(batch, 1.0), grid.chunk)

@@ -6,10 +6,10 @@ import numpy as np
 
 from tokenworks.costs.memory import cache_bytes
 from tokenworks.plan.cells import Shortlist
-from tokenworks.plan.grid import most_sequences
 from tokenworks.plan.pareto import front
-from tokenworks.plan.points import KV_DTYPES, Array
+from tokenworks.plan.points import KV_DTYPES, Array, Points
 from tokenworks.plan.space import Candidates, Ladders
+from tokenworks.plan.steady import crowd
 from tokenworks.plan.steps import Costing
 from tokenworks.plan.together import STEADY
 
@@ -28,6 +28,7 @@ ROLE = np.dtype(
         ("full", "?"),  # decode: its KV cache holds no larger batch
         ("rate", "f8"),  # decode: requests of an instance [1/s]
         ("tpot", "f8"),  # decode [s]
+        ("tail", "f8"),  # decode: TPOT at the SLO's percentile [s]
         ("token_s", "f8"),  # prefill: one token, over all ranks of an instance [s]
         ("pass_s", "f8"),  # prefill: one full chunk [s]
         ("kv_tokens", "f8"),  # prefill: tokens that an instance caches
@@ -37,26 +38,39 @@ ROLE = np.dtype(
 
 def decode_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array:
     """Every legal decode split at every batch of the ladder, and at the largest that keeps the TPOT bound."""
-    points, workload = found.points, costing.setting.workload
+    points = found.points
     wide, batch = points.columns(1), ladders.batches(points.lanes)
-    gained = costing.gained(wide)
-    tpot = costing.seconds(wide, batch, 0.0) / gained
-    aimed = _aim(costing, batch, tpot)
+    aimed = _aim(costing, batch, _tpot(costing, wide, crowd(batch, costing.crowding)))
+    aimed = np.maximum(np.minimum(aimed, costing.filled(_most(costing, wide, aimed))), 1.0)
     batch = np.concatenate([batch, aimed], axis=1)
-    tpot = np.concatenate([tpot, costing.seconds(wide, aimed, 0.0) / gained], axis=1)
-    kv_tokens = costing.kv_tokens(wide, batch, batch * (1 + wide.draft))
-    most = np.floor(kv_tokens / costing.demand.context)
-    legal = (batch <= most) & (kv_tokens >= wide.dp * (workload.isl + workload.osl))
-    roles = _table(costing, found, np.nonzero(legal)[0])
-    roles["batch"], roles["tpot"] = batch[legal], tpot[legal]
-    roles["rate"] = roles["batch"] / (costing.demand.osl * roles["tpot"])
-    roles["full"] = batch[legal] + np.maximum(1, 0.02 * batch[legal]) > most[legal]
-    roles["chunk"] = np.ceil(batch * (1 + wide.draft))[legal]
+    most = _most(costing, wide, batch)
+    legal = costing.places(batch) <= most
+    which = np.nonzero(legal)[0]
+    roles, one = _table(costing, found, which), points[which]
+    batch, most = batch[legal], most[legal]
+    roles["batch"], roles["tpot"] = batch, _tpot(costing, one, batch)
+    roles["tail"] = np.maximum(_tpot(costing, one, crowd(batch, costing.crowding)), roles["tpot"])
+    roles["rate"] = batch / (costing.demand.osl * roles["tpot"])
+    roles["full"] = costing.places(batch + np.maximum(1, 0.02 * batch)) > most
+    roles["chunk"] = costing.places(batch) * (1 + one.draft)
     return roles
 
 
+def _tpot(costing: Costing, points: Points, batch: Array) -> Array:
+    tpot: Array = costing.seconds(points, batch, 0.0) / costing.gained(points)
+    return tpot
+
+
+def _most(costing: Costing, points: Points, batch: Array) -> Array:
+    """Sequences that the KV cache of decode splits holds beside the memory of a batch; none if not one fits a rank."""
+    workload, places = costing.setting.workload, costing.places(batch)
+    kv_tokens = costing.kv_tokens(points, places, places * (1 + points.draft))
+    fits = kv_tokens >= points.dp * max(workload.isl + workload.osl, costing.demand.context)
+    return np.where(fits, np.floor(kv_tokens / costing.demand.context), 0.0)
+
+
 def _aim(costing: Costing, batch: Array, tpot: Array) -> Array:
-    """The batch at which TPOT reaches its bound, linear between two of the ladder: float[n, 1]."""
+    """The batch at which TPOT at its percentile reaches its bound, linear between two of the ladder: float[n, 1]."""
     if costing.slo.tpot is None:
         return batch[:, -1:]
     bound = costing.slo.tpot.value * STEADY
@@ -72,11 +86,11 @@ def _aim(costing: Costing, batch: Array, tpot: Array) -> Array:
 def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array:
     """Every legal prefill split (which does not speculate) at every token budget."""
     rows = np.flatnonzero(found.points.draft == 0)
-    points = found.points[rows]
+    points, workload = found.points[rows], costing.setting.workload
     wide, chunk = points.columns(1), points.lanes[:, None] * ladders.chunks[None, :]
     pass_s = costing.seconds(wide, 0.0, chunk)
     kv_tokens = costing.kv_tokens(wide, sequences_of(costing, chunk, wide.lanes), chunk)
-    legal = most_sequences(costing, wide, kv_tokens) >= 1
+    legal = kv_tokens >= wide.dp * (workload.isl + workload.osl)
     roles = _table(costing, found, rows[np.nonzero(legal)[0]])
     roles["chunk"], roles["pass_s"], roles["kv_tokens"] = chunk[legal], pass_s[legal], kv_tokens[legal]
     roles["token_s"] = roles["pass_s"] / roles["chunk"]
@@ -122,9 +136,14 @@ def in_time(costing: Costing, prefill: Array) -> Array:
     return kept
 
 
-def best_decode(roles: Array) -> Array:
-    """Of each family and KV dtype the front of TPOT and rate: a role off it is worse in both."""
+def best_decode(costing: Costing, roles: Array) -> Array:
+    """Of each family and KV dtype the front of TPOT and rate: a role off it is worse in both.
+
+    Apart for those that keep the TPOT bound at its percentile, and those that do not.
+    """
     groups = roles["family"] * len(KV_DTYPES) + roles["kv"]
+    if costing.slo.tpot:
+        groups = 2 * groups + (roles["tail"] > costing.slo.tpot.value)
     kept = [rows[front(1 / roles["tpot"][rows], roles["rate"][rows])] for rows in _grouped(groups)]
     best: Array = roles[np.sort(np.concatenate([np.zeros(0, dtype=int), *kept]))]
     return best

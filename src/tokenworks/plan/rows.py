@@ -58,7 +58,7 @@ def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
     index, batch = int(cell["index"]), float(cell["batch"])
     roles: tuple[Role, ...]
     if cell["prefill"] < 0:
-        running = int(slots(points[index : index + 1], np.array([batch]))[0])
+        running = int(slots(costing, points[index : index + 1], np.array([batch]))[0])
         changes = {"max_sequences": running, "chunk_tokens": int(cell["chunk"]), "replicas": int(cell["replicas"])}
         roles = (points.role("aggregated", index, setting, **changes),)
     else:
@@ -77,7 +77,7 @@ def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
                 "decode",
                 index,
                 setting,
-                max_sequences=int(batch),
+                max_sequences=int(costing.places(batch)),
                 chunk_tokens=int(cell["chunk"]),
                 replicas=int(cell["replicas"]),
             ),
@@ -174,7 +174,7 @@ def _spent(costing: Costing, points: Any, decode: float, prefill: float) -> dict
         setting.model,
         costing.rates,
         points.split(),
-        costing.batch(np.array([decode]), np.array([prefill])),
+        costing.batch(points, np.array([decode]), np.array([prefill])),
         engine=setting.engine,
         overlap=OVERLAPS[int(points.overlap[0])],
     )

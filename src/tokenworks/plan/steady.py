@@ -25,6 +25,7 @@ class Demand:
 
     isl, osl : mean lengths; grown : mean output that a running sequence has in its context [token]
     hit_share : of input tokens, if the cache holds them; cv : variation of what it does not serve [-]
+    osl_cv : variation of outputs; context_cv : of the contexts of running sequences [-]
     warm : context that a session keeps between turns [token]; think : time between them [s]
     ttft_share, tpot_share : of requests that the SLO binds [-]
     """
@@ -34,6 +35,8 @@ class Demand:
     grown: float
     hit_share: float
     cv: float
+    osl_cv: float
+    context_cv: float
     warm: float
     think: float
     ttft_share: float
@@ -43,14 +46,20 @@ class Demand:
     def of(cls, workload: Workload, slo: Slo) -> Demand:
         """Of a workload under an SLO.
 
-        A sequence is seen while it runs, so long outputs are seen more: grown = osl (1 + cv^2) / 2.
+        A sequence is seen while it runs, so long outputs are seen more: grown = osl (1 + cv^2) / 2. What it has grown
+        by is a uniform part of them, with the second moment E[osl^3] / (3 osl): lognormal, osl^2 (1 + cv^2)^3 / 3.
         """
+        longer = 1 + workload.osl_cv**2
+        grown = workload.osl**2 * (longer**3 / 3 - longer**2 / 4)
+        spread = math.sqrt((workload.isl * workload.isl_cv) ** 2 + grown)
         return cls(
             isl=workload.isl,
             osl=workload.osl,
-            grown=workload.osl * (1 + workload.osl_cv**2) / 2,
+            grown=workload.osl * longer / 2,
             hit_share=workload.hit_share,
             cv=workload.isl_cv if workload.uncached_cv is None else workload.uncached_cv,
+            osl_cv=workload.osl_cv,
+            context_cv=spread / (workload.isl + workload.osl * longer / 2),
             warm=workload.reused_context,
             think=workload.think_time,
             ttft_share=(slo.ttft.percentile if slo.ttft else PERCENTILE) / 100,
@@ -89,12 +98,63 @@ def accepted_tokens(draft_tokens: FloatArray, acceptance: float) -> FloatArray:
     return sum(np.where(draft_tokens >= power, acceptance**power, 0.0) for power in range(9))
 
 
+# ── what varies ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def deviations(share: float) -> float:
+    """Deviations of the normal distribution above its mean that a share of it stays below; never fewer than none."""
+    return max(NormalDist().inv_cdf(share), 0.0)
+
+
+def crowd(batch: FloatArray, above: float) -> FloatArray:
+    """Sequences that decode at once, at a percentile of the time: B + z sqrt(B - 1).
+
+    Where requests come as they like, those beside a request that decodes are Poisson, as in a queue with as many
+    servers as requests: B - 1 on average. In a closed loop their number is fixed: z = 0.
+
+    Parameters
+    ----------
+    batch : B, mean; above : z, deviations of the normal distribution at the percentile
+    """
+    return batch + above * np.sqrt(np.maximum(batch - 1, 0.0))
+
+
+def mean_batch(most: FloatArray, above: float) -> FloatArray:
+    """The batch whose `crowd` is `most`."""
+    root = (np.sqrt(above**2 + 4 * np.maximum(most - 1, 0.0)) - above) / 2
+    return np.minimum(1 + root**2, most)
+
+
+def busiest_context(sequences: FloatArray, ranks: FloatArray, cv: float) -> FloatArray:
+    """Context on the busiest of R ranks over the mean one [-]: ranks wait for each other, as in `lockstep`.
+
+    Routers level the number of sequences, not their lengths. The sum over n of them has the deviation cv / sqrt(n),
+    and the largest of R normals is at Phi^-1((R - 3/8) / (R + 1/4)); no rank has more than all.
+
+    Parameters
+    ----------
+    sequences : n, of one rank; cv : variation of their contexts
+
+    References
+    ----------
+    [1] Blom, Statistical Estimates and Transformed Beta-Variables, 1958: expected order statistics.
+    """
+    counts, index = np.unique(ranks, return_inverse=True)
+    largest = np.array([NormalDist().inv_cdf((count - 0.375) / (count + 0.25)) for count in counts.tolist()])
+    above = largest[index].reshape(np.shape(ranks))
+    return np.minimum(1 + above * cv / np.sqrt(np.maximum(sequences, 1.0)), ranks)
+
+
+# ── one role ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """An instance at work; fields broadcast.
 
     batch : decoding sequences; lanes : ranks x microbatches that share them; gained : tokens a sequence gains in a step
-    decode_s : a step without prefill [s]; token_s : what one more prefill token adds to it, spread over all lanes [s]
+    decode_s : a step without prefill [s]; crowded_s : what it lasts longer with a `crowd` [s]
+    token_s : what one more prefill token adds to a step, spread over all lanes [s]
     uneven : what it adds where it really comes, over `token_s` (see `lockstep`) [-]
     budget : most prefill tokens of a step, all lanes; mixed : prefill and decode share a step
     kv_tokens : what it can cache
@@ -104,6 +164,7 @@ class Instance:
     lanes: FloatArray
     gained: FloatArray
     decode_s: FloatArray
+    crowded_s: FloatArray
     token_s: FloatArray
     uneven: FloatArray
     budget: FloatArray
@@ -198,17 +259,17 @@ def _own_prefill(demand: Demand, at: Instance, hit: FloatArray) -> tuple[FloatAr
 
 
 def _tpot_tail(demand: Demand, at: Instance, per_step: FloatArray) -> FloatArray:
-    """TPOT at the SLO's percentile [s]: how much prefill falls into the life of a request varies.
+    """TPOT at the SLO's percentile [s]: the batch varies, and how much prefill falls into the life of a request.
 
-    While a request decodes, B others begin, Poisson, with variation cv in their uncached tokens: their sum has the
-    relative deviation sqrt((1 + cv^2) / B), taken as normal. No mixed step takes more than its budget.
-    That the batch itself varies where requests come as they like is left to simulation.
+    While a request of o tokens decodes, B o / osl others begin, Poisson, with variation cv in their uncached tokens:
+    their sum has the relative variance (1 + cv^2) osl / (B o), and over all requests E[osl / o] = 1 + osl_cv^2
+    (lognormal). It is taken as normal. No mixed step takes more than its budget.
     """
-    above = max(NormalDist().inv_cdf(demand.tpot_share), 0.0)
-    most = per_step * (1 + above * np.sqrt((1 + demand.cv**2) / at.batch))
+    variance = (1 + demand.cv**2) * (1 + demand.osl_cv**2) / at.batch
+    most = per_step * (1 + deviations(demand.tpot_share) * np.sqrt(variance))
     if at.mixed:
         most = np.minimum(most, np.maximum(at.budget, per_step))
-    return (at.decode_s + at.token_s * at.uneven * most) / at.gained
+    return (at.decode_s + at.crowded_s + at.token_s * at.uneven * most) / at.gained
 
 
 def lockstep(prompts: FloatArray, tokens: FloatArray, *, ranks: FloatArray, budget: FloatArray) -> FloatArray:

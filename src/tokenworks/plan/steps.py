@@ -14,8 +14,16 @@ from tokenworks.costs.breakdown import Breakdown
 from tokenworks.costs.memory import memory
 from tokenworks.costs.rates import Rates
 from tokenworks.plan.points import OVERLAPS, Array, Points, Setting
-from tokenworks.plan.steady import Demand, Serving, accepted_tokens
-from tokenworks.specs.slo import Slo
+from tokenworks.plan.steady import (
+    Demand,
+    Serving,
+    accepted_tokens,
+    busiest_context,
+    crowd,
+    deviations,
+    mean_batch,
+)
+from tokenworks.specs.slo import PERCENTILE, Slo
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,33 @@ class Costing:
         """Tokens that a sequence gains in a step."""
         return accepted_tokens(points.draft, self.rates.acceptance)
 
-    def batch(self, decode: FloatArray, prefill: FloatArray) -> step.Load:
-        """A batch of mean requests: `decode` sequences and `prefill` tokens per instance."""
-        return step.Load(decode, decode * self.demand.context, prefill, prefill * self.demand.seen)
+    @property
+    def open(self) -> bool:
+        """Whether requests come as they like, so that their number varies; a closed loop keeps it."""
+        return self.load is None or self.load.kind == "rate"
+
+    @property
+    def crowding(self) -> float:
+        """Deviations above its mean at which the batch is taken for the SLO's percentile of TPOT."""
+        return deviations(self.demand.tpot_share) if self.open else 0.0
+
+    def places(self, batch: FloatArray) -> FloatArray:
+        """Places for the sequences that decode, so that 99 % of the time nobody waits for one; a whole number."""
+        return np.ceil(crowd(batch, self._spare) - 1e-9)
+
+    def filled(self, places: FloatArray) -> FloatArray:
+        """The largest mean batch, a whole number, for which so many places are enough; 0 for none."""
+        return np.floor(mean_batch(places, self._spare) + 1e-9)
+
+    @property
+    def _spare(self) -> float:
+        return deviations(PERCENTILE / 100) if self.open else 0.0
+
+    def batch(self, points: Points, decode: FloatArray, prefill: FloatArray) -> step.Load:
+        """A batch of typical requests: `decode` sequences and `prefill` tokens per instance, on its busiest rank."""
+        demand = self.demand
+        uneven = busiest_context(decode / points.lanes, points.dp, demand.context_cv)
+        return step.Load(decode, decode * demand.context * uneven, prefill, prefill * demand.seen)
 
     def seconds(self, points: Points, decode: FloatArray, prefill: FloatArray) -> Array:
         """Time of a step [s] of points with axes (n, ...); `decode` and `prefill` broadcast against them."""
@@ -94,8 +126,9 @@ class Costing:
         for code, overlap in enumerate(OVERLAPS):
             chosen = (points.overlap == code).reshape(len(points), -1)[:, 0]
             if chosen.any():
-                batch = self.batch(_rows(decode, chosen), _rows(prefill, chosen))
-                found = self._step(points[chosen], batch, overlap)
+                some = points[chosen]
+                batch = self.batch(some, _rows(decode, chosen), _rows(prefill, chosen))
+                found = self._step(some, batch, overlap)
                 out[chosen] = found.seconds
                 for part in SHARED & found.parts.keys():
                     common[chosen] += found.parts[part].seconds

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tokenworks.plan.cells import CELL, Counts, Shortlist, strain
-from tokenworks.plan.grid import Grid, Target, aim, estimate, room
+from tokenworks.plan.grid import Grid, Target, aim, estimate, hold, room
 from tokenworks.plan.points import Array, Points
 from tokenworks.plan.space import Candidates, Ladders
 from tokenworks.plan.steady import Serving
@@ -44,8 +44,11 @@ def _ladder(points: Points, ladders: Ladders) -> tuple[Array, Array]:
 
 
 def climb(costing: Costing, points: Points, ladders: Ladders) -> Grid:
-    """The whole ladder of each point."""
-    return estimate(costing, points, *_ladder(points, ladders))
+    """The ladder of each point, up to one rung beyond the last that any of them holds."""
+    batch, chunk = _ladder(points, ladders)
+    legal, _, _ = room(costing, points.columns(2), batch, chunk)
+    rungs = int(legal.any(axis=(0, 2)).sum()) + 1
+    return estimate(costing, points, batch[:, :rungs], chunk)
 
 
 def _blocks(order: Array) -> Iterator[Array]:
@@ -113,7 +116,8 @@ def _under_load(costing: Costing, found: Candidates, rows: Array, ladders: Ladde
         batch = aim(costing, grid, _carrying(load, share))
         near = estimate(costing, points, batch, grid.chunk)
         # One step of B = load / held(B) x B: exact where a step's time does not change with its batch.
-        batch = np.clip(np.ceil(batch * share / load.held(near.serving, batch)), 1, np.maximum(near.most, 1))
+        batch = np.maximum(np.ceil(batch * share / load.held(near.serving, batch)), 1.0)
+        batch = hold(costing, points.columns(2), batch, grid.chunk)
         there = estimate(costing, points, batch, grid.chunk)
         yield _cells(costing, found, rows, there, replicas=replicas, capacity=held * replicas)
 
@@ -162,7 +166,8 @@ def _cells(
     cells["rate"], cells["tpot"], cells["tpot_tail"] = rate, of(serving.tpot), of(serving.tpot_tail)
     cells["ttft"], cells["ttft_tail"] = ttft + late, of(serving.ttft_tail) + late
     cells["hit"], cells["busy"] = of(serving.hit_share), of(serving.busy)
-    cells["full"] = cells["batch"] + np.maximum(1, 0.02 * cells["batch"]) > of(grid.most)
+    larger = cells["batch"] + np.maximum(1, 0.02 * cells["batch"])
+    cells["full"] = costing.places(larger) > of(grid.most)
     finish(costing, cells, behind)
     return cells
 
