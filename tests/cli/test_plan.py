@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tokenworks import cli
-from tokenworks.specs.deployment_file import load_deployments
+from tokenworks.specs.deployment_file import load_assumed, load_deployments
 
 MOE = ["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--isl", "2000", "--osl", "200"]
 SLO = ["--slo", "ttft=2s,tpot=50ms"]
@@ -27,7 +27,7 @@ def test_the_table_explains_itself(capsys: Output) -> None:
     assert (code, err) == (0, "")
     for words in (
         "30.5 B parameters", "8 x ", "effective", "is bound by", "points considered", "Pareto points",
-        "Grade datasheet", "80 % of measurements", "Assumed:",
+        "Grade ", "80 % of measurements", "Assumed:",
     ):  # fmt: skip
         assert words in out
 
@@ -83,6 +83,7 @@ def test_a_model_that_does_not_fit_exits_3(capsys: Output) -> None:
         ([*MOE, "--engine", "nonsense"], "engine"),
         ([*MOE, "--top", "-1"], "--top"),
         ([*MOE, "--isl", "nan"], "isl"),
+        ([*MOE, "--concurrency", "1e300"], "concurrency: 1e+300"),
         ([*MOE, "--why", "tp"], "--why"),
         ([*MOE, "--why", "tq=3"], "did you mean tp="),
         ([*MOE, "--why", "tp=3,tp=4"], "twice"),
@@ -150,7 +151,7 @@ def test_a_system_that_is_not_published_needs_assumptions(capsys: Output, tmp_pa
     asked = ["plan", "Qwen/Qwen3-30B-A3B", "--on", "kunlun-32", "--isl", "500", "--osl", "50"]
     code, out, err = run(asked, capsys)
     assert (code, out) == (2, "")
-    assert "host.link" in err
+    assert "scale_up.hop" in err
     assert "--assume" in err
     file = tmp_path / "mine.yaml"
     file.write_text("scale_up.hop: 0.3 us\nscale_up.endpoint: 0.5 us\nhost.link: 32 GB/s\nhost.dram: 1 TB\n")
@@ -159,6 +160,65 @@ def test_a_system_that_is_not_published_needs_assumptions(capsys: Output, tmp_pa
     assert code == 0
     assert found["assumed"]
     assert found["deployments"][0]["deployment"]["system"] == "kunlun-32"
+
+
+def test_a_file_of_deployments_keeps_what_was_assumed(capsys: Output, tmp_path: Path) -> None:
+    file, ranked = tmp_path / "mine.yaml", tmp_path / "ranked.yaml"
+    file.write_text("scale_up.hop: 0.3 us\n")
+    code, out, _ = run([*MOE, *SLO, "--assume", str(file), "-o", "yaml", "--top", "1"], capsys)
+    assert code == 0
+    ranked.write_text(out)
+    assert load_assumed(ranked) == {"scale_up.hop": "0.3 us"}
+
+
+def test_without_an_slo_nothing_is_effective_and_nothing_met(capsys: Output) -> None:
+    _, out, _ = run([*MOE, "--slo", ""], capsys)
+    assert "SLO none" in out
+    assert "effective" not in out
+    _, out, _ = run([*MOE, "--why", "tp=2,ep=2"], capsys)
+    assert "meets" not in out
+    assert "it keeps up" in out
+
+
+def test_the_table_says_which_percentile(capsys: Output) -> None:
+    _, out, _ = run([*MOE, "--slo", "ttft.p50=2s,tpot=50ms"], capsys)
+    for words in ("TTFT p50", "TPOT p99", "mean TPOT of 1 is"):
+        assert words in out
+
+
+def test_one_user_is_one_sequence(capsys: Output) -> None:
+    _, out, _ = run([*MOE, "--concurrency", "1"], capsys)
+    assert "1 sequence decodes" in out
+
+
+def test_one_output_token_has_no_tpot(capsys: Output) -> None:
+    asked = ["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--isl", "2000", "--osl", "1"]
+    code, out, _ = run([*asked, "--slo", "ttft=2s,tpot=1us"], capsys)
+    assert code == 0
+    assert "have no TPOT" in out
+
+
+def test_load_beyond_all_capacity_is_said_in_its_own_unit(capsys: Output) -> None:
+    code, out, err = run([*MOE, "--slo", "ttft=2s,tpot=50ms", "--rate", "1e6", "-o", "json", "--top", "1"], capsys)
+    (row,) = json.loads(out)["deployments"]
+    assert code == 4
+    assert f"can carry {1e6 / row['load']:.3g} of 1e+06 requests/s" in err
+    assert 0.5 * row["requests_s"] < 1e6 / row["load"] <= row["requests_s"] * 1.01
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        ("tp=1,kv_dtype=fp8,max_sequences=900", "KV cache does not hold 900 sequences"),
+        ("tp=8,chunk_tokens=1", "chunk_tokens=1 for 2 sequences"),
+        ("pp=8,max_sequences=2", "give it 9 or more"),
+    ],
+)
+def test_why_says_what_stops_a_role_at_its_batch(why: str, words: str, capsys: Output) -> None:
+    asked = ["plan", "Qwen/Qwen3-8B", "--on", "hgx-h100", "--isl", "1000", "--osl", "1000", "--slo", "tpot=1s"]
+    code, out, err = run([*asked, "--why", why], capsys)
+    assert (code, out) == (2, "")
+    assert words in err
 
 
 def test_an_interrupt_ends_with_words(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,23 @@ def test_a_missed_slo_names_the_nearest_point_and_what_binds_it() -> None:
     assert found.best.bound_by in message
 
 
+def test_the_list_shows_alternatives() -> None:
+    """Of deployments in two roles one for each size of a prefill instance, the best of them among all."""
+    found = tokenworks.plan(R1, "scalex40", workload="agent")
+    sizes = [row.deployment.roles[0].parallel.devices for row in found.deployments if len(row.deployment.roles) == 2]
+    assert len(sizes) == len(set(sizes)) > 1
+
+
+def test_a_tail_is_above_the_mean_where_requests_come_as_they_like() -> None:
+    open_, closed = (
+        tokenworks.plan(R1, "scalex40", workload="chat", concurrency=users, top=40).deployments for users in (None, 200)
+    )
+    apart = [row for row in open_ if len(row.deployment.roles) == 2]
+    assert all(row.tpot_slo_s > row.tpot_s * 1.005 for row in apart)
+    assert all(row.deployment.roles[1].max_sequences > row.batch for row in apart)
+    assert all(row.tpot_slo_s == row.tpot_s for row in closed if len(row.deployment.roles) == 2)
+
+
 def test_a_rate_beyond_all_capacity_is_missed() -> None:
     found = tokenworks.plan(DENSE, "hgx-h100", isl=4000, osl=1000, rate=1e6, slo="")
     assert not found.meets_slo
@@ -184,7 +201,7 @@ def test_an_unknown_name_gets_near_ones(changes: dict[str, object], words: str) 
 
 
 def test_a_model_that_does_not_fit_says_by_how_much_and_what_would() -> None:
-    with pytest.raises(DoesNotFit, match=r"GB more than .*2 x hgx-h100"):
+    with pytest.raises(DoesNotFit, match=r"GB more than .*2 ?x ?hgx-h100"):
         tokenworks.plan(R1, "hgx-h100", isl=100, osl=10)
 
 

@@ -21,6 +21,7 @@ from tokenworks.plan.why import why as explain
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.deployment_file import Entry, document
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
+from tokenworks.specs.slo import PERCENTILE, Slo
 
 FRONT_ROWS = 8
 EXPECTED = (
@@ -87,7 +88,8 @@ def plan(
         "engine": engine, "assume": assume,
     }  # fmt: skip
     if why is not None:
-        _say_why(explain(prepare(model, on, **asked), why), output)
+        costing = prepare(model, on, **asked)
+        _say_why(explain(costing, why), costing.slo, output)
         return
     with _progress() as progress:
         found = make_plan(model, on, **asked, top=top, progress=progress)
@@ -124,16 +126,32 @@ def _print(found: Plan, out: Console) -> None:
     for line in _heading(found):
         out.print(line, soft_wrap=True)
     columns: dict[str, Literal["left", "right"]] = {"": "right", "deployment": "left", "settings": "left"}
-    tokens = "effective" if found.meets_slo else "output"
-    for heading in (tokens, "tok/s user", "TTFT", "TPOT"):
+    for heading in (_tokens(found), "tok/s user", *_bounds(found.slo)):
         columns[heading] = "right"
     columns["bound by"] = "left"
     out.print(table("", columns, [_cells(row) for row in found.deployments]))
+    for line in found.notes:
+        out.print(line, soft_wrap=True)
     for line in _reading(found):
         out.print(line, soft_wrap=True)
     out.print(_front_table(found))
     for line in _trust(found):
         out.print(line, soft_wrap=True)
+
+
+def _tokens(found: Plan) -> str:
+    """What is ranked by: tokens are effective where there is an SLO, and it is met."""
+    return "effective" if found.meets_slo and str(found.slo) else "output"
+
+
+def _bounds(slo: Slo) -> list[str]:
+    """TTFT and TPOT with the percentiles that are shown."""
+    pairs = (("TTFT", slo.ttft), ("TPOT", slo.tpot))
+    return [f"{name} p{bound.percentile if bound else PERCENTILE:g}" for name, bound in pairs]
+
+
+def _speed(tokens_s: float) -> str:
+    return f"{tokens_s:,.1f}" if tokens_s >= 10 else f"{tokens_s:.3g}"
 
 
 def _heading(found: Plan) -> Iterator[str]:
@@ -153,7 +171,7 @@ def _heading(found: Plan) -> Iterator[str]:
     asked = f", {found.load.value:g} {found.load.unit}" if found.load else ", as much as the SLO allows"
     yield (
         f"{workload.title or workload.name}: {workload.isl:,.0f} tokens in{reuse}, {workload.osl:,.0f} out{asked}; "
-        f"SLO {found.slo or 'none'}; engine {setting.engine.title}"
+        f"SLO {str(found.slo) or 'none'}; engine {setting.engine.title}"
     )
 
 
@@ -162,8 +180,8 @@ def _cells(row: Ranked) -> list[str]:
         str(row.rank),
         "\n".join(str(row.deployment).split(" + ")),
         "\n".join(_role_settings(role) for role in row.deployment.roles),
-        f"{row.output_tok_s_per_device:,.1f}",
-        f"{row.output_tok_s_per_user:,.1f}",
+        _speed(row.output_tok_s_per_device),
+        _speed(row.output_tok_s_per_user),
         f"{row.ttft_slo_s:,.2f} s",
         f"{row.tpot_slo_s * 1e3:,.1f} ms",
         row.bound_by,
@@ -183,17 +201,11 @@ def _role_settings(role: Role) -> str:
 
 
 def _reading(found: Plan) -> Iterator[str]:
-    best, slo = found.best, found.slo
-    tails = [f"{name} at p{bound.percentile:g}" for name, bound in (("TTFT", slo.ttft), ("TPOT", slo.tpot)) if bound]
+    best, tokens = found.best, _tokens(found)
     yield (
-        (
-            "effective: tokens/s a device, expected to meet the SLO. "
-            if found.meets_slo
-            else "output: tokens/s a device. "
-        )
-        + (f"{', '.join(tails)}." if tails else "TTFT and TPOT at p99.")
-        + " Settings: running sequences/tokens of a step of one instance, KV dtype, MTP drafts, e: redundant experts, "
-        "tbo: two-batch overlap."
+        f"{tokens}: tokens/s a device{', expected to meet the SLO' if tokens == 'effective' else ''}. tok/s user: of "
+        "the mean TPOT. Settings: running sequences/tokens of a step of one instance, KV dtype, MTP drafts, e: "
+        "redundant experts, tbo: two-batch overlap."
     )
     idle = f" {best.idle_devices} devices stay idle, and are counted." if best.idle_devices else ""
     share = f" It carries the load at {best.load:.0%} of its capacity." if best.load else ""
@@ -202,9 +214,10 @@ def _reading(found: Plan) -> Iterator[str]:
     cache = (
         f" The KV cache holds too few idle sessions: {best.hit_share:.1%} of the input hits." if lost > 0.005 else ""
     )
+    decode = "sequence decodes" if best.batch == 1 else "sequences decode"
     yield (
         f"\n1 is bound by {BINDING[best.bound_by]}{where}: {best.requests_s:,.2f} requests/s, "
-        f"{best.batch:,.0f} sequences decode in each instance.{cache}{share}{idle}"
+        f"{best.batch:,.0f} {decode} in each instance.{cache}{share}{idle}"
     )
     ruled_out = "; ".join(f"{count:,}: {bound}" for bound, count in found.pruned.items() if count)
     yield (
@@ -220,8 +233,8 @@ def _front_table(found: Plan) -> Any:
     most = max((point.output_tok_s_per_device for point in shown), default=1.0)
     rows = [
         [
-            f"{point.output_tok_s_per_user:,.1f}",
-            f"{point.output_tok_s_per_device:,.1f}",
+            _speed(point.output_tok_s_per_user),
+            _speed(point.output_tok_s_per_device),
             "█" * max(1, round(24 * point.output_tok_s_per_device / most)),
             str(point.deployment),
         ]
@@ -242,8 +255,9 @@ def _trust(found: Plan) -> Iterator[str]:
     low, high = best.interval["tpot_s"]
     less, more = best.interval["output_tok_s_per_device"]
     yield (
-        f"\nGrade {best.grade}: an estimate of the steady state, not a simulation. 80 % of measurements should find 1 "
-        f"at {low * 1e3:,.0f} to {high * 1e3:,.0f} ms TPOT and {less:,.0f} to {more:,.0f} output tokens/s a device."
+        f"\nGrade {best.grade}: an estimate of the steady state, not a simulation. The mean TPOT of 1 is "
+        f"{best.tpot_s * 1e3:,.3g} ms; 80 % of measurements should find it at {low * 1e3:,.3g} to {high * 1e3:,.3g} ms "
+        f"and {_speed(less)} to {_speed(more)} output tokens/s a device."
     )
     machine = [item for item in found.assumed if not item.path.startswith(("calibration", "engine"))]
     rest = len(found.assumed) - len(machine)
@@ -256,7 +270,7 @@ def _trust(found: Plan) -> Iterator[str]:
 # ── why ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _say_why(found: Why, output: OutputFormat) -> None:
+def _say_why(found: Why, slo: Slo, output: OutputFormat) -> None:
     if output != "table":
         plain = {
             "role": found.role.model_dump(mode="json"),
@@ -275,13 +289,15 @@ def _say_why(found: Why, output: OutputFormat) -> None:
         return
     row = found.prediction
     assert row is not None
-    word = "meets" if row.meets_slo else "misses"
+    kept = "it keeps up" if row.meets_slo else "it does not carry the load"
+    if str(slo):
+        kept = f"it {'meets' if row.meets_slo else 'misses'} the SLO ({row.slo_pressure:.2f} of the bound)"
+    ttft, tpot = _bounds(slo)
     settings = "; ".join(_role_settings(role) for role in row.deployment.roles)
     out.print(
-        f"{row.deployment} is legal. At {settings}: {row.output_tok_s_per_device:,.1f} output tokens/s a device, "
-        f"{row.output_tok_s_per_user:,.1f} a user, TTFT {row.ttft_slo_s:,.2f} s, "
-        f"TPOT {row.tpot_slo_s * 1e3:,.1f} ms at the SLO's percentiles: {word} it ({row.slo_pressure:.2f} of the "
-        f"bound); bound by {row.bound_by}. "
+        f"{row.deployment} is legal. At {settings}: {_speed(row.output_tok_s_per_device)} output tokens/s a device, "
+        f"{_speed(row.output_tok_s_per_user)} a user, {ttft} {row.ttft_slo_s:,.2f} s, "
+        f"{tpot} {row.tpot_slo_s * 1e3:,.1f} ms: {kept}; bound by {row.bound_by}. "
         f"It would stand in place {found.place} of the plan.",
         soft_wrap=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
-from tokenworks.specs.load import load_workload, validate
+from tokenworks.specs.load import load_workload, read_yaml, validate
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.workload import Workload
@@ -78,6 +79,7 @@ def plan(
         deployments=ranked(costing, found, top),
         pareto=front(costing, found),
         assumed=assumptions(costing),
+        given=_given(assume),
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -98,6 +100,8 @@ def prepare(
     """Everything that `plan` was given, read and checked."""
     asked = _workload(workload, {"isl": isl, "osl": osl}, {"rate": rate, "concurrency": concurrency})
     bounds = Slo.parse(asked.slo if slo is None else slo)
+    if asked.osl == 1:  # the only token is the first: there is no time between tokens
+        bounds = dataclasses.replace(bounds, tpot=None)
     setting = Setting(load_model(model), machine(on, assume=assume), load_engine(engine), asked)
     load = None
     if asked.rate is not None:
@@ -126,6 +130,11 @@ def _workload(
     name = f"isl {given['isl']:g}, osl {given['osl']:g}"
     data: dict[str, Any] = {"name": name, **given, **asked}
     return validate(Workload, data, "command line")
+
+
+def _given(assume: Path | None) -> dict[str, str]:
+    """The lines of an --assume file, which `machine` has checked."""
+    return {str(path): str(value) for path, value in read_yaml(assume).items()} if assume else {}
 
 
 def assumptions(costing: Costing) -> tuple[Assumption, ...]:

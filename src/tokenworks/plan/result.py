@@ -79,7 +79,9 @@ class Plan:
     considered : points of the space; legal : of them, those that keep every rule
     estimated : points whose steady state was computed; pruned : the others, by the bound that ruled them out
     broken : splits that no rule lets pass, by the first rule that they break
-    deployments : best first, one for each set of roles and widths; where none meets the SLO, the nearest first
+    deployments : best first, one for each set of widths where aggregated, for each size of the prefill instance where
+        not; where none meets the SLO, the nearest first
+    given : numbers that the user assumed, by path; assumed : all that the prediction rests on
     """
 
     setting: Setting
@@ -93,6 +95,7 @@ class Plan:
     deployments: tuple[Ranked, ...]
     pareto: tuple[FrontPoint, ...]
     assumed: tuple[Assumption, ...]
+    given: Mapping[str, str]
     elapsed_s: float
 
     @property
@@ -108,10 +111,11 @@ class Plan:
     def missed(self) -> SloMissed:
         """The error for a plan that meets nothing: the nearest point, by how much it misses, and what binds it."""
         best = self.best
+        what = str(self.slo) or "the load"
         asked = f" at {self.load.value:g} {self.load.unit}" if self.load else ""
         return SloMissed(
-            f"no deployment is expected to meet {self.slo or 'the load'}{asked}; the nearest, {best.deployment}, is at "
-            f"{best.slo_pressure:.2f} times the bound: {self._shortfall(best)}; {best.bound_by} binds it"
+            f"no deployment is expected to meet {what}{asked}; the nearest, {best.deployment}, is at "
+            f"{best.slo_pressure:.4g} times the bound: {self._shortfall(best)}; {best.bound_by} binds it"
         )
 
     def _shortfall(self, row: Ranked) -> str:
@@ -120,8 +124,10 @@ class Plan:
             words.append(f"TTFT p{self.slo.ttft.percentile:g} {row.ttft_slo_s:.3g} s")
         if self.slo.tpot and row.tpot_slo_s > self.slo.tpot.value:
             words.append(f"TPOT p{self.slo.tpot.percentile:g} {row.tpot_slo_s * 1e3:.3g} ms")
-        if row.load is not None and row.load > 1:
-            words.append(f"it can carry {row.requests_s / row.load:.3g} requests/s of {row.requests_s:.3g}")
+        if self.load and row.load is not None and row.load > 1:
+            words.append(
+                f"within all bounds it can carry {self.load.value / row.load:.3g} of {self.load.value:.4g} {self.load.unit}"
+            )
         return ", ".join(words) or "it cannot keep up"
 
     def inputs(self) -> dict[str, Any]:
@@ -133,12 +139,20 @@ class Plan:
             "engine": setting.engine.name,
             "workload": setting.workload.model_dump(mode="json"),
             "slo": str(self.slo),
+            "assumed": [{"path": path, "value": value, "why": "--assume"} for path, value in self.given.items()],
         }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know beside the numbers."""
+        one = "Requests of one output token have no TPOT: only TTFT can be bound."
+        return (one,) if self.setting.workload.osl == 1 else ()
 
     def plain(self) -> dict[str, Any]:
         """The whole answer as plain data; only `wall` differs between two runs."""
         return {
             "inputs": self.inputs(),
+            "notes": list(self.notes),
             "considered": self.considered,
             "legal": self.legal,
             "estimated": self.estimated,

@@ -36,7 +36,7 @@ def search(costing: Costing, keep: int, ladders: Ladders | None = None, progress
     Raises
     ------
     SpecError : requests longer than the model's context
-    DoesNotFit : no split holds the weights and one request
+    DoesNotFit : no split holds the weights and one request, or serves one while it takes in the next
     """
     ladders = ladders or Ladders.default()
     say = progress or (lambda _: None)
@@ -50,6 +50,8 @@ def search(costing: Costing, keep: int, ladders: Ladders | None = None, progress
     one = together.search(costing, legal, ladders, shortlist)
     say(f"{len(legal.points):,} legal splits, prefill and decode apart")
     two = apart.search(costing, legal, ladders, shortlist)
+    if not len(shortlist.best):
+        raise too_busy(costing, legal)
     counts = Counts(one.legal + two.legal, one.estimated + two.estimated, one.pruned | two.pruned)
     return Found(shortlist, legal, _considered(setting, everything, ladders), counts)
 
@@ -61,6 +63,25 @@ def _considered(setting: Setting, everything: Points, ladders: Ladders) -> int:
     both["devices"], both["kv"] = everything.devices, everything.kv
     pairs = apart.combinations(setting.machine, both[everything.draft == 0], both)
     return len(everything) * batches * chunks + pairs * chunks * (batches + 1)
+
+
+def too_busy(costing: Costing, legal: Candidates) -> DoesNotFit:
+    """The error where each rank holds a request, but not one that decodes beside one that is prefilled."""
+    points, demand = legal.points, costing.demand
+    kv_tokens = costing.kv_tokens(points, points.max_sequences, points.chunk_tokens)
+    need = points.lanes * demand.isl + points.dp * demand.context
+    nearest = int(np.argmax(kv_tokens / need))
+    if kv_tokens[nearest] >= need[nearest]:
+        why = f"prefill of {demand.isl:,.0f} tokens takes longer than decoding {demand.osl:,.0f}"
+    else:
+        why = (
+            f"at best a KV cache of {kv_tokens[nearest]:,.0f} tokens, where one request that decodes on each rank and "
+            f"one that is prefilled take {need[nearest]:,.0f}"
+        )
+    return DoesNotFit(
+        f"{costing.setting.model.name} fits {costing.setting.machine.name}, but no split keeps up: {why}; "
+        "take more devices or shorter requests"
+    )
 
 
 def impossible(setting: Setting, everything: Points) -> SpecError | DoesNotFit:

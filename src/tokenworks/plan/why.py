@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,8 @@ from pydantic import ValidationError
 from tokenworks.errors import SpecError
 from tokenworks.plan import together
 from tokenworks.plan.cells import Shortlist
-from tokenworks.plan.points import Points, Setting
+from tokenworks.plan.grid import batch_of, hold, room, slots
+from tokenworks.plan.points import Array, Points, Setting
 from tokenworks.plan.result import Ranked
 from tokenworks.plan.rows import ranked
 from tokenworks.plan.rules import Broken, explain
@@ -78,7 +80,12 @@ def read_role(text: str, setting: Setting) -> Role:
 
 
 def why(costing: Costing, text: str) -> Why:
-    """Judge a role, and estimate it if it is legal: at its batch and budget where they are given, else at the best."""
+    """Judge a role, and estimate it if it is legal: at its batch and budget where they are given, else at the best.
+
+    Raises
+    ------
+    SpecError : not readable; or legal, but without a steady state at that batch and budget, and why
+    """
     setting = costing.setting
     role = read_role(text, setting)
     if broken := explain(role, setting):
@@ -90,16 +97,52 @@ def why(costing: Costing, text: str) -> Why:
     ladders = Ladders.default()
     if "chunk_tokens" in given:
         ladders = Ladders(np.array([role.chunk_tokens / lanes]), ladders.sequences)
+    chunk = lanes * ladders.chunks.reshape(1, 1, -1)
+    running = role.max_sequences if "max_sequences" in given else lanes + 1
+    batch = _batch(costing, legal.points, running, chunk)
     if "max_sequences" in given:
-        batch = np.full((1, 1, 1), max(role.max_sequences - lanes, 1.0))
-        shortlist.offer(together.at_batch(costing, legal, batch, lanes * ladders.chunks.reshape(1, 1, -1)))
+        shortlist.offer(together.at_batch(costing, legal, batch, chunk))
     else:
         together.search(costing, legal, ladders, shortlist)
     if not len(shortlist.best):
-        raise SpecError("cannot keep up with prefill at any batch", where=WHERE, hint="give it a larger chunk_tokens")
+        raise SpecError(
+            f"cannot keep up with prefill at {'this' if 'max_sequences' in given else 'any'} batch",
+            where=WHERE, hint="give it a larger chunk_tokens",
+        )  # fmt: skip
     everything = search(costing, keep=ALL)
     effective, output = shortlist.best["effective"][0], shortlist.best["output"][0]
     ahead = everything.shortlist.best
     better = (ahead["effective"] > effective) | ((ahead["effective"] == effective) & (ahead["output"] > output))
     alone = Found(shortlist, legal, everything.considered, everything.counts)
-    return Why(role, (), ranked(costing, alone, 1)[0], 1 + int(better.sum()))
+    row = ranked(costing, alone, 1)[0]
+    if "max_sequences" in given:  # of all that have the same batch, the one that was asked for
+        (best,) = row.deployment.roles
+        asked = best.model_copy(update={"max_sequences": role.max_sequences})
+        row = dataclasses.replace(row, deployment=row.deployment.model_copy(update={"roles": (asked,)}))
+    return Why(role, (), row, 1 + int(better.sum()))
+
+
+def _batch(costing: Costing, points: Points, running: int, chunk: Array) -> Array:
+    """The mean batch of one instance that runs so many sequences; an error that says why where it cannot."""
+    lanes, draft = int(points.lanes[0]), int(points.draft[0])
+    beside = f"in each of {lanes} lanes (dp x pp)" if lanes > 1 else "beside those that decode"
+    if running <= lanes:
+        raise SpecError(
+            f"max_sequences={running}, and one sequence is prefilled {beside}", where=WHERE,
+            hint=f"give it {lanes + 1} or more, so that one can decode",
+        )  # fmt: skip
+    if running * (1 + draft) > chunk.max():
+        raise SpecError(
+            f"chunk_tokens={chunk.max():.0f} for {running} sequences of {1 + draft} tokens a step, one of them "
+            f"prefilled {beside}", where=WHERE, hint=f"give it {running * (1 + draft)} or more",
+        )  # fmt: skip
+    batch = batch_of(costing, points.columns(2), np.full((1, 1, 1), float(running)))
+    wide = points.columns(2)
+    if not room(costing, wide, batch, chunk)[0].any():
+        held = hold(costing, wide, batch, chunk)
+        kept = np.where(room(costing, wide, held, chunk)[0], slots(costing, wide, held), 0).max()
+        raise SpecError(
+            f"the KV cache does not hold {running} sequences, one of them prefilled {beside}", where=WHERE,
+            hint=f"give it max_sequences of at most {kept:.0f}" if kept else "take more devices a rank, or fp8",
+        )  # fmt: skip
+    return batch
