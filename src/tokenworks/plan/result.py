@@ -125,9 +125,8 @@ class Plan:
         if self.slo.tpot and row.tpot_slo_s > self.slo.tpot.value:
             words.append(f"TPOT p{self.slo.tpot.percentile:g} {row.tpot_slo_s * 1e3:.3g} ms")
         if self.load and row.load is not None and row.load > 1:
-            words.append(
-                f"within all bounds it can carry {self.load.value / row.load:.3g} of {self.load.value:.4g} {self.load.unit}"
-            )
+            carried = f"{self.load.value / row.load:.3g} of {self.load.value:.4g} {self.load.unit}"
+            words.append(f"within all bounds it can carry {carried}")
         return ", ".join(words) or "it cannot keep up"
 
     def inputs(self) -> dict[str, Any]:
