@@ -139,7 +139,7 @@ def case(point: Point, calibration: Calibration) -> Case:
     if point.drafts and not model.draft:
         raise Skipped(f"{model.name} brings no draft layers, and the point speculates")
     on, engine = machine_of(point.device, point.workers), engine_of(point.engine)
-    requests = _requests(point)
+    requests = _requests(point, engine)
     site = Site(
         model, on, engine, _rates(on, calibration), Around.of(requests.input_tokens, requests.output_tokens)
     )  # fmt: skip
@@ -210,7 +210,7 @@ def kv_dtype(point: Point, model: Model) -> Literal["bf16", "fp8"]:
 # ── what the client sends ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _requests(point: Point) -> Requests:
+def _requests(point: Point, engine: Engine) -> Requests:
     """As many as the benchmark sends, but enough for a steady state and few enough to be quick."""
     draw = np.random.default_rng(SEED)
     if point.load == "closed":
@@ -219,7 +219,9 @@ def _requests(point: Point) -> Requests:
         count = min(count, max(MOST_REQUESTS, int(LEAST_WAVES * point.concurrency)))
     else:
         count = min(point.requests or OFFLINE, MOST_REQUESTS)
-    arrival = np.zeros(count)
+    arrival: NDArray[np.float64] = np.zeros(count)
+    if point.load == "burst":  # sent at once, taken in one after the other
+        arrival = np.arange(count) * number(engine.admission)
     if point.load == "poisson":
         arrival = np.cumsum(draw.exponential(1 / point.rate, count))
     return Requests.of(arrival, _lengths(point, point.isl, count, draw), _lengths(point, point.osl, count, draw))

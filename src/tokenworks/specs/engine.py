@@ -21,6 +21,8 @@ class Engine(Spec):
     host : "hidden" prepares the next step while this one runs; "serial" prepares it in between
     host_step, host_sequence : CPU time of a step, and what each sequence in it adds
     host_layer : launching one layer's kernels where the step is not a captured graph
+    request : what client, HTTP and tokeniser add to TTFT, once for each role
+    admission : time in which the server takes in one request of many that come at once
     graph_tokens : steps of more tokens are launched kernel by kernel
     memory_fraction : of device memory, for everything; reserve : context, graphs and fragments, beside weights,
         activations and communication; group_buffer : of one communication group
@@ -36,6 +38,8 @@ class Engine(Spec):
     host_step: Seconds
     host_sequence: Seconds
     host_layer: Seconds
+    request: Seconds
+    admission: Seconds
     graph_tokens: Number
     memory_fraction: Number
     reserve: Bytes
