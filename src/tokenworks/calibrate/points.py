@@ -214,7 +214,7 @@ class _Row:
             group=self.cells.get("source_group", ""),
             model=self.word("model"),
             weights=self.word("weights"),
-            device=self.word("device"),
+            device=self.word("device").lower().replace("_", "-"),
             devices=devices or 1,
             engine=self.word("engine"),
             mode=mode,  # type: ignore[arg-type]

@@ -219,9 +219,9 @@ def _requests(point: Point, engine: Engine) -> Requests:
         count = min(count, max(MOST_REQUESTS, int(LEAST_WAVES * point.concurrency)))
     else:
         count = min(point.requests or OFFLINE, MOST_REQUESTS)
-    arrival: NDArray[np.float64] = np.zeros(count)
+    arrival = np.zeros(count)
     if point.load == "burst":  # sent at once, taken in one after the other
-        arrival = np.arange(count) * number(engine.admission)
+        arrival = np.linspace(0.0, (count - 1) * number(engine.admission), count)
     if point.load == "poisson":
         arrival = np.cumsum(draw.exponential(1 / point.rate, count))
     return Requests.of(arrival, _lengths(point, point.isl, count, draw), _lengths(point, point.osl, count, draw))
