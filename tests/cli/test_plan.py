@@ -229,3 +229,20 @@ def test_an_interrupt_ends_with_words(capsys: Output, monkeypatch: pytest.Monkey
     code, out, err = run([*MOE, *SLO], capsys)
     assert (code, out) == (130, "")
     assert "interrupted" in err
+
+
+@pytest.mark.usefixtures("kernel")
+def test_simulate_ranks_the_list_by_what_it_shows(capsys: Output) -> None:
+    asked = ["plan", "Qwen/Qwen3-8B", "--on", "hgx-h100", "--isl", "1000", "--osl", "100", "--slo", "ttft=2s,tpot=50ms"]
+    code, out, _ = run([*asked, "--top", "3", "--simulate", "-o", "json"], capsys)
+    assert code == 0
+    found = json.loads(out)
+    seen = found["simulated"]
+    assert [item["label"] for item in seen] == [row["label"] for row in found["deployments"]]
+    assert [row["rank"] for row in found["deployments"]] == [1, 2, 3]
+    effective = [item["effective_tok_s_per_device"] for item in seen]
+    assert effective == sorted(effective, reverse=True)
+    assert sorted(item["estimated_rank"] for item in seen) == [1, 2, 3]
+    code, out, _ = run([*asked, "--top", "2", "--rate", "20", "--simulate"], capsys)
+    assert code == 0
+    assert "Simulated under the load" in out

@@ -124,15 +124,22 @@ class Source:
 
     def made(self, rate: float | None, concurrency: float | None) -> Trace:
         """Requests of the workload at a rate, or with so many users; else as the workload itself says."""
-        from tokenworks import ingest
-
         found = self.described()
         assert found is not None
-        _check(rate)
-        if rate is not None or concurrency is not None:
-            found = found.model_copy(update={"rate": rate, "concurrency": concurrency})
-        count = self.requests or max(REQUESTS, ROUNDS * math.ceil(found.concurrency or 0))
-        return ingest.from_workload(found, count, seed=self.seed)
+        return made_of(found, rate, concurrency, requests=self.requests, seed=self.seed)
+
+
+def made_of(
+    workload: Workload, rate: float | None, concurrency: float | None, *, requests: int | None = None, seed: int = 0
+) -> Trace:
+    """Requests of a workload at a rate, or with so many users; else as it says itself."""
+    from tokenworks import ingest
+
+    _check(rate)
+    if rate is not None or concurrency is not None:
+        workload = workload.model_copy(update={"rate": rate, "concurrency": concurrency})
+    count = requests or max(REQUESTS, ROUNDS * math.ceil(workload.concurrency or 0))
+    return ingest.from_workload(workload, count, seed=seed)
 
 
 def at_rate(trace: Trace, rate: float, seed: int) -> Trace:

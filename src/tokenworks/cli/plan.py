@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -22,6 +22,10 @@ from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.deployment_file import Entry, document
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
 from tokenworks.specs.slo import PERCENTILE, Slo
+
+if TYPE_CHECKING:
+    from tokenworks.plan.rerank import Simulated
+    from tokenworks.specs.deployment import Deployment
 
 FRONT_ROWS = 8
 EXPECTED = (
@@ -52,6 +56,7 @@ def plan(
     top: int = 10,
     assume: Path | None = None,
     why: str | None = None,
+    simulate: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
 ) -> None:
     """Rank the deployments of a model on a machine by effective tokens per device.
@@ -80,6 +85,8 @@ def plan(
         YAML file of numbers to use instead, `path: value` a line.
     why
         Explain one deployment instead, such as tp=3,dp=2,ep=6.
+    simulate
+        Simulate the listed deployments, and rank them by what that shows.
     output
         table, json, or yaml: a file of deployments for other commands.
     """
@@ -93,14 +100,58 @@ def plan(
         return
     with _progress() as progress:
         found = make_plan(model, on, **asked, top=top, progress=progress)
+        seen = _simulated(found, assume, progress) if simulate and found.meets_slo else ()
+    if seen:
+        rows = tuple(dataclasses.replace(item.estimated, rank=item.rank) for item in seen)
+        found = dataclasses.replace(found, deployments=rows)
     if output == "table":
         _print(found, console())
+        if seen:
+            console().print(_simulated_table(found, seen))
     elif output == "json":
-        emit(found.plain(), "json")
+        emit(found.plain() | ({"simulated": [item.plain() for item in seen]} if simulate else {}), "json")
     else:
         emit(document([_entry(row) for row in found.deployments], found.inputs()), "yaml")
     if not found.meets_slo:
         raise found.missed()
+
+
+def _simulated(found: Plan, assume: Path | None, progress: Progress | None) -> tuple[Simulated, ...]:
+    """The listed deployments, simulated on requests of the plan's workload."""
+    from tokenworks.cli.inputs import blocked, compile_once, made_of
+    from tokenworks.plan.rerank import rerank
+    from tokenworks.plan.simulate import Simulation, Traffic
+    from tokenworks.plan.simulate import simulate as run
+
+    users = found.load is not None and found.load.kind == "concurrency"
+    compile_once()
+
+    def play(deployment: Deployment, load: float) -> Simulation:
+        trace = made_of(found.setting.workload, None if users else load, load if users else None)
+        return run(deployment, Traffic(blocked(trace, deployment), endless=True), slo=found.slo, assume=assume)
+
+    return rerank(found.deployments, play, found.load, say=progress)
+
+
+def _simulated_table(found: Plan, seen: tuple[Simulated, ...]) -> Any:
+    columns: dict[str, Literal["left", "right"]] = {"": "right", "estimated": "right", "deployment": "left"}
+    load = found.load.unit if found.load else "requests/s"
+    columns |= {**dict.fromkeys((load, "effective", "TTFT", "TPOT"), "right"), "missed": "left"}
+    rows = [
+        [
+            str(item.rank),
+            str(item.estimated.rank),
+            str(item.estimated.deployment),
+            f"{item.seen.load:,.4g}",
+            f"{item.effective_tok_s_per_device:,.1f}",
+            "-" if item.seen.ttft_ms is None else f"{item.seen.ttft_ms / 1e3:,.2f} s",
+            "-" if item.seen.tpot_ms is None else f"{item.seen.tpot_ms:,.1f} ms",
+            ", ".join(item.seen.missed),
+        ]
+        for item in seen
+    ]
+    how = "under the load" if found.load else "at the highest rate within the SLO"
+    return table(f"\nSimulated {how}, by effective tokens/s a device; TTFT and TPOT at its percentiles", columns, rows)
 
 
 @contextmanager

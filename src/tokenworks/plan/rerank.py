@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tokenworks.errors import SloMissed
 from tokenworks.plan.capacity import Try, capacity
@@ -34,6 +35,16 @@ class Simulated:
         """Output tokens of requests that met the SLO, per charged device; none where the promise was not kept [1/s]."""
         held = self.seen.effective_tok_s_per_device if self.seen.held else 0.0
         return held * self.estimated.devices / self.charged
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "rank": self.rank,
+            "estimated_rank": self.estimated.rank,
+            "label": str(self.estimated.deployment),
+            "effective_tok_s_per_device": self.effective_tok_s_per_device,
+            **dataclasses.asdict(self.seen),
+        }
 
 
 def rerank(
