@@ -94,10 +94,12 @@ def test_what_does_not_fit_is_negative_and_holds_no_tokens() -> None:
 
 def test_dispatch_buffers_by_hand() -> None:
     """DeepEP low-latency, 128 tokens, 256 experts, 7,168 wide: 4 x 128 x 256 x 14,336 = 1.88 GB, and a group."""
-    spread = buffer_bytes(model(R1), Split(dp=40, ep=40), VLLM)
+    spread = buffer_bytes(model(R1), Split(dp=40, ep=40), VLLM, max_sequences=64)
     assert spread == pytest.approx(4 * 128 * 256 * 14336 + 0.36e9)
-    assert buffer_bytes(model(R1), Split(tp=8, ep=8), VLLM) == pytest.approx(0.36e9)
-    assert buffer_bytes(model(R1), Split(), VLLM) == 0
+    crowd = buffer_bytes(model(R1), Split(dp=40, ep=40), VLLM, max_sequences=40 * 640)
+    assert crowd == pytest.approx(4 * 640 * 256 * 14336 + 0.36e9)
+    assert buffer_bytes(model(R1), Split(tp=8, ep=8), VLLM, max_sequences=64) == pytest.approx(0.36e9)
+    assert buffer_bytes(model(R1), Split(), VLLM, max_sequences=64) == 0
 
 
 def test_logits_of_many_sequences_count() -> None:

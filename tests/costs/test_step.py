@@ -258,3 +258,14 @@ def test_dequantised_weights_are_multiplied_in_16_bits() -> None:
     gpt = model("openai/gpt-oss-120b")
     assert dequantised(gpt, on("hgx-h100").peak) == {"mxfp4": "bf16"}
     assert dequantised(gpt, on("hgx-b200").peak) == {}
+
+
+def test_a_pipeline_is_no_faster_than_its_last_stage() -> None:
+    """Llama-3.1-8B, pp 8: four of 32 layers a stage, and the head (0.53 of 8.03 B) on the last; all wait for it."""
+    small, load = model("meta-llama/Meta-Llama-3.1-8B"), Load(decode=512.0, context=512.0 * 1000)
+    found = rates(on("hgx-h100"), load_calibration())
+    staged = step(small, found, Split(pp=8), load, engine=load_engine("vllm"))
+    alone = step(small, found, Split(), Load(decode=64.0, context=64.0 * 1000), engine=load_engine("vllm"))
+    head = float(alone.parts["head"].seconds)
+    layers = sum(float(alone.parts[name].seconds) for name in ("attention gemm", "attention", "dense ffn", "norms"))
+    assert float(staged.seconds) >= 8 * (layers / 8 + head) * 0.999

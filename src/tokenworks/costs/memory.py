@@ -71,7 +71,7 @@ def memory(
     """
     weights = weight_bytes(model, split)
     activations = activation_bytes(model, split, max_sequences=max_sequences, chunk_tokens=chunk_tokens)
-    buffers = buffer_bytes(model, split, engine)
+    buffers = buffer_bytes(model, split, engine, max_sequences=max_sequences)
     reserve = number(engine.reserve)
     usable = machine.hbm_bytes * memory_fraction
     kv = usable - weights - activations - buffers - reserve
@@ -156,17 +156,19 @@ def activation_bytes(model: Model, split: Split, *, max_sequences: FloatArray, c
     return tokens * ACTIVATION * (2 * model.hidden + 2 * widest) + logits
 
 
-def buffer_bytes(model: Model, split: Split, engine: Engine) -> FloatArray:
+def buffer_bytes(model: Model, split: Split, engine: Engine, *, max_sequences: FloatArray) -> FloatArray:
     """Communication buffers: one for each group, and the dispatch buffers of experts between dp ranks [byte].
 
-    Dispatch: 4 x E x T x 2 h: send and receive, twice, T tokens of a rank for every expert [1 of `memory`].
+    Dispatch: 4 x E x T x 2 h: send and receive, twice, T tokens of a device for every expert [1 of `memory`]: as many
+    as the engine reserves, or as its share of the running sequences decodes in a step if that is more.
     """
     groups = 1.0 * (split.tp > 1) + (split.pp > 1) + (split.dp > 1)
     total = groups * number(engine.group_buffer)
     routed = [block.experts for block in model.blocks if block.experts]
     if routed:
         largest = max(experts.count * experts.hidden for experts in routed)
-        slots = 4 * number(engine.dispatch_tokens) * largest * ACTIVATION
+        decoding = max_sequences * (1 + split.draft_tokens) / (split.dp * split.pp * split.tp)
+        slots = 4 * np.maximum(number(engine.dispatch_tokens), decoding) * largest * ACTIVATION
         total = total + (split.dp > 1) * (split.ep > 1) * slots
     return total
 

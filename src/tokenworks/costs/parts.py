@@ -73,13 +73,33 @@ def main_parts(model: Model, rates: Rates, split: Split, batch: Batch) -> Parts:
     stack = kernels(model.blocks, model.kv_heads)
     stretch = ceil_div(stack.layers, split.pp) * split.pp / stack.layers  # all stages take as long as the fullest
     parts: Parts = {name: times(part, stretch) for name, part in _layers(stack, model, rates, split, batch).items()}
-    parts["embedding"] = _embedding(model, rates, batch.tokens)
-    parts["head"] = _head(model, rates, split, batch.rows)
+    parts |= {
+        "embedding": _embedding(model, rates, batch.tokens),
+        "head": _last_stage(_head(model, rates, split, batch.rows), parts, stack.layers, split),
+    }
     looked_up = _reduce(rates, batch.tokens * model.hidden * ACTIVATION, split.tp)
     logits = _gather(rates, batch.rows * model.vocab * ACTIVATION, split.tp)
     parts["all-reduce"] = plus(parts["all-reduce"], looked_up, logits)
     parts["pipeline"] = _pipeline(model, rates, split, batch.tokens)
     return parts
+
+
+def _last_stage(head: PartTime, layers: Parts, count: int, split: Split) -> PartTime:
+    """The head, as often as it counts: the last stage has it beside its layers, and all stages wait for the slowest.
+
+    Where layers do not divide by pp the last stage has one less, which the head may hide behind:
+    pp x max(0, head - layer), or pp x head where they do; once without a pipeline.
+    """
+    if np.all(np.asarray(split.pp) == 1):
+        return head
+    full = ceil_div(count, split.pp)
+    layer = sum((part.seconds for part in layers.values()), 0.0) / (full * split.pp)
+    behind = np.where(count % split.pp == 0, 0.0, layer)
+    often = split.pp * np.maximum(1 - behind / np.maximum(head.seconds, TINY), 0.0)
+    return times(head, np.where(split.pp > 1, often, 1.0))
+
+
+TINY = 1e-30
 
 
 def draft_part(model: Model, rates: Rates, split: Split, batch: Batch) -> PartTime:
