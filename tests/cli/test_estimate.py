@@ -125,3 +125,21 @@ def test_what_does_not_fit_exits_3(deploy: str, words: str, capsys: pytest.Captu
     out, err = capsys.readouterr()
     assert out == ""
     assert words in err
+
+
+def test_a_plan_file_brings_its_workload_and_what_it_assumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, file = tmp_path / "given.yaml", tmp_path / "plan.yaml"
+    given.write_text("device.peak.bf16: 175 TFLOP/s\n", encoding="utf-8")
+    asked = ["--on", "scalex40", "--workload", "summarise", "--top", "1", "--assume", str(given), "-o", "yaml"]
+    assert run(["plan", "Qwen/Qwen3-30B-A3B-FP8", *asked]) == 0
+    written = capsys.readouterr().out
+    file.write_text(written, encoding="utf-8")
+    isl = yaml.safe_load(written)["inputs"]["workload"]["isl"]
+    assert run(["estimate", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert f"of prompts of {isl:,.0f}" in out
+    assert "device.peak.bf16 = 175 TFLOP/s" in out
+    assert run(["estimate", str(file), "--deploy", "tp=1"]) == 2
+    assert "leave one of the two out" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from tokenworks.cli.inputs import Source, at_rate, blocked, compile_once, deploy
 from tokenworks.cli.output import OutputFormat, console, emit, table
 from tokenworks.cli.simulate import RouterName, shown
 from tokenworks.errors import SpecError
+from tokenworks.specs.deployment_file import load_assumed
 
 if TYPE_CHECKING:
     from tokenworks.plan.capacity import Capacity, Try
@@ -100,7 +101,7 @@ def capacity(
                 slo=bounds,
                 router=router,
                 seed=seed,
-                assume=assume,
+                assume=assume or load_assumed(deployment),
             )
 
         start = (rate_of(recorded) if recorded is not None else 0.0) or 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,10 +25,10 @@ from tokenworks.plan.why import read_role
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import EngineName, Role
-from tokenworks.specs.deployment_file import pick_deployment
+from tokenworks.specs.deployment_file import load_assumed, load_workload_of, pick_deployment
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
-from tokenworks.specs.load import validate
+from tokenworks.specs.load import is_path, validate
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.workload import Workload
 
@@ -87,8 +87,8 @@ def estimate(
     on: str | None = None,
     deploy: str | None = None,
     pick: int = 1,
-    isl: float = 4000,
-    osl: float = 1000,
+    isl: float | None = None,
+    osl: float | None = None,
     batch: int | None = None,
     chunk: int | None = None,
     engine: EngineName | None = None,
@@ -108,9 +108,9 @@ def estimate(
     pick
         Which deployment of the file.
     isl
-        Input tokens of a request.
+        Input tokens of a request; those of the file's workload, or 4,000.
     osl
-        Output tokens of a request.
+        Output tokens of a request; those of the file's workload, or 1,000.
     batch
         Sequences that decode in one instance; its max_sequences if not given.
     chunk
@@ -122,15 +122,18 @@ def estimate(
     output
         table, json or yaml.
     """
-    workload = validate(Workload, {"name": "estimate", "isl": isl, "osl": osl}, "--isl, --osl")
-    if deploy is None and model.endswith((".yaml", ".yml")):
+    if is_path(model) and model.endswith((".yaml", ".yml")):
+        if deploy is not None:
+            raise SpecError(f"{model} holds deployments already", where="--deploy", hint="leave one of the two out")
         found = pick_deployment(model, pick)
-        setting = _setting(found.model, found.system if on is None else on, engine or found.engine, assume, workload)
+        workload = _workload(load_workload_of(model), isl, osl)
+        assumed = assume or load_assumed(model)
+        setting = _setting(found.model, found.system if on is None else on, engine or found.engine, assumed, workload)
         roles = found.roles
     elif on is None or deploy is None:
         raise SpecError("a model needs --on and --deploy", hint='such as --on scalex40 --deploy "tp=8,dp=5,ep=40"')
     else:
-        setting = _setting(model, on, engine or "vllm", assume, workload)
+        setting = _setting(model, on, engine or "vllm", assume, _workload(None, isl, osl))
         roles = (_role(deploy, setting),)
     made = _estimate(setting, roles, batch, chunk)
     if output == "table":
@@ -139,7 +142,15 @@ def estimate(
         emit(_plain(made), output)
 
 
-def _setting(model: str, on: str, engine: str, assume: Path | None, workload: Workload) -> Setting:
+def _workload(recorded: Workload | None, isl: float | None, osl: float | None) -> Workload:
+    """The lengths that were asked for, else those that the deployments were planned for."""
+    if recorded is not None and isl is None and osl is None:
+        return recorded
+    lengths = {"isl": isl or (recorded.isl if recorded else 4000), "osl": osl or (recorded.osl if recorded else 1000)}
+    return validate(Workload, {"name": "estimate", **lengths}, "--isl, --osl")
+
+
+def _setting(model: str, on: str, engine: str, assume: Path | Mapping[str, str] | None, workload: Workload) -> Setting:
     return Setting(load_model(model), machine(on, assume=assume), load_engine(engine), workload)
 
 
@@ -163,8 +174,9 @@ def _estimate(setting: Setting, roles: tuple[Role, ...], batch: int | None, chun
             if kind == "decode":
                 _must_hold(role, setting, sequences, room[role.name])
                 load = Load(decode=sequences, context=sequences * _context(setting))
-            else:  # a token of a prompt sees half of it on average, whatever chunks it comes in
-                load = Load(prefill=tokens, prefill_context=tokens * setting.workload.isl / 2)
+            else:  # a token sees what is cached and half of the rest, on average, whatever chunks it comes in
+                seen = setting.workload.isl * (1 + setting.workload.hit_share) / 2
+                load = Load(prefill=tokens, prefill_context=tokens * seen)
             cost = step(setting.model, found, Split.of(role), load, engine=setting.engine, overlap=role.overlap)
             steps.append(Step(role, kind, load, cost))
     named = " + ".join(f"{role.name} [{role.parallel}]" for role in roles)

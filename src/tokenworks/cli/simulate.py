@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from tokenworks.cli.inputs import Source, at_rate, blocked, compile_once, deployment_of, progress
 from tokenworks.cli.output import OutputFormat, console, emit, notes, table
 from tokenworks.errors import SpecError
+from tokenworks.specs.deployment_file import load_assumed
 
 if TYPE_CHECKING:
     from tokenworks.plan.simulate import Simulation, Traffic
@@ -96,7 +97,7 @@ def simulate(
     compile_once()
     with progress("simulating") as say:
         made = run(
-            chosen, traffic, slo=bounds, router=router, seed=seed, assume=assume,
+            chosen, traffic, slo=bounds, router=router, seed=seed, assume=assume or load_assumed(deployment),
             watch=(lambda now, last: say(f"simulated {now:,.0f} s of {last:,.0f} s")) if say else None,
         )  # fmt: skip
     if per_request:

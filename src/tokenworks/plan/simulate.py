@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -106,7 +106,7 @@ def simulate(
     slo: Slo = Slo(),  # noqa: B008 - frozen, binds nothing
     router: RouterName | None = None,
     seed: int = 0,
-    assume: Path | None = None,
+    assume: Path | Mapping[str, str] | None = None,
     watch: Watch | None = None,
 ) -> Simulation:
     """Play a trace through a deployment.

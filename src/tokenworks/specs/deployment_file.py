@@ -12,6 +12,7 @@ from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import SCHEMA, Count, Deployment
 from tokenworks.specs.load import read_yaml, validate
 from tokenworks.specs.provenance import Spec
+from tokenworks.specs.workload import Workload
 
 
 class Entry(Spec):
@@ -63,6 +64,12 @@ def load_assumed(path: str | Path) -> dict[str, str]:
     """What the file's predictions assumed of the machine, value by path, as `specs.compose.machine` takes it."""
     found = _read(path).inputs.get("assumed", [])
     return {item.path: item.value for item in validate(_Inputs, {"assumed": found}, f"{path}: inputs").assumed}
+
+
+def load_workload_of(path: str | Path) -> Workload | None:
+    """The workload that the file's deployments were planned for, if it says so."""
+    found = _read(path).inputs.get("workload")
+    return None if found is None else validate(Workload, found, f"{path}: inputs.workload")
 
 
 def _read(path: str | Path) -> _File:
