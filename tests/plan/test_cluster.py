@@ -16,13 +16,11 @@ from tokenworks.engine import engine
 from tokenworks.engine.types import Cluster, Requests, Router
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.plan.cluster import Around, Site, cluster, room, step_cost
-from tokenworks.plan.simulate import Traffic, simulate
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import Deployment, Parallel, Role, RoleName
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
-from tokenworks.specs.trace import Trace
 
 R1 = "deepseek-ai/DeepSeek-R1"
 LLAMA = "meta-llama/Llama-3.3-70B-Instruct"
@@ -221,19 +219,3 @@ def test_a_decode_role_can_prefill_again_what_was_preempted() -> None:
     here, pool = site(R1, "scalex40"), deployed(R1, "scalex40", DECODE, PREFILL).pools[1]
     assert len(step_cost(DECODE, here, pool.limits).by_tokens) > pool.ranks * pool.limits.token_budget
     assert not pool.limits.prefix_caching
-
-
-@pytest.mark.parametrize("pp", [2, 4, 8])
-def test_a_lone_prompt_gains_nothing_from_a_pipeline(pp: int) -> None:
-    """It lies in one microbatch, which meets one stage after the other: 1,000 tokens of Qwen3-32B are 64 TFLOP."""
-
-    def first_token_s(stages: int) -> float:
-        parallel = Parallel(pp=stages)
-        role = Role(name="aggregated", parallel=parallel, max_sequences=16 * stages, chunk_tokens=2048 * stages)
-        deployment = Deployment(model="Qwen/Qwen3-32B", system="hgx-h200", roles=(role,))
-        trace = Trace.of([0.0, 100.0], [1000, 1000], [20, 20])
-        run = simulate(deployment, Traffic(trace))
-        return float(run.outcome.first_token_s[0])
-
-    assert first_token_s(pp) == pytest.approx(first_token_s(1), rel=0.1)
-    assert first_token_s(pp) > 2 * 31.98e9 * 1000 / 989e12  # FLOP over one device's BF16 peak

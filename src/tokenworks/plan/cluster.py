@@ -133,11 +133,8 @@ def _judge(case: Case, role: Role, error: type[SpecError] | type[DoesNotFit]) ->
 
 
 def _pool(role: Role, site: Site, block_tokens: int, prefix_caching: bool) -> Pool:
-    """One role. A rank of the engine is a lane: a microbatch of a pipeline, on a dp rank, with its share of everything.
-
-    A prompt lies in one microbatch, which meets one stage after the other, so that lanes cannot share it.
-    """
-    ranks, width = lanes(role), 1 + role.draft_tokens
+    """One role. Its limits are those of a dp rank, with an equal share of the instance's sequences and tokens."""
+    ranks, width = role.parallel.dp, 1 + role.draft_tokens
     sequences = max(1, role.max_sequences // ranks)
     found = room(role, site)
     kv_tokens = float(np.min(found.kv_tokens)) / ranks
@@ -155,11 +152,6 @@ def _pool(role: Role, site: Site, block_tokens: int, prefix_caching: bool) -> Po
     return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name)
 
 
-def lanes(role: Role) -> int:
-    """Batches that an instance works on side by side: dp ranks x microbatches."""
-    return role.parallel.dp * role.parallel.pp
-
-
 # ── step times ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -173,7 +165,7 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     hide taken off. Between nodes f is linear.
     """
     steps = _Steps(role, site)
-    width, ranks = 1 + role.draft_tokens, lanes(role)
+    width, ranks = 1 + role.draft_tokens, role.parallel.dp
     most = ranks * limits.token_budget
     full = float(ranks * limits.max_sequences) if role.name != "prefill" else 0.0
     square_s = steps.attending(0.0, float(most)) / (most * site.around.seen)
@@ -219,20 +211,19 @@ class _Steps:
         return float(self(decode, prefill) - self(decode, prefill, 1 - SHORTER)) / SHORTER
 
     def own(self, prefill: float) -> float:
-        """What one more prefill token costs its lane [s/token]: all but the experts, which dp ranks share."""
+        """What one more prefill token costs the rank that it is on [s/token]: all but the experts, which all share."""
         whole, half = self.breakdown(0.0, prefill), self.breakdown(0.0, prefill / 2)
 
         def more(name: str) -> float:
             return float(whole.parts[name].seconds - half.parts[name].seconds)
 
-        shared = more("experts") / sum(map(more, whole.parts)) if "experts" in whole.parts else 0.0
-        share = 1.0 - shared * (1.0 - 1.0 / self.role.parallel.dp)
+        share = 1.0 - more("experts") / sum(map(more, whole.parts)) if "experts" in whole.parts else 1.0
         return float(whole.seconds - half.seconds) / (prefill / 2) * share
 
 
 def _nodes(role: Role, site: Site, most: int, decodes: int) -> Floats:
     """Token counts to ask for: dense, then geometric, and both sides of every kink."""
-    ranks = lanes(role)
+    ranks = role.parallel.dp * role.parallel.pp
     graph = int(number(site.engine.graph_tokens)) * ranks
     kinks = [k + side for k in (ranks, graph, decodes) for side in (0, 1)]
     count = int(np.log(max(most / NODES_DENSE, 1.0)) / np.log(NODES_RATIO)) + 2
