@@ -37,7 +37,7 @@ def test_json_is_one_object_that_adds_up(capsys: pytest.CaptureFixture[str]) -> 
     for made in found["steps"]:
         assert sum(part["seconds"] for part in made["parts"]) == pytest.approx(made["seconds"])
         assert made["interval"] == pytest.approx([made["seconds"] / found["spread"], made["seconds"] * found["spread"]])
-        assert made["bound_by"] in ("compute", "hbm", "latency", "scale-up", "scale-out", "host")
+        assert made["bound_by"] in ("compute", "hbm", "scale-up", "scale-out", "host")
         assert {part["utilisation"] for part in made["parts"]} <= {"measured", "assumed"}
     assert found["steps"][1]["load"] == {"decode": 800, "prefill": 0, "context": 800 * 4500}
     assert found["grade"] == "datasheet"
@@ -143,3 +143,20 @@ def test_a_plan_file_brings_its_workload_and_what_it_assumed(
     assert "device.peak.bf16 = 175 TFLOP/s" in out
     assert run(["estimate", str(file), "--deploy", "tp=1"]) == 2
     assert "leave one of the two out" in capsys.readouterr().err
+
+
+def test_a_chunk_beyond_memory_says_what_is_short(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["estimate", R1, "--on", "scalex40", "--deploy", WIDE, "--chunk", "100000000"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "short by" in err
+    assert "smaller --chunk" in err
+
+
+def test_fixed_times_have_the_word_of_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    """What starting kernels takes is "host" to both."""
+    assert run(["estimate", "Qwen/Qwen3-0.6B", "--on", "hgx-h100", "--deploy", "tp=1", "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    bounds = {row["bound"] for made in found["steps"] for row in made["parts"]}
+    assert "host" in bounds
+    assert "latency" not in bounds

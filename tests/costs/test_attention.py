@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from tests.costs.cases import LLAMA, R1, model
 from tokenworks.costs.attention import (
     QUERY_TILE,
-    attention_time,
     decode_entries,
     decode_work,
     entry_bytes,
@@ -86,13 +85,6 @@ def test_the_mean_context_is_never_below_the_truth(contexts: list[int], scan: Sc
     assert decode_entries(scan, len(contexts), sum(contexts)) >= exact * (1 - 1e-12)
     equal = float(decode_entries(scan, len(contexts), len(contexts) * contexts[0]))
     assert equal == pytest.approx(len(contexts) * float(decode_entries(scan, 1, contexts[0])))
-
-
-@given(flop=st.floats(0, 1e15), traffic=st.floats(0, 1e12), scale=st.floats(1, 100))
-def test_time_is_above_both_roofs_and_monotone(flop: float, traffic: float, scale: float) -> None:
-    seconds = attention_time(flop, traffic, rate=1e15, hbm=1e12, kernel=1e-6)
-    assert seconds >= max(flop / 1e15, traffic / 1e12)
-    assert attention_time(flop * scale, traffic * scale, rate=1e15, hbm=1e12, kernel=1e-6) >= seconds
 
 
 def test_arrays_and_numbers_agree() -> None:

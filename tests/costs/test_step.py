@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.costs.cases import LLAMA, MACHINES, MODELS, QWEN, R1, achieved, loads, model, on, perfect, splits
 from tokenworks.costs.rates import rates
 from tokenworks.costs.split import Split
-from tokenworks.costs.step import COMMUNICATION, HOSTS, OVERLAPS, Load, step
+from tokenworks.costs.step import COMMUNICATION, HOSTS, OVERLAPS, Load, prefix_tokens, step
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.engine import load_engine
@@ -161,7 +161,7 @@ def test_arrays_and_numbers_agree(name: str) -> None:
     tp, dp = np.array([1, 2, 8, 4]), np.array([8, 4, 1, 10]) if routed else np.ones(4, dtype=int)
     ep = tp * dp if routed else np.ones(4, dtype=int)
     split = Split(tp=tp, dp=dp, ep=ep, redundant=np.array([0, 8, 8, 24]) * routed)
-    load = Load(*(generator.uniform(1, 4000, (3, 4)) * np.array([1, 1000, 1, 1000])[i] for i in range(4)))
+    load = Load(*(generator.uniform(1, 4000, (3, 4)) * size for size in (1, 1000, 1, 1000, 10)))
     for overlap in OVERLAPS:
         together = step(found, achieved("5xhgx-h100"), split, load, engine=VLLM, overlap=overlap)
         for row in range(3):
@@ -204,10 +204,41 @@ def test_a_pipeline_takes_microbatches() -> None:
 
 
 def test_stages_that_do_not_divide_wait_for_the_fullest() -> None:
-    """61 layers in 4 stages: 16 in the fullest, so 64 / 61 of the time of equal stages."""
-    parts = (step(model(R1), achieved("scalex40"), Split(pp=pp), Load(4, 16000.0), engine=VLLM).parts for pp in (1, 4))
-    one, four = (found["norms"] for found in parts)
-    assert four.roofs["latency"] == pytest.approx(one.roofs["latency"] * 64 / 61)
+    """61 layers in 4 stages: 16 in the fullest, so a round of 4 microbatches takes 64 / 61 of the layers' time."""
+    found = step(model(R1), achieved("scalex40"), Split(pp=4), Load(400, 400 * 4000.0), engine=VLLM)
+    layers = sum(part.seconds for name, part in found.parts.items() if name not in ("head", "pipeline", "embedding"))
+    assert found.seconds == pytest.approx(layers * 64 / 61, rel=1e-3)
+
+
+def test_a_pipeline_waits_for_drafts_and_is_free_for_one() -> None:
+    """The last stage has the draft layers, too; one sequence alone waits for nobody."""
+    crowd, alone = (
+        step(model(R1), achieved("scalex40"), Split(tp=8, ep=8, pp=5, draft_tokens=2), load, engine=VLLM).parts
+        for load in (Load(640, 640 * 4000.0), Load(1, 4000.0))
+    )
+    last = crowd["head"].seconds + crowd["draft"].seconds
+    hops = step(model(R1), achieved("scalex40"), Split(tp=8, ep=8, pp=5), Load(1, 4000.0), engine=VLLM)
+    layers = sum(part.seconds for name, part in crowd.items() if name not in ("head", "draft", "pipeline", "host"))
+    total = sum(part.seconds for part in crowd.values())
+    assert total == pytest.approx(5 * (12 / 61 * layers + last), rel=0.01)
+    assert alone["pipeline"].seconds < 1.01 * hops.parts["pipeline"].seconds
+
+
+def test_a_cached_latent_is_expanded_for_each_chunk() -> None:
+    """DeepSeek-R1: 61 layers x 2 x 512 x 128 heads x (128 + 128) = 2.05 GFLOP a token of prefix; sparse reads none."""
+    chunk, prefix = 2048.0, 30000.0
+    seen = prefix + chunk / 2
+    assert prefix_tokens(chunk, seen, chunks=1) == prefix
+    assert prefix_tokens(4 * 4000.0, 2000.0, chunks=4) == 0  # whole prompts
+    assert prefix_tokens(0.0, 2000.0, chunks=4) == 0
+
+    def flop(name: str, tokens: float) -> float:
+        load = Load(prefill=chunk, prefill_context=chunk * seen, prefix=tokens)
+        return float(step(model(name), achieved("scalex40"), Split(), load, engine=VLLM).flop)
+
+    assert flop(R1, prefix) - flop(R1, 0.0) == pytest.approx(prefix * 61 * 2 * 512 * 128 * 256)
+    for name in ("deepseek-ai/DeepSeek-V3.2", LLAMA):
+        assert flop(name, prefix) == flop(name, 0.0)
 
 
 def test_drafts_cost_a_pass_each_and_share_the_verification() -> None:

@@ -17,9 +17,10 @@ from tokenworks.costs.memory import Memory, memory
 from tokenworks.costs.rates import Rates, rates
 from tokenworks.costs.roofline import compute_dtype
 from tokenworks.costs.split import Split
-from tokenworks.costs.step import Load, step
+from tokenworks.costs.step import Load, prefix_tokens, step
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.plan.points import Setting
+from tokenworks.plan.rows import ROOFS
 from tokenworks.plan.rules import MEMORY, explain
 from tokenworks.plan.why import read_role
 from tokenworks.specs.calibration import load_calibration
@@ -37,6 +38,7 @@ KINDS: dict[str, tuple[Literal["prefill", "decode"], ...]] = {
     "prefill": ("prefill",),
     "decode": ("decode",),
 }
+TAKEN = ("weights", "activations", "buffers", "reserve")  # of device memory, before the KV cache
 LEFT_OUT = 1e-12  # parts that take no time are not printed [s]
 ATTENTION = ("attention_prefill", "attention_decode", "attention_hbm", "attention_start")
 # The calibrated factors behind each part; every other part is GEMMs. Beyond a domain, `_out` stands for `_up`.
@@ -170,17 +172,26 @@ def _estimate(setting: Setting, roles: tuple[Role, ...], batch: int | None, chun
         sequences = _at_least_one(role.max_sequences if batch is None else batch, "--batch")
         tokens = _at_least_one(role.chunk_tokens if chunk is None else chunk, "--chunk")
         room[role.name] = _memory(role, setting, sequences, tokens)
+        _must_fit(role, setting, room[role.name])
         for kind in KINDS[role.name]:
             if kind == "decode":
                 _must_hold(role, setting, sequences, room[role.name])
                 load = Load(decode=sequences, context=sequences * _context(setting))
-            else:  # a token sees what is cached and half of the rest, on average, whatever chunks it comes in
-                seen = setting.workload.isl * (1 + setting.workload.hit_share) / 2
-                load = Load(prefill=tokens, prefill_context=tokens * seen)
+            else:
+                load = _prefill(role, setting, tokens)
             cost = step(setting.model, found, Split.of(role), load, engine=setting.engine, overlap=role.overlap)
             steps.append(Step(role, kind, load, cost))
     named = " + ".join(f"{role.name} [{role.parallel}]" for role in roles)
     return Estimate(setting, named, found, room, tuple(steps))
+
+
+def _prefill(role: Role, setting: Setting, tokens: float) -> Load:
+    """A token sees what is cached and half of the rest, on average; each lane has a chunk, or whole prompts."""
+    workload = setting.workload
+    seen, alone = workload.isl * (1 + workload.hit_share) / 2, workload.isl * (1 - workload.hit_share)
+    chunks = max(role.parallel.dp * role.parallel.pp, tokens / alone)
+    prefix = prefix_tokens(tokens, seen, chunks=chunks)
+    return Load(prefill=tokens, prefill_context=tokens * seen, prefix=prefix)
 
 
 def _at_least_one(value: int, where: str) -> int:
@@ -214,6 +225,16 @@ def _memory(role: Role, setting: Setting, sequences: float, tokens: float) -> Me
     )
 
 
+def _must_fit(role: Role, setting: Setting, room: Memory) -> None:
+    if (short := -float(np.min(room.kv))) > 0:
+        taken = ((name, float(getattr(room, name))) for name in TAKEN)
+        parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in taken)
+        raise DoesNotFit(
+            f"[{role.parallel}] on {setting.machine.name}: short by {short / 1e9:,.1f} GB a device: {parts} GB; "
+            f"usable {float(room.usable) / 1e9:,.1f} GB: take a smaller --chunk or --batch"
+        )
+
+
 def _must_hold(role: Role, setting: Setting, sequences: float, room: Memory) -> None:
     need, have = sequences * _context(setting), float(room.kv_tokens)
     if need > have:
@@ -240,6 +261,11 @@ def _rests_on(part: str, binds: str, setting: Setting) -> str:
     return load_calibration().rests_on(setting.machine.family, factors)
 
 
+def _shown(roof: str) -> str:
+    """A roof in the words of `plan`: starting kernels is a fixed time, like the host's."""
+    return ROOFS[roof]
+
+
 def _rows(made: Step, setting: Setting) -> Iterator[dict[str, Any]]:
     for name, part in made.cost.parts.items():
         if float(part.seconds) > LEFT_OUT:
@@ -249,7 +275,7 @@ def _rows(made: Step, setting: Setting) -> Iterator[dict[str, Any]]:
                 "share": float(part.seconds / made.cost.seconds),
                 "flop": float(part.flop),
                 "bytes": float(part.bytes),
-                "bound": (binds := str(part.bound())),
+                "bound": _shown(binds := str(part.bound())),
                 "utilisation": _rests_on(name, binds, setting),
             }
 
@@ -264,7 +290,7 @@ def _plain_step(made: Step, found: Estimate) -> dict[str, Any]:
         "load": {"decode": made.load.decode, "prefill": made.load.prefill, "context": made.load.context},
         "seconds": seconds,
         "interval": [seconds / spread, seconds * spread],
-        "bound_by": str(made.cost.bound()),
+        "bound_by": _shown(str(made.cost.bound())),
         "parts": list(_rows(made, found.setting)),
     }
 
@@ -325,7 +351,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _total(made: Step, found: Estimate) -> Iterator[str]:
     seconds, spread = float(made.cost.seconds) * 1e3, found.rates.spread
     yield (
-        f"{seconds:,.2f} ms, bound by {made.cost.bound()}; 80 % interval {seconds / spread:,.2f} to "
+        f"{seconds:,.2f} ms, bound by {_shown(str(made.cost.bound()))}; 80 % interval {seconds / spread:,.2f} to "
         f"{seconds * spread:,.2f} ms (grade {found.rates.grade})"
     )
     apart = float(sum(np.asarray(part.seconds) for part in made.cost.parts.values())) * 1e3
@@ -335,7 +361,7 @@ def _total(made: Step, found: Estimate) -> Iterator[str]:
 
 def _trust(found: Estimate) -> Iterator[str]:
     for role, room in found.memory.items():
-        used = ((name, float(getattr(room, name))) for name in ("weights", "activations", "buffers", "reserve", "kv"))
+        used = ((name, float(getattr(room, name))) for name in (*TAKEN, "kv"))
         sizes = ", ".join(f"{'KV' if name == 'kv' else name} {size / 1e9:,.1f}" for name, size in used)
         yield f"\nMemory of a device, {role} [GB of {float(room.usable) / 1e9:,.1f}]: {sizes}"
     machine_ = found.setting.machine

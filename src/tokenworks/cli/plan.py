@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -213,10 +214,12 @@ def _heading(found: Plan) -> Iterator[str]:
         f"{model.name}: {parameters(model) / 1e9:,.1f} B parameters, {weight_bytes(model) / 1e9:,.0f} GB ({formats}), "
         f"KV cache {kv_bytes_per_token(model, 2) / 1e3:,.1f} kB a token in BF16"
     )
+    bandwidth = machine.scale_up.bandwidth
+    link = f", {bandwidth / 1e9:,.0f} GB/s scale-up each way" if math.isfinite(bandwidth) else ""
     domain = "one scale-up domain" if machine.devices <= machine.domain else f"scale-up domains of {machine.domain}"
     yield (
         f"{machine.name}: {machine.devices} x {machine.device}, {domain}, {machine.hbm_bytes / 1e9:,.0f} GB at "
-        f"{machine.hbm_bandwidth / 1e12:,.2f} TB/s, {machine.scale_up.bandwidth / 1e9:,.0f} GB/s scale-up each way"
+        f"{machine.hbm_bandwidth / 1e12:,.3g} TB/s{link}"
     )
     reuse = f", {workload.hit_share:.0%} of it from the prefix cache" if workload.hit_share else ""
     asked = f", {found.load.value:g} {found.load.unit}" if found.load else ", as much as the SLO allows"

@@ -116,16 +116,3 @@ def state_work(
     """
     share = np.minimum(tp, state.heads)
     return tokens * state.flop / share, 2 * sequences * state.bytes / share
-
-
-def attention_time(
-    flop: FloatArray, traffic: FloatArray, *, rate: FloatArray, hbm: FloatArray, kernel: FloatArray
-) -> FloatArray:
-    """The larger of the two roofs, and a kernel's latency [s]: t = max(FLOP / F, bytes / B) + t_kernel.
-
-    Parameters
-    ----------
-    flop, traffic : of one layer on one device [FLOP, byte]
-    rate, hbm : achieved [FLOP/s, byte/s]; kernel : latency [s]
-    """
-    return np.maximum(flop / rate, traffic / hbm) + kernel

@@ -124,9 +124,6 @@ def all_gather(
     return (n > 1) * (inside + (domains > 1) * _flat_gather(size / local, domains, outer))
 
 
-reduce_scatter = all_gather
-
-
 def exchange(
     inside: FloatArray,
     outside: FloatArray,
@@ -151,19 +148,6 @@ def exchange(
         return (n > 1) * near
     far = (domains > 1) * (outer.start + outer.alpha + outside / outer.bandwidth)
     return (n > 1) * np.maximum(near, far)
-
-
-def all_to_all(
-    size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: Fabric, outer: Fabric | None
-) -> FloatArray:
-    """Each device sends an equal piece of its `size` bytes to each of the n, itself included [s].
-
-    Parameters
-    ----------
-    size : buffer of one device [byte]; the rest as `all_reduce`
-    """
-    local, _ = spread(n, domain)
-    return exchange(size * (local - 1) / n, size * (n - local) / n, n, domain=domain, inner=inner, outer=outer)
 
 
 def p2p(size: FloatArray, distance: FloatArray, *, span: FloatArray, domain: FloatArray, inner: Fabric,

@@ -19,6 +19,7 @@ class Gemm:
     """One kernel of a layer: `outputs` of each split, side by side (q, k and v; gate and up).
 
     part : what it belongs to; of experts, the figures are those of one expert
+    again : whether it also runs over what earlier chunks of a prompt have cached: an MLA latent that is expanded
     out, kv, whole : outputs that tp divides, that it divides by KV head, and that every rank computes
     """
 
@@ -30,6 +31,7 @@ class Gemm:
     whole: int
     kv_heads: int
     form: Format
+    again: bool = False
 
     def shape(self, tp: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Outputs and inputs on one device."""
@@ -83,7 +85,8 @@ def kernels(blocks: tuple[Block, ...], kv_heads: int) -> Kernels:
     states: Counter[State] = Counter()
     for block in blocks:
         heads = max((scan.heads for scan in block.scans), default=kv_heads)
-        for gemm in _fused([matrix for matrix in block.matrices if matrix.part != "experts"], heads):
+        plain = [matrix for matrix in block.matrices if matrix.part != "experts"]
+        for gemm in _fused(plain, heads, again=_expands(block)):
             gemms[gemm] += block.count
         if block.experts:
             fused = _fused([matrix for matrix in block.matrices if matrix.part == "experts"], 1)
@@ -112,15 +115,20 @@ def one(matrix: Matrix) -> Gemm:
     return gemm
 
 
-def _fused(matrices: list[Matrix], kv_heads: int) -> tuple[Gemm, ...]:
+def _expands(block: Block) -> str:
+    """The matrix that expands cached latents in prefill, where attention is not absorbed there; else no name."""
+    return "kv_b_proj" if any(scan.prefill_flop < scan.decode_flop for scan in block.scans) else ""
+
+
+def _fused(matrices: list[Matrix], kv_heads: int, again: str = "") -> tuple[Gemm, ...]:
     """Engines run matrices of one part, input and format as one kernel: qkv, gate and up, q_a and kv_a."""
-    grouped: dict[tuple[str, int, bool, Format], Counter[str]] = {}
+    grouped: dict[tuple[str, int, bool, Format, bool], Counter[str]] = {}
     for matrix in matrices:
-        key = (matrix.part, matrix.inputs, matrix.split == "in", matrix.format)
+        key = (matrix.part, matrix.inputs, matrix.split == "in", matrix.format, matrix.name == again)
         grouped.setdefault(key, Counter())["out" if matrix.split == "in" else matrix.split] += matrix.outputs
     return tuple(
-        Gemm(part, inputs, inner, widths["out"], widths["kv"], widths["none"], kv_heads, form)
-        for (part, inputs, inner, form), widths in grouped.items()
+        Gemm(part, inputs, inner, widths["out"], widths["kv"], widths["none"], kv_heads, form, cached)
+        for (part, inputs, inner, form, cached), widths in grouped.items()
     )
 
 

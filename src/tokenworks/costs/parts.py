@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenworks.costs import attention, collectives, moe, roofline
 from tokenworks.costs.arrays import FloatArray, ceil_div
-from tokenworks.costs.breakdown import COMPUTE, HBM, LATENCY, OUT, UP, Kernel, Parts, PartTime, plus, times
+from tokenworks.costs.breakdown import COMPUTE, HBM, LATENCY, OUT, UP, Kernel, Parts, PartTime, plus, times, total
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, kernels, one
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.split import Split
@@ -27,6 +27,7 @@ MIX_STREAM_PASSES, MIX_PASSES = 3, 1
 # 58 on H100 and H200 (aiconfigurator-core 0.12.0, systems/data, moe tables).
 UNPACKED = 2.0
 NARROW = ("fp4", "fp8", "int8")  # activations must be quantised before such a GEMM
+ENDS = ("head", "draft")  # what the last stage of a pipeline does beside its layers
 PART_OF = {
     "attention": "attention gemm",
     "latent": "attention gemm",
@@ -42,7 +43,7 @@ class Batch:
     """What one rank of a microbatch works on: sums over its sequences.
 
     sequences, context : decoding, and the sum of their contexts; queries : query tokens of each
-    prefill, prefill_context : as in `Load`; routed : tokens of all dp ranks, for the experts
+    prefill, prefill_context, prefix : as in `Load`; routed : tokens of all dp ranks, for the experts
     """
 
     sequences: FloatArray
@@ -50,6 +51,7 @@ class Batch:
     queries: FloatArray
     prefill: FloatArray
     prefill_context: FloatArray
+    prefix: FloatArray
     routed: FloatArray
 
     @property
@@ -69,14 +71,10 @@ class Batch:
 
 
 def main_parts(model: Model, rates: Rates, split: Split, batch: Batch) -> Parts:
-    """Embedding, all layers, head and pipeline, without drafts and host."""
-    stack = kernels(model.blocks, model.kv_heads)
-    stretch = ceil_div(stack.layers, split.pp) * split.pp / stack.layers  # all stages take as long as the fullest
-    parts: Parts = {name: times(part, stretch) for name, part in _layers(stack, model, rates, split, batch).items()}
-    parts |= {
-        "embedding": _embedding(model, rates, batch.tokens),
-        "head": _last_stage(_head(model, rates, split, batch.rows), parts, stack.layers, split),
-    }
+    """Embedding, all layers, head, and the way from stage to stage, without drafts and host."""
+    parts = _layers(kernels(model.blocks, model.kv_heads), model, rates, split, batch)
+    parts["embedding"] = _embedding(model, rates, batch.tokens)
+    parts["head"] = _head(model, rates, split, batch.rows)
     looked_up = _reduce(rates, batch.tokens * model.hidden * ACTIVATION, split.tp)
     logits = _gather(rates, batch.rows * model.vocab * ACTIVATION, split.tp)
     parts["all-reduce"] = plus(parts["all-reduce"], looked_up, logits)
@@ -84,22 +82,24 @@ def main_parts(model: Model, rates: Rates, split: Split, batch: Batch) -> Parts:
     return parts
 
 
-def _last_stage(head: PartTime, layers: Parts, count: int, split: Split) -> PartTime:
-    """The head, as often as it counts: the last stage has it beside its layers, and all stages wait for the slowest.
+def stage_wait(layers: int, split: Split, parts: Parts, flying: FloatArray) -> PartTime:
+    """What microbatches wait for each other: each round takes as many times the slowest stage as there are of them.
 
-    Where layers do not divide by pp the last stage has one less, which the head may hide behind:
-    pp x max(0, head - layer), or pp x head where they do; once without a pipeline.
+        t = max(0, k max(ceil(L / pp) l, floor(L / pp) l + ends) - all parts),    l = (all - ends - hops) / L
+
+    The last stage has the head and the drafts (`ends`) beside its layers, and none of those left over by L / pp. With
+    fewer microbatches than stages each finds the next stage free, and is through after the sum of all parts.
+
+    Parameters
+    ----------
+    layers : L; flying : k, microbatches between the stages, at most pp
     """
-    if np.all(np.asarray(split.pp) == 1):
-        return head
-    full = ceil_div(count, split.pp)
-    layer = sum((part.seconds for part in layers.values()), 0.0) / (full * split.pp)
-    behind = np.where(count % split.pp == 0, 0.0, layer)
-    often = split.pp * np.maximum(1 - behind / np.maximum(head.seconds, TINY), 0.0)
-    return times(head, np.where(split.pp > 1, often, 1.0))
-
-
-TINY = 1e-30
+    ends = sum((parts[name].seconds for name in ENDS if name in parts), 0.0)
+    through = total(parts)
+    layer = (through - ends - parts["pipeline"].seconds) / layers
+    slowest = np.maximum(ceil_div(layers, split.pp) * layer, np.floor(layers / split.pp) * layer + ends)
+    idle = np.maximum(flying * slowest - through, 0.0) * (split.pp > 1)
+    return Kernel(idle, 0.0, 0.0, {LATENCY: idle})
 
 
 def draft_part(model: Model, rates: Rates, split: Split, batch: Batch) -> PartTime:
@@ -113,7 +113,8 @@ def _layers(stack: Kernels, model: Model, rates: Rates, split: Split, batch: Bat
     """All layers of a stack."""
     parts: Parts = {}
     for gemm, layers in stack.gemms:
-        made = times(_gemm(gemm, rates, split, batch.tokens), layers)
+        rows = batch.tokens + batch.prefix if gemm.again else batch.tokens
+        made = times(_gemm(gemm, rates, split, rows), layers)
         name = PART_OF[gemm.part]
         parts[name] = plus(parts[name], made) if name in parts else made
     parts |= _attention(stack, rates, split, batch)
@@ -273,7 +274,7 @@ def _gather(rates: Rates, size: FloatArray, tp: FloatArray) -> PartTime:
 def _roof(
     flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray
 ) -> PartTime:
-    seconds = np.maximum(compute, read) + latency
+    seconds = roofline.kernel_time(compute, read, latency)
     return Kernel(seconds, flop, traffic, {COMPUTE: compute, HBM: read, LATENCY: latency})
 
 

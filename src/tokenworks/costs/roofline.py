@@ -90,31 +90,11 @@ def half_rate_rows(rate: FloatArray, hbm: FloatArray, *, weight: FloatArray, unh
     return unhidden * rate * weight / (2 * hbm)
 
 
-def gemm_time(
-    m: FloatArray,
-    n: FloatArray,
-    k: FloatArray,
-    *,
-    rate: FloatArray,
-    half: FloatArray,
-    hbm: FloatArray,
-    weight: FloatArray,
-    activation: FloatArray,
-    kernel: FloatArray,
-) -> FloatArray:
-    """Time of an (m, k) x (k, n) product on one device [s].
-
-        t = max(2 n k (m + h) / F, bytes / B) + t_kernel
-
-    Parameters
-    ----------
-    m, n, k : tokens, outputs, inputs on this device; any shapes that broadcast
-    rate, half : see `gemm_compute_time`; hbm : achieved memory bandwidth [byte/s]
-    weight, activation : see `gemm_bytes`; kernel : latency of one kernel [s]
+def kernel_time(compute: FloatArray, read: FloatArray, latency: FloatArray) -> FloatArray:
+    """Time of a kernel [s]: the larger of its two roofs, and its latency: t = max(t_compute, bytes / B) + t_kernel.
 
     References
     ----------
     [1] Williams et al., Roofline, CACM 52(4), 2009, eq. 1.
     """
-    compute = gemm_compute_time(m, n, k, rate=rate, half=half)
-    return np.maximum(compute, gemm_bytes(m, n, k, weight=weight, activation=activation) / hbm) + kernel
+    return np.maximum(compute, read) + latency

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from tokenworks.costs.arrays import FloatArray
-from tokenworks.costs.breakdown import HOST, Breakdown, Kernel, Parts, times, total
-from tokenworks.costs.parts import Batch, draft_part, main_parts
+from tokenworks.costs.breakdown import HOST, Breakdown, Kernel, Parts, plus, times, total
+from tokenworks.costs.parts import Batch, draft_part, main_parts, stage_wait
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.split import Split
 from tokenworks.errors import SpecError
@@ -26,24 +27,43 @@ class Load:
 
     decode : sequences that decode; context : sum of their contexts [token]
     prefill : prefill tokens; prefill_context : sum over them of the context that each one sees [token^2]
+    prefix : context before each chunk of a prompt, summed over chunks, see `prefix_tokens` [token]
     """
 
     decode: FloatArray = 0.0
     context: FloatArray = 0.0
     prefill: FloatArray = 0.0
     prefill_context: FloatArray = 0.0
+    prefix: FloatArray = 0.0
 
     def scaled(self, share: float) -> Load:
         """A part of the batch."""
-        return Load(self.decode * share, self.context * share, self.prefill * share, self.prefill_context * share)
+        return Load(*(getattr(self, field.name) * share for field in dataclasses.fields(self)))
+
+
+def prefix_tokens(prefill: FloatArray, seen: FloatArray, *, chunks: FloatArray) -> FloatArray:
+    """Context that the chunks of a step find before them, summed [token]: P = max(0, n s - T / 2).
+
+    A chunk of T / n tokens that see s on average begins at s - T / 2n. Attention over latents (MLA) reads that prefix
+    expanded, and engines expand it anew for every chunk: P rows more of kv_b, at DeepSeek-R1 2.05 GFLOP each.
+
+    Parameters
+    ----------
+    prefill : T, tokens; seen : s, mean context of one [token]; chunks : n, of different prompts
+
+    References
+    ----------
+    [1] vLLM, MLA attention backends: chunked prefill gathers the cached latents and applies kv_b to them.
+    """
+    return np.maximum(chunks * seen - prefill / 2, 0.0) * (prefill > 0)
 
 
 def step(model: Model, rates: Rates, split: Split, load: Load, *, engine: Engine, overlap: str = "none") -> Breakdown:
     """Time of one pass of the instance's batch [s], and where it goes.
 
     Every dp rank takes an equal share, but not less than one sequence. With pp > 1 the batch runs as pp microbatches;
-    `seconds` is one microbatch through all stages, so that the whole batch completes a step every `seconds`. Parts are
-    sums over all layers on the most loaded device.
+    `seconds` is one microbatch through all stages, or a round of all of them through the slowest (`parts.stage_wait`)
+    if that is longer, so that the whole batch completes a step every `seconds`. Parts are sums over all layers.
 
     Parameters
     ----------
@@ -130,6 +150,9 @@ def _parts(model: Model, rates: Rates, split: Split, load: Load, drafts: bool) -
         # As many passes of the draft layers as there are draft tokens; a prefill token passes once: spread over them.
         passes = np.maximum(split.draft_tokens, 1)
         parts["draft"] = times(draft_part(model, rates, split, _batch(load, split, 1, passes)), split.draft_tokens)
+    if np.any(np.asarray(split.pp) > 1):
+        flying = np.where(load.prefill > 0, split.pp, np.clip(load.decode / split.dp, 1, split.pp))
+        parts["pipeline"] = plus(parts["pipeline"], stage_wait(model.layers, split, parts, flying))
     return parts
 
 
@@ -144,5 +167,6 @@ def _batch(load: Load, split: Split, queries: FloatArray, passes: FloatArray) ->
         queries=queries,
         prefill=load.prefill / (ranks * passes),
         prefill_context=load.prefill_context / (ranks * passes),
+        prefix=load.prefix / (ranks * passes),
         routed=load.decode * np.maximum(1 / split.pp, alone) * queries + load.prefill / (split.pp * passes),
     )

@@ -112,7 +112,9 @@ class Costing:
         """A batch of typical requests: `decode` sequences and `prefill` tokens per instance, on its busiest rank."""
         demand = self.demand
         uneven = busiest_context(decode / points.lanes, points.dp, demand.context_cv)
-        return step.Load(decode, decode * demand.context * uneven, prefill, prefill * demand.seen)
+        chunks = np.maximum(points.lanes, prefill / demand.uncached)  # one in each lane, or whole prompts
+        prefix = step.prefix_tokens(prefill, demand.seen, chunks=chunks)
+        return step.Load(decode, decode * demand.context * uneven, prefill, prefill * demand.seen, prefix)
 
     def seconds(self, points: Points, decode: FloatArray, prefill: FloatArray) -> Array:
         """Time of a step [s] of points with axes (n, ...); `decode` and `prefill` broadcast against them."""
