@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,33 @@ def test_one_busy_rank_is_slow() -> None:
         return float(step.step(here.model, here.rates, Split.of(WIDE), load, engine=here.engine).seconds)
 
     assert 4 * evenly(tokens) < alone < evenly(40 * tokens)
+
+
+def test_chunks_expand_the_latents_before_them() -> None:
+    """A prompt of 32,768 in chunks of 2,048 expands 7.5 prefixes of its own length beside itself; whole, none."""
+    tokens, around = 32768, Around.of([32768], [1])
+
+    def first_token_s(chunk: int, *, expanding: bool) -> float:
+        one = role(tp=8, ep=8, sequences=8, chunk=chunk)
+        here = site(R1, "scalex40", around)
+        if not expanding:  # a model whose prefill is absorbed multiplies more for each entry, and expands none
+            blocks = tuple(
+                replace(block, scans=tuple(replace(scan, decode_flop=scan.prefill_flop) for scan in block.scans))
+                for block in here.model.blocks
+            )
+            here = replace(here, model=replace(here.model, blocks=blocks))
+        made = cluster(
+            Deployment(model=R1, system="scalex40", roles=(one,)), here,
+            router=Router(), block_tokens=16, prefix_caching=False,
+        )  # fmt: skip
+        return float(engine.run(made, Requests.of([0.0], [tokens], [1])).end_s[0])
+
+    more = first_token_s(2048, expanding=True) - first_token_s(2048, expanding=False)
+    prefixes = sum(range(0, tokens, 2048))
+    rate = site(R1, "scalex40").rates.gemm["bf16"]
+    least = prefixes * 61 * 2 * 512 * 128 * 256 / 8 / max(rate, site(R1, "scalex40").rates.gemm.get("fp8", 0.0))
+    assert 0.999 * least < more < 2 * least
+    assert first_token_s(32768, expanding=True) == pytest.approx(first_token_s(32768, expanding=False))
 
 
 def test_memory_and_limits_are_those_of_a_rank() -> None:

@@ -201,7 +201,11 @@ class _Steps:
     def breakdown(self, decode: Floats | float, prefill: Floats | float, context: float = 1.0) -> Breakdown:
         """The same, part by part."""
         around, role = self.site.around, self.role
-        load = step.Load(decode, decode * around.context * context, prefill, prefill * around.seen * context)
+        seen = around.seen * context
+        # Chunks as they come: the budget of a lane, or a whole prompt, of which a token sees half.
+        chunk = min(role.chunk_tokens / (role.parallel.dp * role.parallel.pp), 2 * around.seen)
+        prefix = step.prefix_tokens(prefill, seen, chunks=prefill / chunk)
+        load = step.Load(decode, decode * around.context * context, prefill, prefill * seen, prefix)
         return step.step(
             self.site.model, self.site.rates, Split.of(role), load, engine=self.site.engine, overlap=role.overlap
         )
