@@ -8,6 +8,7 @@ without content are one run in the LRU list. Function by function the rules are 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from tokenworks.engine.kernel.base import SERIES_FULL
@@ -26,10 +27,11 @@ def _fresh(cache: Path) -> list[Path]:
     newest = max(source.stat().st_mtime for source in sources)
     found = []
     for index in cache.glob("drive.*.nbi"):
-        if index.stat().st_mtime < newest:
-            index.unlink(missing_ok=True)
-        else:
-            found.append(index)
+        with suppress(FileNotFoundError):  # another process may have deleted it just now
+            if index.stat().st_mtime < newest:
+                index.unlink()
+            else:
+                found.append(index)
     return found
 
 
