@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from tokenworks.cli.inputs import compile_once, progress
-from tokenworks.cli.output import OutputFormat, console, emit, notes, table
+from tokenworks.cli.output import Output, Switch, console, emit, notes, table
 from tokenworks.errors import SpecError
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ def calibrate(
     prior: str = "datasheet",
     name: str = "mine",
     without: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    only_assumed: Annotated[bool, Parameter(negative=())] = False,
+    only_assumed: Switch = False,
     leave_out: Literal["system", "model"] | None = None,
-    ablation: Annotated[bool, Parameter(negative=())] = False,
+    ablation: Switch = False,
     out: Path | None = None,
-    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+    output: Output = "table",
 ) -> None:
     """Fit a calibration on measured points: CSV files, or results of vllm bench serve on a deployment.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from tokenworks.cli.inputs import Source, at_rate, blocked, compile_once, deployment_of, progress, rate_of
-from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.cli.output import Output, Switch, console, emit, table
 from tokenworks.cli.simulate import RouterName, shown
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment_file import load_assumed
@@ -25,7 +25,7 @@ def capacity(
     *,
     trace: Path | None = None,
     workload: str | None = None,
-    users: Annotated[bool, Parameter(negative=())] = False,
+    users: Switch = False,
     requests: int | None = None,
     limit: int | None = None,
     slo: str | None = None,
@@ -34,8 +34,8 @@ def capacity(
     pick: int = 1,
     seed: int = 0,
     assume: Path | None = None,
-    strict: Annotated[bool, Parameter(negative=())] = False,
-    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+    strict: Switch = False,
+    output: Output = "table",
 ) -> None:
     """Find the highest rate, or most users, that a deployment holds within an SLO.
 

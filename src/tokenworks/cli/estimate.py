@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from cyclopts import Parameter
 
-from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.cli.output import Output, console, emit, table
 from tokenworks.costs.breakdown import OUT, Breakdown
 from tokenworks.costs.kernels import dequantised
 from tokenworks.costs.memory import Memory, memory
@@ -95,7 +94,7 @@ def estimate(
     chunk: int | None = None,
     engine: EngineName | None = None,
     assume: Path | None = None,
-    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+    output: Output = "table",
 ) -> None:
     """Break down one prefill and one decode step of a deployment.
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import Parameter
-
-from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.cli.output import Output, console, emit, table
 from tokenworks.plan.fit import CHUNK, READS, Fit, Width
 from tokenworks.plan.fit import fit as find_fit
 from tokenworks.plan.points import Setting
@@ -27,7 +25,7 @@ def fit(
     engine: EngineName = "vllm",
     kv_dtype: Literal["native", "bf16", "fp8"] = "native",
     assume: Path | None = None,
-    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+    output: Output = "table",
 ) -> None:
     """Does the model fit the machine, and what is left for the KV cache?
 

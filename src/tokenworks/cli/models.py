@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-from tokenworks.cli.output import OutputFormat, console, emit, listing, table
+from tokenworks.cli.output import Output, console, emit, listing, table
 from tokenworks.costs.split import KV_BYTES
 from tokenworks.errors import SpecError
 from tokenworks.specs import model as sums
@@ -18,9 +17,7 @@ from tokenworks.specs.model import Block, Matrix, Model, Scan
 WIDTH = 150  # of the list, where no terminal says how wide it is
 
 
-def models(
-    name: str | None = None, *, output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table"
-) -> None:
+def models(name: str | None = None, *, output: Output = "table") -> None:
     """List the models, or show one: parameters, KV cache, formats.
 
     Parameters

@@ -7,12 +7,11 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from cyclopts import Parameter
 from rich.console import Console
 
-from tokenworks.cli.output import OutputFormat, console, emit, notes, table
+from tokenworks.cli.output import Output, OutputFormat, Switch, console, emit, notes, table
 from tokenworks.plan.api import plan as make_plan
 from tokenworks.plan.api import prepare
 from tokenworks.plan.result import FrontPoint, Plan, Ranked, row_plain
@@ -57,8 +56,8 @@ def plan(
     top: int = 10,
     assume: Path | None = None,
     why: str | None = None,
-    simulate: Annotated[bool, Parameter(negative=())] = False,
-    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+    simulate: Switch = False,
+    output: Output = "table",
 ) -> None:
     """Rank the deployments of a model on a machine by effective tokens per device.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from tokenworks.cli.inputs import Source, at_rate, blocked, compile_once, deployment_of, progress
-from tokenworks.cli.output import OutputFormat, console, emit, notes, table
+from tokenworks.cli.output import Output, Switch, console, emit, notes, table
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment_file import load_assumed
 
@@ -41,9 +41,9 @@ def simulate(
     pick: int = 1,
     seed: int = 0,
     assume: Path | None = None,
-    strict: Annotated[bool, Parameter(negative=())] = False,
+    strict: Switch = False,
     per_request: Path | None = None,
-    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+    output: Output = "table",
 ) -> None:
     """Play a trace or a workload through a deployment, request by request.
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import Parameter
-
-from tokenworks.cli.output import OutputFormat, console, emit, listing, table
+from tokenworks.cli.output import Output, console, emit, listing, table
 from tokenworks.specs import compose, load
 from tokenworks.specs.compose import Parts
 
 
-def systems(
-    name: str | None = None, /, *, output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table"
-) -> None:
+def systems(name: str | None = None, /, *, output: Output = "table") -> None:
     """List the machines, or show one with every number's source.
 
     Parameters

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-
-from tokenworks.cli.output import OutputFormat, console, emit, notes, table
+from tokenworks.cli.output import Output, Switch, console, emit, notes, table
 
 if TYPE_CHECKING:
     from tokenworks.ingest.statistics import Reuse, Spread, Statistics
@@ -23,9 +21,9 @@ def trace(
     /,
     *,
     format: str | None = None,  # noqa: A002 - it is the option's name
-    strict: Annotated[bool, Parameter(negative=())] = False,
+    strict: Switch = False,
     limit: int | None = None,
-    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+    output: Output = "table",
 ) -> None:
     """Show a trace of requests: lengths, rate over time, sessions, reuse of prefixes and the cache it needs.
 

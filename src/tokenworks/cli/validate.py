@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from tokenworks.cli.inputs import compile_once, progress
-from tokenworks.cli.output import OutputFormat, console, emit, table
+from tokenworks.cli.output import Output, console, emit, table
 from tokenworks.errors import SpecError
 
 METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device"}
@@ -22,7 +20,7 @@ def validate(
     calibration: str = "serving",
     limit: int | None = None,
     out: Path | None = None,
-    output: Annotated[OutputFormat, Parameter(name=["-o", "--output"])] = "table",
+    output: Output = "table",
 ) -> None:
     """Hold predictions against measured points: each row is simulated in its own load.
 

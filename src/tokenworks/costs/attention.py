@@ -49,9 +49,8 @@ def entry_bytes(scan: Scan, tp: FloatArray, kv_bytes: FloatArray) -> FloatArray:
     ----------
     kv_bytes : one cached element where the scan does not fix it [byte/element]
     """
-    elements = scan.elements if scan.read_elements is None else scan.read_elements
     size = kv_bytes if scan.bytes is None else scan.bytes
-    return elements * size / np.minimum(tp, scan.heads)
+    return scan.elements * size / np.minimum(tp, scan.heads)
 
 
 def decode_work(

@@ -89,8 +89,5 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         acceptance=number(calibration.acceptance),
         grade=calibration.grade_of(machine.family),
         spread=number(family.spread),
-        assumed=(
-            *(item for item in machine.assumed if not item.path.startswith("host.")),  # no step touches host memory
-            *calibration.assumed(machine.family, machine.peak),
-        ),
+        assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),
     )

@@ -83,7 +83,6 @@ class Scan:
     decode_flop: float
     prefill_flop: float
     bytes: float | None = None
-    read_elements: float | None = None  # where a scan reads what another stores; None = `elements`
 
     def growth(self, kv_bytes: float) -> float:
         """What one more token of a long context adds [byte]; `kv_bytes` [byte/element] where not fixed."""
