@@ -34,7 +34,7 @@ def cost(rng: np.random.Generator, tokens: int) -> StepCost:
     if rng.random() < 0.3:
         table[:] = BEAT
         return StepCost(table)
-    return StepCost(table, *rng.uniform(0, 1e-4, 4))
+    return StepCost(table, *rng.uniform(0, 1e-4, 5))
 
 
 def pool(rng: np.random.Generator, role: str, *, block: int | None = None) -> Pool:

@@ -25,7 +25,7 @@ from tokenworks.specs.engine import Engine, engine_names, load_engine
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Model
 
-ENGINES = {"atom": "vllm", "atom-disagg": "vllm", "deepseek-internal": "sglang"}
+ENGINES = {"atom-disagg": "atom", "deepseek-internal": "sglang"}
 """Engines that the catalog does not hold, and the one whose habits they are taken to have."""
 
 UNIFORM = (0.8, 1.0)

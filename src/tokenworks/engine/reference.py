@@ -80,7 +80,8 @@ class Instance:
                 + cost.prefill_token_s * p
                 for _, n, s, q, p in works
             )
-            step = float(cost.by_tokens[sum(work[0] for work in works)]) + ranks * hottest
+            together = cost.together_context_s * sum(work[3] for work in works)
+            step = float(cost.by_tokens[sum(work[0] for work in works)]) + together + ranks * hottest
             growth = cost.decode_context_s * works[0][1] * self.pool.limits.tokens_per_step
             self.anchor, self.anchor_steps = (now, step, growth), 1
         self.anchored = list(self.batches[0].decodes) if pure else []

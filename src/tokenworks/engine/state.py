@@ -67,7 +67,7 @@ POOL = np.dtype(
         ("max_sequences", "i4"), ("token_budget", "i4"), ("block_tokens", "i4"), ("max_queue", "i4"),
         ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("kv_blocks", "i8"), ("reserve", "i8"),
         ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
-        ("by_tokens", "i8"),
+        ("together_s", "f8"), ("by_tokens", "i8"),
     ],
     align=True,
 )  # fmt: skip
@@ -137,7 +137,7 @@ def allocate(cluster: Cluster) -> State:
             limits.token_budget, limits.block_tokens, limits.max_queue, limits.watermark_blocks, limits.draft_tokens,
             limits.prefix_caching, limits.kv_blocks, limits.reserve_tokens, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
-            cost.prefill_token_s, table_s,
+            cost.prefill_token_s, cost.together_context_s, table_s,
         )  # fmt: skip
         table_s += len(cost.by_tokens)
         width, depth = _power_of_two(4 * limits.kv_blocks), limits.kv_blocks + 2

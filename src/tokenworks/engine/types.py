@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any, Literal, get_args
 
@@ -41,16 +41,17 @@ def _need(condition: bool | np.bool_, message: str, where: str, hint: str = "") 
 class StepCost:
     """Time of one iteration of an instance, from its aggregates; the sums run over all dp ranks of the instance.
 
-        t = by_tokens[m] + ranks * max over ranks (a n + b S + c Q + e p)                                    [s]
+        t = by_tokens[m] + d sum of Q + ranks * max over ranks (a n + b S + c Q + e p)                        [s]
 
     m : tokens in the step, decode and prefill (GEMM, experts, collectives, host); n : decoding sequences of a rank;
     S : sum of their contexts [token]; Q : sum over a rank's prefill tokens of the context each one sees [token^2];
     p : its prefill tokens; e is what a rank does for each by itself (all but experts), so that one busy rank is slow.
+    An engine that lets its ranks prefill at the same time has d in place of c, and no e.
     Coefficients are for the instance as a whole with its load spread evenly, so the hottest of R ranks counts R times.
     A layer with a sliding window has constant cost a sequence beyond its window: fold it into `decode_sequence_s`.
 
     by_tokens : [s], index 0 .. most tokens in a step; decode_sequence_s : a [s]; decode_context_s : b [s/token];
-    prefill_context_s : c [s/token^2]; prefill_token_s : e [s/token]
+    prefill_context_s : c [s/token^2]; prefill_token_s : e [s/token]; together_context_s : d [s/token^2]
     """
 
     by_tokens: Floats
@@ -58,13 +59,14 @@ class StepCost:
     decode_context_s: float = 0.0
     prefill_context_s: float = 0.0
     prefill_token_s: float = 0.0
+    together_context_s: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_tokens", np.ascontiguousarray(self.by_tokens, dtype=np.float64))
         table = self.by_tokens
         ok = table.ndim == 1 and len(table) > 1 and np.isfinite(table).all() and bool((table[1:] > 0).all())
         _need(ok, "want finite times above zero for 1, 2, ... tokens", "StepCost.by_tokens")
-        for name in ("decode_sequence_s", "decode_context_s", "prefill_context_s", "prefill_token_s"):
+        for name in (f.name for f in fields(self) if f.name != "by_tokens"):
             value = getattr(self, name)
             _need(np.isfinite(value) and value >= 0, f"{value} must be finite and not negative", f"StepCost.{name}")
 

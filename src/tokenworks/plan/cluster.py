@@ -169,7 +169,8 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     most = ranks * limits.token_budget
     full = float(ranks * limits.max_sequences) if role.name != "prefill" else 0.0
     square_s = steps.attending(0.0, float(most)) / (most * site.around.seen)
-    token_s = max(0.0, steps.own(float(most)) - square_s * site.around.seen) if ranks > 1 else 0.0
+    alone = ranks > 1 and site.engine.dp_prefill == "alone"
+    token_s = max(0.0, steps.own(float(most)) - square_s * site.around.seen) if alone else 0.0
     context_s = steps.attending(full, 0.0) / (full * site.around.context) if full else 0.0
     sequence_s = 0.0
     if full:
@@ -183,6 +184,8 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     table = steps(decode, prefill) - hot * (sequence_s + context_s * site.around.context)
     table = table - (square_s * site.around.seen + token_s) * prefill
     by_tokens = np.interp(np.arange(most + 1), nodes, table)
+    if ranks > 1 and not alone:
+        return StepCost(by_tokens, sequence_s, context_s, together_context_s=square_s)
     return StepCost(by_tokens, sequence_s, context_s, square_s, token_s)
 
 

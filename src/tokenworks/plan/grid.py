@@ -62,7 +62,8 @@ def estimate(costing: Costing, points: Points, batch: Array, chunk: Array) -> Gr
     token_s = added / tokens
     shared = np.clip(shared - decode_shared if costing.mixed else shared, 0.0, added)
     own = np.where(added > 0, 1 - shared / np.maximum(added, TINY), 0.0)
-    busiest = lockstep(coming / demand.uncached, demand.uncached, ranks=wide.dp, budget=budget / wide.dp)
+    alone = np.where(costing.setting.engine.dp_prefill == "alone", wide.dp, 1)
+    busiest = lockstep(coming / demand.uncached, demand.uncached, ranks=alone, budget=budget / wide.dp)
     at = Instance(
         batch=batch,
         lanes=wide.lanes,

@@ -12,7 +12,7 @@ SCHEMA = "tokenworks.deployment/1"
 
 RoleName = Literal["aggregated", "prefill", "decode"]
 Overlap = Literal["none", "two-batch"]
-EngineName = Literal["vllm", "sglang", "trtllm"]
+EngineName = Literal["vllm", "sglang", "trtllm", "atom"]
 Count = Annotated[int, Field(ge=1)]
 
 

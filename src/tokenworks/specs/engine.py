@@ -18,6 +18,8 @@ class Engine(Spec):
     """Defaults and overheads of one engine.
 
     mixing : "mixed" puts prefill chunks and decodes in one step; "prefill-first" runs a prefill step by itself
+    dp_prefill : "together" holds prompts back for some steps, so that data-parallel ranks prefill at the same time;
+        "alone" lets each rank begin when it has one, and all others wait for its step
     host : "hidden" prepares the next step while this one runs; "serial" prepares it in between
     host_step, host_sequence : CPU time of a step, and what each sequence in it adds
     host_layer : launching one layer's kernels where the step is not a captured graph
@@ -34,6 +36,7 @@ class Engine(Spec):
     title: str
     version: str
     mixing: Literal["mixed", "prefill-first"]
+    dp_prefill: Literal["together", "alone"]
     host: Literal["hidden", "serial"]
     host_step: Seconds
     host_sequence: Seconds

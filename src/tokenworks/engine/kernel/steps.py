@@ -89,6 +89,7 @@ def plan(s, i, now):
         busy = preempted = 0
         tokens = prefill = np.int64(0)
         hottest = 0.0
+        square = np.int64(0)
         for number in range(ranks):
             r = first + number * stride
             schedule(s, r, now)
@@ -96,6 +97,7 @@ def plan(s, i, now):
             busy += rank.batch + rank.tokens
             preempted += rank.preempted
             prefill += rank.tokens
+            square += rank.square
             tokens += rank.batch * (1 + pool.draft) + rank.tokens
             context = rank.context if rank.batch else np.int64(0)
             hot = pool.sequence_s * rank.batch + pool.context_s * context
@@ -109,7 +111,7 @@ def plan(s, i, now):
     pure = ranks == 1 and prefill == 0
     if not (pure and instance.anchored):
         instance.anchor_s, instance.done = now, 0
-        instance.step_s = s.by_tokens[pool.by_tokens + tokens] + ranks * hottest
+        instance.step_s = s.by_tokens[pool.by_tokens + tokens] + pool.together_s * square + ranks * hottest
         instance.growth_s = pool.context_s * s.rank[first].batch * pool.gain
     instance.anchored = pure
     instance.planned = 1
