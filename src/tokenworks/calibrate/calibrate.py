@@ -18,7 +18,7 @@ from tokenworks.calibrate.score import errors
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.costs.arrays import Floats
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Calibration, Family, Like
+from tokenworks.specs.calibration import SHARED, Calibration, Family, Like
 from tokenworks.specs.provenance import Quantity
 
 LEAST_POINTS = 3
@@ -136,17 +136,18 @@ def _rounded(made: Calibration, prior: Calibration, factors: Sequence[Factor], s
     families = dict(made.families)
     changes: dict[str, Any] = {}
     for factor in factors:
-        if factor.family is None:
+        if not factor.families:
             was = getattr(prior, factor.field)
             changes[factor.field] = _fitted(getattr(made, factor.field), was, factor.field, source)
-            continue
-        family, old = families[factor.family], prior.families[factor.family]
-        if factor.field == "gemm":
-            gemm = {key: _fitted(util, old.gemm[key], "gemm", source) for key, util in family.gemm.items()}
-            families[factor.family] = family.model_copy(update={"gemm": gemm})
-        else:
-            new = _fitted(getattr(family, factor.field), getattr(old, factor.field), factor.field, source)
-            families[factor.family] = family.model_copy(update={factor.field: new})
+        field, _, key = factor.field.partition(".")
+        for name in factor.families:
+            found, old = getattr(families[name], field), getattr(prior.families[name], field)
+            new = (
+                _fitted(found, old, field, source)
+                if isinstance(found, Quantity)
+                else {k: _fitted(one, old[k], field, source) if key in ("", k) else one for k, one in found.items()}
+            )
+            families[name] = families[name].model_copy(update={field: new})
     return made.model_copy(update={"families": families, **changes})
 
 
@@ -202,7 +203,7 @@ def write(made: Calibrated, path: Path) -> None:
     data: dict[str, Any] = {key: getattr(calibration, key) for key in ("name", "title", "grade")}
     data |= {"fitted_on": calibration.fitted_on, "data_sha256": calibration.data_sha256}
     data["graded"] = list(calibration.graded)
-    data |= {key: _plain(getattr(calibration, key)) for key in ("unhidden", "skew", "acceptance")}
+    data |= {key: _plain(getattr(calibration, key)) for key in SHARED}
     data["families"] = {name: _plain(family) for name, family in calibration.families.items()}
     data["borrowed"] = {name: _plain(like) for name, like in calibration.borrowed.items()}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None)

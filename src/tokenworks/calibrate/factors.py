@@ -1,9 +1,10 @@
-"""The factors that a calibration may turn: each multiplies one physical number of a device family, or of all."""
+"""The factors that a calibration may turn: each multiplies one physical number, of some device families or of all."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,16 +12,31 @@ from tokenworks.costs.arrays import Floats
 from tokenworks.specs.calibration import Calibration, Family
 from tokenworks.specs.provenance import Quantity
 
-UTILISATIONS = (
-    "gemm", "grouped", "hbm", "attention_prefill", "attention_hbm", "scale_up", "dispatch_up",
-)  # fmt: skip
-LATENCIES = ("kernel", "attention_start", "experts_start", "collective_start", "dispatch_start")
-GLOBAL = {"unhidden": 0.1, "skew": 0.2, "acceptance": 0.2}
-"""Constants of all families, and how far each may lie from its prior, as a log-deviation [-]."""
+SHARED = {"sequence": 0.5, "elementwise": 0.7, "skew": 0.2, "acceptance": 0.2}
+"""Constants of the whole calibration, and how far each may lie from its prior, as a log-deviation [-]."""
 
-RATES_MEASURED, STARTS_MEASURED, ASSUMED = 0.03, 0.07, 0.15
-"""The same of a family's own: what a kernel table measured moves little, a latency more, as each engine launches its
-own kernels, and what nobody measured moves most."""
+IN_SITU = {
+    "kernel": 0.3, "attention_start": 0.3, "experts_start": 0.3, "expert": 0.3, "collective_start": 0.3, "dispatch_up": 0.3,
+}  # fmt: skip
+"""The same of what all families have alike beside their tables: a kernel inside a captured step, fused with others and
+waited for by others, is not the kernel that a table measures by itself."""
+
+UTILISATIONS = (
+    "gemm", "grouped", "hbm", "attention_prefill", "attention_decode", "attention_hbm", "scale_up", "dispatch_up",
+)  # fmt: skip
+LATENCIES = ("kernel", "walk", "attention_start", "experts_start", "expert", "collective_start", "dispatch_start")
+OF_MEASURED = ("grouped", "hbm")
+OF_ASSUMED = (
+    "gemm", "grouped", "hbm", "attention_decode", "attention_hbm", "kernel", "attention_start", "experts_start",
+    "collective_start",
+)  # fmt: skip
+"""What is fitted of a family itself, by whether its numbers are of kernel tables or assumed."""
+
+MEASURED, ASSUMED = 0.07, 0.2
+"""The same of a family's own: what a kernel table measured, and what nobody did."""
+
+BLOCKWISE = 0.4
+"""The same of what engines lose on FP8 in blocks, by vendor."""
 
 MOST = 0.98
 """No share is fitted above this [-]."""
@@ -28,51 +44,59 @@ MOST = 0.98
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One constant: `field` of a family (None: of all) is multiplied by exp(theta); `spread` is theta's prior."""
+    """One constant: `field` of `families` (none: of the calibration) is multiplied by exp(theta).
 
-    family: str | None
+    spread : of theta's prior; label : the families in a word
+    """
+
+    families: tuple[str, ...]
     field: str
     spread: float
+    label: str = ""
 
     @property
     def name(self) -> str:
         """As it is printed."""
-        return f"{self.family}.{self.field}" if self.family else self.field
+        return f"{self.label}.{self.field}" if self.label else self.field
 
 
 def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: bool = False) -> tuple[Factor, ...]:
-    """All that can be turned for the families that were measured.
+    """All that can be turned where some families were measured.
 
     Parameters
     ----------
+    families : with measured points; what is fitted for all turns in the others, too
     only_assumed : leave what a kernel table measured as it is
     """
-    own = [
-        Factor(name, field, _freedom(prior.families[name], field))
-        for name in families
-        for field in (*UTILISATIONS, *LATENCIES)
-        if not only_assumed or _quantity(prior.families[name], field).assumed
-    ]
-    shared = [
-        Factor(None, field, spread)
-        for field, spread in GLOBAL.items()
-        if not only_assumed or getattr(prior, field).assumed
-    ]
-    return (*own, *shared)
+    measured = sorted(families)
+    everywhere = tuple(sorted(prior.families))
+    made = [Factor((), field, spread) for field, spread in SHARED.items()]
+    made += [Factor(everywhere, field, spread, "all") for field, spread in IN_SITU.items()]
+    for name in measured:
+        family = prior.families[name]
+        known = not _quantities(family, "hbm")[0].assumed
+        fields = OF_MEASURED if known else OF_ASSUMED
+        made += [Factor((name,), field, MEASURED if known else ASSUMED, name) for field in fields]
+    for vendor in sorted({name.split("-")[0] for name in measured}):
+        alike = tuple(name for name in everywhere if name.split("-")[0] == vendor)
+        engines = sorted({engine for name in alike for engine in prior.families[name].blockwise})
+        made += [Factor(alike, f"blockwise.{engine}", BLOCKWISE, vendor) for engine in engines]
+    return tuple(one for one in made if not only_assumed or _assumed(one, prior))
 
 
-def _quantity(family: Family, field: str) -> Quantity:
-    """The rate of GEMM goes by the first dtype of the family."""
-    found = next(iter(family.gemm.values())) if field == "gemm" else getattr(family, field)
-    assert isinstance(found, Quantity)
-    return found
+def _assumed(factor: Factor, prior: Calibration) -> bool:
+    if not factor.families:
+        return bool(getattr(prior, factor.field).assumed)
+    return all(q.assumed for name in factor.families for q in _quantities(prior.families[name], factor.field))
 
 
-def _freedom(family: Family, field: str) -> float:
-    """By what the prior rests on."""
-    if _quantity(family, field).assumed:
-        return ASSUMED
-    return STARTS_MEASURED if field in LATENCIES else RATES_MEASURED
+def _quantities(family: Family, field: str) -> list[Quantity]:
+    """The numbers of a field: one, or one for each dtype; `field.key` is one entry of a field with keys."""
+    field, _, key = field.partition(".")
+    found = getattr(family, field)
+    if isinstance(found, Quantity):
+        return [found]
+    return [value for name, value in found.items() if not key or name == key]
 
 
 def turned(calibration: Calibration, factors: Sequence[Factor], theta: Floats) -> Calibration:
@@ -81,19 +105,23 @@ def turned(calibration: Calibration, factors: Sequence[Factor], theta: Floats) -
     changes: dict[str, Quantity] = {}
     for factor, value in zip(factors, theta, strict=True):
         by = float(np.exp(value))
-        if factor.family is None:
-            changes[factor.field] = _scaled(getattr(calibration, factor.field), by, share=factor.field != "skew")
-            continue
-        families[factor.family] = _turn(families[factor.family], factor.field, by)
+        if not factor.families:
+            changes[factor.field] = _scaled(changes.get(factor.field, getattr(calibration, factor.field)), by,
+                                            share=factor.field in ("elementwise", "acceptance"))  # fmt: skip
+        for name in factor.families:
+            families[name] = _turn(families[name], factor.field, by)
     return calibration.model_copy(update={"families": families, **changes})
 
 
 def _turn(family: Family, field: str, by: float) -> Family:
-    if field == "gemm":
-        return family.model_copy(
-            update={"gemm": {key: _scaled(util, by, share=True) for key, util in family.gemm.items()}}
-        )
-    return family.model_copy(update={field: _scaled(getattr(family, field), by, share=field in UTILISATIONS)})
+    field, _, key = field.partition(".")
+    found, share = getattr(family, field), field in UTILISATIONS
+    made: Any = (
+        _scaled(found, by, share=share)
+        if isinstance(found, Quantity)
+        else {name: _scaled(one, by, share=share) if key in ("", name) else one for name, one in found.items()}
+    )
+    return family.model_copy(update={field: made})
 
 
 def _scaled(found: Quantity, by: float, *, share: bool) -> Quantity:

@@ -78,9 +78,11 @@ class Problem:
         """The part of the problem that a factor can change: so a slope costs no more than it must."""
 
         def by(bunch: Bunch) -> bool:
-            if factor.family is None:
+            if not factor.families:
                 return factor.field != "acceptance" or bool(bunch.drafts.any())
-            return self.base(bunch.machine.family) == factor.family
+            field, _, engine = factor.field.partition(".")
+            mine = self.base(bunch.machine.family) in factor.families
+            return mine and (field != "blockwise" or bunch.engine.name == engine)
 
         return replace(self, found=[bunch for bunch in self.found if by(bunch)])
 
@@ -123,7 +125,7 @@ def fit(problem: Problem, factors: Sequence[Factor], use: Floats | None = None) 
         else:
             break
         theta, at, cost = there, errors, cost - gained
-        if gained < 1e-4 * cost:
+        if gained < 1e-3 * cost:
             break
     return Fit(tuple(factors), theta, at)
 

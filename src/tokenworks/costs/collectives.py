@@ -24,6 +24,7 @@ class Fabric:
     bandwidth : [byte/s] per direction; pair : the most of it that one peer can take [byte/s]
     alpha : one step, endpoints, hops and message software [s]
     start : what a phase costs before its first byte: launch, and waiting for each other [s]
+    ring : what a step around a ring takes at least, by which libraries gather even where all are reached directly [s]
     direct : load/store: a device reaches all others in one step; messages walk rings and trees
     in_switch : the switch adds
     """
@@ -32,6 +33,7 @@ class Fabric:
     pair: FloatArray
     alpha: FloatArray
     start: FloatArray
+    ring: FloatArray
     direct: bool
     in_switch: bool
 
@@ -71,13 +73,10 @@ def _flat_all_reduce(size: FloatArray, n: FloatArray, fabric: Fabric) -> FloatAr
     return best
 
 
-def _steps(n: FloatArray, fabric: Fabric) -> FloatArray:
-    """Steps of a gather or scatter: one where all are reached directly, n - 1 around a ring."""
-    return 1 if fabric.direct else n - 1
-
-
 def _flat_gather(size: FloatArray, n: FloatArray, fabric: Fabric) -> FloatArray:
-    return fabric.start + _steps(n, fabric) * fabric.alpha + (n - 1) / n * size / exchange_rate(n, fabric)
+    """Around a ring of n - 1 steps, as NCCL gathers and scatters [s]."""
+    step = np.maximum(fabric.ring, fabric.alpha)
+    return fabric.start + (n - 1) * step + (n - 1) / n * size / exchange_rate(n, fabric)
 
 
 def all_reduce(

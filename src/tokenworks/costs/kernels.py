@@ -62,6 +62,7 @@ class Kernels:
     """All layers of a stack. Each pair is a kernel and the number of layers that run it.
 
     reduces, moe_reduces : tensor-parallel reductions in layers without and with routed experts
+    blockwise : whether any weight is FP8 in blocks
     mixes, mixed : halves of layers with several residual streams, and the streams of all these together
     """
 
@@ -72,6 +73,7 @@ class Kernels:
     states: tuple[tuple[State, int], ...]
     reduces: int
     moe_reduces: int
+    blockwise: bool = False
     mixes: int = 0
     mixed: int = 0
 
@@ -103,6 +105,7 @@ def kernels(blocks: tuple[Block, ...], kv_heads: int) -> Kernels:
         scans=tuple(scans.items()),
         states=tuple(states.items()),
         reduces=sum(block.count * block.all_reduces for block in blocks if not block.experts),
+        blockwise=any(matrix.format.name == "fp8-block" for block in blocks for matrix in block.matrices),
         moe_reduces=sum(block.count * block.all_reduces for block in blocks if block.experts),
         mixes=sum(block.count * block.all_reduces for block in blocks if block.streams > 1),
         mixed=sum(block.count * block.all_reduces * block.streams for block in blocks if block.streams > 1),

@@ -47,8 +47,13 @@ def local_experts(experts: FloatArray, redundant: FloatArray, ep: FloatArray) ->
     return ceil_div(experts + redundant, ep)
 
 
-def touched_experts(tokens: FloatArray, *, experts: FloatArray, topk: FloatArray, local: FloatArray) -> FloatArray:
-    """Expected experts of one rank that get at least one token [count]: L (1 - (1 - k/E)^T).
+def touched_experts(
+    tokens: FloatArray, *, experts: FloatArray, topk: FloatArray, local: FloatArray, skew: FloatArray
+) -> FloatArray:
+    """Expected experts of one rank that get at least one token [count]: L E[1 - (1 - x k/E)^T].
+
+    x is the popularity of an expert over the mean one, lognormal with log-deviation `skew` as in `hottest_load`: the
+    more they differ, the fewer are touched. The mean over x is Gauss's quadrature of three points.
 
     Parameters
     ----------
@@ -56,13 +61,21 @@ def touched_experts(tokens: FloatArray, *, experts: FloatArray, topk: FloatArray
 
     References
     ----------
-    [1] Uniform routing; the coupon problem with draws of k without repetition.
+    [1] The coupon problem with draws of k without repetition.
     """
-    return -local * np.expm1(tokens * np.log1p(-topk / experts))
+    untouched: FloatArray = 0.0
+    for z, weight in _THREE:
+        chosen = np.minimum(np.exp(skew * z - skew**2 / 2) * topk / experts, 1 - 1e-9)
+        untouched = untouched + weight * np.exp(tokens * np.log1p(-chosen))
+    return local * (1 - untouched)
+
+
+_THREE = ((0.0, 2 / 3), (3**0.5, 1 / 6), (-(3**0.5), 1 / 6))
+"""Points and weights of the normal distribution."""
 
 
 def hottest_touched(
-    tokens: FloatArray, *, experts: FloatArray, topk: FloatArray, local: FloatArray, ep: FloatArray
+    tokens: FloatArray, *, experts: FloatArray, topk: FloatArray, local: FloatArray, ep: FloatArray, skew: FloatArray
 ) -> FloatArray:
     """Expected touched experts on the rank that touches most [count]: their weights set the time of a small batch.
 
@@ -70,7 +83,7 @@ def hottest_touched(
 
         min(L, L p + z(ep) sqrt(L p (1 - p)))
     """
-    mean = touched_experts(tokens, experts=experts, topk=topk, local=local)
+    mean = touched_experts(tokens, experts=experts, topk=topk, local=local, skew=skew)
     return np.minimum(local, mean + normal_max(ep) * np.sqrt(mean * (1 - mean / local)))
 
 

@@ -26,6 +26,7 @@ MIX_STREAM_PASSES, MIX_PASSES = 3, 1
 # A layer of experts whose weights are unpacked in the kernel (W4A16) starts that much later: 57 to 112 us against 28 to
 # 58 on H100 and H200 (aiconfigurator-core 0.12.0, systems/data, moe tables).
 UNPACKED = 2.0
+TINY = 1e-9
 NARROW = ("fp4", "fp8", "int8")  # activations must be quantised before such a GEMM
 ENDS = ("head", "draft")  # what the last stage of a pipeline does beside its layers
 PART_OF = {
@@ -130,23 +131,21 @@ def _layers(stack: Kernels, model: Model, rates: Rates, split: Split, batch: Bat
     return parts
 
 
-def _rate(gemm: Gemm, rates: Rates, share: float = 1.0) -> tuple[float, float, int]:
-    """Rate of a format at many rows [FLOP/s], rows at half of it, and whether its input is quantised first (1 or 0)."""
+def _dtype(gemm: Gemm, rates: Rates) -> tuple[str, int]:
+    """In what a format is multiplied, and whether its input is quantised first (1 or 0)."""
     dtype, _ = roofline.compute_dtype(gemm.form, rates.gemm)
-    rate = rates.gemm[dtype] * share
-    half = roofline.half_rate_rows(rate, rates.hbm, weight=gemm.form.bytes, unhidden=rates.unhidden)
-    return rate, half, 1 * (dtype in NARROW)
+    return dtype, 1 * (dtype in NARROW)
 
 
 def _gemm(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> PartTime:
     """A GEMM, and the quantisation of its input where it multiplies in 8 bits or fewer."""
     outputs, inputs = gemm.shape(split.tp)
-    rate, half, quantised = _rate(gemm, rates)
-    compute = roofline.gemm_compute_time(tokens, outputs, inputs, rate=rate, half=half)
+    dtype, quantised = _dtype(gemm, rates)
     traffic = roofline.gemm_bytes(tokens, outputs, inputs, weight=gemm.form.bytes, activation=ACTIVATION)
     traffic = traffic + quantised * tokens * inputs * ACTIVATION
     flop = roofline.gemm_flop(tokens, outputs, inputs)
-    return _roof(flop, traffic, compute, traffic / rates.hbm, (1 + quantised) * rates.kernel)
+    walk = roofline.walk_time(inputs, rates.walk, wide=1 - quantised)
+    return _roof(flop, traffic, flop / rates.gemm[dtype], traffic / rates.hbm, (1 + quantised) * rates.kernel, walk)
 
 
 def _attention(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
@@ -154,12 +153,14 @@ def _attention(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Part
     made = []
     for scan, layers in stack.scans:
         flop, traffic = attention.decode_work(
-            scan, batch.sequences, batch.context, queries=batch.queries, tp=split.tp, kv_bytes=split.kv_bytes
-        )
-        latency = rates.attention_start * (batch.sequences > 0)
+            scan, batch.sequences, batch.context, queries=batch.queries, tp=split.tp, kv_bytes=split.kv_bytes,
+            extra=rates.sequence,
+        )  # fmt: skip
+        walked = attention.decode_entries(scan, batch.sequences, batch.context) / np.maximum(batch.sequences, TINY)
+        latency = (rates.attention_start + rates.context_walk * walked) * (batch.sequences > 0)
         decode = _roof(flop, traffic, flop / rates.decode_flop, traffic / rates.attention_hbm, latency)
         flop, traffic = attention.prefill_work(
-            scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes
+            scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes, extra=rates.query
         )
         latency = rates.attention_start * (batch.prefill > 0)
         prefill = _roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, latency)
@@ -179,7 +180,8 @@ def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> Pa
     passes = halves * HALF_PASSES + stack.mixed * MIX_STREAM_PASSES + stack.mixes * MIX_PASSES
     traffic = passes * tokens * model.hidden * ACTIVATION
     latency = (halves * HALF_KERNELS + stack.mixes * MIX_KERNELS) * rates.kernel
-    return Kernel(traffic / rates.hbm + latency, 0.0, traffic, {HBM: traffic / rates.hbm, LATENCY: latency})
+    moving = traffic / rates.elementwise
+    return Kernel(moving + latency, 0.0, traffic, {HBM: moving, LATENCY: latency})
 
 
 def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
@@ -192,9 +194,11 @@ def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
         local = moe.local_experts(experts.count, split.redundant, split.ep)
         choices = batch.routed * experts.topk / split.ep
         hot = moe.hottest_load(choices, experts=experts.count, redundant=split.redundant, ep=split.ep, skew=rates.skew)
-        touched = moe.hottest_touched(batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep)
+        touched = moe.hottest_touched(
+            batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep, skew=rates.skew
+        )
         grouped = [_grouped(gemm, rates, split, choices * hot, touched) for gemm in layer.gemms]
-        start = rates.experts_start * (UNPACKED if _unpacked(layer, rates) else 1.0)
+        start = rates.experts_start * (UNPACKED if _unpacked(layer, rates) else 1.0) + touched * rates.expert
         latency = Kernel(start, 0.0, 0.0, {LATENCY: start})
         work.append(times(plus(*grouped, latency), layers))
         between = (split.dp > 1) * layers
@@ -212,12 +216,11 @@ def _unpacked(layer: ExpertLayer, rates: Rates) -> bool:
 def _grouped(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, touched: FloatArray) -> PartTime:
     """One grouped GEMM: `choices` rows over `touched` experts of the hottest rank, without its latency."""
     outputs, inputs = gemm.shape(split.expert_tp)
-    rate, half, quantised = _rate(gemm, rates, rates.grouped)
-    compute = roofline.gemm_compute_time(choices, outputs, inputs, rate=rate, half=half, groups=touched)
+    dtype, quantised = _dtype(gemm, rates)
     traffic = touched * outputs * inputs * gemm.form.bytes
     traffic = traffic + choices * (outputs + inputs * (1 + quantised)) * ACTIVATION
     flop = roofline.gemm_flop(choices, outputs, inputs)
-    return _roof(flop, traffic, compute, traffic / rates.hbm, 0.0)
+    return _roof(flop, traffic, flop / rates.grouped[dtype], traffic / rates.hbm, 0.0)
 
 
 def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: Batch) -> tuple[FloatArray, FloatArray]:
@@ -272,10 +275,11 @@ def _gather(rates: Rates, size: FloatArray, tp: FloatArray) -> PartTime:
 
 
 def _roof(
-    flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray
-) -> PartTime:
-    seconds = roofline.kernel_time(compute, read, latency)
-    return Kernel(seconds, flop, traffic, {COMPUTE: compute, HBM: read, LATENCY: latency})
+    flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray,
+    walk: FloatArray = 0.0,
+) -> PartTime:  # fmt: skip
+    seconds = roofline.kernel_time(compute, read, latency, walk)
+    return Kernel(seconds, flop, traffic, {COMPUTE: compute, HBM: read, LATENCY: latency + walk})
 
 
 def _talk(seconds: FloatArray, size: FloatArray, devices: FloatArray, domain: int) -> PartTime:

@@ -14,26 +14,36 @@ from tokenworks.specs.machine import Assumption, Link, Machine
 class Rates:
     """Achievable rates of one device and its links.
 
-    gemm : at many rows, for each dtype that the device computes in [FLOP/s]; grouped : share of it that experts reach
-    unhidden : share of weight reading that shows beside the multiplication [-]
+    gemm, grouped : at many rows, of matrices and of experts, for each dtype that the device computes in [FLOP/s]
     hbm : of weights and activations [byte/s]; attention_hbm : of the KV cache [byte/s]
     prefill_flop, decode_flop : attention [FLOP/s]
-    kernel : latency of one kernel inside a step; attention_start, experts_start : of those two, which are several [s]
+    query, sequence : entries that a prefill query, and a decoding sequence, cost beside those they read [count]
+    kernel : latency of one kernel inside a step; walk : of a tile along an input of 8 bits [s]
+    elementwise : of the small kernels between GEMMs [byte/s]
+    blockwise : latencies of a model with FP8 in blocks over those of others, by engine [-]
+    attention_start, experts_start : latencies of those two, which are several kernels; expert : of each one touched
+    context_walk : latency of decode attention for each token of a context [s]
     inner, outer : collectives in a domain and between domains; inner_moe, outer_moe : dispatch and combine
     domain : devices of a scale-up domain; skew : log-deviation of expert popularity; acceptance : of a draft token
     spread : the 80 % interval of a predicted time is [t / spread, t x spread]
     """
 
     gemm: Mapping[str, float]
-    grouped: float
-    unhidden: float
+    grouped: Mapping[str, float]
     hbm: float
     prefill_flop: float
     decode_flop: float
     attention_hbm: float
+    query: float
+    sequence: float
+    elementwise: float
     kernel: float
+    blockwise: Mapping[str, float]
+    walk: float
     attention_start: float
+    context_walk: float
     experts_start: float
+    expert: float
     inner: Fabric
     outer: Fabric | None
     inner_moe: Fabric
@@ -61,6 +71,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
             pair=link.pair * share,
             alpha=link.latency + link.overhead,
             start=start,
+            ring=number(calibration.ring),
             direct=link.semantics == "load-store",
             in_switch=link.in_switch_reduce,
         )
@@ -71,15 +82,21 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     start, dispatch_start = number(family.collective_start), number(family.dispatch_start)
     return Rates(
         gemm=gemm,
-        grouped=number(family.grouped),
-        unhidden=number(calibration.unhidden),
+        grouped={dtype: peak * family.grouped_util(dtype) for dtype, peak in machine.peak.items()},
         hbm=machine.hbm_bandwidth * number(family.hbm),
         prefill_flop=wide * number(family.attention_prefill),
         decode_flop=wide * number(family.attention_decode),
         attention_hbm=machine.hbm_bandwidth * number(family.attention_hbm),
+        query=number(calibration.query),
+        sequence=number(calibration.sequence),
+        elementwise=machine.hbm_bandwidth * number(family.hbm) * number(calibration.elementwise),
         kernel=number(family.kernel),
+        blockwise={engine: number(factor) for engine, factor in family.blockwise.items()},
+        walk=number(family.walk),
         attention_start=number(family.attention_start),
+        context_walk=number(calibration.context_walk),
         experts_start=number(family.experts_start),
+        expert=number(family.expert),
         inner=fabric(machine.scale_up, number(family.scale_up), start),
         outer=outward(number(family.scale_out), start),
         inner_moe=fabric(machine.scale_up, number(family.dispatch_up), dispatch_start),

@@ -10,6 +10,7 @@ import numpy as np
 
 from tokenworks.costs.arrays import FloatArray
 from tokenworks.costs.breakdown import HOST, Breakdown, Kernel, Parts, plus, times, total
+from tokenworks.costs.kernels import kernels
 from tokenworks.costs.parts import Batch, draft_part, main_parts, stage_wait
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.split import Split
@@ -77,6 +78,11 @@ def step(model: Model, rates: Rates, split: Split, load: Load, *, engine: Engine
     drafts = bool(np.any(np.asarray(split.draft_tokens) > 0))
     if drafts and not model.draft:
         raise SpecError(f"{model.name} has no draft layers", hint="set draft_tokens to 0")
+
+    slower = rates.blockwise.get(engine.name, 1.0) if kernels(model.blocks, model.kv_heads).blockwise else 1.0
+    if slower != 1.0:
+        names = ("kernel", "experts_start", "expert")
+        rates = dataclasses.replace(rates, **{name: getattr(rates, name) * slower for name in names})
 
     def run(share: float) -> Parts:
         return _parts(model, rates, split, load.scaled(share), drafts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -49,18 +49,21 @@ def number(found: Quantity) -> float:
 class Family(Spec):
     """One device family.
 
-    gemm : at many rows, by compute dtype; grouped : what a grouped GEMM (experts) reaches of that
+    gemm : at many rows, by compute dtype; grouped : what a grouped GEMM (experts) reaches of that, by the same
     hbm : GEMMs that are bound by their weights
     attention_prefill, attention_decode : of the 16-bit peak; attention_hbm : reading the KV cache
     scale_up, scale_out : collectives of large messages, of the link's bandwidth; dispatch_up, dispatch_out : experts
-    kernel : latency of a kernel inside a captured step; attention_start, experts_start : of attention, and
-        of a layer of routed experts (sort, quantise, two GEMMs, sum): several kernels each
+    kernel : latency of a kernel inside a captured step; walk : of a GEMM's tile along an input of 8 bits
+    attention_start, experts_start : latency of attention, and of a layer of routed experts (sort, quantise, two GEMMs,
+        sum): several kernels each; expert : what each expert that is touched adds
+    blockwise : latencies of a model whose weights are FP8 in blocks, over those of others, by engine; 1 where it is not
+        listed: each input is quantised in groups, by kernels that engines have or lack for a device
     collective_start, dispatch_start : before the first byte: launch, and waiting for each other
     spread : half of the 80 % interval, as a factor: measured times lie in [t / spread, t x spread]
     """
 
     gemm: dict[ComputeDtype, Util]
-    grouped: Util
+    grouped: dict[ComputeDtype, Util]
     hbm: Util
     attention_prefill: Util
     attention_decode: Util
@@ -70,18 +73,33 @@ class Family(Spec):
     dispatch_up: Util
     dispatch_out: Util
     kernel: Latency
+    walk: Latency
     attention_start: Latency
     experts_start: Latency
+    expert: Latency
+    blockwise: dict[str, Number] = Field(default_factory=dict)
     collective_start: Latency
     dispatch_start: Latency
     spread: Spread
 
     def util(self, dtype: str) -> float:
         """Utilisation of a GEMM at many rows; a dtype that the family does not list is an error, not another's."""
-        for name, util in self.gemm.items():
-            if name == dtype:
-                return number(util)
-        raise SpecError(f"no utilisation for {dtype}", where="calibration", hint=f"it has {', '.join(self.gemm)}")
+        return _of(self.gemm, "gemm", dtype)
+
+    def grouped_util(self, dtype: str) -> float:
+        """Utilisation of a grouped GEMM at many rows."""
+        return self.util(dtype) * _of(self.grouped, "grouped", dtype)
+
+
+def _of(utils: Mapping[ComputeDtype, Quantity], field: str, dtype: str) -> float:
+    for name, util in utils.items():
+        if name == dtype:
+            return number(util)
+    raise SpecError(f"no utilisation for {dtype}", where=f"calibration: {field}", hint=f"it has {', '.join(utils)}")
+
+
+SHARED = ("query", "sequence", "context_walk", "elementwise", "ring", "skew", "acceptance")
+"""Constants of all families."""
 
 
 class Like(Spec):
@@ -95,7 +113,10 @@ class Like(Spec):
 class Calibration(Spec):
     """One catalog/calibration/*.yaml.
 
-    unhidden : share of weight reading that shows beside the multiplication (`costs.roofline.half_rate_rows`)
+    query, sequence : what begin and end of a tile cost in attention, as cached entries that each prefill query, and
+        each decoding sequence, would have more; context_walk : latency of decode attention for each token of a context
+    elementwise : share of the bandwidth of GEMMs that the small kernels between them reach on their activations
+    ring : latency of a step around a ring of NCCL's kind, by which gathers go
     skew : log-deviation of expert popularity; acceptance : chance that a draft token is accepted
     families : with numbers of their own; borrowed : those that take another one's
     fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
@@ -105,7 +126,11 @@ class Calibration(Spec):
     name: str
     title: str
     grade: Grade
-    unhidden: Util
+    query: Number
+    sequence: Number
+    context_walk: Latency
+    elementwise: Util
+    ring: Latency
     skew: Number
     acceptance: Util
     families: dict[str, Family] = Field(min_length=1)
@@ -146,7 +171,8 @@ class Calibration(Spec):
             yield Assumption(f"calibration.{name}", f"as {self.borrowed[name].like}", self.borrowed[name].why)
         elif guessed:
             yield Assumption(f"calibration.{name}", ", ".join(guessed), "priors by class; each says why in its file")
-        for path, quantity in (("unhidden", self.unhidden), ("skew", self.skew), ("acceptance", self.acceptance)):
+        for path in SHARED:
+            quantity = getattr(self, path)
             if quantity.assumed:
                 yield Assumption(f"calibration.{path}", quantity.written, quantity.source)
 
@@ -163,9 +189,10 @@ def _factors(family: Family, dtypes: Iterable[str]) -> Iterator[tuple[str, Quant
     for name, value in family:
         if isinstance(value, Quantity):
             yield name, value
-    for dtype, util in family.gemm.items():
-        if dtype in dtypes:
-            yield f"gemm.{dtype}", util
+    for field in ("gemm", "grouped"):
+        for dtype, util in getattr(family, field).items():
+            if dtype in dtypes:
+                yield f"{field}.{dtype}", util
 
 
 @functools.cache
