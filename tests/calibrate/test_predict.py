@@ -83,7 +83,7 @@ def test_the_closed_form_follows_the_simulation(tmp_path: Path) -> None:
 
 def test_a_fit_finds_the_factor_that_was_hidden(tmp_path: Path) -> None:
     points = points_of(tmp_path, *LOADS)
-    hidden = [Factor("nvidia-hopper", "hbm", 0.5)]
+    hidden = [Factor(("nvidia-hopper",), "hbm", 0.5)]
     truth = turned(PRIOR, hidden, np.array([-0.3]))
     problem = Problem.of(points, predict_all(points, PRIOR), PRIOR)
     measured = tpots(problem.found, truth, len(points)) * problem.anchor
@@ -96,10 +96,13 @@ def test_a_fit_finds_the_factor_that_was_hidden(tmp_path: Path) -> None:
 def test_no_share_goes_above_one() -> None:
     factors = factors_of(["nvidia-hopper"], PRIOR)
     made = turned(PRIOR, factors, np.full(len(factors), 2.0))
-    family = made.families["nvidia-hopper"]
-    assert family.hbm.value is not None
-    assert family.hbm.value < 1
-    assert made.families["nvidia-blackwell"] == PRIOR.families["nvidia-blackwell"]
+    hopper, blackwell = made.families["nvidia-hopper"], made.families["nvidia-blackwell"]
+    assert hopper.hbm.value is not None
+    assert hopper.hbm.value < 1
+    assert blackwell.hbm == PRIOR.families["nvidia-blackwell"].hbm
+    assert blackwell.kernel.value == pytest.approx(np.exp(2) * PRIOR.families["nvidia-blackwell"].kernel.value)
+    assert blackwell.blockwise["vllm"].value == hopper.blockwise["vllm"].value
+    assert made.families["amd-cdna3"].blockwise == PRIOR.families["amd-cdna3"].blockwise
 
 
 def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def perfect(made: Machine) -> Rates:
     wide = made.peak["bf16"]
 
     def bare(fabric: Fabric | None, bandwidth: float, pair: float) -> Fabric | None:
-        return fabric and dataclasses.replace(fabric, bandwidth=bandwidth, pair=pair, alpha=0.0, start=0.0)
+        return fabric and dataclasses.replace(fabric, bandwidth=bandwidth, pair=pair, alpha=0.0, start=0.0, ring=0.0)
 
     up, out = made.scale_up, made.scale_out
     inner = bare(found.inner, up.bandwidth, up.pair)
@@ -55,9 +55,16 @@ def perfect(made: Machine) -> Rates:
     return dataclasses.replace(
         found,
         gemm=made.peak,
-        grouped=1.0,
-        unhidden=1e-9,
+        grouped=made.peak,
+        query=0.0,
+        sequence=0.0,
+        elementwise=made.hbm_bandwidth,
+        blockwise={},
+        walk=0.0,
+        context_walk=0.0,
+        expert=0.0,
         hbm=made.hbm_bandwidth,
+        experts_hbm=made.hbm_bandwidth,
         attention_hbm=made.hbm_bandwidth,
         prefill_flop=wide,
         decode_flop=wide,

@@ -22,8 +22,8 @@ BYTE: Any = U.Quantity("2 byte")
 RATE: Any = U.Quantity(1e15, "1/s")
 HBM: Any = U.Quantity("3 TB/s")
 TOKENS = np.array([1.0, 300.0])
-INNER = Fabric(U.Quantity("450 GB/s"), U.Quantity("450 GB/s"), TIME, TIME, direct=True, in_switch=True)
-OUTER = Fabric(U.Quantity("50 GB/s"), U.Quantity("50 GB/s"), TIME, TIME, direct=False, in_switch=False)
+INNER = Fabric(U.Quantity("450 GB/s"), U.Quantity("450 GB/s"), TIME, TIME, TIME, direct=True, in_switch=True)
+OUTER = Fabric(U.Quantity("50 GB/s"), U.Quantity("50 GB/s"), TIME, TIME, TIME, direct=False, in_switch=False)
 GROUPS = np.array([2.0, 8.0, 64.0])
 SIZE = np.array([1.0, 1e3, 1e9]) * BYTE
 
@@ -34,14 +34,13 @@ def is_in(value: Any, unit: str) -> bool:
 
 
 def test_roofline() -> None:
-    half = roofline.half_rate_rows(RATE, HBM, weight=BYTE, unhidden=0.3)
-    assert is_in(half, "")
     assert is_in(roofline.gemm_flop(TOKENS, 10, 10), "")
     assert is_in(roofline.gemm_bytes(TOKENS, 10, 10, weight=BYTE, activation=BYTE), "byte")
-    compute = roofline.gemm_compute_time(TOKENS, 10, 10, rate=RATE, half=half, groups=3)
-    assert is_in(compute, "s")
+    compute = roofline.gemm_flop(TOKENS, 10, 10) / RATE
+    walk = roofline.walk_time(10, TIME, wide=1)
+    assert is_in(walk, "s")
     read = roofline.gemm_bytes(TOKENS, 10, 10, weight=BYTE, activation=BYTE) / HBM
-    assert is_in(roofline.kernel_time(compute, read, TIME), "s")
+    assert is_in(roofline.kernel_time(compute, read, TIME, walk), "s")
 
 
 @pytest.mark.parametrize("scan", [GQA, MLA, WINDOW, SPARSE])
@@ -55,7 +54,7 @@ def test_attention(scan: Scan) -> None:
     ):
         assert is_in(flop, "")
         assert is_in(traffic, "byte")
-        assert is_in(roofline.kernel_time(flop / RATE, traffic / HBM, TIME), "s")
+        assert is_in(roofline.kernel_time(flop / RATE, traffic / HBM, TIME, 0.0 * TIME), "s")
 
 
 def test_linear_attention() -> None:
@@ -71,8 +70,8 @@ def test_experts() -> None:
     assert is_in(moe.normal_max(U.Quantity(8, "")), "")
     assert is_in(moe.normal_tail(U.Quantity(0.1, "")), "")
     assert is_in(moe.local_experts(count, 8, 8), "")
-    assert is_in(moe.touched_experts(count, experts=256, topk=8, local=32), "")
-    assert is_in(moe.hottest_touched(count, topk=8, local=32, **where), "")
+    assert is_in(moe.touched_experts(count, experts=256, topk=8, local=32, skew=0.5), "")
+    assert is_in(moe.hottest_touched(count, topk=8, local=32, skew=0.5, **where), "")
     assert is_in(moe.hottest_load(count, redundant=8, skew=0.5, **where), "")
     assert is_in(moe.crossing_share(count, 8), "")
     assert is_in(moe.distinct_ranks(8, count), "")
@@ -96,4 +95,4 @@ def test_exchange_and_p2p() -> None:
 def test_the_check_finds_a_wrong_formula() -> None:
     assert not is_in(SIZE * HBM, "s")
     with pytest.raises(Exception, match=r"Cannot convert|dimension"):
-        roofline.kernel_time(BYTE / RATE, BYTE / HBM, TIME)
+        roofline.kernel_time(BYTE / RATE, BYTE / HBM, TIME, 0.0 * TIME)

@@ -16,21 +16,22 @@ SHARED = {"sequence": 0.5, "elementwise": 0.7, "skew": 0.2, "acceptance": 0.2}
 """Constants of the whole calibration, and how far each may lie from its prior, as a log-deviation [-]."""
 
 IN_SITU = {
-    "kernel": 0.3, "attention_start": 0.3, "experts_start": 0.3, "expert": 0.3, "collective_start": 0.3, "dispatch_up": 0.3,
+    "kernel": 0.3, "attention_start": 0.3, "experts_start": 0.3, "expert": 0.3, "collective_start": 0.3,
+    "dispatch_up": 0.3,
 }  # fmt: skip
 """The same of what all families have alike beside their tables: a kernel inside a captured step, fused with others and
 waited for by others, is not the kernel that a table measures by itself."""
 
 UTILISATIONS = (
-    "gemm", "grouped", "hbm", "attention_prefill", "attention_decode", "attention_hbm", "scale_up", "dispatch_up",
+    "gemm", "grouped", "hbm", "experts_hbm", "attention_prefill", "attention_decode", "attention_hbm", "scale_up", "dispatch_up",
 )  # fmt: skip
 LATENCIES = ("kernel", "walk", "attention_start", "experts_start", "expert", "collective_start", "dispatch_start")
-OF_MEASURED = ("grouped", "hbm")
-OF_ASSUMED = (
-    "gemm", "grouped", "hbm", "attention_decode", "attention_hbm", "kernel", "attention_start", "experts_start",
-    "collective_start",
-)  # fmt: skip
+OF_MEASURED = ("grouped", "hbm", "experts_hbm")
+OF_ASSUMED = ("gemm", "grouped", "hbm", "experts_hbm")
 """What is fitted of a family itself, by whether its numbers are of kernel tables or assumed."""
+
+OF_VENDOR = ("attention_decode", "attention_hbm", "kernel", "attention_start", "experts_start", "collective_start")
+"""What is fitted of all families of a vendor alike, where they are assumed: the same software runs on them."""
 
 MEASURED, ASSUMED = 0.07, 0.2
 """The same of a family's own: what a kernel table measured, and what nobody did."""
@@ -79,6 +80,8 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
         made += [Factor((name,), field, MEASURED if known else ASSUMED, name) for field in fields]
     for vendor in sorted({name.split("-")[0] for name in measured}):
         alike = tuple(name for name in everywhere if name.split("-")[0] == vendor)
+        if all(_quantities(prior.families[name], "hbm")[0].assumed for name in alike):
+            made += [Factor(alike, field, ASSUMED, vendor) for field in OF_VENDOR]
         engines = sorted({engine for name in alike for engine in prior.families[name].blockwise})
         made += [Factor(alike, f"blockwise.{engine}", BLOCKWISE, vendor) for engine in engines]
     return tuple(one for one in made if not only_assumed or _assumed(one, prior))

@@ -255,7 +255,12 @@ def _rests_on(part: str, binds: str, setting: Setting) -> str:
         return "assumed" if any(time.assumed for time in times) else "measured"
     matrices = [matrix for block in setting.model.blocks for matrix in block.matrices]
     dtypes = {compute_dtype(matrix.format, setting.machine.peak)[0] for matrix in matrices}
-    gemm = ("hbm", "kernel", "grouped", "experts_start", *(f"gemm.{dtype}" for dtype in dtypes))
+    gemm = (
+        "hbm",
+        "kernel",
+        "experts_start",
+        *(f"{field}.{dtype}" for field in ("gemm", "grouped") for dtype in dtypes),
+    )
     factors = [name.replace("_up", "_out") if binds == OUT else name for name in FACTORS.get(part, gemm)]
     return load_calibration().rests_on(setting.machine.family, factors)
 

@@ -53,22 +53,24 @@ def entry_bytes(scan: Scan, tp: FloatArray, kv_bytes: FloatArray) -> FloatArray:
     return scan.elements * size / np.minimum(tp, scan.heads)
 
 
+def entry_flop(scan: Scan, tp: FloatArray) -> FloatArray:
+    """One prefill query against one entry on one device [FLOP]: query heads are divided by tp."""
+    return scan.prefill_flop / np.minimum(tp, scan.query_heads)
+
+
 def decode_work(
-    scan: Scan, sequences: FloatArray, context: FloatArray, *, queries: FloatArray, tp: FloatArray,
-    kv_bytes: FloatArray, extra: FloatArray = 0.0,
-) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    scan: Scan, sequences: FloatArray, context: FloatArray, *, queries: FloatArray, tp: FloatArray, kv_bytes: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """FLOP and bytes of one decode step's attention [FLOP, byte].
 
-    Each cached entry is read once for all the query tokens of its sequence (1 + drafts), and multiplied by each; a
-    sequence takes as long as `extra` more of them would:
+    Each cached entry is read once for all the query tokens of its sequence (1 + drafts), and multiplied by each:
 
-        bytes = (N + n x) b,   FLOP = N q f / tp
+        bytes = N b,   FLOP = N q f / tp
 
     Parameters
     ----------
     sequences, context : on this device, see `decode_entries`; queries : query tokens of a sequence
     tp : tensor-parallel width; query heads are divided by it
-    extra : x, what begin and end of a sequence's tile cost, as entries [count]
 
     References
     ----------
@@ -76,31 +78,29 @@ def decode_work(
     """
     entries = decode_entries(scan, sequences, context)
     flop = entries * queries * scan.decode_flop / np.minimum(tp, scan.query_heads)
-    return flop, (entries + sequences * extra) * entry_bytes(scan, tp, kv_bytes)
+    return flop, entries * entry_bytes(scan, tp, kv_bytes)
 
 
 def prefill_work(
-    scan: Scan, tokens: FloatArray, token_context: FloatArray, *, tp: FloatArray, kv_bytes: FloatArray,
-    extra: FloatArray = 0.0,
-) -> tuple[FloatArray, FloatArray]:  # fmt: skip
+    scan: Scan, tokens: FloatArray, token_context: FloatArray, *, tp: FloatArray, kv_bytes: FloatArray
+) -> tuple[FloatArray, FloatArray]:
     """FLOP and bytes of the attention of a prefill chunk, earlier context included [FLOP, byte].
 
     Causal: the FLOP are those of the entries each token sees. A tile of queries shares one read of the entries, and a
     chunk smaller than a tile is one tile:
 
-        FLOP = (N + T x) f / tp,   bytes = N b / min(T, 128)
+        FLOP = N f / tp,   bytes = N b / min(T, 128)
 
     Parameters
     ----------
     tokens, token_context : on this device, see `prefill_entries`
-    extra : x, what begin and end of a query's tile cost, as entries [count]
 
     References
     ----------
     [1] FlashAttention-2, arXiv:2307.08691, section 3.3 (tiles of query rows).
     """
     entries = prefill_entries(scan, tokens, token_context)
-    flop = (entries + tokens * extra) * scan.prefill_flop / np.minimum(tp, scan.query_heads)
+    flop = entries * entry_flop(scan, tp)
     shared = np.minimum(np.maximum(tokens, 1), QUERY_TILE)
     return flop, entries * entry_bytes(scan, tp, kv_bytes) / shared
 

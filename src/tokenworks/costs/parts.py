@@ -12,7 +12,7 @@ from tokenworks.costs.breakdown import COMPUTE, HBM, LATENCY, OUT, UP, Kernel, P
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, kernels, one
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.split import Split
-from tokenworks.specs.model import Model
+from tokenworks.specs.model import Model, Scan
 
 ACTIVATION = 2.0  # bf16 [byte/element]
 # Small kernels of half a layer (attention or FFN): of two norms, rope, cache write and activation, the half.
@@ -145,26 +145,16 @@ def _gemm(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> PartTim
     traffic = traffic + quantised * tokens * inputs * ACTIVATION
     flop = roofline.gemm_flop(tokens, outputs, inputs)
     walk = roofline.walk_time(inputs, rates.walk, wide=1 - quantised)
-    return _roof(flop, traffic, flop / rates.gemm[dtype], traffic / rates.hbm, (1 + quantised) * rates.kernel, walk)
+    return _roof(
+        flop, traffic, flop / rates.gemm[dtype], traffic / rates.hbm, (1 + quantised) * rates.kernel, walk=walk
+    )
 
 
 def _attention(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
     """Decode and prefill attention are kernels of their own; each runs where there is something to do."""
     made = []
     for scan, layers in stack.scans:
-        flop, traffic = attention.decode_work(
-            scan, batch.sequences, batch.context, queries=batch.queries, tp=split.tp, kv_bytes=split.kv_bytes,
-            extra=rates.sequence,
-        )  # fmt: skip
-        walked = attention.decode_entries(scan, batch.sequences, batch.context) / np.maximum(batch.sequences, TINY)
-        latency = (rates.attention_start + rates.context_walk * walked) * (batch.sequences > 0)
-        decode = _roof(flop, traffic, flop / rates.decode_flop, traffic / rates.attention_hbm, latency)
-        flop, traffic = attention.prefill_work(
-            scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes, extra=rates.query
-        )
-        latency = rates.attention_start * (batch.prefill > 0)
-        prefill = _roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, latency)
-        made.append(times(plus(decode, prefill), layers))
+        made.append(times(plus(_decoding(scan, rates, split, batch), _prefilling(scan, rates, split, batch)), layers))
     parts: Parts = {"attention": plus(*made)} if made else {}
     recurrent = []
     for state, layers in stack.states:
@@ -173,6 +163,27 @@ def _attention(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Part
         part = _roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, rates.attention_start)
         recurrent.append(times(part, layers))
     return parts | ({"linear attention": plus(*recurrent)} if recurrent else {})
+
+
+def _decoding(scan: Scan, rates: Rates, split: Split, batch: Batch) -> PartTime:
+    """Each sequence takes as long as `sequence` more entries would, and one split of a context is walked alone."""
+    flop, traffic = attention.decode_work(
+        scan, batch.sequences, batch.context, queries=batch.queries, tp=split.tp, kv_bytes=split.kv_bytes
+    )
+    edges = batch.sequences * rates.sequence * attention.entry_bytes(scan, split.tp, split.kv_bytes)
+    walked = attention.decode_entries(scan, batch.sequences, batch.context) / np.maximum(batch.sequences, TINY)
+    latency = (rates.attention_start + rates.context_walk * walked) * (batch.sequences > 0)
+    return _roof(flop, traffic, flop / rates.decode_flop, (traffic + edges) / rates.attention_hbm, latency)
+
+
+def _prefilling(scan: Scan, rates: Rates, split: Split, batch: Batch) -> PartTime:
+    """Each query takes as long as `query` more entries would."""
+    flop, traffic = attention.prefill_work(
+        scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes
+    )
+    edges = batch.prefill * rates.query * attention.entry_flop(scan, split.tp)
+    latency = rates.attention_start * (batch.prefill > 0)
+    return _roof(flop, traffic, (flop + edges) / rates.prefill_flop, traffic / rates.attention_hbm, latency)
 
 
 def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
@@ -220,7 +231,7 @@ def _grouped(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, touche
     traffic = touched * outputs * inputs * gemm.form.bytes
     traffic = traffic + choices * (outputs + inputs * (1 + quantised)) * ACTIVATION
     flop = roofline.gemm_flop(choices, outputs, inputs)
-    return _roof(flop, traffic, flop / rates.grouped[dtype], traffic / rates.hbm, 0.0)
+    return _roof(flop, traffic, flop / rates.grouped[dtype], traffic / rates.experts_hbm, 0.0)
 
 
 def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: Batch) -> tuple[FloatArray, FloatArray]:
@@ -275,7 +286,7 @@ def _gather(rates: Rates, size: FloatArray, tp: FloatArray) -> PartTime:
 
 
 def _roof(
-    flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray,
+    flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray, *,
     walk: FloatArray = 0.0,
 ) -> PartTime:  # fmt: skip
     seconds = roofline.kernel_time(compute, read, latency, walk)

@@ -15,7 +15,7 @@ class Rates:
     """Achievable rates of one device and its links.
 
     gemm, grouped : at many rows, of matrices and of experts, for each dtype that the device computes in [FLOP/s]
-    hbm : of weights and activations [byte/s]; attention_hbm : of the KV cache [byte/s]
+    hbm, experts_hbm : of weights and activations [byte/s]; attention_hbm : of the KV cache [byte/s]
     prefill_flop, decode_flop : attention [FLOP/s]
     query, sequence : entries that a prefill query, and a decoding sequence, cost beside those they read [count]
     kernel : latency of one kernel inside a step; walk : of a tile along an input of 8 bits [s]
@@ -31,6 +31,7 @@ class Rates:
     gemm: Mapping[str, float]
     grouped: Mapping[str, float]
     hbm: float
+    experts_hbm: float
     prefill_flop: float
     decode_flop: float
     attention_hbm: float
@@ -84,6 +85,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         gemm=gemm,
         grouped={dtype: peak * family.grouped_util(dtype) for dtype, peak in machine.peak.items()},
         hbm=machine.hbm_bandwidth * number(family.hbm),
+        experts_hbm=machine.hbm_bandwidth * number(family.experts_hbm),
         prefill_flop=wide * number(family.attention_prefill),
         decode_flop=wide * number(family.attention_decode),
         attention_hbm=machine.hbm_bandwidth * number(family.attention_hbm),

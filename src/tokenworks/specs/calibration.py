@@ -50,7 +50,7 @@ class Family(Spec):
     """One device family.
 
     gemm : at many rows, by compute dtype; grouped : what a grouped GEMM (experts) reaches of that, by the same
-    hbm : GEMMs that are bound by their weights
+    hbm, experts_hbm : GEMMs that are bound by their weights, and experts that are
     attention_prefill, attention_decode : of the 16-bit peak; attention_hbm : reading the KV cache
     scale_up, scale_out : collectives of large messages, of the link's bandwidth; dispatch_up, dispatch_out : experts
     kernel : latency of a kernel inside a captured step; walk : of a GEMM's tile along an input of 8 bits
@@ -65,6 +65,7 @@ class Family(Spec):
     gemm: dict[ComputeDtype, Util]
     grouped: dict[ComputeDtype, Util]
     hbm: Util
+    experts_hbm: Util
     attention_prefill: Util
     attention_decode: Util
     attention_hbm: Util
