@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenworks.calibrate.points import Counted, Point
 from tokenworks.calibrate.setup import Case, Skipped, case
 from tokenworks.costs import step
+from tokenworks.costs.arrays import Floats
 from tokenworks.costs.split import Split
 from tokenworks.engine.engine import run
 from tokenworks.engine.types import Outcome, Router, Status
 from tokenworks.errors import DoesNotFit, SpecError
-from tokenworks.plan.cluster import cluster
+from tokenworks.plan.cluster import cluster, room
 from tokenworks.plan.steady import accepted_tokens
 from tokenworks.specs.calibration import Calibration, number
 
-ALL = 1.0
-"""Share of device memory that is given to a point which does not fit in the engine's usual share [-]."""
+CROWDED = 0.5
+"""Share of the contexts of all running sequences that must find room beside what a sequence holds by itself [-]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Predicted:
 
     batch : decoding sequences of an instance in a step, on average; of the last role
     spread : the 80 % interval is [x / spread, x spread]; why : the reason where nothing was predicted
+    assumed : what the point left open, and was taken for it
     """
 
     tpot: float | None = None
@@ -35,24 +38,35 @@ class Predicted:
     batch: float = 0.0
     spread: float = 1.0
     why: str = ""
+    assumed: tuple[str, ...] = ()
 
 
 def predict(point: Point, calibration: Calibration) -> Predicted:
     """A point by the simulator in its own load; by one step where it measured prefill or decode alone."""
+    if point.lacks:
+        return Predicted(why=f"the row is not complete: {point.lacks}")
     try:
         made = case(point, calibration)
-        if point.load in ("batch_per_device", "tokens_per_device"):
-            return _one_step(made)
-        try:
-            return _simulated(made)
-        except DoesNotFit:  # it ran: then the engine was given what it takes
-            return _simulated(made.with_memory(ALL))
+        return replace(_fitted(made), assumed=made.assumed)
     except Skipped as reason:
         return Predicted(why=str(reason))
     except DoesNotFit as reason:
         return Predicted(why=f"does not fit: {reason}")
     except SpecError as reason:
-        return Predicted(why=str(reason))
+        return Predicted(why=f"cannot be run: {reason}")
+
+
+def _fitted(made: Case) -> Predicted:
+    """It ran: so where it does not fit as engines are set by default, it was given what it takes."""
+    play = _one_step if made.point.load in ("batch_per_device", "tokens_per_device") else _simulated
+    while True:
+        try:
+            return play(made)
+        except DoesNotFit:
+            less = made.smaller()
+            if less is None:
+                raise
+            made = less
 
 
 def _simulated(made: Case) -> Predicted:
@@ -61,8 +75,16 @@ def _simulated(made: Case) -> Predicted:
         prefix_caching=False, concurrency=made.concurrency,
     )  # fmt: skip
     never = built.never_fits(made.requests.input_tokens, made.requests.output_tokens)
+    longest = int((made.requests.input_tokens + made.requests.output_tokens).max())
+    if longest > made.site.model.max_context:
+        raise Skipped(f"cannot be run: {longest} tokens are beyond the {made.site.model.max_context} that it reads")
     if never.any():
-        raise Skipped("a request is larger than the KV cache of a rank")
+        raise DoesNotFit("a request is larger than the KV cache of a rank")
+    for role in made.deployment.roles:
+        found, sequences = room(role, made.site), role.max_sequences
+        need = CROWDED * sequences * made.site.around.context
+        if sequences > role.parallel.dp and np.min(found.state_bytes_per_sequence) and np.min(found.kv_tokens) < need:
+            raise DoesNotFit(f"the states of {sequences} sequences leave no room for their KV cache")
     return _read(run(built, made.requests), made)
 
 
@@ -74,16 +96,33 @@ def _read(outcome: Outcome, made: Case) -> Predicted:
     ttft = first - sent + number(made.site.engine.request) * len(point.workers)
     several = outputs > 1
     tpot = (end - first)[several] / (outputs[several] - 1)
-    seconds = float(end.max() - outcome.arrival_s[done].min())
-    tokens = _counted(point.measured.counted, float(outcome.input_tokens[done].sum()), float(outputs.sum()))
+    taken, seconds = np.arange(len(end)), float(end.max() - outcome.arrival_s[done].min())
+    if made.steady:
+        taken, seconds = _steady(outcome.scheduled_s[done], end)
+    inputs = float(outcome.input_tokens[done][taken].sum())
+    tokens = _counted(point.measured.counted, inputs, float(outputs[taken].sum()))
     middle = np.mean if point.measured.tpot_mean else np.median
     return Predicted(
         tpot=float(middle(tpot)) if len(tpot) else None,
         ttft=float(np.mean(ttft) if point.measured.ttft_mean else np.median(ttft)),
-        rate=tokens / seconds / point.devices,
+        rate=tokens * made.copies / seconds / point.devices,
         batch=outcome.pools[-1].mean_batch,
         spread=made.site.rates.spread,
     )
+
+
+def _steady(scheduled: Floats, end: Floats) -> tuple[NDArray[np.intp], float]:
+    """Requests that end while a queue is full, and in how long [s]: whole waves of those that run at once.
+
+    From the first end on, so that filling is left out; the last wave, in which the engine drains, is left out, too.
+    """
+    order = np.argsort(end, kind="stable")
+    running = int(np.count_nonzero(scheduled < end[order[0]]))
+    waves = max(len(end) // running - 1, 0)
+    if waves == 0:
+        return order, float(end.max() - scheduled.min())
+    taken = order[1 : waves * running + 1]
+    return taken, float(end[taken[-1]] - end[order[0]])
 
 
 def _counted(what: Counted, inputs: float, outputs: float) -> float:
@@ -98,8 +137,14 @@ def _one_step(made: Case) -> Predicted:
         load = step.Load(prefill=amount, prefill_context=amount * point.isl / 2)
     else:
         load = step.Load(decode=amount, context=amount * (point.isl + point.osl / 2))
-    found = step.step(site.model, site.rates, Split.of(role), load, engine=site.engine, overlap="two-batch")
-    seconds, gained = float(found.seconds), float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
+        if amount * (point.isl + point.osl / 2) > float(np.min(room(role, site).kv_tokens)):
+            raise DoesNotFit(f"{point.concurrency:g} sequences a device are larger than the KV cache")
+    steps = [
+        step.step(site.model, site.rates, Split.of(role), load, engine=site.engine, overlap=overlap)
+        for overlap in (("none", "two-batch") if role.parallel.ep > 1 else ("none",))  # turned on where it pays
+    ]
+    seconds = min(float(found.seconds) for found in steps)
+    gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
     if point.load == "tokens_per_device":
         return Predicted(rate=point.concurrency / seconds, spread=site.rates.spread)
     return Predicted(tpot=seconds / gained, rate=point.concurrency * gained / seconds, spread=site.rates.spread)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +20,9 @@ from tokenworks.specs.calibration import Calibration
 
 ALONE = 150
 """Points below which a second process would take longer to start than it saves."""
+
+EXAMPLES = 5
+"""Reasons of a kind that the summary tells; the table of `rows` has every point's."""
 
 PROCESSES = 2
 SLICE = 40
@@ -42,7 +45,7 @@ class Validation:
     def summary(self) -> dict[str, Any]:
         """Plain data: errors by metric and by group, baselines, and why points were left out."""
         pairs, points = self.pairs, self.table.points
-        why = Counter(said.why for said in self.predictions if said.why)
+        taken = Counter(what for _, said in pairs for what in said.assumed)
         energy = sum(point.measured.energy is not None for point in points)
         return {
             "inputs": {
@@ -55,7 +58,8 @@ class Validation:
             },
             "points": len(points),
             "covered": len(pairs),
-            "skipped": [{"reason": reason, "count": count} for reason, count in why.most_common()],
+            "skipped": self._skipped(),
+            "assumed": [{"what": what, "count": count} for what, count in taken.most_common()],
             **scored(pairs),
             "energy": {"n": 0, "measured": energy, "reason": "power is not modelled: a TDP is no energy"},
             "by": grouped(pairs),
@@ -63,6 +67,19 @@ class Validation:
             "ranking": ranking(pairs),
             "starved_below_little_ratio": STARVED,
         }
+
+    def _skipped(self) -> list[dict[str, Any]]:
+        """Kinds of reasons, most frequent first, each with the reasons that it stands for."""
+        kinds: dict[str, Counter[str]] = defaultdict(Counter)
+        for said in self.predictions:
+            kind, _, detail = said.why.partition(": ")
+            if kind:
+                kinds[kind][detail] += 1
+        made = [
+            {"reason": kind, "count": found.total(), "examples": [detail for detail, _ in found.most_common(EXAMPLES)]}
+            for kind, found in kinds.items()
+        ]
+        return sorted(made, key=lambda item: -item["count"])
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a point: measured, predicted, interval, and the reason where there is none."""

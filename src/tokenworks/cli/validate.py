@@ -72,7 +72,7 @@ def _print(found: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     for item in found["skipped"]:
-        out.print(f"  left out {item['count']}: {item['reason']}", soft_wrap=True)
+        out.print(f"  left out {item['count']}, {item['reason']}: {item['examples'][0]}", soft_wrap=True)
     for name in SHOWN:
         rows = [_row(key, one) for key, one in found["by"][name].items()]
         if name == "kind":

@@ -1,0 +1,106 @@
+"""Rows in the form of measured points over all devices, models, weights, engines, loads and modes: made up, not measured.
+
+What comes from outside is of this form, on hardware and models that nobody fitted on; cells are missing as they are there.
+"""
+
+import csv
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.calibrate.cases import HEADER
+from tokenworks.specs.hf import model_names
+
+COLUMNS = (
+    *HEADER.split(","), "joules_per_output_token", "output_tok_s_per_gpu", "input_tok_s_per_gpu", "tpot_ms_p99",
+    "ttft_ms_p99", "e2el_ms_median", "ttft_ms_mean", "tpot_ms_mean", "e2el_ms_mean", "itl_ms_mean",
+    "interactivity_tok_s_user", "parallelism_as_published", "model_as_published", "system_as_published",
+    "weights_dtype", "source", "date",
+)  # fmt: skip
+
+DEVICES = (
+    "b300", "gb300", "mi325x", "rtx-4090", "a100", "a800", "h20", "ascend-910b", "ascend-910c", "k100-ai", "bw1000",
+    "arc-b60", "h100", "h200", "b200", "gb200", "mi300x", "mi355x", "h800", "rtx-pro-6000", "a10", "l40s",
+    "a100-80gb-sxm", "A100-SXM4-80GB", "a100_80gb_pcie", "a100-40gb", "A800 80GB PCIe", "ascend910b", "910b", "910c",
+    "hygon-k100-ai", "hygon-bw1000", "K100", "rtx4090", "RTX 4090", "arc-pro-b60", "b60", "h20-96gb", "h20-141gb",
+    "MI325X", "B300-SXM", "gb300-nvl72", "cloudmatrix384",
+)  # fmt: skip
+ENGINES = (
+    "vllm", "sglang", "trtllm", "atom", "atom-disagg", "dynamo-trt", "dynamo-sglang", "dynamo-vllm", "mindie", "chitu",
+    "lmdeploy", "cloudmatrix-internal", "tensorrt-llm", "vllm-ascend", "transformers", "mori-sglang",
+)  # fmt: skip
+WEIGHTS = ("fp8", "fp4", "bf16", "int4", "int8")
+LOADS = ("closed", "closed", "burst", "poisson", "offline", "offline")
+SPECULATION = ("none", "none", "none", "mtp", "mtp1", "mtp3", "eagle", "eagle3")
+WIDTHS = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 8), (2, 4), (1, 16), (1, 32))
+
+
+def rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
+    """So many rows: every device, model, dtype, engine and load in turn, their combinations drawn."""
+    draw = random.Random(seed)
+    cycles = [itertools.cycle(draw.sample(names, len(names))) for names in (DEVICES, model_names(), ENGINES)]
+    for i in range(count):
+        device, model, engine = map(next, cycles)
+        mode = draw.choices(("agg", "disagg", "prefill_only", "decode_only"), (80, 14, 3, 3))[0]
+        row = dict.fromkeys(COLUMNS, "") | {
+            "point_id": f"s{i}", "source_group": draw.choice(("inferencex-dump", "mlperf", "trtllm-perf", "rocm")),
+            "model": model, "weights": draw.choice(WEIGHTS), "device": device, "engine": engine, "mode": mode,
+            "spec_decode": draw.choice(SPECULATION),
+        }  # fmt: skip
+        yield row | _split(draw, mode) | _load(draw, mode) | _measured(draw)
+
+
+def _split(draw: random.Random, mode: str) -> dict[str, str]:
+    if mode == "disagg":
+        made, total = {}, 0
+        for role in ("prefill", "decode"):
+            (tp, dp), workers = draw.choice(WIDTHS[2:]), draw.choice((1, 1, 2, 4))
+            total += tp * dp * workers
+            made |= _widths(f"{role}_", tp, dp, draw.choice((1, tp * dp))) | {f"{role}_workers": str(workers)}
+        return made | {"n_devices": f"{total}.0"}
+    (tp, dp), replicas = draw.choice(WIDTHS), draw.choice((1, 1, 1, 2, 8))
+    if draw.random() < 0.15:  # how it is split is not stated
+        return {"n_devices": draw.choice(("1", "4", "8", "16"))}
+    return _widths("", tp, dp, draw.choice((1, tp * dp))) | {"n_devices": str(tp * dp * replicas)}
+
+
+def _widths(prefix: str, tp: int, dp: int, ep: int) -> dict[str, str]:
+    named = {"devices": tp * dp, "tp": tp, "dp": dp, "pp": 1, "ep": ep}
+    return {f"{prefix}{name}": str(value) for name, value in named.items()}
+
+
+def _load(draw: random.Random, mode: str) -> dict[str, str]:
+    isl, osl = draw.choice(((1024, 1024), (8192, 1024), (1024, 8192), (128, 2048), (294, 296), (9428, 684), (6144, 1)))
+    sent = draw.choice((1.0, 0.9))
+    lengths = {"isl": f"{isl}.0", "osl": f"{osl}.0", "isl_mean": f"{isl * sent:.1f}", "osl_mean": f"{max(1, osl * sent):.1f}"}
+    if mode == "prefill_only":
+        return lengths | {"load": "tokens_per_device", "concurrency": str(draw.choice((4096, 16384)))}
+    if mode == "decode_only":
+        return lengths | {"load": "batch_per_device", "concurrency": str(draw.choice((1, 8, 96, 256)))}
+    load = draw.choice(LOADS)
+    cells = {
+        "closed": {"concurrency": f"{4 ** draw.randrange(6)}.0"},
+        "burst": {"n_requests": str(draw.choice((200, 1000)))},
+        "poisson": {"request_rate": str(draw.choice((0.5, 4, 30))), "n_requests": draw.choice(("", "500"))},
+        "offline": {"n_requests": draw.choice(("", "", "1000", "24576"))},
+    }  # fmt: skip
+    return lengths | {"load": load} | cells[load]
+
+
+def _measured(draw: random.Random) -> dict[str, str]:
+    """Made up: some of what a source records, none of it meant to be right."""
+    cells = {
+        "tpot_ms_median": "20.5", "ttft_ms_median": "300", "total_tok_s_per_gpu": "900", "output_tok_s_per_gpu": "450",
+        "joules_per_output_token": "2.5", "tpot_ms_mean": "21", "interactivity_tok_s_user": "45",
+    }  # fmt: skip
+    return {name: value for name, value in cells.items() if draw.random() < 0.5}
+
+
+def write(path: Path, count: int, seed: int = 0) -> Path:
+    """A file of so many rows."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows(count, seed))
+    return path
