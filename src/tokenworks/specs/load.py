@@ -74,8 +74,15 @@ def load_workload(name_or_path: str | Path) -> Workload:
 
 
 def load(spec_type: type[SpecT], path: Path) -> SpecT:
-    """Read and validate one file."""
+    """Read and validate one file; one of the catalog once for all."""
+    return _shipped(spec_type, path) if path.is_relative_to(CATALOG) else _read(spec_type, path)
+
+
+def _read(spec_type: type[SpecT], path: Path) -> SpecT:
     return validate(spec_type, read_yaml(path), str(path))
+
+
+_shipped = functools.cache(_read)  # specs are frozen
 
 
 def is_path(name: str | Path) -> bool:
