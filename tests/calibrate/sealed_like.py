@@ -1,6 +1,6 @@
-"""Rows in the form of measured points over all devices, models, weights, engines, loads and modes: made up, not measured.
+"""Rows in the form of measured points over all devices, models, weights, engines, loads and modes: made up here.
 
-What comes from outside is of this form, on hardware and models that nobody fitted on; cells are missing as they are there.
+What comes from outside is of this form, on hardware and models that nobody fitted on, with cells missing as in these.
 """
 
 import csv
@@ -23,7 +23,7 @@ DEVICES = (
     "b300", "gb300", "mi325x", "rtx-4090", "a100", "a800", "h20", "ascend-910b", "ascend-910c", "k100-ai", "bw1000",
     "arc-b60", "h100", "h200", "b200", "gb200", "mi300x", "mi355x", "h800", "rtx-pro-6000", "a10", "l40s",
     "a100-80gb-sxm", "A100-SXM4-80GB", "a100_80gb_pcie", "a100-40gb", "A800 80GB PCIe", "ascend910b", "910b", "910c",
-    "hygon-k100-ai", "hygon-bw1000", "K100", "rtx4090", "RTX 4090", "arc-pro-b60", "b60", "h20-96gb", "h20-141gb",
+    "hygon-k100-ai", "hygon-bw1000", "rtx4090", "RTX 4090", "arc-pro-b60", "b60", "h20-96gb", "h20-141gb",
     "MI325X", "B300-SXM", "gb300-nvl72", "cloudmatrix384",
 )  # fmt: skip
 ENGINES = (
@@ -34,10 +34,15 @@ WEIGHTS = ("fp8", "fp4", "bf16", "int4", "int8")
 LOADS = ("closed", "closed", "burst", "poisson", "offline", "offline")
 SPECULATION = ("none", "none", "none", "mtp", "mtp1", "mtp3", "eagle", "eagle3")
 WIDTHS = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 8), (2, 4), (1, 16), (1, 32))
+LENGTHS = ((1024, 1024), (8192, 1024), (1024, 8192), (128, 2048), (294, 296), (9428, 684), (6144, 1))
+MADE_UP = {
+    "tpot_ms_median": "20.5", "ttft_ms_median": "300", "total_tok_s_per_gpu": "900", "output_tok_s_per_gpu": "450",
+    "joules_per_output_token": "2.5", "tpot_ms_mean": "21", "interactivity_tok_s_user": "45",
+}  # fmt: skip
 
 
 def rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
-    """So many rows: every device, model, dtype, engine and load in turn, their combinations drawn."""
+    """So many rows: every device, model and engine in turn, the rest of a row drawn."""
     draw = random.Random(seed)
     cycles = [itertools.cycle(draw.sample(names, len(names))) for names in (DEVICES, model_names(), ENGINES)]
     for i in range(count):
@@ -48,12 +53,14 @@ def rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
             "model": model, "weights": draw.choice(WEIGHTS), "device": device, "engine": engine, "mode": mode,
             "spec_decode": draw.choice(SPECULATION),
         }  # fmt: skip
-        yield row | _split(draw, mode) | _load(draw, mode) | _measured(draw)
+        measured = {name: value for name, value in MADE_UP.items() if draw.random() < 0.5}
+        yield row | _split(draw, mode) | _load(draw, mode) | measured
 
 
 def _split(draw: random.Random, mode: str) -> dict[str, str]:
     if mode == "disagg":
-        made, total = {}, 0
+        made: dict[str, str] = {}
+        total = 0
         for role in ("prefill", "decode"):
             (tp, dp), workers = draw.choice(WIDTHS[2:]), draw.choice((1, 1, 2, 4))
             total += tp * dp * workers
@@ -71,9 +78,9 @@ def _widths(prefix: str, tp: int, dp: int, ep: int) -> dict[str, str]:
 
 
 def _load(draw: random.Random, mode: str) -> dict[str, str]:
-    isl, osl = draw.choice(((1024, 1024), (8192, 1024), (1024, 8192), (128, 2048), (294, 296), (9428, 684), (6144, 1)))
-    sent = draw.choice((1.0, 0.9))
-    lengths = {"isl": f"{isl}.0", "osl": f"{osl}.0", "isl_mean": f"{isl * sent:.1f}", "osl_mean": f"{max(1, osl * sent):.1f}"}
+    (isl, osl), sent = draw.choice(LENGTHS), draw.choice((1.0, 0.9))
+    lengths = {"isl": f"{isl}.0", "isl_mean": f"{isl * sent:.1f}"}
+    lengths |= {"osl": f"{osl}.0", "osl_mean": f"{max(1, osl * sent):.1f}"}
     if mode == "prefill_only":
         return lengths | {"load": "tokens_per_device", "concurrency": str(draw.choice((4096, 16384)))}
     if mode == "decode_only":
@@ -84,17 +91,8 @@ def _load(draw: random.Random, mode: str) -> dict[str, str]:
         "burst": {"n_requests": str(draw.choice((200, 1000)))},
         "poisson": {"request_rate": str(draw.choice((0.5, 4, 30))), "n_requests": draw.choice(("", "500"))},
         "offline": {"n_requests": draw.choice(("", "", "1000", "24576"))},
-    }  # fmt: skip
+    }
     return lengths | {"load": load} | cells[load]
-
-
-def _measured(draw: random.Random) -> dict[str, str]:
-    """Made up: some of what a source records, none of it meant to be right."""
-    cells = {
-        "tpot_ms_median": "20.5", "ttft_ms_median": "300", "total_tok_s_per_gpu": "900", "output_tok_s_per_gpu": "450",
-        "joules_per_output_token": "2.5", "tpot_ms_mean": "21", "interactivity_tok_s_user": "45",
-    }  # fmt: skip
-    return {name: value for name, value in cells.items() if draw.random() < 0.5}
 
 
 def write(path: Path, count: int, seed: int = 0) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +13,13 @@ from tokenworks.calibrate.points import Counted, Point
 from tokenworks.calibrate.setup import Case, Skipped, case
 from tokenworks.costs import step
 from tokenworks.costs.arrays import Floats
+from tokenworks.costs.power import roof_use
 from tokenworks.costs.split import Split
 from tokenworks.engine.engine import run
 from tokenworks.engine.types import Outcome, Router, Status
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.plan.cluster import cluster, room
+from tokenworks.plan.energy import Used, used
 from tokenworks.plan.steady import accepted_tokens
 from tokenworks.specs.calibration import Calibration, number
 
@@ -27,6 +31,9 @@ CROWDED = 0.5
 class Predicted:
     """What was predicted of one point: tpot, ttft [s], rate [token/s per device] of the tokens that the point counts.
 
+    energy : of an output token [J], None where the TDP of the device is not published, or nothing is put out
+    used, tdp : what it follows from: shares of time on the roofs [-], and [W]
+    energy_spread : as spread, of the energy
     batch : decoding sequences of an instance in a step, on average; of the last role
     spread : the 80 % interval is [x / spread, x spread]; why : the reason where nothing was predicted
     assumed : what the point left open, and was taken for it
@@ -35,6 +42,10 @@ class Predicted:
     tpot: float | None = None
     ttft: float | None = None
     rate: float | None = None
+    energy: float | None = None
+    used: Used | None = None
+    tdp: float | None = None
+    energy_spread: float = 1.0
     batch: float = 0.0
     spread: float = 1.0
     why: str = ""
@@ -102,13 +113,30 @@ def _read(outcome: Outcome, made: Case) -> Predicted:
     inputs = float(outcome.input_tokens[done][taken].sum())
     tokens = _counted(point.measured.counted, inputs, float(outputs[taken].sum()))
     middle = np.mean if point.measured.tpot_mean else np.median
+    roles = sorted(made.deployment.roles, key=lambda role: role.name, reverse=True)  # as the engine's pools
     return Predicted(
+        **_energy(
+            used(roles, outcome.pools, made.site, float(end.max())),
+            made,
+            float(outputs[taken].sum()) * made.copies / seconds / point.devices,
+        ),
         tpot=float(middle(tpot)) if len(tpot) else None,
         ttft=float(np.mean(ttft) if point.measured.ttft_mean else np.median(ttft)),
         rate=tokens * made.copies / seconds / point.devices,
         batch=outcome.pools[-1].mean_batch,
         spread=made.site.rates.spread,
     )
+
+
+def _energy(found: Used, made: Case, output_rate: float) -> dict[str, Any]:
+    """Power of a device over its output tokens [token/s]; the intervals of both together, as if independent."""
+    watts, rates = found.watts(made.site), made.site.rates
+    return {
+        "used": found,
+        "tdp": made.site.machine.tdp,
+        "energy": watts / output_rate if watts and output_rate else None,
+        "energy_spread": math.exp(math.hypot(math.log(rates.spread), math.log(number(rates.power.spread)))),
+    }
 
 
 def _steady(scheduled: Floats, end: Floats) -> tuple[NDArray[np.intp], float]:
@@ -143,8 +171,13 @@ def _one_step(made: Case) -> Predicted:
         step.step(site.model, site.rates, Split.of(role), load, engine=site.engine, overlap=overlap)
         for overlap in (("none", "two-batch") if role.parallel.ep > 1 else ("none",))  # turned on where it pays
     ]
-    seconds = min(float(found.seconds) for found in steps)
+    found = min(steps, key=lambda found: float(found.seconds))
+    seconds, (compute, hbm) = float(found.seconds), roof_use(found)
     gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
     if point.load == "tokens_per_device":
         return Predicted(rate=point.concurrency / seconds, spread=site.rates.spread)
-    return Predicted(tpot=seconds / gained, rate=point.concurrency * gained / seconds, spread=site.rates.spread)
+    rate = point.concurrency * gained / seconds
+    return Predicted(
+        tpot=seconds / gained, rate=rate, spread=site.rates.spread,
+        **_energy(Used(float(compute), float(hbm)), made, rate),
+    )  # fmt: skip

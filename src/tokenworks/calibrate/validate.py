@@ -46,7 +46,6 @@ class Validation:
         """Plain data: errors by metric and by group, baselines, and why points were left out."""
         pairs, points = self.pairs, self.table.points
         taken = Counter(what for _, said in pairs for what in said.assumed)
-        energy = sum(point.measured.energy is not None for point in points)
         return {
             "inputs": {
                 "data": self.table.path,
@@ -61,7 +60,7 @@ class Validation:
             "skipped": self._skipped(),
             "assumed": [{"what": what, "count": count} for what, count in taken.most_common()],
             **scored(pairs),
-            "energy": {"n": 0, "measured": energy, "reason": "power is not modelled: a TDP is no energy"},
+            "energy_left_out": self._without_energy(),
             "by": grouped(pairs),
             "baseline": {"tok_s_per_device_from_measured_tpot": little(pairs)},
             "ranking": ranking(pairs),
@@ -81,6 +80,15 @@ class Validation:
         ]
         return sorted(made, key=lambda item: -item["count"])
 
+    def _without_energy(self) -> list[dict[str, Any]]:
+        """Why points that carry a measured energy have none predicted: a device without a published TDP is not guessed."""
+        found = Counter(
+            f"the TDP of {point.device} is not published" if said.tdp is None else "no output tokens are counted"
+            for point, said in self.pairs
+            if point.measured.energy and said.energy is None
+        )
+        return [{"reason": reason, "count": count} for reason, count in found.most_common()]
+
     def rows(self) -> list[dict[str, Any]]:
         """One row a point: measured, predicted, interval, and the reason where there is none."""
         made = []
@@ -91,11 +99,13 @@ class Validation:
                 ("tpot_ms", got.tpot, said.tpot, 1e3),
                 ("ttft_ms", got.ttft, said.ttft, 1e3),
                 ("tok_s_per_device", got.rate, said.rate, 1.0),
+                ("joules_per_output_token", got.energy, said.energy, 1.0),
             ):
+                spread = said.energy_spread if name == "joules_per_output_token" else said.spread
                 row[f"{name}_measured"] = _cell(measured, scale)
                 row[f"{name}_predicted"] = _cell(predicted, scale)
-                row[f"{name}_low"] = _cell(predicted, scale / said.spread)
-                row[f"{name}_high"] = _cell(predicted, scale * said.spread)
+                row[f"{name}_low"] = _cell(predicted, scale / spread)
+                row[f"{name}_high"] = _cell(predicted, scale * spread)
             made.append(row | {"counted": got.counted, "skipped": said.why})
         return made
 

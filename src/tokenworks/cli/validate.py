@@ -10,7 +10,7 @@ from tokenworks.cli.inputs import compile_once, progress
 from tokenworks.cli.output import Output, console, emit, table
 from tokenworks.errors import SpecError
 
-METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device"}
+METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device", "energy": "J/token"}
 SHOWN = ("kind", "system", "engine", "model")
 
 

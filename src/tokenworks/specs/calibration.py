@@ -84,6 +84,18 @@ class Family(Spec):
         raise SpecError(f"no utilisation for {dtype}", where="calibration", hint=f"it has {', '.join(self.gemm)}")
 
 
+class Power(Spec):
+    """What a device draws, of its TDP: idle, and more at its full compute roof and at its full HBM roof [-].
+
+    spread : half of the 80 % interval of a mean power, as a factor
+    """
+
+    idle: Util
+    compute: Util
+    hbm: Util
+    spread: Spread
+
+
 class Like(Spec):
     """A family that nobody has measured: it takes another one's numbers, with a spread of its own, and says why."""
 
@@ -97,6 +109,7 @@ class Calibration(Spec):
 
     unhidden : share of weight reading that shows beside the multiplication (`costs.roofline.half_rate_rows`)
     skew : log-deviation of expert popularity; acceptance : chance that a draft token is accepted
+    power : of any device, by its TDP
     families : with numbers of their own; borrowed : those that take another one's
     fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
     graded : families that its grade holds for; the others stay priors. Without any, it holds for all
@@ -108,6 +121,7 @@ class Calibration(Spec):
     unhidden: Util
     skew: Number
     acceptance: Util
+    power: Power
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
     fitted_on: str = ""
