@@ -51,9 +51,13 @@ def test_every_load_is_played(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ({"model": "no/such"}, "model no/such is not in the catalog"),
-        ({"device": "abacus"}, "no system of the catalog has the device abacus"),
-        ({"spec_decode": "mtp"}, "brings no draft layers"),
+        ({"model": "no/such"}, "not in the catalog: model no/such"),
+        ({"device": "abacus"}, "not in the catalog: no system has the device abacus"),
+        (
+            {"isl": "8000", "isl_mean": "8000", "model": "meta-llama/Llama-2-70b-hf", "device": "b200"},
+            "beyond the 4096",
+        ),
+        ({"load": "poisson"}, "the row is not complete: request_rate"),
         ({"weights": "fp2"}, "weights 'fp2'"),
         ({"model": "deepseek-ai/DeepSeek-R1", "weights": "fp8"}, "does not fit"),
     ],

@@ -107,9 +107,8 @@ def calibrate(
         }
     )
     metered = [point for point in points if point.measured.energy]
-    power = fit_power(
-        metered, predict_all(metered, made, say=say), prior.power, f"energy of {len(metered)} points of them"
-    )
+    source = f"energy of {len(metered)} points of {fitted_on}"
+    power = fit_power(metered, predict_all(metered, made, say=say), prior.power, source)
     if power:
         made = made.model_copy(update={"power": power.power})
     return Calibrated(made, prior, whole, problem, systems, power)
@@ -210,7 +209,7 @@ def write(made: Calibrated, path: Path) -> None:
     ]
     if made.power:
         lines.append(
-            f"# Mean power: median error {100 * made.power.median_ape:.1f} % of {made.power.n} points in sample; left out "
+            f"# Mean power: {made.power.n} points, median error {_percent(made.power.plain())} in sample; left out: "
             + ", ".join(f"{left.group} {100 * left.median_ape:.0f} %" for left in made.power.systems)
         )
     data: dict[str, Any] = {key: getattr(calibration, key) for key in ("name", "title", "grade")}

@@ -1,7 +1,7 @@
 """Measured serving points: the CSV form that `validate` and `calibrate` read, one point a row.
 
-A file of another form, or a cell that is no number, is an error. A row that lacks what a prediction needs is a point that
-says what it lacks: one such row is no reason to leave out all others.
+A file of another form, or a cell that is no number, is an error. A row that lacks what a prediction needs is a point
+that says what it lacks: one such row is no reason to leave out all others.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class _Row:
         return text
 
     def number(self, column: str) -> float | None:
-        """A number above zero; None where the cell is empty, not there, or zero, as nothing that is read here can be."""
+        """A number above zero; None where the cell is empty, not there, or zero, as nothing here can be."""
         text = self.cells.get(column, "")
         if not text:
             return None
@@ -245,7 +245,7 @@ class _Row:
         return self.need(column, why=f" where load is {kind}") if kind in where else self.number(column) or 0.0
 
     def _drafts(self, worker: Worker) -> int:
-        """`none`; `mtp` or another way with or without a number; or an engine's flags that say --speculative-num-steps."""
+        """`none`; `mtp` or another way, with or without a number; or flags that say --speculative-num-steps."""
         text = self.cells.get("spec_decode", "").lower()
         if text in ("", "none", "no", "off", "false"):
             return 0

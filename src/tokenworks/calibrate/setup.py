@@ -35,11 +35,11 @@ LINK = {
     "scale_up.endpoint": "1 us",
 }  # fmt: skip
 NETWORK = "roce400"
-"""What is assumed of links that nobody published, so that what was measured on such cards can be told: PCIe 4.0 x16, an
-adapter that fits it, and Ethernet."""
+"""What is assumed of links that nobody published, so that what was measured on such cards can be told: PCIe 4.0 x16,
+an adapter that fits it, and Ethernet."""
 
 SMALL, SMALL_CHUNK, LEAST_CHUNK = 70 * 2**30, 2048, 256
-"""Devices with less memory than this [byte] get smaller chunks [token] (vllm/engine/arg_utils.py; SGLang does alike)."""
+"""Devices with less memory than this [byte] get smaller chunks [token] (vllm/engine/arg_utils.py; SGLang alike)."""
 
 UNIFORM = (0.8, 1.0)
 """InferenceX draws lengths uniformly between these shares of the nominal ones."""
@@ -273,8 +273,9 @@ def _role(point: Point, worker: Worker, model: Model, site: Site, requests: int)
 
 
 def _expert_groups(model: Model, ep: int, stage: int) -> int:
-    """As the point says; all devices where those do not divide by it, or where a slice of an expert would cut FP8 blocks,
-    which no engine runs."""
+    """As the point says; all devices where a slice of an expert would cut FP8 blocks, which no engine runs, or where
+    those do not divide by it.
+    """
     if stage % ep:
         return stage
     for block in model.blocks:
@@ -284,8 +285,10 @@ def _expert_groups(model: Model, ep: int, stage: int) -> int:
 
 
 def kv_dtype(point: Point, model: Model, site: Site) -> Literal["bf16", "fp8"]:
-    """What a checkpoint asks for; TensorRT-LLM keeps FP8 wherever weights are narrower than 16 bits. A device without FP8
-    keeps 16 bits."""
+    """What a checkpoint asks for; TensorRT-LLM keeps FP8 wherever weights are narrower than 16 bits.
+
+    A device without FP8 keeps 16 bits.
+    """
     if "fp8" not in site.machine.peak:
         return "bf16"
     if site.engine.name == "trtllm" and point.weights in ("fp8", "fp4"):

@@ -81,7 +81,7 @@ class Validation:
         return sorted(made, key=lambda item: -item["count"])
 
     def _without_energy(self) -> list[dict[str, Any]]:
-        """Why points that carry a measured energy have none predicted: a device without a published TDP is not guessed."""
+        """Why points with a measured energy have none predicted: a TDP that is not published is not guessed."""
         found = Counter(
             f"the TDP of {point.device} is not published" if said.tdp is None else "no output tokens are counted"
             for point, said in self.pairs

@@ -12,8 +12,8 @@ from tokenworks.specs.calibration import Power, number
 def roof_use(made: Breakdown) -> tuple[FloatArray, FloatArray]:
     """Shares of a step in which a device is on its compute roof and on its HBM roof [-].
 
-    Both are in use at once in a kernel that hides one behind the other, so each is the time of that roof by itself, over
-    all parts, in the time of the step: 0 .. 1 each, and 0 where the device waits for a link, the host or a launch.
+    Both are in use at once in a kernel that hides one behind the other, so each is the time of that roof by itself,
+    over all parts, in the time of the step: 0 .. 1 each, and 0 where the device waits for a link, the host or a launch.
     """
     seconds: dict[str, FloatArray] = {COMPUTE: 0.0, HBM: 0.0}
     for part in made.parts.values():
@@ -28,7 +28,7 @@ def power(tdp: FloatArray, shares: Power, *, compute: FloatArray, hbm: FloatArra
 
         P = TDP min(1, i + c U_c + m U_m)
 
-    Energy goes by FLOP and by byte moved, so power goes by the share of time on each roof; the firmware holds it at TDP.
+    Energy goes by FLOP and by byte moved, so power goes by the share of time on each roof; firmware holds it at TDP.
 
     Parameters
     ----------

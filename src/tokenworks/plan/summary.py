@@ -134,8 +134,10 @@ def _energy(run: Simulation) -> dict[str, Any]:
     """Of all devices, from the first request to the last token; None where the TDP of a device is not published."""
     watts = used(_roles(run), run.outcome.pools, run.site, _end(run)).watts(run.site)
     tokens = sum(pool.output_tokens for pool in run.outcome.pools[-1:])
-    joules = None if watts is None else watts * run.deployment.devices * _end(run)
-    return {"watts_per_device": watts, "joules_per_output_token": joules and tokens and joules / tokens or None}
+    if watts is None or not tokens:
+        return {"watts_per_device": watts, "joules_per_output_token": None}
+    joules = watts * run.deployment.devices * _end(run)
+    return {"watts_per_device": watts, "joules_per_output_token": joules / tokens}
 
 
 def _tier(run: Simulation) -> dict[str, Any]:
