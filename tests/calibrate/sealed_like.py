@@ -5,6 +5,7 @@ What comes from outside is of this form, on hardware and models that nobody fitt
 
 import csv
 import itertools
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +34,21 @@ ENGINES = (
 WEIGHTS = ("fp8", "fp4", "bf16", "int4", "int8")
 LOADS = ("closed", "closed", "burst", "poisson", "offline", "offline")
 SPECULATION = ("none", "none", "none", "mtp", "mtp1", "mtp3", "eagle", "eagle3")
-WIDTHS = ((1, 1), (2, 1), (4, 1), (8, 1), (1, 8), (2, 4), (1, 16), (1, 32))
-LENGTHS = ((1024, 1024), (8192, 1024), (1024, 8192), (128, 2048), (294, 296), (9428, 684), (6144, 1))
+WIDTHS = (
+    (1, 1, 1),
+    (2, 1, 1),
+    (4, 1, 1),
+    (8, 1, 1),
+    (1, 8, 1),
+    (2, 4, 1),
+    (1, 16, 1),
+    (1, 32, 1),
+    (2, 1, 2),
+    (8, 1, 2),
+)
+"""tp, dp and pp of a worker."""
+
+LENGTHS = ((1024, 1024), (8192, 1024), (1024, 8192), (128, 2048), (294, 296), (9428, 684), (6144, 1), (1, 2048))
 MADE_UP = {
     "tpot_ms_median": "20.5", "ttft_ms_median": "300", "total_tok_s_per_gpu": "900", "output_tok_s_per_gpu": "450",
     "joules_per_output_token": "2.5", "tpot_ms_mean": "21", "interactivity_tok_s_user": "45",
@@ -62,18 +76,18 @@ def _split(draw: random.Random, mode: str) -> dict[str, str]:
         made: dict[str, str] = {}
         total = 0
         for role in ("prefill", "decode"):
-            (tp, dp), workers = draw.choice(WIDTHS[2:]), draw.choice((1, 1, 2, 4))
-            total += tp * dp * workers
-            made |= _widths(f"{role}_", tp, dp, draw.choice((1, tp * dp))) | {f"{role}_workers": str(workers)}
+            widths, workers = draw.choice(WIDTHS[2:]), draw.choice((1, 1, 2, 4))
+            total += math.prod(widths) * workers
+            made |= _widths(draw, f"{role}_", *widths) | {f"{role}_workers": str(workers)}
         return made | {"n_devices": f"{total}.0"}
-    (tp, dp), replicas = draw.choice(WIDTHS), draw.choice((1, 1, 1, 2, 8))
+    widths, replicas = draw.choice(WIDTHS), draw.choice((1, 1, 1, 2, 8))
     if draw.random() < 0.15:  # how it is split is not stated
         return {"n_devices": draw.choice(("1", "4", "8", "16"))}
-    return _widths("", tp, dp, draw.choice((1, tp * dp))) | {"n_devices": str(tp * dp * replicas)}
+    return _widths(draw, "", *widths) | {"n_devices": str(math.prod(widths) * replicas)}
 
 
-def _widths(prefix: str, tp: int, dp: int, ep: int) -> dict[str, str]:
-    named = {"devices": tp * dp, "tp": tp, "dp": dp, "pp": 1, "ep": ep}
+def _widths(draw: random.Random, prefix: str, tp: int, dp: int, pp: int) -> dict[str, str]:
+    named = {"devices": tp * dp * pp, "tp": tp, "dp": dp, "pp": pp, "ep": draw.choice((1, tp * dp))}
     return {f"{prefix}{name}": str(value) for name, value in named.items()}
 
 

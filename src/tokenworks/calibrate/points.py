@@ -276,7 +276,7 @@ class _Row:
         if split and split < devices and devices % split == 0:  # several of them
             devices, count = split, count * devices // split
         if split != devices:  # nothing is said, or what is said is no split of the devices
-            return Worker(role, devices, devices, 1, 1, 1, count, stated=False)
+            return Worker(role, devices, devices, 1, 1, ep or 1, count, stated=False)
         return Worker(role, devices, tp or 1, dp or 1, pp or 1, ep or 1, count)
 
     def _measured(self) -> Measured:

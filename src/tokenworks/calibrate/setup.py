@@ -214,7 +214,8 @@ def _split(worker: Worker, model: Model, on: Machine, point: Point) -> Worker:
     """A split for a worker whose point does not state one.
 
     Where throughput alone counts, the fewest devices that leave room for a KV cache, as often as there are devices;
-    else all devices that may share a layer. A model with experts that is given more than those spreads them over all.
+    else all devices that may share a layer. A model with experts that needs more than those, or is told to use more,
+    spreads them over all.
     """
     if worker.stated:
         return worker
@@ -222,9 +223,9 @@ def _split(worker: Worker, model: Model, on: Machine, point: Point) -> Worker:
     least = weight_bytes(model) / (ROOM * on.hbm_bytes)
     wide = widths[-1]
     tp = next((width for width in widths if width >= least), wide) if point.load == "offline" else wide
-    if tp < least and any(block.experts for block in model.blocks):
+    if max(least, worker.ep) > tp and any(block.experts for block in model.blocks):
         return replace(worker, tp=1, dp=worker.devices, ep=worker.devices)
-    return replace(worker, tp=tp, devices=tp, count=worker.count * worker.devices // tp)
+    return replace(worker, tp=tp, devices=tp, ep=1, count=worker.count * worker.devices // tp)
 
 
 _RATES: dict[tuple[str, int], tuple[Calibration, Rates]] = {}
