@@ -95,7 +95,7 @@ def test_a_row_that_lacks_something_says_so_and_leaves_the_others(
 
 
 def test_a_nominal_length_stands_in_for_a_sent_one(tmp_path: Path) -> None:
-    (point,) = read_points(table(tmp_path, {"isl_mean": "", "osl_mean": "", "tpot_ms_median": "0"})).points
+    (point,) = read_points(table(tmp_path, {"isl_mean": "", "osl_mean": "", "tpot_ms_median": "0", "tp": "nan"})).points
     assert (point.isl, point.osl, point.lacks) == (500, 50, "")
     assert point.measured.tpot is None
 

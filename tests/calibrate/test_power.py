@@ -41,7 +41,7 @@ def test_a_fit_finds_the_shares_that_were_hidden() -> None:
 
 
 def test_few_points_fit_nothing() -> None:
-    assert fit_power(*drawn(9, 0.2, 0.8, 0.35), PRIOR, "made up") is None
+    assert fit_power(*drawn(5, 0.2, 0.8, 0.35), PRIOR, "made up") is None
 
 
 def test_points_without_energy_or_a_tdp_are_left_out() -> None:

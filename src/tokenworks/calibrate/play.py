@@ -69,7 +69,10 @@ def predict(point: Point, calibration: Calibration) -> Predicted:
 
 def _fitted(made: Case) -> Predicted:
     """It ran: so where it does not fit as engines are set by default, it was given what it takes."""
-    play = _one_step if made.point.load in ("batch_per_device", "tokens_per_device") else _simulated
+    point = made.point
+    alone = point.load in ("batch_per_device", "tokens_per_device")
+    alone |= point.mode == "decode_only" and point.load == "closed"
+    play = _one_step if alone else _simulated
     while True:
         try:
             return play(made)
@@ -158,15 +161,16 @@ def _counted(what: Counted, inputs: float, outputs: float) -> float:
 
 
 def _one_step(made: Case) -> Predicted:
-    """Prefill of so many tokens a device, or decode of so many sequences a device, in one step of all devices."""
+    """Prefill of so many tokens a device, or decode of so many sequences a device (or in all), in one step."""
     point, role, site = made.point, made.deployment.roles[0], made.site
-    amount = point.concurrency * role.parallel.devices
+    each = point.concurrency / (point.devices if point.load == "closed" else 1)
+    amount = each * role.parallel.devices
     if point.load == "tokens_per_device":
         load = step.Load(prefill=amount, prefill_context=amount * point.isl / 2)
     else:
         load = step.Load(decode=amount, context=amount * (point.isl + point.osl / 2))
         if amount * (point.isl + point.osl / 2) > float(np.min(room(role, site).kv_tokens)):
-            raise DoesNotFit(f"{point.concurrency:g} sequences a device are larger than the KV cache")
+            raise DoesNotFit(f"{each:g} sequences a device are larger than the KV cache")
     steps = [
         step.step(site.model, site.rates, Split.of(role), load, engine=site.engine, overlap=overlap)
         for overlap in (("none", "two-batch") if role.parallel.ep > 1 else ("none",))  # turned on where it pays
@@ -175,8 +179,8 @@ def _one_step(made: Case) -> Predicted:
     seconds, (compute, hbm) = float(found.seconds), roof_use(found)
     gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
     if point.load == "tokens_per_device":
-        return Predicted(rate=point.concurrency / seconds, spread=site.rates.spread)
-    rate = point.concurrency * gained / seconds
+        return Predicted(rate=each / seconds, spread=site.rates.spread)
+    rate = each * gained / seconds
     return Predicted(
         tpot=seconds / gained, rate=rate, spread=site.rates.spread,
         **_energy(Used(float(compute), float(hbm)), made, rate),

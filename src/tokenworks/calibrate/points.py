@@ -35,6 +35,9 @@ KNOWN = {*NEEDED, *OPTIONAL, *MEASURED, *WIDTHS} | {
     f"{prefix}{name}" for prefix in ("prefill_", "decode_") for name in (*WIDTHS, "workers")
 }
 
+EMPTY = ("", "nan", "none", "null", "na", "n/a", "-")
+"""How tools write a number that is not there."""
+
 DRAFTS, DRAFTS_DP = 2, 1
 """Draft tokens of a row that says MTP and no more; fewer where attention is data parallel, as batches are large there.
 Assumed: recipes draft one to three."""
@@ -186,7 +189,7 @@ class _Row:
     def number(self, column: str) -> float | None:
         """A number above zero; None where the cell is empty, not there, or zero, as nothing here can be."""
         text = self.cells.get(column, "")
-        if not text:
+        if text.lower() in EMPTY:
             return None
         try:
             value = float(text)

@@ -24,7 +24,7 @@ NOISE, ROBUST = 0.1, 0.2
 """Log error that a measured power has by itself, and the one beyond which a point counts linearly [-]."""
 
 TURNS, DAMPING = 60, 0.7
-LEAST_POINTS = 10
+LEAST_POINTS = 6
 """Fewer points with energy than this fit nothing."""
 
 SHARES = ("idle", "compute", "hbm")

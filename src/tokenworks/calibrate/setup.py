@@ -30,6 +30,10 @@ ENGINES = {"trt": "trtllm", "tensorrt": "trtllm", "sglang": "sglang", "internal"
 """Words in the name of an engine that the catalog does not hold, and the one whose habits it is taken to have; vLLM's
 where there is none of them."""
 
+EAGER, EAGER_LAYER = ("transformers", "huggingface"), 0.6e-3
+"""Engines that capture no graph, and what the host takes for a layer then [s]: assumed, some 50 launches and 15 modules
+in Python, of 7 to 10 us each."""
+
 LINK = {
     "device.scale_up.bandwidth": "32 GB/s", "device.nic": "25 GB/s", "scale_up.hop": "0.25 us",
     "scale_up.endpoint": "1 us",
@@ -190,7 +194,8 @@ def case(point: Point, calibration: Calibration) -> Case:
     on, engine = machine_of(point.device, point.workers), engine_of(point.engine)
     assumed += [f"{path} of {on.device}: {LINK[path]}" for path in _not_published(on.name)]
     if engine.name != point.engine:
-        assumed.append(f"engine {point.engine} as {engine.name}")
+        eager = f", {1e3 * EAGER_LAYER:g} ms of host a layer" if number(engine.host_layer) == EAGER_LAYER else ""
+        assumed.append(f"engine {point.engine} as {engine.name}{eager}")
     workers, copies = tuple(_split(worker, model, on, point) for worker in point.workers), 1
     for worker, given in zip(workers, point.workers, strict=True):
         if not given.stated:
@@ -243,7 +248,13 @@ def engine_of(name: str) -> Engine:
     """The catalog's engine of that name, or the one whose habits an engine is taken to have."""
     if name in engine_names():
         return load_engine(name)
-    return load_engine(next((engine for word, engine in ENGINES.items() if word in name.lower()), "vllm"))
+    found = load_engine(next((engine for word, engine in ENGINES.items() if word in name.lower()), "vllm"))
+    if not any(word in name.lower() for word in EAGER):
+        return found
+    layer = found.host_layer.model_copy(update={"value": EAGER_LAYER, "status": "assumed"})
+    return found.model_copy(
+        update={"graph_tokens": found.graph_tokens.model_copy(update={"value": 0.0}), "host_layer": layer}
+    )
 
 
 def _role(point: Point, worker: Worker, model: Model, site: Site, requests: int) -> Role:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.calibrate.cases import table
-from tests.calibrate.sealed_like import write
+from tests.calibrate.made_up import write
 from tokenworks.calibrate.checkpoints import checkpoint
 from tokenworks.calibrate.play import Predicted, predict
 from tokenworks.calibrate.points import Point, read_points
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("kernel")
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory, kernel: None) -> list[tuple[Point, Predicted]]:
-    points = read_points(write(tmp_path_factory.mktemp("sealed") / "rows.csv", 400)).points
+    points = read_points(write(tmp_path_factory.mktemp("made_up") / "rows.csv", 400)).points
     return [(point, predict(point, CALIBRATION)) for point in points]
 
 
@@ -166,6 +166,22 @@ def test_a_draft_that_the_model_does_not_bring(tmp_path: Path) -> None:
     assert plain.tpot is not None
     assert drafted.tpot is not None
     assert plain.tpot / 3 < drafted.tpot < plain.tpot
+
+
+def test_decode_alone_is_a_step_of_its_own(tmp_path: Path) -> None:
+    """Four sequences on two devices are two on each, and nothing prefills between them."""
+    two = {"n_devices": "2", "devices": "2", "tp": "2", "mode": "decode_only"}
+    rows = [two | {"load": "closed"}, two | {"load": "batch_per_device", "concurrency": "2"}]
+    closed, each = (predict(point, CALIBRATION) for point in read_points(table(tmp_path, *rows)).points)
+    assert closed == each
+
+
+def test_an_engine_that_captures_no_graph_waits_for_its_host(tmp_path: Path) -> None:
+    """32 layers of 0.6 ms: 19 ms of Python a token, whatever the device could do."""
+    (point,) = read_points(table(tmp_path, {"engine": "transformers", "concurrency": "1"})).points
+    made = predict(point, CALIBRATION)
+    assert made.tpot == pytest.approx(0.6e-3 * 32 + 1.5e-3, rel=0.02)
+    assert "engine transformers as vllm, 0.6 ms of host a layer" in made.assumed
 
 
 def test_eight_bits_on_a_card_without_them_are_read_as_such(tmp_path: Path) -> None:

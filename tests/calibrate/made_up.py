@@ -98,7 +98,8 @@ def _load(draw: random.Random, mode: str) -> dict[str, str]:
     if mode == "prefill_only":
         return lengths | {"load": "tokens_per_device", "concurrency": str(draw.choice((4096, 16384)))}
     if mode == "decode_only":
-        return lengths | {"load": "batch_per_device", "concurrency": str(draw.choice((1, 8, 96, 256)))}
+        load, users = draw.choice(("batch_per_device", "closed")), draw.choice((1, 8, 96, 256))
+        return lengths | {"load": load, "concurrency": str(users)}
     load = draw.choice(LOADS)
     cells = {
         "closed": {"concurrency": f"{4 ** draw.randrange(6)}.0"},
