@@ -19,6 +19,8 @@ from tokenworks.specs.hf import load_model
 from tokenworks.units import registry
 
 SHARES = load_calibration("serving").power
+MODEL, VLLM = load_model("Qwen/Qwen3-8B"), load_engine("vllm")
+FOUND = rates(machine("hgx-h100"), load_calibration("serving"))
 U = registry()
 SHARE = st.floats(0, 1)
 
@@ -61,18 +63,16 @@ def test_roofs_in_use_by_hand() -> None:
 
 @given(st.integers(1, 512), st.integers(0, 8192))
 def test_a_step_uses_its_roofs_for_no_more_than_its_time(sequences: int, prefill: int) -> None:
-    model, on = load_model("Qwen/Qwen3-8B"), machine("hgx-h100")
     load = step.Load(sequences, 1000.0 * sequences, prefill, 500.0 * prefill)
-    made = step.step(model, rates(on, load_calibration("serving")), Split(tp=2), load, engine=load_engine("vllm"))
+    made = step.step(MODEL, FOUND, Split(tp=2), load, engine=VLLM)
     compute, hbm = roof_use(made)
     assert 0 < compute <= 1
     assert 0 < hbm <= 1
 
 
 def test_prefill_works_and_decode_reads() -> None:
-    model, found = load_model("Qwen/Qwen3-8B"), rates(machine("hgx-h100"), load_calibration("serving"))
     made = [
-        step.step(model, found, Split(), load, engine=load_engine("vllm"))
+        step.step(MODEL, FOUND, Split(), load, engine=VLLM)
         for load in (step.Load(prefill=8192.0, prefill_context=8192.0 * 500), step.Load(8.0, 8000.0))
     ]
     (work, less), (idle, read) = map(roof_use, made)
