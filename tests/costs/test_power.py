@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenworks.costs import step
@@ -61,6 +61,7 @@ def test_roofs_in_use_by_hand() -> None:
     assert roof_use(made) == pytest.approx((0.4, 0.8))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 512), st.integers(0, 8192))
 def test_a_step_uses_its_roofs_for_no_more_than_its_time(sequences: int, prefill: int) -> None:
     load = step.Load(sequences, 1000.0 * sequences, prefill, 500.0 * prefill)

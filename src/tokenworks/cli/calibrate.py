@@ -119,9 +119,9 @@ def _print(found: dict[str, Any]) -> None:
     if power := found["power"]:
         left = ", ".join(f"{one['group']} {100 * one['median_ape']:.0f} %" for one in power["left_out_systems"])
         out.print(
-            f"mean power of {power['n']} points: {power['idle']:g} of TDP idle, {power['compute']:g} more at the compute "
-            f"roof, {power['hbm']:g} at the HBM roof; median error {100 * power['median_ape']:.1f} % in sample, left out "
-            f"{left or 'none'}",
+            f"mean power of {power['n']} points: {power['idle']:g} of TDP idle, {power['compute']:g} more at the "
+            f"compute roof, {power['hbm']:g} at the HBM roof; median error {100 * power['median_ape']:.1f} % in "
+            f"sample, left out {left or 'none'}",
             soft_wrap=True,
         )
     if "ablation" in found:
