@@ -168,6 +168,14 @@ def test_a_draft_that_the_model_does_not_bring(tmp_path: Path) -> None:
     assert plain.tpot / 3 < drafted.tpot < plain.tpot
 
 
+def test_the_longest_draws_of_a_data_set_may_be_refused(tmp_path: Path) -> None:
+    """Lengths vary where a mean is no round number; Llama 2 reads 4,096 tokens, which few of them pass."""
+    lengths = {"isl": "294.45", "isl_mean": "294.45", "osl": "287.12", "osl_mean": "287.12"}
+    row = {"model": "meta-llama/Llama-2-70b-hf", "weights": "fp8", "device": "h200", "load": "offline"} | lengths
+    (point,) = read_points(table(tmp_path, row)).points
+    assert predict(point, CALIBRATION).rate
+
+
 def test_decode_alone_is_a_step_of_its_own(tmp_path: Path) -> None:
     """Four sequences on two devices are two on each, and nothing prefills between them."""
     two = {"n_devices": "2", "devices": "2", "tp": "2", "mode": "decode_only"}
