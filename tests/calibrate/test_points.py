@@ -29,7 +29,7 @@ def test_two_roles_speculation_and_the_note(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "drafts"),
-    [("none", 0), ("", 0), ("mtp", 2), ("mtp2", 2), ("yes: --speculative-num-steps 1 --x 4", 1)],
+    [("none", 0), ("", 0), ("mtp", 2), ("mtp3", 3), ("eagle3", 2), ("yes: --speculative-num-steps 1 --x 4", 1)],
 )
 def test_draft_tokens(tmp_path: Path, text: str, drafts: int) -> None:
     assert read_points(table(tmp_path, {"spec_decode": text})).points[0].drafts == drafts
@@ -61,19 +61,59 @@ def test_limit(tmp_path: Path) -> None:
         ({"tpot_ms_median": "fast"}, r"points.csv:2: tpot_ms_median: 'fast'; want a number"),
         ({"tpot_ms_median": "-1"}, r"tpot_ms_median.*above zero"),
         ({"isl_mean": "inf"}, r"isl_mean.*finite"),
-        ({"isl_mean": ""}, r"isl_mean: ''; want a number above zero"),
         ({"tp": "1.5"}, r"tp: '1.5'; want a whole number"),
-        ({"mode": "both"}, r"mode: 'both'; want one of agg"),
-        ({"load": "flood"}, r"load: 'flood'; want one of closed"),
-        ({"load": "poisson"}, r"request_rate.*where load is poisson"),
-        ({"concurrency": ""}, r"concurrency.*where load is closed"),
-        ({"model": ""}, r"model: ''; want a word"),
-        ({"mode": "disagg"}, r"prefill_devices.*devices of each role"),
     ],
 )
 def test_a_wrong_cell_is_named_with_its_line(tmp_path: Path, row: dict[str, str], says: str) -> None:
     with pytest.raises(SpecError, match=says):
         read_points(table(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"isl": "", "isl_mean": ""}, "isl_mean is empty"),
+        ({"isl": "", "isl_mean": "0"}, "isl_mean is empty"),
+        ({"mode": "both"}, "mode 'both': want one of agg"),
+        ({"load": "flood"}, "load 'flood': want one of closed"),
+        ({"load": "poisson"}, "request_rate is empty where load is poisson"),
+        ({"concurrency": ""}, "concurrency is empty where load is closed"),
+        ({"model": ""}, "model is empty"),
+        ({"n_devices": ""}, "n_devices is empty"),
+        (
+            {"mode": "disagg", "isl": "", "isl_mean": ""},
+            "prefill_devices is empty where mode is disagg; decode_devices",
+        ),
+    ],
+)
+def test_a_row_that_lacks_something_says_so_and_leaves_the_others(
+    tmp_path: Path, row: dict[str, str], says: str
+) -> None:
+    lacking, whole = read_points(table(tmp_path, row, {})).points
+    assert says in lacking.lacks
+    assert not whole.lacks
+
+
+def test_a_nominal_length_stands_in_for_a_sent_one(tmp_path: Path) -> None:
+    (point,) = read_points(table(tmp_path, {"isl_mean": "", "osl_mean": "", "tpot_ms_median": "0", "tp": "nan"})).points
+    assert (point.isl, point.osl, point.lacks) == (500, 50, "")
+    assert point.measured.tpot is None
+
+
+@pytest.mark.parametrize(
+    ("row", "want"),
+    [
+        ({"n_devices": "8", "devices": "8"}, (1, 1, 8, True)),  # eight of them
+        ({"n_devices": "8", "devices": "8", "tp": "3"}, (8, 1, 1, False)),
+        ({"n_devices": "160", "devices": "160", "dp": "320"}, (160, 1, 1, False)),  # dies are no devices
+        ({"n_devices": "8", "devices": "4", "tp": "2", "dp": "2"}, (2, 2, 2, True)),
+    ],
+)
+def test_a_split_that_is_none_of_the_devices(
+    tmp_path: Path, row: dict[str, str], want: tuple[int, int, int, bool]
+) -> None:
+    (worker,) = read_points(table(tmp_path, row)).points[0].workers
+    assert (worker.tp, worker.dp, worker.count, worker.stated) == want
 
 
 @pytest.mark.parametrize(

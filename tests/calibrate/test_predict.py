@@ -1,5 +1,6 @@
 """A measured point through the simulator, in closed form, and through a fit that must find what was put in."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +52,13 @@ def test_every_load_is_played(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ({"model": "no/such"}, "model no/such is not in the catalog"),
-        ({"device": "abacus"}, "no system of the catalog has the device abacus"),
-        ({"spec_decode": "mtp"}, "brings no draft layers"),
+        ({"model": "no/such"}, "not in the catalog: model no/such"),
+        ({"device": "abacus"}, "not in the catalog: no system has the device abacus"),
+        (
+            {"isl": "8000", "isl_mean": "8000", "model": "meta-llama/Llama-2-70b-hf", "device": "b200"},
+            "beyond the 4096",
+        ),
+        ({"load": "poisson"}, "the row is not complete: request_rate"),
         ({"weights": "fp2"}, "weights 'fp2'"),
         ({"model": "deepseek-ai/DeepSeek-R1", "weights": "fp8"}, "does not fit"),
     ],
@@ -106,7 +111,10 @@ def test_no_share_goes_above_one() -> None:
 
 
 def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
-    points = points_of(tmp_path, *LOADS)
+    points = [
+        replace(point, measured=replace(point.measured, energy=500.0 / (point.measured.rate or 1.0)))
+        for point in points_of(tmp_path, *LOADS)
+    ]
     made = calibrate(points, PRIOR, name="mine", fitted_on="points.csv", data_sha256="0" * 64)
     file = tmp_path / "mine.yaml"
     write(made, file)
@@ -117,7 +125,10 @@ def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
         made.calibration.families["nvidia-hopper"].hbm.value
     )
     assert "points.csv" in again.families["nvidia-hopper"].kernel.source
-    assert {left.group for left in made.systems} == {"h100", "h200"}
+    assert "points.csv" in again.power.idle.source
+    assert made.power is not None
+    assert again.power.hbm.value == made.power.power.hbm.value
+    assert {left.group for left in made.systems} == {"h100", "h200"} == {left.group for left in made.power.systems}
     summary = made.summary()
     assert summary["tpot_in_sample"]["mape"] <= summary["tpot_before"]["mape"]
     assert len(made.ablation()) == summary["constants"]

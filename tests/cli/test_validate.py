@@ -19,7 +19,7 @@ def test_json_has_every_error_and_every_reason(tmp_path: Path, capsys: pytest.Ca
     assert run(["validate", "--data", str(file), "--out", str(out), "-o", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["points"], found["covered"]) == (4, 3)
-    assert found["skipped"] == [{"reason": "model no/such is not in the catalog", "count": 1}]
+    assert found["skipped"] == [{"reason": "not in the catalog", "count": 1, "examples": ["model no/such"]}]
     for metric in ("tpot", "ttft", "tok_s_per_device"):
         assert set(found[metric]) == {"n", "mape", "median_ape", "bias", "p90_ape", "inside_interval"}
         assert found[metric]["n"] == 3
@@ -35,7 +35,7 @@ def test_the_table_says_what_was_left_out(tmp_path: Path, capsys: pytest.Capture
     assert run(["validate", "--data", str(table(tmp_path, {}, {"device": "abacus"}))]) == 0
     text = capsys.readouterr().out
     assert "1 of 2 points predicted" in text
-    assert "left out 1: no system of the catalog has the device abacus" in text
+    assert "left out 1, not in the catalog: no system has the device abacus" in text
 
 
 @pytest.mark.parametrize(

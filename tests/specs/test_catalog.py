@@ -12,7 +12,7 @@ from tokenworks.specs.machine import Link
 
 DEVICES, SYSTEMS, NETWORKS = (load.catalog_names(kind) for kind in ("device", "system", "network"))
 UNPLANNABLE = [
-    "al128", "bw1000-8", "helios", "kunlun-32", "kunlun-64", "metax-s600", "mtt-c256", "sd200",
+    "al128", "bw1000-8", "helios", "kunlun-32", "kunlun-64", "metax-s600", "mtt-c256", "pcie-k100-ai", "sd200",
     "tianchi-256", "vera-rubin-nvl72",
 ]  # fmt: skip
 FAMILIES = {
@@ -68,8 +68,8 @@ def test_network(name: str) -> None:
     assert all(number.value for number in (network.port, network.radix, network.hop, network.endpoint))
 
 
-def test_45_devices_and_one_that_stands_in() -> None:
-    assert len(DEVICES) == 46
+def test_50_devices_and_one_that_stands_in() -> None:
+    assert len(DEVICES) == 51
     assert "unpublished" in DEVICES
 
 
@@ -78,11 +78,30 @@ def test_what_measured_data_call_devices() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("A100-SXM4-80GB", "a100"), ("a100_80gb_pcie", "a100-pcie"), ("NVIDIA A100 PCIe 40GB", "a100-pcie-40gb"),
+        ("ascend910b", "ascend-910b"), ("910C", "ascend-910c"), ("hygon-k100-ai", "k100-ai"), ("rtx4090", "rtx-4090"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"), ("Arc Pro B60", "arc-b60"), ("gb300-nvl72", "gb300"),
+        ("Instinct MI325X", "mi325x"), ("abacus", None), ("nvidia", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_device_by_any_name_that_it_goes_by(written: str, name: str | None) -> None:
+    assert load.find_device(written) == name
+
+
+def test_every_device_is_found_by_its_name_and_its_aliases() -> None:
+    for name in DEVICES:
+        for known in (name, *load.load(Device, load.locate("device", name)).aliases):
+            assert load.find_device(known.upper()) == name
+
+
+@pytest.mark.parametrize(
     ("system", "fp8", "hbm", "hbm_rate", "source"),
     [
         ("scalex40", 28e15, 5.625 * 2**40, 80e12, "scaleX40 article: 28 PFLOPS, 5.62 TB, 80 TB/s"),
         ("5xhgx-h100", 79.16e15, 40 * 80 * 2**30, 134e12, "40 x 1.979 PFLOPS, 40 x 3.35 TB/s"),
-        ("5xhgx-h20", 11.84e15, 3.84e12, 160e12, "40 x 296 TFLOPS, 40 x 96 GB, 40 x 4 TB/s"),
+        ("5xhgx-h20", 11.84e15, 40 * 97871 * 2**20, 160e12, "40 x 296 TFLOPS, 40 x 4 TB/s"),
     ],
 )
 def test_totals_that_sources_print(system: str, fp8: float, hbm: float, hbm_rate: float, source: str) -> None:

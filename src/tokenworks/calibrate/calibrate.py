@@ -14,11 +14,12 @@ from tokenworks.calibrate.factors import LATENCIES, Factor, factors_of, turned
 from tokenworks.calibrate.fit import Fit, Problem, fit
 from tokenworks.calibrate.leave import INTERVAL, Left, conformal, leave_out
 from tokenworks.calibrate.points import Point
+from tokenworks.calibrate.power import PowerFit, fit_power
 from tokenworks.calibrate.score import errors
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.costs.arrays import Floats
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import SHARED, Calibration, Family, Like
+from tokenworks.specs.calibration import SHARED, Calibration, Family, Like, Power
 from tokenworks.specs.provenance import Quantity
 
 LEAST_POINTS = 3
@@ -33,7 +34,7 @@ Say = Callable[[str], None]
 class Calibrated:
     """A calibration, and what it came from.
 
-    systems : each device left out; empty where there is only one
+    systems : each device left out; empty where there is only one; power : None where no points carry energy
     """
 
     calibration: Calibration
@@ -41,6 +42,7 @@ class Calibrated:
     fit: Fit
     problem: Problem
     systems: list[Left]
+    power: PowerFit | None = None
 
     def summary(self) -> dict[str, Any]:
         """Plain data: how many constants, each one's turn, errors before, after and left out."""
@@ -58,6 +60,7 @@ class Calibrated:
             "factors": {
                 factor.name: float(np.exp(turn)) for factor, turn in zip(self.fit.factors, self.fit.theta, strict=True)
             },
+            "power": self.power and self.power.plain(),
             "spreads": {name: family.spread.value for name, family in self.calibration.families.items()},
         }
 
@@ -103,7 +106,12 @@ def calibrate(
             **_spreads(made, problem, unseen, left_out=bool(systems)),
         }
     )
-    return Calibrated(made, prior, whole, problem, systems)
+    metered = [point for point in points if point.measured.energy]
+    source = f"energy of {len(metered)} points of {fitted_on}"
+    power = fit_power(metered, predict_all(metered, made, say=say), prior.power, source)
+    if power:
+        made = made.model_copy(update={"power": power.power})
+    return Calibrated(made, prior, whole, problem, systems, power)
 
 
 def problem_of(
@@ -200,10 +208,16 @@ def write(made: Calibrated, path: Path) -> None:
         f"({100 * left.before_median_ape:.1f} % before), bias {100 * left.bias:+.0f} %."
         for left in made.systems
     ]
+    if made.power:
+        lines.append(
+            f"# Mean power: {made.power.n} points, median error {_percent(made.power.plain())} in sample; left out: "
+            + ", ".join(f"{left.group} {100 * left.median_ape:.0f} %" for left in made.power.systems)
+        )
     data: dict[str, Any] = {key: getattr(calibration, key) for key in ("name", "title", "grade")}
     data |= {"fitted_on": calibration.fitted_on, "data_sha256": calibration.data_sha256}
     data["graded"] = list(calibration.graded)
     data |= {key: _plain(getattr(calibration, key)) for key in SHARED}
+    data["power"] = _plain(calibration.power)
     data["families"] = {name: _plain(family) for name, family in calibration.families.items()}
     data["borrowed"] = {name: _plain(like) for name, like in calibration.borrowed.items()}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None)
@@ -221,7 +235,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Quantity):
         made = {"value": value.written, "status": value.status, "source": value.source}
         return made | ({"note": value.note} if value.note else {})
-    if isinstance(value, (Family, Like)):
+    if isinstance(value, (Family, Like, Power)):
         return {key: _plain(item) for key, item in value}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}

@@ -95,6 +95,22 @@ def restated(model: Model, weights: str) -> Model:
     )
 
 
+def drafted(model: Model) -> Model:
+    """The model with a draft of its own: one more layer like its last that attends, where it brings no draft layers.
+
+    EAGLE heads are one layer of the model's width. Of a model with experts theirs is dense, so this one reads somewhat
+    more at large batches: at most one layer's share a draft token.
+
+    References
+    ----------
+    [1] Li et al., EAGLE-3, arXiv:2503.01840, section 3.
+    """
+    if model.draft:
+        return model
+    last = next(block for block in reversed(model.blocks) if block.scans)
+    return replace(model, draft=(replace(last, name="draft layer", count=1),))
+
+
 def _stored(model: Model) -> set[str]:
     """Dtypes of the linear layers; 16 bits count only where nothing is quantised."""
     found = {CLASSES.get(m.format.name, m.format.name) for b in model.blocks for m in b.matrices if m.part != "router"}

@@ -2,57 +2,88 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenworks.calibrate.points import Counted, Point
 from tokenworks.calibrate.setup import Case, Skipped, case
 from tokenworks.costs import step
+from tokenworks.costs.arrays import Floats
+from tokenworks.costs.power import roof_use
 from tokenworks.costs.split import Split
 from tokenworks.engine.engine import run
 from tokenworks.engine.types import Outcome, Router, Status
 from tokenworks.errors import DoesNotFit, SpecError
-from tokenworks.plan.cluster import cluster
+from tokenworks.plan.cluster import cluster, room
+from tokenworks.plan.energy import Used, used
 from tokenworks.plan.steady import accepted_tokens
 from tokenworks.specs.calibration import Calibration, number
 
-ALL = 1.0
-"""Share of device memory that is given to a point which does not fit in the engine's usual share [-]."""
+FEW = 0.02
+"""Share of requests that may be refused for their length: the longest of those that are drawn, not measured [-]."""
+
+CROWDED = 0.5
+"""Share of the contexts of all running sequences that must find room beside what a sequence holds by itself [-]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
     """What was predicted of one point: tpot, ttft [s], rate [token/s per device] of the tokens that the point counts.
 
+    energy : of an output token [J], None where the TDP of the device is not published, or nothing is put out
+    used, tdp : what it follows from: shares of time on the roofs [-], and [W]
+    energy_spread : as spread, of the energy
     batch : decoding sequences of an instance in a step, on average; of the last role
     spread : the 80 % interval is [x / spread, x spread]; why : the reason where nothing was predicted
+    assumed : what the point left open, and was taken for it
     """
 
     tpot: float | None = None
     ttft: float | None = None
     rate: float | None = None
+    energy: float | None = None
+    used: Used | None = None
+    tdp: float | None = None
+    energy_spread: float = 1.0
     batch: float = 0.0
     spread: float = 1.0
     why: str = ""
+    assumed: tuple[str, ...] = ()
 
 
 def predict(point: Point, calibration: Calibration) -> Predicted:
     """A point by the simulator in its own load; by one step where it measured prefill or decode alone."""
+    if point.lacks:
+        return Predicted(why=f"the row is not complete: {point.lacks}")
     try:
         made = case(point, calibration)
-        if point.load in ("batch_per_device", "tokens_per_device"):
-            return _one_step(made)
-        try:
-            return _simulated(made)
-        except DoesNotFit:  # it ran: then the engine was given what it takes
-            return _simulated(made.with_memory(ALL))
+        return replace(_fitted(made), assumed=made.assumed)
     except Skipped as reason:
         return Predicted(why=str(reason))
     except DoesNotFit as reason:
         return Predicted(why=f"does not fit: {reason}")
     except SpecError as reason:
-        return Predicted(why=str(reason))
+        return Predicted(why=f"cannot be run: {reason}")
+
+
+def _fitted(made: Case) -> Predicted:
+    """It ran: so where it does not fit as engines are set by default, it was given what it takes."""
+    point = made.point
+    alone = point.load in ("batch_per_device", "tokens_per_device")
+    alone |= point.mode == "decode_only" and point.load == "closed"
+    play = _one_step if alone else _simulated
+    while True:
+        try:
+            return play(made)
+        except DoesNotFit:
+            less = made.smaller()
+            if less is None:
+                raise
+            made = less
 
 
 def _simulated(made: Case) -> Predicted:
@@ -61,8 +92,16 @@ def _simulated(made: Case) -> Predicted:
         prefix_caching=False, concurrency=made.concurrency,
     )  # fmt: skip
     never = built.never_fits(made.requests.input_tokens, made.requests.output_tokens)
-    if never.any():
-        raise Skipped("a request is larger than the KV cache of a rank")
+    total, most = made.requests.input_tokens + made.requests.output_tokens, made.site.model.max_context
+    if np.mean(total > most) > FEW:
+        raise Skipped(f"cannot be run: {total.max()} tokens are beyond the {most} that it reads")
+    if never.mean() > FEW:
+        raise DoesNotFit("a request is larger than the KV cache of a rank")
+    for role in made.deployment.roles:
+        found, sequences = room(role, made.site), role.max_sequences
+        need = CROWDED * sequences * made.site.around.context
+        if sequences > role.parallel.dp and np.min(found.state_bytes_per_sequence) and np.min(found.kv_tokens) < need:
+            raise DoesNotFit(f"the states of {sequences} sequences leave no room for their KV cache")
     return _read(run(built, made.requests), made)
 
 
@@ -74,16 +113,50 @@ def _read(outcome: Outcome, made: Case) -> Predicted:
     ttft = first - sent + number(made.site.engine.request) * len(point.workers)
     several = outputs > 1
     tpot = (end - first)[several] / (outputs[several] - 1)
-    seconds = float(end.max() - outcome.arrival_s[done].min())
-    tokens = _counted(point.measured.counted, float(outcome.input_tokens[done].sum()), float(outputs.sum()))
+    taken, seconds = np.arange(len(end)), float(end.max() - outcome.arrival_s[done].min())
+    if made.steady:
+        taken, seconds = _steady(outcome.scheduled_s[done], end)
+    inputs = float(outcome.input_tokens[done][taken].sum())
+    tokens = _counted(point.measured.counted, inputs, float(outputs[taken].sum()))
     middle = np.mean if point.measured.tpot_mean else np.median
+    roles = sorted(made.deployment.roles, key=lambda role: role.name, reverse=True)  # as the engine's pools
     return Predicted(
+        **_energy(
+            used(roles, outcome.pools, made.site, float(end.max())),
+            made,
+            float(outputs[taken].sum()) * made.copies / seconds / point.devices,
+        ),
         tpot=float(middle(tpot)) if len(tpot) else None,
         ttft=float(np.mean(ttft) if point.measured.ttft_mean else np.median(ttft)),
-        rate=tokens / seconds / point.devices,
+        rate=tokens * made.copies / seconds / point.devices,
         batch=outcome.pools[-1].mean_batch,
         spread=made.site.rates.spread,
     )
+
+
+def _energy(found: Used, made: Case, output_rate: float) -> dict[str, Any]:
+    """Power of a device over its output tokens [token/s]; the intervals of both together, as if independent."""
+    watts, rates = found.watts(made.site), made.site.rates
+    return {
+        "used": found,
+        "tdp": made.site.machine.tdp,
+        "energy": watts / output_rate if watts and output_rate else None,
+        "energy_spread": math.exp(math.hypot(math.log(rates.spread), math.log(number(rates.power.spread)))),
+    }
+
+
+def _steady(scheduled: Floats, end: Floats) -> tuple[NDArray[np.intp], float]:
+    """Requests that end while a queue is full, and in how long [s]: whole waves of those that run at once.
+
+    From the first end on, so that filling is left out; the last wave, in which the engine drains, is left out, too.
+    """
+    order = np.argsort(end, kind="stable")
+    running = int(np.count_nonzero(scheduled < end[order[0]]))
+    waves = max(len(end) // running - 1, 0)
+    if waves == 0:
+        return order, float(end.max() - scheduled.min())
+    taken = order[1 : waves * running + 1]
+    return taken, float(end[taken[-1]] - end[order[0]])
 
 
 def _counted(what: Counted, inputs: float, outputs: float) -> float:
@@ -91,15 +164,27 @@ def _counted(what: Counted, inputs: float, outputs: float) -> float:
 
 
 def _one_step(made: Case) -> Predicted:
-    """Prefill of so many tokens a device, or decode of so many sequences a device, in one step of all devices."""
+    """Prefill of so many tokens a device, or decode of so many sequences a device (or in all), in one step."""
     point, role, site = made.point, made.deployment.roles[0], made.site
-    amount = point.concurrency * role.parallel.devices
+    each = point.concurrency / (point.devices if point.load == "closed" else 1)
+    amount = each * role.parallel.devices
     if point.load == "tokens_per_device":
         load = step.Load(prefill=amount, prefill_context=amount * point.isl / 2)
     else:
         load = step.Load(decode=amount, context=amount * (point.isl + point.osl / 2))
-    found = step.step(site.model, site.rates, Split.of(role), load, engine=site.engine, overlap="two-batch")
-    seconds, gained = float(found.seconds), float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
+        if amount * (point.isl + point.osl / 2) > float(np.min(room(role, site).kv_tokens)):
+            raise DoesNotFit(f"{each:g} sequences a device are larger than the KV cache")
+    steps = [
+        step.step(site.model, site.rates, Split.of(role), load, engine=site.engine, overlap=overlap)
+        for overlap in (("none", "two-batch") if role.parallel.ep > 1 else ("none",))  # turned on where it pays
+    ]
+    found = min(steps, key=lambda found: float(found.seconds))
+    seconds, (compute, hbm) = float(found.seconds), roof_use(found)
+    gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
     if point.load == "tokens_per_device":
-        return Predicted(rate=point.concurrency / seconds, spread=site.rates.spread)
-    return Predicted(tpot=seconds / gained, rate=point.concurrency * gained / seconds, spread=site.rates.spread)
+        return Predicted(rate=each / seconds, spread=site.rates.spread)
+    rate = each * gained / seconds
+    return Predicted(
+        tpot=seconds / gained, rate=rate, spread=site.rates.spread,
+        **_energy(Used(float(compute), float(hbm)), made, rate),
+    )  # fmt: skip

@@ -1,4 +1,8 @@
-"""Measured serving points: the CSV form that `validate` and `calibrate` read, one point a row."""
+"""Measured serving points: the CSV form that `validate` and `calibrate` read, one point a row.
+
+A file of another form, or a cell that is no number, is an error. A row that lacks what a prediction needs is a point
+that says what it lacks: one such row is no reason to leave out all others.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,19 @@ import csv
 import io
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from tokenworks.errors import SpecError
+from tokenworks.specs import load
 
 Mode = Literal["agg", "disagg", "prefill_only", "decode_only"]
 Load = Literal["closed", "burst", "poisson", "offline", "batch_per_device", "tokens_per_device"]
 Counted = Literal["total", "output", "input"]
 
-NAMES = ("point_id", "model", "weights", "device", "engine", "mode", "load")
-"""Columns that must be there, and hold a word in every row."""
-
-NUMBERS = ("n_devices", "isl_mean", "osl_mean")
-"""Columns that must be there, and hold a number above zero in every row."""
+NEEDED = ("point_id", "model", "weights", "device", "engine", "mode", "load", "n_devices", "isl_mean", "osl_mean")
+"""Columns that must be there."""
 
 WIDTHS = ("devices", "tp", "dp", "pp", "ep")
 PREFIXES: dict[str, str] = {"aggregated": "", "prefill": "prefill_", "decode": "decode_"}
@@ -29,9 +31,12 @@ MEASURED = (
     "total_tok_s_per_gpu", "output_tok_s_per_gpu", "input_tok_s_per_gpu", "joules_per_output_token",
 )  # fmt: skip
 OPTIONAL = ("source_group", "spec_decode", "concurrency", "request_rate", "n_requests", "isl", "osl", "note")
-KNOWN = {*NAMES, *NUMBERS, *OPTIONAL, *MEASURED, *WIDTHS} | {
+KNOWN = {*NEEDED, *OPTIONAL, *MEASURED, *WIDTHS} | {
     f"{prefix}{name}" for prefix in ("prefill_", "decode_") for name in (*WIDTHS, "workers")
 }
+
+EMPTY = ("", "nan", "none", "null", "na", "n/a", "-")
+"""How tools write a number that is not there."""
 
 DRAFTS, DRAFTS_DP = 2, 1
 """Draft tokens of a row that says MTP and no more; fewer where attention is data parallel, as batches are large there.
@@ -75,6 +80,7 @@ class Point:
     isl, osl : mean lengths as sent [token]; nominal_isl : the same as the benchmark named it
     concurrency : requests in flight, or sequences or tokens of a device, as `load` says; requests : in all, if stated
     little_ratio : measured throughput over Little's law without TTFT, where the row notes it
+    lacks : what the row does not say and a prediction needs; assumed : what it left open, and was taken for it
     """
 
     line: int
@@ -97,6 +103,8 @@ class Point:
     nominal_isl: float
     measured: Measured
     little_ratio: float | None = None
+    lacks: str = ""
+    assumed: tuple[str, ...] = ()
 
     @property
     def mtp(self) -> str:
@@ -114,7 +122,7 @@ class Table:
 
 
 def read_points(path: Path, limit: int | None = None) -> Table:
-    """Read a CSV of measured points; strict: a cell that cannot be read is an error with its line and column.
+    """Read a CSV of measured points; a cell that is no number is an error with its line and column.
 
     Parameters
     ----------
@@ -146,7 +154,7 @@ def read_points(path: Path, limit: int | None = None) -> Table:
 
 
 def _check_header(path: Path, header: list[str] | None) -> None:
-    missing = [name for name in (*NAMES, *NUMBERS) if name not in (header or ())]
+    missing = [name for name in NEEDED if name not in (header or ())]
     if missing:
         raise SpecError(f"has no column {', '.join(missing)}", where=f"{path}:1", hint="its first line names columns")
     assert header is not None
@@ -163,84 +171,93 @@ class _Row:
         if len(cells) != len(header):
             raise SpecError(f"{len(cells)} cells, the header has {len(header)}", where=self.where)
         self.line, self.cells = line, dict(zip(header, map(str.strip, cells), strict=True))
+        self.lacks: list[str] = []
+        self.assumed: list[str] = []
 
     def error(self, column: str, right: str) -> SpecError:
         return SpecError(f"{column}: {self.cells.get(column, '')!r}", where=self.where, hint=right)
 
-    def word(self, column: str) -> str:
-        if not self.cells[column]:
-            raise self.error(column, "want a word")
-        return self.cells[column]
+    def word(self, column: str, known: tuple[str, ...] = ()) -> str:
+        """A word, one of those known if any are."""
+        text = self.cells[column]
+        if not text:
+            self.lacks.append(f"{column} is empty")
+        elif known and text not in known:
+            self.lacks.append(f"{column} {text!r}: want one of {', '.join(known)}")
+        return text
 
     def number(self, column: str) -> float | None:
-        """A number above zero; None where the cell is empty or not there."""
+        """A number above zero; None where the cell is empty, not there, or zero, as nothing here can be."""
         text = self.cells.get(column, "")
-        if not text:
+        if text.lower() in EMPTY:
             return None
         try:
             value = float(text)
         except ValueError:
             raise self.error(column, "want a number, or nothing") from None
-        if not math.isfinite(value) or value <= 0:
+        if not math.isfinite(value) or value < 0:
             raise self.error(column, "want a finite number above zero, or nothing")
-        return value
+        return value or None
 
-    def need(self, column: str, why: str = "") -> float:
-        value = self.number(column)
-        if value is None:
-            raise self.error(column, f"want a number above zero{why}")
-        return value
+    def need(self, *columns: str, why: str = "") -> float:
+        """The first of these columns that has a number; 1 and a lack where none has."""
+        for column in columns:
+            if value := self.number(column):
+                return value
+        self.lacks.append(f"{columns[0]} is empty{why}")
+        return 1.0
 
     def count(self, column: str) -> int | None:
+        """A whole number above zero, or None."""
         value = self.number(column)
         if value is not None and value != round(value):
             raise self.error(column, "want a whole number")
         return None if value is None else int(value)
 
     def point(self) -> Point:
-        mode, load = self.word("mode"), self.word("load")
-        if mode not in get_args(Mode):
-            raise self.error("mode", f"want one of {', '.join(get_args(Mode))}")
-        if load not in get_args(Load):
-            raise self.error("load", f"want one of {', '.join(get_args(Load))}")
-        devices = self.count("n_devices")
-        assert devices is not None or self.need("n_devices")
-        workers = self._workers(mode, devices or 1)
-        found = re.search(r"little_ratio=([0-9.]+)", self.cells.get("note", ""))
-        isl = self.need("isl_mean")
-        return Point(
+        mode, kind = self.word("mode", get_args(Mode)), self.word("load", get_args(Load))
+        devices = self.count("n_devices") or int(self.need("n_devices"))
+        workers = self._workers(mode, devices)
+        found = re.search(r"little_ratio=([0-9]+\.?[0-9]*)", self.cells.get("note", ""))
+        isl, device = self.need("isl_mean", "isl"), self.word("device")
+        point = Point(
             line=self.line,
             id=self.word("point_id"),
             group=self.cells.get("source_group", ""),
             model=self.word("model"),
             weights=self.word("weights"),
-            device=self.word("device").lower().replace("_", "-"),
-            devices=devices or 1,
+            device=load.find_device(device) or device.lower().replace("_", "-"),
+            devices=devices,
             engine=self.word("engine"),
             mode=mode,  # type: ignore[arg-type]
             drafts=self._drafts(workers[-1]),
             workers=workers,
-            load=load,  # type: ignore[arg-type]
-            concurrency=self._loaded(load, "concurrency", ("closed", "batch_per_device", "tokens_per_device")),
-            rate=self._loaded(load, "request_rate", ("poisson",)),
-            requests=int(self._loaded(load, "n_requests", ("burst",))),
+            load=kind,  # type: ignore[arg-type]
+            concurrency=self._loaded(kind, "concurrency", ("closed", "batch_per_device", "tokens_per_device")),
+            rate=self._loaded(kind, "request_rate", ("poisson",)),
+            requests=int(self._loaded(kind, "n_requests", ("burst",))),
             isl=isl,
-            osl=self.need("osl_mean"),
+            osl=self.need("osl_mean", "osl"),
             nominal_isl=self.number("isl") or isl,
             measured=self._measured(),
             little_ratio=float(found[1]) if found else None,
         )
+        return replace(point, lacks="; ".join(self.lacks), assumed=tuple(self.assumed))
 
-    def _loaded(self, load: str, column: str, where: tuple[str, ...]) -> float:
-        return self.need(column, f" where load is {load}") if load in where else self.number(column) or 0.0
+    def _loaded(self, kind: str, column: str, where: tuple[str, ...]) -> float:
+        return self.need(column, why=f" where load is {kind}") if kind in where else self.number(column) or 0.0
 
     def _drafts(self, worker: Worker) -> int:
-        """`none`; `mtp` with or without a number; or the flags of an engine that say --speculative-num-steps."""
+        """`none`; `mtp` or another way, with or without a number; or flags that say --speculative-num-steps."""
         text = self.cells.get("spec_decode", "").lower()
-        if text in ("", "none", "no"):
+        if text in ("", "none", "no", "off", "false"):
             return 0
-        stated = re.fullmatch(r"mtp([1-8])", text) or re.search(r"num-steps[ =]([1-8])", text)
-        return int(stated[1]) if stated else DRAFTS_DP if worker.dp > 1 else DRAFTS
+        stated = re.fullmatch(r"mtp-?([1-8])", text) or re.search(r"num-steps[ =]([1-8])", text)
+        if stated:
+            return int(stated[1])
+        drafts = DRAFTS_DP if worker.dp > 1 else DRAFTS
+        self.assumed.append(f"draft tokens of {text}: {drafts}")
+        return drafts
 
     def _workers(self, mode: str, devices: int) -> tuple[Worker, ...]:
         if mode == "disagg":
@@ -256,13 +273,14 @@ class _Row:
         devices, tp, dp, pp, ep = (self.count(f"{prefix}{name}") for name in WIDTHS)
         if not devices and tp:
             devices = tp * (dp or 1) * (pp or 1)
-        devices = devices or total
-        if not devices:
-            raise self.error(f"{prefix}devices", "a disaggregated point states the devices of each role's worker")
-        stated = tp is not None
-        tp = tp if tp is not None else max(1, devices // ((dp or 1) * (pp or 1)))
+        devices = devices or total or int(self.need(f"{prefix}devices", why=" where mode is disagg"))
         count = self.count(f"{prefix}workers") or max(1, total // devices)
-        return Worker(role, devices, tp, dp or 1, pp or 1, ep or 1, count, stated)
+        split = (tp or 0) * (dp or 1) * (pp or 1)
+        if split and split < devices and devices % split == 0:  # several of them
+            devices, count = split, count * devices // split
+        if split != devices:  # nothing is said, or what is said is no split of the devices
+            return Worker(role, devices, devices, 1, 1, ep or 1, count, stated=False)
+        return Worker(role, devices, tp or 1, dp or 1, pp or 1, ep or 1, count)
 
     def _measured(self) -> Measured:
         tpot, tpot_mean = self.number("tpot_ms_median"), False

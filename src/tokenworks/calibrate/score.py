@@ -19,7 +19,7 @@ STARVED = 0.5
 
 Pair = tuple[Point, Predicted]
 Reads = tuple[float, float, float]
-METRICS = ("tpot", "ttft", "tok_s_per_device")
+METRICS = ("tpot", "ttft", "tok_s_per_device", "energy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,10 @@ def reads(pairs: Iterable[Pair], metric: str) -> list[Reads]:
             "tpot": (said.tpot, got.tpot),
             "ttft": (said.ttft, got.ttft),
             "tok_s_per_device": (said.rate, got.rate),
+            "energy": (said.energy, got.energy),
         }[metric]
         if predicted and measured:
-            found.append((predicted, measured, said.spread))
+            found.append((predicted, measured, said.energy_spread if metric == "energy" else said.spread))
     return found
 
 

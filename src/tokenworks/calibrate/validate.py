@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +20,9 @@ from tokenworks.specs.calibration import Calibration
 
 ALONE = 150
 """Points below which a second process would take longer to start than it saves."""
+
+EXAMPLES = 5
+"""Reasons of a kind that the summary tells; the table of `rows` has every point's."""
 
 PROCESSES = 2
 SLICE = 40
@@ -42,8 +45,7 @@ class Validation:
     def summary(self) -> dict[str, Any]:
         """Plain data: errors by metric and by group, baselines, and why points were left out."""
         pairs, points = self.pairs, self.table.points
-        why = Counter(said.why for said in self.predictions if said.why)
-        energy = sum(point.measured.energy is not None for point in points)
+        taken = Counter(what for _, said in pairs for what in said.assumed)
         return {
             "inputs": {
                 "data": self.table.path,
@@ -55,14 +57,37 @@ class Validation:
             },
             "points": len(points),
             "covered": len(pairs),
-            "skipped": [{"reason": reason, "count": count} for reason, count in why.most_common()],
+            "skipped": self._skipped(),
+            "assumed": [{"what": what, "count": count} for what, count in taken.most_common()],
             **scored(pairs),
-            "energy": {"n": 0, "measured": energy, "reason": "power is not modelled: a TDP is no energy"},
+            "energy_left_out": self._without_energy(),
             "by": grouped(pairs),
             "baseline": {"tok_s_per_device_from_measured_tpot": little(pairs)},
             "ranking": ranking(pairs),
             "starved_below_little_ratio": STARVED,
         }
+
+    def _skipped(self) -> list[dict[str, Any]]:
+        """Kinds of reasons, most frequent first, each with the reasons that it stands for."""
+        kinds: dict[str, Counter[str]] = defaultdict(Counter)
+        for said in self.predictions:
+            kind, _, detail = said.why.partition(": ")
+            if kind:
+                kinds[kind][detail] += 1
+        made = [
+            {"reason": kind, "count": found.total(), "examples": [detail for detail, _ in found.most_common(EXAMPLES)]}
+            for kind, found in kinds.items()
+        ]
+        return sorted(made, key=lambda item: -item["count"])
+
+    def _without_energy(self) -> list[dict[str, Any]]:
+        """Why points with a measured energy have none predicted: a TDP that is not published is not guessed."""
+        found = Counter(
+            f"the TDP of {point.device} is not published" if said.tdp is None else "no output tokens are counted"
+            for point, said in self.pairs
+            if point.measured.energy and said.energy is None
+        )
+        return [{"reason": reason, "count": count} for reason, count in found.most_common()]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a point: measured, predicted, interval, and the reason where there is none."""
@@ -74,11 +99,13 @@ class Validation:
                 ("tpot_ms", got.tpot, said.tpot, 1e3),
                 ("ttft_ms", got.ttft, said.ttft, 1e3),
                 ("tok_s_per_device", got.rate, said.rate, 1.0),
+                ("joules_per_output_token", got.energy, said.energy, 1.0),
             ):
+                spread = said.energy_spread if name == "joules_per_output_token" else said.spread
                 row[f"{name}_measured"] = _cell(measured, scale)
                 row[f"{name}_predicted"] = _cell(predicted, scale)
-                row[f"{name}_low"] = _cell(predicted, scale / said.spread)
-                row[f"{name}_high"] = _cell(predicted, scale * said.spread)
+                row[f"{name}_low"] = _cell(predicted, scale / spread)
+                row[f"{name}_high"] = _cell(predicted, scale * spread)
             made.append(row | {"counted": got.counted, "skipped": said.why})
         return made
 

@@ -44,7 +44,7 @@ def calibrate(
     name
         Name of the calibration that is written.
     without
-        A model that is not fitted on; may be repeated.
+        A model whose times are not fitted on; may be repeated. Power is fitted on every point that carries energy.
     only_assumed
         Turn only what the prior assumes; leave what a kernel table measured as it is.
     leave_out
@@ -116,6 +116,14 @@ def _print(found: dict[str, Any]) -> None:
     out.print(table("constants against their prior", {"constant": "left", "x": "right"}, rows))
     if found["left_out_systems"]:
         _print_left(found["left_out_systems"])
+    if power := found["power"]:
+        left = ", ".join(f"{one['group']} {100 * one['median_ape']:.0f} %" for one in power["left_out_systems"])
+        out.print(
+            f"mean power of {power['n']} points: {power['idle']:g} of TDP idle, {power['compute']:g} more at the "
+            f"compute roof, {power['hbm']:g} at the HBM roof; median error {100 * power['median_ape']:.1f} % in "
+            f"sample, left out {left or 'none'}",
+            soft_wrap=True,
+        )
     if "ablation" in found:
         lost = [[r["without"], f"{100 * r['mape_lost']:+.2f} %"] for r in found["ablation"][:ABLATED]]
         out.print(table("mean error without", {"constant": "left", "more": "right"}, lost))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tokenworks.cli.inputs import compile_once, progress
-from tokenworks.cli.output import Output, console, emit, table
+from tokenworks.cli.output import Output, console, emit, listing
 from tokenworks.errors import SpecError
 
-METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device"}
+METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device", "energy": "J/tok"}
 SHOWN = ("kind", "system", "engine", "model")
 
 
@@ -72,13 +72,16 @@ def _print(found: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     for item in found["skipped"]:
-        out.print(f"  left out {item['count']}: {item['reason']}", soft_wrap=True)
+        out.print(f"  left out {item['count']}, {item['reason']}: {item['examples'][0]}", soft_wrap=True)
     for name in SHOWN:
         rows = [_row(key, one) for key, one in found["by"][name].items()]
         if name == "kind":
             rows.insert(0, _row("all", found))
-        heads = {name: "left", **{f"{m} {w}": "right" for m in METRICS.values() for w in ("n", "mape", "median")}}
-        out.print(table("", heads, rows))  # type: ignore[arg-type]
+        heads: dict[str, Literal["left", "right"]] = {name: "left"}
+        heads |= {f"{label} {what}": "right" for label in METRICS.values() for what in ("n", "mean", "median")}
+        spare = [f"{label} {what}" for what in ("mean", "n") for label in reversed(METRICS.values())]
+        listing(out, f"Error by {name}", heads, rows, spare)
+        out.print()
     rank = found["ranking"]
     for metric, label in (("tpot", "TPOT"), ("tok_s_per_device", "tok/s/device")):
         one = rank[metric]

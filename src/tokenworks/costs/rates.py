@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tokenworks.costs.collectives import Fabric
-from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.calibration import Calibration, Power, number
 from tokenworks.specs.machine import Assumption, Link, Machine
 
 
@@ -25,6 +25,7 @@ class Rates:
     context_walk : latency of decode attention for each token of a context [s]
     inner, outer : collectives in a domain and between domains; inner_moe, outer_moe : dispatch and combine
     domain : devices of a scale-up domain; skew : log-deviation of expert popularity; acceptance : of a draft token
+    power : what a device draws of its TDP
     spread : the 80 % interval of a predicted time is [t / spread, t x spread]
     """
 
@@ -52,6 +53,7 @@ class Rates:
     domain: int
     skew: float
     acceptance: float
+    power: Power
     grade: str
     spread: float
     assumed: tuple[Assumption, ...]
@@ -106,6 +108,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         domain=machine.domain,
         skew=number(calibration.skew),
         acceptance=number(calibration.acceptance),
+        power=calibration.power,
         grade=calibration.grade_of(machine.family),
         spread=number(family.spread),
         assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),

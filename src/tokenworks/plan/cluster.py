@@ -31,6 +31,9 @@ NODES_DENSE, NODES_RATIO = 256, 1.03
 SHORTER = 0.1
 """Share by which contexts are shortened to find what a token of context costs."""
 
+COMMON = 0.01
+"""Share of a step that belongs to no rank by itself, at least [-]."""
+
 MOST_BLOCKS = 1 << 24
 """KV blocks of a rank where tokens add nothing to the cache (linear attention): as good as without an end."""
 
@@ -181,8 +184,10 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     decode = np.minimum(nodes, full * width) / width
     prefill = nodes - decode * width
     hot = np.maximum(decode, ranks) * (full > 0)
-    table = steps(decode, prefill) - hot * (sequence_s + context_s * site.around.context)
-    table = table - (square_s * site.around.seen + token_s) * prefill
+    whole = steps(decode, prefill)
+    table = whole - hot * (sequence_s + context_s * site.around.context)
+    # Slopes are those of large batches: where a small one is cheaper a token than they say, nothing of it is left.
+    table = np.maximum(table - (square_s * site.around.seen + token_s) * prefill, COMMON * whole)
     by_tokens = np.interp(np.arange(most + 1), nodes, table)
     if ranks > 1 and not alone:
         return StepCost(by_tokens, sequence_s, context_s, together_context_s=square_s)

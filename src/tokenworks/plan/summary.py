@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from tokenworks.costs import step
-from tokenworks.costs.split import KV_BYTES, Split
+from tokenworks.costs.split import KV_BYTES
 from tokenworks.engine.types import SERIES, PoolCounts, Status
+from tokenworks.plan.energy import mean_step, used
 from tokenworks.plan.simulate import Simulation
 from tokenworks.specs.deployment import Role
+from tokenworks.specs.machine import Assumption
 from tokenworks.specs.model import kv_bytes_per_token
 
 FULL = 0.95
@@ -30,12 +32,13 @@ def summary(run: Simulation) -> dict[str, Any]:
         "backlog": {"at_s": run.backlog.at_s, "waiting": run.backlog.waiting},
         **_requests(run),
         **_metrics(run),
+        **_energy(run),
         "slo": {"text": str(run.slo), "met": run.meets_slo, **{k: asdict(v) for k, v in run.bounds.items()}},
         "preemptions": sum(pool.preemptions for pool in run.outcome.pools),
         "roles": [_role(run, i) for i in range(len(run.outcome.pools))],
         "tiers": [_tier(run)],
         "series": series(run),
-        "assumed": [{"path": a.path, "value": a.value, "why": a.why} for a in run.site.rates.assumed],
+        "assumed": [{"path": a.path, "value": a.value, "why": a.why} for a in _assumed(run)],
         "notes": list(run.notes),
         "wall": {
             "kernel_s": run.kernel_s,
@@ -126,12 +129,26 @@ def _end(run: Simulation) -> float:
 
 def _bound(run: Simulation, number: int) -> str:
     """The roof of the mean step of a role: compute, hbm, latency, scale-up, scale-out or host."""
-    counts, role, site = run.outcome.pools[number], _roles(run)[number], run.site
-    steps = max(counts.steps, 1)
-    decode, prefill = counts.mean_batch, counts.prefill_tokens / steps
-    load = step.Load(decode, decode * site.around.context, prefill, prefill * site.around.seen)
-    made = step.step(site.model, site.rates, Split.of(role), load, engine=site.engine, overlap=role.overlap)
-    return str(made.bound())
+    return str(mean_step(_roles(run)[number], run.outcome.pools[number], run.site).bound())
+
+
+def _energy(run: Simulation) -> dict[str, Any]:
+    """Of all devices, from the first request to the last token; None where the TDP of a device is not published."""
+    watts = used(_roles(run), run.outcome.pools, run.site, _end(run)).watts(run.site)
+    tokens = sum(pool.output_tokens for pool in run.outcome.pools)
+    if watts is None or not tokens:
+        return {"watts_per_device": watts, "joules_per_output_token": None}
+    joules = watts * run.deployment.devices * _end(run)
+    return {"watts_per_device": watts, "joules_per_output_token": joules / tokens}
+
+
+def _assumed(run: Simulation) -> Iterator[Assumption]:
+    """What step times rest on, and what power does where one is printed."""
+    yield from run.site.rates.assumed
+    shares = run.site.rates.power
+    if run.site.machine.tdp is not None and shares.idle.assumed:
+        written = f"idle {shares.idle.written}, compute {shares.compute.written}, hbm {shares.hbm.written} of TDP"
+        yield Assumption("calibration.power", written, "priors; each says why in its file")
 
 
 def _tier(run: Simulation) -> dict[str, Any]:

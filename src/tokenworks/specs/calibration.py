@@ -103,6 +103,18 @@ SHARED = ("query", "sequence", "context_walk", "elementwise", "ring", "skew", "a
 """Constants of all families."""
 
 
+class Power(Spec):
+    """What a device draws, of its TDP: idle, and more at its full compute roof and at its full HBM roof [-].
+
+    spread : half of the 80 % interval of a mean power, as a factor
+    """
+
+    idle: Util
+    compute: Util
+    hbm: Util
+    spread: Spread
+
+
 class Like(Spec):
     """A family that nobody has measured: it takes another one's numbers, with a spread of its own, and says why."""
 
@@ -119,6 +131,7 @@ class Calibration(Spec):
     elementwise : share of the bandwidth of GEMMs that the small kernels between them reach on their activations
     ring : latency of a step around a ring of NCCL's kind, by which gathers go
     skew : log-deviation of expert popularity; acceptance : chance that a draft token is accepted
+    power : of any device, by its TDP
     families : with numbers of their own; borrowed : those that take another one's
     fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
     graded : families that its grade holds for; the others stay priors. Without any, it holds for all
@@ -134,6 +147,7 @@ class Calibration(Spec):
     ring: Latency
     skew: Number
     acceptance: Util
+    power: Power
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
     fitted_on: str = ""

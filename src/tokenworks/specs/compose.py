@@ -140,6 +140,7 @@ def resolve(found: Parts) -> tuple[Machine, dict[str, str]]:
         assumed=tuple(take.assumed),
         hbm_sold=take.spare("device.hbm.sold", device.hbm.sold),
         network=found.network.name if found.network else None,
+        tdp=take.spare("device.tdp", device.tdp),
     )
     return made, take.missing
 

@@ -30,11 +30,12 @@ class Device(Spec):
     """One catalog/devices/*.yaml. `family` picks the utilisation priors (see calibration).
 
     `peak` leaves out a dtype that the device cannot compute in; a null is one that may be there, not published.
-    `nic` is the scale-out port that belongs to each device.
+    `nic` is the scale-out port that belongs to each device. `aliases` are other names that it goes by.
     """
 
     name: str
     title: str
+    aliases: tuple[str, ...] = ()
     vendor: str
     family: str
     peak: dict[ComputeDtype, FlopRate] = Field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import types
 import typing
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from tokenworks.errors import SpecError, UnknownName
+from tokenworks.specs.device import Device
 from tokenworks.specs.system import Network, System
 from tokenworks.specs.workload import Workload
 
@@ -22,12 +24,38 @@ SpecT = TypeVar("SpecT", bound=BaseModel)
 
 CATALOG = Path(__file__).parent.parent / "catalog"
 MAX_BYTES = 4_000_000
+BRANDS = ("nvidia", "geforce", "amd", "instinct", "intel", "huawei", "ascend", "hygon", "dcu")
+"""Words in front of a device's name that say who makes it; people leave them out or write them."""
+
 _SHOWN_ERRORS = 5
 
 
 def catalog_names(kind: Kind) -> list[str]:
     """Names of the files that the catalog ships, sorted."""
     return sorted(path.stem for path in (CATALOG / f"{kind}s").glob("*.yaml"))
+
+
+def find_device(name: str) -> str | None:
+    """The catalog's name of a device by any name that it goes by: case, dashes and brands do not matter."""
+    return _devices().get(_bare(name))
+
+
+@functools.cache
+def _devices() -> dict[str, str]:
+    index: dict[str, str] = {}
+    for name in catalog_names("device"):
+        for known in (name, *load(Device, locate("device", name)).aliases):
+            if index.setdefault(_bare(known), name) != name:
+                raise SpecError(f"alias {known!r} is {index[_bare(known)]}'s", where=f"catalog/devices/{name}.yaml")
+    return index
+
+
+def _bare(name: str) -> str:
+    """Letters and digits alone, without the brands in front: NVIDIA A100-SXM4-80GB is a100sxm480gb."""
+    bare = re.sub(r"[^a-z0-9]", "", name.lower())
+    while brand := next((brand for brand in BRANDS if bare.startswith(brand) and bare != brand), None):
+        bare = bare.removeprefix(brand)
+    return bare
 
 
 def load_system(name_or_path: str | Path) -> System:
@@ -46,8 +74,15 @@ def load_workload(name_or_path: str | Path) -> Workload:
 
 
 def load(spec_type: type[SpecT], path: Path) -> SpecT:
-    """Read and validate one file."""
+    """Read and validate one file; one of the catalog once for all."""
+    return _shipped(spec_type, path) if path.is_relative_to(CATALOG) else _read(spec_type, path)
+
+
+def _read(spec_type: type[SpecT], path: Path) -> SpecT:
     return validate(spec_type, read_yaml(path), str(path))
+
+
+_shipped = functools.cache(_read)  # specs are frozen
 
 
 def is_path(name: str | Path) -> bool:

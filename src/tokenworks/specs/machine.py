@@ -45,6 +45,7 @@ class Machine:
     host_link : [byte/s] between a device and its host, per direction; host_dram_bytes : of one host [byte]
     hbm_sold : memory as the vendor sells it [byte]; None, as the host's, where not published: no step reads it
     network : what joins its domains, and would join it to more of its kind; None where nothing does
+    tdp : of a device [W]; None where not published
     """
 
     name: str
@@ -63,3 +64,4 @@ class Machine:
     assumed: tuple[Assumption, ...]
     hbm_sold: float | None = None
     network: str | None = None
+    tdp: float | None = None

@@ -1,0 +1,67 @@
+"""Shares of TDP fitted on power: a fit must find what was put in, and say how far off it is on a system left out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.calibrate.test_score import POINT
+from tokenworks.calibrate.play import Predicted
+from tokenworks.calibrate.points import Measured, Point
+from tokenworks.calibrate.power import fit_power, measured_watts
+from tokenworks.plan.energy import Used
+from tokenworks.specs.calibration import Power, load_calibration, number
+
+PRIOR = load_calibration("datasheet").power
+TDP = {"h100": 700.0, "mi300x": 750.0, "b200": 1000.0}
+
+
+def drawn(count: int, idle: float, compute: float, hbm: float) -> tuple[list[Point], list[Predicted]]:
+    """Points whose devices draw by these shares, without noise."""
+    draw = np.random.default_rng(0)
+    points, said = [], []
+    for i in range(count):
+        device = list(TDP)[i % len(TDP)]
+        used = Used(*map(float, draw.uniform(0, 0.6, 2)))
+        watts = TDP[device] * min(1.0, idle + compute * used.compute + hbm * used.hbm)
+        points.append(replace(POINT, device=device, measured=Measured(rate=800.0, energy=watts / 400.0)))
+        said.append(Predicted(used=used, tdp=TDP[device]))
+    return points, said
+
+
+def test_a_fit_finds_the_shares_that_were_hidden() -> None:
+    found = fit_power(*drawn(300, 0.2, 0.8, 0.35), PRIOR, "made up")
+    assert found is not None
+    shares = [number(share) for share in (found.power.idle, found.power.compute, found.power.hbm)]
+    assert shares == pytest.approx([0.2, 0.8, 0.35], rel=0.03)
+    assert found.median_ape < 0.01
+    assert [left.group for left in found.systems] == ["b200", "h100", "mi300x"]
+    assert all(left.median_ape < 0.01 for left in found.systems)
+    assert found.power.idle.status == "derived"
+
+
+def test_few_points_fit_nothing() -> None:
+    assert fit_power(*drawn(5, 0.2, 0.8, 0.35), PRIOR, "made up") is None
+
+
+def test_points_without_energy_or_a_tdp_are_left_out() -> None:
+    points, said = drawn(30, 0.2, 0.8, 0.35)
+    found = fit_power(
+        [*points, replace(POINT, measured=Measured()), POINT], [*said, said[0], Predicted()], PRIOR, "made up"
+    )
+    assert found is not None
+    assert found.n == 30
+
+
+def test_measured_watts_by_hand() -> None:
+    """800 tok/s a device, half of them output, at 1.5 J each: 600 W."""
+    assert measured_watts(replace(POINT, measured=Measured(rate=800.0, energy=1.5))) == pytest.approx(600.0)
+    output = replace(POINT, measured=Measured(rate=800.0, counted="output", energy=0.5))
+    assert measured_watts(output) == pytest.approx(400.0)
+    assert measured_watts(replace(POINT, measured=Measured(rate=800.0, counted="input", energy=0.5))) is None
+
+
+def test_shares_are_shares() -> None:
+    for name in ("datasheet", "serving"):
+        power: Power = load_calibration(name).power
+        assert number(power.idle) < number(power.hbm) < number(power.compute)
