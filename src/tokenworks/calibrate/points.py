@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tokenworks.errors import SpecError
+from tokenworks.specs.deployment import Deployment
 
 Mode = Literal["agg", "disagg", "prefill_only", "decode_only"]
-Load = Literal["closed", "burst", "poisson", "offline", "batch_per_device", "tokens_per_device"]
+Load = Literal["closed", "burst", "poisson", "constant", "offline", "batch_per_device", "tokens_per_device"]
 Counted = Literal["total", "output", "input"]
 
 NAMES = ("point_id", "model", "weights", "device", "engine", "mode", "load")
@@ -74,6 +75,8 @@ class Point:
 
     isl, osl : mean lengths as sent [token]; nominal_isl : the same as the benchmark named it
     concurrency : requests in flight, or sequences or tokens of a device, as `load` says; requests : in all, if stated
+    variation : of input and output lengths, std / mean, where it is known [-]
+    deployment : what ran, where it is known whole; `workers` say how it is split, and no more
     little_ratio : measured throughput over Little's law without TTFT, where the row notes it
     """
 
@@ -96,6 +99,8 @@ class Point:
     osl: float
     nominal_isl: float
     measured: Measured
+    variation: tuple[float, float] | None = None
+    deployment: Deployment | None = None
     little_ratio: float | None = None
 
     @property
@@ -106,9 +111,9 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The points of a file, and its columns that nothing here reads."""
+    """The points of files, and the columns in them that nothing here reads."""
 
-    path: str
+    paths: tuple[str, ...]
     points: tuple[Point, ...]
     ignored: tuple[str, ...]
 
@@ -142,7 +147,7 @@ def read_points(path: Path, limit: int | None = None) -> Table:
         raise SpecError(f"is no CSV: {error}", where=f"{path}:{rows.line_num}") from None
     if not points:
         raise SpecError("has no rows", where=str(path), hint="give a CSV of measured points, one a row")
-    return Table(str(path), tuple(points), tuple(name for name in header if name not in KNOWN))
+    return Table((str(path),), tuple(points), tuple(name for name in header if name not in KNOWN))
 
 
 def _check_header(path: Path, header: list[str] | None) -> None:
@@ -222,7 +227,7 @@ class _Row:
             workers=workers,
             load=load,  # type: ignore[arg-type]
             concurrency=self._loaded(load, "concurrency", ("closed", "batch_per_device", "tokens_per_device")),
-            rate=self._loaded(load, "request_rate", ("poisson",)),
+            rate=self._loaded(load, "request_rate", ("poisson", "constant")),
             requests=int(self._loaded(load, "n_requests", ("burst",))),
             isl=isl,
             osl=self.need("osl_mean"),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tokenworks.calibrate.checkpoints import checkpoint
 from tokenworks.calibrate.points import Point, Worker
+from tokenworks.costs.arrays import Floats
 from tokenworks.costs.rates import Rates, rates
 from tokenworks.engine.types import Requests
 from tokenworks.errors import SpecError, UnknownName
@@ -41,6 +42,9 @@ _SYSTEM = re.compile(r"([0-9]+x)?(" + "|".join(map(re.escape, load.catalog_names
 
 OFFLINE = 2_000
 """Requests that are queued at once where a point does not say how many."""
+
+LIMITED = ("closed", "poisson", "constant")
+"""Loads in which the client keeps no more than `concurrency` requests in flight, where it says a number."""
 
 FP8_BLOCK = 128
 
@@ -140,13 +144,16 @@ def case(point: Point, calibration: Calibration) -> Case:
         raise Skipped(f"{model.name} brings no draft layers, and the point speculates")
     on, engine = machine_of(point.device, point.workers), engine_of(point.engine)
     requests = _requests(point, engine)
+    in_flight = int(point.concurrency) if point.load in LIMITED else 0
     site = Site(
         model, on, engine, _rates(on, calibration), Around.of(requests.input_tokens, requests.output_tokens)
     )  # fmt: skip
+    if point.deployment:
+        return Case(point, site, point.deployment, requests, in_flight)
     roles = tuple(_role(point, worker, model, engine, len(requests)) for worker in point.workers)
     name: EngineName = engine.name  # type: ignore[assignment]
     deployment = Deployment(model=model.name, system=on.name, engine=name, roles=roles)
-    return Case(point, site, deployment, requests, int(point.concurrency) if point.load == "closed" else 0)
+    return Case(point, site, deployment, requests, in_flight)
 
 
 _RATES: dict[tuple[str, int], tuple[Calibration, Rates]] = {}
@@ -224,18 +231,35 @@ def _requests(point: Point, engine: Engine) -> Requests:
         arrival = np.linspace(0.0, (count - 1) * number(engine.admission), count)
     if point.load == "poisson":
         arrival = np.cumsum(draw.exponential(1 / point.rate, count))
-    return Requests.of(arrival, _lengths(point, point.isl, count, draw), _lengths(point, point.osl, count, draw))
+    if point.load == "constant":
+        arrival = np.arange(count) / point.rate
+    known = point.variation or (None, None)
+    inputs, outputs = (
+        _lengths(point, mean, each, count, draw) for mean, each in zip((point.isl, point.osl), known, strict=True)
+    )
+    return Requests.of(arrival, inputs, outputs)
 
 
-def _lengths(point: Point, mean: float, count: int, draw: np.random.Generator) -> NDArray[np.int32]:
-    """Uniform where the mean lies below the nominal length; varied where it is no round number; else equal."""
-    if point.nominal_isl > 1.02 * point.isl:
+def _lengths(
+    point: Point, mean: float, variation: float | None, count: int, draw: np.random.Generator
+) -> NDArray[np.int32]:
+    """As varied as is known; else uniform where the mean lies below the nominal length, varied as a data set's where it
+    is no round number, or equal.
+    """
+    if variation is not None:
+        drawn = _lognormal(mean, variation, count, draw)
+    elif point.nominal_isl > 1.02 * point.isl:
         nominal = mean / (sum(UNIFORM) / 2)
         drawn = draw.uniform(UNIFORM[0] * nominal, UNIFORM[1] * nominal, count)
     elif point.isl != round(point.isl) and mean > 1:
-        spread = math.sqrt(math.log1p(DATASET_CV**2))
-        drawn = draw.lognormal(math.log(mean) - spread**2 / 2, spread, count)
-        drawn *= mean / drawn.mean()
+        drawn = _lognormal(mean, DATASET_CV, count, draw)
     else:
         drawn = np.full(count, mean)
     return np.maximum(1, np.round(drawn)).astype(np.int32)
+
+
+def _lognormal(mean: float, variation: float, count: int, draw: np.random.Generator) -> Floats:
+    """Positive, and skewed as lengths are; exactly the mean over all."""
+    spread = math.sqrt(math.log1p(variation**2))
+    drawn = draw.lognormal(math.log(mean) - spread**2 / 2, spread, count)
+    return np.asarray(drawn * (mean / drawn.mean()))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.inputs import compile_once, progress
+from tokenworks.cli.inputs import compile_once, measured, progress
 from tokenworks.cli.output import Output, Switch, console, emit, notes, table
-from tokenworks.errors import SpecError
-
-if TYPE_CHECKING:
-    from tokenworks.calibrate.points import Point
 
 ABLATED = 12
 
@@ -31,12 +27,13 @@ def calibrate(
     out: Path | None = None,
     output: Output = "table",
 ) -> None:
-    """Fit a calibration on measured points: CSV files, or results of vllm bench serve on a deployment.
+    """Fit a calibration on measured points: CSV files, or your own benchmark results on a deployment.
 
     Parameters
     ----------
     data
-        CSV of measured points, or with --deployment a result JSON of vllm bench serve; may be repeated.
+        CSV of measured points, or with --deployment a JSON result of vllm bench serve, AIPerf or GuideLLM; may be
+        repeated.
     deployment
         YAML file of the deployment that the JSON results were measured on.
     prior
@@ -62,7 +59,7 @@ def calibrate(
     from tokenworks.calibrate.files import find_calibration
     from tokenworks.calibrate.leave import leave_out as leave
 
-    points, start = _points(data, deployment), find_calibration(prior)
+    points, start = measured(data, deployment).points, find_calibration(prior)
     compile_once()
     with progress("calibrating") as say:
         if leave_out:
@@ -80,23 +77,6 @@ def calibrate(
         _print_left(found["groups"]) if leave_out else _print(found)
     else:
         emit(found, output)
-
-
-def _points(data: tuple[Path, ...], deployment: Path | None) -> list[Point]:
-    from tokenworks.calibrate.bench import read_bench
-    from tokenworks.calibrate.points import read_points
-    from tokenworks.specs.deployment_file import pick_deployment
-
-    ran = pick_deployment(deployment, 1) if deployment else None
-    points: list[Point] = []
-    for path in data:
-        if path.suffix != ".json":
-            points += read_points(path).points
-        elif ran is None:
-            raise SpecError("which deployment was this measured on?", where=str(path), hint="give --deployment FILE")
-        else:
-            points.append(read_bench(path, ran))
-    return points
 
 
 def _sha256(data: tuple[Path, ...]) -> str:
