@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tokenworks.costs.arrays import Floats
-from tokenworks.specs.calibration import Calibration, Family, number
+from tokenworks.specs.calibration import Calibration, Family
 from tokenworks.specs.provenance import Quantity
 
 UTILISATIONS = (
@@ -22,9 +21,6 @@ GLOBAL = {"unhidden": 0.1, "skew": 0.2, "acceptance": 0.2}
 RATES_MEASURED, STARTS_MEASURED, ASSUMED = 0.03, 0.07, 0.15
 """The same of a family's own: what a kernel table measured moves little, a latency more, as each engine launches its
 own kernels, and what nobody measured moves most."""
-
-TAIL = 1.28
-"""Standard deviations within which 80 % of a normal distribution lie [-]."""
 
 MOST = 0.98
 """No share is fitted above this [-]."""
@@ -73,9 +69,9 @@ def _quantity(family: Family, field: str) -> Quantity:
 
 
 def _freedom(family: Family, field: str) -> float:
-    """By what the prior rests on; where even the spread of a family is assumed, as much as that spread says."""
+    """By what the prior rests on."""
     if _quantity(family, field).assumed:
-        return math.log(number(family.spread)) / TAIL if family.spread.assumed else ASSUMED
+        return ASSUMED
     return STARTS_MEASURED if field in LATENCIES else RATES_MEASURED
 
 

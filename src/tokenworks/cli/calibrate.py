@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from tokenworks.cli.inputs import compile_once, measured, progress
 from tokenworks.cli.output import Output, Switch, console, emit, notes, table
+from tokenworks.errors import SpecError
 
 ABLATED = 12
 
@@ -28,6 +29,8 @@ def calibrate(
     output: Output = "table",
 ) -> None:
     """Fit a calibration on measured points: CSV files, or your own benchmark results on a deployment.
+
+    Results of your own are fitted on TPOT and TTFT by simulation, and each point is left out once.
 
     Parameters
     ----------
@@ -54,7 +57,7 @@ def calibrate(
         table, json or yaml.
     """
     from tokenworks.calibrate.calibrate import calibrate as run
-    from tokenworks.calibrate.calibrate import problem_of, write
+    from tokenworks.calibrate.calibrate import calibrate_own, problem_of, write, write_own
     from tokenworks.calibrate.factors import factors_of
     from tokenworks.calibrate.files import find_calibration
     from tokenworks.calibrate.leave import leave_out as leave
@@ -66,6 +69,16 @@ def calibrate(
             problem = problem_of(points, start, without, say)
             left, _ = leave(problem, factors_of(problem.families, start, only_assumed=only_assumed), leave_out, say)
             found: dict[str, Any] = {"leave_out": leave_out, "groups": [one.plain() for one in left]}
+        elif deployment:
+            for option, given in (("--without", without), ("--ablation", ablation)):
+                if given:
+                    raise SpecError("is for tables of points", where=option, hint="leave it out beside --deployment")
+            own = calibrate_own(points, start, name=name, fitted_on=", ".join(path.name for path in data),
+                                data_sha256=_sha256(data), only_assumed=only_assumed, say=say)  # fmt: skip
+            found = own.summary()
+            if out:
+                write_own(own, out)
+                notes().print(f"wrote {out}")
         else:
             made = run(points, start, name=name, fitted_on=", ".join(path.name for path in data),
                        data_sha256=_sha256(data), without=without, only_assumed=only_assumed, say=say)  # fmt: skip
@@ -74,7 +87,7 @@ def calibrate(
                 write(made, out)
                 notes().print(f"wrote {out}")
     if output == "table":
-        _print_left(found["groups"]) if leave_out else _print(found)
+        _print_left(found["groups"]) if leave_out else _print_own(found) if deployment else _print(found)
     else:
         emit(found, output)
 
@@ -99,6 +112,25 @@ def _print(found: dict[str, Any]) -> None:
     if "ablation" in found:
         lost = [[r["without"], f"{100 * r['mape_lost']:+.2f} %"] for r in found["ablation"][:ABLATED]]
         out.print(table("mean error without", {"constant": "left", "more": "right"}, lost))
+
+
+def _print_own(found: dict[str, Any]) -> None:
+    out = console()
+    out.print(f"{found['constants']} constants on {found['fitted_on']}", soft_wrap=True)
+    stages = {"before": "before", "fitted": "in_sample", "each point left out": "left_out"}
+    rows = [
+        [label, *(_median(found[f"{metric}_{stage}"]) for stage in stages.values())]
+        for metric, label in (("tpot", "TPOT"), ("ttft", "TTFT"))
+    ]
+    out.print(table("", {"median error": "left", **dict.fromkeys(stages, "right")}, rows))
+    turned = [[name, f"{value:.2f}"] for name, value in found["factors"].items() if abs(value - 1) > 0.005]
+    out.print(table("constants against their prior", {"constant": "left", "x": "right"}, turned))
+    for family, spread in found["spreads"].items():
+        out.print(f"80 % interval of {family}: a factor of {spread:g}")
+
+
+def _median(one: dict[str, Any] | None) -> str:
+    return f"{100 * one['median_ape']:.1f} %" if one else ""
 
 
 def _print_left(groups: list[dict[str, Any]]) -> None:
