@@ -55,7 +55,7 @@ def validate(
         _write(made.rows(), out)
     summary = made.summary()
     if output == "table":
-        _print_head(summary)
+        _print_head(summary, str(data[0]) if len(data) == 1 else f"{len(data)} files")
         _print_points(made.rows()) if deployment else _print_groups(summary)
         _print_intervals(summary)
     else:
@@ -72,10 +72,10 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         raise SpecError(f"cannot be written: {error.strerror}", where=str(path)) from None
 
 
-def _print_head(found: dict[str, Any]) -> None:
+def _print_head(found: dict[str, Any], source: str) -> None:
     out, inputs = console(), found["inputs"]
     out.print(
-        f"{inputs['data']}: {found['covered']:,} of {found['points']:,} points predicted, calibration "
+        f"{source}: {found['covered']:,} of {found['points']:,} points predicted, calibration "
         f"{inputs['calibration']} ({inputs['grade']})",
         soft_wrap=True,
     )
