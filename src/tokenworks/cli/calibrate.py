@@ -17,7 +17,7 @@ ABLATED = 12
 
 def calibrate(
     *,
-    data: tuple[Path, ...],
+    data: Annotated[tuple[Path, ...], Parameter(negative=())],
     deployment: Path | None = None,
     prior: str = "datasheet",
     name: str = "mine",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from tokenworks.cli.inputs import compile_once, measured, progress
 from tokenworks.cli.output import Output, console, emit, table
@@ -17,7 +19,7 @@ SHOWN = ("kind", "system", "engine", "model")
 
 def validate(
     *,
-    data: tuple[Path, ...],
+    data: Annotated[tuple[Path, ...], Parameter(negative=())],
     deployment: Path | None = None,
     calibration: str = "serving",
     limit: int | None = None,
