@@ -10,9 +10,9 @@ import pytest
 
 from tokenworks.calibrate.bench import point_of
 from tokenworks.calibrate.calibrate import calibrate_own, write_own
-from tokenworks.calibrate.factors import Factor, factors_of, turned
+from tokenworks.calibrate.factors import GLOBAL, Factor, turned
 from tokenworks.calibrate.files import find_calibration
-from tokenworks.calibrate.own import Played, free, standalone
+from tokenworks.calibrate.own import Played, own_factors, standalone
 from tokenworks.calibrate.points import Measured, Point
 from tokenworks.calibrate.validate import predict_some
 from tokenworks.errors import SpecError
@@ -79,19 +79,17 @@ def test_a_machine_as_the_prior_says_leaves_the_prior() -> None:
 
 
 def test_one_device_feels_no_links() -> None:
-    felt = {
-        factor.field for factor in Played(measured_on(PRIOR, *THREE), PRIOR).felt(factors_of(["nvidia-hopper"], PRIOR))
-    }
+    factors = Played(measured_on(PRIOR, *THREE), PRIOR).felt(own_factors(["nvidia-hopper"], PRIOR))
+    felt = {factor.field for factor in factors}
     assert {"gemm", "hbm", "attention_hbm", "kernel"} <= felt
     assert not felt & {"scale_up", "dispatch_up", "collective_start", "skew", "acceptance", "grouped"}
 
 
 def test_a_machine_is_as_free_as_its_family_is_wide() -> None:
-    factors = factors_of(["cpu", "nvidia-hopper"], PRIOR)
-    freed = {factor.name: factor.spread for factor in free(factors, PRIOR)}
+    freed = {factor.name: factor.spread for factor in own_factors(["cpu", "nvidia-hopper"], PRIOR)}
     assert freed["cpu.hbm"] == pytest.approx(np.log(2.0) / 1.2816)
     assert freed["nvidia-hopper.hbm"] == pytest.approx(np.log(1.3) / 1.2816)
-    assert freed["skew"] == next(factor.spread for factor in factors if factor.name == "skew")
+    assert freed["skew"] == GLOBAL["skew"]
 
 
 def test_what_is_measured_on_a_family_that_borrows_stays_its_own() -> None:

@@ -73,10 +73,21 @@ def test_three_measured_points_and_the_others_beside_their_predictions(
     assert "3 of 3 points predicted" in shown
     for name in ("vllm.json", "aiperf.json concurrency 8 450/45", "guidellm.json concurrent 8"):
         assert name in shown
-    assert shown.count("8 / ") >= 3
+    assert shown.count("8.00 / ") == 3
     assert run(["validate", *others, *told, "--calibration", str(mine), "-o", "json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [row["tpot_ms_measured"] for row in rows] == ["8"] * 3
+
+
+@pytest.mark.parametrize("option", [["--ablation"], ["--only-assumed"], ["--without", "m"]])
+def test_options_of_tables_are_refused_beside_a_deployment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    deployment = tmp_path / "deployment.yaml"
+    deployment.write_text(DEPLOYMENT)
+    report = written(tmp_path, guidellm(KNOWN))
+    assert run(["calibrate", "--data", str(report), "--deployment", str(deployment), *option]) == 2
+    assert f"{option[0]}: is for tables of points" in capsys.readouterr().err
 
 
 def test_a_broken_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

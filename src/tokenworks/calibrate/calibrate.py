@@ -13,7 +13,7 @@ import yaml
 from tokenworks.calibrate.factors import LATENCIES, Factor, factors_of, turned
 from tokenworks.calibrate.fit import Fit, Problem, fit
 from tokenworks.calibrate.leave import INTERVAL, Left, conformal, leave_out
-from tokenworks.calibrate.own import Played, families_of, free, standalone
+from tokenworks.calibrate.own import Played, families_of, own_factors, standalone
 from tokenworks.calibrate.points import Point
 from tokenworks.calibrate.score import errors
 from tokenworks.calibrate.validate import predict_all
@@ -152,9 +152,8 @@ class Own:
 
 
 def calibrate_own(
-    points: Sequence[Point], prior: Calibration, *, name: str, fitted_on: str, data_sha256: str,
-    only_assumed: bool = False, say: Say | None = None,
-) -> Own:  # fmt: skip
+    points: Sequence[Point], prior: Calibration, *, name: str, fitted_on: str, data_sha256: str, say: Say | None = None
+) -> Own:
     """Fit the factors of one's own machine on a few points, each simulated anew; leave out each for the interval.
 
     TPOT and TTFT count alike, and points of any load do.
@@ -168,7 +167,7 @@ def calibrate_own(
     before = played.errors([], np.zeros(0))
     if not np.isfinite(before).any():
         raise SpecError("none of the points can be predicted", hint="`validate` says why")
-    factors = free(played.felt(factors_of(families, start, only_assumed=only_assumed)), start)
+    factors = played.felt(own_factors(families, start))
     if say:
         say(f"fitting {len(factors)} constants")
     whole, unseen = fit(played, factors), np.full(len(before), np.nan)

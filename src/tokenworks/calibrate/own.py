@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.calibrate.factors import Factor, turned
+from tokenworks.calibrate.factors import GLOBAL, LATENCIES, UTILISATIONS, Factor, turned
 from tokenworks.calibrate.points import Point
 from tokenworks.calibrate.setup import Skipped, case
 from tokenworks.calibrate.validate import predict_some
@@ -75,11 +75,8 @@ def standalone(calibration: Calibration, families: Sequence[str]) -> Calibration
     return calibration.model_copy(update={"families": calibration.families | own, "borrowed": borrowed})
 
 
-def free(factors: Sequence[Factor], calibration: Calibration) -> tuple[Factor, ...]:
-    """Factors with the freedom of one machine, which may lie anywhere in its family's 80 % interval."""
-    return tuple(
-        replace(f, spread=max(f.spread, math.log(number(calibration.families[f.family].spread)) / TAIL))
-        if f.family
-        else f
-        for f in factors
-    )
+def own_factors(families: Sequence[str], calibration: Calibration) -> tuple[Factor, ...]:
+    """All numbers of the machines' families, each as free as their 80 % interval is wide, and those of no family."""
+    freedom = {name: math.log(number(calibration.families[name].spread)) / TAIL for name in families}
+    own = [Factor(name, field, freedom[name]) for name in families for field in (*UTILISATIONS, *LATENCIES)]
+    return (*own, *(Factor(None, field, spread) for field, spread in GLOBAL.items()))

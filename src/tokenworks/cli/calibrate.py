@@ -70,11 +70,11 @@ def calibrate(
             left, _ = leave(problem, factors_of(problem.families, start, only_assumed=only_assumed), leave_out, say)
             found: dict[str, Any] = {"leave_out": leave_out, "groups": [one.plain() for one in left]}
         elif deployment:
-            for option, given in (("--without", without), ("--ablation", ablation)):
+            for option, given in (("--without", without), ("--only-assumed", only_assumed), ("--ablation", ablation)):
                 if given:
                     raise SpecError("is for tables of points", where=option, hint="leave it out beside --deployment")
             own = calibrate_own(points, start, name=name, fitted_on=", ".join(path.name for path in data),
-                                data_sha256=_sha256(data), only_assumed=only_assumed, say=say)  # fmt: skip
+                                data_sha256=_sha256(data), say=say)  # fmt: skip
             found = own.summary()
             if out:
                 write_own(own, out)

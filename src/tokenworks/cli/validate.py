@@ -96,7 +96,11 @@ def _print_points(rows: list[dict[str, Any]]) -> None:
 
 def _beside(row: dict[str, Any], name: str) -> str:
     was, said = (float(row[f"{name}_{kind}"] or "nan") for kind in ("measured", "predicted"))
-    return "" if math.isnan(was + said) else f"{was:.4g} / {said:.4g}  {100 * (said / was - 1):+4.0f} %"
+    return "" if math.isnan(was + said) else f"{_short(was)} / {_short(said)} {100 * (said / was - 1):+.0f}%"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 def _print_groups(found: dict[str, Any]) -> None:
