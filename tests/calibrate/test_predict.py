@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tests.calibrate.cases import DISAGG, table
-from tokenworks.calibrate.bench import read_bench
 from tokenworks.calibrate.calibrate import calibrate, write
 from tokenworks.calibrate.factors import Factor, factors_of, turned
 from tokenworks.calibrate.files import find_calibration
@@ -18,7 +17,6 @@ from tokenworks.calibrate.steady import bunches, tpots
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import load_calibration
-from tokenworks.specs.deployment import Deployment, Parallel, Role
 
 PRIOR = load_calibration("datasheet")
 pytestmark = pytest.mark.usefixtures("kernel")
@@ -137,30 +135,3 @@ def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
 def test_too_few_points(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="1 points have a TPOT"):
         calibrate(points_of(tmp_path, {}), PRIOR, name="x", fitted_on="x", data_sha256="")
-
-
-DEPLOYMENT = Deployment(
-    model="meta-llama/Llama-3.1-8B", system="hgx-h100",
-    roles=(Role(name="aggregated", parallel=Parallel()),),
-)  # fmt: skip
-
-
-def test_a_result_of_vllm_bench_is_a_point(tmp_path: Path) -> None:
-    file = tmp_path / "run.json"
-    file.write_text(
-        '{"completed": 10, "total_input_tokens": 4500, "total_output_tokens": 450, "total_token_throughput": 4000,'
-        '"median_tpot_ms": 8.0, "median_ttft_ms": 30.0, "max_concurrency": 4, "request_rate": "inf", "other": 1}'
-    )
-    point = read_bench(file, DEPLOYMENT)
-    assert (point.load, point.concurrency, point.isl, point.osl) == ("closed", 4, 450, 45)
-    (said,) = predict_all([point], PRIOR)
-    assert not said.why
-
-
-@pytest.mark.parametrize(("text", "says"), [("{", "no result of vllm bench"), ("{}", "no result"), (None, "cannot be")])
-def test_a_broken_result(tmp_path: Path, text: str | None, says: str) -> None:
-    file = tmp_path / "run.json"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(SpecError, match=says):
-        read_bench(file, DEPLOYMENT)

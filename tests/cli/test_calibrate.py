@@ -1,12 +1,15 @@
 """`tokenworks calibrate` as a user meets it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.calibrate.cases import table
+from tests.ingest.benchmark_cases import FORMS, KNOWN, guidellm, written
 from tokenworks.cli import run
+from tokenworks.ingest.benchmark import Time
 
 ROWS = [{"concurrency": str(c), "device": d} for c in (1, 8, 32) for d in ("h100", "h200")]
 pytestmark = pytest.mark.usefixtures("kernel")
@@ -35,3 +38,62 @@ def test_a_result_needs_its_deployment(tmp_path: Path, capsys: pytest.CaptureFix
     file.write_text("{}")
     assert run(["calibrate", "--data", str(file)]) == 2
     assert "give --deployment FILE" in capsys.readouterr().err
+
+
+DEPLOYMENT = """
+schema: tokenworks.deployment/1
+deployments:
+- rank: 1
+  deployment:
+    model: meta-llama/Meta-Llama-3.1-8B
+    system: hgx-h100
+    roles: [{name: aggregated, parallel: {tp: 1}, max_sequences: 64}]
+"""
+
+
+def test_three_measured_points_and_the_others_beside_their_predictions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deployment, mine = tmp_path / "deployment.yaml", tmp_path / "mine.yaml"
+    deployment.write_text(DEPLOYMENT)
+    several = [replace(KNOWN, concurrency=n, tpot=Time(0.008 + 0.0001 * n)) for n in (1, 4, 16)]
+    report = written(tmp_path, guidellm(*several), "report.json")
+    told = ["--deployment", str(deployment)]
+    assert run(["calibrate", "--data", str(report), *told, "--out", str(mine), "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tpot_in_sample"]["n"] == 3
+    assert found["fitted_on"] == "report.json"
+    assert found["tpot_in_sample"]["mape"] < found["tpot_before"]["mape"]
+    others = [
+        word for name, form in FORMS.items()
+        for word in ("--data", str(written(tmp_path, form(replace(KNOWN, concurrency=8)), f"{name}.json")))
+    ]  # fmt: skip
+    assert run(["validate", *others, *told, "--calibration", str(mine)]) == 0
+    shown = capsys.readouterr().out
+    assert "3 of 3 points predicted" in shown
+    for name in ("vllm.json", "aiperf.json concurrency 8 450/45", "guidellm.json concurrent 8"):
+        assert name in shown
+    assert shown.count("8.00 / ") == 3
+    assert run(["validate", *others, *told, "--calibration", str(mine), "-o", "json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["tpot_ms_measured"] for row in rows] == ["8"] * 3
+
+
+@pytest.mark.parametrize("option", [["--ablation"], ["--only-assumed"], ["--without", "m"]])
+def test_options_of_tables_are_refused_beside_a_deployment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    deployment = tmp_path / "deployment.yaml"
+    deployment.write_text(DEPLOYMENT)
+    report = written(tmp_path, guidellm(KNOWN))
+    assert run(["calibrate", "--data", str(report), "--deployment", str(deployment), *option]) == 2
+    assert f"{option[0]}: is for tables of points" in capsys.readouterr().err
+
+
+def test_a_broken_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deployment = tmp_path / "deployment.yaml"
+    deployment.write_text(DEPLOYMENT)
+    file = written(tmp_path, {"backend": "vllm", "total_token_throughput": "fast"})
+    for verb in ("calibrate", "validate"):
+        assert run([verb, "--data", str(file), "--deployment", str(deployment)]) == 2
+        assert "run.json" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import yaml
 from tokenworks.calibrate.factors import LATENCIES, Factor, factors_of, turned
 from tokenworks.calibrate.fit import Fit, Problem, fit
 from tokenworks.calibrate.leave import INTERVAL, Left, conformal, leave_out
+from tokenworks.calibrate.own import Played, families_of, own_factors, standalone
 from tokenworks.calibrate.points import Point
 from tokenworks.calibrate.power import PowerFit, fit_power
 from tokenworks.calibrate.score import errors
@@ -129,6 +130,75 @@ def problem_of(
     return problem
 
 
+@dataclass(frozen=True)
+class Own:
+    """A calibration of one's own machine, and what it came from.
+
+    before, unseen : log errors, TPOT of each point and then TTFT: with the prior, and by a fit without that point
+    """
+
+    calibration: Calibration
+    prior: Calibration
+    fit: Fit
+    before: Floats
+    unseen: Floats
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data: how many constants, each one's turn, errors before, after and of each point left out."""
+        made: dict[str, Any] = {key: getattr(self.calibration, key) for key in ("name", "grade", "fitted_on")}
+        made |= {"data_sha256": self.calibration.data_sha256, "prior": self.prior.name}
+        made["constants"] = len(self.fit.factors)
+        stages = {"before": self.before, "in_sample": self.fit.errors, "left_out": self.unseen}
+        for metric, half in (("tpot", 0), ("ttft", 1)):
+            for stage, log_errors in stages.items():
+                own = np.split(log_errors, 2)[half]
+                made[f"{metric}_{stage}"] = _scored(own) if np.isfinite(own).any() else None
+        turns = zip(self.fit.factors, self.fit.theta, strict=True)
+        made["factors"] = {factor.name: float(np.exp(turn)) for factor, turn in turns}
+        made["spreads"] = {name: self.calibration.families[name].spread.value for name in self.calibration.graded}
+        return made
+
+
+def calibrate_own(
+    points: Sequence[Point], prior: Calibration, *, name: str, fitted_on: str, data_sha256: str, say: Say | None = None
+) -> Own:
+    """Fit the factors of one's own machine on a few points, each simulated anew; leave out each for the interval.
+
+    TPOT and TTFT count alike, and points of any load do.
+    """
+    usable = [point for point in points if point.measured.tpot]
+    if len(usable) < LEAST_POINTS:
+        raise SpecError(f"{len(usable)} points have a TPOT", hint=f"at least {LEAST_POINTS} of them are needed")
+    families = families_of(usable, prior)
+    start = standalone(prior, families)
+    played = Played(usable, start)
+    before = played.errors([], np.zeros(0))
+    if not np.isfinite(before).any():
+        raise SpecError("none of the points can be predicted", hint="`validate` says why")
+    factors = played.felt(own_factors(families, start))
+    if say:
+        say(f"fitting {len(factors)} constants")
+    whole, unseen = fit(played, factors), np.full(len(before), np.nan)
+    for left in range(len(usable)):
+        if say:
+            say(f"fitting without {usable[left].id}")
+        seen = played.without(left)
+        unseen = np.where(seen, unseen, fit(played, factors, use=seen).errors)
+    made = _rounded(
+        turned(start, factors, whole.theta), start, factors, f"fit of {len(factors)} factors on {fitted_on}"
+    )
+    known = unseen[np.isfinite(unseen)]
+    spread = _spread(round(conformal(known), 2), f"each of {len(usable)} points left out of the fit, TPOT and TTFT")
+    own = {family: made.families[family].model_copy(update={"spread": spread}) for family in families}
+    made = made.model_copy(
+        update={
+            "name": name, "title": f"Fitted on {fitted_on}", "grade": "end-to-end-calibrated", "fitted_on": fitted_on,
+            "data_sha256": data_sha256, "graded": tuple(families), "families": made.families | own,
+        }
+    )  # fmt: skip
+    return Own(made, prior, whole, before, unseen)
+
+
 def _scored(log_errors: Floats) -> dict[str, Any]:
     ratios = np.exp(log_errors[np.isfinite(log_errors)])
     found = errors([(float(ratio), 1.0, 1.0) for ratio in ratios])
@@ -196,7 +266,7 @@ def _spread(width: float, how: str) -> Quantity:
 
 
 def write(made: Calibrated, path: Path) -> None:
-    """As a catalog file: numbers as written, each with its source; the errors stand above it."""
+    """As a catalog file, the errors above it."""
     summary, calibration = made.summary(), made.calibration
     lines = [
         f"# {calibration.title}. {summary['constants']} constants, regularised least squares on log TPOT error,",
@@ -213,8 +283,26 @@ def write(made: Calibrated, path: Path) -> None:
             f"# Mean power: {made.power.n} points, median error {_percent(made.power.plain())} in sample; left out: "
             + ", ".join(f"{left.group} {100 * left.median_ape:.0f} %" for left in made.power.systems)
         )
-    data: dict[str, Any] = {key: getattr(calibration, key) for key in ("name", "title", "grade")}
-    data |= {"fitted_on": calibration.fitted_on, "data_sha256": calibration.data_sha256}
+    write_file(calibration, lines, path)
+
+
+def write_own(made: Own, path: Path) -> None:
+    """As a catalog file, the errors above it."""
+    found, title = made.summary(), made.calibration.title
+    lines = [f"# {title}. {found['constants']} constants, starting from calibration {made.prior.name}."]
+    for metric, label in (("tpot", "TPOT"), ("ttft", "TTFT")):
+        stages = [found[f"{metric}_{stage}"] for stage in ("before", "in_sample", "left_out")]
+        if all(stages):
+            before, fitted, left = map(_percent, stages)
+            lines.append(f"# Median {label} error {before} before, {fitted} in sample, {left} of each point left out.")
+    write_file(made.calibration, lines, path)
+
+
+def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> None:
+    """As a catalog file: numbers as written, each with its source, below lines of comment."""
+    data: dict[str, Any] = {
+        key: getattr(calibration, key) for key in ("name", "title", "grade", "fitted_on", "data_sha256")
+    }
     data["graded"] = list(calibration.graded)
     data |= {key: _plain(getattr(calibration, key)) for key in SHARED}
     data["power"] = _plain(calibration.power)

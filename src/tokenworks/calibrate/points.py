@@ -16,9 +16,10 @@ from typing import Literal, get_args
 
 from tokenworks.errors import SpecError
 from tokenworks.specs import load
+from tokenworks.specs.deployment import Deployment
 
 Mode = Literal["agg", "disagg", "prefill_only", "decode_only"]
-Load = Literal["closed", "burst", "poisson", "offline", "batch_per_device", "tokens_per_device"]
+Load = Literal["closed", "burst", "poisson", "constant", "offline", "batch_per_device", "tokens_per_device"]
 Counted = Literal["total", "output", "input"]
 
 NEEDED = ("point_id", "model", "weights", "device", "engine", "mode", "load", "n_devices", "isl_mean", "osl_mean")
@@ -79,6 +80,8 @@ class Point:
 
     isl, osl : mean lengths as sent [token]; nominal_isl : the same as the benchmark named it
     concurrency : requests in flight, or sequences or tokens of a device, as `load` says; requests : in all, if stated
+    variation : of input and output lengths, std / mean, where it is known [-]
+    deployment : what ran, where it is known whole; `workers` say how it is split, and no more
     little_ratio : measured throughput over Little's law without TTFT, where the row notes it
     lacks : what the row does not say and a prediction needs; assumed : what it left open, and was taken for it
     """
@@ -102,6 +105,8 @@ class Point:
     osl: float
     nominal_isl: float
     measured: Measured
+    variation: tuple[float, float] | None = None
+    deployment: Deployment | None = None
     little_ratio: float | None = None
     lacks: str = ""
     assumed: tuple[str, ...] = ()
@@ -114,9 +119,9 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The points of a file, and its columns that nothing here reads."""
+    """The points of files, and the columns in them that nothing here reads."""
 
-    path: str
+    paths: tuple[str, ...]
     points: tuple[Point, ...]
     ignored: tuple[str, ...]
 
@@ -150,7 +155,7 @@ def read_points(path: Path, limit: int | None = None) -> Table:
         raise SpecError(f"is no CSV: {error}", where=f"{path}:{rows.line_num}") from None
     if not points:
         raise SpecError("has no rows", where=str(path), hint="give a CSV of measured points, one a row")
-    return Table(str(path), tuple(points), tuple(name for name in header if name not in KNOWN))
+    return Table((str(path),), tuple(points), tuple(name for name in header if name not in KNOWN))
 
 
 def _check_header(path: Path, header: list[str] | None) -> None:
@@ -234,7 +239,7 @@ class _Row:
             workers=workers,
             load=kind,  # type: ignore[arg-type]
             concurrency=self._loaded(kind, "concurrency", ("closed", "batch_per_device", "tokens_per_device")),
-            rate=self._loaded(kind, "request_rate", ("poisson",)),
+            rate=self._loaded(kind, "request_rate", ("poisson", "constant")),
             requests=int(self._loaded(kind, "n_requests", ("burst",))),
             isl=isl,
             osl=self.need("osl_mean", "osl"),

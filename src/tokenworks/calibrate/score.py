@@ -96,7 +96,7 @@ def kind(point: Point) -> str:
 
 def source(point: Point) -> str:
     """Bursts, experimental points, and the rest."""
-    if point.load in ("burst", "offline", "poisson"):
+    if point.load in ("burst", "offline", "poisson", "constant"):
         return point.load
     return "experimental" if "experimental" in point.group else "other" if point.group else "closed"
 

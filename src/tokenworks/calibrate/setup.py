@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tokenworks.calibrate.checkpoints import checkpoint, drafted
 from tokenworks.calibrate.points import Point, Worker
+from tokenworks.costs.arrays import Floats
 from tokenworks.costs.rates import Rates, rates
 from tokenworks.engine.types import Requests
 from tokenworks.errors import SpecError, UnknownName
@@ -64,6 +65,9 @@ OFFLINE_WAVES = 4
 
 WIDEST_TP, ROOM = 8, 0.7
 """Of a split that is not stated: devices that share a layer at most, and the share of memory that weights may take."""
+
+LIMITED = ("closed", "poisson", "constant")
+"""Loads in which the client keeps no more than `concurrency` requests in flight, where it says a number."""
 
 FP8_BLOCK = 128
 
@@ -206,11 +210,14 @@ def case(point: Point, calibration: Calibration) -> Case:
     site = Site(
         model, on, engine, _rates(on, calibration), Around.of(requests.input_tokens, requests.output_tokens)
     )  # fmt: skip
-    roles = tuple(_role(point, worker, model, site, len(requests)) for worker in workers)
-    name: EngineName = engine.name  # type: ignore[assignment]
-    deployment = Deployment(model=model.name, system=on.name, engine=name, roles=roles)
+    deployment = point.deployment
+    if deployment is None:
+        roles = tuple(_role(point, worker, model, site, len(requests)) for worker in workers)
+        name: EngineName = engine.name  # type: ignore[assignment]
+        deployment = Deployment(model=model.name, system=on.name, engine=name, roles=roles)
+    in_flight = max(point.load == "closed", round(point.concurrency)) if point.load in LIMITED else 0
     return Case(
-        point, site, deployment, requests, max(1, round(point.concurrency)) if point.load == "closed" else 0,
+        point, site, deployment, requests, in_flight,
         copies, point.load == "offline" and not 0 < point.requests <= copies * MOST_REQUESTS, tuple(assumed),
     )  # fmt: skip
 
@@ -330,18 +337,35 @@ def _requests(point: Point, engine: Engine, workers: Sequence[Worker], copies: i
         arrival = np.linspace(0.0, (count - 1) * number(engine.admission), count)
     if point.load == "poisson":
         arrival = np.cumsum(draw.exponential(1 / point.rate, count))
-    return Requests.of(arrival, _lengths(point, point.isl, count, draw), _lengths(point, point.osl, count, draw))
+    if point.load == "constant":
+        arrival = np.arange(count) / point.rate
+    known = point.variation or (None, None)
+    inputs, outputs = (
+        _lengths(point, mean, each, count, draw) for mean, each in zip((point.isl, point.osl), known, strict=True)
+    )
+    return Requests.of(arrival, inputs, outputs)
 
 
-def _lengths(point: Point, mean: float, count: int, draw: np.random.Generator) -> NDArray[np.int32]:
-    """Uniform where the mean lies below the nominal length; varied where it is no round number; else equal."""
-    if point.nominal_isl > 1.02 * point.isl:
+def _lengths(
+    point: Point, mean: float, variation: float | None, count: int, draw: np.random.Generator
+) -> NDArray[np.int32]:
+    """As varied as is known; else uniform where the mean lies below the nominal length, varied as a data set's where it
+    is no round number, or equal.
+    """
+    if variation is not None:
+        drawn = _lognormal(mean, variation, count, draw)
+    elif point.nominal_isl > 1.02 * point.isl:
         nominal = mean / (sum(UNIFORM) / 2)
         drawn = draw.uniform(UNIFORM[0] * nominal, UNIFORM[1] * nominal, count)
     elif point.isl != round(point.isl) and mean > 1:
-        spread = math.sqrt(math.log1p(DATASET_CV**2))
-        drawn = draw.lognormal(math.log(mean) - spread**2 / 2, spread, count)
-        drawn *= mean / drawn.mean()
+        drawn = _lognormal(mean, DATASET_CV, count, draw)
     else:
         drawn = np.full(count, mean)
     return np.maximum(1, np.round(drawn)).astype(np.int32)
+
+
+def _lognormal(mean: float, variation: float, count: int, draw: np.random.Generator) -> Floats:
+    """Positive, and skewed as lengths are; exactly the mean over all."""
+    spread = math.sqrt(math.log1p(variation**2))
+    drawn = draw.lognormal(math.log(mean) - spread**2 / 2, spread, count)
+    return np.asarray(drawn * (mean / drawn.mean()))

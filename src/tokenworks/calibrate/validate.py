@@ -1,4 +1,4 @@
-"""Predict every point of a file and say how far off the predictions are."""
+"""Predict measured points and say how far off the predictions are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenworks.calibrate.play import Predicted, predict
-from tokenworks.calibrate.points import Point, Table, read_points
+from tokenworks.calibrate.points import Point, Table
 from tokenworks.calibrate.score import STARVED, grouped, little, ranking, scored
 from tokenworks.specs.calibration import Calibration
 
@@ -31,7 +31,7 @@ SLICE = 40
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """A file of measured points, and what was predicted of each."""
+    """Measured points, and what was predicted of each."""
 
     table: Table
     calibration: Calibration
@@ -48,8 +48,8 @@ class Validation:
         taken = Counter(what for _, said in pairs for what in said.assumed)
         return {
             "inputs": {
-                "data": self.table.path,
-                "data_sha256": sha256(Path(self.table.path)),
+                "data": ", ".join(self.table.paths),
+                "data_sha256": sha256(self.table.paths),
                 "ignored_columns": list(self.table.ignored),
                 "calibration": self.calibration.name,
                 "grade": self.calibration.grade,
@@ -114,21 +114,18 @@ def _cell(value: float | None, scale: float) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value * scale:.6g}"
 
 
-def sha256(path: Path) -> str:
-    """Of the file's bytes, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def sha256(paths: Sequence[str]) -> str:
+    """Of the bytes of all files, one after the other, in hexadecimal."""
+    return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
 
 
-def validate(
-    data: Path, calibration: Calibration, *, limit: int | None = None, say: Callable[[str], None] | None = None
-) -> Validation:
-    """Predict the points of a CSV by simulation.
+def validate(table: Table, calibration: Calibration, *, say: Callable[[str], None] | None = None) -> Validation:
+    """Predict measured points by simulation.
 
     Parameters
     ----------
-    limit : only the first so many rows; say : told how far it is
+    say : told how far it is
     """
-    table = read_points(data, limit)
     return Validation(table, calibration, tuple(predict_all(table.points, calibration, say=say)))
 
 

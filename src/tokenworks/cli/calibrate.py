@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.inputs import compile_once, progress
+from tokenworks.cli.inputs import compile_once, measured, progress
 from tokenworks.cli.output import Output, Switch, console, emit, notes, table
 from tokenworks.errors import SpecError
-
-if TYPE_CHECKING:
-    from tokenworks.calibrate.points import Point
 
 ABLATED = 12
 
 
 def calibrate(
     *,
-    data: tuple[Path, ...],
+    data: Annotated[tuple[Path, ...], Parameter(negative=())],
     deployment: Path | None = None,
     prior: str = "datasheet",
     name: str = "mine",
@@ -31,12 +28,15 @@ def calibrate(
     out: Path | None = None,
     output: Output = "table",
 ) -> None:
-    """Fit a calibration on measured points: CSV files, or results of vllm bench serve on a deployment.
+    """Fit a calibration on measured points: CSV files, or your own benchmark results on a deployment.
+
+    Results of your own are fitted on TPOT and TTFT by simulation, and each point is left out once.
 
     Parameters
     ----------
     data
-        CSV of measured points, or with --deployment a result JSON of vllm bench serve; may be repeated.
+        CSV of measured points, or with --deployment a JSON result of vllm bench serve, AIPerf or GuideLLM; may be
+        repeated.
     deployment
         YAML file of the deployment that the JSON results were measured on.
     prior
@@ -57,18 +57,28 @@ def calibrate(
         table, json or yaml.
     """
     from tokenworks.calibrate.calibrate import calibrate as run
-    from tokenworks.calibrate.calibrate import problem_of, write
+    from tokenworks.calibrate.calibrate import calibrate_own, problem_of, write, write_own
     from tokenworks.calibrate.factors import factors_of
     from tokenworks.calibrate.files import find_calibration
     from tokenworks.calibrate.leave import leave_out as leave
 
-    points, start = _points(data, deployment), find_calibration(prior)
+    points, start = measured(data, deployment).points, find_calibration(prior)
     compile_once()
     with progress("calibrating") as say:
         if leave_out:
             problem = problem_of(points, start, without, say)
             left, _ = leave(problem, factors_of(problem.families, start, only_assumed=only_assumed), leave_out, say)
             found: dict[str, Any] = {"leave_out": leave_out, "groups": [one.plain() for one in left]}
+        elif deployment:
+            for option, given in (("--without", without), ("--only-assumed", only_assumed), ("--ablation", ablation)):
+                if given:
+                    raise SpecError("is for tables of points", where=option, hint="leave it out beside --deployment")
+            own = calibrate_own(points, start, name=name, fitted_on=", ".join(path.name for path in data),
+                                data_sha256=_sha256(data), say=say)  # fmt: skip
+            found = own.summary()
+            if out:
+                write_own(own, out)
+                notes().print(f"wrote {out}")
         else:
             made = run(points, start, name=name, fitted_on=", ".join(path.name for path in data),
                        data_sha256=_sha256(data), without=without, only_assumed=only_assumed, say=say)  # fmt: skip
@@ -77,26 +87,9 @@ def calibrate(
                 write(made, out)
                 notes().print(f"wrote {out}")
     if output == "table":
-        _print_left(found["groups"]) if leave_out else _print(found)
+        _print_left(found["groups"]) if leave_out else _print_own(found) if deployment else _print(found)
     else:
         emit(found, output)
-
-
-def _points(data: tuple[Path, ...], deployment: Path | None) -> list[Point]:
-    from tokenworks.calibrate.bench import read_bench
-    from tokenworks.calibrate.points import read_points
-    from tokenworks.specs.deployment_file import pick_deployment
-
-    ran = pick_deployment(deployment, 1) if deployment else None
-    points: list[Point] = []
-    for path in data:
-        if path.suffix != ".json":
-            points += read_points(path).points
-        elif ran is None:
-            raise SpecError("which deployment was this measured on?", where=str(path), hint="give --deployment FILE")
-        else:
-            points.append(read_bench(path, ran))
-    return points
 
 
 def _sha256(data: tuple[Path, ...]) -> str:
@@ -127,6 +120,25 @@ def _print(found: dict[str, Any]) -> None:
     if "ablation" in found:
         lost = [[r["without"], f"{100 * r['mape_lost']:+.2f} %"] for r in found["ablation"][:ABLATED]]
         out.print(table("mean error without", {"constant": "left", "more": "right"}, lost))
+
+
+def _print_own(found: dict[str, Any]) -> None:
+    out = console()
+    out.print(f"{found['constants']} constants on {found['fitted_on']}", soft_wrap=True)
+    stages = {"before": "before", "fitted": "in_sample", "each point left out": "left_out"}
+    rows = [
+        [label, *(_median(found[f"{metric}_{stage}"]) for stage in stages.values())]
+        for metric, label in (("tpot", "TPOT"), ("ttft", "TTFT"))
+    ]
+    out.print(table("", {"median error": "left", **dict.fromkeys(stages, "right")}, rows))
+    turned = [[name, f"{value:.2f}"] for name, value in found["factors"].items() if abs(value - 1) > 0.005]
+    out.print(table("constants against their prior", {"constant": "left", "x": "right"}, turned))
+    for family, spread in found["spreads"].items():
+        out.print(f"80 % interval of {family}: a factor of {spread:g}")
+
+
+def _median(one: dict[str, Any] | None) -> str:
+    return f"{100 * one['median_ape']:.1f} %" if one else ""
 
 
 def _print_left(groups: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What `simulate` and `capacity` are told alike: a deployment file with edits, and a trace or workload to play."""
+"""What commands are told alike: a deployment file with edits, a trace or workload to play, and measured points."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from tokenworks.specs.workload import Workload
 
 if TYPE_CHECKING:
     from rich.status import Status
+
+    from tokenworks.calibrate.points import Table
 
 REQUESTS, ROUNDS = 5000, 20
 """Requests that are made of a workload: so many, and so many for each that is in flight."""
@@ -164,6 +166,17 @@ def rate_of(trace: Trace) -> float:
     """Requests a second of a recorded trace [1/s]; 0 where all that waits for nobody comes at once."""
     first = trace.arrival_s[trace.parent < 0]
     return (len(trace) - 1) / float(trace.arrival_s[-1]) if first[-1] > first[0] else 0.0
+
+
+def measured(data: Sequence[Path], deployment: Path | None, limit: int | None = None) -> Table:
+    """The points of CSV files and benchmark results; what had to be assumed of them goes to stderr."""
+    from tokenworks.calibrate.bench import measured_table
+
+    found = measured_table(data, pick_deployment(deployment) if deployment else None, limit)
+    vague = [point.id for point in found.points if point.deployment and not point.variation]
+    if vague:
+        notes().print(f"assumed: requests of one length, as no single ones are recorded: {', '.join(vague)}")
+    return found
 
 
 def blocked(trace: Trace, deployment: Deployment) -> Trace:

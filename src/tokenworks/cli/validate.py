@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tokenworks.cli.inputs import compile_once, progress
-from tokenworks.cli.output import Output, console, emit, listing
+from cyclopts import Parameter
+
+from tokenworks.cli.inputs import compile_once, measured, progress
+from tokenworks.cli.output import Output, console, emit, listing, table
 from tokenworks.errors import SpecError
 
 METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device", "energy": "J/tok"}
@@ -16,18 +19,22 @@ SHOWN = ("kind", "system", "engine", "model")
 
 def validate(
     *,
-    data: Path,
+    data: Annotated[tuple[Path, ...], Parameter(negative=())],
+    deployment: Path | None = None,
     calibration: str = "serving",
     limit: int | None = None,
     out: Path | None = None,
     output: Output = "table",
 ) -> None:
-    """Hold predictions against measured points: each row is simulated in its own load.
+    """Hold predictions against measured points: each is simulated in its own load.
 
     Parameters
     ----------
     data
-        CSV of measured points, one a row.
+        CSV of measured points, one a row; or with --deployment a JSON result of vllm bench serve, AIPerf or GuideLLM;
+        may be repeated.
+    deployment
+        YAML file of the deployment that the JSON results were measured on.
     calibration
         Calibration of the catalog, or a YAML file such as `calibrate` writes.
     limit
@@ -42,16 +49,19 @@ def validate(
 
     if limit is not None and limit < 1:
         raise SpecError(f"{limit} must be at least 1", where="--limit")
+    points, against = measured(data, deployment, limit), find_calibration(calibration)
     compile_once()
     with progress("predicting") as say:
-        made = run(data, find_calibration(calibration), limit=limit, say=say)
+        made = run(points, against, say=say)
     if out:
         _write(made.rows(), out)
     summary = made.summary()
     if output == "table":
-        _print(summary)
+        _print_head(summary, str(data[0]) if len(data) == 1 else f"{len(data)} files")
+        _print_points(made.rows()) if deployment else _print_groups(summary)
+        _print_intervals(summary)
     else:
-        emit(summary, output)
+        emit(summary | ({"rows": made.rows()} if deployment else {}), output)
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
@@ -64,15 +74,37 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         raise SpecError(f"cannot be written: {error.strerror}", where=str(path)) from None
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print_head(found: dict[str, Any], source: str) -> None:
     out, inputs = console(), found["inputs"]
     out.print(
-        f"{inputs['data']}: {found['covered']:,} of {found['points']:,} points predicted, calibration "
+        f"{source}: {found['covered']:,} of {found['points']:,} points predicted, calibration "
         f"{inputs['calibration']} ({inputs['grade']})",
         soft_wrap=True,
     )
     for item in found["skipped"]:
         out.print(f"  left out {item['count']}, {item['reason']}: {item['examples'][0]}", soft_wrap=True)
+
+
+def _print_points(rows: list[dict[str, Any]]) -> None:
+    """A line for each point: measured and predicted side by side."""
+    heads: dict[str, Literal["left", "right"]] = {"measured / predicted": "left"}
+    heads |= dict.fromkeys(("TPOT ms", "TTFT ms", "tok/s/device"), "right")
+    names = ("tpot_ms", "ttft_ms", "tok_s_per_device")
+    lines = [[row["point_id"], *(_beside(row, name) for name in names)] for row in rows]
+    console().print(table("", heads, lines))
+
+
+def _beside(row: dict[str, Any], name: str) -> str:
+    was, said = (float(row[f"{name}_{kind}"] or "nan") for kind in ("measured", "predicted"))
+    return "" if math.isnan(was + said) else f"{_short(was)} / {_short(said)} {100 * (said / was - 1):+.0f}%"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def _print_groups(found: dict[str, Any]) -> None:
+    out = console()
     for name in SHOWN:
         rows = [_row(key, one) for key, one in found["by"][name].items()]
         if name == "kind":
@@ -92,9 +124,13 @@ def _print(found: dict[str, Any]) -> None:
             )
     for mode, one in found["baseline"]["tok_s_per_device_from_measured_tpot"].items():
         out.print(f"baseline, {mode}: tok/s/device from measured TPOT by Little's law: median error {_share(one)}")
+
+
+def _print_intervals(found: dict[str, Any]) -> None:
     for metric, label in METRICS.items():
-        if found[metric]:
-            out.print(f"{label}: {100 * found[metric]['inside_interval']:.0f} % of points inside the 80 % interval")
+        if one := found[metric]:
+            inside = f"{100 * one['inside_interval']:.0f} % of points inside the 80 % interval"
+            console().print(f"{label}: median error {_share(one)}; {inside}")
 
 
 def _share(one: dict[str, Any]) -> str:

@@ -1,0 +1,98 @@
+"""What one core of this machine does at best, as tokenworks describes a machine. Run with vLLM's python.
+
+    machine.py FOLDER MODELS_FOLDER
+
+Writes device.yaml and system.yaml, and for each model of MODELS_FOLDER the deployment that `measure.py` serves.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before numpy and torch count the cores
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import FLAGS
+
+SIDE, BYTES, SECONDS = 1024, 1 << 29, 4.0
+
+
+def best(work: Callable[[], object]) -> float:
+    """Shortest time of many [s]: others who use the machine can only make it slower."""
+    least, end = float("inf"), time.perf_counter() + SECONDS
+    while (begin := time.perf_counter()) < end:
+        work()
+        least = min(least, time.perf_counter() - begin)
+    return least
+
+
+def flop_rates() -> dict[str, float]:
+    """Square products in FP32 by numpy, in BF16 by torch, which numpy does not have [FLOP/s]."""
+    torch.set_num_threads(1)
+    wide = np.random.default_rng(0).random((SIDE, SIDE), np.float32)
+    narrow = torch.from_numpy(wide).to(torch.bfloat16)
+    return {"bf16": 2 * SIDE**3 / best(lambda: narrow @ narrow), "fp32": 2 * SIDE**3 / best(lambda: wide @ wide)}
+
+
+def read_bandwidth() -> float:
+    """Reading more than any cache holds [byte/s]."""
+    long = np.ones(BYTES // 4, np.float32)
+    return BYTES / best(lambda: np.dot(long, long))
+
+
+def device(memory: int) -> dict[str, Any]:
+    """The device file; the family `cpu` has priors that nobody has measured, and says so."""
+    peak = {
+        dtype: measured(f"{rate / 1e9:.1f} GFLOP/s", f"{SIDE}^3 product on one thread, best in {SECONDS:g} s")
+        for dtype, rate in flop_rates().items()
+    }
+    read = measured(f"{read_bandwidth() / 1e9:.1f} GB/s", f"numpy.dot of {BYTES >> 20} MiB on one thread")
+    return {
+        "name": "one-core", "title": "One core of this machine, measured", "vendor": "this machine", "family": "cpu",
+        "peak": peak, "hbm": {"capacity": measured(f"{memory} byte", "sysconf"), "bandwidth": read},
+        "scale_up": {"bandwidth": {"value": None, "status": "not-published"}},
+    }  # fmt: skip
+
+
+def system() -> dict[str, Any]:
+    """A machine of one device, which talks to nobody."""
+    nothing = {"value": "0 us", "status": "derived", "source": "one device: nobody to talk to"}
+    fabric = {"topology": "none", "layers": 0, "semantics": "load-store"}
+    return {
+        "name": "this-machine", "title": "This machine", "vendor": "this machine", "device": "./device.yaml",
+        "devices": 1, "domain": 1, "scale_up": fabric | dict.fromkeys(("hop", "endpoint", "overhead"), nothing),
+        "network": None, "host": {"devices": 1},
+    }  # fmt: skip
+
+
+def deployment(model: Path, folder: Path) -> dict[str, Any]:
+    """What `measure.py` serves: the same token budget and places."""
+    role = {
+        "name": "aggregated", "parallel": {"tp": 1}, "max_sequences": int(FLAGS["max-num-seqs"]),
+        "chunk_tokens": int(FLAGS["max-num-batched-tokens"]), "memory_fraction": 0.5,
+    }  # fmt: skip
+    runs = {"model": str(model), "system": str(folder / "system.yaml"), "engine": "vllm", "roles": [role]}
+    return {"schema": "tokenworks.deployment/1", "deployments": [{"rank": 1, "deployment": runs}]}
+
+
+def measured(value: str, how: str) -> dict[str, str]:
+    """A number with its unit and where it comes from."""
+    return {"value": value, "status": "measured", "source": f"{how}; 1-minute load {os.getloadavg()[0]:.1f}"}
+
+
+if __name__ == "__main__":
+    folder, models = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    files = {"device": device(memory), "system": system()}
+    files |= {model.name: deployment(model, folder) for model in sorted(models.iterdir()) if model.is_dir()}
+    for name, content in files.items():
+        (folder / f"{name}.yaml").write_text(json.dumps(content, indent=1) + "\n")  # JSON is YAML

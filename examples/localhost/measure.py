@@ -1,0 +1,109 @@
+"""Serve a model with vLLM on this machine, and measure it with vLLM's own client. Run with vLLM's python.
+
+    measure.py MODEL_FOLDER RESULT_FOLDER CLOSED.1.64.64 RATE.4.256.64 ...
+
+Each point is CLOSED.concurrency.isl.osl or RATE.requests-per-second.isl.osl, and becomes a result file of that name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PORT = 18200
+THREADS = "1"
+"""The engine computes on one core: the client, the server's front end and the rest of the machine want one, too."""
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+SERVER = OFFLINE | {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": THREADS, "VLLM_CPU_OMP_THREADS_BIND": "1"}
+FLAGS = {  # beside them stands deployment.py: a token budget and a number of sequences that both must know
+    "load-format": "dummy", "dtype": "bfloat16", "host": "127.0.0.1", "port": str(PORT), "max-model-len": "4096",
+    "max-num-batched-tokens": "2048", "max-num-seqs": "64",
+}  # fmt: skip
+READY_S = 300
+ROUNDS = 3
+WAVES, LEAST, WINDOW_S = 3, 6, 8
+"""Requests of a point: so many for each in flight, and at least so many; or those of so many seconds."""
+
+
+@contextmanager
+def server(model: Path, log: Path) -> Iterator[None]:
+    """vLLM, from the time it answers until the block ends."""
+    command = [str(Path(sys.executable).with_name("vllm")), "serve", str(model), "--served-model-name", model.name]
+    command += [word for name, value in FLAGS.items() for word in (f"--{name}", value)]
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [*command, "--no-enable-prefix-caching"], env=os.environ | SERVER, stdout=out, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait(process, log)
+            yield
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(READY_S):
+        if process.poll() is not None:
+            sys.exit(f"vllm serve ended with {process.returncode}: see {log}")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(1)
+    sys.exit(f"vllm serve does not answer after {READY_S} s: see {log}")
+
+
+def measure(model: Path, results: Path, points: list[str]) -> None:
+    """Each point by `vllm bench serve`, all in this process: starting the client takes longer than most points."""
+    from vllm.benchmarks.serve import add_cli_args, main
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser()
+    add_cli_args(parser)
+    for round_ in range(ROUNDS):
+        for point in points:
+            file = results / f"{point}.{round_}.json"
+            load = os.getloadavg()[0]
+            main(parser.parse_args([*arguments(model, point), "--result-filename", str(file)]))
+            with (results / "load.txt").open("a") as notes:
+                print(f"{point} round {round_}: {latency(file):.0f} ms, 1-minute load {load:.2f} before", file=notes)
+    for point in points:
+        runs = [results / f"{point}.{round_}.json" for round_ in range(ROUNDS)]
+        shutil.copyfile(min(runs, key=latency), results / f"{point}.json")
+
+
+def latency(file: Path) -> float:
+    """Mean time from request to last token [ms]."""
+    return float(json.loads(file.read_text())["mean_e2el_ms"])
+
+
+def arguments(model: Path, point: str) -> list[str]:
+    """What `vllm bench serve` is told."""
+    kind, amount, isl, osl = point.split(".")
+    closed = kind == "CLOSED"
+    count = max(LEAST, int(amount) * (WAVES if closed else WINDOW_S))
+    return [
+        "--backend", "vllm", "--base-url", f"http://127.0.0.1:{PORT}", "--model", model.name, "--tokenizer", str(model),
+        "--dataset-name", "random", "--random-input-len", isl, "--random-output-len", osl, "--ignore-eos",
+        "--max-concurrency" if closed else "--request-rate", amount, "--num-prompts", str(count), "--num-warmups", "2",
+        "--percentile-metrics", "ttft,tpot,itl,e2el", "--save-result", "--save-detailed", "--disable-tqdm",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    os.environ.update(OFFLINE)
+    model, results = Path(sys.argv[1]), Path(sys.argv[2])
+    results.mkdir(parents=True, exist_ok=True)
+    with server(model, results / "server.log"):
+        measure(model, results, sys.argv[3:])

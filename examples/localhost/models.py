@@ -1,0 +1,61 @@
+"""Two small models without weights: a config.json each, and a tokenizer of made-up words. Run with vLLM's python."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+WORDS = 4096
+"""Size of the vocabulary. One token is one word, so any list of tokens is the same after text and back."""
+
+COMMON = {
+    "vocab_size": WORDS, "hidden_act": "silu", "max_position_embeddings": 16384, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16", "attention_bias": False, "bos_token_id": 0, "eos_token_id": 0, "head_dim": 64,
+    "rms_norm_eps": 1e-6,
+}  # fmt: skip
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama-64m": {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "rope_theta": 500000.0, "mlp_bias": False,
+        "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 20, "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+    },
+    "qwen3-moe-163m": {
+        "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "rope_theta": 1000000.0,
+        "hidden_size": 512, "intermediate_size": 1536, "moe_intermediate_size": 256, "num_experts": 32,
+        "num_experts_per_tok": 4, "num_hidden_layers": 12, "num_attention_heads": 8, "num_key_value_heads": 2,
+        "decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True, "output_router_logits": False,
+        "router_aux_loss_coef": 0.001,
+    },
+}  # fmt: skip
+"""Large enough not to fit in the caches of a CPU, as no real model fits in those of a GPU."""
+
+
+def tokenizer() -> Tokenizer:
+    """One word a token."""
+    words = {"<end>": 0} | {f"w{i}": i for i in range(1, WORDS)}
+    made = Tokenizer(models.WordLevel(words, unk_token="<end>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return made
+
+
+def write(folder: Path, config: dict[str, Any]) -> None:
+    """A folder that `vllm serve --load-format dummy` and tokenworks both read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer().save(str(folder / "tokenizer.json"))
+    words = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<end>", "eos_token": "<end>", "pad_token": "<end>",
+        "model_max_length": 16384, "clean_up_tokenization_spaces": False,
+        "chat_template": "{% for message in messages %}{{ message['content'] }} {% endfor %}",
+    }  # fmt: skip
+    files = {"config": COMMON | config, "tokenizer_config": words, "generation_config": {"eos_token_id": 0}}
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    for name, config in CONFIGS.items():
+        write(Path(sys.argv[1]) / name, config)

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Measure a real engine on this machine, calibrate on three points, predict the others.
+# Usage: run.sh VLLM_ENVIRONMENT [RESULTS] [MODEL...]; the environment is made if it is not there.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+environment=${1:?usage: run.sh VLLM_ENVIRONMENT [RESULTS] [MODEL...]}
+results=${2:-localhost-results}
+models=("${@:3}")
+[ ${#models[@]} -gt 0 ] || models=(llama-64m qwen3-moe-163m)
+tokenworks=${TOKENWORKS:-$here/../../.venv/bin/tokenworks}
+
+# CLOSED.requests-in-flight.isl.osl, RATE.requests-per-second.isl.osl
+fitted=(CLOSED.1.128.64 CLOSED.16.128.64 CLOSED.4.1024.32)
+others=(CLOSED.2.256.64 CLOSED.4.128.64 CLOSED.8.512.64 CLOSED.2.2048.32 CLOSED.32.128.64 RATE.3.256.64)
+
+[ -x "$environment/bin/vllm" ] || "$here/install.sh" "$environment"
+python=$environment/bin/python
+"$python" "$here/models.py" "$results/models"
+"$python" "$here/machine.py" "$results" "$results/models"
+for model in "${models[@]}"; do
+	echo "$model: measuring ${#fitted[@]} and ${#others[@]} points; $results/$model/client.log shows how far it is" >&2
+	mkdir -p "$results/$model"
+	"$python" "$here/measure.py" "$results/models/$model" "$results/$model" "${fitted[@]}" "${others[@]}" \
+		> "$results/$model/client.log" 2>&1
+	data=() held=()
+	for point in "${fitted[@]}"; do data+=(--data "$results/$model/$point.json"); done
+	for point in "${others[@]}"; do held+=(--data "$results/$model/$point.json"); done
+	on=(--deployment "$results/$model.yaml")
+	"$tokenworks" calibrate "${data[@]}" "${on[@]}" --name "$model" --out "$results/$model.calibration.yaml"
+	echo "The three points that were fitted:"
+	"$tokenworks" validate "${data[@]}" "${on[@]}" --calibration "$results/$model.calibration.yaml"
+	echo "The others, predicted:"
+	"$tokenworks" validate "${held[@]}" "${on[@]}" --calibration "$results/$model.calibration.yaml"
+	cat "$results/$model/load.txt"
+done

@@ -1,0 +1,121 @@
+"""The JSON report of GuideLLM: a benchmark for each rate or number of streams that it ran."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tokenworks.errors import SpecError
+from tokenworks.ingest.benchmark import Arrivals, Benchmark, Lengths, above_zero, decode, none_failed, time_of
+
+FORM = "JSON report of GuideLLM"
+ARRIVALS: dict[str, Arrivals] = {
+    "synchronous": "at once", "concurrent": "at once", "throughput": "at once", "constant": "constant",
+    "poisson": "poisson",
+}  # fmt: skip
+"""Strategies that are simulated; the replay of a trace is not."""
+
+
+class Summary(msgspec.Struct):
+    """Over the requests of one status."""
+
+    mean: float
+    median: float
+    std_dev: float
+
+
+class Metric(msgspec.Struct):
+    """Of the requests that succeeded; null where the metric does not exist, as TTFT without streaming."""
+
+    successful: Summary | None = None
+
+
+class Totals(msgspec.Struct):
+    """Requests by status; incomplete ones were cut off at the end of the time."""
+
+    successful: int
+    errored: int
+
+
+class Metrics(msgspec.Struct):
+    """What is read of them. Not `time_per_output_token_ms`: that one has the first token in it."""
+
+    request_totals: Totals
+    prompt_token_count: Metric
+    output_token_count: Metric
+    time_to_first_token_ms: Metric | None = None
+    inter_token_latency_ms: Metric | None = None
+
+
+class Strategy(msgspec.Struct):
+    """How requests were sent."""
+
+    type_: str
+    streams: int | None = None
+    max_concurrency: int | None = None
+    rate: float = 0.0
+
+
+class Config(msgspec.Struct):
+    """What was asked for."""
+
+    strategy: Strategy
+
+
+class One(msgspec.Struct):
+    """One benchmark of a report."""
+
+    config: Config
+    metrics: Metrics
+    duration: float
+
+
+class Report(msgspec.Struct):
+    """What is read of a report (GuideLLM 0.8)."""
+
+    benchmarks: list[One]
+
+
+def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
+    """As many benchmarks as the report has."""
+    found = decode(data, Report, FORM, where)
+    if not found.benchmarks:
+        raise SpecError("holds no benchmark", where=f"{where}: benchmarks", hint="did the run end well?")
+    return tuple(_benchmark(one, f"{where}: benchmarks[{i}]", name) for i, one in enumerate(found.benchmarks))
+
+
+def _benchmark(one: One, where: str, name: str) -> Benchmark:
+    how, metrics = one.config.strategy, one.metrics
+    if how.type_ not in ARRIVALS:
+        hint = f"simulated are {', '.join(ARRIVALS)}"
+        raise SpecError(f"{how.type_!r}", where=f"{where}.config.strategy.type_", hint=hint)
+    arrivals, count = ARRIVALS[how.type_], metrics.request_totals.successful
+    none_failed(metrics.request_totals.errored, count, where)
+    isl, osl = (_lengths(metrics, kind, where) for kind in ("prompt_token_count", "output_token_count"))
+    ttft, tpot = _summary(metrics.time_to_first_token_ms), _summary(metrics.inter_token_latency_ms)
+    cap = how.streams or how.max_concurrency
+    if how.type_ == "throughput" and cap and cap >= count:
+        cap = None  # all were sent at once
+    return Benchmark(
+        name=f"{name} {how.type_}" + (f" {how.rate or cap:g}" if how.rate or cap else ""),
+        arrivals=arrivals,
+        rate=0.0 if arrivals == "at once" else above_zero(how.rate, "config.strategy.rate", where),
+        concurrency=cap,
+        requests=count,
+        isl=isl,
+        osl=osl,
+        ttft=time_of(ttft.median, ttft.mean, "metrics.time_to_first_token_ms", where) if ttft else None,
+        tpot=time_of(tpot.median, tpot.mean, "metrics.inter_token_latency_ms", where) if tpot else None,
+        tokens_per_s=count * (isl.mean + osl.mean) / above_zero(one.duration, "duration", where),
+    )
+
+
+def _summary(metric: Metric | None) -> Summary | None:
+    return metric.successful if metric else None
+
+
+def _lengths(metrics: Metrics, kind: str, where: str) -> Lengths:
+    summary = _summary(getattr(metrics, kind))
+    if summary is None:
+        raise SpecError("no request that succeeded", where=f"{where}.metrics.{kind}")
+    mean = above_zero(summary.mean, f"metrics.{kind}", where)
+    return Lengths(mean, summary.std_dev / mean)
