@@ -110,8 +110,8 @@ def calibrate(
     metered = [point for point in points if point.measured.energy]
     source = f"energy of {len(metered)} points of {fitted_on}"
     power = fit_power(metered, predict_all(metered, made, say=say), prior.power, source)
-    if power:
-        made = made.model_copy(update={"power": power.power})
+    update: dict[str, Any] = _ttft_spread(points, made, say) | ({"power": power.power} if power else {})
+    made = made.model_copy(update=update)
     return Calibrated(made, prior, whole, problem, systems, power)
 
 
@@ -241,20 +241,42 @@ def _fitted(found: Quantity, prior: Quantity, field: str, source: str) -> Quanti
 
 def _spreads(made: Calibration, problem: Problem, unseen: Floats, *, left_out: bool) -> dict[str, Any]:
     """The 80 % interval of each family, from errors that no fit had seen; others keep theirs, or the widest."""
-    families, widest = dict(made.families), 1.0
+    families, widest, drafted = dict(made.families), 1.0, [np.zeros(0)]
     how = "systems left out of the fit" if left_out else "in sample: one system only"
     for name in problem.families:
-        mine = np.concatenate([unseen[b.at] for b in problem.found if problem.base(b.machine.family) == name])
-        mine = mine[np.isfinite(mine)]
+        own = [bunch for bunch in problem.found if problem.base(bunch.machine.family) == name]
+        errors = np.concatenate([unseen[b.at] for b in own])
+        drafts = np.concatenate([b.drafts > 0 for b in own])[np.isfinite(errors)]
+        errors = errors[np.isfinite(errors)]
+        mine = errors[~drafts] if (~drafts).any() else errors
         width = round(conformal(mine), 2)
         widest = max(widest, width)
         families[name] = families[name].model_copy(update={"spread": _spread(width, f"{how}: {len(mine)} points")})
+        drafted.append(np.abs(errors[drafts]) / np.log(width))
+    found: dict[str, Any] = {}
+    wider = np.concatenate(drafted)
+    if len(wider) >= LEAST_POINTS:
+        ratio = round(max(1.0, float(np.log(conformal(wider)))), 2)
+        found["draft_widening"] = _spread(ratio, f"{how}: {len(wider)} points with drafts")
     borrowed = {
         name: like if (like.spread.value or 1.0) >= widest or like.like not in problem.families
         else like.model_copy(update={"spread": _spread(widest, f"the widest of the measured families; {how}")})
         for name, like in made.borrowed.items()
     }  # fmt: skip
-    return {"families": families, "borrowed": borrowed}
+    return {"families": families, "borrowed": borrowed, **found}
+
+
+def _ttft_spread(points: Sequence[Point], made: Calibration, say: Say | None) -> dict[str, Quantity]:
+    """The 80 % interval of TTFT, which no constant is fitted on: from the errors of all points that have one."""
+    usable = [point for point in points if point.measured.ttft]
+    ratios = [
+        said.ttft / point.measured.ttft
+        for point, said in zip(usable, predict_all(usable, made, say=say), strict=True)
+        if said.ttft and point.measured.ttft
+    ]
+    if len(ratios) < LEAST_POINTS:
+        return {}
+    return {"ttft_spread": _spread(round(conformal(np.log(ratios)), 2), f"{len(ratios)} points of any load")}
 
 
 def _spread(width: float, how: str) -> Quantity:
@@ -305,7 +327,7 @@ def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> No
     }
     data["graded"] = list(calibration.graded)
     data |= {key: _plain(getattr(calibration, key)) for key in SHARED}
-    data["power"] = _plain(calibration.power)
+    data |= {key: _plain(getattr(calibration, key)) for key in ("power", "draft_widening", "ttft_spread")}
     data["families"] = {name: _plain(family) for name, family in calibration.families.items()}
     data["borrowed"] = {name: _plain(like) for name, like in calibration.borrowed.items()}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None)

@@ -60,14 +60,26 @@ def leave_out(
             say(f"fitting without {group}")
         own = names == group
         unseen[own] = fit(problem, factors, use=~own).errors[own]
-    return [_left(group, names, unseen, before) for group in groups], unseen
+    vendors = vendors_of(problem)
+    return [_left(group, names, vendors, unseen, before) for group in groups], unseen
 
 
-def _left(group: str, names: Any, unseen: Floats, before: Floats) -> Left:
-    own = (names == group) & np.isfinite(unseen)
+def vendors_of(problem: Problem) -> Any:
+    """Of the device of each point, the first word of its family."""
+    found = np.full(len(problem.points), "", dtype=object)
+    for bunch in problem.found:
+        found[bunch.at] = problem.base(bunch.machine.family).split("-")[0]
+    return found
+
+
+def _left(group: str, names: Any, vendors: Any, unseen: Floats, before: Floats) -> Left:
+    """The interval is what errors of the vendor's other groups give, if any: the same software runs there."""
+    known = np.isfinite(unseen)
+    own = (names == group) & known
     error, was = unseen[own], np.abs(np.expm1(before[own]))
-    others = unseen[(names != group) & np.isfinite(unseen)]
-    width = conformal(others) if len(others) else conformal(error)
+    others = (names != group) & known
+    alike = others & np.isin(vendors, np.unique(vendors[own]))
+    width = conformal(unseen[alike] if alike.any() else unseen[others] if others.any() else error)
     return Left(
         group=group,
         n=int(own.sum()),

@@ -36,7 +36,7 @@ class Predicted:
 
     energy : of an output token [J], None where the TDP of the device is not published, or nothing is put out
     used, tdp : what it follows from: shares of time on the roofs [-], and [W]
-    energy_spread : as spread, of the energy
+    ttft_spread, energy_spread : as spread, of TTFT and of the energy
     batch : decoding sequences of an instance in a step, on average; of the last role
     spread : the 80 % interval is [x / spread, x spread]; why : the reason where nothing was predicted
     assumed : what the point left open, and was taken for it
@@ -48,10 +48,16 @@ class Predicted:
     energy: float | None = None
     used: Used | None = None
     tdp: float | None = None
+    ttft_spread: float = 1.0
     energy_spread: float = 1.0
     batch: float = 0.0
     spread: float = 1.0
     why: str = ""
+
+    def spread_of(self, metric: str) -> float:
+        """Half of the 80 % interval of a metric, as a factor [-]."""
+        return {"ttft": self.ttft_spread, "energy": self.energy_spread}.get(metric, self.spread)
+
     assumed: tuple[str, ...] = ()
 
 
@@ -130,7 +136,8 @@ def _read(outcome: Outcome, made: Case) -> Predicted:
         ttft=float(np.mean(ttft) if point.measured.ttft_mean else np.median(ttft)),
         rate=tokens * made.copies / seconds / point.devices,
         batch=outcome.pools[-1].mean_batch,
-        spread=made.site.rates.spread,
+        spread=made.spread,
+        ttft_spread=made.site.rates.ttft_spread,
     )
 
 
@@ -141,7 +148,7 @@ def _energy(found: Used, made: Case, output_rate: float) -> dict[str, Any]:
         "used": found,
         "tdp": made.site.machine.tdp,
         "energy": watts / output_rate if watts and output_rate else None,
-        "energy_spread": math.exp(math.hypot(math.log(rates.spread), math.log(number(rates.power.spread)))),
+        "energy_spread": math.exp(math.hypot(math.log(made.spread), math.log(number(rates.power.spread)))),
     }
 
 
@@ -182,9 +189,9 @@ def _one_step(made: Case) -> Predicted:
     seconds, (compute, hbm) = float(found.seconds), roof_use(found)
     gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
     if point.load == "tokens_per_device":
-        return Predicted(rate=each / seconds, spread=site.rates.spread)
+        return Predicted(rate=each / seconds, spread=made.spread)
     rate = each * gained / seconds
     return Predicted(
-        tpot=seconds / gained, rate=rate, spread=site.rates.spread,
+        tpot=seconds / gained, rate=rate, spread=made.spread,
         **_energy(Used(float(compute), float(hbm)), made, rate),
     )  # fmt: skip

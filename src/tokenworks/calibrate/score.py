@@ -67,7 +67,7 @@ def reads(pairs: Iterable[Pair], metric: str) -> list[Reads]:
             "energy": (said.energy, got.energy),
         }[metric]
         if predicted and measured:
-            found.append((predicted, measured, said.energy_spread if metric == "energy" else said.spread))
+            found.append((predicted, measured, said.spread_of(metric)))
     return found
 
 

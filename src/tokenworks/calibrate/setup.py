@@ -98,6 +98,11 @@ class Case:
     steady: bool = False
     assumed: tuple[str, ...] = ()
 
+    @property
+    def spread(self) -> float:
+        """Half of the 80 % interval of TPOT and throughput, as a factor [-]."""
+        return self.site.rates.spread_of(max(role.draft_tokens for role in self.deployment.roles))
+
     def smaller(self) -> Case | None:
         """The same with less to hold: all of device memory, then half the running sequences and half the chunk."""
         changed = tuple(map(_smaller, self.deployment.roles))

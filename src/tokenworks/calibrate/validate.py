@@ -95,13 +95,13 @@ class Validation:
         for point, said in zip(self.table.points, self.predictions, strict=True):
             row: dict[str, Any] = {"line": point.line, "point_id": point.id}
             got = point.measured
-            for name, measured, predicted, scale in (
-                ("tpot_ms", got.tpot, said.tpot, 1e3),
-                ("ttft_ms", got.ttft, said.ttft, 1e3),
-                ("tok_s_per_device", got.rate, said.rate, 1.0),
-                ("joules_per_output_token", got.energy, said.energy, 1.0),
+            for name, metric, measured, predicted, scale in (
+                ("tpot_ms", "tpot", got.tpot, said.tpot, 1e3),
+                ("ttft_ms", "ttft", got.ttft, said.ttft, 1e3),
+                ("tok_s_per_device", "tok_s_per_device", got.rate, said.rate, 1.0),
+                ("joules_per_output_token", "energy", got.energy, said.energy, 1.0),
             ):
-                spread = said.energy_spread if name == "joules_per_output_token" else said.spread
+                spread = said.spread_of(metric)
                 row[f"{name}_measured"] = _cell(measured, scale)
                 row[f"{name}_predicted"] = _cell(predicted, scale)
                 row[f"{name}_low"] = _cell(predicted, scale / spread)

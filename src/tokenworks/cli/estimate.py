@@ -285,7 +285,7 @@ def _rows(made: Step, setting: Setting) -> Iterator[dict[str, Any]]:
 
 
 def _plain_step(made: Step, found: Estimate) -> dict[str, Any]:
-    seconds, spread = float(made.cost.seconds), found.rates.spread
+    seconds, spread = float(made.cost.seconds), found.rates.spread_of(made.role.draft_tokens)
     return {
         "role": made.role.name,
         "step": made.kind,
@@ -353,7 +353,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _total(made: Step, found: Estimate) -> Iterator[str]:
-    seconds, spread = float(made.cost.seconds) * 1e3, found.rates.spread
+    seconds, spread = float(made.cost.seconds) * 1e3, found.rates.spread_of(made.role.draft_tokens)
     yield (
         f"{seconds:,.2f} ms, bound by {_shown(str(made.cost.bound()))}; 80 % interval {seconds / spread:,.2f} to "
         f"{seconds * spread:,.2f} ms (grade {found.rates.grade})"

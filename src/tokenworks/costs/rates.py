@@ -26,7 +26,8 @@ class Rates:
     inner, outer : collectives in a domain and between domains; inner_moe, outer_moe : dispatch and combine
     domain : devices of a scale-up domain; skew : log-deviation of expert popularity; acceptance : of a draft token
     power : what a device draws of its TDP
-    spread : the 80 % interval of a predicted time is [t / spread, t x spread]
+    spread : the 80 % interval of a predicted time is [t / spread, t x spread]; ttft_spread : the same of TTFT
+    draft_widening : how many times as wide, as a logarithm, it is where tokens are drafted
     """
 
     gemm: Mapping[str, float]
@@ -56,7 +57,13 @@ class Rates:
     power: Power
     grade: str
     spread: float
+    ttft_spread: float
+    draft_widening: float
     assumed: tuple[Assumption, ...]
+
+    def spread_of(self, draft_tokens: float) -> float:
+        """Half of the 80 % interval of TPOT, of a step and of throughput, as a factor [-]."""
+        return self.spread**self.draft_widening if draft_tokens else self.spread
 
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
@@ -111,5 +118,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         power=calibration.power,
         grade=calibration.grade_of(machine.family),
         spread=number(family.spread),
+        ttft_spread=number(calibration.ttft_spread),
+        draft_widening=number(calibration.draft_widening),
         assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),
     )

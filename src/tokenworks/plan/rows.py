@@ -90,9 +90,11 @@ def _row(costing: Costing, found: Found, cell: Any, rank: int) -> Ranked:
     bound, role = binding(costing, found, cell)
     output, tpot = float(cell["output"]), float(cell["tpot"])
     carried = float(load.value / cell["capacity"]) if load and cell["capacity"] > 0 else None
+    chosen = deployment(costing, found, cell)
+    spread = costing.rates.spread_of(max(role.draft_tokens for role in chosen.roles))
     return Ranked(
         rank=rank,
-        deployment=deployment(costing, found, cell),
+        deployment=chosen,
         devices=int(cell["devices"]),
         idle_devices=int(cell["charged"] - cell["devices"]),
         output_tok_s_per_device=output,
@@ -108,7 +110,7 @@ def _row(costing: Costing, found: Found, cell: Any, rank: int) -> Ranked:
         load=carried,
         bound_by=bound,
         bound_role=role,
-        interval=_interval(costing, output, tpot, carried),
+        interval=_interval(costing, spread, output, tpot, carried),
         hit_share=float(cell["hit"]),
         batch=float(cell["batch"]),
         assumed=tuple(item.path for item in costing.rates.assumed),
@@ -116,9 +118,10 @@ def _row(costing: Costing, found: Found, cell: Any, rank: int) -> Ranked:
     )
 
 
-def _interval(costing: Costing, output: float, tpot: float, carried: float | None) -> dict[str, Interval]:
+def _interval(
+    costing: Costing, spread: float, output: float, tpot: float, carried: float | None
+) -> dict[str, Interval]:
     """TPOT and output within the calibration's spread; a given rate is reached while there is room, never exceeded."""
-    spread = costing.rates.spread
     low, high = output / spread, output * spread
     if costing.load and costing.load.kind == "rate" and carried:
         low, high = output * min(1.0, 1 / (carried * spread)), output

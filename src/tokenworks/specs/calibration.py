@@ -134,6 +134,8 @@ class Calibration(Spec):
     power : of any device, by its TDP
     families : with numbers of their own; borrowed : those that take another one's
     fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
+    draft_widening : how many times as wide, as a logarithm, the interval is where tokens are drafted
+    ttft_spread : half of the 80 % interval of TTFT, as a factor, of all families: queues and servers, not devices
     graded : families that its grade holds for; the others stay priors. Without any, it holds for all
     """
 
@@ -148,6 +150,8 @@ class Calibration(Spec):
     skew: Number
     acceptance: Util
     power: Power
+    draft_widening: Spread
+    ttft_spread: Spread
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
     fitted_on: str = ""
