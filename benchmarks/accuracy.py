@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from tokenworks.calibrate.bench import NATIVE
-from tokenworks.calibrate.files import find_calibration
 from tokenworks.calibrate.points import Measured, Point, Worker
 from tokenworks.calibrate.validate import predict_all
+from tokenworks.specs.calibration import load_calibration
 
 DTYPES = ("fp4", "fp8", "bf16")
 SENT = 0.9
@@ -57,7 +57,7 @@ def main() -> None:
     made = [(row, point(row, i + 2)) for i, row in enumerate(rows) if row["m_tpot"] and row["m_ttft"]]
     why = Counter(found for _, found in made if isinstance(found, str))
     pairs = [(row, found) for row, found in made if isinstance(found, Point)]
-    said = predict_all([found for _, found in pairs], find_calibration(sys.argv[2] if sys.argv[2:] else "serving"))
+    said = predict_all([found for _, found in pairs], load_calibration(sys.argv[2] if sys.argv[2:] else "serving"))
     why.update(one.why for one in said if one.why)
     print(f"{len(rows)} rows, {sum(not one.why for one in said)} of them predicted; left out:")
     for reason, count in why.most_common():

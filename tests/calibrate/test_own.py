@@ -11,7 +11,6 @@ import pytest
 from tokenworks.calibrate.bench import point_of
 from tokenworks.calibrate.calibrate import calibrate_own, write_own
 from tokenworks.calibrate.factors import SHARED, Factor, turned
-from tokenworks.calibrate.files import find_calibration
 from tokenworks.calibrate.own import Played, own_factors, standalone
 from tokenworks.calibrate.points import Measured, Point
 from tokenworks.calibrate.validate import predict_some
@@ -66,7 +65,7 @@ def test_three_points_of_a_slower_machine_predict_others(tmp_path: Path) -> None
     assert found["ttft_in_sample"]["mape"] < 0.5 * found["ttft_before"]["mape"]
     assert found["tpot_left_out"]["n"] == 3
     write_own(made, tmp_path / "mine.yaml")
-    again = find_calibration(str(tmp_path / "mine.yaml"))
+    again = load_calibration(str(tmp_path / "mine.yaml"))
     assert again.grade_of("nvidia-hopper") == "end-to-end-calibrated"
     assert again.grade_of("nvidia-blackwell") == "datasheet"
     assert "each point left out" in (tmp_path / "mine.yaml").read_text()

@@ -9,7 +9,6 @@ import pytest
 from tests.calibrate.cases import DISAGG, table
 from tokenworks.calibrate.calibrate import calibrate, write
 from tokenworks.calibrate.factors import Factor, factors_of, turned
-from tokenworks.calibrate.files import find_calibration
 from tokenworks.calibrate.fit import Problem, fit
 from tokenworks.calibrate.points import Point, read_points
 from tokenworks.calibrate.setup import machine_of
@@ -116,7 +115,7 @@ def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
     made = calibrate(points, PRIOR, name="mine", fitted_on="points.csv", data_sha256="0" * 64)
     file = tmp_path / "mine.yaml"
     write(made, file)
-    again = find_calibration(str(file))
+    again = load_calibration(str(file))
     assert again.grade_of("nvidia-hopper") == "end-to-end-calibrated"
     assert again.grade_of("amd-cdna3") == "datasheet"
     assert again.families["nvidia-hopper"].hbm.value == pytest.approx(

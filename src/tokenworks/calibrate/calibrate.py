@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,9 @@ def calibrate(
     factors = factors_of(problem.families, prior, only_assumed=only_assumed)
     if say:
         say(f"fitting {len(factors)} constants")
+    # Anchored where it lands: how much longer queues and chunks make a step goes by how long steps are.
+    first = fit(problem, factors)
+    problem = problem_of(points, prior, without, say, at=turned(prior, factors, first.theta))
     whole = fit(problem, factors)
     devices = {p.device for p, e in zip(problem.points, whole.errors, strict=True) if np.isfinite(e)}
     systems, unseen = leave_out(problem, factors, "system", say) if len(devices) > 1 else ([], whole.errors)
@@ -116,18 +119,20 @@ def calibrate(
 
 
 def problem_of(
-    points: Sequence[Point], prior: Calibration, without: Sequence[str] = (), say: Say | None = None
-) -> Problem:
-    """The points in closed form, anchored to a simulation with the prior."""
+    points: Sequence[Point], prior: Calibration, without: Sequence[str] = (), say: Say | None = None, *,
+    at: Calibration | None = None,
+) -> Problem:  # fmt: skip
+    """The points in closed form, anchored to a simulation with the prior, or with a calibration near the answer."""
     usable = [point for point in points if point.load == "closed" and point.measured.tpot]
     if len(usable) < LEAST_POINTS:
         raise SpecError(
             f"{len(usable)} points have a TPOT in a closed loop", hint=f"at least {LEAST_POINTS} of them are needed"
         )
-    problem = Problem.of(usable, predict_all(usable, prior, say=say), prior, without)
+    start = at or prior
+    problem = Problem.of(usable, predict_all(usable, start, say=say), start, without)
     if not problem.found:
         raise SpecError("none of the points can be predicted", hint="`validate` says why")
-    return problem
+    return replace(problem, calibration=prior)
 
 
 @dataclass(frozen=True)

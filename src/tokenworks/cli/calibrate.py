@@ -59,10 +59,10 @@ def calibrate(
     from tokenworks.calibrate.calibrate import calibrate as run
     from tokenworks.calibrate.calibrate import calibrate_own, problem_of, write, write_own
     from tokenworks.calibrate.factors import factors_of
-    from tokenworks.calibrate.files import find_calibration
     from tokenworks.calibrate.leave import leave_out as leave
+    from tokenworks.specs.calibration import load_calibration
 
-    points, start = measured(data, deployment).points, find_calibration(prior)
+    points, start = measured(data, deployment).points, load_calibration(prior)
     compile_once()
     with progress("calibrating") as say:
         if leave_out:

@@ -44,12 +44,12 @@ def validate(
     output
         table, json or yaml.
     """
-    from tokenworks.calibrate.files import find_calibration
     from tokenworks.calibrate.validate import validate as run
+    from tokenworks.specs.calibration import load_calibration
 
     if limit is not None and limit < 1:
         raise SpecError(f"{limit} must be at least 1", where="--limit")
-    points, against = measured(data, deployment, limit), find_calibration(calibration)
+    points, against = measured(data, deployment, limit), load_calibration(calibration)
     compile_once()
     with progress("predicting") as say:
         made = run(points, against, say=say)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.device import ComputeDtype
-from tokenworks.specs.load import CATALOG, read_yaml, validate
+from tokenworks.specs.load import CATALOG, is_path, read_yaml, validate
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec
 
@@ -214,9 +215,15 @@ def _factors(family: Family, dtypes: Iterable[str]) -> Iterator[tuple[str, Quant
                 yield f"{field}.{dtype}", util
 
 
+DEFAULT = "serving"
+"""The calibration that every command uses if none is named."""
+
+
 @functools.cache
-def load_calibration(name: str = "datasheet") -> Calibration:
-    """A calibration of the catalog."""
+def load_calibration(name: str = DEFAULT) -> Calibration:
+    """A calibration of the catalog, or of a YAML file such as `calibrate` writes."""
+    if is_path(name):
+        return validate(Calibration, read_yaml(Path(name)), name)
     path = CATALOG / "calibration" / f"{name}.yaml"
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     if name not in known:
