@@ -28,7 +28,10 @@ MOST = 0.98
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One constant: `field` of a family (None: of all) is multiplied by exp(theta); `spread` is theta's prior."""
+    """One constant: `field` of a family (None: of all) is multiplied by exp(theta); `spread` is theta's prior.
+
+    `gemm` is the rate in every dtype, `gemm.fp8` in one.
+    """
 
     family: str | None
     field: str
@@ -93,6 +96,10 @@ def _turn(family: Family, field: str, by: float) -> Family:
         return family.model_copy(
             update={"gemm": {key: _scaled(util, by, share=True) for key, util in family.gemm.items()}}
         )
+    if "." in field:
+        name, _, dtype = field.partition(".")
+        rates = getattr(family, name)
+        return family.model_copy(update={name: {**rates, dtype: _scaled(rates[dtype], by, share=True)}})
     return family.model_copy(update={field: _scaled(getattr(family, field), by, share=field in UTILISATIONS)})
 
 

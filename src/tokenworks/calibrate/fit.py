@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -94,7 +95,17 @@ class Fit:
     errors: Floats
 
 
-def fit(problem: Problem, factors: Sequence[Factor], use: Floats | None = None) -> Fit:
+class Errors(Protocol):
+    """What a fit asks: log errors under turned factors, and the part of a problem that one factor can change."""
+
+    def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
+        """Log of predicted over measured; NaN where nothing is known."""
+
+    def touched(self, factor: Factor) -> Errors:
+        """Errors of the same length, NaN where the factor changes nothing."""
+
+
+def fit(problem: Errors, factors: Sequence[Factor], use: Floats | None = None) -> Fit:
     """Gauss and Newton on
 
         sum_i rho(e_i(theta) / s) + sum_j (theta_j / spread_j)^2
@@ -134,7 +145,7 @@ def _cost(errors: Floats, theta: Floats, prior: Floats) -> float:
     return float(rho.sum() + theta @ prior @ theta)
 
 
-def _slopes(problem: Problem, factors: Sequence[Factor], theta: Floats, at: Floats) -> Floats:
+def _slopes(problem: Errors, factors: Sequence[Factor], theta: Floats, at: Floats) -> Floats:
     columns = []
     for j, factor in enumerate(factors):
         there = theta.copy()
