@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tokenworks.calibrate.calibrate import write_file
-from tokenworks.calibrate.factors import LATENCIES, Factor, turned
+from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import fit
 from tokenworks.calibrate.kernels.operations import OPERATIONS, Operation, Rows
 from tokenworks.calibrate.kernels.tables import WHEEL, Tables, Used
@@ -37,7 +37,7 @@ HELD_OUT = {
 
 START = {
     "gemm": 0.6, "grouped": 0.5, "hbm": 0.8, "attention_prefill": 0.5, "attention_decode": 0.5, "attention_hbm": 0.8,
-    "scale_up": 0.6, "dispatch_up": 0.6, "dispatch_out": 0.8, "kernel": 4e-6, "attention_start": 10e-6,
+    "scale_up": 0.6, "dispatch_up": 0.6, "dispatch_out": 0.8, "unhidden": 0.5, "kernel": 4e-6, "attention_start": 10e-6,
     "experts_start": 30e-6, "collective_start": 4e-6, "dispatch_start": 15e-6,
 }  # fmt: skip
 """Where each fit starts, in every family: nothing of the rows is in it [-, s]."""
@@ -80,6 +80,7 @@ class KernelFit:
         return {
             "fitted_on": self.calibration.fitted_on,
             "data_sha256": self.calibration.data_sha256,
+            "shared": {field: getattr(self.calibration, field).value for of in OPERATIONS for field in of.shared},
             "operations": [asdict(one) for one in self.fitted],
             "tables": [asdict(one) for one in self.used],
         }
@@ -212,12 +213,15 @@ def _own(prior: Calibration, families: Collection[str]) -> Calibration:
 def _started(calibration: Calibration, operation: Operation, rows: Sequence[Rows]) -> Calibration:
     """Every factor that the rows are about is back at the start: a prior may have seen what is left out."""
     families = dict(calibration.families)
+    shared = {field: _at(getattr(calibration, field), field) for field in operation.shared if rows}
     for name in {item.machine.family for item in rows}:
         for field in _fields(operation, [item for item in rows if item.machine.family == name]):
-            was = _get(families[name], field)
-            at = was.model_copy(update={"value": START[field.partition(".")[0]]})
-            families[name] = _put(families[name], field, _written(at, field, "assumed", UNSEEN))
-    return calibration.model_copy(update={"families": families})
+            families[name] = _put(families[name], field, _at(_get(families[name], field), field))
+    return calibration.model_copy(update={"families": families, **shared})
+
+
+def _at(was: Quantity, field: str) -> Quantity:
+    return _written(was.model_copy(update={"value": START[field.partition(".")[0]]}), "assumed", UNSEEN)
 
 
 def _fields(operation: Operation, rows: Sequence[Rows]) -> list[str]:
@@ -236,6 +240,7 @@ def _fit(
     families = list(dict.fromkeys(item.machine.family for item in rows))
     mine = {name: [item for item in rows if item.machine.family == name] for name in families}
     factors = [Factor(name, field, SPREAD) for name in families for field in _fields(operation, mine[name])]
+    factors += [Factor(None, field, SPREAD) for field in operation.shared]
     made = fit(_Problem(calibration, rows), factors)
     found = turned(calibration, factors, made.theta)
     sizes = [len(item.measured) for item in rows]
@@ -246,17 +251,25 @@ def _fit(
         errors, kinds = made.errors[of == name], kind[of == name]
         devices = tuple(dict.fromkeys(item.machine.device for item in mine[name]))
         error = float(np.mean(np.abs(errors)))
-        source = f"{title}, {', '.join(devices)}: fit of {len(errors):,} rows of {operation.name}, " \
-                 f"mean |log error| {error:.2f}"  # fmt: skip
+        source = _source(title, devices, operation, errors)
         values, written = {}, {}
         for field in _fields(operation, mine[name]):
-            quantity = _written(_get(new[name], field), field, "measured", source)
+            quantity = _written(_get(new[name], field), "measured", source)
             new[name] = _put(new[name], field, quantity)
             values[field], written[field] = number(quantity), quantity.written
         each = {str(one): float(np.mean(np.abs(errors[kinds == one]))) for one in np.unique(kinds)}
         bias = float(np.expm1(np.median(errors)))
         fitted.append(Fitted(name, operation.name, devices, len(errors), error, bias, each, values, written))
-    return found.model_copy(update={"families": new}), fitted
+    everywhere = _source(title, dict.fromkeys(item.machine.device for item in rows), operation, made.errors)
+    shared = {field: _written(getattr(found, field), "measured", everywhere) for field in operation.shared}
+    return found.model_copy(update={"families": new, **shared}), fitted
+
+
+def _source(title: str, devices: Iterable[str], operation: Operation, errors: Floats) -> str:
+    error = np.mean(np.abs(errors))
+    return (
+        f"{title}, {', '.join(devices)}: fit of {len(errors):,} rows of {operation.name}, mean |log error| {error:.2f}"
+    )
 
 
 def _get(family: Family, field: str) -> Quantity:
@@ -272,7 +285,8 @@ def _put(family: Family, field: str, found: Quantity) -> Family:
     return family.model_copy(update={name: {**getattr(family, name), dtype: found} if dtype else found})
 
 
-def _written(found: Quantity, field: str, status: Literal["measured", "assumed"], source: str) -> Quantity:
+def _written(found: Quantity, status: Literal["measured", "assumed"], source: str) -> Quantity:
     value = float(f"{number(found):.{DIGITS}g}")
-    written = f"{1e6 * value:.{DIGITS}g} us" if field in LATENCIES else f"{value:.{DIGITS}g}"
+    scale, unit = (1.0, "") if found.unit != "s" else (1e9, " ns") if value < 1e-6 else (1e6, " us")
+    written = f"{scale * value:.{DIGITS}g}{unit}"
     return Quantity(value=value, status=status, source=source, written=written, unit=found.unit)

@@ -1,6 +1,8 @@
 """What the kernel tables measure, each row as the call of a cost function that predicts it.
 
 Nothing of the physics is here: a shape becomes the arguments of `costs`, so that what is fitted is what a step uses.
+Of a shape the best kernel counts: over all engines where they call the same libraries (GEMM), of each engine where it
+runs its own (attention, experts, all-reduce), since a deployment runs one of them and not the best of three.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ EXPERT_SHAPES = {
     (3072, 1536, 8, 256), (4096, 2048, 8, 256), (2816, 704, 8, 128), (5120, 8192, 1, 16), (5120, 8192, 1, 128),
 }  # fmt: skip
 SHORTEST_PREFILL, SHORTEST_CONTEXT = 512, 128  # [token]
+LEAST_HEADS = 4  # query heads that a device has
 LARGEST_REDUCE = 128e6  # of a prefill chunk of 8,192 tokens [byte]
 LEAST_NORMAL_TOKENS = 512
 """DeepEP's normal kernels serve prefill; below that their start, which is another one, is all that shows."""
@@ -64,11 +67,15 @@ Build: TypeAlias = Callable[[Tables, str, Machine], list[Rows]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Factors that rows of one kind fix, and how tables become such rows."""
+    """Factors that rows of one kind fix, and how tables become such rows.
+
+    fields : of each family; shared : of all families
+    """
 
     name: str
     fields: tuple[str, ...]
     build: Build
+    shared: tuple[str, ...] = ()
 
 
 def _gemms(tables: Tables, system: str, machine: Machine) -> list[Rows]:
@@ -137,8 +144,11 @@ def _attention(tables: Tables, system: str, machine: Machine) -> list[Rows]:
             frame = frame.where((frame["window_size"] == 0) & np.isin(frame["head_dim"], (64, 128)))
         tokens = frame["isl"] if prefill else frame["isl"] + frame["step"]
         frame = frame.where(tokens >= (SHORTEST_PREFILL if prefill else SHORTEST_CONTEXT))
-        frame = frame.where(_power(frame["num_heads"]) & (not prefill or _power(frame["isl"])))
-        shapes = frame.best((*keys, "kv_cache_dtype"), "latency")
+        heads = frame["num_heads"]
+        frame = frame.where(_power(heads) & (heads >= LEAST_HEADS) & (not prefill or _power(frame["isl"])))
+        # SGLang unpacks latents of 8 bits in kernels of their own, at a tenth of the rate: not what it serves with.
+        engine = () if family == "mla" else ("backend",)
+        shapes = frame.best((*keys, "kv_cache_dtype", *engine), "latency")
         made.append((_prefill if prefill else _decode)(machine, shapes))
     return [rows for rows in made if len(rows.measured)]
 
@@ -205,7 +215,9 @@ def _experts(tables: Tables, system: str, machine: Machine) -> list[Rows]:
         series = rows.groups(split)
         weights = _weights(rows, form)
         wrong = weights / machine.hbm_bandwidth > MS * rows["latency"]
-        shapes = rows.where(~_cached(machine, weights) & ~np.isin(series, series[wrong])).best(keys, "latency")
+        shapes = rows.where(~_cached(machine, weights) & ~np.isin(series, series[wrong])).best(
+            (*keys, "backend"), "latency"
+        )
         if len(shapes):
             made.append(_expert_rows(f"experts {dtype}", machine, shapes, form))
     return made
@@ -240,20 +252,14 @@ def _expert_rows(name: str, machine: Machine, shapes: Frame, form: Format) -> Ro
 
 
 def _reduces(tables: Tables, system: str, machine: Machine) -> list[Rows]:
-    """All-reduce in one domain: the best of each engine's own kernels in a captured graph, and of NCCL."""
-    own = tables.read(system, "comm", "custom_allreduce_perf", ("num_gpus", "message_size", "kernel_source"), "latency")
-    nccl = tables.read(system, "comm", "nccl_perf", ("num_gpus", "message_size", "op_name", "nccl_dtype"), "latency")
-    found = []
-    if own is not None:
-        found.append(own.where(np.char.find(own["kernel_source"], "eager") < 0))
-    if nccl is not None:
-        found.append(nccl.where((nccl["op_name"] == "all_reduce") & (nccl["nccl_dtype"] == "half")))
-    if not found:
-        return []
+    """All-reduce in one domain by the kernels of each engine, as a captured graph launches them."""
     keys = ("num_gpus", "message_size")
-    both = Frame({key: np.concatenate([frame[key] for frame in found]) for key in (*keys, "latency")})
-    shapes = both.where((both["num_gpus"] <= machine.domain) & (2 * both["message_size"] <= LARGEST_REDUCE))
-    shapes = shapes.best(keys, "latency")
+    frame = tables.read(system, "comm", "custom_allreduce_perf", (*keys, "kernel_source"), "latency")
+    if frame is None:
+        return []
+    frame = frame.where(np.char.find(frame["kernel_source"], "eager") < 0)
+    frame = frame.where((frame["num_gpus"] <= machine.domain) & (2 * frame["message_size"] <= LARGEST_REDUCE))
+    shapes = frame.best((*keys, "backend"), "latency")
     size, n = 2.0 * shapes["message_size"], shapes["num_gpus"].astype(float)
 
     def predict(rates: Rates) -> FloatArray:
@@ -317,7 +323,7 @@ def _exchange_rows(
 
 
 OPERATIONS: Sequence[Operation] = (
-    Operation("gemm", ("gemm.bf16", "gemm.fp8", "gemm.fp4", "hbm", "kernel"), _gemms),
+    Operation("gemm", ("gemm.bf16", "gemm.fp8", "gemm.fp4", "hbm", "kernel"), _gemms, shared=("unhidden",)),
     Operation("attention", ("attention_prefill", "attention_decode", "attention_hbm", "attention_start"), _attention),
     Operation("experts", ("grouped", "experts_start"), _experts),
     Operation("all-reduce", ("scale_up", "collective_start"), _reduces),
