@@ -75,7 +75,7 @@ def calibrate(
     points = [point for point in _points(data, deployment) if point.device not in without]
     start, rows = find_calibration(prior), _kernels(kernels, tables, data)
     if rows and not data:
-        _kernels_only(rows, start, name=name, without=without, out=out, output=output)
+        _kernels_only(rows, start, leave_out, name=name, without=without, out=out, output=output)
         return
     seen: Callable[[str], Calibration] | None = None
     if rows:
@@ -118,10 +118,19 @@ def _kernels(which: Literal["default", "all"] | None, tables: Path | None, data:
 
 
 def _kernels_only(
-    rows: KernelRows, prior: Calibration, *, name: str, without: tuple[str, ...], out: Path | None, output: Output
+    rows: KernelRows,
+    prior: Calibration,
+    leave_out: str | None,
+    *,
+    name: str,
+    without: tuple[str, ...],
+    out: Path | None,
+    output: Output,
 ) -> None:
     from tokenworks.calibrate.kernels.fit import write
 
+    if leave_out:
+        raise SpecError("systems are left out of measured points", where="--leave-out", hint="wants --data FILE, too")
     if unknown := [device for device in without if device not in rows.devices]:
         raise UnknownName("device", unknown[0], rows.devices, hint="--without names a device that has kernel rows")
     made = rows.fit(prior, name=name, without=without)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tokenworks import units
 from tokenworks.calibrate.calibrate import write_file
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import fit
@@ -286,7 +287,8 @@ def _put(family: Family, field: str, found: Quantity) -> Family:
 
 
 def _written(found: Quantity, status: Literal["measured", "assumed"], source: str) -> Quantity:
-    value = float(f"{number(found):.{DIGITS}g}")
+    value = number(found)
     scale, unit = (1.0, "") if found.unit != "s" else (1e9, " ns") if value < 1e-6 else (1e6, " us")
     written = f"{scale * value:.{DIGITS}g}{unit}"
+    value = units.parse(written, found.unit)
     return Quantity(value=value, status=status, source=source, written=written, unit=found.unit)
