@@ -242,7 +242,7 @@ def _fit(
     mine = {name: [item for item in rows if item.machine.family == name] for name in families}
     factors = [Factor(name, field, SPREAD) for name in families for field in _fields(operation, mine[name])]
     factors += [Factor(None, field, SPREAD) for field in operation.shared]
-    made = fit(_Problem(calibration, rows), factors)
+    made = fit(_Problem(calibration, rows), factors, enough=1e-5)
     found = turned(calibration, factors, made.theta)
     sizes = [len(item.measured) for item in rows]
     of = np.repeat([item.machine.family for item in rows], sizes)
