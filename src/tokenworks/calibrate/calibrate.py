@@ -79,12 +79,14 @@ class Calibrated:
 def calibrate(
     points: Sequence[Point], prior: Calibration, *, name: str, fitted_on: str, data_sha256: str,
     without: Sequence[str] = (), only_assumed: bool = False, say: Say | None = None,
+    unseen_prior: Callable[[str], Calibration] | None = None,
 ) -> Calibrated:  # fmt: skip
     """Simulate the points with the prior, fit the factors of their families, and leave out each system for the spread.
 
     Parameters
     ----------
     without : models that are not fitted on; only_assumed : leave what a kernel table measured as it is
+    unseen_prior : of a system that is left out, the prior that has not seen its kernels; None = `prior`
     """
     problem = problem_of(points, prior, without, say)
     factors = factors_of(problem.families, prior, only_assumed=only_assumed)
@@ -92,7 +94,9 @@ def calibrate(
         say(f"fitting {len(factors)} constants")
     whole = fit(problem, factors)
     devices = {p.device for p, e in zip(problem.points, whole.errors, strict=True) if np.isfinite(e)}
-    systems, unseen = leave_out(problem, factors, "system", say) if len(devices) > 1 else ([], whole.errors)
+    systems, unseen = (
+        leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors)
+    )
     source = f"fit of {len(factors)} factors on {fitted_on}"
     made = _rounded(turned(prior, factors, whole.theta), prior, factors, source)
     made = made.model_copy(
@@ -196,7 +200,7 @@ def _spread(width: float, how: str) -> Quantity:
 
 
 def write(made: Calibrated, path: Path) -> None:
-    """As a catalog file: numbers as written, each with its source; the errors stand above it."""
+    """As a catalog file, the errors above it."""
     summary, calibration = made.summary(), made.calibration
     lines = [
         f"# {calibration.title}. {summary['constants']} constants, regularised least squares on log TPOT error,",
@@ -213,8 +217,14 @@ def write(made: Calibrated, path: Path) -> None:
             f"# Mean power: {made.power.n} points, median error {_percent(made.power.plain())} in sample; left out: "
             + ", ".join(f"{left.group} {100 * left.median_ape:.0f} %" for left in made.power.systems)
         )
-    data: dict[str, Any] = {key: getattr(calibration, key) for key in ("name", "title", "grade")}
-    data |= {"fitted_on": calibration.fitted_on, "data_sha256": calibration.data_sha256}
+    write_file(calibration, lines, path)
+
+
+def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> None:
+    """As a catalog file: numbers as written, each with its source, below lines of comment."""
+    data: dict[str, Any] = {
+        key: getattr(calibration, key) for key in ("name", "title", "grade", "fitted_on", "data_sha256")
+    }
     data["graded"] = list(calibration.graded)
     data |= {key: _plain(getattr(calibration, key)) for key in SHARED}
     data["power"] = _plain(calibration.power)

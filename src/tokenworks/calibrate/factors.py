@@ -23,7 +23,8 @@ IN_SITU = {
 waited for by others, is not the kernel that a table measures by itself."""
 
 UTILISATIONS = (
-    "gemm", "grouped", "hbm", "experts_hbm", "attention_prefill", "attention_decode", "attention_hbm", "scale_up", "dispatch_up",
+    "gemm", "grouped", "hbm", "experts_hbm", "attention_prefill", "attention_decode", "attention_hbm", "scale_up",
+    "dispatch_up",
 )  # fmt: skip
 LATENCIES = ("kernel", "walk", "attention_start", "experts_start", "expert", "collective_start", "dispatch_start")
 OF_MEASURED = ("grouped", "hbm", "experts_hbm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from tokenworks.specs.calibration import Calibration
 STEP = 0.02
 """Log difference by which a factor is turned to find its slope."""
 
-TURNS = 8
+TURNS, ENOUGH = 8, 1e-3
 NOISE = 0.08
 """Log error that points have by themselves: two releases of one benchmark differ by so much (80 % within 10 %)."""
 
@@ -96,7 +97,17 @@ class Fit:
     errors: Floats
 
 
-def fit(problem: Problem, factors: Sequence[Factor], use: Floats | None = None) -> Fit:
+class Errors(Protocol):
+    """What a fit asks: log errors under turned factors, and the part of a problem that one factor can change."""
+
+    def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
+        """Log of predicted over measured; NaN where nothing is known."""
+
+    def touched(self, factor: Factor) -> Errors:
+        """Errors of the same length, NaN where the factor changes nothing."""
+
+
+def fit(problem: Errors, factors: Sequence[Factor], use: Floats | None = None, *, enough: float = ENOUGH) -> Fit:
     """Gauss and Newton on
 
         sum_i rho(e_i(theta) / s) + sum_j (theta_j / spread_j)^2
@@ -106,6 +117,7 @@ def fit(problem: Problem, factors: Sequence[Factor], use: Floats | None = None) 
     Parameters
     ----------
     use : which points count (boolean); all where it is None
+    enough : share of the cost below which another turn gains too little [-]
     """
     theta, prior = np.zeros(len(factors)), np.diag([1 / factor.spread**2 for factor in factors])
     at = problem.errors(factors, theta)
@@ -125,7 +137,7 @@ def fit(problem: Problem, factors: Sequence[Factor], use: Floats | None = None) 
         else:
             break
         theta, at, cost = there, errors, cost - gained
-        if gained < 1e-3 * cost:
+        if gained < enough * cost:
             break
     return Fit(tuple(factors), theta, at)
 
@@ -136,7 +148,7 @@ def _cost(errors: Floats, theta: Floats, prior: Floats) -> float:
     return float(rho.sum() + theta @ prior @ theta)
 
 
-def _slopes(problem: Problem, factors: Sequence[Factor], theta: Floats, at: Floats) -> Floats:
+def _slopes(problem: Errors, factors: Sequence[Factor], theta: Floats, at: Floats) -> Floats:
     columns = []
     for j, factor in enumerate(factors):
         there = theta.copy()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,18 +12,22 @@ from cyclopts import Parameter
 
 from tokenworks.cli.inputs import compile_once, progress
 from tokenworks.cli.output import Output, Switch, console, emit, notes, table
-from tokenworks.errors import SpecError
+from tokenworks.errors import SpecError, UnknownName
 
 if TYPE_CHECKING:
+    from tokenworks.calibrate.kernels.fit import KernelFit, KernelRows
     from tokenworks.calibrate.points import Point
+    from tokenworks.specs.calibration import Calibration
 
 ABLATED = 12
 
 
 def calibrate(
     *,
-    data: tuple[Path, ...],
+    data: tuple[Path, ...] = (),
     deployment: Path | None = None,
+    kernels: Literal["default", "all"] | None = None,
+    tables: Path | None = None,
     prior: str = "datasheet",
     name: str = "mine",
     without: Annotated[tuple[str, ...], Parameter(negative=())] = (),
@@ -31,7 +37,7 @@ def calibrate(
     out: Path | None = None,
     output: Output = "table",
 ) -> None:
-    """Fit a calibration on measured points: CSV files, or results of vllm bench serve on a deployment.
+    """Fit a calibration on measured points, on tables of single kernels, or on both: kernels first.
 
     Parameters
     ----------
@@ -39,12 +45,17 @@ def calibrate(
         CSV of measured points, or with --deployment a result JSON of vllm bench serve; may be repeated.
     deployment
         YAML file of the deployment that the JSON results were measured on.
+    kernels
+        Fit each kernel on the tables of aiconfigurator-core; `all` includes devices that are held out by default.
+    tables
+        Directory of unpacked kernel tables, instead of those of the installed package.
     prior
         Calibration to start from: a name of the catalog, or a YAML file.
     name
         Name of the calibration that is written.
     without
-        A model whose times are not fitted on; may be repeated. Power is fitted on every point that carries energy.
+        A model, or a device with its points and kernels, that is not fitted on; may be repeated. Power is fitted on
+        every point that carries energy, but those of such a device.
     only_assumed
         Turn only what the prior assumes; leave what a kernel table measured as it is.
     leave_out
@@ -62,16 +73,27 @@ def calibrate(
     from tokenworks.calibrate.files import find_calibration
     from tokenworks.calibrate.leave import leave_out as leave
 
-    points, start = _points(data, deployment), find_calibration(prior)
+    points = [point for point in _points(data, deployment) if point.device not in without]
+    start, rows = find_calibration(prior), _kernels(kernels, tables, data)
+    if rows and not data:
+        _kernels_only(rows, start, leave_out, name=name, without=without, out=out, output=output)
+        return
+    seen: Callable[[str], Calibration] | None = None
+    if rows:
+        measured = rows
+        seen = functools.cache(lambda device: measured.fit(given, without=(*without, device)).calibration)
+        given, start = start, rows.fit(start, without=without).calibration
     compile_once()
     with progress("calibrating") as say:
         if leave_out:
             problem = problem_of(points, start, without, say)
-            left, _ = leave(problem, factors_of(problem.families, start, only_assumed=only_assumed), leave_out, say)
+            factors = factors_of(problem.families, start, only_assumed=only_assumed)
+            left, _ = leave(problem, factors, leave_out, say, seen if leave_out == "system" else None)
             found: dict[str, Any] = {"leave_out": leave_out, "groups": [one.plain() for one in left]}
         else:
             made = run(points, start, name=name, fitted_on=", ".join(path.name for path in data),
-                       data_sha256=_sha256(data), without=without, only_assumed=only_assumed, say=say)  # fmt: skip
+                       data_sha256=_sha256(data), without=without, only_assumed=only_assumed, say=say,
+                       unseen_prior=seen)  # fmt: skip
             found = made.summary() | ({"ablation": made.ablation()} if ablation else {})
             if out:
                 write(made, out)
@@ -80,6 +102,57 @@ def calibrate(
         _print_left(found["groups"]) if leave_out else _print(found)
     else:
         emit(found, output)
+
+
+def _kernels(which: Literal["default", "all"] | None, tables: Path | None, data: tuple[Path, ...]) -> KernelRows | None:
+    """The kernel rows that are asked for; an error where nothing is."""
+    if which is None:
+        if tables or not data:
+            asked = "--tables, but not which of them" if tables else "nothing to fit on"
+            raise SpecError(asked, where="calibrate", hint="give --data FILE, --kernels default, or both")
+        return None
+    from tokenworks.calibrate.kernels.fit import KernelRows
+    from tokenworks.calibrate.kernels.tables import find_tables
+
+    with progress("reading kernel tables") as say:
+        return KernelRows.read(find_tables(tables), which, say)
+
+
+def _kernels_only(
+    rows: KernelRows,
+    prior: Calibration,
+    leave_out: str | None,
+    *,
+    name: str,
+    without: tuple[str, ...],
+    out: Path | None,
+    output: Output,
+) -> None:
+    from tokenworks.calibrate.kernels.fit import write
+
+    if leave_out:
+        raise SpecError("systems are left out of measured points", where="--leave-out", hint="wants --data FILE, too")
+    if unknown := [device for device in without if device not in rows.devices]:
+        raise UnknownName("device", unknown[0], rows.devices, hint="--without names a device that has kernel rows")
+    made = rows.fit(prior, name=name, without=without)
+    if out:
+        write(made, out)
+        notes().print(f"wrote {out}")
+    if output == "table":
+        _print_kernels(made)
+    else:
+        emit(made.plain(), output)
+
+
+def _print_kernels(made: KernelFit) -> None:
+    rows = [
+        [one.family, one.operation, f"{one.rows:,}", f"{one.error:.2f}", f"{100 * one.bias:+.0f} %",
+         ", ".join(f"{field} {written}" for field, written in one.written.items())]
+        for one in made.fitted
+    ]  # fmt: skip
+    heads = {"family": "left", "operation": "left", "rows": "right", "mean |log error|": "right", "bias": "right",
+             "factors": "left"}  # fmt: skip
+    console().print(table(made.calibration.fitted_on, heads, rows))  # type: ignore[arg-type]
 
 
 def _points(data: tuple[Path, ...], deployment: Path | None) -> list[Point]:
