@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.calibrate.cases import table
+from tests.calibrate.kernel_cases import tables
 from tests.ingest.benchmark_cases import FORMS, KNOWN, guidellm, written
 from tokenworks.cli import run
 from tokenworks.ingest.benchmark import Time
@@ -97,3 +98,49 @@ def test_a_broken_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     for verb in ("calibrate", "validate"):
         assert run([verb, "--data", str(file), "--deployment", str(deployment)]) == 2
         assert "run.json" in capsys.readouterr().err
+
+
+def test_kernels_alone_then_points_from_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `--out` writes is the prior of the next fit; a device that is left out is in neither."""
+    directory, out = (
+        str(tables(tmp_path / "tables", "h100_sxm", "h200_sxm", "b300_sxm")),
+        str(tmp_path / "kernels.yaml"),
+    )
+    kernels = ["calibrate", "--kernels", "default", "--tables", directory]
+    assert run([*kernels, "--without", "h200", "--out", out, "-o", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {device for one in found["operations"] for device in one["devices"]} == {"h100"}
+    assert {used["path"].partition("/")[0] for used in found["tables"]} == {"h100_sxm", "h200_sxm"}
+    assert run(["calibrate", "--data", str(table(tmp_path, *ROWS)), "--prior", out, "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["prior"] == "mine"
+    assert run(kernels) == 0
+    assert "nvidia-hopper" in capsys.readouterr().out
+
+
+def test_a_system_left_out_with_its_kernels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the rows of an H200 those of the H100 are all of its family, and the other way round."""
+    directory = tables(tmp_path / "tables", "h100_sxm", "h200_sxm")
+    command = ["calibrate", "--data", str(table(tmp_path, *ROWS)), "--leave-out", "system", "-o", "json"]
+    assert run([*command, "--kernels", "default", "--tables", str(directory)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [group["group"] for group in found["groups"]] == ["h100", "h200"]
+    assert run([*command[:-2], "--kernels", "all", "--tables", str(directory)]) == 0
+    assert "h200" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "nothing to fit on; give --data FILE, --kernels default, or both"),
+        (["--tables", "."], "--tables, but not which of them"),
+        (["--kernels", "default", "--tables", "."], "holds no kernel tables"),
+        (["--kernels", "default", "--tables", "TABLES", "--without", "abacus"], "unknown device 'abacus'"),
+        (["--kernels", "default", "--tables", "TABLES", "--leave-out", "system"], "wants --data"),
+    ],
+)
+def test_what_kernels_cannot_be_fitted_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    directory = str(tables(tmp_path, "h100_sxm"))
+    assert run(["calibrate", *(directory if word == "TABLES" else word for word in arguments)]) == 2
+    assert says in capsys.readouterr().err

@@ -80,12 +80,14 @@ class Calibrated:
 def calibrate(
     points: Sequence[Point], prior: Calibration, *, name: str, fitted_on: str, data_sha256: str,
     without: Sequence[str] = (), only_assumed: bool = False, say: Say | None = None,
+    unseen_prior: Callable[[str], Calibration] | None = None,
 ) -> Calibrated:  # fmt: skip
     """Simulate the points with the prior, fit the factors of their families, and leave out each system for the spread.
 
     Parameters
     ----------
     without : models that are not fitted on; only_assumed : leave what a kernel table measured as it is
+    unseen_prior : of a system that is left out, the prior that has not seen its kernels; None = `prior`
     """
     problem = problem_of(points, prior, without, say)
     factors = factors_of(problem.families, prior, only_assumed=only_assumed)
@@ -96,7 +98,9 @@ def calibrate(
     problem = problem_of(points, prior, without, say, at=turned(prior, factors, first.theta))
     whole = fit(problem, factors)
     devices = {p.device for p, e in zip(problem.points, whole.errors, strict=True) if np.isfinite(e)}
-    systems, unseen = leave_out(problem, factors, "system", say) if len(devices) > 1 else ([], whole.errors)
+    systems, unseen = (
+        leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors)
+    )
     source = f"fit of {len(factors)} factors on {fitted_on}"
     made = _rounded(turned(prior, factors, whole.theta), prior, factors, source)
     made = made.model_copy(

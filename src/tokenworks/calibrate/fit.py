@@ -19,7 +19,7 @@ from tokenworks.specs.calibration import Calibration
 STEP = 0.02
 """Log difference by which a factor is turned to find its slope."""
 
-TURNS = 8
+TURNS, ENOUGH = 8, 1e-3
 NOISE = 0.08
 """Log error that points have by themselves: two releases of one benchmark differ by so much (80 % within 10 %)."""
 
@@ -107,7 +107,7 @@ class Errors(Protocol):
         """Errors of the same length, NaN where the factor changes nothing."""
 
 
-def fit(problem: Errors, factors: Sequence[Factor], use: Floats | None = None) -> Fit:
+def fit(problem: Errors, factors: Sequence[Factor], use: Floats | None = None, *, enough: float = ENOUGH) -> Fit:
     """Gauss and Newton on
 
         sum_i rho(e_i(theta) / s) + sum_j (theta_j / spread_j)^2
@@ -117,6 +117,7 @@ def fit(problem: Errors, factors: Sequence[Factor], use: Floats | None = None) -
     Parameters
     ----------
     use : which points count (boolean); all where it is None
+    enough : share of the cost below which another turn gains too little [-]
     """
     theta, prior = np.zeros(len(factors)), np.diag([1 / factor.spread**2 for factor in factors])
     at = problem.errors(factors, theta)
@@ -136,7 +137,7 @@ def fit(problem: Errors, factors: Sequence[Factor], use: Floats | None = None) -
         else:
             break
         theta, at, cost = there, errors, cost - gained
-        if gained < 1e-3 * cost:
+        if gained < enough * cost:
             break
     return Fit(tuple(factors), theta, at)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from tokenworks.calibrate.factors import Factor
 from tokenworks.calibrate.fit import Problem, fit
 from tokenworks.calibrate.points import Point
 from tokenworks.costs.arrays import Floats
+from tokenworks.specs.calibration import Calibration
 
 By = Literal["system", "model"]
 OF: dict[By, Callable[[Point], str]] = {
@@ -48,9 +49,15 @@ class Left:
 
 
 def leave_out(
-    problem: Problem, factors: Sequence[Factor], by: By, say: Callable[[str], None] | None = None
-) -> tuple[list[Left], Floats]:
-    """Errors of each group when it is left out, and the log error of every point under the fit that did not see it."""
+    problem: Problem, factors: Sequence[Factor], by: By, say: Callable[[str], None] | None = None,
+    prior: Callable[[str], Calibration] | None = None,
+) -> tuple[list[Left], Floats]:  # fmt: skip
+    """Errors of each group when it is left out, and the log error of every point under the fit that did not see it.
+
+    Parameters
+    ----------
+    prior : calibration that each fit starts from, of the group that it must not have seen; None = the problem's
+    """
     names = np.array([OF[by](point) for point in problem.points])
     before = problem.errors([], np.zeros(0))
     groups = sorted(set(names[np.isfinite(before)]))
@@ -59,7 +66,8 @@ def leave_out(
         if say:
             say(f"fitting without {group}")
         own = names == group
-        unseen[own] = fit(problem, factors, use=~own).errors[own]
+        start = replace(problem, calibration=prior(group)) if prior else problem
+        unseen[own] = fit(start, factors, use=~own).errors[own]
     vendors = vendors_of(problem)
     return [_left(group, names, vendors, unseen, before) for group in groups], unseen
 

@@ -1,24 +1,32 @@
-"""`tokenworks calibrate`: fit a machine's factors on measured points, and show what they are worth elsewhere."""
+"""`tokenworks calibrate`: fit a machine's factors on what was measured, and show what they are worth elsewhere."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from tokenworks.cli.inputs import compile_once, measured, progress
 from tokenworks.cli.output import Output, Switch, console, emit, notes, table
-from tokenworks.errors import SpecError
+from tokenworks.errors import SpecError, UnknownName
+
+if TYPE_CHECKING:
+    from tokenworks.calibrate.kernels.fit import KernelFit, KernelRows
+    from tokenworks.specs.calibration import Calibration
 
 ABLATED = 12
 
 
 def calibrate(
     *,
-    data: Annotated[tuple[Path, ...], Parameter(negative=())],
+    data: Annotated[tuple[Path, ...], Parameter(negative=())] = (),
     deployment: Path | None = None,
+    kernels: Literal["default", "all"] | None = None,
+    tables: Path | None = None,
     prior: str = "datasheet",
     name: str = "mine",
     without: Annotated[tuple[str, ...], Parameter(negative=())] = (),
@@ -28,9 +36,9 @@ def calibrate(
     out: Path | None = None,
     output: Output = "table",
 ) -> None:
-    """Fit a calibration on measured points: CSV files, or your own benchmark results on a deployment.
+    """Fit a calibration on measured points, on tables of single kernels, or on both: kernels first.
 
-    Results of your own are fitted on TPOT and TTFT by simulation, and each point is left out once.
+    Results of your own (--deployment) are fitted on TPOT and TTFT by simulation, and each point is left out once.
 
     Parameters
     ----------
@@ -39,12 +47,16 @@ def calibrate(
         repeated.
     deployment
         YAML file of the deployment that the JSON results were measured on.
+    kernels
+        Fit each kernel on the tables of aiconfigurator-core; `all` includes devices that are held out by default.
+    tables
+        Directory of unpacked kernel tables, instead of those of the installed package.
     prior
         Calibration to start from: a name of the catalog, or a YAML file.
     name
         Name of the calibration that is written.
     without
-        A model whose times are not fitted on; may be repeated. Power is fitted on every point that carries energy.
+        A device or a model that is not fitted on; may be repeated.
     only_assumed
         Turn only what the prior assumes; leave what a kernel table measured as it is.
     leave_out
@@ -56,40 +68,136 @@ def calibrate(
     output
         table, json or yaml.
     """
-    from tokenworks.calibrate.calibrate import calibrate as run
-    from tokenworks.calibrate.calibrate import calibrate_own, problem_of, write, write_own
-    from tokenworks.calibrate.factors import factors_of
-    from tokenworks.calibrate.leave import leave_out as leave
     from tokenworks.specs.calibration import load_calibration
 
-    points, start = measured(data, deployment).points, load_calibration(prior)
-    compile_once()
-    with progress("calibrating") as say:
+    start = load_calibration(prior)
+    if deployment:
+        tables_only = (("--without", without), ("--only-assumed", only_assumed), ("--ablation", ablation),
+                       ("--leave-out", leave_out), ("--kernels", kernels), ("--tables", tables))  # fmt: skip
+        for option, given in tables_only:
+            if given:
+                raise SpecError("is for tables of points", where=option, hint="leave it out beside --deployment")
+        _own(data, deployment, start, name=name, out=out, output=output)
+        return
+    rows = _kernel_rows(kernels, tables, data)
+    if rows and not data:
         if leave_out:
-            problem = problem_of(points, start, without, say)
-            left, _ = leave(problem, factors_of(problem.families, start, only_assumed=only_assumed), leave_out, say)
-            found: dict[str, Any] = {"leave_out": leave_out, "groups": [one.plain() for one in left]}
-        elif deployment:
-            for option, given in (("--without", without), ("--only-assumed", only_assumed), ("--ablation", ablation)):
-                if given:
-                    raise SpecError("is for tables of points", where=option, hint="leave it out beside --deployment")
-            own = calibrate_own(points, start, name=name, fitted_on=", ".join(path.name for path in data),
-                                data_sha256=_sha256(data), say=say)  # fmt: skip
-            found = own.summary()
-            if out:
-                write_own(own, out)
-                notes().print(f"wrote {out}")
+            raise SpecError("systems are left out of measured points", where="--leave-out", hint="give --data, too")
+        _kernels(rows, start, name=name, without=without, out=out, output=output)
+        return
+    fit = _Table(data, start, rows, without, only_assumed)
+    if leave_out:
+        fit.leave_out(leave_out, output)
+    else:
+        fit.calibrate(name, out, output, ablation=ablation)
+
+
+class _Table:
+    """A fit on CSV files of points, with the kernels fitted first where they are given."""
+
+    def __init__(
+        self, data: tuple[Path, ...], start: Calibration, rows: KernelRows | None, without: tuple[str, ...],
+        only_assumed: bool,
+    ) -> None:  # fmt: skip
+        self.data, self.without, self.only_assumed = data, without, only_assumed
+        self.points = [point for point in measured(data, None).points if point.device not in without]
+        self.start = start
+        self.unseen: Callable[[str], Calibration] | None = None
+        if rows:
+            self.start = rows.fit(start, without=without).calibration
+            self.unseen = functools.cache(lambda device: rows.fit(start, without=(*without, device)).calibration)
+        compile_once()
+
+    def leave_out(self, by: Literal["system", "model"], output: Output) -> None:
+        from tokenworks.calibrate.calibrate import problem_of
+        from tokenworks.calibrate.factors import factors_of
+        from tokenworks.calibrate.leave import leave_out
+
+        with progress("calibrating") as say:
+            problem = problem_of(self.points, self.start, self.without, say)
+            factors = factors_of(problem.families, self.start, only_assumed=self.only_assumed)
+            left, _ = leave_out(problem, factors, by, say, self.unseen if by == "system" else None)
+        groups = [one.plain() for one in left]
+        if output == "table":
+            _print_left(groups)
         else:
-            made = run(points, start, name=name, fitted_on=", ".join(path.name for path in data),
-                       data_sha256=_sha256(data), without=without, only_assumed=only_assumed, say=say)  # fmt: skip
+            emit({"leave_out": by, "groups": groups}, output)
+
+    def calibrate(self, name: str, out: Path | None, output: Output, *, ablation: bool) -> None:
+        from tokenworks.calibrate.calibrate import calibrate, write
+
+        with progress("calibrating") as say:
+            made = calibrate(
+                self.points, self.start, name=name, fitted_on=_names(self.data), data_sha256=_sha256(self.data),
+                without=self.without, only_assumed=self.only_assumed, say=say, unseen_prior=self.unseen,
+            )  # fmt: skip
             found = made.summary() | ({"ablation": made.ablation()} if ablation else {})
             if out:
                 write(made, out)
                 notes().print(f"wrote {out}")
+        if output == "table":
+            _print(found)
+        else:
+            emit(found, output)
+
+
+def _own(
+    data: tuple[Path, ...], deployment: Path, start: Calibration, *, name: str, out: Path | None, output: Output
+) -> None:
+    """A fit on a user's own results."""
+    from tokenworks.calibrate.calibrate import calibrate_own, write_own
+
+    points = measured(data, deployment).points
+    compile_once()
+    with progress("calibrating") as say:
+        made = calibrate_own(
+            points, start, name=name, fitted_on=_names(data), data_sha256=_sha256(data), say=say
+        )  # fmt: skip
+        if out:
+            write_own(made, out)
+            notes().print(f"wrote {out}")
     if output == "table":
-        _print_left(found["groups"]) if leave_out else _print_own(found) if deployment else _print(found)
+        _print_own(made.summary())
     else:
-        emit(found, output)
+        emit(made.summary(), output)
+
+
+def _kernel_rows(
+    which: Literal["default", "all"] | None, tables: Path | None, data: tuple[Path, ...]
+) -> KernelRows | None:
+    """The kernel rows that are asked for; an error where nothing is."""
+    if which is None:
+        if tables or not data:
+            asked = "--tables, but not which of them" if tables else "nothing to fit on"
+            raise SpecError(asked, where="calibrate", hint="give --data FILE, --kernels default, or both")
+        return None
+    from tokenworks.calibrate.kernels.fit import KernelRows
+    from tokenworks.calibrate.kernels.tables import find_tables
+
+    with progress("reading kernel tables") as say:
+        return KernelRows.read(find_tables(tables), which, say)
+
+
+def _kernels(
+    rows: KernelRows, prior: Calibration, *, name: str, without: tuple[str, ...], out: Path | None, output: Output
+) -> None:
+    """A fit on kernel tables alone."""
+    from tokenworks.calibrate.kernels.fit import write
+
+    if unknown := [device for device in without if device not in rows.devices]:
+        raise UnknownName("device", unknown[0], rows.devices, hint="--without names a device that has kernel rows")
+    made = rows.fit(prior, name=name, without=without)
+    if out:
+        write(made, out)
+        notes().print(f"wrote {out}")
+    if output == "table":
+        _print_kernels(made)
+    else:
+        emit(made.plain(), output)
+
+
+def _names(data: tuple[Path, ...]) -> str:
+    return ", ".join(path.name for path in data)
 
 
 def _sha256(data: tuple[Path, ...]) -> str:
@@ -150,3 +258,14 @@ def _print_left(groups: list[dict[str, Any]]) -> None:
     heads = {"left out": "left", "points": "right", "prior": "right", "median error": "right", "bias": "right",
              "80 % interval": "right", "covers": "right"}  # fmt: skip
     console().print(table("fitted without it", heads, rows))  # type: ignore[arg-type]
+
+
+def _print_kernels(made: KernelFit) -> None:
+    rows = [
+        [one.family, one.operation, f"{one.rows:,}", f"{one.error:.2f}", f"{100 * one.bias:+.0f} %",
+         ", ".join(f"{field} {written}" for field, written in one.written.items())]
+        for one in made.fitted
+    ]  # fmt: skip
+    heads = {"family": "left", "operation": "left", "rows": "right", "mean |log error|": "right", "bias": "right",
+             "factors": "left"}  # fmt: skip
+    console().print(table(made.calibration.fitted_on, heads, rows))  # type: ignore[arg-type]

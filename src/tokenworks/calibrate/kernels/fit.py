@@ -1,0 +1,296 @@
+"""Fit factors on kernel rows, operation after operation, all device families at once, and say how well they fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from tokenworks import units
+from tokenworks.calibrate.calibrate import write_file
+from tokenworks.calibrate.factors import Factor, turned
+from tokenworks.calibrate.fit import fit
+from tokenworks.calibrate.kernels.operations import OPERATIONS, Operation, Rows
+from tokenworks.calibrate.kernels.tables import WHEEL, Tables, Used
+from tokenworks.costs.arrays import Floats
+from tokenworks.costs.rates import rates
+from tokenworks.errors import SpecError, UnknownName
+from tokenworks.specs.calibration import Calibration, Family, number
+from tokenworks.specs.compose import machine
+from tokenworks.specs.provenance import Quantity
+
+Which = Literal["default", "all"]
+DEFAULT = {
+    "h100_sxm": "8xhgx-h100", "h200_sxm": "8xhgx-h200", "b200_sxm": "8xhgx-b200", "gb200": "gb200-nvl72",
+    "l40s": "pcie-l40s", "rtx_pro_6000_server": "pcie-rtx-pro-6000",
+}  # fmt: skip
+"""Systems of the tables, as the catalog calls them, that the shipped calibrations may rest on."""
+
+HELD_OUT = {
+    "a100_sxm": "8xhgx-a100", "b300_sxm": "8xhgx-b300", "gb300": "gb300-nvl72", "b60": "pcie-arc-b60",
+}  # fmt: skip
+"""Those that predictions are tested on: only `all` reads them."""
+
+START = {
+    "gemm": 0.6, "grouped": 0.5, "hbm": 0.8, "experts_hbm": 0.8, "attention_prefill": 0.5, "attention_decode": 0.5,
+    "attention_hbm": 0.8, "scale_up": 0.6, "dispatch_up": 0.6, "dispatch_out": 0.8, "query": 300.0, "sequence": 50.0,
+    "kernel": 4e-6, "walk": 1e-9, "attention_start": 10e-6, "context_walk": 2e-10, "experts_start": 30e-6,
+    "expert": 2e-7, "collective_start": 4e-6, "dispatch_start": 15e-6, "ring": 1e-6,
+}  # fmt: skip
+"""Where each fit starts, in every family: nothing of the rows is in it [-, s]."""
+SPREAD = 0.5
+"""How far a factor may lie from it, as a log-deviation [-]."""
+
+DIGITS = 3
+UNSEEN = "no kernel of the family is left: where every fit of kernels starts"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """One operation of one family: rows of which devices, the factors, and how far off they are.
+
+    error : mean |log(predicted / measured)| [-]; bias : median of predicted / measured - 1 [-]
+    errors : the error of each kind of rows; written : the factors with their units
+    """
+
+    family: str
+    operation: str
+    devices: tuple[str, ...]
+    rows: int
+    error: float
+    bias: float
+    errors: dict[str, float]
+    factors: dict[str, float]
+    written: dict[str, str]
+
+
+@dataclass(frozen=True)
+class KernelFit:
+    """A calibration whose kernels are measured, what was fitted, and the tables that it rests on."""
+
+    calibration: Calibration
+    fitted: list[Fitted]
+    used: list[Used]
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "fitted_on": self.calibration.fitted_on,
+            "data_sha256": self.calibration.data_sha256,
+            "shared": {field: getattr(self.calibration, field).value for of in OPERATIONS for field in of.shared},
+            "operations": [asdict(one) for one in self.fitted],
+            "tables": [asdict(one) for one in self.used],
+        }
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Rows of one operation; `fit` asks it for errors."""
+
+    calibration: Calibration
+    rows: Sequence[Rows]
+    family: str | None = None
+
+    def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
+        """Log of predicted over measured time; NaN in families that are not asked for."""
+        made = turned(self.calibration, factors, theta)
+        return np.concatenate([self._of(item, made) for item in self.rows])
+
+    def touched(self, factor: Factor) -> _Problem:
+        """The rows of the factor's family."""
+        return _Problem(self.calibration, self.rows, factor.families[0] if factor.families else None)
+
+    def _of(self, item: Rows, made: Calibration) -> Floats:
+        if self.family not in (None, item.machine.family):
+            return np.full(len(item.measured), np.nan)
+        return np.asarray(np.log(item.predict(rates(item.machine, made)) / item.measured))
+
+
+@dataclass(frozen=True)
+class KernelRows:
+    """All rows of the chosen systems, read once, by operation."""
+
+    title: str
+    rows: Mapping[str, list[Rows]] = dataclasses.field(repr=False)
+    used: list[Used] = dataclasses.field(repr=False)
+
+    @classmethod
+    def read(cls, root: Path, which: Which, say: Callable[[str], None] | None = None) -> KernelRows:
+        """Of the tables below `root`; systems that are held out only with `all`."""
+        wanted = DEFAULT if which == "default" else DEFAULT | HELD_OUT
+        tables = Tables(root)
+        rows: dict[str, list[Rows]] = {operation.name: [] for operation in OPERATIONS}
+        for system in tables.systems():
+            if system not in DEFAULT | HELD_OUT:
+                raise UnknownName("system of kernel tables", system, [*DEFAULT, *HELD_OUT], hint=str(root))
+            if system not in wanted:
+                continue
+            if say:
+                say(f"reading kernel tables of {system}")
+            of = machine(wanted[system])
+            for operation in OPERATIONS:
+                rows[operation.name] += operation.build(tables, system, of)
+        if not any(rows.values()):
+            raise SpecError(f"no kernel tables of {', '.join(wanted)}", where=str(root))
+        return cls(_title(root), rows, list(tables.used.values()))
+
+    @property
+    def devices(self) -> list[str]:
+        """Devices that have rows."""
+        return sorted({item.machine.device for rows in self.rows.values() for item in rows})
+
+    def fit(
+        self, prior: Calibration, *, name: str = "kernels", without: Collection[str] = (),
+        say: Callable[[str], None] | None = None,
+    ) -> KernelFit:  # fmt: skip
+        """`prior` with the factors that rows fix; the others stay as they are.
+
+        Parameters
+        ----------
+        name : of the calibration that is made
+        without : devices whose rows are left out; what the prior took from kernels of their family is left out, too
+        """
+        made, fitted = _own(prior, {item.machine.family for rows in self.rows.values() for item in rows}), []
+        for operation in OPERATIONS:
+            rows = self.rows[operation.name]
+            made = _started(made, operation, rows)
+            kept = [item for item in rows if item.machine.device not in without]
+            if kept:
+                if say:
+                    say(f"fitting {operation.name}")
+                made, found = _fit(made, operation, kept, self.title)
+                fitted += found
+        seen = f"{self.title}: {', '.join(device for device in self.devices if device not in without)}"
+        made = made.model_copy(
+            update={
+                "name": name,
+                "title": f"Kernels fitted on {seen}",
+                "grade": "kernel-calibrated",
+                "graded": tuple(dict.fromkeys(one.family for one in fitted)),
+                "fitted_on": seen,
+                "data_sha256": hashlib.sha256("".join(used.sha256 for used in self.used).encode()).hexdigest(),
+            }
+        )
+        return KernelFit(made, fitted, self.used)
+
+
+def write(made: KernelFit, path: Path) -> None:
+    """As a catalog file; above it every operation's error, and every table with its hash."""
+    lines = [f"# {made.calibration.title}. Mean |log(predicted / measured)| by operation:"]
+    lines += [
+        f"# {one.family}, {one.operation}: {one.rows:,} rows, {one.error:.3f} "
+        f"({', '.join(f'{kind} {error:.3f}' for kind, error in one.errors.items())}), bias {100 * one.bias:+.1f} %"
+        for one in made.fitted
+    ]
+    lines += ["# Tables: rows, repeated rows, sha256."]
+    lines += [f"# {used.path}: {used.rows:,}, {used.repeated:,}, {used.sha256}" for used in made.used]
+    write_file(made.calibration, lines, path)
+
+
+def _title(root: Path) -> str:
+    """`aiconfigurator-core 0.12.0` where the tables are its own, else the name of their directory."""
+    if root.parent.parent.name != WHEEL.replace("-", "_"):
+        return root.name
+    try:
+        return f"{WHEEL} {version(WHEEL)}"
+    except PackageNotFoundError:
+        return WHEEL
+
+
+def _own(prior: Calibration, families: Collection[str]) -> Calibration:
+    """The prior, in which a family that borrowed another one's numbers has them as its own, to be fitted."""
+    own = {
+        name: prior.families[like.like].model_copy(update={"spread": like.spread})
+        for name, like in prior.borrowed.items() if name in families
+    }  # fmt: skip
+    borrowed = {name: like for name, like in prior.borrowed.items() if name not in families}
+    return prior.model_copy(update={"families": {**prior.families, **own}, "borrowed": borrowed})
+
+
+def _started(calibration: Calibration, operation: Operation, rows: Sequence[Rows]) -> Calibration:
+    """Every factor that the rows are about is back at the start: a prior may have seen what is left out."""
+    families = dict(calibration.families)
+    shared = {field: _at(getattr(calibration, field), field) for field in operation.shared if rows}
+    for name in {item.machine.family for item in rows}:
+        for field in _fields(operation, [item for item in rows if item.machine.family == name]):
+            families[name] = _put(families[name], field, _at(_get(families[name], field), field))
+    return calibration.model_copy(update={"families": families, **shared})
+
+
+def _at(was: Quantity, field: str) -> Quantity:
+    return _written(was.model_copy(update={"value": START[field.partition(".")[0]]}), "assumed", UNSEEN)
+
+
+def _fields(operation: Operation, rows: Sequence[Rows]) -> list[str]:
+    """What rows of one family can fix: rates of dtypes that its devices have, and of networks that they are on."""
+    dtypes = {dtype for item in rows for dtype in item.machine.peak}
+    outer = any(item.machine.scale_out for item in rows)
+    return [
+        field for field in operation.fields
+        if ("." not in field or field.partition(".")[2] in dtypes) and (field != "dispatch_out" or outer)
+    ]  # fmt: skip
+
+
+def _fit(
+    calibration: Calibration, operation: Operation, rows: Sequence[Rows], title: str
+) -> tuple[Calibration, list[Fitted]]:
+    families = list(dict.fromkeys(item.machine.family for item in rows))
+    mine = {name: [item for item in rows if item.machine.family == name] for name in families}
+    factors = [Factor((name,), field, SPREAD, name) for name in families for field in _fields(operation, mine[name])]
+    factors += [Factor((), field, SPREAD) for field in operation.shared]
+    made = fit(_Problem(calibration, rows), factors, enough=1e-5)
+    found = turned(calibration, factors, made.theta)
+    sizes = [len(item.measured) for item in rows]
+    of = np.repeat([item.machine.family for item in rows], sizes)
+    kind = np.repeat([item.name for item in rows], sizes)
+    new, fitted = dict(found.families), []
+    for name in families:
+        errors, kinds = made.errors[of == name], kind[of == name]
+        devices = tuple(dict.fromkeys(item.machine.device for item in mine[name]))
+        error = float(np.mean(np.abs(errors)))
+        source = _source(title, devices, operation, errors)
+        values, written = {}, {}
+        for field in _fields(operation, mine[name]):
+            quantity = _written(_get(new[name], field), "measured", source)
+            new[name] = _put(new[name], field, quantity)
+            values[field], written[field] = number(quantity), quantity.written
+        each = {str(one): float(np.mean(np.abs(errors[kinds == one]))) for one in np.unique(kinds)}
+        bias = float(np.expm1(np.median(errors)))
+        fitted.append(Fitted(name, operation.name, devices, len(errors), error, bias, each, values, written))
+    everywhere = _source(title, dict.fromkeys(item.machine.device for item in rows), operation, made.errors)
+    shared = {field: _written(getattr(found, field), "measured", everywhere) for field in operation.shared}
+    return found.model_copy(update={"families": new, **shared}), fitted
+
+
+def _source(title: str, devices: Iterable[str], operation: Operation, errors: Floats) -> str:
+    error = np.mean(np.abs(errors))
+    return (
+        f"{title}, {', '.join(devices)}: fit of {len(errors):,} rows of {operation.name}, mean |log error| {error:.2f}"
+    )
+
+
+def _get(family: Family, field: str) -> Quantity:
+    name, _, dtype = field.partition(".")
+    found = getattr(family, name)
+    found = found[dtype] if dtype else found
+    assert isinstance(found, Quantity)
+    return found
+
+
+def _put(family: Family, field: str, found: Quantity) -> Family:
+    name, _, dtype = field.partition(".")
+    return family.model_copy(update={name: {**getattr(family, name), dtype: found} if dtype else found})
+
+
+def _written(found: Quantity, status: Literal["measured", "assumed"], source: str) -> Quantity:
+    value = number(found)
+    scale, unit = (1.0, "") if found.unit != "s" else (1e9, " ns") if value < 1e-6 else (1e6, " us")
+    written = f"{scale * value:.{DIGITS}g}{unit}"
+    value = units.parse(written, found.unit)
+    return Quantity(value=value, status=status, source=source, written=written, unit=found.unit)

@@ -1,0 +1,155 @@
+"""Parquet tables of single kernels, as the wheel aiconfigurator-core holds them: found, read, checked, deduplicated.
+
+    ROOT/<system>/<family>/<backend>/<version>/<name>.parquet
+
+What a table means is in `operations`; here a bad file is named, and equal shapes are reduced to their best kernel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenworks.costs.arrays import Floats
+from tokenworks.errors import SpecError
+
+WHEEL = "aiconfigurator-core"
+EXTRA = "pip install 'tokenworks[kernels]'"
+
+
+def find_tables(directory: Path | None) -> Path:
+    """Where the tables are: a directory of unpacked ones, or the installed wheel.
+
+    Raises
+    ------
+    SpecError : there are none
+    """
+    if directory is not None:
+        if not any(directory.glob("*/*/*/*/*.parquet")):
+            raise SpecError("holds no kernel tables", where=str(directory),
+                            hint="wants SYSTEM/FAMILY/BACKEND/VERSION/NAME.parquet below it")  # fmt: skip
+        return directory
+    found = importlib.util.find_spec(WHEEL.replace("-", "_"))
+    if found is None or not found.submodule_search_locations:
+        raise SpecError(f"kernel tables are those of {WHEEL}, which is not installed", hint=EXTRA)
+    return Path(found.submodule_search_locations[0]) / "systems" / "data"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Columns of equal length, of one or several tables; `backend` and `version` are among them."""
+
+    columns: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def where(self, keep: Any) -> Frame:
+        """Rows that a mask keeps."""
+        return Frame({name: column[keep] for name, column in self.columns.items()})
+
+    def groups(self, keys: Sequence[str]) -> Any:
+        """A number for each row, equal where all keys are."""
+        codes = np.zeros(len(self), np.int64)
+        for key in keys:
+            _, code = np.unique(self[key], return_inverse=True)
+            _, codes = np.unique(codes * (int(code.max(initial=0)) + 1) + code, return_inverse=True)
+        return codes
+
+    def best(self, keys: Sequence[str], value: str) -> Frame:
+        """The quickest row of each shape: repeated rows, and the slower kernels of other engines, are gone."""
+        codes = self.groups(keys)
+        order = np.lexsort((self[value], codes))
+        first = np.ones(len(order), bool)
+        first[1:] = np.diff(codes[order]) > 0
+        return self.where(order[first])
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """A file that rows came from."""
+
+    path: str
+    rows: int
+    repeated: int
+    sha256: str
+
+
+@dataclass
+class Tables:
+    """The tables below `root`, and which of them were read."""
+
+    root: Path
+    used: dict[str, Used] = field(default_factory=dict)
+
+    def systems(self) -> list[str]:
+        """Those that there are tables of."""
+        return sorted(path.name for path in self.root.iterdir() if any(path.glob("*/*/*/*.parquet")))
+
+    def read(self, system: str, family: str, name: str, keys: Sequence[str], value: str) -> Frame | None:
+        """All tables of a name, one below the other; None where there are none.
+
+        Parameters
+        ----------
+        keys : columns that tell shapes apart; value : the time, above zero
+        """
+        files = sorted(self.root.glob(f"{system}/{family}/*/*/{name}.parquet"))
+        frames = [self._one(path, keys, value) for path in files]
+        if not frames:
+            return None
+        return Frame({column: np.concatenate([frame[column] for frame in frames]) for column in frames[0].columns})
+
+    def _one(self, path: Path, keys: Sequence[str], value: str) -> Frame:
+        table = _parquet(path, [*keys, value])
+        backend, version = path.parts[-3:-1]
+        rows = table.num_rows
+        made = Frame(
+            {name: _column(table, name, path) for name in keys}
+            | {value: _times(_column(table, value, path), value, path)}
+            | {"backend": np.full(rows, backend), "version": np.full(rows, version)}
+        )
+        repeated = rows - len(np.unique(made.groups([*keys, value])))
+        where = str(path.relative_to(self.root))
+        self.used[where] = Used(where, rows, repeated, hashlib.sha256(path.read_bytes()).hexdigest())
+        return made
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> Any:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise SpecError("reading Parquet needs pyarrow, which is not installed", where=str(path), hint=EXTRA) from None
+    try:
+        held = parquet.read_schema(path).names
+        if missing := [name for name in columns if name not in held]:
+            raise SpecError(f"has no column {', '.join(missing)}", where=str(path), hint=f"it has {', '.join(held)}")
+        return parquet.read_table(path, columns=list(columns), partitioning=None)
+    except (ArrowException, OSError) as error:
+        raise SpecError(f"is no Parquet table: {str(error).splitlines()[0]}", where=str(path)) from None
+
+
+def _column(table: Any, name: str, path: Path) -> Any:
+    column = table[name]
+    if column.null_count:
+        raise SpecError(f"{column.null_count} rows of column {name} are empty", where=str(path))
+    found = np.asarray(column.to_numpy())
+    return found.astype(str) if found.dtype == object else found
+
+
+def _times(found: Any, name: str, path: Path) -> Floats:
+    if not np.issubdtype(found.dtype, np.number):
+        raise SpecError(f"column {name} holds {found.dtype}, not numbers", where=str(path))
+    wrong = ~(np.isfinite(found) & (found > 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise SpecError(f"row {row}: {name} is {found[row]}", where=str(path), hint="a time is above 0")
+    return np.asarray(found, float)
