@@ -102,22 +102,15 @@ def emit(s, r, name, stored, now):
 
 @jit
 def take_cached(s, r, count, now):
-    """Take free blocks from the head of the LRU list; what they held is forgotten."""
+    """Take free blocks: those that hold nothing, then from the head of the LRU list, forgetting what they held."""
     rank = s.rank[r]
-    while count > 0:
+    nameless = min(count, rank.nameless)
+    rank.nameless -= nameless
+    for _ in range(count - nameless):
         head = rank.lru_first
-        node = s.node[head]
-        if node.users < 0:
-            taken = min(count, node.count)
-            node.count -= taken
-            count -= taken
-            if node.count:
-                break
-        else:
-            remove_from_table(s, r, head)
-            emit(s, r, node.name, 0, now)
-            rank.evictions += 1
-            count -= 1
+        remove_from_table(s, r, head)
+        emit(s, r, s.node[head].name, 0, now)
+        rank.evictions += 1
         pull_free(s, r, head)
         recycle(s, r, head)
 
@@ -152,18 +145,10 @@ def store(s, r, q, tokens, now):
 
 @jit
 def release_cached(s, r, q, blocks):
-    """Free `blocks` of which the chain's are kept findable: nameless ones first, then the chain from its end."""
+    """Free `blocks` of which the chain's are kept findable; it goes to the LRU list from its end."""
     me, rank = s.request[q], s.rank[r]
-    nameless = blocks - me.owned
-    if nameless > 0:
-        last = rank.lru_last
-        if last >= 0 and s.node[last].users < 0:
-            s.node[last].count += nameless
-        else:
-            new = fresh(s, r)
-            s.node[new].users, s.node[new].count = -1, nameless
-            push_free(s, r, new)
-        rank.free += nameless
+    rank.nameless += blocks - me.owned
+    rank.free += blocks - me.owned
     first = s.offsets[q]
     for i in range(first + me.chained - 1, first - 1, -1):
         node = s.held[i]

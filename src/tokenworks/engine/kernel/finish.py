@@ -9,9 +9,9 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, PREFILL, SGLANG, inline, jit
 from tokenworks.engine.kernel.cache import store
-from tokenworks.engine.kernel.leave import drop, leave_running
+from tokenworks.engine.kernel.leave import drop, leave_running, pay
 from tokenworks.engine.kernel.lists import wait
-from tokenworks.engine.kernel.steps import glide, interrupt, itl_bin
+from tokenworks.engine.kernel.steps import count_gap, glide, interrupt, itl_bin
 from tokenworks.engine.kernel.tokens import decode, last_decode
 from tokenworks.engine.state import BUCKETS
 
@@ -49,8 +49,9 @@ def produce_first(s, r, q, now):
     rank.output_tokens += 1
     if math.isnan(me.first_s):
         me.first_s = now
+        pay(s, q)
     else:
-        s.itl[itl_bin(now - me.end_s)] += 1
+        s.itl[me.group, itl_bin(now - me.end_s)] += 1
     me.end_s = now
     if me.generated == me.output:
         drop(s, r, q, COMPLETED, now)
@@ -65,18 +66,18 @@ def produce_first(s, r, q, now):
 
 @jit
 def fresh_gaps(s, r, now):
-    """Gaps before the second token of those that did not decode in the step before; returns how many."""
+    """Of those that did not decode in the step before the gap is another one, before their second token."""
     rank = s.rank[r]
     q = s.request[rank.prefill].prev if rank.prefill >= 0 else rank.last
-    count = np.int64(rank.fresh)
+    others = itl_bin(now - last_decode(s, r))
     while rank.fresh:
         me = s.request[q]
         if me.fresh:
             me.fresh = 0
             rank.fresh -= 1
-            s.itl[itl_bin(now - me.end_s)] += 1
+            s.itl[me.group, others] -= 1
+            s.itl[me.group, itl_bin(now - me.end_s)] += 1
         q = me.prev
-    return count
 
 
 @inline
@@ -85,8 +86,9 @@ def finish_rank(s, i, r, now):
     rank, instance = s.rank[r], s.instance[i]
     pool = s.pool[rank.pool]
     if rank.batch:
-        fresh = fresh_gaps(s, r, now) if rank.fresh else 0
-        s.itl[itl_bin(now - last_decode(s, r))] += rank.batch - fresh
+        count_gap(s, r, now - last_decode(s, r), 1)
+        if rank.fresh:
+            fresh_gaps(s, r, now)
         rank.last_s = now
         rank.decode_sequences += rank.batch
         rank.output_tokens += rank.batch * rank.gain

@@ -61,10 +61,19 @@ def open_gate(s, now):
             world.gate_last = -1
         if me.status == PENDING:
             me.gated = 0
-            me.sent_s = now
+            me.sent_s = now + world.request_s
             push_heap(s, q)
             return
     world.flying -= 1
+
+
+@inline
+def pay(s, q):
+    """`q` has its first token, or will not have it: its rank no longer owes that to the router."""
+    me = s.request[q]
+    if me.owed:
+        s.rank[me.route].owed -= me.owed
+        me.owed = 0
 
 
 @inline
@@ -72,6 +81,7 @@ def end(s, q, status, now):
     """The client hears of the end."""
     me = s.request[q]
     me.status, me.end_s = status, now
+    pay(s, q)
     if status == COMPLETED:
         child = me.child
         while child >= 0:

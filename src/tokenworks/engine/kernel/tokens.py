@@ -55,6 +55,7 @@ def decode(s, r, q):
     s.growth[rank.growth + (rank.clock - me.computed - pool.draft) % pool.block_tokens] += 1
     rank.context += me.computed + 1
     rank.decodes += 1
+    rank.grouped[me.group] += 1
     rank.next_target = min(rank.next_target, me.target) if rank.decodes > 1 else me.target
     bucket = rank.calendar + 2 * (me.target & (BUCKETS - 1))
     last = s.calendar[bucket + 1]
@@ -84,6 +85,7 @@ def stop_decoding(s, r, q):
     s.growth[rank.growth + (rank.clock - me.computed - pool.draft) % pool.block_tokens] -= 1
     rank.context -= me.computed + 1
     rank.decodes -= 1
+    rank.grouped[me.group] -= 1
     bucket = rank.calendar + 2 * (me.target & (BUCKETS - 1))
     if me.cprev >= 0:
         s.request[me.cprev].cnext = me.cnext
