@@ -41,7 +41,8 @@ def pool(rng: np.random.Generator, role: str, *, block: int | None = None) -> Po
     own = limits(rng, prefix=role != "decode" and rng.random() < 0.6)
     ranks = int(rng.choice([1, 1, 1, 2, 3]))
     prices = cost(rng, ranks * own.token_budget)
-    return Pool(prices, own, instances=int(rng.choice([1, 1, 2, 3])), ranks=ranks, role=role)  # type: ignore[arg-type]
+    return Pool(prices, own, instances=int(rng.choice([1, 1, 2, 3])), ranks=ranks, role=role,  # type: ignore[arg-type]
+                stages=int(rng.choice([1, 1, 1, 3])))  # fmt: skip
 
 
 def cluster(rng: np.random.Generator) -> Cluster:

@@ -30,7 +30,7 @@ class Instance:
         self.start_s, self.end_s = 0.0, NEVER
         self.batches: list[Batch] = []
         self.anchor: tuple[float, float, float] = (0.0, 0.0, 0.0)
-        self.anchor_steps = 0
+        self.anchor_steps = self.tokens = 0
         self.anchored: list[Sequence] = []
         self.link_free_s = 0.0
         self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = 0
@@ -69,6 +69,7 @@ class Instance:
         """
         cost, ranks = self.pool.cost, len(self.ranks)
         works = [batch.work(rank) for batch, rank in zip(self.batches, self.ranks, strict=True)]
+        self.tokens = sum(work[0] for work in works)
         pure = ranks == 1 and not self.batches[0].prefills
         if pure and self.anchored == self.batches[0].decodes:
             self.anchor_steps += 1
@@ -80,7 +81,7 @@ class Instance:
                 + cost.prefill_token_s * p
                 for _, n, s, q, p in works
             )
-            step = float(cost.by_tokens[sum(work[0] for work in works)]) + ranks * hottest
+            step = float(cost.by_tokens[self.tokens]) + ranks * hottest
             growth = cost.decode_context_s * works[0][1] * self.pool.limits.tokens_per_step
             self.anchor, self.anchor_steps = (now, step, growth), 1
         self.anchored = list(self.batches[0].decodes) if pure else []
@@ -182,7 +183,7 @@ class Reference:
             q.gated = False
         if q.status is not Status.PENDING:
             if not q.gated:
-                self.open_gate()
+                self.open_gate(self.now)
             return
         q.sent_s, q.goal = self.now - self.cluster.request_s, q.input
         self.sent += 1
@@ -229,6 +230,9 @@ class Reference:
                     rank.store(q, self.now)
                 if q.computed == q.goal:
                     q.decoding = True
+                    if math.isnan(q.first_s):
+                        square = tokens * (q.computed - tokens) + tokens * (tokens + 1) // 2
+                        q.lag_s = instance.pool.lag_s(instance.tokens, tokens, square)
                     self.produce(q, instance, 1)
             for q in [q for q in rank.running if q.cancelled]:
                 self.drop(q, Status.CANCELLED)
@@ -238,7 +242,7 @@ class Reference:
         q.generated += tokens
         instance.output_tokens += tokens
         if math.isnan(q.first_s):
-            q.first_s = self.now
+            q.first_s = self.now + q.lag_s
             self.pay(q)
         else:
             self.itl[q.group, itl_bin(self.now - q.last_s)] += 1
@@ -260,23 +264,23 @@ class Reference:
 
     def end(self, q: Sequence, status: Status) -> None:
         """The client hears of the end: it may send what waited for this one."""
-        q.status, q.end_s = status, self.now
+        q.status, q.end_s = status, self.now + q.lag_s
         self.pay(q)
         if status is Status.COMPLETED:
             turns = (self.sequences[child] for child in self.children.get(q.index, []))
             for turn in turns:
                 if turn.status is Status.PENDING:
-                    turn.sent_s += self.now
+                    turn.sent_s += q.end_s
                     heapq.heappush(self.arrivals, (turn.sent_s, turn.index))
         if self.cluster.concurrency:
-            self.open_gate()
+            self.open_gate(q.end_s)
 
-    def open_gate(self) -> None:
+    def open_gate(self, now: float) -> None:
         """A slot of the client is free: the next request takes it, or nobody."""
         while self.gate:
             q = self.gate.popleft()
             if q.status is Status.PENDING:
-                q.gated, q.sent_s = False, self.now + self.cluster.request_s
+                q.gated, q.sent_s = False, now + self.cluster.request_s
                 heapq.heappush(self.arrivals, (q.sent_s, q.index))
                 return
         self.flying -= 1

@@ -42,6 +42,7 @@ class Sequence:
     first_s: float = math.nan
     last_s: float = math.nan
     end_s: float = math.nan
+    lag_s: float = 0.0
     hit: int = 0
     preemptions: int = 0
     at: Rank | None = None

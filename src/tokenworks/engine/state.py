@@ -18,7 +18,8 @@ BUCKETS = 4096  # of the completion calendar; a longer output comes round again
 REQUEST = np.dtype(
     [
         # end_s is the time of the last token while a request runs; target is the token clock at which it completes
-        ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("target", "i8"),
+        # lag_s: of a pipeline, which later tokens come as late
+        ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("lag_s", "f8"), ("target", "i8"),
         ("input", "i4"), ("output", "i4"), ("hit", "i4"), ("preemptions", "i4"),
         # prefill: tokens wanted, in the cache, in this step; output tokens so far (until it decodes); blocks held
         ("goal", "i4"), ("computed", "i4"), ("chunk", "i4"), ("generated", "i4"), ("blocks", "i4"),
@@ -59,14 +60,14 @@ INSTANCE = np.dtype(
         # a planned segment of `planned` equal steps; step `done` + 1 since the anchor is in flight and began at start_s
         ("start_s", "f8"), ("end_s", "f8"), ("anchor_s", "f8"), ("step_s", "f8"), ("growth_s", "f8"),
         ("done", "i8"), ("planned", "i8"), ("anchored", "i8"), ("link_free_s", "f8"), ("steps", "i8"), ("busy_s", "f8"),
-        ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"),
+        ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"), ("tokens", "i8"),
     ],
     align=True,
 )  # fmt: skip
 
 POOL = np.dtype(
     [
-        ("role", "i4"), ("policy", "i4"), ("instances", "i4"), ("ranks", "i4"), ("first_rank", "i4"),
+        ("role", "i4"), ("policy", "i4"), ("instances", "i4"), ("ranks", "i4"), ("stages", "i4"), ("first_rank", "i4"),
         ("max_sequences", "i4"), ("token_budget", "i4"), ("block_tokens", "i4"), ("max_queue", "i4"),
         ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("kv_blocks", "i8"), ("reserve", "i8"),
         ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
@@ -136,7 +137,7 @@ def allocate(cluster: Cluster) -> State:
     for i, p in enumerate(pools):
         limits, cost, own = p.limits, p.cost, p.instances * p.ranks
         pool[i] = (
-            ROLES[p.role], POLICIES[limits.policy], p.instances, p.ranks, first_rank, limits.max_sequences,
+            ROLES[p.role], POLICIES[limits.policy], p.instances, p.ranks, p.stages, first_rank, limits.max_sequences,
             limits.token_budget, limits.block_tokens, limits.max_queue, limits.watermark_blocks, limits.draft_tokens,
             limits.prefix_caching, limits.kv_blocks, limits.reserve_tokens, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,

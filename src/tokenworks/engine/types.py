@@ -111,21 +111,46 @@ class Limits:
 
 @dataclass(frozen=True)
 class Pool:
-    """Equal instances that do one job. `ranks`: dp ranks that step in lockstep, each with its own queue and KV."""
+    """Equal instances that do one job.
+
+    ranks : dp ranks that step in lockstep, each with its own queue and KV
+    stages : of a pipeline. A step's tokens lie evenly in as many microbatches, but those of one prompt in as few as can
+        hold them, which pass the stages one after the other: so its first token, and with it all others, are seen
+        later than the step ends (`lag_s`). Nobody else waits for that
+    """
 
     cost: StepCost
     limits: Limits
     instances: int = 1
     ranks: int = 1
     role: RoleName = "aggregated"
+    stages: int = 1
 
     def __post_init__(self) -> None:
         _need(self.role in get_args(RoleName), f"unknown role {self.role!r}", "Pool.role")
-        _need(self.instances > 0 and self.ranks > 0, "instances and ranks must be above zero", "Pool")
+        _need(min(self.instances, self.ranks, self.stages) > 0, "instances, ranks and stages must be above zero", "Pool")
         most, known = self.ranks * self.limits.token_budget, len(self.cost.by_tokens) - 1
         _need(known >= most, f"ends at {known} tokens; a step may hold {most}", "StepCost.by_tokens")
         if self.role == "decode":
             _need(not self.limits.prefix_caching, "KV travels whole to a decode role", "Limits.prefix_caching")
+
+    def lag_s(self, step_tokens: int, tokens: int, square: int) -> float:
+        """How long after its step the last `tokens` of a prompt have passed all stages [s].
+
+        In a step of m tokens they fill k = ceil(tokens / (budget / stages)) microbatches, of which the last starts
+        k - 1 stages late and takes all of them, F = f(stages x tokens), at most f(budget); the step has f(m) of that.
+        Of what they cost by themselves, c Q + e p, the step has each stage once, and stages - 1 are missing:
+
+            lag = max(0, F (1 + (k - 1) / stages) - f(m)) + ranks (c Q + e p) (stages - 1) / k
+        """
+        if self.stages == 1:
+            return 0.0
+        cost, budget = self.cost, self.limits.token_budget
+        parts = -(-tokens * self.stages // budget)
+        whole = float(cost.by_tokens[min(self.stages * tokens, budget)])
+        own = self.ranks * (cost.prefill_context_s * square + cost.prefill_token_s * tokens)
+        late = whole * (1.0 + (parts - 1) / self.stages) - float(cost.by_tokens[step_tokens])
+        return max(0.0, late) + own * (self.stages - 1) / parts
 
 
 @dataclass(frozen=True)
@@ -352,7 +377,7 @@ class Counts:
 class Outcome:
     """Per request (NaN where it never came to that), per pool, and per window of time.
 
-    arrival_s : when it was really sent; itl_counts : as in `Counts`
+    arrival_s : when it was really sent; end_s : in a pipeline up to `Pool.lag_s` after now; itl_counts : as in `Counts`
     series : columns running, waiting, kv_used, output_tokens, prefill_tokens at the end of, or in, each window
     """
 

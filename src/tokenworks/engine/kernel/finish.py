@@ -42,13 +42,29 @@ def hand_over(s, r, q, now):
 
 
 @inline
+def lag(s, r, q):
+    """How long after its step the last tokens of a prompt have passed all stages [s]; see `types.Pool`."""
+    me, pool = s.request[q], s.pool[s.rank[r].pool]
+    tokens = np.int64(me.chunk)
+    parts = (tokens * pool.stages + pool.token_budget - 1) // pool.token_budget
+    whole = s.by_tokens[pool.by_tokens + min(pool.stages * tokens, pool.token_budget)]
+    square = tokens * (me.computed - tokens) + tokens * (tokens + 1) // 2
+    own = pool.ranks * (pool.prefill_s * square + pool.token_s * tokens)
+    step_s = s.by_tokens[pool.by_tokens + s.instance[s.rank[r].instance].tokens]
+    late = whole * (1.0 + (parts - 1) / pool.stages) - step_s
+    return max(0.0, late) + own * (pool.stages - 1) / parts
+
+
+@inline
 def produce_first(s, r, q, now):
     """The token that a finished prefill gives."""
     me, rank = s.request[q], s.rank[r]
     me.generated += 1
     rank.output_tokens += 1
     if math.isnan(me.first_s):
-        me.first_s = now
+        if s.pool[rank.pool].stages > 1:
+            me.lag_s = lag(s, r, q)
+        me.first_s = now + me.lag_s
         pay(s, q)
     else:
         s.itl[me.group, itl_bin(now - me.end_s)] += 1
@@ -112,13 +128,13 @@ def finish_rank(s, i, r, now):
         follower = me.next
         me.computed += me.chunk
         rank.prefill_tokens += me.chunk
-        me.chunk = 0
         if pool.prefix and pool.policy == SGLANG:
             store(s, r, q, me.computed, now)
         if me.computed == me.goal:
             rank.prefill = follower
             instance.anchored = 0
             produce_first(s, r, q, now)
+        me.chunk = 0
         q = follower
 
 

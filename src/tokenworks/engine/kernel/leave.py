@@ -80,17 +80,17 @@ def pay(s, q):
 def end(s, q, status, now):
     """The client hears of the end."""
     me = s.request[q]
-    me.status, me.end_s = status, now
+    me.status, me.end_s = status, now + me.lag_s
     pay(s, q)
     if status == COMPLETED:
         child = me.child
         while child >= 0:
             if s.request[child].status == PENDING:
-                s.request[child].sent_s += now
+                s.request[child].sent_s += me.end_s
                 push_heap(s, child)
             child = s.request[child].sibling
     if s.world[0].concurrency:
-        open_gate(s, now)
+        open_gate(s, me.end_s)
 
 
 @inline

@@ -106,6 +106,7 @@ def plan(s, i, now):
     pure = ranks == 1 and prefill == 0
     if not (pure and instance.anchored):
         instance.anchor_s, instance.done = now, 0
+        instance.tokens = tokens
         instance.step_s = s.by_tokens[pool.by_tokens + tokens] + ranks * hottest
         instance.growth_s = pool.context_s * s.rank[first].batch * pool.gain
     instance.anchored = pure
