@@ -52,8 +52,8 @@ def cluster(rng: np.random.Generator) -> Cluster:
                     load_tokens=int(rng.choice([0, 3, 100])),
                     event_delay_s=float(rng.choice([0, 0.05])), seed=int(rng.integers(0, 1 << 30)))  # fmt: skip
     transfer = Transfer(float(rng.choice([0, 0.003])), float(rng.choice([0, 1e-4])), float(rng.choice([0, 0.5])))
-    return Cluster(pools, router, transfer, int(rng.choice([0, 0, 1, 5])), float(rng.choice([0, 0.0625, 0.5])),
-                   float(rng.choice([0, 0, 0.013])))
+    closed, window, request = rng.choice([0, 0, 1, 5]), rng.choice([0, 0.0625, 0.5]), rng.choice([0, 0, 0.013])
+    return Cluster(pools, router, transfer, int(closed), float(window), float(request))
 
 
 def requests(rng: np.random.Generator, count: int) -> Requests:

@@ -48,7 +48,7 @@ def test_requests(words: str, arguments: dict[str, object]) -> None:
         (r"tokens_per_step: 3 must lie in 1 \.\. 1 \+ draft_tokens = 1", lambda: Limits(2, 8, 10, tokens_per_step=3)),
         (r"token_budget: 3 cannot decode all .* = 4", lambda: Limits(2, 3, 10, draft_tokens=1)),
         ("unknown role 'chef'", lambda: Pool(COST, LIMITS, role="chef")),  # type: ignore[arg-type]
-        ("instances, ranks and stages must be above zero", lambda: Pool(COST, LIMITS, instances=0)),
+        ("instances: 0 must be above zero", lambda: Pool(COST, LIMITS, instances=0)),
         ("by_tokens: ends at 8 tokens; a step may hold 16", lambda: Pool(COST, LIMITS, ranks=2)),
         ("KV travels whole", lambda: Pool(COST, Limits(2, 8, 10, prefix_caching=True), role="decode")),
         ("Transfer: times must be finite", lambda: Transfer(-1.0)),

@@ -64,7 +64,8 @@ class Engine:
             some = new[part]
             some[:] = _UNSENT
             some["sent_s"] = requests.arrival_s[part] + self.cluster.request_s
-            some["priority"], some["group"], some["doomed"] = requests.priority[part], requests.group[part], doomed[part]
+            some["priority"], some["group"] = requests.priority[part], requests.group[part]
+            some["doomed"] = doomed[part]
             some["input"], some["output"] = requests.input_tokens[part], requests.output_tokens[part]
         followers = np.flatnonzero(requests.after >= 0)
         followers = followers[np.argsort(requests.after[followers], kind="stable")].astype(np.int32)

@@ -78,8 +78,8 @@ POOL = np.dtype(
 
 WORLD = np.dtype(
     [
-        ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("latency_s", "f8"), ("token_s", "f8"), ("delay_s", "f8"),
-        ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"), ("load_tokens", "i8"), ("turn", "i8"),
+        ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("latency_s", "f8"), ("token_s", "f8"),
+        ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"), ("load_tokens", "i8"), ("turn", "i8"),
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
         ("opened", "i8"), ("heaped", "i8"), ("loads", "i8"), ("rows", "i8"), ("seen_output", "i8"),
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
@@ -187,7 +187,8 @@ def _nodes(rank: NDArray[Any], count: int) -> NDArray[Any]:
 def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     """Settings of the whole; and the size of the router's index, 0 without one."""
     world, front, router, transfer = np.zeros(1, WORLD), cluster.pools[0], cluster.router, cluster.transfer
-    world["window_s"], world["concurrency"], world["request_s"] = cluster.window_s, cluster.concurrency, cluster.request_s
+    world["window_s"], world["concurrency"] = cluster.window_s, cluster.concurrency
+    world["request_s"] = cluster.request_s
     world["latency_s"], world["token_s"] = transfer.latency_s, transfer.seconds_per_token * (1.0 - transfer.overlap)
     world["delay_s"], world["imbalance"], world["slack"] = router.event_delay_s, router.imbalance, router.slack
     world["router"], world["seed"], world["load_tokens"] = ROUTERS[router.name], router.seed, router.load_tokens

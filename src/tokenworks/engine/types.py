@@ -128,7 +128,8 @@ class Pool:
 
     def __post_init__(self) -> None:
         _need(self.role in get_args(RoleName), f"unknown role {self.role!r}", "Pool.role")
-        _need(min(self.instances, self.ranks, self.stages) > 0, "instances, ranks and stages must be above zero", "Pool")
+        for name in ("instances", "ranks", "stages"):
+            _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Pool.{name}")
         most, known = self.ranks * self.limits.token_budget, len(self.cost.by_tokens) - 1
         _need(known >= most, f"ends at {known} tokens; a step may hold {most}", "StepCost.by_tokens")
         if self.role == "decode":
@@ -301,8 +302,8 @@ class Requests:
             _need(len(column) == count, f"{len(column)} values for {count} requests", f"Requests.{name}")
             bad = np.flatnonzero(column < 1)
             _need(not len(bad), f"{column[bad[:1]]} tokens in request {bad[:1]}", f"Requests.{name}", "want at least 1")
-        ok = len(self.priority) == len(self.group) == len(self.after) == count
-        _need(ok, "wrong length of priority, group or after", "Requests")
+        same = len(self.priority) == len(self.group) == len(self.after) == count
+        _need(same, "wrong length of priority, group or after", "Requests")
         ok = np.isfinite(self.arrival_s).all() and bool((self.arrival_s >= 0).all())
         _need(ok, "times must be finite and not negative", "Requests.arrival_s")
         first = self.arrival_s[self.after < 0]
@@ -343,10 +344,7 @@ class PoolCounts:
         """What happened after an earlier moment; blocks as they are now."""
         kept = ("kv_total", "kv_used")
         return PoolCounts(
-            **{
-                name: value if name in kept else value - getattr(earlier, name)
-                for name, value in vars(self).items()
-            }
+            **{name: value if name in kept else value - getattr(earlier, name) for name, value in vars(self).items()}
         )
 
     @property
