@@ -138,6 +138,19 @@ def test_other_lengths_for_a_workload() -> None:
     assert set(trace.output_tokens.tolist()) == {7}
 
 
+def test_classes_have_their_shares_and_a_session_is_of_one() -> None:
+    classes = [{"name": "chat", "share": 0.8}, {"name": "batch", "share": 0.2, "priority": 1, "slo": "ttft=60s"}]
+    trace = from_workload(workload(classes=classes), N)
+    assert trace.classes == ("chat", "batch")
+    assert trace.class_of.mean() == pytest.approx(0.2, abs=0.01)
+    plain = from_workload(workload(), N)
+    assert (trace.arrival_s == plain.arrival_s).all()  # a stream of its own
+    talks = from_workload(workload(classes=classes, hit_share=0.9, think_time=5), 5000)
+    later = talks.parent >= 0
+    assert later.any()
+    assert (talks.class_of[later] == talks.class_of[talks.parent[later]]).all()
+
+
 def test_what_cannot_be_generated() -> None:
     with pytest.raises(SpecError, match="give --rate or --concurrency"):
         from_workload(workload(rate=None), 10)

@@ -15,7 +15,7 @@ from tokenworks.engine.types import Outcome, Router, Status
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.plan.cluster import cluster
 from tokenworks.plan.steady import accepted_tokens
-from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.calibration import Calibration
 
 ALL = 1.0
 """Share of device memory that is given to a point which does not fit in the engine's usual share [-]."""
@@ -71,7 +71,7 @@ def _read(outcome: Outcome, made: Case) -> Predicted:
     point, done = made.point, outcome.status == Status.COMPLETED
     first, end, outputs = outcome.first_token_s[done], outcome.end_s[done], outcome.output_tokens[done]
     sent = 0.0 if point.load == "burst" else outcome.arrival_s[done]
-    ttft = first - sent + number(made.site.engine.request) * len(point.workers)
+    ttft = first - sent
     several = outputs > 1
     tpot = (end - first)[several] / (outputs[several] - 1)
     seconds = float(end.max() - outcome.arrival_s[done].min())

@@ -79,7 +79,8 @@ POOL = np.dtype(
 WORLD = np.dtype(
     [
         ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("latency_s", "f8"), ("token_s", "f8"),
-        ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"), ("load_tokens", "i8"), ("turn", "i8"),
+        ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"),
+        ("load_tokens", "i8"), ("turn", "i8"),
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
         ("opened", "i8"), ("heaped", "i8"), ("loads", "i8"), ("rows", "i8"), ("seen_output", "i8"),
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),

@@ -15,7 +15,7 @@ from tokenworks.specs.trace import MAX_TOKENS, FloatArray, IntArray, Trace
 from tokenworks.specs.workload import Workload
 
 BLOCK = 64
-STREAMS = ("arrivals", "inputs", "outputs", "thinks")
+STREAMS = ("arrivals", "inputs", "outputs", "thinks", "classes")
 
 Arrivals = Callable[[Generator, int, float], FloatArray]
 Lengths = Callable[[Generator, int], IntArray]
@@ -168,6 +168,8 @@ def from_workload(
         chain, start = session % users, np.zeros(users)
     think = random["thinks"].exponential(workload.think_time, n) if workload.think_time else np.zeros(n)
     arrival, parent, think = _chained(chain, start, think)
+    shares = [one.share for one in workload.classes]
+    kinds = random["classes"].choice(len(shares), sessions, p=np.array(shares) / sum(shares)) if shares else None
     trace = Trace.of(
         arrival,
         input_tokens,
@@ -176,6 +178,8 @@ def from_workload(
         source=f"generated from workload {workload.name}, seed {seed}",
         session=session if turns > 1 else None,
         parent=parent,
+        class_of=None if kinds is None else kinds[session],
+        classes=tuple(one.name for one in workload.classes),
         think_s=think,
         **columns,
     )

@@ -104,7 +104,8 @@ def cluster(
         for role in sorted(deployment.roles, key=lambda role: role.name, reverse=True)  # prefill before decode
     ]
     transfer = _transfer(deployment, site, pools) if len(pools) > 1 else Transfer()
-    return Cluster(tuple(pools), router, transfer, concurrency, window_s)
+    request_s = len(pools) * number(site.engine.request)
+    return Cluster(tuple(pools), router, transfer, concurrency, window_s, request_s)
 
 
 def room(role: Role, site: Site) -> Memory:
@@ -149,7 +150,7 @@ def _pool(role: Role, site: Site, block_tokens: int, prefix_caching: bool) -> Po
         prefix_caching=prefix_caching,
         policy="vllm" if site.engine.mixing == "mixed" else "sglang",
     )
-    return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name)
+    return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name, role.parallel.pp)
 
 
 # ── step times ────────────────────────────────────────────────────────────────────────────────────────────────────

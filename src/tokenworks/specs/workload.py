@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tokenworks.errors import SpecError
 from tokenworks.specs.provenance import Spec
-from tokenworks.specs.slo import Slo
+from tokenworks.specs.slo import CLASS_NAME, CLASSES, PRIORITIES, RequestClass, Slo
 
 Share = Annotated[float, Field(ge=0, le=1)]
 # The bounds above are far beyond anything real; they keep squares and exponentials of the numbers finite.
@@ -16,7 +16,20 @@ Length = Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Variation = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+ROUNDING = 1e-6  # that shares may be off 1
 InFlight = Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)]
+
+
+class WorkloadClass(Spec):
+    """A share of the requests (of the sessions, where there are any) with a priority and an SLO of its own.
+
+    priority : 0 is served first, 7 last; slo : empty = that of the workload
+    """
+
+    name: Annotated[str, Field(pattern=f"^{CLASS_NAME}$")]
+    share: Annotated[float, Field(gt=0, le=1)]
+    priority: Annotated[int, Field(ge=0, lt=PRIORITIES)] = 0
+    slo: str = ""
 
 
 class Workload(Spec):
@@ -30,6 +43,7 @@ class Workload(Spec):
     think_time : mean time between an answer and the next turn of its session [s]; 0 = independent requests
     rate : requests per second, or None; concurrency : requests in flight, or None (then `plan` finds the best)
     slo : what `plan` holds it to unless told otherwise
+    classes : who of its requests is served first, and promised what; for `simulate` and `capacity`
     assumed : what in it nobody published, and why it stands there; whoever prints a result names it
     """
 
@@ -46,6 +60,7 @@ class Workload(Spec):
     rate: Rate | None = None
     concurrency: InFlight | None = None
     slo: str = ""
+    classes: Annotated[tuple[WorkloadClass, ...], Field(max_length=CLASSES)] = ()
     assumed: tuple[str, ...] = ()
     source: str = ""
 
@@ -55,11 +70,24 @@ class Workload(Spec):
             raise ValueError("give rate or concurrency, not both")
         if self.hit_share > 0 and self.reused_context <= 0:
             raise ValueError("hit_share needs reused_context: what a session must keep warm for its next turn to hit")
+        names = [one.name for one in self.classes]
+        if len(set(names)) < len(names):
+            raise ValueError("two classes have one name")
+        if self.classes and abs(sum(one.share for one in self.classes) - 1) > ROUNDING:
+            raise ValueError(f"shares of classes add up to {sum(one.share for one in self.classes):g}, not 1")
         try:
-            Slo.parse(self.slo, where="slo")
+            for where, text in (("slo", self.slo), *((f"classes {one.name} slo", one.slo) for one in self.classes)):
+                Slo.parse(text, where=where)
         except SpecError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @property
+    def promised(self) -> tuple[RequestClass, ...]:
+        """Its classes, without their shares."""
+        return tuple(
+            RequestClass(one.name, one.priority, Slo.parse(one.slo) if one.slo else None) for one in self.classes
+        )
 
     @property
     def uncached(self) -> float:
