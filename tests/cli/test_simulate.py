@@ -112,6 +112,16 @@ def test_a_workload_at_an_impossible_rate(file: str, capsys: pytest.CaptureFixtu
     assert "MISSED" in out
 
 
+def test_a_limit_on_the_queue_refuses_what_it_cannot_serve(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (file, "--workload", "chat", "--rate", "100", "--requests", "1500")
+    one = found(capsys, *arguments, "--max-queue", "20")
+    assert one["rejected"] > 300
+    assert one["stable"] is True
+    assert max(one["series"]["waiting"]) <= 40  # two instances
+    assert one["completed_in_all"] + one["rejected"] == 1500
+    assert found(capsys, *arguments)["rejected"] == 0
+
+
 def test_a_closed_loop(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     one = found(capsys, file, "--workload", "chat", "--concurrency", "16", "--requests", "400")
     assert max(one["series"]["running"]) == 16
@@ -281,6 +291,7 @@ BAD = {
     "--trace talk.jsonl --rate 0": "give a rate above 0",
     "--trace talk.jsonl --rate 2 --scale 2": "give one of them",
     "--trace talk.jsonl --scale -1": "give a factor above 0",
+    "--trace talk.jsonl --max-queue -1": "--max-queue: -1 must not be negative",
     "--trace talk.jsonl --limit 0": "--limit: 0 must be at least 1",
     "--trace talk.jsonl --requests 5": "say --limit",
     "--trace talk.jsonl --slo ttft=2": "write",

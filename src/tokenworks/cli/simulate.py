@@ -38,6 +38,7 @@ def simulate(
     slo: str | None = None,
     class_: Classes = (),
     router: RouterName | None = None,
+    max_queue: int = 0,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     pick: int = 1,
     seed: int = 0,
@@ -72,6 +73,8 @@ def simulate(
         Priority (0 first, 7 last) and own SLO of a class, such as batch:priority=1,ttft=60s; may be repeated.
     router
         By default prefix_aware where requests share prefixes, else least_loaded.
+    max_queue
+        Refuse a request that finds so many waiting where it goes; by default none is.
     set_
         Edit the deployment, such as roles.0.max_sequences=64; may be repeated.
     pick
@@ -91,6 +94,8 @@ def simulate(
     from tokenworks.plan.summary import summary
 
     began = time.perf_counter()
+    if max_queue < 0:
+        raise SpecError(f"{max_queue} must not be negative", where="--max-queue")
     if per_request:
         rows.check(per_request)
     chosen = deployment_of(deployment, pick, set_)
@@ -100,7 +105,8 @@ def simulate(
     compile_once()
     with progress("simulating") as say:
         made = run(
-            chosen, traffic, slo=bounds, router=router, seed=seed, assume=assume or load_assumed(deployment),
+            chosen, traffic, slo=bounds, router=router, max_queue=max_queue, seed=seed,
+            assume=assume or load_assumed(deployment),
             watch=(lambda now, last: say(f"simulated {now:,.0f} s of {last:,.0f} s")) if say else None,
         )  # fmt: skip
     if per_request:

@@ -147,6 +147,7 @@ def simulate(
     *,
     slo: Slo = Slo(),  # noqa: B008 - frozen, binds nothing
     router: RouterName | None = None,
+    max_queue: int = 0,
     seed: int = 0,
     assume: Path | Mapping[str, str] | None = None,
     watch: Watch | None = None,
@@ -156,6 +157,7 @@ def simulate(
     Parameters
     ----------
     router : how requests find an instance and rank; None: prefix_aware where prefixes are shared, else least_loaded
+    max_queue : a request that finds so many waiting at its rank is refused, 0 = none
     seed : of a router that draws
     assume : numbers to use instead, see `specs.compose.machine`
     watch : called with the simulated time, and the time at which the last request comes by itself [s]
@@ -178,6 +180,7 @@ def simulate(
         prefix_caching=shared,
         concurrency=traffic.concurrency,
         window_s=_window(float(trace.arrival_s[-1])),
+        max_queue=max_queue,
     )
     requests = requests_of(trace, traffic.classes)
     notes = _refused(made, requests, site)

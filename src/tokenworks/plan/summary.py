@@ -59,6 +59,7 @@ def _inputs(run: Simulation) -> dict[str, Any]:
         "concurrency": run.traffic.concurrency,
         "router": run.cluster.router.name,
         "seed": run.cluster.router.seed,
+        "max_queue": run.cluster.pools[0].limits.max_queue,
         "block_tokens": run.cluster.pools[0].limits.block_tokens,
     }
 

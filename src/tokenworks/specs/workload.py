@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,37 @@ class WorkloadClass(Spec):
     slo: str = ""
 
 
+class Poisson(Spec):
+    """Independent users."""
+
+    kind: Literal["poisson"] = "poisson"
+
+
+class Gamma(Spec):
+    """Gamma gaps; cv : their variation, 1 is Poisson, above it requests come in clumps, below it evenly."""
+
+    kind: Literal["gamma"]
+    cv: Annotated[float, Field(ge=0.01, le=100)]
+
+
+class Burst(Spec):
+    """`size` at once, and then nothing until it is time for the next as many."""
+
+    kind: Literal["burst"]
+    size: Annotated[int, Field(ge=1, le=10**9)]
+
+
+class Diurnal(Spec):
+    """Poisson with a rate that follows a sine; peak : its highest over its mean; period : of the sine [s]."""
+
+    kind: Literal["diurnal"]
+    peak: Annotated[float, Field(ge=1, le=2)] = 2.0
+    period: Annotated[float, Field(gt=0, le=1e9)] = 86400.0
+
+
+Arrivals = Annotated[Poisson | Gamma | Burst | Diurnal, Field(discriminator="kind")]
+
+
 class Workload(Spec):
     """One catalog/workloads/*.yaml, or `--isl --osl` from the command line.
 
@@ -42,6 +73,7 @@ class Workload(Spec):
     reused_context : tokens a session keeps warm between turns [token]; 0 = nothing to keep
     think_time : mean time between an answer and the next turn of its session [s]; 0 = independent requests
     rate : requests per second, or None; concurrency : requests in flight, or None (then `plan` finds the best)
+    arrivals : how independent requests, or sessions, come at the rate; `plan` takes them as Poisson
     slo : what `plan` holds it to unless told otherwise
     classes : who of its requests is served first, and promised what; for `simulate` and `capacity`
     assumed : what in it nobody published, and why it stands there; whoever prints a result names it
@@ -59,6 +91,7 @@ class Workload(Spec):
     think_time: NotNegative = 0.0
     rate: Rate | None = None
     concurrency: InFlight | None = None
+    arrivals: Arrivals = Poisson()
     slo: str = ""
     classes: Annotated[tuple[WorkloadClass, ...], Field(max_length=CLASSES)] = ()
     assumed: tuple[str, ...] = ()
