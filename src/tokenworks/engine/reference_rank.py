@@ -78,7 +78,7 @@ class Rank:
         """Tokens that each sequence gains in the next decode step."""
         return self.clock(self.ticks + 1) - self.clock(self.ticks)
 
-    # ---- blocks (vLLM block_pool.py: one queue of free blocks, those without content first, then oldest content)
+    # ---- blocks (vLLM block_pool.py: one queue of free blocks, those without a hash first, then oldest content)
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold `tokens` and the slots of the drafts ahead."""
@@ -122,11 +122,15 @@ class Rank:
         return found
 
     def release(self, q: Sequence, now: float) -> None:
-        """Free unfindable blocks to the head, the chain to the tail from its end, so that its root lives longest."""
+        """Free what is not full to the head; to the tail other unfindable blocks, then the chain from its end.
+
+        So its root lives longest. Full blocks of output have a hash, too, even if nobody will ever ask for it.
+        """
         self.store(q, now)
-        for block in q.anonymous:
+        full = min(q.computed, q.input + q.output - 1) // self.limits.block_tokens - len(q.cached)
+        for i, block in enumerate(q.anonymous):
             self.free[block] = None
-            self.free.move_to_end(block, last=False)
+            self.free.move_to_end(block, last=i < full)
         for block in reversed(q.cached):
             self.users[block] -= 1
             if not self.users[block]:

@@ -90,8 +90,8 @@ WORLD = np.dtype(
     align=True,
 )  # fmt: skip
 
-# A cached block; in the LRU list while it has no users.
-NODE = np.dtype([("name", "i8"), ("users", "i4"), ("prev", "i4"), ("next", "i4")], align=True)
+# A cached block (users >= 0), in the LRU list while nobody uses it; or, there, `count` full ones without a name (-1).
+NODE = np.dtype([("name", "i8"), ("users", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4")], align=True)
 EVENT = np.dtype([("time", "f8"), ("name", "i8"), ("rank", "i4"), ("stored", "i4")], align=True)
 
 

@@ -102,15 +102,25 @@ def emit(s, r, name, stored, now):
 
 @jit
 def take_cached(s, r, count, now):
-    """Take free blocks: those that hold nothing, then from the head of the LRU list, forgetting what they held."""
+    """Take free blocks: those that are not full, then from the head of the LRU list, forgetting what they held."""
     rank = s.rank[r]
     nameless = min(count, rank.nameless)
     rank.nameless -= nameless
-    for _ in range(count - nameless):
+    count -= nameless
+    while count > 0:
         head = rank.lru_first
-        remove_from_table(s, r, head)
-        emit(s, r, s.node[head].name, 0, now)
-        rank.evictions += 1
+        node = s.node[head]
+        if node.users < 0:
+            taken = min(count, node.count)
+            node.count -= taken
+            count -= taken
+            if node.count:
+                break
+        else:
+            remove_from_table(s, r, head)
+            emit(s, r, node.name, 0, now)
+            rank.evictions += 1
+            count -= 1
         pull_free(s, r, head)
         recycle(s, r, head)
 
@@ -144,11 +154,19 @@ def store(s, r, q, tokens, now):
 
 
 @jit
-def release_cached(s, r, q, blocks):
-    """Free `blocks` of which the chain's are kept findable; it goes to the LRU list from its end."""
+def release_cached(s, r, q, blocks, tokens):
+    """Free `blocks` that hold `tokens`: full ones go to the LRU list, the chain last and from its end."""
     me, rank = s.request[q], s.rank[r]
-    rank.nameless += blocks - me.owned
+    full = max(tokens // s.pool[rank.pool].block_tokens, np.int64(me.owned))
+    rank.nameless += blocks - full
     rank.free += blocks - me.owned
+    if full > me.owned:
+        last = rank.lru_last
+        if last < 0 or s.node[last].users >= 0:
+            last = fresh(s, r)
+            s.node[last].users, s.node[last].count = -1, 0
+            push_free(s, r, last)
+        s.node[last].count += full - me.owned
     first = s.offsets[q]
     for i in range(first + me.chained - 1, first - 1, -1):
         node = s.held[i]

@@ -32,8 +32,9 @@ def release(s, r, q, blocks, now):
     """Free all blocks of `q`."""
     me = s.request[q]
     if s.pool[s.rank[r].pool].prefix:
-        store(s, r, q, min(computed(s, r, q), me.input + me.output - 1), now)
-        release_cached(s, r, q, blocks)
+        tokens = min(computed(s, r, q), me.input + me.output - 1)
+        store(s, r, q, tokens, now)
+        release_cached(s, r, q, blocks, tokens)
     else:
         s.rank[r].free += blocks
     me.blocks = 0
