@@ -226,11 +226,11 @@ def test_classes_of_a_workload(file: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 def sessions(count: int) -> None:
-    """Agents that all begin at 0, as their file has it: five turns of a growing context, 20 s apart."""
+    """Agents that all begin soon after 0, for their file does not say when: five turns that grow, 20 s apart."""
     calls = [
-        [{"t": 20.0 * turn, "type": "n", "in": 640 * (turn + 1), "out": 20, "hash_rl": [0, 10 * (turn + 1)],
+        [{"t": 20.0 * turn + k / 1000, "type": "n", "in": 640 * (turn + 1), "out": 20, "hash_rl": [0, 10 * (turn + 1)],
           "api_time": 1.0, "think_time": 19.0 if turn else None} for turn in range(5)]
-        for _ in range(count)
+        for k in range(count)
     ]  # fmt: skip
     lines = [{"id": str(k), "block_size": 64, "hash_id_scope": "local", "requests": c} for k, c in enumerate(calls)]
     Path("agents.jsonl").write_text("\n".join(map(json.dumps, lines)))

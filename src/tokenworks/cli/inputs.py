@@ -197,9 +197,9 @@ def _check(rate: float | None) -> None:
 
 
 def rate_of(trace: Trace) -> float:
-    """Requests a second of a recorded trace [1/s]; 0 where all that waits for nobody comes at once."""
+    """Requests a second of a recorded trace [1/s]; 0 where all that waits for nobody comes at once, or undated."""
     first = trace.arrival_s[trace.parent < 0]
-    return (len(trace) - 1) / float(trace.arrival_s[-1]) if first[-1] > first[0] else 0.0
+    return (len(trace) - 1) / float(trace.arrival_s[-1]) if first[-1] > first[0] and not trace.undated else 0.0
 
 
 def blocked(trace: Trace, deployment: Deployment) -> Trace:

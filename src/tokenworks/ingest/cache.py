@@ -28,6 +28,7 @@ class About(msgspec.Struct):
 
     hash_block_tokens: int
     classes: tuple[str, ...]
+    undated: bool
     dropped: tuple[Dropped, ...]
     reordered: int
     notes: tuple[str, ...]
@@ -63,6 +64,7 @@ def load(kept: Path, path: Path) -> Trace | None:
             **arrays,
             hash_block_tokens=about.hash_block_tokens,
             classes=about.classes,
+            undated=about.undated,
             dropped=where,
             reordered=about.reordered,
             notes=about.notes,
@@ -73,7 +75,9 @@ def load(kept: Path, path: Path) -> Trace | None:
 
 def save(kept: Path, trace: Trace) -> None:
     """Keep a trace; a folder that cannot be written is no error, the next run reads the file again."""
-    about = About(trace.hash_block_tokens, trace.classes, trace.dropped, trace.reordered, trace.notes)
+    about = About(
+        trace.hash_block_tokens, trace.classes, trace.undated, trace.dropped, trace.reordered, trace.notes
+    )  # fmt: skip
     arrays = {name: getattr(trace, name) for name in ARRAYS}
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -58,7 +58,9 @@ class Table:
         self.runs.append(len(self.run_start))
         return len(self.arrival) - 1
 
-    def trace(self, rows: Rows, *, hash_block_tokens: int = 0, notes: tuple[str, ...] = ()) -> Trace:
+    def trace(
+        self, rows: Rows, *, hash_block_tokens: int = 0, undated: bool = False, notes: tuple[str, ...] = ()
+    ) -> Trace:
         """The trace: sorted by arrival, starting at 0."""
         if not self.arrival:
             reasons = "; ".join(f"{d.count} x {d.reason} ({d.where})" for d in rows.dropped)
@@ -81,6 +83,7 @@ class Table:
             run_length=length,
             run_offsets=np.array(self.runs, dtype=np.int64),
             hash_block_tokens=hash_block_tokens,
+            undated=undated,
             dropped=rows.dropped,
             reordered=rows.reordered,
             notes=notes,

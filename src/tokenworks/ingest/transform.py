@@ -92,6 +92,7 @@ def _within(trace: Trace, at: FloatArray, end_s: float) -> Trace:
     moved = ranges(trace.run_offsets[:-1][kept], counts)
     return _again(
         trace,
+        undated=False,
         arrival_s=at[kept],
         parent=parent,
         think_s=np.where(parent < 0, 0.0, trace.think_s[kept]),

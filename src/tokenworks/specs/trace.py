@@ -45,6 +45,7 @@ class Trace:
     hash_block_tokens : tokens of a block, 0 if the source has no hashes (every request is its own then). The last
         block of a request may be partly filled (Mooncake) or left out (agent sessions)
     classes : names of the classes of requests, () where nothing tells them apart
+    undated : the source does not say when its conversations began: all of them are put at the beginning
     dropped, reordered : rows left out, with the reason; rows that stood before an earlier one and were sorted
     notes : what the reader assumed or left out, for whoever prints the trace
     """
@@ -64,6 +65,7 @@ class Trace:
     run_offsets: NDArray[np.int64]
     hash_block_tokens: int = 0
     classes: tuple[str, ...] = ()
+    undated: bool = False
     dropped: tuple[Dropped, ...] = ()
     reordered: int = 0
     notes: tuple[str, ...] = ()
