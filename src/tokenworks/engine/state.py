@@ -197,7 +197,7 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:
         blocks = front.limits.kv_blocks * front.instances * front.ranks
-        index = _power_of_two(2 * blocks)
+        index = _power_of_two(4 * blocks)
         world["emit"], world["index_mask"], world["index_shift"] = 1, index - 1, 65 - index.bit_length()
         world["events_spare"] = 5 * front.limits.kv_blocks * front.ranks + 64
     return world, index
