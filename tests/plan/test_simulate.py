@@ -258,6 +258,8 @@ def test_an_interrupted_run_has_its_result_so_far() -> None:
     assert 0 < found["completed_in_all"] < 800
     assert found["unsent"] > 0
     json.dumps(found)
+    with pytest.raises(KeyboardInterrupt):  # a search over simulations must not go on with it
+        Try.of(8.0, run)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ class Try:
 
     @classmethod
     def of(cls, load: float, run: Simulation) -> Try:
-        """What a simulation says."""
+        """What a simulation says; one that was stopped says nothing."""
+        if run.partial:
+            raise KeyboardInterrupt
         found, devices = run.bounds, run.deployment.devices
         missed = [name for name, bound in found.items() if not bound.met]
         if not run.meets_slo and (not missed or not run.stable):
