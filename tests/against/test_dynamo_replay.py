@@ -83,18 +83,18 @@ class Case:
 
 SLOW = Clock(step_s=0.01, context_s=0.05e-6)
 FOUR = Case(rate=4.0, workers=4, block_tokens=16)
-REAL = Case(mooncake=True, clock=SLOW, times=0.01, batch=0.005, hits=0.005)
+REAL = Case(mooncake=True, clock=SLOW, batch=0.005)
 REAL_FOUR = replace(REAL, workers=4, blocks=12_000)
 CASES = {
     "room for all": Case(),
-    "evicting, blocks of 16": Case(rate=1.0, blocks=32_000, block_tokens=16, hits=0.001),
-    "evicting, blocks of 512": Case(rate=1.0, blocks=3_000, times=0.05, batch=0.03, hits=0.025),
+    "evicting, blocks of 16": Case(rate=1.0, blocks=32_000, block_tokens=16),
+    "evicting, blocks of 512": Case(rate=1.0, blocks=3_000),
     "preempting": Case(long_outputs=True, blocks=12_000, block_tokens=16),
-    "4 workers in turn": replace(FOUR, hits=0.001),
+    "4 workers in turn": FOUR,
     "4 workers, KV router": replace(FOUR, kv_router=True, times=0.2, batch=0.15, hits=0.15),
     "Mooncake, 1 worker, too few": REAL,
     "Mooncake, 4 workers in turn": REAL_FOUR,
-    "Mooncake, 4 workers, KV router": replace(REAL_FOUR, kv_router=True, times=0.15, batch=0.1, hits=0.1),
+    "Mooncake, 4 workers, KV router": replace(REAL_FOUR, kv_router=True, times=0.25, batch=0.1, hits=0.1),
 }
 
 

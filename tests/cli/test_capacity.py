@@ -65,6 +65,34 @@ def test_json_has_the_curve(file: str, arguments: list[str], capsys: pytest.Capt
     assert found["wall"]["total_s"] > 0
 
 
+def test_sessions_that_all_begin_at_once(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are played as a stream at each rate that is tried."""
+    turns = [
+        {"t": 20.0 * turn, "type": "n", "in": 640 * (turn + 1), "out": 50, "hash_rl": [0, 10 * (turn + 1)]}
+        for turn in range(5)
+    ]
+    lines = [{"id": str(k), "block_size": 64, "hash_id_scope": "local", "requests": turns} for k in range(300)]
+    Path("agents.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    call(file, "--trace", "agents.jsonl", "--slo", "ttft=1s,tpot=40ms", "--limit", "1200", "-o", "json")
+    found = json.loads(capsys.readouterr().out)
+    assert 1 < found["capacity"] < found["fails_at"]
+    for one in found["curve"]:
+        if one["held"]:
+            assert one["request_throughput"] == pytest.approx(one["load"], rel=0.15)
+
+
+def test_the_class_that_misses_its_own_slo_is_named(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.loads(line) | {"class": "chat" if k % 2 else "batch"} for k, line in
+            enumerate(Path("talk.jsonl").read_text().splitlines())]  # fmt: skip
+    Path("mixed.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = ("--class", "batch:priority=1,ttft=5s", "--class", "chat:ttft=1s")
+    call(file, "--trace", "mixed.jsonl", *asked, "-o", "json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["capacity"] > 1
+    assert set(found["bound_by"]) <= {"queue", "batch.ttft", "chat.ttft"}
+    assert found["bound_by"]
+
+
 def test_users(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     call(file, "--workload", "chat", "--users", "--requests", "800", "-o", "json")
     found = json.loads(capsys.readouterr().out)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from cyclopts import App
 
+from tokenworks.cli import per_request
 from tokenworks.cli.simulate import simulate
 from tokenworks.errors import DoesNotFit, SpecError, TokenworksError
 
@@ -105,6 +112,16 @@ def test_a_workload_at_an_impossible_rate(file: str, capsys: pytest.CaptureFixtu
     assert "MISSED" in out
 
 
+def test_a_limit_on_the_queue_refuses_what_it_cannot_serve(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (file, "--workload", "chat", "--rate", "100", "--requests", "1500")
+    one = found(capsys, *arguments, "--max-queue", "20")
+    assert one["rejected"] > 300
+    assert one["stable"] is True
+    assert max(one["series"]["waiting"]) <= 40  # two instances
+    assert one["completed_in_all"] + one["rejected"] == 1500
+    assert found(capsys, *arguments)["rejected"] == 0
+
+
 def test_a_closed_loop(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     one = found(capsys, file, "--workload", "chat", "--concurrency", "16", "--requests", "400")
     assert max(one["series"]["running"]) == 16
@@ -112,17 +129,154 @@ def test_a_closed_loop(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert max(two["series"]["running"]) <= 4
 
 
-@pytest.mark.parametrize("name", ["out.npz", "out.csv"])
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """A file of requests; what is missing is None."""
+    if name.endswith("parquet"):
+        import pyarrow.parquet as pq
+
+        found: list[dict[str, Any]] = pq.read_table(name).to_pylist()
+        return found
+    words = ("status", "class")
+    with Path(name).open() as file:
+        return [
+            {key: (text if key in words else float(text)) if text else None for key, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
 def test_a_row_for_each_request(file: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     call(file, "--trace", "talk.jsonl", "--per-request", name)
-    if name.endswith("npz"):
-        columns = dict(np.load(name))
-    else:
-        table = np.genfromtxt(name, delimiter=",", names=True)
-        columns = {key: table[key] for key in table.dtype.names or ()}
-    assert len(columns["end_s"]) == 399
-    assert (columns["first_token_s"] > columns["arrival_s"]).all()
-    assert columns["cached_tokens"].max() == 1024  # two blocks of 512 are common to all
+    rows = rows_of(name)
+    assert len(rows) == 399
+    assert all(row["first_token_s"] > row["arrival_s"] and row["status"] == "completed" for row in rows)
+    assert max(row["cached_tokens"] for row in rows) == 1024  # two blocks of 512 are common to all
+    assert {path.name for path in Path().glob("*out*")} == {name}
+    classed("classed.jsonl")
+    call(file, "--trace", "classed.jsonl", "--per-request", name)
+    (late, *others) = rows_of(name)
+    assert (late["status"], late["end_s"] is None, late["class"]) == ("rejected", False, "batch")
+    assert late["first_token_s"] is None
+    assert {row["class"] for row in others} == {"batch", "chat"}
+
+
+def test_parquet_without_pyarrow(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(
+        SpecError, match=r"--per-request out.parquet: Parquet needs pyarrow.*tokenworks\[parquet\]"
+    ) as error:
+        call(file, "--trace", "talk.jsonl", "--per-request", "out.parquet")
+    assert error.value.exit_code == 2
+
+
+def test_a_file_is_written_whole_or_not_at_all(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, _: object) -> None:
+        Path(name).write_text("half")
+        raise OSError(28, "No space left on device")
+
+    Path("out.csv").write_text("before")
+    monkeypatch.setitem(per_request.FORMATS, ".csv", fail)
+    with pytest.raises(SpecError, match=r"out\.csv: cannot be written: No space left"):
+        call(file, "--trace", "talk.jsonl", "--per-request", "out.csv")
+    assert Path("out.csv").read_text() == "before"
+    assert len(list(Path().iterdir())) == 4  # talk.jsonl, plan.yaml, out.csv, cache
+
+
+def classed(name: str) -> None:
+    """Two requests in three are of class chat; the first is longer than the model reads."""
+    lengths = [140_000] + [1100] * 398
+    rows = [
+        {"timestamp": 100 * k, "input_length": n, "output_length": 20, "class": "chat" if k % 3 else "batch",
+         "hash_ids": [*range(-(-n // 512) - 1), k + 900]}
+        for k, n in enumerate(lengths)
+    ]  # fmt: skip
+    Path(name).write_text("\n".join(json.dumps(row) for row in rows))
+
+
+def test_classes_of_a_trace(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    classed("classed.jsonl")
+    asked = ("--class", "batch:priority=2,ttft=60s", "--class", "chat:ttft=1s,tpot=1ms")
+    chat, batch = sorted(
+        found(capsys, file, "--trace", "classed.jsonl", *asked)["classes"], key=lambda c: c["priority"]
+    )
+    assert (chat["class"], batch["class"], batch["priority"]) == ("chat", "batch", 2)
+    assert chat["requests"] + batch["requests"] == 399
+    assert (chat["slo"]["met"], batch["slo"]["met"]) == (False, True)
+    assert chat["request_goodput"] == 0 < batch["request_goodput"]
+    call(file, "--trace", "classed.jsonl", "--slo", "ttft=5s", *asked[:2])
+    out, _ = capsys.readouterr()
+    assert "132 of 133" in out
+    assert "ttft=60s: met" in out
+    assert "ttft=5s: met" in out
+
+
+def test_classes_of_a_workload(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mixed.yaml").write_text(
+        "name: mixed\nisl: 800\nosl: 60\nslo: ttft=2s\nclasses:\n"
+        "  - {name: chat, share: 0.7, slo: 'ttft=1s,tpot=60ms'}\n  - {name: batch, share: 0.3, priority: 1}\n"
+    )
+    arguments = ("--workload", "./mixed.yaml", "--rate", "8", "--requests", "500")
+    one = found(capsys, file, *arguments)
+    assert [(c["class"], c["priority"], c["slo"]["text"]) for c in one["classes"]] == [
+        ("chat", 0, "ttft=1s,tpot=60ms"), ("batch", 1, "ttft=2s")
+    ]  # fmt: skip
+    two = found(capsys, file, *arguments, "--class", "batch:ttft=1ms")
+    assert [c["slo"]["met"] for c in two["classes"]] == [True, False]
+    assert set(two["slo"]) == {"text", "met", "chat.ttft", "chat.tpot", "batch.ttft"}
+
+
+def sessions(count: int) -> None:
+    """Agents that all begin soon after 0, for their file does not say when: five turns that grow, 20 s apart."""
+    calls = [
+        [{"t": 20.0 * turn + k / 1000, "type": "n", "in": 640 * (turn + 1), "out": 20, "hash_rl": [0, 10 * (turn + 1)],
+          "api_time": 1.0, "think_time": 19.0 if turn else None} for turn in range(5)]
+        for k in range(count)
+    ]  # fmt: skip
+    lines = [{"id": str(k), "block_size": 64, "hash_id_scope": "local", "requests": c} for k, c in enumerate(calls)]
+    Path("agents.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+
+def test_sessions_at_a_rate(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stream of sessions, some of them under way when it begins; think times stay, and turns hit the ones before."""
+    sessions(200)
+    one = found(capsys, file, "--trace", "agents.jsonl", "--rate", "4")
+    assert one["request_throughput"] == pytest.approx(4, rel=0.1)
+    assert one["tiers"][0]["hit_share"] > 0.5
+    assert one["inputs"]["endless"] is True
+    cut = found(capsys, file, "--trace", "agents.jsonl", "--rate", "4", "--limit", "300")
+    assert cut["inputs"]["requests"] == 300
+    assert cut["request_throughput"] == pytest.approx(4, rel=0.15)
+    again = found(capsys, file, "--trace", "agents.jsonl", "--rate", "4", "--seed", "1")
+    assert again["inputs"]["requests"] != one["inputs"]["requests"]
+    with pytest.raises(SpecError, match="come at once; give a --rate"):
+        call(file, "--trace", "agents.jsonl", "--scale", "2")
+
+
+def test_ctrl_c_gives_the_result_so_far(file: str, tmp_path: Path) -> None:
+    """A real signal to a real process, once it says on its terminal that it simulates: partial, exit code 130."""
+    Path("long.yaml").write_text("name: long\nisl: 60000\nosl: 300\nhit_share: 0.9\nreused_context: 54000\n")
+    command = [sys.executable, "-m", "tokenworks", "simulate", file, "--workload", "./long.yaml", "--rate", "1",
+               "--requests", "12000", "-o", "json"]  # fmt: skip
+    screen, terminal = os.openpty()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, env={**os.environ, "TERM": "xterm"}) as run:
+        os.close(terminal)
+        seen = b""
+        while b"simulated" not in seen:
+            seen += os.read(screen, 1024)
+        run.send_signal(signal.SIGINT)
+        threading.Thread(target=_drain, args=(screen,), daemon=True).start()
+        out, _ = run.communicate(timeout=60)
+    one = json.loads(out)
+    assert one["partial"] is True
+    assert 0 < one["completed_in_all"] < 12_000
+    assert one["unsent"] > 0
+    assert run.returncode == 130
+
+
+def _drain(screen: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(screen, 1024):
+            pass
 
 
 BAD = {
@@ -137,11 +291,18 @@ BAD = {
     "--trace talk.jsonl --rate 0": "give a rate above 0",
     "--trace talk.jsonl --rate 2 --scale 2": "give one of them",
     "--trace talk.jsonl --scale -1": "give a factor above 0",
+    "--trace talk.jsonl --max-queue -1": "--max-queue: -1 must not be negative",
     "--trace talk.jsonl --limit 0": "--limit: 0 must be at least 1",
     "--trace talk.jsonl --requests 5": "say --limit",
     "--trace talk.jsonl --slo ttft=2": "write",
-    "--trace talk.jsonl --per-request out.txt": "neither .npz nor .csv",
+    "--trace talk.jsonl --per-request out.txt": "neither .csv nor .parquet",
     "--trace talk.jsonl --per-request no/out.csv": "cannot be written",
+    "--trace talk.jsonl --class batch:ttft=1s": "talk has no classes; a workload lists `classes`",
+    "--trace classed.jsonl --class batsh:ttft=1s": "unknown class 'batsh'; did you mean batch?",
+    "--trace classed.jsonl --class batch:priority=8": "--class batch: wants one priority; 0 (first) to 7",
+    "--trace classed.jsonl --class batch:ttft=soon": "--class batch ttft",
+    "--trace classed.jsonl --class :ttft=1s": 'write it like "batch:priority=1,ttft=60s"',
+    "--trace classed.jsonl --class batch:ttft=1s --class batch:priority=1": "told twice",
     "--trace talk.jsonl --strict": "output_length",
     "--trace nowhere.jsonl": "cannot read",
     "--trace empty.jsonl": "the file is empty",
@@ -161,6 +322,7 @@ BAD = {
 @pytest.mark.parametrize("arguments", BAD)
 def test_bad_input(file: str, arguments: str) -> None:
     Path("empty.jsonl").write_text("")
+    classed("classed.jsonl")
     row = {"timestamp": 0, "input_length": 0, "output_length": 5, "hash_ids": [1]}
     Path("zero.jsonl").write_text(json.dumps(row))
     ids = list(range(400))

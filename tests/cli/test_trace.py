@@ -60,6 +60,22 @@ def test_requests_at_once_and_sessions(tmp_path: Path, capsys: pytest.CaptureFix
     assert "note: assumed: lengths are UTF-8 bytes / 4" in out
 
 
+def test_classes_and_sessions_without_a_date(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"timestamp": 1000 * k, "input_length": 512, "output_length": 5, "hash_ids": [k], "class": "ab"[k % 2]}
+        for k in range(4)
+    ]
+    path = tmp_path / "classes.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    call(str(path))
+    assert "classes: a 50.0%, b 50.0%" in capsys.readouterr().out
+    turns = [{"t": 20.0 * k + 1, "type": "n", "in": 64, "out": 5, "hash_rl": [0, 1]} for k in range(3)]
+    sessions = [{"block_size": 64, "hash_id_scope": "local", "requests": turns[k:]} for k in range(2)]
+    path.write_text("\n".join(map(json.dumps, sessions)))
+    call(str(path))
+    assert "5 requests in 40 s, all at once" in capsys.readouterr().out
+
+
 def test_bad_input(file: Path) -> None:
     with pytest.raises(SpecError, match=r"talk\.jsonl:"):
         call(str(file), "--strict")

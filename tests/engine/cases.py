@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, StepCost, Transfer
+from tokenworks.engine.types import Cluster, Counts, Limits, Outcome, Pool, Requests, Router, StepCost, Transfer
 
 ROUTERS = ("round_robin", "least_loaded", "power_of_two", "prefix_aware")
 BEAT = 257 / 16384  # exact in binary, so that steps end just when others arrive; in the middle of a bin of gaps
@@ -41,16 +41,19 @@ def pool(rng: np.random.Generator, role: str, *, block: int | None = None) -> Po
     own = limits(rng, prefix=role != "decode" and rng.random() < 0.6)
     ranks = int(rng.choice([1, 1, 1, 2, 3]))
     prices = cost(rng, ranks * own.token_budget)
-    return Pool(prices, own, instances=int(rng.choice([1, 1, 2, 3])), ranks=ranks, role=role)  # type: ignore[arg-type]
+    return Pool(prices, own, instances=int(rng.choice([1, 1, 2, 3])), ranks=ranks, role=role,  # type: ignore[arg-type]
+                stages=int(rng.choice([1, 1, 1, 3])))  # fmt: skip
 
 
 def cluster(rng: np.random.Generator) -> Cluster:
     split = rng.random() < 0.3
     pools = tuple(pool(rng, role) for role in (("prefill", "decode") if split else ("aggregated",)))
     router = Router(str(rng.choice(ROUTERS)), imbalance=float(rng.choice([0, 0.5])), slack=int(rng.integers(0, 4)),  # type: ignore[arg-type]
+                    load_tokens=int(rng.choice([0, 3, 100])),
                     event_delay_s=float(rng.choice([0, 0.05])), seed=int(rng.integers(0, 1 << 30)))  # fmt: skip
     transfer = Transfer(float(rng.choice([0, 0.003])), float(rng.choice([0, 1e-4])), float(rng.choice([0, 0.5])))
-    return Cluster(pools, router, transfer, int(rng.choice([0, 0, 1, 5])), float(rng.choice([0, 0.0625, 0.5])))
+    closed, window, request = rng.choice([0, 0, 1, 5]), rng.choice([0, 0.0625, 0.5]), rng.choice([0, 0, 0.013])
+    return Cluster(pools, router, transfer, int(closed), float(window), float(request))
 
 
 def requests(rng: np.random.Generator, count: int) -> Requests:
@@ -61,12 +64,14 @@ def requests(rng: np.random.Generator, count: int) -> Requests:
         arrival = np.floor(arrival / BEAT) * BEAT
     after = np.where(rng.random(count) < rng.choice([0, 0.5]), rng.integers(-1, np.maximum(np.arange(count), 1)), -1)
     after = np.minimum(after, np.arange(count) - 1)
+    groups = int(rng.choice([1, 1, 3]))
     later = after >= 0
     arrival[later] = rng.choice([0, BEAT, 0.1], later.sum())
     names = [chain(rng, int(n)) for n in rng.integers(0, 30, count)]
     return Requests.of(
         arrival, inputs, outputs,
-        priority=rng.integers(0, 3, count) if rng.random() < 0.3 else None, after=after,
+        priority=rng.integers(0, 3, count) if rng.random() < 0.3 else None,
+        group=rng.integers(0, groups, count), after=after,
         block_ids=np.concatenate([*names, np.zeros(0, np.int64)]).astype(np.int64),
         block_offsets=np.concatenate([[0], np.cumsum([len(name) for name in names])]),
     )  # fmt: skip
@@ -82,6 +87,15 @@ def chain(rng: np.random.Generator, length: int) -> np.ndarray:
     return np.array(names, dtype=np.int64)
 
 
+def assert_same_counts(slow: Counts | Outcome, fast: Counts | Outcome) -> None:
+    """All that is counted."""
+    for one, two in zip(fast.pools, slow.pools, strict=True):
+        assert {**vars(one), "busy_s": 0} == {**vars(two), "busy_s": 0}
+        np.testing.assert_allclose(one.busy_s, two.busy_s, rtol=1e-9)
+    np.testing.assert_array_equal(fast.itl_counts, slow.itl_counts)
+    assert abs(fast.now_s - slow.now_s) < 1e-9
+
+
 def assert_same(slow: Outcome, fast: Outcome) -> None:
     """Equal in every event, step and counter; times to 1e-9."""
     for name in ("status", "rank", "cached_tokens", "preemptions"):
@@ -90,9 +104,5 @@ def assert_same(slow: Outcome, fast: Outcome) -> None:
         mine, oracle = getattr(fast, name), getattr(slow, name)
         seen = slow.status > 0 if name == "arrival_s" else slice(None)
         np.testing.assert_allclose(mine[seen], oracle[seen], rtol=0, atol=1e-9, err_msg=name)
-    for one, two in zip(fast.pools, slow.pools, strict=True):
-        assert {**vars(one), "busy_s": 0} == {**vars(two), "busy_s": 0}
-        np.testing.assert_allclose(one.busy_s, two.busy_s, rtol=1e-9)
     np.testing.assert_array_equal(fast.series, slow.series)
-    np.testing.assert_array_equal(fast.itl_counts, slow.itl_counts)
-    assert abs(fast.now_s - slow.now_s) < 1e-9
+    assert_same_counts(slow, fast)

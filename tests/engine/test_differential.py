@@ -59,3 +59,24 @@ def test_driven_in_steps(seed: int) -> None:
     for one in (slow, fast):
         one.advance()
     cases.assert_same(slow.outcome(), fast.outcome())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 1 << 40), st.lists(st.integers(1, 40), max_size=4))
+def test_counts_right_after_so_many_were_sent(seed: int, marks: list[int]) -> None:
+    """A run that stops there counts the same in both, and ends as one that does not."""
+    rng = np.random.default_rng(seed)
+    cluster, requests = cases.cluster(rng), cases.requests(rng, 30)
+    slow, fast = reference.Reference(cluster), engine.Engine(cluster)
+    for one in (slow, fast):
+        one.submit(requests)
+    for mark in sorted(marks):
+        for one in (slow, fast):
+            one.advance(sent=mark)
+        assert slow.counts().sent == fast.sent
+        cases.assert_same_counts(slow.counts(), fast.counts())
+    for one in (slow, fast):
+        one.advance()
+    cases.assert_same(slow.outcome(), fast.outcome())
+    whole = engine.run(cluster, requests)
+    np.testing.assert_allclose(fast.outcome().end_s, whole.end_s, rtol=0, atol=1e-9)

@@ -103,14 +103,15 @@ def test_prefix_hits() -> None:
 
 @both
 def test_the_least_recently_used_is_forgotten_from_its_end(run: Run) -> None:
-    """Six blocks of 4: chain A takes 3 and a bit, B 2 and a bit; C needs two, so A keeps only its root."""
+    """Six blocks of 4: chain A takes 3 and a bit, B 2 and a bit; C needs two: the one that holds nothing, as vLLM
+    since May 2026, and the end of A, which keeps its first two."""
     chains = [[1, 2, 3], [11, 12], [21, 22], [1, 2, 3]]
     requests = Requests.of(
         [0.0, 10.0, 20.0, 30.0], [13, 9, 5, 13], [1] * 4,
         block_ids=np.concatenate(chains), block_offsets=[0, 3, 5, 7, 10],
     )  # fmt: skip
     outcome = run(one(Limits(1, 100, 6, 4, prefix_caching=True)), requests)
-    assert outcome.cached_tokens.tolist() == [0, 0, 0, 4]
+    assert outcome.cached_tokens.tolist() == [0, 0, 0, 8]
 
 
 @both

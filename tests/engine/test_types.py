@@ -23,7 +23,7 @@ POOL = Pool(COST, LIMITS)
         (r"input_tokens: \[0\] tokens in request \[1\]; want at least 1", {"input_tokens": [1, 0]}),
         (r"output_tokens: \[-3\] tokens in request \[0\]", {"output_tokens": [-3, 1]}),
         ("output_tokens: 3 values for 2 requests", {"output_tokens": [1, 1, 1]}),
-        ("wrong length of priority or after", {"priority": [0]}),
+        ("wrong length of priority, group or after", {"priority": [0]}),
         (r"priority: want 0 \.\. 7", {"priority": [0, 8]}),
         ("after: a request may only follow an earlier one", {"after": [-1, 1]}),
         ("block_offsets: do not cover block_ids", {"block_ids": [1, 2], "block_offsets": [0, 1, 1]}),
@@ -48,7 +48,7 @@ def test_requests(words: str, arguments: dict[str, object]) -> None:
         (r"tokens_per_step: 3 must lie in 1 \.\. 1 \+ draft_tokens = 1", lambda: Limits(2, 8, 10, tokens_per_step=3)),
         (r"token_budget: 3 cannot decode all .* = 4", lambda: Limits(2, 3, 10, draft_tokens=1)),
         ("unknown role 'chef'", lambda: Pool(COST, LIMITS, role="chef")),  # type: ignore[arg-type]
-        ("instances and ranks must be above zero", lambda: Pool(COST, LIMITS, instances=0)),
+        ("instances: 0 must be above zero", lambda: Pool(COST, LIMITS, instances=0)),
         ("by_tokens: ends at 8 tokens; a step may hold 16", lambda: Pool(COST, LIMITS, ranks=2)),
         ("KV travels whole", lambda: Pool(COST, Limits(2, 8, 10, prefix_caching=True), role="decode")),
         ("Transfer: times must be finite", lambda: Transfer(-1.0)),
@@ -56,7 +56,7 @@ def test_requests(words: str, arguments: dict[str, object]) -> None:
         ("unknown router 'coin'; one of round_robin", lambda: Router("coin")),  # type: ignore[arg-type]
         ("must not be negative", lambda: Router(imbalance=-1)),
         (r"roles \('decode',\); want", lambda: Cluster((Pool(COST, LIMITS, role="decode"),))),
-        ("concurrency and window_s", lambda: Cluster((POOL,), concurrency=-1)),
+        ("concurrency, window_s and request_s", lambda: Cluster((POOL,), concurrency=-1)),
     ],
 )  # fmt: skip
 def test_clusters(words: str, make: object) -> None:

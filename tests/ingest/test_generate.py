@@ -1,5 +1,6 @@
 """Generators hit their means, cvs and shares; the same seed gives the same trace; closed loops wait as they should."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_bursts() -> None:
 
 def test_days_have_their_mean_and_peak() -> None:
     """Rate 10/s, peak 1.8 times that: the middle tenth around the peak has 18/s, around the trough 2/s."""
-    times = generate.diurnal(random(), N, 10.0, peak=1.8, period_s=1000.0)
+    times = generate.diurnal(random(), N, 10.0, peak=1.8, period=1000.0)
     assert (np.diff(times) >= 0).all()
     whole = times[times < 4000]  # four days of 1,000 s
     assert len(whole) / 4000 == pytest.approx(10, rel=0.03)
@@ -66,7 +67,6 @@ def test_other_lengths() -> None:
     assert np.bincount(lengths)[8:].tolist() == pytest.approx([N / 3] * 3, rel=0.05)
     assert set(generate.empirical(random(), N, np.array([5, 70])).tolist()) == {5, 70}
     assert generate.fixed(random(), 3, 9).tolist() == [9, 9, 9]
-    assert {*generate.LENGTHS} == {"lognormal", "uniform", "empirical", "fixed"}
 
 
 @settings(max_examples=15, deadline=None)
@@ -123,7 +123,7 @@ def test_a_closed_loop_has_one_chain_a_user(think_time: float, hit_share: float)
 
 def test_streams_do_not_disturb_each_other() -> None:
     one, same = from_workload(workload(isl_cv=1), 100, seed=5), from_workload(workload(isl_cv=1), 100, seed=5)
-    other = from_workload(workload(isl_cv=1, osl_cv=2), 100, seed=5, arrivals=partial(generate.gamma, cv=3.0))
+    other = from_workload(workload(isl_cv=1, osl_cv=2, arrivals={"kind": "gamma", "cv": 3.0}), 100, seed=5)
     assert one.arrival_s.tolist() == same.arrival_s.tolist()
     assert one.input_tokens.tolist() == same.input_tokens.tolist() == other.input_tokens.tolist()
     assert one.arrival_s.tolist() != other.arrival_s.tolist()
@@ -136,6 +136,37 @@ def test_other_lengths_for_a_workload() -> None:
     assert trace.input_tokens.min() >= 800
     assert trace.input_tokens.max() <= 1000
     assert set(trace.output_tokens.tolist()) == {7}
+
+
+def test_classes_have_their_shares_and_a_session_is_of_one() -> None:
+    classes = [{"name": "chat", "share": 0.8}, {"name": "batch", "share": 0.2, "priority": 1, "slo": "ttft=60s"}]
+    trace = from_workload(workload(classes=classes), N)
+    assert trace.classes == ("chat", "batch")
+    assert trace.class_of.mean() == pytest.approx(0.2, abs=0.01)
+    plain = from_workload(workload(), N)
+    assert (trace.arrival_s == plain.arrival_s).all()  # a stream of its own
+    talks = from_workload(workload(classes=classes, hit_share=0.9, think_time=5), 5000)
+    later = talks.parent >= 0
+    assert later.any()
+    assert (talks.class_of[later] == talks.class_of[talks.parent[later]]).all()
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "cv"),
+    [
+        ({"kind": "poisson"}, 1.0),
+        ({"kind": "gamma", "cv": 2.0}, 2.0),
+        ({"kind": "burst", "size": 5}, 2.0),  # gaps of 0, 0, 0, 0, 5: sqrt(5 - 1)
+        ({"kind": "diurnal", "peak": 1.5, "period": 400}, 1.0),
+    ],
+)
+def test_a_workload_says_how_its_requests_come(arrivals: dict[str, Any], cv: float) -> None:
+    trace = from_workload(workload(arrivals=arrivals), N)
+    gaps = np.diff(trace.arrival_s)
+    assert gaps.mean() == pytest.approx(1 / 10, rel=0.03)
+    assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.15)
+    with pytest.raises(SpecError, match="give a rate") if arrivals["kind"] != "poisson" else nullcontext():
+        from_workload(workload(rate=None, concurrency=4, arrivals=arrivals), 100)
 
 
 def test_what_cannot_be_generated() -> None:

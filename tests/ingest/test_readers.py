@@ -38,6 +38,26 @@ def test_mooncake(tmp_path: Path) -> None:
     assert trace.parent.tolist() == [-1, -1]
 
 
+def test_rows_name_their_class(tmp_path: Path) -> None:
+    """A row without one, where others have one, is of the class default; all requests alike have none."""
+    rows = [{**GOOD, "class": "batch"}, GOOD, {**GOOD, "class": "chat"}, {**GOOD, "class": "no spaces"}]
+    trace = load_trace(write(tmp_path / "talk.jsonl", *rows))
+    assert trace.classes == ("batch", "default", "chat")
+    assert trace.class_of.tolist() == [0, 1, 2]
+    assert trace.dropped[0].reason.startswith("class: expected `str` matching regex")
+    again = load_trace(tmp_path / "talk.jsonl")  # from the cache
+    assert (again.classes, again.class_of.tolist()) == (trace.classes, [0, 1, 2])
+    head, *lines = AZURE.splitlines()
+    text = "\n".join([head + ",class", lines[0] + ",batch", lines[1] + ","])
+    azure = load_trace(write(tmp_path / "a.csv", text))
+    assert (azure.classes, azure.class_of.tolist()) == (("batch", "default"), [0, 1])
+    burst = load_trace(write(tmp_path / "b.csv", "Timestamp,Request tokens,Response tokens,class\n5,472,18,chat\n"))
+    assert burst.classes == ("chat",)
+    assert load_trace(write(tmp_path / "plain.jsonl", GOOD)).classes == ()
+    with pytest.raises(SpecError, match="9 classes of requests: at most 8"):
+        load_trace(write(tmp_path / "many.jsonl", *({**GOOD, "class": f"c{k}"} for k in range(9))))
+
+
 AZURE = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.9799600,4808,10\n2023-11-16 18:17:04.2299600,3,8\n"
 )

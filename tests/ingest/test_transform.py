@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ingest.trace_cases import traces
 from tokenworks.errors import SpecError
-from tokenworks.ingest import limit, reblock, replicate, scale, starts, statistics
+from tokenworks.ingest import limit, reblock, replicate, scale, statistics, stream
 from tokenworks.ingest.table import dense
 from tokenworks.ingest.transform import roots
 from tokenworks.specs.trace import Trace, ranges
@@ -94,12 +94,55 @@ def test_partly_filled_blocks_are_cut_off() -> None:
     assert reblock(limit(trace, 1), 512).hash_ids.tolist() == [0]
 
 
-def test_starts() -> None:
-    trace = Trace.of([0, 0, 4], [1, 2, 3], [1, 1, 1], parent=[-1, -1, 0], think_s=[0, 0, 4])
-    moved = starts(trace, np.array([10.0, 2.0]))
-    assert moved.arrival_s.tolist() == [0, 8, 12]
-    assert moved.input_tokens.tolist() == [2, 1, 3]
-    assert moved.parent.tolist() == [-1, -1, 1]
+def conversations(count: int, random: np.random.Generator) -> Trace:
+    """Conversations of 1 to 20 turns, half a minute apart, that all begin at 0; each with blocks of its own."""
+    turns = random.integers(1, 21, count)
+    first = np.repeat(np.cumsum(turns) - turns, turns)
+    turn = np.arange(turns.sum()) - first
+    parent = np.where(turn > 0, np.arange(len(turn)) - 1, -1)
+    return Trace.of(
+        30.0 * turn, 64 * (turn + 1), np.full(len(turn), 5), session=np.repeat(np.arange(count), turns),
+        parent=parent, class_of=first % 2, classes=("odd", "even"), think_s=30.0 * (turn > 0), run_start=20 * first,
+        run_length=turn + 1, run_offsets=np.arange(len(turn) + 1), hash_block_tokens=64,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0, 40.0])
+def test_a_stream_of_conversations_has_its_rate_from_beginning_to_end(rate: float) -> None:
+    trace = conversations(400, np.random.default_rng(1))
+    made = stream(trace, rate, np.random.default_rng(2))
+    assert len(made) / made.arrival_s[-1] == pytest.approx(rate, rel=0.1)
+    quarters = np.histogram(made.arrival_s, 4)[0]
+    assert quarters == pytest.approx(np.full(4, quarters.mean()), rel=0.15)
+    roots_s = made.arrival_s[made.parent < 0]
+    assert np.histogram(roots_s[roots_s > 1], 4)[0].std() < 0.3 * len(roots_s)  # Poisson, not all at once
+
+
+@given(st.integers(0, 1 << 30), st.floats(0.02, 50.0))
+@settings(deadline=None)
+def test_a_stream_keeps_what_happens_in_a_conversation(seed: int, rate: float) -> None:
+    """Think times, turns in order, their blocks and class; no two conversations share a block, copies neither."""
+    random = np.random.default_rng(seed)
+    trace = conversations(12, random)
+    try:
+        made = stream(trace, rate, random)
+    except SpecError:  # a window in which nothing happens
+        return
+    later = made.parent >= 0
+    assert (made.think_s == 30.0 * later).all()
+    assert (made.session[later] == made.session[made.parent[later]]).all()
+    assert (made.class_of[later] == made.class_of[made.parent[later]]).all()
+    assert made.input_tokens[later] == pytest.approx(made.input_tokens[made.parent[later]] + 64)
+    np.testing.assert_allclose(made.arrival_s[later], made.arrival_s[made.parent[later]] + 30)
+    assert (made.run_length * 64 == made.input_tokens).all()
+    owners = {int(start): int(who) for start, who in zip(made.run_start, made.session, strict=True)}
+    assert len(set(owners.values())) == len(owners) == len(set(made.session.tolist()))
+
+
+def test_independent_requests_that_come_at_once_are_spread() -> None:
+    made = stream(Trace.of([0.0] * 300, [10] * 300, [5] * 300), 10.0, np.random.default_rng(1))
+    assert len(made) == 300
+    assert made.arrival_s[-1] == pytest.approx(30, rel=0.05)
 
 
 def test_what_cannot_be() -> None:
@@ -108,6 +151,7 @@ def test_what_cannot_be() -> None:
         lambda: limit(trace, 0),
         lambda: replicate(trace, 0),
         lambda: scale(trace, 0.0),
+        lambda: stream(trace, 0.0, np.random.default_rng(0)),
     ]
     for wrong in wrongs:
         with pytest.raises(SpecError, match="give"):

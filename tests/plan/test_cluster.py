@@ -187,6 +187,27 @@ def test_memory_and_limits_are_those_of_a_rank() -> None:
     assert deployed(LLAMA, "hgx-h100", role(tp=8)).pools[0].limits.policy == "vllm"
 
 
+@pytest.mark.parametrize("tokens", [100, 1000, 2048])
+def test_a_lone_prompt_takes_a_pipeline_as_long_as_a_full_round_of_such(tokens: int) -> None:
+    """It lies in one microbatch of four; four of its size make a step that takes as long as one of them (`step`).
+
+    And what a request takes to arrive comes first: 30 ms.
+    """
+    made, asked = deployed(LLAMA, "hgx-h100", CASES["pipeline"][0]), Requests.of([0.0], [tokens], [2])
+    assert (made.pools[0].stages, made.request_s) == (4, 0.03)
+    seen = engine.run(made, asked).first_token_s[0] - 0.03
+    load = step.Load(0.0, 0.0, 4.0 * tokens, 4.0 * tokens * tokens / 2)
+    here = site(LLAMA, "hgx-h100")
+    alone = step.step(here.model, here.rates, Split.of(CASES["pipeline"][0]), load, engine=here.engine).seconds
+    assert seen == pytest.approx(float(alone), rel=0.05)
+    assert float(made.pools[0].cost.by_tokens[tokens]) < 0.94 * seen
+
+
+def test_each_role_takes_a_request_its_time() -> None:
+    made = deployed(R1, "scalex40", role("prefill", tp=8, ep=8), role("decode", dp=8, ep=8, chunk=8192))
+    assert made.request_s == 0.06
+
+
 def test_activations_and_running_sequences_take_cache() -> None:
     """A larger chunk needs larger temporaries, and its logits and buffers come off what KV may have."""
     small, large = (deployed(LLAMA, "hgx-h100", role(tp=4, chunk=chunk)).pools[0].limits for chunk in (2048, 32768))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 from tokenworks.engine.types import Status
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.ingest import from_workload, reblock
+from tokenworks.plan.capacity import Try
 from tokenworks.plan.measures import Backlog
 from tokenworks.plan.simulate import Simulation, Traffic, requests_of, simulate
 from tokenworks.plan.summary import summary
 from tokenworks.specs.deployment import Deployment, Parallel, Role
-from tokenworks.specs.slo import Slo
+from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
 
@@ -97,13 +99,93 @@ def test_a_burst_that_is_all_there_is_has_its_means() -> None:
 
 
 def test_one_request_has_the_time_of_its_steps() -> None:
-    """Nothing to wait for: TTFT is a step of prefill, TPOT the mean of 99 steps of one sequence."""
+    """Nothing to wait for: TTFT is 30 ms on the way there and a step of prefill, TPOT the mean of 99 steps of one."""
     run = simulate(DEPLOYMENT, sent([0.0], [1000], [100]))
     cost = run.cluster.pools[0].cost
     prefill = cost.by_tokens[1000] + cost.prefill_context_s * 1000 * 1001 / 2
-    assert run.metrics.mean_ttft_ms == pytest.approx(1e3 * prefill)
+    assert run.cluster.request_s == 0.03
+    assert run.metrics.mean_ttft_ms == pytest.approx(1e3 * (0.03 + prefill))
+    assert run.metrics.mean_e2el_ms == pytest.approx(run.metrics.mean_ttft_ms + 99 * run.metrics.mean_tpot_ms)
     middle = cost.by_tokens[1] + cost.decode_sequence_s + cost.decode_context_s * (1000 + 50.5)
     assert run.metrics.mean_tpot_ms == pytest.approx(1e3 * middle, rel=1e-3)
+
+
+def test_gaps_and_roles_are_of_the_steady_part_as_all_else() -> None:
+    """A crowd at the start leaves long gaps, which are over when the steady part begins."""
+    crowd = from_workload(CHAT.model_copy(update={"rate": 4}), 1000, seed=1)
+    early = crowd.arrival_s < 0.15 * crowd.arrival_s[-1]
+    outputs = np.where(early, 400, crowd.output_tokens)
+    trace = Trace.of(crowd.arrival_s / np.where(early, 8, 1), crowd.input_tokens, outputs)
+    steady, whole = (simulate(DEPLOYMENT, Traffic(trace, endless=endless)) for endless in (True, False))
+    assert whole.metrics.p99_itl_ms > 1.1 * steady.metrics.p99_itl_ms
+    counts, seconds = steady.measured.counts, steady.span.seconds
+    sent = (steady.outcome.arrival_s > steady.span.start_s) & (steady.outcome.arrival_s <= steady.span.end_s)
+    assert counts.sent == sent.sum() == 700
+    (pool,), (role,) = counts.pools, summary(steady)["roles"]
+    assert pool.output_tokens / seconds == pytest.approx(steady.metrics.output_throughput, rel=0.05)
+    assert role["steps"] == pool.steps < steady.outcome.steps
+    assert role["busy_share"] == pytest.approx(pool.busy_s / 2 / seconds)
+    assert counts.itl_counts.sum() == pytest.approx(pool.output_tokens - 700, rel=0.01)  # first tokens have none
+    assert whole.measured.counts.pools == whole.outcome.pools
+
+
+CLASSES = (
+    RequestClass("chat", 0, Slo.parse("ttft=1s,tpot=50ms")),
+    RequestClass("batch", 1, Slo.parse("ttft=60s")),
+)
+
+
+def classed(rate: float, classes: tuple[RequestClass, ...] = CLASSES) -> Simulation:
+    shares = [{"name": "chat", "share": 0.6}, {"name": "batch", "share": 0.4}]
+    mixed = Workload.model_validate({**CHAT.model_dump(), "rate": rate, "classes": shares})
+    return simulate(DEPLOYMENT, Traffic(from_workload(mixed, 1500), endless=True, classes=classes), slo=SLO)
+
+
+def test_each_class_has_its_own_metrics_slo_and_place_in_the_queue() -> None:
+    run = classed(55.0)
+    found = summary(run)
+    chat, batch = found["classes"]
+    named = {f"{s}_{m}_ms" for s in ("mean", "median", "std", "p99") for m in ("ttft", "tpot", "itl", "e2el")}
+    assert named | {"request_goodput", "effective_throughput", "completed"} < set(chat)
+    assert [(one["class"], one["priority"]) for one in (chat, batch)] == [("chat", 0), ("batch", 1)]
+    assert chat["slo"]["text"] == "ttft=1s,tpot=50ms"
+    for name in ("completed", "request_goodput", "output_throughput", "effective_throughput", "total_output_tokens"):
+        assert chat[name] + batch[name] == pytest.approx(found[name])
+    ttft = run.outcome.first_token_s - run.outcome.arrival_s
+    waited = [np.median(ttft[run.of_class(k)]) for k in (0, 1)]
+    assert 5 * waited[0] < waited[1], "those who are served first do not wait for the others"
+    alike = classed(55.0, (replace(CLASSES[0], priority=1), CLASSES[1]))
+    equal = [np.median((alike.outcome.first_token_s - alike.outcome.arrival_s)[alike.of_class(k)]) for k in (0, 1)]
+    assert equal[0] == pytest.approx(equal[1], rel=0.5)
+    json.dumps(found)
+
+
+def test_gaps_of_classes_add_up_and_are_their_own() -> None:
+    run = classed(10.0)
+    counts = run.measured.counts.itl_counts
+    assert counts[:2].sum() == counts.sum() > 0
+    assert (counts[:2].sum(axis=1) > 1000).all()
+    assert run.by_class[0].mean_itl_ms != run.by_class[1].mean_itl_ms
+    assert run.by_class[0].mean_itl_ms == pytest.approx(run.by_class[0].mean_tpot_ms, rel=0.05)
+
+
+def test_all_classes_keep_their_promise_or_it_is_missed() -> None:
+    assert classed(10.0).meets_slo
+    strict = classed(10.0, (CLASSES[0], RequestClass("batch", 1, Slo.parse("tpot=1ms"))))
+    assert not strict.meets_slo
+    assert {name: seen.met for name, seen in strict.bounds.items()} == {
+        "chat.ttft": True, "chat.tpot": True, "batch.tpot": False
+    }  # fmt: skip
+    general = classed(10.0, (RequestClass("chat"), RequestClass("batch")))
+    assert set(general.bounds) == {"chat.ttft", "chat.tpot", "batch.ttft", "batch.tpot"}
+    seen = Try.of(10.0, strict)
+    assert seen.missed == ("batch.tpot",)
+    assert seen.tpot_ms == pytest.approx(1e3 * strict.bounds["batch.tpot"].seen_s)
+
+
+def test_classes_are_those_of_the_trace() -> None:
+    with pytest.raises(SpecError, match="classes chat, batch; it has none"):
+        Traffic(Trace.of([0.0], [1], [1]), classes=CLASSES)
 
 
 def test_prefixes_are_found_where_the_router_sends_them() -> None:
@@ -176,6 +258,8 @@ def test_an_interrupted_run_has_its_result_so_far() -> None:
     assert 0 < found["completed_in_all"] < 800
     assert found["unsent"] > 0
     json.dumps(found)
+    with pytest.raises(KeyboardInterrupt):  # a search over simulations must not go on with it
+        Try.of(8.0, run)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,41 @@ from tests.plan.settings import SMALL_MOE
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import SCHEMA, Deployment, Parallel, Role
 from tokenworks.specs.deployment_file import Entry, document, load_assumed, load_deployments, pick_deployment
-from tokenworks.specs.slo import Bound, Slo
+from tokenworks.specs.load import validate
+from tokenworks.specs.slo import Bound, RequestClass, Slo
 from tokenworks.specs.workload import Workload
+
+
+def test_a_class_of_requests_is_read() -> None:
+    assert RequestClass.parse("batch:priority=1,ttft=60s") == RequestClass("batch", 1, Slo(Bound(60.0)))
+    assert RequestClass.parse("chat: tpot=50ms") == RequestClass("chat", 0, Slo(None, Bound(0.05)))
+    assert RequestClass.parse("rest") == RequestClass("rest")
+
+
+@pytest.mark.parametrize("text", ["", ":", "a b:priority=1", "x:priority=-1", "x:priority=1,priority=2", "x:ttft",
+                                  "x:priority=8", "x:priority=1.5"])  # fmt: skip
+def test_a_garbled_class_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="--class"):
+        RequestClass.parse(text)
+
+
+CHAT = {"name": "chat", "share": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ([CHAT, {"name": "batch", "share": 0.4}], "shares of classes add up to 0.9, not 1"),
+        ([CHAT, CHAT], "two classes have one name"),
+        ([CHAT, {"name": "batch", "share": 0.5, "slo": "soon"}], "classes batch slo: cannot read 'soon'"),
+        ([CHAT, {"name": "batch", "share": 0.5, "priority": 8}], "less than 8"),
+        ([CHAT, {"name": "a batch", "share": 0.5}], "should match pattern"),
+        ([{"name": f"c{k}", "share": 1 / 9} for k in range(9)], "at most 8 items"),
+    ],
+)
+def test_wrong_classes_of_a_workload(classes: list[dict[str, object]], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        validate(Workload, {"name": "w", "isl": 1, "osl": 1, "classes": classes}, "w.yaml")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Queues against their closed forms, Little's law, and the fixed points of the prefix cache."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,6 +73,18 @@ def test_littles_law_holds_for_those_that_decode(batch: int, token_s: float, dec
 def test_tpot_is_that_of_the_design() -> None:
     """TPOT = t_decode + batch / osl x t_prefill(isl): 20 ms + 32/100 x 10 ms = 23.2 ms (by hand)."""
     assert aggregated(demand(), instance()).tpot == pytest.approx(0.0232)
+
+
+def test_what_a_request_takes_to_arrive_is_part_of_ttft_once_for_each_role() -> None:
+    """As `simulate` has it; it delays nobody else."""
+    role = Prefill(instances=1, lanes=1, token_s=2e-5, pass_s=0.1, kv_tokens=1e6)
+    asked = demand()
+    later = replace(asked, request_s=0.03)
+    one, other = aggregated(asked, instance()), aggregated(later, instance())
+    assert (other.ttft - one.ttft, other.ttft_tail - one.ttft_tail) == pytest.approx((0.03, 0.03))
+    assert other.tpot == one.tpot
+    one, other = prefilling(asked, role, 1.0, 0.02), prefilling(later, role, 1.0, 0.02)
+    assert (other.ttft - one.ttft, other.ttft_tail - one.ttft_tail) == pytest.approx((0.06, 0.06))
 
 
 def test_a_mixed_step_cannot_take_more_than_its_budget() -> None:

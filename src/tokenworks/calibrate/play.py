@@ -116,7 +116,7 @@ def _read(outcome: Outcome, made: Case) -> Predicted:
     point, done = made.point, outcome.status == Status.COMPLETED
     first, end, outputs = outcome.first_token_s[done], outcome.end_s[done], outcome.output_tokens[done]
     sent = 0.0 if point.load == "burst" else outcome.arrival_s[done]
-    ttft = first - sent + number(made.site.engine.request) * len(point.workers)
+    ttft = first - sent
     several = outputs > 1
     tpot = (end - first)[several] / (outputs[several] - 1)
     taken, seconds = np.arange(len(end)), float(end.max() - outcome.arrival_s[done].min())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.inputs import Source, at_rate, blocked, compile_once, deployment_of, progress, rate_of
-from tokenworks.cli.output import Output, Switch, console, emit, table
+from tokenworks.cli.inputs import Source, blocked, compile_once, deployment_of, progress, rate_of
+from tokenworks.cli.output import Classes, Output, Switch, console, emit, table
 from tokenworks.cli.simulate import RouterName, shown
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment_file import load_assumed
@@ -29,6 +29,7 @@ def capacity(
     requests: int | None = None,
     limit: int | None = None,
     slo: str | None = None,
+    class_: Classes = (),
     router: RouterName | None = None,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     pick: int = 1,
@@ -55,6 +56,8 @@ def capacity(
         Only the first so many requests of a trace.
     slo
         Such as ttft=2s,tpot=50ms; by default the workload's own.
+    class_
+        Priority (0 first, 7 last) and own SLO of a class, such as batch:priority=1,ttft=60s; may be repeated.
     router
         By default prefix_aware where requests share prefixes, else least_loaded.
     set_
@@ -78,9 +81,11 @@ def capacity(
     if users and trace is not None:
         raise SpecError("a trace has no users to add", where="--users", hint="leave it out to scale the trace's rate")
     chosen = deployment_of(deployment, pick, set_)
-    source = Source(trace, workload, requests, None, limit, seed, strict)
+    source = Source(trace, workload, requests, None, limit, seed, strict, class_)
     bounds = source.slo(slo)
-    if bounds.ttft is None and bounds.tpot is None:
+    described = source.described()
+    own = any(one.slo for one in (*source.told, *(described.promised if described else ())))
+    if bounds.ttft is None and bounds.tpot is None and not own:
         raise SpecError(
             "is missing", where="--slo", hint='capacity is the most within an SLO, such as "ttft=2s,tpot=50ms"'
         )
@@ -92,12 +97,12 @@ def capacity(
             if say:
                 say(f"trying {load:.4g} {UNITS['users' if users else 'rate']}")
             if recorded is not None:
-                played = at_rate(recorded, load, seed)
+                played = source.played(recorded, load)
             else:
                 played = source.made(None if users else load, load if users else None)
             return simulate(
                 chosen,
-                Traffic(blocked(played, chosen), endless=True),
+                Traffic(blocked(played, chosen), endless=True, classes=source.promised(played)),
                 slo=bounds,
                 router=router,
                 seed=seed,

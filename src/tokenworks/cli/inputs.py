@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from tokenworks.cli.output import notes
-from tokenworks.errors import SpecError
+from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.deployment_file import pick_deployment
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.load import load_workload, validate
-from tokenworks.specs.slo import Slo
+from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 REQUESTS, ROUNDS = 5000, 20
 """Requests that are made of a workload: so many, and so many for each that is in flight."""
+
+CLASS_HINT = "a workload lists `classes`, a trace names the `class` of a row"
 
 BLOCK = 64
 """Block hashes are cut to this many tokens, the engine's block where that is larger: finer ones cost memory, and serve
@@ -92,6 +94,7 @@ class Source:
     limit: int | None = None
     seed: int = 0
     strict: bool = False
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.trace is None) == (self.workload is None):
@@ -122,7 +125,53 @@ class Source:
         read = ingest.load_trace(self.trace, strict=self.strict)
         for dropped in read.dropped:
             notes().print(f"left out {dropped.count}: {dropped.reason} (first at {dropped.where})")
-        return ingest.limit(read, self.limit) if self.limit is not None else read
+        return read
+
+    def played(self, read: Trace, rate: float | None = None, scale: float | None = None) -> Trace:
+        """A recorded trace at a rate [1/s], or `scale` times its own, else as it is; the first `limit` requests.
+
+        What has a rate of its own is cut before it is scaled, so that what is played has the rate. Conversations that
+        all begin at once become a stream of them, which is cut then.
+        """
+        from tokenworks import ingest
+        from tokenworks.ingest.generate import streams
+
+        _check(rate)
+        if rate is not None and not rate_of(read):
+            return self._cut(ingest.stream(read, rate, streams(self.seed)["arrivals"]))
+        read = self._cut(read)
+        own = rate_of(read)
+        if not own and (rate is not None or scale is not None):
+            hint = "give a higher --limit" if rate is not None else "give a --rate"
+            raise SpecError("all requests that wait for nobody come at once", where=read.name, hint=hint)
+        factor = rate / own if rate is not None else scale
+        return read if factor is None else ingest.scale(read, factor)
+
+    def _cut(self, trace: Trace) -> Trace:
+        from tokenworks import ingest
+
+        return ingest.limit(trace, self.limit) if self.limit is not None else trace
+
+    @property
+    def told(self) -> list[RequestClass]:
+        """What `--class` says."""
+        return [RequestClass.parse(text) for text in self.classes]
+
+    def promised(self, trace: Trace) -> tuple[RequestClass, ...]:
+        """What the classes of the trace, or of the workload, are promised; as told where it was told."""
+        described = self.described()
+        known = {one.name: one for one in (described.promised if described else map(RequestClass, trace.classes))}
+        told = self.told
+        for one in told:
+            if not known:
+                raise SpecError(f"{trace.name} has no classes", where=f"--class {one.name}", hint=CLASS_HINT)
+            if one.name not in known:
+                raise UnknownName("class", one.name, known)
+        if len({one.name for one in told}) < len(told):
+            raise SpecError(
+                "a class is told twice", where="--class", hint="say all of it in one: name:priority=1,ttft=2s"
+            )
+        return tuple({**known, **{one.name: one for one in told}}.values())
 
     def made(self, rate: float | None, concurrency: float | None) -> Trace:
         """Requests of the workload at a rate, or with so many users; else as the workload itself says."""
@@ -144,28 +193,15 @@ def made_of(
     return ingest.from_workload(workload, count, seed=seed)
 
 
-def at_rate(trace: Trace, rate: float, seed: int) -> Trace:
-    """A recorded trace at a rate [1/s]; where all begins at once, conversations come as Poisson does."""
-    from tokenworks import ingest
-    from tokenworks.ingest.generate import poisson, streams
-
-    _check(rate)
-    own = rate_of(trace)
-    if own:
-        return ingest.scale(trace, rate / own)
-    first = int((trace.parent < 0).sum())
-    return ingest.starts(trace, poisson(streams(seed)["arrivals"], first, rate * first / len(trace)))
-
-
 def _check(rate: float | None) -> None:
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         raise SpecError(f"{rate:g} requests/s", where="--rate", hint="give a rate above 0")
 
 
 def rate_of(trace: Trace) -> float:
-    """Requests a second of a recorded trace [1/s]; 0 where all that waits for nobody comes at once."""
+    """Requests a second of a recorded trace [1/s]; 0 where all that waits for nobody comes at once, or undated."""
     first = trace.arrival_s[trace.parent < 0]
-    return (len(trace) - 1) / float(trace.arrival_s[-1]) if first[-1] > first[0] else 0.0
+    return (len(trace) - 1) / float(trace.arrival_s[-1]) if first[-1] > first[0] and not trace.undated else 0.0
 
 
 def measured(data: Sequence[Path], deployment: Path | None, limit: int | None = None) -> Table:

@@ -21,6 +21,9 @@ Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"])]
 Switch = Annotated[bool, Parameter(negative=())]
 """An option that is on or not there; it has no `--no-` twin."""
 
+Classes = Annotated[tuple[str, ...], Parameter(name="--class", negative=())]
+"""Priorities and SLOs of classes of requests, one each."""
+
 WIDTH = 120  # columns where neither a terminal nor $COLUMNS says how many
 
 

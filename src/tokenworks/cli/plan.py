@@ -127,8 +127,14 @@ def _simulated(found: Plan, assume: Path | None, progress: Progress | None) -> t
     compile_once()
 
     def play(deployment: Deployment, load: float) -> Simulation:
+        promised = found.setting.workload.promised
         trace = made_of(found.setting.workload, None if users else load, load if users else None)
-        return run(deployment, Traffic(blocked(trace, deployment), endless=True), slo=found.slo, assume=assume)
+        return run(
+            deployment,
+            Traffic(blocked(trace, deployment), endless=True, classes=promised),
+            slo=found.slo,
+            assume=assume,
+        )
 
     return rerank(found.deployments, play, found.load, say=progress)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.inputs import Source, at_rate, blocked, compile_once, deployment_of, progress
-from tokenworks.cli.output import Output, Switch, console, emit, notes, table
+from tokenworks.cli import per_request as rows
+from tokenworks.cli.inputs import Source, blocked, compile_once, deployment_of, progress
+from tokenworks.cli.output import Classes, Output, Switch, console, emit, notes, table
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment_file import load_assumed
 
@@ -20,8 +22,6 @@ RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_awar
 
 BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 60
-COLUMNS = ("input_tokens", "output_tokens", "cached_tokens", "preemptions", "status", "rank")
-TIMES = ("arrival_s", "scheduled_s", "first_token_s", "end_s")
 
 
 def simulate(
@@ -36,7 +36,9 @@ def simulate(
     scale: float | None = None,
     limit: int | None = None,
     slo: str | None = None,
+    class_: Classes = (),
     router: RouterName | None = None,
+    max_queue: int = 0,
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
     pick: int = 1,
     seed: int = 0,
@@ -67,8 +69,12 @@ def simulate(
         Only the first so many requests of a trace.
     slo
         Such as ttft=2s,tpot=50ms or ttft.p50=1s; by default the workload's own.
+    class_
+        Priority (0 first, 7 last) and own SLO of a class, such as batch:priority=1,ttft=60s; may be repeated.
     router
         By default prefix_aware where requests share prefixes, else least_loaded.
+    max_queue
+        Refuse a request that finds so many waiting where it goes; by default none is.
     set_
         Edit the deployment, such as roles.0.max_sequences=64; may be repeated.
     pick
@@ -80,7 +86,7 @@ def simulate(
     strict
         Stop at the first broken or misplaced row of a trace.
     per_request
-        Write a row for each request to this .npz or .csv file.
+        Write a row for each request to this .csv or .parquet file.
     output
         table, json or yaml.
     """
@@ -88,20 +94,23 @@ def simulate(
     from tokenworks.plan.summary import summary
 
     began = time.perf_counter()
-    if per_request and per_request.suffix not in (".npz", ".csv"):
-        raise SpecError("is neither .npz nor .csv", where=f"--per-request {per_request}")
+    if max_queue < 0:
+        raise SpecError(f"{max_queue} must not be negative", where="--max-queue")
+    if per_request:
+        rows.check(per_request)
     chosen = deployment_of(deployment, pick, set_)
-    source = Source(trace, workload, requests, concurrency, limit, seed, strict)
+    source = Source(trace, workload, requests, concurrency, limit, seed, strict, class_)
     bounds, traffic = source.slo(slo), _traffic(source, rate, scale)
-    traffic = type(traffic)(blocked(traffic.trace, chosen), traffic.endless, traffic.concurrency)
+    traffic = replace(traffic, trace=blocked(traffic.trace, chosen))
     compile_once()
     with progress("simulating") as say:
         made = run(
-            chosen, traffic, slo=bounds, router=router, seed=seed, assume=assume or load_assumed(deployment),
+            chosen, traffic, slo=bounds, router=router, max_queue=max_queue, seed=seed,
+            assume=assume or load_assumed(deployment),
             watch=(lambda now, last: say(f"simulated {now:,.0f} s of {last:,.0f} s")) if say else None,
         )  # fmt: skip
     if per_request:
-        _write(made, per_request)
+        rows.write(made, per_request)
     found = summary(made)
     found["wall"] |= {"total_s": time.perf_counter() - began, "peak_bytes": _peak_bytes()}
     for note in found["notes"]:
@@ -110,10 +119,11 @@ def simulate(
         _print(made, found)
     else:
         emit(found, output)
+    if made.partial:
+        raise KeyboardInterrupt  # its exit code, after what there is
 
 
 def _traffic(source: Source, rate: float | None, scale: float | None) -> Traffic:
-    from tokenworks import ingest
     from tokenworks.plan.simulate import Traffic
 
     asked = [name for name, value in (("--rate", rate), ("--scale", scale)) if value is not None]
@@ -122,31 +132,12 @@ def _traffic(source: Source, rate: float | None, scale: float | None) -> Traffic
             raise SpecError("a workload has no --scale", where=source.workload, hint="give --rate")
         if rate is not None and source.concurrency is not None:
             raise SpecError("--rate and --concurrency", hint="an open loop has a rate, a closed one a concurrency")
-        return Traffic(source.made(rate, source.concurrency), endless=True)
+        made = source.made(rate, source.concurrency)
+        return Traffic(made, endless=True, classes=source.promised(made))
     if len(asked) > 1:
         raise SpecError("--rate and --scale", hint="give one of them")
-    read = source.recorded()
-    if rate is not None:
-        read = at_rate(read, rate, source.seed)
-    if scale is not None:
-        read = ingest.scale(read, scale)
-    return Traffic(read, endless=bool(asked), concurrency=source.concurrency or 0)
-
-
-def _write(made: Simulation, path: Path) -> None:
-    """Every request: times [s], NaN where it never came to that; lengths; where it is (`engine.types.Status`)."""
-    import numpy as np
-
-    columns = {name: getattr(made.outcome, name) for name in (*TIMES, *COLUMNS)}
-    try:
-        if path.suffix == ".npz":
-            np.savez_compressed(path, **columns)
-        else:
-            forms = ["%.9g"] * len(TIMES) + ["%d"] * len(COLUMNS)
-            rows = np.stack([np.asarray(values, float) for values in columns.values()], axis=1)
-            np.savetxt(path, rows, fmt=forms, delimiter=",", header=",".join(columns), comments="")
-    except OSError as error:
-        raise SpecError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    read = source.played(source.recorded(), rate, scale)
+    return Traffic(read, bool(asked), source.concurrency or 0, source.promised(read))
 
 
 def _peak_bytes() -> int:
@@ -170,6 +161,7 @@ def _print(made: Simulation, found: dict[str, Any]) -> None:
     )
     _print_counts(found)
     _print_latency(made, found)
+    _print_classes(found)
     _print_roles(found)
     _print_series(found["series"])
     if found["assumed"]:
@@ -216,6 +208,29 @@ def _print_latency(made: Simulation, found: dict[str, Any]) -> None:
             for name, seen in made.bounds.items()
         ]
         console().print(f"\nSLO {slo['text']}: {'met' if slo['met'] else 'MISSED'} ({', '.join(bounds)})")
+
+
+def _print_classes(found: dict[str, Any]) -> None:
+    """Each class of requests under its own SLO."""
+    if not found["classes"]:
+        return
+    columns: dict[str, Literal["left", "right"]] = {"class": "left"}
+    numbers = ("priority", "completed", "goodput/s", "effective/s", "TTFT mean", "p99", "TPOT mean", "p99 ")
+    columns |= {**dict.fromkeys(numbers, "right"), "SLO": "left"}
+    times = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms")
+    rows = [
+        [
+            one["class"],
+            str(one["priority"]),
+            f"{one['completed']:,} of {one['requests']:,}",
+            f"{one['request_goodput']:.4g}",
+            f"{one['effective_throughput']:,.0f}",
+            *("-" if one[name] is None else shown(one[name]) for name in times),
+            f"{one['slo']['text'] or '-'}: {'met' if one['slo']['met'] else 'MISSED'}",
+        ]
+        for one in found["classes"]
+    ]
+    console().print(table("", columns, rows))
 
 
 def shown(value: float) -> str:

@@ -58,6 +58,8 @@ def _plain(read: Trace, found: Statistics) -> dict[str, object]:
         "source": read.source,
         **dataclasses.asdict(found),
         "requests_over_time": _counts(read),
+        "undated": read.undated,
+        "classes": _classes(read),
         "dropped": [dataclasses.asdict(d) for d in read.dropped],
         "reordered": read.reordered,
         "notes": list(read.notes),
@@ -70,9 +72,10 @@ def _print(read: Trace, found: Statistics) -> None:
         err.print(f"left out {dropped.count}: {dropped.reason} (first at {dropped.where})")
     if read.reordered:
         err.print(f"sorted {read.reordered} rows that stood before an earlier one")
-    rate = f", {found.rate:.4g} requests/s, gaps with cv {found.interarrival_cv:.3g}" if found.rate else ", all at once"
+    dated = bool(found.rate) and not read.undated
+    rate = f", {found.rate:.4g} requests/s, gaps with cv {found.interarrival_cv:.3g}" if dated else ", all at once"
     out.print(f"{read.name}: {found.requests:,} requests in {_time(found.span_s)}{rate}")
-    if found.rate:
+    if dated:
         counts = _counts(read)
         out.print("".join(BARS[-(-count * (len(BARS) - 1) // max(counts))] for count in counts))
         step = found.span_s / WIDTH
@@ -86,6 +89,9 @@ def _print(read: Trace, found: Statistics) -> None:
     out.print(table("", {"": "left", **dict.fromkeys(columns, "right")}, rows))
     if found.sessions:
         out.print(f"\n{found.sessions:,} sessions, {found.sub_agent_requests:,} requests of sub-agents")
+    if read.classes:
+        shares = (f"{name} {share:.1%}" for name, share in _classes(read).items())
+        out.print("classes: " + ", ".join(shares))
     out.print("\n" + _reuse(found.reuse))
     for note in read.notes:
         out.print(f"note: {note}")
@@ -103,6 +109,11 @@ def _reuse(reuse: Reuse | None) -> str:
     for share, tokens in reuse.cache_tokens.items():
         words += f"\n  {float(share):4.0%} of these hits need an LRU cache of {tokens:>15,} tokens"
     return words
+
+
+def _classes(read: Trace) -> dict[str, float]:
+    """Share of the requests of each class."""
+    return {name: float((read.class_of == k).mean()) for k, name in enumerate(read.classes)}
 
 
 def _counts(read: Trace) -> list[int]:

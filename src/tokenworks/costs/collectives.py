@@ -16,7 +16,6 @@ import numpy as np
 
 from tokenworks.costs.arrays import FloatArray, ceil_div
 
-
 IN_SWITCH = 0.65
 """What adding in the switch reaches of the rate that other algorithms reach [-]: NCCL with NVLink SHARP, 8 H100 and 8
 B200, 64 MB to 512 MB (aiconfigurator-core 0.12.0, NCCL and custom all-reduce tables)."""

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from tokenworks.engine import kernel
 from tokenworks.engine.state import REQUEST, State, allocate
-from tokenworks.engine.types import SERIES, Cluster, Outcome, PoolCounts, Requests, Status
+from tokenworks.engine.types import SERIES, Cluster, Counts, Outcome, PoolCounts, Requests, Status
 from tokenworks.errors import SpecError
 
 _BATCH = 8192
+_ALL = 1 << 62
 _UNSENT = np.zeros((), REQUEST)
 _UNSENT["scheduled_s"] = _UNSENT["first_s"] = _UNSENT["end_s"] = np.nan
 _UNSENT["child"] = _UNSENT["sibling"] = _UNSENT["route"] = -1
@@ -58,17 +59,13 @@ class Engine:
         record = _grown(s.request, count)
         new = record[base:count]
         doomed = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
-        for low in range(
-            0, len(new), _BATCH
-        ):  # so that the records stay in the processor's cache while they are filled
+        for low in range(0, len(new), _BATCH):  # the records stay in the processor's cache while they are filled
             part = slice(low, low + _BATCH)
             some = new[part]
             some[:] = _UNSENT
-            some["sent_s"], some["priority"], some["doomed"] = (
-                requests.arrival_s[part],
-                requests.priority[part],
-                doomed[part],
-            )
+            some["sent_s"] = requests.arrival_s[part] + self.cluster.request_s
+            some["priority"], some["group"] = requests.priority[part], requests.group[part]
+            some["doomed"] = doomed[part]
             some["input"], some["output"] = requests.input_tokens[part], requests.output_tokens[part]
         followers = np.flatnonzero(requests.after >= 0)
         followers = followers[np.argsort(requests.after[followers], kind="stable")].astype(np.int32)
@@ -81,7 +78,7 @@ class Engine:
         open_ = np.concatenate([ahead, first])
         if len(ahead):
             open_ = open_[np.lexsort((open_, record["sent_s"][open_]))]
-        s.world["opened"] = 0
+        s.world["opened"], s.world["groups"] = 0, max(int(s.world["groups"][0]), int(requests.group.max(initial=0)) + 1)
         heap = _grown(s.heap, count) if len(followers) or self.cluster.concurrency else s.heap
         self._state, self._count = s._replace(request=record, open=open_, heap=heap), count
         if any(pool.limits.prefix_caching for pool in self.cluster.pools):
@@ -103,9 +100,14 @@ class Engine:
             raise IndexError(f"no request {index}")
         kernel.cancel(self._state, index)
 
-    def advance(self, until: float = math.inf) -> None:
-        """Play all events up to and including `until` [s]."""
-        while code := kernel.advance(self._state, float(until)):
+    @property
+    def sent(self) -> int:
+        """Requests sent so far."""
+        return int(self._state.world["sent"][0])
+
+    def advance(self, until: float = math.inf, *, sent: int | None = None) -> None:
+        """Play all events up to and including `until` [s]; stop before that right after `sent` requests were sent."""
+        while code := kernel.advance(self._state, float(until), _ALL if sent is None else sent):
             s = self._state
             if code == kernel.SERIES_FULL:
                 self._state = s._replace(series=_grown(s.series, len(s.series) + 1))
@@ -129,9 +131,14 @@ class Engine:
             now_s=self.now, arrival_s=record["sent_s"], scheduled_s=record["scheduled_s"],
             first_token_s=record["first_s"], end_s=end_s, input_tokens=record["input"],
             output_tokens=record["output"], cached_tokens=record["hit"], preemptions=record["preemptions"],
-            status=status, rank=record["route"], pools=tuple(self._counts(i) for i in range(len(s.pool))),
+            status=status, rank=record["route"], pools=self.counts().pools,
             itl_counts=s.itl.copy(), window_s=self.cluster.window_s, series=series,
         )  # fmt: skip
+
+    def counts(self) -> Counts:
+        """What has been counted so far."""
+        pools = tuple(self._counts(i) for i in range(len(self._state.pool)))
+        return Counts(self.now, self.sent, pools, self._state.itl.copy())
 
     def _counts(self, number: int) -> PoolCounts:
         s = self._state

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from tokenworks.engine.gaps import itl_middle
+from tokenworks.engine.gaps import ITL_BINS, itl_middle
 from tokenworks.engine.types import Floats, Ints, Outcome, Status
 
 
@@ -53,18 +53,20 @@ class Metrics:
 def metrics(
     outcome: Outcome,
     *,
-    ttft_s: float = math.inf,
-    tpot_s: float = math.inf,
+    ttft_s: ArrayLike = math.inf,
+    tpot_s: ArrayLike = math.inf,
     window: tuple[float, float] = (-math.inf, math.inf),
     chosen: NDArray[np.bool_] | None = None,
+    itl_counts: Ints | None = None,
 ) -> Metrics:
     """Measure an outcome.
 
     Parameters
     ----------
-    ttft_s, tpot_s : the SLO that an effective request meets, both [s]
+    ttft_s, tpot_s : the SLO that an effective request meets, both; for all, or one for each [s]
     window : only requests sent in it count, and with it the duration is its width, if finite (steady state) [s]
-    chosen : only these requests count (a class, a role); itl is always over all requests
+    chosen : only these requests count (a class)
+    itl_counts : gaps by duration that belong to them, see `types.Counts`; None: of all requests, over the whole run
     """
     done = outcome.status == Status.COMPLETED
     sent = outcome.arrival_s
@@ -75,7 +77,7 @@ def metrics(
     start, ttft = sent[done], outcome.first_token_s[done] - sent[done]
     e2el, tokens = outcome.end_s[done] - start, outcome.output_tokens[done]
     tpot = (e2el - ttft) / np.maximum(tokens - 1, 1)
-    good = (ttft <= ttft_s) & (tpot <= tpot_s)
+    good = (ttft <= np.broadcast_to(ttft_s, done.shape)[done]) & (tpot <= np.broadcast_to(tpot_s, done.shape)[done])
     count, inputs, outputs = len(ttft), int(outcome.input_tokens[done].sum()), int(tokens.sum())
     if math.isfinite(window[1] - window[0]):
         duration = window[1] - window[0]
@@ -84,7 +86,7 @@ def metrics(
     per_second = 1.0 / duration if duration > 0 else 0.0
     spread = {
         **_spread("ttft", ttft), **_spread("tpot", tpot[tokens > 1]),
-        **_itl_spread(outcome.itl_counts), **_spread("e2el", e2el),
+        **_itl_spread(outcome.itl_counts if itl_counts is None else itl_counts), **_spread("e2el", e2el),
     }  # fmt: skip
     return Metrics(
         completed=count, duration=duration, total_input_tokens=inputs, total_output_tokens=outputs,
@@ -105,7 +107,8 @@ def _spread(name: str, values: Floats) -> dict[str, float]:
 
 
 def _itl_spread(counts: Ints) -> dict[str, float]:
-    """The same from the histogram: a percentile is the middle of its bin, within 0.4 %."""
+    """The same from the histogram, all its groups: a percentile is the middle of its bin, within 0.4 %."""
+    counts = counts.reshape(-1, ITL_BINS).sum(axis=0)
     used = np.flatnonzero(counts)
     if not len(used):
         return _spread("itl", np.zeros(0))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
 from tokenworks.engine.reference_rank import POLICIES, Batch, Rank, Sequence
-from tokenworks.engine.types import SERIES, Cluster, Outcome, Pool, PoolCounts, Requests, Status
+from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Outcome, Pool, PoolCounts, Requests, Status
 
 NEVER = math.inf
 
@@ -30,7 +30,7 @@ class Instance:
         self.start_s, self.end_s = 0.0, NEVER
         self.batches: list[Batch] = []
         self.anchor: tuple[float, float, float] = (0.0, 0.0, 0.0)
-        self.anchor_steps = 0
+        self.anchor_steps = self.tokens = 0
         self.anchored: list[Sequence] = []
         self.link_free_s = 0.0
         self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = 0
@@ -69,6 +69,7 @@ class Instance:
         """
         cost, ranks = self.pool.cost, len(self.ranks)
         works = [batch.work(rank) for batch, rank in zip(self.batches, self.ranks, strict=True)]
+        self.tokens = sum(work[0] for work in works)
         pure = ranks == 1 and not self.batches[0].prefills
         if pure and self.anchored == self.batches[0].decodes:
             self.anchor_steps += 1
@@ -81,7 +82,7 @@ class Instance:
                 for _, n, s, q, p in works
             )
             together = cost.together_context_s * sum(work[3] for work in works)
-            step = float(cost.by_tokens[sum(work[0] for work in works)]) + together + ranks * hottest
+            step = float(cost.by_tokens[self.tokens]) + together + ranks * hottest
             growth = cost.decode_context_s * works[0][1] * self.pool.limits.tokens_per_step
             self.anchor, self.anchor_steps = (now, step, growth), 1
         self.anchored = list(self.batches[0].decodes) if pure else []
@@ -100,11 +101,11 @@ class Reference:
         self.arrivals: list[tuple[float, int]] = []
         self.loads: list[tuple[float, int, Sequence]] = []
         self.gate: deque[Sequence] = deque()
-        self.flying = self.turn = 0
+        self.flying = self.turn = self.sent = 0
         self.seed = cluster.router.seed
         self.emitted: list[tuple[float, int, int, bool]] = []
         self.known: dict[int, set[int]] = {}
-        self.itl = np.zeros(ITL_BINS, dtype=np.int64)
+        self.itl = np.zeros((GROUPS, ITL_BINS), dtype=np.int64)
         self.series: list[list[int]] = []
         self.tokens_seen = (0, 0)
         self.instances: list[Instance] = []
@@ -126,8 +127,9 @@ class Reference:
         doomed = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
         for i in range(len(requests)):
             low, high = requests.block_offsets[i : i + 2]
-            q = Sequence(base + i, float(requests.arrival_s[i]), int(requests.input_tokens[i]),
-                         int(requests.output_tokens[i]), int(requests.priority[i]),
+            reaches = float(requests.arrival_s[i]) + self.cluster.request_s
+            q = Sequence(base + i, reaches, int(requests.input_tokens[i]),
+                         int(requests.output_tokens[i]), int(requests.priority[i]), int(requests.group[i]),
                          requests.block_ids[low:high].tolist(), doomed=bool(doomed[i]))  # fmt: skip
             self.sequences.append(q)
             if requests.after[i] >= 0:
@@ -135,16 +137,20 @@ class Reference:
             else:
                 heapq.heappush(self.arrivals, (q.sent_s, q.index))
 
-    def advance(self, until: float = NEVER) -> None:
-        """Play all events up to and including `until`; at one time: arrivals, KV transfers, ends of steps."""
-        while True:
+    def advance(self, until: float = NEVER, *, sent: int | None = None) -> None:
+        """Play all events up to and including `until`; at one time: arrivals, KV transfers, ends of steps.
+
+        `sent`: stop, before that, right after the so-manieth request was sent.
+        """
+        while sent is None or self.sent < sent:
             instance = min(self.instances, key=lambda i: (i.end_s, i.number))
             arrival = self.arrivals[0][0] if self.arrivals else NEVER
             load = self.loads[0][0] if self.loads else NEVER
             time = min(arrival, load, instance.end_s)
             self.sample(min(time, until))
             if time > until or time == NEVER:
-                break
+                self.now = until if until < NEVER else self.now
+                return
             self.now = time
             if arrival == time:
                 self.arrive(self.sequences[heapq.heappop(self.arrivals)[1]])
@@ -153,7 +159,6 @@ class Reference:
             else:
                 self.finish(instance)
                 self.fetch(instance, instance.start(time))
-        self.now = until if until < NEVER else self.now
 
     def cancel(self, index: int) -> None:
         """Withdraw a request now; what runs is dropped at the end of its step. Its later turns are never sent."""
@@ -179,14 +184,16 @@ class Reference:
             q.gated = False
         if q.status is not Status.PENDING:
             if not q.gated:
-                self.open_gate()
+                self.open_gate(self.now)
             return
-        q.sent_s, q.goal = self.now, q.input
+        q.sent_s, q.goal = self.now - self.cluster.request_s, q.input
+        self.sent += 1
         if q.doomed:
             self.end(q, Status.REJECTED)
             return
         q.route = self.route(q)
         rank = self.pools[0][q.route]
+        rank.owed += q.owed
         if rank.limits.max_queue and rank.queued() >= rank.limits.max_queue:
             self.end(q, Status.REJECTED)
             return
@@ -224,6 +231,9 @@ class Reference:
                     rank.store(q, self.now)
                 if q.computed == q.goal:
                     q.decoding = True
+                    if math.isnan(q.first_s):
+                        square = tokens * (q.computed - tokens) + tokens * (tokens + 1) // 2
+                        q.lag_s = instance.pool.lag_s(instance.tokens, tokens, square)
                     self.produce(q, instance, 1)
             for q in [q for q in rank.running if q.cancelled]:
                 self.drop(q, Status.CANCELLED)
@@ -233,9 +243,10 @@ class Reference:
         q.generated += tokens
         instance.output_tokens += tokens
         if math.isnan(q.first_s):
-            q.first_s = self.now
+            q.first_s = self.now + q.lag_s
+            self.pay(q)
         else:
-            self.itl[itl_bin(self.now - q.last_s)] += 1
+            self.itl[q.group, itl_bin(self.now - q.last_s)] += 1
         q.last_s = self.now
         if q.generated == q.output:
             self.drop(q, Status.COMPLETED)
@@ -254,23 +265,24 @@ class Reference:
 
     def end(self, q: Sequence, status: Status) -> None:
         """The client hears of the end: it may send what waited for this one."""
-        q.status, q.end_s = status, self.now
+        q.status, q.end_s = status, self.now + q.lag_s
+        self.pay(q)
         if status is Status.COMPLETED:
             turns = (self.sequences[child] for child in self.children.get(q.index, []))
             for turn in turns:
                 if turn.status is Status.PENDING:
-                    turn.sent_s += self.now
+                    turn.sent_s += q.end_s
                     heapq.heappush(self.arrivals, (turn.sent_s, turn.index))
         if self.cluster.concurrency:
-            self.open_gate()
+            self.open_gate(q.end_s)
 
-    def open_gate(self) -> None:
+    def open_gate(self, now: float) -> None:
         """A slot of the client is free: the next request takes it, or nobody."""
         while self.gate:
             q = self.gate.popleft()
             if q.status is Status.PENDING:
-                q.gated, q.sent_s = False, self.now
-                heapq.heappush(self.arrivals, (self.now, q.index))
+                q.gated, q.sent_s = False, now + self.cluster.request_s
+                heapq.heappush(self.arrivals, (q.sent_s, q.index))
                 return
         self.flying -= 1
 
@@ -332,13 +344,23 @@ class Reference:
             return two if ranks[two].load < ranks[one].load else one
         if router.name == "least_loaded":
             return min(range(len(ranks)), key=lambda i: (ranks[i].load, i))
-        length = self.known_prefixes(q)
+        known = self.known_prefixes(q)
         top = (1.0 + router.imbalance) * min(rank.load for rank in ranks) + router.slack
         allowed = [i for i in range(len(ranks)) if ranks[i].load <= top]
-        return min(allowed, key=lambda i: (-length[i], ranks[i].load, i))
+        work = [rank.owed - known[i] + router.load_tokens * rank.load for i, rank in enumerate(ranks)]
+        best = min(allowed, key=lambda i: (work[i], ranks[i].chosen, i))
+        self.turn += 1
+        ranks[best].chosen, q.owed = self.turn, q.input - known[best]
+        return best
+
+    def pay(self, q: Sequence) -> None:
+        """`q` has its first token, or will not have it: its rank no longer owes that to the router."""
+        if q.owed:
+            self.pools[0][q.route].owed -= q.owed
+            q.owed = 0
 
     def known_prefixes(self, q: Sequence) -> list[int]:
-        """Blocks of the input that each rank holds, as far as cache events have reached the router."""
+        """Tokens of the input that each rank holds, as far as cache events have reached the router."""
         count = 0
         for time, rank, name, stored in self.emitted:
             if time + self.cluster.router.event_delay_s > self.now:
@@ -349,10 +371,11 @@ class Reference:
         del self.emitted[:count]
         length = [0] * len(self.pools[0])
         alive = set(range(len(length)))
-        for name in q.ids[: q.input // self.pools[0][0].limits.block_tokens]:
+        block = self.pools[0][0].limits.block_tokens
+        for name in q.ids[: q.input // block]:
             alive &= self.known.get(name, set())
             for rank in alive:
-                length[rank] += 1
+                length[rank] += block
         return length
 
     def draw(self) -> int:
@@ -396,10 +419,13 @@ class Reference:
             input_tokens=column("input", np.int32), output_tokens=column("output", np.int32),
             cached_tokens=column("hit", np.int32), preemptions=column("preemptions", np.int32),
             status=column("status", np.int8), rank=column("route", np.int32),
-            pools=tuple(self._counts(i) for i in range(len(self.pools))),
-            itl_counts=self.itl.copy(), window_s=self.cluster.window_s,
+            pools=self.counts().pools, itl_counts=self.itl.copy(), window_s=self.cluster.window_s,
             series=np.array(series, dtype=np.int64).reshape(-1, len(SERIES)),
         )  # fmt: skip
+
+    def counts(self) -> Counts:
+        """What has been counted so far."""
+        return Counts(self.now, self.sent, tuple(self._counts(i) for i in range(len(self.pools))), self.itl.copy())
 
     def _column(self, name: str, dtype: type[Any]) -> NDArray[Any]:
         return np.array([getattr(q, name) for q in self.sequences], dtype=dtype)

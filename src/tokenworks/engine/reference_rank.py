@@ -1,6 +1,7 @@
 """The oracle of one rank: its queues, its paged KV cache block by block, and what it schedules in a step.
 
-Rules follow vLLM 0.19 (v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, block_pool.py) and SGLang 0.5
+Rules follow vLLM 0.19 (v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, block_pool.py), free blocks without a
+hash those of May 2026 (pull request 42656: they are reused first, as in SGLang), and SGLang 0.5
 (srt/managers/scheduler.py, schedule_policy.py, schedule_batch.py). Where this model departs, the docstring says so.
 Departures that hold everywhere: scheduling is synchronous (no step is planned while another runs); a block whose
 hash is already cached stays unfindable until its sequence leaves; output blocks become findable when it leaves.
@@ -24,6 +25,7 @@ class Sequence:
     input: int
     output: int
     priority: int
+    group: int
     ids: list[int]
     status: Status = Status.PENDING
     goal: int = 0
@@ -40,12 +42,14 @@ class Sequence:
     first_s: float = math.nan
     last_s: float = math.nan
     end_s: float = math.nan
+    lag_s: float = 0.0
     hit: int = 0
     preemptions: int = 0
     at: Rank | None = None
     left: tuple[Rank, Sequence] | None = None
     doomed: bool = False
     route: int = -1
+    owed: int = 0
 
 
 class Rank:
@@ -56,7 +60,7 @@ class Rank:
         self.waiting: list[deque[Sequence]] = [deque() for _ in range(PRIORITIES)]
         self.ready: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.loading = self.load = self.ticks = 0
+        self.loading = self.load = self.ticks = self.owed = self.chosen = 0
         self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(pool.limits.kv_blocks))
         self.users = [0] * pool.limits.kv_blocks
         self.content: dict[int, int] = {}
@@ -74,7 +78,7 @@ class Rank:
         """Tokens that each sequence gains in the next decode step."""
         return self.clock(self.ticks + 1) - self.clock(self.ticks)
 
-    # ---- blocks (vLLM block_pool.py: one queue of free blocks, oldest content first)
+    # ---- blocks (vLLM block_pool.py: one queue of free blocks, those without a hash first, then oldest content)
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold `tokens` and the slots of the drafts ahead."""
@@ -118,10 +122,15 @@ class Rank:
         return found
 
     def release(self, q: Sequence, now: float) -> None:
-        """Free the blocks to the tail: unfindable ones first, then the chain from its end, so roots live longest."""
+        """Free what is not full to the head; to the tail other unfindable blocks, then the chain from its end.
+
+        So its root lives longest. Full blocks of output have a hash, too, even if nobody will ever ask for it.
+        """
         self.store(q, now)
-        for block in q.anonymous:
+        full = min(q.computed, q.input + q.output - 1) // self.limits.block_tokens - len(q.cached)
+        for i, block in enumerate(q.anonymous):
             self.free[block] = None
+            self.free.move_to_end(block, last=i < full)
         for block in reversed(q.cached):
             self.users[block] -= 1
             if not self.users[block]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS
-from tokenworks.engine.types import PRIORITIES, SERIES, Cluster, RoleName, RouterName
+from tokenworks.engine.types import GROUPS, PRIORITIES, SERIES, Cluster, RoleName, RouterName
 
 POLICIES = {"vllm": 0, "sglang": 1}
 ROLES: dict[RoleName, int] = {"aggregated": 0, "prefill": 1, "decode": 2}
@@ -18,7 +18,8 @@ BUCKETS = 4096  # of the completion calendar; a longer output comes round again
 REQUEST = np.dtype(
     [
         # end_s is the time of the last token while a request runs; target is the token clock at which it completes
-        ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("target", "i8"),
+        # lag_s: of a pipeline, which later tokens come as late
+        ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("lag_s", "f8"), ("target", "i8"),
         ("input", "i4"), ("output", "i4"), ("hit", "i4"), ("preemptions", "i4"),
         # prefill: tokens wanted, in the cache, in this step; output tokens so far (until it decodes); blocks held
         ("goal", "i4"), ("computed", "i4"), ("chunk", "i4"), ("generated", "i4"), ("blocks", "i4"),
@@ -26,8 +27,8 @@ REQUEST = np.dtype(
         ("chained", "i4"), ("owned", "i4"),
         # links: queue or running list; calendar bucket; later turns
         ("prev", "i4"), ("next", "i4"), ("cprev", "i4"), ("cnext", "i4"), ("child", "i4"), ("sibling", "i4"),
-        ("at", "i4"), ("route", "i4"), ("status", "i1"), ("priority", "i1"), ("decoding", "i1"), ("remote", "i1"),
-        ("cancelled", "i1"), ("gated", "i1"), ("doomed", "i1"), ("fresh", "i1"),
+        ("at", "i4"), ("route", "i4"), ("owed", "i4"), ("status", "i1"), ("priority", "i1"), ("group", "i1"),
+        ("decoding", "i1"), ("remote", "i1"), ("cancelled", "i1"), ("gated", "i1"), ("doomed", "i1"), ("fresh", "i1"),
     ],
     align=True,
 )  # fmt: skip
@@ -43,10 +44,13 @@ RANK = np.dtype(
         ("square", "i8"), ("context", "i8"),
         ("ticks", "i8"), ("clock", "i8"), ("next_target", "i8"),
         ("last_s", "f8"),  # end of the last step that decoded
-        ("free", "i8"), ("lru_first", "i4"), ("lru_last", "i4"), ("spare", "i4"), ("shift", "i4"),
+        ("free", "i8"), ("nameless", "i8"), ("lru_first", "i4"), ("lru_last", "i4"), ("spare", "i4"), ("shift", "i4"),
         ("table", "i8"), ("mask", "i8"), ("growth", "i8"), ("calendar", "i8"),
         ("queries", "i8"), ("hits", "i8"), ("evictions", "i8"), ("preemptions", "i8"), ("prefill_tokens", "i8"),
         ("output_tokens", "i8"), ("decode_sequences", "i8"),
+        # what the router thinks it has still to prefill, when it was last chosen, what it knows of a prefix [token]
+        ("owed", "i8"), ("chosen", "i8"), ("known", "i8"),
+        ("grouped", "i4", (GROUPS,)),  # decoding sequences of each group
     ],
     align=True,
 )  # fmt: skip
@@ -56,14 +60,14 @@ INSTANCE = np.dtype(
         # a planned segment of `planned` equal steps; step `done` + 1 since the anchor is in flight and began at start_s
         ("start_s", "f8"), ("end_s", "f8"), ("anchor_s", "f8"), ("step_s", "f8"), ("growth_s", "f8"),
         ("done", "i8"), ("planned", "i8"), ("anchored", "i8"), ("link_free_s", "f8"), ("steps", "i8"), ("busy_s", "f8"),
-        ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"),
+        ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"), ("tokens", "i8"),
     ],
     align=True,
 )  # fmt: skip
 
 POOL = np.dtype(
     [
-        ("role", "i4"), ("policy", "i4"), ("instances", "i4"), ("ranks", "i4"), ("first_rank", "i4"),
+        ("role", "i4"), ("policy", "i4"), ("instances", "i4"), ("ranks", "i4"), ("stages", "i4"), ("first_rank", "i4"),
         ("max_sequences", "i4"), ("token_budget", "i4"), ("block_tokens", "i4"), ("max_queue", "i4"),
         ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("kv_blocks", "i8"), ("reserve", "i8"),
         ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
@@ -74,9 +78,10 @@ POOL = np.dtype(
 
 WORLD = np.dtype(
     [
-        ("now", "f8"), ("window_s", "f8"), ("latency_s", "f8"), ("token_s", "f8"), ("delay_s", "f8"),
-        ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"), ("turn", "i8"),
-        ("concurrency", "i8"), ("flying", "i8"), ("gate", "i4"), ("gate_last", "i4"),
+        ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("latency_s", "f8"), ("token_s", "f8"),
+        ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"),
+        ("load_tokens", "i8"), ("turn", "i8"),
+        ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
         ("opened", "i8"), ("heaped", "i8"), ("loads", "i8"), ("rows", "i8"), ("seen_output", "i8"),
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
         ("index_shift", "i8"), ("index_mask", "i8"), ("emit", "i8"),
@@ -85,7 +90,7 @@ WORLD = np.dtype(
     align=True,
 )  # fmt: skip
 
-# A cached block (users >= 0), or a run of `count` free blocks that hold nothing (users = -1).
+# A cached block (users >= 0), in the LRU list while nobody uses it; or, there, `count` full ones without a name (-1).
 NODE = np.dtype([("name", "i8"), ("users", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4")], align=True)
 EVENT = np.dtype([("time", "f8"), ("name", "i8"), ("rank", "i4"), ("stored", "i4")], align=True)
 
@@ -133,29 +138,28 @@ def allocate(cluster: Cluster) -> State:
     for i, p in enumerate(pools):
         limits, cost, own = p.limits, p.cost, p.instances * p.ranks
         pool[i] = (
-            ROLES[p.role], POLICIES[limits.policy], p.instances, p.ranks, first_rank, limits.max_sequences,
+            ROLES[p.role], POLICIES[limits.policy], p.instances, p.ranks, p.stages, first_rank, limits.max_sequences,
             limits.token_budget, limits.block_tokens, limits.max_queue, limits.watermark_blocks, limits.draft_tokens,
             limits.prefix_caching, limits.kv_blocks, limits.reserve_tokens, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
             cost.prefill_token_s, cost.together_context_s, table_s,
         )  # fmt: skip
         table_s += len(cost.by_tokens)
-        width, depth = _power_of_two(4 * limits.kv_blocks), limits.kv_blocks + 2
+        width = _power_of_two(4 * limits.kv_blocks)
         for number in range(own):
             r = rank[first_rank + number]
             r["pool"], r["number"], r["instance"] = i, number, first_instance + number % p.instances
             r["free"], r["growth"], r["calendar"] = limits.kv_blocks, growth, (first_rank + number) * 2 * BUCKETS
             growth += limits.block_tokens
             if limits.prefix_caching:
-                r["table"], r["mask"], r["shift"], r["lru_first"] = slots, width - 1, 65 - width.bit_length(), nodes
-                r["spare"] = nodes + 1
-                slots, nodes = slots + width, nodes + depth
+                r["table"], r["mask"], r["shift"] = slots, width - 1, 65 - width.bit_length()
+                r["nameless"], r["spare"] = limits.kv_blocks, nodes
+                slots, nodes = slots + width, nodes + limits.kv_blocks
         instance["pool"][first_instance : first_instance + p.instances] = i
         instance["first_rank"][first_instance : first_instance + p.instances] = first_rank + np.arange(p.instances)
         first_rank, first_instance = first_rank + own, first_instance + p.instances
-    for name in ("head", "tail", "first", "last", "prefill", "ready", "ready_last"):
+    for name in ("head", "tail", "first", "last", "prefill", "ready", "ready_last", "lru_first", "lru_last"):
         rank[name] = -1
-    rank["lru_last"] = rank["lru_first"]
     instance["end_s"], instance["load"], instance["load_last"] = np.inf, -1, -1
     loads = sum(p.instances * p.ranks * p.limits.max_sequences for p in pools if p.role == "decode")
     world, index = _world(cluster)
@@ -164,23 +168,20 @@ def allocate(cluster: Cluster) -> State:
     return State(
         np.zeros(0, REQUEST), rank, instance, pool, world, by_tokens,
         np.zeros(growth, np.int32), np.full(2 * BUCKETS * len(rank), -1, np.int32),
-        _nodes(rank, pool, nodes), np.full(slots, -1, np.int32),
+        _nodes(rank, nodes), np.full(slots, -1, np.int32),
         np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),
         np.zeros(0, np.int32), np.zeros(loads, np.float64), np.zeros(loads, np.int32), event,
         np.zeros((max(index, 1), 1 + words), np.uint64),
-        np.zeros(ITL_BINS, np.int64), np.zeros((1024 if cluster.window_s else 1, len(SERIES)), np.int64),
+        np.zeros((GROUPS, ITL_BINS), np.int64), np.zeros((1024 if cluster.window_s else 1, len(SERIES)), np.int64),
     )  # fmt: skip
 
 
-def _nodes(rank: NDArray[Any], pool: NDArray[Any], count: int) -> NDArray[Any]:
-    """All blocks of a rank are one free run; its other nodes are spare, linked by `next`."""
+def _nodes(rank: NDArray[Any], count: int) -> NDArray[Any]:
+    """No block is cached: all nodes of a rank are spare, linked by `next`, as many as it has blocks."""
     node = np.zeros(count, NODE)
     node["next"] = np.arange(1, count + 1)
-    for r in rank[pool["prefix"][rank["pool"]] > 0]:
-        blocks = int(pool["kv_blocks"][r["pool"]])
-        first = r["lru_first"]
-        node[first] = (0, -1, blocks, -1, -1)
-        node["next"][first + blocks + 1] = -1
+    for r in rank[rank["nameless"] > 0]:
+        node["next"][r["spare"] + r["nameless"] - 1] = -1
     return node
 
 
@@ -188,14 +189,15 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     """Settings of the whole; and the size of the router's index, 0 without one."""
     world, front, router, transfer = np.zeros(1, WORLD), cluster.pools[0], cluster.router, cluster.transfer
     world["window_s"], world["concurrency"] = cluster.window_s, cluster.concurrency
+    world["request_s"] = cluster.request_s
     world["latency_s"], world["token_s"] = transfer.latency_s, transfer.seconds_per_token * (1.0 - transfer.overlap)
     world["delay_s"], world["imbalance"], world["slack"] = router.event_delay_s, router.imbalance, router.slack
-    world["router"], world["seed"] = ROUTERS[router.name], router.seed
+    world["router"], world["seed"], world["load_tokens"] = ROUTERS[router.name], router.seed, router.load_tokens
     world["gate"] = world["gate_last"] = -1
-    index = 0
+    world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:
         blocks = front.limits.kv_blocks * front.instances * front.ranks
-        index = _power_of_two(2 * blocks)
+        index = _power_of_two(4 * blocks)
         world["emit"], world["index_mask"], world["index_shift"] = 1, index - 1, 65 - index.bit_length()
         world["events_spare"] = 5 * front.limits.kv_blocks * front.ranks + 64
     return world, index

@@ -19,6 +19,7 @@ Policy = Literal["vllm", "sglang"]
 RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
 RoleName = Literal["aggregated", "prefill", "decode"]
 PRIORITIES = 8
+GROUPS = 8
 
 
 class Status(IntEnum):
@@ -112,21 +113,47 @@ class Limits:
 
 @dataclass(frozen=True)
 class Pool:
-    """Equal instances that do one job. `ranks`: dp ranks that step in lockstep, each with its own queue and KV."""
+    """Equal instances that do one job.
+
+    ranks : dp ranks that step in lockstep, each with its own queue and KV
+    stages : of a pipeline. A step's tokens lie evenly in as many microbatches, but those of one prompt in as few as can
+        hold them, which pass the stages one after the other: so its first token, and with it all others, are seen
+        later than the step ends (`lag_s`). Nobody else waits for that
+    """
 
     cost: StepCost
     limits: Limits
     instances: int = 1
     ranks: int = 1
     role: RoleName = "aggregated"
+    stages: int = 1
 
     def __post_init__(self) -> None:
         _need(self.role in get_args(RoleName), f"unknown role {self.role!r}", "Pool.role")
-        _need(self.instances > 0 and self.ranks > 0, "instances and ranks must be above zero", "Pool")
+        for name in ("instances", "ranks", "stages"):
+            _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Pool.{name}")
         most, known = self.ranks * self.limits.token_budget, len(self.cost.by_tokens) - 1
         _need(known >= most, f"ends at {known} tokens; a step may hold {most}", "StepCost.by_tokens")
         if self.role == "decode":
             _need(not self.limits.prefix_caching, "KV travels whole to a decode role", "Limits.prefix_caching")
+
+    def lag_s(self, step_tokens: int, tokens: int, square: int) -> float:
+        """How long after its step the last `tokens` of a prompt have passed all stages [s].
+
+        In a step of m tokens they fill k = ceil(tokens / (budget / stages)) microbatches, of which the last starts
+        k - 1 stages late and takes all of them, F = f(stages x tokens), at most f(budget); the step has f(m) of that.
+        Of what they cost by themselves, c Q + e p, the step has each stage once, and stages - 1 are missing:
+
+            lag = max(0, F (1 + (k - 1) / stages) - f(m)) + ranks (c Q + e p) (stages - 1) / k
+        """
+        if self.stages == 1:
+            return 0.0
+        cost, budget = self.cost, self.limits.token_budget
+        parts = -(-tokens * self.stages // budget)
+        whole = float(cost.by_tokens[min(self.stages * tokens, budget)])
+        own = self.ranks * (cost.prefill_context_s * square + cost.prefill_token_s * tokens)
+        late = whole * (1.0 + (parts - 1) / self.stages) - float(cost.by_tokens[step_tokens])
+        return max(0.0, late) + own * (self.stages - 1) / parts
 
 
 @dataclass(frozen=True)
@@ -155,21 +182,24 @@ class Router:
     """How a request finds its rank; it sees queues and cache events, never output lengths.
 
     name : round_robin, least_loaded (fewest requests in flight), power_of_two (the less loaded of two drawn),
-        prefix_aware (longest known prefix among ranks with load <= (1 + imbalance) x least + slack)
+        prefix_aware (fewest tokens to prefill before the first of this request: those of requests routed there that
+        have none yet, and its own less the known prefix; a request in flight counts as `load_tokens` more; among ranks
+        with load <= (1 + imbalance) x least + slack; of equal ones the one that has not been chosen for longest)
     event_delay_s : cache events reach the router so much later [s]; seed : of power_of_two
     """
 
     name: RouterName = "round_robin"
-    imbalance: float = 0.2
-    slack: int = 2
+    imbalance: float = 0.5
+    slack: int = 4
+    load_tokens: int = 1000
     event_delay_s: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         _need(self.name in get_args(RouterName), f"unknown router {self.name!r}", "Router.name",
               f"one of {', '.join(get_args(RouterName))}")  # fmt: skip
-        ok = min(self.imbalance, self.slack, self.event_delay_s) >= 0
-        _need(ok, "imbalance, slack and event_delay_s must not be negative", "Router")
+        ok = min(self.imbalance, self.slack, self.load_tokens, self.event_delay_s) >= 0
+        _need(ok, "imbalance, slack, load_tokens and event_delay_s must not be negative", "Router")
 
 
 @dataclass(frozen=True)
@@ -177,6 +207,7 @@ class Cluster:
     """A deployment as the engine sees it: one aggregated pool, or a prefill and a decode pool.
 
     concurrency : requests in flight that the client allows itself, 0 = no limit (closed loop of `vllm bench serve`)
+    request_s : what client, HTTP and tokeniser take from the sending of a request to its arrival at a rank [s]
     window_s : width of the time series [s], 0 = none
     """
 
@@ -185,6 +216,7 @@ class Cluster:
     transfer: Transfer = field(default_factory=Transfer)
     concurrency: int = 0
     window_s: float = 0.0
+    request_s: float = 0.0
 
     def __post_init__(self) -> None:
         roles = tuple(pool.role for pool in self.pools)
@@ -192,7 +224,8 @@ class Cluster:
         _need(known, f"roles {roles}", "Cluster.pools", 'want ("aggregated",) or ("prefill", "decode")')
         blocks = {pool.limits.block_tokens for pool in self.pools if pool.limits.prefix_caching}
         _need(len(blocks) <= 1, "one block size for all prefix caches", "Cluster.pools")
-        _need(self.concurrency >= 0 and self.window_s >= 0, "concurrency and window_s must not be negative", "Cluster")
+        ok = min(self.concurrency, self.window_s, self.request_s) >= 0
+        _need(ok, "concurrency, window_s and request_s must not be negative", "Cluster")
 
     def never_fits(self, input_tokens: NDArray[np.int32], output_tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which requests no rank could ever hold: longer than the model's limit or than the whole KV cache."""
@@ -218,6 +251,7 @@ class Requests:
 
     arrival_s : when it is sent [s], not falling; for a request with `after` >= 0 the time from the end of that one
     input_tokens, output_tokens : at least 1 each; priority : 0 (first) .. 7; after : index of an earlier request, or -1
+    group : 0 .. 7, what gaps between tokens are counted by; nothing else depends on it
     block_ids, block_offsets : chained hashes of full blocks, those of request i at offsets[i] : offsets[i + 1];
         ids beyond the input name blocks that its output fills, which a later turn may find
     """
@@ -226,6 +260,7 @@ class Requests:
     input_tokens: NDArray[np.int32]
     output_tokens: NDArray[np.int32]
     priority: NDArray[np.int8]
+    group: NDArray[np.int8]
     after: NDArray[np.int32]
     block_ids: Ints
     block_offsets: Ints
@@ -238,6 +273,7 @@ class Requests:
         output_tokens: ArrayLike,
         *,
         priority: ArrayLike | None = None,
+        group: ArrayLike | None = None,
         after: ArrayLike | None = None,
         block_ids: ArrayLike | None = None,
         block_offsets: ArrayLike | None = None,
@@ -250,6 +286,7 @@ class Requests:
             np.ascontiguousarray(input_tokens, dtype=np.int32),
             np.ascontiguousarray(output_tokens, dtype=np.int32),
             _column(priority, count, np.int8, 0),
+            _column(group, count, np.int8, 0),
             _column(after, count, np.int32, -1),
             np.ascontiguousarray([] if block_ids is None else block_ids, dtype=np.int64),
             _column(block_offsets, count + 1, np.int64, 0),
@@ -267,15 +304,17 @@ class Requests:
             _need(len(column) == count, f"{len(column)} values for {count} requests", f"Requests.{name}")
             bad = np.flatnonzero(column < 1)
             _need(not len(bad), f"{column[bad[:1]]} tokens in request {bad[:1]}", f"Requests.{name}", "want at least 1")
-        _need(len(self.priority) == len(self.after) == count, "wrong length of priority or after", "Requests")
+        same = len(self.priority) == len(self.group) == len(self.after) == count
+        _need(same, "wrong length of priority, group or after", "Requests")
         ok = np.isfinite(self.arrival_s).all() and bool((self.arrival_s >= 0).all())
         _need(ok, "times must be finite and not negative", "Requests.arrival_s")
         first = self.arrival_s[self.after < 0]
         _need(bool((np.diff(first) >= 0).all()), "not sorted", "Requests.arrival_s", "sort requests by arrival")
         ok = bool(((self.after >= -1) & (self.after < np.arange(count))).all())
         _need(ok, "a request may only follow an earlier one", "Requests.after")
-        ok = bool(((self.priority >= 0) & (self.priority < PRIORITIES)).all())
-        _need(ok, f"want 0 .. {PRIORITIES - 1}", "Requests.priority")
+        for name, end in (("priority", PRIORITIES), ("group", GROUPS)):
+            column = getattr(self, name)
+            _need(bool(((column >= 0) & (column < end)).all()), f"want 0 .. {end - 1}", f"Requests.{name}")
         offsets = self.block_offsets
         ok = len(offsets) == count + 1 and bool((np.diff(offsets) >= 0).all()) and offsets[0] == 0
         _need(ok and offsets[-1] == len(self.block_ids), "do not cover block_ids", "Requests.block_offsets")
@@ -303,6 +342,13 @@ class PoolCounts:
     kv_total: int
     kv_used: int
 
+    def since(self, earlier: PoolCounts) -> PoolCounts:
+        """What happened after an earlier moment; blocks as they are now."""
+        kept = ("kv_total", "kv_used")
+        return PoolCounts(
+            **{name: value if name in kept else value - getattr(earlier, name) for name, value in vars(self).items()}
+        )
+
     @property
     def mean_batch(self) -> float:
         """Decoding sequences in a step, on average over steps."""
@@ -310,10 +356,28 @@ class PoolCounts:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Everything that is counted up to a moment.
+
+    sent : requests sent so far; itl_counts : gaps between output tokens by group and duration, see `gaps.itl_bin`
+    """
+
+    now_s: float
+    sent: int
+    pools: tuple[PoolCounts, ...]
+    itl_counts: Ints
+
+    def since(self, earlier: Counts) -> Counts:
+        """What happened after an earlier moment."""
+        pools = tuple(one.since(other) for one, other in zip(self.pools, earlier.pools, strict=True))
+        return Counts(self.now_s, self.sent - earlier.sent, pools, self.itl_counts - earlier.itl_counts)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Per request (NaN where it never came to that), per pool, and per window of time.
 
-    arrival_s : when it was really sent; itl_counts : gaps between output tokens by duration, see `gaps.itl_bin`
+    arrival_s : when it was really sent; end_s : in a pipeline up to `Pool.lag_s` after now; itl_counts : as in `Counts`
     series : columns running, waiting, kv_used, output_tokens, prefill_tokens at the end of, or in, each window
     """
 

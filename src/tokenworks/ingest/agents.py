@@ -77,7 +77,7 @@ def read(rows: Rows) -> Trace:
     notes = ["sessions all start at 0: the file does not say when they did"]
     if duplicates:
         notes.append(f"{duplicates} sessions left out: marked as duplicates of others")
-    return table.trace(rows, hash_block_tokens=block, notes=tuple(notes))
+    return table.trace(rows, hash_block_tokens=block, undated=True, notes=tuple(notes))
 
 
 @dataclass(slots=True)

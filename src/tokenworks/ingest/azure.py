@@ -1,6 +1,6 @@
 """Azure LLM inference CSV (2023, 2024): TIMESTAMP, ContextTokens, GeneratedTokens.
 
-Format: Azure/AzurePublicDataset, data/AzureLLMInferenceTrace_*.csv; times are UTC.
+Format: Azure/AzurePublicDataset, data/AzureLLMInferenceTrace_*.csv; in UTC. A column `class` is our own addition.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from tokenworks.ingest.rows import Rows, Tokens
+from tokenworks.ingest.rows import ClassName, Rows, Tokens
 from tokenworks.ingest.table import Table
 from tokenworks.specs.trace import Trace
 
@@ -20,6 +20,7 @@ class Row(msgspec.Struct):
     time: datetime = msgspec.field(name="TIMESTAMP")
     context: Tokens = msgspec.field(name="ContextTokens")
     generated: Tokens = msgspec.field(name="GeneratedTokens")
+    kind: ClassName = msgspec.field(name="class", default="")
 
 
 def read(rows: Rows) -> Trace:
@@ -28,5 +29,5 @@ def read(rows: Rows) -> Trace:
     for line, row in rows.csv(Row):
         time = row.time if row.time.tzinfo else row.time.replace(tzinfo=UTC)
         rows.in_order(line, time.timestamp())
-        table.add(time.timestamp(), row.context, row.generated)
+        table.add(time.timestamp(), row.context, row.generated, kind=row.kind)
     return table.trace(rows)

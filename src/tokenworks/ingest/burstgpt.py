@@ -1,13 +1,13 @@
 """BurstGPT CSV: Timestamp [s], Request tokens, Response tokens; a failed request has a response of 0 and is left out.
 
-Format: HPMLL/BurstGPT, data/BurstGPT_*.csv (arXiv:2401.17644).
+Format: HPMLL/BurstGPT, data/BurstGPT_*.csv (arXiv:2401.17644). A column `class` is our own addition.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from tokenworks.ingest.rows import Rows, Seconds, Tokens
+from tokenworks.ingest.rows import ClassName, Rows, Seconds, Tokens
 from tokenworks.ingest.table import Table
 from tokenworks.specs.trace import Trace
 
@@ -18,6 +18,7 @@ class Row(msgspec.Struct):
     time: Seconds = msgspec.field(name="Timestamp")
     request: Tokens = msgspec.field(name="Request tokens")
     response: Tokens = msgspec.field(name="Response tokens")
+    kind: ClassName = msgspec.field(name="class", default="")
 
 
 def read(rows: Rows) -> Trace:
@@ -25,5 +26,5 @@ def read(rows: Rows) -> Trace:
     table = Table()
     for line, row in rows.csv(Row):
         rows.in_order(line, row.time)
-        table.add(row.time, row.request, row.response)
+        table.add(row.time, row.request, row.response, kind=row.kind)
     return table.trace(rows)

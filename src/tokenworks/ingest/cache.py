@@ -18,7 +18,7 @@ from tokenworks.errors import SpecError
 from tokenworks.specs.trace import Dropped, Trace
 
 # Raise it when a reader reads otherwise, or a trace has other columns: what is cached is then read anew.
-VERSION = 1
+VERSION = 2
 ARRAYS = [f.name for f in dataclasses.fields(Trace) if "NDArray" in f.type or f.type == "FloatArray"]
 UNUSABLE = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, SpecError)
 
@@ -27,6 +27,8 @@ class About(msgspec.Struct):
     """What a trace has beside its arrays; `source` and `name` belong to the path, not to the content."""
 
     hash_block_tokens: int
+    classes: tuple[str, ...]
+    undated: bool
     dropped: tuple[Dropped, ...]
     reordered: int
     notes: tuple[str, ...]
@@ -61,6 +63,8 @@ def load(kept: Path, path: Path) -> Trace | None:
             source=str(path),
             **arrays,
             hash_block_tokens=about.hash_block_tokens,
+            classes=about.classes,
+            undated=about.undated,
             dropped=where,
             reordered=about.reordered,
             notes=about.notes,
@@ -71,7 +75,9 @@ def load(kept: Path, path: Path) -> Trace | None:
 
 def save(kept: Path, trace: Trace) -> None:
     """Keep a trace; a folder that cannot be written is no error, the next run reads the file again."""
-    about = About(trace.hash_block_tokens, trace.dropped, trace.reordered, trace.notes)
+    about = About(
+        trace.hash_block_tokens, trace.classes, trace.undated, trace.dropped, trace.reordered, trace.notes
+    )  # fmt: skip
     arrays = {name: getattr(trace, name) for name in ARRAYS}
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,11 @@ from numpy.random import PCG64, Generator, SeedSequence
 from tokenworks.errors import SpecError
 from tokenworks.ingest.transform import limit
 from tokenworks.specs.trace import MAX_TOKENS, FloatArray, IntArray, Trace
-from tokenworks.specs.workload import Workload
+from tokenworks.specs.workload import Arrivals, Workload
 
 BLOCK = 64
-STREAMS = ("arrivals", "inputs", "outputs", "thinks")
+STREAMS = ("arrivals", "inputs", "outputs", "thinks", "classes")
 
-Arrivals = Callable[[Generator, int, float], FloatArray]
 Lengths = Callable[[Generator, int], IntArray]
 
 
@@ -47,7 +46,7 @@ def burst(random: Generator, n: int, rate: float, size: int) -> FloatArray:  # n
     return (np.arange(n) // size).astype(np.float64) * (size / rate)
 
 
-def diurnal(random: Generator, n: int, rate: float, peak: float = 2.0, period_s: float = 86400.0) -> FloatArray:
+def diurnal(random: Generator, n: int, rate: float, peak: float, period: float) -> FloatArray:
     """Poisson whose rate follows a sine from its mean up to `peak` times it and down as far, by thinning.
 
     Lewis and Shedler, Naval Research Logistics Quarterly 26(3), 1979: of arrivals at the highest rate each is kept with
@@ -57,7 +56,7 @@ def diurnal(random: Generator, n: int, rate: float, peak: float = 2.0, period_s:
     now, found = 0.0, 0
     while found < n:
         times = now + poisson(random, n, rate * peak)
-        share = (1 + (peak - 1) * np.sin(2 * np.pi * times / period_s)) / peak
+        share = (1 + (peak - 1) * np.sin(2 * np.pi * times / period)) / peak
         kept.append(times[random.random(n) < share])
         now, found = float(times[-1]), found + len(kept[-1])
     return np.concatenate(kept)[:n]
@@ -94,14 +93,6 @@ def fixed(random: Generator, n: int, tokens: int) -> IntArray:  # noqa: ARG001 -
     return np.full(n, tokens)
 
 
-LENGTHS: dict[str, Callable[..., IntArray]] = {
-    "lognormal": lognormal,
-    "uniform": uniform,
-    "empirical": empirical,
-    "fixed": fixed,
-}
-
-
 def whole(tokens: FloatArray) -> IntArray:
     """Rounded to tokens that a request can have."""
     return np.clip(np.rint(tokens), 1, MAX_TOKENS).astype(np.int64)
@@ -118,11 +109,12 @@ def from_workload(
     requests: int,
     *,
     seed: int = 0,
-    arrivals: Arrivals = poisson,
     inputs: Lengths | None = None,
     outputs: Lengths | None = None,
 ) -> Trace:
     """Requests as a workload describes them: in an open loop at its rate, in a closed one at its concurrency.
+
+    In an open loop its `arrivals` say how independent requests, or sessions, come.
 
     Without think time requests are independent, and a shared prefix of hit_share x input serves the hits. With it they
     come in sessions whose context grows evenly from turn to turn and is all reused by the next. With T turns from
@@ -136,7 +128,6 @@ def from_workload(
         each send when they have their answer and have thought (exponential, mean think_time); a user's sessions follow
         one another
     requests : how many
-    arrivals : when independent requests, or sessions, start in an open loop: (stream, n, rate [1/s]) -> times [s]
     inputs, outputs : other lengths than lognormal ones of the workload's mean and cv: (stream, n) -> tokens, such as
         `partial(uniform, low=800, high=1000)`; inputs of sessions follow from their growth
     """
@@ -162,12 +153,18 @@ def from_workload(
         columns = _shared_blocks(input_tokens, workload.hit_share)
     outputs = outputs or partial(lognormal, mean=workload.osl, cv=workload.osl_cv)
     if workload.rate is not None:
-        chain, start = session, arrivals(random["arrivals"], sessions, workload.rate / turns)
+        come = ARRIVALS[workload.arrivals.kind]
+        chain, start = session, come(random["arrivals"], sessions, workload.rate / turns, **_numbers(workload.arrivals))
     else:
+        if workload.arrivals.kind != "poisson":
+            hint = "give a rate: users of a closed loop send when they have their answer"
+            raise SpecError(f"{workload.arrivals.kind} arrivals", where=workload.name, hint=hint)
         users = max(1, round(workload.concurrency or 1))
         chain, start = session % users, np.zeros(users)
     think = random["thinks"].exponential(workload.think_time, n) if workload.think_time else np.zeros(n)
     arrival, parent, think = _chained(chain, start, think)
+    shares = [one.share for one in workload.classes]
+    kinds = random["classes"].choice(len(shares), sessions, p=np.array(shares) / sum(shares)) if shares else None
     trace = Trace.of(
         arrival,
         input_tokens,
@@ -176,10 +173,16 @@ def from_workload(
         source=f"generated from workload {workload.name}, seed {seed}",
         session=session if turns > 1 else None,
         parent=parent,
+        class_of=None if kinds is None else kinds[session],
+        classes=tuple(one.name for one in workload.classes),
         think_s=think,
         **columns,
     )
     return limit(trace, requests)
+
+
+def _numbers(arrivals: Arrivals) -> dict[str, Any]:
+    return arrivals.model_dump(exclude={"kind"})
 
 
 def _turns(workload: Workload) -> tuple[int, float]:

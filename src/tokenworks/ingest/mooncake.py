@@ -1,6 +1,6 @@
 """Mooncake JSONL: timestamp [ms], lengths, and the chained hashes of blocks of 512 tokens, the last one partly filled.
 
-Format: kvcache-ai/Mooncake, FAST25-release/traces.
+Format: kvcache-ai/Mooncake, FAST25-release/traces. A field `class` is our own addition.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from tokenworks.ingest.rows import Rows, Seconds, Tokens
+from tokenworks.ingest.rows import ClassName, Rows, Seconds, Tokens
 from tokenworks.ingest.table import Runs, Table
 from tokenworks.specs.trace import Trace
 
@@ -24,6 +24,7 @@ class Row(msgspec.Struct):
     input_length: Tokens
     output_length: Tokens
     hash_ids: list[Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]]
+    kind: ClassName = msgspec.field(name="class", default="")
 
 
 def read(rows: Rows) -> Trace:
@@ -37,7 +38,8 @@ def read(rows: Rows) -> Trace:
             rows.broken(line, "hash_ids", f"expected a hash for each {BLOCK} tokens of input_length, and for the rest")
             continue
         rows.in_order(line, row.timestamp)
-        table.add(row.timestamp / 1000, row.input_length, row.output_length, runs=runs_of(row.hash_ids))
+        runs = runs_of(row.hash_ids)
+        table.add(row.timestamp / 1000, row.input_length, row.output_length, runs=runs, kind=row.kind)
     return table.trace(rows, hash_block_tokens=BLOCK)
 
 

@@ -16,6 +16,7 @@ from typing import IO, Annotated, Any, TypeVar
 import msgspec
 
 from tokenworks.errors import SpecError
+from tokenworks.specs.slo import CLASS_NAME
 from tokenworks.specs.trace import MAX_TOKENS, Dropped
 
 # A small file can unpack to more than any memory, and a line without an end can too.
@@ -32,6 +33,7 @@ UNDECODABLE = (ValueError, RecursionError)
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
+ClassName = Annotated[str, msgspec.Meta(pattern=f"^({CLASS_NAME})?$")]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Item = TypeVar("Item")
 

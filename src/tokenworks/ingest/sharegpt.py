@@ -56,7 +56,7 @@ def read(rows: Rows) -> Trace:
         if parent < 0:
             rows.broken(number, "conversations", "expected a message and an answer to it")
         blocks += tokens(said) // BLOCK + 1
-    return table.trace(rows, hash_block_tokens=BLOCK if table.run_start else 0, notes=NOTES)
+    return table.trace(rows, hash_block_tokens=BLOCK if table.run_start else 0, undated=True, notes=NOTES)
 
 
 def tokens(size: int) -> int:

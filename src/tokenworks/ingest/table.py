@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 from tokenworks.errors import SpecError
 from tokenworks.ingest.rows import Rows
+from tokenworks.specs.slo import CLASSES
 from tokenworks.specs.trace import Trace
 
 Runs = Sequence[tuple[int, int]]
+UNNAMED = "default"
+"""Class of a row without one, where others have one."""
 
 
 class Table:
@@ -22,6 +25,7 @@ class Table:
         self.arrival, self.think = array("d"), array("d")
         self.input, self.output = array("i"), array("i")
         self.session, self.agent, self.parent = array("i"), array("i"), array("i")
+        self.class_of, self.classes = array("b"), dict[str, int]()
         self.run_start, self.run_length, self.runs = array("q"), array("i"), array("q", [0])
 
     def add(
@@ -35,8 +39,9 @@ class Table:
         parent: int = -1,
         think_s: float = 0.0,
         runs: Runs = (),
+        kind: str = "",
     ) -> int:
-        """Add a request; returns its index, by which later ones may name it as their parent."""
+        """Add a request, of class `kind`; returns its index, by which later ones may name it as their parent."""
         if parent >= 0:  # times are often rounded to seconds
             arrival_s = max(arrival_s, self.arrival[parent])
         self.arrival.append(arrival_s)
@@ -46,13 +51,16 @@ class Table:
         self.agent.append(agent)
         self.parent.append(parent)
         self.think.append(think_s)
+        self.class_of.append(min(self.classes.setdefault(kind, len(self.classes)), CLASSES))  # so many are refused
         for start, length in runs:
             self.run_start.append(start)
             self.run_length.append(length)
         self.runs.append(len(self.run_start))
         return len(self.arrival) - 1
 
-    def trace(self, rows: Rows, *, hash_block_tokens: int = 0, notes: tuple[str, ...] = ()) -> Trace:
+    def trace(
+        self, rows: Rows, *, hash_block_tokens: int = 0, undated: bool = False, notes: tuple[str, ...] = ()
+    ) -> Trace:
         """The trace: sorted by arrival, starting at 0."""
         if not self.arrival:
             reasons = "; ".join(f"{d.count} x {d.reason} ({d.where})" for d in rows.dropped)
@@ -68,11 +76,14 @@ class Table:
             session=np.array(self.session, dtype=np.int32),
             agent=np.array(self.agent, dtype=np.int32),
             parent=np.array(self.parent, dtype=np.int32),
+            class_of=np.array(self.class_of, dtype=np.int8),
+            classes=() if list(self.classes) == [""] else tuple(name or UNNAMED for name in self.classes),
             think_s=np.array(self.think),
             run_start=dense(start, length),
             run_length=length,
             run_offsets=np.array(self.runs, dtype=np.int64),
             hash_block_tokens=hash_block_tokens,
+            undated=undated,
             dropped=rows.dropped,
             reordered=rows.reordered,
             notes=notes,

@@ -1,13 +1,20 @@
-"""Traces from traces: the first n, another rate, many copies."""
+"""Traces from traces: the first n, another rate, a stream of conversations, many copies, smaller blocks."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
+from numpy.random import Generator
 
 from tokenworks.errors import SpecError
-from tokenworks.specs.trace import FloatArray, IntArray, Trace
+from tokenworks.specs.trace import FloatArray, IntArray, Trace, ranges
+
+PER_REQUEST = ("input_tokens", "output_tokens", "session", "agent", "class_of")
+
+WINDOW = 3600.0
+"""So long a stream of conversations is long enough, however long they last [s]."""
 
 
 def limit(trace: Trace, requests: int) -> Trace:
@@ -17,10 +24,9 @@ def limit(trace: Trace, requests: int) -> Trace:
     if requests >= len(trace):
         return trace
     runs = int(trace.run_offsets[requests])
-    names = ("arrival_s", "input_tokens", "output_tokens", "session", "agent", "parent", "think_s")
     return replace(
         trace,
-        **{name: getattr(trace, name)[:requests] for name in names},
+        **{name: getattr(trace, name)[:requests] for name in ("arrival_s", "parent", "think_s", *PER_REQUEST)},
         run_start=trace.run_start[:runs],
         run_length=trace.run_length[:runs],
         run_offsets=trace.run_offsets[: requests + 1],
@@ -40,12 +46,62 @@ def scale(trace: Trace, factor: float) -> Trace:
     return _again(trace, arrival_s=first / factor + (trace.arrival_s - first))
 
 
-def starts(trace: Trace, start_s: FloatArray) -> Trace:
-    """The same requests with the conversations starting at `start_s` [s], one for each request without a parent."""
+def stream(trace: Trace, rate: float, random: Generator) -> Trace:
+    """A window of the endless stream that brings these conversations at a mean of `rate` requests a second [1/s].
+
+    Conversations start as Poisson has it, also before the window: those under way when it opens go on from the turn
+    that they are at (the ones before it are left out), and what comes after it closes is left out, so that all of it is
+    at its rate. Conversation k of n_k requests lasts D_k, as recorded, and starts anywhere in [-D_k, T) (given their
+    number, starts of a Poisson process are independent and uniform), which makes the rate the sum of n_k / (T + D_k):
+    T follows. Where that is less than the longest lasts, or `WINDOW`, there are copies, with block hashes of their own.
+    """
+    if not (np.isfinite(rate) and rate > 0):
+        raise SpecError(f"{rate:g} requests/s", where=trace.name, hint="give a rate above 0")
+    root, _, lasts = _conversations(trace)
+    turns = np.bincount(root, minlength=len(trace)).astype(np.float64)
+    low = max(min(WINDOW, float(lasts.max())), 1e-9)
+    copies = math.ceil(rate / float((turns / (low + lasts)).sum()))
+    high = copies * len(trace) / rate + low
+    for _ in range(100):
+        middle = (low + high) / 2
+        enough = copies * float((turns / (middle + lasts)).sum()) > rate
+        low, high = (middle, high) if enough else (low, middle)
+    many = replicate(trace, copies, every_s=0.0)
+    root, since, lasts = _conversations(many)
+    at = (random.random(len(many)) * (high + lasts) - lasts)[root] + since
+    return _within(many, at, high)
+
+
+def _conversations(trace: Trace) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Of each request the one that began its conversation, the time since [s], and how long the one it began lasts."""
     root = roots(trace.parent)
-    moved = np.zeros(len(trace))
-    moved[trace.parent < 0] = start_s
-    return _again(trace, arrival_s=moved[root] + (trace.arrival_s - trace.arrival_s[root]))
+    since = trace.arrival_s - trace.arrival_s[root]
+    lasts = np.zeros(len(trace))
+    np.maximum.at(lasts, root, since)
+    return root, since, lasts
+
+
+def _within(trace: Trace, at: FloatArray, end_s: float) -> Trace:
+    """The requests sent at 0 to `end_s`, if those are the times; one whose parent came before waits for nobody."""
+    kept = (at >= 0) & (at < end_s)
+    if not kept.any():
+        raise SpecError(f"no request in a window of {end_s:,.0f} s", where=trace.name, hint="give a higher rate")
+    place = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # a parent of -1 finds the last place
+    parent = place[trace.parent][kept]
+    counts = np.diff(trace.run_offsets)[kept]
+    moved = ranges(trace.run_offsets[:-1][kept], counts)
+    return _again(
+        trace,
+        undated=False,
+        arrival_s=at[kept],
+        parent=parent,
+        think_s=np.where(parent < 0, 0.0, trace.think_s[kept]),
+        **{name: getattr(trace, name)[kept] for name in PER_REQUEST},
+        run_start=trace.run_start[moved],
+        run_length=trace.run_length[moved],
+        run_offsets=np.append(0, np.cumsum(counts)),
+        hash_block_tokens=trace.hash_block_tokens if len(moved) else 0,
+    )
 
 
 def replicate(trace: Trace, copies: int, *, every_s: float | None = None) -> Trace:
@@ -70,6 +126,7 @@ def replicate(trace: Trace, copies: int, *, every_s: float | None = None) -> Tra
         session=np.where(trace.session < 0, -1, trace.session + copy * sessions).ravel(),
         agent=np.tile(trace.agent, copies),
         parent=np.where(trace.parent < 0, -1, trace.parent + copy * n).ravel(),
+        class_of=np.tile(trace.class_of, copies),
         think_s=np.tile(trace.think_s, copies),
         run_start=(trace.run_start + copy * trace.id_count).ravel(),
         run_length=np.tile(trace.run_length, copies),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from tokenworks.errors import SloMissed
+from tokenworks.plan.measures import Seen
 from tokenworks.plan.simulate import Simulation
 
 Kind = Literal["rate", "users"]
@@ -23,8 +24,10 @@ UNITS: dict[Kind, str] = {"rate": "requests/s", "users": "users"}
 class Try:
     """One simulation: its load [1/s, or users], whether it held, and what was seen.
 
-    missed : bounds that did not hold, `ttft`, `tpot` or `queue` (it grew, or nothing was served)
-    ttft_ms, tpot_ms : at the percentiles of the SLO, None where it does not bind them
+    missed : bounds that did not hold, `ttft`, `tpot` or `queue` (it grew, or somebody was not served); where there are
+        classes of requests `batch.ttft` and so on
+    ttft_ms, tpot_ms : at the percentiles of the SLO, None where it does not bind them; of the class that is nearest to
+        its bound, or furthest beyond
     """
 
     load: float
@@ -38,21 +41,29 @@ class Try:
 
     @classmethod
     def of(cls, load: float, run: Simulation) -> Try:
-        """What a simulation says."""
+        """What a simulation says; one that was stopped says nothing."""
+        if run.partial:
+            raise KeyboardInterrupt
         found, devices = run.bounds, run.deployment.devices
         missed = [name for name, bound in found.items() if not bound.met]
-        if not run.stable or not run.metrics.completed:
+        if not run.meets_slo and (not missed or not run.stable):
             missed.insert(0, "queue")
         return cls(
             load=load,
             held=run.meets_slo,
             missed=tuple(missed),
-            ttft_ms=1e3 * found["ttft"].seen_s if "ttft" in found else None,
-            tpot_ms=1e3 * found["tpot"].seen_s if "tpot" in found else None,
+            ttft_ms=_worst_ms(found, "ttft"),
+            tpot_ms=_worst_ms(found, "tpot"),
             request_throughput=run.metrics.request_throughput,
             output_tok_s_per_device=run.metrics.output_throughput / devices,
             effective_tok_s_per_device=run.metrics.effective_throughput / devices,
         )
+
+
+def _worst_ms(found: dict[str, Seen], name: str) -> float | None:
+    """What was seen of a bound, of the class that is nearest to its own."""
+    seen = [bound for key, bound in found.items() if key.rpartition(".")[2] == name]
+    return 1e3 * max(seen, key=lambda bound: bound.seen_s / max(bound.bound_s, 1e-12)).seen_s if seen else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,7 @@ def cluster(
     prefix_caching: bool,
     concurrency: int = 0,
     window_s: float = 0.0,
+    max_queue: int = 0,
 ) -> Cluster:
     """The engine's view of a deployment.
 
@@ -91,6 +92,7 @@ def cluster(
     ----------
     block_tokens : of a KV block, and of the block hashes of requests
     prefix_caching : whether requests share prefixes by block hash
+    max_queue : a request that finds so many waiting at its rank is refused, 0 = none
 
     Raises
     ------
@@ -103,11 +105,12 @@ def cluster(
             "fewer replicas, or a larger machine"
         )
     pools = [
-        _pool(role, site, block_tokens, prefix_caching and role.name != "decode")
+        _pool(role, site, block_tokens, prefix_caching=prefix_caching and role.name != "decode", max_queue=max_queue)
         for role in sorted(deployment.roles, key=lambda role: role.name, reverse=True)  # prefill before decode
     ]
     transfer = _transfer(deployment, site, pools) if len(pools) > 1 else Transfer()
-    return Cluster(tuple(pools), router, transfer, concurrency, window_s)
+    request_s = len(pools) * number(site.engine.request)
+    return Cluster(tuple(pools), router, transfer, concurrency, window_s, request_s)
 
 
 def room(role: Role, site: Site) -> Memory:
@@ -135,7 +138,7 @@ def _judge(case: Case, role: Role, error: type[SpecError] | type[DoesNotFit]) ->
             )
 
 
-def _pool(role: Role, site: Site, block_tokens: int, prefix_caching: bool) -> Pool:
+def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, max_queue: int) -> Pool:
     """One role. Its limits are those of a dp rank, with an equal share of the instance's sequences and tokens."""
     ranks, width = role.parallel.dp, 1 + role.draft_tokens
     sequences = max(1, role.max_sequences // ranks)
@@ -147,12 +150,13 @@ def _pool(role: Role, site: Site, block_tokens: int, prefix_caching: bool) -> Po
         kv_blocks=int(min(kv_tokens // block_tokens, MOST_BLOCKS)),
         block_tokens=block_tokens,
         max_model_len=site.model.max_context,
+        max_queue=max_queue,
         draft_tokens=role.draft_tokens,
         tokens_per_step=float(accepted_tokens(role.draft_tokens, site.rates.acceptance)),
         prefix_caching=prefix_caching,
         policy="vllm" if site.engine.mixing == "mixed" else "sglang",
     )
-    return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name)
+    return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name, role.parallel.pp)
 
 
 # ── step times ────────────────────────────────────────────────────────────────────────────────────────────────────

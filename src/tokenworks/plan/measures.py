@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.metrics import Metrics, metrics
-from tokenworks.engine.types import Floats, Outcome, Status
+from tokenworks.engine.types import Counts, Floats, Ints, Outcome, Status
 from tokenworks.specs.slo import Bound, Slo
 
 WARM, DONE = 0.2, 0.9
 """An endless stream is measured from when one share of it was sent until the other was: warm, and under load."""
+
+Chosen = NDArray[np.bool_] | None
 
 GROWTH = 0.05
 """A queue that takes more than this share of what arrives grows without end [-]."""
@@ -27,14 +29,12 @@ class Span:
     end_s: float
 
     @classmethod
-    def of(cls, outcome: Outcome, *, endless: bool) -> Span:
-        """Of all there is everything, of a sample of an endless stream the steady part."""
+    def whole(cls, outcome: Outcome) -> Span:
+        """From the first sending to the last end."""
         sent = outcome.arrival_s[outcome.status > Status.PENDING]
         ends = outcome.end_s[outcome.status == Status.COMPLETED]
         if not len(sent):
             return cls(0.0, outcome.now_s)
-        if endless:
-            return cls(*(float(t) for t in np.quantile(sent, (WARM, DONE))))
         return cls(float(sent.min()), float(ends.max(initial=sent.max())))
 
     @property
@@ -49,16 +49,32 @@ class Span:
         return kept
 
 
-def measure(outcome: Outcome, slo: Slo, span: Span) -> Metrics:
-    """Metrics of the requests that completed in a span, per second of it.
+@dataclass(frozen=True)
+class Promises:
+    """What each request is promised: the SLOs of its classes, and the class of each (an index into them)."""
 
-    Not of those sent in it: of what an overloaded deployment was sent, it served less.
+    slos: tuple[Slo, ...]
+    class_of: NDArray[np.int8]
+
+    def limits(self, name: str) -> Floats:
+        """The bound on `ttft` or `tpot` of each request [s]."""
+        bounds: tuple[Bound | None, ...] = tuple(getattr(slo, name) for slo in self.slos)
+        limits: Floats = np.array([bound.value if bound else math.inf for bound in bounds])[self.class_of]
+        return limits
+
+
+def measure(outcome: Outcome, promises: Promises, span: Span, itl_counts: Ints, chosen: Chosen = None) -> Metrics:
+    """Metrics of the requests that completed in a span, or of the `chosen` ones of them, per second of it.
+
+    Not of those sent in it: of what an overloaded deployment was sent, it served less. `itl_counts`: in the span.
     """
+    served = span.served(outcome)
     found = metrics(
         outcome,
-        ttft_s=slo.ttft.value if slo.ttft else math.inf,
-        tpot_s=slo.tpot.value if slo.tpot else math.inf,
-        chosen=span.served(outcome),
+        ttft_s=promises.limits("ttft"),
+        tpot_s=promises.limits("tpot"),
+        chosen=served if chosen is None else served & chosen,
+        itl_counts=itl_counts,
     )
     share = found.duration / span.seconds
     rates = (
@@ -83,14 +99,34 @@ class Seen:
         return cls(bound.percentile, bound.value, seen, seen <= bound.value)
 
 
-def bounds(outcome: Outcome, slo: Slo, span: Span) -> dict[str, Seen]:
-    """Each bound of the SLO over the requests that completed in a span; empty where none did."""
+def bounds(outcome: Outcome, slo: Slo, span: Span, chosen: Chosen = None) -> dict[str, Seen]:
+    """Each bound of the SLO over the (chosen) requests that completed in a span; empty where none did."""
     served = span.served(outcome)
+    served = served if chosen is None else served & chosen
     ttft = (outcome.first_token_s - outcome.arrival_s)[served]
     several = served & (outcome.output_tokens > 1)
     tpot = (outcome.end_s - outcome.first_token_s)[several] / (outcome.output_tokens[several] - 1)
     pairs = (("ttft", slo.ttft, ttft), ("tpot", slo.tpot, tpot))
     return {name: Seen.of(bound, values) for name, bound, values in pairs if bound and len(values)}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The stretch that is measured, and what was counted in it."""
+
+    span: Span
+    counts: Counts
+
+    @classmethod
+    def of(cls, outcome: Outcome, marks: tuple[Counts, ...], end: Counts) -> Measured:
+        """Of all there is everything; of an endless stream, whose `marks` there are, the steady part.
+
+        marks : counts when `WARM` and `DONE` of all was sent, as far as it came; end : counts at the end
+        """
+        if not marks:
+            return cls(Span.whole(outcome), end)
+        last = marks[1] if len(marks) > 1 else end
+        return cls(Span(marks[0].now_s, last.now_s), last.since(marks[0]))
 
 
 @dataclass(frozen=True, slots=True)

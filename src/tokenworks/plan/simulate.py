@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenworks.costs.rates import rates
 from tokenworks.engine.engine import Engine, warm_up
 from tokenworks.engine.metrics import Metrics
-from tokenworks.engine.types import Cluster, Outcome, Requests, Router, RouterName, Status
+from tokenworks.engine.types import Cluster, Counts, Outcome, Requests, Router, RouterName, Status
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.plan import measures
 from tokenworks.plan.cluster import Around, Site, cluster
@@ -23,7 +25,7 @@ from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
-from tokenworks.specs.slo import Slo
+from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
 
 Watch = Callable[[float, float], None]
@@ -44,11 +46,21 @@ class Traffic:
     trace : block hashes, if any, are those of KV blocks of `hash_block_tokens`
     endless : the trace is a sample of a stream that goes on, so its steady part is measured; else it is all there is
     concurrency : requests that the client keeps in flight at most, 0 = no limit
+    classes : what the classes of the trace are promised, in its order; () = all the same
     """
 
     trace: Trace
     endless: bool = False
     concurrency: int = 0
+    classes: tuple[RequestClass, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            object.__setattr__(self, "classes", tuple(map(RequestClass, self.trace.classes)))
+        names = tuple(one.name for one in self.classes)
+        if names != self.trace.classes:
+            raise SpecError(f"classes {', '.join(names)}", where=self.trace.name,
+                            hint=f"it has {', '.join(self.trace.classes) or 'none'}")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,24 +76,51 @@ class Simulation:
     cluster: Cluster
     slo: Slo
     outcome: Outcome
+    measured: measures.Measured
     partial: bool = False
     notes: tuple[str, ...] = ()
     kernel_s: float = field(default=0.0, compare=False)
 
-    @cached_property
+    @property
     def span(self) -> measures.Span:
         """What is measured."""
-        return measures.Span.of(self.outcome, endless=self.traffic.endless)
+        return self.measured.span
+
+    @cached_property
+    def promises(self) -> measures.Promises:
+        """What each request is promised."""
+        slos = tuple(one.slo or self.slo for one in self.traffic.classes) or (self.slo,)
+        return measures.Promises(slos, self.traffic.trace.class_of)
 
     @cached_property
     def metrics(self) -> Metrics:
         """Of the requests that completed in it."""
-        return measures.measure(self.outcome, self.slo, self.span)
+        return measures.measure(self.outcome, self.promises, self.span, self.measured.counts.itl_counts)
+
+    @cached_property
+    def by_class(self) -> tuple[Metrics, ...]:
+        """The same of each class; none where there are none."""
+        counts = self.measured.counts.itl_counts
+        return tuple(
+            measures.measure(self.outcome, self.promises, self.span, counts[k], self.of_class(k))
+            for k in range(len(self.traffic.classes))
+        )
+
+    def of_class(self, k: int) -> NDArray[np.bool_]:
+        """The requests of a class."""
+        chosen: NDArray[np.bool_] = self.traffic.trace.class_of == k
+        return chosen
 
     @cached_property
     def bounds(self) -> dict[str, measures.Seen]:
-        """The SLO's bounds, and what was seen."""
-        return measures.bounds(self.outcome, self.slo, self.span)
+        """The SLO's bounds, `ttft` and `tpot`, and what was seen; where there are classes `batch.ttft` and so on."""
+        if not self.traffic.classes:
+            return measures.bounds(self.outcome, self.slo, self.span)
+        return {
+            f"{one.name}.{name}": seen
+            for k, one in enumerate(self.traffic.classes)
+            for name, seen in measures.bounds(self.outcome, self.promises.slos[k], self.span, self.of_class(k)).items()
+        }
 
     @cached_property
     def backlog(self) -> measures.Backlog:
@@ -95,8 +134,11 @@ class Simulation:
 
     @property
     def meets_slo(self) -> bool:
-        """Whether all bounds held, at their percentiles, on a queue that stayed."""
-        return self.stable and self.metrics.completed > 0 and all(bound.met for bound in self.bounds.values())
+        """Whether all bounds held, at their percentiles, on a queue that stayed, and no class was left unserved."""
+        sent = [bool(self.of_class(k).any()) for k in range(len(self.traffic.classes))]
+        served = all(found.completed or not some for found, some in zip(self.by_class, sent, strict=True))
+        kept = all(bound.met for bound in self.bounds.values())
+        return self.stable and self.metrics.completed > 0 and served and kept
 
 
 def simulate(
@@ -105,6 +147,7 @@ def simulate(
     *,
     slo: Slo = Slo(),  # noqa: B008 - frozen, binds nothing
     router: RouterName | None = None,
+    max_queue: int = 0,
     seed: int = 0,
     assume: Path | Mapping[str, str] | None = None,
     watch: Watch | None = None,
@@ -114,6 +157,7 @@ def simulate(
     Parameters
     ----------
     router : how requests find an instance and rank; None: prefix_aware where prefixes are shared, else least_loaded
+    max_queue : a request that finds so many waiting at its rank is refused, 0 = none
     seed : of a router that draws
     assume : numbers to use instead, see `specs.compose.machine`
     watch : called with the simulated time, and the time at which the last request comes by itself [s]
@@ -136,11 +180,15 @@ def simulate(
         prefix_caching=shared,
         concurrency=traffic.concurrency,
         window_s=_window(float(trace.arrival_s[-1])),
+        max_queue=max_queue,
     )
-    requests = requests_of(trace)
+    requests = requests_of(trace, traffic.classes)
     notes = _refused(made, requests, site)
-    outcome, partial, kernel_s = _play(made, requests, watch)
-    return Simulation(deployment, traffic, site, made, slo, outcome, partial, notes, kernel_s)
+    played = _play(made, requests, watch, endless=traffic.endless)
+    measured = measures.Measured.of(played.outcome, played.marks, played.end)
+    return Simulation(
+        deployment, traffic, site, made, slo, played.outcome, measured, played.partial, notes, played.kernel_s
+    )
 
 
 def _around(trace: Trace, max_context: int) -> Around:
@@ -150,12 +198,15 @@ def _around(trace: Trace, max_context: int) -> Around:
     return Around.of(trace.input_tokens[kept], trace.output_tokens[kept])
 
 
-def requests_of(trace: Trace) -> Requests:
+def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Requests:
     """A trace as the engine takes it: of a request that waits for another one the think time, else when it comes."""
+    priority = np.array([one.priority for one in classes], np.int8)
     return Requests.of(
         np.where(trace.parent >= 0, trace.think_s, trace.arrival_s),
         trace.input_tokens,
         trace.output_tokens,
+        priority=priority[trace.class_of] if classes else None,
+        group=trace.class_of if classes else None,
         after=trace.parent,
         block_ids=trace.hash_ids,
         block_offsets=trace.hash_offsets,
@@ -187,7 +238,18 @@ def _refused(made: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _play(made: Cluster, requests: Requests, watch: Watch | None) -> tuple[Outcome, bool, float]:
+@dataclass(frozen=True)
+class _Played:
+    """A run; `marks` and `end` as in `measures.Measured`."""
+
+    outcome: Outcome
+    marks: tuple[Counts, ...]
+    end: Counts
+    partial: bool
+    kernel_s: float
+
+
+def _play(made: Cluster, requests: Requests, watch: Watch | None, *, endless: bool) -> _Played:
     """Run to the end, or until interrupted. The parts depend on the requests only, so that a run can be repeated."""
     warm_up()
     began = time.perf_counter()
@@ -196,9 +258,18 @@ def _play(made: Cluster, requests: Requests, watch: Watch | None) -> tuple[Outco
     last = float(requests.arrival_s[requests.after < 0].max())
     width = max(last / PARTS, 1.0)
     expected = len(requests) - _unsent(requests, made.never_fits(requests.input_tokens, requests.output_tokens))
+    ahead = [math.ceil(share * expected) for share in (measures.WARM, measures.DONE)] if endless else []
+    marks: list[Counts] = []
     try:
         while True:
-            engine.advance(engine.now + width)
+            until = engine.now + width
+            while ahead:
+                engine.advance(until, sent=ahead[0])
+                if engine.sent < ahead[0]:
+                    break
+                marks.append(engine.counts())
+                del ahead[0]
+            engine.advance(until)
             if watch:
                 watch(engine.now, last)
             if engine.now < last:
@@ -208,7 +279,8 @@ def _play(made: Cluster, requests: Requests, watch: Watch | None) -> tuple[Outco
             width *= 1.25
     except KeyboardInterrupt:
         partial = True
-    return engine.outcome(), partial, time.perf_counter() - began
+    kernel_s = time.perf_counter() - began
+    return _Played(engine.outcome(), tuple(marks), engine.counts(), partial, kernel_s)
 
 
 def _unsent(requests: Requests, refused: Any) -> int:

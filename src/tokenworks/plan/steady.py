@@ -28,6 +28,7 @@ class Demand:
     osl_cv : variation of outputs; context_cv : of the contexts of running sequences [-]
     warm : context that a session keeps between turns [token]; think : time between them [s]
     ttft_share, tpot_share : of requests that the SLO binds [-]
+    request_s : what client, HTTP and tokeniser add to TTFT, once for each role [s]
     """
 
     isl: float
@@ -41,9 +42,10 @@ class Demand:
     think: float
     ttft_share: float
     tpot_share: float
+    request_s: float = 0.0
 
     @classmethod
-    def of(cls, workload: Workload, slo: Slo) -> Demand:
+    def of(cls, workload: Workload, slo: Slo, request_s: float = 0.0) -> Demand:
         """Of a workload under an SLO.
 
         A sequence is seen while it runs, so long outputs are seen more: grown = osl (1 + cv^2) / 2. What it has grown
@@ -64,6 +66,7 @@ class Demand:
             think=workload.think_time,
             ttft_share=(slo.ttft.percentile if slo.ttft else PERCENTILE) / 100,
             tpot_share=(slo.tpot.percentile if slo.tpot else PERCENTILE) / 100,
+            request_s=request_s,
         )
 
     @property
@@ -216,9 +219,9 @@ def aggregated(demand: Demand, at: Instance) -> Serving:
         rate=at.batch / (steps * step),
         tpot=step / at.gained,
         tpot_tail=_tpot_tail(demand, at, per_step),
-        ttft=step / 2 + wait + mean,
+        ttft=demand.request_s + step / 2 + wait + mean,
         # Either the request is large or it waits for large ones; both at once is rarer than the percentile.
-        ttft_tail=step + np.maximum(tail + wait, mean + long_wait),
+        ttft_tail=demand.request_s + step + np.maximum(tail + wait, mean + long_wait),
         hit_share=hit,
         busy=busy,
     )
@@ -365,7 +368,7 @@ def prefill_limit(demand: Demand, role: Prefill, tpot: FloatArray) -> FloatArray
 
 
 def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray) -> Serving:
-    """A prefill role at a rate [1/s]: its part of TTFT, hit share and load; `tpot` is that of the decode role."""
+    """A prefill role at a rate [1/s]: TTFT but for the KV transfer, hit share, load; `tpot` is the decode role's."""
     hit = np.full(np.shape(rate), demand.hit_share)
     if demand.hit_share > 0:
         kept = (demand.think + demand.osl * tpot) * demand.warm
@@ -379,8 +382,8 @@ def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray
         rate=rate,
         tpot=tpot,
         tpot_tail=tpot,
-        ttft=role.pass_s / 2 + wait + mean,
-        ttft_tail=role.pass_s + np.maximum(tail + wait, mean + long_wait),
+        ttft=2 * demand.request_s + role.pass_s / 2 + wait + mean,
+        ttft_tail=2 * demand.request_s + role.pass_s + np.maximum(tail + wait, mean + long_wait),
         hit_share=hit,
         busy=busy,
     )

@@ -23,6 +23,7 @@ from tokenworks.plan.steady import (
     deviations,
     mean_batch,
 )
+from tokenworks.specs.calibration import number
 from tokenworks.specs.slo import PERCENTILE, Slo
 
 
@@ -75,7 +76,7 @@ class Costing:
     @cached_property
     def demand(self) -> Demand:
         """The workload as the steady state needs it."""
-        return Demand.of(self.setting.workload, self.slo)
+        return Demand.of(self.setting.workload, self.slo, number(self.setting.engine.request))
 
     @property
     def mixed(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tokenworks.costs.split import KV_BYTES
+from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.types import SERIES, PoolCounts, Status
 from tokenworks.plan.energy import mean_step, used
 from tokenworks.plan.simulate import Simulation
@@ -34,7 +35,8 @@ def summary(run: Simulation) -> dict[str, Any]:
         **_metrics(run),
         **_energy(run),
         "slo": {"text": str(run.slo), "met": run.meets_slo, **{k: asdict(v) for k, v in run.bounds.items()}},
-        "preemptions": sum(pool.preemptions for pool in run.outcome.pools),
+        "preemptions": sum(pool.preemptions for pool in run.measured.counts.pools),
+        "classes": [_class(run, k) for k in range(len(run.traffic.classes))],
         "roles": [_role(run, i) for i in range(len(run.outcome.pools))],
         "tiers": [_tier(run)],
         "series": series(run),
@@ -60,6 +62,7 @@ def _inputs(run: Simulation) -> dict[str, Any]:
         "concurrency": run.traffic.concurrency,
         "router": run.cluster.router.name,
         "seed": run.cluster.router.seed,
+        "max_queue": run.cluster.pools[0].limits.max_queue,
         "block_tokens": run.cluster.pools[0].limits.block_tokens,
     }
 
@@ -80,15 +83,35 @@ def _metrics(run: Simulation) -> dict[str, Any]:
 
     A wait that grows as long as one simulates has no mean, so an endless stream that is unstable shows none.
     """
-    found, devices = asdict(run.metrics), run.deployment.devices
-    endless = run.traffic.endless and not run.stable
-    missing = ("ttft", "tpot", "itl", "e2el") if not run.metrics.completed else ("ttft", "e2el") if endless else ()
-    named = {key: None if key.endswith(tuple(f"_{name}_ms" for name in missing)) else x for key, x in found.items()}
+    devices = run.deployment.devices
     return {
-        **named,
+        **_named(run, run.metrics),
         "output_tok_s_per_device": run.metrics.output_throughput / devices,
         "total_tok_s_per_device": run.metrics.total_token_throughput / devices,
         "effective_tok_s_per_device": run.metrics.effective_throughput / devices,
+    }
+
+
+def _named(run: Simulation, found: Metrics) -> dict[str, Any]:
+    """Metrics, None for those that are nobody's mean."""
+    endless = run.traffic.endless and not run.stable
+    missing = ("ttft", "tpot", "itl", "e2el") if not found.completed else ("ttft", "e2el") if endless else ()
+    hidden = tuple(f"_{name}_ms" for name in missing)
+    return {key: None if key.endswith(hidden) else value for key, value in asdict(found).items()}
+
+
+def _class(run: Simulation, k: int) -> dict[str, Any]:
+    """A class of requests: its own metrics under its own SLO."""
+    one = run.traffic.classes[k]
+    named = ((*name.rpartition("."), seen) for name, seen in run.bounds.items())
+    own = {name: asdict(seen) for owner, _, name, seen in named if owner == one.name}
+    met = run.by_class[k].completed > 0 and all(seen["met"] for seen in own.values())
+    return {
+        "class": one.name,
+        "priority": one.priority,
+        "requests": int(run.of_class(k).sum()),
+        "slo": {"text": str(run.promises.slos[k]), "met": met, **own},
+        **_named(run, run.by_class[k]),
     }
 
 
@@ -99,7 +122,7 @@ def _roles(run: Simulation) -> list[Role]:
 
 
 def _role(run: Simulation, number: int) -> dict[str, Any]:
-    pool, role, counts = run.cluster.pools[number], _roles(run)[number], run.outcome.pools[number]
+    pool, role, counts = run.cluster.pools[number], _roles(run)[number], run.measured.counts.pools[number]
     steps = max(counts.steps, 1)
     return {
         "role": role.name,
@@ -110,7 +133,7 @@ def _role(run: Simulation, number: int) -> dict[str, Any]:
         "step_ms": 1e3 * counts.busy_s / steps,
         "mean_batch": counts.mean_batch,
         "prefill_tokens_per_step": counts.prefill_tokens / steps,
-        "busy_share": counts.busy_s / (pool.instances * _end(run)),
+        "busy_share": counts.busy_s / (pool.instances * run.span.seconds),
         "bound_by": _bound(run, number),
         "prefill_tokens": counts.prefill_tokens,
         "output_tokens": counts.output_tokens,
@@ -129,7 +152,7 @@ def _end(run: Simulation) -> float:
 
 def _bound(run: Simulation, number: int) -> str:
     """The roof of the mean step of a role: compute, hbm, latency, scale-up, scale-out or host."""
-    return str(mean_step(_roles(run)[number], run.outcome.pools[number], run.site).bound())
+    return str(mean_step(_roles(run)[number], run.measured.counts.pools[number], run.site).bound())
 
 
 def _energy(run: Simulation) -> dict[str, Any]:
@@ -156,7 +179,7 @@ def _tier(run: Simulation) -> dict[str, Any]:
     kv_bytes = kv_bytes_per_token(run.site.model, KV_BYTES[run.deployment.roles[0].kv_dtype])
 
     def total(name: str) -> int:
-        return int(sum(getattr(pool, name) for pool in run.outcome.pools))
+        return int(sum(getattr(pool, name) for pool in run.measured.counts.pools))
 
     return {
         "name": "hbm",
@@ -187,7 +210,9 @@ def series(run: Simulation) -> dict[str, Any]:
         rows["running"] >= FULL * places,
     ]
     bound = np.select(
-        conditions, ["idle", "arrivals", "kv-capacity", "max-sequences"], _bound(run, _busiest(outcome.pools))
+        conditions,
+        ["idle", "arrivals", "kv-capacity", "max-sequences"],
+        _bound(run, _busiest(run.measured.counts.pools)),
     )
     return {
         "window_s": width,

@@ -1,4 +1,4 @@
-"""The promise to a user: bounds on TTFT and mean TPOT at a percentile of requests."""
+"""The promise to a user: bounds on TTFT and mean TPOT at a percentile of requests; and classes with their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tokenworks.errors import SpecError
 
 _TERM = re.compile(r"(?P<name>ttft|tpot)(?:\.p(?P<percentile>\d{1,2}(?:\.\d+)?))?=(?P<value>.+)")
 PERCENTILE = 99.0
+CLASSES = PRIORITIES = 8
+CLASS_NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,32 @@ class Slo:
             if bound
         ]
         return ",".join(terms)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestClass:
+    """Requests that are promised something of their own.
+
+    priority : 0 is served first, 7 last; slo : None = that of all requests
+    """
+
+    name: str
+    priority: int = 0
+    slo: Slo | None = None
+
+    @classmethod
+    def parse(cls, text: str, *, where: str = "--class") -> RequestClass:
+        """Read `batch:priority=1,ttft=60s`: a name, its priority (0 if not said) and bounds as in an SLO."""
+        name, _, rest = text.partition(":")
+        if not re.fullmatch(CLASS_NAME, name):
+            raise SpecError(f"cannot read {text!r}", where=where, hint='write it like "batch:priority=1,ttft=60s"')
+        terms = [term.strip() for term in rest.split(",") if term.strip()]
+        told = [term.partition("=")[2] for term in terms if term.startswith("priority=")]
+        if len(told) > 1 or not all(value.isdecimal() and int(value) < PRIORITIES for value in told):
+            raise SpecError("wants one priority", where=f"{where} {name}", hint=f"0 (first) to {PRIORITIES - 1}")
+        bounds = ",".join(term for term in terms if not term.startswith("priority="))
+        slo = Slo.parse(bounds, where=f"{where} {name}") if bounds else None
+        return cls(name, int(told[0]) if told else 0, slo)
 
 
 def _time(seconds: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tokenworks.errors import SpecError
+from tokenworks.specs.slo import CLASSES
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.integer[Any]]
@@ -29,19 +30,22 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trace:
-    """n requests in order of arrival, 44 bytes each beside the block hashes. A request comes after its parent.
+    """n requests in order of arrival, 45 bytes each beside the block hashes. A request comes after its parent.
 
     arrival_s : when it was sent [s], from the first one, never falling; of a request that waits for another one
         (`parent`) the recorded time, or where there is none the earliest: all answers taking no time
     input_tokens, output_tokens : lengths, at least 1
     session : requests that share a conversation, -1 none; agent : 0 its own turns, k those of its k-th sub-agent
     parent : index of the request whose last token this one waits for, -1 none: it is sent at `arrival_s`
+    class_of : the class of each request, an index into `classes`; 0 where there are no classes
     think_s : from the parent's last token to this request: think time, tool time [s]; 0 without a parent
     run_start, run_length, run_offsets : the block hashes of request i are the runs `run_offsets[i]:run_offsets[i+1]`,
         each the ids start, start + 1, ... Equal ids mean equal tokens and, as hashes are chained, equal blocks before.
         Ids are small (below `id_count`), so that arrays may be indexed by them
     hash_block_tokens : tokens of a block, 0 if the source has no hashes (every request is its own then). The last
         block of a request may be partly filled (Mooncake) or left out (agent sessions)
+    classes : names of the classes of requests, () where nothing tells them apart
+    undated : the source does not say when its conversations began: all of them are put at the beginning
     dropped, reordered : rows left out, with the reason; rows that stood before an earlier one and were sorted
     notes : what the reader assumed or left out, for whoever prints the trace
     """
@@ -54,11 +58,14 @@ class Trace:
     session: NDArray[np.int32]
     agent: NDArray[np.int32]
     parent: NDArray[np.int32]
+    class_of: NDArray[np.int8]
     think_s: FloatArray
     run_start: NDArray[np.int64]
     run_length: NDArray[np.int32]
     run_offsets: NDArray[np.int64]
     hash_block_tokens: int = 0
+    classes: tuple[str, ...] = ()
+    undated: bool = False
     dropped: tuple[Dropped, ...] = ()
     reordered: int = 0
     notes: tuple[str, ...] = ()
@@ -70,7 +77,8 @@ class Trace:
 
     def _broken(self) -> Iterable[tuple[bool, str]]:
         n, runs = len(self.arrival_s), len(self.run_start)
-        columns = (self.input_tokens, self.output_tokens, self.session, self.agent, self.parent, self.think_s)
+        columns = (self.input_tokens, self.output_tokens, self.session, self.agent, self.parent, self.class_of,
+                   self.think_s)  # fmt: skip
         yield n == 0, "the trace has no request"
         yield any(len(column) != n for column in columns), f"all columns must have {n} rows, as arrival_s has"
         times = np.concatenate([self.arrival_s, self.think_s])
@@ -79,6 +87,9 @@ class Trace:
         for column in (self.input_tokens, self.output_tokens):
             yield bool(((column < 1) | (column > MAX_TOKENS)).any()), f"lengths must be 1 to {MAX_TOKENS} tokens"
         yield bool((self.parent >= np.arange(n)).any() or (self.parent < -1).any()), "a parent must come before"
+        yield len(self.classes) > CLASSES, f"{len(self.classes)} classes of requests: at most {CLASSES}"
+        known = (self.class_of >= 0) & (self.class_of < max(len(self.classes), 1))
+        yield not known.all(), "class_of must index classes"
         ends = len(self.run_offsets) == n + 1 and self.run_offsets[0] == 0 and self.run_offsets[-1] == runs
         yield not ends or bool((np.diff(self.run_offsets) < 0).any()), "run_offsets must rise from 0 to all runs"
         yield len(self.run_length) != runs or bool((self.run_length < 1).any()), "hash runs must have a length"
@@ -96,6 +107,7 @@ class Trace:
         session: ArrayLike | None = None,
         agent: ArrayLike | None = None,
         parent: ArrayLike | None = None,
+        class_of: ArrayLike | None = None,
         think_s: ArrayLike | None = None,
         run_start: ArrayLike = (),
         run_length: ArrayLike = (),
@@ -115,6 +127,7 @@ class Trace:
 
         inputs, outputs = np.asarray(input_tokens, np.int32), np.asarray(output_tokens, np.int32)
         sessions, agents, parents = column(session, -1), column(agent, 0), column(parent, -1)
+        classes = column(class_of, 0).astype(np.int8)
         thinks = np.zeros(n) if think_s is None else np.asarray(think_s, np.float64)
         starts, lengths = np.asarray(run_start, np.int64), np.asarray(run_length, np.int32)
         offsets = np.zeros(n + 1, np.int64) if run_offsets is None else np.asarray(run_offsets, np.int64)
@@ -124,6 +137,7 @@ class Trace:
             place = np.empty(n + 1, np.int32)
             place[order], place[-1] = np.arange(n), -1  # a parent of -1 finds the last place
             sessions, agents, parents = sessions[order], agents[order], place[parents[order]]
+            classes = classes[order]
             counts = np.diff(offsets)[order]
             moved = ranges(offsets[:-1][order], counts)
             starts, lengths = starts[moved], lengths[moved]
@@ -137,6 +151,7 @@ class Trace:
             session=sessions,
             agent=agents,
             parent=parents,
+            class_of=classes,
             think_s=thinks,
             run_start=starts,
             run_length=lengths,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from tokenworks.errors import SpecError
 from tokenworks.specs.provenance import Spec
-from tokenworks.specs.slo import Slo
+from tokenworks.specs.slo import CLASS_NAME, CLASSES, PRIORITIES, RequestClass, Slo
 
 Share = Annotated[float, Field(ge=0, le=1)]
 # The bounds above are far beyond anything real; they keep squares and exponentials of the numbers finite.
@@ -16,7 +16,51 @@ Length = Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Variation = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+ROUNDING = 1e-6  # that shares may be off 1
 InFlight = Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)]
+
+
+class WorkloadClass(Spec):
+    """A share of the requests (of the sessions, where there are any) with a priority and an SLO of its own.
+
+    priority : 0 is served first, 7 last; slo : empty = that of the workload
+    """
+
+    name: Annotated[str, Field(pattern=f"^{CLASS_NAME}$")]
+    share: Annotated[float, Field(gt=0, le=1)]
+    priority: Annotated[int, Field(ge=0, lt=PRIORITIES)] = 0
+    slo: str = ""
+
+
+class Poisson(Spec):
+    """Independent users."""
+
+    kind: Literal["poisson"] = "poisson"
+
+
+class Gamma(Spec):
+    """Gamma gaps; cv : their variation, 1 is Poisson, above it requests come in clumps, below it evenly."""
+
+    kind: Literal["gamma"]
+    cv: Annotated[float, Field(ge=0.01, le=100)]
+
+
+class Burst(Spec):
+    """`size` at once, and then nothing until it is time for the next as many."""
+
+    kind: Literal["burst"]
+    size: Annotated[int, Field(ge=1, le=10**9)]
+
+
+class Diurnal(Spec):
+    """Poisson with a rate that follows a sine; peak : its highest over its mean; period : of the sine [s]."""
+
+    kind: Literal["diurnal"]
+    peak: Annotated[float, Field(ge=1, le=2)] = 2.0
+    period: Annotated[float, Field(gt=0, le=1e9)] = 86400.0
+
+
+Arrivals = Annotated[Poisson | Gamma | Burst | Diurnal, Field(discriminator="kind")]
 
 
 class Workload(Spec):
@@ -29,7 +73,9 @@ class Workload(Spec):
     reused_context : tokens a session keeps warm between turns [token]; 0 = nothing to keep
     think_time : mean time between an answer and the next turn of its session [s]; 0 = independent requests
     rate : requests per second, or None; concurrency : requests in flight, or None (then `plan` finds the best)
+    arrivals : how independent requests, or sessions, come at the rate; `plan` takes them as Poisson
     slo : what `plan` holds it to unless told otherwise
+    classes : who of its requests is served first, and promised what; for `simulate` and `capacity`
     assumed : what in it nobody published, and why it stands there; whoever prints a result names it
     """
 
@@ -45,7 +91,9 @@ class Workload(Spec):
     think_time: NotNegative = 0.0
     rate: Rate | None = None
     concurrency: InFlight | None = None
+    arrivals: Arrivals = Poisson()
     slo: str = ""
+    classes: Annotated[tuple[WorkloadClass, ...], Field(max_length=CLASSES)] = ()
     assumed: tuple[str, ...] = ()
     source: str = ""
 
@@ -55,11 +103,24 @@ class Workload(Spec):
             raise ValueError("give rate or concurrency, not both")
         if self.hit_share > 0 and self.reused_context <= 0:
             raise ValueError("hit_share needs reused_context: what a session must keep warm for its next turn to hit")
+        names = [one.name for one in self.classes]
+        if len(set(names)) < len(names):
+            raise ValueError("two classes have one name")
+        if self.classes and abs(sum(one.share for one in self.classes) - 1) > ROUNDING:
+            raise ValueError(f"shares of classes add up to {sum(one.share for one in self.classes):g}, not 1")
         try:
-            Slo.parse(self.slo, where="slo")
+            for where, text in (("slo", self.slo), *((f"classes {one.name} slo", one.slo) for one in self.classes)):
+                Slo.parse(text, where=where)
         except SpecError as error:
             raise ValueError(str(error)) from None
         return self
+
+    @property
+    def promised(self) -> tuple[RequestClass, ...]:
+        """Its classes, without their shares."""
+        return tuple(
+            RequestClass(one.name, one.priority, Slo.parse(one.slo) if one.slo else None) for one in self.classes
+        )
 
     @property
     def uncached(self) -> float:

@@ -102,8 +102,11 @@ def emit(s, r, name, stored, now):
 
 @jit
 def take_cached(s, r, count, now):
-    """Take free blocks from the head of the LRU list; what they held is forgotten."""
+    """Take free blocks: those that are not full, then from the head of the LRU list, forgetting what they held."""
     rank = s.rank[r]
+    nameless = min(count, rank.nameless)
+    rank.nameless -= nameless
+    count -= nameless
     while count > 0:
         head = rank.lru_first
         node = s.node[head]
@@ -151,19 +154,19 @@ def store(s, r, q, tokens, now):
 
 
 @jit
-def release_cached(s, r, q, blocks):
-    """Free `blocks` of which the chain's are kept findable: nameless ones first, then the chain from its end."""
+def release_cached(s, r, q, blocks, tokens):
+    """Free `blocks` that hold `tokens`: full ones go to the LRU list, the chain last and from its end."""
     me, rank = s.request[q], s.rank[r]
-    nameless = blocks - me.owned
-    if nameless > 0:
+    full = max(tokens // s.pool[rank.pool].block_tokens, np.int64(me.owned))
+    rank.nameless += blocks - full
+    rank.free += blocks - me.owned
+    if full > me.owned:
         last = rank.lru_last
-        if last >= 0 and s.node[last].users < 0:
-            s.node[last].count += nameless
-        else:
-            new = fresh(s, r)
-            s.node[new].users, s.node[new].count = -1, nameless
-            push_free(s, r, new)
-        rank.free += nameless
+        if last < 0 or s.node[last].users >= 0:
+            last = fresh(s, r)
+            s.node[last].users, s.node[last].count = -1, 0
+            push_free(s, r, last)
+        s.node[last].count += full - me.owned
     first = s.offsets[q]
     for i in range(first + me.chained - 1, first - 1, -1):
         node = s.held[i]

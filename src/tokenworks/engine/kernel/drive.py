@@ -26,7 +26,7 @@ from tokenworks.engine.kernel.finish import enqueue, finish
 from tokenworks.engine.kernel.leave import end, open_gate, pop_heap
 from tokenworks.engine.kernel.lists import unwait
 from tokenworks.engine.kernel.route import route
-from tokenworks.engine.kernel.steps import interrupt, plan, settle
+from tokenworks.engine.kernel.steps import interrupt, plan, settle, turn_passed
 from tokenworks.engine.kernel.transfer import fetch, let_go, loaded, pop_load
 
 
@@ -49,12 +49,14 @@ def arrive(s, q, now):
         if not me.gated:
             open_gate(s, now)
         return
-    me.sent_s, me.goal = now, me.input
+    me.sent_s, me.goal = now - world.request_s, me.input
+    world.sent += 1
     if me.doomed:
         end(s, q, REJECTED, now)
         return
     r = route(s, q, now)
     me.route = r
+    s.rank[r].owed += me.owed
     most = s.pool[0].max_queue
     if most and s.rank[r].waiting >= most:
         end(s, q, REJECTED, now)
@@ -141,10 +143,18 @@ def play(s, kind, time, whose):
 
 
 @entry
-def advance(s, until):
-    """Play all events up to and including `until`; returns DONE, or which buffer must grow before it goes on."""
+def advance(s, until, sent):
+    """Play all events up to and including `until`; returns DONE, or which buffer must grow before it goes on.
+
+    Right after the `sent`-th request was sent it stops, before what else happens at this moment.
+    """
     world = s.world[0]
     while True:
+        if world.sent >= sent:
+            for i in range(len(s.instance)):
+                if s.instance[i].planned > 1:
+                    settle(s, i, world.now, turn_passed(s, i, world.now))
+            return DONE
         kind, time, whose = next_event(s)
         if not close_windows(s, min(time, until)):
             return SERIES_FULL

@@ -9,9 +9,9 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, PREFILL, SGLANG, inline, jit
 from tokenworks.engine.kernel.cache import store
-from tokenworks.engine.kernel.leave import drop, leave_running
+from tokenworks.engine.kernel.leave import drop, leave_running, pay
 from tokenworks.engine.kernel.lists import wait
-from tokenworks.engine.kernel.steps import glide, interrupt, itl_bin
+from tokenworks.engine.kernel.steps import count_gap, glide, interrupt, itl_bin
 from tokenworks.engine.kernel.tokens import decode, last_decode
 from tokenworks.engine.state import BUCKETS
 
@@ -42,15 +42,32 @@ def hand_over(s, r, q, now):
 
 
 @inline
+def lag(s, r, q):
+    """How long after its step the last tokens of a prompt have passed all stages [s]; see `types.Pool`."""
+    me, pool = s.request[q], s.pool[s.rank[r].pool]
+    tokens = np.int64(me.chunk)
+    parts = (tokens * pool.stages + pool.token_budget - 1) // pool.token_budget
+    whole = s.by_tokens[pool.by_tokens + min(pool.stages * tokens, pool.token_budget)]
+    square = tokens * (me.computed - tokens) + tokens * (tokens + 1) // 2
+    own = pool.ranks * (pool.prefill_s * square + pool.token_s * tokens)
+    step_s = s.by_tokens[pool.by_tokens + s.instance[s.rank[r].instance].tokens]
+    late = whole * (1.0 + (parts - 1) / pool.stages) - step_s
+    return max(0.0, late) + own * (pool.stages - 1) / parts
+
+
+@inline
 def produce_first(s, r, q, now):
     """The token that a finished prefill gives."""
     me, rank = s.request[q], s.rank[r]
     me.generated += 1
     rank.output_tokens += 1
     if math.isnan(me.first_s):
-        me.first_s = now
+        if s.pool[rank.pool].stages > 1:
+            me.lag_s = lag(s, r, q)
+        me.first_s = now + me.lag_s
+        pay(s, q)
     else:
-        s.itl[itl_bin(now - me.end_s)] += 1
+        s.itl[me.group, itl_bin(now - me.end_s)] += 1
     me.end_s = now
     if me.generated == me.output:
         drop(s, r, q, COMPLETED, now)
@@ -65,18 +82,18 @@ def produce_first(s, r, q, now):
 
 @jit
 def fresh_gaps(s, r, now):
-    """Gaps before the second token of those that did not decode in the step before; returns how many."""
+    """Of those that did not decode in the step before the gap is another one, before their second token."""
     rank = s.rank[r]
     q = s.request[rank.prefill].prev if rank.prefill >= 0 else rank.last
-    count = np.int64(rank.fresh)
+    others = itl_bin(now - last_decode(s, r))
     while rank.fresh:
         me = s.request[q]
         if me.fresh:
             me.fresh = 0
             rank.fresh -= 1
-            s.itl[itl_bin(now - me.end_s)] += 1
+            s.itl[me.group, others] -= 1
+            s.itl[me.group, itl_bin(now - me.end_s)] += 1
         q = me.prev
-    return count
 
 
 @inline
@@ -85,8 +102,9 @@ def finish_rank(s, i, r, now):
     rank, instance = s.rank[r], s.instance[i]
     pool = s.pool[rank.pool]
     if rank.batch:
-        fresh = fresh_gaps(s, r, now) if rank.fresh else 0
-        s.itl[itl_bin(now - last_decode(s, r))] += rank.batch - fresh
+        count_gap(s, r, now - last_decode(s, r), 1)
+        if rank.fresh:
+            fresh_gaps(s, r, now)
         rank.last_s = now
         rank.decode_sequences += rank.batch
         rank.output_tokens += rank.batch * rank.gain
@@ -110,13 +128,13 @@ def finish_rank(s, i, r, now):
         follower = me.next
         me.computed += me.chunk
         rank.prefill_tokens += me.chunk
-        me.chunk = 0
         if pool.prefix and pool.policy == SGLANG:
             store(s, r, q, me.computed, now)
         if me.computed == me.goal:
             rank.prefill = follower
             instance.anchored = 0
             produce_first(s, r, q, now)
+        me.chunk = 0
         q = follower
 
 

@@ -61,26 +61,36 @@ def open_gate(s, now):
             world.gate_last = -1
         if me.status == PENDING:
             me.gated = 0
-            me.sent_s = now
+            me.sent_s = now + world.request_s
             push_heap(s, q)
             return
     world.flying -= 1
 
 
 @inline
+def pay(s, q):
+    """`q` has its first token, or will not have it: its rank no longer owes that to the router."""
+    me = s.request[q]
+    if me.owed:
+        s.rank[me.route].owed -= me.owed
+        me.owed = 0
+
+
+@inline
 def end(s, q, status, now):
     """The client hears of the end."""
     me = s.request[q]
-    me.status, me.end_s = status, now
+    me.status, me.end_s = status, now + me.lag_s
+    pay(s, q)
     if status == COMPLETED:
         child = me.child
         while child >= 0:
             if s.request[child].status == PENDING:
-                s.request[child].sent_s += now
+                s.request[child].sent_s += me.end_s
                 push_heap(s, child)
             child = s.request[child].sibling
     if s.world[0].concurrency:
-        open_gate(s, now)
+        open_gate(s, me.end_s)
 
 
 @inline

@@ -74,42 +74,69 @@ def hear(s, now):
         world.events_first = 0  # stay in the same few cache lines
 
 
+@inline
+def know(s, low, alive, tokens):
+    """Note how much of a prefix the ranks from `low` on whose bit is set are known to hold."""
+    while alive:
+        bit = alive & (~alive + np.uint64(1))
+        at, r = bit, low
+        for shift in (32, 16, 8, 4, 2, 1):
+            if at >> np.uint64(shift):
+                at >>= np.uint64(shift)
+                r += shift
+        s.rank[r].known = tokens
+        alive ^= bit
+
+
+@jit
+def know_prefix(s, q, ranks, top):
+    """Of each rank with a load up to `top`, how much of the input of `q` it is known to hold."""
+    first, block = s.offsets[q], s.pool[0].block_tokens
+    most = min(s.request[q].input // block, s.offsets[q + 1] - first)
+    for word in range((ranks + 63) >> 6):
+        low, high = 64 * word, min(64 * word + 64, ranks)
+        alive = np.uint64(0)
+        for r in range(low, high):
+            s.rank[r].known = 0
+            if s.rank[r].load <= top:
+                alive |= np.uint64(1) << np.uint64(r - low)
+        length = 0
+        while alive and length < most:
+            slot = index_slot(s, s.ids[first + length])
+            still = alive & s.known[slot, 1 + word] if is_held(s, slot) else np.uint64(0)
+            if still != alive:
+                know(s, low, alive ^ still, length * block)
+            alive = still
+            length += 1
+        know(s, low, alive, length * block)
+
+
 @jit
 def route_by_prefix(s, q, ranks, now):
-    """Longest known prefix among the ranks that are not too loaded; then least loaded, then first."""
-    world = s.world[0]
+    """Least to do before the first token, among the ranks that are not too loaded; see `types.Router`."""
+    world, me = s.world[0], s.request[q]
     least = s.rank[0].load
     for r in range(1, ranks):
         least = min(least, s.rank[r].load)
     top = (1.0 + world.imbalance) * least + world.slack
-    best, best_length, best_load = -1, -1, 0
     if world.emit:
         hear(s, now)
-        first = s.offsets[q]
-        most = min(s.request[q].input // s.pool[0].block_tokens, s.offsets[q + 1] - first)
-        for word in range((ranks + 63) >> 6):
-            low, high = 64 * word, min(64 * word + 64, ranks)
-            alive = np.uint64(0)
-            for r in range(low, high):
-                if s.rank[r].load <= top:
-                    alive |= np.uint64(1) << np.uint64(r - low)
-            length = 0
-            while alive and length < most:
-                slot = index_slot(s, s.ids[first + length])
-                still = alive & s.known[slot, 1 + word] if is_held(s, slot) else np.uint64(0)
-                if not still:
-                    break
-                alive = still
-                length += 1
-            for r in range(low, high):
-                if (alive >> np.uint64(r - low)) & np.uint64(1) and (
-                    length > best_length or (length == best_length and s.rank[r].load < best_load)
-                ):
-                    best, best_length, best_load = r, length, s.rank[r].load
-    else:
-        for r in range(ranks):
-            if best < 0 or s.rank[r].load < best_load:
-                best, best_load = r, s.rank[r].load
+        know_prefix(s, q, ranks, top)
+    best = -1
+    for r in range(ranks):
+        if s.rank[r].load > top:
+            continue
+        if best >= 0:
+            one, other = s.rank[r], s.rank[best]
+            more = (one.owed - one.known) - (other.owed - other.known) + world.load_tokens * (one.load - other.load)
+            if more == 0:
+                more = one.chosen - other.chosen
+            if more >= 0:
+                continue
+        best = r
+    world.turn += 1
+    s.rank[best].chosen = world.turn
+    me.owed = me.input - s.rank[best].known
     return best
 
 

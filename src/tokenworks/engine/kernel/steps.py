@@ -35,10 +35,7 @@ def longest_plan(s, r):
         steps = max(np.int64((target - 1) / pool.gain) - rank.ticks, np.int64(1))
         while clock_at(pool, rank.ticks + steps) < target:
             steps += 1
-    room = rank.free
-    if pool.prefix:
-        head = rank.lru_first
-        room = np.int64(s.node[head].count) if head >= 0 and s.node[head].users < 0 else np.int64(0)
+    room = rank.nameless if pool.prefix else rank.free
     if (steps * (1 + pool.draft) // pool.block_tokens + 1) * rank.decodes <= room:
         return steps
     return affordable(s, r, steps, room)
@@ -111,6 +108,7 @@ def plan(s, i, now):
     pure = ranks == 1 and prefill == 0
     if not (pure and instance.anchored):
         instance.anchor_s, instance.done = now, 0
+        instance.tokens = tokens
         instance.step_s = s.by_tokens[pool.by_tokens + tokens] + pool.together_s * square + ranks * hottest
         instance.growth_s = pool.context_s * s.rank[first].batch * pool.gain
     instance.anchored = pure
@@ -137,7 +135,7 @@ def glide(s, i, steps):
     rank.context += rank.batch * gained
     rank.output_tokens += rank.batch * gained
     rank.decode_sequences += rank.batch * steps
-    count_gaps(s, i, rank.batch, steps)
+    count_gaps(s, i, steps)
     instance.steps += steps
     instance.done += steps
     instance.planned -= steps
@@ -148,19 +146,30 @@ def glide(s, i, steps):
 
 
 @inline
-def count_gaps(s, i, sequences, steps):
+def count_gap(s, r, gap, times):
+    """A gap that all decoding sequences of a rank have so many times."""
+    where, groups = itl_bin(gap), s.world[0].groups
+    if groups == 1:
+        s.itl[0, where] += s.rank[r].batch * times
+        return
+    for g in range(groups):
+        s.itl[g, where] += s.rank[r].grouped[g] * times
+
+
+@inline
+def count_gaps(s, i, steps):
     """Gaps between tokens of the next `steps` steps; durations only grow."""
+    r = s.instance[i].first_rank
     done = s.instance[i].done
     before = s.instance[i].start_s
-    after = time_after(s, i, done + 1)
-    first = itl_bin(after - before)
-    last = first if steps == 1 else itl_bin(time_after(s, i, done + steps) - time_after(s, i, done + steps - 1))
-    if first == last:
-        s.itl[first] += sequences * steps
+    first = time_after(s, i, done + 1) - before
+    last = first if steps == 1 else time_after(s, i, done + steps) - time_after(s, i, done + steps - 1)
+    if itl_bin(first) == itl_bin(last):
+        count_gap(s, r, first, steps)
         return
     for k in range(1, steps + 1):
         after = time_after(s, i, done + k)
-        s.itl[itl_bin(after - before)] += sequences
+        count_gap(s, r, after - before, 1)
         before = after
 
 
@@ -181,13 +190,19 @@ def settle(s, i, limit, inclusive):
 
 
 @inline
+def turn_passed(s, i, now):
+    """Whether steps of this instance that end now have ended: ends at one moment come in the order of instances."""
+    world = s.world[0]
+    return world.stepped_s == now and i < world.stepped
+
+
+@inline
 def interrupt(s, i, now):
     """Something has changed: plan anew after the step in flight, or now."""
-    instance, world = s.instance[i], s.world[0]
+    instance = s.instance[i]
     if instance.planned == 0:
         instance.end_s = min(instance.end_s, now)
     elif instance.planned > 1:
-        # Ends of steps at one moment come in the order of instances; has the turn of this one passed?
-        settle(s, i, now, world.stepped_s == now and i < world.stepped)
+        settle(s, i, now, turn_passed(s, i, now))
         instance.planned = 1
         instance.end_s = time_after(s, i, instance.done + 1)

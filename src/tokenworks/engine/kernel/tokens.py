@@ -32,8 +32,9 @@ def release(s, r, q, blocks, now):
     """Free all blocks of `q`."""
     me = s.request[q]
     if s.pool[s.rank[r].pool].prefix:
-        store(s, r, q, min(computed(s, r, q), me.input + me.output - 1), now)
-        release_cached(s, r, q, blocks)
+        tokens = min(computed(s, r, q), me.input + me.output - 1)
+        store(s, r, q, tokens, now)
+        release_cached(s, r, q, blocks, tokens)
     else:
         s.rank[r].free += blocks
     me.blocks = 0
@@ -55,6 +56,7 @@ def decode(s, r, q):
     s.growth[rank.growth + (rank.clock - me.computed - pool.draft) % pool.block_tokens] += 1
     rank.context += me.computed + 1
     rank.decodes += 1
+    rank.grouped[me.group] += 1
     rank.next_target = min(rank.next_target, me.target) if rank.decodes > 1 else me.target
     bucket = rank.calendar + 2 * (me.target & (BUCKETS - 1))
     last = s.calendar[bucket + 1]
@@ -84,6 +86,7 @@ def stop_decoding(s, r, q):
     s.growth[rank.growth + (rank.clock - me.computed - pool.draft) % pool.block_tokens] -= 1
     rank.context -= me.computed + 1
     rank.decodes -= 1
+    rank.grouped[me.group] -= 1
     bucket = rank.calendar + 2 * (me.target & (BUCKETS - 1))
     if me.cprev >= 0:
         s.request[me.cprev].cnext = me.cnext

@@ -20,7 +20,7 @@ def let_go(s, q, now):
     rank = s.rank[r]
     blocks = blocks_for(s.pool[rank.pool], np.int64(me.input))
     if s.pool[rank.pool].prefix:
-        release_cached(s, r, q, blocks)
+        release_cached(s, r, q, blocks, np.int64(me.input))
     else:
         rank.free += blocks
     me.remote = 0

@@ -1,0 +1,94 @@
+"""`simulate --per-request FILE`: a row for each request, as CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any
+
+from tokenworks.errors import SpecError
+
+if TYPE_CHECKING:
+    from tokenworks.plan.simulate import Simulation
+
+TIMES = ("arrival_s", "scheduled_s", "first_token_s", "end_s")
+COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "preemptions", "rank")
+CHUNK = 65_536
+
+
+def check(path: Path) -> None:
+    """Whether this file can be written, before anything is simulated."""
+    if path.suffix not in FORMATS:
+        raise SpecError("is neither .csv nor .parquet", where=f"--per-request {path}")
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        hint = 'install the extra, pip install "tokenworks[parquet]", or write a .csv'
+        raise SpecError("Parquet needs pyarrow, which is not here", where=f"--per-request {path}", hint=hint)
+
+
+def write(made: Simulation, path: Path) -> None:
+    """Every request in order of the trace: times [s], empty where it never came to that; lengths, status, class.
+
+    The file is there whole or not at all.
+    """
+    try:
+        with NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
+            try:
+                FORMATS[path.suffix](file.name, _columns(made))
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise SpecError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+
+
+def _columns(made: Simulation) -> dict[str, Any]:
+    """Arrays, and for words (categories, index of each)."""
+    from tokenworks.engine.types import Status
+
+    outcome, trace = made.outcome, made.traffic.trace
+    columns: dict[str, Any] = {name: getattr(outcome, name) for name in (*TIMES, *COUNTS)}
+    columns["status"] = ([status.name.lower() for status in Status], outcome.status)
+    if trace.classes:
+        columns["class"] = (list(trace.classes), trace.class_of)
+    return columns
+
+
+def _csv(name: str, columns: dict[str, Any]) -> None:
+    with Path(name).open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(columns)
+        count = len(columns["rank"])
+        for low in range(0, count, CHUNK):
+            part = slice(low, low + CHUNK)
+            rows.writerows(zip(*(_texts(key, values, part) for key, values in columns.items()), strict=True))
+
+
+def _texts(key: str, values: Any, part: slice) -> Iterable[Any]:
+    if key in TIMES:
+        return ("" if time != time else f"{time:.9g}" for time in values[part].tolist())  # noqa: PLR0124 - NaN
+    if isinstance(values, tuple):
+        words, index = values
+        return (words[i] for i in index[part].tolist())
+    found: list[int] = values[part].tolist()
+    return found
+
+
+def _parquet(name: str, columns: dict[str, Any]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made = {
+        key: pa.DictionaryArray.from_arrays(pa.array(values[1]), pa.array(values[0]))
+        if isinstance(values, tuple)
+        else pa.array(values, from_pandas=key in TIMES)  # NaN becomes null
+        for key, values in columns.items()
+    }
+    pq.write_table(pa.table(made), name)
+
+
+FORMATS: dict[str, Callable[[str, dict[str, Any]], None]] = {".csv": _csv, ".parquet": _parquet}
