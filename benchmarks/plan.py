@@ -24,6 +24,7 @@ from tokenworks.plan.api import prepare
 from tokenworks.plan.space import Candidates, Ladders, candidates, splits
 from tokenworks.plan.steps import Costing
 from tokenworks.plan.together import BLOCK, climb
+from tokenworks.specs.calibration import DEFAULT
 
 MODEL, MACHINE, SLO = "deepseek-ai/DeepSeek-R1", "scalex40", "ttft=2s,tpot=50ms"
 CASES: dict[str, dict[str, Any]] = {
@@ -60,7 +61,7 @@ def candidates_per_second(costing: Costing) -> tuple[int, float]:
 def main() -> None:
     for name, asked in CASES.items():
         given = dict.fromkeys(("workload", "isl", "osl", "rate", "concurrency", "slo", "assume")) | asked
-        costing = prepare(MODEL, MACHINE, engine="vllm", **given)
+        costing = prepare(MODEL, MACHINE, engine="vllm", calibration=DEFAULT, **given)
         count, rate = candidates_per_second(costing)
         print(f"{name}: {count:,} candidates in full, {rate:,.0f} a second on one core (target 200,000)")
         wall = best(partial(tokenworks.plan, MODEL, MACHINE, **asked), time.perf_counter)

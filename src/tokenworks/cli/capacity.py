@@ -12,7 +12,7 @@ from tokenworks.cli.inputs import Source, blocked, compile_once, deployment_of, 
 from tokenworks.cli.output import Classes, Output, Switch, console, emit, table
 from tokenworks.cli.simulate import RouterName, shown
 from tokenworks.errors import SpecError
-from tokenworks.specs.deployment_file import load_assumed
+from tokenworks.specs.deployment_file import load_assumed, load_calibration_of
 
 if TYPE_CHECKING:
     from tokenworks.plan.capacity import Capacity, Try
@@ -35,6 +35,7 @@ def capacity(
     pick: int = 1,
     seed: int = 0,
     assume: Path | None = None,
+    calibration: str | None = None,
     strict: Switch = False,
     output: Output = "table",
 ) -> None:
@@ -68,6 +69,8 @@ def capacity(
         Of made requests, and of a router that draws.
     assume
         YAML file of machine numbers to use instead, `path: value` a line.
+    calibration
+        Calibration of the catalog, or a YAML file such as `calibrate` writes; serving, or the file's own.
     strict
         Stop at the first broken or misplaced row of a trace.
     output
@@ -107,6 +110,7 @@ def capacity(
                 router=router,
                 seed=seed,
                 assume=assume or load_assumed(deployment),
+                calibration=calibration or load_calibration_of(deployment),
             )
 
         start = (rate_of(recorded) if recorded is not None else 0.0) or 1.0

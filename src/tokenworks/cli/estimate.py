@@ -22,10 +22,10 @@ from tokenworks.plan.points import Setting
 from tokenworks.plan.rows import ROOFS
 from tokenworks.plan.rules import MEMORY, explain
 from tokenworks.plan.why import read_role
-from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.calibration import DEFAULT, Calibration, load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import EngineName, Role
-from tokenworks.specs.deployment_file import load_assumed, load_workload_of, pick_deployment
+from tokenworks.specs.deployment_file import load_assumed, load_calibration_of, load_workload_of, pick_deployment
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.load import is_path, validate
@@ -68,6 +68,7 @@ class Estimate:
     """All steps of a deployment, with what they rest on."""
 
     setting: Setting
+    calibration: Calibration
     deployment: str
     rates: Rates
     memory: dict[str, Memory]
@@ -94,6 +95,7 @@ def estimate(
     chunk: int | None = None,
     engine: EngineName | None = None,
     assume: Path | None = None,
+    calibration: str | None = None,
     output: Output = "table",
 ) -> None:
     """Break down one prefill and one decode step of a deployment.
@@ -120,6 +122,8 @@ def estimate(
         Serving engine whose overheads are assumed; vllm, or the file's.
     assume
         YAML file of numbers to use instead, `path: value` a line.
+    calibration
+        Calibration of the catalog, or a YAML file such as `calibrate` writes; serving, or the file's own.
     output
         table, json or yaml.
     """
@@ -130,13 +134,13 @@ def estimate(
         workload = _workload(load_workload_of(model), isl, osl)
         assumed = assume or load_assumed(model)
         setting = _setting(found.model, found.system if on is None else on, engine or found.engine, assumed, workload)
-        roles = found.roles
+        roles, calibration = found.roles, calibration or load_calibration_of(model)
     elif on is None or deploy is None:
         raise SpecError("a model needs --on and --deploy", hint='such as --on scalex40 --deploy "tp=8,dp=5,ep=40"')
     else:
         setting = _setting(model, on, engine or "vllm", assume, _workload(None, isl, osl))
         roles = (_role(deploy, setting),)
-    made = _estimate(setting, roles, batch, chunk)
+    made = _estimate(setting, load_calibration(calibration or DEFAULT), roles, batch, chunk)
     if output == "table":
         _print(made)
     else:
@@ -162,8 +166,10 @@ def _role(text: str, setting: Setting) -> Role:
         raise SpecError(error.message, where="--deploy", hint=error.hint) from None
 
 
-def _estimate(setting: Setting, roles: tuple[Role, ...], batch: int | None, chunk: int | None) -> Estimate:
-    found = rates(setting.machine, load_calibration())
+def _estimate(
+    setting: Setting, calibration: Calibration, roles: tuple[Role, ...], batch: int | None, chunk: int | None
+) -> Estimate:
+    found = rates(setting.machine, calibration)
     steps: list[Step] = []
     room: dict[str, Memory] = {}
     for role in roles:
@@ -181,7 +187,7 @@ def _estimate(setting: Setting, roles: tuple[Role, ...], batch: int | None, chun
             cost = step(setting.model, found, Split.of(role), load, engine=setting.engine, overlap=role.overlap)
             steps.append(Step(role, kind, load, cost))
     named = " + ".join(f"{role.name} [{role.parallel}]" for role in roles)
-    return Estimate(setting, named, found, room, tuple(steps))
+    return Estimate(setting, calibration, named, found, room, tuple(steps))
 
 
 def _prefill(role: Role, setting: Setting, tokens: float) -> Load:
@@ -247,7 +253,7 @@ def _must_hold(role: Role, setting: Setting, sequences: float, room: Memory) -> 
 # ── output ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rests_on(part: str, binds: str, setting: Setting) -> str:
+def _rests_on(part: str, binds: str, setting: Setting, calibration: Calibration) -> str:
     """Where the utilisation of a part comes from."""
     if part == "host":
         engine = setting.engine
@@ -255,14 +261,11 @@ def _rests_on(part: str, binds: str, setting: Setting) -> str:
         return "assumed" if any(time.assumed for time in times) else "measured"
     matrices = [matrix for block in setting.model.blocks for matrix in block.matrices]
     dtypes = {compute_dtype(matrix.format, setting.machine.peak)[0] for matrix in matrices}
-    gemm = (
-        "hbm",
-        "kernel",
-        "experts_start",
-        *(f"{field}.{dtype}" for field in ("gemm", "grouped") for dtype in dtypes),
-    )
+    gemm: tuple[str, ...] = ("hbm", "kernel", "walk", *(f"gemm.{dtype}" for dtype in dtypes))
+    if part == "experts":
+        gemm = ("experts_hbm", "experts_start", "expert", *gemm[3:], *(f"grouped.{dtype}" for dtype in dtypes))
     factors = [name.replace("_up", "_out") if binds == OUT else name for name in FACTORS.get(part, gemm)]
-    return load_calibration().rests_on(setting.machine.family, factors)
+    return calibration.rests_on(setting.machine.family, factors)
 
 
 def _shown(roof: str) -> str:
@@ -270,7 +273,7 @@ def _shown(roof: str) -> str:
     return ROOFS[roof]
 
 
-def _rows(made: Step, setting: Setting) -> Iterator[dict[str, Any]]:
+def _rows(made: Step, found: Estimate) -> Iterator[dict[str, Any]]:
     for name, part in made.cost.parts.items():
         if float(part.seconds) > LEFT_OUT:
             yield {
@@ -280,7 +283,7 @@ def _rows(made: Step, setting: Setting) -> Iterator[dict[str, Any]]:
                 "flop": float(part.flop),
                 "bytes": float(part.bytes),
                 "bound": _shown(binds := str(part.bound())),
-                "utilisation": _rests_on(name, binds, setting),
+                "utilisation": _rests_on(name, binds, found.setting, found.calibration),
             }
 
 
@@ -295,7 +298,7 @@ def _plain_step(made: Step, found: Estimate) -> dict[str, Any]:
         "seconds": seconds,
         "interval": [seconds / spread, seconds * spread],
         "bound_by": _shown(str(made.cost.bound())),
-        "parts": list(_rows(made, found.setting)),
+        "parts": list(_rows(made, found)),
     }
 
 
@@ -326,7 +329,7 @@ def _print(found: Estimate) -> None:
         columns |= dict.fromkeys(("ms", "share", "GFLOP", "MB"), "right")
         out.print(
             table(
-                "", columns | {"bound by": "left", "utilisation": "left"}, [_cells(row) for row in _rows(made, setting)]
+                "", columns | {"bound by": "left", "utilisation": "left"}, [_cells(row) for row in _rows(made, found)]
             )
         )
         for line in _total(made, found):

@@ -18,6 +18,7 @@ from tokenworks.plan.result import FrontPoint, Plan, Ranked, row_plain
 from tokenworks.plan.search import Progress
 from tokenworks.plan.why import Why
 from tokenworks.plan.why import why as explain
+from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.deployment_file import Entry, document
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
@@ -55,6 +56,7 @@ def plan(
     engine: EngineName = "vllm",
     top: int = 10,
     assume: Path | None = None,
+    calibration: str = DEFAULT,
     why: str | None = None,
     simulate: Switch = False,
     output: Output = "table",
@@ -83,6 +85,8 @@ def plan(
         Deployments to list.
     assume
         YAML file of numbers to use instead, `path: value` a line.
+    calibration
+        Calibration of the catalog, or a YAML file such as `calibrate` writes.
     why
         Explain one deployment instead, such as tp=3,dp=2,ep=6.
     simulate
@@ -92,7 +96,7 @@ def plan(
     """
     asked: dict[str, Any] = {
         "workload": workload, "isl": isl, "osl": osl, "rate": rate, "concurrency": concurrency, "slo": slo,
-        "engine": engine, "assume": assume,
+        "engine": engine, "assume": assume, "calibration": calibration,
     }  # fmt: skip
     if why is not None:
         costing = prepare(model, on, **asked)
@@ -134,6 +138,7 @@ def _simulated(found: Plan, assume: Path | None, progress: Progress | None) -> t
             Traffic(blocked(trace, deployment), endless=True, classes=promised),
             slo=found.slo,
             assume=assume,
+            calibration=found.calibration,
         )
 
     return rerank(found.deployments, play, found.load, say=progress)

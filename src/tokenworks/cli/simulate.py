@@ -13,7 +13,7 @@ from tokenworks.cli import per_request as rows
 from tokenworks.cli.inputs import Source, blocked, compile_once, deployment_of, progress
 from tokenworks.cli.output import Classes, Output, Switch, console, emit, notes, table
 from tokenworks.errors import SpecError
-from tokenworks.specs.deployment_file import load_assumed
+from tokenworks.specs.deployment_file import load_assumed, load_calibration_of
 
 if TYPE_CHECKING:
     from tokenworks.plan.simulate import Simulation, Traffic
@@ -43,6 +43,7 @@ def simulate(
     pick: int = 1,
     seed: int = 0,
     assume: Path | None = None,
+    calibration: str | None = None,
     strict: Switch = False,
     per_request: Path | None = None,
     output: Output = "table",
@@ -83,6 +84,8 @@ def simulate(
         Of made requests, and of a router that draws.
     assume
         YAML file of machine numbers to use instead, `path: value` a line.
+    calibration
+        Calibration of the catalog, or a YAML file such as `calibrate` writes; serving, or the file's own.
     strict
         Stop at the first broken or misplaced row of a trace.
     per_request
@@ -106,7 +109,7 @@ def simulate(
     with progress("simulating") as say:
         made = run(
             chosen, traffic, slo=bounds, router=router, max_queue=max_queue, seed=seed,
-            assume=assume or load_assumed(deployment),
+            assume=assume or load_assumed(deployment), calibration=calibration or load_calibration_of(deployment),
             watch=(lambda now, last: say(f"simulated {now:,.0f} s of {last:,.0f} s")) if say else None,
         )  # fmt: skip
     if per_request:

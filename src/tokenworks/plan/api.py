@@ -14,7 +14,7 @@ from tokenworks.plan.result import Plan
 from tokenworks.plan.rows import front, ranked
 from tokenworks.plan.search import Progress, search
 from tokenworks.plan.steps import Costing, Load
-from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.calibration import DEFAULT, load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.engine import load_engine
@@ -38,6 +38,7 @@ def plan(
     engine: EngineName = "vllm",
     top: int = 10,
     assume: Path | None = None,
+    calibration: str = DEFAULT,
     progress: Progress | None = None,
 ) -> Plan:
     """Rank the deployments of a model on a machine by effective tokens per device.
@@ -50,6 +51,7 @@ def plan(
     rate : requests per second; concurrency : requests in flight; neither: as much as the SLO allows
     slo : such as "ttft=2s,tpot=50ms" (99th percentiles), "" for none; the workload's own where None
     top : deployments to list; assume : YAML file of numbers to use instead of those of the machine
+    calibration : a name of the catalog, or a YAML file such as `calibrate` writes
     progress : told what happens next
 
     Raises
@@ -64,7 +66,7 @@ def plan(
         raise SpecError(f"{top} deployments", where="--top", hint="write 1 or more")
     costing = prepare(
         model, on, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo, engine=engine,
-        assume=assume,
+        assume=assume, calibration=calibration,
     )  # fmt: skip
     found = search(costing, top, progress=progress)
     return Plan(
@@ -80,6 +82,7 @@ def plan(
         pareto=front(costing, found),
         assumed=assumptions(costing),
         given=_given(assume),
+        calibration=calibration,
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -96,6 +99,7 @@ def prepare(
     slo: str | None,
     engine: EngineName,
     assume: Path | None,
+    calibration: str,
 ) -> Costing:
     """Everything that `plan` was given, read and checked."""
     asked = _workload(workload, {"isl": isl, "osl": osl}, {"rate": rate, "concurrency": concurrency})
@@ -108,7 +112,7 @@ def prepare(
         load = Load("rate", asked.rate)
     elif asked.concurrency is not None:
         load = Load("concurrency", asked.concurrency)
-    return Costing(setting, rates(setting.machine, load_calibration()), bounds, load)
+    return Costing(setting, rates(setting.machine, load_calibration(calibration)), bounds, load)
 
 
 def _workload(

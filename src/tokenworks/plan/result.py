@@ -81,7 +81,8 @@ class Plan:
     broken : splits that no rule lets pass, by the first rule that they break
     deployments : best first, one for each set of widths where aggregated, for each size of the prefill instance where
         not; where none meets the SLO, the nearest first
-    given : numbers that the user assumed, by path; assumed : all that the prediction rests on
+    given : numbers that the user assumed, by path; calibration : its name, or the path of its file
+    assumed : all that the prediction rests on
     """
 
     setting: Setting
@@ -96,6 +97,7 @@ class Plan:
     pareto: tuple[FrontPoint, ...]
     assumed: tuple[Assumption, ...]
     given: Mapping[str, str]
+    calibration: str
     elapsed_s: float
 
     @property
@@ -138,6 +140,7 @@ class Plan:
             "engine": setting.engine.name,
             "workload": setting.workload.model_dump(mode="json"),
             "slo": str(self.slo),
+            "calibration": self.calibration,
             "assumed": [{"path": path, "value": value, "why": "--assume"} for path, value in self.given.items()],
         }
 

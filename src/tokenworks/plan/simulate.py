@@ -20,7 +20,7 @@ from tokenworks.engine.types import Cluster, Counts, Outcome, Requests, Router, 
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.plan import measures
 from tokenworks.plan.cluster import Around, Site, cluster
-from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.calibration import DEFAULT, load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.engine import load_engine
@@ -150,6 +150,7 @@ def simulate(
     max_queue: int = 0,
     seed: int = 0,
     assume: Path | Mapping[str, str] | None = None,
+    calibration: str = DEFAULT,
     watch: Watch | None = None,
 ) -> Simulation:
     """Play a trace through a deployment.
@@ -159,7 +160,7 @@ def simulate(
     router : how requests find an instance and rank; None: prefix_aware where prefixes are shared, else least_loaded
     max_queue : a request that finds so many waiting at its rank is refused, 0 = none
     seed : of a router that draws
-    assume : numbers to use instead, see `specs.compose.machine`
+    assume : numbers to use instead, see `specs.compose.machine`; calibration : of the catalog, or a YAML file
     watch : called with the simulated time, and the time at which the last request comes by itself [s]
 
     Raises
@@ -171,7 +172,7 @@ def simulate(
     on, engine = machine(deployment.system, assume=assume), load_engine(deployment.engine)
     shared = trace.hash_block_tokens > 0
     model = load_model(deployment.model)
-    site = Site(model, on, engine, rates(on, load_calibration()), _around(trace, model.max_context))
+    site = Site(model, on, engine, rates(on, load_calibration(calibration)), _around(trace, model.max_context))
     made = cluster(
         deployment,
         site,

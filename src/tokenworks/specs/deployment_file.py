@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from tokenworks.errors import SpecError
+from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.deployment import SCHEMA, Count, Deployment
 from tokenworks.specs.load import read_yaml, validate
 from tokenworks.specs.provenance import Spec
@@ -64,6 +65,14 @@ def load_assumed(path: str | Path) -> dict[str, str]:
     """What the file's predictions assumed of the machine, value by path, as `specs.compose.machine` takes it."""
     found = _read(path).inputs.get("assumed", [])
     return {item.path: item.value for item in validate(_Inputs, {"assumed": found}, f"{path}: inputs").assumed}
+
+
+def load_calibration_of(path: str | Path) -> str:
+    """Name or path of the calibration that the file's deployments were planned with."""
+    found = _read(path).inputs.get("calibration", DEFAULT)
+    if not isinstance(found, str):
+        raise SpecError(f"{found!r} is no name", where=f"{path}: inputs.calibration", hint="name a calibration")
+    return found
 
 
 def load_workload_of(path: str | Path) -> Workload | None:
