@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from tokenworks.plan.steady import (
     BUSIEST,
@@ -218,3 +219,19 @@ def test_prompts_on_one_rank_at_a_time_lengthen_steps() -> None:
     even, uneven = (aggregated(demand(), instance(uneven=factor)) for factor in (1.0, 3.0))
     assert uneven.tpot > even.tpot
     assert uneven.rate < even.rate
+
+
+def test_long_inputs_are_seen_by_more_of_their_tokens() -> None:
+    """A trace of drawn inputs, a share of each cached: the mean over prefill tokens of what each attends to."""
+    rng = np.random.default_rng(5)
+    spread = np.sqrt(np.log1p(1.31**2))
+    inputs = 12035 * np.exp(spread * rng.normal(size=400_000) - spread**2 / 2)
+    computed = inputs * (1 - 0.3736)
+    seen = (computed * (inputs - computed / 2)).sum() / computed.sum()
+    workload = Workload(name="x", isl=12035, osl=340, isl_cv=1.31, hit_share=0.3736, reused_context=4497)
+    assert Demand.of(workload, Slo()).seen == pytest.approx(seen, rel=0.03)
+
+
+def test_what_is_computed_varies_no_more_than_inputs_allow() -> None:
+    with pytest.raises(ValidationError, match=r"uncached_cv 9: inputs vary so that it is 5.* at most"):
+        Workload(name="x", isl=1000, osl=10, isl_cv=0.5, hit_share=0.96, reused_context=900, uncached_cv=9)

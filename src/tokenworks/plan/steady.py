@@ -23,7 +23,7 @@ BUSIEST = 0.9
 class Demand:
     """A workload as the steady state needs it.
 
-    isl, osl : mean lengths; grown : mean output that a running sequence has in its context [token]
+    isl, osl : mean lengths; isl_cv : variation of inputs [-]; grown : mean output that a running sequence has in its context [token]
     hit_share : of input tokens, if the cache holds them; cv : variation of what it does not serve [-]
     osl_cv : variation of outputs; context_cv : of the contexts of running sequences [-]
     warm : context that a session keeps between turns [token]; think : time between them [s]
@@ -32,6 +32,7 @@ class Demand:
     """
 
     isl: float
+    isl_cv: float
     osl: float
     grown: float
     hit_share: float
@@ -56,6 +57,7 @@ class Demand:
         spread = math.sqrt((workload.isl * workload.isl_cv) ** 2 + grown)
         return cls(
             isl=workload.isl,
+            isl_cv=workload.isl_cv,
             osl=workload.osl,
             grown=workload.osl * longer / 2,
             hit_share=workload.hit_share,
@@ -81,8 +83,14 @@ class Demand:
 
     @property
     def seen(self) -> float:
-        """Mean context that a prefill token attends to [token]: from the cached prefix to the whole input."""
-        return self.isl * (1 + self.hit_share) / 2
+        """Mean context that a prefill token attends to [token]: from the cached prefix to the whole input.
+
+        An input of i tokens, u of them uncached, has u tokens that see i - u / 2 on average, so over all of them it is
+        E[u (i - u / 2)] / E[u]. Where the uncached share of an input does not go by its length,
+
+            seen = E[i] (1 + cv_i^2) - E[u] (1 + cv_u^2) / 2
+        """
+        return self.isl * (1 + self.isl_cv**2) - self.uncached * (1 + self.cv**2) / 2
 
     @property
     def tail(self) -> float:

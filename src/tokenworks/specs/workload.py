@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -103,6 +104,10 @@ class Workload(Spec):
             raise ValueError("give rate or concurrency, not both")
         if self.hit_share > 0 and self.reused_context <= 0:
             raise ValueError("hit_share needs reused_context: what a session must keep warm for its next turn to hit")
+        most = self.isl * (1 + self.isl_cv**2)  # of E[u^2] / E[u]: no request computes more than its input
+        if self.uncached_cv is not None and self.uncached * (1 + self.uncached_cv**2) > most * (1 + ROUNDING):
+            largest = math.sqrt(max(most / self.uncached - 1, 0.0))
+            raise ValueError(f"uncached_cv {self.uncached_cv:g}: inputs vary so that it is {largest:.3g} at most")
         names = [one.name for one in self.classes]
         if len(set(names)) < len(names):
             raise ValueError("two classes have one name")
