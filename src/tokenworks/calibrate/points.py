@@ -39,9 +39,9 @@ KNOWN = {*NEEDED, *OPTIONAL, *MEASURED, *WIDTHS} | {
 EMPTY = ("", "nan", "none", "null", "na", "n/a", "-")
 """How tools write a number that is not there."""
 
-DRAFTS, DRAFTS_DP = 2, 1
-"""Draft tokens of a row that says MTP and no more; fewer where attention is data parallel, as batches are large there.
-Assumed: recipes draft one to three."""
+DRAFTS: dict[str, tuple[int, int]] = {"vllm": (1, 1), "trt": (3, 2), "": (2, 1)}
+"""Draft tokens of a row that says MTP and no more, by a word in the engine's name; the second where attention is data
+parallel, as batches are large there. Assumed, as recipes have it: vLLM's one, TensorRT-LLM's three, others' between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +260,8 @@ class _Row:
         stated = re.fullmatch(r"mtp-?([1-8])", text) or re.search(r"num-steps[ =]([1-8])", text)
         if stated:
             return int(stated[1])
-        drafts = DRAFTS_DP if worker.dp > 1 else DRAFTS
+        engine = self.word("engine").lower()
+        drafts = next(found for word, found in DRAFTS.items() if word in engine)[worker.dp > 1]
         self.assumed.append(f"draft tokens of {text}: {drafts}")
         return drafts
 

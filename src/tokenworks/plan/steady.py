@@ -23,9 +23,9 @@ BUSIEST = 0.9
 class Demand:
     """A workload as the steady state needs it.
 
-    isl, osl : mean lengths; isl_cv : variation of inputs [-]; grown : mean output that a running sequence has in its context [token]
+    isl, osl : mean lengths; grown : mean output that a running sequence has in its context [token]
     hit_share : of input tokens, if the cache holds them; cv : variation of what it does not serve [-]
-    osl_cv : variation of outputs; context_cv : of the contexts of running sequences [-]
+    isl_cv, osl_cv : variation of inputs and outputs; context_cv : of the contexts of running sequences [-]
     warm : context that a session keeps between turns [token]; think : time between them [s]
     ttft_share, tpot_share : of requests that the SLO binds [-]
     request_s : what client, HTTP and tokeniser add to TTFT, once for each role [s]
