@@ -32,7 +32,14 @@ def test_two_roles_speculation_and_the_note(tmp_path: Path) -> None:
     [("none", 0), ("", 0), ("mtp", 2), ("mtp3", 3), ("eagle3", 2), ("yes: --speculative-num-steps 1 --x 4", 1)],
 )
 def test_draft_tokens(tmp_path: Path, text: str, drafts: int) -> None:
-    assert read_points(table(tmp_path, {"spec_decode": text})).points[0].drafts == drafts
+    assert read_points(table(tmp_path, {"spec_decode": text, "engine": "sglang"})).points[0].drafts == drafts
+
+
+@pytest.mark.parametrize(("engine", "drafts"), [("vllm", 1), ("dynamo-trtllm", 3), ("sglang", 2), ("atom", 2)])
+def test_draft_tokens_that_are_not_stated_are_those_of_recipes(tmp_path: Path, engine: str, drafts: int) -> None:
+    (point,) = read_points(table(tmp_path, {"spec_decode": "mtp", "engine": engine})).points
+    assert point.drafts == drafts
+    assert point.assumed == (f"draft tokens of mtp: {drafts}",)
 
 
 def test_a_split_that_is_not_stated_is_tp_and_says_so(tmp_path: Path) -> None:

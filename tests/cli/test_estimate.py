@@ -40,7 +40,7 @@ def test_json_is_one_object_that_adds_up(capsys: pytest.CaptureFixture[str]) -> 
         assert made["bound_by"] in ("compute", "hbm", "scale-up", "scale-out", "host")
         assert {part["utilisation"] for part in made["parts"]} <= {"measured", "assumed"}
     assert found["steps"][1]["load"] == {"decode": 800, "prefill": 0, "context": 800 * 4500}
-    assert found["grade"] == "datasheet"
+    assert found["grade"] == "end-to-end-calibrated"
     assert found["dequantised"] == {}
 
 

@@ -30,8 +30,8 @@ def on(name: str) -> Machine:
 
 @functools.cache
 def achieved(name: str) -> Rates:
-    """Rates of a catalog machine."""
-    return rates(on(name), load_calibration())
+    """Rates of a catalog machine, by kernel tables and priors alone."""
+    return rates(on(name), load_calibration("datasheet"))
 
 
 @functools.cache
@@ -42,7 +42,7 @@ def model(name: str) -> Model:
 
 def perfect(made: Machine) -> Rates:
     """Every utilisation 1 and every latency 0: the bare datasheet."""
-    found = rates(made, load_calibration())
+    found = rates(made, load_calibration("datasheet"))
     wide = made.peak["bf16"]
 
     def bare(fabric: Fabric | None, bandwidth: float, pair: float) -> Fabric | None:
@@ -75,7 +75,6 @@ def perfect(made: Machine) -> Rates:
         outer=outer,
         inner_moe=inner,
         outer_moe=outer,
-        skew=0.0,
     )
 
 

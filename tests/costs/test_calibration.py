@@ -45,7 +45,7 @@ def test_every_number_says_where_it_is_from() -> None:
 
 
 def test_rates_are_datasheet_times_utilisation() -> None:
-    found, family = achieved("hgx-h100"), load_calibration().family("nvidia-hopper")
+    found, family = achieved("hgx-h100"), load_calibration("datasheet").family("nvidia-hopper")
     assert found.hbm == pytest.approx(3.35e12 * number(family.hbm))
     assert found.gemm["bf16"] == pytest.approx(989e12 * family.util("bf16"))
     assert found.inner.bandwidth == pytest.approx(450e9 * number(family.scale_up))

@@ -26,8 +26,8 @@ SHARE = st.floats(0, 1)
 
 
 def test_by_hand() -> None:
-    """700 W: idle 0.197, half of the time on the compute roof, a quarter on HBM: 0.197 + 0.3655 + 0.103 = 0.6655."""
-    assert power(700.0, SHARES, compute=0.5, hbm=0.25) == pytest.approx(465.9, rel=1e-3)
+    """700 W: idle 0.12, half of the time on the compute roof, a quarter on HBM: 0.12 + 0.3 + 0.125 = 0.545 of it."""
+    assert power(700.0, load_calibration("datasheet").power, compute=0.5, hbm=0.25) == pytest.approx(381.5, rel=1e-3)
     assert power(700.0, SHARES, compute=0.0, hbm=0.0) == pytest.approx(700 * number(SHARES.idle))
 
 

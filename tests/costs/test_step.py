@@ -135,7 +135,7 @@ def test_more_bandwidth_is_never_slower(
         dataclasses.replace(made, scale_up=up),
         dataclasses.replace(made, peak={dtype: peak * faster for dtype, peak in made.peak.items()}),
     ):
-        after = step(model(name), rates(better, load_calibration()), split, load, engine=VLLM).seconds
+        after = step(model(name), rates(better, load_calibration("datasheet")), split, load, engine=VLLM).seconds
         assert after <= before * (1 + 1e-9)
 
 

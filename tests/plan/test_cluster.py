@@ -174,7 +174,7 @@ def test_chunks_expand_the_latents_before_them() -> None:
     rate = site(R1, "scalex40").rates.gemm["bf16"]
     least = prefixes * 61 * 2 * 512 * 128 * 256 / 8 / max(rate, site(R1, "scalex40").rates.gemm.get("fp8", 0.0))
     assert 0.999 * least < more < 2 * least
-    assert first_token_s(32768, expanding=True) == pytest.approx(first_token_s(32768, expanding=False))
+    assert first_token_s(32768, expanding=True) == pytest.approx(first_token_s(32768, expanding=False), rel=1e-5)
 
 
 def test_memory_and_limits_are_those_of_a_rank() -> None:

@@ -33,7 +33,7 @@ def test_more_load_takes_more_power_and_less_energy_a_token() -> None:
 
 @pytest.mark.parametrize("deployment", [DEPLOYMENT, APART])
 def test_joules_are_watts_over_the_tokens_of_a_second(deployment: Deployment) -> None:
-    run = simulate(deployment, loaded(400, rate=4))
+    run = simulate(deployment, loaded(400, rate=4), calibration="datasheet")
     found, tokens = summary(run), int(run.outcome.output_tokens.sum())
     seconds = float(run.outcome.end_s.max())
     watts = found["watts_per_device"] * deployment.devices

@@ -51,7 +51,7 @@ def test_it_speaks_as_vllm_bench_serve_does(calm: Simulation) -> None:
     assert all(found[name] is not None for name in named)
     assert found["stable"] is True
     assert found["slo"]["met"] is True
-    assert found["grade"] == "datasheet"
+    assert found["grade"] == "end-to-end-calibrated"
     assert {"path", "value", "why"} == set(found["assumed"][0])
 
 
@@ -81,7 +81,7 @@ def test_little_in_a_closed_loop() -> None:
 
 
 def test_an_impossible_rate_shows_the_backlog_and_no_mean_wait() -> None:
-    run = simulate(DEPLOYMENT, loaded(1500, rate=80), slo=SLO)
+    run = simulate(DEPLOYMENT, loaded(4000, rate=80), slo=SLO)
     found = summary(run)
     assert found["stable"] is False
     assert found["slo"]["met"] is False

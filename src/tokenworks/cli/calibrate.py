@@ -82,7 +82,9 @@ def calibrate(
     rows = _kernel_rows(kernels, tables, data)
     if rows and not data:
         if leave_out:
-            raise SpecError("systems are left out of measured points", where="--leave-out", hint="give --data, too")
+            raise SpecError(
+                "systems are left out of measured points", where="--leave-out", hint="wants --data FILE, too"
+            )
         _kernels(rows, start, name=name, without=without, out=out, output=output)
         return
     fit = _Table(data, start, rows, without, only_assumed)

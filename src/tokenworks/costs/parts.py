@@ -177,12 +177,12 @@ def _decoding(scan: Scan, rates: Rates, split: Split, batch: Batch) -> PartTime:
 
 
 def _prefilling(scan: Scan, rates: Rates, split: Split, batch: Batch) -> PartTime:
-    """Each query takes as long as `query` more entries would."""
+    """Each query takes as long as `query` more entries would; one kernel serves both where sequences decode, too."""
     flop, traffic = attention.prefill_work(
         scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes
     )
     edges = batch.prefill * rates.query * attention.entry_flop(scan, split.tp)
-    latency = rates.attention_start * (batch.prefill > 0)
+    latency = rates.attention_start * ((batch.prefill > 0) & (batch.sequences <= 0))
     return _roof(flop, traffic, (flop + edges) / rates.prefill_flop, traffic / rates.attention_hbm, latency)
 
 

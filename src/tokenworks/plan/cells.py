@@ -104,8 +104,9 @@ class Shortlist:
 
 
 def _order(cells: Array) -> Array:
-    """Best first: effective tokens, or how near to the SLO; then output and speed; ties by how they were made."""
+    """Best first: effective tokens, or how near to the SLO; then output, speed and TTFT; ties by how they were made."""
     ties = [cells[name] for name in ("batch", "prefill_chunk", "chunk", "prefill", "index", "family")]
     missed = np.where(cells["effective"] > 0, 0.0, cells["strain"])
-    order: Array = np.lexsort([*ties, cells["strain"], cells["tpot"], -cells["output"], missed, -cells["effective"]])
+    ties += [cells[name] for name in ("ttft_tail", "strain", "tpot")]
+    order: Array = np.lexsort([*ties, -cells["output"], missed, -cells["effective"]])
     return order
