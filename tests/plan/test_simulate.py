@@ -112,7 +112,7 @@ def test_one_request_has_the_time_of_its_steps() -> None:
 
 def test_gaps_and_roles_are_of_the_steady_part_as_all_else() -> None:
     """A crowd at the start leaves long gaps, which are over when the steady part begins."""
-    crowd = from_workload(CHAT.model_copy(update={"rate": 4}), 1000, seed=1)
+    crowd = from_workload(CHAT.model_copy(update={"rate": 2}), 1000, seed=1)
     early = crowd.arrival_s < 0.15 * crowd.arrival_s[-1]
     outputs = np.where(early, 400, crowd.output_tokens)
     trace = Trace.of(crowd.arrival_s / np.where(early, 8, 1), crowd.input_tokens, outputs)
