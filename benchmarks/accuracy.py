@@ -2,7 +2,8 @@
 
 PEER.csv holds rows `system, backend, model, mode, isl, osl, batch, conc, m_ttft, m_tpot, p_ttft, p_tpot, status` in ms
 (measured and the peer's), and names the parallelism in `id` (`tp8_ep8`) where the source row does. Only aggregated rows
-whose parallelism the id states can be built; every other row is counted with its reason.
+whose parallelism the id states can be built; every other row is counted with its reason. Measured values are means over
+all requests of a run, as AISimulate reads InferenceX's results; the first wave of a closed loop, sent at once, is in them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tokenworks.specs.calibration import load_calibration
 
 DTYPES = ("fp4", "fp8", "bf16")
 SENT = 0.9
-"""Rows with a date are InferenceX's, whose lengths are uniform between 0.8 and 1.0 of the nominal ones."""
+"""InferenceX's lengths are uniform between 0.8 and 1.0 of the nominal ones."""
 
 
 def point(row: dict[str, str], line: int) -> Point | str:
@@ -39,13 +40,15 @@ def point(row: dict[str, str], line: int) -> Point | str:
     tp, dp, pp, ep = (int(split.get(name, 1)) for name in ("tp", "dp", "pp", "ep"))
     devices = tp * dp * pp
     isl, osl = float(row["isl"]), float(row["osl"])
-    share = SENT if row["id"].startswith("20") else 1.0
+    share = SENT if inferencex(row) else 1.0
     return Point(
         line=line, id=row["id"], group="silicon_sample", model=row["model"], weights=weights,
         device=row["system"].split("_")[0], devices=devices, engine=row["backend"], mode="agg", drafts=0,
         workers=(Worker("aggregated", devices, tp, dp, pp, ep),), load="closed", concurrency=round(load), rate=0.0,
         requests=0, isl=share * isl, osl=share * osl, nominal_isl=isl,
-        measured=Measured(tpot=1e-3 * float(row["m_tpot"]), ttft=1e-3 * float(row["m_ttft"])),
+        measured=Measured(
+            tpot=1e-3 * float(row["m_tpot"]), tpot_mean=True, ttft=1e-3 * float(row["m_ttft"]), ttft_mean=True
+        ),
     )  # fmt: skip
 
 
@@ -63,27 +66,28 @@ def main() -> None:
     for reason, count in why.most_common():
         print(f"  {count}: {reason}")
     for metric, theirs, truth in (("tpot", "p_tpot", "m_tpot"), ("ttft", "p_ttft", "m_ttft")):
-        mine, other, alone = [], [], []
-        for (row, _), one in zip(pairs, said, strict=True):
-            value = one.tpot if metric == "tpot" else one.ttft
-            if one.why or not value:
-                continue
-            error = abs(1e3 * value / float(row[truth]) - 1)
-            if row["status"] == "OK" and row[theirs]:
-                mine.append(error)
-                other.append(abs(float(row[theirs]) / float(row[truth]) - 1))
-            else:
-                alone.append(error)
-        if mine:
-            print(
-                f"{metric}: {len(mine)} rows of both: median error {_percent(mine)} ours, {_percent(other)} the peer's"
-            )
-        if alone:
-            print(f"{metric}: {len(alone)} rows of ours alone: {_percent(alone)}")
+        for group in ("InferenceX", "other sources"):
+            mine, other, alone = [], [], []
+            for (row, _), one in zip(pairs, said, strict=True):
+                value = one.tpot if metric == "tpot" else one.ttft
+                if one.why or not value or (group == "InferenceX") != inferencex(row):
+                    continue
+                error = abs(1e3 * value / float(row[truth]) - 1)
+                if row["status"] == "OK" and row[theirs]:
+                    mine.append(error)
+                    other.append(abs(float(row[theirs]) / float(row[truth]) - 1))
+                else:
+                    alone.append(error)
+            print(f"{metric}, {group}: median error of {len(mine)} rows of both: {_percent(mine)} ours,", end=" ")
+            print(f"{_percent(other)} the peer's; of {len(alone)} rows of ours alone: {_percent(alone)}")
+
+
+def inferencex(row: dict[str, str]) -> bool:
+    return row["id"].startswith("20")  # they have a date
 
 
 def _percent(errors: list[float]) -> str:
-    return f"{100 * np.median(errors):.1f} %"
+    return f"{100 * np.median(errors):.1f} %" if errors else "-"
 
 
 if __name__ == "__main__":
