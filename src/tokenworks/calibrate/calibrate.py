@@ -22,6 +22,7 @@ from tokenworks.costs.arrays import Floats
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import SHARED, Calibration, Family, Like, Power
 from tokenworks.specs.provenance import Quantity
+from tokenworks.specs.save import saved
 
 LEAST_POINTS = 3
 """Fewer points than this calibrate nothing."""
@@ -340,10 +341,8 @@ def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> No
     data["families"] = {name: _plain(family) for name, family in calibration.families.items()}
     data["borrowed"] = {name: _plain(like) for name, like in calibration.borrowed.items()}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None)
-    try:
-        path.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    with saved(path) as part:
+        part.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
 
 
 def _percent(found: dict[str, Any]) -> str:
