@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokenworks.costs.arrays import Floats
+from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, Family
 from tokenworks.specs.provenance import Quantity
 
@@ -69,6 +70,10 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
     ----------
     families : with measured points; what is fitted for all turns in the others, too
     only_assumed : leave what a kernel table measured as it is
+
+    Raises
+    ------
+    SpecError : nothing is left to turn
     """
     measured = sorted(families)
     everywhere = tuple(sorted(prior.families))
@@ -85,7 +90,11 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
             made += [Factor(alike, field, ASSUMED, vendor) for field in OF_VENDOR]
         engines = sorted({engine for name in alike for engine in prior.families[name].blockwise})
         made += [Factor(alike, f"blockwise.{engine}", BLOCKWISE, vendor) for engine in engines]
-    return tuple(one for one in made if not only_assumed or _assumed(one, prior))
+    free = tuple(one for one in made if not only_assumed or _assumed(one, prior))
+    if not free:
+        raise SpecError(f"assumes nothing of {', '.join(measured)}", where=f"calibration {prior.name}",
+                        hint="fit what is measured, too: without --only-assumed")  # fmt: skip
+    return free
 
 
 def _assumed(factor: Factor, prior: Calibration) -> bool:
