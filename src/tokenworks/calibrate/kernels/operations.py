@@ -20,12 +20,12 @@ from tokenworks.costs.kernels import Gemm, Kernels
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.roofline import compute_dtype
 from tokenworks.costs.split import Split
-from tokenworks.specs.hf.formats import FP8, MXFP4, NVFP4
+from tokenworks.specs.hf.formats import FP8, MXFP4, NVFP4, fp8_block
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import BF16, Format, Scan
 
 MS, US = 1e-3, 1e-6
-FP8_BLOCK = Format("fp8-block", 1 + 4 / 128**2, "fp8")
+FP8_BLOCK = fp8_block(128, 128)
 
 GEMM_FORMS = {"bfloat16": BF16, "fp8": FP8, "fp8_block": FP8_BLOCK, "nvfp4": NVFP4}
 EXPERT_FORMS = GEMM_FORMS | {"w4a8_mxfp4_mxfp8": MXFP4, "w4a16_mxfp4": MXFP4}
