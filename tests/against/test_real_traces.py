@@ -23,10 +23,10 @@ SLO = Slo.parse("ttft.p90=30s,tpot=100ms")
 CHAT = Deployment(
     model="deepseek-ai/DeepSeek-R1", system="4xscalex40",
     roles=(
-        Role(name="prefill", parallel=Parallel(tp=8, dp=4, ep=32), replicas=4, max_sequences=12, chunk_tokens=32768,
-             kv_dtype="fp8", redundant_experts=32, overlap="two-batch"),
-        Role(name="decode", parallel=Parallel(tp=4, dp=2, ep=8), replicas=4, max_sequences=140, chunk_tokens=620,
-             kv_dtype="fp8", draft_tokens=3),
+        Role(name="prefill", parallel=Parallel(tp=8, dp=5, ep=40), replicas=3, max_sequences=15, chunk_tokens=40960,
+             kv_dtype="fp8", redundant_experts=24, overlap="two-batch"),
+        Role(name="decode", parallel=Parallel(tp=8, dp=5, ep=40), max_sequences=90, chunk_tokens=404, kv_dtype="fp8",
+             redundant_experts=24, draft_tokens=3),
     ),
 )  # fmt: skip
 AGENTS = Deployment(
@@ -34,7 +34,7 @@ AGENTS = Deployment(
     roles=(
         Role(name="prefill", parallel=Parallel(tp=32, ep=32), max_sequences=2, chunk_tokens=4096, kv_dtype="fp8",
              redundant_experts=32, overlap="two-batch"),
-        Role(name="decode", parallel=Parallel(tp=2, pp=2, dp=2, expert_tp=4), max_sequences=22, chunk_tokens=44,
+        Role(name="decode", parallel=Parallel(tp=4, pp=2, expert_tp=4), max_sequences=12, chunk_tokens=24,
              kv_dtype="fp8", draft_tokens=1),
     ),
 )  # fmt: skip
