@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.calibrate.kernel_cases import EXPERTS, GEMMS, LOW_LATENCY, REDUCES, tables, write
-from tokenworks.calibrate.kernels import fit as kernel_fit
+from tokenworks.calibrate.factors import changed, quantities
 from tokenworks.calibrate.kernels.fit import DEFAULT, HELD_OUT, START, KernelRows, Which
+from tokenworks.calibrate.kernels.fit import write as write_fit
 from tokenworks.calibrate.kernels.operations import OPERATIONS
 from tokenworks.calibrate.kernels.tables import find_tables
 from tokenworks.costs import collectives
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Calibration, load_calibration
+from tokenworks.specs.calibration import Calibration, Family, load_calibration
+from tokenworks.specs.provenance import Quantity
 
 PRIOR = load_calibration("datasheet")
 WEAK = {"attention_decode": 0.3, "expert": 0.6, "walk": 0.3}
@@ -58,9 +61,13 @@ def set_to(values: dict[tuple[str, str], float]) -> Calibration:
     """The prior with factors of families replaced."""
     families = dict(PRIOR.families)
     for (name, field), value in values.items():
-        was = kernel_fit._get(families[name], field)
-        families[name] = kernel_fit._put(families[name], field, was.model_copy(update={"value": value}))
+        families[name] = changed(families[name], field, partial(Quantity.model_copy, update={"value": value}))
     return PRIOR.model_copy(update={"families": families})
+
+
+def get(family: Family, field: str) -> Quantity:
+    (found,) = quantities(family, field)
+    return found
 
 
 # ── the fit ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -80,7 +87,7 @@ def test_constants_that_made_a_table_are_found(shapes: KernelRows, seed: int) ->
     found = timed(shapes, set_to(put)).fit(PRIOR)
     assert all(one.error < 0.02 for one in found.fitted)
     for (family, field), value in put.items():
-        got = kernel_fit._get(found.calibration.families[family], field)
+        got = get(found.calibration.families[family], field)
         assert got.value == pytest.approx(value, rel=WEAK.get(field, 0.06)), f"{family}.{field}"
         assert got.status == "measured"
 
@@ -93,9 +100,9 @@ def test_wrong_rows_do_not_lead(shapes: KernelRows) -> None:
 
     found = timed(shapes, PRIOR, spoil).fit(PRIOR).calibration.families["nvidia-hopper"]
     for field in ("gemm.bf16", "hbm", "attention_hbm", "scale_up"):
-        assert kernel_fit._get(found, field).value == pytest.approx(
-            kernel_fit._get(PRIOR.families["nvidia-hopper"], field).value, rel=0.1
-        ), field
+        assert get(found, field).value == pytest.approx(get(PRIOR.families["nvidia-hopper"], field).value, rel=0.1), (
+            field
+        )
 
 
 def test_a_device_left_out_leaves_nothing_behind(shapes: KernelRows) -> None:
@@ -104,17 +111,17 @@ def test_a_device_left_out_leaves_nothing_behind(shapes: KernelRows) -> None:
     made = rows.fit(PRIOR, without=("h100",))
     hopper, blackwell = (made.calibration.families[FAMILY[device]] for device in ("h100", "b200"))
     for field in fields("h100"):
-        got = kernel_fit._get(hopper, field)
+        got = get(hopper, field)
         assert got.value == pytest.approx(START[field.partition(".")[0]]), field
         assert got.status == "assumed", field
-    assert {kernel_fit._get(blackwell, field).status for field in fields("b200")} == {"measured"}
+    assert {get(blackwell, field).status for field in fields("b200")} == {"measured"}
     assert made.calibration.graded == ("nvidia-blackwell",)
     assert "h100" not in made.calibration.fitted_on
 
 
 def test_the_file_is_a_calibration_with_its_errors_and_hashes(shapes: KernelRows, tmp_path: Path) -> None:
     made = timed(shapes, PRIOR).fit(PRIOR, name="mine")
-    kernel_fit.write(made, tmp_path / "mine.yaml")
+    write_fit(made, tmp_path / "mine.yaml")
     again = load_calibration(str(tmp_path / "mine.yaml"))
     assert again == made.calibration
     assert again.grade_of("nvidia-hopper") == "kernel-calibrated"

@@ -135,7 +135,10 @@ def test_a_system_left_out_with_its_kernels(tmp_path: Path, capsys: pytest.Captu
         (["--tables", "."], "--tables, but not which of them"),
         (["--kernels", "default", "--tables", "."], "holds no kernel tables"),
         (["--kernels", "default", "--tables", "TABLES", "--without", "abacus"], "unknown device 'abacus'"),
+        (["--kernels", "default", "--tables", "TABLES", "--without", "h100"], "no kernel rows are left"),
         (["--kernels", "default", "--tables", "TABLES", "--leave-out", "system"], "wants --data"),
+        (["--kernels", "default", "--tables", "TABLES", "--only-assumed"], "--only-assumed: is of a fit on points"),
+        (["--kernels", "default", "--tables", "TABLES", "--ablation"], "--ablation: is of a fit on points"),
     ],
 )
 def test_what_kernels_cannot_be_fitted_on(
@@ -144,3 +147,27 @@ def test_what_kernels_cannot_be_fitted_on(
     directory = str(tables(tmp_path, "h100_sxm"))
     assert run(["calibrate", *(directory if word == "TABLES" else word for word in arguments)]) == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--without", "abacus"], "unknown device or model 'abacus'"),
+        (["--without", "h100", "--without", "h200"], "0 points have a TPOT in a closed loop"),
+        (["--leave-out", "system", "--ablation"], "--ablation: is of a fit on all points"),
+        (["--leave-out", "system", "--out", "mine.yaml"], "--out: is of a fit on all points"),
+        (["--out", "no/mine.yaml"], "cannot be written: there is no folder no"),
+        (["--prior", "serving", "--only-assumed"], "calibration serving: assumes nothing of nvidia-hopper"),
+    ],
+)
+def test_what_points_cannot_be_fitted_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert run(["calibrate", "--data", str(table(tmp_path, *ROWS)), *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_deployment_alone_is_nothing_to_fit_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "deployment.yaml").write_text(DEPLOYMENT)
+    assert run(["calibrate", "--deployment", str(tmp_path / "deployment.yaml")]) == 2
+    assert "nothing to fit on; give --data FILE" in capsys.readouterr().err

@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from tokenworks.plan.points import Setting
 from tokenworks.specs.compose import machine
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
+from tokenworks.specs.load import locate, read_yaml
 from tokenworks.specs.workload import Workload
 
 
@@ -58,7 +61,7 @@ def test_the_fewest_devices_are_found_over_every_count() -> None:
 @pytest.mark.parametrize("times", [1, 3])
 def test_the_machine_that_is_advised_holds_the_model(times: int) -> None:
     """A machine without a network is advised with one."""
-    on = "hgx-h100" if times == 1 else "localhost"
+    on = "hgx-h100" if times == 1 else "pcie-a10"
     model = "deepseek-ai/DeepSeek-R1" if times == 1 else "zai-org/GLM-4.5-Air"
     with pytest.raises(DoesNotFit) as error:
         found(model, on)
@@ -67,12 +70,14 @@ def test_the_machine_that_is_advised_holds_the_model(times: int) -> None:
     larger = machine(match[2], needs=READS)
     held = fit(dataclasses.replace(setting(model, on), machine=larger), "bf16")
     assert held.smallest.devices == int(match[1])
-    assert ("@" in match[2]) == (on == "localhost")
+    assert ("@" in match[2]) == (on == "pcie-a10")
 
 
-def test_what_is_hopeless_says_so() -> None:
-    with pytest.raises(DoesNotFit, match="16 x localhost would not hold it either"):
-        found("moonshotai/Kimi-K2-Instruct", "localhost")
+def test_what_is_hopeless_says_so(tmp_path: Path) -> None:
+    card = read_yaml(locate("system", "pcie-a10")) | {"devices": 1, "domain": 1, "host": {"devices": 1}}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(DoesNotFit, match=r"16 x \S+card.yaml would not hold it either"):
+        found("moonshotai/Kimi-K2-Instruct", str(tmp_path / "card.yaml"))
 
 
 def test_an_fp8_cache_holds_twice_the_tokens() -> None:

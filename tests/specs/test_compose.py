@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -92,20 +93,24 @@ def test_unknown_names_suggest_the_near_ones(on: str, near: str) -> None:
         compose.machine(on)
 
 
-def test_a_domain_of_one_has_no_link_to_wait_for() -> None:
-    link = compose.machine("localhost").scale_up
+def test_a_domain_of_one_has_no_link_to_wait_for(tmp_path: Path) -> None:
+    nothing = {"value": "0 us", "status": "derived", "source": "nobody to talk to"}
+    fabric = {"topology": "none", "layers": 0, "semantics": "load-store"}
+    fabric |= dict.fromkeys(("hop", "endpoint", "overhead"), nothing)
+    box = own_box(tmp_path, device="a10", devices=1, domain=1, host=_host(1), network=None, scale_up=fabric)
+    link = compose.machine(box).scale_up
     assert (link.bandwidth, link.latency, link.overhead) == (math.inf, 0.0, 0.0)
-    with pytest.raises(SpecError, match=r"2xlocalhost: has no network to leave a domain by; add @NETWORK"):
-        compose.machine("2xlocalhost")
+    with pytest.raises(SpecError, match=r"my-box.yaml: has no network to leave a domain by; add @NETWORK"):
+        compose.machine(f"2x{box}")
     with pytest.raises(SpecError, match=r"device.nic \[byte/s\]"):
-        compose.machine("2xlocalhost@ndr")
+        compose.machine(f"2x{box}@ndr")
 
 
 def own_box(folder: Path, **changes: Any) -> str:
     """A user's own system file: the H100 host with changes."""
     data = load.read_yaml(load.locate("system", "hgx-h100")) | {"name": "my-box"} | changes
     folder.mkdir(exist_ok=True)
-    (folder / "my-box.yaml").write_text(yaml.safe_dump(data))
+    (folder / "my-box.yaml").write_text(json.dumps(data))  # which is YAML
     return str(folder / "my-box.yaml")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from tokenworks.calibrate.factors import LATENCIES, Factor, factors_of, turned
+from tokenworks.calibrate.factors import Factor, changed, factors_of, turned
 from tokenworks.calibrate.fit import Fit, Problem, fit
 from tokenworks.calibrate.leave import INTERVAL, Left, conformal, leave_out
 from tokenworks.calibrate.own import Played, families_of, own_factors, standalone
@@ -20,8 +21,9 @@ from tokenworks.calibrate.score import errors
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.costs.arrays import Floats
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import SHARED, Calibration, Family, Like, Power
+from tokenworks.specs.calibration import SHARED, Calibration, Family, Like, Power, number
 from tokenworks.specs.provenance import Quantity
+from tokenworks.specs.save import saved
 
 LEAST_POINTS = 3
 """Fewer points than this calibrate nothing."""
@@ -102,7 +104,7 @@ def calibrate(
         leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors)
     )
     source = f"fit of {len(factors)} factors on {fitted_on}"
-    made = _rounded(turned(prior, factors, whole.theta), prior, factors, source)
+    made = _rounded(turned(prior, factors, whole.theta), factors, source)
     made = made.model_copy(
         update={
             "name": name,
@@ -193,9 +195,8 @@ def calibrate_own(
             say(f"fitting without {usable[left].id}")
         seen = played.without(left)
         unseen = np.where(seen, unseen, fit(played, factors, use=seen).errors)
-    made = _rounded(
-        turned(start, factors, whole.theta), start, factors, f"fit of {len(factors)} factors on {fitted_on}"
-    )
+    source = f"fit of {len(factors)} factors on {fitted_on}"
+    made = _rounded(turned(start, factors, whole.theta), factors, source)
     known = unseen[np.isfinite(unseen)]
     spread = _spread(round(conformal(known), 2), f"each of {len(usable)} points left out of the fit, TPOT and TTFT")
     own = {family: made.families[family].model_copy(update={"spread": spread}) for family in families}
@@ -218,32 +219,24 @@ def _scored(log_errors: Floats) -> dict[str, Any]:
 # ── provenance ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rounded(made: Calibration, prior: Calibration, factors: Sequence[Factor], source: str) -> Calibration:
+def _rounded(made: Calibration, factors: Sequence[Factor], source: str) -> Calibration:
     """Fitted numbers to three digits, each with its source."""
-    families = dict(made.families)
-    changes: dict[str, Any] = {}
-    for factor in factors:
-        if not factor.families:
-            was = getattr(prior, factor.field)
-            changes[factor.field] = _fitted(getattr(made, factor.field), was, factor.field, source)
-        field, _, key = factor.field.partition(".")
-        for name in factor.families:
-            found, old = getattr(families[name], field), getattr(prior.families[name], field)
-            new = (
-                _fitted(found, old, field, source)
-                if isinstance(found, Quantity)
-                else {k: _fitted(one, old[k], field, source) if key in ("", k) else one for k, one in found.items()}
-            )
-            families[name] = families[name].model_copy(update={field: new})
+    families, changes = dict(made.families), dict[str, Quantity]()
+    # Several factors may turn one number; those of no family are the calibration's.
+    for field, name in dict.fromkeys((factor.field, name) for factor in factors for name in factor.families or ("",)):
+        if name:
+            families[name] = changed(families[name], field, partial(_fitted, source=source))
+        else:
+            changes[field] = _fitted(getattr(made, field), source)
     return made.model_copy(update={"families": families, **changes})
 
 
-def _fitted(found: Quantity, prior: Quantity, field: str, source: str) -> Quantity:
-    assert found.value is not None
-    value = float(f"{found.value:.{DIGITS}g}")
-    written = f"{1e6 * value:.{DIGITS}g} us" if field in LATENCIES else f"{value:.{DIGITS}g}"
+def _fitted(found: Quantity, source: str) -> Quantity:
+    """What was turned still has the words of its prior, which become the note."""
+    value = float(f"{number(found):.{DIGITS}g}")
+    written = f"{1e6 * value:.{DIGITS}g} us" if found.unit == "s" else f"{value:.{DIGITS}g}"
     return Quantity(
-        value=value, status="derived", source=source, note=f"prior {prior.written}: {prior.source}", written=written,
+        value=value, status="derived", source=source, note=f"prior {found.written}: {found.source}", written=written,
         unit=found.unit,
     )  # fmt: skip
 
@@ -340,10 +333,8 @@ def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> No
     data["families"] = {name: _plain(family) for name, family in calibration.families.items()}
     data["borrowed"] = {name: _plain(like) for name, like in calibration.borrowed.items()}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None)
-    try:
-        path.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    with saved(path) as part:
+        part.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
 
 
 def _percent(found: dict[str, Any]) -> str:

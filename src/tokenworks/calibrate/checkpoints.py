@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.hf import load_model
+from tokenworks.specs.hf.formats import FP8, NVFP4, integers
 from tokenworks.specs.model import BF16, Block, Format, Matrix, Model
 
 CLASSES = {
@@ -19,8 +20,7 @@ CLASSES = {
 SUFFIXES = {"fp8": ("-FP8",), "fp4": ("-NVFP4",), "int4": (), "int8": (), "bf16": ("",)}
 PUBLISHERS = ("nvidia",)
 
-FP8, NVFP4 = Format("fp8", 1.0, "fp8"), Format("nvfp4", 0.5 + 1 / 16, "fp4")
-INT4, INT8 = Format("int4", 0.5 + 2.5 / 128, "bf16"), Format("int8", 1.0, "int8")
+INT4, INT8 = integers(4, 128, zeros=True, activations=None), integers(8, None, zeros=False, activations=8)
 
 
 def _all(form: Format) -> Callable[[Matrix, bool], Format]:

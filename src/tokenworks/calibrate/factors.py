@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tokenworks.costs.arrays import Floats
+from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, Family
 from tokenworks.specs.provenance import Quantity
 
@@ -26,6 +28,7 @@ UTILISATIONS = (
     "gemm", "grouped", "hbm", "experts_hbm", "attention_prefill", "attention_decode", "attention_hbm", "scale_up",
     "dispatch_up",
 )  # fmt: skip
+SHARES = (*UTILISATIONS, "elementwise", "acceptance")
 LATENCIES = ("kernel", "walk", "attention_start", "experts_start", "expert", "collective_start", "dispatch_start")
 OF_MEASURED = ("grouped", "hbm", "experts_hbm")
 OF_ASSUMED = ("gemm", "grouped", "hbm", "experts_hbm")
@@ -69,6 +72,10 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
     ----------
     families : with measured points; what is fitted for all turns in the others, too
     only_assumed : leave what a kernel table measured as it is
+
+    Raises
+    ------
+    SpecError : nothing is left to turn
     """
     measured = sorted(families)
     everywhere = tuple(sorted(prior.families))
@@ -76,31 +83,47 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
     made += [Factor(everywhere, field, spread, "all") for field, spread in IN_SITU.items()]
     for name in measured:
         family = prior.families[name]
-        known = not _quantities(family, "hbm")[0].assumed
+        known = not quantities(family, "hbm")[0].assumed
         fields = OF_MEASURED if known else OF_ASSUMED
         made += [Factor((name,), field, MEASURED if known else ASSUMED, name) for field in fields]
     for vendor in sorted({name.split("-")[0] for name in measured}):
         alike = tuple(name for name in everywhere if name.split("-")[0] == vendor)
-        if all(_quantities(prior.families[name], "hbm")[0].assumed for name in alike):
+        if all(quantities(prior.families[name], "hbm")[0].assumed for name in alike):
             made += [Factor(alike, field, ASSUMED, vendor) for field in OF_VENDOR]
         engines = sorted({engine for name in alike for engine in prior.families[name].blockwise})
         made += [Factor(alike, f"blockwise.{engine}", BLOCKWISE, vendor) for engine in engines]
-    return tuple(one for one in made if not only_assumed or _assumed(one, prior))
+    free = tuple(one for one in made if not only_assumed or _assumed(one, prior))
+    if not free:
+        raise SpecError(f"assumes nothing of {', '.join(measured)}", where=f"calibration {prior.name}",
+                        hint="fit what is measured, too: without --only-assumed")  # fmt: skip
+    return free
 
 
 def _assumed(factor: Factor, prior: Calibration) -> bool:
     if not factor.families:
         return bool(getattr(prior, factor.field).assumed)
-    return all(q.assumed for name in factor.families for q in _quantities(prior.families[name], factor.field))
+    return all(q.assumed for name in factor.families for q in quantities(prior.families[name], factor.field))
 
 
-def _quantities(family: Family, field: str) -> list[Quantity]:
+def quantities(family: Family, field: str) -> list[Quantity]:
     """The numbers of a field: one, or one for each dtype; `field.key` is one entry of a field with keys."""
     field, _, key = field.partition(".")
     found = getattr(family, field)
     if isinstance(found, Quantity):
         return [found]
-    return [value for name, value in found.items() if not key or name == key]
+    return [value for name, value in found.items() if key in ("", name)]
+
+
+def changed(family: Family, field: str, change: Callable[[Quantity], Quantity]) -> Family:
+    """The family with these numbers changed."""
+    field, _, key = field.partition(".")
+    found = getattr(family, field)
+    made: Any = (
+        change(found)
+        if isinstance(found, Quantity)
+        else {name: change(one) if key in ("", name) else one for name, one in found.items()}
+    )
+    return family.model_copy(update={field: made})
 
 
 def turned(calibration: Calibration, factors: Sequence[Factor], theta: Floats) -> Calibration:
@@ -108,27 +131,16 @@ def turned(calibration: Calibration, factors: Sequence[Factor], theta: Floats) -
     families = dict(calibration.families)
     changes: dict[str, Quantity] = {}
     for factor, value in zip(factors, theta, strict=True):
-        by = float(np.exp(value))
+        share = factor.field.partition(".")[0] in SHARES
+        turn = partial(_scaled, by=float(np.exp(value)), share=share)
         if not factor.families:
-            changes[factor.field] = _scaled(changes.get(factor.field, getattr(calibration, factor.field)), by,
-                                            share=factor.field in ("elementwise", "acceptance"))  # fmt: skip
+            changes[factor.field] = turn(changes.get(factor.field, getattr(calibration, factor.field)))
         for name in factor.families:
-            families[name] = _turn(families[name], factor.field, by)
+            families[name] = changed(families[name], factor.field, turn)
     return calibration.model_copy(update={"families": families, **changes})
 
 
-def _turn(family: Family, field: str, by: float) -> Family:
-    field, _, key = field.partition(".")
-    found, share = getattr(family, field), field in UTILISATIONS
-    made: Any = (
-        _scaled(found, by, share=share)
-        if isinstance(found, Quantity)
-        else {name: _scaled(one, by, share=share) if key in ("", name) else one for name, one in found.items()}
-    )
-    return family.model_copy(update={field: made})
-
-
-def _scaled(found: Quantity, by: float, *, share: bool) -> Quantity:
+def _scaled(found: Quantity, *, by: float, share: bool) -> Quantity:
     assert found.value is not None
     value = found.value * by
     return found.model_copy(update={"value": min(value, max(MOST, found.value)) if share else value})

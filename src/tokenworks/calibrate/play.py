@@ -53,12 +53,11 @@ class Predicted:
     batch: float = 0.0
     spread: float = 1.0
     why: str = ""
+    assumed: tuple[str, ...] = ()
 
     def spread_of(self, metric: str) -> float:
         """Half of the 80 % interval of a metric, as a factor [-]."""
         return {"ttft": self.ttft_spread, "energy": self.energy_spread}.get(metric, self.spread)
-
-    assumed: tuple[str, ...] = ()
 
 
 def predict(point: Point, calibration: Calibration) -> Predicted:

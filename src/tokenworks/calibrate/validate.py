@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -114,7 +114,7 @@ def _cell(value: float | None, scale: float) -> str:
     return "" if value is None or not math.isfinite(value) else f"{value * scale:.6g}"
 
 
-def sha256(paths: Sequence[str]) -> str:
+def sha256(paths: Iterable[str | Path]) -> str:
     """Of the bytes of all files, one after the other, in hexadecimal."""
     return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
 

@@ -18,7 +18,7 @@ VERBS = {
     "plan": "Rank the deployments of a model on a machine under an SLO.",
     "simulate": "Run a trace or workload through a deployment, request by request.",
     "capacity": "Find the highest rate, or most users, that a deployment holds within the SLO.",
-    "calibrate": "Fit a machine to measured points, and show what the fit is worth elsewhere.",
+    "calibrate": "Fit a machine to kernel tables or measured points, and show what that is worth elsewhere.",
     "validate": "Hold predictions against measured points: errors by system, model and engine.",
     "trace": "Show a request trace: lengths, rate over time, prefix reuse.",
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +12,7 @@ from cyclopts import Parameter
 from tokenworks.cli.inputs import compile_once, measured, progress
 from tokenworks.cli.output import Output, Switch, console, emit, notes, table
 from tokenworks.errors import SpecError, UnknownName
+from tokenworks.specs.save import must_be_writable
 
 if TYPE_CHECKING:
     from tokenworks.calibrate.kernels.fit import KernelFit, KernelRows
@@ -70,21 +70,25 @@ def calibrate(
     """
     from tokenworks.specs.calibration import load_calibration
 
+    if deployment:
+        _refuse("is for tables of points", "leave it out beside --deployment", without=without, kernels=kernels,
+                only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables)  # fmt: skip
+    if not kernels and (tables or not data):
+        asked = "--tables, but not which of them" if tables else "nothing to fit on"
+        raise SpecError(asked, where="calibrate", hint="give --data FILE, --kernels default, or both")
+    if not data:
+        _refuse("is of a fit on points", "it wants --data FILE, too", only_assumed=only_assumed, ablation=ablation,
+                leave_out=leave_out)  # fmt: skip
+    if leave_out:
+        _refuse("is of a fit on all points", "leave it out beside --leave-out", out=out, ablation=ablation)
+    if out:
+        must_be_writable(out)
     start = load_calibration(prior)
     if deployment:
-        tables_only = (("--without", without), ("--only-assumed", only_assumed), ("--ablation", ablation),
-                       ("--leave-out", leave_out), ("--kernels", kernels), ("--tables", tables))  # fmt: skip
-        for option, given in tables_only:
-            if given:
-                raise SpecError("is for tables of points", where=option, hint="leave it out beside --deployment")
         _own(data, deployment, start, name=name, out=out, output=output)
         return
-    rows = _kernel_rows(kernels, tables, data)
+    rows = _kernel_rows(kernels, tables) if kernels else None
     if rows and not data:
-        if leave_out:
-            raise SpecError(
-                "systems are left out of measured points", where="--leave-out", hint="wants --data FILE, too"
-            )
         _kernels(rows, start, name=name, without=without, out=out, output=output)
         return
     fit = _Table(data, start, rows, without, only_assumed)
@@ -92,6 +96,13 @@ def calibrate(
         fit.leave_out(leave_out, output)
     else:
         fit.calibrate(name, out, output, ablation=ablation)
+
+
+def _refuse(why: str, hint: str, **given: object) -> None:
+    """What was said beside an option that has no use for it."""
+    for name, value in given.items():
+        if value:
+            raise SpecError(why, where=f"--{name.replace('_', '-')}", hint=hint)
 
 
 class _Table:
@@ -102,7 +113,11 @@ class _Table:
         only_assumed: bool,
     ) -> None:  # fmt: skip
         self.data, self.without, self.only_assumed = data, without, only_assumed
-        self.points = [point for point in measured(data, None).points if point.device not in without]
+        points = measured(data, None).points
+        known = {name for point in points for name in (point.device, point.model)} | set(rows.devices if rows else ())
+        if unknown := [name for name in without if name not in known]:
+            raise UnknownName("device or model", unknown[0], sorted(known), hint="--without names one of --data")
+        self.points = [point for point in points if point.device not in without]
         self.start = start
         self.unseen: Callable[[str], Calibration] | None = None
         if rows:
@@ -127,10 +142,11 @@ class _Table:
 
     def calibrate(self, name: str, out: Path | None, output: Output, *, ablation: bool) -> None:
         from tokenworks.calibrate.calibrate import calibrate, write
+        from tokenworks.calibrate.validate import sha256
 
         with progress("calibrating") as say:
             made = calibrate(
-                self.points, self.start, name=name, fitted_on=_names(self.data), data_sha256=_sha256(self.data),
+                self.points, self.start, name=name, fitted_on=_names(self.data), data_sha256=sha256(self.data),
                 without=self.without, only_assumed=self.only_assumed, say=say, unseen_prior=self.unseen,
             )  # fmt: skip
             found = made.summary() | ({"ablation": made.ablation()} if ablation else {})
@@ -148,13 +164,12 @@ def _own(
 ) -> None:
     """A fit on a user's own results."""
     from tokenworks.calibrate.calibrate import calibrate_own, write_own
+    from tokenworks.calibrate.validate import sha256
 
     points = measured(data, deployment).points
     compile_once()
     with progress("calibrating") as say:
-        made = calibrate_own(
-            points, start, name=name, fitted_on=_names(data), data_sha256=_sha256(data), say=say
-        )  # fmt: skip
+        made = calibrate_own(points, start, name=name, fitted_on=_names(data), data_sha256=sha256(data), say=say)
         if out:
             write_own(made, out)
             notes().print(f"wrote {out}")
@@ -164,15 +179,7 @@ def _own(
         emit(made.summary(), output)
 
 
-def _kernel_rows(
-    which: Literal["default", "all"] | None, tables: Path | None, data: tuple[Path, ...]
-) -> KernelRows | None:
-    """The kernel rows that are asked for; an error where nothing is."""
-    if which is None:
-        if tables or not data:
-            asked = "--tables, but not which of them" if tables else "nothing to fit on"
-            raise SpecError(asked, where="calibrate", hint="give --data FILE, --kernels default, or both")
-        return None
+def _kernel_rows(which: Literal["default", "all"], tables: Path | None) -> KernelRows:
     from tokenworks.calibrate.kernels.fit import KernelRows
     from tokenworks.calibrate.kernels.tables import find_tables
 
@@ -188,6 +195,8 @@ def _kernels(
 
     if unknown := [device for device in without if device not in rows.devices]:
         raise UnknownName("device", unknown[0], rows.devices, hint="--without names a device that has kernel rows")
+    if set(rows.devices) <= set(without):
+        raise SpecError("no kernel rows are left", where="--without", hint=f"they are of {', '.join(rows.devices)}")
     made = rows.fit(prior, name=name, without=without)
     if out:
         write(made, out)
@@ -200,11 +209,6 @@ def _kernels(
 
 def _names(data: tuple[Path, ...]) -> str:
     return ", ".join(path.name for path in data)
-
-
-def _sha256(data: tuple[Path, ...]) -> str:
-    """Of all files, one after the other."""
-    return hashlib.sha256(b"".join(path.read_bytes() for path in data)).hexdigest()
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from tokenworks.cli.output import Classes, Output, Switch, console, emit, table
 from tokenworks.cli.simulate import RouterName, shown
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment_file import load_assumed, load_calibration_of
+from tokenworks.specs.slo import Slo
 
 if TYPE_CHECKING:
     from tokenworks.plan.capacity import Capacity, Try
@@ -85,13 +86,7 @@ def capacity(
         raise SpecError("a trace has no users to add", where="--users", hint="leave it out to scale the trace's rate")
     chosen = deployment_of(deployment, pick, set_)
     source = Source(trace, workload, requests, None, limit, seed, strict, class_)
-    bounds = source.slo(slo)
-    described = source.described()
-    own = any(one.slo for one in (*source.told, *(described.promised if described else ())))
-    if bounds.ttft is None and bounds.tpot is None and not own:
-        raise SpecError(
-            "is missing", where="--slo", hint='capacity is the most within an SLO, such as "ttft=2s,tpot=50ms"'
-        )
+    bounds = _bounds(source, slo)
     recorded = source.recorded() if trace else None
     compile_once()
     with progress("trying") as say:
@@ -103,15 +98,11 @@ def capacity(
                 played = source.played(recorded, load)
             else:
                 played = source.made(None if users else load, load if users else None)
+            traffic = Traffic(blocked(played, chosen), endless=True, classes=source.promised(played))
             return simulate(
-                chosen,
-                Traffic(blocked(played, chosen), endless=True, classes=source.promised(played)),
-                slo=bounds,
-                router=router,
-                seed=seed,
-                assume=assume or load_assumed(deployment),
+                chosen, traffic, slo=bounds, router=router, seed=seed, assume=assume or load_assumed(deployment),
                 calibration=calibration or load_calibration_of(deployment),
-            )
+            )  # fmt: skip
 
         start = (rate_of(recorded) if recorded is not None else 0.0) or 1.0
         found = find(play, "users" if users else "rate", start=start)
@@ -126,6 +117,17 @@ def capacity(
         **found.summary(),
     }  # fmt: skip
     emit({**summary, "wall": {"total_s": time.perf_counter() - began}}, output)
+
+
+def _bounds(source: Source, text: str | None) -> Slo:
+    """The SLO of all requests; it may bind nothing where a class has one of its own."""
+    bounds, described = source.slo(text), source.described()
+    own = any(one.slo for one in (*source.told, *(described.promised if described else ())))
+    if bounds.ttft is None and bounds.tpot is None and not own:
+        raise SpecError(
+            "is missing", where="--slo", hint='capacity is the most within an SLO, such as "ttft=2s,tpot=50ms"'
+        )
+    return bounds
 
 
 def _print(found: Capacity, deployment: str, slo: str) -> None:

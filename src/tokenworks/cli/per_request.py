@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 from tokenworks.errors import SpecError
+from tokenworks.specs.save import must_be_writable, saved
 
 if TYPE_CHECKING:
     from tokenworks.plan.simulate import Simulation
@@ -27,23 +26,13 @@ def check(path: Path) -> None:
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         hint = 'install the extra, pip install "tokenworks[parquet]", or write a .csv'
         raise SpecError("Parquet needs pyarrow, which is not here", where=f"--per-request {path}", hint=hint)
+    must_be_writable(path)
 
 
 def write(made: Simulation, path: Path) -> None:
-    """Every request in order of the trace: times [s], empty where it never came to that; lengths, status, class.
-
-    The file is there whole or not at all.
-    """
-    try:
-        with NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
-            try:
-                FORMATS[path.suffix](file.name, _columns(made))
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise SpecError(f"cannot be written: {error.strerror or error}", where=str(path)) from None
+    """Every request in order of the trace: times [s], empty where it never came to that; lengths, status, class."""
+    with saved(path) as part:
+        FORMATS[path.suffix](part, _columns(made))
 
 
 def _columns(made: Simulation) -> dict[str, Any]:
@@ -58,8 +47,8 @@ def _columns(made: Simulation) -> dict[str, Any]:
     return columns
 
 
-def _csv(name: str, columns: dict[str, Any]) -> None:
-    with Path(name).open("w", newline="", encoding="utf-8") as file:
+def _csv(path: Path, columns: dict[str, Any]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(columns)
         count = len(columns["rank"])
@@ -78,7 +67,7 @@ def _texts(key: str, values: Any, part: slice) -> Iterable[Any]:
     return found
 
 
-def _parquet(name: str, columns: dict[str, Any]) -> None:
+def _parquet(path: Path, columns: dict[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -88,7 +77,7 @@ def _parquet(name: str, columns: dict[str, Any]) -> None:
         else pa.array(values, from_pandas=key in TIMES)  # NaN becomes null
         for key, values in columns.items()
     }
-    pq.write_table(pa.table(made), name)
+    pq.write_table(pa.table(made), path)
 
 
-FORMATS: dict[str, Callable[[str, dict[str, Any]], None]] = {".csv": _csv, ".parquet": _parquet}
+FORMATS: dict[str, Callable[[Path, dict[str, Any]], None]] = {".csv": _csv, ".parquet": _parquet}

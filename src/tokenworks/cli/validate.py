@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from tokenworks.cli.inputs import compile_once, measured, progress
 from tokenworks.cli.output import Output, console, emit, listing, table
 from tokenworks.errors import SpecError
+from tokenworks.specs.save import must_be_writable, saved
 
 METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device", "energy": "J/tok"}
 SHOWN = ("kind", "system", "engine", "model")
@@ -49,6 +50,8 @@ def validate(
 
     if limit is not None and limit < 1:
         raise SpecError(f"{limit} must be at least 1", where="--limit")
+    if out:
+        must_be_writable(out)
     points, against = measured(data, deployment, limit), load_calibration(calibration)
     compile_once()
     with progress("predicting") as say:
@@ -65,13 +68,10 @@ def validate(
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    except OSError as error:
-        raise SpecError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    with saved(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def _print_head(found: dict[str, Any], source: str) -> None:

@@ -115,10 +115,10 @@ def _layers(stack: Kernels, model: Model, rates: Rates, split: Split, batch: Bat
     parts: Parts = {}
     for gemm, layers in stack.gemms:
         rows = batch.tokens + batch.prefix if gemm.again else batch.tokens
-        made = times(_gemm(gemm, rates, split, rows), layers)
+        made = times(gemm_part(gemm, rates, split, rows), layers)
         name = PART_OF[gemm.part]
         parts[name] = plus(parts[name], made) if name in parts else made
-    parts |= _attention(stack, rates, split, batch)
+    parts |= attention_parts(stack, rates, split, batch)
     parts["norms"] = _norms(stack, model, rates, batch.tokens)
     reduces: FloatArray = stack.reduces + stack.moe_reduces
     if stack.experts:
@@ -137,7 +137,7 @@ def _dtype(gemm: Gemm, rates: Rates) -> tuple[str, int]:
     return dtype, 1 * (dtype in NARROW)
 
 
-def _gemm(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> PartTime:
+def gemm_part(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> PartTime:
     """A GEMM, and the quantisation of its input where it multiplies in 8 bits or fewer."""
     outputs, inputs = gemm.shape(split.tp)
     dtype, quantised = _dtype(gemm, rates)
@@ -150,7 +150,7 @@ def _gemm(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> PartTim
     )
 
 
-def _attention(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
+def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
     """Decode and prefill attention are kernels of their own; each runs where there is something to do."""
     made = []
     for scan, layers in stack.scans:
@@ -208,7 +208,7 @@ def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
         touched = moe.hottest_touched(
             batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep, skew=rates.skew
         )
-        grouped = [_grouped(gemm, rates, split, choices * hot, touched) for gemm in layer.gemms]
+        grouped = [grouped_part(gemm, rates, split, choices * hot, touched) for gemm in layer.gemms]
         start = rates.experts_start * (UNPACKED if _unpacked(layer, rates) else 1.0) + touched * rates.expert
         latency = Kernel(start, 0.0, 0.0, {LATENCY: start})
         work.append(times(plus(*grouped, latency), layers))
@@ -216,7 +216,7 @@ def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
         inside, outside = _copies(layer, rates, split, batch)
         for made, element in ((out, layer.send), (back, ACTIVATION)):
             size = experts.hidden * element * hot  # the hottest rank's links are the fullest
-            made.append(times(_exchange(inside * size, outside * size, rates, split), between))
+            made.append(times(exchange_part(inside * size, outside * size, rates, split), between))
     return {"experts": plus(*work), "dispatch": plus(*out), "combine": plus(*back)}
 
 
@@ -224,7 +224,7 @@ def _unpacked(layer: ExpertLayer, rates: Rates) -> bool:
     return any(roofline.compute_dtype(gemm.form, rates.gemm)[1] for gemm in layer.gemms)
 
 
-def _grouped(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, touched: FloatArray) -> PartTime:
+def grouped_part(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, touched: FloatArray) -> PartTime:
     """One grouped GEMM: `choices` rows over `touched` experts of the hottest rank, without its latency."""
     outputs, inputs = gemm.shape(split.expert_tp)
     dtype, quantised = _dtype(gemm, rates)
@@ -247,7 +247,8 @@ def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: Batch) -> tup
     return decoded * near + prefill * forwarded_near, decoded * far + prefill * forwarded_far
 
 
-def _exchange(inside: FloatArray, outside: FloatArray, rates: Rates, split: Split) -> PartTime:
+def exchange_part(inside: FloatArray, outside: FloatArray, rates: Rates, split: Split) -> PartTime:
+    """Dispatch, or combine, of what a device sends in its domain and out of it [byte]."""
     devices = split.ep * split.expert_tp
     seconds = collectives.exchange(
         inside, outside, devices, domain=rates.domain, inner=rates.inner_moe, outer=rates.outer_moe
@@ -262,7 +263,7 @@ def _embedding(model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
 
 def _head(model: Model, rates: Rates, split: Split, rows: FloatArray) -> PartTime:
     """A tied head is the embedding, multiplied once more."""
-    return _gemm(one(model.head or model.embedding), rates, split, rows)
+    return gemm_part(one(model.head or model.embedding), rates, split, rows)
 
 
 def _pipeline(model: Model, rates: Rates, split: Split, tokens: FloatArray) -> PartTime:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 import numpy as np
 
 from tokenworks.errors import SpecError
+from tokenworks.specs.save import saved
 from tokenworks.specs.trace import Dropped, Trace
 
 # Raise it when a reader reads otherwise, or a trace has other columns: what is cached is then read anew.
@@ -79,12 +79,7 @@ def save(kept: Path, trace: Trace) -> None:
         trace.hash_block_tokens, trace.classes, trace.undated, trace.dropped, trace.reordered, trace.notes
     )  # fmt: skip
     arrays = {name: getattr(trace, name) for name in ARRAYS}
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, SpecError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=kept.parent, suffix=".npz", delete=False) as file:
-            try:
-                np.savez(file, about=np.frombuffer(msgspec.json.encode(about), np.uint8), **arrays)
-                file.close()
-                os.replace(file.name, kept)  # a reader sees the old file or the new one, never half of it
-            except OSError:
-                os.unlink(file.name)
+        with saved(kept) as part, part.open("wb") as file:  # a reader sees the old file or the new one, never half
+            np.savez(file, about=np.frombuffer(msgspec.json.encode(about), np.uint8), **arrays)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +15,14 @@ import numpy as np
 
 from tokenworks import units
 from tokenworks.calibrate.calibrate import write_file
-from tokenworks.calibrate.factors import Factor, turned
+from tokenworks.calibrate.factors import Factor, changed, quantities, turned
 from tokenworks.calibrate.fit import fit
 from tokenworks.calibrate.kernels.operations import OPERATIONS, Operation, Rows
 from tokenworks.calibrate.kernels.tables import WHEEL, Tables, Used
 from tokenworks.costs.arrays import Floats
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError, UnknownName
-from tokenworks.specs.calibration import Calibration, Family, number
+from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.compose import machine
 from tokenworks.specs.provenance import Quantity
 
@@ -219,7 +220,7 @@ def _started(calibration: Calibration, operation: Operation, rows: Sequence[Rows
     shared = {field: _at(getattr(calibration, field), field) for field in operation.shared if rows}
     for name in {item.machine.family for item in rows}:
         for field in _fields(operation, [item for item in rows if item.machine.family == name]):
-            families[name] = _put(families[name], field, _at(_get(families[name], field), field))
+            families[name] = changed(families[name], field, partial(_at, field=field))
     return calibration.model_copy(update={"families": families, **shared})
 
 
@@ -257,8 +258,8 @@ def _fit(
         source = _source(title, devices, operation, errors)
         values, written = {}, {}
         for field in _fields(operation, mine[name]):
-            quantity = _written(_get(new[name], field), "measured", source)
-            new[name] = _put(new[name], field, quantity)
+            new[name] = changed(new[name], field, partial(_written, status="measured", source=source))
+            (quantity,) = quantities(new[name], field)
             values[field], written[field] = number(quantity), quantity.written
         each = {str(one): float(np.mean(np.abs(errors[kinds == one]))) for one in np.unique(kinds)}
         bias = float(np.expm1(np.median(errors)))
@@ -273,19 +274,6 @@ def _source(title: str, devices: Iterable[str], operation: Operation, errors: Fl
     return (
         f"{title}, {', '.join(devices)}: fit of {len(errors):,} rows of {operation.name}, mean |log error| {error:.2f}"
     )
-
-
-def _get(family: Family, field: str) -> Quantity:
-    name, _, dtype = field.partition(".")
-    found = getattr(family, name)
-    found = found[dtype] if dtype else found
-    assert isinstance(found, Quantity)
-    return found
-
-
-def _put(family: Family, field: str, found: Quantity) -> Family:
-    name, _, dtype = field.partition(".")
-    return family.model_copy(update={name: {**getattr(family, name), dtype: found} if dtype else found})
 
 
 def _written(found: Quantity, status: Literal["measured", "assumed"], source: str) -> Quantity:

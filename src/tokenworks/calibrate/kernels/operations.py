@@ -20,12 +20,12 @@ from tokenworks.costs.kernels import Gemm, Kernels
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.roofline import compute_dtype
 from tokenworks.costs.split import Split
-from tokenworks.specs.hf.formats import FP8, MXFP4, NVFP4
+from tokenworks.specs.hf.formats import FP8, MXFP4, NVFP4, fp8_block
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import BF16, Format, Scan
 
 MS, US = 1e-3, 1e-6
-FP8_BLOCK = Format("fp8-block", 1 + 4 / 128**2, "fp8")
+FP8_BLOCK = fp8_block(128, 128)
 
 GEMM_FORMS = {"bfloat16": BF16, "fp8": FP8, "fp8_block": FP8_BLOCK, "nvfp4": NVFP4}
 EXPERT_FORMS = GEMM_FORMS | {"w4a8_mxfp4_mxfp8": MXFP4, "w4a16_mxfp4": MXFP4}
@@ -102,7 +102,7 @@ def _gemm_rows(machine: Machine, shapes: Frame, form: Format) -> Rows:
     gemm = _matrix("dense", n, k, form)
 
     def predict(rates: Rates) -> FloatArray:
-        return parts._gemm(gemm, rates, Split(), m).seconds
+        return parts.gemm_part(gemm, rates, Split(), m).seconds
 
     return Rows(f"gemm {form.name}", machine, MS * shapes["latency"], predict)
 
@@ -182,7 +182,7 @@ def _prefill(machine: Machine, shapes: Frame) -> Rows:
 
 def _attends(scan: Scan, split: Split, batch: parts.Batch) -> Callable[[Rates], FloatArray]:
     stack = Kernels(layers=1, gemms=(), experts=(), scans=((scan, 1),), states=(), reduces=0, moe_reduces=0)
-    return lambda rates: parts._attention(stack, rates, split, batch)["attention"].seconds
+    return lambda rates: parts.attention_parts(stack, rates, split, batch)["attention"].seconds
 
 
 def _kv_bytes(shapes: Frame) -> Floats:
@@ -242,7 +242,7 @@ def _expert_rows(name: str, machine: Machine, shapes: Frame, form: Format) -> Ro
 
     def predict(rates: Rates) -> FloatArray:
         start = rates.experts_start * (parts.UNPACKED if compute_dtype(form, rates.gemm)[1] else 1.0)
-        made = [parts._grouped(gemm, rates, Split(), choices, touched).seconds for gemm in matrices]
+        made = [parts.grouped_part(gemm, rates, Split(), choices, touched).seconds for gemm in matrices]
         return sum(made) + start + touched * rates.expert
 
     return Rows(name, machine, MS * shapes["latency"], predict)
@@ -339,8 +339,11 @@ def _exchange_rows(
 ) -> Rows:  # fmt: skip
     """`sent` : one copy of all tokens of a device [byte]."""
     near, far = copies(topk, ep=devices, expert_tp=1, domain=machine.domain)
-    split = Split(ep=devices)
-    return Rows(name, machine, measured, lambda rates: parts._exchange(near * sent, far * sent, rates, split).seconds)
+
+    def predict(rates: Rates) -> FloatArray:
+        return parts.exchange_part(near * sent, far * sent, rates, Split(ep=devices)).seconds
+
+    return Rows(name, machine, measured, predict)
 
 
 OPERATIONS: Sequence[Operation] = (
