@@ -3,7 +3,7 @@
 PEER.csv holds rows `system, backend, model, mode, isl, osl, batch, conc, m_ttft, m_tpot, p_ttft, p_tpot, status` in ms
 (measured and the peer's), and names the parallelism in `id` (`tp8_ep8`) where the source row does. Only aggregated rows
 whose parallelism the id states can be built; every other row is counted with its reason. Measured values are means over
-all requests of a run, as AISimulate reads InferenceX's results; the first wave of a closed loop, sent at once, is in them.
+all requests of a run, as AISimulate reads InferenceX's results; the first wave of a closed loop is in them.
 """
 
 from __future__ import annotations

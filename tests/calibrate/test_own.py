@@ -10,8 +10,8 @@ import pytest
 
 from tokenworks.calibrate.bench import point_of
 from tokenworks.calibrate.calibrate import calibrate_own, write_own
-from tokenworks.calibrate.factors import SHARED, Factor, turned
-from tokenworks.calibrate.own import Played, own_factors, standalone
+from tokenworks.calibrate.factors import ALL, SHARED, Factor, turned
+from tokenworks.calibrate.own import Played, own_factors
 from tokenworks.calibrate.points import Measured, Point
 from tokenworks.calibrate.validate import predict_some
 from tokenworks.errors import SpecError
@@ -92,11 +92,22 @@ def test_a_machine_is_as_free_as_its_family_is_wide() -> None:
 
 
 def test_what_is_measured_on_a_family_that_borrows_stays_its_own() -> None:
-    own = standalone(PRIOR, ["hygon-dcu"])
+    own = PRIOR.standalone(["hygon-dcu"])
     assert "hygon-dcu" not in own.borrowed
     assert own.families["hygon-dcu"].spread == PRIOR.borrowed["hygon-dcu"].spread
     other = turned(own, [Factor(("hygon-dcu",), "hbm", 1.0)], np.array([-0.5]))
     assert other.families["amd-cdna3"] == PRIOR.families["amd-cdna3"]
+
+
+def test_who_borrows_has_what_was_there_before_the_lender_was_fitted() -> None:
+    own = PRIOR.standalone(["amd-cdna3"])
+    factors = [Factor(("amd-cdna3",), "hbm", 1.0, "amd-cdna3"), Factor(tuple(own.families), "kernel", 1.0, ALL)]
+    fitted = turned(own, factors, np.array([-0.5, 0.5]))
+    before, lender, borrower = PRIOR.family("hygon-dcu"), fitted.family("amd-cdna3"), fitted.family("hygon-dcu")
+    assert lender.hbm.value == pytest.approx(np.exp(-0.5) * before.hbm.value)
+    assert borrower.hbm == before.hbm
+    assert borrower.kernel.value == lender.kernel.value == pytest.approx(np.exp(0.5) * before.kernel.value)
+    assert fitted.standalone(["hygon-dcu"]).families["hygon-dcu"] == borrower
 
 
 def test_too_few_points() -> None:

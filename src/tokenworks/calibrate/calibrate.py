@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tokenworks.calibrate.factors import Factor, changed, factors_of, turned
+from tokenworks.calibrate.factors import ALL, Factor, changed, factors_of, turned
 from tokenworks.calibrate.fit import Fit, Problem, fit
 from tokenworks.calibrate.leave import INTERVAL, Left, conformal, leave_out
-from tokenworks.calibrate.own import Played, families_of, own_factors, standalone
+from tokenworks.calibrate.own import Played, families_of, own_factors
 from tokenworks.calibrate.points import Point
 from tokenworks.calibrate.power import PowerFit, fit_power
 from tokenworks.calibrate.score import errors
@@ -92,19 +92,21 @@ def calibrate(
     unseen_prior : of a system that is left out, the prior that has not seen its kernels; None = `prior`
     """
     problem = problem_of(points, prior, without, say)
-    factors = factors_of(problem.families, prior, only_assumed=only_assumed)
+    start = prior.standalone(problem.families)
+    problem = replace(problem, calibration=start)
+    factors = factors_of(problem.families, start, only_assumed=only_assumed)
     if say:
         say(f"fitting {len(factors)} constants")
     # Anchored where it lands: how much longer queues and chunks make a step goes by how long steps are.
     first = fit(problem, factors)
-    problem = problem_of(points, prior, without, say, at=turned(prior, factors, first.theta))
+    problem = problem_of(points, start, without, say, at=turned(start, factors, first.theta))
     whole = fit(problem, factors)
     devices = {p.device for p, e in zip(problem.points, whole.errors, strict=True) if np.isfinite(e)}
     systems, unseen = (
         leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors)
     )
     source = f"fit of {len(factors)} factors on {fitted_on}"
-    made = _rounded(turned(prior, factors, whole.theta), factors, source)
+    made = _rounded(turned(start, factors, whole.theta), factors, source)
     made = made.model_copy(
         update={
             "name": name,
@@ -181,7 +183,7 @@ def calibrate_own(
     if len(usable) < LEAST_POINTS:
         raise SpecError(f"{len(usable)} points have a TPOT", hint=f"at least {LEAST_POINTS} of them are needed")
     families = families_of(usable, prior)
-    start = standalone(prior, families)
+    start = prior.standalone(families)
     played = Played(usable, start)
     before = played.errors([], np.zeros(0))
     if not np.isfinite(before).any():
@@ -228,7 +230,10 @@ def _rounded(made: Calibration, factors: Sequence[Factor], source: str) -> Calib
             families[name] = changed(families[name], field, partial(_fitted, source=source))
         else:
             changes[field] = _fitted(getattr(made, field), source)
-    return made.model_copy(update={"families": families, **changes})
+    lent = dict(made.lent)
+    for field in dict.fromkeys(factor.field for factor in factors if factor.label == ALL):
+        lent = {name: changed(family, field, partial(_fitted, source=source)) for name, family in lent.items()}
+    return made.model_copy(update={"families": families, "lent": lent, **changes})
 
 
 def _fitted(found: Quantity, source: str) -> Quantity:
@@ -246,7 +251,7 @@ def _spreads(made: Calibration, problem: Problem, unseen: Floats, *, left_out: b
     families, widest, drafted = dict(made.families), 1.0, [np.zeros(0)]
     how = "systems left out of the fit" if left_out else "in sample: one system only"
     for name in problem.families:
-        own = [bunch for bunch in problem.found if problem.base(bunch.machine.family) == name]
+        own = [bunch for bunch in problem.found if bunch.machine.family == name]
         errors = np.concatenate([unseen[b.at] for b in own])
         drafts = np.concatenate([b.drafts > 0 for b in own])[np.isfinite(errors)]
         errors = errors[np.isfinite(errors)]
@@ -332,6 +337,8 @@ def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> No
     data |= {key: _plain(getattr(calibration, key)) for key in ("power", "draft_widening", "ttft_spread")}
     data["families"] = {name: _plain(family) for name, family in calibration.families.items()}
     data["borrowed"] = {name: _plain(like) for name, like in calibration.borrowed.items()}
+    if calibration.lent:
+        data["lent"] = {name: _plain(family) for name, family in calibration.lent.items()}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None)
     with saved(path) as part:
         part.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")

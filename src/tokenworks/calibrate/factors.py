@@ -24,6 +24,9 @@ IN_SITU = {
 """The same of what all families have alike beside their tables: a kernel inside a captured step, fused with others and
 waited for by others, is not the kernel that a table measures by itself."""
 
+ALL = "all"
+"""Label of a factor of all families, which turns what they lend, too."""
+
 UTILISATIONS = (
     "gemm", "grouped", "hbm", "experts_hbm", "attention_prefill", "attention_decode", "attention_hbm", "scale_up",
     "dispatch_up",
@@ -80,7 +83,7 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
     measured = sorted(families)
     everywhere = tuple(sorted(prior.families))
     made = [Factor((), field, spread) for field, spread in SHARED.items()]
-    made += [Factor(everywhere, field, spread, "all") for field, spread in IN_SITU.items()]
+    made += [Factor(everywhere, field, spread, ALL) for field, spread in IN_SITU.items()]
     for name in measured:
         family = prior.families[name]
         known = not quantities(family, "hbm")[0].assumed
@@ -127,8 +130,8 @@ def changed(family: Family, field: str, change: Callable[[Quantity], Quantity]) 
 
 
 def turned(calibration: Calibration, factors: Sequence[Factor], theta: Floats) -> Calibration:
-    """The calibration with its factors turned. A family that borrows from another one follows it."""
-    families = dict(calibration.families)
+    """The calibration with its factors turned. A family that borrows follows those of all families alone."""
+    families, lent = dict(calibration.families), dict(calibration.lent)
     changes: dict[str, Quantity] = {}
     for factor, value in zip(factors, theta, strict=True):
         share = factor.field.partition(".")[0] in SHARES
@@ -137,7 +140,9 @@ def turned(calibration: Calibration, factors: Sequence[Factor], theta: Floats) -
             changes[factor.field] = turn(changes.get(factor.field, getattr(calibration, factor.field)))
         for name in factor.families:
             families[name] = changed(families[name], factor.field, turn)
-    return calibration.model_copy(update={"families": families, **changes})
+        if factor.label == ALL:
+            lent = {name: changed(family, factor.field, turn) for name, family in lent.items()}
+    return calibration.model_copy(update={"families": families, "lent": lent, **changes})
 
 
 def _scaled(found: Quantity, *, by: float, share: bool) -> Quantity:

@@ -62,13 +62,8 @@ class Problem:
 
     @property
     def families(self) -> list[str]:
-        """Device families that were measured and have numbers of their own, or are like one that has."""
-        return sorted({self.base(bunch.machine.family) for bunch in self.found})
-
-    def base(self, family: str) -> str:
-        """The family whose numbers a family uses."""
-        borrowed = self.calibration.borrowed
-        return borrowed[family].like if family in borrowed else family
+        """Device families that were measured."""
+        return sorted({bunch.machine.family for bunch in self.found})
 
     def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
         """Log of predicted over measured TPOT; NaN where a point is left out."""
@@ -82,7 +77,7 @@ class Problem:
             if not factor.families:
                 return factor.field != "acceptance" or bool(bunch.drafts.any())
             field, _, engine = factor.field.partition(".")
-            mine = self.base(bunch.machine.family) in factor.families
+            mine = bunch.machine.family in factor.families
             return mine and (field != "blockwise" or bunch.engine.name == engine)
 
         return replace(self, found=[bunch for bunch in self.found if by(bunch)])

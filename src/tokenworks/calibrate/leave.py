@@ -76,7 +76,7 @@ def vendors_of(problem: Problem) -> Any:
     """Of the device of each point, the first word of its family."""
     found = np.full(len(problem.points), "", dtype=object)
     for bunch in problem.found:
-        found[bunch.at] = problem.base(bunch.machine.family).split("-")[0]
+        found[bunch.at] = bunch.machine.family.split("-")[0]
     return found
 
 

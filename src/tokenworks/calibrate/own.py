@@ -68,13 +68,6 @@ def families_of(points: Sequence[Point], calibration: Calibration) -> list[str]:
     return sorted(found)
 
 
-def standalone(calibration: Calibration, families: Sequence[str]) -> Calibration:
-    """The calibration in which these families borrow from none: what is measured on them says nothing of another."""
-    own = {name: calibration.family(name) for name in families}
-    borrowed = {name: like for name, like in calibration.borrowed.items() if name not in own}
-    return calibration.model_copy(update={"families": calibration.families | own, "borrowed": borrowed})
-
-
 def own_factors(families: Sequence[str], calibration: Calibration) -> tuple[Factor, ...]:
     """All numbers of the machines' families, each as free as their 80 % interval is wide, and those of no family."""
     freedom = {name: math.log(number(calibration.families[name].spread)) / TAIL for name in families}

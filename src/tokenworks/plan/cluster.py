@@ -165,8 +165,8 @@ def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, ma
 def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     """The times of `costs.step` as the engine takes them: a table over tokens, and slopes.
 
-    The engine's form is t = f(m) + R max over ranks (a n + b S + c Q + e p), with d times all Q in place of c and e where
-    ranks prefill at the same time. For requests as in `site.around`, evenly spread, it is exact at the nodes of f: on
+    The engine's form is t = f(m) + R max over ranks (a n + b S + c Q + e p), with d times all Q for c and e where ranks
+    prefill at the same time. For requests as in `site.around`, evenly spread, it is exact at the nodes of f: on
     steps that only decode (m up to all sequences of all ranks), and on those that prefill beside all of these; a holds
     what a decoding sequence costs beyond f (head, drafts, host, windows and states), so that a step of prefill alone is
     right, too. Slopes are those at the largest batch, what overlap and host hide taken off. Between nodes f is linear.

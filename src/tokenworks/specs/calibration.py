@@ -134,6 +134,8 @@ class Calibration(Spec):
     skew : log-deviation of expert popularity; acceptance : chance that a draft token is accepted
     power : of any device, by its TDP
     families : with numbers of their own; borrowed : those that take another one's
+    lent : numbers of families as others borrow them, where points of their own have turned them since: what a fit makes
+        of one device's software is worse for another device than what it had before
     fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
     draft_widening : how many times as wide, as a logarithm, the interval is where tokens are drafted
     ttft_spread : half of the 80 % interval of TTFT, as a factor, of all families: queues and servers, not devices
@@ -155,6 +157,7 @@ class Calibration(Spec):
     ttft_spread: Spread
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
+    lent: dict[str, Family] = Field(default_factory=dict)
     fitted_on: str = ""
     data_sha256: str = ""
     graded: tuple[str, ...] = ()
@@ -164,6 +167,9 @@ class Calibration(Spec):
         for name, borrowed in self.borrowed.items():
             if name in self.families or borrowed.like not in self.families:
                 raise ValueError(f"borrowed.{name}.like: {borrowed.like!r} is no family with numbers of its own")
+        for name in self.lent:
+            if name not in self.families:
+                raise ValueError(f"lent.{name}: no family with numbers of its own")
         return self
 
     def grade_of(self, family: str) -> Grade:
@@ -174,11 +180,19 @@ class Calibration(Spec):
         """The factors of a device family."""
         if name in self.borrowed:
             borrowed = self.borrowed[name]
-            return self.families[borrowed.like].model_copy(update={"spread": borrowed.spread})
+            lent = self.lent.get(borrowed.like, self.families[borrowed.like])
+            return lent.model_copy(update={"spread": borrowed.spread})
         if name not in self.families:
             known = [*self.families, *self.borrowed]
             raise UnknownName("device family", name, known, hint=f"calibration {self.name} has no such family")
         return self.families[name]
+
+    def standalone(self, names: Iterable[str]) -> Calibration:
+        """The same with these families to be fitted: they borrow from none, and lend what they have now."""
+        own = {name: self.family(name) for name in names}
+        borrowed = {name: like for name, like in self.borrowed.items() if name not in own}
+        lent = {like.like: own[like.like] for like in borrowed.values() if like.like in own} | self.lent
+        return self.model_copy(update={"families": self.families | own, "borrowed": borrowed, "lent": lent})
 
     def assumed(self, name: str, dtypes: Iterable[str]) -> Iterator[Assumption]:
         """What a prediction for a family rests on beside measurements: one entry for all of its assumed factors.

@@ -157,7 +157,9 @@ class KernelRows:
         name : of the calibration that is made
         without : devices whose rows are left out; what the prior took from kernels of their family is left out, too
         """
-        made, fitted = _own(prior, {item.machine.family for rows in self.rows.values() for item in rows}), []
+        made = prior.standalone({item.machine.family for rows in self.rows.values() for item in rows})
+        made = made.model_copy(update={"lent": {}})  # who borrows has what the tables say, too
+        fitted: list[Fitted] = []
         for operation in OPERATIONS:
             rows = self.rows[operation.name]
             made = _started(made, operation, rows)
@@ -202,16 +204,6 @@ def _title(root: Path) -> str:
         return f"{WHEEL} {version(WHEEL)}"
     except PackageNotFoundError:
         return WHEEL
-
-
-def _own(prior: Calibration, families: Collection[str]) -> Calibration:
-    """The prior, in which a family that borrowed another one's numbers has them as its own, to be fitted."""
-    own = {
-        name: prior.families[like.like].model_copy(update={"spread": like.spread})
-        for name, like in prior.borrowed.items() if name in families
-    }  # fmt: skip
-    borrowed = {name: like for name, like in prior.borrowed.items() if name not in families}
-    return prior.model_copy(update={"families": {**prior.families, **own}, "borrowed": borrowed})
 
 
 def _started(calibration: Calibration, operation: Operation, rows: Sequence[Rows]) -> Calibration:
