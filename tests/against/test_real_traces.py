@@ -23,10 +23,10 @@ SLO = Slo.parse("ttft.p90=30s,tpot=100ms")
 CHAT = Deployment(
     model="deepseek-ai/DeepSeek-R1", system="4xscalex40",
     roles=(
-        Role(name="prefill", parallel=Parallel(tp=8, dp=5, ep=40), replicas=3, max_sequences=15, chunk_tokens=40960,
-             kv_dtype="fp8", redundant_experts=24, overlap="two-batch"),
-        Role(name="decode", parallel=Parallel(tp=8, dp=5, ep=40), max_sequences=89, chunk_tokens=404,
-             kv_dtype="fp8", redundant_experts=24, draft_tokens=3),
+        Role(name="prefill", parallel=Parallel(tp=8, ep=8), replicas=18, max_sequences=3, chunk_tokens=8192,
+             kv_dtype="fp8", redundant_experts=8, overlap="two-batch"),
+        Role(name="decode", parallel=Parallel(tp=4, dp=4, ep=16), max_sequences=225, chunk_tokens=450,
+             kv_dtype="fp8", redundant_experts=16, draft_tokens=1),
     ),
 )  # fmt: skip
 AGENTS = Deployment(
@@ -34,8 +34,7 @@ AGENTS = Deployment(
     roles=(
         Role(name="prefill", parallel=Parallel(tp=32, ep=32), max_sequences=2, chunk_tokens=4096, kv_dtype="fp8",
              redundant_experts=32, overlap="two-batch"),
-        Role(name="decode", parallel=Parallel(tp=4, pp=2, expert_tp=4), max_sequences=12, chunk_tokens=24,
-             kv_dtype="fp8", draft_tokens=1),
+        Role(name="decode", parallel=Parallel(pp=8), max_sequences=15, chunk_tokens=15, kv_dtype="fp8"),
     ),
 )  # fmt: skip
 
@@ -54,7 +53,7 @@ def test_an_hour_of_chat_on_four_boxes() -> None:
     assert found["completed"] == 12_031
     assert found["stable"] is True
     assert found["slo"]["met"] is True
-    assert found["tiers"][0]["hit_share"] == pytest.approx(0.27, abs=0.05)  # of 0.37 with a cache without an end
+    assert found["tiers"][0]["hit_share"] == pytest.approx(0.31, abs=0.05)  # of 0.37 with a cache without an end
     # Little: requests in flight = rate x time.
     inside = (found["series"]["running"], found["series"]["waiting"])
     seen = np.sum(inside) * found["series"]["window_s"] / found["duration"]
