@@ -31,7 +31,8 @@ LEAST_SPREAD = 1.05
 class Left:
     """TPOT errors of a group, by a fit that did not see it, beside those before any fit.
 
-    covered : share inside the interval that the errors of the other groups give
+    spread : half of the interval that the errors of the other groups give, as a factor; covered : share inside
+    needed : the factor that would hold 80 % of the errors here
     """
 
     group: str
@@ -41,6 +42,7 @@ class Left:
     bias: float
     before_median_ape: float
     spread: float
+    needed: float
     covered: float
 
     def plain(self) -> dict[str, Any]:
@@ -96,6 +98,7 @@ def _left(group: str, names: Any, vendors: Any, unseen: Floats, before: Floats) 
         bias=float(np.expm1(np.median(error))),
         before_median_ape=float(np.median(was)),
         spread=width,
+        needed=conformal(error),
         covered=float(np.mean(np.abs(error) <= math.log(width))),
     )
 

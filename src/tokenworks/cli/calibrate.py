@@ -258,11 +258,11 @@ def _median(one: dict[str, Any] | None) -> str:
 def _print_left(groups: list[dict[str, Any]]) -> None:
     rows = [
         [g["group"], str(g["n"]), f"{100 * g['before_median_ape']:.1f} %", f"{100 * g['median_ape']:.1f} %",
-         f"{100 * g['bias']:+.0f} %", f"{g['spread']:.2f}", f"{100 * g['covered']:.0f} %"]
+         f"{100 * g['bias']:+.0f} %", f"{g['spread']:.2f}", f"{g['needed']:.2f}", f"{100 * g['covered']:.0f} %"]
         for g in groups
     ]  # fmt: skip
     heads = {"left out": "left", "points": "right", "prior": "right", "median error": "right", "bias": "right",
-             "80 % interval": "right", "covers": "right"}  # fmt: skip
+             "80 % interval": "right", "needed": "right", "covers": "right"}  # fmt: skip
     console().print(table("fitted without it", heads, rows))  # type: ignore[arg-type]
 
 
