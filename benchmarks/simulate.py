@@ -1,5 +1,8 @@
 """Requests per second of the engine on one core, each case in its own process: `python benchmarks/simulate.py [-n N]`.
 
+`--trace FILE` plays a recorded trace instead in the cases that have block hashes, repeated with its own names of blocks in
+each pass. Making it takes more memory than playing it, so bytes a request say something of generated traffic only.
+
 Traffic is synthetic: lengths fitted to the published statistics of the Azure 2023 conversation trace (ISL mean 1,155,
 median 1,020; OSL mean 211, median 129) and of Mooncake's (ISL mean 12,035, median 6,909, OSL mean 343, 37 % of blocks
 seen before; blocks of 512 tokens), Poisson arrivals at 0.8 of the capacity that a saturated run of the same requests
@@ -15,11 +18,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
 from tokenworks.engine import engine
 from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, StepCost, Transfer
+from tokenworks.ingest import load_trace
+from tokenworks.ingest.transform import replicate
+from tokenworks.plan.simulate import requests_of
 
 LOAD = 0.8
 BLOCK = 512
@@ -102,12 +109,19 @@ def play(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: i
     return run.outcome(), time.process_time() - start
 
 
-def measure(name: str, count: int) -> dict[str, object]:
+def recorded(path: Path, count: int) -> dict[str, np.ndarray]:
+    trace = load_trace(path)
+    taken = requests_of(replicate(trace, -(-count // len(trace))))
+    names = ("input_tokens", "output_tokens", "block_ids", "block_offsets")
+    return {name: getattr(taken, name) for name in names}
+
+
+def measure(name: str, count: int, trace: Path | None) -> dict[str, object]:
     started = time.perf_counter()
     engine.warm_up()
     ready = time.perf_counter() - started
     title, generate, cluster = CASES[name]
-    traffic = generate(count, np.random.default_rng(1))
+    traffic = recorded(trace, count) if trace and generate is mooncake else generate(count, np.random.default_rng(1))
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     first = min(count, 20_000 * max(1, cluster.pools[0].instances // 4))
     saturated, _ = play(cluster, traffic, 1e9, first)
@@ -135,12 +149,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("case", nargs="?", choices=sorted(CASES))
     parser.add_argument("-n", type=float, default=1e6, help="requests")
+    parser.add_argument("--trace", type=Path, help="Mooncake JSONL, instead of traffic like it")
     chosen = parser.parse_args()
     if chosen.case:
-        print(json.dumps(measure(chosen.case, int(chosen.n))))
+        print(json.dumps(measure(chosen.case, int(chosen.n), chosen.trace)))
         return
     for case in CASES:
         command = [sys.executable, __file__, case, "-n", str(chosen.n)]
+        command += ["--trace", str(chosen.trace)] if chosen.trace else []
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(f"{case}: {found['deployment']}; load {LOAD} = {found['rate']:.4g} requests/s")
         print(f"  {found['requests']:,} requests, {found['steps']:,} steps, mean batch {found['mean_batch']}, "
