@@ -1,6 +1,6 @@
 """Requests per second of the engine on one core, each case in its own process: `python benchmarks/simulate.py [-n N]`.
 
-`--trace FILE` plays a recorded trace instead in the cases that have block hashes, repeated with its own names of blocks in
+`--trace FILE` plays a recorded trace instead in the cases that have block hashes, repeated with own names of blocks in
 each pass. Making it takes more memory than playing it, so bytes a request say something of generated traffic only.
 
 Traffic is synthetic: lengths fitted to the published statistics of the Azure 2023 conversation trace (ISL mean 1,155,
