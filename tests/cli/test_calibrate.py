@@ -11,6 +11,7 @@ from tests.calibrate.kernel_cases import tables
 from tests.ingest.benchmark_cases import FORMS, KNOWN, guidellm, written
 from tokenworks.cli import run
 from tokenworks.ingest.benchmark import Time
+from tokenworks.specs.calibration import load_calibration
 
 ROWS = [{"concurrency": str(c), "device": d} for c in (1, 8, 32) for d in ("h100", "h200")]
 pytestmark = pytest.mark.usefixtures("kernel")
@@ -32,6 +33,24 @@ def test_systems_left_out_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     assert "h100" in text
     assert "h200" in text
+
+
+def test_a_family_that_borrows_is_fitted_and_left_out_as_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [*ROWS, *({"concurrency": str(c), "device": "a100", "weights": "bf16"} for c in (1, 8, 32))]
+    data, out = str(table(tmp_path, *rows)), tmp_path / "mine.yaml"
+    tables_of = str(tables(tmp_path / "tables", "h100_sxm", "h200_sxm"))
+    for more in ([], ["--kernels", "default", "--tables", tables_of]):
+        assert run(["calibrate", "--data", data, "--leave-out", "system", "-o", "json", *more]) == 0
+        assert [one["group"] for one in json.loads(capsys.readouterr().out)["groups"]] == ["a100", "h100", "h200"]
+    assert run(["calibrate", "--data", data, "--out", str(out), "-o", "json"]) == 0
+    factors = json.loads(capsys.readouterr().out)["factors"]
+    assert {"nvidia-ampere.hbm", "nvidia-hopper.hbm"} <= factors.keys()
+    made, prior = load_calibration(str(out)), load_calibration("datasheet")
+    assert "nvidia-ampere" not in made.borrowed
+    assert made.family("gaudi").hbm == prior.family("gaudi").hbm  # borrowed from Hopper, which was turned
+    assert made.family("nvidia-hopper").hbm != prior.family("nvidia-hopper").hbm
 
 
 def test_a_result_needs_its_deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,8 +92,7 @@ def calibrate(
     unseen_prior : of a system that is left out, the prior that has not seen its kernels; None = `prior`
     """
     problem = problem_of(points, prior, without, say)
-    start = prior.standalone(problem.families)
-    problem = replace(problem, calibration=start)
+    start = problem.calibration
     factors = factors_of(problem.families, start, only_assumed=only_assumed)
     if say:
         say(f"fitting {len(factors)} constants")
@@ -130,17 +129,20 @@ def problem_of(
     points: Sequence[Point], prior: Calibration, without: Sequence[str] = (), say: Say | None = None, *,
     at: Calibration | None = None,
 ) -> Problem:  # fmt: skip
-    """The points in closed form, anchored to a simulation with the prior, or with a calibration near the answer."""
+    """The points in closed form, anchored to a simulation with the prior, or with a calibration near the answer.
+
+    Its calibration is the prior in which the families of the points have numbers of their own.
+    """
     usable = [point for point in points if point.load == "closed" and point.measured.tpot]
     if len(usable) < LEAST_POINTS:
         raise SpecError(
             f"{len(usable)} points have a TPOT in a closed loop", hint=f"at least {LEAST_POINTS} of them are needed"
         )
-    start = at or prior
-    problem = Problem.of(usable, predict_all(usable, start, say=say), start, without)
+    near = at or prior
+    problem = Problem.of(usable, predict_all(usable, near, say=say), near, without)
     if not problem.found:
         raise SpecError("none of the points can be predicted", hint="`validate` says why")
-    return replace(problem, calibration=prior)
+    return replace(problem, calibration=prior.standalone(problem.families))
 
 
 @dataclass(frozen=True)

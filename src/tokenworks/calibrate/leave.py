@@ -68,7 +68,7 @@ def leave_out(
         if say:
             say(f"fitting without {group}")
         own = names == group
-        start = replace(problem, calibration=prior(group)) if prior else problem
+        start = replace(problem, calibration=prior(group).standalone(problem.families)) if prior else problem
         unseen[own] = fit(start, factors, use=~own).errors[own]
     vendors = vendors_of(problem)
     return [_left(group, names, vendors, unseen, before) for group in groups], unseen

@@ -132,7 +132,7 @@ class _Table:
 
         with progress("calibrating") as say:
             problem = problem_of(self.points, self.start, self.without, say)
-            factors = factors_of(problem.families, self.start, only_assumed=self.only_assumed)
+            factors = factors_of(problem.families, problem.calibration, only_assumed=self.only_assumed)
             left, _ = leave_out(problem, factors, by, say, self.unseen if by == "system" else None)
         groups = [one.plain() for one in left]
         if output == "table":
