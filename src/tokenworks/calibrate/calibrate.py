@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tokenworks.calibrate.factors import ALL, Factor, changed, factors_of, turned
+from tokenworks.calibrate.factors import ALL, Factor, each, factors_of, turned
 from tokenworks.calibrate.fit import Fit, Problem, fit
 from tokenworks.calibrate.leave import INTERVAL, Left, conformal, leave_out
 from tokenworks.calibrate.own import Played, families_of, own_factors
@@ -225,17 +225,12 @@ def _scored(log_errors: Floats) -> dict[str, Any]:
 
 def _rounded(made: Calibration, factors: Sequence[Factor], source: str) -> Calibration:
     """Fitted numbers to three digits, each with its source."""
-    families, changes = dict(made.families), dict[str, Quantity]()
-    # Several factors may turn one number; those of no family are the calibration's.
-    for field, name in dict.fromkeys((factor.field, name) for factor in factors for name in factor.families or ("",)):
-        if name:
-            families[name] = changed(families[name], field, partial(_fitted, source=source))
-        else:
-            changes[field] = _fitted(getattr(made, field), source)
-    lent = dict(made.lent)
-    for field in dict.fromkeys(factor.field for factor in factors if factor.label == ALL):
-        lent = {name: changed(family, field, partial(_fitted, source=source)) for name, family in lent.items()}
-    return made.model_copy(update={"families": families, "lent": lent, **changes})
+    for field in dict.fromkeys(factor.field for factor in factors):  # several factors may turn one number
+        turning = [factor for factor in factors if factor.field == field]
+        names = tuple(dict.fromkeys(name for factor in turning for name in factor.families))
+        label = ALL if any(factor.label == ALL for factor in turning) else ""
+        made = each(made, Factor(names, field, 0.0, label), partial(_fitted, source=source))
+    return made
 
 
 def _fitted(found: Quantity, source: str) -> Quantity:

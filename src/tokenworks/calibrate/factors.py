@@ -129,20 +129,23 @@ def changed(family: Family, field: str, change: Callable[[Quantity], Quantity]) 
     return family.model_copy(update={field: made})
 
 
+def each(calibration: Calibration, factor: Factor, change: Callable[[Quantity], Quantity]) -> Calibration:
+    """The calibration with all numbers of a factor changed, lent ones too if it is of all families."""
+    if not factor.families:
+        return calibration.model_copy(update={factor.field: change(getattr(calibration, factor.field))})
+    own = {name: changed(calibration.families[name], factor.field, change) for name in factor.families}
+    lent = calibration.lent
+    if factor.label == ALL:
+        lent = {name: changed(family, factor.field, change) for name, family in lent.items()}
+    return calibration.model_copy(update={"families": calibration.families | own, "lent": lent})
+
+
 def turned(calibration: Calibration, factors: Sequence[Factor], theta: Floats) -> Calibration:
     """The calibration with its factors turned. A family that borrows follows those of all families alone."""
-    families, lent = dict(calibration.families), dict(calibration.lent)
-    changes: dict[str, Quantity] = {}
     for factor, value in zip(factors, theta, strict=True):
         share = factor.field.partition(".")[0] in SHARES
-        turn = partial(_scaled, by=float(np.exp(value)), share=share)
-        if not factor.families:
-            changes[factor.field] = turn(changes.get(factor.field, getattr(calibration, factor.field)))
-        for name in factor.families:
-            families[name] = changed(families[name], factor.field, turn)
-        if factor.label == ALL:
-            lent = {name: changed(family, factor.field, turn) for name, family in lent.items()}
-    return calibration.model_copy(update={"families": families, "lent": lent, **changes})
+        calibration = each(calibration, factor, partial(_scaled, by=float(np.exp(value)), share=share))
+    return calibration
 
 
 def _scaled(found: Quantity, *, by: float, share: bool) -> Quantity:

@@ -251,42 +251,32 @@ def _expert_rows(name: str, machine: Machine, shapes: Frame, form: Format) -> Ro
 # ── collectives ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _gathers(tables: Tables, system: str, machine: Machine) -> list[Rows]:
-    """All-gather in one domain, by NCCL, which all engines use for it."""
-    keys = ("num_gpus", "message_size")
+def _collectives(tables: Tables, system: str, machine: Machine) -> list[Rows]:
+    """All-reduce by the kernels of each engine, as captured graphs launch them; all-gather by NCCL, as all use it."""
+    keys, made = ("num_gpus", "message_size"), []
+    frame = tables.read(system, "comm", "custom_allreduce_perf", (*keys, "kernel_source"), "latency")
+    if frame is not None:
+        frame = frame.where(np.char.find(frame["kernel_source"], "eager") < 0)
+        made.append(_message_rows("all-reduce", machine, frame, (*keys, "backend"), collectives.all_reduce))
     frame = tables.read(system, "comm", "nccl_perf", (*keys, "op_name", "nccl_dtype"), "latency")
-    if frame is None:
-        return []
-    frame = frame.where((frame["op_name"] == "all_gather") & (frame["nccl_dtype"] == "half"))
+    if frame is not None:
+        frame = frame.where((frame["op_name"] == "all_gather") & (frame["nccl_dtype"] == "half"))
+        made.append(_message_rows("all-gather", machine, frame, keys, collectives.all_gather))
+    return [rows for rows in made if len(rows.measured)]
+
+
+def _message_rows(
+    name: str, machine: Machine, frame: Frame, keys: tuple[str, ...], collective: Callable[..., FloatArray]
+) -> Rows:
+    """Messages of 16 bits in one domain."""
     frame = frame.where((frame["num_gpus"] <= machine.domain) & (2 * frame["message_size"] <= LARGEST_REDUCE))
     shapes = frame.best(keys, "latency")
     size, n = 2.0 * shapes["message_size"], shapes["num_gpus"].astype(float)
 
     def predict(rates: Rates) -> FloatArray:
-        return collectives.all_gather(size, n, domain=rates.domain, inner=rates.inner, outer=rates.outer)
+        return collective(size, n, domain=rates.domain, inner=rates.inner, outer=rates.outer)
 
-    return [Rows("all-gather", machine, MS * shapes["latency"], predict)] if len(shapes) else []
-
-
-def _collectives(tables: Tables, system: str, machine: Machine) -> list[Rows]:
-    return _reduces(tables, system, machine) + _gathers(tables, system, machine)
-
-
-def _reduces(tables: Tables, system: str, machine: Machine) -> list[Rows]:
-    """All-reduce in one domain by the kernels of each engine, as a captured graph launches them."""
-    keys = ("num_gpus", "message_size")
-    frame = tables.read(system, "comm", "custom_allreduce_perf", (*keys, "kernel_source"), "latency")
-    if frame is None:
-        return []
-    frame = frame.where(np.char.find(frame["kernel_source"], "eager") < 0)
-    frame = frame.where((frame["num_gpus"] <= machine.domain) & (2 * frame["message_size"] <= LARGEST_REDUCE))
-    shapes = frame.best((*keys, "backend"), "latency")
-    size, n = 2.0 * shapes["message_size"], shapes["num_gpus"].astype(float)
-
-    def predict(rates: Rates) -> FloatArray:
-        return collectives.all_reduce(size, n, domain=rates.domain, inner=rates.inner, outer=rates.outer)
-
-    return [Rows("all-reduce", machine, MS * shapes["latency"], predict)] if len(shapes) else []
+    return Rows(name, machine, MS * shapes["latency"], predict)
 
 
 def _dispatch(tables: Tables, system: str, machine: Machine) -> list[Rows]:
