@@ -345,3 +345,10 @@ def test_what_does_not_fit(file: str, arguments: str, words: str) -> None:
         call(file, "--trace", "talk.jsonl", *arguments.split())
     assert isinstance(error.value, DoesNotFit)
     assert error.value.exit_code == 3
+
+
+def test_rows_that_were_sorted_are_told(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f'{{"timestamp": {t}, "input_length": 10, "output_length": 3, "hash_ids": [1]}}' for t in (5, 1)]
+    (tmp_path / "trace.jsonl").write_text("\n".join(rows))
+    call(file, "--trace", str(tmp_path / "trace.jsonl"))
+    assert "sorted 1 rows that stood before an earlier one" in capsys.readouterr().err

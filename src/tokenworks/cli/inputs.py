@@ -123,8 +123,7 @@ class Source:
 
         assert self.trace is not None
         read = ingest.load_trace(self.trace, strict=self.strict)
-        for dropped in read.dropped:
-            notes().print(f"left out {dropped.count}: {dropped.reason} (first at {dropped.where})")
+        note_mended(read)
         return read
 
     def played(self, read: Trace, rate: float | None = None, scale: float | None = None) -> Trace:
@@ -249,3 +248,11 @@ class _Progress(AbstractContextManager[Callable[[str], None]]):
 
     def __exit__(self, *_: object) -> None:
         self.status.stop()
+
+
+def note_mended(read: Trace) -> None:
+    """Rows of a trace that were left out or sorted go to stderr."""
+    for dropped in read.dropped:
+        notes().print(f"left out {dropped.count}: {dropped.reason} (first at {dropped.where})")
+    if read.reordered:
+        notes().print(f"sorted {read.reordered} rows that stood before an earlier one")

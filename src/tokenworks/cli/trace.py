@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenworks.cli.output import Output, Switch, console, emit, notes, table
+from tokenworks.cli.inputs import note_mended
+from tokenworks.cli.output import Output, Switch, console, emit, table
 
 if TYPE_CHECKING:
     from tokenworks.ingest.statistics import Reuse, Spread, Statistics
@@ -67,11 +68,8 @@ def _plain(read: Trace, found: Statistics) -> dict[str, object]:
 
 
 def _print(read: Trace, found: Statistics) -> None:
-    out, err = console(), notes()
-    for dropped in read.dropped:
-        err.print(f"left out {dropped.count}: {dropped.reason} (first at {dropped.where})")
-    if read.reordered:
-        err.print(f"sorted {read.reordered} rows that stood before an earlier one")
+    out = console()
+    note_mended(read)
     dated = bool(found.rate) and not read.undated
     rate = f", {found.rate:.4g} requests/s, gaps with cv {found.interarrival_cv:.3g}" if dated else ", all at once"
     out.print(f"{read.name}: {found.requests:,} requests in {_time(found.span_s)}{rate}")
