@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenworks.calibrate.bench import NATIVE
-from tokenworks.calibrate.points import Measured, Point, Worker
+from tokenworks.calibrate.measured import Measured, Point, Worker
+from tokenworks.calibrate.own_results import NATIVE
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.specs.calibration import load_calibration
 

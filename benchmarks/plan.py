@@ -20,10 +20,11 @@ from functools import partial
 from typing import Any
 
 import tokenworks
-from tokenworks.plan.api import prepare
-from tokenworks.plan.space import Candidates, Ladders, candidates, splits
-from tokenworks.plan.steps import Costing
-from tokenworks.plan.together import BLOCK, climb
+from tokenworks.legal.splits import Candidates, candidates, splits
+from tokenworks.planning.aggregated import BLOCK, climb
+from tokenworks.planning.costing import Costing
+from tokenworks.planning.plan import prepare
+from tokenworks.planning.space import Ladders
 from tokenworks.specs.calibration import DEFAULT
 
 MODEL, MACHINE, SLO = "deepseek-ai/DeepSeek-R1", "scalex40", "ttft=2s,tpot=50ms"

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenworks.engine import engine
+from tokenworks.engine import simulator
 from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, StepCost, Transfer
 from tokenworks.ingest import load_trace
-from tokenworks.ingest.transform import replicate
-from tokenworks.plan.simulate import requests_of
+from tokenworks.simulation.run import requests_of
+from tokenworks.traffic.transform import replicate
 
 LOAD = 0.8
 BLOCK = 512
@@ -102,7 +102,7 @@ def play(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: i
     part = {name: values[: count + (name == "block_offsets")] for name, values in traffic.items()}
     if "block_ids" in traffic:
         part["block_ids"] = traffic["block_ids"][: int(part["block_offsets"][-1])]
-    run = engine.Engine(cluster)
+    run = simulator.Simulator(cluster)
     run.submit(Requests.of(arrival, **part))
     start = time.process_time()
     run.advance()
@@ -118,7 +118,7 @@ def recorded(path: Path, count: int) -> dict[str, np.ndarray]:
 
 def measure(name: str, count: int, trace: Path | None) -> dict[str, object]:
     started = time.perf_counter()
-    engine.warm_up()
+    simulator.warm_up()
     ready = time.perf_counter() - started
     title, generate, cluster = CASES[name]
     traffic = recorded(trace, count) if trace and generate is mooncake else generate(count, np.random.default_rng(1))

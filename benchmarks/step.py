@@ -12,7 +12,7 @@ import numpy as np
 from tokenworks.costs.memory import memory
 from tokenworks.costs.rates import rates
 from tokenworks.costs.split import Split
-from tokenworks.costs.step import OVERLAPS, Load, step
+from tokenworks.costs.step import OVERLAPS, Batch, step
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.engine import load_engine
@@ -24,7 +24,7 @@ SIZES = (10_000, 100_000)
 ROUNDS = 5
 
 
-def points(count: int) -> tuple[Split, Load]:
+def points(count: int) -> tuple[Split, Batch]:
     """Random splits of 40 devices, all arrays, with random mixed batches."""
     random = np.random.default_rng(0)
     tp = random.choice([1.0, 2.0, 4.0, 8.0], count)
@@ -33,7 +33,7 @@ def points(count: int) -> tuple[Split, Load]:
         redundant=np.full(count, 24.0), kv_bytes=random.choice([1.0, 2.0], count), draft_tokens=np.zeros(count),
     )  # fmt: skip
     decode, prefill = random.integers(1, 4000, count) * 1.0, random.integers(0, 40000, count) * 1.0
-    return split, Load(decode, decode * 4000, prefill, prefill * 2000)
+    return split, Batch(decode, decode * 4000, prefill, prefill * 2000)
 
 
 def rate(run: Callable[[], object], count: int) -> float:

@@ -15,6 +15,6 @@ def _plain_page() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def kernel() -> None:
-    from tokenworks.engine.engine import warm_up
+    from tokenworks.engine.simulator import warm_up
 
     warm_up()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
-    from tokenworks.plan.api import plan
-    from tokenworks.plan.simulate import simulate
+    from tokenworks.planning.plan import plan
+    from tokenworks.simulation.run import simulate
 
 __version__ = "0.1.0"
 
@@ -19,8 +19,8 @@ _PUBLIC = {
     "SpecError": "errors",
     "TokenworksError": "errors",
     "UnknownName": "errors",
-    "plan": "plan.api",
-    "simulate": "plan.simulate",
+    "plan": "planning.plan",
+    "simulate": "simulation.run",
 }
 
 __all__ = ["DoesNotFit", "SloMissed", "SpecError", "TokenworksError", "UnknownName", "plan", "simulate"]

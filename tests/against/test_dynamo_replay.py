@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tokenworks.engine.engine import run, warm_up
 from tokenworks.engine.metrics import metrics
+from tokenworks.engine.simulator import run, warm_up
 from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Router, StepCost
-from tokenworks.ingest import load_trace, reblock
-from tokenworks.plan.simulate import requests_of
+from tokenworks.ingest import load_trace
+from tokenworks.simulation.run import requests_of
+from tokenworks.traffic import reblock
 
 pytestmark = pytest.mark.peer
 

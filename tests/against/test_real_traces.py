@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from tokenworks.engine.types import Status
-from tokenworks.ingest import limit, load_trace, reblock, stream
-from tokenworks.ingest.generate import streams
-from tokenworks.plan.simulate import Traffic, simulate
-from tokenworks.plan.summary import summary
+from tokenworks.ingest import load_trace
+from tokenworks.simulation.run import Traffic, simulate
+from tokenworks.simulation.summary import summary
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.trace import Trace
+from tokenworks.traffic import limit, reblock, stream
+from tokenworks.traffic.generate import streams
 
 pytestmark = [pytest.mark.shared, pytest.mark.usefixtures("kernel")]
 

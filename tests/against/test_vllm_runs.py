@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tokenworks.ingest import load_trace
-from tokenworks.plan.simulate import Simulation, Traffic, simulate
-from tokenworks.plan.summary import series
+from tokenworks.simulation.run import Simulation, Traffic, simulate
+from tokenworks.simulation.summary import series
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 
 pytestmark = pytest.mark.shared

@@ -9,10 +9,10 @@ import pytest
 
 from tests.calibrate.cases import table
 from tests.calibrate.made_up import write
+from tokenworks.calibrate.case import Skipped, machine_of
 from tokenworks.calibrate.checkpoints import checkpoint
-from tokenworks.calibrate.play import Predicted, predict
-from tokenworks.calibrate.points import Point, read_points
-from tokenworks.calibrate.setup import Skipped, machine_of
+from tokenworks.calibrate.measured import Point, read_points
+from tokenworks.calibrate.predict import Predicted, predict
 from tokenworks.cli import run
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.model import Model, active_parameters

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.calibrate.test_score import POINT
-from tokenworks.calibrate.play import Predicted
-from tokenworks.calibrate.points import Measured, Point
+from tokenworks.calibrate.measured import Measured, Point
 from tokenworks.calibrate.power import fit_power, measured_watts
-from tokenworks.plan.energy import Used
+from tokenworks.calibrate.predict import Predicted
+from tokenworks.simulation.energy import Used
 from tokenworks.specs.calibration import Power, load_calibration, number
 
 PRIOR = load_calibration("datasheet").power

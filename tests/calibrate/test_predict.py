@@ -8,11 +8,11 @@ import pytest
 
 from tests.calibrate.cases import DISAGG, table
 from tokenworks.calibrate.calibrate import calibrate, write
+from tokenworks.calibrate.case import machine_of
+from tokenworks.calibrate.closed_form import bunches, tpots
 from tokenworks.calibrate.factors import Factor, factors_of, turned
 from tokenworks.calibrate.fit import Problem, fit
-from tokenworks.calibrate.points import Point, read_points
-from tokenworks.calibrate.setup import machine_of
-from tokenworks.calibrate.steady import bunches, tpots
+from tokenworks.calibrate.measured import Point, read_points
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import load_calibration

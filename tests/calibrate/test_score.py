@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenworks.calibrate.leave import conformal
-from tokenworks.calibrate.play import Predicted
-from tokenworks.calibrate.points import Measured, Point, Worker
+from tokenworks.calibrate.leave_out import conformal
+from tokenworks.calibrate.measured import Measured, Point, Worker
+from tokenworks.calibrate.predict import Predicted
 from tokenworks.calibrate.score import batch_class, errors, kind, little, ranking
 
 POINT = Point(

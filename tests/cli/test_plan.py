@@ -225,7 +225,7 @@ def test_an_interrupt_ends_with_words(capsys: Output, monkeypatch: pytest.Monkey
     def stop(*_args: object, **_more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tokenworks.plan.api.search", stop)
+    monkeypatch.setattr("tokenworks.planning.plan.search", stop)
     code, out, err = run([*MOE, *SLO], capsys)
     assert (code, out) == (130, "")
     assert "interrupted" in err

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenworks.costs.collectives import Fabric
 from tokenworks.costs.rates import Rates, rates
 from tokenworks.costs.split import Split
-from tokenworks.costs.step import Load
+from tokenworks.costs.step import Batch
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.hf import load_model
@@ -99,7 +99,7 @@ def splits(draw: st.DrawFn, found: Model) -> Split:
 
 
 loads = st.builds(
-    lambda decode, context, prefill, prompt: Load(decode, decode * context, prefill, prefill * prompt / 2),
+    lambda decode, context, prefill, prompt: Batch(decode, decode * context, prefill, prefill * prompt / 2),
     decode=st.sampled_from([0.0, 1.0, 7.0, 64.0, 1000.0]),
     context=st.sampled_from([1.0, 500.0, 4000.0, 120000.0]),
     prefill=st.sampled_from([0.0, 1.0, 100.0, 8192.0]),

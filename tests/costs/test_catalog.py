@@ -6,7 +6,7 @@ import pytest
 from tests.costs.cases import achieved, model, on
 from tokenworks.costs.memory import memory
 from tokenworks.costs.split import Split
-from tokenworks.costs.step import Load, step
+from tokenworks.costs.step import Batch, step
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import model_names
 from tokenworks.specs.model import Model
@@ -26,7 +26,7 @@ def widths(found: Model) -> Split:
 @pytest.mark.parametrize("name", [name for name in model_names() if name != REFUSED])
 def test_every_model_is_costed(name: str) -> None:
     found = model(name)
-    split, load = widths(found), Load(16, 16 * 4000.0, 2048, 2048 * 2000.0)
+    split, load = widths(found), Batch(16, 16 * 4000.0, 2048, 2048 * 2000.0)
     for machine in ("scalex40", "hgx-h200", "cloudmatrix384"):
         made = step(found, achieved(machine), split, load, engine=VLLM)
         assert np.all(np.isfinite(made.seconds))

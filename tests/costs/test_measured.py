@@ -10,7 +10,7 @@ import pytest
 
 from tests.costs.cases import achieved, model
 from tokenworks.costs.split import Split
-from tokenworks.costs.step import Load, step
+from tokenworks.costs.step import Batch, step
 from tokenworks.specs.engine import load_engine
 
 POINTS = Path(__file__).parents[2] / "../shared/measured/serving_dev.csv"
@@ -36,7 +36,7 @@ def predicted(row: dict[str, str]) -> float:
     batch = float(row["concurrency"]) / (float(row["n_devices"]) / float(row["devices"]))
     chunk = min(isl, CHUNK)
     context = batch * (isl + osl / 2)
-    loads = Load(batch, context, np.array([0.0, chunk]), np.array([0.0, chunk * isl / 2]))
+    loads = Batch(batch, context, np.array([0.0, chunk]), np.array([0.0, chunk * isl / 2]))
     engine = load_engine({"atom": "sglang"}.get(row["engine"], row["engine"]))
     decode, mixed = step(model(name), achieved(SYSTEMS[row["device"]]), split, loads, engine=engine).seconds
     return float(decode + batch / osl * isl / chunk * (mixed - decode))

@@ -64,7 +64,7 @@ def test_roofs_in_use_by_hand() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 512), st.integers(0, 8192))
 def test_a_step_uses_its_roofs_for_no_more_than_its_time(sequences: int, prefill: int) -> None:
-    load = step.Load(sequences, 1000.0 * sequences, prefill, 500.0 * prefill)
+    load = step.Batch(sequences, 1000.0 * sequences, prefill, 500.0 * prefill)
     made = step.step(MODEL, FOUND, Split(tp=2), load, engine=VLLM)
     compute, hbm = roof_use(made)
     assert 0 < compute <= 1
@@ -74,7 +74,7 @@ def test_a_step_uses_its_roofs_for_no_more_than_its_time(sequences: int, prefill
 def test_prefill_works_and_decode_reads() -> None:
     made = [
         step.step(MODEL, FOUND, Split(), load, engine=VLLM)
-        for load in (step.Load(prefill=8192.0, prefill_context=8192.0 * 500), step.Load(8.0, 8000.0))
+        for load in (step.Batch(prefill=8192.0, prefill_context=8192.0 * 500), step.Batch(8.0, 8000.0))
     ]
     (work, less), (idle, read) = map(roof_use, made)
     assert work > 0.6 > idle

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tests.costs.cases import LLAMA, MACHINES, MODELS, QWEN, R1, achieved, loads, model, on, perfect, splits
 from tokenworks.costs.rates import rates
+from tokenworks.costs.requests import mean_of_requests, prefix_tokens
 from tokenworks.costs.split import Split
-from tokenworks.costs.step import COMMUNICATION, HOSTS, OVERLAPS, Load, prefix_tokens, step
+from tokenworks.costs.step import COMMUNICATION, HOSTS, OVERLAPS, Batch, step
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.engine import load_engine
@@ -26,7 +27,7 @@ NETWORKED = {"all-reduce", "dispatch", "combine", "pipeline"}
 
 def test_flop_of_a_dense_decode() -> None:
     """Llama-3.1-70B, 64 sequences of 4,000 tokens: 2 x (70.6e9 - embedding) x 64, and 4 x 64 x 128 x 80 x 256,000."""
-    found = step(model(LLAMA), achieved("hgx-h100"), Split(), Load(64, 64 * 4000.0), engine=VLLM)
+    found = step(model(LLAMA), achieved("hgx-h100"), Split(), Batch(64, 64 * 4000.0), engine=VLLM)
     gemm = 2 * (70.55e9 - 128256 * 8192) * 64
     assert found.flop == pytest.approx(gemm + 80 * 32768 * 64 * 4000, rel=0.01)
 
@@ -34,7 +35,7 @@ def test_flop_of_a_dense_decode() -> None:
 def test_flop_of_a_dense_prefill() -> None:
     """Llama-3.1-70B, a prompt of 8,192: 2 x 68.4e9 x 8192 (one row of logits), causal attention half of the square."""
     found = step(
-        model(LLAMA), achieved("hgx-h100"), Split(), Load(prefill=8192, prefill_context=8192**2 / 2), engine=VLLM
+        model(LLAMA), achieved("hgx-h100"), Split(), Batch(prefill=8192, prefill_context=8192**2 / 2), engine=VLLM
     )
     gemm = 2 * (70.55e9 - 2 * 128256 * 8192) * 8192
     assert found.flop == pytest.approx(gemm + 80 * 32768 * 8192**2 / 2, rel=0.01)
@@ -43,13 +44,13 @@ def test_flop_of_a_dense_prefill() -> None:
 @pytest.mark.parametrize("name", [R1, QWEN])
 def test_flop_of_experts(name: str) -> None:
     """Without skew and on one rank, FLOP are 2 x active parameters x tokens, and those of attention."""
-    found = step(model(name), perfect(on("scalex40")), Split(), Load(4096, 0.0), engine=VLLM)
+    found = step(model(name), perfect(on("scalex40")), Split(), Batch(4096, 0.0), engine=VLLM)
     assert found.flop == pytest.approx(2 * active_parameters(model(name)) * 4096, rel=0.01)
 
 
 def test_decode_of_a_70b_on_four_h100() -> None:
     """Llama-3.3-70B in FP8 with 4 users took 12.2 ms; BF16 weights are twice the bytes: 15 to 25 ms."""
-    found = step(model(LLAMA), achieved("hgx-h100"), Split(tp=4), Load(4, 4 * 4500.0), engine=VLLM)
+    found = step(model(LLAMA), achieved("hgx-h100"), Split(tp=4), Batch(4, 4 * 4500.0), engine=VLLM)
     assert 15e-3 < found.seconds < 25e-3
     assert found.bound() == "hbm"
 
@@ -57,7 +58,7 @@ def test_decode_of_a_70b_on_four_h100() -> None:
 def test_decode_of_r1_on_gb200() -> None:
     """DeepSeek-R1 FP8, EP32 on GB200, 29 sequences a GPU of 1.5 k tokens: 19.4 ms a token measured; within 25 %."""
     found = step(
-        model(R1), achieved("gb200-nvl72"), Split(dp=32, ep=32), Load(928, 928 * 1400.0), engine=load_engine("trtllm")
+        model(R1), achieved("gb200-nvl72"), Split(dp=32, ep=32), Batch(928, 928 * 1400.0), engine=load_engine("trtllm")
     )
     assert found.seconds == pytest.approx(19.4e-3, rel=0.25)
 
@@ -68,7 +69,7 @@ def test_decode_of_r1_as_deepseek_served_it() -> None:
     That is 88 sequences a GPU and 47.6 ms (deepseek-ai/open-infra-index, day 6); within 25 %, from H100 kernels alone.
     """
     sequences = 144 * 88
-    load = Load(sequences, sequences * 4989.0)
+    load = Batch(sequences, sequences * 4989.0)
     split = Split(dp=144, ep=144, redundant=32)
     found = step(model(R1), achieved("18xhgx-h800"), split, load, engine=load_engine("sglang"), overlap="two-batch")
     assert found.seconds == pytest.approx(47.6e-3, rel=0.25)
@@ -80,7 +81,7 @@ def test_decode_of_r1_as_deepseek_served_it() -> None:
 @pytest.mark.parametrize("name", MODELS)
 @FEW
 @given(data=st.data(), machine=st.sampled_from(MACHINES), load=loads)
-def test_no_part_is_faster_than_its_roofline(name: str, data: st.DataObject, machine: str, load: Load) -> None:
+def test_no_part_is_faster_than_its_roofline(name: str, data: st.DataObject, machine: str, load: Batch) -> None:
     made, split = on(machine), data.draw(splits(model(name)))
     found = step(model(name), perfect(made), split, load, engine=VLLM)
     links = made.scale_up.bandwidth + (made.scale_out.bandwidth if made.scale_out else 0.0)
@@ -94,7 +95,7 @@ def test_no_part_is_faster_than_its_roofline(name: str, data: st.DataObject, mac
 @pytest.mark.parametrize("name", MODELS)
 @FEW
 @given(data=st.data(), machine=st.sampled_from(MACHINES), load=loads)
-def test_calibrated_is_never_faster_than_perfect(name: str, data: st.DataObject, machine: str, load: Load) -> None:
+def test_calibrated_is_never_faster_than_perfect(name: str, data: st.DataObject, machine: str, load: Batch) -> None:
     split = data.draw(splits(model(name)))
     calibrated = step(model(name), achieved(machine), split, load, engine=VLLM)
     bare = step(model(name), perfect(on(machine)), split, load, engine=VLLM)
@@ -104,7 +105,7 @@ def test_calibrated_is_never_faster_than_perfect(name: str, data: st.DataObject,
 @pytest.mark.parametrize("name", MODELS)
 @FEW
 @given(data=st.data(), load=loads, overlap=st.sampled_from(sorted(OVERLAPS)), more=st.floats(1, 8))
-def test_more_load_takes_longer(name: str, data: st.DataObject, load: Load, overlap: str, more: float) -> None:
+def test_more_load_takes_longer(name: str, data: st.DataObject, load: Batch, overlap: str, more: float) -> None:
     """More context, or more prefill; more of everything where the hottest rank is not a matter of chance.
 
     The load of the hottest rank over the mean falls with more tokens, so the number of sequences is not in this law.
@@ -123,7 +124,7 @@ def test_more_load_takes_longer(name: str, data: st.DataObject, load: Load, over
 @FEW
 @given(data=st.data(), machine=st.sampled_from(MACHINES), load=loads, faster=st.floats(1, 4))
 def test_more_bandwidth_is_never_slower(
-    name: str, data: st.DataObject, machine: str, load: Load, faster: float
+    name: str, data: st.DataObject, machine: str, load: Batch, faster: float
 ) -> None:
     made, split = on(machine), data.draw(splits(model(name)))
     before = step(model(name), achieved(machine), split, load, engine=VLLM).seconds
@@ -142,7 +143,7 @@ def test_more_bandwidth_is_never_slower(
 @pytest.mark.parametrize("name", MODELS)
 @FEW
 @given(data=st.data(), load=loads)
-def test_parts_add_up(name: str, data: st.DataObject, load: Load) -> None:
+def test_parts_add_up(name: str, data: st.DataObject, load: Batch) -> None:
     split, found = data.draw(splits(model(name))), achieved("5xhgx-h100")
     plain = step(model(name), found, split, load, engine=VLLM)
     assert sum(part.seconds for part in plain.parts.values()) == pytest.approx(plain.seconds)
@@ -161,13 +162,13 @@ def test_arrays_and_numbers_agree(name: str) -> None:
     tp, dp = np.array([1, 2, 8, 4]), np.array([8, 4, 1, 10]) if routed else np.ones(4, dtype=int)
     ep = tp * dp if routed else np.ones(4, dtype=int)
     split = Split(tp=tp, dp=dp, ep=ep, redundant=np.array([0, 8, 8, 24]) * routed)
-    load = Load(*(generator.uniform(1, 4000, (3, 4)) * size for size in (1, 1000, 1, 1000, 10)))
+    load = Batch(*(generator.uniform(1, 4000, (3, 4)) * size for size in (1, 1000, 1, 1000, 10)))
     for overlap in OVERLAPS:
         together = step(found, achieved("5xhgx-h100"), split, load, engine=VLLM, overlap=overlap)
         for row in range(3):
             for column in range(4):
                 one = Split(*(np.broadcast_to(v, 4)[column].item() for v in dataclasses.astuple(split)))
-                batch = Load(*(float(v[row, column]) for v in dataclasses.astuple(load)))
+                batch = Batch(*(float(v[row, column]) for v in dataclasses.astuple(load)))
                 alone = step(found, achieved("5xhgx-h100"), one, batch, engine=VLLM, overlap=overlap)
                 assert together.seconds[row, column] == pytest.approx(float(alone.seconds), rel=1e-12)
                 assert together.bound()[row, column] == alone.bound()
@@ -178,7 +179,7 @@ def test_arrays_and_numbers_agree(name: str) -> None:
 
 def test_one_domain_has_no_scale_out() -> None:
     """EP40 on scaleX40 touches no network; on five boxes of eight H100 dispatch is bound by it."""
-    split, load = Split(dp=40, ep=40, redundant=24), Load(4000, 4000 * 2000.0)
+    split, load = Split(dp=40, ep=40, redundant=24), Batch(4000, 4000 * 2000.0)
     box = step(model(R1), achieved("scalex40"), split, load, engine=VLLM)
     assert all(np.all(part.roofs.get("scale-out", 0.0) == 0) for part in box.parts.values())
     boxes = step(model(R1), achieved("5xhgx-h100"), split, load, engine=VLLM)
@@ -186,7 +187,7 @@ def test_one_domain_has_no_scale_out() -> None:
 
 
 def test_without_attention_dp_nothing_is_dispatched() -> None:
-    found = step(model(R1), achieved("scalex40"), Split(tp=8, ep=8), Load(64, 64 * 2000.0), engine=VLLM)
+    found = step(model(R1), achieved("scalex40"), Split(tp=8, ep=8), Batch(64, 64 * 2000.0), engine=VLLM)
     assert found.parts["dispatch"].seconds == found.parts["combine"].seconds == 0
     assert found.parts["all-reduce"].seconds > 0
 
@@ -195,17 +196,17 @@ def test_a_pipeline_takes_microbatches() -> None:
     """Two stages finish the batch every pass of a half: faster for large batches, not for one sequence."""
     found = achieved("hgx-h100")
 
-    def seconds(pp: int, load: Load) -> float:
+    def seconds(pp: int, load: Batch) -> float:
         return float(step(model(LLAMA), found, Split(tp=4, pp=pp), load, engine=VLLM).seconds)
 
-    prefill = Load(prefill=8192, prefill_context=8192**2 / 2)
+    prefill = Batch(prefill=8192, prefill_context=8192**2 / 2)
     assert 0.5 < seconds(2, prefill) / seconds(1, prefill) < 0.6
-    assert seconds(2, Load(1, 4000.0)) > seconds(1, Load(1, 4000.0))
+    assert seconds(2, Batch(1, 4000.0)) > seconds(1, Batch(1, 4000.0))
 
 
 def test_stages_that_do_not_divide_wait_for_the_fullest() -> None:
     """61 layers in 4 stages: 16 in the fullest, so a round of 4 microbatches takes 64 / 61 of the layers' time."""
-    found = step(model(R1), achieved("scalex40"), Split(pp=4), Load(400, 400 * 4000.0), engine=VLLM)
+    found = step(model(R1), achieved("scalex40"), Split(pp=4), Batch(400, 400 * 4000.0), engine=VLLM)
     layers = sum(part.seconds for name, part in found.parts.items() if name not in ("head", "pipeline", "embedding"))
     assert found.seconds == pytest.approx(layers * 64 / 61, rel=1e-3)
 
@@ -214,10 +215,10 @@ def test_a_pipeline_waits_for_drafts_and_is_free_for_one() -> None:
     """The last stage has the draft layers, too; one sequence alone waits for nobody."""
     crowd, alone = (
         step(model(R1), achieved("scalex40"), Split(tp=8, ep=8, pp=5, draft_tokens=2), load, engine=VLLM).parts
-        for load in (Load(640, 640 * 4000.0), Load(1, 4000.0))
+        for load in (Batch(640, 640 * 4000.0), Batch(1, 4000.0))
     )
     last = crowd["head"].seconds + crowd["draft"].seconds
-    hops = step(model(R1), achieved("scalex40"), Split(tp=8, ep=8, pp=5), Load(1, 4000.0), engine=VLLM)
+    hops = step(model(R1), achieved("scalex40"), Split(tp=8, ep=8, pp=5), Batch(1, 4000.0), engine=VLLM)
     layers = sum(part.seconds for name, part in crowd.items() if name not in ("head", "draft", "pipeline", "host"))
     total = sum(part.seconds for part in crowd.values())
     assert total == pytest.approx(5 * (12 / 61 * layers + last), rel=0.01)
@@ -228,12 +229,13 @@ def test_a_cached_latent_is_expanded_for_each_chunk() -> None:
     """DeepSeek-R1: 61 layers x 2 x 512 x 128 heads x (128 + 128) = 2.05 GFLOP a token of prefix; sparse reads none."""
     chunk, prefix = 2048.0, 30000.0
     seen = prefix + chunk / 2
-    assert prefix_tokens(chunk, seen, chunks=1) == prefix
-    assert prefix_tokens(4 * 4000.0, 2000.0, chunks=4) == 0  # whole prompts
-    assert prefix_tokens(0.0, 2000.0, chunks=4) == 0
+    long, whole = mean_of_requests([2 * seen], [1]), mean_of_requests([4000, 2000], [1, 1])
+    assert prefix_tokens(long, chunk, lanes=1) == prefix
+    assert prefix_tokens(whole, 4 * 4000.0, lanes=4) == 0  # whole prompts, however their lengths vary
+    assert prefix_tokens(long, 0.0, lanes=4) == 0
 
     def flop(name: str, tokens: float) -> float:
-        load = Load(prefill=chunk, prefill_context=chunk * seen, prefix=tokens)
+        load = Batch(prefill=chunk, prefill_context=chunk * seen, prefix=tokens)
         return float(step(model(name), achieved("scalex40"), Split(), load, engine=VLLM).flop)
 
     assert flop(R1, prefix) - flop(R1, 0.0) == pytest.approx(prefix * 61 * 2 * 512 * 128 * 256)
@@ -242,7 +244,7 @@ def test_a_cached_latent_is_expanded_for_each_chunk() -> None:
 
 
 def test_drafts_cost_a_pass_each_and_share_the_verification() -> None:
-    load = Load(64, 64 * 4000.0)
+    load = Batch(64, 64 * 4000.0)
     off, one, two = (
         step(model(R1), achieved("scalex40"), Split(tp=8, ep=8, draft_tokens=n), load, engine=VLLM) for n in (0, 1, 2)
     )
@@ -255,13 +257,13 @@ def test_drafts_cost_a_pass_each_and_share_the_verification() -> None:
 
 def test_a_model_without_drafts_refuses_them() -> None:
     with pytest.raises(SpecError, match="no draft layers"):
-        step(model(LLAMA), achieved("scalex40"), Split(draft_tokens=1), Load(1, 1.0), engine=VLLM)
+        step(model(LLAMA), achieved("scalex40"), Split(draft_tokens=1), Batch(1, 1.0), engine=VLLM)
 
 
 def test_the_host_shows_where_the_device_is_quick() -> None:
-    quick = step(model("Qwen/Qwen3-0.6B"), achieved("gb200-nvl72"), Split(), Load(256, 256.0), engine=VLLM)
+    quick = step(model("Qwen/Qwen3-0.6B"), achieved("gb200-nvl72"), Split(), Batch(256, 256.0), engine=VLLM)
     assert quick.parts["host"].seconds > 0
-    slow = step(model(LLAMA), achieved("gb200-nvl72"), Split(), Load(256, 256.0), engine=VLLM)
+    slow = step(model(LLAMA), achieved("gb200-nvl72"), Split(), Batch(256, 256.0), engine=VLLM)
     assert slow.parts["host"].seconds == 0
     assert HOSTS["serial"](1.0, 5.0) == 1.0
     assert (HOSTS["hidden"](1.0, 5.0), HOSTS["hidden"](5.0, 1.0)) == (0.0, 4.0)
@@ -272,7 +274,7 @@ def test_two_batches_pay_off_only_where_there_is_much_to_hide() -> None:
     split, found = Split(dp=40, ep=40, redundant=24), achieved("5xhgx-h100")
 
     def gain(sequences: int) -> float:
-        load = Load(sequences, sequences * 2000.0)
+        load = Batch(sequences, sequences * 2000.0)
         plain, halves = (
             step(model(R1), found, split, load, engine=VLLM, overlap=o).seconds for o in ("none", "two-batch")
         )
@@ -293,10 +295,10 @@ def test_dequantised_weights_are_multiplied_in_16_bits() -> None:
 
 def test_a_pipeline_is_no_faster_than_its_last_stage() -> None:
     """Llama-3.1-8B, pp 8: four of 32 layers a stage, and the head (0.53 of 8.03 B) on the last; all wait for it."""
-    small, load = model("meta-llama/Meta-Llama-3.1-8B"), Load(decode=512.0, context=512.0 * 1000)
+    small, load = model("meta-llama/Meta-Llama-3.1-8B"), Batch(decode=512.0, context=512.0 * 1000)
     found = rates(on("hgx-h100"), load_calibration())
     staged = step(small, found, Split(pp=8), load, engine=load_engine("vllm"))
-    alone = step(small, found, Split(), Load(decode=64.0, context=64.0 * 1000), engine=load_engine("vllm"))
+    alone = step(small, found, Split(), Batch(decode=64.0, context=64.0 * 1000), engine=load_engine("vllm"))
     head = float(alone.parts["head"].seconds)
     layers = sum(float(alone.parts[name].seconds) for name in ("attention gemm", "attention", "dense ffn", "norms"))
     assert float(staged.seconds) >= 8 * (layers / 8 + head) * 0.999

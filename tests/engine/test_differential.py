@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine import cases
-from tokenworks.engine import engine, reference
+from tokenworks.engine import reference, simulator
 from tokenworks.engine.types import Status
 
 
@@ -17,7 +17,7 @@ from tokenworks.engine.types import Status
 def test_kernel_equals_reference(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
     cluster, requests = cases.cluster(rng), cases.requests(rng, count)
-    cases.assert_same(reference.run(cluster, requests), engine.run(cluster, requests))
+    cases.assert_same(reference.run(cluster, requests), simulator.run(cluster, requests))
 
 
 @pytest.mark.parametrize("block", range(10))
@@ -27,7 +27,7 @@ def test_a_sweep_of_seeds(block: int) -> None:
     for seed in range(150 * block, 150 * block + 150):
         rng = np.random.default_rng(seed)
         cluster, requests = cases.cluster(rng), cases.requests(rng, int(rng.integers(1, 40)))
-        slow, fast = reference.run(cluster, requests), engine.run(cluster, requests)
+        slow, fast = reference.run(cluster, requests), simulator.run(cluster, requests)
         cases.assert_same(slow, fast)
         pools = slow.pools
         seen += [sum(p.preemptions for p in pools), sum(p.hit_tokens for p in pools), sum(p.evictions for p in pools),
@@ -41,7 +41,7 @@ def test_driven_in_steps(seed: int) -> None:
     """Submitting, cancelling and looking at any moment gives the same in both, also while things are in flight."""
     rng = np.random.default_rng(seed)
     cluster = cases.cluster(rng)
-    slow, fast = reference.Reference(cluster), engine.Engine(cluster)
+    slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
     now, count = 0.0, 0
     for _ in range(int(rng.integers(1, 6))):
         requests = cases.requests(rng, int(rng.integers(1, 12)))
@@ -67,7 +67,7 @@ def test_counts_right_after_so_many_were_sent(seed: int, marks: list[int]) -> No
     """A run that stops there counts the same in both, and ends as one that does not."""
     rng = np.random.default_rng(seed)
     cluster, requests = cases.cluster(rng), cases.requests(rng, 30)
-    slow, fast = reference.Reference(cluster), engine.Engine(cluster)
+    slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
     for one in (slow, fast):
         one.submit(requests)
     for mark in sorted(marks):
@@ -78,5 +78,5 @@ def test_counts_right_after_so_many_were_sent(seed: int, marks: list[int]) -> No
     for one in (slow, fast):
         one.advance()
     cases.assert_same(slow.outcome(), fast.outcome())
-    whole = engine.run(cluster, requests)
+    whole = simulator.run(cluster, requests)
     np.testing.assert_allclose(fast.outcome().end_s, whole.end_s, rtol=0, atol=1e-9)

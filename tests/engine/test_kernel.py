@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from tests.engine import cases
-from tokenworks.engine import engine, kernel, reference
+from tokenworks.engine import kernel, reference, simulator
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost
 
 
 def test_compiled_once() -> None:
-    engine.warm_up()
-    assert engine.compiled()
+    simulator.warm_up()
+    assert simulator.compiled()
 
 
 def test_machine_code_older_than_a_source_is_forgotten(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_long_outputs_come_round_in_the_calendar() -> None:
     pool = Pool(StepCost(np.full(33, 0.001)), Limits(8, 32, 10_000, 7))
     requests = Requests.of([0.0, 0.0, 0.5, 0.9], [5, 6, 7, 8], [9000, 4097, 4096, 8192])
     cluster = Cluster((pool,))
-    cases.assert_same(reference.run(cluster, requests), engine.run(cluster, requests))
+    cases.assert_same(reference.run(cluster, requests), simulator.run(cluster, requests))
 
 
 def test_buffers_grow() -> None:
@@ -45,7 +45,7 @@ def test_buffers_grow() -> None:
     names = rng.integers(0, 1 << 40, 10 * count)
     requests = Requests.of(np.cumsum(rng.exponential(0.01, count)), np.full(count, 41), rng.integers(1, 9, count),
                            block_ids=names, block_offsets=10 * np.arange(count + 1))  # fmt: skip
-    fast = engine.run(cluster, requests)
+    fast = simulator.run(cluster, requests)
     assert len(fast.series) > 1024
     cases.assert_same(reference.run(cluster, requests), fast)
 
@@ -53,7 +53,7 @@ def test_buffers_grow() -> None:
 def test_a_live_request_costs_little() -> None:
     """Submitting one request and playing 10 ms takes well under a millisecond (0.3 ms when it was written)."""
     pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True))
-    run = engine.Engine(Cluster((pool,)))
+    run = simulator.Simulator(Cluster((pool,)))
     start = time.process_time()
     for i in range(300):
         ids = np.arange(3) + 3 * i

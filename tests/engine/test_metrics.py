@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenworks.engine import engine
+from tokenworks.engine import simulator
 from tokenworks.engine.gaps import itl_bin, itl_middle
 from tokenworks.engine.metrics import metrics
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, StepCost
@@ -25,7 +25,7 @@ def test_a_gap_is_near_the_middle_of_its_bin(gap: float) -> None:
 
 def test_two_requests_by_hand() -> None:
     """One at a time, 10 ms a step: the second (3 tokens) waits for the 4 steps of the first, sent 5 ms earlier."""
-    outcome = engine.run(one_by_one(), Requests.of([0.0, 0.005], [10, 10], [4, 3]))
+    outcome = simulator.run(one_by_one(), Requests.of([0.0, 0.005], [10, 10], [4, 3]))
     m = metrics(outcome, ttft_s=0.02, tpot_s=0.011)
     assert m.completed == 2
     assert m.duration == pytest.approx(0.07)
@@ -44,18 +44,18 @@ def test_two_requests_by_hand() -> None:
 
 def test_one_token_has_no_tpot() -> None:
     """As in vLLM, a request of one token counts in ttft and not in tpot."""
-    m = metrics(engine.run(one_by_one(), Requests.of([0.0], [10], [1])))
+    m = metrics(simulator.run(one_by_one(), Requests.of([0.0], [10], [1])))
     assert (m.completed, m.mean_tpot_ms, m.mean_itl_ms) == (1, 0, 0)
     assert m.mean_ttft_ms == pytest.approx(10)
 
 
 def test_nothing_completed() -> None:
-    m = metrics(engine.run(one_by_one(), Requests.of([], [], [])))
+    m = metrics(simulator.run(one_by_one(), Requests.of([], [], [])))
     assert (m.completed, m.request_throughput, m.mean_ttft_ms, m.p99_itl_ms) == (0, 0, 0, 0)
 
 
 def test_a_steady_window_and_a_class() -> None:
-    outcome = engine.run(one_by_one(), Requests.of(np.arange(10) * 1.0, [5] * 10, [2] * 10))
+    outcome = simulator.run(one_by_one(), Requests.of(np.arange(10) * 1.0, [5] * 10, [2] * 10))
     m = metrics(outcome, window=(2.0, 6.0), chosen=np.arange(10) % 2 == 0)
     assert m.completed == 2
     assert m.request_throughput == pytest.approx(2 / 4.0)
@@ -66,7 +66,7 @@ def test_gaps_of_the_histogram_are_those_of_the_requests() -> None:
     rng = np.random.default_rng(3)
     requests = Requests.of(np.cumsum(rng.exponential(0.05, 300)), rng.integers(1, 400, 300), rng.integers(1, 90, 300))
     cost = StepCost(np.linspace(0.004, 0.024, 1001), 1e-5, 1e-7)
-    outcome = engine.run(Cluster((Pool(cost, Limits(16, 1000, 1000)),)), requests)
+    outcome = simulator.run(Cluster((Pool(cost, Limits(16, 1000, 1000)),)), requests)
     gaps = requests.output_tokens.sum() - 300
     assert outcome.itl_counts.sum() == gaps
     mean = (outcome.end_s - outcome.first_token_s).sum() / gaps

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tokenworks.engine import engine, reference
+from tokenworks.engine import reference, simulator
 from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, Status, StepCost, Transfer
 
 Run = Callable[[Cluster, Requests], Outcome]
-both = pytest.mark.parametrize("run", [reference.run, engine.run], ids=["reference", "kernel"])
+both = pytest.mark.parametrize("run", [reference.run, simulator.run], ids=["reference", "kernel"])
 TICK = StepCost(np.full(1001, 1.0))  # every step takes a second
 
 
@@ -90,7 +90,7 @@ def sharing(policy: str) -> Outcome:
     limits = Limits(4, 100, 100, 4, prefix_caching=True, policy=policy)  # type: ignore[arg-type]
     ids = np.tile([1, 2, 3], 3)
     requests = Requests.of([0.0, 0.0, 5.0], [12, 12, 13], [2, 2, 2], block_ids=ids, block_offsets=[0, 3, 6, 9])
-    slow, fast = reference.run(one(limits), requests), engine.run(one(limits), requests)
+    slow, fast = reference.run(one(limits), requests), simulator.run(one(limits), requests)
     assert slow.cached_tokens.tolist() == fast.cached_tokens.tolist()
     return fast
 

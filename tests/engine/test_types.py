@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tokenworks.engine import engine
+from tokenworks.engine import simulator
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, Status, StepCost, Transfer
 from tokenworks.errors import SpecError
 
@@ -67,26 +67,26 @@ def test_clusters(words: str, make: object) -> None:
 def test_what_could_never_fit_is_rejected_at_its_arrival() -> None:
     """Ten blocks of 4 hold 40 tokens: 38 + 2 needs 39, 38 + 4 needs 41; and beyond the model's limit nothing goes."""
     requests = Requests.of([0.0, 1.0, 2.0], [38, 38, 50], [2, 4, 1])
-    outcome = engine.run(Cluster((POOL,)), requests)
+    outcome = simulator.run(Cluster((POOL,)), requests)
     assert outcome.status.tolist() == [Status.COMPLETED, Status.REJECTED, Status.REJECTED]
     assert outcome.end_s[1:].tolist() == [1.0, 2.0]
     short = Cluster((Pool(COST, Limits(2, 8, 10, 4, max_model_len=39)),))
-    assert engine.run(short, requests).status.tolist() == [Status.REJECTED] * 3
+    assert simulator.run(short, requests).status.tolist() == [Status.REJECTED] * 3
 
 
 def test_a_full_queue_refuses() -> None:
     cluster = Cluster((Pool(COST, Limits(1, 8, 10, 4, max_queue=1)),))
-    outcome = engine.run(cluster, Requests.of([0.0, 0.0005, 0.0006, 0.0007], [1] * 4, [5] * 4))
+    outcome = simulator.run(cluster, Requests.of([0.0, 0.0005, 0.0006, 0.0007], [1] * 4, [5] * 4))
     assert outcome.status.tolist() == [Status.COMPLETED, Status.COMPLETED, Status.REJECTED, Status.REJECTED]
 
 
 def test_no_such_request() -> None:
     with pytest.raises(IndexError, match="no request 3"):
-        engine.Engine(Cluster((POOL,))).cancel(3)
+        simulator.Simulator(Cluster((POOL,))).cancel(3)
 
 
 def test_submitting_into_the_past() -> None:
-    run = engine.Engine(Cluster((POOL,)))
+    run = simulator.Simulator(Cluster((POOL,)))
     run.advance(5.0)
     with pytest.raises(SpecError, match=r"arrival_s: 4\.0 s lies before now, 5\.0 s"):
         run.submit(Requests.of([4.0], [1], [1]))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine import cases
-from tokenworks.engine import engine, reference
+from tokenworks.engine import reference, simulator
 from tokenworks.engine.metrics import metrics
 from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, Status, StepCost, Transfer
 
@@ -32,7 +32,7 @@ def drawn(seed: int) -> tuple[Cluster, Requests]:
 def test_injected_is_completed_queued_running_or_dropped(seed: int, pauses: list[float]) -> None:
     """At every moment; and at the end nothing is left that could go on, and all blocks are free."""
     cluster, requests = drawn(seed)
-    run = engine.Engine(cluster)
+    run = simulator.Simulator(cluster)
     run.submit(requests)
     for now in [*np.cumsum(pauses), math.inf]:
         run.advance(float(now))
@@ -90,7 +90,7 @@ def test_blocks_allocated_and_free_are_all_blocks_at_every_event(seed: int) -> N
 def test_a_request_lives_forwards(seed: int) -> None:
     """Arrival <= scheduled <= first token <= end, and no gap, queue or token counts are negative."""
     cluster, requests = drawn(seed)
-    outcome = engine.run(cluster, requests)
+    outcome = simulator.run(cluster, requests)
     done = outcome.status == Status.COMPLETED
     times = [outcome.arrival_s, outcome.scheduled_s, outcome.first_token_s, outcome.end_s]
     for early, late in pairwise(times):
@@ -105,8 +105,8 @@ def test_a_request_lives_forwards(seed: int) -> None:
 def test_clocks_never_go_back(seed: int) -> None:
     """Looking between events does not change what happens, and what has happened does not change."""
     cluster, requests = drawn(seed)
-    whole = engine.run(cluster, requests)
-    run = engine.Engine(cluster)
+    whole = simulator.run(cluster, requests)
+    run = simulator.Simulator(cluster)
     run.submit(requests)
     for now in np.sort(np.random.default_rng(seed).uniform(0, 3, 20)):
         run.advance(now)
@@ -122,7 +122,7 @@ def test_clocks_never_go_back(seed: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(SEEDS)
 def test_same_seed_same_bytes(seed: int) -> None:
-    one, two = engine.run(*drawn(seed)), engine.run(*drawn(seed))
+    one, two = simulator.run(*drawn(seed)), simulator.run(*drawn(seed))
     for name, value in vars(one).items():
         if isinstance(value, np.ndarray):
             assert value.tobytes() == getattr(two, name).tobytes(), name
@@ -140,7 +140,7 @@ def test_routing_never_reads_the_output_length(seed: int, name: str) -> None:
     names = np.concatenate([cases.chain(rng, 20) for _ in range(count)])
     inputs, arrival = rng.integers(1, 80, count), np.zeros(count)
     one, two = (
-        engine.run(
+        simulator.run(
             cluster,
             Requests.of(arrival, inputs, outputs, block_ids=names, block_offsets=20 * np.arange(count + 1)),
         ).rank
@@ -164,7 +164,7 @@ def test_decode_never_before_its_kv_arrives(seed: int) -> None:
         transfer=transfer,
     )
     requests = cases.requests(rng, 40)
-    outcome = engine.run(cluster, requests)
+    outcome = simulator.run(cluster, requests)
     done = (outcome.status == Status.COMPLETED) & (outcome.output_tokens > 1)
     needed = 0.01 + outcome.input_tokens * 0.75e-3 + 0.001 * (outcome.output_tokens - 1)
     assert (outcome.end_s - outcome.first_token_s - needed)[done].min(initial=0.0) > -1e-9
@@ -179,7 +179,7 @@ def queue(servers: int, service_s: np.ndarray, rate: float, rng: np.random.Gener
     pool = Pool(StepCost(np.full(3, 0.001)), Limits(1, 2, 100000), instances=servers)
     outputs = np.maximum(np.round(service_s * 1000), 1).astype(int)
     arrival = np.cumsum(rng.exponential(1 / rate, count))
-    return engine.run(Cluster((pool,), Router("least_loaded")), Requests.of(arrival, np.ones(count, int), outputs))
+    return simulator.run(Cluster((pool,), Router("least_loaded")), Requests.of(arrival, np.ones(count, int), outputs))
 
 
 def waiting(outcome: Outcome) -> float:
@@ -210,7 +210,7 @@ def test_m_m_k(servers: int) -> None:
     outputs = np.maximum(np.round(rng.exponential(10_000, count)), 1).astype(int)
     arrival = np.cumsum(rng.exponential(1 / (load * servers), count))
     pool = Pool(StepCost(np.full(servers + 2, 1e-4)), Limits(servers, servers + 1, 10**7))
-    outcome = engine.run(Cluster((pool,)), Requests.of(arrival, np.ones(count, int), outputs))
+    outcome = simulator.run(Cluster((pool,)), Requests.of(arrival, np.ones(count, int), outputs))
     offered = load * servers
     last = offered**servers / math.factorial(servers) / (1 - load)
     chance = last / (sum(offered**k / math.factorial(k) for k in range(servers)) + last)
@@ -227,7 +227,7 @@ def test_little(seed: int) -> None:
                            rng.integers(1, 60, count))  # fmt: skip
     cost = StepCost(np.linspace(0.004, 0.024, 1001), 1e-5, 1e-7)
     cluster = Cluster((Pool(cost, Limits(8, 1000, 400), instances=2),), Router("least_loaded"), window_s=0.01)
-    outcome = engine.run(cluster, requests)
+    outcome = simulator.run(cluster, requests)
     m = metrics(outcome)
     inside = m.request_throughput * m.mean_e2el_ms * 1e-3
     seen = outcome.series[:-1, :2].sum() * 0.01 / m.duration
@@ -239,7 +239,7 @@ def test_an_impossible_rate_shows_its_backlog() -> None:
     count = 2000
     requests = Requests.of(np.arange(count) * 0.005, [1] * count, [10] * count)
     cluster = Cluster((Pool(StepCost(np.full(3, 0.001)), Limits(1, 2, 10)),), window_s=1.0)
-    run = engine.Engine(cluster)
+    run = simulator.Simulator(cluster)
     run.submit(requests)
     run.advance(10.0)
     backlog = run.outcome().series[:9, 1]
@@ -260,7 +260,7 @@ def test_a_chunk_that_ends_within_a_block_does_not_shift_the_names() -> None:
     pool = Pool(StepCost(np.full(10, 0.001)), Limits(2, 8, 100, 4, prefix_caching=True))
     requests = chain_requests()
     requests.arrival_s[1] = 1.0
-    assert engine.run(Cluster((pool,)), requests).cached_tokens.tolist() == [0, 40]
+    assert simulator.run(Cluster((pool,)), requests).cached_tokens.tolist() == [0, 40]
 
 
 def test_a_preempted_request_finds_its_own_blocks_but_they_are_no_hits() -> None:
@@ -268,7 +268,7 @@ def test_a_preempted_request_finds_its_own_blocks_but_they_are_no_hits() -> None
     pool = Pool(StepCost(np.full(101, 0.001)), Limits(2, 100, 24, 4, prefix_caching=True))
     ids = np.arange(1, 21)
     requests = Requests.of([0.0, 0.0], [41, 41], [50, 50], block_ids=ids, block_offsets=[0, 10, 20])
-    outcome = engine.run(Cluster((pool,)), requests)
+    outcome = simulator.run(Cluster((pool,)), requests)
     (counts,) = outcome.pools
     assert counts.preemptions > 0
     assert counts.hit_tokens == 0
@@ -283,7 +283,7 @@ def test_the_router_hears_of_a_cache_late() -> None:
     requests.arrival_s[1] = 0.1
     for delay, ranks in ((0.0, [0, 0]), (0.09, [0, 0]), (0.2, [0, 1])):
         router = Router("prefix_aware", event_delay_s=delay, load_tokens=0)
-        assert engine.run(Cluster((pool,), router), requests).rank.tolist() == ranks
+        assert simulator.run(Cluster((pool,), router), requests).rank.tolist() == ranks
 
 
 def test_bounded_imbalance() -> None:
@@ -291,7 +291,7 @@ def test_bounded_imbalance() -> None:
     pool = Pool(StepCost(np.full(1001, 0.001)), Limits(100, 1000, 10000, 4, prefix_caching=True), instances=2)
     names, offsets = np.tile(np.arange(10), 5), 10 * np.arange(6)
     requests = Requests.of(0.01 * np.arange(5), [41] * 5, [500] * 5, block_ids=names, block_offsets=offsets)
-    outcome = engine.run(Cluster((pool,), Router("prefix_aware", imbalance=0.2, slack=2, load_tokens=0)), requests)
+    outcome = simulator.run(Cluster((pool,), Router("prefix_aware", imbalance=0.2, slack=2, load_tokens=0)), requests)
     assert outcome.rank[:4].tolist() == [0, 0, 0, 1]
 
 
@@ -300,14 +300,14 @@ def test_a_router_weighs_tokens_still_to_prefill() -> None:
     pool = Pool(StepCost(np.linspace(0.0, 0.1, 101)), Limits(8, 100, 1000, 4), instances=2)
     lengths = [1000, 10, 10, 10, 400, 10]
     requests = Requests.of([0, 0.01, 0.02, 0.03, 5, 5.01], lengths, [50] * 6)
-    outcome = engine.run(Cluster((pool,), Router("prefix_aware", load_tokens=20)), requests)
+    outcome = simulator.run(Cluster((pool,), Router("prefix_aware", load_tokens=20)), requests)
     assert outcome.rank.tolist() == [0, 1, 1, 1, 0, 1]
 
 
 def test_equal_ranks_take_turns() -> None:
     """So that all caches are used, also where there is little to do."""
     pool = Pool(StepCost(np.full(101, 0.001)), Limits(8, 100, 1000, 4, prefix_caching=True), instances=3)
-    outcome = engine.run(Cluster((pool,), Router("prefix_aware")), Requests.of(np.arange(6.0), [10] * 6, [5] * 6))
+    outcome = simulator.run(Cluster((pool,), Router("prefix_aware")), Requests.of(np.arange(6.0), [10] * 6, [5] * 6))
     assert outcome.rank.tolist() == [0, 1, 2, 0, 1, 2]
 
 
@@ -320,7 +320,7 @@ def test_a_lone_prompt_passes_the_stages_one_after_the_other() -> None:
 
     def first(*lengths: int) -> list[float]:
         pool = Pool(StepCost(np.linspace(0.001, 0.101, 101)), Limits(8, 100, 1000, 4), stages=4)
-        outcome = engine.run(Cluster((pool,)), Requests.of([0.0] * len(lengths), lengths, [3] * len(lengths)))
+        outcome = simulator.run(Cluster((pool,)), Requests.of([0.0] * len(lengths), lengths, [3] * len(lengths)))
         steps = outcome.end_s - outcome.first_token_s
         np.testing.assert_allclose(steps, 2 * pool.cost.by_tokens[len(lengths)])
         return [round(1000 * float(t)) for t in outcome.first_token_s]
@@ -337,7 +337,7 @@ def test_what_a_request_takes_to_arrive_is_waited_for_by_all_alike(seed: int, re
     cluster, requests = drawn(seed)
     cluster = replace(cluster, concurrency=0, request_s=0.0)
     requests = replace(requests, after=np.full(len(requests), -1, np.int32), arrival_s=np.sort(requests.arrival_s))
-    now, later = engine.run(cluster, requests), engine.run(replace(cluster, request_s=request_s), requests)
+    now, later = simulator.run(cluster, requests), simulator.run(replace(cluster, request_s=request_s), requests)
     np.testing.assert_allclose(later.arrival_s, now.arrival_s, atol=1e-6)
     for name in ("first_token_s", "end_s"):
         np.testing.assert_allclose(getattr(later, name), getattr(now, name) + request_s, atol=1e-6)

@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import tokenworks
-from tests.plan.settings import DENSE, PLAIN, R1, SESSIONS, SMALL_MOE, costing, setting
-from tokenworks.plan import grid, together
-from tokenworks.plan.cells import Shortlist
-from tokenworks.plan.pareto import beaten, front
-from tokenworks.plan.rows import deployment
-from tokenworks.plan.rules import explain
-from tokenworks.plan.search import search
-from tokenworks.plan.space import Ladders, candidates, splits
-from tokenworks.plan.steps import Costing, Load
+from tests.planning.settings import DENSE, PLAIN, R1, SESSIONS, SMALL_MOE, costing, setting
+from tokenworks.legal.rules import explain
+from tokenworks.legal.splits import candidates, splits
+from tokenworks.planning import aggregated as together
+from tokenworks.planning import grid
+from tokenworks.planning.cells import Shortlist
+from tokenworks.planning.costing import Costing, OfferedLoad
+from tokenworks.planning.pareto import beaten, front
+from tokenworks.planning.ranking import deployment
+from tokenworks.planning.search import search
+from tokenworks.planning.space import Ladders
 from tokenworks.specs.model import active_parameters, kv_bytes_per_token
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.workload import Workload
@@ -59,8 +61,8 @@ CASES = {
     "dense": costing(DENSE, "hgx-h200", "ttft=1s,tpot=30ms"),
     "sessions": costing(SMALL_MOE, "hgx-h100", "ttft=3s,tpot=20ms", workload=SESSIONS),
     "no slo": costing(DENSE, "hgx-h100", ""),
-    "rate": costing(SMALL_MOE, "hgx-h100", load=Load("rate", 5.0)),
-    "users": costing(SMALL_MOE, "hgx-h100", load=Load("concurrency", 64)),
+    "rate": costing(SMALL_MOE, "hgx-h100", load=OfferedLoad("rate", 5.0)),
+    "users": costing(SMALL_MOE, "hgx-h100", load=OfferedLoad("concurrency", 64)),
 }
 
 
@@ -71,13 +73,13 @@ def test_bounds_lose_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     bounded = search(case, keep=5).shortlist
     monkeypatch.setattr(Shortlist, "hopeless", lambda _self, speed, _output: np.zeros(speed.shape, dtype=bool))
     monkeypatch.setattr(Shortlist, "met", property(lambda _self: False))
-    monkeypatch.setattr("tokenworks.plan.apart.best_decode", lambda _costing, roles: roles)
-    monkeypatch.setattr("tokenworks.plan.apart.best_prefill", lambda _costing, roles: roles)
+    monkeypatch.setattr("tokenworks.planning.disaggregated.best_decode", lambda _costing, roles: roles)
+    monkeypatch.setattr("tokenworks.planning.disaggregated.best_prefill", lambda _costing, roles: roles)
     free = search(case, keep=5).shortlist
     assert free.offered >= bounded.offered
     best, same = free.best[:5], bounded.best[:5]
     kept = best["effective"] > 0
-    for column in ("effective", "output", "tpot", "ttft_tail", "strain"):
+    for column in ("effective", "output", "tpot", "ttft_tail", "slo_pressure"):
         np.testing.assert_allclose(same[column][kept], best[column][kept], rtol=1e-12)
     for column in ("output", "tpot"):
         np.testing.assert_allclose(bounded.front[column], free.front[column], rtol=1e-12)
@@ -97,9 +99,9 @@ def test_every_deployment_of_the_list_and_the_front_keeps_every_rule(name: str) 
 FULL = Workload(name="full", isl=1000, osl=1000)
 
 
-@pytest.mark.parametrize("load", [None, Load("rate", 50.0), Load("concurrency", 4000)])
+@pytest.mark.parametrize("load", [None, OfferedLoad("rate", 50.0), OfferedLoad("concurrency", 4000)])
 @pytest.mark.parametrize(("model", "slo"), [("Qwen/Qwen3-8B", "tpot=1s"), (SMALL_MOE, "ttft=2s,tpot=50ms")])
-def test_where_a_rung_is_legal_what_is_aimed_at_is_legal(model: str, slo: str, load: Load | None) -> None:
+def test_where_a_rung_is_legal_what_is_aimed_at_is_legal(model: str, slo: str, load: OfferedLoad | None) -> None:
     """KV caches that are the bound, too: memory beside a batch falls as the batch grows."""
     case = costing(model, "hgx-h100", slo, workload=FULL, load=load)
     found = candidates(case.setting, splits(case.setting)).points
@@ -119,12 +121,14 @@ def test_a_cache_holds_all_that_run() -> None:
     found = candidates(case.setting, splits(case.setting)).points
     some = grid.estimate(case, found, *together._ladder(found, Ladders.default()))
     kv_tokens = np.broadcast_to(some.at.kv_tokens, some.legal.shape)
-    need = found.columns(2).lanes * case.demand.isl + some.batch * case.demand.context
+    need = found.columns(2).lanes * case.demand.request.isl + some.batch * case.demand.request.context
     assert (need <= kv_tokens * (1 + 1e-9))[some.legal].all()
 
 
-@pytest.mark.parametrize("load", [Load("rate", 200.0), Load("rate", 1e6), Load("concurrency", 1e6)])
-def test_any_load_has_a_capacity(load: Load) -> None:
+@pytest.mark.parametrize(
+    "load", [OfferedLoad("rate", 200.0), OfferedLoad("rate", 1e6), OfferedLoad("concurrency", 1e6)]
+)
+def test_any_load_has_a_capacity(load: OfferedLoad) -> None:
     cells = search(costing("Qwen/Qwen3-8B", "hgx-h100", workload=FULL, load=load), keep=10).shortlist.best[:10]
     assert np.isfinite(cells["capacity"]).all()
     assert (cells["capacity"] > 0).all()

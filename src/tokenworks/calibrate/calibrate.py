@@ -12,10 +12,10 @@ import numpy as np
 import yaml
 
 from tokenworks.calibrate.factors import ALL, Factor, each, factors_of, turned
-from tokenworks.calibrate.fit import Fit, Problem, fit
-from tokenworks.calibrate.leave import INTERVAL, Left, conformal, leave_out
-from tokenworks.calibrate.own import Played, families_of, own_factors
-from tokenworks.calibrate.points import Point
+from tokenworks.calibrate.fit import FitResult, Problem, fit
+from tokenworks.calibrate.leave_out import INTERVAL, Left, conformal, leave_out
+from tokenworks.calibrate.measured import Point
+from tokenworks.calibrate.own_machine import Played, families_of, own_factors
 from tokenworks.calibrate.power import PowerFit, fit_power
 from tokenworks.calibrate.score import errors
 from tokenworks.calibrate.validate import predict_all
@@ -42,7 +42,7 @@ class Calibrated:
 
     calibration: Calibration
     prior: Calibration
-    fit: Fit
+    fit: FitResult
     problem: Problem
     systems: list[Left]
     power: PowerFit | None = None
@@ -154,7 +154,7 @@ class Own:
 
     calibration: Calibration
     prior: Calibration
-    fit: Fit
+    fit: FitResult
     before: Floats
     unseen: Floats
 

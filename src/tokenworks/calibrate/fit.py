@@ -8,11 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
+from tokenworks.calibrate.closed_form import Bunch, bunches, tpots
 from tokenworks.calibrate.factors import Factor, turned
-from tokenworks.calibrate.play import Predicted
-from tokenworks.calibrate.points import Point
+from tokenworks.calibrate.measured import Point
+from tokenworks.calibrate.predict import Predicted
 from tokenworks.calibrate.score import STARVED
-from tokenworks.calibrate.steady import Bunch, bunches, tpots
 from tokenworks.costs.arrays import Floats
 from tokenworks.specs.calibration import Calibration
 
@@ -84,7 +84,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class FitResult:
     """Factors, how far each was turned (log), and the log error of every point."""
 
     factors: tuple[Factor, ...]
@@ -92,17 +92,19 @@ class Fit:
     errors: Floats
 
 
-class Errors(Protocol):
+class Residuals(Protocol):
     """What a fit asks: log errors under turned factors, and the part of a problem that one factor can change."""
 
     def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
         """Log of predicted over measured; NaN where nothing is known."""
 
-    def touched(self, factor: Factor) -> Errors:
+    def touched(self, factor: Factor) -> Residuals:
         """Errors of the same length, NaN where the factor changes nothing."""
 
 
-def fit(problem: Errors, factors: Sequence[Factor], use: Floats | None = None, *, enough: float = ENOUGH) -> Fit:
+def fit(
+    problem: Residuals, factors: Sequence[Factor], use: Floats | None = None, *, enough: float = ENOUGH
+) -> FitResult:
     """Gauss and Newton on
 
         sum_i rho(e_i(theta) / s) + sum_j (theta_j / spread_j)^2
@@ -134,7 +136,7 @@ def fit(problem: Errors, factors: Sequence[Factor], use: Floats | None = None, *
         theta, at, cost = there, errors, cost - gained
         if gained < enough * cost:
             break
-    return Fit(tuple(factors), theta, at)
+    return FitResult(tuple(factors), theta, at)
 
 
 def _cost(errors: Floats, theta: Floats, prior: Floats) -> float:
@@ -143,7 +145,7 @@ def _cost(errors: Floats, theta: Floats, prior: Floats) -> float:
     return float(rho.sum() + theta @ prior @ theta)
 
 
-def _slopes(problem: Errors, factors: Sequence[Factor], theta: Floats, at: Floats) -> Floats:
+def _slopes(problem: Residuals, factors: Sequence[Factor], theta: Floats, at: Floats) -> Floats:
     columns = []
     for j, factor in enumerate(factors):
         there = theta.copy()

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenworks.calibrate.play import Predicted
-from tokenworks.calibrate.points import Measured, Point
+from tokenworks.calibrate.measured import Measured, Point
+from tokenworks.calibrate.predict import Predicted
 
 STARVED = 0.5
 """Disaggregated points whose measured throughput is below this share of Little's law wait for something else [-]."""

@@ -13,8 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tokenworks.calibrate.play import Predicted, predict
-from tokenworks.calibrate.points import Point, Table
+from tokenworks.calibrate.measured import Point, Table
+from tokenworks.calibrate.predict import Predicted, predict
 from tokenworks.calibrate.score import STARVED, grouped, little, ranking, scored
 from tokenworks.specs.calibration import Calibration
 

@@ -128,7 +128,7 @@ class _Table:
     def leave_out(self, by: Literal["system", "model"], output: Output) -> None:
         from tokenworks.calibrate.calibrate import problem_of
         from tokenworks.calibrate.factors import factors_of
-        from tokenworks.calibrate.leave import leave_out
+        from tokenworks.calibrate.leave_out import leave_out
 
         with progress("calibrating") as say:
             problem = problem_of(self.points, self.start, self.without, say)

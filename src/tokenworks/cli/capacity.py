@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.inputs import Source, blocked, compile_once, deployment_of, progress, rate_of
+from tokenworks.cli.inputs import Source, compile_once, deployment_of, progress
 from tokenworks.cli.output import Classes, Output, Switch, console, emit, table
-from tokenworks.cli.simulate import RouterName, shown
+from tokenworks.cli.simulate import shown
 from tokenworks.errors import SpecError
+from tokenworks.specs.deployment import RouterName
 from tokenworks.specs.deployment_file import load_assumed, load_calibration_of
 from tokenworks.specs.slo import Slo
 
 if TYPE_CHECKING:
-    from tokenworks.plan.capacity import Capacity, Try
-    from tokenworks.plan.simulate import Simulation
+    from tokenworks.simulation.capacity import Capacity, Try
+    from tokenworks.simulation.run import Simulation
 
 
 def capacity(
@@ -77,9 +78,10 @@ def capacity(
     output
         table, json or yaml.
     """
-    from tokenworks.plan.capacity import UNITS
-    from tokenworks.plan.capacity import capacity as find
-    from tokenworks.plan.simulate import Traffic, simulate
+    from tokenworks.simulation.capacity import UNITS
+    from tokenworks.simulation.capacity import capacity as find
+    from tokenworks.simulation.run import Traffic, simulate
+    from tokenworks.traffic.source import rate_of
 
     began = time.perf_counter()
     if users and trace is not None:
@@ -98,7 +100,7 @@ def capacity(
                 played = source.played(recorded, load)
             else:
                 played = source.made(None if users else load, load if users else None)
-            traffic = Traffic(blocked(played, chosen), endless=True, classes=source.promised(played))
+            traffic = Traffic(played, endless=True, classes=source.promised(played))
             return simulate(
                 chosen, traffic, slo=bounds, router=router, seed=seed, assume=assume or load_assumed(deployment),
                 calibration=calibration or load_calibration_of(deployment),
@@ -131,7 +133,7 @@ def _bounds(source: Source, text: str | None) -> Slo:
 
 
 def _print(found: Capacity, deployment: str, slo: str) -> None:
-    from tokenworks.plan.capacity import UNITS
+    from tokenworks.simulation.capacity import UNITS
 
     best, failed, unit = found.best, found.failed, UNITS[found.kind]
     out = console()

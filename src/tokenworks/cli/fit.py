@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenworks.cli.output import Output, console, emit, table
-from tokenworks.plan.fit import CHUNK, READS, Fit, Width
-from tokenworks.plan.fit import fit as find_fit
-from tokenworks.plan.points import Setting
+from tokenworks.legal.points import Setting
+from tokenworks.planning.fit import CHUNK, READS, Fit, Width
+from tokenworks.planning.fit import fit as find_fit
 from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.engine import load_engine

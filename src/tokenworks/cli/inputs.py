@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from tokenworks.cli.output import notes
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.deployment_file import pick_deployment
-from tokenworks.specs.engine import load_engine
 from tokenworks.specs.load import load_workload, validate
 from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
@@ -25,16 +23,9 @@ from tokenworks.specs.workload import Workload
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from tokenworks.calibrate.points import Table
-
-REQUESTS, ROUNDS = 5000, 20
-"""Requests that are made of a workload: so many, and so many for each that is in flight."""
+    from tokenworks.calibrate.measured import Table
 
 CLASS_HINT = "a workload lists `classes`, a trace names the `class` of a row"
-
-BLOCK = 64
-"""Block hashes are cut to this many tokens, the engine's block where that is larger: finer ones cost memory, and serve
-half a block more of a prefix."""
 
 
 def deployment_of(path: Path, pick: int, edits: Sequence[str]) -> Deployment:
@@ -126,30 +117,11 @@ class Source:
         note_mended(read)
         return read
 
-    def played(self, read: Trace, rate: float | None = None, scale: float | None = None) -> Trace:
-        """A recorded trace at a rate [1/s], or `scale` times its own, else as it is; the first `limit` requests.
+    def played(self, recorded: Trace, rate: float | None = None, factor: float | None = None) -> Trace:
+        """A recorded trace at a rate [1/s], or `factor` times its own, else as it is; the first `limit` requests."""
+        from tokenworks.traffic.source import played
 
-        What has a rate of its own is cut before it is scaled, so that what is played has the rate. Conversations that
-        all begin at once become a stream of them, which is cut then.
-        """
-        from tokenworks import ingest
-        from tokenworks.ingest.generate import streams
-
-        _check(rate)
-        if rate is not None and not rate_of(read):
-            return self._cut(ingest.stream(read, rate, streams(self.seed)["arrivals"]))
-        read = self._cut(read)
-        own = rate_of(read)
-        if not own and (rate is not None or scale is not None):
-            hint = "give a higher --limit" if rate is not None else "give a --rate"
-            raise SpecError("all requests that wait for nobody come at once", where=read.name, hint=hint)
-        factor = rate / own if rate is not None else scale
-        return read if factor is None else ingest.scale(read, factor)
-
-    def _cut(self, trace: Trace) -> Trace:
-        from tokenworks import ingest
-
-        return ingest.limit(trace, self.limit) if self.limit is not None else trace
+        return played(recorded, rate=rate, factor=factor, requests=self.limit, seed=self.seed)
 
     @property
     def told(self) -> list[RequestClass]:
@@ -174,38 +146,16 @@ class Source:
 
     def made(self, rate: float | None, concurrency: float | None) -> Trace:
         """Requests of the workload at a rate, or with so many users; else as the workload itself says."""
-        found = self.described()
-        assert found is not None
-        return made_of(found, rate, concurrency, requests=self.requests, seed=self.seed)
+        from tokenworks.traffic.source import made
 
-
-def made_of(
-    workload: Workload, rate: float | None, concurrency: float | None, *, requests: int | None = None, seed: int = 0
-) -> Trace:
-    """Requests of a workload at a rate, or with so many users; else as it says itself."""
-    from tokenworks import ingest
-
-    _check(rate)
-    if rate is not None or concurrency is not None:
-        workload = workload.model_copy(update={"rate": rate, "concurrency": concurrency})
-    count = requests or max(REQUESTS, ROUNDS * math.ceil(workload.concurrency or 0))
-    return ingest.from_workload(workload, count, seed=seed)
-
-
-def _check(rate: float | None) -> None:
-    if rate is not None and not (math.isfinite(rate) and rate > 0):
-        raise SpecError(f"{rate:g} requests/s", where="--rate", hint="give a rate above 0")
-
-
-def rate_of(trace: Trace) -> float:
-    """Requests a second of a recorded trace [1/s]; 0 where all that waits for nobody comes at once, or undated."""
-    first = trace.arrival_s[trace.parent < 0]
-    return (len(trace) - 1) / float(trace.arrival_s[-1]) if first[-1] > first[0] and not trace.undated else 0.0
+        described = self.described()
+        assert described is not None
+        return made(described, rate, concurrency, requests=self.requests, seed=self.seed)
 
 
 def measured(data: Sequence[Path], deployment: Path | None, limit: int | None = None) -> Table:
     """The points of CSV files and benchmark results; what had to be assumed of them goes to stderr."""
-    from tokenworks.calibrate.bench import measured_table
+    from tokenworks.calibrate.own_results import measured_table
 
     found = measured_table(data, pick_deployment(deployment) if deployment else None, limit)
     vague = [point.id for point in found.points if point.deployment and not point.variation]
@@ -214,19 +164,9 @@ def measured(data: Sequence[Path], deployment: Path | None, limit: int | None = 
     return found
 
 
-def blocked(trace: Trace, deployment: Deployment) -> Trace:
-    """The trace with block hashes for the KV blocks that are simulated."""
-    from tokenworks import ingest
-
-    if not trace.hash_block_tokens:
-        return trace
-    block = math.gcd(trace.hash_block_tokens, max(BLOCK, load_engine(deployment.engine).kv_block))
-    return ingest.reblock(trace, block)
-
-
 def compile_once() -> None:
     """Compile the engine, with a word, where that has not been done on this machine."""
-    from tokenworks.engine.engine import compiled, warm_up
+    from tokenworks.engine.simulator import compiled, warm_up
 
     if not compiled():
         notes().print("compiling the simulator, once for this machine: about a minute")

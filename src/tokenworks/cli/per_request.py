@@ -12,7 +12,7 @@ from tokenworks.errors import SpecError
 from tokenworks.specs.save import must_be_writable, saved
 
 if TYPE_CHECKING:
-    from tokenworks.plan.simulate import Simulation
+    from tokenworks.simulation.run import Simulation
 
 TIMES = ("arrival_s", "scheduled_s", "first_token_s", "end_s")
 COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "preemptions", "rank")

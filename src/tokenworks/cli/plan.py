@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from tokenworks.cli.output import Output, OutputFormat, Switch, console, emit, notes, table
-from tokenworks.plan.api import plan as make_plan
-from tokenworks.plan.api import prepare
-from tokenworks.plan.result import FrontPoint, Plan, Ranked, row_plain
-from tokenworks.plan.search import Progress
-from tokenworks.plan.why import Why
-from tokenworks.plan.why import why as explain
+from tokenworks.planning.plan import plan as make_plan
+from tokenworks.planning.plan import prepare
+from tokenworks.planning.result import FrontPoint, Plan, Ranked, row_plain
+from tokenworks.planning.search import Progress
+from tokenworks.planning.why import Why
+from tokenworks.planning.why import why as explain
 from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.deployment_file import Entry, document
@@ -25,7 +25,7 @@ from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes,
 from tokenworks.specs.slo import PERCENTILE, Slo
 
 if TYPE_CHECKING:
-    from tokenworks.plan.rerank import Simulated
+    from tokenworks.planning.rerank import Simulated
     from tokenworks.specs.deployment import Deployment
 
 FRONT_ROWS = 8
@@ -122,20 +122,21 @@ def plan(
 
 def _simulated(found: Plan, assume: Path | None, progress: Progress | None) -> tuple[Simulated, ...]:
     """The listed deployments, simulated on requests of the plan's workload."""
-    from tokenworks.cli.inputs import blocked, compile_once, made_of
-    from tokenworks.plan.rerank import rerank
-    from tokenworks.plan.simulate import Simulation, Traffic
-    from tokenworks.plan.simulate import simulate as run
+    from tokenworks.cli.inputs import compile_once
+    from tokenworks.planning.rerank import rerank
+    from tokenworks.simulation.run import Simulation, Traffic
+    from tokenworks.simulation.run import simulate as run
+    from tokenworks.traffic.source import made
 
     users = found.load is not None and found.load.kind == "concurrency"
     compile_once()
 
     def play(deployment: Deployment, load: float) -> Simulation:
         promised = found.setting.workload.promised
-        trace = made_of(found.setting.workload, None if users else load, load if users else None)
+        trace = made(found.setting.workload, None if users else load, load if users else None)
         return run(
             deployment,
-            Traffic(blocked(trace, deployment), endless=True, classes=promised),
+            Traffic(trace, endless=True, classes=promised),
             slo=found.slo,
             assume=assume,
             calibration=found.calibration,

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from tokenworks.cli import per_request as rows
-from tokenworks.cli.inputs import Source, blocked, compile_once, deployment_of, progress
+from tokenworks.cli.inputs import Source, compile_once, deployment_of, progress
 from tokenworks.cli.output import Classes, Output, Switch, console, emit, notes, table
 from tokenworks.errors import SpecError
+from tokenworks.specs.deployment import RouterName
 from tokenworks.specs.deployment_file import load_assumed, load_calibration_of
 
 if TYPE_CHECKING:
-    from tokenworks.plan.simulate import Simulation, Traffic
-
-RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
+    from tokenworks.simulation.run import Simulation, Traffic
 
 BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 60
@@ -93,8 +91,8 @@ def simulate(
     output
         table, json or yaml.
     """
-    from tokenworks.plan.simulate import simulate as run
-    from tokenworks.plan.summary import summary
+    from tokenworks.simulation.run import simulate as run
+    from tokenworks.simulation.summary import summary
 
     began = time.perf_counter()
     if max_queue < 0:
@@ -104,7 +102,6 @@ def simulate(
     chosen = deployment_of(deployment, pick, set_)
     source = Source(trace, workload, requests, concurrency, limit, seed, strict, class_)
     bounds, traffic = source.slo(slo), _traffic(source, rate, scale)
-    traffic = replace(traffic, trace=blocked(traffic.trace, chosen))
     compile_once()
     with progress("simulating") as say:
         made = run(
@@ -127,7 +124,7 @@ def simulate(
 
 
 def _traffic(source: Source, rate: float | None, scale: float | None) -> Traffic:
-    from tokenworks.plan.simulate import Traffic
+    from tokenworks.simulation.run import Traffic
 
     asked = [name for name, value in (("--rate", rate), ("--scale", scale)) if value is not None]
     if source.workload:

@@ -10,8 +10,8 @@ from tokenworks.cli.inputs import note_mended
 from tokenworks.cli.output import Output, Switch, console, emit, table
 
 if TYPE_CHECKING:
-    from tokenworks.ingest.statistics import Reuse, Spread, Statistics
     from tokenworks.specs.trace import Trace
+    from tokenworks.traffic.statistics import Reuse, Spread, Statistics
 
 BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 60
@@ -41,12 +41,12 @@ def trace(
     output
         table, json or yaml
     """
-    from tokenworks import ingest
+    from tokenworks import ingest, traffic
 
     read = ingest.load_trace(file, format, strict=strict)
     if limit is not None:
-        read = ingest.limit(read, limit)
-    found = ingest.statistics(read)
+        read = traffic.limit(read, limit)
+    found = traffic.statistics(read)
     if output == "table":
         _print(read, found)
     else:

@@ -40,11 +40,11 @@ PART_OF = {
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RankBatch:
     """What one rank of a microbatch works on: sums over its sequences.
 
     sequences, context : decoding, and the sum of their contexts; queries : query tokens of each
-    prefill, prefill_context, prefix : as in `Load`; routed : tokens of all dp ranks, for the experts
+    prefill, prefill_context, prefix : as in `step.Batch`; routed : tokens of all dp ranks, for the experts
     """
 
     sequences: FloatArray
@@ -71,7 +71,7 @@ class Batch:
         return self.decoded + np.minimum(self.prefill, 1.0)
 
 
-def main_parts(model: Model, rates: Rates, split: Split, batch: Batch) -> Parts:
+def main_parts(model: Model, rates: Rates, split: Split, batch: RankBatch) -> Parts:
     """Embedding, all layers, head, and the way from stage to stage, without drafts and host."""
     parts = _layers(kernels(model.blocks, model.kv_heads), model, rates, split, batch)
     parts["embedding"] = _embedding(model, rates, batch.tokens)
@@ -103,14 +103,14 @@ def stage_wait(layers: int, split: Split, parts: Parts, flying: FloatArray) -> P
     return Kernel(idle, 0.0, 0.0, {LATENCY: idle})
 
 
-def draft_part(model: Model, rates: Rates, split: Split, batch: Batch) -> PartTime:
+def draft_part(model: Model, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
     """One pass of the draft layers and the head over `batch`."""
     parts = _layers(kernels(model.draft, model.kv_heads), model, rates, split, batch)
     parts["head"] = _head(model, rates, split, batch.decoded)
     return plus(*parts.values())
 
 
-def _layers(stack: Kernels, model: Model, rates: Rates, split: Split, batch: Batch) -> Parts:
+def _layers(stack: Kernels, model: Model, rates: Rates, split: Split, batch: RankBatch) -> Parts:
     """All layers of a stack."""
     parts: Parts = {}
     for gemm, layers in stack.gemms:
@@ -150,7 +150,7 @@ def gemm_part(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> Par
     )
 
 
-def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
+def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -> Parts:
     """Decode and prefill attention are kernels of their own; each runs where there is something to do."""
     made = []
     for scan, layers in stack.scans:
@@ -165,7 +165,7 @@ def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: Batch) ->
     return parts | ({"linear attention": plus(*recurrent)} if recurrent else {})
 
 
-def _decoding(scan: Scan, rates: Rates, split: Split, batch: Batch) -> PartTime:
+def _decoding(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
     """Each sequence takes as long as `sequence` more entries would, and one split of a context is walked alone."""
     flop, traffic = attention.decode_work(
         scan, batch.sequences, batch.context, queries=batch.queries, tp=split.tp, kv_bytes=split.kv_bytes
@@ -176,7 +176,7 @@ def _decoding(scan: Scan, rates: Rates, split: Split, batch: Batch) -> PartTime:
     return _roof(flop, traffic, flop / rates.decode_flop, (traffic + edges) / rates.attention_hbm, latency)
 
 
-def _prefilling(scan: Scan, rates: Rates, split: Split, batch: Batch) -> PartTime:
+def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
     """Each query takes as long as `query` more entries would; one kernel serves both where sequences decode, too."""
     flop, traffic = attention.prefill_work(
         scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes
@@ -195,7 +195,7 @@ def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> Pa
     return Kernel(moving + latency, 0.0, traffic, {HBM: moving, LATENCY: latency})
 
 
-def _experts(stack: Kernels, rates: Rates, split: Split, batch: Batch) -> Parts:
+def _experts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -> Parts:
     """Routed experts of the hottest rank; dispatch and combine where tokens live on different dp ranks."""
     work: list[PartTime] = []
     out: list[PartTime] = []
@@ -234,7 +234,7 @@ def grouped_part(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, to
     return _roof(flop, traffic, flop / rates.grouped[dtype], traffic / rates.experts_hbm, 0.0)
 
 
-def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: Batch) -> tuple[FloatArray, FloatArray]:
+def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: RankBatch) -> tuple[FloatArray, FloatArray]:
     """Token copies that a device sends in its domain and out of it: decode directly, prefill forwarded [count, count].
 
     Engines use the low-latency kernels for decode and the high-throughput ones for prefill. Each tp rank sends its

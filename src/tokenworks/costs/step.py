@@ -11,7 +11,7 @@ import numpy as np
 from tokenworks.costs.arrays import FloatArray
 from tokenworks.costs.breakdown import HOST, Breakdown, Kernel, Parts, plus, times, total
 from tokenworks.costs.kernels import kernels
-from tokenworks.costs.parts import Batch, draft_part, main_parts, stage_wait
+from tokenworks.costs.parts import RankBatch, draft_part, main_parts, stage_wait
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.split import Split
 from tokenworks.errors import SpecError
@@ -23,12 +23,12 @@ COMMUNICATION = ("all-reduce", "dispatch", "combine")
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class Batch:
     """The batch of one iteration, per instance, over all dp ranks; numbers or arrays.
 
     decode : sequences that decode; context : sum of their contexts [token]
     prefill : prefill tokens; prefill_context : sum over them of the context that each one sees [token^2]
-    prefix : context before each chunk of a prompt, summed over chunks, see `prefix_tokens` [token]
+    prefix : context before each chunk of a prompt, summed over chunks, see `requests.prefix_tokens` [token]
     """
 
     decode: FloatArray = 0.0
@@ -37,29 +37,12 @@ class Load:
     prefill_context: FloatArray = 0.0
     prefix: FloatArray = 0.0
 
-    def scaled(self, share: float) -> Load:
+    def scaled(self, share: float) -> Batch:
         """A part of the batch."""
-        return Load(*(getattr(self, field.name) * share for field in dataclasses.fields(self)))
+        return Batch(*(getattr(self, field.name) * share for field in dataclasses.fields(self)))
 
 
-def prefix_tokens(prefill: FloatArray, seen: FloatArray, *, chunks: FloatArray) -> FloatArray:
-    """Context that the chunks of a step find before them, summed [token]: P = max(0, n s - T / 2).
-
-    A chunk of T / n tokens that see s on average begins at s - T / 2n. Attention over latents (MLA) reads that prefix
-    expanded, and engines expand it anew for every chunk: P rows more of kv_b, at DeepSeek-R1 2.05 GFLOP each.
-
-    Parameters
-    ----------
-    prefill : T, tokens; seen : s, mean context of one [token]; chunks : n, of different prompts
-
-    References
-    ----------
-    [1] vLLM, MLA attention backends: chunked prefill gathers the cached latents and applies kv_b to them.
-    """
-    return np.maximum(chunks * seen - prefill / 2, 0.0) * (prefill > 0)
-
-
-def step(model: Model, rates: Rates, split: Split, load: Load, *, engine: Engine, overlap: str = "none") -> Breakdown:
+def step(model: Model, rates: Rates, split: Split, batch: Batch, *, engine: Engine, overlap: str = "none") -> Breakdown:
     """Time of one pass of the instance's batch [s], and where it goes.
 
     Every dp rank takes an equal share, but not less than one sequence. With pp > 1 the batch runs as pp microbatches;
@@ -68,7 +51,7 @@ def step(model: Model, rates: Rates, split: Split, load: Load, *, engine: Engine
 
     Parameters
     ----------
-    split, load : numbers or arrays that broadcast together
+    split, batch : numbers or arrays that broadcast together
     overlap : a name in `OVERLAPS`
 
     Raises
@@ -85,9 +68,9 @@ def step(model: Model, rates: Rates, split: Split, load: Load, *, engine: Engine
         rates = dataclasses.replace(rates, **{name: getattr(rates, name) * slower for name in names})
 
     def run(share: float) -> Parts:
-        return _parts(model, rates, split, load.scaled(share), drafts)
+        return _parts(model, rates, split, batch.scaled(share), drafts)
 
-    return OVERLAPS[overlap](run, _host(model, split, load, engine))
+    return OVERLAPS[overlap](run, _host(model, split, batch, engine))
 
 
 # ── overlap and host ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,10 +120,10 @@ def _finish(parts: Parts, device: FloatArray, host: Host) -> Breakdown:
     return Breakdown({**parts, "host": Kernel(shown, 0.0, 0.0, {HOST: shown})}, device + shown)
 
 
-def _host(model: Model, split: Split, load: Load, engine: Engine) -> Host:
+def _host(model: Model, split: Split, batch: Batch, engine: Engine) -> Host:
     """CPU time of a step: a base, the sequences of a rank, and launches where the step is no captured graph [s]."""
-    sequences = load.decode / split.dp
-    tokens = (load.decode * (1 + split.draft_tokens) + load.prefill) / (split.dp * split.pp)
+    sequences = batch.decode / split.dp
+    tokens = (batch.decode * (1 + split.draft_tokens) + batch.prefill) / (split.dp * split.pp)
     eager = tokens > number(engine.graph_tokens)
     busy = number(engine.host_step) + sequences * number(engine.host_sequence)
     busy = busy + eager * model.layers * number(engine.host_layer)
@@ -150,29 +133,29 @@ def _host(model: Model, split: Split, load: Load, engine: Engine) -> Host:
 # ── the batch of a rank ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _parts(model: Model, rates: Rates, split: Split, load: Load, drafts: bool) -> Parts:
-    parts = main_parts(model, rates, split, _batch(load, split, 1 + split.draft_tokens, 1))
+def _parts(model: Model, rates: Rates, split: Split, batch: Batch, drafts: bool) -> Parts:
+    parts = main_parts(model, rates, split, _share(batch, split, 1 + split.draft_tokens, 1))
     if drafts:
         # As many passes of the draft layers as there are draft tokens; a prefill token passes once: spread over them.
         passes = np.maximum(split.draft_tokens, 1)
-        parts["draft"] = times(draft_part(model, rates, split, _batch(load, split, 1, passes)), split.draft_tokens)
+        parts["draft"] = times(draft_part(model, rates, split, _share(batch, split, 1, passes)), split.draft_tokens)
     if np.any(np.asarray(split.pp) > 1):
-        flying = np.where(load.prefill > 0, split.pp, np.clip(load.decode / split.dp, 1, split.pp))
+        flying = np.where(batch.prefill > 0, split.pp, np.clip(batch.decode / split.dp, 1, split.pp))
         parts["pipeline"] = plus(parts["pipeline"], stage_wait(model.layers, split, parts, flying))
     return parts
 
 
-def _batch(load: Load, split: Split, queries: FloatArray, passes: FloatArray) -> Batch:
+def _share(batch: Batch, split: Split, queries: FloatArray, passes: FloatArray) -> RankBatch:
     """The share of a rank: 1 / (dp pp), but whole sequences."""
     ranks = split.dp * split.pp
-    alone = 1 / np.maximum(load.decode, 1.0)
+    alone = 1 / np.maximum(batch.decode, 1.0)
     share = np.maximum(1 / ranks, alone)
-    return Batch(
-        sequences=load.decode * share,
-        context=load.context * share,
+    return RankBatch(
+        sequences=batch.decode * share,
+        context=batch.context * share,
         queries=queries,
-        prefill=load.prefill / (ranks * passes),
-        prefill_context=load.prefill_context / (ranks * passes),
-        prefix=load.prefix / (ranks * passes),
-        routed=load.decode * np.maximum(1 / split.pp, alone) * queries + load.prefill / (split.pp * passes),
+        prefill=batch.prefill / (ranks * passes),
+        prefill_context=batch.prefill_context / (ranks * passes),
+        prefix=batch.prefix / (ranks * passes),
+        routed=batch.decode * np.maximum(1 / split.pp, alone) * queries + batch.prefill / (split.pp * passes),
     )

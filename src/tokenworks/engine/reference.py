@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
-from tokenworks.engine.reference_rank import POLICIES, Batch, Rank, Sequence
+from tokenworks.engine.reference_rank import POLICIES, Rank, Scheduled, Sequence
 from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Outcome, Pool, PoolCounts, Requests, Status
 
 NEVER = math.inf
@@ -28,7 +28,7 @@ class Instance:
     def __init__(self, pool: Pool, number: int, ranks: list[Rank]) -> None:
         self.pool, self.number, self.ranks = pool, number, ranks
         self.start_s, self.end_s = 0.0, NEVER
-        self.batches: list[Batch] = []
+        self.batches: list[Scheduled] = []
         self.anchor: tuple[float, float, float] = (0.0, 0.0, 0.0)
         self.anchor_steps = self.tokens = 0
         self.anchored: list[Sequence] = []

@@ -196,7 +196,7 @@ class Rank:
 
 
 @dataclass
-class Batch:
+class Scheduled:
     """What one rank computes in a step; `loads`: admitted sequences whose KV has to be fetched."""
 
     decodes: list[Sequence] = field(default_factory=list)
@@ -213,13 +213,13 @@ class Batch:
         return m, len(self.decodes), context, square, prefill
 
 
-def vllm(rank: Rank, now: float) -> Batch:
+def vllm(rank: Rank, now: float) -> Scheduled:
     """As vLLM V1: what runs comes first and shares the token budget with at most one unfinished prefill, then waiting.
 
     Without a free block the worst of the running is preempted: the last of the last class. Nothing is admitted in a
     step that preempted. Departure: when a sequence preempts itself, the rest of the batch still runs.
     """
-    batch, budget, index = Batch(), rank.limits.token_budget, 0
+    batch, budget, index = Scheduled(), rank.limits.token_budget, 0
     width = 1 + rank.limits.draft_tokens
     while index < len(rank.running):
         q = rank.running[index]
@@ -246,13 +246,13 @@ def vllm(rank: Rank, now: float) -> Batch:
     return batch
 
 
-def sglang(rank: Rank, now: float) -> Batch:
+def sglang(rank: Rank, now: float) -> Scheduled:
     """As SGLang: a prefill-only batch of at most one chunk budget if anything can be prefilled, else decode all.
 
     Without room to decode, those with fewest generated tokens (then longest input, then youngest) are retracted to
     the tail of the queue. Departure: it frees for this step only, not for the next twenty (retract_decode_steps).
     """
-    batch, budget = Batch(), rank.limits.token_budget
+    batch, budget = Scheduled(), rank.limits.token_budget
     if rank.running and not rank.running[-1].decoding:
         q = rank.running[-1]
         tokens = min(q.goal - q.computed, budget)
@@ -272,7 +272,7 @@ def sglang(rank: Rank, now: float) -> Batch:
     return batch
 
 
-def _admit_waiting(rank: Rank, batch: Batch, budget: int, now: float) -> None:
+def _admit_waiting(rank: Rank, batch: Scheduled, budget: int, now: float) -> None:
     """First come, first served within a class, until one does not fit."""
     while budget and len(rank.running) + rank.loading < rank.limits.max_sequences:
         q = rank.next_waiting()

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS
-from tokenworks.engine.types import GROUPS, PRIORITIES, SERIES, Cluster, RoleName, RouterName
+from tokenworks.engine.types import GROUPS, PRIORITIES, SERIES, Cluster
+from tokenworks.specs.deployment import RoleName, RouterName
 
 POLICIES = {"vllm": 0, "sglang": 1}
 ROLES: dict[RoleName, int] = {"aggregated": 0, "prefill": 1, "decode": 2}

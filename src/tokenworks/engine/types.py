@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tokenworks.errors import SpecError
+from tokenworks.specs.deployment import RoleName, RouterName
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 Policy = Literal["vllm", "sglang"]
-RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
-RoleName = Literal["aggregated", "prefill", "decode"]
 PRIORITIES = 8
 GROUPS = 8
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from tokenworks.specs.provenance import Spec
 
 SCHEMA = "tokenworks.deployment/1"
 
 RoleName = Literal["aggregated", "prefill", "decode"]
+ROLES: tuple[RoleName, ...] = get_args(RoleName)
+"""In the order in which a request meets them."""
+
+RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
 Overlap = Literal["none", "two-batch"]
 EngineName = Literal["vllm", "sglang", "trtllm", "atom"]
 Count = Annotated[int, Field(ge=1)]
@@ -66,19 +70,31 @@ class Role(Spec):
 
 
 class Deployment(Spec):
-    """A model on a machine. Either one aggregated role, or a prefill and a decode role."""
+    """A model on a machine: one aggregated role, or a prefill and a decode role, which are kept in this order.
+
+    Parameters
+    ----------
+    router : how a request finds its instance and rank; None: by known prefixes where requests share any, else the rank
+        with the fewest requests in flight
+    prefix_caching : whether instances keep the KV cache of finished requests for later ones with the same prefix
+    devices_per_host : devices of one host node of the system; None where the file does not say it
+    """
 
     model: str
     system: str
     engine: EngineName = "vllm"
     roles: tuple[Role, ...]
+    router: RouterName | None = None
+    prefix_caching: bool = True
+    devices_per_host: Count | None = None
 
-    @model_validator(mode="after")
-    def _known_shape(self) -> Deployment:
-        names = sorted(role.name for role in self.roles)
+    @field_validator("roles")
+    @classmethod
+    def _in_order(cls, roles: tuple[Role, ...]) -> tuple[Role, ...]:
+        names = sorted(role.name for role in roles)
         if names not in (["aggregated"], ["decode", "prefill"]):
             raise ValueError(f"roles {names}: want one aggregated role, or one prefill and one decode role")
-        return self
+        return tuple(sorted(roles, key=lambda role: ROLES.index(role.name)))
 
     @property
     def devices(self) -> int:

@@ -167,7 +167,7 @@ def _decode(machine: Machine, shapes: Frame) -> Rows:
     shapes = shapes.where(~_cached(machine, read))
     sequences = shapes["batch_size"].astype(float)
     scan, split = _scan(shapes), Split(kv_bytes=_kv_bytes(shapes))
-    batch = parts.Batch(sequences, sequences * (shapes["isl"] + shapes["step"]), 1.0, 0.0, 0.0, 0.0, 0.0)
+    batch = parts.RankBatch(sequences, sequences * (shapes["isl"] + shapes["step"]), 1.0, 0.0, 0.0, 0.0, 0.0)
     return Rows(f"decode {scan.name}", machine, MS * shapes["latency"], _attends(scan, split, batch))
 
 
@@ -176,11 +176,11 @@ def _prefill(machine: Machine, shapes: Frame) -> Rows:
     sequences, tokens = shapes["batch_size"].astype(float), shapes["isl"].astype(float)
     seen = sequences * tokens * (tokens + 1) / 2
     scan, split = _scan(shapes), Split(kv_bytes=_kv_bytes(shapes))
-    batch = parts.Batch(0.0, 0.0, 1.0, sequences * tokens, seen, 0.0, 0.0)
+    batch = parts.RankBatch(0.0, 0.0, 1.0, sequences * tokens, seen, 0.0, 0.0)
     return Rows(f"prefill {scan.name}", machine, MS * shapes["latency"], _attends(scan, split, batch))
 
 
-def _attends(scan: Scan, split: Split, batch: parts.Batch) -> Callable[[Rates], FloatArray]:
+def _attends(scan: Scan, split: Split, batch: parts.RankBatch) -> Callable[[Rates], FloatArray]:
     stack = Kernels(layers=1, gemms=(), experts=(), scans=((scan, 1),), states=(), reduces=0, moe_reduces=0)
     return lambda rates: parts.attention_parts(stack, rates, split, batch)["attention"].seconds
 

@@ -1,0 +1,317 @@
+"""Measured serving points: the CSV form that `validate` and `calibrate` read, one point a row.
+
+A file of another form, or a cell that is no number, is an error. A row that lacks what a prediction needs is a point
+that says what it lacks: one such row is no reason to leave out all others.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from tokenworks.errors import SpecError
+from tokenworks.specs import load
+from tokenworks.specs.deployment import Deployment
+
+Mode = Literal["agg", "disagg", "prefill_only", "decode_only"]
+LoadKind = Literal["closed", "burst", "poisson", "constant", "offline", "batch_per_device", "tokens_per_device"]
+Counted = Literal["total", "output", "input"]
+
+NEEDED = ("point_id", "model", "weights", "device", "engine", "mode", "load", "n_devices", "isl_mean", "osl_mean")
+"""Columns that must be there."""
+
+WIDTHS = ("devices", "tp", "dp", "pp", "ep")
+PREFIXES: dict[str, str] = {"aggregated": "", "prefill": "prefill_", "decode": "decode_"}
+MEASURED = (
+    "tpot_ms_median", "tpot_ms_mean", "itl_ms_mean", "interactivity_tok_s_user", "ttft_ms_median", "ttft_ms_mean",
+    "total_tok_s_per_gpu", "output_tok_s_per_gpu", "input_tok_s_per_gpu", "joules_per_output_token",
+)  # fmt: skip
+OPTIONAL = ("source_group", "spec_decode", "concurrency", "request_rate", "n_requests", "isl", "osl", "note")
+KNOWN = {*NEEDED, *OPTIONAL, *MEASURED, *WIDTHS} | {
+    f"{prefix}{name}" for prefix in ("prefill_", "decode_") for name in (*WIDTHS, "workers")
+}
+
+EMPTY = ("", "nan", "none", "null", "na", "n/a", "-")
+"""How tools write a number that is not there."""
+
+DRAFTS: dict[str, tuple[int, int]] = {"vllm": (1, 1), "trt": (3, 2), "": (2, 1)}
+"""Draft tokens of a row that says MTP and no more, by a word in the engine's name; the second where attention is data
+parallel, as batches are large there. Assumed, as recipes have it: vLLM's one, TensorRT-LLM's three, others' between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """`count` equal instances of one role; `stated`: the row says how it is split, else tp over all its devices."""
+
+    role: Literal["aggregated", "prefill", "decode"]
+    devices: int
+    tp: int
+    dp: int
+    pp: int
+    ep: int
+    count: int = 1
+    stated: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came out, where it was recorded: tpot, ttft [s]; rate [token/s per device] of `counted` tokens; energy [J].
+
+    tpot_mean, ttft_mean : the figure is a mean over requests, not a median
+    """
+
+    tpot: float | None = None
+    ttft: float | None = None
+    rate: float | None = None
+    counted: Counted = "total"
+    energy: float | None = None
+    tpot_mean: bool = False
+    ttft_mean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured point: what ran, how, under which load, and what came out.
+
+    isl, osl : mean lengths as sent [token]; nominal_isl : the same as the benchmark named it
+    concurrency : requests in flight, or sequences or tokens of a device, as `load` says; requests : in all, if stated
+    variation : of input and output lengths, std / mean, where it is known [-]
+    deployment : what ran, where it is known whole; `workers` say how it is split, and no more
+    little_ratio : measured throughput over Little's law without TTFT, where the row notes it
+    lacks : what the row does not say and a prediction needs; assumed : what it left open, and was taken for it
+    """
+
+    line: int
+    id: str
+    group: str
+    model: str
+    weights: str
+    device: str
+    devices: int
+    engine: str
+    mode: Mode
+    drafts: int
+    workers: tuple[Worker, ...]
+    load: LoadKind
+    concurrency: float
+    rate: float
+    requests: int
+    isl: float
+    osl: float
+    nominal_isl: float
+    measured: Measured
+    variation: tuple[float, float] | None = None
+    deployment: Deployment | None = None
+    little_ratio: float | None = None
+    lacks: str = ""
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def mtp(self) -> str:
+        """`mtp` or `none`."""
+        return "mtp" if self.drafts else "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The points of files, and the columns in them that nothing here reads."""
+
+    paths: tuple[str, ...]
+    points: tuple[Point, ...]
+    ignored: tuple[str, ...]
+
+
+def read_points(path: Path, limit: int | None = None) -> Table:
+    """Read a CSV of measured points; a cell that is no number is an error with its line and column.
+
+    Parameters
+    ----------
+    limit : only the first so many rows
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SpecError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise SpecError("is not text in UTF-8", where=str(path), hint="give a CSV of measured points") from None
+    rows = csv.reader(io.StringIO(text), strict=True)
+    points: list[Point] = []
+    try:
+        header = next(rows, None)
+        _check_header(path, header)
+        assert header is not None
+        for cells in rows:
+            if not cells:
+                continue
+            if limit is not None and len(points) >= limit:
+                break
+            points.append(_Row(path, rows.line_num, header, cells).point())
+    except csv.Error as error:
+        raise SpecError(f"is no CSV: {error}", where=f"{path}:{rows.line_num}") from None
+    if not points:
+        raise SpecError("has no rows", where=str(path), hint="give a CSV of measured points, one a row")
+    return Table((str(path),), tuple(points), tuple(name for name in header if name not in KNOWN))
+
+
+def _check_header(path: Path, header: list[str] | None) -> None:
+    missing = [name for name in NEEDED if name not in (header or ())]
+    if missing:
+        raise SpecError(f"has no column {', '.join(missing)}", where=f"{path}:1", hint="its first line names columns")
+    assert header is not None
+    twice = {name for name in header if header.count(name) > 1}
+    if twice:
+        raise SpecError(f"names column {', '.join(sorted(twice))} twice", where=f"{path}:1")
+
+
+class _Row:
+    """One line of the file, cell by cell."""
+
+    def __init__(self, path: Path, line: int, header: list[str], cells: list[str]) -> None:
+        self.where = f"{path}:{line}"
+        if len(cells) != len(header):
+            raise SpecError(f"{len(cells)} cells, the header has {len(header)}", where=self.where)
+        self.line, self.cells = line, dict(zip(header, map(str.strip, cells), strict=True))
+        self.lacks: list[str] = []
+        self.assumed: list[str] = []
+
+    def error(self, column: str, right: str) -> SpecError:
+        return SpecError(f"{column}: {self.cells.get(column, '')!r}", where=self.where, hint=right)
+
+    def word(self, column: str, known: tuple[str, ...] = ()) -> str:
+        """A word, one of those known if any are."""
+        text = self.cells[column]
+        if not text:
+            self.lacks.append(f"{column} is empty")
+        elif known and text not in known:
+            self.lacks.append(f"{column} {text!r}: want one of {', '.join(known)}")
+        return text
+
+    def number(self, column: str) -> float | None:
+        """A number above zero; None where the cell is empty, not there, or zero, as nothing here can be."""
+        text = self.cells.get(column, "")
+        if text.lower() in EMPTY:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            raise self.error(column, "want a number, or nothing") from None
+        if not math.isfinite(value) or value < 0:
+            raise self.error(column, "want a finite number above zero, or nothing")
+        return value or None
+
+    def need(self, *columns: str, why: str = "") -> float:
+        """The first of these columns that has a number; 1 and a lack where none has."""
+        for column in columns:
+            if value := self.number(column):
+                return value
+        self.lacks.append(f"{columns[0]} is empty{why}")
+        return 1.0
+
+    def count(self, column: str) -> int | None:
+        """A whole number above zero, or None."""
+        value = self.number(column)
+        if value is not None and value != round(value):
+            raise self.error(column, "want a whole number")
+        return None if value is None else int(value)
+
+    def point(self) -> Point:
+        mode, kind = self.word("mode", get_args(Mode)), self.word("load", get_args(LoadKind))
+        devices = self.count("n_devices") or int(self.need("n_devices"))
+        workers = self._workers(mode, devices)
+        found = re.search(r"little_ratio=([0-9]+\.?[0-9]*)", self.cells.get("note", ""))
+        isl, device = self.need("isl_mean", "isl"), self.word("device")
+        point = Point(
+            line=self.line,
+            id=self.word("point_id"),
+            group=self.cells.get("source_group", ""),
+            model=self.word("model"),
+            weights=self.word("weights"),
+            device=load.find_device(device) or device.lower().replace("_", "-"),
+            devices=devices,
+            engine=self.word("engine"),
+            mode=mode,  # type: ignore[arg-type]
+            drafts=self._drafts(workers[-1]),
+            workers=workers,
+            load=kind,  # type: ignore[arg-type]
+            concurrency=self._loaded(kind, "concurrency", ("closed", "batch_per_device", "tokens_per_device")),
+            rate=self._loaded(kind, "request_rate", ("poisson", "constant")),
+            requests=int(self._loaded(kind, "n_requests", ("burst",))),
+            isl=isl,
+            osl=self.need("osl_mean", "osl"),
+            nominal_isl=self.number("isl") or isl,
+            measured=self._measured(),
+            little_ratio=float(found[1]) if found else None,
+        )
+        return replace(point, lacks="; ".join(self.lacks), assumed=tuple(self.assumed))
+
+    def _loaded(self, kind: str, column: str, where: tuple[str, ...]) -> float:
+        return self.need(column, why=f" where load is {kind}") if kind in where else self.number(column) or 0.0
+
+    def _drafts(self, worker: Worker) -> int:
+        """`none`; `mtp` or another way, with or without a number; or flags that say --speculative-num-steps."""
+        text = self.cells.get("spec_decode", "").lower()
+        if text in ("", "none", "no", "off", "false"):
+            return 0
+        stated = re.fullmatch(r"mtp-?([1-8])", text) or re.search(r"num-steps[ =]([1-8])", text)
+        if stated:
+            return int(stated[1])
+        engine = self.word("engine").lower()
+        drafts = next(found for word, found in DRAFTS.items() if word in engine)[worker.dp > 1]
+        self.assumed.append(f"draft tokens of {text}: {drafts}")
+        return drafts
+
+    def _workers(self, mode: str, devices: int) -> tuple[Worker, ...]:
+        if mode == "disagg":
+            return (self._worker("prefill", 0), self._worker("decode", 0))
+        role: Literal["aggregated", "prefill", "decode"]
+        role = "prefill" if mode == "prefill_only" else "decode" if mode == "decode_only" else "aggregated"
+        return (self._worker(role, devices, ""),)
+
+    def _worker(
+        self, role: Literal["aggregated", "prefill", "decode"], total: int, prefix: str | None = None
+    ) -> Worker:
+        prefix = PREFIXES[role] if prefix is None else prefix
+        devices, tp, dp, pp, ep = (self.count(f"{prefix}{name}") for name in WIDTHS)
+        if not devices and tp:
+            devices = tp * (dp or 1) * (pp or 1)
+        devices = devices or total or int(self.need(f"{prefix}devices", why=" where mode is disagg"))
+        count = self.count(f"{prefix}workers") or max(1, total // devices)
+        split = (tp or 0) * (dp or 1) * (pp or 1)
+        if split and split < devices and devices % split == 0:  # several of them
+            devices, count = split, count * devices // split
+        if split != devices:  # nothing is said, or what is said is no split of the devices
+            return Worker(role, devices, devices, 1, 1, ep or 1, count, stated=False)
+        return Worker(role, devices, tp or 1, dp or 1, pp or 1, ep or 1, count)
+
+    def _measured(self) -> Measured:
+        tpot, tpot_mean = self.number("tpot_ms_median"), False
+        if tpot is None:
+            tpot, tpot_mean = self.number("tpot_ms_mean"), True
+        if tpot is None and (user := self.number("interactivity_tok_s_user")):
+            tpot = 1e3 / user
+        ttft, ttft_mean = self.number("ttft_ms_median"), False
+        if ttft is None:
+            ttft, ttft_mean = self.number("ttft_ms_mean"), True
+        rate, counted = self._rate()
+        return Measured(
+            tpot=None if tpot is None else 1e-3 * tpot,
+            ttft=None if ttft is None else 1e-3 * ttft,
+            rate=rate,
+            counted=counted,
+            energy=self.number("joules_per_output_token"),
+            tpot_mean=tpot_mean,
+            ttft_mean=ttft_mean,
+        )
+
+    def _rate(self) -> tuple[float | None, Counted]:
+        total, output, given = (self.number(f"{name}_tok_s_per_gpu") for name in ("total", "output", "input"))
+        if total is not None:
+            return total, "total"
+        if output is not None and given is not None:
+            return output + given, "total"
+        return (output, "output") if output is not None else (given, "input")

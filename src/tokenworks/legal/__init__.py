@@ -1,0 +1,1 @@
+"""Which splits of a model over a machine exist, and the rules that explain why others do not."""

@@ -1,0 +1,373 @@
+"""What makes a deployment illegal: one function a rule, on arrays of points, that explains itself for one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenworks.costs.memory import Memory, memory
+from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
+from tokenworks.specs.deployment import Role
+
+# Elements that share one scale along the width that expert-tp cuts; a cut inside a block would need a scale of its own.
+# Engines refuse to cut FP8 blocks (vLLM, Fp8MoEMethod), but pad the slices of MXFP4 experts to whole blocks (gpt-oss at
+# tp 4 and 8), so those are not here.
+BLOCK = {"fp8-block": 128, "nvfp4": 16}
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A rule that a point breaks: its name, what it says, and why this point breaks it, with a way out."""
+
+    rule: str
+    law: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Of one rule: which points keep it, and the words for a single point that does not."""
+
+    kept: Array
+    why: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Points under judgement; memory is there for the rules that ask for it."""
+
+    points: Points
+    setting: Setting
+    memory: Memory | None = None
+
+    @property
+    def room(self) -> Memory:
+        """Memory of the points."""
+        assert self.memory is not None
+        return self.memory
+
+
+Rule = Callable[[Proposal], Verdict]
+
+SHAPE: dict[str, Rule] = {}
+"""Rules on widths and settings alone."""
+
+MEMORY: dict[str, Rule] = {}
+"""Rules on the memory of points whose shape is legal."""
+
+
+def rule(kind: dict[str, Rule]) -> Callable[[Rule], Rule]:
+    """Enter a function into the rules of a kind, under its own name."""
+
+    def enter(function: Rule) -> Rule:
+        kind[function.__name__] = function
+        return function
+
+    return enter
+
+
+def judge(proposal: Proposal, rules: dict[str, Rule]) -> tuple[Array, dict[str, int]]:
+    """Which points keep all rules, and how many break each rule first."""
+    kept = np.ones(len(proposal.points), dtype=bool)
+    broken: dict[str, int] = {}
+    for name, check in rules.items():
+        now = kept & check(proposal).kept
+        if lost := int(kept.sum() - now.sum()):
+            broken[name] = lost
+        kept = now
+    return kept, broken
+
+
+def with_memory(points: Points, setting: Setting) -> Proposal:
+    """The case of points whose widths are legal, with the memory that they take."""
+    found = memory(
+        setting.model,
+        setting.machine,
+        points.split(),
+        engine=setting.engine,
+        max_sequences=points.max_sequences,
+        chunk_tokens=points.chunk_tokens,
+        memory_fraction=setting.memory_fraction,
+    )
+    return Proposal(points, setting, found)
+
+
+def explain(role: Role, setting: Setting) -> list[Broken]:
+    """Every rule that a role breaks, in words; memory is judged where the shape is legal."""
+    points = Points.of(role)
+    broken = list(_broken(Proposal(points, setting), SHAPE))
+    return broken or list(_broken(with_memory(points, setting), MEMORY))
+
+
+def _broken(proposal: Proposal, rules: dict[str, Rule]) -> Iterable[Broken]:
+    for name, check in rules.items():
+        verdict = check(proposal)
+        if not np.all(verdict.kept):
+            yield Broken(name, (check.__doc__ or "").strip(), verdict.why())
+
+
+def _divisors(number: int, most: int = 1 << 62) -> str:
+    return ", ".join(str(width) for width in range(1, min(number, most) + 1) if number % width == 0)
+
+
+# ── widths ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@rule(SHAPE)
+def instance_fits_machine(proposal: Proposal) -> Verdict:
+    """An instance has at most the devices of the machine: tp x pp x dp."""
+    p, machine = proposal.points, proposal.setting.machine
+    return Verdict(
+        p.devices <= machine.devices,
+        lambda: f"tp x pp x dp = {p.devices[0]} devices, {machine.name} has {machine.devices}: narrow one of them",
+    )
+
+
+@rule(SHAPE)
+def instance_fills_domains(proposal: Proposal) -> Verdict:
+    """An instance stays in one scale-up domain, or fills whole ones."""
+    p, domain = proposal.points, proposal.setting.machine.domain
+    return Verdict(
+        (p.devices <= domain) | (p.devices % domain == 0),
+        lambda: (
+            f"{p.devices[0]} devices straddle domains of {domain}: take at most {domain}, or a multiple such as "
+            f"{-(-p.devices[0] // domain) * domain}"
+        ),
+    )
+
+
+@rule(SHAPE)
+def tp_stays_aligned(proposal: Proposal) -> Verdict:
+    """In an instance over several domains, tp divides a domain or is made of whole ones."""
+    p, domain = proposal.points, proposal.setting.machine.domain
+    aligned = (domain % p.tp == 0) | (p.tp % domain == 0)
+    return Verdict(
+        (p.devices <= domain) | aligned,
+        lambda: f"groups of tp={p.tp[0]} straddle domains of {domain}: take tp of {_divisors(domain)}",
+    )
+
+
+@rule(SHAPE)
+def tp_divides_heads(proposal: Proposal) -> Verdict:
+    """Query heads are dealt whole: tp divides their number."""
+    p, heads = proposal.points, proposal.setting.model.heads
+    return Verdict(
+        heads % p.tp == 0,
+        lambda: (
+            f"{heads} query heads over tp={p.tp[0]}: take tp of {_divisors(heads, proposal.setting.machine.devices)}"
+        ),
+    )
+
+
+@rule(SHAPE)
+def kv_heads_divide(proposal: Proposal) -> Verdict:
+    """KV heads are dealt whole, or each is copied equally often: tp divides their number or is a multiple of it."""
+    p, heads = proposal.points, proposal.setting.model.kv_heads
+    return Verdict(
+        (heads % p.tp == 0) | (p.tp % heads == 0),
+        lambda: f"{heads} KV heads over tp={p.tp[0]}: take tp of {_divisors(heads)}, or a multiple of {heads}",
+    )
+
+
+@rule(SHAPE)
+def stages_have_layers(proposal: Proposal) -> Verdict:
+    """A pipeline stage has at least one layer."""
+    p, layers = proposal.points, proposal.setting.model.layers
+    return Verdict(p.pp <= layers, lambda: f"{layers} layers over pp={p.pp[0]} stages: take at most {layers}")
+
+
+@rule(SHAPE)
+def dense_has_no_expert_widths(proposal: Proposal) -> Verdict:
+    """A model without routed experts has ep = expert_tp = 1 and no redundant experts."""
+    p = proposal.points
+    plain = (p.ep == 1) & (p.expert_tp == 1) & (p.redundant == 0)
+    return Verdict(
+        plain | bool(proposal.setting.experts),
+        lambda: (
+            f"ep={p.ep[0]}, expert_tp={p.expert_tp[0]}, redundant={p.redundant[0]}, but "
+            f"{proposal.setting.model.name} has no routed experts: leave them out"
+        ),
+    )
+
+
+@rule(SHAPE)
+def dense_has_no_attention_dp(proposal: Proposal) -> Verdict:
+    """Without experts to share, a dp rank is an instance of its own: dp = 1."""
+    p = proposal.points
+    return Verdict(
+        (p.dp == 1) | bool(proposal.setting.experts),
+        lambda: (
+            f"dp={p.dp[0]}, but {proposal.setting.model.name} has no routed experts that the ranks would share: "
+            f"take dp=1 and {p.dp[0]} replicas"
+        ),
+    )
+
+
+@rule(SHAPE)
+def experts_cover_instance(proposal: Proposal) -> Verdict:
+    """Experts lie on the devices of a pipeline stage: ep x expert_tp = tp x dp."""
+    p = proposal.points
+    return Verdict(
+        (p.ep * p.expert_tp == p.tp * p.dp) | (proposal.setting.experts is None),
+        lambda: (
+            f"ep x expert_tp = {p.ep[0] * p.expert_tp[0]}, tp x dp = {p.tp[0] * p.dp[0]}: with ep={p.ep[0]} take "
+            + (f"expert_tp={p.tp[0] * p.dp[0] // p.ep[0]}" if p.tp[0] * p.dp[0] % p.ep[0] == 0 else "another ep")
+            + f", or ep of {_divisors(int(p.tp[0] * p.dp[0]))}"
+        ),
+    )
+
+
+@rule(SHAPE)
+def engine_lays_experts_out(proposal: Proposal) -> Verdict:
+    """The engine can place experts so: vLLM has ep = 1 or tp x dp; TensorRT-LLM has dp = 1 or tp = 1."""
+    p, engine = proposal.points, proposal.setting.engine.name
+    can = {"vllm": (p.ep == 1) | (p.expert_tp == 1), "trtllm": (p.dp == 1) | (p.tp == 1)}
+    words = {"vllm": "--enable-expert-parallel sets ep = tp x dp", "trtllm": "enable_attention_dp sets tp = 1"}
+    return Verdict(
+        can.get(engine, np.ones_like(p.tp, dtype=bool)) | (proposal.setting.experts is None),
+        lambda: (
+            f"{engine} cannot run tp={p.tp[0]}, dp={p.dp[0]}, ep={p.ep[0]}, expert_tp={p.expert_tp[0]}: "
+            f"{words[engine]}; take such widths, or --engine sglang"
+        ),
+    )
+
+
+@rule(SHAPE)
+def experts_divide(proposal: Proposal) -> Verdict:
+    """Experts are placed whole: experts and redundant ones together divide by ep."""
+    p, experts = proposal.points, proposal.setting.experts
+    placed = (experts.count if experts else 0) + p.redundant
+    return Verdict(
+        placed % p.ep == 0,
+        lambda: (
+            f"{placed[0]} experts over ep={p.ep[0]}: add {-placed[0] % p.ep[0]} redundant experts, "
+            f"{-(-placed[0] // p.ep[0])} a rank"
+        ),
+    )
+
+
+@rule(SHAPE)
+def copies_are_placed(proposal: Proposal) -> Verdict:
+    """Redundant experts need ranks to be placed on, and at most as many as there are experts."""
+    p, experts = proposal.points, proposal.setting.experts
+    most = experts.count if experts else 0
+    return Verdict(
+        (p.redundant == 0) | ((p.ep > 1) & (p.redundant <= most)),
+        lambda: f"{p.redundant[0]} redundant experts at ep={p.ep[0]}: take ep above 1 and at most {most}",
+    )
+
+
+@rule(SHAPE)
+def experts_slice_in_blocks(proposal: Proposal) -> Verdict:
+    """expert_tp cuts an expert's width into equal slices, and never inside a block that shares a scale."""
+    p, experts = proposal.points, proposal.setting.experts
+    width = experts.intermediate if experts else 0
+    block = _expert_block(proposal.setting)
+    return Verdict(
+        width % (p.expert_tp * block) == 0,
+        lambda: (
+            f"experts {width} wide in blocks of {block} over expert_tp={p.expert_tp[0]}: take expert_tp of "
+            f"{_divisors(width // block)}"
+        ),
+    )
+
+
+def _expert_block(setting: Setting) -> int:
+    forms = {m.format.name for block in setting.model.blocks for m in block.matrices if m.part == "experts"}
+    return max((BLOCK.get(form, 1) for form in forms), default=1)
+
+
+# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@rule(SHAPE)
+def drafts_exist(proposal: Proposal) -> Verdict:
+    """Multi-token prediction needs the draft layers that the checkpoint brings."""
+    p, model = proposal.points, proposal.setting.model
+    return Verdict(
+        (p.draft == 0) | bool(model.draft),
+        lambda: f"draft_tokens={p.draft[0]}, but {model.name} has no draft layers: take draft_tokens=0",
+    )
+
+
+@rule(SHAPE)
+def overlap_has_traffic(proposal: Proposal) -> Verdict:
+    """Two-batch overlap hides the dispatch and combine of experts: it needs ep above 1."""
+    p = proposal.points
+    return Verdict(
+        (p.overlap == OVERLAPS.index("none")) | (p.ep > 1),
+        lambda: f"two-batch overlap at ep={p.ep[0]} has nothing to hide: take overlap=none",
+    )
+
+
+@rule(SHAPE)
+def kv_dtype_is_there(proposal: Proposal) -> Verdict:
+    """An FP8 cache needs a device that converts FP8."""
+    p, machine = proposal.points, proposal.setting.machine
+    return Verdict(
+        (p.kv != KV_DTYPES.index("fp8")) | ("fp8" in machine.peak),
+        lambda: f"{machine.device} has no FP8: take kv_dtype=bf16",
+    )
+
+
+@rule(SHAPE)
+def context_fits_model(proposal: Proposal) -> Verdict:
+    """A request is no longer than the model's context."""
+    workload, most = proposal.setting.workload, proposal.setting.model.max_context
+    need = workload.isl + workload.osl
+    return Verdict(
+        np.full(len(proposal.points), need <= most),
+        lambda: f"isl + osl = {need:,.0f} tokens, {proposal.setting.model.name} reads {most:,}: shorten the requests",
+    )
+
+
+@rule(SHAPE)
+def chunk_holds_batch(proposal: Proposal) -> Verdict:
+    """A step's token budget holds one token of each running sequence, and its drafts."""
+    p = proposal.points
+    need = p.max_sequences * (1 + p.draft)
+    return Verdict(
+        p.chunk_tokens >= need,
+        lambda: (
+            f"{p.max_sequences[0]} sequences of {1 + p.draft[0]} tokens a step, chunk_tokens={p.chunk_tokens[0]}: "
+            f"take max_sequences of at most {p.chunk_tokens[0] // (1 + p.draft[0])}"
+        ),
+    )
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@rule(MEMORY)
+def weights_fit(proposal: Proposal) -> Verdict:
+    """Weights, activations, buffers and the engine's reserve leave some device memory."""
+    room = proposal.room
+
+    def why() -> str:
+        used = {
+            "weights": room.weights,
+            "activations": room.activations,
+            "buffers": room.buffers,
+            "reserve": room.reserve,
+        }
+        parts = ", ".join(f"{name} {np.max(part) / 1e9:.1f}" for name, part in used.items())
+        short, usable = -np.max(room.kv) / 1e9, np.max(room.usable) / 1e9
+        return f"short by {short:.1f} GB a device: {parts} GB; usable {usable:.1f} GB: take more devices, or ep above 1"
+
+    return Verdict(room.kv > 0, why)
+
+
+@rule(MEMORY)
+def cache_holds_a_request(proposal: Proposal) -> Verdict:
+    """The KV cache of each rank holds at least one whole request (where the weights fit)."""
+    workload, per_rank = proposal.setting.workload, proposal.room.kv_tokens / proposal.points.dp
+    need = workload.isl + workload.osl
+    return Verdict(
+        (per_rank >= need) | (proposal.room.kv <= 0),
+        lambda: (
+            f"{np.max(per_rank):,.0f} KV tokens a rank, a request needs {need:,.0f}: take more devices a rank "
+            "(tp or pp), kv_dtype=fp8 or a smaller chunk_tokens"
+        ),
+    )

@@ -1,0 +1,180 @@
+"""Aggregated deployments: equal instances that prefill and decode, at their best batch or under a given load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tokenworks.legal.points import Array, Points
+from tokenworks.legal.splits import Candidates
+from tokenworks.planning.cells import CELL, SearchCounts, Shortlist, slo_pressure
+from tokenworks.planning.costing import Costing, OfferedLoad
+from tokenworks.planning.grid import Grid, Target, aim, estimate, hold, room
+from tokenworks.planning.queueing import Serving
+from tokenworks.planning.space import Ladders
+
+BLOCK = 256
+"""Splits that are estimated at once: enough to be fast, few enough to stay in the processor's cache."""
+
+STEADY = 0.995
+"""OfferedLoad of the prefill queue up to which a batch counts as kept up [-]."""
+
+
+def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Shortlist) -> SearchCounts:
+    """Offer every aggregated deployment that a bound does not rule out."""
+    legal, _, _ = room(costing, found.points.columns(2), *_ladder(found.points, ladders))
+    speed, output, soonest = upper_bounds(costing, found, ladders)
+    in_time = soonest <= (costing.slo.ttft.value if costing.slo.ttft else np.inf)
+    reach = np.where(_fast_enough(costing, speed), output, 0.0).max(axis=1) * in_time
+    pruned, offered = 0, shortlist.offered
+    for rows in _blocks(np.lexsort((np.arange(len(reach)), -reach))):
+        alive = rows[~shortlist.hopeless(speed[rows], output[rows]).all(axis=1)]
+        alive = alive[in_time[alive]] if shortlist.met else alive
+        pruned += int(legal[rows].sum() - legal[alive].sum())
+        if len(alive):
+            for cells in (_under_load if costing.load else _at_best)(costing, found, alive, ladders):
+                shortlist.offer(cells)
+    return SearchCounts(int(legal.sum()), shortlist.offered - offered, {"decode or prefill alone is beaten": pruned})
+
+
+def _ladder(points: Points, ladders: Ladders) -> tuple[Array, Array]:
+    """Batches and token budgets of each point, on axes 1 and 2."""
+    chunk = points.lanes[:, None] * ladders.chunks[None, :]
+    return ladders.batches(points.lanes)[:, :, None], chunk[:, None, :]
+
+
+def climb(costing: Costing, points: Points, ladders: Ladders) -> Grid:
+    """The ladder of each point, up to one rung beyond the last that any of them holds."""
+    batch, chunk = _ladder(points, ladders)
+    legal, _, _ = room(costing, points.columns(2), batch, chunk)
+    rungs = int(legal.any(axis=(0, 2)).sum()) + 1
+    return estimate(costing, points, batch[:, :rungs], chunk)
+
+
+def _blocks(order: Array) -> Iterator[Array]:
+    for start in range(0, len(order), BLOCK):
+        yield order[start : start + BLOCK]
+
+
+def _fast_enough(costing: Costing, speed: Array) -> Array:
+    bound = costing.slo.tpot
+    fast: Array = speed * bound.value >= 1 if bound else speed > 0
+    return fast
+
+
+def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple[Array, Array, Array]:
+    """Output tokens per second and user, and per charged device, that no batch between two of the ladder exceeds.
+
+    A step takes at least its decode alone, and on average at least what its prefill tokens take alone, in the largest
+    chunks and nothing beside them. The first bound is taken at the lower batch, the second at the higher one:
+    float[points, batches] each. The third is the TTFT, at its percentile, that no load goes below: float[points].
+    """
+    points, demand = found.points, costing.demand
+    batch, wide = ladders.batches(points.lanes), points.columns(1)
+    gained = costing.gained(wide)
+    decode_s = costing.seconds(wide, batch, 0.0)
+    chunk = points.lanes[:, None] * ladders.chunks[None, :]
+    token_s = (costing.seconds(wide, 0.0, chunk) / chunk).min(axis=1, keepdims=True)
+    step = np.maximum(decode_s, batch * demand.request.uncached * gained / demand.request.osl * token_s)
+    speed, total = gained / step, batch * gained / step
+    higher = np.maximum(total, np.concatenate([total[:, 1:], total[:, -1:]], axis=1))
+    machine = costing.setting.machine
+    charged = points.devices if costing.load else machine.devices / found.replicas
+    soonest = demand.request.uncached * demand.tail * points.lanes * token_s[:, 0]
+    return speed, higher / charged[:, None], soonest
+
+
+def _at_best(costing: Costing, found: Candidates, rows: Array, ladders: Ladders) -> Iterator[Array]:
+    """All of the ladder with as many replicas as fit, and for each budget the largest batch that meets the SLO."""
+    points, replicas = found.points[rows], found.replicas[rows]
+    grid = climb(costing, points, ladders)
+    yield _cells(costing, found, rows, grid, replicas=replicas.reshape(-1, 1, 1))
+    aimed = estimate(costing, points, aim(costing, grid, _slo(costing)), grid.chunk)
+    yield _cells(costing, found, rows, aimed, replicas=replicas.reshape(-1, 1, 1))
+
+
+def at_batch(costing: Costing, found: Candidates, batch: Array, chunk: Array) -> Array:
+    """Cells of all candidates at given batches and token budgets, with as many replicas as fit."""
+    replicas = found.replicas.reshape(-1, 1, 1)
+    rows = np.arange(len(found.points))
+    return _cells(costing, found, rows, estimate(costing, found.points, batch, chunk), replicas=replicas)
+
+
+def _under_load(costing: Costing, found: Candidates, rows: Array, ladders: Ladders) -> Iterator[Array]:
+    """A given load on as few replicas as keep the SLO, on one more, and on all that fit."""
+    points, most = found.points[rows], found.replicas[rows].reshape(-1, 1, 1)
+    load = costing.load
+    assert load is not None
+    if load.kind == "concurrency":  # an instance without a user serves nobody
+        most = np.minimum(most, max(1, int(load.value)))
+    grid = climb(costing, points, ladders)
+    best = estimate(costing, points, aim(costing, grid, _slo(costing)), grid.chunk)
+    held = np.where(best.legal, load.held(best.serving, best.batch), np.nan)
+    few = np.clip(np.nan_to_num(np.ceil(load.value / held), nan=np.inf), 1, most)
+    for replicas in (few, np.minimum(few + 1, most), np.broadcast_to(most, few.shape)):
+        share = load.value / replicas
+        batch = aim(costing, grid, _carrying(load, share))
+        near = estimate(costing, points, batch, grid.chunk)
+        # One step of B = load / held(B) x B: exact where a step's time does not change with its batch.
+        batch = np.maximum(np.ceil(batch * share / load.held(near.serving, batch)), 1.0)
+        batch = hold(costing, points.columns(2), batch, grid.chunk)
+        there = estimate(costing, points, batch, grid.chunk)
+        yield _cells(costing, found, rows, there, replicas=replicas, capacity=held * replicas)
+
+
+def _carrying(load: OfferedLoad, share: Array) -> Target:
+    def target(serving: Serving, batch: Array) -> Array:
+        carried: Array = load.held(serving, batch) / share
+        return carried
+
+    return target
+
+
+def _slo(costing: Costing) -> Target:
+    def target(serving: Serving, _batch: Array) -> Array:
+        return slo_pressure(costing.slo, serving.ttft_tail, serving.tpot_tail, serving.busy / STEADY)
+
+    return target
+
+
+def _cells(
+    costing: Costing, found: Candidates, rows: Array, grid: Grid, *, replicas: Array, capacity: Array | float = 0.0
+) -> Array:
+    """The legal and steady points of a grid as cells."""
+    serving, load, shape = grid.serving, costing.load, grid.legal.shape
+    kept = grid.legal & (serving.busy < STEADY)
+    which = np.nonzero(kept)[0]
+
+    def of(values: Array | float) -> Array:
+        taken: Array = np.broadcast_to(values, shape)[kept]
+        return taken
+
+    cells = np.zeros(len(which), CELL)
+    points = found.points[rows]
+    cells["family"], cells["index"], cells["prefill"] = found.family[rows][which], rows[which], -1
+    cells["batch"], cells["chunk"], cells["replicas"] = of(grid.batch), of(grid.chunk), of(replicas)
+    cells["devices"] = points.devices[which] * cells["replicas"]
+    cells["charged"] = cells["devices"] if load else costing.setting.machine.devices
+    rate, ttft, behind = of(serving.rate) * cells["replicas"], of(serving.ttft), np.zeros(len(which))
+    late = np.zeros(len(which))
+    cells["capacity"] = rate
+    if load:
+        held = of(load.held(serving, grid.batch)) * cells["replicas"]
+        behind, late = load.shortfall(held, rate)
+        rate = load.served(rate, ttft + late + costing.demand.request.osl * of(serving.tpot))
+        cells["capacity"] = of(capacity)
+    cells["rate"], cells["tpot"], cells["tpot_tail"] = rate, of(serving.tpot), of(serving.tpot_tail)
+    cells["ttft"], cells["ttft_tail"] = ttft + late, of(serving.ttft_tail) + late
+    cells["hit"], cells["busy"] = of(serving.hit_share), of(serving.busy)
+    larger = cells["batch"] + np.maximum(1, 0.02 * cells["batch"])
+    cells["full"] = costing.places(larger) > of(grid.most)
+    finish(costing, cells, behind)
+    return cells
+
+
+def finish(costing: Costing, cells: Array, behind: Array) -> None:
+    """Fill in what follows from the rest: slo_pressure, output and effective tokens."""
+    cells["slo_pressure"] = slo_pressure(costing.slo, cells["ttft_tail"], cells["tpot_tail"], behind)
+    cells["output"] = cells["rate"] * costing.demand.request.osl / cells["charged"]
+    cells["effective"] = np.where(cells["slo_pressure"] <= 1, cells["output"], 0.0)

@@ -1,0 +1,112 @@
+"""Estimated deployments as rows of one table, and the few of them that are worth keeping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tokenworks.legal.points import Array
+from tokenworks.planning.pareto import beaten, front
+from tokenworks.specs.slo import Slo
+
+CELL = np.dtype(
+    [
+        ("family", "i8"),  # widths, or size of the prefill role: the list shows the best of each
+        ("index", "i8"),  # of the aggregated or decode split
+        ("prefill", "i8"),  # of the prefill split, -1 where aggregated
+        ("batch", "f8"),  # decoding sequences per instance
+        ("chunk", "i8"),
+        ("prefill_chunk", "i8"),
+        ("replicas", "i8"),
+        ("prefill_replicas", "i8"),
+        ("devices", "i8"),  # in use
+        ("charged", "i8"),  # in use, or idle since nothing more fits
+        ("rate", "f8"),  # requests of the whole deployment [1/s]
+        ("capacity", "f8"),  # most that it could take [1/s]
+        ("tpot", "f8"),
+        ("tpot_tail", "f8"),
+        ("ttft", "f8"),
+        ("ttft_tail", "f8"),
+        ("hit", "f8"),
+        ("busy", "f8"),
+        ("full", "?"),  # the KV cache holds no larger batch
+        ("slo_pressure", "f8"),  # the worst of what the SLO and the load ask, over their bound; above 1 it misses
+        ("output", "f8"),  # output tokens per charged device [token/s]
+        ("effective", "f8"),  # the same if it is expected to meet the SLO, else 0
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCounts:
+    """What became of points: legal; estimated (aimed ones beside the ladders); ruled out by each bound."""
+
+    legal: int
+    estimated: int
+    pruned: dict[str, int]
+
+
+def slo_pressure(slo: Slo, ttft: Array, tpot: Array, other: Array) -> Array:
+    """How hard a bound is pressed [-]: the largest of prediction over bound; `other` comes so already."""
+    worst = other
+    for bound, value in ((slo.ttft, ttft), (slo.tpot, tpot)):
+        if bound:
+            worst = np.maximum(worst, value / bound.value)
+    return worst
+
+
+@dataclass
+class Shortlist:
+    """The best cell of each family, and the exact Pareto front of all that were offered.
+
+    The front is over cells that keep the TTFT bound, as speed without a first token is worth nothing.
+    """
+
+    slo: Slo
+    keep: int
+    best: Array = field(default_factory=lambda: np.zeros(0, CELL))
+    front: Array = field(default_factory=lambda: np.zeros(0, CELL))
+    offered: int = 0
+
+    def offer(self, cells: Array) -> None:
+        """Take in estimated cells."""
+        self.offered += len(cells)
+        if self.met:  # most are behind in both; to sort them would take longer than to estimate them
+            off_front = beaten(1 / cells["tpot"], cells["output"], 1 / self.front["tpot"], self.front["output"])
+            cells = cells[(cells["effective"] >= self.threshold) | ~off_front]
+        pool = np.concatenate([self.best, cells])
+        pool = pool[_order(pool)]
+        _, first = np.unique(pool["family"], return_index=True)
+        self.best = pool[np.sort(first)]
+        soon = cells if self.slo.ttft is None else cells[cells["ttft_tail"] <= self.slo.ttft.value]
+        pool = np.concatenate([self.front, soon])
+        self.front = pool[front(1 / pool["tpot"], pool["output"])]
+
+    @property
+    def threshold(self) -> float:
+        """Effective tokens per device that a new family must reach to be listed."""
+        return float(self.best["effective"][self.keep - 1]) if len(self.best) >= self.keep else -1.0
+
+    @property
+    def met(self) -> bool:
+        """Whether some deployment is expected to meet the SLO; those that cannot are of no use then."""
+        return bool(len(self.best)) and float(self.best["effective"][0]) > 0
+
+    def hopeless(self, speed: Array, output: Array) -> Array:
+        """Whether points below these upper bounds can neither be listed nor be on the front. bool, as `speed`."""
+        listed: Any = output >= self.threshold
+        if self.slo.tpot:
+            listed = listed & (speed * self.slo.tpot.value >= 1)
+        lost: Array = ~listed & beaten(speed, output, 1 / self.front["tpot"], self.front["output"])
+        return lost
+
+
+def _order(cells: Array) -> Array:
+    """Best first: effective tokens, or how near to the SLO; then output, speed and TTFT; ties by how they were made."""
+    ties = [cells[name] for name in ("batch", "prefill_chunk", "chunk", "prefill", "index", "family")]
+    missed = np.where(cells["effective"] > 0, 0.0, cells["slo_pressure"])
+    ties += [cells[name] for name in ("ttft_tail", "slo_pressure", "tpot")]
+    order: Array = np.lexsort([*ties, -cells["output"], missed, -cells["effective"]])
+    return order

@@ -1,0 +1,228 @@
+"""Disaggregated deployments: every prefill role with every decode role and every way to share the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tokenworks.costs.split import KV_BYTES
+from tokenworks.costs.transfer import exposed_transfer, request_bytes, wire
+from tokenworks.legal.points import KV_DTYPES, Array
+from tokenworks.legal.splits import Candidates
+from tokenworks.planning.aggregated import STEADY, finish
+from tokenworks.planning.cells import CELL, SearchCounts, Shortlist
+from tokenworks.planning.costing import Costing
+from tokenworks.planning.placement import Shares, shares
+from tokenworks.planning.queueing import Prefill, prefill_limit, prefilling
+from tokenworks.planning.roles import best_decode, best_prefill, decode_roles, in_time, may_matter, prefill_roles
+from tokenworks.planning.space import Ladders
+from tokenworks.specs.machine import Machine
+
+BISECTIONS = 20
+POINT = ["index", "chunk", "tpot", "prefill", "prefill_chunk", "replicas", "prefill_replicas"]
+"""What tells one deployment from another; some are estimated at two rates."""
+
+
+def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Shortlist) -> SearchCounts:
+    """Offer every disaggregated deployment that no bound rules out."""
+    machine, offered = costing.setting.machine, shortlist.offered
+    decode, prefill = decode_roles(costing, found, ladders), prefill_roles(costing, found, ladders)
+    counted = [combinations(machine, prefill, decode)]
+    decode = may_matter(costing, found, decode, shortlist)
+    prefill = in_time(costing, prefill) if shortlist.met else prefill
+    counted.append(combinations(machine, prefill, decode))
+    decode, prefill = best_decode(costing, decode), best_prefill(costing, prefill)
+    counted.append(combinations(machine, prefill, decode))
+    looked_at = 0
+    for left, right, ways in _pairs(costing, prefill, decode):
+        alive = right[~shortlist.hopeless(1 / right["tpot"], _reach(costing, left, right, ways))]
+        if len(alive):
+            cells = _combine(costing, left, alive, ways, shortlist)
+            looked_at += len(np.unique(cells[POINT]))
+            shortlist.offer(cells)
+    estimated = shortlist.offered - offered
+    pruned = {
+        "prefill alone is late, or decode alone is beaten": counted[0] - counted[1],
+        "another prefill or decode is as good in all": counted[1] - counted[2],
+        "the slower of prefill and decode is beaten": max(counted[2] - looked_at, 0),
+    }
+    return SearchCounts(counted[0], estimated, pruned)
+
+
+def combinations(machine: Machine, prefill: Array, decode: Array) -> int:
+    """Deployments that two lists of roles make: pairs of one KV dtype, and ways to share the machine."""
+    total = 0
+    for kv in range(len(KV_DTYPES)):
+        left = np.unique(prefill["devices"][prefill["kv"] == kv], return_counts=True)
+        right = np.unique(decode["devices"][decode["kv"] == kv], return_counts=True)
+        for p, many in zip(*left, strict=True):
+            for d, more in zip(*right, strict=True):
+                total += int(many) * int(more) * len(shares(machine, int(p), int(d)).tried().prefill)
+    return total
+
+
+def _pairs(costing: Costing, prefill: Array, decode: Array) -> list[tuple[Array, Array, Shares]]:
+    """Roles of one size and KV dtype each, that have room beside each other: those that may reach most first."""
+    machine, rights = costing.setting.machine, list(_alike(decode))
+    found = [
+        (left, right, ways)
+        for left in _alike(prefill)
+        for right in rights
+        if left["kv"][0] == right["kv"][0]
+        and len((ways := shares(machine, int(left["devices"][0]), int(right["devices"][0]))).prefill)
+    ]
+    return sorted(found, key=lambda pair: -float(_reach(costing, *pair).max()))
+
+
+def _alike(roles: Array) -> Iterator[Array]:
+    """Roles of equal devices and KV dtype together."""
+    for devices, kv in sorted(set(zip(roles["devices"].tolist(), roles["kv"].tolist(), strict=True))):
+        yield roles[(roles["devices"] == devices) & (roles["kv"] == kv)]
+
+
+def _reach(costing: Costing, left: Array, right: Array, ways: Shares) -> Array:
+    """Output per device that each decode role does not exceed, with the best of some prefill roles: float[right]."""
+    machine, osl = costing.setting.machine, costing.demand.request.osl
+    one = prefill_limit(costing.demand, _prefill(left[:, None], 1), right["tpot"][None, :]).max(axis=0)
+    if costing.load:  # as if instances could be cut so that both roles match
+        prefill, decode = one / left["devices"][0], right["rate"] / right["devices"][0]
+        matched: Array = prefill * decode / (prefill + decode) * osl
+        return matched
+    tried = ways.tried()
+    both = np.minimum(tried.prefill[:, None] * one, tried.decode[:, None] * right["rate"])
+    shared: Array = both.max(axis=0) * osl / machine.devices
+    return shared
+
+
+def _combine(costing: Costing, left: Array, right: Array, ways: Shares, shortlist: Shortlist) -> Array:
+    """Cells of prefill roles (axis 0) with decode roles (axis 1) in some shares of the machine (axis 2)."""
+    p, d = left[:, None, None], right[None, :, None]
+    wire = wire_bandwidth(costing) * p["dp"] * p["links"] / _request_bytes(costing, int(left["kv"][0]))
+    one = np.minimum(prefill_limit(costing.demand, _prefill(p, 1), d["tpot"]), wire)
+    if costing.load is None:
+        tried = ways.tried()
+        x, y = tried.prefill[None, None, :], tried.decode[None, None, :]
+        soon = np.minimum(x * one, _timely(costing, p, right, x))
+        # As much as both take, and as much as is not late for the SLO; often they are the same.
+        best = [_crossing(x, y, limit, d["rate"]) for limit in (x * one, soon)]
+        x, y, limit = (np.concatenate(parts, axis=2) for parts in zip(*best, strict=True))
+        rate = np.minimum(limit, y * d["rate"])
+        return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=limit)
+    asked = np.full(one.shape, costing.load.value)
+    if costing.load.kind == "concurrency":  # users in flight over the time of a request that need not wait
+        own = prefilling(costing.demand, _prefill(p, 1), 1e-9 * one, d["tpot"]).ttft
+        asked = costing.load.value / (own + costing.demand.request.osl * d["tpot"])
+    few = np.ceil(asked / one)
+    x, y = np.concatenate([few, few + 1], axis=2), np.ceil(asked / d["rate"])
+    rate, capacity = np.where(ways.fit(x, y), asked, 0.0), np.minimum(x * one, y * d["rate"])
+    return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=capacity)
+
+
+def _crossing(x: Array, y: Array, limit: Array, decoded: Array) -> tuple[Array, Array, Array]:
+    """Of all shares of a machine the two between which prefill's limit crosses what decode takes, for each pair.
+
+    The limit rises with x, and y x `decoded` falls with it, so the largest of their minima is at one of the two.
+    Axes: prefill roles, decode roles, shares by rising x.
+    """
+    limit = np.broadcast_to(limit, np.broadcast_shapes(limit.shape, (y * decoded).shape))
+    after = (limit <= y * decoded).sum(axis=2, keepdims=True)
+    near = np.clip(np.concatenate([after - 1, after], axis=2), 0, limit.shape[2] - 1)
+    return x[0, 0][near], y[0, 0][near], np.take_along_axis(limit, near, axis=2)
+
+
+def _timely(costing: Costing, p: Array, right: Array, x: Array) -> Array:
+    """The rate up to which x instances of each prefill role keep the TTFT bound, with any of the decode roles.
+
+    By bisection, for the decode role that leaves the caches least room and receives slowest. Axes as `p` and `x`.
+    """
+    high: Array = prefill_limit(costing.demand, _prefill(p, x), right["tpot"].min())
+    if costing.slo.ttft is None:
+        return high
+    low: Array = np.zeros(high.shape)
+    slowest, token_bytes = right["tpot"].max(), right["token_bytes"].max()
+    for _ in range(BISECTIONS):
+        rate = (low + high) / 2
+        served = prefilling(costing.demand, _prefill(p, x), rate, slowest)
+        late = _exposed(costing, p, token_bytes, served.hit_share)
+        kept = served.ttft_tail + late <= costing.slo.ttft.value
+        low, high = np.where(kept, rate, low), np.where(kept, high, rate)
+    return low
+
+
+def _exposed(costing: Costing, prefill: Array, token_bytes: Array, hit: Array) -> Array:
+    """What the transfer of a request's KV cache adds to its TTFT [s]: from one rank's devices to another's.
+
+    Parameters
+    ----------
+    token_bytes : cache of a token on one device of the decode role [byte]
+    """
+    demand, bandwidth = costing.demand, wire_bandwidth(costing)
+    if not len(prefill):
+        return np.zeros(0)
+    size = _request_bytes(costing, int(prefill["kv"].flat[0]))
+    transfer = np.maximum(size / (prefill["links"] * bandwidth), demand.request.isl * token_bytes / bandwidth)
+    own = np.maximum(demand.request.isl * (1 - hit) * prefill["lanes"] * prefill["token_s"], prefill["pass_s"])
+    late: Array = exposed_transfer(transfer, own, costing.setting.model.layers)
+    return late
+
+
+def _prefill(roles: Array, instances: Array | int) -> Prefill:
+    return Prefill(instances, roles["lanes"], roles["token_s"], roles["pass_s"], roles["kv_tokens"])
+
+
+def wire_bandwidth(costing: Costing) -> float:
+    """What carries the KV cache from role to role, per device [byte/s]: scale-up where the machine is one domain."""
+    link = wire(costing.setting.machine, costing.rates, costing.setting.machine.devices) or costing.rates.inner
+    return float(link.bandwidth)
+
+
+def _request_bytes(costing: Costing, kv: int) -> float:
+    """Cache of one request after its prefill, one copy [byte]."""
+    return float(request_bytes(costing.setting.model, costing.demand.request.isl, KV_BYTES[KV_DTYPES[kv]]))
+
+
+def _cells(
+    costing: Costing,
+    left: Array,
+    right: Array,
+    shortlist: Shortlist,
+    *,
+    rate: Array,
+    x: Array,
+    y: Array,
+    capacity: Array,
+) -> Array:
+    """Cells of those combinations that may still matter, at a rate of the whole deployment; 0 = it has no room."""
+    demand, setting = costing.demand, costing.setting
+    devices = x * left["devices"][0] + y * right["devices"][0]
+    charged = devices if costing.load else setting.machine.devices
+    speed = np.broadcast_to(1 / right["tpot"][None, :, None], rate.shape)
+    hopeless = shortlist.hopeless(speed.ravel(), (rate * demand.request.osl / charged).ravel()).reshape(rate.shape)
+    chosen = (rate > 0) & ~hopeless
+    which_p, which_d, _ = np.nonzero(chosen)
+    p, d = left[which_p], right[which_d]
+
+    def of(values: Array) -> Array:
+        taken: Array = np.broadcast_to(values, rate.shape)[chosen]
+        return taken
+
+    served = prefilling(demand, _prefill(p, of(x)), of(rate), d["tpot"])
+    late = _exposed(costing, p, d["token_bytes"], served.hit_share)
+    cells = np.zeros(len(p), CELL)
+    # One row of the list for each size of the prefill instance, with the best decode role: real alternatives.
+    cells["family"], cells["index"], cells["prefill"] = -p["devices"], d["index"], p["index"]
+    # What prefill does not bring need not be decoded; the smaller batch would be faster still than its `tpot` says.
+    busy = np.minimum(np.ceil(of(rate) * demand.request.osl * d["tpot"] / of(y)), d["batch"])
+    cells["batch"], cells["chunk"], cells["prefill_chunk"] = busy, d["chunk"], p["chunk"]
+    cells["replicas"], cells["prefill_replicas"] = of(y), of(x)
+    cells["devices"], cells["charged"] = of(devices), of(np.asarray(charged))
+    cells["rate"], cells["capacity"] = of(rate), of(capacity)
+    cells["tpot"], cells["tpot_tail"] = d["tpot"], d["tail"]
+    cells["ttft"], cells["ttft_tail"] = served.ttft + late, served.ttft_tail + late
+    cells["hit"], cells["busy"], cells["full"] = served.hit_share, served.busy, d["full"] & (busy == d["batch"])
+    if costing.load and costing.load.kind == "concurrency":
+        cells["rate"] = costing.load.value / (cells["ttft"] + demand.request.osl * cells["tpot"])
+    finish(costing, cells, np.zeros(len(cells)))
+    steady: Array = cells[cells["busy"] < STEADY]
+    return steady

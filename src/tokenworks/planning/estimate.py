@@ -1,0 +1,292 @@
+"""Where the time of one prefill step and one decode step of a deployment goes: the steps that `plan` costs, by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tokenworks.costs.breakdown import OUT, Breakdown
+from tokenworks.costs.kernels import dequantised
+from tokenworks.costs.memory import Memory, memory
+from tokenworks.costs.rates import Rates, rates
+from tokenworks.costs.roofline import compute_dtype
+from tokenworks.costs.split import Split
+from tokenworks.costs.step import Batch, step
+from tokenworks.errors import DoesNotFit, SpecError
+from tokenworks.legal.points import Points, Setting
+from tokenworks.legal.rules import MEMORY, explain
+from tokenworks.planning.costing import Costing
+from tokenworks.planning.ranking import ROOFS
+from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.deployment import Role
+from tokenworks.specs.machine import Assumption
+from tokenworks.specs.slo import Slo
+
+Kind = Literal["prefill", "decode"]
+KINDS: dict[str, tuple[Kind, ...]] = {
+    "aggregated": ("prefill", "decode"),
+    "prefill": ("prefill",),
+    "decode": ("decode",),
+}
+TAKEN = ("weights", "activations", "buffers", "reserve")
+"""What device memory holds before the KV cache."""
+
+LEFT_OUT = 1e-12
+"""Parts of a step that take less time than this are not listed [s]."""
+
+ATTENTION = ("attention_prefill", "attention_decode", "attention_hbm", "attention_start")
+FACTORS: dict[str, tuple[str, ...]] = {
+    "attention": ATTENTION,
+    "linear attention": ATTENTION,
+    "norms": ("hbm", "kernel"),
+    "embedding": ("hbm", "kernel"),
+    "all-reduce": ("scale_up", "collective_start"),
+    "pipeline": ("scale_up", "collective_start"),
+    "dispatch": ("dispatch_up", "dispatch_start"),
+    "combine": ("dispatch_up", "dispatch_start"),
+}
+"""The calibrated factors behind each part; every other part is GEMMs. Beyond a domain, `_out` stands for `_up`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepEstimate:
+    """One step of one role: its batch, and what the batch costs."""
+
+    role: Role
+    kind: Kind
+    batch: Batch
+    cost: Breakdown
+
+    @property
+    def seconds(self) -> float:
+        """Time of the step [s]."""
+        return float(np.asarray(self.cost.seconds).reshape(-1)[0])
+
+    @property
+    def decode(self) -> float:
+        """Sequences that decode, over all ranks."""
+        return float(np.max(self.batch.decode))
+
+    @property
+    def prefill(self) -> float:
+        """Prefill tokens, over all ranks."""
+        return float(np.max(self.batch.prefill))
+
+    @property
+    def bound_by(self) -> str:
+        """The roof under which most of the step is spent, in the words of `plan`."""
+        return ROOFS[str(np.asarray(self.cost.bound()).reshape(-1)[0])]
+
+    def of_part(self, name: str, field: str) -> float:
+        """`seconds`, `flop` or `bytes` of one part of the step."""
+        return float(np.asarray(getattr(self.cost.parts[name], field)).reshape(-1)[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The steps of all roles of a deployment, the memory of each role, and what the numbers rest on."""
+
+    costing: Costing
+    calibration: Calibration
+    roles: tuple[Role, ...]
+    memory: dict[str, Memory]
+    steps: tuple[StepEstimate, ...]
+
+    @property
+    def setting(self) -> Setting:
+        """Model, machine, engine and workload."""
+        return self.costing.setting
+
+    @property
+    def rates(self) -> Rates:
+        """What the machine achieves."""
+        return self.costing.rates
+
+    @property
+    def deployment(self) -> str:
+        """The roles and their widths in short."""
+        return " + ".join(f"{role.name} [{role.parallel}]" for role in self.roles)
+
+    @property
+    def dequantised(self) -> dict[str, str]:
+        """Weight formats that the device unpacks before it multiplies, and the dtype in which it multiplies."""
+        return dequantised(self.setting.model, self.setting.machine.peak)
+
+    @property
+    def assumed(self) -> list[Assumption]:
+        """Every assumed number that this model and these roles use."""
+        unused = set() if self.setting.experts else {"calibration.skew"}
+        if not any(role.draft_tokens for role in self.roles):
+            unused.add("calibration.acceptance")
+        return [item for item in self.rates.assumed if item.path not in unused]
+
+    def spread(self, of: StepEstimate) -> float:
+        """Half of the 80 % interval of a step's time, as a factor [-]."""
+        return self.rates.spread_of(of.role.draft_tokens)
+
+    def busiest_context(self, of: StepEstimate) -> float:
+        """Context on the rank that the others wait for, over the mean rank's [-]; 1 where nothing decodes."""
+        return float(np.max(of.batch.context)) / (of.decode * self.costing.demand.request.context) if of.decode else 1.0
+
+    def parts(self, of: StepEstimate) -> Iterator[dict[str, Any]]:
+        """Each part of a step as plain data."""
+        for name, part in of.cost.parts.items():
+            seconds = of.of_part(name, "seconds")
+            if seconds > LEFT_OUT:
+                roof = str(np.asarray(part.bound()).reshape(-1)[0])
+                yield {
+                    "part": name,
+                    "seconds": seconds,
+                    "share": seconds / of.seconds,
+                    "flop": of.of_part(name, "flop"),
+                    "bytes": of.of_part(name, "bytes"),
+                    "bound": ROOFS[roof],
+                    "utilisation": _rests_on(name, roof, self.setting, self.calibration),
+                }
+
+    def plain(self) -> dict[str, Any]:
+        """The whole estimate as plain data."""
+        names = ("weights", "activations", "buffers", "reserve", "usable", "kv", "kv_bytes_per_token", "kv_tokens")
+        return {
+            "model": self.setting.model.name,
+            "machine": self.setting.machine.name,
+            "engine": self.setting.engine.name,
+            "deployment": self.deployment,
+            "grade": self.rates.grade,
+            "spread": self.rates.spread,
+            "steps": [self._plain_step(one) for one in self.steps],
+            "memory": {
+                role: {name: float(getattr(room, name)) for name in names} for role, room in self.memory.items()
+            },
+            "dequantised": self.dequantised,
+            "assumed": [{"path": item.path, "value": item.value, "why": item.why} for item in self.assumed],
+        }
+
+    def _plain_step(self, of: StepEstimate) -> dict[str, Any]:
+        spread = self.spread(of)
+        return {
+            "role": of.role.name,
+            "step": of.kind,
+            "parallel": of.role.parallel.model_dump(),
+            "overlap": of.role.overlap,
+            "load": {
+                "decode": of.decode,
+                "prefill": of.prefill,
+                "context": of.decode * self.costing.demand.request.context,
+                "busiest_context": self.busiest_context(of),
+            },
+            "seconds": of.seconds,
+            "interval": [of.seconds / spread, of.seconds * spread],
+            "bound_by": of.bound_by,
+            "parts": list(self.parts(of)),
+        }
+
+
+def estimate(
+    setting: Setting,
+    calibration: Calibration,
+    roles: Sequence[Role],
+    *,
+    sequences: int | None = None,
+    tokens: int | None = None,
+) -> Estimate:
+    """Cost one prefill step and one decode step of each role, for mean requests of the setting's workload.
+
+    Parameters
+    ----------
+    sequences : sequences that decode in one instance; None: the role's max_sequences [count]
+    tokens : prefill tokens of one step of one instance; None: the role's chunk_tokens [token]
+
+    Raises
+    ------
+    SpecError : a role breaks a rule of its shape, or a number is below 1
+    DoesNotFit : weights, buffers or the sequences do not fit the memory
+    """
+    costing = Costing(setting, rates(setting.machine, calibration), Slo())
+    steps: list[StepEstimate] = []
+    room: dict[str, Memory] = {}
+    for role in roles:
+        _must_be_legal(role, setting)
+        decode = _at_least_one(role.max_sequences if sequences is None else sequences, "--batch")
+        prefill = _at_least_one(role.chunk_tokens if tokens is None else tokens, "--chunk")
+        room[role.name] = _memory(role, setting, decode, prefill)
+        _must_fit(role, setting, room[role.name])
+        for kind in KINDS[role.name]:
+            if kind == "decode":
+                _must_hold(role, costing, decode, room[role.name])
+            steps.append(_step(role, kind, costing, decode if kind == "decode" else prefill))
+    return Estimate(costing, calibration, tuple(roles), room, tuple(steps))
+
+
+def _step(role: Role, kind: Kind, costing: Costing, amount: int) -> StepEstimate:
+    """The step of `amount` sequences that decode, or of `amount` prefill tokens."""
+    points, none, some = Points.of(role), np.zeros(1), np.full(1, float(amount))
+    batch = costing.batch(points, *((some, none) if kind == "decode" else (none, some)))
+    setting = costing.setting
+    cost = step(setting.model, costing.rates, points.split(), batch, engine=setting.engine, overlap=role.overlap)
+    return StepEstimate(role, kind, batch, cost)
+
+
+def _at_least_one(value: int, where: str) -> int:
+    if value < 1:
+        raise SpecError(f"{value} is not a number of 1 or more", where=where)
+    return value
+
+
+def _must_be_legal(role: Role, setting: Setting) -> None:
+    broken = explain(role, setting)
+    if broken and broken[0].rule in MEMORY:
+        raise DoesNotFit(f"[{role.parallel}] on {setting.machine.name}: {broken[0].message}")
+    if broken:
+        raise SpecError(f"{broken[0].rule}: {broken[0].message}", where=f"[{role.parallel}]")
+
+
+def _memory(role: Role, setting: Setting, sequences: float, tokens: float) -> Memory:
+    return memory(
+        setting.model,
+        setting.machine,
+        Split.of(role),
+        engine=setting.engine,
+        max_sequences=sequences,
+        chunk_tokens=tokens,
+        memory_fraction=role.memory_fraction,
+    )
+
+
+def _must_fit(role: Role, setting: Setting, room: Memory) -> None:
+    if (short := -float(np.min(room.kv))) > 0:
+        taken = ((name, float(getattr(room, name))) for name in TAKEN)
+        parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in taken)
+        raise DoesNotFit(
+            f"[{role.parallel}] on {setting.machine.name}: short by {short / 1e9:,.1f} GB a device: {parts} GB; "
+            f"usable {float(room.usable) / 1e9:,.1f} GB: take a smaller --chunk or --batch"
+        )
+
+
+def _must_hold(role: Role, costing: Costing, sequences: float, room: Memory) -> None:
+    context = costing.demand.request.context
+    need, have = sequences * context, float(room.kv_tokens)
+    if need > have:
+        raise DoesNotFit(
+            f"[{role.parallel}] on {costing.setting.machine.name}: {sequences:,.0f} sequences of {context:,.0f} "
+            f"tokens need {need:,.0f} KV tokens, there is room for {have:,.0f}: at most {int(have // context)} "
+            "sequences"
+        )
+
+
+def _rests_on(part: str, roof: str, setting: Setting, calibration: Calibration) -> str:
+    """Where the utilisation of a part comes from: `measured`, `assumed`, or `as` another device family."""
+    if part == "host":
+        engine = setting.engine
+        times = (engine.host_step, engine.host_sequence, engine.host_layer)
+        return "assumed" if any(time.assumed for time in times) else "measured"
+    matrices = [matrix for block in setting.model.blocks for matrix in block.matrices]
+    dtypes = {compute_dtype(matrix.format, setting.machine.peak)[0] for matrix in matrices}
+    gemm: tuple[str, ...] = ("hbm", "kernel", "walk", *(f"gemm.{dtype}" for dtype in dtypes))
+    if part == "experts":
+        gemm = ("experts_hbm", "experts_start", "expert", *gemm[3:], *(f"grouped.{dtype}" for dtype in dtypes))
+    factors = [name.replace("_up", "_out") if roof == OUT else name for name in FACTORS.get(part, gemm)]
+    return calibration.rests_on(setting.machine.family, factors)

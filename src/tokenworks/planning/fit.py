@@ -1,0 +1,200 @@
+"""Does a model fit a machine: the fewest devices of one copy, and the KV cache left by each width of instance."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenworks.costs.memory import Memory, weight_bytes
+from tokenworks.costs.split import Split
+from tokenworks.errors import DoesNotFit
+from tokenworks.legal import splits
+from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
+from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
+from tokenworks.specs import load
+from tokenworks.specs.compose import times
+from tokenworks.specs.deployment import Role
+from tokenworks.specs.machine import Machine
+
+READS = frozenset({"device.hbm.capacity"})
+"""The numbers of a machine that this reads: `needs` of `specs.compose.machine`."""
+
+MOST_TIMES = 16
+"""How many times the machine is tried where one does not hold the model."""
+
+CHUNK = 8192
+"""Token budget of a rank that activations are counted for [token]: the engines' default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """The best split of one width of instance [byte per device].
+
+    kv_tokens : of the whole machine, over all replicas, with the role's KV dtype
+    """
+
+    role: Role
+    weights: float
+    activations: float
+    buffers: float
+    reserve: float
+    usable: float
+    kv: float
+    kv_bytes_per_token: float
+    kv_tokens: float
+
+    @property
+    def devices(self) -> int:
+        """Devices of one instance."""
+        return self.role.parallel.devices
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Widths that fit, fewest devices first, without and with a pipeline: those that `plan` tries, and the fewest."""
+
+    model: str
+    machine: Machine
+    kv_dtype: str
+    widths: tuple[Width, ...]
+
+    @property
+    def smallest(self) -> Width:
+        """The fewest devices that hold one copy."""
+        return self.widths[0]
+
+    @property
+    def best(self) -> Width:
+        """The split that leaves most KV tokens on the whole machine."""
+        return max(self.widths, key=lambda width: width.kv_tokens)
+
+    @property
+    def flat(self) -> Width | None:
+        """The same without a pipeline; None where only a pipeline fits."""
+        return max((w for w in self.widths if w.role.parallel.pp == 1), key=lambda w: w.kv_tokens, default=None)
+
+
+def fit(setting: Setting, kv_dtype: str) -> Fit:
+    """Find the best split of each width.
+
+    A split counts if it keeps all rules of shape and memory, with one running sequence a rank, no speculation, and as
+    few redundant experts as its widths allow.
+
+    Raises
+    ------
+    DoesNotFit : no split of the whole machine holds the model; says by how much, and how many machines would
+    """
+    planned = _held(_planned(setting, kv_dtype), setting)
+    least = min((width.devices for width in planned), default=setting.machine.devices + 1)
+    widths = [*_fewest(setting, kv_dtype, least), *planned]
+    if not widths:
+        raise does_not_fit(setting, kv_dtype)
+    return Fit(setting.model.name, setting.machine, kv_dtype, tuple(widths))
+
+
+def _held(points: Points, setting: Setting) -> list[Width]:
+    """The best split of each number of devices, of those that fit."""
+    points, room = _shaped(points, setting)
+    legal, _ = judge(Proposal(points, setting, room), MEMORY)
+    total = np.where(legal, room.kv_tokens * splits.replicas(points.devices, setting), -1.0)
+    widths = []
+    for devices in np.unique(points.devices[legal]):
+        for staged in (False, True):  # a pipeline holds most, but few would run one: show what holds most without, too
+            rows = np.flatnonzero(legal & (points.devices == devices) & ((points.pp > 1) == staged))
+            if len(rows):
+                widths.append(_width(points, room, int(rows[np.argmax(total[rows])]), setting))
+    return widths
+
+
+def _fewest(setting: Setting, kv_dtype: str, below: int) -> list[Width]:
+    """The smallest number of devices under `below` that holds the model in any legal split; none where none does.
+
+    Each weight is somewhere: fewer devices than weights over usable memory need not be tried.
+    """
+    machine = setting.machine
+    usable = machine.hbm_bytes * setting.memory_fraction
+    first = max(int(weight_bytes(setting.model, Split()) / usable), 1)
+    for devices in range(first, min(below, splits.WIDEST + 1)):
+        if devices <= machine.domain or devices % machine.domain == 0:
+            held = _held(_every(setting, kv_dtype, devices), setting)
+            if held:
+                return held
+    return []
+
+
+def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
+    """The error that says what does not fit, by how much, and how many of the same machine would hold it."""
+    machine = setting.machine
+    _, room = _shaped(_planned(setting, kv_dtype), setting)
+    missing = -np.asarray(room.kv)
+    row = int(np.argmin(missing))
+    need = float(np.broadcast_to(room.usable, missing.shape)[row] + missing[row])
+    all_of = f"each of {machine.devices} devices" if machine.devices > 1 else "its device"
+    return DoesNotFit(
+        f"{setting.model.name} does not fit {machine.name}: its leanest split needs {need / 1e9:,.1f} GB of "
+        f"{all_of}, {missing[row] / 1e9:,.1f} GB more than the engine may take; " + _nearest(setting, kv_dtype)
+    )
+
+
+def _nearest(setting: Setting, kv_dtype: str) -> str:
+    """How many times the machine holds the model."""
+    machine = setting.machine
+    most = MOST_TIMES * machine.devices
+    larger = dataclasses.replace(setting, machine=dataclasses.replace(machine, devices=most))
+    held = _fewest(larger, kv_dtype, most + 1)
+    if not held:
+        return f"{MOST_TIMES} x {machine.name} would not hold it either"
+    need = held[0].devices
+    many = times(machine.name, -(-need // machine.devices))
+    if machine.network is None and need > machine.domain:
+        return f"{need} of these devices would hold it, over a network (--on {many}@{load.catalog_names('network')[0]})"
+    return f"{need} of these devices would hold it (--on {many})"
+
+
+def _planned(setting: Setting, kv_dtype: str) -> Points:
+    """The splits that `plan` tries, without drafts or overlap."""
+    points = splits.splits(setting)
+    plain = (points.draft == 0) & (points.overlap == OVERLAPS.index("none")) & (points.kv == KV_DTYPES.index(kv_dtype))
+    return points[plain]
+
+
+def _every(setting: Setting, kv_dtype: str, devices: int) -> Points:
+    """Every split of so many devices, with the redundant experts that each needs: of any number of stages."""
+    experts = setting.experts
+    rows = [
+        (tp, pp, devices // pp // tp, ep, devices // pp // ep if experts else 1, -experts.count % ep if experts else 0)
+        for pp in splits.divisors(devices)
+        for tp in splits.divisors(devices // pp)
+        for ep in (splits.divisors(devices // pp) if experts else (1,))
+    ]
+    tp, pp, dp, ep, expert_tp, redundant = np.array(rows, dtype=np.int64).T
+    none = np.zeros_like(tp)
+    return Points(tp, pp, dp, ep, expert_tp, redundant, none + KV_DTYPES.index(kv_dtype), none, none, dp, dp * CHUNK)
+
+
+def _shaped(points: Points, setting: Setting) -> tuple[Points, Memory]:
+    """Those of legal shape, at one sequence and one chunk a rank, and their memory."""
+    points = dataclasses.replace(points, max_sequences=points.dp, chunk_tokens=points.dp * CHUNK)
+    legal, _ = judge(Proposal(points, setting), SHAPE)
+    points = points[legal]
+    return points, with_memory(points, setting).room
+
+
+def _width(points: Points, room: Memory, row: int, setting: Setting) -> Width:
+    def of(values: Array | float) -> float:
+        return float(np.broadcast_to(values, len(points))[row])
+
+    replicas = int(splits.replicas(points.devices, setting)[row])
+    return Width(
+        role=points.role("aggregated", row, setting, replicas=replicas),
+        weights=of(room.weights),
+        activations=of(room.activations),
+        buffers=of(room.buffers),
+        reserve=of(room.reserve),
+        usable=of(room.usable),
+        kv=of(room.kv),
+        kv_bytes_per_token=of(room.kv_bytes_per_token),
+        kv_tokens=of(room.kv_tokens) * replicas,
+    )

@@ -1,0 +1,35 @@
+"""The Pareto front of speed (output tokens per second and user) against throughput (per device), exact."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.legal.points import Array
+
+
+def front(speed: Array, throughput: Array) -> Array:
+    """Indices of the points that no other point beats in both, fastest first; of equal points the first one.
+
+    Sort by speed, fastest first, and keep what raises the throughput: O(n log n).
+
+    References
+    ----------
+    [1] Kung, Luccio, Preparata, On finding the maxima of a set of vectors, JACM 22(4), 1975.
+    """
+    order = np.lexsort((np.arange(len(speed)), -throughput, -speed))
+    best = np.maximum.accumulate(np.concatenate([[-np.inf], throughput[order]]))
+    kept: Array = order[throughput[order] > best[:-1]]
+    return kept
+
+
+def beaten(speed: Array, throughput: Array, front_speed: Array, front_throughput: Array) -> Array:
+    """Whether some point of a front is at least as fast and has more throughput, for each point. bool, as `speed`.
+
+    Parameters
+    ----------
+    front_speed, front_throughput : as `front` gives them: speeds falling, throughputs rising
+    """
+    faster = np.searchsorted(-front_speed, -speed, side="right")
+    reach = np.concatenate([[-np.inf], front_throughput])
+    worse: Array = reach[faster] > throughput
+    return worse

@@ -1,0 +1,182 @@
+"""What a plan says: ranked deployments, each with its prediction, what binds it, and how far to trust it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tokenworks.errors import SloMissed
+from tokenworks.legal.points import Setting
+from tokenworks.planning.costing import OfferedLoad
+from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.machine import Assumption
+from tokenworks.specs.slo import Slo
+
+Binding = Literal["compute", "hbm", "kv-capacity", "scale-up", "scale-out", "host"]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One deployment and what is expected of it.
+
+    output, effective, total : tokens of all devices in use, and of those left idle since no further replica fits, per
+        device [token/s]; effective counts those expected to meet the SLO, total counts inputs too
+    output_tok_s_per_user : 1 / tpot; requests_s : of the whole deployment [1/s]
+    ttft_s, tpot_s : means [s]; ttft_slo_s, tpot_slo_s : at the SLO's percentiles (99 where it names none) [s]
+    slo_pressure : the hardest pressed bound, predicted over allowed; above 1 it is missed
+    load : of the deployment's capacity under the SLO, where a rate or a concurrency was given [-]
+    bound_by, bound_role : where most of the time goes, or that the KV cache holds no more; in which role
+    interval : 80 % of measurements should lie within, by the spread of the calibration
+    hit_share : of input tokens, after what the cache could not hold; batch : decoding sequences per instance
+    """
+
+    rank: int
+    deployment: Deployment
+    devices: int
+    idle_devices: int
+    output_tok_s_per_device: float
+    effective_tok_s_per_device: float
+    total_tok_s_per_device: float
+    output_tok_s_per_user: float
+    requests_s: float
+    ttft_s: float
+    tpot_s: float
+    ttft_slo_s: float
+    tpot_slo_s: float
+    slo_pressure: float
+    load: float | None
+    bound_by: Binding
+    bound_role: str
+    interval: Mapping[str, Interval]
+    hit_share: float
+    batch: float
+    assumed: tuple[str, ...]
+    grade: str
+
+    @property
+    def meets_slo(self) -> bool:
+        """Whether it is expected to."""
+        return self.slo_pressure <= 1
+
+
+@dataclass(frozen=True, slots=True)
+class FrontPoint:
+    """A point of the Pareto front: nothing else is both faster for a user and gives more per device."""
+
+    deployment: Deployment
+    output_tok_s_per_user: float
+    output_tok_s_per_device: float
+    ttft_slo_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The answer of `plan`.
+
+    considered : points of the space; legal : of them, those that keep every rule
+    estimated : points whose steady state was computed; pruned : the others, by the bound that ruled them out
+    broken : splits that no rule lets pass, by the first rule that they break
+    deployments : best first, one for each set of widths where aggregated, for each size of the prefill instance where
+        not; where none meets the SLO, the nearest first
+    given : numbers that the user assumed, by path; calibration : its name, or the path of its file
+    assumed : all that the prediction rests on
+    """
+
+    setting: Setting
+    slo: Slo
+    load: OfferedLoad | None
+    considered: int
+    legal: int
+    estimated: int
+    pruned: Mapping[str, int]
+    broken: Mapping[str, int]
+    deployments: tuple[Ranked, ...]
+    pareto: tuple[FrontPoint, ...]
+    assumed: tuple[Assumption, ...]
+    given: Mapping[str, str]
+    calibration: str
+    elapsed_s: float
+
+    @property
+    def best(self) -> Ranked:
+        """The first of them."""
+        return self.deployments[0]
+
+    @property
+    def meets_slo(self) -> bool:
+        """Whether any deployment is expected to meet the SLO, and to carry the load."""
+        return self.best.meets_slo
+
+    def missed(self) -> SloMissed:
+        """The error for a plan that meets nothing: the nearest point, by how much it misses, and what binds it."""
+        best = self.best
+        what = str(self.slo) or "the load"
+        asked = f" at {self.load.value:g} {self.load.unit}" if self.load else ""
+        return SloMissed(
+            f"no deployment is expected to meet {what}{asked}; the nearest, {best.deployment}, is at "
+            f"{best.slo_pressure:.4g} times the bound: {self._shortfall(best)}; {best.bound_by} binds it"
+        )
+
+    def _shortfall(self, row: Ranked) -> str:
+        words = []
+        if self.slo.ttft and row.ttft_slo_s > self.slo.ttft.value:
+            words.append(f"TTFT p{self.slo.ttft.percentile:g} {row.ttft_slo_s:.3g} s")
+        if self.slo.tpot and row.tpot_slo_s > self.slo.tpot.value:
+            words.append(f"TPOT p{self.slo.tpot.percentile:g} {row.tpot_slo_s * 1e3:.3g} ms")
+        if self.load and row.load is not None and row.load > 1:
+            carried = f"{self.load.value / row.load:.3g} of {self.load.value:.4g} {self.load.unit}"
+            words.append(f"within all bounds it can carry {carried}")
+        return ", ".join(words) or "it cannot keep up"
+
+    def inputs(self) -> dict[str, Any]:
+        """What the plan was made for, as plain data."""
+        setting = self.setting
+        return {
+            "model": setting.model.name,
+            "system": setting.machine.name,
+            "engine": setting.engine.name,
+            "workload": setting.workload.model_dump(mode="json"),
+            "slo": str(self.slo),
+            "calibration": self.calibration,
+            "assumed": [{"path": path, "value": value, "why": "--assume"} for path, value in self.given.items()],
+        }
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know beside the numbers."""
+        one = "Requests of one output token have no TPOT: only TTFT can be bound."
+        return (one,) if self.setting.workload.osl == 1 else ()
+
+    def plain(self) -> dict[str, Any]:
+        """The whole answer as plain data; only `wall` differs between two runs."""
+        return {
+            "inputs": self.inputs(),
+            "notes": list(self.notes),
+            "considered": self.considered,
+            "legal": self.legal,
+            "estimated": self.estimated,
+            "pruned": dict(self.pruned),
+            "broken": dict(self.broken),
+            "meets_slo": self.meets_slo,
+            "deployments": [row_plain(row) for row in self.deployments],
+            "pareto": [
+                {**_fields(point), "deployment": point.deployment.model_dump(mode="json")} for point in self.pareto
+            ],
+            "assumed": [dataclasses.asdict(item) for item in self.assumed],
+            "wall": {"elapsed_s": self.elapsed_s},
+        }
+
+
+def row_plain(row: Ranked) -> dict[str, Any]:
+    """A ranked deployment as plain data."""
+    plain = _fields(row) | {"meets_slo": row.meets_slo, "label": str(row.deployment)}
+    return {"rank": row.rank, "deployment": row.deployment.model_dump(mode="json")} | {
+        key: value for key, value in plain.items() if key not in ("rank", "deployment")
+    }
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    return {field.name: getattr(item, field.name) for field in dataclasses.fields(item)}

@@ -1,0 +1,181 @@
+"""Prefill and decode roles one by one, as tables: what each can do alone, and which of them need not be combined."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.costs.memory import cache_bytes
+from tokenworks.legal.points import KV_DTYPES, Array, Points
+from tokenworks.legal.splits import Candidates
+from tokenworks.planning.aggregated import STEADY
+from tokenworks.planning.cells import Shortlist
+from tokenworks.planning.costing import Costing
+from tokenworks.planning.pareto import front
+from tokenworks.planning.queueing import crowd
+from tokenworks.planning.space import Ladders
+
+ROLE = np.dtype(
+    [
+        ("index", "i8"),  # of the split
+        ("family", "i8"),
+        ("devices", "i8"),
+        ("kv", "i8"),
+        ("lanes", "i8"),
+        ("dp", "i8"),
+        ("links", "i8"),  # devices that share the transfer of one request
+        ("token_bytes", "f8"),  # cache of a token on one device [byte]
+        ("chunk", "i8"),
+        ("batch", "f8"),  # decode: sequences of an instance
+        ("full", "?"),  # decode: its KV cache holds no larger batch
+        ("rate", "f8"),  # decode: requests of an instance [1/s]
+        ("tpot", "f8"),  # decode [s]
+        ("tail", "f8"),  # decode: TPOT at the SLO's percentile [s]
+        ("token_s", "f8"),  # prefill: one token, over all ranks of an instance [s]
+        ("pass_s", "f8"),  # prefill: one full chunk [s]
+        ("kv_tokens", "f8"),  # prefill: tokens that an instance caches
+    ]
+)
+
+
+def decode_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array:
+    """Every legal decode split at every batch of the ladder, and at the largest that keeps the TPOT bound."""
+    points = found.points
+    wide, batch = points.columns(1), ladders.batches(points.lanes)
+    aimed = _aim(costing, batch, _tpot(costing, wide, crowd(batch, costing.crowding)))
+    aimed = np.maximum(np.minimum(aimed, costing.filled(_most(costing, wide, aimed))), 1.0)
+    batch = np.concatenate([batch, aimed], axis=1)
+    most = _most(costing, wide, batch)
+    legal = costing.places(batch) <= most
+    which = np.nonzero(legal)[0]
+    roles, one = _table(costing, found, which), points[which]
+    batch, most = batch[legal], most[legal]
+    roles["batch"], roles["tpot"] = batch, _tpot(costing, one, batch)
+    roles["tail"] = np.maximum(_tpot(costing, one, crowd(batch, costing.crowding)), roles["tpot"])
+    roles["rate"] = batch / (costing.demand.request.osl * roles["tpot"])
+    roles["full"] = costing.places(batch + np.maximum(1, 0.02 * batch)) > most
+    roles["chunk"] = costing.places(batch) * (1 + one.draft)
+    return roles
+
+
+def _tpot(costing: Costing, points: Points, batch: Array) -> Array:
+    tpot: Array = costing.seconds(points, batch, 0.0) / costing.gained(points)
+    return tpot
+
+
+def _most(costing: Costing, points: Points, batch: Array) -> Array:
+    """Sequences that the KV cache of decode splits holds beside the memory of a batch; none if not one fits a rank."""
+    workload, places = costing.setting.workload, costing.places(batch)
+    kv_tokens = costing.kv_tokens(points, places, places * (1 + points.draft))
+    fits = kv_tokens >= points.dp * max(workload.isl + workload.osl, costing.demand.request.context)
+    return np.where(fits, np.floor(kv_tokens / costing.demand.request.context), 0.0)
+
+
+def _aim(costing: Costing, batch: Array, tpot: Array) -> Array:
+    """The batch at which TPOT at its percentile reaches its bound, linear between two of the ladder: float[n, 1]."""
+    if costing.slo.tpot is None:
+        return batch[:, -1:]
+    bound = costing.slo.tpot.value * STEADY
+    last = np.maximum(np.cumprod(tpot <= bound, axis=1).sum(axis=1, keepdims=True) - 1, 0)
+    after = np.minimum(last + 1, batch.shape[1] - 1)
+    low, high = np.take_along_axis(tpot, last, axis=1), np.take_along_axis(tpot, after, axis=1)
+    share = np.clip((bound - low) / np.maximum(high - low, 1e-12), 0, 1)
+    small, large = np.take_along_axis(batch, last, axis=1), np.take_along_axis(batch, after, axis=1)
+    aimed: Array = np.maximum(np.floor(small + share * (large - small)), 1.0)
+    return aimed
+
+
+def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array:
+    """Every legal prefill split (which does not speculate) at every token budget."""
+    rows = np.flatnonzero(found.points.draft == 0)
+    points, workload = found.points[rows], costing.setting.workload
+    wide, chunk = points.columns(1), points.lanes[:, None] * ladders.chunks[None, :]
+    pass_s = costing.seconds(wide, 0.0, chunk)
+    kv_tokens = costing.kv_tokens(wide, sequences_of(costing, chunk, wide.lanes), chunk)
+    legal = kv_tokens >= wide.dp * (workload.isl + workload.osl)
+    roles = _table(costing, found, rows[np.nonzero(legal)[0]])
+    roles["chunk"], roles["pass_s"], roles["kv_tokens"] = chunk[legal], pass_s[legal], kv_tokens[legal]
+    roles["token_s"] = roles["pass_s"] / roles["chunk"]
+    return roles
+
+
+def sequences_of(costing: Costing, chunk: Array, lanes: Array) -> Array:
+    """Requests that run on a prefill role at once: those that a lane's token budget holds, and one cut in two by it."""
+    taken: Array = lanes * (np.ceil(chunk / lanes / costing.demand.request.uncached) + 1)
+    return taken
+
+
+def _table(costing: Costing, found: Candidates, rows: Array) -> Array:
+    roles, points = np.zeros(len(rows), ROLE), found.points[rows]
+    roles["index"], roles["family"], roles["devices"] = rows, found.family[rows], points.devices
+    roles["kv"], roles["dp"], roles["links"] = points.kv, points.dp, points.tp * points.pp
+    roles["lanes"] = points.lanes
+    per_token, _ = cache_bytes(costing.setting.model, found.points.split())
+    roles["token_bytes"] = np.broadcast_to(per_token, len(found.points))[rows]
+    return roles
+
+
+# ── fewer of them ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def may_matter(costing: Costing, found: Candidates, roles: Array, shortlist: Shortlist) -> Array:
+    """Decode roles whose output is not beaten already, with all of the machine but one smallest prefill instance."""
+    machine, least = costing.setting.machine, int(found.points.devices.min())
+    instances = np.maximum((machine.devices - least) // roles["devices"], 0)
+    output = roles["rate"] * costing.demand.request.osl
+    output = output / (roles["devices"] + least) if costing.load else output * instances / machine.devices
+    kept: Array = roles[(instances > 0) & ~shortlist.hopeless(1 / roles["tpot"], output)]
+    return kept
+
+
+def in_time(costing: Costing, prefill: Array) -> Array:
+    """Prefill roles whose requests, if they need not wait, get their first token in time, at the SLO's percentile."""
+    if costing.slo.ttft is None:
+        return prefill
+    own = costing.demand.request.uncached * costing.demand.tail * prefill["lanes"] * prefill["token_s"]
+    soonest = prefill["pass_s"] + np.maximum(own, prefill["pass_s"])
+    kept: Array = prefill[soonest <= costing.slo.ttft.value]
+    return kept
+
+
+def best_decode(costing: Costing, roles: Array) -> Array:
+    """Of each family and KV dtype the front of TPOT and rate: a role off it is worse in both.
+
+    Apart for those that keep the TPOT bound at its percentile, and those that do not.
+    """
+    groups = roles["family"] * len(KV_DTYPES) + roles["kv"]
+    if costing.slo.tpot:
+        groups = 2 * groups + (roles["tail"] > costing.slo.tpot.value)
+    kept = [rows[front(1 / roles["tpot"][rows], roles["rate"][rows])] for rows in _grouped(groups)]
+    best: Array = roles[np.sort(np.concatenate([np.zeros(0, dtype=int), *kept]))]
+    return best
+
+
+def best_prefill(costing: Costing, roles: Array) -> Array:
+    """Of each size and KV dtype those that no other one equals or beats in everything that a combination asks."""
+    groups = roles["devices"] * len(KV_DTYPES) + roles["kv"]
+    kept = [rows[_unbeaten(_wanted(costing, roles[rows]))] for rows in _grouped(groups)]
+    best: Array = roles[np.concatenate([np.zeros(0, dtype=int), *kept])]
+    return best
+
+
+def _grouped(groups: Array) -> list[Array]:
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+
+
+def _wanted(costing: Costing, roles: Array) -> Array:
+    """What a prefill role should have little of, a column each."""
+    wanted = [roles["token_s"], roles["lanes"] * roles["token_s"], roles["pass_s"], -1.0 * roles["links"]]
+    # A prefix cache wants memory, and keeps a session in its place; otherwise every lane is a queue that may be free.
+    wanted.append(-roles["kv_tokens"] if costing.demand.request.hit_share > 0 else -1.0 * roles["lanes"])
+    return np.stack(wanted, axis=1)
+
+
+def _unbeaten(costs: Array) -> Array:
+    """Rows that no other row equals or undercuts in every column; of equal rows the first."""
+    _, first = np.unique(costs, axis=0, return_index=True)
+    first = np.sort(first)
+    rows = costs[first]
+    beats: Array = np.all(rows[:, None, :] <= rows[None, :, :], axis=2)
+    np.fill_diagonal(beats, False)
+    kept: Array = first[~beats.any(axis=0)]
+    return kept

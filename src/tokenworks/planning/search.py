@@ -1,0 +1,102 @@
+"""The whole search: legal splits, aggregated and disaggregated, and what became of every point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenworks.errors import DoesNotFit, SpecError
+from tokenworks.legal.points import KV_DTYPES, Points, Setting
+from tokenworks.legal.rules import SHAPE, Proposal, with_memory
+from tokenworks.legal.splits import Candidates, candidates, splits
+from tokenworks.planning import aggregated, disaggregated
+from tokenworks.planning.cells import SearchCounts, Shortlist
+from tokenworks.planning.costing import Costing
+from tokenworks.planning.fit import does_not_fit
+from tokenworks.planning.roles import ROLE
+from tokenworks.planning.space import Ladders
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found: the shortlist, the splits that its cells point to, and what became of all points."""
+
+    shortlist: Shortlist
+    splits: Candidates
+    considered: int
+    counts: SearchCounts
+
+
+def search(costing: Costing, keep: int, ladders: Ladders | None = None, progress: Progress | None = None) -> Found:
+    """Search all deployments of a setting for the best `keep` families and the exact Pareto front.
+
+    Raises
+    ------
+    SpecError : requests longer than the model's context
+    DoesNotFit : no split holds the weights and one request, or serves one while it takes in the next
+    """
+    ladders = ladders or Ladders.default()
+    say = progress or (lambda _: None)
+    setting, everything = costing.setting, splits(costing.setting)
+    say(f"{len(everything):,} splits")
+    legal = candidates(setting, everything)
+    if not len(legal.points):
+        raise impossible(setting, everything)
+    shortlist = Shortlist(costing.slo, keep)
+    say(f"{len(legal.points):,} legal splits, aggregated")
+    one = aggregated.search(costing, legal, ladders, shortlist)
+    say(f"{len(legal.points):,} legal splits, prefill and decode apart")
+    two = disaggregated.search(costing, legal, ladders, shortlist)
+    if not len(shortlist.best):
+        raise too_busy(costing, legal)
+    counts = SearchCounts(one.legal + two.legal, one.estimated + two.estimated, one.pruned | two.pruned)
+    return Found(shortlist, legal, _considered(setting, everything, ladders), counts)
+
+
+def _considered(setting: Setting, everything: Points, ladders: Ladders) -> int:
+    """Points before any rule: all splits on all ladders, and all pairs of a prefill and a decode split."""
+    batches, chunks = 1 + len(ladders.sequences), len(ladders.chunks)
+    both = np.zeros(len(everything), ROLE)
+    both["devices"], both["kv"] = everything.devices, everything.kv
+    pairs = disaggregated.combinations(setting.machine, both[everything.draft == 0], both)
+    return len(everything) * batches * chunks + pairs * chunks * (batches + 1)
+
+
+def too_busy(costing: Costing, legal: Candidates) -> DoesNotFit:
+    """The error where each rank holds a request, but not one that decodes beside one that is prefilled."""
+    points, demand = legal.points, costing.demand
+    kv_tokens = costing.kv_tokens(points, points.max_sequences, points.chunk_tokens)
+    need = points.lanes * demand.request.isl + points.dp * demand.request.context
+    nearest = int(np.argmax(kv_tokens / need))
+    if kv_tokens[nearest] >= need[nearest]:
+        why = f"prefill of {demand.request.isl:,.0f} tokens takes longer than decoding {demand.request.osl:,.0f}"
+    else:
+        why = (
+            f"at best a KV cache of {kv_tokens[nearest]:,.0f} tokens, where one request that decodes on each rank and "
+            f"one that is prefilled take {need[nearest]:,.0f}"
+        )
+    return DoesNotFit(
+        f"{costing.setting.model.name} fits {costing.setting.machine.name}, but no split keeps up: {why}; "
+        "take more devices or shorter requests"
+    )
+
+
+def impossible(setting: Setting, everything: Points) -> SpecError | DoesNotFit:
+    """The error that says why no split is legal."""
+    context = SHAPE["context_fits_model"](Proposal(everything[:1], setting))
+    if not context.kept.all():
+        return SpecError(context.why(), where=setting.workload.name)
+    shaped = everything[np.all([check(Proposal(everything, setting)).kept for check in SHAPE.values()], axis=0)]
+    room = with_memory(shaped, setting).room
+    holds = room.kv_tokens[room.kv > 0] / shaped.dp[room.kv > 0]
+    if not len(holds):
+        return does_not_fit(setting, KV_DTYPES[int(shaped.kv.max())])
+    need = setting.workload.isl + setting.workload.osl
+    return DoesNotFit(
+        f"{setting.model.name} fits {setting.machine.name}, but no split leaves a rank the KV cache of one request: "
+        f"{need:,.0f} tokens, {holds.max():,.0f} at most; take more devices or shorter requests"
+    )

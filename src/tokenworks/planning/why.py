@@ -1,0 +1,149 @@
+"""Why a deployment is not in the plan: every rule that it breaks, or what it would do and where it would stand."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from tokenworks.errors import SpecError
+from tokenworks.legal.points import Array, Points, Setting
+from tokenworks.legal.rules import Broken, explain
+from tokenworks.legal.splits import candidates
+from tokenworks.planning import aggregated
+from tokenworks.planning.cells import Shortlist
+from tokenworks.planning.costing import Costing
+from tokenworks.planning.grid import batch_of, hold, room, slots
+from tokenworks.planning.ranking import ranked
+from tokenworks.planning.result import Ranked
+from tokenworks.planning.search import Found, search
+from tokenworks.planning.space import CHUNKS, Ladders
+from tokenworks.specs.deployment import Parallel, Role
+
+WHERE = "--why"
+ALL = 1 << 30
+"""Families to keep: with this many nothing is ruled out for being beaten by those before it."""
+
+WIDTHS = tuple(Parallel.model_fields)
+SETTINGS = ("max_sequences", "chunk_tokens", "kv_dtype", "redundant_experts", "draft_tokens", "overlap")
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """The answer: rules that the role breaks; if none, its prediction and its place in the plan's ranking."""
+
+    role: Role
+    broken: tuple[Broken, ...]
+    prediction: Ranked | None = None
+    place: int | None = None
+
+
+def read_role(text: str, setting: Setting) -> Role:
+    """A role from `tp=3,dp=2,ep=6`: fields of `Parallel` and `Role`; what is left out is the smallest that can run.
+
+    `expert_tp` follows from the other widths, `chunk_tokens` is the smallest of the ladder that holds the batch.
+    """
+    given: dict[str, Any] = {}
+    for term in (part.strip() for part in text.split(",") if part.strip()):
+        name, equals, value = term.partition("=")
+        if not equals or name not in (*WIDTHS, *SETTINGS):
+            near = difflib.get_close_matches(name, [*WIDTHS, *SETTINGS], n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}=?" if near else f"known: {', '.join((*WIDTHS, *SETTINGS))}"
+            raise SpecError(f"cannot read {term!r}", where=WHERE, hint=hint)
+        if name in given:
+            raise SpecError(f"{name} is given twice", where=WHERE, hint="keep one")
+        given[name] = value
+    if not given:
+        raise SpecError("nothing is given", where=WHERE, hint='write widths, as in "tp=8,dp=5,ep=40"')
+    try:
+        parallel = Parallel.model_validate({name: given[name] for name in WIDTHS if name in given})
+        if setting.experts and "expert_tp" not in given and parallel.tp * parallel.dp % parallel.ep == 0:
+            parallel = parallel.model_copy(update={"expert_tp": parallel.tp * parallel.dp // parallel.ep})
+        role = Role(
+            name="aggregated",
+            parallel=parallel,
+            memory_fraction=setting.memory_fraction,
+            **({"max_sequences": parallel.dp} | {name: given[name] for name in SETTINGS if name in given}),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise SpecError(f"{first['loc'][-1]}={first['input']}: {first['msg'].lower()}", where=WHERE) from None
+    if "chunk_tokens" in given:
+        return role
+    lanes = parallel.dp * parallel.pp
+    need = role.max_sequences * (1 + role.draft_tokens) / lanes
+    per_lane = next((chunk for chunk in CHUNKS if chunk >= need), CHUNKS[-1])
+    return role.model_copy(update={"chunk_tokens": per_lane * lanes})
+
+
+def why(costing: Costing, text: str) -> Why:
+    """Judge a role, and estimate it if it is legal: at its batch and budget where they are given, else at the best.
+
+    Raises
+    ------
+    SpecError : not readable; or legal, but without a steady state at that batch and budget, and why
+    """
+    setting = costing.setting
+    role = read_role(text, setting)
+    if broken := explain(role, setting):
+        return Why(role, tuple(broken))
+    given = {term.partition("=")[0].strip() for term in text.split(",")}
+    legal = candidates(setting, Points.of(role))
+    shortlist = Shortlist(costing.slo, keep=1)
+    lanes = role.parallel.dp * role.parallel.pp
+    ladders = Ladders.default()
+    if "chunk_tokens" in given:
+        ladders = Ladders(np.array([role.chunk_tokens / lanes]), ladders.sequences)
+    chunk = lanes * ladders.chunks.reshape(1, 1, -1)
+    running = role.max_sequences if "max_sequences" in given else lanes + 1
+    batch = _batch(costing, legal.points, running, chunk)
+    if "max_sequences" in given:
+        shortlist.offer(aggregated.at_batch(costing, legal, batch, chunk))
+    else:
+        aggregated.search(costing, legal, ladders, shortlist)
+    if not len(shortlist.best):
+        raise SpecError(
+            f"cannot keep up with prefill at {'this' if 'max_sequences' in given else 'any'} batch",
+            where=WHERE, hint="give it a larger chunk_tokens",
+        )  # fmt: skip
+    everything = search(costing, keep=ALL)
+    effective, output = shortlist.best["effective"][0], shortlist.best["output"][0]
+    ahead = everything.shortlist.best
+    better = (ahead["effective"] > effective) | ((ahead["effective"] == effective) & (ahead["output"] > output))
+    alone = Found(shortlist, legal, everything.considered, everything.counts)
+    row = ranked(costing, alone, 1)[0]
+    if "max_sequences" in given:  # of all that have the same batch, the one that was asked for
+        (best,) = row.deployment.roles
+        asked = best.model_copy(update={"max_sequences": role.max_sequences})
+        row = dataclasses.replace(row, deployment=row.deployment.model_copy(update={"roles": (asked,)}))
+    return Why(role, (), row, 1 + int(better.sum()))
+
+
+def _batch(costing: Costing, points: Points, running: int, chunk: Array) -> Array:
+    """The mean batch of one instance that runs so many sequences; an error that says why where it cannot."""
+    lanes, draft = int(points.lanes[0]), int(points.draft[0])
+    beside = f"in each of {lanes} lanes (dp x pp)" if lanes > 1 else "beside those that decode"
+    if running <= lanes:
+        raise SpecError(
+            f"max_sequences={running}, and one sequence is prefilled {beside}", where=WHERE,
+            hint=f"give it {lanes + 1} or more, so that one can decode",
+        )  # fmt: skip
+    if running * (1 + draft) > chunk.max():
+        raise SpecError(
+            f"chunk_tokens={chunk.max():.0f} for {running} sequences of {1 + draft} tokens a step, one of them "
+            f"prefilled {beside}", where=WHERE, hint=f"give it {running * (1 + draft)} or more",
+        )  # fmt: skip
+    batch = batch_of(costing, points.columns(2), np.full((1, 1, 1), float(running)))
+    wide = points.columns(2)
+    if not room(costing, wide, batch, chunk)[0].any():
+        held = hold(costing, wide, batch, chunk)
+        kept = np.where(room(costing, wide, held, chunk)[0], slots(costing, wide, held), 0).max()
+        raise SpecError(
+            f"the KV cache does not hold {running} sequences, one of them prefilled {beside}", where=WHERE,
+            hint=f"give it max_sequences of at most {kept:.0f}" if kept else "take more devices a rank, or fp8",
+        )  # fmt: skip
+    return batch

@@ -1,0 +1,1 @@
+"""A deployment on the engine: step table, cluster, run, what is measured of it, energy, capacity. Knows no search."""

@@ -1,0 +1,150 @@
+"""The most that a deployment holds within its SLO: bisection on simulations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from tokenworks.errors import SloMissed
+from tokenworks.simulation.measured import Seen
+from tokenworks.simulation.run import Simulation
+
+Kind = Literal["rate", "users"]
+
+TOLERANCE = 0.02
+"""The bisection ends when the lowest load that fails is this much above the highest that holds [-]."""
+
+HALVINGS, DOUBLINGS = 16, 40
+UNITS: dict[Kind, str] = {"rate": "requests/s", "users": "users"}
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One simulation: its load [1/s, or users], whether it held, and what was seen.
+
+    missed : bounds that did not hold, `ttft`, `tpot` or `queue` (it grew, or somebody was not served); where there are
+        classes of requests `batch.ttft` and so on
+    ttft_ms, tpot_ms : at the percentiles of the SLO, None where it does not bind them; of the class that is nearest to
+        its bound, or furthest beyond
+    """
+
+    load: float
+    held: bool
+    missed: tuple[str, ...]
+    ttft_ms: float | None
+    tpot_ms: float | None
+    request_throughput: float
+    output_tok_s_per_device: float
+    effective_tok_s_per_device: float
+
+    @classmethod
+    def of(cls, load: float, run: Simulation) -> Try:
+        """What a simulation says; one that was stopped says nothing."""
+        if run.partial:
+            raise KeyboardInterrupt
+        found, devices = run.bounds, run.deployment.devices
+        missed = [name for name, bound in found.items() if not bound.met]
+        if not run.meets_slo and (not missed or not run.stable):
+            missed.insert(0, "queue")
+        return cls(
+            load=load,
+            held=run.meets_slo,
+            missed=tuple(missed),
+            ttft_ms=_worst_ms(found, "ttft"),
+            tpot_ms=_worst_ms(found, "tpot"),
+            request_throughput=run.metrics.request_throughput,
+            output_tok_s_per_device=run.metrics.output_throughput / devices,
+            effective_tok_s_per_device=run.metrics.effective_throughput / devices,
+        )
+
+
+def _worst_ms(found: dict[str, Seen], name: str) -> float | None:
+    """What was seen of a bound, of the class that is nearest to its own."""
+    seen = [bound for key, bound in found.items() if key.rpartition(".")[2] == name]
+    return 1e3 * max(seen, key=lambda bound: bound.seen_s / max(bound.bound_s, 1e-12)).seen_s if seen else None
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """The highest load that held, the lowest that did not, and all that was tried, by load."""
+
+    kind: Kind
+    best: Try
+    failed: Try
+    tries: tuple[Try, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "kind": self.kind,
+            "unit": UNITS[self.kind],
+            "capacity": self.best.load,
+            "fails_at": self.failed.load,
+            "bound_by": list(self.failed.missed),
+            "output_tok_s_per_device": self.best.output_tok_s_per_device,
+            "effective_tok_s_per_device": self.best.effective_tok_s_per_device,
+            "curve": [asdict(one) for one in self.tries],
+        }
+
+
+def capacity(play: Callable[[float], Simulation], kind: Kind, *, start: float = 1.0) -> Capacity:
+    """Find the highest load within the SLO.
+
+    The load is doubled, or halved, until one holds and one fails; then the middle (geometric, as it is a ratio that
+    counts) takes the place of one of them. That what holds at a load holds below it is taken for granted.
+
+    Parameters
+    ----------
+    play : a simulation at a load; requests a second, or users (whole numbers)
+    start : the first load that is tried
+
+    Raises
+    ------
+    SloMissed : no load holds; says what was missed at the lowest
+    """
+    tries: dict[float, Try] = {}
+
+    def holds(load: float) -> bool:
+        tries[load] = Try.of(load, play(load))
+        return tries[load].held
+
+    low, high = _bracket(holds, float(start), kind)
+    if low is None:
+        raise SloMissed(_missed(min(tries.values(), key=lambda one: one.load), kind))
+    if high is None:
+        raise SloMissed(f"even {tries[low].load:g} {UNITS[kind]} stay within the SLO: more than can be simulated")
+    while high / low > 1 + TOLERANCE and (kind == "rate" or high - low > 1):
+        middle = math.sqrt(low * high)
+        if kind == "users":
+            middle = min(max(float(round(middle)), low + 1), high - 1)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return Capacity(kind, tries[low], tries[high], tuple(tries[load] for load in sorted(tries)))
+
+
+def _bracket(holds: Callable[[float], bool], start: float, kind: Kind) -> tuple[float | None, float | None]:
+    """A load that holds and one twice as high that does not; None where there is none."""
+    if holds(start):
+        for k in range(1, DOUBLINGS):
+            if not holds(start * 2**k):
+                return start * 2 ** (k - 1), start * 2**k
+        return start * 2 ** (DOUBLINGS - 1), None
+    high = start
+    for k in range(1, HALVINGS):
+        load = start / 2**k if kind == "rate" else float(math.floor(start / 2**k))
+        if load < 1 and kind == "users":
+            break
+        if holds(load):
+            return load, high
+        high = load
+    return None, high
+
+
+def _missed(lowest: Try, kind: Kind) -> str:
+    seen = [f"TTFT is {lowest.ttft_ms:,.0f} ms"] if lowest.ttft_ms is not None else []
+    seen += [f"TPOT is {lowest.tpot_ms:,.4g} ms"] if lowest.tpot_ms is not None else []
+    return (
+        f"no load stays within the SLO: at {lowest.load:g} {UNITS[kind]} {' and '.join(seen) or 'nothing is served'} "
+        f"at the SLO's percentile; missed: {', '.join(lowest.missed)}"
+    )

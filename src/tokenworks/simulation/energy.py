@@ -1,0 +1,48 @@
+"""Energy of a simulated run: each role's mean step, how much of the time it steps, and what devices draw meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tokenworks.costs.breakdown import Breakdown
+from tokenworks.costs.power import power, roof_use
+from tokenworks.engine.types import PoolCounts
+from tokenworks.simulation.steps import Site
+from tokenworks.specs.deployment import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Shares of a run in which the mean device of a deployment is on its compute and on its HBM roof [-]."""
+
+    compute: float
+    hbm: float
+
+    def watts(self, site: Site) -> float | None:
+        """Mean power of a device [W]; None where its TDP is not published."""
+        if site.machine.tdp is None:
+            return None
+        return float(power(site.machine.tdp, site.rates.power, compute=self.compute, hbm=self.hbm))
+
+
+def mean_step(role: Role, counts: PoolCounts, site: Site) -> Breakdown:
+    """The step of a role with its mean batch and its mean prefill tokens."""
+    steps = max(counts.steps, 1)
+    decode, prefill = counts.mean_batch, counts.prefill_tokens / steps
+    return site.breakdown(role, decode, prefill)
+
+
+def used(roles: Sequence[Role], pools: Sequence[PoolCounts], site: Site, seconds: float) -> Used:
+    """Over all devices of all roles.
+
+    Parameters
+    ----------
+    roles, pools : in one order; seconds : of the run, from the first request to the last token [s]
+    """
+    total, compute, hbm = sum(role.devices for role in roles), 0.0, 0.0
+    for role, counts in zip(roles, pools, strict=True):
+        share = role.devices / total * min(counts.busy_s / (role.replicas * seconds), 1.0)
+        on_compute, on_hbm = roof_use(mean_step(role, counts, site))
+        compute, hbm = compute + share * float(on_compute), hbm + share * float(on_hbm)
+    return Used(compute, hbm)

@@ -1,0 +1,222 @@
+"""A simulation as plain data, in the words of `vllm bench serve`: what `simulate` prints, and the series over time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from tokenworks.costs.split import KV_BYTES
+from tokenworks.engine.metrics import Metrics
+from tokenworks.engine.types import SERIES, PoolCounts, Status
+from tokenworks.simulation.energy import mean_step, used
+from tokenworks.simulation.run import Simulation
+from tokenworks.specs.machine import Assumption
+from tokenworks.specs.model import kv_bytes_per_token
+
+FULL = 0.95
+"""KV cache or places of which this share is taken count as full [-]."""
+
+
+def summary(run: Simulation) -> dict[str, Any]:
+    """Plain data; the same input gives the same, but for `wall`."""
+    return {
+        "inputs": _inputs(run),
+        "grade": run.site.rates.grade,
+        "spread": run.site.rates.spread,
+        "partial": run.partial,
+        "stable": run.stable,
+        "backlog": {"at_s": run.backlog.at_s, "waiting": run.backlog.waiting},
+        **_requests(run),
+        **_metrics(run),
+        **_energy(run),
+        "slo": {"text": str(run.slo), "met": run.meets_slo, **{k: asdict(v) for k, v in run.bounds.items()}},
+        "preemptions": sum(pool.preemptions for pool in run.window.counts.pools),
+        "classes": [_class(run, k) for k in range(len(run.traffic.classes))],
+        "roles": [_role(run, i) for i in range(len(run.outcome.pools))],
+        "tiers": [_tier(run)],
+        "series": series(run),
+        "assumed": [{"path": a.path, "value": a.value, "why": a.why} for a in _assumed(run)],
+        "notes": list(run.notes),
+        "wall": {
+            "kernel_s": run.kernel_s,
+            "requests_per_s": len(run.outcome.status) / max(run.kernel_s, 1e-9),
+            "steps": run.outcome.steps,
+        },
+    }
+
+
+def _inputs(run: Simulation) -> dict[str, Any]:
+    trace = run.traffic.trace
+    return {
+        "deployment": run.deployment.model_dump(mode="json"),
+        "devices": run.deployment.devices,
+        "trace": trace.name,
+        "source": trace.source,
+        "requests": len(trace),
+        "endless": run.traffic.endless,
+        "concurrency": run.traffic.concurrency,
+        "router": run.cluster.router.name,
+        "seed": run.cluster.router.seed,
+        "max_queue": run.cluster.pools[0].limits.max_queue,
+        "block_tokens": run.cluster.pools[0].limits.block_tokens,
+    }
+
+
+def _requests(run: Simulation) -> dict[str, Any]:
+    """Where all requests are, and when it was measured."""
+    names = {Status.PENDING: "unsent", Status.QUEUED: "queued", Status.RUNNING: "running", Status.REJECTED: "rejected"}
+    return {
+        "measured_from_s": run.span.start_s,
+        "measured_to_s": run.span.end_s,
+        "completed_in_all": run.outcome.count(Status.COMPLETED),
+        **{name: run.outcome.count(status) for status, name in names.items()},
+    }
+
+
+def _metrics(run: Simulation) -> dict[str, Any]:
+    """As `vllm bench serve` names them, and per device; None where there is nothing to take a mean of.
+
+    A wait that grows as long as one simulates has no mean, so an endless stream that is unstable shows none.
+    """
+    devices = run.deployment.devices
+    return {
+        **_named(run, run.metrics),
+        "output_tok_s_per_device": run.metrics.output_throughput / devices,
+        "total_tok_s_per_device": run.metrics.total_token_throughput / devices,
+        "effective_tok_s_per_device": run.metrics.effective_throughput / devices,
+    }
+
+
+def _named(run: Simulation, found: Metrics) -> dict[str, Any]:
+    """Metrics, None for those that are nobody's mean."""
+    endless = run.traffic.endless and not run.stable
+    missing = ("ttft", "tpot", "itl", "e2el") if not found.completed else ("ttft", "e2el") if endless else ()
+    hidden = tuple(f"_{name}_ms" for name in missing)
+    return {key: None if key.endswith(hidden) else value for key, value in asdict(found).items()}
+
+
+def _class(run: Simulation, k: int) -> dict[str, Any]:
+    """A class of requests: its own metrics under its own SLO."""
+    one = run.traffic.classes[k]
+    named = ((*name.rpartition("."), seen) for name, seen in run.bounds.items())
+    own = {name: asdict(seen) for owner, _, name, seen in named if owner == one.name}
+    met = run.by_class[k].completed > 0 and all(seen["met"] for seen in own.values())
+    return {
+        "class": one.name,
+        "priority": one.priority,
+        "requests": int(run.of_class(k).sum()),
+        "slo": {"text": str(run.promises.slos[k]), "met": met, **own},
+        **_named(run, run.by_class[k]),
+    }
+
+
+def _role(run: Simulation, number: int) -> dict[str, Any]:
+    pool, role, counts = run.cluster.pools[number], run.deployment.roles[number], run.window.counts.pools[number]
+    steps = max(counts.steps, 1)
+    return {
+        "role": role.name,
+        "instances": pool.instances,
+        "ranks": pool.ranks,
+        "devices": role.devices,
+        "steps": counts.steps,
+        "step_ms": 1e3 * counts.busy_s / steps,
+        "mean_batch": counts.mean_batch,
+        "prefill_tokens_per_step": counts.prefill_tokens / steps,
+        "busy_share": counts.busy_s / (pool.instances * run.span.seconds),
+        "bound_by": _bound(run, number),
+        "prefill_tokens": counts.prefill_tokens,
+        "output_tokens": counts.output_tokens,
+        "query_tokens": counts.query_tokens,
+        "hit_tokens": counts.hit_tokens,
+        "hit_share": counts.hit_tokens / max(counts.query_tokens, 1),
+        "preemptions": counts.preemptions,
+        "evictions": counts.evictions,
+    }
+
+
+def _end(run: Simulation) -> float:
+    """When the last request ended [s]; where it was stopped, then."""
+    return max(run.outcome.now_s if run.partial else float(np.nanmax(run.outcome.end_s, initial=0.0)), 1e-12)
+
+
+def _bound(run: Simulation, number: int) -> str:
+    """The roof of the mean step of a role: compute, hbm, latency, scale-up, scale-out or host."""
+    return str(mean_step(run.deployment.roles[number], run.window.counts.pools[number], run.site).bound())
+
+
+def _energy(run: Simulation) -> dict[str, Any]:
+    """Of all devices, from the first request to the last token; None where the TDP of a device is not published."""
+    watts = used(run.deployment.roles, run.outcome.pools, run.site, _end(run)).watts(run.site)
+    tokens = sum(pool.output_tokens for pool in run.outcome.pools)
+    if watts is None or not tokens:
+        return {"watts_per_device": watts, "joules_per_output_token": None}
+    joules = watts * run.deployment.devices * _end(run)
+    return {"watts_per_device": watts, "joules_per_output_token": joules / tokens}
+
+
+def _assumed(run: Simulation) -> Iterator[Assumption]:
+    """What step times rest on, and what power does where one is printed."""
+    yield from run.site.rates.assumed
+    shares = run.site.rates.power
+    if run.site.machine.tdp is not None and shares.idle.assumed:
+        written = f"idle {shares.idle.written}, compute {shares.compute.written}, hbm {shares.hbm.written} of TDP"
+        yield Assumption("calibration.power", written, "priors; each says why in its file")
+
+
+def _tier(run: Simulation) -> dict[str, Any]:
+    """The cache in device memory: what prefix hits took from it, and what steps wrote into it, one copy."""
+    kv_bytes = kv_bytes_per_token(run.site.model, KV_BYTES[run.deployment.roles[0].kv_dtype])
+
+    def total(name: str) -> int:
+        return int(sum(getattr(pool, name) for pool in run.window.counts.pools))
+
+    return {
+        "name": "hbm",
+        "hit_tokens": total("hit_tokens"),
+        "hit_share": total("hit_tokens") / max(total("query_tokens"), 1),
+        "read_bytes": total("hit_tokens") * kv_bytes,
+        "written_bytes": (total("prefill_tokens") + total("output_tokens")) * kv_bytes,
+    }
+
+
+def series(run: Simulation) -> dict[str, Any]:
+    """Columns over windows of time: levels at the end of each, rates in it, and what bound it.
+
+    bound : `idle`; `arrivals`: none waits but for the step that runs; `kv-capacity`, `max-sequences`: what those wait
+    for; else the roof of the busiest role's mean step
+    """
+    outcome, width = run.outcome, run.outcome.window_s
+    table = outcome.series[: math.ceil(_end(run) / width)]
+    rows = dict(zip(SERIES, table.T, strict=True))
+    places = sum(pool.instances * pool.ranks * pool.limits.max_sequences for pool in run.cluster.pools[-1:])
+    queue = rows["waiting"] > sum(pool.instances * pool.ranks for pool in run.cluster.pools)
+    used = rows["kv_used"] / max(sum(pool.kv_total for pool in outcome.pools), 1)
+    work = rows["running"] + rows["output_tokens"] + rows["prefill_tokens"]
+    conditions = [
+        (work == 0) & (rows["waiting"] == 0),
+        ~queue,
+        used >= FULL,
+        rows["running"] >= FULL * places,
+    ]
+    bound = np.select(
+        conditions,
+        ["idle", "arrivals", "kv-capacity", "max-sequences"],
+        _bound(run, _busiest(run.window.counts.pools)),
+    )
+    return {
+        "window_s": width,
+        "running": rows["running"].tolist(),
+        "waiting": rows["waiting"].tolist(),
+        "kv_used": used.tolist(),
+        "output_tok_s": (rows["output_tokens"] / width).tolist(),
+        "prefill_tok_s": (rows["prefill_tokens"] / width).tolist(),
+        "bound": bound.tolist(),
+    }
+
+
+def _busiest(pools: tuple[PoolCounts, ...]) -> int:
+    return int(np.argmax([pool.busy_s for pool in pools]))

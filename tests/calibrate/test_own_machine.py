@@ -1,0 +1,121 @@
+"""A few points of one's own machine: the fit finds what was hidden in them, and says how far it may be off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tokenworks.calibrate.calibrate import calibrate_own, write_own
+from tokenworks.calibrate.factors import ALL, SHARED, Factor, turned
+from tokenworks.calibrate.measured import Measured, Point
+from tokenworks.calibrate.own_machine import Played, own_factors
+from tokenworks.calibrate.own_results import point_of
+from tokenworks.calibrate.validate import predict_some
+from tokenworks.errors import SpecError
+from tokenworks.ingest.benchmark import Benchmark, Lengths, Time
+from tokenworks.specs.calibration import Calibration, load_calibration
+from tokenworks.specs.deployment import Deployment, Parallel, Role
+
+PRIOR = load_calibration("datasheet")
+DEPLOYMENT = Deployment(
+    model="meta-llama/Meta-Llama-3.1-8B", system="hgx-h100",
+    roles=(Role(name="aggregated", parallel=Parallel(), max_sequences=64, chunk_tokens=2048),),
+)  # fmt: skip
+pytestmark = pytest.mark.usefixtures("kernel")
+
+
+def asked(concurrency: int, isl: int, osl: int, rate: float = 0.0) -> Point:
+    """A load, its outcome not yet known."""
+    return point_of(
+        Benchmark(
+            name=f"c{concurrency} i{isl} r{rate}", arrivals="poisson" if rate else "at once", rate=rate,
+            concurrency=concurrency or None, requests=40, isl=Lengths(isl, 0.0), osl=Lengths(osl, 0.0),
+            ttft=Time(1.0), tpot=Time(1.0), tokens_per_s=1.0,
+        ),
+        DEPLOYMENT,
+    )  # fmt: skip
+
+
+def measured_on(truth: Calibration, *points: Point) -> list[Point]:
+    """The same points, measured on a machine that is as a calibration says."""
+    said = predict_some(points, truth)
+    return [
+        replace(point, measured=Measured(tpot=one.tpot, ttft=one.ttft, rate=one.rate))
+        for point, one in zip(points, said, strict=True)
+    ]
+
+
+THREE = (asked(1, 512, 64), asked(16, 128, 64), asked(4, 4096, 32))
+OTHERS = (asked(2, 1024, 32), asked(32, 256, 64), asked(0, 512, 64, rate=3.0))
+SLOW = turned(
+    PRIOR, [Factor(("nvidia-hopper",), "gemm", 1.0), Factor(("nvidia-hopper",), "hbm", 1.0)], np.log([0.7, 0.8])
+)  # fmt: skip
+
+
+def test_three_points_of_a_slower_machine_predict_others(tmp_path: Path) -> None:
+    """TPOT shows its slower memory, TTFT its slower arithmetic; points that were not fitted are then within 10 %."""
+    made = calibrate_own(measured_on(SLOW, *THREE), PRIOR, name="mine", fitted_on="three", data_sha256="0" * 64)
+    others = Played(measured_on(SLOW, *OTHERS), made.calibration).errors([], np.zeros(0))
+    before = Played(measured_on(SLOW, *OTHERS), PRIOR).errors([], np.zeros(0))
+    assert np.abs(others).max() < 0.1 < np.abs(before).max()
+    found = made.summary()
+    assert found["ttft_in_sample"]["mape"] < 0.5 * found["ttft_before"]["mape"]
+    assert found["tpot_left_out"]["n"] == 3
+    write_own(made, tmp_path / "mine.yaml")
+    again = load_calibration(str(tmp_path / "mine.yaml"))
+    assert again.grade_of("nvidia-hopper") == "end-to-end-calibrated"
+    assert again.grade_of("nvidia-blackwell") == "datasheet"
+    assert "each point left out" in (tmp_path / "mine.yaml").read_text()
+
+
+def test_a_machine_as_the_prior_says_leaves_the_prior() -> None:
+    made = calibrate_own(measured_on(PRIOR, *THREE), PRIOR, name="mine", fitted_on="three", data_sha256="")
+    assert made.fit.theta == pytest.approx(np.zeros(len(made.fit.theta)), abs=0.01)
+    assert made.calibration.families["nvidia-hopper"].spread.value == pytest.approx(1.05)
+
+
+def test_one_device_feels_no_links() -> None:
+    factors = Played(measured_on(PRIOR, *THREE), PRIOR).felt(own_factors(["nvidia-hopper"], PRIOR))
+    felt = {factor.field for factor in factors}
+    assert {"gemm", "hbm", "attention_hbm", "kernel"} <= felt
+    assert not felt & {"scale_up", "dispatch_up", "collective_start", "skew", "acceptance", "grouped"}
+
+
+def test_a_machine_is_as_free_as_its_family_is_wide() -> None:
+    freed = {factor.name: factor.spread for factor in own_factors(["cpu", "nvidia-hopper"], PRIOR)}
+    assert freed["cpu.hbm"] == pytest.approx(np.log(2.0) / 1.2816)
+    assert freed["nvidia-hopper.hbm"] == pytest.approx(np.log(1.3) / 1.2816)
+    assert freed["skew"] == SHARED["skew"]
+
+
+def test_what_is_measured_on_a_family_that_borrows_stays_its_own() -> None:
+    own = PRIOR.standalone(["hygon-dcu"])
+    assert "hygon-dcu" not in own.borrowed
+    assert own.families["hygon-dcu"].spread == PRIOR.borrowed["hygon-dcu"].spread
+    other = turned(own, [Factor(("hygon-dcu",), "hbm", 1.0)], np.array([-0.5]))
+    assert other.families["amd-cdna3"] == PRIOR.families["amd-cdna3"]
+
+
+def test_who_borrows_has_what_was_there_before_the_lender_was_fitted() -> None:
+    own = PRIOR.standalone(["amd-cdna3"])
+    factors = [Factor(("amd-cdna3",), "hbm", 1.0, "amd-cdna3"), Factor(tuple(own.families), "kernel", 1.0, ALL)]
+    fitted = turned(own, factors, np.array([-0.5, 0.5]))
+    before, lender, borrower = PRIOR.family("hygon-dcu"), fitted.family("amd-cdna3"), fitted.family("hygon-dcu")
+    assert lender.hbm.value == pytest.approx(np.exp(-0.5) * before.hbm.value)
+    assert borrower.hbm == before.hbm
+    assert borrower.kernel.value == lender.kernel.value == pytest.approx(np.exp(0.5) * before.kernel.value)
+    assert fitted.standalone(["hygon-dcu"]).families["hygon-dcu"] == borrower
+
+
+def test_too_few_points() -> None:
+    with pytest.raises(SpecError, match="2 points have a TPOT"):
+        calibrate_own(measured_on(PRIOR, *THREE[:2]), PRIOR, name="x", fitted_on="x", data_sha256="")
+
+
+def test_points_that_cannot_be_predicted() -> None:
+    lost = [replace(point, model="no/such") for point in measured_on(PRIOR, *THREE)]
+    with pytest.raises(SpecError, match="none of the points"):
+        calibrate_own(lost, PRIOR, name="x", fitted_on="x", data_sha256="")

@@ -1,0 +1,97 @@
+"""Fit: memory that adds up, the fewest devices, and words for what does not fit."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenworks.errors import DoesNotFit
+from tokenworks.legal.points import Setting
+from tokenworks.planning.fit import READS, Fit, fit
+from tokenworks.specs.compose import machine
+from tokenworks.specs.engine import load_engine
+from tokenworks.specs.hf import load_model
+from tokenworks.specs.load import locate, read_yaml
+from tokenworks.specs.workload import Workload
+
+
+def setting(model: str, on: str) -> Setting:
+    return Setting(load_model(model), machine(on), load_engine("vllm"), Workload(name="fit", isl=1, osl=1))
+
+
+def found(model: str, on: str, kv_dtype: str = "bf16") -> Fit:
+    return fit(setting(model, on), kv_dtype)
+
+
+@pytest.mark.parametrize("on", ["scalex40", "5xhgx-h20", "gb200-nvl72"])
+def test_memory_adds_up_on_every_width(on: str) -> None:
+    for width in found("deepseek-ai/DeepSeek-R1", on).widths:
+        parts = width.weights + width.activations + width.buffers + width.reserve + width.kv
+        assert parts == pytest.approx(width.usable, rel=1e-12)
+        assert width.kv > 0
+        assert width.role.devices <= machine(on).devices
+
+
+def test_one_copy_on_all_cards_leaves_more_cache_than_a_copy_a_host() -> None:
+    """The weights of DeepSeek-R1 are 0.69 TB; kept once instead of five times they leave room (hardware facts, KV)."""
+    by_devices = {width.devices: width for width in found("deepseek-ai/DeepSeek-R1", "scalex40").widths}
+    assert by_devices[40].kv_tokens > 2.5 * by_devices[8].kv_tokens
+
+
+def test_a_known_smallest_machine() -> None:
+    """DeepSeek-R1 in FP8 (689 GB with scales and BF16 parts) fits 6 x H200 (907 GB), not 8 x H100 (687 GB)."""
+    assert found("deepseek-ai/DeepSeek-R1", "hgx-h200").smallest.devices == 6
+    with pytest.raises(DoesNotFit) as error:
+        found("deepseek-ai/DeepSeek-R1", "hgx-h100")
+    assert "16 of these devices would hold it (--on 2xhgx-h100)" in str(error.value)
+    assert "GB more than the engine may take" in str(error.value)
+    assert found("deepseek-ai/DeepSeek-R1", "2xhgx-h100").smallest.devices == 16
+
+
+def test_the_fewest_devices_are_found_over_every_count() -> None:
+    """689 GB over cards of which an engine takes 139 GB: five are too tight, six hold it."""
+    six = [width for width in found("deepseek-ai/DeepSeek-R1", "scalex40").widths if width.devices <= 6]
+    assert [(width.devices, width.role.parallel.pp > 1) for width in six] == [(6, False), (6, True)]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_the_machine_that_is_advised_holds_the_model(times: int) -> None:
+    """A machine without a network is advised with one."""
+    on = "hgx-h100" if times == 1 else "pcie-a10"
+    model = "deepseek-ai/DeepSeek-R1" if times == 1 else "zai-org/GLM-4.5-Air"
+    with pytest.raises(DoesNotFit) as error:
+        found(model, on)
+    match = re.search(r"(\d+) of these devices would hold it.*--on (\S+)\)", str(error.value))
+    assert match is not None
+    larger = machine(match[2], needs=READS)
+    held = fit(dataclasses.replace(setting(model, on), machine=larger), "bf16")
+    assert held.smallest.devices == int(match[1])
+    assert ("@" in match[2]) == (on == "pcie-a10")
+
+
+def test_what_is_hopeless_says_so(tmp_path: Path) -> None:
+    card = read_yaml(locate("system", "pcie-a10")) | {"devices": 1, "domain": 1, "host": {"devices": 1}}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
+    with pytest.raises(DoesNotFit, match=r"16 x \S+card.yaml would not hold it either"):
+        found("moonshotai/Kimi-K2-Instruct", str(tmp_path / "card.yaml"))
+
+
+def test_an_fp8_cache_holds_twice_the_tokens() -> None:
+    bf16 = found("meta-llama/Llama-3.3-70B-Instruct", "hgx-h100", "bf16").best
+    fp8 = found("meta-llama/Llama-3.3-70B-Instruct", "hgx-h100", "fp8").best
+    assert fp8.kv_tokens == pytest.approx(2 * bf16.kv_tokens, rel=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(1.0, 4.0))
+def test_more_memory_never_fits_less(factor: float) -> None:
+    small = setting("Qwen/Qwen3-30B-A3B", "hgx-a100")
+    more = dataclasses.replace(small.machine, hbm_bytes=factor * small.machine.hbm_bytes)
+    large = dataclasses.replace(small, machine=more)
+    before, after = fit(small, "bf16"), fit(large, "bf16")
+    assert after.smallest.devices <= before.smallest.devices
+    assert after.best.kv_tokens >= before.best.kv_tokens
