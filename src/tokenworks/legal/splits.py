@@ -58,7 +58,7 @@ def widths(setting: Setting) -> list[int]:
     320 are there on the machines that have them, and the list stays short on machines of hundreds of devices.
     """
     machine = setting.machine
-    hosts = (machine.host * count for count in _smooth(machine.domain // machine.host))
+    hosts = (machine.host.devices * count for count in _smooth(machine.domain // machine.host.devices))
     domains = (machine.domain * count for count in _smooth(machine.devices // machine.domain))
     found = {*divisors(machine.devices), *divisors(machine.domain), *hosts, *domains}
     return sorted(width for width in found if width <= min(machine.devices, WIDEST))

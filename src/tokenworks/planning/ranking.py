@@ -82,7 +82,13 @@ def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
                 replicas=int(cell["replicas"]),
             ),
         )
-    return Deployment(model=setting.model.name, system=setting.machine.name, engine=setting.engine.name, roles=roles)
+    return Deployment(
+        model=setting.model.name,
+        system=setting.machine.name,
+        engine=setting.engine.name,
+        roles=roles,
+        devices_per_host=setting.machine.host.devices,
+    )
 
 
 def _row(costing: Costing, found: Found, cell: Any, rank: int) -> Ranked:

@@ -297,7 +297,7 @@ def _dispatch(tables: Tables, system: str, machine: Machine) -> list[Rows]:
             made.append(
                 _exchange_rows(
                     f"DeepEP {mode} {value.partition('_')[0]}", machine, US * shapes[value], copies,
-                    devices=shapes["node_num"] * machine.host, topk=shapes["num_topk"],
+                    devices=shapes["node_num"] * machine.host.devices, topk=shapes["num_topk"],
                     sent=element * shapes["num_token"] * shapes["hidden_size"],
                 )
             )  # fmt: skip
