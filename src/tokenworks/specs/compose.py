@@ -15,7 +15,7 @@ from tokenworks import units
 from tokenworks.errors import SpecError
 from tokenworks.specs import load
 from tokenworks.specs.device import Device
-from tokenworks.specs.machine import Assumption, Host, Link, Machine
+from tokenworks.specs.machine import Assumption, HostNode, Link, Machine
 from tokenworks.specs.provenance import Quantity, Spec
 from tokenworks.specs.system import Network, System
 
@@ -169,11 +169,11 @@ class _Take:
         return quantity.value
 
 
-def _host(system: System, take: _Take) -> Host:
+def _host(system: System, take: _Take) -> HostNode:
     """One host node, with what is published of its memory and storage."""
     numbers = ("link", "dram", "dram_bandwidth", "ssd", "ssd_bandwidth")
     known = {name: take.spare(f"host.{name}", getattr(system.host, name)) for name in numbers}
-    return Host(devices=system.host.devices, **known)
+    return HostNode(devices=system.host.devices, **known)
 
 
 def _all(systems: int, one: float | None) -> float | None:

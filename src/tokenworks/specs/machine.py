@@ -35,7 +35,7 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class HostNode:
     """One host node of a machine; None where a number is not published: no step of serving reads it.
 
     Parameters
@@ -72,7 +72,7 @@ class Machine:
     family: str
     devices: int
     domain: int
-    host: Host
+    host: HostNode
     peak: Mapping[str, float]
     hbm_bytes: float
     hbm_bandwidth: float
