@@ -127,7 +127,7 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
         notes.append(config["_note"])
     towers: int | None = 0
     if family.text:
-        towers = vision.count(config.get("vision_config"), family.tower, stack.hidden, where)
+        towers = vision.count(outer, family.tower, stack.hidden)
         if towers is None:
             notes.append("there is a vision tower, but its config does not give its size: not counted")
         outer.ignore("vision_config", "tie_word_embeddings", "quantization_config", *family.outer)
