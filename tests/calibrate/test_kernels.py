@@ -35,13 +35,11 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> KernelRows:
     return KernelRows.read(tables(tmp_path_factory.mktemp("tables"), "h100_sxm", "b200_sxm"), "default")
 
 
-def timed(
-    shapes: KernelRows, truth: Calibration, spoil: Callable[[np.ndarray], np.ndarray] | None = None
-) -> KernelRows:
+def timed(shapes: KernelRows, truth: Calibration, spoil: Callable[[np.ndarray], np.ndarray] = np.asarray) -> KernelRows:
     """The same rows, as long as the cost functions say with `truth`."""
     rows = {
         name: [
-            dataclasses.replace(item, measured=(spoil or np.asarray)(item.predict(rates(item.machine, truth))))
+            dataclasses.replace(item, measured=spoil(np.asarray(item.predict(rates(item.machine, truth)))))
             for item in items
         ]
         for name, items in shapes.rows.items()

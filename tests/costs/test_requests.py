@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tokenworks.costs.requests import MeanRequest, batch, mean_of_requests, mean_request, prefix_tokens, stacked
+from tokenworks.costs.requests import batch, mean_of_requests, mean_request, prefix_tokens
 from tokenworks.specs.workload import Workload
 
 DRAWS, BLOCKS = 1_000_000, 50
@@ -119,11 +119,3 @@ def test_a_batch_is_sums_over_mean_requests() -> None:
     assert (step.decode, step.context, step.prefill, step.prefill_context) == (8.0, 8 * 110 * 1.5, 80.0, 80 * 80)
     assert step.prefix == 2 * 60
     assert batch(made, decode=8.0, prefill=0.0, lanes=2).prefix == 0
-
-
-def test_several_become_arrays() -> None:
-    one, other = mean_of_requests([100], [10]), mean_of_requests([200, 300], [20, 40])
-    both = stacked([one, other])
-    assert isinstance(both, MeanRequest)
-    np.testing.assert_array_equal(both.context, [one.context, other.context])
-    np.testing.assert_array_equal(both.uncached, [one.uncached, other.uncached])

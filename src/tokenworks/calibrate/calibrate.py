@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.factors import ALL, Factor, each, factors_of, turned
 from tokenworks.calibrate.fit import FitResult, Problem, fit
 from tokenworks.calibrate.leave_out import INTERVAL, Left, conformal, leave_out
@@ -19,7 +20,6 @@ from tokenworks.calibrate.own_machine import Played, families_of, own_factors
 from tokenworks.calibrate.power import PowerFit, fit_power
 from tokenworks.calibrate.score import errors
 from tokenworks.calibrate.validate import predict_all
-from tokenworks.costs.arrays import Floats
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import SHARED, Calibration, Family, Like, Power, number
 from tokenworks.specs.provenance import Quantity

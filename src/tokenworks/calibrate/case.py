@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.checkpoints import checkpoint, drafted
 from tokenworks.calibrate.measured import Point, Worker
-from tokenworks.costs.arrays import Floats
 from tokenworks.costs.rates import Rates, rates
 from tokenworks.costs.requests import mean_of_requests
 from tokenworks.engine.types import Requests

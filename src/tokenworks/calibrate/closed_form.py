@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.case import Skipped, case
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
 from tokenworks.costs import step
-from tokenworks.costs.arrays import Floats
 from tokenworks.costs.rates import rates
-from tokenworks.costs.requests import accepted_tokens, batch, stacked
+from tokenworks.costs.requests import accepted_tokens, batch
 from tokenworks.costs.split import Split
 from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.engine import Engine
@@ -93,16 +93,16 @@ def _bunch(members: list[tuple[int, Point, Any]], predictions: Sequence[Predicte
         name: np.tile([getattr(Split.of(role), name) for role in roles], 2)
         for name in ("tp", "pp", "dp", "ep", "expert_tp", "redundant", "kv_bytes", "draft_tokens")
     }
-    request = stacked([made.site.request for _, _, made in members])
-    steps = [
-        batch(request, decode=decoding, prefill=prefill, lanes=1.0)
-        for decoding, prefill in ((batches, 0.0), (0.0 * batches if alone else batches, request.isl))
+    requests = [made.site.request for _, _, made in members]
+    decodes = [batch(one, decode=many, prefill=0.0, lanes=1.0) for one, many in zip(requests, batches, strict=True)]
+    others = [
+        batch(one, decode=0.0 if alone else many, prefill=one.isl, lanes=1.0)
+        for one, many in zip(requests, batches, strict=True)
     ]
-    load = step.Batch(*(np.concatenate([getattr(one, field.name) + 0.0 * batches for one in steps])
-                        for field in dataclasses.fields(step.Batch)))  # fmt: skip
+    load = step.Batch(*np.column_stack([dataclasses.astuple(one) for one in decodes + others]))
     return Bunch(
         model=site.model, machine=site.machine, engine=site.engine, at=np.array([i for i, _, _ in members]),
-        split=Split(**split), load=load, batch=batches, osl=np.asarray(request.osl),
+        split=Split(**split), load=load, batch=batches, osl=np.array([one.osl for one in requests]),
         drafts=np.array([p.drafts for p in points]),
         alone=alone, disaggregated=apart,
     )  # fmt: skip

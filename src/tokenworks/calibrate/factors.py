@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworks.costs.arrays import Floats
+from tokenworks.arrays import Floats
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, Family
 from tokenworks.specs.provenance import Quantity

@@ -8,12 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.closed_form import Bunch, bunches, tpots
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
 from tokenworks.calibrate.score import STARVED
-from tokenworks.costs.arrays import Floats
 from tokenworks.specs.calibration import Calibration
 
 STEP = 0.02

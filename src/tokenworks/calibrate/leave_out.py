@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.factors import Factor
 from tokenworks.calibrate.fit import Problem, fit
 from tokenworks.calibrate.measured import Point
-from tokenworks.costs.arrays import Floats
 from tokenworks.specs.calibration import Calibration
 
 By = Literal["system", "model"]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.case import Skipped, case
 from tokenworks.calibrate.factors import LATENCIES, SHARED, UTILISATIONS, Factor, turned
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.validate import predict_some
-from tokenworks.costs.arrays import Floats
 from tokenworks.specs.calibration import Calibration, number
 
 TURN = 0.5

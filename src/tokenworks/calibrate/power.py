@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.leave_out import INTERVAL, conformal
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
-from tokenworks.costs.arrays import Floats
 from tokenworks.specs.calibration import Power, number
 from tokenworks.specs.provenance import Quantity
 

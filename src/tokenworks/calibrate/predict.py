@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.case import Case, Skipped, case
 from tokenworks.calibrate.measured import Counted, Point
 from tokenworks.costs import step
-from tokenworks.costs.arrays import Floats
 from tokenworks.costs.power import roof_use
 from tokenworks.costs.requests import accepted_tokens, batch, mean_of_requests
 from tokenworks.costs.split import Split

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenworks.arrays import Bools
 from tokenworks.costs.memory import Memory, memory
-from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
+from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.specs.deployment import Role
 
 # Elements that share one scale along the width that expert-tp cuts; a cut inside a block would need a scale of its own.
@@ -30,7 +31,7 @@ class Broken:
 class Verdict:
     """Of one rule: which points keep it, and the words for a single point that does not."""
 
-    kept: Array
+    kept: Bools
     why: Callable[[], str]
 
 
@@ -68,7 +69,7 @@ def rule(kind: dict[str, Rule]) -> Callable[[Rule], Rule]:
     return enter
 
 
-def judge(proposal: Proposal, rules: dict[str, Rule]) -> tuple[Array, dict[str, int]]:
+def judge(proposal: Proposal, rules: dict[str, Rule]) -> tuple[Bools, dict[str, int]]:
     """Which points keep all rules, and how many break each rule first."""
     kept = np.ones(len(proposal.points), dtype=bool)
     broken: dict[str, int] = {}
@@ -356,7 +357,7 @@ def weights_fit(proposal: Proposal) -> Verdict:
         short, usable = -np.max(room.kv) / 1e9, np.max(room.usable) / 1e9
         return f"short by {short:.1f} GB a device: {parts} GB; usable {usable:.1f} GB: take more devices, or ep above 1"
 
-    return Verdict(room.kv > 0, why)
+    return Verdict(np.asarray(room.kv > 0), why)
 
 
 @rule(MEMORY)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenworks.arrays import FloatArray
 from tokenworks.costs.memory import Memory, weight_bytes
 from tokenworks.costs.split import Split
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal import splits
-from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
+from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
 from tokenworks.specs import load
 from tokenworks.specs.compose import times
@@ -192,7 +193,7 @@ def _shaped(points: Points, setting: Setting) -> tuple[Points, Memory]:
 
 
 def _width(points: Points, room: Memory, row: int, setting: Setting) -> Width:
-    def of(values: Array | float) -> float:
+    def of(values: FloatArray) -> float:
         return float(np.broadcast_to(values, len(points))[row])
 
     replicas = int(splits.replicas(points.devices, setting)[row])

@@ -10,7 +10,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
 from tokenworks.costs.requests import MeanRequest, mean_request
 from tokenworks.specs.slo import PERCENTILE, Slo
 from tokenworks.specs.workload import Workload

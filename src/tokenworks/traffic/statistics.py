@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.specs.trace import FloatArray, IntArray, Trace
+from tokenworks.arrays import Floats, Ints
+from tokenworks.specs.trace import Trace
 from tokenworks.traffic.distance import reuses
 
 SHARES = (0.5, 0.9, 0.99, 1.0)
@@ -24,7 +25,7 @@ class Spread:
     total: float
 
     @classmethod
-    def of(cls, values: FloatArray | IntArray) -> Spread:
+    def of(cls, values: Floats | Ints) -> Spread:
         """The spread of values; quantiles are interpolated linearly."""
         p50, p90, p99 = np.percentile(values, [50, 90, 99])
         total = float(values.sum(dtype=np.float64))

@@ -14,12 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from tokenworks import units
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.calibrate import write_file
 from tokenworks.calibrate.factors import Factor, changed, quantities, turned
 from tokenworks.calibrate.fit import fit
 from tokenworks.calibrate.kernels.operations import OPERATIONS, Operation, Rows
 from tokenworks.calibrate.kernels.tables import WHEEL, Tables, Used
-from tokenworks.costs.arrays import Floats
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.calibration import Calibration, number

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tokenworks.arrays import FloatArray, Floats
 from tokenworks.calibrate.kernels.tables import Frame, Tables
 from tokenworks.costs import collectives, moe, parts
-from tokenworks.costs.arrays import FloatArray, Floats
 from tokenworks.costs.kernels import Gemm, Kernels
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.roofline import compute_dtype

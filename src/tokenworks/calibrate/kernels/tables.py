@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworks.costs.arrays import Floats
+from tokenworks.arrays import Floats
 from tokenworks.errors import SpecError
 
 WHEEL = "aiconfigurator-core"
