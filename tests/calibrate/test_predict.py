@@ -8,7 +8,7 @@ import pytest
 
 from tests.calibrate.cases import DISAGG, table
 from tokenworks.calibrate.calibrate import calibrate, write
-from tokenworks.calibrate.case import machine_of
+from tokenworks.calibrate.case_machine import machine_of
 from tokenworks.calibrate.closed_form import bunches, tpots
 from tokenworks.calibrate.factors import Factor, factors_of, turned
 from tokenworks.calibrate.fit import Problem, fit

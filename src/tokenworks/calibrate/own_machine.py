@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.calibrate.case import Skipped, case
+from tokenworks.calibrate.case import case
+from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.factors import LATENCIES, SHARED, UTILISATIONS, Factor, turned
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.validate import predict_some

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenworks.calibrate.case import Case, Skipped, case
+from tokenworks.calibrate.case import Case, case
+from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.measured import Counted, Point
 from tokenworks.costs import step
 from tokenworks.costs.arrays import Floats
