@@ -23,6 +23,9 @@ TURNS, ENOUGH = 8, 1e-3
 NOISE = 0.08
 """Log error that points have by themselves: two releases of one benchmark differ by so much (80 % within 10 %)."""
 
+LEAST_POINTS = 3
+"""Fewer points than this calibrate nothing."""
+
 ROBUST = 0.15
 """Log error beyond which a point counts linearly, not as its square: wrong rows must not lead."""
 

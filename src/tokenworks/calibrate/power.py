@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenworks.calibrate.leave_out import INTERVAL, conformal
+from tokenworks.calibrate.leave_out import conformal
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
+from tokenworks.calibrate.quantities import fitted, spread
 from tokenworks.costs.arrays import Floats
 from tokenworks.specs.calibration import Power, number
-from tokenworks.specs.provenance import Quantity
 
 FREEDOM = 0.5
 """How far a share may lie from its prior, as a log-deviation [-]."""
@@ -87,11 +87,10 @@ def fit_power(points: Sequence[Point], predictions: Sequence[Predicted], prior: 
         own = names == system
         unseen[own] = _errors(uses[own], drawn[own], _solve(uses[~own], drawn[~own], start))[0]
     inside = _errors(uses, drawn, found)[0]
-    spread = conformal(unseen if systems else inside)
-    made = {name: _fitted(f"{value:.3g}", getattr(prior, name), source) for name, value in
-            zip(SHARES, np.exp(found), strict=True)}  # fmt: skip
     how = "systems left out of the fit" if systems else "in sample: one system only"
-    made["spread"] = _fitted(f"{spread:.2f}", None, f"{how}: {100 * INTERVAL:.0f} % of {len(rows)} points within it")
+    made = {"spread": spread(round(conformal(unseen if systems else inside), 2), f"{how}: {len(rows)} points")}
+    for name, value in zip(SHARES, np.exp(found).tolist(), strict=True):
+        made[name] = fitted(getattr(prior, name).model_copy(update={"value": value}), source)
     left = [
         LeftPower(str(system), int((names == system).sum()), _median(unseen[names == system]),
                   math.expm1(float(np.median(unseen[names == system]))))
@@ -129,8 +128,3 @@ def _solve(uses: Floats, drawn: Floats, start: Floats) -> Floats:
 
 def _median(errors: Floats) -> float:
     return float(np.median(np.abs(np.expm1(errors))))
-
-
-def _fitted(text: str, prior: Quantity | None, source: str) -> Quantity:
-    note = f"prior {prior.written}: {prior.source}" if prior else ""
-    return Quantity(value=float(text), status="derived", source=source, note=note, written=text)

@@ -42,7 +42,7 @@ class Validation:
         """Points that were predicted."""
         return [(p, said) for p, said in zip(self.table.points, self.predictions, strict=True) if not said.why]
 
-    def summary(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
         """Plain data: errors by metric and by group, baselines, and why points were left out."""
         pairs, points = self.pairs, self.table.points
         taken = Counter(what for _, said in pairs for what in said.assumed)

@@ -182,12 +182,12 @@ def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str
     match detail["type"]:
         case "extra_forbidden":
             known = _keys(spec_type, location[:-1])
-            return path, "unknown key", _nearest(str(location[-1]), known) or f"known: {', '.join(known)}"
+            return path, "unknown key", nearest(str(location[-1]), known) or f"known: {', '.join(known)}"
         case "missing":
             return path, "is missing", ""
         case "literal_error":
             expected = context["expected"]
-            return path, f"{shown} is not one of {expected}", _nearest(str(value), re.findall(r"'(.+?)'", expected))
+            return path, f"{shown} is not one of {expected}", nearest(str(value), re.findall(r"'(.+?)'", expected))
         case "value_error":
             return path, str(context["error"]), ""
         case "model_type" | "dict_type":
@@ -211,7 +211,8 @@ def _keys(spec_type: Any, location: list[Any]) -> list[str]:
     return list(getattr(spec_type, "model_fields", ()))
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
+    """The question whether the nearest known word was meant; empty where none is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else ""
 
