@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tests.calibrate.cases import DISAGG, table
-from tokenworks.calibrate.calibrate import calibrate, write
-from tokenworks.calibrate.case import machine_of
+from tokenworks.calibrate.calibrate import calibrate
+from tokenworks.calibrate.case_machine import machine_of
 from tokenworks.calibrate.closed_form import bunches, tpots
 from tokenworks.calibrate.factors import Factor, factors_of, turned
+from tokenworks.calibrate.file import write
 from tokenworks.calibrate.fit import Problem, fit
 from tokenworks.calibrate.measured import Point, read_points
 from tokenworks.calibrate.validate import predict_all
@@ -126,7 +127,7 @@ def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
     assert made.power is not None
     assert again.power.hbm.value == made.power.power.hbm.value
     assert {left.group for left in made.systems} == {"h100", "h200"} == {left.group for left in made.power.systems}
-    summary = made.summary()
+    summary = made.plain()
     assert summary["tpot_in_sample"]["mape"] <= summary["tpot_before"]["mape"]
     assert len(made.ablation()) == summary["constants"]
 

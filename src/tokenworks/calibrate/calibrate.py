@@ -1,34 +1,25 @@
-"""Fit a calibration on measured points, and write it as a catalog file with its errors and its provenance."""
+"""Fit a calibration on measured points: constants of device families, their intervals, and how good they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import yaml
 
 from tokenworks.arrays import Floats
-from tokenworks.calibrate.factors import ALL, Factor, each, factors_of, turned
-from tokenworks.calibrate.fit import FitResult, Problem, fit
-from tokenworks.calibrate.leave_out import INTERVAL, Left, conformal, leave_out
+from tokenworks.calibrate.factors import factors_of, turned
+from tokenworks.calibrate.fit import LEAST_POINTS, FitResult, Problem, fit
+from tokenworks.calibrate.leave_out import Left, conformal, leave_out
 from tokenworks.calibrate.measured import Point
-from tokenworks.calibrate.own_machine import Played, families_of, own_factors
 from tokenworks.calibrate.power import PowerFit, fit_power
-from tokenworks.calibrate.score import errors
+from tokenworks.calibrate.quantities import rounded, spread
+from tokenworks.calibrate.score import errors_of_logs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import SHARED, Calibration, Family, Like, Power, number
+from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.provenance import Quantity
-from tokenworks.specs.save import saved
-
-LEAST_POINTS = 3
-"""Fewer points than this calibrate nothing."""
-
-DIGITS = 3
 
 Say = Callable[[str], None]
 
@@ -47,7 +38,7 @@ class Calibrated:
     systems: list[Left]
     power: PowerFit | None = None
 
-    def summary(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
         """Plain data: how many constants, each one's turn, errors before, after and left out."""
         before = self.problem.errors([], np.zeros(0))
         return {
@@ -57,8 +48,8 @@ class Calibrated:
             "fitted_on": self.calibration.fitted_on,
             "data_sha256": self.calibration.data_sha256,
             "constants": len(self.fit.factors),
-            "tpot_before": _scored(before),
-            "tpot_in_sample": _scored(self.fit.errors),
+            "tpot_before": errors_of_logs(before),
+            "tpot_in_sample": errors_of_logs(self.fit.errors),
             "left_out_systems": [left.plain() for left in self.systems],
             "factors": {
                 factor.name: float(np.exp(turn)) for factor, turn in zip(self.fit.factors, self.fit.theta, strict=True)
@@ -69,11 +60,11 @@ class Calibrated:
 
     def ablation(self) -> list[dict[str, Any]]:
         """In-sample TPOT error without each constant, the others as fitted: worst first."""
-        whole, rows = _scored(self.fit.errors), []
+        whole, rows = errors_of_logs(self.fit.errors), []
         for j, factor in enumerate(self.fit.factors):
             theta = self.fit.theta.copy()
             theta[j] = 0.0
-            found = _scored(self.problem.errors(self.fit.factors, theta))
+            found = errors_of_logs(self.problem.errors(self.fit.factors, theta))
             rows.append({"without": factor.name, "median_ape": found["median_ape"], "mape": found["mape"],
                          "mape_lost": found["mape"] - whole["mape"]})  # fmt: skip
         return sorted(rows, key=lambda row: -row["mape_lost"])
@@ -105,7 +96,7 @@ def calibrate(
         leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors)
     )
     source = f"fit of {len(factors)} factors on {fitted_on}"
-    made = _rounded(turned(start, factors, whole.theta), factors, source)
+    made = rounded(turned(start, factors, whole.theta), factors, source)
     made = made.model_copy(
         update={
             "name": name,
@@ -145,104 +136,6 @@ def problem_of(
     return replace(problem, calibration=prior.standalone(problem.families))
 
 
-@dataclass(frozen=True)
-class Own:
-    """A calibration of one's own machine, and what it came from.
-
-    before, unseen : log errors, TPOT of each point and then TTFT: with the prior, and by a fit without that point
-    """
-
-    calibration: Calibration
-    prior: Calibration
-    fit: FitResult
-    before: Floats
-    unseen: Floats
-
-    def summary(self) -> dict[str, Any]:
-        """Plain data: how many constants, each one's turn, errors before, after and of each point left out."""
-        made: dict[str, Any] = {key: getattr(self.calibration, key) for key in ("name", "grade", "fitted_on")}
-        made |= {"data_sha256": self.calibration.data_sha256, "prior": self.prior.name}
-        made["constants"] = len(self.fit.factors)
-        stages = {"before": self.before, "in_sample": self.fit.errors, "left_out": self.unseen}
-        for metric, half in (("tpot", 0), ("ttft", 1)):
-            for stage, log_errors in stages.items():
-                own = np.split(log_errors, 2)[half]
-                made[f"{metric}_{stage}"] = _scored(own) if np.isfinite(own).any() else None
-        turns = zip(self.fit.factors, self.fit.theta, strict=True)
-        made["factors"] = {factor.name: float(np.exp(turn)) for factor, turn in turns}
-        made["spreads"] = {name: self.calibration.families[name].spread.value for name in self.calibration.graded}
-        return made
-
-
-def calibrate_own(
-    points: Sequence[Point], prior: Calibration, *, name: str, fitted_on: str, data_sha256: str, say: Say | None = None
-) -> Own:
-    """Fit the factors of one's own machine on a few points, each simulated anew; leave out each for the interval.
-
-    TPOT and TTFT count alike, and points of any load do.
-    """
-    usable = [point for point in points if point.measured.tpot]
-    if len(usable) < LEAST_POINTS:
-        raise SpecError(f"{len(usable)} points have a TPOT", hint=f"at least {LEAST_POINTS} of them are needed")
-    families = families_of(usable, prior)
-    start = prior.standalone(families)
-    played = Played(usable, start)
-    before = played.errors([], np.zeros(0))
-    if not np.isfinite(before).any():
-        raise SpecError("none of the points can be predicted", hint="`validate` says why")
-    factors = played.felt(own_factors(families, start))
-    if say:
-        say(f"fitting {len(factors)} constants")
-    whole, unseen = fit(played, factors), np.full(len(before), np.nan)
-    for left in range(len(usable)):
-        if say:
-            say(f"fitting without {usable[left].id}")
-        seen = played.without(left)
-        unseen = np.where(seen, unseen, fit(played, factors, use=seen).errors)
-    source = f"fit of {len(factors)} factors on {fitted_on}"
-    made = _rounded(turned(start, factors, whole.theta), factors, source)
-    known = unseen[np.isfinite(unseen)]
-    spread = _spread(round(conformal(known), 2), f"each of {len(usable)} points left out of the fit, TPOT and TTFT")
-    own = {family: made.families[family].model_copy(update={"spread": spread}) for family in families}
-    made = made.model_copy(
-        update={
-            "name": name, "title": f"Fitted on {fitted_on}", "grade": "end-to-end-calibrated", "fitted_on": fitted_on,
-            "data_sha256": data_sha256, "graded": tuple(families), "families": made.families | own,
-        }
-    )  # fmt: skip
-    return Own(made, prior, whole, before, unseen)
-
-
-def _scored(log_errors: Floats) -> dict[str, Any]:
-    ratios = np.exp(log_errors[np.isfinite(log_errors)])
-    found = errors([(float(ratio), 1.0, 1.0) for ratio in ratios])
-    assert found is not None
-    return {key: value for key, value in asdict(found).items() if key != "inside_interval"}
-
-
-# ── provenance ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _rounded(made: Calibration, factors: Sequence[Factor], source: str) -> Calibration:
-    """Fitted numbers to three digits, each with its source."""
-    for field in dict.fromkeys(factor.field for factor in factors):  # several factors may turn one number
-        turning = [factor for factor in factors if factor.field == field]
-        names = tuple(dict.fromkeys(name for factor in turning for name in factor.families))
-        label = ALL if any(factor.label == ALL for factor in turning) else ""
-        made = each(made, Factor(names, field, 0.0, label), partial(_fitted, source=source))
-    return made
-
-
-def _fitted(found: Quantity, source: str) -> Quantity:
-    """What was turned still has the words of its prior, which become the note."""
-    value = float(f"{number(found):.{DIGITS}g}")
-    written = f"{1e6 * value:.{DIGITS}g} us" if found.unit == "s" else f"{value:.{DIGITS}g}"
-    return Quantity(
-        value=value, status="derived", source=source, note=f"prior {found.written}: {found.source}", written=written,
-        unit=found.unit,
-    )  # fmt: skip
-
-
 def _spreads(made: Calibration, problem: Problem, unseen: Floats, *, left_out: bool) -> dict[str, Any]:
     """The 80 % interval of each family, from errors that no fit had seen; others keep theirs, or the widest."""
     families, widest, drafted = dict(made.families), 1.0, [np.zeros(0)]
@@ -255,16 +148,16 @@ def _spreads(made: Calibration, problem: Problem, unseen: Floats, *, left_out: b
         mine = errors[~drafts] if (~drafts).any() else errors
         width = round(conformal(mine), 2)
         widest = max(widest, width)
-        families[name] = families[name].model_copy(update={"spread": _spread(width, f"{how}: {len(mine)} points")})
+        families[name] = families[name].model_copy(update={"spread": spread(width, f"{how}: {len(mine)} points")})
         drafted.append(np.abs(errors[drafts]) / np.log(width))
     found: dict[str, Any] = {}
     wider = np.concatenate(drafted)
     if len(wider) >= LEAST_POINTS:
         ratio = round(max(1.0, float(np.log(conformal(wider)))), 2)
-        found["draft_widening"] = _spread(ratio, f"{how}: {len(wider)} points with drafts")
+        found["draft_widening"] = spread(ratio, f"{how}: {len(wider)} points with drafts")
     borrowed = {
         name: like if (like.spread.value or 1.0) >= widest or like.like not in problem.families
-        else like.model_copy(update={"spread": _spread(widest, f"the widest of the measured families; {how}")})
+        else like.model_copy(update={"spread": spread(widest, f"the widest of the measured families; {how}")})
         for name, like in made.borrowed.items()
     }  # fmt: skip
     return {"families": families, "borrowed": borrowed, **found}
@@ -280,77 +173,4 @@ def _ttft_spread(points: Sequence[Point], made: Calibration, say: Say | None) ->
     ]
     if len(ratios) < LEAST_POINTS:
         return {}
-    return {"ttft_spread": _spread(round(conformal(np.log(ratios)), 2), f"{len(ratios)} points of any load")}
-
-
-def _spread(width: float, how: str) -> Quantity:
-    text = f"{width:g}"
-    return Quantity(value=width, status="derived", source=f"{how}: {100 * INTERVAL:.0f} % within it", written=text)
-
-
-# ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def write(made: Calibrated, path: Path) -> None:
-    """As a catalog file, the errors above it."""
-    summary, calibration = made.summary(), made.calibration
-    lines = [
-        f"# {calibration.title}. {summary['constants']} constants, regularised least squares on log TPOT error,",
-        f"# starting from calibration {made.prior.name}. Median TPOT error {_percent(summary['tpot_before'])} before, "
-        f"{_percent(summary['tpot_in_sample'])} in sample.",
-    ]
-    lines += [
-        f"# Left out {left.group}: {left.n} points, median error {100 * left.median_ape:.1f} % "
-        f"({100 * left.before_median_ape:.1f} % before), bias {100 * left.bias:+.0f} %."
-        for left in made.systems
-    ]
-    if made.power:
-        lines.append(
-            f"# Mean power: {made.power.n} points, median error {_percent(made.power.plain())} in sample; left out: "
-            + ", ".join(f"{left.group} {100 * left.median_ape:.0f} %" for left in made.power.systems)
-        )
-    write_file(calibration, lines, path)
-
-
-def write_own(made: Own, path: Path) -> None:
-    """As a catalog file, the errors above it."""
-    found, title = made.summary(), made.calibration.title
-    lines = [f"# {title}. {found['constants']} constants, starting from calibration {made.prior.name}."]
-    for metric, label in (("tpot", "TPOT"), ("ttft", "TTFT")):
-        stages = [found[f"{metric}_{stage}"] for stage in ("before", "in_sample", "left_out")]
-        if all(stages):
-            before, fitted, left = map(_percent, stages)
-            lines.append(f"# Median {label} error {before} before, {fitted} in sample, {left} of each point left out.")
-    write_file(made.calibration, lines, path)
-
-
-def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> None:
-    """As a catalog file: numbers as written, each with its source, below lines of comment."""
-    data: dict[str, Any] = {
-        key: getattr(calibration, key) for key in ("name", "title", "grade", "fitted_on", "data_sha256")
-    }
-    data["graded"] = list(calibration.graded)
-    data |= {key: _plain(getattr(calibration, key)) for key in SHARED}
-    data |= {key: _plain(getattr(calibration, key)) for key in ("power", "draft_widening", "ttft_spread")}
-    data["families"] = {name: _plain(family) for name, family in calibration.families.items()}
-    data["borrowed"] = {name: _plain(like) for name, like in calibration.borrowed.items()}
-    if calibration.lent:
-        data["lent"] = {name: _plain(family) for name, family in calibration.lent.items()}
-    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=None)
-    with saved(path) as part:
-        part.write_text("\n".join(lines) + "\n" + text, encoding="utf-8")
-
-
-def _percent(found: dict[str, Any]) -> str:
-    return f"{100 * found['median_ape']:.1f} %"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Quantity):
-        made = {"value": value.written, "status": value.status, "source": value.source}
-        return made | ({"note": value.note} if value.note else {})
-    if isinstance(value, (Family, Like, Power)):
-        return {key: _plain(item) for key, item in value}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+    return {"ttft_spread": spread(round(conformal(np.log(ratios)), 2), f"{len(ratios)} points of any load")}

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from tokenworks.arrays import Floats
-from tokenworks.calibrate.case import Skipped, case
+from tokenworks.calibrate.case import case
+from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
 from tokenworks.costs import step

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.arrays import Floats
-from tokenworks.calibrate.case import Case, Skipped, case
+from tokenworks.calibrate.case import Case, case
+from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.measured import Counted, Point
 from tokenworks.costs import step
 from tokenworks.costs.power import roof_use

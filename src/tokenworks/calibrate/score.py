@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.measured import Measured, Point
 from tokenworks.calibrate.predict import Predicted
 
@@ -53,6 +54,13 @@ def errors(reads: Sequence[Reads]) -> Errors | None:
         p90_ape=float(np.quantile(off, 0.9)),
         inside_interval=float(inside.mean()),
     )
+
+
+def errors_of_logs(log_errors: Floats) -> dict[str, Any]:
+    """The same of log(predicted / measured), as plain data without intervals; NaN counts as not there."""
+    found = errors([(float(ratio), 1.0, 1.0) for ratio in np.exp(log_errors[np.isfinite(log_errors)])])
+    assert found is not None
+    return {key: value for key, value in asdict(found).items() if key != "inside_interval"}
 
 
 def reads(pairs: Iterable[Pair], metric: str) -> list[Reads]:

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tokenworks.calibrate.measured import Point, Table
+from tokenworks.calibrate.measured import Point, PointTable
 from tokenworks.calibrate.predict import Predicted, predict
 from tokenworks.calibrate.score import STARVED, grouped, little, ranking, scored
 from tokenworks.specs.calibration import Calibration
@@ -33,7 +33,7 @@ SLICE = 40
 class Validation:
     """Measured points, and what was predicted of each."""
 
-    table: Table
+    table: PointTable
     calibration: Calibration
     predictions: tuple[Predicted, ...]
 
@@ -42,7 +42,7 @@ class Validation:
         """Points that were predicted."""
         return [(p, said) for p, said in zip(self.table.points, self.predictions, strict=True) if not said.why]
 
-    def summary(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
         """Plain data: errors by metric and by group, baselines, and why points were left out."""
         pairs, points = self.pairs, self.table.points
         taken = Counter(what for _, said in pairs for what in said.assumed)
@@ -119,7 +119,7 @@ def sha256(paths: Iterable[str | Path]) -> str:
     return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
 
 
-def validate(table: Table, calibration: Calibration, *, say: Callable[[str], None] | None = None) -> Validation:
+def validate(table: PointTable, calibration: Calibration, *, say: Callable[[str], None] | None = None) -> Validation:
     """Predict measured points by simulation.
 
     Parameters

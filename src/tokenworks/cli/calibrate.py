@@ -141,7 +141,8 @@ class _Table:
             emit({"leave_out": by, "groups": groups}, output)
 
     def calibrate(self, name: str, out: Path | None, output: Output, *, ablation: bool) -> None:
-        from tokenworks.calibrate.calibrate import calibrate, write
+        from tokenworks.calibrate.calibrate import calibrate
+        from tokenworks.calibrate.file import write
         from tokenworks.calibrate.validate import sha256
 
         with progress("calibrating") as say:
@@ -149,7 +150,7 @@ class _Table:
                 self.points, self.start, name=name, fitted_on=_names(self.data), data_sha256=sha256(self.data),
                 without=self.without, only_assumed=self.only_assumed, say=say, unseen_prior=self.unseen,
             )  # fmt: skip
-            found = made.summary() | ({"ablation": made.ablation()} if ablation else {})
+            found = made.plain() | ({"ablation": made.ablation()} if ablation else {})
             if out:
                 write(made, out)
                 notes().print(f"wrote {out}")
@@ -163,7 +164,8 @@ def _own(
     data: tuple[Path, ...], deployment: Path, start: Calibration, *, name: str, out: Path | None, output: Output
 ) -> None:
     """A fit on a user's own results."""
-    from tokenworks.calibrate.calibrate import calibrate_own, write_own
+    from tokenworks.calibrate.file import write_own
+    from tokenworks.calibrate.own_machine import calibrate_own
     from tokenworks.calibrate.validate import sha256
 
     points = measured(data, deployment).points
@@ -174,9 +176,9 @@ def _own(
             write_own(made, out)
             notes().print(f"wrote {out}")
     if output == "table":
-        _print_own(made.summary())
+        _print_own(made.plain())
     else:
-        emit(made.summary(), output)
+        emit(made.plain(), output)
 
 
 def _kernel_rows(which: Literal["default", "all"], tables: Path | None) -> KernelRows:

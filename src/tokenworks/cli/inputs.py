@@ -23,7 +23,7 @@ from tokenworks.specs.workload import Workload
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from tokenworks.calibrate.measured import Table
+    from tokenworks.calibrate.measured import PointTable
 
 CLASS_HINT = "a workload lists `classes`, a trace names the `class` of a row"
 
@@ -153,7 +153,7 @@ class Source:
         return made(described, rate, concurrency, requests=self.requests, seed=self.seed)
 
 
-def measured(data: Sequence[Path], deployment: Path | None, limit: int | None = None) -> Table:
+def measured(data: Sequence[Path], deployment: Path | None, limit: int | None = None) -> PointTable:
     """The points of CSV files and benchmark results; what had to be assumed of them goes to stderr."""
     from tokenworks.calibrate.own_results import measured_table
 

@@ -58,7 +58,7 @@ def validate(
         made = run(points, against, say=say)
     if out:
         _write(made.rows(), out)
-    summary = made.summary()
+    summary = made.plain()
     if output == "table":
         _print_head(summary, str(data[0]) if len(data) == 1 else f"{len(data)} files")
         _print_points(made.rows()) if deployment else _print_groups(summary)

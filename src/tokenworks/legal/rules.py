@@ -222,15 +222,16 @@ def experts_cover_instance(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def engine_lays_experts_out(proposal: Proposal) -> Verdict:
-    """The engine can place experts so: vLLM has ep = 1 or tp x dp; TensorRT-LLM has dp = 1 or tp = 1."""
-    p, engine = proposal.points, proposal.setting.engine.name
-    can = {"vllm": (p.ep == 1) | (p.expert_tp == 1), "trtllm": (p.dp == 1) | (p.tp == 1)}
-    words = {"vllm": "--enable-expert-parallel sets ep = tp x dp", "trtllm": "enable_attention_dp sets tp = 1"}
+    """The engine can place experts so: some can set only one of two widths above 1 (catalog/engines)."""
+    p, engine = proposal.points, proposal.setting.engine
+    layout = engine.expert_layout
+    if layout is None or proposal.setting.experts is None:
+        return Verdict(np.ones_like(p.tp, dtype=bool), lambda: "")
     return Verdict(
-        can.get(engine, np.ones_like(p.tp, dtype=bool)) | (proposal.setting.experts is None),
+        np.sum([getattr(p, width) > 1 for width in layout.one_of], axis=0) <= 1,
         lambda: (
-            f"{engine} cannot run tp={p.tp[0]}, dp={p.dp[0]}, ep={p.ep[0]}, expert_tp={p.expert_tp[0]}: "
-            f"{words[engine]}; take such widths, or --engine sglang"
+            f"{engine.name} cannot run tp={p.tp[0]}, dp={p.dp[0]}, ep={p.ep[0]}, expert_tp={p.expert_tp[0]}: "
+            f"{layout.why}; take such widths, or --engine {layout.instead}"
         ),
     )
 

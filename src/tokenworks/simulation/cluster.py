@@ -101,7 +101,7 @@ def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, ma
         draft_tokens=role.draft_tokens,
         tokens_per_step=float(accepted_tokens(role.draft_tokens, site.rates.acceptance)),
         prefix_caching=prefix_caching,
-        policy="vllm" if site.engine.mixing == "mixed" else "sglang",
+        policy=site.engine.scheduler,
     )
     return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name, role.parallel.pp)
 

@@ -184,7 +184,7 @@ def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str
     match detail["type"]:
         case "extra_forbidden":
             known = list(getattr(holder, "model_fields", ()))
-            message, hint = "unknown key", _nearest(str(location[-1]), known) or f"known: {', '.join(known)}"
+            message, hint = "unknown key", nearest(str(location[-1]), known) or f"known: {', '.join(known)}"
         case "missing":
             message = "is missing"
         case "literal_error":
@@ -205,7 +205,7 @@ def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str
 def _one_of(value: Any, expected: str) -> tuple[str, str]:
     """Message and hint for a word that is none of those expected, as pydantic quotes them."""
     known = re.findall(r"'(.+?)'", expected)
-    return f"{short(repr(value))} is not one of {expected}", _nearest(str(value), known)
+    return f"{short(repr(value))} is not one of {expected}", nearest(str(value), known)
 
 
 def _walk(spec_type: Any, location: list[Any]) -> tuple[list[Any], Any]:
@@ -240,7 +240,8 @@ def _tags(kind: Any) -> set[str]:
     return {word for choice in words if len(choice) == 1 for word in choice}
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
+    """The question whether the nearest known word was meant; empty where none is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else ""
 
