@@ -24,7 +24,7 @@ LOSS = Loss(noise=0.1, robust=0.2)
 """A measured power has a log error of so much by itself; assumed, as is the one beyond which a point must not lead."""
 
 TURNS, ENOUGH = 60, 1e-13
-"""Three shares are found to the last digit in no time: turns at most, and the share of the cost that ends them [-]."""
+"""Turns at most, and the share of the cost below which another one gains too little [-]: three shares cost no time."""
 
 LEAST_POINTS = 6
 """Fewer points with energy than this fit nothing."""
