@@ -121,7 +121,7 @@ def test_the_file_is_a_calibration_with_its_errors_and_hashes(shapes: KernelRows
     made = timed(shapes, PRIOR).fit(PRIOR, name="mine")
     write_fit(made, tmp_path / "mine.yaml")
     again = load_calibration(str(tmp_path / "mine.yaml"))
-    assert again == made.calibration
+    assert again == made.calibration.model_copy(update={"sources": again.sources})  # the table is the file's
     assert again.grade_of("nvidia-hopper") == "kernel-calibrated"
     assert again.grade_of("amd-cdna3") == "datasheet"
     text = (tmp_path / "mine.yaml").read_text()

@@ -26,7 +26,7 @@ TURN = 0.5
 """Log difference that shows whether a factor matters to any of the points."""
 
 FELT = 1e-4
-"""Log error that counts as a change."""
+"""Log error that counts as a change: far below what two runs differ by."""
 
 TAIL = 1.2816
 """Standard deviations of a normal distribution within which 80 % of it lie [-]."""

@@ -18,12 +18,14 @@ from tokenworks.calibrate.quantities import fitted, spread
 from tokenworks.specs.calibration import Power, number
 
 FREEDOM = 0.5
-"""How far a share may lie from its prior, as a log-deviation [-]."""
+"""How far a share may lie from its prior, as a log-deviation; assumed, as no prior rests on a measurement [-]."""
 
 LOSS = Loss(noise=0.1, robust=0.2)
 """A measured power has a log error of so much by itself; assumed, as is the one beyond which a point must not lead."""
 
 TURNS, ENOUGH = 60, 1e-13
+"""Turns at most, and the share of the cost below which another one gains too little [-]: three shares cost no time."""
+
 LEAST_POINTS = 6
 """Fewer points with energy than this fit nothing."""
 

@@ -25,10 +25,10 @@ from tokenworks.simulation.energy import Used, used
 from tokenworks.specs.calibration import Calibration, number
 
 FEW = 0.02
-"""Share of requests that may be refused for their length: the longest of those that are drawn, not measured [-]."""
+"""Share of requests that may be refused for their length, the longest of those that are drawn; assumed [-]."""
 
 CROWDED = 0.5
-"""Share of the contexts of all running sequences that must find room beside what a sequence holds by itself [-]."""
+"""Share of the contexts of all running sequences that must find room beside their states; assumed [-]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ EXAMPLES = 5
 """Reasons of a kind that the summary tells; the table of `rows` has every point's."""
 
 PROCESSES = 2
+"""Processes that predict many points, at most."""
+
 SLICE = 40
 """Points that a process takes at a time; neighbours share configurations."""
 

@@ -49,6 +49,8 @@ SPREAD = 0.5
 """How far a factor may lie from it, as a log-deviation [-]."""
 
 DIGITS = 3
+"""Digits of a factor that is written: its error is some per cent."""
+
 UNSEEN = "no kernel of the family is left: where every fit of kernels starts"
 
 
