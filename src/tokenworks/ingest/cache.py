@@ -9,9 +9,11 @@ import typing
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from tokenworks.errors import SpecError
 from tokenworks.ingest.rows import Rows
@@ -19,14 +21,19 @@ from tokenworks.specs.save import saved
 from tokenworks.specs.trace import Dropped, Trace
 
 # Raise it when a reader reads otherwise, or a trace has other columns: what is cached is then read anew.
-VERSION = 2
 ARRAYS = [name for name, kind in typing.get_type_hints(Trace).items() if typing.get_origin(kind) is np.ndarray]
+VERSION = 3
+MOST_ROWS = 1 << 32
 UNUSABLE = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, SpecError)
 
 
 class About(msgspec.Struct):
-    """What a trace has beside its arrays; `source` and `name` belong to the path, not to the content."""
+    """What a trace has beside its arrays; `source` and `name` belong to the path, not to the content.
 
+    same : length of each array whose values are all the same; such an array is kept as its first value
+    """
+
+    same: dict[str, int]
     hash_block_tokens: int
     classes: tuple[str, ...]
     undated: bool
@@ -54,7 +61,7 @@ def load(kept: Path, path: Path) -> Trace | None:
     try:
         with kept.open("rb") as file, np.load(file, allow_pickle=False) as data:
             about = msgspec.json.decode(data["about"].tobytes(), type=About)
-            arrays = {name: data[name] for name in ARRAYS}
+            arrays = {name: filled(data[name], about.same.get(name)) for name in ARRAYS}
         where = tuple(Dropped(d.reason, d.count, f"{path}:{d.where.rpartition(':')[2]}") for d in about.dropped)
         return Trace(
             name=path.name.split(".")[0],
@@ -73,11 +80,23 @@ def load(kept: Path, path: Path) -> Trace | None:
 
 def save(kept: Path, trace: Trace) -> None:
     """Keep a trace; a folder that cannot be written is no error, the next run reads the file again."""
-    about = About(
-        trace.hash_block_tokens, trace.classes, trace.undated, trace.dropped, trace.reordered, trace.notes
-    )  # fmt: skip
     arrays = {name: getattr(trace, name) for name in ARRAYS}
+    same = {name: len(array) for name, array in arrays.items() if len(array) and not (array != array[0]).any()}
+    arrays |= {name: arrays[name][:1] for name in same}
+    about = About(
+        same, trace.hash_block_tokens, trace.classes, trace.undated, trace.dropped, trace.reordered, trace.notes
+    )  # fmt: skip
     with contextlib.suppress(OSError, SpecError):
         kept.parent.mkdir(parents=True, exist_ok=True)
         with saved(kept) as part, part.open("wb") as file:  # a reader sees the old file or the new one, never half
             np.savez(file, about=np.frombuffer(msgspec.json.encode(about), np.uint8), **arrays)
+
+
+def filled(array: NDArray[Any], length: int | None) -> NDArray[Any]:
+    """An array as it was before it was kept: zeros take no memory until somebody writes to them."""
+    if length is None:
+        return array
+    (value,) = array.tolist()
+    if not 0 < length <= MOST_ROWS:
+        raise ValueError(f"an array of length {length}")
+    return np.full(length, value, array.dtype) if value else np.zeros(length, array.dtype)

@@ -104,9 +104,9 @@ class Table:
 
 def dense(start: NDArray[np.int64], length: NDArray[np.int32]) -> NDArray[np.int64]:
     """Starts of the same runs with all ids moved down over the gaps that no run covers, so that they are 0, 1, ..."""
-    end = start + length
-    bounds = np.unique(np.concatenate([start, end]))
-    low, high = np.searchsorted(bounds, start), np.searchsorted(bounds, end)
-    open_runs = np.cumsum(np.bincount(low, minlength=len(bounds)) - np.bincount(high, minlength=len(bounds)))
-    moved = np.append(0, np.cumsum(np.where(open_runs[:-1] > 0, np.diff(bounds), 0)))
-    return moved[low]
+    order = np.argsort(start, kind="stable")
+    first, reached = start[order], np.maximum.accumulate((start + length)[order])
+    first -= np.cumsum(np.maximum(first - np.append(0, reached[:-1])[: len(first)], 0))
+    moved = np.empty_like(first)
+    moved[order] = first
+    return moved

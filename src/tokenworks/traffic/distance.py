@@ -38,10 +38,7 @@ class Reuses:
 def reuses(trace: Trace) -> Reuses:
     """All reuses of blocks between the requests of a trace."""
     n = len(trace)
-    bounds = np.unique(np.concatenate([trace.run_start, trace.run_start + trace.run_length]))
-    low = np.searchsorted(bounds, trace.run_start)
-    pieces = np.searchsorted(bounds, trace.run_start + trace.run_length) - low
-    piece = ranges(low, pieces)
+    bounds, piece, pieces = _pieces(trace)
     run_request = np.repeat(np.arange(n), np.diff(trace.run_offsets))
     request = np.repeat(run_request, pieces)
     size = np.diff(bounds)[piece]
@@ -63,6 +60,14 @@ def reuses(trace: Trace) -> Reuses:
     distance = total[i] - total[j] - quadrant(j, i, weight, n)
     real = (hits > 0) & (j < i)
     return Reuses(leading, distance[real], hits[real], int(size[~seen].sum()))
+
+
+def _pieces(trace: Trace) -> tuple[Ints, Ints, Ints]:
+    """Bounds of the pieces; the pieces of all runs, one after the other; and how many of them each run has."""
+    ends = np.concatenate([trace.run_start, trace.run_start + trace.run_length])
+    bounds, place = np.unique(ends, return_inverse=True)
+    low, high = np.split(place, 2)
+    return bounds, ranges(low, high - low), high - low
 
 
 def _last_use(piece: Ints, request: Ints) -> Ints:
