@@ -163,7 +163,8 @@ def p2p(size: FloatArray, distance: FloatArray, *, span: FloatArray, domain: Flo
     distance : 0 where there is nobody to send to; span : devices among which all such pairs lie; where they do not fit
         in a domain, some pair crosses, and the slowest counts
     """
-    near = inner.start + inner.alpha + size / min(inner.bandwidth, inner.pair)
+    peer: float = np.minimum(inner.bandwidth, inner.pair)
+    near = inner.start + inner.alpha + size / peer
     if outer is None:
         return (distance > 0) * near
     far = outer.start + outer.alpha + size / outer.bandwidth
