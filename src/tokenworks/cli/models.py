@@ -7,7 +7,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from tokenworks.cli.output import Output, console, emit, listing, table
+from tokenworks.cli.options import Output
+from tokenworks.cli.output import console, emit, listing, table
 from tokenworks.costs.split import KV_BYTES
 from tokenworks.errors import SpecError
 from tokenworks.specs import model as sums
@@ -22,8 +23,8 @@ def models(name: str | None = None, *, output: Output = "table") -> None:
 
     Parameters
     ----------
-    name: a catalog id, a config.json or the directory that holds one, or an id in the local Hugging Face cache
-    output: table, json or yaml
+    name
+        A catalog id, a config.json or the directory that holds one, or an id in the local Hugging Face cache.
     """
     if name is not None:
         found = load_model(name)

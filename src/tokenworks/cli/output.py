@@ -6,23 +6,11 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
-
-OutputFormat = Literal["table", "json", "yaml"]
-
-Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"])]
-"""The option that every verb has."""
-
-Switch = Annotated[bool, Parameter(negative=())]
-"""An option that is on or not there; it has no `--no-` twin."""
-
-Classes = Annotated[tuple[str, ...], Parameter(name="--class", negative=())]
-"""Priorities and SLOs of classes of requests, one each."""
 
 WIDTH = 120  # columns where neither a terminal nor $COLUMNS says how many
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from tokenworks.cli.output import Output, console, emit, listing, table
+from tokenworks.cli.options import Output
+from tokenworks.cli.output import console, emit, listing, table
 from tokenworks.specs import compose, load
 from tokenworks.specs.compose import Parts
 
@@ -16,8 +17,6 @@ def systems(name: str | None = None, /, *, output: Output = "table") -> None:
     ----------
     name
         anything that --on takes: scalex40, 5xhgx-h100, 4xscalex40@xdr, my-box.yaml
-    output
-        table, json or yaml
     """
     if name is None:
         rows = [_summary(compose.parts(known)) for known in load.catalog_names("system")]

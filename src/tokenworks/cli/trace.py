@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenworks.cli.inputs import note_mended
-from tokenworks.cli.output import Output, Switch, console, emit, table
+from tokenworks.cli.options import Output, Switch
+from tokenworks.cli.output import console, emit, table
+from tokenworks.cli.progress import note_mended
 
 if TYPE_CHECKING:
     from tokenworks.specs.trace import Trace
@@ -38,8 +39,6 @@ def trace(
         stop at the first broken or misplaced row; otherwise it is left out, or sorted, and counted
     limit
         only the first so many requests
-    output
-        table, json or yaml
     """
     from tokenworks import ingest, traffic
 

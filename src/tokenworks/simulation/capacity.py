@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from tokenworks.errors import SloMissed
+from tokenworks.errors import SloMissed, SpecError
 from tokenworks.simulation.measured import Seen
-from tokenworks.simulation.run import Simulation
+from tokenworks.simulation.run import Simulation, simulate
+from tokenworks.simulation.source import Source
+from tokenworks.specs.calibration import DEFAULT
+from tokenworks.specs.deployment import Deployment, RouterName
+from tokenworks.specs.slo import Slo
 
 Kind = Literal["rate", "users"]
 
@@ -87,6 +92,38 @@ class Capacity:
             "effective_tok_s_per_device": self.best.effective_tok_s_per_device,
             "curve": [asdict(one) for one in self.tries],
         }
+
+
+def capacity_of(
+    deployment: Deployment, source: Source, slo: Slo, kind: Kind = "rate", *, router: RouterName | None = None,
+    seed: int = 0, assume: Path | Mapping[str, str] | None = None, calibration: str = DEFAULT,
+    say: Callable[[str], None] | None = None,
+) -> Capacity:  # fmt: skip
+    """The most that a deployment holds of the requests of a source.
+
+    Parameters
+    ----------
+    slo : of all requests; it may bind nothing where a class of them has an SLO of its own
+    router, seed, assume, calibration : as `simulation.run.simulate` takes them
+    say : told which load is tried
+
+    Raises
+    ------
+    SpecError : nothing is bound
+    SloMissed : no load holds
+    """
+    if slo.ttft is None and slo.tpot is None and not source.binds_a_class:
+        raise SpecError(
+            "is missing", where="--slo", hint='capacity is the most within an SLO, such as "ttft=2s,tpot=50ms"'
+        )
+
+    def play(load: float) -> Simulation:
+        if say:
+            say(f"trying {load:.4g} {UNITS[kind]}")
+        traffic = source.traffic(rate=load) if kind == "rate" else source.traffic(concurrency=load)
+        return simulate(deployment, traffic, slo=slo, router=router, seed=seed, assume=assume, calibration=calibration)
+
+    return capacity(play, kind, start=source.rate or 1.0)
 
 
 def capacity(play: Callable[[float], Simulation], kind: Kind, *, start: float = 1.0) -> Capacity:

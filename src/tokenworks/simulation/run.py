@@ -29,6 +29,7 @@ from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
+from tokenworks.specs.workload import Workload
 from tokenworks.traffic.distance import reuses
 from tokenworks.traffic.transform import reblock
 
@@ -55,12 +56,14 @@ class Traffic:
     endless : the trace is a sample of a stream that goes on, so its steady part is measured; else it is all there is
     concurrency : requests that the client keeps in flight at most, 0 = no limit
     classes : what the classes of the trace are promised, in its order; () = all the same
+    workload : what the requests were made of, at the load that they were made for; None of a recorded trace
     """
 
     trace: Trace
     endless: bool = False
     concurrency: int = 0
     classes: tuple[RequestClass, ...] = ()
+    workload: Workload | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -75,6 +78,7 @@ class Traffic:
 class Simulation:
     """What came of it. `outcome` has every request; `plan.summary` makes plain data of it.
 
+    calibration : its name, or the path of its file
     partial : it was stopped; kernel_s : wall time in the engine [s]
     """
 
@@ -83,6 +87,7 @@ class Simulation:
     site: Site
     cluster: Cluster
     slo: Slo
+    calibration: str
     outcome: Outcome
     window: measured.Window
     partial: bool = False
@@ -198,8 +203,9 @@ def simulate(
     played = _play(made, requests, watch, endless=traffic.endless)
     window = measured.Window.of(played.outcome, played.marks, played.end)
     return Simulation(
-        deployment, traffic, site, made, slo, played.outcome, window, played.partial, notes, played.kernel_s
-    )
+        deployment, traffic, site, made, slo, calibration, played.outcome, window, played.partial, notes,
+        played.kernel_s,
+    )  # fmt: skip
 
 
 def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> MeanRequest:

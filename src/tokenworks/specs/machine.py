@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class Machine:
     hbm_sold : memory as the vendor sells it [byte]; None, as the host's, where not published: no step reads it
     network : what joins its domains, and would join it to more of its kind; None where nothing does
     tdp : of a device [W]; None where not published
+    given : numbers that a user put in place of those of the catalog, value by path
     """
 
     name: str
@@ -65,3 +66,4 @@ class Machine:
     hbm_sold: float | None = None
     network: str | None = None
     tdp: float | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
