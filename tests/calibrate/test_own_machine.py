@@ -61,7 +61,7 @@ def test_three_points_of_a_slower_machine_predict_others(tmp_path: Path) -> None
     others = Played(measured_on(SLOW, *OTHERS), made.calibration).errors([], np.zeros(0))
     before = Played(measured_on(SLOW, *OTHERS), PRIOR).errors([], np.zeros(0))
     assert np.abs(others).max() < 0.1 < np.abs(before).max()
-    found = made.summary()
+    found = made.plain()
     assert found["ttft_in_sample"]["mape"] < 0.5 * found["ttft_before"]["mape"]
     assert found["tpot_left_out"]["n"] == 3
     write_own(made, tmp_path / "mine.yaml")

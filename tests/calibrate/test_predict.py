@@ -126,7 +126,7 @@ def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
     assert made.power is not None
     assert again.power.hbm.value == made.power.power.hbm.value
     assert {left.group for left in made.systems} == {"h100", "h200"} == {left.group for left in made.power.systems}
-    summary = made.summary()
+    summary = made.plain()
     assert summary["tpot_in_sample"]["mape"] <= summary["tpot_before"]["mape"]
     assert len(made.ablation()) == summary["constants"]
 

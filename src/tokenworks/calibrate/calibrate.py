@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import yaml
+from typing_extensions import TypedDict
 
 from tokenworks.calibrate.factors import ALL, Factor, each, factors_of, turned
 from tokenworks.calibrate.fit import FitResult, Problem, fit
@@ -23,6 +24,7 @@ from tokenworks.costs.arrays import Floats
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import SHARED, Calibration, Family, Like, Power, number
 from tokenworks.specs.provenance import Quantity
+from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.save import saved
 
 LEAST_POINTS = 3
@@ -31,6 +33,64 @@ LEAST_POINTS = 3
 DIGITS = 3
 
 Say = Callable[[str], None]
+
+
+class ScoredPlain(TypedDict):
+    """Errors of n points, see `score.Errors`."""
+
+    n: int
+    mape: float
+    median_ape: float
+    bias: float
+    p90_ape: float
+
+
+class AblatedPlain(TypedDict):
+    """In-sample TPOT error without a constant; mape_lost : over that of the whole fit."""
+
+    without: str
+    median_ape: float
+    mape: float
+    mape_lost: float
+
+
+class CalibrateBody(TypedDict):
+    """The plain form of `calibrate` on measured points; factors : what each constant was turned by, over its prior."""
+
+    inputs: Inputs
+    name: str
+    grade: str
+    prior: str
+    fitted_on: str
+    data_sha256: str
+    constants: int
+    tpot_before: ScoredPlain
+    tpot_in_sample: ScoredPlain
+    left_out_systems: list[Annotated[Plain, FormOf(Left)]]
+    factors: dict[str, float]
+    power: dict[str, Any] | None
+    spreads: dict[str, float]
+    ablation: NotRequired[list[AblatedPlain]]
+
+
+class CalibrateOwnBody(TypedDict):
+    """The plain form of `calibrate` on a user's own results; None where no point has the metric."""
+
+    inputs: Inputs
+    name: str
+    grade: str
+    fitted_on: str
+    data_sha256: str
+    prior: str
+    constants: int
+    tpot_before: ScoredPlain | None
+    tpot_in_sample: ScoredPlain | None
+    tpot_left_out: ScoredPlain | None
+    ttft_before: ScoredPlain | None
+    ttft_in_sample: ScoredPlain | None
+    ttft_left_out: ScoredPlain | None
+    factors: dict[str, float]
+    spreads: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -47,10 +107,11 @@ class Calibrated:
     systems: list[Left]
     power: PowerFit | None = None
 
-    def summary(self) -> dict[str, Any]:
+    def plain(self, *, ablation: bool = False) -> Plain:
         """Plain data: how many constants, each one's turn, errors before, after and left out."""
         before = self.problem.errors([], np.zeros(0))
-        return {
+        body: CalibrateBody = {
+            "inputs": inputs(calibration=self.prior.name),
             "name": self.calibration.name,
             "grade": self.calibration.grade,
             "prior": self.prior.name,
@@ -63,13 +124,17 @@ class Calibrated:
             "factors": {
                 factor.name: float(np.exp(turn)) for factor, turn in zip(self.fit.factors, self.fit.theta, strict=True)
             },
-            "power": self.power and self.power.plain(),
-            "spreads": {name: family.spread.value for name, family in self.calibration.families.items()},
+            "power": None if self.power is None else self.power.plain(),
+            "spreads": {name: number(family.spread) for name, family in self.calibration.families.items()},
         }
+        if ablation:
+            body["ablation"] = self.ablation()
+        return envelope("calibrate", body)
 
-    def ablation(self) -> list[dict[str, Any]]:
+    def ablation(self) -> list[AblatedPlain]:
         """In-sample TPOT error without each constant, the others as fitted: worst first."""
-        whole, rows = _scored(self.fit.errors), []
+        whole = _scored(self.fit.errors)
+        rows: list[AblatedPlain] = []
         for j, factor in enumerate(self.fit.factors):
             theta = self.fit.theta.copy()
             theta[j] = 0.0
@@ -158,20 +223,31 @@ class Own:
     before: Floats
     unseen: Floats
 
-    def summary(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """Plain data: how many constants, each one's turn, errors before, after and of each point left out."""
-        made: dict[str, Any] = {key: getattr(self.calibration, key) for key in ("name", "grade", "fitted_on")}
-        made |= {"data_sha256": self.calibration.data_sha256, "prior": self.prior.name}
-        made["constants"] = len(self.fit.factors)
-        stages = {"before": self.before, "in_sample": self.fit.errors, "left_out": self.unseen}
-        for metric, half in (("tpot", 0), ("ttft", 1)):
-            for stage, log_errors in stages.items():
-                own = np.split(log_errors, 2)[half]
-                made[f"{metric}_{stage}"] = _scored(own) if np.isfinite(own).any() else None
-        turns = zip(self.fit.factors, self.fit.theta, strict=True)
-        made["factors"] = {factor.name: float(np.exp(turn)) for factor, turn in turns}
-        made["spreads"] = {name: self.calibration.families[name].spread.value for name in self.calibration.graded}
-        return made
+        calibration, turns = self.calibration, zip(self.fit.factors, self.fit.theta, strict=True)
+        (tpot_before, ttft_before), (tpot, ttft), (tpot_unseen, ttft_unseen) = (
+            [_scored(half) if np.isfinite(half).any() else None for half in np.split(log_errors, 2)]
+            for log_errors in (self.before, self.fit.errors, self.unseen)
+        )
+        body: CalibrateOwnBody = {
+            "inputs": inputs(calibration=self.prior.name),
+            "name": calibration.name,
+            "grade": calibration.grade,
+            "fitted_on": calibration.fitted_on,
+            "data_sha256": calibration.data_sha256,
+            "prior": self.prior.name,
+            "constants": len(self.fit.factors),
+            "tpot_before": tpot_before,
+            "tpot_in_sample": tpot,
+            "tpot_left_out": tpot_unseen,
+            "ttft_before": ttft_before,
+            "ttft_in_sample": ttft,
+            "ttft_left_out": ttft_unseen,
+            "factors": {factor.name: float(np.exp(turn)) for factor, turn in turns},
+            "spreads": {name: number(calibration.families[name].spread) for name in calibration.graded},
+        }
+        return envelope("calibrate-own", body)
 
 
 def calibrate_own(
@@ -213,11 +289,12 @@ def calibrate_own(
     return Own(made, prior, whole, before, unseen)
 
 
-def _scored(log_errors: Floats) -> dict[str, Any]:
+def _scored(log_errors: Floats) -> ScoredPlain:
     ratios = np.exp(log_errors[np.isfinite(log_errors)])
     found = errors([(float(ratio), 1.0, 1.0) for ratio in ratios])
     assert found is not None
-    return {key: value for key, value in asdict(found).items() if key != "inside_interval"}
+    return {"n": found.n, "mape": found.mape, "median_ape": found.median_ape, "bias": found.bias,
+            "p90_ape": found.p90_ape}  # fmt: skip
 
 
 # ── provenance ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -293,7 +370,7 @@ def _spread(width: float, how: str) -> Quantity:
 
 def write(made: Calibrated, path: Path) -> None:
     """As a catalog file, the errors above it."""
-    summary, calibration = made.summary(), made.calibration
+    summary, calibration = made.plain(), made.calibration
     lines = [
         f"# {calibration.title}. {summary['constants']} constants, regularised least squares on log TPOT error,",
         f"# starting from calibration {made.prior.name}. Median TPOT error {_percent(summary['tpot_before'])} before, "
@@ -314,7 +391,7 @@ def write(made: Calibrated, path: Path) -> None:
 
 def write_own(made: Own, path: Path) -> None:
     """As a catalog file, the errors above it."""
-    found, title = made.summary(), made.calibration.title
+    found, title = made.plain(), made.calibration.title
     lines = [f"# {title}. {found['constants']} constants, starting from calibration {made.prior.name}."]
     for metric, label in (("tpot", "TPOT"), ("ttft", "TTFT")):
         stages = [found[f"{metric}_{stage}"] for stage in ("before", "in_sample", "left_out")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from tokenworks.cli.options import Output, Points, Switch
-from tokenworks.cli.output import console, emit, notes, table
+from tokenworks.cli.output import console, emit, notes, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.save import must_be_writable
@@ -79,7 +80,7 @@ def calibrate(
     """
     from tokenworks.specs.calibration import load_calibration
 
-    data = measured.data
+    began, data = time.perf_counter(), measured.data
     if measured.deployment:
         _refuse("is for tables of points", "leave it out beside --deployment", without=without, kernels=kernels,
                 only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables)  # fmt: skip
@@ -95,13 +96,13 @@ def calibrate(
         must_be_writable(out)
     start = load_calibration(prior)
     if measured.deployment:
-        _own(measured, start, name=name, out=out, output=output)
+        _own(measured, start, began, name=name, out=out, output=output)
         return
     rows = _kernel_rows(kernels, tables) if kernels else None
     if rows and not data:
-        _kernels(rows, start, name=name, without=without, out=out, output=output)
+        _kernels(rows, start, began, name=name, without=without, out=out, output=output)
         return
-    fit = _Table(measured, start, rows, without, only_assumed)
+    fit = _Table(measured, start, rows, without, only_assumed=only_assumed, began=began)
     if leave_out:
         fit.leave_out(leave_out, output)
     else:
@@ -120,9 +121,10 @@ class _Table:
 
     def __init__(
         self, measured: FittedOn, start: Calibration, rows: KernelRows | None, without: tuple[str, ...],
-        only_assumed: bool,
+        *, only_assumed: bool, began: float,
     ) -> None:  # fmt: skip
         self.data, self.without, self.only_assumed = measured.data, without, only_assumed
+        self.began = began
         points = measured.table().points
         known = {name for point in points for name in (point.device, point.model)} | set(rows.devices if rows else ())
         if unknown := [name for name in without if name not in known]:
@@ -138,17 +140,17 @@ class _Table:
     def leave_out(self, by: Literal["system", "model"], output: Output) -> None:
         from tokenworks.calibrate.calibrate import problem_of
         from tokenworks.calibrate.factors import factors_of
-        from tokenworks.calibrate.leave_out import leave_out
+        from tokenworks.calibrate.leave_out import LeftOut, leave_out
 
         with progress("calibrating") as say:
             problem = problem_of(self.points, self.start, self.without, say)
             factors = factors_of(problem.families, problem.calibration, only_assumed=self.only_assumed)
             left, _ = leave_out(problem, factors, by, say, self.unseen if by == "system" else None)
-        groups = [one.plain() for one in left]
+        found = timed(LeftOut(by, tuple(left), self.start.name).plain(), self.began)
         if output == "table":
-            _print_left(groups)
+            _print_left(found["groups"])
         else:
-            emit({"leave_out": by, "groups": groups}, output)
+            emit(found, output)
 
     def calibrate(self, name: str, out: Path | None, output: Output, *, ablation: bool) -> None:
         from tokenworks.calibrate.calibrate import calibrate, write
@@ -159,7 +161,7 @@ class _Table:
                 self.points, self.start, name=name, fitted_on=_names(self.data), data_sha256=sha256(self.data),
                 without=self.without, only_assumed=self.only_assumed, say=say, unseen_prior=self.unseen,
             )  # fmt: skip
-            found = made.summary() | ({"ablation": made.ablation()} if ablation else {})
+            found = timed(made.plain(ablation=ablation), self.began)
             if out:
                 write(made, out)
                 notes().print(f"wrote {out}")
@@ -169,7 +171,7 @@ class _Table:
             emit(found, output)
 
 
-def _own(measured: FittedOn, start: Calibration, *, name: str, out: Path | None, output: Output) -> None:
+def _own(measured: FittedOn, start: Calibration, began: float, *, name: str, out: Path | None, output: Output) -> None:
     """A fit on a user's own results."""
     from tokenworks.calibrate.calibrate import calibrate_own, write_own
     from tokenworks.calibrate.validate import sha256
@@ -181,10 +183,11 @@ def _own(measured: FittedOn, start: Calibration, *, name: str, out: Path | None,
         if out:
             write_own(made, out)
             notes().print(f"wrote {out}")
+    found = timed(made.plain(), began)
     if output == "table":
-        _print_own(made.summary())
+        _print_own(found)
     else:
-        emit(made.summary(), output)
+        emit(found, output)
 
 
 def _kernel_rows(which: Literal["default", "all"], tables: Path | None) -> KernelRows:
@@ -196,7 +199,14 @@ def _kernel_rows(which: Literal["default", "all"], tables: Path | None) -> Kerne
 
 
 def _kernels(
-    rows: KernelRows, prior: Calibration, *, name: str, without: tuple[str, ...], out: Path | None, output: Output
+    rows: KernelRows,
+    prior: Calibration,
+    began: float,
+    *,
+    name: str,
+    without: tuple[str, ...],
+    out: Path | None,
+    output: Output,
 ) -> None:
     """A fit on kernel tables alone."""
     from tokenworks.calibrate.kernels.fit import write
@@ -212,7 +222,7 @@ def _kernels(
     if output == "table":
         _print_kernels(made)
     else:
-        emit(made.plain(), output)
+        emit(timed(made.plain(), began), output)
 
 
 def _names(data: tuple[Path, ...]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, Played, Switch
-from tokenworks.cli.output import console, emit, table
+from tokenworks.cli.output import console, emit, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.simulate import shown
 from tokenworks.errors import SpecError
@@ -71,14 +71,7 @@ def capacity(
     if output == "table":
         _print(found, str(chosen), str(slo))
         return
-    summary = {
-        "inputs": {
-            "deployment": chosen.model_dump(mode="json"), "devices": chosen.devices, "slo": str(slo),
-            "seed": played.seed, "trace": str(played.trace) if played.trace else None, "workload": played.workload,
-        },
-        **found.summary(),
-    }  # fmt: skip
-    emit({**summary, "wall": {"total_s": time.perf_counter() - began}}, output)
+    emit(timed(found.plain(), began), output)
 
 
 def _print(found: Capacity, deployment: str, slo: str) -> None:

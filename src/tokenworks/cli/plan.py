@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +12,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from tokenworks.cli.options import ASSUME, CALIBRATION, MODEL, ON, Output, OutputFormat, Switch
-from tokenworks.cli.output import console, emit, table
+from tokenworks.cli.output import console, emit, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.planning.plan import plan as make_plan
 from tokenworks.planning.plan import prepare
@@ -81,12 +82,13 @@ def plan(
     simulate
         Simulate the listed deployments, and rank them by what that shows.
     """
+    began = time.perf_counter()
     asked: dict[str, Any] = {
         "workload": workload, "isl": isl, "osl": osl, "rate": rate, "concurrency": concurrency, "slo": slo,
         "engine": engine, "assume": assume, "calibration": calibration,
     }  # fmt: skip
     if why is not None:
-        _say_why(explain(prepare(model, on, **asked), why), output)
+        _say_why(explain(prepare(model, on, **asked), why), output, began)
         return
     with progress("reading") as say:
         found = make_plan(model, on, **asked, top=top, progress=say)
@@ -282,9 +284,9 @@ def _trust(found: Plan) -> Iterator[str]:
 # ── why ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _say_why(found: Why, output: OutputFormat) -> None:
+def _say_why(found: Why, output: OutputFormat, began: float) -> None:
     if output != "table":
-        emit(found.plain(), output)
+        emit(timed(found.plain(), began), output)
         return
     out = console()
     if found.broken:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tokenworks.cli import per_request as rows
 from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, Played, at_least_one
-from tokenworks.cli.output import console, emit, notes, table
+from tokenworks.cli.output import console, emit, notes, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.errors import SpecError
 
@@ -48,7 +48,6 @@ def simulate(
         Write a row for each request to this .csv or .parquet file.
     """
     from tokenworks.simulation.run import simulate as run
-    from tokenworks.simulation.summary import summary
 
     began = time.perf_counter()
     if max_queue < 0:
@@ -67,8 +66,8 @@ def simulate(
         )  # fmt: skip
     if per_request:
         rows.write(made, per_request)
-    found = summary(made)
-    found["wall"] |= {"total_s": time.perf_counter() - began, "peak_bytes": _peak_bytes()}
+    found = timed(made.plain(), began)
+    found["wall"]["peak_bytes"] = _peak_bytes()
     for note in found["notes"]:
         notes().print(f"note: {note}")
     if output == "table":

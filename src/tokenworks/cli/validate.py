@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tokenworks.cli.options import CALIBRATION, Output, Points, at_least_one
-from tokenworks.cli.output import console, emit, listing, table
+from tokenworks.cli.output import console, emit, listing, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.specs.save import must_be_writable, saved
 
@@ -36,6 +37,7 @@ def validate(
     from tokenworks.calibrate.validate import validate as run
     from tokenworks.specs.calibration import load_calibration
 
+    began = time.perf_counter()
     at_least_one(limit, "--limit")
     if out:
         must_be_writable(out)
@@ -45,13 +47,13 @@ def validate(
         made = run(points, against, say=say)
     if out:
         _write(made.rows(), out)
-    summary = made.summary()
+    summary = timed(made.plain(), began)
     if output == "table":
         _print_head(summary, _names(measured.data))
         _print_points(made.rows()) if measured.deployment else _print_groups(summary)
         _print_intervals(summary)
     else:
-        emit(summary | ({"rows": made.rows()} if measured.deployment else {}), output)
+        emit(summary, output)
 
 
 def _names(data: tuple[Path, ...]) -> str:

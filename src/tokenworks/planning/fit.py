@@ -23,7 +23,7 @@ from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.machine import Machine
-from tokenworks.specs.result import Assumed, Inputs, Like, Plain, assumed_plain, envelope, inputs
+from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs
 from tokenworks.specs.workload import Workload
 
 READS = frozenset({"device.hbm.capacity"})
@@ -74,7 +74,7 @@ class FitBody(TypedDict):
     kv_dtype: str
     hbm_bytes: float
     hbm_sold_bytes: float | None
-    widths: list[Annotated[Plain, Like(Width)]]
+    widths: list[Annotated[Plain, FormOf(Width)]]
     assumed: list[Assumed]
 
 

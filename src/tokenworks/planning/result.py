@@ -15,7 +15,7 @@ from tokenworks.planning.costing import OfferedLoad
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.deployment_file import Entry, document
 from tokenworks.specs.machine import Assumption
-from tokenworks.specs.result import Assumed, Inputs, Like, Plain, assumed_plain, envelope, inputs
+from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs, rounded
 from tokenworks.specs.slo import Slo
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class FrontPoint:
     ttft_slo_s: float
 
 
-RankedPlain = Annotated[Plain, Like(Ranked, meets_slo=bool, label=str)]
+RankedPlain = Annotated[Plain, FormOf(Ranked, meets_slo=bool, label=str)]
 
 
 class PlanInputs(Inputs):
@@ -126,7 +126,7 @@ class PlanBody(TypedDict):
     broken: dict[str, int]
     meets_slo: bool
     deployments: list[RankedPlain]
-    pareto: list[Annotated[Plain, Like(FrontPoint)]]
+    pareto: list[Annotated[Plain, FormOf(FrontPoint)]]
     assumed: list[Assumed]
     simulated: NotRequired[list[SimulatedPlain]]
 
@@ -207,7 +207,8 @@ class Plan:
             Entry(rank=row.rank, deployment=row.deployment, expected={name: plain[name] for name in EXPECTED})
             for row, plain in rows
         ]
-        return document(entries, self.inputs())
+        plain: Plain = rounded(document(entries, self.inputs()))
+        return plain
 
     def plain(self) -> Plain:
         """The whole answer as plain data; only `wall` differs between two runs."""

@@ -24,7 +24,7 @@ from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inp
 from tokenworks.planning.search import Found, search
 from tokenworks.planning.space import CHUNKS, Ladders
 from tokenworks.specs.deployment import Parallel, Role
-from tokenworks.specs.result import Like, Plain, envelope
+from tokenworks.specs.result import FormOf, Plain, envelope
 
 WHERE = "--why"
 ALL = 1 << 30
@@ -38,9 +38,9 @@ class WhyBody(TypedDict):
     """The plain form of `plan --why`."""
 
     inputs: PlanInputs
-    role: Annotated[Plain, Like(Role)]
+    role: Annotated[Plain, FormOf(Role)]
     legal: bool
-    broken: list[Annotated[Plain, Like(Broken)]]
+    broken: list[Annotated[Plain, FormOf(Broken)]]
     place: int | None
     prediction: RankedPlain | None
 

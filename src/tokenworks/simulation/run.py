@@ -27,6 +27,7 @@ from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
+from tokenworks.specs.result import Plain
 from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
@@ -57,6 +58,7 @@ class Traffic:
     concurrency : requests that the client keeps in flight at most, 0 = no limit
     classes : what the classes of the trace are promised, in its order; () = all the same
     workload : what the requests were made of, at the load that they were made for; None of a recorded trace
+    file : path of the recorded trace as it was given; None where there is none
     """
 
     trace: Trace
@@ -64,6 +66,7 @@ class Traffic:
     concurrency: int = 0
     classes: tuple[RequestClass, ...] = ()
     workload: Workload | None = None
+    file: str | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -76,7 +79,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What came of it. `outcome` has every request; `plan.summary` makes plain data of it.
+    """What came of it. `outcome` has every request, `simulation.per_request` their columns.
 
     calibration : its name, or the path of its file
     partial : it was stopped; kernel_s : wall time in the engine [s]
@@ -152,6 +155,12 @@ class Simulation:
         served = all(found.completed or not some for found, some in zip(self.by_class, sent, strict=True))
         kept = all(bound.met for bound in self.bounds.values())
         return self.stable and self.metrics.completed > 0 and served and kept
+
+    def plain(self) -> Plain:
+        """The whole result as plain data; the same input gives the same, but for `wall`."""
+        from tokenworks.simulation.summary import plain
+
+        return plain(self)
 
 
 def simulate(

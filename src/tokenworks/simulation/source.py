@@ -70,7 +70,7 @@ class Source:
             raise SpecError("--rate and --scale", hint="give one of them")
         trace = played(self.of, rate=rate, factor=scale, requests=self.requests, seed=self.seed)
         endless = rate is not None or scale is not None
-        return Traffic(trace, endless, int(concurrency or 0), self._promised(trace))
+        return Traffic(trace, endless, int(concurrency or 0), self._promised(trace), file=self.file)
 
     def _made(self, workload: Workload, rate: float | None, scale: float | None, users: float | None) -> Traffic:
         if scale is not None:

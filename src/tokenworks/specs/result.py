@@ -20,8 +20,8 @@ DIGITS = 9
 Plain = dict[str, Any]
 
 
-class Like:
-    """Marks plain data that has the form of a spec or a dataclass, `Annotated[Plain, Like(Deployment)]`, for schemas.
+class FormOf:
+    """Marks plain data that has the form of a spec or a dataclass, `Annotated[Plain, FormOf(Deployment)]`, for schemas.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class Inputs(TypedDict):
 
     model: str | None
     machine: str | None
-    workload: Annotated[Plain, Like(Workload)] | None
+    workload: Annotated[Plain, FormOf(Workload)] | None
     slo: str | None
     engine: str | None
     calibration: str | None
@@ -97,6 +97,11 @@ def assumed_plain(items: Iterable[Assumption]) -> list[Assumed]:
     return [{"path": item.path, "value": item.value, "why": item.why} for item in items]
 
 
+def schema_name(kind: str) -> str:
+    """What `schema` says in a result of a kind."""
+    return f"tokenworks.{kind}/{VERSION}"
+
+
 def envelope(kind: str, body: Mapping[str, Any], wall: Mapping[str, float] | None = None) -> Plain:
     """The plain form of a result: `schema` and `kind`, then the body, whose first key is `inputs`, then `wall`.
 
@@ -106,7 +111,7 @@ def envelope(kind: str, body: Mapping[str, Any], wall: Mapping[str, float] | Non
     ----------
     wall : timings of the run itself, the only key in which two runs differ [s]
     """
-    plain: Plain = rounded({"schema": f"tokenworks.{kind}/{VERSION}", "kind": kind, **body, "wall": dict(wall or {})})
+    plain: Plain = rounded({"schema": schema_name(kind), "kind": kind, **body, "wall": dict(wall or {})})
     return plain
 
 
