@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from tokenworks.calibrate.calibrate import CalibrateBody, CalibrateOwnBody
+from tokenworks.calibrate.calibrate import CalibrateBody
 from tokenworks.calibrate.kernels.fit import KernelsBody
 from tokenworks.calibrate.leave_out import LeaveOutBody
+from tokenworks.calibrate.own_machine import CalibrateOwnBody
 from tokenworks.calibrate.validate import ValidateBody
 from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from tokenworks.arrays import Floats, Ints
 from tokenworks.engine.metrics import metrics
 from tokenworks.engine.simulator import run, warm_up
 from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Router, StepCost
@@ -33,8 +33,6 @@ RUNNER = Path(__file__).with_name("dynamo_replay_runner.py")
 MOONCAKE = Path(__file__).parents[3] / "shared/traces/mooncake_conversation_trace.jsonl.xz"
 HASH_BLOCK = 512
 SEQUENCES, BUDGET = 64, 8192
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ class Run:
         return inside.astype(np.float64)
 
 
-def _order(times: Floats, sizes: Ints) -> NDArray[np.intp]:
+def _order(times: Floats, sizes: Ints) -> Ints:
     """By arrival, to the millisecond of the trace, then input and output."""
     return np.lexsort((times[:, 1], sizes[:, 1], sizes[:, 0], np.round(times[:, 0] * 1e3)))
 

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenworks.calibrate.calibrate import calibrate_own
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.measured import Point
-from tokenworks.calibrate.own_machine import Played
+from tokenworks.calibrate.own_machine import Played, calibrate_own
 from tokenworks.calibrate.own_results import measured_table
-from tokenworks.costs.arrays import Floats
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.calibrate.cases import table
 from tests.calibrate.made_up import write
-from tokenworks.calibrate.case import Skipped, machine_of
+from tokenworks.calibrate.case_machine import Skipped, machine_of
 from tokenworks.calibrate.checkpoints import checkpoint
 from tokenworks.calibrate.measured import Point, read_points
 from tokenworks.calibrate.predict import Predicted, predict

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenworks.calibrate.calibrate import calibrate_own, write_own
 from tokenworks.calibrate.factors import ALL, SHARED, Factor, turned
+from tokenworks.calibrate.file import write_own
 from tokenworks.calibrate.measured import Measured, Point
-from tokenworks.calibrate.own_machine import Played, own_factors
+from tokenworks.calibrate.own_machine import Played, calibrate_own, own_factors
 from tokenworks.calibrate.own_results import point_of
 from tokenworks.calibrate.validate import predict_some
 from tokenworks.errors import SpecError

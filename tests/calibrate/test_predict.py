@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tests.calibrate.cases import DISAGG, table
-from tokenworks.calibrate.calibrate import calibrate, write
-from tokenworks.calibrate.case import machine_of
+from tokenworks.calibrate.calibrate import calibrate
+from tokenworks.calibrate.case_machine import machine_of
 from tokenworks.calibrate.closed_form import bunches, tpots
 from tokenworks.calibrate.factors import Factor, factors_of, turned
+from tokenworks.calibrate.file import write
 from tokenworks.calibrate.fit import Problem, fit
 from tokenworks.calibrate.measured import Point, read_points
 from tokenworks.calibrate.validate import predict_all

@@ -7,7 +7,7 @@ import functools
 
 from hypothesis import strategies as st
 
-from tokenworks.costs.collectives import Fabric
+from tokenworks.costs.collectives import LinkRates
 from tokenworks.costs.rates import Rates, rates
 from tokenworks.costs.split import Split
 from tokenworks.costs.step import Batch
@@ -45,8 +45,8 @@ def perfect(made: Machine) -> Rates:
     found = rates(made, load_calibration("datasheet"))
     wide = made.peak["bf16"]
 
-    def bare(fabric: Fabric | None, bandwidth: float, pair: float) -> Fabric | None:
-        return fabric and dataclasses.replace(fabric, bandwidth=bandwidth, pair=pair, alpha=0.0, start=0.0, ring=0.0)
+    def bare(link: LinkRates | None, bandwidth: float, pair: float) -> LinkRates | None:
+        return link and dataclasses.replace(link, bandwidth=bandwidth, pair=pair, alpha=0.0, start=0.0, ring=0.0)
 
     up, out = made.scale_up, made.scale_out
     inner = bare(found.inner, up.bandwidth, up.pair)

@@ -92,4 +92,4 @@ def test_arrays_and_numbers_agree() -> None:
     flop, traffic = decode_work(SPARSE, 2, context, queries=1, tp=np.array([1, 4]), kv_bytes=1)
     for index, tp in enumerate((1, 4)):
         alone = decode_work(SPARSE, 2, context[index], queries=1, tp=tp, kv_bytes=1)
-        assert (flop[index], traffic[index]) == alone
+        assert (np.asarray(flop)[index], np.asarray(traffic)[index]) == alone

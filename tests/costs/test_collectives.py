@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.costs.cases import achieved
-from tokenworks.costs.collectives import IN_SWITCH, Fabric, all_gather, all_reduce, exchange, p2p
+from tokenworks.costs.collectives import IN_SWITCH, LinkRates, all_gather, all_reduce, exchange, p2p
 
-NVLINK = Fabric(bandwidth=450e9, pair=450e9, alpha=0.7e-6, start=3e-6, ring=1e-6, direct=True, in_switch=False)
-NETWORK = Fabric(bandwidth=50e9, pair=50e9, alpha=4e-6, start=3e-6, ring=1e-6, direct=False, in_switch=False)
+NVLINK = LinkRates(bandwidth=450e9, pair=450e9, alpha=0.7e-6, start=3e-6, ring=1e-6, direct=True, in_switch=False)
+NETWORK = LinkRates(bandwidth=50e9, pair=50e9, alpha=4e-6, start=3e-6, ring=1e-6, direct=False, in_switch=False)
 MESH = dataclasses.replace(NVLINK, bandwidth=448e9, pair=64e9)
 WHERE: dict[str, Any] = {"domain": 8, "inner": NVLINK, "outer": NETWORK}
 KINDS = {"all_reduce": all_reduce, "all_gather": all_gather}

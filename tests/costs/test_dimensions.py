@@ -12,7 +12,7 @@ import pytest
 
 from tests.costs.test_attention import GQA, MLA, SPARSE, WINDOW
 from tokenworks.costs import attention, collectives, moe, roofline
-from tokenworks.costs.collectives import Fabric
+from tokenworks.costs.collectives import LinkRates
 from tokenworks.specs.model import Scan, State
 from tokenworks.units import registry
 
@@ -22,8 +22,10 @@ BYTE: Any = U.Quantity("2 byte")
 RATE: Any = U.Quantity(1e15, "1/s")
 HBM: Any = U.Quantity("3 TB/s")
 TOKENS = np.array([1.0, 300.0])
-INNER = Fabric(U.Quantity("450 GB/s"), U.Quantity("450 GB/s"), TIME, TIME, TIME, direct=True, in_switch=True)
-OUTER = Fabric(U.Quantity("50 GB/s"), U.Quantity("50 GB/s"), TIME, TIME, TIME, direct=False, in_switch=False)
+UP: Any = U.Quantity("450 GB/s")
+OUT: Any = U.Quantity("50 GB/s")
+INNER = LinkRates(UP, UP, TIME, TIME, TIME, direct=True, in_switch=True)
+OUTER = LinkRates(OUT, OUT, TIME, TIME, TIME, direct=False, in_switch=False)
 GROUPS = np.array([2.0, 8.0, 64.0])
 SIZE = np.array([1.0, 1e3, 1e9]) * BYTE
 
@@ -66,9 +68,9 @@ def test_linear_attention() -> None:
 
 def test_experts() -> None:
     where: dict[str, Any] = {"experts": 256, "ep": 8}
-    count = U.Quantity(TOKENS, "")
-    assert is_in(moe.normal_max(U.Quantity(8, "")), "")
-    assert is_in(moe.normal_tail(U.Quantity(0.1, "")), "")
+    count: Any = U.Quantity(TOKENS, "")
+    assert is_in(moe.normal_max(count), "")
+    assert is_in(moe.normal_tail(0.1 / count), "")
     assert is_in(moe.local_experts(count, 8, 8), "")
     assert is_in(moe.touched_experts(count, experts=256, topk=8, local=32, skew=0.5), "")
     assert is_in(moe.hottest_touched(count, topk=8, local=32, skew=0.5, **where), "")

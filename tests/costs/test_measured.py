@@ -38,7 +38,7 @@ def predicted(row: dict[str, str]) -> float:
     context = batch * (isl + osl / 2)
     loads = Batch(batch, context, np.array([0.0, chunk]), np.array([0.0, chunk * isl / 2]))
     engine = load_engine({"atom": "sglang"}.get(row["engine"], row["engine"]))
-    decode, mixed = step(model(name), achieved(SYSTEMS[row["device"]]), split, loads, engine=engine).seconds
+    decode, mixed = np.asarray(step(model(name), achieved(SYSTEMS[row["device"]]), split, loads, engine=engine).seconds)
     return float(decode + batch / osl * isl / chunk * (mixed - decode))
 
 

@@ -44,7 +44,8 @@ def test_it_lies_between_idle_and_tdp_and_grows(compute: float, hbm: float, more
 
 
 def test_a_watt_is_a_watt() -> None:
-    drawn: Any = power(U.Quantity("700 W"), SHARES, compute=np.array([0.1, 0.9]), hbm=0.5)
+    tdp: Any = U.Quantity("700 W")
+    drawn: Any = power(tdp, SHARES, compute=np.array([0.1, 0.9]), hbm=0.5)
     assert U.Quantity(drawn).check("[power]")
 
 

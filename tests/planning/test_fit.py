@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenworks.errors import DoesNotFit
+from tests.planning.settings import DENSE
+from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal.points import Setting
 from tokenworks.planning.fit import READS, Fit, fit
 from tokenworks.specs.compose import machine
@@ -95,3 +96,12 @@ def test_more_memory_never_fits_less(factor: float) -> None:
     before, after = fit(small, "bf16"), fit(large, "bf16")
     assert after.smallest.devices <= before.smallest.devices
     assert after.best.kv_tokens >= before.best.kv_tokens
+
+
+def test_no_legal_split_at_all_says_by_which_rule() -> None:
+    with pytest.raises(SpecError, match="a100 has no FP8: take kv_dtype=bf16"):
+        fit(setting(DENSE, "8xhgx-a100"), "fp8")
+    tiny = dataclasses.replace(setting(DENSE, "hgx-h100").model, max_context=1)
+    one = Workload(name="fit", isl=1, osl=1)
+    with pytest.raises(SpecError, match="isl \\+ osl = 2 tokens, Qwen/Qwen3-32B reads 1"):
+        fit(dataclasses.replace(setting(DENSE, "hgx-h100"), model=tiny, workload=one), "bf16")

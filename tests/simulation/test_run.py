@@ -300,3 +300,45 @@ def test_a_queue_that_takes_a_share_of_what_comes_is_unstable(
     waiting: tuple[int, ...], sent_so_far: tuple[int, ...], *, stable: bool
 ) -> None:
     assert Backlog((1.0, 2.0, 3.0, 4.0), waiting, sent_so_far).stable is stable
+
+
+def shared_prefixes() -> Traffic:
+    """Twenty requests with one prefix of 640 tokens, far enough apart that each finds what the one before left."""
+    count = 20
+    return sent(
+        10.0 * np.arange(count), [700] * count, [5] * count, run_start=np.zeros(count, int),
+        run_length=np.full(count, 10), run_offsets=np.arange(count + 1), hash_block_tokens=64,
+    )  # fmt: skip
+
+
+def test_a_deployment_says_its_router_and_whether_it_caches_prefixes() -> None:
+    traffic = shared_prefixes()
+    default = simulate(DEPLOYMENT, traffic)
+    assert default.cluster.router.name == "prefix_aware"
+    assert default.outcome.cached_tokens.tolist() == [0, *[640] * 19]
+    off = simulate(DEPLOYMENT.model_copy(update={"prefix_caching": False}), traffic)
+    assert off.cluster.router.name == "least_loaded"
+    assert not off.outcome.cached_tokens.any()
+    turns = DEPLOYMENT.model_copy(update={"router": "round_robin"})
+    assert simulate(turns, traffic).cluster.router.name == "round_robin"
+    assert simulate(turns, traffic, router="power_of_two").cluster.router.name == "power_of_two"
+
+
+def test_step_times_are_made_linear_around_what_is_computed() -> None:
+    """19 of 20 prompts compute 60 of their 700 tokens and see 670 in the mean, the first computes all and sees 350."""
+    request = simulate(DEPLOYMENT, shared_prefixes()).site.request
+    assert request.uncached == pytest.approx((700 + 19 * 60) / 20)
+    assert request.seen == pytest.approx((700 * 350 + 19 * 60 * 670) / (700 + 19 * 60))
+    assert request.context == pytest.approx(702.5)
+    alone = simulate(DEPLOYMENT.model_copy(update={"prefix_caching": False}), shared_prefixes()).site.request
+    assert (alone.uncached, alone.seen) == (700, 350)
+
+
+def test_roles_stand_in_the_order_in_which_a_request_meets_them() -> None:
+    roles = tuple(Role(name=name, parallel=Parallel(tp=4)) for name in ("decode", "prefill"))
+    apart = DEPLOYMENT.model_copy(update={"roles": roles})
+    apart = Deployment.model_validate(apart.model_dump())
+    assert [role.name for role in apart.roles] == ["prefill", "decode"]
+    found = simulate(apart, loaded(200, rate=2)).plain()
+    assert [role["role"] for role in found["roles"]] == ["prefill", "decode"]
+    assert str(apart) == "1xprefill[tp4] + 1xdecode[tp4]"

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenworks.specs.hf.families import build
+from tokenworks.specs.hf.architectures import build
 from tokenworks.specs.hf.load import CATALOG
 from tokenworks.specs.model import Model
 

@@ -32,7 +32,7 @@ def test_n_systems_are_n_times_the_devices_and_change_nothing_else(box: str, cou
     assert many.devices == count * one.devices
     assert (many.domain, many.host, many.peak) == (one.domain, one.host, one.peak)
     assert (many.hbm_bytes, many.hbm_bandwidth) == (one.hbm_bytes, one.hbm_bandwidth)
-    assert (many.scale_up, many.host_link) == (one.scale_up, one.host_link)
+    assert (many.scale_up, many.host) == (one.scale_up, one.host)
     assert (many.scale_out is None) == (count == 1)
 
 
@@ -222,7 +222,7 @@ def test_the_example_is_one_of_the_number_that_is_missing(given_up: str, example
 def test_what_no_step_reads_may_be_missing_and_is_not_named() -> None:
     """The Atlas 950 lacks only its host's memory and link."""
     machine = compose.machine("atlas-950")
-    assert (machine.host_link, machine.host_dram_bytes) == (None, None)
+    assert (machine.host.link, machine.host.dram, machine.price) == (None, None, None)
     assert not [item for item in compose.machine("scalex40").assumed if item.path.startswith("host.")]
 
 
@@ -300,3 +300,14 @@ def test_a_number_that_is_not_used_is_not_named() -> None:
     one, many = ({a.path for a in compose.machine(on).assumed} for on in ("scalex40", "2xscalex40"))
     assert not {path for path in one if path.startswith(("network", "price", "host.ssd"))}
     assert many - one == {"network.overhead"}
+
+
+def test_a_machine_keeps_what_its_host_has_and_what_it_costs_to_run() -> None:
+    """scaleX40: 768 GB of DDR5 at 614.4 GB/s and 15.36 TB of NVMe a host of four cards; 45 kW and 450 kg a box."""
+    one, four = compose.machine("scalex40"), compose.machine("4xscalex40@xdr")
+    host = one.host
+    assert (host.devices, host.link, host.dram, host.dram_bandwidth) == (4, 64e9, 768e9, 614.4e9)
+    assert (host.ssd, host.ssd_bandwidth) == (15.36e12, 29.4e9)
+    assert (one.price, one.power, one.weight) == (None, 45e3, 450)
+    assert (four.price, four.power, four.weight) == (None, 180e3, 1800)
+    assert four.host == host

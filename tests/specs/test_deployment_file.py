@@ -183,3 +183,15 @@ def test_what_plan_ranks_is_what_a_file_gives_back(tmp_path: Path) -> None:
     entries = [Entry(rank=row.rank, deployment=row.deployment) for row in found.deployments]
     path.write_text(yaml.safe_dump(document(entries, found.inputs())))
     assert load_deployments(path) == [row.deployment for row in found.deployments]
+
+
+@pytest.mark.parametrize("text", ["ttft.p99.999999999999999999=1s", "tpot.p0=50ms", "ttft.p00.0=1s"])
+def test_a_percentile_lies_between_none_and_all(text: str) -> None:
+    with pytest.raises(SpecError, match="a percentile lies between 0 and 100"):
+        Slo.parse(text)
+
+
+@pytest.mark.parametrize(("field", "value"), [("expert_tp", 10**20), ("tp", 10**6 + 1)])
+def test_no_machine_is_that_wide(field: str, value: int) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to 1000000"):
+        Parallel.model_validate({field: value})

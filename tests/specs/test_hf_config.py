@@ -257,3 +257,14 @@ def test_a_class_default_is_named_in_a_note() -> None:
     assert read(LLAMA).notes == ()
     scout = load_model("meta-llama/Llama-4-Scout-17B-16E-Instruct")
     assert any("no_rope_layer_interval=4" in note for note in scout.notes)
+
+
+def test_a_vision_tower_of_the_wrong_type_is_refused() -> None:
+    """A tower whose size is not told is not counted; a number where an object or a list belongs is an error."""
+    config = shipped("Qwen/Qwen3.5-35B-A3B")
+    refused(config | {"vision_config": 1}, "vision_config: want an object, got 1")
+    levels = config["vision_config"] | {"deepstack_visual_indexes": 5}
+    refused(config | {"vision_config": levels}, "vision_config.deepstack_visual_indexes: want a list, got 5")
+    del levels["depth"]
+    del levels["deepstack_visual_indexes"]
+    assert read(config | {"vision_config": levels}).vision_parameters is None

@@ -196,3 +196,22 @@ def test_a_workload_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({"name": "mine", "isl": 4000, "osl": 1000}))
     assert load.load_workload(str(file)) == Workload(name="mine", isl=4000, osl=1000)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "words"),
+    [
+        ("{kind: gamma, cv: 2, burst: 3}", "arrivals.burst: unknown key; known: kind, cv"),
+        ("{kind: gama, cv: 2}", "arrivals.kind: 'gama' is not one of .*; did you mean \"gamma\""),
+        ("{cv: 2}", "arrivals.kind: is missing"),
+        ("{kind: 3}", "arrivals.kind: '3' is not one of"),
+        ("gamma", 'arrivals: is the text "gamma", not a mapping'),
+        ("{kind: burst}", "arrivals.size: is missing"),
+        ("{kind: gamma, cv: much}", "arrivals.cv: 'much': input should be a valid number"),
+    ],
+)
+def test_one_of_several_forms_is_refused_by_its_own_keys(tmp_path: Path, arrivals: str, words: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"name: mine\nisl: 1000\nosl: 200\narrivals: {arrivals}\n")
+    with pytest.raises(SpecError, match=words):
+        load.load_workload(file)

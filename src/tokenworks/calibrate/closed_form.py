@@ -2,7 +2,7 @@
 
 A fit asks for thousands of points again and again while it turns factors, which no simulation is quick enough for. The
 batch hardly moves when factors do, so it is taken from one simulation; and what the closed form leaves out (order,
-queues, chunks) is the ratio of the two, taken there, too.
+queues, chunks, prompts of several ranks in one step) is the ratio of the two, taken there, too.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from tokenworks.calibrate.case import Skipped, case
+from tokenworks.arrays import Floats
+from tokenworks.calibrate.case import Case, case
+from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
 from tokenworks.costs import step
-from tokenworks.costs.arrays import Floats
 from tokenworks.costs.rates import rates
-from tokenworks.costs.requests import accepted_tokens, batch, stacked
+from tokenworks.costs.requests import accepted_tokens, batch
 from tokenworks.costs.split import Split
 from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.engine import Engine
@@ -31,7 +32,13 @@ from tokenworks.specs.model import Model
 
 @dataclass(frozen=True)
 class Bunch:
-    """Points of one model, machine and engine, as arrays; `at` are their places among all points."""
+    """Points of one model, machine, engine and mode, as arrays.
+
+    at : their places among all points
+    load : two steps of each point, one a row: the step that only decodes, and the one that prefills a prompt
+    batch : decoding sequences of an instance, mean over a simulation [count]
+    alone : prefill runs in a step of its own; disaggregated : prefill runs on other devices
+    """
 
     model: Model
     machine: Machine
@@ -54,7 +61,7 @@ class Bunch:
         """
         found = rates(self.machine, calibration)
         made = step.step(self.model, found, self.split, self.load, engine=self.engine).seconds
-        decode, other = np.split(np.asarray(made, float), 2)
+        decode, other = np.asarray(made, float)
         gained = accepted_tokens(self.drafts, found.acceptance)
         if self.disaggregated:
             return np.asarray(decode / gained)
@@ -69,7 +76,7 @@ def bunches(points: Sequence[Point], predictions: Sequence[Predicted], calibrati
     ----------
     predictions : of a simulation with `calibration`, which gives the mean batches
     """
-    rows: dict[tuple[Any, ...], list[tuple[int, Point, Any]]] = defaultdict(list)
+    rows: dict[tuple[Any, ...], list[tuple[int, Point, Case]]] = defaultdict(list)
     for i, (point, said) in enumerate(zip(points, predictions, strict=True)):
         if not (said.tpot and said.batch and point.measured.tpot and point.load == "closed"):
             continue
@@ -83,28 +90,24 @@ def bunches(points: Sequence[Point], predictions: Sequence[Predicted], calibrati
     return [_bunch(members, predictions) for members in rows.values()]
 
 
-def _bunch(members: list[tuple[int, Point, Any]], predictions: Sequence[Predicted]) -> Bunch:
+def _bunch(members: list[tuple[int, Point, Case]], predictions: Sequence[Predicted]) -> Bunch:
     site, points = members[0][2].site, [point for _, point, _ in members]
     roles = [made.deployment.roles[-1] for _, _, made in members]
     batches = np.array([predictions[i].batch for i, _, _ in members])
     alone = site.engine.mixing == "prefill-first"
-    apart = points[0].mode == "disagg"
-    split = {
-        name: np.tile([getattr(Split.of(role), name) for role in roles], 2)
-        for name in ("tp", "pp", "dp", "ep", "expert_tp", "redundant", "kv_bytes", "draft_tokens")
-    }
-    request = stacked([made.site.request for _, _, made in members])
+    requests = [made.site.request for _, _, made in members]
+    # The step that decodes, and the step that prefills one prompt beside what decodes, where the engine mixes both.
     steps = [
-        batch(request, decode=decoding, prefill=prefill, lanes=1.0)
-        for decoding, prefill in ((batches, 0.0), (0.0 * batches if alone else batches, request.isl))
-    ]
-    load = step.Batch(*(np.concatenate([getattr(one, field.name) + 0.0 * batches for one in steps])
-                        for field in dataclasses.fields(step.Batch)))  # fmt: skip
+        [batch(one, decode=often * with_decodes, prefill=prompts * one.isl, lanes=1.0)
+         for one, often in zip(requests, batches, strict=True)]
+        for prompts, with_decodes in ((0.0, 1.0), (1.0, float(not alone)))
+    ]  # fmt: skip
     return Bunch(
         model=site.model, machine=site.machine, engine=site.engine, at=np.array([i for i, _, _ in members]),
-        split=Split(**split), load=load, batch=batches, osl=np.asarray(request.osl),
-        drafts=np.array([p.drafts for p in points]),
-        alone=alone, disaggregated=apart,
+        split=Split(*np.array([dataclasses.astuple(Split.of(role)) for role in roles]).T),
+        load=step.Batch(*np.array([[dataclasses.astuple(one) for one in row] for row in steps]).transpose(2, 0, 1)),
+        batch=batches, osl=np.array([one.osl for one in requests]),
+        drafts=np.array([point.drafts for point in points]), alone=alone, disaggregated=points[0].mode == "disagg",
     )  # fmt: skip
 
 

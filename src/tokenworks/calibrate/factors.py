@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tokenworks.costs.arrays import Floats
+from tokenworks.arrays import Floats
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, Family
 from tokenworks.specs.provenance import Quantity
 
 SHARED = {"sequence": 0.4, "elementwise": 0.4, "skew": 0.1, "acceptance": 0.2}
-"""Constants of the whole calibration, and how far each may lie from its prior, as a log-deviation [-]."""
+"""Constants of the whole calibration, and how far each may lie from its prior, as a log-deviation [-].
+Like all such freedoms here it is assumed: wide where the prior is a guess, narrow where points tell little of it."""
 
 IN_SITU = {
     "kernel": 0.2, "attention_start": 0.2, "experts_start": 0.2, "expert": 0.2, "collective_start": 0.2,

@@ -16,7 +16,9 @@ from typing import Literal, get_args
 
 from tokenworks.errors import SpecError
 from tokenworks.specs import load
+from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.engine import find_engine
 
 Mode = Literal["agg", "disagg", "prefill_only", "decode_only"]
 LoadKind = Literal["closed", "burst", "poisson", "constant", "offline", "batch_per_device", "tokens_per_device"]
@@ -38,10 +40,6 @@ KNOWN = {*NEEDED, *OPTIONAL, *MEASURED, *WIDTHS} | {
 
 EMPTY = ("", "nan", "none", "null", "na", "n/a", "-")
 """How tools write a number that is not there."""
-
-DRAFTS: dict[str, tuple[int, int]] = {"vllm": (1, 1), "trt": (3, 2), "": (2, 1)}
-"""Draft tokens of a row that says MTP and no more, by a word in the engine's name; the second where attention is data
-parallel, as batches are large there. Assumed, as recipes have it: vLLM's one, TensorRT-LLM's three, others' between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class PointTable:
     """The points of files, and the columns in them that nothing here reads."""
 
     paths: tuple[str, ...]
@@ -131,7 +129,7 @@ class Table:
         return [point.id for point in self.points if point.deployment and not point.variation]
 
 
-def read_points(path: Path, limit: int | None = None) -> Table:
+def read_points(path: Path, limit: int | None = None) -> PointTable:
     """Read a CSV of measured points; a cell that is no number is an error with its line and column.
 
     Parameters
@@ -160,7 +158,7 @@ def read_points(path: Path, limit: int | None = None) -> Table:
         raise SpecError(f"is no CSV: {error}", where=f"{path}:{rows.line_num}") from None
     if not points:
         raise SpecError("has no rows", where=str(path), hint="give a CSV of measured points, one a row")
-    return Table((str(path),), tuple(points), tuple(name for name in header if name not in KNOWN))
+    return PointTable((str(path),), tuple(points), tuple(name for name in header if name not in KNOWN))
 
 
 def _check_header(path: Path, header: list[str] | None) -> None:
@@ -265,8 +263,8 @@ class _Row:
         stated = re.fullmatch(r"mtp-?([1-8])", text) or re.search(r"num-steps[ =]([1-8])", text)
         if stated:
             return int(stated[1])
-        engine = self.word("engine").lower()
-        drafts = next(found for word, found in DRAFTS.items() if word in engine)[worker.dp > 1]
+        engine = find_engine(self.cells["engine"])
+        drafts = int(number(engine.mtp_drafts_dp if worker.dp > 1 else engine.mtp_drafts))
         self.assumed.append(f"draft tokens of {text}: {drafts}")
         return drafts
 

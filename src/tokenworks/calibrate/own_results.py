@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenworks import ingest
-from tokenworks.calibrate.measured import LoadKind, Measured, Point, Table, Worker, read_points
+from tokenworks.calibrate.measured import LoadKind, Measured, Point, PointTable, Worker, read_points
 from tokenworks.errors import SpecError
 from tokenworks.ingest.benchmark import Arrivals, Benchmark, Lengths
 from tokenworks.ingest.rows import Rows
@@ -19,7 +19,7 @@ LOADS: dict[Arrivals, LoadKind] = {"poisson": "poisson", "constant": "constant"}
 """Loads by a rate; requests that come at once are a closed loop where some must wait, else a burst."""
 
 
-def measured_table(paths: Sequence[Path], deployment: Deployment | None, limit: int | None = None) -> Table:
+def measured_table(paths: Sequence[Path], deployment: Deployment | None, limit: int | None = None) -> PointTable:
     """The points of CSV files and of benchmark results, in the order of the files.
 
     Parameters
@@ -38,7 +38,7 @@ def measured_table(paths: Sequence[Path], deployment: Deployment | None, limit: 
             raise SpecError("which deployment was this measured on?", where=str(path), hint="give --deployment FILE")
         else:
             points += [point_of(one, deployment) for one in ingest.load_benchmarks(path)]
-    return Table(tuple(map(str, paths)), tuple(points[:limit]), tuple(ignored))
+    return PointTable(tuple(map(str, paths)), tuple(points[:limit]), tuple(ignored))
 
 
 def _is_object(path: Path) -> bool:

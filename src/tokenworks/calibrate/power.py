@@ -8,22 +8,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tokenworks.calibrate.leave_out import INTERVAL, conformal
+from tokenworks.arrays import Floats
+from tokenworks.calibrate.least_squares import Loss, least_squares
+from tokenworks.calibrate.leave_out import conformal
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
-from tokenworks.costs.arrays import Floats
+from tokenworks.calibrate.quantities import fitted, spread
 from tokenworks.specs.calibration import Power, number
-from tokenworks.specs.provenance import Quantity
 
 FREEDOM = 0.5
-"""How far a share may lie from its prior, as a log-deviation [-]."""
+"""How far a share may lie from its prior, as a log-deviation; assumed, as no prior rests on a measurement [-]."""
 
-NOISE, ROBUST = 0.1, 0.2
-"""Log error that a measured power has by itself, and the one beyond which a point counts linearly [-]."""
+LOSS = Loss(noise=0.1, robust=0.2)
+"""A measured power has a log error of so much by itself; assumed, as is the one beyond which a point must not lead."""
 
-TURNS, DAMPING = 60, 0.7
+TURNS, ENOUGH = 60, 1e-13
+"""Turns at most, and the share of the cost below which another one gains too little [-]: three shares cost no time."""
+
 LEAST_POINTS = 6
 """Fewer points with energy than this fit nothing."""
 
@@ -85,13 +87,12 @@ def fit_power(points: Sequence[Point], predictions: Sequence[Predicted], prior: 
     systems = sorted(set(names)) if len(set(names)) > 1 else []
     for system in systems:
         own = names == system
-        unseen[own] = _errors(uses[own], drawn[own], _solve(uses[~own], drawn[~own], start))[0]
-    inside = _errors(uses, drawn, found)[0]
-    spread = conformal(unseen if systems else inside)
-    made = {name: _fitted(f"{value:.3g}", getattr(prior, name), source) for name, value in
-            zip(SHARES, np.exp(found), strict=True)}  # fmt: skip
+        unseen[own] = _errors(uses[own], drawn[own], _solve(uses[~own], drawn[~own], start))
+    inside = _errors(uses, drawn, found)
     how = "systems left out of the fit" if systems else "in sample: one system only"
-    made["spread"] = _fitted(f"{spread:.2f}", None, f"{how}: {100 * INTERVAL:.0f} % of {len(rows)} points within it")
+    made = {"spread": spread(round(conformal(unseen if systems else inside), 2), f"{how}: {len(rows)} points")}
+    for name, value in zip(SHARES, np.exp(found).tolist(), strict=True):
+        made[name] = fitted(getattr(prior, name).model_copy(update={"value": value}), source)
     left = [
         LeftPower(str(system), int((names == system).sum()), _median(unseen[names == system]),
                   math.expm1(float(np.median(unseen[names == system]))))
@@ -109,28 +110,25 @@ def measured_watts(point: Point) -> float | None:
     return got.energy * got.rate * share
 
 
-def _errors(uses: Floats, drawn: Floats, logs: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Log error of each point, and whether it lies below the limit."""
-    sums = uses @ np.exp(logs)
-    return np.log(np.minimum(sums, 1.0) / drawn), sums < 1.0
+def _errors(uses: Floats, drawn: Floats, logs: Floats) -> Floats:
+    """Log error of each point."""
+    return np.asarray(np.log(np.minimum(uses @ np.exp(logs), 1.0) / drawn))
 
 
 def _solve(uses: Floats, drawn: Floats, start: Floats) -> Floats:
-    """Gauss and Newton on the logs of the shares, which keeps them above zero; Huber weights, as `calibrate.fit`."""
-    logs = start.copy()
-    for _ in range(TURNS):
-        error, free = _errors(uses, drawn, logs)
-        slope = uses * np.exp(logs) / (uses @ np.exp(logs))[:, None] * free[:, None]
-        weight = np.minimum(1.0, ROBUST / np.maximum(np.abs(error), 1e-12)) / NOISE**2
-        bend = slope.T @ (weight[:, None] * slope) + np.eye(len(logs)) / FREEDOM**2
-        logs = logs - DAMPING * np.linalg.solve(bend, slope.T @ (weight * error) + (logs - start) / FREEDOM**2)
-    return logs
+    """Logs of the shares, which keep them above zero. Power at its limit has no slope."""
+
+    def errors(theta: Floats) -> Floats:
+        return _errors(uses, drawn, start + theta)
+
+    def slopes(theta: Floats, at: Floats) -> Floats:  # noqa: ARG001
+        parts = uses * np.exp(start + theta)
+        sums = parts.sum(axis=1)[:, None]
+        return np.asarray(parts / sums * (sums < 1.0))
+
+    freedom = np.full(len(start), FREEDOM)
+    return start + least_squares(errors, slopes, freedom, LOSS, turns=TURNS, enough=ENOUGH)
 
 
 def _median(errors: Floats) -> float:
     return float(np.median(np.abs(np.expm1(errors))))
-
-
-def _fitted(text: str, prior: Quantity | None, source: str) -> Quantity:
-    note = f"prior {prior.written}: {prior.source}" if prior else ""
-    return Quantity(value=float(text), status="derived", source=source, note=note, written=text)

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenworks.calibrate.case import Case, Skipped, case
+from tokenworks.arrays import Floats
+from tokenworks.calibrate.case import Case, case
+from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.measured import Counted, Point
 from tokenworks.costs import step
-from tokenworks.costs.arrays import Floats
 from tokenworks.costs.power import roof_use
 from tokenworks.costs.requests import accepted_tokens, batch, mean_of_requests
 from tokenworks.costs.split import Split
@@ -24,10 +25,10 @@ from tokenworks.simulation.energy import Used, used
 from tokenworks.specs.calibration import Calibration, number
 
 FEW = 0.02
-"""Share of requests that may be refused for their length: the longest of those that are drawn, not measured [-]."""
+"""Share of requests that may be refused for their length, the longest of those that are drawn; assumed [-]."""
 
 CROWDED = 0.5
-"""Share of the contexts of all running sequences that must find room beside what a sequence holds by itself [-]."""
+"""Share of the contexts of all running sequences that must find room beside their states; assumed [-]."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from tokenworks.calibrate.measured import Point, Table
+from tokenworks.calibrate.measured import Point, PointTable
 from tokenworks.calibrate.predict import Predicted, predict
 from tokenworks.calibrate.score import STARVED, Errors, grouped, little, ranking, scored
 from tokenworks.specs.calibration import Calibration
@@ -28,6 +28,8 @@ EXAMPLES = 5
 """Reasons of a kind that the summary tells; the table of `rows` has every point's."""
 
 PROCESSES = 2
+"""Processes that predict many points, at most."""
+
 SLICE = 40
 """Points that a process takes at a time; neighbours share configurations."""
 
@@ -69,7 +71,7 @@ class ValidateBody(TypedDict):
 class Validation:
     """Measured points, and what was predicted of each."""
 
-    table: Table
+    table: PointTable
     calibration: Calibration
     predictions: tuple[Predicted, ...]
 
@@ -162,7 +164,7 @@ def sha256(paths: Iterable[str | Path]) -> str:
     return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
 
 
-def validate(table: Table, calibration: Calibration, *, say: Callable[[str], None] | None = None) -> Validation:
+def validate(table: PointTable, calibration: Calibration, *, say: Callable[[str], None] | None = None) -> Validation:
     """Predict measured points by simulation.
 
     Parameters

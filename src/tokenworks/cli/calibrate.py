@@ -153,7 +153,8 @@ class _Table:
             emit(found, output)
 
     def calibrate(self, name: str, out: Path | None, output: Output, *, ablation: bool) -> None:
-        from tokenworks.calibrate.calibrate import calibrate, write
+        from tokenworks.calibrate.calibrate import calibrate
+        from tokenworks.calibrate.file import write
         from tokenworks.calibrate.validate import sha256
 
         with progress("calibrating") as say:
@@ -173,7 +174,8 @@ class _Table:
 
 def _own(measured: FittedOn, start: Calibration, began: float, *, name: str, out: Path | None, output: Output) -> None:
     """A fit on a user's own results."""
-    from tokenworks.calibrate.calibrate import calibrate_own, write_own
+    from tokenworks.calibrate.file import write_own
+    from tokenworks.calibrate.own_machine import calibrate_own
     from tokenworks.calibrate.validate import sha256
 
     data, points = measured.data, measured.table().points

@@ -23,7 +23,7 @@ from tokenworks.specs.load import load_workload
 from tokenworks.specs.slo import RequestClass
 
 if TYPE_CHECKING:
-    from tokenworks.calibrate.measured import Table
+    from tokenworks.calibrate.measured import PointTable
     from tokenworks.simulation.source import Source
     from tokenworks.specs.trace import Trace
 
@@ -167,7 +167,7 @@ class Points:
     data: Annotated[tuple[Path, ...], Parameter(negative=())]
     deployment: Path | None = None
 
-    def table(self, limit: int | None = None) -> Table:
+    def table(self, limit: int | None = None) -> PointTable:
         """The points, the first `limit` of them; what had to be assumed of them goes to stderr."""
         from tokenworks.calibrate.own_results import measured_table
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
 from tokenworks.specs.model import Scan, State
 
 QUERY_TILE = 128  # query rows that share one read of the keys; FlashAttention-2, arXiv:2307.08691, section 3.3

@@ -6,12 +6,12 @@ import functools
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
 
 COMPUTE, HBM, LATENCY, UP, OUT, HOST = "compute", "hbm", "latency", "scale-up", "scale-out", "host"
 
@@ -86,7 +86,7 @@ class Breakdown:
 
     def bound(self) -> NDArray[np.str_]:
         """What binds the step, elementwise: the roof under which most seconds were spent."""
-        spent: dict[str, Any] = {}
+        spent: dict[str, FloatArray] = {}
         for part in self.parts.values():
             names = part.bound()
             for roof in part.roofs:

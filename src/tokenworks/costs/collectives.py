@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray, ceil_div
+from tokenworks.arrays import FloatArray, ceil_div
 
 IN_SWITCH = 0.65
 """What adding in the switch reaches of the rate that other algorithms reach [-]: NCCL with NVLink SHARP, 8 H100 and 8
@@ -22,7 +22,7 @@ B200, 64 MB to 512 MB (aiconfigurator-core 0.12.0, NCCL and custom all-reduce ta
 
 
 @dataclass(frozen=True, slots=True)
-class Fabric:
+class LinkRates:
     """One level of the interconnect as a device sees it, at the rates it achieves.
 
     bandwidth : [byte/s] per direction; pair : the most of it that one peer can take [byte/s]
@@ -33,11 +33,11 @@ class Fabric:
     in_switch : the switch adds
     """
 
-    bandwidth: FloatArray
-    pair: FloatArray
-    alpha: FloatArray
-    start: FloatArray
-    ring: FloatArray
+    bandwidth: float
+    pair: float
+    alpha: float
+    start: float
+    ring: float
     direct: bool
     in_switch: bool
 
@@ -47,12 +47,12 @@ def spread(n: FloatArray, domain: FloatArray) -> tuple[FloatArray, FloatArray]:
     return np.minimum(n, domain), ceil_div(n, domain)
 
 
-def exchange_rate(n: FloatArray, fabric: Fabric) -> FloatArray:
+def exchange_rate(n: FloatArray, link: LinkRates) -> FloatArray:
     """What a device sends when it talks to all n - 1 others at once [byte/s]: min(B, (n - 1) pair)."""
-    return np.minimum(fabric.bandwidth, np.maximum(n - 1, 1) * fabric.pair)
+    return np.minimum(link.bandwidth, np.maximum(n - 1, 1) * link.pair)
 
 
-def _flat_all_reduce(size: FloatArray, n: FloatArray, fabric: Fabric) -> FloatArray:
+def _flat_all_reduce(size: FloatArray, n: FloatArray, link: LinkRates) -> FloatArray:
     """The best of the algorithms that one level offers [s]; b is `start`, what waiting for each other costs.
 
     Load/store:
@@ -64,27 +64,26 @@ def _flat_all_reduce(size: FloatArray, n: FloatArray, fabric: Fabric) -> FloatAr
     A switch that adds:
         in-switch  2 (b + a) + (n + 1) / n s / (B u)        each sends its share up once, and gets the sum once
     """
-    moved = size / exchange_rate(n, fabric)
+    moved = size / exchange_rate(n, link)
     both_ways = 2 * (n - 1) / n * moved
-    phase = fabric.start + fabric.alpha
-    if fabric.direct:
+    phase = link.start + link.alpha
+    if link.direct:
         best = np.minimum(phase + (n - 1) * moved, 2 * phase + both_ways)
     else:
-        ring = 2 * (n - 1) * fabric.alpha + both_ways
-        best = fabric.start + np.minimum(ring, 2 * np.ceil(np.log2(n)) * fabric.alpha + 2 * moved)
-    if fabric.in_switch:
+        ring = 2 * (n - 1) * link.alpha + both_ways
+        best = link.start + np.minimum(ring, 2 * np.ceil(np.log2(n)) * link.alpha + 2 * moved)
+    if link.in_switch:
         best = np.minimum(best, 2 * phase + (n + 1) / n * moved / IN_SWITCH)
     return best
 
 
-def _flat_gather(size: FloatArray, n: FloatArray, fabric: Fabric) -> FloatArray:
+def _flat_gather(size: FloatArray, n: FloatArray, link: LinkRates) -> FloatArray:
     """Around a ring of n - 1 steps, as NCCL gathers and scatters [s]."""
-    step = np.maximum(fabric.ring, fabric.alpha)
-    return fabric.start + (n - 1) * step + (n - 1) / n * size / exchange_rate(n, fabric)
+    return link.start + (n - 1) * max(link.ring, link.alpha) + (n - 1) / n * size / exchange_rate(n, link)
 
 
 def all_reduce(
-    size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: Fabric, outer: Fabric | None
+    size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: LinkRates, outer: LinkRates | None
 ) -> FloatArray:
     """Every device ends with the sum of n buffers of `size` bytes [s].
 
@@ -106,11 +105,12 @@ def all_reduce(
     if outer is None:
         return (n > 1) * inside
     across = 2 * _flat_gather(size, local, inner) + _flat_all_reduce(size / local, domains, outer)
-    return (n > 1) * np.where(domains > 1, across, inside)
+    seconds: FloatArray = np.where(domains > 1, across, inside)
+    return (n > 1) * seconds
 
 
 def all_gather(
-    size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: Fabric, outer: Fabric | None
+    size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: LinkRates, outer: LinkRates | None
 ) -> FloatArray:
     """Every device ends with all n pieces, `size` bytes together [s]. A reduce-scatter takes as long, mirrored.
 
@@ -133,8 +133,8 @@ def exchange(
     n: FloatArray,
     *,
     domain: FloatArray,
-    inner: Fabric,
-    outer: Fabric | None,
+    inner: LinkRates,
+    outer: LinkRates | None,
 ) -> FloatArray:
     """All-to-all whose bytes are known by destination [s]: the two fabrics carry their shares at the same time.
 
@@ -150,11 +150,12 @@ def exchange(
     if outer is None:
         return (n > 1) * near
     far = (domains > 1) * (outer.start + outer.alpha + outside / outer.bandwidth)
-    return (n > 1) * np.maximum(near, far)
+    seconds: FloatArray = np.maximum(near, far)
+    return (n > 1) * seconds
 
 
-def p2p(size: FloatArray, distance: FloatArray, *, span: FloatArray, domain: FloatArray, inner: Fabric,
-        outer: Fabric | None) -> FloatArray:  # fmt: skip
+def p2p(size: FloatArray, distance: FloatArray, *, span: FloatArray, domain: FloatArray, inner: LinkRates,
+        outer: LinkRates | None) -> FloatArray:  # fmt: skip
     """One device sends `size` bytes to the one `distance` further on [s]: t = start + alpha + s / min(B, pair).
 
     Parameters
@@ -162,8 +163,9 @@ def p2p(size: FloatArray, distance: FloatArray, *, span: FloatArray, domain: Flo
     distance : 0 where there is nobody to send to; span : devices among which all such pairs lie; where they do not fit
         in a domain, some pair crosses, and the slowest counts
     """
-    near = inner.start + inner.alpha + size / np.minimum(inner.bandwidth, inner.pair)
+    near = inner.start + inner.alpha + size / min(inner.bandwidth, inner.pair)
     if outer is None:
         return (distance > 0) * near
     far = outer.start + outer.alpha + size / outer.bandwidth
-    return (distance > 0) * np.where(span > domain, np.maximum(near, far), near)
+    seconds: FloatArray = np.where(span > domain, np.maximum(near, far), near)
+    return (distance > 0) * seconds

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
 from tokenworks.costs.roofline import compute_dtype
 from tokenworks.specs.model import Block, Experts, Format, Matrix, Model, Scan, State
 
@@ -24,11 +24,11 @@ class Gemm:
     """
 
     part: str
-    inputs: int
+    inputs: FloatArray
     inner: bool
-    out: int
-    kv: int
-    whole: int
+    out: FloatArray
+    kv: FloatArray
+    whole: FloatArray
     kv_heads: int
     form: Format
     again: bool = False

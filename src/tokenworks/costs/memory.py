@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray, ceil_div
+from tokenworks.arrays import FloatArray, ceil_div
 from tokenworks.costs.moe import local_experts
 from tokenworks.costs.split import Split
 from tokenworks.specs.calibration import number

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray, ceil_div
+from tokenworks.arrays import FloatArray, ceil_div
 
 # Expected maximum of n standard normals, n = 1, 2, 4, ... 2^14, by numerical integration of n x phi(x) Phi(x)^(n-1);
 # to n = 400 it is Harter, Expected values of normal order statistics, Biometrika 48, 1961, table 1.
@@ -32,12 +32,13 @@ _NORMAL_MAX = np.array(
 
 def normal_max(n: FloatArray) -> FloatArray:
     """Expected maximum of n independent standard normals [-], interpolated in log2 n."""
-    return np.interp(np.log2(n), _LOG2_N, _NORMAL_MAX)
+    largest: FloatArray = np.interp(np.log2(n), _LOG2_N, _NORMAL_MAX)
+    return largest
 
 
 def normal_tail(q: FloatArray) -> FloatArray:
     """Z with P(normal > z) = q, for q <= 1/2 [-]. Abramowitz and Stegun 26.2.23: error below 4.5e-4."""
-    t = np.sqrt(-2 * np.log(q))
+    t: FloatArray = np.sqrt(-2 * np.log(q))
     top = 2.515517 + t * (0.802853 + t * 0.010328)
     return t - top / (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
 
@@ -118,12 +119,14 @@ def hottest_load(
     hottest = np.exp(np.sqrt(variance) * normal_max(ep) - variance / 2)
     uncopied = normal_tail(np.minimum(np.maximum(redundant, 1) / experts, 0.5))
     alone = np.exp(skew * uncopied - skew**2 / 2) / local
-    return np.clip(hottest * np.where(balanced, np.maximum(1, alone), 1), 1, ep)
+    load: FloatArray = hottest * np.where(balanced, np.maximum(1, alone), 1)
+    return np.clip(load, 1, ep)
 
 
 def distinct_ranks(topk: FloatArray, ranks: FloatArray) -> FloatArray:
     """Ranks that hold at least one of a token's k experts, expected [count]: R (1 - (1 - 1/R)^k)."""
-    return ranks * (1 - (1 - 1 / ranks) ** topk)
+    missed: FloatArray = (1 - 1 / ranks) ** topk
+    return ranks * (1 - missed)
 
 
 def crossing_share(devices: FloatArray, domain: FloatArray) -> FloatArray:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenworks.arrays import FloatArray, ceil_div
 from tokenworks.costs import attention, collectives, moe, roofline
-from tokenworks.costs.arrays import FloatArray, ceil_div
 from tokenworks.costs.breakdown import COMPUTE, HBM, LATENCY, OUT, UP, Kernel, Parts, PartTime, plus, times, total
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, kernels, one
 from tokenworks.costs.rates import Rates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
 from tokenworks.costs.breakdown import COMPUTE, HBM, Breakdown
 from tokenworks.specs.calibration import Power, number
 
@@ -20,7 +20,7 @@ def roof_use(made: Breakdown) -> tuple[FloatArray, FloatArray]:
         for roof, spent in part.roofs.items():
             if roof in seconds:
                 seconds[roof] = seconds[roof] + spent
-    return tuple(np.minimum(spent / made.seconds, 1.0) for spent in seconds.values())
+    return np.minimum(seconds[COMPUTE] / made.seconds, 1.0), np.minimum(seconds[HBM] / made.seconds, 1.0)
 
 
 def power(tdp: FloatArray, shares: Power, *, compute: FloatArray, hbm: FloatArray) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tokenworks.costs.collectives import Fabric
+from tokenworks.costs.collectives import LinkRates
 from tokenworks.specs.calibration import Calibration, Power, number
 from tokenworks.specs.machine import Assumption, Link, Machine
 
@@ -47,10 +47,10 @@ class Rates:
     context_walk: float
     experts_start: float
     expert: float
-    inner: Fabric
-    outer: Fabric | None
-    inner_moe: Fabric
-    outer_moe: Fabric | None
+    inner: LinkRates
+    outer: LinkRates | None
+    inner_moe: LinkRates
+    outer_moe: LinkRates | None
     domain: int
     skew: float
     acceptance: float
@@ -75,8 +75,8 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     gemm = {dtype: peak * family.util(dtype) for dtype, peak in machine.peak.items()}
     wide = machine.peak["bf16"] if "bf16" in machine.peak else machine.peak["fp32"]
 
-    def fabric(link: Link, share: float, start: float) -> Fabric:
-        return Fabric(
+    def achieved(link: Link, share: float, start: float) -> LinkRates:
+        return LinkRates(
             bandwidth=link.bandwidth * share,
             pair=link.pair * share,
             alpha=link.latency + link.overhead,
@@ -86,8 +86,8 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
             in_switch=link.in_switch_reduce,
         )
 
-    def outward(share: float, start: float) -> Fabric | None:
-        return fabric(machine.scale_out, share, start) if machine.scale_out else None
+    def outward(share: float, start: float) -> LinkRates | None:
+        return achieved(machine.scale_out, share, start) if machine.scale_out else None
 
     start, dispatch_start = number(family.collective_start), number(family.dispatch_start)
     return Rates(
@@ -108,9 +108,9 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         context_walk=number(calibration.context_walk),
         experts_start=number(family.experts_start),
         expert=number(family.expert),
-        inner=fabric(machine.scale_up, number(family.scale_up), start),
+        inner=achieved(machine.scale_up, number(family.scale_up), start),
         outer=outward(number(family.scale_out), start),
-        inner_moe=fabric(machine.scale_up, number(family.dispatch_up), dispatch_start),
+        inner_moe=achieved(machine.scale_up, number(family.dispatch_up), dispatch_start),
         outer_moe=outward(number(family.dispatch_out), dispatch_start),
         domain=machine.domain,
         skew=number(calibration.skew),

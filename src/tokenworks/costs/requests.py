@@ -6,16 +6,14 @@ on the time of a step.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
 from tokenworks.costs.step import Batch
 from tokenworks.specs.workload import Workload
 
@@ -114,11 +112,6 @@ def mean_of_requests(
         context_cv=math.sqrt(max(square - context**2, 0.0)) / context,
         seen=float((u * (i - u / 2)).sum() / u.sum()),
     )
-
-
-def stacked(requests: Sequence[MeanRequest]) -> MeanRequest:
-    """Several mean requests as one whose fields are arrays, for functions that work on arrays."""
-    return MeanRequest(*np.array([dataclasses.astuple(request) for request in requests]).T)
 
 
 def batch(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
 from tokenworks.errors import SpecError
 from tokenworks.specs.model import Format
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
 from tokenworks.specs.deployment import Role
 
 KV_BYTES = {"bf16": 2.0, "fp8": 1.0}  # [byte/element]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
 from tokenworks.costs.breakdown import HOST, Breakdown, Kernel, Parts, plus, times, total
 from tokenworks.costs.kernels import kernels
 from tokenworks.costs.parts import RankBatch, draft_part, main_parts, stage_wait

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray
-from tokenworks.costs.collectives import Fabric
+from tokenworks.arrays import FloatArray
+from tokenworks.costs.collectives import LinkRates
 from tokenworks.costs.rates import Rates
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Model, kv_bytes_per_token, window_bytes_per_sequence
 
 
-def wire(machine: Machine, rates: Rates, devices: int) -> Fabric | None:
+def wire(machine: Machine, rates: Rates, devices: int) -> LinkRates | None:
     """The link that carries KV between roles on so many devices: scale-up where these lie in one domain.
 
     None where the machine has no network between its domains.

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from tokenworks.engine.types import Floats
+from tokenworks.arrays import Floats
 
 # A bin of the ITL histogram is one of 128 equal parts of an octave [2^e, 2^(e+1)), 0.4 % to 0.8 % wide; the first
 # octave starts at 2^-30 s (1 ns), the last ends at 2^34 s. The top bits of a double say it, so it costs nothing.

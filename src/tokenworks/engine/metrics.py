@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from tokenworks.arrays import Bools, Floats, Ints
 from tokenworks.engine.gaps import ITL_BINS, itl_middle
-from tokenworks.engine.types import Floats, Ints, Outcome, Status
+from tokenworks.engine.types import Outcome, Status
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def metrics(
     ttft_s: ArrayLike = math.inf,
     tpot_s: ArrayLike = math.inf,
     window: tuple[float, float] = (-math.inf, math.inf),
-    chosen: NDArray[np.bool_] | None = None,
+    chosen: Bools | None = None,
     itl_counts: Ints | None = None,
 ) -> Metrics:
     """Measure an outcome.

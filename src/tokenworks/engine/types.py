@@ -10,11 +10,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tokenworks.arrays import Bools, Floats, Ints
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import RoleName, RouterName
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 Policy = Literal["vllm", "sglang"]
 PRIORITIES = 8
@@ -226,7 +224,7 @@ class Cluster:
         ok = min(self.concurrency, self.window_s, self.request_s) >= 0
         _need(ok, "concurrency, window_s and request_s must not be negative", "Cluster")
 
-    def never_fits(self, input_tokens: NDArray[np.int32], output_tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+    def never_fits(self, input_tokens: NDArray[np.int32], output_tokens: NDArray[np.int32]) -> Bools:
         """Which requests no rank could ever hold: longer than the model's limit or than the whole KV cache."""
         bad = np.zeros(len(input_tokens), dtype=np.bool_)
         for pool in self.pools:
@@ -261,8 +259,8 @@ class Requests:
     priority: NDArray[np.int8]
     group: NDArray[np.int8]
     after: NDArray[np.int32]
-    block_ids: Ints
-    block_offsets: Ints
+    block_ids: NDArray[np.int64]
+    block_offsets: NDArray[np.int64]
 
     @classmethod
     def of(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import os
+import typing
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,7 +19,7 @@ from tokenworks.specs.trace import Dropped, Trace
 
 # Raise it when a reader reads otherwise, or a trace has other columns: what is cached is then read anew.
 VERSION = 2
-ARRAYS = [f.name for f in dataclasses.fields(Trace) if "NDArray" in f.type or f.type == "FloatArray"]
+ARRAYS = [name for name, kind in typing.get_type_hints(Trace).items() if typing.get_origin(kind) is np.ndarray]
 UNUSABLE = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, SpecError)
 
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tokenworks.arrays import Ints
 from tokenworks.costs.split import KV_BYTES, Split
 from tokenworks.specs.deployment import Overlap, Parallel, Role, RoleName
 from tokenworks.specs.engine import Engine
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Experts, Model
 from tokenworks.specs.workload import Workload
-
-Array = NDArray[Any]
 
 KV_DTYPES: tuple[str, ...] = tuple(KV_BYTES)
 OVERLAPS: tuple[Overlap, ...] = ("none", "two-batch")
@@ -52,17 +50,17 @@ class Points:
     max_sequences, chunk_tokens : per instance
     """
 
-    tp: Array
-    pp: Array
-    dp: Array
-    ep: Array
-    expert_tp: Array
-    redundant: Array
-    kv: Array
-    draft: Array
-    overlap: Array
-    max_sequences: Array
-    chunk_tokens: Array
+    tp: Ints
+    pp: Ints
+    dp: Ints
+    ep: Ints
+    expert_tp: Ints
+    redundant: Ints
+    kv: Ints
+    draft: Ints
+    overlap: Ints
+    max_sequences: Ints
+    chunk_tokens: Ints
 
     def __len__(self) -> int:
         return len(self.tp)
@@ -72,18 +70,17 @@ class Points:
         return Points(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
     @property
-    def devices(self) -> Array:
+    def devices(self) -> Ints:
         """Devices of one instance."""
         return self.tp * self.pp * self.dp
 
     @property
-    def lanes(self) -> Array:
+    def lanes(self) -> Ints:
         """Batches that an instance works on side by side: dp ranks, each with a microbatch in every pipeline stage.
 
         A request is in one of them, and has that share of the instance.
         """
-        lanes: Array = self.dp * self.pp
-        return lanes
+        return self.dp * self.pp
 
     def columns(self, axes: int) -> Points:
         """The same with `axes` axes of length 1 behind, to broadcast against ladders."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenworks.arrays import Bools
 from tokenworks.costs.memory import Memory, memory
-from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
+from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.specs.deployment import Role
 
 # Elements that share one scale along the width that expert-tp cuts; a cut inside a block would need a scale of its own.
@@ -30,7 +31,7 @@ class Broken:
 class Verdict:
     """Of one rule: which points keep it, and the words for a single point that does not."""
 
-    kept: Array
+    kept: Bools
     why: Callable[[], str]
 
 
@@ -68,7 +69,7 @@ def rule(kind: dict[str, Rule]) -> Callable[[Rule], Rule]:
     return enter
 
 
-def judge(proposal: Proposal, rules: dict[str, Rule]) -> tuple[Array, dict[str, int]]:
+def judge(proposal: Proposal, rules: dict[str, Rule]) -> tuple[Bools, dict[str, int]]:
     """Which points keep all rules, and how many break each rule first."""
     kept = np.ones(len(proposal.points), dtype=bool)
     broken: dict[str, int] = {}
@@ -221,15 +222,16 @@ def experts_cover_instance(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def engine_lays_experts_out(proposal: Proposal) -> Verdict:
-    """The engine can place experts so: vLLM has ep = 1 or tp x dp; TensorRT-LLM has dp = 1 or tp = 1."""
-    p, engine = proposal.points, proposal.setting.engine.name
-    can = {"vllm": (p.ep == 1) | (p.expert_tp == 1), "trtllm": (p.dp == 1) | (p.tp == 1)}
-    words = {"vllm": "--enable-expert-parallel sets ep = tp x dp", "trtllm": "enable_attention_dp sets tp = 1"}
+    """The engine can place experts so: some can set only one of two widths above 1 (catalog/engines)."""
+    p, engine = proposal.points, proposal.setting.engine
+    layout = engine.expert_layout
+    if layout is None or proposal.setting.experts is None:
+        return Verdict(np.ones_like(p.tp, dtype=bool), lambda: "")
     return Verdict(
-        can.get(engine, np.ones_like(p.tp, dtype=bool)) | (proposal.setting.experts is None),
+        np.sum([getattr(p, width) > 1 for width in layout.one_of], axis=0) <= 1,
         lambda: (
-            f"{engine} cannot run tp={p.tp[0]}, dp={p.dp[0]}, ep={p.ep[0]}, expert_tp={p.expert_tp[0]}: "
-            f"{words[engine]}; take such widths, or --engine sglang"
+            f"{engine.name} cannot run tp={p.tp[0]}, dp={p.dp[0]}, ep={p.ep[0]}, expert_tp={p.expert_tp[0]}: "
+            f"{layout.why}; take such widths, or --engine {layout.instead}"
         ),
     )
 
@@ -356,7 +358,7 @@ def weights_fit(proposal: Proposal) -> Verdict:
         short, usable = -np.max(room.kv) / 1e9, np.max(room.usable) / 1e9
         return f"short by {short:.1f} GB a device: {parts} GB; usable {usable:.1f} GB: take more devices, or ep above 1"
 
-    return Verdict(room.kv > 0, why)
+    return Verdict(np.asarray(room.kv > 0), why)
 
 
 @rule(MEMORY)

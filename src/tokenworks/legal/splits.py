@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
+from tokenworks.arrays import Bools, Ints
+from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
 
 WIDEST = 1024  # devices of one instance; the widest that has been reported is EP 320 (CloudMatrix384)
@@ -25,11 +26,11 @@ class Candidates:
     """
 
     points: Points
-    family: Array
-    replicas: Array
+    family: Ints
+    replicas: Ints
     broken: Mapping[str, int]
 
-    def kept(self, chosen: Array) -> Candidates:
+    def kept(self, chosen: Bools | Ints) -> Candidates:
         """Some of them."""
         return Candidates(self.points[chosen], self.family[chosen], self.replicas[chosen], self.broken)
 
@@ -58,7 +59,7 @@ def widths(setting: Setting) -> list[int]:
     320 are there on the machines that have them, and the list stays short on machines of hundreds of devices.
     """
     machine = setting.machine
-    hosts = (machine.host * count for count in _smooth(machine.domain // machine.host))
+    hosts = (machine.host.devices * count for count in _smooth(machine.domain // machine.host.devices))
     domains = (machine.domain * count for count in _smooth(machine.devices // machine.domain))
     found = {*divisors(machine.devices), *divisors(machine.domain), *hosts, *domains}
     return sorted(width for width in found if width <= min(machine.devices, WIDEST))
@@ -104,9 +105,9 @@ def _copies(ep: int, experts: int) -> tuple[int, ...]:
     return (least, least + ep)
 
 
-def replicas(devices: Array, setting: Setting) -> Array:
+def replicas(devices: Ints, setting: Setting) -> Ints:
     """Instances of one size that fit: as many as each domain holds, or one for each run of whole domains."""
     machine = setting.machine
     shared = machine.domain // devices * (machine.devices // machine.domain)
-    count: Array = np.where(devices <= machine.domain, shared, machine.devices // devices)
+    count: Ints = np.where(devices <= machine.domain, shared, machine.devices // devices)
     return count

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tokenworks.legal.points import Array, Points
+from tokenworks.arrays import Bools, FloatArray, Floats, Ints
+from tokenworks.legal.points import Points
 from tokenworks.legal.splits import Candidates
-from tokenworks.planning.cells import CELL, SearchCounts, Shortlist, slo_pressure
+from tokenworks.planning.cells import CELL, Cells, SearchCounts, Shortlist, slo_pressure
 from tokenworks.planning.costing import Costing, OfferedLoad
 from tokenworks.planning.grid import Grid, Target, aim, estimate, hold, room
 from tokenworks.planning.queueing import Serving
@@ -38,7 +39,7 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
     return SearchCounts(int(legal.sum()), shortlist.offered - offered, {"decode or prefill alone is beaten": pruned})
 
 
-def _ladder(points: Points, ladders: Ladders) -> tuple[Array, Array]:
+def _ladder(points: Points, ladders: Ladders) -> tuple[Floats, Floats | Ints]:
     """Batches and token budgets of each point, on axes 1 and 2."""
     chunk = points.lanes[:, None] * ladders.chunks[None, :]
     return ladders.batches(points.lanes)[:, :, None], chunk[:, None, :]
@@ -52,18 +53,17 @@ def climb(costing: Costing, points: Points, ladders: Ladders) -> Grid:
     return estimate(costing, points, batch[:, :rungs], chunk)
 
 
-def _blocks(order: Array) -> Iterator[Array]:
+def _blocks(order: Ints) -> Iterator[Ints]:
     for start in range(0, len(order), BLOCK):
         yield order[start : start + BLOCK]
 
 
-def _fast_enough(costing: Costing, speed: Array) -> Array:
+def _fast_enough(costing: Costing, speed: Floats) -> Bools:
     bound = costing.slo.tpot
-    fast: Array = speed * bound.value >= 1 if bound else speed > 0
-    return fast
+    return speed * bound.value >= 1 if bound else speed > 0
 
 
-def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple[Array, Array, Array]:
+def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple[Floats, Floats, Floats]:
     """Output tokens per second and user, and per charged device, that no batch between two of the ladder exceeds.
 
     A step takes at least its decode alone, and on average at least what its prefill tokens take alone, in the largest
@@ -85,7 +85,7 @@ def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple
     return speed, higher / charged[:, None], soonest
 
 
-def _at_best(costing: Costing, found: Candidates, rows: Array, ladders: Ladders) -> Iterator[Array]:
+def _at_best(costing: Costing, found: Candidates, rows: Ints, ladders: Ladders) -> Iterator[Cells]:
     """All of the ladder with as many replicas as fit, and for each budget the largest batch that meets the SLO."""
     points, replicas = found.points[rows], found.replicas[rows]
     grid = climb(costing, points, ladders)
@@ -94,14 +94,14 @@ def _at_best(costing: Costing, found: Candidates, rows: Array, ladders: Ladders)
     yield _cells(costing, found, rows, aimed, replicas=replicas.reshape(-1, 1, 1))
 
 
-def at_batch(costing: Costing, found: Candidates, batch: Array, chunk: Array) -> Array:
+def at_batch(costing: Costing, found: Candidates, batch: Floats, chunk: FloatArray) -> Cells:
     """Cells of all candidates at given batches and token budgets, with as many replicas as fit."""
     replicas = found.replicas.reshape(-1, 1, 1)
     rows = np.arange(len(found.points))
     return _cells(costing, found, rows, estimate(costing, found.points, batch, chunk), replicas=replicas)
 
 
-def _under_load(costing: Costing, found: Candidates, rows: Array, ladders: Ladders) -> Iterator[Array]:
+def _under_load(costing: Costing, found: Candidates, rows: Ints, ladders: Ladders) -> Iterator[Cells]:
     """A given load on as few replicas as keep the SLO, on one more, and on all that fit."""
     points, most = found.points[rows], found.replicas[rows].reshape(-1, 1, 1)
     load = costing.load
@@ -123,31 +123,30 @@ def _under_load(costing: Costing, found: Candidates, rows: Array, ladders: Ladde
         yield _cells(costing, found, rows, there, replicas=replicas, capacity=held * replicas)
 
 
-def _carrying(load: OfferedLoad, share: Array) -> Target:
-    def target(serving: Serving, batch: Array) -> Array:
-        carried: Array = load.held(serving, batch) / share
-        return carried
+def _carrying(load: OfferedLoad, share: FloatArray) -> Target:
+    def target(serving: Serving, batch: FloatArray) -> FloatArray:
+        return load.held(serving, batch) / share
 
     return target
 
 
 def _slo(costing: Costing) -> Target:
-    def target(serving: Serving, _batch: Array) -> Array:
+    def target(serving: Serving, _batch: FloatArray) -> FloatArray:
         return slo_pressure(costing.slo, serving.ttft_tail, serving.tpot_tail, serving.busy / STEADY)
 
     return target
 
 
 def _cells(
-    costing: Costing, found: Candidates, rows: Array, grid: Grid, *, replicas: Array, capacity: Array | float = 0.0
-) -> Array:
+    costing: Costing, found: Candidates, rows: Ints, grid: Grid, *, replicas: FloatArray, capacity: FloatArray = 0.0
+) -> Cells:
     """The legal and steady points of a grid as cells."""
     serving, load, shape = grid.serving, costing.load, grid.legal.shape
     kept = grid.legal & (serving.busy < STEADY)
     which = np.nonzero(kept)[0]
 
-    def of(values: Array | float) -> Array:
-        taken: Array = np.broadcast_to(values, shape)[kept]
+    def of(values: FloatArray) -> Floats:
+        taken: Floats = np.broadcast_to(values, shape)[kept]
         return taken
 
     cells = np.zeros(len(which), CELL)
@@ -156,8 +155,10 @@ def _cells(
     cells["batch"], cells["chunk"], cells["replicas"] = of(grid.batch), of(grid.chunk), of(replicas)
     cells["devices"] = points.devices[which] * cells["replicas"]
     cells["charged"] = cells["devices"] if load else costing.setting.machine.devices
-    rate, ttft, behind = of(serving.rate) * cells["replicas"], of(serving.ttft), np.zeros(len(which))
-    late = np.zeros(len(which))
+    rate: FloatArray = of(serving.rate) * cells["replicas"]
+    ttft = of(serving.ttft)
+    behind: FloatArray = 0.0
+    late: FloatArray = 0.0
     cells["capacity"] = rate
     if load:
         held = of(load.held(serving, grid.batch)) * cells["replicas"]
@@ -173,7 +174,7 @@ def _cells(
     return cells
 
 
-def finish(costing: Costing, cells: Array, behind: Array) -> None:
+def finish(costing: Costing, cells: Cells, behind: FloatArray) -> None:
     """Fill in what follows from the rest: slo_pressure, output and effective tokens."""
     cells["slo_pressure"] = slo_pressure(costing.slo, cells["ttft_tail"], cells["tpot_tail"], behind)
     cells["output"] = cells["rate"] * costing.demand.request.osl / cells["charged"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tokenworks.legal.points import Array
+from tokenworks.arrays import Bools, FloatArray, Floats, Ints
 from tokenworks.planning.pareto import beaten, front
 from tokenworks.specs.slo import Slo
 
@@ -37,6 +38,8 @@ CELL = np.dtype(
         ("effective", "f8"),  # the same if it is expected to meet the SLO, else 0
     ]
 )
+Cells: TypeAlias = NDArray[np.void]
+"""A table of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,7 @@ class SearchCounts:
     pruned: dict[str, int]
 
 
-def slo_pressure(slo: Slo, ttft: Array, tpot: Array, other: Array) -> Array:
+def slo_pressure(slo: Slo, ttft: FloatArray, tpot: FloatArray, other: FloatArray) -> FloatArray:
     """How hard a bound is pressed [-]: the largest of prediction over bound; `other` comes so already."""
     worst = other
     for bound, value in ((slo.ttft, ttft), (slo.tpot, tpot)):
@@ -66,11 +69,11 @@ class Shortlist:
 
     slo: Slo
     keep: int
-    best: Array = field(default_factory=lambda: np.zeros(0, CELL))
-    front: Array = field(default_factory=lambda: np.zeros(0, CELL))
+    best: Cells = field(default_factory=lambda: np.zeros(0, CELL))
+    front: Cells = field(default_factory=lambda: np.zeros(0, CELL))
     offered: int = 0
 
-    def offer(self, cells: Array) -> None:
+    def offer(self, cells: Cells) -> None:
         """Take in estimated cells."""
         self.offered += len(cells)
         if self.met:  # most are behind in both; to sort them would take longer than to estimate them
@@ -94,19 +97,17 @@ class Shortlist:
         """Whether some deployment is expected to meet the SLO; those that cannot are of no use then."""
         return bool(len(self.best)) and float(self.best["effective"][0]) > 0
 
-    def hopeless(self, speed: Array, output: Array) -> Array:
-        """Whether points below these upper bounds can neither be listed nor be on the front. bool, as `speed`."""
-        listed: Any = output >= self.threshold
+    def hopeless(self, speed: Floats, output: Floats) -> Bools:
+        """Whether points below these upper bounds can neither be listed nor be on the front."""
+        listed = output >= self.threshold
         if self.slo.tpot:
             listed = listed & (speed * self.slo.tpot.value >= 1)
-        lost: Array = ~listed & beaten(speed, output, 1 / self.front["tpot"], self.front["output"])
-        return lost
+        return ~listed & beaten(speed, output, 1 / self.front["tpot"], self.front["output"])
 
 
-def _order(cells: Array) -> Array:
+def _order(cells: Cells) -> Ints:
     """Best first: effective tokens, or how near to the SLO; then output, speed and TTFT; ties by how they were made."""
     ties = [cells[name] for name in ("batch", "prefill_chunk", "chunk", "prefill", "index", "family")]
     missed = np.where(cells["effective"] > 0, 0.0, cells["slo_pressure"])
     ties += [cells[name] for name in ("ttft_tail", "slo_pressure", "tpot")]
-    order: Array = np.lexsort([*ties, -cells["output"], missed, -cells["effective"]])
-    return order
+    return np.lexsort([*ties, -cells["output"], missed, -cells["effective"]])

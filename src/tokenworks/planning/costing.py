@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 
+from tokenworks.arrays import Bools, FloatArray, Floats
 from tokenworks.costs import step
-from tokenworks.costs.arrays import FloatArray
 from tokenworks.costs.breakdown import Breakdown
 from tokenworks.costs.memory import memory
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.requests import accepted_tokens, batch
-from tokenworks.legal.points import OVERLAPS, Array, Points, Setting
+from tokenworks.legal.points import OVERLAPS, Points, Setting
 from tokenworks.planning.queueing import (
     Demand,
     Serving,
@@ -87,9 +87,9 @@ class Costing:
         """Whether the engine puts prefill and decode into one step."""
         return self.setting.engine.mixing == "mixed"
 
-    def gained(self, points: Points) -> FloatArray:
+    def gained(self, points: Points) -> Floats:
         """Tokens that a sequence gains in a step."""
-        return accepted_tokens(points.draft, self.rates.acceptance)
+        return np.asarray(accepted_tokens(points.draft, self.rates.acceptance))
 
     @property
     def open(self) -> bool:
@@ -119,20 +119,20 @@ class Costing:
         uneven = busiest_context(decode / points.lanes, points.dp, request.context_cv)
         return batch(request, decode=decode, prefill=prefill, lanes=points.lanes, uneven=uneven)
 
-    def seconds(self, points: Points, decode: FloatArray, prefill: FloatArray) -> Array:
+    def seconds(self, points: Points, decode: FloatArray, prefill: FloatArray) -> Floats:
         """Time of a step [s] of points with axes (n, ...); `decode` and `prefill` broadcast against them."""
         return self.shared(points, decode, prefill)[0]
 
-    def shared(self, points: Points, decode: FloatArray, prefill: FloatArray) -> tuple[Array, Array]:
+    def shared(self, points: Points, decode: FloatArray, prefill: FloatArray) -> tuple[Floats, Floats]:
         """The same, and of it what all ranks do for each other's tokens: routed experts, and the way there [s, s]."""
-        decode, prefill = np.asarray(decode, dtype=float), np.asarray(prefill, dtype=float)
-        shape = np.broadcast_shapes(points.tp.shape, decode.shape, prefill.shape)
+        decoding, prefilling = np.asarray(decode, dtype=float), np.asarray(prefill, dtype=float)
+        shape = np.broadcast_shapes(points.tp.shape, decoding.shape, prefilling.shape)
         out, common = np.empty(shape), np.zeros(shape)
         for code, overlap in enumerate(OVERLAPS):
             chosen = (points.overlap == code).reshape(len(points), -1)[:, 0]
             if chosen.any():
                 some = points[chosen]
-                made_of = self.batch(some, _rows(decode, chosen), _rows(prefill, chosen))
+                made_of = self.batch(some, _rows(decoding, chosen), _rows(prefilling, chosen))
                 found = self._step(some, made_of, overlap)
                 out[chosen] = found.seconds
                 for part in SHARED & found.parts.keys():
@@ -143,7 +143,7 @@ class Costing:
         setting = self.setting
         return step.step(setting.model, self.rates, points.split(), batch, engine=setting.engine, overlap=overlap)
 
-    def kv_tokens(self, points: Points, max_sequences: FloatArray, chunk_tokens: FloatArray) -> Array:
+    def kv_tokens(self, points: Points, max_sequences: FloatArray, chunk_tokens: FloatArray) -> Floats:
         """What an instance can cache [token]; below zero where it does not fit."""
         setting = self.setting
         found = memory(
@@ -155,10 +155,10 @@ class Costing:
             chunk_tokens=chunk_tokens,
             memory_fraction=setting.memory_fraction,
         )
-        tokens: Array = np.where(found.kv > 0, found.kv_tokens, -1.0)
+        tokens: Floats = np.where(found.kv > 0, found.kv_tokens, -1.0)
         return tokens
 
 
-def _rows(values: Array, chosen: Array) -> Array:
+def _rows(values: Floats, chosen: Bools) -> Floats:
     """The chosen rows, where the first axis is that of the points."""
     return values[chosen] if values.shape[:1] == chosen.shape else values

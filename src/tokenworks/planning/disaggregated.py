@@ -6,16 +6,17 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tokenworks.arrays import FloatArray, Floats, Ints
 from tokenworks.costs.split import KV_BYTES
 from tokenworks.costs.transfer import exposed_transfer, request_bytes, wire
-from tokenworks.legal.points import KV_DTYPES, Array
+from tokenworks.legal.points import KV_DTYPES
 from tokenworks.legal.splits import Candidates
 from tokenworks.planning.aggregated import STEADY, finish
-from tokenworks.planning.cells import CELL, SearchCounts, Shortlist
+from tokenworks.planning.cells import CELL, Cells, SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.placement import Shares, shares
 from tokenworks.planning.queueing import Prefill, prefill_limit, prefilling
-from tokenworks.planning.roles import best_decode, best_prefill, decode_roles, in_time, may_matter, prefill_roles
+from tokenworks.planning.roles import Roles, best_decode, best_prefill, decode_roles, in_time, may_matter, prefill_roles
 from tokenworks.planning.space import Ladders
 from tokenworks.specs.machine import Machine
 
@@ -50,7 +51,7 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
     return SearchCounts(counted[0], estimated, pruned)
 
 
-def combinations(machine: Machine, prefill: Array, decode: Array) -> int:
+def combinations(machine: Machine, prefill: Roles, decode: Roles) -> int:
     """Deployments that two lists of roles make: pairs of one KV dtype, and ways to share the machine."""
     total = 0
     for kv in range(len(KV_DTYPES)):
@@ -62,7 +63,7 @@ def combinations(machine: Machine, prefill: Array, decode: Array) -> int:
     return total
 
 
-def _pairs(costing: Costing, prefill: Array, decode: Array) -> list[tuple[Array, Array, Shares]]:
+def _pairs(costing: Costing, prefill: Roles, decode: Roles) -> list[tuple[Roles, Roles, Shares]]:
     """Roles of one size and KV dtype each, that have room beside each other: those that may reach most first."""
     machine, rights = costing.setting.machine, list(_alike(decode))
     found = [
@@ -75,27 +76,27 @@ def _pairs(costing: Costing, prefill: Array, decode: Array) -> list[tuple[Array,
     return sorted(found, key=lambda pair: -float(_reach(costing, *pair).max()))
 
 
-def _alike(roles: Array) -> Iterator[Array]:
+def _alike(roles: Roles) -> Iterator[Roles]:
     """Roles of equal devices and KV dtype together."""
     for devices, kv in sorted(set(zip(roles["devices"].tolist(), roles["kv"].tolist(), strict=True))):
         yield roles[(roles["devices"] == devices) & (roles["kv"] == kv)]
 
 
-def _reach(costing: Costing, left: Array, right: Array, ways: Shares) -> Array:
+def _reach(costing: Costing, left: Roles, right: Roles, ways: Shares) -> Floats:
     """Output per device that each decode role does not exceed, with the best of some prefill roles: float[right]."""
     machine, osl = costing.setting.machine, costing.demand.request.osl
-    one = prefill_limit(costing.demand, _prefill(left[:, None], 1), right["tpot"][None, :]).max(axis=0)
+    one = np.max(prefill_limit(costing.demand, _prefill(left[:, None], 1), right["tpot"][None, :]), axis=0)
     if costing.load:  # as if instances could be cut so that both roles match
         prefill, decode = one / left["devices"][0], right["rate"] / right["devices"][0]
-        matched: Array = prefill * decode / (prefill + decode) * osl
+        matched: Floats = prefill * decode / (prefill + decode) * osl
         return matched
     tried = ways.tried()
     both = np.minimum(tried.prefill[:, None] * one, tried.decode[:, None] * right["rate"])
-    shared: Array = both.max(axis=0) * osl / machine.devices
+    shared: Floats = both.max(axis=0) * osl / machine.devices
     return shared
 
 
-def _combine(costing: Costing, left: Array, right: Array, ways: Shares, shortlist: Shortlist) -> Array:
+def _combine(costing: Costing, left: Roles, right: Roles, ways: Shares, shortlist: Shortlist) -> Cells:
     """Cells of prefill roles (axis 0) with decode roles (axis 1) in some shares of the machine (axis 2)."""
     p, d = left[:, None, None], right[None, :, None]
     wire = wire_bandwidth(costing) * p["dp"] * p["links"] / _request_bytes(costing, int(left["kv"][0]))
@@ -119,7 +120,7 @@ def _combine(costing: Costing, left: Array, right: Array, ways: Shares, shortlis
     return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=capacity)
 
 
-def _crossing(x: Array, y: Array, limit: Array, decoded: Array) -> tuple[Array, Array, Array]:
+def _crossing(x: Ints, y: Ints, limit: Floats, decoded: Floats) -> tuple[Ints, Ints, Floats]:
     """Of all shares of a machine the two between which prefill's limit crosses what decode takes, for each pair.
 
     The limit rises with x, and y x `decoded` falls with it, so the largest of their minima is at one of the two.
@@ -131,15 +132,15 @@ def _crossing(x: Array, y: Array, limit: Array, decoded: Array) -> tuple[Array, 
     return x[0, 0][near], y[0, 0][near], np.take_along_axis(limit, near, axis=2)
 
 
-def _timely(costing: Costing, p: Array, right: Array, x: Array) -> Array:
+def _timely(costing: Costing, p: Roles, right: Roles, x: Ints) -> Floats:
     """The rate up to which x instances of each prefill role keep the TTFT bound, with any of the decode roles.
 
     By bisection, for the decode role that leaves the caches least room and receives slowest. Axes as `p` and `x`.
     """
-    high: Array = prefill_limit(costing.demand, _prefill(p, x), right["tpot"].min())
+    high = np.asarray(prefill_limit(costing.demand, _prefill(p, x), right["tpot"].min()))
     if costing.slo.ttft is None:
         return high
-    low: Array = np.zeros(high.shape)
+    low: Floats = np.zeros(high.shape)
     slowest, token_bytes = right["tpot"].max(), right["token_bytes"].max()
     for _ in range(BISECTIONS):
         rate = (low + high) / 2
@@ -150,7 +151,7 @@ def _timely(costing: Costing, p: Array, right: Array, x: Array) -> Array:
     return low
 
 
-def _exposed(costing: Costing, prefill: Array, token_bytes: Array, hit: Array) -> Array:
+def _exposed(costing: Costing, prefill: Roles, token_bytes: FloatArray, hit: FloatArray) -> FloatArray:
     """What the transfer of a request's KV cache adds to its TTFT [s]: from one rank's devices to another's.
 
     Parameters
@@ -163,18 +164,17 @@ def _exposed(costing: Costing, prefill: Array, token_bytes: Array, hit: Array) -
     size = _request_bytes(costing, int(prefill["kv"].flat[0]))
     transfer = np.maximum(size / (prefill["links"] * bandwidth), demand.request.isl * token_bytes / bandwidth)
     own = np.maximum(demand.request.isl * (1 - hit) * prefill["lanes"] * prefill["token_s"], prefill["pass_s"])
-    late: Array = exposed_transfer(transfer, own, costing.setting.model.layers)
-    return late
+    return exposed_transfer(transfer, own, costing.setting.model.layers)
 
 
-def _prefill(roles: Array, instances: Array | int) -> Prefill:
+def _prefill(roles: Roles, instances: FloatArray) -> Prefill:
     return Prefill(instances, roles["lanes"], roles["token_s"], roles["pass_s"], roles["kv_tokens"])
 
 
 def wire_bandwidth(costing: Costing) -> float:
     """What carries the KV cache from role to role, per device [byte/s]: scale-up where the machine is one domain."""
     link = wire(costing.setting.machine, costing.rates, costing.setting.machine.devices) or costing.rates.inner
-    return float(link.bandwidth)
+    return link.bandwidth
 
 
 def _request_bytes(costing: Costing, kv: int) -> float:
@@ -184,15 +184,15 @@ def _request_bytes(costing: Costing, kv: int) -> float:
 
 def _cells(
     costing: Costing,
-    left: Array,
-    right: Array,
+    left: Roles,
+    right: Roles,
     shortlist: Shortlist,
     *,
-    rate: Array,
-    x: Array,
-    y: Array,
-    capacity: Array,
-) -> Array:
+    rate: Floats,
+    x: FloatArray,
+    y: FloatArray,
+    capacity: FloatArray,
+) -> Cells:
     """Cells of those combinations that may still matter, at a rate of the whole deployment; 0 = it has no room."""
     demand, setting = costing.demand, costing.setting
     devices = x * left["devices"][0] + y * right["devices"][0]
@@ -203,8 +203,8 @@ def _cells(
     which_p, which_d, _ = np.nonzero(chosen)
     p, d = left[which_p], right[which_d]
 
-    def of(values: Array) -> Array:
-        taken: Array = np.broadcast_to(values, rate.shape)[chosen]
+    def of(values: FloatArray) -> Floats:
+        taken: Floats = np.broadcast_to(values, rate.shape)[chosen]
         return taken
 
     served = prefilling(demand, _prefill(p, of(x)), of(rate), d["tpot"])
@@ -224,5 +224,4 @@ def _cells(
     if costing.load and costing.load.kind == "concurrency":
         cells["rate"] = costing.load.value / (cells["ttft"] + demand.request.osl * cells["tpot"])
     finish(costing, cells, np.zeros(len(cells)))
-    steady: Array = cells[cells["busy"] < STEADY]
-    return steady
+    return cells[cells["busy"] < STEADY]

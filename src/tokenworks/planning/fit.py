@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 import numpy as np
 from typing_extensions import TypedDict
 
+from tokenworks.arrays import FloatArray
 from tokenworks.costs.memory import Memory, weight_bytes
 from tokenworks.costs.split import Split
-from tokenworks.errors import DoesNotFit
+from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal import splits
-from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Array, Points, Setting
+from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
 from tokenworks.specs import load
 from tokenworks.specs.compose import machine as machine_of
@@ -163,14 +164,23 @@ def fit(setting: Setting, kv_dtype: str) -> Fit:
 
     Raises
     ------
+    SpecError : no split is legal, whatever the memory; says by which rule
     DoesNotFit : no split of the whole machine holds the model; says by how much, and how many machines would
     """
+    _must_have_a_shape(_planned(setting, kv_dtype), setting)
     planned = _held(_planned(setting, kv_dtype), setting)
     least = min((width.devices for width in planned), default=setting.machine.devices + 1)
     widths = [*_fewest(setting, kv_dtype, least), *planned]
     if not widths:
         raise does_not_fit(setting, kv_dtype)
     return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths))
+
+
+def _must_have_a_shape(points: Points, setting: Setting) -> None:
+    for check in SHAPE.values():
+        verdict = check(Proposal(points, setting))
+        if not verdict.kept.any():
+            raise SpecError(verdict.why(), where=f"{setting.model.name} on {setting.machine.name}")
 
 
 def _held(points: Points, setting: Setting) -> list[Width]:
@@ -262,7 +272,7 @@ def _shaped(points: Points, setting: Setting) -> tuple[Points, Memory]:
 
 
 def _width(points: Points, room: Memory, row: int, setting: Setting) -> Width:
-    def of(values: Array | float) -> float:
+    def of(values: FloatArray) -> float:
         return float(np.broadcast_to(values, len(points))[row])
 
     replicas = int(splits.replicas(points.devices, setting)[row])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.legal.points import Array, Points
+from tokenworks.arrays import Bools, FloatArray, Floats, Ints
+from tokenworks.legal.points import Points
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.queueing import Instance, Serving, aggregated, crowd, lockstep
 
@@ -26,20 +27,20 @@ class Grid:
     """
 
     points: Points
-    chunk: Array
-    most: Array
-    legal: Array
+    chunk: FloatArray
+    most: Floats
+    legal: Bools
     at: Instance
     serving: Serving
 
     @property
-    def batch(self) -> Array:
+    def batch(self) -> Floats:
         """Decoding sequences per instance, on all axes."""
-        batch: Array = np.broadcast_to(self.at.batch, self.legal.shape)
+        batch: Floats = np.broadcast_to(self.at.batch, self.legal.shape)
         return batch
 
 
-def estimate(costing: Costing, points: Points, batch: Array, chunk: Array) -> Grid:
+def estimate(costing: Costing, points: Points, batch: Floats, chunk: FloatArray) -> Grid:
     """Steady state of points at given batches and budgets, from one decode and one prefill step of each.
 
     Parameters
@@ -80,42 +81,41 @@ def estimate(costing: Costing, points: Points, batch: Array, chunk: Array) -> Gr
     return Grid(points, chunk, most, legal, at, serving)
 
 
-def _crowded(costing: Costing, wide: Points, batch: Array, decode_s: Array) -> Array:
+def _crowded(costing: Costing, wide: Points, batch: Floats, decode_s: Floats) -> Floats:
     """What a step lasts longer with a crowd [s]: on a ladder by the slope to the next rung, else by the cost model.
 
     The last rung takes the slope before it.
     """
     many = crowd(batch, costing.crowding)
     if batch.shape[1] == 1:
-        more: Array = costing.seconds(wide, many, 0.0) - decode_s
+        more: Floats = costing.seconds(wide, many, 0.0) - decode_s
     else:
         slope = np.diff(decode_s, axis=1) / np.maximum(np.diff(batch, axis=1), 1.0)
         more = np.concatenate([slope, slope[:, -1:]], axis=1) * (many - batch)
     return np.maximum(more, 0.0)
 
 
-def slots(costing: Costing, points: Points, batch: Array) -> Array:
+def slots(costing: Costing, points: Points, batch: FloatArray) -> Floats | Ints:
     """Running sequences of an instance with a decoding batch: places for it, and one that prefills in each lane."""
-    running: Array = costing.places(batch) + points.lanes
-    return running
+    return costing.places(batch) + points.lanes
 
 
-def batch_of(costing: Costing, points: Points, running: Array) -> Array:
+def batch_of(costing: Costing, points: Points, running: FloatArray) -> Floats:
     """The largest mean batch for which so many running sequences are enough; below 1 if none is."""
-    batch: Array = np.where(running > points.lanes, costing.filled(running - points.lanes), 0.0)
+    batch: Floats = np.where(running > points.lanes, costing.filled(running - points.lanes), 0.0)
     return batch
 
 
-def room(costing: Costing, points: Points, batch: Array, chunk: Array) -> tuple[Array, Array, Array]:
+def room(costing: Costing, points: Points, batch: FloatArray, chunk: FloatArray) -> tuple[Bools, Floats, Floats]:
     """Whether budget and KV cache hold a batch, the tokens that the cache holds, and the sequences."""
     running = slots(costing, points, batch)
     kv_tokens = costing.kv_tokens(points, running, chunk)
     most = most_sequences(costing, points, kv_tokens)
-    legal: Array = (running - points.lanes <= most) & (running * (1 + points.draft) <= chunk)
+    legal = (running - points.lanes <= most) & (running * (1 + points.draft) <= chunk)
     return legal, kv_tokens, most
 
 
-def hold(costing: Costing, points: Points, batch: Array, chunk: Array) -> Array:
+def hold(costing: Costing, points: Points, batch: Floats, chunk: FloatArray) -> Floats:
     """The batch, or less: what budget and KV cache hold.
 
     What the cache holds falls with the batch that it is asked beside. So from too large a batch follows one that is
@@ -129,39 +129,38 @@ def hold(costing: Costing, points: Points, batch: Array, chunk: Array) -> Array:
     return held
 
 
-def most_sequences(costing: Costing, points: Points, kv_tokens: Array) -> Array:
+def most_sequences(costing: Costing, points: Points, kv_tokens: Floats) -> Floats:
     """Decoding sequences that a KV cache holds beside one request a lane that prefills; none if not one fits a rank."""
     free = kv_tokens - points.lanes * costing.demand.request.isl
     most = np.floor(free / costing.demand.request.context)
     return np.where(most >= points.dp, most, 0.0)
 
 
-Target = Callable[[Serving, Array], Array]
+Target = Callable[[Serving, FloatArray], FloatArray]
 """A load of a serving at a batch that must not exceed 1; it rises with the batch."""
 
 
-def aim(costing: Costing, grid: Grid, target: Target) -> Array:
+def aim(costing: Costing, grid: Grid, target: Target) -> Floats:
     """The largest batch of each point and budget at which the target is not exceeded: float[n, 1, budgets].
 
     Between the last batch of the ladder that keeps it and the next one, step times are taken as linear. The smallest
     batch where even that exceeds it; the largest that budget and cache hold where nothing does: where a rung of the
     ladder is legal, so is what is aimed at.
     """
-    shape = np.broadcast_shapes(grid.legal.shape, grid.serving.tpot.shape)
+    shape = np.broadcast_shapes(grid.legal.shape, np.shape(grid.serving.tpot))
     kept = np.broadcast_to(grid.legal & (target(grid.serving, grid.batch) <= 1), shape)
     last = np.maximum(np.cumprod(kept, axis=1).sum(axis=1, keepdims=True) - 1, 0)
     after = np.minimum(last + 1, shape[1] - 1)
 
-    def pick(values: Array, index: Array) -> Array:
-        picked: Array = np.take_along_axis(np.broadcast_to(values, shape), index, axis=1)
+    def pick(values: FloatArray, index: Ints) -> Floats:
+        picked: Floats = np.take_along_axis(np.broadcast_to(values, shape), index, axis=1)
         return picked
 
     share = np.arange(FINER + 1).reshape(1, -1, 1) / FINER
 
-    def between(values: Array) -> Array:
+    def between(values: FloatArray) -> Floats:
         low, high = pick(values, last), pick(values, after)
-        mixed: Array = low + share * (high - low)
-        return mixed
+        return low + share * (high - low)
 
     at = dataclasses.replace(
         grid.at,
@@ -175,5 +174,5 @@ def aim(costing: Costing, grid: Grid, target: Target) -> Array:
     )
     finer = aggregated(costing.demand, at)
     best = np.maximum(np.cumprod(target(finer, at.batch) <= 1, axis=1).sum(axis=1, keepdims=True) - 1, 0)
-    batch = np.floor(np.take_along_axis(np.broadcast_to(at.batch, finer.busy.shape), best, axis=1) + 1e-9)
+    batch = np.floor(np.take_along_axis(np.broadcast_to(at.batch, np.shape(finer.busy)), best, axis=1) + 1e-9)
     return hold(costing, grid.points.columns(2), np.maximum(batch, 1.0), grid.chunk)

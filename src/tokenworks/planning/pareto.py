@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.legal.points import Array
+from tokenworks.arrays import Bools, Floats, Ints
 
 
-def front(speed: Array, throughput: Array) -> Array:
+def front(speed: Floats, throughput: Floats) -> Ints:
     """Indices of the points that no other point beats in both, fastest first; of equal points the first one.
 
     Sort by speed, fastest first, and keep what raises the throughput: O(n log n).
@@ -18,12 +18,11 @@ def front(speed: Array, throughput: Array) -> Array:
     """
     order = np.lexsort((np.arange(len(speed)), -throughput, -speed))
     best = np.maximum.accumulate(np.concatenate([[-np.inf], throughput[order]]))
-    kept: Array = order[throughput[order] > best[:-1]]
-    return kept
+    return order[throughput[order] > best[:-1]]
 
 
-def beaten(speed: Array, throughput: Array, front_speed: Array, front_throughput: Array) -> Array:
-    """Whether some point of a front is at least as fast and has more throughput, for each point. bool, as `speed`.
+def beaten(speed: Floats, throughput: Floats, front_speed: Floats, front_throughput: Floats) -> Bools:
+    """Whether some point of a front is at least as fast and has more throughput, for each point.
 
     Parameters
     ----------
@@ -31,5 +30,5 @@ def beaten(speed: Array, throughput: Array, front_speed: Array, front_throughput
     """
     faster = np.searchsorted(-front_speed, -speed, side="right")
     reach = np.concatenate([[-np.inf], front_throughput])
-    worse: Array = reach[faster] > throughput
+    worse: Bools = reach[faster] > throughput
     return worse

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.legal.points import Array
+from tokenworks.arrays import Bools, FloatArray, Ints
 from tokenworks.specs.machine import Machine
 
 MOST_WAYS = 128
@@ -18,8 +18,8 @@ MOST_WAYS = 128
 class Shares:
     """Ways to share a machine between x prefill and y decode instances: x rises, y falls and is the most for its x."""
 
-    prefill: Array
-    decode: Array
+    prefill: Ints
+    decode: Ints
 
     def tried(self) -> Shares:
         """All of them, or of many those near both ends and ever fewer between: steps of a tenth in x or in y."""
@@ -29,9 +29,9 @@ class Shares:
         chosen = np.unique(np.concatenate([steps - 1, len(self.prefill) - steps]))
         return Shares(self.prefill[chosen], self.decode[chosen])
 
-    def fit(self, x: Array, y: Array) -> Array:
+    def fit(self, x: FloatArray, y: FloatArray) -> Bools:
         """Whether x and y instances have room: some way has as many of each."""
-        fits: Array = y <= np.append(self.decode, 0)[np.searchsorted(self.prefill, x)]
+        fits: Bools = y <= np.append(self.decode, 0)[np.searchsorted(self.prefill, x)]
         return fits
 
 
@@ -66,7 +66,7 @@ def _in_domains(domain: int, domains: int, devices: int) -> int:
 def _packed(domain: int, domains: int, prefill: int, decode: int) -> dict[int, int]:
     """Most decode instances beside x prefill instances, where both stay in a domain: (max, +) powers of one domain."""
     power = np.array([(domain - x * prefill) // decode for x in range(domain // prefill + 1)])
-    found: Array = np.zeros(1, dtype=int)
+    found: Ints = np.zeros(1, dtype=int)
     left = domains
     while left:
         if left & 1:
@@ -76,7 +76,7 @@ def _packed(domain: int, domains: int, prefill: int, decode: int) -> dict[int, i
     return dict(enumerate(found.tolist()))
 
 
-def _both(one: Array, other: Array) -> Array:
+def _both(one: Ints, other: Ints) -> Ints:
     """Most y for each x where x and y are shared between two groups of domains."""
     total = np.full(len(one) + len(other) - 1, -1)
     for x, y in enumerate(other):

@@ -10,7 +10,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from tokenworks.costs.arrays import FloatArray
+from tokenworks.arrays import FloatArray
+from tokenworks.costs.moe import normal_max
 from tokenworks.costs.requests import MeanRequest, mean_request
 from tokenworks.specs.slo import PERCENTILE, Slo
 from tokenworks.specs.workload import Workload
@@ -88,20 +89,13 @@ def busiest_context(sequences: FloatArray, ranks: FloatArray, cv: float) -> Floa
     """Context on the busiest of R ranks over the mean one [-]: ranks wait for each other, as in `lockstep`.
 
     Routers level the number of sequences, not their lengths. The sum over n of them has the deviation cv / sqrt(n),
-    and the largest of R normals is at Phi^-1((R - 3/8) / (R + 1/4)); no rank has more than all.
+    and the largest of R such is at `normal_max(R)`; no rank has more than all.
 
     Parameters
     ----------
     sequences : n, of one rank; cv : variation of their contexts
-
-    References
-    ----------
-    [1] Blom, Statistical Estimates and Transformed Beta-Variables, 1958: expected order statistics.
     """
-    counts, index = np.unique(ranks, return_inverse=True)
-    largest = np.array([NormalDist().inv_cdf((count - 0.375) / (count + 0.25)) for count in counts.tolist()])
-    above = largest[index].reshape(np.shape(ranks))
-    return np.minimum(1 + above * cv / np.sqrt(np.maximum(sequences, 1.0)), ranks)
+    return np.minimum(1 + normal_max(ranks) * cv / np.sqrt(np.maximum(sequences, 1.0)), ranks)
 
 
 # ── one role ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -82,7 +82,13 @@ def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
                 replicas=int(cell["replicas"]),
             ),
         )
-    return Deployment(model=setting.model.name, system=setting.machine.name, engine=setting.engine.name, roles=roles)
+    return Deployment(
+        model=setting.model.name,
+        system=setting.machine.name,
+        engine=setting.engine.name,
+        roles=roles,
+        devices_per_host=setting.machine.host.devices,
+    )
 
 
 def _row(costing: Costing, found: Found, cell: Any, rank: int) -> Ranked:
@@ -137,7 +143,7 @@ def binding(costing: Costing, found: Found, cell: Any) -> tuple[Binding, str]:
     if cell["prefill"] < 0:
         if lost or (cell["full"] and cell["slo_pressure"] < FREE):
             return "kv-capacity", "aggregated"
-        return _largest(_spent_together(costing, found, cell)), "aggregated"
+        return _largest(_spent_aggregated(costing, found, cell)), "aggregated"
     if cell["rate"] >= AT_LIMIT * cell["capacity"] or lost or _waits(costing, cell):
         points = found.splits.points[[int(cell["prefill"])]]
         spent = _spent(costing, points, 0.0, float(cell["prefill_chunk"]))
@@ -154,7 +160,7 @@ def _waits(costing: Costing, cell: Any) -> bool:
     return bool(pressed >= AT_LIMIT and (tpot is None or pressed > cell["tpot_tail"] / tpot.value))
 
 
-def _spent_together(costing: Costing, found: Found, cell: Any) -> dict[str, float]:
+def _spent_aggregated(costing: Costing, found: Found, cell: Any) -> dict[str, float]:
     """Seconds of the mean step under each roof: a decode step, and what prefill adds to it."""
     demand, points = costing.demand, found.splits.points[[int(cell["index"])]]
     batch, chunk = float(cell["batch"]), float(cell["chunk"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenworks.arrays import Bools, FloatArray, Floats, Ints
 from tokenworks.costs.memory import cache_bytes
-from tokenworks.legal.points import KV_DTYPES, Array, Points
+from tokenworks.legal.points import KV_DTYPES, Points
 from tokenworks.legal.splits import Candidates
 from tokenworks.planning.aggregated import STEADY
 from tokenworks.planning.cells import Shortlist
@@ -35,9 +39,11 @@ ROLE = np.dtype(
         ("kv_tokens", "f8"),  # prefill: tokens that an instance caches
     ]
 )
+Roles: TypeAlias = NDArray[np.void]
+"""A table of them."""
 
 
-def decode_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array:
+def decode_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Roles:
     """Every legal decode split at every batch of the ladder, and at the largest that keeps the TPOT bound."""
     points = found.points
     wide, batch = points.columns(1), ladders.batches(points.lanes)
@@ -57,12 +63,11 @@ def decode_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array
     return roles
 
 
-def _tpot(costing: Costing, points: Points, batch: Array) -> Array:
-    tpot: Array = costing.seconds(points, batch, 0.0) / costing.gained(points)
-    return tpot
+def _tpot(costing: Costing, points: Points, batch: FloatArray) -> Floats:
+    return costing.seconds(points, batch, 0.0) / costing.gained(points)
 
 
-def _most(costing: Costing, points: Points, batch: Array) -> Array:
+def _most(costing: Costing, points: Points, batch: Floats) -> Floats:
     """Sequences that the KV cache of decode splits holds beside the memory of a batch; none if not one fits a rank."""
     workload, places = costing.setting.workload, costing.places(batch)
     kv_tokens = costing.kv_tokens(points, places, places * (1 + points.draft))
@@ -70,7 +75,7 @@ def _most(costing: Costing, points: Points, batch: Array) -> Array:
     return np.where(fits, np.floor(kv_tokens / costing.demand.request.context), 0.0)
 
 
-def _aim(costing: Costing, batch: Array, tpot: Array) -> Array:
+def _aim(costing: Costing, batch: Floats, tpot: Floats) -> Floats:
     """The batch at which TPOT at its percentile reaches its bound, linear between two of the ladder: float[n, 1]."""
     if costing.slo.tpot is None:
         return batch[:, -1:]
@@ -80,11 +85,11 @@ def _aim(costing: Costing, batch: Array, tpot: Array) -> Array:
     low, high = np.take_along_axis(tpot, last, axis=1), np.take_along_axis(tpot, after, axis=1)
     share = np.clip((bound - low) / np.maximum(high - low, 1e-12), 0, 1)
     small, large = np.take_along_axis(batch, last, axis=1), np.take_along_axis(batch, after, axis=1)
-    aimed: Array = np.maximum(np.floor(small + share * (large - small)), 1.0)
+    aimed: Floats = np.maximum(np.floor(small + share * (large - small)), 1.0)
     return aimed
 
 
-def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Array:
+def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Roles:
     """Every legal prefill split (which does not speculate) at every token budget."""
     rows = np.flatnonzero(found.points.draft == 0)
     points, workload = found.points[rows], costing.setting.workload
@@ -98,13 +103,13 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Arra
     return roles
 
 
-def sequences_of(costing: Costing, chunk: Array, lanes: Array) -> Array:
+def sequences_of(costing: Costing, chunk: FloatArray, lanes: Ints) -> Floats:
     """Requests that run on a prefill role at once: those that a lane's token budget holds, and one cut in two by it."""
-    taken: Array = lanes * (np.ceil(chunk / lanes / costing.demand.request.uncached) + 1)
+    taken: Floats = lanes * (np.ceil(chunk / lanes / costing.demand.request.uncached) + 1)
     return taken
 
 
-def _table(costing: Costing, found: Candidates, rows: Array) -> Array:
+def _table(costing: Costing, found: Candidates, rows: Ints) -> Roles:
     roles, points = np.zeros(len(rows), ROLE), found.points[rows]
     roles["index"], roles["family"], roles["devices"] = rows, found.family[rows], points.devices
     roles["kv"], roles["dp"], roles["links"] = points.kv, points.dp, points.tp * points.pp
@@ -117,27 +122,27 @@ def _table(costing: Costing, found: Candidates, rows: Array) -> Array:
 # ── fewer of them ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def may_matter(costing: Costing, found: Candidates, roles: Array, shortlist: Shortlist) -> Array:
+def may_matter(costing: Costing, found: Candidates, roles: Roles, shortlist: Shortlist) -> Roles:
     """Decode roles whose output is not beaten already, with all of the machine but one smallest prefill instance."""
     machine, least = costing.setting.machine, int(found.points.devices.min())
     instances = np.maximum((machine.devices - least) // roles["devices"], 0)
     output = roles["rate"] * costing.demand.request.osl
     output = output / (roles["devices"] + least) if costing.load else output * instances / machine.devices
-    kept: Array = roles[(instances > 0) & ~shortlist.hopeless(1 / roles["tpot"], output)]
+    kept: Roles = roles[(instances > 0) & ~shortlist.hopeless(1 / roles["tpot"], output)]
     return kept
 
 
-def in_time(costing: Costing, prefill: Array) -> Array:
+def in_time(costing: Costing, prefill: Roles) -> Roles:
     """Prefill roles whose requests, if they need not wait, get their first token in time, at the SLO's percentile."""
     if costing.slo.ttft is None:
         return prefill
     own = costing.demand.request.uncached * costing.demand.tail * prefill["lanes"] * prefill["token_s"]
     soonest = prefill["pass_s"] + np.maximum(own, prefill["pass_s"])
-    kept: Array = prefill[soonest <= costing.slo.ttft.value]
+    kept: Roles = prefill[soonest <= costing.slo.ttft.value]
     return kept
 
 
-def best_decode(costing: Costing, roles: Array) -> Array:
+def best_decode(costing: Costing, roles: Roles) -> Roles:
     """Of each family and KV dtype the front of TPOT and rate: a role off it is worse in both.
 
     Apart for those that keep the TPOT bound at its percentile, and those that do not.
@@ -146,23 +151,23 @@ def best_decode(costing: Costing, roles: Array) -> Array:
     if costing.slo.tpot:
         groups = 2 * groups + (roles["tail"] > costing.slo.tpot.value)
     kept = [rows[front(1 / roles["tpot"][rows], roles["rate"][rows])] for rows in _grouped(groups)]
-    best: Array = roles[np.sort(np.concatenate([np.zeros(0, dtype=int), *kept]))]
+    best: Roles = roles[np.sort(np.concatenate([np.zeros(0, dtype=int), *kept]))]
     return best
 
 
-def best_prefill(costing: Costing, roles: Array) -> Array:
+def best_prefill(costing: Costing, roles: Roles) -> Roles:
     """Of each size and KV dtype those that no other one equals or beats in everything that a combination asks."""
     groups = roles["devices"] * len(KV_DTYPES) + roles["kv"]
     kept = [rows[_unbeaten(_wanted(costing, roles[rows]))] for rows in _grouped(groups)]
-    best: Array = roles[np.concatenate([np.zeros(0, dtype=int), *kept])]
+    best: Roles = roles[np.concatenate([np.zeros(0, dtype=int), *kept])]
     return best
 
 
-def _grouped(groups: Array) -> list[Array]:
+def _grouped(groups: Ints) -> list[Ints]:
     return [np.flatnonzero(groups == group) for group in np.unique(groups)]
 
 
-def _wanted(costing: Costing, roles: Array) -> Array:
+def _wanted(costing: Costing, roles: Roles) -> Floats:
     """What a prefill role should have little of, a column each."""
     wanted = [roles["token_s"], roles["lanes"] * roles["token_s"], roles["pass_s"], -1.0 * roles["links"]]
     # A prefix cache wants memory, and keeps a session in its place; otherwise every lane is a queue that may be free.
@@ -170,12 +175,11 @@ def _wanted(costing: Costing, roles: Array) -> Array:
     return np.stack(wanted, axis=1)
 
 
-def _unbeaten(costs: Array) -> Array:
+def _unbeaten(costs: Floats) -> Ints:
     """Rows that no other row equals or undercuts in every column; of equal rows the first."""
     _, first = np.unique(costs, axis=0, return_index=True)
     first = np.sort(first)
     rows = costs[first]
-    beats: Array = np.all(rows[:, None, :] <= rows[None, :, :], axis=2)
+    beats: Bools = np.all(rows[:, None, :] <= rows[None, :, :], axis=2)
     np.fill_diagonal(beats, False)
-    kept: Array = first[~beats.any(axis=0)]
-    return kept
+    return first[~beats.any(axis=0)]

@@ -92,7 +92,8 @@ def impossible(setting: Setting, everything: Points) -> SpecError | DoesNotFit:
         return SpecError(context.why(), where=setting.workload.name)
     shaped = everything[np.all([check(Proposal(everything, setting)).kept for check in SHAPE.values()], axis=0)]
     room = with_memory(shaped, setting).room
-    holds = room.kv_tokens[room.kv > 0] / shaped.dp[room.kv > 0]
+    free = np.asarray(room.kv) > 0
+    holds = np.asarray(room.kv_tokens)[free] / shaped.dp[free]
     if not len(holds):
         return does_not_fit(setting, KV_DTYPES[int(shaped.kv.max())])
     need = setting.workload.isl + setting.workload.osl

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.legal.points import Array
+from tokenworks.arrays import Floats, Ints
 from tokenworks.legal.splits import LEAST_CHUNK
 
 CHUNKS = (LEAST_CHUNK, 2048, 4096, 8192, 16384)  # token budget of one lane: a dp rank's microbatch
@@ -20,15 +20,15 @@ class Ladders:
     A first step of one sequence for the whole instance is added to `sequences`: the fastest that a user can have it.
     """
 
-    chunks: Array
-    sequences: Array
+    chunks: Floats | Ints
+    sequences: Ints
 
     @classmethod
     def default(cls) -> Ladders:
         """What `plan` tries."""
         return cls(np.array(CHUNKS), np.array(SEQUENCES))
 
-    def batches(self, lanes: Array) -> Array:
+    def batches(self, lanes: Ints) -> Floats:
         """Running sequences per instance: float[len(lanes), 1 + len(sequences)]."""
         per_lane = lanes[:, None] * self.sequences[None, :]
         return np.concatenate([np.ones((len(lanes), 1)), per_lane], axis=1)

@@ -11,8 +11,9 @@ import numpy as np
 from pydantic import ValidationError
 from typing_extensions import TypedDict
 
+from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
-from tokenworks.legal.points import Array, Points, Setting
+from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import Broken, explain
 from tokenworks.legal.splits import candidates
 from tokenworks.planning import aggregated
@@ -149,7 +150,7 @@ def why(costing: Costing, text: str) -> Why:
     return Why(costing, role, (), row, 1 + int(better.sum()))
 
 
-def _batch(costing: Costing, points: Points, running: int, chunk: Array) -> Array:
+def _batch(costing: Costing, points: Points, running: int, chunk: Floats | Ints) -> Floats:
     """The mean batch of one instance that runs so many sequences; an error that says why where it cannot."""
     lanes, draft = int(points.lanes[0]), int(points.draft[0])
     beside = f"in each of {lanes} lanes (dp x pp)" if lanes > 1 else "beside those that decode"

@@ -101,7 +101,7 @@ def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, ma
         draft_tokens=role.draft_tokens,
         tokens_per_step=float(accepted_tokens(role.draft_tokens, site.rates.acceptance)),
         prefix_caching=prefix_caching,
-        policy="vllm" if site.engine.mixing == "mixed" else "sglang",
+        policy=site.engine.scheduler,
     )
     return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name, role.parallel.pp)
 
@@ -129,7 +129,7 @@ def _transfer(deployment: Deployment, site: Site, pools: list[Pool]) -> Transfer
     slower = link.bandwidth * min(prefill.parallel.devices, decode.parallel.devices)
     token_s = per_rank * float(np.min(found.kv_bytes_per_token)) / slower
     state_s = per_rank * float(np.min(found.state_bytes_per_sequence)) / slower
-    transfer = Transfer(link.start + float(link.alpha) + state_s, token_s)
+    transfer = Transfer(link.start + link.alpha + state_s, token_s)
     return replace(transfer, overlap=_hidden(site, transfer, pools[0]))
 
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenworks.arrays import Bools, Floats, Ints
 from tokenworks.engine.metrics import Metrics, metrics
-from tokenworks.engine.types import Counts, Floats, Ints, Outcome, Status
+from tokenworks.engine.types import Counts, Outcome, Status
 from tokenworks.specs.slo import Bound, Slo
 
 WARM, DONE = 0.2, 0.9
 """An endless stream is measured from when one share of it was sent until the other was: warm, and under load."""
 
-Chosen = NDArray[np.bool_] | None
+Chosen = Bools | None
 
 GROWTH = 0.05
 """A queue that takes more than this share of what arrives grows without end [-]."""
@@ -42,10 +43,10 @@ class Span:
         """Its length [s]."""
         return max(self.end_s - self.start_s, 1e-12)
 
-    def served(self, outcome: Outcome) -> NDArray[np.bool_]:
+    def served(self, outcome: Outcome) -> Bools:
         """Requests that completed in it."""
         done = outcome.status == Status.COMPLETED
-        kept: NDArray[np.bool_] = done & (outcome.end_s >= self.start_s) & (outcome.end_s <= self.end_s)
+        kept: Bools = done & (outcome.end_s >= self.start_s) & (outcome.end_s <= self.end_s)
         return kept
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from tokenworks.arrays import Bools
 from tokenworks.costs.rates import rates
 from tokenworks.costs.requests import MeanRequest, mean_of_requests
 from tokenworks.engine.metrics import Metrics
@@ -122,9 +122,9 @@ class Simulation:
             for k in range(len(self.traffic.classes))
         )
 
-    def of_class(self, k: int) -> NDArray[np.bool_]:
+    def of_class(self, k: int) -> Bools:
         """The requests of a class."""
-        chosen: NDArray[np.bool_] = self.traffic.trace.class_of == k
+        chosen: Bools = self.traffic.trace.class_of == k
         return chosen
 
     @cached_property

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tokenworks.arrays import FloatArray, Floats
 from tokenworks.costs import step
-from tokenworks.costs.arrays import Floats
 from tokenworks.costs.breakdown import Breakdown
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.requests import MeanRequest, batch
@@ -44,9 +44,7 @@ class Site:
     rates: Rates
     request: MeanRequest
 
-    def breakdown(
-        self, role: Role, decode: Floats | float, prefill: Floats | float, *, context: float = 1.0
-    ) -> Breakdown:
+    def breakdown(self, role: Role, decode: FloatArray, prefill: FloatArray, *, context: float = 1.0) -> Breakdown:
         """The step of one instance of a role for a batch of mean requests, part by part.
 
         Prompts come in chunks as steps with a full token budget cut them, in proportion to the prefill tokens.
@@ -112,10 +110,9 @@ class _Steps:
     role: Role
     site: Site
 
-    def __call__(self, decode: Floats | float, prefill: Floats | float, context: float = 1.0) -> Floats:
+    def __call__(self, decode: FloatArray, prefill: FloatArray, context: float = 1.0) -> Floats:
         """Of `decode` sequences and `prefill` tokens; `context` scales what they attend to."""
-        seconds: Floats = self.site.breakdown(self.role, decode, prefill, context=context).seconds
-        return seconds
+        return np.asarray(self.site.breakdown(self.role, decode, prefill, context=context).seconds)
 
     def attending(self, decode: float, prefill: float) -> float:
         """The part of a step's time that grows in proportion to context [s]."""

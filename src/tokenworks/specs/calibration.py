@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.device import ComputeDtype
-from tokenworks.specs.load import CATALOG, is_path, read_yaml, validate
+from tokenworks.specs.load import CATALOG, is_path, nearest, read_yaml, validate
 from tokenworks.specs.machine import Assumption
-from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec
+from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec, with_sources
 
 Grade = Literal["datasheet", "kernel-calibrated", "end-to-end-calibrated"]
 
@@ -124,9 +125,16 @@ class Like(Spec):
     spread: Spread
 
 
+KEY = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)+")
+"""How the name of a source looks in a file: small words and numbers, joined by hyphens."""
+
+
 class Calibration(Spec):
     """One catalog/calibration/*.yaml.
 
+    fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
+    graded : families that its grade holds for; the others stay priors. Without any, it holds for all
+    sources : in the file a source may be the name of a text in this table; every number here carries the text itself
     query, sequence : what begin and end of a tile cost in attention, as cached entries that each prefill query, and
         each decoding sequence, would have more; context_walk : latency of decode attention for each token of a context
     elementwise : share of the bandwidth of GEMMs that the small kernels between them reach on their activations
@@ -136,15 +144,17 @@ class Calibration(Spec):
     families : with numbers of their own; borrowed : those that take another one's
     lent : numbers of families as others borrow them, where points of their own have turned them since: what a fit makes
         of one device's software is worse for another device than what it had before
-    fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
     draft_widening : how many times as wide, as a logarithm, the interval is where tokens are drafted
     ttft_spread : half of the 80 % interval of TTFT, as a factor, of all families: queues and servers, not devices
-    graded : families that its grade holds for; the others stay priors. Without any, it holds for all
     """
 
     name: str
     title: str
     grade: Grade
+    fitted_on: str = ""
+    data_sha256: str = ""
+    graded: tuple[str, ...] = ()
+    sources: dict[Annotated[str, Field(pattern=f"^{KEY.pattern}$")], str] = Field(default_factory=dict)
     query: Number
     sequence: Number
     context_walk: Latency
@@ -158,9 +168,21 @@ class Calibration(Spec):
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
     lent: dict[str, Family] = Field(default_factory=dict)
-    fitted_on: str = ""
-    data_sha256: str = ""
-    graded: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, data: Any) -> Any:
+        table = data.get("sources") if isinstance(data, dict) else None
+        if not isinstance(table, dict):
+            return data
+
+        def text(source: str) -> str:
+            if source not in table and KEY.fullmatch(source):
+                hint = nearest(source, list(table)) or f"the table has {', '.join(table)}"
+                raise ValueError(f"no source {source!r} in the table `sources`; {hint}")
+            return str(table.get(source, source))
+
+        return with_sources(data, text)
 
     @model_validator(mode="after")
     def _borrowed_from_known(self) -> Calibration:

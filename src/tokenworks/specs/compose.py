@@ -15,7 +15,7 @@ from tokenworks import units
 from tokenworks.errors import SpecError
 from tokenworks.specs import load
 from tokenworks.specs.device import Device
-from tokenworks.specs.machine import Assumption, Link, Machine
+from tokenworks.specs.machine import Assumption, HostNode, Link, Machine
 from tokenworks.specs.provenance import Quantity, Spec
 from tokenworks.specs.system import Network, System
 
@@ -133,18 +133,19 @@ def resolve(found: Parts) -> tuple[Machine, dict[str, str]]:
         family=device.family,
         devices=found.count * system.devices,
         domain=system.domain,
-        host=system.host.devices,
+        host=_host(system, take),
         peak=peak,
         hbm_bytes=take("device.hbm.capacity", device.hbm.capacity),
         hbm_bandwidth=take("device.hbm.bandwidth", device.hbm.bandwidth),
         scale_up=_scale_up(system, device, take),
         scale_out=_scale_out(found, take) if found.count * system.devices > system.domain else None,
-        host_link=take.spare("host.link", system.host.link),
-        host_dram_bytes=take.spare("host.dram", system.host.dram),
         assumed=tuple(take.assumed),
         hbm_sold=take.spare("device.hbm.sold", device.hbm.sold),
         network=found.network.name if found.network else None,
         tdp=take.spare("device.tdp", device.tdp),
+        price=_all(found.count, take.spare("price", system.price)),
+        power=_all(found.count, take.spare("power", system.power)),
+        weight=_all(found.count, take.spare("weight", system.weight)),
         given=found.given,
     )
     return made, take.missing
@@ -171,6 +172,18 @@ class _Take:
             unit = f" {quantity.unit}".rstrip()
             raise SpecError(f"must be at least 1{unit}", where=path, hint="a number that is not known is `value: null`")
         return quantity.value
+
+
+def _host(system: System, take: _Take) -> HostNode:
+    """One host node, with what is published of its memory and storage."""
+    numbers = ("link", "dram", "dram_bandwidth", "ssd", "ssd_bandwidth")
+    known = {name: take.spare(f"host.{name}", getattr(system.host, name)) for name in numbers}
+    return HostNode(devices=system.host.devices, **known)
+
+
+def _all(systems: int, one: float | None) -> float | None:
+    """A number of one system, for all of them."""
+    return None if one is None else systems * one
 
 
 def _scale_up(system: System, device: Device, take: _Take) -> Link:

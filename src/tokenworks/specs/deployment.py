@@ -17,7 +17,8 @@ ROLES: tuple[RoleName, ...] = get_args(RoleName)
 RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
 Overlap = Literal["none", "two-batch"]
 EngineName = Literal["vllm", "sglang", "trtllm", "atom"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Width = Annotated[int, Field(ge=1, le=10**6)]  # no machine has more devices
 
 
 class Parallel(Spec):
@@ -27,11 +28,11 @@ class Parallel(Spec):
     ep x expert_tp = tp x dp for a model with experts; ep = 1 keeps all experts on every expert_tp group
     """
 
-    tp: Count = 1
-    pp: Count = 1
-    dp: Count = 1
-    ep: Count = 1
-    expert_tp: Count = 1
+    tp: Width = 1
+    pp: Width = 1
+    dp: Width = 1
+    ep: Width = 1
+    expert_tp: Width = 1
 
     @property
     def devices(self) -> int:
@@ -54,11 +55,11 @@ class Role(Spec):
 
     name: RoleName
     parallel: Parallel
-    replicas: Count = 1
+    replicas: Width = 1
     max_sequences: Count = 256
     chunk_tokens: Count = 8192
     kv_dtype: Literal["bf16", "fp8"] = "bf16"
-    redundant_experts: Annotated[int, Field(ge=0)] = 0
+    redundant_experts: Annotated[int, Field(ge=0, le=10**6)] = 0
     draft_tokens: Annotated[int, Field(ge=0, le=8)] = 0
     overlap: Overlap = "none"
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -86,7 +87,7 @@ class Deployment(Spec):
     roles: tuple[Role, ...]
     router: RouterName | None = None
     prefix_caching: bool = True
-    devices_per_host: Count | None = None
+    devices_per_host: Width | None = None
 
     @field_validator("roles")
     @classmethod

@@ -11,16 +11,34 @@ from tokenworks.errors import UnknownName
 from tokenworks.specs.load import CATALOG, read_yaml, validate
 from tokenworks.specs.provenance import Bytes, Number, Seconds, Spec
 
+DEFAULT = "vllm"
+"""The engine that a name is taken to mean if no engine is known by it."""
+
 Count = Annotated[int, Field(ge=1)]
+
+
+class ExpertLayout(Spec):
+    """Widths of which an engine can only set one above 1 where a model has routed experts.
+
+    why : the engine's option that fixes it; instead : an engine without this limit
+    """
+
+    one_of: tuple[Literal["tp", "dp", "ep", "expert_tp"], ...]
+    why: str
+    instead: str
 
 
 class Engine(Spec):
     """Defaults and overheads of one engine.
 
+    aliases : words in the names of engines that the catalog does not hold, and whose habits are taken to be these
+    scheduler : whose policy its scheduler follows, by the names that the simulation gives them
     mixing : "mixed" puts prefill chunks and decodes in one step; "prefill-first" runs a prefill step by itself
     dp_prefill : "together" holds prompts back for some steps, so that data-parallel ranks prefill at the same time;
         "alone" lets each rank begin when it has one, and all others wait for its step
     host : "hidden" prepares the next step while this one runs; "serial" prepares it in between
+    expert_layout : None where every split of routed experts can be set
+    kv_dtype : "checkpoint" keeps what the checkpoint asks for; "float-weights" FP8 wherever weights are FP8 or FP4
     host_step, host_sequence : CPU time of a step, and what each sequence in it adds
     host_layer : launching one layer's kernels where the step is not a captured graph
     request : what client, HTTP and tokeniser add to TTFT, once for each role
@@ -30,14 +48,20 @@ class Engine(Spec):
         activations and communication; group_buffer : of one communication group
     dispatch_tokens : tokens of a rank for which dispatch buffers are laid out
     kv_block, chunk_tokens, max_sequences : defaults
+    small_device, small_chunk : below so much device memory the default chunk is at most this one
+    mtp_drafts, mtp_drafts_dp : draft tokens where MTP is on and no number is said; the latter with data parallelism
     """
 
     name: str
     title: str
     version: str
+    aliases: tuple[str, ...]
+    scheduler: Literal["vllm", "sglang"]
     mixing: Literal["mixed", "prefill-first"]
     dp_prefill: Literal["together", "alone"]
     host: Literal["hidden", "serial"]
+    expert_layout: ExpertLayout | None = None
+    kv_dtype: Literal["checkpoint", "float-weights"]
     host_step: Seconds
     host_sequence: Seconds
     host_layer: Seconds
@@ -48,6 +72,10 @@ class Engine(Spec):
     reserve: Bytes
     group_buffer: Bytes
     dispatch_tokens: Number
+    small_device: Bytes
+    small_chunk: Number
+    mtp_drafts: Number
+    mtp_drafts_dp: Number
     kv_block: Count
     chunk_tokens: Count
     max_sequences: Count
@@ -65,3 +93,11 @@ def load_engine(name: str) -> Engine:
         raise UnknownName("engine", name, engine_names())
     path = CATALOG / "engines" / f"{name}.yaml"
     return validate(Engine, read_yaml(path), str(path))
+
+
+def find_engine(name: str) -> Engine:
+    """The catalog's engine of a name, or the one whose habits an engine of that name is taken to have."""
+    known = engine_names()
+    if name not in known:
+        name = next((one for one in known if any(word in name.lower() for word in load_engine(one).aliases)), DEFAULT)
+    return load_engine(name)

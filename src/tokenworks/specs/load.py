@@ -28,6 +28,7 @@ BRANDS = ("nvidia", "geforce", "amd", "instinct", "intel", "huawei", "ascend", "
 """Words in front of a device's name that say who makes it; people leave them out or write them."""
 
 _SHOWN_ERRORS = 5
+_QUOTE = "'"  # around the names in pydantic's words
 
 
 def catalog_names(kind: Kind) -> list[str]:
@@ -176,42 +177,71 @@ def validate(spec_type: type[SpecT], data: Any, where: str) -> SpecT:
 
 def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str, str]:
     """One pydantic error as dotted path, message and hint."""
-    location = [part for part in detail["loc"] if part != "[key]"]
+    location, holder = _walk(spec_type, [part for part in detail["loc"] if part != "[key]"])
     path, value, context = ".".join(map(str, location)), detail["input"], detail.get("ctx", {})
     shown = short(repr(value))
+    message, hint = f"{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
     match detail["type"]:
         case "extra_forbidden":
-            known = _keys(spec_type, location[:-1])
-            return path, "unknown key", _nearest(str(location[-1]), known) or f"known: {', '.join(known)}"
+            known = list(getattr(holder, "model_fields", ()))
+            message, hint = "unknown key", nearest(str(location[-1]), known) or f"known: {', '.join(known)}"
         case "missing":
-            return path, "is missing", ""
+            message = "is missing"
         case "literal_error":
-            expected = context["expected"]
-            return path, f"{shown} is not one of {expected}", _nearest(str(value), re.findall(r"'(.+?)'", expected))
+            message, hint = _one_of(value, context["expected"])
+        case "union_tag_invalid":
+            path = f"{path}.{context['discriminator'].strip(_QUOTE)}"
+            message, hint = _one_of(context["tag"], context["expected_tags"])
+        case "union_tag_not_found":
+            path, message = f"{path}.{context['discriminator'].strip(_QUOTE)}", "is missing"
         case "value_error":
-            return path, str(context["error"]), ""
-        case "model_type" | "dict_type":
-            number = 'write {value: ..., status: ..., source: "..."}' if "Quantity" in str(context) else ""
-            return path, f"is {_a(value)}, not a mapping of keys to values", number
-        case _:
-            return path, f"{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
+            message = str(context["error"])
+        case "model_type" | "dict_type" | "model_attributes_type":
+            message = f"is {_a(value)}, not a mapping of keys to values"
+            hint = 'write {value: ..., status: ..., source: "..."}' if "Quantity" in str(context) else ""
+    return path, message, hint
 
 
-def _keys(spec_type: Any, location: list[Any]) -> list[str]:
-    """The keys that a spec knows at a location; none below a plain value."""
+def _one_of(value: Any, expected: str) -> tuple[str, str]:
+    """Message and hint for a word that is none of those expected, as pydantic quotes them."""
+    known = re.findall(r"'(.+?)'", expected)
+    return f"{short(repr(value))} is not one of {expected}", nearest(str(value), known)
+
+
+def _walk(spec_type: Any, location: list[Any]) -> tuple[list[Any], Any]:
+    """A location without the tags of the unions on its way, and the spec that holds its last part."""
+    way: list[Any] = []
+    holder = found = spec_type
     for part in location:
-        if typing.get_origin(spec_type) in (dict, tuple, list):
-            spec_type = next(kind for kind in reversed(typing.get_args(spec_type)) if kind is not Ellipsis)
+        found = _bare_type(found)
+        members = typing.get_args(found) if typing.get_origin(found) in (typing.Union, types.UnionType) else ()
+        if tagged := [kind for kind in members if part in _tags(kind)]:
+            found = tagged[0]
+            continue
+        found = next((kind for kind in members if kind is not type(None)), found)
+        holder = found = _bare_type(found)
+        way.append(part)
+        if typing.get_origin(found) in (dict, tuple, list):
+            found = next(kind for kind in reversed(typing.get_args(found)) if kind is not Ellipsis)
         else:
-            spec_type = spec_type.model_fields[part].annotation
-        if typing.get_origin(spec_type) in (typing.Union, types.UnionType):
-            spec_type = next(kind for kind in typing.get_args(spec_type) if kind is not type(None))
-        if typing.get_origin(spec_type) is typing.Annotated:
-            spec_type = typing.get_args(spec_type)[0]
-    return list(getattr(spec_type, "model_fields", ()))
+            field = getattr(found, "model_fields", {}).get(part)
+            found = field.annotation if field else Any
+    return way, holder
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def _bare_type(kind: Any) -> Any:
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+
+
+def _tags(kind: Any) -> set[str]:
+    """The words by which a union tells a spec from its other members: values of its one-word fields."""
+    fields = getattr(kind, "model_fields", {}).values()
+    words = (typing.get_args(field.annotation) for field in fields if typing.get_origin(field.annotation) is Literal)
+    return {word for choice in words if len(choice) == 1 for word in choice}
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The question whether the nearest known word was meant; empty where none is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else ""
 

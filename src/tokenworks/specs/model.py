@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tokenworks.arrays import FloatArray
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -84,7 +86,7 @@ class Scan:
     prefill_flop: float
     bytes: float | None = None
 
-    def growth(self, kv_bytes: float) -> float:
+    def growth(self, kv_bytes: FloatArray) -> FloatArray:
         """What one more token of a long context adds [byte]; `kv_bytes` [byte/element] where not fixed."""
         return 0.0 if self.keeps is not None else self.elements * (self.bytes or kv_bytes) / self.stride
 
@@ -205,7 +207,7 @@ def kv_bytes_per_token(model: Model, kv_bytes: float) -> float:
     ----------
     kv_bytes : size of one stored element where the scan does not fix it [byte]
     """
-    return sum(block.count * scan.growth(kv_bytes) for block in model.blocks for scan in block.scans)
+    return float(sum(block.count * scan.growth(kv_bytes) for block in model.blocks for scan in block.scans))
 
 
 def window_bytes_per_sequence(model: Model, kv_bytes: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -61,6 +63,25 @@ class Fact(Spec):
     status: Status
     source: str
     note: str = ""
+
+
+_PRIOR = re.compile(r"(prior [^:]+: )(.+)", re.DOTALL)
+"""A note of a fitted number: the value and the source of the number that the fit started from."""
+
+
+def with_sources(data: Any, change: Callable[[str], str]) -> Any:
+    """Plain data with every source changed: the `source` of each number, and that of its prior in the `note`."""
+    if not isinstance(data, dict):
+        return data
+    made = {}
+    for key, value in data.items():
+        if key == "source" and isinstance(value, str):
+            made[key] = change(value)
+        elif key == "note" and isinstance(value, str) and (found := _PRIOR.fullmatch(value)):
+            made[key] = found[1] + change(found[2])
+        else:
+            made[key] = with_sources(value, change)
+    return made
 
 
 def _reads(unit: str) -> BeforeValidator:

@@ -41,8 +41,11 @@ class Slo:
                 raise SpecError(f"{match['name']} is bound twice", where=where, hint="keep one")
             value = units.parse(match["value"], "s", where=f"{where} {match['name']}")
             percentile = float(match["percentile"] or PERCENTILE)
-            if value <= 0 or percentile <= 0:
+            if value <= 0:
                 raise SpecError(f"{term!r} must be above zero", where=where, hint='write it like "ttft.p50=2s"')
+            if not 0 < percentile < 100:
+                hint = 'a percentile lies between 0 and 100, as in "ttft.p99.9=2s"'
+                raise SpecError(f"cannot hold {term!r}", where=where, hint=hint)
             bounds[match["name"]] = Bound(value, percentile)
         return cls(**bounds)
 

@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
 from tokenworks.specs.slo import CLASSES
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.integer[Any]]
 
 # No published model reads more than 10 M tokens; a longer request is a broken row, not a long one.
 MAX_TOKENS = 1 << 24
@@ -52,14 +50,14 @@ class Trace:
 
     name: str
     source: str
-    arrival_s: FloatArray
+    arrival_s: Floats
     input_tokens: NDArray[np.int32]
     output_tokens: NDArray[np.int32]
     session: NDArray[np.int32]
     agent: NDArray[np.int32]
     parent: NDArray[np.int32]
     class_of: NDArray[np.int8]
-    think_s: FloatArray
+    think_s: Floats
     run_start: NDArray[np.int64]
     run_length: NDArray[np.int32]
     run_offsets: NDArray[np.int64]
@@ -181,7 +179,7 @@ class Trace:
         return ranges(self.run_start, self.run_length)
 
 
-def ranges(starts: IntArray, counts: IntArray) -> NDArray[np.int64]:
+def ranges(starts: Ints, counts: Ints) -> NDArray[np.int64]:
     """The integers start, start + 1, ... of each (start, count), one after the other."""
     shift = starts.astype(np.int64) - np.concatenate([[0], np.cumsum(counts[:-1], dtype=np.int64)])[: len(starts)]
     return np.repeat(shift, counts) + np.arange(int(counts.sum()), dtype=np.int64)

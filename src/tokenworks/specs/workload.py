@@ -1,4 +1,4 @@
-"""What users send: lengths, reuse and arrival, as statistics. Traces live in `ingest`."""
+"""What users send: lengths, reuse and arrival, as statistics. Requests one by one are a `Trace`."""
 
 from __future__ import annotations
 

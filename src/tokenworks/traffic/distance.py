@@ -16,11 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tokenworks.specs.trace import IntArray, Trace, ranges
-
-Ints = NDArray[np.int64]
+from tokenworks.arrays import Ints
+from tokenworks.specs.trace import Trace, ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ def _last_use(piece: Ints, request: Ints) -> Ints:
     return last
 
 
-def quadrant(j: IntArray, i: IntArray, weight: IntArray, n: int) -> Ints:
+def quadrant(j: Ints, i: Ints, weight: Ints, n: int) -> Ints:
     """For each k the sum of weight[m] over all m with j[m] >= j[k] and i[m] < i[k]; j sorted; i below n.
 
     A wavelet matrix (Claude and Navarro, SPIRE 2012): the points are split bit by bit of i, highest first, each half

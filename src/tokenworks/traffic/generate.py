@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
+from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
-from tokenworks.specs.trace import MAX_TOKENS, FloatArray, IntArray, Trace
+from tokenworks.specs.trace import MAX_TOKENS, Trace
 from tokenworks.specs.workload import Arrivals, Workload
 from tokenworks.traffic.transform import limit
 
 BLOCK = 64
 STREAMS = ("arrivals", "inputs", "outputs", "thinks", "classes")
 
-Lengths = Callable[[Generator, int], IntArray]
+Lengths = Callable[[Generator, int], Ints]
 
 
 def streams(seed: int) -> dict[str, Generator]:
@@ -31,28 +32,28 @@ def streams(seed: int) -> dict[str, Generator]:
 # Arrivals: n times [s] from 0 on, never falling, `rate` of them a second in the mean.
 
 
-def poisson(random: Generator, n: int, rate: float) -> FloatArray:
+def poisson(random: Generator, n: int, rate: float) -> Floats:
     """Independent users: exponential gaps."""
     return np.cumsum(random.exponential(1 / rate, n))
 
 
-def gamma(random: Generator, n: int, rate: float, cv: float) -> FloatArray:
+def gamma(random: Generator, n: int, rate: float, cv: float) -> Floats:
     """Gamma gaps of coefficient of variation `cv`: 1 is Poisson, above it comes in clumps, below it evenly."""
     return np.cumsum(random.gamma(1 / cv**2, cv**2 / rate, n))
 
 
-def burst(random: Generator, n: int, rate: float, size: int) -> FloatArray:  # noqa: ARG001 - nothing is random here
+def burst(random: Generator, n: int, rate: float, size: int) -> Floats:  # noqa: ARG001 - nothing is random here
     """`size` at once, every size / rate seconds; `size` = n: all at 0."""
     return (np.arange(n) // size).astype(np.float64) * (size / rate)
 
 
-def diurnal(random: Generator, n: int, rate: float, peak: float, period: float) -> FloatArray:
+def diurnal(random: Generator, n: int, rate: float, peak: float, period: float) -> Floats:
     """Poisson whose rate follows a sine from its mean up to `peak` times it and down as far, by thinning.
 
     Lewis and Shedler, Naval Research Logistics Quarterly 26(3), 1979: of arrivals at the highest rate each is kept with
     probability rate(t) / highest.
     """
-    kept: list[FloatArray] = []
+    kept: list[Floats] = []
     now, found = 0.0, 0
     while found < n:
         times = now + poisson(random, n, rate * peak)
@@ -62,7 +63,7 @@ def diurnal(random: Generator, n: int, rate: float, peak: float, period: float) 
     return np.concatenate(kept)[:n]
 
 
-ARRIVALS: dict[str, Callable[..., FloatArray]] = {
+ARRIVALS: dict[str, Callable[..., Floats]] = {
     "poisson": poisson,
     "gamma": gamma,
     "burst": burst,
@@ -73,32 +74,32 @@ ARRIVALS: dict[str, Callable[..., FloatArray]] = {
 # Lengths: n whole numbers of tokens, at least 1.
 
 
-def lognormal(random: Generator, n: int, mean: float, cv: float) -> IntArray:
+def lognormal(random: Generator, n: int, mean: float, cv: float) -> Ints:
     """Lognormal lengths of this mean and coefficient of variation; cv 0: all the same."""
     return whole(mean * _factor(random, n, cv))
 
 
-def uniform(random: Generator, n: int, low: int, high: int) -> IntArray:
+def uniform(random: Generator, n: int, low: int, high: int) -> Ints:
     """Each length from `low` to `high`, both included, equally often."""
     return random.integers(low, high, n, endpoint=True)
 
 
-def empirical(random: Generator, n: int, values: IntArray) -> IntArray:
+def empirical(random: Generator, n: int, values: Ints) -> Ints:
     """Lengths drawn from measured ones."""
     return random.choice(values, n)
 
 
-def fixed(random: Generator, n: int, tokens: int) -> IntArray:  # noqa: ARG001 - nothing is random here
+def fixed(random: Generator, n: int, tokens: int) -> Ints:  # noqa: ARG001 - nothing is random here
     """The same length for all."""
     return np.full(n, tokens)
 
 
-def whole(tokens: FloatArray) -> IntArray:
+def whole(tokens: Floats) -> Ints:
     """Rounded to tokens that a request can have."""
     return np.clip(np.rint(tokens), 1, MAX_TOKENS).astype(np.int64)
 
 
-def _factor(random: Generator, n: int, cv: float) -> FloatArray:
+def _factor(random: Generator, n: int, cv: float) -> Floats:
     """Lognormal factors of mean 1: sigma^2 = ln(1 + cv^2), mu = -sigma^2 / 2."""
     variance = np.log1p(cv**2)
     return np.exp(random.normal(-variance / 2, np.sqrt(variance), n))
@@ -161,7 +162,7 @@ def from_workload(
             raise SpecError(f"{workload.arrivals.kind} arrivals", where=workload.name, hint=hint)
         users = max(1, round(workload.concurrency or 1))
         chain, start = session % users, np.zeros(users)
-    think = random["thinks"].exponential(workload.think_time, n) if workload.think_time else np.zeros(n)
+    think: Floats = random["thinks"].exponential(workload.think_time, n) if workload.think_time else np.zeros(n)
     arrival, parent, think = _chained(chain, start, think)
     shares = [one.share for one in workload.classes]
     kinds = random["classes"].choice(len(shares), sessions, p=np.array(shares) / sum(shares)) if shares else None
@@ -193,7 +194,7 @@ def _turns(workload: Workload) -> tuple[int, float]:
     return turns, 2 - turns * (1 - workload.hit_share)
 
 
-def _chained(chain: IntArray, start: FloatArray, think: FloatArray) -> tuple[FloatArray, IntArray, FloatArray]:
+def _chained(chain: Ints, start: Floats, think: Floats) -> tuple[Floats, Ints, Floats]:
     """Rows of a chain follow one another: earliest arrival, parent and think time of each; the first is at start."""
     order = np.argsort(chain, kind="stable")
     link = chain[order]
@@ -207,7 +208,7 @@ def _chained(chain: IntArray, start: FloatArray, think: FloatArray) -> tuple[Flo
     return arrival, parent, waits
 
 
-def _grown_blocks(inputs: IntArray, session: IntArray) -> dict[str, Any]:
+def _grown_blocks(inputs: Ints, session: Ints) -> dict[str, Any]:
     """Each session counts up in ids of its own; a turn has the leading ones that fill its input."""
     blocks = inputs // BLOCK
     most = np.zeros(int(session[-1]) + 1, np.int64)
@@ -215,7 +216,7 @@ def _grown_blocks(inputs: IntArray, session: IntArray) -> dict[str, Any]:
     return _runs(np.stack([(np.cumsum(most) - most)[session]], axis=1), np.stack([blocks], axis=1))
 
 
-def _shared_blocks(inputs: IntArray, share: float) -> dict[str, Any]:
+def _shared_blocks(inputs: Ints, share: float) -> dict[str, Any]:
     """One prefix that all have in common, as much of it as `share` of the input, then blocks of its own."""
     if not share:
         return {}
@@ -226,7 +227,7 @@ def _shared_blocks(inputs: IntArray, share: float) -> dict[str, Any]:
     return _runs(np.stack([np.zeros_like(starts), starts], axis=1), np.stack([common, own], axis=1))
 
 
-def _runs(starts: IntArray, lengths: IntArray) -> dict[str, Any]:
+def _runs(starts: Ints, lengths: Ints) -> dict[str, Any]:
     """Runs of each request (a row each) as the columns of a trace; empty ones left out."""
     some = lengths > 0
     if not some.any():

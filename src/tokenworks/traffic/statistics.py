@@ -8,8 +8,9 @@ from typing import Annotated
 import numpy as np
 from typing_extensions import TypedDict
 
+from tokenworks.arrays import Floats, Ints
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
-from tokenworks.specs.trace import Dropped, FloatArray, IntArray, Trace
+from tokenworks.specs.trace import Dropped, Trace
 from tokenworks.traffic.distance import reuses
 
 SHARES = (0.5, 0.9, 0.99, 1.0)
@@ -30,7 +31,7 @@ class Spread:
     total: float
 
     @classmethod
-    def of(cls, values: FloatArray | IntArray) -> Spread:
+    def of(cls, values: Floats | Ints) -> Spread:
         """The spread of values; quantiles are interpolated linearly."""
         p50, p90, p99 = np.percentile(values, [50, 90, 99])
         total = float(values.sum(dtype=np.float64))

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.random import Generator
 
+from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
-from tokenworks.specs.trace import FloatArray, IntArray, Trace, ranges
+from tokenworks.specs.trace import Trace, ranges
 
 PER_REQUEST = ("input_tokens", "output_tokens", "session", "agent", "class_of")
 
@@ -72,7 +73,7 @@ def stream(trace: Trace, rate: float, random: Generator) -> Trace:
     return _within(many, at, high)
 
 
-def _conversations(trace: Trace) -> tuple[IntArray, FloatArray, FloatArray]:
+def _conversations(trace: Trace) -> tuple[Ints, Floats, Floats]:
     """Of each request the one that began its conversation, the time since [s], and how long the one it began lasts."""
     root = roots(trace.parent)
     since = trace.arrival_s - trace.arrival_s[root]
@@ -81,7 +82,7 @@ def _conversations(trace: Trace) -> tuple[IntArray, FloatArray, FloatArray]:
     return root, since, lasts
 
 
-def _within(trace: Trace, at: FloatArray, end_s: float) -> Trace:
+def _within(trace: Trace, at: Floats, end_s: float) -> Trace:
     """The requests sent at 0 to `end_s`, if those are the times; one whose parent came before waits for nobody."""
     kept = (at >= 0) & (at < end_s)
     if not kept.any():
@@ -159,7 +160,7 @@ def reblock(trace: Trace, block_tokens: int) -> Trace:
     )
 
 
-def roots(parent: IntArray) -> IntArray:
+def roots(parent: Ints) -> Ints:
     """The request without a parent from which each one descends; the pointers double at each pass."""
     root = np.where(parent < 0, np.arange(len(parent)), parent)
     while (root != root[root]).any():

@@ -15,12 +15,12 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from tokenworks import units
-from tokenworks.calibrate.calibrate import write_file
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.factors import Factor, changed, quantities, turned
+from tokenworks.calibrate.file import write_file
 from tokenworks.calibrate.fit import fit
-from tokenworks.calibrate.kernels.operations import OPERATIONS, Operation, Rows
-from tokenworks.calibrate.kernels.tables import WHEEL, Tables, Used
-from tokenworks.costs.arrays import Floats
+from tokenworks.calibrate.kernels.operations import OPERATIONS, Operation, OperationRows
+from tokenworks.calibrate.kernels.tables import WHEEL, KernelTable, Tables
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.calibration import Calibration, number
@@ -51,6 +51,8 @@ SPREAD = 0.5
 """How far a factor may lie from it, as a log-deviation [-]."""
 
 DIGITS = 3
+"""Digits of a factor that is written: its error is some per cent."""
+
 UNSEEN = "no kernel of the family is left: where every fit of kernels starts"
 
 
@@ -81,7 +83,7 @@ class KernelsBody(TypedDict):
     data_sha256: str
     shared: dict[str, float | None]
     operations: list[Annotated[Plain, FormOf(Fitted)]]
-    tables: list[Annotated[Plain, FormOf(Used)]]
+    tables: list[Annotated[Plain, FormOf(KernelTable)]]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class KernelFit:
 
     calibration: Calibration
     fitted: list[Fitted]
-    used: list[Used]
+    used: list[KernelTable]
     prior: str
 
     def plain(self) -> Plain:
@@ -114,7 +116,7 @@ class _Problem:
     """Rows of one operation; `fit` asks it for errors."""
 
     calibration: Calibration
-    rows: Sequence[Rows]
+    rows: Sequence[OperationRows]
     family: str | None = None
 
     def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
@@ -126,7 +128,7 @@ class _Problem:
         """The rows of the factor's family."""
         return _Problem(self.calibration, self.rows, factor.families[0] if factor.families else None)
 
-    def _of(self, item: Rows, made: Calibration) -> Floats:
+    def _of(self, item: OperationRows, made: Calibration) -> Floats:
         if self.family not in (None, item.machine.family):
             return np.full(len(item.measured), np.nan)
         return np.asarray(np.log(item.predict(rates(item.machine, made)) / item.measured))
@@ -137,15 +139,15 @@ class KernelRows:
     """All rows of the chosen systems, read once, by operation."""
 
     title: str
-    rows: Mapping[str, list[Rows]] = dataclasses.field(repr=False)
-    used: list[Used] = dataclasses.field(repr=False)
+    rows: Mapping[str, list[OperationRows]] = dataclasses.field(repr=False)
+    used: list[KernelTable] = dataclasses.field(repr=False)
 
     @classmethod
     def read(cls, root: Path, which: Which, say: Callable[[str], None] | None = None) -> KernelRows:
         """Of the tables below `root`; systems that are held out only with `all`."""
         wanted = DEFAULT if which == "default" else DEFAULT | HELD_OUT
         tables = Tables(root)
-        rows: dict[str, list[Rows]] = {operation.name: [] for operation in OPERATIONS}
+        rows: dict[str, list[OperationRows]] = {operation.name: [] for operation in OPERATIONS}
         for system in tables.systems():
             if system not in DEFAULT | HELD_OUT:
                 raise UnknownName("system of kernel tables", system, [*DEFAULT, *HELD_OUT], hint=str(root))
@@ -225,7 +227,7 @@ def _title(root: Path) -> str:
         return WHEEL
 
 
-def _started(calibration: Calibration, operation: Operation, rows: Sequence[Rows]) -> Calibration:
+def _started(calibration: Calibration, operation: Operation, rows: Sequence[OperationRows]) -> Calibration:
     """Every factor that the rows are about is back at the start: a prior may have seen what is left out."""
     families = dict(calibration.families)
     shared = {field: _at(getattr(calibration, field), field) for field in operation.shared if rows}
@@ -239,7 +241,7 @@ def _at(was: Quantity, field: str) -> Quantity:
     return _written(was.model_copy(update={"value": START[field.partition(".")[0]]}), "assumed", UNSEEN)
 
 
-def _fields(operation: Operation, rows: Sequence[Rows]) -> list[str]:
+def _fields(operation: Operation, rows: Sequence[OperationRows]) -> list[str]:
     """What rows of one family can fix: rates of dtypes that its devices have, and of networks that they are on."""
     dtypes = {dtype for item in rows for dtype in item.machine.peak}
     outer = any(item.machine.scale_out for item in rows)
@@ -250,7 +252,7 @@ def _fields(operation: Operation, rows: Sequence[Rows]) -> list[str]:
 
 
 def _fit(
-    calibration: Calibration, operation: Operation, rows: Sequence[Rows], title: str
+    calibration: Calibration, operation: Operation, rows: Sequence[OperationRows], title: str
 ) -> tuple[Calibration, list[Fitted]]:
     families = list(dict.fromkeys(item.machine.family for item in rows))
     mine = {name: [item for item in rows if item.machine.family == name] for name in families}
@@ -282,9 +284,8 @@ def _fit(
 
 def _source(title: str, devices: Iterable[str], operation: Operation, errors: Floats) -> str:
     error = np.mean(np.abs(errors))
-    return (
-        f"{title}, {', '.join(devices)}: fit of {len(errors):,} rows of {operation.name}, mean |log error| {error:.2f}"
-    )
+    fitted = f"fit of {len(errors):,} rows of {operation.name}, mean |log error| {error:.2f}"
+    return f"kernel tables of {title}, {', '.join(devices)}: {fitted}"
 
 
 def _written(found: Quantity, status: Literal["measured", "assumed"], source: str) -> Quantity:

@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tokenworks.arrays import FloatArray, Floats
 from tokenworks.calibrate.kernels.tables import Frame, Tables
 from tokenworks.costs import collectives, moe, parts
-from tokenworks.costs.arrays import FloatArray, Floats
 from tokenworks.costs.kernels import Gemm, Kernels
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.roofline import compute_dtype
@@ -53,7 +53,7 @@ LEAST_NORMAL_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class Rows:
+class OperationRows:
     """Rows of one kind on one machine: what was measured [s], and what the cost functions say [s]."""
 
     name: str
@@ -62,7 +62,7 @@ class Rows:
     predict: Callable[[Rates], FloatArray]
 
 
-Build: TypeAlias = Callable[[Tables, str, Machine], list[Rows]]
+Build: TypeAlias = Callable[[Tables, str, Machine], list[OperationRows]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Operation:
     shared: tuple[str, ...] = ()
 
 
-def _gemms(tables: Tables, system: str, machine: Machine) -> list[Rows]:
+def _gemms(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
     """Dense GEMMs, the best kernel of each shape; block and tensor scales of FP8 are one format."""
     frame = tables.read(system, "gemm", "gemm_perf", ("gemm_dtype", "m", "n", "k"), "latency")
     if frame is None:
@@ -97,14 +97,14 @@ def _gemms(tables: Tables, system: str, machine: Machine) -> list[Rows]:
     return [rows for rows in made if len(rows.measured)]
 
 
-def _gemm_rows(machine: Machine, shapes: Frame, form: Format) -> Rows:
+def _gemm_rows(machine: Machine, shapes: Frame, form: Format) -> OperationRows:
     m, n, k = (shapes[key].astype(float) for key in ("m", "n", "k"))
     gemm = _matrix("dense", n, k, form)
 
     def predict(rates: Rates) -> FloatArray:
         return parts.gemm_part(gemm, rates, Split(), m).seconds
 
-    return Rows(f"gemm {form.name}", machine, MS * shapes["latency"], predict)
+    return OperationRows(f"gemm {form.name}", machine, MS * shapes["latency"], predict)
 
 
 def _matrix(part: str, outputs: FloatArray, inputs: FloatArray, form: Format) -> Gemm:
@@ -125,7 +125,7 @@ def _cached(machine: Machine, size: FloatArray) -> Any:
 # ── attention ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _attention(tables: Tables, system: str, machine: Machine) -> list[Rows]:
+def _attention(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
     """Prefill and decode, of KV heads and of latents (MLA), multiplied in 16 bits, both KV dtypes; no windows."""
     grouped = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "window_size")
     latent = ("batch_size", "isl", "step", "num_heads")
@@ -162,22 +162,22 @@ def _scan(shapes: Frame) -> Scan:
     return Scan("gqa", 1, None, None, 2 * kv * size, kv, heads, 4 * heads * size, 4 * heads * size)
 
 
-def _decode(machine: Machine, shapes: Frame) -> Rows:
+def _decode(machine: Machine, shapes: Frame) -> OperationRows:
     read = shapes["batch_size"] * (shapes["isl"] + shapes["step"]) * _scan(shapes).elements * _kv_bytes(shapes)
     shapes = shapes.where(~_cached(machine, read))
     sequences = shapes["batch_size"].astype(float)
     scan, split = _scan(shapes), Split(kv_bytes=_kv_bytes(shapes))
     batch = parts.RankBatch(sequences, sequences * (shapes["isl"] + shapes["step"]), 1.0, 0.0, 0.0, 0.0, 0.0)
-    return Rows(f"decode {scan.name}", machine, MS * shapes["latency"], _attends(scan, split, batch))
+    return OperationRows(f"decode {scan.name}", machine, MS * shapes["latency"], _attends(scan, split, batch))
 
 
-def _prefill(machine: Machine, shapes: Frame) -> Rows:
+def _prefill(machine: Machine, shapes: Frame) -> OperationRows:
     """Whole prompts: each token sees those before it, T (T + 1) / 2 in all."""
     sequences, tokens = shapes["batch_size"].astype(float), shapes["isl"].astype(float)
     seen = sequences * tokens * (tokens + 1) / 2
     scan, split = _scan(shapes), Split(kv_bytes=_kv_bytes(shapes))
     batch = parts.RankBatch(0.0, 0.0, 1.0, sequences * tokens, seen, 0.0, 0.0)
-    return Rows(f"prefill {scan.name}", machine, MS * shapes["latency"], _attends(scan, split, batch))
+    return OperationRows(f"prefill {scan.name}", machine, MS * shapes["latency"], _attends(scan, split, batch))
 
 
 def _attends(scan: Scan, split: Split, batch: parts.RankBatch) -> Callable[[Rates], FloatArray]:
@@ -192,7 +192,7 @@ def _kv_bytes(shapes: Frame) -> Floats:
 # ── experts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _experts(tables: Tables, system: str, machine: Machine) -> list[Rows]:
+def _experts(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
     """A layer of routed experts on one device, tokens spread evenly: as many experts as choices, up to all.
 
     A series (kernel, shape, split) with a row that is quicker than its weights can be read is not what it says, and
@@ -235,7 +235,7 @@ def _weights(shapes: Frame, form: Format) -> Floats:
     return np.asarray(_spread(shapes)[1] * matrices * form.bytes)
 
 
-def _expert_rows(name: str, machine: Machine, shapes: Frame, form: Format) -> Rows:
+def _expert_rows(name: str, machine: Machine, shapes: Frame, form: Format) -> OperationRows:
     choices, touched = _spread(shapes)
     hidden, inner = shapes["hidden_size"].astype(float), shapes["inter_size"] / shapes["moe_tp_size"]
     matrices = (_matrix("experts", 2 * inner, hidden, form), _matrix("experts", hidden, inner, form))
@@ -245,13 +245,13 @@ def _expert_rows(name: str, machine: Machine, shapes: Frame, form: Format) -> Ro
         made = [parts.grouped_part(gemm, rates, Split(), choices, touched).seconds for gemm in matrices]
         return sum(made) + start + touched * rates.expert
 
-    return Rows(name, machine, MS * shapes["latency"], predict)
+    return OperationRows(name, machine, MS * shapes["latency"], predict)
 
 
 # ── collectives ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _collectives(tables: Tables, system: str, machine: Machine) -> list[Rows]:
+def _collectives(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
     """All-reduce by the kernels of each engine, as captured graphs launch them; all-gather by NCCL, as all use it."""
     keys, made = ("num_gpus", "message_size"), []
     frame = tables.read(system, "comm", "custom_allreduce_perf", (*keys, "kernel_source"), "latency")
@@ -267,7 +267,7 @@ def _collectives(tables: Tables, system: str, machine: Machine) -> list[Rows]:
 
 def _message_rows(
     name: str, machine: Machine, frame: Frame, keys: tuple[str, ...], collective: Callable[..., FloatArray]
-) -> Rows:
+) -> OperationRows:
     """Messages of 16 bits in one domain."""
     frame = frame.where((frame["num_gpus"] <= machine.domain) & (2 * frame["message_size"] <= LARGEST_REDUCE))
     shapes = frame.best(keys, "latency")
@@ -276,10 +276,10 @@ def _message_rows(
     def predict(rates: Rates) -> FloatArray:
         return collective(size, n, domain=rates.domain, inner=rates.inner, outer=rates.outer)
 
-    return Rows(name, machine, MS * shapes["latency"], predict)
+    return OperationRows(name, machine, MS * shapes["latency"], predict)
 
 
-def _dispatch(tables: Tables, system: str, machine: Machine) -> list[Rows]:
+def _dispatch(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
     """Dispatch (FP8) and combine (BF16): DeepEP in its two modes, and TensorRT-LLM's all-to-all inside a domain."""
     keys = ("node_num", "hidden_size", "num_token", "num_topk")
     made = []
@@ -297,14 +297,14 @@ def _dispatch(tables: Tables, system: str, machine: Machine) -> list[Rows]:
             made.append(
                 _exchange_rows(
                     f"DeepEP {mode} {value.partition('_')[0]}", machine, US * shapes[value], copies,
-                    devices=shapes["node_num"] * machine.host, topk=shapes["num_topk"],
+                    devices=shapes["node_num"] * machine.host.devices, topk=shapes["num_topk"],
                     sent=element * shapes["num_token"] * shapes["hidden_size"],
                 )
             )  # fmt: skip
     return [*made, *_all_to_all(tables, system, machine)]
 
 
-def _all_to_all(tables: Tables, system: str, machine: Machine) -> list[Rows]:
+def _all_to_all(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
     keys = ("moe_ep_size", "hidden_size", "num_tokens", "topk")
     frame = tables.read(system, "comm", "trtllm_alltoall_perf", (*keys, "op_name", "moe_dtype"), "latency")
     if frame is None:
@@ -326,14 +326,14 @@ def _all_to_all(tables: Tables, system: str, machine: Machine) -> list[Rows]:
 def _exchange_rows(
     name: str, machine: Machine, measured: Floats, copies: Callable[..., tuple[FloatArray, FloatArray]], *,
     devices: FloatArray, topk: FloatArray, sent: FloatArray,
-) -> Rows:  # fmt: skip
+) -> OperationRows:  # fmt: skip
     """`sent` : one copy of all tokens of a device [byte]."""
     near, far = copies(topk, ep=devices, expert_tp=1, domain=machine.domain)
 
     def predict(rates: Rates) -> FloatArray:
         return parts.exchange_part(near * sent, far * sent, rates, Split(ep=devices)).seconds
 
-    return Rows(name, machine, measured, predict)
+    return OperationRows(name, machine, measured, predict)
 
 
 OPERATIONS: Sequence[Operation] = (

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworks.costs.arrays import Floats
+from tokenworks.arrays import Floats
 from tokenworks.errors import SpecError
 
 WHEEL = "aiconfigurator-core"
@@ -75,7 +75,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class Used:
+class KernelTable:
     """A file that rows came from."""
 
     path: str
@@ -89,7 +89,7 @@ class Tables:
     """The tables below `root`, and which of them were read."""
 
     root: Path
-    used: dict[str, Used] = field(default_factory=dict)
+    used: dict[str, KernelTable] = field(default_factory=dict)
 
     def systems(self) -> list[str]:
         """Those that there are tables of."""
@@ -119,7 +119,7 @@ class Tables:
         )
         repeated = rows - len(np.unique(made.groups([*keys, value])))
         where = str(path.relative_to(self.root))
-        self.used[where] = Used(where, rows, repeated, hashlib.sha256(path.read_bytes()).hexdigest())
+        self.used[where] = KernelTable(where, rows, repeated, hashlib.sha256(path.read_bytes()).hexdigest())
         return made
 
 

@@ -84,6 +84,10 @@ def _finite(digits: str) -> float:
     return value
 
 
+class NotTold(SpecError):
+    """A field that a config leaves out, or whose value is one that is not counted here."""
+
+
 class Fields:
     """One object of a config. Every key must be read by somebody or be inert: `done` refuses the rest.
 
@@ -112,7 +116,8 @@ class Fields:
         if key in self._defaults:
             self.used_defaults[key] = self._defaults[key]
             return self._defaults[key]
-        raise self.error(key, "the field is missing", hint="this architecture cannot be computed without it")
+        missing = self.error(key, "the field is missing", hint="this architecture cannot be computed without it")
+        raise NotTold(missing.message, where=missing.where, hint=missing.hint)
 
     def whole(self, key: str, *, least: int = 1, most: int = MOST_WIDTH) -> int:
         """A count or a width."""
@@ -170,6 +175,13 @@ class Fields:
         if type(value) not in (int, float) or not 0 < value < MOST_WIDTH:
             raise self.error(key, f"want a positive number, got {short(repr(value))}")
         return float(value)
+
+    def items(self, key: str) -> list[Json]:
+        """A list."""
+        value = self.raw(key)
+        if not isinstance(value, list):
+            raise self.error(key, f"want a list, got {short(repr(value))}")
+        return value
 
     def table(self, key: str, defaults: Mapping[str, Json] | None = None) -> Fields:
         """A nested object, read in its turn."""

@@ -285,7 +285,7 @@ def _kv(fields: Fields) -> str:
         if not fields.has(key):
             continue
         value: Any = fields.raw(key)
-        bits = value.get("num_bits") if isinstance(value, dict) else {"FP8": 8}.get(value)
+        bits = value.get("num_bits") if isinstance(value, dict) else 8 if value == "FP8" else None
         if bits != 8:
             raise fields.error(key, f"{value!r} is not supported", hint="known: FP8, or null")
         fields.ignore("kv_cache_scheme")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenworks.errors import SpecError, UnknownName
+from tokenworks.specs.hf.architectures import build
 from tokenworks.specs.hf.config import read_json
-from tokenworks.specs.hf.families import build
 from tokenworks.specs.model import Model
 
 CATALOG = Path(__file__).parents[2] / "catalog" / "models"

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from tokenworks.errors import SpecError
-from tokenworks.specs.hf.config import Fields
+from tokenworks.specs.hf.config import Fields, NotTold
 
 Count = Callable[[Fields, int], int]
 
 
-def count(vision: Mapping[str, Any] | None, counter: Count | None, hidden: int, where: str) -> int | None:
-    """Elements of the tower with its projector into the decoder's `hidden`; None = its size cannot be told."""
-    if vision is None or counter is None:
+def count(outer: Fields, counter: Count | None, hidden: int) -> int | None:
+    """Elements of the tower with its projector into the decoder's `hidden`; None = its size cannot be told.
+
+    Parameters
+    ----------
+    outer : the whole config, whose `vision_config` describes the tower
+    """
+    if not outer.has("vision_config") or counter is None:
         return None
     try:
-        return counter(Fields(vision, where, path="vision_config."), hidden)
-    except SpecError:  # the tower is not costed, so a config that does not give its size is no error
+        return counter(outer.table("vision_config"), hidden)
+    except NotTold:  # the tower is not costed, so a config that does not give its size is no error
         return None
 
 
@@ -36,7 +39,7 @@ def qwen(fields: Fields, hidden: int) -> int:
     pixels = fields.whole("in_channels") * fields.whole("temporal_patch_size") * patch * patch
     merged = width * fields.whole("spatial_merge_size") ** 2
     merger = _linear(merged, merged) + _linear(merged, hidden)
-    deep = len(fields.raw("deepstack_visual_indexes"))
+    deep = len(fields.items("deepstack_visual_indexes"))
     layers = fields.layers("depth") * _encoder_layer(width, fields.whole("intermediate_size"))
     positions = fields.whole("num_position_embeddings") * width
     return _linear(pixels, width) + positions + layers + merger + 2 * width + deep * (merger + 2 * merged)
@@ -45,7 +48,7 @@ def qwen(fields: Fields, hidden: int) -> int:
 def moonvit(fields: Fields, hidden: int) -> int:
     """Kimi-K2.5's MoonViT with its patch merger (arXiv:2504.07491, section 2.1)."""
     if fields.word("mm_projector_type", ("patchmerger", "patchmergerv2")) != "patchmerger":
-        raise fields.error("mm_projector_type", "not counted")
+        raise NotTold("vision_config.mm_projector_type: not counted", where=fields.where)
     width, patch = fields.whole("vt_hidden_size"), fields.whole("patch_size")
     positions = fields.whole("init_pos_emb_height") * fields.whole("init_pos_emb_width") * width
     layers = fields.layers("vt_num_hidden_layers") * _encoder_layer(width, fields.whole("vt_intermediate_size"))

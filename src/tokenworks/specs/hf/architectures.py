@@ -25,7 +25,7 @@ MIMO_V2 = {**UNTIED, "add_swa_attention_sink_bias": True}
 
 
 @dataclass(frozen=True)
-class Family:
+class Architecture:
     """How to read one `model_type`.
 
     defaults : of the transformers configuration class, used where the key is absent, and then named in a note
@@ -43,41 +43,43 @@ class Family:
     tower: vision.Count | None = None
 
 
-def _dense(build: Callable[[Fields, Site], Stack], **more: Any) -> Family:
-    return Family(build, narrow="dense", **more)
+def _dense(build: Callable[[Fields, Site], Stack], **more: Any) -> Architecture:
+    return Architecture(build, narrow="dense", **more)
 
 
-def _nested(build: Callable[[Fields, Site], Stack], root: str, *, tower: vision.Count | None, **more: Any) -> Family:
+def _nested(
+    build: Callable[[Fields, Site], Stack], root: str, *, tower: vision.Count | None, **more: Any
+) -> Architecture:
     """A vision-language model whose decoder stands at `root` in the checkpoint."""
-    return Family(build, prefix=root, text="text_config", tower=tower, **more)
+    return Architecture(build, prefix=root, text="text_config", tower=tower, **more)
 
 
 _INSIDE, _WHOLE = "model.language_model", "language_model.model"
-_V4 = Family(deepseek.deepseek_v4, prefix="")
+_V4 = Architecture(deepseek.deepseek_v4, prefix="")
 
-FAMILIES: dict[str, Family] = {
+ARCHITECTURES: dict[str, Architecture] = {
     "deepseek_ref": _V4,
-    "deepseek_v2": Family(deepseek.deepseek_v3),
-    "deepseek_v3": Family(deepseek.deepseek_v3),
-    "deepseek_v32": Family(deepseek.deepseek_v32),
+    "deepseek_v2": Architecture(deepseek.deepseek_v3),
+    "deepseek_v3": Architecture(deepseek.deepseek_v3),
+    "deepseek_v32": Architecture(deepseek.deepseek_v32),
     "deepseek_v4": _V4,
     "gemma4": _nested(
         windowed.gemma4, _INSIDE, tower=vision.gemma, defaults=TIED,
         outer=("boa_token_id", "boi_token_id", "vision_soft_tokens_per_image"),
     ),
-    "glm4_moe": Family(moe.glm4_moe),
-    "glm_moe_dsa": Family(deepseek.glm_moe_dsa),
-    "gpt_oss": Family(windowed.gpt_oss),
-    "kimi_k2": Family(deepseek.deepseek_v3),
+    "glm4_moe": Architecture(moe.glm4_moe),
+    "glm_moe_dsa": Architecture(deepseek.glm_moe_dsa),
+    "gpt_oss": Architecture(windowed.gpt_oss),
+    "kimi_k2": Architecture(deepseek.deepseek_v3),
     "kimi_k25": _nested(deepseek.deepseek_v3, _WHOLE, tower=vision.moonvit, outer=("use_unified_vision_chunk",)),
     "kimi_k3": _nested(hybrid.kimi_linear, _WHOLE, tower=vision.moonvit, outer=("use_unified_vision_chunk",)),
-    "kimi_linear": Family(hybrid.kimi_linear),
+    "kimi_linear": Architecture(hybrid.kimi_linear),
     "llama": _dense(dense.llama),
     "llama4": _nested(windowed.llama4, _WHOLE, tower=vision.llama4, defaults=LLAMA4),
     "mimo": _dense(dense.mimo),
-    "mimo_v2_flash": Family(windowed.mimo_v2, MIMO_V2),
-    "minimax_m2": Family(moe.minimax_m2),
-    "minimax_m3": Family(moe.minimax_m3),
+    "mimo_v2_flash": Architecture(windowed.mimo_v2, MIMO_V2),
+    "minimax_m2": Architecture(moe.minimax_m2),
+    "minimax_m3": Architecture(moe.minimax_m3),
     "minimax_m3_vl": _nested(
         moe.minimax_m3, _WHOLE, tower=None,
         outer=(
@@ -87,19 +89,19 @@ FAMILIES: dict[str, Family] = {
         ),
     ),
     "mistral": _dense(dense.mistral),
-    "mixtral": Family(moe.mixtral),
+    "mixtral": Architecture(moe.mixtral),
     "nemotron-nas": _dense(dense.decilm),
-    "nemotron_h": Family(hybrid.nemotron_h, NEMOTRON_H, "backbone"),
+    "nemotron_h": Architecture(hybrid.nemotron_h, NEMOTRON_H, "backbone"),
     "qwen2": _dense(dense.qwen2),
     "qwen3": _dense(dense.qwen3),
     "qwen3_5": _nested(
         hybrid.qwen3_5, _INSIDE, tower=vision.qwen, defaults=QWEN3_5, narrow="dense", outer=("language_model_only",)
     ),
     "qwen3_5_moe": _nested(hybrid.qwen3_5_moe, _INSIDE, tower=vision.qwen, defaults=QWEN3_5),
-    "qwen3_moe": Family(moe.qwen3_moe),
+    "qwen3_moe": Architecture(moe.qwen3_moe),
     "qwen3_vl": _nested(dense.qwen3, _INSIDE, tower=vision.qwen, narrow="dense"),
     "qwen3_vl_moe": _nested(moe.qwen3_moe, _INSIDE, tower=vision.qwen),
-    "step3p7": Family(windowed.step3),
+    "step3p7": Architecture(windowed.step3),
 }  # fmt: skip
 
 
@@ -107,18 +109,18 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     """A model from the parsed config.json. Every key must be known, and every needed key be there."""
     outer = Fields(config, where)
     kind = outer.raw("model_type")
-    family = FAMILIES.get(kind) if isinstance(kind, str) else None
-    if family is None:
-        near = difflib.get_close_matches(str(kind), FAMILIES, n=3, cutoff=0.3) or sorted(FAMILIES)
+    arch = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
+    if arch is None:
+        near = difflib.get_close_matches(str(kind), ARCHITECTURES, n=3, cutoff=0.3) or sorted(ARCHITECTURES)
         raise outer.error("model_type", f"the architecture {kind!r} is not known", hint=f"near: {', '.join(near)}")
-    fields = outer.table(family.text, family.defaults) if family.text else Fields(config, where, family.defaults)
+    fields = outer.table(arch.text, arch.defaults) if arch.text else Fields(config, where, arch.defaults)
     holder = next((each for each in (outer, fields) if each.has("quantization_config")), None)
     formats = read_formats(fields, holder.table("quantization_config") if holder else None, name)
-    root = Site(formats, narrow=family.narrow)
-    stack = family.build(fields, root.at(family.prefix))
+    root = Site(formats, narrow=arch.narrow)
+    stack = arch.build(fields, root.at(arch.prefix))
     vocab = fields.whole("vocab_size")
     context = fields.whole("max_position_embeddings")
-    tied = (outer if family.text and outer.has("tie_word_embeddings") else fields).flag("tie_word_embeddings")
+    tied = (outer if arch.text and outer.has("tie_word_embeddings") else fields).flag("tie_word_embeddings")
     notes = [*stack.notes, *formats.notes]
     used = ", ".join(f"{key}={value}" for key, value in fields.used_defaults.items())
     if used:
@@ -126,11 +128,11 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     if isinstance(config.get("_note"), str):
         notes.append(config["_note"])
     towers: int | None = 0
-    if family.text:
-        towers = vision.count(config.get("vision_config"), family.tower, stack.hidden, where)
+    if arch.text:
+        towers = vision.count(outer, arch.tower, stack.hidden)
         if towers is None:
             notes.append("there is a vision tower, but its config does not give its size: not counted")
-        outer.ignore("vision_config", "tie_word_embeddings", "quantization_config", *family.outer)
+        outer.ignore("vision_config", "tie_word_embeddings", "quantization_config", *arch.outer)
         outer.must("audio_config")
         outer.done()
     fields.ignore("tie_word_embeddings", "quantization_config")

@@ -1,0 +1,89 @@
+"""The machine of a measured point: enough hosts of the catalog's system that holds such devices."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+
+from tokenworks.calibrate.measured import Worker
+from tokenworks.errors import SpecError
+from tokenworks.specs import load
+from tokenworks.specs.compose import machine, parts, resolve
+from tokenworks.specs.machine import Machine
+
+LINK = {
+    "device.scale_up.bandwidth": "32 GB/s", "device.nic": "25 GB/s", "scale_up.hop": "0.25 us",
+    "scale_up.endpoint": "1 us",
+}  # fmt: skip
+NETWORK = "roce400"
+"""What is assumed of links that nobody published, so that what was measured on such cards can be told: PCIe 4.0 x16,
+an adapter that fits it, and Ethernet."""
+
+_SYSTEM = re.compile(r"([0-9]+x)?(" + "|".join(map(re.escape, load.catalog_names("system"))) + ")(@.+)?")
+
+
+class Skipped(Exception):
+    """A point that cannot be predicted: the kind of reason, a colon, and the reason."""
+
+
+@functools.cache
+def systems_of(device: str) -> tuple[str, ...]:
+    """Catalog systems that hold a device, smallest first."""
+    found = []
+    for name in load.catalog_names("system"):
+        system = load.load_system(name)
+        if system.device == device:
+            found.append((system.devices, name))
+    return tuple(name for _, name in sorted(found))
+
+
+@functools.cache
+def machine_of(device: str, workers: tuple[Worker, ...]) -> Machine:
+    """Enough hosts (or supernodes) of a device for all workers; or the machine itself, where a system is named.
+
+    A worker of up to a host's size lies in one host.
+    """
+    if load.is_path(device) or (_SYSTEM.fullmatch(device) and device not in load.catalog_names("device")):
+        try:
+            return machine(device)
+        except SpecError as error:
+            raise Skipped(f"lacks numbers: {device}: {error.message}") from None
+    names = systems_of(device)
+    if not names:
+        raise Skipped(f"not in the catalog: no system has the device {device}")
+    system = load.load_system(names[-1] if device.startswith("gb") else names[0])
+    domain = system.domain
+    if sum(w.devices * w.count for w in workers) <= domain:
+        hosts = 1
+    else:
+        hosts = sum(w.count * math.ceil(w.devices / domain) for w in workers if w.devices >= domain)
+        small = [w.devices for w in workers for _ in range(w.count) if w.devices < domain]
+        hosts += _packed(small, domain)
+    count = max(1, math.ceil(hosts * domain / system.devices))
+    on = f"{count}x{system.name}" if count > 1 else system.name
+    if count > 1 and not system.network:
+        on = f"{on}@{NETWORK}"
+    try:
+        return machine(on, assume={path: LINK[path] for path in assumed_links(on)})
+    except SpecError as error:
+        raise Skipped(f"lacks numbers: {system.name}: {error.message}") from None
+
+
+@functools.cache
+def assumed_links(on: str) -> tuple[str, ...]:
+    """Numbers of the links of a machine that nobody published, and that are assumed here."""
+    return tuple(path for path in resolve(parts(on))[1] if path in LINK)
+
+
+def _packed(sizes: list[int], domain: int) -> int:
+    """Hosts that hold instances which do not fill one, first fit [count]."""
+    free: list[int] = []
+    for size in sorted(sizes, reverse=True):
+        for i, room in enumerate(free):
+            if room >= size:
+                free[i] -= size
+                break
+        else:
+            free.append(domain - size)
+    return len(free)

@@ -1,0 +1,89 @@
+"""What the client of a measured point sends: how many requests, when, and how long."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenworks.arrays import Floats
+from tokenworks.calibrate.measured import Point, Worker
+from tokenworks.engine.types import Requests
+from tokenworks.specs.calibration import number
+from tokenworks.specs.engine import Engine
+
+UNIFORM = (0.8, 1.0)
+"""InferenceX draws lengths uniformly between these shares of the nominal ones [-]."""
+
+WAVES = 10
+"""InferenceX sends so many prompts for each that is in flight."""
+
+MOST_REQUESTS = 20_000
+LEAST_WAVES = 4
+"""At most so many requests, and at least so many for each that is in flight: chosen, to bound the time of a point."""
+
+SECONDS = 600.0
+"""How long requests come where a point does not say how many; the least that MLPerf inference asks for [s]."""
+
+OFFLINE_WAVES = 4
+"""Requests queued at once for each that an instance has a place for, where a point does not say how many."""
+
+DATASET_CV = 1.0
+"""Variation of the lengths of a data set such as ShareGPT; assumed [-]."""
+
+SEED = 7
+
+
+def requests_of(point: Point, engine: Engine, workers: Sequence[Worker], copies: int) -> Requests:
+    """As many as the benchmark sends, but enough for a steady state and few enough to be quick."""
+    draw = np.random.default_rng(SEED)
+    flying = max(1, round(point.concurrency))
+    if point.load == "closed":
+        waves = min(WAVES, max(LEAST_WAVES, MOST_REQUESTS // flying))
+        count = max(2, point.requests or waves * flying)
+        count = min(count, max(MOST_REQUESTS, LEAST_WAVES * flying))
+    elif point.load == "offline":
+        places = engine.max_sequences * sum(worker.dp * worker.count for worker in workers[-1:])
+        count = max(2, point.requests // copies) if point.requests else OFFLINE_WAVES * places
+        count = min(count, MOST_REQUESTS)
+    else:
+        count = min(point.requests or max(2, round(SECONDS * point.rate)), MOST_REQUESTS)
+    arrival = np.zeros(count)
+    if point.load == "burst":  # sent at once, taken in one after the other
+        arrival = np.linspace(0.0, (count - 1) * number(engine.admission), count)
+    if point.load == "poisson":
+        arrival = np.cumsum(draw.exponential(1 / point.rate, count))
+    if point.load == "constant":
+        arrival = np.arange(count) / point.rate
+    known = point.variation or (None, None)
+    inputs, outputs = (
+        _lengths(point, mean, each, count, draw) for mean, each in zip((point.isl, point.osl), known, strict=True)
+    )
+    return Requests.of(arrival, inputs, outputs)
+
+
+def _lengths(
+    point: Point, mean: float, variation: float | None, count: int, draw: np.random.Generator
+) -> NDArray[np.int32]:
+    """As varied as is known; else uniform where the mean lies below the nominal length, varied as a data set's where it
+    is no round number, or equal.
+    """
+    if variation is not None:
+        drawn = _lognormal(mean, variation, count, draw)
+    elif point.nominal_isl > 1.02 * point.isl:
+        nominal = mean / (sum(UNIFORM) / 2)
+        drawn = draw.uniform(UNIFORM[0] * nominal, UNIFORM[1] * nominal, count)
+    elif point.isl != round(point.isl) and mean > 1:
+        drawn = _lognormal(mean, DATASET_CV, count, draw)
+    else:
+        drawn = np.full(count, mean)
+    return np.maximum(1, np.round(drawn)).astype(np.int32)
+
+
+def _lognormal(mean: float, variation: float, count: int, draw: np.random.Generator) -> Floats:
+    """Positive, and skewed as lengths are; exactly the mean over all."""
+    spread = math.sqrt(math.log1p(variation**2))
+    drawn = draw.lognormal(math.log(mean) - spread**2 / 2, spread, count)
+    return np.asarray(drawn * (mean / drawn.mean()))

@@ -1,0 +1,66 @@
+"""Calibration files: the table of sources, as it is written and as it is read."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokenworks.calibrate.file import write_file
+from tokenworks.errors import SpecError
+from tokenworks.specs.calibration import Calibration, load_calibration
+from tokenworks.specs.load import CATALOG, read_yaml, validate
+
+DATASHEET = CATALOG / "calibration" / "datasheet.yaml"
+
+
+def sourced(source: str) -> dict[str, Any]:
+    """The shipped file with another source of one number."""
+    data: dict[str, Any] = read_yaml(DATASHEET)
+    data["families"]["nvidia-hopper"]["hbm"] = {"value": 0.8, "status": "assumed", "source": source}
+    return data
+
+
+@pytest.mark.parametrize("name", ["datasheet", "serving"])
+def test_shipped_files_are_as_they_would_be_written(tmp_path: Path, name: str) -> None:
+    shipped = (CATALOG / "calibration" / f"{name}.yaml").read_text()
+    comments = [line for line in shipped.splitlines() if line.startswith("#")]
+    write_file(load_calibration(name), comments, tmp_path / "again.yaml")
+    assert (tmp_path / "again.yaml").read_text() == shipped
+
+
+def test_a_key_stands_for_its_text_in_sources_and_in_priors() -> None:
+    hopper = load_calibration().families["nvidia-hopper"]
+    assert hopper.hbm.source == "fit of 36 factors on serving_dev.csv"
+    assert hopper.hbm.note.startswith("prior 0.871: kernel tables of aiconfigurator-core 0.12.0, h100, h200: fit of ")
+
+
+def test_a_key_that_the_table_lacks_is_an_error_with_the_nearest_one() -> None:
+    with pytest.raises(SpecError, match=r"mine.yaml: no source 'gemm-hoper'.*did you mean \"gemm-hopper\""):
+        validate(Calibration, sourced("gemm-hoper"), "mine.yaml")
+
+
+def test_plain_words_are_a_source_too() -> None:
+    """And in a file without a table no word is taken for a key."""
+    made = validate(Calibration, sourced("measured by hand"), "mine.yaml")
+    assert made.families["nvidia-hopper"].hbm.source == "measured by hand"
+    bare = {key: value for key, value in sourced("by-hand").items() if key != "sources"}
+    assert validate(Calibration, bare, "mine.yaml").families["nvidia-hopper"].hbm.source == "by-hand"
+
+
+def test_repeated_sources_are_written_once(tmp_path: Path) -> None:
+    """Also one that looks like a key, which would be taken for one."""
+    known = load_calibration("datasheet")
+    long, short = "fifteen careful runs on a quiet machine", "by-hand"
+    hopper = known.families["nvidia-hopper"]
+    changed = {
+        "hbm": hopper.hbm.model_copy(update={"source": long}),
+        "experts_hbm": hopper.experts_hbm.model_copy(update={"note": f"prior 0.5: {long}"}),
+        "kernel": hopper.kernel.model_copy(update={"source": short}),
+    }
+    families = known.families | {"nvidia-hopper": hopper.model_copy(update=changed)}
+    file = tmp_path / "mine.yaml"
+    write_file(known.model_copy(update={"families": families}), ["# mine"], file)
+    assert file.read_text().count(long) == 1
+    again = load_calibration(str(file))
+    assert again.families == families
+    assert {"fifteen-1": long, "by-1": short}.items() <= again.sources.items()
