@@ -305,7 +305,7 @@ BAD = {
     "--trace classed.jsonl --class :ttft=1s": 'write it like "batch:priority=1,ttft=60s"',
     "--trace classed.jsonl --class batch:ttft=1s --class batch:priority=1": "told twice",
     "--trace talk.jsonl --strict": "output_length",
-    "--trace nowhere.jsonl": "cannot read",
+    "--trace nowhere.jsonl": "no such file",
     "--trace empty.jsonl": "the file is empty",
     "--trace zero.jsonl": "no",
     "--trace long.jsonl": "all 1 requests are beyond the 131,072 tokens",

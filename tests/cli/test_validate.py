@@ -41,7 +41,7 @@ def test_the_table_says_what_was_left_out(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--data", "none.csv"], "cannot be read"),
+        (["--data", "none.csv"], "no such file"),
         (["--data", "DATA", "--limit", "0"], "must be at least 1"),
         (["--data", "DATA", "--calibration", "mystery"], "unknown calibration 'mystery'"),
         (["--data", "DATA", "--out", "no/where.csv"], "cannot be written"),

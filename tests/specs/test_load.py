@@ -67,7 +67,7 @@ def test_a_file_that_is_no_plain_yaml(content: bytes, words: str, tmp_path: Path
 def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no such file"):
         load.read_yaml(tmp_path / "none.yaml")
-    with pytest.raises(SpecError, match="is a directory"):
+    with pytest.raises(SpecError, match="is a folder"):
         load.read_yaml(tmp_path)
     with pytest.raises(SpecError, match="cannot be read"):
         load.read_yaml("a\x00b.yaml")
@@ -78,16 +78,16 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
     file = tmp_path / "box.yaml"
     file.write_text("name: box\n")
     file.chmod(0)
-    with pytest.raises(SpecError, match="cannot be read: Permission denied"):
+    with pytest.raises(SpecError, match="not permitted"):
         load.read_yaml(file)
 
 
 def test_a_file_that_the_system_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*_: Any) -> Any:
+    def refuse(*_: Any, **__: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(SpecError, match=r"box.yaml: cannot be read: Permission denied"):
+    with pytest.raises(SpecError, match=r"box.yaml: not permitted"):
         load.read_yaml(tmp_path / "box.yaml")
 
 

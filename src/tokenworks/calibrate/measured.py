@@ -19,6 +19,8 @@ from tokenworks.specs import load
 from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.engine import find_engine
+from tokenworks.specs.files import opened, unreadable
+from tokenworks.specs.trace import MAX_TOKENS
 
 Mode = Literal["agg", "disagg", "prefill_only", "decode_only"]
 LoadKind = Literal["closed", "burst", "poisson", "constant", "offline", "batch_per_device", "tokens_per_device"]
@@ -34,9 +36,20 @@ MEASURED = (
     "total_tok_s_per_gpu", "output_tok_s_per_gpu", "input_tok_s_per_gpu", "joules_per_output_token",
 )  # fmt: skip
 OPTIONAL = ("source_group", "spec_decode", "concurrency", "request_rate", "n_requests", "isl", "osl", "note")
-KNOWN = {*NEEDED, *OPTIONAL, *MEASURED, *WIDTHS} | {
-    f"{prefix}{name}" for prefix in ("prefill_", "decode_") for name in (*WIDTHS, "workers")
-}
+COUNTS = ("n_devices", *WIDTHS, *(f"{role}_{name}" for role in ("prefill", "decode") for name in (*WIDTHS, "workers")))
+"""Columns that count devices, or groups of devices."""
+KNOWN = {*NEEDED, *OPTIONAL, *MEASURED, *COUNTS}
+
+MOST_DEVICES = 100_000
+MOST: dict[str, float] = {
+    **dict.fromkeys(MEASURED, 1e12), **dict.fromkeys(COUNTS, MOST_DEVICES),
+    **dict.fromkeys(("isl_mean", "osl_mean", "isl", "osl"), MAX_TOKENS),
+    "concurrency": 1_000_000, "request_rate": 1_000_000, "n_requests": 1_000_000_000,
+}  # fmt: skip
+"""The largest number that a column takes. No machine or benchmark comes near; beyond are slips of the hand."""
+
+MAX_BYTES = 256_000_000
+"""Of a file [byte]: more than a million rows."""
 
 EMPTY = ("", "nan", "none", "null", "na", "n/a", "-")
 """How tools write a number that is not there."""
@@ -137,11 +150,14 @@ def read_points(path: Path, limit: int | None = None) -> PointTable:
     limit : only the first so many rows
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with opened(path) as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
     except OSError as error:
-        raise SpecError(f"cannot be read: {error.strerror}", where=str(path)) from None
+        raise unreadable(error, path) from None
     except UnicodeDecodeError:
         raise SpecError("is not text in UTF-8", where=str(path), hint="give a CSV of measured points") from None
+    if len(text) > MAX_BYTES:
+        raise SpecError(f"is over {MAX_BYTES / 1e6:.0f} MB", where=str(path), hint="give a CSV of measured points")
     rows = csv.reader(io.StringIO(text), strict=True)
     points: list[Point] = []
     try:
@@ -205,6 +221,8 @@ class _Row:
             raise self.error(column, "want a number, or nothing") from None
         if not math.isfinite(value) or value < 0:
             raise self.error(column, "want a finite number above zero, or nothing")
+        if value > MOST[column]:
+            raise self.error(column, f"want a number of at most {MOST[column]:,.0f}")
         return value or None
 
     def need(self, *columns: str, why: str = "") -> float:
@@ -287,6 +305,10 @@ class _Row:
         split = (tp or 0) * (dp or 1) * (pp or 1)
         if split and split < devices and devices % split == 0:  # several of them
             devices, count = split, count * devices // split
+        if devices * count > MOST_DEVICES:
+            raise self.error(
+                f"{prefix}workers" if prefix else "n_devices", f"want at most {MOST_DEVICES:,} devices in all"
+            )
         if split != devices:  # nothing is said, or what is said is no split of the devices
             return Worker(role, devices, devices, 1, 1, ep or 1, count, stated=False)
         return Worker(role, devices, tp or 1, dp or 1, pp or 1, ep or 1, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def measured_table(paths: Sequence[Path], deployment: Deployment | None, limit: 
 
 def _is_object(path: Path) -> bool:
     """Whether a file begins as a JSON object does; what cannot be read is for `read_points` to say."""
-    return path.is_file() and Rows(path).head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
+    return os.path.isfile(path) and Rows(path).head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
 def point_of(found: Benchmark, deployment: Deployment) -> Point:

@@ -5,29 +5,23 @@ Format: Azure/AzurePublicDataset, data/AzureLLMInferenceTrace_*.csv; in UTC. A c
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 
 import msgspec
 
-from tokenworks.ingest.rows import ClassName, Rows, Tokens
-from tokenworks.ingest.table import Table
+from tokenworks.ingest import columns
+from tokenworks.ingest.rows import Rows, Tokens
 from tokenworks.specs.trace import Trace
 
 
-class Row(msgspec.Struct):
+class Row(columns.Row):
     """One line."""
 
     time: datetime = msgspec.field(name="TIMESTAMP")
-    context: Tokens = msgspec.field(name="ContextTokens")
-    generated: Tokens = msgspec.field(name="GeneratedTokens")
-    kind: ClassName = msgspec.field(name="class", default="")
+    input: Tokens = msgspec.field(name="ContextTokens")
+    output: Tokens = msgspec.field(name="GeneratedTokens")
 
 
 def read(rows: Rows) -> Trace:
     """Read an Azure trace."""
-    table = Table()
-    for line, row in rows.csv(Row):
-        time = row.time if row.time.tzinfo else row.time.replace(tzinfo=UTC)
-        rows.in_order(line, time.timestamp())
-        table.add(time.timestamp(), row.context, row.generated, kind=row.kind)
-    return table.trace(rows)
+    return columns.read(rows, Row)

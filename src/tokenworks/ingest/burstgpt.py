@@ -7,24 +7,19 @@ from __future__ import annotations
 
 import msgspec
 
-from tokenworks.ingest.rows import ClassName, Rows, Seconds, Tokens
-from tokenworks.ingest.table import Table
+from tokenworks.ingest import columns
+from tokenworks.ingest.rows import Rows, Seconds, Tokens
 from tokenworks.specs.trace import Trace
 
 
-class Row(msgspec.Struct):
+class Row(columns.Row):
     """One line."""
 
     time: Seconds = msgspec.field(name="Timestamp")
-    request: Tokens = msgspec.field(name="Request tokens")
-    response: Tokens = msgspec.field(name="Response tokens")
-    kind: ClassName = msgspec.field(name="class", default="")
+    input: Tokens = msgspec.field(name="Request tokens")
+    output: Tokens = msgspec.field(name="Response tokens")
 
 
 def read(rows: Rows) -> Trace:
     """Read a BurstGPT trace."""
-    table = Table()
-    for line, row in rows.csv(Row):
-        rows.in_order(line, row.time)
-        table.add(row.time, row.request, row.response, kind=row.kind)
-    return table.trace(rows)
+    return columns.read(rows, Row)

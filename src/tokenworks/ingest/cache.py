@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from tokenworks.errors import SpecError
+from tokenworks.ingest.rows import Rows
 from tokenworks.specs.save import saved
 from tokenworks.specs.trace import Dropped, Trace
 
@@ -41,13 +42,10 @@ def folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenworks"
 
 
-def entry(path: Path, form: str) -> Path:
+def entry(rows: Rows, form: str) -> Path:
     """Where the trace of this file, read in this format, is kept."""
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
-    except OSError as error:
-        raise SpecError(f"cannot read: {error}", where=str(path)) from None
+    with rows.packed() as file:
+        digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]  # type: ignore[arg-type]
     return folder() / "traces" / f"{digest}-{form}-{VERSION}.npz"
 
 

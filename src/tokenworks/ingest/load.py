@@ -49,11 +49,9 @@ def load_trace(path: Path | str, form: str | None = None, *, strict: bool = Fals
     path = Path(path)
     if form is not None and form not in FORMATS:
         raise UnknownName("format", form, FORMATS, hint=f"known are {', '.join(FORMATS)}")
-    if path.is_dir():
-        raise SpecError("is a folder", where=str(path), hint="name the trace file in it")
     rows = Rows(path, strict=strict)
     form = form or sniff(rows)
-    kept = cache.entry(path, form)
+    kept = cache.entry(rows, form)
     trace = cache.load(kept, path)
     if trace is None or (strict and (trace.dropped or trace.reordered)):
         trace = FORMATS[form].read(rows)

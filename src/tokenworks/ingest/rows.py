@@ -1,28 +1,32 @@
-"""Files as bounded bytes, lines and rows: plain, .gz or .xz; a broken row is counted or stops the reading."""
+"""Files as bounded bytes, blocks and lines: plain, .gz or .xz; a broken row is counted or stops the reading."""
 
 from __future__ import annotations
 
-import csv
 import gzip
+import io
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Annotated, Any, TypeVar
 
 import msgspec
+import numpy as np
 
+from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
+from tokenworks.specs.files import opened, unreadable
 from tokenworks.specs.slo import CLASS_NAME
 from tokenworks.specs.trace import MAX_TOKENS, Dropped
 
 # A small file can unpack to more than any memory, and a line without an end can too.
 MAX_BYTES = 4 << 30
 MAX_DOCUMENT = 1 << 30
-MAX_LINE = 64 << 20
+MAX_LINE = MAX_BLANK = 64 << 20
+BLOCK = 1 << 20
 HEAD = 1 << 16
 UNPACK: dict[bytes, Callable[[IO[bytes]], gzip.GzipFile | lzma.LZMAFile]] = {
     b"\x1f\x8b": lambda raw: gzip.GzipFile(fileobj=raw),
@@ -30,7 +34,8 @@ UNPACK: dict[bytes, Callable[[IO[bytes]], gzip.GzipFile | lzma.LZMAFile]] = {
 }
 # What msgspec raises, for a wrong value, a wrong encoding, and lists in lists without end.
 UNDECODABLE = (ValueError, RecursionError)
-UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)
+DAMAGED = (gzip.BadGzipFile, EOFError, lzma.LZMAError, zlib.error)
+BOM = b"\xef\xbb\xbf"
 
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 ClassName = Annotated[str, msgspec.Meta(pattern=f"^({CLASS_NAME})?$")]
@@ -46,6 +51,8 @@ class Rows:
         self.reordered = 0
         self._dropped: dict[str, list[Any]] = {}
         self._latest = -float("inf")
+        self._blank = 0
+        self._pipe: bytes | None = None
 
     @property
     def dropped(self) -> tuple[Dropped, ...]:
@@ -71,21 +78,31 @@ class Rows:
         """Note a row that is earlier than one before it: it will be sorted; strict: stop."""
         if time_s < self._latest:
             if self.strict:
-                raise SpecError(
-                    "earlier than the row before", where=f"{self.path}:{line}", hint="sort the file by time"
-                )
+                self._misplaced(line)
             self.reordered += 1
         self._latest = max(self._latest, time_s)
+
+    def all_in_order(self, lines: Ints, times_s: Floats) -> None:
+        """The same for many rows at once."""
+        latest = np.maximum.accumulate(np.append(self._latest, times_s))
+        late = np.flatnonzero(times_s < latest[:-1])
+        if len(late) and self.strict:
+            self._misplaced(int(lines[late[0]]))
+        self.reordered += len(late)
+        self._latest = float(latest[-1])
+
+    def _misplaced(self, line: int) -> None:
+        raise SpecError("earlier than the row before", where=f"{self.path}:{line}", hint="sort the file by time")
 
     def decode(self, line: int, data: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[Item]) -> Item | None:
         """One JSON value, or None and the row is broken."""
         try:
             return decoder.decode(data)
         except UNDECODABLE as error:
-            self._say(line, error)
+            self.say(line, error)
         return None
 
-    def _say(self, line: int, error: Exception) -> None:
+    def say(self, line: int, error: Exception) -> None:
         """What msgspec says, "Expected `int` >= 1 - at `$.input_length`", with the field first."""
         if isinstance(error, UnicodeDecodeError):
             self.broken(line, "", "not UTF-8 text")
@@ -95,16 +112,27 @@ class Rows:
         self.broken(line, field, re.sub(r" \(byte \d+\)", "", text[:1].lower() + text[1:]))
 
     @contextmanager
-    def _open(self) -> Iterator[IO[bytes] | gzip.GzipFile | lzma.LZMAFile]:
+    def packed(self) -> Iterator[IO[bytes]]:
+        """The bytes of the file itself. A pipe gives them once, so they are kept."""
         try:
-            with self.path.open("rb") as raw:
-                magic = raw.read(6)
-                raw.seek(0)
-                unpack = next((opener for start, opener in UNPACK.items() if magic.startswith(start)), None)
+            with io.BytesIO(self._pipe) if self._pipe is not None else opened(self.path, pipe=MAX_DOCUMENT) as file:
+                if isinstance(file, io.BytesIO):
+                    self._pipe = file.getvalue()
+                yield file
+        except OSError as error:
+            raise unreadable(error, self.path) from None
+
+    @contextmanager
+    def _open(self) -> Iterator[IO[bytes] | gzip.GzipFile | lzma.LZMAFile]:
+        with self.packed() as raw:
+            magic = raw.read(6)
+            raw.seek(0)
+            unpack = next((opener for start, opener in UNPACK.items() if magic.startswith(start)), None)
+            try:
                 yield unpack(raw) if unpack else raw
-        except UNREADABLE as error:
-            hint = "is it whole? try to unpack it" if isinstance(error, (EOFError, lzma.LZMAError, zlib.error)) else ""
-            raise SpecError(f"cannot read: {error}", where=str(self.path), hint=hint) from None
+            except DAMAGED as error:
+                hint = "is it whole? try to unpack it"
+                raise SpecError(f"cannot be read: {error}", where=str(self.path), hint=hint) from None
 
     @cached_property
     def head(self) -> bytes:
@@ -117,49 +145,48 @@ class Rows:
         with self._open() as file:
             data = file.read(MAX_DOCUMENT + 1)
         self._bound(len(data), MAX_DOCUMENT)
-        return data.removeprefix(b"\xef\xbb\xbf")
+        return data.removeprefix(BOM)
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Line number and line, without empty ones."""
-        total = number = 0
+    def blocks(self) -> Iterator[tuple[int, bytes]]:
+        """Number of the first line, and whole lines, about 1 MiB of them together; blank blocks are left out."""
+        total, number, rest = 0, 1, b""
         with self._open() as file:
-            while line := file.readline(MAX_LINE + 1):
-                number += 1
-                total += len(line)
+            while piece := file.read(BLOCK):
+                if not total:
+                    piece = piece.removeprefix(BOM)
+                total += len(piece)
                 self._bound(total, MAX_BYTES)
-                if len(line) > MAX_LINE:
-                    self.broken(number, "", f"expected a line of at most {MAX_LINE} bytes")
-                    while line and not line.endswith(b"\n"):
-                        line = file.readline(MAX_LINE)
-                        total += len(line)
-                        self._bound(total, MAX_BYTES)
-                    continue
-                text = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
-                if text:
+                end = piece.rfind(b"\n") + 1
+                block, rest = (rest + piece[:end], piece[end:]) if end else (b"", rest + piece)
+                if len(rest) > MAX_LINE:
+                    self._too_much(number + block.count(b"\n"), MAX_LINE, "in one line")
+                if block.isspace():
+                    self.blank(len(block), number)
+                elif block:
+                    yield number, block
+                number += block.count(b"\n")
+        if rest:
+            yield number, rest
+
+    def lines(self, blocks: Iterable[tuple[int, bytes]] | None = None) -> Iterator[tuple[int, bytes]]:
+        """Line number and line, without blank ones; of these blocks, or of the whole file."""
+        for first, block in self.blocks() if blocks is None else blocks:
+            blank = len(block)
+            for number, line in enumerate(block.split(b"\n"), first):
+                if text := line.strip():
+                    blank -= len(line) + 1
                     yield number, text
+            self.blank(blank, first)
 
-    def csv(self, kind: type[Item]) -> Iterator[tuple[int, Item]]:
-        """Line number and row of a CSV with a heading; numbers and times read from text."""
-        number = 0
+    def blank(self, size: int, line: int) -> None:
+        """Count blank lines [byte]; a small file can unpack to gigabytes of them, which are no trace."""
+        self._blank += size
+        if self._blank > MAX_BLANK:
+            self._too_much(line, MAX_BLANK, "of blank lines")
 
-        def text() -> Iterator[str]:
-            nonlocal number
-            for number, line in self.lines():  # noqa: B007
-                yield line.decode(errors="replace")
-
-        reader = csv.reader(text())
-        try:
-            heading = [name.strip() for name in next(reader, [])]
-            need = [f.encode_name for f in msgspec.structs.fields(kind) if f.required]  # type: ignore[arg-type]
-            if missing := [name for name in need if name not in heading]:
-                raise SpecError(f"no column {', '.join(missing)}", where=f"{self.path}:1", hint=f"it has {heading}")
-            for cells in reader:
-                try:
-                    yield number, msgspec.convert(dict(zip(heading, cells, strict=False)), kind, strict=False)
-                except ValueError as error:
-                    self._say(number, error)
-        except csv.Error as error:
-            raise SpecError(f"not CSV: {error}", where=f"{self.path}:{number}") from None
+    def _too_much(self, line: int, most: int, what: str) -> None:
+        hint = "a trace holds a request, or a session, a line"
+        raise SpecError(f"more than {most} bytes {what}", where=f"{self.path}:{line}", hint=hint)
 
     def _bound(self, size: int, most: int) -> None:
         if size > most:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
 from tokenworks.ingest.rows import Rows
 from tokenworks.specs.slo import CLASSES
@@ -19,7 +20,7 @@ UNNAMED = "default"
 
 
 class Table:
-    """Rows of a trace to be; compact arrays, no object a request."""
+    """Rows of a trace to be; compact arrays, no object a request. They come one by one or many at once, not both."""
 
     def __init__(self) -> None:
         self.arrival, self.think = array("d"), array("d")
@@ -58,6 +59,17 @@ class Table:
         self.runs.append(len(self.run_start))
         return len(self.arrival) - 1
 
+    def extend(self, arrival_s: Floats, input_tokens: Ints, output_tokens: Ints, kind: NDArray[np.bytes_]) -> None:
+        """Add many requests that wait for nothing and share nothing; `kind` is the class of each."""
+        self.arrival.frombytes(arrival_s.tobytes())
+        self.input.frombytes(input_tokens.astype(np.int32).tobytes())
+        self.output.frombytes(output_tokens.astype(np.int32).tobytes())
+        names, first, which = np.unique(kind, return_index=True, return_inverse=True)
+        number = np.empty(len(names), np.int8)
+        for k in np.argsort(first).tolist():  # in the order in which they come, as `add` has them
+            number[k] = min(self.classes.setdefault(names[k].decode(), len(self.classes)), CLASSES)
+        self.class_of.frombytes(number[which].tobytes())
+
     def trace(
         self, rows: Rows, *, hash_block_tokens: int = 0, undated: bool = False, notes: tuple[str, ...] = ()
     ) -> Trace:
@@ -66,22 +78,22 @@ class Table:
             reasons = "; ".join(f"{d.count} x {d.reason} ({d.where})" for d in rows.dropped)
             hint = f"left out: {reasons}" if reasons else "the file is empty"
             raise SpecError("no request could be read", where=str(rows.path), hint=hint)
-        start, length = np.array(self.run_start, dtype=np.int64), np.array(self.run_length, dtype=np.int32)
+        start, length = np.asarray(self.run_start), np.asarray(self.run_length)
         return Trace.of(
-            np.array(self.arrival),
-            np.array(self.input, dtype=np.int32),
-            np.array(self.output, dtype=np.int32),
+            np.asarray(self.arrival),
+            np.asarray(self.input),
+            np.asarray(self.output),
             name=rows.path.name.split(".")[0],
             source=str(rows.path),
-            session=np.array(self.session, dtype=np.int32),
-            agent=np.array(self.agent, dtype=np.int32),
-            parent=np.array(self.parent, dtype=np.int32),
-            class_of=np.array(self.class_of, dtype=np.int8),
+            session=self.session or None,
+            agent=self.agent or None,
+            parent=self.parent or None,
+            class_of=self.class_of,
             classes=() if list(self.classes) == [""] else tuple(name or UNNAMED for name in self.classes),
-            think_s=np.array(self.think),
+            think_s=self.think or None,
             run_start=dense(start, length),
             run_length=length,
-            run_offsets=np.array(self.runs, dtype=np.int64),
+            run_offsets=self.runs if len(self.runs) > 1 else None,
             hash_block_tokens=hash_block_tokens,
             undated=undated,
             dropped=rows.dropped,

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.device import Device
+from tokenworks.specs.files import opened, unreadable
 from tokenworks.specs.system import Network, System
 from tokenworks.specs.workload import Workload
 
@@ -131,18 +132,14 @@ def read_yaml(path: str | Path) -> Any:
 
     Raises
     ------
-    SpecError : missing, a directory, unreadable, over 4 MB, not UTF-8, empty, no YAML, or more than plain data
+    SpecError : missing, a folder, unreadable, over 4 MB, not UTF-8, empty, no YAML, or more than plain data
     """
     where = str(path)
     try:
-        with open(path, "rb") as file:
+        with opened(path, pipe=MAX_BYTES) as file:
             raw = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise SpecError("no such file", where=where) from None
-    except IsADirectoryError:
-        raise SpecError("is a directory, not a YAML file", where=where) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-        raise SpecError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=where) from None
+    except OSError as error:
+        raise unreadable(error, path) from None
     if len(raw) > MAX_BYTES:
         raise SpecError(f"is over {MAX_BYTES / 1e6:.0f} MB", where=where, hint="no spec is that large")
     try:

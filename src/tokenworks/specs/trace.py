@@ -79,17 +79,20 @@ class Trace:
                    self.think_s)  # fmt: skip
         yield n == 0, "the trace has no request"
         yield any(len(column) != n for column in columns), f"all columns must have {n} rows, as arrival_s has"
-        times = np.concatenate([self.arrival_s, self.think_s])
-        yield not np.isfinite(times).all() or bool((times < 0).any()), "times must be finite and not negative"
-        yield bool((np.diff(self.arrival_s) < 0).any()), "arrival_s must not fall"
+        for times in (self.arrival_s, self.think_s):
+            yield not np.isfinite(times).all() or bool((times < 0).any()), "times must be finite and not negative"
+        yield falls(self.arrival_s), "arrival_s must not fall"
         for column in (self.input_tokens, self.output_tokens):
             yield bool(((column < 1) | (column > MAX_TOKENS)).any()), f"lengths must be 1 to {MAX_TOKENS} tokens"
-        yield bool((self.parent >= np.arange(n)).any() or (self.parent < -1).any()), "a parent must come before"
+        yield (
+            bool((self.parent >= np.arange(n, dtype=np.int32)).any() or (self.parent < -1).any()),
+            "a parent must come before",
+        )
         yield len(self.classes) > CLASSES, f"{len(self.classes)} classes of requests: at most {CLASSES}"
         known = (self.class_of >= 0) & (self.class_of < max(len(self.classes), 1))
         yield not known.all(), "class_of must index classes"
         ends = len(self.run_offsets) == n + 1 and self.run_offsets[0] == 0 and self.run_offsets[-1] == runs
-        yield not ends or bool((np.diff(self.run_offsets) < 0).any()), "run_offsets must rise from 0 to all runs"
+        yield not ends or falls(self.run_offsets), "run_offsets must rise from 0 to all runs"
         yield len(self.run_length) != runs or bool((self.run_length < 1).any()), "hash runs must have a length"
         yield bool((self.run_start < 0).any()), "hash ids must not be negative"
         yield (self.hash_block_tokens < 1) != (runs == 0), "hash runs and hash_block_tokens belong together"
@@ -121,15 +124,17 @@ class Trace:
         n = len(arrival)
 
         def column(values: ArrayLike | None, empty: int) -> NDArray[np.int32]:
-            return np.full(n, empty, np.int32) if values is None else np.asarray(values, np.int32)
+            if values is None:  # zeros take no memory until somebody writes to them
+                return np.full(n, empty, np.int32) if empty else np.zeros(n, np.int32)
+            return np.asarray(values, np.int32)
 
         inputs, outputs = np.asarray(input_tokens, np.int32), np.asarray(output_tokens, np.int32)
         sessions, agents, parents = column(session, -1), column(agent, 0), column(parent, -1)
-        classes = column(class_of, 0).astype(np.int8)
+        classes = np.zeros(n, np.int8) if class_of is None else np.asarray(class_of, np.int8)
         thinks = np.zeros(n) if think_s is None else np.asarray(think_s, np.float64)
         starts, lengths = np.asarray(run_start, np.int64), np.asarray(run_length, np.int32)
         offsets = np.zeros(n + 1, np.int64) if run_offsets is None else np.asarray(run_offsets, np.int64)
-        if (np.diff(arrival) < 0).any():
+        if falls(arrival):
             order = np.argsort(arrival, kind="stable")
             arrival, inputs, outputs, thinks = arrival[order], inputs[order], outputs[order], thinks[order]
             place = np.empty(n + 1, np.int32)
@@ -177,6 +182,11 @@ class Trace:
     def hash_ids(self) -> NDArray[np.int64]:
         """Block hashes of all requests, one after the other: int64, made anew by each call (agents: 700 MB)."""
         return ranges(self.run_start, self.run_length)
+
+
+def falls(values: Floats | Ints) -> bool:
+    """Whether a value is below the one before it."""
+    return bool((values[1:] < values[:-1]).any())
 
 
 def ranges(starts: Ints, counts: Ints) -> NDArray[np.int64]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import math
-import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tokenworks.errors import SpecError
+from tokenworks.specs.files import opened, unreadable
 from tokenworks.specs.load import short
 
 MOST_BYTES = 8 * 2**20
@@ -47,15 +47,14 @@ def read_json(path: Path) -> dict[str, Json]:
     NaN, Infinity, a key twice, truncation and odd bytes are errors that name the file.
     """
     try:
-        status = path.stat()
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-            raise SpecError("cannot read: it is no regular file", where=str(path), hint="give a config.json")
-        if status.st_size > MOST_BYTES:
-            raise SpecError(f"{status.st_size} bytes is no config", where=str(path), hint="it is at most 8 MB")
-        text = path.read_bytes().decode("utf-8-sig")
+        with opened(path) as file:
+            raw = file.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise SpecError("is over 8 MB", where=str(path), hint="no config.json is that large")
+        text = raw.decode("utf-8-sig")
         found = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite, parse_float=_finite)
     except OSError as error:
-        raise SpecError(f"cannot read: {error.strerror}", where=str(path)) from error
+        raise unreadable(error, path) from error
     except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or a number of too many digits
         hint = "a config.json holds finite numbers only and ends with its last brace"
         raise SpecError(f"not valid JSON: {error}", where=str(path), hint=hint) from error

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from tokenworks.errors import SpecError, UnknownName
+from tokenworks.specs.files import is_there, opened, unreadable
 from tokenworks.specs.hf.architectures import build
 from tokenworks.specs.hf.config import read_json
 from tokenworks.specs.model import Model
 
 CATALOG = Path(__file__).parents[2] / "catalog" / "models"
+NAME_BYTES = 256
+"""Room for the name of a snapshot, a commit in hexadecimal."""
 
 
 @functools.cache
@@ -51,7 +54,7 @@ def load_model(name_or_path: str) -> Model:
     if known:
         return _from_catalog(known)
     path = os.path.expanduser(name_or_path)
-    if os.path.lexists(path):  # unlike pathlib's, false for any name that cannot be a path
+    if is_there(path):
         return _from_path(Path(path))
     cached = _in_cache(name_or_path)
     if cached:
@@ -67,8 +70,8 @@ def _from_catalog(name: str) -> Model:
 
 
 def _from_path(path: Path) -> Model:
-    file = path / "config.json" if path.is_dir() else path
-    if file != path and not os.path.lexists(file):
+    file = path / "config.json" if os.path.isdir(path) else path
+    if file != path and not is_there(file):
         raise SpecError("no config.json in this directory", where=str(path))
     config = _config(file)
     name = file.resolve().parent.name if file.name == "config.json" else file.stem.replace("--", "/", 1)
@@ -79,7 +82,7 @@ def _config(file: Path) -> dict[str, Any]:
     """config.json, with the quantisation that modelopt writes beside it in hf_quant_config.json."""
     config = read_json(file)
     beside = file.with_name("hf_quant_config.json")
-    if "quantization_config" not in config and beside.is_file():
+    if "quantization_config" not in config and is_there(beside):
         config["quantization_config"] = read_json(beside).get("quantization")
     return config
 
@@ -95,12 +98,22 @@ def _cache() -> Path:
 def _in_cache(name: str) -> Path | None:
     """config.json of the snapshot that refs/main names, else of the newest one."""
     root = _cache() / f"models--{name.replace('/', '--')}"
-    if not os.path.isdir(root):
+    if not is_there(root):
         return None
-    main = root / "refs" / "main"
-    if main.is_file():
-        named = root / "snapshots" / main.read_text().strip() / "config.json"
-        if named.is_file():
+    main, snapshots = root / "refs" / "main", root / "snapshots"
+    if is_there(main):
+        with opened(main) as file:
+            name = file.read(NAME_BYTES).decode(errors="replace").strip()
+        if _leads_to_file(named := snapshots / name / "config.json"):
             return named
-    found = sorted(root.glob("snapshots/*/config.json"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
+    try:
+        names = os.listdir(snapshots) if is_there(snapshots) else []
+        configs = [config for name in names if _leads_to_file(config := snapshots / name / "config.json")]
+        return max(configs, key=lambda config: config.stat().st_mtime, default=None)
+    except OSError as error:
+        raise unreadable(error, snapshots) from None
+
+
+def _leads_to_file(path: Path) -> bool:
+    """No link into nowhere, as an interrupted download leaves it."""
+    return is_there(path) and os.path.isfile(path)

@@ -1,0 +1,198 @@
+"""CSV files of requests, a block of lines at once: plain rows become arrays, all others are read one by one.
+
+A row is plain if it has as many cells as the heading and no quotes, and numbers and times of their usual form. Both
+ways read such a row alike; only reading one by one tells what is wrong with a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import chain, islice
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenworks.arrays import Floats, Ints
+from tokenworks.errors import SpecError
+from tokenworks.ingest import cells
+from tokenworks.ingest.rows import ClassName, Rows, Tokens
+from tokenworks.ingest.table import Table
+from tokenworks.specs.trace import Trace
+
+LONGEST_ROW = 4096
+"""Of a plain row [byte]."""
+PART = 10_000
+"""Rows that are held as objects, at most."""
+
+
+class Row(msgspec.Struct):
+    """What all such files say of a request. A format names its columns, by the names of these fields in the file."""
+
+    time: datetime | float
+    input: Tokens
+    output: Tokens
+    kind: ClassName = msgspec.field(name="class", default="")
+
+    @property
+    def time_s(self) -> float:
+        """Seconds since 1970, or of the file's own clock."""
+        if isinstance(self.time, datetime):
+            return (self.time if self.time.tzinfo else self.time.replace(tzinfo=UTC)).timestamp()
+        return self.time
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Rows as columns; `kind` is the name of the class."""
+
+    line: Ints
+    time_s: Floats
+    input: Ints
+    output: Ints
+    kind: NDArray[np.bytes_]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, Row]]) -> Requests:
+        """The same requests as columns."""
+        return cls(
+            np.array([line for line, _ in rows], np.int64),
+            np.array([row.time_s for _, row in rows], np.float64),
+            np.array([row.input for _, row in rows], np.int64),
+            np.array([row.output for _, row in rows], np.int64),
+            np.array([row.kind.encode() for _, row in rows], np.bytes_),
+        )
+
+    def merged(self, other: Requests) -> Requests:
+        """Both, in the order of their lines."""
+        if not len(other.line):
+            return self
+        order = np.argsort(np.append(self.line, other.line), kind="stable")
+        return Requests(*(np.append(getattr(self, name), getattr(other, name))[order] for name in self.__slots__))
+
+
+def read(rows: Rows, kind: type[Row]) -> Trace:
+    """Read a CSV file whose rows are of this kind."""
+    table = Table()
+    for part in _Reader(rows, kind).parts():
+        table.extend(part.time_s, part.input, part.output, part.kind)
+    return table.trace(rows)
+
+
+class _Reader:
+    """One file being read, after its heading."""
+
+    def __init__(self, rows: Rows, kind: type[Row]) -> None:
+        self.rows, self.kind = rows, kind
+        self.fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        self.heading: list[str] = []
+
+    def parts(self) -> Iterator[Requests]:
+        """All sound rows, in the order of the file."""
+        blocks = self.rows.blocks()
+        for first, block in blocks:
+            if b'"' in block:  # a quoted cell may hold the end of a line: no block is whole from here on
+                yield from self.singly(self.rows.lines(chain([(first, block)], blocks)))
+                return
+            yield from self.at_once(*(self.after_heading(first, block) if not self.heading else (first, block)))
+
+    def after_heading(self, first: int, block: bytes) -> tuple[int, bytes]:
+        """Take the heading off a block that is not blank."""
+        found = re.search(rb"\S[^\n]*", block)
+        assert found
+        number = first + block.count(b"\n", 0, found.end())
+        list(self.records([(number, found[0].strip())]))
+        return number, block[found.end() :]
+
+    def at_once(self, first: int, block: bytes) -> Iterator[Requests]:
+        """The rows of a block without quotes."""
+        block += b"" if block.endswith(b"\n") else b"\n"
+        text = np.frombuffer(block + bytes(cells.PAD), np.uint8)
+        ends = np.flatnonzero(text == ord("\n"))
+        starts = np.append(0, ends[:-1] + 1)
+        plain, requests = self.plain(text, starts, ends, first)
+        odd = np.flatnonzero(~plain).tolist()
+        if odd and self.rows.strict:  # in the order of the file, so that the first fault is named
+            yield from self.singly(self.rows.lines([(first, block)]))
+            return
+        others = self.records(self.rows.lines((first + i, block[starts[i] : ends[i] + 1]) for i in odd))
+        requests = requests.merged(Requests.of(list(others)))
+        self.rows.all_in_order(requests.line, requests.time_s)
+        yield requests
+
+    def plain(self, text: cells.Text, starts: Ints, ends: Ints, first: int) -> tuple[NDArray[np.bool_], Requests]:
+        """Which lines are plain, and the requests in them."""
+        commas = np.flatnonzero(text == ord(","))
+        comma = np.searchsorted(commas, starts)
+        whole = np.diff(comma, append=len(commas)) == len(self.heading) - 1
+        at = np.flatnonzero(whole & (ends - starts <= LONGEST_ROW))
+        starts, comma = starts[at], comma[at]
+        ends = ends[at] - (text[ends[at] - 1] == ord("\r"))
+        place = {name: k for k, name in enumerate(self.heading)}  # of two columns with one name the last one
+
+        def cell(name: str) -> tuple[Ints, Ints]:
+            k = place[self.fields[name].encode_name]
+            low = starts if k == 0 else commas[comma + k - 1] + 1
+            return low, ends if k == len(self.heading) - 1 else commas[comma + k]
+
+        time_s, good = (cells.times if self.fields["time"].type is datetime else cells.seconds)(text, *cell("time"))
+        kind = np.zeros(len(at), "S1")
+        if self.fields["kind"].encode_name in place:
+            kind, right = cells.words(text, *cell("kind"))
+            good &= right
+        lengths = {}
+        for name in ("input", "output"):
+            lengths[name], right = cells.tokens(text, *cell(name))
+            good &= right
+        whole[:] = False
+        whole[at[good]] = True
+        return whole, Requests(
+            at[good] + first, time_s[good], lengths["input"][good], lengths["output"][good], kind[good]
+        )
+
+    def singly(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[Requests]:
+        """The rows of these lines, one after the other."""
+        records = self.records(lines)
+        while part := list(islice(self.ordered(records), PART)):
+            yield Requests.of(part)
+
+    def ordered(self, records: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+        for line, row in records:
+            self.rows.in_order(line, row.time_s)
+            yield line, row
+
+    def records(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Row]]:
+        """Line number and row, without broken ones. The first line is the heading, if there is none yet."""
+        number = 0
+
+        def text() -> Iterator[str]:
+            nonlocal number
+            for number, line in lines:  # noqa: B007
+                yield line.decode(errors="replace")
+
+        reader = csv.reader(text())
+        try:
+            if not self.heading:
+                self.heading = self.checked(next(reader, []))
+            for values in reader:
+                try:
+                    yield (
+                        number,
+                        msgspec.convert(dict(zip(self.heading, values, strict=False)), self.kind, strict=False),
+                    )
+                except ValueError as error:
+                    self.rows.say(number, error)
+        except csv.Error as error:
+            raise SpecError(f"not CSV: {error}", where=f"{self.rows.path}:{number}") from None
+
+    def checked(self, names: list[str]) -> list[str]:
+        """The names of the columns."""
+        heading = [name.strip() for name in names]
+        need = [field.encode_name for field in self.fields.values() if field.required]
+        if missing := [name for name in need if name not in heading]:
+            raise SpecError(f"no column {', '.join(missing)}", where=f"{self.rows.path}:1", hint=f"it has {heading}")
+        return heading
