@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint bench lock schemas clean
 
 demo: $(VENV)/.ready
 	$(RUN)/tokenworks plan deepseek-ai/DeepSeek-R1 --on scalex40 --workload agent
@@ -25,6 +25,10 @@ lock: $(VENV)/.ready
 	$(RUN)/pip install --quiet uv
 	$(RUN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--no-emit-index-url --quiet pyproject.toml --group dev -o requirements.lock
+
+# The shape of every result, as JSON Schema in the catalog; run this after a change of a result.
+schemas: $(VENV)/.ready
+	$(RUN)/python -m tokenworks.results
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokenworks needs Python 3.11 or newer; set PYTHON=")'

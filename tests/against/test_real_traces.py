@@ -10,7 +10,6 @@ import pytest
 from tokenworks.engine.types import Status
 from tokenworks.ingest import load_trace
 from tokenworks.simulation.run import Traffic, simulate
-from tokenworks.simulation.summary import summary
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.trace import Trace
@@ -50,7 +49,7 @@ def real(name: str) -> Trace:
 def test_an_hour_of_chat_on_four_boxes() -> None:
     """Mooncake's conversation trace, as it is: all 12,031 requests, within the SLO of its own paper."""
     run = simulate(CHAT, Traffic(reblock(real("mooncake_conversation_trace.jsonl.xz"), 64)), slo=SLO)
-    found = summary(run)
+    found = run.plain()
     assert found["completed"] == 12_031
     assert found["stable"] is True
     assert found["slo"]["met"] is True
@@ -69,7 +68,7 @@ def test_coding_agents_on_one_box() -> None:
         for rate in (0.2, 2.0)
     )
     assert slow.meets_slo
-    hits = [summary(run)["tiers"][0]["hit_share"] for run in (slow, fast)]
+    hits = [run.plain()["tiers"][0]["hit_share"] for run in (slow, fast)]
     assert hits[0] > 0.9
     assert hits[1] < 0.5
     assert not fast.meets_slo

@@ -1,6 +1,5 @@
 """`tokenworks calibrate` as a user meets it."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from tests.calibrate.cases import table
 from tests.calibrate.kernel_cases import tables
+from tests.cli.envelope import result
 from tests.ingest.benchmark_cases import FORMS, KNOWN, guidellm, written
 from tokenworks.cli import run
 from tokenworks.ingest.benchmark import Time
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.usefixtures("kernel")
 def test_fit_write_and_validate_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = str(table(tmp_path, *ROWS)), tmp_path / "mine.yaml"
     assert run(["calibrate", "--data", data, "--out", str(out), "-o", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert found["constants"] == len(found["factors"])
     assert found["tpot_in_sample"]["median_ape"] <= found["tpot_before"]["median_ape"]
     assert run(["validate", "--data", data, "--calibration", str(out), "-o", "json"]) == 0
-    validated = json.loads(capsys.readouterr().out)
+    validated = result(capsys.readouterr().out)
     assert validated["inputs"]["grade"] == "end-to-end-calibrated"
 
 
@@ -43,9 +43,9 @@ def test_a_family_that_borrows_is_fitted_and_left_out_as_its_own(
     tables_of = str(tables(tmp_path / "tables", "h100_sxm", "h200_sxm"))
     for more in ([], ["--kernels", "default", "--tables", tables_of]):
         assert run(["calibrate", "--data", data, "--leave-out", "system", "-o", "json", *more]) == 0
-        assert [one["group"] for one in json.loads(capsys.readouterr().out)["groups"]] == ["a100", "h100", "h200"]
+        assert [one["group"] for one in result(capsys.readouterr().out)["groups"]] == ["a100", "h100", "h200"]
     assert run(["calibrate", "--data", data, "--out", str(out), "-o", "json"]) == 0
-    factors = json.loads(capsys.readouterr().out)["factors"]
+    factors = result(capsys.readouterr().out)["factors"]
     assert {"nvidia-ampere.hbm", "nvidia-hopper.hbm"} <= factors.keys()
     made, prior = load_calibration(str(out)), load_calibration("datasheet")
     assert "nvidia-ampere" not in made.borrowed
@@ -80,7 +80,7 @@ def test_three_measured_points_and_the_others_beside_their_predictions(
     report = written(tmp_path, guidellm(*several), "report.json")
     told = ["--deployment", str(deployment)]
     assert run(["calibrate", "--data", str(report), *told, "--out", str(mine), "-o", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert found["tpot_in_sample"]["n"] == 3
     assert found["fitted_on"] == "report.json"
     assert found["tpot_in_sample"]["mape"] < found["tpot_before"]["mape"]
@@ -95,7 +95,7 @@ def test_three_measured_points_and_the_others_beside_their_predictions(
         assert name in shown
     assert shown.count("8.00 / ") == 3
     assert run(["validate", *others, *told, "--calibration", str(mine), "-o", "json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["rows"]
+    rows = result(capsys.readouterr().out)["rows"]
     assert [row["tpot_ms_measured"] for row in rows] == ["8"] * 3
 
 
@@ -127,11 +127,11 @@ def test_kernels_alone_then_points_from_there(tmp_path: Path, capsys: pytest.Cap
     )
     kernels = ["calibrate", "--kernels", "default", "--tables", directory]
     assert run([*kernels, "--without", "h200", "--out", out, "-o", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert {device for one in found["operations"] for device in one["devices"]} == {"h100"}
     assert {used["path"].partition("/")[0] for used in found["tables"]} == {"h100_sxm", "h200_sxm"}
     assert run(["calibrate", "--data", str(table(tmp_path, *ROWS)), "--prior", out, "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out)["prior"] == "mine"
+    assert result(capsys.readouterr().out)["prior"] == "mine"
     assert run(kernels) == 0
     assert "nvidia-hopper" in capsys.readouterr().out
 
@@ -141,7 +141,7 @@ def test_a_system_left_out_with_its_kernels(tmp_path: Path, capsys: pytest.Captu
     directory = tables(tmp_path / "tables", "h100_sxm", "h200_sxm")
     command = ["calibrate", "--data", str(table(tmp_path, *ROWS)), "--leave-out", "system", "-o", "json"]
     assert run([*command, "--kernels", "default", "--tables", str(directory)]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert [group["group"] for group in found["groups"]] == ["h100", "h200"]
     assert run([*command[:-2], "--kernels", "all", "--tables", str(directory)]) == 0
     assert "h200" in capsys.readouterr().out

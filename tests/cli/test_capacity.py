@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
+from tests.cli.envelope import result
 from tokenworks.cli.capacity import capacity
 from tokenworks.errors import SloMissed, SpecError, TokenworksError
 
@@ -56,8 +57,8 @@ def test_table(file: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("arguments", [["--workload", "chat", "--requests", "800"], ["--trace", "talk.jsonl"]])
 def test_json_has_the_curve(file: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     call(file, *arguments, "--slo", "ttft=2s,tpot=40ms", "-o", "json")
-    found = json.loads(capsys.readouterr().out)
-    assert found["kind"] == "rate"
+    found = result(capsys.readouterr().out)
+    assert (found["kind"], found["load"]) == ("capacity", "rate")
     assert found["capacity"] < found["fails_at"] <= 1.02 * found["capacity"]
     loads = [one["load"] for one in found["curve"]]
     assert loads == sorted(loads)
@@ -74,7 +75,7 @@ def test_sessions_that_all_begin_at_once(file: str, capsys: pytest.CaptureFixtur
     lines = [{"id": str(k), "block_size": 64, "hash_id_scope": "local", "requests": turns} for k in range(300)]
     Path("agents.jsonl").write_text("\n".join(map(json.dumps, lines)))
     call(file, "--trace", "agents.jsonl", "--slo", "ttft=1s,tpot=40ms", "--limit", "1200", "-o", "json")
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert 1 < found["capacity"] < found["fails_at"]
     for one in found["curve"]:
         if one["held"]:
@@ -87,7 +88,7 @@ def test_the_class_that_misses_its_own_slo_is_named(file: str, capsys: pytest.Ca
     Path("mixed.jsonl").write_text("\n".join(map(json.dumps, rows)))
     asked = ("--class", "batch:priority=1,ttft=5s", "--class", "chat:ttft=1s")
     call(file, "--trace", "mixed.jsonl", *asked, "-o", "json")
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert found["capacity"] > 1
     assert set(found["bound_by"]) <= {"queue", "batch.ttft", "chat.ttft"}
     assert found["bound_by"]
@@ -95,8 +96,8 @@ def test_the_class_that_misses_its_own_slo_is_named(file: str, capsys: pytest.Ca
 
 def test_users(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     call(file, "--workload", "chat", "--users", "--requests", "800", "-o", "json")
-    found = json.loads(capsys.readouterr().out)
-    assert (found["kind"], found["unit"]) == ("users", "users")
+    found = result(capsys.readouterr().out)
+    assert (found["load"], found["unit"]) == ("users", "users")
     assert found["capacity"] == int(found["capacity"]) > 8
 
 

@@ -1,11 +1,11 @@
 """`tokenworks estimate` as a user meets it."""
 
-import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.cli.envelope import result
 from tokenworks.cli import run
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 from tokenworks.specs.deployment_file import Entry, document
@@ -32,7 +32,7 @@ def test_the_table_explains_both_steps(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_json_is_one_object_that_adds_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["estimate", R1, "--on", "5xhgx-h200", "--deploy", WIDE, "--batch", "800", "-o", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert [made["step"] for made in found["steps"]] == ["prefill", "decode"]
     for made in found["steps"]:
         assert sum(part["seconds"] for part in made["parts"]) == pytest.approx(made["seconds"])
@@ -77,7 +77,7 @@ def planned(tmp_path: Path) -> Path:
 
 def test_a_file_of_deployments(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["estimate", str(planned), "-o", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert [(made["role"], made["step"]) for made in found["steps"]] == [("prefill", "prefill"), ("decode", "decode")]
     assert found["engine"] == "sglang"
     assert run(["estimate", str(planned), "--pick", "2", "-o", "yaml"]) == 0
@@ -158,7 +158,7 @@ def test_a_chunk_beyond_memory_says_what_is_short(capsys: pytest.CaptureFixture[
 def test_fixed_times_have_the_word_of_plan(capsys: pytest.CaptureFixture[str]) -> None:
     """What starting kernels takes is "host" to both."""
     assert run(["estimate", "Qwen/Qwen3-0.6B", "--on", "hgx-h100", "--deploy", "tp=1", "-o", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     bounds = {row["bound"] for made in found["steps"] for row in made["parts"]}
     assert "host" in bounds
     assert "latency" not in bounds

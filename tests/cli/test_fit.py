@@ -1,10 +1,10 @@
 """`tokenworks fit` as a user meets it."""
 
-import json
 from pathlib import Path
 
 import pytest
 
+from tests.cli.envelope import result
 from tokenworks.cli import run
 
 R1 = "deepseek-ai/DeepSeek-R1"
@@ -23,7 +23,7 @@ def test_the_first_line_answers_and_the_rest_explains(capsys: pytest.CaptureFixt
 
 def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fit", R1, "--on", "scalex40", "-o", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert found["fits"] is True
     assert found["smallest_devices"] == 6
     assert found["assumed"] == []

@@ -1,11 +1,11 @@
 """`tokenworks plan`: one result on stdout, words on stderr, the right exit code."""
 
-import json
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.cli.envelope import result
 from tokenworks import cli
 from tokenworks.specs.deployment_file import load_assumed, load_deployments
 
@@ -35,7 +35,7 @@ def test_the_table_explains_itself(capsys: Output) -> None:
 def test_json_is_one_object(capsys: Output) -> None:
     code, out, err = run([*MOE, *SLO, "-o", "json", "--top", "3"], capsys)
     assert (code, err) == (0, "")
-    found = json.loads(out)
+    found = result(out)
     assert len(found["deployments"]) == 3
     assert found["inputs"]["slo"] == "ttft=2s,tpot=50ms"
     assert found["wall"].keys() == {"elapsed_s"}
@@ -55,7 +55,7 @@ def test_yaml_is_a_file_that_others_read(capsys: Output, tmp_path: Path) -> None
 def test_a_missed_slo_prints_the_nearest_and_exits_4(capsys: Output) -> None:
     code, out, err = run([*MOE, "--slo", "ttft=1ms,tpot=1ms", "-o", "json"], capsys)
     assert code == 4
-    assert json.loads(out)["meets_slo"] is False
+    assert result(out)["meets_slo"] is False
     assert "the nearest" in err
     code, out, err = run([*MOE, "--slo", "ttft=1ms,tpot=1ms"], capsys)
     assert code == 4
@@ -106,7 +106,7 @@ def test_why_not_names_every_broken_rule(capsys: Output) -> None:
     for words in ("tp_divides_heads", "take tp of 1, 2, 4, 8", "experts_divide", "add 4 redundant experts"):
         assert words in out
     code, out, _ = run([*MOE, "--why", "tp=3,dp=2,ep=6", "-o", "json"], capsys)
-    assert {item["rule"] for item in json.loads(out)["broken"]} >= {"tp_divides_heads", "experts_divide"}
+    assert {item["rule"] for item in result(out)["broken"]} >= {"tp_divides_heads", "experts_divide"}
 
 
 def test_why_estimates_what_is_legal(capsys: Output) -> None:
@@ -116,7 +116,7 @@ def test_why_estimates_what_is_legal(capsys: Output) -> None:
     assert "in place" in out
     given = [*MOE, *SLO, "--why", "tp=2,ep=2,max_sequences=17,chunk_tokens=4096,kv_dtype=bf16", "-o", "json"]
     code, out, _ = run(given, capsys)
-    found = json.loads(out)
+    found = result(out)
     assert found["legal"] is True
     assert found["place"] >= 1
     assert found["prediction"]["deployment"]["roles"][0]["max_sequences"] == 17
@@ -124,7 +124,7 @@ def test_why_estimates_what_is_legal(capsys: Output) -> None:
 
 def test_the_winner_stands_in_the_first_place(capsys: Output) -> None:
     _, out, _ = run([*MOE, *SLO, "-o", "json", "--top", "1"], capsys)
-    best = json.loads(out)["deployments"][0]
+    best = result(out)["deployments"][0]
     (role,) = best["deployment"]["roles"] if len(best["deployment"]["roles"]) == 1 else (None,)
     if role is None:  # the best is disaggregated, and --why speaks of aggregated ones
         return
@@ -134,7 +134,7 @@ def test_the_winner_stands_in_the_first_place(capsys: Output) -> None:
         for name in ("max_sequences", "chunk_tokens", "kv_dtype", "redundant_experts", "draft_tokens", "overlap")
     )
     _, out, _ = run([*MOE, *SLO, "--why", f"{widths},{rest}", "-o", "json"], capsys)
-    found = json.loads(out)
+    found = result(out)
     assert found["place"] == 1
     assert found["prediction"]["tpot_s"] == pytest.approx(best["tpot_s"], rel=1e-6)
 
@@ -143,7 +143,7 @@ def test_two_runs_differ_in_wall_only(capsys: Output) -> None:
     found = []
     for _ in range(2):
         _, out, _ = run([*MOE, *SLO, "-o", "json"], capsys)
-        found.append({key: value for key, value in json.loads(out).items() if key != "wall"})
+        found.append({key: value for key, value in result(out).items() if key != "wall"})
     assert found[0] == found[1]
 
 
@@ -156,7 +156,7 @@ def test_a_system_that_is_not_published_needs_assumptions(capsys: Output, tmp_pa
     file = tmp_path / "mine.yaml"
     file.write_text("scale_up.hop: 0.3 us\nscale_up.endpoint: 0.5 us\nhost.link: 32 GB/s\nhost.dram: 1 TB\n")
     code, out, _ = run([*asked, "--assume", str(file), "-o", "json", "--top", "1"], capsys)
-    found = json.loads(out)
+    found = result(out)
     assert code == 0
     assert found["assumed"]
     assert found["deployments"][0]["deployment"]["system"] == "kunlun-32"
@@ -200,7 +200,7 @@ def test_one_output_token_has_no_tpot(capsys: Output) -> None:
 
 def test_load_beyond_all_capacity_is_said_in_its_own_unit(capsys: Output) -> None:
     code, out, err = run([*MOE, "--slo", "ttft=2s,tpot=50ms", "--rate", "1e6", "-o", "json", "--top", "1"], capsys)
-    (row,) = json.loads(out)["deployments"]
+    (row,) = result(out)["deployments"]
     assert code == 4
     assert f"can carry {1e6 / row['load']:.3g} of 1e+06 requests/s" in err
     assert 0.5 * row["requests_s"] < 1e6 / row["load"] <= row["requests_s"] * 1.01
@@ -236,7 +236,7 @@ def test_simulate_ranks_the_list_by_what_it_shows(capsys: Output) -> None:
     asked = ["plan", "Qwen/Qwen3-8B", "--on", "hgx-h100", "--isl", "1000", "--osl", "100", "--slo", "ttft=2s,tpot=50ms"]
     code, out, _ = run([*asked, "--top", "3", "--simulate", "-o", "json"], capsys)
     assert code == 0
-    found = json.loads(out)
+    found = result(out)
     seen = found["simulated"]
     assert [item["label"] for item in seen] == [row["label"] for row in found["deployments"]]
     assert [row["rank"] for row in found["deployments"]] == [1, 2, 3]

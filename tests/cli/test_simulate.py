@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from cyclopts import App
 
+from tests.cli.envelope import result
 from tokenworks.cli import per_request
 from tokenworks.cli.simulate import simulate
 from tokenworks.errors import DoesNotFit, SpecError, TokenworksError
@@ -60,7 +61,7 @@ def call(*arguments: str) -> None:
 
 def found(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     call(*arguments, "-o", "json")
-    return json.loads(capsys.readouterr().out)
+    return result(capsys.readouterr().out)
 
 
 def test_table(file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -266,7 +267,7 @@ def test_ctrl_c_gives_the_result_so_far(file: str, tmp_path: Path) -> None:
         run.send_signal(signal.SIGINT)
         threading.Thread(target=_drain, args=(screen,), daemon=True).start()
         out, _ = run.communicate(timeout=60)
-    one = json.loads(out)
+    one = result(out.decode())
     assert one["partial"] is True
     assert 0 < one["completed_in_all"] < 12_000
     assert one["unsent"] > 0

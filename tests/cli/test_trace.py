@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
+from tests.cli.envelope import result
 from tokenworks.cli.trace import trace
 from tokenworks.errors import SpecError
 
@@ -41,7 +42,7 @@ def test_table(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_object(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(str(file), "-o", "json", "--limit", "10")
     out, err = capsys.readouterr()
-    found = json.loads(out)
+    found = result(out)
     assert err == ""
     assert found["requests"] == sum(found["requests_over_time"]) == 10
     assert found["reuse"]["unique_blocks"] == 11

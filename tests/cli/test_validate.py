@@ -1,12 +1,12 @@
 """`tokenworks validate` as a user meets it."""
 
 import csv
-import json
 from pathlib import Path
 
 import pytest
 
 from tests.calibrate.cases import DISAGG, table
+from tests.cli.envelope import result
 from tokenworks.cli import run
 
 MEASURED = Path(__file__).parents[2] / "../shared/measured/serving_dev.csv"
@@ -17,7 +17,7 @@ def test_json_has_every_error_and_every_reason(tmp_path: Path, capsys: pytest.Ca
     file = table(tmp_path, {}, {"concurrency": "16"}, {"model": "no/such"}, DISAGG)
     out = tmp_path / "predictions.csv"
     assert run(["validate", "--data", str(file), "--out", str(out), "-o", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert (found["points"], found["covered"]) == (4, 3)
     assert found["skipped"] == [{"reason": "not in the catalog", "count": 1, "examples": ["model no/such"]}]
     for metric in ("tpot", "ttft", "tok_s_per_device"):
@@ -58,6 +58,6 @@ def test_measured_points_are_covered(capsys: pytest.CaptureFixture[str]) -> None
     if not MEASURED.is_file():
         pytest.skip("no measured points beside the checkout")
     assert run(["validate", "--data", str(MEASURED), "--limit", "150", "-o", "json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = result(capsys.readouterr().out)
     assert found["covered"] >= 0.98 * found["points"]
     assert found["tpot"]["median_ape"] < 0.2

@@ -65,10 +65,11 @@ def test_the_capacity_of_a_deployment() -> None:
     found = capacity(lambda rate: simulate_at(rate, Slo.parse("ttft=2s,tpot=50ms")), "rate", start=4)
     assert 8 < found.best.load < 24
     assert found.failed.missed
-    summary = found.summary()
-    assert summary["capacity"] == found.best.load
-    assert summary["unit"] == "requests/s"
-    assert len(summary["curve"]) == len(found.tries)
+    plain = found.plain()
+    assert plain["capacity"] == pytest.approx(found.best.load, rel=1e-8)
+    assert plain["unit"] == "requests/s"
+    assert len(plain["curve"]) == len(found.tries)
+    assert found.run.metrics.request_throughput == found.best.request_throughput
     looser = capacity(lambda rate: simulate_at(rate, Slo.parse("ttft=10s,tpot=100ms")), "rate", start=4)
     assert looser.best.load > found.best.load
 

@@ -8,7 +8,6 @@ import pytest
 
 from tests.simulation.test_run import DEPLOYMENT, LLAMA, loaded
 from tokenworks.simulation.run import simulate
-from tokenworks.simulation.summary import summary
 from tokenworks.specs.calibration import load_calibration, number
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 
@@ -22,7 +21,7 @@ APART = Deployment(
 
 
 def told(deployment: Deployment, **load: float) -> dict[str, Any]:
-    return summary(simulate(deployment, loaded(400, **load)))
+    return simulate(deployment, loaded(400, **load)).plain()
 
 
 def test_more_load_takes_more_power_and_less_energy_a_token() -> None:
@@ -34,7 +33,7 @@ def test_more_load_takes_more_power_and_less_energy_a_token() -> None:
 @pytest.mark.parametrize("deployment", [DEPLOYMENT, APART])
 def test_joules_are_watts_over_the_tokens_of_a_second(deployment: Deployment) -> None:
     run = simulate(deployment, loaded(400, rate=4), calibration="datasheet")
-    found, tokens = summary(run), int(run.outcome.output_tokens.sum())
+    found, tokens = run.plain(), int(run.outcome.output_tokens.sum())
     seconds = float(run.outcome.end_s.max())
     watts = found["watts_per_device"] * deployment.devices
     assert found["joules_per_output_token"] == pytest.approx(watts * seconds / tokens)

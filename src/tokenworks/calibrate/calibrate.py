@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats
 from tokenworks.calibrate.factors import factors_of, turned
@@ -15,13 +16,42 @@ from tokenworks.calibrate.leave_out import Left, conformal, leave_out
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.power import PowerFit, fit_power
 from tokenworks.calibrate.quantities import rounded, spread
-from tokenworks.calibrate.score import errors_of_logs
+from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.provenance import Quantity
+from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 Say = Callable[[str], None]
+
+
+class AblatedPlain(TypedDict):
+    """In-sample TPOT error without a constant; mape_lost : over that of the whole fit."""
+
+    without: str
+    median_ape: float
+    mape: float
+    mape_lost: float
+
+
+class CalibrateBody(TypedDict):
+    """The plain form of `calibrate` on measured points; factors : what each constant was turned by, over its prior."""
+
+    inputs: Inputs
+    name: str
+    grade: str
+    prior: str
+    fitted_on: str
+    data_sha256: str
+    constants: int
+    tpot_before: ErrorsOfLogs
+    tpot_in_sample: ErrorsOfLogs
+    left_out_systems: list[Annotated[Plain, FormOf(Left)]]
+    factors: dict[str, float]
+    power: dict[str, Any] | None
+    spreads: dict[str, float]
+    ablation: NotRequired[list[AblatedPlain]]
 
 
 @dataclass(frozen=True)
@@ -38,10 +68,11 @@ class Calibrated:
     systems: list[Left]
     power: PowerFit | None = None
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self, *, ablation: bool = False) -> Plain:
         """Plain data: how many constants, each one's turn, errors before, after and left out."""
         before = self.problem.errors([], np.zeros(0))
-        return {
+        body: CalibrateBody = {
+            "inputs": inputs(calibration=self.prior.name),
             "name": self.calibration.name,
             "grade": self.calibration.grade,
             "prior": self.prior.name,
@@ -54,13 +85,17 @@ class Calibrated:
             "factors": {
                 factor.name: float(np.exp(turn)) for factor, turn in zip(self.fit.factors, self.fit.theta, strict=True)
             },
-            "power": self.power and self.power.plain(),
-            "spreads": {name: family.spread.value for name, family in self.calibration.families.items()},
+            "power": None if self.power is None else self.power.plain(),
+            "spreads": {name: number(family.spread) for name, family in self.calibration.families.items()},
         }
+        if ablation:
+            body["ablation"] = self.ablation()
+        return envelope("calibrate", body)
 
-    def ablation(self) -> list[dict[str, Any]]:
+    def ablation(self) -> list[AblatedPlain]:
         """In-sample TPOT error without each constant, the others as fitted: worst first."""
-        whole, rows = errors_of_logs(self.fit.errors), []
+        whole = errors_of_logs(self.fit.errors)
+        rows: list[AblatedPlain] = []
         for j, factor in enumerate(self.fit.factors):
             theta = self.fit.theta.copy()
             theta[j] = 0.0

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats
 from tokenworks.calibrate.factors import Factor
 from tokenworks.calibrate.fit import Problem, fit
 from tokenworks.calibrate.measured import Point
 from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 By = Literal["system", "model"]
 OF: dict[By, Callable[[Point], str]] = {
@@ -49,6 +51,32 @@ class Left:
     def plain(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
+
+
+class LeaveOutBody(TypedDict):
+    """The plain form of `calibrate --leave-out`."""
+
+    inputs: Inputs
+    leave_out: By
+    groups: list[Annotated[Plain, FormOf(Left)]]
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Each system or model left out in turn; prior : the name of the calibration that the fits started from."""
+
+    by: By
+    groups: tuple[Left, ...]
+    prior: str
+
+    def plain(self) -> Plain:
+        """The whole answer as plain data."""
+        body: LeaveOutBody = {
+            "inputs": inputs(calibration=self.prior),
+            "leave_out": self.by,
+            "groups": [asdict(one) for one in self.groups],
+        }
+        return envelope("calibrate-leave-out", body)
 
 
 def leave_out(

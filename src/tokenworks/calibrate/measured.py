@@ -136,6 +136,11 @@ class PointTable:
     points: tuple[Point, ...]
     ignored: tuple[str, ...]
 
+    @property
+    def of_one_length(self) -> list[str]:
+        """Points of a user's own results whose requests are taken as equally long: no single ones are recorded."""
+        return [point.id for point in self.points if point.deployment and not point.variation]
+
 
 def read_points(path: Path, limit: int | None = None) -> PointTable:
     """Read a CSV of measured points; a cell that is no number is an error with its line and column.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats
 from tokenworks.calibrate.case import case
@@ -17,10 +17,11 @@ from tokenworks.calibrate.fit import LEAST_POINTS, FitResult, fit
 from tokenworks.calibrate.leave_out import conformal
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.quantities import rounded, spread
-from tokenworks.calibrate.score import errors_of_logs
+from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_some
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.result import Inputs, Plain, envelope, inputs
 
 TURN = 0.5
 """Log difference that shows whether a factor matters to any of the points."""
@@ -82,6 +83,26 @@ def own_factors(families: Sequence[str], calibration: Calibration) -> tuple[Fact
     return (*own, *(Factor((), field, free) for field, free in SHARED.items()))
 
 
+class CalibrateOwnBody(TypedDict):
+    """The plain form of `calibrate` on a user's own results; None where no point has the metric."""
+
+    inputs: Inputs
+    name: str
+    grade: str
+    fitted_on: str
+    data_sha256: str
+    prior: str
+    constants: int
+    tpot_before: ErrorsOfLogs | None
+    tpot_in_sample: ErrorsOfLogs | None
+    tpot_left_out: ErrorsOfLogs | None
+    ttft_before: ErrorsOfLogs | None
+    ttft_in_sample: ErrorsOfLogs | None
+    ttft_left_out: ErrorsOfLogs | None
+    factors: dict[str, float]
+    spreads: dict[str, float]
+
+
 @dataclass(frozen=True)
 class Own:
     """A calibration of one's own machine, and what it came from.
@@ -95,20 +116,31 @@ class Own:
     before: Floats
     unseen: Floats
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """Plain data: how many constants, each one's turn, errors before, after and of each point left out."""
-        made: dict[str, Any] = {key: getattr(self.calibration, key) for key in ("name", "grade", "fitted_on")}
-        made |= {"data_sha256": self.calibration.data_sha256, "prior": self.prior.name}
-        made["constants"] = len(self.fit.factors)
-        stages = {"before": self.before, "in_sample": self.fit.errors, "left_out": self.unseen}
-        for metric, half in (("tpot", 0), ("ttft", 1)):
-            for stage, log_errors in stages.items():
-                own = np.split(log_errors, 2)[half]
-                made[f"{metric}_{stage}"] = errors_of_logs(own) if np.isfinite(own).any() else None
-        turns = zip(self.fit.factors, self.fit.theta, strict=True)
-        made["factors"] = {factor.name: float(np.exp(turn)) for factor, turn in turns}
-        made["spreads"] = {name: self.calibration.families[name].spread.value for name in self.calibration.graded}
-        return made
+        calibration, turns = self.calibration, zip(self.fit.factors, self.fit.theta, strict=True)
+        (tpot_before, ttft_before), (tpot, ttft), (tpot_unseen, ttft_unseen) = (
+            [errors_of_logs(half) if np.isfinite(half).any() else None for half in np.split(log_errors, 2)]
+            for log_errors in (self.before, self.fit.errors, self.unseen)
+        )
+        body: CalibrateOwnBody = {
+            "inputs": inputs(calibration=self.prior.name),
+            "name": calibration.name,
+            "grade": calibration.grade,
+            "fitted_on": calibration.fitted_on,
+            "data_sha256": calibration.data_sha256,
+            "prior": self.prior.name,
+            "constants": len(self.fit.factors),
+            "tpot_before": tpot_before,
+            "tpot_in_sample": tpot,
+            "tpot_left_out": tpot_unseen,
+            "ttft_before": ttft_before,
+            "ttft_in_sample": ttft,
+            "ttft_left_out": ttft_unseen,
+            "factors": {factor.name: float(np.exp(turn)) for factor, turn in turns},
+            "spreads": {name: number(calibration.families[name].spread) for name in calibration.graded},
+        }
+        return envelope("calibrate-own", body)
 
 
 def calibrate_own(

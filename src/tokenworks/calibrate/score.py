@@ -10,6 +10,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats
 from tokenworks.calibrate.measured import Measured, Point
@@ -56,11 +57,27 @@ def errors(reads: Sequence[Reads]) -> Errors | None:
     )
 
 
-def errors_of_logs(log_errors: Floats) -> dict[str, Any]:
+class ErrorsOfLogs(TypedDict):
+    """Errors of n points without intervals, see `Errors`."""
+
+    n: int
+    mape: float
+    median_ape: float
+    bias: float
+    p90_ape: float
+
+
+def errors_of_logs(log_errors: Floats) -> ErrorsOfLogs:
     """The same of log(predicted / measured), as plain data without intervals; NaN counts as not there."""
     found = errors([(float(ratio), 1.0, 1.0) for ratio in np.exp(log_errors[np.isfinite(log_errors)])])
     assert found is not None
-    return {key: value for key, value in asdict(found).items() if key != "inside_interval"}
+    return {
+        "n": found.n,
+        "mape": found.mape,
+        "median_ape": found.median_ape,
+        "bias": found.bias,
+        "p90_ape": found.p90_ape,
+    }
 
 
 def reads(pairs: Iterable[Pair], metric: str) -> list[Reads]:

@@ -11,12 +11,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from tokenworks.calibrate.measured import Point, PointTable
 from tokenworks.calibrate.predict import Predicted, predict
-from tokenworks.calibrate.score import STARVED, grouped, little, ranking, scored
+from tokenworks.calibrate.score import STARVED, Errors, grouped, little, ranking, scored
 from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 ALONE = 150
 """Points below which a second process would take longer to start than it saves."""
@@ -29,6 +32,39 @@ PROCESSES = 2
 
 SLICE = 40
 """Points that a process takes at a time; neighbours share configurations."""
+
+
+ErrorsPlain = Annotated[Plain, FormOf(Errors)] | None
+
+
+class ValidateInputs(Inputs):
+    """What was predicted, and on which calibration."""
+
+    data: str
+    data_sha256: str
+    ignored_columns: list[str]
+    grade: str
+    interval: str
+
+
+class ValidateBody(TypedDict):
+    """The plain form of `validate`; rows : one a point, where the points are a user's own results."""
+
+    inputs: ValidateInputs
+    points: int
+    covered: int
+    skipped: list[dict[str, Any]]
+    assumed: list[dict[str, Any]]
+    tpot: ErrorsPlain
+    ttft: ErrorsPlain
+    tok_s_per_device: ErrorsPlain
+    energy: ErrorsPlain
+    energy_left_out: list[dict[str, Any]]
+    by: dict[str, dict[str, dict[str, ErrorsPlain]]]
+    baseline: dict[str, dict[str, ErrorsPlain]]
+    ranking: dict[str, dict[str, float | None]]
+    starved_below_little_ratio: float
+    rows: NotRequired[list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +80,17 @@ class Validation:
         """Points that were predicted."""
         return [(p, said) for p, said in zip(self.table.points, self.predictions, strict=True) if not said.why]
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """Plain data: errors by metric and by group, baselines, and why points were left out."""
         pairs, points = self.pairs, self.table.points
         taken = Counter(what for _, said in pairs for what in said.assumed)
-        return {
+        found = scored(pairs)
+        body: ValidateBody = {
             "inputs": {
+                **inputs(calibration=self.calibration.name),
                 "data": ", ".join(self.table.paths),
                 "data_sha256": sha256(self.table.paths),
                 "ignored_columns": list(self.table.ignored),
-                "calibration": self.calibration.name,
                 "grade": self.calibration.grade,
                 "interval": "80 %",
             },
@@ -61,13 +98,19 @@ class Validation:
             "covered": len(pairs),
             "skipped": self._skipped(),
             "assumed": [{"what": what, "count": count} for what, count in taken.most_common()],
-            **scored(pairs),
+            "tpot": found["tpot"],
+            "ttft": found["ttft"],
+            "tok_s_per_device": found["tok_s_per_device"],
+            "energy": found["energy"],
             "energy_left_out": self._without_energy(),
             "by": grouped(pairs),
             "baseline": {"tok_s_per_device_from_measured_tpot": little(pairs)},
             "ranking": ranking(pairs),
             "starved_below_little_ratio": STARVED,
         }
+        if any(point.deployment for point in points):
+            body["rows"] = self.rows()
+        return envelope("validate", body)
 
     def _skipped(self) -> list[dict[str, Any]]:
         """Kinds of reasons, most frequent first, each with the reasons that it stands for."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.inputs import compile_once, measured, progress
-from tokenworks.cli.output import Output, Switch, console, emit, notes, table
+from tokenworks.cli.options import Output, Points, Switch
+from tokenworks.cli.output import console, emit, notes, table, timed
+from tokenworks.cli.progress import compile_once, progress
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.save import must_be_writable
 
@@ -21,10 +24,24 @@ if TYPE_CHECKING:
 ABLATED = 12
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class FittedOn(Points):
+    """What factors are fitted on; nothing where only kernel tables are.
+
+    Parameters
+    ----------
+    data
+        CSV of measured points, or with --deployment a JSON result of vllm bench serve, AIPerf or GuideLLM; may be
+        repeated.
+    """
+
+    data: Annotated[tuple[Path, ...], Parameter(negative=())] = ()
+
+
 def calibrate(
     *,
-    data: Annotated[tuple[Path, ...], Parameter(negative=())] = (),
-    deployment: Path | None = None,
+    measured: FittedOn = FittedOn(),
     kernels: Literal["default", "all"] | None = None,
     tables: Path | None = None,
     prior: str = "datasheet",
@@ -42,11 +59,6 @@ def calibrate(
 
     Parameters
     ----------
-    data
-        CSV of measured points, or with --deployment a JSON result of vllm bench serve, AIPerf or GuideLLM; may be
-        repeated.
-    deployment
-        YAML file of the deployment that the JSON results were measured on.
     kernels
         Fit each kernel on the tables of aiconfigurator-core; `all` includes devices that are held out by default.
     tables
@@ -65,12 +77,11 @@ def calibrate(
         Print the error without each constant, too.
     out
         Write the calibration to this YAML file.
-    output
-        table, json or yaml.
     """
     from tokenworks.specs.calibration import load_calibration
 
-    if deployment:
+    began, data = time.perf_counter(), measured.data
+    if measured.deployment:
         _refuse("is for tables of points", "leave it out beside --deployment", without=without, kernels=kernels,
                 only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables)  # fmt: skip
     if not kernels and (tables or not data):
@@ -84,14 +95,14 @@ def calibrate(
     if out:
         must_be_writable(out)
     start = load_calibration(prior)
-    if deployment:
-        _own(data, deployment, start, name=name, out=out, output=output)
+    if measured.deployment:
+        _own(measured, start, began, name=name, out=out, output=output)
         return
     rows = _kernel_rows(kernels, tables) if kernels else None
     if rows and not data:
-        _kernels(rows, start, name=name, without=without, out=out, output=output)
+        _kernels(rows, start, began, name=name, without=without, out=out, output=output)
         return
-    fit = _Table(data, start, rows, without, only_assumed)
+    fit = _Table(measured, start, rows, without, only_assumed=only_assumed, began=began)
     if leave_out:
         fit.leave_out(leave_out, output)
     else:
@@ -109,11 +120,12 @@ class _Table:
     """A fit on CSV files of points, with the kernels fitted first where they are given."""
 
     def __init__(
-        self, data: tuple[Path, ...], start: Calibration, rows: KernelRows | None, without: tuple[str, ...],
-        only_assumed: bool,
+        self, measured: FittedOn, start: Calibration, rows: KernelRows | None, without: tuple[str, ...],
+        *, only_assumed: bool, began: float,
     ) -> None:  # fmt: skip
-        self.data, self.without, self.only_assumed = data, without, only_assumed
-        points = measured(data, None).points
+        self.data, self.without, self.only_assumed = measured.data, without, only_assumed
+        self.began = began
+        points = measured.table().points
         known = {name for point in points for name in (point.device, point.model)} | set(rows.devices if rows else ())
         if unknown := [name for name in without if name not in known]:
             raise UnknownName("device or model", unknown[0], sorted(known), hint="--without names one of --data")
@@ -128,17 +140,17 @@ class _Table:
     def leave_out(self, by: Literal["system", "model"], output: Output) -> None:
         from tokenworks.calibrate.calibrate import problem_of
         from tokenworks.calibrate.factors import factors_of
-        from tokenworks.calibrate.leave_out import leave_out
+        from tokenworks.calibrate.leave_out import LeftOut, leave_out
 
         with progress("calibrating") as say:
             problem = problem_of(self.points, self.start, self.without, say)
             factors = factors_of(problem.families, problem.calibration, only_assumed=self.only_assumed)
             left, _ = leave_out(problem, factors, by, say, self.unseen if by == "system" else None)
-        groups = [one.plain() for one in left]
+        found = timed(LeftOut(by, tuple(left), self.start.name).plain(), self.began)
         if output == "table":
-            _print_left(groups)
+            _print_left(found["groups"])
         else:
-            emit({"leave_out": by, "groups": groups}, output)
+            emit(found, output)
 
     def calibrate(self, name: str, out: Path | None, output: Output, *, ablation: bool) -> None:
         from tokenworks.calibrate.calibrate import calibrate
@@ -150,7 +162,7 @@ class _Table:
                 self.points, self.start, name=name, fitted_on=_names(self.data), data_sha256=sha256(self.data),
                 without=self.without, only_assumed=self.only_assumed, say=say, unseen_prior=self.unseen,
             )  # fmt: skip
-            found = made.plain() | ({"ablation": made.ablation()} if ablation else {})
+            found = timed(made.plain(ablation=ablation), self.began)
             if out:
                 write(made, out)
                 notes().print(f"wrote {out}")
@@ -160,25 +172,24 @@ class _Table:
             emit(found, output)
 
 
-def _own(
-    data: tuple[Path, ...], deployment: Path, start: Calibration, *, name: str, out: Path | None, output: Output
-) -> None:
+def _own(measured: FittedOn, start: Calibration, began: float, *, name: str, out: Path | None, output: Output) -> None:
     """A fit on a user's own results."""
     from tokenworks.calibrate.file import write_own
     from tokenworks.calibrate.own_machine import calibrate_own
     from tokenworks.calibrate.validate import sha256
 
-    points = measured(data, deployment).points
+    data, points = measured.data, measured.table().points
     compile_once()
     with progress("calibrating") as say:
         made = calibrate_own(points, start, name=name, fitted_on=_names(data), data_sha256=sha256(data), say=say)
         if out:
             write_own(made, out)
             notes().print(f"wrote {out}")
+    found = timed(made.plain(), began)
     if output == "table":
-        _print_own(made.plain())
+        _print_own(found)
     else:
-        emit(made.plain(), output)
+        emit(found, output)
 
 
 def _kernel_rows(which: Literal["default", "all"], tables: Path | None) -> KernelRows:
@@ -190,7 +201,14 @@ def _kernel_rows(which: Literal["default", "all"], tables: Path | None) -> Kerne
 
 
 def _kernels(
-    rows: KernelRows, prior: Calibration, *, name: str, without: tuple[str, ...], out: Path | None, output: Output
+    rows: KernelRows,
+    prior: Calibration,
+    began: float,
+    *,
+    name: str,
+    without: tuple[str, ...],
+    out: Path | None,
+    output: Output,
 ) -> None:
     """A fit on kernel tables alone."""
     from tokenworks.calibrate.kernels.fit import write
@@ -206,7 +224,7 @@ def _kernels(
     if output == "table":
         _print_kernels(made)
     else:
-        emit(made.plain(), output)
+        emit(timed(made.plain(), began), output)
 
 
 def _names(data: tuple[Path, ...]) -> str:

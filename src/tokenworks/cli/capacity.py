@@ -3,133 +3,75 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.inputs import Source, compile_once, deployment_of, progress
-from tokenworks.cli.output import Classes, Output, Switch, console, emit, table
+from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, Played, Switch
+from tokenworks.cli.output import console, emit, table, timed
+from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.simulate import shown
 from tokenworks.errors import SpecError
-from tokenworks.specs.deployment import RouterName
-from tokenworks.specs.deployment_file import load_assumed, load_calibration_of
-from tokenworks.specs.slo import Slo
 
 if TYPE_CHECKING:
     from tokenworks.simulation.capacity import Capacity, Try
-    from tokenworks.simulation.run import Simulation
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Tried(Played):
+    """What is played at each load that is tried.
+
+    Parameters
+    ----------
+    trace
+        File of requests, played at the rates that are tried.
+    requests
+        How many to make of a workload; by default 5000, or 20 for each user.
+    slo
+        Such as ttft=2s,tpot=50ms; by default the workload's own.
+    """
+
+    trace: Path | None = None
+    requests: int | None = None
+    slo: str | None = None
 
 
 def capacity(
-    deployment: Path,
+    deployment: Annotated[Path, DEPLOYMENTS],
     /,
     *,
-    trace: Path | None = None,
-    workload: str | None = None,
+    played: Tried = Tried(),
+    deployed: Deployed = Deployed(),  # noqa: B008 - frozen
     users: Switch = False,
-    requests: int | None = None,
-    limit: int | None = None,
-    slo: str | None = None,
-    class_: Classes = (),
-    router: RouterName | None = None,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
-    pick: int = 1,
-    seed: int = 0,
-    assume: Path | None = None,
-    calibration: str | None = None,
-    strict: Switch = False,
     output: Output = "table",
 ) -> None:
     """Find the highest rate, or most users, that a deployment holds within an SLO.
 
     Parameters
     ----------
-    deployment
-        YAML file of deployments, as `plan -o yaml` writes it.
-    trace
-        File of requests, played at the rates that are tried.
-    workload
-        Workload of the catalog, or a YAML file, to make requests of.
     users
         Count users that each send their next request when they have read the last answer, not requests a second.
-    requests
-        How many to make of a workload; by default 5000, or 20 for each user.
-    limit
-        Only the first so many requests of a trace.
-    slo
-        Such as ttft=2s,tpot=50ms; by default the workload's own.
-    class_
-        Priority (0 first, 7 last) and own SLO of a class, such as batch:priority=1,ttft=60s; may be repeated.
-    router
-        By default prefix_aware where requests share prefixes, else least_loaded.
-    set_
-        Edit the deployment, such as roles.0.max_sequences=64; may be repeated.
-    pick
-        Which deployment of the file, 1 is the best.
-    seed
-        Of made requests, and of a router that draws.
-    assume
-        YAML file of machine numbers to use instead, `path: value` a line.
-    calibration
-        Calibration of the catalog, or a YAML file such as `calibrate` writes; serving, or the file's own.
-    strict
-        Stop at the first broken or misplaced row of a trace.
-    output
-        table, json or yaml.
     """
-    from tokenworks.simulation.capacity import UNITS
-    from tokenworks.simulation.capacity import capacity as find
-    from tokenworks.simulation.run import Traffic, simulate
-    from tokenworks.traffic.source import rate_of
+    from tokenworks.simulation.capacity import capacity_of
 
     began = time.perf_counter()
-    if users and trace is not None:
+    if users and played.trace is not None:
         raise SpecError("a trace has no users to add", where="--users", hint="leave it out to scale the trace's rate")
-    chosen = deployment_of(deployment, pick, set_)
-    source = Source(trace, workload, requests, None, limit, seed, strict, class_)
-    bounds = _bounds(source, slo)
-    recorded = source.recorded() if trace else None
+    chosen, source = deployed.read(deployment), played.source()
+    slo = source.slo(played.slo)
     compile_once()
     with progress("trying") as say:
-
-        def play(load: float) -> Simulation:
-            if say:
-                say(f"trying {load:.4g} {UNITS['users' if users else 'rate']}")
-            if recorded is not None:
-                played = source.played(recorded, load)
-            else:
-                played = source.made(None if users else load, load if users else None)
-            traffic = Traffic(played, endless=True, classes=source.promised(played))
-            return simulate(
-                chosen, traffic, slo=bounds, router=router, seed=seed, assume=assume or load_assumed(deployment),
-                calibration=calibration or load_calibration_of(deployment),
-            )  # fmt: skip
-
-        start = (rate_of(recorded) if recorded is not None else 0.0) or 1.0
-        found = find(play, "users" if users else "rate", start=start)
+        found = capacity_of(
+            chosen, source, slo, "users" if users else "rate", router=deployed.router, seed=played.seed, say=say,
+            **deployed.numbers(deployment),
+        )  # fmt: skip
     if output == "table":
-        _print(found, str(chosen), str(bounds))
+        _print(found, str(chosen), str(slo))
         return
-    summary = {
-        "inputs": {
-            "deployment": chosen.model_dump(mode="json"), "devices": chosen.devices, "slo": str(bounds), "seed": seed,
-            "trace": str(trace) if trace else None, "workload": workload,
-        },
-        **found.summary(),
-    }  # fmt: skip
-    emit({**summary, "wall": {"total_s": time.perf_counter() - began}}, output)
-
-
-def _bounds(source: Source, text: str | None) -> Slo:
-    """The SLO of all requests; it may bind nothing where a class has one of its own."""
-    bounds, described = source.slo(text), source.described()
-    own = any(one.slo for one in (*source.told, *(described.promised if described else ())))
-    if bounds.ttft is None and bounds.tpot is None and not own:
-        raise SpecError(
-            "is missing", where="--slo", hint='capacity is the most within an SLO, such as "ttft=2s,tpot=50ms"'
-        )
-    return bounds
+    emit(timed(found.plain(), began), output)
 
 
 def _print(found: Capacity, deployment: str, slo: str) -> None:

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from tokenworks.cli.output import Output, console, emit, table
-from tokenworks.errors import SpecError
-from tokenworks.legal.points import Setting
-from tokenworks.planning.estimate import TAKEN, Estimate, StepEstimate
+from tokenworks.cli.options import ASSUME, FILE_CALIBRATION, ON, Output
+from tokenworks.cli.output import console, emit, table
+from tokenworks.planning.asked import Requests, asked
+from tokenworks.planning.estimate import TAKEN, Estimate, PartPlain, StepEstimate
 from tokenworks.planning.estimate import estimate as cost
-from tokenworks.planning.plan import workload_of
-from tokenworks.planning.why import read_role
-from tokenworks.specs.calibration import DEFAULT, load_calibration
-from tokenworks.specs.compose import machine
-from tokenworks.specs.deployment import EngineName, Role
-from tokenworks.specs.deployment_file import load_assumed, load_calibration_of, load_workload_of, pick_deployment
-from tokenworks.specs.engine import load_engine
-from tokenworks.specs.hf import load_model
-from tokenworks.specs.load import is_path
-from tokenworks.specs.workload import Workload
-
-LENGTHS = {"isl": 4000.0, "osl": 1000.0}
-"""What is taken where neither a workload nor lengths are given [token]."""
+from tokenworks.specs.deployment import EngineName
 
 
 def estimate(
     model: str,
     *,
-    on: str | None = None,
+    on: Annotated[str | None, ON] = None,
     deploy: str | None = None,
     pick: int = 1,
     workload: str | None = None,
@@ -38,8 +26,8 @@ def estimate(
     batch: int | None = None,
     chunk: int | None = None,
     engine: EngineName | None = None,
-    assume: Path | None = None,
-    calibration: str | None = None,
+    assume: Annotated[Path | None, ASSUME] = None,
+    calibration: Annotated[str | None, FILE_CALIBRATION] = None,
     output: Output = "table",
 ) -> None:
     """Break down one prefill and one decode step of a deployment.
@@ -48,8 +36,6 @@ def estimate(
     ----------
     model
         A model with --on and --deploy; or a file of deployments, as `plan -o yaml` writes it.
-    on
-        Machine, such as scalex40, 5xhgx-h100, 4xscalex40@xdr or my-box.yaml.
     deploy
         Widths and settings of one instance, such as tp=8,dp=5,ep=40,redundant_experts=24,max_sequences=512.
     pick
@@ -66,52 +52,16 @@ def estimate(
         Prefill tokens of one step of one instance; its chunk_tokens if not given.
     engine
         Serving engine whose overheads are assumed; vllm, or the file's.
-    assume
-        YAML file of numbers to use instead, `path: value` a line.
-    calibration
-        Calibration of the catalog, or a YAML file such as `calibrate` writes; serving, or the file's own.
-    output
-        table, json or yaml.
     """
-    if is_path(model) and model.endswith((".yaml", ".yml")):
-        if deploy is not None:
-            raise SpecError(f"{model} holds deployments already", where="--deploy", hint="leave one of the two out")
-        deployment = pick_deployment(model, pick)
-        setting = Setting(
-            load_model(deployment.model),
-            machine(deployment.system if on is None else on, assume=assume or load_assumed(model)),
-            load_engine(engine or deployment.engine),
-            _workload(load_workload_of(model), workload, isl, osl),
-        )
-        roles, calibration = deployment.roles, calibration or load_calibration_of(model)
-    elif on is None or deploy is None:
-        raise SpecError("a model needs --on and --deploy", hint='such as --on scalex40 --deploy "tp=8,dp=5,ep=40"')
-    else:
-        asked = _workload(None, workload, isl, osl)
-        setting = Setting(load_model(model), machine(on, assume=assume), load_engine(engine or "vllm"), asked)
-        roles = (_role(deploy, setting),)
-    made = cost(setting, load_calibration(calibration or DEFAULT), roles, sequences=batch, tokens=chunk)
+    of = asked(
+        model, Requests(workload, isl, osl), on=on, deploy=deploy, pick=pick, engine=engine, assume=assume,
+        calibration=calibration,
+    )  # fmt: skip
+    made = cost(of.setting, of.calibration, of.roles, sequences=batch, tokens=chunk)
     if output == "table":
         _print(made)
     else:
         emit(made.plain(), output)
-
-
-def _workload(recorded: Workload | None, named: str | None, isl: float | None, osl: float | None) -> Workload:
-    """The workload or the lengths that were asked for, else the one that the deployments were planned for."""
-    if named is not None:
-        return workload_of(named, isl=isl, osl=osl)
-    if recorded is not None and isl is None and osl is None:
-        return recorded
-    known = {"isl": recorded.isl, "osl": recorded.osl} if recorded else LENGTHS
-    return workload_of(None, isl=known["isl"] if isl is None else isl, osl=known["osl"] if osl is None else osl)
-
-
-def _role(text: str, setting: Setting) -> Role:
-    try:
-        return read_role(text, setting)
-    except SpecError as error:
-        raise SpecError(error.message, where="--deploy", hint=error.hint) from None
 
 
 def _print(made: Estimate) -> None:
@@ -140,7 +90,7 @@ def _heading(one: StepEstimate, made: Estimate) -> str:
     return f"Decode step: {one.decode:,.0f} sequences of {context:,.0f} tokens{uneven}{drafts}"
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: PartPlain) -> list[str]:
     numbers = (
         f"{row['seconds'] * 1e3:,.3f}",
         f"{row['share']:.1%}",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
-from tokenworks.cli.output import Output, console, emit, listing, table
-from tokenworks.costs.split import KV_BYTES
-from tokenworks.errors import SpecError
-from tokenworks.specs import model as sums
-from tokenworks.specs.hf import load_model, model_names
-from tokenworks.specs.model import Block, Matrix, Model, Scan
+from tokenworks.cli.options import Output
+from tokenworks.cli.output import console, emit, listing, table
+from tokenworks.planning.listing import ModelDetail, ModelRow, Models, model_row
+from tokenworks.specs.hf import load_model
+from tokenworks.specs.model import Block, Model
 
 WIDTH = 150  # of the list, where no terminal says how wide it is
 
@@ -22,62 +22,27 @@ def models(name: str | None = None, *, output: Output = "table") -> None:
 
     Parameters
     ----------
-    name: a catalog id, a config.json or the directory that holds one, or an id in the local Hugging Face cache
-    output: table, json or yaml
+    name
+        A catalog id, a config.json or the directory that holds one, or an id in the local Hugging Face cache.
     """
     if name is not None:
         found = load_model(name)
         if output == "table":
             _show(found)
         else:
-            emit(_detail(found), output)
+            emit(ModelDetail(found).plain(), output)
         return
-    rows, reasons = _all()
+    known = Models.read()
     if output == "table":
         page = console(WIDTH)
-        _list(page, rows)
-        for each in reasons:
+        _list(page, known.rows)
+        for each in known.not_computed:
             page.print(f"cannot be computed: {each['name']}: {each['why']}", soft_wrap=True)
     else:
-        emit({"models": rows, "not_computed": reasons}, output)
+        emit(known.plain(), output)
 
 
-def _all() -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Every model of the catalog: what is computed, and what is not, with the reason."""
-    rows, reasons = [], []
-    for name in model_names():
-        try:
-            rows.append(_summary(load_model(name)))
-        except SpecError as error:
-            reasons.append({"name": name, "why": str(error)})
-    return rows, reasons
-
-
-def _summary(model: Model) -> dict[str, Any]:
-    """One model in numbers: elements and bytes, one copy of everything."""
-    kv_bytes = KV_BYTES[model.native_kv]
-    experts = next((block.experts for block in model.blocks if block.experts), None)
-    return {
-        "name": model.name,
-        "architecture": model.architecture,
-        "parameters": sums.parameters(model),
-        "active_parameters": sums.active_parameters(model),
-        "draft_parameters": sums.draft_parameters(model),
-        "vision_parameters": model.vision_parameters,
-        "layers": model.layers,
-        "attention": sums.attention_kinds(model),
-        "experts": {"count": experts.count, "topk": experts.topk} if experts else None,
-        "formats": sums.weight_formats(model),
-        "weight_bytes": sums.weight_bytes(model),
-        "kv_dtype": model.native_kv,
-        "kv_bytes_per_token": sums.kv_bytes_per_token(model, kv_bytes),
-        "window_bytes_per_sequence": sums.window_bytes_per_sequence(model, kv_bytes),
-        "state_bytes_per_sequence": sums.state_bytes_per_sequence(model),
-        "max_context": model.max_context,
-    }
-
-
-def _list(page: Console, rows: list[dict[str, Any]]) -> None:
+def _list(page: Console, rows: Sequence[ModelRow]) -> None:
     columns: dict[str, Literal["left", "right"]] = {
         "model": "left", "total B": "right", "active B": "right", "layers": "right", "attention": "left",
         "experts": "right", "format": "left", "GB": "right", "KV B/token": "right", "context": "right",
@@ -89,7 +54,7 @@ def _list(page: Console, rows: list[dict[str, Any]]) -> None:
     listing(page, title, columns, [_row(row) for row in rows], spare)
 
 
-def _row(row: dict[str, Any]) -> list[str]:
+def _row(row: ModelRow) -> list[str]:
     experts = row["experts"]
     return [
         row["name"],
@@ -109,58 +74,9 @@ def _billions(elements: int) -> str:
     return f"{elements / 1e9:.4g}" if elements >= 1e9 else f"{elements / 1e9:.3f}"
 
 
-def _detail(model: Model) -> dict[str, Any]:
-    """One model with every block, matrix and scan."""
-    outer = [_matrix(matrix) for matrix in (model.embedding, model.head) if matrix]
-    return _summary(model) | {
-        "hidden": model.hidden,
-        "vocab": model.vocab,
-        "heads": model.heads,
-        "kv_heads": model.kv_heads,
-        "tied": model.head is None,
-        "outer": outer,
-        "blocks": [_block(block) for block in model.blocks],
-        "draft": [_block(block) for block in model.draft],
-        "notes": list(model.notes),
-    }
-
-
-def _block(block: Block) -> dict[str, Any]:
-    state = block.state
-    return {
-        "name": block.name,
-        "count": block.count,
-        "matrices": [_matrix(matrix) for matrix in block.matrices],
-        "scans": [_scan(scan) for scan in block.scans],
-        "state": {"name": state.name, "bytes": state.bytes, "flop": state.flop} if state else None,
-        "vectors": block.vectors,
-    }
-
-
-def _matrix(matrix: Matrix) -> dict[str, Any]:
-    return {
-        "name": matrix.name,
-        "part": matrix.part,
-        "inputs": matrix.inputs,
-        "outputs": matrix.outputs,
-        "copies": matrix.copies,
-        "bias": matrix.bias,
-        "split": matrix.split,
-        "format": matrix.format.name,
-        "compute": matrix.format.compute,
-        "parameters": matrix.parameters,
-        "bytes": matrix.stored,
-    }
-
-
-def _scan(scan: Scan) -> dict[str, Any]:
-    names = "name stride reads keeps elements heads query_heads decode_flop prefill_flop bytes"
-    return {name: getattr(scan, name) for name in names.split()}
-
-
 def _show(model: Model) -> None:
     """The sums first, then a table a block, then the notes."""
-    row = _summary(model)
+    row = model_row(model)
     page = console()
     experts = row["experts"]
     formats = ", ".join(f"{name} {share:.1%}" for name, share in row["formats"].items())

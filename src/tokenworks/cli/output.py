@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import os
 import sys
+import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import msgspec
-from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
-OutputFormat = Literal["table", "json", "yaml"]
-
-Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"])]
-"""The option that every verb has."""
-
-Switch = Annotated[bool, Parameter(negative=())]
-"""An option that is on or not there; it has no `--no-` twin."""
-
-Classes = Annotated[tuple[str, ...], Parameter(name="--class", negative=())]
-"""Priorities and SLOs of classes of requests, one each."""
+from tokenworks.specs.result import Plain
 
 WIDTH = 120  # columns where neither a terminal nor $COLUMNS says how many
 
 
-def emit(value: Any, form: Literal["json", "yaml"]) -> None:
-    """Print plain data (dicts, lists, numbers, dataclasses made plain) as one JSON object or YAML document."""
-    plain = msgspec.to_builtins(_rounded(value))
+def emit(plain: Plain, form: Literal["json", "yaml"]) -> None:
+    """Print a plain result as one JSON object or YAML document."""
     if form == "json":
         text = msgspec.json.format(msgspec.json.encode(plain), indent=2).decode()
     else:
@@ -39,19 +28,10 @@ def emit(value: Any, form: Literal["json", "yaml"]) -> None:
     sys.stdout.write(text + "\n")
 
 
-def _rounded(value: Any) -> Any:
-    """Floats to 9 significant digits, so that the same input prints the same bytes on any machine."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    if hasattr(value, "item"):  # a numpy scalar
-        return _rounded(value.item())
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            return None
-        return float(f"{value:.9g}")
-    return value
+def timed(plain: Plain, began: float) -> Plain:
+    """The result with the time of the whole command under `wall` [s]; began : when it began, by `perf_counter`."""
+    plain["wall"]["total_s"] = round(time.perf_counter() - began, 6)
+    return plain
 
 
 def console(width: int = WIDTH) -> Console:

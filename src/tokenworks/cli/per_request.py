@@ -14,8 +14,6 @@ from tokenworks.specs.save import must_be_writable, saved
 if TYPE_CHECKING:
     from tokenworks.simulation.run import Simulation
 
-TIMES = ("arrival_s", "scheduled_s", "first_token_s", "end_s")
-COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "preemptions", "rank")
 CHUNK = 65_536
 
 
@@ -30,21 +28,11 @@ def check(path: Path) -> None:
 
 
 def write(made: Simulation, path: Path) -> None:
-    """Every request in order of the trace: times [s], empty where it never came to that; lengths, status, class."""
+    """Every request, a row each; a time that a request never came to is empty."""
+    from tokenworks.simulation.per_request import columns
+
     with saved(path) as part:
-        FORMATS[path.suffix](part, _columns(made))
-
-
-def _columns(made: Simulation) -> dict[str, Any]:
-    """Arrays, and for words (categories, index of each)."""
-    from tokenworks.engine.types import Status
-
-    outcome, trace = made.outcome, made.traffic.trace
-    columns: dict[str, Any] = {name: getattr(outcome, name) for name in (*TIMES, *COUNTS)}
-    columns["status"] = ([status.name.lower() for status in Status], outcome.status)
-    if trace.classes:
-        columns["class"] = (list(trace.classes), trace.class_of)
-    return columns
+        FORMATS[path.suffix](part, columns(made))
 
 
 def _csv(path: Path, columns: dict[str, Any]) -> None:
@@ -58,7 +46,7 @@ def _csv(path: Path, columns: dict[str, Any]) -> None:
 
 
 def _texts(key: str, values: Any, part: slice) -> Iterable[Any]:
-    if key in TIMES:
+    if key.endswith("_s"):
         return ("" if time != time else f"{time:.9g}" for time in values[part].tolist())  # noqa: PLR0124 - NaN
     if isinstance(values, tuple):
         words, index = values
@@ -74,7 +62,7 @@ def _parquet(path: Path, columns: dict[str, Any]) -> None:
     made = {
         key: pa.DictionaryArray.from_arrays(pa.array(values[1]), pa.array(values[0]))
         if isinstance(values, tuple)
-        else pa.array(values, from_pandas=key in TIMES)  # NaN becomes null
+        else pa.array(values, from_pandas=key.endswith("_s"))  # NaN becomes null
         for key, values in columns.items()
     }
     pq.write_table(pa.table(made), path)

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
 from rich.console import Console
 
-from tokenworks.cli.output import Output, OutputFormat, Switch, console, emit, notes, table
+from tokenworks.cli.options import ASSUME, CALIBRATION, MODEL, ON, Output, OutputFormat, Switch
+from tokenworks.cli.output import console, emit, table, timed
+from tokenworks.cli.progress import compile_once, progress
 from tokenworks.planning.plan import plan as make_plan
 from tokenworks.planning.plan import prepare
-from tokenworks.planning.result import FrontPoint, Plan, Ranked, row_plain
-from tokenworks.planning.search import Progress
+from tokenworks.planning.result import FrontPoint, Plan, Ranked
 from tokenworks.planning.why import Why
 from tokenworks.planning.why import why as explain
 from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.deployment import EngineName, Role
-from tokenworks.specs.deployment_file import Entry, document
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
 from tokenworks.specs.slo import PERCENTILE, Slo
 
 if TYPE_CHECKING:
     from tokenworks.planning.rerank import Simulated
-    from tokenworks.specs.deployment import Deployment
 
+YAML_IS_A_FILE = Parameter(help="table, json, or yaml: a file of deployments for other commands.")
 FRONT_ROWS = 8
-EXPECTED = (
-    "output_tok_s_per_device", "effective_tok_s_per_device", "ttft_s", "tpot_s", "ttft_slo_s", "tpot_slo_s",
-    "requests_s", "bound_by", "interval", "grade",
-)  # fmt: skip
 BINDING = {
     "compute": "the devices' arithmetic",
     "hbm": "device memory bandwidth",
@@ -44,9 +40,9 @@ BINDING = {
 
 
 def plan(
-    model: str,
+    model: Annotated[str, MODEL],
     *,
-    on: str,
+    on: Annotated[str, ON],
     workload: str | None = None,
     isl: float | None = None,
     osl: float | None = None,
@@ -55,24 +51,22 @@ def plan(
     slo: str | None = None,
     engine: EngineName = "vllm",
     top: int = 10,
-    assume: Path | None = None,
-    calibration: str = DEFAULT,
+    assume: Annotated[Path | None, ASSUME] = None,
+    calibration: Annotated[str, CALIBRATION] = DEFAULT,
     why: str | None = None,
     simulate: Switch = False,
-    output: Output = "table",
+    output: Annotated[Output, YAML_IS_A_FILE] = "table",
 ) -> None:
     """Rank the deployments of a model on a machine by effective tokens per device.
 
     Parameters
     ----------
-    model
-        Catalog id, path of a config.json, or id in the local Hugging Face cache.
-    on
-        Machine, such as scalex40, 5xhgx-h100, 4xscalex40@xdr or my-box.yaml.
     workload
         Catalog workload (agent, chat, code, reason, summarise) or a YAML file.
-    isl, osl
-        Mean input and output tokens, instead of a workload.
+    isl
+        Mean input tokens of a request, instead of a workload.
+    osl
+        Mean output tokens of a request, instead of a workload.
     rate
         Requests per second to carry, on as few devices as keep the SLO.
     concurrency
@@ -83,66 +77,37 @@ def plan(
         Serving engine whose scheduler and overheads are assumed.
     top
         Deployments to list.
-    assume
-        YAML file of numbers to use instead, `path: value` a line.
-    calibration
-        Calibration of the catalog, or a YAML file such as `calibrate` writes.
     why
         Explain one deployment instead, such as tp=3,dp=2,ep=6.
     simulate
         Simulate the listed deployments, and rank them by what that shows.
-    output
-        table, json, or yaml: a file of deployments for other commands.
     """
+    began = time.perf_counter()
     asked: dict[str, Any] = {
         "workload": workload, "isl": isl, "osl": osl, "rate": rate, "concurrency": concurrency, "slo": slo,
         "engine": engine, "assume": assume, "calibration": calibration,
     }  # fmt: skip
     if why is not None:
-        costing = prepare(model, on, **asked)
-        _say_why(explain(costing, why), costing.slo, output)
+        _say_why(explain(prepare(model, on, **asked), why), output, began)
         return
-    with _progress() as progress:
-        found = make_plan(model, on, **asked, top=top, progress=progress)
-        seen = _simulated(found, assume, progress) if simulate and found.meets_slo else ()
-    if seen:
-        rows = tuple(dataclasses.replace(item.estimated, rank=item.rank) for item in seen)
-        found = dataclasses.replace(found, deployments=rows)
+    with progress("reading") as say:
+        found = make_plan(model, on, **asked, top=top, progress=say)
+        if simulate:
+            from tokenworks.planning.rerank import simulated
+
+            if found.meets_slo:
+                compile_once()
+            found = simulated(found, say=say)
     if output == "table":
         _print(found, console())
-        if seen:
-            console().print(_simulated_table(found, seen))
+        if found.simulated:
+            console().print(_simulated_table(found, found.simulated))
     elif output == "json":
-        emit(found.plain() | ({"simulated": [item.plain() for item in seen]} if simulate else {}), "json")
+        emit(found.plain(), "json")
     else:
-        emit(document([_entry(row) for row in found.deployments], found.inputs()), "yaml")
+        emit(found.document(), "yaml")
     if not found.meets_slo:
         raise found.missed()
-
-
-def _simulated(found: Plan, assume: Path | None, progress: Progress | None) -> tuple[Simulated, ...]:
-    """The listed deployments, simulated on requests of the plan's workload."""
-    from tokenworks.cli.inputs import compile_once
-    from tokenworks.planning.rerank import rerank
-    from tokenworks.simulation.run import Simulation, Traffic
-    from tokenworks.simulation.run import simulate as run
-    from tokenworks.traffic.source import made
-
-    users = found.load is not None and found.load.kind == "concurrency"
-    compile_once()
-
-    def play(deployment: Deployment, load: float) -> Simulation:
-        promised = found.setting.workload.promised
-        trace = made(found.setting.workload, None if users else load, load if users else None)
-        return run(
-            deployment,
-            Traffic(trace, endless=True, classes=promised),
-            slo=found.slo,
-            assume=assume,
-            calibration=found.calibration,
-        )
-
-    return rerank(found.deployments, play, found.load, say=progress)
 
 
 def _simulated_table(found: Plan, seen: tuple[Simulated, ...]) -> Any:
@@ -164,22 +129,6 @@ def _simulated_table(found: Plan, seen: tuple[Simulated, ...]) -> Any:
     ]
     how = "under the load" if found.load else "at the highest rate within the SLO"
     return table(f"\nSimulated {how}, by effective tokens/s a device; TTFT and TPOT at its percentiles", columns, rows)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress | None]:
-    """A line on stderr that says what happens, on a terminal only."""
-    err = notes()
-    if not err.is_terminal:
-        yield None
-        return
-    with err.status("reading") as status:
-        yield status.update
-
-
-def _entry(row: Ranked) -> Entry:
-    plain = row_plain(row)
-    return Entry(rank=row.rank, deployment=row.deployment, expected={name: plain[name] for name in EXPECTED})
 
 
 # ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -335,16 +284,9 @@ def _trust(found: Plan) -> Iterator[str]:
 # ── why ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _say_why(found: Why, slo: Slo, output: OutputFormat) -> None:
+def _say_why(found: Why, output: OutputFormat, began: float) -> None:
     if output != "table":
-        plain = {
-            "role": found.role.model_dump(mode="json"),
-            "legal": not found.broken,
-            "broken": [dataclasses.asdict(item) for item in found.broken],
-            "place": found.place,
-            "prediction": row_plain(found.prediction) if found.prediction else None,
-        }
-        emit(plain, output)
+        emit(timed(found.plain(), began), output)
         return
     out = console()
     if found.broken:
@@ -355,6 +297,7 @@ def _say_why(found: Why, slo: Slo, output: OutputFormat) -> None:
     row = found.prediction
     assert row is not None
     kept = "it keeps up" if row.meets_slo else "it does not carry the load"
+    slo = found.costing.slo
     if str(slo):
         kept = f"it {'meets' if row.meets_slo else 'misses'} the SLO ({row.slo_pressure:.2f} of the bound)"
     ttft, tpot = _bounds(slo)

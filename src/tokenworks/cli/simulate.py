@@ -6,43 +6,29 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
-
 from tokenworks.cli import per_request as rows
-from tokenworks.cli.inputs import Source, compile_once, deployment_of, progress
-from tokenworks.cli.output import Classes, Output, Switch, console, emit, notes, table
+from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, Played, at_least_one
+from tokenworks.cli.output import console, emit, notes, table, timed
+from tokenworks.cli.progress import compile_once, progress
 from tokenworks.errors import SpecError
-from tokenworks.specs.deployment import RouterName
-from tokenworks.specs.deployment_file import load_assumed, load_calibration_of
 
 if TYPE_CHECKING:
-    from tokenworks.simulation.run import Simulation, Traffic
+    from tokenworks.simulation.run import Simulation
 
 BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 60
 
 
 def simulate(
-    deployment: Path,
+    deployment: Annotated[Path, DEPLOYMENTS],
     /,
     *,
-    trace: Path | None = None,
-    workload: str | None = None,
-    requests: int | None = None,
+    played: Played = Played(),  # noqa: B008 - frozen
+    deployed: Deployed = Deployed(),  # noqa: B008 - frozen
     concurrency: int | None = None,
     rate: float | None = None,
     scale: float | None = None,
-    limit: int | None = None,
-    slo: str | None = None,
-    class_: Classes = (),
-    router: RouterName | None = None,
     max_queue: int = 0,
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = (),
-    pick: int = 1,
-    seed: int = 0,
-    assume: Path | None = None,
-    calibration: str | None = None,
-    strict: Switch = False,
     per_request: Path | None = None,
     output: Output = "table",
 ) -> None:
@@ -50,69 +36,38 @@ def simulate(
 
     Parameters
     ----------
-    deployment
-        YAML file of deployments, as `plan -o yaml` writes it.
-    trace
-        File of requests: Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, vllm bench serve ... (see `trace`).
-    workload
-        Workload of the catalog, or a YAML file, to make requests of.
-    requests
-        How many to make of a workload; by default 5000, or 20 for each that is in flight.
     concurrency
         Closed loop: so many users of a workload, or so many requests of a trace in flight at most.
     rate
         Requests a second: of a workload, or to scale a trace to.
     scale
         Play a trace at so many times its rate.
-    limit
-        Only the first so many requests of a trace.
-    slo
-        Such as ttft=2s,tpot=50ms or ttft.p50=1s; by default the workload's own.
-    class_
-        Priority (0 first, 7 last) and own SLO of a class, such as batch:priority=1,ttft=60s; may be repeated.
-    router
-        By default prefix_aware where requests share prefixes, else least_loaded.
     max_queue
         Refuse a request that finds so many waiting where it goes; by default none is.
-    set_
-        Edit the deployment, such as roles.0.max_sequences=64; may be repeated.
-    pick
-        Which deployment of the file, 1 is the best.
-    seed
-        Of made requests, and of a router that draws.
-    assume
-        YAML file of machine numbers to use instead, `path: value` a line.
-    calibration
-        Calibration of the catalog, or a YAML file such as `calibrate` writes; serving, or the file's own.
-    strict
-        Stop at the first broken or misplaced row of a trace.
     per_request
         Write a row for each request to this .csv or .parquet file.
-    output
-        table, json or yaml.
     """
     from tokenworks.simulation.run import simulate as run
-    from tokenworks.simulation.summary import summary
 
     began = time.perf_counter()
     if max_queue < 0:
         raise SpecError(f"{max_queue} must not be negative", where="--max-queue")
+    at_least_one(concurrency, "--concurrency")
     if per_request:
         rows.check(per_request)
-    chosen = deployment_of(deployment, pick, set_)
-    source = Source(trace, workload, requests, concurrency, limit, seed, strict, class_)
-    bounds, traffic = source.slo(slo), _traffic(source, rate, scale)
+    chosen, source = deployed.read(deployment), played.source()
+    slo, traffic = source.slo(played.slo), source.traffic(rate=rate, scale=scale, concurrency=concurrency)
     compile_once()
     with progress("simulating") as say:
         made = run(
-            chosen, traffic, slo=bounds, router=router, max_queue=max_queue, seed=seed,
-            assume=assume or load_assumed(deployment), calibration=calibration or load_calibration_of(deployment),
+            chosen, traffic, slo=slo, router=deployed.router, max_queue=max_queue, seed=played.seed,
             watch=(lambda now, last: say(f"simulated {now:,.0f} s of {last:,.0f} s")) if say else None,
+            **deployed.numbers(deployment),
         )  # fmt: skip
     if per_request:
         rows.write(made, per_request)
-    found = summary(made)
-    found["wall"] |= {"total_s": time.perf_counter() - began, "peak_bytes": _peak_bytes()}
+    found = timed(made.plain(), began)
+    found["wall"]["peak_bytes"] = _peak_bytes()
     for note in found["notes"]:
         notes().print(f"note: {note}")
     if output == "table":
@@ -121,23 +76,6 @@ def simulate(
         emit(found, output)
     if made.partial:
         raise KeyboardInterrupt  # its exit code, after what there is
-
-
-def _traffic(source: Source, rate: float | None, scale: float | None) -> Traffic:
-    from tokenworks.simulation.run import Traffic
-
-    asked = [name for name, value in (("--rate", rate), ("--scale", scale)) if value is not None]
-    if source.workload:
-        if scale is not None:
-            raise SpecError("a workload has no --scale", where=source.workload, hint="give --rate")
-        if rate is not None and source.concurrency is not None:
-            raise SpecError("--rate and --concurrency", hint="an open loop has a rate, a closed one a concurrency")
-        made = source.made(rate, source.concurrency)
-        return Traffic(made, endless=True, classes=source.promised(made))
-    if len(asked) > 1:
-        raise SpecError("--rate and --scale", hint="give one of them")
-    read = source.played(source.recorded(), rate, scale)
-    return Traffic(read, bool(asked), source.concurrency or 0, source.promised(read))
 
 
 def _peak_bytes() -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
-from tokenworks.cli.output import Output, console, emit, listing, table
-from tokenworks.specs import compose, load
+from tokenworks.cli.options import Output
+from tokenworks.cli.output import console, emit, listing, table
+from tokenworks.planning.listing import SystemDetail, SystemRow, Systems, system_row
+from tokenworks.specs import compose
 from tokenworks.specs.compose import Parts
 
 
@@ -16,11 +19,10 @@ def systems(name: str | None = None, /, *, output: Output = "table") -> None:
     ----------
     name
         anything that --on takes: scalex40, 5xhgx-h100, 4xscalex40@xdr, my-box.yaml
-    output
-        table, json or yaml
     """
     if name is None:
-        rows = [_summary(compose.parts(known)) for known in load.catalog_names("system")]
+        known = Systems.read()
+        rows = known.rows
         if output == "table":
             _list(rows)
             console().print(
@@ -28,44 +30,16 @@ def systems(name: str | None = None, /, *, output: Output = "table") -> None:
                 "that are not published (`tokenworks systems NAME` names them, --assume FILE supplies them)."
             )
         else:
-            emit({"systems": rows}, output)
+            emit(known.plain(), output)
     else:
         found = compose.parts(name)
         if output == "table":
             _show(found)
         else:
-            emit(_detail(found), output)
+            emit(SystemDetail(found).plain(), output)
 
 
-def _summary(found: Parts) -> dict[str, Any]:
-    """One machine in SI numbers, per device; what is not published is None."""
-    made, missing = compose.resolve(found)
-    return {
-        "name": made.name,
-        "title": found.system.title,
-        "device": made.device,
-        "devices": made.devices,
-        "domain": made.domain,
-        "peak": dict(made.peak),
-        "hbm_bytes": made.hbm_bytes,
-        "hbm_bandwidth": made.hbm_bandwidth,
-        "scale_up_bandwidth": made.scale_up.bandwidth,
-        "network": found.network.name if found.network else None,
-        "assumed": [assumption.path for assumption in made.assumed],
-        "missing": list(missing),
-        "plannable": not missing,
-    }
-
-
-def _detail(found: Parts) -> dict[str, Any]:
-    """One machine with every number and fact of its files."""
-    numbers = {path: quantity.model_dump() for path, quantity in found.quantities().items()}
-    facts = {key: fact.model_dump() for key, fact in found.system.facts.items()}
-    notes = [spec.note for spec in (found.system, found.device, found.network) if spec and spec.note]
-    return _summary(found) | {"numbers": numbers, "facts": facts, "notes": notes}
-
-
-def _list(rows: list[dict[str, Any]]) -> None:
+def _list(rows: Sequence[SystemRow]) -> None:
     columns: dict[str, Literal["left", "right"]] = {
         "system": "left",
         "devices": "right",
@@ -84,7 +58,8 @@ def _list(rows: list[dict[str, Any]]) -> None:
     listing(console(), title, columns, [_row(row) for row in rows], spare)
 
 
-def _row(row: dict[str, Any]) -> list[str]:
+def _row(row: SystemRow) -> list[str]:
+    link = row["scale_up_bandwidth"]
     in_all = [row["peak"].get("fp8"), row["peak"].get("bf16"), row["hbm_bytes"], row["hbm_bandwidth"]]
     scales = [1e15, 1e15, 1e12, 1e12]
     return [
@@ -92,7 +67,7 @@ def _row(row: dict[str, Any]) -> list[str]:
         str(row["devices"]),
         str(row["domain"]),
         *(_number(value and value * row["devices"] / scale) for value, scale in zip(in_all, scales, strict=True)),
-        _number(row["scale_up_bandwidth"] / 1e9),
+        _number(link and link / 1e9),
         row["network"] or "-",
         str(len(row["assumed"])),
         "yes" if row["plannable"] else f"no: {len(row['missing'])} missing",
@@ -108,7 +83,7 @@ def _number(value: float | None) -> str:
 
 def _show(found: Parts) -> None:
     """Every number with its status and source."""
-    summary = _summary(found)
+    summary = system_row(found)
     numbers = [
         [path, quantity.written or "-", quantity.status, "; ".join(filter(None, [quantity.source, quantity.note]))]
         for path, quantity in found.quantities().items()

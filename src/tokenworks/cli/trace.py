@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokenworks.cli.inputs import note_mended
-from tokenworks.cli.output import Output, Switch, console, emit, table
+from tokenworks.cli.options import Output, Switch
+from tokenworks.cli.output import console, emit, table, timed
+from tokenworks.cli.progress import note_mended
 
 if TYPE_CHECKING:
-    from tokenworks.specs.trace import Trace
     from tokenworks.traffic.statistics import Reuse, Spread, Statistics
 
 BARS = " ▁▂▃▄▅▆▇█"
-WIDTH = 60
 
 
 def trace(
@@ -38,45 +38,30 @@ def trace(
         stop at the first broken or misplaced row; otherwise it is left out, or sorted, and counted
     limit
         only the first so many requests
-    output
-        table, json or yaml
     """
     from tokenworks import ingest, traffic
 
+    began = time.perf_counter()
     read = ingest.load_trace(file, format, strict=strict)
     if limit is not None:
         read = traffic.limit(read, limit)
     found = traffic.statistics(read)
     if output == "table":
-        _print(read, found)
+        _print(found)
     else:
-        emit(_plain(read, found), output)
+        emit(timed(found.plain(), began), output)
 
 
-def _plain(read: Trace, found: Statistics) -> dict[str, object]:
-    return {
-        "name": read.name,
-        "source": read.source,
-        **dataclasses.asdict(found),
-        "requests_over_time": _counts(read),
-        "undated": read.undated,
-        "classes": _classes(read),
-        "dropped": [dataclasses.asdict(d) for d in read.dropped],
-        "reordered": read.reordered,
-        "notes": list(read.notes),
-    }
-
-
-def _print(read: Trace, found: Statistics) -> None:
-    out = console()
+def _print(found: Statistics) -> None:
+    out, read = console(), found.trace
     note_mended(read)
     dated = bool(found.rate) and not read.undated
     rate = f", {found.rate:.4g} requests/s, gaps with cv {found.interarrival_cv:.3g}" if dated else ", all at once"
     out.print(f"{read.name}: {found.requests:,} requests in {_time(found.span_s)}{rate}")
     if dated:
-        counts = _counts(read)
+        counts = found.over_time
         out.print("".join(BARS[-(-count * (len(BARS) - 1) // max(counts))] for count in counts))
-        step = found.span_s / WIDTH
+        step = found.span_s / len(counts)
         out.print(f"one column is {_time(step)}, the highest {max(counts) / step:.4g} requests/s\n")
     rows = [_row("input [token]", found.input_tokens), _row("output [token]", found.output_tokens)]
     if found.turns:
@@ -88,7 +73,7 @@ def _print(read: Trace, found: Statistics) -> None:
     if found.sessions:
         out.print(f"\n{found.sessions:,} sessions, {found.sub_agent_requests:,} requests of sub-agents")
     if read.classes:
-        shares = (f"{name} {share:.1%}" for name, share in _classes(read).items())
+        shares = (f"{name} {share:.1%}" for name, share in found.classes.items())
         out.print("classes: " + ", ".join(shares))
     out.print("\n" + _reuse(found.reuse))
     for note in read.notes:
@@ -107,19 +92,6 @@ def _reuse(reuse: Reuse | None) -> str:
     for share, tokens in reuse.cache_tokens.items():
         words += f"\n  {float(share):4.0%} of these hits need an LRU cache of {tokens:>15,} tokens"
     return words
-
-
-def _classes(read: Trace) -> dict[str, float]:
-    """Share of the requests of each class."""
-    return {name: float((read.class_of == k).mean()) for k, name in enumerate(read.classes)}
-
-
-def _counts(read: Trace) -> list[int]:
-    """Requests in each of `WIDTH` equal parts of the span."""
-    import numpy as np
-
-    counts: list[int] = np.histogram(read.arrival_s, bins=WIDTH, range=(0, max(read.arrival_s[-1], 1e-9)))[0].tolist()
-    return counts
 
 
 def _time(seconds: float) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
-
-from tokenworks.cli.inputs import compile_once, measured, progress
-from tokenworks.cli.output import Output, console, emit, listing, table
-from tokenworks.errors import SpecError
+from tokenworks.cli.options import CALIBRATION, Output, Points, at_least_one
+from tokenworks.cli.output import console, emit, listing, table, timed
+from tokenworks.cli.progress import compile_once, progress
 from tokenworks.specs.save import must_be_writable, saved
 
 METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device", "energy": "J/tok"}
@@ -20,9 +19,8 @@ SHOWN = ("kind", "system", "engine", "model")
 
 def validate(
     *,
-    data: Annotated[tuple[Path, ...], Parameter(negative=())],
-    deployment: Path | None = None,
-    calibration: str = "serving",
+    measured: Points,
+    calibration: Annotated[str, CALIBRATION] = "serving",
     limit: int | None = None,
     out: Path | None = None,
     output: Output = "table",
@@ -31,40 +29,35 @@ def validate(
 
     Parameters
     ----------
-    data
-        CSV of measured points, one a row; or with --deployment a JSON result of vllm bench serve, AIPerf or GuideLLM;
-        may be repeated.
-    deployment
-        YAML file of the deployment that the JSON results were measured on.
-    calibration
-        Calibration of the catalog, or a YAML file such as `calibrate` writes.
     limit
         Only the first so many rows.
     out
         Write a row for each point to this CSV: measured, predicted, interval.
-    output
-        table, json or yaml.
     """
     from tokenworks.calibrate.validate import validate as run
     from tokenworks.specs.calibration import load_calibration
 
-    if limit is not None and limit < 1:
-        raise SpecError(f"{limit} must be at least 1", where="--limit")
+    began = time.perf_counter()
+    at_least_one(limit, "--limit")
     if out:
         must_be_writable(out)
-    points, against = measured(data, deployment, limit), load_calibration(calibration)
+    points, against = measured.table(limit), load_calibration(calibration)
     compile_once()
     with progress("predicting") as say:
         made = run(points, against, say=say)
     if out:
         _write(made.rows(), out)
-    summary = made.plain()
+    summary = timed(made.plain(), began)
     if output == "table":
-        _print_head(summary, str(data[0]) if len(data) == 1 else f"{len(data)} files")
-        _print_points(made.rows()) if deployment else _print_groups(summary)
+        _print_head(summary, _names(measured.data))
+        _print_points(made.rows()) if measured.deployment else _print_groups(summary)
         _print_intervals(summary)
     else:
-        emit(summary | ({"rows": made.rows()} if deployment else {}), output)
+        emit(summary, output)
+
+
+def _names(data: tuple[Path, ...]) -> str:
+    return str(data[0]) if len(data) == 1 else f"{len(data)} files"
 
 
 def _write(rows: list[dict[str, Any]], path: Path) -> None:

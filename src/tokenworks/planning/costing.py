@@ -23,7 +23,7 @@ from tokenworks.planning.queueing import (
     deviations,
     mean_batch,
 )
-from tokenworks.specs.calibration import number
+from tokenworks.specs.calibration import DEFAULT, number
 from tokenworks.specs.slo import PERCENTILE, Slo
 
 
@@ -66,12 +66,16 @@ SLACK = 0.97
 
 @dataclass(frozen=True)
 class Costing:
-    """A setting with what it takes to put a time on it; without a load it is asked for all that it can do."""
+    """A setting with what it takes to put a time on it; without a load it is asked for all that it can do.
+
+    calibration : the name of what the rates rest on, or the path of its file
+    """
 
     setting: Setting
     rates: Rates
     slo: Slo
     load: OfferedLoad | None = None
+    calibration: str = DEFAULT
 
     @cached_property
     def demand(self) -> Demand:

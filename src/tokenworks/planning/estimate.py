@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from tokenworks.costs.breakdown import OUT, Breakdown
 from tokenworks.costs.kernels import dequantised
@@ -20,9 +21,11 @@ from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import MEMORY, explain
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.ranking import ROOFS
-from tokenworks.specs.calibration import Calibration
+from tokenworks.planning.result import inputs_of
+from tokenworks.specs.calibration import Calibration, load_calibration
 from tokenworks.specs.deployment import Role
 from tokenworks.specs.machine import Assumption
+from tokenworks.specs.result import Assumed, Inputs, Plain, assumed_plain, envelope
 from tokenworks.specs.slo import Slo
 
 Kind = Literal["prefill", "decode"]
@@ -49,6 +52,57 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "combine": ("dispatch_up", "dispatch_start"),
 }
 """The calibrated factors behind each part; every other part is GEMMs. Beyond a domain, `_out` stands for `_up`."""
+
+
+class PartPlain(TypedDict):
+    """One part of a step; bound : what limits it; utilisation : where its utilisation comes from."""
+
+    part: str
+    seconds: float
+    share: float
+    flop: float
+    bytes: float
+    bound: str
+    utilisation: str
+
+
+class LoadPlain(TypedDict):
+    """The batch of a step: sequences that decode, prefill tokens, KV tokens read, and those of the busiest rank."""
+
+    decode: float
+    prefill: float
+    context: float
+    busiest_context: float
+
+
+class StepPlain(TypedDict):
+    """One step of one role; interval : 80 % of measurements should lie within [s]."""
+
+    role: str
+    step: Kind
+    parallel: dict[str, int]
+    overlap: str
+    load: LoadPlain
+    seconds: float
+    interval: tuple[float, float]
+    bound_by: str
+    parts: list[PartPlain]
+
+
+class EstimateBody(TypedDict):
+    """The plain form of `estimate`; memory : by role, of a device [byte]."""
+
+    inputs: Inputs
+    model: str
+    machine: str
+    engine: str
+    deployment: str
+    grade: str
+    spread: float
+    steps: list[StepPlain]
+    memory: dict[str, dict[str, float | None]]
+    dequantised: dict[str, str]
+    assumed: list[Assumed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +185,7 @@ class Estimate:
         """Context on the rank that the others wait for, over the mean rank's [-]; 1 where nothing decodes."""
         return float(np.max(of.batch.context)) / (of.decode * self.costing.demand.request.context) if of.decode else 1.0
 
-    def parts(self, of: StepEstimate) -> Iterator[dict[str, Any]]:
+    def parts(self, of: StepEstimate) -> Iterator[PartPlain]:
         """Each part of a step as plain data."""
         for name, part in of.cost.parts.items():
             seconds = of.of_part(name, "seconds")
@@ -147,10 +201,12 @@ class Estimate:
                     "utilisation": _rests_on(name, roof, self.setting, self.calibration),
                 }
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> Plain:
         """The whole estimate as plain data."""
         names = ("weights", "activations", "buffers", "reserve", "usable", "kv", "kv_bytes_per_token", "kv_tokens")
-        return {
+        costing = self.costing
+        body: EstimateBody = {
+            "inputs": inputs_of(costing.setting, slo=None, calibration=costing.calibration),
             "model": self.setting.model.name,
             "machine": self.setting.machine.name,
             "engine": self.setting.engine.name,
@@ -162,10 +218,11 @@ class Estimate:
                 role: {name: float(getattr(room, name)) for name in names} for role, room in self.memory.items()
             },
             "dequantised": self.dequantised,
-            "assumed": [{"path": item.path, "value": item.value, "why": item.why} for item in self.assumed],
+            "assumed": assumed_plain(self.assumed),
         }
+        return envelope("estimate", body)
 
-    def _plain_step(self, of: StepEstimate) -> dict[str, Any]:
+    def _plain_step(self, of: StepEstimate) -> StepPlain:
         spread = self.spread(of)
         return {
             "role": of.role.name,
@@ -179,7 +236,7 @@ class Estimate:
                 "busiest_context": self.busiest_context(of),
             },
             "seconds": of.seconds,
-            "interval": [of.seconds / spread, of.seconds * spread],
+            "interval": (of.seconds / spread, of.seconds * spread),
             "bound_by": of.bound_by,
             "parts": list(self.parts(of)),
         }
@@ -187,7 +244,7 @@ class Estimate:
 
 def estimate(
     setting: Setting,
-    calibration: Calibration,
+    calibration: str,
     roles: Sequence[Role],
     *,
     sequences: int | None = None,
@@ -197,6 +254,7 @@ def estimate(
 
     Parameters
     ----------
+    calibration : its name, or the path of its file
     sequences : sequences that decode in one instance; None: the role's max_sequences [count]
     tokens : prefill tokens of one step of one instance; None: the role's chunk_tokens [token]
 
@@ -205,7 +263,8 @@ def estimate(
     SpecError : a role breaks a rule of its shape, or a number is below 1
     DoesNotFit : weights, buffers or the sequences do not fit the memory
     """
-    costing = Costing(setting, rates(setting.machine, calibration), Slo())
+    known = load_calibration(calibration)
+    costing = Costing(setting, rates(setting.machine, known), Slo(), calibration=calibration)
     steps: list[StepEstimate] = []
     room: dict[str, Memory] = {}
     for role in roles:
@@ -218,7 +277,7 @@ def estimate(
             if kind == "decode":
                 _must_hold(role, costing, decode, room[role.name])
             steps.append(_step(role, kind, costing, decode if kind == "decode" else prefill))
-    return Estimate(costing, calibration, tuple(roles), room, tuple(steps))
+    return Estimate(costing, known, tuple(roles), room, tuple(steps))
 
 
 def _step(role: Role, kind: Kind, costing: Costing, amount: int) -> StepEstimate:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from tokenworks.arrays import FloatArray
 from tokenworks.costs.memory import Memory, weight_bytes
@@ -15,9 +18,14 @@ from tokenworks.legal import splits
 from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
 from tokenworks.specs import load
+from tokenworks.specs.compose import machine as machine_of
 from tokenworks.specs.compose import times
-from tokenworks.specs.deployment import Role
+from tokenworks.specs.deployment import EngineName, Role
+from tokenworks.specs.engine import load_engine
+from tokenworks.specs.hf import load_model
 from tokenworks.specs.machine import Machine
+from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs
+from tokenworks.specs.workload import Workload
 
 READS = frozenset({"device.hbm.capacity"})
 """The numbers of a machine that this reads: `needs` of `specs.compose.machine`."""
@@ -27,6 +35,8 @@ MOST_TIMES = 16
 
 CHUNK = 8192
 """Token budget of a rank that activations are counted for [token]: the engines' default."""
+
+MILLION = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +62,30 @@ class Width:
         return self.role.parallel.devices
 
 
+class FitBody(TypedDict):
+    """The plain form of `fit`."""
+
+    inputs: Inputs
+    model: str
+    machine: str
+    fits: bool
+    summary: str
+    smallest_devices: int
+    best_devices: int
+    kv_dtype: str
+    hbm_bytes: float
+    hbm_sold_bytes: float | None
+    widths: list[Annotated[Plain, FormOf(Width)]]
+    assumed: list[Assumed]
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """Widths that fit, fewest devices first, without and with a pipeline: those that `plan` tries, and the fewest."""
 
     model: str
     machine: Machine
+    engine: str
     kv_dtype: str
     widths: tuple[Width, ...]
 
@@ -75,6 +103,57 @@ class Fit:
     def flat(self) -> Width | None:
         """The same without a pipeline; None where only a pipeline fits."""
         return max((w for w in self.widths if w.role.parallel.pp == 1), key=lambda w: w.kv_tokens, default=None)
+
+    @property
+    def summary(self) -> str:
+        """The answer in one sentence."""
+        best, flat, least = self.best, self.flat, self.smallest.devices
+        without = f", {flat.kv_tokens / MILLION:,.2f} M without a pipeline" if flat and flat is not best else ""
+        return (
+            f"{self.model} fits {self.machine.name}: from {least} device{'s' * (least > 1)}; best split of all "
+            f"{self.machine.devices} is {best.role.replicas} x [{best.role.parallel}], "
+            f"{best.kv_tokens / MILLION:,.2f} M KV tokens left in {self.kv_dtype.upper()}{without}"
+        )
+
+    def plain(self) -> Plain:
+        """The whole answer as plain data."""
+        machine = self.machine
+        body: FitBody = {
+            "inputs": inputs(model=self.model, machine=machine.name, engine=self.engine, given=machine.given),
+            "model": self.model,
+            "machine": machine.name,
+            "fits": True,
+            "summary": self.summary,
+            "smallest_devices": self.smallest.devices,
+            "best_devices": self.best.devices,
+            "kv_dtype": self.kv_dtype,
+            "hbm_bytes": machine.hbm_bytes,
+            "hbm_sold_bytes": machine.hbm_sold,
+            "widths": [dataclasses.asdict(width) | {"role": width.role.model_dump()} for width in self.widths],
+            "assumed": assumed_plain(machine.assumed),
+        }
+        return envelope("fit", body)
+
+
+def fit_model(
+    model: str,
+    on: str,
+    *,
+    engine: EngineName = "vllm",
+    kv_dtype: Literal["native", "bf16", "fp8"] = "native",
+    assume: Path | None = None,
+) -> Fit:
+    """Find the best split of each width of a model on a machine, by their names; see `fit`.
+
+    Parameters
+    ----------
+    on : machine, of which only the memory has to be published; assume : YAML file of numbers to use instead
+    kv_dtype : storage of the KV cache; "native" is what the checkpoint asks for
+    """
+    found = load_model(model)
+    one_token = Workload(name="fit", isl=1, osl=1)
+    setting = Setting(found, machine_of(on, assume=assume, needs=READS), load_engine(engine), one_token)
+    return fit(setting, found.native_kv if kv_dtype == "native" else kv_dtype)
 
 
 def fit(setting: Setting, kv_dtype: str) -> Fit:
@@ -94,7 +173,7 @@ def fit(setting: Setting, kv_dtype: str) -> Fit:
     widths = [*_fewest(setting, kv_dtype, least), *planned]
     if not widths:
         raise does_not_fit(setting, kv_dtype)
-    return Fit(setting.model.name, setting.machine, kv_dtype, tuple(widths))
+    return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths))
 
 
 def _must_have_a_shape(points: Points, setting: Setting) -> None:

@@ -19,7 +19,7 @@ from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
-from tokenworks.specs.load import load_workload, read_yaml, validate
+from tokenworks.specs.load import load_workload, validate
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.workload import Workload
@@ -81,8 +81,7 @@ def plan(
         deployments=ranked(costing, found, top),
         pareto=front(costing, found),
         assumed=assumptions(costing),
-        given=_given(assume),
-        calibration=calibration,
+        calibration=costing.calibration,
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -112,7 +111,7 @@ def prepare(
         load = OfferedLoad("rate", asked.rate)
     elif asked.concurrency is not None:
         load = OfferedLoad("concurrency", asked.concurrency)
-    return Costing(setting, rates(setting.machine, load_calibration(calibration)), bounds, load)
+    return Costing(setting, rates(setting.machine, load_calibration(calibration)), bounds, load, calibration)
 
 
 def workload_of(
@@ -145,11 +144,6 @@ def workload_of(
     name = f"isl {given['isl']:g}, osl {given['osl']:g}"
     data: dict[str, Any] = {"name": name, **given, **load}
     return validate(Workload, data, "command line")
-
-
-def _given(assume: Path | None) -> dict[str, str]:
-    """The lines of an --assume file, which `machine` has checked."""
-    return {str(path): str(value) for path, value in read_yaml(assume).items()} if assume else {}
 
 
 def assumptions(costing: Costing) -> tuple[Assumption, ...]:

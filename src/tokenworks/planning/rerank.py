@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tokenworks.errors import SloMissed
 from tokenworks.planning.costing import OfferedLoad
-from tokenworks.planning.result import Ranked
+from tokenworks.planning.result import Plan, Ranked, SimulatedPlain
 from tokenworks.simulation.capacity import Try, capacity
-from tokenworks.simulation.run import Simulation
+from tokenworks.simulation.run import Simulation, simulate
+from tokenworks.simulation.source import Source
 from tokenworks.specs.deployment import Deployment
 
 Play = Callable[[Deployment, float], Simulation]
@@ -36,15 +36,42 @@ class Simulated:
         held = self.seen.effective_tok_s_per_device if self.seen.held else 0.0
         return held * self.estimated.devices / self.charged
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> SimulatedPlain:
         """As plain data."""
+        seen = self.seen
         return {
             "rank": self.rank,
             "estimated_rank": self.estimated.rank,
             "label": str(self.estimated.deployment),
+            "load": seen.load,
+            "held": seen.held,
+            "missed": list(seen.missed),
+            "ttft_ms": seen.ttft_ms,
+            "tpot_ms": seen.tpot_ms,
+            "request_throughput": seen.request_throughput,
+            "output_tok_s_per_device": seen.output_tok_s_per_device,
             "effective_tok_s_per_device": self.effective_tok_s_per_device,
-            **dataclasses.asdict(self.seen),
         }
+
+
+def simulated(found: Plan, *, say: Callable[[str], None] | None = None) -> Plan:
+    """The plan with its deployments simulated on requests of its workload, and ranked by what that shows.
+
+    A plan that meets nothing stays as it is: nothing of it is worth a simulation.
+    """
+    if not found.meets_slo:
+        return dataclasses.replace(found, simulated=())
+    source = Source(found.setting.workload)
+    users = found.load is not None and found.load.kind == "concurrency"
+
+    def play(deployment: Deployment, load: float) -> Simulation:
+        traffic = source.traffic(concurrency=load) if users else source.traffic(rate=load)
+        given = found.setting.machine.given
+        return simulate(deployment, traffic, slo=found.slo, assume=given, calibration=found.calibration)
+
+    seen = rerank(found.deployments, play, found.load, say=say)
+    rows = tuple(dataclasses.replace(item.estimated, rank=item.rank) for item in seen)
+    return dataclasses.replace(found, deployments=rows, simulated=seen)
 
 
 def rerank(

@@ -5,17 +5,30 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from tokenworks.errors import SloMissed
 from tokenworks.legal.points import Setting
 from tokenworks.planning.costing import OfferedLoad
 from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.deployment_file import Entry, document
 from tokenworks.specs.machine import Assumption
+from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs, rounded
 from tokenworks.specs.slo import Slo
+
+if TYPE_CHECKING:
+    from tokenworks.planning.rerank import Simulated
 
 Binding = Literal["compute", "hbm", "kv-capacity", "scale-up", "scale-out", "host"]
 Interval = tuple[float, float]
+
+EXPECTED = (
+    "output_tok_s_per_device", "effective_tok_s_per_device", "ttft_s", "tpot_s", "ttft_slo_s", "tpot_slo_s",
+    "requests_s", "bound_by", "interval", "grade",
+)  # fmt: skip
+"""What a file of deployments tells a reader of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,52 @@ class FrontPoint:
     ttft_slo_s: float
 
 
+RankedPlain = Annotated[Plain, FormOf(Ranked, meets_slo=bool, label=str)]
+
+
+class PlanInputs(Inputs):
+    """What a plan was made for; system : the machine, by the name that a file of deployments has for it."""
+
+    system: str
+
+
+class SimulatedPlain(TypedDict):
+    """A ranked deployment as its simulation ranks it.
+
+    effective_tok_s_per_device : as `rerank.Simulated` counts it; the keys from `load` on are else those of a
+        `simulation.capacity.Try`
+    """
+
+    rank: int
+    estimated_rank: int
+    label: str
+    load: float
+    held: bool
+    missed: list[str]
+    ttft_ms: float | None
+    tpot_ms: float | None
+    request_throughput: float
+    output_tok_s_per_device: float
+    effective_tok_s_per_device: float
+
+
+class PlanBody(TypedDict):
+    """The plain form of a plan; `simulated` is there where the deployments were simulated."""
+
+    inputs: PlanInputs
+    notes: list[str]
+    considered: int
+    legal: int
+    estimated: int
+    pruned: dict[str, int]
+    broken: dict[str, int]
+    meets_slo: bool
+    deployments: list[RankedPlain]
+    pareto: list[Annotated[Plain, FormOf(FrontPoint)]]
+    assumed: list[Assumed]
+    simulated: NotRequired[list[SimulatedPlain]]
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The answer of `plan`.
@@ -81,8 +140,8 @@ class Plan:
     broken : splits that no rule lets pass, by the first rule that they break
     deployments : best first, one for each set of widths where aggregated, for each size of the prefill instance where
         not; where none meets the SLO, the nearest first
-    given : numbers that the user assumed, by path; calibration : its name, or the path of its file
-    assumed : all that the prediction rests on
+    calibration : its name, or the path of its file; assumed : all that the prediction rests on
+    simulated : the deployments as simulations rank them; None where none was asked for
     """
 
     setting: Setting
@@ -96,9 +155,9 @@ class Plan:
     deployments: tuple[Ranked, ...]
     pareto: tuple[FrontPoint, ...]
     assumed: tuple[Assumption, ...]
-    given: Mapping[str, str]
     calibration: str
     elapsed_s: float
+    simulated: tuple[Simulated, ...] | None = None
 
     @property
     def best(self) -> Ranked:
@@ -131,18 +190,9 @@ class Plan:
             words.append(f"within all bounds it can carry {carried}")
         return ", ".join(words) or "it cannot keep up"
 
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self) -> PlanInputs:
         """What the plan was made for, as plain data."""
-        setting = self.setting
-        return {
-            "model": setting.model.name,
-            "system": setting.machine.name,
-            "engine": setting.engine.name,
-            "workload": setting.workload.model_dump(mode="json"),
-            "slo": str(self.slo),
-            "calibration": self.calibration,
-            "assumed": [{"path": path, "value": value, "why": "--assume"} for path, value in self.given.items()],
-        }
+        return plan_inputs(self.setting, self.slo, self.calibration)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -150,9 +200,19 @@ class Plan:
         one = "Requests of one output token have no TPOT: only TTFT can be bound."
         return (one,) if self.setting.workload.osl == 1 else ()
 
-    def plain(self) -> dict[str, Any]:
+    def document(self) -> Plain:
+        """The file of deployments that other commands read."""
+        rows = ((row, row_plain(row)) for row in self.deployments)
+        entries = [
+            Entry(rank=row.rank, deployment=row.deployment, expected={name: plain[name] for name in EXPECTED})
+            for row, plain in rows
+        ]
+        plain: Plain = rounded(document(entries, self.inputs()))
+        return plain
+
+    def plain(self) -> Plain:
         """The whole answer as plain data; only `wall` differs between two runs."""
-        return {
+        body: PlanBody = {
             "inputs": self.inputs(),
             "notes": list(self.notes),
             "considered": self.considered,
@@ -165,12 +225,28 @@ class Plan:
             "pareto": [
                 {**_fields(point), "deployment": point.deployment.model_dump(mode="json")} for point in self.pareto
             ],
-            "assumed": [dataclasses.asdict(item) for item in self.assumed],
-            "wall": {"elapsed_s": self.elapsed_s},
+            "assumed": assumed_plain(self.assumed),
         }
+        if self.simulated is not None:
+            body["simulated"] = [item.plain() for item in self.simulated]
+        return envelope("plan", body, {"elapsed_s": self.elapsed_s})
 
 
-def row_plain(row: Ranked) -> dict[str, Any]:
+def plan_inputs(setting: Setting, slo: Slo, calibration: str) -> PlanInputs:
+    """What a plan was made for, as plain data."""
+    return {**inputs_of(setting, slo, calibration), "system": setting.machine.name}
+
+
+def inputs_of(setting: Setting, slo: Slo | None, calibration: str) -> Inputs:
+    """What a setting was put together of, as plain data; slo : None where a kind has none."""
+    return inputs(
+        model=setting.model.name, machine=setting.machine.name, workload=setting.workload,
+        slo=None if slo is None else str(slo), engine=setting.engine.name, calibration=calibration,
+        given=setting.machine.given,
+    )  # fmt: skip
+
+
+def row_plain(row: Ranked) -> Plain:
     """A ranked deployment as plain data."""
     plain = _fields(row) | {"meets_slo": row.meets_slo, "label": str(row.deployment)}
     return {"rank": row.rank, "deployment": row.deployment.model_dump(mode="json")} | {

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import ValidationError
+from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
@@ -20,10 +21,11 @@ from tokenworks.planning.cells import Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.grid import batch_of, hold, room, slots
 from tokenworks.planning.ranking import ranked
-from tokenworks.planning.result import Ranked
+from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain
 from tokenworks.planning.search import Found, search
 from tokenworks.planning.space import CHUNKS, Ladders
 from tokenworks.specs.deployment import Parallel, Role
+from tokenworks.specs.result import FormOf, Plain, envelope
 
 WHERE = "--why"
 ALL = 1 << 30
@@ -33,14 +35,38 @@ WIDTHS = tuple(Parallel.model_fields)
 SETTINGS = ("max_sequences", "chunk_tokens", "kv_dtype", "redundant_experts", "draft_tokens", "overlap")
 
 
+class WhyBody(TypedDict):
+    """The plain form of `plan --why`."""
+
+    inputs: PlanInputs
+    role: Annotated[Plain, FormOf(Role)]
+    legal: bool
+    broken: list[Annotated[Plain, FormOf(Broken)]]
+    place: int | None
+    prediction: RankedPlain | None
+
+
 @dataclass(frozen=True, slots=True)
 class Why:
     """The answer: rules that the role breaks; if none, its prediction and its place in the plan's ranking."""
 
+    costing: Costing
     role: Role
     broken: tuple[Broken, ...]
     prediction: Ranked | None = None
     place: int | None = None
+
+    def plain(self) -> Plain:
+        """The whole answer as plain data."""
+        body: WhyBody = {
+            "inputs": plan_inputs(self.costing.setting, self.costing.slo, self.costing.calibration),
+            "role": self.role.model_dump(mode="json"),
+            "legal": not self.broken,
+            "broken": [dataclasses.asdict(item) for item in self.broken],
+            "place": self.place,
+            "prediction": row_plain(self.prediction) if self.prediction else None,
+        }
+        return envelope("plan-why", body)
 
 
 def read_role(text: str, setting: Setting) -> Role:
@@ -91,7 +117,7 @@ def why(costing: Costing, text: str) -> Why:
     setting = costing.setting
     role = read_role(text, setting)
     if broken := explain(role, setting):
-        return Why(role, tuple(broken))
+        return Why(costing, role, tuple(broken))
     given = {term.partition("=")[0].strip() for term in text.split(",")}
     legal = candidates(setting, Points.of(role))
     shortlist = Shortlist(costing.slo, keep=1)
@@ -121,7 +147,7 @@ def why(costing: Costing, text: str) -> Why:
         (best,) = row.deployment.roles
         asked = best.model_copy(update={"max_sequences": role.max_sequences})
         row = dataclasses.replace(row, deployment=row.deployment.model_copy(update={"roles": (asked,)}))
-    return Why(role, (), row, 1 + int(better.sum()))
+    return Why(costing, role, (), row, 1 + int(better.sum()))
 
 
 def _batch(costing: Costing, points: Points, running: int, chunk: Floats | Ints) -> Floats:

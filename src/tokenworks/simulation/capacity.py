@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from tokenworks.errors import SloMissed
+from typing_extensions import TypedDict
+
+from tokenworks.errors import SloMissed, SpecError
 from tokenworks.simulation.measured import Seen
-from tokenworks.simulation.run import Simulation
+from tokenworks.simulation.run import Simulation, simulate
+from tokenworks.simulation.source import Source
+from tokenworks.specs.calibration import DEFAULT
+from tokenworks.specs.deployment import Deployment, RouterName
+from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
+from tokenworks.specs.slo import Slo
 
 Kind = Literal["rate", "users"]
 
@@ -66,19 +74,47 @@ def _worst_ms(found: dict[str, Seen], name: str) -> float | None:
     return 1e3 * max(seen, key=lambda bound: bound.seen_s / max(bound.bound_s, 1e-12)).seen_s if seen else None
 
 
+class CapacityInputs(Inputs):
+    """What was tried; trace : path of the recorded trace, None of a workload."""
+
+    deployment: Annotated[Plain, FormOf(Deployment)]
+    devices: int
+    seed: int
+    trace: str | None
+
+
+class CapacityBody(TypedDict):
+    """The plain form of `capacity`; load : what is counted, in `unit`."""
+
+    inputs: CapacityInputs
+    load: Kind
+    unit: str
+    capacity: float
+    fails_at: float
+    bound_by: list[str]
+    output_tok_s_per_device: float
+    effective_tok_s_per_device: float
+    curve: list[Annotated[Plain, FormOf(Try)]]
+
+
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The highest load that held, the lowest that did not, and all that was tried, by load."""
+    """The highest load that held, the lowest that did not, and all that was tried, by load.
+
+    run : the simulation of the highest load that held
+    """
 
     kind: Kind
     best: Try
     failed: Try
     tries: tuple[Try, ...]
+    run: Simulation
 
-    def summary(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "kind": self.kind,
+    def plain(self) -> Plain:
+        """The whole answer as plain data."""
+        body: CapacityBody = {
+            "inputs": self._inputs(),
+            "load": self.kind,
             "unit": UNITS[self.kind],
             "capacity": self.best.load,
             "fails_at": self.failed.load,
@@ -87,6 +123,55 @@ class Capacity:
             "effective_tok_s_per_device": self.best.effective_tok_s_per_device,
             "curve": [asdict(one) for one in self.tries],
         }
+        return envelope("capacity", body)
+
+    def _inputs(self) -> CapacityInputs:
+        """Those of every try: the workload has no load of its own here."""
+        run, deployment, workload = self.run, self.run.deployment, self.run.traffic.workload
+        made = inputs(
+            model=deployment.model, machine=deployment.system, slo=str(run.slo), engine=deployment.engine,
+            workload=workload and workload.model_copy(update={"rate": None, "concurrency": None}),
+            calibration=run.calibration, given=run.site.machine.given,
+        )  # fmt: skip
+        return {
+            **made,
+            "deployment": deployment.model_dump(mode="json"),
+            "devices": deployment.devices,
+            "seed": run.cluster.router.seed,
+            "trace": run.traffic.file,
+        }
+
+
+def capacity_of(
+    deployment: Deployment, source: Source, slo: Slo, kind: Kind = "rate", *, router: RouterName | None = None,
+    seed: int = 0, assume: Path | Mapping[str, str] | None = None, calibration: str = DEFAULT,
+    say: Callable[[str], None] | None = None,
+) -> Capacity:  # fmt: skip
+    """The most that a deployment holds of the requests of a source.
+
+    Parameters
+    ----------
+    slo : of all requests; it may bind nothing where a class of them has an SLO of its own
+    router, seed, assume, calibration : as `simulation.run.simulate` takes them
+    say : told which load is tried
+
+    Raises
+    ------
+    SpecError : nothing is bound
+    SloMissed : no load holds
+    """
+    if slo.ttft is None and slo.tpot is None and not source.binds_a_class:
+        raise SpecError(
+            "is missing", where="--slo", hint='capacity is the most within an SLO, such as "ttft=2s,tpot=50ms"'
+        )
+
+    def play(load: float) -> Simulation:
+        if say:
+            say(f"trying {load:.4g} {UNITS[kind]}")
+        traffic = source.traffic(rate=load) if kind == "rate" else source.traffic(concurrency=load)
+        return simulate(deployment, traffic, slo=slo, router=router, seed=seed, assume=assume, calibration=calibration)
+
+    return capacity(play, kind, start=source.rate or 1.0)
 
 
 def capacity(play: Callable[[float], Simulation], kind: Kind, *, start: float = 1.0) -> Capacity:
@@ -105,9 +190,13 @@ def capacity(play: Callable[[float], Simulation], kind: Kind, *, start: float = 
     SloMissed : no load holds; says what was missed at the lowest
     """
     tries: dict[float, Try] = {}
+    held: list[Simulation] = []  # the last one that held: each next one that does is at a higher load
 
     def holds(load: float) -> bool:
-        tries[load] = Try.of(load, play(load))
+        run = play(load)
+        tries[load] = Try.of(load, run)
+        if tries[load].held:
+            held[:] = [run]
         return tries[load].held
 
     low, high = _bracket(holds, float(start), kind)
@@ -120,7 +209,7 @@ def capacity(play: Callable[[float], Simulation], kind: Kind, *, start: float = 
         if kind == "users":
             middle = min(max(float(round(middle)), low + 1), high - 1)
         low, high = (middle, high) if holds(middle) else (low, middle)
-    return Capacity(kind, tries[low], tries[high], tuple(tries[load] for load in sorted(tries)))
+    return Capacity(kind, tries[low], tries[high], tuple(tries[load] for load in sorted(tries)), held[0])
 
 
 def _bracket(holds: Callable[[float], bool], start: float, kind: Kind) -> tuple[float | None, float | None]:

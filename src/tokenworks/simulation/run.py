@@ -27,8 +27,10 @@ from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
+from tokenworks.specs.result import Plain
 from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
+from tokenworks.specs.workload import Workload
 from tokenworks.traffic.distance import reuses
 from tokenworks.traffic.transform import reblock
 
@@ -55,12 +57,16 @@ class Traffic:
     endless : the trace is a sample of a stream that goes on, so its steady part is measured; else it is all there is
     concurrency : requests that the client keeps in flight at most, 0 = no limit
     classes : what the classes of the trace are promised, in its order; () = all the same
+    workload : what the requests were made of, at the load that they were made for; None of a recorded trace
+    file : path of the recorded trace as it was given; None where there is none
     """
 
     trace: Trace
     endless: bool = False
     concurrency: int = 0
     classes: tuple[RequestClass, ...] = ()
+    workload: Workload | None = None
+    file: str | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -73,8 +79,9 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Simulation:
-    """What came of it. `outcome` has every request; `plan.summary` makes plain data of it.
+    """What came of it. `outcome` has every request, `simulation.per_request` their columns.
 
+    calibration : its name, or the path of its file
     partial : it was stopped; kernel_s : wall time in the engine [s]
     """
 
@@ -83,6 +90,7 @@ class Simulation:
     site: Site
     cluster: Cluster
     slo: Slo
+    calibration: str
     outcome: Outcome
     window: measured.Window
     partial: bool = False
@@ -148,6 +156,12 @@ class Simulation:
         kept = all(bound.met for bound in self.bounds.values())
         return self.stable and self.metrics.completed > 0 and served and kept
 
+    def plain(self) -> Plain:
+        """The whole result as plain data; the same input gives the same, but for `wall`."""
+        from tokenworks.simulation.summary import plain
+
+        return plain(self)
+
 
 def simulate(
     deployment: Deployment,
@@ -198,8 +212,9 @@ def simulate(
     played = _play(made, requests, watch, endless=traffic.endless)
     window = measured.Window.of(played.outcome, played.marks, played.end)
     return Simulation(
-        deployment, traffic, site, made, slo, played.outcome, window, played.partial, notes, played.kernel_s
-    )
+        deployment, traffic, site, made, slo, calibration, played.outcome, window, played.partial, notes,
+        played.kernel_s,
+    )  # fmt: skip
 
 
 def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> MeanRequest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import cast
 
 import numpy as np
 
@@ -14,24 +14,47 @@ from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.types import SERIES, PoolCounts, Status
 from tokenworks.simulation.energy import mean_step, used
 from tokenworks.simulation.run import Simulation
+from tokenworks.simulation.shape import (
+    ClassPlain,
+    CountsPlain,
+    MetricsPlain,
+    PowerPlain,
+    RatesPlain,
+    RolePlain,
+    SeriesPlain,
+    SimulateBody,
+    SimulateInputs,
+    TierPlain,
+)
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.model import kv_bytes_per_token
+from tokenworks.specs.result import Plain, assumed_plain, envelope, inputs
 
 FULL = 0.95
 """KV cache or places of which this share is taken count as full [-]."""
 
 
-def summary(run: Simulation) -> dict[str, Any]:
-    """Plain data; the same input gives the same, but for `wall`."""
+def plain(run: Simulation) -> Plain:
+    """The whole result as plain data; the same input gives the same, but for `wall`."""
+    wall = {
+        "kernel_s": run.kernel_s,
+        "requests_per_s": len(run.outcome.status) / max(run.kernel_s, 1e-9),
+        "steps": run.outcome.steps,
+    }
+    return envelope("simulate", _body(run), wall)
+
+
+def _body(run: Simulation) -> SimulateBody:
     return {
         "inputs": _inputs(run),
         "grade": run.site.rates.grade,
         "spread": run.site.rates.spread,
         "partial": run.partial,
         "stable": run.stable,
-        "backlog": {"at_s": run.backlog.at_s, "waiting": run.backlog.waiting},
+        "backlog": {"at_s": list(run.backlog.at_s), "waiting": list(run.backlog.waiting)},
         **_requests(run),
-        **_metrics(run),
+        **_named(run, run.metrics),
+        **_per_device(run),
         **_energy(run),
         "slo": {"text": str(run.slo), "met": run.meets_slo, **{k: asdict(v) for k, v in run.bounds.items()}},
         "preemptions": sum(pool.preemptions for pool in run.window.counts.pools),
@@ -39,19 +62,19 @@ def summary(run: Simulation) -> dict[str, Any]:
         "roles": [_role(run, i) for i in range(len(run.outcome.pools))],
         "tiers": [_tier(run)],
         "series": series(run),
-        "assumed": [{"path": a.path, "value": a.value, "why": a.why} for a in _assumed(run)],
+        "assumed": assumed_plain(_assumed(run)),
         "notes": list(run.notes),
-        "wall": {
-            "kernel_s": run.kernel_s,
-            "requests_per_s": len(run.outcome.status) / max(run.kernel_s, 1e-9),
-            "steps": run.outcome.steps,
-        },
     }
 
 
-def _inputs(run: Simulation) -> dict[str, Any]:
-    trace = run.traffic.trace
+def _inputs(run: Simulation) -> SimulateInputs:
+    trace, deployment = run.traffic.trace, run.deployment
+    made = inputs(
+        model=deployment.model, machine=deployment.system, workload=run.traffic.workload, slo=str(run.slo),
+        engine=deployment.engine, calibration=run.calibration, given=run.site.machine.given,
+    )  # fmt: skip
     return {
+        **made,
         "deployment": run.deployment.model_dump(mode="json"),
         "devices": run.deployment.devices,
         "trace": trace.name,
@@ -66,40 +89,42 @@ def _inputs(run: Simulation) -> dict[str, Any]:
     }
 
 
-def _requests(run: Simulation) -> dict[str, Any]:
+def _requests(run: Simulation) -> CountsPlain:
     """Where all requests are, and when it was measured."""
-    names = {Status.PENDING: "unsent", Status.QUEUED: "queued", Status.RUNNING: "running", Status.REJECTED: "rejected"}
+    count = run.outcome.count
     return {
         "measured_from_s": run.span.start_s,
         "measured_to_s": run.span.end_s,
-        "completed_in_all": run.outcome.count(Status.COMPLETED),
-        **{name: run.outcome.count(status) for status, name in names.items()},
+        "completed_in_all": count(Status.COMPLETED),
+        "unsent": count(Status.PENDING),
+        "queued": count(Status.QUEUED),
+        "running": count(Status.RUNNING),
+        "rejected": count(Status.REJECTED),
     }
 
 
-def _metrics(run: Simulation) -> dict[str, Any]:
-    """As `vllm bench serve` names them, and per device; None where there is nothing to take a mean of.
-
-    A wait that grows as long as one simulates has no mean, so an endless stream that is unstable shows none.
-    """
+def _per_device(run: Simulation) -> RatesPlain:
     devices = run.deployment.devices
     return {
-        **_named(run, run.metrics),
         "output_tok_s_per_device": run.metrics.output_throughput / devices,
         "total_tok_s_per_device": run.metrics.total_token_throughput / devices,
         "effective_tok_s_per_device": run.metrics.effective_throughput / devices,
     }
 
 
-def _named(run: Simulation, found: Metrics) -> dict[str, Any]:
-    """Metrics, None for those that are nobody's mean."""
+def _named(run: Simulation, found: Metrics) -> MetricsPlain:
+    """Metrics as `vllm bench serve` names them; None where there is nothing to take a mean of.
+
+    A wait that grows as long as one simulates has no mean, so an endless stream that is unstable shows none.
+    """
     endless = run.traffic.endless and not run.stable
     missing = ("ttft", "tpot", "itl", "e2el") if not found.completed else ("ttft", "e2el") if endless else ()
     hidden = tuple(f"_{name}_ms" for name in missing)
-    return {key: None if key.endswith(hidden) else value for key, value in asdict(found).items()}
+    shown = {key: None if key.endswith(hidden) else value for key, value in asdict(found).items()}
+    return cast(MetricsPlain, shown)
 
 
-def _class(run: Simulation, k: int) -> dict[str, Any]:
+def _class(run: Simulation, k: int) -> ClassPlain:
     """A class of requests: its own metrics under its own SLO."""
     one = run.traffic.classes[k]
     named = ((*name.rpartition("."), seen) for name, seen in run.bounds.items())
@@ -114,7 +139,7 @@ def _class(run: Simulation, k: int) -> dict[str, Any]:
     }
 
 
-def _role(run: Simulation, number: int) -> dict[str, Any]:
+def _role(run: Simulation, number: int) -> RolePlain:
     pool, role, counts = run.cluster.pools[number], run.deployment.roles[number], run.window.counts.pools[number]
     steps = max(counts.steps, 1)
     return {
@@ -148,7 +173,7 @@ def _bound(run: Simulation, number: int) -> str:
     return str(mean_step(run.deployment.roles[number], run.window.counts.pools[number], run.site).bound())
 
 
-def _energy(run: Simulation) -> dict[str, Any]:
+def _energy(run: Simulation) -> PowerPlain:
     """Of all devices, from the first request to the last token; None where the TDP of a device is not published."""
     watts = used(run.deployment.roles, run.outcome.pools, run.site, _end(run)).watts(run.site)
     tokens = sum(pool.output_tokens for pool in run.outcome.pools)
@@ -167,7 +192,7 @@ def _assumed(run: Simulation) -> Iterator[Assumption]:
         yield Assumption("calibration.power", written, "priors; each says why in its file")
 
 
-def _tier(run: Simulation) -> dict[str, Any]:
+def _tier(run: Simulation) -> TierPlain:
     """The cache in device memory: what prefix hits took from it, and what steps wrote into it, one copy."""
     kv_bytes = kv_bytes_per_token(run.site.model, KV_BYTES[run.deployment.roles[0].kv_dtype])
 
@@ -183,7 +208,7 @@ def _tier(run: Simulation) -> dict[str, Any]:
     }
 
 
-def series(run: Simulation) -> dict[str, Any]:
+def series(run: Simulation) -> SeriesPlain:
     """Columns over windows of time: levels at the end of each, rates in it, and what bound it.
 
     bound : `idle`; `arrivals`: none waits but for the step that runs; `kv-capacity`, `max-sequences`: what those wait

@@ -32,13 +32,17 @@ _OPTIONAL = {f"device.peak.{dtype}": "FLOP/s" for dtype in ("fp4", "fp8", "int8"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What `--on` names, before its numbers are needed: `count` systems, their device, and the network if any."""
+    """What `--on` names, before its numbers are needed: `count` systems, their device, and the network if any.
+
+    given : numbers that a user put in place of those of the files, value by path
+    """
 
     on: str
     count: int
     system: System
     device: Device
     network: Network | None
+    given: Mapping[str, str] = field(default_factory=dict)
 
     def quantities(self) -> dict[str, Quantity]:
         """Every number with provenance by dotted path: `hop` of the fabric is `scale_up.hop`, `nic` is `device.nic`."""
@@ -142,6 +146,7 @@ def resolve(found: Parts) -> tuple[Machine, dict[str, str]]:
         price=_all(found.count, take.spare("price", system.price)),
         power=_all(found.count, take.spare("power", system.power)),
         weight=_all(found.count, take.spare("weight", system.weight)),
+        given=found.given,
     )
     return made, take.missing
 
@@ -268,7 +273,7 @@ def _assume(found: Parts, assume: Path | Mapping[str, str]) -> Parts:
         number = units.parse(str(value), known[path], where=where)
         quantity = Quantity(value=number, status="assumed", source=source, written=str(value), unit=known[path])
         found = found.replace(path, quantity)
-    return found
+    return dataclasses.replace(found, given={path: str(value) for path, value in lines.items()})
 
 
 def _quantities(spec: Spec, prefix: str = "") -> Iterator[tuple[str, Quantity]]:

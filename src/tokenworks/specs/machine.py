@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,7 @@ class Machine:
     hbm_sold : memory as the vendor sells it [byte]; None where not published: no step reads it
     network : what joins its domains, and would join it to more of its kind; None where nothing does
     tdp : of a device [W]; price [USD], power [W], weight [kg] : of the whole machine; None where not published
+    given : numbers that a user put in place of those of the catalog, value by path
     """
 
     name: str
@@ -85,3 +86,4 @@ class Machine:
     price: float | None = None
     power: float | None = None
     weight: float | None = None
+    given: Mapping[str, str] = field(default_factory=dict)

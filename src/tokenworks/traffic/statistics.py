@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Annotated
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats, Ints
-from tokenworks.specs.trace import Trace
+from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
+from tokenworks.specs.trace import Dropped, Trace
 from tokenworks.traffic.distance import reuses
 
 SHARES = (0.5, 0.9, 0.99, 1.0)
+
+PARTS = 60
+"""The span of a trace is counted in so many equal parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,39 @@ class Reuse:
     cache_tokens: dict[str, int]
 
 
+SpreadPlain = Annotated[Plain, FormOf(Spread)]
+
+
+class TraceBody(TypedDict):
+    """The plain form of `trace`; times in seconds, lengths in tokens, classes : the share of each."""
+
+    inputs: Inputs
+    name: str
+    source: str
+    requests: int
+    span_s: float
+    rate: float | None
+    interarrival_cv: float | None
+    input_tokens: SpreadPlain
+    output_tokens: SpreadPlain
+    sessions: int
+    turns: SpreadPlain | None
+    sub_agent_requests: int
+    think_s: SpreadPlain | None
+    reuse: Annotated[Plain, FormOf(Reuse)] | None
+    requests_over_time: list[int]
+    undated: bool
+    classes: dict[str, float]
+    dropped: list[Annotated[Plain, FormOf(Dropped)]]
+    reordered: int
+    notes: list[str]
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """A trace in numbers; times in seconds, lengths in tokens."""
 
+    trace: Trace = field(repr=False, compare=False)
     requests: int
     span_s: float
     rate: float | None
@@ -66,6 +101,45 @@ class Statistics:
     think_s: Spread | None
     reuse: Reuse | None
 
+    @property
+    def over_time(self) -> list[int]:
+        """Requests in each of `PARTS` equal parts of the span."""
+        arrival = self.trace.arrival_s
+        counts: list[int] = np.histogram(arrival, bins=PARTS, range=(0, max(arrival[-1], 1e-9)))[0].tolist()
+        return counts
+
+    @property
+    def classes(self) -> dict[str, float]:
+        """Share of the requests of each class [-]."""
+        return {name: float((self.trace.class_of == k).mean()) for k, name in enumerate(self.trace.classes)}
+
+    def plain(self) -> Plain:
+        """The whole answer as plain data."""
+        trace = self.trace
+        body: TraceBody = {
+            "inputs": inputs(),
+            "name": trace.name,
+            "source": trace.source,
+            "requests": self.requests,
+            "span_s": self.span_s,
+            "rate": self.rate,
+            "interarrival_cv": self.interarrival_cv,
+            "input_tokens": asdict(self.input_tokens),
+            "output_tokens": asdict(self.output_tokens),
+            "sessions": self.sessions,
+            "turns": None if self.turns is None else asdict(self.turns),
+            "sub_agent_requests": self.sub_agent_requests,
+            "think_s": None if self.think_s is None else asdict(self.think_s),
+            "reuse": None if self.reuse is None else asdict(self.reuse),
+            "requests_over_time": self.over_time,
+            "undated": trace.undated,
+            "classes": self.classes,
+            "dropped": [asdict(one) for one in trace.dropped],
+            "reordered": trace.reordered,
+            "notes": list(trace.notes),
+        }
+        return envelope("trace", body)
+
 
 def statistics(trace: Trace) -> Statistics:
     """Statistics of a trace; `rate` is requests / span [1/s], None where all come at once."""
@@ -75,6 +149,7 @@ def statistics(trace: Trace) -> Statistics:
     turns = np.bincount(in_session)
     waiting = trace.think_s[trace.parent >= 0]
     return Statistics(
+        trace=trace,
         requests=len(trace),
         span_s=span,
         rate=len(trace) / span if span > 0 else None,

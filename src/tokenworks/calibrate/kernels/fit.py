@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from tokenworks import units
 from tokenworks.arrays import Floats
@@ -25,6 +26,7 @@ from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.compose import machine
 from tokenworks.specs.provenance import Quantity
+from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 Which = Literal["default", "all"]
 DEFAULT = {
@@ -73,23 +75,40 @@ class Fitted:
     written: dict[str, str]
 
 
+class KernelsBody(TypedDict):
+    """The plain form of `calibrate --kernels`; shared : factors that all families have in common."""
+
+    inputs: Inputs
+    fitted_on: str
+    data_sha256: str
+    shared: dict[str, float | None]
+    operations: list[Annotated[Plain, FormOf(Fitted)]]
+    tables: list[Annotated[Plain, FormOf(KernelTable)]]
+
+
 @dataclass(frozen=True)
 class KernelFit:
-    """A calibration whose kernels are measured, what was fitted, and the tables that it rests on."""
+    """A calibration whose kernels are measured, what was fitted, and the tables that it rests on.
+
+    prior : the name of the calibration that the fit started from
+    """
 
     calibration: Calibration
     fitted: list[Fitted]
     used: list[KernelTable]
+    prior: str
 
-    def plain(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
+    def plain(self) -> Plain:
+        """The whole answer as plain data."""
+        body: KernelsBody = {
+            "inputs": inputs(calibration=self.prior),
             "fitted_on": self.calibration.fitted_on,
             "data_sha256": self.calibration.data_sha256,
             "shared": {field: getattr(self.calibration, field).value for of in OPERATIONS for field in of.shared},
             "operations": [asdict(one) for one in self.fitted],
             "tables": [asdict(one) for one in self.used],
         }
+        return envelope("calibrate-kernels", body)
 
 
 @dataclass(frozen=True)
@@ -182,7 +201,7 @@ class KernelRows:
                 "data_sha256": hashlib.sha256("".join(used.sha256 for used in self.used).encode()).hexdigest(),
             }
         )
-        return KernelFit(made, fitted, self.used)
+        return KernelFit(made, fitted, self.used, prior.name)
 
 
 def write(made: KernelFit, path: Path) -> None:

@@ -1,0 +1,48 @@
+"""What verbs say on stderr while they work: compiling, progress, and what was wrong in a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from tokenworks.cli.output import notes
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from tokenworks.specs.trace import Trace
+
+
+def compile_once() -> None:
+    """Compile the engine, with a word, where that has not been done on this machine."""
+    from tokenworks.engine.simulator import compiled, warm_up
+
+    if not compiled():
+        notes().print("compiling the simulator, once for this machine: about a minute")
+        warm_up()
+
+
+def progress(words: str) -> AbstractContextManager[Callable[[str], None] | None]:
+    """What shows progress on a terminal; elsewhere nothing does."""
+    return _Progress(words) if notes().is_terminal else nullcontext()
+
+
+class _Progress(AbstractContextManager[Callable[[str], None]]):
+    def __init__(self, words: str) -> None:
+        self.status: Status = notes().status(words)
+
+    def __enter__(self) -> Callable[[str], None]:
+        self.status.start()
+        return self.status.update
+
+    def __exit__(self, *_: object) -> None:
+        self.status.stop()
+
+
+def note_mended(read: Trace) -> None:
+    """Rows of a trace that were left out or sorted go to stderr."""
+    for dropped in read.dropped:
+        notes().print(f"left out {dropped.count}: {dropped.reason} (first at {dropped.where})")
+    if read.reordered:
+        notes().print(f"sorted {read.reordered} rows that stood before an earlier one")

@@ -1,0 +1,168 @@
+"""The plain form of a simulation as types; `simulation.summary` fills it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typing_extensions import TypedDict
+
+from tokenworks.simulation.measured import Seen
+from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain
+
+SloPlain = dict[str, str | bool | Annotated[Plain, FormOf(Seen)]]
+"""`text`, `met`, and each bound with what was seen: `ttft`, `tpot`, or of a class `batch.ttft`."""
+
+
+class SimulateInputs(Inputs):
+    """What was simulated; trace : the name of what was played; source : where the trace came from."""
+
+    deployment: Annotated[Plain, FormOf(Deployment)]
+    devices: int
+    trace: str
+    source: str
+    requests: int
+    endless: bool
+    concurrency: int
+    router: str
+    seed: int
+    max_queue: int
+    block_tokens: int
+
+
+class MetricsPlain(TypedDict):
+    """The metrics of `engine.metrics.Metrics`; None where there is nothing to take a mean of."""
+
+    completed: int
+    duration: float
+    total_input_tokens: int
+    total_output_tokens: int
+    request_throughput: float
+    request_goodput: float
+    output_throughput: float
+    total_token_throughput: float
+    effective_throughput: float
+    mean_ttft_ms: float | None
+    median_ttft_ms: float | None
+    std_ttft_ms: float | None
+    p99_ttft_ms: float | None
+    mean_tpot_ms: float | None
+    median_tpot_ms: float | None
+    std_tpot_ms: float | None
+    p99_tpot_ms: float | None
+    mean_itl_ms: float | None
+    median_itl_ms: float | None
+    std_itl_ms: float | None
+    p99_itl_ms: float | None
+    mean_e2el_ms: float | None
+    median_e2el_ms: float | None
+    std_e2el_ms: float | None
+    p99_e2el_ms: float | None
+
+
+class CountsPlain(TypedDict):
+    """Where all requests are at the end, and the stretch of simulated time that was measured [s]."""
+
+    measured_from_s: float
+    measured_to_s: float
+    completed_in_all: int
+    unsent: int
+    queued: int
+    running: int
+    rejected: int
+
+
+class RatesPlain(TypedDict):
+    """Tokens of the whole deployment, per device [token/s]."""
+
+    output_tok_s_per_device: float
+    total_tok_s_per_device: float
+    effective_tok_s_per_device: float
+
+
+class PowerPlain(TypedDict):
+    """Mean power of a device [W] and energy of an output token [J]; None where the TDP is not published."""
+
+    watts_per_device: float | None
+    joules_per_output_token: float | None
+
+
+class BacklogPlain(TypedDict):
+    """Requests that waited for their first step, at quarters of the time of sending [s]."""
+
+    at_s: list[float]
+    waiting: list[int]
+
+
+ClassName = TypedDict("ClassName", {"class": str})
+
+
+class ClassPlain(ClassName, MetricsPlain):
+    """A class of requests: its own metrics under its own SLO."""
+
+    priority: int
+    requests: int
+    slo: SloPlain
+
+
+class RolePlain(TypedDict):
+    """What the instances of one role did in the stretch that was measured."""
+
+    role: str
+    instances: int
+    ranks: int
+    devices: int
+    steps: int
+    step_ms: float
+    mean_batch: float
+    prefill_tokens_per_step: float
+    busy_share: float
+    bound_by: str
+    prefill_tokens: int
+    output_tokens: int
+    query_tokens: int
+    hit_tokens: int
+    hit_share: float
+    preemptions: int
+    evictions: int
+
+
+class TierPlain(TypedDict):
+    """One tier of the KV cache."""
+
+    name: str
+    hit_tokens: int
+    hit_share: float
+    read_bytes: float
+    written_bytes: float
+
+
+class SeriesPlain(TypedDict):
+    """Columns over windows of time, see `simulation.summary.series`."""
+
+    window_s: float
+    running: list[int]
+    waiting: list[int]
+    kv_used: list[float]
+    output_tok_s: list[float]
+    prefill_tok_s: list[float]
+    bound: list[str]
+
+
+class SimulateBody(MetricsPlain, CountsPlain, RatesPlain, PowerPlain):
+    """The plain form of `simulate`."""
+
+    inputs: SimulateInputs
+    grade: str
+    spread: float
+    partial: bool
+    stable: bool
+    backlog: BacklogPlain
+    slo: SloPlain
+    preemptions: int
+    classes: list[ClassPlain]
+    roles: list[RolePlain]
+    tiers: list[TierPlain]
+    series: SeriesPlain
+    assumed: list[Assumed]
+    notes: list[str]
