@@ -25,7 +25,7 @@ def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
         draft_tokens=draft,
         tokens_per_step=float(rng.uniform(1, 1 + draft)),
         prefix_caching=prefix,
-        policy=str(rng.choice(["vllm", "sglang"])),  # type: ignore[arg-type]
+        policy=str(rng.choice(["vllm", "sglang"])),
     )
 
 
@@ -90,8 +90,8 @@ def chain(rng: np.random.Generator, length: int) -> np.ndarray:
 def assert_same_counts(slow: Counts | Outcome, fast: Counts | Outcome) -> None:
     """All that is counted."""
     for one, two in zip(fast.pools, slow.pools, strict=True):
-        assert {**vars(one), "busy_s": 0} == {**vars(two), "busy_s": 0}
-        np.testing.assert_allclose(one.busy_s, two.busy_s, rtol=1e-9)
+        assert {**vars(one), "busy_s": 0, "link_busy_s": 0} == {**vars(two), "busy_s": 0, "link_busy_s": 0}
+        np.testing.assert_allclose([one.busy_s, one.link_busy_s], [two.busy_s, two.link_busy_s], rtol=1e-9)
     np.testing.assert_array_equal(fast.itl_counts, slow.itl_counts)
     assert abs(fast.now_s - slow.now_s) < 1e-9
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.engine import cases
 from tokenworks.engine import reference, simulator
+from tokenworks.engine.policies import POLICIES, Policy
 from tokenworks.engine.types import Status
 
 
@@ -33,6 +36,21 @@ def test_a_sweep_of_seeds(block: int) -> None:
         seen += [sum(p.preemptions for p in pools), sum(p.hit_tokens for p in pools), sum(p.evictions for p in pools),
                  slow.count(Status.REJECTED), slow.count(Status.COMPLETED)]  # fmt: skip
     assert (seen > 1).all(), seen
+
+
+@pytest.mark.parametrize("traits", list(product([True, False], repeat=4)))
+def test_any_policy_that_combines_the_traits(traits: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy is a row of the table: neither the reference nor the kernel knows its name."""
+    for name in ("vllm", "sglang"):
+        monkeypatch.setitem(POLICIES, name, Policy(*traits))
+    preempted = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        cluster, requests = cases.cluster(rng), cases.requests(rng, int(rng.integers(1, 40)))
+        slow = reference.run(cluster, requests)
+        cases.assert_same(slow, simulator.run(cluster, requests))
+        preempted += int(slow.preemptions.sum())
+    assert preempted > 1
 
 
 @settings(max_examples=100, deadline=None)

@@ -44,7 +44,7 @@ def test_requests(words: str, arguments: dict[str, object]) -> None:
         ("decode_context_s: -1.0 must be finite", lambda: StepCost(np.ones(5), 0.0, -1.0)),
         ("kv_blocks: 0 must be above zero", lambda: Limits(2, 8, 0)),
         ("max_queue: -1 must not be negative", lambda: Limits(2, 8, 10, max_queue=-1)),
-        ("unknown policy 'orca'; vllm or sglang", lambda: Limits(2, 8, 10, policy="orca")),  # type: ignore[arg-type]
+        ("unknown policy 'orca'; vllm or sglang", lambda: Limits(2, 8, 10, policy="orca")),
         (r"tokens_per_step: 3 must lie in 1 \.\. 1 \+ draft_tokens = 1", lambda: Limits(2, 8, 10, tokens_per_step=3)),
         (r"token_budget: 3 cannot decode all .* = 4", lambda: Limits(2, 3, 10, draft_tokens=1)),
         ("unknown role 'chef'", lambda: Pool(COST, LIMITS, role="chef")),  # type: ignore[arg-type]

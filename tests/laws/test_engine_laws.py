@@ -170,6 +170,25 @@ def test_decode_never_before_its_kv_arrives(seed: int) -> None:
     assert (outcome.end_s - outcome.first_token_s - needed)[done].min(initial=0.0) > -1e-9
 
 
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_a_link_has_one_flow_at_a_time(seed: int) -> None:
+    """Both sides book what is carried, each request once; no link is busy for longer than the run."""
+    rng = np.random.default_rng(seed)
+    transfer = Transfer(0.01, 1e-3)
+    pools = tuple(
+        Pool(StepCost(np.full(401, 0.001)), Limits(8, 400, 200), instances=int(rng.integers(1, 4)), role=role)
+        for role in ("prefill", "decode")
+    )
+    outcome = simulator.run(Cluster(pools, transfer=transfer), cases.requests(rng, 40))
+    carried = (outcome.status == Status.COMPLETED) & (outcome.output_tokens > 1)
+    needed = 0.01 + outcome.input_tokens[carried] * 1e-3
+    for pool, counts in zip(pools, outcome.pools, strict=True):
+        assert counts.link_flows == carried.sum()
+        assert counts.link_busy_s == pytest.approx(needed.sum())
+        assert counts.link_busy_s <= pool.instances * outcome.now_s + 1e-9
+
+
 # ---- queues with a known answer
 
 

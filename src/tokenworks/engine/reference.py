@@ -9,20 +9,39 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
-from tokenworks.engine.reference_rank import POLICIES, Rank, Scheduled, Sequence
+from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence, schedule
 from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Outcome, Pool, PoolCounts, Requests, Status
 
 NEVER = math.inf
 
 
-class Instance:
+@dataclass
+class ReferenceLink:
+    """What flows share, one flow at a time."""
+
+    free_s: float = 0.0
+    busy_s: float = 0.0
+    flows: int = 0
+
+
+def book(links: tuple[ReferenceLink, ...], seconds: float, now: float) -> float:
+    """A flow takes all of `links` for so many seconds, once all are free, first come, first served; returns its end."""
+    done = max(now, *(link.free_s for link in links)) + seconds
+    for link in links:
+        link.free_s = done
+        link.busy_s += seconds
+        link.flows += 1
+    return done
+
+
+class ReferenceInstance:
     """Ranks that step together, and the step they are in."""
 
     def __init__(self, pool: Pool, number: int, ranks: list[Rank]) -> None:
@@ -32,7 +51,7 @@ class Instance:
         self.anchor: tuple[float, float, float] = (0.0, 0.0, 0.0)
         self.anchor_steps = self.tokens = 0
         self.anchored: list[Sequence] = []
-        self.link_free_s = 0.0
+        self.link = ReferenceLink()
         self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = 0
         self.busy_s = 0.0
 
@@ -46,7 +65,7 @@ class Instance:
             self.anchored = [] if rank.ready else self.anchored
             rank.join()
         while True:
-            self.batches = [POLICIES[self.pool.limits.policy](rank, now) for rank in self.ranks]
+            self.batches = [schedule(rank, now) for rank in self.ranks]
             loads += [q for batch in self.batches for q in batch.loads]
             if self.busy or not any(batch.preempted for batch in self.batches):
                 break
@@ -108,14 +127,14 @@ class Reference:
         self.itl = np.zeros((GROUPS, ITL_BINS), dtype=np.int64)
         self.series: list[list[int]] = []
         self.tokens_seen = (0, 0)
-        self.instances: list[Instance] = []
+        self.instances: list[ReferenceInstance] = []
         self.pools: list[list[Rank]] = []
-        self.home: dict[int, Instance] = {}
+        self.home: dict[int, ReferenceInstance] = {}
         for pool in cluster.pools:
             ranks = [Rank(pool, i, self.emitted) for i in range(pool.instances * pool.ranks)]
             self.pools.append(ranks)
             for i in range(pool.instances):
-                instance = Instance(pool, len(self.instances), ranks[i :: pool.instances])
+                instance = ReferenceInstance(pool, len(self.instances), ranks[i :: pool.instances])
                 self.instances.append(instance)
                 self.home.update({id(rank): instance for rank in instance.ranks})
 
@@ -211,7 +230,7 @@ class Reference:
         instance = self.home[id(rank)]
         instance.end_s = min(instance.end_s, self.now) if not instance.batches else instance.end_s
 
-    def finish(self, instance: Instance) -> None:
+    def finish(self, instance: ReferenceInstance) -> None:
         """End of a step: tokens come out, sequences leave."""
         if not instance.busy:
             return
@@ -227,7 +246,7 @@ class Reference:
             for q, tokens in batch.prefills:
                 q.computed += tokens
                 instance.prefill_tokens += tokens
-                if rank.limits.policy == "sglang":
+                if not rank.policy.finds_scheduled:
                     rank.store(q, self.now)
                 if q.computed == q.goal:
                     q.decoding = True
@@ -238,7 +257,7 @@ class Reference:
             for q in [q for q in rank.running if q.cancelled]:
                 self.drop(q, Status.CANCELLED)
 
-    def produce(self, q: Sequence, instance: Instance, tokens: int) -> None:
+    def produce(self, q: Sequence, instance: ReferenceInstance, tokens: int) -> None:
         """`tokens` of `q` come out at once."""
         q.generated += tokens
         instance.output_tokens += tokens
@@ -299,15 +318,13 @@ class Reference:
         q.goal, q.computed, q.decoding, q.remote = q.input, 0, False, True
         self.enqueue(q, min(self.pools[1], key=lambda r: (r.load, r.number)))
 
-    def fetch(self, instance: Instance, loads: list[Sequence]) -> None:
-        """Transfers start when both links are free, in the order of admission."""
+    def fetch(self, instance: ReferenceInstance, loads: list[Sequence]) -> None:
+        """KV of admitted requests flows over the links of both instances, in the order of admission."""
         transfer = self.cluster.transfer
         for q in loads:
             assert q.left is not None
-            source = self.home[id(q.left[0])]
-            begin = max(self.now, source.link_free_s, instance.link_free_s)
-            done = begin + (transfer.latency_s + q.input * transfer.seconds_per_token * (1.0 - transfer.overlap))
-            source.link_free_s = instance.link_free_s = done
+            seconds = transfer.latency_s + q.input * transfer.seconds_per_token * (1.0 - transfer.overlap)
+            done = book((self.home[id(q.left[0])].link, instance.link), seconds, self.now)
             heapq.heappush(self.loads, (done, q.index, q))
 
     def loaded(self, q: Sequence) -> None:
@@ -438,7 +455,8 @@ class Reference:
             output_tokens=sum(i.output_tokens for i in own), prefill_tokens=sum(i.prefill_tokens for i in own),
             query_tokens=sum(r.queries for r in ranks), hit_tokens=sum(r.hits for r in ranks),
             preemptions=sum(r.preemptions for r in ranks), evictions=sum(r.evictions for r in ranks),
-            busy_s=sum(i.busy_s for i in own), kv_total=sum(r.limits.kv_blocks for r in ranks),
+            busy_s=sum(i.busy_s for i in own), link_busy_s=sum(i.link.busy_s for i in own),
+            link_flows=sum(i.link.flows for i in own), kv_total=sum(r.limits.kv_blocks for r in ranks),
             kv_used=sum(r.limits.kv_blocks - len(r.free) for r in ranks),
         )  # fmt: skip
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine import kernel
-from tokenworks.engine.state import REQUEST, State, allocate
+from tokenworks.engine.state import REQUEST, EngineState, allocate
 from tokenworks.engine.types import SERIES, Cluster, Counts, Outcome, PoolCounts, Requests, Status
 from tokenworks.errors import SpecError
 
@@ -42,7 +42,7 @@ class Simulator:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self._state: State = allocate(cluster)
+        self._state: EngineState = allocate(cluster)
         self._count = 0
 
     @property
@@ -143,9 +143,11 @@ class Simulator:
     def _counts(self, number: int) -> PoolCounts:
         s = self._state
         ranks, own = s.rank[s.rank["pool"] == number], s.instance[s.instance["pool"] == number]
+        links = s.link[own["link"]]
         total = len(ranks) * int(s.pool["kv_blocks"][number])
         return PoolCounts(
             steps=int(own["steps"].sum()), busy_s=float(own["busy_s"].sum()),
+            link_busy_s=float(links["busy_s"].sum()), link_flows=int(links["flows"].sum()),
             query_tokens=int(ranks["queries"].sum()), hit_tokens=int(ranks["hits"].sum()),
             kv_total=total, kv_used=total - int(ranks["free"].sum()),
             **{name: int(ranks[name].sum()) for name in _COUNTERS},

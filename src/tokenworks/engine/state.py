@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS
+from tokenworks.engine.policies import POLICIES, Policy
 from tokenworks.engine.types import GROUPS, PRIORITIES, SERIES, Cluster
 from tokenworks.specs.deployment import RoleName, RouterName
 
-POLICIES = {"vllm": 0, "sglang": 1}
 ROLES: dict[RoleName, int] = {"aggregated": 0, "prefill": 1, "decode": 2}
 ROUTERS: dict[RouterName, int] = {"round_robin": 0, "least_loaded": 1, "power_of_two": 2, "prefix_aware": 3}
 BUCKETS = 4096  # of the completion calendar; a longer output comes round again
@@ -60,15 +61,19 @@ INSTANCE = np.dtype(
     [
         # a planned segment of `planned` equal steps; step `done` + 1 since the anchor is in flight and began at start_s
         ("start_s", "f8"), ("end_s", "f8"), ("anchor_s", "f8"), ("step_s", "f8"), ("growth_s", "f8"),
-        ("done", "i8"), ("planned", "i8"), ("anchored", "i8"), ("link_free_s", "f8"), ("steps", "i8"), ("busy_s", "f8"),
-        ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"), ("tokens", "i8"),
+        ("done", "i8"), ("planned", "i8"), ("anchored", "i8"), ("steps", "i8"), ("busy_s", "f8"), ("tokens", "i8"),
+        ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"), ("link", "i4"),
     ],
     align=True,
 )  # fmt: skip
 
+# What flows share, one flow at a time: when it is free, how long it was booked, for how many flows.
+LINK = np.dtype([("free_s", "f8"), ("busy_s", "f8"), ("flows", "i8")], align=True)
+
 POOL = np.dtype(
     [
-        ("role", "i4"), ("policy", "i4"), ("instances", "i4"), ("ranks", "i4"), ("stages", "i4"), ("first_rank", "i4"),
+        ("role", "i4"), ("instances", "i4"), ("ranks", "i4"), ("stages", "i4"), ("first_rank", "i4"),
+        *((trait.name, "i4") for trait in fields(Policy)),
         ("max_sequences", "i4"), ("token_budget", "i4"), ("block_tokens", "i4"), ("max_queue", "i4"),
         ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("kv_blocks", "i8"), ("reserve", "i8"),
         ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
@@ -96,7 +101,7 @@ NODE = np.dtype([("name", "i8"), ("users", "i4"), ("count", "i4"), ("prev", "i4"
 EVENT = np.dtype([("time", "f8"), ("name", "i8"), ("rank", "i4"), ("stored", "i4")], align=True)
 
 
-class State(NamedTuple):
+class EngineState(NamedTuple):
     """All arrays; `open` lists requests in order of arrival, `heap` those that followed another.
 
     event : a ring, its length a power of two; known : what the router knows, a row of name and one bit for each rank
@@ -105,6 +110,7 @@ class State(NamedTuple):
     request: NDArray[Any]
     rank: NDArray[Any]
     instance: NDArray[Any]
+    link: NDArray[Any]
     pool: NDArray[Any]
     world: NDArray[Any]
     by_tokens: NDArray[np.float64]
@@ -129,19 +135,20 @@ def _power_of_two(least: int) -> int:
     return 1 << max(least - 1, 1).bit_length()
 
 
-def allocate(cluster: Cluster) -> State:
+def allocate(cluster: Cluster) -> EngineState:
     """An idle cluster without requests."""
     pools = cluster.pools
     pool, by_tokens = np.zeros(len(pools), POOL), np.concatenate([p.cost.by_tokens for p in pools])
     rank = np.zeros(sum(p.instances * p.ranks for p in pools), RANK)
     instance = np.zeros(sum(p.instances for p in pools), INSTANCE)
+    instance["link"] = np.arange(len(instance))  # each has one of its own
     growth = nodes = slots = first_rank = first_instance = table_s = 0
     for i, p in enumerate(pools):
         limits, cost, own = p.limits, p.cost, p.instances * p.ranks
         pool[i] = (
-            ROLES[p.role], POLICIES[limits.policy], p.instances, p.ranks, p.stages, first_rank, limits.max_sequences,
-            limits.token_budget, limits.block_tokens, limits.max_queue, limits.watermark_blocks, limits.draft_tokens,
-            limits.prefix_caching, limits.kv_blocks, limits.reserve_tokens, limits.tokens_per_step,
+            ROLES[p.role], p.instances, p.ranks, p.stages, first_rank, *astuple(POLICIES[limits.policy]),
+            limits.max_sequences, limits.token_budget, limits.block_tokens, limits.max_queue,
+            limits.watermark_blocks, limits.draft_tokens, limits.prefix_caching, limits.kv_blocks, limits.reserve_tokens, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
             cost.prefill_token_s, cost.together_context_s, table_s,
         )  # fmt: skip
@@ -166,8 +173,8 @@ def allocate(cluster: Cluster) -> State:
     world, index = _world(cluster)
     words = -(-pools[0].instances * pools[0].ranks // 64)
     event = np.zeros(_power_of_two(int(world["events_spare"][0]) + 1024) if index else 1, EVENT)
-    return State(
-        np.zeros(0, REQUEST), rank, instance, pool, world, by_tokens,
+    return EngineState(
+        np.zeros(0, REQUEST), rank, instance, np.zeros(len(instance), LINK), pool, world, by_tokens,
         np.zeros(growth, np.int32), np.full(2 * BUCKETS * len(rank), -1, np.int32),
         _nodes(rank, nodes), np.full(slots, -1, np.int32),
         np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),

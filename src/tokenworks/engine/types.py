@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from tokenworks.engine.policies import POLICIES
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import RoleName, RouterName
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-Policy = Literal["vllm", "sglang"]
 PRIORITIES = 8
 GROUPS = 8
 
@@ -82,6 +82,7 @@ class Limits:
     reserve_tokens : tokens that admission leaves free for each running sequence (SGLang's new_token_ratio x clipped
         max_new_tokens); draft_tokens : speculated tokens of a step (MTP), whose slots are held ahead
     tokens_per_step : mean tokens a sequence gains in a decode step, 1 .. 1 + draft_tokens
+    policy : how the rank schedules, a name in `policies.POLICIES`
     """
 
     max_sequences: int
@@ -95,14 +96,15 @@ class Limits:
     draft_tokens: int = 0
     tokens_per_step: float = 1.0
     prefix_caching: bool = False
-    policy: Policy = "vllm"
+    policy: str = "vllm"
 
     def __post_init__(self) -> None:
         for name in ("max_sequences", "token_budget", "kv_blocks", "block_tokens", "max_model_len"):
             _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Limits.{name}")
         for name in ("max_queue", "watermark_blocks", "reserve_tokens", "draft_tokens"):
             _need(getattr(self, name) >= 0, f"{getattr(self, name)} must not be negative", f"Limits.{name}")
-        _need(self.policy in get_args(Policy), f"unknown policy {self.policy!r}", "Limits.policy", "vllm or sglang")
+        known = " or ".join(POLICIES)
+        _need(self.policy in POLICIES, f"unknown policy {self.policy!r}", "Limits.policy", known)
         a, top = self.tokens_per_step, 1 + self.draft_tokens
         _need(1 <= a <= top, f"{a} must lie in 1 .. 1 + draft_tokens = {top}", "Limits.tokens_per_step")
         width = self.max_sequences * top
@@ -157,7 +159,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Transfer:
-    """KV from prefill to decode over the link of each instance, one transfer at a time on a link.
+    """KV from prefill to decode: a flow over the links of both instances; a link has one flow at a time.
 
     latency_s : before the first byte [s]; seconds_per_token : of the slower link [s/token]
     overlap : share hidden behind the prefill itself (layer by layer), 0 .. 1
@@ -326,6 +328,8 @@ class PoolCounts:
     steps : iterations; decode_sequences : sum over steps of decoding sequences; output_tokens : produced, first ones
     included; prefill_tokens : computed, recomputation included; query_tokens, hit_tokens : of first admissions;
     preemptions; evictions : cached blocks that lost their content; busy_s : summed over instances
+    link_busy_s : how long the links of the instances are booked by flows so far, also beyond now; link_flows : how many
+        flows; KV from prefill to decode takes a link on both sides
     kv_total, kv_used : blocks, at the end of the run
     """
 
@@ -338,6 +342,8 @@ class PoolCounts:
     preemptions: int
     evictions: int
     busy_s: float
+    link_busy_s: float
+    link_flows: int
     kv_total: int
     kv_used: int
 

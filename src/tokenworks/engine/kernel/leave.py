@@ -119,7 +119,7 @@ def drop(s, r, q, status, now):
 
 
 @jit
-def preempt(s, r, q, blocks, now, front):  # noqa: PLR0917 numba takes no keywords
+def preempt(s, r, q, blocks, now):
     """Drop the KV of `q`; it will be computed again."""
     me, rank = s.request[q], s.rank[r]
     if me.decoding:
@@ -130,4 +130,4 @@ def preempt(s, r, q, blocks, now, front):  # noqa: PLR0917 numba takes no keywor
     me.preemptions += 1
     rank.preemptions += 1
     rank.preempted = 1
-    wait(s, r, q, front)
+    wait(s, r, q, s.pool[rank.pool].requeues_first)
