@@ -49,6 +49,7 @@ class Sequence:
     at: Rank | None = None
     left: tuple[Rank, Sequence] | None = None
     doomed: bool = False
+    forgotten: bool = False
     route: int = -1
     owed: int = 0
 

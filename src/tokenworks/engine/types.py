@@ -252,6 +252,7 @@ class Requests:
 
     arrival_s : when it is sent [s], not falling; for a request with `after` >= 0 the time from the end of that one
     input_tokens, output_tokens : at least 1 each; priority : 0 (first) .. 7; after : index of an earlier request, or -1
+    earlier : requests that were submitted before, if `after` counts those, too; 0 = it counts from the first of these
     group : 0 .. 7, what gaps between tokens are counted by; nothing else depends on it
     block_ids, block_offsets : chained hashes of full blocks, those of request i at offsets[i] : offsets[i + 1];
         ids beyond the input name blocks that its output fills, which a later turn may find
@@ -265,6 +266,7 @@ class Requests:
     after: NDArray[np.int32]
     block_ids: Ints
     block_offsets: Ints
+    earlier: int = 0
 
     @classmethod
     def of(
@@ -278,6 +280,7 @@ class Requests:
         after: ArrayLike | None = None,
         block_ids: ArrayLike | None = None,
         block_offsets: ArrayLike | None = None,
+        earlier: int = 0,
     ) -> Requests:
         """Check and convert; any array-likes."""
         arrival = np.ascontiguousarray(arrival_s, dtype=np.float64)
@@ -291,6 +294,7 @@ class Requests:
             _column(after, count, np.int32, -1),
             np.ascontiguousarray([] if block_ids is None else block_ids, dtype=np.int64),
             _column(block_offsets, count + 1, np.int64, 0),
+            earlier,
         )
         requests._check()
         return requests
@@ -311,7 +315,7 @@ class Requests:
         _need(ok, "times must be finite and not negative", "Requests.arrival_s")
         first = self.arrival_s[self.after < 0]
         _need(bool((np.diff(first) >= 0).all()), "not sorted", "Requests.arrival_s", "sort requests by arrival")
-        ok = bool(((self.after >= -1) & (self.after < np.arange(count))).all())
+        ok = bool(((self.after >= -1) & (self.after < self.earlier + np.arange(count))).all())
         _need(ok, "a request may only follow an earlier one", "Requests.after")
         for name, end in (("priority", PRIORITIES), ("group", GROUPS)):
             column = getattr(self, name)
@@ -379,14 +383,13 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Per request (NaN where it never came to that), per pool, and per window of time.
+class PerRequest:
+    """What became of requests, arrays of one length; NaN where it never came to that.
 
-    arrival_s : when it was really sent; end_s : in a pipeline up to `Pool.lag_s` after now; itl_counts : as in `Counts`
-    series : columns running, waiting, kv_used, output_tokens, prefill_tokens at the end of, or in, each window
+    arrival_s : when it was really sent, of one that was never sent without meaning
+    end_s : in a pipeline up to `Pool.lag_s` after now
     """
 
-    now_s: float
     arrival_s: Floats
     scheduled_s: Floats
     first_token_s: Floats
@@ -397,14 +400,36 @@ class Outcome:
     preemptions: NDArray[np.int32]
     status: NDArray[np.int8]
     rank: NDArray[np.int32]
-    pools: tuple[PoolCounts, ...]
-    itl_counts: Ints
-    window_s: float
-    series: Ints
 
     def count(self, status: Status) -> int:
         """Requests in this state."""
         return int(np.count_nonzero(self.status == status))
+
+
+@dataclass(frozen=True)
+class Ended(PerRequest):
+    """Requests that have ended since somebody asked, in the order in which they did.
+
+    number : in the order of submission; status : PENDING of one that is never sent, because the request before it did
+        not complete
+    """
+
+    number: Ints
+
+
+@dataclass(frozen=True)
+class Outcome(PerRequest):
+    """Per request in the order of submission, per pool, and per window of time.
+
+    itl_counts : as in `Counts`
+    series : columns running, waiting, kv_used, output_tokens, prefill_tokens at the end of, or in, each window
+    """
+
+    now_s: float
+    pools: tuple[PoolCounts, ...]
+    itl_counts: Ints
+    window_s: float
+    series: Ints
 
     @property
     def steps(self) -> int:

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from tokenworks.engine.outside import KINDS
 from tokenworks.engine.types import Status
 
 PENDING, QUEUED, RUNNING = int(Status.PENDING), int(Status.QUEUED), int(Status.RUNNING)
 COMPLETED, REJECTED, CANCELLED = int(Status.COMPLETED), int(Status.REJECTED), int(Status.CANCELLED)
 PREFILL = 1
 ROUND_ROBIN, LEAST_LOADED, POWER_OF_TWO = 0, 1, 2
-STEP, LOAD, OPEN, FOLLOW = 0, 1, 2, 3
+STEP, LOAD, OPEN, FOLLOW, OUTSIDE = 0, 1, 2, 3, 4
+CANCEL = KINDS["cancel"]
 DONE, SERIES_FULL, EVENTS_FULL = 0, 1, 2
 NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

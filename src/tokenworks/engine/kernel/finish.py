@@ -146,7 +146,6 @@ def drop_cancelled(s, r, now):
     while q >= 0:
         follower = s.request[q].next
         if s.request[q].cancelled:
-            rank.cancels -= 1
             s.request[q].end_s = now
             drop(s, r, q, CANCELLED, now)
         q = follower

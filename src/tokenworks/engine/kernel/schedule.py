@@ -20,7 +20,7 @@ def find_prefix(s, r, q):
     """(blocks found, those of them in use) of the longest cached prefix; they are noted in `held`."""
     me, rank = s.request[q], s.rank[r]
     first = s.offsets[q]
-    most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.offsets[q + 1] - first)
+    most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.named[q])
     found = shared = 0
     while found < most:
         node = s.table[place_of(s, r, s.ids[first + found])]

@@ -54,7 +54,7 @@ def fetch(s, i, now):
         world.loads += 1
         while at > 0:
             up = (at - 1) >> 1
-            if s.load_s[up] < done or (s.load_s[up] == done and s.load[up] < q):
+            if s.load_s[up] < done or (s.load_s[up] == done and s.request[s.load[up]].number < me.number):
                 break
             s.load_s[at], s.load[at] = s.load_s[up], s.load[up]
             at = up
@@ -74,9 +74,9 @@ def pop_load(s):
         down = 2 * at + 1
         if down + 1 < count:
             a, b = s.load_s[down], s.load_s[down + 1]
-            if b < a or (b == a and s.load[down + 1] < s.load[down]):
+            if b < a or (b == a and s.request[s.load[down + 1]].number < s.request[s.load[down]].number):
                 down += 1
-        if time < s.load_s[down] or (time == s.load_s[down] and q < s.load[down]):
+        if time < s.load_s[down] or (time == s.load_s[down] and s.request[q].number < s.request[s.load[down]].number):
             break
         s.load_s[at], s.load[at] = s.load_s[down], s.load[down]
         at = down
