@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from tokenworks.traffic.transform import replicate
 
 LOAD = 0.8
 BLOCK = 512
+SLICE = 10_000
 COPY = 12_031  # requests of one pass of the Mooncake trace
 
 
@@ -81,10 +83,12 @@ def whole(role: str, instances: int, *, prefix: bool, block: int) -> Pool:
 
 AWARE = Router("prefix_aware", event_delay_s=0.05)
 LINK = Transfer(0.002, 70_272 / 50e9, 0.5)
+CACHED = Cluster((whole("aggregated", 4, prefix=True, block=BLOCK),), AWARE)
 CASES: dict[str, tuple[str, Callable[[int, np.random.Generator], dict[str, np.ndarray]], Cluster]] = {
     "azure": ("1 instance", azure, Cluster((whole("aggregated", 1, prefix=False, block=16),))),
     "mooncake": ("4 instances, prefix cache, prefix-aware router, cache events 50 ms late", mooncake,
-                 Cluster((whole("aggregated", 4, prefix=True, block=BLOCK),), AWARE)),
+                 CACHED),
+    "endless": ("as mooncake; then again in slices that are taken when they have ended", mooncake, CACHED),
     "pd16": ("10 prefill + 6 decode instances, prefix-aware router, KV over 50 GB/s links", mooncake,
              Cluster((whole("prefill", 10, prefix=True, block=BLOCK), whole("decode", 6, prefix=False, block=16)),
                      AWARE, LINK)),
@@ -99,7 +103,7 @@ def play(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: i
     """Outcome, and CPU seconds in the kernel."""
     rng = np.random.default_rng(2)
     arrival = np.cumsum(rng.exponential(1 / rate, count))
-    part = {name: values[: count + (name == "block_offsets")] for name, values in traffic.items()}
+    part: dict[str, Any] = {name: values[: count + (name == "block_offsets")] for name, values in traffic.items()}
     if "block_ids" in traffic:
         part["block_ids"] = traffic["block_ids"][: int(part["block_offsets"][-1])]
     run = simulator.Simulator(cluster)
@@ -107,6 +111,29 @@ def play(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: i
     start = time.process_time()
     run.advance()
     return run.outcome(), time.process_time() - start
+
+
+def endless(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: int) -> dict[str, object]:
+    """The same requests submitted in slices, and taken when they have ended: memory for those in flight only."""
+    rng, run, kernel_s = np.random.default_rng(2), simulator.Simulator(cluster), 0.0
+    arrival = np.cumsum(rng.exponential(1 / rate, count))
+    begun = time.process_time()
+    for low in range(0, count, SLICE):
+        part = slice(low, low + SLICE)
+        columns: dict[str, Any] = {name: traffic[name][part] for name in ("input_tokens", "output_tokens")}
+        if "block_ids" in traffic:
+            offsets = traffic["block_offsets"][low : low + SLICE + 1]
+            columns["block_ids"] = traffic["block_ids"][offsets[0] : offsets[-1]]
+            columns["block_offsets"] = offsets - offsets[0]
+        run.submit(Requests.of(arrival[part], **columns))
+        start = time.process_time()
+        run.advance(arrival[part][-1])
+        kernel_s += time.process_time() - start
+        run.take()
+    run.advance()
+    run.take()
+    return {"slices_ended": run.ended, "slices_slots": run.slots, "slices_kernel_s": kernel_s,
+            "slices_s": time.process_time() - begun}  # fmt: skip
 
 
 def recorded(path: Path, count: int) -> dict[str, np.ndarray]:
@@ -130,6 +157,7 @@ def measure(name: str, count: int, trace: Path | None) -> dict[str, object]:
     begun = time.perf_counter()
     outcome, kernel_s = play(cluster, traffic, rate, count)
     total_s = time.perf_counter() - begun
+    sliced = endless(cluster, traffic, rate, count) if name == "endless" else {}
     pools = outcome.pools
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
@@ -141,7 +169,7 @@ def measure(name: str, count: int, trace: Path | None) -> dict[str, object]:
         "kernel_s": kernel_s, "total_s": total_s, "start_s": ready, "requests_per_s": count / kernel_s,
         "steps_per_s": outcome.steps / kernel_s, "peak_bytes": peak,
         "bytes_per_request": (peak - base) / count,
-        "ids_bytes_per_request": 4 * len(traffic.get("block_ids", ())) / count,
+        "ids_bytes_per_request": 4 * len(traffic.get("block_ids", ())) / count, **sliced,
     }  # fmt: skip
 
 
@@ -167,6 +195,10 @@ def main() -> None:
               f"start {found['start_s']:.2f} s")  # fmt: skip
         print(f"  peak {found['peak_bytes'] / 1e6:,.0f} MB; {found['bytes_per_request']:.0f} bytes a request, "
               f"{found['ids_bytes_per_request']:.0f} of them beside each block id")  # fmt: skip
+        if "slices_s" in found:
+            print(f"  in slices of {SLICE:,}: {found['slices_ended']:,} ended, {found['slices_slots']:,} remembered "
+                  f"at most; kernel {found['slices_kernel_s']:.3f} s; "
+                  f"with submit and take {found['slices_s']:.3f} s")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
-from tokenworks.engine.types import Cluster, Counts, Limits, Outcome, Pool, Requests, Router, StepCost, Transfer
+from tokenworks.engine.types import (
+    Cluster,
+    Counts,
+    Ended,
+    Limits,
+    Outcome,
+    PerRequest,
+    Pool,
+    Requests,
+    Router,
+    StepCost,
+    Transfer,
+)
 
 ROUTERS = ("round_robin", "least_loaded", "power_of_two", "prefix_aware")
 BEAT = 257 / 16384  # exact in binary, so that steps end just when others arrive; in the middle of a bin of gaps
@@ -25,7 +39,7 @@ def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
         draft_tokens=draft,
         tokens_per_step=float(rng.uniform(1, 1 + draft)),
         prefix_caching=prefix,
-        policy=str(rng.choice(["vllm", "sglang"])),  # type: ignore[arg-type]
+        policy=str(rng.choice(["vllm", "sglang"])),
     )
 
 
@@ -90,19 +104,51 @@ def chain(rng: np.random.Generator, length: int) -> np.ndarray:
 def assert_same_counts(slow: Counts | Outcome, fast: Counts | Outcome) -> None:
     """All that is counted."""
     for one, two in zip(fast.pools, slow.pools, strict=True):
-        assert {**vars(one), "busy_s": 0} == {**vars(two), "busy_s": 0}
-        np.testing.assert_allclose(one.busy_s, two.busy_s, rtol=1e-9)
+        assert {**vars(one), "busy_s": 0, "link_busy_s": 0} == {**vars(two), "busy_s": 0, "link_busy_s": 0}
+        np.testing.assert_allclose([one.busy_s, one.link_busy_s], [two.busy_s, two.link_busy_s], rtol=1e-9)
     np.testing.assert_array_equal(fast.itl_counts, slow.itl_counts)
     assert abs(fast.now_s - slow.now_s) < 1e-9
 
 
-def assert_same(slow: Outcome, fast: Outcome) -> None:
-    """Equal in every event, step and counter; times to 1e-9."""
+def slices(whole: Requests, at: list[int]) -> list[Requests]:
+    """The same requests to be submitted in parts that begin at these indices, each after the parts before."""
+    parts = []
+    for low, high in pairwise([*at, len(whole)]):
+        first, last = whole.block_offsets[low], whole.block_offsets[high]
+        columns = {name: getattr(whole, name)[low:high] for name in _COLUMNS}
+        offsets = whole.block_offsets[low : high + 1] - first
+        parts.append(Requests.of(**columns, block_ids=whole.block_ids[first:last], block_offsets=offsets, earlier=low))
+    return parts
+
+
+_COLUMNS = ("arrival_s", "input_tokens", "output_tokens", "priority", "group", "after")
+
+
+def assert_same_requests(slow: PerRequest, fast: PerRequest) -> None:
+    """What became of each; times to 1e-9."""
     for name in ("status", "rank", "cached_tokens", "preemptions"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(slow, name), err_msg=name)
     for name in ("arrival_s", "scheduled_s", "first_token_s", "end_s"):
         mine, oracle = getattr(fast, name), getattr(slow, name)
         seen = slow.status > 0 if name == "arrival_s" else slice(None)
         np.testing.assert_allclose(mine[seen], oracle[seen], rtol=0, atol=1e-9, err_msg=name)
+
+
+def assert_same_ended(slow: Ended, fast: Ended) -> None:
+    """The same requests in the same order."""
+    np.testing.assert_array_equal(fast.number, slow.number)
+    assert_same_requests(slow, fast)
+
+
+def joined(parts: list[Ended]) -> Ended:
+    """What was taken at several times, in order of number."""
+    order = np.argsort(np.concatenate([part.number for part in parts]))
+    columns = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in vars(parts[0])}
+    return Ended(**columns)
+
+
+def assert_same(slow: Outcome, fast: Outcome) -> None:
+    """Equal in every event, step and counter; times to 1e-9."""
+    assert_same_requests(slow, fast)
     np.testing.assert_array_equal(fast.series, slow.series)
     assert_same_counts(slow, fast)

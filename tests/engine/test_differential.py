@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.engine import cases
 from tokenworks.engine import reference, simulator
-from tokenworks.engine.types import Status
+from tokenworks.engine.policies import POLICIES, Policy
+from tokenworks.engine.types import Requests, Status
 
 
 @settings(max_examples=300, deadline=None)
@@ -33,6 +37,21 @@ def test_a_sweep_of_seeds(block: int) -> None:
         seen += [sum(p.preemptions for p in pools), sum(p.hit_tokens for p in pools), sum(p.evictions for p in pools),
                  slow.count(Status.REJECTED), slow.count(Status.COMPLETED)]  # fmt: skip
     assert (seen > 1).all(), seen
+
+
+@pytest.mark.parametrize("traits", list(product([True, False], repeat=4)))
+def test_any_policy_that_combines_the_traits(traits: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy is a row of the table: neither the reference nor the kernel knows its name."""
+    for name in ("vllm", "sglang"):
+        monkeypatch.setitem(POLICIES, name, Policy(*traits))
+    preempted = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        cluster, requests = cases.cluster(rng), cases.requests(rng, int(rng.integers(1, 40)))
+        slow = reference.run(cluster, requests)
+        cases.assert_same(slow, simulator.run(cluster, requests))
+        preempted += int(slow.preemptions.sum())
+    assert preempted > 1
 
 
 @settings(max_examples=100, deadline=None)
@@ -59,6 +78,96 @@ def test_driven_in_steps(seed: int) -> None:
     for one in (slow, fast):
         one.advance()
     cases.assert_same(slow.outcome(), fast.outcome())
+    cases.assert_same_ended(slow.take(), fast.take())
+    assert fast.ended == count
+
+
+def moments(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Times of which some are those of other events, and some the same."""
+    times = rng.exponential(float(rng.choice([0.02, 0.3])), count)
+    times = np.floor(times / cases.BEAT) * cases.BEAT if rng.random() < 0.5 else times
+    return times[rng.integers(0, count, count)] if rng.random() < 0.3 else times
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 1 << 40))
+def test_cancels_at_given_times(seed: int) -> None:
+    """The kernel equals the reference, and both a run that is stopped at each of these times to cancel by hand."""
+    rng = np.random.default_rng(seed)
+    cluster, requests = cases.cluster(rng), cases.requests(rng, 30)
+    times, whom = moments(rng, 12), rng.integers(0, 30, 12)
+    slow, fast, by_hand = reference.Reference(cluster), simulator.Simulator(cluster), simulator.Simulator(cluster)
+    for one in (slow, fast, by_hand):
+        one.submit(requests)
+    fast.at(times[:6], "cancel", whom[:6])
+    for time, index in zip(times[6:].tolist(), whom[6:].tolist(), strict=True):
+        fast.at(time, "cancel", index)
+    for time, index in zip(times.tolist(), whom.tolist(), strict=True):
+        slow.at(time, "cancel", index)
+    last = -1.0
+    for i in np.argsort(times, kind="stable").tolist():
+        if times[i] != last:  # else what follows from the cancel before would come first
+            by_hand.advance(float(times[i]))
+        by_hand.cancel(int(whom[i]))
+        last = times[i]
+    middle = float(rng.choice(times))
+    for one in (slow, fast):
+        one.advance(middle)
+    cases.assert_same(slow.outcome(), fast.outcome())
+    for one in (slow, fast, by_hand):
+        one.advance()
+    cases.assert_same(slow.outcome(), fast.outcome())
+    cases.assert_same(slow.outcome(), by_hand.outcome())
+    cases.assert_same_ended(slow.take(), fast.take())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 1 << 40))
+def test_requests_that_have_ended_give_their_memory_to_others(seed: int) -> None:
+    """Submitted in parts, some cancelled, taken now and then: the reference, which forgets nobody, does the same."""
+    rng = np.random.default_rng(seed)
+    cluster = cases.cluster(rng)
+    slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
+    now, count = 0.0, 0
+    slow_parts, fast_parts = [], []
+    for _ in range(int(rng.integers(2, 12))):
+        requests = cases.requests(rng, int(rng.integers(1, 12)))
+        requests.arrival_s[requests.after < 0] += now
+        requests = followed(rng, requests, slow, count)
+        count += len(requests)
+        now += float(rng.choice([cases.BEAT * int(rng.integers(1, 40)), rng.exponential(0.3)]))
+        later, whom = float(now + rng.exponential(0.1)), int(rng.integers(0, count))
+        for one in (slow, fast):
+            one.submit(requests)
+            one.at(later, "cancel", whom)
+            one.advance(now)
+        if rng.random() < 0.7:
+            slow_parts.append(slow.take())
+            fast_parts.append(fast.take())
+            cases.assert_same_ended(slow_parts[-1], fast_parts[-1])
+        whom = int(rng.integers(0, count))
+        for one in (slow, fast):
+            one.cancel(whom)
+    for one in (slow, fast):
+        one.advance()
+    cases.assert_same_counts(slow.counts(), fast.counts())
+    fast_parts.append(fast.take())
+    whole = cases.joined(fast_parts)
+    assert fast.ended == count
+    assert whole.number.tolist() == list(range(count))
+    cases.assert_same_requests(slow.outcome(), whole)
+
+
+def followed(rng: np.random.Generator, requests: Requests, slow: reference.Reference, count: int) -> Requests:
+    """Some of the requests follow one of an earlier part that is still in flight."""
+    gone = {q.index for q in slow.ended} | {q.index for q in slow.sequences if q.status >= Status.COMPLETED or q.doomed}
+    there = sorted(set(range(count)) - gone)
+    if not there or rng.random() < 0.5:
+        return requests
+    after = np.where(requests.after >= 0, requests.after + count, -1).astype(np.int32)
+    mine = rng.random(len(requests)) < 0.3
+    after[mine], requests.arrival_s[mine] = rng.choice(there, mine.sum()), 0.1
+    return replace(requests, after=after, earlier=count)
 
 
 @settings(max_examples=100, deadline=None)

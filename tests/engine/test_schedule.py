@@ -87,7 +87,7 @@ def test_watermark_and_reserve(run: Run) -> None:
 
 
 def sharing(policy: str) -> Outcome:
-    limits = Limits(4, 100, 100, 4, prefix_caching=True, policy=policy)  # type: ignore[arg-type]
+    limits = Limits(4, 100, 100, 4, prefix_caching=True, policy=policy)
     ids = np.tile([1, 2, 3], 3)
     requests = Requests.of([0.0, 0.0, 5.0], [12, 12, 13], [2, 2, 2], block_ids=ids, block_offsets=[0, 3, 6, 9])
     slow, fast = reference.run(one(limits), requests), simulator.run(one(limits), requests)

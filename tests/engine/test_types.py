@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -44,7 +46,7 @@ def test_requests(words: str, arguments: dict[str, object]) -> None:
         ("decode_context_s: -1.0 must be finite", lambda: StepCost(np.ones(5), 0.0, -1.0)),
         ("kv_blocks: 0 must be above zero", lambda: Limits(2, 8, 0)),
         ("max_queue: -1 must not be negative", lambda: Limits(2, 8, 10, max_queue=-1)),
-        ("unknown policy 'orca'; vllm or sglang", lambda: Limits(2, 8, 10, policy="orca")),  # type: ignore[arg-type]
+        ("unknown policy 'orca'; vllm or sglang", lambda: Limits(2, 8, 10, policy="orca")),
         (r"tokens_per_step: 3 must lie in 1 \.\. 1 \+ draft_tokens = 1", lambda: Limits(2, 8, 10, tokens_per_step=3)),
         (r"token_budget: 3 cannot decode all .* = 4", lambda: Limits(2, 3, 10, draft_tokens=1)),
         ("unknown role 'chef'", lambda: Pool(COST, LIMITS, role="chef")),  # type: ignore[arg-type]
@@ -90,3 +92,45 @@ def test_submitting_into_the_past() -> None:
     run.advance(5.0)
     with pytest.raises(SpecError, match=r"arrival_s: 4\.0 s lies before now, 5\.0 s"):
         run.submit(Requests.of([4.0], [1], [1]))
+
+
+def test_events_from_outside() -> None:
+    run = simulator.Simulator(Cluster((POOL,)))
+    run.submit(Requests.of([5.0], [1], [1]))
+    run.advance(1.0)
+    with pytest.raises(SpecError, match="unknown event 'applaud'; one of cancel"):
+        run.at(2.0, "applaud", 0)
+    for time in (0.5, math.inf):
+        with pytest.raises(SpecError, match=r"want finite times that do not lie before now, 1\.0 s"):
+            run.at(time, "cancel", 0)
+    with pytest.raises(IndexError, match="no request 1"):
+        run.at(2.0, "cancel", [0, 1])
+
+
+def test_who_follows_a_request_of_an_earlier_call() -> None:
+    """It is sent so long after the end of that one, which must not have ended yet."""
+    run = simulator.Simulator(Cluster((POOL,)))
+    run.submit(Requests.of([0.0], [1], [5]))
+    run.submit(Requests.of([0.5, 1.0], [1, 1], [1, 1], after=[0, 1], earlier=1))
+    run.advance()
+    outcome = run.outcome()
+    np.testing.assert_allclose(outcome.arrival_s[1:] - outcome.end_s[:2], [0.5, 1.0])
+    with pytest.raises(SpecError, match=r"earlier: 2 requests, 3 were submitted"):
+        run.submit(Requests.of([0.5], [1], [1], after=[0], earlier=2))
+    for _ in range(2):
+        with pytest.raises(SpecError, match="request 2 has ended, nobody can follow it; send at a time of its own"):
+            run.submit(Requests.of([0.5], [1], [1], after=[2], earlier=3))
+        run.take()
+    assert run.slots == 3
+    run.submit(Requests.of([run.now] * 3, [1] * 3, [1] * 3))
+    assert run.slots == 3
+
+
+def test_who_follows_one_that_is_refused_is_never_sent() -> None:
+    run = simulator.Simulator(Cluster((POOL,)))
+    run.submit(Requests.of([0.0, 0.1, 0.1, 9.0], [50, 1, 1, 1], [1, 1, 1, 1], after=[-1, 0, 1, -1]))
+    run.advance(1.0)
+    ended = run.take()
+    assert ended.number.tolist() == [0, 1, 2]
+    assert ended.status.tolist() == [Status.REJECTED, Status.PENDING, Status.PENDING]
+    assert (run.sent, run.ended) == (1, 3)

@@ -170,6 +170,77 @@ def test_decode_never_before_its_kv_arrives(seed: int) -> None:
     assert (outcome.end_s - outcome.first_token_s - needed)[done].min(initial=0.0) > -1e-9
 
 
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_a_link_has_one_flow_at_a_time(seed: int) -> None:
+    """Both sides book what is carried, each request once; no link is busy for longer than the run."""
+    rng = np.random.default_rng(seed)
+    transfer = Transfer(0.01, 1e-3)
+    pools = tuple(
+        Pool(StepCost(np.full(401, 0.001)), Limits(8, 400, 200), instances=int(rng.integers(1, 4)), role=role)
+        for role in ("prefill", "decode")
+    )
+    outcome = simulator.run(Cluster(pools, transfer=transfer), cases.requests(rng, 40))
+    carried = (outcome.status == Status.COMPLETED) & (outcome.output_tokens > 1)
+    needed = 0.01 + outcome.input_tokens[carried] * 1e-3
+    for pool, counts in zip(pools, outcome.pools, strict=True):
+        assert counts.link_flows == carried.sum()
+        assert counts.link_busy_s == pytest.approx(needed.sum())
+        assert counts.link_busy_s <= pool.instances * outcome.now_s + 1e-9
+
+
+# ---- runs without an end
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.lists(st.floats(0.001, 1.0), max_size=5))
+def test_taking_now_and_then_is_taking_at_the_end(seed: int, pauses: list[float]) -> None:
+    """Each request is taken once, when it has ended, as the whole run has it."""
+    cluster, requests = drawn(seed)
+    whole, run = simulator.run(cluster, requests), simulator.Simulator(cluster)
+    run.submit(requests)
+    parts = []
+    for now in [*np.cumsum(pauses), math.inf]:
+        run.advance(float(now))
+        before = run.ended
+        parts.append(run.take())
+        assert len(parts[-1].number) + sum(len(part.number) for part in parts[:-1]) == before
+        assert not len(run.take().number)
+        assert len(run.outcome().status) == len(requests) - before
+    taken = cases.joined(parts)
+    assert taken.number.tolist() == list(range(len(requests)))
+    for name in set(vars(taken)) - {"number", "arrival_s"}:
+        np.testing.assert_array_equal(getattr(taken, name), getattr(whole, name), err_msg=name)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_a_run_without_an_end_needs_memory_for_what_is_in_flight_only(prefix: bool) -> None:
+    """A hundred times more requests than slots, and the same times as in one whole run."""
+    rng, count, step = np.random.default_rng(8), 40_000, 200
+    sizes = rng.integers(0, 20, count)
+    requests = Requests.of(
+        np.cumsum(rng.exponential(0.02, count)), 4 * sizes + 1, rng.integers(1, 20, count),
+        block_ids=np.concatenate([cases.chain(rng, int(size)) for size in sizes]),
+        block_offsets=np.concatenate([[0], np.cumsum(sizes)]),
+    )  # fmt: skip
+    limits = Limits(16, 200, 100, 4, prefix_caching=prefix)
+    cluster = Cluster((Pool(StepCost(np.linspace(0.001, 0.02, 201)), limits, instances=2),), Router("prefix_aware"))
+    whole, run = simulator.run(cluster, requests), simulator.Simulator(cluster)
+    parts, held = [], []
+    for part in cases.slices(requests, list(range(0, count, step))):
+        run.submit(part)
+        run.advance(float(part.arrival_s[-1]))
+        parts.append(run.take())
+        held.append([len(array) for array in run._state])
+    run.advance()
+    taken = cases.joined([*parts, run.take()])
+    assert run.slots < count / 100
+    assert len(run._state.request) <= 2 * run.slots
+    assert (np.max(held, axis=0) <= 1.5 * np.max(held[:100], axis=0)).all()
+    for name in set(vars(taken)) - {"number"}:
+        np.testing.assert_array_equal(getattr(taken, name), getattr(whole, name), err_msg=name)
+
+
 # ---- queues with a known answer
 
 

@@ -15,7 +15,7 @@ from tokenworks.costs.rates import rates
 from tokenworks.legal.points import Points
 from tokenworks.planning.estimate import estimate
 from tokenworks.simulation.steps import Site
-from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.calibration import DEFAULT, load_calibration
 from tokenworks.specs.deployment import Role
 from tokenworks.specs.load import load_workload
 from tokenworks.specs.workload import Workload
@@ -43,7 +43,7 @@ def test_plan_and_estimate_cost_one_step(
     fits = planned.kv_tokens(points, np.full(1, sequences), np.full(1, tokens))[0]
     if fits < sequences * planned.demand.request.context or fits / one.parallel.dp < workload.isl + workload.osl:
         return
-    made = estimate(planned.setting, load_calibration(), [one], sequences=sequences, tokens=tokens)
+    made = estimate(planned.setting, DEFAULT, [one], sequences=sequences, tokens=tokens)
     prefill, decode = made.steps
     assert decode.seconds == pytest.approx(planned.seconds(points, np.full(1, 1.0 * sequences), none)[0], rel=1e-9)
     assert prefill.seconds == pytest.approx(planned.seconds(points, none, np.full(1, 1.0 * tokens))[0], rel=1e-9)

@@ -1,7 +1,7 @@
 """The readable oracle: one iteration at a time, block by block, in plain Python; slow, and what `kernel` must equal.
 
-Here are the instances, the client, the routers and the way of KV from prefill to decode; `reference_rank` has the
-scheduler and the cache of one rank, and says which engines they follow.
+Here are the instances, the client and the way of KV from prefill to decode; `reference_rank` has the scheduler and
+the cache of one rank, and says which engines they follow; `reference_router` chooses the rank.
 """
 
 from __future__ import annotations
@@ -9,20 +9,47 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
-from tokenworks.engine.reference_rank import POLICIES, Rank, Scheduled, Sequence
-from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Outcome, Pool, PoolCounts, Requests, Status
+from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence, schedule
+from tokenworks.engine.reference_router import ReferenceRouter
+from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Ended, Outcome, Pool, PoolCounts, Requests, Status
 
 NEVER = math.inf
+_COLUMNS: dict[str, tuple[str, type[Any]]] = {
+    "arrival_s": ("sent_s", np.float64), "scheduled_s": ("scheduled_s", np.float64),
+    "first_token_s": ("first_s", np.float64), "end_s": ("end_s", np.float64), "input_tokens": ("input", np.int32),
+    "output_tokens": ("output", np.int32), "cached_tokens": ("hit", np.int32),
+    "preemptions": ("preemptions", np.int32), "status": ("status", np.int8), "rank": ("route", np.int32),
+}  # fmt: skip
 
 
-class Instance:
+@dataclass
+class ReferenceLink:
+    """What flows share, one flow at a time."""
+
+    free_s: float = 0.0
+    busy_s: float = 0.0
+    flows: int = 0
+
+
+def book(links: tuple[ReferenceLink, ...], seconds: float, now: float) -> float:
+    """A flow takes all of `links` for so many seconds, once all are free, first come, first served; returns its end."""
+    done = max(now, *(link.free_s for link in links)) + seconds
+    for link in links:
+        link.free_s = done
+        link.busy_s += seconds
+        link.flows += 1
+    return done
+
+
+class ReferenceInstance:
     """Ranks that step together, and the step they are in."""
 
     def __init__(self, pool: Pool, number: int, ranks: list[Rank]) -> None:
@@ -32,7 +59,7 @@ class Instance:
         self.anchor: tuple[float, float, float] = (0.0, 0.0, 0.0)
         self.anchor_steps = self.tokens = 0
         self.anchored: list[Sequence] = []
-        self.link_free_s = 0.0
+        self.link = ReferenceLink()
         self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = 0
         self.busy_s = 0.0
 
@@ -46,7 +73,7 @@ class Instance:
             self.anchored = [] if rank.ready else self.anchored
             rank.join()
         while True:
-            self.batches = [POLICIES[self.pool.limits.policy](rank, now) for rank in self.ranks]
+            self.batches = [schedule(rank, now) for rank in self.ranks]
             loads += [q for batch in self.batches for q in batch.loads]
             if self.busy or not any(batch.preempted for batch in self.batches):
                 break
@@ -92,7 +119,7 @@ class Instance:
 
 
 class Reference:
-    """A cluster that is driven in steps: `submit`, `cancel`, `advance`, `outcome`."""
+    """A cluster that is driven in steps: `submit`, `at`, `cancel`, `advance`, `take`, `outcome`."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.now = cluster, 0.0
@@ -101,28 +128,30 @@ class Reference:
         self.arrivals: list[tuple[float, int]] = []
         self.loads: list[tuple[float, int, Sequence]] = []
         self.gate: deque[Sequence] = deque()
-        self.flying = self.turn = self.sent = 0
-        self.seed = cluster.router.seed
-        self.emitted: list[tuple[float, int, int, bool]] = []
-        self.known: dict[int, set[int]] = {}
+        self.flying = self.sent = self.taken = self.given = 0
+        self.ended: list[Sequence] = []
+        self.outside: list[tuple[float, int, str, int]] = []
+        self.kinds: dict[str, Callable[[Sequence], None]] = {"cancel": self.withdraw}
+        emitted: list[tuple[float, int, int, bool]] = []
         self.itl = np.zeros((GROUPS, ITL_BINS), dtype=np.int64)
         self.series: list[list[int]] = []
         self.tokens_seen = (0, 0)
-        self.instances: list[Instance] = []
+        self.instances: list[ReferenceInstance] = []
         self.pools: list[list[Rank]] = []
-        self.home: dict[int, Instance] = {}
+        self.home: dict[int, ReferenceInstance] = {}
         for pool in cluster.pools:
-            ranks = [Rank(pool, i, self.emitted) for i in range(pool.instances * pool.ranks)]
+            ranks = [Rank(pool, i, emitted) for i in range(pool.instances * pool.ranks)]
             self.pools.append(ranks)
             for i in range(pool.instances):
-                instance = Instance(pool, len(self.instances), ranks[i :: pool.instances])
+                instance = ReferenceInstance(pool, len(self.instances), ranks[i :: pool.instances])
                 self.instances.append(instance)
                 self.home.update({id(rank): instance for rank in instance.ranks})
+        self.router = ReferenceRouter(cluster.router, self.pools[0], emitted)
 
     # ---- driving
 
     def submit(self, requests: Requests) -> None:
-        """Add requests; `after` counts from the first of this call. Arrivals must not lie before now."""
+        """Add requests. Arrivals must not lie before now; who follows a request of before needs it still in flight."""
         base = len(self.sequences)
         doomed = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
         for i in range(len(requests)):
@@ -133,12 +162,12 @@ class Reference:
                          requests.block_ids[low:high].tolist(), doomed=bool(doomed[i]))  # fmt: skip
             self.sequences.append(q)
             if requests.after[i] >= 0:
-                self.children.setdefault(base + int(requests.after[i]), []).append(q.index)
+                self.children.setdefault(base - requests.earlier + int(requests.after[i]), []).append(q.index)
             else:
                 heapq.heappush(self.arrivals, (q.sent_s, q.index))
 
     def advance(self, until: float = NEVER, *, sent: int | None = None) -> None:
-        """Play all events up to and including `until`; at one time: arrivals, KV transfers, ends of steps.
+        """Play all events up to and including `until`; at one time: arrivals, KV transfers, ends of steps, `at`.
 
         `sent`: stop, before that, right after the so-manieth request was sent.
         """
@@ -146,7 +175,8 @@ class Reference:
             instance = min(self.instances, key=lambda i: (i.end_s, i.number))
             arrival = self.arrivals[0][0] if self.arrivals else NEVER
             load = self.loads[0][0] if self.loads else NEVER
-            time = min(arrival, load, instance.end_s)
+            outside = self.outside[0][0] if self.outside else NEVER
+            time = min(arrival, load, instance.end_s, outside)
             self.sample(min(time, until))
             if time > until or time == NEVER:
                 self.now = until if until < NEVER else self.now
@@ -156,20 +186,32 @@ class Reference:
                 self.arrive(self.sequences[heapq.heappop(self.arrivals)[1]])
             elif load == time:
                 self.loaded(heapq.heappop(self.loads)[2])
-            else:
+            elif instance.end_s == time:
                 self.finish(instance)
                 self.fetch(instance, instance.start(time))
+            else:
+                while self.outside and self.outside[0][0] == time:
+                    _, _, kind, index = heapq.heappop(self.outside)
+                    self.kinds[kind](self.sequences[index])
+
+    def at(self, time_s: float, kind: str, index: int) -> None:
+        """Something happens to a request from outside at a time; what was given first comes first."""
+        self.given += 1
+        heapq.heappush(self.outside, (time_s, self.given, kind, index))
 
     def cancel(self, index: int) -> None:
         """Withdraw a request now; what runs is dropped at the end of its step. Its later turns are never sent."""
-        q = self.sequences[index]
+        self.withdraw(self.sequences[index])
+
+    def withdraw(self, q: Sequence) -> None:
+        """The event "cancel"."""
         if q.status is Status.RUNNING:
             q.cancelled = True
         elif q.status is Status.QUEUED and q.at:
             q.at.waiting[q.priority].remove(q)
             self.let_go(q)
             self.drop(q, Status.CANCELLED)
-        elif q.status is Status.PENDING:
+        elif q.status is Status.PENDING and not q.forgotten:
             q.status = Status.CANCELLED
 
     # ---- events
@@ -183,6 +225,7 @@ class Reference:
             self.flying += 1
             q.gated = False
         if q.status is not Status.PENDING:
+            self.forget(q)
             if not q.gated:
                 self.open_gate(self.now)
             return
@@ -191,7 +234,7 @@ class Reference:
         if q.doomed:
             self.end(q, Status.REJECTED)
             return
-        q.route = self.route(q)
+        q.route = self.router.choose(q, self.now)
         rank = self.pools[0][q.route]
         rank.owed += q.owed
         if rank.limits.max_queue and rank.queued() >= rank.limits.max_queue:
@@ -211,7 +254,7 @@ class Reference:
         instance = self.home[id(rank)]
         instance.end_s = min(instance.end_s, self.now) if not instance.batches else instance.end_s
 
-    def finish(self, instance: Instance) -> None:
+    def finish(self, instance: ReferenceInstance) -> None:
         """End of a step: tokens come out, sequences leave."""
         if not instance.busy:
             return
@@ -227,7 +270,7 @@ class Reference:
             for q, tokens in batch.prefills:
                 q.computed += tokens
                 instance.prefill_tokens += tokens
-                if rank.limits.policy == "sglang":
+                if not rank.policy.finds_scheduled:
                     rank.store(q, self.now)
                 if q.computed == q.goal:
                     q.decoding = True
@@ -238,7 +281,7 @@ class Reference:
             for q in [q for q in rank.running if q.cancelled]:
                 self.drop(q, Status.CANCELLED)
 
-    def produce(self, q: Sequence, instance: Instance, tokens: int) -> None:
+    def produce(self, q: Sequence, instance: ReferenceInstance, tokens: int) -> None:
         """`tokens` of `q` come out at once."""
         q.generated += tokens
         instance.output_tokens += tokens
@@ -268,13 +311,38 @@ class Reference:
         q.status, q.end_s = status, self.now + q.lag_s
         self.pay(q)
         if status is Status.COMPLETED:
-            turns = (self.sequences[child] for child in self.children.get(q.index, []))
-            for turn in turns:
+            self.ended.append(q)
+            for turn in self.followers(q):
                 if turn.status is Status.PENDING:
                     turn.sent_s += q.end_s
                     heapq.heappush(self.arrivals, (turn.sent_s, turn.index))
+                else:
+                    self.forget(turn)
+        else:
+            self.forget(q)
         if self.cluster.concurrency:
             self.open_gate(q.end_s)
+
+    def followers(self, q: Sequence) -> list[Sequence]:
+        """What is sent after the end of `q`."""
+        return [self.sequences[child] for child in self.children.get(q.index, [])]
+
+    def forget(self, q: Sequence) -> None:
+        """`q` has ended without completing: those that follow it, and those that follow these, are never sent."""
+        self.ended.append(q)
+        todo = [q]
+        while todo:
+            turns = self.followers(todo.pop())
+            self.ended += turns
+            for turn in turns:
+                turn.forgotten = True
+            todo += turns
+
+    def pay(self, q: Sequence) -> None:
+        """`q` has its first token, or will not have it: its rank no longer owes that to the router."""
+        if q.owed:
+            self.pools[0][q.route].owed -= q.owed
+            q.owed = 0
 
     def open_gate(self, now: float) -> None:
         """A slot of the client is free: the next request takes it, or nobody."""
@@ -284,6 +352,7 @@ class Reference:
                 q.gated, q.sent_s = False, now + self.cluster.request_s
                 heapq.heappush(self.arrivals, (q.sent_s, q.index))
                 return
+            self.forget(q)
         self.flying -= 1
 
     # ---- prefill to decode (vLLM's NIXL connector: the decode side reserves blocks, then pulls)
@@ -299,15 +368,13 @@ class Reference:
         q.goal, q.computed, q.decoding, q.remote = q.input, 0, False, True
         self.enqueue(q, min(self.pools[1], key=lambda r: (r.load, r.number)))
 
-    def fetch(self, instance: Instance, loads: list[Sequence]) -> None:
-        """Transfers start when both links are free, in the order of admission."""
+    def fetch(self, instance: ReferenceInstance, loads: list[Sequence]) -> None:
+        """KV of admitted requests flows over the links of both instances, in the order of admission."""
         transfer = self.cluster.transfer
         for q in loads:
             assert q.left is not None
-            source = self.home[id(q.left[0])]
-            begin = max(self.now, source.link_free_s, instance.link_free_s)
-            done = begin + (transfer.latency_s + q.input * transfer.seconds_per_token * (1.0 - transfer.overlap))
-            source.link_free_s = instance.link_free_s = done
+            seconds = transfer.latency_s + q.input * transfer.seconds_per_token * (1.0 - transfer.overlap)
+            done = book((self.home[id(q.left[0])].link, instance.link), seconds, self.now)
             heapq.heappush(self.loads, (done, q.index, q))
 
     def loaded(self, q: Sequence) -> None:
@@ -330,62 +397,6 @@ class Reference:
             rank.release(holding, self.now)
             q.left = None
             self.wake(rank)
-
-    # ---- routing
-
-    def route(self, q: Sequence) -> int:
-        """Number of the rank that takes `q`."""
-        ranks, router = self.pools[0], self.cluster.router
-        if router.name == "round_robin":
-            self.turn += 1
-            return (self.turn - 1) % len(ranks)
-        if router.name == "power_of_two":
-            one, two = self.draw() % len(ranks), self.draw() % len(ranks)
-            return two if ranks[two].load < ranks[one].load else one
-        if router.name == "least_loaded":
-            return min(range(len(ranks)), key=lambda i: (ranks[i].load, i))
-        known = self.known_prefixes(q)
-        top = (1.0 + router.imbalance) * min(rank.load for rank in ranks) + router.slack
-        allowed = [i for i in range(len(ranks)) if ranks[i].load <= top]
-        work = [rank.owed - known[i] + router.load_tokens * rank.load for i, rank in enumerate(ranks)]
-        best = min(allowed, key=lambda i: (work[i], ranks[i].chosen, i))
-        self.turn += 1
-        ranks[best].chosen, q.owed = self.turn, q.input - known[best]
-        return best
-
-    def pay(self, q: Sequence) -> None:
-        """`q` has its first token, or will not have it: its rank no longer owes that to the router."""
-        if q.owed:
-            self.pools[0][q.route].owed -= q.owed
-            q.owed = 0
-
-    def known_prefixes(self, q: Sequence) -> list[int]:
-        """Tokens of the input that each rank holds, as far as cache events have reached the router."""
-        count = 0
-        for time, rank, name, stored in self.emitted:
-            if time + self.cluster.router.event_delay_s > self.now:
-                break
-            count += 1
-            holders = self.known.setdefault(name, set())
-            (holders.add if stored else holders.discard)(rank)
-        del self.emitted[:count]
-        length = [0] * len(self.pools[0])
-        alive = set(range(len(length)))
-        block = self.pools[0][0].limits.block_tokens
-        for name in q.ids[: q.input // block]:
-            alive &= self.known.get(name, set())
-            for rank in alive:
-                length[rank] += block
-        return length
-
-    def draw(self) -> int:
-        """Next number of the router's own stream (splitmix64, Steele et al., OOPSLA 2014)."""
-        mask = (1 << 64) - 1
-        self.seed = (self.seed + 0x9E3779B97F4A7C15) & mask
-        z = self.seed
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        return z ^ (z >> 31)
 
     # ---- results
 
@@ -411,24 +422,24 @@ class Reference:
     def outcome(self) -> Outcome:
         """Everything so far; the last row of the series is the window that is still open."""
         series = [*self.series, self.state()] if self.cluster.window_s else []
-        column = self._column
         return Outcome(
-            now_s=self.now,
-            arrival_s=column("sent_s", np.float64), scheduled_s=column("scheduled_s", np.float64),
-            first_token_s=column("first_s", np.float64), end_s=column("end_s", np.float64),
-            input_tokens=column("input", np.int32), output_tokens=column("output", np.int32),
-            cached_tokens=column("hit", np.int32), preemptions=column("preemptions", np.int32),
-            status=column("status", np.int8), rank=column("route", np.int32),
-            pools=self.counts().pools, itl_counts=self.itl.copy(), window_s=self.cluster.window_s,
-            series=np.array(series, dtype=np.int64).reshape(-1, len(SERIES)),
+            now_s=self.now, **self._columns(self.sequences), pools=self.counts().pools, itl_counts=self.itl.copy(),
+            window_s=self.cluster.window_s, series=np.array(series, dtype=np.int64).reshape(-1, len(SERIES)),
         )  # fmt: skip
+
+    def take(self) -> Ended:
+        """Requests that have ended since the last call."""
+        new = self.ended[self.taken :]
+        self.taken = len(self.ended)
+        return Ended(number=np.array([q.index for q in new], np.int64), **self._columns(new))
 
     def counts(self) -> Counts:
         """What has been counted so far."""
         return Counts(self.now, self.sent, tuple(self._counts(i) for i in range(len(self.pools))), self.itl.copy())
 
-    def _column(self, name: str, dtype: type[Any]) -> NDArray[Any]:
-        return np.array([getattr(q, name) for q in self.sequences], dtype=dtype)
+    @staticmethod
+    def _columns(some: list[Sequence]) -> dict[str, NDArray[Any]]:
+        return {name: np.array([getattr(q, own) for q in some], kind) for name, (own, kind) in _COLUMNS.items()}
 
     def _counts(self, number: int) -> PoolCounts:
         ranks, pool = self.pools[number], self.cluster.pools[number]
@@ -438,7 +449,8 @@ class Reference:
             output_tokens=sum(i.output_tokens for i in own), prefill_tokens=sum(i.prefill_tokens for i in own),
             query_tokens=sum(r.queries for r in ranks), hit_tokens=sum(r.hits for r in ranks),
             preemptions=sum(r.preemptions for r in ranks), evictions=sum(r.evictions for r in ranks),
-            busy_s=sum(i.busy_s for i in own), kv_total=sum(r.limits.kv_blocks for r in ranks),
+            busy_s=sum(i.busy_s for i in own), link_busy_s=sum(i.link.busy_s for i in own),
+            link_flows=sum(i.link.flows for i in own), kv_total=sum(r.limits.kv_blocks for r in ranks),
             kv_used=sum(r.limits.kv_blocks - len(r.free) for r in ranks),
         )  # fmt: skip
 

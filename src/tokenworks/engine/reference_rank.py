@@ -13,6 +13,7 @@ import math
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from tokenworks.engine.policies import POLICIES
 from tokenworks.engine.types import PRIORITIES, Pool, Status
 
 
@@ -48,6 +49,7 @@ class Sequence:
     at: Rank | None = None
     left: tuple[Rank, Sequence] | None = None
     doomed: bool = False
+    forgotten: bool = False
     route: int = -1
     owed: int = 0
 
@@ -57,6 +59,7 @@ class Rank:
 
     def __init__(self, pool: Pool, number: int, emit: list[tuple[float, int, int, bool]]) -> None:
         self.limits, self.number, self.emit = pool.limits, number, emit
+        self.policy = POLICIES[pool.limits.policy]
         self.waiting: list[deque[Sequence]] = [deque() for _ in range(PRIORITIES)]
         self.ready: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -182,17 +185,23 @@ class Rank:
         q.scheduled_s = now if math.isnan(q.scheduled_s) else q.scheduled_s
         return tokens
 
-    def preempt(self, q: Sequence, now: float, *, to_tail: bool) -> None:
+    def victim(self) -> Sequence:
+        """Who of the running is preempted next; see `policies.Policy`."""
+        if self.policy.preempts_fewest:
+            return min(enumerate(self.running), key=lambda x: (x[1].generated, -x[1].input, -x[0]))[1]
+        return max(reversed(self.running), key=lambda q: q.priority)
+
+    def preempt(self, q: Sequence, now: float) -> None:
         """Drop the KV of `q`; it will be computed again, its generated tokens as part of the prompt."""
         self.running.remove(q)
         self.release(q, now)
         q.status, q.decoding, q.computed, q.goal = Status.QUEUED, False, 0, q.input + q.generated
         q.preemptions += 1
         self.preemptions += 1
-        if to_tail:
-            self.waiting[q.priority].append(q)
-        else:
+        if self.policy.requeues_first:
             self.waiting[q.priority].appendleft(q)
+        else:
+            self.waiting[q.priority].append(q)
 
 
 @dataclass
@@ -213,11 +222,16 @@ class Scheduled:
         return m, len(self.decodes), context, square, prefill
 
 
-def vllm(rank: Rank, now: float) -> Scheduled:
+def schedule(rank: Rank, now: float) -> Scheduled:
+    """What a rank computes in its next step."""
+    return _mixed(rank, now) if rank.policy.mixes else _prefill_first(rank, now)
+
+
+def _mixed(rank: Rank, now: float) -> Scheduled:
     """As vLLM V1: what runs comes first and shares the token budget with at most one unfinished prefill, then waiting.
 
-    Without a free block the worst of the running is preempted: the last of the last class. Nothing is admitted in a
-    step that preempted. Departure: when a sequence preempts itself, the rest of the batch still runs.
+    Without a free block one of the running is preempted. Nothing is admitted in a step that preempted.
+    Departure: when a sequence preempts itself, the rest of the batch still runs.
     """
     batch, budget, index = Scheduled(), rank.limits.token_budget, 0
     width = 1 + rank.limits.draft_tokens
@@ -226,11 +240,11 @@ def vllm(rank: Rank, now: float) -> Scheduled:
         tokens = width if q.decoding else min(q.goal - q.computed, budget)
         need = rank.short(q, q.computed + (rank.gain if q.decoding else tokens))
         while need > len(rank.free) and q.status is Status.RUNNING:
-            victim = max(reversed(rank.running), key=lambda r: r.priority)
+            victim = rank.victim()
             if rank.running.index(victim) < index:
                 batch.decodes.remove(victim)
                 budget, index = budget + width, index - 1
-            rank.preempt(victim, now, to_tail=False)
+            rank.preempt(victim, now)
             batch.preempted = True
         if q.status is not Status.RUNNING:
             continue
@@ -239,32 +253,30 @@ def vllm(rank: Rank, now: float) -> Scheduled:
         if q.decoding:
             batch.decodes.append(q)
         else:
-            batch.prefills.append((q, tokens))
-            _store_ahead(rank, q, tokens, now)
+            _prefill(rank, batch, q, tokens, now)
     if not batch.preempted:
         _admit_waiting(rank, batch, budget, now)
     return batch
 
 
-def sglang(rank: Rank, now: float) -> Scheduled:
+def _prefill_first(rank: Rank, now: float) -> Scheduled:
     """As SGLang: a prefill-only batch of at most one chunk budget if anything can be prefilled, else decode all.
 
-    Without room to decode, those with fewest generated tokens (then longest input, then youngest) are retracted to
-    the tail of the queue. Departure: it frees for this step only, not for the next twenty (retract_decode_steps).
+    Without room to decode, running sequences are preempted until there is. Departure: room is made for this step only,
+    not for the next twenty (retract_decode_steps).
     """
     batch, budget = Scheduled(), rank.limits.token_budget
     if rank.running and not rank.running[-1].decoding:
         q = rank.running[-1]
         tokens = min(q.goal - q.computed, budget)
         rank.allocate(q, rank.short(q, q.computed + tokens), now)
-        batch.prefills.append((q, tokens))
+        _prefill(rank, batch, q, tokens, now)
         budget -= tokens
     _admit_waiting(rank, batch, budget, now)
     if batch.prefills:
         return batch
     while sum(rank.short(q, q.computed + rank.gain) for q in rank.running) > len(rank.free):
-        order = enumerate(rank.running)
-        rank.preempt(min(order, key=lambda x: (x[1].generated, -x[1].input, -x[0]))[1], now, to_tail=True)
+        rank.preempt(rank.victim(), now)
         batch.preempted = True
     for q in rank.running:
         rank.allocate(q, rank.short(q, q.computed + rank.gain), now)
@@ -284,17 +296,14 @@ def _admit_waiting(rank: Rank, batch: Scheduled, budget: int, now: float) -> Non
             batch.loads.append(q)
             continue
         rank.running.append(q)
-        batch.prefills.append((q, tokens))
+        _prefill(rank, batch, q, tokens, now)
         budget -= tokens
-        if rank.limits.policy == "vllm":
-            _store_ahead(rank, q, tokens, now)
 
 
-def _store_ahead(rank: Rank, q: Sequence, tokens: int, now: float) -> None:
-    """As vLLM, make blocks findable when they are scheduled, so that the next request of the same step shares them."""
-    q.computed += tokens
-    rank.store(q, now)
-    q.computed -= tokens
-
-
-POLICIES = {"vllm": vllm, "sglang": sglang}
+def _prefill(rank: Rank, batch: Scheduled, q: Sequence, tokens: int, now: float) -> None:
+    """`tokens` of `q` are computed in this step."""
+    batch.prefills.append((q, tokens))
+    if rank.policy.finds_scheduled:
+        q.computed += tokens
+        rank.store(q, now)
+        q.computed -= tokens

@@ -6,28 +6,35 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from tokenworks.arrays import Ints
 from tokenworks.engine import kernel
-from tokenworks.engine.state import REQUEST, State, allocate
-from tokenworks.engine.types import SERIES, Cluster, Counts, Outcome, PoolCounts, Requests, Status
+from tokenworks.engine.outside import KINDS
+from tokenworks.engine.state import OUTSIDE, REQUEST, EngineState, allocate
+from tokenworks.engine.types import SERIES, Cluster, Counts, Ended, Outcome, PoolCounts, Requests, Status
 from tokenworks.errors import SpecError
 
 _BATCH = 8192
 _ALL = 1 << 62
 _UNSENT = np.zeros((), REQUEST)
 _UNSENT["scheduled_s"] = _UNSENT["first_s"] = _UNSENT["end_s"] = np.nan
-_UNSENT["child"] = _UNSENT["sibling"] = _UNSENT["route"] = -1
+_UNSENT["child"] = _UNSENT["cnext"] = _UNSENT["route"] = -1
 _UNSENT["gated"] = 1
 _COUNTERS = ("decode_sequences", "output_tokens", "prefill_tokens", "preemptions", "evictions")
+_COLUMNS = {
+    "arrival_s": "sent_s", "scheduled_s": "scheduled_s", "first_token_s": "first_s", "end_s": "end_s",
+    "input_tokens": "input", "output_tokens": "output", "cached_tokens": "hit", "preemptions": "preemptions",
+    "status": "status", "rank": "route",
+}  # fmt: skip
 
 
 def _grown(array: NDArray[Any], count: int) -> NDArray[Any]:
-    """The array with room for `count`, at least doubled so that growing stays linear; what is new holds anything.
+    """An array of our own with room for `count`, at least doubled so that growing stays linear; the new holds anything.
 
     NumPy asks for huge pages for what it does not have to clear: on a virtual machine ten times faster to touch.
     """
-    if count <= len(array):
+    if count <= len(array) and array.flags.owndata:
         return array
     wide = np.empty((max(count, 2 * len(array)), *array.shape[1:]), array.dtype)
     wide[: len(array)] = array
@@ -38,72 +45,186 @@ class Simulator:
     """A cluster that is driven in steps; `reference.Reference` is its oracle.
 
     Times are on a logical clock that starts at 0 [s]. Requests are numbered in the order in which they are submitted.
+    Without `take` all requests stay, and `outcome` has them all. With it memory is bounded by what is in flight.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self._state: State = allocate(cluster)
-        self._count = 0
+        self._state: EngineState = allocate(cluster)
+        self._caches = any(pool.limits.prefix_caching for pool in cluster.pools)
+        self._submitted = self._slots = self._named = self._taken = self._spares = 0
+        self._spare = np.zeros(0, np.int32)
 
     @property
     def now(self) -> float:
         """The logical clock [s]."""
         return float(self._state.world["now"][0])
 
+    @property
+    def sent(self) -> int:
+        """Requests sent so far."""
+        return int(self._state.world["sent"][0])
+
+    @property
+    def ended(self) -> int:
+        """Requests of which nothing more will come, those included that are never sent because of another's end."""
+        return int(self._state.world["ended"][0])
+
+    @property
+    def slots(self) -> int:
+        """Requests that had to be remembered at once so far."""
+        return self._slots
+
+    # ---- requests come
+
     def submit(self, requests: Requests) -> None:
-        """Add requests; `after` counts from the first of this call. Arrivals must not lie before now."""
-        s, base, count = self._state, self._count, self._count + len(requests)
+        """Add requests. Arrivals must not lie before now; who follows a request of before needs it still in flight."""
         early = requests.arrival_s[requests.after < 0].min(initial=np.inf)
         if early < self.now:
             raise SpecError(f"{early} s lies before now, {self.now} s", where="Requests.arrival_s")
-        record = _grown(s.request, count)
-        new = record[base:count]
+        followers = np.flatnonzero(requests.after >= 0)
+        followers = followers[np.argsort(requests.after[followers], kind="stable")]
+        parents = requests.after[followers].astype(np.int64) - requests.earlier
+        before = self._parents(parents[parents < 0], requests.earlier)
+        if self._caches and self._submitted and self._named + len(requests.block_ids) > len(self._state.ids):
+            self._make_room(len(requests.block_ids))
+        reused = min(len(requests), self._spares)
+        slots = self._new_slots(len(requests), reused)
+        record = _grown(self._state.request, self._slots)
+        new = np.empty(len(requests), REQUEST) if reused else record[self._slots - len(requests) : self._slots]
+        self._fill(new, requests)
+        eldest = np.diff(parents, prepend=parents[:1] - 1) != 0
+        new["cnext"][followers[:-1][~eldest[1:]]] = slots[followers[1:][~eldest[1:]]]
+        here, there = eldest & (parents >= 0), eldest & (parents < 0)
+        new["child"][parents[here]] = slots[followers[here]]
+        if reused:
+            record[slots] = new
+        for parent, child in zip(before[there[: len(before)]], slots[followers[there]], strict=True):
+            _append_child(record, parent, child)
+        heap = self._state.heap
+        if len(followers) or self.cluster.concurrency:
+            heap = _grown(heap, self._slots)
+        self._state = self._state._replace(request=record, heap=heap)
+        self._open(slots[requests.after < 0])
+        world = self._state.world
+        world["groups"] = max(int(world["groups"][0]), int(requests.group.max(initial=0)) + 1)
+        if self._caches:
+            self._append_blocks(requests, slots)
+        self._submitted += len(requests)
+
+    def _parents(self, before: Ints, earlier: int) -> Ints:
+        """Slots of requests of earlier calls that others follow."""
+        if earlier not in {0, self._submitted}:
+            raise SpecError(f"{earlier} requests, {self._submitted} were submitted", where="Requests.earlier")
+        slots = self._slots_of(before + self._submitted)
+        record = self._state.request
+        for number, slot in zip((before + self._submitted).tolist(), slots.tolist(), strict=True):
+            if slot < 0 or record["status"][slot] >= Status.COMPLETED or record["doomed"][slot]:
+                raise SpecError(f"request {number} has ended, nobody can follow it", where="Requests.after",
+                                hint="send at a time of its own what comes after its end")  # fmt: skip
+        return slots
+
+    def _new_slots(self, count: int, reused: int) -> NDArray[np.int32]:
+        """Slots for new requests: some that were given back, then new ones."""
+        fresh = np.arange(self._slots, self._slots + count - reused, dtype=np.int32)
+        self._slots += count - reused
+        self._spares -= reused
+        return np.concatenate([self._spare[self._spares : self._spares + reused], fresh]) if reused else fresh
+
+    def _fill(self, new: NDArray[Any], requests: Requests) -> None:
         doomed = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
         for low in range(0, len(new), _BATCH):  # the records stay in the processor's cache while they are filled
             part = slice(low, low + _BATCH)
             some = new[part]
             some[:] = _UNSENT
+            some["number"] = np.arange(len(some)) + (self._submitted + low)
             some["sent_s"] = requests.arrival_s[part] + self.cluster.request_s
             some["priority"], some["group"] = requests.priority[part], requests.group[part]
             some["doomed"] = doomed[part]
             some["input"], some["output"] = requests.input_tokens[part], requests.output_tokens[part]
-        followers = np.flatnonzero(requests.after >= 0)
-        followers = followers[np.argsort(requests.after[followers], kind="stable")].astype(np.int32)
-        parents = requests.after[followers]
-        eldest = np.diff(parents, prepend=-1) > 0
-        new["child"][parents[eldest]] = base + followers[eldest]
-        new["sibling"][followers[:-1][~eldest[1:]]] = base + followers[1:][~eldest[1:]]
-        first = base + np.flatnonzero(requests.after < 0).astype(np.int32)
+
+    def _open(self, first: NDArray[np.int32]) -> None:
+        """Put new requests, in order of arrival, among those that have not arrived yet."""
+        s = self._state
         ahead = s.open[int(s.world["opened"][0]) :]
         open_ = np.concatenate([ahead, first])
         if len(ahead):
-            open_ = open_[np.lexsort((open_, record["sent_s"][open_]))]
-        s.world["opened"], s.world["groups"] = 0, max(int(s.world["groups"][0]), int(requests.group.max(initial=0)) + 1)
-        heap = _grown(s.heap, count) if len(followers) or self.cluster.concurrency else s.heap
-        self._state, self._count = s._replace(request=record, open=open_, heap=heap), count
-        if any(pool.limits.prefix_caching for pool in self.cluster.pools):
-            self._append_blocks(requests, base)
+            open_ = open_[np.argsort(s.request["sent_s"][open_], kind="stable")]
+        s.world["opened"] = 0
+        self._state = s._replace(open=open_)
 
-    def _append_blocks(self, requests: Requests, base: int) -> None:
+    def _append_blocks(self, requests: Requests, slots: NDArray[np.int32]) -> None:
         """Block names of the new requests, and a place for the block that each of them will hold."""
-        s, used, count = self._state, int(self._state.offsets[base]), base + len(requests) + 1
-        ids, offsets = requests.block_ids, requests.block_offsets
-        if base:
-            ids, offsets = _grown(s.ids, used + len(ids)), _grown(s.offsets, count)
-            ids[used : used + len(requests.block_ids)] = requests.block_ids
-            offsets[base:count] = used + requests.block_offsets
-        self._state = s._replace(ids=ids, offsets=np.ascontiguousarray(offsets), held=_grown(s.held, len(ids)))
+        ids, offsets, counts = requests.block_ids, requests.block_offsets, np.diff(requests.block_offsets)
+        s = self._state
+        if self._submitted:
+            ids = s.ids
+            ids[self._named : self._named + len(requests.block_ids)] = requests.block_ids
+            offsets, named = _grown(s.offsets, self._slots), _grown(s.named, self._slots)
+            offsets[slots], named[slots] = self._named + requests.block_offsets[:-1], counts
+        else:  # a whole run needs no copy of what may be most of its memory
+            offsets, named = np.ascontiguousarray(offsets)[:-1], counts.astype(np.int32)
+        self._named += len(requests.block_ids)
+        self._state = s._replace(ids=ids, offsets=offsets, named=named, held=_grown(s.held, len(ids)))
+
+    def _make_room(self, more: int) -> None:
+        """Move the block ids of requests that are still here together, with room for `more`, and as many again."""
+        s = self._state
+        here = np.flatnonzero(s.named[: self._slots])
+        counts = s.named[here].astype(np.int64)
+        first = np.cumsum(counts) - counts
+        self._named = int(counts.sum())
+        index = np.repeat(s.offsets[here] - first, counts) + np.arange(self._named)
+        size, offsets = max(len(s.ids), 2 * (self._named + more)), s.offsets.copy()
+        ids, held = np.empty(size, np.int64), np.empty(size, np.int32)
+        ids[: self._named], held[: self._named], offsets[here] = s.ids[index], s.held[index], first
+        self._state = s._replace(ids=ids, held=held, offsets=offsets)
+
+    # ---- what happens to them
+
+    def at(self, time_s: ArrayLike, kind: str, index: ArrayLike) -> None:
+        """Something happens to requests from outside, at times of the logical clock; numbers or arrays of them.
+
+        At one moment it comes after arrivals, KV transfers and ends of steps, in the order in which it was given, all
+        of it before what follows from it. So `at(t, "cancel", i)` is `advance(t)`, then `cancel(i)`. On a request that
+        has ended it has no effect.
+
+        Parameters
+        ----------
+        time_s : not before now [s]; kind : a name in `outside.KINDS`; index : number of the request
+        """
+        if kind not in KINDS:
+            raise SpecError(f"unknown event {kind!r}", where="Simulator.at", hint=f"one of {', '.join(KINDS)}")
+        times, numbers = np.broadcast_arrays(np.atleast_1d(np.asarray(time_s, np.float64)), np.asarray(index, np.int64))
+        if not (np.isfinite(times) & (times >= self.now)).all():
+            raise SpecError(f"want finite times that do not lie before now, {self.now} s", where="Simulator.at")
+        s, new = self._state, np.empty(len(times), OUTSIDE)
+        new["time"], new["number"], new["kind"] = times, numbers, KINDS[kind]
+        new["slot"] = np.maximum(self._slots_of(numbers), 0)  # of one that was taken any: its number is another
+        events = np.concatenate([s.outside[int(s.world["outside"][0]) :], new])
+        s.world["outside"] = 0
+        self._state = s._replace(outside=events[np.argsort(events["time"], kind="stable")])
 
     def cancel(self, index: int) -> None:
-        """Withdraw a request now; what runs is dropped at the end of its step. Its later turns are never sent."""
-        if not 0 <= index < self._count:
-            raise IndexError(f"no request {index}")
-        kernel.cancel(self._state, index)
+        """Withdraw a request now; what runs is dropped at the end of its step. Its later turns are never sent.
 
-    @property
-    def sent(self) -> int:
-        """Requests sent so far."""
-        return int(self._state.world["sent"][0])
+        One that was not sent yet ends when its turn comes: when it would have been sent, or the one before it ends.
+        """
+        slot = int(self._slots_of(np.array([index]))[0])
+        if slot >= 0:
+            kernel.happen(self._state, KINDS["cancel"], slot)
+
+    def _slots_of(self, numbers: Ints) -> Ints:
+        """Where requests are; -1 for those that were taken."""
+        unknown = numbers[(numbers < 0) | (numbers >= self._submitted)]
+        if len(unknown):
+            raise IndexError(f"no request {unknown[0]}")
+        if not self._taken:
+            return numbers
+        own = self._state.request["number"][: self._slots]
+        order = np.argsort(own)
+        found = order[np.searchsorted(own, numbers, sorter=order) % self._slots]
+        return np.where(own[found] == numbers, found, -1)
 
     def advance(self, until: float = math.inf, *, sent: int | None = None) -> None:
         """Play all events up to and including `until` [s]; stop before that right after `sent` requests were sent."""
@@ -117,21 +238,42 @@ class Simulator:
                 s.world["events_first"] = 0
                 self._state = s._replace(event=_grown(waiting, 2 * len(s.event)))
 
+    # ---- what came of them
+
+    def take(self) -> Ended:
+        """Requests that have ended since the last call; the memory that they had serves those submitted later."""
+        s, slots = self._state, np.empty(self.ended - self._taken, np.int32)
+        kernel.collect(s, slots)
+        record = s.request[slots]
+        s.request["number"][slots] = -1
+        if self._caches:
+            s.named[slots] = 0
+        self._taken += len(slots)
+        spares = self._spares + len(slots)
+        self._spare = _grown(self._spare, spares)
+        self._spare[self._spares : spares] = slots
+        self._spares = spares
+        return Ended(number=record["number"], **{name: record[field] for name, field in _COLUMNS.items()})
+
     def outcome(self) -> Outcome:
-        """Everything so far, as views where nothing is in flight; the last row of the series is still open."""
-        s, record = self._state, self._state.request[: self._count]
-        status, end_s = record["status"], record["end_s"]
+        """Everything so far but requests taken, as views where nothing is in flight and nothing was taken.
+
+        The last row of the series is still open.
+        """
+        s, record = self._state, self._state.request[: self._slots]
+        if self._taken:
+            record = record[record["number"] >= 0]
+            record = record[np.argsort(record["number"])]
+        columns = {name: record[field] for name, field in _COLUMNS.items()}
+        status = columns["status"]
         if len(status) and status.min() < Status.COMPLETED:
-            end_s = np.where(status >= Status.COMPLETED, end_s, np.nan)
+            columns["end_s"] = np.where(status >= Status.COMPLETED, columns["end_s"], np.nan)
         series = np.zeros((0, len(SERIES)), np.int64)
         if self.cluster.window_s:
             kernel.sample(s, self.now, False)
             series = s.series[: int(s.world["rows"][0]) + 1].copy()
         return Outcome(
-            now_s=self.now, arrival_s=record["sent_s"], scheduled_s=record["scheduled_s"],
-            first_token_s=record["first_s"], end_s=end_s, input_tokens=record["input"],
-            output_tokens=record["output"], cached_tokens=record["hit"], preemptions=record["preemptions"],
-            status=status, rank=record["route"], pools=self.counts().pools,
+            now_s=self.now, **columns, pools=self.counts().pools,
             itl_counts=s.itl.copy(), window_s=self.cluster.window_s, series=series,
         )  # fmt: skip
 
@@ -143,13 +285,26 @@ class Simulator:
     def _counts(self, number: int) -> PoolCounts:
         s = self._state
         ranks, own = s.rank[s.rank["pool"] == number], s.instance[s.instance["pool"] == number]
+        links = s.link[own["link"]]
         total = len(ranks) * int(s.pool["kv_blocks"][number])
         return PoolCounts(
             steps=int(own["steps"].sum()), busy_s=float(own["busy_s"].sum()),
+            link_busy_s=float(links["busy_s"].sum()), link_flows=int(links["flows"].sum()),
             query_tokens=int(ranks["queries"].sum()), hit_tokens=int(ranks["hits"].sum()),
             kv_total=total, kv_used=total - int(ranks["free"].sum()),
             **{name: int(ranks[name].sum()) for name in _COUNTERS},
         )  # fmt: skip
+
+
+def _append_child(record: NDArray[Any], parent: int, child: int) -> None:
+    """`child`, and those linked to it, follow `parent` after all that do so already."""
+    last = record["child"][parent]
+    if last < 0:
+        record["child"][parent] = child
+        return
+    while record["cnext"][last] >= 0:
+        last = record["cnext"][last]
+    record["cnext"][last] = child
 
 
 def run(cluster: Cluster, requests: Requests) -> Outcome:
@@ -174,3 +329,4 @@ def warm_up() -> None:
     simulator.cancel(0)
     simulator.advance()
     simulator.outcome()
+    simulator.take()

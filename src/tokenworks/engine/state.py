@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS
+from tokenworks.engine.policies import POLICIES, Policy
 from tokenworks.engine.types import GROUPS, PRIORITIES, SERIES, Cluster
 from tokenworks.specs.deployment import RoleName, RouterName
 
-POLICIES = {"vllm": 0, "sglang": 1}
 ROLES: dict[RoleName, int] = {"aggregated": 0, "prefill": 1, "decode": 2}
 ROUTERS: dict[RouterName, int] = {"round_robin": 0, "least_loaded": 1, "power_of_two": 2, "prefix_aware": 3}
 BUCKETS = 4096  # of the completion calendar; a longer output comes round again
@@ -21,13 +22,17 @@ REQUEST = np.dtype(
         # end_s is the time of the last token while a request runs; target is the token clock at which it completes
         # lag_s: of a pipeline, which later tokens come as late
         ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("lag_s", "f8"), ("target", "i8"),
+        # in the order of submission, -1 of a slot that was given back; whatever is equal in time goes by it
+        ("number", "i8"),
         ("input", "i4"), ("output", "i4"), ("hit", "i4"), ("preemptions", "i4"),
         # prefill: tokens wanted, in the cache, in this step; output tokens so far (until it decodes); blocks held
         ("goal", "i4"), ("computed", "i4"), ("chunk", "i4"), ("generated", "i4"), ("blocks", "i4"),
         # prefix cache: blocks of the chain looked at, and how many of them it holds as findable ones
         ("chained", "i4"), ("owned", "i4"),
-        # links: queue or running list; calendar bucket; later turns
-        ("prev", "i4"), ("next", "i4"), ("cprev", "i4"), ("cnext", "i4"), ("child", "i4"), ("sibling", "i4"),
+        # links: queue, running list or list of the ended; calendar bucket, before that the next of those that follow
+        # the same request; the first of those that follow this one
+        ("prev", "i4"), ("next", "i4"), ("cprev", "i4"), ("cnext", "i4"), ("child", "i4"),
+        # doomed: 1 = fits no rank, 2 = never sent, as the one that it follows did not complete
         ("at", "i4"), ("route", "i4"), ("owed", "i4"), ("status", "i1"), ("priority", "i1"), ("group", "i1"),
         ("decoding", "i1"), ("remote", "i1"), ("cancelled", "i1"), ("gated", "i1"), ("doomed", "i1"), ("fresh", "i1"),
     ],
@@ -60,15 +65,19 @@ INSTANCE = np.dtype(
     [
         # a planned segment of `planned` equal steps; step `done` + 1 since the anchor is in flight and began at start_s
         ("start_s", "f8"), ("end_s", "f8"), ("anchor_s", "f8"), ("step_s", "f8"), ("growth_s", "f8"),
-        ("done", "i8"), ("planned", "i8"), ("anchored", "i8"), ("link_free_s", "f8"), ("steps", "i8"), ("busy_s", "f8"),
-        ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"), ("tokens", "i8"),
+        ("done", "i8"), ("planned", "i8"), ("anchored", "i8"), ("steps", "i8"), ("busy_s", "f8"), ("tokens", "i8"),
+        ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"), ("link", "i4"),
     ],
     align=True,
 )  # fmt: skip
 
+# What flows share, one flow at a time: when it is free, how long it was booked, for how many flows.
+LINK = np.dtype([("free_s", "f8"), ("busy_s", "f8"), ("flows", "i8")], align=True)
+
 POOL = np.dtype(
     [
-        ("role", "i4"), ("policy", "i4"), ("instances", "i4"), ("ranks", "i4"), ("stages", "i4"), ("first_rank", "i4"),
+        ("role", "i4"), ("instances", "i4"), ("ranks", "i4"), ("stages", "i4"), ("first_rank", "i4"),
+        *((trait.name, "i4") for trait in fields(Policy)),
         ("max_sequences", "i4"), ("token_budget", "i4"), ("block_tokens", "i4"), ("max_queue", "i4"),
         ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("kv_blocks", "i8"), ("reserve", "i8"),
         ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
@@ -83,6 +92,7 @@ WORLD = np.dtype(
         ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"),
         ("load_tokens", "i8"), ("turn", "i8"),
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
+        ("ended", "i8"), ("ended_last", "i8"), ("outside", "i8"),  # ended so far, the last of them; events played
         ("opened", "i8"), ("heaped", "i8"), ("loads", "i8"), ("rows", "i8"), ("seen_output", "i8"),
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
         ("index_shift", "i8"), ("index_mask", "i8"), ("emit", "i8"),
@@ -93,18 +103,23 @@ WORLD = np.dtype(
 
 # A cached block (users >= 0), in the LRU list while nobody uses it; or, there, `count` full ones without a name (-1).
 NODE = np.dtype([("name", "i8"), ("users", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4")], align=True)
+# What comes from outside to a request; the slot may have been given to another one since.
+OUTSIDE = np.dtype([("time", "f8"), ("number", "i8"), ("slot", "i4"), ("kind", "i4")], align=True)
 EVENT = np.dtype([("time", "f8"), ("name", "i8"), ("rank", "i4"), ("stored", "i4")], align=True)
 
 
-class State(NamedTuple):
-    """All arrays; `open` lists requests in order of arrival, `heap` those that followed another.
+class EngineState(NamedTuple):
+    """All arrays; a request has a slot in `request`, and in those of its block ids where there is a prefix cache.
 
+    ids, held : names of blocks, and the blocks held; those of a request from offsets[slot] on, named[slot] of them
+    open, heap : slots of requests in order of arrival, and of those that followed another; outside : in order of time
     event : a ring, its length a power of two; known : what the router knows, a row of name and one bit for each rank
     """
 
     request: NDArray[Any]
     rank: NDArray[Any]
     instance: NDArray[Any]
+    link: NDArray[Any]
     pool: NDArray[Any]
     world: NDArray[Any]
     by_tokens: NDArray[np.float64]
@@ -114,9 +129,11 @@ class State(NamedTuple):
     table: NDArray[np.int32]
     ids: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    named: NDArray[np.int32]
     held: NDArray[np.int32]
     open: NDArray[np.int32]
     heap: NDArray[np.int32]
+    outside: NDArray[Any]
     load_s: NDArray[np.float64]
     load: NDArray[np.int32]
     event: NDArray[Any]
@@ -129,19 +146,21 @@ def _power_of_two(least: int) -> int:
     return 1 << max(least - 1, 1).bit_length()
 
 
-def allocate(cluster: Cluster) -> State:
+def allocate(cluster: Cluster) -> EngineState:
     """An idle cluster without requests."""
     pools = cluster.pools
     pool, by_tokens = np.zeros(len(pools), POOL), np.concatenate([p.cost.by_tokens for p in pools])
     rank = np.zeros(sum(p.instances * p.ranks for p in pools), RANK)
     instance = np.zeros(sum(p.instances for p in pools), INSTANCE)
+    instance["link"] = np.arange(len(instance))  # each has one of its own
     growth = nodes = slots = first_rank = first_instance = table_s = 0
     for i, p in enumerate(pools):
         limits, cost, own = p.limits, p.cost, p.instances * p.ranks
         pool[i] = (
-            ROLES[p.role], POLICIES[limits.policy], p.instances, p.ranks, p.stages, first_rank, limits.max_sequences,
-            limits.token_budget, limits.block_tokens, limits.max_queue, limits.watermark_blocks, limits.draft_tokens,
-            limits.prefix_caching, limits.kv_blocks, limits.reserve_tokens, limits.tokens_per_step,
+            ROLES[p.role], p.instances, p.ranks, p.stages, first_rank, *astuple(POLICIES[limits.policy]),
+            limits.max_sequences, limits.token_budget, limits.block_tokens, limits.max_queue,
+            limits.watermark_blocks, limits.draft_tokens, limits.prefix_caching, limits.kv_blocks,
+            limits.reserve_tokens, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
             cost.prefill_token_s, cost.together_context_s, table_s,
         )  # fmt: skip
@@ -166,12 +185,13 @@ def allocate(cluster: Cluster) -> State:
     world, index = _world(cluster)
     words = -(-pools[0].instances * pools[0].ranks // 64)
     event = np.zeros(_power_of_two(int(world["events_spare"][0]) + 1024) if index else 1, EVENT)
-    return State(
-        np.zeros(0, REQUEST), rank, instance, pool, world, by_tokens,
+    return EngineState(
+        np.zeros(0, REQUEST), rank, instance, np.zeros(len(instance), LINK), pool, world, by_tokens,
         np.zeros(growth, np.int32), np.full(2 * BUCKETS * len(rank), -1, np.int32),
         _nodes(rank, nodes), np.full(slots, -1, np.int32),
-        np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),
-        np.zeros(0, np.int32), np.zeros(loads, np.float64), np.zeros(loads, np.int32), event,
+        np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),
+        np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, OUTSIDE),
+        np.zeros(loads, np.float64), np.zeros(loads, np.int32), event,
         np.zeros((max(index, 1), 1 + words), np.uint64),
         np.zeros((GROUPS, ITL_BINS), np.int64), np.zeros((1024 if cluster.window_s else 1, len(SERIES)), np.int64),
     )  # fmt: skip
@@ -194,7 +214,7 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["latency_s"], world["token_s"] = transfer.latency_s, transfer.seconds_per_token * (1.0 - transfer.overlap)
     world["delay_s"], world["imbalance"], world["slack"] = router.event_delay_s, router.imbalance, router.slack
     world["router"], world["seed"], world["load_tokens"] = ROUTERS[router.name], router.seed, router.load_tokens
-    world["gate"] = world["gate_last"] = -1
+    world["gate"] = world["gate_last"] = world["ended_last"] = -1
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:
         blocks = front.limits.kv_blocks * front.instances * front.ranks

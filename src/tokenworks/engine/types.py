@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tokenworks.arrays import Bools, Floats, Ints
+from tokenworks.engine.policies import POLICIES
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import RoleName, RouterName
 
-Policy = Literal["vllm", "sglang"]
 PRIORITIES = 8
 GROUPS = 8
 
@@ -80,6 +80,7 @@ class Limits:
     reserve_tokens : tokens that admission leaves free for each running sequence (SGLang's new_token_ratio x clipped
         max_new_tokens); draft_tokens : speculated tokens of a step (MTP), whose slots are held ahead
     tokens_per_step : mean tokens a sequence gains in a decode step, 1 .. 1 + draft_tokens
+    policy : how the rank schedules, a name in `policies.POLICIES`
     """
 
     max_sequences: int
@@ -93,14 +94,15 @@ class Limits:
     draft_tokens: int = 0
     tokens_per_step: float = 1.0
     prefix_caching: bool = False
-    policy: Policy = "vllm"
+    policy: str = "vllm"
 
     def __post_init__(self) -> None:
         for name in ("max_sequences", "token_budget", "kv_blocks", "block_tokens", "max_model_len"):
             _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Limits.{name}")
         for name in ("max_queue", "watermark_blocks", "reserve_tokens", "draft_tokens"):
             _need(getattr(self, name) >= 0, f"{getattr(self, name)} must not be negative", f"Limits.{name}")
-        _need(self.policy in get_args(Policy), f"unknown policy {self.policy!r}", "Limits.policy", "vllm or sglang")
+        known = " or ".join(POLICIES)
+        _need(self.policy in POLICIES, f"unknown policy {self.policy!r}", "Limits.policy", known)
         a, top = self.tokens_per_step, 1 + self.draft_tokens
         _need(1 <= a <= top, f"{a} must lie in 1 .. 1 + draft_tokens = {top}", "Limits.tokens_per_step")
         width = self.max_sequences * top
@@ -155,7 +157,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Transfer:
-    """KV from prefill to decode over the link of each instance, one transfer at a time on a link.
+    """KV from prefill to decode: a flow over the links of both instances; a link has one flow at a time.
 
     latency_s : before the first byte [s]; seconds_per_token : of the slower link [s/token]
     overlap : share hidden behind the prefill itself (layer by layer), 0 .. 1
@@ -248,6 +250,7 @@ class Requests:
 
     arrival_s : when it is sent [s], not falling; for a request with `after` >= 0 the time from the end of that one
     input_tokens, output_tokens : at least 1 each; priority : 0 (first) .. 7; after : index of an earlier request, or -1
+    earlier : requests that were submitted before, if `after` counts those, too; 0 = it counts from the first of these
     group : 0 .. 7, what gaps between tokens are counted by; nothing else depends on it
     block_ids, block_offsets : chained hashes of full blocks, those of request i at offsets[i] : offsets[i + 1];
         ids beyond the input name blocks that its output fills, which a later turn may find
@@ -261,6 +264,7 @@ class Requests:
     after: NDArray[np.int32]
     block_ids: NDArray[np.int64]
     block_offsets: NDArray[np.int64]
+    earlier: int = 0
 
     @classmethod
     def of(
@@ -274,6 +278,7 @@ class Requests:
         after: ArrayLike | None = None,
         block_ids: ArrayLike | None = None,
         block_offsets: ArrayLike | None = None,
+        earlier: int = 0,
     ) -> Requests:
         """Check and convert; any array-likes."""
         arrival = np.ascontiguousarray(arrival_s, dtype=np.float64)
@@ -287,6 +292,7 @@ class Requests:
             _column(after, count, np.int32, -1),
             np.ascontiguousarray([] if block_ids is None else block_ids, dtype=np.int64),
             _column(block_offsets, count + 1, np.int64, 0),
+            earlier,
         )
         requests._check()
         return requests
@@ -307,7 +313,7 @@ class Requests:
         _need(ok, "times must be finite and not negative", "Requests.arrival_s")
         first = self.arrival_s[self.after < 0]
         _need(bool((np.diff(first) >= 0).all()), "not sorted", "Requests.arrival_s", "sort requests by arrival")
-        ok = bool(((self.after >= -1) & (self.after < np.arange(count))).all())
+        ok = bool(((self.after >= -1) & (self.after < self.earlier + np.arange(count))).all())
         _need(ok, "a request may only follow an earlier one", "Requests.after")
         for name, end in (("priority", PRIORITIES), ("group", GROUPS)):
             column = getattr(self, name)
@@ -324,6 +330,8 @@ class PoolCounts:
     steps : iterations; decode_sequences : sum over steps of decoding sequences; output_tokens : produced, first ones
     included; prefill_tokens : computed, recomputation included; query_tokens, hit_tokens : of first admissions;
     preemptions; evictions : cached blocks that lost their content; busy_s : summed over instances
+    link_busy_s : how long the links of the instances are booked by flows so far, also beyond now; link_flows : how many
+        flows; KV from prefill to decode takes a link on both sides
     kv_total, kv_used : blocks, at the end of the run
     """
 
@@ -336,6 +344,8 @@ class PoolCounts:
     preemptions: int
     evictions: int
     busy_s: float
+    link_busy_s: float
+    link_flows: int
     kv_total: int
     kv_used: int
 
@@ -371,14 +381,13 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Per request (NaN where it never came to that), per pool, and per window of time.
+class PerRequest:
+    """What became of requests, arrays of one length; NaN where it never came to that.
 
-    arrival_s : when it was really sent; end_s : in a pipeline up to `Pool.lag_s` after now; itl_counts : as in `Counts`
-    series : columns running, waiting, kv_used, output_tokens, prefill_tokens at the end of, or in, each window
+    arrival_s : when it was really sent, of one that was never sent without meaning
+    end_s : in a pipeline up to `Pool.lag_s` after now
     """
 
-    now_s: float
     arrival_s: Floats
     scheduled_s: Floats
     first_token_s: Floats
@@ -389,14 +398,36 @@ class Outcome:
     preemptions: NDArray[np.int32]
     status: NDArray[np.int8]
     rank: NDArray[np.int32]
-    pools: tuple[PoolCounts, ...]
-    itl_counts: Ints
-    window_s: float
-    series: Ints
 
     def count(self, status: Status) -> int:
         """Requests in this state."""
         return int(np.count_nonzero(self.status == status))
+
+
+@dataclass(frozen=True)
+class Ended(PerRequest):
+    """Requests that have ended since somebody asked, in the order in which they did.
+
+    number : in the order of submission; status : PENDING of one that is never sent, because the request before it did
+        not complete
+    """
+
+    number: Ints
+
+
+@dataclass(frozen=True)
+class Outcome(PerRequest):
+    """Per request in the order of submission, per pool, and per window of time.
+
+    itl_counts : as in `Counts`
+    series : columns running, waiting, kv_used, output_tokens, prefill_tokens at the end of, or in, each window
+    """
+
+    now_s: float
+    pools: tuple[PoolCounts, ...]
+    itl_counts: Ints
+    window_s: float
+    series: Ints
 
     @property
     def steps(self) -> int:

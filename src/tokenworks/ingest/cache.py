@@ -21,9 +21,9 @@ from tokenworks.specs.save import saved
 from tokenworks.specs.trace import Dropped, Trace
 
 # Raise it when a reader reads otherwise, or a trace has other columns: what is cached is then read anew.
-ARRAYS = [name for name, kind in typing.get_type_hints(Trace).items() if typing.get_origin(kind) is np.ndarray]
 VERSION = 3
 MOST_ROWS = 1 << 32
+ARRAYS = [name for name, kind in typing.get_type_hints(Trace).items() if typing.get_origin(kind) is np.ndarray]
 UNUSABLE = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, SpecError)
 
 

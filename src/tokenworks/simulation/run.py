@@ -17,7 +17,7 @@ from tokenworks.costs.rates import rates
 from tokenworks.costs.requests import MeanRequest, mean_of_requests
 from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.simulator import Simulator, warm_up
-from tokenworks.engine.types import Cluster, Counts, Outcome, Requests, Router, Status
+from tokenworks.engine.types import Cluster, Counts, Outcome, Requests, Router
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation import measured
 from tokenworks.simulation.cluster import cluster
@@ -322,7 +322,7 @@ def _play(made: Cluster, requests: Requests, watch: Watch | None, *, endless: bo
                 watch(simulator.now, last)
             if simulator.now < last:
                 continue
-            if np.count_nonzero(simulator.outcome().status >= Status.COMPLETED) >= expected:
+            if simulator.ended == len(requests):
                 break
             width *= 1.25
     except KeyboardInterrupt:

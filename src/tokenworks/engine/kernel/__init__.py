@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from tokenworks.engine.kernel.base import SERIES_FULL
-from tokenworks.engine.kernel.drive import advance, cancel, sample
+from tokenworks.engine.kernel.drive import advance, collect, happen, sample
 
-__all__ = ["SERIES_FULL", "advance", "cancel", "compiled", "sample"]
+__all__ = ["SERIES_FULL", "advance", "collect", "compiled", "happen", "sample"]
 
 
 _CACHE = Path(str(advance.stats.cache_path))
@@ -23,7 +23,8 @@ _CACHE = Path(str(advance.stats.cache_path))
 def _fresh(cache: Path) -> list[Path]:
     """Machine code on disk; numba sees changes of `drive.py` alone, so what is older than any source is deleted."""
     room = Path(__file__).parent
-    sources = [*room.glob("*.py"), *(room.parent / name for name in ("gaps.py", "state.py", "types.py"))]
+    compiled_in = ("gaps.py", "outside.py", "policies.py", "state.py", "types.py")
+    sources = [*room.glob("*.py"), *(room.parent / name for name in compiled_in)]
     newest = max(source.stat().st_mtime for source in sources)
     found = []
     for index in cache.glob("drive.*.nbi"):

@@ -1,8 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """How the kernel is compiled, and its names for numbers.
 
-Every function takes the whole `state.State` (s), and indices: r of a rank, i of an instance, q of a request. Without
-reference counts (`_nrt`) arrays cannot be created inside, and need not be: that alone makes it thirty times faster.
+Every function takes the whole `state.EngineState` (s), and indices: r of a rank, i of an instance, q of a request.
+Without reference counts (`_nrt`) arrays cannot be created inside, and need not be: that alone makes it thirty times
+faster.
 Only the entry points in `drive` are cached on disk; all others are compiled into them.
 """
 
@@ -14,14 +15,15 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from tokenworks.engine.outside import KINDS
 from tokenworks.engine.types import Status
 
 PENDING, QUEUED, RUNNING = int(Status.PENDING), int(Status.QUEUED), int(Status.RUNNING)
 COMPLETED, REJECTED, CANCELLED = int(Status.COMPLETED), int(Status.REJECTED), int(Status.CANCELLED)
-VLLM, SGLANG = 0, 1
 PREFILL = 1
 ROUND_ROBIN, LEAST_LOADED, POWER_OF_TWO = 0, 1, 2
-STEP, LOAD, OPEN, FOLLOW = 0, 1, 2, 3
+STEP, LOAD, OPEN, FOLLOW, OUTSIDE = 0, 1, 2, 3, 4
+CANCEL = KINDS["cancel"]
 DONE, SERIES_FULL, EVENTS_FULL = 0, 1, 2
 NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

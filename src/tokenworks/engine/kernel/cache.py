@@ -139,7 +139,7 @@ def store(s, r, q, tokens, now):
     """Make the full blocks of the first `tokens` findable; a block whose name is taken stays as it is."""
     me, rank = s.request[q], s.rank[r]
     first = s.offsets[q]
-    full = min(tokens // s.pool[rank.pool].block_tokens, s.offsets[q + 1] - first)
+    full = min(tokens // s.pool[rank.pool].block_tokens, s.named[q])
     for i in range(first + me.chained, first + full):
         name = s.ids[i]
         s.held[i] = -1

@@ -1,33 +1,31 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""The entry points: play events up to a time, cancel, look."""
+"""The entry points: play events up to a time, let something happen, look, collect what has ended."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from tokenworks.engine.kernel import outside
 from tokenworks.engine.kernel.base import (
-    CANCELLED,
     DONE,
     EVENTS_FULL,
     FOLLOW,
     LOAD,
     NEVER,
     OPEN,
+    OUTSIDE,
     PENDING,
-    QUEUED,
     REJECTED,
-    RUNNING,
     SERIES_FULL,
     STEP,
     entry,
     inline,
 )
 from tokenworks.engine.kernel.finish import enqueue, finish
-from tokenworks.engine.kernel.leave import end, open_gate, pop_heap
-from tokenworks.engine.kernel.lists import unwait
+from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, sooner
 from tokenworks.engine.kernel.route import route
-from tokenworks.engine.kernel.steps import interrupt, plan, settle, turn_passed
-from tokenworks.engine.kernel.transfer import fetch, let_go, loaded, pop_load
+from tokenworks.engine.kernel.steps import plan, settle, turn_passed
+from tokenworks.engine.kernel.transfer import fetch, loaded, pop_load
 
 
 @inline
@@ -46,6 +44,7 @@ def arrive(s, q, now):
         world.flying += 1
         me.gated = 0
     if me.status != PENDING:
+        forget(s, q)
         if not me.gated:
             open_gate(s, now)
         return
@@ -64,13 +63,19 @@ def arrive(s, q, now):
     enqueue(s, r, q, now)
 
 
+@inline
+def settle_all(s, time):
+    """Let the planned steps of all instances that end up to and including `time` glide by."""
+    for i in range(len(s.instance)):
+        if s.instance[i].planned > 1:
+            settle(s, i, time, True)
+
+
 @entry
 def sample(s, time, close):
     """Levels at `time` and counts since the last window closed, into the next row of the series."""
     world = s.world[0]
-    for i in range(len(s.instance)):
-        if s.instance[i].planned > 1:
-            settle(s, i, time, True)
+    settle_all(s, time)
     running = waiting = used = output = prefill = np.int64(0)
     for r in range(len(s.rank)):
         rank = s.rank[r]
@@ -100,7 +105,10 @@ def close_windows(s, limit):
 
 @inline
 def next_event(s):
-    """(kind, time, whose) of what comes next; at one moment arrivals go before KV transfers before ends of steps."""
+    """(kind, time, whose) of what comes next.
+
+    At one moment arrivals go before KV transfers before ends of steps before events from outside.
+    """
     world = s.world[0]
     kind, time, whose = STEP, s.instance[0].end_s, 0
     for i in range(1, len(s.instance)):
@@ -115,8 +123,10 @@ def next_event(s):
     if world.heaped:
         q = s.heap[0]
         at = s.request[q].sent_s
-        if at < time or (at == time and (kind != OPEN or q < whose)):
+        if at < time or (at == time and (kind != OPEN or sooner(s.request[q], s.request[whose]))):
             kind, time, whose = FOLLOW, at, q
+    if world.outside < len(s.outside) and s.outside[world.outside].time < time:
+        kind, time = OUTSIDE, s.outside[world.outside].time
     return kind, time, whose
 
 
@@ -134,6 +144,9 @@ def play(s, kind, time, whose):
     elif kind == LOAD:
         pop_load(s)
         loaded(s, whose, time)
+    elif kind == OUTSIDE:
+        settle_all(s, time)
+        outside.play_outside(s, time)
     else:
         if kind == OPEN:
             world.opened += 1
@@ -165,27 +178,22 @@ def advance(s, until, sent):
         play(s, kind, time, whose)
     if until < NEVER:
         world.now = until
-        for i in range(len(s.instance)):
-            if s.instance[i].planned > 1:
-                settle(s, i, until, True)
+        settle_all(s, until)
     return DONE
 
 
 @entry
-def cancel(s, q):
-    """Withdraw a request at the present moment."""
-    me, now = s.request[q], s.world[0].now
-    if me.status == RUNNING and not me.cancelled:
-        me.cancelled = 1
-        s.rank[me.at].cancels += 1
-        interrupt(s, s.rank[me.at].instance, now)
-    elif me.status == QUEUED:
-        r = me.at
-        unwait(s, r, q)
-        s.rank[r].load -= 1
-        if me.remote:
-            let_go(s, q, now)
-        end(s, q, CANCELLED, now)
-        interrupt(s, s.rank[r].instance, now)
-    elif me.status == PENDING:
-        me.status = CANCELLED
+def happen(s, kind, q):
+    """An event from outside, at the present moment."""
+    outside.happen(s, kind, q, s.world[0].now)
+
+
+@entry
+def collect(s, slots):
+    """Those that have ended and were not collected yet, in this order; there are as many as `slots` has room for."""
+    world = s.world[0]
+    q = world.ended_last
+    for i in range(len(slots) - 1, -1, -1):
+        slots[i] = q
+        q = s.request[q].next
+    world.ended_last = -1

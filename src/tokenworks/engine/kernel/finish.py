@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, PREFILL, SGLANG, inline, jit
+from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, PREFILL, inline, jit
 from tokenworks.engine.kernel.cache import store
 from tokenworks.engine.kernel.leave import drop, leave_running, pay
 from tokenworks.engine.kernel.lists import wait
@@ -75,7 +75,7 @@ def produce_first(s, r, q, now):
         hand_over(s, r, q, now)
     else:
         decode(s, r, q)
-        if s.pool[rank.pool].policy == SGLANG:
+        if not s.pool[rank.pool].mixes:
             me.fresh = 1
             rank.fresh += 1
 
@@ -128,7 +128,7 @@ def finish_rank(s, i, r, now):
         follower = me.next
         me.computed += me.chunk
         rank.prefill_tokens += me.chunk
-        if pool.prefix and pool.policy == SGLANG:
+        if pool.prefix and not pool.finds_scheduled:
             store(s, r, q, me.computed, now)
         if me.computed == me.goal:
             rank.prefill = follower
@@ -146,7 +146,6 @@ def drop_cancelled(s, r, now):
     while q >= 0:
         follower = s.request[q].next
         if s.request[q].cancelled:
-            rank.cancels -= 1
             s.request[q].end_s = now
             drop(s, r, q, CANCELLED, now)
         q = follower

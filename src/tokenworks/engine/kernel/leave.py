@@ -11,16 +11,21 @@ from tokenworks.engine.kernel.tokens import blocks_for, release, stop_decoding
 
 
 @inline
+def sooner(one, other):
+    """Whether one request comes before another: by time, then by number."""
+    return one.sent_s < other.sent_s or (one.sent_s == other.sent_s and one.number < other.number)
+
+
+@inline
 def push_heap(s, q):
     """Add to the requests that followed another, by (time, number)."""
     heap, request = s.heap, s.request
     at = s.world[0].heaped
     s.world[0].heaped += 1
-    time = request[q].sent_s
     while at > 0:
         up = (at - 1) >> 1
         other = heap[up]
-        if request[other].sent_s < time or (request[other].sent_s == time and other < q):
+        if sooner(request[other], request[q]):
             break
         heap[at] = other
         at = up
@@ -34,19 +39,42 @@ def pop_heap(s):
     s.world[0].heaped -= 1
     count = s.world[0].heaped
     q = heap[count]
-    time, at = request[q].sent_s, 0
+    at = 0
     while 2 * at + 1 < count:
         down = 2 * at + 1
         if down + 1 < count:
-            a, b = heap[down], heap[down + 1]
-            if request[b].sent_s < request[a].sent_s or (request[b].sent_s == request[a].sent_s and b < a):
-                down += 1
+            down += sooner(request[heap[down + 1]], request[heap[down]])
         other = heap[down]
-        if time < request[other].sent_s or (time == request[other].sent_s and q < other):
+        if sooner(request[q], request[other]):
             break
         heap[at] = other
         at = down
     heap[at] = q
+
+
+@inline
+def retire(s, q):
+    """Nothing refers to `q` any more: it joins the list of the ended, from which the client may take it."""
+    world = s.world[0]
+    s.request[q].next = world.ended_last
+    world.ended_last = q
+    world.ended += 1
+
+
+@jit
+def forget(s, q):
+    """`q` has ended without completing, so that those that follow it, and those that follow these, are never sent."""
+    retire(s, q)
+    s.request[q].prev = -1
+    todo = q
+    while todo >= 0:
+        child, todo = s.request[todo].child, s.request[todo].prev
+        while child >= 0:
+            me = s.request[child]
+            retire(s, child)
+            me.doomed, me.prev = 2, todo
+            todo = child
+            child = me.cnext
 
 
 @jit
@@ -64,6 +92,7 @@ def open_gate(s, now):
             me.sent_s = now + world.request_s
             push_heap(s, q)
             return
+        forget(s, q)
     world.flying -= 1
 
 
@@ -83,12 +112,18 @@ def end(s, q, status, now):
     me.status, me.end_s = status, now + me.lag_s
     pay(s, q)
     if status == COMPLETED:
+        retire(s, q)
         child = me.child
         while child >= 0:
+            follower = s.request[child].cnext
             if s.request[child].status == PENDING:
                 s.request[child].sent_s += me.end_s
                 push_heap(s, child)
-            child = s.request[child].sibling
+            else:
+                forget(s, child)
+            child = follower
+    else:
+        forget(s, q)
     if s.world[0].concurrency:
         open_gate(s, me.end_s)
 
@@ -114,12 +149,13 @@ def drop(s, r, q, status, now):
         blocks = blocks_for(s.pool[rank.pool], np.int64(me.computed))
     leave_running(s, r, q)
     rank.load -= 1
+    rank.cancels -= me.cancelled
     release(s, r, q, blocks, now)
     end(s, q, status, now)
 
 
 @jit
-def preempt(s, r, q, blocks, now, front):  # noqa: PLR0917 numba takes no keywords
+def preempt(s, r, q, blocks, now):
     """Drop the KV of `q`; it will be computed again."""
     me, rank = s.request[q], s.rank[r]
     if me.decoding:
@@ -130,4 +166,4 @@ def preempt(s, r, q, blocks, now, front):  # noqa: PLR0917 numba takes no keywor
     me.preemptions += 1
     rank.preemptions += 1
     rank.preempted = 1
-    wait(s, r, q, front)
+    wait(s, r, q, s.pool[rank.pool].requeues_first)

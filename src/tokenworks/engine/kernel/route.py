@@ -92,7 +92,7 @@ def know(s, low, alive, tokens):
 def know_prefix(s, q, ranks, top):
     """Of each rank with a load up to `top`, how much of the input of `q` it is known to hold."""
     first, block = s.offsets[q], s.pool[0].block_tokens
-    most = min(s.request[q].input // block, s.offsets[q + 1] - first)
+    most = min(s.request[q].input // block, s.named[q])
     for word in range((ranks + 63) >> 6):
         low, high = 64 * word, min(64 * word + 64, ranks)
         alive = np.uint64(0)

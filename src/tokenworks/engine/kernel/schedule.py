@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import RUNNING, VLLM, inline, jit
+from tokenworks.engine.kernel.base import RUNNING, inline, jit
 from tokenworks.engine.kernel.cache import place_of, pull_free, store, take
 from tokenworks.engine.kernel.leave import preempt
 from tokenworks.engine.kernel.lists import run_before, unwait
@@ -20,7 +20,7 @@ def find_prefix(s, r, q):
     """(blocks found, those of them in use) of the longest cached prefix; they are noted in `held`."""
     me, rank = s.request[q], s.rank[r]
     first = s.offsets[q]
-    most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.offsets[q + 1] - first)
+    most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.named[q])
     found = shared = 0
     while found < most:
         node = s.table[place_of(s, r, s.ids[first + found])]
@@ -86,7 +86,7 @@ def chunk(s, r, q, tokens, now):
     me.chunk = tokens
     rank.tokens += tokens
     rank.square += np.int64(tokens) * me.computed + np.int64(tokens) * (tokens + 1) // 2
-    if pool.prefix and pool.policy == VLLM:
+    if pool.prefix and pool.finds_scheduled:
         store(s, r, q, me.computed + tokens, now)
 
 
@@ -117,8 +117,34 @@ def admit_waiting(s, r, budget, now):
         budget -= tokens
 
 
+@inline
+def generated(s, r, q):
+    """Output tokens of a running `q` so far."""
+    me = s.request[q]
+    return me.output - (me.target - s.rank[r].clock) if me.decoding else np.int64(me.generated)
+
+
 @jit
-def squeeze_vllm(s, r, budget, now):
+def victim_of(s, r):
+    """Who of the running is preempted next; see `policies.Policy`."""
+    rank = s.rank[r]
+    fewest = s.pool[rank.pool].preempts_fewest
+    q = victim = rank.last
+    while q >= 0:
+        a, b = s.request[q], s.request[victim]
+        if fewest:
+            less = generated(s, r, victim) - generated(s, r, q)
+            worse = less > 0 or (less == 0 and a.input > b.input)
+        else:
+            worse = a.priority > b.priority
+        if worse:
+            victim = q
+        q = a.prev
+    return victim
+
+
+@jit
+def squeeze(s, r, budget, now):
     """The running requests of a step that finds too few free blocks, one by one; returns the budget left."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
@@ -135,16 +161,12 @@ def squeeze_vllm(s, r, budget, now):
         need = blocks_for(pool, computed(s, r, q) + (rank.gain if me.decoding else tokens)) - me.blocks
         follower = me.next
         while need > rank.free and me.status == RUNNING:
-            victim = other = rank.last
-            while other >= 0:
-                if s.request[other].priority > s.request[victim].priority:
-                    victim = other
-                other = s.request[other].prev
+            victim = victim_of(s, r)
             if victim == follower:
                 follower = s.request[victim].next
             if victim != q and s.request[victim].decoding and s.request[victim].chunk:
                 budget += 1 + pool.draft
-            preempt(s, r, victim, np.int64(s.request[victim].blocks), now, True)
+            preempt(s, r, victim, np.int64(s.request[victim].blocks), now)
         if me.status == RUNNING:
             take(s, r, need, now)
             me.blocks += need
@@ -158,7 +180,7 @@ def squeeze_vllm(s, r, budget, now):
 
 
 @inline
-def schedule_vllm(s, r, now):
+def schedule_mixed(s, r, now):
     """What runs first, then what waits."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
@@ -170,7 +192,7 @@ def schedule_vllm(s, r, now):
         tokens = min(np.int64(me.goal - me.computed), budget - rank.decodes * (1 + pool.draft))
         need = blocks_for(pool, me.computed + tokens) - me.blocks
     if grown + need > rank.free:
-        budget = squeeze_vllm(s, r, budget, now)
+        budget = squeeze(s, r, budget, now)
     else:
         take(s, r, grown, now)
         budget -= rank.decodes * (1 + pool.draft)
@@ -185,23 +207,17 @@ def schedule_vllm(s, r, now):
 
 
 @jit
-def retract_sglang(s, r, now):
-    """Make room to decode: fewest generated tokens go first, then longest input, then youngest."""
+def retract(s, r, now):
+    """Make room for all running sequences to decode."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
     while rank.running and growth_between(s, r, rank.clock, rank.clock + rank.gain) > rank.free:
-        q = victim = rank.last
-        while q >= 0:
-            a, b = s.request[q], s.request[victim]
-            less = (b.output - b.target) - (a.output - a.target)
-            if less > 0 or (less == 0 and a.input > b.input):
-                victim = q
-            q = a.prev
-        preempt(s, r, victim, blocks_for(pool, computed(s, r, victim)), now, False)
+        victim = victim_of(s, r)
+        preempt(s, r, victim, blocks_for(pool, computed(s, r, victim)), now)
 
 
 @inline
-def schedule_sglang(s, r, now):
+def schedule_prefill_first(s, r, now):
     """A prefill-only step if anything can be prefilled, else decode all."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
@@ -218,7 +234,7 @@ def schedule_sglang(s, r, now):
     admit_waiting(s, r, budget, now)
     rank.batch = 0
     if rank.tokens == 0 and rank.decodes:
-        retract_sglang(s, r, now)
+        retract(s, r, now)
         take(s, r, growth_between(s, r, rank.clock, rank.clock + rank.gain), now)
         rank.batch = rank.decodes
 
@@ -245,7 +261,7 @@ def schedule(s, r, now):
     pool = s.pool[rank.pool]
     rank.tokens, rank.square, rank.preempted = 0, 0, 0
     rank.gain = clock_at(pool, rank.ticks + 1) - rank.clock
-    if pool.policy == VLLM:
-        schedule_vllm(s, r, now)
+    if pool.mixes:
+        schedule_mixed(s, r, now)
     else:
-        schedule_sglang(s, r, now)
+        schedule_prefill_first(s, r, now)

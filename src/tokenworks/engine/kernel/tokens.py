@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import VLLM, inline
+from tokenworks.engine.kernel.base import inline
 from tokenworks.engine.kernel.cache import release_cached, store
 from tokenworks.engine.state import BUCKETS
 
@@ -72,7 +72,7 @@ def decode(s, r, q):
 def last_decode(s, r):
     """When the decoding sequences that are not fresh had their last token."""
     rank = s.rank[r]
-    return s.instance[rank.instance].start_s if s.pool[rank.pool].policy == VLLM else rank.last_s
+    return s.instance[rank.instance].start_s if s.pool[rank.pool].mixes else rank.last_s
 
 
 @inline

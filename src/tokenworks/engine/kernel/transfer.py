@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import CANCELLED, jit
+from tokenworks.engine.kernel.base import CANCELLED, inline, jit
 from tokenworks.engine.kernel.cache import release_cached
 from tokenworks.engine.kernel.leave import end
 from tokenworks.engine.kernel.steps import interrupt
@@ -27,22 +27,34 @@ def let_go(s, q, now):
     interrupt(s, rank.instance, now)
 
 
+@inline
+def book(s, links, seconds, now):
+    """A flow takes all of `links` for so many seconds, once all are free, first come, first served; returns its end."""
+    begin = now
+    for link in links:
+        begin = max(begin, s.link[link].free_s)
+    done = begin + seconds
+    for link in links:
+        s.link[link].free_s = done
+        s.link[link].busy_s += seconds
+        s.link[link].flows += 1
+    return done
+
+
 @jit
 def fetch(s, i, now):
-    """Transfers start when both links are free, in the order of admission."""
+    """KV of admitted requests flows over the links of both instances, in the order of admission."""
     instance, world = s.instance[i], s.world[0]
     q = instance.load
     while q >= 0:
         me = s.request[q]
         source = s.instance[s.rank[me.route].instance]
-        begin = max(now, source.link_free_s, instance.link_free_s)
-        done = begin + (world.latency_s + me.input * world.token_s)
-        source.link_free_s = instance.link_free_s = done
+        done = book(s, (source.link, instance.link), world.latency_s + me.input * world.token_s, now)
         at = world.loads
         world.loads += 1
         while at > 0:
             up = (at - 1) >> 1
-            if s.load_s[up] < done or (s.load_s[up] == done and s.load[up] < q):
+            if s.load_s[up] < done or (s.load_s[up] == done and s.request[s.load[up]].number < me.number):
                 break
             s.load_s[at], s.load[at] = s.load_s[up], s.load[up]
             at = up
@@ -62,9 +74,9 @@ def pop_load(s):
         down = 2 * at + 1
         if down + 1 < count:
             a, b = s.load_s[down], s.load_s[down + 1]
-            if b < a or (b == a and s.load[down + 1] < s.load[down]):
+            if b < a or (b == a and s.request[s.load[down + 1]].number < s.request[s.load[down]].number):
                 down += 1
-        if time < s.load_s[down] or (time == s.load_s[down] and q < s.load[down]):
+        if time < s.load_s[down] or (time == s.load_s[down] and s.request[q].number < s.request[s.load[down]].number):
             break
         s.load_s[at], s.load[at] = s.load_s[down], s.load[down]
         at = down

@@ -1,0 +1,63 @@
+"""The oracle of the router: how a request finds its rank, from queues and cache events only."""
+
+from __future__ import annotations
+
+from tokenworks.engine.reference_rank import Rank, Sequence
+from tokenworks.engine.types import Router
+
+
+class ReferenceRouter:
+    """A router in front of ranks; `emitted` are the cache events on their way to it (time, rank, name, stored)."""
+
+    def __init__(self, router: Router, ranks: list[Rank], emitted: list[tuple[float, int, int, bool]]) -> None:
+        self.router, self.ranks, self.emitted = router, ranks, emitted
+        self.turn, self.seed = 0, router.seed
+        self.known: dict[int, set[int]] = {}
+
+    def choose(self, q: Sequence, now: float) -> int:
+        """Number of the rank that takes `q`."""
+        ranks, router = self.ranks, self.router
+        if router.name == "round_robin":
+            self.turn += 1
+            return (self.turn - 1) % len(ranks)
+        if router.name == "power_of_two":
+            one, two = self.draw() % len(ranks), self.draw() % len(ranks)
+            return two if ranks[two].load < ranks[one].load else one
+        if router.name == "least_loaded":
+            return min(range(len(ranks)), key=lambda i: (ranks[i].load, i))
+        known = self.known_prefixes(q, now)
+        top = (1.0 + router.imbalance) * min(rank.load for rank in ranks) + router.slack
+        allowed = [i for i in range(len(ranks)) if ranks[i].load <= top]
+        work = [rank.owed - known[i] + router.load_tokens * rank.load for i, rank in enumerate(ranks)]
+        best = min(allowed, key=lambda i: (work[i], ranks[i].chosen, i))
+        self.turn += 1
+        ranks[best].chosen, q.owed = self.turn, q.input - known[best]
+        return best
+
+    def known_prefixes(self, q: Sequence, now: float) -> list[int]:
+        """Tokens of the input that each rank holds, as far as cache events have reached the router."""
+        count = 0
+        for time, rank, name, stored in self.emitted:
+            if time + self.router.event_delay_s > now:
+                break
+            count += 1
+            holders = self.known.setdefault(name, set())
+            (holders.add if stored else holders.discard)(rank)
+        del self.emitted[:count]
+        length = [0] * len(self.ranks)
+        alive = set(range(len(length)))
+        block = self.ranks[0].limits.block_tokens
+        for name in q.ids[: q.input // block]:
+            alive &= self.known.get(name, set())
+            for rank in alive:
+                length[rank] += block
+        return length
+
+    def draw(self) -> int:
+        """Next number of the router's own stream (splitmix64, Steele et al., OOPSLA 2014)."""
+        mask = (1 << 64) - 1
+        self.seed = (self.seed + 0x9E3779B97F4A7C15) & mask
+        z = self.seed
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return z ^ (z >> 31)
