@@ -1,7 +1,9 @@
 """The package's face: the public names, and that nothing heavy is imported before it is needed."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import tokenworks
 
@@ -27,3 +29,14 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "plan" in done.stdout
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    """So that a name in a message, a docstring or a review means one thing."""
+    homes: dict[str, list[str]] = {}
+    root = Path(tokenworks.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(str(path.relative_to(root)))
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}

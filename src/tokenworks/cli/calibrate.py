@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.options import Output, Points, Switch
+from tokenworks.cli.options import Output, PointOptions, Switch
 from tokenworks.cli.output import console, emit, notes, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.errors import SpecError, UnknownName
@@ -26,7 +26,7 @@ ABLATED = 12
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class FittedOn(Points):
+class FittedOn(PointOptions):
     """What factors are fitted on; nothing where only kernel tables are.
 
     Parameters

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, Played, Switch
+from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, PlayedOptions, Switch
 from tokenworks.cli.output import console, emit, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.simulate import shown
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Tried(Played):
+class Tried(PlayedOptions):
     """What is played at each load that is tried.
 
     Parameters

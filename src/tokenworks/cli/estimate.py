@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from tokenworks.cli.options import ASSUME, FILE_CALIBRATION, ON, Output
 from tokenworks.cli.output import console, emit, table
-from tokenworks.planning.asked import Requests, asked
+from tokenworks.planning.asked import AskedRequests, asked
 from tokenworks.planning.estimate import TAKEN, Estimate, PartPlain, StepEstimate
 from tokenworks.planning.estimate import estimate as cost
 from tokenworks.specs.deployment import EngineName
@@ -54,7 +54,7 @@ def estimate(
         Serving engine whose overheads are assumed; vllm, or the file's.
     """
     of = asked(
-        model, Requests(workload, isl, osl), on=on, deploy=deploy, pick=pick, engine=engine, assume=assume,
+        model, AskedRequests(workload, isl, osl), on=on, deploy=deploy, pick=pick, engine=engine, assume=assume,
         calibration=calibration,
     )  # fmt: skip
     made = cost(of.setting, of.calibration, of.roles, sequences=batch, tokens=chunk)

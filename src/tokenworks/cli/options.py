@@ -89,7 +89,7 @@ class Deployed:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Played:
+class PlayedOptions:
     """What is played: a trace of requests, or a workload of which requests are made.
 
     Parameters
@@ -152,7 +152,7 @@ class Played:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Points:
+class PointOptions:
     """Measured points: tables of them, or a user's own benchmark results.
 
     Parameters

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tokenworks.cli import per_request as rows
-from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, Played, at_least_one
+from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, PlayedOptions, at_least_one
 from tokenworks.cli.output import console, emit, notes, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.errors import SpecError
@@ -23,7 +23,7 @@ def simulate(
     deployment: Annotated[Path, DEPLOYMENTS],
     /,
     *,
-    played: Played = Played(),  # noqa: B008 - frozen
+    played: PlayedOptions = PlayedOptions(),  # noqa: B008 - frozen
     deployed: Deployed = Deployed(),  # noqa: B008 - frozen
     concurrency: int | None = None,
     rate: float | None = None,

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tokenworks.cli.options import CALIBRATION, Output, Points, at_least_one
+from tokenworks.cli.options import CALIBRATION, Output, PointOptions, at_least_one
 from tokenworks.cli.output import console, emit, listing, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.specs.save import must_be_writable, saved
@@ -19,7 +19,7 @@ SHOWN = ("kind", "system", "engine", "model")
 
 def validate(
     *,
-    measured: Points,
+    measured: PointOptions,
     calibration: Annotated[str, CALIBRATION] = "serving",
     limit: int | None = None,
     out: Path | None = None,

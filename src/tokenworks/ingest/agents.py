@@ -40,7 +40,7 @@ class SubAgent(msgspec.Struct, tag_field="type", tag="subagent"):
     requests: list[Call | StreamedCall]
 
 
-class Session(msgspec.Struct):
+class AgentSession(msgspec.Struct):
     """One line."""
 
     block_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
@@ -59,7 +59,7 @@ class Last:
 
 def read(rows: Rows) -> Trace:
     """Read agent sessions. All start at 0, for the file does not say when; duplicates are left out."""
-    table, decoder = Table(), msgspec.json.Decoder(Session)
+    table, decoder = Table(), msgspec.json.Decoder(AgentSession)
     sessions = duplicates = base = block = 0
     for line, data in rows.lines():
         session = rows.decode(line, data, decoder)
@@ -92,7 +92,7 @@ class _Reader:
     block: int
     width: int = 0
 
-    def read(self, session: Session) -> int:
+    def read(self, session: AgentSession) -> int:
         """Add all its requests; returns the first free block id.
 
         The session's own next turn waits for its last one and for the sub-agents between them (for the one that

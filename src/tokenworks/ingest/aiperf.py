@@ -12,7 +12,7 @@ ARRIVALS: dict[str, Arrivals] = {"concurrency": "at once", "poisson": "poisson",
 """Load types of a phase that are simulated; gamma, user-centric and scheduled arrivals are not."""
 
 
-class Metric(msgspec.Struct):
+class AiperfMetric(msgspec.Struct):
     """A metric over requests; of counts and rates there is the average alone."""
 
     unit: str
@@ -30,7 +30,7 @@ class Phase(msgspec.Struct):
     exclude_from_results: bool = False
 
 
-class Config(msgspec.Struct):
+class AiperfConfig(msgspec.Struct):
     """What was asked for."""
 
     phases: list[Phase]
@@ -39,14 +39,14 @@ class Config(msgspec.Struct):
 class Export(msgspec.Struct):
     """What is read of an export (AIPerf 0.13, schema 1.4); inter_token_latency is the mean gap of each request."""
 
-    request_count: Metric
-    benchmark_duration: Metric
-    input_sequence_length: Metric
-    output_sequence_length: Metric
-    input_config: Config
-    time_to_first_token: Metric | None = None
-    inter_token_latency: Metric | None = None
-    error_request_count: Metric | None = None
+    request_count: AiperfMetric
+    benchmark_duration: AiperfMetric
+    input_sequence_length: AiperfMetric
+    output_sequence_length: AiperfMetric
+    input_config: AiperfConfig
+    time_to_first_token: AiperfMetric | None = None
+    inter_token_latency: AiperfMetric | None = None
+    error_request_count: AiperfMetric | None = None
     was_cancelled: bool = False
 
 
@@ -87,12 +87,12 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
 
 
 def _lengths(found: Export, kind: str, where: str) -> Lengths:
-    metric: Metric = getattr(found, kind)
+    metric: AiperfMetric = getattr(found, kind)
     mean = _checked(metric, "tokens", kind, where)
     return Lengths(mean, None if metric.std is None else metric.std / mean)
 
 
-def _checked(metric: Metric, unit: str, path: str, where: str) -> float:
+def _checked(metric: AiperfMetric, unit: str, path: str, where: str) -> float:
     if metric.unit != unit:
         raise SpecError(f"unit {metric.unit!r}", where=f"{where}: {path}", hint=f"want {unit!r}")
     return above_zero(metric.avg, path, where)

@@ -14,7 +14,7 @@ from tokenworks.ingest.rows import Rows, Tokens
 from tokenworks.specs.trace import Trace
 
 
-class Row(columns.Row):
+class AzureRow(columns.CsvRow):
     """One line."""
 
     time: datetime = msgspec.field(name="TIMESTAMP")
@@ -24,4 +24,4 @@ class Row(columns.Row):
 
 def read(rows: Rows) -> Trace:
     """Read an Azure trace."""
-    return columns.read(rows, Row)
+    return columns.read(rows, AzureRow)

@@ -12,7 +12,7 @@ from tokenworks.ingest.rows import Rows, Seconds, Tokens
 from tokenworks.specs.trace import Trace
 
 
-class Row(columns.Row):
+class BurstGptRow(columns.CsvRow):
     """One line."""
 
     time: Seconds = msgspec.field(name="Timestamp")
@@ -22,4 +22,4 @@ class Row(columns.Row):
 
 def read(rows: Rows) -> Trace:
     """Read a BurstGPT trace."""
-    return columns.read(rows, Row)
+    return columns.read(rows, BurstGptRow)

@@ -30,7 +30,7 @@ PART = 10_000
 """Rows that are held as objects, at most."""
 
 
-class Row(msgspec.Struct):
+class CsvRow(msgspec.Struct):
     """What all such files say of a request. A format names its columns, by the names of these fields in the file."""
 
     time: datetime | float
@@ -47,7 +47,7 @@ class Row(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
+class RequestColumns:
     """Rows as columns; `kind` is the name of the class."""
 
     line: Ints
@@ -57,7 +57,7 @@ class Requests:
     kind: NDArray[np.bytes_]
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[int, Row]]) -> Requests:
+    def of(cls, rows: Sequence[tuple[int, CsvRow]]) -> RequestColumns:
         """The same requests as columns."""
         return cls(
             np.array([line for line, _ in rows], np.int64),
@@ -67,15 +67,15 @@ class Requests:
             np.array([row.kind.encode() for _, row in rows], np.bytes_),
         )
 
-    def merged(self, other: Requests) -> Requests:
+    def merged(self, other: RequestColumns) -> RequestColumns:
         """Both, in the order of their lines."""
         if not len(other.line):
             return self
         order = np.argsort(np.append(self.line, other.line), kind="stable")
-        return Requests(*(np.append(getattr(self, name), getattr(other, name))[order] for name in self.__slots__))
+        return RequestColumns(*(np.append(getattr(self, name), getattr(other, name))[order] for name in self.__slots__))
 
 
-def read(rows: Rows, kind: type[Row]) -> Trace:
+def read(rows: Rows, kind: type[CsvRow]) -> Trace:
     """Read a CSV file whose rows are of this kind."""
     table = Table()
     for part in _Reader(rows, kind).parts():
@@ -86,12 +86,12 @@ def read(rows: Rows, kind: type[Row]) -> Trace:
 class _Reader:
     """One file being read, after its heading."""
 
-    def __init__(self, rows: Rows, kind: type[Row]) -> None:
+    def __init__(self, rows: Rows, kind: type[CsvRow]) -> None:
         self.rows, self.kind = rows, kind
         self.fields = {field.name: field for field in msgspec.structs.fields(kind)}
         self.heading: list[str] = []
 
-    def parts(self) -> Iterator[Requests]:
+    def parts(self) -> Iterator[RequestColumns]:
         """All sound rows, in the order of the file."""
         blocks = self.rows.blocks()
         for first, block in blocks:
@@ -108,7 +108,7 @@ class _Reader:
         list(self.records([(number, found[0].strip())]))
         return number, block[found.end() :]
 
-    def at_once(self, first: int, block: bytes) -> Iterator[Requests]:
+    def at_once(self, first: int, block: bytes) -> Iterator[RequestColumns]:
         """The rows of a block without quotes."""
         block += b"" if block.endswith(b"\n") else b"\n"
         text = np.frombuffer(block + bytes(cells.PAD), np.uint8)
@@ -120,11 +120,11 @@ class _Reader:
             yield from self.singly(self.rows.lines([(first, block)]))
             return
         others = self.records(self.rows.lines((first + i, block[starts[i] : ends[i] + 1]) for i in odd))
-        requests = requests.merged(Requests.of(list(others)))
+        requests = requests.merged(RequestColumns.of(list(others)))
         self.rows.all_in_order(requests.line, requests.time_s)
         yield requests
 
-    def plain(self, text: cells.Text, starts: Ints, ends: Ints, first: int) -> tuple[NDArray[np.bool_], Requests]:
+    def plain(self, text: cells.Text, starts: Ints, ends: Ints, first: int) -> tuple[NDArray[np.bool_], RequestColumns]:
         """Which lines are plain, and the requests in them."""
         commas = np.flatnonzero(text == ord(","))
         comma = np.searchsorted(commas, starts)
@@ -150,22 +150,22 @@ class _Reader:
             good &= right
         whole[:] = False
         whole[at[good]] = True
-        return whole, Requests(
+        return whole, RequestColumns(
             at[good] + first, time_s[good], lengths["input"][good], lengths["output"][good], kind[good]
         )
 
-    def singly(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[Requests]:
+    def singly(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[RequestColumns]:
         """The rows of these lines, one after the other."""
         records = self.records(lines)
         while part := list(islice(self.ordered(records), PART)):
-            yield Requests.of(part)
+            yield RequestColumns.of(part)
 
-    def ordered(self, records: Iterable[tuple[int, Row]]) -> Iterator[tuple[int, Row]]:
+    def ordered(self, records: Iterable[tuple[int, CsvRow]]) -> Iterator[tuple[int, CsvRow]]:
         for line, row in records:
             self.rows.in_order(line, row.time_s)
             yield line, row
 
-    def records(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Row]]:
+    def records(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, CsvRow]]:
         """Line number and row, without broken ones. The first line is the heading, if there is none yet."""
         number = 0
 

@@ -23,7 +23,7 @@ class Summary(msgspec.Struct):
     std_dev: float
 
 
-class Metric(msgspec.Struct):
+class GuidellmMetric(msgspec.Struct):
     """Of the requests that succeeded; null where the metric does not exist, as TTFT without streaming."""
 
     successful: Summary | None = None
@@ -36,14 +36,14 @@ class Totals(msgspec.Struct):
     errored: int
 
 
-class Metrics(msgspec.Struct):
+class GuidellmMetrics(msgspec.Struct):
     """What is read of them. Not `time_per_output_token_ms`: that one has the first token in it."""
 
     request_totals: Totals
-    prompt_token_count: Metric
-    output_token_count: Metric
-    time_to_first_token_ms: Metric | None = None
-    inter_token_latency_ms: Metric | None = None
+    prompt_token_count: GuidellmMetric
+    output_token_count: GuidellmMetric
+    time_to_first_token_ms: GuidellmMetric | None = None
+    inter_token_latency_ms: GuidellmMetric | None = None
 
 
 class Strategy(msgspec.Struct):
@@ -55,7 +55,7 @@ class Strategy(msgspec.Struct):
     rate: float = 0.0
 
 
-class Config(msgspec.Struct):
+class GuidellmConfig(msgspec.Struct):
     """What was asked for."""
 
     strategy: Strategy
@@ -64,8 +64,8 @@ class Config(msgspec.Struct):
 class One(msgspec.Struct):
     """One benchmark of a report."""
 
-    config: Config
-    metrics: Metrics
+    config: GuidellmConfig
+    metrics: GuidellmMetrics
     duration: float
 
 
@@ -109,11 +109,11 @@ def _benchmark(one: One, where: str, name: str) -> Benchmark:
     )
 
 
-def _summary(metric: Metric | None) -> Summary | None:
+def _summary(metric: GuidellmMetric | None) -> Summary | None:
     return metric.successful if metric else None
 
 
-def _lengths(metrics: Metrics, kind: str, where: str) -> Lengths:
+def _lengths(metrics: GuidellmMetrics, kind: str, where: str) -> Lengths:
     summary = _summary(getattr(metrics, kind))
     if summary is None:
         raise SpecError("no request that succeeded", where=f"{where}.metrics.{kind}")

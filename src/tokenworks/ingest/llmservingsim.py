@@ -12,7 +12,7 @@ from tokenworks.ingest.table import Table
 from tokenworks.specs.trace import Trace
 
 
-class Row(msgspec.Struct):
+class SimulatedRow(msgspec.Struct):
     """One line."""
 
     arrival_time: Seconds
@@ -22,7 +22,7 @@ class Row(msgspec.Struct):
 
 def read(rows: Rows) -> Trace:
     """Read the requests of a recorded run."""
-    table, decoder = Table(), msgspec.json.Decoder(Row)
+    table, decoder = Table(), msgspec.json.Decoder(SimulatedRow)
     for line, data in rows.lines():
         row = rows.decode(line, data, decoder)
         if row is not None:

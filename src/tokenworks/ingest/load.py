@@ -13,7 +13,7 @@ from tokenworks.specs.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class TraceFormat:
     """A reader, and the words that stand in the first 64 KiB of its files and of no other's."""
 
     read: Callable[[Rows], Trace]
@@ -21,15 +21,15 @@ class Format:
 
 
 # ShareGPT comes first: its text may hold any other word, but never its own mark unescaped.
-FORMATS: dict[str, Format] = {
-    "sharegpt": Format(sharegpt.read, (b'"conversations"',)),
-    "agents": Format(agents.read, (b'"requests"', b'"hash_rl"')),
-    "mooncake": Format(mooncake.read, (b'"input_length"', b'"output_length"')),
-    "tracelab": Format(tracelab.read, (b'"input_tokens_total"', b'"timing_events"')),
-    "vllm-bench": Format(vllm_bench.read, (b'"request_throughput"',)),
-    "llmservingsim": Format(llmservingsim.read, (b'"input_toks"', b'"output_toks"')),
-    "azure": Format(azure.read, (b"ContextTokens", b"GeneratedTokens")),
-    "burstgpt": Format(burstgpt.read, (b"Request tokens", b"Response tokens")),
+FORMATS: dict[str, TraceFormat] = {
+    "sharegpt": TraceFormat(sharegpt.read, (b'"conversations"',)),
+    "agents": TraceFormat(agents.read, (b'"requests"', b'"hash_rl"')),
+    "mooncake": TraceFormat(mooncake.read, (b'"input_length"', b'"output_length"')),
+    "tracelab": TraceFormat(tracelab.read, (b'"input_tokens_total"', b'"timing_events"')),
+    "vllm-bench": TraceFormat(vllm_bench.read, (b'"request_throughput"',)),
+    "llmservingsim": TraceFormat(llmservingsim.read, (b'"input_toks"', b'"output_toks"')),
+    "azure": TraceFormat(azure.read, (b"ContextTokens", b"GeneratedTokens")),
+    "burstgpt": TraceFormat(burstgpt.read, (b"Request tokens", b"Response tokens")),
 }
 
 

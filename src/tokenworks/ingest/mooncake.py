@@ -17,7 +17,7 @@ from tokenworks.specs.trace import Trace
 BLOCK = 512
 
 
-class Row(msgspec.Struct):
+class MooncakeRow(msgspec.Struct):
     """One line."""
 
     timestamp: Seconds
@@ -29,7 +29,7 @@ class Row(msgspec.Struct):
 
 def read(rows: Rows) -> Trace:
     """Read a Mooncake trace."""
-    table, decoder = Table(), msgspec.json.Decoder(Row)
+    table, decoder = Table(), msgspec.json.Decoder(MooncakeRow)
     for line, data in rows.lines():
         row = rows.decode(line, data, decoder)
         if row is None:

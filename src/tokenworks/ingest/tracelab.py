@@ -43,7 +43,7 @@ class Round(msgspec.Struct):
 
 
 @dataclass(slots=True)
-class Session:
+class RecordedSession:
     """Where a session stands: its last call, when that ended, and the runs of its context."""
 
     number: int
@@ -55,14 +55,14 @@ class Session:
 def read(rows: Rows) -> Trace:
     """Read TraceLab rounds; a session's calls stand in order, sessions may be mixed."""
     table, decoder = Table(), msgspec.json.Decoder(Round)
-    sessions: dict[str, Session] = {}
+    sessions: dict[str, RecordedSession] = {}
     models: dict[str, int] = {}
     free = 0
     for line, data in rows.lines():
         row = rows.decode(line, data, decoder)
         if row is None:
             continue
-        session = sessions.setdefault(row.session_id, Session(len(sessions)))
+        session = sessions.setdefault(row.session_id, RecordedSession(len(sessions)))
         blocks, served = row.input_tokens_total // BLOCK, min(row.prefix_tokens, row.input_tokens_total) // BLOCK
         if session.parent < 0:
             session.runs = [(models.setdefault(row.model, len(models)) * SPACE, served)]

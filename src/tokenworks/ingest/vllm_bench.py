@@ -15,7 +15,7 @@ from tokenworks.specs.trace import MAX_TOKENS, Trace
 Numbers = list[float]
 
 
-class Result(msgspec.Struct):
+class BenchResult(msgspec.Struct):
     """What is needed of the result. A request rate of infinity is written as text, "inf"."""
 
     input_lens: list[int] = []
@@ -32,7 +32,7 @@ def read(rows: Rows) -> Trace:
     """Read a benchmark result; a run that kept `max_concurrency` in flight becomes a closed loop again."""
     where = str(rows.path)
     try:
-        result = msgspec.json.decode(rows.document(), type=Result)
+        result = msgspec.json.decode(rows.document(), type=BenchResult)
     except UNDECODABLE as error:
         raise SpecError(f"not a result of vllm bench serve: {error}", where=where) from None
     if not (result.start_times and result.input_lens):
@@ -59,7 +59,7 @@ def read(rows: Rows) -> Trace:
     return table.trace(rows)
 
 
-def _sound(rows: Rows, result: Result, i: int) -> bool:
+def _sound(rows: Rows, result: BenchResult, i: int) -> bool:
     if result.errors and result.errors[i]:
         rows.broken(i + 1, "errors", "expected none: the request failed in the run")
         return False

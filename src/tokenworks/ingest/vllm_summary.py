@@ -13,7 +13,7 @@ from tokenworks.ingest.benchmark import Benchmark, Lengths, above_zero, decode, 
 FORM = "result of vllm bench serve"
 
 
-class Result(msgspec.Struct):
+class SummaryResult(msgspec.Struct):
     """What is read of a result (vLLM 0.32); a request rate of infinity is written as text, "inf"."""
 
     completed: int
@@ -34,7 +34,7 @@ class Result(msgspec.Struct):
 
 def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
     """A file is one benchmark. Lengths of single requests are there with --save-detailed only."""
-    found = decode(data, Result, FORM, where)
+    found = decode(data, SummaryResult, FORM, where)
     none_failed(found.failed, found.completed, where)
     rate = 0.0 if isinstance(found.request_rate, str) else above_zero(found.request_rate, "request_rate", where)
     if rate and found.burstiness != 1:

@@ -32,7 +32,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
+class AskedRequests:
     """What requests are like: a workload by name or file, or mean lengths [token]; None is what was not told."""
 
     workload: str | None = None
@@ -51,7 +51,7 @@ class Requests:
 
 
 def asked(
-    model: str, requests: Requests, *, on: str | None = None, deploy: str | None = None, pick: int = 1,
+    model: str, requests: AskedRequests, *, on: str | None = None, deploy: str | None = None, pick: int = 1,
     engine: EngineName | None = None, assume: Path | None = None, calibration: str | None = None,
 ) -> Asked:  # fmt: skip
     """Everything that `estimate` was given, read and checked.

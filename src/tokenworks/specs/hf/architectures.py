@@ -10,7 +10,7 @@ from typing import Any
 from tokenworks.specs.hf import deepseek, dense, hybrid, moe, vision, windowed
 from tokenworks.specs.hf.config import Fields
 from tokenworks.specs.hf.formats import read_formats
-from tokenworks.specs.hf.parts import Site, Stack, merged
+from tokenworks.specs.hf.parts import Place, Stack, merged
 from tokenworks.specs.model import Model, Part
 
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
@@ -29,12 +29,12 @@ class Architecture:
     """How to read one `model_type`.
 
     defaults : of the transformers configuration class, used where the key is absent, and then named in a note
-    prefix : module path of the decoder in the checkpoint; narrow : see `Site`
+    prefix : module path of the decoder in the checkpoint; narrow : see `Place`
     text : key of the nested text config, if there is one; outer : keys beside it that change nothing counted
     tower : counts the vision tower
     """
 
-    build: Callable[[Fields, Site], Stack]
+    build: Callable[[Fields, Place], Stack]
     defaults: Mapping[str, Any] = field(default_factory=lambda: UNTIED)
     prefix: str = "model"
     narrow: Part = "experts"
@@ -43,12 +43,12 @@ class Architecture:
     tower: vision.Count | None = None
 
 
-def _dense(build: Callable[[Fields, Site], Stack], **more: Any) -> Architecture:
+def _dense(build: Callable[[Fields, Place], Stack], **more: Any) -> Architecture:
     return Architecture(build, narrow="dense", **more)
 
 
 def _nested(
-    build: Callable[[Fields, Site], Stack], root: str, *, tower: vision.Count | None, **more: Any
+    build: Callable[[Fields, Place], Stack], root: str, *, tower: vision.Count | None, **more: Any
 ) -> Architecture:
     """A vision-language model whose decoder stands at `root` in the checkpoint."""
     return Architecture(build, prefix=root, text="text_config", tower=tower, **more)
@@ -116,7 +116,7 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     fields = outer.table(arch.text, arch.defaults) if arch.text else Fields(config, where, arch.defaults)
     holder = next((each for each in (outer, fields) if each.has("quantization_config")), None)
     formats = read_formats(fields, holder.table("quantization_config") if holder else None, name)
-    root = Site(formats, narrow=arch.narrow)
+    root = Place(formats, narrow=arch.narrow)
     stack = arch.build(fields, root.at(arch.prefix))
     vocab = fields.whole("vocab_size")
     context = fields.whole("max_position_embeddings")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tokenworks.specs.hf.parts import Half, Site
+from tokenworks.specs.hf.parts import Half, Place
 from tokenworks.specs.model import Matrix, Scan
 
 Gate = Literal["", "query", "head"]
@@ -36,7 +36,7 @@ class Grouped:
     path: str = "self_attn"
 
 
-def grouped(site: Site, hidden: int, shape: Grouped) -> Half:
+def grouped(site: Place, hidden: int, shape: Grouped) -> Half:
     """Grouped-query attention (Ainslie et al., arXiv:2305.13245).
 
     A cached entry holds a key and a value of every KV head; a query does 2 FLOP per multiply-add with both:
@@ -75,7 +75,7 @@ class Latent:
     gate: bool = False
 
 
-def latent(site: Site, hidden: int, shape: Latent) -> Half:
+def latent(site: Place, hidden: int, shape: Latent) -> Half:
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1).
 
     The cache of a token is one latent for all heads, `kv_rank + rope`, and every tp rank holds it whole. Decode absorbs
@@ -150,7 +150,7 @@ def sparse(half: Half, reads: int) -> Half:
     return replace(half, scans=(replace(scan, name=f"{scan.name} top-k", reads=reads, prefill_flop=flop),))
 
 
-def lightning(site: Site, hidden: int, query_rank: int, index: Index, half: Half) -> Half:
+def lightning(site: Place, hidden: int, query_rank: int, index: Index, half: Half) -> Half:
     """`half` made sparse by its own lightning indexer (DeepSeek-V3.2-Exp report, section 2.1).
 
     Queries come from the query latent; every rank holds the indexer whole; weights_proj stays unquantised.
@@ -170,7 +170,7 @@ def lightning(site: Site, hidden: int, query_rank: int, index: Index, half: Half
     )
 
 
-def block_sparse(site: Site, hidden: int, index: Index, half: Half) -> Half:
+def block_sparse(site: Place, hidden: int, index: Index, half: Half) -> Half:
     """`half` made sparse by an index branch that scores keys and picks whole blocks (MiniMax-M3; transformers
     minimax_m3_vl). One shared index key a token, kept in 16 bits.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenworks.specs.hf.attention import Index, index_scan
-from tokenworks.specs.hf.parts import Half, Site
+from tokenworks.specs.hf.parts import Half, Place
 from tokenworks.specs.model import Matrix, Scan
 
 OVERLAPPING = 4  # the compression ratio whose windows overlap, and whose entries an indexer chooses among
@@ -31,7 +31,7 @@ class Compressed:
         return (self.dim + self.rope + ENTRY_SCALE_BYTES) / self.dim
 
 
-def compressed(site: Site, hidden: int, shape: Compressed, ratio: int) -> Half:
+def compressed(site: Place, hidden: int, shape: Compressed, ratio: int) -> Half:
     """Attention of one layer: a window of raw entries beside compressed ones (`ratio` 0: the window alone).
 
     An entry is key and value at once, one for all heads, so a query does 2 x heads x 2 dim FLOP with each. Ratio 4
@@ -76,7 +76,7 @@ def _width(dim: int, ratio: int) -> int:
     return dim * (2 if ratio == OVERLAPPING else 1)
 
 
-def _compressor(site: Site, hidden: int, dim: int, ratio: int, name: str) -> list[Matrix]:
+def _compressor(site: Place, hidden: int, dim: int, ratio: int, name: str) -> list[Matrix]:
     """What pools `ratio` tokens into one entry: values and their gate, never quantised."""
     width = _width(dim, ratio)
     made = site.at("compressor")

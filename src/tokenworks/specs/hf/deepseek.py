@@ -9,7 +9,7 @@ from tokenworks.specs.hf.compressed import OVERLAPPING, Compressed, compressed
 from tokenworks.specs.hf.config import Fields
 from tokenworks.specs.hf.ffn import W123, mlp, routed
 from tokenworks.specs.hf.formats import FP32, MXFP4, Formats
-from tokenworks.specs.hf.parts import Half, Site, Stack, layer, layers, mtp, with_drafts
+from tokenworks.specs.hf.parts import Half, Place, Stack, layer, layers, mtp, with_drafts
 from tokenworks.specs.hf.shapes import index_of, latent_of, routed_of
 from tokenworks.specs.model import Block, Matrix, Part
 
@@ -22,17 +22,17 @@ class Chosen:
     own: tuple[bool, ...]
 
 
-def deepseek_v3(fields: Fields, site: Site) -> Stack:
+def deepseek_v3(fields: Fields, site: Place) -> Stack:
     """DeepSeek-V2 (arXiv:2405.04434), V3 and R1 (arXiv:2412.19437, section 4.2), Kimi-K2 (arXiv:2507.20534)."""
     return _stack(fields, site, None)
 
 
-def deepseek_v32(fields: Fields, site: Site) -> Stack:
+def deepseek_v32(fields: Fields, site: Place) -> Stack:
     """DeepSeek-V3.2: V3 with a lightning indexer in every layer (DeepSeek-V3.2-Exp report, section 2.1)."""
     return _stack(fields, site, Chosen(index_of(fields), ()))
 
 
-def glm_moe_dsa(fields: Fields, site: Site) -> Stack:
+def glm_moe_dsa(fields: Fields, site: Place) -> Stack:
     """GLM-5: as V3.2; in 5.2 and later most layers share the choice of the last full indexer (`indexer_types`)."""
     fields.ignore(
         "indexer_rope_interleave", "index_share_for_mtp_iteration", "index_skip_topk_offset", "index_topk_freq",
@@ -53,7 +53,7 @@ def glm_moe_dsa(fields: Fields, site: Site) -> Stack:
     return _stack(fields, site, Chosen(index_of(fields), tuple(kind == "full" for kind in kinds)))
 
 
-def _stack(fields: Fields, site: Site, chosen: Chosen | None) -> Stack:
+def _stack(fields: Fields, site: Place, chosen: Chosen | None) -> Stack:
     fields.must("attention_bias", False)
     fields.must("moe_layer_freq", 1)
     hidden, count = fields.whole("hidden_size"), fields.layers()
@@ -63,7 +63,7 @@ def _stack(fields: Fields, site: Site, chosen: Chosen | None) -> Stack:
     if chosen and not shape.query_rank:
         raise fields.error("q_lora_rank", "the field is missing", hint="the indexer's queries come from that latent")
 
-    def attention(at: Site, number: int) -> Half:
+    def attention(at: Place, number: int) -> Half:
         half = latent(at, hidden, shape)
         if chosen is None:
             return half
@@ -71,7 +71,7 @@ def _stack(fields: Fields, site: Site, chosen: Chosen | None) -> Stack:
             return sparse(half, chosen.index.reads)
         return lightning(at, hidden, shape.query_rank, chosen.index, half)
 
-    def halves(at: Site, number: int) -> tuple[Half, Half]:
+    def halves(at: Place, number: int) -> tuple[Half, Half]:
         ffn = mlp(at, hidden, inner) if number < dense else routed(at, hidden, experts)
         return attention(at, number), ffn
 
@@ -79,7 +79,7 @@ def _stack(fields: Fields, site: Site, chosen: Chosen | None) -> Stack:
     return with_drafts(stack, site, halves, fields.or_zero("num_nextn_predict_layers"))
 
 
-def deepseek_v4(fields: Fields, site: Site) -> Stack:
+def deepseek_v4(fields: Fields, site: Place) -> Stack:
     """DeepSeek-V4: compressed attention, hyper-connections, experts in every layer (DeepSeek-V4 report, section 2;
     transformers deepseek_v4).
     """
@@ -106,10 +106,10 @@ def deepseek_v4(fields: Fields, site: Site) -> Stack:
     streams = fields.whole("hc_mult")
     experts = replace(routed_of(fields), names=W123, path="ffn")
 
-    def made(at: Site, number: int) -> tuple[Half, Half]:
+    def made(at: Place, number: int) -> tuple[Half, Half]:
         return compressed(at, hidden, shape, ratios[number]), routed(at, hidden, experts)
 
-    def block(at: Site, number: int) -> Block:
+    def block(at: Place, number: int) -> Block:
         return replace(layer(made(at, number), hidden, extra=_hyper(hidden, streams)), streams=streams)
 
     main, base = _v4_formats(fields, site.formats)

@@ -7,17 +7,17 @@ from dataclasses import replace
 from tokenworks.specs.hf.attention import Grouped, grouped
 from tokenworks.specs.hf.config import Fields
 from tokenworks.specs.hf.ffn import mlp
-from tokenworks.specs.hf.parts import Half, Site, Stack, layer, layers, with_drafts
+from tokenworks.specs.hf.parts import Half, Place, Stack, layer, layers, with_drafts
 from tokenworks.specs.hf.shapes import heads_of, windows_of
 from tokenworks.specs.model import Block
 
 
-def _plain(fields: Fields, site: Site, windows: list[int | None], **extra: bool | int) -> Stack:
+def _plain(fields: Fields, site: Place, windows: list[int | None], **extra: bool | int) -> Stack:
     heads, kv_heads, dim = heads_of(fields)
     hidden, inner = fields.whole("hidden_size"), fields.whole("intermediate_size")
     shape = Grouped(heads, kv_heads, dim, dim, **extra)  # type: ignore[arg-type]
 
-    def halves(at: Site, index: int) -> tuple[Half, Half]:
+    def halves(at: Place, index: int) -> tuple[Half, Half]:
         window = windows[index] if index < len(windows) else None
         return grouped(at, hidden, replace(shape, window=window)), mlp(at, hidden, inner)
 
@@ -25,39 +25,39 @@ def _plain(fields: Fields, site: Site, windows: list[int | None], **extra: bool 
     return with_drafts(stack, site, halves, fields.or_zero("num_nextn_predict_layers"))
 
 
-def llama(fields: Fields, site: Site) -> Stack:
+def llama(fields: Fields, site: Place) -> Stack:
     """Llama 2 and 3 (arXiv:2407.21783, table 3)."""
     fields.must("mlp_bias", False)
     bias = fields.flag("attention_bias")
     return _plain(fields, site, [], bias=bias, out_bias=bias)
 
 
-def mistral(fields: Fields, site: Site) -> Stack:
+def mistral(fields: Fields, site: Place) -> Stack:
     """Mistral: Llama with a window on every layer, or none (arXiv:2310.06825, section 2)."""
     window = fields.whole("sliding_window") if fields.has("sliding_window") else None
     return _plain(fields, site, [window] * fields.layers())
 
 
-def qwen2(fields: Fields, site: Site) -> Stack:
+def qwen2(fields: Fields, site: Place) -> Stack:
     """Qwen2 and 2.5: biases on q, k and v (arXiv:2412.15115, section 2)."""
     fields.ignore("use_mrope")
     return _plain(fields, site, windows_of(fields), bias=True)
 
 
-def mimo(fields: Fields, site: Site) -> Stack:
+def mimo(fields: Fields, site: Place) -> Stack:
     """MiMo-7B: Qwen2 with a multi-token-prediction layer (arXiv:2505.07608, section 2.2)."""
     fields.must("attention_bias", True)
     return qwen2(fields, site)
 
 
-def qwen3(fields: Fields, site: Site) -> Stack:
+def qwen3(fields: Fields, site: Place) -> Stack:
     """Qwen3: no bias, RMSNorm on q and k of each head (arXiv:2505.09388, section 2)."""
     bias = fields.flag("attention_bias")
     dim = heads_of(fields)[2]
     return _plain(fields, site, windows_of(fields), bias=bias, out_bias=bias, norms=2 * dim)
 
 
-def decilm(fields: Fields, site: Site) -> Stack:
+def decilm(fields: Fields, site: Place) -> Stack:
     """Nemotron-NAS (arXiv:2411.19146): `block_configs` gives each layer its KV heads and FFN width, or neither."""
     fields.must("attention_bias", False)
     fields.must("mlp_bias", False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenworks.specs.hf.parts import Half, Site
+from tokenworks.specs.hf.parts import Half, Place
 from tokenworks.specs.model import Experts, Matrix, Part
 
 
@@ -20,13 +20,13 @@ class Names:
 GATED, PLAIN, W123 = Names(), Names(gate=None), Names("w1", "w3", "w2")
 
 
-def mlp(site: Site, hidden: int, inner: int, part: Part = "dense", *, names: Names = GATED, path: str = "mlp") -> Half:
+def mlp(site: Place, hidden: int, inner: int, part: Part = "dense", *, names: Names = GATED, path: str = "mlp") -> Half:
     """down(act(gate x) * up x), or down(act(up x)); gate and up are one matrix, as engines run them."""
     return Half(tuple(_pair(site.at(path), hidden, inner, part, names)))
 
 
 def _pair(
-    site: Site, hidden: int, inner: int, part: Part, names: Names, *, copies: int = 1, bias: bool = False
+    site: Place, hidden: int, inner: int, part: Part, names: Names, *, copies: int = 1, bias: bool = False
 ) -> list[Matrix]:
     prefix = "shared_" if part == "shared" else ""
     wide, up = (inner, names.up) if names.gate is None else (2 * inner, names.gate)
@@ -63,7 +63,7 @@ class Routed:
     latent_names: tuple[str, str] = ("fc1_latent_proj", "fc2_latent_proj")
 
 
-def routed(site: Site, hidden: int, shape: Routed) -> Half:
+def routed(site: Place, hidden: int, shape: Routed) -> Half:
     """A router, `count` experts of which a token visits `topk`, and the shared experts that every token visits."""
     made = site.at(shape.path)
     width = shape.latent or hidden

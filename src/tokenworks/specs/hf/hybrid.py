@@ -9,20 +9,20 @@ from tokenworks.specs.hf.attention import Gate, Grouped, grouped, latent
 from tokenworks.specs.hf.config import Fields
 from tokenworks.specs.hf.ffn import PLAIN, W123, Routed, mlp, routed
 from tokenworks.specs.hf.linear import Delta, Mamba, gated_delta, kimi_delta, mamba2
-from tokenworks.specs.hf.parts import Half, Site, Stack, layer, layers, mtp
+from tokenworks.specs.hf.parts import Half, Place, Stack, layer, layers, mtp
 from tokenworks.specs.hf.shapes import experts_of, heads_of, latent_of
 from tokenworks.specs.model import Block
 
 STATE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
-def qwen3_5(fields: Fields, site: Site) -> Stack:
+def qwen3_5(fields: Fields, site: Place) -> Stack:
     """Qwen3.5 and 3.6: three gated delta nets to one full attention with an output gate (transformers qwen3_5)."""
     inner, hidden = fields.whole("intermediate_size"), fields.whole("hidden_size")
     return _qwen3_5(fields, site, lambda at: mlp(at, hidden, inner))
 
 
-def qwen3_5_moe(fields: Fields, site: Site) -> Stack:
+def qwen3_5_moe(fields: Fields, site: Place) -> Stack:
     """The same with experts in every layer, and a gated shared expert (transformers qwen3_5_moe)."""
     fields.ignore("intermediate_size")
     hidden = fields.whole("hidden_size")
@@ -36,7 +36,7 @@ def qwen3_5_moe(fields: Fields, site: Site) -> Stack:
     return _qwen3_5(fields, site, lambda at: routed(at, hidden, experts))
 
 
-def _qwen3_5(fields: Fields, site: Site, ffn: Callable[[Site], Half]) -> Stack:
+def _qwen3_5(fields: Fields, site: Place, ffn: Callable[[Place], Half]) -> Stack:
     fields.ignore("output_gate_type")
     fields.must("mtp_use_dedicated_embeddings", False)
     fields.must("mlp_only_layers", [])
@@ -59,7 +59,7 @@ def _qwen3_5(fields: Fields, site: Site, ffn: Callable[[Site], Half]) -> Stack:
         STATE_BYTES[fields.word("mamba_ssm_dtype", STATE_BYTES)],
     )
 
-    def halves(at: Site, index: int) -> tuple[Half, Half]:
+    def halves(at: Place, index: int) -> tuple[Half, Half]:
         is_full = index >= count or kinds[index] == "full_attention"
         return grouped(at, hidden, full) if is_full else gated_delta(at, hidden, linear), ffn(at)
 
@@ -69,7 +69,7 @@ def _qwen3_5(fields: Fields, site: Site, ffn: Callable[[Site], Half]) -> Stack:
     return Stack(hidden, heads, kv_heads, layers(site, count, halves, hidden), draft, outside=hidden)
 
 
-def nemotron_h(fields: Fields, site: Site) -> Stack:
+def nemotron_h(fields: Fields, site: Place) -> Stack:
     """Nemotron-H and Nemotron-3: each layer is one of Mamba-2, attention, MLP, experts (arXiv:2504.03624, section 2;
     latent experts: Nemotron-3 report, section 2.1).
     """
@@ -105,7 +105,7 @@ def nemotron_h(fields: Fields, site: Site) -> Stack:
     inner = fields.whole("intermediate_size") if "mlp" in kinds else 0
     fields.ignore("intermediate_size")
 
-    def half(at: Site, kind: str) -> Half:
+    def half(at: Place, kind: str) -> Half:
         mixer = at.at("mixer")
         if kind == "mamba":
             return mamba2(mixer, hidden, mamba)
@@ -149,7 +149,7 @@ def _nemotron_experts(fields: Fields) -> Routed:
     )
 
 
-def kimi_linear(fields: Fields, site: Site) -> Stack:
+def kimi_linear(fields: Fields, site: Place) -> Stack:
     """Kimi-Linear (arXiv:2510.26692, section 4) and Kimi-K3 (arXiv:2607.24653, section 2): Kimi delta attention with
     MLA every fourth layer, and in K3 latent experts and attention over earlier residuals.
     """
@@ -179,7 +179,7 @@ def kimi_linear(fields: Fields, site: Site) -> Stack:
     # Attention over earlier residuals: a norm and a query vector before each half, and once before the head.
     residual = 2 if fields.has("attn_res_block_size") and fields.whole("attn_res_block_size") else 0
 
-    def made(at: Site, index: int) -> Block:
+    def made(at: Place, index: int) -> Block:
         mixer = (
             kimi_delta(at, hidden, delta, full_rank_gate=full_rank) if is_linear[index] else latent(at, hidden, shape)
         )

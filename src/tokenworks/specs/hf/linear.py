@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenworks.specs.hf.parts import Half, Site
+from tokenworks.specs.hf.parts import Half, Place
 from tokenworks.specs.model import State
 
 CONV_BYTES = 2.0  # the last inputs of the short convolution are kept in 16 bits
@@ -36,7 +36,7 @@ def delta_state(name: str, shape: Delta) -> State:
     return State(name, size, 7.0 * elements + 2.0 * shape.taps * channels, shape.value_heads)
 
 
-def gated_delta(site: Site, hidden: int, shape: Delta) -> Half:
+def gated_delta(site: Place, hidden: int, shape: Delta) -> Half:
     """Gated delta net (arXiv:2412.06464) as Qwen3-Next and Qwen3.5 build it (transformers qwen3_5)."""
     made = site.at("linear_attn")
     keys, values = shape.key_heads * shape.key_dim, shape.value_heads * shape.value_dim
@@ -51,7 +51,7 @@ def gated_delta(site: Site, hidden: int, shape: Delta) -> Half:
     return Half(matrices, state=delta_state("GDN", shape), vectors=vectors)
 
 
-def kimi_delta(site: Site, hidden: int, shape: Delta, *, full_rank_gate: bool) -> Half:
+def kimi_delta(site: Place, hidden: int, shape: Delta, *, full_rank_gate: bool) -> Half:
     """Kimi delta attention: the decay is per channel, through a low-rank map (Kimi Linear, arXiv:2510.26692).
 
     The output gate is of full rank in Kimi-K3, low rank in Kimi-Linear.
@@ -87,7 +87,7 @@ class Mamba:
     bias: bool = False
 
 
-def mamba2(site: Site, hidden: int, shape: Mamba) -> Half:
+def mamba2(site: Place, hidden: int, shape: Mamba) -> Half:
     """Mamba-2 (arXiv:2405.21060) as Nemotron-H builds it (transformers nemotron_h).
 
     A token decays the state, adds an outer product and reads it out: 5 FLOP an element.

@@ -7,23 +7,23 @@ from dataclasses import replace
 from tokenworks.specs.hf.attention import Grouped, Index, block_sparse, grouped
 from tokenworks.specs.hf.config import Fields
 from tokenworks.specs.hf.ffn import W123, Routed, mlp, routed
-from tokenworks.specs.hf.parts import Half, Site, Stack, layers, with_drafts
+from tokenworks.specs.hf.parts import Half, Place, Stack, layers, with_drafts
 from tokenworks.specs.hf.shapes import experts_of, heads_of, routed_of, windows_of
 
 NO_DRAFT = "multi-token-prediction layers are named, but their weights are not in the checkpoint: none counted"
 
 
-def _uniform(fields: Fields, site: Site, shape: Grouped, experts: Routed, windows: list[int | None]) -> Stack:
+def _uniform(fields: Fields, site: Place, shape: Grouped, experts: Routed, windows: list[int | None]) -> Stack:
     """Every layer has attention and routed experts."""
     hidden = fields.whole("hidden_size")
 
-    def halves(at: Site, index: int) -> tuple[Half, Half]:
+    def halves(at: Place, index: int) -> tuple[Half, Half]:
         return grouped(at, hidden, replace(shape, window=windows[index])), routed(at, hidden, experts)
 
     return Stack(hidden, shape.heads, shape.kv_heads, layers(site, len(windows), halves, hidden), outside=hidden)
 
 
-def qwen3_moe(fields: Fields, site: Site) -> Stack:
+def qwen3_moe(fields: Fields, site: Place) -> Stack:
     """Qwen3-MoE: every layer has experts, none shared (arXiv:2505.09388, table 2)."""
     fields.must("decoder_sparse_step", 1)
     fields.must("mlp_only_layers", [])
@@ -38,7 +38,7 @@ def qwen3_moe(fields: Fields, site: Site) -> Stack:
     return _uniform(fields, site, shape, experts, windows_of(fields))
 
 
-def mixtral(fields: Fields, site: Site) -> Stack:
+def mixtral(fields: Fields, site: Place) -> Stack:
     """Mixtral of experts (arXiv:2401.04088, table 1)."""
     heads, kv_heads, dim = heads_of(fields)
     window = fields.whole("sliding_window") if fields.has("sliding_window") else None
@@ -51,7 +51,7 @@ def mixtral(fields: Fields, site: Site) -> Stack:
     return _uniform(fields, site, Grouped(heads, kv_heads, dim, dim), experts, [window] * fields.layers())
 
 
-def minimax_m2(fields: Fields, site: Site) -> Stack:
+def minimax_m2(fields: Fields, site: Place) -> Stack:
     """MiniMax-M2: norms over all of q and all of k (transformers minimax_m2)."""
     fields.must("use_qk_norm", True)
     fields.must("use_routing_bias", True)
@@ -73,7 +73,7 @@ def minimax_m2(fields: Fields, site: Site) -> Stack:
     return replace(_uniform(fields, site, shape, experts, [None] * fields.layers()), notes=note)
 
 
-def glm4_moe(fields: Fields, site: Site) -> Stack:
+def glm4_moe(fields: Fields, site: Place) -> Stack:
     """GLM-4.5 and 4.6: grouped-query attention with DeepSeek's experts (arXiv:2508.06471, table 1)."""
     heads, kv_heads, dim = heads_of(fields)
     hidden, inner = fields.whole("hidden_size"), fields.whole("intermediate_size")
@@ -82,7 +82,7 @@ def glm4_moe(fields: Fields, site: Site) -> Stack:
     shape = Grouped(heads, kv_heads, dim, dim, bias=fields.flag("attention_bias"), norms=norms)
     experts = routed_of(fields)
 
-    def halves(at: Site, index: int) -> tuple[Half, Half]:
+    def halves(at: Place, index: int) -> tuple[Half, Half]:
         ffn = mlp(at, hidden, inner) if index < dense else routed(at, hidden, experts)
         return grouped(at, hidden, shape), ffn
 
@@ -90,7 +90,7 @@ def glm4_moe(fields: Fields, site: Site) -> Stack:
     return with_drafts(stack, site, halves, fields.or_zero("num_nextn_predict_layers"))
 
 
-def minimax_m3(fields: Fields, site: Site) -> Stack:
+def minimax_m3(fields: Fields, site: Place) -> Stack:
     """MiniMax-M3: attention over key blocks that an index branch picks (transformers minimax_m3_vl)."""
     fields.must("use_qk_norm", True)
     fields.must("use_routing_bias", True)
@@ -112,7 +112,7 @@ def minimax_m3(fields: Fields, site: Site) -> Stack:
     has_experts = fields.per_layer("moe_layer_freq", count, (0, 1))
     inner = fields.whole("dense_intermediate_size")
 
-    def halves(at: Site, number: int) -> tuple[Half, Half]:
+    def halves(at: Place, number: int) -> tuple[Half, Half]:
         attention = grouped(at, hidden, shape)
         if chooses[number]:
             attention = block_sparse(at, hidden, index, attention)

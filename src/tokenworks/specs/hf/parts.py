@@ -23,7 +23,7 @@ class Half:
 
 
 @dataclass(frozen=True)
-class Site:
+class Place:
     """A place in the checkpoint. `matrix` makes the weight of one module there, in the format it is stored in.
 
     narrow : the part that a mixed recipe stores in its narrow format (experts; the FFN of a dense model)
@@ -33,11 +33,11 @@ class Site:
     path: str = ""
     narrow: Part = "experts"
 
-    def at(self, path: str) -> Site:
+    def at(self, path: str) -> Place:
         """A site below this one."""
         return replace(self, path=".".join(part for part in (self.path, path) if part))
 
-    def root(self) -> Site:
+    def root(self) -> Place:
         """The top of the checkpoint."""
         return replace(self, path="")
 
@@ -96,12 +96,12 @@ def layer(
     )
 
 
-def layers(site: Site, count: int, halves: Callable[[Site, int], Iterable[Half]], hidden: int) -> list[Block]:
+def layers(site: Place, count: int, halves: Callable[[Place, int], Iterable[Half]], hidden: int) -> list[Block]:
     """The plain stack: layer i stands at `layers.i` and has two norms."""
     return [layer(halves(site.at(f"layers.{index}"), index), hidden) for index in range(count)]
 
 
-def mtp(site: Site, hidden: int, halves: Iterable[Half]) -> Block:
+def mtp(site: Place, hidden: int, halves: Iterable[Half]) -> Block:
     """A multi-token-prediction layer (DeepSeek-V3, arXiv:2412.19437, section 2.2): a projection of the previous hidden
     state beside the next token's embedding, a plain layer, and norms of both inputs and of the output.
     """
@@ -109,7 +109,7 @@ def mtp(site: Site, hidden: int, halves: Iterable[Half]) -> Block:
     return layer(halves, hidden, norms=5, extra=(joined,), name="mtp layer")
 
 
-def with_drafts(stack: Stack, site: Site, halves: Callable[[Site, int], Iterable[Half]], count: int) -> Stack:
+def with_drafts(stack: Stack, site: Place, halves: Callable[[Place, int], Iterable[Half]], count: int) -> Stack:
     """The stack with `count` MTP layers, which stand after the last layer and are built by the same function."""
     first = len(stack.layers)
     sites = [(site.at(f"layers.{number}"), number) for number in range(first, first + count)]

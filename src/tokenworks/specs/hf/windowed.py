@@ -7,12 +7,12 @@ from dataclasses import replace
 from tokenworks.specs.hf.attention import Gate, Grouped, grouped
 from tokenworks.specs.hf.config import Fields
 from tokenworks.specs.hf.ffn import Names, Routed, beside, mlp, routed
-from tokenworks.specs.hf.parts import Half, Site, Stack, layer, layers, with_drafts
+from tokenworks.specs.hf.parts import Half, Place, Stack, layer, layers, with_drafts
 from tokenworks.specs.hf.shapes import LAYER_KINDS, experts_of, heads_of
 from tokenworks.specs.model import Block
 
 
-def gpt_oss(fields: Fields, site: Site) -> Stack:
+def gpt_oss(fields: Fields, site: Place) -> Stack:
     """gpt-oss: windows on every other layer, a learnt sink a head, biases everywhere (arXiv:2508.10925, section 2)."""
     fields.ignore("experts_per_token", "initial_context_length")
     fields.must("attention_bias", True)
@@ -29,14 +29,14 @@ def gpt_oss(fields: Fields, site: Site) -> Stack:
     local = replace(full, window=fields.whole("sliding_window"))
     kinds = fields.per_layer("layer_types", count, LAYER_KINDS)
 
-    def halves(at: Site, index: int) -> tuple[Half, Half]:
+    def halves(at: Place, index: int) -> tuple[Half, Half]:
         shape = local if kinds[index] == "sliding_attention" else full
         return grouped(at, hidden, shape), routed(at, hidden, experts)
 
     return Stack(hidden, heads, kv_heads, layers(site, count, halves, hidden), outside=hidden)
 
 
-def step3(fields: Fields, site: Site) -> Stack:
+def step3(fields: Fields, site: Place) -> Stack:
     """Step-3.5 and 3.7 Flash: windowed layers have more query heads, each head has an output gate (vLLM step3p5)."""
     fields.ignore("moe_router_scaling_factor", "use_moe_router_bias", "n_shared_experts")
     heads, kv_heads, dim = heads_of(fields)
@@ -66,7 +66,7 @@ def step3(fields: Fields, site: Site) -> Stack:
     )
     dense, inner = fields.whole("first_k_dense_replace", least=0), fields.whole("intermediate_size")
 
-    def halves(at: Site, index: int) -> tuple[Half, Half]:
+    def halves(at: Place, index: int) -> tuple[Half, Half]:
         # The MTP layers after the last one are windowed and dense.
         windowed = index >= count or kinds[index] == "sliding_attention"
         ffn = mlp(at, hidden, inner) if index < dense or index >= count else routed(at, hidden, experts)
@@ -76,7 +76,7 @@ def step3(fields: Fields, site: Site) -> Stack:
     return with_drafts(stack, site, halves, drafts)
 
 
-def mimo_v2(fields: Fields, site: Site) -> Stack:
+def mimo_v2(fields: Fields, site: Place) -> Stack:
     """MiMo-V2-Flash: five windowed layers to a full one, values narrower than keys (its report, section 2)."""
     fields.ignore(
         "attention_value_scale", "swa_rope_theta", "sliding_window_size", "attention_chunk_size", "hybrid_block_size"
@@ -103,14 +103,14 @@ def mimo_v2(fields: Fields, site: Site) -> Stack:
     experts = Routed(*experts_of(fields, "n_routed_experts"), inner, shared, correction=True)
     dense = fields.whole("intermediate_size")
 
-    def halves(at: Site, index: int) -> tuple[Half, Half]:
+    def halves(at: Place, index: int) -> tuple[Half, Half]:
         ffn = routed(at, hidden, experts) if has_experts[index] else mlp(at, hidden, dense)
         return grouped(at, hidden, local if windowed[index] else full), ffn
 
     return Stack(hidden, heads, kv_heads, layers(site, count, halves, hidden), outside=hidden)
 
 
-def llama4(fields: Fields, site: Site) -> Stack:
+def llama4(fields: Fields, site: Place) -> Stack:
     """Llama-4: three layers of chunked attention to a full one; experts every `interleave_moe_layer_step` layers, each
     with a shared expert (transformers llama4). A chunk is costed as a window of its length, which is its upper bound.
     """
@@ -131,7 +131,7 @@ def llama4(fields: Fields, site: Site) -> Stack:
         shared_path="shared_expert",
     )
 
-    def halves(at: Site, index: int) -> tuple[Half, Half]:
+    def halves(at: Place, index: int) -> tuple[Half, Half]:
         shape = local if (index + 1) % interval else full  # layers without rotary embedding see everything
         ffn = mlp(at, hidden, wide, path="feed_forward") if (index + 1) % step else routed(at, hidden, experts)
         return grouped(at, hidden, shape), ffn
@@ -139,7 +139,7 @@ def llama4(fields: Fields, site: Site) -> Stack:
     return Stack(hidden, heads, kv_heads, layers(site, count, halves, hidden), outside=hidden)
 
 
-def gemma4(fields: Fields, site: Site) -> Stack:
+def gemma4(fields: Fields, site: Place) -> Stack:
     """Gemma-4: windowed layers, and full ones with wider heads whose key is also the value; experts beside the dense
     MLP (transformers gemma4).
     """
@@ -158,7 +158,7 @@ def gemma4(fields: Fields, site: Site) -> Stack:
     inner = fields.whole("intermediate_size")
     experts = _gemma_experts(fields) if fields.flag("enable_moe_block") else None
 
-    def made(at: Site, index: int) -> Block:
+    def made(at: Place, index: int) -> Block:
         attention = grouped(at, hidden, local if kinds[index] == "sliding_attention" else full)
         if experts is None:
             return layer((attention, mlp(at, hidden, inner)), hidden, norms=4)
