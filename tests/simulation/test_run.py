@@ -342,3 +342,17 @@ def test_roles_stand_in_the_order_in_which_a_request_meets_them() -> None:
     found = simulate(apart, loaded(200, rate=2)).plain()
     assert [role["role"] for role in found["roles"]] == ["prefill", "decode"]
     assert str(apart) == "1xprefill[tp4] + 1xdecode[tp4]"
+
+
+def test_followers_of_a_refused_request_are_unsent_and_the_run_ends() -> None:
+    """One place and room for one to wait: of ten sessions that begin at once most are refused, and have no next turn."""
+    roles = (Role(name="aggregated", parallel=Parallel(tp=8), max_sequences=1),)
+    narrow = Deployment(model=LLAMA, system="hgx-h100", roles=roles)
+    count = 10
+    parent = np.r_[np.full(count, -1), np.arange(count)]
+    traffic = sent([0.0] * (2 * count), [100] * (2 * count), [20] * (2 * count), parent=parent)
+    found = simulate(narrow, traffic, max_queue=1).plain()
+    assert found["rejected"] > 0
+    assert found["unsent"] > 0
+    assert found["queued"] + found["running"] == 0
+    assert found["completed_in_all"] + found["rejected"] + found["unsent"] == 2 * count
