@@ -22,7 +22,7 @@ HEADINGS = {
     burstgpt: ("Timestamp", "Request tokens", "Response tokens"),
 }
 TIMES = [
-    "2023-11-16 18:17:03.9799600", "2024-05-10 00:00:00.009930+00:00", "2024-02-29T23:59:59.9999999Z",
+    "2023-11-16 18:17:03.9799600", "2024-05-10 00:00:00.009930+00:00", "2024-02-29T23:59:59.9999995Z",
     "2023-02-29 00:00:00", "2023-11-16 18:17:03", "2023-11-16 24:00:00", "2023-13-01 00:00:00", "2023-11-16 18:17:03.",
     "2023-11-16 18:17:03.12345678", "2023-11-16 18:17:03+01:00", "1969-12-31 23:59:59", "0000-01-01 00:00:00", "",
 ]  # fmt: skip
@@ -125,16 +125,24 @@ def test_a_cell_that_is_read_is_read_as_msgspec_reads_it(read: object, kind: obj
 
 
 @pytest.mark.parametrize(
-    ("read", "texts"),
+    ("read", "kind", "texts"),
     [
-        (cells.tokens, ["1", "4808", "16777216"]),
-        (cells.seconds, ["0", "118.25", "999999999999.5"]),
-        (cells.times, TIMES[:3]),
-        (cells.words, ["chat", "", "a" * 64]),
+        (cells.tokens, Tokens, ["1", "4808", "16777216"]),
+        (cells.seconds, Seconds, ["0", "118.25", "999999999999.5", "0.1"]),
+        (cells.times, datetime, TIMES[:3]),
     ],
 )
-def test_usual_cells_are_read_at_once(read: object, texts: list[str]) -> None:
-    assert read(*column(texts))[1].all()  # type: ignore[operator]
+def test_usual_cells_are_read_at_once(read: object, kind: object, texts: list[str]) -> None:
+    values, good = read(*column(texts))  # type: ignore[operator]
+    assert good.all()
+    assert values.tolist() == list(converted(texts, kind))
+
+
+def test_words_are_names_of_classes() -> None:
+    texts = ["chat", "", "a" * 64, "a b", "é", "a" * 65]
+    values, good = cells.words(*column(texts))
+    assert good.tolist() == [True] * 3 + [False] * 3
+    assert values[:3].tolist() == [b"chat", b"", b"a" * 64]
 
 
 def test_a_file_of_usual_rows_makes_no_object_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
