@@ -96,7 +96,7 @@ def test_lengths_that_are_not_known_are_equal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("{", "is no JSON object"), ("{}", "no benchmark result"), (None, "cannot")]
+    ("text", "says"), [("{", "is no JSON object"), ("{}", "no benchmark result"), (None, "no such file")]
 )
 def test_a_broken_result(tmp_path: Path, text: str | None, says: str) -> None:
     file = tmp_path / "run.json"
