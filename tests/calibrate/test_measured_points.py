@@ -1,5 +1,6 @@
 """Reading measured points: what each cell means, and every way in which a file can be wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,26 @@ def test_a_file_of_another_form(tmp_path: Path, text: str, says: str) -> None:
     file.write_text(text)
     with pytest.raises(SpecError, match=says):
         read_points(file)
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ({"n_devices": "2147483648"}, "2: n_devices: '2147483648'; want a number of at most 100,000"),
+        ({"devices": "1e9"}, "devices: '1e9'; want a number of at most 100,000"),
+        ({"ep": "100001"}, "ep: '100001'; want a number of at most 100,000"),
+        ({"tp": "1000", "dp": "1000", "devices": ""}, "n_devices: '1'; want at most 100,000 devices in all"),
+        ({"isl_mean": "1e23"}, "isl_mean: '1e23'; want a number of at most 16,777,216"),
+        ({"osl_mean": "99999999"}, "osl_mean: '99999999'; want a number of at most 16,777,216"),
+        ({"concurrency": "1e7"}, "concurrency: '1e7'; want a number of at most 1,000,000"),
+        ({"tpot_ms_median": "1e300"}, "tpot_ms_median: '1e300'; want a number of at most 1,000,000,000,000"),
+        ({**DISAGG, "decode_workers": "2147483647"}, "decode_workers: '2147483647'; want a number of at most 100,000"),
+        ({**DISAGG, "decode_workers": "90000"}, "decode_workers: '90000'; want at most 100,000 devices in all"),
+    ],
+)
+def test_a_number_that_no_machine_comes_near(tmp_path: Path, cells: dict[str, str], says: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(says)):
+        read_points(table(tmp_path, cells))
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -38,6 +38,17 @@ def test_mooncake(tmp_path: Path) -> None:
     assert trace.parent.tolist() == [-1, -1]
 
 
+def test_mooncake_rows_without_hashes_share_nothing_and_say_so(tmp_path: Path) -> None:
+    bare = {**GOOD, "hash_ids": []}
+    left_out = {name: value for name, value in GOOD.items() if name != "hash_ids"}
+    trace = load_trace(write(tmp_path / "some.jsonl", GOOD, bare, left_out, GOOD))
+    assert blocks(trace) == [[0, 1, 2], [], [], [0, 1, 2]]
+    assert (trace.hash_block_tokens, trace.dropped) == (512, ())
+    assert trace.notes == ("2 requests have no hash_ids: they share nothing with any other",)
+    none = load_trace(write(tmp_path / "none.jsonl", bare, bare))
+    assert (none.hash_block_tokens, len(none), none.id_count) == (0, 2, 0)
+
+
 def test_rows_name_their_class(tmp_path: Path) -> None:
     """A row without one, where others have one, is of the class default; all requests alike have none."""
     rows = [{**GOOD, "class": "batch"}, GOOD, {**GOOD, "class": "chat"}, {**GOOD, "class": "no spaces"}]

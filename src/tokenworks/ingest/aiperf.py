@@ -5,7 +5,18 @@ from __future__ import annotations
 import msgspec
 
 from tokenworks.errors import SpecError
-from tokenworks.ingest.benchmark import Arrivals, Benchmark, Lengths, above_zero, decode, none_failed, time_of
+from tokenworks.ingest.benchmark import (
+    Arrivals,
+    Benchmark,
+    Deviation,
+    Lengths,
+    Number,
+    above_zero,
+    decode,
+    none_failed,
+    time_of,
+)
+from tokenworks.ingest.rows import InFlight
 
 FORM = "profile_export_aiperf.json of AIPerf"
 ARRIVALS: dict[str, Arrivals] = {"concurrency": "at once", "poisson": "poisson", "constant": "constant"}
@@ -16,17 +27,17 @@ class AiperfMetric(msgspec.Struct):
     """A metric over requests; of counts and rates there is the average alone."""
 
     unit: str
-    avg: float
-    p50: float | None = None
-    std: float | None = None
+    avg: Number
+    p50: Number | None = None
+    std: Deviation | None = None
 
 
 class Phase(msgspec.Struct):
     """One part of the load; what is left out of the results is warm-up."""
 
     type: str
-    rate: float = 0.0
-    concurrency: int | None = None
+    rate: Number = 0.0
+    concurrency: InFlight | None = None
     exclude_from_results: bool = False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -12,6 +12,10 @@ from tokenworks.ingest.rows import UNDECODABLE
 
 Arrivals = Literal["at once", "poisson", "constant"]
 Item = TypeVar("Item")
+
+LEAST, MOST = 1e-9, 1e15
+Number = Annotated[float, msgspec.Meta(ge=-MOST, le=MOST)]
+Deviation = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +67,9 @@ def decode(data: bytes, kind: type[Item], form: str, where: str) -> Item:
 
 
 def above_zero(value: float, path: str, where: str) -> float:
-    """A number that must be there: finite, above zero."""
-    if not 0 < value < float("inf"):
-        raise SpecError(f"{value:g} must be above zero and finite", where=f"{where}: {path}")
+    """A number that must be there, of a size that something measured can have."""
+    if not LEAST <= value <= MOST:
+        raise SpecError(f"{value:g} must be above zero, and at most {MOST:g}", where=f"{where}: {path}")
     return value
 
 

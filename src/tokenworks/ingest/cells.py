@@ -19,6 +19,8 @@ PAD = 80
 MAX_SECONDS = 1e12
 EXACT_DIGITS = 15
 """A double holds any number of so many decimal digits, and their quotient by a power of ten is rounded once."""
+EXACT_UNTIL = 2255
+"""A double holds any number of microseconds from 1970 to the end of the year before."""
 LONGEST_WORD = 64
 
 Text = NDArray[np.uint8]
@@ -80,7 +82,9 @@ def times(text: Text, start: Ints, end: Ints) -> tuple[Floats, Mask]:
     first, following = (
         these.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) for these in (months, months + 1)
     )
-    good &= (year >= 1970) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= following - first)
+    good &= (
+        (year >= 1970) & (year < EXACT_UNTIL) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= following - first)
+    )
     good &= (hour < 24) & (minute < 60) & (second < 60)
     total = 86400 * (first + day - 1) + 3600 * hour + 60 * minute + second
     return (1_000_000 * total + (tenths + 5) // 10) / 1e6, good  # a datetime has microseconds, rounded half up

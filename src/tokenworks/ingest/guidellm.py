@@ -5,7 +5,18 @@ from __future__ import annotations
 import msgspec
 
 from tokenworks.errors import SpecError
-from tokenworks.ingest.benchmark import Arrivals, Benchmark, Lengths, above_zero, decode, none_failed, time_of
+from tokenworks.ingest.benchmark import (
+    Arrivals,
+    Benchmark,
+    Deviation,
+    Lengths,
+    Number,
+    above_zero,
+    decode,
+    none_failed,
+    time_of,
+)
+from tokenworks.ingest.rows import Count, InFlight
 
 FORM = "JSON report of GuideLLM"
 ARRIVALS: dict[str, Arrivals] = {
@@ -18,9 +29,9 @@ ARRIVALS: dict[str, Arrivals] = {
 class Summary(msgspec.Struct):
     """Over the requests of one status."""
 
-    mean: float
-    median: float
-    std_dev: float
+    mean: Number
+    median: Number
+    std_dev: Deviation
 
 
 class GuidellmMetric(msgspec.Struct):
@@ -32,8 +43,8 @@ class GuidellmMetric(msgspec.Struct):
 class Totals(msgspec.Struct):
     """Requests by status; incomplete ones were cut off at the end of the time."""
 
-    successful: int
-    errored: int
+    successful: Count
+    errored: Count
 
 
 class GuidellmMetrics(msgspec.Struct):
@@ -50,9 +61,9 @@ class Strategy(msgspec.Struct):
     """How requests were sent."""
 
     type_: str
-    streams: int | None = None
-    max_concurrency: int | None = None
-    rate: float = 0.0
+    streams: InFlight | None = None
+    max_concurrency: InFlight | None = None
+    rate: Number = 0.0
 
 
 class GuidellmConfig(msgspec.Struct):
@@ -66,7 +77,7 @@ class One(msgspec.Struct):
 
     config: GuidellmConfig
     metrics: GuidellmMetrics
-    duration: float
+    duration: Number
 
 
 class Report(msgspec.Struct):

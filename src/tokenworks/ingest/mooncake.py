@@ -1,6 +1,7 @@
 """Mooncake JSONL: timestamp [ms], lengths, and the chained hashes of blocks of 512 tokens, the last one partly filled.
 
-Format: kvcache-ai/Mooncake, FAST25-release/traces. A field `class` is our own addition.
+Format: kvcache-ai/Mooncake, FAST25-release/traces. A field `class` is our own addition. Other tools leave hash_ids
+out, or empty.
 """
 
 from __future__ import annotations
@@ -23,27 +24,31 @@ class MooncakeRow(msgspec.Struct):
     timestamp: Seconds
     input_length: Tokens
     output_length: Tokens
-    hash_ids: list[Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]]
+    hash_ids: list[Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]] = []
     kind: ClassName = msgspec.field(name="class", default="")
 
 
 def read(rows: Rows) -> Trace:
     """Read a Mooncake trace."""
-    table, decoder = Table(), msgspec.json.Decoder(MooncakeRow)
+    table, decoder, bare = Table(), msgspec.json.Decoder(MooncakeRow), 0
     for line, data in rows.lines():
         row = rows.decode(line, data, decoder)
         if row is None:
             continue
-        if len(row.hash_ids) != -(-row.input_length // BLOCK):
+        if row.hash_ids and len(row.hash_ids) != -(-row.input_length // BLOCK):
             rows.broken(line, "hash_ids", f"expected a hash for each {BLOCK} tokens of input_length, and for the rest")
             continue
+        bare += not row.hash_ids
         rows.in_order(line, row.timestamp)
         runs = runs_of(row.hash_ids)
         table.add(row.timestamp / 1000, row.input_length, row.output_length, runs=runs, kind=row.kind)
-    return table.trace(rows, hash_block_tokens=BLOCK)
+    notes = (f"{bare} requests have no hash_ids: they share nothing with any other",) if bare else ()
+    return table.trace(rows, hash_block_tokens=BLOCK if table.run_start else 0, notes=notes)
 
 
 def runs_of(ids: list[int]) -> Runs:
     """Ids as runs of consecutive ones: [0, 14, 15, 16] -> [(0, 1), (14, 3)]."""
+    if not ids:
+        return ()
     breaks = [i for i, (a, b) in enumerate(pairwise(ids), 1) if b != a + 1]
     return [(ids[a], b - a) for a, b in pairwise([0, *breaks, len(ids)])]

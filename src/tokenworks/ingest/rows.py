@@ -39,6 +39,8 @@ BOM = b"\xef\xbb\xbf"
 
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 ClassName = Annotated[str, msgspec.Meta(pattern=f"^({CLASS_NAME})?$")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+InFlight = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Item = TypeVar("Item")
 

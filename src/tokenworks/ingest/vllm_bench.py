@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from tokenworks.errors import SpecError
-from tokenworks.ingest.rows import UNDECODABLE, Rows
+from tokenworks.ingest.rows import UNDECODABLE, InFlight, Rows
 from tokenworks.ingest.table import Table
 from tokenworks.specs.trace import MAX_TOKENS, Trace
 
@@ -24,7 +24,7 @@ class BenchResult(msgspec.Struct):
     ttfts: Numbers = []
     itls: list[Numbers] = []
     errors: list[str | None] = []
-    max_concurrency: int | None = None
+    max_concurrency: InFlight | None = None
     request_rate: float | str = "inf"
 
 

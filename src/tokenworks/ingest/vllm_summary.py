@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
 from tokenworks.errors import SpecError
-from tokenworks.ingest.benchmark import Benchmark, Lengths, above_zero, decode, none_failed, time_of
+from tokenworks.ingest.benchmark import Benchmark, Lengths, Number, above_zero, decode, none_failed, time_of
+from tokenworks.ingest.rows import Count, InFlight
+from tokenworks.specs.trace import MAX_TOKENS
 
 FORM = "result of vllm bench serve"
+Length = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 
 class SummaryResult(msgspec.Struct):
     """What is read of a result (vLLM 0.32); a request rate of infinity is written as text, "inf"."""
 
-    completed: int
-    total_input_tokens: int
-    total_output_tokens: int
-    total_token_throughput: float
-    failed: int = 0
-    request_rate: float | str = "inf"
-    burstiness: float = 1.0
-    max_concurrency: int | None = None
-    median_ttft_ms: float | None = None
-    mean_ttft_ms: float | None = None
-    median_tpot_ms: float | None = None
-    mean_tpot_ms: float | None = None
-    input_lens: list[int] = []
-    output_lens: list[int] = []
+    completed: Count
+    total_input_tokens: Count
+    total_output_tokens: Count
+    total_token_throughput: Number
+    failed: Count = 0
+    request_rate: Number | str = "inf"
+    burstiness: Number = 1.0
+    max_concurrency: InFlight | None = None
+    median_ttft_ms: Number | None = None
+    mean_ttft_ms: Number | None = None
+    median_tpot_ms: Number | None = None
+    mean_tpot_ms: Number | None = None
+    input_lens: list[Length] = []
+    output_lens: list[Length] = []
 
 
 def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:

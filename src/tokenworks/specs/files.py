@@ -54,7 +54,7 @@ def _piped(file: IO[bytes], where: str, most: int) -> bytes:
     os.set_blocking(pipe, True)
     data = (start or b"") + file.read(most + 1)
     if len(data) > most:
-        raise SpecError(f"is a pipe of more than {most / 1e6:.0f} MB", where=where, hint="write it to a file first")
+        raise SpecError(f"is a pipe of more than {most} bytes", where=where, hint="write it to a file first")
     return data
 
 

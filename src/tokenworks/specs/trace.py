@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
 from tokenworks.specs.slo import CLASSES
+
+Number = TypeVar("Number", np.float64, np.int32, np.int8)
 
 # No published model reads more than 10 M tokens; a longer request is a broken row, not a long one.
 MAX_TOKENS = 1 << 24
@@ -122,40 +124,38 @@ class Trace:
         """
         arrival = np.asarray(arrival_s, dtype=np.float64)
         n = len(arrival)
+        order = np.argsort(arrival, kind="stable") if falls(arrival) else None
 
-        def column(values: ArrayLike | None, empty: int) -> NDArray[np.int32]:
+        def column(values: ArrayLike | None, kind: type[Number], empty: int = 0) -> NDArray[Number]:
             if values is None:  # zeros take no memory until somebody writes to them
-                return np.full(n, empty, np.int32) if empty else np.zeros(n, np.int32)
-            return np.asarray(values, np.int32)
+                return np.full(n, empty, kind) if empty else np.zeros(n, kind)
+            found = np.asarray(values, kind)
+            return found if order is None else found[order]
 
-        inputs, outputs = np.asarray(input_tokens, np.int32), np.asarray(output_tokens, np.int32)
-        sessions, agents, parents = column(session, -1), column(agent, 0), column(parent, -1)
-        classes = np.zeros(n, np.int8) if class_of is None else np.asarray(class_of, np.int8)
-        thinks = np.zeros(n) if think_s is None else np.asarray(think_s, np.float64)
+        parents = column(parent, np.int32, -1)
         starts, lengths = np.asarray(run_start, np.int64), np.asarray(run_length, np.int32)
         offsets = np.zeros(n + 1, np.int64) if run_offsets is None else np.asarray(run_offsets, np.int64)
-        if falls(arrival):
-            order = np.argsort(arrival, kind="stable")
-            arrival, inputs, outputs, thinks = arrival[order], inputs[order], outputs[order], thinks[order]
+        if order is not None and parent is not None:
             place = np.empty(n + 1, np.int32)
             place[order], place[-1] = np.arange(n), -1  # a parent of -1 finds the last place
-            sessions, agents, parents = sessions[order], agents[order], place[parents[order]]
-            classes = classes[order]
+            parents = place[parents]
+        if order is not None and len(starts):
             counts = np.diff(offsets)[order]
             moved = ranges(offsets[:-1][order], counts)
             starts, lengths = starts[moved], lengths[moved]
             offsets = np.concatenate([[0], np.cumsum(counts)])
+        arrival = column(arrival, np.float64)
         return cls(
             name=name,
             source=about.pop("source", ""),
             arrival_s=arrival - arrival[0] if n else arrival,
-            input_tokens=inputs,
-            output_tokens=outputs,
-            session=sessions,
-            agent=agents,
+            input_tokens=column(input_tokens, np.int32),
+            output_tokens=column(output_tokens, np.int32),
+            session=column(session, np.int32, -1),
+            agent=column(agent, np.int32),
             parent=parents,
-            class_of=classes,
-            think_s=thinks,
+            class_of=column(class_of, np.int8),
+            think_s=column(think_s, np.float64),
             run_start=starts,
             run_length=lengths,
             run_offsets=offsets,

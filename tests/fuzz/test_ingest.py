@@ -1,0 +1,141 @@
+"""Mutated files of every format: a trace, benchmarks or a SpecError comes out, soon, and nothing else."""
+
+import contextlib
+import gzip
+import json
+import lzma
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.ingest import benchmark_cases
+from tests.ingest.conftest import cache_folder  # noqa: F401
+from tests.ingest.test_readers import AZURE, GOOD, bench, call, lab, session
+from tokenworks.errors import SpecError
+from tokenworks.ingest import FORMATS, load_benchmarks, load_trace
+
+SOON_S = 5.0
+
+
+def lines(*rows: object) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+SUB = {"type": "subagent", "t": 32.0, "duration_ms": 30000, "requests": [call(0, 64, [50, 1])]}
+TALK = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "good day to you"}]
+TRACES: dict[str, bytes] = {
+    "sharegpt": json.dumps([{"id": "a", "conversations": TALK * 2}]).encode(),
+    "agents": lines(session(call(0, 130, [1, 2]), SUB, call(50.0, 200, [1, 3], think=48.5, type="s"))),
+    "mooncake": lines(GOOD, {**GOOD, "class": "chat"}, {**GOOD, "hash_ids": []}),
+    "tracelab": lines(lab("a", 256, 128, "00.000", "02.000"), lab("a", 384, 192, "05.500", "06.000")),
+    "vllm-bench": lines(bench(request_rate="inf", max_concurrency=2)),
+    "llmservingsim": lines({"input_toks": 2361, "output_toks": 532, "arrival_time": 1777142984.5}),
+    "azure": AZURE.encode(),
+    "burstgpt": b"Timestamp,Model,Request tokens,Response tokens,class\n5,ChatGPT,472,18,\n45.5,GPT-4,1087,4,chat\n",
+}
+BENCHMARKS = {name: json.dumps(form(benchmark_cases.KNOWN)).encode() for name, form in benchmark_cases.FORMS.items()}
+
+NUMBERS = [
+    "0",
+    "-1",
+    "1e999",
+    "-0.0",
+    "1e-300",
+    "2147483648",
+    "16777217",
+    "9223372036854775808",
+    "9" * 400,
+    "0.5",
+    "1e12",
+]
+VALUES = [
+    *NUMBERS,
+    "null",
+    "true",
+    '""',
+    '"x"',
+    "[]",
+    "{}",
+    "[0, 0]",
+    "[[]]",
+    "NaN",
+    '"\\ud800"',
+    '"\x1b[31m"',
+    "[" * 3000,
+]
+BYTES = [b"\xff", b"\x00", b"\n", b"\r", b'"', b",", b"{", b"]", b"\xef\xbb\xbf", b"\x1b[2J", "é".encode(), b" " * 5000]
+VALUE = re.compile(rb'(?<=[:,\[\n ])(-?[0-9][0-9.e+-]*|"[^"]*"|null|true|false)(?=[,\]}\n ])')
+PACKED: list[Callable[[bytes], bytes]] = [
+    bytes,
+    bytes,
+    gzip.compress,
+    lzma.compress,
+    lambda data: gzip.compress(data)[:-9],
+]
+
+
+@st.composite
+def mutated(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A few values, bytes or stretches are not what they were."""
+    data = whole
+    for _ in range(draw(st.integers(1, 4))):
+        values = list(VALUE.finditer(data))
+        how = draw(st.sampled_from(["value", "value", "value", "bytes", "cut", "twice", "end"]))
+        at, to = sorted(draw(st.tuples(*[st.integers(0, len(data))] * 2)))
+        if how == "value" and values:
+            found = draw(st.sampled_from(values))
+            data = data[: found.start()] + draw(st.sampled_from(VALUES)).encode() + data[found.end() :]
+        elif how == "bytes":
+            data = data[:at] + draw(st.sampled_from(BYTES)) + data[at:]
+        elif how == "cut":
+            data = data[:at] + data[to:]
+        elif how == "twice" and len(data) < 100_000:
+            data = data[:to] + data[at:]
+        elif how == "end":
+            data = data[:to]
+    return draw(st.sampled_from(PACKED))(data)
+
+
+def only_words(read: Callable[[], object]) -> None:
+    """Reading ends soon, by itself or with a SpecError that can be printed."""
+    start = time.perf_counter()
+    with contextlib.suppress(SpecError):
+        read()
+    assert time.perf_counter() - start < SOON_S
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_mutated_traces(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+
+    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(mutated(TRACES[form]), st.booleans(), st.booleans())
+    def law(data: bytes, named: bool, strict: bool) -> None:
+        path.write_bytes(data)
+        only_words(lambda: load_trace(path, form if named else None, strict=strict))
+
+    law()
+
+
+@pytest.mark.parametrize("form", BENCHMARKS)
+def test_mutated_benchmarks(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+
+    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(mutated(BENCHMARKS[form]))
+    def law(data: bytes) -> None:
+        path.write_bytes(data)
+        only_words(lambda: load_benchmarks(path))
+
+    law()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_is_mutated_is_a_trace(form: str, tmp_path: Path) -> None:
+    (tmp_path / "trace").write_bytes(TRACES[form])
+    assert load_trace(tmp_path / "trace").dropped == ()
