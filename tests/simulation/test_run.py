@@ -342,6 +342,8 @@ def test_roles_stand_in_the_order_in_which_a_request_meets_them() -> None:
     found = simulate(apart, loaded(200, rate=2)).plain()
     assert [role["role"] for role in found["roles"]] == ["prefill", "decode"]
     assert str(apart) == "1xprefill[tp4] + 1xdecode[tp4]"
+    prefill, decode = found["roles"]
+    assert 0 < prefill["link_busy_share"] == decode["link_busy_share"] < 1  # each transfer takes a link of both
 
 
 def test_followers_of_a_refused_request_are_unsent_and_the_run_ends() -> None:

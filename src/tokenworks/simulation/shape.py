@@ -117,6 +117,7 @@ class RolePlain(TypedDict):
     mean_batch: float
     prefill_tokens_per_step: float
     busy_share: float
+    link_busy_share: float
     bound_by: str
     prefill_tokens: int
     output_tokens: int

@@ -152,6 +152,7 @@ def _role(run: Simulation, number: int) -> RolePlain:
         "mean_batch": counts.mean_batch,
         "prefill_tokens_per_step": counts.prefill_tokens / steps,
         "busy_share": counts.busy_s / (pool.instances * run.span.seconds),
+        "link_busy_share": counts.link_busy_s / (pool.instances * run.span.seconds),
         "bound_by": _bound(run, number),
         "prefill_tokens": counts.prefill_tokens,
         "output_tokens": counts.output_tokens,
