@@ -167,6 +167,10 @@ def test_empty_and_unknown_files(tmp_path: Path) -> None:
         load_trace(path)
     with pytest.raises(SpecError, match="no request could be read; the file is empty"):
         load_trace(path, "mooncake")
+    for blank in ("\r", "", "\n \n\t"):
+        path.write_text(blank)
+        with pytest.raises(SpecError, match="no request could be read; the file is empty"):
+            load_trace(path, "azure")
     path.write_bytes(changed(output_length=0))
     with pytest.raises(SpecError, match=r"no request could be read; left out: 1 x output_length: .*t\.jsonl:1"):
         load_trace(path)

@@ -115,7 +115,9 @@ class _Reader:
         ends = np.flatnonzero(text == ord("\n"))
         starts = np.append(0, ends[:-1] + 1)
         plain, requests = self.plain(text, starts, ends, first)
-        odd = np.flatnonzero(~plain).tolist()
+        empty = ends - starts == (text[starts] == ord("\r"))
+        self.rows.blank(int((ends - starts + 1)[empty].sum()), first)
+        odd = np.flatnonzero(~(plain | empty)).tolist()
         if odd and self.rows.strict:  # in the order of the file, so that the first fault is named
             yield from self.singly(self.rows.lines([(first, block)]))
             return

@@ -167,7 +167,7 @@ class Rows:
                 elif block:
                     yield number, block
                 number += block.count(b"\n")
-        if rest:
+        if rest.strip():
             yield number, rest
 
     def lines(self, blocks: Iterable[tuple[int, bytes]] | None = None) -> Iterator[tuple[int, bytes]]:
