@@ -17,7 +17,7 @@ from tokenworks.planning.search import Progress, search
 from tokenworks.specs.calibration import DEFAULT, load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import EngineName
-from tokenworks.specs.engine import load_engine
+from tokenworks.specs.engine import OF_MEASURED_ROWS, load_engine
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.load import load_workload, validate
 from tokenworks.specs.machine import Assumption
@@ -152,7 +152,7 @@ def assumptions(costing: Costing) -> tuple[Assumption, ...]:
     engine = (
         Assumption(f"engine.{name}", quantity.written, quantity.source)
         for name, quantity in setting.engine
-        if getattr(quantity, "assumed", False)
+        if getattr(quantity, "assumed", False) and name not in OF_MEASURED_ROWS
     )
     workload = (Assumption("workload", setting.workload.name, words) for words in setting.workload.assumed)
     return (*costing.rates.assumed, *engine, *workload)

@@ -81,6 +81,10 @@ class Engine(Spec):
     max_sequences: Count
 
 
+OF_MEASURED_ROWS = ("small_device", "small_chunk", "mtp_drafts", "mtp_drafts_dp")
+"""Numbers by which a measured row is completed that leaves them open; no other prediction reads them."""
+
+
 def engine_names() -> list[str]:
     """Names of the engines that the catalog ships, sorted."""
     return sorted(path.stem for path in (CATALOG / "engines").glob("*.yaml"))
