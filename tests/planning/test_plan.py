@@ -11,6 +11,7 @@ from tests.planning.settings import DENSE, R1, SESSIONS, SMALL_MOE, costing
 from tokenworks.errors import DoesNotFit, SpecError, UnknownName
 from tokenworks.planning.result import Plan
 from tokenworks.planning.search import search
+from tokenworks.specs.engine import OF_MEASURED_ROWS
 from tokenworks.specs.load import catalog_names, load_workload
 from tokenworks.specs.machine import HostNode
 from tokenworks.specs.workload import Workload
@@ -242,3 +243,10 @@ def test_other_models_and_machines_are_planned(model: str, on: str) -> None:
     found = tokenworks.plan(model, on, isl=4000, osl=1000, slo=SLO)
     assert found.meets_slo
     assert all(dataclasses.asdict(point)["output_tok_s_per_device"] > 0 for point in found.pareto)
+
+
+def test_only_numbers_that_a_plan_reads_are_named_as_assumed() -> None:
+    """Not the drafts of a measured row that says MTP and no more: a plan tries its own."""
+    named = {item.path for item in tokenworks.plan(SMALL_MOE, "hgx-h100", isl=1000, osl=100, top=1).assumed}
+    assert "engine.host_step" in named
+    assert not named & {f"engine.{name}" for name in OF_MEASURED_ROWS}
