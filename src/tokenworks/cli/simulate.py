@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tokenworks.cli import per_request as rows
 from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, PlayedOptions, at_least_one
-from tokenworks.cli.output import console, emit, notes, table, timed
+from tokenworks.cli.output import BARS, console, emit, notes, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.errors import SpecError
 
 if TYPE_CHECKING:
     from tokenworks.simulation.run import Simulation
 
-BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 60
 
 
