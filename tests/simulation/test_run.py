@@ -345,7 +345,7 @@ def test_roles_stand_in_the_order_in_which_a_request_meets_them() -> None:
 
 
 def test_followers_of_a_refused_request_are_unsent_and_the_run_ends() -> None:
-    """One place and room for one to wait: of ten sessions that begin at once most are refused, and have no next turn."""
+    """One place and room for one to wait: of ten sessions begun at once most are refused, and have no next turn."""
     roles = (Role(name="aggregated", parallel=Parallel(tp=8), max_sequences=1),)
     narrow = Deployment(model=LLAMA, system="hgx-h100", roles=roles)
     count = 10

@@ -68,13 +68,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return 0
     except Exception as error:  # no traceback reaches a user
-        return _say(f"internal error: {type(error).__name__}: {error}; please report it with this command", INTERNAL)
+        return _unforeseen(error)
     return 0
 
 
 def main() -> None:
     """Entry point of the `tokenworks` script."""
     sys.exit(run())
+
+
+def _unforeseen(error: Exception) -> int:
+    if isinstance(error, MemoryError):
+        return _say("out of memory; ask for less, such as fewer --requests, or use a larger machine", 2)
+    return _say(f"internal error: {type(error).__name__}: {error}; please report it with this command", INTERNAL)
 
 
 def _say(message: str, code: int) -> int:
