@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tokenworks import cli
-from tokenworks.cli.output import BARS, Page, console, emit, escaped, notes, open_stdout, table
+from tokenworks.cli.output import console, emit, notes, table
+from tokenworks.cli.page import BARS, Page, escaped, open_stdout
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
 
 

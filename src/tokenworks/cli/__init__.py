@@ -29,7 +29,7 @@ INTERNAL, INTERRUPTED = 1, 130
 
 def app() -> App:
     """The command tree; verbs are import paths, so `--help` imports none of them."""
-    from tokenworks.cli.output import Page
+    from tokenworks.cli.page import Page
 
     tree = App(
         name="tokenworks",
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 ok, 1 internal, 2 bad input, 3 does not fit, 4 SLO missed)."""
     from cyclopts import CycloptsError
 
-    from tokenworks.cli.output import open_stdout, writing
+    from tokenworks.cli.page import open_stdout, writing
 
     try:
         open_stdout()
@@ -84,7 +84,7 @@ def _unforeseen(error: Exception) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    from tokenworks.cli.output import escaped
+    from tokenworks.cli.page import escaped
 
     if sys.stderr is not None:
         with contextlib.suppress(OSError):

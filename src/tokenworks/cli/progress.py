@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from tokenworks.cli.output import escaped, notes
+from tokenworks.cli.output import notes
+from tokenworks.cli.page import escaped
 
 if TYPE_CHECKING:
     from rich.status import Status

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tokenworks.cli import per_request as rows
-from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, PlayedOptions, Switch, within
-from tokenworks.cli.output import BARS, console, emit, notes, table, timed
+from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, OutputFormat, PlayedOptions, Switch, within
+from tokenworks.cli.output import console, emit, notes, table, timed
+from tokenworks.cli.page import BARS
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.errors import SloMissed
 from tokenworks.specs.workload import MOST_IN_FLIGHT
@@ -75,16 +76,20 @@ def simulate(
         rows.write(made, per_request)
     found = timed(made.plain(), began)
     found["wall"]["peak_bytes"] = _peak_bytes()
+    _show(made, found, output)
+    if made.partial:
+        raise KeyboardInterrupt  # its exit code, after what there is
+    if require_slo and not made.meets_slo:
+        raise SloMissed(_missed(made))
+
+
+def _show(made: Simulation, found: dict[str, Any], output: OutputFormat) -> None:
     for note in found["notes"]:
         notes().print(f"note: {note}")
     if output == "table":
         _print(made, found)
     else:
         emit(found, output)
-    if made.partial:
-        raise KeyboardInterrupt  # its exit code, after what there is
-    if require_slo and not made.meets_slo:
-        raise SloMissed(_missed(made))
 
 
 def _missed(made: Simulation) -> str:

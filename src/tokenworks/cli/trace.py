@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenworks.cli.options import Output, Switch
-from tokenworks.cli.output import BARS, console, emit, table, timed
+from tokenworks.cli.output import console, emit, table, timed
+from tokenworks.cli.page import BARS
 from tokenworks.cli.progress import note_mended
 
 if TYPE_CHECKING:
