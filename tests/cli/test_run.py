@@ -1,8 +1,16 @@
 """The command frame: words on stderr, the right exit code, no traceback."""
 
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
 import pytest
 
 from tokenworks import cli
+from tokenworks.cli.output import console, emit, notes, table
+from tokenworks.cli.page import BARS, Page, escaped, open_stdout
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
 
 
@@ -62,3 +70,83 @@ def test_no_error_prints_hundreds_of_digits() -> None:
 def test_absurd_lengths_are_refused_in_few_words(isl: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["estimate", "deepseek-ai/DeepSeek-R1", "--on", "scalex40", "--isl", isl, "--osl", "10"]) == 2
     assert len(capsys.readouterr().err) < 300
+
+
+@pytest.mark.parametrize("arguments", [["systems"], ["systems", "-o", "json"], ["--help"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert cli.run(arguments) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["systems"], ["systems", "-o", "json"], ["--help"]])
+def test_a_full_disk_is_told(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.run(arguments) == 2
+    assert capsys.readouterr().err == (
+        "tokenworks: stdout: cannot be written: No space left on device; send it where there is room\n"
+    )
+
+
+def test_a_closed_stdout_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.run(["systems"]) == 2
+    assert capsys.readouterr().err.startswith("tokenworks: stdout: is closed; leave it open")
+
+
+def test_nobody_hears_of_an_error_where_stderr_is_closed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.run(["nonsense"]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_an_ascii_terminal_gets_other_bars_and_json_stays_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
+    open_stdout()
+    Page().print(f"{BARS[1:]} ü")
+    assert raw.getvalue() == b"_.:-=+*# ?\n"
+    raw.truncate(0)
+    raw.seek(0)
+    emit({"name": "Kö😀"}, "json")
+    assert json.loads(raw.getvalue().decode("ascii")) == {"name": "Kö😀"}
+    raw.truncate(0)
+    raw.seek(0)
+    emit({"name": "Kö"}, "yaml")
+    assert raw.getvalue() == b'name: "K\\xF6"\n'
+
+
+def test_help_on_an_ascii_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
+    assert cli.run(["--help"]) == 0
+    assert b"simulate" in raw.getvalue()
+
+
+def test_control_characters_of_others_are_shown_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    bad, shown = "a\x1b]0;b\x07\r\x9b\u202e\udc9b\u2028", r"a\x1b]0;b\x07\x0d\x9b\u202e\x9b\u2028"
+    assert escaped(bad) == shown
+    assert escaped("öde\tand\nlines █") == "öde\tand\nlines █"
+    page = console(200)
+    page.print(f"name {bad}")
+    page.print(table(f"title {bad}", {f"head {bad}": "left"}, [[f"cell {bad} {'-' * 20}"]]))
+    notes().print(f"note {bad}")
+    assert cli.run(["models", bad]) == 2
+    out, err = capsys.readouterr()
+    for word in ("name", "title", "head", "cell"):
+        assert f"{word} {shown}" in out
+    assert f"note {shown}" in err
+    assert "\x1b" not in out + err
+
+
+def test_words_of_others_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    console().print("[bold]x[/bold] :smile:")
+    assert capsys.readouterr().out == "[bold]x[/bold] :smile:\n"

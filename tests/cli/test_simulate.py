@@ -19,7 +19,7 @@ from cyclopts import App
 from tests.cli.envelope import result
 from tokenworks.cli import per_request
 from tokenworks.cli.simulate import simulate
-from tokenworks.errors import DoesNotFit, SpecError, TokenworksError
+from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -292,7 +292,7 @@ BAD = {
     "--trace talk.jsonl --rate 0": "give a rate above 0",
     "--trace talk.jsonl --rate 2 --scale 2": "give one of them",
     "--trace talk.jsonl --scale -1": "give a factor above 0",
-    "--trace talk.jsonl --max-queue -1": "--max-queue: -1 must not be negative",
+    "--trace talk.jsonl --max-queue -1": "--max-queue: -1 must be at least 0",
     "--trace talk.jsonl --limit 0": "--limit: 0 must be at least 1",
     "--trace talk.jsonl --requests 5": "say --limit",
     "--trace talk.jsonl --slo ttft=2": "write",
@@ -346,6 +346,19 @@ def test_what_does_not_fit(file: str, arguments: str, words: str) -> None:
         call(file, "--trace", "talk.jsonl", *arguments.split())
     assert isinstance(error.value, DoesNotFit)
     assert error.value.exit_code == 3
+
+
+def test_a_required_slo_that_is_missed_is_an_exit_code_after_the_output(
+    file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    what = (file, "--trace", "talk.jsonl", "--require-slo", "--slo")
+    call(*what, "ttft=100s,tpot=1s")
+    assert ": met (" in capsys.readouterr().out
+    with pytest.raises(SloMissed, match=r"misses the SLO: tpot p99 is .* ms, 1 ms at most") as error:
+        call(*what, "ttft=100s,tpot=1ms")
+    assert error.value.exit_code == 4
+    assert "MISSED" in capsys.readouterr().out
+    call(file, "--trace", "talk.jsonl", "--slo", "tpot=1ms")  # not required
 
 
 def test_rows_that_were_sorted_are_told(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

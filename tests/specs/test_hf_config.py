@@ -114,9 +114,21 @@ def test_a_width_is_a_positive_whole_number(value: Any) -> None:
     refused(LLAMA | {"hidden_size": value}, "hidden_size")
 
 
-@pytest.mark.parametrize("value", [0, -3, 5000, "3", None, True])
+@pytest.mark.parametrize("value", [0, -3, 1001, 4096, "3", None, True])
 def test_layers_are_at_least_one(value: Any) -> None:
     refused(LLAMA | {"num_hidden_layers": value}, "num_hidden_layers")
+
+
+@pytest.mark.parametrize("key", ["head_dim", "hidden_size", "vocab_size", "num_key_value_heads"])
+def test_a_width_beyond_any_model_is_refused_with_its_bound(key: str) -> None:
+    refused(LLAMA | {key: 10**9}, key, "1000000000 is not between 1 and 10,000,000")
+
+
+def test_depth_and_context_have_bounds_of_their_own() -> None:
+    refused(LLAMA | {"num_hidden_layers": 4096}, "num_hidden_layers", "4096 is not between 1 and 1,000")
+    refused(DEEPSEEK | {"num_nextn_predict_layers": 4096}, "num_nextn_predict_layers", "between 0 and 1,000")
+    refused(LLAMA | {"max_position_embeddings": 10**10}, "max_position_embeddings", "between 1 and 1,000,000,000")
+    assert read(LLAMA | {"max_position_embeddings": 10_485_760}).max_context == 10_485_760
 
 
 def test_values_that_do_not_go_together() -> None:

@@ -130,6 +130,11 @@ def test_any_bytes_are_data_or_a_spec_error(tmp_path_factory: pytest.TempPathFac
         ("devices", 10**30, ["box.yaml: devices:", "input should be less than or equal to 1000000"]),
         ("devices", 8.5, ["box.yaml: devices: 8.5: input should be a valid integer"]),
         ("devices", True, ["box.yaml: devices: True: input should be a valid integer"]),
+        (
+            "availability",
+            {"value": 1000, "status": "published", "source": "x"},
+            ["box.yaml: availability 1000 is a share of time: write one above 0, at most 1, such as 0.995"],
+        ),
         ("domain", 3, ["box.yaml: 8 devices are not a multiple of domain = 3"]),
         ("host.devices", 5, ["box.yaml: 8 devices are not a multiple of host.devices = 5"]),
         ("scale_up.layers", 0, ["box.yaml: scale_up: topology switched with 0 switch layers"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,8 @@ INTERNAL, INTERRUPTED = 1, 130
 
 def app() -> App:
     """The command tree; verbs are import paths, so `--help` imports none of them."""
+    from tokenworks.cli.page import Page
+
     tree = App(
         name="tokenworks",
         help="A token factory in software: plan, cost and check LLM serving on supernodes.",
@@ -36,6 +39,7 @@ def app() -> App:
         exit_on_error=False,
         print_error=False,
         suppress_keyboard_interrupt=False,
+        console=Page(),
     )
     for verb, text in VERBS.items():
         tree.command(f"tokenworks.cli.{verb}:{verb}", name=verb, help=text)
@@ -46,8 +50,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 ok, 1 internal, 2 bad input, 3 does not fit, 4 SLO missed)."""
     from cyclopts import CycloptsError
 
+    from tokenworks.cli.page import open_stdout, writing
+
     try:
-        app()(arguments, result_action="return_value")
+        open_stdout()
+        try:
+            app()(arguments, result_action="return_value")
+        finally:
+            with writing():
+                sys.stdout.flush()
     except TokenworksError as error:
         return _say(str(error), error.exit_code)
     except CycloptsError as error:
@@ -55,10 +66,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stderr.close()
         return 0
     except Exception as error:  # no traceback reaches a user
-        return _say(f"internal error: {type(error).__name__}: {error}; please report it with this command", INTERNAL)
+        return _unforeseen(error)
     return 0
 
 
@@ -67,6 +77,16 @@ def main() -> None:
     sys.exit(run())
 
 
+def _unforeseen(error: Exception) -> int:
+    if isinstance(error, MemoryError):
+        return _say("out of memory; ask for less, such as fewer --requests, or use a larger machine", 2)
+    return _say(f"internal error: {type(error).__name__}: {error}; please report it with this command", INTERNAL)
+
+
 def _say(message: str, code: int) -> int:
-    print(f"tokenworks: {message}", file=sys.stderr)
+    from tokenworks.cli.page import escaped
+
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"tokenworks: {escaped(message)}", file=sys.stderr)
     return code

@@ -55,13 +55,14 @@ def capacity(
     users
         Count users that each send their next request when they have read the last answer, not requests a second.
     """
-    from tokenworks.simulation.capacity import capacity_of
+    from tokenworks.simulation.capacity import WITHIN, capacity_of
 
     began = time.perf_counter()
     if users and played.trace is not None:
         raise SpecError("a trace has no users to add", where="--users", hint="leave it out to scale the trace's rate")
     chosen, source = deployed.read(deployment), played.source()
     slo = source.slo(played.slo)
+    source.must_be_bound(slo, WITHIN)  # before a minute of compiling
     compile_once()
     with progress("trying") as say:
         found = capacity_of(

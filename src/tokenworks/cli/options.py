@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tokenworks.simulation.source import Source
     from tokenworks.specs.trace import Trace
 
+MOST_SEED = 2**64 - 1
+
 OutputFormat = Literal["table", "json", "yaml"]
 
 Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"], help="table, json or yaml.")]
@@ -140,6 +142,7 @@ class PlayedOptions:
                 raise SpecError(f"has no --{name}", where=str(misplaced), hint=f"say --{other}")
         for name in ("requests", "limit"):
             at_least_one(getattr(self, name), f"--{name}")
+        within(self.seed, "--seed", 0, MOST_SEED)
 
     def _recorded(self) -> Trace:
         from tokenworks import ingest
@@ -179,5 +182,12 @@ class PointOptions:
 
 def at_least_one(value: int | None, where: str) -> None:
     """An option that counts something counts at least one."""
-    if value is not None and value < 1:
-        raise SpecError(f"{value} must be at least 1", where=where)
+    if value is not None:
+        within(value, where, 1, value)
+
+
+def within(value: int, where: str, least: int, most: int) -> None:
+    """An option lies between two bounds."""
+    if not least <= value <= most:
+        bound = f"at least {least}" if value < least else f"at most {most:,}"
+        raise SpecError(f"{value} must be {bound}", where=where)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +14,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from tokenworks.cli.page import Page, writing
+from tokenworks.errors import SpecError
+from tokenworks.specs.load import short
 from tokenworks.specs.result import Plain
 
 WIDTH = 120  # columns where neither a terminal nor $COLUMNS says how many
@@ -19,13 +24,29 @@ WIDTH = 120  # columns where neither a terminal nor $COLUMNS says how many
 
 def emit(plain: Plain, form: Literal["json", "yaml"]) -> None:
     """Print a plain result as one JSON object or YAML document."""
-    if form == "json":
-        text = msgspec.json.format(msgspec.json.encode(plain), indent=2).decode()
-    else:
-        import yaml
+    try:
+        if form == "json":
+            text = msgspec.json.format(msgspec.json.encode(plain), indent=2).decode()
+        else:
+            import yaml
 
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True).rstrip("\n")
-    sys.stdout.write(text + "\n")
+            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=_is_unicode()).rstrip("\n")
+    except UnicodeEncodeError as error:
+        what, hint = short(repr(error.object)), "rename the file, or print a table"
+        raise SpecError(f"{what} is no UTF-8", where=f"-o {form}", hint=hint) from None
+    if form == "json" and not _is_unicode():
+        text = re.sub(r"[^\x00-\x7f]", _json_code, text)
+    with writing():
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+
+def _is_unicode() -> bool:
+    return (sys.stdout.encoding or "utf-8").lower().replace("-", "").startswith("utf")
+
+
+def _json_code(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
 
 
 def timed(plain: Plain, began: float) -> Plain:
@@ -38,13 +59,13 @@ def console(width: int = WIDTH) -> Console:
     """Where results go; as wide as $COLUMNS or the terminal, else `width` columns."""
     told = os.environ.get("COLUMNS", "")
     if told.isdecimal() and int(told):
-        return Console(width=int(told), highlight=False, markup=False)
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False)
+        return Page(width=int(told))
+    return Page(width=None if sys.stdout.isatty() else width)
 
 
 def notes() -> Console:
     """Where everything that is not the result goes."""
-    return Console(stderr=True, highlight=False, markup=False)
+    return Page(stderr=True)
 
 
 def table(title: str, columns: dict[str, Literal["left", "right"]], rows: list[list[str]]) -> Table:

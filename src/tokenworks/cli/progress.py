@@ -6,7 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from tokenworks.cli.output import notes
+from tokenworks.cli.page import escaped
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -30,11 +33,11 @@ def progress(words: str) -> AbstractContextManager[Callable[[str], None] | None]
 
 class _Progress(AbstractContextManager[Callable[[str], None]]):
     def __init__(self, words: str) -> None:
-        self.status: Status = notes().status(words)
+        self.status: Status = notes().status(Text(words))
 
     def __enter__(self) -> Callable[[str], None]:
         self.status.start()
-        return self.status.update
+        return lambda words: self.status.update(Text(escaped(words)))
 
     def __exit__(self, *_: object) -> None:
         self.status.stop()

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tokenworks.cli import per_request as rows
-from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, PlayedOptions, at_least_one
+from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, OutputFormat, PlayedOptions, Switch, within
 from tokenworks.cli.output import console, emit, notes, table, timed
+from tokenworks.cli.page import BARS
 from tokenworks.cli.progress import compile_once, progress
-from tokenworks.errors import SpecError
+from tokenworks.errors import SloMissed
+from tokenworks.specs.workload import MOST_IN_FLIGHT
 
 if TYPE_CHECKING:
     from tokenworks.simulation.run import Simulation
 
-BARS = " ▁▂▃▄▅▆▇█"
 WIDTH = 60
+MOST_QUEUE = 10**9
 
 
 def simulate(
@@ -29,6 +31,7 @@ def simulate(
     rate: float | None = None,
     scale: float | None = None,
     max_queue: int = 0,
+    require_slo: Switch = False,
     per_request: Path | None = None,
     output: Output = "table",
 ) -> None:
@@ -44,19 +47,24 @@ def simulate(
         Play a trace at so many times its rate.
     max_queue
         Refuse a request that finds so many waiting where it goes; by default none is.
+    require_slo
+        End with exit code 4 where the SLO is missed.
     per_request
         Write a row for each request to this .csv or .parquet file.
     """
     from tokenworks.simulation.run import simulate as run
 
     began = time.perf_counter()
-    if max_queue < 0:
-        raise SpecError(f"{max_queue} must not be negative", where="--max-queue")
-    at_least_one(concurrency, "--concurrency")
+    within(max_queue, "--max-queue", 0, MOST_QUEUE)
+    if concurrency is not None:
+        within(concurrency, "--concurrency", 1, int(MOST_IN_FLIGHT))
     if per_request:
         rows.check(per_request)
     chosen, source = deployed.read(deployment), played.source()
-    slo, traffic = source.slo(played.slo), source.traffic(rate=rate, scale=scale, concurrency=concurrency)
+    slo = source.slo(played.slo)
+    if require_slo:
+        source.must_be_bound(slo, "--require-slo wants one")
+    traffic = source.traffic(rate=rate, scale=scale, concurrency=concurrency)
     compile_once()
     with progress("simulating") as say:
         made = run(
@@ -68,14 +76,32 @@ def simulate(
         rows.write(made, per_request)
     found = timed(made.plain(), began)
     found["wall"]["peak_bytes"] = _peak_bytes()
+    _show(made, found, output)
+    if made.partial:
+        raise KeyboardInterrupt  # its exit code, after what there is
+    if require_slo and not made.meets_slo:
+        raise SloMissed(_missed(made))
+
+
+def _show(made: Simulation, found: dict[str, Any], output: OutputFormat) -> None:
     for note in found["notes"]:
         notes().print(f"note: {note}")
     if output == "table":
         _print(made, found)
     else:
         emit(found, output)
-    if made.partial:
-        raise KeyboardInterrupt  # its exit code, after what there is
+
+
+def _missed(made: Simulation) -> str:
+    """Which bounds did not hold, or else that the queue did not."""
+    seen = [
+        f"{name} p{bound.percentile:g} is {shown(1e3 * bound.seen_s)} ms, {shown(1e3 * bound.bound_s)} ms at most"
+        for name, bound in made.bounds.items()
+        if not bound.met
+    ]
+    if not made.stable:
+        seen.append("the queue grows: more is sent than can be served")
+    return f"{made.deployment} misses the SLO: {'; '.join(seen) or 'requests were not served'}"
 
 
 def _peak_bytes() -> int:

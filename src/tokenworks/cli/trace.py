@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from tokenworks.cli.options import Output, Switch
 from tokenworks.cli.output import console, emit, table, timed
+from tokenworks.cli.page import BARS
 from tokenworks.cli.progress import note_mended
 
 if TYPE_CHECKING:
     from tokenworks.traffic.statistics import Reuse, Spread, Statistics
-
-BARS = " ▁▂▃▄▅▆▇█"
 
 
 def trace(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import TypedDict
 
-from tokenworks.errors import SloMissed, SpecError
+from tokenworks.errors import SloMissed
 from tokenworks.simulation.measured import Seen
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
@@ -25,6 +25,7 @@ TOLERANCE = 0.02
 """The bisection ends when the lowest load that fails is this much above the highest that holds [-]."""
 
 HALVINGS, DOUBLINGS = 16, 40
+WITHIN = "capacity is the most within an SLO"
 UNITS: dict[Kind, str] = {"rate": "requests/s", "users": "users"}
 
 
@@ -160,10 +161,7 @@ def capacity_of(
     SpecError : nothing is bound
     SloMissed : no load holds
     """
-    if slo.ttft is None and slo.tpot is None and not source.binds_a_class:
-        raise SpecError(
-            "is missing", where="--slo", hint='capacity is the most within an SLO, such as "ttft=2s,tpot=50ms"'
-        )
+    source.must_be_bound(slo, WITHIN)
 
     def play(load: float) -> Simulation:
         if say:

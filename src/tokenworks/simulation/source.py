@@ -50,6 +50,11 @@ class Source:
         """Whether a class of requests has an SLO of its own."""
         return any(one.slo for one in (*self.told, *(self.workload.promised if self.workload else ())))
 
+    def must_be_bound(self, slo: Slo, words: str) -> None:
+        """Refuse an SLO that binds nothing; words : what wants one."""
+        if slo.ttft is None and slo.tpot is None and not self.binds_a_class:
+            raise SpecError("is missing", where="--slo", hint=f'{words}, such as "ttft=2s,tpot=50ms"')
+
     def traffic(
         self, *, rate: float | None = None, scale: float | None = None, concurrency: float | None = None
     ) -> Traffic:

@@ -86,6 +86,13 @@ class System(Spec):
                 raise ValueError(f"{self.devices} devices are not a multiple of {name} = {part}")
         return self
 
+    @model_validator(mode="after")
+    def _is_there_a_share_of_time(self) -> System:
+        share = self.availability.value
+        if share is not None and not 0 < share <= 1:
+            raise ValueError(f"availability {share:g} is a share of time: write one above 0, at most 1, such as 0.995")
+        return self
+
 
 class Network(Spec):
     """One catalog/networks/*.yaml: a scale-out network; each device has a port of `port` [byte/s per direction].

@@ -12,13 +12,15 @@ from tokenworks.specs.provenance import Spec
 from tokenworks.specs.slo import CLASS_NAME, CLASSES, PRIORITIES, RequestClass, Slo
 
 Share = Annotated[float, Field(ge=0, le=1)]
-# The bounds above are far beyond anything real; they keep squares and exponentials of the numbers finite.
+LEAST_RATE, MOST_RATE = 1e-9, 1e12  # one request in 30 years; more than all machines serve [1/s]
+MOST_IN_FLIGHT = 1e8  # the largest supernodes hold some ten thousand
+# These bounds are far beyond anything real; they keep squares and exponentials of the numbers finite.
 Length = Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Variation = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=LEAST_RATE, le=MOST_RATE, allow_inf_nan=False)]
 ROUNDING = 1e-6  # that shares may be off 1
-InFlight = Annotated[float, Field(ge=1, le=1e12, allow_inf_nan=False)]
+InFlight = Annotated[float, Field(ge=1, le=MOST_IN_FLIGHT, allow_inf_nan=False)]
 
 
 class WorkloadClass(Spec):

@@ -13,6 +13,7 @@ from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
 from tokenworks.specs.trace import MAX_TOKENS, Trace
 from tokenworks.specs.workload import Arrivals, Workload
+from tokenworks.traffic.memory import must_hold
 from tokenworks.traffic.transform import limit
 
 BLOCK = 64
@@ -139,6 +140,7 @@ def from_workload(
     random = streams(seed)
     turns, first = _turns(workload)
     sessions = -(-requests // turns)
+    must_hold(sessions * turns, where=workload.name, hint="give fewer --requests, or a lower --concurrency")
     session, turn = np.divmod(np.arange(sessions * turns), turns)
     n = len(session)
     if turns > 1:

@@ -6,7 +6,7 @@ import math
 
 from tokenworks.errors import SpecError
 from tokenworks.specs.trace import Trace
-from tokenworks.specs.workload import Workload
+from tokenworks.specs.workload import LEAST_RATE, MOST_IN_FLIGHT, MOST_RATE, Workload
 from tokenworks.traffic.generate import from_workload, streams
 from tokenworks.traffic.transform import limit, scale, stream
 
@@ -26,6 +26,9 @@ def made(
     seed : of all random streams
     """
     _check(rate)
+    if concurrency is not None and not 1 <= concurrency <= MOST_IN_FLIGHT:
+        hint = f"give 1 to {MOST_IN_FLIGHT:,.0f} users"
+        raise SpecError(f"{concurrency:,.0f} users", where="--concurrency", hint=hint)
     if rate is not None or concurrency is not None:
         workload = workload.model_copy(update={"rate": rate, "concurrency": concurrency})
     count = requests or max(REQUESTS, ROUNDS * math.ceil(workload.concurrency or 0))
@@ -68,5 +71,6 @@ def _cut(trace: Trace, requests: int | None) -> Trace:
 
 
 def _check(rate: float | None) -> None:
-    if rate is not None and not (math.isfinite(rate) and rate > 0):
-        raise SpecError(f"{rate:g} requests/s", where="--rate", hint="give a rate above 0")
+    if rate is not None and not LEAST_RATE <= rate <= MOST_RATE:
+        hint = f"give a rate above 0, of {LEAST_RATE:g} to {MOST_RATE:g}"
+        raise SpecError(f"{rate:g} requests/s", where="--rate", hint=hint)

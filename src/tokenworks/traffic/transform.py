@@ -11,8 +11,12 @@ from numpy.random import Generator
 from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
 from tokenworks.specs.trace import Trace, ranges
+from tokenworks.traffic.memory import must_hold
 
 PER_REQUEST = ("input_tokens", "output_tokens", "session", "agent", "class_of")
+
+LEAST_SCALE, MOST_SCALE = 1e-9, 1e9
+"""Far beyond anything real: a second of a trace becomes 30 years, or 30 years become a second."""
 
 WINDOW = 3600.0
 """So long a stream of conversations is long enough, however long they last [s]."""
@@ -41,8 +45,9 @@ def scale(trace: Trace, factor: float) -> Trace:
     What nobody waits for comes sooner; think times are people's and tools', and stay. So conversations start closer
     together and last as long as they did.
     """
-    if not (np.isfinite(factor) and factor > 0):
-        raise SpecError(f"a rate cannot be scaled by {factor}", hint="give a factor above 0")
+    if not LEAST_SCALE <= factor <= MOST_SCALE:
+        hint = f"give a factor above 0, of {LEAST_SCALE:g} to {MOST_SCALE:g}"
+        raise SpecError(f"a rate cannot be scaled by {factor:g}", where=trace.name, hint=hint)
     first = trace.arrival_s[roots(trace.parent)]
     return _again(trace, arrival_s=first / factor + (trace.arrival_s - first))
 
@@ -62,6 +67,8 @@ def stream(trace: Trace, rate: float, random: Generator) -> Trace:
     turns = np.bincount(root, minlength=len(trace)).astype(np.float64)
     low = max(min(WINDOW, float(lasts.max())), 1e-9)
     copies = math.ceil(rate / float((turns / (low + lasts)).sum()))
+    hint = "give a lower --rate: all copies of the trace that it takes are made"
+    must_hold(copies * len(trace), runs=copies * len(trace.run_start), where=f"--rate {rate:g}", hint=hint)
     high = copies * len(trace) / rate + low
     for _ in range(100):
         middle = (low + high) / 2

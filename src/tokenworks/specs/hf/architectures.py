@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenworks.specs.hf import deepseek, dense, hybrid, moe, vision, windowed
-from tokenworks.specs.hf.config import Fields
+from tokenworks.specs.hf.config import MOST_CONTEXT, Fields
 from tokenworks.specs.hf.formats import read_formats
 from tokenworks.specs.hf.parts import Place, Stack, merged
 from tokenworks.specs.model import Model, Part
@@ -119,7 +119,7 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     root = Place(formats, narrow=arch.narrow)
     stack = arch.build(fields, root.at(arch.prefix))
     vocab = fields.whole("vocab_size")
-    context = fields.whole("max_position_embeddings")
+    context = fields.whole("max_position_embeddings", most=MOST_CONTEXT)
     tied = (outer if arch.text and outer.has("tie_word_embeddings") else fields).flag("tie_word_embeddings")
     notes = [*stack.notes, *formats.notes]
     used = ", ".join(f"{key}={value}" for key, value in fields.used_defaults.items())

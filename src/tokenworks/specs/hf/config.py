@@ -15,8 +15,11 @@ from tokenworks.specs.files import opened, unreadable
 from tokenworks.specs.load import short
 
 MOST_BYTES = 8 * 2**20
-MOST_WIDTH = 10**9  # a count or width above this is a slip of the keyboard, not a model
-MOST_LAYERS = 4096
+# Above these it is a slip of the keyboard, not a model: the widest have 300,000 words, the deepest 130 layers, and the
+# longest read ten million tokens.
+MOST_WIDTH = 10**7
+MOST_LAYERS = 1000
+MOST_CONTEXT = 10**9
 
 # Keys that change neither a weight's shape nor what is cached or computed: tokens, generation, training, bookkeeping.
 _INERT = """
@@ -124,12 +127,16 @@ class Fields:
         if type(value) is not int:
             raise self.error(key, f"want a whole number, got {short(repr(value))}")
         if not least <= value <= most:
-            raise self.error(key, f"{short(str(value))} is not between {least} and {most}")
+            raise self.error(key, f"{short(str(value))} is not between {least} and {most:,}")
         return value
 
     def layers(self, key: str = "num_hidden_layers") -> int:
         """A number of layers, at least one."""
         return self.whole(key, most=MOST_LAYERS)
+
+    def drafts(self, key: str = "num_nextn_predict_layers") -> int:
+        """A number of MTP layers, which may be absent."""
+        return self.whole(key, least=0, most=MOST_LAYERS) if self.has(key) else 0
 
     def either(self, *keys: str) -> int:
         """The same count under the names that different publishers give it; the first that is there."""

@@ -76,7 +76,7 @@ def _stack(fields: Fields, site: Place, chosen: Chosen | None) -> Stack:
         return attention(at, number), ffn
 
     stack = Stack(hidden, shape.heads, 1, layers(site, count, halves, hidden), outside=hidden)
-    return with_drafts(stack, site, halves, fields.or_zero("num_nextn_predict_layers"))
+    return with_drafts(stack, site, halves, fields.drafts())
 
 
 def deepseek_v4(fields: Fields, site: Place) -> Stack:
@@ -88,7 +88,7 @@ def deepseek_v4(fields: Fields, site: Place) -> Stack:
     # The first layers look their experts up by token id: the table is no parameter and costs nothing.
     fields.ignore("num_hash_layers", "hc_eps", "hc_sinkhorn_iters", "compress_rope_theta")
     hidden, count = fields.whole("hidden_size"), fields.layers()
-    drafts = fields.or_zero("num_nextn_predict_layers")
+    drafts = fields.drafts()
     heads = fields.whole("num_attention_heads")
     shape = Compressed(
         heads,

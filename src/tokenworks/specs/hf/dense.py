@@ -22,7 +22,7 @@ def _plain(fields: Fields, site: Place, windows: list[int | None], **extra: bool
         return grouped(at, hidden, replace(shape, window=window)), mlp(at, hidden, inner)
 
     stack = Stack(hidden, heads, kv_heads, layers(site, fields.layers(), halves, hidden), outside=hidden)
-    return with_drafts(stack, site, halves, fields.or_zero("num_nextn_predict_layers"))
+    return with_drafts(stack, site, halves, fields.drafts())
 
 
 def llama(fields: Fields, site: Place) -> Stack:

@@ -64,7 +64,7 @@ def _qwen3_5(fields: Fields, site: Place, ffn: Callable[[Place], Half]) -> Stack
         return grouped(at, hidden, full) if is_full else gated_delta(at, hidden, linear), ffn(at)
 
     root = site.root()
-    numbers = range(fields.or_zero("mtp_num_hidden_layers"))
+    numbers = range(fields.drafts("mtp_num_hidden_layers"))
     draft = [mtp(root.at("mtp"), hidden, halves(root.at(f"mtp.layers.{number}"), count)) for number in numbers]
     return Stack(hidden, heads, kv_heads, layers(site, count, halves, hidden), draft, outside=hidden)
 
@@ -98,7 +98,7 @@ def nemotron_h(fields: Fields, site: Place) -> Stack:
     if fields.has("num_hidden_layers") and fields.layers() != len(kinds):
         raise fields.error("num_hidden_layers", f"{fields.layers()} does not agree with a pattern of {len(kinds)}")
     drafts: list[str] = []
-    if fields.or_zero("num_nextn_predict_layers"):
+    if fields.drafts():
         drafts = _pattern(fields, "mtp_hybrid_override_pattern", "mtp_layers_block_type")
     fields.ignore("mtp_hybrid_override_pattern", "mtp_layers_block_type")
     experts = _nemotron_experts(fields) if "moe" in (*kinds, *drafts) else None
@@ -122,7 +122,7 @@ def nemotron_h(fields: Fields, site: Place) -> Stack:
     ]
     root = site.root().at("mtp")
     halves = [half(root.at(f"layers.{index}"), kind) for index, kind in enumerate(drafts)]
-    draft = [mtp(root, hidden, halves)] * fields.or_zero("num_nextn_predict_layers")
+    draft = [mtp(root, hidden, halves)] * fields.drafts()
     return Stack(hidden, heads, kv_heads, stack, draft, outside=hidden)
 
 

@@ -87,7 +87,7 @@ def glm4_moe(fields: Fields, site: Place) -> Stack:
         return grouped(at, hidden, shape), ffn
 
     stack = Stack(hidden, heads, kv_heads, layers(site, fields.layers(), halves, hidden), outside=hidden)
-    return with_drafts(stack, site, halves, fields.or_zero("num_nextn_predict_layers"))
+    return with_drafts(stack, site, halves, fields.drafts())
 
 
 def minimax_m3(fields: Fields, site: Place) -> Stack:

@@ -54,7 +54,7 @@ def step3(fields: Fields, site: Place) -> Stack:
         window=fields.whole("sliding_window"),
     )
     other.done()
-    drafts = fields.or_zero("num_nextn_predict_layers")
+    drafts = fields.drafts()
     kinds = fields.per_layer("layer_types", count, LAYER_KINDS, extra=drafts)
     experts = Routed(
         *experts_of(fields, "num_experts"),
