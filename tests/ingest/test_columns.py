@@ -17,9 +17,9 @@ from tokenworks.ingest import rows as reading
 from tokenworks.ingest.rows import Rows, Seconds, Tokens
 from tokenworks.specs.trace import Trace
 
-HEADINGS = {
-    azure: ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-    burstgpt: ("Timestamp", "Request tokens", "Response tokens"),
+HEADINGS: dict[type[columns.CsvRow], tuple[str, ...]] = {
+    azure.AzureRow: ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+    burstgpt.BurstGptRow: ("Timestamp", "Request tokens", "Response tokens"),
 }
 TIMES = [
     "2023-11-16 18:17:03.9799600", "2024-05-10 00:00:00.009930+00:00", "2024-02-29T23:59:59.9999995Z",
@@ -50,9 +50,9 @@ def files(draw: st.DrawFn) -> tuple[type[columns.CsvRow], bytes]:
     form = draw(st.sampled_from(list(HEADINGS)))
     names = [*HEADINGS[form], *draw(st.sampled_from([[], ["class"], ["other"]]))]
     order = draw(st.permutations(range(len(names))))
-    time = st.sampled_from(TIMES if form is azure else NUMBERS)
+    time = st.sampled_from(TIMES if form is azure.AzureRow else NUMBERS)
     good = st.sampled_from(
-        ["2023-11-16 18:17:04.5", "2023-11-16 18:17:03"] if form is azure else ["3", "2.5", "900.125"]
+        ["2023-11-16 18:17:04.5", "2023-11-16 18:17:03"] if form is azure.AzureRow else ["3", "2.5", "900.125"]
     )
     lines = [[*names]]
     for _ in range(draw(st.integers(0, 12))):
@@ -65,7 +65,7 @@ def files(draw: st.DrawFn) -> tuple[type[columns.CsvRow], bytes]:
     text = "".join(
         ",".join(line[k] for k in order) + draw(ends if n else st.just("\n")) for n, line in enumerate(lines)
     )
-    return form.Row, text.encode()
+    return form, text.encode()
 
 
 @given(files(), st.booleans(), st.integers(1, 200))
