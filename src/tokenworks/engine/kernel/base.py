@@ -31,4 +31,11 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 jit = njit(**_OPTIONS)
 inline = njit(forceinline=True, **_OPTIONS)
-entry = njit(cache=True, **_OPTIONS)
+
+
+def entry(function):
+    """Compile an entry point, and keep the machine code on disk where a folder for it can be written."""
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # neither this folder nor the user's own can be written, as in a container
+        return njit(**_OPTIONS)(function)
