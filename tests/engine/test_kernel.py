@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.engine import cases
 from tokenworks.engine import kernel, reference, simulator
+from tokenworks.engine.kernel import base
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost
 
 
@@ -61,3 +64,47 @@ def test_a_live_request_costs_little() -> None:
         run.advance(run.now + 0.01)
     assert (time.process_time() - start) / 300 < 1e-3
     assert run.outcome().steps == 900
+
+
+def test_damaged_code_on_disk_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+
+    def once() -> None:
+        tries.append("run")
+        if len(tries) == 1:
+            raise EOFError("Ran out of input")
+
+    monkeypatch.setattr(simulator, "_run_once", once)
+    monkeypatch.setattr(kernel, "forget", lambda: True)
+    assert simulator.warm_up()
+    assert tries == ["run", "run"]
+    monkeypatch.setattr(kernel, "forget", lambda: False)
+    tries.clear()
+    with pytest.raises(EOFError):
+        simulator.warm_up()
+
+
+def test_old_and_damaged_code_is_deleted_and_only_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "_CACHE", tmp_path)
+    assert not kernel.forget()
+    for name in ("drive.advance-1.py311.nbi", "other.nbi"):
+        (tmp_path / name).write_bytes(b"damaged")
+    assert kernel.forget()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.nbi"]
+
+
+def test_without_a_folder_that_can_be_written_code_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def compile_to(cache: bool = False, **_options: object) -> Callable[[object], object]:
+        asked.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(base, "njit", compile_to)
+    assert base.entry(len) is len  # type: ignore[no-untyped-call]
+    assert asked == [True, False]
+    monkeypatch.setattr(kernel, "_CACHE", None)
+    assert not kernel.kept()
+    assert not kernel.forget()

@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 def compile_once() -> None:
     """Compile the engine, with a word, where that has not been done on this machine."""
-    from tokenworks.engine.simulator import compiled, warm_up
+    from tokenworks.engine.simulator import compiled, kept, warm_up
 
     if not compiled():
-        notes().print("compiling the simulator, once for this machine: about a minute")
-        warm_up()
+        how = "once for this machine" if kept() else "for this run alone, as no folder for compiled code can be written"
+        notes().print(f"compiling the simulator, {how}: about a minute")
+        if not kept():
+            notes().print("set NUMBA_CACHE_DIR to a folder that can be written, and the next run starts at once")
+    if warm_up():
+        notes().print("the compiled simulator on disk was damaged, and was compiled anew")
 
 
 def progress(words: str) -> AbstractContextManager[Callable[[str], None] | None]:

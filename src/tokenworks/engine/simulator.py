@@ -320,8 +320,27 @@ def compiled() -> bool:
     return kernel.compiled()
 
 
-def warm_up() -> None:
-    """Compile, or load what is compiled."""
+def kept() -> bool:
+    """Whether what is compiled is kept on disk for the next process."""
+    return kernel.kept()
+
+
+def warm_up() -> bool:
+    """Compile, or load what is compiled; says whether what was on disk was damaged, and is compiled anew."""
+    try:
+        _run_once()
+    except SpecError:
+        raise
+    except Exception:  # whatever numba meets in a damaged file
+        if not kernel.forget():
+            raise
+        _run_once()
+        return True
+    return False
+
+
+def _run_once() -> None:
+    """One request, and every entry point of the kernel."""
     from tokenworks.engine.types import Limits, Pool, StepCost
 
     simulator = Simulator(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),), window_s=1.0))
