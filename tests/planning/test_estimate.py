@@ -22,7 +22,12 @@ from tokenworks.specs.workload import Workload
 
 WORKLOADS = [*map(load_workload, ("agent", "chat", "summarise")), SESSIONS, Workload(name="even", isl=4000, osl=1000)]
 ROLES = {
-    R1: [("scalex40", role(tp=8, ep=8)), ("5xhgx-h100", role(tp=2, dp=20, ep=40, redundant_experts=24))],
+    R1: [
+        ("scalex40", role(tp=8, ep=8)),
+        ("5xhgx-h100", role(tp=2, dp=20, ep=40, redundant_experts=24)),
+        ("gb200-nvl72", role(dp=72, ep=72, redundant_experts=32)),
+        ("cloudmatrix384", role(dp=320, ep=320, redundant_experts=64)),
+    ],
     SMALL_MOE: [("hgx-h100", role(dp=8, ep=8, kv_dtype="fp8")), ("hgx-h200", role(tp=2, pp=2, expert_tp=2))],
     DENSE: [("hgx-h100", role(tp=4)), ("scalex40", role(tp=8, kv_dtype="fp8"))],
 }

@@ -133,13 +133,14 @@ class Costing:
             if chosen.any():
                 some = points[chosen]
                 made_of = self.batch(some, _rows(decoding, chosen), _rows(prefilling, chosen))
-                found = self._step(some, made_of, overlap)
+                found = self.breakdown(some, made_of, overlap)
                 out[chosen] = found.seconds
                 for part in SHARED & found.parts.keys():
                     common[chosen] += found.parts[part].seconds
         return out, common
 
-    def _step(self, points: Points, batch: step.Batch, overlap: str) -> Breakdown:
+    def breakdown(self, points: Points, batch: step.Batch, overlap: str) -> Breakdown:
+        """The step of points that share an overlap policy, part by part."""
         setting = self.setting
         return step.step(setting.model, self.rates, points.split(), batch, engine=setting.engine, overlap=overlap)
 

@@ -15,7 +15,7 @@ from tokenworks.costs.memory import Memory, memory
 from tokenworks.costs.rates import Rates, rates
 from tokenworks.costs.roofline import compute_dtype
 from tokenworks.costs.split import Split
-from tokenworks.costs.step import Batch, step
+from tokenworks.costs.step import Batch
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import MEMORY, explain
@@ -67,7 +67,11 @@ class PartPlain(TypedDict):
 
 
 class LoadPlain(TypedDict):
-    """The batch of a step: sequences that decode, prefill tokens, KV tokens read, and those of the busiest rank."""
+    """The batch of a step.
+
+    decode : sequences that decode; prefill : prefill tokens; context : sum of the contexts of the sequences [token]
+    busiest_context : context of the rank that the others wait for, over the mean rank's [-]
+    """
 
     decode: float
     prefill: float
@@ -284,9 +288,7 @@ def _step(role: Role, kind: Kind, costing: Costing, amount: int) -> StepEstimate
     """The step of `amount` sequences that decode, or of `amount` prefill tokens."""
     points, none, some = Points.of(role), np.zeros(1), np.full(1, float(amount))
     batch = costing.batch(points, *((some, none) if kind == "decode" else (none, some)))
-    setting = costing.setting
-    cost = step(setting.model, costing.rates, points.split(), batch, engine=setting.engine, overlap=role.overlap)
-    return StepEstimate(role, kind, batch, cost)
+    return StepEstimate(role, kind, batch, costing.breakdown(points, batch, role.overlap))
 
 
 def _at_least_one(value: int, where: str) -> int:

@@ -178,15 +178,8 @@ def _spent_aggregated(costing: Costing, found: Found, cell: Any) -> dict[str, fl
 
 def _spent(costing: Costing, points: Any, decode: float, prefill: float) -> dict[str, float]:
     """Seconds of a step under each roof, by the roof that binds each of its parts."""
-    setting = costing.setting
-    found = step.step(
-        setting.model,
-        costing.rates,
-        points.split(),
-        costing.batch(points, np.array([decode]), np.array([prefill])),
-        engine=setting.engine,
-        overlap=OVERLAPS[int(points.overlap[0])],
-    )
+    batch = costing.batch(points, np.array([decode]), np.array([prefill]))
+    found = costing.breakdown(points, batch, OVERLAPS[int(points.overlap[0])])
     taken = {name: float(np.asarray(part.seconds).reshape(-1)[0]) for name, part in found.parts.items()}
     if points.overlap[0]:  # the shorter of talking and computing is hidden behind the other
         talking = sum(taken.get(name, 0.0) for name in step.COMMUNICATION)

@@ -10,7 +10,7 @@ from tokenworks.arrays import FloatArray, Floats
 from tokenworks.costs import step
 from tokenworks.costs.breakdown import Breakdown
 from tokenworks.costs.rates import Rates
-from tokenworks.costs.requests import MeanRequest, batch
+from tokenworks.costs.requests import MeanRequest, prefix_tokens
 from tokenworks.costs.split import Split
 from tokenworks.engine.types import Limits, StepCost
 from tokenworks.specs.calibration import number
@@ -55,11 +55,11 @@ class Site:
         context : scales what sequences and prefill tokens attend to [-]
         """
         lanes = role.parallel.dp * role.parallel.pp
-        full = batch(self.request, decode=decode, prefill=float(role.chunk_tokens), lanes=lanes)
-        before = full.prefix / role.chunk_tokens + 0.5  # of a token: the chunk's prefix, and half of the chunk
+        prefix = prefix_tokens(self.request, float(role.chunk_tokens), lanes)
+        before = prefix / role.chunk_tokens + 0.5  # of a token: the chunk's prefix, and half of the chunk
         load = step.Batch(
             decode=decode,
-            context=full.context * context,
+            context=decode * self.request.context * context,
             prefill=prefill,
             prefill_context=prefill * self.request.seen * context,
             prefix=prefill * np.maximum(before * context - 0.5, 0.0),
