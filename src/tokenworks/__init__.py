@@ -6,24 +6,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenworks.api import capacity, estimate, fit, load_machine, load_model, load_trace, plan, simulate, validate
     from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
-    from tokenworks.planning.plan import plan
-    from tokenworks.simulation.run import simulate
+    from tokenworks.specs.deployment import Deployment
+    from tokenworks.specs.slo import Slo
+    from tokenworks.specs.workload import Workload
 
 __version__ = "0.1.0"
 
 # Each public name and the module it lives in; imported on first use so that `import tokenworks` stays fast.
 _PUBLIC = {
+    "Deployment": "specs.deployment",
     "DoesNotFit": "errors",
+    "Slo": "specs.slo",
     "SloMissed": "errors",
     "SpecError": "errors",
     "TokenworksError": "errors",
     "UnknownName": "errors",
-    "plan": "planning.plan",
-    "simulate": "simulation.run",
+    "Workload": "specs.workload",
+    "capacity": "api",
+    "estimate": "api",
+    "fit": "api",
+    "load_machine": "api",
+    "load_model": "api",
+    "load_trace": "api",
+    "plan": "api",
+    "simulate": "api",
+    "validate": "api",
 }
 
-__all__ = ["DoesNotFit", "SloMissed", "SpecError", "TokenworksError", "UnknownName", "plan", "simulate"]
+__all__ = [
+    "Deployment",
+    "DoesNotFit",
+    "Slo",
+    "SloMissed",
+    "SpecError",
+    "TokenworksError",
+    "UnknownName",
+    "Workload",
+    "capacity",
+    "estimate",
+    "fit",
+    "load_machine",
+    "load_model",
+    "load_trace",
+    "plan",
+    "simulate",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

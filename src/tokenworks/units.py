@@ -51,7 +51,7 @@ def registry() -> pint.UnitRegistry[Any]:
     return units
 
 
-def parse(text: str, unit: str, *, where: str = "") -> float:
+def parse(text: str, unit: str, *, where: str = "", example: str = "") -> float:
     """Read a number with its unit as an SI float.
 
     Parameters
@@ -59,12 +59,14 @@ def parse(text: str, unit: str, *, where: str = "") -> float:
     text : such as "448 GB/s"; prefixes are decimal (GB) or binary (GiB); b is a bit, B a byte
     unit : the SI unit wanted, one of `KINDS`
     where : file and path, for the message
+    example : how the value is written, for the message; any value of the unit where empty
 
     Raises
     ------
     SpecError : no number, an unknown unit, the wrong kind of unit, negative, or not finite
     """
-    kind, example = KINDS[unit]
+    kind, of_unit = KINDS[unit]
+    example = example or of_unit
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
         raise SpecError(f'cannot read "{text}" as {kind}', where=where, hint=f'write it like "{example}"')

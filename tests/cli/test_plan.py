@@ -7,7 +7,7 @@ import yaml
 
 from tests.cli.envelope import result
 from tokenworks import cli
-from tokenworks.specs.deployment_file import load_assumed, load_deployments
+from tokenworks.specs.deployment_file import load_deployments, pick_deployment
 
 MOE = ["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--isl", "2000", "--osl", "200"]
 SLO = ["--slo", "ttft=2s,tpot=50ms"]
@@ -168,7 +168,7 @@ def test_a_file_of_deployments_keeps_what_was_assumed(capsys: Output, tmp_path: 
     code, out, _ = run([*MOE, *SLO, "--assume", str(file), "-o", "yaml", "--top", "1"], capsys)
     assert code == 0
     ranked.write_text(out)
-    assert load_assumed(ranked) == {"scale_up.hop": "0.3 us"}
+    assert [(one.path, one.value) for one in pick_deployment(ranked).given] == [("scale_up.hop", "0.3 us")]
 
 
 def test_without_an_slo_nothing_is_effective_and_nothing_met(capsys: Output) -> None:

@@ -281,13 +281,13 @@ def _drain(screen: int) -> None:
 
 
 BAD = {
-    "--trace talk.jsonl --set roles.0.max_sequence=3": 'did you mean "max_sequences"?',
-    "--trace talk.jsonl --set roles.4.replicas=3": "unknown key '4'; known: 0",
-    "--trace talk.jsonl --set roles.0.parallel=3": "set one of tp, pp, dp, ep, expert_tp",
+    "--trace talk.jsonl --set roles.0.max_sequence=3": "did you mean roles.0.max_sequences",
+    "--trace talk.jsonl --set roles.4.replicas=3": "no such value; did you mean roles.0.replicas",
+    "--trace talk.jsonl --set roles.0.parallel=3": "set one of roles.0.parallel.tp, roles.0.parallel.pp",
     "--trace talk.jsonl --set roles.0.replicas=two": "valid integer",
     "--trace talk.jsonl --set roles.0.replicas=[": "cannot read '['",
     "--trace talk.jsonl --set replicas": "write it like roles.0.max_sequences=64",
-    "--trace talk.jsonl --set model.name.x=1": "it is a plain value",
+    "--trace talk.jsonl --set model.name.x=1": "model is a single value",
     "--trace talk.jsonl --pick 3": "holds 1 to 2",
     "--trace talk.jsonl --rate 0": "give a rate above 0",
     "--trace talk.jsonl --rate 2 --scale 2": "give one of them",

@@ -13,7 +13,7 @@ from tests.planning.settings import DENSE, R1, SESSIONS, SMALL_MOE, costing, rol
 from tokenworks.cli import run
 from tokenworks.costs.rates import rates
 from tokenworks.legal.points import Points
-from tokenworks.planning.estimate import estimate
+from tokenworks.planning.estimate import estimate_roles
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import DEFAULT, load_calibration
 from tokenworks.specs.deployment import Role
@@ -48,7 +48,7 @@ def test_plan_and_estimate_cost_one_step(
     fits = planned.kv_tokens(points, np.full(1, sequences), np.full(1, tokens))[0]
     if fits < sequences * planned.demand.request.context or fits / one.parallel.dp < workload.isl + workload.osl:
         return
-    made = estimate(planned.setting, DEFAULT, [one], sequences=sequences, tokens=tokens)
+    made = estimate_roles(planned.setting, DEFAULT, [one], sequences=sequences, tokens=tokens)
     prefill, decode = made.steps
     assert decode.seconds == pytest.approx(planned.seconds(points, np.full(1, 1.0 * sequences), none)[0], rel=1e-9)
     assert prefill.seconds == pytest.approx(planned.seconds(points, none, np.full(1, 1.0 * tokens))[0], rel=1e-9)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.planning.settings import DENSE
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal.points import Setting
-from tokenworks.planning.fit import READS, Fit, fit
+from tokenworks.planning.fit import READS, Fit, fit_setting
 from tokenworks.specs.compose import machine
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
@@ -25,7 +25,7 @@ def setting(model: str, on: str) -> Setting:
 
 
 def found(model: str, on: str, kv_dtype: str = "bf16") -> Fit:
-    return fit(setting(model, on), kv_dtype)
+    return fit_setting(setting(model, on), kv_dtype)
 
 
 @pytest.mark.parametrize("on", ["scalex40", "5xhgx-h20", "gb200-nvl72"])
@@ -69,7 +69,7 @@ def test_the_machine_that_is_advised_holds_the_model(times: int) -> None:
     match = re.search(r"(\d+) of these devices would hold it.*--on (\S+)\)", str(error.value))
     assert match is not None
     larger = machine(match[2], needs=READS)
-    held = fit(dataclasses.replace(setting(model, on), machine=larger), "bf16")
+    held = fit_setting(dataclasses.replace(setting(model, on), machine=larger), "bf16")
     assert held.smallest.devices == int(match[1])
     assert ("@" in match[2]) == (on == "pcie-a10")
 
@@ -93,15 +93,15 @@ def test_more_memory_never_fits_less(factor: float) -> None:
     small = setting("Qwen/Qwen3-30B-A3B", "hgx-a100")
     more = dataclasses.replace(small.machine, hbm_bytes=factor * small.machine.hbm_bytes)
     large = dataclasses.replace(small, machine=more)
-    before, after = fit(small, "bf16"), fit(large, "bf16")
+    before, after = fit_setting(small, "bf16"), fit_setting(large, "bf16")
     assert after.smallest.devices <= before.smallest.devices
     assert after.best.kv_tokens >= before.best.kv_tokens
 
 
 def test_no_legal_split_at_all_says_by_which_rule() -> None:
     with pytest.raises(SpecError, match="a100 has no FP8: take kv_dtype=bf16"):
-        fit(setting(DENSE, "8xhgx-a100"), "fp8")
+        fit_setting(setting(DENSE, "8xhgx-a100"), "fp8")
     tiny = dataclasses.replace(setting(DENSE, "hgx-h100").model, max_context=1)
     one = Workload(name="fit", isl=1, osl=1)
     with pytest.raises(SpecError, match="isl \\+ osl = 2 tokens, Qwen/Qwen3-32B reads 1"):
-        fit(dataclasses.replace(setting(DENSE, "hgx-h100"), model=tiny, workload=one), "bf16")
+        fit_setting(dataclasses.replace(setting(DENSE, "hgx-h100"), model=tiny, workload=one), "bf16")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
 from tokenworks.costs.requests import accepted_tokens
 from tokenworks.costs.transfer import exposed_transfer
+from tokenworks.errors import SpecError
 from tokenworks.planning.queueing import (
     BUSIEST,
     Demand,
@@ -233,5 +233,5 @@ def test_long_inputs_are_seen_by_more_of_their_tokens() -> None:
 
 
 def test_what_is_computed_varies_no_more_than_inputs_allow() -> None:
-    with pytest.raises(ValidationError, match=r"uncached_cv 9: inputs vary so that it is 5.* at most"):
+    with pytest.raises(SpecError, match=r"uncached_cv 9: inputs vary so that it is 5.* at most"):
         Workload(name="x", isl=1000, osl=10, isl_cv=0.5, hit_share=0.96, reused_context=900, uncached_cv=9)

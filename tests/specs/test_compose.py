@@ -237,12 +237,12 @@ def test_a_caller_needs_what_it_reads() -> None:
         compose.machine("metax-s600", needs={"device.hbm.capacity"})
 
 
-def test_assumptions_of_a_plan_file() -> None:
+def test_assumptions_in_a_dict() -> None:
     machine = compose.machine("metax-s600", assume=ALL_OF_S600)
     assert {(item.path, item.value, item.why) for item in machine.assumed} == {
-        (path, value, "the plan file") for path, value in ALL_OF_S600.items()
+        (path, value, "given by the user") for path, value in ALL_OF_S600.items()
     }
-    with pytest.raises(SpecError, match=r"^the plan file: scale_up.hopp: no such number"):
+    with pytest.raises(SpecError, match=r"^given by the user: scale_up.hopp: no such value; did you mean scale_up.hop"):
         compose.machine("metax-s600", assume={"scale_up.hopp": "1 us"})
 
 
@@ -250,7 +250,7 @@ def test_assumptions_of_a_plan_file() -> None:
     ("on", "many"),
     [("scalex40", "3xscalex40"), ("5xhgx-h100@xdr", "15xhgx-h100@xdr"), ("2xmy-box.yaml", "6xmy-box.yaml")],
 )
-def test_so_many_times_a_machine(on: str, many: str) -> None:
+def test_several_of_a_machine(on: str, many: str) -> None:
     assert compose.times(on, 3) == many
 
 
@@ -274,16 +274,16 @@ def test_assume_overrides_what_is_published_and_adds_a_rate(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ({"scale_up.hopp": "0.2 us"}, ["mine.yaml: scale_up.hopp: no such number", "did you mean scale_up.hop"]),
-        ({"devices": 9}, ["mine.yaml: devices: no such number"]),
+        ({"scale_up.hopp": "0.2 us"}, ["mine.yaml: scale_up.hopp: no such value", "did you mean scale_up.hop"]),
+        ({"devices": 9}, ["mine.yaml devices=9: 9 devices are not a multiple of domain = 8"]),
         ({"scale_up.hop": "0.2 GB"}, ['mine.yaml: scale_up.hop: "0.2 GB" is a size, not a time']),
-        ({"scale_up.hop": None}, ["mine.yaml: scale_up.hop: wants a value with its unit", '"0.25 us"']),
+        ({"scale_up.hop": None}, ["mine.yaml: scale_up.hop: wants a value with its unit", "scale_up.hop: 0.2 us"]),
         ({"scale_up.hop": {"value": "1 us"}}, ["wants a value with its unit"]),
         ({"host.link": "-1 GB/s"}, ["must be finite and not negative"]),
         ({"scale_up.hop": "1e300 s"}, ['mine.yaml: scale_up.hop: "1e300 s" is too much: at most 1e+06 s']),
         ({"device.hbm.bandwidth": "1e20 GB/s"}, ["is too much: at most 1e+24 byte/s"]),
         ({"device.hbm.bandwidth": "1e-300 GB/s"}, ["must be at least 1 byte/s"]),
-        ({1: "1 us"}, ["no such number"]),
+        ({1: "1 us"}, ["no such value"]),
         (["scale_up.hop"], ["wants one `path: value` a line"]),
         ("text", ["wants one `path: value` a line"]),
     ],

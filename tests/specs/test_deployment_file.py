@@ -10,7 +10,8 @@ import tokenworks
 from tests.planning.settings import SMALL_MOE
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import SCHEMA, Deployment, Parallel, Role
-from tokenworks.specs.deployment_file import Entry, document, load_assumed, load_deployments, pick_deployment
+from tokenworks.specs.deployment_file import Entry, document, load_deployments, pick_deployment
+from tokenworks.specs.given import Given
 from tokenworks.specs.load import validate
 from tokenworks.specs.slo import Bound, RequestClass, Slo
 from tokenworks.specs.workload import Workload
@@ -108,9 +109,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_is_read_as_it_was_written_best_first(file: Path) -> None:
-    assert load_deployments(file) == [ONE, TWO]
-    assert pick_deployment(file) == ONE
-    assert pick_deployment(file, 2) == TWO
+    assert [one.deployment for one in load_deployments(file)] == [ONE, TWO]
+    assert pick_deployment(file).deployment == ONE
+    assert pick_deployment(file, 2).deployment == TWO
     assert str(ONE) == "2x[tp4 ep4]"
     assert str(TWO) == "2xprefill[tp2 etp2] + 1xdecode[dp4 ep4]"
     assert TWO.devices == 8
@@ -147,15 +148,27 @@ def test_a_wrong_value_is_named_with_its_path(file: Path) -> None:
 
 
 def test_assumptions_travel_with_the_file(file: Path) -> None:
-    assert load_assumed(file) == {}
+    assert pick_deployment(file).given == ()
     data = yaml.safe_load(file.read_text())
     data["inputs"]["assumed"] = [{"path": "scale_up.hop", "value": "0.3 us", "why": "--assume"}]
     file.write_text(yaml.safe_dump(data))
-    assert load_assumed(file) == {"scale_up.hop": "0.3 us"}
+    assert pick_deployment(file).given == (Given(path="scale_up.hop", value="0.3 us", why="--assume"),)
     data["inputs"]["assumed"] = [{"path": "scale_up.hop"}]
     file.write_text(yaml.safe_dump(data))
     with pytest.raises(SpecError, match=r"inputs: assumed\.0\.value"):
-        load_assumed(file)
+        load_deployments(file)
+
+
+def test_ranks_may_be_left_out(tmp_path: Path) -> None:
+    path, roles = tmp_path / "mine.yaml", [{"parallel": {"tp": 4, "ep": 4}, "replicas": 2}]
+    one = {"model": SMALL_MOE, "system": "hgx-h100", "roles": roles}
+    path.write_text(yaml.safe_dump({"schema": SCHEMA, "deployments": [{"deployment": one}]}))
+    assert pick_deployment(path).deployment.roles[0].replicas == 2
+    path.write_text(yaml.safe_dump(one))
+    assert pick_deployment(path).deployment == pick_deployment(one).deployment
+    path.write_text(yaml.safe_dump(one | {"system": 3}))
+    with pytest.raises(SpecError, match=r"mine.yaml: system: 3: input should be a valid string"):
+        pick_deployment(path)
 
 
 def test_a_misspelt_key_gets_its_neighbour(file: Path) -> None:
@@ -168,12 +181,12 @@ def test_a_misspelt_key_gets_its_neighbour(file: Path) -> None:
 def test_what_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    with pytest.raises(SpecError, match=SCHEMA):
+    with pytest.raises(SpecError, match=f"write model, system and roles .* {SCHEMA}"):
         load_deployments(path)
 
 
 def test_roles_must_make_a_deployment() -> None:
-    with pytest.raises(ValidationError, match="one prefill and one decode"):
+    with pytest.raises(SpecError, match="one prefill and one decode"):
         Deployment(model="m", system="s", roles=(Role(name="decode", parallel=Parallel()),))
 
 
@@ -182,7 +195,7 @@ def test_what_plan_ranks_is_what_a_file_gives_back(tmp_path: Path) -> None:
     path = tmp_path / "ranked.yaml"
     entries = [Entry(rank=row.rank, deployment=row.deployment) for row in found.deployments]
     path.write_text(yaml.safe_dump(document(entries, found.inputs())))
-    assert load_deployments(path) == [row.deployment for row in found.deployments]
+    assert [one.deployment for one in load_deployments(path)] == [row.deployment for row in found.deployments]
 
 
 @pytest.mark.parametrize("text", ["ttft.p99.999999999999999999=1s", "tpot.p0=50ms", "ttft.p00.0=1s"])

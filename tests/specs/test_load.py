@@ -118,7 +118,8 @@ def test_any_bytes_are_data_or_a_spec_error(tmp_path_factory: pytest.TempPathFac
         ("host.link.value", "-64 GB/s", ["host.link", "must be finite and not negative"]),
         ("host.link.value", float("nan"), ['host.link: "nan" is a plain number, not a rate']),
         ("host.link.value", float("inf"), ['host.link: "inf" is a plain number, not a rate']),
-        ("host.link", "64 GB/s", ['host.link: is the text "64 GB/s", not a mapping', "write {value: ..., status:"]),
+        ("host.link", "64 GB", ['host.link: "64 GB" is a size, not a rate', 'write "64 GB/s"']),
+        ("host.link", [64], ["host.link: is a list, not a mapping", "write {value: ..., status:"]),
         ("host.link.status", "publishd", ["host.link.status: 'publishd' is not one of", 'did you mean "published"?']),
         ("host.link.source", ..., ["host.link: a number needs a source"]),
         ("host", [], ["box.yaml: host: is a list, not a mapping"]),
@@ -171,7 +172,7 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     assert "devices: 0" in str(error.value)
     assert "also netwerk: unknown key" in str(error.value)
     with pytest.raises(SpecError, match=r"and \d+ more"):
-        load.validate(System, {}, "box.yaml")
+        load.validate(System, dict.fromkeys("abcdefgh"), "box.yaml")
 
 
 @pytest.mark.parametrize("data", [[], "text", 3, None])

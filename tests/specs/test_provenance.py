@@ -39,12 +39,20 @@ def test_outputs_must_name_what_is_assumed(status: Any) -> None:
         ({"value": "1 GB/s", "status": "published", "source": "x", "written": "2 GB/s"}, "unknown key 'written'"),
         ({"status": "published", "source": "x"}, "Field required"),
         ({"value": "1 GB/s", "status": "publishd", "source": "x"}, "Input should be"),
-        ("1 GB/s", "valid dictionary"),
+        ("1 GB", "is a size, not a rate"),
+        (["1 GB/s"], "valid dictionary"),
+        (True, "valid dictionary"),
     ],
 )
 def test_half_a_number_is_refused(raw: Any, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         RATE.validate_python(raw)
+
+
+def test_a_plain_text_is_an_assumed_number() -> None:
+    rate = RATE.validate_python("2.0 TB/s")
+    assert (rate.value, rate.status, rate.source, rate.written) == (2.0e12, "assumed", "given by the user", "2.0 TB/s")
+    assert RATE.validate_python(None).status == "not-published"
 
 
 def test_plain_number_needs_no_unit() -> None:

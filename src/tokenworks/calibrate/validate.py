@@ -20,6 +20,7 @@ from tokenworks.calibrate.predict import Predicted, predict
 from tokenworks.calibrate.score import STARVED, Errors, grouped, little, ranking, scored
 from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
+from tokenworks.specs.shown import Record, Shown
 
 ALONE = 150
 """Points below which a second process would take longer to start than it saves."""
@@ -67,13 +68,22 @@ class ValidateBody(TypedDict):
     rows: NotRequired[list[dict[str, Any]]]
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
+@dataclass(frozen=True, slots=True, repr=False)
+class Validation(Shown):
     """Measured points, and what was predicted of each."""
 
     table: PointTable
     calibration: Calibration
     predictions: tuple[Predicted, ...]
+
+    @property
+    def headline(self) -> str:
+        """How many points were predicted, and with which calibration."""
+        return f"{len(self.pairs):,} of {len(self.table.points):,} points predicted, {self.calibration.name}"
+
+    def to_records(self) -> list[Record]:
+        """The points, one a record: measured, predicted, interval."""
+        return self.rows()
 
     @property
     def pairs(self) -> list[tuple[Point, Predicted]]:

@@ -43,6 +43,7 @@ def app() -> App:
     )
     for verb, text in VERBS.items():
         tree.command(f"tokenworks.cli.{verb}:{verb}", name=verb, help=text)
+    tree.register_install_completion_command()
     return tree
 
 
@@ -62,7 +63,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except TokenworksError as error:
         return _say(str(error), error.exit_code)
     except CycloptsError as error:
-        return _say(f"{error}; see `tokenworks --help`", 2)
+        return _say(f"{error}; see `tokenworks {_verb(arguments)}--help`", 2)
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -70,6 +71,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # no traceback reaches a user
         return _unforeseen(error)
     return 0
+
+
+def _verb(arguments: Sequence[str] | None) -> str:
+    """The verb of a command line with a space behind it; empty where there is none."""
+    words = sys.argv[1:] if arguments is None else arguments
+    return next((f"{word} " for word in words[:1] if word in VERBS), "")
 
 
 def main() -> None:

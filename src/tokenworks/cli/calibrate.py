@@ -36,7 +36,7 @@ class FittedOn(PointOptions):
         repeated.
     """
 
-    data: Annotated[tuple[Path, ...], Parameter(negative=())] = ()
+    data: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = ()
 
 
 def calibrate(
@@ -46,7 +46,7 @@ def calibrate(
     tables: Path | None = None,
     prior: str = "datasheet",
     name: str = "mine",
-    without: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    without: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
     only_assumed: Switch = False,
     leave_out: Literal["system", "model"] | None = None,
     ablation: Switch = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, PlayedOptions, Switch
+from tokenworks.cli.options import DEPLOYMENTS, REQUESTS, DeployedOptions, Output, PlayedOptions, Switch
 from tokenworks.cli.output import console, emit, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.simulate import shown
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokenworks.simulation.capacity import Capacity, Try
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=REQUESTS)
 @dataclass(frozen=True, kw_only=True)
 class Tried(PlayedOptions):
     """What is played at each load that is tried.
@@ -29,9 +29,9 @@ class Tried(PlayedOptions):
     trace
         File of requests, played at the rates that are tried.
     requests
-        How many to make of a workload; by default 5000, or 20 for each user.
+        Requests to make of a workload; by default 5000, or 20 for each user.
     slo
-        Such as ttft=2s,tpot=50ms; by default the workload's own.
+        Such as ttft=2s,tpot=50ms; by default the SLO of the workload.
     """
 
     trace: Path | None = None
@@ -44,8 +44,8 @@ def capacity(
     /,
     *,
     played: Tried = Tried(),
-    deployed: Deployed = Deployed(),  # noqa: B008 - frozen
-    users: Switch = False,
+    users: Annotated[Switch, Parameter(group=REQUESTS)] = False,
+    deployed: DeployedOptions = DeployedOptions(),  # noqa: B008 - frozen
     output: Output = "table",
 ) -> None:
     """Find the highest rate, or most users, that a deployment holds within an SLO.
@@ -53,24 +53,24 @@ def capacity(
     Parameters
     ----------
     users
-        Count users that each send their next request when they have read the last answer, not requests a second.
+        Find the most users instead of the highest rate; a user sends a request after reading the answer before.
     """
     from tokenworks.simulation.capacity import WITHIN, capacity_of
 
     began = time.perf_counter()
     if users and played.trace is not None:
         raise SpecError("a trace has no users to add", where="--users", hint="leave it out to scale the trace's rate")
-    chosen, source = deployed.read(deployment), played.source()
+    chosen = deployed.read(deployment)
+    source = played.source(chosen.given)
     slo = source.slo(played.slo)
     source.must_be_bound(slo, WITHIN)  # before a minute of compiling
     compile_once()
     with progress("trying") as say:
         found = capacity_of(
             chosen, source, slo, "users" if users else "rate", router=deployed.router, seed=played.seed, say=say,
-            **deployed.numbers(deployment),
         )  # fmt: skip
     if output == "table":
-        _print(found, str(chosen), str(slo))
+        _print(found, str(chosen.deployment), str(slo))
         return
     emit(timed(found.plain(), began), output)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from tokenworks.cli.options import ASSUME, MODEL, ON, Output
+from cyclopts import Parameter
+
+from tokenworks.cli.options import DEVICES, MACHINE, MODEL, ON, NumberOptions, Output
 from tokenworks.cli.output import console, emit, table
-from tokenworks.planning.fit import CHUNK, MILLION, Fit, Width, fit_model
+from tokenworks.planning.fit import CHUNK, MILLION, Fit, Width
+from tokenworks.planning.fit import fit as fit_model
 from tokenworks.specs.deployment import EngineName
 
 GB, GIB = 1e9, 2**30
@@ -17,9 +19,10 @@ def fit(
     model: Annotated[str, MODEL],
     *,
     on: Annotated[str, ON],
-    engine: EngineName = "vllm",
-    kv_dtype: Literal["native", "bf16", "fp8"] = "native",
-    assume: Annotated[Path | None, ASSUME] = None,
+    devices: Annotated[int | None, DEVICES] = None,
+    engine: Annotated[EngineName, Parameter(group=MACHINE)] = "vllm",
+    kv_dtype: Annotated[Literal["native", "bf16", "fp8"], Parameter(group=MACHINE)] = "native",
+    numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     output: Output = "table",
 ) -> None:
     """Does the model fit the machine, and what is left for the KV cache?
@@ -27,35 +30,38 @@ def fit(
     Parameters
     ----------
     engine
-        Whose reserve and buffers are counted.
+        Serving engine whose reserve and buffers are counted.
     kv_dtype
-        Storage of the KV cache; native is what the checkpoint asks for.
+        Storage of the KV cache; native is the dtype that the checkpoint asks for.
     """
-    found = fit_model(model, on, engine=engine, kv_dtype=kv_dtype, assume=assume)
+    result = fit_model(model, on, engine=engine, kv_dtype=kv_dtype, devices=devices, assume=numbers.given())
     if output == "table":
-        _print(found)
+        _print(result)
     else:
-        emit(found.plain(), output)
+        emit(result.plain(), output)
 
 
-def _print(found: Fit) -> None:
-    out, machine_, best = console(), found.machine, found.best
-    out.print(found.summary, soft_wrap=True)
-    sold = f", sold as {machine_.hbm_sold / GB:,.0f} GB" if machine_.hbm_sold else ""
+def _print(result: Fit) -> None:
+    out, machine, best = console(), result.machine, result.best
+    out.print(result.summary, soft_wrap=True)
+    sold = f", sold as {machine.hbm_sold / GB:,.0f} GB" if machine.hbm_sold else ""
     out.print(
-        f"\nOne device has {machine_.hbm_bytes / GB:,.1f} GB ({machine_.hbm_bytes / GIB:,.1f} GiB) that software sees"
-        f"{sold}; the engine takes {best.role.memory_fraction:.0%} of it: {best.usable / GB:,.1f} GB. GB per device:"
+        f"\nOne device has {machine.hbm_bytes / GB:,.1f} GB ({machine.hbm_bytes / GIB:,.1f} GiB) that software sees"
+        f"{sold}; the engine takes {best.role.memory_fraction:.0%} of it: {best.usable / GB:,.1f} GB. GB per device:",
+        soft_wrap=True,
     )
     columns: dict[str, Literal["left", "right"]] = {"devices": "right", "split": "left"}
-    numbers = ("copies", "redundant", "weights", "activations", "buffers", "reserve", "KV", "B/token", "M tokens, all")
-    columns |= dict.fromkeys(numbers, "right")
-    out.print(table("", columns, [_row(width) for width in found.widths]))
+    headings = ("copies", "redundant", "weights", "activations", "buffers", "reserve", "KV", "B/token", "M tokens")
+    columns |= dict.fromkeys(headings, "right")
+    out.print(table("", columns, [_row(width) for width in result.widths]))
     out.print(
-        f"With one sequence and a chunk of {CHUNK:,} tokens a rank, MTP off. redundant: copies of experts; B/token: "
-        "what a token adds to one device; M tokens, all: KV cache of the whole machine."
+        f"With one sequence and a chunk of {CHUNK:,} tokens a rank, MTP off. redundant: copies of experts. B/token: "
+        "bytes that one token of context takes on one device. M tokens: million tokens that the KV cache of the whole "
+        "machine holds.",
+        soft_wrap=True,
     )
-    if machine_.assumed:
-        out.print("\nAssumed: " + "; ".join(f"{item.path} = {item.value}" for item in machine_.assumed))
+    if result.assumed:
+        out.print("\nAssumed: " + "; ".join(f"{item.path} = {item.value}" for item in result.assumed), soft_wrap=True)
 
 
 def _row(width: Width) -> list[str]:

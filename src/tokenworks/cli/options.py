@@ -1,25 +1,25 @@
-"""Options that several verbs share: groups of them as dataclasses, which cyclopts flattens, and single ones.
+"""Options that several verbs share: groups of options as dataclasses, which cyclopts flattens, and single options.
 
-A verb that words an option of a group in its own way overrides that field. What the options name is read here; what it
-means is for the rooms below.
+A verb that words an option of a group in its own way overrides the field of that option. The options are read here; the
+rooms below give them a meaning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from tokenworks.cli.output import notes
 from tokenworks.cli.progress import note_mended
 from tokenworks.errors import SpecError
-from tokenworks.specs.deployment import Deployment, RouterName
-from tokenworks.specs.deployment_file import load_assumed, load_calibration_of, pick_deployment
+from tokenworks.specs.deployment import RouterName
+from tokenworks.specs.deployment_file import Deployed, pick_deployment
 from tokenworks.specs.edits import edited
-from tokenworks.specs.load import load_workload
+from tokenworks.specs.given import AREAS, Area, Given, from_options, given, split
 from tokenworks.specs.slo import RequestClass
 
 if TYPE_CHECKING:
@@ -27,89 +27,140 @@ if TYPE_CHECKING:
     from tokenworks.simulation.source import Source
     from tokenworks.specs.trace import Trace
 
-MOST_SEED = 2**64 - 1
+REQUESTS = Group("Requests", sort_key=1)
+MACHINE = Group("Model and machine", sort_key=0)
+NUMBERS = Group("Numbers to rest on", sort_key=2)
+RESULT = Group("Result", sort_key=3)
 
 OutputFormat = Literal["table", "json", "yaml"]
 
-Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"], help="table, json or yaml.")]
+Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"], help="table, json or yaml.", group=RESULT)]
 """The option that every verb has."""
 
-Switch = Annotated[bool, Parameter(negative=())]
+Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 """An option that is on or not there; it has no `--no-` twin."""
 
-MODEL = Parameter(help="Catalog id, path of a config.json, or id in the local Hugging Face cache.")
-ON = Parameter(help="Machine, such as scalex40, 5xhgx-h100, 4xscalex40@xdr or my-box.yaml.")
-ASSUME = Parameter(help="YAML file of numbers to use instead, `path: value` a line.")
-CALIBRATION = Parameter(help="Calibration of the catalog, or a YAML file such as `calibrate` writes.")
-FILE_CALIBRATION = Parameter(
-    help="Calibration of the catalog, or a YAML file such as `calibrate` writes; serving, or the file's own."
+MODEL = Parameter(help="Catalog id, path of a config.json, or id in the local Hugging Face cache.", group=MACHINE)
+ON = Parameter(help="Machine, such as scalex40, 5xhgx-h100, 4xscalex40@xdr, hgx-h200:2 or my-box.yaml.", group=MACHINE)
+CALIBRATION = Parameter(
+    help="What devices reach of their data sheet: a name of the catalog, or a YAML file such as `calibrate` writes.",
+    group=NUMBERS,
 )
+FILE_CALIBRATION = Parameter(
+    help="What devices reach of their data sheet: a name of the catalog, or a YAML file such as `calibrate` writes; by "
+    "default the one that the file was planned with, or serving.",
+    group=NUMBERS,
+)
+DEVICES = Parameter(help="Use only N devices of the machine.", group=MACHINE)
 DEPLOYMENTS = Parameter(help="YAML file of deployments, as `plan -o yaml` writes it.")
 
 
-class Numbers(TypedDict):
-    """What step times rest on: numbers of the machine that were assumed, and a calibration by name or path."""
+@Parameter(name="*", group=NUMBERS)
+@dataclass(frozen=True, kw_only=True)
+class NumberOptions:
+    """Numbers in place of those of the catalog, for one run; outputs name them as assumed.
 
-    assume: Path | Mapping[str, str]
-    calibration: str
+    Parameters
+    ----------
+    assume
+        YAML file of numbers of the machine to use instead, `path: value` a line.
+    set_
+        Change one number, such as machine.scale_up.hop=0.3us, engine.host_step=1ms, calibration.skew=0.3 or
+        workload.isl=5000; may be repeated.
+    """
+
+    assume: Path | None = None
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = ()
+
+    def given(self, *areas: Area) -> tuple[Given, ...] | None:
+        """The numbers; None where there are none.
+
+        Parameters
+        ----------
+        areas : what the command has numbers of; all where none is named
+
+        Raises
+        ------
+        SpecError : a path of a deployment, or of another area
+        """
+        bare, numbers = split(from_options(self.set_))
+        known = areas or AREAS
+        if bare:
+            first, names = bare[0], ", ".join(f"{area}." for area in known)
+            hint = f"no deployment is read here; write one of {names} in front, as in {known[0]}.{first.path}"
+            raise SpecError("no such value", where=first.where, hint=hint)
+        every = (*given(self.assume), *numbers)
+        _must_be_of(every, known)
+        return every or None
+
+
+def _must_be_of(numbers: tuple[Given, ...], areas: tuple[Area, ...]) -> None:
+    for item in numbers:
+        if item.area not in areas:
+            hint = f"this command has numbers of {', '.join(areas)}"
+            raise SpecError(f"this command reads no {item.area}", where=item.where, hint=hint)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Deployed:
+class DeployedOptions(NumberOptions):
     """Which deployment of a file is simulated, and on which numbers.
 
     Parameters
     ----------
     router
-        By default prefix_aware where requests share prefixes, else least_loaded.
-    set_
-        Edit the deployment, such as roles.0.max_sequences=64; may be repeated.
+        How requests find their rank; by default prefix_aware where requests share prefixes, else least_loaded.
     pick
-        Which deployment of the file, 1 is the best.
-    assume
-        YAML file of machine numbers to use instead, `path: value` a line.
+        Which deployment of the file; 1 is the best.
+    set_
+        Change one value of the deployment, such as roles.0.max_sequences=64, or a number behind machine., engine.,
+        calibration. or workload.; may be repeated.
     """
 
     router: RouterName | None = None
-    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = ()
     pick: int = 1
-    assume: Path | None = None
     calibration: Annotated[str | None, FILE_CALIBRATION] = None
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False, group=NUMBERS)] = ()
 
-    def read(self, path: Path) -> Deployment:
-        """The deployment that was picked, edited; as strict as the file itself."""
-        return edited(pick_deployment(path, self.pick), self.set_, str(path))
+    def read(self, path: Path) -> Deployed:
+        """The deployment that was picked, with the changes and numbers of the user.
 
-    def numbers(self, path: Path) -> Numbers:
-        """As told, else what the file was planned with."""
-        return {
-            "assume": self.assume or load_assumed(path),
-            "calibration": self.calibration or load_calibration_of(path),
-        }
+        Numbers of --assume take the place of those that the file was planned with; numbers of --set come on top.
+        """
+        deployed = pick_deployment(path, self.pick)
+        changes, numbers = split(from_options(self.set_))
+        base = deployed.given if self.assume is None else given(self.assume)
+        return dataclasses.replace(
+            deployed,
+            deployment=edited(deployed.deployment, changes, where=str(path)),
+            given=(*base, *numbers),
+            calibration=self.calibration or deployed.calibration,
+        )
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=REQUESTS)
 @dataclass(frozen=True, kw_only=True)
 class PlayedOptions:
-    """What is played: a trace of requests, or a workload of which requests are made.
+    """Requests that are played: those of a trace, or requests that are made with the statistics of a workload.
 
     Parameters
     ----------
     trace
         File of requests: Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, vllm bench serve ... (see `trace`).
     workload
-        Workload of the catalog, or a YAML file, to make requests of.
+        Workload whose statistics made requests have: a name of the catalog (agent, chat, code, reason, summarise) or a
+        YAML file.
     requests
-        How many to make of a workload; by default 5000, or 20 for each that is in flight.
+        Requests to make of a workload; by default 5000, or 20 for each user.
     limit
-        Only the first so many requests of a trace.
+        First requests of a trace to play.
     slo
-        Such as ttft=2s,tpot=50ms or ttft.p50=1s; by default the workload's own.
+        Bounds at the 99th percentile, such as ttft=2s,tpot=50ms, or at another one, such as ttft.p50=1s; by default the
+        SLO of the workload.
     class_
         Priority (0 first, 7 last) and own SLO of a class, such as batch:priority=1,ttft=60s; may be repeated.
     seed
-        Of made requests, and of a router that draws.
+        Seed of made requests, and of the router power_of_two.
     strict
         Stop at the first broken or misplaced row of a trace.
     """
@@ -119,30 +170,25 @@ class PlayedOptions:
     requests: int | None = None
     limit: int | None = None
     slo: str | None = None
-    class_: Annotated[tuple[str, ...], Parameter(name="--class", negative=())] = ()
+    class_: Annotated[tuple[str, ...], Parameter(name="--class", negative=(), show_default=False)] = ()
     seed: int = 0
     strict: Switch = False
 
-    def source(self) -> Source:
-        """The trace or the workload, read; what was wrong in a trace goes to stderr."""
+    def source(self, numbers: tuple[Given, ...] = ()) -> Source:
+        """The trace or the workload; what was wrong in a trace goes to stderr.
+
+        Parameters
+        ----------
+        numbers : of which those of the workload are put in place
+        """
         from tokenworks.simulation.source import Source
 
-        self._check()
-        told = tuple(map(RequestClass.parse, self.class_))
-        if self.workload is not None:
-            return Source(load_workload(self.workload), self.requests, self.seed, told)
-        return Source(self._recorded(), self.limit, self.seed, told, str(self.trace))
-
-    def _check(self) -> None:
-        if (self.trace is None) == (self.workload is None):
-            raise SpecError("give --trace FILE or --workload NAME, one of them")
-        for name, misplaced in (("requests", self.trace), ("limit", self.workload)):
-            if misplaced is not None and getattr(self, name) is not None:
-                other = "limit" if name == "requests" else "requests"
-                raise SpecError(f"has no --{name}", where=str(misplaced), hint=f"say --{other}")
-        for name in ("requests", "limit"):
-            at_least_one(getattr(self, name), f"--{name}")
-        within(self.seed, "--seed", 0, MOST_SEED)
+        trace = self._recorded() if self.trace is not None else None
+        return Source.read(
+            trace, self.workload, requests=self.requests, limit=self.limit, seed=self.seed,
+            classes=tuple(map(RequestClass.parse, self.class_)), file=str(self.trace) if trace else None,
+            assume=numbers,
+        )  # fmt: skip
 
     def _recorded(self) -> Trace:
         from tokenworks import ingest
@@ -167,17 +213,19 @@ class PointOptions:
         YAML file of the deployment that the JSON results were measured on.
     """
 
-    data: Annotated[tuple[Path, ...], Parameter(negative=())]
+    data: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)]
     deployment: Path | None = None
 
     def table(self, limit: int | None = None) -> PointTable:
         """The points, the first `limit` of them; what had to be assumed of them goes to stderr."""
         from tokenworks.calibrate.own_results import measured_table
 
-        found = measured_table(self.data, pick_deployment(self.deployment) if self.deployment else None, limit)
-        if vague := found.of_one_length:
-            notes().print(f"assumed: requests of one length, as no single ones are recorded: {', '.join(vague)}")
-        return found
+        deployment = pick_deployment(self.deployment).deployment if self.deployment else None
+        points = measured_table(self.data, deployment, limit)
+        if vague := points.of_one_length:
+            names = ", ".join(vague)
+            notes().print(f"assumed: all requests have the mean length, since no single request is recorded: {names}")
+        return points
 
 
 def at_least_one(value: int | None, where: str) -> None:

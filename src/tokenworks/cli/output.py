@@ -36,8 +36,13 @@ def emit(plain: Plain, form: Literal["json", "yaml"]) -> None:
         raise SpecError(f"{what} is no UTF-8", where=f"-o {form}", hint=hint) from None
     if form == "json" and not _is_unicode():
         text = re.sub(r"[^\x00-\x7f]", _json_code, text)
+    write(text + "\n")
+
+
+def write(text: str) -> None:
+    """Print text as it is."""
     with writing():
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(text)
         sys.stdout.flush()
 
 

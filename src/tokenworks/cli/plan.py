@@ -5,13 +5,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
 
-from tokenworks.cli.options import ASSUME, CALIBRATION, MODEL, ON, Output, OutputFormat, Switch
+from tokenworks.cli.options import (
+    CALIBRATION,
+    DEVICES,
+    MACHINE,
+    MODEL,
+    ON,
+    REQUESTS,
+    RESULT,
+    NumberOptions,
+    Output,
+    OutputFormat,
+    Switch,
+)
 from tokenworks.cli.output import console, emit, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.planning.plan import plan as make_plan
@@ -43,18 +54,19 @@ def plan(
     model: Annotated[str, MODEL],
     *,
     on: Annotated[str, ON],
-    workload: str | None = None,
-    isl: float | None = None,
-    osl: float | None = None,
-    rate: float | None = None,
-    concurrency: float | None = None,
-    slo: str | None = None,
-    engine: EngineName = "vllm",
-    top: int = 10,
-    assume: Annotated[Path | None, ASSUME] = None,
+    devices: Annotated[int | None, DEVICES] = None,
+    workload: Annotated[str | None, Parameter(group=REQUESTS)] = None,
+    isl: Annotated[float | None, Parameter(group=REQUESTS)] = None,
+    osl: Annotated[float | None, Parameter(group=REQUESTS)] = None,
+    rate: Annotated[float | None, Parameter(group=REQUESTS)] = None,
+    concurrency: Annotated[float | None, Parameter(group=REQUESTS)] = None,
+    slo: Annotated[str | None, Parameter(group=REQUESTS)] = None,
+    engine: Annotated[EngineName, Parameter(group=MACHINE)] = "vllm",
+    numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     calibration: Annotated[str, CALIBRATION] = DEFAULT,
-    why: str | None = None,
-    simulate: Switch = False,
+    top: Annotated[int, Parameter(group=RESULT)] = 10,
+    why: Annotated[str | None, Parameter(group=RESULT)] = None,
+    simulate: Annotated[Switch, Parameter(group=RESULT)] = False,
     output: Annotated[Output, YAML_IS_A_FILE] = "table",
 ) -> None:
     """Rank the deployments of a model on a machine by effective tokens per device.
@@ -64,9 +76,9 @@ def plan(
     workload
         Catalog workload (agent, chat, code, reason, summarise) or a YAML file.
     isl
-        Mean input tokens of a request, instead of a workload.
+        Input sequence length: mean input tokens of a request, instead of a workload.
     osl
-        Mean output tokens of a request, instead of a workload.
+        Output sequence length: mean output tokens of a request, instead of a workload.
     rate
         Requests per second to carry, on as few devices as keep the SLO.
     concurrency
@@ -80,12 +92,12 @@ def plan(
     why
         Explain one deployment instead, such as tp=3,dp=2,ep=6.
     simulate
-        Simulate the listed deployments, and rank them by what that shows.
+        Simulate the listed deployments, and rank them by the simulated throughput.
     """
     began = time.perf_counter()
     asked: dict[str, Any] = {
         "workload": workload, "isl": isl, "osl": osl, "rate": rate, "concurrency": concurrency, "slo": slo,
-        "engine": engine, "assume": assume, "calibration": calibration,
+        "engine": engine, "devices": devices, "assume": numbers.given(), "calibration": calibration,
     }  # fmt: skip
     if why is not None:
         _say_why(explain(prepare(model, on, **asked), why), output, began)

@@ -6,8 +6,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
+
 from tokenworks.cli import per_request as rows
-from tokenworks.cli.options import DEPLOYMENTS, Deployed, Output, OutputFormat, PlayedOptions, Switch, within
+from tokenworks.cli.options import (
+    DEPLOYMENTS,
+    REQUESTS,
+    RESULT,
+    DeployedOptions,
+    Output,
+    OutputFormat,
+    PlayedOptions,
+    Switch,
+    within,
+)
 from tokenworks.cli.output import console, emit, notes, table, timed
 from tokenworks.cli.page import BARS
 from tokenworks.cli.progress import compile_once, progress
@@ -26,13 +38,13 @@ def simulate(
     /,
     *,
     played: PlayedOptions = PlayedOptions(),  # noqa: B008 - frozen
-    deployed: Deployed = Deployed(),  # noqa: B008 - frozen
-    concurrency: int | None = None,
-    rate: float | None = None,
-    scale: float | None = None,
+    concurrency: Annotated[int | None, Parameter(group=REQUESTS)] = None,
+    rate: Annotated[float | None, Parameter(group=REQUESTS)] = None,
+    scale: Annotated[float | None, Parameter(group=REQUESTS)] = None,
+    deployed: DeployedOptions = DeployedOptions(),  # noqa: B008 - frozen
     max_queue: int = 0,
-    require_slo: Switch = False,
-    per_request: Path | None = None,
+    require_slo: Annotated[Switch, Parameter(group=RESULT)] = False,
+    per_request: Annotated[Path | None, Parameter(group=RESULT)] = None,
     output: Output = "table",
 ) -> None:
     """Play a trace or a workload through a deployment, request by request.
@@ -40,15 +52,15 @@ def simulate(
     Parameters
     ----------
     concurrency
-        Closed loop: so many users of a workload, or so many requests of a trace in flight at most.
+        Closed loop: users of a workload, or the most requests of a trace that are in flight.
     rate
-        Requests a second: of a workload, or to scale a trace to.
+        Requests a second: of a workload, or the rate that a trace is scaled to.
     scale
-        Play a trace at so many times its rate.
+        Play a trace at SCALE times its own rate.
     max_queue
-        Refuse a request that finds so many waiting where it goes; by default none is.
+        Refuse a request that finds MAX_QUEUE requests waiting at its rank; 0 refuses none.
     require_slo
-        End with exit code 4 where the SLO is missed.
+        End with exit code 4 if the SLO is missed.
     per_request
         Write a row for each request to this .csv or .parquet file.
     """
@@ -60,7 +72,8 @@ def simulate(
         within(concurrency, "--concurrency", 1, int(MOST_IN_FLIGHT))
     if per_request:
         rows.check(per_request)
-    chosen, source = deployed.read(deployment), played.source()
+    chosen = deployed.read(deployment)
+    source = played.source(chosen.given)
     slo = source.slo(played.slo)
     if require_slo:
         source.must_be_bound(slo, "--require-slo wants one")
@@ -70,7 +83,6 @@ def simulate(
         made = run(
             chosen, traffic, slo=slo, router=deployed.router, max_queue=max_queue, seed=played.seed,
             watch=(lambda now, last: say(f"simulated {now:,.0f} s of {last:,.0f} s")) if say else None,
-            **deployed.numbers(deployment),
         )  # fmt: skip
     if per_request:
         rows.write(made, per_request)

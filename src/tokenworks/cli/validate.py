@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tokenworks.cli.options import CALIBRATION, Output, PointOptions, at_least_one
+from tokenworks.cli.options import CALIBRATION, NumberOptions, Output, PointOptions, at_least_one
 from tokenworks.cli.output import console, emit, listing, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.specs.save import must_be_writable, saved
@@ -20,6 +20,7 @@ SHOWN = ("kind", "system", "engine", "model")
 def validate(
     *,
     measured: PointOptions,
+    numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     calibration: Annotated[str, CALIBRATION] = "serving",
     limit: int | None = None,
     out: Path | None = None,
@@ -30,7 +31,7 @@ def validate(
     Parameters
     ----------
     limit
-        Only the first so many rows.
+        First rows to predict; by default all.
     out
         Write a row for each point to this CSV: measured, predicted, interval.
     """
@@ -41,7 +42,8 @@ def validate(
     at_least_one(limit, "--limit")
     if out:
         must_be_writable(out)
-    points, against = measured.table(limit), load_calibration(calibration)
+    against = load_calibration(calibration, assume=numbers.given("calibration"))
+    points = measured.table(limit)
     compile_once()
     with progress("predicting") as say:
         made = run(points, against, say=say)

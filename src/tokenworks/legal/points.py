@@ -12,6 +12,7 @@ from tokenworks.arrays import Ints
 from tokenworks.costs.split import KV_BYTES, Split
 from tokenworks.specs.deployment import Overlap, Parallel, Role, RoleName
 from tokenworks.specs.engine import Engine
+from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Experts, Model
 from tokenworks.specs.workload import Workload
@@ -22,12 +23,18 @@ OVERLAPS: tuple[Overlap, ...] = ("none", "two-batch")
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a plan is made for."""
+    """What a plan is made for.
+
+    Parameters
+    ----------
+    given : numbers that a user put in place of those of the catalog, in the other four
+    """
 
     model: Model
     machine: Machine
     engine: Engine
     workload: Workload
+    given: tuple[Given, ...] = ()
 
     @property
     def experts(self) -> Experts | None:

@@ -2,86 +2,130 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tokenworks.errors import SpecError
 from tokenworks.legal.points import Setting
-from tokenworks.planning.plan import workload_of
+from tokenworks.planning.result import Plan
+from tokenworks.planning.setting import setting_of, workload_of
 from tokenworks.planning.why import read_role
-from tokenworks.specs.calibration import DEFAULT
-from tokenworks.specs.compose import machine
-from tokenworks.specs.deployment import EngineName, Role
-from tokenworks.specs.deployment_file import load_assumed, load_calibration_of, load_workload_of, pick_deployment
-from tokenworks.specs.engine import load_engine
-from tokenworks.specs.hf import load_model
-from tokenworks.specs.load import is_path
+from tokenworks.specs.calibration import DEFAULT, CalibrationLike
+from tokenworks.specs.compose import On
+from tokenworks.specs.deployment import Deployment, EngineName, Role
+from tokenworks.specs.deployment_file import Deployed, pick_deployment
+from tokenworks.specs.engine import DEFAULT as DEFAULT_ENGINE
+from tokenworks.specs.given import Assume, given
+from tokenworks.specs.hf import ModelLike
+from tokenworks.specs.load import WorkloadLike, is_path
 from tokenworks.specs.workload import Workload
 
+DeploymentLike = str | Path | Mapping[str, Any] | Deployment | Deployed | Plan
+"""What names a deployment: a file of deployments, what it holds, a deployment, or a plan."""
+
 LENGTHS = {"isl": 4000.0, "osl": 1000.0}
-"""What is taken where neither a workload nor lengths are given [token]."""
+"""Mean lengths of requests where neither a workload nor lengths are given [token]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Roles in a setting; calibration : its name, or the path of its file."""
+    """Roles in a setting; calibration : as `load_calibration` takes it."""
 
     setting: Setting
-    calibration: str
+    calibration: CalibrationLike
     roles: tuple[Role, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AskedRequests:
-    """What requests are like: a workload by name or file, or mean lengths [token]; None is what was not told."""
+    """What requests are like: a workload, or mean lengths [token]; None is what was not given."""
 
-    workload: str | None = None
+    workload: WorkloadLike | None = None
     isl: float | None = None
     osl: float | None = None
 
-    def read(self, recorded: Workload | None) -> Workload:
+    def read(self, recorded: Workload | None, assume: Assume) -> Workload:
         """What was asked for, else the workload that the deployments were planned for, else `LENGTHS`."""
         if self.workload is not None:
-            return workload_of(self.workload, isl=self.isl, osl=self.osl)
+            return workload_of(self.workload, isl=self.isl, osl=self.osl, assume=assume)
         if recorded is not None and self.isl is None and self.osl is None:
-            return recorded
+            return workload_of(recorded, assume=assume)
         known = {"isl": recorded.isl, "osl": recorded.osl} if recorded else LENGTHS
-        isl, osl = (known[name] if told is None else told for name, told in (("isl", self.isl), ("osl", self.osl)))
-        return workload_of(None, isl=isl, osl=osl)
+        pairs = (("isl", self.isl), ("osl", self.osl))
+        isl, osl = (known[name] if length is None else length for name, length in pairs)
+        return workload_of(None, isl=isl, osl=osl, assume=assume)
+
+
+def deployed_of(deployment: DeploymentLike, pick: int = 1) -> Deployed:
+    """A deployment with all that it was planned with.
+
+    Parameters
+    ----------
+    pick : which deployment of a file or of a plan, 1 is the best
+    """
+    if isinstance(deployment, Plan):
+        return deployment.deployed(pick)
+    return deployment if isinstance(deployment, Deployed) else pick_deployment(deployment, pick)
+
+
+def holds_deployments(thing: ModelLike | DeploymentLike) -> bool:
+    """Whether the first argument of `estimate` is a deployment rather than a model."""
+    if isinstance(thing, (str, Path)):
+        return is_path(thing) and str(thing).endswith((".yaml", ".yml"))
+    if isinstance(thing, Mapping):
+        return "deployments" in thing or "roles" in thing
+    return isinstance(thing, (Deployment, Deployed, Plan))
 
 
 def asked(
-    model: str, requests: AskedRequests, *, on: str | None = None, deploy: str | None = None, pick: int = 1,
-    engine: EngineName | None = None, assume: Path | None = None, calibration: str | None = None,
+    thing: ModelLike | DeploymentLike, requests: AskedRequests, *, on: On | None = None, deploy: str | None = None,
+    pick: int = 1, engine: EngineName | None = None, devices: int | None = None, assume: Assume = None,
+    calibration: CalibrationLike | None = None,
 ) -> Asked:  # fmt: skip
     """Everything that `estimate` was given, read and checked.
 
     Parameters
     ----------
-    model : a model, with `on` and `deploy`; or a file of deployments
-    deploy : widths and settings of one instance, such as "tp=8,dp=5,ep=40"; pick : which deployment of the file
-    engine, assume, calibration : None is what the file says, else the default
+    thing : a model, with `on` and `deploy`; or a deployment
+    deploy : widths and settings of one instance, such as "tp=8,dp=5,ep=40"
+    pick : which deployment of a file or of a plan
+    engine, assume, calibration : None is what the deployment was planned with, else the default
 
     Raises
     ------
     SpecError : anything wrong with what was given
     """
-    if is_path(model) and model.endswith((".yaml", ".yml")):
+    if holds_deployments(thing):
         if deploy is not None:
-            raise SpecError(f"{model} holds deployments already", where="--deploy", hint="leave one of the two out")
-        deployment = pick_deployment(model, pick)
-        setting = Setting(
-            load_model(deployment.model),
-            machine(deployment.system if on is None else on, assume=assume or load_assumed(model)),
-            load_engine(engine or deployment.engine),
-            requests.read(load_workload_of(model)),
+            raise SpecError(f"{thing} holds deployments already", where="--deploy", hint="leave one of the two out")
+        deployed = deployed_of(thing, pick)  # type: ignore[arg-type]
+        return _of_deployment(
+            deployed, requests, on=on, engine=engine, devices=devices, assume=assume, calibration=calibration
         )
-        return Asked(setting, calibration or load_calibration_of(model), deployment.roles)
     if on is None or deploy is None:
         raise SpecError("a model needs --on and --deploy", hint='such as --on scalex40 --deploy "tp=8,dp=5,ep=40"')
-    wanted = requests.read(None)
-    setting = Setting(load_model(model), machine(on, assume=assume), load_engine(engine or "vllm"), wanted)
-    return Asked(setting, calibration or DEFAULT, (_role(deploy, setting),))
+    numbers = given(assume)
+    wanted = requests.read(None, numbers)
+    setting = setting_of(thing, on, engine or DEFAULT_ENGINE, wanted, numbers, devices=devices)  # type: ignore[arg-type]
+    return Asked(setting, DEFAULT if calibration is None else calibration, (_role(deploy, setting),))
+
+
+def _of_deployment(
+    deployed: Deployed, requests: AskedRequests, *, on: On | None, engine: EngineName | None, devices: int | None,
+    assume: Assume, calibration: CalibrationLike | None,
+) -> Asked:  # fmt: skip
+    deployment = deployed.deployment
+    numbers = deployed.given if assume is None else given(assume)
+    if on is None and deployed.machine is not None and assume is None:  # its numbers are in place
+        on, numbers = deployed.machine, tuple(item for item in numbers if item.area != "machine")
+    on = deployment.system if on is None else on
+    setting = setting_of(
+        deployed.model or deployment.model, on, engine or deployment.engine,
+        requests.read(deployed.workload, numbers), numbers, devices=devices,
+    )  # fmt: skip
+    return Asked(setting, deployed.calibration if calibration is None else calibration, deployment.roles)
 
 
 def _role(text: str, setting: Setting) -> Role:

@@ -23,7 +23,7 @@ from tokenworks.planning.queueing import (
     deviations,
     mean_batch,
 )
-from tokenworks.specs.calibration import DEFAULT, number
+from tokenworks.specs.calibration import DEFAULT, CalibrationLike, number
 from tokenworks.specs.slo import PERCENTILE, Slo
 
 
@@ -66,16 +66,19 @@ SLACK = 0.97
 
 @dataclass(frozen=True)
 class Costing:
-    """A setting with what it takes to put a time on it; without a load it is asked for all that it can do.
+    """A setting, and what it takes to put a time on its deployments.
 
-    calibration : the name of what the rates rest on, or the path of its file
+    Parameters
+    ----------
+    load : what is to be carried; None for as much as the SLO allows
+    calibration : what the rates rest on, as `load_calibration` takes it
     """
 
     setting: Setting
     rates: Rates
     slo: Slo
     load: OfferedLoad | None = None
-    calibration: str = DEFAULT
+    calibration: CalibrationLike = DEFAULT
 
     @cached_property
     def demand(self) -> Demand:

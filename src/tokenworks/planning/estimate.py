@@ -19,13 +19,19 @@ from tokenworks.costs.step import Batch
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import MEMORY, explain
+from tokenworks.planning.asked import AskedRequests, DeploymentLike, asked
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.ranking import ROOFS
 from tokenworks.planning.result import inputs_of
-from tokenworks.specs.calibration import Calibration, load_calibration
-from tokenworks.specs.deployment import Role
-from tokenworks.specs.machine import Assumption
+from tokenworks.specs.calibration import Calibration, CalibrationLike, load_calibration
+from tokenworks.specs.compose import On
+from tokenworks.specs.deployment import EngineName, Role
+from tokenworks.specs.given import Assume
+from tokenworks.specs.hf import ModelLike
+from tokenworks.specs.load import WorkloadLike
+from tokenworks.specs.machine import Assumption, named
 from tokenworks.specs.result import Assumed, Inputs, Plain, assumed_plain, envelope
+from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo
 
 Kind = Literal["prefill", "decode"]
@@ -143,8 +149,8 @@ class StepEstimate:
         return float(np.asarray(getattr(self.cost.parts[name], field)).reshape(-1)[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+@dataclass(frozen=True, slots=True, repr=False)
+class Estimate(Shown):
     """The steps of all roles of a deployment, the memory of each role, and what the numbers rest on."""
 
     costing: Costing
@@ -152,6 +158,16 @@ class Estimate:
     roles: tuple[Role, ...]
     memory: dict[str, Memory]
     steps: tuple[StepEstimate, ...]
+
+    @property
+    def headline(self) -> str:
+        """The times of the steps in one line."""
+        steps = ", ".join(f"{one.role.name} {one.kind} {one.seconds * 1e3:,.2f} ms" for one in self.steps)
+        return f"{self.setting.model.name} on {self.setting.machine.name}, {self.deployment}: {steps}"
+
+    def to_records(self) -> list[Record]:
+        """The parts of all steps, one a record."""
+        return [flat(part, role=one.role.name, step=one.kind) for one in self.steps for part in self.parts(one)]
 
     @property
     def setting(self) -> Setting:
@@ -179,7 +195,7 @@ class Estimate:
         unused = set() if self.setting.experts else {"calibration.skew"}
         if not any(role.draft_tokens for role in self.roles):
             unused.add("calibration.acceptance")
-        return [item for item in self.rates.assumed if item.path not in unused]
+        return list(named(self.setting.given, (item for item in self.rates.assumed if item.path not in unused)))
 
     def spread(self, of: StepEstimate) -> float:
         """Half of the 80 % interval of a step's time, as a factor [-]."""
@@ -247,8 +263,53 @@ class Estimate:
 
 
 def estimate(
+    model: ModelLike | DeploymentLike,
+    on: On | None = None,
+    *,
+    deploy: str | None = None,
+    pick: int = 1,
+    workload: WorkloadLike | None = None,
+    isl: float | None = None,
+    osl: float | None = None,
+    batch: int | None = None,
+    chunk: int | None = None,
+    engine: EngineName | None = None,
+    devices: int | None = None,
+    assume: Assume = None,
+    calibration: CalibrationLike | None = None,
+) -> Estimate:
+    """Break down one prefill step and one decode step of a deployment.
+
+    Parameters
+    ----------
+    model : a model, with `on` and `deploy`; or a deployment: a file, what it holds, a `Deployment`, or a plan
+    on : as `load_machine` takes it
+    deploy : widths and settings of one instance, such as "tp=8,dp=5,ep=40"
+    pick : which deployment of a file or of a plan
+    workload : catalog name, YAML file, dict or `Workload`; None is what the deployment was planned for
+    isl, osl : mean input and output length instead of a workload; 4,000 and 1,000 where nothing is given [token]
+    batch : sequences that decode in one instance; None is the role's max_sequences [count]
+    chunk : prefill tokens of one step of one instance; None is the role's chunk_tokens [token]
+    engine : serving engine whose overheads are assumed
+    devices : how many devices of the machine are used; all where None [count]
+    assume : numbers to use instead, a YAML file or a dict
+    calibration : name of the catalog, YAML file, dict or `Calibration`
+
+    Raises
+    ------
+    SpecError : anything wrong with what was given
+    DoesNotFit : weights, buffers or the sequences do not fit the memory
+    """
+    of = asked(
+        model, AskedRequests(workload, isl, osl), on=on, deploy=deploy, pick=pick, engine=engine, devices=devices,
+        assume=assume, calibration=calibration,
+    )  # fmt: skip
+    return estimate_roles(of.setting, of.calibration, of.roles, sequences=batch, tokens=chunk)
+
+
+def estimate_roles(
     setting: Setting,
-    calibration: str,
+    calibration: CalibrationLike,
     roles: Sequence[Role],
     *,
     sequences: int | None = None,
@@ -258,7 +319,7 @@ def estimate(
 
     Parameters
     ----------
-    calibration : its name, or the path of its file
+    calibration : as `load_calibration` takes it
     sequences : sequences that decode in one instance; None: the role's max_sequences [count]
     tokens : prefill tokens of one step of one instance; None: the role's chunk_tokens [token]
 
@@ -267,7 +328,7 @@ def estimate(
     SpecError : a role breaks a rule of its shape, or a number is below 1
     DoesNotFit : weights, buffers or the sequences do not fit the memory
     """
-    known = load_calibration(calibration)
+    known = load_calibration(calibration, assume=setting.given)
     costing = Costing(setting, rates(setting.machine, known), Slo(), calibration=calibration)
     steps: list[StepEstimate] = []
     room: dict[str, Memory] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -17,14 +16,15 @@ from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal import splits
 from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
+from tokenworks.planning.setting import setting_of
 from tokenworks.specs import load
-from tokenworks.specs.compose import machine as machine_of
-from tokenworks.specs.compose import times
+from tokenworks.specs.compose import On, times
 from tokenworks.specs.deployment import EngineName, Role
-from tokenworks.specs.engine import load_engine
-from tokenworks.specs.hf import load_model
-from tokenworks.specs.machine import Machine
+from tokenworks.specs.given import Assume, Given, given
+from tokenworks.specs.hf import ModelLike, load_model
+from tokenworks.specs.machine import Assumption, Machine, named
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs
+from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.workload import Workload
 
 READS = frozenset({"device.hbm.capacity"})
@@ -79,8 +79,8 @@ class FitBody(TypedDict):
     assumed: list[Assumed]
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
+@dataclass(frozen=True, slots=True, repr=False)
+class Fit(Shown):
     """Widths that fit, fewest devices first, without and with a pipeline: those that `plan` tries, and the fewest."""
 
     model: str
@@ -88,6 +88,19 @@ class Fit:
     engine: str
     kv_dtype: str
     widths: tuple[Width, ...]
+    given: tuple[Given, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """The answer in one line."""
+        return self.summary
+
+    def to_records(self) -> list[Record]:
+        """The widths, one a record; sizes are of one device [byte]."""
+        return [
+            flat(dataclasses.asdict(width), devices=width.devices, split=str(width.role.parallel))
+            for width in self.widths
+        ]
 
     @property
     def smallest(self) -> Width:
@@ -115,11 +128,16 @@ class Fit:
             f"{best.kv_tokens / MILLION:,.2f} M KV tokens left in {self.kv_dtype.upper()}{without}"
         )
 
+    @property
+    def assumed(self) -> tuple[Assumption, ...]:
+        """Every assumed number that the answer rests on."""
+        return tuple(named(self.given, self.machine.assumed))
+
     def plain(self) -> Plain:
         """The whole answer as plain data."""
         machine = self.machine
         body: FitBody = {
-            "inputs": inputs(model=self.model, machine=machine.name, engine=self.engine, given=machine.given),
+            "inputs": inputs(model=self.model, machine=machine.name, engine=self.engine, given=self.given),
             "model": self.model,
             "machine": machine.name,
             "fits": True,
@@ -130,33 +148,43 @@ class Fit:
             "hbm_bytes": machine.hbm_bytes,
             "hbm_sold_bytes": machine.hbm_sold,
             "widths": [dataclasses.asdict(width) | {"role": width.role.model_dump()} for width in self.widths],
-            "assumed": assumed_plain(machine.assumed),
+            "assumed": assumed_plain(self.assumed),
         }
         return envelope("fit", body)
 
 
-def fit_model(
-    model: str,
-    on: str,
+def fit(
+    model: ModelLike,
+    on: On,
     *,
     engine: EngineName = "vllm",
     kv_dtype: Literal["native", "bf16", "fp8"] = "native",
-    assume: Path | None = None,
+    devices: int | None = None,
+    assume: Assume = None,
 ) -> Fit:
-    """Find the best split of each width of a model on a machine, by their names; see `fit`.
+    """Does a model fit a machine, and how much KV cache is left?
 
     Parameters
     ----------
-    on : machine, of which only the memory has to be published; assume : YAML file of numbers to use instead
+    model : as `load_model` takes it
+    on : as `load_machine` takes it; only the memory of the machine has to be published
+    engine : whose reserve and buffers are counted
     kv_dtype : storage of the KV cache; "native" is what the checkpoint asks for
+    devices : how many devices of the machine are used; all where None [count]
+    assume : numbers to use instead, a YAML file or a dict
+
+    Raises
+    ------
+    SpecError : anything wrong with what was given, or no split is legal, whatever the memory
+    DoesNotFit : no split of the whole machine holds the model; says by how much, and how many machines would
     """
-    found = load_model(model)
+    read = load_model(model)
     one_token = Workload(name="fit", isl=1, osl=1)
-    setting = Setting(found, machine_of(on, assume=assume, needs=READS), load_engine(engine), one_token)
-    return fit(setting, found.native_kv if kv_dtype == "native" else kv_dtype)
+    setting = setting_of(read, on, engine, one_token, given(assume), devices=devices, needs=READS)
+    return fit_setting(setting, read.native_kv if kv_dtype == "native" else kv_dtype)
 
 
-def fit(setting: Setting, kv_dtype: str) -> Fit:
+def fit_setting(setting: Setting, kv_dtype: str) -> Fit:
     """Find the best split of each width.
 
     A split counts if it keeps all rules of shape and memory, with one running sequence a rank, no speculation, and as
@@ -173,7 +201,7 @@ def fit(setting: Setting, kv_dtype: str) -> Fit:
     widths = [*_fewest(setting, kv_dtype, least), *planned]
     if not widths:
         raise does_not_fit(setting, kv_dtype)
-    return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths))
+    return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths), setting.given)
 
 
 def _must_have_a_shape(points: Points, setting: Setting) -> None:

@@ -4,55 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from pathlib import Path
-from typing import Any
 
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
-from tokenworks.legal.points import Setting
 from tokenworks.planning.costing import Costing, OfferedLoad
 from tokenworks.planning.ranking import front, ranked
 from tokenworks.planning.result import Plan
 from tokenworks.planning.search import Progress, search
-from tokenworks.specs.calibration import DEFAULT, load_calibration
-from tokenworks.specs.compose import machine
+from tokenworks.planning.setting import setting_of, workload_of
+from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
+from tokenworks.specs.compose import On
 from tokenworks.specs.deployment import EngineName
-from tokenworks.specs.engine import OF_MEASURED_ROWS, load_engine
-from tokenworks.specs.hf import load_model
-from tokenworks.specs.load import load_workload, validate
-from tokenworks.specs.machine import Assumption
-from tokenworks.specs.slo import Slo
-from tokenworks.specs.workload import Workload
+from tokenworks.specs.engine import OF_MEASURED_ROWS
+from tokenworks.specs.given import Assume, given
+from tokenworks.specs.hf import ModelLike
+from tokenworks.specs.load import WorkloadLike
+from tokenworks.specs.machine import Assumption, named
+from tokenworks.specs.slo import Slo, SloLike
 
 
 def plan(
-    model: str,
-    on: str,
+    model: ModelLike,
+    on: On,
     *,
-    workload: Workload | str | Path | None = None,
+    workload: WorkloadLike | None = None,
     isl: float | None = None,
     osl: float | None = None,
     rate: float | None = None,
     concurrency: float | None = None,
-    slo: str | None = None,
+    slo: SloLike | None = None,
     engine: EngineName = "vllm",
     top: int = 10,
-    assume: Path | None = None,
-    calibration: str = DEFAULT,
+    devices: int | None = None,
+    assume: Assume = None,
+    calibration: CalibrationLike = DEFAULT,
     progress: Progress | None = None,
 ) -> Plan:
     """Rank the deployments of a model on a machine by effective tokens per device.
 
     Parameters
     ----------
-    model : catalog id, path of a config.json, or id in the local Hugging Face cache
-    on : machine, such as "scalex40", "5xhgx-h100", "4xscalex40@xdr", "my-box.yaml"
-    workload : a catalog name, a YAML file, or a `Workload`; or give `isl` and `osl` [token]
-    rate : requests per second; concurrency : requests in flight; neither: as much as the SLO allows
-    slo : such as "ttft=2s,tpot=50ms" (99th percentiles), "" for none; the workload's own where None
-    top : deployments to list; assume : YAML file of numbers to use instead of those of the machine
-    calibration : a name of the catalog, or a YAML file such as `calibrate` writes
-    progress : told what happens next
+    model : as `load_model` takes it: catalog id, path or content of a config.json, or a model
+    on : as `load_machine` takes it: "scalex40", "5xhgx-h100", "my-box.yaml", what such a file holds, or a machine
+    workload : catalog name, YAML file, dict or `Workload`; or give `isl` and `osl`
+    isl, osl : mean input and output length of a request [token]
+    rate : requests to carry [1/s]
+    concurrency : requests in flight to carry [count]; without it and without a rate, as much as the SLO allows
+    slo : "ttft=2s,tpot=50ms" (99th percentiles), {"ttft": "2s"} or an `Slo`; "" binds nothing, None is the workload's
+    engine : serving engine whose scheduler and overheads are assumed
+    top : deployments to list [count]
+    devices : how many devices of the machine are used; all where None [count]
+    assume : numbers to use instead, a YAML file or a dict: of the machine (`scale_up.hop`), or with the name of their
+        area in front (`engine.host_step`, `calibration.skew`, `workload.isl_cv`)
+    calibration : name of the catalog, YAML file, dict or `Calibration`
+    progress : told in words what happens next
 
     Raises
     ------
@@ -66,7 +71,7 @@ def plan(
         raise SpecError(f"{top} deployments", where="--top", hint="write 1 or more")
     costing = prepare(
         model, on, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo, engine=engine,
-        assume=assume, calibration=calibration,
+        devices=devices, assume=assume, calibration=calibration,
     )  # fmt: skip
     found = search(costing, top, progress=progress)
     return Plan(
@@ -87,63 +92,34 @@ def plan(
 
 
 def prepare(
-    model: str,
-    on: str,
+    model: ModelLike,
+    on: On,
     *,
-    workload: Workload | str | Path | None,
+    workload: WorkloadLike | None,
     isl: float | None,
     osl: float | None,
     rate: float | None,
     concurrency: float | None,
-    slo: str | None,
+    slo: SloLike | None,
     engine: EngineName,
-    assume: Path | None,
-    calibration: str,
+    devices: int | None,
+    assume: Assume,
+    calibration: CalibrationLike,
 ) -> Costing:
-    """Everything that `plan` was given, read and checked."""
-    asked = workload_of(workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency)
-    bounds = Slo.parse(asked.slo if slo is None else slo)
+    """Everything that `plan` takes, read and checked; the parameters are those of `plan`."""
+    numbers = given(assume)
+    asked = workload_of(workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, assume=numbers)
+    bounds = Slo.of(asked.slo if slo is None else slo)
     if asked.osl == 1:  # the only token is the first: there is no time between tokens
         bounds = dataclasses.replace(bounds, tpot=None)
-    setting = Setting(load_model(model), machine(on, assume=assume), load_engine(engine), asked)
+    setting = setting_of(model, on, engine, asked, numbers, devices=devices)
     load = None
     if asked.rate is not None:
         load = OfferedLoad("rate", asked.rate)
     elif asked.concurrency is not None:
         load = OfferedLoad("concurrency", asked.concurrency)
-    return Costing(setting, rates(setting.machine, load_calibration(calibration)), bounds, load, calibration)
-
-
-def workload_of(
-    workload: Workload | str | Path | None,
-    *,
-    isl: float | None = None,
-    osl: float | None = None,
-    rate: float | None = None,
-    concurrency: float | None = None,
-) -> Workload:
-    """The workload that was named, or the lengths that were given; a load given beside it replaces its own.
-
-    Parameters
-    ----------
-    workload : a catalog name, a YAML file, or a `Workload`; or give `isl` and `osl` [token]
-    rate : requests per second [1/s]; concurrency : requests in flight [count]
-    """
-    given = {name: value for name, value in (("isl", isl), ("osl", osl)) if value is not None}
-    load = {name: value for name, value in (("rate", rate), ("concurrency", concurrency)) if value is not None}
-    if workload is not None:
-        if given:
-            raise SpecError("give a workload, or isl and osl, not both", where="--workload", hint="leave one out")
-        named = workload if isinstance(workload, Workload) else load_workload(workload)
-        kept = named.model_dump(exclude={"rate", "concurrency"} if load else set())
-        return validate(Workload, kept | load, named.name)
-    if missing := [name for name in ("isl", "osl") if name not in given]:
-        raise SpecError(
-            f"no workload, and no {', '.join(missing)}", where="--workload", hint="name one, or give --isl and --osl"
-        )
-    name = f"isl {given['isl']:g}, osl {given['osl']:g}"
-    data: dict[str, Any] = {"name": name, **given, **load}
-    return validate(Workload, data, "command line")
+    achieved = rates(setting.machine, load_calibration(calibration, assume=numbers))
+    return Costing(setting, achieved, bounds, load, calibration)
 
 
 def assumptions(costing: Costing) -> tuple[Assumption, ...]:
@@ -155,4 +131,4 @@ def assumptions(costing: Costing) -> tuple[Assumption, ...]:
         if getattr(quantity, "assumed", False) and name not in OF_MEASURED_ROWS
     )
     workload = (Assumption("workload", setting.workload.name, words) for words in setting.workload.assumed)
-    return (*costing.rates.assumed, *engine, *workload)
+    return tuple(named(setting.given, (*costing.rates.assumed, *engine, *workload)))

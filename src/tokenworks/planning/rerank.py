@@ -13,6 +13,7 @@ from tokenworks.simulation.capacity import Try, capacity
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
 from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.deployment_file import Deployed
 
 Play = Callable[[Deployment, float], Simulation]
 
@@ -61,13 +62,17 @@ def simulated(found: Plan, *, say: Callable[[str], None] | None = None) -> Plan:
     """
     if not found.meets_slo:
         return dataclasses.replace(found, simulated=())
-    source = Source(found.setting.workload)
+    setting = found.setting
+    source = Source(setting.workload)
     users = found.load is not None and found.load.kind == "concurrency"
 
     def play(deployment: Deployment, load: float) -> Simulation:
         traffic = source.traffic(concurrency=load) if users else source.traffic(rate=load)
-        given = found.setting.machine.given
-        return simulate(deployment, traffic, slo=found.slo, assume=given, calibration=found.calibration)
+        return simulate(
+            Deployed(deployment, setting.given, found.calibration, model=setting.model, machine=setting.machine),
+            traffic,
+            slo=found.slo,
+        )
 
     seen = rerank(found.deployments, play, found.load, say=say)
     rows = tuple(dataclasses.replace(item.estimated, rank=item.rank) for item in seen)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from tokenworks.errors import SloMissed
+from tokenworks.errors import SloMissed, SpecError
 from tokenworks.legal.points import Setting
 from tokenworks.planning.costing import OfferedLoad
+from tokenworks.specs.calibration import CalibrationLike, calibration_name
 from tokenworks.specs.deployment import Deployment
-from tokenworks.specs.deployment_file import Entry, document
+from tokenworks.specs.deployment_file import Deployed, Entry, document
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs, rounded
+from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo
 
 if TYPE_CHECKING:
@@ -131,8 +133,8 @@ class PlanBody(TypedDict):
     simulated: NotRequired[list[SimulatedPlain]]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+@dataclass(frozen=True, slots=True, repr=False)
+class Plan(Shown):
     """The answer of `plan`.
 
     considered : points of the space; legal : of them, those that keep every rule
@@ -155,19 +157,47 @@ class Plan:
     deployments: tuple[Ranked, ...]
     pareto: tuple[FrontPoint, ...]
     assumed: tuple[Assumption, ...]
-    calibration: str
+    calibration: CalibrationLike
     elapsed_s: float
     simulated: tuple[Simulated, ...] | None = None
 
     @property
+    def headline(self) -> str:
+        """The best deployment in one line."""
+        best, setting = self.best, self.setting
+        kept = "meets" if self.meets_slo else "misses"
+        return (
+            f"{setting.model.name} on {setting.machine.name}: {best.deployment}, "
+            f"{best.effective_tok_s_per_device:,.1f} effective tokens/s a device, {kept} {self.slo or 'no SLO'}; "
+            f"{len(self.deployments)} deployments"
+        )
+
+    def to_records(self) -> list[Record]:
+        """The ranked deployments, one a record."""
+        return [flat(_fields(row), label=str(row.deployment)) for row in self.deployments]
+
+    @property
     def best(self) -> Ranked:
-        """The first of them."""
+        """The first deployment."""
         return self.deployments[0]
 
     @property
     def meets_slo(self) -> bool:
         """Whether any deployment is expected to meet the SLO, and to carry the load."""
         return self.best.meets_slo
+
+    def deployed(self, pick: int = 1) -> Deployed:
+        """One of the deployments with all that it was planned with, for a simulation.
+
+        Raises
+        ------
+        SpecError : there is no such deployment
+        """
+        if not 1 <= pick <= len(self.deployments):
+            raise SpecError(f"{pick} is out of range", where="pick", hint=f"the plan has 1 to {len(self.deployments)}")
+        setting, row = self.setting, self.deployments[pick - 1]
+        numbers = tuple(item for item in setting.given if item.area != "workload")  # `workload` has these
+        return Deployed(row.deployment, numbers, self.calibration, setting.workload, setting.model, setting.machine)
 
     def missed(self) -> SloMissed:
         """The error for a plan that meets nothing: the nearest point, by how much it misses, and what binds it."""
@@ -232,17 +262,17 @@ class Plan:
         return envelope("plan", body, {"elapsed_s": self.elapsed_s})
 
 
-def plan_inputs(setting: Setting, slo: Slo, calibration: str) -> PlanInputs:
+def plan_inputs(setting: Setting, slo: Slo, calibration: CalibrationLike) -> PlanInputs:
     """What a plan was made for, as plain data."""
     return {**inputs_of(setting, slo, calibration), "system": setting.machine.name}
 
 
-def inputs_of(setting: Setting, slo: Slo | None, calibration: str) -> Inputs:
+def inputs_of(setting: Setting, slo: Slo | None, calibration: CalibrationLike) -> Inputs:
     """What a setting was put together of, as plain data; slo : None where a kind has none."""
     return inputs(
         model=setting.model.name, machine=setting.machine.name, workload=setting.workload,
-        slo=None if slo is None else str(slo), engine=setting.engine.name, calibration=calibration,
-        given=setting.machine.given,
+        slo=None if slo is None else str(slo), engine=setting.engine.name,
+        calibration=calibration_name(calibration), given=setting.given,
     )  # fmt: skip
 
 

@@ -90,12 +90,9 @@ def read_role(text: str, setting: Setting) -> Role:
         parallel = Parallel.model_validate({name: given[name] for name in WIDTHS if name in given})
         if setting.experts and "expert_tp" not in given and parallel.tp * parallel.dp % parallel.ep == 0:
             parallel = parallel.model_copy(update={"expert_tp": parallel.tp * parallel.dp // parallel.ep})
-        role = Role(
-            name="aggregated",
-            parallel=parallel,
-            memory_fraction=setting.memory_fraction,
-            **({"max_sequences": parallel.dp} | {name: given[name] for name in SETTINGS if name in given}),
-        )
+        settings = {name: given[name] for name in SETTINGS if name in given}
+        least = {"parallel": parallel, "memory_fraction": setting.memory_fraction, "max_sequences": parallel.dp}
+        role = Role.model_validate(least | settings)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise SpecError(f"{first['loc'][-1]}={first['input']}: {first['msg'].lower()}", where=WHERE) from None

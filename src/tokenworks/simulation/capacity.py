@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from typing_extensions import TypedDict
@@ -14,9 +13,12 @@ from tokenworks.errors import SloMissed
 from tokenworks.simulation.measured import Seen
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
-from tokenworks.specs.calibration import DEFAULT
+from tokenworks.specs.calibration import CalibrationLike, calibration_name
 from tokenworks.specs.deployment import Deployment, RouterName
+from tokenworks.specs.deployment_file import Deployed
+from tokenworks.specs.given import Assume
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
+from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo
 
 Kind = Literal["rate", "users"]
@@ -98,8 +100,8 @@ class CapacityBody(TypedDict):
     curve: list[Annotated[Plain, FormOf(Try)]]
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+@dataclass(frozen=True, slots=True, repr=False)
+class Capacity(Shown):
     """The highest load that held, the lowest that did not, and all that was tried, by load.
 
     run : the simulation of the highest load that held
@@ -110,6 +112,15 @@ class Capacity:
     failed: Try
     tries: tuple[Try, ...]
     run: Simulation
+
+    @property
+    def headline(self) -> str:
+        """The answer in one line."""
+        return f"{self.run.deployment} holds {self.best.load:.4g} {UNITS[self.kind]} within {self.run.slo}"
+
+    def to_records(self) -> list[Record]:
+        """The loads that were tried, one a record."""
+        return [flat(asdict(one), missed=", ".join(one.missed)) for one in self.tries]
 
     def plain(self) -> Plain:
         """The whole answer as plain data."""
@@ -132,7 +143,7 @@ class Capacity:
         made = inputs(
             model=deployment.model, machine=deployment.system, slo=str(run.slo), engine=deployment.engine,
             workload=workload and workload.model_copy(update={"rate": None, "concurrency": None}),
-            calibration=run.calibration, given=run.site.machine.given,
+            calibration=calibration_name(run.calibration), given=run.site.given,
         )  # fmt: skip
         return {
             **made,
@@ -144,8 +155,8 @@ class Capacity:
 
 
 def capacity_of(
-    deployment: Deployment, source: Source, slo: Slo, kind: Kind = "rate", *, router: RouterName | None = None,
-    seed: int = 0, assume: Path | Mapping[str, str] | None = None, calibration: str = DEFAULT,
+    deployment: Deployment | Deployed, source: Source, slo: Slo, kind: Kind = "rate", *,
+    router: RouterName | None = None, seed: int = 0, assume: Assume = None, calibration: CalibrationLike | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Capacity:  # fmt: skip
     """The most that a deployment holds of the requests of a source.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,15 @@ from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation import measured
 from tokenworks.simulation.cluster import cluster
 from tokenworks.simulation.steps import Site
-from tokenworks.specs.calibration import DEFAULT, load_calibration
+from tokenworks.specs.calibration import CalibrationLike, load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import Deployment, RouterName
+from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.engine import load_engine
+from tokenworks.specs.given import Assume, given
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.result import Plain
+from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
@@ -77,11 +79,11 @@ class Traffic:
                             hint=f"it has {', '.join(self.trace.classes) or 'none'}")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Simulation:
+@dataclass(frozen=True, repr=False)
+class Simulation(Shown):
     """What came of it. `outcome` has every request, `simulation.per_request` their columns.
 
-    calibration : its name, or the path of its file
+    calibration : as `load_calibration` takes it
     partial : it was stopped; kernel_s : wall time in the engine [s]
     """
 
@@ -90,12 +92,27 @@ class Simulation:
     site: Site
     cluster: Cluster
     slo: Slo
-    calibration: str
+    calibration: CalibrationLike
     outcome: Outcome
     window: measured.Window
     partial: bool = False
     notes: tuple[str, ...] = ()
     kernel_s: float = field(default=0.0, compare=False)
+
+    @property
+    def headline(self) -> str:
+        """The outcome in one line."""
+        metrics = self.metrics
+        stable = "" if self.stable else ", unstable: the queue grows"
+        return (
+            f"{self.deployment.model} on {self.deployment.system}, {self.deployment}: {metrics.completed:,} requests, "
+            f"{metrics.request_throughput:.4g} requests/s, mean TTFT {metrics.mean_ttft_ms:,.4g} ms, "
+            f"TPOT {metrics.mean_tpot_ms:,.4g} ms{stable}"
+        )
+
+    def to_records(self) -> list[Record]:
+        """The whole simulation in one record; `simulation.per_request` has the requests."""
+        return [flat(self.plain(), concurrency=self.traffic.concurrency, label=str(self.deployment))]
 
     @property
     def span(self) -> measured.Span:
@@ -164,15 +181,15 @@ class Simulation:
 
 
 def simulate(
-    deployment: Deployment,
+    deployment: Deployment | Deployed,
     traffic: Traffic,
     *,
     slo: Slo = Slo(),  # noqa: B008 - frozen, binds nothing
     router: RouterName | None = None,
     max_queue: int = 0,
     seed: int = 0,
-    assume: Path | Mapping[str, str] | None = None,
-    calibration: str = DEFAULT,
+    assume: Assume = None,
+    calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
 ) -> Simulation:
     """Play a trace through a deployment.
@@ -183,7 +200,8 @@ def simulate(
         shared and least_loaded where not
     max_queue : a request that finds so many waiting at its rank is refused, 0 = none
     seed : of a router that draws
-    assume : numbers to use instead, see `specs.compose.machine`; calibration : of the catalog, or a YAML file
+    assume : numbers to use instead, as `specs.given.given` takes them; None is what the deployment was planned with
+    calibration : as `load_calibration` takes it; None is what the deployment was planned with
     watch : called with the simulated time, and the time at which the last request comes by itself [s]
 
     Raises
@@ -191,10 +209,17 @@ def simulate(
     SpecError : a role breaks a rule, or no request is within the model's context
     DoesNotFit : the deployment does not fit the machine, or no request fits its cache
     """
-    on, engine = machine(deployment.system, assume=assume), load_engine(deployment.engine)
-    model, shared = load_model(deployment.model), deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
+    deployed = Deployed(deployment) if isinstance(deployment, Deployment) else deployment
+    deployment, on = deployed.deployment, deployed.machine
+    numbers = deployed.given if assume is None else given(assume)
+    calibration = deployed.calibration if calibration is None else calibration
+    if on is None or assume is not None:
+        on = machine(deployment.system, assume=numbers)
+    engine = load_engine(deployment.engine, assume=numbers)
+    model = load_model(deployed.model or deployment.model)
+    shared = deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
     request = mean_played(traffic.trace, model.max_context, prefix_caching=shared)
-    site = Site(model, on, engine, rates(on, load_calibration(calibration)), request)
+    site = Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
     trace = blocked(traffic.trace, engine.kv_block)
     traffic, router = replace(traffic, trace=trace), router or deployment.router
     made = cluster(

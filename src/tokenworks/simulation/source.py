@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.simulation.run import Traffic
-from tokenworks.specs.slo import RequestClass, Slo
+from tokenworks.specs.edits import edited
+from tokenworks.specs.given import Assume, given, of
+from tokenworks.specs.load import WorkloadLike, load_workload
+from tokenworks.specs.slo import RequestClass, Slo, SloLike
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
 from tokenworks.traffic.source import made, played, rate_of
 
+MOST_SEED = 2**64 - 1
 CLASS_HINT = "a workload lists `classes`, a trace names the `class` of a row"
 
 
@@ -31,6 +35,45 @@ class Source:
     told: tuple[RequestClass, ...] = ()
     file: str | None = None
 
+    @classmethod
+    def read(
+        cls, trace: Trace | None, workload: WorkloadLike | None, *, requests: int | None = None,
+        limit: int | None = None, classes: tuple[RequestClass, ...] = (), seed: int = 0, file: str | None = None,
+        assume: Assume = None,
+    ) -> Source:  # fmt: skip
+        """A trace, or a workload.
+
+        Parameters
+        ----------
+        trace, workload : one of the two
+        requests : requests to make of a workload [count]
+        limit : first requests of a trace to play [count]
+        classes : priority and SLO of classes, where they differ from the workload's
+        file : path of the trace
+        assume : values by path such as `workload.isl`; other areas are left alone
+
+        Raises
+        ------
+        SpecError : none of the two or both, a count below 1, or a count that the other one has
+        """
+        if (trace is None) == (workload is None):
+            raise SpecError("give --trace FILE or --workload NAME, one of them")
+        for name, count, other in (("limit", limit, "requests"), ("requests", requests, "limit")):
+            if count is not None and count < 1:
+                raise SpecError(f"{count} must be at least 1", where=f"--{name}")
+            if count is not None and (trace is None) == (name == "limit"):
+                what = str(workload) if trace is None else file or trace.name
+                raise SpecError(f"has no --{name}", where=what, hint=f"say --{other}")
+        if not 0 <= seed <= MOST_SEED:
+            bound = "at least 0" if seed < 0 else f"at most {MOST_SEED:,}"
+            raise SpecError(f"{seed} must be {bound}", where="--seed")
+        if trace is not None:
+            return cls(trace, limit, seed, classes, file)
+        assert workload is not None
+        numbers = of("workload", given(assume))
+        changed = edited(load_workload(workload), numbers, prefix="workload.", but=("name", "assumed"))
+        return cls(changed, requests, seed, classes)
+
     @property
     def workload(self) -> Workload | None:
         """The workload; None where a trace is played."""
@@ -41,9 +84,9 @@ class Source:
         """Requests a second of a recorded trace [1/s]; 0 where it has no rate of its own, and of a workload."""
         return 0.0 if isinstance(self.of, Workload) else rate_of(self.of)
 
-    def slo(self, text: str | None) -> Slo:
-        """As told, else the workload's own, else none."""
-        return Slo.parse(text if text is not None else self.workload.slo if self.workload else "")
+    def slo(self, slo: SloLike | None) -> Slo:
+        """The SLO that was given, else the workload's own, else none."""
+        return Slo.of(slo if slo is not None else self.workload.slo if self.workload else "")
 
     @property
     def binds_a_class(self) -> bool:

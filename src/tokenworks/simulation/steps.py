@@ -16,6 +16,7 @@ from tokenworks.engine.types import Limits, StepCost
 from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Role
 from tokenworks.specs.engine import Engine
+from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Model
 
@@ -36,6 +37,7 @@ class Site:
     Parameters
     ----------
     request : the mean request that step times are made linear around: exact for such requests, near for others
+    given : numbers that a user put in place of those of the catalog
     """
 
     model: Model
@@ -43,6 +45,7 @@ class Site:
     engine: Engine
     rates: Rates
     request: MeanRequest
+    given: tuple[Given, ...] = ()
 
     def breakdown(self, role: Role, decode: FloatArray, prefill: FloatArray, *, context: float = 1.0) -> Breakdown:
         """The step of one instance of a role for a batch of mean requests, part by part.

@@ -26,7 +26,8 @@ from tokenworks.simulation.shape import (
     SimulateInputs,
     TierPlain,
 )
-from tokenworks.specs.machine import Assumption
+from tokenworks.specs.calibration import calibration_name
+from tokenworks.specs.machine import Assumption, named
 from tokenworks.specs.model import kv_bytes_per_token
 from tokenworks.specs.result import Plain, assumed_plain, envelope, inputs
 
@@ -71,7 +72,8 @@ def _inputs(run: Simulation) -> SimulateInputs:
     trace, deployment = run.traffic.trace, run.deployment
     made = inputs(
         model=deployment.model, machine=deployment.system, workload=run.traffic.workload, slo=str(run.slo),
-        engine=deployment.engine, calibration=run.calibration, given=run.site.machine.given,
+        engine=deployment.engine, calibration=calibration_name(run.calibration),
+        given=run.site.given,
     )  # fmt: skip
     return {
         **made,
@@ -185,8 +187,8 @@ def _energy(run: Simulation) -> PowerPlain:
 
 
 def _assumed(run: Simulation) -> Iterator[Assumption]:
-    """What step times rest on, and what power does where one is printed."""
-    yield from run.site.rates.assumed
+    """Assumed numbers behind step times, and behind power where it is printed."""
+    yield from named(run.site.given, run.site.rates.assumed)
     shares = run.site.rates.power
     if run.site.machine.tdp is not None and shares.idle.assumed:
         written = f"idle {shares.idle.written}, compute {shares.compute.written}, hbm {shares.hbm.written} of TDP"

@@ -12,6 +12,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.device import ComputeDtype
+from tokenworks.specs.edits import edited
+from tokenworks.specs.given import Assume, given, of
 from tokenworks.specs.load import CATALOG, is_path, nearest, read_yaml, validate
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec, with_sources
@@ -255,11 +257,41 @@ DEFAULT = "serving"
 """The calibration that every command uses if none is named."""
 
 
+CalibrationLike = str | Path | Mapping[str, Any] | Calibration
+"""What names a calibration: a name of the catalog, a YAML file, what such a file holds, or a calibration."""
+
+
+def load_calibration(calibration: CalibrationLike = DEFAULT, *, assume: Assume = None) -> Calibration:
+    """A calibration, with the numbers of a user in place.
+
+    Parameters
+    ----------
+    calibration : a name of the catalog; a YAML file such as `calibrate` writes, which is read at each call; what such
+        a file holds, as a dict; or a calibration that was read before
+    assume : values by path, such as `calibration.skew: 0.3`, as a YAML file or a dict; other areas are left alone
+
+    Raises
+    ------
+    SpecError : no such calibration, or a file, a path or a value that is not valid
+    """
+    if isinstance(calibration, Calibration):
+        loaded = calibration
+    elif isinstance(calibration, Mapping):
+        loaded = validate(Calibration, dict(calibration), "calibration")
+    elif is_path(calibration):
+        loaded = validate(Calibration, read_yaml(calibration), str(calibration))
+    else:
+        loaded = _shipped(str(calibration))
+    return edited(loaded, of("calibration", given(assume)), prefix="calibration.", but=("name", "sources"))
+
+
+def calibration_name(calibration: CalibrationLike) -> str:
+    """How results name a calibration: as it was named, or by the path of its file."""
+    return str(calibration) if isinstance(calibration, (str, Path)) else load_calibration(calibration).name
+
+
 @functools.cache
-def load_calibration(name: str = DEFAULT) -> Calibration:
-    """A calibration of the catalog, or of a YAML file such as `calibrate` writes."""
-    if is_path(name):
-        return validate(Calibration, read_yaml(Path(name)), name)
+def _shipped(name: str) -> Calibration:
     path = CATALOG / "calibration" / f"{name}.yaml"
     known = sorted(file.stem for file in path.parent.glob("*.yaml"))
     if name not in known:

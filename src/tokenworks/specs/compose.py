@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from tokenworks import units
 from tokenworks.errors import SpecError
-from tokenworks.specs import load
+from tokenworks.specs import given, load
 from tokenworks.specs.device import Device
+from tokenworks.specs.edits import edited, leaves
+from tokenworks.specs.given import Assume, Given
 from tokenworks.specs.machine import Assumption, HostNode, Link, Machine
 from tokenworks.specs.provenance import Quantity, Spec
 from tokenworks.specs.system import Network, System
 
-SpecT = TypeVar("SpecT", bound=Spec)
+On = str | Path | Mapping[str, Any] | System | Machine
+"""What names a machine: `[Nx]SYSTEM[@NETWORK][:DEVICES]`, a YAML file, what such a file holds, or a machine."""
 
-_ON = re.compile(r"(?:(?P<count>[+-]?[0-9]+)x)?(?P<system>[^@]+)(?:@(?P<network>[^@]+))?")
+_ON = re.compile(r"(?:(?P<count>[+-]?[0-9]+)x)?(?P<system>[^@:]+)(?:@(?P<network>[^@:]+))?(?::(?P<part>[+-]?[0-9]+))?")
 _MOST_DIGITS = 7
 _EXAMPLES = ("hgx-h100@ndr", "hgx-mi300x")  # systems that publish most numbers, to show how one is written
-# What an assumption may add, beside every number that stands in the files.
-_OPTIONAL = {f"device.peak.{dtype}": "FLOP/s" for dtype in ("fp4", "fp8", "int8", "bf16", "tf32", "fp32")} | {
-    "device.scale_up.pair": "byte/s"
-}
+PARTS = ("device", "network")
+"""Fields of a system whose numbers have paths of their own: `device.nic` is a number of the device."""
+
+_WORDS = ("name", "title", "vendor", "aliases", "facts", "note")
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What `--on` names, before its numbers are needed: `count` systems, their device, and the network if any.
+    """What `--on` names, before its numbers are needed.
 
-    given : numbers that a user put in place of those of the files, value by path
+    Parameters
+    ----------
+    on : the name, as it was given
+    count : how many of the system
+    system, device, network : their specs, with the numbers of the user in place; no network where there is none
+    part : devices in use, of all devices of all systems; None where all are
+    given : numbers that a user put in place of those of the files
     """
 
     on: str
@@ -42,67 +50,104 @@ class Parts:
     system: System
     device: Device
     network: Network | None
-    given: Mapping[str, str] = field(default_factory=dict)
+    part: int | None = None
+    given: tuple[Given, ...] = ()
+
+    @property
+    def devices(self) -> int:
+        """Devices in use."""
+        return self.count * self.system.devices if self.part is None else self.part
+
+    @property
+    def domain(self) -> int:
+        """Devices in use of one scale-up domain."""
+        return min(self.system.domain, self.devices)
 
     def quantities(self) -> dict[str, Quantity]:
         """Every number with provenance by dotted path: `hop` of the fabric is `scale_up.hop`, `nic` is `device.nic`."""
-        found = dict(_quantities(self.system)) | dict(_quantities(self.device, "device."))
-        return found | (dict(_quantities(self.network, "network.")) if self.network else {})
-
-    def replace(self, path: str, quantity: Quantity) -> Parts:
-        """The same parts with one number replaced."""
-        head, *rest = path.split(".")
-        if head == "device":
-            return dataclasses.replace(self, device=_replace(self.device, rest, quantity))
-        if head == "network" and self.network:
-            return dataclasses.replace(self, network=_replace(self.network, rest, quantity))
-        return dataclasses.replace(self, system=_replace(self.system, [head, *rest], quantity))
+        system = self.system.model_copy(update={"device": "", "network": None})
+        numbers = dict(_quantities(system)) | dict(_quantities(self.device, "device."))
+        return numbers | (dict(_quantities(self.network, "network.")) if self.network else {})
 
 
 def machine(
-    on: str, *, assume: Path | Mapping[str, str] | None = None, needs: Collection[str] | None = None
+    on: On, *, assume: Assume = None, devices: int | None = None, needs: Collection[str] | None = None
 ) -> Machine:
-    """The machine that `--on` means: `[Nx]SYSTEM[@NETWORK]`, where SYSTEM and NETWORK are catalog names or YAML files.
+    """The machine that a name, a file or plain data means.
 
     Parameters
     ----------
-    on : such as "scalex40", "5xhgx-h100", "4xscalex40@xdr", "2xmy-box.yaml"
-    assume : YAML file of numbers to use instead, `path: value` a line, such as `device.peak.bf16: 350 TFLOP/s`; or
-        such lines as a plan file keeps them
-    needs : paths of the numbers that will be read, all that a step reads where None; others may be missing (NaN)
+    on : such as "scalex40", "5xhgx-h100", "4xscalex40@xdr", "2xmy-box.yaml", "hgx-h200:2"; what the YAML file of a
+        machine holds, as a dict; or a machine, which is returned as it is
+    assume : numbers to use instead: a YAML file of `path: value` lines, such as `device.peak.bf16: 350 TFLOP/s`, or a
+        dict of them
+    devices : how many of the devices are used; all where None
+    needs : paths of the numbers that will be read; all that a step reads where None. Other numbers may be missing (NaN)
 
     Raises
     ------
     SpecError : bad name, count or file; or a needed number is not published: all of them are named
     """
-    made, missing = resolve(parts(on, assume=assume))
+    if isinstance(on, Machine):
+        if given.of("machine", given.given(assume)) or devices is not None:
+            hint = "give `assume` and `devices` to load_machine"
+            raise SpecError("is put together already", where=on.name, hint=hint)
+        return on
+    composed, missing = resolve(parts(on, assume=assume, devices=devices))
     if needs is not None:
         missing = {path: unit for path, unit in missing.items() if path in needs}
-        made = dataclasses.replace(made, assumed=tuple(item for item in made.assumed if item.path in needs))
+        kept = tuple(item for item in composed.assumed if item.path in needs)
+        composed = dataclasses.replace(composed, assumed=kept)
     if missing:
-        named = ", ".join(f"{path} [{unit}]" for path, unit in missing.items())
+        numbers = ", ".join(f"{path} [{unit}]" for path, unit in missing.items())
         path, unit = next(iter(missing.items()))
         raise SpecError(
-            f"not published, and a prediction needs it: {named}",
-            where=made.name,
-            hint=f"supply your own with --assume FILE, a line each, such as `{path}: {_example(path, unit)}`",
+            f"not published, and a prediction needs it: {numbers}",
+            where=composed.name,
+            hint=f"supply your own with --set machine.PATH=VALUE, or with --assume FILE, a line each, such as "
+            f"`{path}: {_example(path, unit)}`",
         )
-    return made
+    return composed
 
 
 def times(on: str, count: int) -> str:
-    """The `--on` of so many machines: 2 of 5xhgx-h100@xdr are 10xhgx-h100@xdr."""
+    """The `--on` of several machines: 2 of 5xhgx-h100@xdr are 10xhgx-h100@xdr."""
     match = _ON.fullmatch(on.strip())
-    assert match is not None
+    if match is None or match["part"]:
+        return f"{count} x {on}"
     network = f"@{match['network']}" if match["network"] else ""
     return f"{count * int(match['count'] or 1)}x{match['system']}{network}"
 
 
-def parts(on: str, *, assume: Path | Mapping[str, str] | None = None) -> Parts:
-    """Read the files that `on` names, and put the numbers of `assume` in place."""
+def parts(on: str | Path | Mapping[str, Any] | System, *, assume: Assume = None, devices: int | None = None) -> Parts:
+    """Read the files that `on` names, and put the numbers of `assume` in place.
+
+    Parameters
+    ----------
+    on, assume, devices : as `machine` takes them
+
+    Raises
+    ------
+    SpecError : bad name, count or file
+    """
+    if isinstance(on, (str, Path)):
+        whole = _named(str(on))
+    else:
+        system = on if isinstance(on, System) else load.validate(System, dict(on), "machine")
+        whole = Parts(system.name, 1, system, _device(system, Path()), _network(system.network, Path()))
+    if devices is not None:
+        if whole.part is not None:
+            raise SpecError(f"{whole.on} names its devices already", where="--devices", hint="leave one of the two out")
+        whole = dataclasses.replace(whole, on=f"{whole.on}:{devices}", part=devices)
+    _must_be_a_part(whole)
+    return _changed(dataclasses.replace(whole, given=given.of("machine", given.given(assume))))
+
+
+def _named(on: str) -> Parts:
     match = _ON.fullmatch(on.strip())
     if match is None:
-        raise SpecError(f"cannot read {on!r}", where="--on", hint="write [Nx]SYSTEM[@NETWORK], as in 4xscalex40@xdr")
+        hint = "write [Nx]SYSTEM[@NETWORK][:DEVICES], as in 4xscalex40@xdr or hgx-h200:2"
+        raise SpecError(f"cannot read {on!r}", where="--on", hint=hint)
     count = match["count"] or "1"
     if len(count) > _MOST_DIGITS or int(count) < 1:
         raise SpecError(
@@ -110,45 +155,87 @@ def parts(on: str, *, assume: Path | Mapping[str, str] | None = None) -> Parts:
             where="--on",
             hint=f"write a count of 1 or more, and at most {_MOST_DIGITS} digits",
         )
+    _must_not_be_a_device(match["system"])
     path = load.locate("system", match["system"])
     system = load.load(System, path)
-    device = path.parent / system.device if load.is_path(system.device) else load.locate("device", system.device)
     network = match["network"] or system.network
-    found = Parts(
-        on.strip(), int(count), system, load.load(Device, device), load.load_network(network) if network else None
-    )
-    return _assume(found, assume) if assume else found
+    folder = Path() if match["network"] else path.parent
+    part = int(match["part"][:_MOST_DIGITS]) if match["part"] else None
+    return Parts(on.strip(), int(count), system, _device(system, path.parent), _network(network, folder), part)
 
 
-def resolve(found: Parts) -> tuple[Machine, dict[str, str]]:
+def _must_not_be_a_device(name: str) -> None:
+    """Devices are no machines: say which machines have them, and how to write one's own."""
+    systems = load.catalog_names("system")
+    device = None if load.is_path(name) or name in systems else load.find_device(name)
+    if device:
+        having = [one for one in systems if load.load_system(one).device == device]
+        known = f"machines of this device: {', '.join(having)}; " if having else ""
+        like = having[0] if having else "hgx-h200"
+        raise SpecError(
+            f"{name!r} is a device, not a machine",
+            where="--on",
+            hint=f"{known}for a machine of your own: tokenworks systems --new my-box --like {like} --out my-box.yaml",
+        )
+
+
+def _device(system: System, folder: Path) -> Device:
+    if isinstance(system.device, Device):
+        return system.device
+    inside = load.is_path(system.device)
+    return load.load(Device, folder / system.device if inside else load.locate("device", system.device))
+
+
+def _network(network: str | Network | None, folder: Path) -> Network | None:
+    if isinstance(network, str):
+        return load.load(Network, folder / network if load.is_path(network) else load.locate("network", network))
+    return network
+
+
+def _must_be_a_part(of: Parts) -> None:
+    """A part of a machine is of whole domains, or lies in one."""
+    whole, domain = of.count * of.system.devices, of.system.domain
+    if not 1 <= of.devices <= whole:
+        raise SpecError(f"{of.devices} of {whole} devices", where="--devices", hint=f"write 1 to {whole}")
+    if of.devices > domain and of.devices % domain:
+        less = of.devices // domain * domain
+        hint = f"write at most {domain}, or a multiple of it, such as {less}"
+        raise SpecError(f"{of.devices} devices are no whole domains of {domain}", where="--devices", hint=hint)
+
+
+def resolve(of: Parts) -> tuple[Machine, dict[str, str]]:
     """The machine, assumed numbers named in it, and the path and unit of each needed number that is missing (NaN)."""
-    system, device, take = found.system, found.device, _Take()
+    system, device, take = of.system, of.device, _Take()
     published = [(str(dtype), rate) for dtype, rate in device.peak.items() if rate.value is not None]
     peak = {dtype: take(f"device.peak.{dtype}", rate) for dtype, rate in published}
     if "bf16" not in peak:  # attention and norms run in it, whatever the weights are stored in
-        take("device.peak.bf16", None)
-    made = Machine(
-        name=found.on,
+        take.missing["device.peak.bf16"] = "FLOP/s"
+    share = of.devices / system.devices  # of one system
+    composed = Machine(
+        name=of.on,
         device=device.name,
         family=device.family,
-        devices=found.count * system.devices,
-        domain=system.domain,
-        host=_host(system, take),
+        devices=of.devices,
+        domain=of.domain,
+        host=_host(of, take),
         peak=peak,
         hbm_bytes=take("device.hbm.capacity", device.hbm.capacity),
         hbm_bandwidth=take("device.hbm.bandwidth", device.hbm.bandwidth),
-        scale_up=_scale_up(system, device, take),
-        scale_out=_scale_out(found, take) if found.count * system.devices > system.domain else None,
-        assumed=tuple(take.assumed),
+        scale_up=_scale_up(of, take),
+        scale_out=_scale_out(of, take) if of.devices > of.domain else None,
+        assumed=(),
         hbm_sold=take.spare("device.hbm.sold", device.hbm.sold),
-        network=found.network.name if found.network else None,
+        network=of.network.name if of.network else None,
         tdp=take.spare("device.tdp", device.tdp),
-        price=_all(found.count, take.spare("price", system.price)),
-        power=_all(found.count, take.spare("power", system.power)),
-        weight=_all(found.count, take.spare("weight", system.weight)),
-        given=found.given,
+        price=_all(share, take.spare("price", system.price)),
+        power=_all(share, take.spare("power", system.power)),
+        weight=_all(share, take.spare("weight", system.weight)),
+        given=of.given,
     )
-    return made, take.missing
+    quantities = of.quantities()
+    words = (item for item in of.given if item.path not in quantities)  # values without a source, such as layers
+    plain = tuple(Assumption(item.path, item.value, item.why) for item in words)
+    return dataclasses.replace(composed, assumed=(*take.assumed, *plain)), take.missing
 
 
 @dataclass(slots=True)
@@ -160,7 +247,7 @@ class _Take:
 
     def __call__(self, path: str, quantity: Quantity | None) -> float:
         if quantity is None or quantity.value is None:
-            self.missing[path] = quantity.unit if quantity else _OPTIONAL[path]
+            self.missing[path] = quantity.unit if quantity else "byte/s"
             return math.nan
         if quantity.assumed:
             self.assumed.append(Assumption(path, quantity.written, quantity.source))
@@ -174,27 +261,28 @@ class _Take:
         return quantity.value
 
 
-def _host(system: System, take: _Take) -> HostNode:
+def _host(of: Parts, take: _Take) -> HostNode:
     """One host node, with what is published of its memory and storage."""
+    host = of.system.host
     numbers = ("link", "dram", "dram_bandwidth", "ssd", "ssd_bandwidth")
-    known = {name: take.spare(f"host.{name}", getattr(system.host, name)) for name in numbers}
-    return HostNode(devices=system.host.devices, **known)
+    known = {name: take.spare(f"host.{name}", getattr(host, name)) for name in numbers}
+    return HostNode(devices=min(host.devices, of.devices), **known)
 
 
-def _all(systems: int, one: float | None) -> float | None:
-    """A number of one system, for all of them."""
+def _all(systems: float, one: float | None) -> float | None:
+    """A number of one system, for all systems; the share of it that a part of a system has."""
     return None if one is None else systems * one
 
 
-def _scale_up(system: System, device: Device, take: _Take) -> Link:
+def _scale_up(of: Parts, take: _Take) -> Link:
     """The link inside a domain. A domain of one device has nobody to talk to: no time is lost there."""
-    fabric = system.scale_up
-    if system.domain == 1:
+    fabric, device = of.system.scale_up, of.device
+    if of.domain == 1:
         return Link(math.inf, math.inf, 0.0, 0.0, 0, fabric.semantics, False)
     bandwidth = pair = take("device.scale_up.bandwidth", device.scale_up.bandwidth)
     if fabric.topology == "mesh":  # a smaller mesh leaves links of the device unused
         pair = take("device.scale_up.pair", device.scale_up.pair)
-        bandwidth = min(bandwidth, pair * (system.domain - 1))
+        bandwidth = min(bandwidth, pair * (of.domain - 1))
     return Link(
         bandwidth=bandwidth,
         pair=pair,
@@ -206,14 +294,14 @@ def _scale_up(system: System, device: Device, take: _Take) -> Link:
     )
 
 
-def _scale_out(found: Parts, take: _Take) -> Link:
+def _scale_out(of: Parts, take: _Take) -> Link:
     """The link between domains: as fast as the slower of the device's NIC and the network's port."""
-    network, endpoints = found.network, found.count * found.system.devices
+    network, endpoints = of.network, of.devices
     if network is None:
         names = ", ".join(load.catalog_names("network"))
-        raise SpecError("has no network to leave a domain by", where=found.on, hint=f"add @NETWORK, one of {names}")
-    bandwidth = min(take("device.nic", found.device.nic), take("network.port", network.port))
-    layers = _layers(endpoints, int(take("network.radix", network.radix)), found.on, network.name)
+        raise SpecError("has no network to leave a domain by", where=of.on, hint=f"add @NETWORK, one of {names}")
+    bandwidth = min(take("device.nic", of.device.nic), take("network.port", network.port))
+    layers = _layers(endpoints, int(take("network.radix", network.radix)), of.on, network.name)
     return Link(
         bandwidth=bandwidth,
         pair=bandwidth,
@@ -255,25 +343,31 @@ def _example(path: str, unit: str) -> str:
     return units.KINDS[unit][1]
 
 
-def _assume(found: Parts, assume: Path | Mapping[str, str]) -> Parts:
-    """Put assumed numbers in place, each marked as assumed, with where it was written as its source."""
-    file, source = ("the plan file",) * 2 if isinstance(assume, Mapping) else (str(assume), f"--assume {assume}")
-    lines = assume if isinstance(assume, Mapping) else load.read_yaml(assume)
-    if not isinstance(lines, Mapping):
-        raise SpecError("wants one `path: value` a line", where=file, hint='such as "scale_up.hop: 0.2 us"')
-    known = _OPTIONAL | {path: quantity.unit for path, quantity in found.quantities().items()}
-    for path, value in lines.items():
-        where = f"{file}: {path}"
-        if path not in known:
-            near = difflib.get_close_matches(str(path), known, n=3)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(known)}"
-            raise SpecError("no such number", where=where, hint=hint)
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise SpecError("wants a value with its unit", where=where, hint=f'such as "{_example(path, known[path])}"')
-        number = units.parse(str(value), known[path], where=where)
-        quantity = Quantity(value=number, status="assumed", source=source, written=str(value), unit=known[path])
-        found = found.replace(path, quantity)
-    return dataclasses.replace(found, given={path: str(value) for path, value in lines.items()})
+def _changed(of: Parts) -> Parts:
+    """The numbers of the user in place: those of the device, of the network, and the others of the system."""
+    numbers = given.of("machine", of.given)
+    mine: dict[str, list[Given]] = {"device": [], "network": [], "": []}
+    for item in numbers:
+        head = item.path.partition(".")[0]
+        mine[head if head in mine else ""].append(item)
+    if mine["network"] and of.network is None:
+        first = mine["network"][0]
+        raise SpecError("there is no network", where=first.where, hint=f"{of.on} is one domain; add @NETWORK")
+    also = [path for path, _ in _paths(of)]
+    return dataclasses.replace(
+        of,
+        system=edited(of.system, mine[""], but=(*PARTS, *_WORDS), also=also),
+        device=edited(of.device, mine["device"], prefix="device.", but=_WORDS, also=also),
+        network=of.network and edited(of.network, mine["network"], prefix="network.", but=_WORDS, also=also),
+    )
+
+
+def _paths(of: Parts) -> Iterator[tuple[str, Any]]:
+    """Every path that a user can set, with its value."""
+    yield from ((path, leaf) for path, leaf in leaves(of.system) if path.partition(".")[0] not in (*PARTS, *_WORDS))
+    yield from ((f"device.{path}", leaf) for path, leaf in leaves(of.device))
+    if of.network:
+        yield from ((f"network.{path}", leaf) for path, leaf in leaves(of.network))
 
 
 def _quantities(spec: Spec, prefix: str = "") -> Iterator[tuple[str, Quantity]]:
@@ -284,11 +378,3 @@ def _quantities(spec: Spec, prefix: str = "") -> Iterator[tuple[str, Quantity]]:
                 yield path, item
             elif isinstance(item, Spec):
                 yield from _quantities(item, f"{path}.")
-
-
-def _replace(spec: SpecT, keys: list[str], quantity: Quantity) -> SpecT:
-    head, *rest = keys
-    current = getattr(spec, head)
-    if rest and isinstance(current, dict):
-        return spec.model_copy(update={head: {**current, rest[0]: quantity}})
-    return spec.model_copy(update={head: _replace(current, rest, quantity) if rest else quantity})

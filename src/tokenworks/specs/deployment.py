@@ -22,10 +22,15 @@ Width = Annotated[int, Field(ge=1, le=10**6)]  # no machine has more devices
 
 
 class Parallel(Spec):
-    """How one instance is split. tp x pp x dp devices; experts over ep groups, each expert over expert_tp devices.
+    """How one instance is split over tp x pp x dp devices.
 
-    tp : tensor parallel (attention, dense FFN); pp : pipeline stages; dp : attention data parallel ranks
-    ep x expert_tp = tp x dp for a model with experts; ep = 1 keeps all experts on every expert_tp group
+    Parameters
+    ----------
+    tp : tensor-parallel width of attention and dense FFN
+    pp : pipeline stages
+    dp : ranks of data-parallel attention
+    ep : groups that the experts are divided over; with 1, each group of `expert_tp` devices holds all experts
+    expert_tp : devices that share one expert; ep x expert_tp = tp x dp for a model with experts
     """
 
     tp: Width = 1
@@ -45,16 +50,24 @@ class Parallel(Spec):
 
 
 class Role(Spec):
-    """`replicas` equal instances that do one job.
+    """Equal instances that do one job.
 
-    max_sequences : running sequences per instance; chunk_tokens : token budget of one step per instance
-    kv_dtype : storage of the KV cache; redundant_experts : copies beside the model's own experts
-    draft_tokens : speculated tokens per step (MTP), 0 = off; overlap : communication policy
-    memory_fraction : share of device memory that the engine may take
+    Parameters
+    ----------
+    name : the job: "aggregated" (prefill and decode), "prefill" or "decode"
+    parallel : how one instance is split over its devices
+    replicas : instances [count]
+    max_sequences : most sequences that run in one instance [count]
+    chunk_tokens : token budget of one step of one instance [token]
+    kv_dtype : storage of the KV cache
+    redundant_experts : copies of experts, beside the experts of the model [count]
+    draft_tokens : tokens that MTP drafts for a sequence in one step, 0 = off [token]
+    overlap : "two-batch" hides communication behind the other half of the batch
+    memory_fraction : share of device memory that the engine may take [-]
     """
 
-    name: RoleName
-    parallel: Parallel
+    name: RoleName = "aggregated"
+    parallel: Parallel = Parallel()
     replicas: Width = 1
     max_sequences: Count = 256
     chunk_tokens: Count = 8192
@@ -75,6 +88,10 @@ class Deployment(Spec):
 
     Parameters
     ----------
+    model : catalog id, path of a config.json, or id in the local Hugging Face cache
+    system : machine, as `--on` takes it
+    engine : serving engine
+    roles : one aggregated role, or prefill and decode
     router : how a request finds its instance and rank; None: by known prefixes where requests share any, else the rank
         with the fewest requests in flight
     prefix_caching : whether instances keep the KV cache of finished requests for later ones with the same prefix

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import DEFAULT
+from tokenworks.specs.calibration import DEFAULT, CalibrationLike
 from tokenworks.specs.deployment import SCHEMA, Count, Deployment
+from tokenworks.specs.given import Given
 from tokenworks.specs.load import read_yaml, validate
+from tokenworks.specs.machine import Machine
+from tokenworks.specs.model import Model
 from tokenworks.specs.provenance import Spec
 from tokenworks.specs.workload import Workload
 
 
 class Entry(Spec):
-    """One deployment of the file; `expected` is what was predicted of it, for a reader, not for a program."""
+    """One deployment of the file.
 
-    rank: Count
+    Parameters
+    ----------
+    rank : its place, 1 is the best; as they stand in the file, where one has none
+    expected : what was predicted, for a reader; no program reads it
+    """
+
+    rank: Count | None = None
     deployment: Deployment
     expected: dict[str, Any] = Field(default_factory=dict)
-
-
-class Given(Spec):
-    """A number that was assumed when the file was made, as `--assume` takes it."""
-
-    path: str
-    value: str
-    why: str = ""
 
 
 class _Inputs(Spec):
@@ -41,6 +43,27 @@ class _File(Spec):
     deployments: tuple[Entry, ...] = Field(min_length=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A deployment, and what its file says about the numbers that it was planned with.
+
+    Parameters
+    ----------
+    deployment : model, machine, engine and roles
+    given : numbers that a user put in place of those of the catalog
+    calibration : as `load_calibration` takes it
+    workload : what the deployment was planned for; None where nobody says
+    model, machine : the objects themselves, where there are any; else the names of the deployment are looked up
+    """
+
+    deployment: Deployment
+    given: tuple[Given, ...] = ()
+    calibration: CalibrationLike = DEFAULT
+    workload: Workload | None = None
+    model: Model | None = None
+    machine: Machine | None = None
+
+
 def document(entries: Sequence[Entry], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What such a file holds, as plain data."""
     return {
@@ -50,53 +73,52 @@ def document(entries: Sequence[Entry], inputs: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def load_deployments(path: str | Path) -> list[Deployment]:
-    """The deployments of a file, best first.
+def load_deployments(source: str | Path | Mapping[str, Any] | Deployment) -> list[Deployed]:
+    """All deployments of a file, best first.
+
+    Parameters
+    ----------
+    source : a YAML file as `plan -o yaml` writes it; a file with the fields of one deployment; what such files hold, as
+        a dict; or a deployment
 
     Raises
     ------
     SpecError : unreadable, not of this schema, or not a deployment; the message has file, path, value and way out
     """
-    ranked = sorted(_read(path).deployments, key=lambda entry: entry.rank)
-    return [entry.deployment for entry in ranked]
+    if isinstance(source, Deployment):
+        return [Deployed(source)]
+    data, where = (dict(source), "deployment") if isinstance(source, Mapping) else (read_yaml(source), str(source))
+    if isinstance(data, dict) and "deployments" not in data and "schema" not in data:
+        return [Deployed(validate(Deployment, data, where))]
+    file = _checked(data, where)
+    ranked = sorted(enumerate(file.deployments, 1), key=lambda pair: pair[1].rank or pair[0])
+    assumed = validate(_Inputs, {"assumed": file.inputs.get("assumed") or []}, f"{where}: inputs").assumed
+    assumed = tuple(item for item in assumed if item.area != "workload")  # the recorded workload has these
+    calibration, workload = file.inputs.get("calibration", DEFAULT), file.inputs.get("workload")
+    if not isinstance(calibration, str):
+        raise SpecError(f"{calibration!r} is no name", where=f"{where}: inputs.calibration", hint="name a calibration")
+    asked = None if workload is None else validate(Workload, workload, f"{where}: inputs.workload")
+    return [Deployed(entry.deployment, assumed, calibration, asked) for _, entry in ranked]
 
 
-def load_assumed(path: str | Path) -> dict[str, str]:
-    """What the file's predictions assumed of the machine, value by path, as `specs.compose.machine` takes it."""
-    found = _read(path).inputs.get("assumed", [])
-    return {item.path: item.value for item in validate(_Inputs, {"assumed": found}, f"{path}: inputs").assumed}
+def pick_deployment(source: str | Path | Mapping[str, Any] | Deployment, pick: int = 1) -> Deployed:
+    """One deployment of a file: the best, or the `pick`-th."""
+    deployments = load_deployments(source)
+    if not 1 <= pick <= len(deployments):
+        where = str(source) if isinstance(source, (str, Path)) else "the deployments"
+        raise SpecError(f"{pick} is out of range", where="--pick", hint=f"{where} holds 1 to {len(deployments)}")
+    return deployments[pick - 1]
 
 
-def load_calibration_of(path: str | Path) -> str:
-    """Name or path of the calibration that the file's deployments were planned with."""
-    found = _read(path).inputs.get("calibration", DEFAULT)
-    if not isinstance(found, str):
-        raise SpecError(f"{found!r} is no name", where=f"{path}: inputs.calibration", hint="name a calibration")
-    return found
-
-
-def load_workload_of(path: str | Path) -> Workload | None:
-    """The workload that the file's deployments were planned for, if it says so."""
-    found = _read(path).inputs.get("workload")
-    return None if found is None else validate(Workload, found, f"{path}: inputs.workload")
-
-
-def _read(path: str | Path) -> _File:
-    data = read_yaml(path)
+def _checked(data: Any, where: str) -> _File:
     if not isinstance(data, dict):
         raise SpecError(
-            "is not a mapping of keys to values", where=str(path), hint=f"its first line is schema: {SCHEMA}"
+            "is not a mapping of keys to values",
+            where=where,
+            hint=f"write model, system and roles of a deployment, or a list of them after schema: {SCHEMA}",
         )
-    found = data.pop("schema", None)
-    if found != SCHEMA:
+    schema = data.pop("schema", None)
+    if schema != SCHEMA:
         hint = f"this version reads {SCHEMA}; write the file again with `tokenworks plan ... -o yaml`"
-        raise SpecError(f"{found!r} is not a schema that is read here", where=f"{path}: schema", hint=hint)
-    return validate(_File, data, str(path))
-
-
-def pick_deployment(path: str | Path, pick: int = 1) -> Deployment:
-    """One deployment of a file: the best, or the `pick`-th."""
-    deployments = load_deployments(path)
-    if not 1 <= pick <= len(deployments):
-        raise SpecError(f"{pick} is out of range", where="--pick", hint=f"{path} holds 1 to {len(deployments)}")
-    return deployments[pick - 1]
+        raise SpecError(f"{schema!r} is not a schema that is read here", where=f"{where}: schema", hint=hint)
+    return validate(_File, data, where)

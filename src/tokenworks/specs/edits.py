@@ -1,66 +1,137 @@
-"""Edits of a spec from the command line: `roles.0.max_sequences=64` sets one value, as strictly as a file does."""
+"""Changes of a spec by dotted path: `roles.0.max_sequences=64` sets one value, as strictly as a file does."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
-from typing import Any
+import typing
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Literal
 
 import yaml
+from pydantic import BaseModel
 
+from tokenworks import units
 from tokenworks.errors import SpecError
+from tokenworks.specs.given import Given
 from tokenworks.specs.load import SpecT, validate
+from tokenworks.specs.provenance import Quantity, Spec, Unit, file_form, not_published
+
+SHOWN = 12
 
 
-def edited(spec: SpecT, edits: Sequence[str], where: str) -> SpecT:
-    """The spec with each edit `path=value` made.
+def edited(
+    spec: SpecT,
+    changes: Sequence[Given],
+    *,
+    prefix: str = "",
+    but: Collection[str] = (),
+    also: Collection[str] = (),
+    where: str = "",
+) -> SpecT:
+    """The spec with each change made.
 
     Parameters
     ----------
-    where : the file of the spec, which an error names
+    changes : values by path; a number that has a source becomes assumed, with what gave it as its source
+    prefix : what stands in front of the paths of this spec
+    but : fields that cannot be changed
+    also : paths of other specs, which an error may propose
+    where : the file of the spec, for errors
 
     Raises
     ------
-    SpecError : an edit cannot be read or names no value, or the edited spec is not valid
+    SpecError : a path leads nowhere or to more than one value, a value cannot be read, or the changed spec is not valid
     """
-    if not edits:
+    if not changes:
         return spec
-    data = spec.model_dump(mode="json")
-    for edit in edits:
-        _edit(data, edit)
-    return validate(type(spec), data, f"{where} with --set {' '.join(edits)}")
+    known = {f"{prefix}{path}": leaf for path, leaf in leaves(spec) if path.partition(".")[0] not in but}
+    data = file_form(spec)
+    for change in changes:
+        if change.path not in known:
+            raise _unknown(change, list(dict.fromkeys([*known, *also])))
+        _put(data, change.path.removeprefix(prefix).split("."), _value(change, known[change.path]))
+    told = ", ".join(f"{change.path}={change.value}" for change in changes)
+    return validate(type(spec), data, " with ".join(filter(None, [where, f"{changes[0].why} {told}"])))
 
 
-def _edit(data: Any, edit: str) -> None:
-    where = f"--set {edit}"
-    path, equals, text = edit.partition("=")
-    if not equals or not text:
-        raise SpecError("is no path=value", where=where, hint="write it like roles.0.max_sequences=64")
-    *way, last = path.split(".")
-    for part in way:
-        data = data[_key(data, part, where)]
-    key = _key(data, last, where)
-    if isinstance(data[key], (dict, list)):
-        raise SpecError(f"{last} holds more than one value", where=where, hint=f"set one of {_known(data[key])}")
-    try:
-        data[key] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise SpecError(f"cannot read {text!r}", where=where, hint="give a number or a word") from None
+def leaves(spec: BaseModel) -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of everything that one value can be set for; a `Quantity` is one value."""
+    for name, field in type(spec).model_fields.items():
+        value, keys, unit = getattr(spec, name), _literals(field.annotation), _unit(field.annotation)
+        absent = None if unit is None else not_published(unit)
+        if isinstance(value, dict) and keys:  # keys that the file may have, and does not
+            value = dict.fromkeys(keys, absent) | value
+        elif value is None:
+            value = absent
+        yield from _below(name, value)
 
 
-def _key(data: Any, part: str, where: str) -> Any:
-    if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
-        return int(part)
-    if isinstance(data, dict) and part in data:
-        return part
-    known = _known(data)
-    if isinstance(data, dict):
-        near = difflib.get_close_matches(part, data, n=1, cutoff=0.6)
-        known = f'did you mean "{near[0]}"?' if near else f"known: {known}"
+def _below(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Spec) and not isinstance(value, Quantity):
+        for inner, leaf in leaves(value):
+            yield f"{path}.{inner}", leaf
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _below(f"{path}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _below(f"{path}.{index}", item)
     else:
-        known = f"known: {known}" if known else "it is a plain value"
-    raise SpecError(f"unknown key {part!r}", where=where, hint=known)
+        yield path, value
 
 
-def _known(data: Any) -> str:
-    return ", ".join(map(str, data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()))
+def _literals(annotation: Any) -> tuple[str, ...]:
+    """The keys that a dict of a spec may have, where its type lists them."""
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict and typing.get_origin(inner[0]) is Literal:
+        return typing.get_args(inner[0])
+    return ()
+
+
+def _unit(annotation: Any) -> str | None:
+    """The unit of the numbers that a type of a field holds; None where it holds no number with a unit."""
+    inner = typing.get_args(annotation)
+    units_ = [item.name for item in inner if isinstance(item, Unit)]
+    return units_[0] if units_ else next((unit for item in inner if (unit := _unit(item)) is not None), None)
+
+
+def _unknown(change: Given, known: list[str]) -> SpecError:
+    below = [path for path in known if path.startswith(f"{change.path}.")]
+    if below:
+        return SpecError("holds more than one value", where=change.where, hint=f"set one of {_some(below)}")
+    above = next((path for path in known if change.path.startswith(f"{path}.")), "")
+    if above:
+        return SpecError("leads nowhere", where=change.where, hint=f"{above} is a single value")
+    near = difflib.get_close_matches(change.path, known, n=3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {_some(known)}"
+    return SpecError("no such value", where=change.where, hint=hint)
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return f"{', '.join(paths[:SHOWN])}{more}"
+
+
+def _value(change: Given, leaf: Any) -> Any:
+    """The value as a file of the spec would hold it."""
+    if isinstance(leaf, Quantity):
+        units.parse(change.value, leaf.unit, where=change.where)
+        return {"value": change.value, "status": "assumed", "source": change.why}
+    try:
+        value = yaml.safe_load(change.value)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        value = ()
+    if isinstance(value, (dict, list, tuple)):
+        hint = "give a number or a word"
+        raise SpecError(f"cannot read {change.value!r}", where=change.where, hint=hint)
+    return value
+
+
+def _put(data: Any, way: list[str], value: Any) -> None:
+    *above, last = way
+    for part in above:
+        data = data[int(part)] if isinstance(data, list) else data.setdefault(part, {})
+    if isinstance(data, list):
+        data[int(last)] = value
+    else:
+        data[last] = value

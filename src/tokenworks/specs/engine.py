@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tokenworks.errors import UnknownName
+from tokenworks.specs.edits import edited
+from tokenworks.specs.given import Assume, given, of
 from tokenworks.specs.load import CATALOG, read_yaml, validate
 from tokenworks.specs.provenance import Bytes, Number, Seconds, Spec
 
@@ -90,9 +92,25 @@ def engine_names() -> list[str]:
     return sorted(path.stem for path in (CATALOG / "engines").glob("*.yaml"))
 
 
+def load_engine(name: str | Engine, *, assume: Assume = None) -> Engine:
+    """An engine of the catalog, with the numbers of a user in place.
+
+    Parameters
+    ----------
+    name : of the catalog; an engine that was read before is taken as it is
+    assume : values by path, such as `engine.host_step: 1 ms`, as a YAML file or a dict; other areas are left alone
+
+    Raises
+    ------
+    UnknownName : no such engine
+    SpecError : a path or a value of `assume` that no engine has
+    """
+    engine = _shipped(name) if isinstance(name, str) else name
+    return edited(engine, of("engine", given(assume)), prefix="engine.", but=("name",))
+
+
 @functools.cache
-def load_engine(name: str) -> Engine:
-    """An engine of the catalog."""
+def _shipped(name: str) -> Engine:
     if name not in engine_names():
         raise UnknownName("engine", name, engine_names())
     path = CATALOG / "engines" / f"{name}.yaml"

@@ -7,11 +7,12 @@ import functools
 import re
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from tokenworks.errors import SpecError, UnknownName
@@ -22,6 +23,8 @@ from tokenworks.specs.workload import Workload
 
 Kind = Literal["device", "system", "network", "workload"]
 SpecT = TypeVar("SpecT", bound=BaseModel)
+WorkloadLike = str | Path | Mapping[str, Any] | Workload
+"""What names a workload: a name of the catalog, a YAML file, what such a file holds, or a workload."""
 
 CATALOG = Path(__file__).parent.parent / "catalog"
 MAX_BYTES = 4_000_000
@@ -70,9 +73,13 @@ def load_network(name_or_path: str | Path) -> Network:
     return load(Network, locate("network", name_or_path))
 
 
-def load_workload(name_or_path: str | Path) -> Workload:
-    """A catalog workload, or a user's own YAML file."""
-    return load(Workload, locate("workload", name_or_path))
+def load_workload(workload: WorkloadLike) -> Workload:
+    """A workload of the catalog, a YAML file, what such a file holds, or a workload, which is returned as it is."""
+    if isinstance(workload, Workload):
+        return workload
+    if isinstance(workload, Mapping):
+        return validate(Workload, {"name": "workload", **workload}, "workload")
+    return load(Workload, locate("workload", workload))
 
 
 def load(spec_type: type[SpecT], path: Path) -> SpecT:
@@ -164,12 +171,23 @@ def validate(spec_type: type[SpecT], data: Any, where: str) -> SpecT:
     try:
         return spec_type.model_validate(data)
     except ValidationError as error:
-        first, *rest = (_explain(spec_type, detail) for detail in error.errors(include_url=False))
+        raise explained(spec_type, error, where) from None
+
+
+def explained(spec_type: Any, error: ValidationError, where: str) -> SpecError:
+    """What pydantic found wrong with plain data, as one SpecError.
+
+    Parameters
+    ----------
+    spec_type : the spec, or any type whose fields have names
+    where : the file, or what else the data came from
+    """
+    first, *rest = (_explain(spec_type, detail) for detail in error.errors(include_url=False))
     path, message, hint = first
     also = [f"also {path}: {message}" for path, message, _ in rest[: _SHOWN_ERRORS - 1]]
     if len(rest) >= _SHOWN_ERRORS:
         also.append(f"and {len(rest) - _SHOWN_ERRORS + 1} more")
-    raise SpecError(message, where=f"{where}: {path}" if path else where, hint="; ".join(filter(None, [hint, *also])))
+    return SpecError(message, where=f"{where}: {path}" if path else where, hint="; ".join(filter(None, [hint, *also])))
 
 
 def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str, str]:
@@ -208,21 +226,21 @@ def _one_of(value: Any, expected: str) -> tuple[str, str]:
 def _walk(spec_type: Any, location: list[Any]) -> tuple[list[Any], Any]:
     """A location without the tags of the unions on its way, and the spec that holds its last part."""
     way: list[Any] = []
-    holder = found = spec_type
+    holder = kind = spec_type
     for part in location:
-        found = _bare_type(found)
-        members = typing.get_args(found) if typing.get_origin(found) in (typing.Union, types.UnionType) else ()
-        if tagged := [kind for kind in members if part in _tags(kind)]:
-            found = tagged[0]
+        kind = _bare_type(kind)
+        members = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else ()
+        if tagged := [member for member in members if part in _tags(member)]:
+            kind = tagged[0]
             continue
-        found = next((kind for kind in members if kind is not type(None)), found)
-        holder = found = _bare_type(found)
+        kind = next((member for member in members if member is not type(None)), kind)
+        holder = kind = _bare_type(kind)
         way.append(part)
-        if typing.get_origin(found) in (dict, tuple, list):
-            found = next(kind for kind in reversed(typing.get_args(found)) if kind is not Ellipsis)
+        if typing.get_origin(kind) in (dict, tuple, list):
+            kind = next(member for member in reversed(typing.get_args(kind)) if member is not Ellipsis)
         else:
-            field = getattr(found, "model_fields", {}).get(part)
-            found = field.annotation if field else Any
+            field = getattr(kind, "model_fields", {}).get(part)
+            kind = field.annotation if field else Any
     return way, holder
 
 
@@ -231,7 +249,9 @@ def _bare_type(kind: Any) -> Any:
 
 
 def _tags(kind: Any) -> set[str]:
-    """The words by which a union tells a spec from its other members: values of its one-word fields."""
+    """The words by which a union tells a spec from its other members: its tag, or values of its one-word fields."""
+    if tags := {item.tag for item in typing.get_args(kind)[1:] if isinstance(item, Tag)}:
+        return tags
     fields = getattr(kind, "model_fields", {}).values()
     words = (typing.get_args(field.annotation) for field in fields if typing.get_origin(field.annotation) is Literal)
     return {word for choice in words if len(choice) == 1 for word in choice}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokenworks.arrays import FloatArray
+from tokenworks.specs.shown import Record, Shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,8 @@ class Block:
     streams: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+@dataclass(frozen=True, slots=True, repr=False)
+class Model(Shown):
     """A checkpoint: embedding, blocks, head, and draft layers (MTP) that run only when speculation is on.
 
     heads, kv_heads : what tp must divide (query heads) or may exceed (KV heads)
@@ -162,6 +163,18 @@ class Model:
     native_kv: str = "bf16"
     vision_parameters: int | None = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """Name and size."""
+        return f"{self.name}: {parameters(self) / 1e9:,.1f} B parameters, {self.layers} layers ({self.architecture})"
+
+    def to_records(self) -> list[Record]:
+        """The blocks, one a record; parameters of all equal layers together."""
+        return [
+            {"block": block.name, "layers": block.count, "parameters": _block_parameters(block)}
+            for block in self.blocks
+        ]
 
     @property
     def layers(self) -> int:

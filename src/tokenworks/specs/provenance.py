@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from tokenworks import units
 from tokenworks.errors import SpecError
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 Status = Literal[
     "published", "vendor-claim", "media", "analyst", "user-repo", "measured", "derived", "assumed", "unverified",
@@ -17,7 +23,23 @@ Status = Literal[
 ]  # fmt: skip
 
 
-class Spec(BaseModel):
+GIVEN = "given by the user"
+"""The source of a number that stands in a file, or in a dict, without a source."""
+
+
+class _SpecErrors(ModelMetaclass):
+    """Makes `Workload(isl=0)` in a user's code raise a `SpecError`, as a file with the same fault does."""
+
+    def __call__(cls, *arguments: Any, **fields: Any) -> Any:  # noqa: N805 - it is a class
+        try:
+            return super().__call__(*arguments, **fields)
+        except ValidationError as error:
+            from tokenworks.specs.load import explained
+
+            raise explained(cls, error, cls.__name__) from None
+
+
+class Spec(BaseModel, metaclass=_SpecErrors):
     """Base of all specs: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,8 +48,9 @@ class Spec(BaseModel):
 class Quantity(Spec):
     """A number in SI units with its provenance; a null is a null, never a zero.
 
-    In a file: `{value: 2.0 TB/s, status: derived, source: "80 TB/s / 40"}`. `written` and `unit` are not in the
-    file: they keep the value as its author wrote it, and the SI unit of `value`.
+    In a file: `{value: 2.0 TB/s, status: derived, source: "80 TB/s / 40"}`. A plain `2.0 TB/s` is short for a number
+    with the status `assumed` and the source "given by the user"; a plain `null` is a number that is not published.
+    `written` and `unit` are not in the file: they keep the value as its author wrote it, and the SI unit of `value`.
     """
 
     value: float | None
@@ -52,8 +75,31 @@ class Quantity(Spec):
 
 
 def not_published(unit: str) -> Quantity:
-    """What a file may leave out because no prediction needs it."""
+    """A number that nobody published; what a file leaves out is one."""
     return Quantity(value=None, status="not-published", unit=unit)
+
+
+def file_form(value: Any) -> Any:
+    """A spec, or a part of one, as the plain data that its file holds.
+
+    Fields with their default value are left out. Validation of the plain data gives an equal spec.
+    """
+    if isinstance(value, Quantity):
+        written = value.written or (None if value.value is None else f"{value.value!r} {value.unit}".strip())
+        told = {"source": value.source, "note": value.note}
+        return {"value": written, "status": value.status} | {key: text for key, text in told.items() if text}
+    if isinstance(value, Spec):
+        fields = type(value).model_fields
+        return {
+            name: file_form(item)
+            for name, item in value
+            if fields[name].is_required() or item != fields[name].get_default(call_default_factory=True)
+        }
+    if isinstance(value, dict):
+        return {key: file_form(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [file_form(item) for item in value]
+    return value
 
 
 class Fact(Spec):
@@ -84,8 +130,19 @@ def with_sources(data: Any, change: Callable[[str], str]) -> Any:
     return made
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Marks the type of a number in a file with its SI unit."""
+
+    name: str
+
+
 def _reads(unit: str) -> BeforeValidator:
     def read(raw: Any) -> Any:
+        if raw is None:
+            return not_published(unit)
+        if isinstance(raw, (str, int, float)) and not isinstance(raw, bool):
+            raw = {"value": raw, "status": "assumed", "source": GIVEN}
         if not isinstance(raw, dict):
             return raw
         if clash := {"written", "unit"} & raw.keys():
@@ -103,11 +160,11 @@ def _reads(unit: str) -> BeforeValidator:
     return BeforeValidator(read)
 
 
-Bytes = Annotated[Quantity, _reads("byte")]
-ByteRate = Annotated[Quantity, _reads("byte/s")]
-FlopRate = Annotated[Quantity, _reads("FLOP/s")]
-Seconds = Annotated[Quantity, _reads("s")]
-Watts = Annotated[Quantity, _reads("W")]
-Kilograms = Annotated[Quantity, _reads("kg")]
-Dollars = Annotated[Quantity, _reads("USD")]
-Number = Annotated[Quantity, _reads("")]
+Bytes = Annotated[Quantity, Unit("byte"), _reads("byte")]
+ByteRate = Annotated[Quantity, Unit("byte/s"), _reads("byte/s")]
+FlopRate = Annotated[Quantity, Unit("FLOP/s"), _reads("FLOP/s")]
+Seconds = Annotated[Quantity, Unit("s"), _reads("s")]
+Watts = Annotated[Quantity, Unit("W"), _reads("W")]
+Kilograms = Annotated[Quantity, Unit("kg"), _reads("kg")]
+Dollars = Annotated[Quantity, Unit("USD"), _reads("USD")]
+Number = Annotated[Quantity, Unit(""), _reads("")]

@@ -10,6 +10,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema
 from typing_extensions import TypedDict, get_type_hints
 
+from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.workload import Workload
 
@@ -71,13 +72,13 @@ def inputs(
     slo: str | None = None,
     engine: str | None = None,
     calibration: str | None = None,
-    given: Mapping[str, str] | None = None,
+    given: Iterable[Given] | None = None,
 ) -> Inputs:
     """The inputs of a kind; what the kind does not have is left out.
 
     Parameters
     ----------
-    given : numbers that the user put in place of those of the catalog, value by path
+    given : numbers that the user put in place of those of the catalog
     """
     return {
         "model": model,
@@ -88,7 +89,7 @@ def inputs(
         "calibration": calibration,
         "assumed": None
         if given is None
-        else [{"path": path, "value": value, "why": "--assume"} for path, value in given.items()],
+        else [{"path": item.path, "value": item.value, "why": item.why} for item in given],
     }
 
 

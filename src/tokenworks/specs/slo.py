@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tokenworks import units
@@ -10,6 +11,7 @@ from tokenworks.errors import SpecError
 
 _TERM = re.compile(r"(?P<name>ttft|tpot)(?:\.p(?P<percentile>\d{1,2}(?:\.\d+)?))?=(?P<value>.+)")
 PERCENTILE = 99.0
+EXAMPLES = {"ttft": "ttft=2s", "tpot": "tpot=50ms"}
 CLASSES = PRIORITIES = 8
 CLASS_NAME = r"[A-Za-z0-9_-]{1,64}"
 
@@ -30,6 +32,20 @@ class Slo:
     tpot: Bound | None = None
 
     @classmethod
+    def of(cls, slo: SloLike) -> Slo:
+        """An SLO as text, as a dict of bounds such as {"ttft": "2s", "tpot.p50": "50ms"}, or as it is.
+
+        Raises
+        ------
+        SpecError : a bound that cannot be read
+        """
+        if isinstance(slo, Slo):
+            return slo
+        if isinstance(slo, str):
+            return cls.parse(slo)
+        return cls.parse(",".join(f"{name}={value}" for name, value in slo.items()), where="slo")
+
+    @classmethod
     def parse(cls, text: str, *, where: str = "--slo") -> Slo:
         """Read `ttft=2s,tpot=50ms` or `ttft.p50=1s`; an empty text binds nothing."""
         bounds: dict[str, Bound] = {}
@@ -39,7 +55,8 @@ class Slo:
                 raise SpecError(f"cannot read {term!r}", where=where, hint='write it like "ttft=2s,tpot=50ms"')
             if match["name"] in bounds:
                 raise SpecError(f"{match['name']} is bound twice", where=where, hint="keep one")
-            value = units.parse(match["value"], "s", where=f"{where} {match['name']}")
+            name = match["name"]
+            value = units.parse(match["value"], "s", where=f"{where} {name}", example=EXAMPLES[name])
             percentile = float(match["percentile"] or PERCENTILE)
             if value <= 0:
                 raise SpecError(f"{term!r} must be above zero", where=where, hint='write it like "ttft.p50=2s"')
@@ -56,6 +73,10 @@ class Slo:
             if bound
         ]
         return ",".join(terms)
+
+
+SloLike = str | Mapping[str, str] | Slo
+"""What gives an SLO: text such as "ttft=2s,tpot=50ms", a dict of bounds, or an `Slo`."""
 
 
 @dataclass(frozen=True, slots=True)

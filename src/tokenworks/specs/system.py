@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from tokenworks.specs.device import Device
 from tokenworks.specs.provenance import (
     ByteRate,
     Bytes,
@@ -23,19 +24,29 @@ Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 
 
 class Fabric(Spec):
-    """How the devices of one scale-up domain, or the ports of one network, reach each other.
+    """How the devices of one scale-up domain reach each other.
 
-    A path costs `endpoint + hops x hop`, with 2 x layers - 1 switch hops from leaf to leaf and none in a mesh;
-    a message pays `overhead` more for its software, which a load/store fabric does not.
+    A path takes `endpoint + hops x hop`: 2 x layers - 1 switch hops from leaf to leaf, and none in a mesh. The software
+    of a message takes `overhead` more; a load or a store needs no software.
+
+    Parameters
+    ----------
+    topology : "switched"; "mesh", in which each device has a link to each other; "none" for a domain of one device
+    layers : layers of switches, 0 in a mesh
+    semantics : "load-store" or "message"
+    in_switch_reduce : whether the switches add up the parts of an all-reduce
+    hop : latency of one switch [s]
+    endpoint : latency of both ends of a path [s]
+    overhead : time that the software of a message takes [s]
     """
 
     topology: Literal["switched", "mesh", "none"]
     layers: int = Field(ge=0, le=3, strict=True)
-    semantics: Literal["load-store", "message"]
+    semantics: Literal["load-store", "message"] = "load-store"
     in_switch_reduce: bool = False
-    hop: Seconds
-    endpoint: Seconds
-    overhead: Seconds
+    hop: Seconds = not_published("s")
+    endpoint: Seconds = not_published("s")
+    overhead: Seconds = not_published("s")
 
     @model_validator(mode="after")
     def _switches_have_layers(self) -> Fabric:
@@ -45,7 +56,16 @@ class Fabric(Spec):
 
 
 class Host(Spec):
-    """One host node: CPU memory and the link from it to each of its devices."""
+    """One host node.
+
+    Parameters
+    ----------
+    devices : devices of the node [count]
+    cpu : processors of the node
+    dram, dram_bandwidth : memory of the node [byte], and its bandwidth over all sockets [byte/s]
+    link : bandwidth between the node and one device, per direction [byte/s]
+    ssd, ssd_bandwidth : flash storage of the node [byte], and the bandwidth of all its drives [byte/s]
+    """
 
     devices: Count
     cpu: str = ""
@@ -56,20 +76,68 @@ class Host(Spec):
     ssd_bandwidth: ByteRate = not_published("byte/s")
 
 
-class System(Spec):
-    """One catalog/systems/*.yaml: `devices` x `device` in scale-up domains of `domain` devices.
+class Network(Spec):
+    """A scale-out network: one catalog/networks/*.yaml, or a part of a machine's file.
 
-    `network` joins domains and systems unless another is asked for; None = it has no port to leave by.
+    The number of devices decides how many layers of switches there are.
+
+    Parameters
+    ----------
+    port : bandwidth of the port that each device has, per direction [byte/s]
+    radix : ports of one switch [count]
+    in_switch_reduce : whether engines let the switches add up the parts of an all-reduce
+    hop, endpoint, overhead : latencies of a message, as in `Fabric` [s]
     """
 
     name: str
-    title: str
-    vendor: str
-    device: str
+    title: str = ""
+    port: ByteRate
+    radix: Number
+    in_switch_reduce: bool = False
+    hop: Seconds
+    endpoint: Seconds
+    overhead: Seconds
+    note: str = ""
+
+
+def _kind(value: Any) -> str:
+    """Whether a part of a system is named, or stands in the file of the system."""
+    return "name" if isinstance(value, str) else "inside"
+
+
+class System(Spec):
+    """A machine that one can buy: one catalog/systems/*.yaml, or a file of a user.
+
+    Parameters
+    ----------
+    name : how the machine is called
+    title : what a reader should know it as
+    vendor : who sells it
+    device : name of a device of the catalog, path of a device's YAML file (from the folder of this file), or the device
+        itself
+    devices : devices of the whole machine [count]
+    domain : devices of one scale-up domain; all, where the file does not say it [count]
+    scale_up : the fabric in a domain
+    network : the network between domains and between machines, as a name, a path, or the network itself; None where the
+        machine has no port for one
+    host : one host node; one for all devices of a domain, where the file does not say it
+    price, power, weight : of the whole machine [USD, W, kg]
+    rack_units : height of the machine [count]
+    availability : share of time in which the machine can be used [-]
+    facts : what the vendor says and no prediction reads
+    note : what a reader should know of the numbers
+    """
+
+    name: str
+    title: str = ""
+    vendor: str = ""
+    device: Annotated[Annotated[Device, Tag("inside")] | Annotated[str, Tag("name")], Discriminator(_kind)]
     devices: Count
     domain: Count
-    scale_up: Fabric
-    network: str | None = None
+    scale_up: Fabric = Fabric(topology="none", layers=0)
+    network: Annotated[Annotated[Network, Tag("inside")] | Annotated[str, Tag("name")], Discriminator(_kind)] | None = (
+        None
+    )
     host: Host
     price: Dollars = not_published("USD")
     power: Watts = not_published("W")
@@ -78,6 +146,23 @@ class System(Spec):
     availability: Number = not_published("")
     facts: dict[str, Fact] = Field(default_factory=dict)
     note: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_domain_and_host_unless_told(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "devices" not in data:
+            return data
+        domain = data.get("domain", data["devices"])
+        return {"domain": domain, "host": {"devices": domain}, **data}
+
+    @model_validator(mode="after")
+    def _domains_have_a_fabric(self) -> System:
+        if self.domain > 1 and self.scale_up.topology == "none":
+            raise ValueError(
+                f"scale_up: is missing: {self.domain} devices of a domain reach each other over it; "
+                "write its topology (switched or mesh), layers, hop, endpoint and overhead"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> System:
@@ -92,21 +177,3 @@ class System(Spec):
         if share is not None and not 0 < share <= 1:
             raise ValueError(f"availability {share:g} is a share of time: write one above 0, at most 1, such as 0.995")
         return self
-
-
-class Network(Spec):
-    """One catalog/networks/*.yaml: a scale-out network; each device has a port of `port` [byte/s per direction].
-
-    `radix` is the ports of one switch; how many layers of them there are follows from the number of endpoints.
-    Latencies are as in a Fabric of messages.
-    """
-
-    name: str
-    title: str
-    port: ByteRate
-    radix: Number
-    in_switch_reduce: bool = False
-    hop: Seconds
-    endpoint: Seconds
-    overhead: Seconds
-    note: str = ""

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
+from tokenworks.specs.shown import Record, Shown
 from tokenworks.specs.slo import CLASSES
 
 Number = TypeVar("Number", np.float64, np.int32, np.int8)
@@ -28,8 +29,8 @@ class Dropped:
     where: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Trace:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Trace(Shown):
     """n requests in order of arrival, 45 bytes each beside the block hashes. A request comes after its parent.
 
     arrival_s : when it was sent [s], from the first one, never falling; of a request that waits for another one
@@ -162,6 +163,22 @@ class Trace:
             hash_block_tokens=hash_block_tokens,
             **about,
         )
+
+    @property
+    def headline(self) -> str:
+        """Name, size and length of the trace."""
+        last = float(self.arrival_s.max()) if len(self) else 0.0
+        return f"{self.name}: {len(self):,} requests, the last one at {last:,.0f} s"
+
+    def to_records(self) -> list[Record]:
+        """The requests, one a record."""
+        columns = {
+            "arrival_s": self.arrival_s, "input_tokens": self.input_tokens, "output_tokens": self.output_tokens,
+            "session": self.session, "parent": self.parent, "think_s": self.think_s,
+        }  # fmt: skip
+        return [
+            dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.arrival_s)

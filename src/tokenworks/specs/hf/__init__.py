@@ -1,5 +1,5 @@
 """A model from its Hugging Face config.json: weight shapes, cache reads and formats, or an error that says why."""
 
-from tokenworks.specs.hf.load import load_model, model_names
+from tokenworks.specs.hf.load import ModelLike, load_model, model_names
 
-__all__ = ["load_model", "model_names"]
+__all__ = ["ModelLike", "load_model", "model_names"]

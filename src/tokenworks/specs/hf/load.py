@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,31 @@ def _index() -> dict[str, str]:
     return index | {name.lower(): name for name in names}
 
 
-def load_model(name_or_path: str) -> Model:
-    """A model by catalog id ("deepseek-ai/DeepSeek-R1", case ignored), unique short name, path, or HF cache id.
+ModelLike = str | Path | Mapping[str, Any] | Model
+"""What names a model: an id, a path, what a config.json holds, or a model."""
 
-    A path is a config.json or a directory that holds one.
+
+def load_model(model: ModelLike) -> Model:
+    """A model by name, path or configuration.
+
+    Parameters
+    ----------
+    model : catalog id ("deepseek-ai/DeepSeek-R1", case ignored) or unique short name; path of a config.json or of its
+        folder; id in the local Hugging Face cache; what a config.json holds, as a dict, with a `name` if it should have
+        one; or a model, which is returned as it is
 
     Raises
     ------
     UnknownName : no such id and no such path
     SpecError : a config that cannot be read, or an architecture or a needed field that is not known
     """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, Mapping):
+        config = dict(model)
+        name = str(config.pop("name", "") or config.get("_name_or_path") or "model")
+        return build(config, name, name)
+    name_or_path = str(model)
     known = _index().get(name_or_path.lower())
     if known:
         return _from_catalog(known)

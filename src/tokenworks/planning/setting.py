@@ -1,0 +1,72 @@
+"""Names, files and dicts become what the search works on: a workload, and a setting of model, machine and engine."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from tokenworks.errors import SpecError
+from tokenworks.legal.points import Setting
+from tokenworks.specs.compose import On, machine
+from tokenworks.specs.deployment import EngineName
+from tokenworks.specs.edits import edited
+from tokenworks.specs.engine import load_engine
+from tokenworks.specs.given import Assume, Given, given, of
+from tokenworks.specs.hf import ModelLike, load_model
+from tokenworks.specs.load import WorkloadLike, load_workload, validate
+from tokenworks.specs.workload import Workload
+
+
+def setting_of(
+    model: ModelLike, on: On, engine: EngineName, workload: Workload, numbers: tuple[Given, ...], *,
+    devices: int | None = None, needs: Collection[str] | None = None,
+) -> Setting:  # fmt: skip
+    """Model, machine and engine read, with the numbers of a user in place.
+
+    Parameters
+    ----------
+    numbers : of all areas; those of the workload are in `workload` already
+    devices, needs : as `specs.compose.machine` takes them
+    """
+    whole = machine(on, assume=numbers, devices=devices, needs=needs)
+    others = [item for item in numbers if item.area != "machine"]
+    used = load_engine(engine, assume=numbers)
+    return Setting(load_model(model), whole, used, workload, (*whole.given, *others))
+
+
+def workload_of(
+    workload: WorkloadLike | None,
+    *,
+    isl: float | None = None,
+    osl: float | None = None,
+    rate: float | None = None,
+    concurrency: float | None = None,
+    assume: Assume = None,
+) -> Workload:
+    """The workload that was named, or the lengths that were given; a load given beside it replaces its own.
+
+    Parameters
+    ----------
+    workload : a catalog name, a YAML file, a dict, or a `Workload`; or give `isl` and `osl`
+    isl, osl : mean input and output length of a request [token]
+    rate : requests per second [1/s]
+    concurrency : requests in flight [count]
+    assume : values by path such as `workload.isl_cv`; other areas are left alone
+    """
+    lengths = {name: value for name, value in (("isl", isl), ("osl", osl)) if value is not None}
+    load = {name: value for name, value in (("rate", rate), ("concurrency", concurrency)) if value is not None}
+    if workload is not None:
+        if lengths:
+            raise SpecError("give a workload, or isl and osl, not both", where="--workload", hint="leave one out")
+        read = load_workload(workload)
+        kept = read.model_dump(exclude={"rate", "concurrency"} if load else set())
+        asked = validate(Workload, kept | load, read.name)
+    elif missing := [name for name in ("isl", "osl") if name not in lengths]:
+        raise SpecError(
+            f"no workload, and no {', '.join(missing)}", where="--workload", hint="name one, or give --isl and --osl"
+        )
+    else:
+        name = f"isl {lengths['isl']:g}, osl {lengths['osl']:g}"
+        data: dict[str, Any] = {"name": name, **lengths, **load}
+        asked = validate(Workload, data, "command line")
+    return edited(asked, of("workload", given(assume)), prefix="workload.", but=("name", "assumed"))
