@@ -40,7 +40,7 @@ def entries() -> dict[str, str]:
 def words_of(node: ast.AST, constants: dict[str, ast.AST]) -> set[str]:
     """All words in an expression.
 
-    A name stands for the tuple that it was assigned, or for the keys of the dict; `name.values()` for the dict's values.
+    A name stands for its tuple, or for the keys of its dict. `name.values()` stands for the values of the dict.
     """
     if isinstance(node, ast.Constant):
         return {node.value} if isinstance(node.value, str) else set()
