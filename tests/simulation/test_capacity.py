@@ -57,7 +57,7 @@ def test_nothing_holds(kind: Kind) -> None:
 
 
 def test_everything_holds() -> None:
-    with pytest.raises(SloMissed, match="more than can be simulated"):
+    with pytest.raises(SloMissed, match="no higher load can be simulated"):
         capacity(lambda load: holds_below(float("inf"), load), "rate")
 
 

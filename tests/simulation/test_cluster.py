@@ -254,7 +254,7 @@ def test_what_cannot_be_deployed() -> None:
         deployed(R1, "hgx-h100", role(tp=8, ep=8))
     with pytest.raises(SpecError, match="heads"):
         deployed(LLAMA, "scalex40", role(tp=5))
-    with pytest.raises(SpecError, match="prefill keeps fp8, decode bf16"):
+    with pytest.raises(SpecError, match="prefill stores fp8, decode stores bf16"):
         deployed(R1, "scalex40", DECODE, PREFILL.model_copy(update={"kv_dtype": "fp8"}))
 
 

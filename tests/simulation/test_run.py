@@ -183,7 +183,7 @@ def test_all_classes_keep_their_promise_or_it_is_missed() -> None:
 
 
 def test_classes_are_those_of_the_trace() -> None:
-    with pytest.raises(SpecError, match="classes chat, batch; it has none"):
+    with pytest.raises(SpecError, match="classes chat, batch; the trace has no classes"):
         Traffic(Trace.of([0.0], [1], [1]), classes=CLASSES)
 
 
