@@ -13,7 +13,7 @@ from tokenworks.calibrate.file import write_own
 from tokenworks.calibrate.measured import Measured, Point
 from tokenworks.calibrate.own_machine import Played, calibrate_own, own_factors
 from tokenworks.calibrate.own_results import point_of
-from tokenworks.calibrate.validate import predict_some
+from tokenworks.calibrate.validate import predict_each
 from tokenworks.errors import SpecError
 from tokenworks.ingest.benchmark import Benchmark, Lengths, Time
 from tokenworks.specs.calibration import Calibration, load_calibration
@@ -41,7 +41,7 @@ def asked(concurrency: int, isl: int, osl: int, rate: float = 0.0) -> Point:
 
 def measured_on(truth: Calibration, *points: Point) -> list[Point]:
     """The same points, measured on a machine that is as a calibration says."""
-    said = predict_some(points, truth)
+    said = predict_each(points, truth)
     return [
         replace(point, measured=Measured(tpot=one.tpot, ttft=one.ttft, rate=one.rate))
         for point, one in zip(points, said, strict=True)

@@ -89,7 +89,7 @@ def test_a_fit_finds_the_factor_that_was_hidden(tmp_path: Path) -> None:
     hidden = [Factor(("nvidia-hopper",), "hbm", 0.5)]
     truth = turned(PRIOR, hidden, np.array([-0.3]))
     problem = Problem.of(points, predict_all(points, PRIOR), PRIOR)
-    measured = tpots(problem.found, truth, len(points)) * problem.anchor
+    measured = tpots(problem.bunches, truth, len(points)) * problem.anchor
     problem.measured[:] = measured
     found = fit(problem, hidden)
     assert found.theta == pytest.approx([-0.3], abs=0.02)
