@@ -32,7 +32,7 @@ FLAGS = {  # machine.py writes the token budget and the number of sequences into
 READY_S = 300
 ROUNDS = 3
 WAVES, LEAST, WINDOW_S = 3, 6, 8
-"""Requests of a point: WAVES x requests in flight, at least LEAST; with a rate, those of WINDOW_S seconds [s]."""
+"""Requests of a point: WAVES x requests in flight, at least LEAST; with a rate, requests of WINDOW_S seconds."""
 
 
 @contextmanager

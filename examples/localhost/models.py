@@ -31,7 +31,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "router_aux_loss_coef": 0.001,
     },
 }  # fmt: skip
-"""Configs by model name. The weights are larger than the caches of a CPU, as those of real models are on a GPU."""
+"""Configs by model name. The weights are larger than the caches of a CPU, so that they are read from memory."""
 
 
 def tokenizer() -> Tokenizer:

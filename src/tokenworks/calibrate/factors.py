@@ -105,7 +105,7 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
     free = tuple(one for one in factors if not only_assumed or _assumed(one, prior))
     if not free:
         raise SpecError(f"has no assumed number for {', '.join(measured)}", where=f"calibration {prior.name}",
-                        hint="leave out --only-assumed: then measured numbers are fitted, too")  # fmt: skip
+                        hint="without --only-assumed, measured numbers are also fitted")  # fmt: skip
     return free
 
 

@@ -73,7 +73,7 @@ class Played:
         return tuple(factor for factor, by in moved.items() if np.abs(by).max() > FELT)
 
     def without(self, left: int) -> Floats:
-        """Mask of the errors without those of point number `left` (1 or 0)."""
+        """Mask of the errors: 0 for the two errors of point number `left`, 1 for all others."""
         return np.tile(np.arange(len(self.points)) != left, 2).astype(float)
 
 

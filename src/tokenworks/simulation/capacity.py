@@ -57,7 +57,7 @@ class Try:
 
     @classmethod
     def of(cls, load: float, run: Simulation) -> Try:
-        """The results of a simulation. A simulation that the user stopped has none, so the search stops, too."""
+        """The results of a simulation. If the user stopped the simulation, the search also stops."""
         if run.partial:
             raise KeyboardInterrupt
         bounds, devices = run.bounds, run.deployment.devices

@@ -125,7 +125,7 @@ def _transfer(deployment: Deployment, site: Site, pools: list[Pool]) -> Transfer
 
     Each decode device reads its part of the cache from all devices of the prefill instance. The side with fewer devices
     limits the bandwidth. In the engine a link belongs to an instance, so the bandwidths of its ranks add up. Layers are
-    transferred while later layers are computed (`costs.transfer`); the hidden share is that of the mean request.
+    transferred while later layers are computed (`costs.transfer`); the hidden share is computed for the mean request.
     """
     prefill, decode = deployment.roles
     if prefill.kv_dtype != decode.kv_dtype:

@@ -196,7 +196,7 @@ def simulate(
         prefix_aware if requests share prefixes, else least_loaded
     max_queue : a request is refused if this many requests wait at its rank, 0 = no limit [count]
     seed : seed of a router that chooses randomly
-    assume : numbers that replace those of the catalog, see `specs.compose.machine`
+    assume : numbers that replace numbers of the catalog, see `specs.compose.machine`
     calibration : name of a calibration of the catalog, or path of a YAML file
     watch : called with the simulated time, and with the arrival time of the last request that has no parent [s]
 
@@ -234,7 +234,7 @@ def simulate(
 def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> MeanRequest:
     """The mean request of a trace, over the requests that fit into the context of the model (over all if none fits).
 
-    If requests share prefixes, hits are those of an infinite prefix cache.
+    If requests share prefixes, the mean request has the hits of an infinite prefix cache.
 
     Parameters
     ----------
@@ -311,7 +311,7 @@ def _refused(built: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Played:
-    """A finished run of the engine; `marks` and `end` are those of `measured.Window.of`."""
+    """A finished run of the engine; see `measured.Window.of` for `marks` and `end`."""
 
     outcome: Outcome
     marks: tuple[Counts, ...]

@@ -23,7 +23,7 @@ class Source:
     of : the recorded trace, or the workload
     requests : number of requests; None for all requests of a trace, and for the default number of a workload [count]
     seed : seed of all random streams
-    told : priorities and SLOs of classes from the command line; they override those of the workload
+    told : priorities and SLOs of classes from the command line; they override the values of the workload
     file : path of the trace as the user gave it; None for a workload
     """
 

@@ -84,8 +84,8 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
 
     For mean requests that are evenly distributed, the form is exact at the nodes of f: for steps that only decode (m up
     to all sequences of all ranks), and for steps that prefill beside all sequences. a contains the cost of a decoding
-    sequence beyond f (head, drafts, host, windows, states), so that a pure prefill step is also correct. The slopes are
-    those of the largest batch, without the time that overlap and host hide. Between nodes f is linear.
+    sequence beyond f (head, drafts, host, windows, states), so that a pure prefill step is also correct. The slopes come
+    from the largest batch, without the time that overlap and host hide. Between nodes f is linear.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     hot = np.maximum(decode, ranks) * (full > 0)
     whole = steps(decode, prefill)
     table = whole - hot * (sequence_s + context_s * site.request.context)
-    # Slopes are those of large batches. A small batch can cost less per token, and the rest must not become negative.
+    # Slopes come from large batches. A small batch can cost less per token, and the rest must not become negative.
     table = np.maximum(table - (square_s * site.request.seen + token_s) * prefill, COMMON * whole)
     by_tokens = np.interp(np.arange(most + 1), nodes, table)
     if ranks > 1 and not alone:

@@ -204,13 +204,13 @@ class KernelRows:
         self, prior: Calibration, *, name: str = "kernels", without: Collection[str] = (),
         say: Callable[[str], None] | None = None,
     ) -> KernelFit:  # fmt: skip
-        """Fit the numbers that the rows determine. All other numbers stay those of the prior.
+        """Fit the numbers that the rows determine. All other numbers keep their prior value.
 
         Parameters
         ----------
         prior : calibration that the fit starts from
         name : name of the fitted calibration
-        without : devices whose rows are left out; numbers of the prior from kernels of their family are left out, too
+        without : devices whose rows are left out, and also the numbers of the prior from kernels of their family
         say : receives progress messages; None for no messages
         """
         calibration = prior.standalone({item.machine.family for rows in self.rows.values() for item in rows})
