@@ -82,10 +82,10 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     and Q context tokens that the prefill tokens attend to. If ranks prefill at the same time, d x (sum of Q over all
     ranks) replaces the terms with c and e.
 
-    For mean requests that are evenly distributed, the form is exact at the nodes of f: for steps that only decode (m up
-    to all sequences of all ranks), and for steps that prefill beside all sequences. a contains the cost of a decoding
-    sequence beyond f (head, drafts, host, windows, states), so that a pure prefill step is also correct. The slopes come
-    from the largest batch, without the time that overlap and host hide. Between nodes f is linear.
+    For mean requests that are evenly distributed, the form is exact at the nodes of f: for steps that only decode (m
+    up to all sequences of all ranks), and for steps that prefill beside all sequences. a contains the cost of a
+    decoding sequence beyond f (head, drafts, host, windows, states), so that a pure prefill step is also correct.
+    Slopes come from the largest batch, without the time that overlap and host hide. Between nodes f is linear.
 
     Parameters
     ----------
