@@ -1,6 +1,7 @@
 """docs/deployments.md against the code: its examples can be simulated, its tables have all fields and defaults."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from pydantic_core import PydanticUndefined
 
+from tokenworks.cli import run
 from tokenworks.simulation.run import Traffic, simulate
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 from tokenworks.specs.deployment_file import Entry, load_deployments
@@ -19,6 +21,7 @@ from tokenworks.traffic import from_workload
 PAGE = Path(__file__).parents[1] / "docs" / "deployments.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```yaml\n(.+?)```", TEXT, re.DOTALL)
+COMMANDS = re.findall(r"^\$ tokenworks (\w+ mine\.yaml.*)$", TEXT, re.MULTILINE)
 IN_WORDS = {"by the requests": None, "unknown": None}
 """Defaults that the page gives in words, because no fixed value is the default."""
 
@@ -46,8 +49,18 @@ def example(text: str, folder: Path) -> Deployment:
 def test_an_example_is_simulated(text: str, tmp_path: Path) -> None:
     deployment = example(text, tmp_path)
     workload = Workload(name="chat", isl=1000, osl=100, rate=4)
-    run = simulate(deployment, Traffic(from_workload(workload, 100)))
-    assert run.metrics.completed == 100
+    simulation = simulate(deployment, Traffic(from_workload(workload, 100)))
+    assert simulation.metrics.completed == 100
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_page_runs(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    example(EXAMPLES[0], tmp_path)
+    words = shlex.split(command, comments=True)
+    few = [] if words[0] == "estimate" else ["--requests", "200"]
+    assert run([*words, *few]) == 0
 
 
 def test_the_edits_are_accepted(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_an_engine_that_captures_no_graph_waits_for_its_host(tmp_path: Path) -> 
     (point,) = read_points(table(tmp_path, {"engine": "transformers", "concurrency": "1"})).points
     predicted = predict(point, CALIBRATION)
     assert predicted.tpot == pytest.approx(0.6e-3 * 32 + 1.5e-3, rel=0.02)
-    assert "engine transformers as vllm, 0.6 ms of host a layer" in predicted.assumed
+    assert "engine transformers as vllm, 0.6 ms of host time per layer" in predicted.assumed
 
 
 def test_eight_bits_on_a_card_without_them_are_read_as_such(tmp_path: Path) -> None:

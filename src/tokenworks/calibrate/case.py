@@ -115,7 +115,7 @@ def case(point: Point, calibration: Calibration) -> Case:
     on, engine = machine_of(point.device, point.workers), engine_of(point.engine)
     assumed += [f"{path} of {on.device}: {LINK[path]}" for path in assumed_links(on.name)]
     if engine.name != point.engine:
-        eager = f", {1e3 * EAGER_LAYER:g} ms of host a layer" if number(engine.host_layer) == EAGER_LAYER else ""
+        eager = f", {1e3 * EAGER_LAYER:g} ms of host time per layer" if number(engine.host_layer) == EAGER_LAYER else ""
         assumed.append(f"engine {point.engine} as {engine.name}{eager}")
     workers, copies = tuple(_split(worker, model, on, point) for worker in point.workers), 1
     for worker, given in zip(workers, point.workers, strict=True):

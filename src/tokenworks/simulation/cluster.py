@@ -68,6 +68,11 @@ def cluster(
 def room(role: Role, site: Site) -> Memory:
     """Memory of one instance of a role.
 
+    Parameters
+    ----------
+    role : the role, with its parallel widths and settings
+    site : model, machine and engine
+
     Raises
     ------
     SpecError : the role breaks a rule of its shape
