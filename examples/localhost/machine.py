@@ -1,8 +1,8 @@
-"""What one core of this machine does at best, as tokenworks describes a machine. Run with vLLM's python.
+"""Measure the peak rates of one core and describe it as a machine for tokenworks. Run with vLLM's python.
 
     machine.py FOLDER MODELS_FOLDER
 
-Writes device.yaml and system.yaml, and for each model of MODELS_FOLDER the deployment that `measure.py` serves.
+Writes device.yaml, system.yaml, and one deployment file for each model of MODELS_FOLDER. `measure.py` serves these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIDE, BYTES, SECONDS = 1024, 1 << 29, 4.0
 
 
 def best(work: Callable[[], object]) -> float:
-    """Shortest time of many [s]: others who use the machine can only make it slower."""
+    """Shortest time of many calls [s]: other work on the machine only makes a call slower."""
     least, end = float("inf"), time.perf_counter() + SECONDS
     while (begin := time.perf_counter()) < end:
         work()
@@ -35,7 +35,7 @@ def best(work: Callable[[], object]) -> float:
 
 
 def flop_rates() -> dict[str, float]:
-    """Square products in FP32 by numpy, in BF16 by torch, which numpy does not have [FLOP/s]."""
+    """Rates of square matrix products, by dtype [FLOP/s]. numpy has no BF16, so torch multiplies in BF16."""
     torch.set_num_threads(1)
     wide = np.random.default_rng(0).random((SIDE, SIDE), np.float32)
     narrow = torch.from_numpy(wide).to(torch.bfloat16)
@@ -43,13 +43,18 @@ def flop_rates() -> dict[str, float]:
 
 
 def read_bandwidth() -> float:
-    """Reading more than any cache holds [byte/s]."""
+    """Bandwidth of reading an array that is larger than any cache [byte/s]."""
     long = np.ones(BYTES // 4, np.float32)
     return BYTES / best(lambda: np.dot(long, long))
 
 
 def device(memory: int) -> dict[str, Any]:
-    """The device file; the family `cpu` has priors that nobody has measured, and says so."""
+    """Content of the device file. The priors of the family `cpu` are assumed, and the family says so.
+
+    Parameters
+    ----------
+    memory : memory of the computer [byte]
+    """
     peak = {
         dtype: measured(f"{rate / 1e9:.1f} GFLOP/s", f"{SIDE}^3 product on one thread, best in {SECONDS:g} s")
         for dtype, rate in flop_rates().items()
@@ -63,8 +68,8 @@ def device(memory: int) -> dict[str, Any]:
 
 
 def system() -> dict[str, Any]:
-    """A machine of one device, which talks to nobody."""
-    nothing = {"value": "0 us", "status": "derived", "source": "one device: nobody to talk to"}
+    """Content of the system file: a machine with one device and without links."""
+    nothing = {"value": "0 us", "status": "derived", "source": "one device: no communication"}
     fabric = {"topology": "none", "layers": 0, "semantics": "load-store"}
     return {
         "name": "this-machine", "title": "This machine", "vendor": "this machine", "device": "./device.yaml",
@@ -74,7 +79,7 @@ def system() -> dict[str, Any]:
 
 
 def deployment(model: Path, folder: Path) -> dict[str, Any]:
-    """What `measure.py` serves: the same token budget and places."""
+    """Content of a deployment file, with the token budget and the number of sequences that `measure.py` sets."""
     role = {
         "name": "aggregated", "parallel": {"tp": 1}, "max_sequences": int(FLAGS["max-num-seqs"]),
         "chunk_tokens": int(FLAGS["max-num-batched-tokens"]), "memory_fraction": 0.5,
@@ -84,7 +89,7 @@ def deployment(model: Path, folder: Path) -> dict[str, Any]:
 
 
 def measured(value: str, how: str) -> dict[str, str]:
-    """A number with its unit and where it comes from."""
+    """A number with its unit and its source, as the catalog writes it."""
     return {"value": value, "status": "measured", "source": f"{how}; 1-minute load {os.getloadavg()[0]:.1f}"}
 
 

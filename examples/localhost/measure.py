@@ -1,8 +1,8 @@
-"""Serve a model with vLLM on this machine, and measure it with vLLM's own client. Run with vLLM's python.
+"""Serve a model with vLLM on this computer and measure it with the client of vLLM. Run with vLLM's python.
 
     measure.py MODEL_FOLDER RESULT_FOLDER CLOSED.1.64.64 RATE.4.256.64 ...
 
-Each point is CLOSED.concurrency.isl.osl or RATE.requests-per-second.isl.osl, and becomes a result file of that name.
+A point is CLOSED.concurrency.isl.osl or RATE.requests-per-second.isl.osl. Its result file has the name of the point.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from pathlib import Path
 
 PORT = 18200
 THREADS = "1"
-"""The engine computes on one core: the client, the server's front end and the rest of the machine want one, too."""
+"""Threads of the engine: one core. The client, the front end of the server and other programs need the other cores."""
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 SERVER = OFFLINE | {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": THREADS, "VLLM_CPU_OMP_THREADS_BIND": "1"}
-FLAGS = {  # beside them stands deployment.py: a token budget and a number of sequences that both must know
+FLAGS = {  # machine.py writes the token budget and the number of sequences into the deployment file
     "load-format": "dummy", "dtype": "bfloat16", "host": "127.0.0.1", "port": str(PORT), "max-model-len": "4096",
     "max-num-batched-tokens": "2048", "max-num-seqs": "64",
 }  # fmt: skip
 READY_S = 300
 ROUNDS = 3
 WAVES, LEAST, WINDOW_S = 3, 6, 8
-"""Requests of a point: so many for each in flight, and at least so many; or those of so many seconds."""
+"""Requests of a point: WAVES x requests in flight, at least LEAST; with a rate, requests of WINDOW_S seconds."""
 
 
 @contextmanager
 def server(model: Path, log: Path) -> Iterator[None]:
-    """vLLM, from the time it answers until the block ends."""
+    """A running vLLM server: it answers when the block starts, and stops when the block ends."""
     command = [str(Path(sys.executable).with_name("vllm")), "serve", str(model), "--served-model-name", model.name]
     command += [word for name, value in FLAGS.items() for word in (f"--{name}", value)]
     with log.open("w") as out:
@@ -65,7 +65,7 @@ def _wait(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def measure(model: Path, results: Path, points: list[str]) -> None:
-    """Each point by `vllm bench serve`, all in this process: starting the client takes longer than most points."""
+    """Measure each point with `vllm bench serve` in this process: starting a client takes longer than most points."""
     from vllm.benchmarks.serve import add_cli_args, main
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -89,7 +89,7 @@ def latency(file: Path) -> float:
 
 
 def arguments(model: Path, point: str) -> list[str]:
-    """What `vllm bench serve` is told."""
+    """Arguments of `vllm bench serve` for one point."""
     kind, amount, isl, osl = point.split(".")
     closed = kind == "CLOSED"
     count = max(LEAST, int(amount) * (WAVES if closed else WINDOW_S))

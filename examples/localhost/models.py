@@ -1,4 +1,4 @@
-"""Two small models without weights: a config.json each, and a tokenizer of made-up words. Run with vLLM's python."""
+"""Write two small models without weights: a config.json and a tokenizer with invented words. Run with vLLM's python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 WORDS = 4096
-"""Size of the vocabulary. One token is one word, so any list of tokens is the same after text and back."""
+"""Size of the vocabulary. One token is one word, so tokens become text and the text becomes the same tokens."""
 
 COMMON = {
     "vocab_size": WORDS, "hidden_act": "silu", "max_position_embeddings": 16384, "tie_word_embeddings": False,
@@ -31,19 +31,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "router_aux_loss_coef": 0.001,
     },
 }  # fmt: skip
-"""Large enough not to fit in the caches of a CPU, as no real model fits in those of a GPU."""
+"""Configs by model name. The weights are larger than the caches of a CPU, so that they are read from memory."""
 
 
 def tokenizer() -> Tokenizer:
-    """One word a token."""
+    """A tokenizer that makes one token of each word."""
     words = {"<end>": 0} | {f"w{i}": i for i in range(1, WORDS)}
-    made = Tokenizer(models.WordLevel(words, unk_token="<end>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return made
+    words_only = Tokenizer(models.WordLevel(words, unk_token="<end>"))
+    words_only.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return words_only
 
 
 def write(folder: Path, config: dict[str, Any]) -> None:
-    """A folder that `vllm serve --load-format dummy` and tokenworks both read."""
+    """Write a model folder that `vllm serve --load-format dummy` and tokenworks can read."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer().save(str(folder / "tokenizer.json"))
     words = {

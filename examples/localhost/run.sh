@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measure a real engine on this machine, calibrate on three points, predict the others.
-# Usage: run.sh VLLM_ENVIRONMENT [RESULTS] [MODEL...]; the environment is made if it is not there.
+# Measure a real engine on this computer, calibrate on three points, predict the other points.
+# Usage: run.sh VLLM_ENVIRONMENT [RESULTS] [MODEL...]; the environment is created if it does not exist.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 environment=${1:?usage: run.sh VLLM_ENVIRONMENT [RESULTS] [MODEL...]}
@@ -18,7 +18,7 @@ python=$environment/bin/python
 "$python" "$here/models.py" "$results/models"
 "$python" "$here/machine.py" "$results" "$results/models"
 for model in "${models[@]}"; do
-	echo "$model: measuring ${#fitted[@]} and ${#others[@]} points; $results/$model/client.log shows how far it is" >&2
+	echo "$model: measuring ${#fitted[@]} + ${#others[@]} points; progress is in $results/$model/client.log" >&2
 	mkdir -p "$results/$model"
 	"$python" "$here/measure.py" "$results/models/$model" "$results/$model" "${fitted[@]}" "${others[@]}" \
 		> "$results/$model/client.log" 2>&1
@@ -27,9 +27,9 @@ for model in "${models[@]}"; do
 	for point in "${others[@]}"; do held+=(--data "$results/$model/$point.json"); done
 	on=(--deployment "$results/$model.yaml")
 	"$tokenworks" calibrate "${data[@]}" "${on[@]}" --name "$model" --out "$results/$model.calibration.yaml"
-	echo "The three points that were fitted:"
+	echo "Points used for the fit:"
 	"$tokenworks" validate "${data[@]}" "${on[@]}" --calibration "$results/$model.calibration.yaml"
-	echo "The others, predicted:"
+	echo "Points predicted by the fit:"
 	"$tokenworks" validate "${held[@]}" "${on[@]}" --calibration "$results/$model.calibration.yaml"
 	cat "$results/$model/load.txt"
 done

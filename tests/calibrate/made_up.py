@@ -56,7 +56,7 @@ MADE_UP = {
 
 
 def rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
-    """So many rows: every device, model and engine in turn, the rest of a row drawn."""
+    """`count` rows: devices, models and engines in turn, all other cells random."""
     draw = random.Random(seed)
     cycles = [itertools.cycle(draw.sample(names, len(names))) for names in (DEVICES, model_names(), ENGINES)]
     for i in range(count):
@@ -73,13 +73,13 @@ def rows(count: int, seed: int = 0) -> Iterator[dict[str, str]]:
 
 def _split(draw: random.Random, mode: str) -> dict[str, str]:
     if mode == "disagg":
-        made: dict[str, str] = {}
+        cells: dict[str, str] = {}
         total = 0
         for role in ("prefill", "decode"):
             widths, workers = draw.choice(WIDTHS[2:]), draw.choice((1, 1, 2, 4))
             total += math.prod(widths) * workers
-            made |= _widths(draw, f"{role}_", *widths) | {f"{role}_workers": str(workers)}
-        return made | {"n_devices": f"{total}.0"}
+            cells |= _widths(draw, f"{role}_", *widths) | {f"{role}_workers": str(workers)}
+        return cells | {"n_devices": f"{total}.0"}
     widths, replicas = draw.choice(WIDTHS), draw.choice((1, 1, 1, 2, 8))
     if draw.random() < 0.15:  # how it is split is not stated
         return {"n_devices": draw.choice(("1", "4", "8", "16"))}
@@ -111,7 +111,7 @@ def _load(draw: random.Random, mode: str) -> dict[str, str]:
 
 
 def write(path: Path, count: int, seed: int = 0) -> Path:
-    """A file of so many rows."""
+    """Write a file of `count` rows."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""Which checkpoint a point means."""
+"""The checkpoint of a measured point."""
 
 import pytest
 from hypothesis import given
@@ -28,9 +28,9 @@ def test_published_checkpoints_are_found(model: str, weights: str, name: str) ->
 
 @given(st.sampled_from(["Qwen/Qwen3-8B", "Qwen/Qwen3-30B-A3B"]), st.sampled_from(sorted(RECIPES)))
 def test_restating_keeps_the_shapes_and_shrinks_the_bytes(name: str, weights: str) -> None:
-    own, made = load_model(name), checkpoint(name, weights)
-    assert parameters(made) == parameters(own)
-    assert weight_bytes(made) <= weight_bytes(own)
+    own, stored = load_model(name), checkpoint(name, weights)
+    assert parameters(stored) == parameters(own)
+    assert weight_bytes(stored) <= weight_bytes(own)
 
 
 def test_what_is_restated_is_assumed() -> None:

@@ -14,7 +14,7 @@ DATASHEET = CATALOG / "calibration" / "datasheet.yaml"
 
 
 def sourced(source: str) -> dict[str, Any]:
-    """The shipped file with another source of one number."""
+    """The calibration of the catalog, with another source for one number."""
     data: dict[str, Any] = read_yaml(DATASHEET)
     data["families"]["nvidia-hopper"]["hbm"] = {"value": 0.8, "status": "assumed", "source": source}
     return data
@@ -40,15 +40,15 @@ def test_a_key_that_the_table_lacks_is_an_error_with_the_nearest_one() -> None:
 
 
 def test_plain_words_are_a_source_too() -> None:
-    """And in a file without a table no word is taken for a key."""
-    made = validate(Calibration, sourced("measured by hand"), "mine.yaml")
-    assert made.families["nvidia-hopper"].hbm.source == "measured by hand"
+    """In a file without a table of sources, no source is read as a key."""
+    calibration = validate(Calibration, sourced("measured by hand"), "mine.yaml")
+    assert calibration.families["nvidia-hopper"].hbm.source == "measured by hand"
     bare = {key: value for key, value in sourced("by-hand").items() if key != "sources"}
     assert validate(Calibration, bare, "mine.yaml").families["nvidia-hopper"].hbm.source == "by-hand"
 
 
 def test_repeated_sources_are_written_once(tmp_path: Path) -> None:
-    """Also one that looks like a key, which would be taken for one."""
+    """A source text that looks like a key goes into the table, because it would be read as a key."""
     known = load_calibration("datasheet")
     long, short = "fifteen careful runs on a quiet machine", "by-hand"
     hopper = known.families["nvidia-hopper"]

@@ -1,4 +1,4 @@
-"""Kernel tables: what is read of them, and that a fit finds the constants that made them."""
+"""Kernel tables: the rows read from them, and fits that recover the constants that the tables were made with."""
 
 import dataclasses
 import importlib.util
@@ -25,18 +25,18 @@ from tokenworks.specs.provenance import Quantity
 
 PRIOR = load_calibration("datasheet")
 WEAK = {"attention_decode": 0.3, "expert": 0.6, "walk": 0.3}
-"""What few of the rows are bound by, and how far off it may come back [-]."""
+"""Tolerances of constants that only few rows depend on [-]."""
 FAMILY = {"h100": "nvidia-hopper", "b200": "nvidia-blackwell"}
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> KernelRows:
-    """Rows of an H100 and a B200, whose times mean nothing yet."""
+    """Rows of an H100 and a B200 with arbitrary times."""
     return KernelRows.read(tables(tmp_path_factory.mktemp("tables"), "h100_sxm", "b200_sxm"), "default")
 
 
 def timed(shapes: KernelRows, truth: Calibration, spoil: Callable[[np.ndarray], np.ndarray] = np.asarray) -> KernelRows:
-    """The same rows, as long as the cost functions say with `truth`."""
+    """The same rows, with the times that the cost functions predict with `truth`."""
     rows = {
         name: [
             dataclasses.replace(item, measured=spoil(np.asarray(item.predict(rates(item.machine, truth)))))
@@ -48,7 +48,7 @@ def timed(shapes: KernelRows, truth: Calibration, spoil: Callable[[np.ndarray], 
 
 
 def fields(device: str) -> list[str]:
-    """All that rows of a device fix."""
+    """All numbers that the rows of a device determine."""
     without = {"h100": ("fp4",), "b200": ()}[device]
     return [
         f for operation in OPERATIONS for f in operation.fields if f.partition(".")[2] not in without or "." not in f
@@ -64,8 +64,8 @@ def set_to(values: dict[tuple[str, str], float]) -> Calibration:
 
 
 def get(family: Family, field: str) -> Quantity:
-    (found,) = quantities(family, field)
-    return found
+    (quantity,) = quantities(family, field)
+    return quantity
 
 
 # ── the fit ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -74,7 +74,7 @@ def get(family: Family, field: str) -> Quantity:
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_constants_that_made_a_table_are_found(shapes: KernelRows, seed: int) -> None:
-    """Shares of 0.6 to 1.2, latencies of 0.5 to 2 times where the fit starts: each comes back."""
+    """The fit recovers shares of 0.6 to 1.2 and latencies of 0.5 to 2 times the start values."""
     rng = np.random.default_rng(seed)
     put = {}
     for device, family in FAMILY.items():
@@ -82,51 +82,51 @@ def test_constants_that_made_a_table_are_found(shapes: KernelRows, seed: int) ->
             start = START[field.partition(".")[0]]
             low, high = (0.6, 1.2) if start > 1e-3 else (0.5, 2.0)
             put[family, field] = start * rng.uniform(low, high)
-    found = timed(shapes, set_to(put)).fit(PRIOR)
-    assert all(one.error < 0.02 for one in found.fitted)
+    fitted = timed(shapes, set_to(put)).fit(PRIOR)
+    assert all(one.error < 0.02 for one in fitted.fitted)
     for (family, field), value in put.items():
-        got = get(found.calibration.families[family], field)
+        got = get(fitted.calibration.families[family], field)
         assert got.value == pytest.approx(value, rel=WEAK.get(field, 0.06)), f"{family}.{field}"
         assert got.status == "measured"
 
 
 def test_wrong_rows_do_not_lead(shapes: KernelRows) -> None:
-    """Every tenth row takes three times as long, as where a launch was measured: factors move by less than 10 %."""
+    """Every tenth row takes three times as long, like a measured launch. Factors change by less than 10 %."""
 
     def spoil(seconds: np.ndarray) -> np.ndarray:
         return np.asarray(seconds * np.where(np.arange(len(seconds)) % 10 == 5, 3.0, 1.0))
 
-    found = timed(shapes, PRIOR, spoil).fit(PRIOR).calibration.families["nvidia-hopper"]
+    family = timed(shapes, PRIOR, spoil).fit(PRIOR).calibration.families["nvidia-hopper"]
     for field in ("gemm.bf16", "hbm", "attention_hbm", "scale_up"):
-        assert get(found, field).value == pytest.approx(get(PRIOR.families["nvidia-hopper"], field).value, rel=0.1), (
+        assert get(family, field).value == pytest.approx(get(PRIOR.families["nvidia-hopper"], field).value, rel=0.1), (
             field
         )
 
 
 def test_a_device_left_out_leaves_nothing_behind(shapes: KernelRows) -> None:
-    """The family of the H100 has no other rows here: its factors are back where fits start, and say so."""
+    """Without the H100 its family has no rows. Its factors have the start values, and their source says so."""
     rows = timed(shapes, PRIOR)
-    made = rows.fit(PRIOR, without=("h100",))
-    hopper, blackwell = (made.calibration.families[FAMILY[device]] for device in ("h100", "b200"))
+    fitted = rows.fit(PRIOR, without=("h100",))
+    hopper, blackwell = (fitted.calibration.families[FAMILY[device]] for device in ("h100", "b200"))
     for field in fields("h100"):
         got = get(hopper, field)
         assert got.value == pytest.approx(START[field.partition(".")[0]]), field
         assert got.status == "assumed", field
     assert {get(blackwell, field).status for field in fields("b200")} == {"measured"}
-    assert made.calibration.graded == ("nvidia-blackwell",)
-    assert "h100" not in made.calibration.fitted_on
+    assert fitted.calibration.graded == ("nvidia-blackwell",)
+    assert "h100" not in fitted.calibration.fitted_on
 
 
 def test_the_file_is_a_calibration_with_its_errors_and_hashes(shapes: KernelRows, tmp_path: Path) -> None:
-    made = timed(shapes, PRIOR).fit(PRIOR, name="mine")
-    write_fit(made, tmp_path / "mine.yaml")
+    fitted = timed(shapes, PRIOR).fit(PRIOR, name="mine")
+    write_fit(fitted, tmp_path / "mine.yaml")
     again = load_calibration(str(tmp_path / "mine.yaml"))
-    assert again == made.calibration.model_copy(update={"sources": again.sources})  # the table is the file's
+    assert again == fitted.calibration.model_copy(update={"sources": again.sources})  # the table is the file's
     assert again.grade_of("nvidia-hopper") == "kernel-calibrated"
     assert again.grade_of("amd-cdna3") == "datasheet"
     text = (tmp_path / "mine.yaml").read_text()
-    assert f"# h100_sxm/gemm/vllm/1.0/gemm_perf.parquet: {len(GEMMS)}, 0, {made.used[0].sha256[:8]}"[:60] in text
-    assert all(used.sha256 in text for used in made.used)
+    assert f"# h100_sxm/gemm/vllm/1.0/gemm_perf.parquet: {len(GEMMS)}, 0, {fitted.used[0].sha256[:8]}"[:60] in text
+    assert all(used.sha256 in text for used in fitted.used)
 
 
 # ── the tables ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,20 +154,20 @@ def test_units_of_the_tables(tmp_path: Path) -> None:
 
 
 def test_of_equal_shapes_the_quickest_counts(tmp_path: Path) -> None:
-    """Repeated rows and slower engines: one row a shape; what was repeated is counted."""
+    """Of repeated rows and slower engines, one row per shape remains. Repeated rows are counted."""
     quick, slow = GEMMS[0] | {"latency": 2.0}, GEMMS[0] | {"latency": 3.0}
     write(tmp_path, "h100_sxm/gemm/vllm/1/gemm_perf", [slow, slow, quick, slow])
     write(tmp_path, "h100_sxm/gemm/sglang/1/gemm_perf", [slow])
-    made = read(tmp_path)
-    assert [item.measured.tolist() for item in made.rows["gemm"]] == [[2e-3]]
-    assert {used.path: used.repeated for used in made.used} == {
+    rows = read(tmp_path)
+    assert [item.measured.tolist() for item in rows.rows["gemm"]] == [[2e-3]]
+    assert {used.path: used.repeated for used in rows.used} == {
         "h100_sxm/gemm/vllm/1/gemm_perf.parquet": 2,
         "h100_sxm/gemm/sglang/1/gemm_perf.parquet": 0,
     }
 
 
 def test_experts_quicker_than_their_memory_are_not_what_they_say(tmp_path: Path) -> None:
-    """All rows of such a series go, and another engine's stay. 128 experts of 18.9 MB cannot be read in 0.1 ms."""
+    """An impossible series is dropped, other engines stay. Reading 128 x 18.9 MB takes longer than 0.1 ms."""
     whole = {"moe_dtype": "fp8_block", "hidden_size": 4096, "inter_size": 1536, "moe_tp_size": 1, "moe_ep_size": 1}
     even = [row for row in EXPERTS if whole.items() <= row.items()]
     wrong = [row | {"latency": 0.1 if row["num_tokens"] == 1024 else 1e3} for row in even]
@@ -203,9 +203,9 @@ def test_no_held_out_system_is_a_default() -> None:
 
 def test_a_family_that_borrows_is_fitted_as_its_own(tmp_path: Path) -> None:
     write(tmp_path, "a100_sxm/gemm/vllm/1/gemm_perf", GEMMS)
-    made = read(tmp_path, "all").fit(PRIOR).calibration
-    assert "nvidia-ampere" in made.families
-    assert "nvidia-ampere" not in made.borrowed
+    calibration = read(tmp_path, "all").fit(PRIOR).calibration
+    assert "nvidia-ampere" in calibration.families
+    assert "nvidia-ampere" not in calibration.borrowed
 
 
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -259,11 +259,11 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_tables_of_the_wheel() -> None:
     if importlib.util.find_spec("aiconfigurator_core") is None:
         pytest.skip("aiconfigurator-core is not installed: pip install 'tokenworks[kernels]'")
-    made = KernelRows.read(find_tables(None), "default").fit(PRIOR)
-    assert made.calibration.fitted_on.endswith(": b200, gb200, h100, h200, l40s, rtx-pro-6000")
-    errors = {(one.family, one.operation): one.error for one in made.fitted}
+    fitted = KernelRows.read(find_tables(None), "default").fit(PRIOR)
+    assert fitted.calibration.fitted_on.endswith(": b200, gb200, h100, h200, l40s, rtx-pro-6000")
+    errors = {(one.family, one.operation): one.error for one in fitted.fitted}
     for family in FAMILY.values():
         assert errors[family, "gemm"] < 0.15
         assert errors[family, "collectives"] < 0.25
     assert all(error < 0.6 for error in errors.values())
-    assert max(used.repeated for used in made.used) > 0
+    assert max(used.repeated for used in fitted.used) > 0

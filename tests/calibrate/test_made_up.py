@@ -1,4 +1,4 @@
-"""Rows of every kind that may come: what is possible is predicted, within its roofs; the rest has a reason."""
+"""Rows of every kind: possible points have a prediction within their roofs, and impossible points have a reason."""
 
 import csv
 import json
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.usefixtures("kernel")
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory, kernel: None) -> list[tuple[Point, Predicted]]:
+def predictions(tmp_path_factory: pytest.TempPathFactory, kernel: None) -> list[tuple[Point, Predicted]]:
     points = read_points(write(tmp_path_factory.mktemp("made_up") / "rows.csv", 400)).points
     return [(point, predict(point, CALIBRATION)) for point in points]
 
 
-def test_each_point_is_predicted_or_has_a_reason(said: list[tuple[Point, Predicted]]) -> None:
-    for point, one in said:
+def test_each_point_is_predicted_or_has_a_reason(predictions: list[tuple[Point, Predicted]]) -> None:
+    for point, one in predictions:
         if one.why:
             assert one.why.partition(": ")[0] in KINDS, one.why
             continue
@@ -38,22 +38,22 @@ def test_each_point_is_predicted_or_has_a_reason(said: list[tuple[Point, Predict
         assert one.rate, point
 
 
-def test_what_fits_is_covered(said: list[tuple[Point, Predicted]]) -> None:
-    fits = [(point, one) for point, one in said if not one.why.startswith("does not fit")]
-    assert len(fits) > 0.6 * len(said)
+def test_what_fits_is_covered(predictions: list[tuple[Point, Predicted]]) -> None:
+    fits = [(point, one) for point, one in predictions if not one.why.startswith("does not fit")]
+    assert len(fits) > 0.6 * len(predictions)
     assert sum(not one.why for _, one in fits) >= 0.9 * len(fits)
 
 
-def test_what_does_not_fit_is_larger_than_the_memory(said: list[tuple[Point, Predicted]]) -> None:
-    """Weights alone, or with what little a KV cache needs, are beyond the devices of the largest worker."""
-    short = [one.why for _, one in said if one.why.startswith("does not fit: ") and "short by" in one.why]
+def test_what_does_not_fit_is_larger_than_the_memory(predictions: list[tuple[Point, Predicted]]) -> None:
+    """The weights, or the weights with a small KV cache, are larger than the memory of the largest worker."""
+    short = [one.why for _, one in predictions if one.why.startswith("does not fit: ") and "short by" in one.why]
     assert short
     assert all("usable" in why for why in short)
 
 
-def test_no_prediction_is_above_its_roofs(said: list[tuple[Point, Predicted]]) -> None:
-    """A step reads the weights that all steps read; a token takes its FLOP; no device draws more than its TDP."""
-    for point, one in said:
+def test_no_prediction_is_above_its_roofs(predictions: list[tuple[Point, Predicted]]) -> None:
+    """Each step reads the weights that every step needs, each token needs its FLOP, and power is at most the TDP."""
+    for point, one in predictions:
         if one.why:
             continue
         model = checkpoint(point.model, point.weights)
@@ -85,9 +85,9 @@ def _always_read(model: Model) -> float:
 def test_the_command_covers_them_without_a_word_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     file, out = write(tmp_path / "rows.csv", 60, seed=1), tmp_path / "out.csv"
     assert run(["validate", "--data", str(file), "--out", str(out), "-o", "json"]) == 0
-    found = capfd.readouterr()
-    summary = json.loads(found.out, parse_constant=lambda text: pytest.fail(f"{text} in the JSON"))
-    assert found.err == ""
+    captured = capfd.readouterr()
+    summary = json.loads(captured.out, parse_constant=lambda text: pytest.fail(f"{text} in the JSON"))
+    assert captured.err == ""
     assert summary["covered"] + sum(item["count"] for item in summary["skipped"]) == summary["points"] == 60
     assert {item["reason"] for item in summary["skipped"]} <= KINDS
     assert {"what", "count"} == set(summary["assumed"][0])
@@ -105,11 +105,11 @@ SIBLINGS = [
 
 @pytest.mark.parametrize(("better", "other"), SIBLINGS)
 def test_a_device_that_has_more_of_all_is_not_slower(tmp_path: Path, better: str, other: str) -> None:
-    """Nor faster by more than five times, as none has more than that of anything. Memory is ample."""
+    """A device is at most five times as fast: none has more than five times of any resource. Memory is large."""
     loads = [{"concurrency": str(users), "weights": weights} for users in (1, 8) for weights in ("bf16", "int4")]
     rows = [{**load, "device": device} for load in loads for device in (better, other)]
-    made = [predict(point, CALIBRATION) for point in read_points(table(tmp_path, *rows)).points]
-    for fast, slow in zip(made[::2], made[1::2], strict=True):
+    predicted = [predict(point, CALIBRATION) for point in read_points(table(tmp_path, *rows)).points]
+    for fast, slow in zip(predicted[::2], predicted[1::2], strict=True):
         assert fast.tpot is not None
         assert slow.tpot is not None
         assert fast.tpot <= slow.tpot * 1.01
@@ -118,12 +118,12 @@ def test_a_device_that_has_more_of_all_is_not_slower(tmp_path: Path, better: str
 
 @pytest.mark.parametrize("device", ["h20", "a100", "mi325x", "b300", "rtx-4090", "ascend-910b", "bw1000", "arc-b60"])
 def test_decode_of_one_sequence_is_near_the_bandwidth(tmp_path: Path, device: str) -> None:
-    """16 bits of 8.03 G weights and a short cache: the step reads 16 GB, and little else costs anything."""
+    """8.03 G weights of 16 bits and a short cache: the step reads 16 GB, and little else takes time."""
     (point,) = read_points(table(tmp_path, {"device": device, "concurrency": "1"})).points
-    made = predict(point, CALIBRATION)
+    predicted = predict(point, CALIBRATION)
     least = 15.0e9 / machine_of(point.device, point.workers).hbm_bandwidth
-    assert made.tpot is not None
-    assert least < made.tpot < 2.5 * least
+    assert predicted.tpot is not None
+    assert least < predicted.tpot < 2.5 * least
 
 
 # ── what points leave open ────────────────────────────────────────────────────────────────────────────────────────
@@ -131,13 +131,13 @@ def test_decode_of_one_sequence_is_near_the_bandwidth(tmp_path: Path, device: st
 
 def rate(tmp_path: Path, **row: str) -> float:
     (point,) = read_points(table(tmp_path, {"isl": "500", "isl_mean": "500", "osl_mean": "50", **row})).points
-    made = predict(point, CALIBRATION)
-    assert made.rate is not None
-    return made.rate
+    predicted = predict(point, CALIBRATION)
+    assert predicted.rate is not None
+    return predicted.rate
 
 
 def test_a_full_queue_is_measured_where_it_is_full(tmp_path: Path) -> None:
-    """However many requests are queued, throughput is that of a device which always has enough of them."""
+    """The number of queued requests does not change throughput: the device always has enough requests."""
     steady = rate(tmp_path, load="offline", concurrency="")
     assert rate(tmp_path, load="offline", n_requests="20000") == pytest.approx(steady, rel=0.1)
     assert rate(tmp_path, load="closed", concurrency="1000") == pytest.approx(steady, rel=0.1)
@@ -152,14 +152,14 @@ def test_instances_that_share_nothing_are_alike(tmp_path: Path) -> None:
 def test_a_split_that_is_not_stated_is_said_to_be_assumed(tmp_path: Path) -> None:
     open_ = dict.fromkeys(("devices", "tp", "dp", "pp", "ep"), "") | {"n_devices": "8"}
     rows = [open_ | {"load": "offline"}, open_, open_ | {"model": "deepseek-ai/DeepSeek-R1", "n_devices": "32"}]
-    said = [predict(point, CALIBRATION) for point in read_points(table(tmp_path, *rows)).points]
-    assert "aggregated on 8 devices as 8x tp1 dp1" in said[0].assumed
-    assert "aggregated on 8 devices as 1x tp8 dp1" in said[1].assumed
-    assert "aggregated on 32 devices as 1x tp1 dp32" in said[2].assumed
+    predicted = [predict(point, CALIBRATION) for point in read_points(table(tmp_path, *rows)).points]
+    assert "aggregated on 8 devices as 8x tp1 dp1" in predicted[0].assumed
+    assert "aggregated on 8 devices as 1x tp8 dp1" in predicted[1].assumed
+    assert "aggregated on 32 devices as 1x tp1 dp32" in predicted[2].assumed
 
 
 def test_a_draft_that_the_model_does_not_bring(tmp_path: Path) -> None:
-    """A layer more for each draft token, and more tokens a step: faster, by less than the tokens."""
+    """A draft token costs one layer and gives more tokens per step: faster, by less than the number of tokens."""
     rows = [{"spec_decode": text, "concurrency": "1"} for text in ("none", "eagle")]
     plain, drafted = (predict(point, CALIBRATION) for point in read_points(table(tmp_path, *rows)).points)
     assert any("a draft for" in what for what in drafted.assumed)
@@ -169,7 +169,7 @@ def test_a_draft_that_the_model_does_not_bring(tmp_path: Path) -> None:
 
 
 def test_the_longest_draws_of_a_data_set_may_be_refused(tmp_path: Path) -> None:
-    """Lengths vary where a mean is no round number; Llama 2 reads 4,096 tokens, which few of them pass."""
+    """Lengths vary if a mean is not a whole number. Llama 2 reads 4,096 tokens, and few requests are longer."""
     lengths = {"isl": "294.45", "isl_mean": "294.45", "osl": "287.12", "osl_mean": "287.12"}
     row = {"model": "meta-llama/Llama-2-70b-hf", "weights": "fp8", "device": "h200", "load": "offline"} | lengths
     (point,) = read_points(table(tmp_path, row)).points
@@ -187,9 +187,9 @@ def test_decode_alone_is_a_step_of_its_own(tmp_path: Path) -> None:
 def test_an_engine_that_captures_no_graph_waits_for_its_host(tmp_path: Path) -> None:
     """32 layers of 0.6 ms: 19 ms of Python a token, whatever the device could do."""
     (point,) = read_points(table(tmp_path, {"engine": "transformers", "concurrency": "1"})).points
-    made = predict(point, CALIBRATION)
-    assert made.tpot == pytest.approx(0.6e-3 * 32 + 1.5e-3, rel=0.02)
-    assert "engine transformers as vllm, 0.6 ms of host a layer" in made.assumed
+    predicted = predict(point, CALIBRATION)
+    assert predicted.tpot == pytest.approx(0.6e-3 * 32 + 1.5e-3, rel=0.02)
+    assert "engine transformers as vllm, 0.6 ms of host time per layer" in predicted.assumed
 
 
 def test_eight_bits_on_a_card_without_them_are_read_as_such(tmp_path: Path) -> None:
@@ -203,9 +203,9 @@ def test_eight_bits_on_a_card_without_them_are_read_as_such(tmp_path: Path) -> N
 
 def test_a_link_that_nobody_published_is_assumed(tmp_path: Path) -> None:
     rows = [{"device": "bw1000", "tp": "2", "devices": "2", "n_devices": "2"}, {"device": "k100"}]
-    made, none = (predict(point, CALIBRATION) for point in read_points(table(tmp_path, *rows)).points)
-    assert any("device.scale_up.bandwidth of bw1000" in what for what in made.assumed)
-    assert made.energy is None  # its TDP is not published
+    predicted, none = (predict(point, CALIBRATION) for point in read_points(table(tmp_path, *rows)).points)
+    assert any("device.scale_up.bandwidth of bw1000" in what for what in predicted.assumed)
+    assert predicted.energy is None  # its TDP is not published
     assert none.why == "not in the catalog: no system has the device k100"
 
 

@@ -1,4 +1,4 @@
-"""A few points of one's own machine: the fit finds what was hidden in them, and says how far it may be off."""
+"""A few points of a user's own machine: the fit recovers hidden factors, and gives an interval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenworks.calibrate.file import write_own
 from tokenworks.calibrate.measured import Measured, Point
 from tokenworks.calibrate.own_machine import Played, calibrate_own, own_factors
 from tokenworks.calibrate.own_results import point_of
-from tokenworks.calibrate.validate import predict_some
+from tokenworks.calibrate.validate import predict_each
 from tokenworks.errors import SpecError
 from tokenworks.ingest.benchmark import Benchmark, Lengths, Time
 from tokenworks.specs.calibration import Calibration, load_calibration
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("kernel")
 
 
 def asked(concurrency: int, isl: int, osl: int, rate: float = 0.0) -> Point:
-    """A load, its outcome not yet known."""
+    """A point with a load and without results."""
     return point_of(
         Benchmark(
             name=f"c{concurrency} i{isl} r{rate}", arrivals="poisson" if rate else "at once", rate=rate,
@@ -40,11 +40,11 @@ def asked(concurrency: int, isl: int, osl: int, rate: float = 0.0) -> Point:
 
 
 def measured_on(truth: Calibration, *points: Point) -> list[Point]:
-    """The same points, measured on a machine that is as a calibration says."""
-    said = predict_some(points, truth)
+    """The same points with results: the predictions with a given calibration."""
+    predictions = predict_each(points, truth)
     return [
         replace(point, measured=Measured(tpot=one.tpot, ttft=one.ttft, rate=one.rate))
-        for point, one in zip(points, said, strict=True)
+        for point, one in zip(points, predictions, strict=True)
     ]
 
 
@@ -56,15 +56,15 @@ SLOW = turned(
 
 
 def test_three_points_of_a_slower_machine_predict_others(tmp_path: Path) -> None:
-    """TPOT shows its slower memory, TTFT its slower arithmetic; points that were not fitted are then within 10 %."""
-    made = calibrate_own(measured_on(SLOW, *THREE), PRIOR, name="mine", fitted_on="three", data_sha256="0" * 64)
-    others = Played(measured_on(SLOW, *OTHERS), made.calibration).errors([], np.zeros(0))
+    """TPOT shows the slower memory, TTFT the slower arithmetic. Points that were not fitted are within 10 %."""
+    own = calibrate_own(measured_on(SLOW, *THREE), PRIOR, name="mine", fitted_on="three", data_sha256="0" * 64)
+    others = Played(measured_on(SLOW, *OTHERS), own.calibration).errors([], np.zeros(0))
     before = Played(measured_on(SLOW, *OTHERS), PRIOR).errors([], np.zeros(0))
     assert np.abs(others).max() < 0.1 < np.abs(before).max()
-    found = made.plain()
-    assert found["ttft_in_sample"]["mape"] < 0.5 * found["ttft_before"]["mape"]
-    assert found["tpot_left_out"]["n"] == 3
-    write_own(made, tmp_path / "mine.yaml")
+    plain = own.plain()
+    assert plain["ttft_in_sample"]["mape"] < 0.5 * plain["ttft_before"]["mape"]
+    assert plain["tpot_left_out"]["n"] == 3
+    write_own(own, tmp_path / "mine.yaml")
     again = load_calibration(str(tmp_path / "mine.yaml"))
     assert again.grade_of("nvidia-hopper") == "end-to-end-calibrated"
     assert again.grade_of("nvidia-blackwell") == "datasheet"
@@ -72,9 +72,9 @@ def test_three_points_of_a_slower_machine_predict_others(tmp_path: Path) -> None
 
 
 def test_a_machine_as_the_prior_says_leaves_the_prior() -> None:
-    made = calibrate_own(measured_on(PRIOR, *THREE), PRIOR, name="mine", fitted_on="three", data_sha256="")
-    assert made.fit.theta == pytest.approx(np.zeros(len(made.fit.theta)), abs=0.01)
-    assert made.calibration.families["nvidia-hopper"].spread.value == pytest.approx(1.05)
+    own = calibrate_own(measured_on(PRIOR, *THREE), PRIOR, name="mine", fitted_on="three", data_sha256="")
+    assert own.fit.theta == pytest.approx(np.zeros(len(own.fit.theta)), abs=0.01)
+    assert own.calibration.families["nvidia-hopper"].spread.value == pytest.approx(1.05)
 
 
 def test_one_device_feels_no_links() -> None:

@@ -1,4 +1,4 @@
-"""A user's own benchmark results as points of a deployment, and as they are simulated."""
+"""A user's own benchmark results as points of a deployment, and their simulation."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def test_files_of_both_kinds_are_one_table(tmp_path: Path) -> None:
 
 
 def test_the_deployment_runs_as_it_is() -> None:
-    """Not as a row of a table, which is given places and tokens for all that it has in flight."""
-    made = case(point_of(replace(KNOWN, concurrency=64), DEPLOYMENT), PRIOR)
-    assert made.deployment == DEPLOYMENT
-    assert made.concurrency == 64
+    """A row of a table gets slots for all requests in flight; a user's point keeps the slots of its deployment."""
+    ready = case(point_of(replace(KNOWN, concurrency=64), DEPLOYMENT), PRIOR)
+    assert ready.deployment == DEPLOYMENT
+    assert ready.concurrency == 64
 
 
 def test_loads_are_played_as_they_came() -> None:
@@ -72,7 +72,7 @@ def test_loads_are_played_as_they_came() -> None:
 
 
 def test_a_limit_on_what_flies_holds_back_what_comes_by_a_rate() -> None:
-    """At 1,000 requests a second all would queue in the engine; with 2 in flight they wait at the client."""
+    """At 1,000 requests per second all would wait in the engine. With 2 in flight they wait at the client."""
     flood = replace(KNOWN, arrivals="constant", rate=1000.0, requests=200, concurrency=None)
     free, held = predict_all([point_of(replace(flood, concurrency=n), DEPLOYMENT) for n in (None, 2)], PRIOR)
     assert free.ttft is not None

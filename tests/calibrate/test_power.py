@@ -1,4 +1,4 @@
-"""Shares of TDP fitted on power: a fit must find what was put in, and say how far off it is on a system left out."""
+"""Shares of TDP fitted on power: a fit recovers the shares of made-up points, and gives errors of left-out systems."""
 
 from dataclasses import replace
 
@@ -17,27 +17,27 @@ TDP = {"h100": 700.0, "mi300x": 750.0, "b200": 1000.0}
 
 
 def drawn(count: int, idle: float, compute: float, hbm: float) -> tuple[list[Point], list[Predicted]]:
-    """Points whose devices draw by these shares, without noise."""
+    """Points with the power of these shares, without noise."""
     draw = np.random.default_rng(0)
-    points, said = [], []
+    points, predictions = [], []
     for i in range(count):
         device = list(TDP)[i % len(TDP)]
         used = Used(*map(float, draw.uniform(0, 0.6, 2)))
         watts = TDP[device] * min(1.0, idle + compute * used.compute + hbm * used.hbm)
         points.append(replace(POINT, device=device, measured=Measured(rate=800.0, energy=watts / 400.0)))
-        said.append(Predicted(used=used, tdp=TDP[device]))
-    return points, said
+        predictions.append(Predicted(used=used, tdp=TDP[device]))
+    return points, predictions
 
 
 def test_a_fit_finds_the_shares_that_were_hidden() -> None:
-    found = fit_power(*drawn(300, 0.2, 0.8, 0.35), PRIOR, "made up")
-    assert found is not None
-    shares = [number(share) for share in (found.power.idle, found.power.compute, found.power.hbm)]
+    fit = fit_power(*drawn(300, 0.2, 0.8, 0.35), PRIOR, "made up")
+    assert fit is not None
+    shares = [number(share) for share in (fit.power.idle, fit.power.compute, fit.power.hbm)]
     assert shares == pytest.approx([0.2, 0.8, 0.35], rel=0.03)
-    assert found.median_ape < 0.01
-    assert [left.group for left in found.systems] == ["b200", "h100", "mi300x"]
-    assert all(left.median_ape < 0.01 for left in found.systems)
-    assert found.power.idle.status == "derived"
+    assert fit.median_ape < 0.01
+    assert [left.group for left in fit.systems] == ["b200", "h100", "mi300x"]
+    assert all(left.median_ape < 0.01 for left in fit.systems)
+    assert fit.power.idle.status == "derived"
 
 
 def test_few_points_fit_nothing() -> None:
@@ -45,12 +45,15 @@ def test_few_points_fit_nothing() -> None:
 
 
 def test_points_without_energy_or_a_tdp_are_left_out() -> None:
-    points, said = drawn(30, 0.2, 0.8, 0.35)
-    found = fit_power(
-        [*points, replace(POINT, measured=Measured()), POINT], [*said, said[0], Predicted()], PRIOR, "made up"
+    points, predictions = drawn(30, 0.2, 0.8, 0.35)
+    fit = fit_power(
+        [*points, replace(POINT, measured=Measured()), POINT],
+        [*predictions, predictions[0], Predicted()],
+        PRIOR,
+        "made up",
     )
-    assert found is not None
-    assert found.n == 30
+    assert fit is not None
+    assert fit.n == 30
 
 
 def test_measured_watts_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""A measured point through the simulator, in closed form, and through a fit that must find what was put in."""
+"""A measured point in the simulator and in closed form, and a fit that recovers hidden factors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +27,10 @@ def points_of(path: Path, *rows: dict[str, str]) -> tuple[Point, ...]:
 
 
 def test_decode_of_one_sequence_reads_the_weights(tmp_path: Path) -> None:
-    """16.1 GB at 0.86 x 3.35 TB/s are 5.6 ms, which latencies and KV cache make somewhat longer."""
-    (said,) = predict_all(points_of(tmp_path, {"concurrency": "1"}), PRIOR)
-    assert said.tpot is not None
-    assert 5.0e-3 < said.tpot < 8.5e-3
+    """16.1 GB at 0.86 x 3.35 TB/s take 5.6 ms. Latencies and the KV cache add a little."""
+    (prediction,) = predict_all(points_of(tmp_path, {"concurrency": "1"}), PRIOR)
+    assert prediction.tpot is not None
+    assert 5.0e-3 < prediction.tpot < 8.5e-3
 
 
 def test_every_load_is_played(tmp_path: Path) -> None:
@@ -42,9 +42,9 @@ def test_every_load_is_played(tmp_path: Path) -> None:
         {"load": "tokens_per_device", "mode": "prefill_only", "concurrency": "4096"},
         DISAGG,
     ]
-    said = predict_all(points_of(tmp_path, *rows), PRIOR)
-    assert [one.why for one in said] == [""] * len(rows)
-    assert all(one.rate and one.rate > 0 for one in said)
+    predictions = predict_all(points_of(tmp_path, *rows), PRIOR)
+    assert [one.why for one in predictions] == [""] * len(rows)
+    assert all(one.rate and one.rate > 0 for one in predictions)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_every_load_is_played(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_predicted_has_a_reason(tmp_path: Path, row: dict[str, str], why: str) -> None:
-    (said,) = predict_all(points_of(tmp_path, row), PRIOR)
-    assert why in said.why
-    assert said.tpot is None
+    (prediction,) = predict_all(points_of(tmp_path, row), PRIOR)
+    assert why in prediction.why
+    assert prediction.tpot is None
 
 
 def test_workers_get_the_hosts_they_need(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ LOADS = [{"concurrency": str(c), "device": d} for c in (1, 4, 16, 64) for d in (
 
 def test_the_closed_form_follows_the_simulation(tmp_path: Path) -> None:
     points = points_of(tmp_path, *LOADS)
-    said = predict_all(points, PRIOR)
-    closed = tpots(bunches(points, said, PRIOR), PRIOR, len(points))
-    assert closed == pytest.approx([one.tpot for one in said], rel=0.15)
+    predictions = predict_all(points, PRIOR)
+    closed = tpots(bunches(points, predictions, PRIOR), PRIOR, len(points))
+    assert closed == pytest.approx([one.tpot for one in predictions], rel=0.15)
 
 
 def test_a_fit_finds_the_factor_that_was_hidden(tmp_path: Path) -> None:
@@ -89,23 +89,23 @@ def test_a_fit_finds_the_factor_that_was_hidden(tmp_path: Path) -> None:
     hidden = [Factor(("nvidia-hopper",), "hbm", 0.5)]
     truth = turned(PRIOR, hidden, np.array([-0.3]))
     problem = Problem.of(points, predict_all(points, PRIOR), PRIOR)
-    measured = tpots(problem.found, truth, len(points)) * problem.anchor
+    measured = tpots(problem.bunches, truth, len(points)) * problem.anchor
     problem.measured[:] = measured
-    found = fit(problem, hidden)
-    assert found.theta == pytest.approx([-0.3], abs=0.02)
-    assert np.abs(found.errors).max() < 0.01
+    result = fit(problem, hidden)
+    assert result.theta == pytest.approx([-0.3], abs=0.02)
+    assert np.abs(result.errors).max() < 0.01
 
 
 def test_no_share_goes_above_one() -> None:
     factors = factors_of(["nvidia-hopper"], PRIOR)
-    made = turned(PRIOR, factors, np.full(len(factors), 2.0))
-    hopper, blackwell = made.families["nvidia-hopper"], made.families["nvidia-blackwell"]
+    calibration = turned(PRIOR, factors, np.full(len(factors), 2.0))
+    hopper, blackwell = calibration.families["nvidia-hopper"], calibration.families["nvidia-blackwell"]
     assert hopper.hbm.value is not None
     assert hopper.hbm.value < 1
     assert blackwell.hbm == PRIOR.families["nvidia-blackwell"].hbm
     assert blackwell.kernel.value == pytest.approx(np.exp(2) * PRIOR.families["nvidia-blackwell"].kernel.value)
     assert blackwell.blockwise["vllm"].value == hopper.blockwise["vllm"].value
-    assert made.families["amd-cdna3"].blockwise == PRIOR.families["amd-cdna3"].blockwise
+    assert calibration.families["amd-cdna3"].blockwise == PRIOR.families["amd-cdna3"].blockwise
 
 
 def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
@@ -113,23 +113,23 @@ def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
         replace(point, measured=replace(point.measured, energy=500.0 / (point.measured.rate or 1.0)))
         for point in points_of(tmp_path, *LOADS)
     ]
-    made = calibrate(points, PRIOR, name="mine", fitted_on="points.csv", data_sha256="0" * 64)
+    fitted = calibrate(points, PRIOR, name="mine", fitted_on="points.csv", data_sha256="0" * 64)
     file = tmp_path / "mine.yaml"
-    write(made, file)
+    write(fitted, file)
     again = load_calibration(str(file))
     assert again.grade_of("nvidia-hopper") == "end-to-end-calibrated"
     assert again.grade_of("amd-cdna3") == "datasheet"
     assert again.families["nvidia-hopper"].hbm.value == pytest.approx(
-        made.calibration.families["nvidia-hopper"].hbm.value
+        fitted.calibration.families["nvidia-hopper"].hbm.value
     )
     assert "points.csv" in again.families["nvidia-hopper"].kernel.source
     assert "points.csv" in again.power.idle.source
-    assert made.power is not None
-    assert again.power.hbm.value == made.power.power.hbm.value
-    assert {left.group for left in made.systems} == {"h100", "h200"} == {left.group for left in made.power.systems}
-    summary = made.plain()
+    assert fitted.power is not None
+    assert again.power.hbm.value == fitted.power.power.hbm.value
+    assert {left.group for left in fitted.systems} == {"h100", "h200"} == {left.group for left in fitted.power.systems}
+    summary = fitted.plain()
     assert summary["tpot_in_sample"]["mape"] <= summary["tpot_before"]["mape"]
-    assert len(made.ablation()) == summary["constants"]
+    assert len(fitted.ablation()) == summary["constants"]
 
 
 def test_too_few_points(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Errors and ranks against numbers by hand."""
+"""Errors and rankings, compared with numbers by hand."""
 
 from dataclasses import replace
 
@@ -21,12 +21,12 @@ POINT = Point(
 
 def test_errors_by_hand() -> None:
     """1.1, 0.8 and 2.0 of the truth: errors 0.1, 0.2 and 1.0; the interval of 1.25 holds the first two."""
-    found = errors([(1.1, 1.0, 1.25), (0.8, 1.0, 1.25), (2.0, 1.0, 1.25)])
-    assert found is not None
-    assert found.mape == pytest.approx(1.3 / 3)
-    assert found.median_ape == pytest.approx(0.2)
-    assert found.bias == pytest.approx(0.1)
-    assert found.inside_interval == pytest.approx(2 / 3)
+    summary = errors([(1.1, 1.0, 1.25), (0.8, 1.0, 1.25), (2.0, 1.0, 1.25)])
+    assert summary is not None
+    assert summary.mape == pytest.approx(1.3 / 3)
+    assert summary.median_ape == pytest.approx(0.2)
+    assert summary.bias == pytest.approx(0.1)
+    assert summary.inside_interval == pytest.approx(2 / 3)
     assert errors([]) is None
 
 
@@ -39,9 +39,9 @@ def test_ranking_counts_pairs_of_splits() -> None:
     narrow = replace(POINT, devices=4, workers=(Worker("aggregated", 4, 4, 1, 1, 1),),
                      measured=Measured(tpot=0.03, rate=1000.0))  # fmt: skip
     pairs = [(POINT, Predicted(tpot=0.02, rate=1100.0)), (narrow, Predicted(tpot=0.04, rate=900.0))]
-    found = ranking(pairs)
-    assert found["tpot"] == {"pairs": 1, "predicted": 1.0, "by_devices": 1.0}
-    assert found["tok_s_per_device"]["predicted"] == -1.0
+    tau = ranking(pairs)
+    assert tau["tpot"] == {"pairs": 1, "predicted": 1.0, "by_devices": 1.0}
+    assert tau["tok_s_per_device"]["predicted"] == -1.0
     assert ranking([])["tpot"]["predicted"] is None
 
 

@@ -176,7 +176,7 @@ def test_what_kernels_cannot_be_fitted_on(
         (["--leave-out", "system", "--ablation"], "--ablation: is of a fit on all points"),
         (["--leave-out", "system", "--out", "mine.yaml"], "--out: is of a fit on all points"),
         (["--out", "no/mine.yaml"], "cannot be written: there is no folder no"),
-        (["--prior", "serving", "--only-assumed"], "calibration serving: assumes nothing of nvidia-hopper"),
+        (["--prior", "serving", "--only-assumed"], "calibration serving: has no assumed number for nvidia-hopper"),
     ],
 )
 def test_what_points_cannot_be_fitted_on(

@@ -303,7 +303,7 @@ BAD = {
     "--trace classed.jsonl --class batch:priority=8": "--class batch: wants one priority; 0 (first) to 7",
     "--trace classed.jsonl --class batch:ttft=soon": "--class batch ttft",
     "--trace classed.jsonl --class :ttft=1s": 'write it like "batch:priority=1,ttft=60s"',
-    "--trace classed.jsonl --class batch:ttft=1s --class batch:priority=1": "told twice",
+    "--trace classed.jsonl --class batch:ttft=1s --class batch:priority=1": "names a class twice",
     "--trace talk.jsonl --strict": "output_length",
     "--trace nowhere.jsonl": "no such file",
     "--trace empty.jsonl": "the file is empty",

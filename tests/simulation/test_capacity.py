@@ -1,4 +1,4 @@
-"""Capacity: bisection finds the edge, whatever it is; real deployments have one; what holds nothing says why."""
+"""Capacity: bisection finds any edge; real deployments have an edge; a deployment that holds no load is an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEPLOYMENT = Deployment(
 
 
 def holds_below(edge: float, load: float) -> Simulation:
-    """What capacity reads of a simulation whose TPOT leaves its bound at `edge`."""
+    """A stand-in for a simulation, with a TPOT that exceeds its bound above the load `edge`."""
     seen = Seen(99.0, edge, load, load <= edge)
     metrics = SimpleNamespace(completed=1, request_throughput=load, output_throughput=1.0, effective_throughput=1.0)
     run = SimpleNamespace(
@@ -37,17 +37,17 @@ def holds_below(edge: float, load: float) -> Simulation:
 
 @given(edge=st.floats(1e-3, 1e6), off=st.floats(1e-3, 1e3))
 def test_it_finds_the_edge_of_a_rate(edge: float, off: float) -> None:
-    found = capacity(lambda load: holds_below(edge, load), "rate", start=edge * off)
-    assert found.best.load <= edge < found.failed.load <= found.best.load * (1 + TOLERANCE)
-    assert [one.load for one in found.tries] == sorted(one.load for one in found.tries)
+    result = capacity(lambda load: holds_below(edge, load), "rate", start=edge * off)
+    assert result.best.load <= edge < result.failed.load <= result.best.load * (1 + TOLERANCE)
+    assert [one.load for one in result.tries] == sorted(one.load for one in result.tries)
 
 
 @given(edge=st.integers(1, 100_000), start=st.integers(1, 1000))
 def test_it_finds_the_edge_of_users(edge: int, start: int) -> None:
-    found = capacity(lambda load: holds_below(edge, load), "users", start=start)
-    assert found.best.load <= edge < found.failed.load
-    assert all(one.load == int(one.load) for one in found.tries)
-    assert found.failed.load - found.best.load == 1 or found.failed.load <= found.best.load * (1 + TOLERANCE)
+    result = capacity(lambda load: holds_below(edge, load), "users", start=start)
+    assert result.best.load <= edge < result.failed.load
+    assert all(one.load == int(one.load) for one in result.tries)
+    assert result.failed.load - result.best.load == 1 or result.failed.load <= result.best.load * (1 + TOLERANCE)
 
 
 @pytest.mark.parametrize("kind", ["rate", "users"])
@@ -57,21 +57,21 @@ def test_nothing_holds(kind: Kind) -> None:
 
 
 def test_everything_holds() -> None:
-    with pytest.raises(SloMissed, match="more than can be simulated"):
+    with pytest.raises(SloMissed, match="no higher load can be simulated"):
         capacity(lambda load: holds_below(float("inf"), load), "rate")
 
 
 def test_the_capacity_of_a_deployment() -> None:
-    found = capacity(lambda rate: simulate_at(rate, Slo.parse("ttft=2s,tpot=50ms")), "rate", start=4)
-    assert 8 < found.best.load < 24
-    assert found.failed.missed
-    plain = found.plain()
-    assert plain["capacity"] == pytest.approx(found.best.load, rel=1e-8)
+    result = capacity(lambda rate: simulate_at(rate, Slo.parse("ttft=2s,tpot=50ms")), "rate", start=4)
+    assert 8 < result.best.load < 24
+    assert result.failed.missed
+    plain = result.plain()
+    assert plain["capacity"] == pytest.approx(result.best.load, rel=1e-8)
     assert plain["unit"] == "requests/s"
-    assert len(plain["curve"]) == len(found.tries)
-    assert found.run.metrics.request_throughput == found.best.request_throughput
+    assert len(plain["curve"]) == len(result.tries)
+    assert result.run.metrics.request_throughput == result.best.request_throughput
     looser = capacity(lambda rate: simulate_at(rate, Slo.parse("ttft=10s,tpot=100ms")), "rate", start=4)
-    assert looser.best.load > found.best.load
+    assert looser.best.load > result.best.load
 
 
 def simulate_at(rate: float, slo: Slo) -> Simulation:

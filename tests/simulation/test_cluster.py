@@ -1,4 +1,4 @@
-"""A deployment as the engine sees it: the same step times as `costs.step`, the same memory, links by hand."""
+"""The engine's form of a deployment: step times and memory equal `costs`, links equal numbers by hand."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def role(name: RoleName = "aggregated", *, sequences: int = 256, chunk: int = 81
 
 
 def site(model: str, on: str, around: MeanRequest = AROUND, engine_name: str = "vllm") -> Site:
-    made = machine(on)
-    return Site(load_model(model), made, load_engine(engine_name), rates(made, load_calibration()), around)
+    on_machine = machine(on)
+    return Site(load_model(model), on_machine, load_engine(engine_name), rates(on_machine, load_calibration()), around)
 
 
 def deployed(model: str, on: str, *roles: Role, around: MeanRequest = AROUND, concurrency: int = 0) -> Cluster:
@@ -61,7 +61,7 @@ CASES = {
 
 
 class Both:
-    """Step times of a role by `costs.step`, and as the engine's form says them for a load spread evenly."""
+    """Step times of a role from `costs.step`, and from the engine's form for an evenly distributed load."""
 
     def __init__(self, case: str) -> None:
         self.role, model, on = CASES[case]
@@ -124,8 +124,8 @@ def test_a_fixed_batch_runs_at_the_time_of_its_step(case: str, share: float) -> 
     batch = max(1, int(share * one.max_sequences / ranks)) * ranks
     isl, osl = 512, 256
     around = mean_of_requests([isl], [osl])
-    made = deployed(model, on, one, around=around)
-    outcome = simulator.run(made, Requests.of(np.zeros(batch), np.full(batch, isl), np.full(batch, osl)))
+    built = deployed(model, on, one, around=around)
+    outcome = simulator.run(built, Requests.of(np.zeros(batch), np.full(batch, isl), np.full(batch, osl)))
     last = outcome.first_token_s.max()  # from here on all decode
     gained = (outcome.end_s.min() - last) / (osl - 1)
     here = site(model, on, around)
@@ -140,10 +140,10 @@ def test_a_fixed_batch_runs_at_the_time_of_its_step(case: str, share: float) -> 
 
 
 def test_one_busy_rank_is_slow() -> None:
-    """A prompt on one rank of 40: it waits for its own projections, which 40 prompts on 40 ranks compute at once."""
-    made, here = deployed(R1, "scalex40", WIDE), site(R1, "scalex40")
+    """One prompt on one of 40 ranks computes its projections alone; 40 prompts compute them in parallel."""
+    built, here = deployed(R1, "scalex40", WIDE), site(R1, "scalex40")
     tokens = 4000
-    alone = simulator.run(made, Requests.of([0.0], [tokens], [1])).end_s[0]
+    alone = simulator.run(built, Requests.of([0.0], [tokens], [1])).end_s[0]
 
     def evenly(count: int) -> float:
         load = step.Batch(prefill=count, prefill_context=count * tokens / 2)
@@ -153,7 +153,7 @@ def test_one_busy_rank_is_slow() -> None:
 
 
 def test_chunks_expand_the_latents_before_them() -> None:
-    """A prompt of 32,768 in chunks of 2,048 expands 7.5 prefixes of its own length beside itself; whole, none."""
+    """A prompt of 32,768 tokens in chunks of 2,048 expands 7.5 prefixes of its own length; in one chunk, none."""
     tokens, around = 32768, mean_of_requests([32768], [1])
 
     def first_token_s(chunk: int, *, expanding: bool) -> float:
@@ -165,11 +165,11 @@ def test_chunks_expand_the_latents_before_them() -> None:
                 for block in here.model.blocks
             )
             here = replace(here, model=replace(here.model, blocks=blocks))
-        made = cluster(
+        built = cluster(
             Deployment(model=R1, system="scalex40", roles=(one,)), here,
             router=Router(), block_tokens=16, prefix_caching=False,
         )  # fmt: skip
-        return float(simulator.run(made, Requests.of([0.0], [tokens], [1])).end_s[0])
+        return float(simulator.run(built, Requests.of([0.0], [tokens], [1])).end_s[0])
 
     more = first_token_s(2048, expanding=True) - first_token_s(2048, expanding=False)
     prefixes = sum(range(0, tokens, 2048))
@@ -195,19 +195,19 @@ def test_a_lone_prompt_takes_a_pipeline_as_long_as_a_full_round_of_such(tokens: 
 
     And what a request takes to arrive comes first: 30 ms.
     """
-    made, asked = deployed(LLAMA, "hgx-h100", CASES["pipeline"][0]), Requests.of([0.0], [tokens], [2])
-    assert (made.pools[0].stages, made.request_s) == (4, 0.03)
-    seen = simulator.run(made, asked).first_token_s[0] - 0.03
+    built, asked = deployed(LLAMA, "hgx-h100", CASES["pipeline"][0]), Requests.of([0.0], [tokens], [2])
+    assert (built.pools[0].stages, built.request_s) == (4, 0.03)
+    seen = simulator.run(built, asked).first_token_s[0] - 0.03
     load = step.Batch(0.0, 0.0, 4.0 * tokens, 4.0 * tokens * tokens / 2)
     here = site(LLAMA, "hgx-h100")
     alone = step.step(here.model, here.rates, Split.of(CASES["pipeline"][0]), load, engine=here.engine).seconds
     assert seen == pytest.approx(float(alone), rel=0.05)
-    assert float(made.pools[0].cost.by_tokens[tokens]) < 0.94 * seen
+    assert float(built.pools[0].cost.by_tokens[tokens]) < 0.94 * seen
 
 
 def test_each_role_takes_a_request_its_time() -> None:
-    made = deployed(R1, "scalex40", role("prefill", tp=8, ep=8), role("decode", dp=8, ep=8, chunk=8192))
-    assert made.request_s == 0.06
+    built = deployed(R1, "scalex40", role("prefill", tp=8, ep=8), role("decode", dp=8, ep=8, chunk=8192))
+    assert built.request_s == 0.06
 
 
 def test_activations_and_running_sequences_take_cache() -> None:
@@ -234,17 +234,19 @@ DECODE = role("decode", sequences=512, chunk=512, dp=8, ep=8)
 
 def test_kv_travels_over_scale_up_inside_a_domain() -> None:
     """MLA keeps 576 values a layer: 61 x 576 x 2 = 70,272 bytes a token, over the 8 links of an instance."""
-    made, here = deployed(R1, "scalex40", DECODE, PREFILL), site(R1, "scalex40")
-    assert [pool.role for pool in made.pools] == ["prefill", "decode"]
-    assert made.transfer.seconds_per_token == pytest.approx(70272 / (8 * here.rates.inner.bandwidth))
-    assert made.transfer.overlap == pytest.approx(60 / 61, abs=1e-3)  # all layers but the last, as prefill takes longer
+    built, here = deployed(R1, "scalex40", DECODE, PREFILL), site(R1, "scalex40")
+    assert [pool.role for pool in built.pools] == ["prefill", "decode"]
+    assert built.transfer.seconds_per_token == pytest.approx(70272 / (8 * here.rates.inner.bandwidth))
+    assert built.transfer.overlap == pytest.approx(
+        60 / 61, abs=1e-3
+    )  # all layers but the last, as prefill takes longer
 
 
 def test_kv_travels_over_scale_out_between_domains() -> None:
     here = site(R1, "2xhgx-h200")
-    made = deployed(R1, "2xhgx-h200", DECODE, PREFILL)
+    built = deployed(R1, "2xhgx-h200", DECODE, PREFILL)
     assert here.rates.outer
-    assert made.transfer.seconds_per_token == pytest.approx(70272 / (8 * here.rates.outer.bandwidth))
+    assert built.transfer.seconds_per_token == pytest.approx(70272 / (8 * here.rates.outer.bandwidth))
 
 
 def test_what_cannot_be_deployed() -> None:
@@ -254,7 +256,7 @@ def test_what_cannot_be_deployed() -> None:
         deployed(R1, "hgx-h100", role(tp=8, ep=8))
     with pytest.raises(SpecError, match="heads"):
         deployed(LLAMA, "scalex40", role(tp=5))
-    with pytest.raises(SpecError, match="prefill keeps fp8, decode bf16"):
+    with pytest.raises(SpecError, match="prefill stores fp8, decode stores bf16"):
         deployed(R1, "scalex40", DECODE, PREFILL.model_copy(update={"kv_dtype": "fp8"}))
 
 

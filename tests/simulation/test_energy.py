@@ -25,23 +25,23 @@ def told(deployment: Deployment, **load: float) -> dict[str, Any]:
 
 
 def test_more_load_takes_more_power_and_less_energy_a_token() -> None:
-    few, many = told(DEPLOYMENT, rate=0.2), told(DEPLOYMENT, rate=8)
-    assert IDLE < few["watts_per_device"] < many["watts_per_device"] < TDP
-    assert few["joules_per_output_token"] > 3 * many["joules_per_output_token"]
+    low, high = told(DEPLOYMENT, rate=0.2), told(DEPLOYMENT, rate=8)
+    assert IDLE < low["watts_per_device"] < high["watts_per_device"] < TDP
+    assert low["joules_per_output_token"] > 3 * high["joules_per_output_token"]
 
 
 @pytest.mark.parametrize("deployment", [DEPLOYMENT, APART])
 def test_joules_are_watts_over_the_tokens_of_a_second(deployment: Deployment) -> None:
     run = simulate(deployment, loaded(400, rate=4), calibration="datasheet")
-    found, tokens = run.plain(), int(run.outcome.output_tokens.sum())
+    plain, tokens = run.plain(), int(run.outcome.output_tokens.sum())
     seconds = float(run.outcome.end_s.max())
-    watts = found["watts_per_device"] * deployment.devices
-    assert found["joules_per_output_token"] == pytest.approx(watts * seconds / tokens)
-    assert [item["path"] for item in found["assumed"]].count("calibration.power") == 1
+    watts = plain["watts_per_device"] * deployment.devices
+    assert plain["joules_per_output_token"] == pytest.approx(watts * seconds / tokens)
+    assert [item["path"] for item in plain["assumed"]].count("calibration.power") == 1
 
 
 def test_a_card_without_a_published_tdp_is_not_guessed() -> None:
-    found = told(DEPLOYMENT.model_copy(update={"system": "scalex40"}), rate=4)
-    assert found["watts_per_device"] is None
-    assert found["joules_per_output_token"] is None
-    assert "calibration.power" not in [item["path"] for item in found["assumed"]]
+    plain = told(DEPLOYMENT.model_copy(update={"system": "scalex40"}), rate=4)
+    assert plain["watts_per_device"] is None
+    assert plain["joules_per_output_token"] is None
+    assert "calibration.power" not in [item["path"] for item in plain["assumed"]]

@@ -1,4 +1,4 @@
-"""Simulations through the API: words and laws of the result, refusals, overload, interruption."""
+"""Simulations through the API: names and laws of the result, refusals, overload, interruption."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def calm() -> Simulation:
 
 
 def test_it_speaks_as_vllm_bench_serve_does(calm: Simulation) -> None:
-    found = calm.plain()
+    plain = calm.plain()
     named = {f"{s}_{m}_ms" for s in ("mean", "median", "std", "p99") for m in ("ttft", "tpot", "itl", "e2el")}
     named |= {"completed", "duration", "request_throughput", "request_goodput", "output_throughput",
               "total_token_throughput", "total_input_tokens", "total_output_tokens"}  # fmt: skip
-    assert named < set(found)
-    assert all(found[name] is not None for name in named)
-    assert found["stable"] is True
-    assert found["slo"]["met"] is True
-    assert found["grade"] == "end-to-end-calibrated"
-    assert {"path", "value", "why"} == set(found["assumed"][0])
+    assert named < set(plain)
+    assert all(plain[name] is not None for name in named)
+    assert plain["stable"] is True
+    assert plain["slo"]["met"] is True
+    assert plain["grade"] == "end-to-end-calibrated"
+    assert {"path", "value", "why"} == set(plain["assumed"][0])
 
 
 def test_all_but_wall_is_the_same_again(calm: Simulation) -> None:
@@ -62,9 +62,9 @@ def test_all_but_wall_is_the_same_again(calm: Simulation) -> None:
 
 
 def test_nothing_is_lost(calm: Simulation) -> None:
-    found = calm.plain()
-    ended = found["completed_in_all"] + found["rejected"] + found["unsent"] + found["queued"] + found["running"]
-    assert ended == found["inputs"]["requests"] == 800
+    plain = calm.plain()
+    ended = plain["completed_in_all"] + plain["rejected"] + plain["unsent"] + plain["queued"] + plain["running"]
+    assert ended == plain["inputs"]["requests"] == 800
     outcome = calm.outcome
     assert (outcome.arrival_s <= outcome.scheduled_s).all()
     assert (outcome.scheduled_s < outcome.first_token_s).all()
@@ -74,31 +74,31 @@ def test_nothing_is_lost(calm: Simulation) -> None:
 def test_little_in_a_closed_loop() -> None:
     """C = throughput x time in the system, over the steady part (Little, Operations Research 9(3), 1961)."""
     run = simulate(DEPLOYMENT, loaded(1500, concurrency=48), slo=SLO)
-    found = run.metrics
-    assert found.request_throughput * found.mean_e2el_ms / 1e3 == pytest.approx(48, rel=0.05)
+    totals = run.metrics
+    assert totals.request_throughput * totals.mean_e2el_ms / 1e3 == pytest.approx(48, rel=0.05)
     assert max(run.plain()["series"]["running"]) <= 48
 
 
 def test_an_impossible_rate_shows_the_backlog_and_no_mean_wait() -> None:
     run = simulate(DEPLOYMENT, loaded(4000, rate=80), slo=SLO)
-    found = run.plain()
-    assert found["stable"] is False
-    assert found["slo"]["met"] is False
-    assert found["mean_ttft_ms"] is found["p99_ttft_ms"] is found["mean_e2el_ms"] is None
-    assert found["mean_tpot_ms"] > 0
-    assert np.diff(found["backlog"]["waiting"]).min() > 100
-    assert found["request_throughput"] < 40, "of what it was sent it served less"
+    plain = run.plain()
+    assert plain["stable"] is False
+    assert plain["slo"]["met"] is False
+    assert plain["mean_ttft_ms"] is plain["p99_ttft_ms"] is plain["mean_e2el_ms"] is None
+    assert plain["mean_tpot_ms"] > 0
+    assert np.diff(plain["backlog"]["waiting"]).min() > 100
+    assert plain["request_throughput"] < 40, "of what it was sent it served less"
 
 
 def test_a_burst_that_is_all_there_is_has_its_means() -> None:
-    found = simulate(DEPLOYMENT, sent(np.zeros(300), np.full(300, 1000), np.full(300, 100)), slo=SLO).plain()
-    assert found["stable"] is True
-    assert found["completed"] == 300
-    assert found["mean_ttft_ms"] > 1000
+    plain = simulate(DEPLOYMENT, sent(np.zeros(300), np.full(300, 1000), np.full(300, 100)), slo=SLO).plain()
+    assert plain["stable"] is True
+    assert plain["completed"] == 300
+    assert plain["mean_ttft_ms"] > 1000
 
 
 def test_one_request_has_the_time_of_its_steps() -> None:
-    """Nothing to wait for: TTFT is 30 ms on the way there and a step of prefill, TPOT the mean of 99 steps of one."""
+    """Without a queue, TTFT is 30 ms of client and server plus one prefill step, and TPOT is the mean of 99 steps."""
     run = simulate(DEPLOYMENT, sent([0.0], [1000], [100]))
     cost = run.cluster.pools[0].cost
     prefill = cost.by_tokens[1000] + cost.prefill_context_s * 1000 * 1001 / 2
@@ -110,7 +110,7 @@ def test_one_request_has_the_time_of_its_steps() -> None:
 
 
 def test_gaps_and_roles_are_of_the_steady_part_as_all_else() -> None:
-    """A crowd at the start leaves long gaps, which are over when the steady part begins."""
+    """Many requests at the start cause long gaps between tokens. The gaps end before the steady part begins."""
     crowd = from_workload(CHAT.model_copy(update={"rate": 2}), 1000, seed=1)
     early = crowd.arrival_s < 0.15 * crowd.arrival_s[-1]
     outputs = np.where(early, 400, crowd.output_tokens)
@@ -142,21 +142,21 @@ def classed(rate: float, classes: tuple[RequestClass, ...] = CLASSES) -> Simulat
 
 def test_each_class_has_its_own_metrics_slo_and_place_in_the_queue() -> None:
     run = classed(55.0)
-    found = run.plain()
-    chat, batch = found["classes"]
+    plain = run.plain()
+    chat, batch = plain["classes"]
     named = {f"{s}_{m}_ms" for s in ("mean", "median", "std", "p99") for m in ("ttft", "tpot", "itl", "e2el")}
     assert named | {"request_goodput", "effective_throughput", "completed"} < set(chat)
     assert [(one["class"], one["priority"]) for one in (chat, batch)] == [("chat", 0), ("batch", 1)]
     assert chat["slo"]["text"] == "ttft=1s,tpot=50ms"
     for name in ("completed", "request_goodput", "output_throughput", "effective_throughput", "total_output_tokens"):
-        assert chat[name] + batch[name] == pytest.approx(found[name])
+        assert chat[name] + batch[name] == pytest.approx(plain[name])
     ttft = run.outcome.first_token_s - run.outcome.arrival_s
     waited = [np.median(ttft[run.of_class(k)]) for k in (0, 1)]
     assert 5 * waited[0] < waited[1], "those who are served first do not wait for the others"
     alike = classed(55.0, (replace(CLASSES[0], priority=1), CLASSES[1]))
     equal = [np.median((alike.outcome.first_token_s - alike.outcome.arrival_s)[alike.of_class(k)]) for k in (0, 1)]
     assert equal[0] == pytest.approx(equal[1], rel=0.5)
-    json.dumps(found)
+    json.dumps(plain)
 
 
 def test_gaps_of_classes_add_up_and_are_their_own() -> None:
@@ -183,7 +183,7 @@ def test_all_classes_keep_their_promise_or_it_is_missed() -> None:
 
 
 def test_classes_are_those_of_the_trace() -> None:
-    with pytest.raises(SpecError, match="classes chat, batch; it has none"):
+    with pytest.raises(SpecError, match="classes chat, batch; the trace has no classes"):
         Traffic(Trace.of([0.0], [1], [1]), classes=CLASSES)
 
 
@@ -231,9 +231,9 @@ def test_more_rate_more_devices_fewer_tokens_a_device() -> None:
 
 def test_requests_beyond_the_model_are_refused_and_counted() -> None:
     run = simulate(DEPLOYMENT, sent([0, 1, 2], [200_000, 100, 100], [10, 10, 10], parent=[-1, 0, -1]))
-    found = run.plain()
-    assert (found["rejected"], found["unsent"], found["completed"]) == (1, 1, 1)
-    assert found["notes"] == [f"1 of 3 requests refused: beyond the 131,072 tokens that {LLAMA} reads"]
+    plain = run.plain()
+    assert (plain["rejected"], plain["unsent"], plain["completed"]) == (1, 1, 1)
+    assert plain["notes"] == [f"1 of 3 requests refused: beyond the 131,072 tokens that {LLAMA} reads"]
 
 
 def test_no_request_within_the_model() -> None:
@@ -253,11 +253,11 @@ def test_an_interrupted_run_has_its_result_so_far() -> None:
             raise KeyboardInterrupt
 
     run = simulate(DEPLOYMENT, loaded(rate=8), slo=SLO, watch=watch)
-    found = run.plain()
-    assert found["partial"] is True
-    assert 0 < found["completed_in_all"] < 800
-    assert found["unsent"] > 0
-    json.dumps(found)
+    plain = run.plain()
+    assert plain["partial"] is True
+    assert 0 < plain["completed_in_all"] < 800
+    assert plain["unsent"] > 0
+    json.dumps(plain)
     with pytest.raises(KeyboardInterrupt):  # a search over simulations must not go on with it
         Try.of(8.0, run)
 
@@ -303,7 +303,7 @@ def test_a_queue_that_takes_a_share_of_what_comes_is_unstable(
 
 
 def shared_prefixes() -> Traffic:
-    """Twenty requests with one prefix of 640 tokens, far enough apart that each finds what the one before left."""
+    """Twenty requests with one prefix of 640 tokens. Each request arrives after the end of the request before."""
     count = 20
     return sent(
         10.0 * np.arange(count), [700] * count, [5] * count, run_start=np.zeros(count, int),
@@ -325,7 +325,7 @@ def test_a_deployment_says_its_router_and_whether_it_caches_prefixes() -> None:
 
 
 def test_step_times_are_made_linear_around_what_is_computed() -> None:
-    """19 of 20 prompts compute 60 of their 700 tokens and see 670 in the mean, the first computes all and sees 350."""
+    """19 of 20 prompts compute 60 of 700 tokens, mean context 670; the first computes all, mean context 350."""
     request = simulate(DEPLOYMENT, shared_prefixes()).site.request
     assert request.uncached == pytest.approx((700 + 19 * 60) / 20)
     assert request.seen == pytest.approx((700 * 350 + 19 * 60 * 670) / (700 + 19 * 60))
@@ -339,22 +339,22 @@ def test_roles_stand_in_the_order_in_which_a_request_meets_them() -> None:
     apart = DEPLOYMENT.model_copy(update={"roles": roles})
     apart = Deployment.model_validate(apart.model_dump())
     assert [role.name for role in apart.roles] == ["prefill", "decode"]
-    found = simulate(apart, loaded(200, rate=2)).plain()
-    assert [role["role"] for role in found["roles"]] == ["prefill", "decode"]
+    plain = simulate(apart, loaded(200, rate=2)).plain()
+    assert [role["role"] for role in plain["roles"]] == ["prefill", "decode"]
     assert str(apart) == "1xprefill[tp4] + 1xdecode[tp4]"
-    prefill, decode = found["roles"]
+    prefill, decode = plain["roles"]
     assert 0 < prefill["link_busy_share"] == decode["link_busy_share"] < 1  # each transfer takes a link of both
 
 
 def test_followers_of_a_refused_request_are_unsent_and_the_run_ends() -> None:
-    """One place, and room for one to wait: of ten sessions that begin at once most are refused, without a next turn."""
+    """One sequence slot, one request may wait: most of ten sessions that start together are refused completely."""
     roles = (Role(name="aggregated", parallel=Parallel(tp=8), max_sequences=1),)
     narrow = Deployment(model=LLAMA, system="hgx-h100", roles=roles)
     count = 10
     parent = np.r_[np.full(count, -1), np.arange(count)]
     traffic = sent([0.0] * (2 * count), [100] * (2 * count), [20] * (2 * count), parent=parent)
-    found = simulate(narrow, traffic, max_queue=1).plain()
-    assert found["rejected"] > 0
-    assert found["unsent"] > 0
-    assert found["queued"] + found["running"] == 0
-    assert found["completed_in_all"] + found["rejected"] + found["unsent"] == 2 * count
+    plain = simulate(narrow, traffic, max_queue=1).plain()
+    assert plain["rejected"] > 0
+    assert plain["unsent"] > 0
+    assert plain["queued"] + plain["running"] == 0
+    assert plain["completed_in_all"] + plain["rejected"] + plain["unsent"] == 2 * count

@@ -1,1 +1,1 @@
-"""Measured points -> utilisation and overhead factors with their error; and how far off predictions are."""
+"""Fit utilisation and overhead factors on measured points, and compare predictions with measurements."""

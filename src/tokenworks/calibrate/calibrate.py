@@ -1,4 +1,4 @@
-"""Fit a calibration on measured points: constants of device families, their intervals, and how good they are."""
+"""Fit a calibration on measured points: the constants of device families, their intervals, and their errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 
 class AblatedPlain(TypedDict):
-    """In-sample TPOT error without a constant; mape_lost : over that of the whole fit."""
+    """In-sample TPOT error if one constant keeps its prior value; mape_lost : additional mean error."""
 
     without: str
     median_ape: float
@@ -36,7 +36,7 @@ class AblatedPlain(TypedDict):
 
 
 class CalibrateBody(TypedDict):
-    """The plain form of `calibrate` on measured points; factors : what each constant was turned by, over its prior."""
+    """The plain form of `calibrate` on measured points; factors : fitted value / prior value of each constant."""
 
     inputs: Inputs
     name: str
@@ -56,9 +56,16 @@ class CalibrateBody(TypedDict):
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A calibration, and what it came from.
+    """A fitted calibration, with the fit that it comes from.
 
-    systems : each device left out; empty where there is only one; power : None where no points carry energy
+    Parameters
+    ----------
+    calibration : the fitted calibration
+    prior : the calibration that the fit started from
+    fit : factors, their values, and the log error of every point
+    problem : the points in closed form
+    systems : errors of each device by a fit without its points; empty if all points are of one device
+    power : the fit of power; None if too few points have energy
     """
 
     calibration: Calibration
@@ -69,7 +76,12 @@ class Calibrated:
     power: PowerFit | None = None
 
     def plain(self, *, ablation: bool = False) -> Plain:
-        """Plain data: how many constants, each one's turn, errors before, after and left out."""
+        """Plain data: the factors, and the errors before the fit, after the fit, and of left-out systems.
+
+        Parameters
+        ----------
+        ablation : whether to add the error without each constant
+        """
         before = self.problem.errors([], np.zeros(0))
         body: CalibrateBody = {
             "inputs": inputs(calibration=self.prior.name),
@@ -93,15 +105,15 @@ class Calibrated:
         return envelope("calibrate", body)
 
     def ablation(self) -> list[AblatedPlain]:
-        """In-sample TPOT error without each constant, the others as fitted: worst first."""
+        """In-sample TPOT error if one constant keeps its prior value, the others as fitted; largest error first."""
         whole = errors_of_logs(self.fit.errors)
         rows: list[AblatedPlain] = []
         for j, factor in enumerate(self.fit.factors):
             theta = self.fit.theta.copy()
             theta[j] = 0.0
-            found = errors_of_logs(self.problem.errors(self.fit.factors, theta))
-            rows.append({"without": factor.name, "median_ape": found["median_ape"], "mape": found["mape"],
-                         "mape_lost": found["mape"] - whole["mape"]})  # fmt: skip
+            errors = errors_of_logs(self.problem.errors(self.fit.factors, theta))
+            rows.append({"without": factor.name, "median_ape": errors["median_ape"], "mape": errors["mape"],
+                         "mape_lost": errors["mape"] - whole["mape"]})  # fmt: skip
         return sorted(rows, key=lambda row: -row["mape_lost"])
 
 
@@ -110,19 +122,26 @@ def calibrate(
     without: Sequence[str] = (), only_assumed: bool = False, say: Say | None = None,
     unseen_prior: Callable[[str], Calibration] | None = None,
 ) -> Calibrated:  # fmt: skip
-    """Simulate the points with the prior, fit the factors of their families, and leave out each system for the spread.
+    """Simulate the points, fit the factors of their families, and leave out each system for its interval.
 
     Parameters
     ----------
-    without : models that are not fitted on; only_assumed : leave what a kernel table measured as it is
-    unseen_prior : of a system that is left out, the prior that has not seen its kernels; None = `prior`
+    points : measured points
+    prior : calibration that the fit starts from
+    name : name of the fitted calibration
+    fitted_on : names of the data files
+    data_sha256 : hash of the data files
+    without : models whose points are not used in the fit
+    only_assumed : True: change only assumed numbers, and keep numbers from kernel tables
+    say : receives progress messages; None for no messages
+    unseen_prior : gives the prior for a left-out system, fitted without the kernels of this system; None: `prior`
     """
     problem = problem_of(points, prior, without, say)
     start = problem.calibration
     factors = factors_of(problem.families, start, only_assumed=only_assumed)
     if say:
         say(f"fitting {len(factors)} constants")
-    # Anchored where it lands: how much longer queues and chunks make a step goes by how long steps are.
+    # The second fit is anchored at the result of the first: the effect of queues and chunks depends on step times.
     first = fit(problem, factors)
     problem = problem_of(points, start, without, say, at=turned(start, factors, first.theta))
     whole = fit(problem, factors)
@@ -131,8 +150,8 @@ def calibrate(
         leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors)
     )
     source = f"fit of {len(factors)} factors on {fitted_on}"
-    made = rounded(turned(start, factors, whole.theta), factors, source)
-    made = made.model_copy(
+    fitted = rounded(turned(start, factors, whole.theta), factors, source)
+    fitted = fitted.model_copy(
         update={
             "name": name,
             "title": f"Fitted on {fitted_on}",
@@ -140,24 +159,34 @@ def calibrate(
             "fitted_on": fitted_on,
             "data_sha256": data_sha256,
             "graded": tuple(problem.families),
-            **_spreads(made, problem, unseen, left_out=bool(systems)),
+            **_spreads(fitted, problem, unseen, left_out=bool(systems)),
         }
     )
     metered = [point for point in points if point.measured.energy]
     source = f"energy of {len(metered)} points of {fitted_on}"
-    power = fit_power(metered, predict_all(metered, made, say=say), prior.power, source)
-    update: dict[str, Any] = _ttft_spread(points, made, say) | ({"power": power.power} if power else {})
-    made = made.model_copy(update=update)
-    return Calibrated(made, prior, whole, problem, systems, power)
+    power = fit_power(metered, predict_all(metered, fitted, say=say), prior.power, source)
+    update: dict[str, Any] = _ttft_spread(points, fitted, say) | ({"power": power.power} if power else {})
+    fitted = fitted.model_copy(update=update)
+    return Calibrated(fitted, prior, whole, problem, systems, power)
 
 
 def problem_of(
     points: Sequence[Point], prior: Calibration, without: Sequence[str] = (), say: Say | None = None, *,
     at: Calibration | None = None,
 ) -> Problem:  # fmt: skip
-    """The points in closed form, anchored to a simulation with the prior, or with a calibration near the answer.
+    """The points in closed form, anchored to a simulation.
 
-    Its calibration is the prior in which the families of the points have numbers of their own.
+    Parameters
+    ----------
+    points : measured points; only closed loops with a measured TPOT are used
+    prior : calibration that the fit starts from; in the problem, the families of the points have their own numbers
+    without : models whose points are not used in the fit
+    say : receives progress messages; None for no messages
+    at : calibration of the simulation, near the expected result; None: `prior`
+
+    Raises
+    ------
+    SpecError : too few points can be used, or none can be predicted
     """
     usable = [point for point in points if point.load == "closed" and point.measured.tpot]
     if len(usable) < LEAST_POINTS:
@@ -166,17 +195,20 @@ def problem_of(
         )
     near = at or prior
     problem = Problem.of(usable, predict_all(usable, near, say=say), near, without)
-    if not problem.found:
-        raise SpecError("none of the points can be predicted", hint="`validate` says why")
+    if not problem.bunches:
+        raise SpecError("none of the points can be predicted", hint="run `validate` on them: it gives the reasons")
     return replace(problem, calibration=prior.standalone(problem.families))
 
 
-def _spreads(made: Calibration, problem: Problem, unseen: Floats, *, left_out: bool) -> dict[str, Any]:
-    """The 80 % interval of each family, from errors that no fit had seen; others keep theirs, or the widest."""
-    families, widest, drafted = dict(made.families), 1.0, [np.zeros(0)]
+def _spreads(fitted: Calibration, problem: Problem, unseen: Floats, *, left_out: bool) -> dict[str, Any]:
+    """The 80 % interval of each family, from errors of points that the fit did not see.
+
+    A family that borrows its numbers gets the widest of these intervals, if its own is narrower.
+    """
+    families, widest, drafted = dict(fitted.families), 1.0, [np.zeros(0)]
     how = "systems left out of the fit" if left_out else "in sample: one system only"
     for name in problem.families:
-        own = [bunch for bunch in problem.found if bunch.machine.family == name]
+        own = [bunch for bunch in problem.bunches if bunch.machine.family == name]
         errors = np.concatenate([unseen[b.at] for b in own])
         drafts = np.concatenate([b.drafts > 0 for b in own])[np.isfinite(errors)]
         errors = errors[np.isfinite(errors)]
@@ -185,26 +217,26 @@ def _spreads(made: Calibration, problem: Problem, unseen: Floats, *, left_out: b
         widest = max(widest, width)
         families[name] = families[name].model_copy(update={"spread": spread(width, f"{how}: {len(mine)} points")})
         drafted.append(np.abs(errors[drafts]) / np.log(width))
-    found: dict[str, Any] = {}
+    update: dict[str, Any] = {}
     wider = np.concatenate(drafted)
     if len(wider) >= LEAST_POINTS:
         ratio = round(max(1.0, float(np.log(conformal(wider)))), 2)
-        found["draft_widening"] = spread(ratio, f"{how}: {len(wider)} points with drafts")
+        update["draft_widening"] = spread(ratio, f"{how}: {len(wider)} points with drafts")
     borrowed = {
         name: like if (like.spread.value or 1.0) >= widest or like.like not in problem.families
         else like.model_copy(update={"spread": spread(widest, f"the widest of the measured families; {how}")})
-        for name, like in made.borrowed.items()
+        for name, like in fitted.borrowed.items()
     }  # fmt: skip
-    return {"families": families, "borrowed": borrowed, **found}
+    return {"families": families, "borrowed": borrowed, **update}
 
 
-def _ttft_spread(points: Sequence[Point], made: Calibration, say: Say | None) -> dict[str, Quantity]:
-    """The 80 % interval of TTFT, which no constant is fitted on: from the errors of all points that have one."""
+def _ttft_spread(points: Sequence[Point], fitted: Calibration, say: Say | None) -> dict[str, Quantity]:
+    """The 80 % interval of TTFT, from all points with a measured TTFT. No constant is fitted on TTFT."""
     usable = [point for point in points if point.measured.ttft]
     ratios = [
-        said.ttft / point.measured.ttft
-        for point, said in zip(usable, predict_all(usable, made, say=say), strict=True)
-        if said.ttft and point.measured.ttft
+        prediction.ttft / point.measured.ttft
+        for point, prediction in zip(usable, predict_all(usable, fitted, say=say), strict=True)
+        if prediction.ttft and point.measured.ttft
     ]
     if len(ratios) < LEAST_POINTS:
         return {}

@@ -1,4 +1,4 @@
-"""A measured point as what is simulated: the machine that has such devices, the roles, and what the client sent."""
+"""Turn a measured point into a case that can be simulated: the machine, the roles, and the requests of the client."""
 
 from __future__ import annotations
 
@@ -22,29 +22,37 @@ from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Model, weight_bytes
 
 EAGER, EAGER_LAYER = ("transformers", "huggingface"), 0.6e-3
-"""Engines that capture no graph, and what the host takes for a layer then [s]: assumed, some 50 launches and 15 modules
-in Python, of 7 to 10 us each."""
+"""Engines without CUDA graphs, and their host time per layer [s]. Assumed: about 50 launches and 15 Python modules,
+7 to 10 us each."""
 
 LEAST_CHUNK = 256
-"""No rank is given a smaller chunk where a point does not fit as engines are set by default; assumed [token]."""
+"""Smallest token budget of a rank, when the settings of a point are reduced until it fits; assumed [token]."""
 
 WIDEST_TP, ROOM = 8, 0.7
-"""Of a split that is not stated, both assumed: devices that share a layer at most, as many as a host has [count], and
-the share of memory that weights may take [-]."""
+"""Limits for a split that the point does not state, both assumed: the largest tp, which is the size of a host [count],
+and the share of memory that weights may use [-]."""
 
 LIMITED = ("closed", "poisson", "constant")
-"""Loads in which the client keeps no more than `concurrency` requests in flight, where it says a number."""
+"""Loads in which the client keeps at most `concurrency` requests in flight, if the point states this number."""
 
 FP8_BLOCK = 128
-"""Rows and columns of a block that shares a scale, in DeepSeek's FP8 (arXiv:2412.19437, section 3.3) [count]."""
+"""Rows and columns of a block with one scale in DeepSeek's FP8 (arXiv:2412.19437, section 3.3) [count]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One point, ready to be simulated.
+    """One measured point, ready for a simulation.
 
-    copies : equal instances of the point for each one here; assumed : what the point left open, and was taken for it
-    steady : throughput is that of a queue which never runs dry
+    Parameters
+    ----------
+    point : the measured point
+    site : model, machine, engine and mean request
+    deployment : the roles and their settings
+    requests : the requests that the client sends
+    concurrency : requests in flight at most, 0 = no limit [count]
+    copies : instances of the point that one simulated instance stands for [count]
+    steady : whether throughput is measured only while the queue is full
+    assumed : what the point does not state, and the values used instead
     """
 
     point: Point
@@ -62,7 +70,10 @@ class Case:
         return self.site.rates.spread_of(max(role.draft_tokens for role in self.deployment.roles))
 
     def smaller(self) -> Case | None:
-        """The same with less to hold: all of device memory, then half the running sequences and half the chunk."""
+        """The case with smaller memory needs: first all device memory is allowed, then sequences and chunk are halved.
+
+        None if nothing can be reduced further.
+        """
         changed = tuple(map(_smaller, self.deployment.roles))
         if changed == self.deployment.roles:
             return None
@@ -80,11 +91,16 @@ def _smaller(role: Role) -> Role:
 
 
 def case(point: Point, calibration: Calibration) -> Case:
-    """The case of a point.
+    """The case of a measured point.
+
+    Parameters
+    ----------
+    point : the measured point
+    calibration : calibration of the simulation
 
     Raises
     ------
-    Skipped : a model, device or load that cannot be simulated
+    Skipped : the model, the device or the load cannot be simulated
     """
     try:
         model = checkpoint(point.model, point.weights)
@@ -99,13 +115,13 @@ def case(point: Point, calibration: Calibration) -> Case:
     on, engine = machine_of(point.device, point.workers), engine_of(point.engine)
     assumed += [f"{path} of {on.device}: {LINK[path]}" for path in assumed_links(on.name)]
     if engine.name != point.engine:
-        eager = f", {1e3 * EAGER_LAYER:g} ms of host a layer" if number(engine.host_layer) == EAGER_LAYER else ""
+        eager = f", {1e3 * EAGER_LAYER:g} ms of host time per layer" if number(engine.host_layer) == EAGER_LAYER else ""
         assumed.append(f"engine {point.engine} as {engine.name}{eager}")
     workers, copies = tuple(_split(worker, model, on, point) for worker in point.workers), 1
     for worker, given in zip(workers, point.workers, strict=True):
         if not given.stated:
             assumed.append(f"{given.role} on {given.devices} devices as {worker.count}x tp{worker.tp} dp{worker.dp}")
-    if point.load == "offline" and len(workers) == 1:  # instances that share nothing are all alike
+    if point.load == "offline" and len(workers) == 1:  # instances that share nothing behave equally: simulate one
         workers, copies = (replace(workers[0], count=1),), workers[0].count
     requests = requests_of(point, engine, workers, copies)
     site = Site(
@@ -126,9 +142,9 @@ def case(point: Point, calibration: Calibration) -> Case:
 def _split(worker: Worker, model: Model, on: Machine, point: Point) -> Worker:
     """A split for a worker whose point does not state one.
 
-    Where throughput alone counts, the fewest devices that leave room for a KV cache, as often as there are devices;
-    else all devices that may share a layer. A model with experts that needs more than those, or is told to use more,
-    spreads them over all.
+    For offline throughput, the smallest tp that leaves room for a KV cache, with as many replicas as fit on the
+    devices. For other loads, the largest tp up to a host. A model with experts that needs more devices, or a point with
+    a larger ep, distributes the experts over all devices.
     """
     if worker.stated:
         return worker
@@ -142,23 +158,30 @@ def _split(worker: Worker, model: Model, on: Machine, point: Point) -> Worker:
 
 
 def engine_of(name: str) -> Engine:
-    """The engine that is meant by a name; one that captures no graphs launches every step kernel by kernel."""
-    found = find_engine(name)
+    """The engine for the name in a measured point.
+
+    An engine without CUDA graphs launches the kernels of every step one by one.
+
+    Parameters
+    ----------
+    name : name of the engine in the point, such as `vllm` or `transformers`
+    """
+    engine = find_engine(name)
     if not any(word in name.lower() for word in EAGER):
-        return found
-    layer = found.host_layer.model_copy(update={"value": EAGER_LAYER, "status": "assumed"})
-    return found.model_copy(
-        update={"graph_tokens": found.graph_tokens.model_copy(update={"value": 0.0}), "host_layer": layer}
+        return engine
+    layer = engine.host_layer.model_copy(update={"value": EAGER_LAYER, "status": "assumed"})
+    return engine.model_copy(
+        update={"graph_tokens": engine.graph_tokens.model_copy(update={"value": 0.0}), "host_layer": layer}
     )
 
 
 def _role(point: Point, worker: Worker, model: Model, site: Site, requests: int) -> Role:
-    """One role: places for all that may be in flight, a token budget for each dp rank."""
+    """One role: sequence slots for all requests in flight, and a token budget for each dp rank."""
     engine, stage = site.engine, worker.tp * worker.dp
     experts = max((block.experts.count for block in model.blocks if block.experts), default=0)
     ep = _expert_groups(model, min(worker.ep, stage), stage) if experts else 1
     dp, count = worker.dp, worker.count
-    if not experts and dp > 1:  # a dense model shares nothing between dp ranks: each is an instance
+    if not experts and dp > 1:  # dp ranks of a dense model share nothing: each rank is an instance
         dp, count = 1, worker.count * worker.dp
     ranks = dp * count
     flying = max(1.0, point.concurrency) if point.load == "closed" else min(requests, ranks * engine.max_sequences)
@@ -181,8 +204,9 @@ def _role(point: Point, worker: Worker, model: Model, site: Site, requests: int)
 
 
 def _expert_groups(model: Model, ep: int, stage: int) -> int:
-    """As the point says; all devices where a slice of an expert would cut FP8 blocks, which no engine runs, or where
-    those do not divide by it.
+    """Expert parallel groups of a stage: the number in the point, if it is possible; else one group per device.
+
+    It is impossible if it does not divide the devices, or if a slice of an expert would cut FP8 blocks.
     """
     if stage % ep:
         return stage
@@ -193,7 +217,14 @@ def _expert_groups(model: Model, ep: int, stage: int) -> int:
 
 
 def kv_dtype(point: Point, model: Model, site: Site) -> Literal["bf16", "fp8"]:
-    """What the checkpoint or the engine asks for; a device without FP8 keeps 16 bits."""
+    """The KV dtype that the checkpoint or the engine asks for; bf16 on a device without FP8.
+
+    Parameters
+    ----------
+    point : the measured point, with the dtype of its weights
+    model : the checkpoint
+    site : machine and engine
+    """
     if "fp8" not in site.machine.peak:
         return "bf16"
     if site.engine.kv_dtype == "float-weights" and point.weights in ("fp8", "fp4"):

@@ -1,4 +1,4 @@
-"""The machine of a measured point: enough hosts of the catalog's system that holds such devices."""
+"""Build the machine of a measured point: enough hosts of a catalog system with its devices."""
 
 from __future__ import annotations
 
@@ -17,32 +17,41 @@ LINK = {
     "scale_up.endpoint": "1 us",
 }  # fmt: skip
 NETWORK = "roce400"
-"""What is assumed of links that nobody published, so that what was measured on such cards can be told: PCIe 4.0 x16,
-an adapter that fits it, and Ethernet."""
+"""Assumed links of devices whose links are not published: PCIe 4.0 x16, a matching network adapter, and Ethernet.
+Without these, points measured on such cards could not be predicted."""
 
 _SYSTEM = re.compile(r"([0-9]+x)?(" + "|".join(map(re.escape, load.catalog_names("system"))) + ")(@.+)?")
 
 
 class Skipped(Exception):
-    """A point that cannot be predicted: the kind of reason, a colon, and the reason."""
+    """A point cannot be predicted. The text is the kind of reason, a colon, and the reason."""
 
 
 @functools.cache
 def systems_of(device: str) -> tuple[str, ...]:
-    """Catalog systems that hold a device, smallest first."""
-    found = []
+    """Catalog systems with a device, smallest system first."""
+    sizes = []
     for name in load.catalog_names("system"):
         system = load.load_system(name)
         if system.device == device:
-            found.append((system.devices, name))
-    return tuple(name for _, name in sorted(found))
+            sizes.append((system.devices, name))
+    return tuple(name for _, name in sorted(sizes))
 
 
 @functools.cache
 def machine_of(device: str, workers: tuple[Worker, ...]) -> Machine:
-    """Enough hosts (or supernodes) of a device for all workers; or the machine itself, where a system is named.
+    """A machine with enough hosts (or supernodes) for all workers; or the machine that `device` names.
 
-    A worker of up to a host's size lies in one host.
+    A worker that is not larger than a host stays inside one host.
+
+    Parameters
+    ----------
+    device : name of a device, of a system, or path of a system file
+    workers : the instances of the point
+
+    Raises
+    ------
+    Skipped : no system has this device, or the machine lacks numbers
     """
     if load.is_path(device) or (_SYSTEM.fullmatch(device) and device not in load.catalog_names("device")):
         try:
@@ -72,12 +81,12 @@ def machine_of(device: str, workers: tuple[Worker, ...]) -> Machine:
 
 @functools.cache
 def assumed_links(on: str) -> tuple[str, ...]:
-    """Numbers of the links of a machine that nobody published, and that are assumed here."""
+    """Paths of link numbers that are not published for a machine, and that are assumed here."""
     return tuple(path for path in resolve(parts(on))[1] if path in LINK)
 
 
 def _packed(sizes: list[int], domain: int) -> int:
-    """Hosts that hold instances which do not fill one, first fit [count]."""
+    """Hosts for instances smaller than a host, by first fit [count]."""
     free: list[int] = []
     for size in sorted(sizes, reverse=True):
         for i, room in enumerate(free):

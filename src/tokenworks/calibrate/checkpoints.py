@@ -1,4 +1,4 @@
-"""Which checkpoint a measured point means: a model and the dtype that its weights were stored in."""
+"""Find the checkpoint of a measured point, from its model and the dtype of its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLASSES = {
     "nvfp4": "fp4", "nvfp4-w4a16": "fp4", "mxfp4": "fp4", "fp8": "fp8", "fp8-block": "fp8", "int4": "int4",
     "int8": "int8", "bf16": "bf16", "fp16": "bf16",
 }  # fmt: skip
-"""Stored format -> the word that measured points use for it."""
+"""Dtype in measured points, by storage format."""
 
 SUFFIXES = {"fp8": ("-FP8",), "fp4": ("-NVFP4",), "int4": (), "int8": (), "bf16": ("",)}
 PUBLISHERS = ("nvidia",)
@@ -38,25 +38,27 @@ RECIPES: dict[str, Callable[[Matrix, bool], Format]] = {
     "int4": _all(INT4),
     "int8": _all(INT8),
 }
-"""The usual recipe of a dtype: every linear layer of the blocks; routers, embeddings and heads stay in 16 bits; with
-4-bit floats and routed experts, attention does, too (as modelopt's NVFP4 recipes for DeepSeek, GLM and MiniMax)."""
+"""The usual recipe of each dtype. It applies to every linear layer of the blocks. Routers, embeddings and output layers
+stay in 16 bits. With 4-bit floats and routed experts, attention also stays in 16 bits (as in modelopt's NVFP4 recipes
+for DeepSeek, GLM and MiniMax)."""
 
 
 @functools.cache
 def checkpoint(name: str, weights: str) -> Model:
-    """The model, its weights stored in a dtype.
+    """The model with its weights in a dtype.
 
-    Its own checkpoint where that stores linear layers so (mixed ones count as each of theirs); else the catalog's
-    checkpoint of that dtype, its own publisher's or NVIDIA's; else the model restated by the dtype's usual recipe, with
-    a note that says so.
+    The first of these that exists: the checkpoint of this name, if it stores linear layers in the dtype (a mixed
+    checkpoint counts for each of its dtypes); a checkpoint of the catalog with this dtype, from the same publisher or
+    from NVIDIA; the model converted by the usual recipe of the dtype, with a note.
 
     Parameters
     ----------
-    weights : bf16, fp8, fp4, int4 or int8; or native: as the checkpoint of that name stores them
+    name : name of the model
+    weights : bf16, fp8, fp4, int4 or int8; or native: the formats of the checkpoint with this name
 
     Raises
     ------
-    SpecError : a model or a dtype that is not known
+    SpecError : the model or the dtype is unknown
     """
     if weights == "native":
         return load_model(name)
@@ -69,16 +71,22 @@ def checkpoint(name: str, weights: str) -> Model:
     for publisher in (owner, *PUBLISHERS):
         for suffix in SUFFIXES[weights]:
             try:
-                found = load_model(f"{publisher}/{short}{suffix}")
+                candidate = load_model(f"{publisher}/{short}{suffix}")
             except UnknownName:
                 continue
-            if weights in _stored(found):
-                return found
+            if weights in _stored(candidate):
+                return candidate
     return restated(own, weights)
 
 
 def restated(model: Model, weights: str) -> Model:
-    """The same shapes, stored in another dtype by its usual recipe."""
+    """The model with the same shapes, in another dtype by its usual recipe.
+
+    Parameters
+    ----------
+    model : the model
+    weights : bf16, fp8, fp4, int4 or int8
+    """
     form = RECIPES[weights]
 
     def block(one: Block) -> Block:
@@ -96,10 +104,14 @@ def restated(model: Model, weights: str) -> Model:
 
 
 def drafted(model: Model) -> Model:
-    """The model with a draft of its own: one more layer like its last that attends, where it brings no draft layers.
+    """The model with draft layers. A model without any gets one: a copy of its last layer with attention.
 
-    EAGLE heads are one layer of the model's width. Of a model with experts theirs is dense, so this one reads somewhat
-    more at large batches: at most one layer's share a draft token.
+    An EAGLE head is one layer with the width of the model. For a model with experts, the EAGLE layer is dense. The
+    copied layer has experts, so it reads somewhat more at large batches: at most one layer per draft token.
+
+    Parameters
+    ----------
+    model : the model
 
     References
     ----------
@@ -112,6 +124,6 @@ def drafted(model: Model) -> Model:
 
 
 def _stored(model: Model) -> set[str]:
-    """Dtypes of the linear layers; 16 bits count only where nothing is quantised."""
-    found = {CLASSES.get(m.format.name, m.format.name) for b in model.blocks for m in b.matrices if m.part != "router"}
-    return found if found == {"bf16"} else found - {"bf16"}
+    """Dtypes of the linear layers. bf16 counts only if nothing is quantised."""
+    dtypes = {CLASSES.get(m.format.name, m.format.name) for b in model.blocks for m in b.matrices if m.part != "router"}
+    return dtypes if dtypes == {"bf16"} else dtypes - {"bf16"}

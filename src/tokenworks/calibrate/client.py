@@ -1,4 +1,4 @@
-"""What the client of a measured point sends: how many requests, when, and how long."""
+"""The requests that the client of a measured point sends: their number, arrival times and lengths."""
 
 from __future__ import annotations
 
@@ -15,29 +15,37 @@ from tokenworks.specs.calibration import number
 from tokenworks.specs.engine import Engine
 
 UNIFORM = (0.8, 1.0)
-"""InferenceX draws lengths uniformly between these shares of the nominal ones [-]."""
+"""InferenceX draws lengths uniformly between these shares of the nominal length [-]."""
 
 WAVES = 10
-"""InferenceX sends so many prompts for each that is in flight."""
+"""InferenceX sends this many prompts per request in flight [count]."""
 
 MOST_REQUESTS = 20_000
 LEAST_WAVES = 4
-"""At most so many requests, and at least so many for each that is in flight: chosen, to bound the time of a point."""
+"""Requests of a point at most, and per request in flight at least; chosen to limit the time of a simulation [count]."""
 
 SECONDS = 600.0
-"""How long requests come where a point does not say how many; the least that MLPerf inference asks for [s]."""
+"""Sending time if a point does not state the number of requests; the minimum of MLPerf inference [s]."""
 
 OFFLINE_WAVES = 4
-"""Requests queued at once for each that an instance has a place for, where a point does not say how many."""
+"""Requests per sequence slot of an instance in an offline run, if a point does not state their number [count]."""
 
 DATASET_CV = 1.0
-"""Variation of the lengths of a data set such as ShareGPT; assumed [-]."""
+"""Coefficient of variation of lengths in a data set such as ShareGPT; assumed [-]."""
 
 SEED = 7
 
 
 def requests_of(point: Point, engine: Engine, workers: Sequence[Worker], copies: int) -> Requests:
-    """As many as the benchmark sends, but enough for a steady state and few enough to be quick."""
+    """The requests of a point: as many as the benchmark sends, within limits for a steady state and for speed.
+
+    Parameters
+    ----------
+    point : the measured point
+    engine : the serving engine, with the time to admit a request of a burst
+    workers : the instances of the simulation
+    copies : instances of the point that one simulated instance stands for [count]
+    """
     draw = np.random.default_rng(SEED)
     flying = max(1, round(point.concurrency))
     if point.load == "closed":
@@ -51,7 +59,7 @@ def requests_of(point: Point, engine: Engine, workers: Sequence[Worker], copies:
     else:
         count = min(point.requests or max(2, round(SECONDS * point.rate)), MOST_REQUESTS)
     arrival = np.zeros(count)
-    if point.load == "burst":  # sent at once, taken in one after the other
+    if point.load == "burst":  # sent at once; the server admits them one after the other
         arrival = np.linspace(0.0, (count - 1) * number(engine.admission), count)
     if point.load == "poisson":
         arrival = np.cumsum(draw.exponential(1 / point.rate, count))
@@ -67,8 +75,10 @@ def requests_of(point: Point, engine: Engine, workers: Sequence[Worker], copies:
 def _lengths(
     point: Point, mean: float, variation: float | None, count: int, draw: np.random.Generator
 ) -> NDArray[np.int32]:
-    """As varied as is known; else uniform where the mean lies below the nominal length, varied as a data set's where it
-    is no round number, or equal.
+    """Lengths of requests [token].
+
+    With a known variation they are lognormal. Without one: uniform if the mean is below the nominal length; with the
+    variation of a data set if the mean is not a whole number; else all equal.
     """
     if variation is not None:
         drawn = _lognormal(mean, variation, count, draw)
@@ -83,7 +93,7 @@ def _lengths(
 
 
 def _lognormal(mean: float, variation: float, count: int, draw: np.random.Generator) -> Floats:
-    """Positive, and skewed as lengths are; exactly the mean over all."""
+    """Lognormal lengths; their mean is exactly `mean` [token]."""
     spread = math.sqrt(math.log1p(variation**2))
     drawn = draw.lognormal(math.log(mean) - spread**2 / 2, spread, count)
     return np.asarray(drawn * (mean / drawn.mean()))

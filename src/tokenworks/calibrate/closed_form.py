@@ -1,8 +1,9 @@
 """Measured points in closed form, all at once: TPOT from the mean batch of a simulation and the times of two steps.
 
-A fit asks for thousands of points again and again while it turns factors, which no simulation is quick enough for. The
-batch hardly moves when factors do, so it is taken from one simulation; and what the closed form leaves out (order,
-queues, chunks, prompts of several ranks in one step) is the ratio of the two, taken there, too.
+A fit evaluates thousands of points many times with changed factors. Simulations are too slow for this. The mean batch
+hardly depends on the factors, so it comes from one simulation. The same simulation gives an anchor, simulated TPOT /
+closed-form TPOT. The anchor contains what the closed form leaves out: order, queues, chunks, prompts of several ranks
+in one step.
 """
 
 from __future__ import annotations
@@ -34,10 +35,17 @@ from tokenworks.specs.model import Model
 class Bunch:
     """Points of one model, machine, engine and mode, as arrays.
 
-    at : their places among all points
-    load : two steps of each point, one a row: the step that only decodes, and the one that prefills a prompt
-    batch : decoding sequences of an instance, mean over a simulation [count]
-    alone : prefill runs in a step of its own; disaggregated : prefill runs on other devices
+    Parameters
+    ----------
+    model, machine, engine : what the points share
+    at : indices of the points among all points
+    split : parallel widths of each point
+    load : batches of two steps per point: row 0 only decodes, row 1 prefills a prompt
+    batch : decoding sequences of an instance, mean over the simulation [count]
+    osl : mean output length [token]
+    drafts : draft tokens per step [token]
+    alone : whether prefill runs in its own step
+    disaggregated : whether prefill runs on other devices
     """
 
     model: Model
@@ -53,16 +61,22 @@ class Bunch:
     disaggregated: bool
 
     def tpot(self, calibration: Calibration) -> Floats:
-        """TPOT of each point [s]: the step that decodes, and the share of prefill that comes between.
+        """TPOT of each point [s]: the time of a decode step, and the prefill time between two decode steps.
 
             tpot = (t_d + B / n (t_p - t_d)) / g,    n = osl / g
 
-        where prefill shares a step with decodes; a step of its own adds t_p whole, a prefill role nothing.
+        with t_d and t_p the times of the decode step and of the prefill step, B the decoding sequences, n the steps of
+        a sequence, and g the tokens gained per step. If prefill has its own step, t_p replaces t_p - t_d. If prefill
+        runs on other devices, only t_d counts.
+
+        Parameters
+        ----------
+        calibration : calibration of the step times
         """
-        found = rates(self.machine, calibration)
-        made = step.step(self.model, found, self.split, self.load, engine=self.engine).seconds
-        decode, other = np.asarray(made, float)
-        gained = accepted_tokens(self.drafts, found.acceptance)
+        reached = rates(self.machine, calibration)
+        seconds = step.step(self.model, reached, self.split, self.load, engine=self.engine).seconds
+        decode, other = np.asarray(seconds, float)
+        gained = accepted_tokens(self.drafts, reached.acceptance)
         if self.disaggregated:
             return np.asarray(decode / gained)
         often = self.batch * gained / self.osl
@@ -70,33 +84,35 @@ class Bunch:
 
 
 def bunches(points: Sequence[Point], predictions: Sequence[Predicted], calibration: Calibration) -> list[Bunch]:
-    """Points that can be put in closed form; those without a TPOT or out of a closed loop are left out.
+    """All points with a closed form. Points without a TPOT, and points that are not closed loops, are left out.
 
     Parameters
     ----------
-    predictions : of a simulation with `calibration`, which gives the mean batches
+    points : measured points
+    predictions : predictions of the points by simulation with `calibration`; they contain the mean batches
+    calibration : calibration of the simulation
     """
     rows: dict[tuple[Any, ...], list[tuple[int, Point, Case]]] = defaultdict(list)
-    for i, (point, said) in enumerate(zip(points, predictions, strict=True)):
-        if not (said.tpot and said.batch and point.measured.tpot and point.load == "closed"):
+    for i, (point, prediction) in enumerate(zip(points, predictions, strict=True)):
+        if not (prediction.tpot and prediction.batch and point.measured.tpot and point.load == "closed"):
             continue
         try:
-            made = case(point, calibration)
+            simulated = case(point, calibration)
         except Skipped:
             continue
-        key = (made.site.model.name, made.site.machine.name, point.engine, point.mode, point.drafts > 0,
+        key = (simulated.site.model.name, simulated.site.machine.name, point.engine, point.mode, point.drafts > 0,
                point.weights)  # fmt: skip
-        rows[key].append((i, point, made))
+        rows[key].append((i, point, simulated))
     return [_bunch(members, predictions) for members in rows.values()]
 
 
 def _bunch(members: list[tuple[int, Point, Case]], predictions: Sequence[Predicted]) -> Bunch:
     site, points = members[0][2].site, [point for _, point, _ in members]
-    roles = [made.deployment.roles[-1] for _, _, made in members]
+    roles = [simulated.deployment.roles[-1] for _, _, simulated in members]
     batches = np.array([predictions[i].batch for i, _, _ in members])
     alone = site.engine.mixing == "prefill-first"
-    requests = [made.site.request for _, _, made in members]
-    # The step that decodes, and the step that prefills one prompt beside what decodes, where the engine mixes both.
+    requests = [simulated.site.request for _, _, simulated in members]
+    # Row 0 only decodes. Row 1 prefills one prompt, beside the decoding sequences if the engine mixes both.
     steps = [
         [batch(one, decode=often * with_decodes, prefill=prompts * one.isl, lanes=1.0)
          for one, often in zip(requests, batches, strict=True)]
@@ -111,9 +127,16 @@ def _bunch(members: list[tuple[int, Point, Case]], predictions: Sequence[Predict
     )  # fmt: skip
 
 
-def tpots(found: Sequence[Bunch], calibration: Calibration, count: int) -> Floats:
-    """TPOT of every point of the bunches, at its place among `count`; NaN elsewhere [s]."""
-    made = np.full(count, np.nan)
-    for bunch in found:
-        made[bunch.at] = bunch.tpot(calibration)
-    return made
+def tpots(groups: Sequence[Bunch], calibration: Calibration, count: int) -> Floats:
+    """TPOT of the points of all bunches, as one array over all points; NaN for points in no bunch [s].
+
+    Parameters
+    ----------
+    groups : the bunches
+    calibration : calibration of the step times
+    count : number of all points
+    """
+    seconds = np.full(count, np.nan)
+    for bunch in groups:
+        seconds[bunch.at] = bunch.tpot(calibration)
+    return seconds

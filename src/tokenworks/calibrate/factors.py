@@ -1,4 +1,4 @@
-"""The factors that a calibration may turn: each multiplies one physical number, of some device families or of all."""
+"""The factors that a fit may change: each multiplies a number of the calibration, for one, several or all families."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tokenworks.specs.calibration import Calibration, Family
 from tokenworks.specs.provenance import Quantity
 
 SHARED = {"sequence": 0.4, "elementwise": 0.4, "skew": 0.1, "acceptance": 0.2}
-"""Constants of the whole calibration, and how far each may lie from its prior, as a log-deviation [-].
-Like all such freedoms here it is assumed: wide where the prior is a guess, narrow where points tell little of it."""
+"""Constants of the whole calibration with their freedom: the standard deviation of log(fitted / prior) [-].
+All freedoms here are assumed: large if the prior is a guess, small if points say little about the constant."""
 
 IN_SITU = {
     "kernel": 0.2, "attention_start": 0.2, "experts_start": 0.2, "expert": 0.2, "collective_start": 0.2,
     "dispatch_up": 0.2,
 }  # fmt: skip
-"""The same of what all families have alike beside their tables: a kernel inside a captured step, fused with others and
-waited for by others, is not the kernel that a table measures by itself."""
+"""Freedom of factors that all families share on top of their kernel tables: a kernel inside a captured step is fused
+with other kernels, and others wait for it, so its time differs from the kernel tables [-]."""
 
 ALL = "all"
-"""Label of a factor of all families, which turns what they lend, too."""
+"""Label of a factor of all families. Such a factor also changes the numbers that families lend."""
 
 UTILISATIONS = (
     "gemm", "grouped", "hbm", "experts_hbm", "attention_prefill", "attention_decode", "attention_hbm", "scale_up",
@@ -36,26 +36,31 @@ SHARES = (*UTILISATIONS, "elementwise", "acceptance")
 LATENCIES = ("kernel", "walk", "attention_start", "experts_start", "expert", "collective_start", "dispatch_start")
 OF_MEASURED = ("grouped", "hbm", "experts_hbm")
 OF_ASSUMED = ("gemm", "grouped", "hbm", "experts_hbm")
-"""What is fitted of a family itself, by whether its numbers are of kernel tables or assumed."""
+"""Numbers that are fitted per family: the first list if its prior comes from kernel tables, the second if assumed."""
 
 OF_VENDOR = ("attention_decode", "attention_hbm", "kernel", "attention_start", "experts_start", "collective_start")
-"""What is fitted of all families of a vendor alike, where they are assumed: the same software runs on them."""
+"""Numbers that all families of a vendor share in the fit, if their priors are assumed: they run the same software."""
 
 MEASURED, ASSUMED = 0.05, 0.2
-"""The same of a family's own: what a kernel table measured, and what nobody did."""
+"""Freedom of the numbers of one family: measured by a kernel table, and assumed [-]."""
 
 BLOCKWISE = 0.3
-"""The same of what engines lose on FP8 in blocks, by vendor."""
+"""Freedom of the kernel latencies with FP8 in blocks, per engine and vendor [-]."""
 
 MOST = 0.98
-"""No share is fitted above this [-]."""
+"""Largest value of a fitted share [-]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Factor:
-    """One constant: `field` of `families` (none: of the calibration) is multiplied by exp(theta).
+    """One factor of a fit: it multiplies the number `field` by exp(theta).
 
-    spread : of theta's prior; label : the families in a word
+    Parameters
+    ----------
+    families : families with the number; () for a number of the whole calibration
+    field : name of the number; `field.key` for one entry, such as `gemm.fp8`
+    spread : freedom, the standard deviation of theta around 0 [-]
+    label : one word for the families
     """
 
     families: tuple[str, ...]
@@ -65,41 +70,42 @@ class Factor:
 
     @property
     def name(self) -> str:
-        """As it is printed."""
+        """Name of the factor in results, such as `nvidia-hopper.hbm`."""
         return f"{self.label}.{self.field}" if self.label else self.field
 
 
 def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: bool = False) -> tuple[Factor, ...]:
-    """All that can be turned where some families were measured.
+    """All factors of a fit.
 
     Parameters
     ----------
-    families : with measured points; what is fitted for all turns in the others, too
-    only_assumed : leave what a kernel table measured as it is
+    families : families with measured points. Factors of all families also change families without points
+    prior : calibration that the fit starts from
+    only_assumed : True: leave out numbers that a kernel table measured
 
     Raises
     ------
-    SpecError : nothing is left to turn
+    SpecError : no factor is left
     """
     measured = sorted(families)
     everywhere = tuple(sorted(prior.families))
-    made = [Factor((), field, spread) for field, spread in SHARED.items()]
-    made += [Factor(everywhere, field, spread, ALL) for field, spread in IN_SITU.items()]
+    factors = [Factor((), field, spread) for field, spread in SHARED.items()]
+    factors += [Factor(everywhere, field, spread, ALL) for field, spread in IN_SITU.items()]
     for name in measured:
         family = prior.families[name]
         known = not quantities(family, "hbm")[0].assumed
         fields = OF_MEASURED if known else OF_ASSUMED
-        made += [Factor((name,), field, MEASURED if known else ASSUMED, name) for field in fields]
+        factors += [Factor((name,), field, MEASURED if known else ASSUMED, name) for field in fields]
     for vendor in sorted({name.split("-")[0] for name in measured}):
         alike = tuple(name for name in everywhere if name.split("-")[0] == vendor)
         if all(quantities(prior.families[name], "hbm")[0].assumed for name in alike):
-            made += [Factor(alike, field, ASSUMED, vendor) for field in OF_VENDOR]
+            factors += [Factor(alike, field, ASSUMED, vendor) for field in OF_VENDOR]
         engines = sorted({engine for name in alike for engine in prior.families[name].blockwise})
-        made += [Factor(alike, f"blockwise.{engine}", BLOCKWISE, vendor) for engine in engines]
-    free = tuple(one for one in made if not only_assumed or _assumed(one, prior))
+        factors += [Factor(alike, f"blockwise.{engine}", BLOCKWISE, vendor) for engine in engines]
+    free = tuple(one for one in factors if not only_assumed or _assumed(one, prior))
     if not free:
-        raise SpecError(f"assumes nothing of {', '.join(measured)}", where=f"calibration {prior.name}",
-                        hint="fit what is measured, too: without --only-assumed")  # fmt: skip
+        raise SpecError(f"has no assumed number for {', '.join(measured)}", where=f"calibration {prior.name}",
+                        hint="without --only-assumed, measured numbers are also fitted")  # fmt: skip
     return free
 
 
@@ -110,28 +116,48 @@ def _assumed(factor: Factor, prior: Calibration) -> bool:
 
 
 def quantities(family: Family, field: str) -> list[Quantity]:
-    """The numbers of a field: one, or one for each dtype; `field.key` is one entry of a field with keys."""
+    """The numbers of a field: one number, or one per key (such as a dtype).
+
+    Parameters
+    ----------
+    family : the device family
+    field : name of the field; `field.key` for the number of one key
+    """
     field, _, key = field.partition(".")
-    found = getattr(family, field)
-    if isinstance(found, Quantity):
-        return [found]
-    return [value for name, value in found.items() if key in ("", name)]
+    content = getattr(family, field)
+    if isinstance(content, Quantity):
+        return [content]
+    return [value for name, value in content.items() if key in ("", name)]
 
 
 def changed(family: Family, field: str, change: Callable[[Quantity], Quantity]) -> Family:
-    """The family with these numbers changed."""
+    """The family with changed numbers of one field.
+
+    Parameters
+    ----------
+    family : the device family
+    field : name of the field; `field.key` for the number of one key
+    change : gives the new number for an old one
+    """
     field, _, key = field.partition(".")
-    found = getattr(family, field)
-    made: Any = (
-        change(found)
-        if isinstance(found, Quantity)
-        else {name: change(one) if key in ("", name) else one for name, one in found.items()}
+    content = getattr(family, field)
+    updated: Any = (
+        change(content)
+        if isinstance(content, Quantity)
+        else {name: change(one) if key in ("", name) else one for name, one in content.items()}
     )
-    return family.model_copy(update={field: made})
+    return family.model_copy(update={field: updated})
 
 
 def each(calibration: Calibration, factor: Factor, change: Callable[[Quantity], Quantity]) -> Calibration:
-    """The calibration with all numbers of a factor changed, lent ones too if it is of all families."""
+    """The calibration with all numbers of a factor changed. A factor of all families also changes lent numbers.
+
+    Parameters
+    ----------
+    calibration : the calibration
+    factor : the factor
+    change : gives the new number for an old one
+    """
     if not factor.families:
         return calibration.model_copy(update={factor.field: change(getattr(calibration, factor.field))})
     own = {name: changed(calibration.families[name], factor.field, change) for name in factor.families}
@@ -142,14 +168,21 @@ def each(calibration: Calibration, factor: Factor, change: Callable[[Quantity], 
 
 
 def turned(calibration: Calibration, factors: Sequence[Factor], theta: Floats) -> Calibration:
-    """The calibration with its factors turned. A family that borrows follows those of all families alone."""
+    """The calibration with all its factors applied. Borrowing families change only with factors of all families.
+
+    Parameters
+    ----------
+    calibration : the calibration
+    factors : the factors
+    theta : logarithm of each factor [-]
+    """
     for factor, value in zip(factors, theta, strict=True):
         share = factor.field.partition(".")[0] in SHARES
         calibration = each(calibration, factor, partial(_scaled, by=float(np.exp(value)), share=share))
     return calibration
 
 
-def _scaled(found: Quantity, *, by: float, share: bool) -> Quantity:
-    assert found.value is not None
-    value = found.value * by
-    return found.model_copy(update={"value": min(value, max(MOST, found.value)) if share else value})
+def _scaled(quantity: Quantity, *, by: float, share: bool) -> Quantity:
+    assert quantity.value is not None
+    value = quantity.value * by
+    return quantity.model_copy(update={"value": min(value, max(MOST, quantity.value)) if share else value})

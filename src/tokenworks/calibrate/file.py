@@ -1,4 +1,4 @@
-"""Calibrations as catalog files: numbers as written, each with its source, below comments that tell their errors."""
+"""Write a calibration as a catalog file: each number with its source, and the errors of the fit as comments on top."""
 
 from __future__ import annotations
 
@@ -18,44 +18,63 @@ from tokenworks.specs.provenance import Quantity, Spec, with_sources
 from tokenworks.specs.save import saved
 
 LONG = 30
-"""A longer text that is the source of several numbers goes into the table `sources` [characters]."""
+"""Source texts longer than this go into the table `sources`, if several numbers have the same source [characters]."""
 
 
-def write(made: Calibrated, path: Path) -> None:
-    """As a catalog file, the errors above it."""
-    summary, calibration = made.plain(), made.calibration
+def write(fitted: Calibrated, path: Path) -> None:
+    """Write a calibration fitted on points as a catalog file, with its errors as comments.
+
+    Parameters
+    ----------
+    fitted : the fit
+    path : the file
+    """
+    summary, calibration = fitted.plain(), fitted.calibration
+    before, after = _percent(summary["tpot_before"]), _percent(summary["tpot_in_sample"])
     lines = [
         f"# {calibration.title}. {summary['constants']} constants, regularised least squares on log TPOT error,",
-        f"# starting from calibration {made.prior.name}. Median TPOT error {_percent(summary['tpot_before'])} before, "
-        f"{_percent(summary['tpot_in_sample'])} in sample.",
+        f"# starting from calibration {fitted.prior.name}. Median TPOT error {before} before, {after} in sample.",
     ]
     lines += [
         f"# Left out {left.group}: {left.n} points, median error {100 * left.median_ape:.1f} % "
         f"({100 * left.before_median_ape:.1f} % before), bias {100 * left.bias:+.0f} %."
-        for left in made.systems
+        for left in fitted.systems
     ]
-    if made.power:
+    if power := fitted.power:
         lines.append(
-            f"# Mean power: {made.power.n} points, median error {_percent(made.power.plain())} in sample; left out: "
-            + ", ".join(f"{left.group} {100 * left.median_ape:.0f} %" for left in made.power.systems)
+            f"# Mean power: {power.n} points, median error {_percent(power.plain())} in sample; left out: "
+            + ", ".join(f"{left.group} {100 * left.median_ape:.0f} %" for left in power.systems)
         )
     write_file(calibration, lines, path)
 
 
-def write_own(made: Own, path: Path) -> None:
-    """As a catalog file, the errors above it."""
-    found, title = made.plain(), made.calibration.title
-    lines = [f"# {title}. {found['constants']} constants, starting from calibration {made.prior.name}."]
+def write_own(own: Own, path: Path) -> None:
+    """Write a calibration of a user's machine as a catalog file, with its errors as comments.
+
+    Parameters
+    ----------
+    own : the fit
+    path : the file
+    """
+    summary, title = own.plain(), own.calibration.title
+    lines = [f"# {title}. {summary['constants']} constants, starting from calibration {own.prior.name}."]
     for metric, label in (("tpot", "TPOT"), ("ttft", "TTFT")):
-        stages = [found[f"{metric}_{stage}"] for stage in ("before", "in_sample", "left_out")]
+        stages = [summary[f"{metric}_{stage}"] for stage in ("before", "in_sample", "left_out")]
         if all(stages):
             before, fitted, left = map(_percent, stages)
             lines.append(f"# Median {label} error {before} before, {fitted} in sample, {left} of each point left out.")
-    write_file(made.calibration, lines, path)
+    write_file(own.calibration, lines, path)
 
 
 def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> None:
-    """As a catalog file, below lines of comment; what several numbers have for a source is written once, in a table."""
+    """Write a calibration as a catalog file below comment lines. A source of several numbers is written only once.
+
+    Parameters
+    ----------
+    calibration : the calibration
+    lines : comment lines, each with its `#`
+    path : the file
+    """
     used: Counter[str] = Counter()
 
     def seen(source: str) -> str:
@@ -72,13 +91,13 @@ def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> No
 
 
 def _yaml(data: dict[str, Any], *, inline: bool = True) -> str:
-    """YAML, the innermost mappings on one line each if `inline`."""
+    """Data as YAML text; `inline` writes each innermost mapping on one line."""
     style = None if inline else False
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000, default_flow_style=style)
 
 
 def _keys(used: Counter[str], known: Mapping[str, str]) -> dict[str, str]:
-    """Text to key, of each source in the table: what had a key keeps it, the rest get their first word and a number."""
+    """Key of each source in the table, by text. Known sources keep their key; a new key is a word and a number."""
     keys = {text: key for key, text in known.items() if used[text]}
     for text, count in used.items():
         if text not in keys and (KEY.fullmatch(text) or (count > 1 and len(text) > LONG)):
@@ -89,10 +108,10 @@ def _keys(used: Counter[str], known: Mapping[str, str]) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """As the file has it: numbers as they were written, and nothing of what is empty."""
+    """The content of the file: numbers as they were written, without empty values."""
     if isinstance(value, Quantity):
-        made = {"value": _scalar(value.written), "status": value.status, "source": value.source}
-        return made | ({"note": value.note} if value.note else {})
+        entry = {"value": _scalar(value.written), "status": value.status, "source": value.source}
+        return entry | ({"note": value.note} if value.note else {})
     if isinstance(value, Spec):
         value = dict(value)
     if isinstance(value, dict):
@@ -101,10 +120,10 @@ def _plain(value: Any) -> Any:
 
 
 def _scalar(written: str) -> str | int | float:
-    """A plain number of YAML, where it is read as it was written."""
-    found = yaml.safe_load(written)
-    return found if isinstance(found, (int, float)) and str(found) == written else written
+    """A YAML number if YAML reads the text back unchanged, else the text."""
+    parsed = yaml.safe_load(written)
+    return parsed if isinstance(parsed, (int, float)) and str(parsed) == written else written
 
 
-def _percent(found: dict[str, Any]) -> str:
-    return f"{100 * found['median_ape']:.1f} %"
+def _percent(errors: dict[str, Any]) -> str:
+    return f"{100 * errors['median_ape']:.1f} %"

@@ -1,4 +1,4 @@
-"""A fit on log error: few factors, each with a prior, turned until predictions meet the points."""
+"""Fit factors on log errors: each factor has a prior and a freedom, and predictions should meet the measured points."""
 
 from __future__ import annotations
 
@@ -18,27 +18,33 @@ from tokenworks.calibrate.score import STARVED
 from tokenworks.specs.calibration import Calibration
 
 STEP = 0.02
-"""Log difference by which a factor is turned to find its slope."""
+"""Change of the logarithm of a factor to compute a slope [-]."""
 
 TURNS, ENOUGH = 8, 1e-3
-"""Turns at most, and the share of the cost below which another one gains too little [-]."""
+"""Iterations at most [count]; and the relative gain of the cost below which the iterations stop [-]."""
 
 LEAST_POINTS = 3
-"""Fewer points than this calibrate nothing."""
+"""Smallest number of points for a fit [count]."""
 
 LOSS = Loss(noise=0.08, robust=0.15)
-"""Two releases of one benchmark differ by so much: 80 % of 1,254 pairs of InferenceX lie within 10 %, 1.28 deviations.
-Wrong rows are further off."""
+"""Noise: two releases of one benchmark differ by it. 80 % of 1,254 pairs of InferenceX differ by less than 10 %,
+which is 1.28 standard deviations. Rows with wrong data differ more."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Points in closed form, what was measured, and the calibration to start from.
+    """Points in closed form, their measurements, and the calibration that the fit starts from.
 
-    measured : TPOT [s], NaN where a point is not used; anchor : simulated over closed-form TPOT [-]
+    Parameters
+    ----------
+    bunches : the points in closed form
+    points : all points
+    measured : measured TPOT; NaN for points that are not used [s]
+    anchor : simulated TPOT / closed-form TPOT [-]
+    calibration : the calibration that factors multiply
     """
 
-    found: list[Bunch]
+    bunches: list[Bunch]
     points: Sequence[Point]
     measured: Floats
     anchor: Floats
@@ -49,33 +55,42 @@ class Problem:
         cls, points: Sequence[Point], predictions: Sequence[Predicted], calibration: Calibration,
         without: Sequence[str] = (),
     ) -> Problem:  # fmt: skip
-        """Of simulated points; disaggregated ones that starve say nothing of a step.
+        """The problem of simulated points. Starved disaggregated points are not used: they say nothing about a step.
 
         Parameters
         ----------
-        without : models that are not fitted on
+        points : measured points
+        predictions : predictions of the points by simulation with `calibration`
+        calibration : calibration of the simulation
+        without : models whose points are not used
         """
-        found = bunches(points, predictions, calibration)
-        closed = tpots(found, calibration, len(points))
-        simulated = np.array([said.tpot or np.nan for said in predictions])
+        groups = bunches(points, predictions, calibration)
+        closed = tpots(groups, calibration, len(points))
+        simulated = np.array([prediction.tpot or np.nan for prediction in predictions])
         measured = np.array([point.measured.tpot or np.nan for point in points])
         starved = [p.little_ratio is not None and p.little_ratio < STARVED for p in points]
         measured[np.array(starved) | np.array([p.model in without for p in points])] = np.nan
-        usable = [bunch for bunch in found if np.isfinite(measured[bunch.at]).any()]
+        usable = [bunch for bunch in groups if np.isfinite(measured[bunch.at]).any()]
         return cls(usable, points, measured, simulated / closed, calibration)
 
     @property
     def families(self) -> list[str]:
-        """Device families that were measured."""
-        return sorted({bunch.machine.family for bunch in self.found})
+        """Device families with measured points."""
+        return sorted({bunch.machine.family for bunch in self.bunches})
 
     def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
-        """Log of predicted over measured TPOT; NaN where a point is left out."""
-        made = turned(self.calibration, factors, theta)
-        return np.asarray(np.log(tpots(self.found, made, len(self.points)) * self.anchor / self.measured))
+        """log(predicted / measured) of the TPOT of every point; NaN for points that are not used.
+
+        Parameters
+        ----------
+        factors : the factors
+        theta : logarithm of each factor [-]
+        """
+        calibration = turned(self.calibration, factors, theta)
+        return np.asarray(np.log(tpots(self.bunches, calibration, len(self.points)) * self.anchor / self.measured))
 
     def touched(self, factor: Factor) -> Problem:
-        """The part of the problem that a factor can change: so a slope costs no more than it must."""
+        """The part of the problem that a factor can change, so that a slope costs less time."""
 
         def by(bunch: Bunch) -> bool:
             if not factor.families:
@@ -84,12 +99,19 @@ class Problem:
             mine = bunch.machine.family in factor.families
             return mine and (field != "blockwise" or bunch.engine.name == engine)
 
-        return replace(self, found=[bunch for bunch in self.found if by(bunch)])
+        return replace(self, bunches=[bunch for bunch in self.bunches if by(bunch)])
 
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """Factors, how far each was turned (log), and the log error of every point."""
+    """Result of a fit.
+
+    Parameters
+    ----------
+    factors : the factors
+    theta : fitted logarithm of each factor [-]
+    errors : log(predicted / measured) of every point [-]
+    """
 
     factors: tuple[Factor, ...]
     theta: Floats
@@ -97,24 +119,26 @@ class FitResult:
 
 
 class Residuals(Protocol):
-    """What a fit asks: log errors under turned factors, and the part of a problem that one factor can change."""
+    """What a fit needs: log errors for given factors, and the part of a problem that one factor can change."""
 
     def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
-        """Log of predicted over measured; NaN where nothing is known."""
+        """log(predicted / measured) of every point; NaN for points that are not used."""
 
     def touched(self, factor: Factor) -> Residuals:
-        """Errors of the same length, NaN where the factor changes nothing."""
+        """The part that the factor changes: `errors` has the same length, with NaN for all other points."""
 
 
 def fit(
     problem: Residuals, factors: Sequence[Factor], use: Floats | None = None, *, enough: float = ENOUGH
 ) -> FitResult:
-    """Factors that bring predictions near the points, each as far from its prior as it is free to be.
+    """Fit the factors: predictions come near the measurements, and each factor stays near its prior within its freedom.
 
     Parameters
     ----------
-    use : which points count (boolean); all where it is None
-    enough : share of the cost below which another turn gains too little [-]
+    problem : gives the log errors
+    factors : the factors
+    use : mask of the points that count; None for all
+    enough : relative gain of the cost below which the iterations stop [-]
     """
     start = problem.errors(factors, np.zeros(len(factors)))
     chosen = np.isfinite(start) if use is None else np.isfinite(start) & use.astype(bool)

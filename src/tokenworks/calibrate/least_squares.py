@@ -1,4 +1,4 @@
-"""Regularised least squares that wrong rows do not lead: Gauss and Newton with Huber's weights and a prior."""
+"""Robust regularised least squares: Gauss-Newton with Huber weights and a prior."""
 
 from __future__ import annotations
 
@@ -10,25 +10,38 @@ import numpy as np
 from tokenworks.arrays import Floats
 
 SHARES = (1.0, 0.5, 0.25, 0.1)
-"""Shares of a move that are tried until one gains [-]."""
+"""Step lengths, as shares of a Gauss-Newton step; the first one that reduces the cost is used [-]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a log error costs: its square over the noise's, and linear beyond `robust` (Huber).
+    """Huber loss of a log error: quadratic up to `robust`, linear beyond.
 
-    noise : log error that points have by themselves; robust : the one beyond which a point must not lead
+    Parameters
+    ----------
+    noise : log error of the measurements themselves [-]
+    robust : log error beyond which a point must not dominate the fit [-]
     """
 
     noise: float
     robust: float
 
     def weight(self, errors: Floats) -> Floats:
-        """Of each error in a sum of squares that has the same slope."""
+        """Weight of each error in a sum of squares with the same slope.
+
+        Parameters
+        ----------
+        errors : log errors [-]
+        """
         return np.minimum(1.0, self.robust / np.maximum(np.abs(errors), 1e-12)) / self.noise**2
 
     def sum(self, errors: Floats) -> float:
-        """Over all errors."""
+        """Loss over all errors.
+
+        Parameters
+        ----------
+        errors : log errors [-]
+        """
         size = np.abs(errors)
         squares = np.where(size < self.robust, size**2, 2 * self.robust * size - self.robust**2)
         return float(squares.sum()) / self.noise**2
@@ -42,19 +55,22 @@ def least_squares(
 
         sum_i rho(e_i(theta)) + sum_j (theta_j / freedom_j)^2
 
-    Each turn solves for the squares that have the same slope (reweighting), and halves a move that gains nothing.
+    Each iteration solves a weighted sum of squares with the same slope. If a step does not reduce the cost, a shorter
+    step is used.
 
     Parameters
     ----------
-    errors : e of theta, all finite
-    slopes : de / dtheta of theta and of e there, a row for each error and a column for each theta
-    freedom : how far each theta may lie from 0, as a deviation
-    turns : at most so many; enough : share of the cost below which another turn gains too little [-]
+    errors : gives all errors e for a theta; all finite
+    slopes : gives de / dtheta for a theta and its errors; one row per error, one column per theta
+    freedom : standard deviation of each theta around 0 [-]
+    loss : rho
+    turns : largest number of iterations [count]
+    enough : relative gain of the cost below which the iterations stop [-]
     """
     theta, prior = np.zeros(len(freedom)), np.diag(1 / freedom**2)
 
-    def cost(found: Floats, there: Floats) -> float:
-        return loss.sum(found) + float(there @ prior @ there)
+    def cost(errors_there: Floats, there: Floats) -> float:
+        return loss.sum(errors_there) + float(there @ prior @ there)
 
     at = errors(theta)
     least = cost(at, theta)
@@ -64,13 +80,13 @@ def least_squares(
         move = -np.linalg.solve(bend, slope.T @ (weight * at) + prior @ theta)
         for share in SHARES:
             there = theta + share * move
-            found = errors(there)
-            gained = least - cost(found, there)
+            errors_there = errors(there)
+            gained = least - cost(errors_there, there)
             if gained > 0:
                 break
         else:
             break
-        theta, at, least = there, found, least - gained
+        theta, at, least = there, errors_there, least - gained
         if gained < enough * least:
             break
     return theta

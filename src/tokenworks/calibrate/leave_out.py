@@ -1,4 +1,4 @@
-"""Leave one system or one model out, fit on the rest, and predict it: what a calibration is worth elsewhere."""
+"""Leave out one system or one model, fit on the rest, and predict the left-out points: how a calibration transfers."""
 
 from __future__ import annotations
 
@@ -24,18 +24,26 @@ OF: dict[By, Callable[[Point], str]] = {
 }
 
 INTERVAL = 0.8
-"""Share of points that an interval is meant to cover [-]."""
+"""Share of points that an interval should contain [-]."""
 
 LEAST_SPREAD = 1.05
-"""No interval is narrower than this factor: one configuration measured twice differs by 3 to 10 %; chosen [-]."""
+"""Smallest spread: the same configuration measured twice differs by 3 to 10 %; chosen [-]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """TPOT errors of a group, by a fit that did not see it, beside those before any fit.
+    """TPOT errors of a left-out system or model, by a fit without its points.
 
-    spread : half of the interval that the errors of the other groups give, as a factor; covered : share inside
-    needed : the factor that would hold 80 % of the errors here
+    Parameters
+    ----------
+    group : name of the system or model
+    n : number of points
+    median_ape, mape : median and mean of |predicted / measured - 1| [-]
+    bias : median of predicted / measured - 1 [-]
+    before_median_ape : median_ape before any fit [-]
+    spread : half of the 80 % interval as a factor, from the errors of the other groups [-]
+    needed : spread that would contain 80 % of the errors of this group [-]
+    covered : share of the points inside the interval [-]
     """
 
     group: str
@@ -63,14 +71,21 @@ class LeaveOutBody(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Each system or model left out in turn; prior : the name of the calibration that the fits started from."""
+    """Results of leaving out each system or model in turn.
+
+    Parameters
+    ----------
+    by : what is left out, `system` or `model`
+    groups : errors of each group
+    prior : name of the calibration that the fits start from
+    """
 
     by: By
     groups: tuple[Left, ...]
     prior: str
 
     def plain(self) -> Plain:
-        """The whole answer as plain data."""
+        """The complete result as plain data."""
         body: LeaveOutBody = {
             "inputs": inputs(calibration=self.prior),
             "leave_out": self.by,
@@ -83,11 +98,19 @@ def leave_out(
     problem: Problem, factors: Sequence[Factor], by: By, say: Callable[[str], None] | None = None,
     prior: Callable[[str], Calibration] | None = None,
 ) -> tuple[list[Left], Floats]:  # fmt: skip
-    """Errors of each group when it is left out, and the log error of every point under the fit that did not see it.
+    """Leave out each group in turn.
 
     Parameters
     ----------
-    prior : calibration that each fit starts from, of the group that it must not have seen; None = the problem's
+    problem : the points in closed form
+    factors : the factors of the fit
+    by : what is left out, `system` or `model`
+    say : receives progress messages; None for no messages
+    prior : gives the calibration that the fit without a group starts from; None: the calibration of the problem
+
+    Returns
+    -------
+    The errors of each group, and the log error of every point by the fit without its group
     """
     names = np.array([OF[by](point) for point in problem.points])
     before = problem.errors([], np.zeros(0))
@@ -104,15 +127,15 @@ def leave_out(
 
 
 def vendors_of(problem: Problem) -> Any:
-    """Of the device of each point, the first word of its family."""
-    found = np.full(len(problem.points), "", dtype=object)
-    for bunch in problem.found:
-        found[bunch.at] = bunch.machine.family.split("-")[0]
-    return found
+    """Vendor of each point's device: the first word of its device family."""
+    vendors = np.full(len(problem.points), "", dtype=object)
+    for bunch in problem.bunches:
+        vendors[bunch.at] = bunch.machine.family.split("-")[0]
+    return vendors
 
 
 def _left(group: str, names: Any, vendors: Any, unseen: Floats, before: Floats) -> Left:
-    """The interval is what errors of the vendor's other groups give, if any: the same software runs there."""
+    """Errors of one group. Its interval comes from other groups of its vendor, if any: they run the same software."""
     known = np.isfinite(unseen)
     own = (names == group) & known
     error, was = unseen[own], np.abs(np.expm1(before[own]))
@@ -134,6 +157,10 @@ def _left(group: str, names: Any, vendors: Any, unseen: Floats, before: Floats) 
 
 def conformal(errors: Floats) -> float:
     """Half of the 80 % interval as a factor [-]: the ceil(0.8 (n + 1))-th smallest |log error|, split conformal.
+
+    Parameters
+    ----------
+    errors : log(predicted / measured) of points that the fit did not see [-]
 
     References
     ----------

@@ -1,7 +1,7 @@
-"""Measured serving points: the CSV form that `validate` and `calibrate` read, one point a row.
+"""Measured serving points: the CSV that `validate` and `calibrate` read, one point per row.
 
-A file of another form, or a cell that is no number, is an error. A row that lacks what a prediction needs is a point
-that says what it lacks: one such row is no reason to leave out all others.
+A file of another form, or a cell that is not a number, is an error. A row without data that a prediction needs becomes
+a point that lists the missing data, so that all other rows can still be used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LoadKind = Literal["closed", "burst", "poisson", "constant", "offline", "batch_p
 Counted = Literal["total", "output", "input"]
 
 NEEDED = ("point_id", "model", "weights", "device", "engine", "mode", "load", "n_devices", "isl_mean", "osl_mean")
-"""Columns that must be there."""
+"""Required columns."""
 
 WIDTHS = ("devices", "tp", "dp", "pp", "ep")
 PREFIXES: dict[str, str] = {"aggregated": "", "prefill": "prefill_", "decode": "decode_"}
@@ -37,7 +37,7 @@ MEASURED = (
 )  # fmt: skip
 OPTIONAL = ("source_group", "spec_decode", "concurrency", "request_rate", "n_requests", "isl", "osl", "note")
 COUNTS = ("n_devices", *WIDTHS, *(f"{role}_{name}" for role in ("prefill", "decode") for name in (*WIDTHS, "workers")))
-"""Columns that count devices, or groups of devices."""
+"""Columns with numbers of devices, or of groups of devices [count]."""
 KNOWN = {*NEEDED, *OPTIONAL, *MEASURED, *COUNTS}
 
 MOST_DEVICES = 100_000
@@ -46,18 +46,27 @@ MOST: dict[str, float] = {
     **dict.fromkeys(("isl_mean", "osl_mean", "isl", "osl"), MAX_TOKENS),
     "concurrency": 1_000_000, "request_rate": 1_000_000, "n_requests": 1_000_000_000,
 }  # fmt: skip
-"""The largest number that a column takes. No machine or benchmark comes near; beyond are slips of the hand."""
+"""Largest allowed number of each column. Larger numbers are typing errors: no machine or benchmark comes near them."""
 
 MAX_BYTES = 256_000_000
-"""Of a file [byte]: more than a million rows."""
+"""Largest size of a file: more than a million rows [byte]."""
 
 EMPTY = ("", "nan", "none", "null", "na", "n/a", "-")
-"""How tools write a number that is not there."""
+"""Texts that stand for a missing number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """`count` equal instances of one role; `stated`: the row says how it is split, else tp over all its devices."""
+    """Equal instances of one role.
+
+    Parameters
+    ----------
+    role : what the instances do
+    devices : devices of one instance [count]
+    tp, dp, pp, ep : parallel widths of one instance
+    count : number of instances
+    stated : whether the row states the split; else tp is the number of devices
+    """
 
     role: Literal["aggregated", "prefill", "decode"]
     devices: int
@@ -71,9 +80,15 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came out, where it was recorded: tpot, ttft [s]; rate [token/s per device] of `counted` tokens; energy [J].
+    """Measured results of a point; None for a result that was not recorded.
 
-    tpot_mean, ttft_mean : the figure is a mean over requests, not a median
+    Parameters
+    ----------
+    tpot, ttft : time per output token, time to first token [s]
+    rate : throughput of the `counted` tokens [token/s per device]
+    counted : tokens in `rate`: input and output (`total`), output, or input
+    energy : energy per output token [J]
+    tpot_mean, ttft_mean : whether the value is a mean over requests instead of a median
     """
 
     tpot: float | None = None
@@ -87,14 +102,30 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One measured point: what ran, how, under which load, and what came out.
+    """One measured point: model, device, engine, load, and measured results.
 
-    isl, osl : mean lengths as sent [token]; nominal_isl : the same as the benchmark named it
-    concurrency : requests in flight, or sequences or tokens of a device, as `load` says; requests : in all, if stated
-    variation : of input and output lengths, std / mean, where it is known [-]
-    deployment : what ran, where it is known whole; `workers` say how it is split, and no more
-    little_ratio : measured throughput over Little's law without TTFT, where the row notes it
-    lacks : what the row does not say and a prediction needs; assumed : what it left open, and was taken for it
+    Parameters
+    ----------
+    line : line of the row in its file
+    id, group : name of the point, and of the group that it belongs to
+    model, weights : name of the model, dtype of its weights
+    device, devices : name of the device, number of devices [count]
+    engine : name of the serving engine
+    mode : aggregated, disaggregated, or only one of the two phases
+    drafts : draft tokens per step, 0 = no MTP [token]
+    workers : the instances and their split
+    load : kind of the load
+    concurrency : requests in flight; or per device: sequences, or tokens, if `load` says so [count]
+    rate : request rate [1/s]
+    requests : number of requests, 0 if not stated [count]
+    isl, osl : mean input and output length as sent [token]
+    nominal_isl : input length as the benchmark names it [token]
+    measured : measured results
+    variation : std / mean of input and of output lengths; None if unknown [-]
+    deployment : the complete deployment, if it is known; else only `workers`
+    little_ratio : measured throughput / Little's law without TTFT, if the row has it [-]
+    lacks : data that a prediction needs and the row does not have
+    assumed : what the row does not state, and the values used instead
     """
 
     line: int
@@ -124,13 +155,20 @@ class Point:
 
     @property
     def mtp(self) -> str:
-        """`mtp` or `none`."""
+        """`mtp` with draft tokens, else `none`."""
         return "mtp" if self.drafts else "none"
 
 
 @dataclass(frozen=True, slots=True)
 class PointTable:
-    """The points of files, and the columns in them that nothing here reads."""
+    """Points of one or several files.
+
+    Parameters
+    ----------
+    paths : the files
+    points : their points
+    ignored : columns that are not read
+    """
 
     paths: tuple[str, ...]
     points: tuple[Point, ...]
@@ -138,16 +176,21 @@ class PointTable:
 
     @property
     def of_one_length(self) -> list[str]:
-        """Points of a user's own results whose requests are taken as equally long: no single ones are recorded."""
+        """Names of a user's points whose requests count as equally long, because their file has no single requests."""
         return [point.id for point in self.points if point.deployment and not point.variation]
 
 
 def read_points(path: Path, limit: int | None = None) -> PointTable:
-    """Read a CSV of measured points; a cell that is no number is an error with its line and column.
+    """Read a CSV of measured points.
 
     Parameters
     ----------
-    limit : only the first so many rows
+    path : the file
+    limit : read only this many rows; None for all
+
+    Raises
+    ------
+    SpecError : the file cannot be read, is not a CSV, lacks a column, or has a cell that is not a number
     """
     try:
         with opened(path) as file:
@@ -188,7 +231,7 @@ def _check_header(path: Path, header: list[str] | None) -> None:
 
 
 class _Row:
-    """One line of the file, cell by cell."""
+    """One row of the file: reads and checks its cells."""
 
     def __init__(self, path: Path, line: int, header: list[str], cells: list[str]) -> None:
         self.where = f"{path}:{line}"
@@ -202,7 +245,7 @@ class _Row:
         return SpecError(f"{column}: {self.cells.get(column, '')!r}", where=self.where, hint=right)
 
     def word(self, column: str, known: tuple[str, ...] = ()) -> str:
-        """A word, one of those known if any are."""
+        """The word in a column; `known` lists the allowed words, () allows all."""
         text = self.cells[column]
         if not text:
             self.lacks.append(f"{column} is empty")
@@ -211,7 +254,7 @@ class _Row:
         return text
 
     def number(self, column: str) -> float | None:
-        """A number above zero; None where the cell is empty, not there, or zero, as nothing here can be."""
+        """The number in a column; None if the cell is empty, missing or zero, because no column can be zero."""
         text = self.cells.get(column, "")
         if text.lower() in EMPTY:
             return None
@@ -226,7 +269,7 @@ class _Row:
         return value or None
 
     def need(self, *columns: str, why: str = "") -> float:
-        """The first of these columns that has a number; 1 and a lack where none has."""
+        """The number in the first of the columns that has one. Without any: 1, and the row lacks data."""
         for column in columns:
             if value := self.number(column):
                 return value
@@ -234,7 +277,7 @@ class _Row:
         return 1.0
 
     def count(self, column: str) -> int | None:
-        """A whole number above zero, or None."""
+        """The whole number in a column; None if the cell is empty, missing or zero."""
         value = self.number(column)
         if value is not None and value != round(value):
             raise self.error(column, "want a whole number")
@@ -244,7 +287,7 @@ class _Row:
         mode, kind = self.word("mode", get_args(Mode)), self.word("load", get_args(LoadKind))
         devices = self.count("n_devices") or int(self.need("n_devices"))
         workers = self._workers(mode, devices)
-        found = re.search(r"little_ratio=([0-9]+\.?[0-9]*)", self.cells.get("note", ""))
+        noted = re.search(r"little_ratio=([0-9]+\.?[0-9]*)", self.cells.get("note", ""))
         isl, device = self.need("isl_mean", "isl"), self.word("device")
         point = Point(
             line=self.line,
@@ -266,7 +309,7 @@ class _Row:
             osl=self.need("osl_mean", "osl"),
             nominal_isl=self.number("isl") or isl,
             measured=self._measured(),
-            little_ratio=float(found[1]) if found else None,
+            little_ratio=float(noted[1]) if noted else None,
         )
         return replace(point, lacks="; ".join(self.lacks), assumed=tuple(self.assumed))
 
@@ -274,7 +317,7 @@ class _Row:
         return self.need(column, why=f" where load is {kind}") if kind in where else self.number(column) or 0.0
 
     def _drafts(self, worker: Worker) -> int:
-        """`none`; `mtp` or another way, with or without a number; or flags that say --speculative-num-steps."""
+        """Draft tokens from `spec_decode`: `none`, a method with or without a number, or flags with num-steps."""
         text = self.cells.get("spec_decode", "").lower()
         if text in ("", "none", "no", "off", "false"):
             return 0
@@ -303,13 +346,13 @@ class _Row:
         devices = devices or total or int(self.need(f"{prefix}devices", why=" where mode is disagg"))
         count = self.count(f"{prefix}workers") or max(1, total // devices)
         split = (tp or 0) * (dp or 1) * (pp or 1)
-        if split and split < devices and devices % split == 0:  # several of them
+        if split and split < devices and devices % split == 0:  # several instances
             devices, count = split, count * devices // split
         if devices * count > MOST_DEVICES:
             raise self.error(
                 f"{prefix}workers" if prefix else "n_devices", f"want at most {MOST_DEVICES:,} devices in all"
             )
-        if split != devices:  # nothing is said, or what is said is no split of the devices
+        if split != devices:  # the row states no split, or a split that does not match the devices
             return Worker(role, devices, devices, 1, 1, ep or 1, count, stated=False)
         return Worker(role, devices, tp or 1, dp or 1, pp or 1, ep or 1, count)
 

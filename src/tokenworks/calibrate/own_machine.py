@@ -1,4 +1,4 @@
-"""Calibrate one's own machine on a few points: each is simulated anew, and TPOT and TTFT are fitted together."""
+"""Calibrate a user's own machine on a few points: the fit simulates them, and fits TPOT and TTFT together."""
 
 from __future__ import annotations
 
@@ -18,73 +18,97 @@ from tokenworks.calibrate.leave_out import conformal
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.quantities import rounded, spread
 from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
-from tokenworks.calibrate.validate import predict_some
+from tokenworks.calibrate.validate import predict_each
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.result import Inputs, Plain, envelope, inputs
 
 TURN = 0.5
-"""Log difference that shows whether a factor matters to any of the points."""
+"""Change of the logarithm of a factor, to see whether it changes any point [-]."""
 
 FELT = 1e-4
-"""Log error that counts as a change: far below what two runs differ by."""
+"""Smallest change of a log error that counts: far below the difference of two runs [-]."""
 
 TAIL = 1.2816
-"""Standard deviations of a normal distribution within which 80 % of it lie [-]."""
+"""80 % of a normal distribution lie within this many standard deviations [-]."""
 
 
 @dataclass(frozen=True)
 class Played:
-    """What `fit` asks of few points. The closed form of `steady` is not needed, so any load will do.
+    """A few points for `fit`. They are simulated and not put in closed form, so every kind of load works.
 
-    Errors are two for each point, TPOT of all and then TTFT of all: TPOT says little of prefill, and TTFT little else.
+    Each point has two errors: first TPOT of all points, then TTFT of all points. TPOT says little about prefill, and
+    TTFT says little about decode.
+
+    Parameters
+    ----------
+    points : measured points
+    calibration : the calibration that factors multiply
     """
 
     points: Sequence[Point]
     calibration: Calibration
 
     def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
-        """Log of predicted over measured; NaN where one of them is not there."""
-        said = predict_some(self.points, turned(self.calibration, factors, theta))
-        pairs = [(one.tpot, point.measured.tpot) for point, one in zip(self.points, said, strict=True)]
-        pairs += [(one.ttft, point.measured.ttft) for point, one in zip(self.points, said, strict=True)]
+        """log(predicted / measured), TPOT of all points and then TTFT; NaN without a measurement or a prediction.
+
+        Parameters
+        ----------
+        factors : the factors
+        theta : logarithm of each factor [-]
+        """
+        predictions = predict_each(self.points, turned(self.calibration, factors, theta))
+        pairs = [(one.tpot, point.measured.tpot) for point, one in zip(self.points, predictions, strict=True)]
+        pairs += [(one.ttft, point.measured.ttft) for point, one in zip(self.points, predictions, strict=True)]
         return np.array([math.log(ours / theirs) if ours and theirs else math.nan for ours, theirs in pairs])
 
-    def touched(self, factor: Factor) -> Played:  # noqa: ARG002 (any factor that is felt changes all of few points)
-        """All of it."""
+    def touched(self, factor: Factor) -> Played:  # noqa: ARG002 (with a few points, a factor changes all of them)
+        """The complete problem."""
         return self
 
     def felt(self, factors: Sequence[Factor]) -> tuple[Factor, ...]:
-        """Factors that change anything here: a single device, say, feels no collectives."""
+        """Factors that change any of the points. Example: collectives change nothing on a single device."""
         before = self.errors([], np.zeros(0))
         moved = {f: np.nan_to_num(self.errors([f], np.array([-TURN])) - before) for f in factors}
         return tuple(factor for factor, by in moved.items() if np.abs(by).max() > FELT)
 
     def without(self, left: int) -> Floats:
-        """Which errors a fit may use that has not seen one of the points (1 or 0)."""
+        """Mask of the errors: 0 for the two errors of point number `left`, 1 for all others."""
         return np.tile(np.arange(len(self.points)) != left, 2).astype(float)
 
 
 def families_of(points: Sequence[Point], calibration: Calibration) -> list[str]:
-    """Device families of the points' machines."""
-    found = set()
+    """Device families of the machines of the points.
+
+    Parameters
+    ----------
+    points : measured points
+    calibration : calibration with the families
+    """
+    families = set()
     for point in points:
         try:
-            found.add(case(point, calibration).site.machine.family)
+            families.add(case(point, calibration).site.machine.family)
         except Skipped:
             continue
-    return sorted(found)
+    return sorted(families)
 
 
 def own_factors(families: Sequence[str], calibration: Calibration) -> tuple[Factor, ...]:
-    """All numbers of the machines' families, each as free as their 80 % interval is wide, and those of no family."""
+    """Factors of all numbers of the families, with a freedom from their 80 % interval, and of the shared constants.
+
+    Parameters
+    ----------
+    families : device families of the machine
+    calibration : calibration that the fit starts from
+    """
     freedom = {name: math.log(number(calibration.families[name].spread)) / TAIL for name in families}
     own = [Factor((name,), field, freedom[name], name) for name in families for field in (*UTILISATIONS, *LATENCIES)]
     return (*own, *(Factor((), field, free) for field, free in SHARED.items()))
 
 
 class CalibrateOwnBody(TypedDict):
-    """The plain form of `calibrate` on a user's own results; None where no point has the metric."""
+    """The plain form of `calibrate` on a user's own results; None if no point has the metric."""
 
     inputs: Inputs
     name: str
@@ -105,9 +129,14 @@ class CalibrateOwnBody(TypedDict):
 
 @dataclass(frozen=True)
 class Own:
-    """A calibration of one's own machine, and what it came from.
+    """A calibration of a user's own machine, with its fit.
 
-    before, unseen : log errors, TPOT of each point and then TTFT: with the prior, and by a fit without that point
+    Parameters
+    ----------
+    calibration : the fitted calibration
+    prior : the calibration that the fit started from
+    fit : factors, their values, and the log errors
+    before, unseen : log errors of TPOT of all points, then of TTFT: with the prior, and by a fit without the point [-]
     """
 
     calibration: Calibration
@@ -117,7 +146,7 @@ class Own:
     unseen: Floats
 
     def plain(self) -> Plain:
-        """Plain data: how many constants, each one's turn, errors before, after and of each point left out."""
+        """Plain data: the factors, and the errors before the fit, after the fit, and of left-out points."""
         calibration, turns = self.calibration, zip(self.fit.factors, self.fit.theta, strict=True)
         (tpot_before, ttft_before), (tpot, ttft), (tpot_unseen, ttft_unseen) = (
             [errors_of_logs(half) if np.isfinite(half).any() else None for half in np.split(log_errors, 2)]
@@ -147,9 +176,22 @@ def calibrate_own(
     points: Sequence[Point], prior: Calibration, *, name: str, fitted_on: str, data_sha256: str,
     say: Callable[[str], None] | None = None,
 ) -> Own:  # fmt: skip
-    """Fit the factors of one's own machine on a few points, each simulated anew; leave out each for the interval.
+    """Fit the factors of a user's machine on a few points, and leave out each point for the 80 % interval.
 
-    TPOT and TTFT count alike, and points of any load do.
+    TPOT and TTFT have equal weight. Points may have any kind of load.
+
+    Parameters
+    ----------
+    points : measured points
+    prior : calibration that the fit starts from
+    name : name of the fitted calibration
+    fitted_on : names of the data files
+    data_sha256 : hash of the data files
+    say : receives progress messages; None for no messages
+
+    Raises
+    ------
+    SpecError : too few points have a TPOT, or none can be predicted
     """
     usable = [point for point in points if point.measured.tpot]
     if len(usable) < LEAST_POINTS:
@@ -159,7 +201,7 @@ def calibrate_own(
     played = Played(usable, start)
     before = played.errors([], np.zeros(0))
     if not np.isfinite(before).any():
-        raise SpecError("none of the points can be predicted", hint="`validate` says why")
+        raise SpecError("none of the points can be predicted", hint="run `validate` on them: it gives the reasons")
     factors = played.felt(own_factors(families, start))
     if say:
         say(f"fitting {len(factors)} constants")
@@ -170,14 +212,14 @@ def calibrate_own(
         seen = played.without(left)
         unseen = np.where(seen, unseen, fit(played, factors, use=seen).errors)
     source = f"fit of {len(factors)} factors on {fitted_on}"
-    made = rounded(turned(start, factors, whole.theta), factors, source)
+    fitted = rounded(turned(start, factors, whole.theta), factors, source)
     known = unseen[np.isfinite(unseen)]
     interval = spread(round(conformal(known), 2), f"each of {len(usable)} points left out of the fit, TPOT and TTFT")
-    own = {family: made.families[family].model_copy(update={"spread": interval}) for family in families}
-    made = made.model_copy(
+    own = {family: fitted.families[family].model_copy(update={"spread": interval}) for family in families}
+    fitted = fitted.model_copy(
         update={
             "name": name, "title": f"Fitted on {fitted_on}", "grade": "end-to-end-calibrated", "fitted_on": fitted_on,
-            "data_sha256": data_sha256, "graded": tuple(families), "families": made.families | own,
+            "data_sha256": data_sha256, "graded": tuple(families), "families": fitted.families | own,
         }
     )  # fmt: skip
-    return Own(made, prior, whole, before, unseen)
+    return Own(fitted, prior, whole, before, unseen)

@@ -1,4 +1,4 @@
-"""A user's own benchmark results as measured points of a deployment: measure three, get your machine."""
+"""Turn a user's own benchmark results into measured points of a deployment."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tokenworks.ingest.rows import Rows
 from tokenworks.specs.deployment import Deployment
 
 NATIVE = "native"
-"""The dtype of a point whose model names its checkpoint."""
+"""Dtype of the weights if the model name is the name of the checkpoint."""
 
 LOADS: dict[Arrivals, LoadKind] = {"poisson": "poisson", "constant": "constant"}
-"""Loads by a rate; requests that come at once are a closed loop where some must wait, else a burst."""
+"""Kind of load, for arrivals with a rate. Requests that arrive at once are a closed loop with a limit on requests in
+flight, else a burst."""
 
 
 def measured_table(paths: Sequence[Path], deployment: Deployment | None, limit: int | None = None) -> PointTable:
@@ -25,8 +26,13 @@ def measured_table(paths: Sequence[Path], deployment: Deployment | None, limit: 
 
     Parameters
     ----------
-    deployment : what the results were measured on; a CSV says that itself
-    limit : only the first so many points
+    paths : CSV files of points, or JSON files of benchmark results
+    deployment : deployment that the benchmark results were measured on; a CSV describes its own deployments
+    limit : read only this many points; None for all
+
+    Raises
+    ------
+    SpecError : a file cannot be read, or benchmark results have no deployment
     """
     points: list[Point] = []
     ignored: dict[str, None] = {}
@@ -36,39 +42,47 @@ def measured_table(paths: Sequence[Path], deployment: Deployment | None, limit: 
             points += table.points
             ignored |= dict.fromkeys(table.ignored)
         elif deployment is None:
-            raise SpecError("which deployment was this measured on?", where=str(path), hint="give --deployment FILE")
+            raise SpecError(
+                "is a benchmark result without a deployment", where=str(path), hint="give --deployment FILE"
+            )
         else:
             points += [point_of(one, deployment) for one in ingest.load_benchmarks(path)]
     return PointTable(tuple(map(str, paths)), tuple(points[:limit]), tuple(ignored))
 
 
 def _is_object(path: Path) -> bool:
-    """Whether a file begins as a JSON object does; what cannot be read is for `read_points` to say."""
+    """Whether a file begins like a JSON object. For a file that cannot be read, `read_points` gives the error."""
     return os.path.isfile(path) and Rows(path).head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{")
 
 
-def point_of(found: Benchmark, deployment: Deployment) -> Point:
-    """One benchmark of a deployment."""
+def point_of(benchmark: Benchmark, deployment: Deployment) -> Point:
+    """The measured point of one benchmark.
+
+    Parameters
+    ----------
+    benchmark : the benchmark result
+    deployment : the deployment that it was measured on
+    """
     roles = deployment.roles
-    isl, osl = found.isl, found.osl
+    isl, osl = benchmark.isl, benchmark.osl
     known = isl.variation is not None and osl.variation is not None
     return Point(
-        line=1, id=found.name, group="", model=deployment.model, weights=NATIVE, device=deployment.system,
+        line=1, id=benchmark.name, group="", model=deployment.model, weights=NATIVE, device=deployment.system,
         devices=deployment.devices, engine=deployment.engine, mode="disagg" if len(roles) > 1 else "agg",
         drafts=max(role.draft_tokens for role in roles),
         workers=tuple(
             Worker(r.name, r.parallel.devices, r.parallel.tp, r.parallel.dp, r.parallel.pp, r.parallel.ep, r.replicas)
             for r in roles
         ),
-        load=LOADS.get(found.arrivals, "burst" if found.concurrency is None else "closed"),
-        concurrency=float(found.concurrency or 0), rate=found.rate, requests=found.requests,
+        load=LOADS.get(benchmark.arrivals, "burst" if benchmark.concurrency is None else "closed"),
+        concurrency=float(benchmark.concurrency or 0), rate=benchmark.rate, requests=benchmark.requests,
         isl=_mean(isl), osl=_mean(osl), nominal_isl=_mean(isl),
         measured=Measured(
-            tpot=found.tpot.seconds if found.tpot else None,
-            ttft=found.ttft.seconds if found.ttft else None,
-            rate=found.tokens_per_s / deployment.devices,
-            tpot_mean=bool(found.tpot and found.tpot.mean),
-            ttft_mean=bool(found.ttft and found.ttft.mean),
+            tpot=benchmark.tpot.seconds if benchmark.tpot else None,
+            ttft=benchmark.ttft.seconds if benchmark.ttft else None,
+            rate=benchmark.tokens_per_s / deployment.devices,
+            tpot_mean=bool(benchmark.tpot and benchmark.tpot.mean),
+            ttft_mean=bool(benchmark.ttft and benchmark.ttft.mean),
         ),
         variation=(isl.variation or 0.0, osl.variation or 0.0) if known else None,
         deployment=deployment,
@@ -76,5 +90,5 @@ def point_of(found: Benchmark, deployment: Deployment) -> Point:
 
 
 def _mean(lengths: Lengths) -> float:
-    """A whole number where nothing says how lengths vary: then they are taken as equal."""
+    """Mean length; a whole number if the variation is unknown, because all lengths then count as equal [token]."""
     return lengths.mean if lengths.variation is not None else round(lengths.mean)

@@ -1,4 +1,4 @@
-"""Predict a measured point: its own load through the simulator, and what a client would have read off it."""
+"""Predict a measured point: simulate its load, and compute what its client would have measured."""
 
 from __future__ import annotations
 
@@ -25,22 +25,27 @@ from tokenworks.simulation.energy import Used, used
 from tokenworks.specs.calibration import Calibration, number
 
 FEW = 0.02
-"""Share of requests that may be refused for their length, the longest of those that are drawn; assumed [-]."""
+"""Share of requests that may be refused because their random length is too long; assumed [-]."""
 
 CROWDED = 0.5
-"""Share of the contexts of all running sequences that must find room beside their states; assumed [-]."""
+"""Share of the contexts of all running sequences that must fit into memory beside their states; assumed [-]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """What was predicted of one point: tpot, ttft [s], rate [token/s per device] of the tokens that the point counts.
+    """Prediction of one point.
 
-    energy : of an output token [J], None where the TDP of the device is not published, or nothing is put out
-    used, tdp : what it follows from: shares of time on the roofs [-], and [W]
-    ttft_spread, energy_spread : as spread, of TTFT and of the energy
-    batch : decoding sequences of an instance in a step, on average; of the last role
-    spread : the 80 % interval is [x / spread, x spread]; why : the reason where nothing was predicted
-    assumed : what the point left open, and was taken for it
+    Parameters
+    ----------
+    tpot, ttft : time per output token, time to first token [s]
+    rate : throughput of the tokens that the point counts [token/s per device]
+    energy : energy per output token; None if the TDP is not published, or no token is generated [J]
+    used, tdp : roof use and TDP, from which energy is computed [-, W]
+    ttft_spread, energy_spread : the spread of TTFT, and of energy [-]
+    batch : mean decoding sequences in a step of an instance of the last role [count]
+    spread : half of the 80 % interval as a factor: the interval is x / spread to x spread [-]
+    why : reason why there is no prediction; "" with a prediction
+    assumed : what the point does not state, and the values used instead
     """
 
     tpot: float | None = None
@@ -57,17 +62,23 @@ class Predicted:
     assumed: tuple[str, ...] = ()
 
     def spread_of(self, metric: str) -> float:
-        """Half of the 80 % interval of a metric, as a factor [-]."""
+        """Half of the 80 % interval of a metric (`tpot`, `ttft`, `tok_s_per_device`, `energy`), as a factor [-]."""
         return {"ttft": self.ttft_spread, "energy": self.energy_spread}.get(metric, self.spread)
 
 
 def predict(point: Point, calibration: Calibration) -> Predicted:
-    """A point by the simulator in its own load; by one step where it measured prefill or decode alone."""
+    """Predict a point by simulation of its load; by a single step if it measures only prefill or only decode.
+
+    Parameters
+    ----------
+    point : the measured point
+    calibration : calibration of the simulation
+    """
     if point.lacks:
         return Predicted(why=f"the row is not complete: {point.lacks}")
     try:
-        made = case(point, calibration)
-        return replace(_fitted(made), assumed=made.assumed)
+        ready = case(point, calibration)
+        return replace(_fitted(ready), assumed=ready.assumed)
     except Skipped as reason:
         return Predicted(why=str(reason))
     except DoesNotFit as reason:
@@ -76,85 +87,86 @@ def predict(point: Point, calibration: Calibration) -> Predicted:
         return Predicted(why=f"cannot be run: {reason}")
 
 
-def _fitted(made: Case) -> Predicted:
-    """It ran: so where it does not fit as engines are set by default, it was given what it takes."""
-    point = made.point
+def _fitted(current: Case) -> Predicted:
+    """Predict a case. The point did run, so if it does not fit with default settings, its memory needs are reduced."""
+    point = current.point
     alone = point.load in ("batch_per_device", "tokens_per_device")
     alone |= point.mode == "decode_only" and point.load == "closed"
     play = _one_step if alone else _simulated
     while True:
         try:
-            return play(made)
+            return play(current)
         except DoesNotFit:
-            less = made.smaller()
+            less = current.smaller()
             if less is None:
                 raise
-            made = less
+            current = less
 
 
-def _simulated(made: Case) -> Predicted:
+def _simulated(ready: Case) -> Predicted:
     built = cluster(
-        made.deployment, made.site, router=Router("least_loaded"), block_tokens=made.site.engine.kv_block,
-        prefix_caching=False, concurrency=made.concurrency,
+        ready.deployment, ready.site, router=Router("least_loaded"), block_tokens=ready.site.engine.kv_block,
+        prefix_caching=False, concurrency=ready.concurrency,
     )  # fmt: skip
-    never = built.never_fits(made.requests.input_tokens, made.requests.output_tokens)
-    total, most = made.requests.input_tokens + made.requests.output_tokens, made.site.model.max_context
+    never = built.never_fits(ready.requests.input_tokens, ready.requests.output_tokens)
+    total, most = ready.requests.input_tokens + ready.requests.output_tokens, ready.site.model.max_context
     if np.mean(total > most) > FEW:
-        raise Skipped(f"cannot be run: {total.max()} tokens are beyond the {most} that it reads")
+        raise Skipped(f"cannot be run: {total.max()} tokens are beyond the {most} that the model reads")
     if never.mean() > FEW:
         raise DoesNotFit("a request is larger than the KV cache of a rank")
-    for role in made.deployment.roles:
-        found, sequences = room(role, made.site), role.max_sequences
-        need = CROWDED * sequences * made.site.request.context
-        if sequences > role.parallel.dp and np.min(found.state_bytes_per_sequence) and np.min(found.kv_tokens) < need:
+    for role in ready.deployment.roles:
+        memory, sequences = room(role, ready.site), role.max_sequences
+        need = CROWDED * sequences * ready.site.request.context
+        if sequences > role.parallel.dp and np.min(memory.state_bytes_per_sequence) and np.min(memory.kv_tokens) < need:
             raise DoesNotFit(f"the states of {sequences} sequences leave no room for their KV cache")
-    return _read(run(built, made.requests), made)
+    return _read(run(built, ready.requests), ready)
 
 
-def _read(outcome: Outcome, made: Case) -> Predicted:
-    """As `vllm bench serve` reads it: per request, over the whole run."""
-    point, done = made.point, outcome.status == Status.COMPLETED
+def _read(outcome: Outcome, ready: Case) -> Predicted:
+    """Metrics as `vllm bench serve` computes them: per request, over the whole run."""
+    point, done = ready.point, outcome.status == Status.COMPLETED
     first, end, outputs = outcome.first_token_s[done], outcome.end_s[done], outcome.output_tokens[done]
     sent = 0.0 if point.load == "burst" else outcome.arrival_s[done]
     ttft = first - sent
     several = outputs > 1
     tpot = (end - first)[several] / (outputs[several] - 1)
     taken, seconds = np.arange(len(end)), float(end.max() - outcome.arrival_s[done].min())
-    if made.steady:
+    if ready.steady:
         taken, seconds = _steady(outcome.scheduled_s[done], end)
     inputs = float(outcome.input_tokens[done][taken].sum())
     tokens = _counted(point.measured.counted, inputs, float(outputs[taken].sum()))
     middle = np.mean if point.measured.tpot_mean else np.median
     return Predicted(
         **_energy(
-            used(made.deployment.roles, outcome.pools, made.site, float(end.max())),
-            made,
-            float(outputs[taken].sum()) * made.copies / seconds / point.devices,
+            used(ready.deployment.roles, outcome.pools, ready.site, float(end.max())),
+            ready,
+            float(outputs[taken].sum()) * ready.copies / seconds / point.devices,
         ),
         tpot=float(middle(tpot)) if len(tpot) else None,
         ttft=float(np.mean(ttft) if point.measured.ttft_mean else np.median(ttft)),
-        rate=tokens * made.copies / seconds / point.devices,
+        rate=tokens * ready.copies / seconds / point.devices,
         batch=outcome.pools[-1].mean_batch,
-        spread=made.spread,
-        ttft_spread=made.site.rates.ttft_spread,
+        spread=ready.spread,
+        ttft_spread=ready.site.rates.ttft_spread,
     )
 
 
-def _energy(found: Used, made: Case, output_rate: float) -> dict[str, Any]:
-    """Power of a device over its output tokens [token/s]; the intervals of both together, as if independent."""
-    watts, rates = found.watts(made.site), made.site.rates
+def _energy(roof_shares: Used, ready: Case, output_rate: float) -> dict[str, Any]:
+    """Energy: power of a device / its output tokens per second. The errors of both count as independent."""
+    watts, rates = roof_shares.watts(ready.site), ready.site.rates
     return {
-        "used": found,
-        "tdp": made.site.machine.tdp,
+        "used": roof_shares,
+        "tdp": ready.site.machine.tdp,
         "energy": watts / output_rate if watts and output_rate else None,
-        "energy_spread": math.exp(math.hypot(math.log(made.spread), math.log(number(rates.power.spread)))),
+        "energy_spread": math.exp(math.hypot(math.log(ready.spread), math.log(number(rates.power.spread)))),
     }
 
 
 def _steady(scheduled: Floats, end: Floats) -> tuple[NDArray[np.intp], float]:
-    """Requests that end while a queue is full, and in how long [s]: whole waves of those that run at once.
+    """Requests that end while the queue is full, and the length of this time [s].
 
-    From the first end on, so that filling is left out; the last wave, in which the engine drains, is left out, too.
+    The time starts at the first end, so that the start-up is left out. It has whole waves, each as large as the number
+    of running requests. The last wave is left out, because the engine is no longer full.
     """
     order = np.argsort(end, kind="stable")
     running = int(np.count_nonzero(scheduled < end[order[0]]))
@@ -169,9 +181,9 @@ def _counted(what: Counted, inputs: float, outputs: float) -> float:
     return {"total": inputs + outputs, "output": outputs, "input": inputs}[what]
 
 
-def _one_step(made: Case) -> Predicted:
-    """Prefill of so many tokens a device, or decode of so many sequences a device (or in all), in one step."""
-    point, role, site = made.point, made.deployment.roles[0], made.site
+def _one_step(ready: Case) -> Predicted:
+    """Predict a point by one step: prefill of a number of tokens per device, or decode of a number of sequences."""
+    point, role, site = ready.point, ready.deployment.roles[0], ready.site
     each = point.concurrency / (point.devices if point.load == "closed" else 1)
     amount = each * role.parallel.devices
     request = mean_of_requests([point.isl], [point.osl])
@@ -180,18 +192,18 @@ def _one_step(made: Case) -> Predicted:
     else:
         load = batch(request, decode=amount, prefill=0.0, lanes=role.parallel.dp * role.parallel.pp)
         if load.context > float(np.min(room(role, site).kv_tokens)):
-            raise DoesNotFit(f"{each:g} sequences a device are larger than the KV cache")
+            raise DoesNotFit(f"{each:g} sequences per device are larger than the KV cache")
     steps = [
         step.step(site.model, site.rates, Split.of(role), load, engine=site.engine, overlap=overlap)
-        for overlap in (("none", "two-batch") if role.parallel.ep > 1 else ("none",))  # turned on where it pays
+        for overlap in (("none", "two-batch") if role.parallel.ep > 1 else ("none",))  # engines use the faster one
     ]
-    found = min(steps, key=lambda found: float(found.seconds))
-    seconds, (compute, hbm) = float(found.seconds), roof_use(found)
+    fastest = min(steps, key=lambda one: float(one.seconds))
+    seconds, (compute, hbm) = float(fastest.seconds), roof_use(fastest)
     gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
     if point.load == "tokens_per_device":
-        return Predicted(rate=each / seconds, spread=made.spread)
+        return Predicted(rate=each / seconds, spread=ready.spread)
     rate = each * gained / seconds
     return Predicted(
-        tpot=seconds / gained, rate=rate, spread=made.spread,
-        **_energy(Used(float(compute), float(hbm)), made, rate),
+        tpot=seconds / gained, rate=rate, spread=ready.spread,
+        **_energy(Used(float(compute), float(hbm)), ready, rate),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Fitted numbers as they go into a file: rounded, each with its source and with the prior that it comes from."""
+"""Fitted numbers for a calibration file: rounded, with their source and their prior."""
 
 from __future__ import annotations
 
@@ -11,30 +11,49 @@ from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.provenance import Quantity
 
 DIGITS = 3
-"""Digits of a fitted number: its prior interval is wider than the rest."""
+"""Significant digits of a fitted number. Its uncertainty is larger than the rounding."""
 
 
-def rounded(made: Calibration, factors: Sequence[Factor], source: str) -> Calibration:
-    """Fitted numbers to three digits, each with its source."""
-    for field in dict.fromkeys(factor.field for factor in factors):  # several factors may turn one number
+def rounded(calibration: Calibration, factors: Sequence[Factor], source: str) -> Calibration:
+    """The calibration with all fitted numbers rounded, each with its source.
+
+    Parameters
+    ----------
+    calibration : the fitted calibration
+    factors : the factors of the fit
+    source : source of the fitted numbers
+    """
+    for field in dict.fromkeys(factor.field for factor in factors):  # several factors can change one number
         turning = [factor for factor in factors if factor.field == field]
         names = tuple(dict.fromkeys(name for factor in turning for name in factor.families))
         label = ALL if any(factor.label == ALL for factor in turning) else ""
-        made = each(made, Factor(names, field, 0.0, label), partial(fitted, source=source))
-    return made
+        calibration = each(calibration, Factor(names, field, 0.0, label), partial(fitted, source=source))
+    return calibration
 
 
-def fitted(found: Quantity, source: str) -> Quantity:
-    """A number that was turned, rounded. It still has the words of its prior, which become the note."""
-    value = float(f"{number(found):.{DIGITS}g}")
-    written = f"{1e6 * value:.{DIGITS}g} us" if found.unit == "s" else f"{value:.{DIGITS}g}"
+def fitted(quantity: Quantity, source: str) -> Quantity:
+    """A fitted number, rounded. The text of its prior becomes the note.
+
+    Parameters
+    ----------
+    quantity : the number after the fit, with the text and the source of its prior
+    source : source of the fitted number
+    """
+    value = float(f"{number(quantity):.{DIGITS}g}")
+    written = f"{1e6 * value:.{DIGITS}g} us" if quantity.unit == "s" else f"{value:.{DIGITS}g}"
     return Quantity(
-        value=value, status="derived", source=source, note=f"prior {found.written}: {found.source}", written=written,
-        unit=found.unit,
+        value=value, status="derived", source=source, note=f"prior {quantity.written}: {quantity.source}",
+        written=written, unit=quantity.unit,
     )  # fmt: skip
 
 
 def spread(width: float, how: str) -> Quantity:
-    """Half of an 80 % interval as a factor, and what it was found on."""
+    """A spread for a calibration file.
+
+    Parameters
+    ----------
+    width : half of the 80 % interval, as a factor [-]
+    how : the points that it comes from
+    """
     text = f"{width:g}"
     return Quantity(value=width, status="derived", source=f"{how}: {100 * INTERVAL:.0f} % within it", written=text)

@@ -1,4 +1,4 @@
-"""Errors of predictions against measurements: sizes, groups, and whether configurations are ranked rightly."""
+"""Errors of predictions: over all points, per group of points, and the ranking of configurations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from tokenworks.calibrate.measured import Measured, Point
 from tokenworks.calibrate.predict import Predicted
 
 STARVED = 0.5
-"""Disaggregated points whose measured throughput is below this share of Little's law wait for something else [-]."""
+"""Disaggregated points with a measured throughput / Little's law below this number are starved: their devices wait for
+something that is not modelled [-]."""
 
 Pair = tuple[Point, Predicted]
 Reads = tuple[float, float, float]
@@ -26,9 +27,14 @@ METRICS = ("tpot", "ttft", "tok_s_per_device", "energy")
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """Of one metric over n points: e = predicted / measured - 1.
+    """Errors e = predicted / measured - 1 of one metric.
 
-    mape, median_ape, p90_ape : of |e|; bias : median of e; inside_interval : share in the predicted 80 % interval
+    Parameters
+    ----------
+    n : number of points
+    mape, median_ape, p90_ape : mean, median and 90th percentile of |e| [-]
+    bias : median of e [-]
+    inside_interval : share of the points inside their predicted 80 % interval [-]
     """
 
     n: int
@@ -40,7 +46,12 @@ class Errors:
 
 
 def errors(reads: Sequence[Reads]) -> Errors | None:
-    """Of (predicted, measured, spread) triples; None where there are none."""
+    """Errors of one metric; None without points.
+
+    Parameters
+    ----------
+    reads : predicted value, measured value and spread of each point
+    """
     if not reads:
         return None
     predicted, measured, spread = np.array(reads).T
@@ -58,7 +69,7 @@ def errors(reads: Sequence[Reads]) -> Errors | None:
 
 
 class ErrorsOfLogs(TypedDict):
-    """Errors of n points without intervals, see `Errors`."""
+    """Errors without intervals, see `Errors`."""
 
     n: int
     mape: float
@@ -68,42 +79,58 @@ class ErrorsOfLogs(TypedDict):
 
 
 def errors_of_logs(log_errors: Floats) -> ErrorsOfLogs:
-    """The same of log(predicted / measured), as plain data without intervals; NaN counts as not there."""
-    found = errors([(float(ratio), 1.0, 1.0) for ratio in np.exp(log_errors[np.isfinite(log_errors)])])
-    assert found is not None
+    """Errors as plain data without intervals.
+
+    Parameters
+    ----------
+    log_errors : log(predicted / measured) of each point; NaN is left out [-]
+    """
+    summary = errors([(float(ratio), 1.0, 1.0) for ratio in np.exp(log_errors[np.isfinite(log_errors)])])
+    assert summary is not None
     return {
-        "n": found.n,
-        "mape": found.mape,
-        "median_ape": found.median_ape,
-        "bias": found.bias,
-        "p90_ape": found.p90_ape,
+        "n": summary.n,
+        "mape": summary.mape,
+        "median_ape": summary.median_ape,
+        "bias": summary.bias,
+        "p90_ape": summary.p90_ape,
     }
 
 
 def reads(pairs: Iterable[Pair], metric: str) -> list[Reads]:
-    """Predicted, measured and spread where there are both."""
-    found = []
-    for point, said in pairs:
-        got = point.measured
+    """Predicted value, measured value and spread of each point that has both values.
+
+    Parameters
+    ----------
+    pairs : points with their predictions
+    metric : `tpot`, `ttft`, `tok_s_per_device` or `energy`
+    """
+    triples = []
+    for point, prediction in pairs:
+        results = point.measured
         predicted, measured = {
-            "tpot": (said.tpot, got.tpot),
-            "ttft": (said.ttft, got.ttft),
-            "tok_s_per_device": (said.rate, got.rate),
-            "energy": (said.energy, got.energy),
+            "tpot": (prediction.tpot, results.tpot),
+            "ttft": (prediction.ttft, results.ttft),
+            "tok_s_per_device": (prediction.rate, results.rate),
+            "energy": (prediction.energy, results.energy),
         }[metric]
         if predicted and measured:
-            found.append((predicted, measured, said.spread_of(metric)))
-    return found
+            triples.append((predicted, measured, prediction.spread_of(metric)))
+    return triples
 
 
 def scored(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Errors of each metric, as plain data."""
-    made = {metric: errors(reads(pairs, metric)) for metric in METRICS}
-    return {metric: None if found is None else asdict(found) for metric, found in made.items()}
+    """Errors of each metric, as plain data.
+
+    Parameters
+    ----------
+    pairs : points with their predictions
+    """
+    by_metric = {metric: errors(reads(pairs, metric)) for metric in METRICS}
+    return {metric: None if one is None else asdict(one) for metric, one in by_metric.items()}
 
 
 def batch_class(point: Point) -> str:
-    """Requests in flight a device, in powers of four."""
+    """Group of a point by requests in flight per device, in powers of four."""
     each = (point.concurrency or point.requests) / point.devices
     if each <= 0:
         return "open"
@@ -112,7 +139,7 @@ def batch_class(point: Point) -> str:
 
 
 def kind(point: Point) -> str:
-    """Which figures may be read together: disaggregated points that starve, bursts and experiments stand apart."""
+    """Group of a point by mode, MTP and source. Starved points, bursts and experiments have their own groups."""
     if point.mode == "disagg" and point.little_ratio is not None and point.little_ratio < STARVED:
         return "disagg starved"
     special = "" if point.group in ("", "inferencex-dump") and point.load == "closed" else f" {source(point)}"
@@ -120,7 +147,7 @@ def kind(point: Point) -> str:
 
 
 def source(point: Point) -> str:
-    """Bursts, experimental points, and the rest."""
+    """Group of a point by load and origin: burst, offline, a rate, experimental, other or closed."""
     if point.load in ("burst", "offline", "poisson", "constant"):
         return point.load
     return "experimental" if "experimental" in point.group else "other" if point.group else "closed"
@@ -139,65 +166,87 @@ GROUPS: dict[str, Callable[[Point], str]] = {
 
 
 def grouped(pairs: Sequence[Pair]) -> dict[str, dict[str, Any]]:
-    """Errors by every grouping."""
-    made: dict[str, dict[str, Any]] = {}
+    """Errors of each metric in each group, for every grouping in `GROUPS`.
+
+    Parameters
+    ----------
+    pairs : points with their predictions
+    """
+    by_group: dict[str, dict[str, Any]] = {}
     for name, of in GROUPS.items():
         parts: dict[str, list[Pair]] = defaultdict(list)
         for pair in pairs:
             parts[of(pair[0])].append(pair)
-        made[name] = {key: scored(parts[key]) for key in sorted(parts)}
-    return made
+        by_group[name] = {key: scored(parts[key]) for key in sorted(parts)}
+    return by_group
 
 
 # ── trivial baselines ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def little(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Throughput from *measured* TPOT by Little's law without TTFT: C (isl + osl) / (osl tpot devices), by mode.
+    """Errors of a trivial prediction, by mode: throughput from the *measured* TPOT by Little's law, without TTFT:
 
-    What anybody knows who has measured TPOT: throughput says something only where it beats this.
+        rate = C (isl + osl) / (osl tpot devices)
+
+    Everybody with a measured TPOT can compute this. A predicted throughput is only useful if it has smaller errors.
+
+    Parameters
+    ----------
+    pairs : points with their predictions
     """
-    made: dict[str, list[Reads]] = defaultdict(list)
+    by_mode: dict[str, list[Reads]] = defaultdict(list)
     for point, _ in pairs:
-        got = point.measured
-        if point.load != "closed" or not got.tpot or not got.rate or got.counted != "total":
+        results = point.measured
+        if point.load != "closed" or not results.tpot or not results.rate or results.counted != "total":
             continue
-        rate = point.concurrency * (point.isl + point.osl) / (point.osl * got.tpot * point.devices)
-        made[point.mode].append((rate, got.rate, 1.0))
-    found = {mode: errors(rows) for mode, rows in sorted(made.items())}
-    return {mode: None if one is None else asdict(one) for mode, one in found.items()}
+        rate = point.concurrency * (point.isl + point.osl) / (point.osl * results.tpot * point.devices)
+        by_mode[point.mode].append((rate, results.rate, 1.0))
+    scores = {mode: errors(rows) for mode, rows in sorted(by_mode.items())}
+    return {mode: None if one is None else asdict(one) for mode, one in scores.items()}
 
 
 # ── ranking ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def ranking(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Kendall's tau over pairs of configurations at equal model, device, engine, dtype, MTP, lengths and concurrency.
+    """Kendall's tau over pairs of configurations with equal model, device, engine, dtype, MTP, lengths and concurrency.
 
-    tau = (concordant - discordant) / pairs, pooled over groups; predicted ties count as neither. Beside it what ranking
-    by devices alone gives: more devices, lower TPOT, and fewer tokens a device.
+    tau = (concordant - discordant) / pairs, over all groups. Predicted ties are neither concordant nor discordant.
+    The result also has tau of a trivial ranking: more devices mean lower TPOT and fewer tokens per device.
+
+    Parameters
+    ----------
+    pairs : points with their predictions
     """
     groups: dict[tuple[Any, ...], list[Pair]] = defaultdict(list)
-    for point, said in pairs:
+    for point, prediction in pairs:
         key = (point.model, point.device, point.engine, point.weights, point.drafts, point.isl, point.osl,
                point.load, point.concurrency, point.group)  # fmt: skip
-        groups[key].append((point, said))
-    return {name: _tau(groups.values(), said, seen) for name, (said, seen) in RANKED.items()}
+        groups[key].append((point, prediction))
+    return {name: _tau(groups.values(), predicted, seen) for name, (predicted, seen) in RANKED.items()}
 
 
 RANKED: dict[str, tuple[Callable[[Predicted], float | None], Callable[[Measured], float | None]]] = {
-    "tpot": (lambda said: said.tpot, lambda got: got.tpot),
-    "tok_s_per_device": (lambda said: said.rate, lambda got: got.rate),
+    "tpot": (lambda prediction: prediction.tpot, lambda results: results.tpot),
+    "tok_s_per_device": (lambda prediction: prediction.rate, lambda results: results.rate),
 }
 
 
 def _tau(
-    groups: Iterable[list[Pair]], said: Callable[[Predicted], float | None], seen: Callable[[Measured], float | None]
+    groups: Iterable[list[Pair]],
+    predicted: Callable[[Predicted], float | None],
+    seen: Callable[[Measured], float | None],
 ) -> dict[str, Any]:
     ours = trivial = count = 0
     for members in groups:
-        for (a, said_a), (b, said_b) in combinations(members, 2):
-            ours_a, ours_b, seen_a, seen_b = said(said_a), said(said_b), seen(a.measured), seen(b.measured)
+        for (a, predicted_a), (b, predicted_b) in combinations(members, 2):
+            ours_a, ours_b, seen_a, seen_b = (
+                predicted(predicted_a),
+                predicted(predicted_b),
+                seen(a.measured),
+                seen(b.measured),
+            )
             if a.workers == b.workers or not (ours_a and ours_b and seen_a and seen_b):
                 continue
             truth = _sign(seen_a, seen_b)

@@ -1,4 +1,4 @@
-"""Predict measured points and say how far off the predictions are."""
+"""Predict measured points and compute the errors of the predictions."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.shown import Record, Shown
 
 ALONE = 150
-"""Points below which a second process would take longer to start than it saves."""
+"""Up to this number of points, one process is faster than two: the second one takes time to start [count]."""
 
 EXAMPLES = 5
-"""Reasons of a kind that the summary tells; the table of `rows` has every point's."""
+"""Reasons per kind in the summary. `rows` has the reason of every point [count]."""
 
 PROCESSES = 2
-"""Processes that predict many points, at most."""
+"""Largest number of processes [count]."""
 
 SLICE = 40
-"""Points that a process takes at a time; neighbours share configurations."""
+"""Points that a process predicts at a time. Neighbouring points share configurations [count]."""
 
 
 ErrorsPlain = Annotated[Plain, FormOf(Errors)] | None
 
 
 class ValidateInputs(Inputs):
-    """What was predicted, and on which calibration."""
+    """Inputs: the data files, and the calibration."""
 
     data: str
     data_sha256: str
@@ -49,7 +49,7 @@ class ValidateInputs(Inputs):
 
 
 class ValidateBody(TypedDict):
-    """The plain form of `validate`; rows : one a point, where the points are a user's own results."""
+    """The plain form of `validate`; rows : one row per point, if the points are a user's own results."""
 
     inputs: ValidateInputs
     points: int
@@ -70,7 +70,14 @@ class ValidateBody(TypedDict):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Validation(Shown):
-    """Measured points, and what was predicted of each."""
+    """Measured points with their predictions.
+
+    Parameters
+    ----------
+    table : the points
+    calibration : calibration of the predictions
+    predictions : prediction of each point
+    """
 
     table: PointTable
     calibration: Calibration
@@ -87,14 +94,18 @@ class Validation(Shown):
 
     @property
     def pairs(self) -> list[tuple[Point, Predicted]]:
-        """Points that were predicted."""
-        return [(p, said) for p, said in zip(self.table.points, self.predictions, strict=True) if not said.why]
+        """Points that have a prediction, with the prediction."""
+        return [
+            (p, prediction)
+            for p, prediction in zip(self.table.points, self.predictions, strict=True)
+            if not prediction.why
+        ]
 
     def plain(self) -> Plain:
-        """Plain data: errors by metric and by group, baselines, and why points were left out."""
+        """Plain data: errors per metric and per group, baselines, and reasons for points without a prediction."""
         pairs, points = self.pairs, self.table.points
-        taken = Counter(what for _, said in pairs for what in said.assumed)
-        found = scored(pairs)
+        assumed = Counter(what for _, prediction in pairs for what in prediction.assumed)
+        overall = scored(pairs)
         body: ValidateBody = {
             "inputs": {
                 **inputs(calibration=self.calibration.name),
@@ -107,11 +118,11 @@ class Validation(Shown):
             "points": len(points),
             "covered": len(pairs),
             "skipped": self._skipped(),
-            "assumed": [{"what": what, "count": count} for what, count in taken.most_common()],
-            "tpot": found["tpot"],
-            "ttft": found["ttft"],
-            "tok_s_per_device": found["tok_s_per_device"],
-            "energy": found["energy"],
+            "assumed": [{"what": what, "count": count} for what, count in assumed.most_common()],
+            "tpot": overall["tpot"],
+            "ttft": overall["ttft"],
+            "tok_s_per_device": overall["tok_s_per_device"],
+            "energy": overall["energy"],
             "energy_left_out": self._without_energy(),
             "by": grouped(pairs),
             "baseline": {"tok_s_per_device_from_measured_tpot": little(pairs)},
@@ -123,46 +134,50 @@ class Validation(Shown):
         return envelope("validate", body)
 
     def _skipped(self) -> list[dict[str, Any]]:
-        """Kinds of reasons, most frequent first, each with the reasons that it stands for."""
+        """Kinds of reasons for points without a prediction, most frequent first, each with examples."""
         kinds: dict[str, Counter[str]] = defaultdict(Counter)
-        for said in self.predictions:
-            kind, _, detail = said.why.partition(": ")
+        for prediction in self.predictions:
+            kind, _, detail = prediction.why.partition(": ")
             if kind:
                 kinds[kind][detail] += 1
-        made = [
-            {"reason": kind, "count": found.total(), "examples": [detail for detail, _ in found.most_common(EXAMPLES)]}
-            for kind, found in kinds.items()
+        reasons = [
+            {
+                "reason": kind,
+                "count": details.total(),
+                "examples": [detail for detail, _ in details.most_common(EXAMPLES)],
+            }
+            for kind, details in kinds.items()
         ]
-        return sorted(made, key=lambda item: -item["count"])
+        return sorted(reasons, key=lambda item: -item["count"])
 
     def _without_energy(self) -> list[dict[str, Any]]:
-        """Why points with a measured energy have none predicted: a TDP that is not published is not guessed."""
-        found = Counter(
-            f"the TDP of {point.device} is not published" if said.tdp is None else "no output tokens are counted"
-            for point, said in self.pairs
-            if point.measured.energy and said.energy is None
+        """Reasons for points with a measured and without a predicted energy. A TDP is never guessed."""
+        reasons = Counter(
+            f"the TDP of {point.device} is not published" if prediction.tdp is None else "no output tokens are counted"
+            for point, prediction in self.pairs
+            if point.measured.energy and prediction.energy is None
         )
-        return [{"reason": reason, "count": count} for reason, count in found.most_common()]
+        return [{"reason": reason, "count": count} for reason, count in reasons.most_common()]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a point: measured, predicted, interval, and the reason where there is none."""
-        made = []
-        for point, said in zip(self.table.points, self.predictions, strict=True):
+        """One row per point: measured value, predicted value, interval, and the reason for a missing prediction."""
+        table = []
+        for point, prediction in zip(self.table.points, self.predictions, strict=True):
             row: dict[str, Any] = {"line": point.line, "point_id": point.id}
-            got = point.measured
+            results = point.measured
             for name, metric, measured, predicted, scale in (
-                ("tpot_ms", "tpot", got.tpot, said.tpot, 1e3),
-                ("ttft_ms", "ttft", got.ttft, said.ttft, 1e3),
-                ("tok_s_per_device", "tok_s_per_device", got.rate, said.rate, 1.0),
-                ("joules_per_output_token", "energy", got.energy, said.energy, 1.0),
+                ("tpot_ms", "tpot", results.tpot, prediction.tpot, 1e3),
+                ("ttft_ms", "ttft", results.ttft, prediction.ttft, 1e3),
+                ("tok_s_per_device", "tok_s_per_device", results.rate, prediction.rate, 1.0),
+                ("joules_per_output_token", "energy", results.energy, prediction.energy, 1.0),
             ):
-                spread = said.spread_of(metric)
+                spread = prediction.spread_of(metric)
                 row[f"{name}_measured"] = _cell(measured, scale)
                 row[f"{name}_predicted"] = _cell(predicted, scale)
                 row[f"{name}_low"] = _cell(predicted, scale / spread)
                 row[f"{name}_high"] = _cell(predicted, scale * spread)
-            made.append(row | {"counted": got.counted, "skipped": said.why})
-        return made
+            table.append(row | {"counted": results.counted, "skipped": prediction.why})
+        return table
 
 
 def _cell(value: float | None, scale: float) -> str:
@@ -170,7 +185,12 @@ def _cell(value: float | None, scale: float) -> str:
 
 
 def sha256(paths: Iterable[str | Path]) -> str:
-    """Of the bytes of all files, one after the other, in hexadecimal."""
+    """SHA-256 of the bytes of all files, one after the other, in hexadecimal.
+
+    Parameters
+    ----------
+    paths : the files
+    """
     return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
 
 
@@ -179,7 +199,9 @@ def validate(table: PointTable, calibration: Calibration, *, say: Callable[[str]
 
     Parameters
     ----------
-    say : told how far it is
+    table : the points
+    calibration : calibration of the simulation
+    say : receives progress messages; None for no messages
     """
     return Validation(table, calibration, tuple(predict_all(table.points, calibration, say=say)))
 
@@ -187,31 +209,48 @@ def validate(table: PointTable, calibration: Calibration, *, say: Callable[[str]
 def predict_all(
     points: Sequence[Point], calibration: Calibration, *, say: Callable[[str], None] | None = None
 ) -> list[Predicted]:
-    """Predict points in their order; several processes where there are many."""
+    """Predict points; several processes if there are many points.
+
+    Parameters
+    ----------
+    points : measured points
+    calibration : calibration of the simulation
+    say : receives progress messages; None for no messages
+
+    Returns
+    -------
+    The prediction of each point, in the order of the points
+    """
     order = sorted(range(len(points)), key=lambda i: (points[i].model, points[i].device, points[i].engine))
     jobs = [order[i : i + SLICE] for i in range(0, len(order), SLICE)]
-    made: list[Predicted | None] = [None] * len(points)
+    predictions: list[Predicted | None] = [None] * len(points)
     processes = min(PROCESSES, os.cpu_count() or 1)
     if len(points) <= ALONE or processes == 1:
-        results = (predict_some([points[i] for i in job], calibration) for job in jobs)
-        _gather(made, jobs, results, say)
+        results = (predict_each([points[i] for i in job], calibration) for job in jobs)
+        _gather(predictions, jobs, results, say)
     else:
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             work = [[points[i] for i in job] for job in jobs]
-            _gather(made, jobs, pool.map(predict_some, work, [calibration] * len(work)), say)
-    return [one for one in made if one is not None]
+            _gather(predictions, jobs, pool.map(predict_each, work, [calibration] * len(work)), say)
+    return [one for one in predictions if one is not None]
 
 
-def _gather(made: list[Predicted | None], jobs: list[list[int]], results: Any, say: Any) -> None:
+def _gather(predictions: list[Predicted | None], jobs: list[list[int]], results: Any, say: Any) -> None:
     done = 0
     for job, result in zip(jobs, results, strict=True):
         for i, one in zip(job, result, strict=True):
-            made[i] = one
+            predictions[i] = one
         done += len(job)
         if say:
-            say(f"predicted {done:,} of {len(made):,} points")
+            say(f"predicted {done:,} of {len(predictions):,} points")
 
 
-def predict_some(points: Sequence[Point], calibration: Calibration) -> list[Predicted]:
-    """Predict points one after the other."""
+def predict_each(points: Sequence[Point], calibration: Calibration) -> list[Predicted]:
+    """Predict points one after the other, in this process.
+
+    Parameters
+    ----------
+    points : measured points
+    calibration : calibration of the simulation
+    """
     return [predict(point, calibration) for point in points]

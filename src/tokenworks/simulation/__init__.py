@@ -1,1 +1,1 @@
-"""A deployment on the engine: step table, cluster, run, what is measured of it, energy, capacity. Knows no search."""
+"""Simulation of a deployment: step table, cluster, run, measured window, energy, capacity. Contains no search."""

@@ -1,4 +1,4 @@
-"""The most that a deployment holds within its SLO: bisection on simulations."""
+"""Highest load that a deployment holds within its SLO, by bisection on simulations."""
 
 from __future__ import annotations
 
@@ -33,12 +33,19 @@ UNITS: dict[Kind, str] = {"rate": "requests/s", "users": "users"}
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One simulation: its load [1/s, or users], whether it held, and what was seen.
+    """One simulation of the search, with its load and its results.
 
-    missed : bounds that did not hold, `ttft`, `tpot` or `queue` (it grew, or somebody was not served); where there are
+    Parameters
+    ----------
+    load : request rate [1/s], or number of users [count]
+    held : whether all bounds of the SLO hold and the queue stays finite
+    missed : bounds that do not hold: `ttft`, `tpot`, or `queue` (the queue grew, or a class was not served); with
         classes of requests `batch.ttft` and so on
-    ttft_ms, tpot_ms : at the percentiles of the SLO, None where it does not bind them; of the class that is nearest to
-        its bound, or furthest beyond
+    ttft_ms, tpot_ms : TTFT and TPOT at the percentile of the SLO [ms]; None without a bound. With classes: the value of
+        the class that is nearest to its bound, or furthest beyond it
+    request_throughput : completed requests per second [1/s]
+    output_tok_s_per_device, effective_tok_s_per_device : output tokens, and output tokens of requests that meet the SLO
+        [token/s per device]
     """
 
     load: float
@@ -52,33 +59,33 @@ class Try:
 
     @classmethod
     def of(cls, load: float, run: Simulation) -> Try:
-        """What a simulation says; one that was stopped says nothing."""
+        """The results of a simulation. If the user stopped the simulation, the search also stops."""
         if run.partial:
             raise KeyboardInterrupt
-        found, devices = run.bounds, run.deployment.devices
-        missed = [name for name, bound in found.items() if not bound.met]
+        bounds, devices = run.bounds, run.deployment.devices
+        missed = [name for name, bound in bounds.items() if not bound.met]
         if not run.meets_slo and (not missed or not run.stable):
             missed.insert(0, "queue")
         return cls(
             load=load,
             held=run.meets_slo,
             missed=tuple(missed),
-            ttft_ms=_worst_ms(found, "ttft"),
-            tpot_ms=_worst_ms(found, "tpot"),
+            ttft_ms=_worst_ms(bounds, "ttft"),
+            tpot_ms=_worst_ms(bounds, "tpot"),
             request_throughput=run.metrics.request_throughput,
             output_tok_s_per_device=run.metrics.output_throughput / devices,
             effective_tok_s_per_device=run.metrics.effective_throughput / devices,
         )
 
 
-def _worst_ms(found: dict[str, Seen], name: str) -> float | None:
-    """What was seen of a bound, of the class that is nearest to its own."""
-    seen = [bound for key, bound in found.items() if key.rpartition(".")[2] == name]
+def _worst_ms(bounds: dict[str, Seen], name: str) -> float | None:
+    """Simulated value of `ttft` or `tpot`, for the class nearest to its bound [ms]; None without such a bound."""
+    seen = [bound for key, bound in bounds.items() if key.rpartition(".")[2] == name]
     return 1e3 * max(seen, key=lambda bound: bound.seen_s / max(bound.bound_s, 1e-12)).seen_s if seen else None
 
 
 class CapacityInputs(Inputs):
-    """What was tried; trace : path of the recorded trace, None of a workload."""
+    """Inputs of the search; trace : path of the recorded trace, None for a workload."""
 
     deployment: Annotated[Plain, FormOf(Deployment)]
     devices: int
@@ -87,7 +94,7 @@ class CapacityInputs(Inputs):
 
 
 class CapacityBody(TypedDict):
-    """The plain form of `capacity`; load : what is counted, in `unit`."""
+    """The plain form of `capacity`; load : kind of the load, counted in `unit`."""
 
     inputs: CapacityInputs
     load: Kind
@@ -102,9 +109,14 @@ class CapacityBody(TypedDict):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Capacity(Shown):
-    """The highest load that held, the lowest that did not, and all that was tried, by load.
+    """Result of the search.
 
-    run : the simulation of the highest load that held
+    Parameters
+    ----------
+    kind : kind of the load: `rate` or `users`
+    best, failed : the highest load that holds, and the lowest load that fails
+    tries : all simulations, in order of their load
+    run : the simulation of the highest load that holds
     """
 
     kind: Kind
@@ -123,7 +135,7 @@ class Capacity(Shown):
         return [flat(asdict(one), missed=", ".join(one.missed)) for one in self.tries]
 
     def plain(self) -> Plain:
-        """The whole answer as plain data."""
+        """The complete result as plain data."""
         body: CapacityBody = {
             "inputs": self._inputs(),
             "load": self.kind,
@@ -138,15 +150,15 @@ class Capacity(Shown):
         return envelope("capacity", body)
 
     def _inputs(self) -> CapacityInputs:
-        """Those of every try: the workload has no load of its own here."""
+        """Inputs that all simulations share. So the workload is without its own rate and concurrency."""
         run, deployment, workload = self.run, self.run.deployment, self.run.traffic.workload
-        made = inputs(
+        common = inputs(
             model=deployment.model, machine=deployment.system, slo=str(run.slo), engine=deployment.engine,
             workload=workload and workload.model_copy(update={"rate": None, "concurrency": None}),
             calibration=calibration_name(run.calibration), given=run.site.given,
         )  # fmt: skip
         return {
-            **made,
+            **common,
             "deployment": deployment.model_dump(mode="json"),
             "devices": deployment.devices,
             "seed": run.cluster.router.seed,
@@ -159,17 +171,20 @@ def capacity_of(
     router: RouterName | None = None, seed: int = 0, assume: Assume = None, calibration: CalibrationLike | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Capacity:  # fmt: skip
-    """The most that a deployment holds of the requests of a source.
+    """Find the highest load of a source of requests that a deployment holds within its SLO.
 
     Parameters
     ----------
-    slo : of all requests; it may bind nothing where a class of them has an SLO of its own
-    router, seed, assume, calibration : as `simulation.run.simulate` takes them
-    say : told which load is tried
+    deployment : the deployment that is simulated
+    source : the recorded trace or the workload
+    slo : bounds for requests without a class SLO; may be empty if a class has its own SLO
+    kind : kind of the load: `rate` [requests/s] or `users` [count]
+    router, seed, assume, calibration : parameters of `simulation.run.simulate`
+    say : receives a message before each simulation; None for no messages
 
     Raises
     ------
-    SpecError : nothing is bound
+    SpecError : the SLO has no bound
     SloMissed : no load holds
     """
     source.must_be_bound(slo, WITHIN)
@@ -186,20 +201,22 @@ def capacity_of(
 def capacity(play: Callable[[float], Simulation], kind: Kind, *, start: float = 1.0) -> Capacity:
     """Find the highest load within the SLO.
 
-    The load is doubled, or halved, until one holds and one fails; then the middle (geometric, as it is a ratio that
-    counts) takes the place of one of them. That what holds at a load holds below it is taken for granted.
+    The load is doubled, or halved, until one load holds and one load fails. Then the geometric middle of both is
+    simulated, and replaces one of them, until they are near each other. The search assumes: if a load holds, every
+    lower load holds.
 
     Parameters
     ----------
-    play : a simulation at a load; requests a second, or users (whole numbers)
-    start : the first load that is tried
+    play : runs a simulation at a load: a rate [requests/s], or users [count, whole numbers]
+    kind : kind of the load: `rate` or `users`
+    start : first load that is simulated, in the unit of the load
 
     Raises
     ------
-    SloMissed : no load holds; says what was missed at the lowest
+    SloMissed : no load holds (the message names the bounds missed at the lowest load), or every load holds
     """
     tries: dict[float, Try] = {}
-    held: list[Simulation] = []  # the last one that held: each next one that does is at a higher load
+    held: list[Simulation] = []  # only the last run that holds: a later run that holds has a higher load
 
     def holds(load: float) -> bool:
         run = play(load)
@@ -212,7 +229,9 @@ def capacity(play: Callable[[float], Simulation], kind: Kind, *, start: float = 
     if low is None:
         raise SloMissed(_missed(min(tries.values(), key=lambda one: one.load), kind))
     if high is None:
-        raise SloMissed(f"even {tries[low].load:g} {UNITS[kind]} stay within the SLO: more than can be simulated")
+        raise SloMissed(
+            f"even {tries[low].load:g} {UNITS[kind]} stay within the SLO, and no higher load can be simulated"
+        )
     while high / low > 1 + TOLERANCE and (kind == "rate" or high - low > 1):
         middle = math.sqrt(low * high)
         if kind == "users":
@@ -222,7 +241,7 @@ def capacity(play: Callable[[float], Simulation], kind: Kind, *, start: float = 
 
 
 def _bracket(holds: Callable[[float], bool], start: float, kind: Kind) -> tuple[float | None, float | None]:
-    """A load that holds and one twice as high that does not; None where there is none."""
+    """A load that holds, and a load twice as high that fails; None in place of a load that does not exist."""
     if holds(start):
         for k in range(1, DOUBLINGS):
             if not holds(start * 2**k):

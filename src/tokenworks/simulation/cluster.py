@@ -1,4 +1,4 @@
-"""A deployment as the engine simulates it: pools with their step times, KV blocks and limits, and the links."""
+"""Build the engine's form of a deployment: pools with step times, KV blocks and limits, and the links between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tokenworks.specs.deployment import Deployment, Role
 from tokenworks.specs.workload import Workload
 
 MOST_BLOCKS = 1 << 24
-"""KV blocks of a rank where tokens add nothing to the cache (linear attention): as good as without an end."""
+"""KV blocks of a rank if tokens add nothing to the cache (linear attention): more than any simulation uses [count]."""
 
 
 def cluster(
@@ -33,23 +33,28 @@ def cluster(
     window_s: float = 0.0,
     max_queue: int = 0,
 ) -> Cluster:
-    """The engine's view of a deployment.
+    """Build the pools and links that the engine simulates for a deployment.
 
     Parameters
     ----------
-    block_tokens : of a KV block, and of the block hashes of requests
+    deployment : roles and their settings
+    site : model, machine, engine and mean request of the deployment
+    router : how requests are assigned to ranks
+    block_tokens : size of a KV block; block hashes of requests have the same block size [token]
     prefix_caching : whether requests share prefixes by block hash
-    max_queue : a request that finds so many waiting at its rank is refused, 0 = none
+    concurrency : requests that the client keeps in flight at most, 0 = no limit [count]
+    window_s : width of a window of the time series [s]
+    max_queue : a request is refused if this many requests wait at its rank, 0 = no limit [count]
 
     Raises
     ------
     SpecError : a role breaks a rule of its shape
-    DoesNotFit : more devices than the machine has, or weights and one sequence do not fit
+    DoesNotFit : the machine has too few devices, or weights and one sequence do not fit into memory
     """
     if deployment.devices > site.machine.devices:
         raise DoesNotFit(
             f"{deployment} takes {deployment.devices} devices, {site.machine.name} has {site.machine.devices}: "
-            "fewer replicas, or a larger machine"
+            "use fewer replicas, or a larger machine"
         )
     pools = [
         _pool(role, site, block_tokens, prefix_caching=prefix_caching and role.name != "decode", max_queue=max_queue)
@@ -61,15 +66,26 @@ def cluster(
 
 
 def room(role: Role, site: Site) -> Memory:
-    """Memory of one instance, all rules of shape and memory checked."""
+    """Memory of one instance of a role.
+
+    Parameters
+    ----------
+    role : the role, with its parallel widths and settings
+    site : model, machine and engine
+
+    Raises
+    ------
+    SpecError : the role breaks a rule of its shape
+    DoesNotFit : the role breaks a rule of memory
+    """
     points, setting = Points.of(role), Setting(site.model, site.machine, site.engine, _ONE)
     _judge(Proposal(points, setting), role, SpecError)
-    found = memory(
+    instance_memory = memory(
         site.model, site.machine, points.split(), engine=site.engine, max_sequences=points.max_sequences,
         chunk_tokens=points.chunk_tokens, memory_fraction=role.memory_fraction,
     )  # fmt: skip
-    _judge(Proposal(points, setting, found), role, DoesNotFit)
-    return found
+    _judge(Proposal(points, setting, instance_memory), role, DoesNotFit)
+    return instance_memory
 
 
 _ONE = Workload(name="one token", isl=1, osl=1)
@@ -86,11 +102,11 @@ def _judge(proposal: Proposal, role: Role, error: type[SpecError] | type[DoesNot
 
 
 def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, max_queue: int) -> Pool:
-    """One role. Its limits are those of a dp rank, with an equal share of the instance's sequences and tokens."""
+    """The pool of one role. Limits are per dp rank: ranks share the sequences and tokens of an instance equally."""
     ranks, width = role.parallel.dp, 1 + role.draft_tokens
     sequences = max(1, role.max_sequences // ranks)
-    found = room(role, site)
-    kv_tokens = float(np.min(found.kv_tokens)) / ranks
+    instance_memory = room(role, site)
+    kv_tokens = float(np.min(instance_memory.kv_tokens)) / ranks
     limits = Limits(
         max_sequences=sequences,
         token_budget=max(role.chunk_tokens // ranks, sequences * width),
@@ -110,31 +126,31 @@ def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, ma
 
 
 def _transfer(deployment: Deployment, site: Site, pools: list[Pool]) -> Transfer:
-    """KV over the link that both roles share: scale-up where all devices lie in one domain, else scale-out.
+    """The transfer of KV from prefill to decode: over scale-up if all devices are in one domain, else over scale-out.
 
-    Each decode device pulls the cache that it will hold, from all devices of the prefill instance; the side with fewer
-    devices is the slower. A link of the engine is an instance's, so the ranks of an instance count together. Layers
-    travel while later ones are computed (`costs.transfer`), for a mean request.
+    Each decode device reads its part of the cache from all devices of the prefill instance. The side with fewer devices
+    limits the bandwidth. In the engine a link belongs to an instance, so the bandwidths of its ranks add up. Layers are
+    transferred while later layers are computed (`costs.transfer`); the hidden share is computed for the mean request.
     """
     prefill, decode = deployment.roles
     if prefill.kv_dtype != decode.kv_dtype:
         raise SpecError(
-            f"prefill keeps {prefill.kv_dtype}, decode {decode.kv_dtype}", where="roles: kv_dtype",
-            hint="KV travels as it is stored: take one for both",
+            f"prefill stores {prefill.kv_dtype}, decode stores {decode.kv_dtype}", where="roles: kv_dtype",
+            hint="KV is transferred as it is stored: set the same kv_dtype for both roles",
         )  # fmt: skip
     link = wire(site.machine, site.rates, deployment.devices)
     if link is None:
         raise SpecError(f"{site.machine.name} has no network between its domains", where="roles")
-    found, per_rank = room(decode, site), decode.parallel.tp * decode.parallel.pp
+    cache, per_rank = room(decode, site), decode.parallel.tp * decode.parallel.pp
     slower = link.bandwidth * min(prefill.parallel.devices, decode.parallel.devices)
-    token_s = per_rank * float(np.min(found.kv_bytes_per_token)) / slower
-    state_s = per_rank * float(np.min(found.state_bytes_per_sequence)) / slower
+    token_s = per_rank * float(np.min(cache.kv_bytes_per_token)) / slower
+    state_s = per_rank * float(np.min(cache.state_bytes_per_sequence)) / slower
     transfer = Transfer(link.start + link.alpha + state_s, token_s)
     return replace(transfer, overlap=_hidden(site, transfer, pools[0]))
 
 
 def _hidden(site: Site, transfer: Transfer, prefill: Pool) -> float:
-    """Share of a mean request's transfer that its own prefill hides [-]."""
+    """Share of the transfer time of a mean request that overlaps with its own prefill [-]."""
     tokens, cost, budget = site.request.isl, prefill.cost, prefill.limits.token_budget
     alone_s = tokens * transfer.seconds_per_token
     if not alone_s:

@@ -1,4 +1,4 @@
-"""What of a run is measured, whether the queue stayed, and whether the SLO held; `engine.metrics` does the counting."""
+"""The measured window of a run, its metrics, its queue and its SLO. `engine.metrics` computes the metrics."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from tokenworks.engine.types import Counts, Outcome, Status
 from tokenworks.specs.slo import Bound, Slo
 
 WARM, DONE = 0.2, 0.9
-"""An endless stream is measured from when one share of it was sent until the other was: warm, and under load."""
+"""An endless stream is measured between two times: when these shares of its requests were sent. At the first time the
+system is warm; until the second time it is under load [-]."""
 
 Chosen = Bools | None
 
 GROWTH = 0.05
-"""A queue that takes more than this share of what arrives grows without end [-]."""
+"""A queue is unstable if it grows by more than this share of the requests that arrive [-]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The stretch of simulated time that is measured [s]."""
+    """The measured window of simulated time: from `start_s` to `end_s` [s]."""
 
     start_s: float
     end_s: float
 
     @classmethod
     def whole(cls, outcome: Outcome) -> Span:
-        """From the first sending to the last end."""
+        """The window from the first request sent to the last request completed."""
         sent = outcome.arrival_s[outcome.status > Status.PENDING]
         ends = outcome.end_s[outcome.status == Status.COMPLETED]
         if not len(sent):
@@ -40,11 +41,11 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """Its length [s]."""
+        """Length of the window [s]."""
         return max(self.end_s - self.start_s, 1e-12)
 
     def served(self, outcome: Outcome) -> Bools:
-        """Requests that completed in it."""
+        """Mask of the requests that completed inside the window."""
         done = outcome.status == Status.COMPLETED
         kept: Bools = done & (outcome.end_s >= self.start_s) & (outcome.end_s <= self.end_s)
         return kept
@@ -52,41 +53,62 @@ class Span:
 
 @dataclass(frozen=True)
 class Promises:
-    """What each request is promised: the SLOs of its classes, and the class of each (an index into them)."""
+    """SLO of each request.
+
+    Parameters
+    ----------
+    slos : SLO of each class
+    class_of : class of each request, an index into `slos`
+    """
 
     slos: tuple[Slo, ...]
     class_of: NDArray[np.int8]
 
     def limits(self, name: str) -> Floats:
-        """The bound on `ttft` or `tpot` of each request [s]."""
+        """Bound of each request on `ttft` or `tpot` [s]; infinite without a bound."""
         bounds: tuple[Bound | None, ...] = tuple(getattr(slo, name) for slo in self.slos)
         limits: Floats = np.array([bound.value if bound else math.inf for bound in bounds])[self.class_of]
         return limits
 
 
 def measure(outcome: Outcome, promises: Promises, span: Span, itl_counts: Ints, chosen: Chosen = None) -> Metrics:
-    """Metrics of the requests that completed in a span, or of the `chosen` ones of them, per second of it.
+    """Metrics of the requests that completed inside a window; rates are per second of the window.
 
-    Not of those sent in it: of what an overloaded deployment was sent, it served less. `itl_counts`: in the span.
+    Requests count by their completion, not by their arrival: an overloaded deployment completes fewer than arrive.
+
+    Parameters
+    ----------
+    outcome : result of the engine
+    promises : SLO of each request
+    span : the measured window
+    itl_counts : histogram of the gaps between tokens inside the window [count]
+    chosen : mask of the requests that are measured; None for all
     """
     served = span.served(outcome)
-    found = metrics(
+    totals = metrics(
         outcome,
         ttft_s=promises.limits("ttft"),
         tpot_s=promises.limits("tpot"),
         chosen=served if chosen is None else served & chosen,
         itl_counts=itl_counts,
     )
-    share = found.duration / span.seconds
+    share = totals.duration / span.seconds
     rates = (
         "request_throughput", "request_goodput", "output_throughput", "total_token_throughput", "effective_throughput"
     )  # fmt: skip
-    return replace(found, duration=span.seconds, **{name: getattr(found, name) * share for name in rates})
+    return replace(totals, duration=span.seconds, **{name: getattr(totals, name) * share for name in rates})
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A bound of the SLO, what was seen at its percentile [s], and whether it held."""
+    """A bound of the SLO and the simulated value.
+
+    Parameters
+    ----------
+    percentile : percentile of the requests that the bound applies to [%]
+    bound_s, seen_s : the bound, and the simulated value at the percentile [s]
+    met : whether the bound holds
+    """
 
     percentile: float
     bound_s: float
@@ -95,13 +117,21 @@ class Seen:
 
     @classmethod
     def of(cls, bound: Bound, values: Floats) -> Seen:
-        """Of requests' values [s]."""
+        """Compare a bound with the values of all requests [s]."""
         seen = float(np.percentile(values, bound.percentile))
         return cls(bound.percentile, bound.value, seen, seen <= bound.value)
 
 
 def bounds(outcome: Outcome, slo: Slo, span: Span, chosen: Chosen = None) -> dict[str, Seen]:
-    """Each bound of the SLO over the (chosen) requests that completed in a span; empty where none did."""
+    """Each bound of the SLO with the simulated value, by name (`ttft`, `tpot`); empty if no request completed.
+
+    Parameters
+    ----------
+    outcome : result of the engine
+    slo : the bounds
+    span : the measured window
+    chosen : mask of the requests that count; None for all
+    """
     served = span.served(outcome)
     served = served if chosen is None else served & chosen
     ttft = (outcome.first_token_s - outcome.arrival_s)[served]
@@ -113,16 +143,21 @@ def bounds(outcome: Outcome, slo: Slo, span: Span, chosen: Chosen = None) -> dic
 
 @dataclass(frozen=True)
 class Window:
-    """The stretch that is measured, and what was counted in it."""
+    """The measured window, and the counts of the engine inside it."""
 
     span: Span
     counts: Counts
 
     @classmethod
     def of(cls, outcome: Outcome, marks: tuple[Counts, ...], end: Counts) -> Window:
-        """Of all there is everything; of an endless stream, whose `marks` there are, the steady part.
+        """The window of a run: the whole run without `marks`, else the steady part of an endless stream.
 
-        marks : counts when `WARM` and `DONE` of all was sent, as far as it came; end : counts at the end
+        Parameters
+        ----------
+        outcome : result of the engine
+        marks : counts at the times when the shares `WARM` and `DONE` of the requests were sent; fewer if the run was
+            stopped before; empty for a trace as it was recorded
+        end : counts at the end of the run
         """
         if not marks:
             return cls(Span.whole(outcome), end)
@@ -132,7 +167,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Requests that waited for their first step, and all sent so far, at quarters of the time of sending."""
+    """The queue at a quarter, half, three quarters and the end of the sending time.
+
+    Parameters
+    ----------
+    at_s : the four times [s]
+    waiting : requests that wait for their first step [count]
+    sent : requests sent so far [count]
+    """
 
     at_s: tuple[float, ...]
     waiting: tuple[int, ...]
@@ -140,7 +182,7 @@ class Backlog:
 
     @classmethod
     def of(cls, outcome: Outcome) -> Backlog:
-        """Of all that was sent and not refused."""
+        """The backlog of all requests that were sent and not refused."""
         real = (outcome.status > Status.PENDING) & (outcome.status != Status.REJECTED)
         sent = np.sort(outcome.arrival_s[real])
         if not len(sent):
@@ -153,9 +195,10 @@ class Backlog:
 
     @property
     def stable(self) -> bool:
-        """Whether the queue stays: over the later half it must not take `GROWTH` of what comes, nor 3 sqrt(arrivals).
+        """Whether the queue stays finite.
 
-        Less than that is chance: the number of arrivals itself varies by its root.
+        It is unstable if it grows in both later quarters, and in the later half by more than `GROWTH` x arrivals and
+        more than 3 sqrt(arrivals). Smaller growth can be chance: the number of Poisson arrivals n varies by sqrt(n).
         """
         if not self.at_s or self.at_s[-1] == self.at_s[0]:
             return True

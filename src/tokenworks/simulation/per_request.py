@@ -1,4 +1,4 @@
-"""Every simulated request as columns of a table; files of them are written at the edge."""
+"""All simulated requests as columns of a table. `cli.per_request` writes them to files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "preemptions", "rank
 
 
 def columns(run: Simulation) -> dict[str, Any]:
-    """Every request in order of the trace: times [s], NaN where it never came to that; lengths, status, class.
+    """Columns over all requests, in the order of the trace: times, lengths, status, class.
 
-    Numbers are arrays; words are (categories, index of each).
+    Returns
+    -------
+    Column by name. A column of numbers is an array; times [s] are NaN if the request never reached that state. A column
+    of words is a pair: the list of words, and the index of each request into the list
     """
     outcome, trace = run.outcome, run.traffic.trace
-    made: dict[str, Any] = {name: getattr(outcome, name) for name in (*TIMES, *COUNTS)}
-    made["status"] = ([status.name.lower() for status in Status], outcome.status)
+    table: dict[str, Any] = {name: getattr(outcome, name) for name in (*TIMES, *COUNTS)}
+    table["status"] = ([status.name.lower() for status in Status], outcome.status)
     if trace.classes:
-        made["class"] = (list(trace.classes), trace.class_of)
-    return made
+        table["class"] = (list(trace.classes), trace.class_of)
+    return table

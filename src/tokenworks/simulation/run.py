@@ -1,4 +1,4 @@
-"""Simulate a deployment under a trace, request by request: from specs to an engine run to a typed result."""
+"""Simulate a deployment with a trace, request by request: specs become an engine run, and the run a typed result."""
 
 from __future__ import annotations
 
@@ -39,28 +39,31 @@ from tokenworks.traffic.transform import reblock
 Watch = Callable[[float, float], None]
 
 EVENT_DELAY = 0.02
-"""Cache events reach the router so much later [s]; assumed: the end of a step, and a message."""
+"""Delay after which the router learns of a cache change [s]; assumed: the end of a step, and a message."""
 
 PARTS = 64
-"""The time in which requests are sent is played in so many parts, between which a run can be watched and stopped."""
+"""Parts of the sending time. Between two parts a run reports its progress, and can be stopped [count]."""
 
 WINDOWS = 300
 
 BLOCK = 64
-"""Block hashes are cut to this many tokens, the engine's block where that is larger: finer ones cost memory, and serve
-half a block more of a prefix."""
+"""Size of the blocks that prefix hashes stand for, or the block size of the engine if that is larger [token]. Smaller
+blocks need more memory, and serve on average half a block more of each prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What is sent to a deployment.
+    """The requests that are sent to a deployment.
 
-    trace : its block hashes, if any, are cut to the KV blocks of the deployment's engine
-    endless : the trace is a sample of a stream that goes on, so its steady part is measured; else it is all there is
-    concurrency : requests that the client keeps in flight at most, 0 = no limit
-    classes : what the classes of the trace are promised, in its order; () = all the same
-    workload : what the requests were made of, at the load that they were made for; None of a recorded trace
-    file : path of the recorded trace as it was given; None where there is none
+    Parameters
+    ----------
+    trace : the requests; block hashes, if any, are converted to the block size of the simulation
+    endless : True: the trace is a sample of a stream that goes on, and its steady part is measured. False: the trace is
+        complete, and all of it is measured
+    concurrency : requests that the client keeps in flight at most, 0 = no limit [count]
+    classes : priority and SLO of each class of the trace, in the order of the trace; () = equal for all classes
+    workload : the workload that the requests were generated from, with its load; None for a recorded trace
+    file : path of the recorded trace as the user gave it; None for a workload
     """
 
     trace: Trace
@@ -76,15 +79,22 @@ class Traffic:
         names = tuple(one.name for one in self.classes)
         if names != self.trace.classes:
             raise SpecError(f"classes {', '.join(names)}", where=self.trace.name,
-                            hint=f"it has {', '.join(self.trace.classes) or 'none'}")  # fmt: skip
+                            hint=f"the trace has {', '.join(self.trace.classes) or 'no classes'}")  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
 class Simulation(Shown):
-    """What came of it. `outcome` has every request, `simulation.per_request` their columns.
+    """Result of a simulation.
 
-    calibration : as `load_calibration` takes it
-    partial : it was stopped; kernel_s : wall time in the engine [s]
+    Parameters
+    ----------
+    deployment, traffic, site, cluster, slo : what was simulated
+    calibration : calibration of the step times, as `load_calibration` takes it
+    outcome : times and state of every request; `simulation.per_request` gives them as columns
+    window : the measured window, with the counts of the engine
+    partial : whether the user stopped the run
+    notes : sentences for the reader of the result
+    kernel_s : time that the engine took [s]
     """
 
     deployment: Deployment
@@ -116,23 +126,23 @@ class Simulation(Shown):
 
     @property
     def span(self) -> measured.Span:
-        """What is measured."""
+        """The measured window of time."""
         return self.window.span
 
     @cached_property
     def promises(self) -> measured.Promises:
-        """What each request is promised."""
+        """SLO of each request: the SLO of its class, else the SLO of the run."""
         slos = tuple(one.slo or self.slo for one in self.traffic.classes) or (self.slo,)
         return measured.Promises(slos, self.traffic.trace.class_of)
 
     @cached_property
     def metrics(self) -> Metrics:
-        """Of the requests that completed in it."""
+        """Metrics of the requests that completed in the measured window."""
         return measured.measure(self.outcome, self.promises, self.span, self.window.counts.itl_counts)
 
     @cached_property
     def by_class(self) -> tuple[Metrics, ...]:
-        """The same of each class; none where there are none."""
+        """Metrics of each class; empty without classes."""
         counts = self.window.counts.itl_counts
         return tuple(
             measured.measure(self.outcome, self.promises, self.span, counts[k], self.of_class(k))
@@ -140,13 +150,13 @@ class Simulation(Shown):
         )
 
     def of_class(self, k: int) -> Bools:
-        """The requests of a class."""
+        """Mask of the requests of class number `k`."""
         chosen: Bools = self.traffic.trace.class_of == k
         return chosen
 
     @cached_property
     def bounds(self) -> dict[str, measured.Seen]:
-        """The SLO's bounds, `ttft` and `tpot`, and what was seen; where there are classes `batch.ttft` and so on."""
+        """Bounds of the SLO with their simulated values: `ttft`, `tpot`; with classes `batch.ttft` and so on."""
         if not self.traffic.classes:
             return measured.bounds(self.outcome, self.slo, self.span)
         return {
@@ -157,24 +167,24 @@ class Simulation(Shown):
 
     @cached_property
     def backlog(self) -> measured.Backlog:
-        """The queue while requests were sent."""
+        """The queue during the sending time."""
         return measured.Backlog.of(self.outcome)
 
     @property
     def stable(self) -> bool:
-        """Whether the queue stayed; of an endless stream that it did not, mean waits mean nothing."""
+        """Whether the queue stays finite. If the queue of an endless stream grows, a mean wait has no meaning."""
         return self.backlog.stable
 
     @property
     def meets_slo(self) -> bool:
-        """Whether all bounds held, at their percentiles, on a queue that stayed, and no class was left unserved."""
+        """Whether all bounds hold at their percentiles, the queue stays finite, and all classes are served."""
         sent = [bool(self.of_class(k).any()) for k in range(len(self.traffic.classes))]
-        served = all(found.completed or not some for found, some in zip(self.by_class, sent, strict=True))
+        served = all(totals.completed or not any_sent for totals, any_sent in zip(self.by_class, sent, strict=True))
         kept = all(bound.met for bound in self.bounds.values())
         return self.stable and self.metrics.completed > 0 and served and kept
 
     def plain(self) -> Plain:
-        """The whole result as plain data; the same input gives the same, but for `wall`."""
+        """The complete result as plain data. Equal inputs give equal results, except for `wall`."""
         from tokenworks.simulation.summary import plain
 
         return plain(self)
@@ -192,22 +202,26 @@ def simulate(
     calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
 ) -> Simulation:
-    """Play a trace through a deployment.
+    """Send the requests of a trace through a deployment, one by one.
 
     Parameters
     ----------
-    router : how requests find an instance and rank; None: as the deployment says, else prefix_aware where prefixes are
-        shared and least_loaded where not
-    max_queue : a request that finds so many waiting at its rank is refused, 0 = none
-    seed : of a router that draws
-    assume : numbers to use instead, as `specs.given.given` takes them; None is what the deployment was planned with
-    calibration : as `load_calibration` takes it; None is what the deployment was planned with
-    watch : called with the simulated time, and the time at which the last request comes by itself [s]
+    deployment : the deployment that is simulated, alone or with the numbers that it was planned with
+    traffic : the requests
+    slo : bounds for requests without a class SLO
+    router : how requests are assigned to instances and ranks. None: the router of the deployment; if it names none,
+        prefix_aware if requests share prefixes, else least_loaded
+    max_queue : a request is refused if this many requests wait at its rank, 0 = no limit [count]
+    seed : seed of a router that chooses randomly
+    assume : numbers that replace numbers of the catalog, as `specs.given.given` takes them. None: the numbers that the
+        deployment was planned with
+    calibration : as `load_calibration` takes it. None: the calibration that the deployment was planned with
+    watch : called with the simulated time, and with the arrival time of the last request that has no parent [s]
 
     Raises
     ------
-    SpecError : a role breaks a rule, or no request is within the model's context
-    DoesNotFit : the deployment does not fit the machine, or no request fits its cache
+    SpecError : a role breaks a rule, or no request fits into the context of the model
+    DoesNotFit : the deployment does not fit the machine, or no request fits into its KV cache
     """
     deployed = Deployed(deployment) if isinstance(deployment, Deployment) else deployment
     deployment, on = deployed.deployment, deployed.machine
@@ -222,7 +236,7 @@ def simulate(
     site = Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
     trace = blocked(traffic.trace, engine.kv_block)
     traffic, router = replace(traffic, trace=trace), router or deployment.router
-    made = cluster(
+    built = cluster(
         deployment,
         site,
         router=Router(router or ("prefix_aware" if shared else "least_loaded"), event_delay_s=EVENT_DELAY, seed=seed),
@@ -233,23 +247,25 @@ def simulate(
         max_queue=max_queue,
     )
     requests = requests_of(trace, traffic.classes)
-    notes = _refused(made, requests, site)
-    played = _play(made, requests, watch, endless=traffic.endless)
-    window = measured.Window.of(played.outcome, played.marks, played.end)
+    notes = _refused(built, requests, site)
+    finished = _play(built, requests, watch, endless=traffic.endless)
+    window = measured.Window.of(finished.outcome, finished.marks, finished.end)
     return Simulation(
-        deployment, traffic, site, made, slo, calibration, played.outcome, window, played.partial, notes,
-        played.kernel_s,
+        deployment, traffic, site, built, slo, calibration, finished.outcome, window, finished.partial, notes,
+        finished.kernel_s,
     )  # fmt: skip
 
 
 def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> MeanRequest:
-    """The mean request of a trace: of the requests that the model reads, if there are any.
+    """The mean request of a trace, over the requests that fit into the context of the model (over all if none fits).
 
-    Where requests share prefixes, a request computes what a prefix cache that forgets nothing would not serve.
+    If requests share prefixes, the mean request has the hits of an infinite prefix cache.
 
     Parameters
     ----------
-    max_context : the longest input + output that the model reads [token]
+    trace : the requests
+    max_context : longest input + output of the model [token]
+    prefix_caching : whether requests share prefixes
     """
     read = trace.input_tokens.astype(np.int64) + trace.output_tokens <= max_context
     kept = read if read.any() else np.ones_like(read)
@@ -260,11 +276,12 @@ def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> Mean
 
 
 def blocked(trace: Trace, kv_block: int) -> Trace:
-    """The trace with block hashes for the KV blocks that are simulated.
+    """The trace with its block hashes converted to the block size of the simulation.
 
     Parameters
     ----------
-    kv_block : tokens of a KV block of the engine
+    trace : the requests
+    kv_block : size of a KV block of the engine [token]
     """
     if not trace.hash_block_tokens:
         return trace
@@ -272,7 +289,13 @@ def blocked(trace: Trace, kv_block: int) -> Trace:
 
 
 def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Requests:
-    """A trace as the engine takes it: of a request that waits for another one the think time, else when it comes."""
+    """A trace in the form of the engine: a request with a parent has its think time in place of its arrival time.
+
+    Parameters
+    ----------
+    trace : the requests
+    classes : priority and SLO of each class; () without classes
+    """
     priority = np.array([one.priority for one in classes], np.int8)
     return Requests.of(
         np.where(trace.parent >= 0, trace.think_s, trace.arrival_s),
@@ -287,20 +310,20 @@ def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Request
 
 
 def _window(seconds: float) -> float:
-    """Width of the time series: 1, 2 or 5 times a power of ten, at least 1 s, for at most `WINDOWS` of them."""
+    """Width of a window of the time series, for at most `WINDOWS` windows: 1, 2 or 5 times a power of ten [s]."""
     least = max(seconds / WINDOWS, 1.0)
     power = 10.0 ** np.floor(np.log10(least))
     return float(next(step * power for step in (1, 2, 5, 10) if step * power >= least * (1 - 1e-9)))
 
 
-def _refused(made: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
-    """Words for requests that no rank takes; an error where that is all of them."""
+def _refused(built: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
+    """Notes about requests that no rank can serve; an error if no request can be served."""
     total = requests.input_tokens.astype(np.int64) + requests.output_tokens
-    long, never = total > site.model.max_context, made.never_fits(requests.input_tokens, requests.output_tokens)
+    long, never = total > site.model.max_context, built.never_fits(requests.input_tokens, requests.output_tokens)
     context = f"the {site.model.max_context:,} tokens that {site.model.name} reads"
     if long.all():
         raise SpecError(f"all {len(requests)} requests are beyond {context} (the shortest: {total.min():,})")
-    room = min(pool.limits.kv_blocks * pool.limits.block_tokens for pool in made.pools)
+    room = min(pool.limits.kv_blocks * pool.limits.block_tokens for pool in built.pools)
     if never.all():
         raise DoesNotFit(f"no request fits the {room:,} tokens of KV cache of a rank (the shortest: {total.min():,})")
     words = []
@@ -313,7 +336,7 @@ def _refused(made: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class _Played:
-    """A run; `marks` and `end` as in `measured.Window`."""
+    """A finished run of the engine; see `measured.Window.of` for `marks` and `end`."""
 
     outcome: Outcome
     marks: tuple[Counts, ...]
@@ -322,15 +345,15 @@ class _Played:
     kernel_s: float
 
 
-def _play(made: Cluster, requests: Requests, watch: Watch | None, *, endless: bool) -> _Played:
-    """Run to the end, or until interrupted. The parts depend on the requests only, so that a run can be repeated."""
+def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool) -> _Played:
+    """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated."""
     warm_up()
     began = time.perf_counter()
-    simulator, partial = Simulator(made), False
+    simulator, partial = Simulator(built), False
     simulator.submit(requests)
     last = float(requests.arrival_s[requests.after < 0].max())
     width = max(last / PARTS, 1.0)
-    expected = len(requests) - _unsent(requests, made.never_fits(requests.input_tokens, requests.output_tokens))
+    expected = len(requests) - _unsent(requests, built.never_fits(requests.input_tokens, requests.output_tokens))
     ahead = [math.ceil(share * expected) for share in (measured.WARM, measured.DONE)] if endless else []
     marks: list[Counts] = []
     try:
@@ -357,10 +380,10 @@ def _play(made: Cluster, requests: Requests, watch: Watch | None, *, endless: bo
 
 
 def _unsent(requests: Requests, refused: Any) -> int:
-    """Requests that are never sent, as one that they wait for is refused."""
+    """Number of requests that are never sent, because a request that they wait for is refused."""
     if not refused.any() or (requests.after < 0).all():
         return 0
     lost = refused.copy()
-    for i in np.flatnonzero(requests.after >= 0):  # a request comes after the one it waits for
+    for i in np.flatnonzero(requests.after >= 0):  # a request stands after its parent
         lost[i] |= lost[requests.after[i]]
     return int(np.count_nonzero(lost & (requests.after >= 0) & lost[requests.after]))

@@ -1,4 +1,4 @@
-"""The plain form of a simulation as types; `simulation.summary` fills it."""
+"""Types of the plain form of a simulation. `simulation.summary` fills them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain
 
 SloPlain = dict[str, str | bool | Annotated[Plain, FormOf(Seen)]]
-"""`text`, `met`, and each bound with what was seen: `ttft`, `tpot`, or of a class `batch.ttft`."""
+"""`text` (the SLO), `met`, and each bound with its simulated value: `ttft`, `tpot`, or with classes `batch.ttft`."""
 
 
 class SimulateInputs(Inputs):
-    """What was simulated; trace : the name of what was played; source : where the trace came from."""
+    """Inputs of the simulation; trace : name of the trace or workload; source : origin of the trace."""
 
     deployment: Annotated[Plain, FormOf(Deployment)]
     devices: int
@@ -31,7 +31,7 @@ class SimulateInputs(Inputs):
 
 
 class MetricsPlain(TypedDict):
-    """The metrics of `engine.metrics.Metrics`; None where there is nothing to take a mean of."""
+    """The metrics of `engine.metrics.Metrics`; None without a request to take a mean of."""
 
     completed: int
     duration: float
@@ -61,7 +61,7 @@ class MetricsPlain(TypedDict):
 
 
 class CountsPlain(TypedDict):
-    """Where all requests are at the end, and the stretch of simulated time that was measured [s]."""
+    """State of all requests at the end, and start and end of the measured window [s]."""
 
     measured_from_s: float
     measured_to_s: float
@@ -73,7 +73,7 @@ class CountsPlain(TypedDict):
 
 
 class RatesPlain(TypedDict):
-    """Tokens of the whole deployment, per device [token/s]."""
+    """Throughput of the whole deployment per device [token/s]."""
 
     output_tok_s_per_device: float
     total_tok_s_per_device: float
@@ -81,14 +81,14 @@ class RatesPlain(TypedDict):
 
 
 class PowerPlain(TypedDict):
-    """Mean power of a device [W] and energy of an output token [J]; None where the TDP is not published."""
+    """Mean power of a device [W] and energy of an output token [J]; None if the TDP is not published."""
 
     watts_per_device: float | None
     joules_per_output_token: float | None
 
 
 class BacklogPlain(TypedDict):
-    """Requests that waited for their first step, at quarters of the time of sending [s]."""
+    """Requests that wait for their first step, at four times of the sending time [s]."""
 
     at_s: list[float]
     waiting: list[int]
@@ -98,7 +98,7 @@ ClassName = TypedDict("ClassName", {"class": str})
 
 
 class ClassPlain(ClassName, MetricsPlain):
-    """A class of requests: its own metrics under its own SLO."""
+    """A class of requests with its metrics and its SLO."""
 
     priority: int
     requests: int
@@ -106,7 +106,7 @@ class ClassPlain(ClassName, MetricsPlain):
 
 
 class RolePlain(TypedDict):
-    """What the instances of one role did in the stretch that was measured."""
+    """What the instances of one role did in the measured window."""
 
     role: str
     instances: int
@@ -139,7 +139,7 @@ class TierPlain(TypedDict):
 
 
 class SeriesPlain(TypedDict):
-    """Columns over windows of time, see `simulation.summary.series`."""
+    """Values per window of time, see `simulation.summary.series`."""
 
     window_s: float
     running: list[int]

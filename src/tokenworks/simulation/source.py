@@ -1,4 +1,4 @@
-"""What is played through a deployment: a recorded trace, or requests that are made of a workload, at a load."""
+"""The source of the requests of a simulation: a recorded trace, or a workload that requests are generated from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenworks.specs.load import WorkloadLike, load_workload
 from tokenworks.specs.slo import RequestClass, Slo, SloLike
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
-from tokenworks.traffic.source import made, played, rate_of
+from tokenworks.traffic import source as traffic_source
 
 MOST_SEED = 2**64 - 1
 CLASS_HINT = "a workload lists `classes`, a trace names the `class` of a row"
@@ -20,13 +20,15 @@ CLASS_HINT = "a workload lists `classes`, a trace names the `class` of a row"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Requests at any load.
+    """A source of requests at any load.
 
+    Parameters
+    ----------
     of : the recorded trace, or the workload
-    requests : how many; None: all of a trace, of a workload as many as `traffic.source.made` takes
-    seed : of all random streams
-    told : what classes of requests are promised, where that differs from what the workload says
-    file : path of the trace as it was given; None of a workload
+    requests : number of requests; None for all requests of a trace, and for the default number of a workload [count]
+    seed : seed of all random streams
+    told : priorities and SLOs of classes from the command line; they override the values of the workload
+    file : path of the trace as the user gave it; None for a workload
     """
 
     of: Trace | Workload
@@ -76,16 +78,16 @@ class Source:
 
     @property
     def workload(self) -> Workload | None:
-        """The workload; None where a trace is played."""
+        """The workload; None if the source is a trace."""
         return self.of if isinstance(self.of, Workload) else None
 
     @property
     def rate(self) -> float:
-        """Requests a second of a recorded trace [1/s]; 0 where it has no rate of its own, and of a workload."""
-        return 0.0 if isinstance(self.of, Workload) else rate_of(self.of)
+        """Request rate of a recorded trace [1/s]; 0 for a trace without times, and for a workload."""
+        return 0.0 if isinstance(self.of, Workload) else traffic_source.rate_of(self.of)
 
     def slo(self, slo: SloLike | None) -> Slo:
-        """The SLO that was given, else the workload's own, else none."""
+        """The SLO as it was given; None: the SLO of the workload; for a trace an SLO without bounds."""
         return Slo.of(slo if slo is not None else self.workload.slo if self.workload else "")
 
     @property
@@ -94,29 +96,36 @@ class Source:
         return any(one.slo for one in (*self.told, *(self.workload.promised if self.workload else ())))
 
     def must_be_bound(self, slo: Slo, words: str) -> None:
-        """Refuse an SLO that binds nothing; words : what wants one."""
+        """Refuse an SLO without bounds.
+
+        Parameters
+        ----------
+        slo : the SLO of the requests without a class SLO
+        words : what needs the SLO, for the message
+        """
         if slo.ttft is None and slo.tpot is None and not self.binds_a_class:
             raise SpecError("is missing", where="--slo", hint=f'{words}, such as "ttft=2s,tpot=50ms"')
 
     def traffic(
         self, *, rate: float | None = None, scale: float | None = None, concurrency: float | None = None
     ) -> Traffic:
-        """The requests at a load; without one, a trace as it was recorded, a workload as it says itself.
+        """The requests at a load. Without a load: a trace as recorded, a workload at its own rate or concurrency.
 
         Parameters
         ----------
-        rate : requests a second [1/s]; scale : of a trace, times its own rate [-]
-        concurrency : users of a workload; of a trace, requests in flight at most [count]
+        rate : request rate [1/s]
+        scale : factor on the rate of a trace [-]
+        concurrency : users of a workload, or requests of a trace in flight at most [count]
 
         Raises
         ------
-        SpecError : two loads at once, a load that the source cannot have, or a class that it does not know
+        SpecError : two loads at once, a load that the source cannot have, or an unknown class
         """
         if isinstance(self.of, Workload):
             return self._made(self.of, rate, scale, concurrency)
         if rate is not None and scale is not None:
             raise SpecError("--rate and --scale", hint="give one of them")
-        trace = played(self.of, rate=rate, factor=scale, requests=self.requests, seed=self.seed)
+        trace = traffic_source.played(self.of, rate=rate, factor=scale, requests=self.requests, seed=self.seed)
         endless = rate is not None or scale is not None
         return Traffic(trace, endless, int(concurrency or 0), self._promised(trace), file=self.file)
 
@@ -125,13 +134,13 @@ class Source:
             raise SpecError("a workload has no --scale", where=workload.name, hint="give --rate")
         if rate is not None and users is not None:
             raise SpecError("--rate and --concurrency", hint="an open loop has a rate, a closed one a concurrency")
-        trace = made(workload, rate, users, requests=self.requests, seed=self.seed)
+        trace = traffic_source.made(workload, rate, users, requests=self.requests, seed=self.seed)
         if rate is not None or users is not None:
             workload = workload.model_copy(update={"rate": rate, "concurrency": users})
         return Traffic(trace, endless=True, classes=self._promised(trace), workload=workload)
 
     def _promised(self, trace: Trace) -> tuple[RequestClass, ...]:
-        """What the classes of the trace, or of the workload, are promised; as told where it was told."""
+        """Priority and SLO of each class of the trace or the workload. Values from the command line take precedence."""
         listed = self.workload.promised if self.workload else map(RequestClass, trace.classes)
         known = {one.name: one for one in listed}
         for one in self.told:
@@ -141,6 +150,6 @@ class Source:
                 raise UnknownName("class", one.name, known)
         if len({one.name for one in self.told}) < len(self.told):
             raise SpecError(
-                "a class is told twice", where="--class", hint="say all of it in one: name:priority=1,ttft=2s"
+                "names a class twice", where="--class", hint="write one --class for it, such as name:priority=1,ttft=2s"
             )
         return tuple({**known, **{one.name: one for one in self.told}}.values())

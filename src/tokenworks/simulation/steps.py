@@ -1,4 +1,4 @@
-"""The cost model as the engine takes it: a table of step times over tokens, and slopes for what a batch holds."""
+"""The cost model in the form of the engine: a table of step times over tokens, and slopes for sequences and context."""
 
 from __future__ import annotations
 
@@ -21,23 +21,25 @@ from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Model
 
 NODES_DENSE, NODES_RATIO = 256, 1.03
-"""Token counts at which the cost model is asked: each up to the first, then growing by the second."""
+"""Token counts of the table: every count up to the first number [token], then each larger by the second factor [-]."""
 
 SHORTER = 0.1
-"""Share by which contexts are shortened to find what a token of context costs."""
+"""Contexts are shortened by this share to compute the cost of one token of context [-]."""
 
 COMMON = 0.01
-"""Share of a step that belongs to no rank by itself, at least [-]."""
+"""The part of a step time that belongs to no single rank is at least this share of the step [-]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every role of a deployment shares.
+    """What all roles of a deployment share.
 
     Parameters
     ----------
-    request : the mean request that step times are made linear around: exact for such requests, near for others
-    given : numbers that a user put in place of those of the catalog
+    model, machine, engine : model, machine and serving engine
+    rates : rates that the machine reaches with the calibration
+    request : the mean request. Step times are linear around it: exact for mean requests, approximate for others
+    given : numbers that a user put in place of numbers of the catalog
     """
 
     model: Model
@@ -48,18 +50,22 @@ class Site:
     given: tuple[Given, ...] = ()
 
     def breakdown(self, role: Role, decode: FloatArray, prefill: FloatArray, *, context: float = 1.0) -> Breakdown:
-        """The step of one instance of a role for a batch of mean requests, part by part.
+        """Cost of one step of an instance, part by part, for a batch of mean requests.
 
-        Prompts come in chunks as steps with a full token budget cut them, in proportion to the prefill tokens.
+        Prompts are cut into chunks of the full token budget. The prefix of a chunk is scaled with the prefill tokens.
 
         Parameters
         ----------
-        decode : sequences that decode [count]; prefill : prefill tokens [token]
-        context : scales what sequences and prefill tokens attend to [-]
+        role : the role of the instance
+        decode : decoding sequences [count]
+        prefill : prefill tokens [token]
+        context : factor on the context that sequences and prefill tokens attend to [-]
         """
         lanes = role.parallel.dp * role.parallel.pp
         prefix = prefix_tokens(self.request, float(role.chunk_tokens), lanes)
-        before = prefix / role.chunk_tokens + 0.5  # of a token: the chunk's prefix, and half of the chunk
+        before = (
+            prefix / role.chunk_tokens + 0.5
+        )  # per prefill token, in chunks: the prefix, and half of the chunk itself
         load = step.Batch(
             decode=decode,
             context=decode * self.request.context * context,
@@ -71,13 +77,24 @@ class Site:
 
 
 def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
-    """The times of `costs.step` as the engine takes them: a table over tokens, and slopes.
+    """The step times of `costs.step` in the form of the engine:
 
-    The engine's form is t = f(m) + R max over ranks (a n + b S + c Q + e p), with d times all Q for c and e where ranks
-    prefill at the same time. For requests as in `site.request`, evenly spread, it is exact at the nodes of f: on
-    steps that only decode (m up to all sequences of all ranks), and on those that prefill beside all of these; a holds
-    what a decoding sequence costs beyond f (head, drafts, host, windows and states), so that a step of prefill alone is
-    right, too. Slopes are those at the largest batch, what overlap and host hide taken off. Between nodes f is linear.
+        t = f(m) + R max over ranks (a n + b S + c Q + e p)
+
+    with m tokens in the step, R ranks, and per rank n decoding sequences, S context tokens of these, p prefill tokens,
+    and Q context tokens that the prefill tokens attend to. If ranks prefill at the same time, d x (sum of Q over all
+    ranks) replaces the terms with c and e.
+
+    For mean requests that are evenly distributed, the form is exact at the nodes of f: for steps that only decode (m
+    up to all sequences of all ranks), and for steps that prefill beside all sequences. a contains the cost of a
+    decoding sequence beyond f (head, drafts, host, windows, states), so that a pure prefill step is also correct.
+    Slopes come from the largest batch, without the time that overlap and host hide. Between nodes f is linear.
+
+    Parameters
+    ----------
+    role : the role whose steps are tabulated
+    site : model, machine, engine and mean request
+    limits : sequences and tokens of one rank
     """
     steps = _Steps(role, site)
     width, ranks = 1 + role.draft_tokens, role.parallel.dp
@@ -98,7 +115,7 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     hot = np.maximum(decode, ranks) * (full > 0)
     whole = steps(decode, prefill)
     table = whole - hot * (sequence_s + context_s * site.request.context)
-    # Slopes are those of large batches: where a small one is cheaper a token than they say, nothing of it is left.
+    # Slopes come from large batches. A small batch can cost less per token, and the rest must not become negative.
     table = np.maximum(table - (square_s * site.request.seen + token_s) * prefill, COMMON * whole)
     by_tokens = np.interp(np.arange(most + 1), nodes, table)
     if ranks > 1 and not alone:
@@ -108,21 +125,21 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """Step times of an instance for batches of typical requests [s]."""
+    """Step times of one instance for batches of mean requests [s]."""
 
     role: Role
     site: Site
 
     def __call__(self, decode: FloatArray, prefill: FloatArray, context: float = 1.0) -> Floats:
-        """Of `decode` sequences and `prefill` tokens; `context` scales what they attend to."""
+        """Time of a step with `decode` sequences and `prefill` tokens [s]; `context` is a factor on their context."""
         return np.asarray(self.site.breakdown(self.role, decode, prefill, context=context).seconds)
 
     def attending(self, decode: float, prefill: float) -> float:
-        """The part of a step's time that grows in proportion to context [s]."""
+        """The part of a step time that is proportional to context [s]."""
         return float(self(decode, prefill) - self(decode, prefill, 1 - SHORTER)) / SHORTER
 
     def own(self, prefill: float) -> float:
-        """What one more prefill token costs the rank that it is on [s/token]: all but the experts, which all share."""
+        """Cost of one more prefill token for its own rank [s/token]: without the experts, which all ranks share."""
         whole, half = (self.site.breakdown(self.role, 0.0, tokens) for tokens in (prefill, prefill / 2))
 
         def more(name: str) -> float:
@@ -133,7 +150,7 @@ class _Steps:
 
 
 def _nodes(role: Role, site: Site, most: int, decodes: int) -> Floats:
-    """Token counts to ask for: dense, then geometric, and both sides of every kink."""
+    """Token counts of the table: dense, then geometric, and both sides of every kink."""
     ranks = role.parallel.dp * role.parallel.pp
     graph = int(number(site.engine.graph_tokens)) * ranks
     kinks = [k + side for k in (ranks, graph, decodes) for side in (0, 1)]

@@ -1,4 +1,4 @@
-"""A simulation as plain data, in the words of `vllm bench serve`: what `simulate` prints, and the series over time."""
+"""A simulation as plain data, with the names of `vllm bench serve`: the output of `simulate`, with the time series."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from tokenworks.simulation.shape import (
     TierPlain,
 )
 from tokenworks.specs.calibration import calibration_name
-from tokenworks.specs.machine import Assumption, named
+from tokenworks.specs.machine import Assumption
 from tokenworks.specs.model import kv_bytes_per_token
 from tokenworks.specs.result import Plain, assumed_plain, envelope, inputs
 
 FULL = 0.95
-"""KV cache or places of which this share is taken count as full [-]."""
+"""The KV cache, or the sequence slots, count as full from this share in use [-]."""
 
 
 def plain(run: Simulation) -> Plain:
-    """The whole result as plain data; the same input gives the same, but for `wall`."""
+    """The complete result as plain data. Equal inputs give equal results, except for `wall`."""
     wall = {
         "kernel_s": run.kernel_s,
         "requests_per_s": len(run.outcome.status) / max(run.kernel_s, 1e-9),
@@ -70,13 +70,13 @@ def _body(run: Simulation) -> SimulateBody:
 
 def _inputs(run: Simulation) -> SimulateInputs:
     trace, deployment = run.traffic.trace, run.deployment
-    made = inputs(
+    common = inputs(
         model=deployment.model, machine=deployment.system, workload=run.traffic.workload, slo=str(run.slo),
         engine=deployment.engine, calibration=calibration_name(run.calibration),
         given=run.site.given,
     )  # fmt: skip
     return {
-        **made,
+        **common,
         "deployment": run.deployment.model_dump(mode="json"),
         "devices": run.deployment.devices,
         "trace": trace.name,
@@ -92,7 +92,7 @@ def _inputs(run: Simulation) -> SimulateInputs:
 
 
 def _requests(run: Simulation) -> CountsPlain:
-    """Where all requests are, and when it was measured."""
+    """State of all requests at the end, and the measured window."""
     count = run.outcome.count
     return {
         "measured_from_s": run.span.start_s,
@@ -114,20 +114,20 @@ def _per_device(run: Simulation) -> RatesPlain:
     }
 
 
-def _named(run: Simulation, found: Metrics) -> MetricsPlain:
-    """Metrics as `vllm bench serve` names them; None where there is nothing to take a mean of.
+def _named(run: Simulation, totals: Metrics) -> MetricsPlain:
+    """Metrics with the names of `vllm bench serve`; None without a request to take a mean of.
 
-    A wait that grows as long as one simulates has no mean, so an endless stream that is unstable shows none.
+    In an unstable endless stream, TTFT and E2EL grow with the length of the simulation. So they have no mean: None.
     """
     endless = run.traffic.endless and not run.stable
-    missing = ("ttft", "tpot", "itl", "e2el") if not found.completed else ("ttft", "e2el") if endless else ()
+    missing = ("ttft", "tpot", "itl", "e2el") if not totals.completed else ("ttft", "e2el") if endless else ()
     hidden = tuple(f"_{name}_ms" for name in missing)
-    shown = {key: None if key.endswith(hidden) else value for key, value in asdict(found).items()}
+    shown = {key: None if key.endswith(hidden) else value for key, value in asdict(totals).items()}
     return cast(MetricsPlain, shown)
 
 
 def _class(run: Simulation, k: int) -> ClassPlain:
-    """A class of requests: its own metrics under its own SLO."""
+    """Class number `k` of the requests, with its metrics and its SLO."""
     one = run.traffic.classes[k]
     named = ((*name.rpartition("."), seen) for name, seen in run.bounds.items())
     own = {name: asdict(seen) for owner, _, name, seen in named if owner == one.name}
@@ -167,7 +167,7 @@ def _role(run: Simulation, number: int) -> RolePlain:
 
 
 def _end(run: Simulation) -> float:
-    """When the last request ended [s]; where it was stopped, then."""
+    """Time at which the last request ended, or at which the run was stopped [s]."""
     return max(run.outcome.now_s if run.partial else float(np.nanmax(run.outcome.end_s, initial=0.0)), 1e-12)
 
 
@@ -177,7 +177,7 @@ def _bound(run: Simulation, number: int) -> str:
 
 
 def _energy(run: Simulation) -> PowerPlain:
-    """Of all devices, from the first request to the last token; None where the TDP of a device is not published."""
+    """Power and energy of all devices over the whole run; None if the TDP of the device is not published."""
     watts = used(run.deployment.roles, run.outcome.pools, run.site, _end(run)).watts(run.site)
     tokens = sum(pool.output_tokens for pool in run.outcome.pools)
     if watts is None or not tokens:
@@ -187,8 +187,8 @@ def _energy(run: Simulation) -> PowerPlain:
 
 
 def _assumed(run: Simulation) -> Iterator[Assumption]:
-    """Assumed numbers behind step times, and behind power where it is printed."""
-    yield from named(run.site.given, run.site.rates.assumed)
+    """Assumed numbers behind the step times, and behind the power if the result contains one."""
+    yield from run.site.rates.assumed
     shares = run.site.rates.power
     if run.site.machine.tdp is not None and shares.idle.assumed:
         written = f"idle {shares.idle.written}, compute {shares.compute.written}, hbm {shares.hbm.written} of TDP"
@@ -196,7 +196,7 @@ def _assumed(run: Simulation) -> Iterator[Assumption]:
 
 
 def _tier(run: Simulation) -> TierPlain:
-    """The cache in device memory: what prefix hits took from it, and what steps wrote into it, one copy."""
+    """The KV cache in device memory: bytes that prefix hits read, and bytes that steps wrote, for one copy."""
     kv_bytes = kv_bytes_per_token(run.site.model, KV_BYTES[run.deployment.roles[0].kv_dtype])
 
     def total(name: str) -> int:
@@ -212,10 +212,11 @@ def _tier(run: Simulation) -> TierPlain:
 
 
 def series(run: Simulation) -> SeriesPlain:
-    """Columns over windows of time: levels at the end of each, rates in it, and what bound it.
+    """Time series: levels at the end of each window, rates inside it, and what limited it.
 
-    bound : `idle`; `arrivals`: none waits but for the step that runs; `kv-capacity`, `max-sequences`: what those wait
-    for; else the roof of the busiest role's mean step
+    `bound` of a window is one of these words: `idle`; `arrivals` (no request waits for more than the running step);
+    `kv-capacity` or `max-sequences` (requests wait for this resource); else the roof of the mean step of the busiest
+    role.
     """
     outcome, width = run.outcome, run.outcome.window_s
     table = outcome.series[: math.ceil(_end(run) / width)]

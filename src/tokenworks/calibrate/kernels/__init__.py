@@ -1,1 +1,1 @@
-"""Kernel tables to utilisations: rows of single kernels, fitted with the formulas that predict them in a step."""
+"""Fit utilisations on tables of single kernels, with the formulas that predict these kernels inside a step."""

@@ -1,4 +1,4 @@
-"""Fit factors on kernel rows, operation after operation, all device families at once, and say how well they fit."""
+"""Fit factors on rows of kernel tables, one operation after the other, and all device families at once."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ DEFAULT = {
     "h100_sxm": "8xhgx-h100", "h200_sxm": "8xhgx-h200", "b200_sxm": "8xhgx-b200", "gb200": "gb200-nvl72",
     "l40s": "pcie-l40s", "rtx_pro_6000_server": "pcie-rtx-pro-6000",
 }  # fmt: skip
-"""Systems of the tables, as the catalog calls them, that the shipped calibrations may rest on."""
+"""Systems of the tables with their names in the catalog. The calibrations of the catalog may use them."""
 
 HELD_OUT = {
     "a100_sxm": "8xhgx-a100", "b300_sxm": "8xhgx-b300", "gb300": "gb300-nvl72", "b60": "pcie-arc-b60",
 }  # fmt: skip
-"""Those that predictions are tested on: only `all` reads them."""
+"""Systems that are kept for tests of predictions: only `all` reads them."""
 
 START = {
     "gemm": 0.6, "grouped": 0.5, "hbm": 0.8, "experts_hbm": 0.8, "attention_prefill": 0.5, "attention_decode": 0.5,
@@ -46,22 +46,31 @@ START = {
     "kernel": 4e-6, "walk": 1e-9, "attention_start": 10e-6, "context_walk": 2e-10, "experts_start": 30e-6,
     "expert": 2e-7, "collective_start": 4e-6, "dispatch_start": 15e-6, "ring": 1e-6,
 }  # fmt: skip
-"""Where each fit starts, in every family: nothing of the rows is in it [-, s]."""
+"""Start values of the fit, equal in every family and independent of the rows [-, s]."""
+
 SPREAD = 0.5
-"""How far a factor may lie from it, as a log-deviation [-]."""
+"""Freedom of a factor: the standard deviation of log(fitted / start) [-]."""
 
 DIGITS = 3
-"""Digits of a factor that is written: its error is some per cent."""
+"""Significant digits of a fitted factor. Its error is a few per cent."""
 
 UNSEEN = "no kernel of the family is left: where every fit of kernels starts"
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """One operation of one family: rows of which devices, the factors, and how far off they are.
+    """Fit of one operation in one device family.
 
-    error : mean |log(predicted / measured)| [-]; bias : median of predicted / measured - 1 [-]
-    errors : the error of each kind of rows; written : the factors with their units
+    Parameters
+    ----------
+    family, operation : names of the family and of the operation
+    devices : devices with rows
+    rows : number of rows
+    error : mean |log(predicted / measured)| [-]
+    bias : median of predicted / measured - 1 [-]
+    errors : error of each kind of rows [-]
+    factors : fitted numbers in SI units
+    written : fitted numbers as text with units
     """
 
     family: str
@@ -76,7 +85,7 @@ class Fitted:
 
 
 class KernelsBody(TypedDict):
-    """The plain form of `calibrate --kernels`; shared : factors that all families have in common."""
+    """The plain form of `calibrate --kernels`; shared : numbers that all families share."""
 
     inputs: Inputs
     fitted_on: str
@@ -88,9 +97,14 @@ class KernelsBody(TypedDict):
 
 @dataclass(frozen=True)
 class KernelFit:
-    """A calibration whose kernels are measured, what was fitted, and the tables that it rests on.
+    """A calibration fitted on kernel tables.
 
-    prior : the name of the calibration that the fit started from
+    Parameters
+    ----------
+    calibration : the fitted calibration
+    fitted : fit of each operation in each family
+    used : kernel tables that were read
+    prior : name of the calibration that the fit started from
     """
 
     calibration: Calibration
@@ -99,7 +113,7 @@ class KernelFit:
     prior: str
 
     def plain(self) -> Plain:
-        """The whole answer as plain data."""
+        """The complete result as plain data."""
         body: KernelsBody = {
             "inputs": inputs(calibration=self.prior),
             "fitted_on": self.calibration.fitted_on,
@@ -113,30 +127,37 @@ class KernelFit:
 
 @dataclass(frozen=True)
 class _Problem:
-    """Rows of one operation; `fit` asks it for errors."""
+    """Rows of one operation, as a problem for `fit`; family : the only family with errors, None for all."""
 
     calibration: Calibration
     rows: Sequence[OperationRows]
     family: str | None = None
 
     def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:
-        """Log of predicted over measured time; NaN in families that are not asked for."""
-        made = turned(self.calibration, factors, theta)
-        return np.concatenate([self._of(item, made) for item in self.rows])
+        """log(predicted / measured) of the time of every row; NaN in other families than `family`."""
+        calibration = turned(self.calibration, factors, theta)
+        return np.concatenate([self._of(item, calibration) for item in self.rows])
 
     def touched(self, factor: Factor) -> _Problem:
-        """The rows of the factor's family."""
+        """The rows of the family of a factor."""
         return _Problem(self.calibration, self.rows, factor.families[0] if factor.families else None)
 
-    def _of(self, item: OperationRows, made: Calibration) -> Floats:
+    def _of(self, item: OperationRows, calibration: Calibration) -> Floats:
         if self.family not in (None, item.machine.family):
             return np.full(len(item.measured), np.nan)
-        return np.asarray(np.log(item.predict(rates(item.machine, made)) / item.measured))
+        return np.asarray(np.log(item.predict(rates(item.machine, calibration)) / item.measured))
 
 
 @dataclass(frozen=True)
 class KernelRows:
-    """All rows of the chosen systems, read once, by operation."""
+    """All rows of the chosen systems.
+
+    Parameters
+    ----------
+    title : name of the tables
+    rows : rows by operation
+    used : kernel tables that were read
+    """
 
     title: str
     rows: Mapping[str, list[OperationRows]] = dataclasses.field(repr=False)
@@ -144,7 +165,19 @@ class KernelRows:
 
     @classmethod
     def read(cls, root: Path, which: Which, say: Callable[[str], None] | None = None) -> KernelRows:
-        """Of the tables below `root`; systems that are held out only with `all`."""
+        """Read the kernel tables of a directory.
+
+        Parameters
+        ----------
+        root : directory of the tables
+        which : `default`, or `all` to include the systems that are held out
+        say : receives progress messages; None for no messages
+
+        Raises
+        ------
+        SpecError : there are no tables
+        UnknownName : a system is not in the catalog
+        """
         wanted = DEFAULT if which == "default" else DEFAULT | HELD_OUT
         tables = Tables(root)
         rows: dict[str, list[OperationRows]] = {operation.name: [] for operation in OPERATIONS}
@@ -164,34 +197,38 @@ class KernelRows:
 
     @property
     def devices(self) -> list[str]:
-        """Devices that have rows."""
+        """Names of the devices with rows."""
         return sorted({item.machine.device for rows in self.rows.values() for item in rows})
 
     def fit(
         self, prior: Calibration, *, name: str = "kernels", without: Collection[str] = (),
         say: Callable[[str], None] | None = None,
     ) -> KernelFit:  # fmt: skip
-        """`prior` with the factors that rows fix; the others stay as they are.
+        """Fit the numbers that the rows determine. All other numbers keep their prior value.
 
         Parameters
         ----------
-        name : of the calibration that is made
-        without : devices whose rows are left out; what the prior took from kernels of their family is left out, too
+        prior : calibration that the fit starts from
+        name : name of the fitted calibration
+        without : devices whose rows are left out, and also the numbers of the prior from kernels of their family
+        say : receives progress messages; None for no messages
         """
-        made = prior.standalone({item.machine.family for rows in self.rows.values() for item in rows})
-        made = made.model_copy(update={"lent": {}})  # who borrows has what the tables say, too
+        calibration = prior.standalone({item.machine.family for rows in self.rows.values() for item in rows})
+        calibration = calibration.model_copy(
+            update={"lent": {}}
+        )  # families that borrow also get the numbers of the tables
         fitted: list[Fitted] = []
         for operation in OPERATIONS:
             rows = self.rows[operation.name]
-            made = _started(made, operation, rows)
+            calibration = _started(calibration, operation, rows)
             kept = [item for item in rows if item.machine.device not in without]
             if kept:
                 if say:
                     say(f"fitting {operation.name}")
-                made, found = _fit(made, operation, kept, self.title)
-                fitted += found
+                calibration, results = _fit(calibration, operation, kept, self.title)
+                fitted += results
         seen = f"{self.title}: {', '.join(device for device in self.devices if device not in without)}"
-        made = made.model_copy(
+        calibration = calibration.model_copy(
             update={
                 "name": name,
                 "title": f"Kernels fitted on {seen}",
@@ -201,24 +238,30 @@ class KernelRows:
                 "data_sha256": hashlib.sha256("".join(used.sha256 for used in self.used).encode()).hexdigest(),
             }
         )
-        return KernelFit(made, fitted, self.used, prior.name)
+        return KernelFit(calibration, fitted, self.used, prior.name)
 
 
-def write(made: KernelFit, path: Path) -> None:
-    """As a catalog file; above it every operation's error, and every table with its hash."""
-    lines = [f"# {made.calibration.title}. Mean |log(predicted / measured)| by operation:"]
+def write(fitted: KernelFit, path: Path) -> None:
+    """Write the fit as a catalog file. Comments list the error of every operation, and every table with its hash.
+
+    Parameters
+    ----------
+    fitted : the fit
+    path : the file
+    """
+    lines = [f"# {fitted.calibration.title}. Mean |log(predicted / measured)| by operation:"]
     lines += [
         f"# {one.family}, {one.operation}: {one.rows:,} rows, {one.error:.3f} "
         f"({', '.join(f'{kind} {error:.3f}' for kind, error in one.errors.items())}), bias {100 * one.bias:+.1f} %"
-        for one in made.fitted
+        for one in fitted.fitted
     ]
     lines += ["# Tables: rows, repeated rows, sha256."]
-    lines += [f"# {used.path}: {used.rows:,}, {used.repeated:,}, {used.sha256}" for used in made.used]
-    write_file(made.calibration, lines, path)
+    lines += [f"# {used.path}: {used.rows:,}, {used.repeated:,}, {used.sha256}" for used in fitted.used]
+    write_file(fitted.calibration, lines, path)
 
 
 def _title(root: Path) -> str:
-    """`aiconfigurator-core 0.12.0` where the tables are its own, else the name of their directory."""
+    """Name of the tables: `aiconfigurator-core 0.12.0` for the installed package, else the name of the directory."""
     if root.parent.parent.name != WHEEL.replace("-", "_"):
         return root.name
     try:
@@ -228,7 +271,7 @@ def _title(root: Path) -> str:
 
 
 def _started(calibration: Calibration, operation: Operation, rows: Sequence[OperationRows]) -> Calibration:
-    """Every factor that the rows are about is back at the start: a prior may have seen what is left out."""
+    """The calibration with start values for all numbers that rows determine: the prior may know left-out rows."""
     families = dict(calibration.families)
     shared = {field: _at(getattr(calibration, field), field) for field in operation.shared if rows}
     for name in {item.machine.family for item in rows}:
@@ -242,7 +285,7 @@ def _at(was: Quantity, field: str) -> Quantity:
 
 
 def _fields(operation: Operation, rows: Sequence[OperationRows]) -> list[str]:
-    """What rows of one family can fix: rates of dtypes that its devices have, and of networks that they are on."""
+    """Numbers that the rows of one family determine: rates of the dtypes of its devices, and of their networks."""
     dtypes = {dtype for item in rows for dtype in item.machine.peak}
     outer = any(item.machine.scale_out for item in rows)
     return [
@@ -258,14 +301,14 @@ def _fit(
     mine = {name: [item for item in rows if item.machine.family == name] for name in families}
     factors = [Factor((name,), field, SPREAD, name) for name in families for field in _fields(operation, mine[name])]
     factors += [Factor((), field, SPREAD) for field in operation.shared]
-    made = fit(_Problem(calibration, rows), factors, enough=1e-5)
-    found = turned(calibration, factors, made.theta)
+    result = fit(_Problem(calibration, rows), factors, enough=1e-5)
+    calibrated = turned(calibration, factors, result.theta)
     sizes = [len(item.measured) for item in rows]
     of = np.repeat([item.machine.family for item in rows], sizes)
     kind = np.repeat([item.name for item in rows], sizes)
-    new, fitted = dict(found.families), []
+    new, fitted = dict(calibrated.families), []
     for name in families:
-        errors, kinds = made.errors[of == name], kind[of == name]
+        errors, kinds = result.errors[of == name], kind[of == name]
         devices = tuple(dict.fromkeys(item.machine.device for item in mine[name]))
         error = float(np.mean(np.abs(errors)))
         source = _source(title, devices, operation, errors)
@@ -277,9 +320,9 @@ def _fit(
         each = {str(one): float(np.mean(np.abs(errors[kinds == one]))) for one in np.unique(kinds)}
         bias = float(np.expm1(np.median(errors)))
         fitted.append(Fitted(name, operation.name, devices, len(errors), error, bias, each, values, written))
-    everywhere = _source(title, dict.fromkeys(item.machine.device for item in rows), operation, made.errors)
-    shared = {field: _written(getattr(found, field), "measured", everywhere) for field in operation.shared}
-    return found.model_copy(update={"families": new, **shared}), fitted
+    everywhere = _source(title, dict.fromkeys(item.machine.device for item in rows), operation, result.errors)
+    shared = {field: _written(getattr(calibrated, field), "measured", everywhere) for field in operation.shared}
+    return calibrated.model_copy(update={"families": new, **shared}), fitted
 
 
 def _source(title: str, devices: Iterable[str], operation: Operation, errors: Floats) -> str:
@@ -288,9 +331,9 @@ def _source(title: str, devices: Iterable[str], operation: Operation, errors: Fl
     return f"kernel tables of {title}, {', '.join(devices)}: {fitted}"
 
 
-def _written(found: Quantity, status: Literal["measured", "assumed"], source: str) -> Quantity:
-    value = number(found)
-    scale, unit = (1.0, "") if found.unit != "s" else (1e9, " ns") if value < 1e-6 else (1e6, " us")
+def _written(quantity: Quantity, status: Literal["measured", "assumed"], source: str) -> Quantity:
+    value = number(quantity)
+    scale, unit = (1.0, "") if quantity.unit != "s" else (1e9, " ns") if value < 1e-6 else (1e6, " us")
     written = f"{scale * value:.{DIGITS}g}{unit}"
-    value = units.parse(written, found.unit)
-    return Quantity(value=value, status=status, source=source, written=written, unit=found.unit)
+    value = units.parse(written, quantity.unit)
+    return Quantity(value=value, status=status, source=source, written=written, unit=quantity.unit)

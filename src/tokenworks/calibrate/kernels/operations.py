@@ -1,8 +1,9 @@
-"""What the kernel tables measure, each row as the call of a cost function that predicts it.
+"""The rows of kernel tables as calls of the cost functions that predict them.
 
-Nothing of the physics is here: a shape becomes the arguments of `costs`, so that what is fitted is what a step uses.
-Of a shape the best kernel counts: over all engines where they call the same libraries (GEMM), of each engine where it
-runs its own (attention, experts, all-reduce), since a deployment runs one of them and not the best of three.
+This module contains no physics: a shape becomes the arguments of a function in `costs`, so that the fit uses the same
+functions as a step. For each shape only the fastest kernel counts. For GEMM it is the fastest of all engines, because
+engines call the same libraries. For attention, experts and all-reduce it is the fastest of each engine, because engines
+have their own kernels and a deployment runs one engine.
 """
 
 from __future__ import annotations
@@ -30,31 +31,41 @@ FP8_BLOCK = fp8_block(128, 128)
 GEMM_FORMS = {"bfloat16": BF16, "fp8": FP8, "fp8_block": FP8_BLOCK, "nvfp4": NVFP4}
 EXPERT_FORMS = GEMM_FORMS | {"w4a8_mxfp4_mxfp8": MXFP4, "w4a16_mxfp4": MXFP4}
 LEAST, MOST = 512, 32_768
-"""Matrices that a layer has after it was split: outputs and inputs of at least, inputs of at most so many."""
+"""Sizes of a GEMM that a split layer can have: smallest number of outputs and inputs, and largest number of inputs."""
 
 CACHE = {"l40s": 96e6, "rtx-pro-6000": 128e6}
-"""Last-level cache beside slow memory [byte], NVIDIA Ada and RTX Blackwell architecture papers. A table repeats one
-kernel, so that what fits is read from there, as in no model: such rows say nothing of memory. (Tables of devices with
-HBM show no rate above that of their memory.)"""
-NOTHING = 2e6
-"""Reading so little takes no time beside a kernel's latency [byte]."""
+"""Last-level cache of devices with slow memory, from NVIDIA's Ada and RTX Blackwell architecture papers [byte]. A table
+repeats one kernel, so data that fit into the cache are read from the cache, which never happens in a model. Such rows
+say nothing about memory. (Tables of devices with HBM show no rate above the memory bandwidth.)"""
 
-# Routed experts with a gate and an up projection; sealed models (Kimi, GLM, Qwen3.5, MiniMax-M3) are not among them.
+NOTHING = 2e6
+"""Reading up to this amount takes much less time than the latency of a kernel [byte]."""
+
+# Routed experts with a gate and an up projection, without the held-out models (Kimi, GLM, Qwen3.5, MiniMax-M3).
 EXPERT_SHAPES = {
     (4096, 14336, 2, 8), (6144, 16384, 2, 8), (2048, 768, 8, 128), (4096, 1536, 8, 128), (6144, 2560, 8, 160),
     (7168, 2048, 8, 256), (4096, 2048, 6, 256), (7168, 3072, 6, 384), (2880, 2880, 4, 32), (2880, 2880, 4, 128),
     (3072, 1536, 8, 256), (4096, 2048, 8, 256), (2816, 704, 8, 128), (5120, 8192, 1, 16), (5120, 8192, 1, 128),
 }  # fmt: skip
 SHORTEST_PREFILL, SHORTEST_CONTEXT = 512, 128  # [token]
-LEAST_HEADS = 4  # query heads that a device has
-LARGEST_REDUCE = 128e6  # of a prefill chunk of 8,192 tokens [byte]
+LEAST_HEADS = 4  # query heads of a device
+LARGEST_REDUCE = 128e6  # message of a prefill chunk of 8,192 tokens [byte]
 LEAST_NORMAL_TOKENS = 512
-"""DeepEP's normal kernels serve prefill; below that their start, which is another one, is all that shows."""
+"""DeepEP's normal kernels are for prefill. With fewer tokens, a row shows only their latency, which has its own value
+[token]."""
 
 
 @dataclass(frozen=True)
 class OperationRows:
-    """Rows of one kind on one machine: what was measured [s], and what the cost functions say [s]."""
+    """Rows of one kind on one machine.
+
+    Parameters
+    ----------
+    name : kind of the rows
+    machine : the machine
+    measured : measured time of each row [s]
+    predict : gives the predicted time of each row for given rates [s]
+    """
 
     name: str
     machine: Machine
@@ -67,9 +78,14 @@ Build: TypeAlias = Callable[[Tables, str, Machine], list[OperationRows]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Factors that rows of one kind fix, and how tables become such rows.
+    """An operation with its numbers in the calibration.
 
-    fields : of each family; shared : of all families
+    Parameters
+    ----------
+    name : name of the operation
+    fields : numbers of each family that rows of the operation determine
+    build : makes rows from tables
+    shared : numbers of all families that rows of the operation determine
     """
 
     name: str
@@ -79,13 +95,13 @@ class Operation:
 
 
 def _gemms(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
-    """Dense GEMMs, the best kernel of each shape; block and tensor scales of FP8 are one format."""
+    """Dense GEMMs, the fastest kernel of each shape. Block scales and tensor scales of FP8 count as one format."""
     frame = tables.read(system, "gemm", "gemm_perf", ("gemm_dtype", "m", "n", "k"), "latency")
     if frame is None:
         return []
     m, n, k = frame["m"], frame["n"], frame["k"]
     frame = frame.where((np.minimum(n, k) >= LEAST) & (k <= MOST) & _power(m))
-    made = []
+    kinds = []
     for form, names in ((BF16, ["bfloat16"]), (FP8, ["fp8", "fp8_block"]), (NVFP4, ["nvfp4"])):
         if form.compute not in machine.peak:
             continue
@@ -93,8 +109,8 @@ def _gemms(tables: Tables, system: str, machine: Machine) -> list[OperationRows]
         m, n, k = (shapes[key].astype(float) for key in ("m", "n", "k"))
         multiplies = 2 * m / machine.peak[form.compute] > form.bytes / machine.hbm_bandwidth
         shapes = shapes.where(multiplies | ~_cached(machine, n * k * form.bytes))
-        made.append(_gemm_rows(machine, shapes, form))
-    return [rows for rows in made if len(rows.measured)]
+        kinds.append(_gemm_rows(machine, shapes, form))
+    return [rows for rows in kinds if len(rows.measured)]
 
 
 def _gemm_rows(machine: Machine, shapes: Frame, form: Format) -> OperationRows:
@@ -108,17 +124,17 @@ def _gemm_rows(machine: Machine, shapes: Frame, form: Format) -> OperationRows:
 
 
 def _matrix(part: str, outputs: FloatArray, inputs: FloatArray, form: Format) -> Gemm:
-    """Split by inputs, that is by tp = 1: outputs and inputs are those of one device, and may be arrays."""
+    """A GEMM on one device (tp = 1); outputs and inputs may be arrays."""
     return Gemm(part, inputs, True, outputs, 0, 0, 1, form)
 
 
 def _power(count: Any) -> Any:
-    """Powers of two: between them tables are dense, and their rows would only repeat their neighbours."""
+    """Mask of powers of two. Tables are dense between them, and these rows are nearly equal to their neighbours."""
     return count & (count - 1) == 0
 
 
 def _cached(machine: Machine, size: FloatArray) -> Any:
-    """What a repeated kernel finds in the last-level cache, or half of it there."""
+    """Mask of sizes that a repeated kernel reads from the last-level cache, completely or in part."""
     return (size > NOTHING) & (size < 1.5 * CACHE.get(machine.device, 0.0))
 
 
@@ -126,10 +142,10 @@ def _cached(machine: Machine, size: FloatArray) -> Any:
 
 
 def _attention(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
-    """Prefill and decode, of KV heads and of latents (MLA), multiplied in 16 bits, both KV dtypes; no windows."""
+    """Prefill and decode with KV heads and with latents (MLA): 16-bit products, both KV dtypes, no windows."""
     grouped = ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "window_size")
     latent = ("batch_size", "isl", "step", "num_heads")
-    made = []
+    kinds = []
     for family, name, keys, dtype, prefill in (
         ("attention", "context_attention_perf", grouped, "attn_dtype", True),
         ("attention", "generation_attention_perf", grouped, "attn_dtype", False),
@@ -146,15 +162,15 @@ def _attention(tables: Tables, system: str, machine: Machine) -> list[OperationR
         frame = frame.where(tokens >= (SHORTEST_PREFILL if prefill else SHORTEST_CONTEXT))
         heads = frame["num_heads"]
         frame = frame.where(_power(heads) & (heads >= LEAST_HEADS) & (not prefill or _power(frame["isl"])))
-        # SGLang unpacks latents of 8 bits in kernels of their own, at a tenth of the rate: not what it serves with.
+        # SGLang's tables unpack 8-bit latents in separate kernels at a tenth of the rate. Its server does not do so.
         engine = () if family == "mla" else ("backend",)
         shapes = frame.best((*keys, "kv_cache_dtype", *engine), "latency")
-        made.append((_prefill if prefill else _decode)(machine, shapes))
-    return [rows for rows in made if len(rows.measured)]
+        kinds.append((_prefill if prefill else _decode)(machine, shapes))
+    return [rows for rows in kinds if len(rows.measured)]
 
 
 def _scan(shapes: Frame) -> Scan:
-    """An array of scans: KV heads, or a latent of 512 + 64 elements, absorbed in decode (DeepSeek-V2, section 2.1)."""
+    """Scans as arrays over shapes: KV heads, or a latent of 512 + 64 elements (absorbed MLA, DeepSeek-V2, 2.1)."""
     heads = shapes["num_heads"].astype(float)
     if "head_dim" not in shapes.columns:
         return Scan("mla", 1, None, None, 576.0, 1, heads, 2 * heads * (576 + 512), 2 * heads * (192 + 128))
@@ -172,7 +188,7 @@ def _decode(machine: Machine, shapes: Frame) -> OperationRows:
 
 
 def _prefill(machine: Machine, shapes: Frame) -> OperationRows:
-    """Whole prompts: each token sees those before it, T (T + 1) / 2 in all."""
+    """Complete prompts: each token attends to itself and to all tokens before it, T (T + 1) / 2 in total."""
     sequences, tokens = shapes["batch_size"].astype(float), shapes["isl"].astype(float)
     seen = sequences * tokens * (tokens + 1) / 2
     scan, split = _scan(shapes), Split(kv_bytes=_kv_bytes(shapes))
@@ -193,10 +209,10 @@ def _kv_bytes(shapes: Frame) -> Floats:
 
 
 def _experts(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
-    """A layer of routed experts on one device, tokens spread evenly: as many experts as choices, up to all.
+    """A layer of routed experts on one device. Tokens are even: active experts = choices, at most all experts.
 
-    A series (kernel, shape, split) with a row that is quicker than its weights can be read is not what it says, and
-    left out: SGLang's and vLLM's DeepSeek-V3 rows, whose even routing meets only half of the groups.
+    A series (kernel, shape, split) is left out if one of its rows is faster than reading its weights. This is the case
+    for the DeepSeek-V3 rows of SGLang and vLLM: their even routing uses only half of the groups.
     """
     shape = ("hidden_size", "inter_size", "topk", "num_experts")
     keys = (*shape, "num_tokens", "moe_tp_size", "moe_ep_size")
@@ -206,10 +222,10 @@ def _experts(tables: Tables, system: str, machine: Machine) -> list[OperationRow
     known = np.array([tuple(row) in EXPERT_SHAPES for row in zip(*(frame[key].tolist() for key in shape), strict=True)])
     even = (frame["distribution"] == "balanced") & (frame["num_experts"] % frame["moe_ep_size"] == 0)
     frame = frame.where(known & even & _power(frame["num_tokens"]))
-    made = []
+    kinds = []
     for dtype, form in EXPERT_FORMS.items():
         if dtype == "w4a16_mxfp4" and "fp4" in machine.peak:
-            continue  # with FP4 units engines multiply MXFP4 in 8 bits
+            continue  # on devices with FP4 units, engines multiply MXFP4 in 8 bits
         rows = frame.where(frame["moe_dtype"] == dtype)
         split = (*shape, "moe_tp_size", "moe_ep_size", "backend", "version", "kernel_source")
         series = rows.groups(split)
@@ -219,18 +235,18 @@ def _experts(tables: Tables, system: str, machine: Machine) -> list[OperationRow
             (*keys, "backend"), "latency"
         )
         if len(shapes):
-            made.append(_expert_rows(f"experts {dtype}", machine, shapes, form))
-    return made
+            kinds.append(_expert_rows(f"experts {dtype}", machine, shapes, form))
+    return kinds
 
 
 def _spread(shapes: Frame) -> tuple[Floats, Floats]:
-    """Choices that meet a device, at least one, and experts that they touch."""
+    """Expert choices on a device, at least one; and experts with at least one token."""
     choices = np.maximum(shapes["num_tokens"] * shapes["topk"] / shapes["moe_ep_size"], 1.0)
     return choices, np.minimum(choices, shapes["num_experts"] / shapes["moe_ep_size"])
 
 
 def _weights(shapes: Frame, form: Format) -> Floats:
-    """Weights of the touched experts [byte]."""
+    """Weights of the experts with at least one token [byte]."""
     matrices = 3 * shapes["hidden_size"] * shapes["inter_size"] / shapes["moe_tp_size"]
     return np.asarray(_spread(shapes)[1] * matrices * form.bytes)
 
@@ -242,8 +258,8 @@ def _expert_rows(name: str, machine: Machine, shapes: Frame, form: Format) -> Op
 
     def predict(rates: Rates) -> FloatArray:
         start = rates.experts_start * (parts.UNPACKED if compute_dtype(form, rates.gemm)[1] else 1.0)
-        made = [parts.grouped_part(gemm, rates, Split(), choices, touched).seconds for gemm in matrices]
-        return sum(made) + start + touched * rates.expert
+        seconds = [parts.grouped_part(gemm, rates, Split(), choices, touched).seconds for gemm in matrices]
+        return sum(seconds) + start + touched * rates.expert
 
     return OperationRows(name, machine, MS * shapes["latency"], predict)
 
@@ -252,23 +268,23 @@ def _expert_rows(name: str, machine: Machine, shapes: Frame, form: Format) -> Op
 
 
 def _collectives(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
-    """All-reduce by the kernels of each engine, as captured graphs launch them; all-gather by NCCL, as all use it."""
-    keys, made = ("num_gpus", "message_size"), []
+    """All-reduce with the kernels of each engine inside captured graphs; all-gather with NCCL, as in all engines."""
+    keys, kinds = ("num_gpus", "message_size"), []
     frame = tables.read(system, "comm", "custom_allreduce_perf", (*keys, "kernel_source"), "latency")
     if frame is not None:
         frame = frame.where(np.char.find(frame["kernel_source"], "eager") < 0)
-        made.append(_message_rows("all-reduce", machine, frame, (*keys, "backend"), collectives.all_reduce))
+        kinds.append(_message_rows("all-reduce", machine, frame, (*keys, "backend"), collectives.all_reduce))
     frame = tables.read(system, "comm", "nccl_perf", (*keys, "op_name", "nccl_dtype"), "latency")
     if frame is not None:
         frame = frame.where((frame["op_name"] == "all_gather") & (frame["nccl_dtype"] == "half"))
-        made.append(_message_rows("all-gather", machine, frame, keys, collectives.all_gather))
-    return [rows for rows in made if len(rows.measured)]
+        kinds.append(_message_rows("all-gather", machine, frame, keys, collectives.all_gather))
+    return [rows for rows in kinds if len(rows.measured)]
 
 
 def _message_rows(
     name: str, machine: Machine, frame: Frame, keys: tuple[str, ...], collective: Callable[..., FloatArray]
 ) -> OperationRows:
-    """Messages of 16 bits in one domain."""
+    """Rows of one collective with 16-bit elements inside one domain."""
     frame = frame.where((frame["num_gpus"] <= machine.domain) & (2 * frame["message_size"] <= LARGEST_REDUCE))
     shapes = frame.best(keys, "latency")
     size, n = 2.0 * shapes["message_size"], shapes["num_gpus"].astype(float)
@@ -280,9 +296,9 @@ def _message_rows(
 
 
 def _dispatch(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
-    """Dispatch (FP8) and combine (BF16): DeepEP in its two modes, and TensorRT-LLM's all-to-all inside a domain."""
+    """Dispatch (FP8) and combine (BF16): both modes of DeepEP, and the all-to-all of TensorRT-LLM inside a domain."""
     keys = ("node_num", "hidden_size", "num_token", "num_topk")
-    made = []
+    kinds = []
     for mode, copies, values in (
         ("ll", moe.direct_copies, ("dispatch_avg_t_us", "combine_avg_t_us")),
         ("normal", moe.forwarded_copies, ("dispatch_transmit_us", "combine_transmit_us")),
@@ -294,14 +310,14 @@ def _dispatch(tables: Tables, system: str, machine: Machine) -> list[OperationRo
             if mode == "normal":
                 frame = frame.where(frame["num_token"] >= LEAST_NORMAL_TOKENS)
             shapes = frame.best(keys, value)
-            made.append(
+            kinds.append(
                 _exchange_rows(
                     f"DeepEP {mode} {value.partition('_')[0]}", machine, US * shapes[value], copies,
                     devices=shapes["node_num"] * machine.host.devices, topk=shapes["num_topk"],
                     sent=element * shapes["num_token"] * shapes["hidden_size"],
                 )
             )  # fmt: skip
-    return [*made, *_all_to_all(tables, system, machine)]
+    return [*kinds, *_all_to_all(tables, system, machine)]
 
 
 def _all_to_all(tables: Tables, system: str, machine: Machine) -> list[OperationRows]:
@@ -309,25 +325,25 @@ def _all_to_all(tables: Tables, system: str, machine: Machine) -> list[Operation
     frame = tables.read(system, "comm", "trtllm_alltoall_perf", (*keys, "op_name", "moe_dtype"), "latency")
     if frame is None:
         return []
-    made = []
+    kinds = []
     for name, dtype, element in (("dispatch", "fp8", 1.0), ("dispatch", "bfloat16", 2.0), ("combine", "bfloat16", 2.0)):
-        mine = (frame["op_name"] == f"alltoall_{name}") & (frame["moe_dtype"] == dtype)
-        shapes = frame.where(mine & (frame["moe_ep_size"] <= machine.domain)).best(keys, "latency")
-        made.append(
+        chosen = (frame["op_name"] == f"alltoall_{name}") & (frame["moe_dtype"] == dtype)
+        shapes = frame.where(chosen & (frame["moe_ep_size"] <= machine.domain)).best(keys, "latency")
+        kinds.append(
             _exchange_rows(
                 f"all-to-all {name}", machine, MS * shapes["latency"], moe.direct_copies,
                 devices=shapes["moe_ep_size"], topk=shapes["topk"],
                 sent=element * shapes["num_tokens"] * shapes["hidden_size"],
             )
         )  # fmt: skip
-    return [rows for rows in made if len(rows.measured)]
+    return [rows for rows in kinds if len(rows.measured)]
 
 
 def _exchange_rows(
     name: str, machine: Machine, measured: Floats, copies: Callable[..., tuple[FloatArray, FloatArray]], *,
     devices: FloatArray, topk: FloatArray, sent: FloatArray,
 ) -> OperationRows:  # fmt: skip
-    """`sent` : one copy of all tokens of a device [byte]."""
+    """Rows of dispatch or combine; sent : one copy of all tokens of a device [byte]."""
     near, far = copies(topk, ep=devices, expert_tp=1, domain=machine.domain)
 
     def predict(rates: Rates) -> FloatArray:
@@ -350,4 +366,4 @@ OPERATIONS: Sequence[Operation] = (
     Operation("collectives", ("scale_up", "collective_start"), _collectives, shared=("ring",)),
     Operation("dispatch", ("dispatch_up", "dispatch_out", "dispatch_start"), _dispatch),
 )
-"""In this order: experts are held against the dense rate and the bandwidth that GEMMs have shown."""
+"""All operations, in the order of the fit: experts use the dense rate that the fit of GEMMs gives."""

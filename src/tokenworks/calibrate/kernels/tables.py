@@ -1,8 +1,8 @@
-"""Parquet tables of single kernels, as the wheel aiconfigurator-core holds them: found, read, checked, deduplicated.
+"""Find, read and check the Parquet tables of single kernels in the package aiconfigurator-core; drop repeated rows.
 
     ROOT/<system>/<family>/<backend>/<version>/<name>.parquet
 
-What a table means is in `operations`; here a bad file is named, and equal shapes are reduced to their best kernel.
+`operations` interprets the tables. This module reports damaged files and keeps the fastest kernel of equal shapes.
 """
 
 from __future__ import annotations
@@ -24,26 +24,30 @@ EXTRA = "pip install 'tokenworks[kernels]'"
 
 
 def find_tables(directory: Path | None) -> Path:
-    """Where the tables are: a directory of unpacked ones, or the installed wheel.
+    """Directory of the kernel tables.
+
+    Parameters
+    ----------
+    directory : directory of unpacked tables; None for the tables of the installed package
 
     Raises
     ------
-    SpecError : there are none
+    SpecError : the directory has no tables, or the package is not installed
     """
     if directory is not None:
         if not any(directory.glob("*/*/*/*/*.parquet")):
             raise SpecError("holds no kernel tables", where=str(directory),
-                            hint="wants SYSTEM/FAMILY/BACKEND/VERSION/NAME.parquet below it")  # fmt: skip
+                            hint="it needs files SYSTEM/FAMILY/BACKEND/VERSION/NAME.parquet")  # fmt: skip
         return directory
-    found = importlib.util.find_spec(WHEEL.replace("-", "_"))
-    if found is None or not found.submodule_search_locations:
-        raise SpecError(f"kernel tables are those of {WHEEL}, which is not installed", hint=EXTRA)
-    return Path(found.submodule_search_locations[0]) / "systems" / "data"
+    package = importlib.util.find_spec(WHEEL.replace("-", "_"))
+    if package is None or not package.submodule_search_locations:
+        raise SpecError(f"the kernel tables are in the package {WHEEL}, which is not installed", hint=EXTRA)
+    return Path(package.submodule_search_locations[0]) / "systems" / "data"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Columns of equal length, of one or several tables; `backend` and `version` are among them."""
+    """Columns of equal length, from one or several tables; with the columns `backend` and `version`."""
 
     columns: dict[str, Any]
 
@@ -54,11 +58,16 @@ class Frame:
         return len(next(iter(self.columns.values())))
 
     def where(self, keep: Any) -> Frame:
-        """Rows that a mask keeps."""
+        """The rows that a mask keeps."""
         return Frame({name: column[keep] for name, column in self.columns.items()})
 
     def groups(self, keys: Sequence[str]) -> Any:
-        """A number for each row, equal where all keys are."""
+        """Group number of each row: rows with equal keys have equal numbers.
+
+        Parameters
+        ----------
+        keys : names of the key columns
+        """
         codes = np.zeros(len(self), np.int64)
         for key in keys:
             _, code = np.unique(self[key], return_inverse=True)
@@ -66,7 +75,13 @@ class Frame:
         return codes
 
     def best(self, keys: Sequence[str], value: str) -> Frame:
-        """The quickest row of each shape: repeated rows, and the slower kernels of other engines, are gone."""
+        """The fastest row of each shape, without repeated rows and slower kernels of other engines.
+
+        Parameters
+        ----------
+        keys : names of the columns that define a shape
+        value : name of the time column
+        """
         codes = self.groups(keys)
         order = np.lexsort((self[value], codes))
         first = np.ones(len(order), bool)
@@ -76,7 +91,14 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class KernelTable:
-    """A file that rows came from."""
+    """A table file.
+
+    Parameters
+    ----------
+    path : path below the directory of the tables
+    rows, repeated : number of rows, and of repeated rows
+    sha256 : hash of the file
+    """
 
     path: str
     rows: int
@@ -86,21 +108,23 @@ class KernelTable:
 
 @dataclass
 class Tables:
-    """The tables below `root`, and which of them were read."""
+    """The tables below `root`; used : the tables that were read, by path."""
 
     root: Path
     used: dict[str, KernelTable] = field(default_factory=dict)
 
     def systems(self) -> list[str]:
-        """Those that there are tables of."""
+        """Names of the systems with tables."""
         return sorted(path.name for path in self.root.iterdir() if any(path.glob("*/*/*/*.parquet")))
 
     def read(self, system: str, family: str, name: str, keys: Sequence[str], value: str) -> Frame | None:
-        """All tables of a name, one below the other; None where there are none.
+        """All tables with a name, one below the other; None without tables.
 
         Parameters
         ----------
-        keys : columns that tell shapes apart; value : the time, above zero
+        system, family, name : parts of the path of the tables
+        keys : names of the columns that define a shape
+        value : name of the time column; times are above zero
         """
         files = sorted(self.root.glob(f"{system}/{family}/*/*/{name}.parquet"))
         frames = [self._one(path, keys, value) for path in files]
@@ -112,15 +136,15 @@ class Tables:
         table = _parquet(path, [*keys, value])
         backend, version = path.parts[-3:-1]
         rows = table.num_rows
-        made = Frame(
+        frame = Frame(
             {name: _column(table, name, path) for name in keys}
             | {value: _times(_column(table, value, path), value, path)}
             | {"backend": np.full(rows, backend), "version": np.full(rows, version)}
         )
-        repeated = rows - len(np.unique(made.groups([*keys, value])))
+        repeated = rows - len(np.unique(frame.groups([*keys, value])))
         where = str(path.relative_to(self.root))
         self.used[where] = KernelTable(where, rows, repeated, hashlib.sha256(path.read_bytes()).hexdigest())
-        return made
+        return frame
 
 
 def _parquet(path: Path, columns: Sequence[str]) -> Any:
@@ -141,15 +165,15 @@ def _column(table: Any, name: str, path: Path) -> Any:
     column = table[name]
     if column.null_count:
         raise SpecError(f"{column.null_count} rows of column {name} are empty", where=str(path))
-    found = np.asarray(column.to_numpy())
-    return found.astype(str) if found.dtype == object else found
+    values = np.asarray(column.to_numpy())
+    return values.astype(str) if values.dtype == object else values
 
 
-def _times(found: Any, name: str, path: Path) -> Floats:
-    if not np.issubdtype(found.dtype, np.number):
-        raise SpecError(f"column {name} holds {found.dtype}, not numbers", where=str(path))
-    wrong = ~(np.isfinite(found) & (found > 0))
+def _times(values: Any, name: str, path: Path) -> Floats:
+    if not np.issubdtype(values.dtype, np.number):
+        raise SpecError(f"column {name} holds {values.dtype}, not numbers", where=str(path))
+    wrong = ~(np.isfinite(values) & (values > 0))
     if wrong.any():
         row = int(np.argmax(wrong))
-        raise SpecError(f"row {row}: {name} is {found[row]}", where=str(path), hint="a time is above 0")
-    return np.asarray(found, float)
+        raise SpecError(f"row {row}: {name} is {values[row]}", where=str(path), hint="a time is above 0")
+    return np.asarray(values, float)
