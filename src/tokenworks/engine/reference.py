@@ -128,6 +128,7 @@ class Reference:
         self.arrivals: list[tuple[float, int]] = []
         self.loads: list[tuple[float, int, Sequence]] = []
         self.gate: deque[Sequence] = deque()
+        self.freed: list[float] = []
         self.flying = self.sent = self.taken = self.given = 0
         self.ended: list[Sequence] = []
         self.outside: list[tuple[float, int, str, int]] = []
@@ -156,8 +157,8 @@ class Reference:
         doomed = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
         for i in range(len(requests)):
             low, high = requests.block_offsets[i : i + 2]
-            reaches = float(requests.arrival_s[i]) + self.cluster.request_s
-            q = Sequence(base + i, reaches, int(requests.input_tokens[i]),
+            first_event = float(requests.arrival_s[i]) + (0.0 if self.cluster.concurrency else self.cluster.request_s)
+            q = Sequence(base + i, first_event, int(requests.input_tokens[i]),
                          int(requests.output_tokens[i]), int(requests.priority[i]), int(requests.group[i]),
                          requests.block_ids[low:high].tolist(), doomed=bool(doomed[i]))  # fmt: skip
             self.sequences.append(q)
@@ -167,7 +168,9 @@ class Reference:
                 heapq.heappush(self.arrivals, (q.sent_s, q.index))
 
     def advance(self, until: float = NEVER, *, sent: int | None = None) -> None:
-        """Play all events up to and including `until`; at one time: arrivals, KV transfers, ends of steps, `at`.
+        """Play all events up to and including `until`.
+
+        Order at the same time: free slots of the client, arrivals, KV transfers, ends of steps, events of `at`.
 
         `sent`: stop, before that, right after the so-manieth request was sent.
         """
@@ -176,13 +179,17 @@ class Reference:
             arrival = self.arrivals[0][0] if self.arrivals else NEVER
             load = self.loads[0][0] if self.loads else NEVER
             outside = self.outside[0][0] if self.outside else NEVER
-            time = min(arrival, load, instance.end_s, outside)
+            freed = self.freed[0] if self.freed else NEVER
+            time = min(freed, arrival, load, instance.end_s, outside)
             self.sample(min(time, until))
             if time > until or time == NEVER:
                 self.now = until if until < NEVER else self.now
                 return
             self.now = time
-            if arrival == time:
+            if freed == time:
+                heapq.heappop(self.freed)
+                self.open_gate()
+            elif arrival == time:
                 self.arrive(self.sequences[heapq.heappop(self.arrivals)[1]])
             elif load == time:
                 self.loaded(heapq.heappop(self.loads)[2])
@@ -217,17 +224,18 @@ class Reference:
     # ---- events
 
     def arrive(self, q: Sequence) -> None:
-        """A request reaches the client's gate, and past it a rank."""
-        if self.cluster.concurrency and q.gated and q.status is Status.PENDING:
-            if self.flying >= self.cluster.concurrency:
-                self.gate.append(q)
-                return
-            self.flying += 1
-            q.gated = False
+        """A request reaches the client's gate, or a rank if the client has sent it."""
         if q.status is not Status.PENDING:
             self.forget(q)
             if not q.gated:
-                self.open_gate(self.now)
+                self.open_gate()
+            return
+        if self.cluster.concurrency and q.gated:
+            if self.flying < self.cluster.concurrency:
+                self.flying += 1
+                self.send(q)
+            else:
+                self.gate.append(q)
             return
         q.sent_s, q.goal = self.now - self.cluster.request_s, q.input
         self.sent += 1
@@ -241,6 +249,11 @@ class Reference:
             self.end(q, Status.REJECTED)
             return
         self.enqueue(q, rank)
+
+    def send(self, q: Sequence) -> None:
+        """The client has a slot for `q` and sends it now; `q` reaches a rank `request_s` later."""
+        q.gated, q.sent_s = False, self.now + self.cluster.request_s
+        heapq.heappush(self.arrivals, (q.sent_s, q.index))
 
     def enqueue(self, q: Sequence, rank: Rank) -> None:
         """Append to a rank's queue."""
@@ -320,8 +333,10 @@ class Reference:
                     self.forget(turn)
         else:
             self.forget(q)
-        if self.cluster.concurrency:
-            self.open_gate(q.end_s)
+        if self.cluster.concurrency and q.lag_s:
+            heapq.heappush(self.freed, q.end_s)  # the client sees the end, and has its slot again, only then
+        elif self.cluster.concurrency:
+            self.open_gate()
 
     def followers(self, q: Sequence) -> list[Sequence]:
         """What is sent after the end of `q`."""
@@ -344,13 +359,12 @@ class Reference:
             self.pools[0][q.route].owed -= q.owed
             q.owed = 0
 
-    def open_gate(self, now: float) -> None:
-        """A slot of the client is free: the next request takes it, or nobody."""
+    def open_gate(self) -> None:
+        """A slot of the client becomes free: the client sends the next request that waits at the gate, if any."""
         while self.gate:
             q = self.gate.popleft()
             if q.status is Status.PENDING:
-                q.gated, q.sent_s = False, now + self.cluster.request_s
-                heapq.heappush(self.arrivals, (q.sent_s, q.index))
+                self.send(q)
                 return
             self.forget(q)
         self.flying -= 1

@@ -133,12 +133,13 @@ class Simulator:
 
     def _fill(self, new: NDArray[Any], requests: Requests) -> None:
         doomed = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
+        later = 0.0 if self.cluster.concurrency else self.cluster.request_s  # with a gate, the gate adds `request_s`
         for low in range(0, len(new), _BATCH):  # the records stay in the processor's cache while they are filled
             part = slice(low, low + _BATCH)
             some = new[part]
             some[:] = _UNSENT
             some["number"] = np.arange(len(some)) + (self._submitted + low)
-            some["sent_s"] = requests.arrival_s[part] + self.cluster.request_s
+            some["sent_s"] = requests.arrival_s[part] + later
             some["priority"], some["group"] = requests.priority[part], requests.group[part]
             some["doomed"] = doomed[part]
             some["input"], some["output"] = requests.input_tokens[part], requests.output_tokens[part]

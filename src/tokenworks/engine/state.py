@@ -92,6 +92,7 @@ WORLD = np.dtype(
         ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"),
         ("load_tokens", "i8"), ("turn", "i8"),
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
+        ("freed", "i8"),  # slots of the client that become free at the times in `freed_s`
         ("ended", "i8"), ("ended_last", "i8"), ("outside", "i8"),  # ended so far, the last of them; events played
         ("opened", "i8"), ("heaped", "i8"), ("loads", "i8"), ("rows", "i8"), ("seen_output", "i8"),
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
@@ -113,6 +114,8 @@ class EngineState(NamedTuple):
 
     ids, held : names of blocks, and the blocks held; those of a request from offsets[slot] on, named[slot] of them
     open, heap : slots of requests in order of arrival, and of those that followed another; outside : in order of time
+    freed_s : times at which slots of the client become free, the latest first; only of pipelines, where the client sees
+        an end later than the last step ends [s]
     event : a ring, its length a power of two; known : what the router knows, a row of name and one bit for each rank
     """
 
@@ -134,6 +137,7 @@ class EngineState(NamedTuple):
     open: NDArray[np.int32]
     heap: NDArray[np.int32]
     outside: NDArray[Any]
+    freed_s: NDArray[np.float64]
     load_s: NDArray[np.float64]
     load: NDArray[np.int32]
     event: NDArray[Any]
@@ -190,7 +194,7 @@ def allocate(cluster: Cluster) -> EngineState:
         np.zeros(growth, np.int32), np.full(2 * BUCKETS * len(rank), -1, np.int32),
         _nodes(rank, nodes), np.full(slots, -1, np.int32),
         np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),
-        np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, OUTSIDE),
+        np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, OUTSIDE), np.zeros(cluster.concurrency, np.float64),
         np.zeros(loads, np.float64), np.zeros(loads, np.int32), event,
         np.zeros((max(index, 1), 1 + words), np.uint64),
         np.zeros((GROUPS, ITL_BINS), np.int64), np.zeros((1024 if cluster.window_s else 1, len(SERIES)), np.int64),

@@ -205,7 +205,8 @@ class Router:
 class Cluster:
     """A deployment as the engine sees it: one aggregated pool, or a prefill and a decode pool.
 
-    concurrency : requests in flight that the client allows itself, 0 = no limit (closed loop of `vllm bench serve`)
+    concurrency : most requests in flight, from the client's sending to the end, `request_s` included; the client sends
+        the next request when a slot becomes free; 0 = no limit (closed loop of `vllm bench serve`)
     request_s : what client, HTTP and tokeniser take from the sending of a request to its arrival at a rank [s]
     window_s : width of the time series [s], 0 = none
     """

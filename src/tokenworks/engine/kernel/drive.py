@@ -10,6 +10,7 @@ from tokenworks.engine.kernel.base import (
     DONE,
     EVENTS_FULL,
     FOLLOW,
+    FREED,
     LOAD,
     NEVER,
     OPEN,
@@ -22,7 +23,7 @@ from tokenworks.engine.kernel.base import (
     inline,
 )
 from tokenworks.engine.kernel.finish import enqueue, finish
-from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, sooner
+from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, send, sooner
 from tokenworks.engine.kernel.route import route
 from tokenworks.engine.kernel.steps import plan, settle, turn_passed
 from tokenworks.engine.kernel.transfer import fetch, loaded, pop_load
@@ -30,23 +31,24 @@ from tokenworks.engine.kernel.transfer import fetch, loaded, pop_load
 
 @inline
 def arrive(s, q, now):
-    """A request reaches the client's gate, and past it a rank."""
+    """A request reaches the client's gate, or a rank if the client has sent it."""
     world, me = s.world[0], s.request[q]
-    if world.concurrency and me.gated and me.status == PENDING:
-        if world.flying >= world.concurrency:
-            me.next = -1
-            if world.gate >= 0:
-                s.request[world.gate_last].next = q
-            else:
-                world.gate = q
-            world.gate_last = q
-            return
-        world.flying += 1
-        me.gated = 0
     if me.status != PENDING:
         forget(s, q)
         if not me.gated:
             open_gate(s, now)
+        return
+    if world.concurrency and me.gated:
+        if world.flying < world.concurrency:
+            world.flying += 1
+            send(s, q, now)
+            return
+        me.next = -1
+        if world.gate >= 0:
+            s.request[world.gate_last].next = q
+        else:
+            world.gate = q
+        world.gate_last = q
         return
     me.sent_s, me.goal = now - world.request_s, me.input
     world.sent += 1
@@ -107,7 +109,7 @@ def close_windows(s, limit):
 def next_event(s):
     """(kind, time, whose) of what comes next.
 
-    At one moment arrivals go before KV transfers before ends of steps before events from outside.
+    Order at the same time: free slots of the client, arrivals, KV transfers, ends of steps, events from outside.
     """
     world = s.world[0]
     kind, time, whose = STEP, s.instance[0].end_s, 0
@@ -127,6 +129,8 @@ def next_event(s):
             kind, time, whose = FOLLOW, at, q
     if world.outside < len(s.outside) and s.outside[world.outside].time < time:
         kind, time = OUTSIDE, s.outside[world.outside].time
+    if world.freed and s.freed_s[world.freed - 1] <= time:
+        kind, time = FREED, s.freed_s[world.freed - 1]
     return kind, time, whose
 
 
@@ -147,6 +151,9 @@ def play(s, kind, time, whose):
     elif kind == OUTSIDE:
         settle_all(s, time)
         outside.play_outside(s, time)
+    elif kind == FREED:
+        world.freed -= 1
+        open_gate(s, time)
     else:
         if kind == OPEN:
             world.opened += 1

@@ -77,9 +77,17 @@ def forget(s, q):
             child = me.cnext
 
 
+@inline
+def send(s, q, now):
+    """The client has a slot for `q` and sends it now; `q` reaches a rank `request_s` later."""
+    me = s.request[q]
+    me.gated, me.sent_s = 0, now + s.world[0].request_s
+    push_heap(s, q)
+
+
 @jit
 def open_gate(s, now):
-    """A slot of the client is free: the next request takes it, or nobody."""
+    """A slot of the client becomes free: the client sends the next request that waits at the gate, if any."""
     world = s.world[0]
     while world.gate >= 0:
         q = world.gate
@@ -88,12 +96,21 @@ def open_gate(s, now):
         if world.gate < 0:
             world.gate_last = -1
         if me.status == PENDING:
-            me.gated = 0
-            me.sent_s = now + world.request_s
-            push_heap(s, q)
+            send(s, q, now)
             return
         forget(s, q)
     world.flying -= 1
+
+
+@inline
+def free_later(s, time):
+    """A slot of the client becomes free at `time`; `freed_s` lists such times, the latest first."""
+    at = s.world[0].freed
+    s.world[0].freed += 1
+    while at > 0 and s.freed_s[at - 1] < time:
+        s.freed_s[at] = s.freed_s[at - 1]
+        at -= 1
+    s.freed_s[at] = time
 
 
 @inline
@@ -125,7 +142,10 @@ def end(s, q, status, now):
     else:
         forget(s, q)
     if s.world[0].concurrency:
-        open_gate(s, me.end_s)
+        if me.lag_s:
+            free_later(s, me.end_s)  # the client sees the end, and has its slot again, only then
+        else:
+            open_gate(s, now)
 
 
 @inline
