@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,38 @@ def test_buffers_grow() -> None:
     fast = simulator.run(cluster, requests)
     assert len(fast.series) > 1024
     cases.assert_same(reference.run(cluster, requests), fast)
+
+
+def burst(count: int) -> Requests:
+    """`count` requests that arrive within a second, with prompts of ten blocks that nobody shares."""
+    return Requests.of(np.linspace(0.0, 1.0, count), np.full(count, 41), np.full(count, 3),
+                       block_ids=np.arange(10 * count), block_offsets=10 * np.arange(count + 1))  # fmt: skip
+
+
+def test_cache_events_need_memory_for_the_delay_of_the_router_only() -> None:
+    """Long after the last arrival caches still store and evict; the buffer of events does not grow with the trace."""
+    pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True), instances=2)
+    cluster = Cluster((pool,), Router("prefix_aware", event_delay_s=0.02))
+    kept = []
+    for count in (100, 4000):
+        run = simulator.Simulator(cluster)
+        run.submit(burst(count))
+        run.advance()
+        events = run.outcome().pools[0].evictions + 10 * count
+        kept.append(len(run._state.event))
+    assert events > 30 * kept[1]
+    assert kept[0] == kept[1]
+    later = replace(burst(400), arrival_s=np.sort(np.repeat([0.0, 0.6], 200)))
+    cases.assert_same(reference.run(cluster, later), simulator.run(cluster, later))
+
+
+def test_only_the_router_that_hears_of_caches_needs_memory_for_their_events() -> None:
+    pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True), instances=2)
+    for name in set(cases.ROUTERS) - {"prefix_aware"}:
+        run = simulator.Simulator(Cluster((pool,), Router(name)))  # type: ignore[arg-type]
+        run.submit(burst(400))
+        run.advance()
+        assert len(run._state.event) == 1
 
 
 def test_a_live_request_costs_little() -> None:

@@ -116,7 +116,8 @@ class EngineState(NamedTuple):
     open, heap : slots of requests in order of arrival, and of those that followed another; outside : in order of time
     freed_s : times at which slots of the client become free, the latest first; only of pipelines, where the client sees
         an end later than the last step ends [s]
-    event : a ring, its length a power of two; known : what the router knows, a row of name and one bit for each rank
+    event : a ring of the cache events that have not reached the router yet, its length a power of two
+    known : what the router knows, a row of name and one bit for each rank
     """
 
     request: NDArray[Any]

@@ -24,7 +24,7 @@ from tokenworks.engine.kernel.base import (
 )
 from tokenworks.engine.kernel.finish import enqueue, finish
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, send, sooner
-from tokenworks.engine.kernel.route import route
+from tokenworks.engine.kernel.route import hear, route
 from tokenworks.engine.kernel.steps import plan, settle, turn_passed
 from tokenworks.engine.kernel.transfer import fetch, loaded, pop_load
 
@@ -181,7 +181,9 @@ def advance(s, until, sent):
         if time > until or time == NEVER:
             break
         if world.emit and len(s.event) - world.events < world.events_spare:
-            return EVENTS_FULL
+            hear(s, time)  # so that only events of the router's delay are kept, also while no request arrives
+            if len(s.event) - world.events < world.events_spare:
+                return EVENTS_FULL
         play(s, kind, time, whose)
     if until < NEVER:
         world.now = until
