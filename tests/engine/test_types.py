@@ -115,10 +115,10 @@ def test_who_follows_a_request_of_an_earlier_call() -> None:
     run.advance()
     outcome = run.outcome()
     np.testing.assert_allclose(outcome.arrival_s[1:] - outcome.end_s[:2], [0.5, 1.0])
-    with pytest.raises(SpecError, match=r"earlier: 2 requests, 3 were submitted"):
+    with pytest.raises(SpecError, match=r"earlier: 2, but 3 requests were submitted; give 0 or 3"):
         run.submit(Requests.of([0.5], [1], [1], after=[0], earlier=2))
     for _ in range(2):
-        with pytest.raises(SpecError, match="request 2 has ended, nobody can follow it; send at a time of its own"):
+        with pytest.raises(SpecError, match="request 2 has ended and cannot be a parent; give -1"):
             run.submit(Requests.of([0.5], [1], [1], after=[2], earlier=3))
         run.take()
     assert run.slots == 3
