@@ -1,4 +1,4 @@
-"""Metrics of an outcome: those of `vllm bench serve`, by the same names, and effective tokens under an SLO."""
+"""Metrics of an outcome: the metrics of `vllm bench serve`, and effective tokens under an SLO."""
 
 from __future__ import annotations
 

@@ -23,20 +23,22 @@ from tokenworks.engine.types import PRIORITIES, Pool, Status
 class Sequence:
     """State of a request.
 
-    sent_s : time of its next arrival, at the client's gate or at a rank; at a rank it becomes the time of sending [s]
-    ids : hashes of its full blocks
+    sent_s : time of the next arrival, at the client's gate or at a rank; from then on the time of sending [s]
+    ids : hashes of the full blocks
     goal, computed : tokens to prefill, and tokens in the KV cache; prefill is done when they are equal
     generated : output tokens so far
     remote : the KV must still come from the prefill rank
-    gated : the client has not sent it
-    anonymous, cached : its blocks without a hash, and those with a hash
-    chained : number of its leading full blocks that have been looked up or stored
-    last_s : time of its last output token [s]
+    gated : the client has not sent the request yet
+    anonymous, cached : blocks without a hash, and blocks with a hash
+    chained : number of leading full blocks that were looked up or stored
+    last_s : time of the last output token [s]
     lag_s : time from the end of a step to the client (`types.Pool.lag_s`) [s]
-    at, left : rank where it waits or runs; prefill rank that still holds its KV, with the state it had there
-    doomed : it fits no rank; forgotten : its parent did not complete
+    at : rank where the request waits or runs
+    left : prefill rank that still holds the KV, with the state of the request there
+    doomed : the request fits no rank
+    forgotten : the parent of the request did not complete
     route : number of the rank that the router chose
-    owed : tokens that the router counts for it until its first token
+    owed : tokens that the router counts for the request until the first token
     """
 
     index: int

@@ -81,7 +81,7 @@ class Simulator:
         """Most requests that were in memory at the same time."""
         return self._slots
 
-    # ---- requests come
+    # ---- submitting requests
 
     def submit(self, requests: Requests) -> None:
         """Add requests to the simulation.
@@ -198,7 +198,7 @@ class Simulator:
         ids[: self._named], held[: self._named], offsets[here] = s.ids[index], s.held[index], first
         self._state = s._replace(ids=ids, held=held, offsets=offsets)
 
-    # ---- what happens to them
+    # ---- playing events
 
     def at(self, time_s: ArrayLike, kind: str, index: ArrayLike) -> None:
         """Schedule events from outside, such as cancellations; `time_s` and `index` are numbers or arrays.
@@ -274,7 +274,7 @@ class Simulator:
                 s.world["events_first"] = 0
                 self._state = s._replace(event=_grown(waiting, 2 * len(s.event)))
 
-    # ---- what came of them
+    # ---- results
 
     def take(self) -> Ended:
         """Results of the requests that have ended since the last call. Their memory is reused for later requests."""

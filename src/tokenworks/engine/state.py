@@ -120,7 +120,7 @@ class EngineState(NamedTuple):
     ids, held : names of the blocks of all requests, and the node of each; request `slot` has named[slot] of them, from
         offsets[slot] on
     open : slots of requests without a parent, in order of arrival
-    heap : slots of other requests on their way to the gate or to a rank, by time
+    heap : slots of requests whose parent has ended, and of requests past the gate, by the time of their next arrival
     outside : events from outside, by time
     freed_s : times at which slots of the client become free, the latest first; only with pipeline stages [s]
     load_s, load : ends of KV transfers, and the slots of their requests, a heap

@@ -400,7 +400,7 @@ class PoolCounts:
     kv_used: int
 
     def since(self, earlier: PoolCounts) -> PoolCounts:
-        """Counters since an earlier time; `kv_total` and `kv_used` stay those of now."""
+        """Counters since an earlier time; `kv_total` and `kv_used` are the present values."""
         before = {**vars(earlier), "kv_total": 0, "kv_used": 0}
         return PoolCounts(**{name: value - before[name] for name, value in vars(self).items()})
 

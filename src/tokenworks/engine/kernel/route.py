@@ -113,7 +113,7 @@ def know_prefix(s, q, ranks, top):
 
 @jit
 def route_by_prefix(s, q, ranks, now):
-    """Number of the rank with the fewest tokens to prefill, among those that are not too loaded (`types.Router`)."""
+    """Number of the rank with the fewest tokens to prefill, among ranks below the load bound (`types.Router`)."""
     world, me = s.world[0], s.request[q]
     least = s.rank[0].load
     for r in range(1, ranks):
