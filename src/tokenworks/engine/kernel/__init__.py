@@ -23,7 +23,7 @@ _CACHE = Path(str(advance.stats.cache_path)) if advance.stats.cache_path else No
 
 
 def _fresh(cache: Path | None) -> list[Path]:
-    """Index files of current machine code on disk. Older code than any source is deleted, as numba sees one file."""
+    """Index files of current machine code on disk. Outdated code is deleted: numba checks `drive.py` only."""
     if cache is None:
         return []
     room = Path(__file__).parent

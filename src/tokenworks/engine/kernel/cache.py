@@ -136,7 +136,7 @@ def take(s, r, count, now):
 
 @jit
 def store(s, r, q, tokens, now):
-    """Put the full blocks of the first `tokens` of `q` into the prefix cache, except names that it has already."""
+    """Put the full blocks of the first `tokens` of `q` into the prefix cache, except names that are there."""
     me, rank = s.request[q], s.rank[r]
     first = s.offsets[q]
     full = min(tokens // s.pool[rank.pool].block_tokens, s.named[q])

@@ -82,7 +82,7 @@ def produce_first(s, r, q, now):
 
 @jit
 def fresh_gaps(s, r, now):
-    """Correct the gap of sequences that decoded for the first time: their last token is not of the last decode."""
+    """Correct the gap of sequences in their first decode step: it began at their own token, not at the last decode."""
     rank = s.rank[r]
     q = s.request[rank.prefill].prev if rank.prefill >= 0 else rank.last
     others = itl_bin(now - last_decode(s, r))
