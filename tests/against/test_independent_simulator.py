@@ -1,4 +1,4 @@
-"""The engine against a second simulator, written from the rules of vLLM V1 alone: one queue, one KV cache, one loop.
+"""The engine against a second, small simulator with the rules of vLLM V1: one queue, one KV cache, one loop.
 
 The second simulator shares no code with the engine and has none of its short cuts. A sequence has a count of known
 tokens (prompt and answer so far) and a count of computed tokens (in the KV cache). Each step computes missing tokens,
