@@ -1,4 +1,4 @@
-"""Small random clusters and traces, from a seed: everything the engine can do, often short of memory."""
+"""Small random clusters and requests from a seed. They use all features of the engine and are often short of memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tokenworks.engine.types import (
 )
 
 ROUTERS = ("round_robin", "least_loaded", "power_of_two", "prefix_aware")
-BEAT = 257 / 16384  # exact in binary, so that steps end just when others arrive; in the middle of a bin of gaps
+BEAT = 257 / 16384  # exact in binary, so arrivals coincide with ends of steps; in the middle of a bin of gaps [s]
 
 
 def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
@@ -92,7 +92,7 @@ def requests(rng: np.random.Generator, count: int) -> Requests:
 
 
 def chain(rng: np.random.Generator, length: int) -> np.ndarray:
-    """Chained names: a walk in a tree of three branches, so that prefixes meet and part."""
+    """Chained block ids of one request. Each id has three possible successors, so requests share prefixes by chance."""
     turns = rng.integers(0, 3, length) * (rng.random(length) < 0.3)
     names, name = [], 7
     for turn in turns:
@@ -102,7 +102,7 @@ def chain(rng: np.random.Generator, length: int) -> np.ndarray:
 
 
 def assert_same_counts(slow: Counts | Outcome, fast: Counts | Outcome) -> None:
-    """All that is counted."""
+    """Check that all counters are equal; times to a relative 1e-9."""
     for one, two in zip(fast.pools, slow.pools, strict=True):
         assert {**vars(one), "busy_s": 0, "link_busy_s": 0} == {**vars(two), "busy_s": 0, "link_busy_s": 0}
         np.testing.assert_allclose([one.busy_s, one.link_busy_s], [two.busy_s, two.link_busy_s], rtol=1e-9)
@@ -111,7 +111,7 @@ def assert_same_counts(slow: Counts | Outcome, fast: Counts | Outcome) -> None:
 
 
 def slices(whole: Requests, at: list[int]) -> list[Requests]:
-    """The same requests to be submitted in parts that begin at these indices, each after the parts before."""
+    """Parts of the requests that begin at the indices `at`, to be submitted one after the other."""
     parts = []
     for low, high in pairwise([*at, len(whole)]):
         first, last = whole.block_offsets[low], whole.block_offsets[high]
@@ -125,7 +125,7 @@ _COLUMNS = ("arrival_s", "input_tokens", "output_tokens", "priority", "group", "
 
 
 def assert_same_requests(slow: PerRequest, fast: PerRequest) -> None:
-    """What became of each; times to 1e-9."""
+    """Check that the results of all requests are equal; times to 1e-9 s."""
     for name in ("status", "rank", "cached_tokens", "preemptions"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(slow, name), err_msg=name)
     for name in ("arrival_s", "scheduled_s", "first_token_s", "end_s"):
@@ -135,20 +135,20 @@ def assert_same_requests(slow: PerRequest, fast: PerRequest) -> None:
 
 
 def assert_same_ended(slow: Ended, fast: Ended) -> None:
-    """The same requests in the same order."""
+    """Check that the same requests were taken in the same order, with equal results."""
     np.testing.assert_array_equal(fast.number, slow.number)
     assert_same_requests(slow, fast)
 
 
 def joined(parts: list[Ended]) -> Ended:
-    """What was taken at several times, in order of number."""
+    """Results of several calls of `take`, in the order of submission."""
     order = np.argsort(np.concatenate([part.number for part in parts]))
     columns = {name: np.concatenate([getattr(part, name) for part in parts])[order] for name in vars(parts[0])}
     return Ended(**columns)
 
 
 def assert_same(slow: Outcome, fast: Outcome) -> None:
-    """Equal in every event, step and counter; times to 1e-9."""
+    """Check that two outcomes are equal in all results, the series and all counters; times to 1e-9 s."""
     assert_same_requests(slow, fast)
     np.testing.assert_array_equal(fast.series, slow.series)
     assert_same_counts(slow, fast)

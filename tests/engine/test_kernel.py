@@ -1,10 +1,11 @@
-"""What is particular to compiled code: its cache, its buffers that grow, its speed in small steps."""
+"""Properties of the compiled kernel: its code on disk, its growing buffers, its memory, its speed in small steps."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ def test_compiled_once() -> None:
     assert simulator.compiled()
 
 
-def test_machine_code_older_than_a_source_is_forgotten(tmp_path: Path) -> None:
-    """Numba would go on using it: it looks at the file of the entry point alone."""
+def test_machine_code_older_than_a_source_is_deleted(tmp_path: Path) -> None:
+    """Numba would use the old code: it compares with the file of the entry points only."""
     old, new = tmp_path / "drive.advance-1.py311.nbi", tmp_path / "drive.cancel-1.py311.nbi"
     for index in (old, new):
         index.touch()
@@ -31,8 +32,8 @@ def test_machine_code_older_than_a_source_is_forgotten(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-def test_long_outputs_come_round_in_the_calendar() -> None:
-    """Outputs longer than the calendar of 4,096 buckets, and a block size that does not divide it."""
+def test_outputs_longer_than_the_calendar() -> None:
+    """The calendar has 4,096 buckets and is a ring; the block size of 7 does not divide it."""
     pool = Pool(StepCost(np.full(33, 0.001)), Limits(8, 32, 10_000, 7))
     requests = Requests.of([0.0, 0.0, 0.5, 0.9], [5, 6, 7, 8], [9000, 4097, 4096, 8192])
     cluster = Cluster((pool,))
@@ -40,7 +41,7 @@ def test_long_outputs_come_round_in_the_calendar() -> None:
 
 
 def test_buffers_grow() -> None:
-    """More windows than a series holds at first, and more cache events on their way to the router than its ring."""
+    """A series with more windows, and a delay with more cache events, than their buffers hold at first."""
     rng = np.random.default_rng(5)
     pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True), instances=2)
     cluster = Cluster((pool,), Router("prefix_aware", event_delay_s=5.0), window_s=0.001)
@@ -53,8 +54,40 @@ def test_buffers_grow() -> None:
     cases.assert_same(reference.run(cluster, requests), fast)
 
 
+def burst(count: int) -> Requests:
+    """`count` requests that arrive within a second, with prompts of ten blocks that no other request shares."""
+    return Requests.of(np.linspace(0.0, 1.0, count), np.full(count, 41), np.full(count, 3),
+                       block_ids=np.arange(10 * count), block_offsets=10 * np.arange(count + 1))  # fmt: skip
+
+
+def test_memory_of_cache_events_is_bounded_by_the_delay_of_the_router() -> None:
+    """Caches store and evict blocks long after the last arrival, but the ring of events does not grow with that."""
+    pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True), instances=2)
+    cluster = Cluster((pool,), Router("prefix_aware", event_delay_s=0.02))
+    kept = []
+    for count in (100, 4000):
+        run = simulator.Simulator(cluster)
+        run.submit(burst(count))
+        run.advance()
+        events = run.outcome().pools[0].evictions + 10 * count
+        kept.append(len(run._state.event))
+    assert events > 30 * kept[1]
+    assert kept[0] == kept[1]
+    later = replace(burst(400), arrival_s=np.sort(np.repeat([0.0, 0.6], 200)))
+    cases.assert_same(reference.run(cluster, later), simulator.run(cluster, later))
+
+
+def test_routers_without_cache_events_keep_none() -> None:
+    pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True), instances=2)
+    for name in set(cases.ROUTERS) - {"prefix_aware"}:
+        run = simulator.Simulator(Cluster((pool,), Router(name)))  # type: ignore[arg-type]
+        run.submit(burst(400))
+        run.advance()
+        assert len(run._state.event) == 1
+
+
 def test_a_live_request_costs_little() -> None:
-    """Submitting one request and playing 10 ms takes well under a millisecond (0.3 ms when it was written)."""
+    """To submit one request and to play 10 ms takes less than a millisecond of CPU time (0.3 ms when written)."""
     pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True))
     run = simulator.Simulator(Cluster((pool,)))
     start = time.process_time()

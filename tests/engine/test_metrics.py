@@ -1,4 +1,4 @@
-"""Metrics against their definitions in `vllm bench serve`, by hand."""
+"""Metrics, compared with values computed by hand from the definitions of `vllm bench serve`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenworks.engine.types import Cluster, Limits, Pool, Requests, StepCost
 
 
 def one_by_one(step_s: float = 0.01, *, sequences: int = 1) -> Cluster:
-    """Every step takes as long, whatever it holds."""
+    """A cluster in which every step takes `step_s`."""
     return Cluster((Pool(StepCost(np.full(1001, step_s)), Limits(sequences, 1000, 1000)),))
 
 
@@ -24,7 +24,7 @@ def test_a_gap_is_near_the_middle_of_its_bin(gap: float) -> None:
 
 
 def test_two_requests_by_hand() -> None:
-    """One at a time, 10 ms a step: the second (3 tokens) waits for the 4 steps of the first, sent 5 ms earlier."""
+    """One request at a time, 10 ms a step. The first takes 4 steps; the second, sent at 5 ms, waits for it."""
     outcome = simulator.run(one_by_one(), Requests.of([0.0, 0.005], [10, 10], [4, 3]))
     m = metrics(outcome, ttft_s=0.02, tpot_s=0.011)
     assert m.completed == 2
@@ -43,7 +43,7 @@ def test_two_requests_by_hand() -> None:
 
 
 def test_one_token_has_no_tpot() -> None:
-    """As in vLLM, a request of one token counts in ttft and not in tpot."""
+    """As in vLLM, a request with one output token counts for TTFT, and not for TPOT."""
     m = metrics(simulator.run(one_by_one(), Requests.of([0.0], [10], [1])))
     assert (m.completed, m.mean_tpot_ms, m.mean_itl_ms) == (1, 0, 0)
     assert m.mean_ttft_ms == pytest.approx(10)
@@ -61,8 +61,8 @@ def test_a_steady_window_and_a_class() -> None:
     assert m.request_throughput == pytest.approx(2 / 4.0)
 
 
-def test_gaps_of_the_histogram_are_those_of_the_requests() -> None:
-    """The mean over all gaps is the mean over requests of (end - first) weighted by their gaps."""
+def test_the_mean_gap_of_the_histogram() -> None:
+    """The mean gap is the sum over requests of (end - first token), divided by the number of gaps."""
     rng = np.random.default_rng(3)
     requests = Requests.of(np.cumsum(rng.exponential(0.05, 300)), rng.integers(1, 400, 300), rng.integers(1, 90, 300))
     cost = StepCost(np.linspace(0.004, 0.024, 1001), 1e-5, 1e-7)

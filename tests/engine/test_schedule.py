@@ -1,4 +1,4 @@
-"""Small scenarios by hand, played by the oracle and by the kernel: what the engines' schedulers do, step by step."""
+"""Small scenarios computed by hand, in the reference and in the kernel: the schedulers of vLLM and SGLang by step."""
 
 from __future__ import annotations
 
@@ -41,23 +41,26 @@ def test_vllm_mixes_a_chunk_with_decodes(run: Run) -> None:
 
 @both
 def test_sglang_prefills_first(run: Run) -> None:
-    """The same in SGLang: three steps of prefill alone (chunk 10), in which nobody decodes."""
+    """The same requests in SGLang: three steps of prefill alone (chunks of 10), without any decode."""
     outcome = run(one(Limits(2, 10, 100, policy="sglang")), Requests.of([0.0, 1.0], [8, 25], [10, 2]))
     assert outcome.first_token_s.tolist() == [1, 4]
     assert outcome.end_s.tolist() == [13, 5]
 
 
 @both
-def test_what_arrives_in_a_step_waits_for_the_next(run: Run) -> None:
-    """One sent at the very end of a step is in the next; one sent just after it is not."""
+def test_an_arrival_during_a_step_waits_for_the_next_step(run: Run) -> None:
+    """A request that arrives exactly at the end of a step is in the next step; a later one waits for the step after."""
     outcome = run(one(Limits(3, 10, 100)), Requests.of([0.0, 1.0, 1.5], [1, 1, 1], [5, 1, 1]))
     assert outcome.scheduled_s.tolist() == [0, 1, 2]
 
 
 @both
 def test_the_last_admitted_is_preempted_and_comes_back_first(run: Run) -> None:
-    """Six blocks of 4. Two prompts of 8 fill 4; both need a third at once and get it; for the fourth there is no block,
-    so the younger gives way (8 + 5 tokens to compute again) and returns, before the third, when the older has ended."""
+    """Two prompts of 8 tokens share six blocks of 4. Both get a third block at the same time, but there is no fourth.
+
+    So the younger sequence is preempted, with 8 + 5 tokens to compute again. It is admitted again when the older one
+    has ended, before the third request.
+    """
     outcome = run(one(Limits(2, 100, 6, 4)), Requests.of([0.0, 0.0, 0.5], [8, 8, 8], [9, 9, 1]))
     assert outcome.preemptions.tolist() == [0, 1, 0]
     assert outcome.end_s[0] == 9
@@ -68,14 +71,14 @@ def test_the_last_admitted_is_preempted_and_comes_back_first(run: Run) -> None:
 
 @both
 def test_a_whole_prompt_must_fit_before_it_is_admitted(run: Run) -> None:
-    """Ten blocks of 4: beside 5 + 1 held, a prompt of 20 must wait although its first chunk would fit."""
+    """Ten blocks of 4, of which 5 + 1 are held: a prompt of 20 must wait, although its first chunk would fit."""
     outcome = run(one(Limits(2, 8, 10, 4)), Requests.of([0.0, 1.0], [24, 20], [5, 1]))
     assert outcome.scheduled_s.tolist() == [0, outcome.end_s[0]]
 
 
 @both
 def test_watermark_and_reserve(run: Run) -> None:
-    """The second prompt (2 blocks) fits beside the first (2 of 5), but not with two blocks to be left free."""
+    """Of five blocks each prompt takes two. The second prompt waits if admission must leave two blocks free."""
     requests = Requests.of([0.0, 0.0], [8, 8], [3, 1])
     for limits, admitted in (
         (Limits(2, 100, 5, 4), 0),
@@ -96,15 +99,18 @@ def sharing(policy: str) -> Outcome:
 
 
 def test_prefix_hits() -> None:
-    """vLLM shares blocks within a step, SGLang from the next; the last token of a prompt is always computed."""
+    """vLLM shares blocks within a step, SGLang from the next step on. The last token of a prompt is always computed."""
     assert sharing("vllm").cached_tokens.tolist() == [0, 8, 12]
     assert sharing("sglang").cached_tokens.tolist() == [0, 0, 12]
 
 
 @both
-def test_the_least_recently_used_is_forgotten_from_its_end(run: Run) -> None:
-    """Six blocks of 4: chain A takes 3 and a bit, B 2 and a bit; C needs two: the one that holds nothing, as vLLM
-    since May 2026, and the end of A, which keeps its first two."""
+def test_the_least_recently_used_chain_is_evicted_from_its_end(run: Run) -> None:
+    """Six blocks of 4. Chain A fills 3 blocks and part of one, chain B 2 and part of one.
+
+    C needs two blocks. It takes the block that holds no content, as vLLM since May 2026, and the last block of A. So A
+    finds its first two blocks again.
+    """
     chains = [[1, 2, 3], [11, 12], [21, 22], [1, 2, 3]]
     requests = Requests.of(
         [0.0, 10.0, 20.0, 30.0], [13, 9, 5, 13], [1] * 4,
@@ -115,8 +121,8 @@ def test_the_least_recently_used_is_forgotten_from_its_end(run: Run) -> None:
 
 
 @both
-def test_a_later_turn_finds_what_the_earlier_one_wrote(run: Run) -> None:
-    """Names beyond the prompt are those of the answer: 8 + 5 tokens, of which 12 are cached, three whole blocks."""
+def test_a_later_turn_finds_the_answer_of_the_earlier_turn(run: Run) -> None:
+    """Block ids beyond the prompt are for the answer: of 8 + 5 tokens 12 are cached, in three full blocks."""
     requests = Requests.of([0.0, 2.5], [8, 20], [5, 1], after=[-1, 0], block_ids=[1, 2, 3, 1, 2, 3, 4, 5],
                            block_offsets=[0, 3, 8])  # fmt: skip
     outcome = run(one(Limits(1, 100, 20, 4, prefix_caching=True)), requests)
@@ -126,7 +132,7 @@ def test_a_later_turn_finds_what_the_earlier_one_wrote(run: Run) -> None:
 
 @both
 def test_priority_admits_first_and_is_preempted_last(run: Run) -> None:
-    """Class 0 passes one of class 1; when blocks run out the other of class 1 gives way, and later the last of both."""
+    """Class 0 is admitted before class 1. When blocks run out, one of class 1 is preempted, and later the other."""
     requests = Requests.of([0.0, 0.0, 0.0], [8, 8, 8], [9, 9, 9], priority=[1, 1, 0])
     outcome = run(one(Limits(2, 100, 6, 4)), requests)
     assert outcome.scheduled_s[:3].tolist() == [0, outcome.scheduled_s[1], 0]
@@ -135,7 +141,7 @@ def test_priority_admits_first_and_is_preempted_last(run: Run) -> None:
 
 @both
 def test_drafts(run: Run) -> None:
-    """1.5 tokens a step: 7 tokens after the first take five steps; each decode step holds two tokens of budget."""
+    """With 1.5 tokens a step, the 7 tokens after the first take five steps. A decode step uses two tokens of budget."""
     outcome = run(one(Limits(2, 10, 100, draft_tokens=1, tokens_per_step=1.5)), Requests.of([0.0], [4], [8]))
     assert outcome.end_s[0] == 1 + 5
     assert outcome.pools[0].output_tokens == 8
@@ -153,7 +159,7 @@ def test_lockstep_takes_the_hottest_rank(run: Run) -> None:
 
 @both
 def test_transfers_share_links_and_hold_blocks(run: Run) -> None:
-    """Two prefills of 10 end at 1 s; their KV goes one after the other: 0.5 + 10 x 0.1 x (1 - 0.5) s each."""
+    """Two prefills of 10 tokens end at 1 s. Their transfers follow each other: 0.5 + 10 x 0.1 x (1 - 0.5) s each."""
     pools = (Pool(TICK, Limits(4, 100, 100), role="prefill"), Pool(TICK, Limits(4, 100, 100), role="decode"))
     cluster = Cluster(pools, transfer=Transfer(0.5, 0.1, 0.5), window_s=0.25)
     outcome = run(cluster, Requests.of([0.0, 0.0], [10, 10], [2, 2]))
@@ -164,7 +170,7 @@ def test_transfers_share_links_and_hold_blocks(run: Run) -> None:
 
 @both
 def test_a_client_with_two_slots(run: Run) -> None:
-    """Closed loop: the third is sent when the first ends, and counts its time from there."""
+    """Closed loop with two slots: the third request is sent when the first one ends, and its times count from there."""
     cluster = Cluster((Pool(TICK, Limits(8, 100, 100)),), concurrency=2)
     outcome = run(cluster, Requests.of([0.0] * 4, [5] * 4, [2, 3, 2, 2]))
     assert outcome.arrival_s.tolist() == [0, 0, 2, 3]
@@ -173,7 +179,7 @@ def test_a_client_with_two_slots(run: Run) -> None:
 
 @both
 def test_routers(run: Run) -> None:
-    """Round robin takes turns; least loaded goes where fewest are, the first of equals."""
+    """Round robin takes the ranks in turn. Least loaded takes the first rank with the fewest requests."""
     requests = Requests.of([0.0, 0.1, 0.2, 4.0], [5] * 4, [9, 2, 9, 1])
     for name, ranks in (("round_robin", [0, 1, 0, 1]), ("least_loaded", [0, 1, 0, 1])):
         cluster = Cluster((Pool(TICK, Limits(8, 100, 100), instances=2),), Router(name))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Bad input: each is refused with words that say what and where."""
+"""Wrong input: the message names the value, the place and the way out."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def test_clusters(words: str, make: object) -> None:
         make()  # type: ignore[operator]
 
 
-def test_what_could_never_fit_is_rejected_at_its_arrival() -> None:
-    """Ten blocks of 4 hold 40 tokens: 38 + 2 needs 39, 38 + 4 needs 41; and beyond the model's limit nothing goes."""
+def test_a_request_that_never_fits_is_rejected_at_its_arrival() -> None:
+    """Ten blocks of 4 hold 40 tokens: 38 + 2 tokens need 39, 38 + 4 need 41. Then the model's limit rejects all."""
     requests = Requests.of([0.0, 1.0, 2.0], [38, 38, 50], [2, 4, 1])
     outcome = simulator.run(Cluster((POOL,)), requests)
     assert outcome.status.tolist() == [Status.COMPLETED, Status.REJECTED, Status.REJECTED]
@@ -107,18 +107,18 @@ def test_events_from_outside() -> None:
         run.at(2.0, "cancel", [0, 1])
 
 
-def test_who_follows_a_request_of_an_earlier_call() -> None:
-    """It is sent so long after the end of that one, which must not have ended yet."""
+def test_a_parent_of_an_earlier_call() -> None:
+    """A child may be submitted while its parent is in flight; it is sent its think time after the parent's end."""
     run = simulator.Simulator(Cluster((POOL,)))
     run.submit(Requests.of([0.0], [1], [5]))
     run.submit(Requests.of([0.5, 1.0], [1, 1], [1, 1], after=[0, 1], earlier=1))
     run.advance()
     outcome = run.outcome()
     np.testing.assert_allclose(outcome.arrival_s[1:] - outcome.end_s[:2], [0.5, 1.0])
-    with pytest.raises(SpecError, match=r"earlier: 2 requests, 3 were submitted"):
+    with pytest.raises(SpecError, match=r"earlier: 2, but 3 requests were submitted; give 0 or 3"):
         run.submit(Requests.of([0.5], [1], [1], after=[0], earlier=2))
     for _ in range(2):
-        with pytest.raises(SpecError, match="request 2 has ended, nobody can follow it; send at a time of its own"):
+        with pytest.raises(SpecError, match="request 2 has ended and cannot be a parent; give -1"):
             run.submit(Requests.of([0.5], [1], [1], after=[2], earlier=3))
         run.take()
     assert run.slots == 3
@@ -126,7 +126,7 @@ def test_who_follows_a_request_of_an_earlier_call() -> None:
     assert run.slots == 3
 
 
-def test_who_follows_one_that_is_refused_is_never_sent() -> None:
+def test_the_followers_of_a_rejected_request_are_never_sent() -> None:
     run = simulator.Simulator(Cluster((POOL,)))
     run.submit(Requests.of([0.0, 0.1, 0.1, 9.0], [50, 1, 1, 1], [1, 1, 1, 1], after=[-1, 0, 1, -1]))
     run.advance(1.0)

@@ -1,4 +1,4 @@
-"""Results in the words of `vllm bench serve`, and effective tokens under an SLO."""
+"""Metrics of an outcome: the metrics of `vllm bench serve`, and effective tokens under an SLO."""
 
 from __future__ import annotations
 
@@ -15,13 +15,22 @@ from tokenworks.engine.types import Outcome, Status
 
 @dataclass(frozen=True)
 class Metrics:
-    """Names and definitions of `vllm bench serve` (benchmarks/serve.py, 0.19); times in ms, rates per second.
+    """Metrics with the names and definitions of `vllm bench serve` (benchmarks/serve.py, 0.19).
 
-    Over completed requests: ttft = first token - sending; e2el = end - sending; tpot = (e2el - ttft) / (output - 1) of
-    requests with more than one token; itl = each gap between two tokens that the client sees, from all requests, at
-    the resolution of the histogram (0.4 %), those of requests that did not complete included.
-    duration : from the first sending to the last end [s]; request_goodput : completed within the SLO
-    effective_throughput : output tokens of those requests, a second
+    Times end in `_ms`. Rates are per second. Completed requests count, with these definitions:
+
+        ttft = time of first token - time of sending
+        e2el = time of last token - time of sending
+        tpot = (e2el - ttft) / (output tokens - 1), for requests with more than one output token
+        itl  = gap between two output tokens of a request, also of requests that did not complete, within 0.4 %
+
+    completed : completed requests
+    duration : from the first sending to the last end [s]
+    total_input_tokens, total_output_tokens : tokens of completed requests [token]
+    request_throughput : completed requests [1/s]
+    request_goodput : completed requests that meet the SLO [1/s]
+    output_throughput, total_token_throughput : output tokens, input + output tokens [token/s]
+    effective_throughput : output tokens of requests that meet the SLO [token/s]
     """
 
     completed: int
@@ -60,14 +69,15 @@ def metrics(
     chosen: Bools | None = None,
     itl_counts: Ints | None = None,
 ) -> Metrics:
-    """Measure an outcome.
+    """Metrics of an outcome, or of the requests of a time window or a class.
 
     Parameters
     ----------
-    ttft_s, tpot_s : the SLO that an effective request meets, both; for all, or one for each [s]
-    window : only requests sent in it count, and with it the duration is its width, if finite (steady state) [s]
-    chosen : only these requests count (a class)
-    itl_counts : gaps by duration that belong to them, see `types.Counts`; None: of all requests, over the whole run
+    outcome : results of a simulation
+    ttft_s, tpot_s : SLO, the highest TTFT and the highest TPOT of a request: one number, or one for each request [s]
+    window : only requests sent in [start, end) count; the width of a finite window is the duration [s]
+    chosen : only requests that are True here count, such as the requests of a class; None = all
+    itl_counts : gaps of the requests that count, as in `types.Counts`; None = all gaps of the outcome
     """
     done = outcome.status == Status.COMPLETED
     sent = outcome.arrival_s
@@ -98,17 +108,17 @@ def metrics(
 
 
 def _spread(name: str, values: Floats) -> dict[str, float]:
-    """Mean, median, standard deviation and 99th percentile [s -> ms]; 0 without values, as vLLM has it."""
+    """Mean, median, standard deviation and 99th percentile of `values` [s], in ms; 0 without values, as in vLLM."""
     if not len(values):
         values = np.zeros(1)
     median, p99 = np.percentile(values, [50, 99])
     mean, std = values.mean(), values.std()
-    found = {"mean": mean, "median": median, "std": std, "p99": p99}
-    return {f"{kind}_{name}_ms": float(value) * 1e3 for kind, value in found.items()}
+    statistics = {"mean": mean, "median": median, "std": std, "p99": p99}
+    return {f"{kind}_{name}_ms": float(value) * 1e3 for kind, value in statistics.items()}
 
 
 def _itl_spread(counts: Ints) -> dict[str, float]:
-    """The same from the histogram, all its groups: a percentile is the middle of its bin, within 0.4 %."""
+    """Mean, median, standard deviation and 99th percentile of the gaps in a histogram, in ms, within 0.4 %."""
     counts = counts.reshape(-1, ITL_BINS).sum(axis=0)
     used = np.flatnonzero(counts)
     if not len(used):
@@ -118,5 +128,5 @@ def _itl_spread(counts: Ints) -> dict[str, float]:
     mean = float((weight * value).sum()) / total
     std = math.sqrt(float((weight * (value - mean) ** 2).sum()) / total)
     median, p99 = (float(value[np.searchsorted(below, share * total)]) for share in (0.5, 0.99))
-    found = {"mean": mean, "median": median, "std": std, "p99": p99}
-    return {f"{kind}_itl_ms": seconds * 1e3 for kind, seconds in found.items()}
+    statistics = {"mean": mean, "median": median, "std": std, "p99": p99}
+    return {f"{kind}_itl_ms": seconds * 1e3 for kind, seconds in statistics.items()}

@@ -1,6 +1,6 @@
-"""Scheduling policies by name, each a combination of traits; the only place to which a new combination is added.
+"""Scheduling policies by name, each a combination of traits. A new combination is added here and nowhere else.
 
-The oracle (`reference_rank`) and the kernel (`kernel.schedule`) look at the traits and never at the name.
+The reference (`reference_rank`) and the kernel (`kernel.schedule`) read the traits, never the name.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Policy:
-    """What one rank does in a step.
+    """Traits of a scheduler.
 
-    mixes : decodes and chunks of prefill share a step, decodes first; else what can be prefilled has a step of its own
-    finds_scheduled : the full blocks of a chunk can be found as soon as the chunk is scheduled, so that the next
-        request of the same step shares them; else once the chunk is computed
-    preempts_fewest : the sequence with the fewest generated tokens is preempted first, then the longest input, then the
-        youngest; else the last of the last class
-    requeues_first : a preempted request waits before all others of its class; else behind them
+    Parameters
+    ----------
+    mixes : decodes and prefill chunks share a step, decodes first. If False, prefill has its own steps, before decodes
+    finds_scheduled : the prefix cache serves the full blocks of a chunk as soon as the chunk is scheduled, so requests
+        of the same step share them. If False, it serves them after the chunk is computed
+    preempts_fewest : the sequence with the fewest generated tokens is preempted first; among equals the longest input,
+        then the youngest. If False, the youngest of the last priority class
+    requeues_first : a preempted request waits at the front of its class. If False, at the end
     """
 
     mixes: bool

@@ -1,7 +1,7 @@
-"""The readable oracle: one iteration at a time, block by block, in plain Python; slow, and what `kernel` must equal.
+"""The reference engine in plain Python: step by step and block by block. It is slow; `kernel` must give equal results.
 
-Here are the instances, the client and the way of KV from prefill to decode; `reference_rank` has the scheduler and
-the cache of one rank, and says which engines they follow; `reference_router` chooses the rank.
+This module has the instances, the client, and the KV transfer from prefill to decode. `reference_rank` has the
+scheduler and the prefix cache of one rank, `reference_router` the choice of a rank.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ _COLUMNS: dict[str, tuple[str, type[Any]]] = {
 
 @dataclass
 class ReferenceLink:
-    """What flows share, one flow at a time."""
+    """A link: it carries one flow at a time.
+
+    free_s : time at which the last booked flow ends [s]
+    busy_s, flows : booked time [s] and number of flows so far
+    """
 
     free_s: float = 0.0
     busy_s: float = 0.0
@@ -40,7 +44,7 @@ class ReferenceLink:
 
 
 def book(links: tuple[ReferenceLink, ...], seconds: float, now: float) -> float:
-    """A flow takes all of `links` for so many seconds, once all are free, first come, first served; returns its end."""
+    """Book a flow that occupies all `links` for `seconds`, as soon as all of them are free. Returns its end [s]."""
     done = max(now, *(link.free_s for link in links)) + seconds
     for link in links:
         link.free_s = done
@@ -50,7 +54,14 @@ def book(links: tuple[ReferenceLink, ...], seconds: float, now: float) -> float:
 
 
 class ReferenceInstance:
-    """Ranks that step together, and the step they are in."""
+    """Ranks that step together, and the current step.
+
+    start_s, end_s : begin and end of the current step, the end of an idle instance is `NEVER` [s]
+    batches : work of each rank in the current step
+    anchor : begin, length and growth of the first step of a series of equal steps [s]
+    anchor_steps, anchored : number of steps of that series so far, and the sequences that decode in it
+    tokens : tokens of the current step
+    """
 
     def __init__(self, pool: Pool, number: int, ranks: list[Rank]) -> None:
         self.pool, self.number, self.ranks = pool, number, ranks
@@ -64,9 +75,9 @@ class ReferenceInstance:
         self.busy_s = 0.0
 
     def start(self, now: float) -> list[Sequence]:
-        """Plan a step at `now`, or go idle; a step that did nothing but preempt is planned again.
+        """Plan a step that begins at `now`, or go idle. A step that only preempted sequences is planned again.
 
-        Returns the sequences whose KV has to be fetched from now on.
+        Returns the admitted sequences whose KV must be transferred first.
         """
         self.start_s, loads = now, list[Sequence]()
         for rank in self.ranks:
@@ -85,14 +96,18 @@ class ReferenceInstance:
 
     @property
     def busy(self) -> bool:
-        """Whether the planned step computes anything."""
+        """Whether the planned step computes any token."""
         return any(batch.decodes or batch.prefills for batch in self.batches)
 
     def end_of_step(self, now: float) -> float:
-        """When the planned step ends.
+        """End of the planned step [s].
 
-        While one rank decodes the same sequences, k steps are an arithmetic series from their first start, t0:
-        t(k) = t0 + k (f(m) + a n + b S) + b n g k (k - 1) / 2, with g the mean tokens gained; so no error piles up.
+        As long as a single rank decodes the same sequences, step times form an arithmetic series. With t0 the begin of
+        the first step, g the mean tokens gained and the symbols of `types.StepCost`, step k ends at
+
+            t(k) = t0 + k (f(m) + a n + b S) + b n g k (k - 1) / 2
+
+        The closed form has no error that grows with k, and the kernel uses it, too.
         """
         cost, ranks = self.pool.cost, len(self.ranks)
         works = [batch.work(rank) for batch, rank in zip(self.batches, self.ranks, strict=True)]
@@ -119,7 +134,14 @@ class ReferenceInstance:
 
 
 class Reference:
-    """A cluster that is driven in steps: `submit`, `at`, `cancel`, `advance`, `take`, `outcome`."""
+    """A simulation of a cluster with the methods of `simulator.Simulator`, where they are documented.
+
+    arrivals : heap of (time, number) of requests on their way to the client's gate, or past it to a rank
+    loads : heap of KV transfers by their ends
+    gate : requests that wait for a slot of the client; flying : slots in use
+    freed : heap of the times at which slots become free after now
+    outside : heap of events from outside; given : number of them so far
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster, self.now = cluster, 0.0
@@ -128,6 +150,7 @@ class Reference:
         self.arrivals: list[tuple[float, int]] = []
         self.loads: list[tuple[float, int, Sequence]] = []
         self.gate: deque[Sequence] = deque()
+        self.freed: list[float] = []
         self.flying = self.sent = self.taken = self.given = 0
         self.ended: list[Sequence] = []
         self.outside: list[tuple[float, int, str, int]] = []
@@ -151,13 +174,13 @@ class Reference:
     # ---- driving
 
     def submit(self, requests: Requests) -> None:
-        """Add requests. Arrivals must not lie before now; who follows a request of before needs it still in flight."""
+        """Add requests to the simulation."""
         base = len(self.sequences)
         doomed = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
         for i in range(len(requests)):
             low, high = requests.block_offsets[i : i + 2]
-            reaches = float(requests.arrival_s[i]) + self.cluster.request_s
-            q = Sequence(base + i, reaches, int(requests.input_tokens[i]),
+            first_event = float(requests.arrival_s[i]) + (0.0 if self.cluster.concurrency else self.cluster.request_s)
+            q = Sequence(base + i, first_event, int(requests.input_tokens[i]),
                          int(requests.output_tokens[i]), int(requests.priority[i]), int(requests.group[i]),
                          requests.block_ids[low:high].tolist(), doomed=bool(doomed[i]))  # fmt: skip
             self.sequences.append(q)
@@ -167,22 +190,28 @@ class Reference:
                 heapq.heappush(self.arrivals, (q.sent_s, q.index))
 
     def advance(self, until: float = NEVER, *, sent: int | None = None) -> None:
-        """Play all events up to and including `until`; at one time: arrivals, KV transfers, ends of steps, `at`.
+        """Play all events up to and including `until`.
 
-        `sent`: stop, before that, right after the so-manieth request was sent.
+        Order at the same time: free slots of the client, arrivals, KV transfers, ends of steps, events of `at`.
+
+        With `sent`, stop earlier, right after the `sent`-th request has reached a rank.
         """
         while sent is None or self.sent < sent:
             instance = min(self.instances, key=lambda i: (i.end_s, i.number))
             arrival = self.arrivals[0][0] if self.arrivals else NEVER
             load = self.loads[0][0] if self.loads else NEVER
             outside = self.outside[0][0] if self.outside else NEVER
-            time = min(arrival, load, instance.end_s, outside)
+            freed = self.freed[0] if self.freed else NEVER
+            time = min(freed, arrival, load, instance.end_s, outside)
             self.sample(min(time, until))
             if time > until or time == NEVER:
                 self.now = until if until < NEVER else self.now
                 return
             self.now = time
-            if arrival == time:
+            if freed == time:
+                heapq.heappop(self.freed)
+                self.open_gate()
+            elif arrival == time:
                 self.arrive(self.sequences[heapq.heappop(self.arrivals)[1]])
             elif load == time:
                 self.loaded(heapq.heappop(self.loads)[2])
@@ -195,16 +224,16 @@ class Reference:
                     self.kinds[kind](self.sequences[index])
 
     def at(self, time_s: float, kind: str, index: int) -> None:
-        """Something happens to a request from outside at a time; what was given first comes first."""
+        """Schedule an event from outside. Events at the same time happen in the order of the calls."""
         self.given += 1
         heapq.heappush(self.outside, (time_s, self.given, kind, index))
 
     def cancel(self, index: int) -> None:
-        """Withdraw a request now; what runs is dropped at the end of its step. Its later turns are never sent."""
+        """Withdraw a request now: a running request leaves at the end of its step. Its later turns are never sent."""
         self.withdraw(self.sequences[index])
 
     def withdraw(self, q: Sequence) -> None:
-        """The event "cancel"."""
+        """Handle the event "cancel"."""
         if q.status is Status.RUNNING:
             q.cancelled = True
         elif q.status is Status.QUEUED and q.at:
@@ -217,17 +246,18 @@ class Reference:
     # ---- events
 
     def arrive(self, q: Sequence) -> None:
-        """A request reaches the client's gate, and past it a rank."""
-        if self.cluster.concurrency and q.gated and q.status is Status.PENDING:
-            if self.flying >= self.cluster.concurrency:
-                self.gate.append(q)
-                return
-            self.flying += 1
-            q.gated = False
+        """A request reaches the client's gate, or a rank if the client has sent it."""
         if q.status is not Status.PENDING:
             self.forget(q)
             if not q.gated:
-                self.open_gate(self.now)
+                self.open_gate()
+            return
+        if self.cluster.concurrency and q.gated:
+            if self.flying < self.cluster.concurrency:
+                self.flying += 1
+                self.send(q)
+            else:
+                self.gate.append(q)
             return
         q.sent_s, q.goal = self.now - self.cluster.request_s, q.input
         self.sent += 1
@@ -242,6 +272,11 @@ class Reference:
             return
         self.enqueue(q, rank)
 
+    def send(self, q: Sequence) -> None:
+        """The client has a slot for `q` and sends it now; `q` reaches a rank `request_s` later."""
+        q.gated, q.sent_s = False, self.now + self.cluster.request_s
+        heapq.heappush(self.arrivals, (q.sent_s, q.index))
+
     def enqueue(self, q: Sequence, rank: Rank) -> None:
         """Append to a rank's queue."""
         q.at, q.status = rank, Status.QUEUED
@@ -250,12 +285,12 @@ class Reference:
         self.wake(rank)
 
     def wake(self, rank: Rank) -> None:
-        """An idle instance plans a step now, after all arrivals of this moment."""
+        """Let an idle instance plan a step now, after all arrivals at this time."""
         instance = self.home[id(rank)]
         instance.end_s = min(instance.end_s, self.now) if not instance.batches else instance.end_s
 
     def finish(self, instance: ReferenceInstance) -> None:
-        """End of a step: tokens come out, sequences leave."""
+        """End the step of an instance: sequences get their tokens, and complete or cancelled sequences leave."""
         if not instance.busy:
             return
         instance.steps += 1
@@ -264,7 +299,7 @@ class Reference:
             gain = rank.gain
             rank.ticks += bool(batch.decodes)
             instance.decode_sequences += len(batch.decodes)
-            for q in sorted(batch.decodes, key=lambda q: q.output - q.generated):  # those with fewest left leave first
+            for q in sorted(batch.decodes, key=lambda q: q.output - q.generated):  # the fewest remaining tokens first
                 q.computed += gain
                 self.produce(q, instance, min(gain, q.output - q.generated))
             for q, tokens in batch.prefills:
@@ -282,7 +317,7 @@ class Reference:
                 self.drop(q, Status.CANCELLED)
 
     def produce(self, q: Sequence, instance: ReferenceInstance, tokens: int) -> None:
-        """`tokens` of `q` come out at once."""
+        """Add `tokens` to the output of `q`, and count the gap since its last output."""
         q.generated += tokens
         instance.output_tokens += tokens
         if math.isnan(q.first_s):
@@ -297,7 +332,7 @@ class Reference:
             self.hand_over(q)
 
     def drop(self, q: Sequence, status: Status) -> None:
-        """`q` leaves its rank for good."""
+        """Remove `q` from its rank and end it."""
         rank = q.at
         assert rank is not None
         rank.load -= 1
@@ -307,7 +342,7 @@ class Reference:
         self.end(q, status)
 
     def end(self, q: Sequence, status: Status) -> None:
-        """The client hears of the end: it may send what waited for this one."""
+        """End `q`: its later turns are scheduled, and its slot of the client becomes free."""
         q.status, q.end_s = status, self.now + q.lag_s
         self.pay(q)
         if status is Status.COMPLETED:
@@ -320,15 +355,17 @@ class Reference:
                     self.forget(turn)
         else:
             self.forget(q)
-        if self.cluster.concurrency:
-            self.open_gate(q.end_s)
+        if self.cluster.concurrency and q.lag_s:
+            heapq.heappush(self.freed, q.end_s)  # the client sees the end only then
+        elif self.cluster.concurrency:
+            self.open_gate()
 
     def followers(self, q: Sequence) -> list[Sequence]:
-        """What is sent after the end of `q`."""
+        """Requests whose parent is `q`."""
         return [self.sequences[child] for child in self.children.get(q.index, [])]
 
     def forget(self, q: Sequence) -> None:
-        """`q` has ended without completing: those that follow it, and those that follow these, are never sent."""
+        """`q` has ended without completing, so its followers, and their followers, are never sent."""
         self.ended.append(q)
         todo = [q]
         while todo:
@@ -339,18 +376,17 @@ class Reference:
             todo += turns
 
     def pay(self, q: Sequence) -> None:
-        """`q` has its first token, or will not have it: its rank no longer owes that to the router."""
+        """The router no longer counts the prompt of `q`: its first token is out, or will never come."""
         if q.owed:
             self.pools[0][q.route].owed -= q.owed
             q.owed = 0
 
-    def open_gate(self, now: float) -> None:
-        """A slot of the client is free: the next request takes it, or nobody."""
+    def open_gate(self) -> None:
+        """A slot of the client becomes free: the client sends the next request that waits at the gate, if any."""
         while self.gate:
             q = self.gate.popleft()
             if q.status is Status.PENDING:
-                q.gated, q.sent_s = False, now + self.cluster.request_s
-                heapq.heappush(self.arrivals, (q.sent_s, q.index))
+                self.send(q)
                 return
             self.forget(q)
         self.flying -= 1
@@ -358,7 +394,7 @@ class Reference:
     # ---- prefill to decode (vLLM's NIXL connector: the decode side reserves blocks, then pulls)
 
     def hand_over(self, q: Sequence) -> None:
-        """A finished prefill waits at the least loaded decode rank; its KV stays here until it has been fetched."""
+        """Queue a finished prefill at the least loaded decode rank. The prefill rank keeps the KV until then."""
         rank = q.at
         assert rank is not None
         rank.running.remove(q)
@@ -369,7 +405,7 @@ class Reference:
         self.enqueue(q, min(self.pools[1], key=lambda r: (r.load, r.number)))
 
     def fetch(self, instance: ReferenceInstance, loads: list[Sequence]) -> None:
-        """KV of admitted requests flows over the links of both instances, in the order of admission."""
+        """Start the KV transfers of admitted requests, in the order of admission."""
         transfer = self.cluster.transfer
         for q in loads:
             assert q.left is not None
@@ -378,7 +414,7 @@ class Reference:
             heapq.heappush(self.loads, (done, q.index, q))
 
     def loaded(self, q: Sequence) -> None:
-        """The KV of `q` is here: its source is free again, and it decodes from the next step on."""
+        """The KV transfer of `q` has ended: the prefill rank frees the KV, and `q` decodes from the next step on."""
         rank = q.at
         assert rank is not None
         self.let_go(q)
@@ -391,7 +427,7 @@ class Reference:
         self.wake(rank)
 
     def let_go(self, q: Sequence) -> None:
-        """Free the KV that `q` left on the prefill side."""
+        """Free the KV of `q` at its prefill rank."""
         if q.left:
             rank, holding = q.left
             rank.release(holding, self.now)
@@ -401,7 +437,7 @@ class Reference:
     # ---- results
 
     def state(self) -> list[int]:
-        """Columns of `types.SERIES`: three levels now, two counts since the last window closed."""
+        """A row of the time series (`types.SERIES`): three levels now, and two counts since the last window closed."""
         ranks = [rank for pool in self.pools for rank in pool]
         output, prefill = self.tokens_out()
         return [sum(len(r.running) + r.loading + len(r.ready) for r in ranks), sum(r.queued() for r in ranks),
@@ -409,7 +445,7 @@ class Reference:
                output - self.tokens_seen[0], prefill - self.tokens_seen[1]]  # fmt: skip
 
     def tokens_out(self) -> tuple[int, int]:
-        """Output and prefill tokens so far."""
+        """Output tokens and prefill tokens of all instances so far."""
         return sum(i.output_tokens for i in self.instances), sum(i.prefill_tokens for i in self.instances)
 
     def sample(self, limit: float) -> None:
@@ -420,7 +456,7 @@ class Reference:
             self.tokens_seen = self.tokens_out()
 
     def outcome(self) -> Outcome:
-        """Everything so far; the last row of the series is the window that is still open."""
+        """Results of all requests up to now; the last row of the series is the window that is still open."""
         series = [*self.series, self.state()] if self.cluster.window_s else []
         return Outcome(
             now_s=self.now, **self._columns(self.sequences), pools=self.counts().pools, itl_counts=self.itl.copy(),
@@ -428,18 +464,18 @@ class Reference:
         )  # fmt: skip
 
     def take(self) -> Ended:
-        """Requests that have ended since the last call."""
+        """Results of the requests that have ended since the last call."""
         new = self.ended[self.taken :]
         self.taken = len(self.ended)
         return Ended(number=np.array([q.index for q in new], np.int64), **self._columns(new))
 
     def counts(self) -> Counts:
-        """What has been counted so far."""
+        """All counters up to now."""
         return Counts(self.now, self.sent, tuple(self._counts(i) for i in range(len(self.pools))), self.itl.copy())
 
     @staticmethod
-    def _columns(some: list[Sequence]) -> dict[str, NDArray[Any]]:
-        return {name: np.array([getattr(q, own) for q in some], kind) for name, (own, kind) in _COLUMNS.items()}
+    def _columns(sequences: list[Sequence]) -> dict[str, NDArray[Any]]:
+        return {name: np.array([getattr(q, own) for q in sequences], kind) for name, (own, kind) in _COLUMNS.items()}
 
     def _counts(self, number: int) -> PoolCounts:
         ranks, pool = self.pools[number], self.cluster.pools[number]
@@ -456,7 +492,7 @@ class Reference:
 
 
 def run(cluster: Cluster, requests: Requests) -> Outcome:
-    """Play all requests to the end."""
+    """Outcome of a cluster that serves all requests to the end."""
     engine = Reference(cluster)
     engine.submit(requests)
     engine.advance()

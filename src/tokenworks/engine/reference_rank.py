@@ -1,10 +1,12 @@
-"""The oracle of one rank: its queues, its paged KV cache block by block, and what it schedules in a step.
+"""The reference engine of one rank: its queues, its paged KV cache block by block, and its scheduler.
 
-Rules follow vLLM 0.19 (v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, block_pool.py), free blocks without a
-hash those of May 2026 (pull request 42656: they are reused first, as in SGLang), and SGLang 0.5
-(srt/managers/scheduler.py, schedule_policy.py, schedule_batch.py). Where this model departs, the docstring says so.
-Departures that hold everywhere: scheduling is synchronous (no step is planned while another runs); a block whose
-hash is already cached stays unfindable until its sequence leaves; output blocks become findable when it leaves.
+The rules are those of vLLM 0.19 (v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, block_pool.py) and SGLang 0.5
+(srt/managers/scheduler.py, schedule_policy.py, schedule_batch.py). Free blocks without a hash are reused first, as in
+SGLang, and in vLLM since May 2026 (pull request 42656).
+
+Differences from these engines are named in docstrings. Three differences hold everywhere. A step is planned only after
+the step before has ended. A block whose hash is already cached gets no hash until its sequence leaves. The prefix cache
+serves output blocks only after their sequence has left.
 """
 
 from __future__ import annotations
@@ -19,7 +21,25 @@ from tokenworks.engine.types import PRIORITIES, Pool, Status
 
 @dataclass(eq=False)
 class Sequence:
-    """A request on its way. `computed` tokens are in the cache; prefill is done when they reach `goal`."""
+    """State of a request.
+
+    sent_s : time of the next arrival, at the client's gate or at a rank; from then on the time of sending [s]
+    ids : hashes of the full blocks
+    goal, computed : tokens to prefill, and tokens in the KV cache; prefill is done when they are equal
+    generated : output tokens so far
+    remote : the KV must still come from the prefill rank
+    gated : the client has not sent the request yet
+    anonymous, cached : blocks without a hash, and blocks with a hash
+    chained : number of leading full blocks that were looked up or stored
+    last_s : time of the last output token [s]
+    lag_s : time from the end of a step to the client (`types.Pool.lag_s`) [s]
+    at : rank where the request waits or runs
+    left : prefill rank that still holds the KV, with the state of the request there
+    doomed : the request fits no rank
+    forgotten : the parent of the request did not complete
+    route : number of the rank that the router chose
+    owed : tokens that the router counts for the request until the first token
+    """
 
     index: int
     sent_s: float
@@ -55,7 +75,15 @@ class Sequence:
 
 
 class Rank:
-    """The scheduler and paged KV cache of one data-parallel rank."""
+    """The queues and the paged KV cache of one dp rank.
+
+    waiting : a queue for each priority; ready : sequences whose KV transfer has ended; running : in order of admission
+    loading, load : KV transfers on their way; requests in flight
+    ticks : decode steps so far
+    owed, chosen : tokens that the router expects this rank to prefill; number of the router's last choice of this rank
+    free : free blocks, the next one to reuse first; users : sequences that hold each block
+    content, where : hash of each cached block; block of each hash
+    """
 
     def __init__(self, pool: Pool, number: int, emit: list[tuple[float, int, int, bool]]) -> None:
         self.limits, self.number, self.emit = pool.limits, number, emit
@@ -70,10 +98,10 @@ class Rank:
         self.where: dict[int, int] = {}
         self.queries = self.hits = self.evictions = self.preemptions = 0
 
-    # ---- the token clock: every decoding sequence gains the same tokens in a step, tokens_per_step on average
+    # ---- the token clock: in a step all decoding sequences gain the same number of tokens, tokens_per_step on average
 
     def clock(self, ticks: int) -> int:
-        """Tokens gained by a sequence that decoded all the first `ticks` decode steps."""
+        """Tokens that a sequence gains in the first `ticks` decode steps of the rank."""
         return math.floor(ticks * self.limits.tokens_per_step)
 
     @property
@@ -81,18 +109,18 @@ class Rank:
         """Tokens that each sequence gains in the next decode step."""
         return self.clock(self.ticks + 1) - self.clock(self.ticks)
 
-    # ---- blocks (vLLM block_pool.py: one queue of free blocks, those without a hash first, then oldest content)
+    # ---- blocks (vLLM block_pool.py: one queue of free blocks, first blocks without a hash, then the oldest content)
 
     def blocks_for(self, tokens: int) -> int:
-        """Blocks that hold `tokens` and the slots of the drafts ahead."""
+        """Blocks for `tokens` and the draft tokens of a step."""
         return -(-(tokens + self.limits.draft_tokens) // self.limits.block_tokens)
 
     def short(self, q: Sequence, tokens: int) -> int:
-        """Blocks that `q` lacks to hold `tokens`."""
+        """Blocks that must be allocated before `q` can hold `tokens`."""
         return self.blocks_for(tokens) - len(q.anonymous) - len(q.cached)
 
     def allocate(self, q: Sequence, count: int, now: float) -> None:
-        """Take blocks from the head of the queue; what they held is forgotten."""
+        """Take `count` blocks from the head of the free queue for `q`, and evict their content."""
         for _ in range(count):
             block, _none = self.free.popitem(last=False)
             if block in self.content:
@@ -102,7 +130,7 @@ class Rank:
             q.anonymous.append(block)
 
     def store(self, q: Sequence, now: float) -> None:
-        """Make the full blocks that `q` has computed findable by their chained hash."""
+        """Put the full blocks that `q` has computed into the prefix cache, by their chained hashes."""
         tokens = min(q.computed, q.input + q.output - 1)
         full = min(tokens // self.limits.block_tokens, len(q.ids)) if self.limits.prefix_caching else 0
         for name in q.ids[q.chained : full]:
@@ -114,20 +142,22 @@ class Rank:
         q.chained = max(q.chained, full)
 
     def find(self, q: Sequence) -> list[int]:
-        """Longest cached prefix in full blocks; the last token is always computed (kv_cache_manager.py)."""
+        """Blocks of the longest cached prefix of `q`; its last token is always computed (kv_cache_manager.py)."""
         if not self.limits.prefix_caching:
             return []
-        found: list[int] = []
+        blocks: list[int] = []
         for name in q.ids[: (q.goal - 1) // self.limits.block_tokens]:
             if name not in self.where:
                 break
-            found.append(self.where[name])
-        return found
+            blocks.append(self.where[name])
+        return blocks
 
     def release(self, q: Sequence, now: float) -> None:
-        """Free what is not full to the head; to the tail other unfindable blocks, then the chain from its end.
+        """Free all blocks of `q`.
 
-        So its root lives longest. Full blocks of output have a hash, too, even if nobody will ever ask for it.
+        The partly filled block goes to the head of the free queue. Full blocks without a hash go to the tail, and after
+        them the chain of cached blocks, its end first, so the begin of a prompt stays cached longest. (In the engines
+        full blocks of output have a hash, too, so they go to the tail here as well.)
         """
         self.store(q, now)
         full = min(q.computed, q.input + q.output - 1) // self.limits.block_tokens - len(q.cached)
@@ -143,37 +173,40 @@ class Rank:
     # ---- admission
 
     def join(self) -> None:
-        """Sequences whose KV has arrived decode from the next step on; an unfinished prefill stays last."""
+        """Add sequences whose KV transfer has ended to the running ones, before an unfinished prefill."""
         at = len(self.running) - bool(self.running and not self.running[-1].decoding)
         self.running[at:at] = self.ready
         self.ready.clear()
 
     def next_waiting(self) -> Sequence | None:
-        """First of the first class that waits."""
+        """First waiting request of the first class that has any."""
         return next((queue[0] for queue in self.waiting if queue), None)
 
     def queued(self) -> int:
-        """Requests that wait."""
+        """Number of waiting requests."""
         return sum(map(len, self.waiting))
 
     def admit(self, q: Sequence, budget: int, now: float) -> int:
-        """Tokens to compute for a waiting `q` in this step, 0 if its whole sequence does not fit now.
+        """Admit the waiting `q` if its whole prompt fits now.
 
-        vLLM 0.19 admits only what fits as a whole (scheduler_reserve_full_isl); cached blocks in use by others need
-        no room, cached blocks that nobody uses do, as they leave the free queue. Hits of preempted ones don't count.
+        vLLM 0.19 admits only prompts that fit as a whole (scheduler_reserve_full_isl). Cached blocks that other
+        sequences use need no free block; unused cached blocks do, as they leave the free queue. Hits of a request that
+        was preempted are not counted.
+
+        Returns the tokens of `q` to compute in this step, 0 if it is not admitted.
         """
-        limits, found = self.limits, self.find(q)
-        shared = sum(self.users[block] > 0 for block in found)
+        limits, prefix = self.limits, self.find(q)
+        shared = sum(self.users[block] > 0 for block in prefix)
         margin = limits.watermark_blocks if self.running or self.loading else 0
         margin += -(-limits.reserve_tokens * len(self.running) // limits.block_tokens)
         if self.blocks_for(q.goal) - shared + margin > len(self.free):
             return 0
-        for block in found:
+        for block in prefix:
             if not self.users[block]:
                 del self.free[block]
             self.users[block] += 1
-        q.cached, q.chained = list(found), len(found)
-        q.computed = len(found) * limits.block_tokens
+        q.cached, q.chained = list(prefix), len(prefix)
+        q.computed = len(prefix) * limits.block_tokens
         tokens = min(q.goal - q.computed, budget)
         self.allocate(q, self.short(q, q.goal if q.remote else q.computed + tokens), now)
         if not q.preemptions and not q.remote:
@@ -186,13 +219,13 @@ class Rank:
         return tokens
 
     def victim(self) -> Sequence:
-        """Who of the running is preempted next; see `policies.Policy`."""
+        """The running sequence to preempt next, by the traits of the policy (`policies.Policy`)."""
         if self.policy.preempts_fewest:
             return min(enumerate(self.running), key=lambda x: (x[1].generated, -x[1].input, -x[0]))[1]
         return max(reversed(self.running), key=lambda q: q.priority)
 
     def preempt(self, q: Sequence, now: float) -> None:
-        """Drop the KV of `q`; it will be computed again, its generated tokens as part of the prompt."""
+        """Free the blocks of `q` and queue it again. Its prompt and its output so far will be prefilled again."""
         self.running.remove(q)
         self.release(q, now)
         q.status, q.decoding, q.computed, q.goal = Status.QUEUED, False, 0, q.input + q.generated
@@ -206,7 +239,12 @@ class Rank:
 
 @dataclass
 class Scheduled:
-    """What one rank computes in a step; `loads`: admitted sequences whose KV has to be fetched."""
+    """Work of one rank in a step.
+
+    decodes, prefills : sequences that decode, and chunks of prefill as (sequence, tokens)
+    loads : admitted sequences whose KV must be transferred first
+    preempted : whether the step preempted a sequence
+    """
 
     decodes: list[Sequence] = field(default_factory=list)
     prefills: list[tuple[Sequence, int]] = field(default_factory=list)
@@ -214,7 +252,7 @@ class Scheduled:
     preempted: bool = False
 
     def work(self, rank: Rank) -> tuple[int, int, int, int, int]:
-        """(m, n, S, Q, p) of `types.StepCost`, before the step's tokens are counted as computed."""
+        """(m, n, S, Q, p) of `types.StepCost`, at the begin of the step."""
         prefill = sum(tokens for _, tokens in self.prefills)
         m = len(self.decodes) * (1 + rank.limits.draft_tokens) + prefill
         context = sum(q.computed + 1 for q in self.decodes)
@@ -223,15 +261,15 @@ class Scheduled:
 
 
 def schedule(rank: Rank, now: float) -> Scheduled:
-    """What a rank computes in its next step."""
+    """Plan the next step of a rank."""
     return _mixed(rank, now) if rank.policy.mixes else _prefill_first(rank, now)
 
 
 def _mixed(rank: Rank, now: float) -> Scheduled:
-    """As vLLM V1: what runs comes first and shares the token budget with at most one unfinished prefill, then waiting.
+    """Plan a step as vLLM V1: decodes, then at most one unfinished prefill, then waiting requests, in one token budget.
 
-    Without a free block one of the running is preempted. Nothing is admitted in a step that preempted.
-    Departure: when a sequence preempts itself, the rest of the batch still runs.
+    A sequence that lacks free blocks preempts a running one. A step that preempts admits no request. Difference from
+    vLLM: when a sequence preempts itself, the sequences after it still run.
     """
     batch, budget, index = Scheduled(), rank.limits.token_budget, 0
     width = 1 + rank.limits.draft_tokens
@@ -260,10 +298,10 @@ def _mixed(rank: Rank, now: float) -> Scheduled:
 
 
 def _prefill_first(rank: Rank, now: float) -> Scheduled:
-    """As SGLang: a prefill-only batch of at most one chunk budget if anything can be prefilled, else decode all.
+    """Plan a step as SGLang: only prefill, up to the token budget, if any request can be prefilled; else all decodes.
 
-    Without room to decode, running sequences are preempted until there is. Departure: room is made for this step only,
-    not for the next twenty (retract_decode_steps).
+    Running sequences are preempted until the blocks suffice for the decodes of this step. Difference from SGLang: it
+    makes room for the next twenty steps (retract_decode_steps).
     """
     batch, budget = Scheduled(), rank.limits.token_budget
     if rank.running and not rank.running[-1].decoding:
@@ -285,7 +323,7 @@ def _prefill_first(rank: Rank, now: float) -> Scheduled:
 
 
 def _admit_waiting(rank: Rank, batch: Scheduled, budget: int, now: float) -> None:
-    """First come, first served within a class, until one does not fit."""
+    """Admit waiting requests in the order of class and arrival, until one does not fit."""
     while budget and len(rank.running) + rank.loading < rank.limits.max_sequences:
         q = rank.next_waiting()
         tokens = rank.admit(q, budget, now) if q else 0
@@ -301,7 +339,7 @@ def _admit_waiting(rank: Rank, batch: Scheduled, budget: int, now: float) -> Non
 
 
 def _prefill(rank: Rank, batch: Scheduled, q: Sequence, tokens: int, now: float) -> None:
-    """`tokens` of `q` are computed in this step."""
+    """Add `tokens` of the prompt of `q` to the step."""
     batch.prefills.append((q, tokens))
     if rank.policy.finds_scheduled:
         q.computed += tokens

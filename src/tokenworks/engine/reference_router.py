@@ -1,4 +1,4 @@
-"""The oracle of the router: how a request finds its rank, from queues and cache events only."""
+"""The reference engine of the router: it chooses a rank from queues and cache events only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from tokenworks.engine.types import Router
 
 
 class ReferenceRouter:
-    """A router in front of ranks; `emitted` are the cache events on their way to it (time, rank, name, stored)."""
+    """A router in front of the ranks of the first pool.
+
+    emitted : cache events on their way to the router, as (time, rank, hash, stored)
+    known : ranks that hold each hash, as far as events have reached the router
+    """
 
     def __init__(self, router: Router, ranks: list[Rank], emitted: list[tuple[float, int, int, bool]]) -> None:
         self.router, self.ranks, self.emitted = router, ranks, emitted
@@ -15,7 +19,7 @@ class ReferenceRouter:
         self.known: dict[int, set[int]] = {}
 
     def choose(self, q: Sequence, now: float) -> int:
-        """Number of the rank that takes `q`."""
+        """Number of the rank for `q`."""
         ranks, router = self.ranks, self.router
         if router.name == "round_robin":
             self.turn += 1
@@ -35,7 +39,7 @@ class ReferenceRouter:
         return best
 
     def known_prefixes(self, q: Sequence, now: float) -> list[int]:
-        """Tokens of the input that each rank holds, as far as cache events have reached the router."""
+        """Tokens of the prompt of `q` that each rank has cached, as far as events have reached the router."""
         count = 0
         for time, rank, name, stored in self.emitted:
             if time + self.router.event_delay_s > now:
@@ -54,7 +58,7 @@ class ReferenceRouter:
         return length
 
     def draw(self) -> int:
-        """Next number of the router's own stream (splitmix64, Steele et al., OOPSLA 2014)."""
+        """Next random number of the router (splitmix64, Steele et al., OOPSLA 2014)."""
         mask = (1 << 64) - 1
         self.seed = (self.seed + 0x9E3779B97F4A7C15) & mask
         z = self.seed

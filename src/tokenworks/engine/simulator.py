@@ -1,4 +1,4 @@
-"""The engine to use: a cluster driven in steps over the compiled kernel, and `run` for a whole trace."""
+"""The engine that other rooms use: `Simulator` drives the compiled kernel, `run` plays a whole trace."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _COLUMNS = {
 
 
 def _grown(array: NDArray[Any], count: int) -> NDArray[Any]:
-    """An array of our own with room for `count`, at least doubled so that growing stays linear; the new holds anything.
+    """`array` itself if it is ours and has room for `count` rows, else a longer copy; new rows hold anything.
 
-    NumPy asks for huge pages for what it does not have to clear: on a virtual machine ten times faster to touch.
+    A copy is at least twice as long, so that the time for all copies is linear. `np.empty` gets huge pages, which are
+    ten times as fast to touch on a virtual machine.
     """
     if count <= len(array) and array.flags.owndata:
         return array
@@ -42,10 +43,15 @@ def _grown(array: NDArray[Any], count: int) -> NDArray[Any]:
 
 
 class Simulator:
-    """A cluster that is driven in steps; `reference.Reference` is its oracle.
+    """A simulation of a cluster that the caller drives: `submit` requests, `advance` the clock, read the results.
 
     Times are on a logical clock that starts at 0 [s]. Requests are numbered in the order in which they are submitted.
-    Without `take` all requests stay, and `outcome` has them all. With it memory is bounded by what is in flight.
+    `outcome` returns all requests. A run without end calls `take` instead, which hands over the ended requests and
+    reuses their memory. `reference.Reference` gives the same results.
+
+    Parameters
+    ----------
+    cluster : the deployment to simulate
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -57,31 +63,41 @@ class Simulator:
 
     @property
     def now(self) -> float:
-        """The logical clock [s]."""
+        """Time of the logical clock [s]."""
         return float(self._state.world["now"][0])
 
     @property
     def sent(self) -> int:
-        """Requests sent so far."""
+        """Number of requests that have reached a rank so far."""
         return int(self._state.world["sent"][0])
 
     @property
     def ended(self) -> int:
-        """Requests of which nothing more will come, those included that are never sent because of another's end."""
+        """Number of requests that have ended so far, or will never be sent because their parent did not complete."""
         return int(self._state.world["ended"][0])
 
     @property
     def slots(self) -> int:
-        """Requests that had to be remembered at once so far."""
+        """Most requests that were in memory at the same time."""
         return self._slots
 
-    # ---- requests come
+    # ---- submitting requests
 
     def submit(self, requests: Requests) -> None:
-        """Add requests. Arrivals must not lie before now; who follows a request of before needs it still in flight."""
+        """Add requests to the simulation.
+
+        Parameters
+        ----------
+        requests : their arrival times must not lie before `now`; a parent from an earlier call must still be in flight
+
+        Raises
+        ------
+        SpecError : an arrival lies before `now`, or a parent has ended
+        """
         early = requests.arrival_s[requests.after < 0].min(initial=np.inf)
         if early < self.now:
-            raise SpecError(f"{early} s lies before now, {self.now} s", where="Requests.arrival_s")
+            raise SpecError(f"{early} s lies before now, {self.now} s", where="Requests.arrival_s",
+                            hint="submit requests before the clock passes their arrival")  # fmt: skip
         followers = np.flatnonzero(requests.after >= 0)
         followers = followers[np.argsort(requests.after[followers], kind="stable")]
         parents = requests.after[followers].astype(np.int64) - requests.earlier
@@ -113,19 +129,20 @@ class Simulator:
         self._submitted += len(requests)
 
     def _parents(self, before: Ints, earlier: int) -> Ints:
-        """Slots of requests of earlier calls that others follow."""
+        """Slots of parents that were submitted in earlier calls; `before` counts from the end, -1 = the last one."""
         if earlier not in {0, self._submitted}:
-            raise SpecError(f"{earlier} requests, {self._submitted} were submitted", where="Requests.earlier")
+            raise SpecError(f"{earlier}, but {self._submitted} requests were submitted", where="Requests.earlier",
+                            hint=f"give 0 or {self._submitted}")  # fmt: skip
         slots = self._slots_of(before + self._submitted)
         record = self._state.request
         for number, slot in zip((before + self._submitted).tolist(), slots.tolist(), strict=True):
             if slot < 0 or record["status"][slot] >= Status.COMPLETED or record["doomed"][slot]:
-                raise SpecError(f"request {number} has ended, nobody can follow it", where="Requests.after",
-                                hint="send at a time of its own what comes after its end")  # fmt: skip
+                raise SpecError(f"request {number} has ended and cannot be a parent", where="Requests.after",
+                                hint="give -1, and an arrival time on the clock")  # fmt: skip
         return slots
 
     def _new_slots(self, count: int, reused: int) -> NDArray[np.int32]:
-        """Slots for new requests: some that were given back, then new ones."""
+        """Slots for `count` new requests: `reused` slots of ended requests first, then fresh slots."""
         fresh = np.arange(self._slots, self._slots + count - reused, dtype=np.int32)
         self._slots += count - reused
         self._spares -= reused
@@ -133,18 +150,19 @@ class Simulator:
 
     def _fill(self, new: NDArray[Any], requests: Requests) -> None:
         doomed = self.cluster.never_fits(requests.input_tokens, requests.output_tokens)
-        for low in range(0, len(new), _BATCH):  # the records stay in the processor's cache while they are filled
+        later = 0.0 if self.cluster.concurrency else self.cluster.request_s  # with a gate, the gate adds `request_s`
+        for low in range(0, len(new), _BATCH):  # a batch of records stays in the processor's cache while it is filled
             part = slice(low, low + _BATCH)
-            some = new[part]
-            some[:] = _UNSENT
-            some["number"] = np.arange(len(some)) + (self._submitted + low)
-            some["sent_s"] = requests.arrival_s[part] + self.cluster.request_s
-            some["priority"], some["group"] = requests.priority[part], requests.group[part]
-            some["doomed"] = doomed[part]
-            some["input"], some["output"] = requests.input_tokens[part], requests.output_tokens[part]
+            batch = new[part]
+            batch[:] = _UNSENT
+            batch["number"] = np.arange(len(batch)) + (self._submitted + low)
+            batch["sent_s"] = requests.arrival_s[part] + later
+            batch["priority"], batch["group"] = requests.priority[part], requests.group[part]
+            batch["doomed"] = doomed[part]
+            batch["input"], batch["output"] = requests.input_tokens[part], requests.output_tokens[part]
 
     def _open(self, first: NDArray[np.int32]) -> None:
-        """Put new requests, in order of arrival, among those that have not arrived yet."""
+        """Merge the slots of new requests into the list of requests that have not arrived, in order of arrival."""
         s = self._state
         ahead = s.open[int(s.world["opened"][0]) :]
         open_ = np.concatenate([ahead, first])
@@ -154,7 +172,7 @@ class Simulator:
         self._state = s._replace(open=open_)
 
     def _append_blocks(self, requests: Requests, slots: NDArray[np.int32]) -> None:
-        """Block names of the new requests, and a place for the block that each of them will hold."""
+        """Append the block ids of the new requests, and make room in `held` for one block number per id."""
         ids, offsets, counts = requests.block_ids, requests.block_offsets, np.diff(requests.block_offsets)
         s = self._state
         if self._submitted:
@@ -162,13 +180,13 @@ class Simulator:
             ids[self._named : self._named + len(requests.block_ids)] = requests.block_ids
             offsets, named = _grown(s.offsets, self._slots), _grown(s.named, self._slots)
             offsets[slots], named[slots] = self._named + requests.block_offsets[:-1], counts
-        else:  # a whole run needs no copy of what may be most of its memory
+        else:  # the ids may be most of the memory of a run, so the first ones are not copied
             offsets, named = np.ascontiguousarray(offsets)[:-1], counts.astype(np.int32)
         self._named += len(requests.block_ids)
         self._state = s._replace(ids=ids, offsets=offsets, named=named, held=_grown(s.held, len(ids)))
 
     def _make_room(self, more: int) -> None:
-        """Move the block ids of requests that are still here together, with room for `more`, and as many again."""
+        """Drop the block ids of requests that were taken, and make room for `more` new ids and growth."""
         s = self._state
         here = np.flatnonzero(s.named[: self._slots])
         counts = s.named[here].astype(np.int64)
@@ -180,18 +198,25 @@ class Simulator:
         ids[: self._named], held[: self._named], offsets[here] = s.ids[index], s.held[index], first
         self._state = s._replace(ids=ids, held=held, offsets=offsets)
 
-    # ---- what happens to them
+    # ---- playing events
 
     def at(self, time_s: ArrayLike, kind: str, index: ArrayLike) -> None:
-        """Something happens to requests from outside, at times of the logical clock; numbers or arrays of them.
+        """Schedule events from outside, such as cancellations; `time_s` and `index` are numbers or arrays.
 
-        At one moment it comes after arrivals, KV transfers and ends of steps, in the order in which it was given, all
-        of it before what follows from it. So `at(t, "cancel", i)` is `advance(t)`, then `cancel(i)`. On a request that
-        has ended it has no effect.
+        `at(t, "cancel", i)` does the same as `advance(t)` followed by `cancel(i)`. Events at the same time happen in
+        the order of the calls, after all arrivals, KV transfers and ends of steps at that time. An event has no effect
+        on a request that has ended.
 
         Parameters
         ----------
-        time_s : not before now [s]; kind : a name in `outside.KINDS`; index : number of the request
+        time_s : time of the event on the logical clock, not before `now` [s]
+        kind : a name in `outside.KINDS`
+        index : number of the request
+
+        Raises
+        ------
+        SpecError : the kind is unknown, or a time lies before `now`
+        IndexError : there is no request with this number
         """
         if kind not in KINDS:
             raise SpecError(f"unknown event {kind!r}", where="Simulator.at", hint=f"one of {', '.join(KINDS)}")
@@ -200,22 +225,27 @@ class Simulator:
             raise SpecError(f"want finite times that do not lie before now, {self.now} s", where="Simulator.at")
         s, new = self._state, np.empty(len(times), OUTSIDE)
         new["time"], new["number"], new["kind"] = times, numbers, KINDS[kind]
-        new["slot"] = np.maximum(self._slots_of(numbers), 0)  # of one that was taken any: its number is another
+        new["slot"] = np.maximum(self._slots_of(numbers), 0)  # any slot for a taken request: numbers are compared later
         events = np.concatenate([s.outside[int(s.world["outside"][0]) :], new])
         s.world["outside"] = 0
         self._state = s._replace(outside=events[np.argsort(events["time"], kind="stable")])
 
     def cancel(self, index: int) -> None:
-        """Withdraw a request now; what runs is dropped at the end of its step. Its later turns are never sent.
+        """Withdraw a request now. Its later turns are never sent.
 
-        One that was not sent yet ends when its turn comes: when it would have been sent, or the one before it ends.
+        A waiting request ends at once, a running request at the end of its step. A request that is not sent yet ends
+        at its sending time, or at the end of its parent.
+
+        Parameters
+        ----------
+        index : number of the request
         """
         slot = int(self._slots_of(np.array([index]))[0])
         if slot >= 0:
             kernel.happen(self._state, KINDS["cancel"], slot)
 
     def _slots_of(self, numbers: Ints) -> Ints:
-        """Where requests are; -1 for those that were taken."""
+        """Slots of requests by their numbers; -1 for requests that were taken."""
         unknown = numbers[(numbers < 0) | (numbers >= self._submitted)]
         if len(unknown):
             raise IndexError(f"no request {unknown[0]}")
@@ -223,11 +253,17 @@ class Simulator:
             return numbers
         own = self._state.request["number"][: self._slots]
         order = np.argsort(own)
-        found = order[np.searchsorted(own, numbers, sorter=order) % self._slots]
-        return np.where(own[found] == numbers, found, -1)
+        slots = order[np.searchsorted(own, numbers, sorter=order) % self._slots]
+        return np.where(own[slots] == numbers, slots, -1)
 
     def advance(self, until: float = math.inf, *, sent: int | None = None) -> None:
-        """Play all events up to and including `until` [s]; stop before that right after `sent` requests were sent."""
+        """Play all events up to a time.
+
+        Parameters
+        ----------
+        until : last time to play, included [s]; by default play to the end
+        sent : stop earlier, right after this number of requests has reached a rank; None = do not
+        """
         while code := kernel.advance(self._state, float(until), _ALL if sent is None else sent):
             s = self._state
             if code == kernel.SERIES_FULL:
@@ -238,10 +274,10 @@ class Simulator:
                 s.world["events_first"] = 0
                 self._state = s._replace(event=_grown(waiting, 2 * len(s.event)))
 
-    # ---- what came of them
+    # ---- results
 
     def take(self) -> Ended:
-        """Requests that have ended since the last call; the memory that they had serves those submitted later."""
+        """Results of the requests that have ended since the last call. Their memory is reused for later requests."""
         s, slots = self._state, np.empty(self.ended - self._taken, np.int32)
         kernel.collect(s, slots)
         record = s.request[slots]
@@ -256,9 +292,10 @@ class Simulator:
         return Ended(number=record["number"], **{name: record[field] for name, field in _COLUMNS.items()})
 
     def outcome(self) -> Outcome:
-        """Everything so far but requests taken, as views where nothing is in flight and nothing was taken.
+        """Results of all requests that were not taken, and all counters, up to now.
 
-        The last row of the series is still open.
+        The last row of the series is the window that is still open. The arrays are views of the simulator's memory if
+        no request is in flight and none was taken.
         """
         s, record = self._state, self._state.request[: self._slots]
         if self._taken:
@@ -278,7 +315,7 @@ class Simulator:
         )  # fmt: skip
 
     def counts(self) -> Counts:
-        """What has been counted so far."""
+        """All counters up to now."""
         pools = tuple(self._counts(i) for i in range(len(self._state.pool)))
         return Counts(self.now, self.sent, pools, self._state.itl.copy())
 
@@ -297,7 +334,7 @@ class Simulator:
 
 
 def _append_child(record: NDArray[Any], parent: int, child: int) -> None:
-    """`child`, and those linked to it, follow `parent` after all that do so already."""
+    """Append `child`, and the siblings linked to it, to the children of `parent`."""
     last = record["child"][parent]
     if last < 0:
         record["child"][parent] = child
@@ -308,7 +345,13 @@ def _append_child(record: NDArray[Any], parent: int, child: int) -> None:
 
 
 def run(cluster: Cluster, requests: Requests) -> Outcome:
-    """Play all requests to the end."""
+    """Outcome of a cluster that serves all requests to the end.
+
+    Parameters
+    ----------
+    cluster : the deployment to simulate
+    requests : the requests that the client sends
+    """
     simulator = Simulator(cluster)
     simulator.submit(requests)
     simulator.advance()
@@ -316,22 +359,27 @@ def run(cluster: Cluster, requests: Requests) -> Outcome:
 
 
 def compiled() -> bool:
-    """Whether the engine starts at once; otherwise `warm_up` compiles it first, once for each machine (a minute)."""
+    """Whether the engine is compiled. If not, the first run compiles it, which takes about a minute."""
     return kernel.compiled()
 
 
 def kept() -> bool:
-    """Whether what is compiled is kept on disk for the next process."""
+    """Whether the compiled code is kept on disk for the next process."""
     return kernel.kept()
 
 
 def warm_up() -> bool:
-    """Compile, or load what is compiled; says whether what was on disk was damaged, and is compiled anew."""
+    """Compile the engine, or load the compiled code from disk.
+
+    Returns
+    -------
+    True if the code on disk was damaged; it was deleted, and the engine was compiled again
+    """
     try:
         _run_once()
     except SpecError:
         raise
-    except Exception:  # whatever numba meets in a damaged file
+    except Exception:  # numba raises any error when it loads a damaged file
         if not kernel.forget():
             raise
         _run_once()
@@ -340,7 +388,7 @@ def warm_up() -> bool:
 
 
 def _run_once() -> None:
-    """One request, and every entry point of the kernel."""
+    """Call every entry point of the kernel, with one request."""
     from tokenworks.engine.types import Limits, Pool, StepCost
 
     simulator = Simulator(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),), window_s=1.0))

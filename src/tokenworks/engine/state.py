@@ -1,4 +1,4 @@
-"""Memory of the compiled engine: one record per request, rank, instance and pool, and the arrays they point into."""
+"""Memory of the compiled engine: a record for each request, rank, instance and pool, and the arrays they refer to."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from tokenworks.specs.deployment import RoleName, RouterName
 
 ROLES: dict[RoleName, int] = {"aggregated": 0, "prefill": 1, "decode": 2}
 ROUTERS: dict[RouterName, int] = {"round_robin": 0, "least_loaded": 1, "power_of_two": 2, "prefix_aware": 3}
-BUCKETS = 4096  # of the completion calendar; a longer output comes round again
+BUCKETS = 4096  # of the completion calendar, which is a ring: an output may be longer
 
 REQUEST = np.dtype(
     [
-        # end_s is the time of the last token while a request runs; target is the token clock at which it completes
-        # lag_s: of a pipeline, which later tokens come as late
+        # sent_s: time of the next arrival, at the gate or at a rank; at a rank it becomes the time of sending
+        # end_s: while the request runs, the time of its last token; lag_s: see `types.Pool.lag_s`
+        # target: value of the rank's token clock at which the request completes
         ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("lag_s", "f8"), ("target", "i8"),
-        # in the order of submission, -1 of a slot that was given back; whatever is equal in time goes by it
+        # number in the order of submission, which decides between events at the same time; -1: the slot is spare
         ("number", "i8"),
         ("input", "i4"), ("output", "i4"), ("hit", "i4"), ("preemptions", "i4"),
-        # prefill: tokens wanted, in the cache, in this step; output tokens so far (until it decodes); blocks held
+        # tokens to prefill, in the KV cache, and in this step; output tokens so far (until it decodes); blocks
         ("goal", "i4"), ("computed", "i4"), ("chunk", "i4"), ("generated", "i4"), ("blocks", "i4"),
-        # prefix cache: blocks of the chain looked at, and how many of them it holds as findable ones
+        # prefix cache: leading blocks that were looked up or stored, and the number of them that have a node
         ("chained", "i4"), ("owned", "i4"),
-        # links: queue, running list or list of the ended; calendar bucket, before that the next of those that follow
-        # the same request; the first of those that follow this one
+        # prev, next: in a queue, the running list, the gate or the list of ended requests; cprev, cnext: in a bucket of
+        # the calendar; before that, cnext is the next request with the same parent; child: the first follower
         ("prev", "i4"), ("next", "i4"), ("cprev", "i4"), ("cnext", "i4"), ("child", "i4"),
-        # doomed: 1 = fits no rank, 2 = never sent, as the one that it follows did not complete
+        # doomed: 1 = fits no rank, 2 = never sent, because its parent did not complete
         ("at", "i4"), ("route", "i4"), ("owed", "i4"), ("status", "i1"), ("priority", "i1"), ("group", "i1"),
         ("decoding", "i1"), ("remote", "i1"), ("cancelled", "i1"), ("gated", "i1"), ("doomed", "i1"), ("fresh", "i1"),
     ],
@@ -41,8 +42,8 @@ REQUEST = np.dtype(
 
 RANK = np.dtype(
     [
-        ("head", "i4", (PRIORITIES,)), ("tail", "i4", (PRIORITIES,)),  # waiting, a list for each class
-        ("first", "i4"), ("last", "i4"), ("prefill", "i4"),  # running; the first of it that does not decode yet
+        ("head", "i4", (PRIORITIES,)), ("tail", "i4", (PRIORITIES,)),  # waiting requests, a list for each class
+        ("first", "i4"), ("last", "i4"), ("prefill", "i4"),  # running list; its first sequence that does not decode yet
         ("ready", "i4"), ("ready_last", "i4"),
         ("running", "i4"), ("waiting", "i4"), ("loading", "i4"), ("readied", "i4"), ("load", "i4"), ("decodes", "i4"),
         ("instance", "i4"), ("pool", "i4"), ("number", "i4"), ("cancels", "i4"), ("fresh", "i4"),
@@ -54,16 +55,16 @@ RANK = np.dtype(
         ("table", "i8"), ("mask", "i8"), ("growth", "i8"), ("calendar", "i8"),
         ("queries", "i8"), ("hits", "i8"), ("evictions", "i8"), ("preemptions", "i8"), ("prefill_tokens", "i8"),
         ("output_tokens", "i8"), ("decode_sequences", "i8"),
-        # what the router thinks it has still to prefill, when it was last chosen, what it knows of a prefix [token]
+        # router: tokens this rank must still prefill, number of its last choice, known prefix of a request [token]
         ("owed", "i8"), ("chosen", "i8"), ("known", "i8"),
-        ("grouped", "i4", (GROUPS,)),  # decoding sequences of each group
+        ("grouped", "i4", (GROUPS,)),  # number of decoding sequences of each group
     ],
     align=True,
 )  # fmt: skip
 
 INSTANCE = np.dtype(
     [
-        # a planned segment of `planned` equal steps; step `done` + 1 since the anchor is in flight and began at start_s
+        # a plan of `planned` equal steps; `done` steps since the anchor have ended, the next one runs since start_s
         ("start_s", "f8"), ("end_s", "f8"), ("anchor_s", "f8"), ("step_s", "f8"), ("growth_s", "f8"),
         ("done", "i8"), ("planned", "i8"), ("anchored", "i8"), ("steps", "i8"), ("busy_s", "f8"), ("tokens", "i8"),
         ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"), ("link", "i4"),
@@ -71,7 +72,7 @@ INSTANCE = np.dtype(
     align=True,
 )  # fmt: skip
 
-# What flows share, one flow at a time: when it is free, how long it was booked, for how many flows.
+# A link carries one flow at a time: end of the last booked flow, booked time, number of flows.
 LINK = np.dtype([("free_s", "f8"), ("busy_s", "f8"), ("flows", "i8")], align=True)
 
 POOL = np.dtype(
@@ -92,28 +93,40 @@ WORLD = np.dtype(
         ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"),
         ("load_tokens", "i8"), ("turn", "i8"),
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
-        ("ended", "i8"), ("ended_last", "i8"), ("outside", "i8"),  # ended so far, the last of them; events played
+        ("freed", "i8"),  # slots of the client that become free at the times in `freed_s`
+        ("ended", "i8"), ("ended_last", "i8"), ("outside", "i8"),  # ended requests, the last one; outside events
         ("opened", "i8"), ("heaped", "i8"), ("loads", "i8"), ("rows", "i8"), ("seen_output", "i8"),
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
         ("index_shift", "i8"), ("index_mask", "i8"), ("emit", "i8"),
-        ("stepped_s", "f8"), ("stepped", "i8"),  # the last end of a step: when and whose
+        ("stepped_s", "f8"), ("stepped", "i8"),  # the last end of a step: its time and instance
     ],
     align=True,
 )  # fmt: skip
 
-# A cached block (users >= 0), in the LRU list while nobody uses it; or, there, `count` full ones without a name (-1).
+# A cached block has `users` >= 0, and is in the LRU list while it has no user. A node with users = -1 stands in that
+# list for `count` full blocks without a name.
 NODE = np.dtype([("name", "i8"), ("users", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4")], align=True)
-# What comes from outside to a request; the slot may have been given to another one since.
+# An event from outside, for the request with this number; its slot may hold another request by now.
 OUTSIDE = np.dtype([("time", "f8"), ("number", "i8"), ("slot", "i4"), ("kind", "i4")], align=True)
 EVENT = np.dtype([("time", "f8"), ("name", "i8"), ("rank", "i4"), ("stored", "i4")], align=True)
 
 
 class EngineState(NamedTuple):
-    """All arrays; a request has a slot in `request`, and in those of its block ids where there is a prefix cache.
+    """All arrays of the engine. The slot of a request is its index in `request`, `offsets` and `named`.
 
-    ids, held : names of blocks, and the blocks held; those of a request from offsets[slot] on, named[slot] of them
-    open, heap : slots of requests in order of arrival, and of those that followed another; outside : in order of time
-    event : a ring, its length a power of two; known : what the router knows, a row of name and one bit for each rank
+    by_tokens : `StepCost.by_tokens` of all pools; growth : decoding sequences by context modulo block size, each rank
+    calendar : first and last sequence that completes at each value of the token clock, each rank
+    node, table : cached blocks, and the hash table from names to them, each rank
+    ids, held : names of the blocks of all requests, and the node of each; request `slot` has named[slot] of them, from
+        offsets[slot] on
+    open : slots of requests without a parent, in order of arrival
+    heap : slots of requests whose parent has ended, and of requests past the gate, by the time of their next arrival
+    outside : events from outside, by time
+    freed_s : times at which slots of the client become free, the latest first; only with pipeline stages [s]
+    load_s, load : ends of KV transfers, and the slots of their requests, a heap
+    event : a ring of the cache events that have not reached the router yet, its length a power of two
+    known : hash table of the router, each row a name and one bit for each rank that holds it
+    itl, series : as in `types.Outcome`
     """
 
     request: NDArray[Any]
@@ -134,6 +147,7 @@ class EngineState(NamedTuple):
     open: NDArray[np.int32]
     heap: NDArray[np.int32]
     outside: NDArray[Any]
+    freed_s: NDArray[np.float64]
     load_s: NDArray[np.float64]
     load: NDArray[np.int32]
     event: NDArray[Any]
@@ -147,12 +161,12 @@ def _power_of_two(least: int) -> int:
 
 
 def allocate(cluster: Cluster) -> EngineState:
-    """An idle cluster without requests."""
+    """Memory of an idle cluster without requests."""
     pools = cluster.pools
     pool, by_tokens = np.zeros(len(pools), POOL), np.concatenate([p.cost.by_tokens for p in pools])
     rank = np.zeros(sum(p.instances * p.ranks for p in pools), RANK)
     instance = np.zeros(sum(p.instances for p in pools), INSTANCE)
-    instance["link"] = np.arange(len(instance))  # each has one of its own
+    instance["link"] = np.arange(len(instance))  # each instance has its own link
     growth = nodes = slots = first_rank = first_instance = table_s = 0
     for i, p in enumerate(pools):
         limits, cost, own = p.limits, p.cost, p.instances * p.ranks
@@ -190,7 +204,7 @@ def allocate(cluster: Cluster) -> EngineState:
         np.zeros(growth, np.int32), np.full(2 * BUCKETS * len(rank), -1, np.int32),
         _nodes(rank, nodes), np.full(slots, -1, np.int32),
         np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),
-        np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, OUTSIDE),
+        np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, OUTSIDE), np.zeros(cluster.concurrency, np.float64),
         np.zeros(loads, np.float64), np.zeros(loads, np.int32), event,
         np.zeros((max(index, 1), 1 + words), np.uint64),
         np.zeros((GROUPS, ITL_BINS), np.int64), np.zeros((1024 if cluster.window_s else 1, len(SERIES)), np.int64),
@@ -198,7 +212,7 @@ def allocate(cluster: Cluster) -> EngineState:
 
 
 def _nodes(rank: NDArray[Any], count: int) -> NDArray[Any]:
-    """No block is cached: all nodes of a rank are spare, linked by `next`, as many as it has blocks."""
+    """Nodes of an empty prefix cache: each rank has a spare node for each block, linked by `next`."""
     node = np.zeros(count, NODE)
     node["next"] = np.arange(1, count + 1)
     for r in rank[rank["nameless"] > 0]:
@@ -207,7 +221,7 @@ def _nodes(rank: NDArray[Any], count: int) -> NDArray[Any]:
 
 
 def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
-    """Settings of the whole; and the size of the router's index, 0 without one."""
+    """Record of the settings of the cluster, and the size of the router's hash table, 0 without one."""
     world, front, router, transfer = np.zeros(1, WORLD), cluster.pools[0], cluster.router, cluster.transfer
     world["window_s"], world["concurrency"] = cluster.window_s, cluster.concurrency
     world["request_s"] = cluster.request_s

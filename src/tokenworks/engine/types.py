@@ -1,4 +1,4 @@
-"""What goes into a simulation and what comes out: plain numbers and arrays, no scheduler and no model."""
+"""Input and output of a simulation: clusters, requests and results, as plain numbers and arrays. No behaviour."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUPS = 8
 
 
 class Status(IntEnum):
-    """Where a request is. PENDING: not sent yet (its turn or its client's slot has not come)."""
+    """State of a request. PENDING: the request has not reached a rank, and may never be sent."""
 
     PENDING = 0
     QUEUED = 1
@@ -37,19 +37,25 @@ def _need(condition: bool | np.bool_, message: str, where: str, hint: str = "") 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Time of one iteration of an instance, from its aggregates; the sums run over all dp ranks of the instance.
+    """Time of one step of an instance, computed from a few sums over the sequences of the step.
 
-        t = by_tokens[m] + d sum of Q + ranks * max over ranks (a n + b S + c Q + e p)                        [s]
+        t = by_tokens[m] + d sum(Q) + R max(a n + b S + c Q + e p)                                            [s]
 
-    m : tokens in the step, decode and prefill (GEMM, experts, collectives, host); n : decoding sequences of a rank;
-    S : sum of their contexts [token]; Q : sum over a rank's prefill tokens of the context each one sees [token^2];
-    p : its prefill tokens; e is what a rank does for each by itself (all but experts), so that one busy rank is slow.
-    An engine that lets its ranks prefill at the same time has d in place of c, and no e.
-    Coefficients are for the instance as a whole with its load spread evenly, so the hottest of R ranks counts R times.
-    A layer with a sliding window has constant cost a sequence beyond its window: fold it into `decode_sequence_s`.
+    The sum and the maximum run over the R dp ranks of the instance. m counts the tokens of all ranks, decode and
+    prefill. Each rank has n decoding sequences with S tokens of context, and p prefill tokens; Q sums, over these
+    prefill tokens, the context that each of them sees. The slowest rank sets the time, because ranks step together.
+    All coefficients are times of the whole instance under even load; one rank holds 1/R of that load, hence the R.
 
-    by_tokens : [s], index 0 .. most tokens in a step; decode_sequence_s : a [s]; decode_context_s : b [s/token];
-    prefill_context_s : c [s/token^2]; prefill_token_s : e [s/token]; together_context_s : d [s/token^2]
+    Parameters
+    ----------
+    by_tokens : time by the number of tokens in a step, from index 0 to the token budget of all ranks: GEMMs,
+        experts, collectives, host [s]
+    decode_sequence_s : a, time of a decoding sequence; includes layers with a sliding window, whose cost does not
+        grow with the context beyond the window [s]
+    decode_context_s : b, time of a token of context of a decoding sequence [s/token]
+    prefill_context_s : c, time of a token of context that a prefill token sees [s/token^2]
+    prefill_token_s : e, time of a prefill token in what each rank computes alone, that is all but experts [s/token]
+    together_context_s : d, replaces c (and e is 0) in engines whose ranks prefill at the same time [s/token^2]
     """
 
     by_tokens: Floats
@@ -71,16 +77,22 @@ class StepCost:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the engine of one dp rank may hold.
+    """Limits of the scheduler and the KV cache of one dp rank.
 
-    max_sequences : running at once; token_budget : tokens of one step (chunked prefill) [token]
-    kv_blocks, block_tokens : paged KV cache; block ids of requests are of the same block size
-    max_model_len : longest input + output [token]; max_queue : waiting requests beyond which one is refused, 0 = never
-    watermark_blocks : blocks that admission leaves free while anything runs
-    reserve_tokens : tokens that admission leaves free for each running sequence (SGLang's new_token_ratio x clipped
-        max_new_tokens); draft_tokens : speculated tokens of a step (MTP), whose slots are held ahead
-    tokens_per_step : mean tokens a sequence gains in a decode step, 1 .. 1 + draft_tokens
-    policy : how the rank schedules, a name in `policies.POLICIES`
+    Parameters
+    ----------
+    max_sequences : most sequences that run at the same time
+    token_budget : most tokens in one step, the chunk of chunked prefill [token]
+    kv_blocks, block_tokens : blocks of the paged KV cache, and the size of a block (`Requests.block_ids`) [token]
+    max_model_len : longest input + output that the model takes [token]
+    max_queue : number of requests that may wait at a rank, the next one is refused; 0 = no limit
+    watermark_blocks : blocks that admission leaves free while a sequence runs
+    reserve_tokens : tokens that admission leaves free for each running sequence (SGLang: new_token_ratio x clipped
+        max_new_tokens) [token]
+    draft_tokens : tokens that each sequence drafts in a step (MTP); the cache has room for them in advance [token]
+    tokens_per_step : mean tokens that a sequence gains in a decode step, 1 .. 1 + draft_tokens [token]
+    prefix_caching : whether requests share blocks with equal ids
+    policy : scheduling policy, a name in `policies.POLICIES`
     """
 
     max_sequences: int
@@ -103,8 +115,8 @@ class Limits:
             _need(getattr(self, name) >= 0, f"{getattr(self, name)} must not be negative", f"Limits.{name}")
         known = " or ".join(POLICIES)
         _need(self.policy in POLICIES, f"unknown policy {self.policy!r}", "Limits.policy", known)
-        a, top = self.tokens_per_step, 1 + self.draft_tokens
-        _need(1 <= a <= top, f"{a} must lie in 1 .. 1 + draft_tokens = {top}", "Limits.tokens_per_step")
+        gain, top = self.tokens_per_step, 1 + self.draft_tokens
+        _need(1 <= gain <= top, f"{gain} must lie in 1 .. 1 + draft_tokens = {top}", "Limits.tokens_per_step")
         width = self.max_sequences * top
         _need(self.token_budget >= width, f"{self.token_budget} cannot decode all sequences at once",
               "Limits.token_budget", f"want at least max_sequences x (1 + draft_tokens) = {width}")  # fmt: skip
@@ -112,12 +124,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Pool:
-    """Equal instances that do one job.
+    """Equal instances with one role.
 
-    ranks : dp ranks that step in lockstep, each with its own queue and KV
-    stages : of a pipeline. A step's tokens lie evenly in as many microbatches, but those of one prompt in as few as can
-        hold them, which pass the stages one after the other: so its first token, and with it all others, are seen
-        later than the step ends (`lag_s`). Nobody else waits for that
+    Parameters
+    ----------
+    cost, limits : time of a step of an instance; limits of each rank
+    instances : number of instances
+    ranks : dp ranks of an instance; they step together, and each has its own queue and KV cache
+    role : aggregated, prefill or decode
+    stages : pipeline stages of an instance. The client sees the tokens of a request `lag_s` after the step ends
     """
 
     cost: StepCost
@@ -131,19 +146,27 @@ class Pool:
         _need(self.role in get_args(RoleName), f"unknown role {self.role!r}", "Pool.role")
         for name in ("instances", "ranks", "stages"):
             _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Pool.{name}")
-        most, known = self.ranks * self.limits.token_budget, len(self.cost.by_tokens) - 1
-        _need(known >= most, f"ends at {known} tokens; a step may hold {most}", "StepCost.by_tokens")
+        budget, last = self.ranks * self.limits.token_budget, len(self.cost.by_tokens) - 1
+        _need(last >= budget, f"ends at {last} tokens; a step may hold {budget}", "StepCost.by_tokens")
         if self.role == "decode":
             _need(not self.limits.prefix_caching, "KV travels whole to a decode role", "Limits.prefix_caching")
 
     def lag_s(self, step_tokens: int, tokens: int, square: int) -> float:
-        """How long after its step the last `tokens` of a prompt have passed all stages [s].
+        """Time from the end of the step to the first token at the client, for a request whose prompt is complete [s].
 
-        In a step of m tokens they fill k = ceil(tokens / (budget / stages)) microbatches, of which the last starts
-        k - 1 stages late and takes all of them, F = f(stages x tokens), at most f(budget); the step has f(m) of that.
-        Of what they cost by themselves, c Q + e p, the step has each stage once, and stages - 1 are missing:
+        The step time assumes that all tokens are spread evenly over the stages' microbatches. But the last chunk of
+        one prompt fills only k = ceil(tokens / (budget / stages)) microbatches, and they pass the stages one after
+        the other. The last microbatch starts k - 1 stages late and passes all stages in F = f(stages x tokens), at
+        most f(budget), with f = `by_tokens`. The step of m tokens has counted f(m). The chunk's own cost c Q + e p was
+        counted for one stage; stages - 1 are added:
 
             lag = max(0, F (1 + (k - 1) / stages) - f(m)) + ranks (c Q + e p) (stages - 1) / k
+
+        Parameters
+        ----------
+        step_tokens : m, tokens of the whole step [token]
+        tokens : p, tokens of the last chunk of the prompt [token]
+        square : Q, sum of the contexts that these tokens see [token^2]
         """
         if self.stages == 1:
             return 0.0
@@ -157,10 +180,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Transfer:
-    """KV from prefill to decode: a flow over the links of both instances; a link has one flow at a time.
+    """Time of a KV transfer from prefill to decode: a flow over the links of both instances, one flow at a time.
 
-    latency_s : before the first byte [s]; seconds_per_token : of the slower link [s/token]
-    overlap : share hidden behind the prefill itself (layer by layer), 0 .. 1
+    Parameters
+    ----------
+    latency_s : time before the first byte [s]
+    seconds_per_token : time for the KV of a token, over the slower of both links [s/token]
+    overlap : share of this time that is hidden behind the prefill (layer by layer), 0 .. 1
     """
 
     latency_s: float = 0.0
@@ -168,23 +194,30 @@ class Transfer:
     overlap: float = 0.0
 
     def __post_init__(self) -> None:
-        ok = (
-            np.isfinite([self.latency_s, self.seconds_per_token]).all()
-            and min(self.latency_s, self.seconds_per_token) >= 0
-        )
+        ok = all(math.isfinite(value) and value >= 0 for value in (self.latency_s, self.seconds_per_token))
         _need(ok, "times must be finite and not negative", "Transfer")
         _need(0 <= self.overlap <= 1, f"{self.overlap} is not a share", "Transfer.overlap")
 
 
 @dataclass(frozen=True)
 class Router:
-    """How a request finds its rank; it sees queues and cache events, never output lengths.
+    """The rule that chooses a rank for a request. It sees queues and cache events, never output lengths.
 
-    name : round_robin, least_loaded (fewest requests in flight), power_of_two (the less loaded of two drawn),
-        prefix_aware (fewest tokens to prefill before the first of this request: those of requests routed there that
-        have none yet, and its own less the known prefix; a request in flight counts as `load_tokens` more; among ranks
-        with load <= (1 + imbalance) x least + slack; of equal ones the one that has not been chosen for longest)
-    event_delay_s : cache events reach the router so much later [s]; seed : of power_of_two
+    The load of a rank is its number of requests in flight. The rules are:
+    round_robin : the ranks in turn
+    least_loaded : the rank with the lowest load
+    power_of_two : the less loaded of two ranks that are drawn at random
+    prefix_aware : the rank with the fewest tokens to prefill: prompts of requests that have no first token yet, plus
+        this prompt without the prefix that the rank has cached, plus `load_tokens` x load. Ranks with load above
+        (1 + imbalance) x lowest load + slack are left out. Among equal ranks the one that was chosen longest ago
+
+    Parameters
+    ----------
+    name : one of these rules
+    imbalance, slack : bound of the load under prefix_aware, as a share and as requests
+    load_tokens : tokens that a request in flight counts for under prefix_aware [token]
+    event_delay_s : delay of cache events on their way to the router [s]
+    seed : of the random draws of power_of_two
     """
 
     name: RouterName = "round_robin"
@@ -203,11 +236,17 @@ class Router:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A deployment as the engine sees it: one aggregated pool, or a prefill and a decode pool.
+    """A deployment as the engine sees it, and the client's limit.
 
-    concurrency : requests in flight that the client allows itself, 0 = no limit (closed loop of `vllm bench serve`)
-    request_s : what client, HTTP and tokeniser take from the sending of a request to its arrival at a rank [s]
-    window_s : width of the time series [s], 0 = none
+    Parameters
+    ----------
+    pools : one aggregated pool, or a prefill pool and a decode pool
+    router : chooses the rank of the first pool; in the decode pool the least loaded rank takes a request
+    transfer : time of a KV transfer from prefill to decode
+    concurrency : most requests in flight, from the time when the client sends them to their end, `request_s` included;
+        the client sends the next request when a slot becomes free (`vllm bench serve --max-concurrency`); 0 = no limit
+    window_s : width of a window of the time series [s]; 0 = no time series
+    request_s : overhead of client, HTTP and tokeniser, from sending a request to its arrival at a rank [s]
     """
 
     pools: tuple[Pool, ...]
@@ -219,22 +258,22 @@ class Cluster:
 
     def __post_init__(self) -> None:
         roles = tuple(pool.role for pool in self.pools)
-        known = roles in (("aggregated",), ("prefill", "decode"))
-        _need(known, f"roles {roles}", "Cluster.pools", 'want ("aggregated",) or ("prefill", "decode")')
+        ok = roles in (("aggregated",), ("prefill", "decode"))
+        _need(ok, f"roles {roles}", "Cluster.pools", 'want ("aggregated",) or ("prefill", "decode")')
         blocks = {pool.limits.block_tokens for pool in self.pools if pool.limits.prefix_caching}
         _need(len(blocks) <= 1, "one block size for all prefix caches", "Cluster.pools")
         ok = min(self.concurrency, self.window_s, self.request_s) >= 0
         _need(ok, "concurrency, window_s and request_s must not be negative", "Cluster")
 
     def never_fits(self, input_tokens: NDArray[np.int32], output_tokens: NDArray[np.int32]) -> Bools:
-        """Which requests no rank could ever hold: longer than the model's limit or than the whole KV cache."""
+        """Whether each request can never run, as it is longer than the model's limit or than the whole KV cache."""
         bad = np.zeros(len(input_tokens), dtype=np.bool_)
         for pool in self.pools:
             limits = pool.limits
             total = input_tokens.astype(np.int64) + output_tokens
             ahead = limits.draft_tokens + math.ceil(limits.tokens_per_step) - 2
-            most = input_tokens + limits.draft_tokens if pool.role == "prefill" else total + ahead
-            bad |= (total > limits.max_model_len) | (most > limits.kv_blocks * limits.block_tokens)
+            held = input_tokens + limits.draft_tokens if pool.role == "prefill" else total + ahead
+            bad |= (total > limits.max_model_len) | (held > limits.kv_blocks * limits.block_tokens)
         return bad
 
 
@@ -246,14 +285,20 @@ def _column(values: ArrayLike | None, count: int, dtype: Any, default: int) -> N
 
 @dataclass(frozen=True)
 class Requests:
-    """What users send; arrays of one length.
+    """Requests that the client sends: arrays with one value for each request, checked by `Requests.of`.
 
-    arrival_s : when it is sent [s], not falling; for a request with `after` >= 0 the time from the end of that one
-    input_tokens, output_tokens : at least 1 each; priority : 0 (first) .. 7; after : index of an earlier request, or -1
-    earlier : requests that were submitted before, if `after` counts those, too; 0 = it counts from the first of these
-    group : 0 .. 7, what gaps between tokens are counted by; nothing else depends on it
-    block_ids, block_offsets : chained hashes of full blocks, those of request i at offsets[i] : offsets[i + 1];
-        ids beyond the input name blocks that its output fills, which a later turn may find
+    Parameters
+    ----------
+    arrival_s : time at which the client wants to send the request, in rising order; for a request with a parent
+        (`after` >= 0) the time from the end of the parent [s]
+    input_tokens, output_tokens : lengths, at least 1 [token]
+    priority : 0 (served first) .. 7
+    group : 0 .. 7; gaps between tokens are counted by group, and nothing else depends on it
+    after : index of the parent, an earlier request that must complete first; -1 = none
+    block_ids : chained hashes of full blocks, of all requests one after the other; ids beyond the input name blocks
+        that the output fills, which a later turn may share
+    block_offsets : the ids of request i are block_ids[block_offsets[i] : block_offsets[i + 1]]
+    earlier : number of requests submitted before, where `after` counts them too; 0 = `after` counts these requests only
     """
 
     arrival_s: Floats
@@ -280,7 +325,7 @@ class Requests:
         block_offsets: ArrayLike | None = None,
         earlier: int = 0,
     ) -> Requests:
-        """Check and convert; any array-likes."""
+        """Requests from any array-likes, checked; a `SpecError` names the column that is wrong."""
         arrival = np.ascontiguousarray(arrival_s, dtype=np.float64)
         count = len(arrival)
         requests = cls(
@@ -311,8 +356,8 @@ class Requests:
         _need(same, "wrong length of priority, group or after", "Requests")
         ok = np.isfinite(self.arrival_s).all() and bool((self.arrival_s >= 0).all())
         _need(ok, "times must be finite and not negative", "Requests.arrival_s")
-        first = self.arrival_s[self.after < 0]
-        _need(bool((np.diff(first) >= 0).all()), "not sorted", "Requests.arrival_s", "sort requests by arrival")
+        ok = bool((np.diff(self.arrival_s[self.after < 0]) >= 0).all())
+        _need(ok, "not sorted", "Requests.arrival_s", "sort requests by arrival")
         ok = bool(((self.after >= -1) & (self.after < self.earlier + np.arange(count))).all())
         _need(ok, "a request may only follow an earlier one", "Requests.after")
         for name, end in (("priority", PRIORITIES), ("group", GROUPS)):
@@ -325,14 +370,19 @@ class Requests:
 
 @dataclass(frozen=True)
 class PoolCounts:
-    """What a pool did, all instances together.
+    """Counters of a pool, summed over its instances.
 
-    steps : iterations; decode_sequences : sum over steps of decoding sequences; output_tokens : produced, first ones
-    included; prefill_tokens : computed, recomputation included; query_tokens, hit_tokens : of first admissions;
-    preemptions; evictions : cached blocks that lost their content; busy_s : summed over instances
-    link_busy_s : how long the links of the instances are booked by flows so far, also beyond now; link_flows : how many
-        flows; KV from prefill to decode takes a link on both sides
-    kv_total, kv_used : blocks, at the end of the run
+    steps : steps that have ended
+    decode_sequences : decoding sequences, summed over steps
+    output_tokens : tokens produced, first tokens included [token]
+    prefill_tokens : prompt tokens computed, recomputed tokens included [token]
+    query_tokens, hit_tokens : input tokens, and the part served by the prefix cache; of first admissions only [token]
+    preemptions : times that a running sequence was preempted
+    evictions : cached blocks whose content was dropped
+    busy_s : time in steps, summed over instances [s]
+    link_busy_s, link_flows : time for which flows have booked the links, the future included [s], and their number; a
+        KV transfer counts on both of its links
+    kv_total, kv_used : blocks of the KV caches, and blocks in use now
     """
 
     steps: int
@@ -350,11 +400,9 @@ class PoolCounts:
     kv_used: int
 
     def since(self, earlier: PoolCounts) -> PoolCounts:
-        """What happened after an earlier moment; blocks as they are now."""
-        kept = ("kv_total", "kv_used")
-        return PoolCounts(
-            **{name: value if name in kept else value - getattr(earlier, name) for name, value in vars(self).items()}
-        )
+        """Counters since an earlier time; `kv_total` and `kv_used` are the present values."""
+        before = {**vars(earlier), "kv_total": 0, "kv_used": 0}
+        return PoolCounts(**{name: value - before[name] for name, value in vars(self).items()})
 
     @property
     def mean_batch(self) -> float:
@@ -364,9 +412,12 @@ class PoolCounts:
 
 @dataclass(frozen=True)
 class Counts:
-    """Everything that is counted up to a moment.
+    """All counters of a simulation at a time.
 
-    sent : requests sent so far; itl_counts : gaps between output tokens by group and duration, see `gaps.itl_bin`
+    now_s : that time [s]
+    sent : requests that have reached a rank
+    pools : counters of each pool
+    itl_counts : number of gaps between output tokens, by group and by bin of their duration (`gaps.itl_bin`)
     """
 
     now_s: float
@@ -375,17 +426,25 @@ class Counts:
     itl_counts: Ints
 
     def since(self, earlier: Counts) -> Counts:
-        """What happened after an earlier moment."""
+        """Counters since an earlier time."""
         pools = tuple(one.since(other) for one, other in zip(self.pools, earlier.pools, strict=True))
         return Counts(self.now_s, self.sent - earlier.sent, pools, self.itl_counts - earlier.itl_counts)
 
 
 @dataclass(frozen=True)
 class PerRequest:
-    """What became of requests, arrays of one length; NaN where it never came to that.
+    """Results of requests: arrays with one value for each request. Times that did not happen are NaN.
 
-    arrival_s : when it was really sent, of one that was never sent without meaning
-    end_s : in a pipeline up to `Pool.lag_s` after now
+    arrival_s : time at which the client sent the request; undefined for a request that was never sent [s]
+    scheduled_s : time at which the request was first admitted [s]
+    first_token_s : time of the first output token [s]
+    end_s : time of the last output token, or of the refusal or cancellation; with pipeline stages up to `Pool.lag_s`
+        after now [s]
+    input_tokens, output_tokens : lengths as requested [token]
+    cached_tokens : input tokens that the prefix cache served at the first admission [token]
+    preemptions : times that the request was preempted
+    status : a `Status`
+    rank : number of the rank that the router chose, -1 = none
     """
 
     arrival_s: Floats
@@ -400,16 +459,17 @@ class PerRequest:
     rank: NDArray[np.int32]
 
     def count(self, status: Status) -> int:
-        """Requests in this state."""
-        return int(np.count_nonzero(self.status == status))
+        """Number of requests with this status."""
+        return int((self.status == status).sum())
 
 
 @dataclass(frozen=True)
 class Ended(PerRequest):
-    """Requests that have ended since somebody asked, in the order in which they did.
+    """Results of the requests that have ended since the last `take`, in the order of their ends.
 
-    number : in the order of submission; status : PENDING of one that is never sent, because the request before it did
-        not complete
+    A request whose parent did not complete is never sent; its status is PENDING.
+
+    number : number of each request in the order of submission
     """
 
     number: Ints
@@ -417,10 +477,11 @@ class Ended(PerRequest):
 
 @dataclass(frozen=True)
 class Outcome(PerRequest):
-    """Per request in the order of submission, per pool, and per window of time.
+    """Results of all requests in the order of submission, counters of the pools, and a time series.
 
-    itl_counts : as in `Counts`
-    series : columns running, waiting, kv_used, output_tokens, prefill_tokens at the end of, or in, each window
+    now_s, pools, itl_counts : as in `Counts`
+    window_s : width of a window of the time series [s]
+    series : a row for each window: running, waiting, kv_used at its end, output_tokens, prefill_tokens during it
     """
 
     now_s: float
@@ -431,7 +492,7 @@ class Outcome(PerRequest):
 
     @property
     def steps(self) -> int:
-        """Iterations of all instances."""
+        """Steps of all instances."""
         return sum(pool.steps for pool in self.pools)
 
 

@@ -18,6 +18,7 @@ Number = TypeVar("Number", np.float64, np.int32, np.int8)
 
 # No published model reads more than 10 M tokens; a longer request is a broken row, not a long one.
 MAX_TOKENS = 1 << 24
+_BATCH = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,4 +210,8 @@ def falls(values: Floats | Ints) -> bool:
 def ranges(starts: Ints, counts: Ints) -> NDArray[np.int64]:
     """The integers start, start + 1, ... of each (start, count), one after the other."""
     shift = starts.astype(np.int64) - np.concatenate([[0], np.cumsum(counts[:-1], dtype=np.int64)])[: len(starts)]
-    return np.repeat(shift, counts) + np.arange(int(counts.sum()), dtype=np.int64)
+    integers = np.repeat(shift, counts)
+    for low in range(0, len(integers), _BATCH):  # a second array of this length could be gigabytes
+        part = integers[low : low + _BATCH]
+        part += np.arange(low, low + len(part), dtype=np.int64)
+    return integers

@@ -1,9 +1,10 @@
-"""The compiled engine: `reference` without doing its work, by event compression; the only room that knows numba.
+"""The compiled engine. It gives the results of `reference` with less work. Only this room imports numba.
 
-Between two events the batch of an instance is fixed, so its steps are one arithmetic series that is planned as a
-whole and cut when something arrives. A request is touched when it arrives, is scheduled and leaves: completions wait
-in a calendar keyed by the token clock of its rank, and blocks grow by counts of context mod block size. Free blocks
-without content are one run in the LRU list. Function by function the rules are those of `reference`, cited there.
+Between two events the batch of an instance is fixed. So its steps are one arithmetic series, which is planned as a
+whole and cut when an event comes. A request costs work only when it arrives, is scheduled and leaves: completions wait
+in a calendar, keyed by the token clock of the rank, and the growth of blocks follows from the number of sequences by
+context modulo block size. Full free blocks without a name share one node of the LRU list. The rules of each function
+are explained in `reference`.
 """
 
 from __future__ import annotations
@@ -22,33 +23,33 @@ _CACHE = Path(str(advance.stats.cache_path)) if advance.stats.cache_path else No
 
 
 def _fresh(cache: Path | None) -> list[Path]:
-    """Machine code on disk; numba sees changes of `drive.py` alone, so what is older than any source is deleted."""
+    """Index files of current machine code on disk. Outdated code is deleted: numba checks `drive.py` only."""
     if cache is None:
         return []
     room = Path(__file__).parent
     compiled_in = ("gaps.py", "outside.py", "policies.py", "state.py", "types.py")
     sources = [*room.glob("*.py"), *(room.parent / name for name in compiled_in)]
     newest = max(source.stat().st_mtime for source in sources)
-    found = []
+    current = []
     for index in cache.glob("drive.*.nbi"):
         with suppress(FileNotFoundError):  # another process may have deleted it just now
             if index.stat().st_mtime < newest:
                 _delete(index)
             else:
-                found.append(index)
-    return found
+                current.append(index)
+    return current
 
 
 def _delete(index: Path) -> None:
     try:
         index.unlink()
     except PermissionError:
-        hint = "delete it, or set NUMBA_CACHE_DIR to a folder that can be written"
-        raise SpecError("compiled code that is of no use cannot be deleted", where=str(index), hint=hint) from None
+        hint = "delete the file, or set NUMBA_CACHE_DIR to a folder that can be written"
+        raise SpecError("outdated compiled code cannot be deleted", where=str(index), hint=hint) from None
 
 
 def compiled() -> bool:
-    """Whether the machine code of this version is there, so that the first run starts at once."""
+    """Whether machine code of this version is in memory or on disk, so that the first run starts at once."""
     return bool(advance.signatures) or any(index.name.startswith("drive.advance-") for index in _fresh(_CACHE))
 
 
@@ -58,12 +59,12 @@ def kept() -> bool:
 
 
 def forget() -> bool:
-    """Delete the machine code on disk; says whether there was any."""
-    found = _fresh(_CACHE)
-    for index in found:
+    """Delete the machine code on disk. Returns whether there was any."""
+    indices = _fresh(_CACHE)
+    for index in indices:
         with suppress(FileNotFoundError):
             _delete(index)
-    return bool(found)
+    return bool(indices)
 
 
 _fresh(_CACHE)

@@ -1,10 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""How the kernel is compiled, and its names for numbers.
+"""Decorators that compile the kernel, and constants for it.
 
-Every function takes the whole `state.EngineState` (s), and indices: r of a rank, i of an instance, q of a request.
-Without reference counts (`_nrt`) arrays cannot be created inside, and need not be: that alone makes it thirty times
-faster.
-Only the entry points in `drive` are cached on disk; all others are compiled into them.
+Functions of the kernel take the whole `state.EngineState` as s, and indices: r of a rank, i of an instance, q of a
+request. They create no arrays, so they compile without reference counts (`_nrt`), which makes them thirty times as
+fast. Only the entry points in `drive` are kept on disk; all other functions are compiled into them.
 """
 
 from __future__ import annotations
@@ -22,22 +21,22 @@ PENDING, QUEUED, RUNNING = int(Status.PENDING), int(Status.QUEUED), int(Status.R
 COMPLETED, REJECTED, CANCELLED = int(Status.COMPLETED), int(Status.REJECTED), int(Status.CANCELLED)
 PREFILL = 1
 ROUND_ROBIN, LEAST_LOADED, POWER_OF_TWO = 0, 1, 2
-STEP, LOAD, OPEN, FOLLOW, OUTSIDE = 0, 1, 2, 3, 4
+STEP, LOAD, OPEN, FOLLOW, OUTSIDE, FREED = 0, 1, 2, 3, 4, 5
 CANCEL = KINDS["cancel"]
 DONE, SERIES_FULL, EVENTS_FULL = 0, 1, 2
 NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-# Nobody calls these from Python or from C: without the wrappers for that they compile in two thirds of the time.
+# Inner functions are not called from Python or C. Without wrappers for such calls they compile in 2/3 of the time.
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 jit = njit(**_OPTIONS, **_INNER)
 inline = njit(forceinline=True, **_OPTIONS, **_INNER)
 
 
 def entry(function):
-    """Compile an entry point, and keep the machine code on disk where a folder for it can be written."""
+    """Compile an entry point, and keep the machine code on disk if a folder for it can be written."""
     try:
         return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # neither this folder nor the user's own can be written, as in a container
+    except RuntimeError:  # neither this folder nor the user's cache folder can be written, as in a container
         return njit(**_OPTIONS)(function)

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Prefix cache of a rank: the LRU list of its free blocks, and a table from name to block."""
+"""Prefix cache of a rank: the LRU list of its free blocks, and a hash table from names to blocks."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tokenworks.engine.kernel.base import GOLDEN, inline, jit
 
 @inline
 def slot_of(name, shift, mask):
-    """Home of a name in an open-addressing table (Fibonacci hashing, Knuth vol. 3, 6.4)."""
+    """First slot of a name in an open-addressing table (Fibonacci hashing, Knuth vol. 3, 6.4)."""
     return np.int64((np.uint64(name) * GOLDEN) >> np.uint64(shift)) & mask
 
 
 @inline
 def place_of(s, r, name):
-    """Where the table of a rank has a name, or the empty place to which it belongs."""
+    """Index in `table` of a name of a rank, or of the empty place for it."""
     rank = s.rank[r]
     base, mask = rank.table, rank.mask
     slot = slot_of(name, rank.shift, mask)
@@ -29,7 +29,7 @@ def place_of(s, r, name):
 
 @jit
 def remove_from_table(s, r, node):
-    """Forget a block; later entries of its cluster move up, so that no tombstone stays."""
+    """Remove a block from the hash table. Later entries of its cluster move up, so no tombstone stays."""
     rank = s.rank[r]
     mask, base = rank.mask, rank.table
     hole = slot_of(s.node[node].name, rank.shift, mask)
@@ -50,7 +50,7 @@ def remove_from_table(s, r, node):
 
 @inline
 def push_free(s, r, node):
-    """To the tail of the LRU list."""
+    """Append a node to the LRU list."""
     rank, me = s.rank[r], s.node[node]
     me.prev, me.next = rank.lru_last, -1
     if rank.lru_last >= 0:
@@ -62,7 +62,7 @@ def push_free(s, r, node):
 
 @inline
 def pull_free(s, r, node):
-    """Out of the LRU list."""
+    """Take a node out of the LRU list."""
     rank, me = s.rank[r], s.node[node]
     if me.prev >= 0:
         s.node[me.prev].next = me.next
@@ -76,14 +76,14 @@ def pull_free(s, r, node):
 
 @inline
 def recycle(s, r, node):
-    """A node without use."""
+    """Put a node on the list of spare nodes."""
     s.node[node].next = s.rank[r].spare
     s.rank[r].spare = node
 
 
 @inline
 def fresh(s, r):
-    """A node to use."""
+    """Take a node from the list of spare nodes."""
     node = s.rank[r].spare
     s.rank[r].spare = s.node[node].next
     return node
@@ -91,7 +91,7 @@ def fresh(s, r):
 
 @inline
 def emit(s, r, name, stored, now):
-    """A cache event on its way to the router."""
+    """Send a cache event to the router, if the router uses them."""
     world = s.world[0]
     if world.emit:
         at = (world.events_first + world.events) & (len(s.event) - 1)
@@ -102,7 +102,7 @@ def emit(s, r, name, stored, now):
 
 @jit
 def take_cached(s, r, count, now):
-    """Take free blocks: those that are not full, then from the head of the LRU list, forgetting what they held."""
+    """Take free blocks: first blocks that are not full, then the head of the LRU list, whose content is evicted."""
     rank = s.rank[r]
     nameless = min(count, rank.nameless)
     rank.nameless -= nameless
@@ -127,7 +127,7 @@ def take_cached(s, r, count, now):
 
 @inline
 def take(s, r, count, now):
-    """Take free blocks; the caller has seen that there are enough."""
+    """Take free blocks; the caller has checked that enough are free."""
     rank = s.rank[r]
     rank.free -= count
     if s.pool[rank.pool].prefix and count > 0:
@@ -136,7 +136,7 @@ def take(s, r, count, now):
 
 @jit
 def store(s, r, q, tokens, now):
-    """Make the full blocks of the first `tokens` findable; a block whose name is taken stays as it is."""
+    """Put the full blocks of the first `tokens` of `q` into the prefix cache, except names that are there."""
     me, rank = s.request[q], s.rank[r]
     first = s.offsets[q]
     full = min(tokens // s.pool[rank.pool].block_tokens, s.named[q])
@@ -155,7 +155,7 @@ def store(s, r, q, tokens, now):
 
 @jit
 def release_cached(s, r, q, blocks, tokens):
-    """Free `blocks` that hold `tokens`: full ones go to the LRU list, the chain last and from its end."""
+    """Free `blocks` with `tokens`: full blocks go to the LRU list, first nameless ones, then the chain from its end."""
     me, rank = s.request[q], s.rank[r]
     full = max(tokens // s.pool[rank.pool].block_tokens, np.int64(me.owned))
     rank.nameless += blocks - full

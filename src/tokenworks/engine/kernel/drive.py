@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""The entry points: play events up to a time, let something happen, look, collect what has ended."""
+"""Entry points of the kernel: play events up to a time, play an outside event, sample, collect ended requests."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tokenworks.engine.kernel.base import (
     DONE,
     EVENTS_FULL,
     FOLLOW,
+    FREED,
     LOAD,
     NEVER,
     OPEN,
@@ -22,31 +23,32 @@ from tokenworks.engine.kernel.base import (
     inline,
 )
 from tokenworks.engine.kernel.finish import enqueue, finish
-from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, sooner
-from tokenworks.engine.kernel.route import route
+from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, send, sooner
+from tokenworks.engine.kernel.route import hear, route
 from tokenworks.engine.kernel.steps import plan, settle, turn_passed
 from tokenworks.engine.kernel.transfer import fetch, loaded, pop_load
 
 
 @inline
 def arrive(s, q, now):
-    """A request reaches the client's gate, and past it a rank."""
+    """A request reaches the client's gate, or a rank if the client has sent it."""
     world, me = s.world[0], s.request[q]
-    if world.concurrency and me.gated and me.status == PENDING:
-        if world.flying >= world.concurrency:
-            me.next = -1
-            if world.gate >= 0:
-                s.request[world.gate_last].next = q
-            else:
-                world.gate = q
-            world.gate_last = q
-            return
-        world.flying += 1
-        me.gated = 0
     if me.status != PENDING:
         forget(s, q)
         if not me.gated:
             open_gate(s, now)
+        return
+    if world.concurrency and me.gated:
+        if world.flying < world.concurrency:
+            world.flying += 1
+            send(s, q, now)
+            return
+        me.next = -1
+        if world.gate >= 0:
+            s.request[world.gate_last].next = q
+        else:
+            world.gate = q
+        world.gate_last = q
         return
     me.sent_s, me.goal = now - world.request_s, me.input
     world.sent += 1
@@ -65,7 +67,7 @@ def arrive(s, q, now):
 
 @inline
 def settle_all(s, time):
-    """Let the planned steps of all instances that end up to and including `time` glide by."""
+    """Count the planned steps that end up to and including `time` as ended, for all instances."""
     for i in range(len(s.instance)):
         if s.instance[i].planned > 1:
             settle(s, i, time, True)
@@ -73,7 +75,7 @@ def settle_all(s, time):
 
 @entry
 def sample(s, time, close):
-    """Levels at `time` and counts since the last window closed, into the next row of the series."""
+    """Write a row of the series: levels at `time`, and counts since the last window closed."""
     world = s.world[0]
     settle_all(s, time)
     running = waiting = used = output = prefill = np.int64(0)
@@ -94,7 +96,7 @@ def sample(s, time, close):
 
 @inline
 def close_windows(s, limit):
-    """Close the windows that end before `limit`; False if there is no room for them."""
+    """Close the windows that end before `limit`. Returns False if the series is full."""
     world = s.world[0]
     while world.window_s > 0.0 and limit < NEVER and (world.rows + 1) * world.window_s < limit:
         if world.rows == len(s.series) - 1:
@@ -105,9 +107,9 @@ def close_windows(s, limit):
 
 @inline
 def next_event(s):
-    """(kind, time, whose) of what comes next.
+    """The next event: its kind, its time, and its instance or request.
 
-    At one moment arrivals go before KV transfers before ends of steps before events from outside.
+    Order at the same time: free slots of the client, arrivals, KV transfers, ends of steps, events from outside.
     """
     world = s.world[0]
     kind, time, whose = STEP, s.instance[0].end_s, 0
@@ -127,12 +129,14 @@ def next_event(s):
             kind, time, whose = FOLLOW, at, q
     if world.outside < len(s.outside) and s.outside[world.outside].time < time:
         kind, time = OUTSIDE, s.outside[world.outside].time
+    if world.freed and s.freed_s[world.freed - 1] <= time:
+        kind, time = FREED, s.freed_s[world.freed - 1]
     return kind, time, whose
 
 
 @inline
 def play(s, kind, time, whose):
-    """One event."""
+    """Play one event."""
     world = s.world[0]
     world.now = time
     if kind == STEP:
@@ -147,6 +151,9 @@ def play(s, kind, time, whose):
     elif kind == OUTSIDE:
         settle_all(s, time)
         outside.play_outside(s, time)
+    elif kind == FREED:
+        world.freed -= 1
+        open_gate(s, time)
     else:
         if kind == OPEN:
             world.opened += 1
@@ -157,9 +164,10 @@ def play(s, kind, time, whose):
 
 @entry
 def advance(s, until, sent):
-    """Play all events up to and including `until`; returns DONE, or which buffer must grow before it goes on.
+    """Play all events up to and including `until`.
 
-    Right after the `sent`-th request was sent it stops, before what else happens at this moment.
+    Stop earlier, right after the `sent`-th request has reached a rank, before other events at the same time. Returns
+    DONE, or SERIES_FULL or EVENTS_FULL: the caller must enlarge that buffer and call again.
     """
     world = s.world[0]
     while True:
@@ -174,7 +182,9 @@ def advance(s, until, sent):
         if time > until or time == NEVER:
             break
         if world.emit and len(s.event) - world.events < world.events_spare:
-            return EVENTS_FULL
+            hear(s, time)  # else the ring would grow while no request arrives
+            if len(s.event) - world.events < world.events_spare:
+                return EVENTS_FULL
         play(s, kind, time, whose)
     if until < NEVER:
         world.now = until
@@ -184,13 +194,13 @@ def advance(s, until, sent):
 
 @entry
 def happen(s, kind, q):
-    """An event from outside, at the present moment."""
+    """Play an event from outside now."""
     outside.happen(s, kind, q, s.world[0].now)
 
 
 @entry
 def collect(s, slots):
-    """Those that have ended and were not collected yet, in this order; there are as many as `slots` has room for."""
+    """Fill `slots` with the requests that have ended since the last call, in the order of their ends."""
     world = s.world[0]
     q = world.ended_last
     for i in range(len(slots) - 1, -1, -1):

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""The end of a step: tokens come out, sequences leave, finished prefills go on to decode elsewhere."""
+"""The end of a step: sequences get tokens, completed sequences leave, finished prefills go to the decode pool."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokenworks.engine.state import BUCKETS
 
 @inline
 def enqueue(s, r, q, now):
-    """Append to a rank's queue; behind others of its class or before a full rank nothing changes."""
+    """Append `q` to the queue of a rank, whose instance plans anew."""
     rank = s.rank[r]
     s.request[q].at = r
     rank.load += 1
@@ -28,7 +28,7 @@ def enqueue(s, r, q, now):
 
 @jit
 def hand_over(s, r, q, now):
-    """A finished prefill waits at the least loaded decode rank; its KV stays here until it has been fetched."""
+    """Queue a finished prefill at the least loaded decode rank. The prefill rank holds the KV until the transfer."""
     me = s.request[q]
     leave_running(s, r, q)
     s.rank[r].load -= 1
@@ -43,7 +43,7 @@ def hand_over(s, r, q, now):
 
 @inline
 def lag(s, r, q):
-    """How long after its step the last tokens of a prompt have passed all stages [s]; see `types.Pool`."""
+    """Time from the end of the step to the first token at the client [s], see `types.Pool.lag_s`."""
     me, pool = s.request[q], s.pool[s.rank[r].pool]
     tokens = np.int64(me.chunk)
     parts = (tokens * pool.stages + pool.token_budget - 1) // pool.token_budget
@@ -57,7 +57,7 @@ def lag(s, r, q):
 
 @inline
 def produce_first(s, r, q, now):
-    """The token that a finished prefill gives."""
+    """Output the token of a finished prefill."""
     me, rank = s.request[q], s.rank[r]
     me.generated += 1
     rank.output_tokens += 1
@@ -82,7 +82,7 @@ def produce_first(s, r, q, now):
 
 @jit
 def fresh_gaps(s, r, now):
-    """Of those that did not decode in the step before the gap is another one, before their second token."""
+    """Correct the gap of sequences in their first decode step: it began at their own token, not at the last decode."""
     rank = s.rank[r]
     q = s.request[rank.prefill].prev if rank.prefill >= 0 else rank.last
     others = itl_bin(now - last_decode(s, r))
@@ -98,7 +98,7 @@ def fresh_gaps(s, r, now):
 
 @inline
 def finish_rank(s, i, r, now):
-    """End of a step: tokens come out, sequences leave."""
+    """End the step of a rank: sequences get tokens, and completed sequences leave."""
     rank, instance = s.rank[r], s.instance[i]
     pool = s.pool[rank.pool]
     if rank.batch:
@@ -140,7 +140,7 @@ def finish_rank(s, i, r, now):
 
 @jit
 def drop_cancelled(s, r, now):
-    """What was cancelled while it ran."""
+    """End the running requests that were cancelled."""
     rank = s.rank[r]
     q = rank.first
     while q >= 0:
@@ -153,7 +153,7 @@ def drop_cancelled(s, r, now):
 
 @inline
 def finish(s, i, now):
-    """End of the step in flight of an instance, and of all before it in the plan."""
+    """End all planned steps of an instance."""
     instance = s.instance[i]
     if instance.planned == 0:
         return

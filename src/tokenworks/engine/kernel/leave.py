@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""How requests leave, and what the client sends because of it."""
+"""Requests leave the engine, and the client sends the requests that waited for them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tokenworks.engine.kernel.tokens import blocks_for, release, stop_decoding
 
 @inline
 def sooner(one, other):
-    """Whether one request comes before another: by time, then by number."""
+    """Whether request `one` arrives before `other`: by time, then by number."""
     return one.sent_s < other.sent_s or (one.sent_s == other.sent_s and one.number < other.number)
 
 
 @inline
 def push_heap(s, q):
-    """Add to the requests that followed another, by (time, number)."""
+    """Add a request to the heap of arrivals, by (time, number)."""
     heap, request = s.heap, s.request
     at = s.world[0].heaped
     s.world[0].heaped += 1
@@ -34,7 +34,7 @@ def push_heap(s, q):
 
 @jit
 def pop_heap(s):
-    """Take away the first of them."""
+    """Remove the first request from the heap of arrivals."""
     heap, request = s.heap, s.request
     s.world[0].heaped -= 1
     count = s.world[0].heaped
@@ -54,7 +54,7 @@ def pop_heap(s):
 
 @inline
 def retire(s, q):
-    """Nothing refers to `q` any more: it joins the list of the ended, from which the client may take it."""
+    """Append `q` to the list of ended requests. No other list holds it any more."""
     world = s.world[0]
     s.request[q].next = world.ended_last
     world.ended_last = q
@@ -63,7 +63,7 @@ def retire(s, q):
 
 @jit
 def forget(s, q):
-    """`q` has ended without completing, so that those that follow it, and those that follow these, are never sent."""
+    """`q` has ended without completing, so its followers, and their followers, are never sent."""
     retire(s, q)
     s.request[q].prev = -1
     todo = q
@@ -77,9 +77,17 @@ def forget(s, q):
             child = me.cnext
 
 
+@inline
+def send(s, q, now):
+    """The client has a slot for `q` and sends it now; `q` reaches a rank `request_s` later."""
+    me = s.request[q]
+    me.gated, me.sent_s = 0, now + s.world[0].request_s
+    push_heap(s, q)
+
+
 @jit
 def open_gate(s, now):
-    """A slot of the client is free: the next request takes it, or nobody."""
+    """A slot of the client becomes free: the client sends the next request that waits at the gate, if any."""
     world = s.world[0]
     while world.gate >= 0:
         q = world.gate
@@ -88,17 +96,26 @@ def open_gate(s, now):
         if world.gate < 0:
             world.gate_last = -1
         if me.status == PENDING:
-            me.gated = 0
-            me.sent_s = now + world.request_s
-            push_heap(s, q)
+            send(s, q, now)
             return
         forget(s, q)
     world.flying -= 1
 
 
 @inline
+def free_later(s, time):
+    """A slot of the client becomes free at `time`; `freed_s` lists such times, the latest first."""
+    at = s.world[0].freed
+    s.world[0].freed += 1
+    while at > 0 and s.freed_s[at - 1] < time:
+        s.freed_s[at] = s.freed_s[at - 1]
+        at -= 1
+    s.freed_s[at] = time
+
+
+@inline
 def pay(s, q):
-    """`q` has its first token, or will not have it: its rank no longer owes that to the router."""
+    """The router no longer counts the prompt of `q`: its first token is out, or will never come."""
     me = s.request[q]
     if me.owed:
         s.rank[me.route].owed -= me.owed
@@ -107,7 +124,7 @@ def pay(s, q):
 
 @inline
 def end(s, q, status, now):
-    """The client hears of the end."""
+    """End `q`: its later turns are scheduled, and its slot of the client becomes free."""
     me = s.request[q]
     me.status, me.end_s = status, now + me.lag_s
     pay(s, q)
@@ -125,12 +142,15 @@ def end(s, q, status, now):
     else:
         forget(s, q)
     if s.world[0].concurrency:
-        open_gate(s, me.end_s)
+        if me.lag_s:
+            free_later(s, me.end_s)  # the client sees the end only then
+        else:
+            open_gate(s, now)
 
 
 @inline
 def leave_running(s, r, q):
-    """Out of the running list."""
+    """Remove `q` from the running list."""
     rank = s.rank[r]
     if rank.prefill == q:
         rank.prefill = s.request[q].next
@@ -141,7 +161,7 @@ def leave_running(s, r, q):
 
 @inline
 def drop(s, r, q, status, now):
-    """A running `q` leaves its rank for good."""
+    """Remove the running `q` from its rank and end it."""
     me, rank = s.request[q], s.rank[r]
     blocks = np.int64(me.blocks)
     if me.decoding:
@@ -156,7 +176,7 @@ def drop(s, r, q, status, now):
 
 @jit
 def preempt(s, r, q, blocks, now):
-    """Drop the KV of `q`; it will be computed again."""
+    """Free the blocks of the running `q` and queue it again. Its tokens will be prefilled again."""
     me, rank = s.request[q], s.rank[r]
     if me.decoding:
         stop_decoding(s, r, q)

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Lists of requests: waiting or running, linked by `prev` and `next`; nothing is ever allocated."""
+"""Lists of waiting and of running requests, linked by the fields `prev` and `next` of the requests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tokenworks.engine.kernel.base import QUEUED, inline
 
 @inline
 def unlink(request, q, first, last):
-    """(first, last) of the list without `q`."""
+    """Remove `q` from a list. Returns the new (first, last)."""
     before, after = request[q].prev, request[q].next
     if before >= 0:
         request[before].next = after
@@ -23,7 +23,7 @@ def unlink(request, q, first, last):
 
 @inline
 def wait(s, r, q, front):
-    """Put `q` at the front or the end of its class."""
+    """Queue `q` at the front or the end of its class."""
     rank, me = s.rank[r], s.request[q]
     c = me.priority
     if front:
@@ -48,7 +48,7 @@ def wait(s, r, q, front):
 
 @inline
 def unwait(s, r, q):
-    """Take `q` out of its class."""
+    """Remove `q` from the queue of its class."""
     rank = s.rank[r]
     c = s.request[q].priority
     first, last = unlink(s.request, q, rank.head[c], rank.tail[c])
@@ -58,7 +58,7 @@ def unwait(s, r, q):
 
 @inline
 def run_before(s, r, q, place):
-    """Put `q` into the running list before `place`, or at its end for -1."""
+    """Insert `q` into the running list before `place`, or at the end if `place` is -1."""
     rank, me = s.rank[r], s.request[q]
     before = rank.last if place < 0 else s.request[place].prev
     me.prev, me.next = before, place

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Events from outside: what happens to a request because somebody wants it."""
+"""Events from outside, such as the cancellation of a request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenworks.engine.kernel.transfer import let_go
 
 @inline
 def cancel(s, q, now):
-    """Withdraw a request: a waiting one leaves at once, a running one at the end of its step."""
+    """Withdraw a request: a waiting request ends at once, a running request at the end of its step."""
     me = s.request[q]
     if me.status == RUNNING and not me.cancelled:
         me.cancelled = 1
@@ -27,19 +27,19 @@ def cancel(s, q, now):
         end(s, q, CANCELLED, now)
         interrupt(s, s.rank[r].instance, now)
     elif me.status == PENDING and me.doomed < 2:
-        me.status = CANCELLED  # it ends when its turn comes: until then a list has it
+        me.status = CANCELLED  # it ends when it arrives: until then it is in a list
 
 
 @jit
 def happen(s, kind, q, now):
-    """An event of a kind in `engine.outside.KINDS`."""
+    """Play an event of a kind in `engine.outside.KINDS`."""
     if kind == CANCEL:
         cancel(s, q, now)
 
 
 @inline
 def play_outside(s, now):
-    """All events from outside of this moment, in the order in which they were given; not on those that were taken."""
+    """Play all outside events at this time, in the order in which they were given. Taken requests are skipped."""
     world = s.world[0]
     while world.outside < len(s.outside) and s.outside[world.outside].time == now:
         event = s.outside[world.outside]

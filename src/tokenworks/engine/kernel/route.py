@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""How an arriving request finds its rank."""
+"""The router: it chooses the rank of an arriving request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tokenworks.engine.kernel.cache import slot_of
 
 @inline
 def draw(world):
-    """Next number of the router's own stream (splitmix64)."""
+    """Next random number of the router (splitmix64)."""
     world.seed += GOLDEN
     z = world.seed
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -21,7 +21,7 @@ def draw(world):
 
 @inline
 def is_held(s, slot):
-    """Whether any rank holds the name in this slot."""
+    """Whether any rank holds the name in this slot of the router's table."""
     for word in range(1, s.known.shape[1]):  # noqa: SIM110 numba has no any()
         if s.known[slot, word]:
             return True
@@ -30,7 +30,7 @@ def is_held(s, slot):
 
 @inline
 def index_slot(s, name):
-    """Where the router keeps a name: its slot, or the empty one at which to put it."""
+    """Slot of a name in the router's table, or the empty slot for it."""
     world = s.world[0]
     slot = slot_of(name, world.index_shift, world.index_mask)
     while s.known[slot, 0] != np.uint64(name) and is_held(s, slot):
@@ -40,7 +40,7 @@ def index_slot(s, name):
 
 @jit
 def hear(s, now):
-    """Cache events that have reached the router by now."""
+    """Apply the cache events that have reached the router by now."""
     world = s.world[0]
     mask = world.index_mask
     while world.events and s.event[world.events_first].time + world.delay_s <= now:
@@ -71,12 +71,12 @@ def hear(s, now):
         for word in range(1, s.known.shape[1]):
             s.known[hole, word] = 0
     if world.events == 0:
-        world.events_first = 0  # stay in the same few cache lines
+        world.events_first = 0  # so that an almost empty ring stays in the same few cache lines
 
 
 @inline
 def know(s, low, alive, tokens):
-    """Note how much of a prefix the ranks from `low` on whose bit is set are known to hold."""
+    """Set the known prefix of the ranks whose bit in `alive` is set; bit 0 is rank `low`."""
     while alive:
         bit = alive & (~alive + np.uint64(1))
         at, r = bit, low
@@ -90,7 +90,7 @@ def know(s, low, alive, tokens):
 
 @jit
 def know_prefix(s, q, ranks, top):
-    """Of each rank with a load up to `top`, how much of the input of `q` it is known to hold."""
+    """Set the known prefix of `q` for each rank with a load up to `top`, and 0 for the others [token]."""
     first, block = s.offsets[q], s.pool[0].block_tokens
     most = min(s.request[q].input // block, s.named[q])
     for word in range((ranks + 63) >> 6):
@@ -113,7 +113,7 @@ def know_prefix(s, q, ranks, top):
 
 @jit
 def route_by_prefix(s, q, ranks, now):
-    """Least to do before the first token, among the ranks that are not too loaded; see `types.Router`."""
+    """Number of the rank with the fewest tokens to prefill, among ranks below the load bound (`types.Router`)."""
     world, me = s.world[0], s.request[q]
     least = s.rank[0].load
     for r in range(1, ranks):
@@ -142,7 +142,7 @@ def route_by_prefix(s, q, ranks, now):
 
 @inline
 def route(s, q, now):
-    """Number of the rank that takes `q`; reads queues and cache events only."""
+    """Number of the rank for `q`, by the router's rule; reads queues and cache events only."""
     world = s.world[0]
     ranks = s.pool[0].instances * s.pool[0].ranks
     if world.router == ROUND_ROBIN:

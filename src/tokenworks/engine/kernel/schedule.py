@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""One step of one rank: what runs, what is admitted, what is preempted."""
+"""The scheduler of a rank: which sequences run in a step, are admitted, and are preempted."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from tokenworks.engine.types import PRIORITIES
 
 @jit
 def find_prefix(s, r, q):
-    """(blocks found, those of them in use) of the longest cached prefix; they are noted in `held`."""
+    """Look up the longest cached prefix of `q`. Returns its blocks, and the number of them in use; sets `held`."""
     me, rank = s.request[q], s.rank[r]
     first = s.offsets[q]
     most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.named[q])
-    found = shared = 0
-    while found < most:
-        node = s.table[place_of(s, r, s.ids[first + found])]
+    blocks = shared = 0
+    while blocks < most:
+        node = s.table[place_of(s, r, s.ids[first + blocks])]
         if node < 0:
             break
-        s.held[first + found] = node
+        s.held[first + blocks] = node
         shared += s.node[node].users > 0
-        found += 1
-    return found, shared
+        blocks += 1
+    return blocks, shared
 
 
 @inline
 def admit(s, r, q, budget, now):
-    """Tokens to compute for a waiting `q` in this step, 0 if its whole sequence does not fit now."""
+    """Admit the waiting `q` if its whole prompt fits now. Returns its tokens in this step, 0 if it is not admitted."""
     me, rank = s.request[q], s.rank[r]
     pool = s.pool[rank.pool]
-    found = shared = np.int64(0)
+    cached = shared = np.int64(0)
     if pool.prefix:
-        found, shared = find_prefix(s, r, q)
+        cached, shared = find_prefix(s, r, q)
     margin = np.int64(pool.watermark) if rank.running + rank.loading + rank.readied else np.int64(0)
     margin += (pool.reserve * rank.running + pool.block_tokens - 1) // pool.block_tokens
     if blocks_for(pool, np.int64(me.goal)) - shared + margin > rank.free:
         return 0
     if pool.prefix:
         first = s.offsets[q]
-        for i in range(first, first + found):
+        for i in range(first, first + cached):
             node = s.held[i]
             if s.node[node].users == 0:
                 pull_free(s, r, node)
                 rank.free -= 1
             s.node[node].users += 1
-        me.chained = me.owned = found
-    me.computed = found * pool.block_tokens
+        me.chained = me.owned = cached
+    me.computed = cached * pool.block_tokens
     tokens = min(me.goal - me.computed, budget)
     me.blocks = blocks_for(pool, np.int64(me.goal if me.remote else me.computed + tokens))
-    take(s, r, me.blocks - found, now)
+    take(s, r, me.blocks - cached, now)
     if me.preemptions == 0 and not me.remote:
         rank.queries += me.goal
         rank.hits += me.computed
@@ -70,7 +70,7 @@ def admit(s, r, q, budget, now):
 
 @inline
 def next_waiting(s, r):
-    """First of the first class that waits, or -1."""
+    """First waiting request of the first class that has any, or -1."""
     for c in range(PRIORITIES):
         q = s.rank[r].head[c]
         if q >= 0:
@@ -80,7 +80,7 @@ def next_waiting(s, r):
 
 @inline
 def chunk(s, r, q, tokens, now):
-    """`tokens` of `q` are computed in this step."""
+    """Add `tokens` of the prompt of `q` to the step."""
     me, rank = s.request[q], s.rank[r]
     pool = s.pool[rank.pool]
     me.chunk = tokens
@@ -92,7 +92,7 @@ def chunk(s, r, q, tokens, now):
 
 @inline
 def admit_waiting(s, r, budget, now):
-    """First come, first served within a class, until one does not fit."""
+    """Admit waiting requests in the order of class and arrival, until one does not fit."""
     rank = s.rank[r]
     most = s.pool[rank.pool].max_sequences
     while rank.waiting and budget and rank.running + rank.loading < most:
@@ -119,14 +119,14 @@ def admit_waiting(s, r, budget, now):
 
 @inline
 def generated(s, r, q):
-    """Output tokens of a running `q` so far."""
+    """Output tokens of the running `q` so far."""
     me = s.request[q]
     return me.output - (me.target - s.rank[r].clock) if me.decoding else np.int64(me.generated)
 
 
 @jit
 def victim_of(s, r):
-    """Who of the running is preempted next; see `policies.Policy`."""
+    """The running sequence to preempt next, by the traits of the policy (`policies.Policy`)."""
     rank = s.rank[r]
     fewest = s.pool[rank.pool].preempts_fewest
     q = victim = rank.last
@@ -145,7 +145,7 @@ def victim_of(s, r):
 
 @jit
 def squeeze(s, r, budget, now):
-    """The running requests of a step that finds too few free blocks, one by one; returns the budget left."""
+    """Plan the running sequences one by one, with preemptions, when blocks are short. Returns the remaining budget."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
     q = rank.first
@@ -181,7 +181,7 @@ def squeeze(s, r, budget, now):
 
 @inline
 def schedule_mixed(s, r, now):
-    """What runs first, then what waits."""
+    """Plan a step in which decodes and prefill share the budget: running sequences first, then waiting requests."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
     budget = np.int64(pool.token_budget)
@@ -208,7 +208,7 @@ def schedule_mixed(s, r, now):
 
 @jit
 def retract(s, r, now):
-    """Make room for all running sequences to decode."""
+    """Preempt running sequences until the free blocks suffice for all others to decode."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
     while rank.running and growth_between(s, r, rank.clock, rank.clock + rank.gain) > rank.free:
@@ -218,7 +218,7 @@ def retract(s, r, now):
 
 @inline
 def schedule_prefill_first(s, r, now):
-    """A prefill-only step if anything can be prefilled, else decode all."""
+    """Plan a step of prefill only, if any request can be prefilled; else all running sequences decode."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
     budget = np.int64(pool.token_budget)
@@ -241,7 +241,7 @@ def schedule_prefill_first(s, r, now):
 
 @inline
 def join(s, r):
-    """Sequences whose KV has arrived decode from this step on; an unfinished prefill stays last."""
+    """Add sequences whose KV transfer has ended to the running ones, before an unfinished prefill."""
     rank = s.rank[r]
     while rank.ready >= 0:
         q = rank.ready

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""The steps of an instance: planned as one arithmetic series, cut when something changes."""
+"""The steps of an instance: a plan of many steps, as one arithmetic series, which an event may cut."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenworks.engine.state import BUCKETS
 
 @inline
 def time_after(s, i, steps):
-    """End of the step `steps` after the anchor [s]."""
+    """End of step number `steps` since the anchor [s], see `reference.ReferenceInstance.end_of_step`."""
     instance = s.instance[i]
     k = float(steps)
     return instance.anchor_s + (k * instance.step_s + instance.growth_s * (k * (k - 1.0) * 0.5))
@@ -23,7 +23,7 @@ def time_after(s, i, steps):
 
 @inline
 def longest_plan(s, r):
-    """Steps until a decoding sequence may end, or until blocks have to be looked at one step at a time."""
+    """Number of steps to plan: until a sequence completes, or until free blocks may run out."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
     target = max(rank.next_target, rank.clock + 1)
@@ -43,7 +43,7 @@ def longest_plan(s, r):
 
 @inline
 def affordable(s, r, steps, room):
-    """How many of the next `steps` find their blocks in `room`; the first has its own already."""
+    """Number of the next `steps` whose blocks fit into `room`. The blocks of the first one are allocated already."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
     low = rank.clock + rank.gain
@@ -69,13 +69,13 @@ def affordable(s, r, steps, room):
 
 @inline
 def itl_bin(gap):
-    """Bin of a gap between two output tokens."""
+    """Number of the bin that counts a gap [s], see `gaps.itl_bin`."""
     return min(max((np.float64(gap).view(np.int64) >> ITL_SHIFT) - ITL_BASE, 0), ITL_BINS - 1)
 
 
 @inline
 def plan(s, i, now):
-    """Plan the next steps of an instance from `now`, or leave it idle."""
+    """Plan the next steps of an instance from `now` on, or leave it idle."""
     instance = s.instance[i]
     pool = s.pool[instance.pool]
     first, stride, ranks = instance.first_rank, pool.instances, pool.ranks
@@ -120,7 +120,7 @@ def plan(s, i, now):
 
 @inline
 def glide(s, i, steps):
-    """`steps` planned steps have ended without an event, and as many have begun: blocks grow, tokens come out."""
+    """Count `steps` planned steps as ended, and begin the step after them: sequences get tokens and blocks."""
     instance = s.instance[i]
     r = instance.first_rank
     rank = s.rank[r]
@@ -147,7 +147,7 @@ def glide(s, i, steps):
 
 @inline
 def count_gap(s, r, gap, times):
-    """A gap that all decoding sequences of a rank have so many times."""
+    """Count a gap `times` times for each decoding sequence of a rank."""
     where, groups = itl_bin(gap), s.world[0].groups
     if groups == 1:
         s.itl[0, where] += s.rank[r].batch * times
@@ -158,7 +158,7 @@ def count_gap(s, r, gap, times):
 
 @inline
 def count_gaps(s, i, steps):
-    """Gaps between tokens of the next `steps` steps; durations only grow."""
+    """Count the gaps of the next `steps` steps. They get longer from step to step, so often one bin counts them all."""
     r = s.instance[i].first_rank
     done = s.instance[i].done
     before = s.instance[i].start_s
@@ -175,7 +175,7 @@ def count_gaps(s, i, steps):
 
 @inline
 def settle(s, i, limit, inclusive):
-    """Let the planned steps that end before (or at) `limit` glide by; one stays in flight."""
+    """Count the planned steps that end before `limit` (or at `limit`, if inclusive) as ended. The last step stays."""
     instance = s.instance[i]
     low, high = np.int64(0), instance.planned - 1
     while low < high:
@@ -191,14 +191,14 @@ def settle(s, i, limit, inclusive):
 
 @inline
 def turn_passed(s, i, now):
-    """Whether steps of this instance that end now have ended: ends at one moment come in the order of instances."""
+    """Whether the steps of instance i that end now were played already; instances play in order of number."""
     world = s.world[0]
     return world.stepped_s == now and i < world.stepped
 
 
 @inline
 def interrupt(s, i, now):
-    """Something has changed: plan anew after the step in flight, or now."""
+    """Cut the plan of an instance to the current step, as an event changes its batch; an idle one plans now."""
     instance = s.instance[i]
     if instance.planned == 0:
         instance.end_s = min(instance.end_s, now)

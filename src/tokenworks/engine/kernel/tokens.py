@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Where a sequence stands: its token clock, its blocks, the calendar of completions, the counts of growth."""
+"""Progress of sequences: the token clock of a rank, blocks, the calendar of completions, the growth of blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenworks.engine.state import BUCKETS
 
 @inline
 def computed(s, r, q):
-    """Tokens in the cache: of a decoding sequence what its clock says."""
+    """Tokens of `q` in the KV cache; of a decoding sequence they follow from the token clock."""
     me = s.request[q]
     if me.decoding:
         return me.input + me.output - 1 - (me.target - s.rank[r].clock)
@@ -23,7 +23,7 @@ def computed(s, r, q):
 
 @inline
 def blocks_for(pool, tokens):
-    """Blocks that hold `tokens` and the slots of the drafts ahead."""
+    """Blocks for `tokens` and the draft tokens of a step."""
     return (tokens + pool.draft + pool.block_tokens - 1) // pool.block_tokens
 
 
@@ -42,13 +42,13 @@ def release(s, r, q, blocks, now):
 
 @inline
 def clock_at(pool, ticks):
-    """Tokens gained by a sequence that decoded all the first `ticks` decode steps."""
+    """Tokens that a sequence gains in the first `ticks` decode steps of the rank."""
     return np.int64(math.floor(ticks * pool.gain))
 
 
 @inline
 def decode(s, r, q):
-    """`q` decodes from the next step on."""
+    """Let `q` decode from the next step on."""
     me, rank = s.request[q], s.rank[r]
     pool = s.pool[rank.pool]
     me.target = rank.clock + me.output - me.generated
@@ -70,14 +70,14 @@ def decode(s, r, q):
 
 @inline
 def last_decode(s, r):
-    """When the decoding sequences that are not fresh had their last token."""
+    """Time of the last token of the decoding sequences that are not fresh [s]."""
     rank = s.rank[r]
     return s.instance[rank.instance].start_s if s.pool[rank.pool].mixes else rank.last_s
 
 
 @inline
 def stop_decoding(s, r, q):
-    """`q` leaves the calendar; it keeps its tokens."""
+    """Let `q` stop decoding: it leaves the calendar, and its tokens so far are noted."""
     me, rank = s.request[q], s.rank[r]
     pool = s.pool[rank.pool]
     me.computed = computed(s, r, q)
@@ -106,7 +106,7 @@ def stop_decoding(s, r, q):
 
 @inline
 def growth_between(s, r, low, high):
-    """Blocks that the decoding sequences need while the token clock runs from `low` to `high`."""
+    """New blocks of all decoding sequences while the token clock runs from `low` to `high`."""
     rank = s.rank[r]
     size = s.pool[rank.pool].block_tokens
     whole = (high - low) // size

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""KV on its way from prefill to decode."""
+"""KV transfers from prefill to decode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenworks.engine.kernel.tokens import blocks_for, release
 
 @jit
 def let_go(s, q, now):
-    """Free the KV that `q` left on the prefill side."""
+    """Free the KV of `q` at its prefill rank."""
     me = s.request[q]
     r = me.route
     rank = s.rank[r]
@@ -29,7 +29,7 @@ def let_go(s, q, now):
 
 @inline
 def book(s, links, seconds, now):
-    """A flow takes all of `links` for so many seconds, once all are free, first come, first served; returns its end."""
+    """Book a flow that occupies all `links` for `seconds`, as soon as all of them are free. Returns its end [s]."""
     begin = now
     for link in links:
         begin = max(begin, s.link[link].free_s)
@@ -43,7 +43,7 @@ def book(s, links, seconds, now):
 
 @jit
 def fetch(s, i, now):
-    """KV of admitted requests flows over the links of both instances, in the order of admission."""
+    """Start the KV transfers of requests that instance i admitted, in the order of admission."""
     instance, world = s.instance[i], s.world[0]
     q = instance.load
     while q >= 0:
@@ -65,7 +65,7 @@ def fetch(s, i, now):
 
 @jit
 def pop_load(s):
-    """Take the first transfer to arrive."""
+    """Remove the transfer that ends first from the heap."""
     world = s.world[0]
     world.loads -= 1
     count = world.loads
@@ -85,7 +85,7 @@ def pop_load(s):
 
 @jit
 def loaded(s, q, now):
-    """The KV of `q` is here: its source is free again, and it decodes from the next step on."""
+    """The KV transfer of `q` has ended: the prefill rank frees the KV, and `q` decodes from the next step on."""
     me = s.request[q]
     r = me.at
     rank = s.rank[r]
