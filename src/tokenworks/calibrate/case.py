@@ -16,6 +16,7 @@ from tokenworks.engine.types import Requests
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.context import with_max_model_len
 from tokenworks.specs.deployment import Deployment, EngineName, Parallel, Role
 from tokenworks.specs.engine import Engine, find_engine
 from tokenworks.specs.machine import Machine
@@ -88,6 +89,7 @@ def case(point: Point, calibration: Calibration) -> Case:
     """
     try:
         model = checkpoint(point.model, point.weights)
+        model = with_max_model_len(model, point.deployment.max_model_len if point.deployment else None)
     except UnknownName:
         raise Skipped(f"not in the catalog: model {point.model}") from None
     except SpecError as error:

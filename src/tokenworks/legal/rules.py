@@ -10,6 +10,7 @@ import numpy as np
 from tokenworks.arrays import Bools
 from tokenworks.costs.memory import Memory, memory
 from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
+from tokenworks.specs.context import way_out
 from tokenworks.specs.deployment import Role
 
 # Elements that share one scale along the width that expert-tp cuts; a cut inside a block would need a scale of its own.
@@ -317,11 +318,11 @@ def kv_dtype_is_there(proposal: Proposal) -> Verdict:
 @rule(SHAPE)
 def context_fits_model(proposal: Proposal) -> Verdict:
     """A request is no longer than the model's context."""
-    workload, most = proposal.setting.workload, proposal.setting.model.max_context
+    workload, model, most = proposal.setting.workload, proposal.setting.model, proposal.setting.model.max_context
     need = workload.isl + workload.osl
     return Verdict(
         np.full(len(proposal.points), need <= most),
-        lambda: f"isl + osl = {need:,.0f} tokens, {proposal.setting.model.name} reads {most:,}: shorten the requests",
+        lambda: f"isl + osl = {need:,.0f} tokens, {model.name} reads {most:,}: {way_out(model, need)}",
     )
 
 

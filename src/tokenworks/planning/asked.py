@@ -11,6 +11,7 @@ from tokenworks.planning.plan import workload_of
 from tokenworks.planning.why import read_role
 from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.compose import machine
+from tokenworks.specs.context import with_max_model_len
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.deployment_file import load_assumed, load_calibration_of, load_workload_of, pick_deployment
 from tokenworks.specs.engine import load_engine
@@ -52,7 +53,8 @@ class AskedRequests:
 
 def asked(
     model: str, requests: AskedRequests, *, on: str | None = None, deploy: str | None = None, pick: int = 1,
-    engine: EngineName | None = None, assume: Path | None = None, calibration: str | None = None,
+    engine: EngineName | None = None, max_model_len: int | None = None, assume: Path | None = None,
+    calibration: str | None = None,
 ) -> Asked:  # fmt: skip
     """Everything that `estimate` was given, read and checked.
 
@@ -60,7 +62,7 @@ def asked(
     ----------
     model : a model, with `on` and `deploy`; or a file of deployments
     deploy : widths and settings of one instance, such as "tp=8,dp=5,ep=40"; pick : which deployment of the file
-    engine, assume, calibration : None is what the file says, else the default
+    engine, max_model_len, assume, calibration : None is what the file says, else the default
 
     Raises
     ------
@@ -71,7 +73,9 @@ def asked(
             raise SpecError(f"{model} holds deployments already", where="--deploy", hint="leave one of the two out")
         deployment = pick_deployment(model, pick)
         setting = Setting(
-            load_model(deployment.model),
+            with_max_model_len(
+                load_model(deployment.model), deployment.max_model_len if max_model_len is None else max_model_len
+            ),
             machine(deployment.system if on is None else on, assume=assume or load_assumed(model)),
             load_engine(engine or deployment.engine),
             requests.read(load_workload_of(model)),
@@ -80,7 +84,8 @@ def asked(
     if on is None or deploy is None:
         raise SpecError("a model needs --on and --deploy", hint='such as --on scalex40 --deploy "tp=8,dp=5,ep=40"')
     wanted = requests.read(None)
-    setting = Setting(load_model(model), machine(on, assume=assume), load_engine(engine or "vllm"), wanted)
+    limited = with_max_model_len(load_model(model), max_model_len)
+    setting = Setting(limited, machine(on, assume=assume), load_engine(engine or "vllm"), wanted)
     return Asked(setting, calibration or DEFAULT, (_role(deploy, setting),))
 
 

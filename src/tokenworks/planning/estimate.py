@@ -23,6 +23,7 @@ from tokenworks.planning.costing import Costing
 from tokenworks.planning.ranking import ROOFS
 from tokenworks.planning.result import inputs_of
 from tokenworks.specs.calibration import Calibration, load_calibration
+from tokenworks.specs.context import context_note
 from tokenworks.specs.deployment import Role
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.result import Assumed, Inputs, Plain, assumed_plain, envelope
@@ -97,6 +98,7 @@ class EstimateBody(TypedDict):
     """The plain form of `estimate`; memory : by role, of a device [byte]."""
 
     inputs: Inputs
+    notes: list[str]
     model: str
     machine: str
     engine: str
@@ -211,6 +213,7 @@ class Estimate:
         costing = self.costing
         body: EstimateBody = {
             "inputs": inputs_of(costing.setting, slo=None, calibration=costing.calibration),
+            "notes": list(filter(None, (context_note(self.setting.model),))),
             "model": self.setting.model.name,
             "machine": self.setting.machine.name,
             "engine": self.setting.engine.name,

@@ -20,6 +20,7 @@ from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
 from tokenworks.specs import load
 from tokenworks.specs.compose import machine as machine_of
 from tokenworks.specs.compose import times
+from tokenworks.specs.context import context_note, with_max_model_len
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
@@ -66,6 +67,7 @@ class FitBody(TypedDict):
     """The plain form of `fit`."""
 
     inputs: Inputs
+    notes: list[str]
     model: str
     machine: str
     fits: bool
@@ -88,6 +90,7 @@ class Fit:
     engine: str
     kv_dtype: str
     widths: tuple[Width, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def smallest(self) -> Width:
@@ -120,6 +123,7 @@ class Fit:
         machine = self.machine
         body: FitBody = {
             "inputs": inputs(model=self.model, machine=machine.name, engine=self.engine, given=machine.given),
+            "notes": list(self.notes),
             "model": self.model,
             "machine": machine.name,
             "fits": True,
@@ -141,6 +145,7 @@ def fit_model(
     *,
     engine: EngineName = "vllm",
     kv_dtype: Literal["native", "bf16", "fp8"] = "native",
+    max_model_len: int | None = None,
     assume: Path | None = None,
 ) -> Fit:
     """Find the best split of each width of a model on a machine, by their names; see `fit`.
@@ -149,10 +154,11 @@ def fit_model(
     ----------
     on : machine, of which only the memory has to be published; assume : YAML file of numbers to use instead
     kv_dtype : storage of the KV cache; "native" is what the checkpoint asks for
+    max_model_len : the KV cache of each rank must hold a request of this length, as vLLM wants it at its start [token]
     """
-    found = load_model(model)
-    one_token = Workload(name="fit", isl=1, osl=1)
-    setting = Setting(found, machine_of(on, assume=assume, needs=READS), load_engine(engine), one_token)
+    found = with_max_model_len(load_model(model), max_model_len)
+    request = Workload(name="fit", isl=1 if max_model_len is None else max_model_len - 1, osl=1)
+    setting = Setting(found, machine_of(on, assume=assume, needs=READS), load_engine(engine), request)
     return fit(setting, found.native_kv if kv_dtype == "native" else kv_dtype)
 
 
@@ -172,8 +178,10 @@ def fit(setting: Setting, kv_dtype: str) -> Fit:
     least = min((width.devices for width in planned), default=setting.machine.devices + 1)
     widths = [*_fewest(setting, kv_dtype, least), *planned]
     if not widths:
-        raise does_not_fit(setting, kv_dtype)
-    return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths))
+        raise _no_request_fits(setting, kv_dtype) or does_not_fit(setting, kv_dtype)
+    note = context_note(setting.model)
+    notes = (f"{note} The KV cache of each rank holds a request of this length.",) if note else ()
+    return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths), notes)
 
 
 def _must_have_a_shape(points: Points, setting: Setting) -> None:
@@ -224,6 +232,19 @@ def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
     return DoesNotFit(
         f"{setting.model.name} does not fit {machine.name}: its leanest split needs {need / 1e9:,.1f} GB of "
         f"{all_of}, {missing[row] / 1e9:,.1f} GB more than the engine may take; " + _nearest(setting, kv_dtype)
+    )
+
+
+def _no_request_fits(setting: Setting, kv_dtype: str) -> DoesNotFit | None:
+    """The error where weights fit, but no rank's KV cache holds one request; None where the weights do not fit."""
+    points, room = _shaped(_planned(setting, kv_dtype), setting)
+    per_rank = np.where(np.asarray(room.kv) > 0, room.kv_tokens / points.dp, 0.0)
+    if not per_rank.any():
+        return None
+    need = setting.workload.isl + setting.workload.osl
+    return DoesNotFit(
+        f"{setting.model.name} fits {setting.machine.name}, but no split leaves a rank the KV cache of one request of "
+        f"{need:,.0f} tokens (--max-model-len): {per_rank.max():,.0f} at most; take more devices or a lower limit"
     )
 
 

@@ -16,6 +16,7 @@ from tokenworks.planning.result import Plan
 from tokenworks.planning.search import Progress, search
 from tokenworks.specs.calibration import DEFAULT, load_calibration
 from tokenworks.specs.compose import machine
+from tokenworks.specs.context import with_max_model_len
 from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.engine import OF_MEASURED_ROWS, load_engine
 from tokenworks.specs.hf import load_model
@@ -37,6 +38,7 @@ def plan(
     slo: str | None = None,
     engine: EngineName = "vllm",
     top: int = 10,
+    max_model_len: int | None = None,
     assume: Path | None = None,
     calibration: str = DEFAULT,
     progress: Progress | None = None,
@@ -50,6 +52,7 @@ def plan(
     workload : a catalog name, a YAML file, or a `Workload`; or give `isl` and `osl` [token]
     rate : requests per second; concurrency : requests in flight; neither: as much as the SLO allows
     slo : such as "ttft=2s,tpot=50ms" (99th percentiles), "" for none; the workload's own where None
+    max_model_len : longest input + output of a request [token], see `specs.context`; None: the model's own limit
     top : deployments to list; assume : YAML file of numbers to use instead of those of the machine
     calibration : a name of the catalog, or a YAML file such as `calibrate` writes
     progress : told what happens next
@@ -66,7 +69,7 @@ def plan(
         raise SpecError(f"{top} deployments", where="--top", hint="write 1 or more")
     costing = prepare(
         model, on, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo, engine=engine,
-        assume=assume, calibration=calibration,
+        max_model_len=max_model_len, assume=assume, calibration=calibration,
     )  # fmt: skip
     found = search(costing, top, progress=progress)
     return Plan(
@@ -97,6 +100,7 @@ def prepare(
     concurrency: float | None,
     slo: str | None,
     engine: EngineName,
+    max_model_len: int | None = None,
     assume: Path | None,
     calibration: str,
 ) -> Costing:
@@ -105,7 +109,8 @@ def prepare(
     bounds = Slo.parse(asked.slo if slo is None else slo)
     if asked.osl == 1:  # the only token is the first: there is no time between tokens
         bounds = dataclasses.replace(bounds, tpot=None)
-    setting = Setting(load_model(model), machine(on, assume=assume), load_engine(engine), asked)
+    limited = with_max_model_len(load_model(model), max_model_len)
+    setting = Setting(limited, machine(on, assume=assume), load_engine(engine), asked)
     load = None
     if asked.rate is not None:
         load = OfferedLoad("rate", asked.rate)

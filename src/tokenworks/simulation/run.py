@@ -24,6 +24,7 @@ from tokenworks.simulation.cluster import cluster
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import DEFAULT, load_calibration
 from tokenworks.specs.compose import machine
+from tokenworks.specs.context import context_note, way_out, with_max_model_len
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
@@ -192,7 +193,8 @@ def simulate(
     DoesNotFit : the deployment does not fit the machine, or no request fits its cache
     """
     on, engine = machine(deployment.system, assume=assume), load_engine(deployment.engine)
-    model, shared = load_model(deployment.model), deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
+    model = with_max_model_len(load_model(deployment.model), deployment.max_model_len)
+    shared = deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
     request = mean_played(traffic.trace, model.max_context, prefix_caching=shared)
     site = Site(model, on, engine, rates(on, load_calibration(calibration)), request)
     trace = blocked(traffic.trace, engine.kv_block)
@@ -208,7 +210,7 @@ def simulate(
         max_queue=max_queue,
     )
     requests = requests_of(trace, traffic.classes)
-    notes = _refused(made, requests, site)
+    notes = tuple(filter(None, (context_note(model), *_refused(made, requests, site))))
     played = _play(made, requests, watch, endless=traffic.endless)
     window = measured.Window.of(played.outcome, played.marks, played.end)
     return Simulation(
@@ -274,13 +276,18 @@ def _refused(made: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
     long, never = total > site.model.max_context, made.never_fits(requests.input_tokens, requests.output_tokens)
     context = f"the {site.model.max_context:,} tokens that {site.model.name} reads"
     if long.all():
-        raise SpecError(f"all {len(requests)} requests are beyond {context} (the shortest: {total.min():,})")
+        raise SpecError(
+            f"all {len(requests)} requests are beyond {context} (the shortest: {total.min():,})",
+            hint=way_out(site.model, int(total.max())),
+        )
     room = min(pool.limits.kv_blocks * pool.limits.block_tokens for pool in made.pools)
     if never.all():
         raise DoesNotFit(f"no request fits the {room:,} tokens of KV cache of a rank (the shortest: {total.min():,})")
     words = []
     if long.any():
-        words.append(f"{int(long.sum()):,} of {len(requests):,} requests refused: beyond {context}")
+        words.append(
+            f"{int(long.sum()):,} of {len(requests):,} requests refused: beyond {context}; {way_out(site.model, int(total.max()))}"
+        )
     if (never & ~long).any():
         words.append(f"{int((never & ~long).sum()):,} requests refused: beyond the {room:,} KV tokens of a rank")
     return tuple(words)

@@ -29,6 +29,9 @@ class Format:
 BF16 = Format("bf16", 2.0, "bf16")
 VECTOR_BYTES = 2.0  # norms and biases are kept in 16 bits by every format we know [byte/element]
 
+METHODS = {"yarn": "YaRN", "linear": "linear rope scaling", "dynamic": "dynamic rope scaling"}
+"""`rope_type` -> its name in words."""
+
 Part = Literal["attention", "dense", "shared", "router", "experts", "latent", "embedding", "head", "draft"]
 Split = Literal["out", "in", "kv", "none"]
 
@@ -136,11 +139,37 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class ExtendedContext:
+    """A longer context that the publisher documents, by rope scaling.
+
+    Parameters
+    ----------
+    tokens : longest input + output of a request with the scaling [token]
+    method : `rope_type` of the scaling, such as yarn
+    factor : how many times as long the scaling makes the context
+    source : model card, or file and key of the config.json
+    """
+
+    tokens: int
+    method: str
+    factor: float
+    source: str
+
+    @property
+    def words(self) -> str:
+        """Method and factor, such as "with YaRN, factor 4"."""
+        return f"with {METHODS.get(self.method, self.method)}, factor {self.factor:g}"
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A checkpoint: embedding, blocks, head, and draft layers (MTP) that run only when speculation is on.
 
     heads, kv_heads : what tp must divide (query heads) or may exceed (KV heads)
     head : None = tied: the embedding is multiplied once more, and stored once
+    max_context : longest input + output of a request [token]: the model's own limit, or one that the user set
+    own_context : the model's own limit where the user set another one [token]; None where `max_context` is its own
+    extended_context : a longer limit that the publisher documents; None where there is none
     vectors : elements outside the blocks, such as the final norm
     native_kv : the KV dtype that the checkpoint asks for, or bf16
     vision_parameters : counted, not costed; None = there is a tower, but its config does not give its size
@@ -162,6 +191,8 @@ class Model:
     native_kv: str = "bf16"
     vision_parameters: int | None = 0
     notes: tuple[str, ...] = ()
+    extended_context: ExtendedContext | None = None
+    own_context: int | None = None
 
     @property
     def layers(self) -> int:

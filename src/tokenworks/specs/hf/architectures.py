@@ -11,6 +11,7 @@ from tokenworks.specs.hf import deepseek, dense, hybrid, moe, vision, windowed
 from tokenworks.specs.hf.config import MOST_CONTEXT, Fields
 from tokenworks.specs.hf.formats import read_formats
 from tokenworks.specs.hf.parts import Place, Stack, merged
+from tokenworks.specs.hf.rope import extended_context
 from tokenworks.specs.model import Model, Part
 
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
@@ -153,4 +154,5 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
         native_kv=stack.kv or formats.native_kv,
         vision_parameters=towers,
         notes=tuple(notes),
+        extended_context=extended_context(fields, context),
     )

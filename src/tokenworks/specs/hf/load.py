@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.files import is_there, opened, unreadable
 from tokenworks.specs.hf.architectures import build
 from tokenworks.specs.hf.config import read_json
-from tokenworks.specs.model import Model
+from tokenworks.specs.model import ExtendedContext, Model
 
 CATALOG = Path(__file__).parents[2] / "catalog" / "models"
 NAME_BYTES = 256
@@ -66,7 +67,17 @@ def load_model(name_or_path: str) -> Model:
 @functools.cache
 def _from_catalog(name: str) -> Model:
     path = CATALOG / f"{name.replace('/', '--', 1)}.json"
-    return build(read_json(path), name, f"models/{path.name}")
+    model = build(read_json(path), name, f"models/{path.name}")
+    return replace(model, extended_context=_extended().get(name, model.extended_context))
+
+
+@functools.cache
+def _extended() -> dict[str, ExtendedContext]:
+    """Catalog id -> the longer context that the model card documents."""
+    import yaml
+
+    entries = yaml.safe_load((CATALOG / "extended_context.yaml").read_text())
+    return {name: ExtendedContext(**entry) for name, entry in entries.items()}
 
 
 def _from_path(path: Path) -> Model:
