@@ -366,3 +366,26 @@ def test_rows_that_were_sorted_are_told(file: str, tmp_path: Path, capsys: pytes
     (tmp_path / "trace.jsonl").write_text("\n".join(rows))
     call(file, "--trace", str(tmp_path / "trace.jsonl"))
     assert "sorted 1 rows that stood before an earlier one" in capsys.readouterr().err
+
+
+def test_a_context_limit_refuses_what_is_longer(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call(file, "--trace", "talk.jsonl", "--max-model-len", "1124", "-o", "json")
+    found = result(capsys.readouterr().out)
+    assert found["rejected"] > 0
+    assert found["notes"][0].startswith("Context limit (--max-model-len): 1,124 tokens")
+    assert "set --max-model-len to 131,072" in found["notes"][1]
+    with pytest.raises(
+        SpecError, match="all 399 requests are beyond the 500 tokens .*; set --max-model-len to 131,072"
+    ):
+        call(file, "--trace", "talk.jsonl", "--max-model-len", "500")
+
+
+def test_a_file_of_deployments_says_the_context_limit(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call(file, "--trace", "talk.jsonl", "--set", "max_model_len=1124", "-o", "json")
+    assert result(capsys.readouterr().out)["rejected"] > 0
+
+
+@pytest.mark.parametrize("tokens", ["0", "131073"])
+def test_a_context_limit_that_is_not_allowed_is_named(file: str, tokens: str) -> None:
+    with pytest.raises(SpecError, match=f"--max-model-len.*{int(tokens):,}"):
+        call(file, "--trace", "talk.jsonl", "--max-model-len", tokens)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tokenworks.cli.options import ASSUME, FILE_CALIBRATION, ON, Output
+from tokenworks.cli.options import ASSUME, FILE_CALIBRATION, MAX_MODEL_LEN, ON, Output
 from tokenworks.cli.output import console, emit, table
 from tokenworks.planning.asked import AskedRequests, asked
 from tokenworks.planning.estimate import TAKEN, Estimate, PartPlain, StepEstimate
 from tokenworks.planning.estimate import estimate as cost
+from tokenworks.specs.context import context_note
 from tokenworks.specs.deployment import EngineName
 
 
@@ -26,6 +27,7 @@ def estimate(
     batch: int | None = None,
     chunk: int | None = None,
     engine: EngineName | None = None,
+    max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None,
     assume: Annotated[Path | None, ASSUME] = None,
     calibration: Annotated[str | None, FILE_CALIBRATION] = None,
     output: Output = "table",
@@ -54,8 +56,8 @@ def estimate(
         Serving engine whose overheads are assumed; vllm, or the file's.
     """
     of = asked(
-        model, AskedRequests(workload, isl, osl), on=on, deploy=deploy, pick=pick, engine=engine, assume=assume,
-        calibration=calibration,
+        model, AskedRequests(workload, isl, osl), on=on, deploy=deploy, pick=pick, engine=engine,
+        max_model_len=max_model_len, assume=assume, calibration=calibration,
     )  # fmt: skip
     made = cost(of.setting, of.calibration, of.roles, sequences=batch, tokens=chunk)
     if output == "table":
@@ -69,6 +71,8 @@ def _print(made: Estimate) -> None:
     out.print(
         f"{setting.model.name} on {setting.machine.name}, {setting.engine.title}: {made.deployment}", soft_wrap=True
     )
+    if note := context_note(setting.model):
+        out.print(note, soft_wrap=True)
     for one in made.steps:
         out.print(f"\n{_heading(one, made)}", soft_wrap=True)
         columns: dict[str, Literal["left", "right"]] = {"part": "left"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tokenworks.cli.options import ASSUME, MODEL, ON, Output
+from tokenworks.cli.options import ASSUME, MAX_MODEL_LEN, MODEL, ON, Output
 from tokenworks.cli.output import console, emit, table
 from tokenworks.planning.fit import CHUNK, MILLION, Fit, Width, fit_model
 from tokenworks.specs.deployment import EngineName
@@ -19,6 +19,7 @@ def fit(
     on: Annotated[str, ON],
     engine: EngineName = "vllm",
     kv_dtype: Literal["native", "bf16", "fp8"] = "native",
+    max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None,
     assume: Annotated[Path | None, ASSUME] = None,
     output: Output = "table",
 ) -> None:
@@ -31,7 +32,7 @@ def fit(
     kv_dtype
         Storage of the KV cache; native is what the checkpoint asks for.
     """
-    found = fit_model(model, on, engine=engine, kv_dtype=kv_dtype, assume=assume)
+    found = fit_model(model, on, engine=engine, kv_dtype=kv_dtype, max_model_len=max_model_len, assume=assume)
     if output == "table":
         _print(found)
     else:
@@ -41,6 +42,8 @@ def fit(
 def _print(found: Fit) -> None:
     out, machine_, best = console(), found.machine, found.best
     out.print(found.summary, soft_wrap=True)
+    for note in found.notes:
+        out.print(note, soft_wrap=True)
     sold = f", sold as {machine_.hbm_sold / GB:,.0f} GB" if machine_.hbm_sold else ""
     out.print(
         f"\nOne device has {machine_.hbm_bytes / GB:,.1f} GB ({machine_.hbm_bytes / GIB:,.1f} GiB) that software sees"

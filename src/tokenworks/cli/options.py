@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenworks.specs.trace import Trace
 
 MOST_SEED = 2**64 - 1
+MOST_CONTEXT = 10**9
 
 OutputFormat = Literal["table", "json", "yaml"]
 
@@ -39,6 +40,10 @@ Switch = Annotated[bool, Parameter(negative=())]
 
 MODEL = Parameter(help="Catalog id, path of a config.json, or id in the local Hugging Face cache.")
 ON = Parameter(help="Machine, such as scalex40, 5xhgx-h100, 4xscalex40@xdr or my-box.yaml.")
+MAX_MODEL_LEN = Parameter(
+    help="Longest input + output of a request, where it is not the model's own limit: shorter, or longer as far as the "
+    "publisher documents rope scaling (YaRN)."
+)
 ASSUME = Parameter(help="YAML file of numbers to use instead, `path: value` a line.")
 CALIBRATION = Parameter(help="Calibration of the catalog, or a YAML file such as `calibrate` writes.")
 FILE_CALIBRATION = Parameter(
@@ -74,12 +79,17 @@ class Deployed:
     router: RouterName | None = None
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=())] = ()
     pick: int = 1
+    max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None
     assume: Path | None = None
     calibration: Annotated[str | None, FILE_CALIBRATION] = None
 
     def read(self, path: Path) -> Deployment:
         """The deployment that was picked, edited; as strict as the file itself."""
-        return edited(pick_deployment(path, self.pick), self.set_, str(path))
+        deployment = edited(pick_deployment(path, self.pick), self.set_, str(path))
+        if self.max_model_len is None:
+            return deployment
+        within(self.max_model_len, "--max-model-len", 2, MOST_CONTEXT)
+        return deployment.model_copy(update={"max_model_len": self.max_model_len})
 
     def numbers(self, path: Path) -> Numbers:
         """As told, else what the file was planned with."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
-from tokenworks.cli.options import ASSUME, CALIBRATION, MODEL, ON, Output, OutputFormat, Switch
+from tokenworks.cli.options import ASSUME, CALIBRATION, MAX_MODEL_LEN, MODEL, ON, Output, OutputFormat, Switch
 from tokenworks.cli.output import console, emit, table, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.planning.plan import plan as make_plan
@@ -50,6 +50,7 @@ def plan(
     concurrency: float | None = None,
     slo: str | None = None,
     engine: EngineName = "vllm",
+    max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None,
     top: int = 10,
     assume: Annotated[Path | None, ASSUME] = None,
     calibration: Annotated[str, CALIBRATION] = DEFAULT,
@@ -85,7 +86,7 @@ def plan(
     began = time.perf_counter()
     asked: dict[str, Any] = {
         "workload": workload, "isl": isl, "osl": osl, "rate": rate, "concurrency": concurrency, "slo": slo,
-        "engine": engine, "assume": assume, "calibration": calibration,
+        "engine": engine, "max_model_len": max_model_len, "assume": assume, "calibration": calibration,
     }  # fmt: skip
     if why is not None:
         _say_why(explain(prepare(model, on, **asked), why), output, began)
