@@ -278,16 +278,15 @@ def _refused(made: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
     if long.all():
         raise SpecError(
             f"all {len(requests)} requests are beyond {context} (the shortest: {total.min():,})",
-            hint=way_out(site.model, int(total.max())),
+            hint=way_out(site.model, int(total.min())),
         )
     room = min(pool.limits.kv_blocks * pool.limits.block_tokens for pool in made.pools)
     if never.all():
         raise DoesNotFit(f"no request fits the {room:,} tokens of KV cache of a rank (the shortest: {total.min():,})")
     words = []
     if long.any():
-        words.append(
-            f"{int(long.sum()):,} of {len(requests):,} requests refused: beyond {context}; {way_out(site.model, int(total.max()))}"
-        )
+        way = way_out(site.model, int(total[long].min()))
+        words.append(f"{int(long.sum()):,} of {len(requests):,} requests refused: beyond {context}; {way}")
     if (never & ~long).any():
         words.append(f"{int((never & ~long).sum()):,} requests refused: beyond the {room:,} KV tokens of a rank")
     return tuple(words)
