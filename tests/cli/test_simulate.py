@@ -300,7 +300,7 @@ BAD = {
     "--trace talk.jsonl --per-request no/out.csv": "cannot be written",
     "--trace talk.jsonl --class batch:ttft=1s": "talk has no classes; a workload lists `classes`",
     "--trace classed.jsonl --class batsh:ttft=1s": "unknown class 'batsh'; did you mean batch?",
-    "--trace classed.jsonl --class batch:priority=8": "--class batch: wants one priority; 0 (first) to 7",
+    "--trace classed.jsonl --class batch:priority=8": "--class batch: the priority cannot be read",
     "--trace classed.jsonl --class batch:ttft=soon": "--class batch ttft",
     "--trace classed.jsonl --class :ttft=1s": 'write it like "batch:priority=1,ttft=60s"',
     "--trace classed.jsonl --class batch:ttft=1s --class batch:priority=1": "told twice",

@@ -125,13 +125,23 @@ def changed(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("aiperf", "benchmark_duration.avg", 0, "benchmark_duration: 0 must be above zero"),
         ("aiperf", "error_request_count", {"unit": "requests", "avg": 2}, "2 of 12 requests failed"),
         ("aiperf", "was_cancelled", True, "the run was cancelled"),
-        ("aiperf", "input_config.phases.1.type", "fixed_schedule", "phases: type: 'fixed_schedule'; simulated are"),
+        (
+            "aiperf",
+            "input_config.phases.1.type",
+            "fixed_schedule",
+            "phases: type: 'fixed_schedule' cannot be simulated; these can",
+        ),
         ("aiperf", "input_config.phases", [], "input_config.phases: 0 profiled phases"),
-        ("guidellm", "benchmarks", [], "run.json: benchmarks: holds no benchmark"),
+        ("guidellm", "benchmarks", [], "run.json: benchmarks: the report has no benchmark"),
         ("guidellm", "benchmarks.0.metrics.request_totals", ..., "run.json: benchmarks[0].metrics: object missing"),
         ("guidellm", "benchmarks.0.metrics.request_totals.errored", 2, "run.json: benchmarks[0]: 2 of 12 requests"),
-        ("guidellm", "benchmarks.0.metrics.prompt_token_count.successful", None, "no request that succeeded"),
-        ("guidellm", "benchmarks.0.config.strategy.type_", "trace", "config.strategy.type_: 'trace'; simulated are"),
+        ("guidellm", "benchmarks.0.metrics.prompt_token_count.successful", None, "no request succeeded"),
+        (
+            "guidellm",
+            "benchmarks.0.config.strategy.type_",
+            "trace",
+            "config.strategy.type_: 'trace' cannot be simulated; these can",
+        ),
         ("guidellm", "benchmarks.0.duration", 0, "benchmarks[0]: duration: 0 must be above zero"),
     ],
 )
@@ -145,7 +155,7 @@ def test_what_is_broken_is_named(tmp_path: Path, form: str, path: str, value: An
 
 def test_other_arrivals_of_vllm_are_refused(tmp_path: Path) -> None:
     content = changed(vllm(replace(KNOWN, arrivals="poisson", rate=4.0)), "burstiness", 0.5)
-    with pytest.raises(SpecError, match=r"burstiness: 0.5; only Poisson"):
+    with pytest.raises(SpecError, match=r"burstiness: 0.5 cannot be simulated; only Poisson"):
         load_benchmarks(written(tmp_path, content))
 
 

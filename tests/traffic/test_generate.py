@@ -172,7 +172,7 @@ def test_a_workload_says_how_its_requests_come(arrivals: dict[str, Any], cv: flo
 def test_what_cannot_be_generated() -> None:
     with pytest.raises(SpecError, match="give --rate or --concurrency"):
         from_workload(workload(rate=None), 10)
-    with pytest.raises(SpecError, match="leave think_time out"):
+    with pytest.raises(SpecError, match="leave think_time or the input lengths out"):
         from_workload(workload(hit_share=0.5, think_time=3), 10, inputs=partial(generate.fixed, tokens=5))
-    with pytest.raises(SpecError, match="0 requests; give at least 1"):
+    with pytest.raises(SpecError, match="0 requests: there must be at least one"):
         from_workload(workload(), 0)

@@ -171,7 +171,7 @@ def test_what_cannot_be() -> None:
         ({"think_s": [0, 0, -1]}, "not negative"),
         ({"input_tokens": [1, 0, 1]}, "lengths must be 1 to"),
         ({"output_tokens": [1, 1 << 25, 1]}, "lengths must be 1 to"),
-        ({"parent": [-1, 1, 0]}, "a parent must come before"),
+        ({"parent": [-1, 1, 0]}, "a parent must stand before"),
         ({"run_start": [5], "run_length": [1]}, "run_offsets must rise"),
         ({"run_start": [5], "run_length": [0], "run_offsets": [0, 0, 0, 1], "hash_block_tokens": 16}, "have a length"),
         ({"run_start": [-5], "run_length": [1], "run_offsets": [0, 0, 0, 1], "hash_block_tokens": 16}, "negative"),

@@ -9,7 +9,7 @@ from tokenworks.simulation.run import Traffic
 from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
-from tokenworks.traffic.source import made, played, rate_of
+from tokenworks.traffic.source import generated, played, rate_of
 
 CLASS_HINT = "a workload lists `classes`, a trace names the `class` of a row"
 
@@ -19,7 +19,7 @@ class Source:
     """Requests at any load.
 
     of : the recorded trace, or the workload
-    requests : how many; None: all of a trace, of a workload as many as `traffic.source.made` takes
+    requests : how many; None: all of a trace, of a workload as many as `traffic.source.generated` takes
     seed : of all random streams
     told : what classes of requests are promised, where that differs from what the workload says
     file : path of the trace as it was given; None of a workload
@@ -82,7 +82,7 @@ class Source:
             raise SpecError("a workload has no --scale", where=workload.name, hint="give --rate")
         if rate is not None and users is not None:
             raise SpecError("--rate and --concurrency", hint="an open loop has a rate, a closed one a concurrency")
-        trace = made(workload, rate, users, requests=self.requests, seed=self.seed)
+        trace = generated(workload, rate, users, requests=self.requests, seed=self.seed)
         if rate is not None or users is not None:
             workload = workload.model_copy(update={"rate": rate, "concurrency": users})
         return Traffic(trace, endless=True, classes=self._promised(trace), workload=workload)
