@@ -202,7 +202,7 @@ def tp_divides_heads(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def kv_heads_divide(proposal: Proposal) -> Verdict:
-    """A rank has whole KV heads, or all have equally many copies: tp divides their number, or is a multiple of it."""
+    """A rank has whole KV heads, or all heads have the same number of copies: tp divides their number, or the reverse."""
     p, heads = proposal.points, proposal.setting.model.kv_heads
     return Verdict(
         (heads % p.tp == 0) | (p.tp % heads == 0),
@@ -276,7 +276,7 @@ def engine_lays_experts_out(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def experts_divide(proposal: Proposal) -> Verdict:
-    """Every rank has equally many experts: ep divides the number of experts with their redundant copies."""
+    """Every rank has the same number of experts: ep divides the experts and their redundant copies together."""
     p, experts = proposal.points, proposal.setting.experts
     placed = (experts.count if experts else 0) + p.redundant
     return Verdict(
@@ -290,7 +290,7 @@ def experts_divide(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def copies_are_placed(proposal: Proposal) -> Verdict:
-    """Redundant experts need ep above 1, and there are at most as many of them as the model has experts."""
+    """Redundant experts need ep above 1, and their number is at most the number of the model's experts."""
     p, experts = proposal.points, proposal.setting.experts
     most = experts.count if experts else 0
     return Verdict(

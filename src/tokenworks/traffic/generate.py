@@ -232,7 +232,7 @@ def _chained(chain: Ints, start: Floats, think: Floats) -> tuple[Floats, Ints, F
 
 
 def _grown_blocks(inputs: Ints, session: Ints) -> dict[str, Any]:
-    """Block ids of sessions. Each session has its own ids; a turn has as many of the first ones as its input fills."""
+    """Block ids of sessions. Each session has its own ids. A turn uses the first ids, one per block of its input."""
     blocks = inputs // BLOCK
     most = np.zeros(int(session[-1]) + 1, np.int64)
     np.maximum.at(most, session, blocks)

@@ -1,4 +1,4 @@
-"""Finding a model by name: a catalog id or alias, a path, or an id in the local Hugging Face cache."""
+"""Loads a model by a catalog id or alias, by a path, or by an id in the local Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from tokenworks.specs.model import ExtendedContext, Model
 
 CATALOG = Path(__file__).parents[2] / "catalog" / "models"
 NAME_BYTES = 256
-"""Room for the name of a snapshot, a commit in hexadecimal."""
+"""Largest size of the file that names a snapshot, a commit in hexadecimal [byte]."""
 
 
 @functools.cache
 def model_names() -> list[str]:
-    """Ids of the catalog, in the form org/name; aliases left out."""
+    """Ids of the models in the catalog, in the form org/name, without aliases."""
     return sorted(path.stem.replace("--", "/", 1) for path in CATALOG.glob("*.json"))
 
 
 @functools.cache
 def _index() -> dict[str, str]:
-    """Lower-case id, alias or unique short name -> catalog id."""
+    """Id, alias or unique short name in lower case -> catalog id."""
     import yaml
 
     names = model_names()
@@ -35,21 +35,24 @@ def _index() -> dict[str, str]:
     short: dict[str, list[str]] = {}
     for name in names:
         short.setdefault(name.split("/", 1)[1].lower(), []).append(name)
-    index |= {key: found[0] for key, found in short.items() if len(found) == 1}
+    index |= {key: ids[0] for key, ids in short.items() if len(ids) == 1}
     aliases = yaml.safe_load((CATALOG / "aliases.yaml").read_text())
     index |= {alias.lower(): name for alias, name in aliases.items()}
     return index | {name.lower(): name for name in names}
 
 
 def load_model(name_or_path: str) -> Model:
-    """A model by catalog id ("deepseek-ai/DeepSeek-R1", case ignored), unique short name, path, or HF cache id.
+    """Load a model.
 
-    A path is a config.json or a directory that holds one.
+    Parameters
+    ----------
+    name_or_path : catalog id ("deepseek-ai/DeepSeek-R1", in any case), alias, unique short name, path of a config.json
+        or of its directory, or id in the local Hugging Face cache
 
     Raises
     ------
-    UnknownName : no such id and no such path
-    SpecError : a config that cannot be read, or an architecture or a needed field that is not known
+    UnknownName : there is no such id and no such path
+    SpecError : a config that cannot be read, an unknown architecture, or a missing field
     """
     known = _index().get(name_or_path.lower())
     if known:
@@ -60,7 +63,7 @@ def load_model(name_or_path: str) -> Model:
     cached = _in_cache(name_or_path)
     if cached:
         return build(_config(cached), name_or_path, str(cached))
-    hint = f"no id of the catalog or of the local Hugging Face cache ({_cache()}), and no such path"
+    hint = f"it is no id of the catalog or of the local Hugging Face cache ({_cache()}), and there is no such path"
     raise UnknownName("model", name_or_path, model_names(), hint=hint)
 
 
@@ -90,7 +93,7 @@ def _from_path(path: Path) -> Model:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """config.json, with the quantisation that modelopt writes beside it in hf_quant_config.json."""
+    """The config.json, with the quantisation of hf_quant_config.json, which modelopt writes beside it."""
     config = read_json(file)
     beside = file.with_name("hf_quant_config.json")
     if "quantization_config" not in config and is_there(beside):
@@ -99,7 +102,7 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _cache() -> Path:
-    """Where huggingface_hub keeps its cache (its documented environment variables)."""
+    """The cache folder of huggingface_hub, by its documented environment variables."""
     if hub := os.environ.get("HF_HUB_CACHE"):
         return Path(hub)
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
@@ -107,7 +110,7 @@ def _cache() -> Path:
 
 
 def _in_cache(name: str) -> Path | None:
-    """config.json of the snapshot that refs/main names, else of the newest one."""
+    """Path of the config.json in the snapshot that refs/main names, else in the newest snapshot; None if not cached."""
     root = _cache() / f"models--{name.replace('/', '--')}"
     if not is_there(root):
         return None
@@ -126,5 +129,5 @@ def _in_cache(name: str) -> Path | None:
 
 
 def _leads_to_file(path: Path) -> bool:
-    """No link into nowhere, as an interrupted download leaves it."""
+    """False for a broken link, which an interrupted download can leave."""
     return is_there(path) and os.path.isfile(path)
