@@ -52,11 +52,11 @@ def test_every_rule_has_a_case() -> None:
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_a_broken_rule_explains_itself(name: str) -> None:
     model, on, engine, broken, words = BROKEN[name]
-    made = setting(model, on, engine, WORKLOADS[name]) if name in WORKLOADS else setting(model, on, engine)
-    found = {item.rule: item for item in explain(broken, made)}
-    assert name in found
-    assert found[name].law.endswith(".")
-    assert words in found[name].message
+    case = setting(model, on, engine, WORKLOADS[name]) if name in WORKLOADS else setting(model, on, engine)
+    by_rule = {item.rule: item for item in explain(broken, case)}
+    assert name in by_rule
+    assert by_rule[name].law.endswith(".")
+    assert words in by_rule[name].message
 
 
 def test_a_legal_role_breaks_nothing() -> None:
@@ -73,21 +73,21 @@ def test_weights_say_by_how_much_they_do_not_fit() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["vllm", "sglang", "trtllm"]))
 def test_judging_arrays_is_explaining_each(seed: int, engine: EngineName) -> None:
-    made = setting(R1, "2xhgx-h20", engine)
-    points = splits(made)
-    some = points[np.random.default_rng(seed).integers(0, len(points), 8)]
-    shaped, _ = judge(Proposal(some, made), SHAPE)
+    case = setting(R1, "2xhgx-h20", engine)
+    points = splits(case)
+    chosen = points[np.random.default_rng(seed).integers(0, len(points), 8)]
+    shaped, _ = judge(Proposal(chosen, case), SHAPE)
     kept = shaped.copy()
-    kept[shaped], _ = judge(with_memory(some[shaped], made), MEMORY)
+    kept[shaped], _ = judge(with_memory(chosen[shaped], case), MEMORY)
     for index, legal in enumerate(kept):
-        one = some.role("aggregated", index, made)
+        one = chosen.role("aggregated", index, case)
         assert isinstance(one, Role)
-        assert (explain(one, made) == []) == legal
+        assert (explain(one, case) == []) == legal
 
 
 def test_points_and_roles_are_the_same_thing() -> None:
-    made = setting(R1, "scalex40")
-    first = splits(made)[1234:1235]
-    again = Points.of(first.role("aggregated", 0, made))
+    case = setting(R1, "scalex40")
+    first = splits(case)[1234:1235]
+    again = Points.of(first.role("aggregated", 0, case))
     for name in ("tp", "pp", "dp", "ep", "expert_tp", "redundant", "kv", "draft", "overlap", "chunk_tokens"):
         assert getattr(again, name) == getattr(first, name)

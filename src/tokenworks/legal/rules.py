@@ -202,7 +202,7 @@ def tp_divides_heads(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def kv_heads_divide(proposal: Proposal) -> Verdict:
-    """A rank has whole KV heads, or all heads have the same number of copies: tp divides their number, or the reverse."""
+    """KV heads stay whole, with equal numbers of copies: tp divides the number of KV heads, or is a multiple of it."""
     p, heads = proposal.points, proposal.setting.model.kv_heads
     return Verdict(
         (heads % p.tp == 0) | (p.tp % heads == 0),
