@@ -249,7 +249,7 @@ def test_sessions_at_a_rate(file: str, capsys: pytest.CaptureFixture[str]) -> No
     assert cut["request_throughput"] == pytest.approx(4, rel=0.15)
     again = found(capsys, file, "--trace", "agents.jsonl", "--rate", "4", "--seed", "1")
     assert again["inputs"]["requests"] != one["inputs"]["requests"]
-    with pytest.raises(SpecError, match="come at once; give a --rate"):
+    with pytest.raises(SpecError, match="so the trace has no rate; give a --rate"):
         call(file, "--trace", "agents.jsonl", "--scale", "2")
 
 
