@@ -24,7 +24,7 @@ from tokenworks.simulation.cluster import cluster
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import DEFAULT, load_calibration
 from tokenworks.specs.compose import machine
-from tokenworks.specs.context import context_note, way_out, with_max_model_len
+from tokenworks.specs.context import FLAG, context_note, way_out, with_max_model_len
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
@@ -286,7 +286,8 @@ def _refused(made: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
     words = []
     if long.any():
         way = way_out(site.model, int(total[long].min()))
-        words.append(f"{int(long.sum()):,} of {len(requests):,} requests refused: beyond {context}; {way}")
+        helps = f"; {way}" if FLAG in way else ""
+        words.append(f"{int(long.sum()):,} of {len(requests):,} requests refused: beyond {context}{helps}")
     if (never & ~long).any():
         words.append(f"{int((never & ~long).sum()):,} requests refused: beyond the {room:,} KV tokens of a rank")
     return tuple(words)
