@@ -35,7 +35,9 @@ def test_a_key_stands_for_its_text_in_sources_and_in_priors() -> None:
 
 
 def test_a_key_that_the_table_lacks_is_an_error_with_the_nearest_one() -> None:
-    with pytest.raises(SpecError, match=r"mine.yaml: no source 'gemm-hoper'.*did you mean \"gemm-hopper\""):
+    with pytest.raises(
+        SpecError, match=r"mine.yaml: the table `sources` has no source 'gemm-hoper'.*did you mean \"gemm-hopper\""
+    ):
         validate(Calibration, sourced("gemm-hoper"), "mine.yaml")
 
 

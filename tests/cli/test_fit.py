@@ -67,3 +67,26 @@ def test_an_unpublished_card_can_be_supplied(tmp_path: Path, capsys: pytest.Capt
 def test_a_machine_whose_links_are_not_published_is_enough(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fit", "Qwen/Qwen3-8B", "--on", "bw1000-8"]) == 0
     assert "fits bw1000-8: from 1 device; best" in capsys.readouterr().out
+
+
+def test_with_a_context_limit_each_rank_holds_such_a_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fit", "Qwen/Qwen3-32B", "--on", "hgx-h100", "--max-model-len", "131072"]) == 0
+    out, _ = capsys.readouterr()
+    assert "131,072 tokens, with YaRN, factor 4" in out
+    assert "The KV cache of each rank holds a request of this length." in out
+
+
+def test_a_request_that_no_rank_holds_exits_3(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["fit", "meta-llama/Llama-3.3-70B-Instruct", "--on", "pcie-rtx-4090", "--max-model-len", "131072"]
+    assert run(asked) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "one request of 131,072 tokens (--max-model-len)" in err
+
+
+@pytest.mark.parametrize("tokens", ["0", "131073"])
+def test_a_context_limit_that_is_not_allowed_is_bad_input(tokens: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fit", "Qwen/Qwen3-32B", "--on", "hgx-h100", "--max-model-len", tokens]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "--max-model-len" in err

@@ -246,3 +246,34 @@ def test_simulate_ranks_the_list_by_what_it_shows(capsys: Output) -> None:
     code, out, _ = run([*asked, "--top", "2", "--rate", "20", "--simulate"], capsys)
     assert code == 0
     assert "Simulated under the load" in out
+
+
+QWEN = ["plan", "Qwen/Qwen3-235B-A22B", "--on", "scalex40", "--workload", "agent"]
+
+
+def test_the_context_limit_is_named_where_it_refuses(capsys: Output) -> None:
+    code, out, err = run(QWEN, capsys)
+    assert (code, out) == (2, "")
+    assert "reads 40,960: set --max-model-len to 131,072 (with YaRN, factor 4)" in err
+
+
+def test_a_longer_context_is_planned_and_remembered(tmp_path: Path, capsys: Output) -> None:
+    code, out, err = run([*QWEN, "--max-model-len", "131072", "-o", "yaml"], capsys)
+    assert (code, err) == (0, "")
+    file = tmp_path / "plan.yaml"
+    file.write_text(out)
+    assert {one.deployment.max_model_len for one in load_deployments(file)} == {131072}
+    code, out, err = run(["estimate", str(file)], capsys)
+    assert (code, err) == (0, "")
+    assert "Context limit (--max-model-len): 131,072 tokens, with YaRN, factor 4" in out
+    code, out, err = run(["estimate", str(file), "--max-model-len", "100000"], capsys)
+    assert (code, out) == (2, "")
+    assert "reads 100,000: set --max-model-len to 131,072" in err
+
+
+@pytest.mark.parametrize(("tokens", "words"), [("0", "no context limit"), ("131073", "or 131,072 with YaRN")])
+def test_a_context_limit_that_is_not_allowed_is_bad_input(tokens: str, words: str, capsys: Output) -> None:
+    code, out, err = run([*QWEN, "--max-model-len", tokens], capsys)
+    assert (code, out) == (2, "")
+    assert "--max-model-len" in err
+    assert words in err

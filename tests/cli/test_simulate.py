@@ -249,7 +249,7 @@ def test_sessions_at_a_rate(file: str, capsys: pytest.CaptureFixture[str]) -> No
     assert cut["request_throughput"] == pytest.approx(4, rel=0.15)
     again = found(capsys, file, "--trace", "agents.jsonl", "--rate", "4", "--seed", "1")
     assert again["inputs"]["requests"] != one["inputs"]["requests"]
-    with pytest.raises(SpecError, match="come at once; give a --rate"):
+    with pytest.raises(SpecError, match="so the trace has no rate; give a --rate"):
         call(file, "--trace", "agents.jsonl", "--scale", "2")
 
 
@@ -300,7 +300,7 @@ BAD = {
     "--trace talk.jsonl --per-request no/out.csv": "cannot be written",
     "--trace talk.jsonl --class batch:ttft=1s": "talk has no classes; a workload lists `classes`",
     "--trace classed.jsonl --class batsh:ttft=1s": "unknown class 'batsh'; did you mean batch?",
-    "--trace classed.jsonl --class batch:priority=8": "--class batch: wants one priority; 0 (first) to 7",
+    "--trace classed.jsonl --class batch:priority=8": "--class batch: the priority cannot be read",
     "--trace classed.jsonl --class batch:ttft=soon": "--class batch ttft",
     "--trace classed.jsonl --class :ttft=1s": 'write it like "batch:priority=1,ttft=60s"',
     "--trace classed.jsonl --class batch:ttft=1s --class batch:priority=1": "names a class twice",
@@ -366,3 +366,24 @@ def test_rows_that_were_sorted_are_told(file: str, tmp_path: Path, capsys: pytes
     (tmp_path / "trace.jsonl").write_text("\n".join(rows))
     call(file, "--trace", str(tmp_path / "trace.jsonl"))
     assert "sorted 1 rows that stood before an earlier one" in capsys.readouterr().err
+
+
+def test_a_context_limit_refuses_what_is_longer(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call(file, "--trace", "talk.jsonl", "--max-model-len", "1124", "-o", "json")
+    found = result(capsys.readouterr().out)
+    assert found["rejected"] > 0
+    assert found["notes"][0].startswith("Context limit (--max-model-len): 1,124 tokens")
+    assert "set --max-model-len to 131,072" in found["notes"][1]
+    with pytest.raises(SpecError, match=r"all \d+ requests are beyond the 500 tokens .*set --max-model-len"):
+        call(file, "--trace", "talk.jsonl", "--max-model-len", "500")
+
+
+def test_a_file_of_deployments_says_the_context_limit(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call(file, "--trace", "talk.jsonl", "--set", "max_model_len=1124", "-o", "json")
+    assert result(capsys.readouterr().out)["rejected"] > 0
+
+
+@pytest.mark.parametrize("tokens", ["0", "131073"])
+def test_a_context_limit_that_is_not_allowed_is_named(file: str, tokens: str) -> None:
+    with pytest.raises(SpecError, match=f"--max-model-len.*{int(tokens):,}"):
+        call(file, "--trace", "talk.jsonl", "--max-model-len", tokens)

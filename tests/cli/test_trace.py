@@ -80,7 +80,7 @@ def test_classes_and_sessions_without_a_date(tmp_path: Path, capsys: pytest.Capt
 def test_bad_input(file: Path) -> None:
     with pytest.raises(SpecError, match=r"talk\.jsonl:"):
         call(str(file), "--strict")
-    with pytest.raises(SpecError, match="known are sharegpt"):
+    with pytest.raises(SpecError, match="known formats: sharegpt"):
         call(str(file), "--format", "mooncakes")
     with pytest.raises(SpecError, match="at least 1"):
         call(str(file), "--limit", "0")

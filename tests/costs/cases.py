@@ -40,32 +40,32 @@ def model(name: str) -> Model:
     return load_model(name)
 
 
-def perfect(made: Machine) -> Rates:
+def perfect(hardware: Machine) -> Rates:
     """Every utilisation 1 and every latency 0: the bare datasheet."""
-    found = rates(made, load_calibration("datasheet"))
-    wide = made.peak["bf16"]
+    device_rates = rates(hardware, load_calibration("datasheet"))
+    wide = hardware.peak["bf16"]
 
     def bare(link: LinkRates | None, bandwidth: float, pair: float) -> LinkRates | None:
         return link and dataclasses.replace(link, bandwidth=bandwidth, pair=pair, alpha=0.0, start=0.0, ring=0.0)
 
-    up, out = made.scale_up, made.scale_out
-    inner = bare(found.inner, up.bandwidth, up.pair)
+    up, out = hardware.scale_up, hardware.scale_out
+    inner = bare(device_rates.inner, up.bandwidth, up.pair)
     assert inner is not None
-    outer = bare(found.outer, out.bandwidth, out.pair) if out else None
+    outer = bare(device_rates.outer, out.bandwidth, out.pair) if out else None
     return dataclasses.replace(
-        found,
-        gemm=made.peak,
-        grouped=made.peak,
+        device_rates,
+        gemm=hardware.peak,
+        grouped=hardware.peak,
         query=0.0,
         sequence=0.0,
-        elementwise=made.hbm_bandwidth,
+        elementwise=hardware.hbm_bandwidth,
         blockwise={},
         walk=0.0,
         context_walk=0.0,
         expert=0.0,
-        hbm=made.hbm_bandwidth,
-        experts_hbm=made.hbm_bandwidth,
-        attention_hbm=made.hbm_bandwidth,
+        hbm=hardware.hbm_bandwidth,
+        experts_hbm=hardware.hbm_bandwidth,
+        attention_hbm=hardware.hbm_bandwidth,
         prefill_flop=wide,
         decode_flop=wide,
         kernel=0.0,
@@ -79,10 +79,10 @@ def perfect(made: Machine) -> Rates:
 
 
 @st.composite
-def splits(draw: st.DrawFn, found: Model) -> Split:
+def splits(draw: st.DrawFn, checkpoint: Model) -> Split:
     """Splits of an instance of up to 40 devices that cover the experts."""
     tp, dp = draw(st.sampled_from([(1, 1), (2, 1), (8, 1), (1, 8), (4, 10), (8, 5), (1, 40), (2, 16)]))
-    routed = any(block.experts for block in found.blocks)
+    routed = any(block.experts for block in checkpoint.blocks)
     if not routed:
         dp = 1
     ep = draw(st.sampled_from([d for d in (1, 2, 4, 8, 40) if tp * dp % d == 0])) if routed else 1
@@ -94,7 +94,7 @@ def splits(draw: st.DrawFn, found: Model) -> Split:
         expert_tp=tp * dp // ep if routed else 1,
         redundant=draw(st.sampled_from([0, 8, 24])) if routed else 0,
         kv_bytes=draw(st.sampled_from([1.0, 2.0])),
-        draft_tokens=draw(st.sampled_from([0, 0, 2])) if found.draft else 0,
+        draft_tokens=draw(st.sampled_from([0, 0, 2])) if checkpoint.draft else 0,
     )
 
 

@@ -15,9 +15,9 @@ VLLM = load_engine("vllm")
 REFUSED = "nvidia/Llama-3_3-Nemotron-Super-49B-v1"  # its block list is not in the catalog: it cannot be computed
 
 
-def widths(found: Model) -> Split:
+def widths(checkpoint: Model) -> Split:
     """One and eight devices, experts spread and sliced."""
-    routed = any(block.experts for block in found.blocks)
+    routed = any(block.experts for block in checkpoint.blocks)
     tp = np.array([1, 8, 8, 1])
     dp, ep = (np.array([1, 1, 1, 8]), np.array([1, 1, 8, 8])) if routed else (np.ones(4), np.ones(4))
     return Split(tp=tp, dp=dp, ep=ep, expert_tp=tp * dp // ep if routed else np.ones(4))
@@ -25,13 +25,15 @@ def widths(found: Model) -> Split:
 
 @pytest.mark.parametrize("name", [name for name in model_names() if name != REFUSED])
 def test_every_model_is_costed(name: str) -> None:
-    found = model(name)
-    split, load = widths(found), Batch(16, 16 * 4000.0, 2048, 2048 * 2000.0)
+    checkpoint = model(name)
+    split, load = widths(checkpoint), Batch(16, 16 * 4000.0, 2048, 2048 * 2000.0)
     for machine in ("scalex40", "hgx-h200", "cloudmatrix384"):
-        made = step(found, achieved(machine), split, load, engine=VLLM)
-        assert np.all(np.isfinite(made.seconds))
-        assert np.all((made.seconds > 1e-4) & (made.seconds < 60))
-        assert np.all(made.flop > 0)
-        room = memory(found, on(machine), split, engine=VLLM, max_sequences=16, chunk_tokens=2048, memory_fraction=0.9)
+        cost = step(checkpoint, achieved(machine), split, load, engine=VLLM)
+        assert np.all(np.isfinite(cost.seconds))
+        assert np.all((cost.seconds > 1e-4) & (cost.seconds < 60))
+        assert np.all(cost.flop > 0)
+        room = memory(
+            checkpoint, on(machine), split, engine=VLLM, max_sequences=16, chunk_tokens=2048, memory_fraction=0.9
+        )
         assert np.all(room.weights > 1e8)
         assert np.all(room.kv_bytes_per_token + room.state_bytes_per_sequence > 0)

@@ -78,8 +78,8 @@ def test_experts() -> None:
     assert is_in(moe.crossing_share(count, 8), "")
     assert is_in(moe.distinct_ranks(8, count), "")
     for copies in (moe.direct_copies, moe.forwarded_copies):
-        for found in copies(8, ep=count, expert_tp=1, domain=8):
-            assert is_in(found * BYTE, "byte")
+        for count_of in copies(8, ep=count, expert_tp=1, domain=8):
+            assert is_in(count_of * BYTE, "byte")
 
 
 @pytest.mark.parametrize("kind", [collectives.all_reduce, collectives.all_gather])

@@ -20,14 +20,14 @@ SETTING: dict[str, Any] = {"engine": VLLM, "max_sequences": 64, "chunk_tokens": 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_one_device_holds_all_weights(name: str) -> None:
-    found = model(name)
-    assert weight_bytes(found, Split()) == pytest.approx(all_weights(found))
+    checkpoint = model(name)
+    assert weight_bytes(checkpoint, Split()) == pytest.approx(all_weights(checkpoint))
 
 
 def test_drafts_are_held_where_they_run() -> None:
-    found = model(R1)
-    drafting = weight_bytes(found, Split(draft_tokens=1)) - weight_bytes(found, Split())
-    stored = sum(m.stored for block in found.draft for m in block.matrices)
+    checkpoint = model(R1)
+    drafting = weight_bytes(checkpoint, Split(draft_tokens=1)) - weight_bytes(checkpoint, Split())
+    stored = sum(m.stored for block in checkpoint.draft for m in block.matrices)
     assert stored < drafting < 1.001 * stored  # and the vectors of the norms
 
 
@@ -36,12 +36,12 @@ def test_experts_and_attention_are_split_apart() -> None:
 
     58 layers x 7 x 3 x 7168 x 2048 at (1 + 4/16384) byte = 17.89 GB of experts.
     """
-    found = model(R1)
+    checkpoint = model(R1)
     wide = Split(tp=4, dp=10, ep=40, redundant=24)
     experts = 58 * 7 * 3 * 7168 * 2048 * (1 + 4 / 16384)
-    rest = weight_bytes(found, Split(tp=4, dp=10, ep=256)) - experts / 7
-    assert weight_bytes(found, wide) == pytest.approx(rest + experts)
-    assert 20e9 < weight_bytes(found, wide) < 25e9
+    rest = weight_bytes(checkpoint, Split(tp=4, dp=10, ep=256)) - experts / 7
+    assert weight_bytes(checkpoint, wide) == pytest.approx(rest + experts)
+    assert 20e9 < weight_bytes(checkpoint, wide) < 25e9
 
 
 def test_grouped_cache_by_hand() -> None:
@@ -79,17 +79,17 @@ def test_vendor_figures_of_the_kv_capacity() -> None:
 
 
 def test_all_is_accounted_for() -> None:
-    found = memory(model(R1), on("scalex40"), Split(tp=4, dp=10, ep=40, redundant=24), **SETTING)
-    used = found.weights + found.activations + found.buffers + found.reserve + found.kv
-    assert used == pytest.approx(found.usable)
-    assert found.usable == pytest.approx(0.9 * 144 * 2**30)
-    assert found.kv_tokens == pytest.approx(10 * found.kv / 70272)
+    room = memory(model(R1), on("scalex40"), Split(tp=4, dp=10, ep=40, redundant=24), **SETTING)
+    used = room.weights + room.activations + room.buffers + room.reserve + room.kv
+    assert used == pytest.approx(room.usable)
+    assert room.usable == pytest.approx(0.9 * 144 * 2**30)
+    assert room.kv_tokens == pytest.approx(10 * room.kv / 70272)
 
 
 def test_what_does_not_fit_is_negative_and_holds_no_tokens() -> None:
-    found = memory(model(R1), on("scalex40"), Split(), **SETTING)
-    assert found.kv < 0
-    assert found.kv_tokens == 0
+    room = memory(model(R1), on("scalex40"), Split(), **SETTING)
+    assert room.kv < 0
+    assert room.kv_tokens == 0
 
 
 def test_dispatch_buffers_by_hand() -> None:
@@ -103,8 +103,8 @@ def test_dispatch_buffers_by_hand() -> None:
 
 
 def test_logits_of_many_sequences_count() -> None:
-    few, many = (activation_bytes(model(LLAMA), Split(tp=8), max_sequences=n, chunk_tokens=8192) for n in (1, 1024))
-    assert many - few == pytest.approx(1023 * 128256 * (4 / 8 + 2))
+    few, large = (activation_bytes(model(LLAMA), Split(tp=8), max_sequences=n, chunk_tokens=8192) for n in (1, 1024))
+    assert large - few == pytest.approx(1023 * 128256 * (4 / 8 + 2))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -112,9 +112,9 @@ def test_logits_of_many_sequences_count() -> None:
 @given(data=st.data())
 def test_all_ranks_together_hold_a_whole_model(name: str, data: st.DataObject) -> None:
     """The fullest rank holds at least the mean: devices x fullest >= one copy."""
-    found = model(name)
-    split = data.draw(splits(found))
-    assert weight_bytes(found, split) * split.devices >= all_weights(found) * (1 - 1e-9)
+    checkpoint = model(name)
+    split = data.draw(splits(checkpoint))
+    assert weight_bytes(checkpoint, split) * split.devices >= all_weights(checkpoint) * (1 - 1e-9)
 
 
 @settings(max_examples=60)

@@ -71,9 +71,9 @@ def test_popular_experts_leave_others_untouched(tokens: int) -> None:
         for index in range(rounds)
     ]
     where = {"experts": experts, "topk": topk, "local": experts}
-    found = touched_experts(tokens, **where, skew=1.0)
-    assert found == pytest.approx(np.mean(seen), rel=0.05)
-    assert found < touched_experts(tokens, **where, skew=0.0)
+    touched = touched_experts(tokens, **where, skew=1.0)
+    assert touched == pytest.approx(np.mean(seen), rel=0.05)
+    assert touched < touched_experts(tokens, **where, skew=0.0)
 
 
 @pytest.mark.parametrize("skew", [0.0, 0.5, 1.0])
@@ -87,8 +87,8 @@ def test_hottest_load_against_simulation(tokens: int, ep: int, skew: float) -> N
         weights = np.exp(skew * random.normal(size=experts))
         counts = routed(tokens, topk, weights, rounds=1, seed=index)[0]
         seen.append(counts.reshape(ep, -1).sum(axis=1).max() / (tokens * topk / ep))
-    found = hottest_load(tokens * topk / ep, experts=experts, redundant=0, ep=ep, skew=skew)
-    assert found == pytest.approx(np.mean(seen), rel=0.15 if skew < 1 else 0.25)
+    hottest = hottest_load(tokens * topk / ep, experts=experts, redundant=0, ep=ep, skew=skew)
+    assert hottest == pytest.approx(np.mean(seen), rel=0.15 if skew < 1 else 0.25)
 
 
 def balanced(weights: NDArray[np.float64], redundant: int, ep: int) -> float:
@@ -111,9 +111,9 @@ def test_redundant_experts_balance_as_eplb_does(redundant: int, ep: int) -> None
     """With many tokens only the placement is left: within 12 % of the greedy algorithm."""
     random = np.random.default_rng(3)
     seen = np.mean([balanced(np.exp(0.5 * random.normal(size=256)), redundant, ep) for _ in range(20)])
-    found = hottest_load(1e9, experts=256, redundant=redundant, ep=ep, skew=0.5)
-    assert found == pytest.approx(seen, rel=0.12)
-    assert found < hottest_load(1e9, experts=256, redundant=0, ep=ep, skew=0.5)
+    hottest = hottest_load(1e9, experts=256, redundant=redundant, ep=ep, skew=0.5)
+    assert hottest == pytest.approx(seen, rel=0.12)
+    assert hottest < hottest_load(1e9, experts=256, redundant=0, ep=ep, skew=0.5)
 
 
 @given(

@@ -51,7 +51,7 @@ def test_a_watt_is_a_watt() -> None:
 
 def test_roofs_in_use_by_hand() -> None:
     """10 ms: 4 ms of compute, 3 ms of it while 3 ms of HBM hide behind, 5 ms of HBM alone, 1 ms of the host."""
-    made = Breakdown(
+    cost = Breakdown(
         {
             "a": Kernel(4e-3, 0.0, 0.0, {COMPUTE: 4e-3, HBM: 3e-3, LATENCY: 0.0}),
             "b": Kernel(5e-3, 0.0, 0.0, {COMPUTE: 0.0, HBM: 5e-3, LATENCY: 0.0}),
@@ -59,24 +59,24 @@ def test_roofs_in_use_by_hand() -> None:
         },
         10e-3,
     )
-    assert roof_use(made) == pytest.approx((0.4, 0.8))
+    assert roof_use(cost) == pytest.approx((0.4, 0.8))
 
 
 @settings(deadline=None)
 @given(st.integers(1, 512), st.integers(0, 8192))
 def test_a_step_uses_its_roofs_for_no_more_than_its_time(sequences: int, prefill: int) -> None:
     load = step.Batch(sequences, 1000.0 * sequences, prefill, 500.0 * prefill)
-    made = step.step(MODEL, FOUND, Split(tp=2), load, engine=VLLM)
-    compute, hbm = roof_use(made)
+    cost = step.step(MODEL, FOUND, Split(tp=2), load, engine=VLLM)
+    compute, hbm = roof_use(cost)
     assert 0 < compute <= 1
     assert 0 < hbm <= 1
 
 
 def test_prefill_works_and_decode_reads() -> None:
-    made = [
+    steps = [
         step.step(MODEL, FOUND, Split(), load, engine=VLLM)
         for load in (step.Batch(prefill=8192.0, prefill_context=8192.0 * 500), step.Batch(8.0, 8000.0))
     ]
-    (work, less), (idle, read) = map(roof_use, made)
+    (work, less), (idle, read) = map(roof_use, steps)
     assert work > 0.6 > idle
     assert read > 0.6 > less

@@ -18,12 +18,12 @@ FIELDS = ("isl", "osl", "isl_cv", "osl_cv", "hit_share", "uncached_cv", "context
 
 def workloads(count: int) -> list[Workload]:
     """Random workloads whose uncached tokens vary no more than their inputs allow."""
-    rng, made = np.random.default_rng(11), []
+    rng, drawn = np.random.default_rng(11), []
     for k in range(count):
         isl, isl_cv = float(rng.uniform(200, 20_000)), float(rng.uniform(0.0, 0.9))
         hit = float(rng.choice([0.0, rng.uniform(0.05, 0.95)]))
         most = math.sqrt((1 + isl_cv**2) / (1 - hit) - 1)  # what a share of 0 or 1 for each request would give
-        made.append(
+        drawn.append(
             Workload(
                 name=f"drawn {k}",
                 isl=isl,
@@ -35,7 +35,7 @@ def workloads(count: int) -> list[Workload]:
                 uncached_cv=float(rng.uniform(isl_cv, isl_cv + 0.9 * (most - isl_cv))) if hit else None,
             )
         )
-    return made
+    return drawn
 
 
 def lognormal(rng: np.random.Generator, mean: float, cv: float) -> NDArray[np.float64]:
@@ -62,14 +62,14 @@ def test_a_workload_is_the_mean_of_requests_drawn_from_it(workload: Workload) ->
     The sampling error is that of 50 blocks of draws. A sequence is seen after each output token, at a uniform place.
     """
     inputs, outputs, computed = drawn(workload, np.random.default_rng(3))
-    said = mean_request(workload)
+    request = mean_request(workload)
     parts = [np.split(values, BLOCKS) for values in (inputs, outputs, computed)]
     blocks = [mean_of_requests(i, o, i - u) for i, o, u in zip(*parts, strict=True)]
     for field in FIELDS:
         values = np.array([getattr(block, field) for block in blocks])
         error = values.std(ddof=1) / math.sqrt(BLOCKS)
         # A ratio of means, or a root, is off by the order of one over the draws of a block.
-        assert values.mean() == pytest.approx(getattr(said, field), abs=5 * error + 2e-3 * abs(values.mean())), field
+        assert values.mean() == pytest.approx(getattr(request, field), abs=5 * error + 2e-3 * abs(values.mean())), field
 
 
 def brute(inputs: Any, outputs: Any, computed: Any) -> tuple[float, float, float]:
@@ -86,12 +86,12 @@ REQUESTS = st.lists(st.tuples(st.integers(2, 400), st.integers(1, 60), st.floats
 def test_single_requests_are_what_their_steps_see(requests: list[tuple[int, int, float]]) -> None:
     inputs, outputs, shares = (np.array(column) for column in zip(*requests, strict=True))
     cached = np.floor(shares * (inputs - 1))
-    made = mean_of_requests(inputs, outputs, cached)
+    request = mean_of_requests(inputs, outputs, cached)
     context, deviation, seen = brute(inputs, outputs, (inputs - cached).astype(int))
-    assert made.context == pytest.approx(context)
-    assert made.context_cv * made.context == pytest.approx(deviation, abs=0.3)  # steps are whole tokens
-    assert made.seen == pytest.approx(seen)
-    assert made.uncached == pytest.approx((inputs - cached).mean())
+    assert request.context == pytest.approx(context)
+    assert request.context_cv * request.context == pytest.approx(deviation, abs=0.3)  # steps are whole tokens
+    assert request.seen == pytest.approx(seen)
+    assert request.uncached == pytest.approx((inputs - cached).mean())
 
 
 @given(REQUESTS, st.integers(1, 64))
@@ -99,23 +99,25 @@ def test_whole_prompts_find_what_the_cache_serves(requests: list[tuple[int, int,
     """As many whole prompts as there are, in lanes that hold them: the prefixes are the cached tokens, no more."""
     inputs, outputs, shares = (np.array(column) for column in zip(*requests, strict=True))
     cached = np.floor(shares * (inputs - 1))
-    made, tokens = mean_of_requests(inputs, outputs, cached), float((inputs - cached).sum())
-    many = tokens * lanes * 2 * made.seen / made.uncached  # so many prompts that no lane has only a part of one
-    assert prefix_tokens(made, many, lanes) / many == pytest.approx(cached.sum() / tokens, abs=1e-9)
+    request, tokens = mean_of_requests(inputs, outputs, cached), float((inputs - cached).sum())
+    prefill = (
+        tokens * lanes * 2 * request.seen / request.uncached
+    )  # so many prompts that no lane has only a part of one
+    assert prefix_tokens(request, prefill, lanes) / prefill == pytest.approx(cached.sum() / tokens, abs=1e-9)
 
 
 @given(st.integers(100, 100_000), st.integers(2, 50))
 def test_chunks_of_a_prompt_find_what_came_before(chunk: int, parts: int) -> None:
     """Equal chunks, one a step: on average half of the prompt's other chunks stand before one of them."""
-    made = mean_of_requests([parts * chunk], [1])
-    assert prefix_tokens(made, float(chunk), 1) == pytest.approx(np.mean([k * chunk for k in range(parts)]))
+    request = mean_of_requests([parts * chunk], [1])
+    assert prefix_tokens(request, float(chunk), 1) == pytest.approx(np.mean([k * chunk for k in range(parts)]))
 
 
 def test_a_batch_is_sums_over_mean_requests() -> None:
     """By hand: 100 in (60 of them cached), 20 out: context 110, a computed token sees 80."""
-    made = mean_of_requests([100, 100], [20, 20], [60, 60])
-    assert (made.context, made.seen, made.uncached, made.hit_share) == pytest.approx((110, 80, 40, 0.6))
-    step = batch(made, decode=8.0, prefill=80.0, lanes=2, uneven=1.5)
+    request = mean_of_requests([100, 100], [20, 20], [60, 60])
+    assert (request.context, request.seen, request.uncached, request.hit_share) == pytest.approx((110, 80, 40, 0.6))
+    step = batch(request, decode=8.0, prefill=80.0, lanes=2, uneven=1.5)
     assert (step.decode, step.context, step.prefill, step.prefill_context) == (8.0, 8 * 110 * 1.5, 80.0, 80 * 80)
     assert step.prefix == 2 * 60
-    assert batch(made, decode=8.0, prefill=0.0, lanes=2).prefix == 0
+    assert batch(request, decode=8.0, prefill=0.0, lanes=2).prefix == 0

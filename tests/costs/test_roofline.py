@@ -40,8 +40,8 @@ MEASURED = {  # (m, n, k): us in BF16 on an H100, best kernel of aiconfigurator-
 
 def test_measured_gemms_of_an_h100() -> None:
     """Mean |log error| below 0.12, none off by more than a third: worst where both roofs are equal (m 256)."""
-    found = [gemm(*shape, rate=0.83 * 989e12, hbm=0.85 * 3.35e12, start=2.4e-6) * 1e6 for shape in MEASURED]
-    off = np.abs(np.log(np.array(found) / np.array(list(MEASURED.values()))))
+    predicted = [gemm(*shape, rate=0.83 * 989e12, hbm=0.85 * 3.35e12, start=2.4e-6) * 1e6 for shape in MEASURED]
+    off = np.abs(np.log(np.array(predicted) / np.array(list(MEASURED.values()))))
     assert off.mean() < 0.12
     assert off.max() < np.log(4 / 3)
 

@@ -27,40 +27,40 @@ NETWORKED = {"all-reduce", "dispatch", "combine", "pipeline"}
 
 def test_flop_of_a_dense_decode() -> None:
     """Llama-3.1-70B, 64 sequences of 4,000 tokens: 2 x (70.6e9 - embedding) x 64, and 4 x 64 x 128 x 80 x 256,000."""
-    found = step(model(LLAMA), achieved("hgx-h100"), Split(), Batch(64, 64 * 4000.0), engine=VLLM)
+    cost = step(model(LLAMA), achieved("hgx-h100"), Split(), Batch(64, 64 * 4000.0), engine=VLLM)
     gemm = 2 * (70.55e9 - 128256 * 8192) * 64
-    assert found.flop == pytest.approx(gemm + 80 * 32768 * 64 * 4000, rel=0.01)
+    assert cost.flop == pytest.approx(gemm + 80 * 32768 * 64 * 4000, rel=0.01)
 
 
 def test_flop_of_a_dense_prefill() -> None:
     """Llama-3.1-70B, a prompt of 8,192: 2 x 68.4e9 x 8192 (one row of logits), causal attention half of the square."""
-    found = step(
+    cost = step(
         model(LLAMA), achieved("hgx-h100"), Split(), Batch(prefill=8192, prefill_context=8192**2 / 2), engine=VLLM
     )
     gemm = 2 * (70.55e9 - 2 * 128256 * 8192) * 8192
-    assert found.flop == pytest.approx(gemm + 80 * 32768 * 8192**2 / 2, rel=0.01)
+    assert cost.flop == pytest.approx(gemm + 80 * 32768 * 8192**2 / 2, rel=0.01)
 
 
 @pytest.mark.parametrize("name", [R1, QWEN])
 def test_flop_of_experts(name: str) -> None:
     """Without skew and on one rank, FLOP are 2 x active parameters x tokens, and those of attention."""
-    found = step(model(name), perfect(on("scalex40")), Split(), Batch(4096, 0.0), engine=VLLM)
-    assert found.flop == pytest.approx(2 * active_parameters(model(name)) * 4096, rel=0.01)
+    cost = step(model(name), perfect(on("scalex40")), Split(), Batch(4096, 0.0), engine=VLLM)
+    assert cost.flop == pytest.approx(2 * active_parameters(model(name)) * 4096, rel=0.01)
 
 
 def test_decode_of_a_70b_on_four_h100() -> None:
     """Llama-3.3-70B in FP8 with 4 users took 12.2 ms; BF16 weights are twice the bytes: 15 to 25 ms."""
-    found = step(model(LLAMA), achieved("hgx-h100"), Split(tp=4), Batch(4, 4 * 4500.0), engine=VLLM)
-    assert 15e-3 < found.seconds < 25e-3
-    assert found.bound() == "hbm"
+    cost = step(model(LLAMA), achieved("hgx-h100"), Split(tp=4), Batch(4, 4 * 4500.0), engine=VLLM)
+    assert 15e-3 < cost.seconds < 25e-3
+    assert cost.bound() == "hbm"
 
 
 def test_decode_of_r1_on_gb200() -> None:
     """DeepSeek-R1 FP8, EP32 on GB200, 29 sequences a GPU of 1.5 k tokens: 19.4 ms a token measured; within 25 %."""
-    found = step(
+    cost = step(
         model(R1), achieved("gb200-nvl72"), Split(dp=32, ep=32), Batch(928, 928 * 1400.0), engine=load_engine("trtllm")
     )
-    assert found.seconds == pytest.approx(19.4e-3, rel=0.25)
+    assert cost.seconds == pytest.approx(19.4e-3, rel=0.25)
 
 
 def test_decode_of_r1_as_deepseek_served_it() -> None:
@@ -71,8 +71,8 @@ def test_decode_of_r1_as_deepseek_served_it() -> None:
     sequences = 144 * 88
     load = Batch(sequences, sequences * 4989.0)
     split = Split(dp=144, ep=144, redundant=32)
-    found = step(model(R1), achieved("18xhgx-h800"), split, load, engine=load_engine("sglang"), overlap="two-batch")
-    assert found.seconds == pytest.approx(47.6e-3, rel=0.25)
+    cost = step(model(R1), achieved("18xhgx-h800"), split, load, engine=load_engine("sglang"), overlap="two-batch")
+    assert cost.seconds == pytest.approx(47.6e-3, rel=0.25)
 
 
 # ── laws ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -82,14 +82,14 @@ def test_decode_of_r1_as_deepseek_served_it() -> None:
 @FEW
 @given(data=st.data(), machine=st.sampled_from(MACHINES), load=loads)
 def test_no_part_is_faster_than_its_roofline(name: str, data: st.DataObject, machine: str, load: Batch) -> None:
-    made, split = on(machine), data.draw(splits(model(name)))
-    found = step(model(name), perfect(made), split, load, engine=VLLM)
-    links = made.scale_up.bandwidth + (made.scale_out.bandwidth if made.scale_out else 0.0)
-    for part, cost in found.parts.items():
-        roof = cost.bytes / (2 * links) if part in NETWORKED else cost.bytes / made.hbm_bandwidth
+    hardware, split = on(machine), data.draw(splits(model(name)))
+    whole = step(model(name), perfect(hardware), split, load, engine=VLLM)
+    links = hardware.scale_up.bandwidth + (hardware.scale_out.bandwidth if hardware.scale_out else 0.0)
+    for part, cost in whole.parts.items():
+        roof = cost.bytes / (2 * links) if part in NETWORKED else cost.bytes / hardware.hbm_bandwidth
         if part != "draft":  # it holds both kinds of bytes
             assert cost.seconds >= roof * (1 - 1e-9), part
-        assert cost.seconds >= cost.flop / max(made.peak.values()) * (1 - 1e-9), part
+        assert cost.seconds >= cost.flop / max(hardware.peak.values()) * (1 - 1e-9), part
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -110,13 +110,17 @@ def test_more_load_takes_longer(name: str, data: st.DataObject, load: Batch, ove
 
     The load of the hottest rank over the mean falls with more tokens, so the number of sequences is not in this law.
     """
-    split, found = data.draw(splits(model(name))), achieved("5xhgx-h100")
+    split, device_rates = data.draw(splits(model(name))), achieved("5xhgx-h100")
     longer = dataclasses.replace(load, context=load.context * more, prefill_context=load.prefill_context * more)
-    first = step(model(name), found, split, load, engine=VLLM, overlap=overlap)
-    assert step(model(name), found, split, longer, engine=VLLM, overlap=overlap).seconds >= first.seconds * (1 - 1e-9)
+    first = step(model(name), device_rates, split, load, engine=VLLM, overlap=overlap)
+    assert step(model(name), device_rates, split, longer, engine=VLLM, overlap=overlap).seconds >= first.seconds * (
+        1 - 1e-9
+    )
     dense = model(LLAMA)
     width = dataclasses.replace(split, dp=1, ep=1, expert_tp=1, redundant=0, draft_tokens=0)
-    one, two = (step(dense, found, width, load.scaled(x), engine=VLLM, overlap=overlap).seconds for x in (1, more))
+    one, two = (
+        step(dense, device_rates, width, load.scaled(x), engine=VLLM, overlap=overlap).seconds for x in (1, more)
+    )
     assert two >= one * (1 - 1e-9)
 
 
@@ -126,15 +130,15 @@ def test_more_load_takes_longer(name: str, data: st.DataObject, load: Batch, ove
 def test_more_bandwidth_is_never_slower(
     name: str, data: st.DataObject, machine: str, load: Batch, faster: float
 ) -> None:
-    made, split = on(machine), data.draw(splits(model(name)))
+    hardware, split = on(machine), data.draw(splits(model(name)))
     before = step(model(name), achieved(machine), split, load, engine=VLLM).seconds
     up = dataclasses.replace(
-        made.scale_up, bandwidth=made.scale_up.bandwidth * faster, pair=made.scale_up.pair * faster
+        hardware.scale_up, bandwidth=hardware.scale_up.bandwidth * faster, pair=hardware.scale_up.pair * faster
     )
     for better in (
-        dataclasses.replace(made, hbm_bandwidth=made.hbm_bandwidth * faster),
-        dataclasses.replace(made, scale_up=up),
-        dataclasses.replace(made, peak={dtype: peak * faster for dtype, peak in made.peak.items()}),
+        dataclasses.replace(hardware, hbm_bandwidth=hardware.hbm_bandwidth * faster),
+        dataclasses.replace(hardware, scale_up=up),
+        dataclasses.replace(hardware, peak={dtype: peak * faster for dtype, peak in hardware.peak.items()}),
     ):
         after = step(model(name), rates(better, load_calibration("datasheet")), split, load, engine=VLLM).seconds
         assert after <= before * (1 + 1e-9)
@@ -144,10 +148,10 @@ def test_more_bandwidth_is_never_slower(
 @FEW
 @given(data=st.data(), load=loads)
 def test_parts_add_up(name: str, data: st.DataObject, load: Batch) -> None:
-    split, found = data.draw(splits(model(name))), achieved("5xhgx-h100")
-    plain = step(model(name), found, split, load, engine=VLLM)
+    split, device_rates = data.draw(splits(model(name))), achieved("5xhgx-h100")
+    plain = step(model(name), device_rates, split, load, engine=VLLM)
     assert sum(part.seconds for part in plain.parts.values()) == pytest.approx(plain.seconds)
-    halves = step(model(name), found, split, load, engine=VLLM, overlap="two-batch")
+    halves = step(model(name), device_rates, split, load, engine=VLLM, overlap="two-batch")
     apart = {
         key: sum(p.seconds for n, p in halves.parts.items() if (n in COMMUNICATION) == key) for key in (True, False)
     }
@@ -157,19 +161,19 @@ def test_parts_add_up(name: str, data: st.DataObject, load: Batch) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_arrays_and_numbers_agree(name: str) -> None:
-    found, generator = model(name), np.random.default_rng(4)
-    routed = any(block.experts for block in found.blocks)
+    checkpoint, generator = model(name), np.random.default_rng(4)
+    routed = any(block.experts for block in checkpoint.blocks)
     tp, dp = np.array([1, 2, 8, 4]), np.array([8, 4, 1, 10]) if routed else np.ones(4, dtype=int)
     ep = tp * dp if routed else np.ones(4, dtype=int)
     split = Split(tp=tp, dp=dp, ep=ep, redundant=np.array([0, 8, 8, 24]) * routed)
     load = Batch(*(generator.uniform(1, 4000, (3, 4)) * size for size in (1, 1000, 1, 1000, 10)))
     for overlap in OVERLAPS:
-        together = step(found, achieved("5xhgx-h100"), split, load, engine=VLLM, overlap=overlap)
+        together = step(checkpoint, achieved("5xhgx-h100"), split, load, engine=VLLM, overlap=overlap)
         for row in range(3):
             for column in range(4):
                 one = Split(*(np.broadcast_to(v, 4)[column].item() for v in dataclasses.astuple(split)))
                 batch = Batch(*(float(v[row, column]) for v in dataclasses.astuple(load)))
-                alone = step(found, achieved("5xhgx-h100"), one, batch, engine=VLLM, overlap=overlap)
+                alone = step(checkpoint, achieved("5xhgx-h100"), one, batch, engine=VLLM, overlap=overlap)
                 assert np.asarray(together.seconds)[row, column] == pytest.approx(float(alone.seconds), rel=1e-12)
                 assert together.bound()[row, column] == alone.bound()
 
@@ -187,17 +191,17 @@ def test_one_domain_has_no_scale_out() -> None:
 
 
 def test_without_attention_dp_nothing_is_dispatched() -> None:
-    found = step(model(R1), achieved("scalex40"), Split(tp=8, ep=8), Batch(64, 64 * 2000.0), engine=VLLM)
-    assert found.parts["dispatch"].seconds == found.parts["combine"].seconds == 0
-    assert found.parts["all-reduce"].seconds > 0
+    cost = step(model(R1), achieved("scalex40"), Split(tp=8, ep=8), Batch(64, 64 * 2000.0), engine=VLLM)
+    assert cost.parts["dispatch"].seconds == cost.parts["combine"].seconds == 0
+    assert cost.parts["all-reduce"].seconds > 0
 
 
 def test_a_pipeline_takes_microbatches() -> None:
     """Two stages finish the batch every pass of a half: faster for large batches, not for one sequence."""
-    found = achieved("hgx-h100")
+    device_rates = achieved("hgx-h100")
 
     def seconds(pp: int, load: Batch) -> float:
-        return float(step(model(LLAMA), found, Split(tp=4, pp=pp), load, engine=VLLM).seconds)
+        return float(step(model(LLAMA), device_rates, Split(tp=4, pp=pp), load, engine=VLLM).seconds)
 
     prefill = Batch(prefill=8192, prefill_context=8192**2 / 2)
     assert 0.5 < seconds(2, prefill) / seconds(1, prefill) < 0.6
@@ -206,9 +210,9 @@ def test_a_pipeline_takes_microbatches() -> None:
 
 def test_stages_that_do_not_divide_wait_for_the_fullest() -> None:
     """61 layers in 4 stages: 16 in the fullest, so a round of 4 microbatches takes 64 / 61 of the layers' time."""
-    found = step(model(R1), achieved("scalex40"), Split(pp=4), Batch(400, 400 * 4000.0), engine=VLLM)
-    layers = sum(part.seconds for name, part in found.parts.items() if name not in ("head", "pipeline", "embedding"))
-    assert found.seconds == pytest.approx(layers * 64 / 61, rel=1e-3)
+    cost = step(model(R1), achieved("scalex40"), Split(pp=4), Batch(400, 400 * 4000.0), engine=VLLM)
+    layers = sum(part.seconds for name, part in cost.parts.items() if name not in ("head", "pipeline", "embedding"))
+    assert cost.seconds == pytest.approx(layers * 64 / 61, rel=1e-3)
 
 
 def test_a_pipeline_waits_for_drafts_and_is_free_for_one() -> None:
@@ -271,12 +275,12 @@ def test_the_host_shows_where_the_device_is_quick() -> None:
 
 def test_two_batches_pay_off_only_where_there_is_much_to_hide() -> None:
     """DeepSeek-R1 over five boxes: dispatch over the network hides behind a large batch, not behind a small one."""
-    split, found = Split(dp=40, ep=40, redundant=24), achieved("5xhgx-h100")
+    split, device_rates = Split(dp=40, ep=40, redundant=24), achieved("5xhgx-h100")
 
     def gain(sequences: int) -> float:
         load = Batch(sequences, sequences * 2000.0)
         plain, halves = (
-            step(model(R1), found, split, load, engine=VLLM, overlap=o).seconds for o in ("none", "two-batch")
+            step(model(R1), device_rates, split, load, engine=VLLM, overlap=o).seconds for o in ("none", "two-batch")
         )
         return float(plain / halves)
 
@@ -296,9 +300,9 @@ def test_dequantised_weights_are_multiplied_in_16_bits() -> None:
 def test_a_pipeline_is_no_faster_than_its_last_stage() -> None:
     """Llama-3.1-8B, pp 8: four of 32 layers a stage, and the head (0.53 of 8.03 B) on the last; all wait for it."""
     small, load = model("meta-llama/Meta-Llama-3.1-8B"), Batch(decode=512.0, context=512.0 * 1000)
-    found = rates(on("hgx-h100"), load_calibration())
-    staged = step(small, found, Split(pp=8), load, engine=load_engine("vllm"))
-    alone = step(small, found, Split(), Batch(decode=64.0, context=64.0 * 1000), engine=load_engine("vllm"))
+    device_rates = rates(on("hgx-h100"), load_calibration())
+    staged = step(small, device_rates, Split(pp=8), load, engine=load_engine("vllm"))
+    alone = step(small, device_rates, Split(), Batch(decode=64.0, context=64.0 * 1000), engine=load_engine("vllm"))
     head = float(alone.parts["head"].seconds)
     layers = sum(float(alone.parts[name].seconds) for name in ("attention gemm", "attention", "dense ffn", "norms"))
     assert float(staged.seconds) >= 8 * (layers / 8 + head) * 0.999

@@ -15,49 +15,50 @@ KNOWN = Benchmark(
 )  # fmt: skip
 
 
-def vllm(found: Benchmark) -> dict[str, Any]:
+def vllm(benchmark: Benchmark) -> dict[str, Any]:
     """One result of `vllm bench serve --save-result --save-detailed`."""
-    inputs, outputs = (_drawn(lengths, found.requests) for lengths in (found.isl, found.osl))
-    made = {
+    inputs, outputs = (_drawn(lengths, benchmark.requests) for lengths in (benchmark.isl, benchmark.osl))
+    result = {
         "date": "20260401-120000", "endpoint_type": "vllm", "backend": "vllm", "label": None, "model_id": "m",
-        "tokenizer_id": "m", "num_prompts": found.requests, "request_rate": found.rate or "inf", "burstiness": 1.0,
-        "max_concurrency": found.concurrency, "duration": (sum(inputs) + sum(outputs)) / found.tokens_per_s,
-        "completed": found.requests, "failed": 0, "total_input_tokens": sum(inputs),
+        "tokenizer_id": "m", "num_prompts": benchmark.requests, "request_rate": benchmark.rate or "inf",
+        "burstiness": 1.0, "max_concurrency": benchmark.concurrency,
+        "duration": (sum(inputs) + sum(outputs)) / benchmark.tokens_per_s,
+        "completed": benchmark.requests, "failed": 0, "total_input_tokens": sum(inputs),
         "total_output_tokens": sum(outputs), "request_throughput": 1.0, "request_goodput": None,
-        "output_throughput": 1.0, "total_token_throughput": found.tokens_per_s, "input_lens": inputs,
-        "output_lens": outputs, "ttfts": [0.03] * found.requests, "errors": [""] * found.requests,
+        "output_throughput": 1.0, "total_token_throughput": benchmark.tokens_per_s, "input_lens": inputs,
+        "output_lens": outputs, "ttfts": [0.03] * benchmark.requests, "errors": [""] * benchmark.requests,
     }  # fmt: skip
-    for name, time in (("ttft", found.ttft), ("tpot", found.tpot)):
+    for name, time in (("ttft", benchmark.ttft), ("tpot", benchmark.tpot)):
         if time:
-            made |= {f"mean_{name}_ms": 1e3 * time.seconds, f"p99_{name}_ms": 2e3 * time.seconds}
-            made |= {} if time.mean else {f"median_{name}_ms": 1e3 * time.seconds}
-    return made
+            result |= {f"mean_{name}_ms": 1e3 * time.seconds, f"p99_{name}_ms": 2e3 * time.seconds}
+            result |= {} if time.mean else {f"median_{name}_ms": 1e3 * time.seconds}
+    return result
 
 
-def aiperf(found: Benchmark) -> dict[str, Any]:
+def aiperf(benchmark: Benchmark) -> dict[str, Any]:
     """One `profile_export_aiperf.json`, of a run with warm-up."""
-    kind = {"at once": "concurrency"}.get(found.arrivals, found.arrivals)
-    phase = {"name": "profiling", "kind": "profiling", "type": kind, "requests": found.requests}
-    phase |= {"concurrency": found.concurrency} if found.concurrency else {}
-    phase |= {"rate": found.rate} if found.rate else {}
+    kind = {"at once": "concurrency"}.get(benchmark.arrivals, benchmark.arrivals)
+    phase = {"name": "profiling", "kind": "profiling", "type": kind, "requests": benchmark.requests}
+    phase |= {"concurrency": benchmark.concurrency} if benchmark.concurrency else {}
+    phase |= {"rate": benchmark.rate} if benchmark.rate else {}
     warm = {"name": "warmup", "kind": "warmup", "type": "concurrency", "exclude_from_results": True, "requests": 2}
-    tokens = found.requests * (found.isl.mean + found.osl.mean)
-    made: dict[str, Any] = {
+    tokens = benchmark.requests * (benchmark.isl.mean + benchmark.osl.mean)
+    export: dict[str, Any] = {
         "schema_version": "1.4", "aiperf_version": "0.13.0", "benchmark_id": "0" * 12,
-        "request_count": {"unit": "requests", "avg": float(found.requests)},
+        "request_count": {"unit": "requests", "avg": float(benchmark.requests)},
         "request_throughput": {"unit": "requests/sec", "avg": 1.0},
-        "benchmark_duration": {"unit": "sec", "avg": tokens / found.tokens_per_s},
+        "benchmark_duration": {"unit": "sec", "avg": tokens / benchmark.tokens_per_s},
         "input_config": {"models": {"items": [{"name": "m"}]}, "phases": [warm, phase]},
         "was_cancelled": False, "is_complete": True, "error_summary": [],
     }  # fmt: skip
-    for name, lengths in (("input_sequence_length", found.isl), ("output_sequence_length", found.osl)):
-        made[name] = {"unit": "tokens", "avg": lengths.mean, "p50": lengths.mean}
-        made[name] |= {} if lengths.variation is None else {"std": lengths.mean * lengths.variation}
-    for name, time in (("time_to_first_token", found.ttft), ("inter_token_latency", found.tpot)):
+    for name, lengths in (("input_sequence_length", benchmark.isl), ("output_sequence_length", benchmark.osl)):
+        export[name] = {"unit": "tokens", "avg": lengths.mean, "p50": lengths.mean}
+        export[name] |= {} if lengths.variation is None else {"std": lengths.mean * lengths.variation}
+    for name, time in (("time_to_first_token", benchmark.ttft), ("inter_token_latency", benchmark.tpot)):
         if time:
-            made[name] = {"unit": "ms", "avg": 1e3 * time.seconds, "count": found.requests}
-            made[name] |= {} if time.mean else {"p50": 1e3 * time.seconds, "p99": 2e3 * time.seconds}
-    return made
+            export[name] = {"unit": "ms", "avg": 1e3 * time.seconds, "count": benchmark.requests}
+            export[name] |= {} if time.mean else {"p50": 1e3 * time.seconds, "p99": 2e3 * time.seconds}
+    return export
 
 
 def guidellm(*several: Benchmark) -> dict[str, Any]:
@@ -65,33 +66,42 @@ def guidellm(*several: Benchmark) -> dict[str, Any]:
     return {
         "metadata": {"version": 2, "guidellm_version": "0.8.1"},
         "config": {"spec": {"profile": {"kind": "concurrent"}}},
-        "benchmarks": [_one(found) for found in several],
+        "benchmarks": [_one(benchmark) for benchmark in several],
         "conclusions": None,
     }
 
 
-def _one(found: Benchmark) -> dict[str, Any]:
-    strategy: dict[str, Any] = {"type_": found.arrivals, "worker_count": 1, "max_concurrency": found.concurrency}
-    if found.arrivals == "at once":
-        strategy |= {"type_": "concurrent", "streams": found.concurrency} if found.concurrency else {
+def _one(benchmark: Benchmark) -> dict[str, Any]:
+    strategy: dict[str, Any] = {
+        "type_": benchmark.arrivals,
+        "worker_count": 1,
+        "max_concurrency": benchmark.concurrency,
+    }
+    if benchmark.arrivals == "at once":
+        strategy |= {"type_": "concurrent", "streams": benchmark.concurrency} if benchmark.concurrency else {
             "type_": "throughput", "max_concurrency": 512
         }  # fmt: skip
     else:
-        strategy |= {"rate": found.rate}
-    tokens = found.requests * (found.isl.mean + found.osl.mean)
+        strategy |= {"rate": benchmark.rate}
+    tokens = benchmark.requests * (benchmark.isl.mean + benchmark.osl.mean)
     metrics: dict[str, Any] = {
-        "request_totals": {"successful": found.requests, "errored": 0, "incomplete": 1, "total": found.requests + 1},
+        "request_totals": {
+            "successful": benchmark.requests,
+            "errored": 0,
+            "incomplete": 1,
+            "total": benchmark.requests + 1,
+        },
         "time_per_output_token_ms": _all(99.0, 0.0),
         "request_dispatch_delay": None,
     }
-    for name, lengths in (("prompt_token_count", found.isl), ("output_token_count", found.osl)):
+    for name, lengths in (("prompt_token_count", benchmark.isl), ("output_token_count", benchmark.osl)):
         metrics[name] = _all(lengths.mean, lengths.mean * (lengths.variation or 0.0))
-    for name, time in (("time_to_first_token_ms", found.ttft), ("inter_token_latency_ms", found.tpot)):
+    for name, time in (("time_to_first_token_ms", benchmark.ttft), ("inter_token_latency_ms", benchmark.tpot)):
         metrics[name] = _all(1e3 * time.seconds, 0.0) if time else None
     return {
         "type_": "generative_benchmark", "config": {"strategy": strategy, "run_index": 0}, "metrics": metrics,
         "requests": {"successful": [], "errored": [], "incomplete": None, "total": None},
-        "start_time": 1.0, "end_time": 2.0, "duration": tokens / found.tokens_per_s,
+        "start_time": 1.0, "end_time": 2.0, "duration": tokens / benchmark.tokens_per_s,
     }  # fmt: skip
 
 

@@ -41,13 +41,13 @@ def benchmarks(draw: st.DrawFn) -> Benchmark:
     )
 
 
-def same(found: Benchmark, truth: Benchmark) -> None:
-    assert found.name.startswith(truth.name)
-    assert (found.arrivals, found.concurrency, found.requests) == (truth.arrivals, truth.concurrency, truth.requests)
-    for ours, theirs in ((found.isl, truth.isl), (found.osl, truth.osl)):
+def same(read: Benchmark, truth: Benchmark) -> None:
+    assert read.name.startswith(truth.name)
+    assert (read.arrivals, read.concurrency, read.requests) == (truth.arrivals, truth.concurrency, truth.requests)
+    for ours, theirs in ((read.isl, truth.isl), (read.osl, truth.osl)):
         assert (ours.mean, ours.variation) == pytest.approx((theirs.mean, theirs.variation), rel=1e-6)
-    assert (found.rate, found.tokens_per_s) == pytest.approx((truth.rate, truth.tokens_per_s))
-    for mine, other in ((found.ttft, truth.ttft), (found.tpot, truth.tpot)):
+    assert (read.rate, read.tokens_per_s) == pytest.approx((truth.rate, truth.tokens_per_s))
+    for mine, other in ((read.ttft, truth.ttft), (read.tpot, truth.tpot)):
         assert (mine is None) == (other is None)
         if mine and other:
             assert mine.seconds == pytest.approx(other.seconds)
@@ -59,42 +59,42 @@ def test_what_was_measured_is_what_is_read(truth: Benchmark, form: str) -> None:
     if form == "vllm" and truth.arrivals == "constant":
         return  # it has no such arrivals
     with tempfile.TemporaryDirectory() as folder:
-        (found,) = load_benchmarks(written(Path(folder), FORMS[form](truth)))
-    same(found, truth)
+        (benchmark,) = load_benchmarks(written(Path(folder), FORMS[form](truth)))
+    same(benchmark, truth)
 
 
 def test_a_report_of_several_loads_is_as_many_benchmarks(tmp_path: Path) -> None:
     several = [replace(KNOWN, concurrency=n, tpot=Time(0.004 * n)) for n in (1, 8, 64)]
-    found = load_benchmarks(written(tmp_path, guidellm(*several)))
-    assert [one.name for one in found] == [f"run.json concurrent {n}" for n in (1, 8, 64)]
-    for one, truth in zip(found, several, strict=True):
+    benchmarks = load_benchmarks(written(tmp_path, guidellm(*several)))
+    assert [one.name for one in benchmarks] == [f"run.json concurrent {n}" for n in (1, 8, 64)]
+    for one, truth in zip(benchmarks, several, strict=True):
         same(one, truth)
 
 
 def test_a_mean_stands_in_for_a_median_and_says_so(tmp_path: Path) -> None:
     truth = replace(KNOWN, tpot=Time(0.008, mean=True))
     for form in (vllm, aiperf):
-        (found,) = load_benchmarks(written(tmp_path, form(truth)))
-        same(found, truth)
+        (benchmark,) = load_benchmarks(written(tmp_path, form(truth)))
+        same(benchmark, truth)
 
 
 def test_throughput_with_fewer_requests_than_may_fly_is_a_burst(tmp_path: Path) -> None:
     truth = replace(KNOWN, concurrency=None)
-    (found,) = load_benchmarks(written(tmp_path, guidellm(truth)))
-    assert found.concurrency is None
+    (benchmark,) = load_benchmarks(written(tmp_path, guidellm(truth)))
+    assert benchmark.concurrency is None
 
 
 def test_lengths_that_nobody_recorded_vary_unknown(tmp_path: Path) -> None:
     content = {key: value for key, value in vllm(KNOWN).items() if key not in ("input_lens", "output_lens")}
-    (found,) = load_benchmarks(written(tmp_path, content))
-    assert found.isl == Lengths(450.0, None)
+    (benchmark,) = load_benchmarks(written(tmp_path, content))
+    assert benchmark.isl == Lengths(450.0, None)
 
 
 def test_packed_files_are_read(tmp_path: Path) -> None:
     file = tmp_path / "run.json.gz"
     file.write_bytes(gzip.compress(json.dumps(aiperf(KNOWN)).encode()))
-    (found,) = load_benchmarks(file)
-    same(found, KNOWN)
+    (benchmark,) = load_benchmarks(file)
+    same(benchmark, KNOWN)
 
 
 def changed(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -125,13 +125,23 @@ def changed(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("aiperf", "benchmark_duration.avg", 0, "benchmark_duration: 0 must be above zero"),
         ("aiperf", "error_request_count", {"unit": "requests", "avg": 2}, "2 of 12 requests failed"),
         ("aiperf", "was_cancelled", True, "the run was cancelled"),
-        ("aiperf", "input_config.phases.1.type", "fixed_schedule", "phases: type: 'fixed_schedule'; simulated are"),
+        (
+            "aiperf",
+            "input_config.phases.1.type",
+            "fixed_schedule",
+            "phases: type: 'fixed_schedule' cannot be simulated; these can",
+        ),
         ("aiperf", "input_config.phases", [], "input_config.phases: 0 profiled phases"),
-        ("guidellm", "benchmarks", [], "run.json: benchmarks: holds no benchmark"),
+        ("guidellm", "benchmarks", [], "run.json: benchmarks: the report has no benchmark"),
         ("guidellm", "benchmarks.0.metrics.request_totals", ..., "run.json: benchmarks[0].metrics: object missing"),
         ("guidellm", "benchmarks.0.metrics.request_totals.errored", 2, "run.json: benchmarks[0]: 2 of 12 requests"),
-        ("guidellm", "benchmarks.0.metrics.prompt_token_count.successful", None, "no request that succeeded"),
-        ("guidellm", "benchmarks.0.config.strategy.type_", "trace", "config.strategy.type_: 'trace'; simulated are"),
+        ("guidellm", "benchmarks.0.metrics.prompt_token_count.successful", None, "no request succeeded"),
+        (
+            "guidellm",
+            "benchmarks.0.config.strategy.type_",
+            "trace",
+            "config.strategy.type_: 'trace' cannot be simulated; these can",
+        ),
         ("guidellm", "benchmarks.0.duration", 0, "benchmarks[0]: duration: 0 must be above zero"),
     ],
 )
@@ -145,7 +155,7 @@ def test_what_is_broken_is_named(tmp_path: Path, form: str, path: str, value: An
 
 def test_other_arrivals_of_vllm_are_refused(tmp_path: Path) -> None:
     content = changed(vllm(replace(KNOWN, arrivals="poisson", rate=4.0)), "burstiness", 0.5)
-    with pytest.raises(SpecError, match=r"burstiness: 0.5; only Poisson"):
+    with pytest.raises(SpecError, match=r"burstiness: 0.5 cannot be simulated; only Poisson"):
         load_benchmarks(written(tmp_path, content))
 
 

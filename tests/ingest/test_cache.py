@@ -29,16 +29,16 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    found: list[int] = []
+    hits: list[int] = []
     read = cache.load
 
     def spy(kept: Path, path: Path) -> Trace | None:
         trace = read(kept, path)
-        found.append(trace is not None)
+        hits.append(trace is not None)
         return trace
 
     monkeypatch.setattr(cache, "load", spy)
-    return found
+    return hits
 
 
 def test_a_second_reading_is_the_same_without_parsing(

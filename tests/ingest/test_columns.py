@@ -76,9 +76,9 @@ def test_both_ways_of_reading_agree(
     path = tmp_path_factory.getbasetemp() / "columns.csv"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "BLOCK", block)
-        found = outcome(text, path, form, strict=strict)
+        result = outcome(text, path, form, strict=strict)
     expected = one_by_one(text, path, form, strict=strict)
-    assert same(found, expected) if isinstance(found, Trace) and isinstance(expected, Trace) else found == expected
+    assert same(result, expected) if isinstance(result, Trace) and isinstance(expected, Trace) else result == expected
 
 
 def column(texts: list[str]) -> tuple[cells.Text, np.ndarray, np.ndarray]:
@@ -116,9 +116,9 @@ WHEN = st.builds(
 )
 def test_a_cell_that_is_read_is_read_as_msgspec_reads_it(read: object, kind: object, texts: object) -> None:
     @given(st.lists(texts, min_size=1, max_size=20))  # type: ignore[arg-type]
-    def law(some: list[str]) -> None:
-        values, good = read(*column(some))  # type: ignore[operator]
-        for value, held, expected in zip(values.tolist(), good.tolist(), converted(some, kind), strict=True):
+    def law(written_cells: list[str]) -> None:
+        values, good = read(*column(written_cells))  # type: ignore[operator]
+        for value, held, expected in zip(values.tolist(), good.tolist(), converted(written_cells, kind), strict=True):
             assert not held or value == expected
 
     law()

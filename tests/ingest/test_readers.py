@@ -44,7 +44,7 @@ def test_mooncake_rows_without_hashes_share_nothing_and_say_so(tmp_path: Path) -
     trace = load_trace(write(tmp_path / "some.jsonl", GOOD, bare, left_out, GOOD))
     assert blocks(trace) == [[0, 1, 2], [], [], [0, 1, 2]]
     assert (trace.hash_block_tokens, trace.dropped) == (512, ())
-    assert trace.notes == ("2 requests have no hash_ids: they share nothing with any other",)
+    assert trace.notes == ("2 requests have no hash_ids: they share no blocks with other requests",)
     none = load_trace(write(tmp_path / "none.jsonl", bare, bare))
     assert (none.hash_block_tokens, len(none), none.id_count) == (0, 2, 0)
 
@@ -212,7 +212,7 @@ def test_agents_with_sub_agents(tmp_path: Path) -> None:
     assert trace.parent.tolist() == [-1, -1, 0, 0, 2, 0, 4]  # the last turn waits for who came back last: 2 + 9 + 1 s
     np.testing.assert_allclose(trace.think_s, [0, 0, 1, 1, 8, 42, 38])
     assert blocks(trace) == [[0, 1], [6, 7], [3], [4], [3], [5], [0, 1, 2]]  # the other session's ids are its own
-    assert "1 sessions left out: marked as duplicates of others" in trace.notes
+    assert "1 sessions left out: the file marks them as duplicates of other sessions" in trace.notes
 
 
 def test_agents_take_the_recorded_think_time(tmp_path: Path) -> None:
@@ -225,9 +225,9 @@ def test_agents_take_the_recorded_think_time(tmp_path: Path) -> None:
     [
         (call(1, 64, [1, 1], out=0), "requests[].out: expected 1 to 16777216"),
         (call(1, 0, []), "requests[].in: expected 1 to 16777216"),
-        (call(1, 64, [1]), "requests[].hash_rl: expected runs that hash each 64 tokens of `in`"),
-        (call(1, 64, [1, 9]), "requests[].hash_rl: expected runs that hash each 64 tokens of `in`"),
-        (call(1, 64, [1, 1, 5, 0]), "requests[].hash_rl: expected runs that hash each 64 tokens of `in`"),
+        (call(1, 64, [1]), "requests[].hash_rl: expected runs with one hash for each 64 tokens of `in`"),
+        (call(1, 64, [1, 9]), "requests[].hash_rl: expected runs with one hash for each 64 tokens of `in`"),
+        (call(1, 64, [1, 1, 5, 0]), "requests[].hash_rl: expected runs with one hash for each 64 tokens of `in`"),
     ],
 )
 def test_a_broken_agent_request_is_left_out_alone(tmp_path: Path, wrong: Any, reason: str) -> None:
@@ -246,7 +246,7 @@ def test_a_broken_agent_session_is_left_out_whole(tmp_path: Path) -> None:
     trace = load_trace(write(tmp_path / "w.jsonl", session(call(0, 64, [1, 1])), other, unknown, whole))
     assert len(trace) == 1
     assert [d.reason for d in trace.dropped] == [
-        "block_size: expected 64, as in the sessions before",
+        "block_size: expected 64, like the sessions before",
         "requests[].type: invalid value 'x'",
         "hash_id_scope: invalid enum value 'global'",
     ]

@@ -31,7 +31,10 @@ def changed(**fields: object) -> bytes:
         (changed(input_length=10**30), "input_length: expected `int` <= 16777216"),
         (changed(output_length=1.5), "output_length: expected `int`, got `float`"),
         (changed(hash_ids=[-1]), "hash_ids[]: expected `int` >= 0"),
-        (changed(hash_ids=[1, 2]), "hash_ids: expected a hash for each 512 tokens of input_length, and for the rest"),
+        (
+            changed(hash_ids=[1, 2]),
+            "hash_ids: expected one hash for each 512 tokens of input_length, and one for the rest",
+        ),
         (b'{"timestamp": 5}', "object missing required field `input_length`"),
         (LINE[:-9].encode(), "input data was truncated"),
         (b"[1, 2]", "expected `object`, got `array`"),
@@ -89,7 +92,7 @@ def test_csv_times_are_finite(tmp_path: Path, time: str) -> None:
 def test_csv_headings(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(CSV.replace("Generated", "Made"))
-    with pytest.raises(SpecError, match=r"t\.csv:1: no column GeneratedTokens; it has"):
+    with pytest.raises(SpecError, match=r"t\.csv:1: no column GeneratedTokens; the header has"):
         load_trace(path, "azure")
     path.write_text(CSV.replace("48", '"' + "4" * 200_000 + '"'))
     with pytest.raises(SpecError, match="not CSV: field larger"):
@@ -103,7 +106,7 @@ def test_rows_out_of_order_are_sorted_and_counted(tmp_path: Path) -> None:
     assert trace.arrival_s.tolist() == [0, 1, 1.5, 2]
     assert trace.output_tokens.tolist() == [1000, 2000, 2500, 3000]
     assert trace.reordered == 2
-    with pytest.raises(SpecError, match=r"t\.jsonl:3: earlier than the row before; sort"):
+    with pytest.raises(SpecError, match=r"t\.jsonl:3: the time is earlier than in the row before; sort"):
         load_trace(path, strict=True)
 
 
@@ -114,8 +117,8 @@ def test_lines_and_blank_runs_without_end_are_refused(tmp_path: Path, monkeypatc
     end = b"\n" * 400_000
     path = tmp_path / "t.jsonl.xz"
     for bomb, words in (
-        (LINE.encode() + b"\n{" + b"y" * 400_000, r"t\.jsonl\.xz:2: more than 200000 bytes in one line; a trace"),
-        (LINE.encode() + end, r"t\.jsonl\.xz:\d+: more than 200000 bytes of blank lines; a trace holds"),
+        (LINE.encode() + b"\n{" + b"y" * 400_000, r"t\.jsonl\.xz:2: more than 200000 bytes in one line; each line"),
+        (LINE.encode() + end, r"t\.jsonl\.xz:\d+: more than 200000 bytes of blank lines; each line"),
         (CSV.encode() + end, "more than 200000 bytes of blank lines"),
     ):
         path.write_bytes(lzma.compress(bomb))
@@ -152,7 +155,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     cut = tmp_path / "cut.jsonl.xz"
     cut.write_bytes(lzma.compress(LINE.encode() + os.urandom(100_000))[:-5000])
     for form in (None, "mooncake"):
-        with pytest.raises(SpecError, match="is it whole"):
+        with pytest.raises(SpecError, match="is the file complete"):
             load_trace(cut, form)
     broken = tmp_path / "broken.jsonl.gz"
     broken.write_bytes(b"\x1f\x8b\x08\x00garbage and more of it")

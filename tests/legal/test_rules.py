@@ -22,16 +22,16 @@ BROKEN = {
         SMALL_MOE, "2xhgx-h100", "vllm", role(tp=4, dp=3, ep=12, redundant_experts=4), "a multiple such as 16",
     ),
     "tp_stays_aligned": (
-        R1, "3xhgx-h100", "sglang", role(tp=12, pp=2, ep=12, redundant_experts=8), "of tp=12 straddle",
+        R1, "3xhgx-h100", "sglang", role(tp=12, pp=2, ep=12, redundant_experts=8), "of tp=12 cross the border",
     ),
     "tp_divides_heads": (R1, "scalex40", "vllm", role(tp=3, dp=2, ep=6), "take tp of 1, 2, 4, 8, 16, 32"),
     "kv_heads_divide": (DENSE, "scalex40", "vllm", role(tp=5), "or a multiple of 8"),
     "stages_have_layers": (SMALL_MOE, "9xscalex40", "vllm", role(pp=60), "48 layers over pp=60"),
-    "dense_has_no_expert_widths": (DENSE, "hgx-h100", "vllm", role(tp=2, ep=2), "no routed experts: leave them out"),
+    "dense_has_no_expert_widths": (DENSE, "hgx-h100", "vllm", role(tp=2, ep=2), "leave these settings out"),
     "dense_has_no_attention_dp": (DENSE, "hgx-h100", "vllm", role(tp=1, dp=4), "take dp=1 and 4 replicas"),
     "experts_cover_instance": (SMALL_MOE, "hgx-h100", "vllm", role(tp=4, ep=2), "take expert_tp=2, or ep of 1, 2, 4"),
     "engine_lays_experts_out": (SMALL_MOE, "hgx-h100", "vllm", role(tp=4, ep=2, expert_tp=2), "--engine sglang"),
-    "experts_divide": (R1, "scalex40", "vllm", role(tp=1, dp=40, ep=40), "add 24 redundant experts, 7 a rank"),
+    "experts_divide": (R1, "scalex40", "vllm", role(tp=1, dp=40, ep=40), "add 24 redundant experts"),
     "copies_are_placed": (SMALL_MOE, "hgx-h100", "vllm", role(tp=4, expert_tp=4, redundant_experts=4), "ep above 1"),
     "experts_slice_in_blocks": (R1, "scalex40", "vllm", role(tp=32, expert_tp=32), "of 1, 2, 4, 8, 16"),
     "drafts_exist": (SMALL_MOE, "hgx-h100", "vllm", role(draft_tokens=1), "take draft_tokens=0"),
@@ -52,11 +52,11 @@ def test_every_rule_has_a_case() -> None:
 @pytest.mark.parametrize("name", sorted(BROKEN))
 def test_a_broken_rule_explains_itself(name: str) -> None:
     model, on, engine, broken, words = BROKEN[name]
-    made = setting(model, on, engine, WORKLOADS[name]) if name in WORKLOADS else setting(model, on, engine)
-    found = {item.rule: item for item in explain(broken, made)}
-    assert name in found
-    assert found[name].law.endswith(".")
-    assert words in found[name].message
+    case = setting(model, on, engine, WORKLOADS[name]) if name in WORKLOADS else setting(model, on, engine)
+    by_rule = {item.rule: item for item in explain(broken, case)}
+    assert name in by_rule
+    assert by_rule[name].law.endswith(".")
+    assert words in by_rule[name].message
 
 
 def test_a_legal_role_breaks_nothing() -> None:
@@ -73,21 +73,21 @@ def test_weights_say_by_how_much_they_do_not_fit() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["vllm", "sglang", "trtllm"]))
 def test_judging_arrays_is_explaining_each(seed: int, engine: EngineName) -> None:
-    made = setting(R1, "2xhgx-h20", engine)
-    points = splits(made)
-    some = points[np.random.default_rng(seed).integers(0, len(points), 8)]
-    shaped, _ = judge(Proposal(some, made), SHAPE)
+    case = setting(R1, "2xhgx-h20", engine)
+    points = splits(case)
+    chosen = points[np.random.default_rng(seed).integers(0, len(points), 8)]
+    shaped, _ = judge(Proposal(chosen, case), SHAPE)
     kept = shaped.copy()
-    kept[shaped], _ = judge(with_memory(some[shaped], made), MEMORY)
+    kept[shaped], _ = judge(with_memory(chosen[shaped], case), MEMORY)
     for index, legal in enumerate(kept):
-        one = some.role("aggregated", index, made)
+        one = chosen.role("aggregated", index, case)
         assert isinstance(one, Role)
-        assert (explain(one, made) == []) == legal
+        assert (explain(one, case) == []) == legal
 
 
 def test_points_and_roles_are_the_same_thing() -> None:
-    made = setting(R1, "scalex40")
-    first = splits(made)[1234:1235]
-    again = Points.of(first.role("aggregated", 0, made))
+    case = setting(R1, "scalex40")
+    first = splits(case)[1234:1235]
+    again = Points.of(first.role("aggregated", 0, case))
     for name in ("tp", "pp", "dp", "ep", "expert_tp", "redundant", "kv", "draft", "overlap", "chunk_tokens"):
         assert getattr(again, name) == getattr(first, name)

@@ -39,11 +39,11 @@ def test_expert_parallel_40_has_24_copies_and_320_has_64() -> None:
 
 
 def test_all_legal_widths_multiply_out() -> None:
-    found = candidates(setting(R1, "scalex40", "sglang"), splits(setting(R1, "scalex40", "sglang"))).points
-    assert (found.ep * found.expert_tp == found.tp * found.dp).all()
-    assert ((256 + found.redundant) % found.ep == 0).all()
-    assert (128 % found.tp == 0).all()
-    assert (found.devices <= 40).all()
+    points = candidates(setting(R1, "scalex40", "sglang"), splits(setting(R1, "scalex40", "sglang"))).points
+    assert (points.ep * points.expert_tp == points.tp * points.dp).all()
+    assert ((256 + points.redundant) % points.ep == 0).all()
+    assert (128 % points.tp == 0).all()
+    assert (points.devices <= 40).all()
 
 
 def test_a_dense_model_has_no_experts_to_place() -> None:
@@ -58,14 +58,14 @@ def test_divisors_are_exact(number: int) -> None:
 
 
 def test_replicas_stay_in_their_domain() -> None:
-    made = setting(R1, "5xhgx-h100")
-    assert replicas(np.array([1, 3, 5, 8, 16, 40]), made).tolist() == [40, 10, 5, 5, 2, 1]
+    case = setting(R1, "5xhgx-h100")
+    assert replicas(np.array([1, 3, 5, 8, 16, 40]), case).tolist() == [40, 10, 5, 5, 2, 1]
 
 
 def _machine(domain: int, domains: int) -> Machine:
-    found = machine("2xhgx-h100")
+    hardware = machine("2xhgx-h100")
     return Machine(**{
-        **{name: getattr(found, name) for name in Machine.__dataclass_fields__},
+        **{name: getattr(hardware, name) for name in Machine.__dataclass_fields__},
         "domain": domain, "devices": domain * domains,
     })  # fmt: skip
 
@@ -78,21 +78,21 @@ def test_shares_are_all_that_fit(domain: int, domains: int, prefill: int, decode
         return
     in_one = {(x, (domain - x * prefill) // decode) for x in range(domain // prefill + 1)}
     totals = {(sum(x for x, _ in each), sum(y for _, y in each)) for each in itertools.product(in_one, repeat=domains)}
-    found = shares(_machine(domain, domains), prefill, decode)
+    ratios = shares(_machine(domain, domains), prefill, decode)
     for x in range(1, max(x for x, _ in totals) + 1):
         most = max(b for a, b in totals if a >= x)
-        assert found.fit(np.array([x, x]), np.array([most, most + 1])).tolist() == [True, False] or most == 0
-    assert (np.diff(found.prefill) > 0).all()
-    assert (np.diff(found.decode) < 0).all()
-    ways = set(zip(found.prefill.tolist(), found.decode.tolist(), strict=True))
+        assert ratios.fit(np.array([x, x]), np.array([most, most + 1])).tolist() == [True, False] or most == 0
+    assert (np.diff(ratios.prefill) > 0).all()
+    assert (np.diff(ratios.decode) < 0).all()
+    ways = set(zip(ratios.prefill.tolist(), ratios.decode.tolist(), strict=True))
     assert not any(a >= c and b >= d for a, b in ways for c, d in ways - {(a, b)})
 
 
 def test_wide_instances_take_whole_domains() -> None:
-    found = shares(machine("5xhgx-h100"), 16, 8)
-    assert sorted(zip(found.prefill.tolist(), found.decode.tolist(), strict=True)) == [(1, 3), (2, 1)]
-    found = shares(machine("scalex40"), 8, 32)
-    assert found.prefill.tolist() == [1]
+    ratios = shares(machine("5xhgx-h100"), 16, 8)
+    assert sorted(zip(ratios.prefill.tolist(), ratios.decode.tolist(), strict=True)) == [(1, 3), (2, 1)]
+    ratios = shares(machine("scalex40"), 8, 32)
+    assert ratios.prefill.tolist() == [1]
     assert not shares(machine("scalex40"), 40, 8).fit(np.array([1]), np.array([1]))[0]
 
 
@@ -105,7 +105,7 @@ def test_two_shares_hold_the_best(data: st.DataObject) -> None:
     y = np.cumsum(data.draw(st.lists(st.integers(1, 3), min_size=ways, max_size=ways)))[::-1]
     limit = np.cumsum(data.draw(st.lists(st.floats(0, 5), min_size=ways, max_size=ways)))
     decoded = data.draw(st.floats(0.1, 5))
-    found = _crossing(x[None, None, :], y[None, None, :], limit[None, None, :], np.array([[[decoded]]]))
-    near_x, near_y, near = (part[0, 0] for part in found)
+    crossing = _crossing(x[None, None, :], y[None, None, :], limit[None, None, :], np.array([[[decoded]]]))
+    near_x, near_y, near = (part[0, 0] for part in crossing)
     assert set(zip(near_x.tolist(), near_y.tolist(), strict=True)) <= set(zip(x.tolist(), y.tolist(), strict=True))
     assert np.minimum(near, near_y * decoded).max() == np.minimum(limit, y * decoded).max()

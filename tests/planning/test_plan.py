@@ -171,7 +171,7 @@ ASKED = {"model": SMALL_MOE, "on": "hgx-h100", "isl": 100, "osl": 10}
         ({"workload": "chat"}, "not both"),
         ({"slo": "ttft=2"}, "--slo"),
         ({"slo": "latency=2s"}, "ttft=2s,tpot=50ms"),
-        ({"slo": "ttft=2s,ttft=3s"}, "twice"),
+        ({"slo": "ttft=2s,ttft=3s"}, "ttft has two bounds"),
         ({"slo": "ttft=2 GB"}, "--slo"),
         ({"slo": "tpot=0s"}, "above zero"),
         ({"top": 0}, "--top"),

@@ -79,5 +79,5 @@ def write(path: Path, config: Config) -> Path:
 
 def decoder(config: Config) -> Config:
     """The object that describes the decoder: the text config where there is one."""
-    found: Config = config.get("text_config", config)
-    return found
+    text: Config = config.get("text_config", config)
+    return text

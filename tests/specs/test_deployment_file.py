@@ -37,7 +37,7 @@ CHAT = {"name": "chat", "share": 0.5}
     ("classes", "words"),
     [
         ([CHAT, {"name": "batch", "share": 0.4}], "shares of classes add up to 0.9, not 1"),
-        ([CHAT, CHAT], "two classes have one name"),
+        ([CHAT, CHAT], "two classes have the same name"),
         ([CHAT, {"name": "batch", "share": 0.5, "slo": "soon"}], "classes batch slo: cannot read 'soon'"),
         ([CHAT, {"name": "batch", "share": 0.5, "priority": 8}], "less than 8"),
         ([CHAT, {"name": "a batch", "share": 0.5}], "should match pattern"),
@@ -200,7 +200,7 @@ def test_what_plan_ranks_is_what_a_file_gives_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["ttft.p99.999999999999999999=1s", "tpot.p0=50ms", "ttft.p00.0=1s"])
 def test_a_percentile_lies_between_none_and_all(text: str) -> None:
-    with pytest.raises(SpecError, match="a percentile lies between 0 and 100"):
+    with pytest.raises(SpecError, match="a percentile is above 0 and below 100"):
         Slo.parse(text)
 
 

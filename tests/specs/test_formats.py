@@ -18,12 +18,12 @@ from tokenworks.specs.model import Model, parameters, weight_bytes, weight_forma
 
 def kinds(model: Model) -> dict[str, str]:
     """Format of each weight by name; a name with two formats has both."""
-    found: dict[str, set[str]] = {}
+    by_name: dict[str, set[str]] = {}
     for block in (*model.blocks, *model.draft):
         for matrix in block.matrices:
-            found.setdefault(f"{block.name.split()[0]}.{matrix.name}", set()).add(matrix.format.name)
+            by_name.setdefault(f"{block.name.split()[0]}.{matrix.name}", set()).add(matrix.format.name)
     outer = {"embedding": model.embedding} | ({"head": model.head} if model.head else {})
-    return {name: "/".join(sorted(formats)) for name, formats in found.items()} | {
+    return {name: "/".join(sorted(formats)) for name, formats in by_name.items()} | {
         name: matrix.format.name for name, matrix in outer.items()
     }
 
@@ -79,32 +79,34 @@ def test_weight_bytes_lie_between_the_formats(base: Config, inner: int, layers: 
 
 
 def test_fp8_blocks_leave_embedding_head_router_and_mtp_projection() -> None:
-    found = kinds(quantised(DEEPSEEK, FP8))
-    plain = {name for name, form in found.items() if form == "bf16"}
+    formats = kinds(quantised(DEEPSEEK, FP8))
+    plain = {name for name, form in formats.items() if form == "bf16"}
     assert plain == {"embedding", "head", "moe.router", "mtp.router", "mtp.eh_proj"}
-    assert found["mtp.kv_b_proj"] == "fp8-block"
+    assert formats["mtp.kv_b_proj"] == "fp8-block"
     assert kinds(load_model("deepseek-ai/DeepSeek-V3.2"))["moe.index_weights"] == "bf16"
 
 
 def test_fp8_without_blocks_and_with_modules_kept() -> None:
-    found = kinds(quantised(LLAMA, {"quant_method": "fp8", "modules_to_not_convert": ["down_proj", "model.layers.1"]}))
-    assert found["dense.down_proj"] == "bf16"
-    assert found["dense.q_proj"] == "bf16/fp8"
+    formats = kinds(
+        quantised(LLAMA, {"quant_method": "fp8", "modules_to_not_convert": ["down_proj", "model.layers.1"]})
+    )
+    assert formats["dense.down_proj"] == "bf16"
+    assert formats["dense.q_proj"] == "bf16/fp8"
     assert kinds(quantised(LLAMA, {"quant_method": "fp8", "ignored_layers": []}))["dense.q_proj"] == "fp8"
 
 
 def test_mxfp4_is_for_experts_only() -> None:
     """gpt-oss (model card): the experts are MXFP4, the rest BF16; 60.8 GiB of weights."""
     model = load_model("openai/gpt-oss-120b")
-    found = kinds(model)
-    assert {name for name, form in found.items() if form == "mxfp4"} == {"moe.gate_up_proj", "moe.down_proj"}
+    formats = kinds(model)
+    assert {name for name, form in formats.items() if form == "mxfp4"} == {"moe.gate_up_proj", "moe.down_proj"}
     assert weight_bytes(model) / 2**30 == pytest.approx(60.8, rel=0.01)
 
 
 def test_deepseek_v4_mixes_fp4_experts_with_fp8() -> None:
-    found = kinds(load_model("deepseek-ai/DeepSeek-V4-Pro"))
-    assert (found["moe.gate_up_proj"], found["mtp.gate_up_proj"]) == ("mxfp4", "mxfp4")
-    assert (found["moe.wq_b"], found["moe.shared_down_proj"], found["moe.compressor_wkv"]) == (
+    formats = kinds(load_model("deepseek-ai/DeepSeek-V4-Pro"))
+    assert (formats["moe.gate_up_proj"], formats["mtp.gate_up_proj"]) == ("mxfp4", "mxfp4")
+    assert (formats["moe.wq_b"], formats["moe.shared_down_proj"], formats["moe.compressor_wkv"]) == (
         "fp8-block", "fp8-block", "bf16",
     )  # fmt: skip
     eight = kinds(load_model("sgl-project/DeepSeek-V4-Pro-FP8"))
@@ -118,10 +120,10 @@ def test_deepseek_v4_mixes_fp4_experts_with_fp8() -> None:
 def test_modelopt_excludes_by_pattern() -> None:
     """DeepSeek-V3.1-NVFP4: o_proj is quantised, the other projections of attention and the MTP layer are not."""
     model = load_model("nvidia/DeepSeek-V3.1-NVFP4")
-    found = kinds(model)
-    assert found["moe.o_proj"] == "nvfp4"
-    assert found["moe.q_b_proj"] == found["moe.kv_b_proj"] == found["head"] == "bf16"
-    assert {form for name, form in found.items() if name.startswith("mtp.")} == {"bf16"}
+    formats = kinds(model)
+    assert formats["moe.o_proj"] == "nvfp4"
+    assert formats["moe.q_b_proj"] == formats["moe.kv_b_proj"] == formats["head"] == "bf16"
+    assert {form for name, form in formats.items() if name.startswith("mtp.")} == {"bf16"}
     assert model.native_kv == "fp8"
     assert sum(matrix.stored for block in model.draft for matrix in block.matrices) > weight_bytes(model) / 100
     dense = kinds(load_model("nvidia/GLM-5.1-NVFP4"))
@@ -143,8 +145,8 @@ def test_modelopt_that_excludes_nothing_says_so() -> None:
 def test_mixed_precision_without_a_table_is_an_assumption_that_the_notes_name() -> None:
     model = load_model("nvidia/MiniMax-M3-NVFP4")
     assert any(note.startswith("assumed: MIXED_PRECISION") for note in model.notes)
-    found = kinds(model)
-    assert (found["moe.gate_up_proj"], found["moe.q_proj"]) == ("nvfp4", "fp8")
+    formats = kinds(model)
+    assert (formats["moe.gate_up_proj"], formats["moe.q_proj"]) == ("nvfp4", "fp8")
     dense = kinds(load_model("nvidia/Qwen3.6-27B-NVFP4"))
     assert (dense["dense.gate_up_proj"], dense["dense.q_proj"], dense["mtp.q_proj"]) == ("nvfp4-w4a16", "fp8", "bf16")
 
@@ -155,8 +157,8 @@ def test_mixed_precision_with_its_table() -> None:
         "model.layers.1.self_attn.q_proj": {"quant_algo": "FP8"},
     }
     model = quantised(LLAMA, {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers, "exclude_modules": []})
-    found = kinds(model)
-    assert (found["dense.down_proj"], found["dense.q_proj"], found["dense.o_proj"]) == (
+    formats = kinds(model)
+    assert (formats["dense.down_proj"], formats["dense.q_proj"], formats["dense.o_proj"]) == (
         "bf16/nvfp4",
         "bf16/fp8",
         "bf16",
@@ -166,8 +168,8 @@ def test_mixed_precision_with_its_table() -> None:
 
 def test_compressed_tensors() -> None:
     """Kimi-K2.5: INT4 experts in groups of 32, the rest BF16 (its ignore list)."""
-    found = kinds(load_model("moonshotai/Kimi-K2.5"))
-    assert {name for name, form in found.items() if form == "int4"} == {"moe.gate_up_proj", "moe.down_proj"}
+    formats = kinds(load_model("moonshotai/Kimi-K2.5"))
+    assert {name for name, form in formats.items() if form == "int4"} == {"moe.gate_up_proj", "moe.down_proj"}
     base = {"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head", "re:.*o_proj"]}
     eight = kinds(quantised(LLAMA, base | {"config_groups": {"group_0": group(8, "float", None, 8)}}))
     assert (eight["dense.q_proj"], eight["dense.o_proj"]) == ("fp8", "bf16")

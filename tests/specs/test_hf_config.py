@@ -183,7 +183,7 @@ def test_what_a_family_cannot_count_is_refused_by_name() -> None:
 
 
 def test_an_unknown_architecture_names_those_near() -> None:
-    assert "near: qwen3" in refused(LLAMA | {"model_type": "qwen33"}, "model_type", "qwen33")
+    assert "similar known ones: qwen3" in refused(LLAMA | {"model_type": "qwen33"}, "model_type", "qwen33")
     refused(LLAMA | {"model_type": ["llama"]}, "model_type")
     refused({}, "model_type", "missing")
     refused(LLAMA | {"model_type": "\u00e9\u00e9\u00e9"}, "model_type", "llama")

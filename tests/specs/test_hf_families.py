@@ -93,8 +93,8 @@ def test_a_latent_mixture_is_its_closed_form(dense: int, rank: int, shared: int,
 def test_sliding_windows_as_qwen_switches_them() -> None:
     base = shipped("Qwen/Qwen2.5-7B-Instruct") | {"sliding_window": 4096}
     assert attention_kinds(read(base | {"use_sliding_window": False})) == {"GQA": 28}
-    some = read(base | {"use_sliding_window": True, "max_window_layers": 20})
-    assert attention_kinds(some) == {"GQA": 20, "sliding GQA": 8}
+    upper = read(base | {"use_sliding_window": True, "max_window_layers": 20})
+    assert attention_kinds(upper) == {"GQA": 20, "sliding GQA": 8}
     named = ["full_attention"] * 27 + ["sliding_attention"]
     assert attention_kinds(read(base | {"use_sliding_window": True, "layer_types": named})) == {
         "GQA": 27, "sliding GQA": 1,

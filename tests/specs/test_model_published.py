@@ -144,9 +144,9 @@ def test_non_embedding_counts_of_qwen3() -> None:
     ],
 )
 def test_vision_towers_are_counted(model: str, figure: float, source: str) -> None:
-    found = load_model(model).vision_parameters
-    assert found is not None
-    assert found / 1e9 == pytest.approx(figure, rel=0.01), source
+    checkpoint = load_model(model).vision_parameters
+    assert checkpoint is not None
+    assert checkpoint / 1e9 == pytest.approx(figure, rel=0.01), source
 
 
 def test_a_tower_of_unknown_size_is_said_to_be_so() -> None:

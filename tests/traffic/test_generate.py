@@ -72,25 +72,25 @@ def test_other_lengths() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_an_open_loop_of_requests(hit_share: float, cv: float) -> None:
-    found = statistics(from_workload(workload(hit_share=min(hit_share, 0.99), isl_cv=cv, osl_cv=cv), N))
-    assert found.rate == pytest.approx(10, rel=0.03)
-    assert found.input_tokens.mean == pytest.approx(4000, rel=0.03)
-    assert found.output_tokens.mean == pytest.approx(300, rel=0.03)
-    assert (found.reuse.share if found.reuse else 0.0) == pytest.approx(min(hit_share, 0.99), abs=0.02)
-    assert found.think_s is None
+    stats = statistics(from_workload(workload(hit_share=min(hit_share, 0.99), isl_cv=cv, osl_cv=cv), N))
+    assert stats.rate == pytest.approx(10, rel=0.03)
+    assert stats.input_tokens.mean == pytest.approx(4000, rel=0.03)
+    assert stats.output_tokens.mean == pytest.approx(300, rel=0.03)
+    assert (stats.reuse.share if stats.reuse else 0.0) == pytest.approx(min(hit_share, 0.99), abs=0.02)
+    assert stats.think_s is None
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.02, 0.98), st.floats(0.0, 1.5))
 def test_an_open_loop_of_sessions(hit_share: float, cv: float) -> None:
     trace = from_workload(workload(hit_share=hit_share, isl=20_000, isl_cv=cv, think_time=8), N)
-    found = statistics(trace)
-    assert found.input_tokens.mean == pytest.approx(20_000, rel=0.1)
-    assert found.reuse is not None
-    assert found.reuse.share == pytest.approx(hit_share, abs=0.01)
-    assert found.think_s is not None
-    assert found.think_s.mean == pytest.approx(8, rel=0.05)
-    assert found.turns is not None
+    stats = statistics(trace)
+    assert stats.input_tokens.mean == pytest.approx(20_000, rel=0.1)
+    assert stats.reuse is not None
+    assert stats.reuse.share == pytest.approx(hit_share, abs=0.01)
+    assert stats.think_s is not None
+    assert stats.think_s.mean == pytest.approx(8, rel=0.05)
+    assert stats.turns is not None
     follow = trace.parent >= 0
     parent = trace.parent[follow]
     assert (trace.session[parent] == trace.session[follow]).all()
@@ -102,10 +102,10 @@ def test_an_open_loop_of_sessions(hit_share: float, cv: float) -> None:
 def test_agents_as_measured() -> None:
     """118,296 tokens with 96.23 % reuse make sessions of 40 turns; the traced ones had 66.8 (p50 44)."""
     trace = from_workload(workload(isl=118_296, isl_cv=0.785, hit_share=0.9623, think_time=10), N)
-    found = statistics(trace)
-    assert found.turns is not None
-    assert found.turns.p50 == 40
-    assert found.input_tokens.mean == pytest.approx(118_296, rel=0.05)
+    stats = statistics(trace)
+    assert stats.turns is not None
+    assert stats.turns.p50 == 40
+    assert stats.input_tokens.mean == pytest.approx(118_296, rel=0.05)
     spread = trace.input_tokens.std() / trace.input_tokens.mean()
     assert spread == pytest.approx(0.785, rel=0.1)
 
@@ -172,7 +172,7 @@ def test_a_workload_says_how_its_requests_come(arrivals: dict[str, Any], cv: flo
 def test_what_cannot_be_generated() -> None:
     with pytest.raises(SpecError, match="give --rate or --concurrency"):
         from_workload(workload(rate=None), 10)
-    with pytest.raises(SpecError, match="leave think_time out"):
+    with pytest.raises(SpecError, match="leave think_time or the input lengths out"):
         from_workload(workload(hit_share=0.5, think_time=3), 10, inputs=partial(generate.fixed, tokens=5))
-    with pytest.raises(SpecError, match="0 requests; give at least 1"):
+    with pytest.raises(SpecError, match="0 requests: there must be at least one"):
         from_workload(workload(), 0)

@@ -8,7 +8,7 @@ from tokenworks.errors import SpecError
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
 from tokenworks.traffic import memory
-from tokenworks.traffic.source import made, played
+from tokenworks.traffic.source import generated, played
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +34,14 @@ def test_no_machine_is_asked_for_more_than_64_gib(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(("requests", "users"), [(10**8, None), (10**30, None), (None, 1e7)])
 def test_requests_of_a_workload(requests: int | None, users: float | None) -> None:
     with pytest.raises(SpecError, match=r"w: .* GiB is the most; give fewer --requests, or a lower --concurrency"):
-        made(Workload(name="w", isl=10, osl=10), None if users else 1.0, users, requests=requests)
+        generated(Workload(name="w", isl=10, osl=10), None if users else 1.0, users, requests=requests)
 
 
 def test_a_session_of_endless_turns() -> None:
     """1.5 / (1 - hit_share) turns, all of one session, for 5000 requests."""
     endless = Workload(name="w", isl=10, osl=10, hit_share=1 - 1e-12, reused_context=10, think_time=1)
     with pytest.raises(SpecError, match="GiB is the most"):
-        made(endless, 1.0, None)
+        generated(endless, 1.0, None)
 
 
 def test_copies_of_conversations() -> None:
@@ -56,4 +56,4 @@ def test_copies_of_conversations() -> None:
 @pytest.mark.parametrize("users", [0.0, 1e9, float("nan")])
 def test_users_beyond_anything_real(users: float) -> None:
     with pytest.raises(SpecError, match="give 1 to 100,000,000 users"):
-        made(Workload(name="w", isl=10, osl=10), None, users)
+        generated(Workload(name="w", isl=10, osl=10), None, users)

@@ -53,11 +53,11 @@ def lru_hits(trace: Trace, capacity: int) -> int:
 @settings(max_examples=300)
 @given(traces())
 def test_distances_are_those_of_the_stack(trace: Trace) -> None:
-    found = reuses(trace)
+    hits = reuses(trace)
     distances, leading = mattson(trace)
-    assert found.leading.tolist() == leading
-    assert sorted(np.repeat(found.distance, found.blocks).tolist()) == distances
-    assert found.unique_blocks == len(np.unique(trace.hash_ids))
+    assert hits.leading.tolist() == leading
+    assert sorted(np.repeat(hits.distance, hits.blocks).tolist()) == distances
+    assert hits.unique_blocks == len(np.unique(trace.hash_ids))
 
 
 @given(traces())
@@ -84,26 +84,26 @@ def test_known_trace() -> None:
     trace = Trace.of([0, 1, 4], [70, 96, 70], [1, 2, 3], run_start=[0, 2, 0], run_length=[2, 3, 2],
                      run_offsets=[0, 1, 2, 3], hash_block_tokens=32, session=[4, -1, 4], parent=[-1, -1, 0],
                      think_s=[0, 0, 2.5], agent=[0, 0, 1])  # fmt: skip
-    found = statistics(trace)
-    assert found.reuse is not None
-    assert found.reuse.share == pytest.approx(64 / 236)
-    assert found.reuse.block_share == pytest.approx(2 / 7)
-    assert found.reuse.cache_tokens == {"0.5": 160, "0.9": 160, "0.99": 160, "1": 160}
-    assert (found.rate, found.span_s, found.sessions, found.sub_agent_requests) == (0.75, 4, 1, 1)
-    assert found.interarrival_cv == pytest.approx(0.5)
-    assert found.turns is not None
-    assert found.turns.mean == 2
-    assert found.think_s is not None
-    assert found.think_s.max == 2.5
+    stats = statistics(trace)
+    assert stats.reuse is not None
+    assert stats.reuse.share == pytest.approx(64 / 236)
+    assert stats.reuse.block_share == pytest.approx(2 / 7)
+    assert stats.reuse.cache_tokens == {"0.5": 160, "0.9": 160, "0.99": 160, "1": 160}
+    assert (stats.rate, stats.span_s, stats.sessions, stats.sub_agent_requests) == (0.75, 4, 1, 1)
+    assert stats.interarrival_cv == pytest.approx(0.5)
+    assert stats.turns is not None
+    assert stats.turns.mean == 2
+    assert stats.think_s is not None
+    assert stats.think_s.max == 2.5
 
 
 def test_requests_at_once_have_no_rate_and_none_may_reuse() -> None:
     trace = Trace.of([0, 0], [5, 5], [1, 1], run_start=[0, 9], run_length=[1, 1], run_offsets=[0, 1, 2],
                      hash_block_tokens=4)  # fmt: skip
-    found = statistics(trace)
-    assert (found.rate, found.interarrival_cv, found.turns, found.think_s) == (None, None, None, None)
-    assert found.reuse is not None
-    assert found.reuse.cache_tokens == {}
+    stats = statistics(trace)
+    assert (stats.rate, stats.interarrival_cv, stats.turns, stats.think_s) == (None, None, None, None)
+    assert stats.reuse is not None
+    assert stats.reuse.cache_tokens == {}
     assert statistics(Trace.of([0], [5], [1])).reuse is None
 
 
@@ -126,20 +126,20 @@ def shared(name: str) -> Path:
 )
 def test_real_traces(file: str, key: str) -> None:
     known = json.loads(shared("stats.json").read_text())[key]
-    found = statistics(load_trace(shared(file), strict=True))
-    for spread, numbers in ((found.input_tokens, known["isl"]), (found.output_tokens, known["osl"])):
+    stats = statistics(load_trace(shared(file), strict=True))
+    for spread, numbers in ((stats.input_tokens, known["isl"]), (stats.output_tokens, known["osl"])):
         for name in ("p50", "p90", "p99", "max"):
             assert getattr(spread, name) == pytest.approx(numbers[name])
         assert spread.mean == pytest.approx(numbers["mean"], abs=0.05)
-    assert found.requests == known["isl"]["n"]
-    assert found.span_s == pytest.approx(known["span_s"])
-    assert found.rate == pytest.approx(known["rate"])
-    assert found.interarrival_cv == pytest.approx(known["ia_cv"])
+    assert stats.requests == known["isl"]["n"]
+    assert stats.span_s == pytest.approx(known["span_s"])
+    assert stats.rate == pytest.approx(known["rate"])
+    assert stats.interarrival_cv == pytest.approx(known["ia_cv"])
     if "reuse_tokens" in known:
-        assert found.reuse is not None
-        assert found.reuse.share == pytest.approx(known["reuse_tokens"])
-        assert found.reuse.block_share == pytest.approx(known["reuse_blocks"])
-        assert found.reuse.unique_blocks == known["uniq_blocks"]
+        assert stats.reuse is not None
+        assert stats.reuse.share == pytest.approx(known["reuse_tokens"])
+        assert stats.reuse.block_share == pytest.approx(known["reuse_blocks"])
+        assert stats.reuse.unique_blocks == known["uniq_blocks"]
 
 
 @pytest.mark.shared
@@ -147,12 +147,12 @@ def test_real_agents() -> None:
     """46,218 requests of 692 sessions, 27 of them without an output, which are left out here."""
     known = json.loads(shared("stats.json").read_text())["weka"]
     trace = load_trace(shared("weka_claude_code.jsonl.xz"))
-    found = statistics(trace)
-    assert found.requests + sum(d.count for d in trace.dropped) == known["isl"]["n"]
-    assert found.sessions == known["traces"]
-    assert found.input_tokens.mean == pytest.approx(known["isl"]["mean"], rel=2e-3)
-    assert found.output_tokens.mean == pytest.approx(known["osl"]["mean"], rel=2e-3)
-    assert found.reuse is not None
-    assert found.reuse.share == pytest.approx(known["reuse_tokens"], abs=1e-3)
-    assert found.think_s is not None
-    assert found.think_s.p50 == known["think"]["p50"]
+    stats = statistics(trace)
+    assert stats.requests + sum(d.count for d in trace.dropped) == known["isl"]["n"]
+    assert stats.sessions == known["traces"]
+    assert stats.input_tokens.mean == pytest.approx(known["isl"]["mean"], rel=2e-3)
+    assert stats.output_tokens.mean == pytest.approx(known["osl"]["mean"], rel=2e-3)
+    assert stats.reuse is not None
+    assert stats.reuse.share == pytest.approx(known["reuse_tokens"], abs=1e-3)
+    assert stats.think_s is not None
+    assert stats.think_s.p50 == known["think"]["p50"]

@@ -36,19 +36,19 @@ def test_any_order_makes_the_same_trace(trace: Trace) -> None:
 
 @given(traces(), st.integers(1, 4), st.sampled_from([None, 0.0, 1.0]))
 def test_copies_hit_as_one_does_and_never_each_other(trace: Trace, copies: int, every_s: float | None) -> None:
-    many = replicate(trace, copies, every_s=every_s)
-    one, all_ = statistics(trace).reuse, statistics(many).reuse
+    copied = replicate(trace, copies, every_s=every_s)
+    one, all_ = statistics(trace).reuse, statistics(copied).reuse
     assert one is not None
     assert all_ is not None
-    assert len(many) == copies * len(trace)
+    assert len(copied) == copies * len(trace)
     assert all_.share == pytest.approx(one.share)
     assert all_.unique_blocks == copies * one.unique_blocks
     known = len({*trace.session.tolist()} - {-1})
-    assert len({*many.session.tolist()} - {-1}) == copies * known
+    assert len({*copied.session.tolist()} - {-1}) == copies * known
     if every_s is None:
         assert all_.cache_tokens == one.cache_tokens
         if trace.arrival_s[-1] > 0:
-            assert statistics(many).rate == pytest.approx(statistics(trace).rate, rel=1 / (len(trace)))
+            assert statistics(copied).rate == pytest.approx(statistics(trace).rate, rel=1 / (len(trace)))
 
 
 @given(traces(), st.sampled_from([0.5, 2.0, 10.0]))
@@ -110,11 +110,11 @@ def conversations(count: int, random: np.random.Generator) -> Trace:
 @pytest.mark.parametrize("rate", [0.5, 3.0, 40.0])
 def test_a_stream_of_conversations_has_its_rate_from_beginning_to_end(rate: float) -> None:
     trace = conversations(400, np.random.default_rng(1))
-    made = stream(trace, rate, np.random.default_rng(2))
-    assert len(made) / made.arrival_s[-1] == pytest.approx(rate, rel=0.1)
-    quarters = np.histogram(made.arrival_s, 4)[0]
+    streamed = stream(trace, rate, np.random.default_rng(2))
+    assert len(streamed) / streamed.arrival_s[-1] == pytest.approx(rate, rel=0.1)
+    quarters = np.histogram(streamed.arrival_s, 4)[0]
     assert quarters == pytest.approx(np.full(4, quarters.mean()), rel=0.15)
-    roots_s = made.arrival_s[made.parent < 0]
+    roots_s = streamed.arrival_s[streamed.parent < 0]
     assert np.histogram(roots_s[roots_s > 1], 4)[0].std() < 0.3 * len(roots_s)  # Poisson, not all at once
 
 
@@ -125,24 +125,24 @@ def test_a_stream_keeps_what_happens_in_a_conversation(seed: int, rate: float) -
     random = np.random.default_rng(seed)
     trace = conversations(12, random)
     try:
-        made = stream(trace, rate, random)
+        streamed = stream(trace, rate, random)
     except SpecError:  # a window in which nothing happens
         return
-    later = made.parent >= 0
-    assert (made.think_s == 30.0 * later).all()
-    assert (made.session[later] == made.session[made.parent[later]]).all()
-    assert (made.class_of[later] == made.class_of[made.parent[later]]).all()
-    assert made.input_tokens[later] == pytest.approx(made.input_tokens[made.parent[later]] + 64)
-    np.testing.assert_allclose(made.arrival_s[later], made.arrival_s[made.parent[later]] + 30)
-    assert (made.run_length * 64 == made.input_tokens).all()
-    owners = {int(start): int(who) for start, who in zip(made.run_start, made.session, strict=True)}
-    assert len(set(owners.values())) == len(owners) == len(set(made.session.tolist()))
+    later = streamed.parent >= 0
+    assert (streamed.think_s == 30.0 * later).all()
+    assert (streamed.session[later] == streamed.session[streamed.parent[later]]).all()
+    assert (streamed.class_of[later] == streamed.class_of[streamed.parent[later]]).all()
+    assert streamed.input_tokens[later] == pytest.approx(streamed.input_tokens[streamed.parent[later]] + 64)
+    np.testing.assert_allclose(streamed.arrival_s[later], streamed.arrival_s[streamed.parent[later]] + 30)
+    assert (streamed.run_length * 64 == streamed.input_tokens).all()
+    owners = {int(start): int(who) for start, who in zip(streamed.run_start, streamed.session, strict=True)}
+    assert len(set(owners.values())) == len(owners) == len(set(streamed.session.tolist()))
 
 
 def test_independent_requests_that_come_at_once_are_spread() -> None:
-    made = stream(Trace.of([0.0] * 300, [10] * 300, [5] * 300), 10.0, np.random.default_rng(1))
-    assert len(made) == 300
-    assert made.arrival_s[-1] == pytest.approx(30, rel=0.05)
+    streamed = stream(Trace.of([0.0] * 300, [10] * 300, [5] * 300), 10.0, np.random.default_rng(1))
+    assert len(streamed) == 300
+    assert streamed.arrival_s[-1] == pytest.approx(30, rel=0.05)
 
 
 def test_what_cannot_be() -> None:
@@ -171,7 +171,7 @@ def test_what_cannot_be() -> None:
         ({"think_s": [0, 0, -1]}, "not negative"),
         ({"input_tokens": [1, 0, 1]}, "lengths must be 1 to"),
         ({"output_tokens": [1, 1 << 25, 1]}, "lengths must be 1 to"),
-        ({"parent": [-1, 1, 0]}, "a parent must come before"),
+        ({"parent": [-1, 1, 0]}, "a parent must stand before"),
         ({"run_start": [5], "run_length": [1]}, "run_offsets must rise"),
         ({"run_start": [5], "run_length": [0], "run_offsets": [0, 0, 0, 1], "hash_block_tokens": 16}, "have a length"),
         ({"run_start": [-5], "run_length": [1], "run_offsets": [0, 0, 0, 1], "hash_block_tokens": 16}, "negative"),

@@ -16,6 +16,7 @@ from tokenworks.engine.types import Requests
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.context import with_max_model_len
 from tokenworks.specs.deployment import Deployment, EngineName, Parallel, Role
 from tokenworks.specs.engine import Engine, find_engine
 from tokenworks.specs.machine import Machine
@@ -104,6 +105,7 @@ def case(point: Point, calibration: Calibration) -> Case:
     """
     try:
         model = checkpoint(point.model, point.weights)
+        model = with_max_model_len(model, point.deployment.max_model_len if point.deployment else None)
     except UnknownName:
         raise Skipped(f"not in the catalog: model {point.model}") from None
     except SpecError as error:
@@ -132,7 +134,7 @@ def case(point: Point, calibration: Calibration) -> Case:
         roles = tuple(_role(point, worker, model, site, len(requests)) for worker in workers)
         name: EngineName = engine.name  # type: ignore[assignment]
         deployment = Deployment(model=model.name, system=on.name, engine=name, roles=roles)
-    in_flight = max(point.load == "closed", round(point.concurrency)) if point.load in LIMITED else 0
+    in_flight = max(int(point.load == "closed"), round(point.concurrency)) if point.load in LIMITED else 0
     return Case(
         point, site, deployment, requests, in_flight,
         copies, point.load == "offline" and not 0 < point.requests <= copies * MOST_REQUESTS, tuple(assumed),

@@ -7,10 +7,20 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.options import DEVICES, FILE_CALIBRATION, MACHINE, ON, REQUESTS, NumberOptions, Output
+from tokenworks.cli.options import (
+    DEVICES,
+    FILE_CALIBRATION,
+    MACHINE,
+    MAX_MODEL_LEN,
+    ON,
+    REQUESTS,
+    NumberOptions,
+    Output,
+)
 from tokenworks.cli.output import console, emit, table
 from tokenworks.planning.estimate import TAKEN, Estimate, PartPlain, StepEstimate
 from tokenworks.planning.estimate import estimate as make_estimate
+from tokenworks.specs.context import context_note
 from tokenworks.specs.deployment import EngineName
 
 
@@ -27,6 +37,7 @@ def estimate(
     osl: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     batch: Annotated[int | None, Parameter(group=REQUESTS)] = None,
     chunk: Annotated[int | None, Parameter(group=REQUESTS)] = None,
+    max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None,
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     calibration: Annotated[str | None, FILE_CALIBRATION] = None,
     output: Output = "table",
@@ -56,7 +67,7 @@ def estimate(
     """
     result = make_estimate(
         model, on, deploy=deploy, pick=pick, workload=workload, isl=isl, osl=osl, batch=batch, chunk=chunk,
-        engine=engine, devices=devices, assume=numbers.given(), calibration=calibration,
+        engine=engine, max_model_len=max_model_len, devices=devices, assume=numbers.given(), calibration=calibration,
     )  # fmt: skip
     if output == "table":
         _print(result)
@@ -69,6 +80,8 @@ def _print(result: Estimate) -> None:
     out.print(
         f"{setting.model.name} on {setting.machine.name}, {setting.engine.title}: {result.deployment}", soft_wrap=True
     )
+    if note := context_note(setting.model):
+        out.print(note, soft_wrap=True)
     for one in result.steps:
         out.print(f"\n{_heading(one, result)}", soft_wrap=True)
         columns: dict[str, Literal["left", "right"]] = {"part": "left"}

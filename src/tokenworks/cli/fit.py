@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from tokenworks.cli.options import DEVICES, MACHINE, MODEL, ON, NumberOptions, Output
+from tokenworks.cli.options import DEVICES, MACHINE, MAX_MODEL_LEN, MODEL, ON, NumberOptions, Output
 from tokenworks.cli.output import console, emit, table
 from tokenworks.planning.fit import CHUNK, MILLION, Fit, Width
 from tokenworks.planning.fit import fit as fit_model
@@ -22,6 +22,7 @@ def fit(
     devices: Annotated[int | None, DEVICES] = None,
     engine: Annotated[EngineName, Parameter(group=MACHINE)] = "vllm",
     kv_dtype: Annotated[Literal["native", "bf16", "fp8"], Parameter(group=MACHINE)] = "native",
+    max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None,
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     output: Output = "table",
 ) -> None:
@@ -34,7 +35,15 @@ def fit(
     kv_dtype
         Storage of the KV cache; native is the dtype that the checkpoint asks for.
     """
-    result = fit_model(model, on, engine=engine, kv_dtype=kv_dtype, devices=devices, assume=numbers.given())
+    result = fit_model(
+        model,
+        on,
+        engine=engine,
+        kv_dtype=kv_dtype,
+        max_model_len=max_model_len,
+        devices=devices,
+        assume=numbers.given(),
+    )
     if output == "table":
         _print(result)
     else:
@@ -44,6 +53,8 @@ def fit(
 def _print(result: Fit) -> None:
     out, machine, best = console(), result.machine, result.best
     out.print(result.summary, soft_wrap=True)
+    for note in result.notes:
+        out.print(note, soft_wrap=True)
     sold = f", sold as {machine.hbm_sold / GB:,.0f} GB" if machine.hbm_sold else ""
     out.print(
         f"\nOne device has {machine.hbm_bytes / GB:,.1f} GB ({machine.hbm_bytes / GIB:,.1f} GiB) that software sees"

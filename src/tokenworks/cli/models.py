@@ -97,7 +97,8 @@ def _show(model: Model) -> None:
             if row["state_bytes_per_sequence"]
             else ""
         ),
-        "context": f"{model.max_context} tokens",
+        "context": f"{model.max_context} tokens"
+        + (f", {longer.tokens} {longer.words} (--max-model-len)" if (longer := model.extended_context) else ""),
     }
     page.print(table(model.name, {"what": "left", "value": "left"}, [[key, text] for key, text in lines.items()]))
     for title, blocks in (("", model.blocks), ("draft: ", model.draft)):

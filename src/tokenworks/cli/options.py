@@ -19,13 +19,15 @@ from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import RouterName
 from tokenworks.specs.deployment_file import Deployed, pick_deployment
 from tokenworks.specs.edits import edited
-from tokenworks.specs.given import AREAS, Area, Given, from_options, given, split
+from tokenworks.specs.given import AREAS, SET, Area, Given, from_options, given, split
 from tokenworks.specs.slo import RequestClass
 
 if TYPE_CHECKING:
     from tokenworks.calibrate.measured import PointTable
     from tokenworks.simulation.source import Source
     from tokenworks.specs.trace import Trace
+
+MOST_CONTEXT = 10**9
 
 REQUESTS = Group("Requests", sort_key=1)
 MACHINE = Group("Model and machine", sort_key=0)
@@ -42,6 +44,11 @@ Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 MODEL = Parameter(help="Catalog id, path of a config.json, or id in the local Hugging Face cache.", group=MACHINE)
 ON = Parameter(help="Machine, such as scalex40, 5xhgx-h100, 4xscalex40@xdr, hgx-h200:2 or my-box.yaml.", group=MACHINE)
+MAX_MODEL_LEN = Parameter(
+    help="Longest input + output of a request, where it is not the model's own limit: shorter, or longer as far as the "
+    "publisher documents rope scaling (YaRN).",
+    group=MACHINE,
+)
 CALIBRATION = Parameter(
     help="What devices reach of their data sheet: a name of the catalog, or a YAML file such as `calibrate` writes.",
     group=NUMBERS,
@@ -119,6 +126,7 @@ class DeployedOptions(NumberOptions):
 
     router: RouterName | None = None
     pick: int = 1
+    max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None
     calibration: Annotated[str | None, FILE_CALIBRATION] = None
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False, group=NUMBERS)] = ()
 
@@ -129,6 +137,9 @@ class DeployedOptions(NumberOptions):
         """
         deployed = pick_deployment(path, self.pick)
         changes, numbers = split(from_options(self.set_))
+        if self.max_model_len is not None:
+            within(self.max_model_len, "--max-model-len", 2, MOST_CONTEXT)
+            changes = (*changes, Given(path="max_model_len", value=str(self.max_model_len), why=SET))
         base = deployed.given if self.assume is None else given(self.assume)
         return dataclasses.replace(
             deployed,

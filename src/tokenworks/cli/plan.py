@@ -14,6 +14,7 @@ from tokenworks.cli.options import (
     CALIBRATION,
     DEVICES,
     MACHINE,
+    MAX_MODEL_LEN,
     MODEL,
     ON,
     REQUESTS,
@@ -62,6 +63,7 @@ def plan(
     concurrency: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     slo: Annotated[str | None, Parameter(group=REQUESTS)] = None,
     engine: Annotated[EngineName, Parameter(group=MACHINE)] = "vllm",
+    max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None,
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     calibration: Annotated[str, CALIBRATION] = DEFAULT,
     top: Annotated[int, Parameter(group=RESULT)] = 10,
@@ -97,7 +99,8 @@ def plan(
     began = time.perf_counter()
     asked: dict[str, Any] = {
         "workload": workload, "isl": isl, "osl": osl, "rate": rate, "concurrency": concurrency, "slo": slo,
-        "engine": engine, "devices": devices, "assume": numbers.given(), "calibration": calibration,
+        "engine": engine, "max_model_len": max_model_len, "devices": devices, "assume": numbers.given(),
+        "calibration": calibration,
     }  # fmt: skip
     if why is not None:
         _say_why(explain(prepare(model, on, **asked), why), output, began)

@@ -1,1 +1,1 @@
-"""Pure functions from SI to SI: what a step of serving costs. No files, no flags, no printing."""
+"""Pure functions for the time, work and memory of serving steps, in SI units. They read no files and print nothing."""

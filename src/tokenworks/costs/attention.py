@@ -1,8 +1,8 @@
-"""Attention on one device, one layer: what a `Scan` reads and multiplies, and the `State` of linear attention.
+"""Attention of one layer on one device: the FLOP and bytes of a `Scan`, and of the `State` of linear attention.
 
-Everything works from sums over a batch, never from single sequences. Where a query reads at most `cap` entries, the sum
-over sequences of min(entries, cap) is taken at the mean context, n min(S / n, cap): exact for equal contexts, and not
-below the truth otherwise (the minimum is concave).
+All functions take sums over a batch, not single sequences. A query reads at most `cap` entries (window or top-k). The
+sum of min(entries, cap) over n sequences is computed at the mean context: n min(S / n, cap). This is exact for equal
+contexts. For unequal contexts it is never too small, because the minimum is concave.
 """
 
 from __future__ import annotations
@@ -16,61 +16,103 @@ QUERY_TILE = 128  # query rows that share one read of the keys; FlashAttention-2
 
 
 def read_cap(scan: Scan) -> float:
-    """Most entries that one query reads."""
+    """Largest number of cache entries that one query reads [count]; infinite without window and top-k."""
     return float(min(scan.reads or np.inf, scan.keeps or np.inf))
 
 
 def decode_entries(scan: Scan, sequences: FloatArray, context: FloatArray) -> FloatArray:
-    """Entries read by one query of each sequence, summed [count]: min(S / stride, n cap).
+    """Cache entries that a decode step reads, summed over all sequences: min(S / stride, n cap).
+
+    Each sequence has one query.
 
     Parameters
     ----------
-    sequences : n, decoding sequences; context : S, sum of their contexts [token]
+    scan : the pass over the cache, with its stride and its limits
+    sequences : n, number of decoding sequences [count]
+    context : S, sum of the contexts of these sequences [token]
+
+    Returns
+    -------
+    Number of entries [count].
     """
     cap = read_cap(scan)
     return context / scan.stride if cap == np.inf else np.minimum(context / scan.stride, sequences * cap)
 
 
 def prefill_entries(scan: Scan, tokens: FloatArray, token_context: FloatArray) -> FloatArray:
-    """Entries that prefill queries read, summed over queries [count]: min(X / stride, T cap).
+    """Cache entries that a prefill chunk reads, summed over its queries: min(X / stride, T cap).
 
     Parameters
     ----------
-    tokens : T, prefill tokens; token_context : X, sum over them of the context that each one sees [token^2]
+    scan : the pass over the cache, with its stride and its limits
+    tokens : T, number of prefill tokens [token]
+    token_context : X, sum over the prefill tokens of the context that each token sees [token^2]
+
+    Returns
+    -------
+    Number of entries [count].
     """
     cap = read_cap(scan)
     return token_context / scan.stride if cap == np.inf else np.minimum(token_context / scan.stride, tokens * cap)
 
 
 def entry_bytes(scan: Scan, tp: FloatArray, kv_bytes: FloatArray) -> FloatArray:
-    """One entry as one device reads it [byte]: KV heads are divided by tp down to one; a latent is whole everywhere.
+    """Size of one cache entry on one device.
+
+    tp divides the KV heads, but never one head. A latent (MLA) counts as one head, so every rank has a whole copy.
 
     Parameters
     ----------
-    kv_bytes : one cached element where the scan does not fix it [byte/element]
+    scan : the pass over the cache, with elements and heads of an entry
+    tp : tensor-parallel width [count]
+    kv_bytes : size of one cached element; not used if the scan has a fixed size [byte/element]
+
+    Returns
+    -------
+    Size of the entry [byte].
     """
     size = kv_bytes if scan.bytes is None else scan.bytes
     return scan.elements * size / np.minimum(tp, scan.heads)
 
 
 def entry_flop(scan: Scan, tp: FloatArray) -> FloatArray:
-    """One prefill query against one entry on one device [FLOP]: query heads are divided by tp."""
+    """Work of one prefill query on one cache entry, on one device.
+
+    Parameters
+    ----------
+    scan : the pass over the cache, with the work of all query heads
+    tp : tensor-parallel width, which divides the query heads [count]
+
+    Returns
+    -------
+    Work [FLOP].
+    """
     return scan.prefill_flop / np.minimum(tp, scan.query_heads)
 
 
 def decode_work(
     scan: Scan, sequences: FloatArray, context: FloatArray, *, queries: FloatArray, tp: FloatArray, kv_bytes: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """FLOP and bytes of one decode step's attention [FLOP, byte].
+    """FLOP and bytes of the attention of one decode step.
 
-    Each cached entry is read once for all the query tokens of its sequence (1 + drafts), and multiplied by each:
+    A kernel reads each cache entry once and multiplies it with all query tokens of the sequence (1 + drafts):
 
         bytes = N b,   FLOP = N q f / tp
 
+    with N entries (`decode_entries`) of b bytes (`entry_bytes`) and f FLOP per query and entry.
+
     Parameters
     ----------
-    sequences, context : on this device, see `decode_entries`; queries : query tokens of a sequence
-    tp : tensor-parallel width; query heads are divided by it
+    scan : the pass over the cache
+    sequences : number of decoding sequences on this device [count]
+    context : sum of the contexts of these sequences [token]
+    queries : q, query tokens of one sequence, 1 + drafts [token]
+    tp : tensor-parallel width, which divides the query heads [count]
+    kv_bytes : size of one cached element; not used if the scan has a fixed size [byte/element]
+
+    Returns
+    -------
+    Work [FLOP], and bytes read from device memory [byte].
 
     References
     ----------
@@ -84,16 +126,26 @@ def decode_work(
 def prefill_work(
     scan: Scan, tokens: FloatArray, token_context: FloatArray, *, tp: FloatArray, kv_bytes: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """FLOP and bytes of the attention of a prefill chunk, earlier context included [FLOP, byte].
+    """FLOP and bytes of the attention of a prefill chunk, with the context before the chunk.
 
-    Causal: the FLOP are those of the entries each token sees. A tile of queries shares one read of the entries, and a
-    chunk smaller than a tile is one tile:
+    Attention is causal: each token works on the entries that it sees. The queries of a tile share one read of the
+    entries. A chunk smaller than a tile is one tile:
 
         FLOP = N f / tp,   bytes = N b / min(T, 128)
 
+    with N entries (`prefill_entries`) of b bytes (`entry_bytes`) and f FLOP per query and entry.
+
     Parameters
     ----------
-    tokens, token_context : on this device, see `prefill_entries`
+    scan : the pass over the cache
+    tokens : T, prefill tokens on this device [token]
+    token_context : sum over the prefill tokens of the context that each token sees [token^2]
+    tp : tensor-parallel width, which divides the query heads [count]
+    kv_bytes : size of one cached element; not used if the scan has a fixed size [byte/element]
+
+    Returns
+    -------
+    Work [FLOP], and bytes read from device memory [byte].
 
     References
     ----------
@@ -108,11 +160,20 @@ def prefill_work(
 def state_work(
     state: State, sequences: FloatArray, tokens: FloatArray, *, tp: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """FLOP and bytes of linear attention [FLOP, byte]: its state is read and written once a step, whatever the context.
+    """FLOP and bytes of linear attention in one step.
+
+    A step reads and writes the state of a sequence once, at any context length.
 
     Parameters
     ----------
-    sequences : whose state is touched in the step; tokens : that pass through it, decode and prefill
+    state : size of the recurrent state, and work per token
+    sequences : sequences that have tokens in the step [count]
+    tokens : decode and prefill tokens of the step [token]
+    tp : tensor-parallel width, which divides the heads of the state [count]
+
+    Returns
+    -------
+    Work [FLOP], and bytes read and written [byte].
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What a step costs, part by part: seconds, FLOP, bytes, and the roof that binds."""
+"""The cost of an engine step by part: seconds, FLOP, bytes, and the roof that binds each part."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ COMPUTE, HBM, LATENCY, UP, OUT, HOST = "compute", "hbm", "latency", "scale-up", 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A part of a step by itself, on the most loaded device: one kernel or collective.
+    """The cost of one kernel or one collective on the most loaded device.
 
-    seconds : [s]; flop : [FLOP]; bytes : of device memory, or sent, for a collective [byte]
-    roofs : time on each roof by itself [s]; the largest binds
+    Parameters
+    ----------
+    seconds : time [s]
+    flop : work [FLOP]
+    bytes : traffic of device memory; for a collective, bytes that the device sends [byte]
+    roofs : name of a roof -> time that this roof alone would take [s]; the largest time binds
     """
 
     seconds: FloatArray
@@ -30,13 +34,22 @@ class Kernel:
     roofs: Mapping[str, FloatArray]
 
     def bound(self) -> NDArray[np.str_]:
-        """Name of the roof that binds, elementwise: compute, hbm, latency, scale-up, scale-out or host."""
+        """Name of the roof that binds, for each element: compute, hbm, latency, scale-up, scale-out or host."""
         return _largest(self.roofs)
 
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Parts that run one after the other, each so many times. A search asks for `seconds` alone, so the rest waits."""
+    """Parts that run one after the other.
+
+    Only `seconds` is computed at once, because a search needs nothing else. FLOP, bytes and roofs are computed when
+    they are read.
+
+    Parameters
+    ----------
+    seconds : time of all terms [s]
+    terms : pairs of a part and the number of times that it runs
+    """
 
     seconds: FloatArray
     terms: tuple[tuple[Kernel | Sum, FloatArray], ...]
@@ -54,14 +67,14 @@ class Sum:
     @property
     def roofs(self) -> Mapping[str, FloatArray]:
         """Time of all terms on each roof [s]."""
-        found: dict[str, FloatArray] = {}
+        by_roof: dict[str, FloatArray] = {}
         for part, factor in self.terms:
             for roof, seconds in part.roofs.items():
-                found[roof] = found.get(roof, 0.0) + seconds * factor
-        return found
+                by_roof[roof] = by_roof.get(roof, 0.0) + seconds * factor
+        return by_roof
 
     def bound(self) -> NDArray[np.str_]:
-        """Name of the roof that binds, elementwise: compute, hbm, latency, scale-up, scale-out or host."""
+        """Name of the roof that binds, for each element: compute, hbm, latency, scale-up, scale-out or host."""
         return _largest(self.roofs)
 
 
@@ -71,9 +84,12 @@ Parts: TypeAlias = dict[str, PartTime]
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """A step of an instance.
+    """The cost of one step of an instance.
 
-    parts : by name; seconds : one pass, overlap applied [s]: at most the sum of the parts
+    Parameters
+    ----------
+    parts : name of a part -> its cost
+    seconds : time of one pass with overlap, at most the sum of the parts [s]
     """
 
     parts: Parts
@@ -81,11 +97,11 @@ class Breakdown:
 
     @property
     def flop(self) -> FloatArray:
-        """All parts [FLOP], of one device."""
+        """Work of all parts on one device [FLOP]."""
         return sum((part.flop for part in self.parts.values()), 0.0)
 
     def bound(self) -> NDArray[np.str_]:
-        """What binds the step, elementwise: the roof under which most seconds were spent."""
+        """Name of the roof that binds parts of the largest total time, for each element."""
         spent: dict[str, FloatArray] = {}
         for part in self.parts.values():
             names = part.bound()
@@ -95,25 +111,53 @@ class Breakdown:
 
 
 def plus(*parts: PartTime) -> Sum:
-    """One part after the other."""
+    """The cost of several parts that run one after the other.
+
+    Parameters
+    ----------
+    parts : costs of the single parts
+
+    Returns
+    -------
+    Their sum: seconds, FLOP, bytes and roofs add up.
+    """
     return Sum(_sum([part.seconds for part in parts]), tuple((part, 1) for part in parts))
 
 
 def times(part: PartTime, factor: FloatArray) -> Sum:
-    """A part that runs `factor` times."""
+    """The cost of a part that runs several times.
+
+    Parameters
+    ----------
+    part : cost of one run
+    factor : number of runs [count]
+
+    Returns
+    -------
+    The cost of all runs.
+    """
     return Sum(part.seconds * factor, ((part, factor),))
 
 
 def _sum(values: Sequence[FloatArray]) -> FloatArray:
-    return functools.reduce(operator.add, values)  # sum() would begin with 0 + the first array
+    return functools.reduce(operator.add, values)  # the built-in sum() would first add 0 to the first array
 
 
 def total(parts: Parts) -> FloatArray:
-    """All parts one after the other [s]."""
+    """Time of all parts without overlap.
+
+    Parameters
+    ----------
+    parts : name of a part -> its cost
+
+    Returns
+    -------
+    Sum of the times [s].
+    """
     return _sum([part.seconds for part in parts.values()])
 
 
 def _largest(roofs: Mapping[str, FloatArray]) -> NDArray[np.str_]:
     names = np.array(list(roofs))
-    found: NDArray[np.str_] = names[np.argmax(np.stack(np.broadcast_arrays(*roofs.values())), axis=0)]
-    return found
+    largest: NDArray[np.str_] = names[np.argmax(np.stack(np.broadcast_arrays(*roofs.values())), axis=0)]
+    return largest

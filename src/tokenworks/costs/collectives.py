@@ -1,11 +1,11 @@
-"""Collectives by alpha and beta on the real topology: one scale-up domain, and the network between domains.
+"""Times of collectives by the alpha-beta model, on one scale-up domain or over the network between domains.
 
-One step of a collective takes alpha = latency + overhead: the way through the fabric (endpoints and hops), and what
-the software of a message adds, which a load/store fabric does not pay. Bytes take beta = 1 / bandwidth. A group of n
-devices lies on consecutive devices; where it does not fit in a domain it has `min(n, domain)` members in each of
-`ceil(n / domain)` domains, and each device has its own port to the network.
+Each step of a collective takes alpha = latency + overhead. The latency is the way through the fabric (endpoints and
+hops). The overhead is the software of a message; a load/store fabric has none. Each byte takes beta = 1 / bandwidth.
+The n devices of a group stand next to each other. A group that is larger than a domain has `min(n, domain)` members in
+each of `ceil(n / domain)` domains. Each device has its own port to the network.
 
-Sizes are per device [byte]. A group of one costs nothing.
+Sizes are per device [byte]. A group of one device takes no time.
 """
 
 from __future__ import annotations
@@ -17,20 +17,25 @@ import numpy as np
 from tokenworks.arrays import FloatArray, ceil_div
 
 IN_SWITCH = 0.65
-"""What adding in the switch reaches of the rate that other algorithms reach [-]: NCCL with NVLink SHARP, 8 H100 and 8
-B200, 64 MB to 512 MB (aiconfigurator-core 0.12.0, NCCL and custom all-reduce tables)."""
+"""Bandwidth of an all-reduce in the switch / bandwidth of the other algorithms [-]. Measured: NCCL with NVLink SHARP on
+8 H100 and 8 B200, 64 MB to 512 MB (aiconfigurator-core 0.12.0, NCCL and custom all-reduce tables)."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkRates:
-    """One level of the interconnect as a device sees it, at the rates it achieves.
+    """The rates that one device achieves on one level of the interconnect.
 
-    bandwidth : [byte/s] per direction; pair : the most of it that one peer can take [byte/s]
-    alpha : one step, endpoints, hops and message software [s]
-    start : what a phase costs before its first byte: launch, and waiting for each other [s]
-    ring : what a step around a ring takes at least, by which libraries gather even where all are reached directly [s]
-    direct : load/store: a device reaches all others in one step; messages walk rings and trees
-    in_switch : the switch adds
+    Parameters
+    ----------
+    bandwidth : bandwidth of a device in one direction [byte/s]
+    pair : the part of this bandwidth that one peer can use [byte/s]
+    alpha : latency of one step: endpoints, hops and message software [s]
+    start : time of a phase before its first byte: kernel launch, and waiting for the other devices [s]
+    ring : shortest time of one step around a ring; libraries gather by rings even where a device reaches all others
+        directly [s]
+    direct : True for load/store, where a device reaches all others in one step; False for messages, which go by rings
+        and trees
+    in_switch : True if the switch can add the buffers of an all-reduce
     """
 
     bandwidth: float
@@ -43,26 +48,48 @@ class LinkRates:
 
 
 def spread(n: FloatArray, domain: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Members of a group in its fullest domain, and the number of domains it spans."""
+    """How a group lies over domains.
+
+    Parameters
+    ----------
+    n : devices of the group [count]
+    domain : devices of a scale-up domain [count]
+
+    Returns
+    -------
+    Members of the group in its fullest domain, and number of domains that it spans [count, count].
+    """
     return np.minimum(n, domain), ceil_div(n, domain)
 
 
 def exchange_rate(n: FloatArray, link: LinkRates) -> FloatArray:
-    """What a device sends when it talks to all n - 1 others at once [byte/s]: min(B, (n - 1) pair)."""
+    """Rate at which a device sends to all n - 1 others at once: min(B, (n - 1) pair).
+
+    Parameters
+    ----------
+    n : devices of the group [count]
+    link : the level of the interconnect, with bandwidth B and pair
+
+    Returns
+    -------
+    Send rate of one device [byte/s].
+    """
     return np.minimum(link.bandwidth, np.maximum(n - 1, 1) * link.pair)
 
 
 def _flat_all_reduce(size: FloatArray, n: FloatArray, link: LinkRates) -> FloatArray:
-    """The best of the algorithms that one level offers [s]; b is `start`, what waiting for each other costs.
+    """Time of the fastest algorithm that one level has [s].
+
+    b is `start`, a is `alpha`, s is the size, B is the bandwidth, u is `IN_SWITCH`.
 
     Load/store:
-        one-shot   b + a + (n - 1) s / B                    everybody reads everybody
+        one-shot   b + a + (n - 1) s / B                    each device reads the buffers of all others
         two-shot   2 (b + a) + 2 (n - 1) / n s / B          reduce-scatter, then all-gather
     Messages:
-        ring       b + 2 (n - 1) a + 2 (n - 1) / n s / B    the same bytes by neighbours
+        ring       b + 2 (n - 1) a + 2 (n - 1) / n s / B    as many bytes as two-shot, from neighbour to neighbour
         tree       b + 2 ceil(log2 n) a + 2 s / B           double binary tree, pipelined
     A switch that adds:
-        in-switch  2 (b + a) + (n + 1) / n s / (B u)        each sends its share up once, and gets the sum once
+        in-switch  2 (b + a) + (n + 1) / n s / (B u)        each device sends its share once and receives the sum once
     """
     moved = size / exchange_rate(n, link)
     both_ways = 2 * (n - 1) / n * moved
@@ -78,22 +105,30 @@ def _flat_all_reduce(size: FloatArray, n: FloatArray, link: LinkRates) -> FloatA
 
 
 def _flat_gather(size: FloatArray, n: FloatArray, link: LinkRates) -> FloatArray:
-    """Around a ring of n - 1 steps, as NCCL gathers and scatters [s]."""
+    """Time of an all-gather around a ring of n - 1 steps, as NCCL does it [s]. A reduce-scatter takes as long."""
     return link.start + (n - 1) * max(link.ring, link.alpha) + (n - 1) / n * size / exchange_rate(n, link)
 
 
 def all_reduce(
     size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: LinkRates, outer: LinkRates | None
 ) -> FloatArray:
-    """Every device ends with the sum of n buffers of `size` bytes [s].
+    """Time of an all-reduce: every device ends with the sum of the n buffers.
 
-    In one domain the best algorithm of `_flat_all_reduce`. Over D domains of L devices it is hierarchical:
-    reduce-scatter inside, all-reduce of s / L between domains by all ports at once, all-gather inside.
+    Inside one domain, the fastest algorithm of `_flat_all_reduce` runs. Over D domains of L devices the all-reduce is
+    hierarchical: reduce-scatter in each domain, all-reduce of s / L between domains over all ports at once, all-gather
+    in each domain.
 
     Parameters
     ----------
-    size : buffer of one device [byte]; n : devices of the group
-    domain : devices of a scale-up domain; inner, outer : the two fabrics; outer is None where there is no network
+    size : s, buffer of one device [byte]
+    n : devices of the group [count]
+    domain : devices of a scale-up domain [count]
+    inner : rates inside a domain
+    outer : rates between domains; None if the machine has no network
+
+    Returns
+    -------
+    Time; 0 for a group of one device [s].
 
     References
     ----------
@@ -112,13 +147,27 @@ def all_reduce(
 def all_gather(
     size: FloatArray, n: FloatArray, *, domain: FloatArray, inner: LinkRates, outer: LinkRates | None
 ) -> FloatArray:
-    """Every device ends with all n pieces, `size` bytes together [s]. A reduce-scatter takes as long, mirrored.
+    """Time of an all-gather: every device ends with all n pieces. A reduce-scatter takes as long.
 
-        t = alpha + (n - 1) / n s / B     in a domain; between domains first, D - 1 pieces of s / n each, then inside
+        t = start + (n - 1) max(ring, alpha) + (n - 1) / n s / B     inside one domain
+
+    Over D domains of L devices, the pieces of size s / n go between domains first (buffers of s / L), then inside.
 
     Parameters
     ----------
-    size : the gathered buffer [byte]; the rest as `all_reduce`
+    size : s, the gathered buffer, all n pieces together [byte]
+    n : devices of the group [count]
+    domain : devices of a scale-up domain [count]
+    inner : rates inside a domain
+    outer : rates between domains; None if the machine has no network
+
+    Returns
+    -------
+    Time; 0 for a group of one device [s].
+
+    References
+    ----------
+    [1] Thakur, Rabenseifner, Gropp, Optimization of collective communication in MPICH, IJHPCA 19(1), 2005, section 4.1.
     """
     local, domains = spread(n, domain)
     inside = _flat_gather(size, local, inner)
@@ -136,14 +185,22 @@ def exchange(
     inner: LinkRates,
     outer: LinkRates | None,
 ) -> FloatArray:
-    """All-to-all whose bytes are known by destination [s]: the two fabrics carry their shares at the same time.
+    """Time of an all-to-all. The fabric inside a domain and the network between domains work at the same time.
 
         t = max(start_in + a_in + s_in / B_in, start_out + a_out + s_out / B_out)
 
     Parameters
     ----------
-    inside, outside : what the busiest device sends to its own domain and to others [byte]
-    n : devices of the group; the rest as `all_reduce`
+    inside : s_in, bytes that the busiest device sends to devices of its own domain [byte]
+    outside : s_out, bytes that the busiest device sends to other domains [byte]
+    n : devices of the group [count]
+    domain : devices of a scale-up domain [count]
+    inner : rates inside a domain
+    outer : rates between domains; None if the machine has no network
+
+    Returns
+    -------
+    Time; 0 for a group of one device [s].
     """
     local, domains = spread(n, domain)
     near = inner.start + inner.alpha + inside / exchange_rate(local, inner)
@@ -156,12 +213,21 @@ def exchange(
 
 def p2p(size: FloatArray, distance: FloatArray, *, span: FloatArray, domain: FloatArray, inner: LinkRates,
         outer: LinkRates | None) -> FloatArray:  # fmt: skip
-    """One device sends `size` bytes to the one `distance` further on [s]: t = start + alpha + s / min(B, pair).
+    """Time of a message from one device to another: t = start + alpha + s / min(B, pair).
 
     Parameters
     ----------
-    distance : 0 where there is nobody to send to; span : devices among which all such pairs lie; where they do not fit
-        in a domain, some pair crosses, and the slowest counts
+    size : s, bytes of the message [byte]
+    distance : devices between sender and receiver; 0 means that no message is sent [count]
+    span : number of devices that hold all pairs of senders and receivers; if it is larger than a domain, some pair
+        crosses the network, and the slower fabric sets the time [count]
+    domain : devices of a scale-up domain [count]
+    inner : rates inside a domain
+    outer : rates between domains; None if the machine has no network
+
+    Returns
+    -------
+    Time [s].
     """
     peer: float = np.minimum(inner.bandwidth, inner.pair)
     near = inner.start + inner.alpha + size / peer

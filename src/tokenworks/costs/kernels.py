@@ -1,4 +1,4 @@
-"""A model as the kernels that an engine runs: matrices of one input are one GEMM, equal kernels are counted once."""
+"""A model as the kernels that an engine runs: matrices with the same input are one GEMM, equal kernels one entry."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from tokenworks.specs.model import Block, Experts, Format, Matrix, Model, Scan, 
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """One kernel of a layer: `outputs` of each split, side by side (q, k and v; gate and up).
+    """One GEMM of a layer. It can hold several matrices side by side (q, k and v; gate and up).
 
-    part : what it belongs to; of experts, the figures are those of one expert
-    again : whether it also runs over what earlier chunks of a prompt have cached: an MLA latent that is expanded
-    out, kv, whole : outputs that tp divides, that it divides by KV head, and that every rank computes
+    Parameters
+    ----------
+    part : part of the layer, see `specs.model.Part`; for experts, the numbers are for one expert
+    inputs : input features [count]
+    inner : True if tp divides the inputs, not the outputs
+    out : output features that tp divides [count]
+    kv : output features that tp divides by KV head, never below one head [count]
+    whole : output features that every rank computes [count]
+    kv_heads : KV heads of the layer [count]
+    form : format of the weights
+    again : True if the GEMM also runs over the cached tokens of earlier chunks: it expands MLA latents
     """
 
     part: str
@@ -34,7 +42,16 @@ class Gemm:
     again: bool = False
 
     def shape(self, tp: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Outputs and inputs on one device."""
+        """Size of the GEMM on one device.
+
+        Parameters
+        ----------
+        tp : tensor-parallel width [count]
+
+        Returns
+        -------
+        Output features and input features [count, count].
+        """
         if self.inner:
             return self.out, self.inputs / tp
         outputs: FloatArray = self.whole
@@ -47,9 +64,14 @@ class Gemm:
 
 @dataclass(frozen=True, slots=True)
 class ExpertLayer:
-    """The routed experts of a layer and the GEMMs of one expert.
+    """The routed experts of a layer.
 
-    send : activations on their way to an expert: FP8 where it multiplies in 8 bits or fewer [byte/element]
+    Parameters
+    ----------
+    experts : number of experts, top-k and sizes
+    gemms : GEMMs of one expert
+    send : size of an activation on its way to an expert; 1 (FP8) if the experts multiply in 8 bits or fewer
+        [byte/element]
     """
 
     experts: Experts
@@ -59,11 +81,17 @@ class ExpertLayer:
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """All layers of a stack. Each pair is a kernel and the number of layers that run it.
+    """The kernels of all layers. Each pair is a kernel and the number of layers that run it.
 
-    reduces, moe_reduces : tensor-parallel reductions in layers without and with routed experts
-    blockwise : whether any weight is FP8 in blocks
-    mixes, mixed : halves of layers with several residual streams, and the streams of all these together
+    Parameters
+    ----------
+    layers : number of layers [count]
+    gemms, experts, scans, states : pairs of a kernel and its number of layers
+    reduces : tensor-parallel all-reduces in layers without routed experts [count]
+    moe_reduces : tensor-parallel all-reduces in layers with routed experts [count]
+    blockwise : True if any weight is stored as FP8 in blocks
+    mixes : layer halves (attention or FFN) that have several residual streams [count]
+    mixed : residual streams of all these halves together [count]
     """
 
     layers: int
@@ -80,7 +108,17 @@ class Kernels:
 
 @functools.lru_cache(maxsize=256)
 def kernels(blocks: tuple[Block, ...], kv_heads: int) -> Kernels:
-    """Regroup the blocks of a model (or its drafts); cached, since a search asks for the same one again and again."""
+    """Turn the blocks of a model into kernels. The result is cached, because a search asks for the same model often.
+
+    Parameters
+    ----------
+    blocks : blocks of the model, or of its draft layers
+    kv_heads : KV heads of layers that have no scan [count]
+
+    Returns
+    -------
+    All kernels, each with the number of layers that run it.
+    """
     gemms: Counter[Gemm] = Counter()
     experts: Counter[ExpertLayer] = Counter()
     scans: Counter[Scan] = Counter()
@@ -113,18 +151,27 @@ def kernels(blocks: tuple[Block, ...], kv_heads: int) -> Kernels:
 
 
 def one(matrix: Matrix) -> Gemm:
-    """A matrix by itself."""
+    """The GEMM of a single matrix.
+
+    Parameters
+    ----------
+    matrix : the weight, such as the head of the model
+
+    Returns
+    -------
+    A GEMM that holds only this matrix.
+    """
     (gemm,) = _fused([matrix], 1)
     return gemm
 
 
 def _expands(block: Block) -> str:
-    """The matrix that expands cached latents in prefill, where attention is not absorbed there; else no name."""
+    """Name of the matrix that expands cached latents during prefill. Empty if prefill attention is absorbed, too."""
     return "kv_b_proj" if any(scan.prefill_flop < scan.decode_flop for scan in block.scans) else ""
 
 
 def _fused(matrices: list[Matrix], kv_heads: int, again: str = "") -> tuple[Gemm, ...]:
-    """Engines run matrices of one part, input and format as one kernel: qkv, gate and up, q_a and kv_a."""
+    """Join matrices of the same part, input and format into one GEMM, as engines do: qkv, gate and up, q_a and kv_a."""
     grouped: dict[tuple[str, int, bool, Format, bool], Counter[str]] = {}
     for matrix in matrices:
         key = (matrix.part, matrix.inputs, matrix.split == "in", matrix.format, matrix.name == again)
@@ -136,15 +183,20 @@ def _fused(matrices: list[Matrix], kv_heads: int, again: str = "") -> tuple[Gemm
 
 
 def dequantised(model: Model, peak: Mapping[str, float]) -> dict[str, str]:
-    """Formats that a device unpacks before it multiplies, and the dtype that it multiplies in.
+    """Weight formats of the model for which the device has no arithmetic, so that kernels unpack the weights first.
 
     Parameters
     ----------
-    peak : dense rate of each dtype that the device has [FLOP/s]
+    model : the model
+    peak : dtype -> dense peak rate of the device [FLOP/s]
+
+    Returns
+    -------
+    Name of each such format -> dtype in which the device multiplies it.
     """
-    found = {}
+    dtype_of = {}
     for matrix in (matrix for block in model.blocks for matrix in block.matrices):
         dtype, unpacked = compute_dtype(matrix.format, peak)
         if unpacked:
-            found[matrix.format.name] = dtype
-    return found
+            dtype_of[matrix.format.name] = dtype
+    return dtype_of

@@ -1,6 +1,6 @@
-"""Where a device's memory goes: weights, activations, communication, the engine's reserve; the rest holds KV cache.
+"""Memory of a device: weights, activations, communication buffers and the engine's reserve. The rest is KV cache.
 
-Everything is per device [byte], on the most loaded rank, and works on arrays of splits.
+All sizes are per device, on the most loaded rank [byte]. All functions accept arrays of splits.
 """
 
 from __future__ import annotations
@@ -23,13 +23,20 @@ LOGIT = 4.0  # engines sample from fp32 logits [byte/element]
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Per device [byte], the most loaded rank.
+    """Memory of the most loaded device of an instance.
 
-    usable : device memory x the fraction that the engine takes; kv : what is left of it; negative: does not fit
-    kv_bytes_per_token : what one more token of a long context adds to each device of its rank
-    state_bytes_per_sequence : windows (full) and recurrent states of a sequence, whatever its length
-    kv_tokens : tokens that an instance can cache, all dp ranks, after the states of `max_sequences`; inf where a token
-        adds nothing
+    Parameters
+    ----------
+    weights : weights, with draft layers if the split speculates [byte]
+    activations : peak of the temporary tensors of a step [byte]
+    buffers : communication buffers [byte]
+    reserve : memory that the engine keeps free [byte]
+    usable : device memory x the fraction that the engine takes [byte]
+    kv : rest of `usable`, for KV cache and states; negative if the model does not fit [byte]
+    kv_bytes_per_token : cache that one more token of a long context adds to each device of its rank [byte/token]
+    state_bytes_per_sequence : full windows and recurrent states of one sequence, at any length [byte]
+    kv_tokens : tokens that all dp ranks of the instance can cache together, after the states of `max_sequences`;
+        infinite if a token adds nothing [token]
     """
 
     weights: FloatArray
@@ -53,17 +60,27 @@ def memory(
     chunk_tokens: FloatArray,
     memory_fraction: FloatArray,
 ) -> Memory:
-    """Memory of one instance's most loaded device [byte].
+    """Memory of the most loaded device of an instance.
 
         kv = hbm x fraction - weights - activations - buffers - reserve
 
-    Weights of every layer as stored: attention, dense FFN and shared experts over tp, copied to each dp rank; experts
-    over ep x expert_tp, ceil((E + R) / ep) of them; pipeline stages of ceil(L / pp) layers, the heaviest ones together.
+    Weights count as they are stored. tp divides attention, dense FFN and shared experts, and each dp rank has a copy.
+    A rank holds ceil((E + R) / ep) experts, and expert_tp divides each of them. A pipeline stage has ceil(L / pp)
+    layers; the most loaded stage is taken to have the heaviest ones.
 
     Parameters
     ----------
-    max_sequences, chunk_tokens : per instance, all dp ranks: sequences that run, tokens of one step
-    memory_fraction : of device memory that the engine takes, for everything [-]
+    model : the model
+    machine : the machine, of which only the device memory is used
+    split : parallel widths of the instance
+    engine : serving engine, with its reserve and its buffers
+    max_sequences : running sequences of the instance, all dp ranks [count]
+    chunk_tokens : tokens of one step of the instance, all dp ranks [token]
+    memory_fraction : share of the device memory that the engine takes [-]
+
+    Returns
+    -------
+    Sizes of the parts, and the KV tokens that fit.
 
     References
     ----------
@@ -81,12 +98,17 @@ def memory(
 
 
 def cached_tokens(usable: FloatArray, held: FloatArray, per_token: FloatArray) -> FloatArray:
-    """Tokens of KV cache in what memory is left: (usable - held) / per_token, none where nothing is left [token].
+    """KV tokens that fit into the free memory: (usable - held) / per_token.
 
     Parameters
     ----------
-    usable : memory that may be used; held : what weights and the rest take of it [byte]
-    per_token : of the cache [byte/token]; without limit where a token takes nothing
+    usable : memory that the engine may use [byte]
+    held : memory that weights and all other parts take [byte]
+    per_token : cache of one token [byte/token]
+
+    Returns
+    -------
+    Number of tokens; 0 without free memory, infinite if a token takes no memory [token].
     """
     room = np.maximum(usable - held, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -94,7 +116,19 @@ def cached_tokens(usable: FloatArray, held: FloatArray, per_token: FloatArray) -
 
 
 def weight_bytes(model: Model, split: Split) -> FloatArray:
-    """Weights on the most loaded device, drafts where the split speculates [byte]."""
+    """Weights on the most loaded device. The draft layers count if the split speculates.
+
+    The first stage of a pipeline holds the embedding, the last stage holds the head. The larger one counts.
+
+    Parameters
+    ----------
+    model : the model
+    split : parallel widths of the instance
+
+    Returns
+    -------
+    Size of the weights [byte].
+    """
     layers = _heaviest([(_block_bytes(block, model, split), block.count) for block in model.blocks], split.pp)
     draft = sum(block.count * _block_bytes(block, model, split) for block in model.draft)
     embedding = model.embedding.stored / split.tp
@@ -105,7 +139,7 @@ def weight_bytes(model: Model, split: Split) -> FloatArray:
 
 
 def _heaviest(layers: list[tuple[FloatArray, int]], pp: FloatArray) -> FloatArray:
-    """Bytes of the ceil(L / pp) heaviest layers: a stage cannot be worse [byte]."""
+    """Size of the ceil(L / pp) heaviest layers: an upper bound for every pipeline stage [byte]."""
     sizes = np.stack(np.broadcast_arrays(*(size for size, _ in layers), pp * 0.0)[:-1])
     order = np.argsort(-sizes, axis=0)
     sizes = np.take_along_axis(sizes, order, axis=0)
@@ -119,7 +153,7 @@ def _heaviest(layers: list[tuple[FloatArray, int]], pp: FloatArray) -> FloatArra
 
 
 def _block_bytes(block: Block, model: Model, split: Split) -> FloatArray:
-    """One layer of a block on one device [byte]."""
+    """Weights of one layer of a block on one device [byte]."""
     kv_heads = max((scan.heads for scan in block.scans), default=model.kv_heads)
     total: FloatArray = VECTOR_BYTES * block.vectors
     for matrix in block.matrices:
@@ -137,10 +171,21 @@ def _matrix_bytes(matrix: Matrix, kv_heads: int, block: Block, split: Split) -> 
 
 
 def activation_bytes(model: Model, split: Split, *, max_sequences: FloatArray, chunk_tokens: FloatArray) -> FloatArray:
-    """Peak of temporary tensors in the largest step [byte].
+    """Peak of the temporary tensors in the largest step.
 
-    The residual stream and its normed copy, the widest pair of tensors between two GEMMs, and the logits of all running
-    sequences (which are not alive at the same time as a chunk's, but engines profile and keep both pools).
+    The peak holds the residual stream, its normed copy, the widest input and output of a GEMM, and the logits of all
+    running sequences. Logits and tensors of a chunk are not needed at the same time, but engines keep memory for both.
+
+    Parameters
+    ----------
+    model : the model
+    split : parallel widths of the instance
+    max_sequences : running sequences of the instance, all dp ranks [count]
+    chunk_tokens : tokens of one step of the instance, all dp ranks [token]
+
+    Returns
+    -------
+    Size on one device [byte].
     """
     tokens = chunk_tokens / split.dp
     widest: FloatArray = 0.0
@@ -157,10 +202,26 @@ def activation_bytes(model: Model, split: Split, *, max_sequences: FloatArray, c
 
 
 def buffer_bytes(model: Model, split: Split, engine: Engine, *, max_sequences: FloatArray) -> FloatArray:
-    """Communication buffers: one for each group, and the dispatch buffers of experts between dp ranks [byte].
+    """Communication buffers: one for each communication group, and the dispatch buffers of experts between dp ranks.
 
-    Dispatch: 4 x E x T x 2 h: send and receive, twice, T tokens of a device for every expert [1 of `memory`]: as many
-    as the engine reserves, or as its share of the running sequences decodes in a step if that is more.
+    The dispatch buffers take 4 x E x T x 2 h byte: send and receive buffers, both doubled, with room for T tokens of
+    width h for each of E experts [1]. T is the number that the engine reserves, or the tokens that a device decodes in
+    a step if these are more.
+
+    Parameters
+    ----------
+    model : the model
+    split : parallel widths of the instance
+    engine : serving engine, with the size of a group buffer and the dispatch tokens
+    max_sequences : running sequences of the instance, all dp ranks [count]
+
+    Returns
+    -------
+    Size on one device [byte].
+
+    References
+    ----------
+    [1] DeepEP (deepseek-ai/DeepEP), csrc/config.hpp: layout of the low-latency buffers.
     """
     groups = 1.0 * (split.tp > 1) + (split.pp > 1) + (split.dp > 1)
     total = groups * number(engine.group_buffer)
@@ -174,9 +235,19 @@ def buffer_bytes(model: Model, split: Split, engine: Engine, *, max_sequences: F
 
 
 def cache_bytes(model: Model, split: Split) -> tuple[FloatArray, FloatArray]:
-    """Cache of one token, and of one sequence whatever its length, on the most loaded device [byte, byte].
+    """Cache of one token, and fixed cache of one sequence, on the most loaded device.
 
-    KV heads are divided by tp down to one, a latent is whole on each tp rank, pipeline stages hold their own layers.
+    tp divides the KV heads, but never one head. Each tp rank holds a whole latent (MLA). A pipeline stage holds the
+    cache of its own layers.
+
+    Parameters
+    ----------
+    model : the model
+    split : parallel widths of the instance, and the size of a cached element
+
+    Returns
+    -------
+    Cache that one more token adds [byte/token], and windows and states of a sequence at any length [byte].
     """
     blocks = [*((block, block.count) for block in model.blocks)]
     per_token = _heaviest([(_grows(block, split), count) for block, count in blocks], split.pp)
@@ -189,6 +260,7 @@ def cache_bytes(model: Model, split: Split) -> tuple[FloatArray, FloatArray]:
 
 
 def _grows(block: Block, split: Split) -> FloatArray:
+    """Cache that one more token adds in one layer [byte/token]."""
     total: FloatArray = 0.0 * split.kv_bytes
     for scan in block.scans:
         total = total + scan.growth(split.kv_bytes) / np.minimum(split.tp, scan.heads)
@@ -196,6 +268,7 @@ def _grows(block: Block, split: Split) -> FloatArray:
 
 
 def _fixed(block: Block, split: Split) -> FloatArray:
+    """Windows and states of one sequence in one layer [byte]."""
     total: FloatArray = 0.0 * split.kv_bytes
     for scan in block.scans:
         if scan.keeps is not None:

@@ -1,4 +1,4 @@
-"""Routed experts: how many are touched, how full the hottest device is, and what dispatch and combine carry."""
+"""Routed experts: touched experts, load of the hottest rank, and token copies of dispatch and combine."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from tokenworks.arrays import FloatArray, ceil_div
 
-# Expected maximum of n standard normals, n = 1, 2, 4, ... 2^14, by numerical integration of n x phi(x) Phi(x)^(n-1);
-# to n = 400 it is Harter, Expected values of normal order statistics, Biometrika 48, 1961, table 1.
+# Expected maximum of n standard normals for n = 1, 2, 4, ... 2^14, by numerical integration of n x phi(x) Phi(x)^(n-1).
+# Up to n = 400 the values agree with Harter, Expected values of normal order statistics, Biometrika 48, 1961, table 1.
 _LOG2_N = np.arange(15.0)
 _NORMAL_MAX = np.array(
     [
@@ -31,38 +31,84 @@ _NORMAL_MAX = np.array(
 
 
 def normal_max(n: FloatArray) -> FloatArray:
-    """Expected maximum of n independent standard normals [-], interpolated in log2 n."""
+    """Expected maximum of n independent standard normal variables, interpolated in log2 n.
+
+    Parameters
+    ----------
+    n : number of variables, 1 to 16,384 [count]
+
+    Returns
+    -------
+    Expected maximum [-].
+
+    References
+    ----------
+    [1] Harter, Expected values of normal order statistics, Biometrika 48, 1961, table 1.
+    """
     largest: FloatArray = np.interp(np.log2(n), _LOG2_N, _NORMAL_MAX)
     return largest
 
 
 def normal_tail(q: FloatArray) -> FloatArray:
-    """Z with P(normal > z) = q, for q <= 1/2 [-]. Abramowitz and Stegun 26.2.23: error below 4.5e-4."""
+    """Upper quantile of the standard normal distribution: the z with P(x > z) = q.
+
+    Parameters
+    ----------
+    q : probability, above 0 and at most 1/2 [-]
+
+    Returns
+    -------
+    z, with an error below 4.5e-4 [-].
+
+    References
+    ----------
+    [1] Abramowitz and Stegun, Handbook of Mathematical Functions, 26.2.23.
+    """
     t: FloatArray = np.sqrt(-2 * np.log(q))
     top = 2.515517 + t * (0.802853 + t * 0.010328)
     return t - top / (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
 
 
 def local_experts(experts: FloatArray, redundant: FloatArray, ep: FloatArray) -> FloatArray:
-    """Experts that the fullest rank holds, copies included [count]: ceil((E + R) / ep)."""
+    """Experts on the rank that holds most, with redundant copies: ceil((E + R) / ep).
+
+    Parameters
+    ----------
+    experts : E, routed experts of a layer [count]
+    redundant : R, redundant copies [count]
+    ep : expert-parallel ranks [count]
+
+    Returns
+    -------
+    Number of experts [count].
+    """
     return ceil_div(experts + redundant, ep)
 
 
 def touched_experts(
     tokens: FloatArray, *, experts: FloatArray, topk: FloatArray, local: FloatArray, skew: FloatArray
 ) -> FloatArray:
-    """Expected experts of one rank that get at least one token [count]: L E[1 - (1 - x k/E)^T].
+    """Expected number of experts of one rank that get at least one token: L E[1 - (1 - x k/E)^T].
 
-    x is the popularity of an expert over the mean one, lognormal with log-deviation `skew` as in `hottest_load`: the
-    more they differ, the fewer are touched. The mean over x is Gauss's quadrature of three points.
+    x is the popularity of an expert / the mean popularity. It is lognormal with log-deviation `skew`, as in
+    `hottest_load`. Larger differences of popularity mean fewer touched experts. The mean over x is a Gauss quadrature
+    with three points.
 
     Parameters
     ----------
-    tokens : routed in this step, over all ranks; local : experts on the rank
+    tokens : T, tokens that are routed in this step, all ranks [token]
+    experts : E, routed experts of a layer [count]
+    topk : k, experts that a token visits [count]
+    local : L, experts on the rank [count]
+    skew : log-deviation of expert popularity; 0 = all experts are equally popular [-]
+
+    Returns
+    -------
+    Number of touched experts [count].
 
     References
     ----------
-    [1] The coupon problem with draws of k without repetition.
+    [1] Feller, An Introduction to Probability Theory 1, 1968, section IV.2 (occupancy), with k draws for each token.
     """
     untouched: FloatArray = 0.0
     for z, weight in _THREE:
@@ -72,17 +118,31 @@ def touched_experts(
 
 
 _THREE = ((0.0, 2 / 3), (3**0.5, 1 / 6), (-(3**0.5), 1 / 6))
-"""Points and weights of the normal distribution."""
+"""Points and weights of the Gauss-Hermite quadrature for the standard normal distribution."""
 
 
 def hottest_touched(
     tokens: FloatArray, *, experts: FloatArray, topk: FloatArray, local: FloatArray, ep: FloatArray, skew: FloatArray
 ) -> FloatArray:
-    """Expected touched experts on the rank that touches most [count]: their weights set the time of a small batch.
+    """Expected number of touched experts on the rank that touches most. Their weights set the time of a small batch.
 
-    Each of L local experts is touched with probability p; the count is near normal, and the largest of ep such is
+    Each of the L local experts is touched with probability p. The number of touched experts is nearly normal. The
+    largest of ep such numbers is
 
         min(L, L p + z(ep) sqrt(L p (1 - p)))
+
+    Parameters
+    ----------
+    tokens : tokens that are routed in this step, all ranks [token]
+    experts : routed experts of a layer [count]
+    topk : experts that a token visits [count]
+    local : L, experts on a rank [count]
+    ep : expert-parallel ranks [count]
+    skew : log-deviation of expert popularity [-]
+
+    Returns
+    -------
+    Number of touched experts [count].
     """
     mean = touched_experts(tokens, experts=experts, topk=topk, local=local, skew=skew)
     return np.minimum(local, mean + normal_max(ep) * np.sqrt(mean * (1 - mean / local)))
@@ -91,20 +151,29 @@ def hottest_touched(
 def hottest_load(
     choices: FloatArray, *, experts: FloatArray, redundant: FloatArray, ep: FloatArray, skew: FloatArray
 ) -> FloatArray:
-    """Load of the hottest rank over the mean [-], expected.
+    """Expected load of the hottest rank / mean load of the ranks.
 
-    Popularity of an expert is lognormal with log-deviation `skew`. A rank sums L = E / ep of them, and the draw of
-    finitely many tokens adds its own variance, so a rank's load over the mean has about
+    The popularity of an expert is lognormal with log-deviation `skew`. The load of a rank is the sum over its
+    L = E / ep experts. The random choices of N tokens add variance. So the load of a rank / the mean load has about
 
         c^2 = (1 - 1/ep) ((exp(skew^2) - 1) / L + 1 / N),      s^2 = log(1 + c^2)
 
-    (Fenton and Wilkinson: a sum of lognormals is near lognormal), and the hottest of ep is exp(s z(ep) - s^2 / 2).
-    With redundant experts the R most popular are copied and the placement balances the rest (EPLB): what is left is the
-    draw, and the most popular expert that has no copy, where that alone is more than a rank's share.
+    A sum of lognormal variables is nearly lognormal [1], so the hottest of ep ranks has exp(s z(ep) - s^2 / 2).
+    With redundant experts (EPLB), the R most popular experts have copies, and the placement balances the rest [2]. Then
+    two things remain: the random choices, and the most popular expert without a copy, if this expert alone is more than
+    the share of a rank.
 
     Parameters
     ----------
-    choices : N, mean token choices on a rank; experts, redundant : E, R; skew : 0 = uniform
+    choices : N, mean number of token choices that a rank receives [count]
+    experts : E, routed experts of a layer [count]
+    redundant : R, redundant copies [count]
+    ep : expert-parallel ranks [count]
+    skew : log-deviation of expert popularity; 0 = all experts are equally popular [-]
+
+    Returns
+    -------
+    Load of the hottest rank / mean load, 1 to ep [-].
 
     References
     ----------
@@ -124,15 +193,34 @@ def hottest_load(
 
 
 def distinct_ranks(topk: FloatArray, ranks: FloatArray) -> FloatArray:
-    """Ranks that hold at least one of a token's k experts, expected [count]: R (1 - (1 - 1/R)^k)."""
+    """Expected number of ranks that hold at least one expert of a token: R (1 - (1 - 1/R)^k).
+
+    Parameters
+    ----------
+    topk : k, experts that a token visits [count]
+    ranks : R, ranks over which the experts are spread [count]
+
+    Returns
+    -------
+    Number of ranks [count].
+    """
     missed: FloatArray = (1 - 1 / ranks) ** topk
     return ranks * (1 - missed)
 
 
 def crossing_share(devices: FloatArray, domain: FloatArray) -> FloatArray:
-    """Share of expert choices whose device lies in another domain [-]: 1 - min(domain, n) / n.
+    """Share of the expert choices that go to a device in another domain: 1 - min(domain, n) / n.
 
-    40 devices in one domain of 40: 0. Over five domains of 8: 1 - 8/40 = 0.8.
+    Example: 40 devices in one domain of 40 have a share of 0; in five domains of 8 the share is 1 - 8/40 = 0.8.
+
+    Parameters
+    ----------
+    devices : n, devices over which the experts are spread [count]
+    domain : devices of a scale-up domain [count]
+
+    Returns
+    -------
+    Share [-].
     """
     return 1 - np.minimum(domain, devices) / devices
 
@@ -140,11 +228,22 @@ def crossing_share(devices: FloatArray, domain: FloatArray) -> FloatArray:
 def direct_copies(
     topk: FloatArray, *, ep: FloatArray, expert_tp: FloatArray, domain: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Copies of a token that leave its device for its own domain and for others [count, count]: low-latency dispatch.
+    """Copies of a token that low-latency dispatch sends inside the domain, and to other domains.
 
-    Each expert that a token chose gets its own copy, straight from the source, or each rank where there are fewer ranks
-    than choices; an expert in `expert_tp` slices takes as many. With ep = 1 this is an all-gather. The device itself
-    needs no copy.
+    The device of the token sends one copy to each chosen expert. If there are fewer ranks than chosen experts, each
+    rank gets one copy. An expert in `expert_tp` slices needs a copy for each slice. With ep = 1 this is an all-gather.
+    The device sends no copy to itself.
+
+    Parameters
+    ----------
+    topk : experts that a token visits [count]
+    ep : expert-parallel ranks [count]
+    expert_tp : devices that share one expert [count]
+    domain : devices of a scale-up domain [count]
+
+    Returns
+    -------
+    Copies inside the domain, and copies to other domains [count, count].
 
     References
     ----------
@@ -160,9 +259,21 @@ def direct_copies(
 def forwarded_copies(
     topk: FloatArray, *, ep: FloatArray, expert_tp: FloatArray, domain: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The same for high-throughput dispatch: a token crosses once to each domain that wants it, and is forwarded there.
+    """Copies of a token that high-throughput dispatch sends inside domains, and to other domains.
 
-    Each device that holds one of its experts gets one copy over scale-up, whoever sends it.
+    A token goes once to each domain that holds one of its experts. A device of that domain forwards it. Each device
+    that holds one of the experts gets one copy over scale-up.
+
+    Parameters
+    ----------
+    topk : experts that a token visits [count]
+    ep : expert-parallel ranks [count]
+    expert_tp : devices that share one expert [count]
+    domain : devices of a scale-up domain [count]
+
+    Returns
+    -------
+    Copies inside domains, and copies to other domains [count, count].
 
     References
     ----------
@@ -171,6 +282,6 @@ def forwarded_copies(
     devices = ep * expert_tp
     domains = devices / np.minimum(domain, devices)
     reached = distinct_ranks(topk, ep) * expert_tp
-    spread = np.maximum(1, domains / ep)  # domains that the slices of one expert lie in
+    spread = np.maximum(1, domains / ep)  # domains that hold the slices of one expert
     wanted = distinct_ranks(topk, np.minimum(domains, ep)) * spread
     return reached * (1 - 1 / devices), wanted * (1 - 1 / domains)

@@ -1,4 +1,4 @@
-"""The parts of a step on the most loaded device of an instance; `step` adds them up, with overlap and the host."""
+"""The parts of an engine step on the most loaded device of an instance. `step` adds them up."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from tokenworks.costs.split import Split
 from tokenworks.specs.model import Model, Scan
 
 ACTIVATION = 2.0  # bf16 [byte/element]
-# Small kernels of half a layer (attention or FFN): of two norms, rope, cache write and activation, the half.
+# Small kernels per half layer (attention or FFN). A layer has five: two norms, rope, cache write, activation function.
 HALF_KERNELS = 2.5
-# What they read and write, in widths of the residual stream: a norm with its residual 4 (two in, two out), the rest 2.
+# Traffic of these kernels, in widths of the residual stream. A norm with its residual has 4 (two in, two out), the
+# other kernels have 2.
 HALF_PASSES = 6
-# Hyper-connections around a half: norm, Sinkhorn, mix to one, mix back (DeepSeek-V4 report, section 2.2).
+# Kernels of hyper-connections around a half layer: norm, Sinkhorn, mix to one stream, mix back (DeepSeek-V4 report,
+# section 2.2).
 MIX_KERNELS = 4
-# They read all streams twice and write them once, and touch the one that the half works on once more.
+# These kernels read all streams twice and write them once. They read or write the mixed stream one more time.
 MIX_STREAM_PASSES, MIX_PASSES = 3, 1
-# A layer of experts whose weights are unpacked in the kernel (W4A16) starts that much later: 57 to 112 us against 28 to
-# 58 on H100 and H200 (aiconfigurator-core 0.12.0, systems/data, moe tables).
+# Start time of an expert layer whose kernels unpack the weights (W4A16) / start time of other expert layers: 57 to 112
+# us against 28 to 58 us on H100 and H200 (aiconfigurator-core 0.12.0, systems/data, moe tables).
 UNPACKED = 2.0
 TINY = 1e-9
-NARROW = ("fp4", "fp8", "int8")  # activations must be quantised before such a GEMM
-ENDS = ("head", "draft")  # what the last stage of a pipeline does beside its layers
+NARROW = ("fp4", "fp8", "int8")  # a GEMM of these dtypes needs quantised activations
+ENDS = ("head", "draft")  # parts that the last pipeline stage runs beside its layers
 PART_OF = {
     "attention": "attention gemm",
     "latent": "attention gemm",
@@ -41,10 +43,15 @@ PART_OF = {
 
 @dataclass(frozen=True, slots=True)
 class RankBatch:
-    """What one rank of a microbatch works on: sums over its sequences.
+    """The batch of one rank for one microbatch, as sums over its sequences.
 
-    sequences, context : decoding, and the sum of their contexts; queries : query tokens of each
-    prefill, prefill_context, prefix : as in `step.Batch`; routed : tokens of all dp ranks, for the experts
+    Parameters
+    ----------
+    sequences : decoding sequences [count]
+    context : sum of their contexts [token]
+    queries : query tokens of each decoding sequence, 1 + drafts [token]
+    prefill, prefill_context, prefix : as in `step.Batch`, but for this rank
+    routed : tokens of all dp ranks together, which go to the experts [token]
     """
 
     sequences: FloatArray
@@ -57,22 +64,34 @@ class RankBatch:
 
     @property
     def decoded(self) -> FloatArray:
-        """Tokens that decode."""
+        """Decode tokens, with drafts [token]."""
         return self.sequences * self.queries
 
     @property
     def tokens(self) -> FloatArray:
-        """All tokens."""
+        """Decode and prefill tokens [token]."""
         return self.decoded + self.prefill
 
     @property
     def rows(self) -> FloatArray:
-        """Tokens whose logits are needed."""
+        """Tokens that need logits: all decode tokens, and one of a prefill chunk [token]."""
         return self.decoded + np.minimum(self.prefill, 1.0)
 
 
 def main_parts(model: Model, rates: Rates, split: Split, batch: RankBatch) -> Parts:
-    """Embedding, all layers, head, and the way from stage to stage, without drafts and host."""
+    """Cost of embedding, all layers, head and pipeline transfers, without draft layers and host.
+
+    Parameters
+    ----------
+    model : the model
+    rates : achieved rates of the machine
+    split : parallel widths of the instance
+    batch : batch of one rank
+
+    Returns
+    -------
+    Name of a part -> its cost.
+    """
     parts = _layers(kernels(model.blocks, model.kv_heads), model, rates, split, batch)
     parts["embedding"] = _embedding(model, rates, batch.tokens)
     parts["head"] = _head(model, rates, split, batch.rows)
@@ -84,16 +103,28 @@ def main_parts(model: Model, rates: Rates, split: Split, batch: RankBatch) -> Pa
 
 
 def stage_wait(layers: int, split: Split, parts: Parts, flying: FloatArray) -> PartTime:
-    """What microbatches wait for each other: each round takes as many times the slowest stage as there are of them.
+    """Time that a microbatch waits for the slowest pipeline stage, in one round of all microbatches.
 
         t = max(0, k max(ceil(L / pp) l, floor(L / pp) l + ends) - all parts),    l = (all - ends - hops) / L
 
-    The last stage has the head and the drafts (`ends`) beside its layers, and none of those left over by L / pp. With
-    fewer microbatches than stages each finds the next stage free, and is through after the sum of all parts.
+    A round of k microbatches takes k times the slowest stage. The last stage runs head and drafts (`ends`) beside its
+    floor(L / pp) layers. With fewer microbatches than stages, the next stage is free, so a microbatch takes the sum of
+    all parts and does not wait.
 
     Parameters
     ----------
-    layers : L; flying : k, microbatches between the stages, at most pp
+    layers : L, layers of the model [count]
+    split : parallel widths of the instance
+    parts : cost of one microbatch, by part
+    flying : k, microbatches in the pipeline, at most pp [count]
+
+    Returns
+    -------
+    Cost of the wait: time without FLOP and bytes.
+
+    References
+    ----------
+    [1] Huang et al., GPipe, arXiv:1811.06965, section 2.3 (bubbles of a pipeline).
     """
     ends = sum((parts[name].seconds for name in ENDS if name in parts), 0.0)
     through = total(parts)
@@ -104,27 +135,39 @@ def stage_wait(layers: int, split: Split, parts: Parts, flying: FloatArray) -> P
 
 
 def draft_part(model: Model, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
-    """One pass of the draft layers and the head over `batch`."""
+    """Cost of one pass of the draft layers and the head.
+
+    Parameters
+    ----------
+    model : the model, with draft layers
+    rates : achieved rates of the machine
+    split : parallel widths of the instance
+    batch : batch of one rank
+
+    Returns
+    -------
+    Cost of the pass.
+    """
     parts = _layers(kernels(model.draft, model.kv_heads), model, rates, split, batch)
     parts["head"] = _head(model, rates, split, batch.decoded)
     return plus(*parts.values())
 
 
 def _layers(stack: Kernels, model: Model, rates: Rates, split: Split, batch: RankBatch) -> Parts:
-    """All layers of a stack."""
+    """Cost of all layers of a stack, by part."""
     parts: Parts = {}
     for gemm, layers in stack.gemms:
         rows = batch.tokens + batch.prefix if gemm.again else batch.tokens
-        made = times(gemm_part(gemm, rates, split, rows), layers)
+        cost = times(gemm_part(gemm, rates, split, rows), layers)
         name = PART_OF[gemm.part]
-        parts[name] = plus(parts[name], made) if name in parts else made
+        parts[name] = plus(parts[name], cost) if name in parts else cost
     parts |= attention_parts(stack, rates, split, batch)
     parts["norms"] = _norms(stack, model, rates, batch.tokens)
     reduces: FloatArray = stack.reduces + stack.moe_reduces
     if stack.experts:
         parts |= _experts(stack, rates, split, batch)
     size = batch.tokens * model.hidden * ACTIVATION
-    # Between dp ranks the sum over experts travels in combine, and tp ranks gather what each of them got back.
+    # With several dp ranks, combine carries the sum over experts. Then an all-gather gives each tp rank all tokens.
     combined = (split.dp > 1) * sum(count for _, count in stack.experts)
     reduced = times(_reduce(rates, size, split.tp), reduces - combined)
     parts["all-reduce"] = plus(reduced, times(_gather(rates, size, split.tp), combined))
@@ -132,13 +175,25 @@ def _layers(stack: Kernels, model: Model, rates: Rates, split: Split, batch: Ran
 
 
 def _dtype(gemm: Gemm, rates: Rates) -> tuple[str, int]:
-    """In what a format is multiplied, and whether its input is quantised first (1 or 0)."""
+    """The dtype in which the device multiplies, and 1 if the input must be quantised first, else 0."""
     dtype, _ = roofline.compute_dtype(gemm.form, rates.gemm)
     return dtype, 1 * (dtype in NARROW)
 
 
 def gemm_part(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> PartTime:
-    """A GEMM, and the quantisation of its input where it multiplies in 8 bits or fewer."""
+    """Cost of a GEMM, with the quantisation of its input if it multiplies in 8 bits or fewer.
+
+    Parameters
+    ----------
+    gemm : shape and format of the GEMM
+    rates : achieved rates of the machine
+    split : parallel widths of the instance
+    tokens : rows of the GEMM [token]
+
+    Returns
+    -------
+    Cost on one device, see `roofline.kernel_time`.
+    """
     outputs, inputs = gemm.shape(split.tp)
     dtype, quantised = _dtype(gemm, rates)
     traffic = roofline.gemm_bytes(tokens, outputs, inputs, weight=gemm.form.bytes, activation=ACTIVATION)
@@ -151,11 +206,23 @@ def gemm_part(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> Par
 
 
 def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -> Parts:
-    """Decode and prefill attention are kernels of their own; each runs where there is something to do."""
-    made = []
+    """Cost of attention in all layers. Decode and prefill have separate kernels.
+
+    Parameters
+    ----------
+    stack : kernels of all layers
+    rates : achieved rates of the machine
+    split : parallel widths of the instance
+    batch : batch of one rank
+
+    Returns
+    -------
+    Parts `attention` and `linear attention`, each only if the model has such layers.
+    """
+    scans = []
     for scan, layers in stack.scans:
-        made.append(times(plus(_decoding(scan, rates, split, batch), _prefilling(scan, rates, split, batch)), layers))
-    parts: Parts = {"attention": plus(*made)} if made else {}
+        scans.append(times(plus(_decoding(scan, rates, split, batch), _prefilling(scan, rates, split, batch)), layers))
+    parts: Parts = {"attention": plus(*scans)} if scans else {}
     recurrent = []
     for state, layers in stack.states:
         touched = batch.sequences + np.minimum(batch.prefill, 1.0)
@@ -166,7 +233,10 @@ def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch
 
 
 def _decoding(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
-    """Each sequence takes as long as `sequence` more entries would, and one split of a context is walked alone."""
+    """Decode attention of one layer. A sequence costs as much as `rates.sequence` additional entries would.
+
+    The latency grows with the mean context, because a kernel goes through its part of a context step by step.
+    """
     flop, traffic = attention.decode_work(
         scan, batch.sequences, batch.context, queries=batch.queries, tp=split.tp, kv_bytes=split.kv_bytes
     )
@@ -177,7 +247,10 @@ def _decoding(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartT
 
 
 def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
-    """Each query takes as long as `query` more entries would; one kernel serves both where sequences decode, too."""
+    """Prefill attention of one layer. A query costs as much as `rates.query` additional entries would.
+
+    In a step with decoding sequences, one kernel runs both, so the latency counts only in `_decoding`.
+    """
     flop, traffic = attention.prefill_work(
         scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes
     )
@@ -187,6 +260,7 @@ def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> Par
 
 
 def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
+    """The small kernels between GEMMs and attention: norms, rope, cache write, activation function, stream mixing."""
     halves = stack.reduces + stack.moe_reduces
     passes = halves * HALF_PASSES + stack.mixed * MIX_STREAM_PASSES + stack.mixes * MIX_PASSES
     traffic = passes * tokens * model.hidden * ACTIVATION
@@ -196,7 +270,7 @@ def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> Pa
 
 
 def _experts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -> Parts:
-    """Routed experts of the hottest rank; dispatch and combine where tokens live on different dp ranks."""
+    """Routed experts on the hottest rank, and dispatch and combine if there are several dp ranks."""
     work: list[PartTime] = []
     out: list[PartTime] = []
     back: list[PartTime] = []
@@ -214,18 +288,32 @@ def _experts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -> Pa
         work.append(times(plus(*grouped, latency), layers))
         between = (split.dp > 1) * layers
         inside, outside = _copies(layer, rates, split, batch)
-        for made, element in ((out, layer.send), (back, ACTIVATION)):
-            size = experts.hidden * element * hot  # the hottest rank's links are the fullest
-            made.append(times(exchange_part(inside * size, outside * size, rates, split), between))
+        for direction, element in ((out, layer.send), (back, ACTIVATION)):
+            size = experts.hidden * element * hot  # the links of the hottest rank carry most
+            direction.append(times(exchange_part(inside * size, outside * size, rates, split), between))
     return {"experts": plus(*work), "dispatch": plus(*out), "combine": plus(*back)}
 
 
 def _unpacked(layer: ExpertLayer, rates: Rates) -> bool:
+    """True if the kernels must unpack the expert weights before they multiply."""
     return any(roofline.compute_dtype(gemm.form, rates.gemm)[1] for gemm in layer.gemms)
 
 
 def grouped_part(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, touched: FloatArray) -> PartTime:
-    """One grouped GEMM: `choices` rows over `touched` experts of the hottest rank, without its latency."""
+    """Cost of one grouped GEMM over the experts of the hottest rank, without latency.
+
+    Parameters
+    ----------
+    gemm : GEMM of one expert
+    rates : achieved rates of the machine
+    split : parallel widths of the instance
+    choices : token choices that the rank receives: rows of the GEMM [count]
+    touched : experts that get at least one token, whose weights are read [count]
+
+    Returns
+    -------
+    Cost on one device, see `roofline.kernel_time`.
+    """
     outputs, inputs = gemm.shape(split.expert_tp)
     dtype, quantised = _dtype(gemm, rates)
     traffic = touched * outputs * inputs * gemm.form.bytes
@@ -235,10 +323,10 @@ def grouped_part(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, to
 
 
 def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: RankBatch) -> tuple[FloatArray, FloatArray]:
-    """Token copies that a device sends in its domain and out of it: decode directly, prefill forwarded [count, count].
+    """Token copies that a device sends inside its domain, and to other domains [count, count].
 
-    Engines use the low-latency kernels for decode and the high-throughput ones for prefill. Each tp rank sends its
-    share of its dp rank's tokens.
+    Engines use low-latency kernels for decode (direct copies) and high-throughput kernels for prefill (forwarded
+    copies). The tp ranks divide the tokens of their dp rank among them.
     """
     where = {"ep": split.ep, "expert_tp": split.expert_tp, "domain": rates.domain}
     near, far = moe.direct_copies(layer.experts.topk, **where)
@@ -248,7 +336,19 @@ def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: RankBatch) ->
 
 
 def exchange_part(inside: FloatArray, outside: FloatArray, rates: Rates, split: Split) -> PartTime:
-    """Dispatch, or combine, of what a device sends in its domain and out of it [byte]."""
+    """Cost of one dispatch or one combine.
+
+    Parameters
+    ----------
+    inside : bytes that a device sends inside its domain [byte]
+    outside : bytes that a device sends to other domains [byte]
+    rates : achieved rates of the machine
+    split : parallel widths of the instance
+
+    Returns
+    -------
+    Cost of the all-to-all, see `collectives.exchange`.
+    """
     devices = split.ep * split.expert_tp
     seconds = collectives.exchange(
         inside, outside, devices, domain=rates.domain, inner=rates.inner_moe, outer=rates.outer_moe
@@ -257,17 +357,18 @@ def exchange_part(inside: FloatArray, outside: FloatArray, rates: Rates, split: 
 
 
 def _embedding(model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
+    """Reads one row of the embedding per token, and writes it."""
     traffic = 2 * tokens * model.hidden * ACTIVATION
     return _roof(0.0, traffic, 0.0, traffic / rates.hbm, rates.kernel)
 
 
 def _head(model: Model, rates: Rates, split: Split, rows: FloatArray) -> PartTime:
-    """A tied head is the embedding, multiplied once more."""
+    """GEMM of the head. A tied head is the embedding matrix."""
     return gemm_part(one(model.head or model.embedding), rates, split, rows)
 
 
 def _pipeline(model: Model, rates: Rates, split: Split, tokens: FloatArray) -> PartTime:
-    """A microbatch goes from stage to stage; each tp rank sends its share."""
+    """Transfers of a microbatch from stage to stage. Each tp rank sends its share of the activations."""
     size = tokens * model.hidden * ACTIVATION / split.tp
     stage, hops = split.tp * split.dp, split.pp - 1
     seconds = collectives.p2p(
@@ -277,11 +378,13 @@ def _pipeline(model: Model, rates: Rates, split: Split, tokens: FloatArray) -> P
 
 
 def _reduce(rates: Rates, size: FloatArray, tp: FloatArray) -> PartTime:
+    """All-reduce over the tp ranks."""
     seconds = collectives.all_reduce(size, tp, domain=rates.domain, inner=rates.inner, outer=rates.outer)
     return _talk(seconds, size * (tp > 1), tp, rates.domain)
 
 
 def _gather(rates: Rates, size: FloatArray, tp: FloatArray) -> PartTime:
+    """All-gather over the tp ranks."""
     seconds = collectives.all_gather(size, tp, domain=rates.domain, inner=rates.inner, outer=rates.outer)
     return _talk(seconds, size * (tp > 1), tp, rates.domain)
 
@@ -290,11 +393,12 @@ def _roof(
     flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray, *,
     walk: FloatArray = 0.0,
 ) -> PartTime:  # fmt: skip
+    """One kernel from its FLOP, its bytes and the times of its roofs."""
     seconds = roofline.kernel_time(compute, read, latency, walk)
     return Kernel(seconds, flop, traffic, {COMPUTE: compute, HBM: read, LATENCY: latency + walk})
 
 
 def _talk(seconds: FloatArray, size: FloatArray, devices: FloatArray, domain: int) -> PartTime:
-    """A collective: under the network's roof where its group leaves the domain."""
+    """A collective. Its roof is scale-out if the group is larger than a domain, else scale-up."""
     leaves = 1 * (devices > domain)
     return Kernel(seconds, 0.0, size, {UP: seconds * (1 - leaves), OUT: seconds * leaves})

@@ -1,4 +1,4 @@
-"""What a device draws from its supply while it serves: idle, and a share for each roof that is in use."""
+"""Power of a device while it serves: idle power, and a share for each roof in use."""
 
 from __future__ import annotations
 
@@ -9,32 +9,46 @@ from tokenworks.costs.breakdown import COMPUTE, HBM, Breakdown
 from tokenworks.specs.calibration import Power, number
 
 
-def roof_use(made: Breakdown) -> tuple[FloatArray, FloatArray]:
-    """Shares of a step in which a device is on its compute roof and on its HBM roof [-].
+def roof_use(step: Breakdown) -> tuple[FloatArray, FloatArray]:
+    """Shares of the step time in which a device uses its compute roof and its HBM roof.
 
-    Both are in use at once in a kernel that hides one behind the other, so each is the time of that roof by itself,
-    over all parts, in the time of the step: 0 .. 1 each, and 0 where the device waits for a link, the host or a launch.
-    """
-    seconds: dict[str, FloatArray] = {COMPUTE: 0.0, HBM: 0.0}
-    for part in made.parts.values():
-        for roof, spent in part.roofs.items():
-            if roof in seconds:
-                seconds[roof] = seconds[roof] + spent
-    return np.minimum(seconds[COMPUTE] / made.seconds, 1.0), np.minimum(seconds[HBM] / made.seconds, 1.0)
-
-
-def power(tdp: FloatArray, shares: Power, *, compute: FloatArray, hbm: FloatArray) -> FloatArray:
-    """Mean power of a device, its memory in it, host, network and cooling not [W].
-
-        P = TDP min(1, i + c U_c + m U_m)
-
-    Energy goes by FLOP and by byte moved, so power goes by the share of time on each roof; firmware holds it at TDP.
+    A kernel can use both roofs at the same time. So each share is the sum of this roof's time over all parts / the time
+    of the step. While the device waits for a link, the host or a kernel launch, both roofs are unused.
 
     Parameters
     ----------
-    tdp : limit that the device keeps to, as published [W]
-    shares : i idle, c at the compute roof, m at the HBM roof, of TDP [-]
-    compute, hbm : U_c, U_m: shares of all time, waiting in it, on each roof: `roof_use` x the share that is busy [-]
+    step : cost of a step, by part
+
+    Returns
+    -------
+    Share of the compute roof, and share of the HBM roof, each 0 to 1 [-, -].
+    """
+    seconds: dict[str, FloatArray] = {COMPUTE: 0.0, HBM: 0.0}
+    for part in step.parts.values():
+        for roof, spent in part.roofs.items():
+            if roof in seconds:
+                seconds[roof] = seconds[roof] + spent
+    return np.minimum(seconds[COMPUTE] / step.seconds, 1.0), np.minimum(seconds[HBM] / step.seconds, 1.0)
+
+
+def power(tdp: FloatArray, shares: Power, *, compute: FloatArray, hbm: FloatArray) -> FloatArray:
+    """Mean power of a device with its memory, without host, network and cooling.
+
+        P = TDP min(1, i + c U_c + m U_m)
+
+    Each FLOP and each byte takes a fixed energy. So power grows with the share of time on each roof. The firmware of
+    the device limits power to TDP.
+
+    Parameters
+    ----------
+    tdp : published power limit of the device [W]
+    shares : shares of TDP: i idle, c at the full compute roof, m at the full HBM roof [-]
+    compute : U_c, share of all time, idle time included, on the compute roof: `roof_use` x busy share [-]
+    hbm : U_m, share of all time, idle time included, on the HBM roof: `roof_use` x busy share [-]
+
+    Returns
+    -------
+    Mean power [W].
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What a machine achieves: its datasheet times the utilisations of a calibration."""
+"""Achieved rates of a machine: datasheet rates x utilisations of a calibration."""
 
 from __future__ import annotations
 
@@ -12,22 +12,37 @@ from tokenworks.specs.machine import Assumption, Link, Machine
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Achievable rates of one device and its links.
+    """Rates that one device and its links achieve.
 
-    gemm, grouped : at many rows, of matrices and of experts, for each dtype that the device computes in [FLOP/s]
-    hbm, experts_hbm : of weights and activations [byte/s]; attention_hbm : of the KV cache [byte/s]
-    prefill_flop, decode_flop : attention [FLOP/s]
-    query, sequence : entries that a prefill query, and a decoding sequence, cost beside those they read [count]
-    kernel : latency of one kernel inside a step; walk : of a tile along an input of 8 bits [s]
-    elementwise : of the small kernels between GEMMs [byte/s]
-    blockwise : latencies of a model with FP8 in blocks over those of others, by engine [-]
-    attention_start, experts_start : latencies of those two, which are several kernels; expert : of each one touched
-    context_walk : latency of decode attention for each token of a context [s]
-    inner, outer : collectives in a domain and between domains; inner_moe, outer_moe : dispatch and combine
-    domain : devices of a scale-up domain; skew : log-deviation of expert popularity; acceptance : of a draft token
-    power : what a device draws of its TDP
-    spread : the 80 % interval of a predicted time is [t / spread, t x spread]; ttft_spread : the same of TTFT
-    draft_widening : how many times as wide, as a logarithm, it is where tokens are drafted
+    Parameters
+    ----------
+    gemm : dtype -> rate of GEMMs with many rows [FLOP/s]
+    grouped : dtype -> rate of the grouped GEMMs of experts with many rows [FLOP/s]
+    hbm : bandwidth of GEMMs, for weights and activations [byte/s]
+    experts_hbm : bandwidth of the grouped GEMMs of experts [byte/s]
+    prefill_flop, decode_flop : rate of prefill attention, and of decode attention [FLOP/s]
+    attention_hbm : bandwidth of attention, for the KV cache [byte/s]
+    query : additional cache entries that a prefill query costs, beside those that it reads [count]
+    sequence : additional cache entries that a decoding sequence costs, beside those that it reads [count]
+    elementwise : bandwidth of the small kernels between GEMMs [byte/s]
+    kernel : latency of one kernel inside a step [s]
+    blockwise : engine -> kernel latencies of a model with FP8 in blocks / kernel latencies of other models [-]
+    walk : time of a GEMM tile per 8-bit element of k: no GEMM is faster than k x walk [s]
+    attention_start : latency of attention, which is several kernels [s]
+    context_walk : latency of decode attention per token of context [s]
+    experts_start : latency of an expert layer, which is several kernels [s]
+    expert : additional latency per touched expert [s]
+    inner, outer : links for collectives, inside a domain and between domains
+    inner_moe, outer_moe : links for dispatch and combine, inside a domain and between domains
+    domain : devices of a scale-up domain [count]
+    skew : log-deviation of expert popularity [-]
+    acceptance : probability that a draft token is accepted [-]
+    power : shares of TDP that a device draws
+    grade : datasheet, kernel-calibrated or end-to-end-calibrated
+    spread : 80 % of measured times lie in [t / spread, t x spread] around a predicted time t [-]
+    ttft_spread : the same factor for TTFT [-]
+    draft_widening : with draft tokens, the factor is spread ** draft_widening [-]
+    assumed : assumed numbers of the machine and of the calibration
     """
 
     gemm: Mapping[str, float]
@@ -62,14 +77,37 @@ class Rates:
     assumed: tuple[Assumption, ...]
 
     def spread_of(self, draft_tokens: float) -> float:
-        """Half of the 80 % interval of TPOT, of a step and of throughput, as a factor [-]."""
+        """The factor of the 80 % interval for TPOT, step times and throughput.
+
+        Parameters
+        ----------
+        draft_tokens : draft tokens per step; 0 = no speculation [token]
+
+        Returns
+        -------
+        Factor: the interval of t is [t / factor, t x factor] [-].
+        """
         return self.spread**self.draft_widening if draft_tokens else self.spread
 
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
-    """Datasheet x utilisation, for the family of the machine's device.
+    """Achieved rates of a machine: datasheet rate x utilisation of the device's family.
 
-    Attention multiplies in 16 bits, whatever the weights: its rate is the device's bf16 (or fp32) peak x utilisation.
+    Attention multiplies in 16 bits for every weight format. Its rate is the bf16 peak (fp32 if the device has no bf16)
+    x utilisation.
+
+    Parameters
+    ----------
+    machine : datasheet rates and links
+    calibration : utilisations, latencies and interval factors of device families
+
+    Returns
+    -------
+    Rates that the cost functions use.
+
+    References
+    ----------
+    [1] Williams et al., Roofline, CACM 52(4), 2009 (peak rates as roofs).
     """
     family = calibration.family(machine.family)
     gemm = {dtype: peak * family.util(dtype) for dtype, peak in machine.peak.items()}

@@ -1,7 +1,7 @@
-"""The mean request: what an engine's step sees of a workload, or of recorded requests. The one home of this idea.
+"""The mean request of a workload or of recorded requests: the lengths and contexts that an engine step has on average.
 
-Plan, estimate, simulation, energy and calibration all describe a batch by the same mean request, so that they agree
-on the time of a step.
+Plan, estimate, simulation, energy and calibration all build batches from this mean request. So they agree on the time
+of a step.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from tokenworks.specs.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class MeanRequest:
-    """Means over requests, weighted as the steps of an engine meet them.
+    """Means over requests. `context` is weighted by decode steps, `seen` by computed prefill tokens.
 
     Parameters
     ----------
     isl, osl : mean input and output length [token]
     isl_cv, osl_cv : coefficients of variation of inputs and outputs [-]
-    hit_share : share of the input tokens that the prefix cache serves, if the cache holds all that it should [-]
+    hit_share : share of the input tokens that a large enough prefix cache serves [-]
     uncached_cv : coefficient of variation of the input tokens that must be computed [-]
-    context : context of a decoding sequence, mean over its decode steps [token]
-    context_cv : coefficient of variation of that context [-]
-    seen : context that a prefill token attends to, mean over the computed tokens [token]
+    context : mean context of a decoding sequence over all decode steps [token]
+    context_cv : coefficient of variation of this context [-]
+    seen : mean context that a computed prefill token attends to [token]
     """
 
     isl: float
@@ -45,28 +45,45 @@ class MeanRequest:
 
     @property
     def uncached(self) -> float:
-        """Input tokens of a request that must be computed, where the cache holds all that it should [token]."""
+        """Mean input tokens of a request that must be computed, with a large enough prefix cache [token]."""
         return self.isl * (1 - self.hit_share)
 
     def tail(self, share: float) -> float:
-        """Uncached tokens of a request that a share of the requests does not exceed, over their mean [-]; lognormal."""
+        """Quantile of the uncached tokens of a request / their mean. Uncached tokens are taken as lognormal.
+
+        Parameters
+        ----------
+        share : share of the requests that have no more uncached tokens than the quantile [-]
+
+        Returns
+        -------
+        Quantile / mean [-].
+        """
         spread = math.log1p(self.uncached_cv**2)
         return math.exp(math.sqrt(spread) * NormalDist().inv_cdf(share) - spread / 2)
 
 
 def mean_request(workload: Workload) -> MeanRequest:
-    """The mean request of a workload's statistics.
+    """The mean request of a workload, from the statistics of its lengths.
 
-    A sequence is in a step once for each output token, so long outputs weigh more. With independent inputs i and
-    outputs o, both lognormal,
+    A sequence takes part in one decode step for each output token, so long outputs weigh more. Inputs i and outputs o
+    are independent and lognormal. The mean context, and the variance of its part that decoding adds, are
 
         context    = E[o (i + o / 2)] / E[o]    = E[i] + E[o] (1 + cv_o^2) / 2
         var(grown) = E[o^3] / (3 E[o]) - (E[o^2] / (2 E[o]))^2 = E[o]^2 (L^3 / 3 - L^2 / 4),  L = 1 + cv_o^2
 
-    A request computes u = s i of its input, where the uncached share s does not depend on the length i. Its u tokens
-    see i - u / 2 on average, so that over all computed tokens
+    A request computes u = s i of its input tokens. The uncached share s does not depend on the length i. The u tokens
+    see a context of i - u / 2 on average. The mean over all computed tokens is
 
         seen = E[u (i - u / 2)] / E[u] = E[i] (1 + cv_i^2) - E[u] (1 + cv_u^2) / 2
+
+    Parameters
+    ----------
+    workload : mean lengths, their variation, and the hit share
+
+    Returns
+    -------
+    The mean request.
     """
     longer = 1 + workload.osl_cv**2
     context = workload.isl + workload.osl * longer / 2
@@ -88,14 +105,19 @@ def mean_request(workload: Workload) -> MeanRequest:
 def mean_of_requests(
     input_tokens: ArrayLike, output_tokens: ArrayLike, cached_tokens: ArrayLike | float = 0.0
 ) -> MeanRequest:
-    """The mean request of single requests, by the sums that `mean_request` takes the expectation of.
+    """The mean request of recorded requests. The sums replace the expectations of `mean_request`.
 
         context = sum o (i + o / 2) / sum o,    seen = sum u (i - u / 2) / sum u,    u = i - cached
 
     Parameters
     ----------
-    input_tokens, output_tokens : of each request, at least 1 [token]
-    cached_tokens : input tokens of each request that a prefix cache serves, fewer than its input in total [token]
+    input_tokens : i, input tokens of each request, at least 1 [token]
+    output_tokens : o, output tokens of each request, at least 1 [token]
+    cached_tokens : input tokens of each request that a prefix cache serves, at most i - 1 [token]
+
+    Returns
+    -------
+    The mean request.
     """
     i, o = np.asarray(input_tokens, float), np.asarray(output_tokens, float)
     u = i - np.asarray(cached_tokens, float)
@@ -117,14 +139,19 @@ def mean_of_requests(
 def batch(
     request: MeanRequest, *, decode: FloatArray, prefill: FloatArray, lanes: FloatArray, uneven: FloatArray = 1.0
 ) -> Batch:
-    """The batch of one step that is made of mean requests.
+    """The batch of one step, if all its requests are the mean request.
 
     Parameters
     ----------
+    request : the mean request
     decode : sequences that decode [count]
     prefill : prefill tokens [token]
-    lanes : dp ranks x microbatches of the instance; each of them prefills a prompt of its own [count]
-    uneven : context of the rank that the others wait for, over the mean rank's [-]
+    lanes : dp ranks x microbatches of the instance; each lane prefills its own prompt [count]
+    uneven : context of the busiest rank, for which the others wait / context of the mean rank [-]
+
+    Returns
+    -------
+    Sums over the batch, as `step` takes them.
     """
     return Batch(
         decode=decode,
@@ -136,20 +163,24 @@ def batch(
 
 
 def prefix_tokens(request: MeanRequest, prefill: FloatArray, lanes: FloatArray) -> FloatArray:
-    """Context that the chunks of a step find before them, summed over chunks [token].
+    """Cached context before the prefill chunks of a step, summed over chunks: P = max(T (i - u) / u, n s - T / 2).
 
-    Attention over latents (MLA) reads that prefix expanded, and engines expand it anew for every chunk: P rows more of
-    kv_b, at DeepSeek-R1 2.05 GFLOP each.
+    MLA attention needs this prefix expanded. Engines expand it again for every chunk: kv_b has P additional rows (2.05
+    GFLOP per row for DeepSeek-R1).
 
-        P = max(T (i - u) / u, n s - T / 2)
-
-    Whole prompts of u uncached tokens each find what the cache serves of them, i - u. Where n lanes share fewer tokens
-    than a prompt each, every chunk of T / n tokens is cut out of a prompt; as its tokens see s on average, it begins at
-    s - T / 2n.
+    A whole prompt of u uncached tokens has the i - u tokens of the cache before it. If the lanes have less than one
+    prompt each, every chunk has T / n tokens of a prompt. Its tokens see a context of s on average, so the chunk begins
+    at s - T / 2n.
 
     Parameters
     ----------
-    prefill : T, prefill tokens of the step [token]; lanes : n, see `batch`
+    request : the mean request, with i = `isl`, u = `uncached`, s = `seen`
+    prefill : T, prefill tokens of the step [token]
+    lanes : n, dp ranks x microbatches of the instance [count]
+
+    Returns
+    -------
+    P, sum of the prefixes [token].
 
     References
     ----------
@@ -160,7 +191,18 @@ def prefix_tokens(request: MeanRequest, prefill: FloatArray, lanes: FloatArray) 
 
 
 def accepted_tokens(draft_tokens: FloatArray, acceptance: float) -> FloatArray:
-    """Tokens that a sequence gains in a step with speculation [-]: 1 + a + a^2 + ... + a^k, one draft after the other.
+    """Mean number of tokens that a sequence gains in a step with speculation: 1 + a + a^2 + ... + a^k.
+
+    A draft token counts only if all draft tokens before it were accepted.
+
+    Parameters
+    ----------
+    draft_tokens : k, draft tokens per step, at most 8 [token]
+    acceptance : a, probability that a draft token is accepted [-]
+
+    Returns
+    -------
+    Tokens per sequence and step [token].
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""How one instance is split over its devices, as arrays: the vectorised form of `specs.deployment.Parallel`."""
+"""Parallel widths of one instance, as numbers or arrays: the vectorised form of `specs.deployment.Parallel`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,20 @@ KV_BYTES = {"bf16": 2.0, "fp8": 1.0}  # [byte/element]
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Numbers or arrays that broadcast together; tp x pp x dp devices, ep x expert_tp = tp x dp for experts.
+    """Parallel widths of an instance. The fields are numbers or arrays that broadcast together.
 
-    redundant : expert copies beside the model's own; with any, they are placed by load (EPLB)
-    kv_bytes : one cached element [byte]
-    draft_tokens : tokens that each sequence speculates a step, 0 = off
+    An instance has tp x pp x dp devices, and ep x expert_tp = tp x dp for a model with experts.
+
+    Parameters
+    ----------
+    tp : tensor-parallel width [count]
+    pp : pipeline stages [count]
+    dp : attention data-parallel ranks [count]
+    ep : expert-parallel ranks [count]
+    expert_tp : devices that share one expert [count]
+    redundant : redundant copies of experts; if there are any, experts are placed by load (EPLB) [count]
+    kv_bytes : size of one cached element [byte/element]
+    draft_tokens : tokens that each sequence speculates in a step; 0 = no speculation [token]
     """
 
     tp: FloatArray = 1
@@ -30,7 +39,7 @@ class Split:
 
     @classmethod
     def of(cls, role: Role) -> Split:
-        """The split of one instance of a role."""
+        """The parallel widths of one instance of a role."""
         parallel = role.parallel
         return cls(
             tp=parallel.tp,

@@ -1,4 +1,4 @@
-"""One iteration of an engine on one instance: every part's time from a few sums over the batch."""
+"""One step (iteration) of an engine on one instance: the time of every part, from a few sums over the batch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ COMMUNICATION = ("all-reduce", "dispatch", "combine")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The batch of one iteration, per instance, over all dp ranks; numbers or arrays.
+    """The batch of one step of an instance, all dp ranks together. The fields are numbers or arrays.
 
-    decode : sequences that decode; context : sum of their contexts [token]
-    prefill : prefill tokens; prefill_context : sum over them of the context that each one sees [token^2]
-    prefix : context before each chunk of a prompt, summed over chunks, see `requests.prefix_tokens` [token]
+    Parameters
+    ----------
+    decode : sequences that decode [count]
+    context : sum of their contexts [token]
+    prefill : prefill tokens [token]
+    prefill_context : sum over the prefill tokens of the context that each token sees [token^2]
+    prefix : context before each prefill chunk, summed over chunks, see `requests.prefix_tokens` [token]
     """
 
     decode: FloatArray = 0.0
@@ -38,25 +42,43 @@ class Batch:
     prefix: FloatArray = 0.0
 
     def scaled(self, share: float) -> Batch:
-        """A part of the batch."""
+        """A share of the batch.
+
+        Parameters
+        ----------
+        share : factor of all sums, such as 0.5 for half of the batch [-]
+
+        Returns
+        -------
+        The smaller batch.
+        """
         return Batch(*(getattr(self, field.name) * share for field in dataclasses.fields(self)))
 
 
 def step(model: Model, rates: Rates, split: Split, batch: Batch, *, engine: Engine, overlap: str = "none") -> Breakdown:
-    """Time of one pass of the instance's batch [s], and where it goes.
+    """Cost of one step of an instance, by part.
 
-    Every dp rank takes an equal share, but not less than one sequence. With pp > 1 the batch runs as pp microbatches;
-    `seconds` is one microbatch through all stages, or a round of all of them through the slowest (`parts.stage_wait`)
-    if that is longer, so that the whole batch completes a step every `seconds`. Parts are sums over all layers.
+    All dp ranks take equal shares of the batch, at least one sequence each. With pp > 1 the batch runs as pp
+    microbatches. `seconds` is the larger of two times: one microbatch through all stages, and one round of all
+    microbatches through the slowest stage (`parts.stage_wait`). So the whole batch completes one step every `seconds`.
+    Each part is the sum over all layers.
 
     Parameters
     ----------
-    split, batch : numbers or arrays that broadcast together
-    overlap : a name in `OVERLAPS`
+    model : the model
+    rates : achieved rates of the machine
+    split : parallel widths of the instance; numbers or arrays that broadcast with `batch`
+    batch : sums over the batch of the instance
+    engine : serving engine, with its host times
+    overlap : overlap policy, a name in `OVERLAPS`
+
+    Returns
+    -------
+    Time of the step, and time, FLOP and bytes of its parts.
 
     Raises
     ------
-    SpecError : the split speculates, and the model brings no draft layers
+    SpecError : the split speculates, but the model has no draft layers
     """
     drafts = bool(np.any(np.asarray(split.draft_tokens) > 0))
     if drafts and not model.draft:
@@ -80,15 +102,35 @@ Host = Callable[[FloatArray], FloatArray]
 
 
 def no_overlap(run: Run, host: Host) -> Breakdown:
-    """One part after the other: t = sum of the parts, and the host where it shows."""
+    """No overlap: t = sum of all parts + the host time that the device does not hide.
+
+    Parameters
+    ----------
+    run : function from a share of the batch [-] to the cost of its parts
+    host : function from the device time [s] to the host time that it does not hide [s]
+
+    Returns
+    -------
+    Cost of the step.
+    """
     parts = run(1.0)
     return _finish(parts, total(parts), host)
 
 
 def two_batch(run: Run, host: Host) -> Breakdown:
-    """Two half batches; one communicates while the other computes: t = 2 max(compute, communication) of a half.
+    """Two-batch overlap: t = 2 max(compute, communication) of a half batch.
 
-    Each half reads all weights and pays every latency, so it does not pay for small batches.
+    The batch runs as two halves. One half communicates while the other half computes. Each half reads all weights and
+    has all latencies, so small batches are slower than without overlap.
+
+    Parameters
+    ----------
+    run : function from a share of the batch [-] to the cost of its parts
+    host : function from the device time [s] to the host time that it does not hide [s]
+
+    Returns
+    -------
+    Cost of the step.
 
     References
     ----------
@@ -103,12 +145,32 @@ OVERLAPS: dict[str, Callable[[Run, Host], Breakdown]] = {"none": no_overlap, "tw
 
 
 def hidden_host(busy: FloatArray, device: FloatArray) -> FloatArray:
-    """The CPU prepares the next step while the device runs this one; what is longer shows [s]."""
+    """Host time that adds to a step, if the CPU prepares the next step while the device runs this one.
+
+    Parameters
+    ----------
+    busy : CPU time of a step [s]
+    device : device time of a step [s]
+
+    Returns
+    -------
+    The part of `busy` that is longer than `device` [s].
+    """
     return np.maximum(busy - device, 0.0)
 
 
 def serial_host(busy: FloatArray, device: FloatArray) -> FloatArray:  # noqa: ARG001 (a policy takes both)
-    """The device waits for the CPU between steps [s]."""
+    """Host time that adds to a step, if the device waits for the CPU between steps.
+
+    Parameters
+    ----------
+    busy : CPU time of a step [s]
+    device : device time of a step, not used [s]
+
+    Returns
+    -------
+    All of `busy` [s].
+    """
     return busy
 
 
@@ -116,12 +178,17 @@ HOSTS: dict[str, Callable[[FloatArray, FloatArray], FloatArray]] = {"hidden": hi
 
 
 def _finish(parts: Parts, device: FloatArray, host: Host) -> Breakdown:
-    shown = host(device)
-    return Breakdown({**parts, "host": Kernel(shown, 0.0, 0.0, {HOST: shown})}, device + shown)
+    """Adds the part `host` to the parts of the device."""
+    added = host(device)
+    return Breakdown({**parts, "host": Kernel(added, 0.0, 0.0, {HOST: added})}, device + added)
 
 
 def _host(model: Model, split: Split, batch: Batch, engine: Engine) -> Host:
-    """CPU time of a step: a base, the sequences of a rank, and launches where the step is no captured graph [s]."""
+    """The function from device time to added host time [s].
+
+    CPU time of a step = fixed time + time per sequence of a rank + launch time per layer, if the step is too large for
+    the captured CUDA graphs.
+    """
     sequences = batch.decode / split.dp
     tokens = (batch.decode * (1 + split.draft_tokens) + batch.prefill) / (split.dp * split.pp)
     eager = tokens > number(engine.graph_tokens)
@@ -134,9 +201,10 @@ def _host(model: Model, split: Split, batch: Batch, engine: Engine) -> Host:
 
 
 def _parts(model: Model, rates: Rates, split: Split, batch: Batch, drafts: bool) -> Parts:
+    """Cost of all parts on the device, with draft passes and pipeline waits."""
     parts = main_parts(model, rates, split, _share(batch, split, 1 + split.draft_tokens, 1))
     if drafts:
-        # As many passes of the draft layers as there are draft tokens; a prefill token passes once: spread over them.
+        # The draft layers run one pass per draft token. A prefill token is in one pass only: divided over all passes.
         passes = np.maximum(split.draft_tokens, 1)
         parts["draft"] = times(draft_part(model, rates, split, _share(batch, split, 1, passes)), split.draft_tokens)
     if np.any(np.asarray(split.pp) > 1):
@@ -146,7 +214,7 @@ def _parts(model: Model, rates: Rates, split: Split, batch: Batch, drafts: bool)
 
 
 def _share(batch: Batch, split: Split, queries: FloatArray, passes: FloatArray) -> RankBatch:
-    """The share of a rank: 1 / (dp pp), but whole sequences."""
+    """The batch of one rank for one microbatch: 1 / (dp pp) of the batch, at least one whole sequence."""
     ranks = split.dp * split.pp
     alone = 1 / np.maximum(batch.decode, 1.0)
     share = np.maximum(1 / ranks, alone)

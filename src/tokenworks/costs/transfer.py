@@ -1,4 +1,4 @@
-"""KV from prefill to decode: what it is in bytes, over which link, and how much of it a first token waits for."""
+"""KV transfer from prefill to decode instances: its size, its link, and the part of its time that adds to TTFT."""
 
 from __future__ import annotations
 
@@ -12,31 +12,51 @@ from tokenworks.specs.model import Model, kv_bytes_per_token, window_bytes_per_s
 
 
 def wire(machine: Machine, rates: Rates, devices: int) -> LinkRates | None:
-    """The link that carries KV between roles on so many devices: scale-up where these lie in one domain.
+    """The link that carries KV between the roles: scale-up if all devices are in one domain, else scale-out.
 
-    None where the machine has no network between its domains.
+    Parameters
+    ----------
+    machine : the machine, with the size of a domain
+    rates : achieved rates of the machine
+    devices : devices of both roles together [count]
+
+    Returns
+    -------
+    Rates of the link; None if the roles need a network and the machine has none.
     """
     return rates.inner if devices <= machine.domain else rates.outer
 
 
 def request_bytes(model: Model, isl: FloatArray, kv_bytes: float) -> FloatArray:
-    """Cache of one request after its prefill, one copy [byte].
+    """Size of the cache of one request after its prefill, one copy.
 
     Parameters
     ----------
-    isl : input tokens of the request [token]; kv_bytes : size of one cached element [byte]
+    model : the model
+    isl : input tokens of the request [token]
+    kv_bytes : size of one cached element [byte/element]
+
+    Returns
+    -------
+    Size of the cache [byte].
     """
     return isl * kv_bytes_per_token(model, kv_bytes) + window_bytes_per_sequence(model, kv_bytes)
 
 
 def exposed_transfer(transfer_s: FloatArray, prefill_s: FloatArray, layers: int) -> FloatArray:
-    """What a KV transfer adds to TTFT [s]: layers travel while later ones are computed; the last one is left over.
+    """Time that a KV transfer adds to TTFT: max(T / L, T - (L - 1) / L S).
 
-        t = max(T / L, T - (L - 1) / L S)
+    The KV of a layer is sent while later layers are computed. At least the last layer is sent after prefill.
 
     Parameters
     ----------
-    transfer_s : T, the transfer by itself [s]; prefill_s : S, prefill of the request [s]
+    transfer_s : T, time of the transfer alone [s]
+    prefill_s : S, prefill time of the request [s]
+    layers : L, layers of the model [count]
+
+    Returns
+    -------
+    Time [s].
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Files that users have become specs: readers of traces and of benchmark results, and the cache of what was read."""
+"""Readers of users' files (traces and benchmark results), and the cache of traces that were read."""
 
 from tokenworks.ingest.load import FORMATS, load_trace
 from tokenworks.ingest.load_benchmark import load_benchmarks

@@ -1,6 +1,7 @@
-"""Coding-agent sessions of kv-cache-tester (Weka): one session a line, sub-agents nested, hashes of full blocks.
+"""Reader for coding-agent sessions of kv-cache-tester (Weka): one session a line, with nested sub-agents.
 
-Format: callanjfox/kv-cache-tester, traces; hashes as runs, `hash_rl = [start, length, ...]`, local to a session.
+Format: callanjfox/kv-cache-tester, traces. Hashes of full blocks are runs, `hash_rl = [start, length, ...]`. They are
+valid inside one session.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ RunNumber = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 
 
 class Call(msgspec.Struct, tag_field="type", tag="n"):
-    """One request; `t` [s] from the start of its session or sub-agent."""
+    """One request. `t` is the time since the start of its session or sub-agent [s]."""
 
     t: Seconds
     input: int = msgspec.field(name="in")
@@ -29,11 +30,11 @@ class Call(msgspec.Struct, tag_field="type", tag="n"):
 
 
 class StreamedCall(Call, tag_field="type", tag="s"):
-    """One request that was answered as a stream."""
+    """One request with a streamed answer."""
 
 
 class SubAgent(msgspec.Struct, tag_field="type", tag="subagent"):
-    """A sub-agent; `t` is when it came back, or when it was launched if it has no duration (asynchronous)."""
+    """A sub-agent. `t` is the time of its end; without a duration (asynchronous), `t` is the time of its start [s]."""
 
     t: Seconds
     duration_ms: Seconds | None
@@ -41,7 +42,7 @@ class SubAgent(msgspec.Struct, tag_field="type", tag="subagent"):
 
 
 class AgentSession(msgspec.Struct):
-    """One line."""
+    """One line of the file."""
 
     block_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
     hash_id_scope: Literal["local"]
@@ -51,14 +52,14 @@ class AgentSession(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The request that the next one waits for, and when it was answered [s]."""
+    """The request that the next request waits for, and the time of the end of its answer [s]."""
 
     index: int = -1
     end_s: float = 0.0
 
 
 def read(rows: Rows) -> Trace:
-    """Read agent sessions. All start at 0, for the file does not say when; duplicates are left out."""
+    """Read agent sessions. All sessions start at 0, because the file has no start times. Duplicates are left out."""
     table, decoder = Table(), msgspec.json.Decoder(AgentSession)
     sessions = duplicates = base = block = 0
     for line, data in rows.lines():
@@ -70,19 +71,19 @@ def read(rows: Rows) -> Trace:
             continue
         block = block or session.block_size
         if session.block_size != block:
-            rows.broken(line, "block_size", f"expected {block}, as in the sessions before")
+            rows.broken(line, "block_size", f"expected {block}, like the sessions before")
             continue
         base = _Reader(rows, table, line, sessions, base, block).read(session)
         sessions += 1
-    notes = ["sessions all start at 0: the file does not say when they did"]
+    notes = ["all sessions start at 0: the file has no start times"]
     if duplicates:
-        notes.append(f"{duplicates} sessions left out: marked as duplicates of others")
+        notes.append(f"{duplicates} sessions left out: the file marks them as duplicates of other sessions")
     return table.trace(rows, hash_block_tokens=block, undated=True, notes=tuple(notes))
 
 
 @dataclass(slots=True)
 class _Reader:
-    """One session's walk; `base` is the first block id that is free."""
+    """Reads one session. `base` is the first free block id."""
 
     rows: Rows
     table: Table
@@ -93,10 +94,10 @@ class _Reader:
     width: int = 0
 
     def read(self, session: AgentSession) -> int:
-        """Add all its requests; returns the first free block id.
+        """Add all requests of the session, and return the first free block id.
 
-        The session's own next turn waits for its last one and for the sub-agents between them (for the one that
-        came back last); an asynchronous one keeps nobody waiting.
+        The next turn of the session waits for its last turn, and for the sub-agents between these turns: for the one
+        that ends last. No turn waits for an asynchronous sub-agent.
         """
         own = waits = Last()
         agents = 0
@@ -114,7 +115,16 @@ class _Reader:
         return self.base + self.width
 
     def call(self, call: Call, start_s: float, after: Last, agent: int, same: bool) -> Last:
-        """Add one request that waits for `after`; `same`: by the same agent, whose think time is recorded."""
+        """Add one request that waits for `after`.
+
+        Parameters
+        ----------
+        call : the request
+        start_s : start of the session or sub-agent [s]
+        after : request that it waits for
+        agent : 0 for the session itself, else the number of the sub-agent
+        same : True if `after` is a request of the same agent; only then the recorded think time counts
+        """
         if not self.sound(call):
             return after
         sent = start_s + call.t
@@ -134,7 +144,7 @@ class _Reader:
         return Last(index, sent + (call.api_time or 0.0))
 
     def sound(self, call: Call) -> bool:
-        """Are lengths and hashes possible? If not, this request is left out."""
+        """True if lengths and hashes are possible. Otherwise the request is left out."""
         runs = call.hash_rl[1::2]
         within, line = self.rows.within, self.line
         if not within(line, "requests[].in", call.input, 1, MAX_TOKENS):
@@ -142,6 +152,7 @@ class _Reader:
         if not within(line, "requests[].out", call.output, 1, MAX_TOKENS):
             return False
         if len(call.hash_rl) % 2 or 0 in runs or sum(runs) != call.input // self.block:
-            self.rows.broken(line, "requests[].hash_rl", f"expected runs that hash each {self.block} tokens of `in`")
+            words = f"expected runs with one hash for each {self.block} tokens of `in`"
+            self.rows.broken(line, "requests[].hash_rl", words)
             return False
         return True

@@ -1,4 +1,4 @@
-"""`profile_export_aiperf.json` of AIPerf: one benchmark, of the phase that was profiled."""
+"""Reader for `profile_export_aiperf.json` of AIPerf: one benchmark, the profiled phase."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tokenworks.ingest.rows import InFlight
 
 FORM = "profile_export_aiperf.json of AIPerf"
 ARRIVALS: dict[str, Arrivals] = {"concurrency": "at once", "poisson": "poisson", "constant": "constant"}
-"""Load types of a phase that are simulated; gamma, user-centric and scheduled arrivals are not."""
+"""Load type of a phase -> arrivals in the simulation. Gamma, user-centric and scheduled arrivals are not simulated."""
 
 
 class AiperfMetric(msgspec.Struct):
-    """A metric over requests; of counts and rates there is the average alone."""
+    """A metric over requests. Counts and rates have only an average."""
 
     unit: str
     avg: Number
@@ -33,7 +33,7 @@ class AiperfMetric(msgspec.Struct):
 
 
 class Phase(msgspec.Struct):
-    """One part of the load; what is left out of the results is warm-up."""
+    """One phase of the load. A phase that is excluded from the results is a warm-up."""
 
     type: str
     rate: Number = 0.0
@@ -42,13 +42,13 @@ class Phase(msgspec.Struct):
 
 
 class AiperfConfig(msgspec.Struct):
-    """What was asked for."""
+    """The settings of the run."""
 
     phases: list[Phase]
 
 
 class Export(msgspec.Struct):
-    """What is read of an export (AIPerf 0.13, schema 1.4); inter_token_latency is the mean gap of each request."""
+    """The fields of an export that are read (AIPerf 0.13, schema 1.4); inter_token_latency: mean gap of a request."""
 
     request_count: AiperfMetric
     benchmark_duration: AiperfMetric
@@ -62,27 +62,27 @@ class Export(msgspec.Struct):
 
 
 def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
-    """A file is one benchmark."""
-    found = decode(data, Export, FORM, where)
-    count = round(found.request_count.avg)
-    none_failed(round(found.error_request_count.avg) if found.error_request_count else 0, count, where)
-    if found.was_cancelled:
+    """Read an export: one benchmark."""
+    export = decode(data, Export, FORM, where)
+    count = round(export.request_count.avg)
+    none_failed(round(export.error_request_count.avg) if export.error_request_count else 0, count, where)
+    if export.was_cancelled:
         raise SpecError("the run was cancelled", where=where, hint="measure again, to the end")
-    phases = [phase for phase in found.input_config.phases if not phase.exclude_from_results]
+    phases = [phase for phase in export.input_config.phases if not phase.exclude_from_results]
     if len(phases) != 1:
-        hint = "a point is one load: give the export of each phase"
+        hint = "a measured point has one load: give one export for each phase"
         raise SpecError(f"{len(phases)} profiled phases", where=f"{where}: input_config.phases", hint=hint)
     (phase,) = phases
     if phase.type not in ARRIVALS:
-        hint = f"simulated are {', '.join(ARRIVALS)}"
-        raise SpecError(f"{phase.type!r}", where=f"{where}: input_config.phases: type", hint=hint)
+        hint = f"these can be simulated: {', '.join(ARRIVALS)}"
+        raise SpecError(f"{phase.type!r} cannot be simulated", where=f"{where}: input_config.phases: type", hint=hint)
     arrivals = ARRIVALS[phase.type]
-    isl, osl = (_lengths(found, kind, where) for kind in ("input_sequence_length", "output_sequence_length"))
-    seconds = _checked(found.benchmark_duration, "sec", "benchmark_duration", where)
-    ttft, tpot = found.time_to_first_token, found.inter_token_latency
+    isl, osl = (_lengths(export, kind, where) for kind in ("input_sequence_length", "output_sequence_length"))
+    seconds = _checked(export.benchmark_duration, "sec", "benchmark_duration", where)
+    ttft, tpot = export.time_to_first_token, export.inter_token_latency
     return (
         Benchmark(
-            # Exports of all runs have one file name, so what was run stands beside it.
+            # The exports of all runs have the same file name, so the load is part of the point's name.
             name=f"{name} {phase.type} {phase.rate or phase.concurrency or 0:g} {isl.mean:.0f}/{osl.mean:.0f}",
             arrivals=arrivals,
             rate=0.0 if arrivals == "at once" else above_zero(phase.rate, "input_config.phases: rate", where),
@@ -97,13 +97,14 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
     )
 
 
-def _lengths(found: Export, kind: str, where: str) -> Lengths:
-    metric: AiperfMetric = getattr(found, kind)
+def _lengths(export: Export, kind: str, where: str) -> Lengths:
+    metric: AiperfMetric = getattr(export, kind)
     mean = _checked(metric, "tokens", kind, where)
     return Lengths(mean, None if metric.std is None else metric.std / mean)
 
 
 def _checked(metric: AiperfMetric, unit: str, path: str, where: str) -> float:
+    """The average of a metric, which must have this unit and be above zero."""
     if metric.unit != unit:
         raise SpecError(f"unit {metric.unit!r}", where=f"{where}: {path}", hint=f"want {unit!r}")
     return above_zero(metric.avg, path, where)

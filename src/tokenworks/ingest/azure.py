@@ -1,6 +1,7 @@
-"""Azure LLM inference CSV (2023, 2024): TIMESTAMP, ContextTokens, GeneratedTokens.
+"""Reader for the Azure LLM inference CSV (2023, 2024): TIMESTAMP, ContextTokens, GeneratedTokens.
 
-Format: Azure/AzurePublicDataset, data/AzureLLMInferenceTrace_*.csv; in UTC. A column `class` is our own addition.
+Format: Azure/AzurePublicDataset, data/AzureLLMInferenceTrace_*.csv; times are in UTC. Our own files may have one more
+column, `class`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from tokenworks.specs.trace import Trace
 
 
 class AzureRow(columns.CsvRow):
-    """One line."""
+    """One line of the file."""
 
     time: datetime = msgspec.field(name="TIMESTAMP")
     input: Tokens = msgspec.field(name="ContextTokens")

@@ -1,4 +1,4 @@
-"""What a client's benchmark measured, as plain data: one load on a server, and what came out."""
+"""A benchmark of a client as plain data: one load on a server, and the measured result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ Deviation = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Of the prompts, or of the answers: mean [token], and variation, std / mean [-]; None where it is not recorded."""
+    """Lengths of prompts, or of answers.
+
+    Parameters
+    ----------
+    mean : mean length [token]
+    variation : standard deviation / mean; None if the file does not have it [-]
+    """
 
     mean: float
     variation: float | None
@@ -28,7 +34,13 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """Over requests [s]: the median, or the mean where there is no median."""
+    """A time over all requests.
+
+    Parameters
+    ----------
+    seconds : the median, or the mean if there is no median [s]
+    mean : True if `seconds` is the mean
+    """
 
     seconds: float
     mean: bool = False
@@ -36,12 +48,19 @@ class Time:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One load and its outcome.
+    """One load and its result.
 
-    name : of the point, in its file; arrivals : how requests came; rate : of Poisson or constant ones [1/s], else 0
-    concurrency : most requests in flight, None = no limit; requests : that completed
-    isl, osl : lengths; ttft : time to the first token; tpot : time per output token after it, mean of each request
-    tokens_per_s : input and output tokens of completed requests over the duration [token/s]
+    Parameters
+    ----------
+    name : name of the point: its file, and the load if a file has several
+    arrivals : arrival process of the requests
+    rate : rate of Poisson or constant arrivals; else 0 [1/s]
+    concurrency : most requests in flight; None = no limit [count]
+    requests : completed requests [count]
+    isl, osl : lengths of prompts and answers
+    ttft : time to first token
+    tpot : time per output token after the first, mean of each request
+    tokens_per_s : input and output tokens of completed requests / duration [token/s]
     """
 
     name: str
@@ -57,7 +76,7 @@ class Benchmark:
 
 
 def decode(data: bytes, kind: type[Item], form: str, where: str) -> Item:
-    """The fields of `kind` out of a JSON document; an error names the path and what is there."""
+    """The fields of `kind` from a JSON document. An error names the path and the wrong value."""
     try:
         return msgspec.json.decode(data, type=kind)
     except UNDECODABLE as error:
@@ -67,22 +86,22 @@ def decode(data: bytes, kind: type[Item], form: str, where: str) -> Item:
 
 
 def above_zero(value: float, path: str, where: str) -> float:
-    """A number that must be there, of a size that something measured can have."""
+    """The value, if a measurement can have it; else an error."""
     if not LEAST <= value <= MOST:
         raise SpecError(f"{value:g} must be above zero, and at most {MOST:g}", where=f"{where}: {path}")
     return value
 
 
 def none_failed(failed: int, completed: int, where: str) -> None:
-    """A run whose requests failed had another load than it says."""
+    """Refuse a run with failed requests: the server had less load than the file says."""
     if failed:
-        hint = "measure again without errors: what failed was no load"
+        hint = "measure again without errors: a failed request is no load for the server"
         raise SpecError(f"{failed} of {failed + completed} requests failed", where=where, hint=hint)
     if completed < 1:
         raise SpecError("no request completed", where=where)
 
 
 def time_of(median_ms: float | None, mean_ms: float | None, path: str, where: str) -> Time | None:
-    """From milliseconds; the median if it is there. A zero is what clients write where there was nothing to measure."""
+    """A time from milliseconds: the median, else the mean. Clients write zero if there was nothing to measure."""
     value = mean_ms if median_ms is None else median_ms
     return None if not value else Time(1e-3 * above_zero(value, path, where), mean=median_ms is None)

@@ -1,6 +1,7 @@
-"""BurstGPT CSV: Timestamp [s], Request tokens, Response tokens; a failed request has a response of 0 and is left out.
+"""Reader for the BurstGPT CSV: Timestamp [s], Request tokens, Response tokens. Failed requests (no response tokens) are
+left out.
 
-Format: HPMLL/BurstGPT, data/BurstGPT_*.csv (arXiv:2401.17644). A column `class` is our own addition.
+Format: HPMLL/BurstGPT, data/BurstGPT_*.csv (arXiv:2401.17644). Our own files may have one more column, `class`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from tokenworks.specs.trace import Trace
 
 
 class BurstGptRow(columns.CsvRow):
-    """One line."""
+    """One line of the file."""
 
     time: Seconds = msgspec.field(name="Timestamp")
     input: Tokens = msgspec.field(name="Request tokens")

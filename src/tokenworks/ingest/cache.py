@@ -1,4 +1,4 @@
-"""Parsed traces kept as arrays in the user's cache folder, named by the content of the file they came from."""
+"""Cache of parsed traces: arrays in the user's cache folder, named by the content of the file that was parsed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tokenworks.ingest.rows import Rows
 from tokenworks.specs.save import saved
 from tokenworks.specs.trace import Dropped, Trace
 
-# Raise it when a reader reads otherwise, or a trace has other columns: what is cached is then read anew.
+# Increase it when a reader changes, or when a trace gets other columns. Then files are read again, not the cache.
 VERSION = 3
 MOST_ROWS = 1 << 32
 ARRAYS = [name for name, kind in typing.get_type_hints(Trace).items() if typing.get_origin(kind) is np.ndarray]
@@ -28,9 +28,9 @@ UNUSABLE = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFi
 
 
 class About(msgspec.Struct):
-    """What a trace has beside its arrays; `source` and `name` belong to the path, not to the content.
+    """The fields of a trace beside its arrays, without `source` and `name`, which belong to the path of the file.
 
-    same : length of each array whose values are all the same; such an array is kept as its first value
+    same : length of each array whose values are all equal; only the first value of such an array is stored
     """
 
     same: dict[str, int]
@@ -43,21 +43,21 @@ class About(msgspec.Struct):
 
 
 def folder() -> Path:
-    """$TOKENWORKS_CACHE, else $XDG_CACHE_HOME/tokenworks, else ~/.cache/tokenworks."""
+    """The cache folder: $TOKENWORKS_CACHE, else $XDG_CACHE_HOME/tokenworks, else ~/.cache/tokenworks."""
     if chosen := os.environ.get("TOKENWORKS_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenworks"
 
 
 def entry(rows: Rows, form: str) -> Path:
-    """Where the trace of this file, read in this format, is kept."""
+    """Path of the cached trace for this file and this format."""
     with rows.packed() as file:
         digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]  # type: ignore[arg-type]
     return folder() / "traces" / f"{digest}-{form}-{VERSION}.npz"
 
 
 def load(kept: Path, path: Path) -> Trace | None:
-    """The trace if it is kept and whole, else None."""
+    """The cached trace; None if there is none, or if it is damaged."""
     try:
         with kept.open("rb") as file, np.load(file, allow_pickle=False) as data:
             about = msgspec.json.decode(data["about"].tobytes(), type=About)
@@ -79,7 +79,7 @@ def load(kept: Path, path: Path) -> Trace | None:
 
 
 def save(kept: Path, trace: Trace) -> None:
-    """Keep a trace; a folder that cannot be written is no error, the next run reads the file again."""
+    """Store a trace. If the folder cannot be written, nothing is stored, and the next run reads the file again."""
     arrays = {name: getattr(trace, name) for name in ARRAYS}
     same = {name: len(array) for name, array in arrays.items() if len(array) and not (array != array[0]).any()}
     arrays |= {name: arrays[name][:1] for name in same}
@@ -88,12 +88,12 @@ def save(kept: Path, trace: Trace) -> None:
     )  # fmt: skip
     with contextlib.suppress(OSError, SpecError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        with saved(kept) as part, part.open("wb") as file:  # a reader sees the old file or the new one, never half
+        with saved(kept) as part, part.open("wb") as file:  # a reader sees the old file or the new one, never a part
             np.savez(file, about=np.frombuffer(msgspec.json.encode(about), np.uint8), **arrays)
 
 
 def filled(array: NDArray[Any], length: int | None) -> NDArray[Any]:
-    """An array as it was before it was kept: zeros take no memory until somebody writes to them."""
+    """An array with its full length again. np.zeros takes no memory until the array is written to."""
     if length is None:
         return array
     (value,) = array.tolist()

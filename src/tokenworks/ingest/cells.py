@@ -1,7 +1,8 @@
-"""Cells of text as numbers, times and words, many at once.
+"""Conversion of text cells to numbers, times and words, for whole arrays of cells.
 
-Every function takes the bytes of a text, at least `PAD` longer than its last cell, and where each cell starts and
-ends. It returns the values, and which of them hold: a cell of an unusual form is not read, be it right or wrong.
+Every function takes the bytes of a text, and start and end of each cell. The text must be at least `PAD` bytes longer
+than its last cell. A function returns the values, and a mask of valid values. A cell of an unusual form is not valid
+here, even if its content is correct.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from tokenworks.specs.trace import MAX_TOKENS
 PAD = 80
 MAX_SECONDS = 1e12
 EXACT_DIGITS = 15
-"""A double holds any number of so many decimal digits, and their quotient by a power of ten is rounded once."""
+"""A double holds every number with this many decimal digits, and a division by a power of ten rounds only once."""
 EXACT_UNTIL = 2255
-"""A double holds any number of microseconds from 1970 to the end of the year before."""
+"""First year for which a double does not hold every number of microseconds since 1970."""
 LONGEST_WORD = 64
 
 Text = NDArray[np.uint8]
@@ -28,12 +29,12 @@ Mask = NDArray[np.bool_]
 
 
 def digits(text: Text, start: Ints, end: Ints, most: int) -> tuple[Ints, Mask]:
-    """Cells of one to `most` digits."""
+    """Cells with one to `most` digits, as whole numbers."""
     width = end - start
     good = (width > 0) & (width <= most)
     value = np.zeros(len(start), np.int64)
     for k in range(min(most, int(width.max(initial=0)))):
-        digit = text[start + k] - np.uint8(ord("0"))  # what is no digit is above 9, as it wraps around
+        digit = text[start + k] - np.uint8(ord("0"))  # other characters give more than 9, because uint8 wraps around
         beyond = width <= k
         good &= beyond | (digit < 10)
         value = np.where(beyond, value, 10 * value + digit)
@@ -41,13 +42,13 @@ def digits(text: Text, start: Ints, end: Ints, most: int) -> tuple[Ints, Mask]:
 
 
 def tokens(text: Text, start: Ints, end: Ints) -> tuple[Ints, Mask]:
-    """Whole numbers from 1 to the longest request, without zeros in front."""
+    """Whole numbers from 1 to `MAX_TOKENS`, without leading zeros."""
     value, good = digits(text, start, end, len(str(MAX_TOKENS)))
     return value, good & (text[start] != ord("0")) & (value <= MAX_TOKENS)
 
 
 def seconds(text: Text, start: Ints, end: Ints) -> tuple[Floats, Mask]:
-    """Numbers such as 118 and 118.25, not negative, without zeros in front."""
+    """Numbers such as 118 and 118.25, not negative, without leading zeros."""
     points = np.append(np.flatnonzero(text == ord(".")), len(text))
     point = np.minimum(points[np.searchsorted(points, start)], end)
     whole, good = digits(text, start, point, EXACT_DIGITS)
@@ -61,7 +62,7 @@ def seconds(text: Text, start: Ints, end: Ints) -> tuple[Floats, Mask]:
 
 
 def times(text: Text, start: Ints, end: Ints) -> tuple[Floats, Mask]:
-    """Times such as 2024-05-10 00:00:00.0099300+00:00 [s since 1970]; without a zone they are in UTC."""
+    """Times such as 2024-05-10 00:00:00.0099300+00:00, in seconds since 1970 [s]. Without a time zone they are UTC."""
     zone = np.logical_and.reduce([text[end - 6 + k] == byte for k, byte in enumerate(b"+00:00")])
     end = end - np.where(zone, 6, text[end - 1] == ord("Z"))
     good = np.logical_and.reduce(
@@ -87,16 +88,16 @@ def times(text: Text, start: Ints, end: Ints) -> tuple[Floats, Mask]:
     )
     good &= (hour < 24) & (minute < 60) & (second < 60)
     total = 86400 * (first + day - 1) + 3600 * hour + 60 * minute + second
-    return (1_000_000 * total + (tenths + 5) // 10) / 1e6, good  # a datetime has microseconds, rounded half up
+    return (1_000_000 * total + (tenths + 5) // 10) / 1e6, good  # microseconds, rounded half up, like datetime
 
 
 def words(text: Text, start: Ints, end: Ints) -> tuple[NDArray[np.bytes_], Mask]:
-    """Names of classes, or nothing."""
+    """Names of classes. An empty cell is valid."""
     width = end - start
     longest = min(LONGEST_WORD, max(1, int(width.max(initial=0))))
     column = np.arange(longest)
     letters = np.where(column < width[:, None], text[start[:, None] + column], 0).astype(np.uint8)
-    found = letters.view(f"S{longest}").ravel()
-    known, which = np.unique(found, return_inverse=True)
-    right = np.array([re.fullmatch(f"({CLASS_NAME})?".encode(), name) is not None for name in known.tolist()], bool)
-    return found, right[which] & (width <= longest)
+    names = letters.view(f"S{longest}").ravel()
+    different, which = np.unique(names, return_inverse=True)
+    right = np.array([re.fullmatch(f"({CLASS_NAME})?".encode(), name) is not None for name in different.tolist()], bool)
+    return names, right[which] & (width <= longest)

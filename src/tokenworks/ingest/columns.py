@@ -1,7 +1,7 @@
-"""CSV files of requests, a block of lines at once: plain rows become arrays, all others are read one by one.
+"""Reader for CSV files of requests. It converts plain rows of a block to arrays, and reads other rows one by one.
 
-A row is plain if it has as many cells as the heading and no quotes, and numbers and times of their usual form. Both
-ways read such a row alike; only reading one by one tells what is wrong with a row.
+A plain row has as many cells as the header, no quotes, and numbers and times in their usual form. Both ways give the
+same result for a plain row. Only reading one by one can say why a row is wrong.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tokenworks.ingest.table import Table
 from tokenworks.specs.trace import Trace
 
 LONGEST_ROW = 4096
-"""Of a plain row [byte]."""
+"""Longest plain row [byte]."""
 PART = 10_000
-"""Rows that are held as objects, at most."""
+"""Largest number of rows that are held as objects at the same time."""
 
 
 class CsvRow(msgspec.Struct):
-    """What all such files say of a request. A format names its columns, by the names of these fields in the file."""
+    """One row. A format gives the column names of its files as the encoded names of these fields."""
 
     time: datetime | float
     input: Tokens
@@ -40,7 +40,7 @@ class CsvRow(msgspec.Struct):
 
     @property
     def time_s(self) -> float:
-        """Seconds since 1970, or of the file's own clock."""
+        """Time since 1970, or since the start of the file's own clock [s]."""
         if isinstance(self.time, datetime):
             return (self.time if self.time.tzinfo else self.time.replace(tzinfo=UTC)).timestamp()
         return self.time
@@ -48,7 +48,7 @@ class CsvRow(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class RequestColumns:
-    """Rows as columns; `kind` is the name of the class."""
+    """Rows as columns. `line` is the line number in the file, `kind` is the name of the class."""
 
     line: Ints
     time_s: Floats
@@ -58,7 +58,7 @@ class RequestColumns:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[int, CsvRow]]) -> RequestColumns:
-        """The same requests as columns."""
+        """Rows as columns, from pairs of a line number and a row."""
         return cls(
             np.array([line for line, _ in rows], np.int64),
             np.array([row.time_s for _, row in rows], np.float64),
@@ -68,7 +68,7 @@ class RequestColumns:
         )
 
     def merged(self, other: RequestColumns) -> RequestColumns:
-        """Both, in the order of their lines."""
+        """The rows of both, in the order of their lines."""
         if not len(other.line):
             return self
         order = np.argsort(np.append(self.line, other.line), kind="stable")
@@ -76,7 +76,13 @@ class RequestColumns:
 
 
 def read(rows: Rows, kind: type[CsvRow]) -> Trace:
-    """Read a CSV file whose rows are of this kind."""
+    """Read a CSV file.
+
+    Parameters
+    ----------
+    rows : the file
+    kind : row type of the format
+    """
     table = Table()
     for part in _Reader(rows, kind).parts():
         table.extend(part.time_s, part.input, part.output, part.kind)
@@ -84,7 +90,7 @@ def read(rows: Rows, kind: type[CsvRow]) -> Trace:
 
 
 class _Reader:
-    """One file being read, after its heading."""
+    """Reads one file: first the header, then the rows."""
 
     def __init__(self, rows: Rows, kind: type[CsvRow]) -> None:
         self.rows, self.kind = rows, kind
@@ -92,21 +98,21 @@ class _Reader:
         self.heading: list[str] = []
 
     def parts(self) -> Iterator[RequestColumns]:
-        """All sound rows, in the order of the file."""
+        """All valid rows, in the order of the file."""
         blocks = self.rows.blocks()
         for first, block in blocks:
-            if b'"' in block:  # a quoted cell may hold the end of a line: no block is whole from here on
+            if b'"' in block:  # a quoted cell can have a line break in it, so blocks may end inside a row from here on
                 yield from self.singly(self.rows.lines(chain([(first, block)], blocks)))
                 return
             yield from self.at_once(*(self.after_heading(first, block) if not self.heading else (first, block)))
 
     def after_heading(self, first: int, block: bytes) -> tuple[int, bytes]:
-        """Take the heading off a block that is not blank."""
-        found = re.search(rb"\S[^\n]*", block)
-        assert found
-        number = first + block.count(b"\n", 0, found.end())
-        list(self.records([(number, found[0].strip())]))
-        return number, block[found.end() :]
+        """Read the header of a block, and return the rest of the block with the number of its first line."""
+        header = re.search(rb"\S[^\n]*", block)
+        assert header
+        number = first + block.count(b"\n", 0, header.end())
+        list(self.records([(number, header[0].strip())]))
+        return number, block[header.end() :]
 
     def at_once(self, first: int, block: bytes) -> Iterator[RequestColumns]:
         """The rows of a block without quotes."""
@@ -118,7 +124,7 @@ class _Reader:
         empty = ends - starts == (text[starts] == ord("\r"))
         self.rows.blank(int((ends - starts + 1)[empty].sum()), first)
         odd = np.flatnonzero(~(plain | empty)).tolist()
-        if odd and self.rows.strict:  # in the order of the file, so that the first fault is named
+        if odd and self.rows.strict:  # read in the order of the file, so that the error names the first wrong row
             yield from self.singly(self.rows.lines([(first, block)]))
             return
         others = self.records(self.rows.lines((first + i, block[starts[i] : ends[i] + 1]) for i in odd))
@@ -127,14 +133,14 @@ class _Reader:
         yield requests
 
     def plain(self, text: cells.Text, starts: Ints, ends: Ints, first: int) -> tuple[NDArray[np.bool_], RequestColumns]:
-        """Which lines are plain, and the requests in them."""
+        """A mask of the plain lines, and the requests in these lines."""
         commas = np.flatnonzero(text == ord(","))
         comma = np.searchsorted(commas, starts)
         whole = np.diff(comma, append=len(commas)) == len(self.heading) - 1
         at = np.flatnonzero(whole & (ends - starts <= LONGEST_ROW))
         starts, comma = starts[at], comma[at]
         ends = ends[at] - (text[ends[at] - 1] == ord("\r"))
-        place = {name: k for k, name in enumerate(self.heading)}  # of two columns with one name the last one
+        place = {name: k for k, name in enumerate(self.heading)}  # the last of two columns with the same name counts
 
         def cell(name: str) -> tuple[Ints, Ints]:
             k = place[self.fields[name].encode_name]
@@ -157,18 +163,19 @@ class _Reader:
         )
 
     def singly(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[RequestColumns]:
-        """The rows of these lines, one after the other."""
+        """The rows of these lines, read one by one."""
         records = self.records(lines)
         while part := list(islice(self.ordered(records), PART)):
             yield RequestColumns.of(part)
 
     def ordered(self, records: Iterable[tuple[int, CsvRow]]) -> Iterator[tuple[int, CsvRow]]:
+        """The same rows; each row is checked for the order of times."""
         for line, row in records:
             self.rows.in_order(line, row.time_s)
             yield line, row
 
     def records(self, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, CsvRow]]:
-        """Line number and row, without broken ones. The first line is the heading, if there is none yet."""
+        """Line number and row of each valid row. The first line of the file is the header."""
         number = 0
 
         def text() -> Iterator[str]:
@@ -192,9 +199,10 @@ class _Reader:
             raise SpecError(f"not CSV: {error}", where=f"{self.rows.path}:{number}") from None
 
     def checked(self, names: list[str]) -> list[str]:
-        """The names of the columns."""
+        """The column names of the header; an error if a needed column is missing."""
         heading = [name.strip() for name in names]
         need = [field.encode_name for field in self.fields.values() if field.required]
         if missing := [name for name in need if name not in heading]:
-            raise SpecError(f"no column {', '.join(missing)}", where=f"{self.rows.path}:1", hint=f"it has {heading}")
+            hint = f"the header has {heading}"
+            raise SpecError(f"no column {', '.join(missing)}", where=f"{self.rows.path}:1", hint=hint)
         return heading

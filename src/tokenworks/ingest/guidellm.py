@@ -1,4 +1,4 @@
-"""The JSON report of GuideLLM: a benchmark for each rate or number of streams that it ran."""
+"""Reader for the JSON report of GuideLLM: one benchmark for each rate or number of streams."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ARRIVALS: dict[str, Arrivals] = {
     "synchronous": "at once", "concurrent": "at once", "throughput": "at once", "constant": "constant",
     "poisson": "poisson",
 }  # fmt: skip
-"""Strategies that are simulated; the replay of a trace is not."""
+"""Strategy -> arrivals in the simulation. The replay of a trace is not simulated."""
 
 
 class Summary(msgspec.Struct):
-    """Over the requests of one status."""
+    """Statistics over the requests with one status."""
 
     mean: Number
     median: Number
@@ -35,20 +35,20 @@ class Summary(msgspec.Struct):
 
 
 class GuidellmMetric(msgspec.Struct):
-    """Of the requests that succeeded; null where the metric does not exist, as TTFT without streaming."""
+    """A metric of the successful requests; null if there is none, such as TTFT without streaming."""
 
     successful: Summary | None = None
 
 
 class Totals(msgspec.Struct):
-    """Requests by status; incomplete ones were cut off at the end of the time."""
+    """Number of requests by status. Incomplete requests (cut off at the end of the run) are not read."""
 
     successful: Count
     errored: Count
 
 
 class GuidellmMetrics(msgspec.Struct):
-    """What is read of them. Not `time_per_output_token_ms`: that one has the first token in it."""
+    """The metrics that are read. `time_per_output_token_ms` is not one of them, because it includes the first token."""
 
     request_totals: Totals
     prompt_token_count: GuidellmMetric
@@ -58,7 +58,7 @@ class GuidellmMetrics(msgspec.Struct):
 
 
 class Strategy(msgspec.Struct):
-    """How requests were sent."""
+    """The way in which requests were sent."""
 
     type_: str
     streams: InFlight | None = None
@@ -67,7 +67,7 @@ class Strategy(msgspec.Struct):
 
 
 class GuidellmConfig(msgspec.Struct):
-    """What was asked for."""
+    """The settings of a benchmark."""
 
     strategy: Strategy
 
@@ -81,24 +81,25 @@ class One(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """What is read of a report (GuideLLM 0.8)."""
+    """The part of a report that is read (GuideLLM 0.8)."""
 
     benchmarks: list[One]
 
 
 def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
-    """As many benchmarks as the report has."""
-    found = decode(data, Report, FORM, where)
-    if not found.benchmarks:
-        raise SpecError("holds no benchmark", where=f"{where}: benchmarks", hint="did the run end well?")
-    return tuple(_benchmark(one, f"{where}: benchmarks[{i}]", name) for i, one in enumerate(found.benchmarks))
+    """Read a report: all its benchmarks."""
+    report = decode(data, Report, FORM, where)
+    if not report.benchmarks:
+        hint = "did the run end without an error?"
+        raise SpecError("the report has no benchmark", where=f"{where}: benchmarks", hint=hint)
+    return tuple(_benchmark(one, f"{where}: benchmarks[{i}]", name) for i, one in enumerate(report.benchmarks))
 
 
 def _benchmark(one: One, where: str, name: str) -> Benchmark:
     how, metrics = one.config.strategy, one.metrics
     if how.type_ not in ARRIVALS:
-        hint = f"simulated are {', '.join(ARRIVALS)}"
-        raise SpecError(f"{how.type_!r}", where=f"{where}.config.strategy.type_", hint=hint)
+        hint = f"these can be simulated: {', '.join(ARRIVALS)}"
+        raise SpecError(f"{how.type_!r} cannot be simulated", where=f"{where}.config.strategy.type_", hint=hint)
     arrivals, count = ARRIVALS[how.type_], metrics.request_totals.successful
     none_failed(metrics.request_totals.errored, count, where)
     isl, osl = (_lengths(metrics, kind, where) for kind in ("prompt_token_count", "output_token_count"))
@@ -127,6 +128,6 @@ def _summary(metric: GuidellmMetric | None) -> Summary | None:
 def _lengths(metrics: GuidellmMetrics, kind: str, where: str) -> Lengths:
     summary = _summary(getattr(metrics, kind))
     if summary is None:
-        raise SpecError("no request that succeeded", where=f"{where}.metrics.{kind}")
+        raise SpecError("no request succeeded", where=f"{where}.metrics.{kind}")
     mean = above_zero(summary.mean, f"metrics.{kind}", where)
     return Lengths(mean, summary.std_dev / mean)

@@ -1,4 +1,4 @@
-"""LLMServingSim bench JSONL: what a real engine saw, arrival_time [s] and lengths of each request.
+"""Reader for LLMServingSim bench JSONL: requests of a run on a real engine, with arrival_time [s] and lengths.
 
 Format: casys-kaist/LLMServingSim, bench/examples/*/requests.jsonl.
 """
@@ -13,7 +13,7 @@ from tokenworks.specs.trace import Trace
 
 
 class SimulatedRow(msgspec.Struct):
-    """One line."""
+    """One line of the file."""
 
     arrival_time: Seconds
     input_toks: Tokens

@@ -1,4 +1,4 @@
-"""The formats by name, how to tell them apart, and `load_trace`."""
+"""The trace formats by name, their detection, and `load_trace`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,19 @@ from tokenworks.specs.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class TraceFormat:
-    """A reader, and the words that stand in the first 64 KiB of its files and of no other's."""
+    """A trace format.
+
+    Parameters
+    ----------
+    read : reader of the format
+    marks : words that are in the first 64 KiB of every file of this format, and of no other format
+    """
 
     read: Callable[[Rows], Trace]
     marks: tuple[bytes, ...]
 
 
-# ShareGPT comes first: its text may hold any other word, but never its own mark unescaped.
+# ShareGPT is first: its text can have the marks of other formats in it, but never its own mark unescaped.
 FORMATS: dict[str, TraceFormat] = {
     "sharegpt": TraceFormat(sharegpt.read, (b'"conversations"',)),
     "agents": TraceFormat(agents.read, (b'"requests"', b'"hash_rl"')),
@@ -34,21 +40,22 @@ FORMATS: dict[str, TraceFormat] = {
 
 
 def load_trace(path: Path | str, form: str | None = None, *, strict: bool = False) -> Trace:
-    """Read a trace of any known format, plain, .gz or .xz; what was parsed once is kept as arrays.
+    """Read a trace of any known format, plain, .gz or .xz. A parsed trace is stored in the cache.
 
     Parameters
     ----------
     path : the file
-    form : one of `FORMATS`; None: told by the content
-    strict : stop at the first broken or misplaced row, instead of leaving it out, or sorting it, and counting
+    form : one of `FORMATS`; None: detected by the content
+    strict : True: stop at the first broken or misplaced row; False: leave out broken rows and sort misplaced ones, and
+        count both
 
     Raises
     ------
-    SpecError : unreadable, of no known format, without a single sound row; strict: a row is broken
+    SpecError : a file that cannot be read, of unknown format, or without a valid row; with `strict`, a broken row
     """
     path = Path(path)
     if form is not None and form not in FORMATS:
-        raise UnknownName("format", form, FORMATS, hint=f"known are {', '.join(FORMATS)}")
+        raise UnknownName("format", form, FORMATS, hint=f"known formats: {', '.join(FORMATS)}")
     rows = Rows(path, strict=strict)
     form = form or sniff(rows)
     kept = cache.entry(rows, form)
@@ -60,7 +67,7 @@ def load_trace(path: Path | str, form: str | None = None, *, strict: bool = Fals
 
 
 def sniff(rows: Rows) -> str:
-    """The format of a file by what stands at its beginning."""
+    """The format of a file, detected by the words at its beginning."""
     head = rows.head
     for name, form in FORMATS.items():
         if all(mark in head for mark in form.marks):

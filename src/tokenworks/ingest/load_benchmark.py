@@ -1,4 +1,4 @@
-"""Benchmark results by what stands in them, and `load_benchmarks`."""
+"""The clients whose benchmark results can be read, their detection, and `load_benchmarks`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from tokenworks.ingest.rows import UNDECODABLE, Rows
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A reader, of bytes, their place and the name of the point; and keys that its files and no other's have."""
+    """A benchmark client.
+
+    Parameters
+    ----------
+    read : reader: (bytes of the file, its path for messages, name of the point) -> benchmarks
+    marks : keys that every result of this client has, and no result of another client
+    form : name of the format for messages
+    """
 
     read: Callable[[bytes, str, str], tuple[Benchmark, ...]]
     marks: tuple[str, ...]
@@ -31,11 +38,15 @@ CLIENTS: dict[str, Client] = {
 
 
 def load_benchmarks(path: Path) -> tuple[Benchmark, ...]:
-    """The benchmarks of a result file of any known client, plain, .gz or .xz.
+    """Read the benchmarks in a result file of any known client, plain, .gz or .xz.
+
+    Parameters
+    ----------
+    path : the file
 
     Raises
     ------
-    SpecError : unreadable, of no known client, incomplete, or of a run that says nothing: requests failed
+    SpecError : a file that cannot be read, of an unknown client, or incomplete; or a run with failed requests
     """
     where, data = str(path), Rows(path).document()
     try:
@@ -46,12 +57,13 @@ def load_benchmarks(path: Path) -> tuple[Benchmark, ...]:
         if all(mark in keys for mark in client.marks):
             return client.read(data, where, path.name)
     hint = f"known are: {_known()}"
-    raise SpecError(f"is no benchmark result of a known client (it has {_some(list(keys))})", where=where, hint=hint)
+    raise SpecError(f"is no benchmark result of a known client (it has {_first(list(keys))})", where=where, hint=hint)
 
 
 def _known() -> str:
     return "; ".join(client.form for client in CLIENTS.values())
 
 
-def _some(keys: list[str]) -> str:
+def _first(keys: list[str]) -> str:
+    """The first five keys, for a message."""
     return ", ".join(keys[:5]) + (", ..." if len(keys) > 5 else "") if keys else "no keys"

@@ -1,7 +1,8 @@
-"""Mooncake JSONL: timestamp [ms], lengths, and the chained hashes of blocks of 512 tokens, the last one partly filled.
+"""Reader for Mooncake JSONL: timestamp [ms], lengths, and chained hashes of blocks of 512 tokens. The last block may be
+only partly filled.
 
-Format: kvcache-ai/Mooncake, FAST25-release/traces. A field `class` is our own addition. Other tools leave hash_ids
-out, or empty.
+Format: kvcache-ai/Mooncake, FAST25-release/traces. Our own files may have one more field, `class`. Files of other tools
+may have no hash_ids, or empty ones.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ BLOCK = 512
 
 
 class MooncakeRow(msgspec.Struct):
-    """One line."""
+    """One line of the file."""
 
     timestamp: Seconds
     input_length: Tokens
@@ -36,18 +37,19 @@ def read(rows: Rows) -> Trace:
         if row is None:
             continue
         if row.hash_ids and len(row.hash_ids) != -(-row.input_length // BLOCK):
-            rows.broken(line, "hash_ids", f"expected a hash for each {BLOCK} tokens of input_length, and for the rest")
+            words = f"expected one hash for each {BLOCK} tokens of input_length, and one for the rest"
+            rows.broken(line, "hash_ids", words)
             continue
         bare += not row.hash_ids
         rows.in_order(line, row.timestamp)
         runs = runs_of(row.hash_ids)
         table.add(row.timestamp / 1000, row.input_length, row.output_length, runs=runs, kind=row.kind)
-    notes = (f"{bare} requests have no hash_ids: they share nothing with any other",) if bare else ()
+    notes = (f"{bare} requests have no hash_ids: they share no blocks with other requests",) if bare else ()
     return table.trace(rows, hash_block_tokens=BLOCK if table.run_start else 0, notes=notes)
 
 
 def runs_of(ids: list[int]) -> Runs:
-    """Ids as runs of consecutive ones: [0, 14, 15, 16] -> [(0, 1), (14, 3)]."""
+    """Ids as runs of consecutive ids: [0, 14, 15, 16] -> [(0, 1), (14, 3)]."""
     if not ids:
         return ()
     breaks = [i for i, (a, b) in enumerate(pairwise(ids), 1) if b != a + 1]

@@ -1,4 +1,4 @@
-"""Files as bounded bytes, blocks and lines: plain, .gz or .xz; a broken row is counted or stops the reading."""
+"""Reads files as bytes, blocks and lines, with size limits: plain, .gz or .xz. Counts or refuses broken rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tokenworks.specs.files import opened, unreadable
 from tokenworks.specs.slo import CLASS_NAME
 from tokenworks.specs.trace import MAX_TOKENS, Dropped
 
-# A small file can unpack to more than any memory, and a line without an end can too.
+# Size limits: a small packed file, or a line without an end, could fill the memory.
 MAX_BYTES = 4 << 30
 MAX_DOCUMENT = 1 << 30
 MAX_LINE = MAX_BLANK = 64 << 20
@@ -32,7 +32,7 @@ UNPACK: dict[bytes, Callable[[IO[bytes]], gzip.GzipFile | lzma.LZMAFile]] = {
     b"\x1f\x8b": lambda raw: gzip.GzipFile(fileobj=raw),
     b"\xfd7zXZ": lzma.LZMAFile,
 }
-# What msgspec raises, for a wrong value, a wrong encoding, and lists in lists without end.
+# Errors of msgspec: for a wrong value, for a wrong encoding, and for lists that are nested too deeply.
 UNDECODABLE = (ValueError, RecursionError)
 DAMAGED = (gzip.BadGzipFile, EOFError, lzma.LZMAError, zlib.error)
 BOM = b"\xef\xbb\xbf"
@@ -46,7 +46,13 @@ Item = TypeVar("Item")
 
 
 class Rows:
-    """One file being read: gives its lines, and keeps count of what was wrong with them."""
+    """A file that is read line by line. It counts broken and misplaced rows.
+
+    Parameters
+    ----------
+    path : the file
+    strict : True: the first broken or misplaced row is an error
+    """
 
     def __init__(self, path: Path, *, strict: bool = False) -> None:
         self.path, self.strict = path, strict
@@ -58,26 +64,34 @@ class Rows:
 
     @property
     def dropped(self) -> tuple[Dropped, ...]:
-        """What was left out, a reason each."""
+        """The rows that were left out, one entry for each reason."""
         return tuple(Dropped(reason, count, where) for reason, (count, where) in self._dropped.items())
 
     def broken(self, line: int, field: str, right: str) -> None:
-        """Leave a row out and count it; strict: stop. `right` says what the field should have been."""
+        """Count a row that is left out; with `strict`, raise an error.
+
+        Parameters
+        ----------
+        line : line number
+        field : field that is wrong; empty if the whole row is wrong
+        right : what was expected
+        """
         where = f"{self.path}:{line}"
         if self.strict:
-            raise SpecError(f"{field}: {right}" if field else right, where=where, hint="without --strict it is skipped")
+            hint = "without --strict this row is left out"
+            raise SpecError(f"{field}: {right}" if field else right, where=where, hint=hint)
         entry = self._dropped.setdefault(f"{field}: {right}" if field else right, [0, where])
         entry[0] += 1
 
     def within(self, line: int, field: str, value: int, low: int, high: int) -> bool:
-        """Is the value in its range? If not, the row is broken."""
+        """True if the value is in its range. Otherwise the row counts as broken."""
         good = low <= value <= high
         if not good:
             self.broken(line, field, f"expected {low} to {high}")
         return good
 
     def in_order(self, line: int, time_s: float) -> None:
-        """Note a row that is earlier than one before it: it will be sorted; strict: stop."""
+        """Count a row that is earlier than a row before it, and will be sorted; with `strict`, raise an error."""
         if time_s < self._latest:
             if self.strict:
                 self._misplaced(line)
@@ -85,7 +99,7 @@ class Rows:
         self._latest = max(self._latest, time_s)
 
     def all_in_order(self, lines: Ints, times_s: Floats) -> None:
-        """The same for many rows at once."""
+        """The same as `in_order`, for arrays of rows."""
         latest = np.maximum.accumulate(np.append(self._latest, times_s))
         late = np.flatnonzero(times_s < latest[:-1])
         if len(late) and self.strict:
@@ -94,10 +108,11 @@ class Rows:
         self._latest = float(latest[-1])
 
     def _misplaced(self, line: int) -> None:
-        raise SpecError("earlier than the row before", where=f"{self.path}:{line}", hint="sort the file by time")
+        words = "the time is earlier than in the row before"
+        raise SpecError(words, where=f"{self.path}:{line}", hint="sort the file by time, or leave --strict out")
 
     def decode(self, line: int, data: bytes | msgspec.Raw, decoder: msgspec.json.Decoder[Item]) -> Item | None:
-        """One JSON value, or None and the row is broken."""
+        """One JSON value; None if it cannot be decoded, then the row counts as broken."""
         try:
             return decoder.decode(data)
         except UNDECODABLE as error:
@@ -105,7 +120,10 @@ class Rows:
         return None
 
     def say(self, line: int, error: Exception) -> None:
-        """What msgspec says, "Expected `int` >= 1 - at `$.input_length`", with the field first."""
+        """Count a broken row with the message of msgspec. The field is put first.
+
+        "Expected `int` >= 1 - at `$.input_length`" becomes "input_length: expected `int` >= 1".
+        """
         if isinstance(error, UnicodeDecodeError):
             self.broken(line, "", "not UTF-8 text")
             return
@@ -115,7 +133,7 @@ class Rows:
 
     @contextmanager
     def packed(self) -> Iterator[IO[bytes]]:
-        """The bytes of the file itself. A pipe gives them once, so they are kept."""
+        """The packed bytes of the file. A pipe can be read only once, so its bytes are kept."""
         try:
             with io.BytesIO(self._pipe) if self._pipe is not None else opened(self.path, pipe=MAX_DOCUMENT) as file:
                 if isinstance(file, io.BytesIO):
@@ -133,12 +151,12 @@ class Rows:
             try:
                 yield unpack(raw) if unpack else raw
             except DAMAGED as error:
-                hint = "is it whole? try to unpack it"
+                hint = "is the file complete? try to unpack it"
                 raise SpecError(f"cannot be read: {error}", where=str(self.path), hint=hint) from None
 
     @cached_property
     def head(self) -> bytes:
-        """The first 64 KiB, unpacked, to tell formats apart."""
+        """The first 64 KiB, unpacked, by which formats are detected."""
         with self._open() as file:
             return file.read(HEAD)
 
@@ -150,7 +168,7 @@ class Rows:
         return data.removeprefix(BOM)
 
     def blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Number of the first line, and whole lines, about 1 MiB of them together; blank blocks are left out."""
+        """Number of the first line, and bytes, of each block: whole lines, about 1 MiB. Blank blocks are left out."""
         total, number, rest = 0, 1, b""
         with self._open() as file:
             while piece := file.read(BLOCK):
@@ -171,7 +189,7 @@ class Rows:
             yield number, rest
 
     def lines(self, blocks: Iterable[tuple[int, bytes]] | None = None) -> Iterator[tuple[int, bytes]]:
-        """Line number and line, without blank ones; of these blocks, or of the whole file."""
+        """Line number and text of each line that is not blank, in these blocks or in the whole file."""
         for first, block in self.blocks() if blocks is None else blocks:
             blank = len(block)
             for number, line in enumerate(block.split(b"\n"), first):
@@ -181,13 +199,13 @@ class Rows:
             self.blank(blank, first)
 
     def blank(self, size: int, line: int) -> None:
-        """Count blank lines [byte]; a small file can unpack to gigabytes of them, which are no trace."""
+        """Count the bytes of blank lines. A small packed file can have gigabytes of them, which is an error."""
         self._blank += size
         if self._blank > MAX_BLANK:
             self._too_much(line, MAX_BLANK, "of blank lines")
 
     def _too_much(self, line: int, most: int, what: str) -> None:
-        hint = "a trace holds a request, or a session, a line"
+        hint = "each line of a trace has one request, or one session"
         raise SpecError(f"more than {most} bytes {what}", where=f"{self.path}:{line}", hint=hint)
 
     def _bound(self, size: int, most: int) -> None:

@@ -1,4 +1,4 @@
-"""Columns that grow while a file is read, and become a sorted trace at its end."""
+"""Columns to which a reader adds requests, and which become a sorted trace at the end of the file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from tokenworks.specs.trace import Trace
 
 Runs = Sequence[tuple[int, int]]
 UNNAMED = "default"
-"""Class of a row without one, where others have one."""
+"""Class of a row without a class, if other rows have one."""
 
 
 class Table:
-    """Rows of a trace to be; compact arrays, no object a request. They come one by one or many at once, not both."""
+    """The columns of a future trace, as compact arrays without an object per request.
+
+    A reader uses either `add`, for single requests, or `extend`, for arrays of requests, but not both.
+    """
 
     def __init__(self) -> None:
         self.arrival, self.think = array("d"), array("d")
@@ -42,8 +45,8 @@ class Table:
         runs: Runs = (),
         kind: str = "",
     ) -> int:
-        """Add a request, of class `kind`; returns its index, by which later ones may name it as their parent."""
-        if parent >= 0:  # times are often rounded to seconds
+        """Add a request of class `kind`, and return its index. Later requests can use this index as their parent."""
+        if parent >= 0:  # times are often rounded to seconds, so a request could be earlier than its parent
             arrival_s = max(arrival_s, self.arrival[parent])
         self.arrival.append(arrival_s)
         self.input.append(input_tokens)
@@ -52,7 +55,7 @@ class Table:
         self.agent.append(agent)
         self.parent.append(parent)
         self.think.append(think_s)
-        self.class_of.append(min(self.classes.setdefault(kind, len(self.classes)), CLASSES))  # so many are refused
+        self.class_of.append(min(self.classes.setdefault(kind, len(self.classes)), CLASSES))  # Trace refuses too many
         for start, length in runs:
             self.run_start.append(start)
             self.run_length.append(length)
@@ -60,20 +63,20 @@ class Table:
         return len(self.arrival) - 1
 
     def extend(self, arrival_s: Floats, input_tokens: Ints, output_tokens: Ints, kind: NDArray[np.bytes_]) -> None:
-        """Add many requests that wait for nothing and share nothing; `kind` is the class of each."""
+        """Add arrays of requests without parents and without shared blocks. `kind` is the class of each."""
         self.arrival.frombytes(arrival_s.tobytes())
         self.input.frombytes(input_tokens.astype(np.int32).tobytes())
         self.output.frombytes(output_tokens.astype(np.int32).tobytes())
         names, first, which = np.unique(kind, return_index=True, return_inverse=True)
         number = np.empty(len(names), np.int8)
-        for k in np.argsort(first).tolist():  # in the order in which they come, as `add` has them
+        for k in np.argsort(first).tolist():  # classes in the order of their first request, as in `add`
             number[k] = min(self.classes.setdefault(names[k].decode(), len(self.classes)), CLASSES)
         self.class_of.frombytes(number[which].tobytes())
 
     def trace(
         self, rows: Rows, *, hash_block_tokens: int = 0, undated: bool = False, notes: tuple[str, ...] = ()
     ) -> Trace:
-        """The trace: sorted by arrival, starting at 0."""
+        """The trace: sorted by arrival, with the first arrival at 0."""
         if not self.arrival:
             reasons = "; ".join(f"{d.count} x {d.reason} ({d.where})" for d in rows.dropped)
             hint = f"left out: {reasons}" if reasons else "the file is empty"
@@ -103,7 +106,7 @@ class Table:
 
 
 def dense(start: NDArray[np.int64], length: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Starts of the same runs with all ids moved down over the gaps that no run covers, so that they are 0, 1, ..."""
+    """New starts of the runs, so that all ids together are 0, 1, 2, ... without gaps."""
     order = np.argsort(start, kind="stable")
     first, reached = start[order], np.maximum.accumulate((start + length)[order])
     first -= np.cumsum(np.maximum(first - np.append(0, reached[:-1])[: len(first)], 0))

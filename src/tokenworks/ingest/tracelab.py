@@ -1,7 +1,8 @@
-"""TraceLab round traces: one model call a line, with what the provider's prefix cache served, but no hashes.
+"""Reader for TraceLab round traces: one model call a line, with the tokens that the provider's cache served, no hashes.
 
-Format: uw-syfi/TraceLab, round_trace.jsonl. Block ids are made so that each call shares with the one before it in its
-session what the provider said it served; what a session's first call was served is taken as common to its model.
+Format: uw-syfi/TraceLab, round_trace.jsonl. The reader generates block ids: a call shares as many tokens with the call
+before it in its session as the provider's cache served. Cached tokens of the first call of a session are taken as a
+prefix that all sessions of this model share.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from tokenworks.specs.trace import MAX_TOKENS, Trace
 BLOCK = 64
 SPACE = MAX_TOKENS // BLOCK
 INPUTS = {"user_message", "tool_result"}
-NOTES = (f"assumed: blocks of {BLOCK} tokens shared as the provider's cache was hit; the file has no hashes",)
+NOTES = (f"assumed: shared blocks of {BLOCK} tokens, from the hits of the provider's cache; the file has no hashes",)
 
 Prefix = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 
 class Event(msgspec.Struct):
-    """One moment of a call."""
+    """One event of a call, with its time."""
 
     event_type: str
     timestamp: datetime
 
 
 class Round(msgspec.Struct):
-    """One line."""
+    """One line of the file."""
 
     session_id: str
     model: str
@@ -44,7 +45,7 @@ class Round(msgspec.Struct):
 
 @dataclass(slots=True)
 class RecordedSession:
-    """Where a session stands: its last call, when that ended, and the runs of its context."""
+    """State of a session: its number, its last call, the end of that call [s], and the block runs of its context."""
 
     number: int
     parent: int = -1
@@ -53,7 +54,7 @@ class RecordedSession:
 
 
 def read(rows: Rows) -> Trace:
-    """Read TraceLab rounds; a session's calls stand in order, sessions may be mixed."""
+    """Read TraceLab rounds. Calls of a session are in order; calls of several sessions may be mixed."""
     table, decoder = Table(), msgspec.json.Decoder(Round)
     sessions: dict[str, RecordedSession] = {}
     models: dict[str, int] = {}
@@ -68,7 +69,7 @@ def read(rows: Rows) -> Trace:
             session.runs = [(models.setdefault(row.model, len(models)) * SPACE, served)]
         session.runs = cut(session.runs, served)
         fresh = blocks - sum(length for _, length in session.runs)
-        if fresh:  # ids of models come first: a session's own lie far above them
+        if fresh:  # the first ids belong to models; the own ids of sessions are far above them
             session.runs.append(((1 << 40) + free, fresh))
             free += fresh
         start, end = span(row.timing_events)
@@ -97,7 +98,7 @@ def cut(runs: list[tuple[int, int]], blocks: int) -> list[tuple[int, int]]:
 
 
 def span(events: list[Event]) -> tuple[float, float]:
-    """When the call was sent (its last input before any output) and when it ended [s since 1970]."""
+    """Time at which the call was sent (its last input event), and time of its end, since 1970 [s]."""
     times = [(e.timestamp if e.timestamp.tzinfo else e.timestamp.replace(tzinfo=UTC)).timestamp() for e in events]
     sent = [time for time, event in zip(times, events, strict=True) if event.event_type in INPUTS]
     return max(sent, default=times[0]), max(times)

@@ -1,4 +1,4 @@
-"""The result JSON of `vllm bench serve --save-result --save-detailed`: a run measured before, as a trace."""
+"""Reader for the result JSON of `vllm bench serve --save-result --save-detailed`: a measured run, as a trace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Numbers = list[float]
 
 
 class BenchResult(msgspec.Struct):
-    """What is needed of the result. A request rate of infinity is written as text, "inf"."""
+    """The fields of a result that are read. An infinite request rate is the text "inf"."""
 
     input_lens: list[int] = []
     output_lens: list[int] = []
@@ -29,7 +29,7 @@ class BenchResult(msgspec.Struct):
 
 
 def read(rows: Rows) -> Trace:
-    """Read a benchmark result; a run that kept `max_concurrency` in flight becomes a closed loop again."""
+    """Read a benchmark result. A run with `max_concurrency` requests in flight becomes a closed loop."""
     where = str(rows.path)
     try:
         result = msgspec.json.decode(rows.document(), type=BenchResult)
@@ -69,14 +69,24 @@ def _sound(rows: Rows, result: BenchResult, i: int) -> bool:
 
 
 def freed_by(start: np.ndarray[Any, Any], end: np.ndarray[Any, Any], slots: int) -> tuple[Any, Any]:
-    """Whose end let each request start, when `slots` are kept in flight; starts must be sorted.
+    """For a run with `slots` requests in flight: the request whose end let each request start, and the think time.
 
-    The k-th start (from 0) takes the place of the (k - slots)-th end. Returns parent indices and think times [s].
+    The k-th start (from 0) takes the slot of the (k - slots)-th end.
+
+    Parameters
+    ----------
+    start : start times in ascending order [s]
+    end : end times of the same requests [s]
+    slots : requests in flight [count]
+
+    Returns
+    -------
+    Index of the parent of each request, -1 = none; and think times [s].
     """
     n = len(start)
     parent = np.full(n, -1)
     k = np.arange(slots, n)
     ended = np.argsort(end, kind="stable")[: len(k)]
-    parent[slots:] = np.where(ended < k, ended, k - slots)  # clocks of a client may cross by microseconds
+    parent[slots:] = np.where(ended < k, ended, k - slots)  # times of a client can be wrong by microseconds
     think = np.where(parent >= 0, start - end[parent], 0.0)
     return parent, np.maximum(think, 0.0)

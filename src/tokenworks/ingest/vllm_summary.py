@@ -1,4 +1,4 @@
-"""The result JSON of `vllm bench serve --save-result`, as a benchmark; `vllm_bench` reads the same file as a trace."""
+"""Reader for the result JSON of `vllm bench serve --save-result`, as a benchmark. `vllm_bench` reads it as a trace."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Length = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOKENS)]
 
 
 class SummaryResult(msgspec.Struct):
-    """What is read of a result (vLLM 0.32); a request rate of infinity is written as text, "inf"."""
+    """The fields of a result that are read (vLLM 0.32). An infinite request rate is the text "inf"."""
 
     completed: Count
     total_input_tokens: Count
@@ -37,25 +37,27 @@ class SummaryResult(msgspec.Struct):
 
 
 def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
-    """A file is one benchmark. Lengths of single requests are there with --save-detailed only."""
-    found = decode(data, SummaryResult, FORM, where)
-    none_failed(found.failed, found.completed, where)
-    rate = 0.0 if isinstance(found.request_rate, str) else above_zero(found.request_rate, "request_rate", where)
-    if rate and found.burstiness != 1:
+    """Read a result: one benchmark. Only files of --save-detailed have the lengths of single requests."""
+    result = decode(data, SummaryResult, FORM, where)
+    none_failed(result.failed, result.completed, where)
+    rate = 0.0 if isinstance(result.request_rate, str) else above_zero(result.request_rate, "request_rate", where)
+    if rate and result.burstiness != 1:
         hint = "only Poisson arrivals (1.0) are simulated"
-        raise SpecError(f"{found.burstiness:g}", where=f"{where}: burstiness", hint=hint)
+        raise SpecError(f"{result.burstiness:g} cannot be simulated", where=f"{where}: burstiness", hint=hint)
     return (
         Benchmark(
             name=name,
             arrivals="poisson" if rate else "at once",
             rate=rate,
-            concurrency=found.max_concurrency,
-            requests=found.completed,
-            isl=_lengths(found.total_input_tokens, found.completed, found.input_lens, "total_input_tokens", where),
-            osl=_lengths(found.total_output_tokens, found.completed, found.output_lens, "total_output_tokens", where),
-            ttft=time_of(found.median_ttft_ms, found.mean_ttft_ms, "median_ttft_ms", where),
-            tpot=time_of(found.median_tpot_ms, found.mean_tpot_ms, "median_tpot_ms", where),
-            tokens_per_s=above_zero(found.total_token_throughput, "total_token_throughput", where),
+            concurrency=result.max_concurrency,
+            requests=result.completed,
+            isl=_lengths(result.total_input_tokens, result.completed, result.input_lens, "total_input_tokens", where),
+            osl=_lengths(
+                result.total_output_tokens, result.completed, result.output_lens, "total_output_tokens", where
+            ),
+            ttft=time_of(result.median_ttft_ms, result.mean_ttft_ms, "median_ttft_ms", where),
+            tpot=time_of(result.median_tpot_ms, result.mean_tpot_ms, "median_tpot_ms", where),
+            tokens_per_s=above_zero(result.total_token_throughput, "total_token_throughput", where),
         ),
     )
 

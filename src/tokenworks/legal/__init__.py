@@ -1,1 +1,1 @@
-"""Which splits of a model over a machine exist, and the rules that explain why others do not."""
+"""The splits of a model over a machine, and the rules that say which splits are legal and why the others are not."""

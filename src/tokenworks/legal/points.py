@@ -1,4 +1,4 @@
-"""Deployments of one role as arrays, and the setting that they are judged in. No object per candidate."""
+"""Candidate instances of one role as arrays (no object per candidate), and the setting in which rules judge them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Setting:
 
     @property
     def experts(self) -> Experts | None:
-        """The routed experts of the model; of the layer with most, where layers differ."""
+        """The routed experts of the layer that has most of them; None for a model without routed experts."""
         routed = [block.experts for block in self.model.blocks if block.experts]
         return max(routed, key=lambda experts: experts.count) if routed else None
 
@@ -51,10 +51,18 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Instances of one role: n of each, or anything that broadcasts.
+    """Candidate instances of one role. Each field is an array with one element per candidate, or broadcasts to it.
 
-    kv : index into `KV_DTYPES`; overlap : index into `OVERLAPS`
-    max_sequences, chunk_tokens : per instance
+    Parameters
+    ----------
+    tp, pp, dp : tensor, pipeline and attention-data parallel widths [count]
+    ep, expert_tp : expert-parallel ranks, and devices that share one expert [count]
+    redundant : redundant copies of experts [count]
+    kv : dtype of the KV cache, as index into `KV_DTYPES`
+    draft : draft tokens per step; 0 = no speculation [token]
+    overlap : overlap policy, as index into `OVERLAPS`
+    max_sequences : running sequences of the instance [count]
+    chunk_tokens : token budget of one step of the instance [token]
     """
 
     tp: Ints
@@ -73,7 +81,7 @@ class Points:
         return len(self.tp)
 
     def __getitem__(self, chosen: Any) -> Points:
-        """The points that a mask, slice or index array chooses."""
+        """The points that a mask, a slice or an index array selects."""
         return Points(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
     @property
@@ -83,19 +91,18 @@ class Points:
 
     @property
     def lanes(self) -> Ints:
-        """Batches that an instance works on side by side: dp ranks, each with a microbatch in every pipeline stage.
-
-        A request is in one of them, and has that share of the instance.
+        """Batches that an instance runs at the same time: dp ranks x pipeline stages, because each stage of a rank has
+        a microbatch. A request is in one lane, so it gets the share 1 / lanes of the instance.
         """
         return self.dp * self.pp
 
     def columns(self, axes: int) -> Points:
-        """The same with `axes` axes of length 1 behind, to broadcast against ladders."""
+        """The same points with `axes` more axes of length 1 at the end, to broadcast against ladders."""
         shape = (-1,) + (1,) * axes
         return Points(*(getattr(self, field.name).reshape(shape) for field in dataclasses.fields(self)))
 
     def split(self) -> Split:
-        """As the cost functions take it."""
+        """The parallel widths in the form of the cost functions."""
         return Split(
             tp=self.tp,
             pp=self.pp,
@@ -108,8 +115,16 @@ class Points:
         )
 
     def role(self, name: RoleName, index: int, setting: Setting, **changes: Any) -> Role:
-        """One of them as a `Role`; `changes` replace what the search has settled (batch, chunk, replicas)."""
-        settled = {"max_sequences": int(self.max_sequences[index]), "chunk_tokens": int(self.chunk_tokens[index])}
+        """One point as a `Role`.
+
+        Parameters
+        ----------
+        name : name of the role
+        index : place of the point in the arrays
+        setting : setting with the memory fraction of the engine
+        changes : fields of `Role` that the search has decided (batch, chunk, replicas), in place of those of the point
+        """
+        sizes = {"max_sequences": int(self.max_sequences[index]), "chunk_tokens": int(self.chunk_tokens[index])}
         return Role(
             name=name,
             parallel=Parallel(
@@ -124,12 +139,12 @@ class Points:
             draft_tokens=int(self.draft[index]),
             overlap=OVERLAPS[int(self.overlap[index])],
             memory_fraction=setting.memory_fraction,
-            **(settled | changes),
+            **(sizes | changes),
         )
 
     @classmethod
     def of(cls, role: Role) -> Points:
-        """The one point that a role is."""
+        """A role as arrays of length 1."""
         parallel = role.parallel
         values = (
             parallel.tp, parallel.pp, parallel.dp, parallel.ep, parallel.expert_tp, role.redundant_experts,

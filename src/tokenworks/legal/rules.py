@@ -1,4 +1,4 @@
-"""What makes a deployment illegal: one function a rule, on arrays of points, that explains itself for one of them."""
+"""The rules of legality. A rule is a function that judges arrays of points, and explains itself for a single point."""
 
 from __future__ import annotations
 
@@ -10,17 +10,25 @@ import numpy as np
 from tokenworks.arrays import Bools
 from tokenworks.costs.memory import Memory, memory
 from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
+from tokenworks.specs.context import way_out
 from tokenworks.specs.deployment import Role
 
-# Elements that share one scale along the width that expert-tp cuts; a cut inside a block would need a scale of its own.
-# Engines refuse to cut FP8 blocks (vLLM, Fp8MoEMethod), but pad the slices of MXFP4 experts to whole blocks (gpt-oss at
-# tp 4 and 8), so those are not here.
+# Elements that share one scale, along the width that expert_tp cuts. A cut inside a block would need a new scale.
+# Engines refuse to cut FP8 blocks (vLLM, Fp8MoEMethod). They pad slices of MXFP4 experts to whole blocks (gpt-oss at tp
+# 4 and 8), so MXFP4 is not in this table.
 BLOCK = {"fp8-block": 128, "nvfp4": 16}
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A rule that a point breaks: its name, what it says, and why this point breaks it, with a way out."""
+    """A rule that a point breaks.
+
+    Parameters
+    ----------
+    rule : name of the rule
+    law : the rule in words
+    message : why this point breaks the rule, and the way out
+    """
 
     rule: str
     law: str
@@ -29,7 +37,13 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of one rule: which points keep it, and the words for a single point that does not."""
+    """The result of one rule.
+
+    Parameters
+    ----------
+    kept : True for each point that keeps the rule
+    why : function that says why a single point breaks the rule
+    """
 
     kept: Bools
     why: Callable[[], str]
@@ -37,7 +51,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """Points under judgement; memory is there for the rules that ask for it."""
+    """Points that rules judge.
+
+    Parameters
+    ----------
+    points : the points
+    setting : model, machine, engine and workload
+    memory : memory of the points; only the rules of `MEMORY` need it
+    """
 
     points: Points
     setting: Setting
@@ -45,7 +66,7 @@ class Proposal:
 
     @property
     def room(self) -> Memory:
-        """Memory of the points."""
+        """Memory of the points; only for the rules of `MEMORY`."""
         assert self.memory is not None
         return self.memory
 
@@ -53,14 +74,14 @@ class Proposal:
 Rule = Callable[[Proposal], Verdict]
 
 SHAPE: dict[str, Rule] = {}
-"""Rules on widths and settings alone."""
+"""Rules on widths and settings, by name."""
 
 MEMORY: dict[str, Rule] = {}
-"""Rules on the memory of points whose shape is legal."""
+"""Rules on the memory of points that keep all rules of `SHAPE`, by name."""
 
 
 def rule(kind: dict[str, Rule]) -> Callable[[Rule], Rule]:
-    """Enter a function into the rules of a kind, under its own name."""
+    """A decorator that adds a function to the rules of a kind, under the name of the function."""
 
     def enter(function: Rule) -> Rule:
         kind[function.__name__] = function
@@ -70,7 +91,18 @@ def rule(kind: dict[str, Rule]) -> Callable[[Rule], Rule]:
 
 
 def judge(proposal: Proposal, rules: dict[str, Rule]) -> tuple[Bools, dict[str, int]]:
-    """Which points keep all rules, and how many break each rule first."""
+    """Judge points by several rules.
+
+    Parameters
+    ----------
+    proposal : the points
+    rules : the rules, by name, in the order in which they judge
+
+    Returns
+    -------
+    True for each point that keeps all rules; and for each rule, the number of points for which it is the first broken
+    rule [count].
+    """
     kept = np.ones(len(proposal.points), dtype=bool)
     broken: dict[str, int] = {}
     for name, check in rules.items():
@@ -82,8 +114,14 @@ def judge(proposal: Proposal, rules: dict[str, Rule]) -> tuple[Bools, dict[str, 
 
 
 def with_memory(points: Points, setting: Setting) -> Proposal:
-    """The case of points whose widths are legal, with the memory that they take."""
-    found = memory(
+    """A proposal with the memory of its points.
+
+    Parameters
+    ----------
+    points : points that keep all rules of `SHAPE`
+    setting : model, machine, engine and workload
+    """
+    room = memory(
         setting.model,
         setting.machine,
         points.split(),
@@ -92,11 +130,11 @@ def with_memory(points: Points, setting: Setting) -> Proposal:
         chunk_tokens=points.chunk_tokens,
         memory_fraction=setting.memory_fraction,
     )
-    return Proposal(points, setting, found)
+    return Proposal(points, setting, room)
 
 
 def explain(role: Role, setting: Setting) -> list[Broken]:
-    """Every rule that a role breaks, in words; memory is judged where the shape is legal."""
+    """Every rule that a role breaks, in words. The rules of `MEMORY` count only if all rules of `SHAPE` are kept."""
     points = Points.of(role)
     broken = list(_broken(Proposal(points, setting), SHAPE))
     return broken or list(_broken(with_memory(points, setting), MEMORY))
@@ -118,22 +156,22 @@ def _divisors(number: int, most: int = 1 << 62) -> str:
 
 @rule(SHAPE)
 def instance_fits_machine(proposal: Proposal) -> Verdict:
-    """An instance has at most the devices of the machine: tp x pp x dp."""
+    """An instance needs tp x pp x dp devices: at most those of the machine."""
     p, machine = proposal.points, proposal.setting.machine
     return Verdict(
         p.devices <= machine.devices,
-        lambda: f"tp x pp x dp = {p.devices[0]} devices, {machine.name} has {machine.devices}: narrow one of them",
+        lambda: f"tp x pp x dp = {p.devices[0]} devices, {machine.name} has {machine.devices}: reduce tp, pp or dp",
     )
 
 
 @rule(SHAPE)
 def instance_fills_domains(proposal: Proposal) -> Verdict:
-    """An instance stays in one scale-up domain, or fills whole ones."""
+    """An instance lies inside one scale-up domain, or fills whole domains."""
     p, domain = proposal.points, proposal.setting.machine.domain
     return Verdict(
         (p.devices <= domain) | (p.devices % domain == 0),
         lambda: (
-            f"{p.devices[0]} devices straddle domains of {domain}: take at most {domain}, or a multiple such as "
+            f"{p.devices[0]} devices fill no whole domains of {domain}: take at most {domain}, or a multiple such as "
             f"{-(-p.devices[0] // domain) * domain}"
         ),
     )
@@ -141,18 +179,18 @@ def instance_fills_domains(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def tp_stays_aligned(proposal: Proposal) -> Verdict:
-    """In an instance over several domains, tp divides a domain or is made of whole ones."""
+    """In an instance over several domains, tp divides the size of a domain, or is a multiple of it."""
     p, domain = proposal.points, proposal.setting.machine.domain
     aligned = (domain % p.tp == 0) | (p.tp % domain == 0)
     return Verdict(
         (p.devices <= domain) | aligned,
-        lambda: f"groups of tp={p.tp[0]} straddle domains of {domain}: take tp of {_divisors(domain)}",
+        lambda: f"groups of tp={p.tp[0]} cross the border of a domain of {domain}: take tp of {_divisors(domain)}",
     )
 
 
 @rule(SHAPE)
 def tp_divides_heads(proposal: Proposal) -> Verdict:
-    """Query heads are dealt whole: tp divides their number."""
+    """A rank has whole query heads: tp divides their number."""
     p, heads = proposal.points, proposal.setting.model.heads
     return Verdict(
         heads % p.tp == 0,
@@ -164,7 +202,7 @@ def tp_divides_heads(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def kv_heads_divide(proposal: Proposal) -> Verdict:
-    """KV heads are dealt whole, or each is copied equally often: tp divides their number or is a multiple of it."""
+    """KV heads stay whole, with equal numbers of copies: tp divides the number of KV heads, or is a multiple of it."""
     p, heads = proposal.points, proposal.setting.model.kv_heads
     return Verdict(
         (heads % p.tp == 0) | (p.tp % heads == 0),
@@ -188,19 +226,19 @@ def dense_has_no_expert_widths(proposal: Proposal) -> Verdict:
         plain | bool(proposal.setting.experts),
         lambda: (
             f"ep={p.ep[0]}, expert_tp={p.expert_tp[0]}, redundant={p.redundant[0]}, but "
-            f"{proposal.setting.model.name} has no routed experts: leave them out"
+            f"{proposal.setting.model.name} has no routed experts: leave these settings out"
         ),
     )
 
 
 @rule(SHAPE)
 def dense_has_no_attention_dp(proposal: Proposal) -> Verdict:
-    """Without experts to share, a dp rank is an instance of its own: dp = 1."""
+    """A model without routed experts has dp = 1: its dp ranks would share nothing, so they are separate instances."""
     p = proposal.points
     return Verdict(
         (p.dp == 1) | bool(proposal.setting.experts),
         lambda: (
-            f"dp={p.dp[0]}, but {proposal.setting.model.name} has no routed experts that the ranks would share: "
+            f"dp={p.dp[0]}, but {proposal.setting.model.name} has no routed experts that the ranks could share: "
             f"take dp=1 and {p.dp[0]} replicas"
         ),
     )
@@ -208,7 +246,7 @@ def dense_has_no_attention_dp(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def experts_cover_instance(proposal: Proposal) -> Verdict:
-    """Experts lie on the devices of a pipeline stage: ep x expert_tp = tp x dp."""
+    """The experts of a layer lie on all devices of a pipeline stage: ep x expert_tp = tp x dp."""
     p = proposal.points
     return Verdict(
         (p.ep * p.expert_tp == p.tp * p.dp) | (proposal.setting.experts is None),
@@ -222,7 +260,7 @@ def experts_cover_instance(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def engine_lays_experts_out(proposal: Proposal) -> Verdict:
-    """The engine can place experts so: some can set only one of two widths above 1 (catalog/engines)."""
+    """The engine can lay out the experts in this way. Some engines allow only one of two widths above 1."""
     p, engine = proposal.points, proposal.setting.engine
     layout = engine.expert_layout
     if layout is None or proposal.setting.experts is None:
@@ -231,20 +269,20 @@ def engine_lays_experts_out(proposal: Proposal) -> Verdict:
         np.sum([getattr(p, width) > 1 for width in layout.one_of], axis=0) <= 1,
         lambda: (
             f"{engine.name} cannot run tp={p.tp[0]}, dp={p.dp[0]}, ep={p.ep[0]}, expert_tp={p.expert_tp[0]}: "
-            f"{layout.why}; take such widths, or --engine {layout.instead}"
+            f"{layout.why}; take widths that it can run, or --engine {layout.instead}"
         ),
     )
 
 
 @rule(SHAPE)
 def experts_divide(proposal: Proposal) -> Verdict:
-    """Experts are placed whole: experts and redundant ones together divide by ep."""
+    """Every rank has the same number of experts: ep divides the experts and their redundant copies together."""
     p, experts = proposal.points, proposal.setting.experts
     placed = (experts.count if experts else 0) + p.redundant
     return Verdict(
         placed % p.ep == 0,
         lambda: (
-            f"{placed[0]} experts over ep={p.ep[0]}: add {-placed[0] % p.ep[0]} redundant experts, "
+            f"{placed[0]} experts over ep={p.ep[0]}: add {-placed[0] % p.ep[0]} redundant experts, which makes "
             f"{-(-placed[0] // p.ep[0])} a rank"
         ),
     )
@@ -252,7 +290,7 @@ def experts_divide(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def copies_are_placed(proposal: Proposal) -> Verdict:
-    """Redundant experts need ranks to be placed on, and at most as many as there are experts."""
+    """Redundant experts need ep above 1, and their number is at most the number of the model's experts."""
     p, experts = proposal.points, proposal.setting.experts
     most = experts.count if experts else 0
     return Verdict(
@@ -263,7 +301,7 @@ def copies_are_placed(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def experts_slice_in_blocks(proposal: Proposal) -> Verdict:
-    """expert_tp cuts an expert's width into equal slices, and never inside a block that shares a scale."""
+    """expert_tp cuts the width of an expert into equal slices, and no cut is inside a block that shares one scale."""
     p, experts = proposal.points, proposal.setting.experts
     width = experts.intermediate if experts else 0
     block = _expert_block(proposal.setting)
@@ -277,6 +315,7 @@ def experts_slice_in_blocks(proposal: Proposal) -> Verdict:
 
 
 def _expert_block(setting: Setting) -> int:
+    """Elements of an expert's width that share one scale; 1 for formats without such blocks."""
     forms = {m.format.name for block in setting.model.blocks for m in block.matrices if m.part == "experts"}
     return max((BLOCK.get(form, 1) for form in forms), default=1)
 
@@ -286,7 +325,7 @@ def _expert_block(setting: Setting) -> int:
 
 @rule(SHAPE)
 def drafts_exist(proposal: Proposal) -> Verdict:
-    """Multi-token prediction needs the draft layers that the checkpoint brings."""
+    """Multi-token prediction needs draft layers in the checkpoint."""
     p, model = proposal.points, proposal.setting.model
     return Verdict(
         (p.draft == 0) | bool(model.draft),
@@ -296,7 +335,7 @@ def drafts_exist(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def overlap_has_traffic(proposal: Proposal) -> Verdict:
-    """Two-batch overlap hides the dispatch and combine of experts: it needs ep above 1."""
+    """Two-batch overlap hides dispatch and combine of experts: it needs ep above 1."""
     p = proposal.points
     return Verdict(
         (p.overlap == OVERLAPS.index("none")) | (p.ep > 1),
@@ -306,7 +345,7 @@ def overlap_has_traffic(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def kv_dtype_is_there(proposal: Proposal) -> Verdict:
-    """An FP8 cache needs a device that converts FP8."""
+    """An FP8 KV cache needs a device that has FP8."""
     p, machine = proposal.points, proposal.setting.machine
     return Verdict(
         (p.kv != KV_DTYPES.index("fp8")) | ("fp8" in machine.peak),
@@ -316,18 +355,18 @@ def kv_dtype_is_there(proposal: Proposal) -> Verdict:
 
 @rule(SHAPE)
 def context_fits_model(proposal: Proposal) -> Verdict:
-    """A request is no longer than the model's context."""
-    workload, most = proposal.setting.workload, proposal.setting.model.max_context
+    """A request (isl + osl) is not longer than the context limit of the model."""
+    workload, model, most = proposal.setting.workload, proposal.setting.model, proposal.setting.model.max_context
     need = workload.isl + workload.osl
     return Verdict(
         np.full(len(proposal.points), need <= most),
-        lambda: f"isl + osl = {need:,.0f} tokens, {proposal.setting.model.name} reads {most:,}: shorten the requests",
+        lambda: f"isl + osl = {need:,.0f} tokens, {model.name} reads {most:,}: {way_out(model, need)}",
     )
 
 
 @rule(SHAPE)
 def chunk_holds_batch(proposal: Proposal) -> Verdict:
-    """A step's token budget holds one token of each running sequence, and its drafts."""
+    """The token budget of a step is enough for one token and all drafts of each running sequence."""
     p = proposal.points
     need = p.max_sequences * (1 + p.draft)
     return Verdict(
@@ -344,7 +383,7 @@ def chunk_holds_batch(proposal: Proposal) -> Verdict:
 
 @rule(MEMORY)
 def weights_fit(proposal: Proposal) -> Verdict:
-    """Weights, activations, buffers and the engine's reserve leave some device memory."""
+    """Weights, activations, buffers and the engine's reserve leave device memory for the KV cache."""
     room = proposal.room
 
     def why() -> str:
@@ -363,7 +402,7 @@ def weights_fit(proposal: Proposal) -> Verdict:
 
 @rule(MEMORY)
 def cache_holds_a_request(proposal: Proposal) -> Verdict:
-    """The KV cache of each rank holds at least one whole request (where the weights fit)."""
+    """The KV cache of each rank holds at least one whole request."""
     workload, per_rank = proposal.setting.workload, proposal.room.kv_tokens / proposal.points.dp
     need = workload.isl + workload.osl
     return Verdict(

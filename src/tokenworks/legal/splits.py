@@ -1,4 +1,4 @@
-"""The splits of an instance: widths that real machines use, and the settings that belong to a split, as arrays."""
+"""All splits of an instance that a search tries, as arrays: parallel widths and the settings that go with them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from tokenworks.arrays import Bools, Ints
 from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
 
-WIDEST = 1024  # devices of one instance; the widest that has been reported is EP 320 (CloudMatrix384)
+WIDEST = 1024  # most devices of one instance; the largest reported instance is EP 320 (CloudMatrix384)
 PIPELINES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
-DRAFTS = (0, 1, 3)  # MTP of one module, and the same module run thrice (DeepSeek-V3 on SGLang and TensorRT-LLM)
-LEAST_CHUNK = 1024  # smallest token budget of one lane, a dp rank's microbatch, that is tried
+DRAFTS = (0, 1, 3)  # draft tokens: one MTP module run once, or three times (DeepSeek-V3 on SGLang and TensorRT-LLM)
+LEAST_CHUNK = 1024  # smallest token budget of a lane (microbatch of a dp rank) that the search tries
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Legal splits; the family of each, that is its widths; and how many instances the machine holds.
+    """Legal splits.
 
-    broken : splits that break each rule first
+    Parameters
+    ----------
+    points : the splits
+    family : number of the family of each split; a family has the same parallel widths
+    replicas : instances of each split that the machine holds [count]
+    broken : rule -> number of illegal splits for which it is the first broken rule [count]
     """
 
     points: Points
@@ -31,12 +36,22 @@ class Candidates:
     broken: Mapping[str, int]
 
     def kept(self, chosen: Bools | Ints) -> Candidates:
-        """Some of them."""
+        """The candidates that a mask or an index array selects."""
         return Candidates(self.points[chosen], self.family[chosen], self.replicas[chosen], self.broken)
 
 
 def candidates(setting: Setting, points: Points) -> Candidates:
-    """Those points that keep all rules."""
+    """The legal points.
+
+    Parameters
+    ----------
+    setting : model, machine, engine and workload
+    points : points to judge
+
+    Returns
+    -------
+    Points that keep all rules of `SHAPE` and `MEMORY`.
+    """
     legal, broken = judge(Proposal(points, setting), SHAPE)
     points = points[legal]
     legal, no_room = judge(with_memory(points, setting), MEMORY)
@@ -47,22 +62,31 @@ def candidates(setting: Setting, points: Points) -> Candidates:
 
 
 def divisors(number: int) -> list[int]:
-    """All divisors, rising."""
+    """All divisors of a number, in ascending order."""
     small = [width for width in range(1, int(number**0.5) + 1) if number % width == 0]
     return sorted({*small, *(number // width for width in small)})
 
 
 def widths(setting: Setting) -> list[int]:
-    """Devices that an instance may have: divisors of the machine and of its domain, whole hosts, whole domains.
+    """Numbers of devices that an instance may have.
 
-    Whole hosts in counts without a prime factor above 5 (1, 2, 3, 4, 5, 6, 8, 9, 10 ...), so that EP 32, 36, 40, 72 and
-    320 are there on the machines that have them, and the list stays short on machines of hundreds of devices.
+    These are the divisors of the machine and of its domain, numbers of whole hosts, and numbers of whole domains. Hosts
+    and domains are counted in numbers without a prime factor above 5 (1, 2, 3, 4, 5, 6, 8, 9, 10 ...). So EP 32, 36,
+    40, 72 and 320 are in the list for machines that have them, and the list stays short for hundreds of devices.
+
+    Parameters
+    ----------
+    setting : setting with the machine
+
+    Returns
+    -------
+    Numbers of devices in ascending order [count].
     """
     machine = setting.machine
     hosts = (machine.host.devices * count for count in _smooth(machine.domain // machine.host.devices))
     domains = (machine.domain * count for count in _smooth(machine.devices // machine.domain))
-    found = {*divisors(machine.devices), *divisors(machine.domain), *hosts, *domains}
-    return sorted(width for width in found if width <= min(machine.devices, WIDEST))
+    every = {*divisors(machine.devices), *divisors(machine.domain), *hosts, *domains}
+    return sorted(width for width in every if width <= min(machine.devices, WIDEST))
 
 
 def _smooth(most: int) -> Iterator[int]:
@@ -77,9 +101,17 @@ def _smooth(most: int) -> Iterator[int]:
 
 
 def splits(setting: Setting) -> Points:
-    """Every way to split an instance: all widths with all settings that belong to a split. Legal or not.
+    """All splits of an instance, legal or not: all widths with all settings that belong to a split.
 
-    Each with the least that it can run: one sequence and the smallest chunk a rank.
+    Each split has the smallest batch that it can run: one sequence and `LEAST_CHUNK` tokens a dp rank.
+
+    Parameters
+    ----------
+    setting : model and machine
+
+    Returns
+    -------
+    The splits as arrays.
     """
     experts, model = setting.experts, setting.model
     rows = [
@@ -98,7 +130,7 @@ def splits(setting: Setting) -> Points:
 
 
 def _copies(ep: int, experts: int) -> tuple[int, ...]:
-    """Redundant experts to try: as few as make experts divide by ep, and one a rank more (room to balance)."""
+    """Redundant experts to try: the smallest number with which ep divides the experts, and one more per rank."""
     if ep == 1:
         return (0,)
     least = -experts % ep
@@ -106,7 +138,19 @@ def _copies(ep: int, experts: int) -> tuple[int, ...]:
 
 
 def replicas(devices: Ints, setting: Setting) -> Ints:
-    """Instances of one size that fit: as many as each domain holds, or one for each run of whole domains."""
+    """Number of instances that the machine holds.
+
+    An instance that is not larger than a domain lies inside one domain. A larger instance takes whole domains.
+
+    Parameters
+    ----------
+    devices : devices of one instance [count]
+    setting : setting with the machine
+
+    Returns
+    -------
+    Number of instances [count].
+    """
     machine = setting.machine
     shared = machine.domain // devices * (machine.devices // machine.domain)
     count: Ints = np.where(devices <= machine.domain, shared, machine.devices // devices)

@@ -16,7 +16,6 @@ from tokenworks.specs.calibration import DEFAULT, CalibrationLike
 from tokenworks.specs.compose import On
 from tokenworks.specs.deployment import Deployment, EngineName, Role
 from tokenworks.specs.deployment_file import Deployed, pick_deployment
-from tokenworks.specs.engine import DEFAULT as DEFAULT_ENGINE
 from tokenworks.specs.given import Assume, given
 from tokenworks.specs.hf import ModelLike
 from tokenworks.specs.load import WorkloadLike, is_path
@@ -81,8 +80,8 @@ def holds_deployments(thing: ModelLike | DeploymentLike) -> bool:
 
 def asked(
     thing: ModelLike | DeploymentLike, requests: AskedRequests, *, on: On | None = None, deploy: str | None = None,
-    pick: int = 1, engine: EngineName | None = None, devices: int | None = None, assume: Assume = None,
-    calibration: CalibrationLike | None = None,
+    pick: int = 1, engine: EngineName | None = None, max_model_len: int | None = None, devices: int | None = None,
+    assume: Assume = None, calibration: CalibrationLike | None = None,
 ) -> Asked:  # fmt: skip
     """Everything that `estimate` was given, read and checked.
 
@@ -91,7 +90,7 @@ def asked(
     thing : a model, with `on` and `deploy`; or a deployment
     deploy : widths and settings of one instance, such as "tp=8,dp=5,ep=40"
     pick : which deployment of a file or of a plan
-    engine, assume, calibration : None is what the deployment was planned with, else the default
+    engine, max_model_len, assume, calibration : None is what the deployment was planned with, else the default
 
     Raises
     ------
@@ -102,19 +101,22 @@ def asked(
             raise SpecError(f"{thing} holds deployments already", where="--deploy", hint="leave one of the two out")
         deployed = deployed_of(thing, pick)  # type: ignore[arg-type]
         return _of_deployment(
-            deployed, requests, on=on, engine=engine, devices=devices, assume=assume, calibration=calibration
-        )
+            deployed, requests, on=on, engine=engine, max_model_len=max_model_len, devices=devices, assume=assume,
+            calibration=calibration,
+        )  # fmt: skip
     if on is None or deploy is None:
         raise SpecError("a model needs --on and --deploy", hint='such as --on scalex40 --deploy "tp=8,dp=5,ep=40"')
     numbers = given(assume)
     wanted = requests.read(None, numbers)
-    setting = setting_of(thing, on, engine or DEFAULT_ENGINE, wanted, numbers, devices=devices)  # type: ignore[arg-type]
+    setting = setting_of(
+        thing, on, engine or "vllm", wanted, numbers, max_model_len=max_model_len, devices=devices,  # type: ignore[arg-type]
+    )  # fmt: skip
     return Asked(setting, DEFAULT if calibration is None else calibration, (_role(deploy, setting),))
 
 
 def _of_deployment(
-    deployed: Deployed, requests: AskedRequests, *, on: On | None, engine: EngineName | None, devices: int | None,
-    assume: Assume, calibration: CalibrationLike | None,
+    deployed: Deployed, requests: AskedRequests, *, on: On | None, engine: EngineName | None,
+    max_model_len: int | None, devices: int | None, assume: Assume, calibration: CalibrationLike | None,
 ) -> Asked:  # fmt: skip
     deployment = deployed.deployment
     numbers = deployed.given if assume is None else given(assume)
@@ -124,6 +126,7 @@ def _of_deployment(
     setting = setting_of(
         deployed.model or deployment.model, on, engine or deployment.engine,
         requests.read(deployed.workload, numbers), numbers, devices=devices,
+        max_model_len=deployment.max_model_len if max_model_len is None else max_model_len,
     )  # fmt: skip
     return Asked(setting, deployed.calibration if calibration is None else calibration, deployment.roles)
 

@@ -25,6 +25,7 @@ from tokenworks.planning.ranking import ROOFS
 from tokenworks.planning.result import inputs_of
 from tokenworks.specs.calibration import Calibration, CalibrationLike, load_calibration
 from tokenworks.specs.compose import On
+from tokenworks.specs.context import context_note
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.given import Assume
 from tokenworks.specs.hf import ModelLike
@@ -103,6 +104,7 @@ class EstimateBody(TypedDict):
     """The plain form of `estimate`; memory : by role, of a device [byte]."""
 
     inputs: Inputs
+    notes: list[str]
     model: str
     machine: str
     engine: str
@@ -227,6 +229,7 @@ class Estimate(Shown):
         costing = self.costing
         body: EstimateBody = {
             "inputs": inputs_of(costing.setting, slo=None, calibration=costing.calibration),
+            "notes": list(filter(None, (context_note(self.setting.model),))),
             "model": self.setting.model.name,
             "machine": self.setting.machine.name,
             "engine": self.setting.engine.name,
@@ -274,6 +277,7 @@ def estimate(
     batch: int | None = None,
     chunk: int | None = None,
     engine: EngineName | None = None,
+    max_model_len: int | None = None,
     devices: int | None = None,
     assume: Assume = None,
     calibration: CalibrationLike | None = None,
@@ -291,7 +295,8 @@ def estimate(
     batch : sequences that decode in one instance; None is the role's max_sequences [count]
     chunk : prefill tokens of one step of one instance; None is the role's chunk_tokens [token]
     engine : serving engine whose overheads are assumed
-    devices : how many devices of the machine are used; all where None [count]
+    max_model_len : longest input + output of a request; None: what the deployment says, else the model [token]
+    devices : devices of the machine that are used; None: all [count]
     assume : numbers to use instead, a YAML file or a dict
     calibration : name of the catalog, YAML file, dict or `Calibration`
 
@@ -301,8 +306,8 @@ def estimate(
     DoesNotFit : weights, buffers or the sequences do not fit the memory
     """
     of = asked(
-        model, AskedRequests(workload, isl, osl), on=on, deploy=deploy, pick=pick, engine=engine, devices=devices,
-        assume=assume, calibration=calibration,
+        model, AskedRequests(workload, isl, osl), on=on, deploy=deploy, pick=pick, engine=engine,
+        max_model_len=max_model_len, devices=devices, assume=assume, calibration=calibration,
     )  # fmt: skip
     return estimate_roles(of.setting, of.calibration, of.roles, sequences=batch, tokens=chunk)
 

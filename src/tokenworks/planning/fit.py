@@ -19,6 +19,7 @@ from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
 from tokenworks.planning.setting import setting_of
 from tokenworks.specs import load
 from tokenworks.specs.compose import On, times
+from tokenworks.specs.context import context_note
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.given import Assume, Given, given
 from tokenworks.specs.hf import ModelLike, load_model
@@ -66,6 +67,7 @@ class FitBody(TypedDict):
     """The plain form of `fit`."""
 
     inputs: Inputs
+    notes: list[str]
     model: str
     machine: str
     fits: bool
@@ -89,6 +91,7 @@ class Fit(Shown):
     kv_dtype: str
     widths: tuple[Width, ...]
     given: tuple[Given, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def headline(self) -> str:
@@ -138,6 +141,7 @@ class Fit(Shown):
         machine = self.machine
         body: FitBody = {
             "inputs": inputs(model=self.model, machine=machine.name, engine=self.engine, given=self.given),
+            "notes": list(self.notes),
             "model": self.model,
             "machine": machine.name,
             "fits": True,
@@ -159,6 +163,7 @@ def fit(
     *,
     engine: EngineName = "vllm",
     kv_dtype: Literal["native", "bf16", "fp8"] = "native",
+    max_model_len: int | None = None,
     devices: int | None = None,
     assume: Assume = None,
 ) -> Fit:
@@ -170,7 +175,8 @@ def fit(
     on : as `load_machine` takes it; only the memory of the machine has to be published
     engine : whose reserve and buffers are counted
     kv_dtype : storage of the KV cache; "native" is what the checkpoint asks for
-    devices : how many devices of the machine are used; all where None [count]
+    max_model_len : the KV cache of each rank must hold a request of this length, as vLLM wants it at its start [token]
+    devices : devices of the machine that are used; None: all [count]
     assume : numbers to use instead, a YAML file or a dict
 
     Raises
@@ -179,8 +185,10 @@ def fit(
     DoesNotFit : no split of the whole machine holds the model; says by how much, and how many machines would
     """
     read = load_model(model)
-    one_token = Workload(name="fit", isl=1, osl=1)
-    setting = setting_of(read, on, engine, one_token, given(assume), devices=devices, needs=READS)
+    request = Workload(name="fit", isl=1 if max_model_len is None else max(max_model_len - 1, 1), osl=1)
+    setting = setting_of(
+        read, on, engine, request, given(assume), max_model_len=max_model_len, devices=devices, needs=READS
+    )
     return fit_setting(setting, read.native_kv if kv_dtype == "native" else kv_dtype)
 
 
@@ -200,8 +208,10 @@ def fit_setting(setting: Setting, kv_dtype: str) -> Fit:
     least = min((width.devices for width in planned), default=setting.machine.devices + 1)
     widths = [*_fewest(setting, kv_dtype, least), *planned]
     if not widths:
-        raise does_not_fit(setting, kv_dtype)
-    return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths), setting.given)
+        raise _no_request_fits(setting, kv_dtype) or does_not_fit(setting, kv_dtype)
+    note = context_note(setting.model)
+    notes = (f"{note} The KV cache of each rank holds a request of this length.",) if note else ()
+    return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths), setting.given, notes)
 
 
 def _must_have_a_shape(points: Points, setting: Setting) -> None:
@@ -252,6 +262,19 @@ def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
     return DoesNotFit(
         f"{setting.model.name} does not fit {machine.name}: its leanest split needs {need / 1e9:,.1f} GB of "
         f"{all_of}, {missing[row] / 1e9:,.1f} GB more than the engine may take; " + _nearest(setting, kv_dtype)
+    )
+
+
+def _no_request_fits(setting: Setting, kv_dtype: str) -> DoesNotFit | None:
+    """The error where weights fit, but no rank's KV cache holds one request; None where the weights do not fit."""
+    points, room = _shaped(_planned(setting, kv_dtype), setting)
+    per_rank = np.where(np.asarray(room.kv) > 0, room.kv_tokens / points.dp, 0.0)
+    if not per_rank.any():
+        return None
+    need = setting.workload.isl + setting.workload.osl
+    return DoesNotFit(
+        f"{setting.model.name} fits {setting.machine.name}, but no split leaves a rank the KV cache of one request of "
+        f"{need:,.0f} tokens (--max-model-len): {per_rank.max():,.0f} at most; take more devices or a lower limit"
     )
 
 

@@ -35,6 +35,7 @@ def plan(
     slo: SloLike | None = None,
     engine: EngineName = "vllm",
     top: int = 10,
+    max_model_len: int | None = None,
     devices: int | None = None,
     assume: Assume = None,
     calibration: CalibrationLike = DEFAULT,
@@ -53,7 +54,8 @@ def plan(
     slo : "ttft=2s,tpot=50ms" (99th percentiles), {"ttft": "2s"} or an `Slo`; "" binds nothing, None is the workload's
     engine : serving engine whose scheduler and overheads are assumed
     top : deployments to list [count]
-    devices : how many devices of the machine are used; all where None [count]
+    max_model_len : longest input + output of a request, see `specs.context`; None: the limit of the model [token]
+    devices : devices of the machine that are used; None: all [count]
     assume : numbers to use instead, a YAML file or a dict: of the machine (`scale_up.hop`), or with the name of their
         area in front (`engine.host_step`, `calibration.skew`, `workload.isl_cv`)
     calibration : name of the catalog, YAML file, dict or `Calibration`
@@ -71,7 +73,7 @@ def plan(
         raise SpecError(f"{top} deployments", where="--top", hint="write 1 or more")
     costing = prepare(
         model, on, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo, engine=engine,
-        devices=devices, assume=assume, calibration=calibration,
+        max_model_len=max_model_len, devices=devices, assume=assume, calibration=calibration,
     )  # fmt: skip
     found = search(costing, top, progress=progress)
     return Plan(
@@ -102,7 +104,8 @@ def prepare(
     concurrency: float | None,
     slo: SloLike | None,
     engine: EngineName,
-    devices: int | None,
+    max_model_len: int | None = None,
+    devices: int | None = None,
     assume: Assume,
     calibration: CalibrationLike,
 ) -> Costing:
@@ -112,7 +115,7 @@ def prepare(
     bounds = Slo.of(asked.slo if slo is None else slo)
     if asked.osl == 1:  # the only token is the first: there is no time between tokens
         bounds = dataclasses.replace(bounds, tpot=None)
-    setting = setting_of(model, on, engine, asked, numbers, devices=devices)
+    setting = setting_of(model, on, engine, asked, numbers, max_model_len=max_model_len, devices=devices)
     load = None
     if asked.rate is not None:
         load = OfferedLoad("rate", asked.rate)

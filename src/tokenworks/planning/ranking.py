@@ -87,6 +87,7 @@ def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
         system=setting.machine.name,
         engine=setting.engine.name,
         roles=roles,
+        max_model_len=None if setting.model.own_context is None else setting.model.max_context,
         devices_per_host=setting.machine.host.devices,
     )
 

@@ -13,6 +13,7 @@ from tokenworks.errors import SloMissed, SpecError
 from tokenworks.legal.points import Setting
 from tokenworks.planning.costing import OfferedLoad
 from tokenworks.specs.calibration import CalibrationLike, calibration_name
+from tokenworks.specs.context import context_note
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.deployment_file import Deployed, Entry, document
 from tokenworks.specs.machine import Assumption
@@ -228,7 +229,8 @@ class Plan(Shown):
     def notes(self) -> tuple[str, ...]:
         """What a reader must know beside the numbers."""
         one = "Requests of one output token have no TPOT: only TTFT can be bound."
-        return (one,) if self.setting.workload.osl == 1 else ()
+        notes = (context_note(self.setting.model), one if self.setting.workload.osl == 1 else "")
+        return tuple(filter(None, notes))
 
     def document(self) -> Plain:
         """The file of deployments that other commands read."""

@@ -8,6 +8,7 @@ from typing import Any
 from tokenworks.errors import SpecError
 from tokenworks.legal.points import Setting
 from tokenworks.specs.compose import On, machine
+from tokenworks.specs.context import with_max_model_len
 from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.edits import edited
 from tokenworks.specs.engine import load_engine
@@ -19,19 +20,21 @@ from tokenworks.specs.workload import Workload
 
 def setting_of(
     model: ModelLike, on: On, engine: EngineName, workload: Workload, numbers: tuple[Given, ...], *,
-    devices: int | None = None, needs: Collection[str] | None = None,
+    max_model_len: int | None = None, devices: int | None = None, needs: Collection[str] | None = None,
 ) -> Setting:  # fmt: skip
     """Model, machine and engine read, with the numbers of a user in place.
 
     Parameters
     ----------
     numbers : of all areas; those of the workload are in `workload` already
+    max_model_len : longest input + output of a request, see `specs.context`; None: the limit of the model [token]
     devices, needs : as `specs.compose.machine` takes them
     """
     whole = machine(on, assume=numbers, devices=devices, needs=needs)
     others = [item for item in numbers if item.area != "machine"]
     used = load_engine(engine, assume=numbers)
-    return Setting(load_model(model), whole, used, workload, (*whole.given, *others))
+    limited = with_max_model_len(load_model(model), max_model_len)
+    return Setting(limited, whole, used, workload, (*whole.given, *others))
 
 
 def workload_of(

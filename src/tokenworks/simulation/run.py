@@ -23,6 +23,7 @@ from tokenworks.simulation.cluster import cluster
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import CalibrationLike, load_calibration
 from tokenworks.specs.compose import machine
+from tokenworks.specs.context import FLAG, context_note, way_out, with_max_model_len
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.engine import load_engine
@@ -230,7 +231,7 @@ def simulate(
     if on is None or assume is not None:
         on = machine(deployment.system, assume=numbers)
     engine = load_engine(deployment.engine, assume=numbers)
-    model = load_model(deployed.model or deployment.model)
+    model = with_max_model_len(load_model(deployed.model or deployment.model), deployment.max_model_len)
     shared = deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
     request = mean_played(traffic.trace, model.max_context, prefix_caching=shared)
     site = Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
@@ -247,7 +248,7 @@ def simulate(
         max_queue=max_queue,
     )
     requests = requests_of(trace, traffic.classes)
-    notes = _refused(built, requests, site)
+    notes = tuple(filter(None, (context_note(model), *_refused(built, requests, site))))
     finished = _play(built, requests, watch, endless=traffic.endless)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
     return Simulation(
@@ -322,13 +323,18 @@ def _refused(built: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
     long, never = total > site.model.max_context, built.never_fits(requests.input_tokens, requests.output_tokens)
     context = f"the {site.model.max_context:,} tokens that {site.model.name} reads"
     if long.all():
-        raise SpecError(f"all {len(requests)} requests are beyond {context} (the shortest: {total.min():,})")
+        raise SpecError(
+            f"all {len(requests)} requests are beyond {context} (the shortest: {total.min():,})",
+            hint=way_out(site.model, int(total.min())),
+        )
     room = min(pool.limits.kv_blocks * pool.limits.block_tokens for pool in built.pools)
     if never.all():
         raise DoesNotFit(f"no request fits the {room:,} tokens of KV cache of a rank (the shortest: {total.min():,})")
     words = []
     if long.any():
-        words.append(f"{int(long.sum()):,} of {len(requests):,} requests refused: beyond {context}")
+        way = way_out(site.model, int(total[long].min()))
+        helps = f"; {way}" if FLAG in way else ""
+        words.append(f"{int(long.sum()):,} of {len(requests):,} requests refused: beyond {context}{helps}")
     if (never & ~long).any():
         words.append(f"{int((never & ~long).sum()):,} requests refused: beyond the {room:,} KV tokens of a rank")
     return tuple(words)

@@ -134,7 +134,7 @@ class Source:
             raise SpecError("a workload has no --scale", where=workload.name, hint="give --rate")
         if rate is not None and users is not None:
             raise SpecError("--rate and --concurrency", hint="an open loop has a rate, a closed one a concurrency")
-        trace = traffic_source.made(workload, rate, users, requests=self.requests, seed=self.seed)
+        trace = traffic_source.generated(workload, rate, users, requests=self.requests, seed=self.seed)
         if rate is not None or users is not None:
             workload = workload.model_copy(update={"rate": rate, "concurrency": users})
         return Traffic(trace, endless=True, classes=self._promised(trace), workload=workload)

@@ -1,4 +1,4 @@
-"""Utilisation of each device family: what `roofline time / measured time` is, with its source and its spread."""
+"""Calibrations: utilisation (roofline time / measured time) of each device family, with source and spread."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec, with_so
 Grade = Literal["datasheet", "kernel-calibrated", "end-to-end-calibrated"]
 
 
-def _above_zero(found: Quantity) -> Quantity:
-    if not found.value:
-        raise ValueError("must be there and above zero: a cost function cannot do without it")
-    return found
+def _above_zero(quantity: Quantity) -> Quantity:
+    if not quantity.value:
+        raise ValueError("must be above zero and not null: cost functions need this number")
+    return quantity
 
 
-def _share(found: Quantity) -> Quantity:
-    if found.value is None or not 0 < found.value <= 1:
-        raise ValueError("a utilisation lies above 0 and at most at 1")
-    return found
+def _share(quantity: Quantity) -> Quantity:
+    if quantity.value is None or not 0 < quantity.value <= 1:
+        raise ValueError("a utilisation is above 0 and at most 1")
+    return quantity
 
 
-def _factor(found: Quantity) -> Quantity:
-    if found.value is None or found.value < 1:
+def _factor(quantity: Quantity) -> Quantity:
+    if quantity.value is None or quantity.value < 1:
         raise ValueError("a spread is a factor of at least 1")
-    return found
+    return quantity
 
 
 Util = Annotated[Number, AfterValidator(_share)]
@@ -44,26 +44,34 @@ Latency = Annotated[Seconds, AfterValidator(_above_zero)]
 Spread = Annotated[Number, AfterValidator(_factor)]
 
 
-def number(found: Quantity) -> float:
-    """The value of a quantity that validation has found to be there."""
-    assert found.value is not None
-    return found.value
+def number(quantity: Quantity) -> float:
+    """The value of a quantity that is never null, because validation refuses null for it."""
+    assert quantity.value is not None
+    return quantity.value
 
 
 class Family(Spec):
-    """One device family.
+    """The factors of one device family.
 
-    gemm : at many rows, by compute dtype; grouped : what a grouped GEMM (experts) reaches of that, by the same
-    hbm, experts_hbm : GEMMs that are bound by their weights, and experts that are
-    attention_prefill, attention_decode : of the 16-bit peak; attention_hbm : reading the KV cache
-    scale_up, scale_out : collectives of large messages, of the link's bandwidth; dispatch_up, dispatch_out : experts
-    kernel : latency of a kernel inside a captured step; walk : of a GEMM's tile along an input of 8 bits
-    attention_start, experts_start : latency of attention, and of a layer of routed experts (sort, quantise, two GEMMs,
-        sum): several kernels each; expert : what each expert that is touched adds
-    blockwise : latencies of a model whose weights are FP8 in blocks, over those of others, by engine; 1 where it is not
-        listed: each input is quantised in groups, by kernels that engines have or lack for a device
-    collective_start, dispatch_start : before the first byte: launch, and waiting for each other
-    spread : half of the 80 % interval, as a factor: measured times lie in [t / spread, t x spread]
+    Parameters
+    ----------
+    gemm : dtype -> utilisation of the compute peak by GEMMs with many rows [-]
+    grouped : dtype -> rate of grouped GEMMs (experts) / rate of GEMMs [-]
+    hbm : utilisation of the memory bandwidth by GEMMs that are bound by their weights [-]
+    experts_hbm : utilisation of the memory bandwidth by grouped GEMMs that are bound by their weights [-]
+    attention_prefill, attention_decode : utilisation of the 16-bit compute peak by attention [-]
+    attention_hbm : utilisation of the memory bandwidth by attention that reads the KV cache [-]
+    scale_up, scale_out : utilisation of the link bandwidth by collectives of large messages [-]
+    dispatch_up, dispatch_out : utilisation of the link bandwidth by dispatch and combine of experts [-]
+    kernel : latency of a kernel inside a captured step [s]
+    walk : time of a GEMM tile per 8-bit element of k: no GEMM is faster than k x walk [s]
+    attention_start : latency of attention, which is several kernels [s]
+    experts_start : latency of a layer of routed experts: sort, quantise, two GEMMs, sum [s]
+    expert : additional latency per touched expert [s]
+    blockwise : engine -> kernel latencies of a model with FP8 in blocks / those of other models; 1 for engines that are
+        not listed. Such a model quantises each input in groups, and not every engine has fast kernels for this [-]
+    collective_start, dispatch_start : time before the first byte: kernel launch, and waiting for the other devices [s]
+    spread : 80 % of measured times lie in [t / spread, t x spread] around a predicted time t [-]
     """
 
     gemm: dict[ComputeDtype, Util]
@@ -88,11 +96,20 @@ class Family(Spec):
     spread: Spread
 
     def util(self, dtype: str) -> float:
-        """Utilisation of a GEMM at many rows; a dtype that the family does not list is an error, not another's."""
+        """Utilisation of GEMMs with many rows.
+
+        Parameters
+        ----------
+        dtype : dtype of the multiplication
+
+        Raises
+        ------
+        SpecError : the family has no number for this dtype; no other dtype is used instead
+        """
         return _of(self.gemm, "gemm", dtype)
 
     def grouped_util(self, dtype: str) -> float:
-        """Utilisation of a grouped GEMM at many rows."""
+        """Utilisation of grouped GEMMs (experts) with many rows, see `util`."""
         return self.util(dtype) * _of(self.grouped, "grouped", dtype)
 
 
@@ -100,17 +117,23 @@ def _of(utils: Mapping[ComputeDtype, Quantity], field: str, dtype: str) -> float
     for name, util in utils.items():
         if name == dtype:
             return number(util)
-    raise SpecError(f"no utilisation for {dtype}", where=f"calibration: {field}", hint=f"it has {', '.join(utils)}")
+    hint = f"the family has {', '.join(utils)}"
+    raise SpecError(f"no utilisation for {dtype}", where=f"calibration: {field}", hint=hint)
 
 
 SHARED = ("query", "sequence", "context_walk", "elementwise", "ring", "skew", "acceptance")
-"""Constants of all families."""
+"""Fields of a calibration that hold for all families, and that can be assumed."""
 
 
 class Power(Spec):
-    """What a device draws, of its TDP: idle, and more at its full compute roof and at its full HBM roof [-].
+    """Power of a device, as shares of its TDP.
 
-    spread : half of the 80 % interval of a mean power, as a factor
+    Parameters
+    ----------
+    idle : power of an idle device / TDP [-]
+    compute : additional power at the full compute roof / TDP [-]
+    hbm : additional power at the full HBM roof / TDP [-]
+    spread : 80 % of measured mean powers lie in [p / spread, p x spread] around a predicted power p [-]
     """
 
     idle: Util
@@ -120,7 +143,14 @@ class Power(Spec):
 
 
 class Like(Spec):
-    """A family that nobody has measured: it takes another one's numbers, with a spread of its own, and says why."""
+    """A device family without measurements. It borrows the numbers of another family.
+
+    Parameters
+    ----------
+    like : family whose numbers are used
+    why : reason for this choice
+    spread : interval factor of the borrowing family, see `Family` [-]
+    """
 
     like: str
     why: str
@@ -128,26 +158,34 @@ class Like(Spec):
 
 
 KEY = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)+")
-"""How the name of a source looks in a file: small words and numbers, joined by hyphens."""
+"""Form of a source's name in a calibration file: lower-case words and numbers, joined by hyphens."""
 
 
 class Calibration(Spec):
-    """One catalog/calibration/*.yaml.
+    """One file of catalog/calibration, or a file that `calibrate` wrote.
 
-    fitted_on, data_sha256 : what a calibration of a higher grade was fitted on
-    graded : families that its grade holds for; the others stay priors. Without any, it holds for all
-    sources : in the file a source may be the name of a text in this table; every number here carries the text itself
-    query, sequence : what begin and end of a tile cost in attention, as cached entries that each prefill query, and
-        each decoding sequence, would have more; context_walk : latency of decode attention for each token of a context
-    elementwise : share of the bandwidth of GEMMs that the small kernels between them reach on their activations
-    ring : latency of a step around a ring of NCCL's kind, by which gathers go
-    skew : log-deviation of expert popularity; acceptance : chance that a draft token is accepted
-    power : of any device, by its TDP
-    families : with numbers of their own; borrowed : those that take another one's
-    lent : numbers of families as others borrow them, where points of their own have turned them since: what a fit makes
-        of one device's software is worse for another device than what it had before
-    draft_widening : how many times as wide, as a logarithm, the interval is where tokens are drafted
-    ttft_spread : half of the 80 % interval of TTFT, as a factor, of all families: queues and servers, not devices
+    Parameters
+    ----------
+    name, title : name in the catalog, and a title for people
+    grade : what the factors rest on: datasheet, kernel-calibrated or end-to-end-calibrated
+    fitted_on : data on which a calibration of a higher grade was fitted
+    data_sha256 : hash of these data
+    graded : families for which the grade holds; the other families have the grade datasheet. Empty: it holds for all
+    sources : name -> text of a source. A number in the file may give the name; after loading it has the text
+    query : cost of the edges of a tile in prefill attention, as additional cache entries per query [count]
+    sequence : the same cost in decode attention, as additional cache entries per sequence [count]
+    context_walk : latency of decode attention per token of context [s]
+    elementwise : bandwidth of the small kernels between GEMMs / bandwidth of GEMMs [-]
+    ring : latency of one step around a ring, as NCCL gathers [s]
+    skew : log-deviation of expert popularity [-]
+    acceptance : probability that a draft token is accepted [-]
+    power : power of a device, as shares of its TDP
+    draft_widening : with draft tokens, the interval factor is spread ** draft_widening [-]
+    ttft_spread : interval factor of TTFT for all families; it covers queues and servers, not devices [-]
+    families : families with numbers of their own
+    borrowed : families that use the numbers of another family
+    lent : numbers that a family had before its own serving points were fitted. Unmeasured families borrow these:
+        fitted numbers hold the software of that device, and transfer worse
     """
 
     name: str
@@ -181,7 +219,7 @@ class Calibration(Spec):
         def text(source: str) -> str:
             if source not in table and KEY.fullmatch(source):
                 hint = nearest(source, list(table)) or f"the table has {', '.join(table)}"
-                raise ValueError(f"no source {source!r} in the table `sources`; {hint}")
+                raise ValueError(f"the table `sources` has no source {source!r}; {hint}")
             return str(table.get(source, source))
 
         return with_sources(data, text)
@@ -190,18 +228,27 @@ class Calibration(Spec):
     def _borrowed_from_known(self) -> Calibration:
         for name, borrowed in self.borrowed.items():
             if name in self.families or borrowed.like not in self.families:
-                raise ValueError(f"borrowed.{name}.like: {borrowed.like!r} is no family with numbers of its own")
+                raise ValueError(f"borrowed.{name}.like: {borrowed.like!r} is not one of `families`")
         for name in self.lent:
             if name not in self.families:
-                raise ValueError(f"lent.{name}: no family with numbers of its own")
+                raise ValueError(f"lent.{name}: {name!r} is not one of `families`")
         return self
 
     def grade_of(self, family: str) -> Grade:
-        """What a prediction for a device family is worth."""
+        """The grade of a prediction for a device family."""
         return self.grade if not self.graded or family in self.graded else "datasheet"
 
     def family(self, name: str) -> Family:
-        """The factors of a device family."""
+        """The factors of a device family, its own or borrowed ones.
+
+        Parameters
+        ----------
+        name : name of the family
+
+        Raises
+        ------
+        UnknownName : the calibration has no such family
+        """
         if name in self.borrowed:
             borrowed = self.borrowed[name]
             lent = self.lent.get(borrowed.like, self.families[borrowed.like])
@@ -212,30 +259,48 @@ class Calibration(Spec):
         return self.families[name]
 
     def standalone(self, names: Iterable[str]) -> Calibration:
-        """The same with these families to be fitted: they borrow from none, and lend what they have now."""
+        """The same calibration, prepared for a fit of these families.
+
+        Each family gets numbers of its own: those that it has now. If other families borrow from it, they keep the
+        numbers that they have now (`lent`).
+
+        Parameters
+        ----------
+        names : families that will be fitted
+        """
         own = {name: self.family(name) for name in names}
         borrowed = {name: like for name, like in self.borrowed.items() if name not in own}
         lent = {like.like: own[like.like] for like in borrowed.values() if like.like in own} | self.lent
         return self.model_copy(update={"families": self.families | own, "borrowed": borrowed, "lent": lent})
 
     def assumed(self, name: str, dtypes: Iterable[str]) -> Iterator[Assumption]:
-        """What a prediction for a family rests on beside measurements: one entry for all of its assumed factors.
+        """The assumptions of a prediction for a family: one entry for all its assumed factors, one for each constant.
 
-        `dtypes` are those that the device computes in; factors of others are not used.
+        Parameters
+        ----------
+        name : name of the family
+        dtypes : dtypes of the device; factors of other dtypes are not used, so they are not listed
         """
         family = self.family(name)
         guessed = [path for path, quantity in _factors(family, dtypes) if quantity.assumed]
         if name in self.borrowed:
             yield Assumption(f"calibration.{name}", f"as {self.borrowed[name].like}", self.borrowed[name].why)
         elif guessed:
-            yield Assumption(f"calibration.{name}", ", ".join(guessed), "priors by class; each says why in its file")
+            why = "priors by device class; the calibration file has a reason for each"
+            yield Assumption(f"calibration.{name}", ", ".join(guessed), why)
         for path in SHARED:
             quantity = getattr(self, path)
             if quantity.assumed:
                 yield Assumption(f"calibration.{path}", quantity.written, quantity.source)
 
     def rests_on(self, name: str, factors: Iterable[str]) -> str:
-        """Where some factors of a family come from: `measured`, `assumed` if one of them is, or `as` another family."""
+        """Where factors of a family come from: "measured", "assumed" if one of them is assumed, or "as NAME".
+
+        Parameters
+        ----------
+        name : name of the family
+        factors : names of the factors, such as hbm or gemm.fp8
+        """
         family = self.family(name)
         if name in self.borrowed:
             return f"as {self.borrowed[name].like}"
@@ -244,6 +309,7 @@ class Calibration(Spec):
 
 
 def _factors(family: Family, dtypes: Iterable[str]) -> Iterator[tuple[str, Quantity]]:
+    """Name and value of each factor of a family, for these dtypes."""
     for name, value in family:
         if isinstance(value, Quantity):
             yield name, value
@@ -254,7 +320,7 @@ def _factors(family: Family, dtypes: Iterable[str]) -> Iterator[tuple[str, Quant
 
 
 DEFAULT = "serving"
-"""The calibration that every command uses if none is named."""
+"""Name of the calibration that commands use by default."""
 
 
 CalibrationLike = str | Path | Mapping[str, Any] | Calibration

@@ -95,6 +95,7 @@ class Deployment(Spec):
     router : how a request finds its instance and rank; None: by known prefixes where requests share any, else the rank
         with the fewest requests in flight
     prefix_caching : whether instances keep the KV cache of finished requests for later ones with the same prefix
+    max_model_len : longest input + output of a request that the engine takes [token]; None is the model's own limit
     devices_per_host : devices of one host node of the system; None where the file does not say it
     """
 
@@ -104,6 +105,7 @@ class Deployment(Spec):
     roles: tuple[Role, ...]
     router: RouterName | None = None
     prefix_caching: bool = True
+    max_model_len: Count | None = None
     devices_per_host: Width | None = None
 
     @field_validator("roles")

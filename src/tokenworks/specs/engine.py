@@ -1,4 +1,4 @@
-"""The habits of a serving engine that cost time or memory, one catalog/engines/*.yaml each."""
+"""Properties of a serving engine that cost time or memory. Each engine is one file in catalog/engines."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from tokenworks.specs.load import CATALOG, read_yaml, validate
 from tokenworks.specs.provenance import Bytes, Number, Seconds, Spec
 
 DEFAULT = "vllm"
-"""The engine that a name is taken to mean if no engine is known by it."""
+"""The engine whose properties are used for an engine name that the catalog does not know."""
 
 Count = Annotated[int, Field(ge=1)]
 
 
 class ExpertLayout(Spec):
-    """Widths of which an engine can only set one above 1 where a model has routed experts.
+    """A limit of an engine for models with routed experts: only one of several widths can be above 1.
 
-    why : the engine's option that fixes it; instead : an engine without this limit
+    Parameters
+    ----------
+    one_of : widths of which only one can be above 1
+    why : option of the engine that causes the limit
+    instead : name of an engine without this limit
     """
 
     one_of: tuple[Literal["tp", "dp", "ep", "expert_tp"], ...]
@@ -33,25 +37,34 @@ class ExpertLayout(Spec):
 class Engine(Spec):
     """Defaults and overheads of one engine.
 
-    aliases : words in the names of engines that the catalog does not hold, and whose habits are taken to be these
-    scheduler : whose policy its scheduler follows, by the names that the simulation gives them
-    mixing : "mixed" puts prefill chunks and decodes in one step; "prefill-first" runs a prefill step by itself
-    dp_prefill : "together" holds prompts back for some steps, so that data-parallel ranks prefill at the same time;
-        "alone" lets each rank begin when it has one, and all others wait for its step
-    host : "hidden" prepares the next step while this one runs; "serial" prepares it in between
-    expert_layout : None where every split of routed experts can be set
-    kv_dtype : "checkpoint" keeps what the checkpoint asks for; "float-weights" FP8 wherever weights are FP8 or FP4
-    host_step, host_sequence : CPU time of a step, and what each sequence in it adds
-    host_layer : launching one layer's kernels where the step is not a captured graph
-    request : what client, HTTP and tokeniser add to TTFT, once for each role
-    admission : time in which the server takes in one request of many that come at once
-    graph_tokens : steps of more tokens are launched kernel by kernel
-    memory_fraction : of device memory, for everything; reserve : context, graphs and fragments, beside weights,
-        activations and communication; group_buffer : of one communication group
-    dispatch_tokens : tokens of a rank for which dispatch buffers are laid out
-    kv_block, chunk_tokens, max_sequences : defaults
-    small_device, small_chunk : below so much device memory the default chunk is at most this one
-    mtp_drafts, mtp_drafts_dp : draft tokens where MTP is on and no number is said; the latter with data parallelism
+    Parameters
+    ----------
+    name, title, version : name in the catalog, title for people, and version of the engine
+    aliases : words in names of other engines that have the same properties
+    scheduler : scheduling policy, by its name in the simulation
+    mixing : "mixed" runs prefill chunks and decodes in one step; "prefill-first" runs prefill in steps of its own
+    dp_prefill : "together" delays prompts for a few steps, so that data-parallel ranks prefill at the same time;
+        "alone" lets each rank start at once, and all other ranks wait for its step
+    host : "hidden" prepares the next step while the current one runs; "serial" prepares it between two steps
+    expert_layout : limit for the layout of experts; None if every split of routed experts is possible
+    kv_dtype : "checkpoint" uses the KV dtype of the checkpoint; "float-weights" uses FP8 if weights are FP8 or FP4
+    host_step : CPU time of a step [s]
+    host_sequence : additional CPU time per sequence of the step [s]
+    host_layer : CPU time to launch the kernels of one layer, if the step is not a captured graph [s]
+    request : time that client, HTTP and tokeniser add to TTFT, once per role [s]
+    admission : time in which the server accepts one request, if many arrive at once [s]
+    graph_tokens : steps with more tokens than this are not captured graphs [token]
+    memory_fraction : default share of device memory that the engine takes [-]
+    reserve : memory for context, graphs and fragments, beside weights, activations and communication [byte]
+    group_buffer : buffer of one communication group [byte]
+    dispatch_tokens : tokens of a rank for which dispatch buffers have room [token]
+    small_device : with less device memory than this, the default chunk is at most `small_chunk` [byte]
+    small_chunk : see `small_device` [token]
+    mtp_drafts : default number of draft tokens with MTP [token]
+    mtp_drafts_dp : the same with data parallelism [token]
+    kv_block : default size of a KV block [token]
+    chunk_tokens : default token budget of a step [token]
+    max_sequences : default number of running sequences [count]
     """
 
     name: str
@@ -88,7 +101,7 @@ OF_MEASURED_ROWS = ("small_device", "small_chunk", "mtp_drafts", "mtp_drafts_dp"
 
 
 def engine_names() -> list[str]:
-    """Names of the engines that the catalog ships, sorted."""
+    """Names of the engines in the catalog, sorted."""
     return sorted(path.stem for path in (CATALOG / "engines").glob("*.yaml"))
 
 
@@ -118,7 +131,7 @@ def _shipped(name: str) -> Engine:
 
 
 def find_engine(name: str) -> Engine:
-    """The catalog's engine of a name, or the one whose habits an engine of that name is taken to have."""
+    """The engine of the catalog for any engine name: by its name, else by its aliases, else the default engine."""
     known = engine_names()
     if name not in known:
         name = next((one for one in known if any(word in name.lower() for word in load_engine(one).aliases)), DEFAULT)

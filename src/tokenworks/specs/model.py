@@ -1,8 +1,8 @@
-"""A model as sums over its weights and reads of its KV cache; built from an HF config.json by `specs.hf`.
+"""A model as its weights, the reads of its KV cache, and its recurrent states. `specs.hf` builds it from a config.json.
 
-Everything that is costed comes from three things: the `Matrix`es of a block (parameters, bytes, GEMMs, how parallelism
-splits them), the `Scan`s of its attention (what a query reads of the cache, what a token adds to it) and its `State`
-(linear attention). A new kind of attention is a new combination of those, not a new branch in the cost model.
+The cost model uses three things: each `Matrix` of a block (parameters, bytes, GEMMs, split by parallelism), each `Scan`
+of its attention (cache entries that a query reads and a token adds), and its `State` (linear attention). A new kind of
+attention is a new combination of these, not a new branch in the cost model.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from tokenworks.specs.shown import Record, Shown
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a weight is stored, and in what it is multiplied where the device can.
+    """Storage format of a weight, and dtype of its multiplication.
 
-    bytes : [byte/element] with scales: FP8 in 128 x 128 blocks 1 + 4/16384, NVFP4 1/2 + 1/16, MXFP4 1/2 + 1/32
-    compute : the widest rate it can use; W4A16 formats multiply in bf16 whatever the device has
+    Parameters
+    ----------
+    name : name of the format
+    bytes : size with scales: FP8 in 128 x 128 blocks 1 + 4/16384, NVFP4 1/2 + 1/16, MXFP4 1/2 + 1/32 [byte/element]
+    compute : dtype of the multiplication, if the device has it; W4A16 formats multiply in bf16 on every device
     """
 
     name: str
@@ -28,7 +31,10 @@ class Format:
 
 
 BF16 = Format("bf16", 2.0, "bf16")
-VECTOR_BYTES = 2.0  # norms and biases are kept in 16 bits by every format we know [byte/element]
+VECTOR_BYTES = 2.0  # all known formats store norms and biases in 16 bits [byte/element]
+
+METHODS = {"yarn": "YaRN", "linear": "linear rope scaling", "dynamic": "dynamic rope scaling"}
+"""`rope_type` -> its name in words."""
 
 Part = Literal["attention", "dense", "shared", "router", "experts", "latent", "embedding", "head", "draft"]
 Split = Literal["out", "in", "kv", "none"]
@@ -36,10 +42,17 @@ Split = Literal["out", "in", "kv", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """One weight matrix y = W x (+ b), or `copies` equal ones (experts).
+    """One weight matrix y = W x (+ b), or several of the same shape (experts).
 
-    part : what it belongs to; `experts` are divided by ep and expert-tp, the rest by tp
-    split : how tp divides it: by output features, by input features, by KV head (never below one), or not at all
+    Parameters
+    ----------
+    name : name of the weight
+    inputs, outputs : input and output features [count]
+    part : part of the layer; ep and expert_tp divide `experts`, tp divides the other parts
+    split : the way in which tp divides it: by output features, by input features, by KV head (never below one), or not
+    format : storage format
+    copies : number of matrices, such as one for each expert [count]
+    bias : True if there is a bias b
     """
 
     name: str
@@ -53,27 +66,30 @@ class Matrix:
 
     @property
     def parameters(self) -> int:
-        """Elements in all copies."""
+        """Elements of all copies [count]."""
         return (self.inputs + self.bias) * self.outputs * self.copies
 
     @property
     def stored(self) -> float:
-        """What all copies take in memory [byte]."""
+        """Size of all copies in memory [byte]."""
         return self.copies * self.outputs * (self.inputs * self.format.bytes + self.bias * VECTOR_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One pass of a query over cached entries, one layer.
+    """One pass of a query over the cache entries of one layer.
 
-    stride : tokens that one entry stands for (1; 4 or 128 in compressed attention)
-    reads : most entries that one query reads (top-k, window); None = all
-    keeps : most entries kept per sequence (window); None = all
-    elements : stored per entry over all KV heads [element]; 0 where another scan already stores them
-    heads : KV heads that tp can divide; 1 = a latent, copied to every tp rank
-    decode_flop, prefill_flop : per query token and entry, all query heads [FLOP]
-    bytes : [byte/element] where fixed (an FP8 indexer); None = the deployment's KV dtype
-    query_heads : heads that tp divides the FLOP by
+    Parameters
+    ----------
+    name : kind of attention, such as GQA, MLA or indexer
+    stride : tokens per cache entry: 1, or 4 and 128 in compressed attention [token]
+    reads : most entries that one query reads (top-k, window); None = all [count]
+    keeps : most entries that the cache keeps per sequence (window); None = all [count]
+    elements : elements of an entry, all KV heads; 0 if another scan stores the entry [count]
+    heads : KV heads that tp can divide; 1 = a latent, which every tp rank copies [count]
+    query_heads : query heads, by which tp can divide the FLOP [count]
+    decode_flop, prefill_flop : work per query token and entry, all query heads [FLOP]
+    bytes : size of an element if it is fixed (an FP8 indexer); None = KV dtype of the deployment [byte/element]
     """
 
     name: str
@@ -88,16 +104,29 @@ class Scan:
     bytes: float | None = None
 
     def growth(self, kv_bytes: FloatArray) -> FloatArray:
-        """What one more token of a long context adds [byte]; `kv_bytes` [byte/element] where not fixed."""
+        """Cache that one more token of a long context adds, one layer.
+
+        Parameters
+        ----------
+        kv_bytes : size of one cached element, if the scan does not fix it [byte/element]
+
+        Returns
+        -------
+        Added cache [byte/token].
+        """
         return 0.0 if self.keeps is not None else self.elements * (self.bytes or kv_bytes) / self.stride
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Recurrent state of linear attention, one layer: read and written once a decode step, whatever the context.
+    """Recurrent state of linear attention in one layer. A decode step reads and writes it once, at any context length.
 
-    name : the kind (GDN, KDA, Mamba-2)
-    bytes : per sequence, over all heads [byte]; flop : per token, all heads [FLOP]; heads : what tp divides
+    Parameters
+    ----------
+    name : kind of linear attention (GDN, KDA, Mamba-2)
+    bytes : size of the state of one sequence, all heads [byte]
+    flop : work per token, all heads [FLOP]
+    heads : heads that tp divides [count]
     """
 
     name: str
@@ -108,7 +137,15 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """Routed experts of one layer: `count`, of which a token visits `topk`; `hidden` is the width that travels."""
+    """Routed experts of one layer.
+
+    Parameters
+    ----------
+    count : number of experts [count]
+    topk : experts that a token visits [count]
+    hidden : width of the activations that dispatch and combine send [count]
+    intermediate : inner width of an expert [count]
+    """
 
     count: int
     topk: int
@@ -118,11 +155,19 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`count` equal layers, wherever in the stack they stand: attention, FFN or both (a Mamba block has no FFN).
+    """Equal layers, at any places of the stack: attention, FFN or both (a Mamba block has no FFN).
 
-    vectors : norm weights, biases and other small per-layer elements, kept whole on each rank [element]
-    all_reduces : tensor-parallel reductions of the residual stream per layer (2 in a plain transformer)
-    streams : residual streams, which are mixed before and after each half where there are several (hyper-connections)
+    Parameters
+    ----------
+    name : name of the layers
+    count : number of layers [count]
+    matrices : weight matrices of one layer
+    scans : passes over the KV cache in one layer
+    state : recurrent state of linear attention; None = there is none
+    experts : routed experts; None = there are none
+    vectors : elements of norms, biases and other small weights per layer; each rank has all of them [count]
+    all_reduces : tensor-parallel all-reduces per layer (2 in a plain transformer) [count]
+    streams : residual streams; several streams are mixed before and after each half layer (hyper-connections) [count]
     """
 
     name: str
@@ -136,16 +181,49 @@ class Block:
     streams: int = 1
 
 
+@dataclass(frozen=True, slots=True)
+class ExtendedContext:
+    """A longer context that the publisher documents, by rope scaling.
+
+    Parameters
+    ----------
+    tokens : longest input + output of a request with the scaling [token]
+    method : `rope_type` of the scaling, such as yarn
+    factor : scaled length / original length of the context [-]
+    source : model card, or file and key of the config.json
+    """
+
+    tokens: int
+    method: str
+    factor: float
+    source: str
+
+    @property
+    def words(self) -> str:
+        """Method and factor, such as "with YaRN, factor 4"."""
+        return f"with {METHODS.get(self.method, self.method)}, factor {self.factor:g}"
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Model(Shown):
-    """A checkpoint: embedding, blocks, head, and draft layers (MTP) that run only when speculation is on.
+    """A checkpoint: embedding, blocks, head, and draft layers (MTP), which run only with speculation.
 
-    heads, kv_heads : what tp must divide (query heads) or may exceed (KV heads)
-    head : None = tied: the embedding is multiplied once more, and stored once
-    vectors : elements outside the blocks, such as the final norm
-    native_kv : the KV dtype that the checkpoint asks for, or bf16
-    vision_parameters : counted, not costed; None = there is a tower, but its config does not give its size
-    notes : what a reader must know (ties, dequantisation, parts not costed)
+    Parameters
+    ----------
+    name, architecture : id of the model, and `model_type` of its config
+    hidden, vocab : width of the residual stream, and size of the vocabulary [count]
+    heads : query heads, which tp must divide [count]
+    kv_heads : KV heads; tp may be larger [count]
+    embedding, head : matrices; no head = tied: the embedding is stored once and also used as the head
+    blocks : layers of the model
+    draft : draft layers (MTP)
+    max_context : longest input + output of a request [token]: the model's own limit, or one that the user set
+    own_context : the model's own limit where the user set another one [token]; None where `max_context` is its own
+    extended_context : a longer limit that the publisher documents; None where there is none
+    vectors : elements outside the blocks, such as the final norm [count]
+    native_kv : KV dtype of the checkpoint; bf16 if it has none
+    vision_parameters : elements of the vision tower, which has no cost here; None = the config does not give its size
+    notes : facts that a user must know: defaults that were used, assumed formats, parts without cost
     """
 
     name: str
@@ -163,6 +241,8 @@ class Model(Shown):
     native_kv: str = "bf16"
     vision_parameters: int | None = 0
     notes: tuple[str, ...] = ()
+    extended_context: ExtendedContext | None = None
+    own_context: int | None = None
 
     @property
     def headline(self) -> str:
@@ -178,24 +258,26 @@ class Model(Shown):
 
     @property
     def layers(self) -> int:
-        """Decoder layers, drafts left out."""
+        """Decoder layers, without draft layers [count]."""
         return sum(block.count for block in self.blocks)
 
 
 def parameters(model: Model) -> int:
-    """All weights of the language model: the sum of the weight shapes, drafts and vision tower left out."""
+    """All weights of the language model, without draft layers and vision tower [count]."""
     head = model.head.parameters if model.head else 0
     return model.embedding.parameters + head + model.vectors + sum(map(_block_parameters, model.blocks))
 
 
 def draft_parameters(model: Model) -> int:
-    """Weights of the draft layers (MTP); the embedding and head that they share with the model left out."""
+    """Weights of the draft layers (MTP), without embedding and head, which they share with the model [count]."""
     return sum(map(_block_parameters, model.draft))
 
 
 def active_parameters(model: Model) -> int:
-    """Weights that a token meets in multiplications: `parameters` less the experts that it does not visit, and less
-    the embedding where that is only looked up (a tied one is multiplied as the head). Publishers differ: some add it.
+    """Weights with which a token is multiplied [count].
+
+    These are all `parameters` without the experts that a token does not visit, and without the embedding. A tied
+    embedding counts, because it is the head. Publishers differ: a few of them always count the embedding.
     """
     idle = model.embedding.parameters if model.head else 0
     for block in model.blocks:
@@ -206,25 +288,40 @@ def active_parameters(model: Model) -> int:
 
 
 def weight_bytes(model: Model) -> float:
-    """One copy of all weights as stored, drafts left out [byte]."""
+    """Size of one copy of all weights, without draft layers [byte]."""
     head = model.head.stored if model.head else 0.0
     return model.embedding.stored + head + VECTOR_BYTES * model.vectors + sum(map(_block_bytes, model.blocks))
 
 
 def kv_bytes_per_token(model: Model, kv_bytes: float) -> float:
-    """Cache that one more token of a long context takes, all layers, one copy [byte].
+    """Cache that one more token of a long context takes, all layers, one copy.
 
-    A scan that keeps a window adds nothing once it is full; one with `stride` adds an entry every so many tokens.
+    A full window does not grow. A scan with a `stride` adds one entry every `stride` tokens.
 
     Parameters
     ----------
-    kv_bytes : size of one stored element where the scan does not fix it [byte]
+    model : the model
+    kv_bytes : size of one cached element, if the scan does not fix it [byte/element]
+
+    Returns
+    -------
+    Cache [byte/token].
     """
     return float(sum(block.count * scan.growth(kv_bytes) for block in model.blocks for scan in block.scans))
 
 
 def window_bytes_per_sequence(model: Model, kv_bytes: float) -> float:
-    """Cache of the windows once they are full, all layers, one copy [byte per sequence]."""
+    """Cache of all full windows of a sequence, all layers, one copy.
+
+    Parameters
+    ----------
+    model : the model
+    kv_bytes : size of one cached element, if the scan does not fix it [byte/element]
+
+    Returns
+    -------
+    Cache of one sequence [byte].
+    """
     return sum(
         block.count * scan.keeps * scan.elements * (scan.bytes or kv_bytes)
         for block in model.blocks
@@ -234,14 +331,15 @@ def window_bytes_per_sequence(model: Model, kv_bytes: float) -> float:
 
 
 def state_bytes_per_sequence(model: Model) -> float:
-    """Recurrent state of the linear attention layers, one copy [byte per sequence]."""
+    """Recurrent states of one sequence, all layers, one copy [byte]."""
     return sum(block.count * block.state.bytes for block in model.blocks if block.state)
 
 
 def attention_kinds(model: Model) -> dict[str, int]:
-    """Layers of each kind of attention, most first, such as {"GDN": 45, "GQA": 15}.
+    """Number of layers of each kind of attention, largest number first, such as {"GDN": 45, "GQA": 15}.
 
-    A layer that scans more than once (a window beside compressed entries, an indexer) goes by its longest reach.
+    A layer with several scans (a window and compressed entries, an indexer) counts as its last scan, which reaches
+    furthest.
     """
     kinds: dict[str, int] = {}
     for block in model.blocks:
@@ -253,7 +351,7 @@ def attention_kinds(model: Model) -> dict[str, int]:
 
 
 def weight_formats(model: Model) -> dict[str, float]:
-    """Share of the stored bytes in each format, largest first; drafts left out."""
+    """Share of the stored bytes in each format, largest share first, without draft layers [-]."""
     held: dict[str, float] = {}
     outer = [(1, matrix) for matrix in (model.embedding, model.head) if matrix]
     for count, matrix in outer + [(block.count, matrix) for block in model.blocks for matrix in block.matrices]:

@@ -1,4 +1,4 @@
-"""The promise to a user: bounds on TTFT and mean TPOT at a percentile of requests; and classes with their own."""
+"""Service level objectives: bounds on TTFT and mean TPOT at a percentile of requests, for all requests or a class."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASS_NAME = r"[A-Za-z0-9_-]{1,64}"
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """`value` [s] holds for `percentile` percent of requests."""
+    """A bound: `percentile` percent of the requests have at most `value` [s]."""
 
     value: float
     percentile: float = PERCENTILE
@@ -26,7 +26,7 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """Bounds that both must hold for a token to be effective; None = unbounded."""
+    """Bounds on TTFT and mean TPOT; None = no bound. Tokens of a request are effective if the request keeps both."""
 
     ttft: Bound | None = None
     tpot: Bound | None = None
@@ -47,22 +47,32 @@ class Slo:
 
     @classmethod
     def parse(cls, text: str, *, where: str = "--slo") -> Slo:
-        """Read `ttft=2s,tpot=50ms` or `ttft.p50=1s`; an empty text binds nothing."""
+        """Read an SLO.
+
+        Parameters
+        ----------
+        text : such as `ttft=2s,tpot=50ms` or `ttft.p50=1s`; an empty text has no bounds
+        where : place of the text, for error messages
+
+        Raises
+        ------
+        SpecError : a text that cannot be read
+        """
         bounds: dict[str, Bound] = {}
         for term in (part.strip() for part in text.split(",")) if text.strip() else ():
             match = _TERM.fullmatch(term)
             if match is None:
                 raise SpecError(f"cannot read {term!r}", where=where, hint='write it like "ttft=2s,tpot=50ms"')
             if match["name"] in bounds:
-                raise SpecError(f"{match['name']} is bound twice", where=where, hint="keep one")
+                raise SpecError(f"{match['name']} has two bounds", where=where, hint="keep one of them")
             name = match["name"]
             value = units.parse(match["value"], "s", where=f"{where} {name}", example=EXAMPLES[name])
             percentile = float(match["percentile"] or PERCENTILE)
             if value <= 0:
                 raise SpecError(f"{term!r} must be above zero", where=where, hint='write it like "ttft.p50=2s"')
             if not 0 < percentile < 100:
-                hint = 'a percentile lies between 0 and 100, as in "ttft.p99.9=2s"'
-                raise SpecError(f"cannot hold {term!r}", where=where, hint=hint)
+                hint = 'a percentile is above 0 and below 100, as in "ttft.p99.9=2s"'
+                raise SpecError(f"{term!r} has no valid percentile", where=where, hint=hint)
             bounds[match["name"]] = Bound(value, percentile)
         return cls(**bounds)
 
@@ -81,9 +91,13 @@ SloLike = str | Mapping[str, str] | Slo
 
 @dataclass(frozen=True, slots=True)
 class RequestClass:
-    """Requests that are promised something of their own.
+    """A class of requests with its own priority and SLO.
 
-    priority : 0 is served first, 7 last; slo : None = that of all requests
+    Parameters
+    ----------
+    name : name of the class
+    priority : 0 is served first, 7 last
+    slo : SLO of the class; None = the SLO of all requests
     """
 
     name: str
@@ -92,17 +106,28 @@ class RequestClass:
 
     @classmethod
     def parse(cls, text: str, *, where: str = "--class") -> RequestClass:
-        """Read `batch:priority=1,ttft=60s`: a name, its priority (0 if not said) and bounds as in an SLO."""
+        """Read a class: a name, a priority (0 if it is not given) and bounds as in an SLO.
+
+        Parameters
+        ----------
+        text : such as `batch:priority=1,ttft=60s`
+        where : place of the text, for error messages
+
+        Raises
+        ------
+        SpecError : a text that cannot be read
+        """
         name, _, rest = text.partition(":")
         if not re.fullmatch(CLASS_NAME, name):
             raise SpecError(f"cannot read {text!r}", where=where, hint='write it like "batch:priority=1,ttft=60s"')
         terms = [term.strip() for term in rest.split(",") if term.strip()]
-        told = [term.partition("=")[2] for term in terms if term.startswith("priority=")]
-        if len(told) > 1 or not all(value.isdecimal() and int(value) < PRIORITIES for value in told):
-            raise SpecError("wants one priority", where=f"{where} {name}", hint=f"0 (first) to {PRIORITIES - 1}")
+        priorities = [term.partition("=")[2] for term in terms if term.startswith("priority=")]
+        if len(priorities) > 1 or not all(value.isdecimal() and int(value) < PRIORITIES for value in priorities):
+            hint = f"give one priority, 0 (served first) to {PRIORITIES - 1}"
+            raise SpecError("the priority cannot be read", where=f"{where} {name}", hint=hint)
         bounds = ",".join(term for term in terms if not term.startswith("priority="))
         slo = Slo.parse(bounds, where=f"{where} {name}") if bounds else None
-        return cls(name, int(told[0]) if told else 0, slo)
+        return cls(name, int(priorities[0]) if priorities else 0, slo)
 
 
 def _time(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Requests one by one, as plain arrays: when they come, how long they are, what they share, what they wait for."""
+"""Single requests as plain arrays: arrival, lengths, shared blocks, and the request that each one waits for."""
 
 from __future__ import annotations
 
@@ -16,14 +16,21 @@ from tokenworks.specs.slo import CLASSES
 
 Number = TypeVar("Number", np.float64, np.int32, np.int8)
 
-# No published model reads more than 10 M tokens; a longer request is a broken row, not a long one.
+# No published model reads more than 10 M tokens. A longer request is an error in the file.
 MAX_TOKENS = 1 << 24
 _BATCH = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Rows that were left out for one reason; `where` is the first of them."""
+    """Rows that were left out for the same reason.
+
+    Parameters
+    ----------
+    reason : why the rows were left out
+    count : number of rows
+    where : place of the first of these rows
+    """
 
     reason: str
     count: int
@@ -32,24 +39,30 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Trace(Shown):
-    """n requests in order of arrival, 45 bytes each beside the block hashes. A request comes after its parent.
+    """n requests in order of arrival. A request stands after its parent. It takes 45 bytes, without block hashes.
 
-    arrival_s : when it was sent [s], from the first one, never falling; of a request that waits for another one
-        (`parent`) the recorded time, or where there is none the earliest: all answers taking no time
-    input_tokens, output_tokens : lengths, at least 1
-    session : requests that share a conversation, -1 none; agent : 0 its own turns, k those of its k-th sub-agent
-    parent : index of the request whose last token this one waits for, -1 none: it is sent at `arrival_s`
-    class_of : the class of each request, an index into `classes`; 0 where there are no classes
-    think_s : from the parent's last token to this request: think time, tool time [s]; 0 without a parent
-    run_start, run_length, run_offsets : the block hashes of request i are the runs `run_offsets[i]:run_offsets[i+1]`,
-        each the ids start, start + 1, ... Equal ids mean equal tokens and, as hashes are chained, equal blocks before.
-        Ids are small (below `id_count`), so that arrays may be indexed by them
-    hash_block_tokens : tokens of a block, 0 if the source has no hashes (every request is its own then). The last
-        block of a request may be partly filled (Mooncake) or left out (agent sessions)
-    classes : names of the classes of requests, () where nothing tells them apart
-    undated : the source does not say when its conversations began: all of them are put at the beginning
-    dropped, reordered : rows left out, with the reason; rows that stood before an earlier one and were sorted
-    notes : what the reader assumed or left out, for whoever prints the trace
+    Parameters
+    ----------
+    name, source : name of the trace, and where it comes from
+    arrival_s : time at which each request was sent, in ascending order, from the first request on. For a request with a
+        parent it is the recorded time; without a recorded time, it is the earliest possible time (if all answers took
+        no time) [s]
+    input_tokens, output_tokens : lengths, at least 1 [token]
+    session : number of the conversation of each request; -1 = none
+    agent : 0 for turns of the conversation itself, k for requests of its k-th sub-agent
+    parent : index of the request whose last token this request waits for; -1 = none, then it is sent at `arrival_s`
+    class_of : class of each request, as index into `classes`; 0 if there are no classes
+    think_s : time from the last token of the parent to this request: think time, tool time; 0 without a parent [s]
+    run_start, run_length, run_offsets : block hashes of request i are the runs `run_offsets[i]:run_offsets[i+1]`. Each
+        run is the ids start, start + 1, ... Equal ids mean equal tokens. Hashes are chained, so equal ids also mean
+        equal blocks before. Ids are small (below `id_count`), so arrays can be indexed with them
+    hash_block_tokens : tokens of a block; 0 if the source has no hashes, then requests share nothing. The last block of
+        a request may be only partly filled (Mooncake), or left out (agent sessions) [token]
+    classes : names of the classes of requests; empty if there are none
+    undated : True if the source has no start times of its conversations; then all start at 0
+    dropped : rows that were left out, with the reason
+    reordered : number of rows that stood after a later one and were sorted
+    notes : assumptions and omissions of the reader, to be printed with the trace
     """
 
     name: str
@@ -82,7 +95,7 @@ class Trace(Shown):
         columns = (self.input_tokens, self.output_tokens, self.session, self.agent, self.parent, self.class_of,
                    self.think_s)  # fmt: skip
         yield n == 0, "the trace has no request"
-        yield any(len(column) != n for column in columns), f"all columns must have {n} rows, as arrival_s has"
+        yield any(len(column) != n for column in columns), f"all columns must have {n} rows, like arrival_s"
         for times in (self.arrival_s, self.think_s):
             yield not np.isfinite(times).all() or bool((times < 0).any()), "times must be finite and not negative"
         yield falls(self.arrival_s), "arrival_s must not fall"
@@ -90,7 +103,7 @@ class Trace(Shown):
             yield bool(((column < 1) | (column > MAX_TOKENS)).any()), f"lengths must be 1 to {MAX_TOKENS} tokens"
         yield (
             bool((self.parent >= np.arange(n, dtype=np.int32)).any() or (self.parent < -1).any()),
-            "a parent must come before",
+            "a parent must stand before its request",
         )
         yield len(self.classes) > CLASSES, f"{len(self.classes)} classes of requests: at most {CLASSES}"
         known = (self.class_of >= 0) & (self.class_of < max(len(self.classes), 1))
@@ -120,26 +133,31 @@ class Trace(Shown):
         hash_block_tokens: int = 0,
         **about: Any,
     ) -> Trace:
-        """A trace from the columns that there are, in any order: they are sorted by arrival, the first at 0.
+        """A trace from columns in any order. The rows are sorted by arrival, and the first arrival becomes 0.
 
-        `parent` indexes the rows as given; equal arrivals keep their order. `about`: source, dropped, notes ...
+        Rows with the same arrival keep their order. Columns that are not given get their defaults.
+
+        Parameters
+        ----------
+        arrival_s, ... : columns, see `Trace`; `parent` has indices into the rows as they are given
+        about : other fields of `Trace`: source, dropped, notes ...
         """
         arrival = np.asarray(arrival_s, dtype=np.float64)
         n = len(arrival)
         order = np.argsort(arrival, kind="stable") if falls(arrival) else None
 
         def column(values: ArrayLike | None, kind: type[Number], empty: int = 0) -> NDArray[Number]:
-            if values is None:  # zeros take no memory until somebody writes to them
+            if values is None:  # np.zeros takes no memory until the array is written to
                 return np.full(n, empty, kind) if empty else np.zeros(n, kind)
-            found = np.asarray(values, kind)
-            return found if order is None else found[order]
+            array = np.asarray(values, kind)
+            return array if order is None else array[order]
 
         parents = column(parent, np.int32, -1)
         starts, lengths = np.asarray(run_start, np.int64), np.asarray(run_length, np.int32)
         offsets = np.zeros(n + 1, np.int64) if run_offsets is None else np.asarray(run_offsets, np.int64)
         if order is not None and parent is not None:
             place = np.empty(n + 1, np.int32)
-            place[order], place[-1] = np.arange(n), -1  # a parent of -1 finds the last place
+            place[order], place[-1] = np.arange(n), -1  # index -1 (no parent) takes the last element, -1
             parents = place[parents]
         if order is not None and len(starts):
             counts = np.diff(offsets)[order]
@@ -186,29 +204,29 @@ class Trace(Shown):
 
     @property
     def id_count(self) -> int:
-        """All block ids are below this."""
+        """Smallest number that is larger than every block id."""
         return int((self.run_start + self.run_length).max(initial=0))
 
     @property
     def hash_offsets(self) -> NDArray[np.int64]:
-        """Where the blocks of each request begin in `hash_ids`: int64[n + 1]."""
+        """Index in `hash_ids` at which the blocks of each request begin: int64[n + 1]."""
         blocks = np.concatenate([[0], np.cumsum(self.run_length, dtype=np.int64)])
         offsets: NDArray[np.int64] = blocks[self.run_offsets]
         return offsets
 
     @property
     def hash_ids(self) -> NDArray[np.int64]:
-        """Block hashes of all requests, one after the other: int64, made anew by each call (agents: 700 MB)."""
+        """Block hashes of all requests, one request after the other. Each call creates the array (agents: 700 MB)."""
         return ranges(self.run_start, self.run_length)
 
 
 def falls(values: Floats | Ints) -> bool:
-    """Whether a value is below the one before it."""
+    """True if any value is smaller than the value before it."""
     return bool((values[1:] < values[:-1]).any())
 
 
 def ranges(starts: Ints, counts: Ints) -> NDArray[np.int64]:
-    """The integers start, start + 1, ... of each (start, count), one after the other."""
+    """The integers start, start + 1, ... start + count - 1 of each pair (start, count), in one array."""
     shift = starts.astype(np.int64) - np.concatenate([[0], np.cumsum(counts[:-1], dtype=np.int64)])[: len(starts)]
     integers = np.repeat(shift, counts)
     for low in range(0, len(integers), _BATCH):  # a second array of this length could be gigabytes

@@ -1,4 +1,4 @@
-"""What users send: lengths, reuse and arrival, as statistics. Requests one by one are a `Trace`."""
+"""Statistics of the requests that users send: lengths, reuse of prefixes, arrivals. Single requests are a `Trace`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from tokenworks.specs.provenance import Spec
 from tokenworks.specs.slo import CLASS_NAME, CLASSES, PRIORITIES, RequestClass, Slo
 
 Share = Annotated[float, Field(ge=0, le=1)]
-LEAST_RATE, MOST_RATE = 1e-9, 1e12  # one request in 30 years; more than all machines serve [1/s]
-MOST_IN_FLIGHT = 1e8  # the largest supernodes hold some ten thousand
-# These bounds are far beyond anything real; they keep squares and exponentials of the numbers finite.
+LEAST_RATE, MOST_RATE = 1e-9, 1e12  # one request in 30 years, and more than all machines can serve [1/s]
+MOST_IN_FLIGHT = 1e8  # the largest supernodes hold about ten thousand requests [count]
+# No real workload reaches these bounds. They keep squares and exponentials of the numbers finite.
 Length = Annotated[float, Field(ge=1, le=1e9, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Variation = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=LEAST_RATE, le=MOST_RATE, allow_inf_nan=False)]
-ROUNDING = 1e-6  # that shares may be off 1
+ROUNDING = 1e-6  # largest difference between 1 and the sum of all shares [-]
 InFlight = Annotated[float, Field(ge=1, le=MOST_IN_FLIGHT, allow_inf_nan=False)]
 
 
 class WorkloadClass(Spec):
-    """A share of the requests (of the sessions, where there are any) with a priority and an SLO of its own.
+    """A share of the requests, or of the sessions if there are sessions, with its own priority and SLO.
 
-    priority : 0 is served first, 7 last; slo : empty = that of the workload
+    Parameters
+    ----------
+    name : name of the class
+    share : share of the requests or sessions [-]
+    priority : 0 is served first, 7 last
+    slo : SLO of the class; empty = the SLO of the workload
     """
 
     name: Annotated[str, Field(pattern=f"^{CLASS_NAME}$")]
@@ -36,27 +41,38 @@ class WorkloadClass(Spec):
 
 
 class Poisson(Spec):
-    """Independent users."""
+    """Arrivals of independent users."""
 
     kind: Literal["poisson"] = "poisson"
 
 
 class Gamma(Spec):
-    """Gamma gaps; cv : their variation, 1 is Poisson, above it requests come in clumps, below it evenly."""
+    """Arrivals with gamma gaps.
+
+    Parameters
+    ----------
+    cv : coefficient of variation of the gaps; 1 is Poisson, a larger one makes clusters, a smaller one even gaps [-]
+    """
 
     kind: Literal["gamma"]
     cv: Annotated[float, Field(ge=0.01, le=100)]
 
 
 class Burst(Spec):
-    """`size` at once, and then nothing until it is time for the next as many."""
+    """Arrivals in groups of `size` requests at the same time, with equal times between the groups."""
 
     kind: Literal["burst"]
     size: Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Diurnal(Spec):
-    """Poisson with a rate that follows a sine; peak : its highest over its mean; period : of the sine [s]."""
+    """Poisson arrivals whose rate follows a sine.
+
+    Parameters
+    ----------
+    peak : highest rate / mean rate [-]
+    period : period of the sine [s]
+    """
 
     kind: Literal["diurnal"]
     peak: Annotated[float, Field(ge=1, le=2)] = 2.0
@@ -67,19 +83,24 @@ Arrivals = Annotated[Poisson | Gamma | Burst | Diurnal, Field(discriminator="kin
 
 
 class Workload(Spec):
-    """One catalog/workloads/*.yaml, or `--isl --osl` from the command line.
+    """One file of catalog/workloads, a user's own file, or `--isl --osl` from the command line.
 
+    Parameters
+    ----------
+    name, title : name in the catalog, and a title for people
     isl, osl : mean input and output length [token]
-    isl_cv, osl_cv : coefficient of variation of the lengths
-    hit_share : share of input tokens that a prefix cache serves, cold turns included, if the cache holds them
-    uncached_cv : coefficient of variation of the tokens that it does not serve; None = isl_cv. Cold turns make it large
-    reused_context : tokens a session keeps warm between turns [token]; 0 = nothing to keep
-    think_time : mean time between an answer and the next turn of its session [s]; 0 = independent requests
-    rate : requests per second, or None; concurrency : requests in flight, or None (then `plan` finds the best)
-    arrivals : how independent requests, or sessions, come at the rate; `plan` takes them as Poisson
-    slo : what `plan` holds it to unless told otherwise
-    classes : who of its requests is served first, and promised what; for `simulate` and `capacity`
-    assumed : what in it nobody published, and why it stands there; whoever prints a result names it
+    isl_cv, osl_cv : coefficients of variation of the lengths [-]
+    hit_share : share of the input tokens that a large enough prefix cache serves; cold turns count, too [-]
+    uncached_cv : coefficient of variation of the other input tokens; None = isl_cv. Cold turns make it large [-]
+    reused_context : tokens of a session that must stay in the cache between turns; 0 = none [token]
+    think_time : mean time between an answer and the next turn of its session; 0 = independent requests [s]
+    rate : requests per second; None = no rate is given [1/s]
+    concurrency : requests in flight; None = not given. Without rate and concurrency, `plan` finds the best load [count]
+    arrivals : arrival process of independent requests, or of sessions; `plan` takes arrivals as Poisson
+    slo : SLO that `plan` uses by default
+    classes : classes of requests with their own priority and SLO, for `simulate` and `capacity`
+    assumed : numbers that nobody published, each with its reason; every printed result names them
+    source : where the numbers come from
     """
 
     name: str
@@ -105,14 +126,14 @@ class Workload(Spec):
         if self.rate is not None and self.concurrency is not None:
             raise ValueError("give rate or concurrency, not both")
         if self.hit_share > 0 and self.reused_context <= 0:
-            raise ValueError("hit_share needs reused_context: what a session must keep warm for its next turn to hit")
-        most = self.isl * (1 + self.isl_cv**2)  # of E[u^2] / E[u]: no request computes more than its input
+            raise ValueError("hit_share needs reused_context: tokens that must stay in the cache for the next turn")
+        most = self.isl * (1 + self.isl_cv**2)  # bound of E[u^2] / E[u]: no request computes more than its input
         if self.uncached_cv is not None and self.uncached * (1 + self.uncached_cv**2) > most * (1 + ROUNDING):
             largest = math.sqrt(max(most / self.uncached - 1, 0.0))
-            raise ValueError(f"uncached_cv {self.uncached_cv:g}: inputs vary so that it is {largest:.3g} at most")
+            raise ValueError(f"uncached_cv {self.uncached_cv:g}: with this isl_cv it is at most {largest:.3g}")
         names = [one.name for one in self.classes]
         if len(set(names)) < len(names):
-            raise ValueError("two classes have one name")
+            raise ValueError("two classes have the same name")
         if self.classes and abs(sum(one.share for one in self.classes) - 1) > ROUNDING:
             raise ValueError(f"shares of classes add up to {sum(one.share for one in self.classes):g}, not 1")
         try:
@@ -124,12 +145,12 @@ class Workload(Spec):
 
     @property
     def promised(self) -> tuple[RequestClass, ...]:
-        """Its classes, without their shares."""
+        """The classes of the workload, without their shares."""
         return tuple(
             RequestClass(one.name, one.priority, Slo.parse(one.slo) if one.slo else None) for one in self.classes
         )
 
     @property
     def uncached(self) -> float:
-        """Mean input tokens of a request that must be computed, where the cache holds all that it should [token]."""
+        """Mean input tokens of a request that must be computed, with a large enough prefix cache [token]."""
         return self.isl * (1 - self.hit_share)

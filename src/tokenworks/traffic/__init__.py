@@ -1,4 +1,4 @@
-"""Workloads become requests: generators, transforms of traces, their statistics and their reuse of prefixes."""
+"""From workloads to requests: generators, transforms of traces, statistics of traces, and reuse of prefixes."""
 
 from tokenworks.traffic.generate import from_workload
 from tokenworks.traffic.statistics import statistics

@@ -1,4 +1,4 @@
-"""Traces out of statistics: arrivals, lengths, and sessions that grow and wait. Each draws from a stream of its own."""
+"""Generated traces: arrivals, lengths, and sessions with growing contexts. Each of these has its own random stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.random import PCG64, Generator, SeedSequence
 from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
 from tokenworks.specs.trace import MAX_TOKENS, Trace
-from tokenworks.specs.workload import Arrivals, Workload
+from tokenworks.specs.workload import Workload
 from tokenworks.traffic.memory import must_hold
 from tokenworks.traffic.transform import limit
 
@@ -23,44 +23,57 @@ Lengths = Callable[[Generator, int], Ints]
 
 
 def streams(seed: int) -> dict[str, Generator]:
-    """One random stream a subsystem, so that drawing more from one changes nothing in another."""
+    """One random stream for each subsystem. More draws from one stream do not change the other streams.
+
+    Parameters
+    ----------
+    seed : seed of all streams
+
+    Returns
+    -------
+    Name of a subsystem (`STREAMS`) -> its random stream.
+    """
     return {
         name: Generator(PCG64(child))
         for name, child in zip(STREAMS, SeedSequence(seed).spawn(len(STREAMS)), strict=True)
     }
 
 
-# Arrivals: n times [s] from 0 on, never falling, `rate` of them a second in the mean.
+# Arrival functions return n times in ascending order, from 0 on [s], with a mean of `rate` arrivals a second [1/s].
 
 
 def poisson(random: Generator, n: int, rate: float) -> Floats:
-    """Independent users: exponential gaps."""
+    """Arrivals of independent users: exponential gaps."""
     return np.cumsum(random.exponential(1 / rate, n))
 
 
 def gamma(random: Generator, n: int, rate: float, cv: float) -> Floats:
-    """Gamma gaps of coefficient of variation `cv`: 1 is Poisson, above it comes in clumps, below it evenly."""
+    """Arrivals with gamma gaps. A `cv` of 1 is Poisson, a larger one makes clusters, a smaller one makes even gaps."""
     return np.cumsum(random.gamma(1 / cv**2, cv**2 / rate, n))
 
 
 def burst(random: Generator, n: int, rate: float, size: int) -> Floats:  # noqa: ARG001 - nothing is random here
-    """`size` at once, every size / rate seconds; `size` = n: all at 0."""
+    """`size` arrivals at the same time, every size / rate seconds. With `size` = n all arrive at 0."""
     return (np.arange(n) // size).astype(np.float64) * (size / rate)
 
 
 def diurnal(random: Generator, n: int, rate: float, peak: float, period: float) -> Floats:
-    """Poisson whose rate follows a sine from its mean up to `peak` times it and down as far, by thinning.
+    """Poisson arrivals whose rate follows a sine: mean x (1 + (peak - 1) sin(2 pi t / period)).
 
-    Lewis and Shedler, Naval Research Logistics Quarterly 26(3), 1979: of arrivals at the highest rate each is kept with
-    probability rate(t) / highest.
+    The function draws arrivals at the highest rate, and keeps each of them with probability rate(t) / highest rate
+    (thinning) [1].
+
+    References
+    ----------
+    [1] Lewis and Shedler, Naval Research Logistics Quarterly 26(3), 1979.
     """
     kept: list[Floats] = []
-    now, found = 0.0, 0
-    while found < n:
+    now, count = 0.0, 0
+    while count < n:
         times = now + poisson(random, n, rate * peak)
         share = (1 + (peak - 1) * np.sin(2 * np.pi * times / period)) / peak
         kept.append(times[random.random(n) < share])
-        now, found = float(times[-1]), found + len(kept[-1])
+        now, count = float(times[-1]), count + len(kept[-1])
     return np.concatenate(kept)[:n]
 
 
@@ -72,36 +85,36 @@ ARRIVALS: dict[str, Callable[..., Floats]] = {
 }
 
 
-# Lengths: n whole numbers of tokens, at least 1.
+# Length functions return n whole numbers of tokens, at least 1 each.
 
 
 def lognormal(random: Generator, n: int, mean: float, cv: float) -> Ints:
-    """Lognormal lengths of this mean and coefficient of variation; cv 0: all the same."""
+    """Lognormal lengths with this mean and coefficient of variation. With cv = 0 all lengths are equal."""
     return whole(mean * _factor(random, n, cv))
 
 
 def uniform(random: Generator, n: int, low: int, high: int) -> Ints:
-    """Each length from `low` to `high`, both included, equally often."""
+    """Uniform lengths from `low` to `high`, both included."""
     return random.integers(low, high, n, endpoint=True)
 
 
 def empirical(random: Generator, n: int, values: Ints) -> Ints:
-    """Lengths drawn from measured ones."""
+    """Lengths drawn at random from measured lengths."""
     return random.choice(values, n)
 
 
 def fixed(random: Generator, n: int, tokens: int) -> Ints:  # noqa: ARG001 - nothing is random here
-    """The same length for all."""
+    """One length for all requests."""
     return np.full(n, tokens)
 
 
 def whole(tokens: Floats) -> Ints:
-    """Rounded to tokens that a request can have."""
+    """Lengths rounded to whole tokens, at least 1 and at most `MAX_TOKENS`."""
     return np.clip(np.rint(tokens), 1, MAX_TOKENS).astype(np.int64)
 
 
 def _factor(random: Generator, n: int, cv: float) -> Floats:
-    """Lognormal factors of mean 1: sigma^2 = ln(1 + cv^2), mu = -sigma^2 / 2."""
+    """Lognormal factors with mean 1: sigma^2 = ln(1 + cv^2), mu = -sigma^2 / 2."""
     variance = np.log1p(cv**2)
     return np.exp(random.normal(-variance / 2, np.sqrt(variance), n))
 
@@ -114,29 +127,40 @@ def from_workload(
     inputs: Lengths | None = None,
     outputs: Lengths | None = None,
 ) -> Trace:
-    """Requests as a workload describes them: in an open loop at its rate, in a closed one at its concurrency.
+    """Generate the requests of a workload: in an open loop at its rate, or in a closed loop at its concurrency.
 
-    In an open loop its `arrivals` say how independent requests, or sessions, come.
+    In an open loop, `arrivals` of the workload sets the arrival times of independent requests, or of sessions.
 
-    Without think time requests are independent, and a shared prefix of hit_share x input serves the hits. With it they
-    come in sessions whose context grows evenly from turn to turn and is all reused by the next. With T turns from
-    a x isl to (2 - a) x isl, the hits are what all turns but the last had:
+    Without think time, requests are independent. A prefix of hit_share x input, which all requests share, gives the
+    hits. With think time, requests form sessions. The context of a session grows by the same amount in each turn, and
+    the next turn reuses all of it. With T turns from a x isl to (2 - a) x isl, the hits of a session are the inputs of
+    all turns before the last one:
 
         hit_share = 1 - (2 - a) / T,    T = round(1.5 / (1 - hit_share)),    a = 2 - T (1 - hit_share), about 1/2
 
     Parameters
     ----------
-    workload : isl, osl and their cv, hit_share, think_time, rate or concurrency. In a closed loop `concurrency` users
-        each send when they have their answer and have thought (exponential, mean think_time); a user's sessions follow
-        one another
-    requests : how many
-    inputs, outputs : other lengths than lognormal ones of the workload's mean and cv: (stream, n) -> tokens, such as
-        `partial(uniform, low=800, high=1000)`; inputs of sessions follow from their growth
+    workload : isl, osl and their cv, hit_share, think_time, rate or concurrency. In a closed loop there are
+        `concurrency` users. A user sends the next request after the last answer and a think time (exponential with mean
+        think_time), and starts the next session after the last one
+    requests : number of requests [count]
+    seed : seed of all random streams
+    inputs, outputs : functions (stream, n) -> lengths [token], such as `partial(uniform, low=800, high=1000)`; by
+        default lengths are lognormal with mean and cv of the workload. The inputs of sessions follow from their growth
+
+    Returns
+    -------
+    The trace of the requests.
+
+    Raises
+    ------
+    SpecError : no requests, neither rate nor concurrency, or settings that exclude each other
     """
     if requests < 1:
-        raise SpecError(f"{requests} requests", hint="give at least 1")
+        raise SpecError(f"{requests} requests: there must be at least one", hint="give at least 1")
     if workload.rate is None and workload.concurrency is None:
-        raise SpecError("neither rate nor concurrency", where=workload.name, hint="give --rate or --concurrency")
+        hint = "give --rate or --concurrency"
+        raise SpecError("the workload has neither rate nor concurrency", where=workload.name, hint=hint)
     random = streams(seed)
     turns, first = _turns(workload)
     sessions = -(-requests // turns)
@@ -145,7 +169,8 @@ def from_workload(
     n = len(session)
     if turns > 1:
         if inputs:
-            raise SpecError("sessions take no other input lengths", where=workload.name, hint="leave think_time out")
+            hint = "leave think_time or the input lengths out"
+            raise SpecError("input lengths cannot be set for sessions", where=workload.name, hint=hint)
         shape = first + (2 - 2 * first) * turn / (turns - 1)
         cv = np.sqrt(max(0.0, (1 + workload.isl_cv**2) / float((shape**2).mean()) - 1))
         input_tokens = whole(workload.isl * shape * _factor(random["inputs"], sessions, float(cv))[session])
@@ -156,12 +181,12 @@ def from_workload(
         columns = _shared_blocks(input_tokens, workload.hit_share)
     outputs = outputs or partial(lognormal, mean=workload.osl, cv=workload.osl_cv)
     if workload.rate is not None:
-        come = ARRIVALS[workload.arrivals.kind]
-        chain, start = session, come(random["arrivals"], sessions, workload.rate / turns, **_numbers(workload.arrivals))
+        arrive, shape_of = ARRIVALS[workload.arrivals.kind], workload.arrivals.model_dump(exclude={"kind"})
+        chain, start = session, arrive(random["arrivals"], sessions, workload.rate / turns, **shape_of)
     else:
         if workload.arrivals.kind != "poisson":
-            hint = "give a rate: users of a closed loop send when they have their answer"
-            raise SpecError(f"{workload.arrivals.kind} arrivals", where=workload.name, hint=hint)
+            hint = "give a rate: in a closed loop, users send when they have their answer"
+            raise SpecError(f"{workload.arrivals.kind} arrivals need a rate", where=workload.name, hint=hint)
         users = max(1, round(workload.concurrency or 1))
         chain, start = session % users, np.zeros(users)
     think: Floats = random["thinks"].exponential(workload.think_time, n) if workload.think_time else np.zeros(n)
@@ -184,12 +209,8 @@ def from_workload(
     return limit(trace, requests)
 
 
-def _numbers(arrivals: Arrivals) -> dict[str, Any]:
-    return arrivals.model_dump(exclude={"kind"})
-
-
 def _turns(workload: Workload) -> tuple[int, float]:
-    """Turns of a session, and the first input over the mean one."""
+    """Number of turns of a session, and first input / mean input of a session."""
     if not (workload.think_time and workload.hit_share):
         return 1, 1.0
     turns = round(1.5 / (1 - workload.hit_share))
@@ -197,7 +218,7 @@ def _turns(workload: Workload) -> tuple[int, float]:
 
 
 def _chained(chain: Ints, start: Floats, think: Floats) -> tuple[Floats, Ints, Floats]:
-    """Rows of a chain follow one another: earliest arrival, parent and think time of each; the first is at start."""
+    """Earliest arrival, parent and think time of each row. The rows of a chain follow each other, from `start` on."""
     order = np.argsort(chain, kind="stable")
     link = chain[order]
     head = np.append(True, link[1:] != link[:-1])
@@ -211,7 +232,7 @@ def _chained(chain: Ints, start: Floats, think: Floats) -> tuple[Floats, Ints, F
 
 
 def _grown_blocks(inputs: Ints, session: Ints) -> dict[str, Any]:
-    """Each session counts up in ids of its own; a turn has the leading ones that fill its input."""
+    """Block ids of sessions. Each session has its own ids. A turn uses the first ids, one per block of its input."""
     blocks = inputs // BLOCK
     most = np.zeros(int(session[-1]) + 1, np.int64)
     np.maximum.at(most, session, blocks)
@@ -219,7 +240,7 @@ def _grown_blocks(inputs: Ints, session: Ints) -> dict[str, Any]:
 
 
 def _shared_blocks(inputs: Ints, share: float) -> dict[str, Any]:
-    """One prefix that all have in common, as much of it as `share` of the input, then blocks of its own."""
+    """Block ids of independent requests: `share` of the input from a prefix common to all, then blocks of their own."""
     if not share:
         return {}
     blocks = inputs // BLOCK
@@ -230,13 +251,13 @@ def _shared_blocks(inputs: Ints, share: float) -> dict[str, Any]:
 
 
 def _runs(starts: Ints, lengths: Ints) -> dict[str, Any]:
-    """Runs of each request (a row each) as the columns of a trace; empty ones left out."""
-    some = lengths > 0
-    if not some.any():
+    """The columns of a trace for runs of block ids, one row for each request. Empty runs are left out."""
+    filled = lengths > 0
+    if not filled.any():
         return {}
     return {
-        "run_start": starts[some],
-        "run_length": lengths[some],
-        "run_offsets": np.append(0, np.cumsum(some.sum(axis=1))),
+        "run_start": starts[filled],
+        "run_length": lengths[filled],
+        "run_offsets": np.append(0, np.cumsum(filled.sum(axis=1))),
         "hash_block_tokens": BLOCK,
     }

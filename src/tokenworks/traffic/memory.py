@@ -1,4 +1,4 @@
-"""What requests take in memory, estimated before it is asked for: too many become words, not a machine that swaps."""
+"""Memory that requests need, estimated before they are made, so that too many requests give an error in words."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ import os
 from tokenworks.errors import SpecError
 
 REQUEST_BYTES, RUN_BYTES = 500, 60
-"""About what a request and a run of its block hashes take, made and simulated [byte]; making one was measured at 130 to
-210, the rest is its place in the engine and in what is measured."""
+"""Approximate memory of one request, and of one run of block hashes, generated and simulated [byte]. Generating a
+request takes 130 to 210 byte (measured). The rest is its memory in the engine and in the metrics."""
 
 MOST_BYTES = 64 * 2**30
-"""Far beyond any trace: 137 million requests."""
+"""Memory limit for any machine [byte]: 137 million requests, far more than any trace has."""
 
 
 def must_hold(requests: float, *, where: str, hint: str, runs: float = 0) -> None:
-    """Refuse what takes more than `MOST_BYTES`, or than this machine has.
+    """Refuse requests that need more memory than `MOST_BYTES` or than this machine has.
 
     Parameters
     ----------
-    requests, runs : how many of them, and of runs of block hashes [count]
-    where, hint : of the message
+    requests : number of requests [count]
+    where : place of the setting, for the message
+    hint : way out, for the message
+    runs : number of runs of block hashes [count]
 
     Raises
     ------
-    SpecError : with what they would take, and what there is
+    SpecError : the memory is not enough; the message has the needed and the available memory
     """
     need, most = requests * REQUEST_BYTES + runs * RUN_BYTES, min(MOST_BYTES, _machine_bytes())
     if need > most:
@@ -33,7 +35,7 @@ def must_hold(requests: float, *, where: str, hint: str, runs: float = 0) -> Non
 
 
 def _machine_bytes() -> int:
-    """Memory of this machine [byte]; where it does not say, it is taken for enough."""
+    """Memory of this machine [byte]; `MOST_BYTES` if the operating system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):

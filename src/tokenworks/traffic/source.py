@@ -1,4 +1,4 @@
-"""What is played: requests of a workload, or a recorded trace at a rate."""
+"""The requests of a simulation: generated from a workload, or a recorded trace at a given rate."""
 
 from __future__ import annotations
 
@@ -11,24 +11,30 @@ from tokenworks.traffic.generate import from_workload, streams
 from tokenworks.traffic.transform import limit, scale, stream
 
 REQUESTS, ROUNDS = 5000, 20
-"""Requests that are made of a workload: so many, and so many for each that is in flight."""
+"""Default number of requests that are generated from a workload: the larger of `REQUESTS` and `ROUNDS` per user."""
 
 
-def made(
+def generated(
     workload: Workload, rate: float | None, concurrency: float | None, *, requests: int | None = None, seed: int = 0
 ) -> Trace:
-    """Requests of a workload at a rate, or with so many users; else as the workload itself says.
+    """Generate the requests of a workload, at a rate or with a number of users.
 
     Parameters
     ----------
-    rate : requests a second [1/s]; concurrency : users that each send when they have their answer [count]
-    requests : how many to make; None: `REQUESTS`, or `ROUNDS` for each user
-    seed : of all random streams
+    workload : the workload; without `rate` and `concurrency`, its own load counts
+    rate : requests a second [1/s]
+    concurrency : users; each sends the next request when the last answer is complete [count]
+    requests : number of requests; None: `REQUESTS`, or `ROUNDS` for each user if that is more [count]
+    seed : seed of all random streams
+
+    Raises
+    ------
+    SpecError : a rate or a number of users that is out of range
     """
     _check(rate)
     if concurrency is not None and not 1 <= concurrency <= MOST_IN_FLIGHT:
         hint = f"give 1 to {MOST_IN_FLIGHT:,.0f} users"
-        raise SpecError(f"{concurrency:,.0f} users", where="--concurrency", hint=hint)
+        raise SpecError(f"{concurrency:,.0f} users is out of range", where="--concurrency", hint=hint)
     if rate is not None or concurrency is not None:
         workload = workload.model_copy(update={"rate": rate, "concurrency": concurrency})
     count = requests or max(REQUESTS, ROUNDS * math.ceil(workload.concurrency or 0))
@@ -39,14 +45,23 @@ def played(
     recorded: Trace, *, rate: float | None = None, factor: float | None = None, requests: int | None = None,
     seed: int = 0,
 ) -> Trace:  # fmt: skip
-    """A recorded trace at a rate, or at `factor` times its own, else as it is; the first `requests` of it.
+    """A recorded trace, at a rate or at a multiple of its own rate.
 
-    What has a rate of its own is cut before it is scaled, so that what is played has the rate. Conversations that
-    all begin at the same time become a stream of conversations, which is cut then.
+    A trace that has a rate is cut first and scaled then, so that the played requests have the given rate. If all
+    conversations of a trace start at the same time, they become a stream of conversations (`transform.stream`), and the
+    stream is cut.
 
     Parameters
     ----------
-    rate : requests a second [1/s]; requests : None = all; seed : of a stream's random start times
+    recorded : the trace
+    rate : requests a second; None: the rate of the trace [1/s]
+    factor : multiple of the rate of the trace; None: no scaling [-]
+    requests : only the first `requests` requests; None: all [count]
+    seed : seed of the random start times of a stream
+
+    Raises
+    ------
+    SpecError : a rate that is out of range, or a factor for a trace without a rate
     """
     _check(rate)
     if rate is not None and not rate_of(recorded):
@@ -55,13 +70,23 @@ def played(
     own = rate_of(recorded)
     if not own and (rate is not None or factor is not None):
         hint = "give a higher --limit" if rate is not None else "give a --rate"
-        raise SpecError("all requests that wait for nobody come at once", where=recorded.name, hint=hint)
+        words = "all conversations start at the same time, so the trace has no rate"
+        raise SpecError(words, where=recorded.name, hint=hint)
     factor = rate / own if rate is not None else factor
     return recorded if factor is None else scale(recorded, factor)
 
 
 def rate_of(trace: Trace) -> float:
-    """Requests a second of a recorded trace [1/s]; 0 where all that waits for nobody comes at once, or undated."""
+    """Rate of a recorded trace.
+
+    Parameters
+    ----------
+    trace : the trace
+
+    Returns
+    -------
+    Requests a second; 0 if the trace has no times, or if all its conversations start at the same time [1/s].
+    """
     first = trace.arrival_s[trace.parent < 0]
     return (len(trace) - 1) / float(trace.arrival_s[-1]) if first[-1] > first[0] and not trace.undated else 0.0
 
@@ -73,4 +98,4 @@ def _cut(trace: Trace, requests: int | None) -> Trace:
 def _check(rate: float | None) -> None:
     if rate is not None and not LEAST_RATE <= rate <= MOST_RATE:
         hint = f"give a rate above 0, of {LEAST_RATE:g} to {MOST_RATE:g}"
-        raise SpecError(f"{rate:g} requests/s", where="--rate", hint=hint)
+        raise SpecError(f"{rate:g} requests/s is out of range", where="--rate", hint=hint)

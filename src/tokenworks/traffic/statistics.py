@@ -1,4 +1,4 @@
-"""What a trace is like: lengths, rate, reuse of prefixes, and how much cache that reuse needs. Exact, on runs."""
+"""Statistics of a trace: lengths, rate, reuse of prefixes, and the cache size that this reuse needs. All are exact."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tokenworks.traffic.distance import reuses
 SHARES = (0.5, 0.9, 0.99, 1.0)
 
 PARTS = 60
-"""The span of a trace is counted in so many equal parts."""
+"""Number of equal time parts in which requests over time are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A distribution in six numbers."""
+    """A distribution: mean, quantiles, maximum and total."""
 
     mean: float
     p50: float
@@ -32,7 +32,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Floats | Ints) -> Spread:
-        """The spread of values; quantiles are interpolated linearly."""
+        """The distribution of values. Quantiles are interpolated linearly."""
         p50, p90, p99 = np.percentile(values, [50, 90, 99])
         total = float(values.sum(dtype=np.float64))
         return cls(total / len(values), float(p50), float(p90), float(p99), float(values.max()), total)
@@ -40,13 +40,18 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """What a prefix cache could serve.
+    """Hits that a prefix cache could serve.
 
-    share : input tokens in leading blocks that an earlier request had / all input tokens: a cache without an end
-    block_share : the same in blocks
-    unique_blocks : different blocks in the trace
-    cache_tokens : size of an LRU cache [token] that serves a share of these hits, by the share: "0.5", "0.9", ...
-        It is a quantile of the reuse distance: the unique blocks from a block's last use to its next, both included
+    Parameters
+    ----------
+    block_tokens : tokens of a block [token]
+    share : hit tokens of a cache of unlimited size / all input tokens; hit tokens are those in leading blocks that an
+        earlier request had [-]
+    block_share : hit blocks of this cache / all blocks [-]
+    unique_blocks : number of different blocks in the trace [block]
+    cache_tokens : share of the hits ("0.5", "0.9", ...) -> size of the LRU cache that serves this share. The size is a
+        quantile of the reuse distance: unique blocks from the last use of a block to its next use, both included
+        [token]
     """
 
     block_tokens: int
@@ -60,7 +65,7 @@ SpreadPlain = Annotated[Plain, FormOf(Spread)]
 
 
 class TraceBody(TypedDict):
-    """The plain form of `trace`; times in seconds, lengths in tokens, classes : the share of each."""
+    """The plain form of `trace`: times in seconds, lengths in tokens; `classes` has the share of each class."""
 
     inputs: Inputs
     name: str
@@ -86,7 +91,22 @@ class TraceBody(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """A trace in numbers; times in seconds, lengths in tokens."""
+    """Statistics of a trace.
+
+    Parameters
+    ----------
+    trace : the trace
+    requests : number of requests [count]
+    span_s : time of the last arrival [s]
+    rate : requests / span; None if all requests arrive at once [1/s]
+    interarrival_cv : coefficient of variation of the gaps between arrivals [-]
+    input_tokens, output_tokens : lengths of the requests [token]
+    sessions : number of sessions [count]
+    turns : requests of a session [count]
+    sub_agent_requests : requests of sub-agents [count]
+    think_s : think times of requests that follow an answer [s]
+    reuse : reuse of prefixes; None without block hashes
+    """
 
     trace: Trace = field(repr=False, compare=False)
     requests: int
@@ -114,7 +134,7 @@ class Statistics:
         return {name: float((self.trace.class_of == k).mean()) for k, name in enumerate(self.trace.classes)}
 
     def plain(self) -> Plain:
-        """The whole answer as plain data."""
+        """All statistics as plain data."""
         trace = self.trace
         body: TraceBody = {
             "inputs": inputs(),
@@ -142,7 +162,16 @@ class Statistics:
 
 
 def statistics(trace: Trace) -> Statistics:
-    """Statistics of a trace; `rate` is requests / span [1/s], None where all come at once."""
+    """Statistics of a trace.
+
+    Parameters
+    ----------
+    trace : the trace
+
+    Returns
+    -------
+    Its statistics.
+    """
     gaps = np.diff(trace.arrival_s)
     span = float(trace.arrival_s[-1])
     in_session = trace.session[trace.session >= 0]
@@ -165,19 +194,20 @@ def statistics(trace: Trace) -> Statistics:
 
 
 def _reuse(trace: Trace) -> Reuse:
+    """Reuse of prefixes in a trace with block hashes."""
     block = trace.hash_block_tokens
-    found = reuses(trace)
-    order = np.argsort(found.distance, kind="stable")
-    blocks = found.blocks[order].cumsum()
+    hits = reuses(trace)
+    order = np.argsort(hits.distance, kind="stable")
+    blocks = hits.blocks[order].cumsum()
     sizes = {}
     if len(order):
         for share in SHARES:
-            sizes[f"{share:g}"] = block * int(found.distance[order][np.searchsorted(blocks, share * blocks[-1])])
-    hit_tokens = np.minimum(found.leading * block, trace.input_tokens)  # the last block may be partly filled
+            sizes[f"{share:g}"] = block * int(hits.distance[order][np.searchsorted(blocks, share * blocks[-1])])
+    hit_tokens = np.minimum(hits.leading * block, trace.input_tokens)  # the last block may be only partly filled
     return Reuse(
         block_tokens=block,
         share=float(hit_tokens.sum() / trace.input_tokens.sum(dtype=np.int64)),
-        block_share=float(found.leading.sum() / trace.run_length.sum(dtype=np.int64)),
-        unique_blocks=found.unique_blocks,
+        block_share=float(hits.leading.sum() / trace.run_length.sum(dtype=np.int64)),
+        unique_blocks=hits.unique_blocks,
         cache_tokens=sizes,
     )

@@ -1,4 +1,4 @@
-"""A model from its Hugging Face config.json: weight shapes, cache reads and formats, or an error that says why."""
+"""Builds a model from its Hugging Face config.json: weight shapes, cache reads and formats, or an error in words."""
 
 from tokenworks.specs.hf.load import ModelLike, load_model, model_names
 

@@ -1,4 +1,4 @@
-"""The table of architectures: which builder reads a `model_type`, and its class defaults."""
+"""The table of architectures: for each `model_type`, its builder and the defaults of its config class."""
 
 from __future__ import annotations
 
@@ -11,27 +11,33 @@ from tokenworks.specs.hf import deepseek, dense, hybrid, moe, vision, windowed
 from tokenworks.specs.hf.config import MOST_CONTEXT, Fields
 from tokenworks.specs.hf.formats import read_formats
 from tokenworks.specs.hf.parts import Place, Stack, merged
+from tokenworks.specs.hf.rope import extended_context
 from tokenworks.specs.model import Model, Part
 
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
-# Llama4TextConfig: every fourth layer is without rotary embedding, and sees the whole context.
+# Llama4TextConfig: every fourth layer has no rotary embedding and sees the whole context.
 LLAMA4 = {**UNTIED, "no_rope_layer_interval": 4}
 # Qwen3_5Config: the recurrent state is FP32, and attention always has its output gate.
 QWEN3_5 = {**UNTIED, "mamba_ssm_dtype": "float32", "attn_output_gate": True}
 # NemotronHConfig: the recurrent state is FP32, and the convolution has a bias.
 NEMOTRON_H = {**UNTIED, "mamba_ssm_cache_dtype": "float32", "use_conv_bias": True}
-# MiMoV2FlashConfig: windowed layers have a sink a head, full ones have not.
+# MiMoV2FlashConfig: windowed layers have one sink per head, full layers have none.
 MIMO_V2 = {**UNTIED, "add_swa_attention_sink_bias": True}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """How to read one `model_type`.
+    """How to read the config of one `model_type`.
 
-    defaults : of the transformers configuration class, used where the key is absent, and then named in a note
-    prefix : module path of the decoder in the checkpoint; narrow : see `Place`
-    text : key of the nested text config, if there is one; outer : keys beside it that change nothing counted
-    tower : counts the vision tower
+    Parameters
+    ----------
+    build : function that builds the stack of layers
+    defaults : defaults of the transformers config class for absent keys; a note names each default that was used
+    prefix : module path of the decoder in the checkpoint
+    narrow : see `parts.Place`
+    text : key of the nested text config; empty = there is none
+    outer : keys beside the text config that change neither weights nor cache
+    tower : function that counts the vision tower
     """
 
     build: Callable[[Fields, Place], Stack]
@@ -50,7 +56,7 @@ def _dense(build: Callable[[Fields, Place], Stack], **more: Any) -> Architecture
 def _nested(
     build: Callable[[Fields, Place], Stack], root: str, *, tower: vision.Count | None, **more: Any
 ) -> Architecture:
-    """A vision-language model whose decoder stands at `root` in the checkpoint."""
+    """A vision-language model, with the module path `root` of its decoder."""
     return Architecture(build, prefix=root, text="text_config", tower=tower, **more)
 
 
@@ -106,13 +112,25 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def build(config: Mapping[str, Any], name: str, where: str) -> Model:
-    """A model from the parsed config.json. Every key must be known, and every needed key be there."""
+    """Build a model from a parsed config.json. Every key must be known, and every needed key must be present.
+
+    Parameters
+    ----------
+    config : the parsed config
+    name : name of the model
+    where : file, for messages
+
+    Raises
+    ------
+    SpecError : an unknown architecture or key, a missing key, or a wrong value
+    """
     outer = Fields(config, where)
     kind = outer.raw("model_type")
     arch = ARCHITECTURES.get(kind) if isinstance(kind, str) else None
     if arch is None:
         near = difflib.get_close_matches(str(kind), ARCHITECTURES, n=3, cutoff=0.3) or sorted(ARCHITECTURES)
-        raise outer.error("model_type", f"the architecture {kind!r} is not known", hint=f"near: {', '.join(near)}")
+        hint = f"similar known ones: {', '.join(near)}"
+        raise outer.error("model_type", f"the architecture {kind!r} is not known", hint=hint)
     fields = outer.table(arch.text, arch.defaults) if arch.text else Fields(config, where, arch.defaults)
     holder = next((each for each in (outer, fields) if each.has("quantization_config")), None)
     formats = read_formats(fields, holder.table("quantization_config") if holder else None, name)
@@ -131,7 +149,7 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     if arch.text:
         towers = vision.count(outer, arch.tower, stack.hidden)
         if towers is None:
-            notes.append("there is a vision tower, but its config does not give its size: not counted")
+            notes.append("the vision tower is not counted: its config does not give its size")
         outer.ignore("vision_config", "tie_word_embeddings", "quantization_config", *arch.outer)
         outer.must("audio_config")
         outer.done()
@@ -153,4 +171,5 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
         native_kv=stack.kv or formats.native_kv,
         vision_parameters=towers,
         notes=tuple(notes),
+        extended_context=extended_context(fields, context),
     )

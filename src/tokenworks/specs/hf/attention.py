@@ -1,4 +1,4 @@
-"""Attention that reads a KV cache, as matrices and scans: grouped-query, latent (MLA), sparse by index (DSA, MSA)."""
+"""Attention with a KV cache, as matrices and scans: grouped-query, latent (MLA), sparse by an index (DSA, MSA)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ INDEX_SCALE_BYTES = 4  # one FP32 scale for the FP8 index key of a token (DeepSe
 class Grouped:
     """Shape of MHA, GQA or MQA.
 
-    window : tokens kept and read, None = all; local : what a windowed layer is called
-    gate : an output gate, made by a wider q_proj ("query") or by g_proj, one value a head ("head")
-    key_is_value : no v_proj, the key's projection serves as value (the cache still holds both)
-    norms : elements of q and k norms, and of sinks
+    Parameters
+    ----------
+    heads, kv_heads : query heads and KV heads [count]
+    key_dim, value_dim : size of a key and of a value per head [count]
+    window : tokens that are kept and read; None = all [token]
+    bias, out_bias : True if q, k and v projections, or the output projection, have a bias
+    gate : output gate from a wider q_proj ("query"), or from g_proj with one value per head ("head"); empty = none
+    key_is_value : True if there is no v_proj and the key is also the value; the cache still has both
+    norms : elements of q and k norms, and of sinks [count]
+    local : name of a windowed layer
+    path : module path of the attention
     """
 
     heads: int
@@ -39,22 +46,22 @@ class Grouped:
 def grouped(site: Place, hidden: int, shape: Grouped) -> Half:
     """Grouped-query attention (Ainslie et al., arXiv:2305.13245).
 
-    A cached entry holds a key and a value of every KV head; a query does 2 FLOP per multiply-add with both:
-    2 x heads x (key_dim + value_dim) per entry, in prefill and decode alike.
+    A cache entry has a key and a value for every KV head. A query multiplies with both, with 2 FLOP per multiply-add:
+    2 x heads x (key_dim + value_dim) per entry, in prefill and in decode.
     """
-    made = site.at(shape.path)
+    at = site.at(shape.path)
     key, value = shape.kv_heads * shape.key_dim, shape.kv_heads * shape.value_dim
     out = shape.heads * shape.value_dim
     query = shape.heads * shape.key_dim + (out if shape.gate == "query" else 0)
     matrices = [
-        made.matrix("q_proj", hidden, query, "attention", "out", bias=shape.bias),
-        made.matrix("k_proj", hidden, key, "attention", "kv", bias=shape.bias),
+        at.matrix("q_proj", hidden, query, "attention", "out", bias=shape.bias),
+        at.matrix("k_proj", hidden, key, "attention", "kv", bias=shape.bias),
     ]
     if not shape.key_is_value:
-        matrices.append(made.matrix("v_proj", hidden, value, "attention", "kv", bias=shape.bias))
+        matrices.append(at.matrix("v_proj", hidden, value, "attention", "kv", bias=shape.bias))
     if shape.gate == "head":
-        matrices.append(made.matrix("g_proj", hidden, shape.heads, "attention", "out"))
-    matrices.append(made.matrix("o_proj", out, hidden, "attention", "in", bias=shape.out_bias))
+        matrices.append(at.matrix("g_proj", hidden, shape.heads, "attention", "out"))
+    matrices.append(at.matrix("o_proj", out, hidden, "attention", "in", bias=shape.out_bias))
     flop = 2.0 * shape.heads * (shape.key_dim + shape.value_dim)
     label = "MHA" if shape.heads == shape.kv_heads else "MQA" if shape.kv_heads == 1 else "GQA"
     name = label if shape.window is None else f"{shape.local} {label}"
@@ -64,7 +71,17 @@ def grouped(site: Place, hidden: int, shape: Grouped) -> Half:
 
 @dataclass(frozen=True)
 class Latent:
-    """Shape of MLA; `query_rank` 0 = queries straight from the hidden state; `gate`: an output gate, g_proj."""
+    """Shape of MLA.
+
+    Parameters
+    ----------
+    heads : query heads [count]
+    query_rank : width of the query latent; 0 = queries come directly from the hidden state [count]
+    kv_rank : width of the KV latent [count]
+    nope, rope : parts of a head's key without and with rotary embedding [count]
+    value : size of a head's value [count]
+    gate : True if there is an output gate, g_proj
+    """
 
     heads: int
     query_rank: int
@@ -78,26 +95,26 @@ class Latent:
 def latent(site: Place, hidden: int, shape: Latent) -> Half:
     """Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1).
 
-    The cache of a token is one latent for all heads, `kv_rank + rope`, and every tp rank holds it whole. Decode absorbs
-    kv_b into the query: 2 x heads x ((kv_rank + rope) + kv_rank) FLOP per entry; prefill expands the latent first:
-    2 x heads x ((nope + rope) + value).
+    The cache entry of a token is one latent for all heads, with `kv_rank + rope` elements. Every tp rank has the whole
+    latent. Decode absorbs kv_b into the query, with 2 x heads x ((kv_rank + rope) + kv_rank) FLOP per entry. Prefill
+    expands the latent first, with 2 x heads x ((nope + rope) + value) FLOP per entry.
     """
-    made = site.at("self_attn")
+    at = site.at("self_attn")
     query, out = shape.heads * (shape.nope + shape.rope), shape.heads * shape.value
     matrices: list[Matrix] = []
     if shape.query_rank:
-        matrices.append(made.matrix("q_a_proj", hidden, shape.query_rank, "attention", "none"))
-        matrices.append(made.matrix("q_b_proj", shape.query_rank, query, "attention", "out"))
+        matrices.append(at.matrix("q_a_proj", hidden, shape.query_rank, "attention", "none"))
+        matrices.append(at.matrix("q_b_proj", shape.query_rank, query, "attention", "out"))
     else:
-        matrices.append(made.matrix("q_proj", hidden, query, "attention", "out"))
+        matrices.append(at.matrix("q_proj", hidden, query, "attention", "out"))
     expanded = shape.heads * (shape.nope + shape.value)
     matrices += [
-        made.matrix("kv_a_proj_with_mqa", hidden, shape.kv_rank + shape.rope, "attention", "none"),
-        made.matrix("kv_b_proj", shape.kv_rank, expanded, "attention", "out"),
-        made.matrix("o_proj", out, hidden, "attention", "in"),
+        at.matrix("kv_a_proj_with_mqa", hidden, shape.kv_rank + shape.rope, "attention", "none"),
+        at.matrix("kv_b_proj", shape.kv_rank, expanded, "attention", "out"),
+        at.matrix("o_proj", out, hidden, "attention", "in"),
     ]
     if shape.gate:
-        matrices.append(made.matrix("g_proj", hidden, out, "attention", "out"))
+        matrices.append(at.matrix("g_proj", hidden, out, "attention", "out"))
     scan = Scan(
         "MLA",
         stride=1,
@@ -114,7 +131,7 @@ def latent(site: Place, hidden: int, shape: Latent) -> Half:
 
 @dataclass(frozen=True)
 class Index:
-    """Shape of an indexer: `heads` queries of `dim` score every token; the attention reads the best `reads`."""
+    """Shape of an indexer: `heads` queries of size `dim` score every token; attention reads the `reads` best tokens."""
 
     heads: int
     dim: int
@@ -122,9 +139,14 @@ class Index:
 
 
 def index_scan(index: Index, *, stride: int = 1, split: bool = False, element_bytes: float | None = None) -> Scan:
-    """An indexer's pass over all its keys: one key of `dim` an entry, 2 x heads x dim FLOP.
+    """The pass of an indexer over all its keys, with 2 x heads x dim FLOP per key.
 
-    Keys are FP8 with an FP32 scale a token, unless `element_bytes` says otherwise; `split`: tp divides its heads.
+    Parameters
+    ----------
+    index : shape of the indexer
+    stride : tokens per key [token]
+    split : True if tp divides the heads of the indexer
+    element_bytes : size of an element of a key; None = FP8 with one FP32 scale per key [byte/element]
     """
     flop = 2.0 * index.heads * index.dim
     return Scan(
@@ -142,8 +164,9 @@ def index_scan(index: Index, *, stride: int = 1, split: bool = False, element_by
 
 
 def sparse(half: Half, reads: int) -> Half:
-    """The same attention reading `reads` chosen entries; where it was latent, prefill too runs absorbed, as MQA does
-    (DeepSeek-V3.2-Exp report, section 2.1).
+    """The same attention, but a query reads only `reads` chosen entries.
+
+    For latent attention, prefill runs absorbed like decode (DeepSeek-V3.2-Exp report, section 2.1).
     """
     scan = half.scans[0]
     flop = scan.decode_flop
@@ -151,15 +174,16 @@ def sparse(half: Half, reads: int) -> Half:
 
 
 def lightning(site: Place, hidden: int, query_rank: int, index: Index, half: Half) -> Half:
-    """`half` made sparse by its own lightning indexer (DeepSeek-V3.2-Exp report, section 2.1).
+    """The attention `half` as sparse attention, with a lightning indexer (DeepSeek-V3.2-Exp report, section 2.1).
 
-    Queries come from the query latent; every rank holds the indexer whole; weights_proj stays unquantised.
+    The queries of the indexer come from the query latent. Every rank has the whole indexer. weights_proj is not
+    quantised.
     """
-    made = site.at("self_attn.indexer")
+    at = site.at("self_attn.indexer")
     matrices = (
-        made.matrix("wq_b", query_rank, index.heads * index.dim, "attention", "none", name="index_wq_b"),
-        made.matrix("wk", hidden, index.dim, "attention", "none", name="index_wk"),
-        made.matrix("weights_proj", hidden, index.heads, "attention", "none", name="index_weights", fixed=True),
+        at.matrix("wq_b", query_rank, index.heads * index.dim, "attention", "none", name="index_wq_b"),
+        at.matrix("wk", hidden, index.dim, "attention", "none", name="index_wk"),
+        at.matrix("weights_proj", hidden, index.heads, "attention", "none", name="index_weights", fixed=True),
     )
     chosen = sparse(half, index.reads)
     return replace(
@@ -171,13 +195,14 @@ def lightning(site: Place, hidden: int, query_rank: int, index: Index, half: Hal
 
 
 def block_sparse(site: Place, hidden: int, index: Index, half: Half) -> Half:
-    """`half` made sparse by an index branch that scores keys and picks whole blocks (MiniMax-M3; transformers
-    minimax_m3_vl). One shared index key a token, kept in 16 bits.
+    """The attention `half` as sparse attention, with an index branch that scores keys and chooses whole blocks.
+
+    Each token has one index key for all heads, stored in 16 bits (MiniMax-M3; transformers minimax_m3_vl).
     """
-    made = site.at("self_attn")
+    at = site.at("self_attn")
     matrices = (
-        made.matrix("index_q_proj", hidden, index.heads * index.dim, "attention", "kv"),
-        made.matrix("index_k_proj", hidden, index.dim, "attention", "none"),
+        at.matrix("index_q_proj", hidden, index.heads * index.dim, "attention", "kv"),
+        at.matrix("index_k_proj", hidden, index.dim, "attention", "none"),
     )
     chosen = sparse(half, index.reads)
     return replace(

@@ -1,4 +1,4 @@
-"""DeepSeek-V4's attention: one shared key-value a token, a window, and entries compressed from 4 or 128 tokens."""
+"""Attention of DeepSeek-V4: one key-value per token for all heads, a window, and entries that hold 4 or 128 tokens."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from tokenworks.specs.hf.attention import Index, index_scan
 from tokenworks.specs.hf.parts import Half, Place
 from tokenworks.specs.model import Matrix, Scan
 
-OVERLAPPING = 4  # the compression ratio whose windows overlap, and whose entries an indexer chooses among
-ENTRY_SCALE_BYTES = 8  # seven E8M0 scales of 64 FP8 elements, and one byte of padding
+OVERLAPPING = 4  # compression ratio with overlapping windows; an indexer chooses among its entries
+ENTRY_SCALE_BYTES = 8  # seven E8M0 scales, each for 64 FP8 elements, and one byte of padding
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """Shape of the attention of all layers; `index.reads` is the top-k of the layers that choose."""
+    """Shape of the attention in all layers.
+
+    Parameters
+    ----------
+    heads, dim : query heads, and size of a key-value entry [count]
+    rope : elements with rotary embedding [count]
+    query_rank : width of the query latent [count]
+    groups, out_rank : low-rank maps of the output, and their width [count]
+    window : tokens of the window [token]
+    index : indexer; its `reads` is the top-k of the layers with ratio 4
+    """
 
     heads: int
     dim: int
@@ -27,36 +37,39 @@ class Compressed:
 
     @property
     def entry_bytes(self) -> float:
-        """[byte/element] of a cached entry: FP8, the rotary part in BF16 (DeepSeek-V4 report, section 2.3)."""
+        """Size of an element of a cache entry: FP8, with the rotary part in BF16 [byte/element].
+
+        Source: DeepSeek-V4 report, section 2.3.
+        """
         return (self.dim + self.rope + ENTRY_SCALE_BYTES) / self.dim
 
 
 def compressed(site: Place, hidden: int, shape: Compressed, ratio: int) -> Half:
-    """Attention of one layer: a window of raw entries beside compressed ones (`ratio` 0: the window alone).
+    """Attention of one layer: a window of raw entries and, unless `ratio` is 0, compressed entries.
 
-    An entry is key and value at once, one for all heads, so a query does 2 x heads x 2 dim FLOP with each. Ratio 4
-    (compressed sparse attention) reads the top-k that the indexer chose, ratio 128 (heavily compressed) all of them.
-    The output goes through `groups` low-rank maps, each of its own heads (DeepSeek-V4 report, sections 2.3.1 to 2.3.3;
-    transformers deepseek_v4).
+    An entry is key and value at the same time, for all heads. So a query does 2 x heads x 2 dim FLOP per entry. With
+    ratio 4 (compressed sparse attention) a query reads the top-k entries of the indexer. With ratio 128 (heavily
+    compressed attention) it reads all entries. The output goes through `groups` low-rank maps, each for some heads
+    (DeepSeek-V4 report, sections 2.3.1 to 2.3.3; transformers deepseek_v4).
     """
-    made = site.at("attn")
+    at = site.at("attn")
     wide = shape.heads * shape.dim
     matrices = [
-        made.matrix("wq_a", hidden, shape.query_rank, "attention", "none"),
-        made.matrix("wq_b", shape.query_rank, wide, "attention", "out"),
-        made.matrix("wkv", hidden, shape.dim, "attention", "none"),
-        made.matrix("wo_a", wide // shape.groups, shape.groups * shape.out_rank, "attention", "out"),
-        made.matrix("wo_b", shape.groups * shape.out_rank, hidden, "attention", "in"),
+        at.matrix("wq_a", hidden, shape.query_rank, "attention", "none"),
+        at.matrix("wq_b", shape.query_rank, wide, "attention", "out"),
+        at.matrix("wkv", hidden, shape.dim, "attention", "none"),
+        at.matrix("wo_a", wide // shape.groups, shape.groups * shape.out_rank, "attention", "out"),
+        at.matrix("wo_b", shape.groups * shape.out_rank, hidden, "attention", "in"),
     ]
     scans = [_scan(shape, "window", 1, shape.window, shape.window)]
-    vectors = shape.query_rank + shape.dim + shape.heads  # two norms, and a sink a head
+    vectors = shape.query_rank + shape.dim + shape.heads  # two norms, and one sink per head
     if ratio:
-        matrices += _compressor(made, hidden, shape.dim, ratio, "compressor")
+        matrices += _compressor(at, hidden, shape.dim, ratio, "compressor")
         vectors += _compressor_vectors(shape.dim, ratio)
         chooses = ratio == OVERLAPPING
         scans.append(_scan(shape, "CSA" if chooses else "HCA", ratio, shape.index.reads if chooses else None, None))
     if ratio == OVERLAPPING:
-        index, own = shape.index, made.at("indexer")
+        index, own = shape.index, at.at("indexer")
         matrices += [
             own.matrix("wq_b", shape.query_rank, index.heads * index.dim, "attention", "none", name="index_wq_b"),
             own.matrix("weights_proj", hidden, index.heads, "attention", "none", name="index_weights", fixed=True),
@@ -77,11 +90,11 @@ def _width(dim: int, ratio: int) -> int:
 
 
 def _compressor(site: Place, hidden: int, dim: int, ratio: int, name: str) -> list[Matrix]:
-    """What pools `ratio` tokens into one entry: values and their gate, never quantised."""
+    """The weights that pool `ratio` tokens into one entry: values and their gate. They are never quantised."""
     width = _width(dim, ratio)
-    made = site.at("compressor")
+    at = site.at("compressor")
     return [
-        made.matrix(module, hidden, width, "attention", "none", name=f"{name}_{module}", fixed=True)
+        at.matrix(module, hidden, width, "attention", "none", name=f"{name}_{module}", fixed=True)
         for module in ("wkv", "wgate")
     ]
 

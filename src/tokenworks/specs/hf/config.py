@@ -1,4 +1,4 @@
-"""Reading a config.json: strict JSON, and fields that say what is missing, wrong or unknown. Knows no architecture."""
+"""Reads a config.json as strict JSON. Missing, wrong and unknown keys are errors. It knows no architecture."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tokenworks.specs.files import opened, unreadable
 from tokenworks.specs.load import short
 
 MOST_BYTES = 8 * 2**20
-# Above these it is a slip of the keyboard, not a model: the widest have 300,000 words, the deepest 130 layers, and the
-# longest read ten million tokens.
+# A larger number is a typing error. Real models have up to 300,000 words, 130 layers and a context of ten million
+# tokens.
 MOST_WIDTH = 10**7
 MOST_LAYERS = 1000
 MOST_CONTEXT = 10**9
 
-# Keys that change neither a weight's shape nor what is cached or computed: tokens, generation, training, bookkeeping.
+# Keys that change neither shapes of weights, nor the cache, nor the work: tokens, generation, training, bookkeeping.
 _INERT = """
 architectures auto_map dtype torch_dtype transformers_version model_type is_encoder_decoder is_decoder use_cache
 add_cross_attention cross_attention_hidden_size tie_encoder_decoder return_dict output_attentions torchscript
@@ -47,7 +47,9 @@ Json = Any
 def read_json(path: Path) -> dict[str, Json]:
     """Parse a JSON object of at most 8 MB, with or without a byte order mark.
 
-    NaN, Infinity, a key twice, truncation and odd bytes are errors that name the file.
+    Raises
+    ------
+    SpecError : NaN, Infinity, a duplicate key, a truncated file, or bytes that are not UTF-8; the message has the file
     """
     try:
         with opened(path) as file:
@@ -55,24 +57,24 @@ def read_json(path: Path) -> dict[str, Json]:
         if len(raw) > MOST_BYTES:
             raise SpecError("is over 8 MB", where=str(path), hint="no config.json is that large")
         text = raw.decode("utf-8-sig")
-        found = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite, parse_float=_finite)
+        config = json.loads(text, object_pairs_hook=_unique, parse_constant=_not_finite, parse_float=_finite)
     except OSError as error:
         raise unreadable(error, path) from error
-    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, or a number of too many digits
-        hint = "a config.json holds finite numbers only and ends with its last brace"
+    except (ValueError, RecursionError) as error:  # wrong JSON, wrong UTF-8, or a number with too many digits
+        hint = "a config.json has only finite numbers, and ends with its last brace"
         raise SpecError(f"not valid JSON: {error}", where=str(path), hint=hint) from error
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         raise SpecError("the file is no JSON object", where=str(path), hint="give a Hugging Face config.json")
-    return found
+    return config
 
 
 def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
-    """An object whose keys are there once: of two, a reader would see the one and a program the other."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """A JSON object without duplicate keys: a program would silently use only one of their values."""
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"duplicate key {short(repr(key))}")
-    return found
+    return unique
 
 
 def _not_finite(word: str) -> NoReturn:
@@ -87,13 +89,18 @@ def _finite(digits: str) -> float:
 
 
 class NotTold(SpecError):
-    """A field that a config leaves out, or whose value is one that is not counted here."""
+    """The config does not have a field, or its value is one that this package cannot count."""
 
 
 class Fields:
-    """One object of a config. Every key must be read by somebody or be inert: `done` refuses the rest.
+    """One object of a config. Every key must be read or be inert: `done` refuses all other keys.
 
-    where : file and path, for messages; defaults : the documented defaults of the transformers config class
+    Parameters
+    ----------
+    data : the object
+    where : file, for messages
+    defaults : documented defaults of the transformers config class
+    path : path of the object in the file, for messages
     """
 
     def __init__(self, data: Mapping[str, Json], where: str, defaults: Mapping[str, Json] = {}, path: str = "") -> None:
@@ -103,16 +110,16 @@ class Fields:
         self.used_defaults: dict[str, Json] = {}
 
     def error(self, key: str, message: str, *, hint: str = "") -> SpecError:
-        """An error at one key."""
+        """An error with file and path of a key."""
         return SpecError(f"{self._path}{key}: {message}", where=self.where, hint=hint)
 
     def has(self, key: str) -> bool:
-        """True where the key is there and not null."""
+        """True if the key is present and not null."""
         self._seen.add(key)
         return self._data.get(key) is not None
 
     def raw(self, key: str) -> Json:
-        """The value, or the class default; a key that has neither is an error that names it."""
+        """The value of a key, or its class default; an error that names the key if there is neither."""
         if self.has(key):
             return self._data[key]
         if key in self._defaults:
@@ -122,7 +129,7 @@ class Fields:
         raise NotTold(missing.message, where=missing.where, hint=missing.hint)
 
     def whole(self, key: str, *, least: int = 1, most: int = MOST_WIDTH) -> int:
-        """A count or a width."""
+        """A whole number, such as a count or a width."""
         value = self.raw(key)
         if type(value) is not int:
             raise self.error(key, f"want a whole number, got {short(repr(value))}")
@@ -135,21 +142,21 @@ class Fields:
         return self.whole(key, most=MOST_LAYERS)
 
     def drafts(self, key: str = "num_nextn_predict_layers") -> int:
-        """A number of MTP layers, which may be absent."""
+        """A number of MTP layers; 0 if the key is absent."""
         return self.whole(key, least=0, most=MOST_LAYERS) if self.has(key) else 0
 
     def either(self, *keys: str) -> int:
-        """The same count under the names that different publishers give it; the first that is there."""
-        found = next((key for key in keys if self.has(key)), " or ".join(keys))
-        return self.whole(found)
+        """A count for which publishers use different keys; the first key that is present counts."""
+        used = next((key for key in keys if self.has(key)), " or ".join(keys))
+        return self.whole(used)
 
     def or_zero(self, *keys: str) -> int:
-        """A count that may be absent or null: then the thing is not there."""
-        found = next((key for key in keys if self.has(key)), None)
-        return 0 if found is None else self.whole(found, least=0)
+        """A count that may be absent or null, which means 0; the first key that is present counts."""
+        used = next((key for key in keys if self.has(key)), None)
+        return 0 if used is None else self.whole(used, least=0)
 
     def flag(self, key: str) -> bool:
-        """True or false; an absent flag takes the class default, or false."""
+        """True or false. An absent key has its class default, or else false."""
         if not self.has(key) and key not in self._defaults:
             return False
         value = self.raw(key)
@@ -158,14 +165,14 @@ class Fields:
         return value
 
     def word(self, key: str, allowed: Iterable[str]) -> str:
-        """One of a few words."""
+        """One of the allowed words."""
         value = self.raw(key)
         if not isinstance(value, str) or value not in set(allowed):
             raise self.error(key, f"{short(repr(value))} is not known", hint=f"known: {', '.join(sorted(allowed))}")
         return value
 
     def per_layer(self, key: str, length: int, allowed: Sequence[Json], *, extra: int = 0) -> list[Json]:
-        """One entry a layer (`extra` more for draft layers are dropped), each one of `allowed`."""
+        """A list with one allowed entry per layer. Up to `extra` more entries, for draft layers, are dropped."""
         value = self.raw(key)
         if not isinstance(value, list) or not length <= len(value) <= length + extra:
             size = f"{len(value)} entries" if isinstance(value, list) else short(repr(value))
@@ -190,31 +197,31 @@ class Fields:
         return value
 
     def table(self, key: str, defaults: Mapping[str, Json] | None = None) -> Fields:
-        """A nested object, read in its turn."""
+        """A nested object as `Fields`."""
         value = self.raw(key)
         if not isinstance(value, dict):
             raise self.error(key, f"want an object, got {short(repr(value))}")
         return Fields(value, self.where, defaults or {}, f"{self._path}{key}.")
 
     def must(self, key: str, *values: Json) -> None:
-        """The key, where it is there, has one of the values that we know how to count."""
+        """Refuse a key that is present with a value other than `values`, because we cannot count it."""
         if self.has(key) and not any(self._data[key] == value for value in values):
             known = " or ".join(repr(value) for value in values)
             raise self.error(key, f"{short(repr(self._data[key]))} is not supported", hint=f"known: {known}")
 
     def names(self) -> list[str]:
-        """The keys of an object whose keys are names."""
+        """All keys of the object; for objects whose keys are names."""
         return list(self._data)
 
     def ignore(self, *keys: str) -> None:
-        """Keys of this family that change nothing that is counted."""
+        """Accept keys of this family that change neither weights nor cache nor work."""
         self._seen.update(keys)
 
     def done(self) -> None:
-        """Refuse a key that nobody read: it may change the architecture. Null says that a thing is absent."""
+        """Refuse a key that was not read, because it may change the architecture. A key with null is accepted."""
         for key, value in self._data.items():
             inert = key in INERT or key.startswith("_") or key.endswith(_INERT_ENDS)
             if key not in self._seen and not inert and value is not None:
                 near = difflib.get_close_matches(key, self._seen, n=1, cutoff=0.8)
-                hint = f"did you mean {near[0]}?" if near else "it may change the architecture, so it is not skipped"
+                hint = f"did you mean {near[0]}?" if near else "it may change the architecture, so it cannot be skipped"
                 raise self.error(key, "a field that this architecture does not know", hint=hint)

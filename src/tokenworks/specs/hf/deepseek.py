@@ -1,4 +1,4 @@
-"""DeepSeek and its kin: latent attention with routed experts (V2, V3, R1, V3.2, Kimi-K2, GLM-5), and DeepSeek-V4."""
+"""DeepSeek and similar models: latent attention with routed experts (V2, V3, R1, V3.2, Kimi-K2, GLM-5); DeepSeek-V4."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from tokenworks.specs.model import Block, Matrix, Part
 
 @dataclass(frozen=True)
 class Chosen:
-    """Which layers have their own indexer, and which read what an earlier one chose."""
+    """Sparse attention of a stack.
+
+    Parameters
+    ----------
+    index : shape of the indexer
+    own : for each layer, True if it has its own indexer; False if it reads the entries that an earlier layer chose
+    """
 
     index: Index
     own: tuple[bool, ...]
@@ -33,7 +39,7 @@ def deepseek_v32(fields: Fields, site: Place) -> Stack:
 
 
 def glm_moe_dsa(fields: Fields, site: Place) -> Stack:
-    """GLM-5: as V3.2; in 5.2 and later most layers share the choice of the last full indexer (`indexer_types`)."""
+    """GLM-5: like V3.2. In 5.2 and later, most layers use the choice of the last full indexer (`indexer_types`)."""
     fields.ignore(
         "indexer_rope_interleave", "index_share_for_mtp_iteration", "index_skip_topk_offset", "index_topk_freq",
         "index_topk_pattern", "moe_router_dtype", "num_experts",
@@ -42,7 +48,9 @@ def glm_moe_dsa(fields: Fields, site: Place) -> Stack:
     count = fields.layers()
     kinds = fields.per_layer("indexer_types", count, ("full", "shared")) if fields.has("indexer_types") else []
     if kinds and kinds[0] != "full":
-        raise fields.error("indexer_types[0]", "the first layer has nothing to share", hint="known: 'full'")
+        raise fields.error(
+            "indexer_types[0]", "the first layer has no indexer before it to share", hint="known: 'full'"
+        )
     if fields.has("layer_types"):
         fields.per_layer("layer_types", count, ("deepseek_sparse_attention",))
     if fields.has("mlp_layer_types"):
@@ -54,6 +62,7 @@ def glm_moe_dsa(fields: Fields, site: Place) -> Stack:
 
 
 def _stack(fields: Fields, site: Place, chosen: Chosen | None) -> Stack:
+    """A stack with latent attention, dense first layers and routed experts in all others."""
     fields.must("attention_bias", False)
     fields.must("moe_layer_freq", 1)
     hidden, count = fields.whole("hidden_size"), fields.layers()
@@ -61,7 +70,7 @@ def _stack(fields: Fields, site: Place, chosen: Chosen | None) -> Stack:
     inner = fields.whole("intermediate_size")
     shape, experts = latent_of(fields), routed_of(fields)
     if chosen and not shape.query_rank:
-        raise fields.error("q_lora_rank", "the field is missing", hint="the indexer's queries come from that latent")
+        raise fields.error("q_lora_rank", "the field is missing", hint="the queries of the indexer need this latent")
 
     def attention(at: Place, number: int) -> Half:
         half = latent(at, hidden, shape)
@@ -85,7 +94,7 @@ def deepseek_v4(fields: Fields, site: Place) -> Stack:
     """
     fields.must("attention_bias", False)
     fields.must("num_key_value_heads", 1)
-    # The first layers look their experts up by token id: the table is no parameter and costs nothing.
+    # The first layers choose their experts by a table of token ids, which is no parameter and takes no time.
     fields.ignore("num_hash_layers", "hc_eps", "hc_sinkhorn_iters", "compress_rope_theta")
     hidden, count = fields.whole("hidden_size"), fields.layers()
     drafts = fields.drafts()
@@ -106,27 +115,28 @@ def deepseek_v4(fields: Fields, site: Place) -> Stack:
     streams = fields.whole("hc_mult")
     experts = replace(routed_of(fields), names=W123, path="ffn")
 
-    def made(at: Place, number: int) -> tuple[Half, Half]:
+    def halves(at: Place, number: int) -> tuple[Half, Half]:
         return compressed(at, hidden, shape, ratios[number]), routed(at, hidden, experts)
 
     def block(at: Place, number: int) -> Block:
-        return replace(layer(made(at, number), hidden, extra=_hyper(hidden, streams)), streams=streams)
+        return replace(layer(halves(at, number), hidden, extra=_hyper(hidden, streams)), streams=streams)
 
     main, base = _v4_formats(fields, site.formats)
     stack = [block(replace(site, formats=main).at(f"layers.{number}"), number) for number in range(count)]
     draft = []
     for number in range(drafts):
         at = replace(site, formats=base).at(f"mtp.{number}")
-        mixed = mtp(at, hidden, made(at, count + number))
+        mixed = mtp(at, hidden, halves(at, count + number))
         draft.append(replace(mixed, matrices=mixed.matrices + _hyper(hidden, streams), streams=streams))
-    outside = hidden + streams * (streams * hidden + 1) + 1  # the final norm, and the head's hyper-connection
-    note = f"the KV cache is FP8 with a BF16 rotary part, {shape.entry_bytes:.4g} bytes an element, whatever is asked"
+    outside = hidden + streams * (streams * hidden + 1) + 1  # the final norm, and the hyper-connection of the head
+    note = f"the KV cache is always FP8 with a BF16 rotary part, {shape.entry_bytes:.4g} bytes an element"
     return Stack(hidden, heads, 1, stack, draft, outside, kv="fp8", notes=(note,))
 
 
 def _hyper(hidden: int, streams: int) -> tuple[Matrix, ...]:
-    """Manifold-constrained hyper-connections: from all residual streams to the weights that mix them, in FP32, before
-    attention and before the FFN (DeepSeek-V4 report, section 2.2).
+    """Manifold-constrained hyper-connections, in FP32: matrices before attention and before the FFN.
+
+    They map all residual streams to the weights that mix these streams (DeepSeek-V4 report, section 2.2).
     """
     outputs = (2 + streams) * streams
     parts: tuple[tuple[Part, str], ...] = ("attention", "hc_attn_fn"), ("router", "hc_ffn_fn")
@@ -134,9 +144,10 @@ def _hyper(hidden: int, streams: int) -> tuple[Matrix, ...]:
 
 
 def _v4_formats(fields: Fields, formats: Formats) -> tuple[Formats, Formats]:
-    """Formats of the layers, and of the draft layer: `expert_dtype` fp4 keeps routed experts in MXFP4 beside FP8.
+    """Formats of the layers, and formats of the draft layer. With `expert_dtype` fp4, routed experts are MXFP4.
 
-    A quantiser that made NVFP4 of the experts left the draft layer, and what it excluded, as DeepSeek stored it.
+    Checkpoints with NVFP4 experts come from a quantiser. It left the draft layer and the excluded modules in the format
+    of DeepSeek's own checkpoint.
     """
     native = fields.has("expert_dtype") and fields.word("expert_dtype", ("fp4", "fp8")) == "fp4"
     if formats.experts.name == "nvfp4":

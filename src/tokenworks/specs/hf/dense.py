@@ -1,4 +1,4 @@
-"""Plain decoders: Llama, Mistral, Qwen2, Qwen3, MiMo-7B, and Nemotron's searched Llamas (DeciLM)."""
+"""Dense decoders: Llama, Mistral, Qwen2, Qwen3, MiMo-7B, and Nemotron models from architecture search (DeciLM)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def llama(fields: Fields, site: Place) -> Stack:
 
 
 def mistral(fields: Fields, site: Place) -> Stack:
-    """Mistral: Llama with a window on every layer, or none (arXiv:2310.06825, section 2)."""
+    """Mistral: Llama with a window in every layer, or in no layer (arXiv:2310.06825, section 2)."""
     window = fields.whole("sliding_window") if fields.has("sliding_window") else None
     return _plain(fields, site, [window] * fields.layers())
 
@@ -58,7 +58,7 @@ def qwen3(fields: Fields, site: Place) -> Stack:
 
 
 def decilm(fields: Fields, site: Place) -> Stack:
-    """Nemotron-NAS (arXiv:2411.19146): `block_configs` gives each layer its KV heads and FFN width, or neither."""
+    """Nemotron-NAS (arXiv:2411.19146). `block_configs` has KV heads and FFN width of each layer; each may be absent."""
     fields.must("attention_bias", False)
     fields.must("mlp_bias", False)
     blocks = fields.raw("block_configs")
@@ -87,5 +87,5 @@ def decilm(fields: Fields, site: Place) -> Stack:
 
 
 def _rounded(width: float) -> int:
-    """An FFN width as DeciLM rounds it: up to a multiple of 256."""
+    """An FFN width, rounded up to a multiple of 256 like in DeciLM."""
     return -(-int(width) // 256) * 256

@@ -1,4 +1,4 @@
-"""Feed-forward halves as matrices: a gated or plain MLP, and routed experts with their router and shared experts."""
+"""The FFN half of a layer as matrices: a gated or plain MLP, or routed experts with router and shared experts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenworks.specs.model import Experts, Matrix, Part
 
 @dataclass(frozen=True)
 class Names:
-    """What a family calls its FFN modules; `gate` None = no gate, act(up x) alone."""
+    """Module names of an FFN. Without a gate (None), the FFN is down(act(up x))."""
 
     gate: str | None = "gate_proj"
     up: str = "up_proj"
@@ -21,13 +21,14 @@ GATED, PLAIN, W123 = Names(), Names(gate=None), Names("w1", "w3", "w2")
 
 
 def mlp(site: Place, hidden: int, inner: int, part: Part = "dense", *, names: Names = GATED, path: str = "mlp") -> Half:
-    """down(act(gate x) * up x), or down(act(up x)); gate and up are one matrix, as engines run them."""
+    """An MLP: down(act(gate x) * up x), or down(act(up x)). Gate and up are one matrix, as engines run them."""
     return Half(tuple(_pair(site.at(path), hidden, inner, part, names)))
 
 
 def _pair(
     site: Place, hidden: int, inner: int, part: Part, names: Names, *, copies: int = 1, bias: bool = False
 ) -> list[Matrix]:
+    """The two matrices of an MLP: up (with gate) and down."""
     prefix = "shared_" if part == "shared" else ""
     wide, up = (inner, names.up) if names.gate is None else (2 * inner, names.gate)
     name = prefix + ("up_proj" if names.gate is None else "gate_up_proj")
@@ -41,10 +42,18 @@ def _pair(
 class Routed:
     """Shape of routed experts.
 
-    count, topk, inner : experts, how many a token visits, and their width
-    shared : width of the shared experts together, 0 = none; shared_gate : a scalar gate on them
-    latent : width that the experts see where it is not the hidden size, 0 = the hidden size; latent_norm : normed
-    correction : a bias an expert that steers the choice; bias : router and experts have biases
+    Parameters
+    ----------
+    count : number of experts [count]
+    topk : experts that a token visits [count]
+    inner : inner width of an expert [count]
+    shared : inner width of all shared experts together; 0 = none [count]
+    shared_gate : True if a scalar gate multiplies the output of the shared experts
+    latent : width of the experts' input; 0 = the hidden size [count]
+    latent_norm : True if this input has a norm
+    correction : True if the router has one correction bias per expert for its choice
+    bias : True if router and experts have biases
+    names, path, experts, shared_path, latent_names : module names and paths in the checkpoint
     """
 
     count: int
@@ -64,27 +73,27 @@ class Routed:
 
 
 def routed(site: Place, hidden: int, shape: Routed) -> Half:
-    """A router, `count` experts of which a token visits `topk`, and the shared experts that every token visits."""
-    made = site.at(shape.path)
+    """A router, the routed experts, and the shared experts, which every token visits."""
+    at = site.at(shape.path)
     width = shape.latent or hidden
-    matrices = [made.matrix("router", hidden, shape.count, "router", "none", bias=shape.bias)]
+    matrices = [at.matrix("router", hidden, shape.count, "router", "none", bias=shape.bias)]
     if shape.latent:
         down, up = shape.latent_names
-        matrices.append(made.matrix(down, hidden, width, "latent", "none"))
-        matrices.append(made.matrix(up, width, hidden, "latent", "none"))
+        matrices.append(at.matrix(down, hidden, width, "latent", "none"))
+        matrices.append(at.matrix(up, width, hidden, "latent", "none"))
     matrices += _pair(
-        made.at(shape.experts), width, shape.inner, "experts", shape.names, copies=shape.count, bias=shape.bias
+        at.at(shape.experts), width, shape.inner, "experts", shape.names, copies=shape.count, bias=shape.bias
     )
     if shape.shared:
-        matrices += _pair(made.at(shape.shared_path), hidden, shape.shared, "shared", shape.names)
+        matrices += _pair(at.at(shape.shared_path), hidden, shape.shared, "shared", shape.names)
     if shape.shared_gate:
-        matrices.append(made.matrix("shared_expert_gate", hidden, 1, "shared", "none", fixed=True))
+        matrices.append(at.matrix("shared_expert_gate", hidden, 1, "shared", "none", fixed=True))
     vectors = shape.correction * shape.count + shape.latent_norm * width
     return Half(tuple(matrices), experts=Experts(shape.count, shape.topk, width, shape.inner), vectors=vectors)
 
 
 def beside(first: Half, second: Half) -> Half:
-    """Two FFNs of one layer that run on the same input and are summed (Gemma-4: a dense MLP beside experts)."""
+    """Two FFNs of one layer with the same input, whose outputs are added (Gemma-4: a dense MLP and experts)."""
     return Half(
         first.matrices + second.matrices,
         experts=first.experts or second.experts,

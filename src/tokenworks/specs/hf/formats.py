@@ -1,4 +1,4 @@
-"""What a `quantization_config` means for each weight: its storage format, and which modules stay as they were."""
+"""Reads a `quantization_config`: the storage format of each weight, and the modules that are not quantised."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tokenworks.specs.model import BF16, Format
 FP32 = Format("fp32", 4.0, "fp32")
 FP8 = Format("fp8", 1.0, "fp8")
 NVFP4 = Format("nvfp4", 0.5 + 1 / 16, "fp4")
-# MXFP4 weights meet 8- or 16-bit activations in the checkpoints that use it (gpt-oss, DeepSeek-V4): the tensor cores'
-# mixed FP4 x FP8 product runs at the FP8 rate.
+# Checkpoints with MXFP4 weights (gpt-oss, DeepSeek-V4) use 8-bit or 16-bit activations. The mixed FP4 x FP8 product of
+# tensor cores runs at the FP8 rate.
 MXFP4 = Format("mxfp4", 0.5 + 1 / 32, "fp8")
 
 _DTYPES = {"bfloat16": BF16, "float16": Format("fp16", 2.0, "bf16"), "float32": FP32}
@@ -26,23 +26,37 @@ Kind = Literal["linear", "experts", "fixed"]
 
 
 def fp8_block(rows: int, columns: int) -> Format:
-    """FP8 with one FP32 scale a block (DeepSeek-V3, arXiv:2412.19437, section 3.3.2)."""
+    """FP8 with one FP32 scale per block (DeepSeek-V3, arXiv:2412.19437, section 3.3.2)."""
     return Format("fp8-block", 1 + 4 / (rows * columns), "fp8")
 
 
 def integers(bits: int, group: int | None, *, zeros: bool, activations: int | None) -> Format:
-    """Integer weights with a 16-bit scale (and a zero point of `bits`) a group; W4A16 multiplies in BF16."""
+    """Integer weights with a 16-bit scale per group, and a zero point of `bits` if `zeros`. W4A16 multiplies in BF16.
+
+    Parameters
+    ----------
+    bits : bits of a weight
+    group : weights of a group; None = no groups [count]
+    zeros : True if zero points are stored
+    activations : bits of the activations; None = they are not quantised
+    """
     scales = 0.0 if group is None else (16 + bits * zeros) / 8 / group
     return Format(f"int{bits}", bits / 8 + scales, "int8" if bits == 8 and activations == 8 else "bf16")
 
 
 @dataclass(frozen=True)
 class Formats:
-    """The format of each module of a checkpoint.
+    """The formats of the modules of a checkpoint.
 
-    plain : what is not quantised; linear, experts : quantised layers; kept : what stays out of that
-    kept_as : the format of what is kept out (plain, or FP8 where the base checkpoint was FP8 already)
-    overrides : a format for modules that match, before all else
+    Parameters
+    ----------
+    plain : format of modules that are never quantised
+    linear, experts : formats of quantised linear layers, and of routed experts
+    kept : function that is True for the path of a module that is not quantised
+    kept_as : format of these modules: plain, or FP8 if the base checkpoint was FP8
+    overrides : pairs of a function on module paths and a format, which come before all other rules
+    native_kv : KV dtype of the checkpoint
+    notes : facts for the user, such as assumed formats
     """
 
     plain: Format = BF16
@@ -55,7 +69,7 @@ class Formats:
     notes: tuple[str, ...] = field(default=())
 
     def of(self, module: str, kind: Kind) -> Format:
-        """The format of a module by its checkpoint path. Embeddings, heads and routers are `fixed`: always plain."""
+        """The format of a module, by its path in the checkpoint. Embeddings, heads and routers (`fixed`) are plain."""
         if kind == "fixed":
             return self.plain
         for matches, form in self.overrides:
@@ -67,24 +81,33 @@ class Formats:
 
 
 def read_formats(fields: Fields, quantisation: Fields | None, name: str) -> Formats:
-    """Formats of a checkpoint from its `dtype` and its `quantization_config`, if it has one.
+    """The formats of a checkpoint, from its `dtype` and its `quantization_config`.
 
-    A name that promises a quantised checkpoint whose config does not describe it is an error, not BF16.
+    Parameters
+    ----------
+    fields : the config
+    quantisation : its `quantization_config`; None = there is none
+    name : name of the model
+
+    Raises
+    ------
+    SpecError : the name says that the checkpoint is quantised, but the config has no `quantization_config`
     """
     plain = _plain(fields)
     if quantisation is None:
-        promised = _NAMED.search(name.rsplit("/", 1)[-1])
-        if promised:
+        named = _NAMED.search(name.rsplit("/", 1)[-1])
+        if named:
             raise SpecError(
-                f"the name {name!r} says {promised[0].upper()}, but there is no quantization_config",
+                f"the name {name!r} says {named[0].upper()}, but there is no quantization_config",
                 where=fields.where,
-                hint="add the block, or put hf_quant_config.json beside config.json; or rename what is not quantised",
+                hint="add quantization_config, or put hf_quant_config.json beside config.json; rename a model that is "
+                "not quantised",
             )
         return Formats(plain, plain, plain, kept_as=plain)
     method = quantisation.word("quant_method", METHODS) if quantisation.has("quant_method") else "modelopt"
-    made = METHODS[method](quantisation, plain)
+    formats = METHODS[method](quantisation, plain)
     quantisation.done()
-    return made
+    return formats
 
 
 def _plain(fields: Fields) -> Format:
@@ -107,17 +130,17 @@ def _matcher(patterns: Iterable[str], to_regex: Callable[[str], str]) -> Matcher
 
 
 def _glob(pattern: str) -> str:
-    """A shell pattern on the whole path of a module or of one that holds it (modelopt's exclude_modules)."""
+    """A shell pattern for the whole path of a module, or of a module that contains it (exclude_modules of modelopt)."""
     return fnmatch.translate(pattern).removesuffix(r"\Z").removesuffix(r"\z") + r"(?:\..*)?\Z"
 
 
 def _ignored(pattern: str) -> str:
-    """compressed-tensors: `re:` and an expression, or the name of a module or of one that holds it."""
+    """A pattern of compressed-tensors: `re:` and a regular expression, or the name of a module or its container."""
     return pattern[3:] if pattern.startswith("re:") else rf"(?:.*\.)?{re.escape(pattern)}(?:\..*)?\Z"
 
 
 def _part(pattern: str) -> str:
-    """`modules_to_not_convert` of transformers: a run of whole path components."""
+    """A pattern of `modules_to_not_convert` (transformers): one or more whole components of a path."""
     return rf"(?:.*\.)?{re.escape(pattern)}(?:\..*)?\Z"
 
 
@@ -150,13 +173,13 @@ def _block(fields: Fields) -> Format:
 
 
 def _mxfp4(fields: Fields, plain: Format) -> Formats:
-    """gpt-oss: the routed experts are MXFP4, everything else stays (model card, openai/gpt-oss-120b)."""
+    """gpt-oss: the routed experts are MXFP4, all other weights are plain (model card, openai/gpt-oss-120b)."""
     _names(fields, "modules_to_not_convert")
     return Formats(plain, plain, MXFP4, kept_as=plain, native_kv=_kv(fields))
 
 
 def _integer_groups(fields: Fields, plain: Format) -> Formats:
-    """AWQ and GPTQ: zero points are stored unless `zero_point` denies it (GPTQ stores them even if symmetric)."""
+    """AWQ and GPTQ. Zero points are stored, unless `zero_point` is false (GPTQ stores them even if symmetric)."""
     fields.ignore(
         "version", "desc_act", "sym", "damp_percent", "static_groups", "true_sequential", "checkpoint_format",
         "quant_method", "meta", "model_file_base_name", "model_name_or_path", "backend",
@@ -166,7 +189,7 @@ def _integer_groups(fields: Fields, plain: Format) -> Formats:
     bits = fields.whole("bits", least=2, most=8)
     group = fields.raw("group_size")
     if type(group) is not int or not (group == -1 or group > 0):
-        raise fields.error("group_size", f"want a whole number, or -1 for one a row, got {group!r}")
+        raise fields.error("group_size", f"want a whole number, or -1 for one group per row, got {group!r}")
     zeros = fields.flag("zero_point") if fields.has("zero_point") else True
     form = integers(bits, None if group == -1 else group, zeros=zeros, activations=None)
     kept = _matcher(_names(fields, "modules_to_not_convert"), _part)
@@ -209,7 +232,7 @@ def _groups(fields: Fields) -> list[Fields]:
 
 
 def _scheme(group: Fields, fields: Fields) -> Format:
-    """One group of compressed-tensors or modelopt: bits, type and group size of weights and activations."""
+    """The format of one group of compressed-tensors or modelopt, from bits, type and group size."""
     group.ignore("format", "output_activations", "targets")
     weights = group.table("weights")
     weights.ignore(
@@ -231,7 +254,7 @@ def _scheme(group: Fields, fields: Fields) -> Format:
         return NVFP4 if activations == 4 else Format("nvfp4-w4a16", NVFP4.bytes, "bf16")
     if (bits, size) == (4, 32):
         return MXFP4
-    raise fields.error("config_groups", f"a float of {bits} bits in groups of {size} is not a format we know")
+    raise fields.error("config_groups", f"{bits}-bit floats in groups of {size} are not a known format")
 
 
 def _blocks_of(weights: Fields) -> Format:
@@ -249,10 +272,10 @@ def _modelopt(fields: Fields, plain: Format) -> Formats:
     algorithm = fields.word("quant_algo", ("FP8", "NVFP4", "MIXED_PRECISION"))
     names = _names(fields, "exclude_modules", "ignore")
     kept = _matcher(names, _glob)
-    # A base checkpoint in FP8 blocks (DeepSeek-V4) keeps them where modelopt did not touch it.
+    # Modules that modelopt did not quantise keep the FP8 blocks of the base checkpoint (DeepSeek-V4).
     kept_as = _block(fields) if fields.has("weight_block_size") else plain
     native_kv = _kv(fields)
-    notes = () if names else ("the config excludes no module: every linear layer is taken as quantised",)
+    notes = () if names else ("the config excludes no module, so every linear layer counts as quantised",)
     if algorithm != "MIXED_PRECISION":
         form = {"FP8": FP8, "NVFP4": NVFP4}[algorithm]
         return Formats(plain, form, form, kept, kept_as, native_kv=native_kv, notes=notes)
@@ -260,9 +283,10 @@ def _modelopt(fields: Fields, plain: Format) -> Formats:
 
 
 def _mixed(fields: Fields, plain: Format, kept: Callable[[str], bool], kept_as: Format, native_kv: str) -> Formats:
-    """MIXED_PRECISION: `quantized_layers` names each layer's format. Where that table is not in the config, the
-    routed experts (in a dense model, all FFN weights) take the 4-bit format and the other linear layers FP8, as
-    modelopt's recipes do; a note says so.
+    """MIXED_PRECISION: the table `quantized_layers` has the format of each layer.
+
+    Without this table, routed experts (in a dense model: FFN weights) get the 4-bit format, and other linear layers get
+    FP8, as in the recipes of modelopt. A note says so.
     """
     if fields.has("quantized_layers"):
         table = fields.table("quantized_layers")
@@ -280,7 +304,7 @@ def _mixed(fields: Fields, plain: Format, kept: Callable[[str], bool], kept_as: 
 
 
 def _kv(fields: Fields) -> str:
-    """KV dtype that the checkpoint carries scales for: FP8, or BF16 where it says nothing."""
+    """KV dtype of the checkpoint: FP8 if it has scales for the KV cache, else BF16."""
     for key in ("kv_cache_quant_algo", "kv_cache_scheme"):
         if not fields.has(key):
             continue

@@ -17,13 +17,16 @@ STATE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 
 
 def qwen3_5(fields: Fields, site: Place) -> Stack:
-    """Qwen3.5 and 3.6: three gated delta nets to one full attention with an output gate (transformers qwen3_5)."""
+    """Qwen3.5 and 3.6: three layers of gated delta net, then one of full attention with an output gate.
+
+    Source: transformers qwen3_5.
+    """
     inner, hidden = fields.whole("intermediate_size"), fields.whole("hidden_size")
     return _qwen3_5(fields, site, lambda at: mlp(at, hidden, inner))
 
 
 def qwen3_5_moe(fields: Fields, site: Place) -> Stack:
-    """The same with experts in every layer, and a gated shared expert (transformers qwen3_5_moe)."""
+    """Qwen3.5 with experts in every layer, and a gated shared expert (transformers qwen3_5_moe)."""
     fields.ignore("intermediate_size")
     hidden = fields.whole("hidden_size")
     experts = Routed(
@@ -37,6 +40,7 @@ def qwen3_5_moe(fields: Fields, site: Place) -> Stack:
 
 
 def _qwen3_5(fields: Fields, site: Place, ffn: Callable[[Place], Half]) -> Stack:
+    """The stack of Qwen3.5 with any FFN."""
     fields.ignore("output_gate_type")
     fields.must("mtp_use_dedicated_embeddings", False)
     fields.must("mlp_only_layers", [])
@@ -70,8 +74,9 @@ def _qwen3_5(fields: Fields, site: Place, ffn: Callable[[Place], Half]) -> Stack
 
 
 def nemotron_h(fields: Fields, site: Place) -> Stack:
-    """Nemotron-H and Nemotron-3: each layer is one of Mamba-2, attention, MLP, experts (arXiv:2504.03624, section 2;
-    latent experts: Nemotron-3 report, section 2.1).
+    """Nemotron-H and Nemotron-3: each layer is only one of Mamba-2, attention, MLP or experts.
+
+    Sources: arXiv:2504.03624, section 2; latent experts: Nemotron-3 report, section 2.1.
     """
     fields.ignore(
         "chunk_size", "expand", "mamba_hidden_act", "mlp_hidden_act", "moe_shared_expert_overlap",
@@ -96,7 +101,8 @@ def nemotron_h(fields: Fields, site: Place) -> Stack:
     )
     kinds = _pattern(fields, "hybrid_override_pattern", "layers_block_type")
     if fields.has("num_hidden_layers") and fields.layers() != len(kinds):
-        raise fields.error("num_hidden_layers", f"{fields.layers()} does not agree with a pattern of {len(kinds)}")
+        words = f"{fields.layers()} does not agree with the pattern, which has {len(kinds)} layers"
+        raise fields.error("num_hidden_layers", words)
     drafts: list[str] = []
     if fields.drafts():
         drafts = _pattern(fields, "mtp_hybrid_override_pattern", "mtp_layers_block_type")
@@ -150,8 +156,10 @@ def _nemotron_experts(fields: Fields) -> Routed:
 
 
 def kimi_linear(fields: Fields, site: Place) -> Stack:
-    """Kimi-Linear (arXiv:2510.26692, section 4) and Kimi-K3 (arXiv:2607.24653, section 2): Kimi delta attention with
-    MLA every fourth layer, and in K3 latent experts and attention over earlier residuals.
+    """Kimi-Linear and Kimi-K3: Kimi delta attention, and MLA in every fourth layer.
+
+    K3 has also latent experts and attention over earlier residuals. Sources: Kimi-Linear, arXiv:2510.26692, section 4;
+    Kimi-K3, arXiv:2607.24653, section 2.
     """
     fields.ignore(
         "activation_situ_beta", "activation_situ_linear_beta", "mla_use_nope", "moe_renormalize",
@@ -176,21 +184,22 @@ def kimi_linear(fields: Fields, site: Place) -> Stack:
     )
     linear.done()
     dense, wide = fields.whole("first_k_dense_replace", least=0), fields.whole("intermediate_size")
-    # Attention over earlier residuals: a norm and a query vector before each half, and once before the head.
+    # Attention over earlier residuals has a norm and a query vector before each half layer, and before the head.
     residual = 2 if fields.has("attn_res_block_size") and fields.whole("attn_res_block_size") else 0
 
-    def made(at: Place, index: int) -> Block:
+    def block(at: Place, index: int) -> Block:
         mixer = (
             kimi_delta(at, hidden, delta, full_rank_gate=full_rank) if is_linear[index] else latent(at, hidden, shape)
         )
         ffn = mlp(at, hidden, wide) if index < dense else routed(at, hidden, experts)
         return layer((mixer, ffn), hidden, norms=2 + 2 * residual)
 
-    stack = [made(site.at(f"layers.{index}"), index) for index in range(count)]
+    stack = [block(site.at(f"layers.{index}"), index) for index in range(count)]
     return Stack(hidden, shape.heads, 1, stack, outside=hidden * (1 + residual))
 
 
 def _kimi_delta(fields: Fields, count: int) -> tuple[Fields, Delta, list[bool], bool]:
+    """The fields of linear attention, its shape, True for each linear layer, and True for a full-rank output gate."""
     linear = fields.table("linear_attn_config")
     linear.ignore("gate_lower_bound")
     heads, dim = linear.whole("num_heads"), linear.whole("head_dim")
@@ -200,6 +209,7 @@ def _kimi_delta(fields: Fields, count: int) -> tuple[Fields, Delta, list[bool], 
         if not isinstance(value, list) or not all(type(number) is int for number in value):
             raise linear.error(key, f"want a list of layer numbers, got {value!r}")
     if sorted(numbers["kda_layers"] + numbers["full_attn_layers"]) != list(range(1, count + 1)):
-        raise linear.error("kda_layers", f"with full_attn_layers they must name each layer from 1 to {count} once")
+        words = f"kda_layers and full_attn_layers together must have each layer from 1 to {count} exactly once"
+        raise linear.error("kda_layers", words)
     chosen = set(numbers["kda_layers"])
     return linear, delta, [index + 1 in chosen for index in range(count)], linear.flag("use_full_rank_gate")

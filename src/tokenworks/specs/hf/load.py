@@ -1,10 +1,11 @@
-"""Finding a model by name: a catalog id or alias, a path, or an id in the local Hugging Face cache."""
+"""Loads a model by a catalog id or alias, by a path, or by an id in the local Hugging Face cache."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,22 @@ from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.files import is_there, opened, unreadable
 from tokenworks.specs.hf.architectures import build
 from tokenworks.specs.hf.config import read_json
-from tokenworks.specs.model import Model
+from tokenworks.specs.model import ExtendedContext, Model
 
 CATALOG = Path(__file__).parents[2] / "catalog" / "models"
 NAME_BYTES = 256
-"""Room for the name of a snapshot, a commit in hexadecimal."""
+"""Largest size of the file that names a snapshot, a commit in hexadecimal [byte]."""
 
 
 @functools.cache
 def model_names() -> list[str]:
-    """Ids of the catalog, in the form org/name; aliases left out."""
+    """Ids of the models in the catalog, in the form org/name, without aliases."""
     return sorted(path.stem.replace("--", "/", 1) for path in CATALOG.glob("*.json"))
 
 
 @functools.cache
 def _index() -> dict[str, str]:
-    """Lower-case id, alias or unique short name -> catalog id."""
+    """Id, alias or unique short name in lower case -> catalog id."""
     import yaml
 
     names = model_names()
@@ -35,7 +36,7 @@ def _index() -> dict[str, str]:
     short: dict[str, list[str]] = {}
     for name in names:
         short.setdefault(name.split("/", 1)[1].lower(), []).append(name)
-    index |= {key: found[0] for key, found in short.items() if len(found) == 1}
+    index |= {key: ids[0] for key, ids in short.items() if len(ids) == 1}
     aliases = yaml.safe_load((CATALOG / "aliases.yaml").read_text())
     index |= {alias.lower(): name for alias, name in aliases.items()}
     return index | {name.lower(): name for name in names}
@@ -56,8 +57,8 @@ def load_model(model: ModelLike) -> Model:
 
     Raises
     ------
-    UnknownName : no such id and no such path
-    SpecError : a config that cannot be read, or an architecture or a needed field that is not known
+    UnknownName : there is no such id and no such path
+    SpecError : a config that cannot be read, an unknown architecture, or a missing field
     """
     if isinstance(model, Model):
         return model
@@ -75,14 +76,24 @@ def load_model(model: ModelLike) -> Model:
     cached = _in_cache(name_or_path)
     if cached:
         return build(_config(cached), name_or_path, str(cached))
-    hint = f"no id of the catalog or of the local Hugging Face cache ({_cache()}), and no such path"
+    hint = f"it is no id of the catalog or of the local Hugging Face cache ({_cache()}), and there is no such path"
     raise UnknownName("model", name_or_path, model_names(), hint=hint)
 
 
 @functools.cache
 def _from_catalog(name: str) -> Model:
     path = CATALOG / f"{name.replace('/', '--', 1)}.json"
-    return build(read_json(path), name, f"models/{path.name}")
+    model = build(read_json(path), name, f"models/{path.name}")
+    return replace(model, extended_context=_extended().get(name, model.extended_context))
+
+
+@functools.cache
+def _extended() -> dict[str, ExtendedContext]:
+    """Catalog id -> the longer context that the model card documents."""
+    import yaml
+
+    entries = yaml.safe_load((CATALOG / "extended_context.yaml").read_text())
+    return {name: ExtendedContext(**entry) for name, entry in entries.items()}
 
 
 def _from_path(path: Path) -> Model:
@@ -95,7 +106,7 @@ def _from_path(path: Path) -> Model:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """config.json, with the quantisation that modelopt writes beside it in hf_quant_config.json."""
+    """The config.json, with the quantisation of hf_quant_config.json, which modelopt writes beside it."""
     config = read_json(file)
     beside = file.with_name("hf_quant_config.json")
     if "quantization_config" not in config and is_there(beside):
@@ -104,7 +115,7 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _cache() -> Path:
-    """Where huggingface_hub keeps its cache (its documented environment variables)."""
+    """The cache folder of huggingface_hub, by its documented environment variables."""
     if hub := os.environ.get("HF_HUB_CACHE"):
         return Path(hub)
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
@@ -112,7 +123,7 @@ def _cache() -> Path:
 
 
 def _in_cache(name: str) -> Path | None:
-    """config.json of the snapshot that refs/main names, else of the newest one."""
+    """Path of the config.json in the snapshot that refs/main names, else in the newest snapshot; None if not cached."""
     root = _cache() / f"models--{name.replace('/', '--')}"
     if not is_there(root):
         return None
@@ -131,5 +142,5 @@ def _in_cache(name: str) -> Path | None:
 
 
 def _leads_to_file(path: Path) -> bool:
-    """No link into nowhere, as an interrupted download leaves it."""
+    """False for a broken link, which an interrupted download can leave."""
     return is_there(path) and os.path.isfile(path)

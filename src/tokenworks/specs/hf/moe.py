@@ -1,4 +1,4 @@
-"""Grouped-query decoders with routed experts, full attention: Qwen3-MoE, Mixtral, GLM-4.5, MiniMax-M2 and M3."""
+"""Decoders with grouped-query attention and routed experts: Qwen3-MoE, Mixtral, GLM-4.5, MiniMax-M2 and M3."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tokenworks.specs.hf.ffn import W123, Routed, mlp, routed
 from tokenworks.specs.hf.parts import Half, Place, Stack, layers, with_drafts
 from tokenworks.specs.hf.shapes import experts_of, heads_of, routed_of, windows_of
 
-NO_DRAFT = "multi-token-prediction layers are named, but their weights are not in the checkpoint: none counted"
+NO_DRAFT = "no draft layers are counted: the config names MTP layers, but the checkpoint does not have their weights"
 
 
 def _uniform(fields: Fields, site: Place, shape: Grouped, experts: Routed, windows: list[int | None]) -> Stack:
-    """Every layer has attention and routed experts."""
+    """A stack in which every layer has attention and routed experts."""
     hidden = fields.whole("hidden_size")
 
     def halves(at: Place, index: int) -> tuple[Half, Half]:
@@ -24,7 +24,7 @@ def _uniform(fields: Fields, site: Place, shape: Grouped, experts: Routed, windo
 
 
 def qwen3_moe(fields: Fields, site: Place) -> Stack:
-    """Qwen3-MoE: every layer has experts, none shared (arXiv:2505.09388, table 2)."""
+    """Qwen3-MoE: every layer has routed experts, without shared experts (arXiv:2505.09388, table 2)."""
     fields.must("decoder_sparse_step", 1)
     fields.must("mlp_only_layers", [])
     fields.must("shared_expert_intermediate_size", 0)
@@ -74,7 +74,7 @@ def minimax_m2(fields: Fields, site: Place) -> Stack:
 
 
 def glm4_moe(fields: Fields, site: Place) -> Stack:
-    """GLM-4.5 and 4.6: grouped-query attention with DeepSeek's experts (arXiv:2508.06471, table 1)."""
+    """GLM-4.5 and 4.6: grouped-query attention with experts like DeepSeek's (arXiv:2508.06471, table 1)."""
     heads, kv_heads, dim = heads_of(fields)
     hidden, inner = fields.whole("hidden_size"), fields.whole("intermediate_size")
     dense = fields.whole("first_k_dense_replace", least=0)
@@ -91,7 +91,7 @@ def glm4_moe(fields: Fields, site: Place) -> Stack:
 
 
 def minimax_m3(fields: Fields, site: Place) -> Stack:
-    """MiniMax-M3: attention over key blocks that an index branch picks (transformers minimax_m3_vl)."""
+    """MiniMax-M3: attention over key blocks that an index branch chooses (transformers minimax_m3_vl)."""
     fields.must("use_qk_norm", True)
     fields.must("use_routing_bias", True)
     fields.must("qk_norm_type", "per_head")
@@ -122,11 +122,11 @@ def minimax_m3(fields: Fields, site: Place) -> Stack:
 
 
 def _index(fields: Fields, count: int) -> tuple[Index, list[int]]:
-    """The index branch, and which layers have it; it reads `sparse_topk_blocks` whole blocks."""
+    """The shape of the index branch, which reads `sparse_topk_blocks` whole blocks; and 1 for each layer with it."""
     sparse = fields.table("sparse_attention_config")
     sparse.must("use_sparse_attention", True)
     sparse.ignore("sparse_score_type", "sparse_disable_index_value")
-    sparse.ignore("sparse_init_block", "sparse_local_block")  # both are among the chosen blocks
+    sparse.ignore("sparse_init_block", "sparse_local_block")  # these blocks are part of the chosen blocks
     reads = sparse.whole("sparse_topk_blocks") * sparse.whole("sparse_block_size")
     index = Index(sparse.whole("sparse_num_index_heads"), sparse.whole("sparse_index_dim"), reads)
     chooses: list[int] = sparse.per_layer("sparse_attention_freq", count, (0, 1))

@@ -1,4 +1,4 @@
-"""What a layer is made of: a site in the checkpoint, the halves built there, and the whole stack."""
+"""Building blocks of a model: places in the checkpoint, halves of a layer, layers, and the stack of all layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIXED_PARTS: frozenset[Part] = frozenset({"router", "embedding", "head"})
 
 @dataclass(frozen=True)
 class Half:
-    """Attention, or FFN: what one layer takes from it."""
+    """One half of a layer: attention or FFN. `vectors` : elements of small weights such as norms [count]."""
 
     matrices: tuple[Matrix, ...]
     scans: tuple[Scan, ...] = ()
@@ -24,9 +24,13 @@ class Half:
 
 @dataclass(frozen=True)
 class Place:
-    """A place in the checkpoint. `matrix` makes the weight of one module there, in the format it is stored in.
+    """A place (module path) in the checkpoint. `matrix` gives the weight of a module there, in its storage format.
 
-    narrow : the part that a mixed recipe stores in its narrow format (experts; the FFN of a dense model)
+    Parameters
+    ----------
+    formats : formats of the checkpoint
+    path : module path
+    narrow : part that a mixed recipe stores in its narrow format: experts, or the FFN of a dense model
     """
 
     formats: Formats
@@ -34,7 +38,7 @@ class Place:
     narrow: Part = "experts"
 
     def at(self, path: str) -> Place:
-        """A site below this one."""
+        """A place below this one."""
         return replace(self, path=".".join(part for part in (self.path, path) if part))
 
     def root(self) -> Place:
@@ -54,7 +58,16 @@ class Place:
         name: str = "",
         fixed: bool = False,
     ) -> Matrix:
-        """The weight of `module`; `fixed` = never quantised, whatever the config says."""
+        """The weight of a module.
+
+        Parameters
+        ----------
+        module : name of the module at this place
+        inputs, outputs : input and output features [count]
+        part, split, copies, bias : see `specs.model.Matrix`
+        name : name of the matrix; empty = last component of `module`
+        fixed : True if the weight is never quantised
+        """
         kind: Kind = "fixed" if fixed or part in FIXED_PARTS else "experts" if part == self.narrow else "linear"
         form = self.formats.of(f"{self.path}.{module}" if self.path else module, kind)
         return Matrix(name or module.rsplit(".", 1)[-1], inputs, outputs, part, split, form, copies, bias)
@@ -62,9 +75,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Stack:
-    """A model without its embedding and head: one block a layer, not yet merged.
+    """A model without embedding and head, with one block per layer (not merged).
 
-    heads, kv_heads : what tp must divide, and may exceed; kv : a KV dtype that the architecture fixes
+    Parameters
+    ----------
+    hidden : width of the residual stream [count]
+    heads : query heads, which tp must divide [count]
+    kv_heads : KV heads; tp may be larger [count]
+    layers, draft : blocks of the layers, and of the draft layers
+    outside : elements outside the layers, such as the final norm [count]
+    kv : KV dtype that the architecture fixes; empty = none
+    notes : facts for the user
     """
 
     hidden: int
@@ -80,7 +101,16 @@ class Stack:
 def layer(
     halves: Iterable[Half], hidden: int, *, norms: int = 2, extra: tuple[Matrix, ...] = (), name: str = ""
 ) -> Block:
-    """One layer of the given halves, with `norms` norm weights of the hidden size, and `extra` matrices beside them."""
+    """One layer from its halves.
+
+    Parameters
+    ----------
+    halves : attention, FFN or both
+    hidden : width of the residual stream [count]
+    norms : norms of this width [count]
+    extra : matrices beside those of the halves
+    name : name of the layer; empty = "moe layer" or "dense layer"
+    """
     parts = tuple(halves)
     state = next((half.state for half in parts if half.state), None)
     experts = next((half.experts for half in parts if half.experts), None)
@@ -97,27 +127,29 @@ def layer(
 
 
 def layers(site: Place, count: int, halves: Callable[[Place, int], Iterable[Half]], hidden: int) -> list[Block]:
-    """The plain stack: layer i stands at `layers.i` and has two norms."""
+    """A plain stack: layer i is at `layers.i` and has two norms."""
     return [layer(halves(site.at(f"layers.{index}"), index), hidden) for index in range(count)]
 
 
 def mtp(site: Place, hidden: int, halves: Iterable[Half]) -> Block:
-    """A multi-token-prediction layer (DeepSeek-V3, arXiv:2412.19437, section 2.2): a projection of the previous hidden
-    state beside the next token's embedding, a plain layer, and norms of both inputs and of the output.
+    """A multi-token-prediction layer (DeepSeek-V3, arXiv:2412.19437, section 2.2).
+
+    It has a projection of the hidden state and the embedding of the next token, a plain layer, and norms for both
+    inputs and for the output.
     """
     joined = site.matrix("eh_proj", 2 * hidden, hidden, "draft", "none", fixed=True)
     return layer(halves, hidden, norms=5, extra=(joined,), name="mtp layer")
 
 
 def with_drafts(stack: Stack, site: Place, halves: Callable[[Place, int], Iterable[Half]], count: int) -> Stack:
-    """The stack with `count` MTP layers, which stand after the last layer and are built by the same function."""
+    """The stack with `count` MTP layers, which come after the last layer and are built by the same function."""
     first = len(stack.layers)
     sites = [(site.at(f"layers.{number}"), number) for number in range(first, first + count)]
     return replace(stack, draft=[mtp(at, stack.hidden, halves(at, number)) for at, number in sites])
 
 
 def merged(blocks: Iterable[Block]) -> tuple[Block, ...]:
-    """Equal layers as one block with a count, in order of first appearance."""
+    """Blocks in which equal layers are one block with a count, in the order of their first layer."""
     counts: dict[Block, int] = {}
     for each in blocks:
         counts[each] = counts.get(each, 0) + each.count

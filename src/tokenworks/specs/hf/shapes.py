@@ -1,4 +1,4 @@
-"""Shapes that several architectures read from their fields in the same way."""
+"""Readers of shapes that are the same in several architectures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LAYER_KINDS = ("full_attention", "sliding_attention")
 
 
 def heads_of(fields: Fields) -> tuple[int, int, int]:
-    """Query heads, KV heads and head size. KV heads divide the query heads; a null head_dim is hidden / heads."""
+    """Query heads, KV heads and head size. KV heads must divide query heads. Without head_dim, it is hidden / heads."""
     heads, kv_heads = fields.whole("num_attention_heads"), fields.whole("num_key_value_heads")
     if heads % kv_heads:
         raise fields.error("num_key_value_heads", f"{kv_heads} does not divide {heads} query heads")
@@ -23,9 +23,10 @@ def heads_of(fields: Fields) -> tuple[int, int, int]:
 
 
 def windows_of(fields: Fields) -> list[int | None]:
-    """The sliding window of each layer where `use_sliding_window` turns it on, as Qwen does; None = all tokens.
+    """The sliding window of each layer of a Qwen model; None = the layer sees all tokens [token].
 
-    `layer_types` says which layers, else those from `max_window_layers` on.
+    `use_sliding_window` switches windows on. Windowed layers are those of `layer_types`, or else all layers from
+    `max_window_layers` on.
     """
     count, window = fields.layers(), None
     if fields.flag("use_sliding_window") and fields.has("sliding_window"):
@@ -34,7 +35,8 @@ def windows_of(fields: Fields) -> list[int | None]:
     if fields.has("layer_types"):
         kinds = fields.per_layer("layer_types", count, LAYER_KINDS)
         if window is None and "sliding_attention" in kinds:
-            raise fields.error("layer_types", "has sliding layers, but use_sliding_window and sliding_window do not")
+            words = "there are sliding layers, but use_sliding_window or sliding_window switches windows off"
+            raise fields.error("layer_types", words)
         return [window if kind == "sliding_attention" else None for kind in kinds]
     if window is None:
         return [None] * count
@@ -43,7 +45,7 @@ def windows_of(fields: Fields) -> list[int | None]:
 
 
 def experts_of(fields: Fields, count: str, topk: str = "num_experts_per_tok") -> tuple[int, int]:
-    """How many experts, and how many of them a token visits."""
+    """Number of experts, and number of experts that a token visits."""
     experts, chosen = fields.whole(count), fields.whole(topk)
     if chosen > experts:
         raise fields.error(topk, f"{chosen} is more than the {experts} experts")
@@ -51,14 +53,14 @@ def experts_of(fields: Fields, count: str, topk: str = "num_experts_per_tok") ->
 
 
 def routed_of(fields: Fields) -> Routed:
-    """The shape of DeepSeekMoE: fine-grained routed experts and shared ones (arXiv:2412.19437, section 2.1.2)."""
+    """The shape of DeepSeekMoE: fine-grained routed experts and shared experts (arXiv:2412.19437, section 2.1.2)."""
     inner = fields.whole("moe_intermediate_size")
     shared = inner * fields.or_zero("n_shared_experts")
     return Routed(*experts_of(fields, "n_routed_experts"), inner, shared, correction=True)
 
 
 def latent_of(fields: Fields, *, gate: bool = False) -> Latent:
-    """The shape of MLA. `num_key_value_heads` says nothing here: the latent serves all heads."""
+    """The shape of MLA. `num_key_value_heads` has no meaning here, because all heads share the latent."""
     fields.ignore("num_key_value_heads", "qk_head_dim", "head_dim")
     return Latent(
         fields.whole("num_attention_heads"),

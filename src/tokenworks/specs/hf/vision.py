@@ -1,4 +1,4 @@
-"""Parameters of a vision tower from its `vision_config`: counted, never costed; None where the config does not tell."""
+"""Counts the parameters of a vision tower from its `vision_config`. The tower has no cost in the model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ Count = Callable[[Fields, int], int]
 
 
 def count(outer: Fields, counter: Count | None, hidden: int) -> int | None:
-    """Elements of the tower with its projector into the decoder's `hidden`; None = its size cannot be told.
+    """Number of parameters of the vision tower, with its projector to the decoder.
 
     Parameters
     ----------
-    outer : the whole config, whose `vision_config` describes the tower
+    outer : the whole config, with `vision_config`
+    counter : counting function of the architecture; None = there is none
+    hidden : width of the decoder [count]
+
+    Returns
+    -------
+    Number of parameters; None if the config does not give the size of the tower [count].
     """
     if not outer.has("vision_config") or counter is None:
         return None
     try:
         return counter(outer.table("vision_config"), hidden)
-    except NotTold:  # the tower is not costed, so a config that does not give its size is no error
+    except NotTold:  # the tower has no cost, so a config without its size is no error
         return None
 
 
 def _encoder_layer(hidden: int, inner: int) -> int:
-    """Attention and a plain MLP with biases, and two LayerNorms."""
+    """Parameters of attention and a plain MLP with biases, and of two LayerNorms."""
     return 4 * (hidden * hidden + hidden) + 2 * hidden * inner + inner + hidden + 4 * hidden
 
 
@@ -34,7 +40,7 @@ def _linear(inputs: int, outputs: int) -> int:
 
 
 def qwen(fields: Fields, hidden: int) -> int:
-    """Qwen3-VL and Qwen3.5: patches, positions, encoder, and a merger (one more for each deepstack level)."""
+    """Qwen3-VL and Qwen3.5: patches, positions, encoder, and a merger, with one more merger per deepstack level."""
     width, patch = fields.whole("hidden_size"), fields.whole("patch_size")
     pixels = fields.whole("in_channels") * fields.whole("temporal_patch_size") * patch * patch
     merged = width * fields.whole("spatial_merge_size") ** 2
@@ -46,7 +52,7 @@ def qwen(fields: Fields, hidden: int) -> int:
 
 
 def moonvit(fields: Fields, hidden: int) -> int:
-    """Kimi-K2.5's MoonViT with its patch merger (arXiv:2504.07491, section 2.1)."""
+    """MoonViT of Kimi-K2.5 with its patch merger (arXiv:2504.07491, section 2.1)."""
     if fields.word("mm_projector_type", ("patchmerger", "patchmergerv2")) != "patchmerger":
         raise NotTold("vision_config.mm_projector_type: not counted", where=fields.where)
     width, patch = fields.whole("vt_hidden_size"), fields.whole("patch_size")
@@ -64,7 +70,7 @@ def moonvit(fields: Fields, hidden: int) -> int:
 
 
 def gemma(fields: Fields, hidden: int) -> int:
-    """Gemma-4: a gated MLP without biases, four norms a layer, a table of rows and one of columns."""
+    """Gemma-4: a gated MLP without biases, four norms per layer, and two position tables, for rows and for columns."""
     width, patch, inner = fields.whole("hidden_size"), fields.whole("patch_size"), fields.whole("intermediate_size")
     heads, kv_heads, dim = (
         fields.whole("num_attention_heads"),

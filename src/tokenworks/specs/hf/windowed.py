@@ -1,4 +1,4 @@
-"""Stacks that mix full attention with windowed or chunked layers: gpt-oss, Step, MiMo-V2, Llama-4, Gemma-4."""
+"""Stacks with both full and windowed (or chunked) attention layers: gpt-oss, Step, MiMo-V2, Llama-4, Gemma-4."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokenworks.specs.model import Block
 
 
 def gpt_oss(fields: Fields, site: Place) -> Stack:
-    """gpt-oss: windows on every other layer, a learnt sink a head, biases everywhere (arXiv:2508.10925, section 2)."""
+    """gpt-oss: windows in every second layer, one learned sink per head, and biases (arXiv:2508.10925, section 2)."""
     fields.ignore("experts_per_token", "initial_context_length")
     fields.must("attention_bias", True)
     heads, kv_heads, dim = heads_of(fields)
@@ -37,7 +37,7 @@ def gpt_oss(fields: Fields, site: Place) -> Stack:
 
 
 def step3(fields: Fields, site: Place) -> Stack:
-    """Step-3.5 and 3.7 Flash: windowed layers have more query heads, each head has an output gate (vLLM step3p5)."""
+    """Step-3.5 and 3.7 Flash: windowed layers have more query heads; each head has an output gate (vLLM step3p5)."""
     fields.ignore("moe_router_scaling_factor", "use_moe_router_bias", "n_shared_experts")
     heads, kv_heads, dim = heads_of(fields)
     hidden, count = fields.whole("hidden_size"), fields.layers()
@@ -67,7 +67,7 @@ def step3(fields: Fields, site: Place) -> Stack:
     dense, inner = fields.whole("first_k_dense_replace", least=0), fields.whole("intermediate_size")
 
     def halves(at: Place, index: int) -> tuple[Half, Half]:
-        # The MTP layers after the last one are windowed and dense.
+        # MTP layers, which come after the last layer, have a window and a dense FFN.
         windowed = index >= count or kinds[index] == "sliding_attention"
         ffn = mlp(at, hidden, inner) if index < dense or index >= count else routed(at, hidden, experts)
         return grouped(at, hidden, local if windowed else full), ffn
@@ -77,7 +77,7 @@ def step3(fields: Fields, site: Place) -> Stack:
 
 
 def mimo_v2(fields: Fields, site: Place) -> Stack:
-    """MiMo-V2-Flash: five windowed layers to a full one, values narrower than keys (its report, section 2)."""
+    """MiMo-V2-Flash: five windowed layers, then a full one; values are narrower than keys (its report, section 2)."""
     fields.ignore(
         "attention_value_scale", "swa_rope_theta", "sliding_window_size", "attention_chunk_size", "hybrid_block_size"
     )
@@ -111,8 +111,10 @@ def mimo_v2(fields: Fields, site: Place) -> Stack:
 
 
 def llama4(fields: Fields, site: Place) -> Stack:
-    """Llama-4: three layers of chunked attention to a full one; experts every `interleave_moe_layer_step` layers, each
-    with a shared expert (transformers llama4). A chunk is costed as a window of its length, which is its upper bound.
+    """Llama-4: three layers of chunked attention, then a full one (transformers llama4).
+
+    Every `interleave_moe_layer_step`-th layer has routed experts and a shared expert. A chunk costs as much as a window
+    of its length, which is an upper bound.
     """
     fields.ignore("use_qk_norm", "attn_scale", "floor_scale", "attn_temperature_tuning")  # no weights
     heads, kv_heads, dim = heads_of(fields)
@@ -132,7 +134,7 @@ def llama4(fields: Fields, site: Place) -> Stack:
     )
 
     def halves(at: Place, index: int) -> tuple[Half, Half]:
-        shape = local if (index + 1) % interval else full  # layers without rotary embedding see everything
+        shape = local if (index + 1) % interval else full  # layers without rotary embedding see the whole context
         ffn = mlp(at, hidden, wide, path="feed_forward") if (index + 1) % step else routed(at, hidden, experts)
         return grouped(at, hidden, shape), ffn
 
@@ -140,8 +142,9 @@ def llama4(fields: Fields, site: Place) -> Stack:
 
 
 def gemma4(fields: Fields, site: Place) -> Stack:
-    """Gemma-4: windowed layers, and full ones with wider heads whose key is also the value; experts beside the dense
-    MLP (transformers gemma4).
+    """Gemma-4: windowed layers, and full layers with wider heads whose key is also the value (transformers gemma4).
+
+    Experts run beside a dense MLP.
     """
     fields.ignore("use_bidirectional_attention", "vocab_size_per_layer_input", "expert_intermediate_size")
     fields.must("hidden_size_per_layer_input", 0)
@@ -158,15 +161,15 @@ def gemma4(fields: Fields, site: Place) -> Stack:
     inner = fields.whole("intermediate_size")
     experts = _gemma_experts(fields) if fields.flag("enable_moe_block") else None
 
-    def made(at: Place, index: int) -> Block:
+    def block(at: Place, index: int) -> Block:
         attention = grouped(at, hidden, local if kinds[index] == "sliding_attention" else full)
         if experts is None:
             return layer((attention, mlp(at, hidden, inner)), hidden, norms=4)
-        # Three more norms join the branches, and the router scales its input by a vector of the hidden size.
+        # Beside the usual four norms there are three for the two branches, and a scale of the router's input.
         ffn = beside(mlp(at, hidden, inner, "shared"), routed(at, hidden, experts))
         return layer((attention, ffn), hidden, norms=8)
 
-    return Stack(hidden, heads, kv_heads, [made(site.at(f"layers.{i}"), i) for i in range(count)], outside=hidden)
+    return Stack(hidden, heads, kv_heads, [block(site.at(f"layers.{i}"), i) for i in range(count)], outside=hidden)
 
 
 def _gemma_experts(fields: Fields) -> Routed:
