@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenworks.arrays import Bools, FloatArray, Floats, Ints
 from tokenworks.legal.points import Points
-from tokenworks.legal.splits import Candidates
+from tokenworks.legal.splits import LEAST_CHUNK, Candidates
 from tokenworks.planning.cells import CELL, Cells, SearchCounts, Shortlist, slo_pressure
 from tokenworks.planning.costing import Costing, OfferedLoad
 from tokenworks.planning.grid import Grid, Target, aim, estimate, hold, room
@@ -17,6 +17,9 @@ from tokenworks.planning.space import Ladders
 
 BLOCK = 256
 """Splits that are estimated at once: enough to be fast, few enough to stay in the processor's cache."""
+
+MOST_REPLICAS = 1 << 20
+"""More replicas than any machine has: entries under a load are told apart by them [count]."""
 
 STEADY = 0.995
 """OfferedLoad of the prefill queue up to which a batch counts as kept up [-]."""
@@ -153,6 +156,8 @@ def _cells(
     points = found.points[rows]
     cells["family"], cells["index"], cells["prefill"] = found.family[rows][which], rows[which], -1
     cells["batch"], cells["chunk"], cells["replicas"] = of(grid.batch), of(grid.chunk), of(replicas)
+    small = cells["chunk"] <= points.lanes[which] * LEAST_CHUNK
+    cells["entry"] = 2 * (cells["index"] * MOST_REPLICAS + (cells["replicas"] if load else 0)) + small
     cells["devices"] = points.devices[which] * cells["replicas"]
     cells["charged"] = cells["devices"] if load else costing.setting.machine.devices
     rate: FloatArray = of(serving.rate) * cells["replicas"]

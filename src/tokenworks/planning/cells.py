@@ -15,6 +15,7 @@ from tokenworks.specs.slo import Slo
 CELL = np.dtype(
     [
         ("family", "i8"),  # widths, or size of the prefill role: the list shows the best of each
+        ("entry", "i8"),  # what is simulated by itself: the split, and whether its chunks are the smallest
         ("index", "i8"),  # of the aggregated or decode split
         ("prefill", "i8"),  # of the prefill split, -1 where aggregated
         ("batch", "f8"),  # decoding sequences per instance
@@ -39,7 +40,10 @@ CELL = np.dtype(
     ]
 )
 Cells: TypeAlias = NDArray[np.void]
-"""A table of them."""
+"""A table of cells."""
+
+PER_FAMILY = 4
+"""Entries of a family that are kept [count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,23 @@ def slo_pressure(slo: Slo, ttft: FloatArray, tpot: FloatArray, other: FloatArray
 
 @dataclass
 class Shortlist:
-    """The best cell of each family, and the exact Pareto front of all that were offered.
+    """The best cell of each entry, and the exact Pareto front of all cells that were offered.
 
     The front is over cells that keep the TTFT bound, as speed without a first token is worth nothing.
+
+    Parameters
+    ----------
+    slo : the bounds
+    keep : families of which entries are kept; of each family `PER_FAMILY` entries [count]
+    margin : share by which an estimate may be below the last family that is kept, and its entry is kept still [-]
+    best : kept cells, best first
+    front : cells of the Pareto front, fastest first
+    offered : cells that were offered [count]
     """
 
     slo: Slo
     keep: int
+    margin: float = 0.0
     best: Cells = field(default_factory=lambda: np.zeros(0, CELL))
     front: Cells = field(default_factory=lambda: np.zeros(0, CELL))
     offered: int = 0
@@ -81,16 +95,20 @@ class Shortlist:
             cells = cells[(cells["effective"] >= self.threshold) | ~off_front]
         pool = np.concatenate([self.best, cells])
         pool = pool[_order(pool)]
-        _, first = np.unique(pool["family"], return_index=True)
-        self.best = pool[np.sort(first)]
+        _, first = np.unique(pool["entry"], return_index=True)
+        pool = pool[np.sort(first)]
+        self.best = pool[_nth(pool["family"]) < PER_FAMILY]
         soon = cells if self.slo.ttft is None else cells[cells["ttft_tail"] <= self.slo.ttft.value]
         pool = np.concatenate([self.front, soon])
         self.front = pool[front(1 / pool["tpot"], pool["output"])]
 
     @property
     def threshold(self) -> float:
-        """Effective tokens per device that a new family must reach to be listed."""
-        return float(self.best["effective"][self.keep - 1]) if len(self.best) >= self.keep else -1.0
+        """Effective tokens per device that a new entry must reach to be kept."""
+        _, first = np.unique(self.best["family"], return_index=True)
+        if len(first) < self.keep:
+            return -1.0
+        return float(self.best["effective"][np.sort(first)[self.keep - 1]]) / (1 + self.margin)
 
     @property
     def met(self) -> bool:
@@ -103,6 +121,17 @@ class Shortlist:
         if self.slo.tpot:
             listed = listed & (speed * self.slo.tpot.value >= 1)
         return ~listed & beaten(speed, output, 1 / self.front["tpot"], self.front["output"])
+
+
+def _nth(groups: Ints) -> Ints:
+    """How often the group of each row came before it: 0 for the first row of a group."""
+    order = np.argsort(groups, kind="stable")
+    ordered = groups[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    place = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
+    nth = np.empty(len(groups), dtype=np.int64)
+    nth[order] = place
+    return nth
 
 
 def _order(cells: Cells) -> Ints:

@@ -21,6 +21,9 @@ from tokenworks.planning.space import Ladders
 from tokenworks.specs.machine import Machine
 
 BISECTIONS = 20
+MOST_FAMILIES = 1 << 20
+"""More families of decode splits than there are [count]."""
+
 POINT = ["index", "chunk", "tpot", "prefill", "prefill_chunk", "replicas", "prefill_replicas"]
 """What tells one deployment from another; some are estimated at two rates."""
 
@@ -212,6 +215,7 @@ def _cells(
     cells = np.zeros(len(p), CELL)
     # One row of the list for each size of the prefill instance, with the best decode role: real alternatives.
     cells["family"], cells["index"], cells["prefill"] = -p["devices"], d["index"], p["index"]
+    cells["entry"] = -1 - p["devices"] * MOST_FAMILIES - d["family"]
     # What prefill does not bring need not be decoded; the smaller batch would be faster still than its `tpot` says.
     busy = np.minimum(np.ceil(of(rate) * demand.request.osl * d["tpot"] / of(y)), d["batch"])
     cells["batch"], cells["chunk"], cells["prefill_chunk"] = busy, d["chunk"], p["chunk"]

@@ -8,8 +8,9 @@ import time
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing, OfferedLoad
-from tokenworks.planning.ranking import front, ranked
-from tokenworks.planning.result import Plan
+from tokenworks.planning.decide import BUDGET, ERROR, decide, front_point, simulated_front
+from tokenworks.planning.ranking import candidates, estimated, front
+from tokenworks.planning.result import Decided, Plan
 from tokenworks.planning.search import Progress, search
 from tokenworks.planning.setting import setting_of, workload_of
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
@@ -39,9 +40,14 @@ def plan(
     devices: int | None = None,
     assume: Assume = None,
     calibration: CalibrationLike = DEFAULT,
+    simulate: bool = True,
+    budget: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Rank the deployments of a model on a machine by effective tokens per device.
+
+    The closed form orders all deployments. Those that may be best are simulated, each at its highest rate within the
+    SLO, or under the given load; the plan has the simulated values.
 
     Parameters
     ----------
@@ -59,6 +65,8 @@ def plan(
     assume : numbers to use instead, a YAML file or a dict: of the machine (`scale_up.hop`), or with the name of their
         area in front (`engine.host_step`, `calibration.skew`, `workload.isl_cv`)
     calibration : name of the catalog, YAML file, dict or `Calibration`
+    simulate : False leaves the estimates of the closed form, which may be far from a simulation: for sweeps
+    budget : simulated requests after which the search ends [count]; None is a fixed number
     progress : told in words what happens next
 
     Raises
@@ -75,7 +83,20 @@ def plan(
         model, on, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo, engine=engine,
         max_model_len=max_model_len, devices=devices, assume=assume, calibration=calibration,
     )  # fmt: skip
-    found = search(costing, top, progress=progress)
+    if budget is not None and budget < 1:
+        raise SpecError(f"{budget} requests", where="--budget", hint="write 1 or more")
+    found = search(costing, top, margin=ERROR if simulate else 0.0, progress=progress)
+    rows, points = candidates(costing, found), front(costing, found)
+    decision = None
+    if simulate:
+        decided = decide(costing, rows, top, budget=budget or BUDGET, say=progress)
+        simulated = simulated_front(costing, points, say=progress)
+        chosen, pareto = decided.rows, simulated.points
+        decision = Decided(
+            decided.simulations + simulated.simulations, decided.requests + simulated.requests, decided.settled
+        )
+    else:
+        chosen, pareto = estimated(rows, top), tuple(map(front_point, points))
     return Plan(
         setting=costing.setting,
         slo=costing.slo,
@@ -85,11 +106,12 @@ def plan(
         estimated=found.counts.estimated,
         pruned=found.counts.pruned,
         broken=found.splits.broken,
-        deployments=ranked(costing, found, top),
-        pareto=front(costing, found),
+        deployments=chosen,
+        pareto=pareto,
         assumed=assumptions(costing),
         calibration=costing.calibration,
         elapsed_s=time.perf_counter() - started,
+        decision=decision,
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,7 @@ from tokenworks.costs import step
 from tokenworks.legal.points import OVERLAPS
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.grid import slots
-from tokenworks.planning.result import Binding, FrontPoint, Interval, Ranked
+from tokenworks.planning.result import Binding, Estimated, Interval, Ranked
 from tokenworks.planning.roles import sequences_of
 from tokenworks.planning.search import Found
 from tokenworks.specs.deployment import Deployment, Role
@@ -31,25 +34,39 @@ ROOFS: dict[str, Binding] = {
 }
 
 
-def ranked(costing: Costing, found: Found, keep: int) -> tuple[Ranked, ...]:
-    """The best cells as rows: those that meet the SLO, or where none does the nearest."""
-    best = found.shortlist.best[:keep]
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A deployment with its estimates.
+
+    Parameters
+    ----------
+    family : number of its family: the plan lists the best deployment of each
+    row : the deployment, with estimates
+    """
+
+    family: int
+    row: Ranked
+
+
+def candidates(costing: Costing, found: Found) -> tuple[Candidate, ...]:
+    """The cells that the search kept, best first: those expected to meet the SLO, or where none does all of them."""
+    best = found.shortlist.best
     if found.shortlist.met:
         best = best[best["effective"] > 0]
-    return tuple(_row(costing, found, cell, rank) for rank, cell in enumerate(best, start=1))
+    return tuple(Candidate(int(cell["family"]), _row(costing, found, cell, rank)) for rank, cell in enumerate(best, 1))
 
 
-def front(costing: Costing, found: Found) -> tuple[FrontPoint, ...]:
-    """The Pareto front, fastest first."""
-    return tuple(
-        FrontPoint(
-            deployment=deployment(costing, found, cell),
-            output_tok_s_per_user=float(1 / cell["tpot"]),
-            output_tok_s_per_device=float(cell["output"]),
-            ttft_slo_s=float(cell["ttft_tail"]),
-        )
-        for cell in found.shortlist.front
-    )
+def estimated(rows: Sequence[Candidate], top: int) -> tuple[Ranked, ...]:
+    """The best estimate of each family."""
+    best: dict[int, Ranked] = {}
+    for candidate in rows:
+        best.setdefault(candidate.family, candidate.row)
+    return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(list(best.values())[:top], 1))
+
+
+def front(costing: Costing, found: Found) -> tuple[Ranked, ...]:
+    """The deployments of the Pareto front with their estimates, fastest first."""
+    return tuple(_row(costing, found, cell, rank) for rank, cell in enumerate(found.shortlist.front, 1))
 
 
 def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
@@ -99,6 +116,18 @@ def _row(costing: Costing, found: Found, cell: Any, rank: int) -> Ranked:
     carried = float(load.value / cell["capacity"]) if load and cell["capacity"] > 0 else None
     chosen = deployment(costing, found, cell)
     spread = costing.rates.spread_of(max(role.draft_tokens for role in chosen.roles))
+    estimates = Estimated(
+        rank=rank,
+        output_tok_s_per_device=output,
+        effective_tok_s_per_device=float(cell["effective"]),
+        requests_s=float(cell["rate"]),
+        ttft_s=float(cell["ttft"]),
+        tpot_s=tpot,
+        ttft_slo_s=float(cell["ttft_tail"]),
+        tpot_slo_s=float(cell["tpot_tail"]),
+        slo_pressure=float(cell["slo_pressure"]),
+        batch=float(cell["batch"]),
+    )
     return Ranked(
         rank=rank,
         deployment=chosen,
@@ -117,18 +146,24 @@ def _row(costing: Costing, found: Found, cell: Any, rank: int) -> Ranked:
         load=carried,
         bound_by=bound,
         bound_role=role,
-        interval=_interval(costing, spread, output, tpot, carried),
+        interval=interval(costing, spread, output, tpot, carried),
         hit_share=float(cell["hit"]),
         batch=float(cell["batch"]),
         assumed=tuple(item.path for item in costing.rates.assumed),
         grade=costing.rates.grade,
+        estimated=estimates,
     )
 
 
-def _interval(
-    costing: Costing, spread: float, output: float, tpot: float, carried: float | None
-) -> dict[str, Interval]:
-    """TPOT and output within the calibration's spread; a given rate is reached while there is room, never exceeded."""
+def interval(costing: Costing, spread: float, output: float, tpot: float, carried: float | None) -> dict[str, Interval]:
+    """The 80 % interval of TPOT [s] and of output tokens [1/s], by the spread of the calibration.
+
+    A given rate is reached while there is room, and never exceeded.
+
+    Parameters
+    ----------
+    carried : share of its capacity at which the deployment carries the load [-]; None without a load
+    """
     low, high = output / spread, output * spread
     if costing.load and costing.load.kind == "rate" and carried:
         low, high = output * min(1.0, 1 / (carried * spread)), output

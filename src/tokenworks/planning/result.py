@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal
 
 from typing_extensions import TypedDict
 
@@ -21,9 +21,6 @@ from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plai
 from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo
 
-if TYPE_CHECKING:
-    from tokenworks.planning.rerank import Simulated
-
 Binding = Literal["compute", "hbm", "kv-capacity", "scale-up", "scale-out", "host"]
 Interval = tuple[float, float]
 
@@ -35,18 +32,52 @@ EXPECTED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """One deployment and what is expected of it.
+class Estimated:
+    """What the closed form expects of a deployment; the fields have the names and units of `Ranked`.
 
-    output, effective, total : tokens of all devices in use, and of those left idle since no further replica fits, per
-        device [token/s]; effective counts those expected to meet the SLO, total counts inputs too
-    output_tok_s_per_user : 1 / tpot; requests_s : of the whole deployment [1/s]
-    ttft_s, tpot_s : means [s]; ttft_slo_s, tpot_slo_s : at the SLO's percentiles (99 where it names none) [s]
-    slo_pressure : the hardest pressed bound, predicted over allowed; above 1 it is missed
-    load : of the deployment's capacity under the SLO, where a rate or a concurrency was given [-]
-    bound_by, bound_role : where most of the time goes, or that the KV cache holds no more; in which role
-    interval : 80 % of measurements should lie within, by the spread of the calibration
-    hit_share : of input tokens, after what the cache could not hold; batch : decoding sequences per instance
+    Parameters
+    ----------
+    rank : place of the estimate among all estimates, 1 is the best
+    """
+
+    rank: int
+    output_tok_s_per_device: float
+    effective_tok_s_per_device: float
+    requests_s: float
+    ttft_s: float
+    tpot_s: float
+    ttft_slo_s: float
+    tpot_slo_s: float
+    slo_pressure: float
+    batch: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One deployment and what it does: as simulated, or in a plan without simulation as estimated.
+
+    Parameters
+    ----------
+    rank : place in the plan, 1 is the best
+    deployment : roles and settings
+    devices : devices in use [count]
+    idle_devices : devices that are left over where no further replica fits [count]
+    output_tok_s_per_device : output tokens of all requests, per device in use or idle [token/s]
+    effective_tok_s_per_device : output tokens of requests that meet the SLO, per device in use or idle [token/s]
+    total_tok_s_per_device : input and output tokens, per device in use or idle [token/s]
+    output_tok_s_per_user : 1 / tpot_s [token/s]
+    requests_s : requests that the whole deployment serves [1/s]
+    ttft_s, tpot_s : mean TTFT and TPOT [s]
+    ttft_slo_s, tpot_slo_s : TTFT and TPOT at the percentiles of the SLO, or at the 99th without a bound [s]
+    slo_pressure : the largest of value / bound; above 1 the SLO is missed [-]
+    load : the given rate or concurrency, over the estimated capacity of the deployment [-]; None without a load
+    bound_by, bound_role : what limits the deployment, and in which role
+    interval : the ranges that should hold 80 % of measurements, by the spread of the calibration
+    hit_share : input tokens that the prefix cache serves, over all input tokens [-]
+    batch : sequences that decode in one instance, on average [count]
+    assumed : paths of assumed numbers behind the prediction
+    grade : what the prediction rests on
+    estimated : what the closed form expects
     """
 
     rank: int
@@ -71,11 +102,27 @@ class Ranked:
     batch: float
     assumed: tuple[str, ...]
     grade: str
+    estimated: Estimated
 
     @property
     def meets_slo(self) -> bool:
-        """Whether it is expected to."""
+        """Whether the deployment keeps every bound, and carries the load."""
         return self.slo_pressure <= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """How simulation decided on a plan.
+
+    Parameters
+    ----------
+    simulations, requests : runs, and requests in them [count]
+    settled : False where the budget of requests ended before every deployment that could be better was simulated
+    """
+
+    simulations: int
+    requests: int
+    settled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,28 +144,13 @@ class PlanInputs(Inputs):
     system: str
 
 
-class SimulatedPlain(TypedDict):
-    """A ranked deployment as its simulation ranks it.
-
-    effective_tok_s_per_device : as `rerank.Simulated` counts it; the keys from `load` on are else those of a
-        `simulation.capacity.Try`
-    """
-
-    rank: int
-    estimated_rank: int
-    label: str
-    load: float
-    held: bool
-    missed: list[str]
-    ttft_ms: float | None
-    tpot_ms: float | None
-    request_throughput: float
-    output_tok_s_per_device: float
-    effective_tok_s_per_device: float
-
-
 class PlanBody(TypedDict):
-    """The plain form of a plan; `simulated` is there where the deployments were simulated."""
+    """The plain form of a plan.
+
+    simulated : whether deployments and Pareto front hold simulated values; else they hold estimates
+    simulations, simulated_requests : runs that the plan took, and requests in them
+    settled : whether no deployment is left that could be better than a listed one, by its estimate and the error of it
+    """
 
     inputs: PlanInputs
     notes: list[str]
@@ -131,20 +163,30 @@ class PlanBody(TypedDict):
     deployments: list[RankedPlain]
     pareto: list[Annotated[Plain, FormOf(FrontPoint)]]
     assumed: list[Assumed]
-    simulated: NotRequired[list[SimulatedPlain]]
+    simulated: bool
+    simulations: int
+    simulated_requests: int
+    settled: bool
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Plan(Shown):
     """The answer of `plan`.
 
-    considered : points of the space; legal : of them, those that keep every rule
-    estimated : points whose steady state was computed; pruned : the others, by the bound that ruled them out
-    broken : splits that no rule lets pass, by the first rule that they break
-    deployments : best first, one for each set of widths where aggregated, for each size of the prefill instance where
-        not; where none meets the SLO, the nearest first
-    calibration : its name, or the path of its file; assumed : all that the prediction rests on
-    simulated : the deployments as simulations rank them; None where none was asked for
+    Parameters
+    ----------
+    setting, slo, load, calibration : what the plan is for
+    considered : points of the space [count]
+    legal : points that keep every rule [count]
+    estimated : points that the closed form was computed for [count]
+    pruned : points that a bound ruled out, by bound [count]
+    broken : splits that break a rule, by the first rule that they break [count]
+    deployments : best first: the best one of each set of widths, and of each size of the prefill instance. Where none
+        meets the SLO, the nearest comes first
+    pareto : deployments that no other one beats both in speed for a user and in throughput, fastest first
+    assumed : assumed numbers that the predictions rest on
+    elapsed_s : time of the whole plan [s]
+    decision : how simulation decided; None for a plan of estimates
     """
 
     setting: Setting
@@ -160,7 +202,7 @@ class Plan(Shown):
     assumed: tuple[Assumption, ...]
     calibration: CalibrationLike
     elapsed_s: float
-    simulated: tuple[Simulated, ...] | None = None
+    decision: Decided | None = None
 
     @property
     def headline(self) -> str:
@@ -204,9 +246,10 @@ class Plan(Shown):
         """The error for a plan that meets nothing: the nearest point, by how much it misses, and what binds it."""
         best = self.best
         what = str(self.slo) or "the load"
+        meets = "meets" if self.decision else "is expected to meet"
         asked = f" at {self.load.value:g} {self.load.unit}" if self.load else ""
         return SloMissed(
-            f"no deployment is expected to meet {what}{asked}; the nearest, {best.deployment}, is at "
+            f"no deployment {meets} {what}{asked}; the nearest, {best.deployment}, is at "
             f"{best.slo_pressure:.4g} times the bound: {self._shortfall(best)}; {best.bound_by} binds it"
         )
 
@@ -258,9 +301,11 @@ class Plan(Shown):
                 {**_fields(point), "deployment": point.deployment.model_dump(mode="json")} for point in self.pareto
             ],
             "assumed": assumed_plain(self.assumed),
+            "simulated": self.decision is not None,
+            "simulations": self.decision.simulations if self.decision else 0,
+            "simulated_requests": self.decision.requests if self.decision else 0,
+            "settled": self.decision is not None and self.decision.settled,
         }
-        if self.simulated is not None:
-            body["simulated"] = [item.plain() for item in self.simulated]
         return envelope("plan", body, {"elapsed_s": self.elapsed_s})
 
 
@@ -280,7 +325,8 @@ def inputs_of(setting: Setting, slo: Slo | None, calibration: CalibrationLike) -
 
 def row_plain(row: Ranked) -> Plain:
     """A ranked deployment as plain data."""
-    plain = _fields(row) | {"meets_slo": row.meets_slo, "label": str(row.deployment)}
+    estimates = _fields(row.estimated)
+    plain = _fields(row) | {"meets_slo": row.meets_slo, "label": str(row.deployment), "estimated": estimates}
     return {"rank": row.rank, "deployment": row.deployment.model_dump(mode="json")} | {
         key: value for key, value in plain.items() if key not in ("rank", "deployment")
     }

@@ -31,8 +31,22 @@ class Found:
     counts: SearchCounts
 
 
-def search(costing: Costing, keep: int, ladders: Ladders | None = None, progress: Progress | None = None) -> Found:
-    """Search all deployments of a setting for the best `keep` families and the exact Pareto front.
+def search(
+    costing: Costing,
+    keep: int,
+    ladders: Ladders | None = None,
+    *,
+    margin: float = 0.0,
+    progress: Progress | None = None,
+) -> Found:
+    """Search all deployments of a setting for the best families and the exact Pareto front.
+
+    Parameters
+    ----------
+    keep : families that are kept [count]
+    ladders : settings that are tried beside each split
+    margin : share by which an estimate may be below the last of the kept families, and is kept still [-]
+    progress : told in words what happens next
 
     Raises
     ------
@@ -46,7 +60,7 @@ def search(costing: Costing, keep: int, ladders: Ladders | None = None, progress
     legal = candidates(setting, everything)
     if not len(legal.points):
         raise impossible(setting, everything)
-    shortlist = Shortlist(costing.slo, keep)
+    shortlist = Shortlist(costing.slo, keep, margin)
     say(f"{len(legal.points):,} legal splits, aggregated")
     one = aggregated.search(costing, legal, ladders, shortlist)
     say(f"{len(legal.points):,} legal splits, prefill and decode apart")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,12 +16,13 @@ from tokenworks.arrays import Floats, Ints
 from tokenworks.errors import SpecError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import Broken, explain
-from tokenworks.legal.splits import candidates
+from tokenworks.legal.splits import candidates as legal_splits
 from tokenworks.planning import aggregated
-from tokenworks.planning.cells import Shortlist
+from tokenworks.planning.cells import SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
+from tokenworks.planning.decide import ERROR, Say, decide
 from tokenworks.planning.grid import batch_of, hold, room, slots
-from tokenworks.planning.ranking import ranked
+from tokenworks.planning.ranking import Candidate, candidates
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain
 from tokenworks.planning.search import Found, search
 from tokenworks.planning.space import CHUNKS, Ladders
@@ -30,6 +32,9 @@ from tokenworks.specs.result import FormOf, Plain, envelope
 WHERE = "--why"
 ALL = 1 << 30
 """Families to keep: with this many nothing is ruled out for being beaten by those before it."""
+
+PLACES = 10
+"""Deployments of a plan that a simulated split is compared with; behind the last one its place is not known [count]."""
 
 WIDTHS = tuple(Parallel.model_fields)
 SETTINGS = ("max_sequences", "chunk_tokens", "kv_dtype", "redundant_experts", "draft_tokens", "overlap")
@@ -48,7 +53,7 @@ class WhyBody(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """The answer: rules that the role breaks; if none, its prediction and its place in the plan's ranking."""
+    """The answer: rules that the role breaks; if there are none, what it does, and its place in the plan."""
 
     costing: Costing
     role: Role
@@ -104,19 +109,51 @@ def read_role(text: str, setting: Setting) -> Role:
     return role.model_copy(update={"chunk_tokens": per_lane * lanes})
 
 
-def why(costing: Costing, text: str) -> Why:
-    """Judge a role, and estimate it if it is legal: at its batch and budget where they are given, else at the best.
+def why(costing: Costing, text: str, *, simulate: bool = True, say: Say | None = None) -> Why:
+    """Judge a role: the rules that it breaks; or if it is legal what it does, and its place among all deployments.
+
+    A batch and a token budget that the text does not give are chosen as in a plan.
+
+    Parameters
+    ----------
+    text : widths and settings of one instance, such as "tp=3,dp=2,ep=6"
+    simulate : False compares estimates of the closed form
+    say : told in words what happens next
 
     Raises
     ------
     SpecError : not readable; or legal, but without a steady state at that batch and budget, and why
     """
-    setting = costing.setting
-    role = read_role(text, setting)
-    if broken := explain(role, setting):
+    role = read_role(text, costing.setting)
+    if broken := explain(role, costing.setting):
         return Why(costing, role, tuple(broken))
-    given = {term.partition("=")[0].strip() for term in text.split(",")}
-    legal = candidates(setting, Points.of(role))
+    rows = _estimates(costing, role, {term.partition("=")[0].strip() for term in text.split(",")})
+    if not simulate:
+        everything = search(costing, keep=ALL, progress=say)
+        return _placed(costing, role, rows[0].row, [one.row for one in candidates(costing, everything)])
+    everything = search(costing, PLACES, margin=ERROR, progress=say)
+    decided = decide(costing, candidates(costing, everything), PLACES, say=say)
+    (row,) = decide(costing, rows, 1, say=say).rows
+    return _placed(costing, role, row, decided.rows)
+
+
+def _placed(costing: Costing, role: Role, row: Ranked, others: Sequence[Ranked]) -> Why:
+    """The place of a row: behind those that give more effective tokens, or as many and more output."""
+
+    def worth(one: Ranked) -> tuple[float, float]:
+        return one.effective_tok_s_per_device, one.output_tok_s_per_device
+
+    return Why(costing, role, (), row, 1 + sum(worth(other) > worth(row) for other in others))
+
+
+def _estimates(costing: Costing, role: Role, given: Container[str]) -> tuple[Candidate, ...]:
+    """Estimates of a role: at its batch and its token budget where these are given, else at the best ones.
+
+    Raises
+    ------
+    SpecError : no steady state
+    """
+    legal = legal_splits(costing.setting, Points.of(role))
     shortlist = Shortlist(costing.slo, keep=1)
     lanes = role.parallel.dp * role.parallel.pp
     ladders = Ladders.default()
@@ -134,17 +171,19 @@ def why(costing: Costing, text: str) -> Why:
             f"cannot keep up with prefill at {'this' if 'max_sequences' in given else 'any'} batch",
             where=WHERE, hint="give it a larger chunk_tokens",
         )  # fmt: skip
-    everything = search(costing, keep=ALL)
-    effective, output = shortlist.best["effective"][0], shortlist.best["output"][0]
-    ahead = everything.shortlist.best
-    better = (ahead["effective"] > effective) | ((ahead["effective"] == effective) & (ahead["output"] > output))
-    alone = Found(shortlist, legal, everything.considered, everything.counts)
-    row = ranked(costing, alone, 1)[0]
-    if "max_sequences" in given:  # of all that have the same batch, the one that was asked for
-        (best,) = row.deployment.roles
-        asked = best.model_copy(update={"max_sequences": role.max_sequences})
-        row = dataclasses.replace(row, deployment=row.deployment.model_copy(update={"roles": (asked,)}))
-    return Why(costing, role, (), row, 1 + int(better.sum()))
+    rows = candidates(costing, Found(shortlist, legal, 0, SearchCounts(0, 0, {})))
+    if "max_sequences" not in given:
+        return rows
+    return tuple(_with_sequences(candidate, role.max_sequences) for candidate in rows)
+
+
+def _with_sequences(candidate: Candidate, sequences: int) -> Candidate:
+    """Of all batches that have the same mean, the batch that was asked for."""
+    row = candidate.row
+    (role,) = row.deployment.roles
+    asked = role.model_copy(update={"max_sequences": sequences})
+    deployment = row.deployment.model_copy(update={"roles": (asked,)})
+    return Candidate(candidate.family, dataclasses.replace(row, deployment=deployment))
 
 
 def _batch(costing: Costing, points: Points, running: int, chunk: Floats | Ints) -> Floats:

@@ -202,6 +202,7 @@ def simulate(
     assume: Assume = None,
     calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
+    site: Site | None = None,
 ) -> Simulation:
     """Send the requests of a trace through a deployment, one by one.
 
@@ -219,6 +220,8 @@ def simulate(
     calibration : as `load_calibration` takes it. None: the calibration that the deployment was planned with
     watch : called with the simulated time, and with the arrival time of the last request that has no parent [s]
 
+    site : site of an earlier simulation of this deployment on such requests: its step times are used again
+
     Raises
     ------
     SpecError : a role breaks a rule, or no request fits into the context of the model
@@ -233,8 +236,9 @@ def simulate(
     engine = load_engine(deployment.engine, assume=numbers)
     model = with_max_model_len(load_model(deployed.model or deployment.model), deployment.max_model_len)
     shared = deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
-    request = mean_played(traffic.trace, model.max_context, prefix_caching=shared)
-    site = Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
+    if site is None:
+        request = mean_played(traffic.trace, model.max_context, prefix_caching=shared)
+        site = Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
     trace = blocked(traffic.trace, engine.kv_block)
     traffic, router = replace(traffic, trace=trace), router or deployment.router
     built = cluster(

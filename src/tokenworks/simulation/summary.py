@@ -155,7 +155,7 @@ def _role(run: Simulation, number: int) -> RolePlain:
         "prefill_tokens_per_step": counts.prefill_tokens / steps,
         "busy_share": counts.busy_s / (pool.instances * run.span.seconds),
         "link_busy_share": counts.link_busy_s / (pool.instances * run.span.seconds),
-        "bound_by": _bound(run, number),
+        "bound_by": roof_of(run, number),
         "prefill_tokens": counts.prefill_tokens,
         "output_tokens": counts.output_tokens,
         "query_tokens": counts.query_tokens,
@@ -171,7 +171,7 @@ def _end(run: Simulation) -> float:
     return max(run.outcome.now_s if run.partial else float(np.nanmax(run.outcome.end_s, initial=0.0)), 1e-12)
 
 
-def _bound(run: Simulation, number: int) -> str:
+def roof_of(run: Simulation, number: int) -> str:
     """The roof of the mean step of a role: compute, hbm, latency, scale-up, scale-out or host."""
     return str(mean_step(run.deployment.roles[number], run.window.counts.pools[number], run.site).bound())
 
@@ -234,7 +234,7 @@ def series(run: Simulation) -> SeriesPlain:
     bound = np.select(
         conditions,
         ["idle", "arrivals", "kv-capacity", "max-sequences"],
-        _bound(run, _busiest(run.window.counts.pools)),
+        roof_of(run, busiest(run.window.counts.pools)),
     )
     return {
         "window_s": width,
@@ -247,5 +247,6 @@ def series(run: Simulation) -> SeriesPlain:
     }
 
 
-def _busiest(pools: tuple[PoolCounts, ...]) -> int:
+def busiest(pools: tuple[PoolCounts, ...]) -> int:
+    """Index of the role that computes longest."""
     return int(np.argmax([pool.busy_s for pool in pools]))

@@ -1,0 +1,285 @@
+"""The closed form orders deployments, simulation decides: what `plan` shows has been simulated.
+
+Deployments are simulated in the order of their estimates, each at its own highest rate within the SLO, or under the
+given load. The search ends when no estimate that is left, widened by the error of the closed form, reaches the
+deployments that are listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tokenworks.planning.costing import Costing
+from tokenworks.planning.pareto import front as unbeaten
+from tokenworks.planning.ranking import ROOFS, Candidate, interval
+from tokenworks.planning.result import Binding, FrontPoint, Ranked
+from tokenworks.simulation.capacity import Try
+from tokenworks.simulation.length import requests_for
+from tokenworks.simulation.run import Simulation, simulate
+from tokenworks.simulation.source import Source
+from tokenworks.simulation.steps import Site
+from tokenworks.simulation.summary import busiest, roof_of, series
+from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.deployment_file import Deployed
+
+ERROR = 0.2
+"""How far a deployment may exceed its estimate [-]: a deployment whose estimate is further behind is not simulated."""
+
+STEP = 1.02
+"""Ratio of two neighbouring rates that are tried [-]."""
+
+FIRST_UP, FIRST_DOWN = 2, 4
+"""First strides from a rate that holds upwards, and from one that does not downwards [steps]; each next one doubles."""
+
+FRONT_POINTS = 16
+"""Points of the Pareto front that are simulated [count]."""
+
+LOWEST = 1 / 64
+"""Share of the estimated rate below which a deployment is given up [-]."""
+
+BUDGET = 3_000_000
+"""Simulated requests after which the search ends, settled or not [count]: the same on every machine."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What simulation decided.
+
+    Parameters
+    ----------
+    rows : best first, with simulated values
+    simulations, requests : runs, and the requests in them [count]
+    settled : False where the budget ended before every deployment that could be better was simulated
+    """
+
+    rows: tuple[Ranked, ...]
+    simulations: int
+    requests: int
+    settled: bool
+
+
+@dataclass
+class Bench:
+    """Simulates deployments on requests of one workload, with the same random numbers for all, and counts the runs."""
+
+    costing: Costing
+    simulations: int = 0
+    requests: int = 0
+    seed: int = 0
+    _sites: dict[Deployment, Site] = field(default_factory=dict)
+
+    def at(self, row: Ranked, *, rate: float | None = None, users: int | None = None) -> Simulation:
+        """Simulate a deployment at a rate [1/s], or with a number of users.
+
+        Parameters
+        ----------
+        row : the deployment, with its estimated times, which set the length of the run
+        """
+        costing, setting = self.costing, self.costing.setting
+        life = row.estimated.ttft_s + setting.workload.osl * row.estimated.tpot_s
+        expected = rate if rate is not None else (users or 1) / (life + setting.workload.think_time)
+        count = requests_for(setting.workload, expected, life)
+        source = Source(setting.workload, count, self.seed)
+        traffic = source.traffic(rate=rate) if users is None else source.traffic(concurrency=users)
+        deployed = Deployed(
+            row.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
+        )
+        run = simulate(deployed, traffic, slo=costing.slo, seed=self.seed, site=self._sites.get(row.deployment))
+        if run.partial:
+            raise KeyboardInterrupt
+        self._sites[row.deployment] = run.site
+        self.simulations += 1
+        self.requests += count
+        return run
+
+
+def decide(
+    costing: Costing, candidates: Sequence[Candidate], top: int, *, budget: int = BUDGET, say: Say | None = None
+) -> Decision:
+    """Simulate deployments in the order of their estimates until no other one can be among the best.
+
+    Parameters
+    ----------
+    candidates : best estimate first; of each family the best simulated one is listed
+    top : deployments to list [count]
+    budget : simulated requests after which the search ends [count]
+    say : told in words which deployment is simulated
+    """
+    bench = Bench(costing)
+    best: dict[int, Ranked] = {}
+    settled = True
+    for number, candidate in enumerate(candidates, 1):
+        values = sorted((row.effective_tok_s_per_device for row in best.values() if row.meets_slo), reverse=True)
+        listed = values[top - 1] if len(values) >= top else 0.0
+        estimate = candidate.row.estimated.effective_tok_s_per_device
+        if values and (estimate <= 0 or estimate * (1 + ERROR) < listed):
+            break
+        if bench.requests >= budget:
+            settled = False
+            break
+        if say:
+            say(f"simulating {candidate.row.deployment} ({number} of at most {len(candidates)})")
+        known = best.get(candidate.family)
+        floor = max(listed, known.effective_tok_s_per_device if known and known.meets_slo else 0.0)
+        row = _judged(bench, candidate.row, floor)
+        if row is not None and (known is None or _order(row) < _order(known)):
+            best[candidate.family] = row
+    rows = sorted(best.values(), key=_order)
+    if rows and rows[0].meets_slo:
+        rows = [row for row in rows if row.meets_slo]
+    ranked = tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows[:top], 1))
+    return Decision(ranked, bench.simulations, bench.requests, settled)
+
+
+def _order(row: Ranked) -> tuple[float, float, int]:
+    """Best first: effective tokens where the SLO is met, else how near it is; ties by the estimate."""
+    missed = 0.0 if row.meets_slo else row.slo_pressure
+    return (-row.effective_tok_s_per_device if row.meets_slo else 0.0, missed, row.estimated.rank)
+
+
+def _judged(bench: Bench, row: Ranked, floor: float) -> Ranked | None:
+    """A deployment with simulated values; None if it does not reach `floor` effective tokens per device [1/s]."""
+    load = bench.costing.load
+    if load is not None:
+        by_rate = load.kind == "rate"
+        run = bench.at(row, rate=load.value) if by_rate else bench.at(row, users=max(1, round(load.value)))
+        return shown(bench.costing, row, run)
+    charged = row.devices + row.idle_devices
+    least = floor * charged / bench.costing.demand.request.osl
+    highest = _highest(bench, row, least or None)
+    if highest is not None:
+        return shown(bench.costing, row, highest)
+    return None if floor else shown(bench.costing, row, bench.at(row, rate=row.estimated.requests_s))
+
+
+def _highest(bench: Bench, row: Ranked, least: float | None) -> Simulation | None:
+    """The simulation at the highest rate within the SLO; None if the deployment does not hold `least` [1/s].
+
+    That a deployment which holds a rate also holds lower ones is taken for granted.
+    """
+    start = row.estimated.requests_s
+    runs: dict[int, Simulation] = {}
+
+    def holds(step: int) -> bool:
+        runs[step] = bench.at(row, rate=start * STEP**step)
+        return Try.of(0.0, runs[step]).held
+
+    high: int | None = None
+    if least is not None:
+        low = math.ceil(math.log(least / start) / math.log(STEP))
+        if not holds(low):
+            return None
+    elif holds(0):
+        low = 0
+    else:
+        high, stride = 0, FIRST_DOWN
+        while not holds(high - stride):
+            high, stride = high - stride, 2 * stride
+            if STEP ** (high - stride) < LOWEST:
+                return None
+        low = high - stride
+    if high is None:
+        stride = FIRST_UP
+        while holds(low + stride):
+            low, stride = low + stride, 2 * stride
+        high = low + stride
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return runs[low]
+
+
+def shown(costing: Costing, row: Ranked, run: Simulation) -> Ranked:
+    """A row of the plan with the values of a simulation in place of estimates."""
+    metrics, seen, load = run.metrics, Try.of(0.0, run), costing.load
+    share = run.deployment.devices / (row.devices + row.idle_devices)
+    tpot = metrics.mean_tpot_ms / 1e3 or row.estimated.tpot_s
+    output = metrics.output_throughput / run.deployment.devices * share
+    pressures = [bound.seen_s / bound.bound_s for bound in run.bounds.values()]
+    pressure = max(pressures, default=0.0)
+    if not seen.held:
+        sent = load.value if load and load.kind == "rate" else metrics.request_throughput
+        pressure = max(pressure, sent / max(metrics.request_throughput, 1e-12), 1 + 1e-6)
+    number = busiest(run.window.counts.pools)
+    cache = run.window.counts.pools[0]
+    carried = metrics.request_throughput / row.load if load and row.load else None
+    spread = costing.rates.spread_of(max(role.draft_tokens for role in row.deployment.roles))
+    return dataclasses.replace(
+        row,
+        output_tok_s_per_device=output,
+        effective_tok_s_per_device=(metrics.effective_throughput / run.deployment.devices * share) * seen.held,
+        total_tok_s_per_device=metrics.total_token_throughput / run.deployment.devices * share,
+        output_tok_s_per_user=1 / tpot,
+        requests_s=metrics.request_throughput,
+        ttft_s=metrics.mean_ttft_ms / 1e3,
+        tpot_s=tpot,
+        ttft_slo_s=_at(run, "ttft", metrics.p99_ttft_ms),
+        tpot_slo_s=_at(run, "tpot", metrics.p99_tpot_ms),
+        slo_pressure=pressure,
+        bound_by=_binding(run, number),
+        bound_role=run.deployment.roles[number].name,
+        interval=interval(costing, spread, output, tpot, row.load if carried else None),
+        hit_share=cache.hit_tokens / max(cache.query_tokens, 1),
+        batch=run.window.counts.pools[-1].mean_batch,
+    )
+
+
+def _at(run: Simulation, name: str, p99_ms: float) -> float:
+    """A time at the percentile of its bound, of the class that is nearest to it; at the 99th without a bound [s]."""
+    bounds = [bound for key, bound in run.bounds.items() if key.rpartition(".")[2] == name]
+    return max(bounds, key=lambda bound: bound.seen_s / bound.bound_s).seen_s if bounds else p99_ms / 1e3
+
+
+def _binding(run: Simulation, number: int) -> Binding:
+    """What binds a run: the KV cache where requests wait for it most of the time, else the roof of the busiest role."""
+    bound = series(run)["bound"]
+    if 2 * bound.count("kv-capacity") > len(bound):
+        return "kv-capacity"
+    return ROOFS[roof_of(run, number)]
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedFront:
+    """Pareto points with simulated values, fastest first, and the runs and requests that they took [count]."""
+
+    points: tuple[FrontPoint, ...]
+    simulations: int
+    requests: int
+
+
+def front_point(row: Ranked) -> FrontPoint:
+    """A deployment as a point of the Pareto front."""
+    return FrontPoint(row.deployment, row.output_tok_s_per_user, row.output_tok_s_per_device, row.ttft_slo_s)
+
+
+def simulated_front(costing: Costing, rows: Sequence[Ranked], *, say: Say | None = None) -> SimulatedFront:
+    """Simulate the deployments of an estimated Pareto front, and keep those that no other one beats.
+
+    Each is simulated in a closed loop with as many users as its estimate has, by Little's law.
+
+    Parameters
+    ----------
+    rows : deployments with estimates; of more than `FRONT_POINTS` as many are taken, evenly spread
+    say : told in words which point is simulated
+    """
+    bench, workload = Bench(costing), costing.setting.workload
+    if len(rows) > FRONT_POINTS:
+        rows = [rows[round(i * (len(rows) - 1) / (FRONT_POINTS - 1))] for i in range(FRONT_POINTS)]
+    points = []
+    for number, row in enumerate(rows, 1):
+        if say:
+            say(f"simulating the Pareto front ({number} of {len(rows)})")
+        request_s = row.ttft_s + workload.osl * row.tpot_s + workload.think_time
+        users = max(1, round(row.requests_s * request_s))
+        points.append(front_point(shown(costing, row, bench.at(row, users=users))))
+    speed = np.array([point.output_tok_s_per_user for point in points])
+    output = np.array([point.output_tok_s_per_device for point in points])
+    kept = unbeaten(speed, output) if points else ()
+    return SimulatedFront(tuple(points[int(index)] for index in kept), bench.simulations, bench.requests)
