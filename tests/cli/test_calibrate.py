@@ -107,7 +107,7 @@ def test_options_of_tables_are_refused_beside_a_deployment(
     deployment.write_text(DEPLOYMENT)
     report = written(tmp_path, guidellm(KNOWN))
     assert run(["calibrate", "--data", str(report), "--deployment", str(deployment), *option]) == 2
-    assert f"{option[0]}: is for tables of points" in capsys.readouterr().err
+    assert f"{option[0]}: does not go with --deployment" in capsys.readouterr().err
 
 
 def test_a_broken_result_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,13 +151,13 @@ def test_a_system_left_out_with_its_kernels(tmp_path: Path, capsys: pytest.Captu
     ("arguments", "says"),
     [
         ([], "nothing to fit on; give --data FILE, --kernels default, or both"),
-        (["--tables", "."], "--tables, but not which of them"),
+        (["--tables", "."], "--tables needs --kernels"),
         (["--kernels", "default", "--tables", "."], "holds no kernel tables"),
         (["--kernels", "default", "--tables", "TABLES", "--without", "abacus"], "unknown device 'abacus'"),
         (["--kernels", "default", "--tables", "TABLES", "--without", "h100"], "no kernel rows are left"),
-        (["--kernels", "default", "--tables", "TABLES", "--leave-out", "system"], "wants --data"),
-        (["--kernels", "default", "--tables", "TABLES", "--only-assumed"], "--only-assumed: is of a fit on points"),
-        (["--kernels", "default", "--tables", "TABLES", "--ablation"], "--ablation: is of a fit on points"),
+        (["--kernels", "default", "--tables", "TABLES", "--leave-out", "system"], "needs measured points; give --data"),
+        (["--kernels", "default", "--tables", "TABLES", "--only-assumed"], "--only-assumed: needs measured points"),
+        (["--kernels", "default", "--tables", "TABLES", "--ablation"], "--ablation: needs measured points"),
     ],
 )
 def test_what_kernels_cannot_be_fitted_on(
@@ -173,8 +173,8 @@ def test_what_kernels_cannot_be_fitted_on(
     [
         (["--without", "abacus"], "unknown device or model 'abacus'"),
         (["--without", "h100", "--without", "h200"], "0 points have a TPOT in a closed loop"),
-        (["--leave-out", "system", "--ablation"], "--ablation: is of a fit on all points"),
-        (["--leave-out", "system", "--out", "mine.yaml"], "--out: is of a fit on all points"),
+        (["--leave-out", "system", "--ablation"], "--ablation: does not go with --leave-out"),
+        (["--leave-out", "system", "--out", "mine.yaml"], "--out: does not go with --leave-out"),
         (["--out", "no/mine.yaml"], "cannot be written: there is no folder no"),
         (["--prior", "serving", "--only-assumed"], "calibration serving: has no assumed number for nvidia-hopper"),
     ],

@@ -106,7 +106,7 @@ def test_users(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("--workload chat --requests 300 --slo tpot=1ms", SloMissed, "missed: tpot"),
         ("--trace talk.jsonl", SpecError, "--slo: is missing"),
-        ("--trace talk.jsonl --users --slo ttft=1s", SpecError, "a trace has no users to add"),
+        ("--trace talk.jsonl --users --slo ttft=1s", SpecError, "a trace has a fixed number of users"),
         ("--slo ttft=1s", SpecError, "give --trace FILE or --workload NAME"),
     ],
 )

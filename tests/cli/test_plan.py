@@ -27,7 +27,7 @@ def test_the_table_explains_itself(capsys: Output) -> None:
     assert (code, err) == (0, "")
     for words in (
         "30.5 B parameters", "8 x ", "effective", "is bound by", "points considered", "Pareto points",
-        "Grade ", "80 % of measurements", "Assumed:",
+        "Grade ", "80 % interval", "Assumed:",
     ):  # fmt: skip
         assert words in out
 
@@ -182,7 +182,7 @@ def test_without_an_slo_nothing_is_effective_and_nothing_met(capsys: Output) -> 
 
 def test_the_table_says_which_percentile(capsys: Output) -> None:
     _, out, _ = run([*MOE, "--slo", "ttft.p50=2s,tpot=50ms"], capsys)
-    for words in ("TTFT p50", "TPOT p99", "mean TPOT of 1 is"):
+    for words in ("TTFT p50", "TPOT p99", "mean TPOT of deployment 1 is"):
         assert words in out
 
 

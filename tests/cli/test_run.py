@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tokenworks import cli
-from tokenworks.cli.output import console, emit, notes, table
+from tokenworks.cli.output import console, emit, notes
 from tokenworks.cli.page import BARS, Page, escaped, open_stdout
+from tokenworks.cli.tables import print_table
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
 
 
@@ -90,7 +91,7 @@ def test_a_full_disk_is_told(
         monkeypatch.setattr(sys, "stdout", full)
         assert cli.run(arguments) == 2
     assert capsys.readouterr().err == (
-        "tokenworks: stdout: cannot be written: No space left on device; send it where there is room\n"
+        "tokenworks: stdout: cannot be written: No space left on device; write the output to a disk with free space\n"
     )
 
 
@@ -137,7 +138,7 @@ def test_control_characters_of_others_are_shown_not_obeyed(capsys: pytest.Captur
     assert escaped("öde\tand\nlines █") == "öde\tand\nlines █"
     page = console(200)
     page.print(f"name {bad}")
-    page.print(table(f"title {bad}", {f"head {bad}": "left"}, [[f"cell {bad} {'-' * 20}"]]))
+    print_table(page, {f"head {bad}": "left"}, [[f"cell {bad} {'-' * 20}"]], title=f"title {bad}")
     notes().print(f"note {bad}")
     assert cli.run(["models", bad]) == 2
     out, err = capsys.readouterr()

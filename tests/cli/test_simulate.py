@@ -73,7 +73,7 @@ def test_table(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "SLO ttft=1s,tpot=50ms: met" in out
     assert "time bound by" in out
     assert "Assumed: " in out
-    assert "left out 1: output_length" in err
+    assert "left out 1 row: output_length" in err
 
 
 def test_json_is_one_object(file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,8 +108,8 @@ def test_rate_scale_and_limit_of_a_trace(file: str, capsys: pytest.CaptureFixtur
 def test_a_workload_at_an_impossible_rate(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     call(file, "--workload", "chat", "--rate", "100", "--requests", "2000")
     out, _ = capsys.readouterr()
-    assert "UNSTABLE: more is sent than can be served, the queue grows: waiting" in out
-    assert "no mean is shown" in out
+    assert "UNSTABLE: the queue grows, because more requests arrive than are served. Waiting:" in out
+    assert "have no mean" in out
     assert "MISSED" in out
 
 
@@ -365,7 +365,7 @@ def test_rows_that_were_sorted_are_told(file: str, tmp_path: Path, capsys: pytes
     rows = [f'{{"timestamp": {t}, "input_length": 10, "output_length": 3, "hash_ids": [1]}}' for t in (5, 1)]
     (tmp_path / "trace.jsonl").write_text("\n".join(rows))
     call(file, "--trace", str(tmp_path / "trace.jsonl"))
-    assert "sorted 1 rows that stood before an earlier one" in capsys.readouterr().err
+    assert "sorted 1 row that was not in the order of time" in capsys.readouterr().err
 
 
 def test_a_context_limit_refuses_what_is_longer(file: str, capsys: pytest.CaptureFixture[str]) -> None:

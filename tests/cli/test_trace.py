@@ -34,9 +34,9 @@ def test_table(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "talk: 48 requests in 58 s" in out
     assert "one column is 0.967 s" in out
     assert "input [token]" in out
-    assert "reuse of prefixes: 49.0% of input tokens" in out
+    assert "prefix reuse: 49.0% of the input tokens" in out
     assert "100% of these hits need an LRU cache of" in out
-    assert "left out 12: output_length: expected `int` >= 1" in err
+    assert "left out 12 rows: output_length: expected `int` >= 1" in err
 
 
 def test_object(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The command line: one file a verb, imported when it is called; errors become words and an exit code here."""
+"""The command line: one module per command, imported when it is called. Errors become messages and an exit code."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import tokenworks
 from tokenworks.errors import TokenworksError
 
 VERBS = {
-    "systems": "List the machines, or show one with every number's source.",
+    "systems": "List the machines, show one with the sources of its numbers, or start a file for your own.",
     "models": "List the models, or show one: parameters, KV cache, formats.",
-    "fit": "Does the model fit, on how many devices, and how much KV cache is left?",
+    "fit": "Check whether a model fits, on how few devices, and how much KV cache is left.",
     "estimate": "Break down one prefill and one decode step of a deployment.",
     "plan": "Rank the deployments of a model on a machine under an SLO.",
-    "simulate": "Run a trace or workload through a deployment, request by request.",
-    "capacity": "Find the highest rate, or most users, that a deployment holds within the SLO.",
-    "calibrate": "Fit a machine to kernel tables or measured points, and show what that is worth elsewhere.",
-    "validate": "Hold predictions against measured points: errors by system, model and engine.",
+    "simulate": "Play a trace or a workload through a deployment, request by request.",
+    "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
+    "calibrate": "Fit a calibration on measured points or kernel tables, and print its error.",
+    "validate": "Compare predictions with measured points: errors by system, model and engine.",
     "trace": "Show a request trace: lengths, rate over time, prefix reuse.",
 }
 
@@ -28,7 +28,7 @@ INTERNAL, INTERRUPTED = 1, 130
 
 
 def app() -> App:
-    """The command tree; verbs are import paths, so `--help` imports none of them."""
+    """The command tree. Commands are import paths, so `tokenworks --help` imports none of them."""
     from tokenworks.cli.page import Page
 
     tree = App(
@@ -61,12 +61,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
             with writing():
                 sys.stdout.flush()
     except TokenworksError as error:
-        return _say(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except CycloptsError as error:
-        return _say(f"{error}; see `tokenworks {_verb(arguments)}--help`", 2)
+        return _fail(f"{error}; see `tokenworks {_verb(arguments)}--help`", 2)
     except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        return _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         return 0
     except Exception as error:  # no traceback reaches a user
         return _unforeseen(error)
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _verb(arguments: Sequence[str] | None) -> str:
-    """The verb of a command line with a space behind it; empty where there is none."""
+    """The command of a command line, with a space after it; empty if there is none."""
     words = sys.argv[1:] if arguments is None else arguments
     return next((f"{word} " for word in words[:1] if word in VERBS), "")
 
@@ -86,11 +86,12 @@ def main() -> None:
 
 def _unforeseen(error: Exception) -> int:
     if isinstance(error, MemoryError):
-        return _say("out of memory; ask for less, such as fewer --requests, or use a larger machine", 2)
-    return _say(f"internal error: {type(error).__name__}: {error}; please report it with this command", INTERNAL)
+        return _fail("out of memory; ask for less, such as fewer --requests, or use a computer with more memory", 2)
+    return _fail(f"internal error: {type(error).__name__}: {error}; please report it with this command", INTERNAL)
 
 
-def _say(message: str, code: int) -> int:
+def _fail(message: str, code: int) -> int:
+    """Print an error message, and return the exit code."""
     from tokenworks.cli.page import escaped
 
     if sys.stderr is not None:

@@ -1,4 +1,4 @@
-"""`tokenworks calibrate`: fit a machine's factors on what was measured, and show what they are worth elsewhere."""
+"""`tokenworks calibrate`: fit a calibration on measurements, and print its error on points that it has not seen."""
 
 from __future__ import annotations
 
@@ -9,72 +9,96 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from tokenworks.cli.options import Output, PointOptions, Switch
-from tokenworks.cli.output import console, emit, notes, table, timed
+from tokenworks.cli.options import POINTS, RESULT, NumberOptions, Output, PointOptions, Switch
+from tokenworks.cli.output import console, emit, notes, timed
 from tokenworks.cli.progress import compile_once, progress
+from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.save import must_be_writable
 
 if TYPE_CHECKING:
     from tokenworks.calibrate.kernels.fit import KernelFit, KernelRows
     from tokenworks.specs.calibration import Calibration
+    from tokenworks.specs.given import Given
 
+FIT = Group("Fit", sort_key=2)
 ABLATED = 12
+AGAINST_PRIOR = "\nfitted constants / their prior"
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=POINTS)
 @dataclass(frozen=True, kw_only=True)
 class FittedOn(PointOptions):
-    """What factors are fitted on; nothing where only kernel tables are.
+    """Measured points for the fit. A fit on kernel tables alone has none.
 
     Parameters
     ----------
     data
-        CSV of measured points, or with --deployment a JSON result of vllm bench serve, AIPerf or GuideLLM; may be
-        repeated.
+        CSV of measured points; or, together with --deployment, a JSON result of vllm bench serve, AIPerf or GuideLLM.
+        May be repeated.
     """
 
     data: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = ()
 
 
+@Parameter(name="*", group=FIT)
+@dataclass(frozen=True, kw_only=True)
+class PriorOptions:
+    """Numbers of the prior that the user changes before the fit.
+
+    Parameters
+    ----------
+    set_
+        Change one number of the prior before the fit, such as calibration.skew=0.3; may be repeated.
+    """
+
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = ()
+
+    def given(self) -> tuple[Given, ...] | None:
+        """The numbers of --set; None if there are none."""
+        return NumberOptions(set_=self.set_).given("calibration")
+
+
 def calibrate(
     *,
     measured: FittedOn = FittedOn(),
-    kernels: Literal["default", "all"] | None = None,
-    tables: Path | None = None,
-    prior: str = "datasheet",
-    name: str = "mine",
-    without: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = (),
-    only_assumed: Switch = False,
-    leave_out: Literal["system", "model"] | None = None,
-    ablation: Switch = False,
-    out: Path | None = None,
+    kernels: Annotated[Literal["default", "all"] | None, Parameter(group=POINTS)] = None,
+    tables: Annotated[Path | None, Parameter(group=POINTS)] = None,
+    prior: Annotated[str, Parameter(group=FIT)] = "datasheet",
+    numbers: PriorOptions = PriorOptions(),
+    without: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, group=FIT)] = (),
+    only_assumed: Annotated[Switch, Parameter(group=FIT)] = False,
+    leave_out: Annotated[Literal["system", "model"] | None, Parameter(group=FIT)] = None,
+    ablation: Annotated[Switch, Parameter(group=FIT)] = False,
+    name: Annotated[str, Parameter(group=RESULT)] = "mine",
+    out: Annotated[Path | None, Parameter(group=RESULT)] = None,
     output: Output = "table",
 ) -> None:
     """Fit a calibration on measured points, on tables of single kernels, or on both: kernels first.
 
-    Results of your own (--deployment) are fitted on TPOT and TTFT by simulation, and each point is left out once.
+    With your own results (--deployment) the fit uses simulated TPOT and TTFT, and leaves out each point once.
 
     Parameters
     ----------
     kernels
-        Fit each kernel on the tables of aiconfigurator-core; `all` includes devices that are held out by default.
+        Fit each kernel on the tables of aiconfigurator-core. The default tables leave out some devices for tests; `all`
+        includes these devices.
     tables
-        Directory of unpacked kernel tables, instead of those of the installed package.
+        Directory of unpacked kernel tables, instead of the tables of the installed package.
     prior
-        Calibration to start from: a name of the catalog, or a YAML file.
-    name
-        Name of the calibration that is written.
+        Calibration that the fit starts from: a name of the catalog, or a YAML file.
     without
-        A device or a model that is not fitted on; may be repeated.
+        Device or model that the fit must not use; may be repeated.
     only_assumed
-        Turn only what the prior assumes; leave what a kernel table measured as it is.
+        Fit only numbers that the prior assumes. Numbers from kernel tables keep their values.
     leave_out
-        Leave out each system, or each model, in turn, and print what the others predict of it; fits nothing else.
+        Leave out each system, or each model, in turn, and print the error of its predictions. Writes no calibration.
     ablation
-        Print the error without each constant, too.
+        Also print the error without each constant.
+    name
+        Name of the new calibration.
     out
         Write the calibration to this YAML file.
     """
@@ -82,19 +106,19 @@ def calibrate(
 
     began, data = time.perf_counter(), measured.data
     if measured.deployment:
-        _refuse("is for tables of points", "leave it out beside --deployment", without=without, kernels=kernels,
+        _refuse("does not go with --deployment", "leave one of the two out", without=without, kernels=kernels,
                 only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables)  # fmt: skip
     if not kernels and (tables or not data):
-        asked = "--tables, but not which of them" if tables else "nothing to fit on"
-        raise SpecError(asked, where="calibrate", hint="give --data FILE, --kernels default, or both")
+        problem = "--tables needs --kernels" if tables else "nothing to fit on"
+        raise SpecError(problem, where="calibrate", hint="give --data FILE, --kernels default, or both")
     if not data:
-        _refuse("is of a fit on points", "it wants --data FILE, too", only_assumed=only_assumed, ablation=ablation,
+        _refuse("needs measured points", "give --data FILE, too", only_assumed=only_assumed, ablation=ablation,
                 leave_out=leave_out)  # fmt: skip
     if leave_out:
-        _refuse("is of a fit on all points", "leave it out beside --leave-out", out=out, ablation=ablation)
+        _refuse("does not go with --leave-out", "leave one of the two out", out=out, ablation=ablation)
     if out:
         must_be_writable(out)
-    start = load_calibration(prior)
+    start = load_calibration(prior, assume=numbers.given())
     if measured.deployment:
         _own(measured, start, began, name=name, out=out, output=output)
         return
@@ -110,14 +134,14 @@ def calibrate(
 
 
 def _refuse(why: str, hint: str, **given: object) -> None:
-    """What was said beside an option that has no use for it."""
+    """Refuse options that the command would not use."""
     for name, value in given.items():
         if value:
             raise SpecError(why, where=f"--{name.replace('_', '-')}", hint=hint)
 
 
 class _Table:
-    """A fit on CSV files of points, with the kernels fitted first where they are given."""
+    """A fit on CSV files of points. If kernel tables are given, the kernels are fitted first."""
 
     def __init__(
         self, measured: FittedOn, start: Calibration, rows: KernelRows | None, without: tuple[str, ...],
@@ -128,7 +152,7 @@ class _Table:
         points = measured.table().points
         known = {name for point in points for name in (point.device, point.model)} | set(rows.devices if rows else ())
         if unknown := [name for name in without if name not in known]:
-            raise UnknownName("device or model", unknown[0], sorted(known), hint="--without names one of --data")
+            raise UnknownName("device or model", unknown[0], sorted(known), hint="name one of --data")
         self.points = [point for point in points if point.device not in without]
         self.start = start
         self.unseen: Callable[[str], Calibration] | None = None
@@ -142,62 +166,62 @@ class _Table:
         from tokenworks.calibrate.factors import factors_of
         from tokenworks.calibrate.leave_out import LeftOut, leave_out
 
-        with progress("calibrating") as say:
-            problem = problem_of(self.points, self.start, self.without, say)
+        with progress("calibrating") as report:
+            problem = problem_of(self.points, self.start, self.without, report)
             factors = factors_of(problem.families, problem.calibration, only_assumed=self.only_assumed)
-            left, _ = leave_out(problem, factors, by, say, self.unseen if by == "system" else None)
-        found = timed(LeftOut(by, tuple(left), self.start.name).plain(), self.began)
+            left, _ = leave_out(problem, factors, by, report, self.unseen if by == "system" else None)
+        plain = timed(LeftOut(by, tuple(left), self.start.name).plain(), self.began)
         if output == "table":
-            _print_left(found["groups"])
+            _print_left(plain["groups"])
         else:
-            emit(found, output)
+            emit(plain, output)
 
     def calibrate(self, name: str, out: Path | None, output: Output, *, ablation: bool) -> None:
         from tokenworks.calibrate.calibrate import calibrate
         from tokenworks.calibrate.file import write
         from tokenworks.calibrate.validate import sha256
 
-        with progress("calibrating") as say:
-            made = calibrate(
+        with progress("calibrating") as report:
+            fit = calibrate(
                 self.points, self.start, name=name, fitted_on=_names(self.data), data_sha256=sha256(self.data),
-                without=self.without, only_assumed=self.only_assumed, say=say, unseen_prior=self.unseen,
+                without=self.without, only_assumed=self.only_assumed, say=report, unseen_prior=self.unseen,
             )  # fmt: skip
-            found = timed(made.plain(ablation=ablation), self.began)
+            plain = timed(fit.plain(ablation=ablation), self.began)
             if out:
-                write(made, out)
-                notes().print(f"wrote {out}")
+                write(fit, out)
+                notes().paragraph(f"wrote {out}")
         if output == "table":
-            _print(found)
+            _print(plain)
         else:
-            emit(found, output)
+            emit(plain, output)
 
 
 def _own(measured: FittedOn, start: Calibration, began: float, *, name: str, out: Path | None, output: Output) -> None:
-    """A fit on a user's own results."""
+    """Fit the machine on benchmark results of the user."""
     from tokenworks.calibrate.file import write_own
     from tokenworks.calibrate.own_machine import calibrate_own
     from tokenworks.calibrate.validate import sha256
 
     data, points = measured.data, measured.table().points
     compile_once()
-    with progress("calibrating") as say:
-        made = calibrate_own(points, start, name=name, fitted_on=_names(data), data_sha256=sha256(data), say=say)
+    with progress("calibrating") as report:
+        fit = calibrate_own(points, start, name=name, fitted_on=_names(data), data_sha256=sha256(data), say=report)
         if out:
-            write_own(made, out)
-            notes().print(f"wrote {out}")
-    found = timed(made.plain(), began)
+            write_own(fit, out)
+            notes().paragraph(f"wrote {out}")
+    plain = timed(fit.plain(), began)
     if output == "table":
-        _print_own(found)
+        _print_own(plain)
     else:
-        emit(found, output)
+        emit(plain, output)
 
 
 def _kernel_rows(which: Literal["default", "all"], tables: Path | None) -> KernelRows:
     from tokenworks.calibrate.kernels.fit import KernelRows
     from tokenworks.calibrate.kernels.tables import find_tables
 
-    with progress("reading kernel tables") as say:
-        return KernelRows.read(find_tables(tables), which, say)
+    with progress("reading kernel tables") as report:
+        return KernelRows.read(find_tables(tables), which, report)
 
 
 def _kernels(
@@ -210,69 +234,68 @@ def _kernels(
     out: Path | None,
     output: Output,
 ) -> None:
-    """A fit on kernel tables alone."""
+    """Fit the kernels on kernel tables only."""
     from tokenworks.calibrate.kernels.fit import write
 
     if unknown := [device for device in without if device not in rows.devices]:
         raise UnknownName("device", unknown[0], rows.devices, hint="--without names a device that has kernel rows")
     if set(rows.devices) <= set(without):
-        raise SpecError("no kernel rows are left", where="--without", hint=f"they are of {', '.join(rows.devices)}")
-    made = rows.fit(prior, name=name, without=without)
+        hint = f"the kernel tables have rows of {', '.join(rows.devices)}; leave out fewer devices"
+        raise SpecError("no kernel rows are left", where="--without", hint=hint)
+    fit = rows.fit(prior, name=name, without=without)
     if out:
-        write(made, out)
-        notes().print(f"wrote {out}")
+        write(fit, out)
+        notes().paragraph(f"wrote {out}")
     if output == "table":
-        _print_kernels(made)
+        _print_kernels(fit)
     else:
-        emit(timed(made.plain(), began), output)
+        emit(timed(fit.plain(), began), output)
 
 
 def _names(data: tuple[Path, ...]) -> str:
     return ", ".join(path.name for path in data)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(plain: dict[str, Any]) -> None:
     out = console()
-    before, after = found["tpot_before"], found["tpot_in_sample"]
-    out.print(
-        f"{found['constants']} constants on {after['n']:,} points of {found['fitted_on']}: median TPOT error "
-        f"{100 * before['median_ape']:.1f} % before, {100 * after['median_ape']:.1f} % in sample",
-        soft_wrap=True,
+    before, after = plain["tpot_before"], plain["tpot_in_sample"]
+    out.paragraph(
+        f"{plain['constants']} constants on {after['n']:,} points of {plain['fitted_on']}: median TPOT error "
+        f"{100 * before['median_ape']:.1f} % before, {100 * after['median_ape']:.1f} % in sample"
     )
-    rows = [[name, f"{value:.2f}"] for name, value in found["factors"].items() if abs(value - 1) > 0.005]
-    out.print(table("constants against their prior", {"constant": "left", "x": "right"}, rows))
-    if found["left_out_systems"]:
-        _print_left(found["left_out_systems"])
-    if power := found["power"]:
+    rows = [[name, f"{value:.2f}"] for name, value in plain["factors"].items() if abs(value - 1) > 0.005]
+    print_table(out, {"constant": "left", "x": "right"}, rows, title=AGAINST_PRIOR)
+    if plain["left_out_systems"]:
+        _print_left(plain["left_out_systems"])
+    if power := plain["power"]:
         left = ", ".join(f"{one['group']} {100 * one['median_ape']:.0f} %" for one in power["left_out_systems"])
-        out.print(
-            f"mean power of {power['n']} points: {power['idle']:g} of TDP idle, {power['compute']:g} more at the "
+        out.paragraph(
+            f"\nmean power of {power['n']} points: {power['idle']:g} of TDP idle, {power['compute']:g} more at the "
             f"compute roof, {power['hbm']:g} at the HBM roof; median error {100 * power['median_ape']:.1f} % in "
-            f"sample, left out {left or 'none'}",
-            soft_wrap=True,
+            f"sample, left out {left or 'none'}"
         )
-    if "ablation" in found:
-        lost = [[r["without"], f"{100 * r['mape_lost']:+.2f} %"] for r in found["ablation"][:ABLATED]]
-        out.print(table("mean error without", {"constant": "left", "more": "right"}, lost))
+    if "ablation" in plain:
+        lost = [[r["without"], f"{100 * r['mape_lost']:+.2f} %"] for r in plain["ablation"][:ABLATED]]
+        print_table(out, {"constant": "left", "more": "right"}, lost, title="\nmean error without each constant")
 
 
-def _print_own(found: dict[str, Any]) -> None:
+def _print_own(plain: dict[str, Any]) -> None:
     out = console()
-    out.print(f"{found['constants']} constants on {found['fitted_on']}", soft_wrap=True)
+    out.paragraph(f"{plain['constants']} constants on {plain['fitted_on']}\n")
     stages = {"before": "before", "fitted": "in_sample", "each point left out": "left_out"}
     rows = [
-        [label, *(_median(found[f"{metric}_{stage}"]) for stage in stages.values())]
+        [label, *(_median(plain[f"{metric}_{stage}"]) for stage in stages.values())]
         for metric, label in (("tpot", "TPOT"), ("ttft", "TTFT"))
     ]
-    out.print(table("", {"median error": "left", **dict.fromkeys(stages, "right")}, rows))
-    turned = [[name, f"{value:.2f}"] for name, value in found["factors"].items() if abs(value - 1) > 0.005]
-    out.print(table("constants against their prior", {"constant": "left", "x": "right"}, turned))
-    for family, spread in found["spreads"].items():
-        out.print(f"80 % interval of {family}: a factor of {spread:g}")
+    print_table(out, {"median error": "left", **dict.fromkeys(stages, "right")}, rows)
+    turned = [[name, f"{value:.2f}"] for name, value in plain["factors"].items() if abs(value - 1) > 0.005]
+    print_table(out, {"constant": "left", "x": "right"}, turned, title=AGAINST_PRIOR)
+    for family, spread in plain["spreads"].items():
+        out.paragraph(f"80 % interval of {family}: a factor of {spread:g}")
 
 
-def _median(one: dict[str, Any] | None) -> str:
-    return f"{100 * one['median_ape']:.1f} %" if one else ""
+def _median(error: dict[str, Any] | None) -> str:
+    return f"{100 * error['median_ape']:.1f} %" if error else ""
 
 
 def _print_left(groups: list[dict[str, Any]]) -> None:
@@ -281,17 +304,22 @@ def _print_left(groups: list[dict[str, Any]]) -> None:
          f"{100 * g['bias']:+.0f} %", f"{g['spread']:.2f}", f"{g['needed']:.2f}", f"{100 * g['covered']:.0f} %"]
         for g in groups
     ]  # fmt: skip
-    heads = {"left out": "left", "points": "right", "prior": "right", "median error": "right", "bias": "right",
-             "80 % interval": "right", "needed": "right", "covers": "right"}  # fmt: skip
-    console().print(table("fitted without it", heads, rows))  # type: ignore[arg-type]
+    columns: Columns = {
+        "left out": "left", "points": "right", "prior": "right", "median error": "right", "bias": "right",
+        "80 % interval": "right", "needed": "right", "covers": "right",
+    }  # fmt: skip
+    title = "\nerrors of each group, with a fit on the other groups"
+    print_table(console(), columns, rows, title=title, spare=("needed", "prior", "bias"))
 
 
-def _print_kernels(made: KernelFit) -> None:
+def _print_kernels(fit: KernelFit) -> None:
     rows = [
         [one.family, one.operation, f"{one.rows:,}", f"{one.error:.2f}", f"{100 * one.bias:+.0f} %",
          ", ".join(f"{field} {written}" for field, written in one.written.items())]
-        for one in made.fitted
+        for one in fit.fitted
     ]  # fmt: skip
-    heads = {"family": "left", "operation": "left", "rows": "right", "mean |log error|": "right", "bias": "right",
-             "factors": "left"}  # fmt: skip
-    console().print(table(made.calibration.fitted_on, heads, rows))  # type: ignore[arg-type]
+    columns: Columns = {
+        "family": "left", "operation": "left", "rows": "right", "mean |log error|": "right", "bias": "right",
+        "factors": "left",
+    }  # fmt: skip
+    print_table(console(), columns, rows, title=fit.calibration.fitted_on, wraps=("factors",))

@@ -1,18 +1,19 @@
-"""`tokenworks capacity`: the highest rate, or most users, that a deployment holds within an SLO."""
+"""`tokenworks capacity`: the highest rate, or the most users, that a deployment serves within an SLO."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from tokenworks.cli.options import DEPLOYMENTS, REQUESTS, DeployedOptions, Output, PlayedOptions, Switch
-from tokenworks.cli.output import console, emit, table, timed
+from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.simulate import shown
+from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SpecError
 
 if TYPE_CHECKING:
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
 @Parameter(name="*", group=REQUESTS)
 @dataclass(frozen=True, kw_only=True)
 class Tried(PlayedOptions):
-    """What is played at each load that is tried.
+    """The requests that are simulated at each load.
 
     Parameters
     ----------
     trace
-        File of requests, played at the rates that are tried.
+        File of requests. It is played at different rates.
     requests
-        Requests to make of a workload; by default 5000, or 20 for each user.
+        Number of requests to generate from a workload; by default 5000, or 20 per user.
     slo
-        Such as ttft=2s,tpot=50ms; by default the SLO of the workload.
+        Bounds, such as ttft=2s,tpot=50ms (99th percentiles) or ttft.p50=1s; by default the SLO of the workload.
     """
 
     trace: Path | None = None
@@ -48,49 +49,50 @@ def capacity(
     deployed: DeployedOptions = DeployedOptions(),  # noqa: B008 - frozen
     output: Output = "table",
 ) -> None:
-    """Find the highest rate, or most users, that a deployment holds within an SLO.
+    """Find the highest rate, or the most users, that a deployment serves within an SLO.
 
     Parameters
     ----------
     users
-        Find the most users instead of the highest rate; a user sends a request after reading the answer before.
+        Find the most users instead of the highest rate. A user sends the next request after reading the last answer.
     """
     from tokenworks.simulation.capacity import WITHIN, capacity_of
 
     began = time.perf_counter()
     if users and played.trace is not None:
-        raise SpecError("a trace has no users to add", where="--users", hint="leave it out to scale the trace's rate")
+        hint = "leave --users out to find the highest rate of the trace"
+        raise SpecError("a trace has a fixed number of users", where="--users", hint=hint)
     chosen = deployed.read(deployment)
     source = played.source(chosen.given)
     slo = source.slo(played.slo)
     source.must_be_bound(slo, WITHIN)  # before a minute of compiling
     compile_once()
-    with progress("trying") as say:
-        found = capacity_of(
-            chosen, source, slo, "users" if users else "rate", router=deployed.router, seed=played.seed, say=say,
+    with progress("trying") as report:
+        result = capacity_of(
+            chosen, source, slo, "users" if users else "rate", router=deployed.router, seed=played.seed, say=report,
         )  # fmt: skip
     if output == "table":
-        _print(found, str(chosen.deployment), str(slo))
+        _print(result, str(chosen.deployment), str(slo))
         return
-    emit(timed(found.plain(), began), output)
+    emit(timed(result.plain(), began), output)
 
 
-def _print(found: Capacity, deployment: str, slo: str) -> None:
+def _print(result: Capacity, deployment: str, slo: str) -> None:
     from tokenworks.simulation.capacity import UNITS
 
-    best, failed, unit = found.best, found.failed, UNITS[found.kind]
+    best, failed, unit = result.best, result.failed, UNITS[result.kind]
     out = console()
-    out.print(
+    out.paragraph(
         f"{deployment} holds {best.load:.4g} {unit} within {slo}: {best.output_tok_s_per_device:,.1f} output, "
         f"{best.effective_tok_s_per_device:,.1f} effective tokens/s per device; at {failed.load:.4g} it misses "
-        f"{', '.join(failed.missed)}",
-        soft_wrap=True,
+        f"{', '.join(failed.missed)}\n"
     )
-    columns: dict[str, Literal["left", "right"]] = {unit: "right"}
+    columns: Columns = {unit: "right"}
     numbers = ("TTFT [ms]", "TPOT [ms]", "served/s", "output/device", "effective/device")
     columns |= {**dict.fromkeys(numbers, "right"), "missed": "left"}
-    out.print(table("", columns, [_row(one) for one in found.tries]))
-    out.print("TTFT and TPOT at the percentiles of the SLO")
+    rows = [_row(one) for one in result.tries]
+    print_table(out, columns, rows, wraps=("missed",), spare=("served/s", "output/device"))
+    out.paragraph("\nTTFT and TPOT at the percentiles of the SLO.")
 
 
 def _row(one: Try) -> list[str]:

@@ -1,9 +1,9 @@
-"""`tokenworks estimate`: where the time of one prefill step and one decode step of a deployment goes."""
+"""`tokenworks estimate`: the time of one prefill step and one decode step of a deployment, part by part."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -17,7 +17,8 @@ from tokenworks.cli.options import (
     NumberOptions,
     Output,
 )
-from tokenworks.cli.output import console, emit, table
+from tokenworks.cli.output import console, emit
+from tokenworks.cli.tables import Columns, print_table
 from tokenworks.planning.estimate import TAKEN, Estimate, PartPlain, StepEstimate
 from tokenworks.planning.estimate import estimate as make_estimate
 from tokenworks.specs.context import context_note
@@ -47,23 +48,24 @@ def estimate(
     Parameters
     ----------
     model
-        A model with --on and --deploy; or a file of deployments, as `plan -o yaml` writes it.
+        Model, together with --on and --deploy; or a YAML file of deployments, as `plan -o yaml` writes it.
     deploy
         Widths and settings of one instance, such as tp=8,dp=5,ep=40,redundant_experts=24,max_sequences=512.
     pick
-        Which deployment of the file; 1 is the best.
+        Number of the deployment in the file; 1 is the first one.
     engine
-        Serving engine whose overheads are assumed; vllm, or the engine of the file.
+        Serving engine; by default vllm, or the engine of the file.
     workload
-        Catalog workload (agent, chat, code, reason, summarise) or a YAML file; the workload of the file if not given.
+        Workload of the catalog (agent, chat, code, reason, summarise) or a YAML file; by default the workload of the
+        file.
     isl
-        Input sequence length: mean input tokens of a request, instead of a workload; 4,000 if nothing is given.
+        Mean input tokens of a request, instead of a workload; 4,000 without either.
     osl
-        Output sequence length: mean output tokens of a request, instead of a workload; 1,000 if nothing is given.
+        Mean output tokens of a request, instead of a workload; 1,000 without either.
     batch
-        Sequences that decode in one instance; its max_sequences if not given.
+        Decoding sequences of one instance; by default max_sequences of the deployment.
     chunk
-        Prefill tokens of one step of one instance; its chunk_tokens if not given.
+        Prefill tokens per step of one instance; by default chunk_tokens of the deployment.
     """
     result = make_estimate(
         model, on, deploy=deploy, pick=pick, workload=workload, isl=isl, osl=osl, batch=batch, chunk=chunk,
@@ -77,21 +79,20 @@ def estimate(
 
 def _print(result: Estimate) -> None:
     out, setting = console(), result.setting
-    out.print(
-        f"{setting.model.name} on {setting.machine.name}, {setting.engine.title}: {result.deployment}", soft_wrap=True
-    )
+    out.paragraph(f"{setting.model.name} on {setting.machine.name}, {setting.engine.title}: {result.deployment}")
     if note := context_note(setting.model):
-        out.print(note, soft_wrap=True)
+        out.paragraph(note)
     for one in result.steps:
-        out.print(f"\n{_heading(one, result)}", soft_wrap=True)
-        columns: dict[str, Literal["left", "right"]] = {"part": "left"}
+        columns: Columns = {"part": "left"}
         columns |= dict.fromkeys(("ms", "share", "GFLOP", "MB"), "right")
         columns |= {"bound by": "left", "utilisation": "left"}
-        out.print(table("", columns, [_cells(row) for row in result.parts(one)]))
+        rows = [_cells(row) for row in result.parts(one)]
+        title = f"\n{_heading(one, result)}"
+        print_table(out, columns, rows, title=title, wraps=("utilisation",), spare=("utilisation", "GFLOP", "MB"))
         for line in _total(one, result):
-            out.print(line, soft_wrap=True)
+            out.paragraph(line)
     for line in _trust(result):
-        out.print(line, soft_wrap=True)
+        out.paragraph(line)
 
 
 def _heading(one: StepEstimate, result: Estimate) -> str:
@@ -121,15 +122,15 @@ def _total(one: StepEstimate, result: Estimate) -> Iterator[str]:
     )
     apart = sum(one.of_part(name, "seconds") for name in one.cost.parts) * 1e3
     if apart > seconds * 1.001:
-        yield f"{one.role.overlap} overlap hides {apart - seconds:,.2f} ms of it"
+        yield f"{one.role.overlap} overlap hides {apart - seconds:,.2f} ms of the parts"
 
 
 def _trust(result: Estimate) -> Iterator[str]:
     for role, room in result.memory.items():
         used = ((name, float(getattr(room, name))) for name in (*TAKEN, "kv"))
         sizes = ", ".join(f"{'KV' if name == 'kv' else name} {size / 1e9:,.1f}" for name, size in used)
-        yield f"\nMemory of a device, {role} [GB of {float(room.usable) / 1e9:,.1f}]: {sizes}"
+        yield f"\nMemory of one device, {role}, of {float(room.usable) / 1e9:,.1f} GB: {sizes}"
     for form, dtype in result.dequantised.items():
         device = result.setting.machine.device
-        yield f"Dequantised: {form} weights are multiplied in {dtype}; {device} has no units for them"
+        yield f"Dequantised: {form} weights are multiplied in {dtype}, because {device} cannot multiply {form}"
     yield "\nAssumed: " + "; ".join(f"{item.path} = {item.value}" for item in result.assumed)

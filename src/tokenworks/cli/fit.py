@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from tokenworks.cli.options import DEVICES, MACHINE, MAX_MODEL_LEN, MODEL, ON, NumberOptions, Output
-from tokenworks.cli.output import console, emit, table
+from tokenworks.cli.output import console, emit
+from tokenworks.cli.tables import Columns, print_table
 from tokenworks.planning.fit import CHUNK, MILLION, Fit, Width
 from tokenworks.planning.fit import fit as fit_model
 from tokenworks.specs.deployment import EngineName
@@ -26,14 +27,14 @@ def fit(
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     output: Output = "table",
 ) -> None:
-    """Does the model fit the machine, and what is left for the KV cache?
+    """Check whether the model fits the machine, and how much memory is left for the KV cache.
 
     Parameters
     ----------
     engine
-        Serving engine whose reserve and buffers are counted.
+        Serving engine. It sets the memory that is reserved, and the buffers.
     kv_dtype
-        Storage of the KV cache; native is the dtype that the checkpoint asks for.
+        Storage of the KV cache; native is the dtype that the checkpoint names.
     """
     result = fit_model(
         model,
@@ -52,27 +53,26 @@ def fit(
 
 def _print(result: Fit) -> None:
     out, machine, best = console(), result.machine, result.best
-    out.print(result.summary, soft_wrap=True)
+    out.paragraph(result.summary)
     for note in result.notes:
-        out.print(note, soft_wrap=True)
+        out.paragraph(note)
     sold = f", sold as {machine.hbm_sold / GB:,.0f} GB" if machine.hbm_sold else ""
-    out.print(
-        f"\nOne device has {machine.hbm_bytes / GB:,.1f} GB ({machine.hbm_bytes / GIB:,.1f} GiB) that software sees"
-        f"{sold}; the engine takes {best.role.memory_fraction:.0%} of it: {best.usable / GB:,.1f} GB. GB per device:",
-        soft_wrap=True,
+    out.paragraph(
+        f"\nSoftware sees {machine.hbm_bytes / GB:,.1f} GB ({machine.hbm_bytes / GIB:,.1f} GiB) on one device{sold}. "
+        f"The engine may use {best.role.memory_fraction:.0%}: {best.usable / GB:,.1f} GB. GB per device:\n"
     )
-    columns: dict[str, Literal["left", "right"]] = {"devices": "right", "split": "left"}
+    columns: Columns = {"devices": "right", "split": "left"}
     headings = ("copies", "redundant", "weights", "activations", "buffers", "reserve", "KV", "B/token", "M tokens")
     columns |= dict.fromkeys(headings, "right")
-    out.print(table("", columns, [_row(width) for width in result.widths]))
-    out.print(
-        f"With one sequence and a chunk of {CHUNK:,} tokens a rank, MTP off. redundant: copies of experts. B/token: "
-        "bytes that one token of context takes on one device. M tokens: million tokens that the KV cache of the whole "
-        "machine holds.",
-        soft_wrap=True,
+    spare = ("B/token", "buffers", "reserve", "activations", "redundant", "weights", "copies")
+    print_table(out, columns, [_row(width) for width in result.widths], spare=spare)
+    out.paragraph(
+        f"\nAll rows: one sequence and a chunk of {CHUNK:,} tokens per rank, MTP off. redundant = additional copies of "
+        "experts. B/token = bytes that one token of context takes on one device. M tokens = million tokens that the KV "
+        "cache of the whole machine holds."
     )
     if result.assumed:
-        out.print("\nAssumed: " + "; ".join(f"{item.path} = {item.value}" for item in result.assumed), soft_wrap=True)
+        out.paragraph("\nAssumed: " + "; ".join(f"{item.path} = {item.value}" for item in result.assumed))
 
 
 def _row(width: Width) -> list[str]:

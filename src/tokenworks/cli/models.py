@@ -1,57 +1,60 @@
-"""`tokenworks models`: what the catalog holds, or one model in full: weights, attention, formats, notes."""
+"""`tokenworks models`: the models of the catalog, or one model in full: weights, attention, formats, notes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated
 
-from rich.console import Console
-from rich.table import Table
+from cyclopts import Parameter
 
-from tokenworks.cli.options import Output
-from tokenworks.cli.output import console, emit, listing, table
+from tokenworks.cli.options import MACHINE, Output
+from tokenworks.cli.output import console, emit
+from tokenworks.cli.page import Page
+from tokenworks.cli.tables import Columns, print_table
 from tokenworks.planning.listing import ModelDetail, ModelRow, Models, model_row
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.model import Block, Model
 
-WIDTH = 150  # of the list, where no terminal says how wide it is
+WIDTH = 150
+"""Width of the list in a file or a pipe [character]."""
 
 
-def models(name: str | None = None, *, output: Output = "table") -> None:
+def models(name: Annotated[str | None, Parameter(group=MACHINE)] = None, *, output: Output = "table") -> None:
     """List the models, or show one: parameters, KV cache, formats.
 
     Parameters
     ----------
     name
-        A catalog id, a config.json or the directory that holds one, or an id in the local Hugging Face cache.
+        Model: catalog id, path of a config.json or of its directory, or id in the local Hugging Face cache.
     """
     if name is not None:
-        found = load_model(name)
+        model = load_model(name)
         if output == "table":
-            _show(found)
+            _print_model(model)
         else:
-            emit(ModelDetail(found).plain(), output)
+            emit(ModelDetail(model).plain(), output)
         return
     known = Models.read()
     if output == "table":
         page = console(WIDTH)
         _list(page, known.rows)
         for each in known.not_computed:
-            page.print(f"cannot be computed: {each['name']}: {each['why']}", soft_wrap=True)
+            page.paragraph(f"cannot be computed: {each['name']}: {each['why']}")
     else:
         emit(known.plain(), output)
 
 
-def _list(page: Console, rows: Sequence[ModelRow]) -> None:
-    columns: dict[str, Literal["left", "right"]] = {
+def _list(page: Page, rows: Sequence[ModelRow]) -> None:
+    columns: Columns = {
         "model": "left", "total B": "right", "active B": "right", "layers": "right", "attention": "left",
         "experts": "right", "format": "left", "GB": "right", "KV B/token": "right", "context": "right",
     }  # fmt: skip
     title = (
-        "Models: weights as stored; active leaves out the embedding, which is looked up; KV cache in the native dtype"
+        "Models: weights as stored; active parameters without the embedding, which is a look-up; KV cache in the "
+        "native dtype"
     )
-    spare = ("layers", "attention", "format", "experts", "active B", "context", "GB")
-    listing(page, title, columns, [_row(row) for row in rows], spare)
+    spare = ("layers", "attention", "format", "experts", "active B", "context", "GB", "KV B/token")
+    print_table(page, columns, [_row(row) for row in rows], title=title, spare=spare)
 
 
 def _row(row: ModelRow) -> list[str]:
@@ -74,8 +77,8 @@ def _billions(elements: int) -> str:
     return f"{elements / 1e9:.4g}" if elements >= 1e9 else f"{elements / 1e9:.3f}"
 
 
-def _show(model: Model) -> None:
-    """The sums first, then a table a block, then the notes."""
+def _print_model(model: Model) -> None:
+    """Print the sums of a model, then one table per block, then the notes."""
     row = model_row(model)
     page = console()
     experts = row["experts"]
@@ -84,34 +87,34 @@ def _show(model: Model) -> None:
     kinds = ", ".join(f"{kind} x {count}" for kind, count in row["attention"].items())
     lines = {
         "architecture": f"{model.architecture}, {model.layers} layers, hidden {model.hidden}, vocabulary {model.vocab}",
-        "parameters": f"{_billions(row['parameters'])} B; a token meets {_billions(row['active_parameters'])} B",
-        "beside them": f"{_billions(row['draft_parameters'])} B draft (MTP), vision tower "
+        "parameters": f"{_billions(row['parameters'])} B; one token uses {_billions(row['active_parameters'])} B",
+        "additional": f"{_billions(row['draft_parameters'])} B draft (MTP), vision tower "
         + ("of unknown size" if vision is None else f"{_billions(vision)} B" if vision else "none"),
         "attention": f"{kinds}; {model.heads} query heads, {model.kv_heads} KV heads",
         "experts": f"{experts['topk']} of {experts['count']}" if experts else "none",
         "weights": f"{row['weight_bytes'] / 1e9:.4g} GB: {formats}",
-        "KV cache": f"{row['kv_bytes_per_token']:.0f} bytes a token ({row['kv_dtype']})"
+        "KV cache": f"{row['kv_bytes_per_token']:.0f} bytes per token ({row['kv_dtype']})"
         + (f", windows {row['window_bytes_per_sequence'] / 1e6:.3g} MB" if row["window_bytes_per_sequence"] else "")
         + (
-            f", state {row['state_bytes_per_sequence'] / 1e6:.4g} MB a sequence"
+            f", state {row['state_bytes_per_sequence'] / 1e6:.4g} MB per sequence"
             if row["state_bytes_per_sequence"]
             else ""
         ),
         "context": f"{model.max_context} tokens"
         + (f", {longer.tokens} {longer.words} (--max-model-len)" if (longer := model.extended_context) else ""),
     }
-    page.print(table(model.name, {"what": "left", "value": "left"}, [[key, text] for key, text in lines.items()]))
+    facts = [[key, text] for key, text in lines.items()]
+    print_table(page, {"what": "left", "value": "left"}, facts, title=model.name, wraps=("value",))
     for title, blocks in (("", model.blocks), ("draft: ", model.draft)):
         for block in blocks:
             page.print()
-            page.print(_block_table(title, block))
-            _show_scans(block)
+            _print_block(page, title, block)
     for note in model.notes:
-        page.print(f"\nnote: {note}")
+        page.paragraph(f"\nnote: {note}")
 
 
-def _block_table(title: str, block: Block) -> Table:
-    columns: dict[str, Literal["left", "right"]] = {
+def _print_block(page: Page, title: str, block: Block) -> None:
+    columns: Columns = {
         "weight": "left", "part": "left", "inputs": "right", "outputs": "right", "copies": "right", "split": "left",
         "format": "left", "M elements": "right", "MB": "right",
     }  # fmt: skip
@@ -122,18 +125,15 @@ def _block_table(title: str, block: Block) -> Table:
         ]
         for matrix in block.matrices
     ]  # fmt: skip
-    return table(f"{title}{block.name} x {block.count}", columns, rows)
-
-
-def _show_scans(block: Block) -> None:
-    page = console()
+    spare = ("part", "split", "MB", "copies")
+    print_table(page, columns, rows, title=f"{title}{block.name} x {block.count}", spare=spare)
     for scan in block.scans:
         every = "every token" if scan.stride == 1 else f"one in {scan.stride} tokens"
         reads = "all" if scan.reads is None else f"at most {scan.reads}"
         keeps = "all" if scan.keeps is None else f"the last {scan.keeps}"
         fixed = "" if scan.bytes is None else f" of {scan.bytes:.4g} bytes"
-        page.print(
+        page.paragraph(
             f"  {scan.name}: an entry for {every}, {scan.elements:g} elements{fixed}; keeps {keeps}, reads {reads}"
         )
     if block.state:
-        page.print(f"  {block.state.name}: {block.state.bytes / 1e6:.4g} MB of state a sequence")
+        page.paragraph(f"  {block.state.name}: {block.state.bytes / 1e6:.4g} MB of state per sequence")

@@ -1,7 +1,7 @@
-"""Options that several verbs share: groups of options as dataclasses, which cyclopts flattens, and single options.
+"""Options that several commands share: groups of options as dataclasses, and single options.
 
-A verb that words an option of a group in its own way overrides the field of that option. The options are read here; the
-rooms below give them a meaning.
+cyclopts makes one option of each field of a dataclass. A command that needs another help text for an option overrides
+the field of this option. This module reads the options; the packages below `cli` use their values.
 """
 
 from __future__ import annotations
@@ -31,18 +31,21 @@ MOST_CONTEXT = 10**9
 
 REQUESTS = Group("Requests", sort_key=1)
 MACHINE = Group("Model and machine", sort_key=0)
-NUMBERS = Group("Numbers to rest on", sort_key=2)
+POINTS = Group("Measurements", sort_key=1)
+NUMBERS = Group("Calibration and other numbers", sort_key=2)
 RESULT = Group("Result", sort_key=3)
 
 OutputFormat = Literal["table", "json", "yaml"]
 
 Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"], help="table, json or yaml.", group=RESULT)]
-"""The option that every verb has."""
+"""The option that every command has."""
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
-"""An option that is on or not there; it has no `--no-` twin."""
+"""An option without a value: given or not given. It has no `--no-` form."""
 
-MODEL = Parameter(help="Catalog id, path of a config.json, or id in the local Hugging Face cache.", group=MACHINE)
+MODEL = Parameter(
+    help="Model: catalog id, path of a config.json, or id in the local Hugging Face cache.", group=MACHINE
+)
 ON = Parameter(help="Machine, such as scalex40, 5xhgx-h100, 4xscalex40@xdr, hgx-h200:2 or my-box.yaml.", group=MACHINE)
 MAX_MODEL_LEN = Parameter(
     help="Longest input + output of a request, where it is not the model's own limit: shorter, or longer as far as the "
@@ -50,51 +53,52 @@ MAX_MODEL_LEN = Parameter(
     group=MACHINE,
 )
 CALIBRATION = Parameter(
-    help="What devices reach of their data sheet: a name of the catalog, or a YAML file such as `calibrate` writes.",
+    help="Utilisation of the devices: a calibration of the catalog (serving, datasheet), or a YAML file that "
+    "`calibrate` wrote.",
     group=NUMBERS,
 )
 FILE_CALIBRATION = Parameter(
-    help="What devices reach of their data sheet: a name of the catalog, or a YAML file such as `calibrate` writes; by "
-    "default the one that the file was planned with, or serving.",
+    help="Utilisation of the devices: a calibration of the catalog (serving, datasheet), or a YAML file that "
+    "`calibrate` wrote; by default the calibration that the file was planned with, else serving.",
     group=NUMBERS,
 )
 DEVICES = Parameter(help="Use only N devices of the machine.", group=MACHINE)
-DEPLOYMENTS = Parameter(help="YAML file of deployments, as `plan -o yaml` writes it.")
+DEPLOYMENTS = Parameter(help="YAML file of deployments, as `plan -o yaml` writes it.", group=MACHINE)
 
 
 @Parameter(name="*", group=NUMBERS)
 @dataclass(frozen=True, kw_only=True)
 class NumberOptions:
-    """Numbers in place of those of the catalog, for one run; outputs name them as assumed.
+    """Numbers that replace numbers of the catalog for one run. Results list them as assumed.
 
     Parameters
     ----------
     assume
-        YAML file of numbers of the machine to use instead, `path: value` a line.
+        YAML file of numbers that replace numbers of the machine, one `path: value` per line.
     set_
-        Change one number, such as machine.scale_up.hop=0.3us, engine.host_step=1ms, calibration.skew=0.3 or
-        workload.isl=5000; may be repeated.
+        Replace one number, such as machine.scale_up.hop=0.3us, engine.host_step=1ms, calibration.skew=0.3 or
+        workload.isl=5000. May be repeated.
     """
 
     assume: Path | None = None
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = ()
 
     def given(self, *areas: Area) -> tuple[Given, ...] | None:
-        """The numbers; None where there are none.
+        """The numbers of --assume and --set; None if there are none.
 
         Parameters
         ----------
-        areas : what the command has numbers of; all where none is named
+        areas : areas that the command reads numbers of; all areas if none is named
 
         Raises
         ------
-        SpecError : a path of a deployment, or of another area
+        SpecError : a path belongs to a deployment, or to an area that the command does not read
         """
         bare, numbers = split(from_options(self.set_))
         known = areas or AREAS
         if bare:
             first, names = bare[0], ", ".join(f"{area}." for area in known)
-            hint = f"no deployment is read here; write one of {names} in front, as in {known[0]}.{first.path}"
+            hint = f"this command reads no deployment; begin the path with {names} as in {known[0]}.{first.path}"
             raise SpecError("no such value", where=first.where, hint=hint)
         every = (*given(self.assume), *numbers)
         _must_be_of(every, known)
@@ -104,36 +108,37 @@ class NumberOptions:
 def _must_be_of(numbers: tuple[Given, ...], areas: tuple[Area, ...]) -> None:
     for item in numbers:
         if item.area not in areas:
-            hint = f"this command has numbers of {', '.join(areas)}"
-            raise SpecError(f"this command reads no {item.area}", where=item.where, hint=hint)
+            hint = f"it reads numbers of {', '.join(areas)}"
+            raise SpecError(f"this command reads no numbers of {item.area}", where=item.where, hint=hint)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class DeployedOptions(NumberOptions):
-    """Which deployment of a file is simulated, and on which numbers.
+    """The deployment that is simulated, and the numbers of the simulation.
 
     Parameters
     ----------
     router
-        How requests find their rank; by default prefix_aware where requests share prefixes, else least_loaded.
+        How requests find their instance and rank; by default the router of the file, else prefix_aware if requests
+        share prefixes, else least_loaded.
     pick
-        Which deployment of the file; 1 is the best.
+        Number of the deployment in the file; 1 is the first one.
     set_
-        Change one value of the deployment, such as roles.0.max_sequences=64, or a number behind machine., engine.,
-        calibration. or workload.; may be repeated.
+        Change one value of the deployment, such as roles.0.max_sequences=64, or one number that begins with machine.,
+        engine., calibration. or workload. May be repeated.
     """
 
-    router: RouterName | None = None
-    pick: int = 1
+    router: Annotated[RouterName | None, Parameter(group=MACHINE)] = None
+    pick: Annotated[int, Parameter(group=MACHINE)] = 1
     max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None
     calibration: Annotated[str | None, FILE_CALIBRATION] = None
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False, group=NUMBERS)] = ()
 
     def read(self, path: Path) -> Deployed:
-        """The deployment that was picked, with the changes and numbers of the user.
+        """The deployment that --pick names, with the changes and numbers of the user.
 
-        Numbers of --assume take the place of those that the file was planned with; numbers of --set come on top.
+        Numbers of --assume replace the numbers that the file was planned with. Numbers of --set are added to both.
         """
         deployed = pick_deployment(path, self.pick)
         changes, numbers = split(from_options(self.set_))
@@ -152,28 +157,28 @@ class DeployedOptions(NumberOptions):
 @Parameter(name="*", group=REQUESTS)
 @dataclass(frozen=True, kw_only=True)
 class PlayedOptions:
-    """Requests that are played: those of a trace, or requests that are made with the statistics of a workload.
+    """Requests of a simulation: read from a trace, or generated from a workload.
 
     Parameters
     ----------
     trace
-        File of requests: Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, vllm bench serve ... (see `trace`).
+        File of requests: Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, vllm bench serve ... (see
+        `tokenworks trace`).
     workload
-        Workload whose statistics made requests have: a name of the catalog (agent, chat, code, reason, summarise) or a
-        YAML file.
+        Generate requests with the statistics of a workload of the catalog (agent, chat, code, reason, summarise), or of
+        a YAML file.
     requests
-        Requests to make of a workload; by default 5000, or 20 for each user.
+        Number of requests to generate; by default 5000, or 20 per user.
     limit
-        First requests of a trace to play.
+        Use only the first LIMIT requests of a trace.
     slo
-        Bounds at the 99th percentile, such as ttft=2s,tpot=50ms, or at another one, such as ttft.p50=1s; by default the
-        SLO of the workload.
+        Bounds, such as ttft=2s,tpot=50ms (99th percentiles) or ttft.p50=1s; by default the SLO of the workload.
     class_
-        Priority (0 first, 7 last) and own SLO of a class, such as batch:priority=1,ttft=60s; may be repeated.
+        Priority (0 is served first, 7 last) and SLO of one class, such as batch:priority=1,ttft=60s. May be repeated.
     seed
-        Seed of made requests, and of the router power_of_two.
+        Random seed of generated requests, and of the router power_of_two.
     strict
-        Stop at the first broken or misplaced row of a trace.
+        Stop at the first row of a trace that is broken or out of order.
     """
 
     trace: Path | None = None
@@ -186,11 +191,11 @@ class PlayedOptions:
     strict: Switch = False
 
     def source(self, numbers: tuple[Given, ...] = ()) -> Source:
-        """The trace or the workload; what was wrong in a trace goes to stderr.
+        """The trace or the workload. Notes about broken rows of a trace go to stderr.
 
         Parameters
         ----------
-        numbers : of which those of the workload are put in place
+        numbers : numbers of the user; the method uses the numbers of the workload
         """
         from tokenworks.simulation.source import Source
 
@@ -210,43 +215,45 @@ class PlayedOptions:
         return read
 
 
-@Parameter(name="*")
+@Parameter(name="*", group=POINTS)
 @dataclass(frozen=True, kw_only=True)
 class PointOptions:
-    """Measured points: tables of them, or a user's own benchmark results.
+    """Measured points: CSV tables, or benchmark results of the user.
 
     Parameters
     ----------
     data
-        CSV of measured points, one a row; or with --deployment a JSON result of vllm bench serve, AIPerf or GuideLLM;
-        may be repeated.
+        CSV of measured points, one per row; or, together with --deployment, a JSON result of vllm bench serve, AIPerf
+        or GuideLLM. May be repeated.
     deployment
-        YAML file of the deployment that the JSON results were measured on.
+        YAML file of the deployment that was measured; needed for JSON results.
     """
 
     data: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)]
     deployment: Path | None = None
 
     def table(self, limit: int | None = None) -> PointTable:
-        """The points, the first `limit` of them; what had to be assumed of them goes to stderr."""
+        """The first `limit` points, or all points. Notes about assumptions go to stderr."""
         from tokenworks.calibrate.own_results import measured_table
 
         deployment = pick_deployment(self.deployment).deployment if self.deployment else None
         points = measured_table(self.data, deployment, limit)
-        if vague := points.of_one_length:
-            names = ", ".join(vague)
-            notes().print(f"assumed: all requests have the mean length, since no single request is recorded: {names}")
+        if points.of_one_length:
+            names = ", ".join(points.of_one_length)
+            notes().paragraph(
+                f"assumed: all requests have the mean length, because these files record no requests: {names}"
+            )
         return points
 
 
 def at_least_one(value: int | None, where: str) -> None:
-    """An option that counts something counts at least one."""
+    """Refuse a number below 1."""
     if value is not None:
         within(value, where, 1, value)
 
 
 def within(value: int, where: str, least: int, most: int) -> None:
-    """An option lies between two bounds."""
+    """Refuse a number outside its bounds."""
     if not least <= value <= most:
         bound = f"at least {least}" if value < least else f"at most {most:,}"
         raise SpecError(f"{value} must be {bound}", where=where)

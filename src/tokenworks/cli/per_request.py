@@ -18,21 +18,22 @@ CHUNK = 65_536
 
 
 def check(path: Path) -> None:
-    """Whether this file can be written, before anything is simulated."""
+    """Check before the simulation that the file can be written."""
     if path.suffix not in FORMATS:
-        raise SpecError("is neither .csv nor .parquet", where=f"--per-request {path}")
+        hint = "end the name in .csv or .parquet"
+        raise SpecError("is neither .csv nor .parquet", where=f"--per-request {path}", hint=hint)
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         hint = 'install the extra, pip install "tokenworks[parquet]", or write a .csv'
-        raise SpecError("Parquet needs pyarrow, which is not here", where=f"--per-request {path}", hint=hint)
+        raise SpecError("Parquet needs pyarrow, which is not installed", where=f"--per-request {path}", hint=hint)
     must_be_writable(path)
 
 
-def write(made: Simulation, path: Path) -> None:
-    """Every request, a row each; a time that a request never came to is empty."""
+def write(simulation: Simulation, path: Path) -> None:
+    """Write one row per request. A time that does not exist, because the request did not get so far, is empty."""
     from tokenworks.simulation.per_request import columns
 
     with saved(path) as part:
-        FORMATS[path.suffix](part, columns(made))
+        FORMATS[path.suffix](part, columns(simulation))
 
 
 def _csv(path: Path, columns: dict[str, Any]) -> None:
@@ -51,21 +52,21 @@ def _texts(key: str, values: Any, part: slice) -> Iterable[Any]:
     if isinstance(values, tuple):
         words, index = values
         return (words[i] for i in index[part].tolist())
-    found: list[int] = values[part].tolist()
-    return found
+    numbers: list[int] = values[part].tolist()
+    return numbers
 
 
 def _parquet(path: Path, columns: dict[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    made = {
+    arrays = {
         key: pa.DictionaryArray.from_arrays(pa.array(values[1]), pa.array(values[0]))
         if isinstance(values, tuple)
         else pa.array(values, from_pandas=key.endswith("_s"))  # NaN becomes null
         for key, values in columns.items()
     }
-    pq.write_table(pa.table(made), path)
+    pq.write_table(pa.table(arrays), path)
 
 
 FORMATS: dict[str, Callable[[Path, dict[str, Any]], None]] = {".csv": _csv, ".parquet": _parquet}

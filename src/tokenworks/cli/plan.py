@@ -1,14 +1,13 @@
-"""`tokenworks plan`: rank the deployments of a model on a machine, say what binds the best, and what is assumed."""
+"""`tokenworks plan`: rank the deployments of a model on a machine, and name what limits and what is assumed."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from tokenworks.cli.options import (
     CALIBRATION,
@@ -24,23 +23,24 @@ from tokenworks.cli.options import (
     OutputFormat,
     Switch,
 )
-from tokenworks.cli.output import console, emit, table, timed
+from tokenworks.cli.output import console, emit, timed
+from tokenworks.cli.page import Page
 from tokenworks.cli.progress import compile_once, progress
+from tokenworks.cli.tables import Columns, print_table
 from tokenworks.planning.plan import plan as make_plan
 from tokenworks.planning.plan import prepare
 from tokenworks.planning.result import FrontPoint, Plan, Ranked
-from tokenworks.planning.why import Why
+from tokenworks.planning.why import PLACES, Why
 from tokenworks.planning.why import why as explain
 from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
 from tokenworks.specs.slo import PERCENTILE, Slo
 
-if TYPE_CHECKING:
-    from tokenworks.planning.rerank import Simulated
-
-YAML_IS_A_FILE = Parameter(help="table, json, or yaml: a file of deployments for other commands.")
+YAML_IS_A_FILE = Parameter(help="table, json, or yaml: a file of deployments for other commands.", group=RESULT)
 FRONT_ROWS = 8
+BAR = 16
+"""Length of the longest bar [character]."""
 BINDING = {
     "compute": "the devices' arithmetic",
     "hbm": "device memory bandwidth",
@@ -68,7 +68,8 @@ def plan(
     calibration: Annotated[str, CALIBRATION] = DEFAULT,
     top: Annotated[int, Parameter(group=RESULT)] = 10,
     why: Annotated[str | None, Parameter(group=RESULT)] = None,
-    simulate: Annotated[Switch, Parameter(group=RESULT)] = False,
+    no_simulate: Annotated[Switch, Parameter(group=RESULT)] = False,
+    budget: Annotated[int | None, Parameter(group=RESULT)] = None,
     output: Annotated[Output, YAML_IS_A_FILE] = "table",
 ) -> None:
     """Rank the deployments of a model on a machine by effective tokens per device.
@@ -76,25 +77,27 @@ def plan(
     Parameters
     ----------
     workload
-        Catalog workload (agent, chat, code, reason, summarise) or a YAML file.
+        Workload of the catalog (agent, chat, code, reason, summarise) or a YAML file.
     isl
-        Input sequence length: mean input tokens of a request, instead of a workload.
+        Mean input tokens of a request. --isl and --osl replace --workload.
     osl
-        Output sequence length: mean output tokens of a request, instead of a workload.
+        Mean output tokens of a request.
     rate
-        Requests per second to carry, on as few devices as keep the SLO.
+        Load in requests per second. The plan finds the fewest devices that serve the load within the SLO.
     concurrency
-        Requests in flight to carry.
+        Load in requests in flight, instead of --rate. Without both the plan finds the highest load within the SLO.
     slo
-        Such as ttft=2s,tpot=50ms (99th percentiles) or ttft.p50=1s; the workload's own if not given.
+        Bounds, such as ttft=2s,tpot=50ms (99th percentiles) or ttft.p50=1s; by default the SLO of the workload.
     engine
-        Serving engine whose scheduler and overheads are assumed.
+        Serving engine. It sets the scheduler and the overheads.
     top
-        Deployments to list.
+        Number of deployments to list.
     why
-        Explain one deployment instead, such as tp=3,dp=2,ep=6.
-    simulate
-        Simulate the listed deployments, and rank them by the simulated throughput.
+        Explain one deployment, such as tp=3,dp=2,ep=6, instead of a plan.
+    no_simulate
+        Rank by estimates of the closed form alone: for sweeps. Estimates may be far from what a simulation shows.
+    budget
+        Simulated requests after which the search ends, settled or not; by default 3,000,000.
     """
     began = time.perf_counter()
     asked: dict[str, Any] = {
@@ -103,76 +106,53 @@ def plan(
         "calibration": calibration,
     }  # fmt: skip
     if why is not None:
-        _say_why(explain(prepare(model, on, **asked), why), output, began)
+        compile_once()
+        with progress("reading") as report:
+            answer = explain(prepare(model, on, **asked), why, simulate=not no_simulate, say=report)
+        _print_why(answer, output, began)
         return
-    with progress("reading") as say:
-        found = make_plan(model, on, **asked, top=top, progress=say)
-        if simulate:
-            from tokenworks.planning.rerank import simulated
-
-            if found.meets_slo:
-                compile_once()
-            found = simulated(found, say=say)
+    if not no_simulate:
+        compile_once()
+    with progress("reading") as report:
+        result = make_plan(model, on, **asked, top=top, simulate=not no_simulate, budget=budget, progress=report)
     if output == "table":
-        _print(found, console())
-        if found.simulated:
-            console().print(_simulated_table(found, found.simulated))
+        _print(result, console())
     elif output == "json":
-        emit(found.plain(), "json")
+        emit(result.plain(), "json")
     else:
-        emit(found.document(), "yaml")
-    if not found.meets_slo:
-        raise found.missed()
-
-
-def _simulated_table(found: Plan, seen: tuple[Simulated, ...]) -> Any:
-    columns: dict[str, Literal["left", "right"]] = {"": "right", "estimated": "right", "deployment": "left"}
-    load = found.load.unit if found.load else "requests/s"
-    columns |= {**dict.fromkeys((load, "effective", "TTFT", "TPOT"), "right"), "missed": "left"}
-    rows = [
-        [
-            str(item.rank),
-            str(item.estimated.rank),
-            str(item.estimated.deployment),
-            f"{item.seen.load:,.4g}",
-            f"{item.effective_tok_s_per_device:,.1f}",
-            "-" if item.seen.ttft_ms is None else f"{item.seen.ttft_ms / 1e3:,.2f} s",
-            "-" if item.seen.tpot_ms is None else f"{item.seen.tpot_ms:,.1f} ms",
-            ", ".join(item.seen.missed),
-        ]
-        for item in seen
-    ]
-    how = "under the load" if found.load else "at the highest rate within the SLO"
-    return table(f"\nSimulated {how}, by effective tokens/s a device; TTFT and TPOT at its percentiles", columns, rows)
+        emit(result.document(), "yaml")
+    if not result.meets_slo:
+        raise result.missed()
 
 
 # ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _print(found: Plan, out: Console) -> None:
-    for line in _heading(found):
-        out.print(line, soft_wrap=True)
-    columns: dict[str, Literal["left", "right"]] = {"": "right", "deployment": "left", "settings": "left"}
-    for heading in (_tokens(found), "tok/s user", *_bounds(found.slo)):
+def _print(result: Plan, out: Page) -> None:
+    for line in _heading(result):
+        out.paragraph(line)
+    out.print()
+    columns: Columns = {"": "right", "deployment": "left", "settings": "left"}
+    ttft, tpot = _bounds(result.slo)
+    for heading in (_tokens(result), "tok/s user", f"{ttft} [s]", f"{tpot} [ms]"):
         columns[heading] = "right"
     columns["bound by"] = "left"
-    out.print(table("", columns, [_cells(row) for row in found.deployments]))
-    for line in found.notes:
-        out.print(line, soft_wrap=True)
-    for line in _reading(found):
-        out.print(line, soft_wrap=True)
-    out.print(_front_table(found))
-    for line in _trust(found):
-        out.print(line, soft_wrap=True)
+    rows = [line for row in result.deployments for line in _lines(row)]
+    print_table(out, columns, rows, wraps=("deployment", "settings"), spare=("bound by", "tok/s user"))
+    for line in (*result.notes, *_reading(result)):
+        out.paragraph(line)
+    _print_front(result, out)
+    for line in _trust(result):
+        out.paragraph(line)
 
 
-def _tokens(found: Plan) -> str:
-    """What is ranked by: tokens are effective where there is an SLO, and it is met."""
-    return "effective" if found.meets_slo and str(found.slo) else "output"
+def _tokens(result: Plan) -> str:
+    """Tokens that the plan is ranked by: effective ones if there is an SLO and a deployment meets it."""
+    return "effective" if result.meets_slo and str(result.slo) else "output"
 
 
 def _bounds(slo: Slo) -> list[str]:
-    """TTFT and TPOT with the percentiles that are shown."""
+    """TTFT and TPOT with the percentiles of their columns."""
     pairs = (("TTFT", slo.ttft), ("TPOT", slo.tpot))
     return [f"{name} p{bound.percentile if bound else PERCENTILE:g}" for name, bound in pairs]
 
@@ -181,8 +161,8 @@ def _speed(tokens_s: float) -> str:
     return f"{tokens_s:,.1f}" if tokens_s >= 10 else f"{tokens_s:.3g}"
 
 
-def _heading(found: Plan) -> Iterator[str]:
-    setting = found.setting
+def _heading(result: Plan) -> Iterator[str]:
+    setting = result.setting
     model, machine, workload = setting.model, setting.machine, setting.workload
     formats = " + ".join(f"{name} {share:.0%}" for name, share in weight_formats(model).items() if share >= 0.01)
     yield (
@@ -197,28 +177,30 @@ def _heading(found: Plan) -> Iterator[str]:
         f"{machine.hbm_bandwidth / 1e12:,.3g} TB/s{link}"
     )
     reuse = f", {workload.hit_share:.0%} of it from the prefix cache" if workload.hit_share else ""
-    asked = f", {found.load.value:g} {found.load.unit}" if found.load else ", as much as the SLO allows"
+    asked = f", {result.load.value:g} {result.load.unit}" if result.load else ", as much as the SLO allows"
     yield (
         f"{workload.title or workload.name}: {workload.isl:,.0f} tokens in{reuse}, {workload.osl:,.0f} out{asked}; "
-        f"SLO {str(found.slo) or 'none'}; engine {setting.engine.title}"
+        f"SLO {str(result.slo) or 'none'}; engine {setting.engine.title}"
     )
 
 
-def _cells(row: Ranked) -> list[str]:
-    return [
-        str(row.rank),
-        "\n".join(str(row.deployment).split(" + ")),
-        "\n".join(_role_settings(role) for role in row.deployment.roles),
+def _lines(row: Ranked) -> Iterator[list[str]]:
+    """One row of the table per role; the numbers of the deployment stand in the first one."""
+    numbers = [
         _speed(row.output_tok_s_per_device),
         _speed(row.output_tok_s_per_user),
-        f"{row.ttft_slo_s:,.2f} s",
-        f"{row.tpot_slo_s * 1e3:,.1f} ms",
+        f"{row.ttft_slo_s:,.2f}",
+        f"{row.tpot_slo_s * 1e3:,.1f}",
         row.bound_by,
     ]
+    rank = str(row.rank)
+    for widths, role in zip(str(row.deployment).split(" + "), row.deployment.roles, strict=True):
+        yield [rank, widths, _role_settings(role), *numbers]
+        rank, numbers = "", [""] * len(numbers)
 
 
 def _role_settings(role: Role) -> str:
-    """What a role is set to beside its widths, short enough for one line."""
+    """Settings of a role without its parallel widths, short enough for one line."""
     words = [f"{role.max_sequences:,}s/{role.chunk_tokens:,}t", role.kv_dtype]
     if role.draft_tokens:
         words.append(f"mtp{role.draft_tokens}")
@@ -229,47 +211,64 @@ def _role_settings(role: Role) -> str:
     return " ".join(words)
 
 
-def _reading(found: Plan) -> Iterator[str]:
-    best, tokens = found.best, _tokens(found)
+def _reading(result: Plan) -> Iterator[str]:
+    best, tokens = result.best, _tokens(result)
+    slo = ""
+    if tokens == "effective":
+        slo = " of requests that meet the SLO" if result.decision else ", expected to meet the SLO"
     yield (
-        f"{tokens}: tokens/s a device{', expected to meet the SLO' if tokens == 'effective' else ''}. tok/s user: of "
-        "the mean TPOT. Settings: running sequences/tokens of a step of one instance, KV dtype, MTP drafts, e: "
-        "redundant experts, tbo: two-batch overlap."
+        f"\n{tokens} = tokens/s per device{slo}. tok/s user = 1 / mean TPOT. Settings per instance: max sequences / "
+        "token budget, KV dtype, MTP drafts, +Ne redundant experts, tbo = two-batch overlap."
     )
-    idle = f" {best.idle_devices} devices stay idle, and are counted." if best.idle_devices else ""
-    share = f" It carries the load at {best.load:.0%} of its capacity." if best.load else ""
+    idle = (
+        f" {best.idle_devices} devices stay idle; the throughput per device counts them." if best.idle_devices else ""
+    )
+    share = f" The deployment carries the load at {best.load:.0%} of its capacity." if best.load else ""
     where = "" if best.bound_role == "aggregated" else f", in the {best.bound_role} role"
-    lost = found.setting.workload.hit_share - best.hit_share
+    lost = result.setting.workload.hit_share - best.hit_share
     cache = (
-        f" The KV cache holds too few idle sessions: {best.hit_share:.1%} of the input hits." if lost > 0.005 else ""
+        f" The KV cache is too small for all idle sessions: {best.hit_share:.1%} of the input hits the cache."
+        if lost > 0.005
+        else ""
     )
     decode = "sequence decodes" if best.batch == 1 else "sequences decode"
     yield (
-        f"\n1 is bound by {BINDING[best.bound_by]}{where}: {best.requests_s:,.2f} requests/s, "
+        f"\nDeployment 1 is bound by {BINDING[best.bound_by]}{where}: {best.requests_s:,.2f} requests/s, "
         f"{best.batch:,.0f} {decode} in each instance.{cache}{share}{idle}"
     )
-    ruled_out = "; ".join(f"{count:,}: {bound}" for bound, count in found.pruned.items() if count)
+    ruled_out = "; ".join(f"{count:,}: {bound}" for bound, count in result.pruned.items() if count)
     yield (
-        f"{found.considered:,} points considered, {found.legal:,} legal, {found.estimated:,} estimated, the others "
-        f"ruled out by bounds ({ruled_out or 'none'})."
+        f"{result.considered:,} points considered, {result.legal:,} legal, {result.estimated:,} estimated. Bounds "
+        f"ruled out the others ({ruled_out or 'none'})."
     )
+    if decision := result.decision:
+        how = "under the load" if result.load else "each at its highest rate within the SLO"
+        rest = "no estimate that is left reaches the deployments above"
+        if not decision.settled:
+            rest = "the budget ended before all deployments that could be better were simulated (--budget)"
+        yield (
+            f"Simulated {how}, with the scheduler of {result.setting.engine.title}: {decision.simulations:,} runs of "
+            f"{decision.requests:,} requests; {rest}."
+        )
 
 
-def _front_table(found: Plan) -> Any:
-    columns: dict[str, Literal["left", "right"]] = {"tok/s user": "right", "tok/s device": "right"}
-    columns |= {"": "left", "deployment": "left"}
-    shown = _spread(found.pareto)
+def _print_front(result: Plan, out: Page) -> None:
+    shown = _spread(result.pareto)
+    if not shown:
+        return
+    columns: Columns = {"tok/s user": "right", "tok/s device": "right", "": "left", "deployment": "left"}
     most = max((point.output_tok_s_per_device for point in shown), default=1.0)
     rows = [
         [
             _speed(point.output_tok_s_per_user),
             _speed(point.output_tok_s_per_device),
-            "█" * max(1, round(24 * point.output_tok_s_per_device / most)),
+            "█" * max(1, round(BAR * point.output_tok_s_per_device / most)),
             str(point.deployment),
         ]
         for point in shown
     ]
-    return table(f"\nSpeed against throughput: {len(shown)} of {len(found.pareto)} Pareto points", columns, rows)
+    title = f"\nSpeed against throughput: {len(shown)} of {len(result.pareto)} Pareto points"
+    print_table(out, columns, rows, title=title, wraps=("deployment",), spare=("",))
 
 
 def _spread(front: tuple[FrontPoint, ...]) -> list[FrontPoint]:
@@ -279,48 +278,49 @@ def _spread(front: tuple[FrontPoint, ...]) -> list[FrontPoint]:
     return [front[round(index * (len(front) - 1) / (FRONT_ROWS - 1))] for index in range(FRONT_ROWS)]
 
 
-def _trust(found: Plan) -> Iterator[str]:
-    best = found.best
+def _trust(result: Plan) -> Iterator[str]:
+    best = result.best
     low, high = best.interval["tpot_s"]
     less, more = best.interval["output_tok_s_per_device"]
     yield (
-        f"\nGrade {best.grade}: an estimate of the steady state, not a simulation. The mean TPOT of 1 is "
-        f"{best.tpot_s * 1e3:,.3g} ms; 80 % of measurements should find it at {low * 1e3:,.3g} to {high * 1e3:,.3g} ms "
-        f"and {_speed(less)} to {_speed(more)} output tokens/s a device."
+        f"\nGrade {best.grade}{'' if result.decision else ': an estimate of the steady state, not a simulation'}. The "
+        f"mean TPOT of deployment 1 is {best.tpot_s * 1e3:,.3g} ms. The 80 % interval is {low * 1e3:,.3g} to {high * 1e3:,.3g} ms, "
+        f"and {_speed(less)} to {_speed(more)} output tokens/s per device."
     )
-    machine = [item for item in found.assumed if not item.path.startswith(("calibration", "engine"))]
-    rest = len(found.assumed) - len(machine)
-    named = "; ".join(f"{item.path} = {item.value}" for item in machine if item.path != "workload")
+    machine = [item for item in result.assumed if not item.path.startswith(("calibration", "engine"))]
+    rest = len(result.assumed) - len(machine)
+    numbers = "; ".join(f"{item.path} = {item.value}" for item in machine if item.path != "workload")
     workload = " ".join(f"{item.why}." for item in machine if item.path == "workload")
-    named = named or "no number of the machine"
-    yield f"Assumed: {named}; and {rest} factors of calibration and engine (-o json). {workload}"
+    numbers = numbers or "no number of the machine"
+    yield f"Assumed: {numbers}; and {rest} factors of calibration and engine (see `-o json`). {workload}".rstrip()
 
 
 # ── why ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _say_why(found: Why, output: OutputFormat, began: float) -> None:
+def _print_why(result: Why, output: OutputFormat, began: float) -> None:
     if output != "table":
-        emit(timed(found.plain(), began), output)
+        emit(timed(result.plain(), began), output)
         return
     out = console()
-    if found.broken:
-        out.print(f"[{found.role.parallel}] breaks {len(found.broken)} rules:", soft_wrap=True)
-        for item in found.broken:
-            out.print(f"\n{item.rule}: {item.law}\n  {item.message}", soft_wrap=True)
+    if result.broken:
+        count = len(result.broken)
+        out.paragraph(f"[{result.role.parallel}] breaks {count} {'rule' if count == 1 else 'rules'}:")
+        for item in result.broken:
+            out.paragraph(f"\n{item.rule}: {item.law}\n  {item.message}")
         return
-    row = found.prediction
+    row = result.prediction
     assert row is not None
     kept = "it keeps up" if row.meets_slo else "it does not carry the load"
-    slo = found.costing.slo
+    slo = result.costing.slo
     if str(slo):
         kept = f"it {'meets' if row.meets_slo else 'misses'} the SLO ({row.slo_pressure:.2f} of the bound)"
     ttft, tpot = _bounds(slo)
     settings = "; ".join(_role_settings(role) for role in row.deployment.roles)
-    out.print(
-        f"{row.deployment} is legal. At {settings}: {_speed(row.output_tok_s_per_device)} output tokens/s a device, "
-        f"{_speed(row.output_tok_s_per_user)} a user, {ttft} {row.ttft_slo_s:,.2f} s, "
+    beyond = " or further behind" if result.place == PLACES + 1 else ""
+    out.paragraph(
+        f"{row.deployment} is legal. At {settings}: {_speed(row.output_tok_s_per_device)} output tokens/s per device, "
+        f"{_speed(row.output_tok_s_per_user)} per user, {ttft} {row.ttft_slo_s:,.2f} s, "
         f"{tpot} {row.tpot_slo_s * 1e3:,.1f} ms: {kept}; bound by {row.bound_by}. "
-        f"It would stand in place {found.place} of the plan.",
-        soft_wrap=True,
+        f"It would stand in place {result.place} of the plan{beyond}."
     )

@@ -1,4 +1,4 @@
-"""What verbs say on stderr while they work: compiling, progress, and what was wrong in a trace."""
+"""Messages on stderr while a command works: compilation, progress, and broken rows of a trace."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 
 def compile_once() -> None:
-    """Compile the engine, with a word, where that has not been done on this machine."""
+    """Compile the simulator if this computer has no compiled code yet, and print a note."""
     from tokenworks.engine.simulator import compiled, kept, warm_up
 
     if not compiled():
-        how = "once for this machine" if kept() else "for this run alone, as no folder for compiled code can be written"
-        notes().print(f"compiling the simulator, {how}: about a minute")
+        how = "once for this computer" if kept() else "for this run only: no folder for compiled code can be written"
+        notes().paragraph(f"compiling the simulator, {how}; about a minute")
         if not kept():
-            notes().print("set NUMBA_CACHE_DIR to a folder that can be written, and the next run starts at once")
+            notes().paragraph("set NUMBA_CACHE_DIR to a folder that can be written, and the next run starts at once")
     if warm_up():
-        notes().print("the compiled simulator on disk was damaged, and was compiled anew")
+        notes().paragraph("the compiled simulator on disk was damaged; it was compiled again")
 
 
 def progress(words: str) -> AbstractContextManager[Callable[[str], None] | None]:
-    """What shows progress on a terminal; elsewhere nothing does."""
+    """A context that gives a function for progress messages on a terminal, and None elsewhere."""
     return _Progress(words) if notes().is_terminal else nullcontext()
 
 
@@ -48,8 +48,15 @@ class _Progress(AbstractContextManager[Callable[[str], None]]):
 
 
 def note_mended(read: Trace) -> None:
-    """Rows of a trace that were left out or sorted go to stderr."""
+    """Print on stderr which rows of a trace were left out or sorted."""
     for dropped in read.dropped:
-        notes().print(f"left out {dropped.count}: {dropped.reason} (first at {dropped.where})")
+        notes().paragraph(
+            f"left out {dropped.count:,} {_rows(dropped.count)}: {dropped.reason} (first at {dropped.where})"
+        )
     if read.reordered:
-        notes().print(f"sorted {read.reordered} rows that stood before an earlier one")
+        verb = "was" if read.reordered == 1 else "were"
+        notes().paragraph(f"sorted {read.reordered:,} {_rows(read.reordered)} that {verb} not in the order of time")
+
+
+def _rows(count: int) -> str:
+    return "row" if count == 1 else "rows"

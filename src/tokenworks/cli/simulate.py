@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -20,9 +20,10 @@ from tokenworks.cli.options import (
     Switch,
     within,
 )
-from tokenworks.cli.output import console, emit, notes, table, timed
-from tokenworks.cli.page import BARS
+from tokenworks.cli.output import console, emit, notes, timed
+from tokenworks.cli.page import BARS, Page
 from tokenworks.cli.progress import compile_once, progress
+from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SloMissed
 from tokenworks.specs.workload import MOST_IN_FLIGHT
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from tokenworks.simulation.run import Simulation
 
 WIDTH = 60
+"""Bars of a series over time."""
+BESIDE = 26
+"""Width of the words before and after the bars [character]."""
 MOST_QUEUE = 10**9
 
 
@@ -42,7 +46,7 @@ def simulate(
     rate: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     scale: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     deployed: DeployedOptions = DeployedOptions(),  # noqa: B008 - frozen
-    max_queue: int = 0,
+    max_queue: Annotated[int, Parameter(group=REQUESTS)] = 0,
     require_slo: Annotated[Switch, Parameter(group=RESULT)] = False,
     per_request: Annotated[Path | None, Parameter(group=RESULT)] = None,
     output: Output = "table",
@@ -52,17 +56,17 @@ def simulate(
     Parameters
     ----------
     concurrency
-        Closed loop: users of a workload, or the most requests of a trace that are in flight.
+        Closed loop: number of users of a workload, or the most requests of a trace that are in flight.
     rate
-        Requests a second: of a workload, or the rate that a trace is scaled to.
+        Requests per second of a workload, or the rate that a trace is scaled to.
     scale
         Play a trace at SCALE times its own rate.
     max_queue
-        Refuse a request that finds MAX_QUEUE requests waiting at its rank; 0 refuses none.
+        Reject a request if MAX_QUEUE requests already wait at its rank; 0 rejects none.
     require_slo
-        End with exit code 4 if the SLO is missed.
+        Exit with code 4 if the SLO is missed.
     per_request
-        Write a row for each request to this .csv or .parquet file.
+        Write one row per request to this .csv or .parquet file.
     """
     from tokenworks.simulation.run import simulate as run
 
@@ -76,48 +80,48 @@ def simulate(
     source = played.source(chosen.given)
     slo = source.slo(played.slo)
     if require_slo:
-        source.must_be_bound(slo, "--require-slo wants one")
+        source.must_be_bound(slo, "--require-slo needs one")
     traffic = source.traffic(rate=rate, scale=scale, concurrency=concurrency)
     compile_once()
-    with progress("simulating") as say:
-        made = run(
+    with progress("simulating") as report:
+        simulation = run(
             chosen, traffic, slo=slo, router=deployed.router, max_queue=max_queue, seed=played.seed,
-            watch=(lambda now, last: say(f"simulated {now:,.0f} s of {last:,.0f} s")) if say else None,
+            watch=(lambda now, last: report(f"simulated {now:,.0f} s of {last:,.0f} s")) if report else None,
         )  # fmt: skip
     if per_request:
-        rows.write(made, per_request)
-    found = timed(made.plain(), began)
-    found["wall"]["peak_bytes"] = _peak_bytes()
-    _show(made, found, output)
-    if made.partial:
-        raise KeyboardInterrupt  # its exit code, after what there is
-    if require_slo and not made.meets_slo:
-        raise SloMissed(_missed(made))
+        rows.write(simulation, per_request)
+    plain = timed(simulation.plain(), began)
+    plain["wall"]["peak_bytes"] = _peak_bytes()
+    _print_result(simulation, plain, output)
+    if simulation.partial:
+        raise KeyboardInterrupt  # for the exit code; the part that was simulated is printed
+    if require_slo and not simulation.meets_slo:
+        raise SloMissed(_missed(simulation))
 
 
-def _show(made: Simulation, found: dict[str, Any], output: OutputFormat) -> None:
-    for note in found["notes"]:
-        notes().print(f"note: {note}")
+def _print_result(simulation: Simulation, plain: dict[str, Any], output: OutputFormat) -> None:
+    for note in plain["notes"]:
+        notes().paragraph(f"note: {note}")
     if output == "table":
-        _print(made, found)
+        _print(simulation, plain)
     else:
-        emit(found, output)
+        emit(plain, output)
 
 
-def _missed(made: Simulation) -> str:
-    """Which bounds did not hold, or else that the queue did not."""
-    seen = [
+def _missed(simulation: Simulation) -> str:
+    """Message with the bounds that do not hold, or with the growing queue."""
+    reasons = [
         f"{name} p{bound.percentile:g} is {shown(1e3 * bound.seen_s)} ms, {shown(1e3 * bound.bound_s)} ms at most"
-        for name, bound in made.bounds.items()
+        for name, bound in simulation.bounds.items()
         if not bound.met
     ]
-    if not made.stable:
-        seen.append("the queue grows: more is sent than can be served")
-    return f"{made.deployment} misses the SLO: {'; '.join(seen) or 'requests were not served'}"
+    if not simulation.stable:
+        reasons.append("the queue grows: more requests arrive than the deployment serves")
+    return f"{simulation.deployment} misses the SLO: {'; '.join(reasons) or 'requests were not served'}"
 
 
 def _peak_bytes() -> int:
-    """Most memory that this process has held [byte]."""
+    """Peak memory of this process [byte]."""
     import resource
     import sys
 
@@ -127,70 +131,70 @@ def _peak_bytes() -> int:
 # ── table ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _print(made: Simulation, found: dict[str, Any]) -> None:
-    out, inputs = console(), found["inputs"]
-    stopped = "stopped, partial: " if found["partial"] else ""
-    out.print(
-        f"{stopped}{made.deployment.model} on {made.deployment.system}, {made.deployment}, {inputs['devices']} "
-        f"devices, router {inputs['router']}: {inputs['trace']}, {inputs['requests']:,} requests",
-        soft_wrap=True,
+def _print(simulation: Simulation, plain: dict[str, Any]) -> None:
+    out, inputs, deployment = console(), plain["inputs"], simulation.deployment
+    stopped = "stopped, partial: " if plain["partial"] else ""
+    out.paragraph(
+        f"{stopped}{deployment.model} on {deployment.system}, {deployment}, {inputs['devices']} devices, router "
+        f"{inputs['router']}: {inputs['trace']}, {inputs['requests']:,} requests"
     )
-    _print_counts(found)
-    _print_latency(made, found)
-    _print_classes(found)
-    _print_roles(found)
-    _print_series(found["series"])
-    if found["assumed"]:
-        out.print("\nAssumed: " + "; ".join(f"{item['path']} = {item['value']}" for item in found["assumed"]))
-    out.print(
-        f"Grade: {found['grade']}; 80 % of step times lie within 1/{found['spread']:.2g} to {found['spread']:.2g} of "
-        f"these. Simulated in {found['wall']['kernel_s']:.3g} s ({found['wall']['total_s']:.2g} s in all)."
+    _print_counts(plain, out)
+    _print_latency(simulation, plain, out)
+    _print_classes(plain, out)
+    _print_roles(plain, out)
+    _print_series(plain["series"], out)
+    if plain["assumed"]:
+        out.paragraph("\nAssumed: " + "; ".join(f"{item['path']} = {item['value']}" for item in plain["assumed"]))
+    out.paragraph(
+        f"Grade: {plain['grade']}. 80 % interval of step times: predicted time / {plain['spread']:.2g} to predicted "
+        f"time x {plain['spread']:.2g}. Simulated in {plain['wall']['kernel_s']:.3g} s; the command took "
+        f"{plain['wall']['total_s']:.2g} s."
     )
 
 
-def _print_counts(found: dict[str, Any]) -> None:
-    out = console()
-    others = [f"{found[name]:,} {name}" for name in ("rejected", "unsent", "queued", "running") if found[name]]
-    whole = "" if found["inputs"]["endless"] else " (all)"
-    out.print(
-        f"{found['completed']:,} completed in {found['duration']:,.1f} s{whole}: {found['request_throughput']:.4g} "
-        f"requests/s, {found['output_throughput']:,.0f} output tokens/s"
+def _print_counts(plain: dict[str, Any], out: Page) -> None:
+    others = [f"{plain[name]:,} {name}" for name in ("rejected", "unsent", "queued", "running") if plain[name]]
+    whole = "" if plain["inputs"]["endless"] else " (all)"
+    out.paragraph(
+        f"{plain['completed']:,} completed in {plain['duration']:,.1f} s{whole}: {plain['request_throughput']:.4g} "
+        f"requests/s, {plain['output_throughput']:,.0f} output tokens/s"
         + "".join(f"; {words}" for words in others)
-        + (f"; {found['preemptions']:,} preemptions" if found["preemptions"] else "")
+        + (f"; {plain['preemptions']:,} preemptions" if plain["preemptions"] else "")
     )
-    out.print(
-        f"per device: {found['output_tok_s_per_device']:,.1f} output, {found['total_tok_s_per_device']:,.1f} total, "
-        f"{found['effective_tok_s_per_device']:,.1f} effective tokens/s"
+    out.paragraph(
+        f"per device: {plain['output_tok_s_per_device']:,.1f} output, {plain['total_tok_s_per_device']:,.1f} total, "
+        f"{plain['effective_tok_s_per_device']:,.1f} effective tokens/s"
     )
-    if not found["stable"]:
-        backlog = zip(found["backlog"]["at_s"], found["backlog"]["waiting"], strict=True)
-        shown = ", ".join(f"{waiting:,} at {at:,.0f} s" for at, waiting in backlog)
-        out.print(f"UNSTABLE: more is sent than can be served, the queue grows: waiting {shown}")
-        if found["inputs"]["endless"]:
-            out.print("TTFT and E2EL grow as long as one simulates: no mean is shown")
+    if not plain["stable"]:
+        backlog = zip(plain["backlog"]["at_s"], plain["backlog"]["waiting"], strict=True)
+        counts = ", ".join(f"{waiting:,} at {at:,.0f} s" for at, waiting in backlog)
+        out.paragraph(f"UNSTABLE: the queue grows, because more requests arrive than are served. Waiting: {counts}")
+        if plain["inputs"]["endless"]:
+            out.paragraph("TTFT and E2EL have no mean: they grow with the simulated time.")
 
 
-def _print_latency(made: Simulation, found: dict[str, Any]) -> None:
+def _print_latency(simulation: Simulation, plain: dict[str, Any], out: Page) -> None:
     statistics = ("mean", "median", "std", "p99")
     rows = []
     for name, title in (("ttft", "TTFT"), ("tpot", "TPOT"), ("itl", "ITL"), ("e2el", "E2EL")):
-        values = [found[f"{statistic}_{name}_ms"] for statistic in statistics]
+        values = [plain[f"{statistic}_{name}_ms"] for statistic in statistics]
         rows.append([f"{title} [ms]", *("-" if value is None else shown(value) for value in values)])
-    console().print(table("", {"": "left", **dict.fromkeys(statistics, "right")}, rows))
-    slo = found["slo"]
+    out.print()
+    print_table(out, {"": "left", **dict.fromkeys(statistics, "right")}, rows)
+    slo = plain["slo"]
     if slo["text"]:
         bounds = [
             f"{name} p{seen.percentile:g} {shown(1e3 * seen.seen_s)} of {shown(1e3 * seen.bound_s)} ms"
-            for name, seen in made.bounds.items()
+            for name, seen in simulation.bounds.items()
         ]
-        console().print(f"\nSLO {slo['text']}: {'met' if slo['met'] else 'MISSED'} ({', '.join(bounds)})")
+        out.paragraph(f"\nSLO {slo['text']}: {'met' if slo['met'] else 'MISSED'} ({', '.join(bounds)})")
 
 
-def _print_classes(found: dict[str, Any]) -> None:
-    """Each class of requests under its own SLO."""
-    if not found["classes"]:
+def _print_classes(plain: dict[str, Any], out: Page) -> None:
+    """Print one row per class of requests, with the SLO of the class."""
+    if not plain["classes"]:
         return
-    columns: dict[str, Literal["left", "right"]] = {"class": "left"}
+    columns: Columns = {"class": "left"}
     numbers = ("priority", "completed", "goodput/s", "effective/s", "TTFT mean", "p99", "TPOT mean", "p99 ")
     columns |= {**dict.fromkeys(numbers, "right"), "SLO": "left"}
     times = ("mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "p99_tpot_ms")
@@ -204,19 +208,20 @@ def _print_classes(found: dict[str, Any]) -> None:
             *("-" if one[name] is None else shown(one[name]) for name in times),
             f"{one['slo']['text'] or '-'}: {'met' if one['slo']['met'] else 'MISSED'}",
         ]
-        for one in found["classes"]
+        for one in plain["classes"]
     ]
-    console().print(table("", columns, rows))
+    out.print()
+    print_table(out, columns, rows, wraps=("SLO",), spare=("priority", "goodput/s"))
 
 
 def shown(value: float) -> str:
-    """Four digits, but no fewer than the number has before its point."""
+    """A number with four digits, or with all digits of its integer part."""
     return f"{value:,.0f}" if value >= 1e3 else f"{value:.4g}"
 
 
-def _print_roles(found: dict[str, Any]) -> None:
-    columns: dict[str, Literal["left", "right"]] = {"role": "left"}
-    numbers = ("instances", "busy", "steps", "step [ms]", "batch", "prefill a step", "hits", "preempted")
+def _print_roles(plain: dict[str, Any], out: Page) -> None:
+    columns: Columns = {"role": "left"}
+    numbers = ("instances", "busy", "steps", "step [ms]", "batch", "prefill per step", "hits", "preempted")
     columns |= {**dict.fromkeys(numbers, "right"), "mean step bound by": "left"}
     rows = [
         [
@@ -231,27 +236,28 @@ def _print_roles(found: dict[str, Any]) -> None:
             f"{role['preemptions']:,}",
             role["bound_by"],
         ]
-        for role in found["roles"]
+        for role in plain["roles"]
     ]
-    console().print(table("", columns, rows))
+    out.print()
+    print_table(out, columns, rows, spare=("preempted", "instances", "steps", "hits", "prefill per step"))
 
 
-def _print_series(series: dict[str, Any]) -> None:
-    """Running and waiting as bars, and the share of time that each thing bound."""
-    out, bound = console(), series["bound"]
+def _print_series(series: dict[str, Any], out: Page) -> None:
+    """Print running and waiting requests over time as bars, and the share of time that each roof binds."""
+    bound = series["bound"]
     if not bound:
         return
-    out.print("")
+    out.print()
     for name in ("running", "waiting"):
-        values = _thinned(series[name])
+        values = _thinned(series[name], min(WIDTH, max(1, out.width - BESIDE)))
         most = max(values)
         bars = "".join(BARS[round(value * (len(BARS) - 1) / most) if most else 0] for value in values)
         out.print(f"{name:>7} {bars} at most {max(series[name]):,}")
-    shares = sorted(((bound.count(what) / len(bound), what) for what in set(bound)), reverse=True)
-    out.print("time bound by " + ", ".join(f"{what} {share:.0%}" for share, what in shares))
+    shares = sorted(((bound.count(roof) / len(bound), roof) for roof in set(bound)), reverse=True)
+    out.paragraph("time bound by " + ", ".join(f"{roof} {share:.0%}" for share, roof in shares))
 
 
-def _thinned(values: list[int]) -> list[float]:
-    """At most `WIDTH` means of neighbours."""
-    size = -(-len(values) // WIDTH)
+def _thinned(values: list[int], most: int) -> list[float]:
+    """Means of neighbours, `most` of them or fewer."""
+    size = -(-len(values) // most)
     return [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]

@@ -1,61 +1,79 @@
-"""`tokenworks systems`: the machines of the catalog, one machine in full, or a file for a machine of one's own."""
+"""`tokenworks systems`: the machines of the catalog, one machine in full, or a new file for a machine of your own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from tokenworks.cli.options import DEVICES, NumberOptions, Output, OutputFormat
-from tokenworks.cli.output import console, emit, listing, notes, table, write
+from tokenworks.cli.options import DEVICES, MACHINE, NUMBERS, RESULT, NumberOptions, Output, OutputFormat
+from tokenworks.cli.output import console, emit, notes, write
+from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SpecError
 from tokenworks.planning.listing import SystemDetail, SystemRow, Systems, system_row
 from tokenworks.specs import compose
 from tokenworks.specs.compose import Parts
 from tokenworks.specs.machine_file import machine_file, write_template
 
-NEW = Group("A machine of your own", sort_key=1)
-YAML_IS_A_FILE = Parameter(help="table, json, or yaml: of one machine, a file that --on takes.")
+NEW = Group("New machine", sort_key=1)
+YAML_IS_A_FILE = Parameter(help="table, json, or yaml: for one machine, a file that --on reads.", group=RESULT)
+
+
+@Parameter(name="*", group=NUMBERS)
+@dataclass(frozen=True, kw_only=True)
+class MachineNumbers(NumberOptions):
+    """Numbers that replace numbers of the machine.
+
+    Parameters
+    ----------
+    set_
+        Replace one number of the machine, such as machine.scale_up.hop=0.3us. May be repeated.
+    """
+
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = ()
 
 
 def systems(
-    name: str | None = None,
+    name: Annotated[str | None, Parameter(group=MACHINE)] = None,
     /,
     *,
     devices: Annotated[int | None, DEVICES] = None,
     new: Annotated[str | None, Parameter(group=NEW)] = None,
     like: Annotated[str | None, Parameter(group=NEW)] = None,
     out: Annotated[Path | None, Parameter(group=NEW)] = None,
-    numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
+    numbers: MachineNumbers = MachineNumbers(),
     output: Annotated[Output, YAML_IS_A_FILE] = "table",
 ) -> None:
-    """List the machines, show one with every number's source, or write a file for a machine of your own.
+    """List the machines, show one with the source of every number, or write a file for a machine of your own.
 
     Parameters
     ----------
     name
-        Anything that --on takes: scalex40, 5xhgx-h100, 4xscalex40@xdr, hgx-h200:2, my-box.yaml.
+        Machine, as --on takes it: scalex40, 5xhgx-h100, 4xscalex40@xdr, hgx-h200:2, my-box.yaml.
     new
-        Name of a machine of your own; a commented file for it is written to --out.
+        Name for a machine of your own. The command writes a file with comments for it to --out.
     like
-        Machine whose numbers stand in the new file until you replace them.
+        Machine whose numbers the new file starts with. You then replace them.
     out
-        The new file.
+        Path of the new file, such as my-box.yaml.
     """
     if new is not None:
         _write_new(name, new, like, out)
     elif like is not None or out is not None:
-        raise SpecError("is missing", where="--new", hint="--like and --out go with --new NAME")
+        raise SpecError("is missing", where="--new", hint="--like and --out need --new NAME")
     elif name is None:
         if devices is not None or numbers.set_ or numbers.assume:
-            raise SpecError("no machine is named", hint="name one, such as `tokenworks systems scalex40`")
-        _show_all(output)
+            raise SpecError(
+                "--devices, --set and --assume need one machine", hint="name one, such as `tokenworks systems scalex40`"
+            )
+        _print_all(output)
     else:
         parts = compose.parts(name, assume=numbers.given("machine"), devices=devices)
         if output == "table":
-            _show(parts)
+            _print_machine(parts)
         elif output == "yaml":
             write(machine_file(parts))
         else:
@@ -64,32 +82,33 @@ def systems(
 
 def _write_new(name: str | None, new: str, like: str | None, out: Path | None) -> None:
     if name is not None:
-        raise SpecError(f"{name} and --new {new}", hint="leave one of the two out")
+        raise SpecError(f"both {name} and --new {new} are given", hint="give one of the two")
     if like is None or out is None:
         missing = "--like" if like is None else "--out"
-        hint = "write it like `tokenworks systems --new my-box --like hgx-h200 --out my-box.yaml`"
+        hint = "write the command like `tokenworks systems --new my-box --like hgx-h200 --out my-box.yaml`"
         raise SpecError("is missing", where=missing, hint=hint)
     if out.suffix not in (".yaml", ".yml"):
-        raise SpecError("is no name of a YAML file", where=f"--out {out}", hint="end it in .yaml, for --on to know it")
+        raise SpecError("is not the name of a YAML file", where=f"--out {out}", hint="end the name in .yaml")
     write_template(new, compose.parts(like), out)
-    notes().print(f"wrote {out}: replace its numbers by yours, then plan with --on {out}", soft_wrap=True)
+    notes().paragraph(f"wrote {out}: replace the numbers in it by yours, then plan with --on {out}")
 
 
-def _show_all(output: OutputFormat) -> None:
-    known = Systems.read()
-    rows = known.rows
+def _print_all(output: OutputFormat) -> None:
+    catalog = Systems.read()
+    rows = catalog.rows
     if output != "table":
-        emit(known.plain(), output)
+        emit(catalog.plain(), output)
         return
     _list(rows)
-    console().print(
-        f"{sum(row['plannable'] for row in rows)} of {len(rows)} can be planned with. The others lack numbers that are "
-        "not published: `tokenworks systems NAME` names these numbers, --assume FILE or --set supplies them."
+    console().paragraph(
+        f"\n{sum(row['plannable'] for row in rows)} of {len(rows)} systems have all numbers that a plan needs. The "
+        "other systems lack numbers that are not published: `tokenworks systems NAME` names these numbers; "
+        "`--assume FILE` or `--set` supplies them."
     )
 
 
 def _list(rows: Sequence[SystemRow]) -> None:
-    columns: dict[str, Literal["left", "right"]] = {
+    columns: Columns = {
         "system": "left",
         "devices": "right",
         "domain": "right",
@@ -102,9 +121,9 @@ def _list(rows: Sequence[SystemRow]) -> None:
         "assumed": "right",
         "plan": "left",
     }
-    title = "Systems: dense FLOP/s, memory and its bandwidth in all; scale-up link per device and direction"
+    title = "Systems: dense PFLOP/s, memory and memory bandwidth of all devices; scale-up link per device and direction"
     spare = ("assumed", "network", "BF16 PF", "link GB/s", "domain", "plan", "HBM TB", "TB/s")
-    listing(console(), title, columns, [_row(row) for row in rows], spare)
+    print_table(console(), columns, [_row(row) for row in rows], title=title, spare=spare)
 
 
 def _row(row: SystemRow) -> list[str]:
@@ -124,14 +143,14 @@ def _row(row: SystemRow) -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    """Three digits, or a dash for what is not known or has no end."""
+    """A number with three digits; a dash for an unknown or infinite number."""
     if value is None or not 0 <= value < float("inf"):
         return "-"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _show(parts: Parts) -> None:
-    """Every number with its status and source."""
+def _print_machine(parts: Parts) -> None:
+    """Print every number of a machine with its status and source."""
     summary = system_row(parts)
     numbers = [
         [path, quantity.written or "-", quantity.status, "; ".join(filter(None, [quantity.source, quantity.note]))]
@@ -143,17 +162,15 @@ def _show(parts: Parts) -> None:
     ]
     heading = f"{parts.on}: {parts.system.title}, {summary['devices']} devices in domains of {summary['domain']}"
     page = console()
-    page.print(table(heading, {"number": "left", "value": "right", "status": "left", "source": "left"}, numbers))
+    columns: Columns = {"number": "left", "value": "right", "status": "left", "source": "left"}
+    print_table(page, columns, numbers, title=heading, wraps=("source",))
     if facts:
-        page.print()
-        page.print(
-            table(
-                "Also said by the vendor", {"fact": "left", "value": "left", "status": "left", "source": "left"}, facts
-            )
-        )
+        columns = {"fact": "left", "value": "left", "status": "left", "source": "left"}
+        title = "\nOther facts from the vendor; no formula uses them"
+        print_table(page, columns, facts, title=title, wraps=("source", "value"))
     for spec in (parts.system, parts.device, parts.network):
         if spec and spec.note:
-            page.print(f"\n{spec.name}: {spec.note}")
-    page.print(f"\nAssumed numbers that a plan would use: {', '.join(summary['assumed']) or 'none'}")
+            page.paragraph(f"\n{spec.name}: {spec.note}")
+    page.paragraph(f"\nAssumed numbers that a plan would use: {', '.join(summary['assumed']) or 'none'}")
     if summary["missing"]:
-        page.print(f"Missing, to be supplied with --assume FILE or --set: {', '.join(summary['missing'])}")
+        page.paragraph(f"Missing numbers; give them with --assume FILE or --set: {', '.join(summary['missing'])}")

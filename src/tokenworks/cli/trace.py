@@ -1,42 +1,45 @@
-"""`tokenworks trace FILE`: lengths, rate over time, and how much cache its prefixes need."""
+"""`tokenworks trace FILE`: lengths, rate over time, and the cache that the prefixes need."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tokenworks.cli.options import Output, Switch
-from tokenworks.cli.output import console, emit, table, timed
+from cyclopts import Parameter
+
+from tokenworks.cli.options import REQUESTS, Output, Switch
+from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.page import BARS
 from tokenworks.cli.progress import note_mended
+from tokenworks.cli.tables import print_table
 
 if TYPE_CHECKING:
     from tokenworks.traffic.statistics import Reuse, Spread, Statistics
 
 
 def trace(
-    file: Path,
+    file: Annotated[Path, Parameter(group=REQUESTS)],
     /,
     *,
-    format: str | None = None,  # noqa: A002 - it is the option's name
-    strict: Switch = False,
-    limit: int | None = None,
+    format: Annotated[str | None, Parameter(group=REQUESTS)] = None,  # noqa: A002 - name of the option
+    strict: Annotated[Switch, Parameter(group=REQUESTS)] = False,
+    limit: Annotated[int | None, Parameter(group=REQUESTS)] = None,
     output: Output = "table",
 ) -> None:
-    """Show a trace of requests: lengths, rate over time, sessions, reuse of prefixes and the cache it needs.
+    """Show a trace of requests: lengths, rate over time, sessions, prefix reuse and the cache that it needs.
 
     Parameters
     ----------
     file
-        Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, TraceLab, vllm bench serve; plain, .gz or .xz
+        Trace of Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, TraceLab or vllm bench serve; plain, .gz or .xz.
     format
-        name the format instead of telling it by the content
+        Format of the file; by default the content tells.
     strict
-        stop at the first broken or misplaced row; otherwise it is left out, or sorted, and counted
+        Stop at the first row that is broken or out of order. By default such rows are left out or sorted, and counted.
     limit
-        only the first so many requests
+        Read only the first LIMIT requests.
     """
     from tokenworks import ingest, traffic
 
@@ -44,39 +47,43 @@ def trace(
     read = ingest.load_trace(file, format, strict=strict)
     if limit is not None:
         read = traffic.limit(read, limit)
-    found = traffic.statistics(read)
+    statistics = traffic.statistics(read)
     if output == "table":
-        _print(found)
+        _print(statistics)
     else:
-        emit(timed(found.plain(), began), output)
+        emit(timed(statistics.plain(), began), output)
 
 
-def _print(found: Statistics) -> None:
-    out, read = console(), found.trace
+def _print(statistics: Statistics) -> None:
+    out, read = console(), statistics.trace
     note_mended(read)
-    dated = bool(found.rate) and not read.undated
-    rate = f", {found.rate:.4g} requests/s, gaps with cv {found.interarrival_cv:.3g}" if dated else ", all at once"
-    out.print(f"{read.name}: {found.requests:,} requests in {_time(found.span_s)}{rate}")
+    dated = bool(statistics.rate) and not read.undated
+    rate = (
+        f", {statistics.rate:.4g} requests/s, variation of the gaps {statistics.interarrival_cv:.3g}"
+        if dated
+        else ", all at once"
+    )
+    out.paragraph(f"{read.name}: {statistics.requests:,} requests in {_time(statistics.span_s)}{rate}")
     if dated:
-        counts = found.over_time
+        counts = statistics.over_time
         out.print("".join(BARS[-(-count * (len(BARS) - 1) // max(counts))] for count in counts))
-        step = found.span_s / len(counts)
-        out.print(f"one column is {_time(step)}, the highest {max(counts) / step:.4g} requests/s\n")
-    rows = [_row("input [token]", found.input_tokens), _row("output [token]", found.output_tokens)]
-    if found.turns:
-        rows.append(_row("requests a session", found.turns))
-    if found.think_s:
-        rows.append(_row("think time [s]", found.think_s))
+        step = statistics.span_s / len(counts)
+        out.paragraph(f"one column is {_time(step)}; the highest one has {max(counts) / step:.4g} requests/s\n")
+    rows = [_row("input [token]", statistics.input_tokens), _row("output [token]", statistics.output_tokens)]
+    if statistics.turns:
+        rows.append(_row("requests per session", statistics.turns))
+    if statistics.think_s:
+        rows.append(_row("think time [s]", statistics.think_s))
     columns = ("mean", "p50", "p90", "p99", "max", "total")
-    out.print(table("", {"": "left", **dict.fromkeys(columns, "right")}, rows))
-    if found.sessions:
-        out.print(f"\n{found.sessions:,} sessions, {found.sub_agent_requests:,} requests of sub-agents")
+    print_table(out, {"": "left", **dict.fromkeys(columns, "right")}, rows, spare=("total", "p90"))
+    if statistics.sessions:
+        out.paragraph(f"\n{statistics.sessions:,} sessions, {statistics.sub_agent_requests:,} requests of sub-agents")
     if read.classes:
-        shares = (f"{name} {share:.1%}" for name, share in found.classes.items())
-        out.print("classes: " + ", ".join(shares))
-    out.print("\n" + _reuse(found.reuse))
+        shares = (f"{name} {share:.1%}" for name, share in statistics.classes.items())
+        out.paragraph("classes: " + ", ".join(shares))
+    out.paragraph("\n" + _reuse(statistics.reuse))
     for note in read.notes:
-        out.print(f"note: {note}")
+        out.paragraph(f"note: {note}")
 
 
 def _row(name: str, spread: Spread) -> list[str]:
@@ -85,11 +92,11 @@ def _row(name: str, spread: Spread) -> list[str]:
 
 def _reuse(reuse: Reuse | None) -> str:
     if reuse is None:
-        return "reuse of prefixes: not recorded"
-    words = f"reuse of prefixes: {reuse.share:.1%} of input tokens with a cache without an end"
+        return "prefix reuse: not recorded"
+    words = f"prefix reuse: {reuse.share:.1%} of the input tokens with an unlimited cache"
     words += f" ({reuse.unique_blocks:,} different blocks of {reuse.block_tokens} tokens)"
     for share, tokens in reuse.cache_tokens.items():
-        words += f"\n  {float(share):4.0%} of these hits need an LRU cache of {tokens:>15,} tokens"
+        words += f"\n  {float(share):4.0%} of these hits need an LRU cache of {tokens:>13,} tokens"
     return words
 
 

@@ -1,4 +1,4 @@
-"""`tokenworks validate`: how far predictions are from measured points."""
+"""`tokenworks validate`: compare predictions with measured points."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import csv
 import math
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from tokenworks.cli.options import CALIBRATION, NumberOptions, Output, PointOptions, at_least_one
-from tokenworks.cli.output import console, emit, listing, table, timed
+from cyclopts import Parameter
+
+from tokenworks.cli.options import CALIBRATION, POINTS, RESULT, NumberOptions, Output, PointOptions, at_least_one
+from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.progress import compile_once, progress
+from tokenworks.cli.tables import Columns, print_table
 from tokenworks.specs.save import must_be_writable, saved
 
 METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device", "energy": "J/tok"}
@@ -22,18 +25,18 @@ def validate(
     measured: PointOptions,
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     calibration: Annotated[str, CALIBRATION] = "serving",
-    limit: int | None = None,
-    out: Path | None = None,
+    limit: Annotated[int | None, Parameter(group=POINTS)] = None,
+    out: Annotated[Path | None, Parameter(group=RESULT)] = None,
     output: Output = "table",
 ) -> None:
-    """Hold predictions against measured points: each is simulated in its own load.
+    """Compare predictions with measured points. Each point is simulated under its own load.
 
     Parameters
     ----------
     limit
-        First rows to predict; by default all.
+        Predict only the first LIMIT points.
     out
-        Write a row for each point to this CSV: measured, predicted, interval.
+        Write one row per point to this CSV: measured, predicted, interval.
     """
     from tokenworks.calibrate.validate import validate as run
     from tokenworks.specs.calibration import load_calibration
@@ -45,14 +48,14 @@ def validate(
     against = load_calibration(calibration, assume=numbers.given("calibration"))
     points = measured.table(limit)
     compile_once()
-    with progress("predicting") as say:
-        made = run(points, against, say=say)
+    with progress("predicting") as report:
+        validation = run(points, against, say=report)
     if out:
-        _write(made.rows(), out)
-    summary = timed(made.plain(), began)
+        _write(validation.rows(), out)
+    summary = timed(validation.plain(), began)
     if output == "table":
         _print_head(summary, _names(measured.data))
-        _print_points(made.rows()) if measured.deployment else _print_groups(summary)
+        _print_points(validation.rows()) if measured.deployment else _print_groups(summary)
         _print_intervals(summary)
     else:
         emit(summary, output)
@@ -69,72 +72,73 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
         writer.writerows(rows)
 
 
-def _print_head(found: dict[str, Any], source: str) -> None:
-    out, inputs = console(), found["inputs"]
-    out.print(
-        f"{source}: {found['covered']:,} of {found['points']:,} points predicted, calibration "
-        f"{inputs['calibration']} ({inputs['grade']})",
-        soft_wrap=True,
+def _print_head(summary: dict[str, Any], source: str) -> None:
+    out, inputs = console(), summary["inputs"]
+    out.paragraph(
+        f"{source}: {summary['covered']:,} of {summary['points']:,} points predicted, calibration "
+        f"{inputs['calibration']} ({inputs['grade']})"
     )
-    for item in found["skipped"]:
-        out.print(f"  left out {item['count']}, {item['reason']}: {item['examples'][0]}", soft_wrap=True)
+    for item in summary["skipped"]:
+        out.paragraph(f"  left out {item['count']}, {item['reason']}: {item['examples'][0]}")
 
 
 def _print_points(rows: list[dict[str, Any]]) -> None:
-    """A line for each point: measured and predicted side by side."""
-    heads: dict[str, Literal["left", "right"]] = {"measured / predicted": "left"}
-    heads |= dict.fromkeys(("TPOT ms", "TTFT ms", "tok/s/device"), "right")
+    """Print one row per point: measured and predicted side by side."""
+    columns: Columns = {"measured / predicted": "left"}
+    columns |= dict.fromkeys(("TPOT ms", "TTFT ms", "tok/s/device"), "right")
     names = ("tpot_ms", "ttft_ms", "tok_s_per_device")
     lines = [[row["point_id"], *(_beside(row, name) for name in names)] for row in rows]
-    console().print(table("", heads, lines))
+    print_table(console(), columns, lines)
 
 
 def _beside(row: dict[str, Any], name: str) -> str:
-    was, said = (float(row[f"{name}_{kind}"] or "nan") for kind in ("measured", "predicted"))
-    return "" if math.isnan(was + said) else f"{_short(was)} / {_short(said)} {100 * (said / was - 1):+.0f}%"
+    measured, predicted = (float(row[f"{name}_{kind}"] or "nan") for kind in ("measured", "predicted"))
+    if math.isnan(measured + predicted):
+        return ""
+    return f"{_short(measured)} / {_short(predicted)} {100 * (predicted / measured - 1):+.0f}%"
 
 
 def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-def _print_groups(found: dict[str, Any]) -> None:
+def _print_groups(summary: dict[str, Any]) -> None:
     out = console()
     for name in SHOWN:
-        rows = [_row(key, one) for key, one in found["by"][name].items()]
+        rows = [_row(key, one) for key, one in summary["by"][name].items()]
         if name == "kind":
-            rows.insert(0, _row("all", found))
-        heads: dict[str, Literal["left", "right"]] = {name: "left"}
-        heads |= {f"{label} {what}": "right" for label in METRICS.values() for what in ("n", "mean", "median")}
+            rows.insert(0, _row("all", summary))
+        columns: Columns = {name: "left"}
+        columns |= {f"{label} {what}": "right" for label in METRICS.values() for what in ("n", "mean", "median")}
         spare = [f"{label} {what}" for what in ("mean", "n") for label in reversed(METRICS.values())]
-        listing(out, f"Error by {name}", heads, rows, spare)
+        print_table(out, columns, rows, title=f"Error by {name}", spare=spare)
         out.print()
-    rank = found["ranking"]
+    rank = summary["ranking"]
     for metric, label in (("tpot", "TPOT"), ("tok_s_per_device", "tok/s/device")):
         one = rank[metric]
         if one["pairs"]:
-            out.print(
+            out.paragraph(
                 f"ranking of configurations by {label}: Kendall {one['predicted']:.2f} over {one['pairs']} pairs; "
                 f"by devices alone {one['by_devices']:.2f}"
             )
-    for mode, one in found["baseline"]["tok_s_per_device_from_measured_tpot"].items():
-        out.print(f"baseline, {mode}: tok/s/device from measured TPOT by Little's law: median error {_share(one)}")
+    for mode, one in summary["baseline"]["tok_s_per_device_from_measured_tpot"].items():
+        out.paragraph(f"baseline, {mode}: tok/s/device from measured TPOT by Little's law: median error {_share(one)}")
 
 
-def _print_intervals(found: dict[str, Any]) -> None:
+def _print_intervals(summary: dict[str, Any]) -> None:
     for metric, label in METRICS.items():
-        if one := found[metric]:
+        if one := summary[metric]:
             inside = f"{100 * one['inside_interval']:.0f} % of points inside the 80 % interval"
-            console().print(f"{label}: median error {_share(one)}; {inside}")
+            console().paragraph(f"{label}: median error {_share(one)}; {inside}")
 
 
 def _share(one: dict[str, Any]) -> str:
     return f"{100 * one['median_ape']:.1f} %"
 
 
-def _row(name: str, found: dict[str, Any]) -> list[str]:
+def _row(name: str, group: dict[str, Any]) -> list[str]:
     cells = [name]
     for metric in METRICS:
-        one = found[metric]
+        one = group[metric]
         cells += [str(one["n"]), f"{100 * one['mape']:.0f} %", _share(one)] if one else ["", "", ""]
     return cells
