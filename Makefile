@@ -7,6 +7,7 @@ RUN := $(VENV)/bin
 
 demo: $(VENV)/.ready
 	$(RUN)/tokenworks plan deepseek-ai/DeepSeek-R1 --on scalex40 --workload agent
+	@$(RUN)/python -c 'from tokenworks.cli.progress import compile_once; compile_once()'
 
 test: $(VENV)/.ready lint
 	$(RUN)/pytest

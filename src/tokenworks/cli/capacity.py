@@ -62,7 +62,7 @@ def capacity(
         raise SpecError("a trace has no users to add", where="--users", hint="leave it out to scale the trace's rate")
     chosen, source = deployed.read(deployment), played.source()
     slo = source.slo(played.slo)
-    source.must_be_bound(slo, WITHIN)  # before a minute of compiling
+    source.must_be_bound(slo, WITHIN)  # before half a minute of compiling
     compile_once()
     with progress("trying") as say:
         found = capacity_of(

@@ -51,6 +51,7 @@ class Simulator:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._state: EngineState = allocate(cluster)
+        self._table = kernel.Table()
         self._caches = any(pool.limits.prefix_caching for pool in cluster.pools)
         self._submitted = self._slots = self._named = self._taken = self._spares = 0
         self._spare = np.zeros(0, np.int32)
@@ -212,7 +213,7 @@ class Simulator:
         """
         slot = int(self._slots_of(np.array([index]))[0])
         if slot >= 0:
-            kernel.happen(self._state, KINDS["cancel"], slot)
+            kernel.happen(self._table.of(self._state), KINDS["cancel"], slot)
 
     def _slots_of(self, numbers: Ints) -> Ints:
         """Where requests are; -1 for those that were taken."""
@@ -228,7 +229,7 @@ class Simulator:
 
     def advance(self, until: float = math.inf, *, sent: int | None = None) -> None:
         """Play all events up to and including `until` [s]; stop before that right after `sent` requests were sent."""
-        while code := kernel.advance(self._state, float(until), _ALL if sent is None else sent):
+        while code := kernel.advance(self._table.of(self._state), float(until), _ALL if sent is None else sent):
             s = self._state
             if code == kernel.SERIES_FULL:
                 self._state = s._replace(series=_grown(s.series, len(s.series) + 1))
@@ -243,7 +244,7 @@ class Simulator:
     def take(self) -> Ended:
         """Requests that have ended since the last call; the memory that they had serves those submitted later."""
         s, slots = self._state, np.empty(self.ended - self._taken, np.int32)
-        kernel.collect(s, slots)
+        kernel.collect(self._table.of(s), slots)
         record = s.request[slots]
         s.request["number"][slots] = -1
         if self._caches:
@@ -270,7 +271,7 @@ class Simulator:
             columns["end_s"] = np.where(status >= Status.COMPLETED, columns["end_s"], np.nan)
         series = np.zeros((0, len(SERIES)), np.int64)
         if self.cluster.window_s:
-            kernel.sample(s, self.now, False)
+            kernel.sample(self._table.of(s), self.now)
             series = s.series[: int(s.world["rows"][0]) + 1].copy()
         return Outcome(
             now_s=self.now, **columns, pools=self.counts().pools,
@@ -316,7 +317,7 @@ def run(cluster: Cluster, requests: Requests) -> Outcome:
 
 
 def compiled() -> bool:
-    """Whether the engine starts at once; otherwise `warm_up` compiles it first, once for each machine (a minute)."""
+    """Whether the engine starts at once; otherwise `warm_up` first compiles it (half a minute, once)."""
     return kernel.compiled()
 
 

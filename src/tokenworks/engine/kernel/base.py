@@ -1,7 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """How the kernel is compiled, and its names for numbers.
 
-Every function takes the whole `state.EngineState` (s), and indices: r of a rank, i of an instance, q of a request.
+Every function takes the whole `state.EngineState` (s, see `memory`), and indices: r of a rank, i of an instance, q of a
+request.
 Without reference counts (`_nrt`) arrays cannot be created inside, and need not be: that alone makes it thirty times
 faster.
 Only the entry points in `drive` are cached on disk; all others are compiled into them.
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from tokenworks.engine.kernel.inner import InnerCompiler
 from tokenworks.engine.outside import KINDS
 from tokenworks.engine.types import Status
 
@@ -29,8 +31,8 @@ NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-# Nobody calls these from Python or from C: without the wrappers for that they compile in two thirds of the time.
-_INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# Nobody calls these from Python or from C, so they have no wrappers for that and no machine code of their own.
+_INNER: dict[str, Any] = {"pipeline_class": InnerCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 jit = njit(**_OPTIONS, **_INNER)
 inline = njit(forceinline=True, **_OPTIONS, **_INNER)
 

@@ -23,6 +23,7 @@ from tokenworks.engine.kernel.base import (
 )
 from tokenworks.engine.kernel.finish import enqueue, finish
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, sooner
+from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.route import route
 from tokenworks.engine.kernel.steps import plan, settle, turn_passed
 from tokenworks.engine.kernel.transfer import fetch, loaded, pop_load
@@ -71,8 +72,8 @@ def settle_all(s, time):
             settle(s, i, time, True)
 
 
-@entry
-def sample(s, time, close):
+@inline
+def sample_at(s, time, close):
     """Levels at `time` and counts since the last window closed, into the next row of the series."""
     world = s.world[0]
     settle_all(s, time)
@@ -99,7 +100,7 @@ def close_windows(s, limit):
     while world.window_s > 0.0 and limit < NEVER and (world.rows + 1) * world.window_s < limit:
         if world.rows == len(s.series) - 1:
             return False
-        sample(s, (world.rows + 1) * world.window_s, True)
+        sample_at(s, (world.rows + 1) * world.window_s, True)
     return True
 
 
@@ -156,11 +157,12 @@ def play(s, kind, time, whose):
 
 
 @entry
-def advance(s, until, sent):
+def advance(table, until, sent):
     """Play all events up to and including `until`; returns DONE, or which buffer must grow before it goes on.
 
     Right after the `sent`-th request was sent it stops, before what else happens at this moment.
     """
+    s = state_at(table)
     world = s.world[0]
     while True:
         if world.sent >= sent:
@@ -183,14 +185,22 @@ def advance(s, until, sent):
 
 
 @entry
-def happen(s, kind, q):
+def sample(table, time):
+    """Levels at `time`, and counts of a window that is still open, into the next row of the series."""
+    sample_at(state_at(table), time, False)
+
+
+@entry
+def happen(table, kind, q):
     """An event from outside, at the present moment."""
+    s = state_at(table)
     outside.happen(s, kind, q, s.world[0].now)
 
 
 @entry
-def collect(s, slots):
+def collect(table, slots):
     """Those that have ended and were not collected yet, in this order; there are as many as `slots` has room for."""
+    s = state_at(table)
     world = s.world[0]
     q = world.ended_last
     for i in range(len(slots) - 1, -1, -1):
