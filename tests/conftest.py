@@ -1,7 +1,9 @@
 """What all tests share: no page width from outside, and an engine that is compiled once in a run of tests."""
 
 import fcntl
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,15 +16,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     Each process of pytest-xdist comes here. The first one holds the lock and compiles (half a minute of CPU time), and
     numba keeps the machine code on disk. The others wait for the lock, then read that code.
     """
-    config = session.config
     needed = "tokenworks.engine.kernel" in sys.modules or any(
         "kernel" in getattr(item, "fixturenames", ()) for item in session.items
     )
-    if not needed or config.option.collectonly or config.cache is None:
+    if not needed or session.config.option.collectonly:
         return
     from tokenworks.engine.simulator import warm_up
 
-    with Path(config.cache.mkdir("engine"), "lock").open("w") as lock:
+    with Path(tempfile.gettempdir(), f"tokenworks-compiles-{os.getuid()}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         warm_up()
 

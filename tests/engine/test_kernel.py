@@ -32,7 +32,7 @@ def test_inner_functions_are_not_optimised_by_themselves() -> None:
 )
 def test_compiled_code_is_not_given_what_it_would_misread(heap: np.ndarray) -> None:
     state = allocate(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),)))
-    table = memory.Table()
+    table = memory.Addresses()
     table.of(state)
     with pytest.raises(TypeError, match=r"EngineState\.heap: want a contiguous array of int32, not of"):
         table.of(state._replace(heap=heap))
@@ -40,7 +40,7 @@ def test_compiled_code_is_not_given_what_it_would_misread(heap: np.ndarray) -> N
 
 def test_the_table_follows_arrays_that_are_replaced() -> None:
     state = allocate(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),)))
-    table, heap = memory.Table(), np.zeros(5, np.int32)
+    table, heap = memory.Addresses(), np.zeros(5, np.int32)
     before = table.of(state).copy()
     after = table.of(state._replace(heap=heap))
     changed = np.flatnonzero(before != after)

@@ -51,7 +51,7 @@ class Simulator:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._state: EngineState = allocate(cluster)
-        self._table = kernel.Table()
+        self._table = kernel.Addresses()
         self._caches = any(pool.limits.prefix_caching for pool in cluster.pools)
         self._submitted = self._slots = self._named = self._taken = self._spares = 0
         self._spare = np.zeros(0, np.int32)

@@ -1,4 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, allow-subclassing-any
+# mypy: disable-error-code="override"
 # ruff: noqa: ARG001, ARG002 numba calls these functions, with more than they need
 """How compiled code sees the arrays of `state.EngineState`: behind one pointer, and every whole number as an int64.
 
@@ -12,7 +13,7 @@ import operator
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core.cgutils import create_struct_proxy
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, infer_global, signature
@@ -43,7 +44,7 @@ _BYTE = ir.IntType(8)
 _WORD = ir.IntType(64)
 
 
-class Table:
+class Addresses:
     """Addresses and shapes of all arrays, as compiled code takes them; holds the arrays, so that they stay."""
 
     def __init__(self) -> None:
@@ -58,9 +59,9 @@ class Table:
         TypeError : an array is of another type, or has gaps; compiled code would read the wrong bytes
         """
         if state is not self._state:
-            for at, (array, old) in enumerate(zip(state, self._state, strict=True)):
-                if array is not old:
-                    self._words[_WORDS * at : _WORDS * at + _WORDS] = _row(_ARRAYS[at], array)
+            for at, name in enumerate(_ARRAYS):
+                if state[at] is not self._state[at]:
+                    self._words[_WORDS * at : _WORDS * at + _WORDS] = _row(name, getattr(state, name))
             self._state = state
         return self._words
 
@@ -72,22 +73,22 @@ def _row(name: str, array: NDArray[Any]) -> tuple[int, ...]:
     return (array.ctypes.data, *array.shape, 0)[:_WORDS]
 
 
-class State(types.Type):
+class StateType(types.Type):
     """All arrays: a pointer to their table."""
 
     def __init__(self):
         super().__init__("state")
 
 
-class Rows(types.Type):
+class RowsType(types.Type):
     """An array: where it is, how many rows it has, how many items are in a row."""
 
     def __init__(self, name, item):
         super().__init__(f"rows({name})")
-        self.item, self.row = item, Row(name, item) if item.fields else _number(item)
+        self.item, self.row = item, RowType(name, item) if item.fields else _number(item)
 
 
-class Row(types.Type):
+class RowType(types.Type):
     """A record: a pointer to it."""
 
     def __init__(self, name, item):
@@ -95,11 +96,11 @@ class Row(types.Type):
         self.fields = item.fields
 
 
-register_model(State)(models.OpaqueModel)
-register_model(Row)(models.OpaqueModel)
+register_model(StateType)(models.OpaqueModel)
+register_model(RowType)(models.OpaqueModel)
 
 
-@register_model(Rows)
+@register_model(RowsType)
 class _RowsModel(models.StructModel):
     def __init__(self, manager, kind):
         members = [("data", types.voidptr), ("count", types.int64), ("width", types.int64)]
@@ -110,8 +111,8 @@ def _number(item):
     return {"i": types.int64, "u": types.uint64, "f": types.float64}[item.kind]
 
 
-_STATE = State()
-_KINDS = {name: Rows(name, item) for name, item in _ITEMS.items()}
+_STATE = StateType()
+_KINDS = {name: RowsType(name, item) for name, item in _ITEMS.items()}
 
 
 def _stored(item):
@@ -128,8 +129,7 @@ def _store(builder, address, item, value):
     builder.store(value, builder.bitcast(address, _stored(item).as_pointer()))
 
 
-@intrinsic
-def state_at(typingctx, table):
+def _state_at(typingctx, table):
     """The state whose table this is."""
 
     def code(context, builder, sig, args):
@@ -139,15 +139,18 @@ def state_at(typingctx, table):
     return _STATE(table), code
 
 
+state_at: Any = intrinsic(_state_at)  # mypy would have it called with the first argument, too
+
+
 @infer_getattr
 class _StateFields(AttributeTemplate):
-    key = State
+    key = StateType
 
     def generic_resolve(self, state, name):
         return _KINDS.get(name)
 
 
-@lower_getattr_generic(State)
+@lower_getattr_generic(StateType)
 def _array_of(context, builder, kind, value, name):
     table = builder.bitcast(value, _WORD.as_pointer())
     rows = create_struct_proxy(_KINDS[name])(context, builder)
@@ -160,27 +163,27 @@ def _array_of(context, builder, kind, value, name):
 
 @infer_getattr
 class _RowFields(AttributeTemplate):
-    key = Row
+    key = RowType
 
     def generic_resolve(self, row, name):
         if name not in row.fields:
             return None
         item = row.fields[name][0]
-        return Rows(f"{row.name}.{name}", item.base) if item.subdtype else _number(item)
+        return RowsType(f"{row.name}.{name}", item.base) if item.subdtype else _number(item)
 
 
-@lower_getattr_generic(Row)
+@lower_getattr_generic(RowType)
 def _field_of(context, builder, kind, value, name):
     item, offset = kind.fields[name][:2]
     address = builder.gep(value, [_WORD(offset)])
     if not item.subdtype:
         return _load(builder, address, item)
-    rows = create_struct_proxy(Rows(f"{kind.name}.{name}", item.base))(context, builder)
+    rows = create_struct_proxy(RowsType(f"{kind.name}.{name}", item.base))(context, builder)
     rows.data, rows.count = address, _WORD(item.shape[0])
     return rows._getvalue()
 
 
-@lower_setattr_generic(Row)
+@lower_setattr_generic(RowType)
 def _set_field(context, builder, sig, args, name):
     item, offset = sig.args[0].fields[name][:2]
     _store(builder, builder.gep(args[0], [_WORD(offset)]), item, args[1])
@@ -190,7 +193,7 @@ def _set_field(context, builder, sig, args, name):
 class _GetItem(AbstractTemplate):
     def generic(self, args, kws):
         rows, index = args
-        if isinstance(rows, Rows):
+        if isinstance(rows, RowsType):
             return signature(rows.row, rows, _index(index))
         return None
 
@@ -199,7 +202,7 @@ class _GetItem(AbstractTemplate):
 class _SetItem(AbstractTemplate):
     def generic(self, args, kws):
         rows, index, _value = args
-        if isinstance(rows, Rows):
+        if isinstance(rows, RowsType):
             return signature(types.none, rows, _index(index), rows.row)
         return None
 
@@ -207,7 +210,7 @@ class _SetItem(AbstractTemplate):
 @infer_global(len)
 class _Len(AbstractTemplate):
     def generic(self, args, kws):
-        return signature(types.int64, *args) if isinstance(args[0], Rows) else None
+        return signature(types.int64, *args) if isinstance(args[0], RowsType) else None
 
 
 def _index(index):
@@ -221,30 +224,30 @@ def _address(context, builder, sig, args):
     return builder.gep(rows.data, [builder.mul(index, _WORD(kind.item.itemsize))])
 
 
-@lower_builtin(operator.getitem, Rows, types.Any)
+@lower_builtin(operator.getitem, RowsType, types.Any)
 def _get(context, builder, sig, args):
     address, item = _address(context, builder, sig, args), sig.args[0].item
     return address if item.fields else _load(builder, address, item)
 
 
-@lower_builtin(operator.setitem, Rows, types.Any, types.Any)
+@lower_builtin(operator.setitem, RowsType, types.Any, types.Any)
 def _set(context, builder, sig, args):
     _store(builder, _address(context, builder, sig, args), sig.args[0].item, args[2])
 
 
-@lower_builtin(len, Rows)
+@lower_builtin(len, RowsType)
 def _count(context, builder, sig, args):
     return create_struct_proxy(sig.args[0])(context, builder, args[0]).count
 
 
 @infer_getattr
 class _RowsFields(AttributeTemplate):
-    key = Rows
+    key = RowsType
 
     def resolve_width(self, rows):
         return types.int64
 
 
-@lower_getattr_generic(Rows)
+@lower_getattr_generic(RowsType)
 def _width(context, builder, kind, value, name):
     return getattr(create_struct_proxy(kind)(context, builder, value), name)
