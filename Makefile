@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint bench lock schemas clean
+.PHONY: demo test fuzz lint bench lock schemas clean
 
 demo: $(VENV)/.ready
 	$(RUN)/tokenworks plan deepseek-ai/DeepSeek-R1 --on scalex40 --workload agent
+	@$(RUN)/python -c 'from tokenworks.cli.progress import compile_once; compile_once()'
 
 test: $(VENV)/.ready lint
 	$(RUN)/pytest
+
+# `make test` tries few damaged files and commands, always the same; this tries new ones, FUZZ_CASES in each test.
+FUZZ_CASES ?= 2000
+fuzz: $(VENV)/.ready
+	FUZZ_CASES=$(FUZZ_CASES) $(RUN)/pytest tests/fuzz
 
 lint: $(VENV)/.ready
 	$(RUN)/ruff check .

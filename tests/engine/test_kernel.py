@@ -13,13 +13,39 @@ import pytest
 
 from tests.engine import cases
 from tokenworks.engine import kernel, reference, simulator
-from tokenworks.engine.kernel import base
+from tokenworks.engine.kernel import base, inner, memory
+from tokenworks.engine.state import allocate
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost
 
 
 def test_compiled_once() -> None:
     simulator.warm_up()
     assert simulator.compiled()
+
+
+def test_inner_functions_are_not_optimised_by_themselves() -> None:
+    """With another numba they might be: a first start would take twice as long, and nobody would know why."""
+    assert inner.KNOWN
+
+
+@pytest.mark.parametrize(
+    "heap", [np.zeros(2, np.int64), np.zeros(4, np.int32)[::2]], ids=["another type", "not contiguous"]
+)
+def test_compiled_code_is_not_given_what_it_would_misread(heap: np.ndarray) -> None:
+    state = allocate(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),)))
+    table = memory.Addresses()
+    table.of(state)
+    with pytest.raises(TypeError, match=r"EngineState\.heap: want a contiguous array of int32, not of"):
+        table.of(state._replace(heap=heap))
+
+
+def test_the_table_follows_arrays_that_are_replaced() -> None:
+    state = allocate(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),)))
+    table, heap = memory.Addresses(), np.zeros(5, np.int32)
+    before = table.of(state).copy()
+    after = table.of(state._replace(heap=heap))
+    changed = np.flatnonzero(before != after)
+    assert list(after[changed]) == [heap.ctypes.data, 5]
 
 
 def test_machine_code_older_than_a_source_is_deleted(tmp_path: Path) -> None:

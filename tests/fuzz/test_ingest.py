@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fuzz.damage import tries
 from tests.ingest import benchmark_cases
 from tests.ingest.conftest import cache_folder  # noqa: F401
 from tests.ingest.test_readers import AZURE, GOOD, bench, call, lab, session
@@ -113,7 +114,7 @@ def only_words(read: Callable[[], object]) -> None:
 def test_mutated_traces(form: str, tmp_path: Path) -> None:
     path = tmp_path / "trace"
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @tries(80)
     @given(mutated(TRACES[form]), st.booleans(), st.booleans())
     def law(data: bytes, named: bool, strict: bool) -> None:
         path.write_bytes(data)
@@ -126,7 +127,7 @@ def test_mutated_traces(form: str, tmp_path: Path) -> None:
 def test_mutated_benchmarks(form: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @tries(80)
     @given(mutated(BENCHMARKS[form]))
     def law(data: bytes) -> None:
         path.write_bytes(data)

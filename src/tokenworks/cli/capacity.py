@@ -65,7 +65,7 @@ def capacity(
     chosen = deployed.read(deployment)
     source = played.source(chosen.given)
     slo = source.slo(played.slo)
-    source.must_be_bound(slo, WITHIN)  # before a minute of compiling
+    source.must_be_bound(slo, WITHIN)  # before half a minute of compiling
     compile_once()
     with progress("trying") as report:
         result = capacity_of(

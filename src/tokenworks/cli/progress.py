@@ -23,10 +23,12 @@ def compile_once() -> None:
 
     if not compiled():
         how = "once for this computer" if kept() else "for this run only: no folder for compiled code can be written"
-        notes().paragraph(f"compiling the simulator, {how}; about a minute")
+        notes().paragraph(f"compiling the simulator, {how}; up to half a minute")
         if not kept():
             notes().paragraph("set NUMBA_CACHE_DIR to a folder that can be written, and the next run starts at once")
-    if warm_up():
+    with progress("compiling the simulator") if not compiled() else nullcontext():
+        damaged = warm_up()
+    if damaged:
         notes().paragraph("the compiled simulator on disk was damaged; it was compiled again")
 
 

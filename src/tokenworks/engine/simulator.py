@@ -57,6 +57,7 @@ class Simulator:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self._state: EngineState = allocate(cluster)
+        self._table = kernel.Addresses()
         self._caches = any(pool.limits.prefix_caching for pool in cluster.pools)
         self._submitted = self._slots = self._named = self._taken = self._spares = 0
         self._spare = np.zeros(0, np.int32)
@@ -242,7 +243,7 @@ class Simulator:
         """
         slot = int(self._slots_of(np.array([index]))[0])
         if slot >= 0:
-            kernel.happen(self._state, KINDS["cancel"], slot)
+            kernel.happen(self._table.of(self._state), KINDS["cancel"], slot)
 
     def _slots_of(self, numbers: Ints) -> Ints:
         """Slots of requests by their numbers; -1 for requests that were taken."""
@@ -264,7 +265,7 @@ class Simulator:
         until : last time to play, included [s]; by default play to the end
         sent : stop earlier, right after this number of requests has reached a rank; None = do not
         """
-        while code := kernel.advance(self._state, float(until), _ALL if sent is None else sent):
+        while code := kernel.advance(self._table.of(self._state), float(until), _ALL if sent is None else sent):
             s = self._state
             if code == kernel.SERIES_FULL:
                 self._state = s._replace(series=_grown(s.series, len(s.series) + 1))
@@ -279,7 +280,7 @@ class Simulator:
     def take(self) -> Ended:
         """Results of the requests that have ended since the last call. Their memory is reused for later requests."""
         s, slots = self._state, np.empty(self.ended - self._taken, np.int32)
-        kernel.collect(s, slots)
+        kernel.collect(self._table.of(s), slots)
         record = s.request[slots]
         s.request["number"][slots] = -1
         if self._caches:
@@ -307,7 +308,7 @@ class Simulator:
             columns["end_s"] = np.where(status >= Status.COMPLETED, columns["end_s"], np.nan)
         series = np.zeros((0, len(SERIES)), np.int64)
         if self.cluster.window_s:
-            kernel.sample(s, self.now, False)
+            kernel.sample(self._table.of(s), self.now)
             series = s.series[: int(s.world["rows"][0]) + 1].copy()
         return Outcome(
             now_s=self.now, **columns, pools=self.counts().pools,
@@ -359,7 +360,7 @@ def run(cluster: Cluster, requests: Requests) -> Outcome:
 
 
 def compiled() -> bool:
-    """Whether the engine is compiled. If not, the first run compiles it, which takes about a minute."""
+    """Whether the engine is compiled. If not, the first run compiles it, which takes about half a minute."""
     return kernel.compiled()
 
 

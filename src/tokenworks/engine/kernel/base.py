@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 """Decorators that compile the kernel, and constants for it.
 
-Functions of the kernel take the whole `state.EngineState` as s, and indices: r of a rank, i of an instance, q of a
-request. They create no arrays, so they compile without reference counts (`_nrt`), which makes them thirty times as
+Functions of the kernel take the whole `state.EngineState` as s (see `memory`), and indices: r of a rank, i of an
+instance, q of a request. They create no arrays, so they compile without reference counts (`_nrt`), which makes them thirty times as
 fast. Only the entry points in `drive` are kept on disk; all other functions are compiled into them.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from tokenworks.engine.kernel.inner import InnerCompiler
 from tokenworks.engine.outside import KINDS
 from tokenworks.engine.types import Status
 
@@ -28,8 +29,8 @@ NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-# Inner functions are not called from Python or C. Without wrappers for such calls they compile in 2/3 of the time.
-_INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# Inner functions are not called from Python or C: they have no wrappers for such calls, and no own machine code.
+_INNER: dict[str, Any] = {"pipeline_class": InnerCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 jit = njit(**_OPTIONS, **_INNER)
 inline = njit(forceinline=True, **_OPTIONS, **_INNER)
 

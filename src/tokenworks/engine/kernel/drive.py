@@ -24,6 +24,7 @@ from tokenworks.engine.kernel.base import (
 )
 from tokenworks.engine.kernel.finish import enqueue, finish
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, send, sooner
+from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.route import hear, route
 from tokenworks.engine.kernel.steps import plan, settle, turn_passed
 from tokenworks.engine.kernel.transfer import fetch, loaded, pop_load
@@ -73,8 +74,8 @@ def settle_all(s, time):
             settle(s, i, time, True)
 
 
-@entry
-def sample(s, time, close):
+@inline
+def sample_at(s, time, close):
     """Write a row of the series: levels at `time`, and counts since the last window closed."""
     world = s.world[0]
     settle_all(s, time)
@@ -101,7 +102,7 @@ def close_windows(s, limit):
     while world.window_s > 0.0 and limit < NEVER and (world.rows + 1) * world.window_s < limit:
         if world.rows == len(s.series) - 1:
             return False
-        sample(s, (world.rows + 1) * world.window_s, True)
+        sample_at(s, (world.rows + 1) * world.window_s, True)
     return True
 
 
@@ -163,12 +164,13 @@ def play(s, kind, time, whose):
 
 
 @entry
-def advance(s, until, sent):
+def advance(table, until, sent):
     """Play all events up to and including `until`.
 
     Stop earlier, right after the `sent`-th request has reached a rank, before other events at the same time. Returns
     DONE, or SERIES_FULL or EVENTS_FULL: the caller must enlarge that buffer and call again.
     """
+    s = state_at(table)
     world = s.world[0]
     while True:
         if world.sent >= sent:
@@ -193,14 +195,22 @@ def advance(s, until, sent):
 
 
 @entry
-def happen(s, kind, q):
+def sample(table, time):
+    """Write a row of the series for a window that is still open."""
+    sample_at(state_at(table), time, False)
+
+
+@entry
+def happen(table, kind, q):
     """Play an event from outside now."""
+    s = state_at(table)
     outside.happen(s, kind, q, s.world[0].now)
 
 
 @entry
-def collect(s, slots):
+def collect(table, slots):
     """Fill `slots` with the requests that have ended since the last call, in the order of their ends."""
+    s = state_at(table)
     world = s.world[0]
     q = world.ended_last
     for i in range(len(slots) - 1, -1, -1):

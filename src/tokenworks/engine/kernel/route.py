@@ -22,7 +22,7 @@ def draw(world):
 @inline
 def is_held(s, slot):
     """Whether any rank holds the name in this slot of the router's table."""
-    for word in range(1, s.known.shape[1]):  # noqa: SIM110 numba has no any()
+    for word in range(1, s.known.width):  # noqa: SIM110 numba has no any()
         if s.known[slot, word]:
             return True
     return False
@@ -65,10 +65,10 @@ def hear(s, now):
                 break
             home = slot_of(s.known[slot, 0], world.index_shift, mask)
             if ((slot - home) & mask) >= ((slot - hole) & mask):
-                for word in range(s.known.shape[1]):
+                for word in range(s.known.width):
                     s.known[hole, word] = s.known[slot, word]
                 hole = slot
-        for word in range(1, s.known.shape[1]):
+        for word in range(1, s.known.width):
             s.known[hole, word] = 0
     if world.events == 0:
         world.events_first = 0  # so that an almost empty ring stays in the same few cache lines

@@ -1,0 +1,253 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, allow-subclassing-any
+# mypy: disable-error-code="override"
+# ruff: noqa: ARG001, ARG002 numba calls these functions, with more than they need
+"""How compiled code sees the arrays of `state.EngineState`: behind one pointer, and every whole number as an int64.
+
+With NumPy's own types each call would hand over 24 arrays of seven words each, and each function would be compiled for
+every mixture of int32 and int64. That took six times as long to compile. An index must not be negative.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.core.cgutils import create_struct_proxy
+from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_getattr, infer_global, signature
+from numba.extending import (
+    intrinsic,
+    lower_builtin,
+    lower_getattr_generic,
+    lower_setattr_generic,
+    models,
+    register_model,
+)
+from numpy.typing import NDArray
+
+from tokenworks.arrays import Ints
+from tokenworks.engine.state import EVENT, INSTANCE, LINK, NODE, OUTSIDE, POOL, RANK, REQUEST, WORLD, EngineState
+
+_F8, _I4, _I8, _U8 = (np.dtype(name) for name in ("f8", "i4", "i8", "u8"))
+_ITEMS: dict[str, np.dtype[Any]] = {
+    "request": REQUEST, "rank": RANK, "instance": INSTANCE, "link": LINK, "pool": POOL, "world": WORLD,
+    "by_tokens": _F8, "growth": _I4, "calendar": _I4, "node": NODE, "table": _I4, "ids": _I8, "offsets": _I8,
+    "named": _I4, "held": _I4, "open": _I4, "heap": _I4, "outside": OUTSIDE, "load_s": _F8, "load": _I4,
+    "event": EVENT, "known": _U8, "itl": _I8, "series": _I8, "freed_s": _F8,
+}  # fmt: skip
+_ARRAYS = EngineState._fields
+_TWO_DIMENSIONS = {"known", "itl", "series"}
+_WORDS = 3  # of each array in the table: its address, its rows, and the items of a row
+_BYTE = ir.IntType(8)
+_WORD = ir.IntType(64)
+
+
+class Addresses:
+    """Addresses and shapes of all arrays, as compiled code takes them; holds the arrays, so that they stay."""
+
+    def __init__(self) -> None:
+        self._state: tuple[Any, ...] = (None,) * len(_ARRAYS)
+        self._words = np.zeros(_WORDS * len(_ARRAYS), np.int64)
+
+    def of(self, state: EngineState) -> Ints:
+        """The table of `state`; looks only at arrays that were replaced since the last call.
+
+        Raises
+        ------
+        TypeError : an array is of another type, or has gaps; compiled code would read the wrong bytes
+        """
+        if state is not self._state:
+            for at, name in enumerate(_ARRAYS):
+                if state[at] is not self._state[at]:
+                    self._words[_WORDS * at : _WORDS * at + _WORDS] = _row(name, getattr(state, name))
+            self._state = state
+        return self._words
+
+
+def _row(name: str, array: NDArray[Any]) -> tuple[int, ...]:
+    """Address, rows and items of a row, 0 where a row is one item."""
+    if array.dtype != _ITEMS[name] or not array.flags.c_contiguous:
+        raise TypeError(f"EngineState.{name}: want a contiguous array of {_ITEMS[name]}, not of {array.dtype}")
+    return (array.ctypes.data, *array.shape, 0)[:_WORDS]
+
+
+class StateType(types.Type):
+    """All arrays: a pointer to their table."""
+
+    def __init__(self):
+        super().__init__("state")
+
+
+class RowsType(types.Type):
+    """An array: where it is, how many rows it has, how many items are in a row."""
+
+    def __init__(self, name, item):
+        super().__init__(f"rows({name})")
+        self.item, self.row = item, RowType(name, item) if item.fields else _number(item)
+
+
+class RowType(types.Type):
+    """A record: a pointer to it."""
+
+    def __init__(self, name, item):
+        super().__init__(f"row({name})")
+        self.fields = item.fields
+
+
+register_model(StateType)(models.OpaqueModel)
+register_model(RowType)(models.OpaqueModel)
+
+
+@register_model(RowsType)
+class _RowsModel(models.StructModel):
+    def __init__(self, manager, kind):
+        members = [("data", types.voidptr), ("count", types.int64), ("width", types.int64)]
+        super().__init__(manager, kind, members)
+
+
+def _number(item):
+    return {"i": types.int64, "u": types.uint64, "f": types.float64}[item.kind]
+
+
+_STATE = StateType()
+_KINDS = {name: RowsType(name, item) for name, item in _ITEMS.items()}
+
+
+def _stored(item):
+    return ir.DoubleType() if item.kind == "f" else ir.IntType(8 * item.itemsize)
+
+
+def _load(builder, address, item):
+    value = builder.load(builder.bitcast(address, _stored(item).as_pointer()))
+    return value if item.itemsize == 8 else builder.sext(value, _WORD)
+
+
+def _store(builder, address, item, value):
+    value = value if item.itemsize == 8 else builder.trunc(value, _stored(item))
+    builder.store(value, builder.bitcast(address, _stored(item).as_pointer()))
+
+
+def _state_at(typingctx, table):
+    """The state whose table this is."""
+
+    def code(context, builder, sig, args):
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        return builder.bitcast(array.data, _BYTE.as_pointer())
+
+    return _STATE(table), code
+
+
+state_at: Any = intrinsic(_state_at)  # mypy would have it called with the first argument, too
+
+
+@infer_getattr
+class _StateFields(AttributeTemplate):
+    key = StateType
+
+    def generic_resolve(self, state, name):
+        return _KINDS.get(name)
+
+
+@lower_getattr_generic(StateType)
+def _array_of(context, builder, kind, value, name):
+    table = builder.bitcast(value, _WORD.as_pointer())
+    rows = create_struct_proxy(_KINDS[name])(context, builder)
+    for at, member in enumerate(("data", "count", "width")[: 2 + (name in _TWO_DIMENSIONS)]):
+        word = builder.load(builder.gep(table, [_WORD(_WORDS * _ARRAYS.index(name) + at)]))
+        word.set_metadata("invariant.load", builder.module.add_metadata([]))  # arrays stay while an entry point runs
+        setattr(rows, member, word if at else builder.inttoptr(word, _BYTE.as_pointer()))
+    return rows._getvalue()
+
+
+@infer_getattr
+class _RowFields(AttributeTemplate):
+    key = RowType
+
+    def generic_resolve(self, row, name):
+        if name not in row.fields:
+            return None
+        item = row.fields[name][0]
+        return RowsType(f"{row.name}.{name}", item.base) if item.subdtype else _number(item)
+
+
+@lower_getattr_generic(RowType)
+def _field_of(context, builder, kind, value, name):
+    item, offset = kind.fields[name][:2]
+    address = builder.gep(value, [_WORD(offset)])
+    if not item.subdtype:
+        return _load(builder, address, item)
+    rows = create_struct_proxy(RowsType(f"{kind.name}.{name}", item.base))(context, builder)
+    rows.data, rows.count = address, _WORD(item.shape[0])
+    return rows._getvalue()
+
+
+@lower_setattr_generic(RowType)
+def _set_field(context, builder, sig, args, name):
+    item, offset = sig.args[0].fields[name][:2]
+    _store(builder, builder.gep(args[0], [_WORD(offset)]), item, args[1])
+
+
+@infer_global(operator.getitem)
+class _GetItem(AbstractTemplate):
+    def generic(self, args, kws):
+        rows, index = args
+        if isinstance(rows, RowsType):
+            return signature(rows.row, rows, _index(index))
+        return None
+
+
+@infer_global(operator.setitem)
+class _SetItem(AbstractTemplate):
+    def generic(self, args, kws):
+        rows, index, _value = args
+        if isinstance(rows, RowsType):
+            return signature(types.none, rows, _index(index), rows.row)
+        return None
+
+
+@infer_global(len)
+class _Len(AbstractTemplate):
+    def generic(self, args, kws):
+        return signature(types.int64, *args) if isinstance(args[0], RowsType) else None
+
+
+def _index(index):
+    return types.UniTuple(types.int64, 2) if isinstance(index, types.BaseTuple) else types.int64
+
+
+def _address(context, builder, sig, args):
+    kind, rows, index = sig.args[0], create_struct_proxy(sig.args[0])(context, builder, args[0]), args[1]
+    if isinstance(sig.args[1], types.BaseTuple):
+        index = builder.add(builder.mul(builder.extract_value(index, 0), rows.width), builder.extract_value(index, 1))
+    return builder.gep(rows.data, [builder.mul(index, _WORD(kind.item.itemsize))])
+
+
+@lower_builtin(operator.getitem, RowsType, types.Any)
+def _get(context, builder, sig, args):
+    address, item = _address(context, builder, sig, args), sig.args[0].item
+    return address if item.fields else _load(builder, address, item)
+
+
+@lower_builtin(operator.setitem, RowsType, types.Any, types.Any)
+def _set(context, builder, sig, args):
+    _store(builder, _address(context, builder, sig, args), sig.args[0].item, args[2])
+
+
+@lower_builtin(len, RowsType)
+def _count(context, builder, sig, args):
+    return create_struct_proxy(sig.args[0])(context, builder, args[0]).count
+
+
+@infer_getattr
+class _RowsFields(AttributeTemplate):
+    key = RowsType
+
+    def resolve_width(self, rows):
+        return types.int64
+
+
+@lower_getattr_generic(RowsType)
+def _width(context, builder, kind, value, name):
+    return getattr(create_struct_proxy(kind)(context, builder, value), name)
