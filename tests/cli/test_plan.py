@@ -9,7 +9,7 @@ from tests.cli.envelope import result
 from tokenworks import cli
 from tokenworks.specs.deployment_file import load_deployments, pick_deployment
 
-MOE = ["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--isl", "2000", "--osl", "200"]
+MOE = ["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--isl", "2000", "--osl", "200", "--no-simulate"]
 SLO = ["--slo", "ttft=2s,tpot=50ms"]
 
 Output = pytest.CaptureFixture[str]
@@ -232,23 +232,28 @@ def test_an_interrupt_ends_with_words(capsys: Output, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("kernel")
-def test_simulate_ranks_the_list_by_what_it_shows(capsys: Output) -> None:
+def test_a_plan_is_simulated_unless_told_otherwise(capsys: Output) -> None:
     asked = ["plan", "Qwen/Qwen3-8B", "--on", "hgx-h100", "--isl", "1000", "--osl", "100", "--slo", "ttft=2s,tpot=50ms"]
-    code, out, _ = run([*asked, "--top", "3", "--simulate", "-o", "json"], capsys)
+    code, out, _ = run([*asked, "--top", "3", "-o", "json"], capsys)
     assert code == 0
-    found = result(out)
-    seen = found["simulated"]
-    assert [item["label"] for item in seen] == [row["label"] for row in found["deployments"]]
-    assert [row["rank"] for row in found["deployments"]] == [1, 2, 3]
-    effective = [item["effective_tok_s_per_device"] for item in seen]
-    assert effective == sorted(effective, reverse=True)
-    assert sorted(item["estimated_rank"] for item in seen) == [1, 2, 3]
-    code, out, _ = run([*asked, "--top", "2", "--rate", "20", "--simulate"], capsys)
+    plan = result(out)
+    assert (plan["simulated"], plan["settled"]) == (True, True)
+    assert plan["simulations"] > 3
+    rows = plan["deployments"]
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert all(row["estimated"]["effective_tok_s_per_device"] > 0 for row in rows)
+    code, out, _ = run([*asked, "--top", "2", "--rate", "20"], capsys)
     assert code == 0
-    assert "Simulated under the load" in out
+    assert "Simulated under the load, with the scheduler of vLLM" in out
+    code, out, _ = run([*asked, "--top", "2", "--no-simulate"], capsys)
+    assert "Simulated" not in out
+    assert "an estimate of the steady state, not a simulation" in out
+    code, _, err = run([*asked, "--budget", "0"], capsys)
+    assert code == 2
+    assert "--budget: 0 requests; write 1 or more" in err
 
 
-QWEN = ["plan", "Qwen/Qwen3-235B-A22B", "--on", "scalex40", "--workload", "agent"]
+QWEN = ["plan", "Qwen/Qwen3-235B-A22B", "--on", "scalex40", "--workload", "agent", "--no-simulate"]
 
 
 def test_the_context_limit_is_named_where_it_refuses(capsys: Output) -> None:

@@ -197,7 +197,9 @@ def test_more_work_is_never_faster(seed: int, batch: float, tokens: float) -> No
 
 def test_two_runs_give_the_same_bytes() -> None:
     def once() -> bytes:
-        plain = tokenworks.plan(SMALL_MOE, "hgx-h100", isl=2000, osl=200, slo="ttft=1s,tpot=40ms").plain()
+        plain = tokenworks.plan(
+            SMALL_MOE, "hgx-h100", isl=2000, osl=200, slo="ttft=1s,tpot=40ms", simulate=False
+        ).plain()
         del plain["wall"]
         return msgspec.json.encode(plain)
 

@@ -1,6 +1,7 @@
-"""`tokenworks.plan(...)`: what it answers, and every way to ask it wrongly."""
+"""`tokenworks.plan(..., simulate=False)`: what it answers, and every way to ask it wrongly."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 
@@ -17,11 +18,12 @@ from tokenworks.specs.machine import HostNode
 from tokenworks.specs.workload import Workload
 
 SLO = "ttft=2s,tpot=50ms"
+estimates = functools.partial(tokenworks.plan, simulate=False)
 
 
 @pytest.fixture(scope="module")
 def r1() -> Plan:
-    return tokenworks.plan(R1, "scalex40", isl=4000, osl=1000, slo=SLO)
+    return estimates(R1, "scalex40", isl=4000, osl=1000, slo=SLO)
 
 
 def test_the_answer_is_ranked_and_consistent(r1: Plan) -> None:
@@ -72,7 +74,7 @@ def test_experts_are_copied_until_they_divide(r1: Plan) -> None:
 def test_every_workload_of_the_catalog_is_planned() -> None:
     assert catalog_names("workload") == ["agent", "chat", "code", "reason", "summarise"]
     for name in ("chat", "code", "reason", "summarise"):
-        found = tokenworks.plan(SMALL_MOE, "hgx-h200", workload=name, top=1)
+        found = estimates(SMALL_MOE, "hgx-h200", workload=name, top=1)
         assert str(found.slo) == load_workload(name).slo
         assert found.best.rank == 1
 
@@ -87,7 +89,7 @@ def test_the_agent_workload_is_the_measured_one() -> None:
 
 
 def test_a_given_rate_is_carried_by_few_devices() -> None:
-    found = tokenworks.plan(DENSE, "2xhgx-h200", isl=1000, osl=200, rate=4, slo="ttft=2s,tpot=50ms")
+    found = estimates(DENSE, "2xhgx-h200", isl=1000, osl=200, rate=4, slo="ttft=2s,tpot=50ms")
     best = found.best
     assert best.meets_slo
     assert best.requests_s == pytest.approx(4, rel=0.03)
@@ -99,29 +101,29 @@ def test_a_given_rate_is_carried_by_few_devices() -> None:
 
 
 def test_users_in_flight_obey_littles_law() -> None:
-    found = tokenworks.plan(DENSE, "2xhgx-h200", isl=1000, osl=200, concurrency=48, slo="ttft=2s,tpot=50ms")
+    found = estimates(DENSE, "2xhgx-h200", isl=1000, osl=200, concurrency=48, slo="ttft=2s,tpot=50ms")
     for row in found.deployments:
         assert row.requests_s * (row.ttft_s + 200 * row.tpot_s) == pytest.approx(48, rel=0.15)
 
 
 def test_one_user_is_served_by_one_instance() -> None:
-    found = tokenworks.plan(DENSE, "hgx-h200", isl=1000, osl=200, concurrency=1, slo="")
+    found = estimates(DENSE, "hgx-h200", isl=1000, osl=200, concurrency=1, slo="")
     assert all(role.replicas == 1 for row in found.deployments for role in row.deployment.roles)
 
 
 def test_a_cache_that_is_too_small_is_said_to_bind() -> None:
     """Sessions that think for an hour: no device memory holds them, so the hit share falls and KV capacity binds."""
     long_pause = SESSIONS.model_copy(update={"think_time": 3600.0})
-    found = tokenworks.plan(SMALL_MOE, "hgx-h100", workload=long_pause, slo="")
+    found = estimates(SMALL_MOE, "hgx-h100", workload=long_pause, slo="")
     assert found.best.hit_share < 0.5
     assert found.best.bound_by == "kv-capacity"
-    short = tokenworks.plan(SMALL_MOE, "hgx-h100", workload=SESSIONS, slo="")
+    short = estimates(SMALL_MOE, "hgx-h100", workload=SESSIONS, slo="")
     assert short.best.hit_share > found.best.hit_share
     assert short.best.output_tok_s_per_device > found.best.output_tok_s_per_device
 
 
 def test_a_missed_slo_names_the_nearest_point_and_what_binds_it() -> None:
-    found = tokenworks.plan(SMALL_MOE, "hgx-h100", isl=4000, osl=1000, slo="ttft=1ms,tpot=1us")
+    found = estimates(SMALL_MOE, "hgx-h100", isl=4000, osl=1000, slo="ttft=1ms,tpot=1us")
     assert not found.meets_slo
     assert found.best.effective_tok_s_per_device == 0
     message = str(found.missed())
@@ -132,14 +134,14 @@ def test_a_missed_slo_names_the_nearest_point_and_what_binds_it() -> None:
 
 def test_the_list_shows_alternatives() -> None:
     """Of deployments in two roles one for each size of a prefill instance, the best of them among all."""
-    found = tokenworks.plan(R1, "scalex40", workload="agent")
+    found = estimates(R1, "scalex40", workload="agent")
     sizes = [row.deployment.roles[0].parallel.devices for row in found.deployments if len(row.deployment.roles) == 2]
     assert len(sizes) == len(set(sizes)) > 1
 
 
 def test_a_tail_is_above_the_mean_where_requests_come_as_they_like() -> None:
     open_, closed = (
-        tokenworks.plan(R1, "scalex40", workload="chat", concurrency=users, top=40).deployments for users in (None, 200)
+        estimates(R1, "scalex40", workload="chat", concurrency=users, top=40).deployments for users in (None, 200)
     )
     apart = [row for row in open_ if len(row.deployment.roles) == 2]
     assert all(row.tpot_slo_s > row.tpot_s * 1.005 for row in apart)
@@ -148,7 +150,7 @@ def test_a_tail_is_above_the_mean_where_requests_come_as_they_like() -> None:
 
 
 def test_a_rate_beyond_all_capacity_is_missed() -> None:
-    found = tokenworks.plan(DENSE, "hgx-h100", isl=4000, osl=1000, rate=1e6, slo="")
+    found = estimates(DENSE, "hgx-h100", isl=4000, osl=1000, rate=1e6, slo="")
     assert not found.meets_slo
     assert "requests/s" in str(found.missed())
 
@@ -181,7 +183,7 @@ ASKED = {"model": SMALL_MOE, "on": "hgx-h100", "isl": 100, "osl": 10}
 )
 def test_bad_input_is_named(changes: dict[str, object], words: str) -> None:
     with pytest.raises(SpecError, match=words):
-        tokenworks.plan(**(ASKED | changes))  # type: ignore[arg-type]
+        estimates(**(ASKED | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -190,14 +192,14 @@ def test_bad_input_is_named(changes: dict[str, object], words: str) -> None:
 )
 def test_an_unknown_name_gets_near_ones(changes: dict[str, object], words: str) -> None:
     with pytest.raises(UnknownName, match=words):
-        tokenworks.plan(**(ASKED | changes))  # type: ignore[arg-type]
+        estimates(**(ASKED | changes))  # type: ignore[arg-type]
     with pytest.raises(UnknownName, match="agent"):
-        tokenworks.plan(SMALL_MOE, "hgx-h100", workload="agents")
+        estimates(SMALL_MOE, "hgx-h100", workload="agents")
 
 
 def test_a_model_that_does_not_fit_says_by_how_much_and_what_would() -> None:
     with pytest.raises(DoesNotFit, match=r"GB more than .*2 ?x ?hgx-h100"):
-        tokenworks.plan(R1, "hgx-h100", isl=100, osl=10)
+        estimates(R1, "hgx-h100", isl=100, osl=10)
 
 
 def test_a_request_that_no_cache_holds_does_not_fit() -> None:
@@ -212,18 +214,18 @@ def test_a_request_that_no_cache_holds_does_not_fit() -> None:
 def test_a_workload_may_be_a_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("name: mine\nisl: 500\nosl: 50\nslo: tpot=40ms\n")
-    assert tokenworks.plan(SMALL_MOE, "hgx-h100", workload=str(file), top=1).setting.workload.isl == 500
+    assert estimates(SMALL_MOE, "hgx-h100", workload=str(file), top=1).setting.workload.isl == 500
     file.write_text("name: mine\nisl: 500\nosl: 50\nhit_share: 0.5\n")
     with pytest.raises(SpecError, match="reused_context"):
-        tokenworks.plan(SMALL_MOE, "hgx-h100", workload=str(file))
+        estimates(SMALL_MOE, "hgx-h100", workload=str(file))
     file.write_text("name: mine\nisl: 500\nosl: 50\nslo: soon\n")
     with pytest.raises(SpecError, match=r"mine\.yaml"):
-        tokenworks.plan(SMALL_MOE, "hgx-h100", workload=str(file))
+        estimates(SMALL_MOE, "hgx-h100", workload=str(file))
 
 
 def test_a_rate_beside_a_workload_replaces_its_load() -> None:
     busy = Workload(name="busy", isl=500, osl=50, concurrency=10)
-    found = tokenworks.plan(SMALL_MOE, "hgx-h100", workload=busy, rate=2.0, top=1)
+    found = estimates(SMALL_MOE, "hgx-h100", workload=busy, rate=2.0, top=1)
     assert found.load is not None
     assert (found.load.kind, found.load.value) == ("rate", 2.0)
 
@@ -240,13 +242,13 @@ def test_a_rate_beside_a_workload_replaces_its_load() -> None:
     ],
 )
 def test_other_models_and_machines_are_planned(model: str, on: str) -> None:
-    found = tokenworks.plan(model, on, isl=4000, osl=1000, slo=SLO)
+    found = estimates(model, on, isl=4000, osl=1000, slo=SLO)
     assert found.meets_slo
     assert all(dataclasses.asdict(point)["output_tok_s_per_device"] > 0 for point in found.pareto)
 
 
 def test_only_numbers_that_a_plan_reads_are_named_as_assumed() -> None:
     """Not the drafts of a measured row that says MTP and no more: a plan tries its own."""
-    named = {item.path for item in tokenworks.plan(SMALL_MOE, "hgx-h100", isl=1000, osl=100, top=1).assumed}
+    named = {item.path for item in estimates(SMALL_MOE, "hgx-h100", isl=1000, osl=100, top=1).assumed}
     assert "engine.host_step" in named
     assert not named & {f"engine.{name}" for name in OF_MEASURED_ROWS}

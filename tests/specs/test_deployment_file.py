@@ -191,7 +191,7 @@ def test_roles_must_make_a_deployment() -> None:
 
 
 def test_what_plan_ranks_is_what_a_file_gives_back(tmp_path: Path) -> None:
-    found = tokenworks.plan(SMALL_MOE, "hgx-h100", isl=1000, osl=100, slo="", top=3)
+    found = tokenworks.plan(SMALL_MOE, "hgx-h100", isl=1000, osl=100, slo="", top=3, simulate=False)
     path = tmp_path / "ranked.yaml"
     entries = [Entry(rank=row.rank, deployment=row.deployment) for row in found.deployments]
     path.write_text(yaml.safe_dump(document(entries, found.inputs())))

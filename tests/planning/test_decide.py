@@ -1,0 +1,123 @@
+"""A plan shows what simulations show: each row holds its own rate, and no other deployment would have been better."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tokenworks
+from tests.planning.settings import DENSE, SMALL_MOE, costing
+from tokenworks.planning.decide import Bench, decide, shown
+from tokenworks.planning.ranking import Candidate, candidates
+from tokenworks.planning.result import Plan
+from tokenworks.planning.search import search
+from tokenworks.specs.workload import Workload
+
+SLO = "ttft=2s,tpot=50ms"
+WORKLOAD = Workload(name="test", isl=1000, osl=100, isl_cv=1.0, osl_cv=0.5)
+
+pytestmark = pytest.mark.usefixtures("kernel")
+
+
+@pytest.fixture(scope="module")
+def planned() -> Plan:
+    return tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, top=4)
+
+
+def test_rows_are_simulated_and_ranked_by_it(planned: Plan) -> None:
+    rows = planned.deployments
+    assert planned.decision is not None
+    assert planned.decision.settled
+    assert planned.decision.simulations > len(rows)
+    assert [row.rank for row in rows] == [1, 2, 3, 4]
+    effective = [row.effective_tok_s_per_device for row in rows]
+    assert effective == sorted(effective, reverse=True)
+    for row in rows:
+        assert row.meets_slo
+        assert row.ttft_slo_s <= 2
+        assert row.tpot_slo_s <= 0.05
+        assert row.effective_tok_s_per_device <= row.output_tok_s_per_device * 1.000001
+        assert row.output_tok_s_per_device != row.estimated.output_tok_s_per_device
+        assert 0.3 < row.requests_s / row.estimated.requests_s < 3
+
+
+def test_the_same_question_gives_the_same_answer(planned: Plan) -> None:
+    again = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, top=4)
+    assert {**again.plain(), "wall": {}} == {**planned.plain(), "wall": {}}
+
+
+def test_another_seed_at_98_percent_of_the_rate_shows_what_was_promised(planned: Plan) -> None:
+    """The best row, simulated again with other requests: effective tokens within 5 %, and every bound held."""
+    case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
+    for row in planned.deployments[:2]:
+        run = Bench(case, seed=7).at(row, rate=0.98 * row.requests_s)
+        seen = shown(case, row, run)
+        assert seen.effective_tok_s_per_device == pytest.approx(0.98 * row.effective_tok_s_per_device, rel=0.05)
+        assert seen.slo_pressure < 1.05
+
+
+def test_nothing_that_the_plan_left_out_is_better() -> None:
+    """Brute force on a small machine: 40 entries drawn from the whole space, each simulated at its own best rate."""
+    case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
+    everything = candidates(case, search(case, keep=200))
+    drawn = np.random.default_rng(3).choice(len(everything), size=min(40, len(everything)), replace=False)
+    chosen = decide(case, candidates(case, search(case, 10, margin=0.2)), 1).rows[0]
+    each = [decide(case, [dataclasses.replace(everything[i], family=0)], 1).rows[0] for i in drawn]
+    best = max(row.effective_tok_s_per_device for row in each)
+    assert chosen.effective_tok_s_per_device >= 0.98 * best
+
+
+@pytest.mark.parametrize("load", [{"rate": 20.0}, {"concurrency": 64}])
+def test_under_a_load_each_deployment_carries_it(load: dict[str, Any]) -> None:
+    plan = tokenworks.plan(DENSE, "2xhgx-h100", workload=WORKLOAD, slo=SLO, top=3, **load)
+    for row in plan.deployments:
+        assert row.meets_slo
+        assert row.idle_devices == 0
+        if "rate" in load:
+            assert row.requests_s == pytest.approx(20, rel=0.05)
+        else:
+            in_flight = row.requests_s * (row.ttft_s + 100 * row.tpot_s)
+            assert in_flight == pytest.approx(64, rel=0.1)  # Little's law
+
+
+def test_what_no_machine_serves_is_said_by_how_much() -> None:
+    plan = tokenworks.plan(DENSE, "hgx-h100", isl=1000, osl=100, rate=1e4, slo=SLO, top=2)
+    assert not plan.meets_slo
+    words = str(plan.missed())
+    assert "no deployment meets ttft=2s,tpot=50ms at 10000 requests/s" in words
+    assert plan.best.slo_pressure > 2
+
+
+def test_without_bounds_the_queue_alone_must_stay() -> None:
+    plan = tokenworks.plan(SMALL_MOE, "hgx-h100", isl=1000, osl=100, slo="", top=2)
+    assert plan.best.output_tok_s_per_device == pytest.approx(plan.best.effective_tok_s_per_device)
+
+
+def test_a_budget_ends_the_search_and_says_so() -> None:
+    plan = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, top=4, budget=1)
+    assert plan.decision is not None
+    assert not plan.decision.settled
+    assert len(plan.deployments) >= 1
+    with pytest.raises(tokenworks.SpecError, match="--budget"):
+        tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, budget=0)
+
+
+def test_the_front_is_simulated_and_falls(planned: Plan) -> None:
+    speed = [point.output_tok_s_per_user for point in planned.pareto]
+    output = [point.output_tok_s_per_device for point in planned.pareto]
+    assert speed == sorted(speed, reverse=True)
+    assert output == sorted(output)
+    assert len(planned.pareto) >= 3
+
+
+def test_a_candidate_below_the_floor_takes_one_run() -> None:
+    case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
+    rows = candidates(case, search(case, 10, margin=0.2))
+    first = decide(case, rows[:1], 1)
+    weak = dataclasses.replace(rows[0], family=99)
+    both = decide(case, [*rows[:1], weak], 1)
+    assert isinstance(weak, Candidate)
+    assert both.simulations <= first.simulations + 8
