@@ -30,7 +30,13 @@ def holds_below(edge: float, load: float) -> Simulation:
     seen = Seen(99.0, edge, load, load <= edge)
     metrics = SimpleNamespace(completed=1, request_throughput=load, output_throughput=1.0, effective_throughput=1.0)
     run = SimpleNamespace(
-        bounds={"tpot": seen}, deployment=DEPLOYMENT, stable=True, metrics=metrics, meets_slo=seen.met, partial=False
+        bounds={"tpot": seen},
+        deployment=DEPLOYMENT,
+        stable=True,
+        served=True,
+        metrics=metrics,
+        meets_slo=seen.met,
+        partial=False,
     )
     return cast(Simulation, run)
 

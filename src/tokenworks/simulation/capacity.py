@@ -64,7 +64,7 @@ class Try:
             raise KeyboardInterrupt
         bounds, devices = run.bounds, run.deployment.devices
         missed = [name for name, bound in bounds.items() if not bound.met]
-        if not run.meets_slo and (not missed or not run.stable):
+        if not run.meets_slo and (not missed or not run.stable or not run.served):
             missed.insert(0, "queue")
         return cls(
             load=load,
