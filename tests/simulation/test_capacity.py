@@ -37,6 +37,10 @@ def holds_below(edge: float, load: float) -> Simulation:
         metrics=metrics,
         meets_slo=seen.met,
         partial=False,
+        confidence={},
+        flow=SimpleNamespace(sent=1),
+        span=SimpleNamespace(seconds=1.0),
+        traffic=SimpleNamespace(endless=False, trace=[1]),
     )
     return cast(Simulation, run)
 
@@ -44,7 +48,7 @@ def holds_below(edge: float, load: float) -> Simulation:
 @given(edge=st.floats(1e-3, 1e6), off=st.floats(1e-3, 1e3))
 def test_it_finds_the_edge_of_a_rate(edge: float, off: float) -> None:
     result = capacity(lambda load: holds_below(edge, load), "rate", start=edge * off)
-    assert result.best.load <= edge < result.failed.load <= result.best.load * (1 + TOLERANCE)
+    assert result.best.load <= edge < result.failed.load <= result.best.load * (1 + TOLERANCE) * (1 + 1e-9)
     assert [one.load for one in result.tries] == sorted(one.load for one in result.tries)
 
 
@@ -53,7 +57,8 @@ def test_it_finds_the_edge_of_users(edge: int, start: int) -> None:
     result = capacity(lambda load: holds_below(edge, load), "users", start=start)
     assert result.best.load <= edge < result.failed.load
     assert all(one.load == int(one.load) for one in result.tries)
-    assert result.failed.load - result.best.load == 1 or result.failed.load <= result.best.load * (1 + TOLERANCE)
+    step = result.failed.load - result.best.load
+    assert step == 1 or step <= result.best.load * TOLERANCE + 1
 
 
 @pytest.mark.parametrize("kind", ["rate", "users"])
@@ -63,7 +68,7 @@ def test_nothing_holds(kind: Kind) -> None:
 
 
 def test_everything_holds() -> None:
-    with pytest.raises(SloMissed, match="no higher load can be simulated"):
+    with pytest.raises(SloMissed, match="even .* requests/s stay within the SLO, and no higher load is simulated"):
         capacity(lambda load: holds_below(float("inf"), load), "rate")
 
 

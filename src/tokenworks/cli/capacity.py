@@ -29,7 +29,7 @@ class Tried(PlayedOptions):
     trace
         File of requests, played at the rates that are tried.
     requests
-        Requests to make of a workload; by default 5000, or 20 for each user.
+        Requests to make of a workload at each load; by default as many as the load and the life of a request need.
     slo
         Such as ttft=2s,tpot=50ms; by default the SLO of the workload.
     """
@@ -66,19 +66,19 @@ def capacity(
     source.must_be_bound(slo, WITHIN)  # before a minute of compiling
     compile_once()
     with progress("trying") as say:
-        found = capacity_of(
+        result = capacity_of(
             chosen, source, slo, "users" if users else "rate", router=deployed.router, seed=played.seed, say=say,
         )  # fmt: skip
     if output == "table":
-        _print(found, str(chosen.deployment), str(slo))
+        _print(result, str(chosen.deployment), str(slo))
         return
-    emit(timed(found.plain(), began), output)
+    emit(timed(result.plain(), began), output)
 
 
-def _print(found: Capacity, deployment: str, slo: str) -> None:
+def _print(result: Capacity, deployment: str, slo: str) -> None:
     from tokenworks.simulation.capacity import UNITS
 
-    best, failed, unit = found.best, found.failed, UNITS[found.kind]
+    best, failed, unit = result.best, result.failed, UNITS[result.kind]
     out = console()
     out.print(
         f"{deployment} holds {best.load:.4g} {unit} within {slo}: {best.output_tok_s_per_device:,.1f} output, "
@@ -86,15 +86,27 @@ def _print(found: Capacity, deployment: str, slo: str) -> None:
         f"{', '.join(failed.missed)}",
         soft_wrap=True,
     )
+    if best.confidence:
+        parts = ", ".join(f"{name} ±{value:.1%}" for name, value in best.confidence.items())
+        out.print(f"95 % intervals at {best.load:.4g}: {parts}", soft_wrap=True)
+    if result.unsettled:
+        out.print(result.unsettled, soft_wrap=True)
     columns: dict[str, Literal["left", "right"]] = {unit: "right"}
-    numbers = ("TTFT [ms]", "TPOT [ms]", "served/s", "output/device", "effective/device")
+    numbers = ("requests", "TTFT [ms]", "TPOT [ms]", "sent/s", "served/s", "output/device", "effective/device")
     columns |= {**dict.fromkeys(numbers, "right"), "missed": "left"}
-    out.print(table("", columns, [_row(one) for one in found.tries]))
+    out.print(table("", columns, [_row(one) for one in result.tries]))
     out.print("TTFT and TPOT at the percentiles of the SLO")
 
 
 def _row(one: Try) -> list[str]:
     seen = ["-" if value is None else shown(value) for value in (one.ttft_ms, one.tpot_ms)]
     rates = (one.output_tok_s_per_device, one.effective_tok_s_per_device)
-    served = f"{one.request_throughput:.4g}"
-    return [f"{one.load:.4g}", *seen, served, *(f"{rate:,.1f}" for rate in rates), ", ".join(one.missed)]
+    flow = (f"{one.sent_throughput:.4g}", f"{one.request_throughput:.4g}")
+    return [
+        f"{one.load:.4g}",
+        f"{one.requests:,}",
+        *seen,
+        *flow,
+        *(f"{rate:,.1f}" for rate in rates),
+        ", ".join(one.missed),
+    ]
