@@ -20,6 +20,7 @@ from tokenworks.engine.types import Cluster, Counts, Outcome, Requests, Router
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation import measured
 from tokenworks.simulation.cluster import cluster
+from tokenworks.simulation.length import unsettled
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import CalibrationLike, load_calibration
 from tokenworks.specs.compose import machine
@@ -275,10 +276,12 @@ def simulate(
     notes = tuple(filter(None, (context_note(model), *_refused(built, requests, site))))
     finished = _play(built, requests, watch, endless=traffic.endless)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
-    return Simulation(
+    run = Simulation(
         deployment, traffic, site, built, slo, calibration, finished.outcome, window, finished.partial, notes,
         finished.kernel_s,
     )  # fmt: skip
+    short = unsettled(run)
+    return replace(run, notes=(*notes, short)) if short else run
 
 
 def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> MeanRequest:
