@@ -385,13 +385,13 @@ def _step(load: float, kind: Kind) -> int:
 
 def _bracket(holds: Callable[[int], bool], start: int, kind: Kind, most: float) -> tuple[int | None, int | None]:
     """A load that holds, and a load twice as high that fails, as grid numbers; None for a load that does not exist."""
-    most = min(most, MOST_RATE if kind == "rate" else MOST_IN_FLIGHT)
-    start = min(start, _step(most, kind))
+    top = _step(min(most, MOST_RATE if kind == "rate" else MOST_IN_FLIGHT), kind)
+    start = min(start, top)
     if holds(start):
         low = start
         for _ in range(DOUBLINGS):
-            high = max(_step(2 * _load(low, kind), kind), low + 1)
-            if _load(high, kind) > most:
+            high = min(max(_step(2 * _load(low, kind), kind), low + 1), top)
+            if high == low:
                 break
             if not holds(high):
                 return low, high

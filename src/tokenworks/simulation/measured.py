@@ -119,32 +119,56 @@ def measure(outcome: Outcome, promises: Promises, span: Span, itl_counts: Ints, 
     return replace(totals, duration=span.seconds, **{name: getattr(totals, name) * share for name in rates})
 
 
-def batch_means(values: Floats, centre: float | None = None) -> tuple[float, float]:
+def batch_means(values: Floats) -> tuple[float, float]:
     """Mean of a series in order of time, and half of its 95 % interval.
 
     The series is divided into `BATCHES` batches. Batches are long, so that their means are almost independent, though
-    neighbouring values are not. With the standard deviation s of the batch means around `centre`,
+    neighbouring values are not. With the standard deviation s of the batch means,
 
         half = t s / sqrt(batches)
 
     Parameters
     ----------
     values : series; its length is a multiple of `BATCHES`
-    centre : value that the interval lies around; None = the mean
 
     Returns
     -------
-    The centre and the half width, in the unit of the values.
+    The mean and the half width, in the unit of the values.
 
     References
     ----------
-    [1] Law, Simulation Modeling and Analysis, 5th edition, section 9.5.3 (batch means).
-    [2] Asmussen and Glynn, Stochastic Simulation, 2007, section III.5b (sections, for percentiles).
+    [1] Law, Simulation Modeling and Analysis, 5th edition, section 9.5.3.
     """
     means = values.reshape(BATCHES, -1).mean(axis=1)
-    middle = float(means.mean()) if centre is None else centre
-    spread = math.sqrt(float(((means - middle) ** 2).sum()) / (BATCHES - 1))
-    return middle, STUDENT * spread / math.sqrt(BATCHES)
+    return float(means.mean()), STUDENT * float(means.std(ddof=1)) / math.sqrt(BATCHES)
+
+
+def percentile_confidence(values: Floats, batch: Ints, percentile: float) -> float | None:
+    """Half of the 95 % interval of a percentile / the percentile, from the shares of requests beyond it.
+
+    A batch has too few requests for a 99th percentile of its own. But the share of its requests above the percentile of
+    all requests is a mean, so `batch_means` gives the interval p - h .. p + h of that share. The interval of the
+    percentile lies between the percentiles p - h and p + h [1].
+
+    Parameters
+    ----------
+    values : values of all requests
+    batch : batch of each request
+    percentile : percentile [%]
+
+    Returns
+    -------
+    Half width / percentile [-]; None if the percentile is 0.
+
+    References
+    ----------
+    [1] Woodruff, Journal of the American Statistical Association 47(260), 1952.
+    """
+    seen = float(np.percentile(values, percentile))
+    beyond = np.bincount(batch, (values > seen) - (1 - percentile / 100), minlength=BATCHES)
+    half = 100 * batch_means(beyond)[1] * BATCHES / len(values)
+    low, high = np.percentile(values, [max(percentile - half, 0.0), min(percentile + half, 100.0)])
+    return float(high - low) / 2 / seen if seen > 0 else None
 
 
 def throughput_confidence(outcome: Outcome, span: Span) -> float | None:
@@ -165,8 +189,8 @@ class Seen:
     percentile : percentile of the requests that the bound applies to [%]
     bound_s, seen_s : the bound, and the simulated value at the percentile [s]
     met : whether the bound holds
-    confidence : half of the 95 % interval of the simulated value / the value, by `batch_means`; None for a complete
-        trace, and for a window with a batch without requests [-]
+    confidence : half of the 95 % interval of the simulated value / the value, by `percentile_confidence`; None for a
+        complete trace, which is no sample [-]
     """
 
     percentile: float
@@ -186,10 +210,7 @@ class Seen:
         batch : batch of the window that each request belongs to; None = no confidence
         """
         seen = float(np.percentile(values, bound.percentile))
-        confidence = None
-        if batch is not None and np.bincount(batch, minlength=BATCHES).min() > 0:
-            sections = [float(np.percentile(values[batch == k], bound.percentile)) for k in range(BATCHES)]
-            confidence = batch_means(np.array(sections), seen)[1] / seen if seen > 0 else None
+        confidence = None if batch is None else percentile_confidence(values, batch, bound.percentile)
         return cls(bound.percentile, bound.value, seen, seen <= bound.value, confidence)
 
 
