@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenworks.errors import SloMissed
-from tokenworks.simulation.capacity import TOLERANCE, Kind, capacity
+from tokenworks.simulation.bound import rate_bound
+from tokenworks.simulation.capacity import TOLERANCE, Kind, capacity, capacity_of
 from tokenworks.simulation.measured import Seen
 from tokenworks.simulation.run import Simulation, Traffic, simulate
+from tokenworks.simulation.source import Source
 from tokenworks.specs.deployment import Deployment, Parallel, Role
-from tokenworks.specs.slo import Slo
+from tokenworks.specs.slo import Bound, Slo
 from tokenworks.specs.workload import Workload
 from tokenworks.traffic import from_workload
 
@@ -30,7 +34,17 @@ def holds_below(edge: float, load: float) -> Simulation:
     seen = Seen(99.0, edge, load, load <= edge)
     metrics = SimpleNamespace(completed=1, request_throughput=load, output_throughput=1.0, effective_throughput=1.0)
     run = SimpleNamespace(
-        bounds={"tpot": seen}, deployment=DEPLOYMENT, stable=True, metrics=metrics, meets_slo=seen.met, partial=False
+        bounds={"tpot": seen},
+        deployment=DEPLOYMENT,
+        stable=True,
+        served=True,
+        metrics=metrics,
+        meets_slo=seen.met,
+        partial=False,
+        confidence={},
+        flow=SimpleNamespace(sent=1),
+        span=SimpleNamespace(seconds=1.0),
+        traffic=SimpleNamespace(endless=False, trace=[1]),
     )
     return cast(Simulation, run)
 
@@ -38,7 +52,7 @@ def holds_below(edge: float, load: float) -> Simulation:
 @given(edge=st.floats(1e-3, 1e6), off=st.floats(1e-3, 1e3))
 def test_it_finds_the_edge_of_a_rate(edge: float, off: float) -> None:
     result = capacity(lambda load: holds_below(edge, load), "rate", start=edge * off)
-    assert result.best.load <= edge < result.failed.load <= result.best.load * (1 + TOLERANCE)
+    assert result.best.load <= edge < result.failed.load <= result.best.load * (1 + TOLERANCE) * (1 + 1e-9)
     assert [one.load for one in result.tries] == sorted(one.load for one in result.tries)
 
 
@@ -47,7 +61,8 @@ def test_it_finds_the_edge_of_users(edge: int, start: int) -> None:
     result = capacity(lambda load: holds_below(edge, load), "users", start=start)
     assert result.best.load <= edge < result.failed.load
     assert all(one.load == int(one.load) for one in result.tries)
-    assert result.failed.load - result.best.load == 1 or result.failed.load <= result.best.load * (1 + TOLERANCE)
+    step = result.failed.load - result.best.load
+    assert step == 1 or step <= result.best.load * TOLERANCE + 1
 
 
 @pytest.mark.parametrize("kind", ["rate", "users"])
@@ -57,7 +72,7 @@ def test_nothing_holds(kind: Kind) -> None:
 
 
 def test_everything_holds() -> None:
-    with pytest.raises(SloMissed, match="no higher load can be simulated"):
+    with pytest.raises(SloMissed, match=r"even .* requests/s stay within the SLO, and no higher load is simulated"):
         capacity(lambda load: holds_below(float("inf"), load), "rate")
 
 
@@ -77,3 +92,65 @@ def test_the_capacity_of_a_deployment() -> None:
 def simulate_at(rate: float, slo: Slo) -> Simulation:
     traffic = Traffic(from_workload(CHAT.model_copy(update={"rate": rate}), 1500), endless=True)
     return simulate(DEPLOYMENT, traffic, slo=slo)
+
+
+RUNS: dict[float, Simulation] = {}
+
+
+def played(rate: float, slo: Slo) -> Simulation:
+    """A simulation with common random numbers: the SLO only changes what is judged."""
+    if rate not in RUNS:
+        RUNS[rate] = simulate(DEPLOYMENT, Source(CHAT, 1500).traffic(rate=rate), slo=slo)
+    return replace(RUNS[rate], slo=slo)
+
+
+def best_within(slo: Slo) -> float:
+    """Capacity, 0 if no load holds."""
+    try:
+        return capacity(lambda rate: played(rate, slo), "rate", start=8.0, most=64.0).best.load
+    except SloMissed as error:
+        return math.inf if "even" in str(error) else 0.0
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    ttft_s=st.floats(0.05, 20), tpot_s=st.floats(0.01, 0.2), percentile=st.sampled_from([50.0, 90.0, 99.0]),
+    looser=st.tuples(st.floats(1, 1.5), st.floats(1, 1.5)),
+)  # fmt: skip
+def test_a_looser_slo_never_gives_less(
+    ttft_s: float, tpot_s: float, percentile: float, looser: tuple[float, float]
+) -> None:
+    tight = Slo(Bound(ttft_s, percentile), Bound(tpot_s, percentile))
+    loose = Slo(Bound(ttft_s * looser[0], percentile), Bound(tpot_s * looser[1], percentile))
+    assert best_within(loose) >= best_within(tight)
+
+
+def test_a_looser_slo_with_runs_of_their_own_length() -> None:
+    """The length of a run follows from the runs before, so the whole search is repeated."""
+    loads = [
+        capacity_of(DEPLOYMENT, Source(CHAT), Slo.parse(f"ttft=2s,tpot={tpot}ms")).best.load for tpot in (40, 41, 44)
+    ]
+    assert loads == sorted(loads)
+
+
+@pytest.mark.parametrize("kind", ["rate", "users"])
+def test_no_load_beyond_the_bound_is_simulated(kind: Kind) -> None:
+    """Without a bound that fails, the queue ends the search of a rate; users beyond all sequences only wait."""
+    slo = Slo.parse("tpot=100s")
+    if kind == "users":
+        with pytest.raises(SloMissed, match=r"even .* users stay within the SLO.*give the SLO a bound of ttft"):
+            capacity_of(DEPLOYMENT, Source(CHAT), slo, kind)
+        return
+    result = capacity_of(DEPLOYMENT, Source(CHAT), slo, kind)
+    assert result.failed.missed == ("queue",)
+    assert result.best.request_throughput == pytest.approx(result.best.load, rel=0.1)
+    bound = rate_bound(result.run.cluster, result.run.site.request)
+    assert result.best.load < bound
+    assert max(one.load for one in result.tries) <= 2.1 * bound
+
+
+def test_a_deployment_that_holds_nothing_is_tried_once() -> None:
+    said: list[str] = []
+    with pytest.raises(SloMissed, match=r"no load stays within the SLO.*missed: tpot"):
+        capacity_of(DEPLOYMENT, Source(CHAT, 500), Slo.parse("tpot=1ms"), say=said.append)
+    assert len(said) == 1

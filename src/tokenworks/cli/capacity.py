@@ -30,7 +30,7 @@ class Tried(PlayedOptions):
     trace
         File of requests. It is played at different rates.
     requests
-        Number of requests to generate from a workload; by default 5000, or 20 per user.
+        Requests to make of a workload at each load; by default as many as the load and the life of a request need.
     slo
         Bounds, such as ttft=2s,tpot=50ms (99th percentiles) or ttft.p50=1s; by default the SLO of the workload.
     """
@@ -87,16 +87,28 @@ def _print(result: Capacity, deployment: str, slo: str) -> None:
         f"{best.effective_tok_s_per_device:,.1f} effective tokens/s per device; at {failed.load:.4g} it misses "
         f"{', '.join(failed.missed)}\n"
     )
+    if best.confidence:
+        parts = ", ".join(f"{name} ±{value:.1%}" for name, value in best.confidence.items())
+        out.paragraph(f"95 % intervals at {best.load:.4g}: {parts}")
+    if result.unsettled:
+        out.paragraph(result.unsettled)
     columns: Columns = {unit: "right"}
-    numbers = ("TTFT [ms]", "TPOT [ms]", "served/s", "output/device", "effective/device")
+    numbers = ("requests", "TTFT [ms]", "TPOT [ms]", "sent/s", "served/s", "output/device", "effective/device")
     columns |= {**dict.fromkeys(numbers, "right"), "missed": "left"}
     rows = [_row(one) for one in result.tries]
-    print_table(out, columns, rows, wraps=("missed",), spare=("served/s", "output/device"))
+    print_table(out, columns, rows, wraps=("missed",), spare=("requests", "sent/s", "served/s", "output/device"))
     out.paragraph("\nTTFT and TPOT at the percentiles of the SLO.")
 
 
 def _row(one: Try) -> list[str]:
     seen = ["-" if value is None else shown(value) for value in (one.ttft_ms, one.tpot_ms)]
     rates = (one.output_tok_s_per_device, one.effective_tok_s_per_device)
-    served = f"{one.request_throughput:.4g}"
-    return [f"{one.load:.4g}", *seen, served, *(f"{rate:,.1f}" for rate in rates), ", ".join(one.missed)]
+    flow = (f"{one.sent_throughput:.4g}", f"{one.request_throughput:.4g}")
+    return [
+        f"{one.load:.4g}",
+        f"{one.requests:,}",
+        *seen,
+        *flow,
+        *(f"{rate:,.1f}" for rate in rates),
+        ", ".join(one.missed),
+    ]

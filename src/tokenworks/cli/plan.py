@@ -284,8 +284,9 @@ def _trust(result: Plan) -> Iterator[str]:
     less, more = best.interval["output_tok_s_per_device"]
     estimate = "" if result.decision else ": an estimate of the steady state, not a simulation"
     yield (
-        f"\nGrade {best.grade}{estimate}. The mean TPOT of deployment 1 is {best.tpot_s * 1e3:,.3g} ms. The 80 % interval "
-        f"is {low * 1e3:,.3g} to {high * 1e3:,.3g} ms, and {_speed(less)} to {_speed(more)} output tokens/s per device."
+        f"\nGrade {best.grade}{estimate}. The mean TPOT of deployment 1 is {best.tpot_s * 1e3:,.3g} ms. The 80 % "
+        f"interval is {low * 1e3:,.3g} to {high * 1e3:,.3g} ms, and {_speed(less)} to {_speed(more)} output tokens/s "
+        "per device."
     )
     machine = [item for item in result.assumed if not item.path.startswith(("calibration", "engine"))]
     rest = len(result.assumed) - len(machine)

@@ -18,8 +18,7 @@ from tokenworks.planning.costing import Costing
 from tokenworks.planning.pareto import front as unbeaten
 from tokenworks.planning.ranking import ROOFS, Candidate, interval
 from tokenworks.planning.result import Binding, FrontPoint, Ranked
-from tokenworks.simulation.capacity import Try
-from tokenworks.simulation.length import requests_for
+from tokenworks.simulation.length import requests_for, requests_for_users
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.steps import Site
@@ -38,6 +37,10 @@ FIRST_UP, FIRST_DOWN = 2, 4
 
 FRONT_POINTS = 16
 """Points of the Pareto front that are simulated [count]."""
+
+SESSIONS = 100
+"""Least number of sessions in the measured window of a run, where requests form sessions: `capacity` takes more, to be
+surer of one deployment than a search has to be of each [count]."""
 
 LOWEST = 1 / 64
 """Share of the estimated rate below which a deployment is given up [-]."""
@@ -83,9 +86,12 @@ class Bench:
         row : the deployment, with its estimated times, which set the length of the run
         """
         costing, setting = self.costing, self.costing.setting
-        life = row.estimated.ttft_s + setting.workload.osl * row.estimated.tpot_s
-        expected = rate if rate is not None else (users or 1) / (life + setting.workload.think_time)
-        count = requests_for(setting.workload, expected, life)
+        if users is None:
+            assert rate is not None
+            life = row.estimated.ttft_s + setting.workload.osl * row.estimated.tpot_s
+            count = requests_for(setting.workload, rate, life, sessions=SESSIONS)
+        else:
+            count = requests_for_users(setting.workload, users, sessions=SESSIONS)
         source = Source(setting.workload, count, self.seed)
         traffic = source.traffic(rate=rate) if users is None else source.traffic(concurrency=users)
         deployed = Deployed(
@@ -169,7 +175,7 @@ def _highest(bench: Bench, row: Ranked, least: float | None) -> Simulation | Non
 
     def holds(step: int) -> bool:
         runs[step] = bench.at(row, rate=start * STEP**step)
-        return Try.of(0.0, runs[step]).held
+        return runs[step].meets_slo
 
     high: int | None = None
     if least is not None:
@@ -198,13 +204,13 @@ def _highest(bench: Bench, row: Ranked, least: float | None) -> Simulation | Non
 
 def shown(costing: Costing, row: Ranked, run: Simulation) -> Ranked:
     """A row of the plan with the values of a simulation in place of estimates."""
-    metrics, seen, load = run.metrics, Try.of(0.0, run), costing.load
+    metrics, load, held = run.metrics, costing.load, run.meets_slo
     share = run.deployment.devices / (row.devices + row.idle_devices)
     tpot = metrics.mean_tpot_ms / 1e3 or row.estimated.tpot_s
     output = metrics.output_throughput / run.deployment.devices * share
     pressures = [bound.seen_s / bound.bound_s for bound in run.bounds.values()]
     pressure = max(pressures, default=0.0)
-    if not seen.held:
+    if not held:
         sent = load.value if load and load.kind == "rate" else metrics.request_throughput
         pressure = max(pressure, sent / max(metrics.request_throughput, 1e-12), 1 + 1e-6)
     number = busiest(run.window.counts.pools)
@@ -214,7 +220,7 @@ def shown(costing: Costing, row: Ranked, run: Simulation) -> Ranked:
     return dataclasses.replace(
         row,
         output_tok_s_per_device=output,
-        effective_tok_s_per_device=(metrics.effective_throughput / run.deployment.devices * share) * seen.held,
+        effective_tok_s_per_device=(metrics.effective_throughput / run.deployment.devices * share) * held,
         total_tok_s_per_device=metrics.total_token_throughput / run.deployment.devices * share,
         output_tok_s_per_user=1 / tpot,
         requests_s=metrics.request_throughput,

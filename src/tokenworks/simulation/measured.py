@@ -19,6 +19,13 @@ system is warm; until the second time it is under load [-]."""
 
 Chosen = Bools | None
 
+BATCHES, STUDENT = 20, 2.093
+"""Batches of a window for its confidence [count], and the 97.5 % quantile of Student's t with 19 degrees of freedom."""
+
+SHORT, SHORT_SIGMAS = 0.02, 3.0
+"""A load counts as served if the completed share of the sent requests is at least 1 - `SHORT` - `SHORT_SIGMAS` /
+sqrt(sent): Poisson arrivals vary by sqrt(sent) [-]."""
+
 GROWTH = 0.05
 """A queue is unstable if it grows by more than this share of the requests that arrive [-]."""
 
@@ -49,6 +56,19 @@ class Span:
         done = outcome.status == Status.COMPLETED
         kept: Bools = done & (outcome.end_s >= self.start_s) & (outcome.end_s <= self.end_s)
         return kept
+
+    def waiting(self, outcome: Outcome) -> Bools:
+        """Mask of the requests that wait for their first token at the end of the window."""
+        sent = (outcome.status > Status.PENDING) & (outcome.status != Status.REJECTED)
+        sent &= outcome.arrival_s <= self.end_s
+        waits: Bools = sent & ~(outcome.first_token_s <= self.end_s)  # NaN: no first token at all
+        return waits
+
+    def batch(self, times_s: Floats) -> Ints:
+        """Batch of the window that each time lies in, 0 .. `BATCHES` - 1."""
+        share = (times_s - self.start_s) / self.seconds
+        number: Ints = np.clip((share * BATCHES).astype(np.int64), 0, BATCHES - 1)
+        return number
 
 
 @dataclass(frozen=True)
@@ -99,6 +119,67 @@ def measure(outcome: Outcome, promises: Promises, span: Span, itl_counts: Ints, 
     return replace(totals, duration=span.seconds, **{name: getattr(totals, name) * share for name in rates})
 
 
+def batch_means(values: Floats) -> tuple[float, float]:
+    """Mean of a series in order of time, and half of its 95 % interval.
+
+    The series is divided into `BATCHES` batches. Batches are long, so that their means are almost independent, though
+    neighbouring values are not. With the standard deviation s of the batch means,
+
+        half = t s / sqrt(batches)
+
+    Parameters
+    ----------
+    values : series; its length is a multiple of `BATCHES`
+
+    Returns
+    -------
+    The mean and the half width, in the unit of the values.
+
+    References
+    ----------
+    [1] Law, Simulation Modeling and Analysis, 5th edition, section 9.5.3.
+    """
+    means = values.reshape(BATCHES, -1).mean(axis=1)
+    return float(means.mean()), STUDENT * float(means.std(ddof=1)) / math.sqrt(BATCHES)
+
+
+def percentile_confidence(values: Floats, batch: Ints, percentile: float) -> float | None:
+    """Half of the 95 % interval of a percentile / the percentile, from the shares of requests beyond it.
+
+    A batch has too few requests for a 99th percentile of its own. But the share of its requests above the percentile of
+    all requests is a mean, so `batch_means` gives the interval p - h .. p + h of that share. The interval of the
+    percentile lies between the percentiles p - h and p + h [1].
+
+    Parameters
+    ----------
+    values : values of all requests
+    batch : batch of each request
+    percentile : percentile [%]
+
+    Returns
+    -------
+    Half width / percentile [-]; None if the percentile is 0.
+
+    References
+    ----------
+    [1] Woodruff, Journal of the American Statistical Association 47(260), 1952.
+    """
+    seen = float(np.percentile(values, percentile))
+    beyond: Floats = np.bincount(batch, (values > seen) - (1 - percentile / 100), minlength=BATCHES).astype(np.float64)
+    half = 100 * batch_means(beyond)[1] * BATCHES / len(values)
+    low, high = np.percentile(values, [max(percentile - half, 0.0), min(percentile + half, 100.0)])
+    return float(high - low) / 2 / seen if seen > 0 else None
+
+
+def throughput_confidence(outcome: Outcome, span: Span) -> float | None:
+    """Half of the 95 % interval of the output throughput in a window / the throughput [-]; None without tokens."""
+    served = span.served(outcome)
+    batch = span.batch(outcome.end_s[served])
+    tokens: Floats = np.bincount(batch, outcome.output_tokens[served], minlength=BATCHES).astype(np.float64)
+    mean, half = batch_means(tokens)
+    return half / mean if mean > 0 else None
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A bound of the SLO and the simulated value.
@@ -108,22 +189,37 @@ class Seen:
     percentile : percentile of the requests that the bound applies to [%]
     bound_s, seen_s : the bound, and the simulated value at the percentile [s]
     met : whether the bound holds
+    confidence : half of the 95 % interval of the simulated value / the value, by `percentile_confidence`; None for a
+        complete trace, which is no sample [-]
     """
 
     percentile: float
     bound_s: float
     seen_s: float
     met: bool
+    confidence: float | None = None
 
     @classmethod
-    def of(cls, bound: Bound, values: Floats) -> Seen:
-        """Compare a bound with the values of all requests [s]."""
+    def of(cls, bound: Bound, values: Floats, batch: Ints | None = None) -> Seen:
+        """Compare a bound with the values of all requests.
+
+        Parameters
+        ----------
+        bound : the bound
+        values : values of all requests [s]
+        batch : batch of the window that each request belongs to; None = no confidence
+        """
         seen = float(np.percentile(values, bound.percentile))
-        return cls(bound.percentile, bound.value, seen, seen <= bound.value)
+        confidence = None if batch is None else percentile_confidence(values, batch, bound.percentile)
+        return cls(bound.percentile, bound.value, seen, seen <= bound.value, confidence)
 
 
-def bounds(outcome: Outcome, slo: Slo, span: Span, chosen: Chosen = None) -> dict[str, Seen]:
+def bounds(outcome: Outcome, slo: Slo, span: Span, chosen: Chosen = None, *, endless: bool = False) -> dict[str, Seen]:
     """Each bound of the SLO with the simulated value, by name (`ttft`, `tpot`); empty if no request completed.
+
+    In an endless stream, requests that still wait for their first token at the end of the window also count for TTFT,
+    with the time that they have waited. Without these requests, an overloaded deployment would look fast: only the
+    requests that were served count.
 
     Parameters
     ----------
@@ -131,14 +227,52 @@ def bounds(outcome: Outcome, slo: Slo, span: Span, chosen: Chosen = None) -> dic
     slo : the bounds
     span : the measured window
     chosen : mask of the requests that count; None for all
+    endless : whether the window is a part of an endless stream
     """
     served = span.served(outcome)
     served = served if chosen is None else served & chosen
-    ttft = (outcome.first_token_s - outcome.arrival_s)[served]
+    late = span.waiting(outcome) if endless else np.zeros_like(served)
+    late = late if chosen is None else late & chosen
+    ttft = np.append((outcome.first_token_s - outcome.arrival_s)[served], span.end_s - outcome.arrival_s[late])
     several = served & (outcome.output_tokens > 1)
     tpot = (outcome.end_s - outcome.first_token_s)[several] / (outcome.output_tokens[several] - 1)
-    pairs = (("ttft", slo.ttft, ttft), ("tpot", slo.tpot, tpot))
-    return {name: Seen.of(bound, values) for name, bound, values in pairs if bound and len(values)}
+    at_s = {
+        "ttft": np.append(outcome.end_s[served], np.full(int(late.sum()), span.end_s)),
+        "tpot": outcome.end_s[several],
+    }
+    return {
+        name: Seen.of(bound, values, span.batch(at_s[name]) if endless else None)
+        for name, bound, values in (("ttft", slo.ttft, ttft), ("tpot", slo.tpot, tpot))
+        if bound and len(values)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Requests that were sent and completed in a window.
+
+    Parameters
+    ----------
+    sent, completed : requests; refused requests do not count [count]
+    """
+
+    sent: int
+    completed: int
+
+    @classmethod
+    def of(cls, outcome: Outcome, span: Span) -> Flow:
+        """Count the requests of a window."""
+        real = (outcome.status > Status.PENDING) & (outcome.status != Status.REJECTED)
+        sent = real & (outcome.arrival_s >= span.start_s) & (outcome.arrival_s <= span.end_s)
+        return cls(int(sent.sum()), int(span.served(outcome).sum()))
+
+    @property
+    def served(self) -> bool:
+        """Whether as many requests complete as are sent, within chance.
+
+        The least share of completed requests is 1 - `SHORT` - `SHORT_SIGMAS` / sqrt(sent).
+        """
+        return self.completed >= self.sent * (1 - SHORT) - SHORT_SIGMAS * math.sqrt(self.sent)
 
 
 @dataclass(frozen=True)

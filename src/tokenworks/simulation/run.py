@@ -20,6 +20,7 @@ from tokenworks.engine.types import Cluster, Counts, Outcome, Requests, Router
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation import measured
 from tokenworks.simulation.cluster import cluster
+from tokenworks.simulation.length import unsettled
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import CalibrationLike, load_calibration
 from tokenworks.specs.compose import machine
@@ -158,13 +159,37 @@ class Simulation(Shown):
     @cached_property
     def bounds(self) -> dict[str, measured.Seen]:
         """Bounds of the SLO with their simulated values: `ttft`, `tpot`; with classes `batch.ttft` and so on."""
-        if not self.traffic.classes:
-            return measured.bounds(self.outcome, self.slo, self.span)
+        endless, classes = self.traffic.endless, self.traffic.classes
+        if not classes:
+            return measured.bounds(self.outcome, self.slo, self.span, endless=endless)
+        slos, span = self.promises.slos, self.span
         return {
             f"{one.name}.{name}": seen
-            for k, one in enumerate(self.traffic.classes)
-            for name, seen in measured.bounds(self.outcome, self.promises.slos[k], self.span, self.of_class(k)).items()
+            for k, one in enumerate(classes)
+            for name, seen in measured.bounds(self.outcome, slos[k], span, self.of_class(k), endless=endless).items()
         }
+
+    @cached_property
+    def confidence(self) -> dict[str, float]:
+        """Half of the 95 % interval / value [-], of the output `throughput` and of each bound in `bounds`.
+
+        A value without a confidence is left out. A complete trace has none: the trace is not a sample.
+        """
+        if not self.traffic.endless:
+            return {}
+        whole = {"throughput": measured.throughput_confidence(self.outcome, self.span)}
+        whole |= {name: seen.confidence for name, seen in self.bounds.items()}
+        return {name: value for name, value in whole.items() if value is not None}
+
+    @cached_property
+    def flow(self) -> measured.Flow:
+        """Requests that were sent and completed in the measured window."""
+        return measured.Flow.of(self.outcome, self.span)
+
+    @property
+    def served(self) -> bool:
+        """Whether the deployment completes as many requests as are sent. A complete trace is served in any case."""
+        return self.flow.served or not self.traffic.endless
 
     @cached_property
     def backlog(self) -> measured.Backlog:
@@ -178,11 +203,11 @@ class Simulation(Shown):
 
     @property
     def meets_slo(self) -> bool:
-        """Whether all bounds hold at their percentiles, the queue stays finite, and all classes are served."""
+        """Whether all bounds hold at their percentiles, the queue stays finite, and all requests are served."""
         sent = [bool(self.of_class(k).any()) for k in range(len(self.traffic.classes))]
         served = all(totals.completed or not any_sent for totals, any_sent in zip(self.by_class, sent, strict=True))
         kept = all(bound.met for bound in self.bounds.values())
-        return self.stable and self.metrics.completed > 0 and served and kept
+        return self.stable and self.served and self.metrics.completed > 0 and served and kept
 
     def plain(self) -> Plain:
         """The complete result as plain data. Equal inputs give equal results, except for `wall`."""
@@ -255,10 +280,12 @@ def simulate(
     notes = tuple(filter(None, (context_note(model), *_refused(built, requests, site))))
     finished = _play(built, requests, watch, endless=traffic.endless)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
-    return Simulation(
+    run = Simulation(
         deployment, traffic, site, built, slo, calibration, finished.outcome, window, finished.partial, notes,
         finished.kernel_s,
     )  # fmt: skip
+    short = unsettled(run)
+    return replace(run, notes=(*notes, short)) if short else run
 
 
 def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> MeanRequest:

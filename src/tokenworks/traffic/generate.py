@@ -162,7 +162,7 @@ def from_workload(
         hint = "give --rate or --concurrency"
         raise SpecError("the workload has neither rate nor concurrency", where=workload.name, hint=hint)
     random = streams(seed)
-    turns, first = _turns(workload)
+    turns, first = session_turns(workload)
     sessions = -(-requests // turns)
     must_hold(sessions * turns, where=workload.name, hint="give fewer --requests, or a lower --concurrency")
     session, turn = np.divmod(np.arange(sessions * turns), turns)
@@ -209,8 +209,8 @@ def from_workload(
     return limit(trace, requests)
 
 
-def _turns(workload: Workload) -> tuple[int, float]:
-    """Number of turns of a session, and first input / mean input of a session."""
+def session_turns(workload: Workload) -> tuple[int, float]:
+    """Number of turns of a session of a workload (1 without sessions), and first input / mean input of a session."""
     if not (workload.think_time and workload.hit_share):
         return 1, 1.0
     turns = round(1.5 / (1 - workload.hit_share))

@@ -34,6 +34,11 @@ def must_hold(requests: float, *, where: str, hint: str, runs: float = 0) -> Non
         raise SpecError(words, where=where, hint=hint)
 
 
+def most_requests() -> int:
+    """Most requests, with one run of block hashes each, that `must_hold` accepts on this machine [count]."""
+    return min(MOST_BYTES, _machine_bytes()) // (REQUEST_BYTES + RUN_BYTES)
+
+
 def _machine_bytes() -> int:
     """Memory of this machine [byte]; `MOST_BYTES` if the operating system does not report it."""
     try:

@@ -2,8 +2,8 @@
 """Decorators that compile the kernel, and constants for it.
 
 Functions of the kernel take the whole `state.EngineState` as s (see `memory`), and indices: r of a rank, i of an
-instance, q of a request. They create no arrays, so they compile without reference counts (`_nrt`), which makes them thirty times as
-fast. Only the entry points in `drive` are kept on disk; all other functions are compiled into them.
+instance, q of a request. They create no arrays, so they compile without reference counts (`_nrt`), which makes them
+thirty times as fast. Only the entry points in `drive` are kept on disk; all other functions are compiled into them.
 """
 
 from __future__ import annotations
