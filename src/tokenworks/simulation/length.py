@@ -171,7 +171,7 @@ def unsettled(run: Simulation) -> str:
     holds_up = run.served and run.stable
     turns, think_s = _sessions(run)
     life_s = life_of(run, waiting=holds_up)
-    wanted = _requests((DONE - WARM) * sent / span.seconds, life_s, turns, think_s)
+    wanted = _requests((DONE - WARM) * sent / span.seconds, life_s, turns, think_s, WINDOW_SESSIONS)
     if sent < ENOUGH * wanted:
         unit = "sessions" if turns > 1 else "requests"
         lives = span.seconds / max(turns * (life_s + think_s) if turns > 1 else life_s, 1e-12)
