@@ -160,7 +160,8 @@ def _print_machine(parts: Parts) -> None:
         [key, fact.value, fact.status, "; ".join(filter(None, [fact.source, fact.note]))]
         for key, fact in parts.system.facts.items()
     ]
-    heading = f"{parts.on}: {parts.system.title}, {summary['devices']} devices in domains of {summary['domain']}"
+    title = f"{parts.system.title}, " if parts.system.title else ""
+    heading = f"{parts.on}: {title}{summary['devices']} devices in domains of {summary['domain']}"
     page = console()
     columns: Columns = {"number": "left", "value": "right", "status": "left", "source": "left"}
     print_table(page, columns, numbers, title=heading, wraps=("source",))
