@@ -4,6 +4,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ WORDS = st.text(alphabet="abcdefgh0123456789/_.[]", min_size=1, max_size=12)
 CELLS = st.lists(WORDS, max_size=6).map(" ".join)
 
 
-def printed(width: int, columns: Columns, rows: list[list[str]], **how: list[str]) -> list[str]:
+def printed(width: int, columns: Columns, rows: list[list[str]], **how: Any) -> list[str]:
     page = Page(width=width)
     page.file = io.StringIO()
     print_table(page, columns, rows, **how)

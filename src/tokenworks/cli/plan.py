@@ -39,7 +39,7 @@ from tokenworks.specs.slo import PERCENTILE, Slo
 if TYPE_CHECKING:
     from tokenworks.planning.rerank import Simulated
 
-YAML_IS_A_FILE = Parameter(help="table, json, or yaml: a file of deployments for other commands.", group=RESULT)
+YAML_IS_A_FILE = Parameter(help="Format of the result; yaml is a file of deployments for other commands.", group=RESULT)
 FRONT_ROWS = 8
 BAR = 16
 """Length of the longest bar [character]."""

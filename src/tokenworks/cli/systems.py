@@ -19,7 +19,7 @@ from tokenworks.specs.compose import Parts
 from tokenworks.specs.machine_file import machine_file, write_template
 
 NEW = Group("New machine", sort_key=1)
-YAML_IS_A_FILE = Parameter(help="table, json, or yaml: for one machine, a file that --on reads.", group=RESULT)
+YAML_IS_A_FILE = Parameter(help="Format of the result; yaml of one machine is a file that --on reads.", group=RESULT)
 
 
 @Parameter(name="*", group=NUMBERS)
