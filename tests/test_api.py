@@ -117,7 +117,7 @@ WRONG: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ),
     ("plan", [MODEL], {}, "missing a required argument: 'on'"),
     ("plan", [MODEL, 3], {}, "tokenworks.plan: on: 3 is of type int; give str, Path, a dict, System or Machine"),
-    ("plan", [MODEL, "hgx-h100"], {"isl": "1k", "osl": 1}, "tokenworks.plan: isl: '1k' is not a value that is known"),
+    ("plan", [MODEL, "hgx-h100"], {"isl": "1k", "osl": 1}, "tokenworks.plan: isl: '1k' is not a known value"),
     ("plan", [MODEL, "hgx-h100"], {"isl": True, "osl": 1}, "isl: True is of type bool"),
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "engine": "vlm"}, "'vllm', 'sglang'"),
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "slo": {"tttf": "2s"}}, "slo: cannot read 'tttf=2s'"),

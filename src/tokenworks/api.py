@@ -1,7 +1,7 @@
-"""The verbs as Python functions: arguments are names, paths, dicts or typed objects; a wrong one is a `SpecError`.
+"""The commands as Python functions. Arguments are names, paths, dicts or typed objects; a wrong one is a `SpecError`.
 
-The functions of the rooms below take the same arguments; here they are checked, and deployments, requests and measured
-points are read from whatever names them.
+This module checks the arguments, and reads deployments, requests and measured points from files. The packages below do
+the work.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from tokenworks.specs.slo import RequestClass, SloLike
 from tokenworks.specs.trace import Trace
 
 TraceLike = str | Path | Trace
-"""What names a trace: a file of any format that `load_trace` reads, or a trace."""
+"""A trace: a file of any format that `load_trace` reads, or a `Trace`."""
 
 Classes = Mapping[str, str] | Sequence[RequestClass]
-"""Classes of requests: {"batch": "priority=1,ttft=60s"}, or the classes themselves."""
+"""Classes of requests: a dict such as {"batch": "priority=1,ttft=60s"}, or a list of `RequestClass`."""
 
 plan = checked(planning.plan)
 fit = checked(fitting.fit)
@@ -70,29 +70,29 @@ def simulate(
 
     Parameters
     ----------
-    deployment : file of deployments, what it holds as a dict, a `Deployment`, or a plan
-    trace : file of requests, or a trace
-    workload : catalog name, YAML file, dict or `Workload`, to make requests of; give this or a trace
-    requests : requests to make of a workload; by default 5,000, or 20 for each user [count]
-    limit : first requests of a trace to play; all where None [count]
-    rate : requests to send [1/s]
-    scale : of a trace, times its own rate [-]
-    concurrency : users of a workload, or requests of a trace in flight at most [count]
-    slo : "ttft=2s,tpot=50ms", {"ttft": "2s"} or an `Slo`; None is the workload's own
-    classes : priority and own SLO of classes of requests
-    router : how a request finds its instance and rank; None is what the deployment says, else prefix_aware where
+    deployment : YAML file of deployments, a dict with its contents, a `Deployment`, or the result of `plan`
+    trace : file of requests, or a `Trace`; give a trace or a workload
+    workload : requests are generated from it: name in the catalog, YAML file, dict or `Workload`
+    requests : number of requests to generate; None is 5,000, or 20 per user [count]
+    limit : use only the first requests of a trace; None is all [count]
+    rate : requests per second [1/s]
+    scale : play a trace at `scale` times its own rate [-]
+    concurrency : closed loop: users of a workload, or the most requests of a trace in flight [count]
+    slo : "ttft=2s,tpot=50ms", {"ttft": "2s"} or an `Slo`; None is the SLO of the workload
+    classes : priority and SLO of each class of requests
+    router : how a request finds its instance and rank; None is the router of the deployment, else prefix_aware if
         requests share prefixes, else least_loaded
-    max_queue : requests waiting at a rank beyond which it refuses more, 0 = no limit [count]
-    pick : which deployment of a file or of a plan, 1 is the best
-    seed : of made requests, and of a router that draws
-    assume : numbers to use instead, a YAML file or a dict; None is what the deployment was planned with
-    calibration : name of the catalog, YAML file, dict or `Calibration`; None is what the deployment was planned with
-    watch : called with the simulated time and with the time at which the last request is sent [s]
+    max_queue : a rank rejects a request if so many requests already wait there; 0 is no limit [count]
+    pick : number of the deployment in a file or a plan; 1 is the first one
+    seed : random seed of generated requests, and of the router power_of_two
+    assume : numbers that replace numbers of the catalog: YAML file or dict; None is the numbers of the plan
+    calibration : name in the catalog, YAML file, dict or `Calibration`; None is the calibration of the plan
+    watch : function for progress: gets the simulated time and the time at which the last request is sent [s]
 
     Raises
     ------
-    SpecError : anything wrong with what was given
-    DoesNotFit : the deployment does not fit the machine, or no request fits its cache
+    SpecError : an argument is wrong
+    DoesNotFit : the deployment does not fit the machine, or no request fits its KV cache
     """
     source = _source(trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
     return running.simulate(
@@ -120,19 +120,19 @@ def capacity(
     calibration: CalibrationLike | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Capacity:
-    """Find the highest rate, or most users, that a deployment holds within an SLO.
+    """Find the highest rate, or the most users, that a deployment serves within an SLO.
 
     Parameters
     ----------
-    users : count users, who send a request when they have read the answer before, instead of requests a second
-    progress : told in words which load is tried
+    users : find the most users instead of the highest rate; a user sends the next request after reading the last answer
+    progress : function for progress: gets a text that names the load
 
-    The other parameters are those of `simulate`.
+    The other parameters have the same meaning as in `simulate`.
 
     Raises
     ------
-    SpecError : anything wrong with what was given, or nothing is bound
-    SloMissed : no load holds
+    SpecError : an argument is wrong, or the SLO has no bound
+    SloMissed : no load meets the SLO
     """
     source = _source(trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
     return capacities.capacity_of(
@@ -151,20 +151,20 @@ def validate(
     calibration: CalibrationLike = DEFAULT,
     progress: Callable[[str], None] | None = None,
 ) -> validation.Validation:
-    """Hold predictions against measured points: each point is simulated in its own load.
+    """Compare predictions with measured points. Each point is simulated under its own load.
 
     Parameters
     ----------
-    data : CSV files of measured points, JSON results of vllm bench serve, AIPerf or GuideLLM, or points that were read
-    deployment : what the JSON results were measured on
-    limit : first points to predict; all where None [count]
-    assume : values of `calibration.` to use instead, a YAML file or a dict
-    calibration : name of the catalog, YAML file, dict or `Calibration`
-    progress : told in words how many points are done
+    data : CSV files of measured points, JSON results of vllm bench serve, AIPerf or GuideLLM, or a `PointTable`
+    deployment : deployment that the JSON results were measured on
+    limit : use only the first points; None is all [count]
+    assume : numbers that replace numbers of the calibration, such as {"calibration.skew": 0.3}: YAML file or dict
+    calibration : name in the catalog, YAML file, dict or `Calibration`
+    progress : function for progress: gets a text with the number of finished points
 
     Raises
     ------
-    SpecError : anything wrong with what was given
+    SpecError : an argument is wrong
     """
     table = data
     if not isinstance(table, PointTable):
@@ -177,7 +177,7 @@ def _source(
     trace: TraceLike | None, workload: WorkloadLike | None, classes: Classes, *, requests: int | None,
     limit: int | None, seed: int, assume: Assume,
 ) -> Source:  # fmt: skip
-    """The requests, whatever names them."""
+    """The source of the requests: a trace, a file or a workload."""
     file = None if trace is None or isinstance(trace, Trace) else str(trace)
     recorded = trace if isinstance(trace, Trace) or trace is None else ingest.load_trace(trace)
     if isinstance(classes, Mapping):

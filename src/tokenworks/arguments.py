@@ -1,4 +1,4 @@
-"""Arguments of public functions: a wrong name, or a value of a wrong type, is a `SpecError` that names both."""
+"""Arguments of public functions: a wrong name, or a value of a wrong type, is a `SpecError` that names the function."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from typing import Any, Literal, ParamSpec, TypeVar
 from tokenworks.errors import SpecError
 from tokenworks.specs.load import nearest, short
 
-_ABSTRACT: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real}  # numpy's numbers are of these, too
+_ABSTRACT: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real}
+"""Classes that numpy numbers are instances of, too."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """The function with its arguments held against its signature before it is called."""
+    """The function, which now checks names and types of its arguments before it runs."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -33,15 +34,13 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         try:
             bound = signature.bind(*arguments, **named)
         except TypeError as error:
-            raise SpecError(
-                str(error), where=name, hint=f"it is called as {function.__name__}{_short(signature)}"
-            ) from None
+            raise SpecError(str(error), where=name, hint=f"call it as {function.__name__}{_short(signature)}") from None
         hints = _hints(function)
         for key, value in bound.arguments.items():
             if not _fits(value, hints[key]):
                 words = f"{short(repr(value))} is of type {type(value).__name__}"
                 if isinstance(value, str):
-                    words = f"{short(repr(value))} is not a value that is known"
+                    words = f"{short(repr(value))} is not a known value"
                 raise SpecError(words, where=f"{name}: {key}", hint=f"give {_words(hints[key])}")
         return function(*arguments, **named)
 
@@ -54,12 +53,13 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _short(signature: inspect.Signature) -> str:
+    """The required parameters of a function, as text."""
     needed = [name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty]
     return f"({', '.join([*needed, '...'])})"
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type, as far as a user can get it wrong: what a container holds is checked later."""
+    """Whether a value has a type. The contents of a container are checked later."""
     inner, kind = typing.get_args(hint), typing.get_origin(hint) or hint
     if kind in (typing.Union, types.UnionType):
         return any(_fits(value, member) for member in inner)
@@ -75,7 +75,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _words(hint: Any) -> str:
-    """A type in words."""
+    """A type in words, for a message."""
     inner = typing.get_args(hint)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         names = list(dict.fromkeys(_words(member) for member in inner))

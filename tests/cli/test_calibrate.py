@@ -172,6 +172,11 @@ def test_what_kernels_cannot_be_fitted_on(
     ("arguments", "says"),
     [
         (["--without", "abacus"], "unknown device or model 'abacus'"),
+        (
+            ["--set", "machine.scale_up.hop=1us"],
+            "this command reads no numbers of machine; it reads numbers of calibration",
+        ),
+        (["--set", "calibration.skews=1"], "--set calibration.skews: no such value"),
         (["--without", "h100", "--without", "h200"], "0 points have a TPOT in a closed loop"),
         (["--leave-out", "system", "--ablation"], "--ablation: does not go with --leave-out"),
         (["--leave-out", "system", "--out", "mine.yaml"], "--out: does not go with --leave-out"),

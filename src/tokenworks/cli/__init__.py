@@ -41,8 +41,8 @@ def app() -> App:
         suppress_keyboard_interrupt=False,
         console=Page(),
     )
-    for verb, text in VERBS.items():
-        tree.command(f"tokenworks.cli.{verb}:{verb}", name=verb, help=text)
+    for place, (verb, text) in enumerate(VERBS.items()):
+        tree.command(f"tokenworks.cli.{verb}:{verb}", name=verb, help=text, sort_key=place)
     tree.register_install_completion_command()
     return tree
 

@@ -37,7 +37,7 @@ RESULT = Group("Result", sort_key=3)
 
 OutputFormat = Literal["table", "json", "yaml"]
 
-Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"], help="table, json or yaml.", group=RESULT)]
+Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"], help="Format of the result.", group=RESULT)]
 """The option that every command has."""
 
 Switch = Annotated[bool, Parameter(negative=(), show_default=False)]
@@ -103,6 +103,23 @@ class NumberOptions:
         every = (*given(self.assume), *numbers)
         _must_be_of(every, known)
         return every or None
+
+
+@Parameter(name="*", group=NUMBERS)
+@dataclass(frozen=True, kw_only=True)
+class CalibrationNumbers(NumberOptions):
+    """Numbers that replace numbers of the calibration for one run.
+
+    Parameters
+    ----------
+    assume
+        YAML file of numbers that replace numbers of the calibration, one `calibration.path: value` per line.
+    set_
+        Replace one number of the calibration, such as calibration.skew=0.3. May be repeated.
+    """
+
+    assume: Path | None = None
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = ()
 
 
 def _must_be_of(numbers: tuple[Given, ...], areas: tuple[Area, ...]) -> None:

@@ -37,7 +37,7 @@ from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
 from tokenworks.specs.slo import PERCENTILE, Slo
 
-YAML_IS_A_FILE = Parameter(help="table, json, or yaml: a file of deployments for other commands.", group=RESULT)
+YAML_IS_A_FILE = Parameter(help="Format of the result; yaml is a file of deployments for other commands.", group=RESULT)
 FRONT_ROWS = 8
 BAR = 16
 """Length of the longest bar [character]."""

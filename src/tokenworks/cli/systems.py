@@ -19,7 +19,7 @@ from tokenworks.specs.compose import Parts
 from tokenworks.specs.machine_file import machine_file, write_template
 
 NEW = Group("New machine", sort_key=1)
-YAML_IS_A_FILE = Parameter(help="table, json, or yaml: for one machine, a file that --on reads.", group=RESULT)
+YAML_IS_A_FILE = Parameter(help="Format of the result; yaml of one machine is a file that --on reads.", group=RESULT)
 
 
 @Parameter(name="*", group=NUMBERS)
@@ -160,7 +160,8 @@ def _print_machine(parts: Parts) -> None:
         [key, fact.value, fact.status, "; ".join(filter(None, [fact.source, fact.note]))]
         for key, fact in parts.system.facts.items()
     ]
-    heading = f"{parts.on}: {parts.system.title}, {summary['devices']} devices in domains of {summary['domain']}"
+    title = f"{parts.system.title}, " if parts.system.title else ""
+    heading = f"{parts.on}: {title}{summary['devices']} devices in domains of {summary['domain']}"
     page = console()
     columns: Columns = {"number": "left", "value": "right", "status": "left", "source": "left"}
     print_table(page, columns, numbers, title=heading, wraps=("source",))

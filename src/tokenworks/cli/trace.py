@@ -35,7 +35,8 @@ def trace(
     file
         Trace of Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, TraceLab or vllm bench serve; plain, .gz or .xz.
     format
-        Format of the file; by default the content tells.
+        Format of the file, if its content does not tell: sharegpt, agents, mooncake, tracelab, vllm-bench,
+        llmservingsim, azure or burstgpt.
     strict
         Stop at the first row that is broken or out of order. By default such rows are left out or sorted, and counted.
     limit

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from tokenworks.cli.options import CALIBRATION, POINTS, RESULT, NumberOptions, Output, PointOptions, at_least_one
+from tokenworks.cli.options import CALIBRATION, POINTS, RESULT, CalibrationNumbers, Output, PointOptions, at_least_one
 from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
@@ -23,7 +23,7 @@ SHOWN = ("kind", "system", "engine", "model")
 def validate(
     *,
     measured: PointOptions,
-    numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
+    numbers: CalibrationNumbers = CalibrationNumbers(),  # noqa: B008 - frozen
     calibration: Annotated[str, CALIBRATION] = "serving",
     limit: Annotated[int | None, Parameter(group=POINTS)] = None,
     out: Annotated[Path | None, Parameter(group=RESULT)] = None,
