@@ -10,10 +10,11 @@ import numpy as np
 
 from tokenworks.arrays import Bools, FloatArray, Floats, Ints
 from tokenworks.legal.points import Points
-from tokenworks.planning.costing import Costing
-from tokenworks.planning.queueing import Instance, Serving, aggregated, crowd, lockstep
+from tokenworks.planning.costing import Costing, StepTimes
+from tokenworks.planning.lockstep import lockstep
+from tokenworks.planning.queueing import Instance, Serving, aggregated, crowd
+from tokenworks.simulation.steps import own_share
 
-TINY = 1e-30
 FINER = 8
 """Batches that are tried between two of the ladder."""
 
@@ -51,20 +52,24 @@ def estimate(costing: Costing, points: Points, batch: Floats, chunk: FloatArray)
     budget = np.maximum(chunk - batch * (1 + wide.draft), 1.0) if costing.mixed else chunk + 0.0 * batch
     legal, kv_tokens, most = room(costing, wide, batch, chunk)
 
-    decode_s, decode_shared = costing.shared(wide, batch, 0.0)
+    alone = costing.times(wide, batch, 0.0)
+    decode_s = alone.seconds
     crowded_s = _crowded(costing, wide, batch, decode_s)
     gained = costing.gained(wide)
     # A step that prefills takes one request of each lane, or as many tokens as come in meanwhile if that is more.
     coming = batch * demand.request.uncached * gained / demand.request.osl
     tokens = np.minimum(budget, np.maximum(wide.lanes * demand.request.uncached, coming))
     decoding = batch if costing.mixed else 0.0
-    prefill_s, shared = costing.shared(wide, decoding, tokens)
-    added = np.maximum(prefill_s - decode_s if costing.mixed else prefill_s, 0.0)
+    beside = costing.times(wide, decoding, tokens)
+    before = alone if costing.mixed else StepTimes(*(np.zeros(()) for _ in range(4)))
+    added = np.maximum(beside.seconds - before.seconds, 0.0)
     token_s = added / tokens
-    shared = np.clip(shared - decode_shared if costing.mixed else shared, 0.0, added)
-    own = np.where(added > 0, 1 - shared / np.maximum(added, TINY), 0.0)
-    alone = np.where(costing.setting.engine.dp_prefill == "alone", wide.dp, 1)
-    busiest = lockstep(coming / demand.request.uncached, demand.request.uncached, ranks=alone, budget=budget / wide.dp)
+    own = own_share(beside.experts - before.experts, beside.parts - before.parts)
+    ranks = np.where(costing.setting.engine.dp_prefill == "alone", wide.dp, 1)
+    request = demand.request
+    busiest = lockstep(
+        coming / request.uncached, request.uncached, ranks=ranks, budget=budget / wide.dp, cv=request.uncached_cv
+    )
     at = Instance(
         batch=batch,
         lanes=wide.lanes,

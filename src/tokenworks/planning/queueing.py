@@ -86,7 +86,7 @@ def mean_batch(most: FloatArray, above: float) -> FloatArray:
 
 
 def busiest_context(sequences: FloatArray, ranks: FloatArray, cv: float) -> FloatArray:
-    """Context on the busiest of R ranks over the mean one [-]: ranks wait for each other, as in `lockstep`.
+    """Context on the busiest of R ranks over the mean one [-]: ranks wait for each other, as in `lockstep.lockstep`.
 
     Routers level the number of sequences, not their lengths. The sum over n of them has the deviation cv / sqrt(n),
     and the largest of R such is at `normal_max(R)`; no rank has more than all.
@@ -223,38 +223,6 @@ def _tpot_tail(demand: Demand, at: Instance, per_step: FloatArray) -> FloatArray
     if at.mixed:
         most = np.minimum(most, np.maximum(at.budget, per_step))
     return (at.decode_s + at.crowded_s + at.token_s * at.uneven * most) / at.gained
-
-
-def lockstep(prompts: FloatArray, tokens: FloatArray, *, ranks: FloatArray, budget: FloatArray) -> FloatArray:
-    """Prefill tokens of the busiest rank over those of the mean one [-]: data-parallel ranks wait for each other.
-
-    `prompts` of `tokens` each arrive a step, Poisson, one rank for each. A rank takes chunks q = min(tokens, budget),
-    `events` of them a step on all ranks, and no more than its budget:
-
-        factor = min(q E[max of R Poisson(events / R)], budget) / (events q / R),   E[max] = sum_j 1 - P(X <= j)^R
-
-    Parameters
-    ----------
-    budget : prefill tokens that a rank takes in a step [token]
-
-    References
-    ----------
-    [1] vLLM, docs/serving/data_parallel_deployment: with experts, all ranks run their forward passes together.
-    """
-    chunk = np.minimum(tokens, budget)
-    mean = prompts * tokens / (chunk * ranks)
-    term = np.exp(-mean)
-    below, most = term, 1 - term**ranks
-    for j in range(1, _TERMS):
-        term = term * mean / j
-        below = below + term
-        most = most + 1 - np.minimum(below, 1.0) ** ranks
-    busiest = np.minimum(chunk * np.maximum(most, mean), budget)
-    return np.where(ranks > 1, np.maximum(busiest / (chunk * mean), 1.0), 1.0)
-
-
-_TERMS = 8
-"""Of the sum: enough for the few prompts that a rank begins in a step; a budget stops it where there are many."""
 
 
 def waiting(busy: FloatArray, service: FloatArray, cv: float, share: float) -> tuple[FloatArray, FloatArray]:
