@@ -131,26 +131,42 @@ class Costing:
     def _spare(self) -> float:
         return deviations(PERCENTILE / 100) if self.open else 0.0
 
-    def batch(self, points: Points, decode: FloatArray, prefill: FloatArray) -> step.Batch:
-        """A batch of typical requests: `decode` sequences and `prefill` tokens per instance, on its busiest rank."""
-        request = self.demand.request
-        uneven = busiest_context(decode / points.lanes, points.dp, request.context_cv)
-        return batch(request, decode=decode, prefill=prefill, lanes=points.lanes, uneven=uneven)
+    def batch(
+        self, points: Points, decode: FloatArray, prefill: FloatArray, chunks: FloatArray | None = None
+    ) -> step.Batch:
+        """A batch of mean requests: `decode` sequences and `prefill` tokens per instance, on its busiest rank.
+
+        The prefill tokens belong to `chunks` prompts; None: one prompt for each lane.
+        """
+        request, lanes = self.demand.request, points.lanes if chunks is None else chunks
+        uneven = self.busiest_context(points, decode)
+        return batch(request, decode=decode, prefill=prefill, lanes=lanes, uneven=uneven)
+
+    def busiest_context(self, points: Points, decode: FloatArray) -> FloatArray:
+        """Context of the decoding sequences of the busiest rank / context of the mean rank [-]."""
+        return busiest_context(decode / points.lanes, points.dp, self.demand.request.context_cv)
+
+    @property
+    def prefills_alone(self) -> bool:
+        """Whether a dp rank prefills while other ranks do not, so that these wait for it."""
+        return self.setting.engine.dp_prefill == "alone"
 
     def seconds(self, points: Points, decode: FloatArray, prefill: FloatArray) -> Floats:
         """Time of a step [s] of points with axes (n, ...); `decode` and `prefill` broadcast against them."""
         return self.times(points, decode, prefill).seconds
 
-    def times(self, points: Points, decode: FloatArray, prefill: FloatArray) -> StepTimes:
-        """Time of a step, and of the parts that differ between dp ranks; arguments as in `seconds`."""
+    def times(
+        self, points: Points, decode: FloatArray, prefill: FloatArray, chunks: FloatArray | None = None
+    ) -> StepTimes:
+        """Time of a step, and of the parts that differ between dp ranks; arguments as in `seconds` and `batch`."""
         decoding, prefilling = np.asarray(decode, dtype=float), np.asarray(prefill, dtype=float)
         shape = np.broadcast_shapes(points.tp.shape, decoding.shape, prefilling.shape)
         times = StepTimes(*(np.zeros(shape) for _ in range(4)))
         for code, overlap in enumerate(OVERLAPS):
             chosen = (points.overlap == code).reshape(len(points), -1)[:, 0]
             if chosen.any():
-                rows = points[chosen]
-                batch_of_rows = self.batch(rows, _rows(decoding, chosen), _rows(prefilling, chosen))
+                rows, cut = points[chosen], None if chunks is None else _rows(np.asarray(chunks), chosen)
+                batch_of_rows = self.batch(rows, _rows(decoding, chosen), _rows(prefilling, chosen), cut)
                 step_of_rows = self.breakdown(rows, batch_of_rows, overlap)
                 times.seconds[chosen] = step_of_rows.seconds
                 times.experts[chosen], times.parts[chosen] = experts_of(step_of_rows)

@@ -15,6 +15,7 @@ from tokenworks.planning.lockstep import lockstep
 from tokenworks.planning.queueing import Instance, Serving, aggregated, crowd
 from tokenworks.simulation.steps import own_share
 
+TINY = 1e-30
 FINER = 8
 """Batches that are tried between two of the ladder."""
 
@@ -65,25 +66,38 @@ def estimate(costing: Costing, points: Points, batch: Floats, chunk: FloatArray)
     added = np.maximum(beside.seconds - before.seconds, 0.0)
     token_s = added / tokens
     own = own_share(beside.experts - before.experts, beside.parts - before.parts)
-    ranks = np.where(costing.setting.engine.dp_prefill == "alone", wide.dp, 1)
+    ranks = wide.dp if costing.prefills_alone else np.ones_like(wide.dp)
     request = demand.request
     busiest = lockstep(
         coming / request.uncached, request.uncached, ranks=ranks, budget=budget / wide.dp, cv=request.uncached_cv
     )
+    excess = own * (busiest - 1) * token_s * coming
+    hot = _hot(costing, wide, batch, alone) if costing.mixed else 0.0
     at = Instance(
         batch=batch,
-        lanes=wide.lanes,
+        ranks=wide.dp,
+        lone=wide.pp * (1 + own * (ranks - 1)),
         gained=gained,
         decode_s=decode_s,
         crowded_s=crowded_s,
         token_s=token_s,
-        uneven=1 + own * (busiest - 1),
+        uneven=1 + (np.hypot(hot, excess) - hot) / np.maximum(token_s * coming, TINY),
         budget=budget,
         kv_tokens=kv_tokens,
         mixed=costing.mixed,
     )
     serving = aggregated(demand, at)
     return Grid(points, chunk, most, legal, at, serving)
+
+
+def _hot(costing: Costing, wide: Points, batch: Floats, alone: StepTimes) -> Floats:
+    """Time of a decode step that the ranks wait for the one with the most context [s].
+
+    It is in `decode_s`. Another rank may have the most prefill, so the two waits do not add up.
+    """
+    uneven = costing.busiest_context(wide, batch)
+    waited: Floats = alone.attention * alone.seconds / alone.parts * (1 - 1 / uneven)
+    return waited
 
 
 def _crowded(costing: Costing, wide: Points, batch: Floats, decode_s: Floats) -> Floats:
@@ -174,6 +188,7 @@ def aim(costing: Costing, grid: Grid, target: Target) -> Floats:
         crowded_s=between(grid.at.crowded_s),
         token_s=between(grid.at.token_s),
         uneven=between(grid.at.uneven),
+        lone=between(grid.at.lone),
         budget=between(grid.at.budget),
         kv_tokens=between(grid.at.kv_tokens),
     )
