@@ -19,7 +19,6 @@ from tokenworks.planning.queueing import (
     aggregated,
     busiest_context,
     crowd,
-    lockstep,
     mean_batch,
     prefill_limit,
     prefilling,
@@ -37,7 +36,7 @@ def demand(**changes: float) -> Demand:
 
 def instance(**changes: float) -> Instance:
     given_: dict[str, float] = {
-        "batch": 32, "lanes": 1, "gained": 1, "decode_s": 0.02, "crowded_s": 0.0, "token_s": 1e-5, "budget": 8192,
+        "batch": 32, "ranks": 1, "lone": 1, "gained": 1, "decode_s": 0.02, "crowded_s": 0.0, "token_s": 1e-5, "budget": 8192,
         "kv_tokens": 1e6, "uneven": 1.0, "mixed": True,
     }  # fmt: skip
     return Instance(**(given_ | changes))  # type: ignore[arg-type]
@@ -78,7 +77,7 @@ def test_tpot_is_that_of_the_design() -> None:
 
 def test_what_a_request_takes_to_arrive_is_part_of_ttft_once_for_each_role() -> None:
     """As `simulate` has it; it delays nobody else."""
-    role = Prefill(instances=1, lanes=1, token_s=2e-5, pass_s=0.1, kv_tokens=1e6)
+    role = Prefill(instances=1, lanes=1, ranks=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=1e6)
     asked = demand()
     later = replace(asked, request_s=0.03)
     one, other = aggregated(asked, instance()), aggregated(later, instance())
@@ -129,11 +128,11 @@ def test_a_smaller_cache_is_never_faster() -> None:
 @given(st.floats(1e5, 1e8), st.floats(1e-3, 0.2), st.integers(1, 8))
 def test_the_limit_of_prefill_is_where_it_is_busiest(kv_tokens: float, tpot: float, instances: int) -> None:
     asked = demand(**WARM)
-    role = Prefill(instances=instances, lanes=1, token_s=2e-5, pass_s=0.1, kv_tokens=kv_tokens)
+    role = Prefill(instances=instances, lanes=1, ranks=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=kv_tokens)
     most = prefill_limit(asked, role, np.array(tpot))
     found = prefilling(asked, role, most, np.array(tpot))
     assert found.busy == pytest.approx(BUSIEST)
-    double = Prefill(instances=2 * instances, lanes=1, token_s=2e-5, pass_s=0.1, kv_tokens=kv_tokens)
+    double = Prefill(instances=2 * instances, lanes=1, ranks=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=kv_tokens)
     assert prefill_limit(asked, double, np.array(tpot)) == pytest.approx(2 * most)
 
 
@@ -157,27 +156,6 @@ def test_a_running_sequence_is_a_long_one() -> None:
 @pytest.mark.parametrize(("transfer", "prefill", "late"), [(1.0, 10.0, 0.1), (1.0, 0.0, 1.0), (2.0, 1.0, 1.1)])
 def test_a_transfer_hides_behind_prefill_but_for_its_last_layer(transfer: float, prefill: float, late: float) -> None:
     assert exposed_transfer(transfer, prefill, 10) == pytest.approx(late)
-
-
-@pytest.mark.parametrize(("ranks", "prompts"), [(2, 0.1), (5, 2.0), (20, 4.5), (40, 30.0)])
-def test_lockstep_is_the_expected_maximum(ranks: int, prompts: float) -> None:
-    """Against drawn numbers of prompts on each rank; nothing is cut, as the budget is large."""
-    draws = np.random.default_rng(1).poisson(prompts / ranks, (200_000, ranks))
-    found = lockstep(np.array(prompts), np.array(100.0), ranks=np.array(ranks), budget=np.array(1e9))
-    assert found == pytest.approx(draws.max(axis=1).mean() / (prompts / ranks), rel=0.02)
-
-
-@given(st.integers(1, 72), st.floats(0.01, 50), st.floats(1, 1e5), st.floats(64, 16384))
-def test_lockstep_costs_at_least_an_even_share_and_at_most_a_budget(
-    ranks: int, prompts: float, tokens: float, budget: float
-) -> None:
-    factor = float(lockstep(np.array(prompts), np.array(tokens), ranks=np.array(ranks), budget=np.array(budget)))
-    mean = prompts * tokens / ranks
-    assert factor >= 1
-    assert factor * mean <= max(budget, mean) * (1 + 1e-9)
-    assert factor <= max(ranks * (1 + 1e-9), 1)
-    if ranks == 1:
-        assert factor == 1
 
 
 @given(st.floats(1, 5000), st.floats(0, 3))

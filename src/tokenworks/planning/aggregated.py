@@ -84,7 +84,7 @@ def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple
     higher = np.maximum(total, np.concatenate([total[:, 1:], total[:, -1:]], axis=1))
     machine = costing.setting.machine
     charged = points.devices if costing.load else machine.devices / found.replicas
-    soonest = demand.request.uncached * demand.tail * points.lanes * token_s[:, 0]
+    soonest = demand.request.uncached * demand.tail * points.pp * token_s[:, 0]
     return speed, higher / charged[:, None], soonest
 
 

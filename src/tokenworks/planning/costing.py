@@ -23,6 +23,7 @@ from tokenworks.planning.queueing import (
     deviations,
     mean_batch,
 )
+from tokenworks.simulation.steps import experts_of
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, number
 from tokenworks.specs.slo import PERCENTILE, Slo
 
@@ -57,11 +58,25 @@ class OfferedLoad:
         return np.zeros(np.shape(rate)), np.maximum(self.value - held, 0.0) / rate
 
 
-SHARED = frozenset({"experts", "dispatch", "combine"})
-"""Parts of a step whose time is for the tokens of all data-parallel ranks."""
-
 SLACK = 0.97
 """A batch is a whole number: a rate this near to the one asked for counts as reached [-]."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """Times of steps; all fields have the same shape.
+
+    Parameters
+    ----------
+    seconds : time of the step [s]
+    parts : time of all parts, before overlap and host hide a share of it [s]
+    experts, attention : time of the routed experts, and of the attention over the KV cache, as they are in `parts` [s]
+    """
+
+    seconds: Floats
+    parts: Floats
+    experts: Floats
+    attention: Floats
 
 
 @dataclass(frozen=True)
@@ -116,31 +131,48 @@ class Costing:
     def _spare(self) -> float:
         return deviations(PERCENTILE / 100) if self.open else 0.0
 
-    def batch(self, points: Points, decode: FloatArray, prefill: FloatArray) -> step.Batch:
-        """A batch of typical requests: `decode` sequences and `prefill` tokens per instance, on its busiest rank."""
-        request = self.demand.request
-        uneven = busiest_context(decode / points.lanes, points.dp, request.context_cv)
-        return batch(request, decode=decode, prefill=prefill, lanes=points.lanes, uneven=uneven)
+    def batch(
+        self, points: Points, decode: FloatArray, prefill: FloatArray, chunks: FloatArray | None = None
+    ) -> step.Batch:
+        """A batch of mean requests: `decode` sequences and `prefill` tokens per instance, on its busiest rank.
+
+        The prefill tokens belong to `chunks` prompts; None: one prompt for each lane.
+        """
+        request, lanes = self.demand.request, points.lanes if chunks is None else chunks
+        uneven = self.busiest_context(points, decode)
+        return batch(request, decode=decode, prefill=prefill, lanes=lanes, uneven=uneven)
+
+    def busiest_context(self, points: Points, decode: FloatArray) -> FloatArray:
+        """Context of the decoding sequences of the busiest rank / context of the mean rank [-]."""
+        return busiest_context(decode / points.lanes, points.dp, self.demand.request.context_cv)
+
+    @property
+    def prefills_alone(self) -> bool:
+        """Whether a dp rank prefills while other ranks do not, so that these wait for it."""
+        return self.setting.engine.dp_prefill == "alone"
 
     def seconds(self, points: Points, decode: FloatArray, prefill: FloatArray) -> Floats:
         """Time of a step [s] of points with axes (n, ...); `decode` and `prefill` broadcast against them."""
-        return self.shared(points, decode, prefill)[0]
+        return self.times(points, decode, prefill).seconds
 
-    def shared(self, points: Points, decode: FloatArray, prefill: FloatArray) -> tuple[Floats, Floats]:
-        """The same, and of it what all ranks do for each other's tokens: routed experts, and the way there [s, s]."""
+    def times(
+        self, points: Points, decode: FloatArray, prefill: FloatArray, chunks: FloatArray | None = None
+    ) -> StepTimes:
+        """Time of a step, and of the parts that differ between dp ranks; arguments as in `seconds` and `batch`."""
         decoding, prefilling = np.asarray(decode, dtype=float), np.asarray(prefill, dtype=float)
         shape = np.broadcast_shapes(points.tp.shape, decoding.shape, prefilling.shape)
-        out, common = np.empty(shape), np.zeros(shape)
+        times = StepTimes(*(np.zeros(shape) for _ in range(4)))
         for code, overlap in enumerate(OVERLAPS):
             chosen = (points.overlap == code).reshape(len(points), -1)[:, 0]
             if chosen.any():
-                some = points[chosen]
-                made_of = self.batch(some, _rows(decoding, chosen), _rows(prefilling, chosen))
-                found = self.breakdown(some, made_of, overlap)
-                out[chosen] = found.seconds
-                for part in SHARED & found.parts.keys():
-                    common[chosen] += found.parts[part].seconds
-        return out, common
+                rows, cut = points[chosen], None if chunks is None else _rows(np.asarray(chunks), chosen)
+                batch_of_rows = self.batch(rows, _rows(decoding, chosen), _rows(prefilling, chosen), cut)
+                step_of_rows = self.breakdown(rows, batch_of_rows, overlap)
+                times.seconds[chosen] = step_of_rows.seconds
+                times.experts[chosen], times.parts[chosen] = experts_of(step_of_rows)
+                if "attention" in step_of_rows.parts:
+                    times.attention[chosen] = step_of_rows.parts["attention"].seconds
+        return times
 
     def breakdown(self, points: Points, batch: step.Batch, overlap: str) -> Breakdown:
         """The step of points that share an overlap policy, part by part."""

@@ -15,8 +15,8 @@ from tokenworks.planning.aggregated import STEADY, finish
 from tokenworks.planning.cells import CELL, Cells, SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.placement import Shares, shares
-from tokenworks.planning.queueing import Prefill, prefill_limit, prefilling
-from tokenworks.planning.roles import Roles, best_decode, best_prefill, decode_roles, in_time, may_matter, prefill_roles
+from tokenworks.planning.queueing import prefill_limit, prefilling
+from tokenworks.planning.roles import Roles, best_decode, best_prefill, decode_roles, in_time, may_matter, prefill_of, prefill_roles
 from tokenworks.planning.space import Ladders
 from tokenworks.specs.machine import Machine
 
@@ -88,7 +88,7 @@ def _alike(roles: Roles) -> Iterator[Roles]:
 def _reach(costing: Costing, left: Roles, right: Roles, ways: Shares) -> Floats:
     """Output per device that each decode role does not exceed, with the best of some prefill roles: float[right]."""
     machine, osl = costing.setting.machine, costing.demand.request.osl
-    one = np.max(prefill_limit(costing.demand, _prefill(left[:, None], 1), right["tpot"][None, :]), axis=0)
+    one = np.max(prefill_limit(costing.demand, prefill_of(left[:, None], 1), right["tpot"][None, :]), axis=0)
     if costing.load:  # as if instances could be cut so that both roles match
         prefill, decode = one / left["devices"][0], right["rate"] / right["devices"][0]
         matched: Floats = prefill * decode / (prefill + decode) * osl
@@ -103,7 +103,7 @@ def _combine(costing: Costing, left: Roles, right: Roles, ways: Shares, shortlis
     """Cells of prefill roles (axis 0) with decode roles (axis 1) in some shares of the machine (axis 2)."""
     p, d = left[:, None, None], right[None, :, None]
     wire = wire_bandwidth(costing) * p["dp"] * p["links"] / _request_bytes(costing, int(left["kv"][0]))
-    one = np.minimum(prefill_limit(costing.demand, _prefill(p, 1), d["tpot"]), wire)
+    one = np.minimum(prefill_limit(costing.demand, prefill_of(p, 1), d["tpot"]), wire)
     if costing.load is None:
         tried = ways.tried()
         x, y = tried.prefill[None, None, :], tried.decode[None, None, :]
@@ -115,7 +115,7 @@ def _combine(costing: Costing, left: Roles, right: Roles, ways: Shares, shortlis
         return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=limit)
     asked = np.full(one.shape, costing.load.value)
     if costing.load.kind == "concurrency":  # users in flight over the time of a request that need not wait
-        own = prefilling(costing.demand, _prefill(p, 1), 1e-9 * one, d["tpot"]).ttft
+        own = prefilling(costing.demand, prefill_of(p, 1), 1e-9 * one, d["tpot"]).ttft
         asked = costing.load.value / (own + costing.demand.request.osl * d["tpot"])
     few = np.ceil(asked / one)
     x, y = np.concatenate([few, few + 1], axis=2), np.ceil(asked / d["rate"])
@@ -140,14 +140,14 @@ def _timely(costing: Costing, p: Roles, right: Roles, x: Ints) -> Floats:
 
     By bisection, for the decode role that leaves the caches least room and receives slowest. Axes as `p` and `x`.
     """
-    high = np.asarray(prefill_limit(costing.demand, _prefill(p, x), right["tpot"].min()))
+    high = np.asarray(prefill_limit(costing.demand, prefill_of(p, x), right["tpot"].min()))
     if costing.slo.ttft is None:
         return high
     low: Floats = np.zeros(high.shape)
     slowest, token_bytes = right["tpot"].max(), right["token_bytes"].max()
     for _ in range(BISECTIONS):
         rate = (low + high) / 2
-        served = prefilling(costing.demand, _prefill(p, x), rate, slowest)
+        served = prefilling(costing.demand, prefill_of(p, x), rate, slowest)
         late = _exposed(costing, p, token_bytes, served.hit_share)
         kept = served.ttft_tail + late <= costing.slo.ttft.value
         low, high = np.where(kept, rate, low), np.where(kept, high, rate)
@@ -168,10 +168,6 @@ def _exposed(costing: Costing, prefill: Roles, token_bytes: FloatArray, hit: Flo
     transfer = np.maximum(size / (prefill["links"] * bandwidth), demand.request.isl * token_bytes / bandwidth)
     own = np.maximum(demand.request.isl * (1 - hit) * prefill["lanes"] * prefill["token_s"], prefill["pass_s"])
     return exposed_transfer(transfer, own, costing.setting.model.layers)
-
-
-def _prefill(roles: Roles, instances: FloatArray) -> Prefill:
-    return Prefill(instances, roles["lanes"], roles["token_s"], roles["pass_s"], roles["kv_tokens"])
 
 
 def wire_bandwidth(costing: Costing) -> float:
@@ -210,7 +206,7 @@ def _cells(
         taken: Floats = np.broadcast_to(values, rate.shape)[chosen]
         return taken
 
-    served = prefilling(demand, _prefill(p, of(x)), of(rate), d["tpot"])
+    served = prefilling(demand, prefill_of(p, of(x)), of(rate), d["tpot"])
     late = _exposed(costing, p, d["token_bytes"], served.hit_share)
     cells = np.zeros(len(p), CELL)
     # One row of the list for each size of the prefill instance, with the best decode role: real alternatives.

@@ -10,8 +10,10 @@ import numpy as np
 
 from tokenworks.arrays import Bools, FloatArray, Floats, Ints
 from tokenworks.legal.points import Points
-from tokenworks.planning.costing import Costing
-from tokenworks.planning.queueing import Instance, Serving, aggregated, crowd, lockstep
+from tokenworks.planning.costing import Costing, StepTimes
+from tokenworks.planning.lockstep import lockstep
+from tokenworks.planning.queueing import Instance, Serving, aggregated, crowd
+from tokenworks.simulation.steps import own_share
 
 TINY = 1e-30
 FINER = 8
@@ -51,34 +53,51 @@ def estimate(costing: Costing, points: Points, batch: Floats, chunk: FloatArray)
     budget = np.maximum(chunk - batch * (1 + wide.draft), 1.0) if costing.mixed else chunk + 0.0 * batch
     legal, kv_tokens, most = room(costing, wide, batch, chunk)
 
-    decode_s, decode_shared = costing.shared(wide, batch, 0.0)
+    alone = costing.times(wide, batch, 0.0)
+    decode_s = alone.seconds
     crowded_s = _crowded(costing, wide, batch, decode_s)
     gained = costing.gained(wide)
     # A step that prefills takes one request of each lane, or as many tokens as come in meanwhile if that is more.
     coming = batch * demand.request.uncached * gained / demand.request.osl
     tokens = np.minimum(budget, np.maximum(wide.lanes * demand.request.uncached, coming))
     decoding = batch if costing.mixed else 0.0
-    prefill_s, shared = costing.shared(wide, decoding, tokens)
-    added = np.maximum(prefill_s - decode_s if costing.mixed else prefill_s, 0.0)
+    beside = costing.times(wide, decoding, tokens)
+    before = alone if costing.mixed else StepTimes(*(np.zeros(()) for _ in range(4)))
+    added = np.maximum(beside.seconds - before.seconds, 0.0)
     token_s = added / tokens
-    shared = np.clip(shared - decode_shared if costing.mixed else shared, 0.0, added)
-    own = np.where(added > 0, 1 - shared / np.maximum(added, TINY), 0.0)
-    alone = np.where(costing.setting.engine.dp_prefill == "alone", wide.dp, 1)
-    busiest = lockstep(coming / demand.request.uncached, demand.request.uncached, ranks=alone, budget=budget / wide.dp)
+    own = own_share(beside.experts - before.experts, beside.parts - before.parts)
+    ranks = wide.dp if costing.prefills_alone else np.ones_like(wide.dp)
+    request = demand.request
+    busiest = lockstep(
+        coming / request.uncached, request.uncached, ranks=ranks, budget=budget / wide.dp, cv=request.uncached_cv
+    )
+    excess = own * (busiest - 1) * token_s * coming
+    hot = _hot(costing, wide, batch, alone) if costing.mixed else 0.0
     at = Instance(
         batch=batch,
-        lanes=wide.lanes,
+        ranks=wide.dp,
+        lone=wide.pp * (1 + own * (ranks - 1)),
         gained=gained,
         decode_s=decode_s,
         crowded_s=crowded_s,
         token_s=token_s,
-        uneven=1 + own * (busiest - 1),
+        uneven=1 + (np.hypot(hot, excess) - hot) / np.maximum(token_s * coming, TINY),
         budget=budget,
         kv_tokens=kv_tokens,
         mixed=costing.mixed,
     )
     serving = aggregated(demand, at)
     return Grid(points, chunk, most, legal, at, serving)
+
+
+def _hot(costing: Costing, wide: Points, batch: Floats, alone: StepTimes) -> Floats:
+    """Time of a decode step that the ranks wait for the one with the most context [s].
+
+    It is in `decode_s`. Another rank may have the most prefill, so the two waits do not add up.
+    """
+    uneven = costing.busiest_context(wide, batch)
+    waited: Floats = alone.attention * alone.seconds / alone.parts * (1 - 1 / uneven)
+    return waited
 
 
 def _crowded(costing: Costing, wide: Points, batch: Floats, decode_s: Floats) -> Floats:
@@ -169,6 +188,7 @@ def aim(costing: Costing, grid: Grid, target: Target) -> Floats:
         crowded_s=between(grid.at.crowded_s),
         token_s=between(grid.at.token_s),
         uneven=between(grid.at.uneven),
+        lone=between(grid.at.lone),
         budget=between(grid.at.budget),
         kv_tokens=between(grid.at.kv_tokens),
     )

@@ -16,6 +16,7 @@ from tokenworks.costs.requests import MeanRequest, mean_request
 from tokenworks.specs.slo import PERCENTILE, Slo
 from tokenworks.specs.workload import Workload
 
+TINY = 1e-30
 BUSIEST = 0.9
 """Load up to which a prefill role is planned [-]: beyond it waits grow without bound."""
 
@@ -86,7 +87,7 @@ def mean_batch(most: FloatArray, above: float) -> FloatArray:
 
 
 def busiest_context(sequences: FloatArray, ranks: FloatArray, cv: float) -> FloatArray:
-    """Context on the busiest of R ranks over the mean one [-]: ranks wait for each other, as in `lockstep`.
+    """Context on the busiest of R ranks over the mean one [-]: ranks wait for each other, as in `lockstep.lockstep`.
 
     Routers level the number of sequences, not their lengths. The sum over n of them has the deviation cv / sqrt(n),
     and the largest of R such is at `normal_max(R)`; no rank has more than all.
@@ -98,6 +99,19 @@ def busiest_context(sequences: FloatArray, ranks: FloatArray, cv: float) -> Floa
     return np.minimum(1 + normal_max(ranks) * cv / np.sqrt(np.maximum(sequences, 1.0)), ranks)
 
 
+def seen_cv(cv: float) -> float:
+    """Coefficient of variation of the context that the chunks of prompts see [-].
+
+    A chunk is at a uniform place of its prompt, and long prompts L have more chunks: E[s] = E[L^2] / (2 E[L]) and
+    E[s^2] = E[L^3] / (3 E[L]), with lognormal lengths.
+
+    Parameters
+    ----------
+    cv : coefficient of variation of the prompts [-]
+    """
+    return float(np.sqrt(4 / 3 * (1 + cv**2) - 1))
+
+
 # ── one role ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -105,21 +119,23 @@ def busiest_context(sequences: FloatArray, ranks: FloatArray, cv: float) -> Floa
 class Instance:
     """An instance at work; fields broadcast.
 
-    batch : decoding sequences; lanes : ranks x microbatches that share them; gained : tokens a sequence gains in a step
+    batch : decoding sequences; ranks : dp ranks that share them; gained : tokens a sequence gains in a step
     decode_s : a step without prefill [s]; crowded_s : what it lasts longer with a `crowd` [s]
     token_s : what one more prefill token adds to a step, spread over all lanes [s]
-    uneven : what it adds where it really comes, over `token_s` (see `lockstep`) [-]
+    uneven : what it adds where it really comes, over `token_s` (see `lockstep.lockstep`) [-]
+    lone : what a token of a prompt adds, from its prompt's view: on one rank, through all stages, over `token_s` [-]
     budget : most prefill tokens of a step, all lanes; mixed : prefill and decode share a step
     kv_tokens : what it can cache
     """
 
     batch: FloatArray
-    lanes: FloatArray
+    ranks: FloatArray
     gained: FloatArray
     decode_s: FloatArray
     crowded_s: FloatArray
     token_s: FloatArray
     uneven: FloatArray
+    lone: FloatArray
     budget: FloatArray
     kv_tokens: FloatArray
     mixed: bool
@@ -200,12 +216,12 @@ def hit_share(demand: Demand, at: Instance, full: FloatArray, slope: FloatArray)
 def _own_prefill(demand: Demand, at: Instance, hit: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Time to prefill a request, mean and at the TTFT percentile [s].
 
-    It has one lane while the others prefill theirs, and in mixed steps the decodes of each of its passes.
+    One rank computes it, in one microbatch after the other, and mixed steps have the decodes of each of its passes.
     """
 
     def lasts(tokens: FloatArray) -> FloatArray:
-        alone = tokens * at.lanes * at.token_s
-        return alone + np.maximum(1.0, tokens * at.lanes / at.budget) * at.decode_s if at.mixed else alone
+        alone = tokens * at.lone * at.token_s
+        return alone + np.maximum(1.0, tokens * at.ranks / at.budget) * at.decode_s if at.mixed else alone
 
     tokens = demand.request.isl * (1 - hit)
     return lasts(tokens), lasts(tokens * demand.tail)
@@ -223,38 +239,6 @@ def _tpot_tail(demand: Demand, at: Instance, per_step: FloatArray) -> FloatArray
     if at.mixed:
         most = np.minimum(most, np.maximum(at.budget, per_step))
     return (at.decode_s + at.crowded_s + at.token_s * at.uneven * most) / at.gained
-
-
-def lockstep(prompts: FloatArray, tokens: FloatArray, *, ranks: FloatArray, budget: FloatArray) -> FloatArray:
-    """Prefill tokens of the busiest rank over those of the mean one [-]: data-parallel ranks wait for each other.
-
-    `prompts` of `tokens` each arrive a step, Poisson, one rank for each. A rank takes chunks q = min(tokens, budget),
-    `events` of them a step on all ranks, and no more than its budget:
-
-        factor = min(q E[max of R Poisson(events / R)], budget) / (events q / R),   E[max] = sum_j 1 - P(X <= j)^R
-
-    Parameters
-    ----------
-    budget : prefill tokens that a rank takes in a step [token]
-
-    References
-    ----------
-    [1] vLLM, docs/serving/data_parallel_deployment: with experts, all ranks run their forward passes together.
-    """
-    chunk = np.minimum(tokens, budget)
-    mean = prompts * tokens / (chunk * ranks)
-    term = np.exp(-mean)
-    below, most = term, 1 - term**ranks
-    for j in range(1, _TERMS):
-        term = term * mean / j
-        below = below + term
-        most = most + 1 - np.minimum(below, 1.0) ** ranks
-    busiest = np.minimum(chunk * np.maximum(most, mean), budget)
-    return np.where(ranks > 1, np.maximum(busiest / (chunk * mean), 1.0), 1.0)
-
-
-_TERMS = 8
-"""Of the sum: enough for the few prompts that a rank begins in a step; a budget stops it where there are many."""
 
 
 def waiting(busy: FloatArray, service: FloatArray, cv: float, share: float) -> tuple[FloatArray, FloatArray]:
@@ -287,14 +271,18 @@ class Prefill:
     """A prefill role; fields broadcast.
 
     instances : x; lanes : batches that each works on side by side (ranks x microbatches)
-    token_s : time of one prefill token over all lanes of an instance [s]
-    pass_s : one full chunk [s], the least that a request takes; kv_tokens : that one instance can cache
+    ranks : dp ranks that wait for each other; 1 if all prefill at the same time
+    token_s : time of one prefill token over all lanes of an instance, in full chunks [s]
+    pass_s : a step of full chunks; lone_s : a step of one chunk of one prompt [s]
+    kv_tokens : that one instance can cache
     """
 
     instances: FloatArray
     lanes: FloatArray
+    ranks: FloatArray
     token_s: FloatArray
     pass_s: FloatArray
+    lone_s: FloatArray
     kv_tokens: FloatArray
 
 
@@ -318,22 +306,31 @@ def prefill_limit(demand: Demand, role: Prefill, tpot: FloatArray) -> FloatArray
 
 
 def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray) -> Serving:
-    """A prefill role at a rate [1/s]: TTFT but for the KV transfer, hit share, load; `tpot` is the decode role's."""
+    """A prefill role at a rate [1/s]: TTFT but for the KV transfer, hit share, load; `tpot` is the decode role's.
+
+    A step takes `lone_s` where a prompt is by itself, and `pass_s` where a rank is full. A rank is full in a share b
+    (load) of the steps, one of R ranks in a share 1 - (1 - b)^R, and then all others wait for it.
+    """
     hit = np.full(np.shape(rate), demand.request.hit_share)
     if demand.request.hit_share > 0:
         kept = (demand.think + demand.request.osl * tpot) * demand.warm
-        hit = demand.request.hit_share * np.minimum(1.0, role.instances * role.kv_tokens / (kept * rate))
+        hit = demand.request.hit_share * np.minimum(1.0, role.instances * role.kv_tokens / np.maximum(kept * rate, TINY))
     uncached = demand.request.isl * (1 - hit)
     busy = rate / role.instances * uncached * role.token_s
-    mean = np.maximum(uncached * role.lanes * role.token_s, role.pass_s)
-    tail = np.maximum(uncached * demand.tail * role.lanes * role.token_s, role.pass_s)
-    wait, long_wait = waiting(busy, mean, demand.request.uncached_cv, demand.ttft_share)
+    full = 1 - np.maximum(1 - busy, 0.0) ** role.ranks
+    step = role.lone_s + full * (role.pass_s - role.lone_s)
+    chunks = uncached * role.lanes * role.token_s / role.pass_s
+    mean = np.maximum(chunks, 1.0) * step
+    longer = np.minimum(chunks * demand.tail, 1.0) / np.minimum(chunks, 1.0)
+    tail = np.maximum(chunks * demand.tail, 1.0) * np.maximum(step, np.minimum(role.lone_s * longer, role.pass_s))
+    wait, long_wait = waiting(busy, chunks * step, demand.request.uncached_cv, demand.ttft_share)
+    begun = step * np.minimum(rate / role.instances * step, 1.0)
     return Serving(
         rate=rate,
         tpot=tpot,
         tpot_tail=tpot,
-        ttft=2 * demand.request_s + role.pass_s / 2 + wait + mean,
-        ttft_tail=2 * demand.request_s + role.pass_s + np.maximum(tail + wait, mean + long_wait),
+        ttft=2 * demand.request_s + begun / 2 + wait + mean,
+        ttft_tail=2 * demand.request_s + begun + np.maximum(tail + wait, mean + long_wait),
         hit_share=hit,
         busy=busy,
     )

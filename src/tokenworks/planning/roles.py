@@ -15,8 +15,12 @@ from tokenworks.planning.aggregated import STEADY
 from tokenworks.planning.cells import Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.pareto import front
-from tokenworks.planning.queueing import crowd
+from tokenworks.planning.queueing import Prefill, busiest_context, crowd, prefilling, seen_cv
 from tokenworks.planning.space import Ladders
+from tokenworks.simulation.steps import own_share
+
+IDLE = 1e-9
+"""Rate at which no request waits for another [1/s]."""
 
 ROLE = np.dtype(
     [
@@ -35,7 +39,9 @@ ROLE = np.dtype(
         ("tpot", "f8"),  # decode [s]
         ("tail", "f8"),  # decode: TPOT at the SLO's percentile [s]
         ("token_s", "f8"),  # prefill: one token, over all ranks of an instance [s]
-        ("pass_s", "f8"),  # prefill: one full chunk [s]
+        ("pass_s", "f8"),  # prefill: a step of full chunks, with the attention of the busiest rank [s]
+        ("lone_s", "f8"),  # prefill: a step of one chunk of one prompt, on one rank [s]
+        ("ranks", "i8"),  # prefill: dp ranks that wait for each other
         ("kv_tokens", "f8"),  # prefill: tokens that an instance caches
     ]
 )
@@ -94,19 +100,48 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Role
     rows = np.flatnonzero(found.points.draft == 0)
     points, workload = found.points[rows], costing.setting.workload
     wide, chunk = points.columns(1), points.lanes[:, None] * ladders.chunks[None, :]
-    pass_s = costing.seconds(wide, 0.0, chunk)
     kv_tokens = costing.kv_tokens(wide, sequences_of(costing, chunk, wide.lanes), chunk)
     legal = kv_tokens >= wide.dp * (workload.isl + workload.osl)
-    roles = _table(costing, found, rows[np.nonzero(legal)[0]])
-    roles["chunk"], roles["pass_s"], roles["kv_tokens"] = chunk[legal], pass_s[legal], kv_tokens[legal]
+    which, _ = np.nonzero(legal)
+    roles = _table(costing, found, rows[which])
+    roles["chunk"], roles["kv_tokens"] = chunk[legal], kv_tokens[legal]
+    roles["ranks"] = roles["dp"] if costing.prefills_alone else 1
+    roles["pass_s"], roles["lone_s"] = _prefill_steps(costing, wide, chunk, legal)
     roles["token_s"] = roles["pass_s"] / roles["chunk"]
     return roles
+
+
+def _prefill_steps(costing: Costing, wide: Points, chunk: Ints, legal: Bools) -> tuple[Floats, Floats]:
+    """Time of a step of full chunks, and of a step of one chunk of one prompt, of each legal role [s].
+
+    In the first, ranks wait for the rank whose prompts are longest. In the second, they wait for the only one that has
+    a prompt; its R-fold share of the tokens takes R times as long, except in the experts.
+    """
+    request = costing.demand.request
+    full = costing.times(wide, 0.0, chunk)
+    ranks = wide.dp if costing.prefills_alone else np.ones_like(wide.dp)
+    attention = full.attention * full.seconds / full.parts
+    prompts = chunk / wide.dp / request.uncached
+    hot = attention * (busiest_context(prompts, ranks, seen_cv(request.uncached_cv)) - 1)
+    tokens = np.minimum(request.uncached, chunk / wide.lanes) * wide.pp
+    lone = costing.times(wide, 0.0, tokens, wide.pp)
+    more = own_share(full.experts - lone.experts, full.parts - lone.parts)
+    own = np.maximum(full.seconds - lone.seconds, 0.0) * more / np.maximum(chunk - tokens, 1.0) * tokens
+    pass_s = full.seconds + hot
+    lone_s = np.minimum(lone.seconds + own * (ranks - 1), pass_s)
+    return pass_s[legal], lone_s[legal]
 
 
 def sequences_of(costing: Costing, chunk: FloatArray, lanes: Ints) -> Floats:
     """Requests that run on a prefill role at once: those that a lane's token budget holds, and one cut in two by it."""
     taken: Floats = lanes * (np.ceil(chunk / lanes / costing.demand.request.uncached) + 1)
     return taken
+
+
+def prefill_of(roles: Roles, instances: FloatArray) -> Prefill:
+    """Prefill roles in the form of the steady state, with a number of instances each."""
+    names = ("lanes", "ranks", "token_s", "pass_s", "lone_s", "kv_tokens")
+    return Prefill(instances, *(roles[name] for name in names))
 
 
 def _table(costing: Costing, found: Candidates, rows: Ints) -> Roles:
@@ -136,9 +171,8 @@ def in_time(costing: Costing, prefill: Roles) -> Roles:
     """Prefill roles whose requests, if they need not wait, get their first token in time, at the SLO's percentile."""
     if costing.slo.ttft is None:
         return prefill
-    own = costing.demand.request.uncached * costing.demand.tail * prefill["lanes"] * prefill["token_s"]
-    soonest = prefill["pass_s"] + np.maximum(own, prefill["pass_s"])
-    kept: Roles = prefill[soonest <= costing.slo.ttft.value]
+    alone = prefilling(costing.demand, prefill_of(prefill, 1), np.full(len(prefill), IDLE), np.zeros(len(prefill)))
+    kept: Roles = prefill[alone.ttft_tail <= costing.slo.ttft.value]
     return kept
 
 
@@ -169,9 +203,10 @@ def _grouped(groups: Ints) -> list[Ints]:
 
 def _wanted(costing: Costing, roles: Roles) -> Floats:
     """What a prefill role should have little of, a column each."""
-    wanted = [roles["token_s"], roles["lanes"] * roles["token_s"], roles["pass_s"], -1.0 * roles["links"]]
-    # A prefix cache wants memory, and keeps a session in its place; otherwise every lane is a queue that may be free.
-    wanted.append(-roles["kv_tokens"] if costing.demand.request.hit_share > 0 else -1.0 * roles["lanes"])
+    wanted = [roles["token_s"], roles["lanes"] * roles["token_s"], roles["pass_s"], roles["lone_s"]]
+    wanted += [1.0 * roles["ranks"], -1.0 * roles["links"]]
+    if costing.demand.request.hit_share > 0:  # a prefix cache wants memory, and keeps a session in its place
+        wanted.append(-roles["kv_tokens"])
     return np.stack(wanted, axis=1)
 
 

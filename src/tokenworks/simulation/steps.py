@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenworks.arrays import FloatArray, Floats
 from tokenworks.costs import step
-from tokenworks.costs.breakdown import Breakdown
+from tokenworks.costs.breakdown import Breakdown, total
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.requests import MeanRequest, prefix_tokens
 from tokenworks.costs.split import Split
@@ -25,6 +25,9 @@ NODES_DENSE, NODES_RATIO = 256, 1.03
 
 SHORTER = 0.1
 """Contexts are shortened by this share to compute the cost of one token of context [-]."""
+
+TINY = 1e-30
+"""Smallest time that a share is computed of [s]."""
 
 COMMON = 0.01
 """The part of a step time that belongs to no single rank is at least this share of the step [-]."""
@@ -155,12 +158,32 @@ class _Steps:
     def own(self, prefill: float) -> float:
         """Cost of one more prefill token for its own rank [s/token]: without the experts, which all ranks share."""
         whole, half = (self.site.breakdown(self.role, 0.0, tokens) for tokens in (prefill, prefill / 2))
+        experts, parts = (more - less for more, less in zip(experts_of(whole), experts_of(half), strict=True))
+        return float(whole.seconds - half.seconds) / (prefill / 2) * float(own_share(experts, parts))
 
-        def more(name: str) -> float:
-            return float(whole.parts[name].seconds - half.parts[name].seconds)
 
-        share = 1.0 - more("experts") / sum(map(more, whole.parts)) if "experts" in whole.parts else 1.0
-        return float(whole.seconds - half.seconds) / (prefill / 2) * share
+def experts_of(breakdown: Breakdown) -> tuple[FloatArray, FloatArray]:
+    """Time of the routed experts, and time of all parts, before overlap hides a share of it [s, s]."""
+    experts = breakdown.parts["experts"].seconds if "experts" in breakdown.parts else 0.0
+    return experts, total(breakdown.parts)
+
+
+def own_share(experts: FloatArray, parts: FloatArray) -> FloatArray:
+    """Share of the time of additional tokens that a dp rank takes alone: all parts but the routed experts.
+
+    All ranks compute the experts of all tokens. Dispatch and combine move the tokens of a rank, so they belong to it.
+    Overlap and host hide the same share of each part.
+
+    Parameters
+    ----------
+    experts : time that the routed experts add [s]
+    parts : time that all parts add [s]
+
+    Returns
+    -------
+    Share between 0 and 1 [-].
+    """
+    return np.clip(1.0 - experts / np.maximum(parts, TINY), 0.0, 1.0)
 
 
 def _nodes(role: Role, site: Site, most: int, decodes: int) -> Floats:
