@@ -56,7 +56,7 @@ def _value_at(data: Any, path: tuple[Any, ...]) -> Any:
 def _scaled(value: Any, factor: float) -> Any:
     """A number, or the number that a text such as `3.35 TB/s` begins with, times `factor`."""
     if isinstance(value, (int, float)):
-        return value * factor if math.isfinite(value) and abs(value) < 1e200 else factor
+        return value * factor if abs(value) < 1e200 else factor
     number = re.match(r"[0-9.]+(?= )", value) if isinstance(value, str) else None
     return f"{float(number[0]) * factor:g}{value[number.end() :]}" if number else value
 
