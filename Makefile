@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test fuzz lint bench lock schemas clean
+.PHONY: demo test check-long fuzz lint bench lock schemas clean
 
 demo: $(VENV)/.ready
 	$(RUN)/tokenworks plan deepseek-ai/DeepSeek-R1 --on scalex40 --workload agent
@@ -11,6 +11,9 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready lint
 	$(RUN)/pytest
+
+check-long: $(VENV)/.ready
+	$(RUN)/pytest -m long
 
 # `make test` tries few damaged files and commands, always the same; this tries new ones, FUZZ_CASES in each test.
 FUZZ_CASES ?= 2000

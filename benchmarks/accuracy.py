@@ -1,9 +1,10 @@
-"""Our error beside that of another predictor on the same measured rows: python benchmarks/accuracy.py PEER.csv
+"""Compare our errors with the errors of another predictor, row by row: python benchmarks/accuracy.py PEER.csv
 
 PEER.csv holds rows `system, backend, model, mode, isl, osl, batch, conc, m_ttft, m_tpot, p_ttft, p_tpot, status` in ms
-(measured and the peer's), and names the parallelism in `id` (`tp8_ep8`) where the source row does. Only aggregated rows
-whose parallelism the id states can be built; every other row is counted with its reason. Measured values are means over
-all requests of a run, as AISimulate reads InferenceX's results; the first wave of a closed loop is in them.
+(measured values `m_`, and predictions of the peer `p_`). `id` names the parallelism (`tp8_ep8`) where the source names
+it. This script predicts the aggregated rows whose id names the parallelism, and counts all other rows with a reason.
+Measured values are means over all requests of a run, with the first wave of a closed loop, as AISimulate reads
+InferenceX's results.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tokenworks.specs.calibration import load_calibration
 
 DTYPES = ("fp4", "fp8", "bf16")
 SENT = 0.9
-"""InferenceX's lengths are uniform between 0.8 and 1.0 of the nominal ones."""
+"""Lengths of InferenceX are uniform between 0.8 and 1.0 of the nominal ones."""
 
 
 def point(row: dict[str, str], line: int) -> Point | str:
@@ -57,18 +58,20 @@ def main() -> None:
         sys.exit(__doc__)
     with Path(sys.argv[1]).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    made = [(row, point(row, i + 2)) for i, row in enumerate(rows) if row["m_tpot"] and row["m_ttft"]]
-    why = Counter(found for _, found in made if isinstance(found, str))
-    pairs = [(row, found) for row, found in made if isinstance(found, Point)]
-    said = predict_all([found for _, found in pairs], load_calibration(sys.argv[2] if sys.argv[2:] else "serving"))
-    why.update(one.why for one in said if one.why)
-    print(f"{len(rows)} rows, {sum(not one.why for one in said)} of them predicted; left out:")
+    read = [(row, point(row, i + 2)) for i, row in enumerate(rows) if row["m_tpot"] and row["m_ttft"]]
+    why = Counter(reason for _, reason in read if isinstance(reason, str))
+    pairs = [(row, measured) for row, measured in read if isinstance(measured, Point)]
+    predictions = predict_all(
+        [measured for _, measured in pairs], load_calibration(sys.argv[2] if sys.argv[2:] else "serving")
+    )
+    why.update(one.why for one in predictions if one.why)
+    print(f"{len(rows)} rows, {sum(not one.why for one in predictions)} of them predicted; left out:")
     for reason, count in why.most_common():
         print(f"  {count}: {reason}")
     for metric, theirs, truth in (("tpot", "p_tpot", "m_tpot"), ("ttft", "p_ttft", "m_ttft")):
         for group in ("InferenceX", "other sources"):
             mine, other, alone = [], [], []
-            for (row, _), one in zip(pairs, said, strict=True):
+            for (row, _), one in zip(pairs, predictions, strict=True):
                 value = one.tpot if metric == "tpot" else one.ttft
                 if one.why or not value or (group == "InferenceX") != inferencex(row):
                     continue
@@ -78,8 +81,11 @@ def main() -> None:
                     other.append(abs(float(row[theirs]) / float(row[truth]) - 1))
                 else:
                     alone.append(error)
-            print(f"{metric}, {group}: median error of {len(mine)} rows of both: {_percent(mine)} ours,", end=" ")
-            print(f"{_percent(other)} the peer's; of {len(alone)} rows of ours alone: {_percent(alone)}")
+            print(
+                f"{metric}, {group}: median error of {len(mine)} rows that both predict: {_percent(mine)} ours,",
+                end=" ",
+            )
+            print(f"{_percent(other)} the peer's; of {len(alone)} rows that only we predict: {_percent(alone)}")
 
 
 def inferencex(row: dict[str, str]) -> bool:

@@ -1,12 +1,12 @@
 """Speed of the plan, on one core: `python benchmarks/plan.py`.
 
-Three figures, each the best of three runs after one that warms up:
-- legal candidates estimated per second: every legal split of DeepSeek-R1 on scaleX40 at every batch and token budget,
-  with nothing ruled out; the cells that the KV cache does not hold are computed, too, and not counted. An estimate is
-  the whole of it: memory, one decode step and one mixed step of the cost model, the steady state with its prefix
-  cache, queue and percentiles. CPU seconds of the process, which has one thread.
-- the whole plan of the same, disaggregated deployments and ranking included, from names to typed result: wall seconds.
-- the command, in a new process, with imports and reading of files: wall seconds.
+It prints three figures, each the best of three runs after a run that warms up:
+- legal candidates estimated per second: every legal split of DeepSeek-R1 on scaleX40 at every batch and token budget.
+  Nothing is ruled out. Cells that do not fit the KV cache are computed, but not counted. An estimate holds memory, one
+  decode step and one mixed step of the cost model, and the steady state with prefix cache, queue and percentiles. Time
+  is CPU seconds of the process, which has one thread.
+- the whole plan, from names to typed result, with disaggregated deployments and ranking: wall seconds.
+- the command in a new process, with imports and reading of files: wall seconds.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def best(run: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def candidates_per_second(costing: Costing) -> tuple[int, float]:
-    found: Candidates = candidates(costing.setting, splits(costing.setting))
+    every: Candidates = candidates(costing.setting, splits(costing.setting))
     ladders, count = Ladders.default(), 0
 
     def run() -> None:
         nonlocal count
         count = 0
-        for start in range(0, len(found.points), BLOCK):
-            some = slice(start, start + BLOCK)
-            count += int(climb(costing, found.points[some], ladders).legal.sum())
+        for start in range(0, len(every.points), BLOCK):
+            block = slice(start, start + BLOCK)
+            count += int(climb(costing, every.points[block], ladders).legal.sum())
 
     seconds = best(run, time.process_time)
     return count, count / seconds

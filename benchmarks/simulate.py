@@ -1,12 +1,14 @@
 """Requests per second of the engine on one core, each case in its own process: `python benchmarks/simulate.py [-n N]`.
 
-`--trace FILE` plays a recorded trace instead in the cases that have block hashes, repeated with own names of blocks in
-each pass. Making it takes more memory than playing it, so bytes a request say something of generated traffic only.
+`--trace FILE` plays a recorded trace in the cases that have block hashes. The trace is repeated, each pass with block
+names of its own. To make these passes takes more memory than to play them, so ignore the bytes per request with
+`--trace`.
 
-Traffic is synthetic: lengths fitted to the published statistics of the Azure 2023 conversation trace (ISL mean 1,155,
-median 1,020; OSL mean 211, median 129) and of Mooncake's (ISL mean 12,035, median 6,909, OSL mean 343, 37 % of blocks
-seen before; blocks of 512 tokens), Poisson arrivals at 0.8 of the capacity that a saturated run of the same requests
-shows. The step cost is of the size of DeepSeek-R1 on eight H200: 10 ms, 12 us a token, 2.6 ns a token of context.
+Without it traffic is synthetic. Lengths fit the published statistics of two traces: Azure 2023 conversation (ISL mean
+1,155, median 1,020; OSL mean 211, median 129), and Mooncake (ISL mean 12,035, median 6,909; OSL mean 343; 37 % of
+blocks seen before; blocks of 512 tokens). Arrivals are Poisson at 0.8 of the capacity, which a saturated run of the
+same requests shows. The step cost is about that of DeepSeek-R1 on eight H200: 10 ms, 12 us a token, 2.6 ns a token of
+context.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ CASES: dict[str, tuple[str, Callable[[int, np.random.Generator], dict[str, np.nd
     "azure": ("1 instance", azure, Cluster((whole("aggregated", 1, prefix=False, block=16),))),
     "mooncake": ("4 instances, prefix cache, prefix-aware router, cache events 50 ms late", mooncake,
                  CACHED),
-    "endless": ("as mooncake; then again in slices that are taken when they have ended", mooncake, CACHED),
+    "endless": ("as mooncake; then again in slices, where ended requests are taken out", mooncake, CACHED),
     "pd16": ("10 prefill + 6 decode instances, prefix-aware router, KV over 50 GB/s links", mooncake,
              Cluster((whole("prefill", 10, prefix=True, block=BLOCK), whole("decode", 6, prefix=False, block=16)),
                      AWARE, LINK)),
@@ -114,7 +116,7 @@ def play(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: i
 
 
 def endless(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: int) -> dict[str, object]:
-    """The same requests submitted in slices, and taken when they have ended: memory for those in flight only."""
+    """Submit the same requests in slices, and take out those that ended: memory holds requests in flight only."""
     rng, run, kernel_s = np.random.default_rng(2), simulator.Simulator(cluster), 0.0
     arrival = np.cumsum(rng.exponential(1 / rate, count))
     begun = time.process_time()
@@ -138,9 +140,9 @@ def endless(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count
 
 def recorded(path: Path, count: int) -> dict[str, np.ndarray]:
     trace = load_trace(path)
-    taken = requests_of(replicate(trace, -(-count // len(trace))))
+    repeated = requests_of(replicate(trace, -(-count // len(trace))))
     names = ("input_tokens", "output_tokens", "block_ids", "block_offsets")
-    return {name: getattr(taken, name) for name in names}
+    return {name: getattr(repeated, name) for name in names}
 
 
 def measure(name: str, count: int, trace: Path | None) -> dict[str, object]:
@@ -185,20 +187,20 @@ def main() -> None:
     for case in CASES:
         command = [sys.executable, __file__, case, "-n", str(chosen.n)]
         command += ["--trace", str(chosen.trace)] if chosen.trace else []
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(f"{case}: {found['deployment']}; load {LOAD} = {found['rate']:.4g} requests/s")
-        print(f"  {found['requests']:,} requests, {found['steps']:,} steps, mean batch {found['mean_batch']}, "
-              f"hits {found['hit_share']:.1%}, preemptions {found['preemptions']}, "
-              f"mean TTFT {found['mean_ttft_s']:.3f} s")  # fmt: skip
-        print(f"  kernel {found['kernel_s']:.3f} s = {found['requests_per_s']:,.0f} requests/s, "
-              f"{found['steps_per_s']:,.0f} steps/s; with submit and outcome {found['total_s']:.3f} s; "
-              f"start {found['start_s']:.2f} s")  # fmt: skip
-        print(f"  peak {found['peak_bytes'] / 1e6:,.0f} MB; {found['bytes_per_request']:.0f} bytes a request, "
-              f"{found['ids_bytes_per_request']:.0f} of them beside each block id")  # fmt: skip
-        if "slices_s" in found:
-            print(f"  in slices of {SLICE:,}: {found['slices_ended']:,} ended, {found['slices_slots']:,} remembered "
-                  f"at most; kernel {found['slices_kernel_s']:.3f} s; "
-                  f"with submit and take {found['slices_s']:.3f} s")  # fmt: skip
+        measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(f"{case}: {measured['deployment']}; load {LOAD} = {measured['rate']:.4g} requests/s")
+        print(f"  {measured['requests']:,} requests, {measured['steps']:,} steps, mean batch {measured['mean_batch']}, "
+              f"hits {measured['hit_share']:.1%}, preemptions {measured['preemptions']}, "
+              f"mean TTFT {measured['mean_ttft_s']:.3f} s")  # fmt: skip
+        print(f"  kernel {measured['kernel_s']:.3f} s = {measured['requests_per_s']:,.0f} requests/s, "
+              f"{measured['steps_per_s']:,.0f} steps/s; with submit and outcome {measured['total_s']:.3f} s; "
+              f"start {measured['start_s']:.2f} s")  # fmt: skip
+        print(f"  peak {measured['peak_bytes'] / 1e6:,.0f} MB; {measured['bytes_per_request']:.0f} bytes a request, "
+              f"{measured['ids_bytes_per_request']:.0f} of them beside each block id")  # fmt: skip
+        if "slices_s" in measured:
+            print(f"  in slices of {SLICE:,}: {measured['slices_ended']:,} ended, {measured['slices_slots']:,} "
+                  f"remembered at most; kernel {measured['slices_kernel_s']:.3f} s; "
+                  f"with submit and take {measured['slices_s']:.3f} s")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How many (split, load) points per second `costs.step.step` and `costs.memory.memory` evaluate on one core."""
+"""Points (split, load) that `costs.step.step` and `costs.memory.memory` evaluate in a second, on one core."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def rate(run: Callable[[], object], count: int) -> float:
 
 
 def main() -> None:
-    model, made, engine = load_model(MODEL), machine(SYSTEM), load_engine(ENGINE)
-    found = rates(made, load_calibration())
+    model, system, engine = load_model(MODEL), machine(SYSTEM), load_engine(ENGINE)
+    achieved = rates(system, load_calibration())
     missed = False
     for count in SIZES:
         split, load = points(count)
         for overlap in OVERLAPS:
-            speed = rate(partial(step, model, found, split, load, engine=engine, overlap=overlap), count)
+            speed = rate(partial(step, model, achieved, split, load, engine=engine, overlap=overlap), count)
             print(f"step    {MODEL} on {SYSTEM}, overlap {overlap:9}, {count:7,} points: {speed:12,.0f} points/s")
             missed |= overlap == "none" and speed < TARGET
         held = partial(
-            memory, model, made, split, engine=engine, max_sequences=400, chunk_tokens=8192, memory_fraction=0.9
+            memory, model, system, split, engine=engine, max_sequences=400, chunk_tokens=8192, memory_fraction=0.9
         )
         speed = rate(held, count)
         print(f"memory  {MODEL} on {SYSTEM},{'':19} {count:7,} points: {speed:12,.0f} points/s")

@@ -88,7 +88,9 @@ RUNS = {
 
 @pytest.mark.shared
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    "run", ["llama long", *(pytest.param(run, marks=pytest.mark.long) for run in ("llama", "moe"))]
+)
 def test_recorded_points_from_three_of_them(tmp_path: Path, run: str) -> None:
     folder, config, fitted, tpot_most, ttft_most = RUNS[run]
     if not RECORDED.is_dir():

@@ -141,7 +141,8 @@ def test_the_list_shows_alternatives() -> None:
 
 def test_a_tail_is_above_the_mean_where_requests_come_as_they_like() -> None:
     open_, closed = (
-        estimates(R1, "scalex40", workload="chat", concurrency=users, top=40).deployments for users in (None, 200)
+        estimates("Qwen/Qwen3-30B-A3B-FP8", "hgx-h100", workload="chat", concurrency=users, top=40).deployments
+        for users in (None, 200)
     )
     apart = [row for row in open_ if len(row.deployment.roles) == 2]
     assert all(row.tpot_slo_s > row.tpot_s * 1.005 for row in apart)
@@ -238,7 +239,7 @@ def test_a_rate_beside_a_workload_replaces_its_load() -> None:
         ("meta-llama/Meta-Llama-3.1-70B", "scalex40"),
         ("Qwen/Qwen3.5-35B-A3B", "hgx-h100"),
         ("google/gemma-4-26B-A4B", "hgx-mi300x"),
-        ("deepseek-ai/DeepSeek-V4-Flash", "scalex40"),
+        ("deepseek-ai/DeepSeek-V4-Flash", "hgx-h200"),
     ],
 )
 def test_other_models_and_machines_are_planned(model: str, on: str) -> None:
