@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from tokenworks.errors import SloMissed
 from tokenworks.simulation.bound import places, rate_bound
-from tokenworks.simulation.length import ENOUGH, life_of, requests_for, requests_for_users, unsettled
+from tokenworks.simulation.length import life_of, requests_for, requests_for_users, requests_needed, unsettled
 from tokenworks.simulation.measured import Seen
 from tokenworks.simulation.run import Simulation, Traffic, blocked, mean_played, simulate
 from tokenworks.simulation.source import Source
@@ -292,13 +292,13 @@ class Lengths:
         if self.workload is None:
             return self.play(load, None)
         requests = self._requests(self.workload, load)
-        for attempt in range(ATTEMPTS):
+        for _ in range(ATTEMPTS):
             run = self.play(load, requests)
             self.learn(load, run)
-            longer = self._requests(self.workload, load)
-            if requests >= ENOUGH * longer or attempt == ATTEMPTS - 1:
+            needed = requests_needed(run)
+            if needed <= requests:
                 break
-            requests = longer
+            requests = needed
         return run
 
     def learn(self, load: float, run: Simulation) -> None:

@@ -151,8 +151,13 @@ def warm_up_s(run: Simulation) -> float:
     return float(edges[MSER_BATCHES - kept[int(np.argmin(error))]])
 
 
+def settled(run: Simulation) -> bool:
+    """Whether a run was long enough for its results; `unsettled` says what is missing."""
+    return not unsettled(run)
+
+
 def unsettled(run: Simulation) -> str:
-    """Why the measured window of a run is too short, in words; empty if it is long enough, or the run is a whole trace.
+    """Why a run is too short for its results, in words; empty if it is long enough, or a complete trace.
 
     A run is settled if it has `ENOUGH` of the requests that the rule of `requests_for` asks for, and the warm-up ends
     before the window begins. The second test is `warm_up_s`. MSER can also cut off a chance dip. So a later end of the
@@ -165,9 +170,26 @@ def unsettled(run: Simulation) -> str:
     ----------
     run : a finished simulation
     """
+    return _shortfall(run)[0]
+
+
+def requests_needed(run: Simulation) -> int:
+    """How many requests a repetition of a run needs to be settled; its own number if the run is settled [count].
+
+    If the warm-up ends too late, the repetition has twice as many requests.
+
+    Parameters
+    ----------
+    run : a finished simulation
+    """
+    return min(_shortfall(run)[1], max(most_requests(), len(run.traffic.trace)))
+
+
+def _shortfall(run: Simulation) -> tuple[str, int]:
+    """Why a run is too short, and how many requests it needs."""
+    span, sent = run.span, len(run.traffic.trace)
     if not run.traffic.endless:
-        return ""
-    span, sent = run.span, len(run.outcome.status)
+        return "", sent
     holds_up = run.served and run.stable
     turns, think_s = _sessions(run)
     life_s = life_of(run, waiting=holds_up)
@@ -178,7 +200,7 @@ def unsettled(run: Simulation) -> str:
         return (
             f"not settled: the measured window has {(DONE - WARM) * sent / turns:,.0f} {unit} and {lives:.2g} times "
             f"their life; give about {wanted:,} requests"
-        )
+        ), wanted
     warm_s = warm_up_s(run)
     if holds_up and warm_s > span.start_s:
         edges = np.linspace(span.start_s, span.end_s, MSER_BATCHES + 1)
@@ -187,14 +209,9 @@ def unsettled(run: Simulation) -> str:
         if abs(float(levels[edges[:-1] >= warm_s].mean()) - mean) > half:
             return (
                 f"not settled: the number of requests in flight still changes at {warm_s:,.0f} s, and the measured "
-                f"window begins at {span.start_s:,.0f} s; give more requests"
-            )
-    return ""
-
-
-def settled(run: Simulation) -> bool:
-    """Whether a run was long enough for its results; `unsettled` says what is missing."""
-    return not unsettled(run)
+                f"window begins at {span.start_s:,.0f} s; give more than {sent:,} requests"
+            ), 2 * sent
+    return "", sent
 
 
 def _sessions(run: Simulation) -> tuple[float, float]:
