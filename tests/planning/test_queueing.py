@@ -132,7 +132,9 @@ def test_the_limit_of_prefill_is_where_it_is_busiest(kv_tokens: float, tpot: flo
     most = prefill_limit(asked, role, np.array(tpot))
     found = prefilling(asked, role, most, np.array(tpot))
     assert found.busy == pytest.approx(BUSIEST)
-    double = Prefill(instances=2 * instances, lanes=1, ranks=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=kv_tokens)
+    double = Prefill(
+        instances=2 * instances, lanes=1, ranks=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=kv_tokens
+    )
     assert prefill_limit(asked, double, np.array(tpot)) == pytest.approx(2 * most)
 
 

@@ -314,7 +314,9 @@ def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray
     hit = np.full(np.shape(rate), demand.request.hit_share)
     if demand.request.hit_share > 0:
         kept = (demand.think + demand.request.osl * tpot) * demand.warm
-        hit = demand.request.hit_share * np.minimum(1.0, role.instances * role.kv_tokens / np.maximum(kept * rate, TINY))
+        hit = demand.request.hit_share * np.minimum(
+            1.0, role.instances * role.kv_tokens / np.maximum(kept * rate, TINY)
+        )
     uncached = demand.request.isl * (1 - hit)
     busy = rate / role.instances * uncached * role.token_s
     full = 1 - np.maximum(1 - busy, 0.0) ** role.ranks
