@@ -111,3 +111,13 @@ def test_the_interval_of_a_percentile_covers_its_mean_over_seeds() -> None:
         mean = sum(values) / len(values)
         covered = [abs(value - mean) <= run.confidence[name] * value for run, value in zip(runs, values, strict=True)]
         assert sum(covered) >= 16
+
+
+@pytest.mark.parametrize("rate", [8.0, 30.0])
+def test_a_run_that_ends_with_its_window_has_the_same_metrics(rate: float) -> None:
+    traffic, slo = Source(CHAT, 3000).traffic(rate=rate), Slo.parse("ttft=2s,tpot=50ms")
+    whole, short = (simulate(DEPLOYMENT, traffic, slo=slo, drain=drain) for drain in (True, False))
+    assert short.metrics == whole.metrics
+    assert (short.bounds, short.flow, short.confidence) == (whole.bounds, whole.flow, whole.confidence)
+    assert life_of(short) == pytest.approx(life_of(whole), rel=1e-9)
+    assert unsettled(short) == unsettled(whole)

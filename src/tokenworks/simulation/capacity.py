@@ -232,7 +232,9 @@ def capacity_of(
     source.must_be_bound(slo, WITHIN)
 
     def simulated(traffic: Traffic) -> Simulation:
-        return simulate(deployment, traffic, slo=slo, router=router, seed=seed, assume=assume, calibration=calibration)
+        return simulate(
+            deployment, traffic, slo=slo, router=router, seed=seed, assume=assume, calibration=calibration, drain=False
+        )
 
     def play(load: float, requests: int | None) -> Simulation:
         if say:

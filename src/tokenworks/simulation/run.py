@@ -227,6 +227,7 @@ def simulate(
     assume: Assume = None,
     calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
+    drain: bool = True,
 ) -> Simulation:
     """Send the requests of a trace through a deployment, one by one.
 
@@ -243,6 +244,8 @@ def simulate(
         deployment was planned with
     calibration : as `load_calibration` takes it. None: the calibration that the deployment was planned with
     watch : called with the simulated time, and with the arrival time of the last request that has no parent [s]
+    drain : False: an endless stream ends with its measured window, and later requests are not played. The metrics of
+        the window are the same; an overloaded run takes less time
 
     Raises
     ------
@@ -274,7 +277,7 @@ def simulate(
     )
     requests = requests_of(trace, traffic.classes)
     notes = tuple(filter(None, (context_note(model), *_refused(built, requests, site))))
-    finished = _play(built, requests, watch, endless=traffic.endless)
+    finished = _play(built, requests, watch, endless=traffic.endless, drain=drain)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
     run = Simulation(
         deployment, traffic, site, built, slo, calibration, finished.outcome, window, finished.partial, notes,
@@ -378,7 +381,7 @@ class _Played:
     kernel_s: float
 
 
-def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool) -> _Played:
+def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True) -> _Played:
     """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated."""
     warm_up()
     began = time.perf_counter()
@@ -398,6 +401,8 @@ def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: b
                     break
                 marks.append(simulator.counts())
                 del ahead[0]
+            if endless and not ahead and not drain:
+                break
             simulator.advance(until)
             if watch:
                 watch(simulator.now, last)
