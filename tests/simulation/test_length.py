@@ -83,9 +83,23 @@ def test_overload_is_settled_but_does_not_hold() -> None:
 
 
 def test_sent_and_served() -> None:
-    assert Flow(10_000, 9_510).served  # 2 % and 3 sigma: 9,500
-    assert not Flow(10_000, 9_490).served
-    assert Flow(0, 0).served
+    """By hand: 2 % and 3 sigma of 10,000 requests are 9,500; of 100 sessions 6,800."""
+    assert Flow(10_000, 9_510, 10_000, 10_000).served
+    assert not Flow(10_000, 9_490, 10_000, 10_000).served
+    assert Flow(10_000, 6_810, 10_000, 100).served
+    assert not Flow(10_000, 6_790, 10_000, 100).served
+    assert Flow(0, 0, 0, 0).served
+
+
+def test_turns_that_wait_for_answers_are_due() -> None:
+    """An overload of sessions completes what is sent, since the next turn waits; but more is due."""
+    run = simulate(DEPLOYMENT, Source(AGENT, 6000).traffic(rate=20.0))
+    assert run.flow.completed >= 0.9 * run.flow.sent
+    assert run.flow.due > 1.5 * run.flow.completed
+    assert not run.served
+    light = simulate(DEPLOYMENT, Source(AGENT, 6000).traffic(rate=1.0))
+    assert light.flow.due == pytest.approx(light.flow.sent, rel=0.15)
+    assert light.served
 
 
 def test_batch_means_of_independent_values() -> None:
