@@ -83,9 +83,23 @@ def test_overload_is_settled_but_does_not_hold() -> None:
 
 
 def test_sent_and_served() -> None:
-    assert Flow(10_000, 9_510).served  # 2 % and 3 sigma: 9,500
-    assert not Flow(10_000, 9_490).served
-    assert Flow(0, 0).served
+    """By hand: 2 % and 3 sigma of 10,000 requests are 9,500; of 100 sessions 6,800."""
+    assert Flow(10_000, 9_510, 10_000, 10_000).served
+    assert not Flow(10_000, 9_490, 10_000, 10_000).served
+    assert Flow(10_000, 6_810, 10_000, 100).served
+    assert not Flow(10_000, 6_790, 10_000, 100).served
+    assert Flow(0, 0, 0, 0).served
+
+
+def test_turns_that_wait_for_answers_are_due() -> None:
+    """An overload of sessions completes what is sent, since the next turn waits; but more is due."""
+    run = simulate(DEPLOYMENT, Source(AGENT, 6000).traffic(rate=20.0))
+    assert run.flow.completed >= 0.9 * run.flow.sent
+    assert run.flow.due > 1.5 * run.flow.completed
+    assert not run.served
+    light = simulate(DEPLOYMENT, Source(AGENT, 6000).traffic(rate=1.0))
+    assert light.flow.due == pytest.approx(light.flow.sent, rel=0.15)
+    assert light.served
 
 
 def test_batch_means_of_independent_values() -> None:
@@ -111,3 +125,13 @@ def test_the_interval_of_a_percentile_covers_its_mean_over_seeds() -> None:
         mean = sum(values) / len(values)
         covered = [abs(value - mean) <= run.confidence[name] * value for run, value in zip(runs, values, strict=True)]
         assert sum(covered) >= 16
+
+
+@pytest.mark.parametrize("rate", [8.0, 30.0])
+def test_a_run_that_ends_with_its_window_has_the_same_metrics(rate: float) -> None:
+    traffic, slo = Source(CHAT, 3000).traffic(rate=rate), Slo.parse("ttft=2s,tpot=50ms")
+    whole, short = (simulate(DEPLOYMENT, traffic, slo=slo, drain=drain) for drain in (True, False))
+    assert short.metrics == whole.metrics
+    assert (short.bounds, short.flow, short.confidence) == (whole.bounds, whole.flow, whole.confidence)
+    assert life_of(short) == pytest.approx(life_of(whole), rel=1e-9)
+    assert unsettled(short) == unsettled(whole)

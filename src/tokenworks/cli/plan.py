@@ -97,7 +97,7 @@ def plan(
     no_simulate
         Rank by estimates of the closed form alone: for sweeps. Estimates may be far from what a simulation shows.
     budget
-        Simulated requests after which the search ends, settled or not; by default 3,000,000.
+        Simulated requests after which the search ends, settled or not; by default 3,000,000, or 300,000 with sessions.
     """
     began = time.perf_counter()
     asked: dict[str, Any] = {

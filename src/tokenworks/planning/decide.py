@@ -35,8 +35,8 @@ STEP = 1.02
 FIRST_UP, FIRST_DOWN = 2, 4
 """First strides from a rate that holds upwards, and from one that does not downwards [steps]; each next one doubles."""
 
-FRONT_POINTS = 16
-"""Points of the Pareto front that are simulated [count]."""
+FRONT_POINTS, SESSION_POINTS = 16, 4
+"""Points of the Pareto front that are simulated; the second where requests form sessions [count]."""
 
 SESSIONS = 100
 """Least number of sessions in the measured window of a run, where requests form sessions: `capacity` takes more, to be
@@ -51,8 +51,9 @@ BACK = (0, 1, 2, 4, 8, 16)
 LOWEST = 1 / 64
 """Share of the estimated rate below which a deployment is given up [-]."""
 
-BUDGET = 3_000_000
-"""Simulated requests after which the search ends, settled or not [count]: the same on every machine."""
+BUDGET, SESSION_BUDGET = 3_000_000, 300_000
+"""Simulated requests after which the search ends, settled or not; the second where requests form sessions, whose long
+shared prefixes take more time. The same on every machine [count]."""
 
 Say = Callable[[str], None]
 
@@ -129,7 +130,7 @@ class Bench:
 
 
 def decide(
-    costing: Costing, candidates: Sequence[Candidate], top: int, *, budget: int = BUDGET, say: Say | None = None
+    costing: Costing, candidates: Sequence[Candidate], top: int, *, budget: int | None = None, say: Say | None = None
 ) -> Decision:
     """Simulate deployments in the order of their estimates until no other one can be among the best.
 
@@ -137,10 +138,12 @@ def decide(
     ----------
     candidates : best estimate first; of each family the best simulated one is listed
     top : deployments to list [count]
-    budget : simulated requests after which the search ends [count]
+    budget : simulated requests after which the search ends [count]; None is a fixed number
     say : told in words which deployment is simulated
     """
     bench = Bench(costing)
+    sessions = costing.setting.workload.think_time > 0
+    budget = budget or (SESSION_BUDGET if sessions else BUDGET)
     best: dict[int, Ranked] = {}
     settled = True
     for number, candidate in enumerate(candidates, 1):
@@ -318,8 +321,9 @@ def simulated_front(costing: Costing, rows: Sequence[Ranked], *, say: Say | None
     say : told in words which point is simulated
     """
     bench, workload = Bench(costing), costing.setting.workload
-    if len(rows) > FRONT_POINTS:
-        rows = [rows[round(i * (len(rows) - 1) / (FRONT_POINTS - 1))] for i in range(FRONT_POINTS)]
+    most = SESSION_POINTS if workload.think_time else FRONT_POINTS
+    if len(rows) > most:
+        rows = [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
     points = []
     for number, row in enumerate(rows, 1):
         if say:

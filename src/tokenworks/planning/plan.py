@@ -8,7 +8,7 @@ import time
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing, OfferedLoad
-from tokenworks.planning.decide import BUDGET, ERROR, decide, front_point, simulated_front
+from tokenworks.planning.decide import ERROR, decide, front_point, simulated_front
 from tokenworks.planning.ranking import candidates, estimated, front
 from tokenworks.planning.result import Decided, Plan
 from tokenworks.planning.search import Progress, search
@@ -89,7 +89,7 @@ def plan(
     rows, points = candidates(costing, found), front(costing, found)
     decision = None
     if simulate:
-        decided = decide(costing, rows, top, budget=budget or BUDGET, say=progress)
+        decided = decide(costing, rows, top, budget=budget, say=progress)
         simulated = simulated_front(costing, points, say=progress)
         chosen, pareto = decided.rows, simulated.points
         decision = Decided(

@@ -232,7 +232,9 @@ def capacity_of(
     source.must_be_bound(slo, WITHIN)
 
     def simulated(traffic: Traffic) -> Simulation:
-        return simulate(deployment, traffic, slo=slo, router=router, seed=seed, assume=assume, calibration=calibration)
+        return simulate(
+            deployment, traffic, slo=slo, router=router, seed=seed, assume=assume, calibration=calibration, drain=False
+        )
 
     def play(load: float, requests: int | None) -> Simulation:
         if say:
@@ -243,7 +245,7 @@ def capacity_of(
     pilot = simulated(replace(source, requests=PILOT_REQUESTS).traffic(rate=PILOT_RATE))
     bound = _bound(pilot, source)
     lengths = Lengths(play, kind, source.workload if source.requests is None else None)
-    lengths.learn(0.0, pilot)
+    lengths.lives[0.0] = life_of(pilot, waiting=False)
     hopeless = not all(one.met for one in pilot.bounds.values())
     if kind == "rate":
         return capacity(lengths, kind, start=bound / 2, most=BEYOND * bound, lowest_first=hopeless)
@@ -270,9 +272,9 @@ def _bound(pilot: Simulation, source: Source) -> float:
 class Lengths:
     """Runs that are as long as they need to be: the number of requests follows from the load and the life of a request.
 
-    The life of a request at a load is interpolated between the loads that were simulated before. The life grows faster
-    than the load, so the straight line between two loads lies above it. If a run is not settled, it is repeated with
-    more requests. No number depends on the SLO.
+    The life of a request at a load is interpolated between the loads that were simulated before and do not overload
+    the deployment. The life grows faster than the load, so the straight line between two loads lies above it. If a run
+    is not settled, it is repeated with more requests. No number depends on the SLO.
 
     Parameters
     ----------
@@ -302,11 +304,9 @@ class Lengths:
         return run
 
     def learn(self, load: float, run: Simulation) -> None:
-        """Keep the life of a request at a load.
-
-        In an overload the wait for the first step does not count, since it grows with the length of the run.
-        """
-        self.lives[load] = life_of(run, waiting=run.served and run.stable)
+        """Keep the life of a request at a load. In an overload, the life has no fixed value."""
+        if run.served and run.stable:
+            self.lives[load] = life_of(run)
 
     def _requests(self, workload: Workload, load: float) -> int:
         if self.kind == "users":

@@ -24,7 +24,7 @@ BATCHES, STUDENT = 20, 2.093
 
 SHORT, SHORT_SIGMAS = 0.02, 3.0
 """A load counts as served if the completed share of the sent requests is at least 1 - `SHORT` - `SHORT_SIGMAS` /
-sqrt(sent): Poisson arrivals vary by sqrt(sent) [-]."""
+sqrt(arrivals): the number n of Poisson arrivals varies by sqrt(n) [-]."""
 
 GROWTH = 0.05
 """A queue is unstable if it grows by more than this share of the requests that arrive [-]."""
@@ -165,7 +165,8 @@ def percentile_confidence(values: Floats, batch: Ints, percentile: float) -> flo
     [1] Woodruff, Journal of the American Statistical Association 47(260), 1952.
     """
     seen = float(np.percentile(values, percentile))
-    beyond: Floats = np.bincount(batch, (values > seen) - (1 - percentile / 100), minlength=BATCHES).astype(np.float64)
+    above = (values > seen) - (1 - percentile / 100)
+    beyond: Floats = np.bincount(batch, above, minlength=BATCHES).astype(np.float64)
     half = 100 * batch_means(beyond)[1] * BATCHES / len(values)
     low, high = np.percentile(values, [max(percentile - half, 0.0), min(percentile + half, 100.0)])
     return float(high - low) / 2 / seen if seen > 0 else None
@@ -254,25 +255,39 @@ class Flow:
     Parameters
     ----------
     sent, completed : requests; refused requests do not count [count]
+    due : requests that an open loop sends in this time if answers take no time. Turns of a session wait for answers, so
+        an overloaded deployment gets fewer requests than are due. For independent requests: `sent` [count]
+    arrivals : independent arrivals that the due requests belong to: sessions, or the requests themselves [count]
     """
 
     sent: int
     completed: int
+    due: float
+    arrivals: float
 
     @classmethod
-    def of(cls, outcome: Outcome, span: Span) -> Flow:
-        """Count the requests of a window."""
+    def of(cls, outcome: Outcome, span: Span, *, due_rate: float | None = None, turns: float = 1.0) -> Flow:
+        """Count the requests of a window.
+
+        Parameters
+        ----------
+        outcome : result of the engine
+        span : the window
+        due_rate : due requests per second of an open loop of sessions; None for independent requests [1/s]
+        turns : requests of a session [count]
+        """
         real = (outcome.status > Status.PENDING) & (outcome.status != Status.REJECTED)
-        sent = real & (outcome.arrival_s >= span.start_s) & (outcome.arrival_s <= span.end_s)
-        return cls(int(sent.sum()), int(span.served(outcome).sum()))
+        sent = int((real & (outcome.arrival_s >= span.start_s) & (outcome.arrival_s <= span.end_s)).sum())
+        due = sent if due_rate is None else due_rate * span.seconds
+        return cls(sent, int(span.served(outcome).sum()), due, due / turns)
 
     @property
     def served(self) -> bool:
-        """Whether as many requests complete as are sent, within chance.
+        """Whether as many requests complete as are due, within chance.
 
-        The least share of completed requests is 1 - `SHORT` - `SHORT_SIGMAS` / sqrt(sent).
+        The least share of completed requests is 1 - `SHORT` - `SHORT_SIGMAS` / sqrt(arrivals).
         """
-        return self.completed >= self.sent * (1 - SHORT) - SHORT_SIGMAS * math.sqrt(self.sent)
+        return self.completed >= self.due * (1 - SHORT - SHORT_SIGMAS / math.sqrt(max(self.arrivals, 1.0)))
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from tokenworks.arrays import Bools
+from tokenworks.arrays import Bools, Ints
 from tokenworks.costs.rates import rates
 from tokenworks.costs.requests import MeanRequest, mean_of_requests
 from tokenworks.engine.metrics import Metrics
@@ -183,12 +182,21 @@ class Simulation(Shown):
 
     @cached_property
     def flow(self) -> measured.Flow:
-        """Requests that were sent and completed in the measured window."""
-        return measured.Flow.of(self.outcome, self.span)
+        """Requests that were sent, due and completed in the measured window."""
+        trace, workload = self.traffic.trace, self.traffic.workload
+        closed = self.traffic.concurrency or (workload and workload.concurrency)
+        if not self.traffic.endless or closed or (trace.parent < 0).all():
+            return measured.Flow.of(self.outcome, self.span)
+        first, last = (trace.arrival_s[math.ceil(share * len(trace)) - 1] for share in (measured.WARM, measured.DONE))
+        refused = self.cluster.never_fits(trace.input_tokens, trace.output_tokens)
+        lost = (int(refused.sum()) + _unsent(trace.parent, refused)) / len(trace)
+        rate = (measured.DONE - measured.WARM) * len(trace) * (1 - lost) / max(float(last - first), 1e-12)
+        turns = len(trace) / int((trace.parent < 0).sum())
+        return measured.Flow.of(self.outcome, self.span, due_rate=rate, turns=turns)
 
     @property
     def served(self) -> bool:
-        """Whether the deployment completes as many requests as are sent. A complete trace is served in any case."""
+        """Whether the deployment completes as many requests as are due. A complete trace is served in any case."""
         return self.flow.served or not self.traffic.endless
 
     @cached_property
@@ -227,6 +235,7 @@ def simulate(
     assume: Assume = None,
     calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
+    drain: bool = True,
     site: Site | None = None,
 ) -> Simulation:
     """Send the requests of a trace through a deployment, one by one.
@@ -244,6 +253,8 @@ def simulate(
         deployment was planned with
     calibration : as `load_calibration` takes it. None: the calibration that the deployment was planned with
     watch : called with the simulated time, and with the arrival time of the last request that has no parent [s]
+    drain : False: an endless stream ends with its measured window, and later requests are not played. The metrics of
+        the window are the same; an overloaded run takes less time
 
     site : site of an earlier simulation of this deployment on such requests: its step times are used again
 
@@ -278,7 +289,7 @@ def simulate(
     )
     requests = requests_of(trace, traffic.classes)
     notes = tuple(filter(None, (context_note(model), *_refused(built, requests, site))))
-    finished = _play(built, requests, watch, endless=traffic.endless)
+    finished = _play(built, requests, watch, endless=traffic.endless, drain=drain)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
     run = Simulation(
         deployment, traffic, site, built, slo, calibration, finished.outcome, window, finished.partial, notes,
@@ -382,7 +393,7 @@ class _Played:
     kernel_s: float
 
 
-def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool) -> _Played:
+def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True) -> _Played:
     """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated."""
     warm_up()
     began = time.perf_counter()
@@ -390,7 +401,7 @@ def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: b
     simulator.submit(requests)
     last = float(requests.arrival_s[requests.after < 0].max())
     width = max(last / PARTS, 1.0)
-    expected = len(requests) - _unsent(requests, built.never_fits(requests.input_tokens, requests.output_tokens))
+    expected = len(requests) - _unsent(requests.after, built.never_fits(requests.input_tokens, requests.output_tokens))
     ahead = [math.ceil(share * expected) for share in (measured.WARM, measured.DONE)] if endless else []
     marks: list[Counts] = []
     try:
@@ -402,6 +413,8 @@ def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: b
                     break
                 marks.append(simulator.counts())
                 del ahead[0]
+            if endless and not ahead and not drain:
+                break
             simulator.advance(until)
             if watch:
                 watch(simulator.now, last)
@@ -416,11 +429,11 @@ def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: b
     return _Played(simulator.outcome(), tuple(marks), simulator.counts(), partial, kernel_s)
 
 
-def _unsent(requests: Requests, refused: Any) -> int:
+def _unsent(parent: Ints, refused: Bools) -> int:
     """Number of requests that are never sent, because a request that they wait for is refused."""
-    if not refused.any() or (requests.after < 0).all():
+    if not refused.any() or (parent < 0).all():
         return 0
     lost = refused.copy()
-    for i in np.flatnonzero(requests.after >= 0):  # a request stands after its parent
-        lost[i] |= lost[requests.after[i]]
-    return int(np.count_nonzero(lost & (requests.after >= 0) & lost[requests.after]))
+    for i in np.flatnonzero(parent >= 0):  # a request stands after its parent
+        lost[i] |= lost[parent[i]]
+    return int(np.count_nonzero(lost & (parent >= 0) & lost[parent]))
