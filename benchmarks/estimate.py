@@ -1,4 +1,4 @@
-"""Error of the closed form of the plan against the simulation: `python benchmarks/estimate.py [CASES [SEED [FILE]]]`.
+"""Error of the closed form of the plan against the simulation: `python benchmarks/estimate.py [CASES [SEED]]`.
 
 Each case is a random legal deployment of a random model on a random machine under a random workload. Two runs simulate
 it: a closed loop, and an open loop at 60 to 95 % of the throughput of the closed loop. The closed form computes the
@@ -10,26 +10,23 @@ same figures from the same batch or the same rate:
 
 The table shows closed form / simulation - 1 by the number of dp ranks of the instance (of a disaggregated deployment:
 of its prefill instance): median of the absolute value, 95th percentile, worst, and bias (median with its sign).
-FILE keeps the simulated figures, so that a second version of the closed form can be compared on the same runs.
 """
 
 from __future__ import annotations
 
-import pickle
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from tokenworks.arrays import Floats
+from tokenworks.arrays import Bools, Floats
 from tokenworks.costs.rates import rates
 from tokenworks.errors import TokenworksError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.splits import Candidates, candidates, splits
 from tokenworks.planning import disaggregated, grid
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.queueing import crowd, prefilling
+from tokenworks.planning.queueing import crowd, prefill_limit, prefilling
 from tokenworks.planning.roles import _table, prefill_of, prefill_roles, sequences_of
 from tokenworks.planning.space import CHUNKS, SEQUENCES, Ladders
 from tokenworks.simulation.run import Simulation, simulate
@@ -50,8 +47,6 @@ SLOWEST = 0.25
 """TPOT above which a case is left out, because no service runs so slowly [s]."""
 DISAGGREGATED = 0.4
 """Share of the draws with prefill and decode roles. More of these draws are not legal [-]."""
-SAVED = 50
-"""New cases after which the file is written [count]."""
 TRIES = 50
 """Draws of two roles until both fit the machine side by side [count]."""
 REQUESTS, TURNS = 4000, 6
@@ -171,7 +166,7 @@ def one_role(costing: Costing, legal: Candidates, random: np.random.Generator) -
 
 
 def two_roles(costing: Costing, legal: Candidates, random: np.random.Generator) -> Deployment | None:
-    """A disaggregated deployment: one or two prefill and up to four decode instances, with random batch and token budget."""
+    """A disaggregated deployment: one or two prefill and up to four decode instances; batch and budget are random."""
     points, machine_devices = legal.points, costing.setting.machine.devices
     for _ in range(TRIES):
         left, right = drawn_split(legal, random), drawn_split(legal, random)
@@ -233,7 +228,7 @@ def aggregated(costing: Costing, case: Case) -> dict[str, float]:
     return found
 
 
-def at_rate(rate: float, rates_: Floats, values: Floats, kept: np.ndarray) -> float:  # type: ignore[type-arg]
+def at_rate(rate: float, rates_: Floats, values: Floats, kept: Bools) -> float:
     """The value where the rates first reach a rate; infinite where they do not."""
     reached = np.flatnonzero((rates_ >= rate) & kept)
     if not len(reached):
@@ -249,10 +244,10 @@ def apart(costing: Costing, case: Case) -> dict[str, float]:
     left, right = case.deployment.roles
     points = Points.of(right).columns(1)
     batch = ladder(case)
-    tpot = costing.seconds(points, batch[None, :], 0.0)[0] / float(costing.gained(points)[0, 0])
-    tail = costing.seconds(points, crowd(batch, costing.crowding)[None, :], 0.0)[0]
-    tail = np.maximum(tail / float(costing.gained(points)[0, 0]), tpot)
-    rate = right.replicas * batch / (costing.demand.request.osl * tpot)
+    tpot = np.asarray(costing.seconds(points, batch[None, :], 0.0))[0] / float(np.ravel(costing.gained(points))[0])
+    tail = np.asarray(costing.seconds(points, np.asarray(crowd(batch, costing.crowding))[None, :], 0.0))[0]
+    tail = np.maximum(tail / float(np.ravel(costing.gained(points))[0]), tpot)
+    rate = np.asarray(right.replicas * batch / (costing.demand.request.osl * tpot))
     everywhere = np.ones(len(batch) - 2, bool)
     found = {"step": float(tpot[0])}
     found["TPOT"] = at_rate(case.rate, rate[2:], tpot[2:], everywhere)
@@ -268,10 +263,10 @@ def apart(costing: Costing, case: Case) -> dict[str, float]:
     token_bytes = _table(costing, Candidates(Points.of(right), np.zeros(1, int), np.ones(1, int), {}),
                                        np.array([0]))["token_bytes"]  # fmt: skip
     late = disaggregated._exposed(costing, roles, token_bytes, at.hit_share)
-    steady = float(at.busy[0]) < 1
-    found["TTFT"] = float((at.ttft + late)[0]) if steady else np.inf
-    found["TTFT p99"] = float((at.ttft_tail + late)[0]) if steady else np.inf
-    limit = float(disaggregated.prefill_limit(costing.demand, role, decode_tpot)[0]) / 0.9
+    steady = float(np.ravel(at.busy)[0]) < 1
+    found["TTFT"] = float(np.ravel(at.ttft + late)[0]) if steady else np.inf
+    found["TTFT p99"] = float(np.ravel(at.ttft_tail + late)[0]) if steady else np.inf
+    limit = float(np.ravel(prefill_limit(costing.demand, role, decode_tpot))[0]) / 0.9
     found["rate"] = min(limit, float(rate[1]))
     return found
 
@@ -295,8 +290,7 @@ def table(cases: list[Case]) -> None:
 
 def main() -> None:
     count, seed = (int(text) for text in (sys.argv[1:3] + ["1000", "0"][len(sys.argv) - 1 :]))
-    file = Path(sys.argv[3]) if len(sys.argv) > 3 else None
-    cases: list[Case] = pickle.loads(file.read_bytes()) if file and file.exists() else []
+    cases: list[Case] = []
     index = 0
     while len(cases) < count:
         random = np.random.default_rng([seed, index])
@@ -308,9 +302,7 @@ def main() -> None:
             continue
         if case:
             cases.append(case)
-            if file and len(cases) % SAVED == 0:
-                file.write_bytes(pickle.dumps(cases))
-    table(cases[:count])
+    table(cases)
 
 
 if __name__ == "__main__":

@@ -114,7 +114,9 @@ class Bench:
         deployed = Deployed(
             row.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
         )
-        run = simulate(deployed, traffic, slo=costing.slo, seed=self.seed, site=self.sites.get(row.deployment))
+        run = simulate(
+            deployed, traffic, slo=costing.slo, seed=self.seed, site=self.sites.get(row.deployment), drain=False
+        )
         if run.partial:
             raise KeyboardInterrupt
         self.sites[row.deployment] = run.site

@@ -111,7 +111,7 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Role
     return roles
 
 
-def _prefill_steps(costing: Costing, wide: Points, chunk: Ints, legal: Bools) -> tuple[Floats, Floats]:
+def _prefill_steps(costing: Costing, wide: Points, chunk: Floats | Ints, legal: Bools) -> tuple[Floats, Floats]:
     """Time of a step of full chunks, and of a step of one chunk of one prompt, of each legal role [s].
 
     In the first, ranks wait for the rank whose prompts are longest. In the second, they wait for the only one that has

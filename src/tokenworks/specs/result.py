@@ -14,7 +14,9 @@ from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.workload import Workload
 
-VERSION = 1
+VERSIONS = {"plan": 2, "plan-why": 2}
+"""Version of the form of each kind; 1 where it is not listed."""
+
 DIGITS = 9
 """Floats are written to so many significant digits, so that the same input gives the same bytes on any machine."""
 
@@ -100,7 +102,7 @@ def assumed_plain(items: Iterable[Assumption]) -> list[Assumed]:
 
 def schema_name(kind: str) -> str:
     """What `schema` says in a result of a kind."""
-    return f"tokenworks.{kind}/{VERSION}"
+    return f"tokenworks.{kind}/{VERSIONS.get(kind, 1)}"
 
 
 def envelope(kind: str, body: Mapping[str, Any], wall: Mapping[str, float] | None = None) -> Plain:
