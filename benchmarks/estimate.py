@@ -27,10 +27,10 @@ from tokenworks.costs.rates import rates
 from tokenworks.errors import TokenworksError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.splits import Candidates, candidates, splits
-from tokenworks.planning import disaggregated, grid
+from tokenworks.planning import grid
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.queueing import crowd, prefilling
-from tokenworks.planning.roles import _table, prefill_of, prefill_roles, sequences_of
+from tokenworks.planning.queueing import crowd, prefill_limit, prefilling
+from tokenworks.planning.roles import _table, exposed, prefill_of, prefill_roles, sequences_of
 from tokenworks.planning.space import CHUNKS, SEQUENCES, Ladders
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
@@ -267,11 +267,11 @@ def apart(costing: Costing, case: Case) -> dict[str, float]:
     at = prefilling(costing.demand, role, np.array([case.rate]), decode_tpot)
     token_bytes = _table(costing, Candidates(Points.of(right), np.zeros(1, int), np.ones(1, int), {}),
                                        np.array([0]))["token_bytes"]  # fmt: skip
-    late = disaggregated._exposed(costing, roles, token_bytes, at.hit_share)
+    late = exposed(costing, roles, token_bytes, at.hit_share)
     steady = float(at.busy[0]) < 1
     found["TTFT"] = float((at.ttft + late)[0]) if steady else np.inf
     found["TTFT p99"] = float((at.ttft_tail + late)[0]) if steady else np.inf
-    limit = float(disaggregated.prefill_limit(costing.demand, role, decode_tpot)[0]) / 0.9
+    limit = float(prefill_limit(costing.demand, role, decode_tpot)[0]) / 0.9
     found["rate"] = min(limit, float(rate[1]))
     return found
 
