@@ -22,21 +22,21 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenworks.arrays import Floats
+from tokenworks.arrays import Bools, Floats
 from tokenworks.costs.rates import rates
 from tokenworks.errors import TokenworksError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.splits import Candidates, candidates, splits
 from tokenworks.planning import grid
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.queueing import crowd, prefill_limit, prefilling
+from tokenworks.planning.queueing import BUSIEST, crowd, prefill_limit, prefilling
 from tokenworks.planning.roles import _table, exposed, prefill_of, prefill_roles, sequences_of
 from tokenworks.planning.space import CHUNKS, SEQUENCES, Ladders
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
-from tokenworks.specs.deployment import Deployment, EngineName
+from tokenworks.specs.deployment import Deployment, EngineName, Role
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.slo import Slo
@@ -145,7 +145,7 @@ def draw(random: np.random.Generator) -> Case | None:
 
 
 def legal_splits(costing: Costing) -> Candidates:
-    """Legal splits, one of each width of the machine's dp ranks with equal chance to be drawn."""
+    """All legal splits."""
     return candidates(costing.setting, splits(costing.setting))
 
 
@@ -171,7 +171,7 @@ def one_role(costing: Costing, legal: Candidates, random: np.random.Generator) -
 
 
 def two_roles(costing: Costing, legal: Candidates, random: np.random.Generator) -> Deployment | None:
-    """A disaggregated deployment: one or two prefill and up to four decode instances, with random batch and token budget."""
+    """A disaggregated deployment: one or two prefill and up to four decode instances, random batch and token budget."""
     points, machine_devices = legal.points, costing.setting.machine.devices
     for _ in range(TRIES):
         left, right = drawn_split(legal, random), drawn_split(legal, random)
@@ -195,7 +195,7 @@ def two_roles(costing: Costing, legal: Candidates, random: np.random.Generator) 
     return deployment_of(costing, (prefill, decode))
 
 
-def deployment_of(costing: Costing, roles: tuple) -> Deployment:  # type: ignore[type-arg]
+def deployment_of(costing: Costing, roles: tuple[Role, ...]) -> Deployment:
     setting = costing.setting
     return Deployment(
         model=setting.model.name, system=setting.machine.name, engine=setting.engine.name, roles=roles,
@@ -226,14 +226,14 @@ def aggregated(costing: Costing, case: Case) -> dict[str, float]:
     serving = grid.estimate(costing, points, batch.reshape(-1, 1, 1), chunk).serving
     rate = np.ravel(serving.rate) * role.replicas
     kept = np.ravel(serving.busy) < 1
-    found = {"step": float(np.ravel(serving.tpot)[0]), "rate": float(rate[1])}
+    figures = {"step": float(np.ravel(serving.tpot)[0]), "rate": float(rate[1])}
     for name, values in (("TPOT", serving.tpot), ("TPOT p99", serving.tpot_tail),
                          ("TTFT", serving.ttft), ("TTFT p99", serving.ttft_tail)):  # fmt: skip
-        found[name] = at_rate(case.rate, rate[2:], np.ravel(values)[2:], kept[2:])
-    return found
+        figures[name] = at_rate(case.rate, rate[2:], np.ravel(values)[2:], kept[2:])
+    return figures
 
 
-def at_rate(rate: float, rates_: Floats, values: Floats, kept: np.ndarray) -> float:  # type: ignore[type-arg]
+def at_rate(rate: float, rates_: Floats, values: Floats, kept: Bools) -> float:
     """The value where the rates first reach a rate; infinite where they do not."""
     reached = np.flatnonzero((rates_ >= rate) & kept)
     if not len(reached):
@@ -249,31 +249,31 @@ def apart(costing: Costing, case: Case) -> dict[str, float]:
     left, right = case.deployment.roles
     points = Points.of(right).columns(1)
     batch = ladder(case)
-    tpot = costing.seconds(points, batch[None, :], 0.0)[0] / float(costing.gained(points)[0, 0])
-    tail = costing.seconds(points, crowd(batch, costing.crowding)[None, :], 0.0)[0]
-    tail = np.maximum(tail / float(costing.gained(points)[0, 0]), tpot)
+    tpot = costing.seconds(points, batch[None, :], 0.0)[0] / costing.gained(points)[0, 0]
+    tail = costing.seconds(points, np.asarray(crowd(batch, costing.crowding))[None, :], 0.0)[0]
+    tail = np.maximum(tail / costing.gained(points)[0, 0], tpot)
     rate = right.replicas * batch / (costing.demand.request.osl * tpot)
     everywhere = np.ones(len(batch) - 2, bool)
-    found = {"step": float(tpot[0])}
-    found["TPOT"] = at_rate(case.rate, rate[2:], tpot[2:], everywhere)
-    found["TPOT p99"] = at_rate(case.rate, rate[2:], tail[2:], everywhere)
+    figures = {"step": float(tpot[0])}
+    figures["TPOT"] = at_rate(case.rate, rate[2:], tpot[2:], everywhere)
+    figures["TPOT p99"] = at_rate(case.rate, rate[2:], tail[2:], everywhere)
     single = Candidates(Points.of(left), np.zeros(1, int), np.ones(1, int), {})
     ladders = Ladders(np.array([left.chunk_tokens / (left.parallel.dp * left.parallel.pp)]), np.array([1]))
     roles = prefill_roles(costing, single, ladders)
     if not len(roles):
-        return found | dict.fromkeys(("TTFT", "TTFT p99", "rate"), np.inf)
+        return figures | dict.fromkeys(("TTFT", "TTFT p99", "rate"), np.inf)
     role = prefill_of(roles, np.array([left.replicas]))
-    decode_tpot = np.array([found["TPOT"] if np.isfinite(found["TPOT"]) else tpot[0]])
+    decode_tpot = np.array([figures["TPOT"] if np.isfinite(figures["TPOT"]) else tpot[0]])
     at = prefilling(costing.demand, role, np.array([case.rate]), decode_tpot)
     token_bytes = _table(costing, Candidates(Points.of(right), np.zeros(1, int), np.ones(1, int), {}),
                                        np.array([0]))["token_bytes"]  # fmt: skip
     late = exposed(costing, roles, token_bytes, at.hit_share)
-    steady = float(at.busy[0]) < 1
-    found["TTFT"] = float((at.ttft + late)[0]) if steady else np.inf
-    found["TTFT p99"] = float((at.ttft_tail + late)[0]) if steady else np.inf
-    limit = float(prefill_limit(costing.demand, role, decode_tpot)[0]) / 0.9
-    found["rate"] = min(limit, float(rate[1]))
-    return found
+    steady = bool(np.all(np.asarray(at.busy) < 1))
+    figures["TTFT"] = float(np.ravel(at.ttft + late)[0]) if steady else np.inf
+    figures["TTFT p99"] = float(np.ravel(at.ttft_tail + late)[0]) if steady else np.inf
+    limit = float(np.ravel(prefill_limit(costing.demand, role, decode_tpot))[0]) / BUSIEST
+    figures["rate"] = min(limit, float(rate[1]))
+    return figures
 
 
 # ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -297,8 +297,8 @@ def main() -> None:
     count, seed = (int(text) for text in (sys.argv[1:3] + ["1000", "0"][len(sys.argv) - 1 :]))
     file = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     cases: list[Case] = pickle.loads(file.read_bytes()) if file and file.exists() else []
-    index = 0
-    while len(cases) < count:
+    read, index = bool(cases), 0
+    while len(cases) < count and not read:
         random = np.random.default_rng([seed, index])
         index += 1
         try:

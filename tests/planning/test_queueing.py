@@ -36,8 +36,8 @@ def demand(**changes: float) -> Demand:
 
 def instance(**changes: float) -> Instance:
     given_: dict[str, float] = {
-        "batch": 32, "ranks": 1, "lone": 1, "gained": 1, "decode_s": 0.02, "crowded_s": 0.0, "token_s": 1e-5, "budget": 8192,
-        "kv_tokens": 1e6, "uneven": 1.0, "mixed": True,
+        "batch": 32, "ranks": 1, "lone": 1, "gained": 1, "decode_s": 0.02, "crowded_s": 0.0, "token_s": 1e-5,
+        "budget": 8192, "kv_tokens": 1e6, "uneven": 1.0, "mixed": True,
     }  # fmt: skip
     return Instance(**(given_ | changes))  # type: ignore[arg-type]
 

@@ -116,18 +116,20 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Role
     return roles
 
 
-def _prefill_steps(costing: Costing, wide: Points, chunk: Ints, legal: Bools) -> tuple[Floats, Floats]:
+def _prefill_steps(costing: Costing, wide: Points, chunk: FloatArray, legal: Bools) -> tuple[Floats, Floats]:
     """Time of a step of full chunks, and of a step of one chunk of one prompt, of each legal role [s].
 
-    In the first, ranks wait for the rank whose prompts are longest. In the second, they wait for the only one that has
-    a prompt; its R-fold share of the tokens takes R times as long, except in the experts.
+    In the first step, all ranks wait for the rank whose prompts are longest. In the second step, they wait for the only
+    rank that has a prompt: it has R times the tokens of an even share, and takes R times as long except in the experts.
     """
     request = costing.demand.request
     full = costing.times(wide, 0.0, chunk)
     ranks = wide.dp if costing.prefills_alone else np.ones_like(wide.dp)
     attention = full.attention * full.seconds / full.parts
     prompts = chunk / wide.dp / request.uncached
-    hot = attention * (busiest_context(prompts, ranks, seen_cv(request.uncached_cv)) - 1)
+    longest = busiest_context(prompts, ranks, seen_cv(request.uncached_cv))
+    longest = np.minimum(longest, max(costing.setting.model.max_context / request.seen, 1.0))
+    hot = attention * (longest - 1)
     tokens = np.minimum(request.uncached, chunk / wide.lanes) * wide.pp
     lone = costing.times(wide, 0.0, tokens, wide.pp)
     more = own_share(full.experts - lone.experts, full.parts - lone.parts)
@@ -224,7 +226,7 @@ def best_decode(costing: Costing, roles: Roles) -> Roles:
 def best_prefill(costing: Costing, roles: Roles) -> Roles:
     """Of each size and KV dtype those that no other one equals or beats in everything that a combination asks.
 
-    TTFT is compared without load, and by the rate up to which it keeps its bound.
+    TTFT grows with the rate. Two roles are compared at two of its points: without load, and where TTFT reaches its bound.
     """
     groups = roles["devices"] * len(KV_DTYPES) + roles["kv"]
     kept = [rows[_unbeaten(_wanted(costing, roles[rows]))] for rows in _grouped(groups)]
@@ -237,7 +239,10 @@ def _grouped(groups: Ints) -> list[Ints]:
 
 
 def _wanted(costing: Costing, roles: Roles) -> Floats:
-    """What a prefill role should have little of, a column each: how it is at no load, in time, and at its limit."""
+    """Columns in which a smaller number is better.
+
+    They are the time of a token at full load, TTFT without load, and the highest rate within the TTFT bound (negative).
+    """
     demand = costing.demand
     role = dataclasses.replace(prefill_of(roles, 1), kv_tokens=np.inf)
     alone, tpot = np.full(len(roles), IDLE), np.zeros(len(roles))
