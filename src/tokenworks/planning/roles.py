@@ -226,7 +226,7 @@ def best_decode(costing: Costing, roles: Roles) -> Roles:
 def best_prefill(costing: Costing, roles: Roles) -> Roles:
     """Of each size and KV dtype those that no other one equals or beats in everything that a combination asks.
 
-    TTFT grows with the rate. Two roles are compared at two of its points: without load, and where TTFT reaches its bound.
+    TTFT grows with the rate. Roles are compared at two points of it: without load, and where TTFT reaches its bound.
     """
     groups = roles["devices"] * len(KV_DTYPES) + roles["kv"]
     kept = [rows[_unbeaten(_wanted(costing, roles[rows]))] for rows in _grouped(groups)]
