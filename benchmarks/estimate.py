@@ -24,16 +24,16 @@ from tokenworks.costs.rates import rates
 from tokenworks.errors import TokenworksError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.splits import Candidates, candidates, splits
-from tokenworks.planning import disaggregated, grid
+from tokenworks.planning import grid
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.queueing import crowd, prefill_limit, prefilling
-from tokenworks.planning.roles import _table, prefill_of, prefill_roles, sequences_of
+from tokenworks.planning.queueing import BUSIEST, crowd, prefill_limit, prefilling
+from tokenworks.planning.roles import _table, exposed, prefill_of, prefill_roles, sequences_of
 from tokenworks.planning.space import CHUNKS, SEQUENCES, Ladders
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
-from tokenworks.specs.deployment import Deployment, EngineName
+from tokenworks.specs.deployment import Deployment, EngineName, Role
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.slo import Slo
@@ -140,7 +140,7 @@ def draw(random: np.random.Generator) -> Case | None:
 
 
 def legal_splits(costing: Costing) -> Candidates:
-    """Legal splits, one of each width of the machine's dp ranks with equal chance to be drawn."""
+    """All legal splits."""
     return candidates(costing.setting, splits(costing.setting))
 
 
@@ -166,7 +166,7 @@ def one_role(costing: Costing, legal: Candidates, random: np.random.Generator) -
 
 
 def two_roles(costing: Costing, legal: Candidates, random: np.random.Generator) -> Deployment | None:
-    """A disaggregated deployment: one or two prefill and up to four decode instances; batch and budget are random."""
+    """A disaggregated deployment: one or two prefill and up to four decode instances, random batch and token budget."""
     points, machine_devices = legal.points, costing.setting.machine.devices
     for _ in range(TRIES):
         left, right = drawn_split(legal, random), drawn_split(legal, random)
@@ -190,7 +190,7 @@ def two_roles(costing: Costing, legal: Candidates, random: np.random.Generator) 
     return deployment_of(costing, (prefill, decode))
 
 
-def deployment_of(costing: Costing, roles: tuple) -> Deployment:  # type: ignore[type-arg]
+def deployment_of(costing: Costing, roles: tuple[Role, ...]) -> Deployment:
     setting = costing.setting
     return Deployment(
         model=setting.model.name, system=setting.machine.name, engine=setting.engine.name, roles=roles,
@@ -221,11 +221,11 @@ def aggregated(costing: Costing, case: Case) -> dict[str, float]:
     serving = grid.estimate(costing, points, batch.reshape(-1, 1, 1), chunk).serving
     rate = np.ravel(serving.rate) * role.replicas
     kept = np.ravel(serving.busy) < 1
-    found = {"step": float(np.ravel(serving.tpot)[0]), "rate": float(rate[1])}
+    figures = {"step": float(np.ravel(serving.tpot)[0]), "rate": float(rate[1])}
     for name, values in (("TPOT", serving.tpot), ("TPOT p99", serving.tpot_tail),
                          ("TTFT", serving.ttft), ("TTFT p99", serving.ttft_tail)):  # fmt: skip
-        found[name] = at_rate(case.rate, rate[2:], np.ravel(values)[2:], kept[2:])
-    return found
+        figures[name] = at_rate(case.rate, rate[2:], np.ravel(values)[2:], kept[2:])
+    return figures
 
 
 def at_rate(rate: float, rates_: Floats, values: Floats, kept: Bools) -> float:
@@ -244,31 +244,31 @@ def apart(costing: Costing, case: Case) -> dict[str, float]:
     left, right = case.deployment.roles
     points = Points.of(right).columns(1)
     batch = ladder(case)
-    tpot = np.asarray(costing.seconds(points, batch[None, :], 0.0))[0] / float(np.ravel(costing.gained(points))[0])
-    tail = np.asarray(costing.seconds(points, np.asarray(crowd(batch, costing.crowding))[None, :], 0.0))[0]
-    tail = np.maximum(tail / float(np.ravel(costing.gained(points))[0]), tpot)
-    rate = np.asarray(right.replicas * batch / (costing.demand.request.osl * tpot))
+    tpot = costing.seconds(points, batch[None, :], 0.0)[0] / costing.gained(points)[0, 0]
+    tail = costing.seconds(points, np.asarray(crowd(batch, costing.crowding))[None, :], 0.0)[0]
+    tail = np.maximum(tail / costing.gained(points)[0, 0], tpot)
+    rate = right.replicas * batch / (costing.demand.request.osl * tpot)
     everywhere = np.ones(len(batch) - 2, bool)
-    found = {"step": float(tpot[0])}
-    found["TPOT"] = at_rate(case.rate, rate[2:], tpot[2:], everywhere)
-    found["TPOT p99"] = at_rate(case.rate, rate[2:], tail[2:], everywhere)
+    figures = {"step": float(tpot[0])}
+    figures["TPOT"] = at_rate(case.rate, rate[2:], tpot[2:], everywhere)
+    figures["TPOT p99"] = at_rate(case.rate, rate[2:], tail[2:], everywhere)
     single = Candidates(Points.of(left), np.zeros(1, int), np.ones(1, int), {})
     ladders = Ladders(np.array([left.chunk_tokens / (left.parallel.dp * left.parallel.pp)]), np.array([1]))
     roles = prefill_roles(costing, single, ladders)
     if not len(roles):
-        return found | dict.fromkeys(("TTFT", "TTFT p99", "rate"), np.inf)
+        return figures | dict.fromkeys(("TTFT", "TTFT p99", "rate"), np.inf)
     role = prefill_of(roles, np.array([left.replicas]))
-    decode_tpot = np.array([found["TPOT"] if np.isfinite(found["TPOT"]) else tpot[0]])
+    decode_tpot = np.array([figures["TPOT"] if np.isfinite(figures["TPOT"]) else tpot[0]])
     at = prefilling(costing.demand, role, np.array([case.rate]), decode_tpot)
     token_bytes = _table(costing, Candidates(Points.of(right), np.zeros(1, int), np.ones(1, int), {}),
                                        np.array([0]))["token_bytes"]  # fmt: skip
-    late = disaggregated._exposed(costing, roles, token_bytes, at.hit_share)
-    steady = float(np.ravel(at.busy)[0]) < 1
-    found["TTFT"] = float(np.ravel(at.ttft + late)[0]) if steady else np.inf
-    found["TTFT p99"] = float(np.ravel(at.ttft_tail + late)[0]) if steady else np.inf
-    limit = float(np.ravel(prefill_limit(costing.demand, role, decode_tpot))[0]) / 0.9
-    found["rate"] = min(limit, float(rate[1]))
-    return found
+    late = exposed(costing, roles, token_bytes, at.hit_share)
+    steady = bool(np.all(np.asarray(at.busy) < 1))
+    figures["TTFT"] = float(np.ravel(at.ttft + late)[0]) if steady else np.inf
+    figures["TTFT p99"] = float(np.ravel(at.ttft_tail + late)[0]) if steady else np.inf
+    limit = float(np.ravel(prefill_limit(costing.demand, role, decode_tpot))[0]) / BUSIEST
+    figures["rate"] = min(limit, float(rate[1]))
+    return figures
 
 
 # ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────

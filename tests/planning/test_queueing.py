@@ -37,8 +37,7 @@ def demand(**changes: float) -> Demand:
 def instance(**changes: float) -> Instance:
     given_: dict[str, float] = {
         "batch": 32, "ranks": 1, "lone": 1, "gained": 1, "decode_s": 0.02, "crowded_s": 0.0, "token_s": 1e-5,
-        "budget": 8192,
-        "kv_tokens": 1e6, "uneven": 1.0, "mixed": True,
+        "budget": 8192, "kv_tokens": 1e6, "uneven": 1.0, "mixed": True,
     }  # fmt: skip
     return Instance(**(given_ | changes))  # type: ignore[arg-type]
 
@@ -78,7 +77,7 @@ def test_tpot_is_that_of_the_design() -> None:
 
 def test_what_a_request_takes_to_arrive_is_part_of_ttft_once_for_each_role() -> None:
     """As `simulate` has it; it delays nobody else."""
-    role = Prefill(instances=1, lanes=1, ranks=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=1e6)
+    role = Prefill(instances=1, lanes=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=1e6)
     asked = demand()
     later = replace(asked, request_s=0.03)
     one, other = aggregated(asked, instance()), aggregated(later, instance())
@@ -129,13 +128,11 @@ def test_a_smaller_cache_is_never_faster() -> None:
 @given(st.floats(1e5, 1e8), st.floats(1e-3, 0.2), st.integers(1, 8))
 def test_the_limit_of_prefill_is_where_it_is_busiest(kv_tokens: float, tpot: float, instances: int) -> None:
     asked = demand(**WARM)
-    role = Prefill(instances=instances, lanes=1, ranks=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=kv_tokens)
+    role = Prefill(instances=instances, lanes=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=kv_tokens)
     most = prefill_limit(asked, role, np.array(tpot))
     found = prefilling(asked, role, most, np.array(tpot))
     assert found.busy == pytest.approx(BUSIEST)
-    double = Prefill(
-        instances=2 * instances, lanes=1, ranks=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=kv_tokens
-    )
+    double = Prefill(instances=2 * instances, lanes=1, token_s=2e-5, pass_s=0.1, lone_s=0.1, kv_tokens=kv_tokens)
     assert prefill_limit(asked, double, np.array(tpot)) == pytest.approx(2 * most)
 
 

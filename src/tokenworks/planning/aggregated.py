@@ -14,6 +14,7 @@ from tokenworks.planning.costing import Costing, OfferedLoad
 from tokenworks.planning.grid import Grid, Target, aim, estimate, hold, room
 from tokenworks.planning.queueing import Serving
 from tokenworks.planning.space import Ladders
+from tokenworks.simulation.steps import own_share
 
 BLOCK = 256
 """Splits that are estimated at once: enough to be fast, few enough to stay in the processor's cache."""
@@ -78,13 +79,17 @@ def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple
     gained = costing.gained(wide)
     decode_s = costing.seconds(wide, batch, 0.0)
     chunk = points.lanes[:, None] * ladders.chunks[None, :]
-    token_s = (costing.seconds(wide, 0.0, chunk) / chunk).min(axis=1, keepdims=True)
+    prefill = costing.times(wide, 0.0, chunk)
+    token_s = (prefill.seconds / chunk).min(axis=1, keepdims=True)
     step = np.maximum(decode_s, batch * demand.request.uncached * gained / demand.request.osl * token_s)
     speed, total = gained / step, batch * gained / step
     higher = np.maximum(total, np.concatenate([total[:, 1:], total[:, -1:]], axis=1))
     machine = costing.setting.machine
     charged = points.devices if costing.load else machine.devices / found.replicas
-    soonest = demand.request.uncached * demand.tail * points.pp * token_s[:, 0]
+    # Later tokens load no weights, so experts have a smaller share of their time than of a whole step.
+    own = np.min(own_share(prefill.experts, prefill.parts), axis=1)
+    lone = points.pp * (1 + own * (points.dp - 1 if costing.prefills_alone else 0))
+    soonest = demand.request.uncached * demand.tail * lone * token_s[:, 0]
     return speed, higher / charged[:, None], soonest
 
 

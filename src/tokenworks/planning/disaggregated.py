@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenworks.arrays import FloatArray, Floats, Ints
-from tokenworks.costs.split import KV_BYTES
-from tokenworks.costs.transfer import exposed_transfer, request_bytes, wire
 from tokenworks.legal.points import KV_DTYPES
 from tokenworks.legal.splits import Candidates
 from tokenworks.planning.aggregated import STEADY, finish
@@ -18,22 +15,26 @@ from tokenworks.planning.costing import Costing
 from tokenworks.planning.placement import Shares, shares
 from tokenworks.planning.queueing import prefill_limit, prefilling
 from tokenworks.planning.roles import (
+    BISECTIONS,
     Roles,
     best_decode,
     best_prefill,
+    cache_of_request,
     decode_roles,
+    exposed,
     in_time,
     may_matter,
     prefill_of,
     prefill_roles,
+    wire_bandwidth,
 )
 from tokenworks.planning.space import Ladders
 from tokenworks.specs.machine import Machine
 
-BISECTIONS = 20
 MOST_FAMILIES = 1 << 20
 """More families of decode splits than there are [count]."""
 
+HASH = np.random.default_rng(0).integers(1 << 63, size=7, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 POINT = ["index", "chunk", "tpot", "prefill", "prefill_chunk", "replicas", "prefill_replicas"]
 """What tells one deployment from another; some are estimated at two rates."""
 
@@ -53,7 +54,7 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
         alive = right[~shortlist.hopeless(1 / right["tpot"], _reach(costing, left, right, ways))]
         if len(alive):
             cells = _combine(costing, left, alive, ways, shortlist)
-            looked_at += len(np.unique(_hashed(cells)))
+            looked_at += _different(cells)
             shortlist.offer(cells)
     estimated = shortlist.offered - offered
     pruned = {
@@ -64,14 +65,12 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
     return SearchCounts(counted[0], estimated, pruned)
 
 
-def _hashed(cells: Cells) -> NDArray[np.uint64]:
-    """One number for each deployment: some cells are one deployment at two rates. Faster to sort than records."""
+def _different(cells: Cells) -> int:
+    """Number of different deployments in a table; a random hash, because to sort rows takes long."""
     key = np.zeros(len(cells), np.uint64)
-    for name in POINT:
-        column = np.ascontiguousarray(cells[name]).view(np.uint64)
-        key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        key ^= key >> np.uint64(29)
-    return key
+    for name, factor in zip(POINT, HASH, strict=True):
+        key += np.ascontiguousarray(cells[name]).view(np.uint64) * factor
+    return len(np.unique(key))
 
 
 def combinations(machine: Machine, prefill: Roles, decode: Roles) -> int:
@@ -122,7 +121,7 @@ def _reach(costing: Costing, left: Roles, right: Roles, ways: Shares) -> Floats:
 def _combine(costing: Costing, left: Roles, right: Roles, ways: Shares, shortlist: Shortlist) -> Cells:
     """Cells of prefill roles (axis 0) with decode roles (axis 1) in some shares of the machine (axis 2)."""
     p, d = left[:, None, None], right[None, :, None]
-    wire = wire_bandwidth(costing) * p["dp"] * p["links"] / _request_bytes(costing, int(left["kv"][0]))
+    wire = wire_bandwidth(costing) * p["dp"] * p["links"] / cache_of_request(costing, int(left["kv"][0]))
     one = np.minimum(prefill_limit(costing.demand, prefill_of(p, 1), d["tpot"]), wire)
     if costing.load is None:
         tried = ways.tried()
@@ -168,37 +167,10 @@ def _timely(costing: Costing, p: Roles, right: Roles, x: Ints) -> Floats:
     for _ in range(BISECTIONS):
         rate = (low + high) / 2
         served = prefilling(costing.demand, prefill_of(p, x), rate, slowest)
-        late = _exposed(costing, p, token_bytes, served.hit_share)
+        late = exposed(costing, p, token_bytes, served.hit_share)
         kept = served.ttft_tail + late <= costing.slo.ttft.value
         low, high = np.where(kept, rate, low), np.where(kept, high, rate)
     return low
-
-
-def _exposed(costing: Costing, prefill: Roles, token_bytes: FloatArray, hit: FloatArray) -> FloatArray:
-    """What the transfer of a request's KV cache adds to its TTFT [s]: from one rank's devices to another's.
-
-    Parameters
-    ----------
-    token_bytes : cache of a token on one device of the decode role [byte]
-    """
-    demand, bandwidth = costing.demand, wire_bandwidth(costing)
-    if not len(prefill):
-        return np.zeros(0)
-    size = _request_bytes(costing, int(prefill["kv"].flat[0]))
-    transfer = np.maximum(size / (prefill["links"] * bandwidth), demand.request.isl * token_bytes / bandwidth)
-    own = np.maximum(demand.request.isl * (1 - hit) * prefill["lanes"] * prefill["token_s"], prefill["pass_s"])
-    return exposed_transfer(transfer, own, costing.setting.model.layers)
-
-
-def wire_bandwidth(costing: Costing) -> float:
-    """What carries the KV cache from role to role, per device [byte/s]: scale-up where the machine is one domain."""
-    link = wire(costing.setting.machine, costing.rates, costing.setting.machine.devices) or costing.rates.inner
-    return link.bandwidth
-
-
-def _request_bytes(costing: Costing, kv: int) -> float:
-    """Cache of one request after its prefill, one copy [byte]."""
-    return float(request_bytes(costing.setting.model, costing.demand.request.isl, KV_BYTES[KV_DTYPES[kv]]))
 
 
 def _cells(
@@ -227,7 +199,7 @@ def _cells(
         return taken
 
     served = prefilling(demand, prefill_of(p, of(x)), of(rate), d["tpot"])
-    late = _exposed(costing, p, d["token_bytes"], served.hit_share)
+    late = exposed(costing, p, d["token_bytes"], served.hit_share)
     cells = np.zeros(len(p), CELL)
     # One row of the list for each size of the prefill instance, with the best decode role: real alternatives.
     cells["family"], cells["index"], cells["prefill"] = -p["devices"], d["index"], p["index"]

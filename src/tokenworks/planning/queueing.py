@@ -271,7 +271,6 @@ class Prefill:
     """A prefill role; fields broadcast.
 
     instances : x; lanes : batches that each works on side by side (ranks x microbatches)
-    ranks : dp ranks that wait for each other; 1 if all prefill at the same time
     token_s : time of one prefill token over all lanes of an instance, in full chunks [s]
     pass_s : a step of full chunks; lone_s : a step of one chunk of one prompt [s]
     kv_tokens : that one instance can cache
@@ -279,7 +278,6 @@ class Prefill:
 
     instances: FloatArray
     lanes: FloatArray
-    ranks: FloatArray
     token_s: FloatArray
     pass_s: FloatArray
     lone_s: FloatArray
@@ -308,8 +306,8 @@ def prefill_limit(demand: Demand, role: Prefill, tpot: FloatArray) -> FloatArray
 def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray) -> Serving:
     """A prefill role at a rate [1/s]: TTFT but for the KV transfer, hit share, load; `tpot` is the decode role's.
 
-    A step takes `lone_s` where a prompt is by itself, and `pass_s` where a rank is full. A rank is full in a share b
-    (load) of the steps, one of R ranks in a share 1 - (1 - b)^R, and then all others wait for it.
+    A step takes `lone_s` where a prompt is by itself, and `pass_s` where all ranks are full. Between the two it grows
+    with the load.
     """
     hit = np.full(np.shape(rate), demand.request.hit_share)
     if demand.request.hit_share > 0:
@@ -319,8 +317,7 @@ def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray
         )
     uncached = demand.request.isl * (1 - hit)
     busy = rate / role.instances * uncached * role.token_s
-    full = 1 - np.maximum(1 - busy, 0.0) ** role.ranks
-    step = role.lone_s + full * (role.pass_s - role.lone_s)
+    step = role.lone_s + np.minimum(busy, 1.0) * (role.pass_s - role.lone_s)
     chunks = uncached * role.lanes * role.token_s / role.pass_s
     mean = np.maximum(chunks, 1.0) * step
     longer = np.minimum(chunks * demand.tail, 1.0) / np.minimum(chunks, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TypeAlias
 
 import numpy as np
@@ -9,15 +10,21 @@ from numpy.typing import NDArray
 
 from tokenworks.arrays import Bools, FloatArray, Floats, Ints
 from tokenworks.costs.memory import cache_bytes
+from tokenworks.costs.split import KV_BYTES
+from tokenworks.costs.transfer import exposed_transfer, request_bytes, wire
 from tokenworks.legal.points import KV_DTYPES, Points
 from tokenworks.legal.splits import Candidates
 from tokenworks.planning.aggregated import STEADY
 from tokenworks.planning.cells import Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.pareto import front
-from tokenworks.planning.queueing import Prefill, busiest_context, crowd, prefilling, seen_cv
+from tokenworks.planning.queueing import Demand, Prefill, busiest_context, crowd, prefill_limit, prefilling, seen_cv
 from tokenworks.planning.space import Ladders
 from tokenworks.simulation.steps import own_share
+
+BISECTIONS = 20
+ALIKE = 0.05
+"""Prefix caches of two prefill roles count as equal within this share [-]."""
 
 IDLE = 1e-9
 """Rate at which no request waits for another [1/s]."""
@@ -41,7 +48,6 @@ ROLE = np.dtype(
         ("token_s", "f8"),  # prefill: one token, over all ranks of an instance [s]
         ("pass_s", "f8"),  # prefill: a step of full chunks, with the attention of the busiest rank [s]
         ("lone_s", "f8"),  # prefill: a step of one chunk of one prompt, on one rank [s]
-        ("ranks", "i8"),  # prefill: dp ranks that wait for each other
         ("kv_tokens", "f8"),  # prefill: tokens that an instance caches
     ]
 )
@@ -105,7 +111,6 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Role
     which, _ = np.nonzero(legal)
     roles = _table(costing, found, rows[which])
     roles["chunk"], roles["kv_tokens"] = chunk[legal], kv_tokens[legal]
-    roles["ranks"] = roles["dp"] if costing.prefills_alone else 1
     roles["pass_s"], roles["lone_s"] = _prefill_steps(costing, wide, chunk, legal)
     roles["token_s"] = roles["pass_s"] / roles["chunk"]
     return roles
@@ -114,15 +119,17 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Role
 def _prefill_steps(costing: Costing, wide: Points, chunk: Floats | Ints, legal: Bools) -> tuple[Floats, Floats]:
     """Time of a step of full chunks, and of a step of one chunk of one prompt, of each legal role [s].
 
-    In the first, ranks wait for the rank whose prompts are longest. In the second, they wait for the only one that has
-    a prompt; its R-fold share of the tokens takes R times as long, except in the experts.
+    In the first step, all ranks wait for the rank whose prompts are longest. In the second step, they wait for the only
+    rank that has a prompt: it has R times the tokens of an even share, and takes R times as long except in the experts.
     """
     request = costing.demand.request
     full = costing.times(wide, 0.0, chunk)
     ranks = wide.dp if costing.prefills_alone else np.ones_like(wide.dp)
     attention = full.attention * full.seconds / full.parts
     prompts = chunk / wide.dp / request.uncached
-    hot = attention * (busiest_context(prompts, ranks, seen_cv(request.uncached_cv)) - 1)
+    longest = busiest_context(prompts, ranks, seen_cv(request.uncached_cv))
+    longest = np.minimum(longest, max(costing.setting.model.max_context / request.seen, 1.0))
+    hot = attention * (longest - 1)
     tokens = np.minimum(request.uncached, chunk / wide.lanes) * wide.pp
     lone = costing.times(wide, 0.0, tokens, wide.pp)
     more = own_share(full.experts - lone.experts, full.parts - lone.parts)
@@ -140,7 +147,7 @@ def sequences_of(costing: Costing, chunk: FloatArray, lanes: Ints) -> Floats:
 
 def prefill_of(roles: Roles, instances: FloatArray) -> Prefill:
     """Prefill roles in the form of the steady state, with a number of instances each."""
-    names = ("lanes", "ranks", "token_s", "pass_s", "lone_s", "kv_tokens")
+    names = ("lanes", "token_s", "pass_s", "lone_s", "kv_tokens")
     return Prefill(instances, *(roles[name] for name in names))
 
 
@@ -152,6 +159,33 @@ def _table(costing: Costing, found: Candidates, rows: Ints) -> Roles:
     per_token, _ = cache_bytes(costing.setting.model, found.points.split())
     roles["token_bytes"] = np.broadcast_to(per_token, len(found.points))[rows]
     return roles
+
+
+def exposed(costing: Costing, prefill: Roles, token_bytes: FloatArray, hit: FloatArray) -> FloatArray:
+    """What the transfer of a request's KV cache adds to its TTFT [s]: from one rank's devices to another's.
+
+    Parameters
+    ----------
+    token_bytes : cache of a token on one device of the decode role [byte]
+    """
+    demand, bandwidth = costing.demand, wire_bandwidth(costing)
+    if not len(prefill):
+        return np.zeros(0)
+    size = cache_of_request(costing, int(prefill["kv"].flat[0]))
+    transfer = np.maximum(size / (prefill["links"] * bandwidth), demand.request.isl * token_bytes / bandwidth)
+    own = np.maximum(demand.request.isl * (1 - hit) * prefill["lanes"] * prefill["token_s"], prefill["pass_s"])
+    return exposed_transfer(transfer, own, costing.setting.model.layers)
+
+
+def wire_bandwidth(costing: Costing) -> float:
+    """What carries the KV cache from role to role, per device [byte/s]: scale-up where the machine is one domain."""
+    link = wire(costing.setting.machine, costing.rates, costing.setting.machine.devices) or costing.rates.inner
+    return link.bandwidth
+
+
+def cache_of_request(costing: Costing, kv: int) -> float:
+    """Cache of one request after its prefill, one copy [byte]."""
+    return float(request_bytes(costing.setting.model, costing.demand.request.isl, KV_BYTES[KV_DTYPES[kv]]))
 
 
 # ── fewer of them ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -190,7 +224,10 @@ def best_decode(costing: Costing, roles: Roles) -> Roles:
 
 
 def best_prefill(costing: Costing, roles: Roles) -> Roles:
-    """Of each size and KV dtype those that no other one equals or beats in everything that a combination asks."""
+    """Of each size and KV dtype those that no other one equals or beats in everything that a combination asks.
+
+    TTFT grows with the rate. Roles are compared at two points of it: without load, and where TTFT reaches its bound.
+    """
     groups = roles["devices"] * len(KV_DTYPES) + roles["kv"]
     kept = [rows[_unbeaten(_wanted(costing, roles[rows]))] for rows in _grouped(groups)]
     best: Roles = roles[np.concatenate([np.zeros(0, dtype=int), *kept])]
@@ -202,12 +239,37 @@ def _grouped(groups: Ints) -> list[Ints]:
 
 
 def _wanted(costing: Costing, roles: Roles) -> Floats:
-    """What a prefill role should have little of, a column each."""
-    wanted = [roles["token_s"], roles["lanes"] * roles["token_s"], roles["pass_s"], roles["lone_s"]]
-    wanted += [1.0 * roles["ranks"], -1.0 * roles["links"]]
-    if costing.demand.request.hit_share > 0:  # a prefix cache wants memory, and keeps a session in its place
-        wanted.append(-roles["kv_tokens"])
+    """Columns in which a smaller number is better.
+
+    They are the time of a token at full load, TTFT without load, and the highest rate within the TTFT bound (negative).
+    """
+    demand = costing.demand
+    role = dataclasses.replace(prefill_of(roles, 1), kv_tokens=np.inf)
+    alone, tpot = np.full(len(roles), IDLE), np.zeros(len(roles))
+    late = exposed(costing, roles, 0.0, demand.request.hit_share)
+    wanted = [roles["token_s"], prefilling(demand, role, alone, tpot).ttft_tail + late]
+    if costing.slo.ttft:
+        wanted.append(-in_time_rate(demand, role, costing.slo.ttft.value - late, tpot))
+    if demand.request.hit_share > 0:  # a prefix cache wants memory, and keeps a session in its place
+        wanted.append(-np.floor(np.log(roles["kv_tokens"]) / ALIKE))
     return np.stack(wanted, axis=1)
+
+
+def in_time_rate(demand: Demand, role: Prefill, bound: FloatArray, tpot: Floats) -> Floats:
+    """The highest rate at which a prefill role keeps the TTFT bound, by bisection [1/s].
+
+    Parameters
+    ----------
+    bound : TTFT at its percentile [s]
+    tpot : of the decode role [s]
+    """
+    high = np.asarray(prefill_limit(demand, role, tpot))
+    low = np.zeros(high.shape)
+    for _ in range(BISECTIONS):
+        rate = (low + high) / 2
+        kept = prefilling(demand, role, rate, tpot).ttft_tail <= bound
+        low, high = np.where(kept, rate, low), np.where(kept, high, rate)
+    return low
 
 
 def _unbeaten(costs: Floats) -> Ints:
