@@ -112,13 +112,13 @@ def law(path: Path, damage: st.SearchStrategy[str], commands: list[list[str]], c
 
 FIT = ["fit", SMALL, "--on"]
 ESTIMATE = ["estimate", SMALL, *LENGTHS, "--deploy", "tp=2"]
-PLAN = ["plan", SMALL, *LENGTHS]
+PLAN = ["plan", SMALL, *LENGTHS, "--no-simulate"]
 YAML_FILES: dict[str, tuple[str, list[list[str]], int]] = {
     "system": (
         text_of("systems", "hgx-h100.yaml"),
         [["systems", "FILE"], [*FIT, "FILE"], [*ESTIMATE, "--on", "FILE"]], 40,
     ),
-    "workload": (text_of("workloads", "agent.yaml"), [[*PLAN[:2], *ON, "--workload", "FILE", "--top", "1"]], 25),
+    "workload": (text_of("workloads", "agent.yaml"), [[*PLAN[:2], *ON, "--workload", "FILE", "--top", "1", "--no-simulate"]], 25),
     "deployment": (DEPLOYMENTS, [["estimate", "FILE"], ["estimate", "FILE", "-o", "json"]], 80),
     "calibration": (text_of("calibration", "datasheet.yaml"), [[*ESTIMATE, *ON, "--calibration", "FILE"]], 25),
     "assume": (ASSUME, [[*FIT, "hgx-h100", "--assume", "FILE"], [*ESTIMATE, *ON, "--assume", "FILE"]], 60),

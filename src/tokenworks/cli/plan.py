@@ -105,6 +105,7 @@ def plan(
         "engine": engine, "max_model_len": max_model_len, "devices": devices, "assume": numbers.given(),
         "calibration": calibration,
     }  # fmt: skip
+    prepare(model, on, **asked)  # what is wrong is said before half a minute of compiling
     if why is not None:
         compile_once()
         with progress("reading") as report:

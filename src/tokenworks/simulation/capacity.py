@@ -212,7 +212,7 @@ def capacity_of(
 ) -> Capacity:  # fmt: skip
     """Find the highest load of a source of requests that a deployment holds within its SLO.
 
-    The number of requests of a workload follows from the load and from the life of a request (`Lengths`), unless the
+    The number of requests of a workload follows from the load and from the life of a request (`RunLengths`), unless the
     source has a number. The search starts at half of the roofline bound.
 
     Parameters
@@ -244,7 +244,7 @@ def capacity_of(
 
     pilot = simulated(replace(source, requests=PILOT_REQUESTS).traffic(rate=PILOT_RATE))
     bound = _bound(pilot, source)
-    lengths = Lengths(play, kind, source.workload if source.requests is None else None)
+    lengths = RunLengths(play, kind, source.workload if source.requests is None else None)
     lengths.lives[0.0] = life_of(pilot, waiting=False)
     hopeless = not all(one.met for one in pilot.bounds.values())
     if kind == "rate":
@@ -269,7 +269,7 @@ def _bound(pilot: Simulation, source: Source) -> float:
 
 
 @dataclass
-class Lengths:
+class RunLengths:
     """Runs that are as long as they need to be: the number of requests follows from the load and the life of a request.
 
     The life of a request at a load is interpolated between the loads that were simulated before and do not overload
