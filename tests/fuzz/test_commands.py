@@ -118,7 +118,9 @@ YAML_FILES: dict[str, tuple[str, list[list[str]], int]] = {
         text_of("systems", "hgx-h100.yaml"),
         [["systems", "FILE"], [*FIT, "FILE"], [*ESTIMATE, "--on", "FILE"]], 40,
     ),
-    "workload": (text_of("workloads", "agent.yaml"), [[*PLAN[:2], *ON, "--workload", "FILE", "--top", "1", "--no-simulate"]], 25),
+    "workload": (
+        text_of("workloads", "agent.yaml"), [[*PLAN[:2], *ON, "--workload", "FILE", "--top", "1", "--no-simulate"]], 25
+    ),
     "deployment": (DEPLOYMENTS, [["estimate", "FILE"], ["estimate", "FILE", "-o", "json"]], 80),
     "calibration": (text_of("calibration", "datasheet.yaml"), [[*ESTIMATE, *ON, "--calibration", "FILE"]], 25),
     "assume": (ASSUME, [[*FIT, "hgx-h100", "--assume", "FILE"], [*ESTIMATE, *ON, "--assume", "FILE"]], 60),
