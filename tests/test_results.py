@@ -12,7 +12,7 @@ from tokenworks.cli import run
 from tokenworks.planning.listing import Models, Systems
 from tokenworks.results import KINDS, path_of, written
 from tokenworks.specs.load import catalog_names
-from tokenworks.specs.result import Inputs, envelope, inputs, rounded
+from tokenworks.specs.result import Inputs, envelope, inputs, rounded, schema_name
 
 MOE = ("Qwen/Qwen3-30B-A3B", "--on", "hgx-h100")
 COMMANDS = {
@@ -40,7 +40,7 @@ def test_each_schema_has_its_kind() -> None:
 def test_what_is_printed_keeps_to_its_schema(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*COMMANDS[kind], "-o", "json"]) == 0
     found = result(capsys.readouterr().out)
-    assert (found["schema"], found["kind"]) == (f"tokenworks.{kind}/1", kind)
+    assert (found["schema"], found["kind"]) == (schema_name(kind), kind)
     assert found["inputs"].keys() >= Inputs.__annotations__.keys()
 
 
