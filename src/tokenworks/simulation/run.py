@@ -45,6 +45,10 @@ EVENT_DELAY = 0.02
 PARTS = 64
 """Parts of the sending time. Between two parts a run reports its progress, and can be stopped [count]."""
 
+PATIENCE = 2.0
+"""A run that does not drain ends at this multiple of the arrival time of the last session. If turns are then still to
+be sent, they are late by more than the whole run, and the deployment is overloaded [-]."""
+
 WINDOWS = 300
 
 BLOCK = 64
@@ -189,7 +193,7 @@ class Simulation(Shown):
             return measured.Flow.of(self.outcome, self.span)
         first, last = (trace.arrival_s[math.ceil(share * len(trace)) - 1] for share in (measured.WARM, measured.DONE))
         refused = self.cluster.never_fits(trace.input_tokens, trace.output_tokens)
-        lost = (int(refused.sum()) + _unsent(trace.parent, refused)) / len(trace)
+        lost = float(_lost(trace.parent, refused).mean())
         rate = (measured.DONE - measured.WARM) * len(trace) * (1 - lost) / max(float(last - first), 1e-12)
         turns = len(trace) / int((trace.parent < 0).sum())
         return measured.Flow.of(self.outcome, self.span, due_rate=rate, turns=turns)
@@ -254,7 +258,7 @@ def simulate(
     calibration : as `load_calibration` takes it. None: the calibration that the deployment was planned with
     watch : called with the simulated time, and with the arrival time of the last request that has no parent [s]
     drain : False: an endless stream ends with its measured window, and later requests are not played. The metrics of
-        the window are the same; an overloaded run takes less time
+        the window are the same, except that sessions end early in an overload (`PATIENCE`)
 
     site : site of an earlier simulation of this deployment on such requests: its step times are used again
 
@@ -401,7 +405,8 @@ def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: b
     simulator.submit(requests)
     last = float(requests.arrival_s[requests.after < 0].max())
     width = max(last / PARTS, 1.0)
-    expected = len(requests) - _unsent(requests.after, built.never_fits(requests.input_tokens, requests.output_tokens))
+    lost = _lost(requests.after, built.never_fits(requests.input_tokens, requests.output_tokens))
+    expected = len(requests) - int(np.count_nonzero((requests.after >= 0) & lost[requests.after]))
     ahead = [math.ceil(share * expected) for share in (measured.WARM, measured.DONE)] if endless else []
     marks: list[Counts] = []
     try:
@@ -413,7 +418,7 @@ def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: b
                     break
                 marks.append(simulator.counts())
                 del ahead[0]
-            if endless and not ahead and not drain:
+            if endless and not drain and (not ahead or (marks and 0 < PATIENCE * last < simulator.now)):
                 break
             simulator.advance(until)
             if watch:
@@ -429,11 +434,10 @@ def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: b
     return _Played(simulator.outcome(), tuple(marks), simulator.counts(), partial, kernel_s)
 
 
-def _unsent(parent: Ints, refused: Bools) -> int:
-    """Number of requests that are never sent, because a request that they wait for is refused."""
-    if not refused.any() or (parent < 0).all():
-        return 0
+def _lost(parent: Ints, refused: Bools) -> Bools:
+    """Mask of the requests that are refused, or never sent because a request that they wait for is refused."""
     lost = refused.copy()
-    for i in np.flatnonzero(parent >= 0):  # a request stands after its parent
-        lost[i] |= lost[parent[i]]
-    return int(np.count_nonzero(lost & (parent >= 0) & lost[parent]))
+    if refused.any():
+        for i in np.flatnonzero(parent >= 0):  # a request stands after its parent
+            lost[i] |= lost[parent[i]]
+    return lost
