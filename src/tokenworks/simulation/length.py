@@ -11,7 +11,7 @@ from tokenworks.arrays import Floats
 from tokenworks.engine.types import Outcome, Status
 from tokenworks.simulation.measured import DONE, WARM, Span, batch_means
 from tokenworks.specs.workload import Workload
-from tokenworks.traffic.generate import session_turns
+from tokenworks.traffic.generate import BLOCK, session_turns
 from tokenworks.traffic.memory import most_requests
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def requests_for(workload: Workload, rate: float, life_s: float, *, sessions: in
     Number of requests, at most as many as the memory of this machine holds [count].
     """
     turns, _ = session_turns(workload)
-    return _requests(rate, life_s, turns, workload.think_time, sessions)
+    return min(_requests(rate, life_s, turns, workload.think_time, sessions), _most(workload))
 
 
 def requests_for_users(workload: Workload, users: float, *, sessions: int = WINDOW_SESSIONS) -> int:
@@ -64,7 +64,12 @@ def requests_for_users(workload: Workload, users: float, *, sessions: int = WIND
     sessions : least number of sessions in the measured window, if there are sessions [count]
     """
     turns, _ = session_turns(workload)
-    return _requests(users, 1.0, turns, 0.0, sessions)
+    return min(_requests(users, 1.0, turns, 0.0, sessions), _most(workload))
+
+
+def _most(workload: Workload) -> int:
+    """Most requests that `requests_for` asks for, by memory. Requests that share prefixes have block hashes."""
+    return most_requests(workload.isl / BLOCK if workload.hit_share else 0.0)
 
 
 def _requests(rate: float, life_s: float, turns: float, think_s: float, sessions: int) -> int:
@@ -182,7 +187,9 @@ def requests_needed(run: Simulation) -> int:
     ----------
     run : a finished simulation
     """
-    return min(_shortfall(run)[1], max(most_requests(), len(run.traffic.trace)))
+    trace = run.traffic.trace
+    blocks = int(trace.run_length.sum()) / len(trace) * trace.hash_block_tokens / BLOCK
+    return max(min(_shortfall(run)[1], most_requests(blocks)), len(trace))
 
 
 def _shortfall(run: Simulation) -> tuple[str, int]:
@@ -193,7 +200,7 @@ def _shortfall(run: Simulation) -> tuple[str, int]:
     holds_up = run.served and run.stable
     turns, think_s = _sessions(run)
     life_s = life_of(run, waiting=holds_up)
-    wanted = _requests((DONE - WARM) * sent / span.seconds, life_s, turns, think_s, WINDOW_SESSIONS)
+    wanted = _requests(run.flow.sent / span.seconds, life_s, turns, think_s, WINDOW_SESSIONS)
     if sent < ENOUGH * wanted:
         unit = "sessions" if turns > 1 else "requests"
         lives = span.seconds / max(turns * (life_s + think_s) if turns > 1 else life_s, 1e-12)

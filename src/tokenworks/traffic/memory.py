@@ -10,6 +10,12 @@ REQUEST_BYTES, RUN_BYTES = 500, 60
 """Approximate memory of one request, and of one run of block hashes, generated and simulated [byte]. Generating a
 request takes 130 to 210 byte (measured). The rest is its memory in the engine and in the metrics."""
 
+HASH_BYTES = 16
+"""Memory of one block hash of a request in the simulation: written out from its run, and copied once [byte]."""
+
+CHOSEN_BYTES = 8 * 2**30
+"""Memory limit for a run whose number of requests follows from a rule: 15 million requests without hashes [byte]."""
+
 MOST_BYTES = 64 * 2**30
 """Memory limit for any machine [byte]: 137 million requests, far more than any trace has."""
 
@@ -34,9 +40,18 @@ def must_hold(requests: float, *, where: str, hint: str, runs: float = 0) -> Non
         raise SpecError(words, where=where, hint=hint)
 
 
-def most_requests() -> int:
-    """Most requests, with one run of block hashes each, that `must_hold` accepts on this machine [count]."""
-    return min(MOST_BYTES, _machine_bytes()) // (REQUEST_BYTES + RUN_BYTES)
+def most_requests(blocks: float = 0.0) -> int:
+    """Most requests of a run whose length nobody chose: as many as fit into `CHOSEN_BYTES`, or half of this machine.
+
+    Parameters
+    ----------
+    blocks : block hashes of a request, mean [count]
+
+    Returns
+    -------
+    Number of requests [count].
+    """
+    return int(min(CHOSEN_BYTES, _machine_bytes() / 2) / (REQUEST_BYTES + RUN_BYTES + HASH_BYTES * blocks))
 
 
 def _machine_bytes() -> int:
