@@ -62,10 +62,10 @@ def test_another_seed_at_98_percent_of_the_rate_shows_what_was_promised(planned:
 def test_nothing_that_the_plan_left_out_is_better() -> None:
     """Brute force on a small machine: 40 entries drawn from the whole space, each simulated at its own best rate."""
     case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
-    everything = candidates(case, search(case, keep=200))
+    everything = list(candidates(case, search(case, keep=200)))
     drawn = np.random.default_rng(3).choice(len(everything), size=min(40, len(everything)), replace=False)
-    chosen = decide(case, candidates(case, search(case, 10, margin=0.2)), 1).rows[0]
-    each = [decide(case, [dataclasses.replace(everything[i], family=0)], 1).rows[0] for i in drawn]
+    (chosen,), _ = decide(Bench(case), candidates(case, search(case, 10, margin=0.2)), 1)
+    each = [decide(Bench(case), [dataclasses.replace(everything[i], family=0)], 1)[0][0] for i in drawn]
     best = max(row.effective_tok_s_per_device for row in each)
     assert chosen.effective_tok_s_per_device >= 0.98 * best
 
@@ -115,9 +115,10 @@ def test_the_front_is_simulated_and_falls(planned: Plan) -> None:
 
 def test_a_candidate_below_the_floor_takes_one_run() -> None:
     case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
-    rows = candidates(case, search(case, 10, margin=0.2))
-    first = decide(case, rows[:1], 1)
-    weak = dataclasses.replace(rows[0], family=99)
-    both = decide(case, [*rows[:1], weak], 1)
+    one = next(candidates(case, search(case, 10, margin=0.2)))
+    weak = dataclasses.replace(one, family=99)
+    first, both = Bench(case), Bench(case)
+    decide(first, [one], 1)
+    decide(both, [one, weak], 1)
     assert isinstance(weak, Candidate)
     assert both.simulations <= first.simulations + 8

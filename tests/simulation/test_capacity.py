@@ -42,6 +42,7 @@ def holds_below(edge: float, load: float) -> Simulation:
         meets_slo=seen.met,
         partial=False,
         confidence={},
+        unsettled="",
         flow=SimpleNamespace(sent=1),
         span=SimpleNamespace(seconds=1.0),
         traffic=SimpleNamespace(endless=False, trace=[1]),

@@ -27,8 +27,7 @@ from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.page import Page
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
-from tokenworks.planning.plan import plan as make_plan
-from tokenworks.planning.plan import prepare
+from tokenworks.planning.plan import must_list, planned, prepare
 from tokenworks.planning.result import FrontPoint, Plan, Ranked
 from tokenworks.planning.why import PLACES, Why
 from tokenworks.planning.why import why as explain
@@ -105,17 +104,18 @@ def plan(
         "engine": engine, "max_model_len": max_model_len, "devices": devices, "assume": numbers.given(),
         "calibration": calibration,
     }  # fmt: skip
-    prepare(model, on, **asked)  # what is wrong is said before half a minute of compiling
+    must_list(top, budget)
+    costing = prepare(model, on, **asked)
+    if not no_simulate:
+        compile_once()  # after what is wrong was said: it takes half a minute
+    with progress("reading") as report:
+        if why is not None:
+            answer = explain(costing, why, simulate=not no_simulate, say=report)
+        else:
+            result = planned(costing, top, simulate=not no_simulate, budget=budget, progress=report)
     if why is not None:
-        compile_once()
-        with progress("reading") as report:
-            answer = explain(prepare(model, on, **asked), why, simulate=not no_simulate, say=report)
         _print_why(answer, output, began)
         return
-    if not no_simulate:
-        compile_once()
-    with progress("reading") as report:
-        result = make_plan(model, on, **asked, top=top, simulate=not no_simulate, budget=budget, progress=report)
     if output == "table":
         _print(result, console())
     elif output == "json":

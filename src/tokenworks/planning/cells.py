@@ -105,10 +105,16 @@ class Shortlist:
     @property
     def threshold(self) -> float:
         """Effective tokens per device that a new entry must reach to be kept."""
-        _, first = np.unique(self.best["family"], return_index=True)
+        first = self.leaders
         if len(first) < self.keep:
             return -1.0
-        return float(self.best["effective"][np.sort(first)[self.keep - 1]]) / (1 + self.margin)
+        return float(self.best["effective"][first[self.keep - 1]]) / (1 + self.margin)
+
+    @property
+    def leaders(self) -> Ints:
+        """Indices in `best` of the best cell of each family, best first."""
+        _, first = np.unique(self.best["family"], return_index=True)
+        return np.sort(first)
 
     @property
     def met(self) -> bool:

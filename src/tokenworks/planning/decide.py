@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from tokenworks.engine.types import Cluster
 from tokenworks.planning.costing import Costing, OfferedLoad
 from tokenworks.planning.pareto import front as unbeaten
 from tokenworks.planning.ranking import ROOFS, Candidate, interval
 from tokenworks.planning.result import Binding, FrontPoint, Ranked
+from tokenworks.simulation.capacity import TOLERANCE
 from tokenworks.simulation.length import requests_for, requests_for_users
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
@@ -29,8 +31,8 @@ from tokenworks.specs.deployment_file import Deployed
 ERROR = 0.2
 """How far a deployment may exceed its estimate [-]: a deployment whose estimate is further behind is not simulated."""
 
-STEP = 1.02
-"""Ratio of two neighbouring rates that are tried [-]."""
+STEP = 1 + TOLERANCE
+"""Ratio of two neighbouring rates that are tried, as in `capacity` [-]."""
 
 FIRST_UP, FIRST_DOWN = 2, 4
 """First strides from a rate that holds upwards, and from one that does not downwards [steps]; each next one doubles."""
@@ -58,23 +60,6 @@ shared prefixes take more time. The same on every machine [count]."""
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What simulation decided.
-
-    Parameters
-    ----------
-    rows : best first, with simulated values
-    simulations, requests : runs, and the requests in them [count]
-    settled : False where the budget ended before every deployment that could be better was simulated
-    """
-
-    rows: tuple[Ranked, ...]
-    simulations: int
-    requests: int
-    settled: bool
-
-
 @dataclass
 class Bench:
     """Simulates deployments on requests of one workload, with the same random numbers for all, and counts the runs.
@@ -82,24 +67,26 @@ class Bench:
     Parameters
     ----------
     costing : the setting of the plan
-    simulations, requests : runs so far, and requests in them [count]
     seed : seed of all random streams
-    longer : factor on the length of a run, as long as it has no more than `LONG` requests [-]
+    simulations, requests : runs so far, and requests in them [count]
+    built : site and cluster of the deployments that were simulated
     """
 
     costing: Costing
+    seed: int = 0
     simulations: int = 0
     requests: int = 0
-    seed: int = 0
-    longer: int = 1
-    sites: dict[Deployment, Site] = field(default_factory=dict)
+    built: dict[Deployment, tuple[Site, Cluster]] = field(default_factory=dict)
 
-    def at(self, row: Ranked, *, rate: float | None = None, users: int | None = None) -> Simulation:
+    def at(
+        self, row: Ranked, *, rate: float | None = None, users: int | None = None, again: bool = False
+    ) -> Simulation:
         """Simulate a deployment at a rate [1/s], or with a number of users.
 
         Parameters
         ----------
         row : the deployment, with its estimated times, which set the length of the run
+        again : with other requests, and twice as many of them, where that is no more than `LONG`
         """
         costing, setting = self.costing, self.costing.setting
         if users is None:
@@ -108,32 +95,31 @@ class Bench:
             count = requests_for(setting.workload, rate, life, sessions=SESSIONS)
         else:
             count = requests_for_users(setting.workload, users, sessions=SESSIONS)
-        count = max(count, min(self.longer * count, LONG))
-        source = Source(setting.workload, count, self.seed)
+        count = max(count, min(2 * count, LONG)) if again else count
+        seed = self.seed + again
+        source = Source(setting.workload, count, seed)
         traffic = source.traffic(rate=rate) if users is None else source.traffic(concurrency=users)
         deployed = Deployed(
             row.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
         )
-        run = simulate(
-            deployed, traffic, slo=costing.slo, seed=self.seed, site=self.sites.get(row.deployment), drain=False
-        )
+        run = simulate(deployed, traffic, slo=costing.slo, seed=seed, like=self.built.get(row.deployment), drain=False)
         if run.partial:
             raise KeyboardInterrupt
-        self.sites[row.deployment] = run.site
+        self.built[row.deployment] = run.site, run.cluster
         self.simulations += 1
         self.requests += count
         return run
 
-    def under(self, row: Ranked, load: OfferedLoad) -> Simulation:
+    def under(self, row: Ranked, load: OfferedLoad, *, again: bool = False) -> Simulation:
         """Simulate a deployment under a given load."""
         if load.kind == "rate":
-            return self.at(row, rate=load.value)
-        return self.at(row, users=max(1, round(load.value)))
+            return self.at(row, rate=load.value, again=again)
+        return self.at(row, users=max(1, round(load.value)), again=again)
 
 
 def decide(
-    costing: Costing, candidates: Sequence[Candidate], top: int, *, budget: int | None = None, say: Say | None = None
-) -> Decision:
+    bench: Bench, candidates: Iterable[Candidate], top: int, *, budget: int | None = None, say: Say | None = None
+) -> tuple[tuple[Ranked, ...], bool]:
     """Simulate deployments in the order of their estimates until no other one can be among the best.
 
     Parameters
@@ -142,10 +128,14 @@ def decide(
     top : deployments to list [count]
     budget : simulated requests after which the search ends [count]; None is a fixed number
     say : told in words which deployment is simulated
+
+    Returns
+    -------
+    The deployments with simulated values, best first; and whether the search is settled: False where the budget ended
+    before every deployment that could be better was simulated.
     """
-    bench = Bench(costing)
-    sessions = costing.setting.workload.think_time > 0
-    budget = budget or (SESSION_BUDGET if sessions else BUDGET)
+    sessions = bench.costing.setting.workload.think_time > 0
+    last = bench.requests + (budget or (SESSION_BUDGET if sessions else BUDGET))
     best: dict[int, Ranked] = {}
     settled = True
     for number, candidate in enumerate(candidates, 1):
@@ -154,28 +144,26 @@ def decide(
         estimate = candidate.row.estimated.effective_tok_s_per_device
         if values and (estimate <= 0 or estimate * (1 + ERROR) < listed):
             break
-        if bench.requests >= budget:
+        if bench.requests >= last:
             settled = False
             break
         if say:
-            say(f"simulating {candidate.row.deployment} ({number} of at most {len(candidates)})")
+            say(f"simulating {candidate.row.deployment} ({number})")
         known = best.get(candidate.family)
         floor = max(listed, known.effective_tok_s_per_device if known and known.meets_slo else 0.0)
         row = _judged(bench, candidate.row, floor)
         if row is not None and (known is None or _order(row) < _order(known)):
             best[candidate.family] = row
-    listed_rows = sorted(best.values(), key=_order)
-    if listed_rows and listed_rows[0].meets_slo:
-        listed_rows = [row for row in listed_rows if row.meets_slo]
-    again = Bench(costing, bench.simulations, bench.requests, seed=bench.seed + 1, longer=2, sites=bench.sites)
+    chosen = sorted(best.values(), key=_order)
+    if chosen and chosen[0].meets_slo:
+        chosen = [row for row in chosen if row.meets_slo]
     rows = []
-    for number, row in enumerate(listed_rows[:top], 1):
+    for number, row in enumerate(chosen[:top], 1):
         if say:
             say(f"simulating {row.deployment} again, with other requests ({number} of {top})")
-        rows.append(_confirmed(again, row))
+        rows.append(_confirmed(bench, row))
     rows.sort(key=_order)
-    ranked = tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, 1))
-    return Decision(ranked, again.simulations, again.requests, settled)
+    return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, 1)), settled
 
 
 def _confirmed(bench: Bench, row: Ranked) -> Ranked:
@@ -186,9 +174,9 @@ def _confirmed(bench: Bench, row: Ranked) -> Ranked:
     if not row.meets_slo:
         return row
     if bench.costing.load is not None:
-        return shown(bench.costing, row, bench.under(row, bench.costing.load))
+        return shown(bench.costing, row, bench.under(row, bench.costing.load, again=True))
     for back in BACK:
-        run = bench.at(row, rate=row.requests_s / STEP**back)
+        run = bench.at(row, rate=row.requests_s / STEP**back, again=True)
         if run.meets_slo:
             break
     return shown(bench.costing, row, run)
@@ -252,23 +240,21 @@ def _highest(bench: Bench, row: Ranked, least: float | None) -> Simulation | Non
 def shown(costing: Costing, row: Ranked, run: Simulation) -> Ranked:
     """A row of the plan with the values of a simulation in place of estimates."""
     metrics, load, held = run.metrics, costing.load, run.meets_slo
-    share = run.deployment.devices / (row.devices + row.idle_devices)
+    charged = row.devices + row.idle_devices
     tpot = metrics.mean_tpot_ms / 1e3 or row.estimated.tpot_s
-    output = metrics.output_throughput / run.deployment.devices * share
-    pressures = [bound.seen_s / bound.bound_s for bound in run.bounds.values()]
-    pressure = max(pressures, default=0.0)
+    output = metrics.output_throughput / charged
+    pressure = max((bound.seen_s / bound.bound_s for bound in run.bounds.values()), default=0.0)
     if not held:
         sent = load.value if load and load.kind == "rate" else metrics.request_throughput
         pressure = max(pressure, sent / max(metrics.request_throughput, 1e-12), 1 + 1e-6)
     number = busiest(run.window.counts.pools)
     cache = run.window.counts.pools[0]
-    carried = metrics.request_throughput / row.load if load and row.load else None
     spread = costing.rates.spread_of(max(role.draft_tokens for role in row.deployment.roles))
     return dataclasses.replace(
         row,
         output_tok_s_per_device=output,
-        effective_tok_s_per_device=(metrics.effective_throughput / run.deployment.devices * share) * held,
-        total_tok_s_per_device=metrics.total_token_throughput / run.deployment.devices * share,
+        effective_tok_s_per_device=metrics.effective_throughput / charged if held else 0.0,
+        total_tok_s_per_device=metrics.total_token_throughput / charged,
         output_tok_s_per_user=1 / tpot,
         requests_s=metrics.request_throughput,
         ttft_s=metrics.mean_ttft_ms / 1e3,
@@ -278,7 +264,7 @@ def shown(costing: Costing, row: Ranked, run: Simulation) -> Ranked:
         slo_pressure=pressure,
         bound_by=_binding(run, number),
         bound_role=run.deployment.roles[number].name,
-        interval=interval(costing, spread, output, tpot, row.load if carried else None),
+        interval=interval(costing, spread, output, tpot, row.load),
         hit_share=cache.hit_tokens / max(cache.query_tokens, 1),
         batch=run.window.counts.pools[-1].mean_batch,
     )
@@ -298,22 +284,13 @@ def _binding(run: Simulation, number: int) -> Binding:
     return ROOFS[roof_of(run, number)]
 
 
-@dataclass(frozen=True, slots=True)
-class SimulatedFront:
-    """Pareto points with simulated values, fastest first, and the runs and requests that they took [count]."""
-
-    points: tuple[FrontPoint, ...]
-    simulations: int
-    requests: int
-
-
 def front_point(row: Ranked) -> FrontPoint:
     """A deployment as a point of the Pareto front."""
     return FrontPoint(row.deployment, row.output_tok_s_per_user, row.output_tok_s_per_device, row.ttft_slo_s)
 
 
-def simulated_front(costing: Costing, rows: Sequence[Ranked], *, say: Say | None = None) -> SimulatedFront:
-    """Simulate the deployments of an estimated Pareto front, and keep those that no other one beats.
+def simulated_front(bench: Bench, rows: Sequence[Ranked], *, say: Say | None = None) -> tuple[FrontPoint, ...]:
+    """Simulate the deployments of an estimated Pareto front, and keep those that no other one beats, fastest first.
 
     Each is simulated in a closed loop with as many users as its estimate has, by Little's law.
 
@@ -322,7 +299,7 @@ def simulated_front(costing: Costing, rows: Sequence[Ranked], *, say: Say | None
     rows : deployments with estimates; of more than `FRONT_POINTS` as many are taken, evenly spread
     say : told in words which point is simulated
     """
-    bench, workload = Bench(costing), costing.setting.workload
+    workload = bench.costing.setting.workload
     most = SESSION_POINTS if workload.think_time else FRONT_POINTS
     if len(rows) > most:
         rows = [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
@@ -332,8 +309,8 @@ def simulated_front(costing: Costing, rows: Sequence[Ranked], *, say: Say | None
             say(f"simulating the Pareto front ({number} of {len(rows)})")
         request_s = row.ttft_s + workload.osl * row.tpot_s + workload.think_time
         users = max(1, round(row.requests_s * request_s))
-        points.append(front_point(shown(costing, row, bench.at(row, users=users))))
+        points.append(front_point(shown(bench.costing, row, bench.at(row, users=users))))
     speed = np.array([point.output_tok_s_per_user for point in points])
     output = np.array([point.output_tok_s_per_device for point in points])
     kept = unbeaten(speed, output) if points else ()
-    return SimulatedFront(tuple(points[int(index)] for index in kept), bench.simulations, bench.requests)
+    return tuple(points[int(index)] for index in kept)

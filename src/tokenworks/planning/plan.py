@@ -8,7 +8,7 @@ import time
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing, OfferedLoad
-from tokenworks.planning.decide import ERROR, decide, front_point, simulated_front
+from tokenworks.planning.decide import ERROR, Bench, decide, front_point, simulated_front
 from tokenworks.planning.ranking import candidates, estimated, front
 from tokenworks.planning.result import Decided, Plan
 from tokenworks.planning.search import Progress, search
@@ -76,27 +76,36 @@ def plan(
 
     Where no deployment meets the SLO, the plan holds the nearest ones, and `Plan.meets_slo` is false.
     """
-    started = time.perf_counter()
-    if top < 1:
-        raise SpecError(f"{top} deployments", where="--top", hint="write 1 or more")
+    must_list(top, budget)
     costing = prepare(
         model, on, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo, engine=engine,
         max_model_len=max_model_len, devices=devices, assume=assume, calibration=calibration,
     )  # fmt: skip
+    return planned(costing, top, simulate=simulate, budget=budget, progress=progress)
+
+
+def must_list(top: int, budget: int | None) -> None:
+    """Refuse a plan that lists nothing, or simulates nothing; the parameters are those of `plan`."""
+    if top < 1:
+        raise SpecError(f"{top} deployments", where="--top", hint="write 1 or more")
     if budget is not None and budget < 1:
         raise SpecError(f"{budget} requests", where="--budget", hint="write 1 or more")
+
+
+def planned(
+    costing: Costing, top: int, *, simulate: bool = True, budget: int | None = None, progress: Progress | None = None
+) -> Plan:
+    """The plan of what `prepare` has read; the other parameters are those of `plan`."""
+    started = time.perf_counter()
     found = search(costing, top, margin=ERROR if simulate else 0.0, progress=progress)
-    rows, points = candidates(costing, found), front(costing, found)
-    decision = None
+    points, decision = front(costing, found), None
     if simulate:
-        decided = decide(costing, rows, top, budget=budget, say=progress)
-        simulated = simulated_front(costing, points, say=progress)
-        chosen, pareto = decided.rows, simulated.points
-        decision = Decided(
-            decided.simulations + simulated.simulations, decided.requests + simulated.requests, decided.settled
-        )
+        bench = Bench(costing)
+        rows, settled = decide(bench, candidates(costing, found), top, budget=budget, say=progress)
+        pareto = simulated_front(bench, points, say=progress)
+        decision = Decided(bench.simulations, bench.requests, settled)
     else:
-        chosen, pareto = estimated(rows, top), tuple(map(front_point, points))
+        rows, pareto = estimated(costing, found, top), tuple(map(front_point, points))
     return Plan(
         setting=costing.setting,
         slo=costing.slo,
@@ -106,7 +115,7 @@ def plan(
         estimated=found.counts.estimated,
         pruned=found.counts.pruned,
         broken=found.splits.broken,
-        deployments=chosen,
+        deployments=rows,
         pareto=pareto,
         assumed=assumptions(costing),
         calibration=costing.calibration,

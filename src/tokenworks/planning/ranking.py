@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from tokenworks.costs import step
 from tokenworks.legal.points import OVERLAPS
+from tokenworks.planning.cells import Cells, Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.grid import slots
 from tokenworks.planning.result import Binding, Estimated, Interval, Ranked
@@ -48,20 +49,27 @@ class Candidate:
     row: Ranked
 
 
-def candidates(costing: Costing, found: Found) -> tuple[Candidate, ...]:
-    """The cells that the search kept, best first: those expected to meet the SLO, or where none does all of them."""
-    best = found.shortlist.best
-    if found.shortlist.met:
-        best = best[best["effective"] > 0]
-    return tuple(Candidate(int(cell["family"]), _row(costing, found, cell, rank)) for rank, cell in enumerate(best, 1))
+def candidates(costing: Costing, found: Found) -> Iterator[Candidate]:
+    """The cells that the search kept, best first: those expected to meet the SLO, or where none does all of them.
+
+    Each is made when it is asked for: what binds it takes longer than its estimate.
+    """
+    for rank, cell in enumerate(_hopeful(found.shortlist), 1):
+        yield Candidate(int(cell["family"]), _row(costing, found, cell, rank))
 
 
-def estimated(rows: Sequence[Candidate], top: int) -> tuple[Ranked, ...]:
-    """The best estimate of each family."""
-    best: dict[int, Ranked] = {}
-    for candidate in rows:
-        best.setdefault(candidate.family, candidate.row)
-    return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(list(best.values())[:top], 1))
+def estimated(costing: Costing, found: Found, top: int) -> tuple[Ranked, ...]:
+    """The best estimate of each family, best first: a plan without simulation."""
+    best = _hopeful(found.shortlist)
+    leaders = [int(index) for index in found.shortlist.leaders[:top] if index < len(best)]
+    rows = (_row(costing, found, best[index], index + 1) for index in leaders)
+    return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, 1))
+
+
+def _hopeful(shortlist: Shortlist) -> Cells:
+    """The cells of a shortlist that meet the SLO, or where none does all of them; cells that meet it come first."""
+    met: Cells = shortlist.best[shortlist.best["effective"] > 0]
+    return met if shortlist.met else shortlist.best
 
 
 def front(costing: Costing, found: Found) -> tuple[Ranked, ...]:

@@ -10,9 +10,9 @@ from tokenworks.legal.points import Setting
 from tokenworks.specs.compose import On, machine
 from tokenworks.specs.context import with_max_model_len
 from tokenworks.specs.deployment import EngineName
-from tokenworks.specs.edits import edited
+from tokenworks.specs.edits import workload_with
 from tokenworks.specs.engine import load_engine
-from tokenworks.specs.given import Assume, Given, given, of
+from tokenworks.specs.given import Assume, Given
 from tokenworks.specs.hf import ModelLike, load_model
 from tokenworks.specs.load import WorkloadLike, load_workload, validate
 from tokenworks.specs.workload import Workload
@@ -72,4 +72,4 @@ def workload_of(
         name = f"isl {lengths['isl']:g}, osl {lengths['osl']:g}"
         data: dict[str, Any] = {"name": name, **lengths, **load}
         asked = validate(Workload, data, "command line")
-    return edited(asked, of("workload", given(assume)), prefix="workload.", but=("name", "assumed"))
+    return workload_with(asked, assume)

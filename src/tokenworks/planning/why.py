@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from tokenworks.legal.splits import candidates as legal_splits
 from tokenworks.planning import aggregated
 from tokenworks.planning.cells import SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.decide import ERROR, Say, decide
+from tokenworks.planning.decide import ERROR, Bench, Say, decide
 from tokenworks.planning.grid import batch_of, hold, room, slots
 from tokenworks.planning.ranking import Candidate, candidates
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain
@@ -129,21 +129,15 @@ def why(costing: Costing, text: str, *, simulate: bool = True, say: Say | None =
         return Why(costing, role, tuple(broken))
     rows = _estimates(costing, role, {term.partition("=")[0].strip() for term in text.split(",")})
     if not simulate:
-        everything = search(costing, keep=ALL, progress=say)
-        return _placed(costing, role, rows[0].row, [one.row for one in candidates(costing, everything)])
-    everything = search(costing, PLACES, margin=ERROR, progress=say)
-    decided = decide(costing, candidates(costing, everything), PLACES, say=say)
-    (row,) = decide(costing, rows, 1, say=say).rows
-    return _placed(costing, role, row, decided.rows)
-
-
-def _placed(costing: Costing, role: Role, row: Ranked, others: Sequence[Ranked]) -> Why:
-    """The place of a row: behind those that give more effective tokens, or as many and more output."""
-
-    def worth(one: Ranked) -> tuple[float, float]:
-        return one.effective_tok_s_per_device, one.output_tok_s_per_device
-
-    return Why(costing, role, (), row, 1 + sum(worth(other) > worth(row) for other in others))
+        row, shortlist = rows[0].row, search(costing, keep=ALL, progress=say).shortlist
+        others = shortlist.best[shortlist.leaders][["effective", "output"]].tolist()
+    else:
+        bench, everything = Bench(costing), search(costing, PLACES, margin=ERROR, progress=say)
+        decided, _ = decide(bench, candidates(costing, everything), PLACES, say=say)
+        ((row,), _) = decide(bench, rows, 1, say=say)
+        others = [(other.effective_tok_s_per_device, other.output_tok_s_per_device) for other in decided]
+    own = row.effective_tok_s_per_device, row.output_tok_s_per_device
+    return Why(costing, role, (), row, 1 + sum(other > own for other in others))
 
 
 def _estimates(costing: Costing, role: Role, given: Container[str]) -> tuple[Candidate, ...]:
@@ -171,7 +165,7 @@ def _estimates(costing: Costing, role: Role, given: Container[str]) -> tuple[Can
             f"cannot keep up with prefill at {'this' if 'max_sequences' in given else 'any'} batch",
             where=WHERE, hint="give it a larger chunk_tokens",
         )  # fmt: skip
-    rows = candidates(costing, Found(shortlist, legal, 0, SearchCounts(0, 0, {})))
+    rows = tuple(candidates(costing, Found(shortlist, legal, 0, SearchCounts(0, 0, {}))))
     if "max_sequences" not in given:
         return rows
     return tuple(_with_sequences(candidate, role.max_sequences) for candidate in rows)

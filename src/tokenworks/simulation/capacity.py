@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from tokenworks.errors import SloMissed
 from tokenworks.simulation.bound import places, rate_bound
-from tokenworks.simulation.length import life_of, requests_for, requests_for_users, requests_needed, unsettled
+from tokenworks.simulation.length import life_of, requests_for, requests_for_users, requests_needed
 from tokenworks.simulation.measured import Seen
 from tokenworks.simulation.run import Simulation, Traffic, blocked, mean_played, simulate
 from tokenworks.simulation.source import Source
@@ -104,7 +104,7 @@ class Try:
             output_tok_s_per_device=run.metrics.output_throughput / devices,
             effective_tok_s_per_device=run.metrics.effective_throughput / devices,
             confidence=run.confidence,
-            unsettled=unsettled(run),
+            unsettled=run.unsettled,
         )
 
 

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class Simulation(Shown):
     outcome : times and state of every request; `simulation.per_request` gives them as columns
     window : the measured window, with the counts of the engine
     partial : whether the user stopped the run
-    notes : sentences for the reader of the result
+    remarks : sentences on the input for the reader of the result
     kernel_s : time that the engine took [s]
     """
 
@@ -111,7 +111,7 @@ class Simulation(Shown):
     outcome: Outcome
     window: measured.Window
     partial: bool = False
-    notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     kernel_s: float = field(default=0.0, compare=False)
 
     @property
@@ -128,6 +128,16 @@ class Simulation(Shown):
     def to_records(self) -> list[Record]:
         """The whole simulation in one record; `simulation.per_request` has the requests."""
         return [flat(self.plain(), concurrency=self.traffic.concurrency, label=str(self.deployment))]
+
+    @cached_property
+    def unsettled(self) -> str:
+        """Why the run is too short for its results; empty if it is long enough (`length.unsettled`)."""
+        return unsettled(self)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the reader of the result."""
+        return (*self.remarks, self.unsettled) if self.unsettled else self.remarks
 
     @property
     def span(self) -> measured.Span:
@@ -240,7 +250,7 @@ def simulate(
     calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
     drain: bool = True,
-    site: Site | None = None,
+    like: tuple[Site, Cluster] | None = None,
 ) -> Simulation:
     """Send the requests of a trace through a deployment, one by one.
 
@@ -260,7 +270,7 @@ def simulate(
     drain : False: an endless stream ends with its measured window, and later requests are not played. The metrics of
         the window are the same, except that sessions end early in an overload (`PATIENCE`)
 
-    site : site of an earlier simulation of this deployment on such requests: its step times are used again
+    like : `site` and `cluster` of an earlier simulation of this deployment on such requests, to be used again
 
     Raises
     ------
@@ -268,39 +278,46 @@ def simulate(
     DoesNotFit : the deployment does not fit the machine, or no request fits into its KV cache
     """
     deployed = Deployed(deployment) if isinstance(deployment, Deployment) else deployment
+    deployment = deployed.deployment
+    calibration = deployed.calibration if calibration is None else calibration
+    shared = deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
+    site = like[0] if like else _site(deployed, traffic.trace, calibration, assume, shared=shared)
+    trace = blocked(traffic.trace, site.engine.kv_block)
+    traffic, name = replace(traffic, trace=trace), router or deployment.router
+    routes = Router(name or ("prefix_aware" if shared else "least_loaded"), event_delay_s=EVENT_DELAY, seed=seed)
+    window_s = _window(float(trace.arrival_s[-1]))
+    if like:
+        built = replace(like[1], router=routes, concurrency=traffic.concurrency, window_s=window_s)
+    else:
+        built = cluster(
+            deployment, site, router=routes, block_tokens=trace.hash_block_tokens or site.engine.kv_block,
+            prefix_caching=shared, concurrency=traffic.concurrency, window_s=window_s, max_queue=max_queue,
+        )  # fmt: skip
+    requests = requests_of(trace, traffic.classes)
+    remarks = tuple(filter(None, (context_note(site.model), *_refused(built, requests, site))))
+    finished = _play(built, requests, watch, endless=traffic.endless, drain=drain)
+    window = measured.Window.of(finished.outcome, finished.marks, finished.end)
+    return Simulation(
+        deployment, traffic, site, built, slo, calibration, finished.outcome, window, finished.partial, remarks,
+        finished.kernel_s,
+    )  # fmt: skip
+
+
+def _site(deployed: Deployed, trace: Trace, calibration: CalibrationLike, assume: Assume, *, shared: bool) -> Site:
+    """Model, machine, engine and rates of a deployment, and the mean request of a trace.
+
+    Parameters
+    ----------
+    shared : whether requests share prefixes
+    """
     deployment, on = deployed.deployment, deployed.machine
     numbers = deployed.given if assume is None else given(assume)
-    calibration = deployed.calibration if calibration is None else calibration
     if on is None or assume is not None:
         on = machine(deployment.system, assume=numbers)
     engine = load_engine(deployment.engine, assume=numbers)
     model = with_max_model_len(load_model(deployed.model or deployment.model), deployment.max_model_len)
-    shared = deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
-    if site is None:
-        request = mean_played(traffic.trace, model.max_context, prefix_caching=shared)
-        site = Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
-    trace = blocked(traffic.trace, engine.kv_block)
-    traffic, router = replace(traffic, trace=trace), router or deployment.router
-    built = cluster(
-        deployment,
-        site,
-        router=Router(router or ("prefix_aware" if shared else "least_loaded"), event_delay_s=EVENT_DELAY, seed=seed),
-        block_tokens=trace.hash_block_tokens or engine.kv_block,
-        prefix_caching=shared,
-        concurrency=traffic.concurrency,
-        window_s=_window(float(trace.arrival_s[-1])),
-        max_queue=max_queue,
-    )
-    requests = requests_of(trace, traffic.classes)
-    notes = tuple(filter(None, (context_note(model), *_refused(built, requests, site))))
-    finished = _play(built, requests, watch, endless=traffic.endless, drain=drain)
-    window = measured.Window.of(finished.outcome, finished.marks, finished.end)
-    run = Simulation(
-        deployment, traffic, site, built, slo, calibration, finished.outcome, window, finished.partial, notes,
-        finished.kernel_s,
-    )  # fmt: skip
-    short = unsettled(run)
-    return replace(run, notes=(*notes, short)) if short else run
+    request = mean_played(trace, model.max_context, prefix_caching=shared)
+    return Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
 
 
 def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> MeanRequest:
@@ -397,9 +414,15 @@ class _Played:
     kernel_s: float
 
 
+@cache
+def _ready() -> None:
+    """Compile the engine, or load its compiled code: once in a process."""
+    warm_up()
+
+
 def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True) -> _Played:
     """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated."""
-    warm_up()
+    _ready()
     began = time.perf_counter()
     simulator, partial = Simulator(built), False
     simulator.submit(requests)

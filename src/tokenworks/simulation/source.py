@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.simulation.run import Traffic
-from tokenworks.specs.edits import edited
-from tokenworks.specs.given import Assume, given, of
-from tokenworks.specs.load import WorkloadLike, load_workload
+from tokenworks.specs.edits import workload_with
+from tokenworks.specs.given import Assume
+from tokenworks.specs.load import WorkloadLike
 from tokenworks.specs.slo import RequestClass, Slo, SloLike
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
@@ -72,9 +72,7 @@ class Source:
         if trace is not None:
             return cls(trace, limit, seed, classes, file)
         assert workload is not None
-        numbers = of("workload", given(assume))
-        changed = edited(load_workload(workload), numbers, prefix="workload.", but=("name", "assumed"))
-        return cls(changed, requests, seed, classes)
+        return cls(workload_with(workload, assume), requests, seed, classes)
 
     @property
     def workload(self) -> Workload | None:

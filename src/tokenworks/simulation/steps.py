@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,7 +43,6 @@ class Site:
     rates : rates that the machine reaches with the calibration
     request : the mean request. Step times are linear around it: exact for mean requests, approximate for others
     given : numbers that a user put in place of numbers of the catalog
-    costs : step times of roles that were asked for before
     """
 
     model: Model
@@ -52,7 +51,6 @@ class Site:
     rates: Rates
     request: MeanRequest
     given: tuple[Given, ...] = ()
-    costs: dict[tuple[Role, Limits], StepCost] = field(default_factory=dict, compare=False, repr=False)
 
     def breakdown(self, role: Role, decode: FloatArray, prefill: FloatArray, *, context: float = 1.0) -> Breakdown:
         """Cost of one step of an instance, part by part, for a batch of mean requests.
@@ -82,18 +80,6 @@ class Site:
 
 
 def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
-    """The step times of a role on a site, computed once.
-
-    Parameters
-    ----------
-    role, site, limits : as `tabulated` takes them
-    """
-    if (role, limits) not in site.costs:
-        site.costs[role, limits] = tabulated(role, site, limits)
-    return site.costs[role, limits]
-
-
-def tabulated(role: Role, site: Site, limits: Limits) -> StepCost:
     """The step times of `costs.step` in the form of the engine:
 
         t = f(m) + R max over ranks (a n + b S + c Q + e p)

@@ -12,9 +12,10 @@ from pydantic import BaseModel
 
 from tokenworks import units
 from tokenworks.errors import SpecError
-from tokenworks.specs.given import Given
-from tokenworks.specs.load import SpecT, validate
+from tokenworks.specs.given import Assume, Given, given, of
+from tokenworks.specs.load import SpecT, WorkloadLike, load_workload, validate
 from tokenworks.specs.provenance import Quantity, Spec, Unit, file_form, not_published
+from tokenworks.specs.workload import Workload
 
 SHOWN = 12
 
@@ -52,6 +53,18 @@ def edited(
         _put(data, change.path.removeprefix(prefix).split("."), _value(change, known[change.path]))
     told = ", ".join(f"{change.path}={change.value}" for change in changes)
     return validate(type(spec), data, " with ".join(filter(None, [where, f"{changes[0].why} {told}"])))
+
+
+def workload_with(workload: WorkloadLike, assume: Assume) -> Workload:
+    """A workload with the numbers of a user in place.
+
+    Parameters
+    ----------
+    workload : as `load_workload` takes it
+    assume : values by path, such as `workload.isl_cv: 0.5`; other areas are left alone
+    """
+    numbers = of("workload", given(assume))
+    return edited(load_workload(workload), numbers, prefix="workload.", but=("name", "assumed"))
 
 
 def leaves(spec: BaseModel) -> Iterator[tuple[str, Any]]:

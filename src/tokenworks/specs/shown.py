@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,19 +14,19 @@ SHOWN_ROWS = 20
 Record = dict[str, Any]
 
 
-class Shown:
+class Shown(ABC):
     """A result that says what it is in one line, and gives its numbers as records."""
 
     __slots__ = ()
 
     @property
+    @abstractmethod
     def headline(self) -> str:
         """The result in one line."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_records(self) -> list[Record]:
         """The numbers as flat dicts, one a row: `pandas.DataFrame(result.to_records())`."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.headline}>"
