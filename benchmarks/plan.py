@@ -62,7 +62,7 @@ def candidates_per_second(costing: Costing) -> tuple[int, float]:
 def main() -> None:
     for name, asked in CASES.items():
         given = dict.fromkeys(("workload", "isl", "osl", "rate", "concurrency", "slo", "assume")) | asked
-        costing = prepare(MODEL, MACHINE, engine="vllm", calibration=DEFAULT, **given)
+        (costing,) = prepare(MODEL, MACHINE, engine="vllm", calibration=DEFAULT, **given)
         count, rate = candidates_per_second(costing)
         print(f"{name}: {count:,} candidates in full, {rate:,.0f} a second on one core (target 200,000)")
         wall = best(partial(tokenworks.plan, MODEL, MACHINE, **asked), time.perf_counter)

@@ -9,7 +9,19 @@ from tests.cli.envelope import result
 from tokenworks import cli
 from tokenworks.specs.deployment_file import load_deployments, pick_deployment
 
-MOE = ["plan", "Qwen/Qwen3-30B-A3B", "--on", "hgx-h100", "--isl", "2000", "--osl", "200", "--no-simulate"]
+MOE = [
+    "plan",
+    "Qwen/Qwen3-30B-A3B",
+    "--on",
+    "hgx-h100",
+    "--isl",
+    "2000",
+    "--osl",
+    "200",
+    "--no-simulate",
+    "--engine",
+    "vllm",
+]
 SLO = ["--slo", "ttft=2s,tpot=50ms"]
 
 Output = pytest.CaptureFixture[str]
@@ -91,6 +103,10 @@ def test_a_model_that_does_not_fit_exits_3(capsys: Output) -> None:
         ([*MOE, "--why", "tp=0"], "tp=0"),
         ([*MOE, "--why", ""], "nothing is given"),
         ([*MOE, "--why", "kv_dtype=fp3"], "fp3"),
+        ([*MOE, "--why", "none.yaml:2"], "none.yaml: no such file"),
+        ([*MOE, "--budget", "0 requests"], "--budget"),
+        ([*MOE, "--budget", "100"], "has no unit"),
+        (["plan", "Qwen/Qwen3-8B", "--on", "scalex40", "--workload", "chat", "--engine", "trtllm"], "does not run on"),
     ],
 )
 def test_bad_input_exits_2_with_words(arguments: list[str], words: str, capsys: Output) -> None:
@@ -102,7 +118,7 @@ def test_bad_input_exits_2_with_words(arguments: list[str], words: str, capsys: 
 
 def test_why_not_names_every_broken_rule(capsys: Output) -> None:
     code, out, _ = run([*MOE, "--why", "tp=3,dp=2,ep=6"], capsys)
-    assert code == 0
+    assert code == 2
     for words in ("tp_divides_heads", "take tp of 1, 2, 4, 8", "experts_divide", "add 4 redundant experts"):
         assert words in out
     code, out, _ = run([*MOE, "--why", "tp=3,dp=2,ep=6", "-o", "json"], capsys)
@@ -120,6 +136,51 @@ def test_why_estimates_what_is_legal(capsys: Output) -> None:
     assert found["legal"] is True
     assert found["place"] >= 1
     assert found["prediction"]["deployment"]["roles"][0]["max_sequences"] == 17
+
+
+def test_why_of_a_file_has_the_exit_code_of_its_answer(capsys: Output, tmp_path: Path) -> None:
+    file = tmp_path / "ranked.yaml"
+    _, out, _ = run([*MOE, *SLO, "-o", "yaml", "--top", "30"], capsys)
+    file.write_text(out)
+    every = [one["deployment"] for one in yaml.safe_load(out)["deployments"]]
+    apart = next(k for k, one in enumerate(every, 1) if len(one["roles"]) == 2)
+    for pick in (1, apart):
+        code, out, _ = run([*MOE, *SLO, "--why", f"{file}:{pick}", "-o", "json"], capsys)
+        answer = result(out)
+        assert code == 0
+        assert answer["prediction"]["deployment"] == every[pick - 1]
+        assert [role["name"] for role in answer["roles"]] == [role["name"] for role in every[pick - 1]["roles"]]
+    code, out, err = run([*MOE, *SLO, "--why", f"{file}:31"], capsys)
+    assert (code, out) == (2, "")
+    assert "holds 1 to 30" in err
+    code, _, err = run([*MOE[:3], "hgx-h200", *MOE[4:], *SLO, "--why", str(file)], capsys)
+    assert code == 2
+    assert "system is hgx-h100, the plan is for hgx-h200" in err
+    code, _, err = run([*MOE[:-1], "sglang", *SLO, "--why", str(file)], capsys)
+    assert code == 2
+    assert "take --engine vllm" in err
+    code, out, err = run([*MOE, "--slo", "tpot=1us", "--why", str(file)], capsys)
+    assert code == 4
+    assert "misses the SLO" in out
+    code, _, err = run(
+        ["plan", "deepseek-ai/DeepSeek-R1", "--on", "hgx-h100", "--workload", "chat", "--why", "tp=8,ep=8"], capsys
+    )
+    assert code == 3
+    assert "does not fit" in err
+
+
+@pytest.mark.usefixtures("kernel")
+def test_why_says_where_the_time_of_the_devices_goes(capsys: Output) -> None:
+    asked = ["plan", "Qwen/Qwen3-8B", "--on", "hgx-h100", "--isl", "1000", "--osl", "100", *SLO, "--engine", "vllm"]
+    code, out, _ = run([*asked, "--why", "tp=8", "-o", "json"], capsys)
+    answer = result(out)
+    assert code == 0
+    for key, row in (("device_s_per_token", answer["prediction"]), ("best_device_s_per_token", answer["best"])):
+        assert sum(part[key] for part in answer["parts"]) == pytest.approx(1 / row["output_tok_s_per_device"], rel=1e-6)
+    assert answer["place"] > 1
+    code, out, _ = run([*asked, "--why", "tp=8"], capsys)
+    assert "all-reduce" in out
+    assert "part of a step" in out
 
 
 def test_the_winner_stands_in_the_first_place(capsys: Output) -> None:
@@ -225,7 +286,7 @@ def test_an_interrupt_ends_with_words(capsys: Output, monkeypatch: pytest.Monkey
     def stop(*_args: object, **_more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tokenworks.planning.plan.search", stop)
+    monkeypatch.setattr("tokenworks.planning.searches.search", stop)
     code, out, err = run([*MOE, *SLO], capsys)
     assert (code, out) == (130, "")
     assert "interrupted" in err
@@ -244,13 +305,13 @@ def test_a_plan_is_simulated_unless_told_otherwise(capsys: Output) -> None:
     assert all(row["estimated"]["effective_tok_s_per_device"] > 0 for row in rows)
     code, out, _ = run([*asked, "--top", "2", "--rate", "20"], capsys)
     assert code == 0
-    assert "Simulated under the load, with the scheduler of vLLM" in out
+    assert "Simulated under the load, with the scheduler of its engine" in out
     code, out, _ = run([*asked, "--top", "2", "--no-simulate"], capsys)
     assert "Simulated" not in out
     assert "an estimate of the steady state, not a simulation" in out
     code, _, err = run([*asked, "--budget", "0"], capsys)
     assert code == 2
-    assert "--budget: 0 requests; write 1 or more" in err
+    assert '"0" has no unit' in err
 
 
 QWEN = ["plan", "Qwen/Qwen3-235B-A22B", "--on", "scalex40", "--workload", "agent", "--no-simulate"]

@@ -10,8 +10,8 @@ import pytest
 
 import tokenworks
 from tests.planning.settings import DENSE, SMALL_MOE, costing
-from tokenworks.planning.decide import Bench, decide, shown
-from tokenworks.planning.ranking import Candidate, candidates
+from tokenworks.planning.decide import Bench, decide
+from tokenworks.planning.ranking import candidates
 from tokenworks.planning.result import Plan
 from tokenworks.planning.search import search
 from tokenworks.specs.workload import Workload
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("kernel")
 
 @pytest.fixture(scope="module")
 def planned() -> Plan:
-    return tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, top=4)
+    return tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=4)
 
 
 def test_rows_are_simulated_and_ranked_by_it(planned: Plan) -> None:
@@ -45,34 +45,35 @@ def test_rows_are_simulated_and_ranked_by_it(planned: Plan) -> None:
 
 
 def test_the_same_question_gives_the_same_answer(planned: Plan) -> None:
-    again = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, top=4)
+    again = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=4)
     assert {**again.plain(), "wall": {}} == {**planned.plain(), "wall": {}}
 
 
 def test_another_seed_at_98_percent_of_the_rate_shows_what_was_promised(planned: Plan) -> None:
     """The best row, simulated again with other requests: effective tokens within 5 %, and every bound held."""
-    case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
     for row in planned.deployments[:2]:
-        run = Bench(case, seed=7).at(row, rate=0.98 * row.requests_s)
-        seen = shown(case, row, run)
-        assert seen.effective_tok_s_per_device == pytest.approx(0.98 * row.effective_tok_s_per_device, rel=0.05)
-        assert seen.slo_pressure < 1.05
+        run = tokenworks.simulate(
+            planned, pick=row.rank, workload=WORKLOAD, slo=SLO, rate=0.98 * row.requests_s, requests=6000, seed=7
+        )
+        effective = run.metrics.effective_throughput / (row.devices + row.idle_devices)
+        assert effective == pytest.approx(0.98 * row.effective_tok_s_per_device, rel=0.05)
+        assert all(bound.seen_s < 1.05 * bound.bound_s for bound in run.bounds.values())
 
 
 def test_nothing_that_the_plan_left_out_is_better() -> None:
     """Brute force on a small machine: 40 entries drawn from the whole space, each simulated at its own best rate."""
     case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
-    everything = list(candidates(case, search(case, keep=200)))
+    everything = list(candidates([search(case, keep=200)]))
     drawn = np.random.default_rng(3).choice(len(everything), size=min(40, len(everything)), replace=False)
-    (chosen,), _ = decide(Bench(case), candidates(case, search(case, 10, margin=0.2)), 1)
-    each = [decide(Bench(case), [dataclasses.replace(everything[i], family=0)], 1)[0][0] for i in drawn]
+    (chosen,), _ = decide(Bench(), candidates([search(case, 10, margin=0.2)]), 1)
+    each = [decide(Bench(), [everything[i]], 1)[0][0] for i in drawn]
     best = max(row.effective_tok_s_per_device for row in each)
     assert chosen.effective_tok_s_per_device >= 0.98 * best
 
 
 @pytest.mark.parametrize("load", [{"rate": 20.0}, {"concurrency": 64}])
 def test_under_a_load_each_deployment_carries_it(load: dict[str, Any]) -> None:
-    plan = tokenworks.plan(DENSE, "2xhgx-h100", workload=WORKLOAD, slo=SLO, top=3, **load)
+    plan = tokenworks.plan(DENSE, "2xhgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=3, **load)
     for row in plan.deployments:
         assert row.meets_slo
         assert row.idle_devices == 0
@@ -84,7 +85,7 @@ def test_under_a_load_each_deployment_carries_it(load: dict[str, Any]) -> None:
 
 
 def test_what_no_machine_serves_is_said_by_how_much() -> None:
-    plan = tokenworks.plan(DENSE, "hgx-h100", isl=1000, osl=100, rate=1e4, slo=SLO, top=2)
+    plan = tokenworks.plan(DENSE, "hgx-h100", isl=1000, osl=100, rate=1e4, slo=SLO, engine="vllm", top=2)
     assert not plan.meets_slo
     words = str(plan.missed())
     assert "no deployment meets ttft=2s,tpot=50ms at 10000 requests/s" in words
@@ -92,17 +93,48 @@ def test_what_no_machine_serves_is_said_by_how_much() -> None:
 
 
 def test_without_bounds_the_queue_alone_must_stay() -> None:
-    plan = tokenworks.plan(SMALL_MOE, "hgx-h100", isl=1000, osl=100, slo="", top=2)
+    plan = tokenworks.plan(SMALL_MOE, "hgx-h100", isl=1000, osl=100, slo="", engine="vllm", top=2)
     assert plan.best.output_tok_s_per_device == pytest.approx(plan.best.effective_tok_s_per_device)
 
 
 def test_a_budget_ends_the_search_and_says_so() -> None:
-    plan = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, top=4, budget=1)
+    plan = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, top=4, budget="1 request")
     assert plan.decision is not None
     assert not plan.decision.settled
+    assert plan.decision.reproducible
     assert len(plan.deployments) >= 1
+
+
+def test_a_budget_of_time_is_not_reproducible() -> None:
+    plan = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=1, budget="1 ms")
+    assert plan.decision is not None
+    assert not plan.decision.settled
+    assert not plan.decision.reproducible
+    assert len(plan.deployments) == 1
+
+
+@pytest.mark.parametrize("budget", ["0", "10", "0s", "0 requests", "-1s", "3 cats", "s", "", "1e999s"])
+def test_a_budget_needs_a_unit_and_a_size(budget: str) -> None:
     with pytest.raises(tokenworks.SpecError, match="--budget"):
-        tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, budget=0)
+        tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, budget=budget)
+
+
+def test_every_engine_of_the_device_is_compared() -> None:
+    plan = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, top=3)
+    assert plan.engines == ("sglang", "trtllm", "vllm")
+    best = plan.best.effective_tok_s_per_device
+    for engine in plan.engines:
+        alone = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine=engine, top=1)
+        assert alone.best.effective_tok_s_per_device <= best * 1.02
+        if engine == plan.best.deployment.engine:
+            assert alone.best.effective_tok_s_per_device == pytest.approx(best, rel=0.02)
+    assert {row.deployment.engine for row in plan.deployments} <= set(plan.engines)
+
+
+@pytest.mark.parametrize(("engine", "on"), [("trtllm", "scalex40"), ("atom", "hgx-h100"), ("trtllm", "hgx-mi300x")])
+def test_an_engine_that_does_not_run_on_the_device_is_refused(engine: Any, on: str) -> None:
+    with pytest.raises(tokenworks.SpecError, match=r"does not run on .* take .*sglang or"):
+        tokenworks.plan(DENSE, on, workload=WORKLOAD, engine=engine)
 
 
 def test_the_front_is_simulated_and_falls(planned: Plan) -> None:
@@ -115,10 +147,9 @@ def test_the_front_is_simulated_and_falls(planned: Plan) -> None:
 
 def test_a_candidate_below_the_floor_takes_one_run() -> None:
     case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
-    one = next(candidates(case, search(case, 10, margin=0.2)))
-    weak = dataclasses.replace(one, family=99)
-    first, both = Bench(case), Bench(case)
+    one = next(candidates([search(case, 10, margin=0.2)]))
+    weak = dataclasses.replace(one, family=("vllm", 99))
+    first, both = Bench(), Bench()
     decide(first, [one], 1)
     decide(both, [one, weak], 1)
-    assert isinstance(weak, Candidate)
     assert both.simulations <= first.simulations + 8

@@ -27,12 +27,15 @@ from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.page import Page
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
+from tokenworks.planning.decide import Budget
 from tokenworks.planning.plan import must_list, planned, prepare
 from tokenworks.planning.result import FrontPoint, Plan, Ranked
+from tokenworks.planning.setting import EngineChoice
 from tokenworks.planning.why import PLACES, Why
 from tokenworks.planning.why import why as explain
 from tokenworks.specs.calibration import DEFAULT
-from tokenworks.specs.deployment import EngineName, Role
+from tokenworks.specs.deployment import Role
+from tokenworks.specs.engine import load_engine
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
 from tokenworks.specs.slo import PERCENTILE, Slo
 
@@ -61,14 +64,14 @@ def plan(
     rate: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     concurrency: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     slo: Annotated[str | None, Parameter(group=REQUESTS)] = None,
-    engine: Annotated[EngineName, Parameter(group=MACHINE)] = "vllm",
+    engine: Annotated[EngineChoice, Parameter(group=MACHINE)] = "auto",
     max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None,
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     calibration: Annotated[str, CALIBRATION] = DEFAULT,
     top: Annotated[int, Parameter(group=RESULT)] = 10,
     why: Annotated[str | None, Parameter(group=RESULT)] = None,
     no_simulate: Annotated[Switch, Parameter(group=RESULT)] = False,
-    budget: Annotated[int | None, Parameter(group=RESULT)] = None,
+    budget: Annotated[str | None, Parameter(group=RESULT)] = None,
     output: Annotated[Output, YAML_IS_A_FILE] = "table",
 ) -> None:
     """Rank the deployments of a model on a machine by effective tokens per device.
@@ -88,15 +91,17 @@ def plan(
     slo
         Bounds, such as ttft=2s,tpot=50ms (99th percentiles) or ttft.p50=1s; by default the SLO of the workload.
     engine
-        Serving engine. It sets the scheduler and the overheads.
+        Serving engine. It sets the scheduler and the overheads. auto compares all engines that run on the device.
     top
         Number of deployments to list.
     why
-        Explain one deployment, such as tp=3,dp=2,ep=6, instead of a plan.
+        Explain one deployment instead of a plan: a split, such as tp=3,dp=2,ep=6, at its best settings, or a deployment
+        of a file, such as ranked.yaml or ranked.yaml:2.
     no_simulate
         Rank by estimates of the closed form alone: for sweeps. Estimates may be far from what a simulation shows.
     budget
-        Simulated requests after which the search ends, settled or not; by default 3,000,000, or 300,000 with sessions.
+        Where the search ends, settled or not: "500000 requests", or 10s, whose result depends on the speed of the
+        machine. By default 3,000,000 requests, or 300,000 with sessions.
     """
     began = time.perf_counter()
     asked: dict[str, Any] = {
@@ -104,17 +109,20 @@ def plan(
         "engine": engine, "max_model_len": max_model_len, "devices": devices, "assume": numbers.given(),
         "calibration": calibration,
     }  # fmt: skip
-    must_list(top, budget)
-    costing = prepare(model, on, **asked)
+    must_list(top)
+    limit = Budget.of(budget)
+    costings = prepare(model, on, **asked)
     if not no_simulate:
         compile_once()  # after what is wrong was said: it takes half a minute
     with progress("reading") as report:
         if why is not None:
-            answer = explain(costing, why, simulate=not no_simulate, say=report)
+            answer = explain(costings, why, simulate=not no_simulate, say=report)
         else:
-            result = planned(costing, top, simulate=not no_simulate, budget=budget, progress=report)
+            result = planned(costings, top, simulate=not no_simulate, budget=limit, progress=report)
     if why is not None:
         _print_why(answer, output, began)
+        if error := answer.error():
+            raise error
         return
     if output == "table":
         _print(result, console())
@@ -134,11 +142,13 @@ def _print(result: Plan, out: Page) -> None:
         out.paragraph(line)
     out.print()
     columns: Columns = {"": "right", "deployment": "left", "settings": "left"}
+    if len(result.engines) > 1:
+        columns["engine"] = "left"
     ttft, tpot = _bounds(result.slo)
     for heading in (_tokens(result), "tok/s user", f"{ttft} [s]", f"{tpot} [ms]"):
         columns[heading] = "right"
     columns["bound by"] = "left"
-    rows = [line for row in result.deployments for line in _lines(row)]
+    rows = [line for row in result.deployments for line in _lines(row, engine=len(result.engines) > 1)]
     print_table(out, columns, rows, wraps=("deployment", "settings"), spare=("bound by", "tok/s user"))
     for line in (*result.notes, *_reading(result)):
         out.paragraph(line)
@@ -181,13 +191,20 @@ def _heading(result: Plan) -> Iterator[str]:
     asked = f", {result.load.value:g} {result.load.unit}" if result.load else ", as much as the SLO allows"
     yield (
         f"{workload.title or workload.name}: {workload.isl:,.0f} tokens in{reuse}, {workload.osl:,.0f} out{asked}; "
-        f"SLO {str(result.slo) or 'none'}; engine {setting.engine.title}"
+        f"SLO {str(result.slo) or 'none'}; {_engines(result)}"
     )
 
 
-def _lines(row: Ranked) -> Iterator[list[str]]:
+def _engines(result: Plan) -> str:
+    """The engines that the plan compares, with their titles."""
+    titles = [load_engine(name).title for name in result.engines]
+    return f"engine {titles[0]}" if len(titles) == 1 else f"engines {', '.join(titles)}"
+
+
+def _lines(row: Ranked, *, engine: bool) -> Iterator[list[str]]:
     """One row of the table per role; the numbers of the deployment stand in the first one."""
     numbers = [
+        *([row.deployment.engine] if engine else []),
         _speed(row.output_tok_s_per_device),
         _speed(row.output_tok_s_per_user),
         f"{row.ttft_slo_s:,.2f}",
@@ -244,12 +261,16 @@ def _reading(result: Plan) -> Iterator[str]:
     )
     if decision := result.decision:
         how = "under the load" if result.load else "each at its highest rate within the SLO"
-        rest = "no estimate that is left reaches the deployments above"
+        rest = "No estimate that is left reaches the deployments above."
         if not decision.settled:
-            rest = "the budget ended before all deployments that could be better were simulated (--budget)"
+            rest = (
+                "Not settled: the budget ended before all deployments that could be better were simulated (--budget)."
+            )
+        if not decision.reproducible:
+            rest += " Not reproducible: the budget is a time, so another machine may decide otherwise."
         yield (
-            f"Simulated {how}, with the scheduler of {result.setting.engine.title}: {decision.simulations:,} runs of "
-            f"{decision.requests:,} requests; {rest}."
+            f"Simulated {how}, with the scheduler of its engine: {decision.simulations:,} runs of "
+            f"{decision.requests:,} requests. {rest}"
         )
 
 
@@ -307,7 +328,8 @@ def _print_why(result: Why, output: OutputFormat, began: float) -> None:
     out = console()
     if result.broken:
         count = len(result.broken)
-        out.paragraph(f"[{result.role.parallel}] breaks {count} {'rule' if count == 1 else 'rules'}:")
+        names = " + ".join(f"[{role.parallel}]" for role in result.roles)
+        out.paragraph(f"{names} breaks {count} {'rule' if count == 1 else 'rules'}:")
         for item in result.broken:
             out.paragraph(f"\n{item.rule}: {item.law}\n  {item.message}")
         return
@@ -321,8 +343,22 @@ def _print_why(result: Why, output: OutputFormat, began: float) -> None:
     settings = "; ".join(_role_settings(role) for role in row.deployment.roles)
     beyond = " or further behind" if result.place == PLACES + 1 else ""
     out.paragraph(
-        f"{row.deployment} is legal. At {settings}: {_speed(row.output_tok_s_per_device)} output tokens/s per device, "
+        f"{row.deployment} is legal. Its best settings are {settings} with {result.costing.setting.engine.title}: "
+        f"{_speed(row.output_tok_s_per_device)} output tokens/s per device, "
         f"{_speed(row.output_tok_s_per_user)} per user, {ttft} {row.ttft_slo_s:,.2f} s, "
         f"{tpot} {row.tpot_slo_s * 1e3:,.1f} ms: {kept}; bound by {row.bound_by}. "
         f"It would stand in place {result.place} of the plan{beyond}."
     )
+    if result.best is not None and result.best is not row and result.parts:
+        _print_parts(result, result.best, out)
+
+
+def _print_parts(result: Why, best: Ranked, out: Page) -> None:
+    """Where the devices' time goes in the deployment and in the best one, the largest difference first."""
+    parts = sorted(result.parts, key=lambda part: part["best_device_s_per_token"] - part["device_s_per_token"])
+    columns: Columns = {"part of a step": "left", "this": "right", "best": "right", "difference": "right"}
+    pairs = [(part["part"], 1e3 * part["device_s_per_token"], 1e3 * part["best_device_s_per_token"]) for part in parts]
+    pairs.append(("all", sum(pair[1] for pair in pairs), sum(pair[2] for pair in pairs)))
+    rows = [[name, f"{own:,.3f}", f"{other:,.3f}", f"{own - other:+,.3f}"] for name, own, other in pairs]
+    title = f"\nDevice time per output token [ms]; the best is {best.deployment} with {best.deployment.engine}"
+    print_table(out, columns, rows, title=title, wraps=("part of a step",))

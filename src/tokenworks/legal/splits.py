@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +100,19 @@ def _smooth(most: int) -> Iterator[int]:
             yield number
 
 
-def splits(setting: Setting) -> Points:
+Layout = tuple[int, int, int, int]
+"""tp, pp, dp and ep of an instance."""
+
+
+def layouts(setting: Setting) -> Iterator[Layout]:
+    """All widths of an instance that the search tries, legal or not."""
+    for pp, stage in ((pp, devices // pp) for devices in widths(setting) for pp in PIPELINES if devices % pp == 0):
+        for tp in divisors(stage):
+            for ep in divisors(stage) if setting.experts else (1,):
+                yield tp, pp, stage // tp, ep
+
+
+def splits(setting: Setting, of: Iterable[Layout] | None = None) -> Points:
     """All splits of an instance, legal or not: all widths with all settings that belong to a split.
 
     Each split has the smallest batch that it can run: one sequence and `LEAST_CHUNK` tokens a dp rank.
@@ -108,6 +120,7 @@ def splits(setting: Setting) -> Points:
     Parameters
     ----------
     setting : model and machine
+    of : widths of the instances; None: all of `layouts`
 
     Returns
     -------
@@ -115,10 +128,8 @@ def splits(setting: Setting) -> Points:
     """
     experts, model = setting.experts, setting.model
     rows = [
-        (tp, pp, stage // tp, ep, stage // ep if experts else 1, redundant)
-        for pp, stage in ((pp, devices // pp) for devices in widths(setting) for pp in PIPELINES if devices % pp == 0)
-        for tp in divisors(stage)
-        for ep in (divisors(stage) if experts else (1,))
+        (tp, pp, dp, ep, max(tp * dp // ep, 1) if experts else 1, redundant)
+        for tp, pp, dp, ep in (layouts(setting) if of is None else of)
         for redundant in _copies(ep, experts.count if experts else 0)
     ]
     options = itertools.product(

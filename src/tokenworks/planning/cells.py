@@ -75,6 +75,7 @@ class Shortlist:
     slo : the bounds
     keep : families of which entries are kept; of each family `PER_FAMILY` entries [count]
     margin : share by which an estimate may be below the last family that is kept, and its entry is kept still [-]
+    floor : effective tokens per device that other shortlists ask of an entry already [token/s]
     best : kept cells, best first
     front : cells of the Pareto front, fastest first
     offered : cells that were offered [count]
@@ -83,6 +84,7 @@ class Shortlist:
     slo: Slo
     keep: int
     margin: float = 0.0
+    floor: float = 0.0
     best: Cells = field(default_factory=lambda: np.zeros(0, CELL))
     front: Cells = field(default_factory=lambda: np.zeros(0, CELL))
     offered: int = 0
@@ -105,10 +107,10 @@ class Shortlist:
     @property
     def threshold(self) -> float:
         """Effective tokens per device that a new entry must reach to be kept."""
-        first = self.leaders
+        first, floor = self.leaders, self.floor or -1.0
         if len(first) < self.keep:
-            return -1.0
-        return float(self.best["effective"][first[self.keep - 1]]) / (1 + self.margin)
+            return floor
+        return max(floor, float(self.best["effective"][first[self.keep - 1]]) / (1 + self.margin))
 
     @property
     def leaders(self) -> Ints:
@@ -119,7 +121,7 @@ class Shortlist:
     @property
     def met(self) -> bool:
         """Whether some deployment is expected to meet the SLO; those that cannot are of no use then."""
-        return bool(len(self.best)) and float(self.best["effective"][0]) > 0
+        return self.floor > 0 or (bool(len(self.best)) and float(self.best["effective"][0]) > 0)
 
     def hopeless(self, speed: Floats, output: Floats) -> Bools:
         """Whether points below these upper bounds can neither be listed nor be on the front."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from tokenworks import units
 from tokenworks.engine.types import Cluster
-from tokenworks.planning.costing import Costing, OfferedLoad
+from tokenworks.errors import SpecError
 from tokenworks.planning.pareto import front as unbeaten
-from tokenworks.planning.ranking import ROOFS, Candidate, interval
+from tokenworks.planning.ranking import ROOFS, Candidate, common
 from tokenworks.planning.result import Binding, FrontPoint, Ranked
 from tokenworks.simulation.capacity import TOLERANCE
 from tokenworks.simulation.length import requests_for, requests_for_users
@@ -60,38 +63,81 @@ shared prefixes take more time. The same on every machine [count]."""
 Say = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Where a search ends, settled or not. Without both numbers: at `BUDGET` or `SESSION_BUDGET` requests.
+
+    Parameters
+    ----------
+    requests : simulated requests [count]
+    seconds : time since the search began [s]; what the search decides then depends on the speed of the machine
+    """
+
+    requests: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, text: str | None) -> Budget:
+        """A budget from a text such as "10 s" or "500000 requests"; None is the fixed number of requests.
+
+        Raises
+        ------
+        SpecError : no unit, or not above zero
+        """
+        if text is None:
+            return cls()
+        where, example = "--budget", 'write it like "10s" or "500000 requests"'
+        if match := re.fullmatch(r"([0-9][0-9_,]*) ?requests?", text.strip()):
+            budget = cls(requests=int(re.sub("[_,]", "", match[1])))
+        elif re.fullmatch(r"[-+0-9.,_e ]*", text):
+            raise SpecError(f'"{text}" has no unit', where=where, hint=example)
+        else:
+            budget = cls(seconds=units.parse(text, "s", where=where, example="10s"))
+        if not (budget.requests or budget.seconds):
+            raise SpecError(f'"{text}" leaves nothing to simulate', where=where, hint=example)
+        return budget
+
+    def spent(self, bench: Bench, *, sessions: bool) -> bool:
+        """Whether a bench has used the budget up."""
+        if self.seconds is not None:
+            return time.monotonic() - bench.began >= self.seconds
+        return bench.requests >= (self.requests or (SESSION_BUDGET if sessions else BUDGET))
+
+
 @dataclass
 class Bench:
     """Simulates deployments on requests of one workload, with the same random numbers for all, and counts the runs.
 
     Parameters
     ----------
-    costing : the setting of the plan
     seed : seed of all random streams
     simulations, requests : runs so far, and requests in them [count]
     built : site and cluster of the deployments that were simulated
+    listed : the last simulation of each deployment that `decide` lists
+    began : when the bench was set up, by the monotonic clock [s]
     """
 
-    costing: Costing
     seed: int = 0
     simulations: int = 0
     requests: int = 0
     built: dict[Deployment, tuple[Site, Cluster]] = field(default_factory=dict)
+    listed: dict[Deployment, Simulation] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
     def at(
-        self, row: Ranked, *, rate: float | None = None, users: int | None = None, again: bool = False
+        self, candidate: Candidate, *, rate: float | None = None, users: int | None = None, again: bool = False
     ) -> Simulation:
         """Simulate a deployment at a rate [1/s], or with a number of users.
 
         Parameters
         ----------
-        row : the deployment, with its estimated times, which set the length of the run
+        candidate : the deployment, with its estimated times, which set the length of the run
         again : with other requests, and twice as many of them, where that is no more than `LONG`
         """
-        costing, setting = self.costing, self.costing.setting
+        costing, setting = candidate.costing, candidate.costing.setting
         if users is None:
             assert rate is not None
-            life = row.estimated.ttft_s + setting.workload.osl * row.estimated.tpot_s
+            life = candidate.estimated.ttft_s + setting.workload.osl * candidate.estimated.tpot_s
             count = requests_for(setting.workload, rate, life, sessions=SESSIONS)
         else:
             count = requests_for_users(setting.workload, users, sessions=SESSIONS)
@@ -100,25 +146,28 @@ class Bench:
         source = Source(setting.workload, count, seed)
         traffic = source.traffic(rate=rate) if users is None else source.traffic(concurrency=users)
         deployed = Deployed(
-            row.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
+            candidate.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
         )
-        run = simulate(deployed, traffic, slo=costing.slo, seed=seed, like=self.built.get(row.deployment), drain=False)
+        like = self.built.get(candidate.deployment)
+        run = simulate(deployed, traffic, slo=costing.slo, seed=seed, like=like, drain=False)
         if run.partial:
             raise KeyboardInterrupt
-        self.built[row.deployment] = run.site, run.cluster
+        self.built[candidate.deployment] = run.site, run.cluster
         self.simulations += 1
         self.requests += count
         return run
 
-    def under(self, row: Ranked, load: OfferedLoad, *, again: bool = False) -> Simulation:
-        """Simulate a deployment under a given load."""
+    def loaded(self, candidate: Candidate, *, again: bool = False) -> Simulation:
+        """Simulate a deployment under the given load."""
+        load = candidate.costing.load
+        assert load is not None
         if load.kind == "rate":
-            return self.at(row, rate=load.value, again=again)
-        return self.at(row, users=max(1, round(load.value)), again=again)
+            return self.at(candidate, rate=load.value, again=again)
+        return self.at(candidate, users=max(1, round(load.value)), again=again)
 
 
 def decide(
-    bench: Bench, candidates: Iterable[Candidate], top: int, *, budget: int | None = None, say: Say | None = None
+    bench: Bench, candidates: Iterable[Candidate], top: int, *, budget: Budget | None = None, say: Say | None = None
 ) -> tuple[tuple[Ranked, ...], bool]:
     """Simulate deployments in the order of their estimates until no other one can be among the best.
 
@@ -126,7 +175,7 @@ def decide(
     ----------
     candidates : best estimate first; of each family the best simulated one is listed
     top : deployments to list [count]
-    budget : simulated requests after which the search ends [count]; None is a fixed number
+    budget : where the search ends; None is a fixed number of requests
     say : told in words which deployment is simulated
 
     Returns
@@ -134,52 +183,55 @@ def decide(
     The deployments with simulated values, best first; and whether the search is settled: False where the budget ended
     before every deployment that could be better was simulated.
     """
-    sessions = bench.costing.setting.workload.think_time > 0
-    last = bench.requests + (budget or (SESSION_BUDGET if sessions else BUDGET))
-    best: dict[int, Ranked] = {}
+    budget = budget or Budget()
+    best: dict[tuple[str, int], tuple[Ranked, Candidate]] = {}
     settled = True
     for number, candidate in enumerate(candidates, 1):
-        values = sorted((row.effective_tok_s_per_device for row in best.values() if row.meets_slo), reverse=True)
+        values = sorted((row.effective_tok_s_per_device for row, _ in best.values() if row.meets_slo), reverse=True)
         listed = values[top - 1] if len(values) >= top else 0.0
-        estimate = candidate.row.estimated.effective_tok_s_per_device
+        estimate = candidate.estimated.effective_tok_s_per_device
         if values and (estimate <= 0 or estimate * (1 + ERROR) < listed):
             break
-        if bench.requests >= last:
+        if estimate <= 0 and len(best) >= top:  # none is expected to meet the SLO, and the nearest ones do not
+            break
+        if best and budget.spent(bench, sessions=candidate.costing.setting.workload.think_time > 0):
             settled = False
             break
         if say:
-            say(f"simulating {candidate.row.deployment} ({number})")
-        known = best.get(candidate.family)
+            say(f"simulating {candidate.deployment} with {candidate.deployment.engine} ({number})")
+        known = best[candidate.family][0] if candidate.family in best else None
         floor = max(listed, known.effective_tok_s_per_device if known and known.meets_slo else 0.0)
-        row = _judged(bench, candidate.row, floor)
+        row = _judged(bench, candidate, floor)
         if row is not None and (known is None or _order(row) < _order(known)):
-            best[candidate.family] = row
-    chosen = sorted(best.values(), key=_order)
-    if chosen and chosen[0].meets_slo:
-        chosen = [row for row in chosen if row.meets_slo]
+            best[candidate.family] = row, candidate
+    chosen = sorted(best.values(), key=lambda pair: _order(pair[0]))
+    if chosen and chosen[0][0].meets_slo:
+        chosen = [(row, candidate) for row, candidate in chosen if row.meets_slo]
     rows = []
-    for number, row in enumerate(chosen[:top], 1):
+    for number, (row, candidate) in enumerate(chosen[:top], 1):
         if say:
             say(f"simulating {row.deployment} again, with other requests ({number} of {top})")
-        rows.append(_confirmed(bench, row))
+        rows.append(_confirmed(bench, candidate, row))
     rows.sort(key=_order)
     return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, 1)), settled
 
 
-def _confirmed(bench: Bench, row: Ranked) -> Ranked:
+def _confirmed(bench: Bench, candidate: Candidate, row: Ranked) -> Ranked:
     """The deployment simulated again with other requests, at a lower rate if it does not hold the same one.
 
     The best of many noisy rates is too high. The second simulation does not know that the first one was chosen.
     """
-    if not row.meets_slo:
-        return row
-    if bench.costing.load is not None:
-        return shown(bench.costing, row, bench.under(row, bench.costing.load, again=True))
-    for back in BACK:
-        run = bench.at(row, rate=row.requests_s / STEP**back, again=True)
-        if run.meets_slo:
-            break
-    return shown(bench.costing, row, run)
+    if candidate.costing.load is not None:
+        run = bench.loaded(candidate, again=True)
+    elif not row.meets_slo:
+        run = bench.at(candidate, rate=candidate.estimated.requests_s, again=True)
+    else:
+        for back in BACK:
+            run = bench.at(candidate, rate=row.requests_s / STEP**back, again=True)
+            if run.meets_slo:
+                break
+    bench.listed[candidate.deployment] = run
+    return shown(candidate, run)
 
 
 def _order(row: Ranked) -> tuple[float, float, int]:
@@ -188,28 +240,27 @@ def _order(row: Ranked) -> tuple[float, float, int]:
     return (-row.effective_tok_s_per_device if row.meets_slo else 0.0, missed, row.estimated.rank)
 
 
-def _judged(bench: Bench, row: Ranked, floor: float) -> Ranked | None:
+def _judged(bench: Bench, candidate: Candidate, floor: float) -> Ranked | None:
     """A deployment with simulated values; None if it does not reach `floor` effective tokens per device [1/s]."""
-    if bench.costing.load is not None:
-        return shown(bench.costing, row, bench.under(row, bench.costing.load))
-    charged = row.devices + row.idle_devices
-    least = floor * charged / bench.costing.demand.request.osl
-    highest = _highest(bench, row, least or None)
+    if candidate.costing.load is not None:
+        return shown(candidate, bench.loaded(candidate))
+    least = floor * candidate.charged / candidate.costing.demand.request.osl
+    highest = _highest(bench, candidate, least or None)
     if highest is not None:
-        return shown(bench.costing, row, highest)
-    return None if floor else shown(bench.costing, row, bench.at(row, rate=row.estimated.requests_s))
+        return shown(candidate, highest)
+    return None if floor else shown(candidate, bench.at(candidate, rate=candidate.estimated.requests_s))
 
 
-def _highest(bench: Bench, row: Ranked, least: float | None) -> Simulation | None:
+def _highest(bench: Bench, candidate: Candidate, least: float | None) -> Simulation | None:
     """The simulation at the highest rate within the SLO; None if the deployment does not hold `least` [1/s].
 
     That a deployment which holds a rate also holds lower ones is taken for granted.
     """
-    start = row.estimated.requests_s
+    start = candidate.estimated.requests_s
     runs: dict[int, Simulation] = {}
 
     def holds(step: int) -> bool:
-        runs[step] = bench.at(row, rate=start * STEP**step)
+        runs[step] = bench.at(candidate, rate=start * STEP**step)
         return runs[step].meets_slo
 
     high: int | None = None
@@ -237,34 +288,27 @@ def _highest(bench: Bench, row: Ranked, least: float | None) -> Simulation | Non
     return runs[low]
 
 
-def shown(costing: Costing, row: Ranked, run: Simulation) -> Ranked:
-    """A row of the plan with the values of a simulation in place of estimates."""
-    metrics, load, held = run.metrics, costing.load, run.meets_slo
-    charged = row.devices + row.idle_devices
-    tpot = metrics.mean_tpot_ms / 1e3 or row.estimated.tpot_s
-    output = metrics.output_throughput / charged
+def shown(candidate: Candidate, run: Simulation) -> Ranked:
+    """A row of the plan with the values of a simulation."""
+    metrics, load, held = run.metrics, candidate.costing.load, run.meets_slo
+    tpot = metrics.mean_tpot_ms / 1e3 or candidate.estimated.tpot_s
     pressure = max((bound.seen_s / bound.bound_s for bound in run.bounds.values()), default=0.0)
     if not held:
         sent = load.value if load and load.kind == "rate" else metrics.request_throughput
         pressure = max(pressure, sent / max(metrics.request_throughput, 1e-12), 1 + 1e-6)
     number = busiest(run.window.counts.pools)
     cache = run.window.counts.pools[0]
-    spread = costing.rates.spread_of(max(role.draft_tokens for role in row.deployment.roles))
-    return dataclasses.replace(
-        row,
-        output_tok_s_per_device=output,
-        effective_tok_s_per_device=metrics.effective_throughput / charged if held else 0.0,
-        total_tok_s_per_device=metrics.total_token_throughput / charged,
-        output_tok_s_per_user=1 / tpot,
+    return Ranked(
+        **common(candidate, metrics.output_throughput / candidate.charged, tpot),
+        effective_tok_s_per_device=metrics.effective_throughput / candidate.charged if held else 0.0,
+        total_tok_s_per_device=metrics.total_token_throughput / candidate.charged,
         requests_s=metrics.request_throughput,
         ttft_s=metrics.mean_ttft_ms / 1e3,
-        tpot_s=tpot,
         ttft_slo_s=_at(run, "ttft", metrics.p99_ttft_ms),
         tpot_slo_s=_at(run, "tpot", metrics.p99_tpot_ms),
         slo_pressure=pressure,
         bound_by=_binding(run, number),
         bound_role=run.deployment.roles[number].name,
-        interval=interval(costing, spread, output, tpot, row.load),
         hit_share=cache.hit_tokens / max(cache.query_tokens, 1),
         batch=run.window.counts.pools[-1].mean_batch,
     )
@@ -284,33 +328,41 @@ def _binding(run: Simulation, number: int) -> Binding:
     return ROOFS[roof_of(run, number)]
 
 
-def front_point(row: Ranked) -> FrontPoint:
-    """A deployment as a point of the Pareto front."""
-    return FrontPoint(row.deployment, row.output_tok_s_per_user, row.output_tok_s_per_device, row.ttft_slo_s)
-
-
-def simulated_front(bench: Bench, rows: Sequence[Ranked], *, say: Say | None = None) -> tuple[FrontPoint, ...]:
+def simulated_front(bench: Bench, front: Sequence[Candidate], *, say: Say | None = None) -> tuple[FrontPoint, ...]:
     """Simulate the deployments of an estimated Pareto front, and keep those that no other one beats, fastest first.
 
     Each is simulated in a closed loop with as many users as its estimate has, by Little's law.
 
     Parameters
     ----------
-    rows : deployments with estimates; of more than `FRONT_POINTS` as many are taken, evenly spread
+    front : deployments with estimates; of more than `FRONT_POINTS` as many are taken, evenly spread
     say : told in words which point is simulated
     """
-    workload = bench.costing.setting.workload
-    most = SESSION_POINTS if workload.think_time else FRONT_POINTS
-    if len(rows) > most:
-        rows = [rows[round(i * (len(rows) - 1) / (most - 1))] for i in range(most)]
+    workload = front[0].costing.setting.workload if front else None
+    most = SESSION_POINTS if workload and workload.think_time else FRONT_POINTS
+    if len(front) > most:
+        front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
     points = []
-    for number, row in enumerate(rows, 1):
+    for number, candidate in enumerate(front, 1):
         if say:
-            say(f"simulating the Pareto front ({number} of {len(rows)})")
-        request_s = row.ttft_s + workload.osl * row.tpot_s + workload.think_time
-        users = max(1, round(row.requests_s * request_s))
-        points.append(front_point(shown(bench.costing, row, bench.at(row, users=users))))
+            say(f"simulating the Pareto front ({number} of {len(front)})")
+        estimate, request = candidate.estimated, candidate.costing.setting.workload
+        request_s = estimate.ttft_s + request.osl * estimate.tpot_s + request.think_time
+        row = shown(candidate, bench.at(candidate, users=max(1, round(estimate.requests_s * request_s))))
+        points.append(
+            FrontPoint(row.deployment, row.output_tok_s_per_user, row.output_tok_s_per_device, row.ttft_slo_s)
+        )
     speed = np.array([point.output_tok_s_per_user for point in points])
     output = np.array([point.output_tok_s_per_device for point in points])
     kept = unbeaten(speed, output) if points else ()
     return tuple(points[int(index)] for index in kept)
+
+
+def estimated_front(front: Sequence[Candidate]) -> tuple[FrontPoint, ...]:
+    """The points of an estimated Pareto front."""
+    return tuple(
+        FrontPoint(
+            one.deployment, 1 / one.estimated.tpot_s, one.estimated.output_tok_s_per_device, one.estimated.ttft_slo_s
+        )
+        for one in front
+    )

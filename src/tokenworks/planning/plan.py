@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing, OfferedLoad
-from tokenworks.planning.decide import ERROR, Bench, decide, front_point, simulated_front
+from tokenworks.planning.decide import ERROR, Bench, Budget, decide, estimated_front, simulated_front
 from tokenworks.planning.ranking import candidates, estimated, front
 from tokenworks.planning.result import Decided, Plan
-from tokenworks.planning.search import Progress, search
-from tokenworks.planning.setting import setting_of, workload_of
+from tokenworks.planning.search import Progress
+from tokenworks.planning.searches import searched
+from tokenworks.planning.setting import EngineChoice, settings_of, workload_of
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
 from tokenworks.specs.compose import On
-from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.engine import OF_MEASURED_ROWS
 from tokenworks.specs.given import Assume, given
 from tokenworks.specs.hf import ModelLike
@@ -34,14 +36,14 @@ def plan(
     rate: float | None = None,
     concurrency: float | None = None,
     slo: SloLike | None = None,
-    engine: EngineName = "vllm",
+    engine: EngineChoice = "auto",
     top: int = 10,
     max_model_len: int | None = None,
     devices: int | None = None,
     assume: Assume = None,
     calibration: CalibrationLike = DEFAULT,
     simulate: bool = True,
-    budget: int | None = None,
+    budget: str | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Rank the deployments of a model on a machine by effective tokens per device.
@@ -58,7 +60,8 @@ def plan(
     rate : requests to carry [1/s]
     concurrency : requests in flight to carry [count]; without it and without a rate, as much as the SLO allows
     slo : "ttft=2s,tpot=50ms" (99th percentiles), {"ttft": "2s"} or an `Slo`; "" binds nothing, None is the workload's
-    engine : serving engine whose scheduler and overheads are assumed
+    engine : serving engine whose scheduler and overheads are assumed; "auto" compares all engines of the catalog that
+        run on the device
     top : deployments to list [count]
     max_model_len : longest input + output of a request, see `specs.context`; None: the limit of the model [token]
     devices : devices of the machine that are used; None: all [count]
@@ -66,7 +69,8 @@ def plan(
         area in front (`engine.host_step`, `calibration.skew`, `workload.isl_cv`)
     calibration : name of the catalog, YAML file, dict or `Calibration`
     simulate : False leaves the estimates of the closed form, which may be far from a simulation: for sweeps
-    budget : simulated requests after which the search ends [count]; None is a fixed number
+    budget : where the search ends, settled or not: "500000 requests", or "10s", whose result depends on the speed of
+        the machine; None is a fixed number of requests
     progress : told in words what happens next
 
     Raises
@@ -76,52 +80,63 @@ def plan(
 
     Where no deployment meets the SLO, the plan holds the nearest ones, and `Plan.meets_slo` is false.
     """
-    must_list(top, budget)
-    costing = prepare(
+    must_list(top)
+    limit = Budget.of(budget)
+    costings = prepare(
         model, on, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo, engine=engine,
         max_model_len=max_model_len, devices=devices, assume=assume, calibration=calibration,
     )  # fmt: skip
-    return planned(costing, top, simulate=simulate, budget=budget, progress=progress)
+    return planned(costings, top, simulate=simulate, budget=limit, progress=progress)
 
 
-def must_list(top: int, budget: int | None) -> None:
-    """Refuse a plan that lists nothing, or simulates nothing; the parameters are those of `plan`."""
+def must_list(top: int) -> None:
+    """Refuse a plan that lists nothing."""
     if top < 1:
         raise SpecError(f"{top} deployments", where="--top", hint="write 1 or more")
-    if budget is not None and budget < 1:
-        raise SpecError(f"{budget} requests", where="--budget", hint="write 1 or more")
 
 
 def planned(
-    costing: Costing, top: int, *, simulate: bool = True, budget: int | None = None, progress: Progress | None = None
-) -> Plan:
+    costings: Sequence[Costing], top: int, *, simulate: bool = True, budget: Budget | None = None,
+    progress: Progress | None = None,
+) -> Plan:  # fmt: skip
     """The plan of what `prepare` has read; the other parameters are those of `plan`."""
-    started = time.perf_counter()
-    found = search(costing, top, margin=ERROR if simulate else 0.0, progress=progress)
-    points, decision = front(costing, found), None
+    started, bench = time.perf_counter(), Bench()
+    results = searched(costings, top, margin=ERROR if simulate else 0.0, progress=progress)
+    points, decision = front(results), None
     if simulate:
-        bench = Bench(costing)
-        rows, settled = decide(bench, candidates(costing, found), top, budget=budget, say=progress)
+        rows, settled = decide(bench, candidates(results), top, budget=budget, say=progress)
         pareto = simulated_front(bench, points, say=progress)
-        decision = Decided(bench.simulations, bench.requests, settled)
+        timed = budget is not None and budget.seconds is not None
+        decision = Decided(bench.simulations, bench.requests, settled, reproducible=not timed)
     else:
-        rows, pareto = estimated(costing, found, top), tuple(map(front_point, points))
+        rows, pareto = estimated(results, top), estimated_front(points)
+    listed = {row.deployment.engine for row in rows}
+    winner = next(one for one in costings if one.setting.engine.name == rows[0].deployment.engine)
     return Plan(
-        setting=costing.setting,
-        slo=costing.slo,
-        load=costing.load,
-        considered=found.considered,
-        legal=found.counts.legal,
-        estimated=found.counts.estimated,
-        pruned=found.counts.pruned,
-        broken=found.splits.broken,
+        setting=winner.setting,
+        engines=tuple(one.setting.engine.name for one in costings),  # type: ignore[misc]
+        slo=winner.slo,
+        load=winner.load,
+        considered=sum(one.considered for one in results),
+        legal=sum(one.counts.legal for one in results),
+        estimated=sum(one.counts.estimated for one in results),
+        pruned=_added(one.counts.pruned for one in results),
+        broken=_added(one.splits.broken for one in results),
         deployments=rows,
         pareto=pareto,
-        assumed=assumptions(costing),
-        calibration=costing.calibration,
+        assumed=assumptions([one for one in costings if one.setting.engine.name in listed]),
+        calibration=winner.calibration,
         elapsed_s=time.perf_counter() - started,
         decision=decision,
     )
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Sums by name, in the order in which the names first come."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(total)
 
 
 def prepare(
@@ -134,35 +149,37 @@ def prepare(
     rate: float | None,
     concurrency: float | None,
     slo: SloLike | None,
-    engine: EngineName,
+    engine: EngineChoice,
     max_model_len: int | None = None,
     devices: int | None = None,
     assume: Assume,
     calibration: CalibrationLike,
-) -> Costing:
-    """Everything that `plan` takes, read and checked; the parameters are those of `plan`."""
+) -> tuple[Costing, ...]:
+    """Everything that `plan` takes, read and checked, for each engine; the parameters are those of `plan`."""
     numbers = given(assume)
     asked = workload_of(workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, assume=numbers)
     bounds = Slo.of(asked.slo if slo is None else slo)
     if asked.osl == 1:  # the only token is the first: there is no time between tokens
         bounds = dataclasses.replace(bounds, tpot=None)
-    setting = setting_of(model, on, engine, asked, numbers, max_model_len=max_model_len, devices=devices)
+    settings = settings_of(model, on, engine, asked, numbers, max_model_len=max_model_len, devices=devices)
     load = None
     if asked.rate is not None:
         load = OfferedLoad("rate", asked.rate)
     elif asked.concurrency is not None:
         load = OfferedLoad("concurrency", asked.concurrency)
-    achieved = rates(setting.machine, load_calibration(calibration, assume=numbers))
-    return Costing(setting, achieved, bounds, load, calibration)
+    achieved = rates(settings[0].machine, load_calibration(calibration, assume=numbers))
+    return tuple(Costing(setting, achieved, bounds, load, calibration) for setting in settings)
 
 
-def assumptions(costing: Costing) -> tuple[Assumption, ...]:
-    """Every assumed number that the prediction used: machine, calibration, engine, workload."""
-    setting = costing.setting
-    engine = (
-        Assumption(f"engine.{name}", quantity.written, quantity.source)
-        for name, quantity in setting.engine
+def assumptions(costings: Sequence[Costing]) -> tuple[Assumption, ...]:
+    """Every assumed number that the predictions used: machine, calibration, engines, workload."""
+    setting = costings[0].setting
+    engines = (
+        Assumption(f"engine.{name}", quantity.written, f"{of}{quantity.source}")
+        for engine in (one.setting.engine for one in costings)
+        for of in ((f"{engine.title}: " if len(costings) > 1 else ""),)
+        for name, quantity in engine
         if getattr(quantity, "assumed", False) and name not in OF_MEASURED_ROWS
     )
     workload = (Assumption("workload", setting.workload.name, words) for words in setting.workload.assumed)
-    return tuple(named(setting.given, (*costing.rates.assumed, *engine, *workload)))
+    return tuple(named(setting.given, (*costings[0].rates.assumed, *engines, *workload)))

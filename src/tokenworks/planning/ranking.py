@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from tokenworks.costs import step
 from tokenworks.legal.points import OVERLAPS
-from tokenworks.planning.cells import Cells, Shortlist
+from tokenworks.planning import pareto
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.grid import slots
 from tokenworks.planning.result import Binding, Estimated, Interval, Ranked
@@ -41,40 +42,85 @@ class Candidate:
 
     Parameters
     ----------
-    family : number of its family: the plan lists the best deployment of each
-    row : the deployment, with estimates
+    costing : the setting, with the engine
+    family : engine and number of its family: the plan lists the best deployment of each
+    deployment : roles and settings
+    devices, idle_devices : as in `Ranked` [count]
+    load : the given load, over the estimated capacity of the deployment [-]; None without a load
+    hit_share : input tokens that the prefix cache serves, over all input tokens [-]
+    estimated : what the closed form expects
     """
 
-    family: int
-    row: Ranked
+    costing: Costing
+    family: tuple[str, int]
+    deployment: Deployment
+    devices: int
+    idle_devices: int
+    load: float | None
+    hit_share: float
+    estimated: Estimated
+
+    @property
+    def charged(self) -> int:
+        """Devices that throughput is divided by [count]."""
+        return self.devices + self.idle_devices
+
+    @property
+    def spread(self) -> float:
+        """Half of the 80 % interval of TPOT and throughput, as a factor [-]."""
+        return self.costing.rates.spread_of(max(role.draft_tokens for role in self.deployment.roles))
 
 
-def candidates(costing: Costing, found: Found) -> Iterator[Candidate]:
-    """The cells that the search kept, best first: those expected to meet the SLO, or where none does all of them.
+def candidates(results: Sequence[Found]) -> Iterator[Candidate]:
+    """The cells that the searches kept, best first: those expected to meet the SLO, or where none does all of them.
 
-    Each is made when it is asked for: what binds it takes longer than its estimate.
+    Parameters
+    ----------
+    results : one search for each engine
     """
-    for rank, cell in enumerate(_hopeful(found.shortlist), 1):
-        yield Candidate(int(cell["family"]), _row(costing, found, cell, rank))
+    for rank, result, cell in _merged(results):
+        yield _candidate(result, cell, rank)
 
 
-def estimated(costing: Costing, found: Found, top: int) -> tuple[Ranked, ...]:
+def estimated(results: Sequence[Found], top: int) -> tuple[Ranked, ...]:
     """The best estimate of each family, best first: a plan without simulation."""
-    best = _hopeful(found.shortlist)
-    leaders = [int(index) for index in found.shortlist.leaders[:top] if index < len(best)]
-    rows = (_row(costing, found, best[index], index + 1) for index in leaders)
-    return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, 1))
+    rows: dict[tuple[str, int], Ranked] = {}
+    for rank, result, cell in _merged(results):
+        if len(rows) == top:
+            break
+        if _family(result, cell) not in rows:
+            rows[_family(result, cell)] = _estimated_row(result, cell, rank)
+    return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows.values(), 1))
 
 
-def _hopeful(shortlist: Shortlist) -> Cells:
-    """The cells of a shortlist that meet the SLO, or where none does all of them; cells that meet it come first."""
-    met: Cells = shortlist.best[shortlist.best["effective"] > 0]
-    return met if shortlist.met else shortlist.best
+def front(results: Sequence[Found]) -> tuple[Candidate, ...]:
+    """The deployments of the Pareto front over all engines with their estimates, fastest first."""
+    cells = [(result, cell) for result in results for cell in result.shortlist.front]
+    speed = np.array([1 / cell["tpot"] for _, cell in cells])
+    output = np.array([cell["output"] for _, cell in cells])
+    unbeaten = pareto.front(speed, output) if cells else ()
+    return tuple(_candidate(*cells[int(index)], rank) for rank, index in enumerate(unbeaten, 1))
 
 
-def front(costing: Costing, found: Found) -> tuple[Ranked, ...]:
-    """The deployments of the Pareto front with their estimates, fastest first."""
-    return tuple(_row(costing, found, cell, rank) for rank, cell in enumerate(found.shortlist.front, 1))
+def _merged(results: Sequence[Found]) -> Iterator[tuple[int, Found, Any]]:
+    """Rank, search and cell of all kept cells, best first; where one meets the SLO, only cells that meet it."""
+    met = any(cell["effective"] > 0 for result in results for cell in result.shortlist.best[:1])
+    kept = (
+        [(result, cell) for cell in result.shortlist.best if cell["effective"] > 0 or not met] for result in results
+    )
+    for rank, (result, cell) in enumerate(heapq.merge(*kept, key=_place), 1):
+        yield rank, result, cell
+
+
+def _place(entry: tuple[Found, Any]) -> tuple[float, float, float]:
+    """What orders cells of different searches, as `cells` orders the cells of one."""
+    _, cell = entry
+    missed = 0.0 if cell["effective"] > 0 else float(cell["slo_pressure"])
+    return -float(cell["effective"]), missed, -float(cell["output"])
+
+
+def _family(result: Found, cell: Any) -> tuple[str, int]:
+    return result.costing.setting.engine.name, int(cell["family"])
 
 
 def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
@@ -117,64 +163,87 @@ def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
     )
 
 
-def _row(costing: Costing, found: Found, cell: Any, rank: int) -> Ranked:
-    demand, load = costing.demand, costing.load
-    bound, role = binding(costing, found, cell)
-    output, tpot = float(cell["output"]), float(cell["tpot"])
-    carried = float(load.value / cell["capacity"]) if load and cell["capacity"] > 0 else None
-    chosen = deployment(costing, found, cell)
-    spread = costing.rates.spread_of(max(role.draft_tokens for role in chosen.roles))
-    estimates = Estimated(
-        rank=rank,
-        output_tok_s_per_device=output,
-        effective_tok_s_per_device=float(cell["effective"]),
-        requests_s=float(cell["rate"]),
-        ttft_s=float(cell["ttft"]),
-        tpot_s=tpot,
-        ttft_slo_s=float(cell["ttft_tail"]),
-        tpot_slo_s=float(cell["tpot_tail"]),
-        slo_pressure=float(cell["slo_pressure"]),
-        batch=float(cell["batch"]),
-    )
-    return Ranked(
-        rank=rank,
-        deployment=chosen,
+def _candidate(result: Found, cell: Any, rank: int) -> Candidate:
+    load = result.costing.load
+    return Candidate(
+        costing=result.costing,
+        family=_family(result, cell),
+        deployment=deployment(result.costing, result, cell),
         devices=int(cell["devices"]),
         idle_devices=int(cell["charged"] - cell["devices"]),
-        output_tok_s_per_device=output,
-        effective_tok_s_per_device=float(cell["effective"]),
-        total_tok_s_per_device=output * (demand.request.isl + demand.request.osl) / demand.request.osl,
-        output_tok_s_per_user=1 / tpot,
-        requests_s=float(cell["rate"]),
-        ttft_s=float(cell["ttft"]),
-        tpot_s=tpot,
-        ttft_slo_s=float(cell["ttft_tail"]),
-        tpot_slo_s=float(cell["tpot_tail"]),
-        slo_pressure=float(cell["slo_pressure"]),
-        load=carried,
-        bound_by=bound,
-        bound_role=role,
-        interval=interval(costing, spread, output, tpot, carried),
+        load=float(load.value / cell["capacity"]) if load and cell["capacity"] > 0 else None,
         hit_share=float(cell["hit"]),
-        batch=float(cell["batch"]),
-        assumed=tuple(item.path for item in costing.rates.assumed),
-        grade=costing.rates.grade,
-        estimated=estimates,
+        estimated=Estimated(
+            rank=rank,
+            output_tok_s_per_device=float(cell["output"]),
+            effective_tok_s_per_device=float(cell["effective"]),
+            requests_s=float(cell["rate"]),
+            ttft_s=float(cell["ttft"]),
+            tpot_s=float(cell["tpot"]),
+            ttft_slo_s=float(cell["ttft_tail"]),
+            tpot_slo_s=float(cell["tpot_tail"]),
+            slo_pressure=float(cell["slo_pressure"]),
+            batch=float(cell["batch"]),
+        ),
     )
 
 
-def interval(costing: Costing, spread: float, output: float, tpot: float, carried: float | None) -> dict[str, Interval]:
-    """The 80 % interval of TPOT [s] and of output tokens [1/s], by the spread of the calibration.
+def _estimated_row(result: Found, cell: Any, rank: int) -> Ranked:
+    """A deployment with its estimates in place of simulated values."""
+    candidate = _candidate(result, cell, rank)
+    request, estimates = result.costing.demand.request, candidate.estimated
+    bound, role = binding(result.costing, result, cell)
+    output = estimates.output_tok_s_per_device
+    return Ranked(
+        **common(candidate, output, estimates.tpot_s),
+        effective_tok_s_per_device=estimates.effective_tok_s_per_device,
+        total_tok_s_per_device=output * (request.isl + request.osl) / request.osl,
+        requests_s=estimates.requests_s,
+        ttft_s=estimates.ttft_s,
+        ttft_slo_s=estimates.ttft_slo_s,
+        tpot_slo_s=estimates.tpot_slo_s,
+        slo_pressure=estimates.slo_pressure,
+        bound_by=bound,
+        bound_role=role,
+        hit_share=candidate.hit_share,
+        batch=estimates.batch,
+    )
 
-    A given rate is reached while there is room, and never exceeded.
+
+def common(candidate: Candidate, output: float, tpot: float) -> dict[str, Any]:
+    """Fields of `Ranked` that a simulated and an estimated deployment fill in the same way.
 
     Parameters
     ----------
-    carried : share of its capacity at which the deployment carries the load [-]; None without a load
+    output : output tokens per charged device [token/s]
+    tpot : mean TPOT [s]
     """
+    rates = candidate.costing.rates
+    return {
+        "rank": candidate.estimated.rank,
+        "deployment": candidate.deployment,
+        "devices": candidate.devices,
+        "idle_devices": candidate.idle_devices,
+        "output_tok_s_per_device": output,
+        "output_tok_s_per_user": 1 / tpot,
+        "tpot_s": tpot,
+        "load": candidate.load,
+        "interval": interval(candidate, output, tpot),
+        "assumed": tuple(item.path for item in rates.assumed),
+        "grade": rates.grade,
+        "estimated": candidate.estimated,
+    }
+
+
+def interval(candidate: Candidate, output: float, tpot: float) -> dict[str, Interval]:
+    """The 80 % interval of TPOT [s] and of output tokens [1/s], by the spread of the calibration.
+
+    A given rate is reached while there is room, and never exceeded.
+    """
+    spread, load, share = candidate.spread, candidate.costing.load, candidate.load
     low, high = output / spread, output * spread
-    if costing.load and costing.load.kind == "rate" and carried:
-        low, high = output * min(1.0, 1 / (carried * spread)), output
+    if load and load.kind == "rate" and share:
+        low, high = output * min(1.0, 1 / (share * spread)), output
     return {"tpot_s": (tpot / spread, tpot * spread), "output_tok_s_per_device": (low, high)}
 
 

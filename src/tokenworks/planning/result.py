@@ -14,7 +14,7 @@ from tokenworks.legal.points import Setting
 from tokenworks.planning.costing import OfferedLoad
 from tokenworks.specs.calibration import CalibrationLike, calibration_name
 from tokenworks.specs.context import context_note
-from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.deployment import Deployment, EngineName
 from tokenworks.specs.deployment_file import Deployed, Entry, document
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs, rounded
@@ -117,12 +117,14 @@ class Decided:
     Parameters
     ----------
     simulations, requests : runs, and requests in them [count]
-    settled : False where the budget of requests ended before every deployment that could be better was simulated
+    settled : False where the budget ended before every deployment that could be better was simulated
+    reproducible : False where the budget was a time, so that the result depends on the speed of the machine
     """
 
     simulations: int
     requests: int
     settled: bool
+    reproducible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,8 @@ class PlanBody(TypedDict):
     simulated : whether deployments and Pareto front hold simulated values; else they hold estimates
     simulations, simulated_requests : runs that the plan took, and requests in them
     settled : whether no deployment is left that could be better than a listed one, by its estimate and the error of it
+    reproducible : whether the same command gives the same result on another machine
+    engines : the engines that were compared
     """
 
     inputs: PlanInputs
@@ -167,6 +171,8 @@ class PlanBody(TypedDict):
     simulations: int
     simulated_requests: int
     settled: bool
+    reproducible: bool
+    engines: list[str]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -175,7 +181,8 @@ class Plan(Shown):
 
     Parameters
     ----------
-    setting, slo, load, calibration : what the plan is for
+    setting, slo, load, calibration : what the plan is for; the engine of the setting is the one of the best deployment
+    engines : the engines that were compared
     considered : points of the space [count]
     legal : points that keep every rule [count]
     estimated : points that the closed form was computed for [count]
@@ -190,6 +197,7 @@ class Plan(Shown):
     """
 
     setting: Setting
+    engines: tuple[EngineName, ...]
     slo: Slo
     load: OfferedLoad | None
     considered: int
@@ -210,7 +218,7 @@ class Plan(Shown):
         best, setting = self.best, self.setting
         kept = "meets" if self.meets_slo else "misses"
         return (
-            f"{setting.model.name} on {setting.machine.name}: {best.deployment}, "
+            f"{setting.model.name} on {setting.machine.name} with {setting.engine.title}: {best.deployment}, "
             f"{best.effective_tok_s_per_device:,.1f} effective tokens/s a device, {kept} {self.slo or 'no SLO'}; "
             f"{len(self.deployments)} deployments"
         )
@@ -305,6 +313,8 @@ class Plan(Shown):
             "simulations": self.decision.simulations if self.decision else 0,
             "simulated_requests": self.decision.requests if self.decision else 0,
             "settled": self.decision is not None and self.decision.settled,
+            "reproducible": self.decision is None or self.decision.reproducible,
+            "engines": list(self.engines),
         }
         return envelope("plan", body, {"elapsed_s": self.elapsed_s})
 

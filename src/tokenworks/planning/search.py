@@ -25,6 +25,7 @@ Progress = Callable[[str], None]
 class Found:
     """What a search found: the shortlist, the splits that its cells point to, and what became of all points."""
 
+    costing: Costing
     shortlist: Shortlist
     splits: Candidates
     considered: int
@@ -37,6 +38,7 @@ def search(
     ladders: Ladders | None = None,
     *,
     margin: float = 0.0,
+    floor: float = 0.0,
     progress: Progress | None = None,
 ) -> Found:
     """Search all deployments of a setting for the best families and the exact Pareto front.
@@ -46,6 +48,7 @@ def search(
     keep : families that are kept [count]
     ladders : settings that are tried beside each split
     margin : share by which an estimate may be below the last of the kept families, and is kept still [-]
+    floor : effective tokens per device below which no deployment is listed, from another search [token/s]
     progress : told in words what happens next
 
     Raises
@@ -60,15 +63,15 @@ def search(
     legal = candidates(setting, everything)
     if not len(legal.points):
         raise impossible(setting, everything)
-    shortlist = Shortlist(costing.slo, keep, margin)
+    shortlist = Shortlist(costing.slo, keep, margin, floor)
     say(f"{len(legal.points):,} legal splits, aggregated")
     one = aggregated.search(costing, legal, ladders, shortlist)
     say(f"{len(legal.points):,} legal splits, prefill and decode apart")
     two = disaggregated.search(costing, legal, ladders, shortlist)
-    if not len(shortlist.best):
+    if not len(shortlist.best) and not floor:
         raise too_busy(costing, legal)
     counts = SearchCounts(one.legal + two.legal, one.estimated + two.estimated, one.pruned | two.pruned)
-    return Found(shortlist, legal, _considered(setting, everything, ladders), counts)
+    return Found(costing, shortlist, legal, _considered(setting, everything, ladders), counts)
 
 
 def _considered(setting: Setting, everything: Points, ladders: Ladders) -> int:

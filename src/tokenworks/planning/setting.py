@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
 from tokenworks.errors import SpecError
 from tokenworks.legal.points import Setting
@@ -11,11 +12,15 @@ from tokenworks.specs.compose import On, machine
 from tokenworks.specs.context import with_max_model_len
 from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.edits import workload_with
-from tokenworks.specs.engine import load_engine
+from tokenworks.specs.engine import Engine, engine_names, load_engine
 from tokenworks.specs.given import Assume, Given
 from tokenworks.specs.hf import ModelLike, load_model
 from tokenworks.specs.load import WorkloadLike, load_workload, validate
+from tokenworks.specs.machine import Machine
 from tokenworks.specs.workload import Workload
+
+EngineChoice = EngineName | Literal["auto"]
+"""An engine, or "auto" for all engines that run on the device."""
 
 
 def setting_of(
@@ -33,8 +38,32 @@ def setting_of(
     whole = machine(on, assume=numbers, devices=devices, needs=needs)
     others = [item for item in numbers if item.area != "machine"]
     used = load_engine(engine, assume=numbers)
+    must_run_on(used, whole)
     limited = with_max_model_len(load_model(model), max_model_len)
     return Setting(limited, whole, used, workload, (*whole.given, *others))
+
+
+def settings_of(
+    model: ModelLike, on: On, engine: EngineChoice, workload: Workload, numbers: tuple[Given, ...], *,
+    max_model_len: int | None = None, devices: int | None = None,
+) -> tuple[Setting, ...]:  # fmt: skip
+    """A setting for each engine: for the one that is asked for, or with "auto" for all that run on the device."""
+    if engine != "auto":
+        one = setting_of(model, on, engine, workload, numbers, max_model_len=max_model_len, devices=devices)
+        return (one,)
+    first = setting_of(model, on, "vllm", workload, numbers, max_model_len=max_model_len, devices=devices)
+    every = (load_engine(name, assume=numbers) for name in engine_names())
+    return tuple(dataclasses.replace(first, engine=one) for one in every if one.runs_on(first.machine.family))
+
+
+def must_run_on(engine: Engine, machine: Machine) -> None:
+    """Refuse an engine that does not run on the devices of a machine."""
+    if not engine.runs_on(machine.family):
+        others = [name for name in engine_names() if load_engine(name).runs_on(machine.family)]
+        raise SpecError(
+            f"{engine.title} does not run on {machine.device}, a device of the family {machine.family}",
+            where="engine", hint=f"take {' or '.join(others)}",
+        )  # fmt: skip
 
 
 def workload_of(

@@ -1,10 +1,11 @@
-"""Why a deployment is not in the plan: every rule that it breaks, or what it would do and where it would stand."""
+"""Why a deployment is not in the plan: the rules that it breaks, or its place and where it loses time."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Container
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,20 +14,24 @@ from pydantic import ValidationError
 from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats, Ints
-from tokenworks.errors import SpecError
-from tokenworks.legal.points import Points, Setting
-from tokenworks.legal.rules import Broken, explain
+from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
+from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
+from tokenworks.legal.rules import MEMORY, Broken, explain
+from tokenworks.legal.splits import Candidates, splits
 from tokenworks.legal.splits import candidates as legal_splits
-from tokenworks.planning import aggregated
+from tokenworks.planning import aggregated, disaggregated
 from tokenworks.planning.cells import SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.decide import ERROR, Bench, Say, decide
 from tokenworks.planning.grid import batch_of, hold, room, slots
-from tokenworks.planning.ranking import Candidate, candidates
+from tokenworks.planning.ranking import Candidate, candidates, estimated
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain
-from tokenworks.planning.search import Found, search
+from tokenworks.planning.search import Found
+from tokenworks.planning.searches import searched
 from tokenworks.planning.space import CHUNKS, Ladders
-from tokenworks.specs.deployment import Parallel, Role
+from tokenworks.simulation.spent import device_time
+from tokenworks.specs.deployment import Deployment, Parallel, Role
+from tokenworks.specs.deployment_file import pick_deployment
 from tokenworks.specs.result import FormOf, Plain, envelope
 
 WHERE = "--why"
@@ -38,40 +43,80 @@ PLACES = 10
 
 WIDTHS = tuple(Parallel.model_fields)
 SETTINGS = ("max_sequences", "chunk_tokens", "kv_dtype", "redundant_experts", "draft_tokens", "overlap")
+FILE = re.compile(r"(?P<path>.*\.ya?ml)(:(?P<pick>[0-9]+))?")
+"""A file of deployments, and which of them."""
+
+
+class Part(TypedDict):
+    """Time of all devices per output token in one part: of the deployment, and of the best one [s/token]."""
+
+    part: str
+    device_s_per_token: float
+    best_device_s_per_token: float
 
 
 class WhyBody(TypedDict):
     """The plain form of `plan --why`."""
 
     inputs: PlanInputs
-    role: Annotated[Plain, FormOf(Role)]
+    roles: list[Annotated[Plain, FormOf(Role)]]
     legal: bool
     broken: list[Annotated[Plain, FormOf(Broken)]]
     place: int | None
     prediction: RankedPlain | None
+    best: RankedPlain | None
+    parts: list[Part]
 
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """The answer: rules that the role breaks; if there are none, what it does, and its place in the plan."""
+    """The answer: rules that the roles break; if there are none, what they do, and how far that is from the best.
+
+    Parameters
+    ----------
+    costing : the setting, with the engine that suits the roles best
+    roles : the roles that were asked for, at their best settings where the text leaves settings open
+    broken : rules that the roles break
+    prediction : what they do; None where a rule is broken
+    place : place among the deployments of the plan, 1 is the best; `PLACES` + 1 is behind them
+    best : the best deployment of the plan
+    parts : where the time of all devices goes; empty without simulation
+    """
 
     costing: Costing
-    role: Role
+    roles: tuple[Role, ...]
     broken: tuple[Broken, ...]
     prediction: Ranked | None = None
     place: int | None = None
+    best: Ranked | None = None
+    parts: tuple[Part, ...] = ()
 
     def plain(self) -> Plain:
         """The whole answer as plain data."""
         body: WhyBody = {
             "inputs": plan_inputs(self.costing.setting, self.costing.slo, self.costing.calibration),
-            "role": self.role.model_dump(mode="json"),
+            "roles": [role.model_dump(mode="json") for role in self.roles],
             "legal": not self.broken,
             "broken": [dataclasses.asdict(item) for item in self.broken],
             "place": self.place,
             "prediction": row_plain(self.prediction) if self.prediction else None,
+            "best": row_plain(self.best) if self.best else None,
+            "parts": list(self.parts),
         }
         return envelope("plan-why", body)
+
+    def error(self) -> TokenworksError | None:
+        """What is wrong with the roles, as an error with its exit code; None for roles that meet the SLO."""
+        names = " + ".join(f"[{role.parallel}]" for role in self.roles)
+        if self.broken:
+            rules = ", ".join(item.rule for item in self.broken)
+            if all(item.rule in MEMORY for item in self.broken):
+                return DoesNotFit(f"{names} does not fit: {rules}")
+            return SpecError(f"{names} breaks {rules}", where=WHERE, hint="the output says what would be right")
+        if self.prediction is not None and not self.prediction.meets_slo:
+            slo = str(self.costing.slo) or "the load"
+            return SloMissed(f"{names} misses {slo}: {self.prediction.slo_pressure:.4g} times the bound")
+        return None
 
 
 def read_role(text: str, setting: Setting) -> Role:
@@ -109,14 +154,17 @@ def read_role(text: str, setting: Setting) -> Role:
     return role.model_copy(update={"chunk_tokens": per_lane * lanes})
 
 
-def why(costing: Costing, text: str, *, simulate: bool = True, say: Say | None = None) -> Why:
-    """Judge a role: the rules that it breaks; or if it is legal what it does, and its place among all deployments.
+def why(costings: Sequence[Costing], text: str, *, simulate: bool = True, say: Say | None = None) -> Why:
+    """Judge a deployment: the rules that it breaks; or if it is legal what it does, and its place among all.
 
-    A batch and a token budget that the text does not give are chosen as in a plan.
+    Settings that the text does not give are chosen as in a plan: engine, KV dtype, MTP drafts, redundant experts,
+    overlap, batch and token budget.
 
     Parameters
     ----------
-    text : widths and settings of one instance, such as "tp=3,dp=2,ep=6"
+    costings : the setting for each engine
+    text : widths and settings of one instance, such as "tp=3,dp=2,ep=6"; or a file of deployments, such as
+        "ranked.yaml" or "ranked.yaml:2"
     simulate : False compares estimates of the closed form
     say : told in words what happens next
 
@@ -124,30 +172,110 @@ def why(costing: Costing, text: str, *, simulate: bool = True, say: Say | None =
     ------
     SpecError : not readable; or legal, but without a steady state at that batch and budget, and why
     """
-    role = read_role(text, costing.setting)
-    if broken := explain(role, costing.setting):
-        return Why(costing, role, tuple(broken))
-    rows = _estimates(costing, role, {term.partition("=")[0].strip() for term in text.split(",")})
-    if not simulate:
-        row, shortlist = rows[0].row, search(costing, keep=ALL, progress=say).shortlist
-        others = shortlist.best[shortlist.leaders][["effective", "output"]].tolist()
+    if match := FILE.fullmatch(text):
+        asked = _of_file(costings, match["path"], int(match["pick"] or 1))
     else:
-        bench, everything = Bench(costing), search(costing, PLACES, margin=ERROR, progress=say)
-        decided, _ = decide(bench, candidates(costing, everything), PLACES, say=say)
-        ((row,), _) = decide(bench, rows, 1, say=say)
-        others = [(other.effective_tok_s_per_device, other.output_tok_s_per_device) for other in decided]
-    own = row.effective_tok_s_per_device, row.output_tok_s_per_device
-    return Why(costing, role, (), row, 1 + sum(other > own for other in others))
+        asked = _of_split(costings, text)
+    if isinstance(asked, Why):
+        return asked
+    if not simulate:
+        first = asked.candidates()[0]
+        row = dataclasses.replace(
+            estimated(asked.results, 1)[0],
+            deployment=first.deployment, devices=first.devices, idle_devices=first.idle_devices,
+        )  # fmt: skip
+        others = estimated(searched(costings, ALL, margin=0.0, progress=say), ALL)
+        return _answer(costings, row, others)
+    bench = Bench()
+    plan, _ = decide(bench, candidates(searched(costings, PLACES, margin=ERROR, progress=say)), PLACES, say=say)
+    ((row,), _) = decide(bench, asked.candidates(), 1, say=say)
+    answer = _answer(costings, row, plan)
+    own, best = (
+        device_time(bench.listed[one.deployment], one.devices + one.idle_devices) for one in (row, answer.best or row)
+    )
+    parts = [Part(part=part, device_s_per_token=own.get(part, 0.0), best_device_s_per_token=best.get(part, 0.0))
+             for part in dict.fromkeys([*own, *best])]  # fmt: skip
+    return dataclasses.replace(answer, parts=tuple(parts))
 
 
-def _estimates(costing: Costing, role: Role, given: Container[str]) -> tuple[Candidate, ...]:
-    """Estimates of a role: at its batch and its token budget where these are given, else at the best ones.
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A deployment that breaks no rule.
+
+    Parameters
+    ----------
+    results : its estimates, for each engine
+    exactly : the deployment, where the text leaves no setting open
+    sequences : running sequences of an instance, where the text gives them [count]
+    """
+
+    results: tuple[Found, ...]
+    exactly: Deployment | None = None
+    sequences: int | None = None
+
+    def candidates(self) -> list[Candidate]:
+        """The deployments to simulate, best estimate first."""
+        every = list(candidates(self.results))
+        if self.exactly is not None:
+            return [_exactly(every[0], self.exactly)]
+        return every if self.sequences is None else [_with_sequences(one, self.sequences) for one in every]
+
+
+def _answer(costings: Sequence[Costing], row: Ranked, others: Sequence[Ranked]) -> Why:
+    """The answer for a deployment beside the deployments of a plan."""
+
+    def value(one: Ranked) -> tuple[float, float]:
+        return one.effective_tok_s_per_device, one.output_tok_s_per_device
+
+    costing = next(one for one in costings if one.setting.engine.name == row.deployment.engine)
+    place = 1 + sum(value(other) > value(row) and other.deployment != row.deployment for other in others)
+    best = others[0] if others and value(others[0]) > value(row) else row
+    return Why(costing, row.deployment.roles, (), row, place, best)
+
+
+def _of_split(costings: Sequence[Costing], text: str) -> _Asked | Why:
+    """What a text of widths and settings asks for, with each engine that can run it."""
+    names = {term.partition("=")[0].strip() for term in text.split(",")}
+    results, wrong = [], []
+    for costing in costings:
+        role = read_role(text, costing.setting)
+        legal = legal_splits(costing.setting, _variants(role, names, costing.setting))
+        if not len(legal.points):
+            broken = explain(role, costing.setting)
+            wrong.append(Why(costing, (role,), tuple(broken)))
+            continue
+        try:
+            results.append(_estimates(costing, role, names, legal))
+        except SpecError:
+            if costing is costings[-1] and not results:
+                raise
+    if not results:
+        return wrong[0]
+    return _Asked(tuple(results), sequences=role.max_sequences if "max_sequences" in names else None)
+
+
+def _variants(role: Role, given: set[str], setting: Setting) -> Points:
+    """The splits of the search with the widths of a role, and with its settings where they are given."""
+    parallel = role.parallel
+    points = splits(setting, [(parallel.tp, parallel.pp, parallel.dp, parallel.ep)])
+    fixed = {"expert_tp": parallel.expert_tp}
+    settings = {
+        "kv_dtype": ("kv", KV_DTYPES.index(role.kv_dtype)), "redundant_experts": ("redundant", role.redundant_experts),
+        "draft_tokens": ("draft", role.draft_tokens), "overlap": ("overlap", OVERLAPS.index(role.overlap)),
+    }  # fmt: skip
+    fixed |= dict(settings[name] for name in sorted(given & settings.keys()))
+    points = dataclasses.replace(points, **{name: np.full(len(points), value) for name, value in fixed.items()})
+    columns = np.stack([getattr(points, field.name) for field in dataclasses.fields(points)])
+    return Points(*np.unique(columns, axis=1))
+
+
+def _estimates(costing: Costing, role: Role, given: set[str], legal: Candidates) -> Found:
+    """Estimates of splits: at the batch and the token budget of a role where these are given, else at the best ones.
 
     Raises
     ------
     SpecError : no steady state
     """
-    legal = legal_splits(costing.setting, Points.of(role))
     shortlist = Shortlist(costing.slo, keep=1)
     lanes = role.parallel.dp * role.parallel.pp
     ladders = Ladders.default()
@@ -155,29 +283,85 @@ def _estimates(costing: Costing, role: Role, given: Container[str]) -> tuple[Can
         ladders = Ladders(np.array([role.chunk_tokens / lanes]), ladders.sequences)
     chunk = lanes * ladders.chunks.reshape(1, 1, -1)
     running = role.max_sequences if "max_sequences" in given else lanes + 1
-    batch = _batch(costing, legal.points, running, chunk)
-    if "max_sequences" in given:
-        shortlist.offer(aggregated.at_batch(costing, legal, batch, chunk))
-    else:
+    errors = []
+    for index in range(len(legal.points)):
+        one = legal.kept(np.array([index]))
+        try:
+            batch = _batch(costing, one.points, running, chunk)
+        except SpecError as error:
+            errors.append(error)
+            continue
+        if "max_sequences" in given:
+            cells = aggregated.at_batch(costing, one, batch, chunk)
+            cells["index"] = index
+            shortlist.offer(cells)
+    if len(errors) == len(legal.points):
+        raise errors[-1]
+    if "max_sequences" not in given:
         aggregated.search(costing, legal, ladders, shortlist)
     if not len(shortlist.best):
         raise SpecError(
             f"cannot keep up with prefill at {'this' if 'max_sequences' in given else 'any'} batch",
             where=WHERE, hint="give it a larger chunk_tokens",
         )  # fmt: skip
-    rows = tuple(candidates(costing, Found(shortlist, legal, 0, SearchCounts(0, 0, {}))))
-    if "max_sequences" not in given:
-        return rows
-    return tuple(_with_sequences(candidate, role.max_sequences) for candidate in rows)
+    return Found(costing, shortlist, legal, 0, SearchCounts(0, 0, {}))
+
+
+def _of_file(costings: Sequence[Costing], path: str, pick: int) -> _Asked | Why:
+    """What a deployment of a file asks for.
+
+    Raises
+    ------
+    SpecError : the file is for another model or machine, or for an engine that is not compared
+    """
+    deployment = pick_deployment(path, pick).deployment
+    setting = costings[0].setting
+    engines = [one.setting.engine.name for one in costings]
+    for name, theirs, ours in (("model", deployment.model, setting.model.name),
+                               ("system", deployment.system, setting.machine.name)):  # fmt: skip
+        if theirs != ours:
+            raise SpecError(
+                f"{name} is {theirs}, the plan is for {ours}", where=f"{WHERE}: {path}", hint="ask for both"
+            )
+    if deployment.engine not in engines:
+        raise SpecError(
+            f"engine is {deployment.engine}, the plan compares {', '.join(engines)}", where=f"{WHERE}: {path}",
+            hint=f"take --engine {deployment.engine}",
+        )  # fmt: skip
+    costing = costings[engines.index(deployment.engine)]
+    broken = [item for role in deployment.roles for item in explain(role, costing.setting)]
+    if broken:
+        return Why(costing, deployment.roles, tuple(broken))
+    if len(deployment.roles) == 1:
+        (role,) = deployment.roles
+        legal = legal_splits(costing.setting, Points.of(role))
+        return _Asked((_estimates(costing, role, {*SETTINGS}, legal),), deployment)
+    pairs = [[getattr(Points.of(role), field.name)[0] for role in deployment.roles]
+             for field in dataclasses.fields(Points)]  # fmt: skip
+    legal = legal_splits(costing.setting, Points(*map(np.array, pairs)))
+    shortlist = Shortlist(costing.slo, keep=ALL)
+    disaggregated.search(costing, legal, Ladders.default(), shortlist)
+    if not len(shortlist.best):
+        raise SpecError("prefill and decode have no steady state together", where=f"{WHERE}: {path}")
+    return _Asked((Found(costing, shortlist, legal, 0, SearchCounts(0, 0, {})),), deployment)
+
+
+def _exactly(candidate: Candidate, deployment: Deployment) -> Candidate:
+    """A deployment with the estimates of one that is much like it: they say where its search starts."""
+    devices = candidate.charged if candidate.costing.load is None else deployment.devices
+    factor = deployment.devices / candidate.devices
+    estimates = dataclasses.replace(candidate.estimated, requests_s=candidate.estimated.requests_s * factor)
+    return dataclasses.replace(
+        candidate, deployment=deployment, devices=deployment.devices, idle_devices=devices - deployment.devices,
+        estimated=estimates,
+    )  # fmt: skip
 
 
 def _with_sequences(candidate: Candidate, sequences: int) -> Candidate:
     """Of all batches that have the same mean, the batch that was asked for."""
-    row = candidate.row
-    (role,) = row.deployment.roles
+    (role,) = candidate.deployment.roles
     asked = role.model_copy(update={"max_sequences": sequences})
-    deployment = row.deployment.model_copy(update={"roles": (asked,)})
-    return Candidate(candidate.family, dataclasses.replace(row, deployment=deployment))
+    return dataclasses.replace(candidate, deployment=candidate.deployment.model_copy(update={"roles": (asked,)}))
 
 
 def _batch(costing: Costing, points: Points, running: int, chunk: Floats | Ints) -> Floats:

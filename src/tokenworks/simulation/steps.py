@@ -52,7 +52,7 @@ class Site:
     request: MeanRequest
     given: tuple[Given, ...] = ()
 
-    def breakdown(self, role: Role, decode: FloatArray, prefill: FloatArray, *, context: float = 1.0) -> Breakdown:
+    def breakdown(self, role: Role, decode: FloatArray, prefill: FloatArray, *, context: FloatArray = 1.0) -> Breakdown:
         """Cost of one step of an instance, part by part, for a batch of mean requests.
 
         Prompts are cut into chunks of the full token budget. The prefix of a chunk is scaled with the prefill tokens.
@@ -99,53 +99,68 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     site : model, machine, engine and mean request
     limits : sequences and tokens of one rank
     """
-    steps = _Steps(role, site)
     width, ranks = 1 + role.draft_tokens, role.parallel.dp
-    most = ranks * limits.token_budget
+    most = float(ranks * limits.token_budget)
     full = float(ranks * limits.max_sequences) if role.name != "prefill" else 0.0
-    square_s = steps.attending(0.0, float(most)) / (most * site.request.seen)
-    alone = ranks > 1 and site.engine.dp_prefill == "alone"
-    token_s = max(0.0, steps.own(float(most)) - square_s * site.request.seen) if alone else 0.0
-    context_s = steps.attending(full, 0.0) / (full * site.request.context) if full else 0.0
-    sequence_s = 0.0
-    if full:
-        prefill_alone = float(steps(0.0, full * width)) - (square_s * site.request.seen + token_s) * full * width
-        beyond = float(steps(full, 0.0)) - context_s * full * site.request.context - prefill_alone
-        sequence_s = max(0.0, beyond / full)
-    nodes = _nodes(role, site, most, int(full * width))
+    nodes = _nodes(role, site, int(most), int(full * width))
     decode = np.minimum(nodes, full * width) / width
-    prefill = nodes - decode * width
+    loads = _Loads()  # one call of the cost model is much faster than many
+    table = loads.add(decode, nodes - decode * width)
+    prompt, shorter = loads.add(0.0, most), loads.add(0.0, most, 1 - SHORTER)
+    half = loads.add(0.0, most / 2)
+    decodes, shorter_decodes = loads.add(full, 0.0), loads.add(full, 0.0, 1 - SHORTER)
+    as_prompt = loads.add(0.0, full * width)
+    steps = loads.breakdown(role, site)
+    seconds = np.asarray(steps.seconds)
+    experts, parts = (np.broadcast_to(values, seconds.shape) for values in experts_of(steps))
+
+    def attending(all_of_it: slice, less: slice) -> float:
+        """The part of a step time that is proportional to context [s]."""
+        return float((seconds[all_of_it] - seconds[less])[0]) / SHORTER
+
+    square_s = attending(prompt, shorter) / (most * site.request.seen)
+    alone = ranks > 1 and site.engine.dp_prefill == "alone"
+    token_s = 0.0
+    if alone:  # one more prefill token for its own rank, without the experts, which all ranks share
+        share = own_share(experts[prompt] - experts[half], parts[prompt] - parts[half])
+        more = float((seconds[prompt] - seconds[half])[0]) / (most / 2) * float(np.asarray(share)[0])
+        token_s = max(0.0, more - square_s * site.request.seen)
+    context_s = sequence_s = 0.0
+    if full:
+        context_s = attending(decodes, shorter_decodes) / (full * site.request.context)
+        prefill_alone = float(seconds[as_prompt][0]) - (square_s * site.request.seen + token_s) * full * width
+        beyond = float(seconds[decodes][0]) - context_s * full * site.request.context - prefill_alone
+        sequence_s = max(0.0, beyond / full)
     hot = np.maximum(decode, ranks) * (full > 0)
-    whole = steps(decode, prefill)
-    table = whole - hot * (sequence_s + context_s * site.request.context)
+    whole = seconds[table]
+    by_nodes = whole - hot * (sequence_s + context_s * site.request.context)
     # Slopes come from large batches. A small batch can cost less per token, and the rest must not become negative.
-    table = np.maximum(table - (square_s * site.request.seen + token_s) * prefill, COMMON * whole)
-    by_tokens = np.interp(np.arange(most + 1), nodes, table)
+    prefill = nodes - decode * width
+    by_nodes = np.maximum(by_nodes - (square_s * site.request.seen + token_s) * prefill, COMMON * whole)
+    by_tokens = np.interp(np.arange(int(most) + 1), nodes, by_nodes)
     if ranks > 1 and not alone:
         return StepCost(by_tokens, sequence_s, context_s, together_context_s=square_s)
     return StepCost(by_tokens, sequence_s, context_s, square_s, token_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """Step times of one instance for batches of mean requests [s]."""
+class _Loads:
+    """Steps of one instance that are computed together: sequences, prefill tokens, and a factor on their context."""
 
-    role: Role
-    site: Site
+    def __init__(self) -> None:
+        self.rows: list[Floats] = []
+        self.size = 0
 
-    def __call__(self, decode: FloatArray, prefill: FloatArray, context: float = 1.0) -> Floats:
-        """Time of a step with `decode` sequences and `prefill` tokens [s]; `context` is a factor on their context."""
-        return np.asarray(self.site.breakdown(self.role, decode, prefill, context=context).seconds)
+    def add(self, decode: FloatArray, prefill: FloatArray, context: float = 1.0) -> slice:
+        """Add steps; returns their places."""
+        row = np.stack(np.broadcast_arrays(np.atleast_1d(decode), np.atleast_1d(prefill), context))
+        self.rows.append(row)
+        self.size += row.shape[1]
+        return slice(self.size - row.shape[1], self.size)
 
-    def attending(self, decode: float, prefill: float) -> float:
-        """The part of a step time that is proportional to context [s]."""
-        return float(self(decode, prefill) - self(decode, prefill, 1 - SHORTER)) / SHORTER
-
-    def own(self, prefill: float) -> float:
-        """Cost of one more prefill token for its own rank [s/token]: without the experts, which all ranks share."""
-        whole, half = (self.site.breakdown(self.role, 0.0, tokens) for tokens in (prefill, prefill / 2))
-        experts, parts = (more - less for more, less in zip(experts_of(whole), experts_of(half), strict=True))
-        return float(whole.seconds - half.seconds) / (prefill / 2) * float(own_share(experts, parts))
+    def breakdown(self, role: Role, site: Site) -> Breakdown:
+        """The cost of all steps."""
+        decode, prefill, context = np.concatenate(self.rows, axis=1)
+        return site.breakdown(role, decode, prefill, context=context)
 
 
 def experts_of(breakdown: Breakdown) -> tuple[FloatArray, FloatArray]:

@@ -41,6 +41,8 @@ class Engine(Spec):
     ----------
     name, title, version : name in the catalog, title for people, and version of the engine
     aliases : words in names of other engines that have the same properties
+    families : families of the devices that the engine runs on, by how their names begin; empty: any device, as vendors
+        add back ends of their own
     scheduler : scheduling policy, by its name in the simulation
     mixing : "mixed" runs prefill chunks and decodes in one step; "prefill-first" runs prefill in steps of its own
     dp_prefill : "together" delays prompts for a few steps, so that data-parallel ranks prefill at the same time;
@@ -71,6 +73,7 @@ class Engine(Spec):
     title: str
     version: str
     aliases: tuple[str, ...]
+    families: tuple[str, ...] = ()
     scheduler: Literal["vllm", "sglang"]
     mixing: Literal["mixed", "prefill-first"]
     dp_prefill: Literal["together", "alone"]
@@ -94,6 +97,10 @@ class Engine(Spec):
     kv_block: Count
     chunk_tokens: Count
     max_sequences: Count
+
+    def runs_on(self, family: str) -> bool:
+        """Whether the engine runs on devices of a family."""
+        return not self.families or family.startswith(self.families)
 
 
 OF_MEASURED_ROWS = ("small_device", "small_chunk", "mtp_drafts", "mtp_drafts_dp")

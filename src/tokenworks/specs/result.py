@@ -14,7 +14,7 @@ from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.workload import Workload
 
-VERSIONS = {"plan": 2, "plan-why": 2}
+VERSIONS = {"plan": 2, "plan-why": 3}
 """Version of the form of each kind; 1 where it is not listed."""
 
 DIGITS = 9
