@@ -101,7 +101,7 @@ def plan(
         Rank by estimates of the closed form alone: for sweeps. Estimates may be far from what a simulation shows.
     budget
         Where the search ends, settled or not: "500000 requests", or 10s, whose result depends on the speed of the
-        machine. By default 3,000,000 requests, or 300,000 with sessions.
+        machine. By default 6,000,000 requests, or 300,000 with sessions.
     """
     began = time.perf_counter()
     asked: dict[str, Any] = {

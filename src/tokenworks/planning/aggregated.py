@@ -71,7 +71,7 @@ def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple
     """Output tokens per second and user, and per charged device, that no batch between two of the ladder exceeds.
 
     A step takes at least its decode alone, and on average at least what its prefill tokens take alone, in the largest
-    chunks and nothing beside them. The first bound is taken at the lower batch, the second at the higher one:
+    chunks and nothing beside them; both times add up with an engine that prefills in steps of its own. The first bound is taken at the lower batch, the second at the higher one:
     float[points, batches] each. The third is the TTFT, at its percentile, that no load goes below: float[points].
     """
     points, demand = found.points, costing.demand
@@ -81,7 +81,8 @@ def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple
     chunk = points.lanes[:, None] * ladders.chunks[None, :]
     prefill = costing.times(wide, 0.0, chunk)
     token_s = (prefill.seconds / chunk).min(axis=1, keepdims=True)
-    step = np.maximum(decode_s, batch * demand.request.uncached * gained / demand.request.osl * token_s)
+    prefill_s = batch * demand.request.uncached * gained / demand.request.osl * token_s
+    step = np.maximum(decode_s, prefill_s) if costing.mixed else decode_s + prefill_s
     speed, total = gained / step, batch * gained / step
     higher = np.maximum(total, np.concatenate([total[:, 1:], total[:, -1:]], axis=1))
     machine = costing.setting.machine

@@ -56,7 +56,7 @@ BACK = (0, 1, 2, 4, 8, 16)
 LOWEST = 1 / 64
 """Share of the estimated rate below which a deployment is given up [-]."""
 
-BUDGET, SESSION_BUDGET = 3_000_000, 300_000
+BUDGET, SESSION_BUDGET = 6_000_000, 300_000
 """Simulated requests after which the search ends, settled or not; the second where requests form sessions, whose long
 shared prefixes take more time. The same on every machine [count]."""
 
