@@ -13,7 +13,7 @@ import sys
 import time
 
 import numpy as np
-from benchmarks.estimate import legal_splits, one_role, two_roles
+from estimate import legal_splits, one_role, two_roles
 
 from tokenworks.errors import TokenworksError
 from tokenworks.planning.decide import Bench, decide

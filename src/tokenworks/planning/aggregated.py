@@ -72,7 +72,8 @@ def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple
 
     A step takes at least its decode alone, and on average at least what its prefill tokens take alone, in the largest
     chunks and nothing beside them; both times add up with an engine that prefills in steps of its own. The first bound
-    is taken at the lower batch, the second at the higher one: float[points, batches] each. The third is the TTFT, at its percentile, that no load goes below: float[points].
+    is taken at the lower batch, the second at the higher one: float[points, batches] each. The third is the TTFT, at
+    its percentile, that no load goes below: float[points].
     """
     points, demand = found.points, costing.demand
     batch, wide = ladders.batches(points.lanes), points.columns(1)
