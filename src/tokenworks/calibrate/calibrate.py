@@ -10,6 +10,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats
+from tokenworks.calibrate.distances import Known, throughput_spreads
 from tokenworks.calibrate.factors import factors_of, turned
 from tokenworks.calibrate.fit import LEAST_POINTS, FitResult, Problem, fit
 from tokenworks.calibrate.leave_out import Left, conformal, leave_out
@@ -146,8 +147,8 @@ def calibrate(
     problem = problem_of(points, start, without, say, at=turned(start, factors, first.theta))
     whole = fit(problem, factors)
     devices = {p.device for p, e in zip(problem.points, whole.errors, strict=True) if np.isfinite(e)}
-    systems, unseen = (
-        leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors)
+    systems, unseen, without_system = (
+        leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors, {})
     )
     source = f"fit of {len(factors)} factors on {fitted_on}"
     fitted = rounded(turned(start, factors, whole.theta), factors, source)
@@ -159,6 +160,8 @@ def calibrate(
             "fitted_on": fitted_on,
             "data_sha256": data_sha256,
             "graded": tuple(problem.families),
+            "devices": tuple(sorted(devices)),
+            "throughput_spread": throughput_spreads(Known(problem, factors, fitted, without_system, say)),
             **_spreads(fitted, problem, unseen, left_out=bool(systems)),
         }
     )

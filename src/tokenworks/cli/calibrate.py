@@ -169,7 +169,7 @@ class _Table:
         with progress("calibrating") as report:
             problem = problem_of(self.points, self.start, self.without, report)
             factors = factors_of(problem.families, problem.calibration, only_assumed=self.only_assumed)
-            left, _ = leave_out(problem, factors, by, report, self.unseen if by == "system" else None)
+            left, *_ = leave_out(problem, factors, by, report, self.unseen if by == "system" else None)
         plain = timed(LeftOut(by, tuple(left), self.start.name).plain(), self.began)
         if output == "table":
             _print_left(plain["groups"])

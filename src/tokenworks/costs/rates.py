@@ -107,7 +107,8 @@ class Rates:
         -------
         Factor: the interval of a throughput x is [x / factor, x * factor] [-].
         """
-        return max(self.speed_spread, self.spread_of(draft_tokens))
+        widening = self.draft_widening if draft_tokens else 1.0
+        return max(self.speed_spread**widening, self.spread_of(draft_tokens))
 
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
