@@ -172,9 +172,10 @@ def interval(costing: Costing, spread: float, output: float, tpot: float, carrie
     ----------
     carried : share of its capacity at which the deployment carries the load [-]; None without a load
     """
-    low, high = output / spread, output * spread
+    wide = costing.rates.throughput_spread(spread > costing.rates.spread)  # wider with draft tokens, as `spread` is
+    low, high = output / wide, output * wide
     if costing.load and costing.load.kind == "rate" and carried:
-        low, high = output * min(1.0, 1 / (carried * spread)), output
+        low, high = output * min(1.0, 1 / (carried * wide)), output
     return {"tpot_s": (tpot / spread, tpot * spread), "output_tok_s_per_device": (low, high)}
 
 
