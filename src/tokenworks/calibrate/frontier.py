@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -230,12 +230,12 @@ class FrontierPlain(TypedDict):
     ratio: RatiosPlain
 
 
-BY: dict[str, Callable[[AtSpeed], str]] = {
+BY: dict[str, Callable[[AtSpeed], Any]] = {
     "system": lambda cell: cell.device,
     "model": lambda cell: cell.workload.model,
     "mtp": lambda cell: cell.workload.mtp,
     "load": lambda cell: cell.workload.load,
-    "tok_s_user": lambda cell: f"{cell.speed:g}",
+    "tok_s_user": lambda cell: cell.speed,
 }
 
 
@@ -266,11 +266,11 @@ def frontier(pairs: Sequence[Pair]) -> FrontierPlain:
     }
 
 
-def _scored(compared: Sequence[AtSpeed], of: Callable[[AtSpeed], str]) -> dict[str, ErrorsPlain]:
-    parts: dict[str, list[AtSpeed]] = defaultdict(list)
+def _scored(compared: Sequence[AtSpeed], of: Callable[[AtSpeed], Any]) -> dict[str, ErrorsPlain]:
+    parts: dict[Any, list[AtSpeed]] = defaultdict(list)
     for cell in compared:
         parts[of(cell)].append(cell)
-    return {name: _errors(members) for name, members in sorted(parts.items())}
+    return {name if isinstance(name, str) else f"{name:g}": _errors(members) for name, members in sorted(parts.items())}
 
 
 def _errors(members: Sequence[AtSpeed]) -> Plain:
