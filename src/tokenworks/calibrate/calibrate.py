@@ -20,7 +20,7 @@ from tokenworks.calibrate.quantities import rounded, spread
 from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.calibration import Calibration, Distance, number
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
@@ -52,6 +52,7 @@ class CalibrateBody(TypedDict):
     factors: dict[str, float]
     power: dict[str, Any] | None
     spreads: dict[str, float]
+    throughput_spread: dict[Distance, float]
     ablation: NotRequired[list[AblatedPlain]]
 
 
@@ -100,6 +101,9 @@ class Calibrated:
             },
             "power": None if self.power is None else self.power.plain(),
             "spreads": {name: number(family.spread) for name, family in self.calibration.families.items()},
+            "throughput_spread": {
+                distance: number(factor) for distance, factor in self.calibration.throughput_spread.items()
+            },
         }
         if ablation:
             body["ablation"] = self.ablation()

@@ -59,8 +59,8 @@ class Known:
     @property
     def devices(self) -> Any:
         """Device of each point; "" if the point is not used."""
-        used = self.families != ""
-        return np.where(used, [point.device for point in self.problem.points], "")
+        names = np.array([point.device for point in self.problem.points], dtype=object)
+        return np.where(self.families != "", names, "")
 
     @property
     def families(self) -> Any:
