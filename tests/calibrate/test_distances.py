@@ -52,7 +52,8 @@ def test_a_distance_without_a_factor_has_the_next_larger_one() -> None:
     assert SERVING.model_copy(update={"throughput_spread": {}}).spread_at("device") == 1.0
 
 
-@given(st.sampled_from(["8xhgx-h100", "gb200-nvl72", "scalex40", "cloudmatrix384"]), st.integers(0, 3))
+@pytest.mark.parametrize("on", ["8xhgx-h100", "gb200-nvl72", "scalex40", "cloudmatrix384"])
+@pytest.mark.parametrize("drafts", [0, 3])
 def test_throughput_at_a_given_speed_is_never_surer_than_tpot(on: str, drafts: int) -> None:
     for calibration in (SERVING, PRIOR, SERVING.model_copy(update={"throughput_spread": {}})):
         reached = rates(machine(on), calibration)
@@ -101,8 +102,9 @@ def test_spreads_of_points_that_are_predicted_exactly(tmp_path: Path) -> None:
     factor = Factor(("nvidia-hopper",), "hbm", 0.5)
     slower = turned(problem.calibration, [factor], np.array([-0.3]))
     systems: dict[str, Calibration] = {"h100": slower, "h200": problem.calibration}
-    spreads = throughput_spreads(Known(problem, [factor], problem.calibration, systems))
-    assert list(spreads) == ["device", "family"]  # one family of one vendor: no larger distance can be measured
+    spreads = throughput_spreads(Known(problem, [factor], problem.calibration, systems), PRIOR)
+    assert list(spreads) == ["device", "family", "datasheet"]  # one family of one vendor has no larger distances
+    assert spreads["datasheet"] == PRIOR.throughput_spread["datasheet"]
     assert spreads["device"].value == 1.05
     assert (spreads["family"].value or 0) > 1.1
     assert "throughputs at equal speed per user" in spreads["family"].source

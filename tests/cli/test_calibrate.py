@@ -33,12 +33,12 @@ def test_fit_write_and_validate_with_it(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_intervals_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only the intervals of throughput and the devices change; the fit that starts from them gives the same intervals."""
+    """Only devices and the intervals of throughput change; the intervals are those of the fit."""
     rows = [row | {"device": device} for row in LOADS for device in ("h100", "h200")]
     data, out, again = str(table(tmp_path, *rows)), tmp_path / "mine.yaml", tmp_path / "again.yaml"
     assert run(["calibrate", "--data", data, "--out", str(out), "-o", "json"]) == 0
     fitted = result(capsys.readouterr().out)
-    assert list(fitted["throughput_spread"]) == ["device", "family"]
+    assert list(fitted["throughput_spread"]) == ["device", "family", "datasheet"]
     again.write_text(out.read_text())
     assert run(["calibrate", "--data", data, "--intervals-of", str(out), "--out", str(again), "-o", "json"]) == 0
     found = result(capsys.readouterr().out)

@@ -52,7 +52,7 @@ def test_table(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "it misses" in out
     assert "effective/device" in out
     assert "80 % interval: " in out
-    assert "(the calibration was fitted on points of this device)" in out
+    assert "(the calibration was fitted on points of this device)" in " ".join(out.split())
     assert err == ""
 
 

@@ -165,7 +165,7 @@ def calibrate(
             "data_sha256": data_sha256,
             "graded": tuple(problem.families),
             "devices": tuple(sorted(devices)),
-            "throughput_spread": throughput_spreads(Known(problem, factors, fitted, without_system, say)),
+            "throughput_spread": throughput_spreads(Known(problem, factors, fitted, without_system, say), start),
             **_spreads(fitted, problem, unseen, left_out=bool(systems)),
         }
     )

@@ -31,7 +31,7 @@ from tokenworks.calibrate.leave_out import conformal
 from tokenworks.calibrate.predict import Predicted
 from tokenworks.calibrate.quantities import spread
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import DISTANCES, Calibration, Distance, vendor_of
+from tokenworks.specs.calibration import DISTANCES, Calibration, Distance, number, vendor_of
 from tokenworks.specs.provenance import Quantity
 
 Say = Callable[[str], None] | None
@@ -91,8 +91,8 @@ def families_of_points(problem: Problem) -> Any:
     return families
 
 
-def throughput_spreads(known: Known) -> dict[Distance, Quantity]:
-    """The interval factor of throughput at a given speed per user, for each distance that the points allow.
+def throughput_spreads(known: Known, before: Calibration) -> dict[Distance, Quantity]:
+    """The interval factor of throughput at a given speed per user, for each distance.
 
     The factors come from points without MTP, if there are any: with MTP, `draft_widening` makes an interval wider. A
     larger distance never has a smaller factor than a nearer one.
@@ -100,6 +100,7 @@ def throughput_spreads(known: Known) -> dict[Distance, Quantity]:
     Parameters
     ----------
     known : the points and their fits
+    before : calibration with the factors of distances for which there are too few points
     """
     errors: dict[Distance, list[Floats]] = defaultdict(list)
     for distance, calibration, mask in _predictors(known):
@@ -110,6 +111,9 @@ def throughput_spreads(known: Known) -> dict[Distance, Quantity]:
         together = np.concatenate([np.zeros((0, 2)), *errors[distance]])
         plain = together[together[:, 1] == 0] if (together[:, 1] == 0).any() else together
         if len(plain) < LEAST_POINTS:
+            if distance in before.throughput_spread:
+                spreads[distance] = before.throughput_spread[distance]
+                widest = max(widest, number(spreads[distance]))
             continue
         widest = max(widest, round(conformal(plain[:, 0]), 2))
         spreads[distance] = spread(widest, f"{HOW[distance]}: {len(plain)} throughputs at equal speed per user")

@@ -80,5 +80,8 @@ def intervals_of(
     factors = factors_of(problem.families, problem.calibration)
     _, _, without_system = leave_out(problem, factors, "system", say)
     known = Known(problem, factors, calibration, without_system, say)
-    update = {"devices": tuple(sorted(set(known.devices) - {""})), "throughput_spread": throughput_spreads(known)}
+    update = {
+        "devices": tuple(sorted(set(known.devices) - {""})),
+        "throughput_spread": throughput_spreads(known, calibration),
+    }
     return Intervals(calibration.model_copy(update=update), prior.name)
