@@ -69,9 +69,9 @@ class Known:
 
     def without(self, mask: Any, name: str) -> Calibration:
         """The calibration fitted without some points."""
-        devices = set(self.devices[mask])
-        if len(devices) == 1 and (done := self.systems.get(*devices)):
-            return done
+        (device, *others) = sorted(set(map(str, self.devices[mask])))
+        if not others and device in self.systems:
+            return self.systems[device]
         if self.say:
             self.say(f"fitting without {name}")
         theta = fit(self.problem, self.factors, use=~mask).theta
@@ -152,7 +152,7 @@ def throughput_errors(problem: Problem, calibration: Calibration, mask: Any) -> 
     rates = problem.flow / seconds
     pairs = [
         (problem.points[i], Predicted(tpot=float(seconds[i]), rate=float(rates[i])))
-        for i in np.flatnonzero(mask & np.isfinite(rates))
+        for i in map(int, np.flatnonzero(mask & np.isfinite(rates)))
     ]
     compared, _ = cells(pairs)
     rows = [(np.log(one.predicted / one.measured), float(one.workload.mtp == "mtp")) for one in compared]

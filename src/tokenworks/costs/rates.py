@@ -107,8 +107,8 @@ class Rates:
         -------
         Factor: the interval of a throughput x is [x / factor, x * factor] [-].
         """
-        widening = self.draft_widening if draft_tokens else 1.0
-        return max(self.speed_spread**widening, self.spread_of(draft_tokens))
+        throughput = self.speed_spread**self.draft_widening if draft_tokens else self.speed_spread
+        return max(float(throughput), self.spread_of(draft_tokens))
 
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
