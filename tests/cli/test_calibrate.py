@@ -41,9 +41,9 @@ def test_intervals_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert list(fitted["throughput_spread"]) == ["device", "family", "datasheet"]
     again.write_text(out.read_text())
     assert run(["calibrate", "--data", data, "--intervals-of", str(out), "--out", str(again), "-o", "json"]) == 0
-    found = result(capsys.readouterr().out)
-    assert found["throughput_spread"] == pytest.approx(fitted["throughput_spread"], rel=0.05)
-    assert found["devices"] == ["h100", "h200"]
+    intervals = result(capsys.readouterr().out)
+    assert intervals["throughput_spread"] == pytest.approx(fitted["throughput_spread"], rel=0.05)
+    assert intervals["devices"] == ["h100", "h200"]
     before, after = load_calibration(str(out)), load_calibration(str(again))
     assert again.read_text().splitlines()[0] == out.read_text().splitlines()[0]
     assert after.model_copy(update={"throughput_spread": before.throughput_spread}) == before
