@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from tokenworks.calibrate.calibrate import CalibrateBody
+from tokenworks.calibrate.intervals import CalibrateIntervalsBody
 from tokenworks.calibrate.kernels.fit import KernelsBody
 from tokenworks.calibrate.leave_out import LeaveOutBody
 from tokenworks.calibrate.own_machine import CalibrateOwnBody
@@ -42,6 +43,7 @@ KINDS: dict[str, Any] = {
     "validate": ValidateBody,
     "calibrate": CalibrateBody,
     "calibrate-own": CalibrateOwnBody,
+    "calibrate-intervals": CalibrateIntervalsBody,
     "calibrate-kernels": KernelsBody,
     "calibrate-leave-out": LeaveOutBody,
 }

@@ -13,6 +13,10 @@ from tokenworks.cli import run
 from tokenworks.ingest.benchmark import Time
 from tokenworks.specs.calibration import load_calibration
 
+LOADS = [
+    {"concurrency": str(c), "tpot_ms_median": f"{tpot:g}", "total_tok_s_per_gpu": f"{rate:g}"}
+    for c, tpot, rate in ((1, 6, 1800), (4, 7, 6000), (16, 9, 19000), (64, 14, 45000), (256, 35, 70000))
+]
 ROWS = [{"concurrency": str(c), "device": d} for c in (1, 8, 32) for d in ("h100", "h200")]
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -26,6 +30,41 @@ def test_fit_write_and_validate_with_it(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(["validate", "--data", data, "--calibration", str(out), "-o", "json"]) == 0
     validated = result(capsys.readouterr().out)
     assert validated["inputs"]["grade"] == "end-to-end-calibrated"
+
+
+def test_intervals_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only devices and the intervals of throughput change; the intervals are those of the fit."""
+    rows = [row | {"device": device} for row in LOADS for device in ("h100", "h200")]
+    data, out, again = str(table(tmp_path, *rows)), tmp_path / "mine.yaml", tmp_path / "again.yaml"
+    assert run(["calibrate", "--data", data, "--out", str(out), "-o", "json"]) == 0
+    fitted = result(capsys.readouterr().out)
+    assert list(fitted["throughput_spread"]) == ["device", "family", "datasheet"]
+    again.write_text(out.read_text())
+    assert run(["calibrate", "--data", data, "--intervals-of", str(out), "--out", str(again), "-o", "json"]) == 0
+    intervals = result(capsys.readouterr().out)
+    assert intervals["throughput_spread"] == pytest.approx(fitted["throughput_spread"], rel=0.05)
+    assert intervals["devices"] == ["h100", "h200"]
+    before, after = load_calibration(str(out)), load_calibration(str(again))
+    assert again.read_text().splitlines()[0] == out.read_text().splitlines()[0]
+    assert after.model_copy(update={"throughput_spread": before.throughput_spread}) == before
+    assert run(["calibrate", "--data", data, "--intervals-of", str(out)]) == 0
+    assert "throughput at equal speed per user, by distance" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--intervals-of", "serving"], "calibration serving: was not fitted on these points"),
+        (["--intervals-of", "mystery"], "unknown calibration 'mystery'"),
+        (["--intervals-of", "serving", "--leave-out", "system"], "--leave-out: does not go with --intervals-of"),
+        (["--intervals-of", "serving", "--kernels", "default"], "--kernels: does not go with --intervals-of"),
+    ],
+)
+def test_intervals_that_cannot_be_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
+) -> None:
+    assert run(["calibrate", "--data", str(table(tmp_path, *ROWS)), *more]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_systems_left_out_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

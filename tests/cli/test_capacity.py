@@ -51,6 +51,8 @@ def test_table(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "requests/s within ttft=2s,tpot=50ms" in out
     assert "it misses" in out
     assert "effective/device" in out
+    assert "80 % interval: " in out
+    assert "(the calibration was fitted on points of this device)" in " ".join(out.split())
     assert err == ""
 
 
@@ -60,6 +62,10 @@ def test_json_has_the_curve(file: str, arguments: list[str], capsys: pytest.Capt
     found = result(capsys.readouterr().out)
     assert (found["kind"], found["load"]) == ("capacity", "rate")
     assert found["capacity"] < found["fails_at"] <= 1.0201 * found["capacity"]
+    for name, (low, high) in found["interval"].items():
+        assert low < found[name] < high
+        assert found[name] ** 2 == pytest.approx(low * high)
+    assert found["distance"] == "device"
     loads = [one["load"] for one in found["curve"]]
     assert loads == sorted(loads)
     assert [one["held"] for one in found["curve"]] == [load <= found["capacity"] for load in loads]

@@ -38,6 +38,29 @@ def test_the_table_says_what_was_left_out(tmp_path: Path, capsys: pytest.Capture
     assert "left out 1, not in the catalog: no system has the device abacus" in text
 
 
+def test_frontiers_of_two_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two devices with one workload: throughput at equal speed, and their ratio, as JSON and as a table."""
+    rows = [
+        {"device": device, "concurrency": str(users), "tpot_ms_median": f"{tpot:g}", "total_tok_s_per_gpu": f"{rate:g}"}
+        for device, faster in (("h100", 1.0), ("h200", 1.4))
+        for users, tpot, rate in ((1, 6 / faster, 1500 * faster), (256, 30 / faster, 40000 * faster))
+    ]
+    file = str(table(tmp_path, *rows))
+    assert run(["validate", "--data", file, "-o", "json"]) == 0
+    frontier = result(capsys.readouterr().out)["frontier"]
+    assert frontier["machines"] == 2
+    assert set(frontier["by"]["system"]) == {"h100", "h200"}
+    assert frontier["by"]["engine"]["vllm"]["n"] == frontier["tok_s_per_device"]["n"]
+    ratio = frontier["ratio"]["by_pair"]["h100 / h200"]
+    assert ratio == frontier["ratio"]["all"]
+    assert ratio["in_order"] == 1
+    assert run(["validate", "--data", file]) == 0
+    text = capsys.readouterr().out
+    assert "Error of the highest tok/s/device at equal speed: 15 to 150 tok/s per user" in text
+    assert "h100 / h200" in text
+    assert "vllm alone" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -10,6 +10,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats
+from tokenworks.calibrate.distances import Known, throughput_spreads
 from tokenworks.calibrate.factors import factors_of, turned
 from tokenworks.calibrate.fit import LEAST_POINTS, FitResult, Problem, fit
 from tokenworks.calibrate.leave_out import Left, conformal, leave_out
@@ -19,7 +20,7 @@ from tokenworks.calibrate.quantities import rounded, spread
 from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.calibration import Calibration, Distance, number
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
@@ -51,6 +52,7 @@ class CalibrateBody(TypedDict):
     factors: dict[str, float]
     power: dict[str, Any] | None
     spreads: dict[str, float]
+    throughput_spread: dict[Distance, float]
     ablation: NotRequired[list[AblatedPlain]]
 
 
@@ -99,6 +101,9 @@ class Calibrated:
             },
             "power": None if self.power is None else self.power.plain(),
             "spreads": {name: number(family.spread) for name, family in self.calibration.families.items()},
+            "throughput_spread": {
+                distance: number(factor) for distance, factor in self.calibration.throughput_spread.items()
+            },
         }
         if ablation:
             body["ablation"] = self.ablation()
@@ -146,8 +151,8 @@ def calibrate(
     problem = problem_of(points, start, without, say, at=turned(start, factors, first.theta))
     whole = fit(problem, factors)
     devices = {p.device for p, e in zip(problem.points, whole.errors, strict=True) if np.isfinite(e)}
-    systems, unseen = (
-        leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors)
+    systems, unseen, without_system = (
+        leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors, {})
     )
     source = f"fit of {len(factors)} factors on {fitted_on}"
     fitted = rounded(turned(start, factors, whole.theta), factors, source)
@@ -159,6 +164,8 @@ def calibrate(
             "fitted_on": fitted_on,
             "data_sha256": data_sha256,
             "graded": tuple(problem.families),
+            "devices": tuple(sorted(devices)),
+            "throughput_spread": throughput_spreads(Known(problem, factors, fitted, without_system, say), start),
             **_spreads(fitted, problem, unseen, left_out=bool(systems)),
         }
     )

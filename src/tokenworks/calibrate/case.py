@@ -70,6 +70,11 @@ class Case:
         """Half of the 80 % interval of TPOT and throughput, as a factor [-]."""
         return self.site.rates.spread_of(max(role.draft_tokens for role in self.deployment.roles))
 
+    @property
+    def frontier_spread(self) -> float:
+        """Half of the 80 % interval of throughput at a given speed per user, as a factor [-]."""
+        return self.site.rates.throughput_spread(max(role.draft_tokens for role in self.deployment.roles))
+
     def smaller(self) -> Case | None:
         """The case with smaller memory needs: first all device memory is allowed, then sequences and chunk are halved.
 

@@ -66,6 +66,18 @@ def write_own(own: Own, path: Path) -> None:
     write_file(own.calibration, lines, path)
 
 
+def write_again(calibration: Calibration, path: Path) -> None:
+    """Write a calibration over its file; the comments of the file stay.
+
+    Parameters
+    ----------
+    calibration : the calibration
+    path : the file
+    """
+    before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    write_file(calibration, [line for line in before if line.startswith("#")] or [f"# {calibration.title}."], path)
+
+
 def write_file(calibration: Calibration, lines: Sequence[str], path: Path) -> None:
     """Write a calibration as a catalog file below comment lines. A source of several numbers is written only once.
 

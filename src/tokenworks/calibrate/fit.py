@@ -41,6 +41,7 @@ class Problem:
     points : all points
     measured : measured TPOT; NaN for points that are not used [s]
     anchor : simulated TPOT / closed-form TPOT [-]
+    flow : simulated throughput x simulated TPOT [token per device]
     calibration : the calibration that factors multiply
     """
 
@@ -48,6 +49,7 @@ class Problem:
     points: Sequence[Point]
     measured: Floats
     anchor: Floats
+    flow: Floats
     calibration: Calibration
 
     @classmethod
@@ -67,11 +69,12 @@ class Problem:
         groups = bunches(points, predictions, calibration)
         closed = tpots(groups, calibration, len(points))
         simulated = np.array([prediction.tpot or np.nan for prediction in predictions])
+        flow = np.array([(prediction.rate or np.nan) for prediction in predictions]) * simulated
         measured = np.array([point.measured.tpot or np.nan for point in points])
         starved = [p.little_ratio is not None and p.little_ratio < STARVED for p in points]
         measured[np.array(starved) | np.array([p.model in without for p in points])] = np.nan
         usable = [bunch for bunch in groups if np.isfinite(measured[bunch.at]).any()]
-        return cls(usable, points, measured, simulated / closed, calibration)
+        return cls(usable, points, measured, simulated / closed, flow, calibration)
 
     @property
     def families(self) -> list[str]:

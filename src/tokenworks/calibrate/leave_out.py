@@ -11,10 +11,10 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats
-from tokenworks.calibrate.factors import Factor
+from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import Problem, fit
 from tokenworks.calibrate.measured import Point
-from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.calibration import Calibration, vendor_of
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 By = Literal["system", "model"]
@@ -97,7 +97,7 @@ class LeftOut:
 def leave_out(
     problem: Problem, factors: Sequence[Factor], by: By, say: Callable[[str], None] | None = None,
     prior: Callable[[str], Calibration] | None = None,
-) -> tuple[list[Left], Floats]:  # fmt: skip
+) -> tuple[list[Left], Floats, dict[str, Calibration]]:  # fmt: skip
     """Leave out each group in turn.
 
     Parameters
@@ -110,27 +110,29 @@ def leave_out(
 
     Returns
     -------
-    The errors of each group, and the log error of every point by the fit without its group
+    The errors of each group, the log error of every point by the fit without its group, and these fits by group
     """
     names = np.array([OF[by](point) for point in problem.points])
     before = problem.errors([], np.zeros(0))
     groups = sorted(set(names[np.isfinite(before)]))
-    unseen = np.full(len(names), np.nan)
+    unseen, fits = np.full(len(names), np.nan), {}
     for group in groups:
         if say:
             say(f"fitting without {group}")
         own = names == group
         start = replace(problem, calibration=prior(group).standalone(problem.families)) if prior else problem
-        unseen[own] = fit(start, factors, use=~own).errors[own]
+        result = fit(start, factors, use=~own)
+        unseen[own] = result.errors[own]
+        fits[group] = turned(start.calibration, factors, result.theta)
     vendors = vendors_of(problem)
-    return [_left(group, names, vendors, unseen, before) for group in groups], unseen
+    return [_left(group, names, vendors, unseen, before) for group in groups], unseen, fits
 
 
 def vendors_of(problem: Problem) -> Any:
     """Vendor of each point's device: the first word of its device family."""
     vendors = np.full(len(problem.points), "", dtype=object)
     for bunch in problem.bunches:
-        vendors[bunch.at] = bunch.machine.family.split("-")[0]
+        vendors[bunch.at] = vendor_of(bunch.machine.family)
     return vendors
 
 

@@ -21,6 +21,7 @@ from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_each
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.machine import Machine
 from tokenworks.specs.result import Inputs, Plain, envelope, inputs
 
 TURN = 0.5
@@ -85,13 +86,24 @@ def families_of(points: Sequence[Point], calibration: Calibration) -> list[str]:
     points : measured points
     calibration : calibration with the families
     """
-    families = set()
+    return sorted({machine.family for machine in machines_of(points, calibration)})
+
+
+def machines_of(points: Sequence[Point], calibration: Calibration) -> list[Machine]:
+    """Machine of each point that can be simulated.
+
+    Parameters
+    ----------
+    points : measured points
+    calibration : calibration with the families
+    """
+    machines = []
     for point in points:
         try:
-            families.add(case(point, calibration).site.machine.family)
+            machines.append(case(point, calibration).site.machine)
         except Skipped:
             continue
-    return sorted(families)
+    return machines
 
 
 def own_factors(families: Sequence[str], calibration: Calibration) -> tuple[Factor, ...]:
@@ -213,13 +225,15 @@ def calibrate_own(
         unseen = np.where(seen, unseen, fit(played, factors, use=seen).errors)
     source = f"fit of {len(factors)} factors on {fitted_on}"
     fitted = rounded(turned(start, factors, whole.theta), factors, source)
+    devices = sorted({machine.device for machine in machines_of(usable, start)})
     known = unseen[np.isfinite(unseen)]
     interval = spread(round(conformal(known), 2), f"each of {len(usable)} points left out of the fit, TPOT and TTFT")
     own = {family: fitted.families[family].model_copy(update={"spread": interval}) for family in families}
     fitted = fitted.model_copy(
         update={
             "name": name, "title": f"Fitted on {fitted_on}", "grade": "end-to-end-calibrated", "fitted_on": fitted_on,
-            "data_sha256": data_sha256, "graded": tuple(families), "families": fitted.families | own,
+            "data_sha256": data_sha256, "graded": tuple(families), "devices": tuple(devices),
+            "families": fitted.families | own,
         }
     )  # fmt: skip
     return Own(fitted, prior, whole, before, unseen)

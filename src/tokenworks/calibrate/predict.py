@@ -42,6 +42,7 @@ class Predicted:
     energy : energy per output token; None if the TDP is not published, or no token is generated [J]
     used, tdp : roof use and TDP, from which energy is computed [-, W]
     ttft_spread, energy_spread : the spread of TTFT, and of energy [-]
+    frontier_spread : the spread of throughput at a given speed per user [-]
     batch : mean decoding sequences in a step of an instance of the last role [count]
     spread : half of the 80 % interval as a factor: the interval is x / spread to x spread [-]
     why : reason why there is no prediction; "" with a prediction
@@ -56,14 +57,22 @@ class Predicted:
     tdp: float | None = None
     ttft_spread: float = 1.0
     energy_spread: float = 1.0
+    frontier_spread: float = 1.0
     batch: float = 0.0
     spread: float = 1.0
     why: str = ""
     assumed: tuple[str, ...] = ()
 
     def spread_of(self, metric: str) -> float:
-        """Half of the 80 % interval of a metric (`tpot`, `ttft`, `tok_s_per_device`, `energy`), as a factor [-]."""
-        return {"ttft": self.ttft_spread, "energy": self.energy_spread}.get(metric, self.spread)
+        """Half of the 80 % interval of a metric, as a factor [-].
+
+        Parameters
+        ----------
+        metric : `tpot`, `ttft`, `tok_s_per_device` and `energy` of this point; `frontier` is throughput at a given
+            speed per user
+        """
+        own = {"ttft": self.ttft_spread, "energy": self.energy_spread, "frontier": self.frontier_spread}
+        return own.get(metric, self.spread)
 
 
 def predict(point: Point, calibration: Calibration) -> Predicted:
@@ -147,6 +156,7 @@ def _read(outcome: Outcome, ready: Case) -> Predicted:
         rate=tokens * ready.copies / seconds / point.devices,
         batch=outcome.pools[-1].mean_batch,
         spread=ready.spread,
+        frontier_spread=ready.frontier_spread,
         ttft_spread=ready.site.rates.ttft_spread,
     )
 
@@ -204,6 +214,6 @@ def _one_step(ready: Case) -> Predicted:
         return Predicted(rate=each / seconds, spread=ready.spread)
     rate = each * gained / seconds
     return Predicted(
-        tpot=seconds / gained, rate=rate, spread=ready.spread,
+        tpot=seconds / gained, rate=rate, spread=ready.spread, frontier_spread=ready.frontier_spread,
         **_energy(Used(float(compute), float(hbm)), ready, rate),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from tokenworks.calibrate.frontier import FrontierPlain, frontier
 from tokenworks.calibrate.measured import Point, PointTable
 from tokenworks.calibrate.predict import Predicted, predict
 from tokenworks.calibrate.score import STARVED, Errors, grouped, little, ranking, scored
@@ -64,6 +65,7 @@ class ValidateBody(TypedDict):
     by: dict[str, dict[str, dict[str, ErrorsPlain]]]
     baseline: dict[str, dict[str, ErrorsPlain]]
     ranking: dict[str, dict[str, float | None]]
+    frontier: FrontierPlain
     starved_below_little_ratio: float
     rows: NotRequired[list[dict[str, Any]]]
 
@@ -127,6 +129,7 @@ class Validation(Shown):
             "by": grouped(pairs),
             "baseline": {"tok_s_per_device_from_measured_tpot": little(pairs)},
             "ranking": ranking(pairs),
+            "frontier": frontier(pairs),
             "starved_below_little_ratio": STARVED,
         }
         if any(point.deployment for point in points):

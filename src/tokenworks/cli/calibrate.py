@@ -71,6 +71,7 @@ def calibrate(
     without: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, group=FIT)] = (),
     only_assumed: Annotated[Switch, Parameter(group=FIT)] = False,
     leave_out: Annotated[Literal["system", "model"] | None, Parameter(group=FIT)] = None,
+    intervals_of: Annotated[str | None, Parameter(group=FIT)] = None,
     ablation: Annotated[Switch, Parameter(group=FIT)] = False,
     name: Annotated[str, Parameter(group=RESULT)] = "mine",
     out: Annotated[Path | None, Parameter(group=RESULT)] = None,
@@ -95,6 +96,9 @@ def calibrate(
         Fit only numbers that the prior assumes. Numbers from kernel tables keep their values.
     leave_out
         Leave out each system, or each model, in turn, and print the error of its predictions. Writes no calibration.
+    intervals_of
+        Keep all constants of this calibration, which was fitted on the points, and compute only its intervals of
+        throughput at equal speed per user: the fits without a system, a family or a vendor start from --prior.
     ablation
         Also print the error without each constant.
     name
@@ -107,15 +111,19 @@ def calibrate(
     began, data = time.perf_counter(), measured.data
     if measured.deployment:
         _refuse("does not go with --deployment", "leave one of the two out", without=without, kernels=kernels,
-                only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables)  # fmt: skip
+                only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables,
+                intervals_of=intervals_of)  # fmt: skip
     if not kernels and (tables or not data):
         problem = "--tables needs --kernels" if tables else "nothing to fit on"
         raise SpecError(problem, where="calibrate", hint="give --data FILE, --kernels default, or both")
     if not data:
         _refuse("needs measured points", "give --data FILE, too", only_assumed=only_assumed, ablation=ablation,
-                leave_out=leave_out)  # fmt: skip
+                leave_out=leave_out, intervals_of=intervals_of)  # fmt: skip
     if leave_out:
         _refuse("does not go with --leave-out", "leave one of the two out", out=out, ablation=ablation)
+    if intervals_of:
+        _refuse("does not go with --intervals-of", "leave one of the two out", kernels=kernels, without=without,
+                only_assumed=only_assumed, ablation=ablation, leave_out=leave_out)  # fmt: skip
     if out:
         must_be_writable(out)
     start = load_calibration(prior, assume=numbers.given())
@@ -125,6 +133,9 @@ def calibrate(
     rows = _kernel_rows(kernels, tables) if kernels else None
     if rows and not data:
         _kernels(rows, start, began, name=name, without=without, out=out, output=output)
+        return
+    if intervals_of:
+        _intervals(measured, start, load_calibration(intervals_of), began, out=out, output=output)
         return
     fit = _Table(measured, start, rows, without, only_assumed=only_assumed, began=began)
     if leave_out:
@@ -169,7 +180,7 @@ class _Table:
         with progress("calibrating") as report:
             problem = problem_of(self.points, self.start, self.without, report)
             factors = factors_of(problem.families, problem.calibration, only_assumed=self.only_assumed)
-            left, _ = leave_out(problem, factors, by, report, self.unseen if by == "system" else None)
+            left, *_ = leave_out(problem, factors, by, report, self.unseen if by == "system" else None)
         plain = timed(LeftOut(by, tuple(left), self.start.name).plain(), self.began)
         if output == "table":
             _print_left(plain["groups"])
@@ -194,6 +205,35 @@ class _Table:
             _print(plain)
         else:
             emit(plain, output)
+
+
+def _intervals(
+    measured: FittedOn, prior: Calibration, kept: Calibration, began: float, *, out: Path | None, output: Output
+) -> None:
+    """Compute the intervals of throughput of a calibration, whose constants do not change."""
+    from tokenworks.calibrate.file import write_again
+    from tokenworks.calibrate.intervals import intervals_of
+    from tokenworks.calibrate.validate import sha256
+
+    points = measured.table().points
+    compile_once()
+    with progress("calibrating") as report:
+        result = intervals_of(kept, points, prior, data_sha256=sha256(measured.data), say=report)
+        if out:
+            write_again(result.calibration, out)
+            notes().paragraph(f"wrote {out}")
+    plain = timed(result.plain(), began)
+    if output == "table":
+        _print_distances(plain["throughput_spread"])
+    else:
+        emit(plain, output)
+
+
+def _print_distances(spreads: dict[str, float]) -> None:
+    """Print the interval factor of throughput at equal speed per user, by distance of the measured points."""
+    rows = [[distance, f"{factor:.2f}"] for distance, factor in spreads.items()]
+    columns: Columns = {"distance": "left", "80 % interval": "right"}
+    print_table(console(), columns, rows, title="\nthroughput at equal speed per user, by distance of the points")
 
 
 def _own(measured: FittedOn, start: Calibration, began: float, *, name: str, out: Path | None, output: Output) -> None:
@@ -267,6 +307,8 @@ def _print(plain: dict[str, Any]) -> None:
     print_table(out, {"constant": "left", "x": "right"}, rows, title=AGAINST_PRIOR)
     if plain["left_out_systems"]:
         _print_left(plain["left_out_systems"])
+    if plain["throughput_spread"]:
+        _print_distances(plain["throughput_spread"])
     if power := plain["power"]:
         left = ", ".join(f"{one['group']} {100 * one['median_ape']:.0f} %" for one in power["left_out_systems"])
         out.paragraph(

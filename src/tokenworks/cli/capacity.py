@@ -18,6 +18,17 @@ from tokenworks.errors import SpecError
 
 if TYPE_CHECKING:
     from tokenworks.simulation.capacity import Capacity, Try
+    from tokenworks.specs.calibration import Distance
+
+
+NEAREST: dict[Distance, str] = {
+    "device": "the calibration was fitted on points of this device",
+    "family": "the calibration was fitted on points of another device of this family",
+    "vendor": "the calibration was fitted on points of another device family of this vendor",
+    "other-vendor": "the device borrows the numbers of another vendor's family",
+    "datasheet": "no measured point of this vendor is in the calibration",
+}
+"""What the interval rests on, by distance of the measured points."""
 
 
 @Parameter(name="*", group=REQUESTS)
@@ -85,7 +96,13 @@ def _print(result: Capacity, deployment: str, slo: str) -> None:
     out.paragraph(
         f"{deployment} holds {best.load:.4g} {unit} within {slo}: {best.output_tok_s_per_device:,.1f} output, "
         f"{best.effective_tok_s_per_device:,.1f} effective tokens/s per device; at {failed.load:.4g} it misses "
-        f"{', '.join(failed.missed)}\n"
+        f"{', '.join(failed.missed)}"
+    )
+    low, high = result.interval["capacity"]
+    output_low, output_high = result.interval["output_tok_s_per_device"]
+    out.paragraph(
+        f"80 % interval: {low:.4g} to {high:.4g} {unit}, {output_low:,.1f} to {output_high:,.1f} output tokens/s per "
+        f"device ({NEAREST[result.run.site.rates.distance]})\n"
     )
     if best.confidence:
         parts = ", ".join(f"{name} ±{value:.1%}" for name, value in best.confidence.items())

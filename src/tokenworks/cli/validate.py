@@ -18,6 +18,8 @@ from tokenworks.specs.save import must_be_writable, saved
 
 METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device", "energy": "J/tok"}
 SHOWN = ("kind", "system", "engine", "model")
+FRONTIER = {"system": "{}", "engine": "{} alone", "model": "{}", "mtp": "MTP: {}", "tok_s_user": "{} tok/s per user"}
+"""Groups of the frontier, and how each is named in the table."""
 
 
 def validate(
@@ -56,6 +58,7 @@ def validate(
     if output == "table":
         _print_head(summary, _names(measured.data))
         _print_points(validation.rows()) if measured.deployment else _print_groups(summary)
+        _print_frontier(summary["frontier"])
         _print_intervals(summary)
     else:
         emit(summary, output)
@@ -123,6 +126,48 @@ def _print_groups(summary: dict[str, Any]) -> None:
             )
     for mode, one in summary["baseline"]["tok_s_per_device_from_measured_tpot"].items():
         out.paragraph(f"baseline, {mode}: tok/s/device from measured TPOT by Little's law: median error {_share(one)}")
+
+
+def _print_frontier(frontier: dict[str, Any]) -> None:
+    """Print the errors of throughput at equal speed per user, and of the ratio of two machines."""
+    whole, ratio = frontier["tok_s_per_device"], frontier["ratio"]
+    if not whole:
+        return
+    out = console()
+    rows = [["all", *_frontier_row(whole)]]
+    for name, label in FRONTIER.items():
+        rows += [[label.format(group), *_frontier_row(one)] for group, one in frontier["by"][name].items()]
+    columns: Columns = {"frontier": "left", **dict.fromkeys(("n", "median error", "p90 error", "bias"), "right")}
+    first, *_, last = frontier["tok_s_user"]
+    title = f"\nError of the highest tok/s/device at equal speed: {first:g} to {last:g} tok/s per user"
+    print_table(out, columns | {"covers": "right"}, rows, title=title)
+    if frontier["unreached"]:
+        out.paragraph(f"left out {frontier['unreached']}: measured, but the speed is outside the range of predictions")
+    if not ratio["all"]:
+        return
+    pairs = {"all": ratio["all"], **ratio["by_pair"]}
+    lines = [
+        [name, str(one["n"]), *_errors(one), _percent(one["in_order"]), _percent(one["clear_in_order"])]
+        for name, one in pairs.items()
+    ]
+    heads: Columns = {"ratio": "left", **dict.fromkeys(("n", "median error", "p90 error", "bias"), "right")}
+    heads |= {"in order": "right", "in order if clear": "right"}
+    title = f"\nError of the ratio of two machines at equal speed; clear: measured beyond {ratio['clear_ratio']:g}x"
+    print_table(out, heads, lines, title=title)
+    out.print()
+
+
+def _frontier_row(one: dict[str, Any]) -> list[str]:
+    return [str(one["n"]), *_errors(one), _percent(one["inside_interval"])]
+
+
+def _errors(one: dict[str, Any]) -> list[str]:
+    """Median, 90th percentile and bias of an error."""
+    return [_percent(one["median_ape"]), _percent(one["p90_ape"]), f"{100 * one['bias']:+.0f} %"]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def _print_intervals(summary: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tokenworks.costs.collectives import LinkRates
-from tokenworks.specs.calibration import Calibration, Power, number
+from tokenworks.specs.calibration import Calibration, Distance, Power, number
 from tokenworks.specs.machine import Assumption, Link, Machine
 
 
@@ -42,6 +42,8 @@ class Rates:
     spread : 80 % of measured times lie in [t / spread, t x spread] around a predicted time t [-]
     ttft_spread : the same factor for TTFT [-]
     draft_widening : with draft tokens, the factor is spread ** draft_widening [-]
+    distance : how near the measured points of the calibration are to the device
+    speed_spread : the factor for throughput at a given speed per user, without draft tokens [-]
     assumed : assumed numbers of the machine and of the calibration
     """
 
@@ -74,10 +76,12 @@ class Rates:
     spread: float
     ttft_spread: float
     draft_widening: float
+    distance: Distance
+    speed_spread: float
     assumed: tuple[Assumption, ...]
 
     def spread_of(self, draft_tokens: float) -> float:
-        """The factor of the 80 % interval for TPOT, step times and throughput.
+        """The factor of the 80 % interval for TPOT and step times.
 
         Parameters
         ----------
@@ -88,6 +92,23 @@ class Rates:
         Factor: the interval of t is [t / factor, t x factor] [-].
         """
         return self.spread**self.draft_widening if draft_tokens else self.spread
+
+    def throughput_spread(self, draft_tokens: float) -> float:
+        """The factor of the 80 % interval for throughput at a given speed per user, and for rates within an SLO.
+
+        A deployment that is 10 % slower than predicted runs smaller batches to keep a given speed. So its throughput
+        is lower by more than 10 %, and the factor is larger than the factor of TPOT (`spread_of`).
+
+        Parameters
+        ----------
+        draft_tokens : draft tokens per step; 0 = no speculation [token]
+
+        Returns
+        -------
+        Factor: the interval of a throughput x is [x / factor, x * factor] [-].
+        """
+        throughput = self.speed_spread**self.draft_widening if draft_tokens else self.speed_spread
+        return max(float(throughput), self.spread_of(draft_tokens))
 
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
@@ -110,6 +131,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     [1] Williams et al., Roofline, CACM 52(4), 2009 (peak rates as roofs).
     """
     family = calibration.family(machine.family)
+    distance = calibration.distance(machine.device, machine.family)
     gemm = {dtype: peak * family.util(dtype) for dtype, peak in machine.peak.items()}
     wide = machine.peak["bf16"] if "bf16" in machine.peak else machine.peak["fp32"]
 
@@ -158,5 +180,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         spread=number(family.spread),
         ttft_spread=number(calibration.ttft_spread),
         draft_widening=number(calibration.draft_widening),
+        distance=distance,
+        speed_spread=calibration.spread_at(distance),
         assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),
     )

@@ -65,11 +65,6 @@ class Candidate:
         """Devices that throughput is divided by [count]."""
         return self.devices + self.idle_devices
 
-    @property
-    def spread(self) -> float:
-        """Half of the 80 % interval of TPOT and throughput, as a factor [-]."""
-        return self.costing.rates.spread_of(max(role.draft_tokens for role in self.deployment.roles))
-
 
 def candidates(results: Sequence[Found]) -> Iterator[Candidate]:
     """The cells that the searches kept, best first: those expected to meet the SLO, or where none does all of them.
@@ -236,14 +231,16 @@ def common(candidate: Candidate, output: float, tpot: float) -> dict[str, Any]:
 
 
 def interval(candidate: Candidate, output: float, tpot: float) -> dict[str, Interval]:
-    """The 80 % interval of TPOT [s] and of output tokens [1/s], by the spread of the calibration.
+    """The 80 % interval of TPOT [s], and of output tokens [1/s] at the speed per user that the deployment has.
 
     A given rate is reached while there is room, and never exceeded.
     """
-    spread, load, share = candidate.spread, candidate.costing.load, candidate.load
-    low, high = output / spread, output * spread
+    rates, load, share = candidate.costing.rates, candidate.costing.load, candidate.load
+    drafts = max(role.draft_tokens for role in candidate.deployment.roles)
+    spread, wide = rates.spread_of(drafts), rates.throughput_spread(drafts)
+    low, high = output / wide, output * wide
     if load and load.kind == "rate" and share:
-        low, high = output * min(1.0, 1 / (share * spread)), output
+        low, high = output * min(1.0, 1 / (share * wide)), output
     return {"tpot_s": (tpot / spread, tpot * spread), "output_tok_s_per_device": (low, high)}
 
 

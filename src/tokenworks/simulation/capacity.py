@@ -16,7 +16,7 @@ from tokenworks.simulation.length import life_of, requests_for, requests_for_use
 from tokenworks.simulation.measured import Seen
 from tokenworks.simulation.run import Simulation, Traffic, blocked, mean_played, simulate
 from tokenworks.simulation.source import Source
-from tokenworks.specs.calibration import CalibrationLike, calibration_name
+from tokenworks.specs.calibration import CalibrationLike, Distance, calibration_name
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.given import Assume
@@ -123,6 +123,14 @@ class CapacityInputs(Inputs):
     trace: str | None
 
 
+class CapacityInterval(TypedDict):
+    """The 80 % interval of a capacity, in the unit of the load, and of its throughput [token/s per device]."""
+
+    capacity: tuple[float, float]
+    output_tok_s_per_device: tuple[float, float]
+    effective_tok_s_per_device: tuple[float, float]
+
+
 class CapacityBody(TypedDict):
     """The plain form of `capacity`; load : kind of the load, counted in `unit`."""
 
@@ -133,6 +141,8 @@ class CapacityBody(TypedDict):
     fails_at: float
     bound_by: list[str]
     settled: bool
+    interval: CapacityInterval
+    distance: Distance
     confidence: dict[str, float]
     output_tok_s_per_device: float
     effective_tok_s_per_device: float
@@ -167,6 +177,25 @@ class Capacity(Shown):
         """Why the runs on both sides of the capacity are too short; empty if both are long enough."""
         return self.best.unsettled or self.failed.unsettled
 
+    @property
+    def interval(self) -> CapacityInterval:
+        """The interval that contains 80 % of the measured capacities, from the errors of the calibration.
+
+        An error of the calibration changes step times, so it changes the load at which the SLO is missed. The
+        interval does not contain the error of a short simulation (`Try.confidence`).
+        """
+        drafts = max(role.draft_tokens for role in self.run.deployment.roles)
+        factor = self.run.site.rates.throughput_spread(drafts)
+        best = self.best
+        return {
+            "capacity": (best.load / factor, best.load * factor),
+            "output_tok_s_per_device": (best.output_tok_s_per_device / factor, best.output_tok_s_per_device * factor),
+            "effective_tok_s_per_device": (
+                best.effective_tok_s_per_device / factor,
+                best.effective_tok_s_per_device * factor,
+            ),
+        }
+
     def to_records(self) -> list[Record]:
         """The loads that were tried, one a record."""
         return [flat(asdict(one), missed=", ".join(one.missed)) for one in self.tries]
@@ -181,6 +210,8 @@ class Capacity(Shown):
             "fails_at": self.failed.load,
             "bound_by": list(self.failed.missed),
             "settled": not self.unsettled,
+            "interval": self.interval,
+            "distance": self.run.site.rates.distance,
             "confidence": self.best.confidence,
             "output_tok_s_per_device": self.best.output_tok_s_per_device,
             "effective_tok_s_per_device": self.best.effective_tok_s_per_device,

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -19,6 +19,13 @@ from tokenworks.specs.machine import Assumption
 from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec, with_sources
 
 Grade = Literal["datasheet", "kernel-calibrated", "end-to-end-calibrated"]
+
+Distance = Literal["device", "family", "vendor", "other-vendor", "datasheet"]
+"""How near the measured points of a calibration are to a device, nearest first. `device`: points of the device itself;
+`family`: points of another device of its family; `vendor`: points of another family of its vendor; `other-vendor`: the
+device borrows the numbers of a measured family of another vendor; `datasheet`: none of these."""
+
+DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
 
 def _above_zero(quantity: Quantity) -> Quantity:
@@ -48,6 +55,16 @@ def number(quantity: Quantity) -> float:
     """The value of a quantity that is never null, because validation refuses null for it."""
     assert quantity.value is not None
     return quantity.value
+
+
+def vendor_of(family: str) -> str:
+    """Vendor of a device family: the first word of its name.
+
+    Parameters
+    ----------
+    family : name of the family, such as `nvidia-hopper`
+    """
+    return family.split("-", maxsplit=1)[0]
 
 
 class Family(Spec):
@@ -171,6 +188,7 @@ class Calibration(Spec):
     fitted_on : data on which a calibration of a higher grade was fitted
     data_sha256 : hash of these data
     graded : families for which the grade holds; the other families have the grade datasheet. Empty: it holds for all
+    devices : devices with measured points that the calibration was fitted on
     sources : name -> text of a source. A number in the file may give the name; after loading it has the text
     query : cost of the edges of a tile in prefill attention, as additional cache entries per query [count]
     sequence : the same cost in decode attention, as additional cache entries per sequence [count]
@@ -182,6 +200,8 @@ class Calibration(Spec):
     power : power of a device, as shares of its TDP
     draft_widening : with draft tokens, the interval factor is spread ** draft_widening [-]
     ttft_spread : interval factor of TTFT for all families; it covers queues and servers, not devices [-]
+    throughput_spread : distance -> interval factor of throughput at a given speed per user. A distance that is not
+        listed has the factor of the next larger distance; without a larger one, the factor of TPOT [-]
     families : families with numbers of their own
     borrowed : families that use the numbers of another family
     lent : numbers that a family had before its own serving points were fitted. Unmeasured families borrow these:
@@ -194,6 +214,7 @@ class Calibration(Spec):
     fitted_on: str = ""
     data_sha256: str = ""
     graded: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     sources: dict[Annotated[str, Field(pattern=f"^{KEY.pattern}$")], str] = Field(default_factory=dict)
     query: Number
     sequence: Number
@@ -205,6 +226,7 @@ class Calibration(Spec):
     power: Power
     draft_widening: Spread
     ttft_spread: Spread
+    throughput_spread: dict[Distance, Spread] = Field(default_factory=dict)
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
     lent: dict[str, Family] = Field(default_factory=dict)
@@ -237,6 +259,38 @@ class Calibration(Spec):
     def grade_of(self, family: str) -> Grade:
         """The grade of a prediction for a device family."""
         return self.grade if not self.graded or family in self.graded else "datasheet"
+
+    def distance(self, device: str, family: str) -> Distance:
+        """How near the measured points of the calibration are to a device.
+
+        Parameters
+        ----------
+        device : name of the device
+        family : family of the device
+        """
+        fitted = self.grade == "end-to-end-calibrated"
+        measured = [name for name in self.families if fitted and self.grade_of(name) == self.grade]
+        if fitted and device in self.devices:
+            return "device"
+        if family in measured:
+            return "family"
+        if vendor_of(family) in map(vendor_of, measured):
+            return "vendor"
+        return "other-vendor" if family in self.borrowed and self.borrowed[family].like in measured else "datasheet"
+
+    def spread_at(self, distance: Distance) -> float:
+        """The interval factor of throughput at a given speed per user, for devices at a distance.
+
+        Parameters
+        ----------
+        distance : how near the measured points are
+
+        Returns
+        -------
+        Factor [-]; 1 if the calibration has no factor for this distance or a larger one.
+        """
+        larger = DISTANCES[DISTANCES.index(distance) :]
+        return next((number(self.throughput_spread[one]) for one in larger if one in self.throughput_spread), 1.0)
 
     def family(self, name: str) -> Family:
         """The factors of a device family, its own or borrowed ones.

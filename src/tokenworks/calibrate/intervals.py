@@ -1,0 +1,87 @@
+"""Compute the intervals of throughput at equal speed per user of a calibration, without a change of its constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from typing_extensions import TypedDict
+
+from tokenworks.calibrate.calibrate import problem_of
+from tokenworks.calibrate.distances import Known, throughput_spreads
+from tokenworks.calibrate.factors import factors_of
+from tokenworks.calibrate.leave_out import leave_out
+from tokenworks.calibrate.measured import Point
+from tokenworks.errors import SpecError
+from tokenworks.specs.calibration import Calibration, Distance, number
+from tokenworks.specs.result import Inputs, Plain, envelope, inputs
+
+
+class CalibrateIntervalsBody(TypedDict):
+    """The plain form of `calibrate --intervals-of`."""
+
+    inputs: Inputs
+    name: str
+    prior: str
+    devices: list[str]
+    throughput_spread: dict[Distance, float]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """A calibration with new intervals of throughput at equal speed per user.
+
+    Parameters
+    ----------
+    calibration : the calibration; only `devices` and `throughput_spread` are new
+    prior : name of the calibration that the fits without some of the points started from
+    """
+
+    calibration: Calibration
+    prior: str
+
+    def plain(self) -> Plain:
+        """The intervals as plain data."""
+        spreads = self.calibration.throughput_spread
+        body: CalibrateIntervalsBody = {
+            "inputs": inputs(calibration=self.calibration.name),
+            "name": self.calibration.name,
+            "prior": self.prior,
+            "devices": list(self.calibration.devices),
+            "throughput_spread": {distance: number(spread) for distance, spread in spreads.items()},
+        }
+        return envelope("calibrate-intervals", body)
+
+
+def intervals_of(
+    calibration: Calibration, points: Sequence[Point], prior: Calibration, *, data_sha256: str,
+    say: Callable[[str], None] | None = None,
+) -> Intervals:  # fmt: skip
+    """Fit without parts of the points, and compute the interval of throughput at equal speed for each distance.
+
+    Parameters
+    ----------
+    calibration : a calibration that was fitted on the points
+    points : the measured points
+    prior : calibration that the fits without parts of the points start from
+    data_sha256 : hash of the data files
+    say : receives progress messages; None for no messages
+
+    Raises
+    ------
+    SpecError : the calibration was fitted on other data
+    """
+    if calibration.data_sha256 != data_sha256:
+        raise SpecError(
+            f"was not fitted on these points (sha256 {data_sha256[:12]}...)", where=f"calibration {calibration.name}",
+            hint=f"give the data that it was fitted on: {calibration.fitted_on or 'no data'}",
+        )  # fmt: skip
+    problem = problem_of(points, prior, say=say, at=calibration)
+    factors = factors_of(problem.families, problem.calibration)
+    _, _, without_system = leave_out(problem, factors, "system", say)
+    known = Known(problem, factors, calibration, without_system, say)
+    update = {
+        "devices": tuple(sorted(set(known.devices) - {""})),
+        "throughput_spread": throughput_spreads(known, calibration),
+    }
+    return Intervals(calibration.model_copy(update=update), prior.name)
