@@ -1,4 +1,4 @@
-"""The machines and models of the catalog as results: a list of each, and one of each in full."""
+"""Machines and models of the catalog as results: a list of all machines or models, or one of them in detail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 
 class SystemRow(TypedDict):
-    """One machine in SI numbers, per device; None is what is not published, or a link without an end.
+    """One machine in SI numbers, per device; None: the number is not published, or the link does not exist.
 
     missing : paths of the numbers that a plan needs and nobody published
     """
@@ -56,7 +56,7 @@ class SystemBody(SystemRow):
 
 
 class ExpertsPlain(TypedDict):
-    """Routed experts of a layer, and how many of them a token meets."""
+    """Routed experts of a layer (count), and experts per token (topk)."""
 
     count: int
     topk: int
@@ -156,7 +156,7 @@ class Systems:
 
     @classmethod
     def read(cls) -> Systems:
-        """Of the files that the catalog ships."""
+        """Read all machines from the files of the catalog."""
         return cls(tuple(system_row(compose.parts(known)) for known in load.catalog_names("system")))
 
     def plain(self) -> Plain:
@@ -173,33 +173,33 @@ class SystemDetail:
 
     def plain(self) -> Plain:
         """The machine as plain data."""
-        found = self.parts
-        specs = (found.system, found.device, found.network)
+        parts = self.parts
+        specs = (parts.system, parts.device, parts.network)
         body: SystemBody = {
-            "inputs": inputs(machine=found.on),
-            **system_row(found),
-            "numbers": {path: quantity.model_dump() for path, quantity in found.quantities().items()},
-            "facts": {key: fact.model_dump() for key, fact in found.system.facts.items()},
+            "inputs": inputs(machine=parts.on),
+            **system_row(parts),
+            "numbers": {path: quantity.model_dump() for path, quantity in parts.quantities().items()},
+            "facts": {key: fact.model_dump() for key, fact in parts.system.facts.items()},
             "notes": [spec.note for spec in specs if spec and spec.note],
         }
         return envelope("system", body)
 
 
-def system_row(found: Parts) -> SystemRow:
+def system_row(parts: Parts) -> SystemRow:
     """One machine in SI numbers, per device."""
-    made, missing = compose.resolve(found)
+    machine, missing = compose.resolve(parts)
     return {
-        "name": made.name,
-        "title": found.system.title,
-        "device": made.device,
-        "devices": made.devices,
-        "domain": made.domain,
-        "peak": dict(made.peak),
-        "hbm_bytes": made.hbm_bytes,
-        "hbm_bandwidth": made.hbm_bandwidth,
-        "scale_up_bandwidth": made.scale_up.bandwidth,
-        "network": found.network.name if found.network else None,
-        "assumed": [assumption.path for assumption in made.assumed],
+        "name": machine.name,
+        "title": parts.system.title,
+        "device": machine.device,
+        "devices": machine.devices,
+        "domain": machine.domain,
+        "peak": dict(machine.peak),
+        "hbm_bytes": machine.hbm_bytes,
+        "hbm_bandwidth": machine.hbm_bandwidth,
+        "scale_up_bandwidth": machine.scale_up.bandwidth,
+        "network": parts.network.name if parts.network else None,
+        "assumed": [assumption.path for assumption in machine.assumed],
         "missing": list(missing),
         "plannable": not missing,
     }
@@ -207,14 +207,14 @@ def system_row(found: Parts) -> SystemRow:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Every model of the catalog: what is computed, and what is not, with the reason."""
+    """Every model of the catalog: models that can be computed, and the others with the reason."""
 
     rows: tuple[ModelRow, ...]
     not_computed: tuple[NotComputed, ...]
 
     @classmethod
     def read(cls) -> Models:
-        """Of the files that the catalog ships."""
+        """Read all models from the files of the catalog."""
         rows: list[ModelRow] = []
         reasons: list[NotComputed] = []
         for name in model_names():
