@@ -125,7 +125,7 @@ WRONG: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ("plan", [MODEL, "hgx-h100"], {"workload": {"isl": 1}}, "workload: osl: is missing"),
     ("plan", [MODEL, "hgx-h100"], {"workload": "chit"}, "unknown workload 'chit'"),
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "assume": {"scale_up.hopp": 1}}, "did you mean scale_up.hop"),
-    ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "assume": {"engine.hosts": 1}}, "engine.hosts: no such value"),
+    ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "assume": {"engine.hosts": 1}}, "engine.hosts: no such path"),
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "assume": {"workload.islv": 1}}, "did you mean workload.isl"),
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "calibration": {"name": "x"}}, "calibration: title: is missing"),
     ("plan", [MODEL, {"name": "x"}], {"isl": 1, "osl": 1}, "machine: device: is missing"),

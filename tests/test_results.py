@@ -20,6 +20,8 @@ COMMANDS = {
     "system": ("systems", "scalex40"),
     "models": ("models",),
     "model": ("models", "deepseek-ai/DeepSeek-R1"),
+    "catalog": ("catalog",),
+    "catalog-entry": ("catalog", "workloads", "chat"),
     "fit": ("fit", *MOE),
     "estimate": ("estimate", *MOE, "--deploy", "tp=2,ep=2"),
     "plan": ("plan", *MOE, "--workload", "chat"),

@@ -122,7 +122,7 @@ def test_pick_beyond_the_file(planned: Path, capsys: pytest.CaptureFixture[str])
     ("deploy", "words"),
     [
         ("tp=1", "short by"),
-        (WIDE.replace("400", "60000"), "at most"),
+        (WIDE.replace("400", "60000"), "take --batch 2722 or less"),
     ],
 )
 def test_what_does_not_fit_exits_3(deploy: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_a_plan_file_brings_its_workload_and_what_it_assumed(
     isl = yaml.safe_load(written)["inputs"]["workload"]["isl"]
     assert run(["estimate", str(file)]) == 0
     out = capsys.readouterr().out
-    assert f"of prompts of {isl:,.0f}" in out
+    assert f"of prompts with {isl:,.0f}" in out
     assert "device.peak.bf16 = 175 TFLOP/s" in out
     assert run(["estimate", str(file), "--deploy", "tp=1"]) == 2
     assert "leave one of the two out" in capsys.readouterr().err

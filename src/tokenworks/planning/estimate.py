@@ -419,9 +419,11 @@ def _must_hold(role: Role, costing: Costing, sequences: float, room: Memory) -> 
     context = costing.demand.request.context
     need, have = sequences * context, float(room.kv_tokens)
     if need > have:
+        fitting = int(have // context)
+        hint = f"take --batch {fitting} or less" if fitting else "take shorter requests or more devices"
         raise DoesNotFit(
             f"[{role.parallel}] on {costing.setting.machine.name}: {sequences:,.0f} sequences of {context:,.0f} "
-            f"tokens need {need:,.0f} KV tokens, but only {have:,.0f} fit; take --batch {int(have // context)} or less"
+            f"tokens need {need:,.0f} KV tokens, but only {have:,.0f} fit; {hint}"
         )
 
 

@@ -18,6 +18,7 @@ from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
 from tokenworks.planning.setting import setting_of
 from tokenworks.specs import load
+from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import On, times
 from tokenworks.specs.context import context_note
 from tokenworks.specs.deployment import EngineName, Role
@@ -199,11 +200,10 @@ def fit(
     SpecError : an argument is wrong, or no split is legal for any size of memory
     DoesNotFit : no split of the whole machine holds the model; the message says how much is missing
     """
-    read = load_model(model)
+    read, numbers = load_model(model), given(assume)
     request = Workload(name="fit", isl=1 if max_model_len is None else max(max_model_len - 1, 1), osl=1)
-    setting = setting_of(
-        read, on, engine, request, given(assume), max_model_len=max_model_len, devices=devices, needs=READS
-    )
+    setting = setting_of(read, on, engine, request, numbers, max_model_len=max_model_len, devices=devices, needs=READS)
+    load_calibration(assume=numbers).family(setting.machine.family)  # a plan would refuse an unknown family
     return fit_setting(setting, read.native_kv if kv_dtype == "native" else kv_dtype)
 
 
