@@ -83,7 +83,7 @@ def test_a_narrow_page_keeps_names_whole(
     assert "scale_up.endpoint" in run(capsys, "scalex40")
 
 
-PLAN = ["plan", "meta-llama/Llama-3.1-8B", "--workload", "chat", "--top", "2"]
+PLAN = ["plan", "meta-llama/Llama-3.1-8B", "--workload", "chat", "--top", "2", "--no-simulate"]
 
 
 @pytest.mark.parametrize("on", ["scalex40", "5xhgx-h100", "4xscalex40@xdr", "hgx-h200:2", "cloudmatrix384"])
