@@ -92,6 +92,10 @@ def _print(result: Estimate) -> None:
         print_table(out, columns, rows, title=title, wraps=("utilisation",), spare=("utilisation", "GFLOP", "MB"))
         for line in _total(one, result):
             out.paragraph(line)
+    out.paragraph(
+        "\nGFLOP and MB of one device. utilisation = origin of the factors: measured, assumed, or taken from another "
+        "device family."
+    )
     for line in _trust(result):
         out.paragraph(line)
 

@@ -149,7 +149,7 @@ def _under_load(costing: Costing, candidates: Candidates, rows: Ints, ladders: L
     points, most = candidates.points[rows], candidates.replicas[rows].reshape(-1, 1, 1)
     load = costing.load
     assert load is not None
-    if load.kind == "concurrency":  # an instance without a user serves nobody
+    if load.kind == "concurrency":  # no more instances than users: an instance needs a user
         most = np.minimum(most, max(1, int(load.value)))
     grid = climb(costing, points, ladders)
     best = estimate(costing, points, aim(costing, grid, _slo(costing)), grid.chunk)

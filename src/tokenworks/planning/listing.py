@@ -25,7 +25,7 @@ from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 class SystemRow(TypedDict):
     """One machine in SI numbers, per device; None: the number is not published, or the link does not exist.
 
-    missing : paths of the numbers that a plan needs and nobody published
+    missing : paths of the numbers that a plan needs and that are not published
     """
 
     name: str
