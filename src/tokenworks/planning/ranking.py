@@ -16,7 +16,7 @@ from tokenworks.planning.costing import Costing
 from tokenworks.planning.grid import slots
 from tokenworks.planning.result import Binding, Estimated, Interval, Ranked
 from tokenworks.planning.roles import sequences_of
-from tokenworks.planning.search import Found
+from tokenworks.planning.search import SearchResult
 from tokenworks.specs.deployment import Deployment, Role
 
 FREE = 0.97
@@ -49,7 +49,7 @@ class Candidate:
     row: Ranked
 
 
-def candidates(costing: Costing, found: Found) -> Iterator[Candidate]:
+def candidates(costing: Costing, found: SearchResult) -> Iterator[Candidate]:
     """The cells that the search kept, best first: those expected to meet the SLO, or where none does all of them.
 
     Each is made when it is asked for: what binds it takes longer than its estimate.
@@ -58,7 +58,7 @@ def candidates(costing: Costing, found: Found) -> Iterator[Candidate]:
         yield Candidate(int(cell["family"]), _row(costing, found, cell, rank))
 
 
-def estimated(costing: Costing, found: Found, top: int) -> tuple[Ranked, ...]:
+def estimated(costing: Costing, found: SearchResult, top: int) -> tuple[Ranked, ...]:
     """The best estimate of each family, best first: a plan without simulation."""
     best = _hopeful(found.shortlist)
     leaders = [int(index) for index in found.shortlist.leaders[:top] if index < len(best)]
@@ -72,12 +72,12 @@ def _hopeful(shortlist: Shortlist) -> Cells:
     return met if shortlist.met else shortlist.best
 
 
-def front(costing: Costing, found: Found) -> tuple[Ranked, ...]:
+def front(costing: Costing, found: SearchResult) -> tuple[Ranked, ...]:
     """The deployments of the Pareto front with their estimates, fastest first."""
     return tuple(_row(costing, found, cell, rank) for rank, cell in enumerate(found.shortlist.front, 1))
 
 
-def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
+def deployment(costing: Costing, found: SearchResult, cell: Any) -> Deployment:
     """The deployment that a cell stands for."""
     setting, points = costing.setting, found.splits.points
     index, batch = int(cell["index"]), float(cell["batch"])
@@ -117,7 +117,7 @@ def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
     )
 
 
-def _row(costing: Costing, found: Found, cell: Any, rank: int) -> Ranked:
+def _row(costing: Costing, found: SearchResult, cell: Any, rank: int) -> Ranked:
     demand, load = costing.demand, costing.load
     bound, role = binding(costing, found, cell)
     output, tpot = float(cell["output"]), float(cell["tpot"])
@@ -181,7 +181,7 @@ def interval(costing: Costing, spread: float, output: float, tpot: float, carrie
 # ── what binds ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def binding(costing: Costing, found: Found, cell: Any) -> tuple[Binding, str]:
+def binding(costing: Costing, found: SearchResult, cell: Any) -> tuple[Binding, str]:
     """What binds a cell and in which role: the KV cache where it is full and the SLO is not, else where time goes."""
     lost = cell["hit"] < AT_LIMIT * costing.demand.request.hit_share
     if cell["prefill"] < 0:
@@ -204,7 +204,7 @@ def _waits(costing: Costing, cell: Any) -> bool:
     return bool(pressed >= AT_LIMIT and (tpot is None or pressed > cell["tpot_tail"] / tpot.value))
 
 
-def _spent_aggregated(costing: Costing, found: Found, cell: Any) -> dict[str, float]:
+def _spent_aggregated(costing: Costing, found: SearchResult, cell: Any) -> dict[str, float]:
     """Seconds of the mean step under each roof: a decode step, and what prefill adds to it."""
     demand, points = costing.demand, found.splits.points[[int(cell["index"])]]
     batch, chunk = float(cell["batch"]), float(cell["chunk"])

@@ -22,7 +22,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """The result of a search.
 
     Parameters
@@ -46,7 +46,7 @@ def search(
     *,
     margin: float = 0.0,
     progress: Progress | None = None,
-) -> Found:
+) -> SearchResult:
     """Search all deployments of a setting for the best families and the exact Pareto front.
 
     Parameters
@@ -77,7 +77,7 @@ def search(
     if not len(shortlist.best):
         raise too_busy(costing, legal)
     counts = SearchCounts(one.legal + two.legal, one.estimated + two.estimated, one.pruned | two.pruned)
-    return Found(shortlist, legal, _considered(setting, everything, ladders), counts)
+    return SearchResult(shortlist, legal, _considered(setting, everything, ladders), counts)
 
 
 def _considered(setting: Setting, everything: Points, ladders: Ladders) -> int:

@@ -24,7 +24,7 @@ from tokenworks.planning.decide import ERROR, Bench, Say, decide
 from tokenworks.planning.grid import batch_of, hold, room, slots
 from tokenworks.planning.ranking import Candidate, candidates
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain
-from tokenworks.planning.search import Found, search
+from tokenworks.planning.search import SearchResult, search
 from tokenworks.planning.space import CHUNKS, Ladders
 from tokenworks.specs.deployment import Parallel, Role
 from tokenworks.specs.result import FormOf, Plain, envelope
@@ -165,7 +165,7 @@ def _estimates(costing: Costing, role: Role, given: Container[str]) -> tuple[Can
             f"cannot keep up with prefill at {'this' if 'max_sequences' in given else 'any'} batch",
             where=WHERE, hint="give it a larger chunk_tokens",
         )  # fmt: skip
-    rows = tuple(candidates(costing, Found(shortlist, legal, 0, SearchCounts(0, 0, {}))))
+    rows = tuple(candidates(costing, SearchResult(shortlist, legal, 0, SearchCounts(0, 0, {}))))
     if "max_sequences" not in given:
         return rows
     return tuple(_with_sequences(candidate, role.max_sequences) for candidate in rows)
