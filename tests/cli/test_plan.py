@@ -276,7 +276,7 @@ def test_a_longer_context_is_planned_and_remembered(tmp_path: Path, capsys: Outp
     assert "reads 100,000: set --max-model-len to 131,072" in err
 
 
-@pytest.mark.parametrize(("tokens", "words"), [("0", "no context limit"), ("131073", "or 131,072 with YaRN")])
+@pytest.mark.parametrize(("tokens", "words"), [("0", "not a context limit"), ("131073", "or 131,072 with YaRN")])
 def test_a_context_limit_that_is_not_allowed_is_bad_input(tokens: str, words: str, capsys: Output) -> None:
     code, out, err = run([*QWEN, "--max-model-len", tokens], capsys)
     assert (code, out) == (2, "")
