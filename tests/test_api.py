@@ -17,12 +17,13 @@ from tokenworks.specs.machine_file import machine_file
 from tokenworks.specs.provenance import file_form
 
 MODEL = "meta-llama/Llama-3.1-8B"
+ON = "hgx-h100:2"
 LOAD: dict[str, Any] = {"isl": 1000, "osl": 100, "slo": {"ttft": "2s", "tpot": "50ms"}, "top": 2}
 
 
 @pytest.fixture(scope="module")
 def planned() -> Any:
-    return tokenworks.plan(MODEL, "hgx-h100", **LOAD)
+    return tokenworks.plan(MODEL, ON, **LOAD)
 
 
 def body(result: Any) -> Any:
@@ -34,14 +35,14 @@ def body(result: Any) -> Any:
 def test_names_dicts_and_objects_mean_the_same(planned: Any) -> None:
     objects = tokenworks.plan(
         tokenworks.load_model(MODEL),
-        tokenworks.load_machine("hgx-h100"),
+        tokenworks.load_machine(ON),
         workload=tokenworks.Workload(name="isl 1000, osl 100", isl=1000, osl=100),
         slo=tokenworks.Slo.parse("ttft=2s,tpot=50ms"),
         calibration=load_calibration(),
         top=2,
     )
     dicts = tokenworks.plan(
-        MODEL, "hgx-h100", workload={"name": "isl 1000, osl 100", "isl": 1000, "osl": 100}, slo="ttft=2s,tpot=50ms",
+        MODEL, ON, workload={"name": "isl 1000, osl 100", "isl": 1000, "osl": 100}, slo="ttft=2s,tpot=50ms",
         top=2,
     )  # fmt: skip
     assert body(objects) == body(dicts) == body(planned)
@@ -54,7 +55,7 @@ def test_a_machine_can_be_a_dict() -> None:
 
 
 def test_a_plan_is_simulated_on_its_own_model_and_machine() -> None:
-    machine = tokenworks.load_machine("hgx-h100", assume={"device.hbm.bandwidth": "1.5 TB/s"})
+    machine = tokenworks.load_machine(ON, assume={"device.hbm.bandwidth": "1.5 TB/s"})
     slow = tokenworks.plan(MODEL, machine, **LOAD)
     how: dict[str, Any] = {"workload": {"isl": 1000, "osl": 100}, "rate": 5, "requests": 300}
     run = tokenworks.simulate(slow, **how)
@@ -66,7 +67,7 @@ def test_a_plan_is_simulated_on_its_own_model_and_machine() -> None:
 
 def test_numbers_of_every_area_are_put_in_place_and_named() -> None:
     numbers = {"engine.host_step": "9 ms", "calibration.skew": 0.9, "workload.isl_cv": 0.5, "scale_up.hop": "1 us"}
-    changed = tokenworks.plan(MODEL, "hgx-h100", **LOAD, assume=numbers)
+    changed = tokenworks.plan(MODEL, ON, **LOAD, assume=numbers)
     setting = changed.setting
     assert setting.engine.host_step.value == pytest.approx(9e-3)
     assert setting.workload.isl_cv == 0.5
@@ -125,7 +126,7 @@ WRONG: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ("plan", [MODEL, "hgx-h100"], {"workload": {"isl": 1}}, "workload: osl: is missing"),
     ("plan", [MODEL, "hgx-h100"], {"workload": "chit"}, "unknown workload 'chit'"),
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "assume": {"scale_up.hopp": 1}}, "did you mean scale_up.hop"),
-    ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "assume": {"engine.hosts": 1}}, "engine.hosts: no such value"),
+    ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "assume": {"engine.hosts": 1}}, "engine.hosts: no such path"),
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "assume": {"workload.islv": 1}}, "did you mean workload.isl"),
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "calibration": {"name": "x"}}, "calibration: title: is missing"),
     ("plan", [MODEL, {"name": "x"}], {"isl": 1, "osl": 1}, "machine: device: is missing"),

@@ -23,7 +23,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "deployments.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```yaml\n(.+?)```", TEXT, re.DOTALL)
 COMMANDS = re.findall(r"^\$ tokenworks (\w+ mine\.yaml.*)$", TEXT, re.MULTILINE)
-IN_WORDS: dict[str, Any] = {"by the requests": None, "unknown": None, "one device": Parallel()}
+IN_WORDS: dict[str, Any] = {
+    "by the requests": None,
+    "unknown": None,
+    "limit of the model": None,
+    "one device": Parallel(),
+}
 """Defaults that the page gives in words, because no fixed value is the default."""
 
 

@@ -153,14 +153,21 @@ def test_every_column_of_a_file_of_requests_has_an_entry() -> None:
     assert {*per_request.TIMES, *per_request.COUNTS, "status", "class"} <= set(entries())
 
 
+def is_word(name: str, text: str) -> bool:
+    """Whether a name, or its plural, is in a text as a whole word; a plain search is much faster than an expression."""
+    end = re.compile(r"s?(?!\w)")
+    at = text.find(name)
+    while at >= 0:
+        if not (at and re.match(r"\w", text[at - 1])) and end.match(text, at + len(name)):
+            return True
+        at = text.find(name, at + 1)
+    return False
+
+
 def test_no_entry_is_out_of_date() -> None:
     """A name that stands nowhere else, in code or documents, helps nobody."""
     files = [*SOURCE.rglob("*.py"), *SCHEMAS, *(path for path in (REPOSITORY / "docs").glob("*.md") if path != PAGE)]
     files += [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md"]
     text = re.sub(r"\s+", " ", " ".join(path.read_text(encoding="utf-8") for path in files)).lower()
-    stale = {
-        name: section
-        for name, section in entries().items()
-        if not re.search(rf"(?<!\w){re.escape(name.lower())}s?(?!\w)", text)
-    }
+    stale = {name: section for name, section in entries().items() if not is_word(name.lower(), text)}
     assert stale == {}, "remove these names from docs/nomenclature.md"

@@ -14,12 +14,14 @@ from tokenworks.results import KINDS, path_of, written
 from tokenworks.specs.load import catalog_names
 from tokenworks.specs.result import Inputs, envelope, inputs, rounded, schema_name
 
-MOE = ("Qwen/Qwen3-30B-A3B", "--on", "hgx-h100")
+MOE = ("Qwen/Qwen3-30B-A3B", "--on", "hgx-h100:2")  # a small machine: its plans take a second
 COMMANDS = {
     "systems": ("systems",),
     "system": ("systems", "scalex40"),
     "models": ("models",),
     "model": ("models", "deepseek-ai/DeepSeek-R1"),
+    "catalog": ("catalog",),
+    "catalog-entry": ("catalog", "workloads", "chat"),
     "fit": ("fit", *MOE),
     "estimate": ("estimate", *MOE, "--deploy", "tp=2,ep=2"),
     "plan": ("plan", *MOE, "--workload", "chat"),

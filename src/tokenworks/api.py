@@ -82,7 +82,7 @@ def simulate(
     classes : priority and SLO of each class of requests
     router : how a request finds its instance and rank; None is the router of the deployment, else prefix_aware if
         requests share prefixes, else least_loaded
-    max_queue : a rank rejects a request if so many requests already wait there; 0 is no limit [count]
+    max_queue : a rank rejects a request if this number of requests already waits there; 0 is no limit [count]
     pick : number of the deployment in a file or a plan; 1 is the first one
     seed : random seed of generated requests, and of the router power_of_two
     assume : numbers that replace numbers of the catalog: YAML file or dict; None is the numbers of the plan

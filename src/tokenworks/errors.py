@@ -1,10 +1,10 @@
-"""Every error that a user can meet, as one tree; the command line turns each into words and an exit code.
+"""The tree of all errors that a user can see. The command line prints the message and returns the exit code.
 
-TokenworksError            1  something went wrong inside
-├── SpecError              2  bad input: what is wrong, where, and what would be right
-│   └── UnknownName        2  a name that no catalog holds, with the nearest ones
-├── DoesNotFit             3  physically impossible: what does not fit, by how much, what would
-└── SloMissed              4  nothing meets the SLO: the nearest point and what binds it
+TokenworksError            1  internal error
+├── SpecError              2  bad input: what is wrong, where, and how to correct it
+│   └── UnknownName        2  a name that is not in the catalog, with the nearest names
+├── DoesNotFit             3  not enough memory: what does not fit, by how much, and what fits
+└── SloMissed              4  nothing meets the SLO: the nearest deployment, and its limit
 """
 
 from __future__ import annotations
@@ -13,16 +13,28 @@ import difflib
 import re
 from collections.abc import Iterable
 
-_SHOWN = 8
-_LONG = re.compile(r"[0-9][0-9,]{39,}")  # a number that nobody reads to its end
+_SHOWN = 8  # names in a message [count]
+_LISTS = {
+    "system": "systems",
+    "model": "models",
+    "workload": "catalog workloads",
+    "calibration": "catalog calibrations",
+    "engine": "catalog engines",
+    "network": "catalog networks",
+    "device": "catalog devices",
+}
+"""Kind of a name -> command that lists all names of this kind."""
+
+_LONG = re.compile(r"[0-9][0-9,]{39,}")  # numbers that are shortened in messages
 
 
 def _in_short(text: str) -> str:
-    return _LONG.sub(lambda found: f"{found[0][:12]}... ({len(found[0].replace(',', ''))} digits)", text)
+    """The text with long numbers shortened."""
+    return _LONG.sub(lambda match: f"{match[0][:12]}... ({len(match[0].replace(',', ''))} digits)", text)
 
 
 class TokenworksError(Exception):
-    """Root of the tree; `exit_code` is what the command line returns."""
+    """Root of the tree. The command line returns `exit_code`."""
 
     exit_code = 1
 
@@ -31,7 +43,14 @@ class TokenworksError(Exception):
 
 
 class SpecError(TokenworksError):
-    """Bad input. `where` names the file and path of the value; `hint` says what would be right."""
+    """Bad input.
+
+    Parameters
+    ----------
+    message : what is wrong
+    where : file and path of the value, or the option
+    hint : how to correct it
+    """
 
     exit_code = 2
 
@@ -45,24 +64,33 @@ class SpecError(TokenworksError):
 
 
 class UnknownName(SpecError):
-    """A name that is in no catalog."""
+    """A name that is not in the catalog. The message names the nearest known names.
+
+    Parameters
+    ----------
+    kind : kind of the name, such as device
+    name : the unknown name
+    known : all known names
+    hint : how to correct it
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         names = list(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        close = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:_SHOWN])}"
-        if not near and len(names) > _SHOWN:
-            close += f" and {len(names) - _SHOWN} more (`tokenworks {kind}s`)"
+        shown = _SHOWN if kind in _LISTS else len(names)
+        close = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(names[:shown])}"
+        if not near and len(names) > shown:
+            close += f" and {len(names) - shown} more (`tokenworks {_LISTS[kind]}`)"
         super().__init__(f"unknown {kind} {name!r}", hint="; ".join(x for x in (hint, close) if x))
 
 
 class DoesNotFit(TokenworksError):
-    """A model that a machine cannot hold. The message says by how much and what would hold it."""
+    """A model does not fit a machine. The message says how much memory is missing, and what fits."""
 
     exit_code = 3
 
 
 class SloMissed(TokenworksError):
-    """No deployment meets the SLO. The message names the nearest point and what binds it."""
+    """No deployment meets the SLO. The message names the nearest deployment, and what limits it."""
 
     exit_code = 4

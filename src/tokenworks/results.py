@@ -1,6 +1,6 @@
-"""The kinds of results that commands print, and the JSON Schema of each, which the catalog ships.
+"""The kinds of results that commands print, and their JSON Schemas.
 
-`python -m tokenworks.results` writes the files; a test holds them against what this module makes.
+`python -m tokenworks.results` writes the schemas to the catalog. A test compares these files with this module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tokenworks.calibrate.own_machine import CalibrateOwnBody
 from tokenworks.calibrate.validate import ValidateBody
 from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
-from tokenworks.planning.listing import ModelBody, ModelsBody, SystemBody, SystemsBody
+from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody
 from tokenworks.planning.result import PlanBody
 from tokenworks.planning.why import WhyBody
 from tokenworks.simulation.capacity import CapacityBody
@@ -33,6 +33,8 @@ KINDS: dict[str, Any] = {
     "system": SystemBody,
     "models": ModelsBody,
     "model": ModelBody,
+    "catalog": CatalogBody,
+    "catalog-entry": EntryBody,
     "fit": FitBody,
     "estimate": EstimateBody,
     "plan": PlanBody,
@@ -47,7 +49,7 @@ KINDS: dict[str, Any] = {
     "calibrate-kernels": KernelsBody,
     "calibrate-leave-out": LeaveOutBody,
 }
-"""The type of the body of each kind: of all keys but those of the envelope."""
+"""Kind -> type of its body, which has all keys except the keys of the envelope."""
 
 
 def json_schema(kind: str) -> Plain:

@@ -1,4 +1,4 @@
-"""Unit strings to SI floats, at the boundary only: "3.35 TB/s" -> 3.35e12. Nothing else knows units."""
+"""Texts with units become SI floats: "3.35 TB/s" -> 3.35e12. No other module converts units."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenworks.errors import SpecError
 if TYPE_CHECKING:
     import pint
 
-# What each dimension is called when a user gets it wrong, and an example of it done right.
+# Name of each unit in messages, and an example of a correct value.
 KINDS = {
     "byte": ("a size", "80 GB"),
     "byte/s": ("a rate", "3.35 TB/s"),
@@ -24,10 +24,10 @@ KINDS = {
     "": ("a plain number", "0.9"),
 }
 
-# More than this is a slip of the keyboard, and would overflow what is computed from it.
-_MOST, _LONGEST = 1e24, 1e6  # anything; a time [s]
+# Larger values are typing errors, and would overflow in computations.
+_MOST, _LONGEST = 1e24, 1e6  # any value in SI units; a time [s]
 
-# The field's own units and no others, so that a byte is no plain number and "5 GHz" is no rate.
+# Only these units exist: a byte is not a plain number, and "5 GHz" is not a rate.
 _DEFINITIONS = """
     nano- = 1e-9 = n-; micro- = 1e-6 = u- = µ-; milli- = 1e-3 = m-
     kilo- = 1e3 = k-; mega- = 1e6 = M-; giga- = 1e9 = G-; tera- = 1e12 = T-; peta- = 1e15 = P-; exa- = 1e18 = E-
@@ -57,36 +57,36 @@ def parse(text: str, unit: str, *, where: str = "", example: str = "") -> float:
     Parameters
     ----------
     text : such as "448 GB/s"; prefixes are decimal (GB) or binary (GiB); b is a bit, B a byte
-    unit : the SI unit wanted, one of `KINDS`
+    unit : SI unit of the result, one of `KINDS`
     where : file and path, for the message
-    example : how the value is written, for the message; any value of the unit where empty
+    example : a correct value, for the message; empty: the example of the unit in `KINDS`
 
     Raises
     ------
-    SpecError : no number, an unknown unit, the wrong kind of unit, negative, or not finite
+    SpecError : no number, an unknown unit, the wrong kind of unit, or a number that is negative or not finite
     """
-    kind, of_unit = KINDS[unit]
-    example = example or of_unit
+    kind, usual = KINDS[unit]
+    example = example or usual
     match = _NUMBER.fullmatch(text.strip())
     if match is None:
         raise SpecError(f'cannot read "{text}" as {kind}', where=where, hint=f'write it like "{example}"')
     number, written = float(match[1]), match[2].strip()
-    factor, found = _factor(written, unit)
+    factor, actual = _factor(written, unit)
     if factor is None:
-        hint = f'write "{text}/s"' if (found, unit) == ("a size", "byte/s") else f'write it like "{example}"'
-        raise SpecError(f'"{text}" is {found}, not {kind}', where=where, hint=hint)
+        hint = f'write "{text}/s"' if (actual, unit) == ("a size", "byte/s") else f'write it like "{example}"'
+        raise SpecError(f'"{text}" is {actual}, not {kind}', where=where, hint=hint)
     value = number * factor
     if not math.isfinite(value) or value < 0:
         raise SpecError(f'"{text}" must be finite and not negative', where=where)
     most = _LONGEST if unit == "s" else _MOST
     if value > most:
-        raise SpecError(f'"{text}" is too much: at most {most:.0e} {unit}'.rstrip(), where=where)
+        raise SpecError(f'"{text}" is too large: at most {most:.0e} {unit}'.rstrip(), where=where)
     return value
 
 
 @functools.cache
 def _factor(written: str, unit: str) -> tuple[float | None, str]:
-    """SI units in one `written`, or None and what it is instead."""
+    """One `written` unit in the SI unit; or None, and the kind of unit that `written` is."""
     import pint
 
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.envelope import result
-from tokenworks.cli import run
+from tokenworks.cli import SPLIT, WITH_SPLITS, run
 
 R1 = "deepseek-ai/DeepSeek-R1"
 
@@ -47,6 +47,7 @@ def test_what_does_not_fit_exits_3_with_by_how_much(capsys: pytest.CaptureFixtur
         ([R1, "--on", "scalex40", "--kv-dtype", "fp5"], "kv-dtype"),
         ([R1, "--on", "scalex40", "--engine", "tgi"], "engine"),
         ([R1, "--on", "scalex40", "--assume", "missing.yaml"], "missing.yaml"),
+        ([R1, "--on", "scalex40", "--set", "calibration.skews=1"], "calibration.skews: no such path; did you mean"),
     ],
 )
 def test_bad_input_exits_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +55,25 @@ def test_bad_input_exits_2(arguments: list[str], words: str, capsys: pytest.Capt
     out, err = capsys.readouterr()
     assert out == ""
     assert words in err
+
+
+def test_an_unknown_device_family_is_refused_with_the_nearest_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "box.yaml"
+    assert run(["systems", "hgx-h200", "-o", "yaml"]) == 0
+    file.write_text(capsys.readouterr().out.replace("family: nvidia-hopper", "family: nvidia-hoper"))
+    assert run(["fit", R1, "--on", str(file)]) == 2
+    assert capsys.readouterr().err == (
+        "tokenworks: unknown device family 'nvidia-hoper'; device.family must be a family of calibration serving; "
+        "did you mean nvidia-hopper, nvidia-ampere, nvidia-rubin?\n"
+    )
+
+
+def test_the_page_explains_the_split(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["fit", R1, "--on", "scalex40"], *([verb, "--help"] for verb in WITH_SPLITS)):
+        assert run(arguments) == 0
+        assert " ".join(SPLIT.split()) in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unpublished_card_can_be_supplied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -282,7 +282,7 @@ def _drain(screen: int) -> None:
 
 BAD = {
     "--trace talk.jsonl --set roles.0.max_sequence=3": "did you mean roles.0.max_sequences",
-    "--trace talk.jsonl --set roles.4.replicas=3": "no such value; did you mean roles.0.replicas",
+    "--trace talk.jsonl --set roles.4.replicas=3": "no such path; did you mean roles.0.replicas",
     "--trace talk.jsonl --set roles.0.parallel=3": "set one of roles.0.parallel.tp, roles.0.parallel.pp",
     "--trace talk.jsonl --set roles.0.replicas=two": "valid integer",
     "--trace talk.jsonl --set roles.0.replicas=[": "cannot read '['",

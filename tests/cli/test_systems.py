@@ -83,7 +83,7 @@ def test_a_narrow_page_keeps_names_whole(
     assert "scale_up.endpoint" in run(capsys, "scalex40")
 
 
-PLAN = ["plan", "meta-llama/Llama-3.1-8B", "--workload", "chat", "--top", "2"]
+PLAN = ["plan", "meta-llama/Llama-3.1-8B", "--workload", "chat", "--top", "2", "--no-simulate"]
 
 
 @pytest.mark.parametrize("on", ["scalex40", "5xhgx-h100", "4xscalex40@xdr", "hgx-h200:2", "cloudmatrix384"])
@@ -126,7 +126,7 @@ def test_a_template_becomes_a_machine_of_another_chip(capsys: Output, tmp_path: 
     assert named["device.peak.bf16"] == ("400 TFLOP/s", "given by the user")
     assert "calibration.other-npu" in named
     assert main(["systems", "--new", "mine", "--like", "hgx-h200", "--out", str(file)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     file.write_text(text.replace("bandwidth: 4.8 TB/s", "bandwidth: 4.8"))
     assert main([*PLAN, "--on", str(file)]) == 2
     assert f'{file}: device.hbm.bandwidth: "4.8" is a plain number, not a rate' in capsys.readouterr().err
@@ -146,13 +146,16 @@ def test_a_template_becomes_a_machine_of_another_chip(capsys: Output, tmp_path: 
         (["hgx-h200", "--devices", "0"], "0 of 8 devices; write 1 to 8"),
         (["hgx-h200", "--devices", "9"], "9 of 8 devices; write 1 to 8"),
         (["hgx-h200:2", "--devices", "2"], "names its devices already"),
-        (["5xhgx-h200", "--devices", "12"], "no whole domains of 8; write at most 8, or a multiple of it, such as 8"),
+        (
+            ["5xhgx-h200", "--devices", "12"],
+            "not a multiple of a domain of 8; write at most 8, or a multiple of 8, such as 8",
+        ),
         (["hgx-h200", "--set", "machine.scale_up.hopp=1us"], "did you mean scale_up.hop"),
         (["hgx-h200", "--set", "machine.scale_up.hop=1GB"], "is a size, not a time"),
         (["hgx-h200", "--set", "machine.scale_up=1"], "set one of scale_up.topology"),
         (["hgx-h200", "--set", "scale_up.hop=1us"], "as in machine.scale_up.hop"),
         (["hgx-h200", "--set", "engine.host_step=1us"], "this command reads no numbers of engine"),
-        (["hgx-h200", "--set", "machine.scale_up.hop"], "is no path=value"),
+        (["hgx-h200", "--set", "machine.scale_up.hop"], "is not PATH=VALUE"),
     ],
 )
 def test_bad_input_for_a_machine_of_ones_own(capsys: Output, arguments: list[str], words: str) -> None:

@@ -90,7 +90,7 @@ def test_every_deployment_of_the_list_and_the_front_keeps_every_rule(name: str) 
     case = CASES[name]
     found = search(case, keep=10)
     for cell in [*found.shortlist.best[:10], *found.shortlist.front]:
-        made = deployment(case, found, cell)
+        made = deployment(found, cell)
         for role in made.roles:
             assert explain(role, case.setting) == []
         assert made.devices <= case.setting.machine.devices
@@ -164,7 +164,7 @@ def test_a_looser_slo_never_lowers_the_winner(ttft: float, tpot: float, more: fl
     """
 
     def best(ttft: float, tpot: float) -> float:
-        case = costing(SMALL_MOE, "hgx-h100", f"ttft={ttft:.6f}s,tpot={tpot:.6f}s")
+        case = costing(SMALL_MOE, "hgx-h100:4", f"ttft={ttft:.6f}s,tpot={tpot:.6f}s")
         return float(search(case, keep=1).shortlist.best["effective"][0])
 
     assert best(ttft * more, tpot * longer) >= best(ttft, tpot) * 0.98

@@ -85,15 +85,15 @@ def test_under_a_load_each_deployment_carries_it(load: dict[str, Any]) -> None:
 
 
 def test_what_no_machine_serves_is_said_by_how_much() -> None:
-    plan = tokenworks.plan(DENSE, "hgx-h100", isl=1000, osl=100, rate=1e4, slo=SLO, engine="vllm", top=2)
+    plan = tokenworks.plan(DENSE, "hgx-h100:2", isl=1000, osl=100, rate=1e3, slo=SLO, engine="vllm", top=2)
     assert not plan.meets_slo
     words = str(plan.missed())
-    assert "no deployment meets ttft=2s,tpot=50ms at 10000 requests/s" in words
+    assert "no deployment meets ttft=2s,tpot=50ms at 1000 requests/s" in words
     assert plan.best.slo_pressure > 2
 
 
 def test_without_bounds_the_queue_alone_must_stay() -> None:
-    plan = tokenworks.plan(SMALL_MOE, "hgx-h100", isl=1000, osl=100, slo="", engine="vllm", top=2)
+    plan = tokenworks.plan(SMALL_MOE, "hgx-h100:4", isl=1000, osl=100, slo="", engine="vllm", top=2)
     assert plan.best.output_tok_s_per_device == pytest.approx(plan.best.effective_tok_s_per_device)
 
 

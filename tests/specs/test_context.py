@@ -50,8 +50,8 @@ def test_a_shorter_limit_needs_no_scaling() -> None:
 @pytest.mark.parametrize(
     ("name", "tokens", "words"),
     [
-        (QWEN, 0, "0 is no context limit; .* write 2 or more"),
-        (QWEN, -5, "-5 is no context limit"),
+        (QWEN, 0, "0 is not a context limit; .* write 2 or more"),
+        (QWEN, -5, "-5 is not a context limit"),
         (QWEN, 131073, "reads 40,960, or 131,072 with YaRN, factor 4; write 131,072 or less"),
         (LLAMA_2, 8192, "reads 4,096, and neither its config.json nor the catalog has a rope scaling for more"),
     ],

@@ -76,7 +76,7 @@ def hidden(home: Path, place: str) -> Path:
 @pytest.mark.parametrize("reader", READERS)
 def test_a_file_without_permission(reader: str, place: str, home: Path) -> None:
     path = hidden(home, place)
-    with pytest.raises(SpecError, match=r"config\.json: not permitted to read it; it takes the right"):
+    with pytest.raises(SpecError, match=r"config\.json: not permitted to read it; you need permission"):
         READERS[reader](path)
 
 

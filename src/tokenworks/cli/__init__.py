@@ -14,6 +14,7 @@ from tokenworks.errors import TokenworksError
 VERBS = {
     "systems": "List the machines, show one with the sources of its numbers, or start a file for your own.",
     "models": "List the models, or show one: parameters, KV cache, formats.",
+    "catalog": "List workloads, calibrations, engines, networks and devices, or show one of them.",
     "fit": "Check whether a model fits, on how few devices, and how much KV cache is left.",
     "estimate": "Break down one prefill and one decode step of a deployment.",
     "plan": "Rank the deployments of a model on a machine under an SLO.",
@@ -24,11 +25,19 @@ VERBS = {
     "trace": "Show a request trace: lengths, rate over time, prefix reuse.",
 }
 
+SPLIT = (
+    "Split of an instance, such as [tp2 dp20 ep40]: tp x pp x dp devices. Experts are divided over ep groups of etp "
+    "devices, and ep x etp = tp x dp. Widths of 1 are not printed."
+)
+"""How to read the split of an instance. The help of the commands `WITH_SPLITS` ends with this text."""
+
+WITH_SPLITS = ("fit", "estimate", "plan", "simulate", "capacity")
+
 INTERNAL, INTERRUPTED = 1, 130
 
 
 def app() -> App:
-    """The command tree. Commands are import paths, so `tokenworks --help` imports none of them."""
+    """The command tree. Commands are import paths, so `tokenworks --help` does not import them."""
     from tokenworks.cli.page import Page
 
     tree = App(
@@ -42,13 +51,23 @@ def app() -> App:
         console=Page(),
     )
     for place, (verb, text) in enumerate(VERBS.items()):
-        tree.command(f"tokenworks.cli.{verb}:{verb}", name=verb, help=text, sort_key=place)
+        after = SPLIT if verb in WITH_SPLITS else None
+        tree.command(f"tokenworks.cli.{verb}:{verb}", name=verb, help=text, help_epilogue=after, sort_key=place)
     tree.register_install_completion_command()
     return tree
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 ok, 1 internal, 2 bad input, 3 does not fit, 4 SLO missed)."""
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : words of the command line; None: the words of this process
+
+    Returns
+    -------
+    Exit code: 0 ok, 1 internal error, 2 bad input, 3 does not fit, 4 SLO missed, 130 interrupted.
+    """
     from cyclopts import CycloptsError
 
     from tokenworks.cli.page import open_stdout, writing

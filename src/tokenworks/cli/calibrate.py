@@ -278,7 +278,7 @@ def _kernels(
     from tokenworks.calibrate.kernels.fit import write
 
     if unknown := [device for device in without if device not in rows.devices]:
-        raise UnknownName("device", unknown[0], rows.devices, hint="--without names a device that has kernel rows")
+        raise UnknownName("device of the kernel tables", unknown[0], rows.devices, hint="--without takes one of these")
     if set(rows.devices) <= set(without):
         hint = f"the kernel tables have rows of {', '.join(rows.devices)}; leave out fewer devices"
         raise SpecError("no kernel rows are left", where="--without", hint=hint)

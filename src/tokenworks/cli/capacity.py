@@ -41,7 +41,7 @@ class Tried(PlayedOptions):
     trace
         File of requests. It is played at different rates.
     requests
-        Requests to make of a workload at each load; by default as many as the load and the life of a request need.
+        Requests to generate at each load; by default the number depends on the load and on the time of a request.
     slo
         Bounds, such as ttft=2s,tpot=50ms (99th percentiles) or ttft.p50=1s; by default the SLO of the workload.
     """
@@ -76,7 +76,7 @@ def capacity(
     chosen = deployed.read(deployment)
     source = played.source(chosen.given)
     slo = source.slo(played.slo)
-    source.must_be_bound(slo, WITHIN)  # before half a minute of compiling
+    source.must_be_bound(slo, WITHIN)  # check before the compilation, which can take half a minute
     compile_once()
     with progress("trying") as report:
         result = capacity_of(

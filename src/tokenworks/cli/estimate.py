@@ -50,7 +50,8 @@ def estimate(
     model
         Model, together with --on and --deploy; or a YAML file of deployments, as `plan -o yaml` writes it.
     deploy
-        Widths and settings of one instance, such as tp=8,dp=5,ep=40,redundant_experts=24,max_sequences=512.
+        Widths and settings of one instance, such as tp=8,dp=5,ep=40,redundant_experts=24,max_sequences=512. Write
+        expert_tp for etp.
     pick
         Number of the deployment in the file; 1 is the first one.
     engine
@@ -91,14 +92,18 @@ def _print(result: Estimate) -> None:
         print_table(out, columns, rows, title=title, wraps=("utilisation",), spare=("utilisation", "GFLOP", "MB"))
         for line in _total(one, result):
             out.paragraph(line)
+    out.paragraph(
+        "\nGFLOP and MB of one device. utilisation = origin of the factors: measured, assumed, or taken from another "
+        "device family."
+    )
     for line in _trust(result):
         out.paragraph(line)
 
 
 def _heading(one: StepEstimate, result: Estimate) -> str:
     if one.kind == "prefill":
-        return f"Prefill step: {one.prefill:,.0f} tokens of prompts of {result.setting.workload.isl:,.0f}"
-    drafts = f", each with {one.role.draft_tokens} drafted" if one.role.draft_tokens else ""
+        return f"Prefill step: {one.prefill:,.0f} tokens, of prompts with {result.setting.workload.isl:,.0f} tokens"
+    drafts = f", each with {one.role.draft_tokens} draft tokens" if one.role.draft_tokens else ""
     context, more = result.costing.demand.request.context, result.busiest_context(one) - 1
     uneven = f" (on the busiest rank {more:.0%} more)" if more > 0.005 else ""
     return f"Decode step: {one.decode:,.0f} sequences of {context:,.0f} tokens{uneven}{drafts}"

@@ -1,4 +1,4 @@
-"""`tokenworks fit`: does the model fit, on how few devices, how much KV cache is left, and where the memory goes."""
+"""`tokenworks fit`: whether a model fits, on how few devices, and how much KV cache is left."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from tokenworks.cli import SPLIT
 from tokenworks.cli.options import DEVICES, MACHINE, MAX_MODEL_LEN, MODEL, ON, NumberOptions, Output
 from tokenworks.cli.output import console, emit
 from tokenworks.cli.tables import Columns, print_table
@@ -69,7 +70,7 @@ def _print(result: Fit) -> None:
     out.paragraph(
         f"\nAll rows: one sequence and a chunk of {CHUNK:,} tokens per rank, MTP off. redundant = additional copies of "
         "experts. B/token = bytes that one token of context takes on one device. M tokens = million tokens that the KV "
-        "cache of the whole machine holds."
+        f"cache of the whole machine holds. {SPLIT}"
     )
     if result.assumed:
         out.paragraph("\nAssumed: " + "; ".join(f"{item.path} = {item.value}" for item in result.assumed))

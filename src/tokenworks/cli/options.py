@@ -1,7 +1,7 @@
 """Options that several commands share: groups of options as dataclasses, and single options.
 
-cyclopts makes one option of each field of a dataclass. A command that needs another help text for an option overrides
-the field of this option. This module reads the options; the packages below `cli` use their values.
+cyclopts makes one option from each field of a dataclass. A command that needs another help text for an option overrides
+the field. This module reads the options; the packages below `cli` use their values.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ MODEL = Parameter(
 )
 ON = Parameter(help="Machine, such as scalex40, 5xhgx-h100, 4xscalex40@xdr, hgx-h200:2 or my-box.yaml.", group=MACHINE)
 MAX_MODEL_LEN = Parameter(
-    help="Longest input + output of a request, where it is not the model's own limit: shorter, or longer as far as the "
-    "publisher documents rope scaling (YaRN).",
+    help="Longest input + output of a request [token]; by default the limit of the model. A higher value is allowed if "
+    "the publisher documents rope scaling (YaRN) for it.",
     group=MACHINE,
 )
 CALIBRATION = Parameter(
@@ -74,7 +74,8 @@ class NumberOptions:
     Parameters
     ----------
     assume
-        YAML file of numbers that replace numbers of the machine, one `path: value` per line.
+        YAML file of numbers that replace numbers of the catalog, one `path: value` per line. A path without machine.,
+        engine., calibration. or workload. in front is a number of the machine, such as scale_up.hop.
     set_
         Replace one number, such as machine.scale_up.hop=0.3us, engine.host_step=1ms, calibration.skew=0.3 or
         workload.isl=5000. May be repeated.
@@ -97,9 +98,9 @@ class NumberOptions:
         bare, numbers = split(from_options(self.set_))
         known = areas or AREAS
         if bare:
-            first, names = bare[0], ", ".join(f"{area}." for area in known)
-            hint = f"this command reads no deployment; begin the path with {names} as in {known[0]}.{first.path}"
-            raise SpecError("no such value", where=first.where, hint=hint)
+            first, names = bare[0], " or ".join(f"{area}." for area in known)
+            hint = f"this command reads no deployment: begin the path with {names}, as in {known[0]}.{first.path}"
+            raise SpecError("no such path", where=first.where, hint=hint)
         every = (*given(self.assume), *numbers)
         _must_be_of(every, known)
         return every or None
@@ -142,8 +143,8 @@ class DeployedOptions(NumberOptions):
     pick
         Number of the deployment in the file; 1 is the first one.
     set_
-        Change one value of the deployment, such as roles.0.max_sequences=64, or one number that begins with machine.,
-        engine., calibration. or workload. May be repeated.
+        Change one value of the deployment, such as roles.0.max_sequences=64. With machine., engine., calibration. or
+        workload. in front, the path is a number of that area, such as machine.scale_up.hop=0.3us. May be repeated.
     """
 
     router: Annotated[RouterName | None, Parameter(group=MACHINE)] = None

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from tokenworks.cli import SPLIT
 from tokenworks.cli.options import (
     CALIBRATION,
     DEVICES,
@@ -236,7 +237,7 @@ def _reading(result: Plan) -> Iterator[str]:
         slo = " of requests that meet the SLO" if result.decision else ", expected to meet the SLO"
     yield (
         f"\n{tokens} = tokens/s per device{slo}. tok/s user = 1 / mean TPOT. Settings per instance: max sequences / "
-        "token budget, KV dtype, MTP drafts, +Ne redundant experts, tbo = two-batch overlap."
+        f"token budget, KV dtype, MTP drafts, +Ne redundant experts, tbo = two-batch overlap. {SPLIT}"
     )
     idle = (
         f" {best.idle_devices} devices stay idle; the throughput per device counts them." if best.idle_devices else ""
@@ -256,12 +257,12 @@ def _reading(result: Plan) -> Iterator[str]:
     )
     ruled_out = "; ".join(f"{count:,}: {bound}" for bound, count in result.pruned.items() if count)
     yield (
-        f"{result.considered:,} points considered, {result.legal:,} legal, {result.estimated:,} estimated. Bounds "
-        f"ruled out the others ({ruled_out or 'none'})."
+        f"{result.considered:,} points considered, {result.legal:,} legal, {result.estimated:,} estimated. The "
+        f"others cannot be listed, by upper bounds ({ruled_out or 'none'})."
     )
     if decision := result.decision:
         how = "under the load" if result.load else "each at its highest rate within the SLO"
-        rest = "No estimate that is left reaches the deployments above."
+        rest = "No other deployment can reach the ones above, by its estimate + 20 %."
         if not decision.settled:
             rest = (
                 "Not settled: the budget ended before all deployments that could be better were simulated (--budget)."

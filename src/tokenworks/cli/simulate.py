@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WIDTH = 60
 """Bars of a series over time."""
 BESIDE = 26
-"""Width of the words before and after the bars [character]."""
+"""Width of the text before and after the bars [character]."""
 MOST_QUEUE = 10**9
 
 

@@ -29,10 +29,13 @@ class MachineNumbers(NumberOptions):
 
     Parameters
     ----------
+    assume
+        YAML file of numbers that replace numbers of the machine, one `path: value` per line.
     set_
         Replace one number of the machine, such as machine.scale_up.hop=0.3us. May be repeated.
     """
 
+    assume: Path | None = None
     set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = ()
 
 

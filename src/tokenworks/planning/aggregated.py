@@ -17,19 +17,27 @@ from tokenworks.planning.space import Ladders
 from tokenworks.simulation.steps import own_share
 
 BLOCK = 256
-"""Splits that are estimated at once: enough to be fast, few enough to stay in the processor's cache."""
+"""Splits that are estimated together: enough to be fast, few enough for the cache of the processor [count]."""
 
 MOST_REPLICAS = 1 << 20
-"""More replicas than any machine has: entries under a load are told apart by them [count]."""
+"""Larger than the number of replicas on any machine. Under a load, `entry` counts in these steps [count]."""
 
 STEADY = 0.995
-"""OfferedLoad of the prefill queue up to which a batch counts as kept up [-]."""
+"""Largest load of the prefill queue at which an instance keeps up with its batch [-]."""
 
 
-def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Shortlist) -> SearchCounts:
-    """Offer every aggregated deployment that a bound does not rule out."""
-    legal, _, _ = room(costing, found.points.columns(2), *_ladder(found.points, ladders))
-    speed, output, soonest = upper_bounds(costing, found, ladders)
+def search(costing: Costing, candidates: Candidates, ladders: Ladders, shortlist: Shortlist) -> SearchCounts:
+    """Offer the shortlist every aggregated deployment that no upper bound rules out.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    candidates : legal splits
+    ladders : batches and token budgets to try for each split
+    shortlist : takes in the deployments
+    """
+    legal, _, _ = room(costing, candidates.points.columns(2), *_ladder(candidates.points, ladders))
+    speed, output, soonest = upper_bounds(costing, candidates, ladders)
     in_time = soonest <= (costing.slo.ttft.value if costing.slo.ttft else np.inf)
     reach = np.where(_fast_enough(costing, speed), output, 0.0).max(axis=1) * in_time
     pruned, offered = 0, shortlist.offered
@@ -38,7 +46,7 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
         alive = alive[in_time[alive]] if shortlist.met else alive
         pruned += int(legal[rows].sum() - legal[alive].sum())
         if len(alive):
-            for cells in (_under_load if costing.load else _at_best)(costing, found, alive, ladders):
+            for cells in (_under_load if costing.load else _at_best)(costing, candidates, alive, ladders):
                 shortlist.offer(cells)
     return SearchCounts(int(legal.sum()), shortlist.offered - offered, {"decode or prefill alone is beaten": pruned})
 
@@ -50,7 +58,10 @@ def _ladder(points: Points, ladders: Ladders) -> tuple[Floats, Floats | Ints]:
 
 
 def climb(costing: Costing, points: Points, ladders: Ladders) -> Grid:
-    """The ladder of each point, up to one rung beyond the last that any of them holds."""
+    """Estimate each point at the batches of its ladder.
+
+    The ladder ends one rung above the largest batch that any point can hold.
+    """
     batch, chunk = _ladder(points, ladders)
     legal, _, _ = room(costing, points.columns(2), batch, chunk)
     rungs = int(legal.any(axis=(0, 2)).sum()) + 1
@@ -67,15 +78,27 @@ def _fast_enough(costing: Costing, speed: Floats) -> Bools:
     return speed * bound.value >= 1 if bound else speed > 0
 
 
-def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple[Floats, Floats, Floats]:
-    """Output tokens per second and user, and per charged device, that no batch between two of the ladder exceeds.
+def upper_bounds(costing: Costing, candidates: Candidates, ladders: Ladders) -> tuple[Floats, Floats, Floats]:
+    """Upper bounds of speed and throughput, and a lower bound of TTFT, for each point.
 
-    A step takes at least its decode alone, and on average at least what its prefill tokens take alone, in the largest
-    chunks and nothing beside them; both times add up with an engine that prefills in steps of its own. The first bound
-    is taken at the lower batch, the second at the higher one: float[points, batches] each. The third is the TTFT, at
-    its percentile, that no load goes below: float[points].
+    A step takes at least the time of its decode alone. On average it also takes at least the time of its prefill
+    tokens alone, in chunks of the fastest size. Both times add up if the engine prefills in steps of its own.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    candidates : legal splits
+    ladders : batches and token budgets
+
+    Returns
+    -------
+    speed : output tokens per second of a user [token/s]; float[points, batches]. Entry i bounds all batches from rung i
+        to rung i + 1, and is computed at rung i
+    output : output tokens per second and charged device [token/s]; float[points, batches]. Entry i bounds the same
+        batches, and is the larger value of both rungs
+    soonest : TTFT at the percentile of the SLO that no load can go below [s]; float[points]
     """
-    points, demand = found.points, costing.demand
+    points, demand = candidates.points, costing.demand
     batch, wide = ladders.batches(points.lanes), points.columns(1)
     gained = costing.gained(wide)
     decode_s = costing.seconds(wide, batch, 0.0)
@@ -87,50 +110,61 @@ def upper_bounds(costing: Costing, found: Candidates, ladders: Ladders) -> tuple
     speed, total = gained / step, batch * gained / step
     higher = np.maximum(total, np.concatenate([total[:, 1:], total[:, -1:]], axis=1))
     machine = costing.setting.machine
-    charged = points.devices if costing.load else machine.devices / found.replicas
-    # Later tokens load no weights, so experts have a smaller share of their time than of a whole step.
+    charged = points.devices if costing.load else machine.devices / candidates.replicas
+    # Additional tokens load no weights: experts have a smaller share of the time of these tokens than of a whole step.
     own = np.min(own_share(prefill.experts, prefill.parts), axis=1)
     lone = points.pp * (1 + own * (points.dp - 1 if costing.prefills_alone else 0))
     soonest = demand.request.uncached * demand.tail * lone * token_s[:, 0]
     return speed, higher / charged[:, None], soonest
 
 
-def _at_best(costing: Costing, found: Candidates, rows: Ints, ladders: Ladders) -> Iterator[Cells]:
-    """All of the ladder with as many replicas as fit, and for each budget the largest batch that meets the SLO."""
-    points, replicas = found.points[rows], found.replicas[rows]
+def _at_best(costing: Costing, candidates: Candidates, rows: Ints, ladders: Ladders) -> Iterator[Cells]:
+    """Cells of the whole ladder, and of the largest batch that meets the SLO for each token budget.
+
+    All replicas that fit the machine are used.
+    """
+    points, replicas = candidates.points[rows], candidates.replicas[rows]
     grid = climb(costing, points, ladders)
-    yield _cells(costing, found, rows, grid, replicas=replicas.reshape(-1, 1, 1))
+    yield _cells(costing, candidates, rows, grid, replicas=replicas.reshape(-1, 1, 1))
     aimed = estimate(costing, points, aim(costing, grid, _slo(costing)), grid.chunk)
-    yield _cells(costing, found, rows, aimed, replicas=replicas.reshape(-1, 1, 1))
+    yield _cells(costing, candidates, rows, aimed, replicas=replicas.reshape(-1, 1, 1))
 
 
-def at_batch(costing: Costing, found: Candidates, batch: Floats, chunk: FloatArray) -> Cells:
-    """Cells of all candidates at given batches and token budgets, with as many replicas as fit."""
-    replicas = found.replicas.reshape(-1, 1, 1)
-    rows = np.arange(len(found.points))
-    return _cells(costing, found, rows, estimate(costing, found.points, batch, chunk), replicas=replicas)
+def at_batch(costing: Costing, candidates: Candidates, batch: Floats, chunk: FloatArray) -> Cells:
+    """Cells of all candidates at given batches and token budgets, with all replicas that fit the machine.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    candidates : legal splits
+    batch : decoding sequences of an instance; axes as in `grid.estimate` [count]
+    chunk : token budget of a step of an instance [token]
+    """
+    replicas = candidates.replicas.reshape(-1, 1, 1)
+    rows = np.arange(len(candidates.points))
+    return _cells(costing, candidates, rows, estimate(costing, candidates.points, batch, chunk), replicas=replicas)
 
 
-def _under_load(costing: Costing, found: Candidates, rows: Ints, ladders: Ladders) -> Iterator[Cells]:
-    """A given load on as few replicas as keep the SLO, on one more, and on all that fit."""
-    points, most = found.points[rows], found.replicas[rows].reshape(-1, 1, 1)
+def _under_load(costing: Costing, candidates: Candidates, rows: Ints, ladders: Ladders) -> Iterator[Cells]:
+    """Cells of a given load on the fewest replicas that meet the SLO, on one replica more, and on all that fit."""
+    points, most = candidates.points[rows], candidates.replicas[rows].reshape(-1, 1, 1)
     load = costing.load
     assert load is not None
-    if load.kind == "concurrency":  # an instance without a user serves nobody
+    if load.kind == "concurrency":  # no more instances than users: an instance needs a user
         most = np.minimum(most, max(1, int(load.value)))
     grid = climb(costing, points, ladders)
     best = estimate(costing, points, aim(costing, grid, _slo(costing)), grid.chunk)
     held = np.where(best.legal, load.held(best.serving, best.batch), np.nan)
-    few = np.clip(np.nan_to_num(np.ceil(load.value / held), nan=np.inf), 1, most)
-    for replicas in (few, np.minimum(few + 1, most), np.broadcast_to(most, few.shape)):
+    fewest = np.clip(np.nan_to_num(np.ceil(load.value / held), nan=np.inf), 1, most)
+    for replicas in (fewest, np.minimum(fewest + 1, most), np.broadcast_to(most, fewest.shape)):
         share = load.value / replicas
         batch = aim(costing, grid, _carrying(load, share))
         near = estimate(costing, points, batch, grid.chunk)
-        # One step of B = load / held(B) x B: exact where a step's time does not change with its batch.
+        # One iteration of B = load / held(B) x B. It is exact if the time of a step does not depend on the batch.
         batch = np.maximum(np.ceil(batch * share / load.held(near.serving, batch)), 1.0)
         batch = hold(costing, points.columns(2), batch, grid.chunk)
         there = estimate(costing, points, batch, grid.chunk)
-        yield _cells(costing, found, rows, there, replicas=replicas, capacity=held * replicas)
+        yield _cells(costing, candidates, rows, there, replicas=replicas, capacity=held * replicas)
 
 
 def _carrying(load: OfferedLoad, share: FloatArray) -> Target:
@@ -148,7 +182,13 @@ def _slo(costing: Costing) -> Target:
 
 
 def _cells(
-    costing: Costing, found: Candidates, rows: Ints, grid: Grid, *, replicas: FloatArray, capacity: FloatArray = 0.0
+    costing: Costing,
+    candidates: Candidates,
+    rows: Ints,
+    grid: Grid,
+    *,
+    replicas: FloatArray,
+    capacity: FloatArray = 0.0,
 ) -> Cells:
     """The legal and steady points of a grid as cells."""
     serving, load, shape = grid.serving, costing.load, grid.legal.shape
@@ -156,12 +196,12 @@ def _cells(
     which = np.nonzero(kept)[0]
 
     def of(values: FloatArray) -> Floats:
-        taken: Floats = np.broadcast_to(values, shape)[kept]
-        return taken
+        kept_values: Floats = np.broadcast_to(values, shape)[kept]
+        return kept_values
 
     cells = np.zeros(len(which), CELL)
-    points = found.points[rows]
-    cells["family"], cells["index"], cells["prefill"] = found.family[rows][which], rows[which], -1
+    points = candidates.points[rows]
+    cells["family"], cells["index"], cells["prefill"] = candidates.family[rows][which], rows[which], -1
     cells["batch"], cells["chunk"], cells["replicas"] = of(grid.batch), of(grid.chunk), of(replicas)
     small = cells["chunk"] <= points.lanes[which] * LEAST_CHUNK
     cells["entry"] = 2 * (cells["index"] * MOST_REPLICAS + (cells["replicas"] if load else 0)) + small
@@ -187,7 +227,14 @@ def _cells(
 
 
 def finish(costing: Costing, cells: Cells, behind: FloatArray) -> None:
-    """Fill in what follows from the rest: slo_pressure, output and effective tokens."""
+    """Fill in the columns that follow from the other columns: slo_pressure, output and effective.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    cells : table to complete
+    behind : offered load / capacity where the deployment cannot carry the load, else 0 [-]
+    """
     cells["slo_pressure"] = slo_pressure(costing.slo, cells["ttft_tail"], cells["tpot_tail"], behind)
     cells["output"] = cells["rate"] * costing.demand.request.osl / cells["charged"]
     cells["effective"] = np.where(cells["slo_pressure"] <= 1, cells["output"], 0.0)

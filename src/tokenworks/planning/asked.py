@@ -1,4 +1,4 @@
-"""What `estimate` is asked: a deployment of a file, or the widths of one instance of a model on a machine."""
+"""Input of `estimate`: a deployment from a file, or a model, a machine and the widths of one instance."""
 
 from __future__ import annotations
 
@@ -22,15 +22,22 @@ from tokenworks.specs.load import WorkloadLike, is_path
 from tokenworks.specs.workload import Workload
 
 DeploymentLike = str | Path | Mapping[str, Any] | Deployment | Deployed | Plan
-"""What names a deployment: a file of deployments, what it holds, a deployment, or a plan."""
+"""Every form of a deployment: a file of deployments, the content of such a file, a deployment, or a plan."""
 
 LENGTHS = {"isl": 4000.0, "osl": 1000.0}
-"""Mean lengths of requests where neither a workload nor lengths are given [token]."""
+"""Default mean lengths of requests, used if neither a workload nor lengths are given [token]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Roles in a setting; calibration : as `load_calibration` takes it."""
+    """What `estimate` must compute.
+
+    Parameters
+    ----------
+    setting : model, machine, engine and workload
+    calibration : as `load_calibration` takes it
+    roles : the roles to estimate
+    """
 
     setting: Setting
     calibration: CalibrationLike
@@ -39,14 +46,26 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class AskedRequests:
-    """What requests are like: a workload, or mean lengths [token]; None is what was not given."""
+    """Requests as the user described them; None: the user did not give it.
+
+    Parameters
+    ----------
+    workload : as `load_workload` takes it
+    isl, osl : mean input and output length of a request [token]
+    """
 
     workload: WorkloadLike | None = None
     isl: float | None = None
     osl: float | None = None
 
     def read(self, recorded: Workload | None, assume: Assume) -> Workload:
-        """What was asked for, else the workload that the deployments were planned for, else `LENGTHS`."""
+        """The workload that the user gave, else the workload of the plan, else requests of the lengths `LENGTHS`.
+
+        Parameters
+        ----------
+        recorded : workload that the deployments were planned for
+        assume : numbers that the user set
+        """
         if self.workload is not None:
             return workload_of(self.workload, isl=self.isl, osl=self.osl, assume=assume)
         if recorded is not None and self.isl is None and self.osl is None:
@@ -58,11 +77,12 @@ class AskedRequests:
 
 
 def deployed_of(deployment: DeploymentLike, pick: int = 1) -> Deployed:
-    """A deployment with all that it was planned with.
+    """A deployment together with the model, machine and workload it was planned for.
 
     Parameters
     ----------
-    pick : which deployment of a file or of a plan, 1 is the best
+    deployment : a file, the content of a file, a deployment, or a plan
+    pick : position of the deployment in the file or in the plan, 1 is the best
     """
     if isinstance(deployment, Plan):
         return deployment.deployed(pick)
@@ -83,18 +103,21 @@ def asked(
     pick: int = 1, engine: EngineName | None = None, max_model_len: int | None = None, devices: int | None = None,
     assume: Assume = None, calibration: CalibrationLike | None = None,
 ) -> Asked:  # fmt: skip
-    """Everything that `estimate` was given, read and checked.
+    """Read and check all arguments of `estimate`.
 
     Parameters
     ----------
-    thing : a model, with `on` and `deploy`; or a deployment
+    thing : a model, together with `on` and `deploy`; or a deployment
+    requests : workload or lengths
+    on : as `load_machine` takes it
     deploy : widths and settings of one instance, such as "tp=8,dp=5,ep=40"
-    pick : which deployment of a file or of a plan
-    engine, max_model_len, assume, calibration : None is what the deployment was planned with, else the default
+    pick : position of the deployment in the file or in the plan, 1 is the best
+    engine, max_model_len, assume, calibration : None: the value that the deployment was planned with, else the default
+    devices : number of devices of the machine to use; None: all [count]
 
     Raises
     ------
-    SpecError : anything wrong with what was given
+    SpecError : an argument is wrong
     """
     if holds_deployments(thing):
         if deploy is not None:
@@ -120,7 +143,7 @@ def _of_deployment(
 ) -> Asked:  # fmt: skip
     deployment = deployed.deployment
     numbers = deployed.given if assume is None else given(assume)
-    if on is None and deployed.machine is not None and assume is None:  # its numbers are in place
+    if on is None and deployed.machine is not None and assume is None:  # the machine has the assumed numbers already
         on, numbers = deployed.machine, tuple(item for item in numbers if item.area != "machine")
     on = deployment.system if on is None else on
     setting = setting_of(

@@ -1,4 +1,4 @@
-"""Estimated deployments as rows of one table, and the few of them that are worth keeping."""
+"""Estimated deployments as rows (cells) of a table, and the shortlist of the best ones."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from tokenworks.specs.slo import Slo
 
 CELL = np.dtype(
     [
-        ("family", "i8"),  # widths, or size of the prefill role: the list shows the best of each
-        ("entry", "i8"),  # what is simulated by itself: the split, and whether its chunks are the smallest
-        ("index", "i8"),  # of the aggregated or decode split
-        ("prefill", "i8"),  # of the prefill split, -1 where aggregated
+        (
+            "family",
+            "i8",
+        ),  # number of the widths, or of the size of the prefill role: the list shows the best cell of each family
+        ("entry", "i8"),  # number of a split, with or without the smallest chunks: each entry is simulated separately
+        ("index", "i8"),  # index of the aggregated or decode split
+        ("prefill", "i8"),  # index of the prefill split; -1: aggregated
         ("batch", "f8"),  # decoding sequences per instance
         ("chunk", "i8"),
         ("prefill_chunk", "i8"),
         ("replicas", "i8"),
         ("prefill_replicas", "i8"),
-        ("devices", "i8"),  # in use
-        ("charged", "i8"),  # in use, or idle since nothing more fits
+        ("devices", "i8"),  # devices in use
+        ("charged", "i8"),  # devices that throughput is divided by: used ones, and those left over when no replica fits
         ("rate", "f8"),  # requests of the whole deployment [1/s]
-        ("capacity", "f8"),  # most that it could take [1/s]
+        ("capacity", "f8"),  # highest rate of the deployment [1/s]
         ("tpot", "f8"),
         ("tpot_tail", "f8"),
         ("ttft", "f8"),
@@ -34,21 +37,28 @@ CELL = np.dtype(
         ("hit", "f8"),
         ("busy", "f8"),
         ("full", "?"),  # the KV cache holds no larger batch
-        ("slo_pressure", "f8"),  # the worst of what the SLO and the load ask, over their bound; above 1 it misses
+        ("slo_pressure", "f8"),  # largest value / bound of the SLO and of the load; above 1: missed
         ("output", "f8"),  # output tokens per charged device [token/s]
-        ("effective", "f8"),  # the same if it is expected to meet the SLO, else 0
+        ("effective", "f8"),  # `output` if the deployment is expected to meet the SLO, else 0
     ]
 )
 Cells: TypeAlias = NDArray[np.void]
 """A table of cells."""
 
 PER_FAMILY = 4
-"""Entries of a family that are kept [count]."""
+"""Number of entries that the shortlist keeps of each family [count]."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchCounts:
-    """What became of points: legal; estimated (aimed ones beside the ladders); ruled out by each bound."""
+    """How many points the search looked at.
+
+    Parameters
+    ----------
+    legal : points that keep every rule [count]
+    estimated : points with an estimate, on the ladders and at batches aimed at the SLO [count]
+    pruned : points that a bound ruled out, by bound [count]
+    """
 
     legal: int
     estimated: int
@@ -56,7 +66,14 @@ class SearchCounts:
 
 
 def slo_pressure(slo: Slo, ttft: FloatArray, tpot: FloatArray, other: FloatArray) -> FloatArray:
-    """How hard a bound is pressed [-]: the largest of prediction over bound; `other` comes so already."""
+    """The largest value / bound of a deployment [-].
+
+    Parameters
+    ----------
+    slo : the bounds
+    ttft, tpot : predicted TTFT and TPOT at the percentiles of the SLO [s]
+    other : value / bound of another limit, such as the load [-]
+    """
     worst = other
     for bound, value in ((slo.ttft, ttft), (slo.tpot, tpot)):
         if bound:
@@ -68,14 +85,14 @@ def slo_pressure(slo: Slo, ttft: FloatArray, tpot: FloatArray, other: FloatArray
 class Shortlist:
     """The best cell of each entry, and the exact Pareto front of all cells that were offered.
 
-    The front is over cells that keep the TTFT bound, as speed without a first token is worth nothing.
+    Only cells that keep the TTFT bound are on the front: a fast user speed is worth nothing if the first token is late.
 
     Parameters
     ----------
     slo : the bounds
-    keep : families of which entries are kept; of each family `PER_FAMILY` entries [count]
-    margin : share by which an estimate may be below the last family that is kept, and its entry is kept still [-]
-    floor : effective tokens per device that other shortlists ask of an entry already [token/s]
+    keep : number of families to keep, each with `PER_FAMILY` entries [count]
+    margin : an entry is also kept if its estimate is below the last kept family by at most this share [-]
+    floor : effective tokens per device that an entry must reach because of other searches [token/s]
     best : kept cells, best first
     front : cells of the Pareto front, fastest first
     offered : cells that were offered [count]
@@ -90,9 +107,9 @@ class Shortlist:
     offered: int = 0
 
     def offer(self, cells: Cells) -> None:
-        """Take in estimated cells."""
+        """Take in estimated cells, and update the best cells and the front."""
         self.offered += len(cells)
-        if self.met:  # most are behind in both; to sort them would take longer than to estimate them
+        if self.met:  # most cells are neither listed nor on the front; to sort them takes longer than to estimate them
             off_front = beaten(1 / cells["tpot"], cells["output"], 1 / self.front["tpot"], self.front["output"])
             cells = cells[(cells["effective"] >= self.threshold) | ~off_front]
         pool = _likely(np.concatenate([self.best, cells]))
@@ -120,11 +137,17 @@ class Shortlist:
 
     @property
     def met(self) -> bool:
-        """Whether some deployment is expected to meet the SLO; those that cannot are of no use then."""
+        """Whether a deployment is expected to meet the SLO. If so, deployments that cannot meet it are dropped."""
         return self.floor > 0 or (bool(len(self.best)) and float(self.best["effective"][0]) > 0)
 
     def hopeless(self, speed: Floats, output: Floats) -> Bools:
-        """Whether points below these upper bounds can neither be listed nor be on the front."""
+        """Whether points with these upper bounds can neither be listed nor be on the front.
+
+        Parameters
+        ----------
+        speed : upper bound of the output tokens per second of a user [token/s]
+        output : upper bound of the output tokens per second and charged device [token/s]
+        """
         listed = output >= self.threshold
         if self.slo.tpot:
             listed = listed & (speed * self.slo.tpot.value >= 1)
@@ -132,9 +155,9 @@ class Shortlist:
 
 
 def _likely(cells: Cells) -> Cells:
-    """Cells that may be the best of their entry: of entries that meet the SLO, those with most effective tokens.
+    """Cells that may be the best of their entry: those with the most effective tokens of the entry.
 
-    To order all cells by everything that decides would take longer than to estimate them.
+    A full sort of all cells would take longer than their estimates.
     """
     order = np.lexsort((-cells["effective"], cells["entry"]))
     entry = cells["entry"][order]
@@ -145,7 +168,7 @@ def _likely(cells: Cells) -> Cells:
 
 
 def _nth(groups: Ints) -> Ints:
-    """How often the group of each row came before it: 0 for the first row of a group."""
+    """Position of each row in its group: 0 for the first row of a group."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
     starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
@@ -156,7 +179,11 @@ def _nth(groups: Ints) -> Ints:
 
 
 def _order(cells: Cells) -> Ints:
-    """Best first: effective tokens, or how near to the SLO; then output, speed and TTFT; ties by how they were made."""
+    """Indices of cells, best first.
+
+    The order is by effective tokens; without any, by distance to the SLO. Then come output, speed and TTFT. The
+    settings break ties, so that the order is always the same.
+    """
     ties = [cells[name] for name in ("batch", "prefill_chunk", "chunk", "prefill", "index", "family")]
     missed = np.where(cells["effective"] > 0, 0.0, cells["slo_pressure"])
     ties += [cells[name] for name in ("ttft_tail", "slo_pressure", "tpot")]

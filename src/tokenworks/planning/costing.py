@@ -1,4 +1,4 @@
-"""Step times of points: the one place where the plan asks the cost model."""
+"""Step times of points: the only module in which a plan calls the cost model."""
 
 from __future__ import annotations
 
@@ -30,28 +30,54 @@ from tokenworks.specs.slo import PERCENTILE, Slo
 
 @dataclass(frozen=True, slots=True)
 class OfferedLoad:
-    """What the deployment is asked to carry: requests a second, or requests in flight."""
+    """The load that a deployment must carry.
+
+    Parameters
+    ----------
+    kind : what `value` counts
+    value : requests per second [1/s], or requests in flight [count]
+    """
 
     kind: Literal["rate", "concurrency"]
     value: float
 
     @property
     def unit(self) -> str:
-        """What it counts."""
+        """The unit of `value`, in words."""
         return "requests/s" if self.kind == "rate" else "requests in flight"
 
     def held(self, serving: Serving, batch: FloatArray) -> FloatArray:
-        """How much of it an instance carries at a batch: its rate [1/s], or its batch and those that wait (Little)."""
+        """Load that one instance carries at a batch: its rate [1/s], or its requests in flight [count].
+
+        Requests in flight are the batch and the requests that wait for their first token (Little's law).
+
+        Parameters
+        ----------
+        serving : steady state of the instance
+        batch : decoding sequences [count]
+        """
         return serving.rate if self.kind == "rate" else batch + serving.rate * serving.ttft
 
     def served(self, rate: FloatArray, request_s: FloatArray) -> FloatArray:
-        """Rate of a deployment that could do `rate`, at `request_s` a request: no more than comes in [1/s]."""
+        """Rate that a deployment serves: never more than the requests that arrive [1/s].
+
+        Parameters
+        ----------
+        rate : highest rate of the deployment [1/s]
+        request_s : time from the arrival of a request to its last token [s]
+        """
         return np.minimum(rate, self.value if self.kind == "rate" else self.value / request_s)
 
     def shortfall(self, held: FloatArray, rate: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Of a deployment that carries `held`: load over capacity [-], and what the rest waits for a place [s].
+        """Load / capacity of a deployment that cannot carry the load [-], and the time that users wait for a slot [s].
 
-        A rate beyond capacity has no steady state; more users than places wait in the closed loop: (C - held) / rate.
+        A rate above the capacity has no steady state. In a closed loop, C users wait (C - held) / rate for one of the
+        `held` slots.
+
+        Parameters
+        ----------
+        held : load that the deployment carries [1/s or count]
+        rate : requests that the deployment serves [1/s]
         """
         if self.kind == "rate":
             return np.where(held < SLACK * self.value, self.value / held, 0.0), np.zeros(np.shape(rate))
@@ -59,18 +85,19 @@ class OfferedLoad:
 
 
 SLACK = 0.97
-"""A batch is a whole number: a rate this near to the one asked for counts as reached [-]."""
+"""A rate of at least this share of the requested rate counts as reached, because a batch is a whole number [-]."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """Times of steps; all fields have the same shape.
+    """Times of steps. All fields have the same shape.
 
     Parameters
     ----------
     seconds : time of the step [s]
-    parts : time of all parts, before overlap and host hide a share of it [s]
-    experts, attention : time of the routed experts, and of the attention over the KV cache, as they are in `parts` [s]
+    parts : sum of the times of all parts, without overlap [s]
+    experts : time of the routed experts in `parts` [s]
+    attention : time of the attention over the KV cache in `parts` [s]
     """
 
     seconds: Floats
@@ -81,12 +108,15 @@ class StepTimes:
 
 @dataclass(frozen=True)
 class Costing:
-    """A setting, and what it takes to put a time on its deployments.
+    """A setting with everything that the times of its deployments depend on.
 
     Parameters
     ----------
-    load : what is to be carried; None for as much as the SLO allows
-    calibration : what the rates rest on, as `load_calibration` takes it
+    setting : model, machine, engine and workload
+    rates : rates that the machine reaches
+    slo : bounds on TTFT and TPOT
+    load : load to carry; None: the highest load that meets the SLO
+    calibration : source of the rates, as `load_calibration` takes it
     """
 
     setting: Setting
@@ -97,7 +127,7 @@ class Costing:
 
     @cached_property
     def demand(self) -> Demand:
-        """The workload as the steady state needs it."""
+        """The workload in the form that the steady-state formulas need."""
         return Demand.of(self.setting.workload, self.slo, number(self.setting.engine.request))
 
     @property
@@ -106,25 +136,25 @@ class Costing:
         return self.setting.engine.mixing == "mixed"
 
     def gained(self, points: Points) -> Floats:
-        """Tokens that a sequence gains in a step."""
+        """Mean number of tokens that a sequence gains in a step: 1, and the accepted draft tokens."""
         return np.asarray(accepted_tokens(points.draft, self.rates.acceptance))
 
     @property
     def open(self) -> bool:
-        """Whether requests come as they like, so that their number varies; a closed loop keeps it."""
+        """Whether the loop is open: the number of requests in flight varies. A closed loop keeps it constant."""
         return self.load is None or self.load.kind == "rate"
 
     @property
     def crowding(self) -> float:
-        """Deviations above its mean at which the batch is taken for the SLO's percentile of TPOT."""
+        """Standard deviations between the mean batch and the batch at the TPOT percentile of the SLO."""
         return deviations(self.demand.tpot_share) if self.open else 0.0
 
     def places(self, batch: FloatArray) -> FloatArray:
-        """Places for the sequences that decode, so that 99 % of the time nobody waits for one; a whole number."""
+        """Sequence slots for a mean batch: its 99th percentile, rounded up."""
         return np.ceil(crowd(batch, self._spare) - 1e-9)
 
     def filled(self, places: FloatArray) -> FloatArray:
-        """The largest mean batch, a whole number, for which so many places are enough; 0 for none."""
+        """The largest mean batch that fits a number of sequence slots, rounded down; 0: none fits."""
         return np.floor(mean_batch(places, self._spare) + 1e-9)
 
     @property
@@ -134,31 +164,43 @@ class Costing:
     def batch(
         self, points: Points, decode: FloatArray, prefill: FloatArray, chunks: FloatArray | None = None
     ) -> step.Batch:
-        """A batch of mean requests: `decode` sequences and `prefill` tokens per instance, on its busiest rank.
+        """A batch of mean requests, with the context of the busiest rank.
 
-        The prefill tokens belong to `chunks` prompts; None: one prompt for each lane.
+        Parameters
+        ----------
+        points : splits of the instances
+        decode : decoding sequences of an instance [count]
+        prefill : prefill tokens of an instance [token]
+        chunks : prompts that the prefill tokens belong to; None: one prompt for each lane [count]
         """
         request, lanes = self.demand.request, points.lanes if chunks is None else chunks
         uneven = self.busiest_context(points, decode)
         return batch(request, decode=decode, prefill=prefill, lanes=lanes, uneven=uneven)
 
     def busiest_context(self, points: Points, decode: FloatArray) -> FloatArray:
-        """Context of the decoding sequences of the busiest rank / context of the mean rank [-]."""
+        """Context of the decoding sequences of the busiest rank / context of the average rank [-]."""
         return busiest_context(decode / points.lanes, points.dp, self.demand.request.context_cv)
 
     @property
     def prefills_alone(self) -> bool:
-        """Whether a dp rank prefills while other ranks do not, so that these wait for it."""
+        """Whether one dp rank prefills while the other ranks wait for it."""
         return self.setting.engine.dp_prefill == "alone"
 
     def seconds(self, points: Points, decode: FloatArray, prefill: FloatArray) -> Floats:
-        """Time of a step [s] of points with axes (n, ...); `decode` and `prefill` broadcast against them."""
+        """Time of a step [s].
+
+        Parameters
+        ----------
+        points : splits of the instances, axes (n, ...)
+        decode : decoding sequences of an instance; broadcasts against `points` [count]
+        prefill : prefill tokens of an instance; broadcasts against `points` [token]
+        """
         return self.times(points, decode, prefill).seconds
 
     def times(
         self, points: Points, decode: FloatArray, prefill: FloatArray, chunks: FloatArray | None = None
     ) -> StepTimes:
-        """Time of a step, and of the parts that differ between dp ranks; arguments as in `seconds` and `batch`."""
+        """Time of a step, of its experts and of its attention; arguments as in `seconds` and `batch`."""
         decoding, prefilling = np.asarray(decode, dtype=float), np.asarray(prefill, dtype=float)
         shape = np.broadcast_shapes(points.tp.shape, decoding.shape, prefilling.shape)
         times = StepTimes(*(np.zeros(shape) for _ in range(4)))
@@ -175,14 +217,21 @@ class Costing:
         return times
 
     def breakdown(self, points: Points, batch: step.Batch, overlap: str) -> Breakdown:
-        """The step of points that share an overlap policy, part by part."""
+        """The step of points with the same overlap policy, part by part."""
         setting = self.setting
         return step.step(setting.model, self.rates, points.split(), batch, engine=setting.engine, overlap=overlap)
 
     def kv_tokens(self, points: Points, max_sequences: FloatArray, chunk_tokens: FloatArray) -> Floats:
-        """What an instance can cache [token]; below zero where it does not fit."""
+        """Tokens that the KV cache of an instance holds; negative if the instance does not fit [token].
+
+        Parameters
+        ----------
+        points : splits of the instances
+        max_sequences : running sequences of an instance [count]
+        chunk_tokens : token budget of a step of an instance [token]
+        """
         setting = self.setting
-        found = memory(
+        room = memory(
             setting.model,
             setting.machine,
             points.split(),
@@ -191,10 +240,10 @@ class Costing:
             chunk_tokens=chunk_tokens,
             memory_fraction=setting.memory_fraction,
         )
-        tokens: Floats = np.where(found.kv > 0, found.kv_tokens, -1.0)
+        tokens: Floats = np.where(room.kv > 0, room.kv_tokens, -1.0)
         return tokens
 
 
 def _rows(values: Floats, chosen: Bools) -> Floats:
-    """The chosen rows, where the first axis is that of the points."""
+    """The chosen rows of `values` if its first axis is the axis of the points, else all of `values`."""
     return values[chosen] if values.shape[:1] == chosen.shape else values

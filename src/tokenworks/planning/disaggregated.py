@@ -32,19 +32,27 @@ from tokenworks.planning.space import Ladders
 from tokenworks.specs.machine import Machine
 
 MOST_FAMILIES = 1 << 20
-"""More families of decode splits than there are [count]."""
+"""Larger than the number of families of decode splits [count]."""
 
 HASH = np.random.default_rng(0).integers(1 << 63, size=7, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 POINT = ["index", "chunk", "tpot", "prefill", "prefill_chunk", "replicas", "prefill_replicas"]
-"""What tells one deployment from another; some are estimated at two rates."""
+"""Columns that identify a deployment. A deployment may have several cells, at different rates."""
 
 
-def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Shortlist) -> SearchCounts:
-    """Offer every disaggregated deployment that no bound rules out."""
+def search(costing: Costing, candidates: Candidates, ladders: Ladders, shortlist: Shortlist) -> SearchCounts:
+    """Offer the shortlist every disaggregated deployment that no bound rules out.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    candidates : legal splits
+    ladders : batches and token budgets to try for each split
+    shortlist : takes in the deployments
+    """
     machine, offered = costing.setting.machine, shortlist.offered
-    decode, prefill = decode_roles(costing, found, ladders), prefill_roles(costing, found, ladders)
+    decode, prefill = decode_roles(costing, candidates, ladders), prefill_roles(costing, candidates, ladders)
     counted = [combinations(machine, prefill, decode)]
-    decode = may_matter(costing, found, decode, shortlist)
+    decode = may_matter(costing, candidates, decode, shortlist)
     prefill = in_time(costing, prefill) if shortlist.met else prefill
     counted.append(combinations(machine, prefill, decode))
     decode, prefill = best_decode(costing, decode), best_prefill(costing, prefill)
@@ -66,7 +74,7 @@ def search(costing: Costing, found: Candidates, ladders: Ladders, shortlist: Sho
 
 
 def _different(cells: Cells) -> int:
-    """Number of different deployments in a table; a random hash, because to sort rows takes long."""
+    """Number of different deployments in a table. A random hash of each row is faster than a sort of the rows."""
     key = np.zeros(len(cells), np.uint64)
     for name, factor in zip(POINT, HASH, strict=True):
         key += np.ascontiguousarray(cells[name]).view(np.uint64) * factor
@@ -74,41 +82,44 @@ def _different(cells: Cells) -> int:
 
 
 def combinations(machine: Machine, prefill: Roles, decode: Roles) -> int:
-    """Deployments that two lists of roles make: pairs of one KV dtype, and ways to share the machine."""
+    """Number of deployments that two lists of roles give: pairs with equal KV dtype x ways to share the machine."""
     total = 0
     for kv in range(len(KV_DTYPES)):
         left = np.unique(prefill["devices"][prefill["kv"] == kv], return_counts=True)
         right = np.unique(decode["devices"][decode["kv"] == kv], return_counts=True)
-        for p, many in zip(*left, strict=True):
-            for d, more in zip(*right, strict=True):
-                total += int(many) * int(more) * len(shares(machine, int(p), int(d)).tried().prefill)
+        for p, prefills in zip(*left, strict=True):
+            for d, decodes in zip(*right, strict=True):
+                total += int(prefills) * int(decodes) * len(shares(machine, int(p), int(d)).tried().prefill)
     return total
 
 
 def _pairs(costing: Costing, prefill: Roles, decode: Roles) -> list[tuple[Roles, Roles, Shares]]:
-    """Roles of one size and KV dtype each, that have room beside each other: those that may reach most first."""
+    """Groups of prefill roles with groups of decode roles that fit the machine together, highest upper bound first.
+
+    The roles of a group have equal size and KV dtype.
+    """
     machine, rights = costing.setting.machine, list(_alike(decode))
-    found = [
+    fitting = [
         (left, right, ways)
         for left in _alike(prefill)
         for right in rights
         if left["kv"][0] == right["kv"][0]
         and len((ways := shares(machine, int(left["devices"][0]), int(right["devices"][0]))).prefill)
     ]
-    return sorted(found, key=lambda pair: -float(_reach(costing, *pair).max()))
+    return sorted(fitting, key=lambda pair: -float(_reach(costing, *pair).max()))
 
 
 def _alike(roles: Roles) -> Iterator[Roles]:
-    """Roles of equal devices and KV dtype together."""
+    """Groups of roles with equal devices and equal KV dtype."""
     for devices, kv in sorted(set(zip(roles["devices"].tolist(), roles["kv"].tolist(), strict=True))):
         yield roles[(roles["devices"] == devices) & (roles["kv"] == kv)]
 
 
 def _reach(costing: Costing, left: Roles, right: Roles, ways: Shares) -> Floats:
-    """Output per device that each decode role does not exceed, with the best of some prefill roles: float[right]."""
+    """Upper bound of the output per device of each decode role with the best prefill role of `left`: float[right]."""
     machine, osl = costing.setting.machine, costing.demand.request.osl
     one = np.max(prefill_limit(costing.demand, prefill_of(left[:, None], 1), right["tpot"][None, :]), axis=0)
-    if costing.load:  # as if instances could be cut so that both roles match
+    if costing.load:  # the bound allows fractions of instances, so that both roles match exactly
         prefill, decode = one / left["devices"][0], right["rate"] / right["devices"][0]
         matched: Floats = prefill * decode / (prefill + decode) * osl
         return matched
@@ -119,7 +130,7 @@ def _reach(costing: Costing, left: Roles, right: Roles, ways: Shares) -> Floats:
 
 
 def _combine(costing: Costing, left: Roles, right: Roles, ways: Shares, shortlist: Shortlist) -> Cells:
-    """Cells of prefill roles (axis 0) with decode roles (axis 1) in some shares of the machine (axis 2)."""
+    """Cells of prefill roles (axis 0) with decode roles (axis 1), for ways to share the machine (axis 2)."""
     p, d = left[:, None, None], right[None, :, None]
     wire = wire_bandwidth(costing) * p["dp"] * p["links"] / cache_of_request(costing, int(left["kv"][0]))
     one = np.minimum(prefill_limit(costing.demand, prefill_of(p, 1), d["tpot"]), wire)
@@ -127,26 +138,32 @@ def _combine(costing: Costing, left: Roles, right: Roles, ways: Shares, shortlis
         tried = ways.tried()
         x, y = tried.prefill[None, None, :], tried.decode[None, None, :]
         soon = np.minimum(x * one, _timely(costing, p, right, x))
-        # As much as both take, and as much as is not late for the SLO; often they are the same.
+        # Two rates: the highest one, and the highest one with TTFT within the SLO. Often they are equal.
         best = [_crossing(x, y, limit, d["rate"]) for limit in (x * one, soon)]
         x, y, limit = (np.concatenate(parts, axis=2) for parts in zip(*best, strict=True))
         rate = np.minimum(limit, y * d["rate"])
         return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=limit)
     asked = np.full(one.shape, costing.load.value)
-    if costing.load.kind == "concurrency":  # users in flight over the time of a request that need not wait
+    if costing.load.kind == "concurrency":  # requests in flight / time of a request that does not wait
         own = prefilling(costing.demand, prefill_of(p, 1), 1e-9 * one, d["tpot"]).ttft
         asked = costing.load.value / (own + costing.demand.request.osl * d["tpot"])
-    few = np.ceil(asked / one)
-    x, y = np.concatenate([few, few + 1], axis=2), np.ceil(asked / d["rate"])
+    fewest = np.ceil(asked / one)
+    x, y = np.concatenate([fewest, fewest + 1], axis=2), np.ceil(asked / d["rate"])
     rate, capacity = np.where(ways.fit(x, y), asked, 0.0), np.minimum(x * one, y * d["rate"])
     return _cells(costing, left, right, shortlist, rate=rate, x=x, y=y, capacity=capacity)
 
 
 def _crossing(x: Ints, y: Ints, limit: Floats, decoded: Floats) -> tuple[Ints, Ints, Floats]:
-    """Of all shares of a machine the two between which prefill's limit crosses what decode takes, for each pair.
+    """The two neighbouring shares of the machine between which the limits of prefill and decode cross, for each pair.
 
-    The limit rises with x, and y x `decoded` falls with it, so the largest of their minima is at one of the two.
-    Axes: prefill roles, decode roles, shares by rising x.
+    The prefill limit rises with x, and the decode limit y x `decoded` falls. So the largest minimum of both limits is
+    at one of these two shares.
+
+    Parameters
+    ----------
+    x, y : prefill and decode instances of each share, x rises [count]
+    limit : highest rate of x prefill instances [1/s]; axes: prefill roles, decode roles, shares
+    decoded : highest rate of one decode instance [1/s]
     """
     limit = np.broadcast_to(limit, np.broadcast_shapes(limit.shape, (y * decoded).shape))
     after = (limit <= y * decoded).sum(axis=2, keepdims=True)
@@ -155,9 +172,10 @@ def _crossing(x: Ints, y: Ints, limit: Floats, decoded: Floats) -> tuple[Ints, I
 
 
 def _timely(costing: Costing, p: Roles, right: Roles, x: Ints) -> Floats:
-    """The rate up to which x instances of each prefill role keep the TTFT bound, with any of the decode roles.
+    """Highest rate at which x instances of each prefill role keep the TTFT bound with all of the decode roles [1/s].
 
-    By bisection, for the decode role that leaves the caches least room and receives slowest. Axes as `p` and `x`.
+    The function bisects with the worst case of the decode roles: the longest TPOT and the largest cache to receive.
+    The axes are those of `p` and `x`.
     """
     high = np.asarray(prefill_limit(costing.demand, prefill_of(p, x), right["tpot"].min()))
     if costing.slo.ttft is None:
@@ -184,7 +202,15 @@ def _cells(
     y: FloatArray,
     capacity: FloatArray,
 ) -> Cells:
-    """Cells of those combinations that may still matter, at a rate of the whole deployment; 0 = it has no room."""
+    """Cells of the combinations that the bounds of the shortlist do not rule out.
+
+    Parameters
+    ----------
+    left, right : prefill roles (axis 0) and decode roles (axis 1)
+    rate : rate of the whole deployment; 0: the deployment does not fit the machine [1/s]
+    x, y : prefill and decode instances [count]
+    capacity : highest rate of the whole deployment [1/s]
+    """
     demand, setting = costing.demand, costing.setting
     devices = x * left["devices"][0] + y * right["devices"][0]
     charged = devices if costing.load else setting.machine.devices
@@ -195,16 +221,16 @@ def _cells(
     p, d = left[which_p], right[which_d]
 
     def of(values: FloatArray) -> Floats:
-        taken: Floats = np.broadcast_to(values, rate.shape)[chosen]
-        return taken
+        chosen_values: Floats = np.broadcast_to(values, rate.shape)[chosen]
+        return chosen_values
 
     served = prefilling(demand, prefill_of(p, of(x)), of(rate), d["tpot"])
     late = exposed(costing, p, d["token_bytes"], served.hit_share)
     cells = np.zeros(len(p), CELL)
-    # One row of the list for each size of the prefill instance, with the best decode role: real alternatives.
+    # A family is one size of the prefill instance, so that the list shows alternatives that really differ.
     cells["family"], cells["index"], cells["prefill"] = -p["devices"], d["index"], p["index"]
     cells["entry"] = -1 - p["devices"] * MOST_FAMILIES - d["family"]
-    # What prefill does not bring need not be decoded; the smaller batch would be faster still than its `tpot` says.
+    # Prefill may bring fewer requests than decode can take. Then the batch is smaller, and `tpot` is a little too high.
     busy = np.minimum(np.ceil(of(rate) * demand.request.osl * d["tpot"] / of(y)), d["batch"])
     cells["batch"], cells["chunk"], cells["prefill_chunk"] = busy, d["chunk"], p["chunk"]
     cells["replicas"], cells["prefill_replicas"] = of(y), of(x)

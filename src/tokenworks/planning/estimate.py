@@ -1,4 +1,4 @@
-"""Where the time of one prefill step and one decode step of a deployment goes: the steps that `plan` costs, by part."""
+"""The time of one prefill step and one decode step of a deployment, part by part. `plan` computes the same steps."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ KINDS: dict[str, tuple[Kind, ...]] = {
     "decode": ("decode",),
 }
 TAKEN = ("weights", "activations", "buffers", "reserve")
-"""What device memory holds before the KV cache."""
+"""Parts of device memory that are not the KV cache."""
 
 LEFT_OUT = 1e-12
-"""Parts of a step that take less time than this are not listed [s]."""
+"""Parts of a step that take less time are not listed [s]."""
 
 ATTENTION = ("attention_prefill", "attention_decode", "attention_hbm", "attention_start")
 FACTORS: dict[str, tuple[str, ...]] = {
@@ -58,11 +58,21 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "dispatch": ("dispatch_up", "dispatch_start"),
     "combine": ("dispatch_up", "dispatch_start"),
 }
-"""The calibrated factors behind each part; every other part is GEMMs. Beyond a domain, `_out` stands for `_up`."""
+"""Factors of the calibration that the time of each part depends on. Parts that are not listed here are GEMMs.
+
+If a part communicates over scale-out, `_out` replaces `_up` in the name of its factor.
+"""
 
 
 class PartPlain(TypedDict):
-    """One part of a step; bound : what limits it; utilisation : where its utilisation comes from."""
+    """One part of a step.
+
+    part : name of the part
+    seconds, share : time [s], and time / time of the step [-]
+    flop, bytes : arithmetic, and traffic, of one device [FLOP, byte]
+    bound : the resource that limits the part
+    utilisation : origin of its utilisation: measured, assumed, or another device family
+    """
 
     part: str
     seconds: float
@@ -77,7 +87,7 @@ class LoadPlain(TypedDict):
     """The batch of a step.
 
     decode : sequences that decode; prefill : prefill tokens; context : sum of the contexts of the sequences [token]
-    busiest_context : context of the rank that the others wait for, over the mean rank's [-]
+    busiest_context : context of the busiest rank / context of the average rank [-]
     """
 
     decode: float
@@ -87,7 +97,12 @@ class LoadPlain(TypedDict):
 
 
 class StepPlain(TypedDict):
-    """One step of one role; interval : 80 % of measurements should lie within [s]."""
+    """One step of one role.
+
+    seconds : time of the step [s]
+    interval : range that should contain 80 % of measurements [s]
+    bound_by : the resource that limits most of the step
+    """
 
     role: str
     step: Kind
@@ -101,7 +116,11 @@ class StepPlain(TypedDict):
 
 
 class EstimateBody(TypedDict):
-    """The plain form of `estimate`; memory : by role, of a device [byte]."""
+    """The plain form of `estimate`.
+
+    memory : memory of one device, by role and part [byte]
+    dequantised : weight formats that the device unpacks, and the dtype of the multiplication
+    """
 
     inputs: Inputs
     notes: list[str]
@@ -119,7 +138,7 @@ class EstimateBody(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class StepEstimate:
-    """One step of one role: its batch, and what the batch costs."""
+    """One step of one role: its batch, and the time of each part."""
 
     role: Role
     kind: Kind
@@ -143,7 +162,7 @@ class StepEstimate:
 
     @property
     def bound_by(self) -> str:
-        """The roof under which most of the step is spent, in the words of `plan`."""
+        """The roof that limits most of the step, in the words of `plan`."""
         return ROOFS[str(np.asarray(self.cost.bound()).reshape(-1)[0])]
 
     def of_part(self, name: str, field: str) -> float:
@@ -153,7 +172,7 @@ class StepEstimate:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Estimate(Shown):
-    """The steps of all roles of a deployment, the memory of each role, and what the numbers rest on."""
+    """The steps of all roles of a deployment, the memory of each role, and the calibration behind the numbers."""
 
     costing: Costing
     calibration: Calibration
@@ -178,7 +197,7 @@ class Estimate(Shown):
 
     @property
     def rates(self) -> Rates:
-        """What the machine achieves."""
+        """Rates that the machine reaches."""
         return self.costing.rates
 
     @property
@@ -193,7 +212,7 @@ class Estimate(Shown):
 
     @property
     def assumed(self) -> list[Assumption]:
-        """Every assumed number that this model and these roles use."""
+        """Every assumed number that the times of these steps depend on."""
         unused = set() if self.setting.experts else {"calibration.skew"}
         if not any(role.draft_tokens for role in self.roles):
             unused.add("calibration.acceptance")
@@ -204,7 +223,7 @@ class Estimate(Shown):
         return self.rates.spread_of(of.role.draft_tokens)
 
     def busiest_context(self, of: StepEstimate) -> float:
-        """Context on the rank that the others wait for, over the mean rank's [-]; 1 where nothing decodes."""
+        """Context of the busiest rank / context of the average rank [-]; 1 if nothing decodes."""
         return float(np.max(of.batch.context)) / (of.decode * self.costing.demand.request.context) if of.decode else 1.0
 
     def parts(self, of: StepEstimate) -> Iterator[PartPlain]:
@@ -286,23 +305,24 @@ def estimate(
 
     Parameters
     ----------
-    model : a model, with `on` and `deploy`; or a deployment: a file, what it holds, a `Deployment`, or a plan
+    model : a model, together with `on` and `deploy`; or a deployment: a file, the content of a file, a `Deployment`, or
+        a plan
     on : as `load_machine` takes it
     deploy : widths and settings of one instance, such as "tp=8,dp=5,ep=40"
-    pick : which deployment of a file or of a plan
-    workload : catalog name, YAML file, dict or `Workload`; None is what the deployment was planned for
-    isl, osl : mean input and output length instead of a workload; 4,000 and 1,000 where nothing is given [token]
-    batch : sequences that decode in one instance; None is the role's max_sequences [count]
-    chunk : prefill tokens of one step of one instance; None is the role's chunk_tokens [token]
-    engine : serving engine whose overheads are assumed
-    max_model_len : longest input + output of a request; None: what the deployment says, else the model [token]
-    devices : devices of the machine that are used; None: all [count]
-    assume : numbers to use instead, a YAML file or a dict
-    calibration : name of the catalog, YAML file, dict or `Calibration`
+    pick : position of the deployment in the file or in the plan, 1 is the best
+    workload : catalog name, YAML file, dict or `Workload`; None: the workload of the plan of the deployment
+    isl, osl : mean input and output length instead of a workload; default 4,000 and 1,000 [token]
+    batch : sequences that decode in one instance; None: max_sequences of the role [count]
+    chunk : prefill tokens of one step of one instance; None: chunk_tokens of the role [token]
+    engine : serving engine, which determines the overheads
+    max_model_len : longest input + output of a request; None: the limit of the deployment, else of the model [token]
+    devices : number of devices of the machine to use; None: all [count]
+    assume : numbers that replace numbers of the catalog, a YAML file or a dict
+    calibration : catalog name, YAML file, dict or `Calibration`
 
     Raises
     ------
-    SpecError : anything wrong with what was given
+    SpecError : an argument is wrong
     DoesNotFit : weights, buffers or the sequences do not fit the memory
     """
     of = asked(
@@ -320,17 +340,19 @@ def estimate_roles(
     sequences: int | None = None,
     tokens: int | None = None,
 ) -> Estimate:
-    """Cost one prefill step and one decode step of each role, for mean requests of the setting's workload.
+    """Estimate one prefill step and one decode step of each role, for mean requests of the workload.
 
     Parameters
     ----------
+    setting : model, machine, engine and workload
     calibration : as `load_calibration` takes it
-    sequences : sequences that decode in one instance; None: the role's max_sequences [count]
-    tokens : prefill tokens of one step of one instance; None: the role's chunk_tokens [token]
+    roles : the roles to estimate
+    sequences : sequences that decode in one instance; None: max_sequences of the role [count]
+    tokens : prefill tokens of one step of one instance; None: chunk_tokens of the role [token]
 
     Raises
     ------
-    SpecError : a role breaks a rule of its shape, or a number is below 1
+    SpecError : a role breaks a rule of legal shapes, or a number is below 1
     DoesNotFit : weights, buffers or the sequences do not fit the memory
     """
     known = load_calibration(calibration, assume=setting.given)
@@ -352,8 +374,8 @@ def estimate_roles(
 
 def _step(role: Role, kind: Kind, costing: Costing, amount: int) -> StepEstimate:
     """The step of `amount` sequences that decode, or of `amount` prefill tokens."""
-    points, none, some = Points.of(role), np.zeros(1), np.full(1, float(amount))
-    batch = costing.batch(points, *((some, none) if kind == "decode" else (none, some)))
+    points, zero, amounts = Points.of(role), np.zeros(1), np.full(1, float(amount))
+    batch = costing.batch(points, *((amounts, zero) if kind == "decode" else (zero, amounts)))
     return StepEstimate(role, kind, batch, costing.breakdown(points, batch, role.overlap))
 
 
@@ -389,7 +411,7 @@ def _must_fit(role: Role, setting: Setting, room: Memory) -> None:
         parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in taken)
         raise DoesNotFit(
             f"[{role.parallel}] on {setting.machine.name}: short by {short / 1e9:,.1f} GB a device: {parts} GB; "
-            f"usable {float(room.usable) / 1e9:,.1f} GB: take a smaller --chunk or --batch"
+            f"usable {float(room.usable) / 1e9:,.1f} GB; take a smaller --chunk or --batch"
         )
 
 
@@ -397,15 +419,16 @@ def _must_hold(role: Role, costing: Costing, sequences: float, room: Memory) -> 
     context = costing.demand.request.context
     need, have = sequences * context, float(room.kv_tokens)
     if need > have:
+        fitting = int(have // context)
+        hint = f"take --batch {fitting} or less" if fitting else "take shorter requests or more devices"
         raise DoesNotFit(
             f"[{role.parallel}] on {costing.setting.machine.name}: {sequences:,.0f} sequences of {context:,.0f} "
-            f"tokens need {need:,.0f} KV tokens, there is room for {have:,.0f}: at most {int(have // context)} "
-            "sequences"
+            f"tokens need {need:,.0f} KV tokens, but only {have:,.0f} fit; {hint}"
         )
 
 
 def _rests_on(part: str, roof: str, setting: Setting, calibration: Calibration) -> str:
-    """Where the utilisation of a part comes from: `measured`, `assumed`, or `as` another device family."""
+    """Origin of the utilisation of a part: `measured`, `assumed`, or `as` another device family."""
     if part == "host":
         engine = setting.engine
         times = (engine.host_step, engine.host_sequence, engine.host_layer)

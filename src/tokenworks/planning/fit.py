@@ -1,4 +1,4 @@
-"""Does a model fit a machine: the fewest devices of one copy, and the KV cache left by each width of instance."""
+"""Whether a model fits a machine: the fewest devices for one copy, and the KV cache that each split leaves."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
 from tokenworks.planning.setting import setting_of
 from tokenworks.specs import load
+from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import On, times
 from tokenworks.specs.context import context_note
 from tokenworks.specs.deployment import EngineName, Role
@@ -29,22 +30,29 @@ from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.workload import Workload
 
 READS = frozenset({"device.hbm.capacity"})
-"""The numbers of a machine that this reads: `needs` of `specs.compose.machine`."""
+"""The numbers of a machine that `fit` needs: the argument `needs` of `specs.compose.machine`."""
 
 MOST_TIMES = 16
-"""How many times the machine is tried where one does not hold the model."""
+"""Largest multiple of the machine that is tried if one machine does not hold the model [count]."""
 
 CHUNK = 8192
-"""Token budget of a rank that activations are counted for [token]: the engines' default."""
+"""Token budget of a rank, for the size of the activations [token]: the default of the engines."""
 
 MILLION = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class Width:
-    """The best split of one width of instance [byte per device].
+    """The best split of one width of instance.
 
-    kv_tokens : of the whole machine, over all replicas, with the role's KV dtype
+    Parameters
+    ----------
+    role : the split, with its replicas
+    weights, activations, buffers, reserve : parts of the memory of one device [byte]
+    usable : memory of one device that the engine may use [byte]
+    kv : memory of one device for the KV cache [byte]
+    kv_bytes_per_token : KV cache of one token on one device [byte]
+    kv_tokens : KV cache of the whole machine, all replicas [token]
     """
 
     role: Role
@@ -83,7 +91,15 @@ class FitBody(TypedDict):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Fit(Shown):
-    """Widths that fit, fewest devices first, without and with a pipeline: those that `plan` tries, and the fewest."""
+    """The answer of `fit`.
+
+    Parameters
+    ----------
+    widths : the best split of each width that fits, fewest devices first, without and with a pipeline
+    kv_dtype : storage of the KV cache
+    given : numbers that the user set
+    notes : what a reader must know beside the numbers
+    """
 
     model: str
     machine: Machine
@@ -107,17 +123,17 @@ class Fit(Shown):
 
     @property
     def smallest(self) -> Width:
-        """The fewest devices that hold one copy."""
+        """The split with the fewest devices that holds one copy of the model."""
         return self.widths[0]
 
     @property
     def best(self) -> Width:
-        """The split that leaves most KV tokens on the whole machine."""
+        """The split that leaves the largest KV cache on the whole machine."""
         return max(self.widths, key=lambda width: width.kv_tokens)
 
     @property
     def flat(self) -> Width | None:
-        """The same without a pipeline; None where only a pipeline fits."""
+        """The split without a pipeline that leaves the largest KV cache; None if only a pipeline fits."""
         return max((w for w in self.widths if w.role.parallel.pp == 1), key=lambda w: w.kv_tokens, default=None)
 
     @property
@@ -133,7 +149,7 @@ class Fit(Shown):
 
     @property
     def assumed(self) -> tuple[Assumption, ...]:
-        """Every assumed number that the answer rests on."""
+        """Every assumed number that the answer depends on."""
         return tuple(named(self.given, self.machine.assumed))
 
     def plain(self) -> Plain:
@@ -167,41 +183,45 @@ def fit(
     devices: int | None = None,
     assume: Assume = None,
 ) -> Fit:
-    """Does a model fit a machine, and how much KV cache is left?
+    """Compute whether a model fits a machine, and how much KV cache is left.
 
     Parameters
     ----------
     model : as `load_model` takes it
     on : as `load_machine` takes it; only the memory of the machine has to be published
-    engine : whose reserve and buffers are counted
-    kv_dtype : storage of the KV cache; "native" is what the checkpoint asks for
-    max_model_len : the KV cache of each rank must hold a request of this length, as vLLM wants it at its start [token]
-    devices : devices of the machine that are used; None: all [count]
-    assume : numbers to use instead, a YAML file or a dict
+    engine : serving engine, which determines reserve and buffers
+    kv_dtype : storage of the KV cache; "native": as the checkpoint says
+    max_model_len : the KV cache of each rank must hold a request of this length, as vLLM demands at its start [token]
+    devices : number of devices of the machine to use; None: all [count]
+    assume : numbers that replace numbers of the catalog, a YAML file or a dict
 
     Raises
     ------
-    SpecError : anything wrong with what was given, or no split is legal, whatever the memory
-    DoesNotFit : no split of the whole machine holds the model; says by how much, and how many machines would
+    SpecError : an argument is wrong, or no split is legal for any size of memory
+    DoesNotFit : no split of the whole machine holds the model; the message says how much is missing
     """
-    read = load_model(model)
+    read, numbers = load_model(model), given(assume)
     request = Workload(name="fit", isl=1 if max_model_len is None else max(max_model_len - 1, 1), osl=1)
-    setting = setting_of(
-        read, on, engine, request, given(assume), max_model_len=max_model_len, devices=devices, needs=READS
-    )
+    setting = setting_of(read, on, engine, request, numbers, max_model_len=max_model_len, devices=devices, needs=READS)
+    load_calibration(assume=numbers).family(setting.machine.family)  # a plan would refuse an unknown family
     return fit_setting(setting, read.native_kv if kv_dtype == "native" else kv_dtype)
 
 
 def fit_setting(setting: Setting, kv_dtype: str) -> Fit:
     """Find the best split of each width.
 
-    A split counts if it keeps all rules of shape and memory, with one running sequence a rank, no speculation, and as
-    few redundant experts as its widths allow.
+    A split counts if it keeps all rules of shape and memory with one running sequence per rank, without speculation,
+    and with the fewest redundant experts that its widths allow.
+
+    Parameters
+    ----------
+    setting : model, machine, engine and workload
+    kv_dtype : storage of the KV cache
 
     Raises
     ------
-    SpecError : no split is legal, whatever the memory; says by which rule
-    DoesNotFit : no split of the whole machine holds the model; says by how much, and how many machines would
+    SpecError : no split is legal for any size of memory; the message names the rule
+    DoesNotFit : no split of the whole machine holds the model; the message says how much is missing
     """
     _must_have_a_shape(_planned(setting, kv_dtype), setting)
     planned = _held(_planned(setting, kv_dtype), setting)
@@ -222,13 +242,13 @@ def _must_have_a_shape(points: Points, setting: Setting) -> None:
 
 
 def _held(points: Points, setting: Setting) -> list[Width]:
-    """The best split of each number of devices, of those that fit."""
+    """The best split of each number of devices that fits, without and with a pipeline."""
     points, room = _shaped(points, setting)
     legal, _ = judge(Proposal(points, setting, room), MEMORY)
     total = np.where(legal, room.kv_tokens * splits.replicas(points.devices, setting), -1.0)
     widths = []
     for devices in np.unique(points.devices[legal]):
-        for staged in (False, True):  # a pipeline holds most, but few would run one: show what holds most without, too
+        for staged in (False, True):  # a pipeline leaves most KV cache, but few users run one: list both
             rows = np.flatnonzero(legal & (points.devices == devices) & ((points.pp > 1) == staged))
             if len(rows):
                 widths.append(_width(points, room, int(rows[np.argmax(total[rows])]), setting))
@@ -236,9 +256,9 @@ def _held(points: Points, setting: Setting) -> list[Width]:
 
 
 def _fewest(setting: Setting, kv_dtype: str, below: int) -> list[Width]:
-    """The smallest number of devices under `below` that holds the model in any legal split; none where none does.
+    """The best splits of the smallest number of devices that holds the model; an empty list if none does.
 
-    Each weight is somewhere: fewer devices than weights over usable memory need not be tried.
+    The search starts at weights / usable memory: fewer devices cannot hold the weights. It ends before `below`.
     """
     machine = setting.machine
     usable = machine.hbm_bytes * setting.memory_fraction
@@ -252,7 +272,7 @@ def _fewest(setting: Setting, kv_dtype: str, below: int) -> list[Width]:
 
 
 def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
-    """The error that says what does not fit, by how much, and how many of the same machine would hold it."""
+    """The error for a model that does not fit: missing memory, and how many of these machines hold the model."""
     machine = setting.machine
     _, room = _shaped(_planned(setting, kv_dtype), setting)
     missing = -np.asarray(room.kv)
@@ -260,13 +280,13 @@ def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
     need = float(np.broadcast_to(room.usable, missing.shape)[row] + missing[row])
     all_of = f"each of {machine.devices} devices" if machine.devices > 1 else "its device"
     return DoesNotFit(
-        f"{setting.model.name} does not fit {machine.name}: its leanest split needs {need / 1e9:,.1f} GB of "
+        f"{setting.model.name} does not fit {machine.name}: its smallest split needs {need / 1e9:,.1f} GB of "
         f"{all_of}, {missing[row] / 1e9:,.1f} GB more than the engine may take; " + _nearest(setting, kv_dtype)
     )
 
 
 def _no_request_fits(setting: Setting, kv_dtype: str) -> DoesNotFit | None:
-    """The error where weights fit, but no rank's KV cache holds one request; None where the weights do not fit."""
+    """The error for weights that fit without room for one request per rank; None if the weights do not fit."""
     points, room = _shaped(_planned(setting, kv_dtype), setting)
     per_rank = np.where(np.asarray(room.kv) > 0, room.kv_tokens / points.dp, 0.0)
     if not per_rank.any():
@@ -279,7 +299,7 @@ def _no_request_fits(setting: Setting, kv_dtype: str) -> DoesNotFit | None:
 
 
 def _nearest(setting: Setting, kv_dtype: str) -> str:
-    """How many times the machine holds the model."""
+    """How many of these machines hold the model, as part of a message."""
     machine = setting.machine
     most = MOST_TIMES * machine.devices
     larger = dataclasses.replace(setting, machine=dataclasses.replace(machine, devices=most))
@@ -287,21 +307,22 @@ def _nearest(setting: Setting, kv_dtype: str) -> str:
     if not held:
         return f"{MOST_TIMES} x {machine.name} would not hold it either"
     need = held[0].devices
-    many = times(machine.name, -(-need // machine.devices))
+    multiple = times(machine.name, -(-need // machine.devices))
     if machine.network is None and need > machine.domain:
-        return f"{need} of these devices would hold it, over a network (--on {many}@{load.catalog_names('network')[0]})"
-    return f"{need} of these devices would hold it (--on {many})"
+        network = load.catalog_names("network")[0]
+        return f"{need} of these devices would hold it, over a network (--on {multiple}@{network})"
+    return f"{need} of these devices would hold it (--on {multiple})"
 
 
 def _planned(setting: Setting, kv_dtype: str) -> Points:
-    """The splits that `plan` tries, without drafts or overlap."""
+    """The splits that `plan` tries, without draft tokens and without overlap."""
     points = splits.splits(setting)
     plain = (points.draft == 0) & (points.overlap == OVERLAPS.index("none")) & (points.kv == KV_DTYPES.index(kv_dtype))
     return points[plain]
 
 
 def _every(setting: Setting, kv_dtype: str, devices: int) -> Points:
-    """Every split of so many devices, with the redundant experts that each needs: of any number of stages."""
+    """Every split of a number of devices, with the redundant experts that the split needs."""
     experts = setting.experts
     rows = [
         (tp, pp, devices // pp // tp, ep, devices // pp // ep if experts else 1, -experts.count % ep if experts else 0)
@@ -310,12 +331,12 @@ def _every(setting: Setting, kv_dtype: str, devices: int) -> Points:
         for ep in (splits.divisors(devices // pp) if experts else (1,))
     ]
     tp, pp, dp, ep, expert_tp, redundant = np.array(rows, dtype=np.int64).T
-    none = np.zeros_like(tp)
-    return Points(tp, pp, dp, ep, expert_tp, redundant, none + KV_DTYPES.index(kv_dtype), none, none, dp, dp * CHUNK)
+    zeros = np.zeros_like(tp)
+    return Points(tp, pp, dp, ep, expert_tp, redundant, zeros + KV_DTYPES.index(kv_dtype), zeros, zeros, dp, dp * CHUNK)
 
 
 def _shaped(points: Points, setting: Setting) -> tuple[Points, Memory]:
-    """Those of legal shape, at one sequence and one chunk a rank, and their memory."""
+    """Points of legal shape with one sequence and one chunk per rank, and their memory."""
     points = dataclasses.replace(points, max_sequences=points.dp, chunk_tokens=points.dp * CHUNK)
     legal, _ = judge(Proposal(points, setting), SHAPE)
     points = points[legal]

@@ -1,4 +1,4 @@
-"""Aggregated instances on the ladders: every split with every batch and token budget, and batches aimed at a target."""
+"""Estimates of aggregated instances: each split at each batch and token budget of the ladders, or at a target load."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ from tokenworks.simulation.steps import own_share
 
 TINY = 1e-30
 FINER = 8
-"""Batches that are tried between two of the ladder."""
+"""Number of batches that are tried between two rungs of the ladder [count]."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Estimates of points (axis 0) at batches (axis 1) and token budgets (axis 2), which may be of length 1.
 
-    legal : within the budget, and the KV cache holds the batch; most : sequences that it holds
-    chunk : token budget of a step per instance
+    Parameters
+    ----------
+    points : splits of the instances
+    chunk : token budget of a step of an instance [token]
+    most : decoding sequences that the KV cache of an instance holds [count]
+    legal : whether token budget and KV cache hold the batch
+    at : the instance at its batch
+    serving : its steady state
     """
 
     points: Points
@@ -43,11 +49,14 @@ class Grid:
 
 
 def estimate(costing: Costing, points: Points, batch: Floats, chunk: FloatArray) -> Grid:
-    """Steady state of points at given batches and budgets, from one decode and one prefill step of each.
+    """Steady state of points at given batches and budgets, from one decode step and one prefill step each.
 
     Parameters
     ----------
-    points : n of them; batch, chunk : axes (n or 1, batches or 1, budgets or 1)
+    costing : the cost model in its setting
+    points : n splits
+    batch : decoding sequences of an instance; axes (n or 1, batches or 1, budgets or 1) [count]
+    chunk : token budget of a step of an instance; the same axes [token]
     """
     demand, wide = costing.demand, points.columns(2)
     budget = np.maximum(chunk - batch * (1 + wide.draft), 1.0) if costing.mixed else chunk + 0.0 * batch
@@ -57,7 +66,7 @@ def estimate(costing: Costing, points: Points, batch: Floats, chunk: FloatArray)
     decode_s = alone.seconds
     crowded_s = _crowded(costing, wide, batch, decode_s)
     gained = costing.gained(wide)
-    # A step that prefills takes one request of each lane, or as many tokens as come in meanwhile if that is more.
+    # A step with prefill takes one request of each lane, or all tokens that arrive during the step if these are more.
     coming = batch * demand.request.uncached * gained / demand.request.osl
     tokens = np.minimum(budget, np.maximum(wide.lanes * demand.request.uncached, coming))
     decoding = batch if costing.mixed else 0.0
@@ -91,9 +100,9 @@ def estimate(costing: Costing, points: Points, batch: Floats, chunk: FloatArray)
 
 
 def _hot(costing: Costing, wide: Points, batch: Floats, alone: StepTimes) -> Floats:
-    """Time of a decode step that the ranks wait for the one with the most context [s].
+    """Part of a decode step in which ranks wait for the rank with the longest contexts [s].
 
-    It is in `decode_s`. Another rank may have the most prefill, so the two waits do not add up.
+    `decode_s` includes this wait. Another rank may have the most prefill, so the waits for both ranks do not add up.
     """
     uneven = costing.busiest_context(wide, batch)
     waited: Floats = alone.attention * alone.seconds / alone.parts * (1 - 1 / uneven)
@@ -101,32 +110,47 @@ def _hot(costing: Costing, wide: Points, batch: Floats, alone: StepTimes) -> Flo
 
 
 def _crowded(costing: Costing, wide: Points, batch: Floats, decode_s: Floats) -> Floats:
-    """What a step lasts longer with a crowd [s]: on a ladder by the slope to the next rung, else by the cost model.
+    """Additional time of a decode step at the batch of the TPOT percentile (`crowd`) [s].
 
-    The last rung takes the slope before it.
+    On a ladder it follows from the slope to the next rung; the last rung uses the slope of the rung before. A single
+    batch uses the cost model.
     """
-    many = crowd(batch, costing.crowding)
+    crowded = crowd(batch, costing.crowding)
     if batch.shape[1] == 1:
-        more: Floats = costing.seconds(wide, many, 0.0) - decode_s
+        more: Floats = costing.seconds(wide, crowded, 0.0) - decode_s
     else:
         slope = np.diff(decode_s, axis=1) / np.maximum(np.diff(batch, axis=1), 1.0)
-        more = np.concatenate([slope, slope[:, -1:]], axis=1) * (many - batch)
+        more = np.concatenate([slope, slope[:, -1:]], axis=1) * (crowded - batch)
     return np.maximum(more, 0.0)
 
 
 def slots(costing: Costing, points: Points, batch: FloatArray) -> Floats | Ints:
-    """Running sequences of an instance with a decoding batch: places for it, and one that prefills in each lane."""
+    """Running sequences of an instance: sequence slots for the decoding batch, and one prefill per lane [count]."""
     return costing.places(batch) + points.lanes
 
 
 def batch_of(costing: Costing, points: Points, running: FloatArray) -> Floats:
-    """The largest mean batch for which so many running sequences are enough; below 1 if none is."""
+    """The largest mean batch that fits a number of running sequences; below 1: none fits [count]."""
     batch: Floats = np.where(running > points.lanes, costing.filled(running - points.lanes), 0.0)
     return batch
 
 
 def room(costing: Costing, points: Points, batch: FloatArray, chunk: FloatArray) -> tuple[Bools, Floats, Floats]:
-    """Whether budget and KV cache hold a batch, the tokens that the cache holds, and the sequences."""
+    """Whether an instance can hold a batch.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    points : splits of the instances
+    batch : decoding sequences of an instance [count]
+    chunk : token budget of a step of an instance [token]
+
+    Returns
+    -------
+    legal : whether the token budget and the KV cache hold the batch
+    kv_tokens : tokens that the KV cache holds [token]
+    most : decoding sequences that the KV cache holds [count]
+    """
     running = slots(costing, points, batch)
     kv_tokens = costing.kv_tokens(points, running, chunk)
     most = most_sequences(costing, points, kv_tokens)
@@ -135,10 +159,18 @@ def room(costing: Costing, points: Points, batch: FloatArray, chunk: FloatArray)
 
 
 def hold(costing: Costing, points: Points, batch: Floats, chunk: FloatArray) -> Floats:
-    """The batch, or less: what budget and KV cache hold.
+    """The largest batch up to `batch` that the token budget and the KV cache hold [count].
 
-    What the cache holds falls with the batch that it is asked beside. So from too large a batch follows one that is
-    held, from that one again too large a one, each nearer: an odd number of times.
+    A larger batch needs more memory outside the cache, so the cache holds less. An iteration from a batch that is too
+    large gives one that fits; the next gives one that is too large, but nearer. An odd number of iterations thus ends
+    with a batch that fits.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    points : splits of the instances
+    batch : wanted decoding sequences of an instance [count]
+    chunk : token budget of a step of an instance [token]
     """
     held = batch
     for _ in range(3):
@@ -149,22 +181,28 @@ def hold(costing: Costing, points: Points, batch: Floats, chunk: FloatArray) -> 
 
 
 def most_sequences(costing: Costing, points: Points, kv_tokens: Floats) -> Floats:
-    """Decoding sequences that a KV cache holds beside one request a lane that prefills; none if not one fits a rank."""
+    """Decoding sequences that a KV cache holds beside one prefill per lane; 0 if a rank holds none [count]."""
     free = kv_tokens - points.lanes * costing.demand.request.isl
     most = np.floor(free / costing.demand.request.context)
     return np.where(most >= points.dp, most, 0.0)
 
 
 Target = Callable[[Serving, FloatArray], FloatArray]
-"""A load of a serving at a batch that must not exceed 1; it rises with the batch."""
+"""A function of steady state and batch: load / allowed load [-]. It rises with the batch, and may be 1 at most."""
 
 
 def aim(costing: Costing, grid: Grid, target: Target) -> Floats:
-    """The largest batch of each point and budget at which the target is not exceeded: float[n, 1, budgets].
+    """The largest batch of each point and budget that keeps the target: float[n, 1, budgets] [count].
 
-    Between the last batch of the ladder that keeps it and the next one, step times are taken as linear. The smallest
-    batch where even that exceeds it; the largest that budget and cache hold where nothing does: where a rung of the
-    ladder is legal, so is what is aimed at.
+    The function finds the last rung of the ladder that keeps the target. Between it and the next rung, step times are
+    linear. If no batch keeps the target, the result is the smallest batch; if all do, it is the largest batch that
+    fits. If a rung of the ladder is legal, then the result is legal too.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    grid : estimates on the ladder
+    target : load / allowed load
     """
     shape = np.broadcast_shapes(grid.legal.shape, np.shape(grid.serving.tpot))
     kept = np.broadcast_to(grid.legal & (target(grid.serving, grid.batch) <= 1), shape)

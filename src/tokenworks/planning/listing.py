@@ -1,9 +1,10 @@
-"""The machines and models of the catalog as results: a list of each, and one of each in full."""
+"""The catalog as results: a list of machines, models or other entries, or one of them in detail."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 from typing_extensions import TypedDict
 
@@ -11,17 +12,20 @@ from tokenworks.costs.split import KV_BYTES
 from tokenworks.errors import SpecError
 from tokenworks.specs import compose, load
 from tokenworks.specs import model as sums
+from tokenworks.specs.calibration import calibration_names, load_calibration
 from tokenworks.specs.compose import Parts
+from tokenworks.specs.device import Device
+from tokenworks.specs.engine import engine_names, load_engine
 from tokenworks.specs.hf import load_model, model_names
 from tokenworks.specs.model import Block, Matrix, Model, Scan
-from tokenworks.specs.provenance import Fact, Quantity
+from tokenworks.specs.provenance import Fact, Quantity, Spec
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 
 class SystemRow(TypedDict):
-    """One machine in SI numbers, per device; None is what is not published, or a link without an end.
+    """One machine in SI numbers, per device; None: the number is not published, or the link does not exist.
 
-    missing : paths of the numbers that a plan needs and nobody published
+    missing : paths of the numbers that a plan needs and that are not published
     """
 
     name: str
@@ -55,8 +59,47 @@ class SystemBody(SystemRow):
     notes: list[str]
 
 
+Section = Literal["workloads", "calibrations", "engines", "networks", "devices"]
+"""Parts of the catalog that have no command of their own."""
+
+
+class EntryRow(TypedDict):
+    """One entry of the catalog."""
+
+    section: str
+    name: str
+    title: str
+
+
+class CatalogBody(TypedDict):
+    """The plain form of `catalog` and of `catalog SECTION`."""
+
+    inputs: Inputs
+    entries: list[EntryRow]
+
+
+class ValuePlain(TypedDict):
+    """One value of a file; None: the value is not a number with a source.
+
+    path : dotted path of the value in the file
+    value : the value, as it is written in the file
+    """
+
+    path: str
+    value: str | None
+    status: str | None
+    source: str | None
+
+
+class EntryBody(EntryRow):
+    """The plain form of `catalog SECTION NAME`: every value of the file of the entry."""
+
+    inputs: Inputs
+    values: list[ValuePlain]
+
+
 class ExpertsPlain(TypedDict):
-    """Routed experts of a layer, and how many of them a token meets."""
+    """Routed experts of a layer (count), and experts per token (topk)."""
 
     count: int
     topk: int
@@ -156,7 +199,7 @@ class Systems:
 
     @classmethod
     def read(cls) -> Systems:
-        """Of the files that the catalog ships."""
+        """Read all machines from the files of the catalog."""
         return cls(tuple(system_row(compose.parts(known)) for known in load.catalog_names("system")))
 
     def plain(self) -> Plain:
@@ -173,48 +216,148 @@ class SystemDetail:
 
     def plain(self) -> Plain:
         """The machine as plain data."""
-        found = self.parts
-        specs = (found.system, found.device, found.network)
+        parts = self.parts
+        specs = (parts.system, parts.device, parts.network)
         body: SystemBody = {
-            "inputs": inputs(machine=found.on),
-            **system_row(found),
-            "numbers": {path: quantity.model_dump() for path, quantity in found.quantities().items()},
-            "facts": {key: fact.model_dump() for key, fact in found.system.facts.items()},
+            "inputs": inputs(machine=parts.on),
+            **system_row(parts),
+            "numbers": {path: quantity.model_dump() for path, quantity in parts.quantities().items()},
+            "facts": {key: fact.model_dump() for key, fact in parts.system.facts.items()},
             "notes": [spec.note for spec in specs if spec and spec.note],
         }
         return envelope("system", body)
 
 
-def system_row(found: Parts) -> SystemRow:
+def system_row(parts: Parts) -> SystemRow:
     """One machine in SI numbers, per device."""
-    made, missing = compose.resolve(found)
+    machine, missing = compose.resolve(parts)
     return {
-        "name": made.name,
-        "title": found.system.title,
-        "device": made.device,
-        "devices": made.devices,
-        "domain": made.domain,
-        "peak": dict(made.peak),
-        "hbm_bytes": made.hbm_bytes,
-        "hbm_bandwidth": made.hbm_bandwidth,
-        "scale_up_bandwidth": made.scale_up.bandwidth,
-        "network": found.network.name if found.network else None,
-        "assumed": [assumption.path for assumption in made.assumed],
+        "name": machine.name,
+        "title": parts.system.title,
+        "device": machine.device,
+        "devices": machine.devices,
+        "domain": machine.domain,
+        "peak": dict(machine.peak),
+        "hbm_bytes": machine.hbm_bytes,
+        "hbm_bandwidth": machine.hbm_bandwidth,
+        "scale_up_bandwidth": machine.scale_up.bandwidth,
+        "network": parts.network.name if parts.network else None,
+        "assumed": [assumption.path for assumption in machine.assumed],
         "missing": list(missing),
         "plannable": not missing,
     }
 
 
+def _device(name: str) -> Device:
+    return load.load(Device, load.locate("device", load.find_device(name) or name))
+
+
+SECTIONS: dict[Section, tuple[Callable[[], list[str]], Callable[[str], Any]]] = {
+    "workloads": (lambda: load.catalog_names("workload"), load.load_workload),
+    "calibrations": (calibration_names, load_calibration),
+    "engines": (engine_names, load_engine),
+    "networks": (lambda: load.catalog_names("network"), load.load_network),
+    "devices": (lambda: load.catalog_names("device"), _device),
+}
+"""Names of each section, and the function that loads an entry by its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """Entries of the catalog."""
+
+    rows: tuple[EntryRow, ...]
+
+    @classmethod
+    def read(cls, section: Section | None = None) -> Catalog:
+        """Read the entries of a section.
+
+        Parameters
+        ----------
+        section : None: all sections
+        """
+        sections: tuple[Section, ...] = get_args(Section) if section is None else (section,)
+        return cls(tuple(_entry_row(one, name) for one in sections for name in SECTIONS[one][0]()))
+
+    def plain(self) -> Plain:
+        """The whole list as plain data."""
+        body: CatalogBody = {"inputs": inputs(), "entries": list(self.rows)}
+        return envelope("catalog", body)
+
+
+def _entry_row(section: Section, name: str) -> EntryRow:
+    spec = SECTIONS[section][1](name)
+    return {"section": section, "name": spec.name, "title": spec.title}
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogEntry:
+    """One entry of the catalog with every value of its file."""
+
+    section: Section
+    spec: Spec
+
+    @classmethod
+    def read(cls, section: Section, name: str) -> CatalogEntry:
+        """Read one entry.
+
+        Parameters
+        ----------
+        section : part of the catalog
+        name : name of the entry, or path of a YAML file
+
+        Raises
+        ------
+        SpecError : the section has no such entry
+        """
+        return cls(section, SECTIONS[section][1](name))
+
+    @property
+    def row(self) -> EntryRow:
+        """Section, name and title."""
+        data: Any = self.spec
+        return {"section": self.section, "name": data.name, "title": data.title}
+
+    def values(self) -> list[ValuePlain]:
+        """All values of the file, in the order of the fields."""
+        return [value for value in _values("", self.spec) if value["path"] not in ("name", "title")]
+
+    def plain(self) -> Plain:
+        """The entry as plain data."""
+        body: EntryBody = {"inputs": inputs(), **self.row, "values": self.values()}
+        return envelope("catalog-entry", body)
+
+
+def _values(path: str, item: Any) -> Iterator[ValuePlain]:
+    """The values in a part of a spec. Empty values are left out."""
+    if isinstance(item, Quantity):
+        source = "; ".join(filter(None, (item.source, item.note)))
+        yield {"path": path, "value": item.written or None, "status": item.status, "source": source}
+    elif isinstance(item, Spec):
+        for name, inner in item:
+            if name != "sources":  # the numbers have the texts of this table already
+                yield from _values(f"{path}.{name}" if path else name, inner)
+    elif isinstance(item, dict):
+        for key, inner in item.items():
+            yield from _values(f"{path}.{key}", inner)
+    elif isinstance(item, tuple) and any(isinstance(inner, Spec) for inner in item):
+        for index, inner in enumerate(item):
+            yield from _values(f"{path}.{index}", inner)
+    elif item not in (None, "", ()):
+        text = ", ".join(map(str, item)) if isinstance(item, tuple) else str(item)
+        yield {"path": path, "value": text, "status": None, "source": None}
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
-    """Every model of the catalog: what is computed, and what is not, with the reason."""
+    """Every model of the catalog: models that can be computed, and the others with the reason."""
 
     rows: tuple[ModelRow, ...]
     not_computed: tuple[NotComputed, ...]
 
     @classmethod
     def read(cls) -> Models:
-        """Of the files that the catalog ships."""
+        """Read all models from the files of the catalog."""
         rows: list[ModelRow] = []
         reasons: list[NotComputed] = []
         for name in model_names():

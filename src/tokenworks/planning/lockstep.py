@@ -1,4 +1,4 @@
-"""Data-parallel ranks wait for each other: how much more prefill the busiest rank has than the mean rank."""
+"""Data-parallel ranks wait for each other: prefill tokens of the busiest rank / prefill tokens of the average rank."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NODES = 40
 
 
 def lockstep(prompts: FloatArray, tokens: FloatArray, *, ranks: FloatArray, budget: FloatArray, cv: float) -> Floats:
-    """Prefill tokens of the busiest rank / prefill tokens of the mean rank: ranks step together [-].
+    """Prefill tokens of the busiest rank / prefill tokens of the average rank: ranks step together [-].
 
     Prompts arrive at each rank as Poisson, with lognormal lengths, so the tokens N that arrive during a step are
-    compound Poisson. A rank takes at most its budget b in a step and leaves the rest for later steps. N tokens thus
-    become full chunks and a rest, and a rank has more than x tokens in a share S of the steps:
+    compound Poisson. A rank takes at most its budget b in a step, and leaves other tokens for later steps. So N tokens
+    become full chunks and one smaller chunk. A rank has more than x tokens in a share S of the steps:
 
         S(x) = sum over j >= 0 of P(N > x + j b),    E[max of R ranks] = integral over 0 .. b of 1 - (1 - S(x))^R
 
@@ -63,7 +63,7 @@ def lockstep(prompts: FloatArray, tokens: FloatArray, *, ranks: FloatArray, budg
 
 
 def _place(values: FloatArray, nodes: Floats) -> tuple[Ints, Floats]:
-    """Index of the node before each value, and the rest of the way to the next node; nodes are geometric."""
+    """Index of the node before each value, and the share of the way to the next node. Nodes are geometric."""
     first, last = np.log(nodes[0]), np.log(nodes[-1])
     place = (np.log(np.clip(values, nodes[0], nodes[-1])) - first) * ((len(nodes) - 1) / (last - first))
     index = np.minimum(place.astype(np.int64), len(nodes) - 2)

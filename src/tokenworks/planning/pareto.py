@@ -1,4 +1,4 @@
-"""The Pareto front of speed (output tokens per second and user) against throughput (per device), exact."""
+"""The exact Pareto front of speed (output tokens per second of a user) and throughput (per device)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from tokenworks.arrays import Bools, Floats, Ints
 
 
 def front(speed: Floats, throughput: Floats) -> Ints:
-    """Indices of the points that no other point beats in both, fastest first; of equal points the first one.
+    """Indices of the points that no other point beats in both numbers, fastest first; the first one of equal points.
 
-    Sort by speed, fastest first, and keep what raises the throughput: O(n log n).
+    The function sorts by speed, fastest first, and keeps each point that raises the throughput: O(n log n).
+
+    Parameters
+    ----------
+    speed : output tokens per second of a user [token/s]
+    throughput : output tokens per second and device [token/s]
 
     References
     ----------
@@ -22,11 +27,12 @@ def front(speed: Floats, throughput: Floats) -> Ints:
 
 
 def beaten(speed: Floats, throughput: Floats, front_speed: Floats, front_throughput: Floats) -> Bools:
-    """Whether some point of a front is at least as fast and has more throughput, for each point.
+    """For each point: whether a point of the front is at least as fast and has more throughput.
 
     Parameters
     ----------
-    front_speed, front_throughput : as `front` gives them: speeds falling, throughputs rising
+    speed, throughput : the points, as in `front`
+    front_speed, front_throughput : points in the order of `front`: speeds fall, throughputs rise
     """
     faster = np.searchsorted(-front_speed, -speed, side="right")
     reach = np.concatenate([[-np.inf], front_throughput])

@@ -1,6 +1,6 @@
-"""What steady state tells before simulating: throughput, TPOT and TTFT of an instance from the times of its steps.
+"""Steady-state formulas: throughput, TPOT and TTFT of an instance from the times of its steps, without simulation.
 
-Everything is elementwise over arrays. "Expected to meet" is all that an estimate can say; a simulation decides.
+All functions work elementwise on arrays. They give estimates; a simulation decides whether a deployment meets an SLO.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tokenworks.specs.workload import Workload
 
 TINY = 1e-30
 BUSIEST = 0.9
-"""Load up to which a prefill role is planned [-]: beyond it waits grow without bound."""
+"""Highest load of a prefill role in a plan [-]. Above it, waiting times grow very fast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A workload under an SLO, as the steady state needs it.
+    """A workload and an SLO in the form that the steady-state formulas need.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Demand:
     warm : context that a session keeps between its turns [token]
     think : time between an answer and the next turn of its session [s]
     ttft_share, tpot_share : shares of requests for which the SLO's bounds hold [-]
-    request_s : what client, HTTP and tokeniser add to TTFT, once for each role [s]
+    request_s : time that client, HTTP and tokeniser add to TTFT, once per role [s]
     """
 
     request: MeanRequest
@@ -55,7 +55,7 @@ class Demand:
 
     @property
     def tail(self) -> float:
-        """Uncached tokens of a request at the SLO's TTFT percentile, over their mean [-]."""
+        """Uncached tokens of a request at the TTFT percentile of the SLO / mean uncached tokens [-]."""
         return self.request.tail(self.ttft_share)
 
 
@@ -63,38 +63,53 @@ class Demand:
 
 
 def deviations(share: float) -> float:
-    """Deviations of the normal distribution above its mean that a share of it stays below; never fewer than none."""
+    """Quantile of the standard normal distribution, in standard deviations; 0 below the median [-].
+
+    Parameters
+    ----------
+    share : share of the distribution below the quantile [-]
+    """
     return max(NormalDist().inv_cdf(share), 0.0)
 
 
 def crowd(batch: FloatArray, above: float) -> FloatArray:
-    """Sequences that decode at once, at a percentile of the time: B + z sqrt(B - 1).
+    """Number of sequences that decode at the same time, at a percentile of time: B + z sqrt(B - 1) [count].
 
-    Where requests come as they like, those beside a request that decodes are Poisson, as in a queue with as many
-    servers as requests: B - 1 on average. In a closed loop their number is fixed: z = 0.
+    In an open loop, a decoding request sees a Poisson number of other decoding requests, with mean B - 1, as in a queue
+    with unlimited servers (M/G/infinity). In a closed loop the number is constant: z = 0.
 
     Parameters
     ----------
-    batch : B, mean; above : z, deviations of the normal distribution at the percentile
+    batch : B, mean number of decoding sequences [count]
+    above : z, standard deviations between mean and percentile [-]
     """
     return batch + above * np.sqrt(np.maximum(batch - 1, 0.0))
 
 
 def mean_batch(most: FloatArray, above: float) -> FloatArray:
-    """The batch whose `crowd` is `most`."""
+    """The mean batch whose `crowd` is `most`: the inverse of `crowd` [count].
+
+    Parameters
+    ----------
+    most : sequences at the percentile [count]
+    above : z, as in `crowd` [-]
+    """
     root = (np.sqrt(above**2 + 4 * np.maximum(most - 1, 0.0)) - above) / 2
     return np.minimum(1 + root**2, most)
 
 
 def busiest_context(sequences: FloatArray, ranks: FloatArray, cv: float) -> FloatArray:
-    """Context on the busiest of R ranks over the mean one [-]: ranks wait for each other, as in `lockstep.lockstep`.
+    """Context of the busiest of R ranks / context of the average rank [-].
 
-    Routers level the number of sequences, not their lengths. The sum over n of them has the deviation cv / sqrt(n),
-    and the largest of R such is at `normal_max(R)`; no rank has more than all.
+    Ranks wait for each other, as in `lockstep.lockstep`. Routers balance the number of sequences, not their lengths.
+    The context of a rank with n sequences has the coefficient of variation cv / sqrt(n). The largest of R contexts lies
+    `normal_max(R)` standard deviations above the mean. The ratio cannot exceed R.
 
     Parameters
     ----------
-    sequences : n, of one rank; cv : variation of their contexts
+    sequences : n, decoding sequences of one rank [count]
+    ranks : R, dp ranks that step together [count]
+    cv : coefficient of variation of the context of a sequence [-]
     """
     return np.minimum(1 + normal_max(ranks) * cv / np.sqrt(np.maximum(sequences, 1.0)), ranks)
 
@@ -102,7 +117,7 @@ def busiest_context(sequences: FloatArray, ranks: FloatArray, cv: float) -> Floa
 def seen_cv(cv: float) -> float:
     """Coefficient of variation of the context that the chunks of prompts see [-].
 
-    A chunk is at a uniform place of its prompt, and long prompts L have more chunks: E[s] = E[L^2] / (2 E[L]) and
+    The position of a chunk in its prompt is uniform, and long prompts L have more chunks: E[s] = E[L^2] / (2 E[L]) and
     E[s^2] = E[L^3] / (3 E[L]), with lognormal lengths.
 
     Parameters
@@ -117,15 +132,21 @@ def seen_cv(cv: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """An instance at work; fields broadcast.
+    """An aggregated instance at a batch. All fields broadcast.
 
-    batch : decoding sequences; ranks : dp ranks that share them; gained : tokens a sequence gains in a step
-    decode_s : a step without prefill [s]; crowded_s : what it lasts longer with a `crowd` [s]
-    token_s : what one more prefill token adds to a step, spread over all lanes [s]
-    uneven : what it adds where it really comes, over `token_s` (see `lockstep.lockstep`) [-]
-    lone : what a token of a prompt adds, from its prompt's view: on one rank, through all stages, over `token_s` [-]
-    budget : most prefill tokens of a step, all lanes; mixed : prefill and decode share a step
-    kv_tokens : what it can cache
+    Parameters
+    ----------
+    batch : decoding sequences [count]
+    ranks : dp ranks that share the sequences [count]
+    gained : tokens that a sequence gains in a step [token]
+    decode_s : time of a step without prefill [s]
+    crowded_s : additional time of this step with the batch of `crowd` [s]
+    token_s : time that an additional prefill token adds to a step, if all lanes share the tokens evenly [s]
+    uneven : the added time with the real, uneven distribution over ranks / `token_s`; see `lockstep.lockstep` [-]
+    lone : time of one token of a single prompt (one rank, all pipeline stages) / `token_s` [-]
+    budget : largest number of prefill tokens of a step, all lanes [token]
+    kv_tokens : tokens that the KV cache holds [token]
+    mixed : whether prefill and decode share a step
     """
 
     batch: FloatArray
@@ -143,11 +164,15 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """An instance in steady state.
+    """Steady state of an instance.
 
-    rate : requests [1/s]; tpot, ttft : means [s]; tpot_tail, ttft_tail : at the SLO's percentiles [s]
-    hit_share : of input tokens, after what the cache could not hold [-]
-    busy : load of the prefill queue, stable below 1 [-]
+    Parameters
+    ----------
+    rate : requests served [1/s]
+    tpot, ttft : mean TPOT and mean TTFT [s]
+    tpot_tail, ttft_tail : TPOT and TTFT at the percentiles of the SLO [s]
+    hit_share : input tokens that the prefix cache serves / all input tokens, with the real size of the cache [-]
+    busy : load of the prefill queue; stable below 1 [-]
     """
 
     rate: FloatArray
@@ -162,14 +187,19 @@ class Serving:
 def aggregated(demand: Demand, at: Instance) -> Serving:
     """Steady state of an instance that prefills and decodes.
 
-    With B decoding sequences that gain g tokens a step, a request is done after n = osl / g steps, so that each step
-    must prefill w = B u / n tokens (u uncached ones a request), each of which lengthens the step by c (`token_s` x
+    B sequences decode and gain g tokens per step. A request ends after n = osl / g steps. So each step must prefill
+    w = B u / n tokens, with u uncached tokens per request. Each of these tokens lengthens the step by c (`token_s` x
     `uneven`):
 
         step = t_d + c w,    tpot = step / g,    rate = B / (n step)          (Little: B = rate x n step)
 
-    A mixed step takes at most its budget of prefill tokens, so the queue's load is w / budget steps of the longest
-    kind; where prefill runs by itself it is the share of time that it takes.
+    A mixed step takes at most its budget of prefill tokens, so the load of the queue is w / budget x the time of the
+    longest step / step. If prefill has steps of its own, the load is the share of time of these steps.
+
+    Parameters
+    ----------
+    demand : workload and SLO
+    at : the instance at its batch
     """
     steps = demand.request.osl / at.gained
     slope = at.batch * demand.request.isl * at.token_s * at.uneven / steps
@@ -186,7 +216,7 @@ def aggregated(demand: Demand, at: Instance) -> Serving:
         tpot=step / at.gained,
         tpot_tail=_tpot_tail(demand, at, per_step),
         ttft=demand.request_s + step / 2 + wait + mean,
-        # Either the request is large or it waits for large ones; both at once is rarer than the percentile.
+        # Either the request is long, or it waits for long requests. Both together are rarer than the percentile.
         ttft_tail=demand.request_s + step + np.maximum(tail + wait, mean + long_wait),
         hit_share=hit,
         busy=busy,
@@ -194,16 +224,20 @@ def aggregated(demand: Demand, at: Instance) -> Serving:
 
 
 def hit_share(demand: Demand, at: Instance, full: FloatArray, slope: FloatArray) -> FloatArray:
-    """What the prefix cache serves [-], given that it must hold the sessions that think.
+    """Share of the input tokens that the prefix cache serves [-].
 
-    rate x think of them (Little), each with its warm context, in what running sequences leave free. Where they do not
-    all fit, the share falls in proportion, which lengthens the step and so lowers the rate: with step = full - slope h,
+    The cache must hold the warm context of all sessions that think: rate x think sessions (Little's law). They use the
+    memory that running sequences leave free. If they do not all fit, the share falls in proportion. Then steps take
+    longer and the rate falls. With step = full - slope h:
 
         h = H min(1, room / (rate think warm)) = min(H, k (full - slope h)),   k = H room osl / (B g think warm)
 
     Parameters
     ----------
-    full, slope : length of a step if nothing is cached, and what a hit share of 1 would save [s]
+    demand : workload and SLO
+    at : the instance at its batch
+    full : time of a step if nothing is cached [s]
+    slope : time of a step that a hit share of 1 would save [s]
     """
     kept = demand.think * demand.warm
     if demand.request.hit_share == 0 or kept == 0:
@@ -216,7 +250,7 @@ def hit_share(demand: Demand, at: Instance, full: FloatArray, slope: FloatArray)
 def _own_prefill(demand: Demand, at: Instance, hit: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Time to prefill a request, mean and at the TTFT percentile [s].
 
-    One rank computes it, in one microbatch after the other, and mixed steps have the decodes of each of its passes.
+    One rank computes the request, one microbatch after the other. In mixed steps, the decode of each step adds time.
     """
 
     def lasts(tokens: FloatArray) -> FloatArray:
@@ -228,11 +262,13 @@ def _own_prefill(demand: Demand, at: Instance, hit: FloatArray) -> tuple[FloatAr
 
 
 def _tpot_tail(demand: Demand, at: Instance, per_step: FloatArray) -> FloatArray:
-    """TPOT at the SLO's percentile [s]: the batch varies, and how much prefill falls into the life of a request.
+    """TPOT at the percentile of the SLO [s].
 
-    While a request of o tokens decodes, B o / osl others begin, Poisson, with variation cv in their uncached tokens:
-    their sum has the relative variance (1 + cv^2) osl / (B o), and over all requests E[osl / o] = 1 + osl_cv^2
-    (lognormal). It is taken as normal. No mixed step takes more than its budget.
+    The batch varies, and so does the prefill work during the decode of a request. While a request of o tokens decodes,
+    a Poisson number of other requests starts, B o / osl on average. Their uncached tokens have the coefficient of
+    variation cv. So the sum of these tokens has the relative variance (1 + cv^2) osl / (B o), and the mean over all
+    requests is E[osl / o] = 1 + osl_cv^2 (lognormal lengths). The sum is treated as normal. A mixed step takes no more
+    than its budget.
     """
     variance = (1 + demand.request.uncached_cv**2) * (1 + demand.request.osl_cv**2) / at.batch
     most = per_step * (1 + deviations(demand.tpot_share) * np.sqrt(variance))
@@ -246,12 +282,15 @@ def waiting(busy: FloatArray, service: FloatArray, cv: float, share: float) -> t
 
         W = rho S (1 + cv^2) / (2 (1 - rho))
 
-    Those who wait (a share rho) wait exponentially long: the heavy-traffic limit. Each lane is such a queue: a request
-    gets a rank when it comes, by the number of those before it there and not by their lengths, and stays on it.
+    A share rho of the requests waits, and the waiting times are exponential (the heavy-traffic limit). Each lane is one
+    queue: a request gets its rank at arrival, by the number of queued requests and not by their lengths.
 
     Parameters
     ----------
-    busy : rho; service : S, mean [s]; cv : its variation; share : of requests that wait no longer
+    busy : rho, load of the queue [-]
+    service : S, mean service time [s]
+    cv : coefficient of variation of the service time [-]
+    share : share of requests that wait no longer than the quantile [-]
 
     References
     ----------
@@ -259,8 +298,8 @@ def waiting(busy: FloatArray, service: FloatArray, cv: float, share: float) -> t
     [2] Kingman, The heavy traffic approximation in the theory of queues, 1961.
     """
     rho = np.minimum(busy, 1 - 1e-9)
-    of_those = service * (1 + cv**2) / 2 / (1 - rho)
-    return rho * of_those, of_those * np.log(np.maximum(rho / (1 - share), 1.0))
+    wait_if_queued = service * (1 + cv**2) / 2 / (1 - rho)
+    return rho * wait_if_queued, wait_if_queued * np.log(np.maximum(rho / (1 - share), 1.0))
 
 
 # ── two roles ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,12 +307,16 @@ def waiting(busy: FloatArray, service: FloatArray, cv: float, share: float) -> t
 
 @dataclass(frozen=True, slots=True)
 class Prefill:
-    """A prefill role; fields broadcast.
+    """A prefill role. All fields broadcast.
 
-    instances : x; lanes : batches that each works on side by side (ranks x microbatches)
-    token_s : time of one prefill token over all lanes of an instance, in full chunks [s]
-    pass_s : a step of full chunks; lone_s : a step of one chunk of one prompt [s]
-    kv_tokens : that one instance can cache
+    Parameters
+    ----------
+    instances : x, instances of the role [count]
+    lanes : batches that an instance works on in parallel: ranks x microbatches [count]
+    token_s : time of one prefill token in full chunks, over all lanes of an instance [s]
+    pass_s : time of a step with full chunks [s]
+    lone_s : time of a step with one chunk of one prompt [s]
+    kv_tokens : tokens that the KV cache of one instance holds [token]
     """
 
     instances: FloatArray
@@ -285,16 +328,18 @@ class Prefill:
 
 
 def prefill_limit(demand: Demand, role: Prefill, tpot: FloatArray) -> FloatArray:
-    """Highest rate that a prefill role takes [1/s]; it grows in proportion to its instances.
+    """Highest rate that a prefill role can serve [1/s]. It is proportional to the number of instances.
 
-    At load b = `BUSIEST` x instances compute A = b x / (c isl) inputs a second if nothing is cached. Their caches turn
-    over q = x K / ((think + osl tpot) warm) sessions a second, so that the hit share is H min(1, q / rate), and
+    At the load b = `BUSIEST`, x instances compute A = b x / (c isl) inputs per second if nothing is cached. The caches
+    can keep q = x K / ((think + osl tpot) warm) sessions per second. So the hit share is H min(1, q / rate), and
 
         rate = min(A / (1 - H), A + H q)
 
     Parameters
     ----------
-    tpot : of the decode role [s]; its time, too, the session stays warm
+    demand : workload and SLO
+    role : the prefill role
+    tpot : TPOT of the decode role, because a session also stays cached while it decodes [s]
     """
     computed = BUSIEST * role.instances / (role.token_s * demand.request.isl) + 0.0 * tpot
     if demand.request.hit_share == 0:
@@ -304,10 +349,17 @@ def prefill_limit(demand: Demand, role: Prefill, tpot: FloatArray) -> FloatArray
 
 
 def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray) -> Serving:
-    """A prefill role at a rate [1/s]: TTFT but for the KV transfer, hit share, load; `tpot` is the decode role's.
+    """Steady state of a prefill role at a rate. TTFT does not include the KV transfer.
 
-    A step takes `lone_s` where a prompt is by itself, and `pass_s` where all ranks are full. Between the two it grows
-    with the load.
+    A step with a single prompt takes `lone_s`, and a step in which all ranks are full takes `pass_s`. Between the two,
+    the time of a step grows linearly with the load.
+
+    Parameters
+    ----------
+    demand : workload and SLO
+    role : the prefill role
+    rate : requests of all instances [1/s]
+    tpot : TPOT of the decode role [s]
     """
     hit = np.full(np.shape(rate), demand.request.hit_share)
     if demand.request.hit_share > 0:

@@ -17,7 +17,7 @@ from tokenworks.planning.costing import Costing
 from tokenworks.planning.grid import slots
 from tokenworks.planning.result import Binding, Estimated, Interval, Ranked
 from tokenworks.planning.roles import sequences_of
-from tokenworks.planning.search import Found
+from tokenworks.planning.search import SearchResult
 from tokenworks.specs.deployment import Deployment, Role
 
 FREE = 0.97
@@ -66,7 +66,7 @@ class Candidate:
         return self.devices + self.idle_devices
 
 
-def candidates(results: Sequence[Found]) -> Iterator[Candidate]:
+def candidates(results: Sequence[SearchResult]) -> Iterator[Candidate]:
     """The cells that the searches kept, best first: those expected to meet the SLO, or where none does all of them.
 
     Parameters
@@ -77,7 +77,7 @@ def candidates(results: Sequence[Found]) -> Iterator[Candidate]:
         yield _candidate(result, cell, rank)
 
 
-def estimated(results: Sequence[Found], top: int) -> tuple[Ranked, ...]:
+def estimated(results: Sequence[SearchResult], top: int) -> tuple[Ranked, ...]:
     """The best estimate of each family, best first: a plan without simulation."""
     rows: dict[tuple[str, int], Ranked] = {}
     for rank, result, cell in _merged(results):
@@ -88,7 +88,7 @@ def estimated(results: Sequence[Found], top: int) -> tuple[Ranked, ...]:
     return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows.values(), 1))
 
 
-def front(results: Sequence[Found]) -> tuple[Candidate, ...]:
+def front(results: Sequence[SearchResult]) -> tuple[Candidate, ...]:
     """The deployments of the Pareto front over all engines with their estimates, fastest first."""
     cells = [(result, cell) for result in results for cell in result.shortlist.front]
     speed = np.array([1 / cell["tpot"] for _, cell in cells])
@@ -97,7 +97,7 @@ def front(results: Sequence[Found]) -> tuple[Candidate, ...]:
     return tuple(_candidate(*cells[int(index)], rank) for rank, index in enumerate(unbeaten, 1))
 
 
-def _merged(results: Sequence[Found]) -> Iterator[tuple[int, Found, Any]]:
+def _merged(results: Sequence[SearchResult]) -> Iterator[tuple[int, SearchResult, Any]]:
     """Rank, search and cell of all kept cells, best first; where one meets the SLO, only cells that meet it."""
     met = any(cell["effective"] > 0 for result in results for cell in result.shortlist.best[:1])
     kept = (
@@ -107,20 +107,21 @@ def _merged(results: Sequence[Found]) -> Iterator[tuple[int, Found, Any]]:
         yield rank, result, cell
 
 
-def _place(entry: tuple[Found, Any]) -> tuple[float, float, float]:
+def _place(entry: tuple[SearchResult, Any]) -> tuple[float, float, float]:
     """What orders cells of different searches, as `cells` orders the cells of one."""
     _, cell = entry
     missed = 0.0 if cell["effective"] > 0 else float(cell["slo_pressure"])
     return -float(cell["effective"]), missed, -float(cell["output"])
 
 
-def _family(result: Found, cell: Any) -> tuple[str, int]:
+def _family(result: SearchResult, cell: Any) -> tuple[str, int]:
     return result.costing.setting.engine.name, int(cell["family"])
 
 
-def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
+def deployment(result: SearchResult, cell: Any) -> Deployment:
     """The deployment that a cell stands for."""
-    setting, points = costing.setting, found.splits.points
+    costing = result.costing
+    setting, points = costing.setting, result.splits.points
     index, batch = int(cell["index"]), float(cell["batch"])
     roles: tuple[Role, ...]
     if cell["prefill"] < 0:
@@ -158,12 +159,12 @@ def deployment(costing: Costing, found: Found, cell: Any) -> Deployment:
     )
 
 
-def _candidate(result: Found, cell: Any, rank: int) -> Candidate:
+def _candidate(result: SearchResult, cell: Any, rank: int) -> Candidate:
     load = result.costing.load
     return Candidate(
         costing=result.costing,
         family=_family(result, cell),
-        deployment=deployment(result.costing, result, cell),
+        deployment=deployment(result, cell),
         devices=int(cell["devices"]),
         idle_devices=int(cell["charged"] - cell["devices"]),
         load=float(load.value / cell["capacity"]) if load and cell["capacity"] > 0 else None,
@@ -183,11 +184,11 @@ def _candidate(result: Found, cell: Any, rank: int) -> Candidate:
     )
 
 
-def _estimated_row(result: Found, cell: Any, rank: int) -> Ranked:
+def _estimated_row(result: SearchResult, cell: Any, rank: int) -> Ranked:
     """A deployment with its estimates in place of simulated values."""
     candidate = _candidate(result, cell, rank)
     request, estimates = result.costing.demand.request, candidate.estimated
-    bound, role = binding(result.costing, result, cell)
+    bound, role = binding(result, cell)
     output = estimates.output_tok_s_per_device
     return Ranked(
         **common(candidate, output, estimates.tpot_s),
@@ -247,20 +248,21 @@ def interval(candidate: Candidate, output: float, tpot: float) -> dict[str, Inte
 # ── what binds ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def binding(costing: Costing, found: Found, cell: Any) -> tuple[Binding, str]:
+def binding(result: SearchResult, cell: Any) -> tuple[Binding, str]:
     """What binds a cell and in which role: the KV cache where it is full and the SLO is not, else where time goes."""
+    costing = result.costing
     lost = cell["hit"] < AT_LIMIT * costing.demand.request.hit_share
     if cell["prefill"] < 0:
         if lost or (cell["full"] and cell["slo_pressure"] < FREE):
             return "kv-capacity", "aggregated"
-        return _largest(_spent_aggregated(costing, found, cell)), "aggregated"
+        return _largest(_spent_aggregated(result, cell)), "aggregated"
     if cell["rate"] >= AT_LIMIT * cell["capacity"] or lost or _waits(costing, cell):
-        points = found.splits.points[[int(cell["prefill"])]]
+        points = result.splits.points[[int(cell["prefill"])]]
         spent = _spent(costing, points, 0.0, float(cell["prefill_chunk"]))
         return ("kv-capacity" if lost else _largest(spent)), "prefill"
     if cell["full"] and cell["slo_pressure"] < FREE:
         return "kv-capacity", "decode"
-    return _largest(_spent(costing, found.splits.points[[int(cell["index"])]], float(cell["batch"]), 0.0)), "decode"
+    return _largest(_spent(costing, result.splits.points[[int(cell["index"])]], float(cell["batch"]), 0.0)), "decode"
 
 
 def _waits(costing: Costing, cell: Any) -> bool:
@@ -270,9 +272,10 @@ def _waits(costing: Costing, cell: Any) -> bool:
     return bool(pressed >= AT_LIMIT and (tpot is None or pressed > cell["tpot_tail"] / tpot.value))
 
 
-def _spent_aggregated(costing: Costing, found: Found, cell: Any) -> dict[str, float]:
+def _spent_aggregated(result: SearchResult, cell: Any) -> dict[str, float]:
     """Seconds of the mean step under each roof: a decode step, and what prefill adds to it."""
-    demand, points = costing.demand, found.splits.points[[int(cell["index"])]]
+    costing = result.costing
+    demand, points = costing.demand, result.splits.points[[int(cell["index"])]]
     batch, chunk = float(cell["batch"]), float(cell["chunk"])
     gained = float(costing.gained(points)[0])
     coming = batch * demand.request.isl * (1 - float(cell["hit"])) * gained / demand.request.osl
@@ -289,15 +292,15 @@ def _spent_aggregated(costing: Costing, found: Found, cell: Any) -> dict[str, fl
 def _spent(costing: Costing, points: Any, decode: float, prefill: float) -> dict[str, float]:
     """Seconds of a step under each roof, by the roof that binds each of its parts."""
     batch = costing.batch(points, np.array([decode]), np.array([prefill]))
-    found = costing.breakdown(points, batch, OVERLAPS[int(points.overlap[0])])
-    taken = {name: float(np.asarray(part.seconds).reshape(-1)[0]) for name, part in found.parts.items()}
+    parts = costing.breakdown(points, batch, OVERLAPS[int(points.overlap[0])]).parts
+    taken = {name: float(np.asarray(part.seconds).reshape(-1)[0]) for name, part in parts.items()}
     if points.overlap[0]:  # the shorter of talking and computing is hidden behind the other
         talking = sum(taken.get(name, 0.0) for name in step.COMMUNICATION)
         shown = 2 * talking > sum(taken.values())
         taken = {name: seconds for name, seconds in taken.items() if (name in step.COMMUNICATION) == shown}
     spent: dict[str, float] = {}
     for name, seconds in taken.items():
-        roof = ROOFS[str(np.asarray(found.parts[name].bound()).reshape(-1)[0])]
+        roof = ROOFS[str(np.asarray(parts[name].bound()).reshape(-1)[0])]
         spent[roof] = spent.get(roof, 0.0) + seconds
     return spent
 

@@ -1,4 +1,4 @@
-"""What a plan says: ranked deployments, each with its prediction, what binds it, and how far to trust it."""
+"""The result of `plan`: ranked deployments with their predictions, what limits them, and intervals."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ EXPECTED = (
     "output_tok_s_per_device", "effective_tok_s_per_device", "ttft_s", "tpot_s", "ttft_slo_s", "tpot_slo_s",
     "requests_s", "bound_by", "interval", "grade",
 )  # fmt: skip
-"""What a file of deployments tells a reader of each."""
+"""Predictions that a file of deployments contains for each deployment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimated:
-    """What the closed form expects of a deployment; the fields have the names and units of `Ranked`.
+    """The estimate of a deployment by the closed form. The fields have the names and units of `Ranked`.
 
     Parameters
     ----------
-    rank : place of the estimate among all estimates, 1 is the best
+    rank : position among all estimates, 1 is the best
     """
 
     rank: int
@@ -54,11 +54,11 @@ class Estimated:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """One deployment and what it does: as simulated, or in a plan without simulation as estimated.
+    """One deployment with its predictions: simulated, or estimated in a plan without simulation.
 
     Parameters
     ----------
-    rank : place in the plan, 1 is the best
+    rank : position in the plan, 1 is the best
     deployment : roles and settings
     devices : devices in use [count]
     idle_devices : devices that are left over where no further replica fits [count]
@@ -70,14 +70,14 @@ class Ranked:
     ttft_s, tpot_s : mean TTFT and TPOT [s]
     ttft_slo_s, tpot_slo_s : TTFT and TPOT at the percentiles of the SLO, or at the 99th without a bound [s]
     slo_pressure : the largest of value / bound; above 1 the SLO is missed [-]
-    load : the given rate or concurrency, over the estimated capacity of the deployment [-]; None without a load
+    load : given rate or concurrency / estimated capacity of the deployment [-]; None without a load
     bound_by, bound_role : what limits the deployment, and in which role
-    interval : the ranges that should hold 80 % of measurements, by the spread of the calibration
-    hit_share : input tokens that the prefix cache serves, over all input tokens [-]
+    interval : ranges that should contain 80 % of measurements, from the spread of the calibration
+    hit_share : input tokens that the prefix cache serves / all input tokens [-]
     batch : sequences that decode in one instance, on average [count]
-    assumed : paths of assumed numbers behind the prediction
-    grade : what the prediction rests on
-    estimated : what the closed form expects
+    assumed : paths of the assumed numbers that the prediction depends on
+    grade : what the prediction is based on
+    estimated : the estimate of the closed form
     """
 
     rank: int
@@ -112,13 +112,13 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """How simulation decided on a plan.
+    """How much was simulated to decide a plan.
 
     Parameters
     ----------
-    simulations, requests : runs, and requests in them [count]
-    settled : False where the budget ended before every deployment that could be better was simulated
-    reproducible : False where the budget was a time, so that the result depends on the speed of the machine
+    simulations, requests : simulations, and requests of all simulations [count]
+    settled : False if the budget ended before every deployment that could be better was simulated
+    reproducible : False if the budget was a time, because the result then depends on the speed of the machine
     """
 
     simulations: int
@@ -129,7 +129,7 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class FrontPoint:
-    """A point of the Pareto front: nothing else is both faster for a user and gives more per device."""
+    """A point of the Pareto front: no other deployment is faster for a user and has more throughput per device."""
 
     deployment: Deployment
     output_tok_s_per_user: float
@@ -141,7 +141,10 @@ RankedPlain = Annotated[Plain, FormOf(Ranked, meets_slo=bool, label=str)]
 
 
 class PlanInputs(Inputs):
-    """What a plan was made for; system : the machine, by the name that a file of deployments has for it."""
+    """The inputs of a plan.
+
+    system : name of the machine, as a file of deployments writes it
+    """
 
     system: str
 
@@ -149,9 +152,9 @@ class PlanInputs(Inputs):
 class PlanBody(TypedDict):
     """The plain form of a plan.
 
-    simulated : whether deployments and Pareto front hold simulated values; else they hold estimates
-    simulations, simulated_requests : runs that the plan took, and requests in them
-    settled : whether no deployment is left that could be better than a listed one, by its estimate and the error of it
+    simulated : whether deployments and Pareto front contain simulated values; else they contain estimates
+    simulations, simulated_requests : simulations, and requests of all simulations [count]
+    settled : whether every deployment was simulated whose estimate, with its error, could be better than a listed one
     reproducible : whether the same command gives the same result on another machine
     engines : the engines that were compared
     """
@@ -181,19 +184,19 @@ class Plan(Shown):
 
     Parameters
     ----------
-    setting, slo, load, calibration : what the plan is for; the engine of the setting is the one of the best deployment
+    setting, slo, load, calibration : the inputs of the plan; the setting has the engine of the best deployment
     engines : the engines that were compared
     considered : points of the space [count]
     legal : points that keep every rule [count]
     estimated : points that the closed form was computed for [count]
     pruned : points that a bound ruled out, by bound [count]
     broken : splits that break a rule, by the first rule that they break [count]
-    deployments : best first: the best one of each set of widths, and of each size of the prefill instance. Where none
-        meets the SLO, the nearest comes first
-    pareto : deployments that no other one beats both in speed for a user and in throughput, fastest first
-    assumed : assumed numbers that the predictions rest on
+    deployments : best first; the best deployment of each set of widths, and of each size of the prefill instance. If
+        none meets the SLO, the nearest one comes first
+    pareto : deployments that no other deployment beats both in user speed and in throughput, fastest first
+    assumed : assumed numbers that the predictions depend on
     elapsed_s : time of the whole plan [s]
-    decision : how simulation decided; None for a plan of estimates
+    decision : what was simulated; None for a plan of estimates
     """
 
     setting: Setting
@@ -234,31 +237,37 @@ class Plan(Shown):
 
     @property
     def meets_slo(self) -> bool:
-        """Whether any deployment is expected to meet the SLO, and to carry the load."""
+        """Whether a deployment meets the SLO and carries the load."""
         return self.best.meets_slo
 
     def deployed(self, pick: int = 1) -> Deployed:
-        """One of the deployments with all that it was planned with, for a simulation.
+        """One of the deployments together with model, machine and workload, for a simulation.
+
+        Parameters
+        ----------
+        pick : position of the deployment in the plan, 1 is the best
 
         Raises
         ------
-        SpecError : there is no such deployment
+        SpecError : the plan has no deployment at this position
         """
         if not 1 <= pick <= len(self.deployments):
             raise SpecError(f"{pick} is out of range", where="pick", hint=f"the plan has 1 to {len(self.deployments)}")
         setting, row = self.setting, self.deployments[pick - 1]
-        numbers = tuple(item for item in setting.given if item.area != "workload")  # `workload` has these
+        numbers = tuple(
+            item for item in setting.given if item.area != "workload"
+        )  # the workload has its numbers already
         return Deployed(row.deployment, numbers, self.calibration, setting.workload, setting.model, setting.machine)
 
     def missed(self) -> SloMissed:
-        """The error for a plan that meets nothing: the nearest point, by how much it misses, and what binds it."""
+        """The error for a plan in which nothing meets the SLO: the nearest deployment, its distance, and its limit."""
         best = self.best
         what = str(self.slo) or "the load"
         meets = "meets" if self.decision else "is expected to meet"
         asked = f" at {self.load.value:g} {self.load.unit}" if self.load else ""
         return SloMissed(
             f"no deployment {meets} {what}{asked}; the nearest, {best.deployment}, is at "
-            f"{best.slo_pressure:.4g} times the bound: {self._shortfall(best)}; {best.bound_by} binds it"
+            f"{best.slo_pressure:.4g} times the bound: {self._shortfall(best)}; it is limited by {best.bound_by}"
         )
 
     def _shortfall(self, row: Ranked) -> str:
@@ -273,13 +282,13 @@ class Plan(Shown):
         return ", ".join(words) or "it cannot keep up"
 
     def inputs(self) -> PlanInputs:
-        """What the plan was made for, as plain data."""
+        """The inputs of the plan, as plain data."""
         return plan_inputs(self.setting, self.slo, self.calibration)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know beside the numbers."""
-        one = "Requests of one output token have no TPOT: only TTFT can be bound."
+        one = "Requests with one output token have no TPOT: only a TTFT bound can be given."
         notes = (context_note(self.setting.model), one if self.setting.workload.osl == 1 else "")
         return tuple(filter(None, notes))
 
@@ -320,12 +329,19 @@ class Plan(Shown):
 
 
 def plan_inputs(setting: Setting, slo: Slo, calibration: CalibrationLike) -> PlanInputs:
-    """What a plan was made for, as plain data."""
+    """The inputs of a plan, as plain data."""
     return {**inputs_of(setting, slo, calibration), "system": setting.machine.name}
 
 
 def inputs_of(setting: Setting, slo: Slo | None, calibration: CalibrationLike) -> Inputs:
-    """What a setting was put together of, as plain data; slo : None where a kind has none."""
+    """The inputs of a result, as plain data.
+
+    Parameters
+    ----------
+    setting : model, machine, engine and workload
+    slo : None if this kind of result has no SLO
+    calibration : as `load_calibration` takes it
+    """
     return inputs(
         model=setting.model.name, machine=setting.machine.name, workload=setting.workload,
         slo=None if slo is None else str(slo), engine=setting.engine.name,

@@ -1,4 +1,4 @@
-"""Prefill and decode roles one by one, as tables: what each can do alone, and which of them need not be combined."""
+"""Tables of prefill roles and decode roles: the performance of each role alone, and the choice of roles to combine."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ IDLE = 1e-9
 
 ROLE = np.dtype(
     [
-        ("index", "i8"),  # of the split
+        ("index", "i8"),  # index of the split
         ("family", "i8"),
         ("devices", "i8"),
         ("kv", "i8"),
         ("lanes", "i8"),
         ("dp", "i8"),
-        ("links", "i8"),  # devices that share the transfer of one request
-        ("token_bytes", "f8"),  # cache of a token on one device [byte]
+        ("links", "i8"),  # devices that send the KV cache of one request together
+        ("token_bytes", "f8"),  # KV cache of one token on one device [byte]
         ("chunk", "i8"),
-        ("batch", "f8"),  # decode: sequences of an instance
+        ("batch", "f8"),  # decode: decoding sequences of an instance
         ("full", "?"),  # decode: its KV cache holds no larger batch
-        ("rate", "f8"),  # decode: requests of an instance [1/s]
-        ("tpot", "f8"),  # decode [s]
-        ("tail", "f8"),  # decode: TPOT at the SLO's percentile [s]
-        ("token_s", "f8"),  # prefill: one token, over all ranks of an instance [s]
-        ("pass_s", "f8"),  # prefill: a step of full chunks, with the attention of the busiest rank [s]
-        ("lone_s", "f8"),  # prefill: a step of one chunk of one prompt, on one rank [s]
-        ("kv_tokens", "f8"),  # prefill: tokens that an instance caches
+        ("rate", "f8"),  # decode: requests that an instance serves [1/s]
+        ("tpot", "f8"),  # decode: mean TPOT [s]
+        ("tail", "f8"),  # decode: TPOT at the percentile of the SLO [s]
+        ("token_s", "f8"),  # prefill: time of one token in full chunks, over all ranks of an instance [s]
+        ("pass_s", "f8"),  # prefill: time of a step with full chunks, with the attention of the busiest rank [s]
+        ("lone_s", "f8"),  # prefill: time of a step with one chunk of one prompt, on one rank [s]
+        ("kv_tokens", "f8"),  # prefill: tokens that the KV cache of an instance holds
     ]
 )
 Roles: TypeAlias = NDArray[np.void]
-"""A table of them."""
+"""A table of roles."""
 
 
-def decode_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Roles:
-    """Every legal decode split at every batch of the ladder, and at the largest that keeps the TPOT bound."""
-    points = found.points
+def decode_roles(costing: Costing, candidates: Candidates, ladders: Ladders) -> Roles:
+    """Every legal decode split at every batch of the ladder, and at the largest batch that keeps the TPOT bound."""
+    points = candidates.points
     wide, batch = points.columns(1), ladders.batches(points.lanes)
     aimed = _aim(costing, batch, _tpot(costing, wide, crowd(batch, costing.crowding)))
     aimed = np.maximum(np.minimum(aimed, costing.filled(_most(costing, wide, aimed))), 1.0)
@@ -65,7 +65,7 @@ def decode_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Roles
     most = _most(costing, wide, batch)
     legal = costing.places(batch) <= most
     which = np.nonzero(legal)[0]
-    roles, one = _table(costing, found, which), points[which]
+    roles, one = _table(costing, candidates, which), points[which]
     batch, most = batch[legal], most[legal]
     roles["batch"], roles["tpot"] = batch, _tpot(costing, one, batch)
     roles["tail"] = np.maximum(_tpot(costing, one, crowd(batch, costing.crowding)), roles["tpot"])
@@ -80,7 +80,7 @@ def _tpot(costing: Costing, points: Points, batch: FloatArray) -> Floats:
 
 
 def _most(costing: Costing, points: Points, batch: Floats) -> Floats:
-    """Sequences that the KV cache of decode splits holds beside the memory of a batch; none if not one fits a rank."""
+    """Sequences that the KV cache of a decode split holds beside the memory of a batch; 0: a rank holds none."""
     workload, places = costing.setting.workload, costing.places(batch)
     kv_tokens = costing.kv_tokens(points, places, places * (1 + points.draft))
     fits = kv_tokens >= points.dp * max(workload.isl + workload.osl, costing.demand.request.context)
@@ -88,7 +88,7 @@ def _most(costing: Costing, points: Points, batch: Floats) -> Floats:
 
 
 def _aim(costing: Costing, batch: Floats, tpot: Floats) -> Floats:
-    """The batch at which TPOT at its percentile reaches its bound, linear between two of the ladder: float[n, 1]."""
+    """The batch at which TPOT at its percentile reaches its bound, linear between rungs of the ladder: float[n, 1]."""
     if costing.slo.tpot is None:
         return batch[:, -1:]
     bound = costing.slo.tpot.value * STEADY
@@ -101,15 +101,15 @@ def _aim(costing: Costing, batch: Floats, tpot: Floats) -> Floats:
     return aimed
 
 
-def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Roles:
-    """Every legal prefill split (which does not speculate) at every token budget."""
-    rows = np.flatnonzero(found.points.draft == 0)
-    points, workload = found.points[rows], costing.setting.workload
+def prefill_roles(costing: Costing, candidates: Candidates, ladders: Ladders) -> Roles:
+    """Every legal prefill split at every token budget. Prefill roles use no draft tokens."""
+    rows = np.flatnonzero(candidates.points.draft == 0)
+    points, workload = candidates.points[rows], costing.setting.workload
     wide, chunk = points.columns(1), points.lanes[:, None] * ladders.chunks[None, :]
     kv_tokens = costing.kv_tokens(wide, sequences_of(costing, chunk, wide.lanes), chunk)
     legal = kv_tokens >= wide.dp * (workload.isl + workload.osl)
     which, _ = np.nonzero(legal)
-    roles = _table(costing, found, rows[which])
+    roles = _table(costing, candidates, rows[which])
     roles["chunk"], roles["kv_tokens"] = chunk[legal], kv_tokens[legal]
     roles["pass_s"], roles["lone_s"] = _prefill_steps(costing, wide, chunk, legal)
     roles["token_s"] = roles["pass_s"] / roles["chunk"]
@@ -117,10 +117,11 @@ def prefill_roles(costing: Costing, found: Candidates, ladders: Ladders) -> Role
 
 
 def _prefill_steps(costing: Costing, wide: Points, chunk: Floats | Ints, legal: Bools) -> tuple[Floats, Floats]:
-    """Time of a step of full chunks, and of a step of one chunk of one prompt, of each legal role [s].
+    """Times of two steps of each legal role: with full chunks, and with one chunk of one prompt [s].
 
-    In the first step, all ranks wait for the rank whose prompts are longest. In the second step, they wait for the only
-    rank that has a prompt: it has R times the tokens of an even share, and takes R times as long except in the experts.
+    In the first step, all ranks wait for the rank with the longest prompts. In the second step, R ranks wait for the
+    only rank that has a prompt. This rank has R times the tokens of an even share: its time is R times as long,
+    except the time of the experts.
     """
     request = costing.demand.request
     full = costing.times(wide, 0.0, chunk)
@@ -140,33 +141,47 @@ def _prefill_steps(costing: Costing, wide: Points, chunk: Floats | Ints, legal: 
 
 
 def sequences_of(costing: Costing, chunk: FloatArray, lanes: Ints) -> Floats:
-    """Requests that run on a prefill role at once: those that a lane's token budget holds, and one cut in two by it."""
-    taken: Floats = lanes * (np.ceil(chunk / lanes / costing.demand.request.uncached) + 1)
-    return taken
+    """Requests that run on a prefill instance at the same time [count].
+
+    Each lane has the requests that fit its token budget, and one request that the budget cuts in two.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    chunk : token budget of a step of an instance [token]
+    lanes : lanes of an instance [count]
+    """
+    running: Floats = lanes * (np.ceil(chunk / lanes / costing.demand.request.uncached) + 1)
+    return running
 
 
 def prefill_of(roles: Roles, instances: FloatArray) -> Prefill:
-    """Prefill roles in the form of the steady state, with a number of instances each."""
+    """Prefill roles in the form that the steady-state formulas need, with a number of instances each."""
     names = ("lanes", "token_s", "pass_s", "lone_s", "kv_tokens")
     return Prefill(instances, *(roles[name] for name in names))
 
 
-def _table(costing: Costing, found: Candidates, rows: Ints) -> Roles:
-    roles, points = np.zeros(len(rows), ROLE), found.points[rows]
-    roles["index"], roles["family"], roles["devices"] = rows, found.family[rows], points.devices
+def _table(costing: Costing, candidates: Candidates, rows: Ints) -> Roles:
+    roles, points = np.zeros(len(rows), ROLE), candidates.points[rows]
+    roles["index"], roles["family"], roles["devices"] = rows, candidates.family[rows], points.devices
     roles["kv"], roles["dp"], roles["links"] = points.kv, points.dp, points.tp * points.pp
     roles["lanes"] = points.lanes
-    per_token, _ = cache_bytes(costing.setting.model, found.points.split())
-    roles["token_bytes"] = np.broadcast_to(per_token, len(found.points))[rows]
+    per_token, _ = cache_bytes(costing.setting.model, candidates.points.split())
+    roles["token_bytes"] = np.broadcast_to(per_token, len(candidates.points))[rows]
     return roles
 
 
 def exposed(costing: Costing, prefill: Roles, token_bytes: FloatArray, hit: FloatArray) -> FloatArray:
-    """What the transfer of a request's KV cache adds to its TTFT [s]: from one rank's devices to another's.
+    """Time that the KV transfer of a request adds to its TTFT [s].
+
+    The devices of one prefill rank send the KV cache to the devices of one decode rank.
 
     Parameters
     ----------
-    token_bytes : cache of a token on one device of the decode role [byte]
+    costing : the cost model in its setting
+    prefill : prefill roles
+    token_bytes : KV cache of one token on one device of the decode role [byte]
+    hit : hit share of the prefix cache [-]
     """
     demand, bandwidth = costing.demand, wire_bandwidth(costing)
     if not len(prefill):
@@ -178,22 +193,31 @@ def exposed(costing: Costing, prefill: Roles, token_bytes: FloatArray, hit: Floa
 
 
 def wire_bandwidth(costing: Costing) -> float:
-    """What carries the KV cache from role to role, per device [byte/s]: scale-up where the machine is one domain."""
+    """Bandwidth of the KV transfer between roles, per device: scale-up if the machine is one domain [byte/s]."""
     link = wire(costing.setting.machine, costing.rates, costing.setting.machine.devices) or costing.rates.inner
     return link.bandwidth
 
 
 def cache_of_request(costing: Costing, kv: int) -> float:
-    """Cache of one request after its prefill, one copy [byte]."""
+    """Size of the KV cache of one request after its prefill, one copy [byte].
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    kv : index of the KV dtype in `KV_DTYPES`
+    """
     return float(request_bytes(costing.setting.model, costing.demand.request.isl, KV_BYTES[KV_DTYPES[kv]]))
 
 
-# ── fewer of them ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── selection of roles ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def may_matter(costing: Costing, found: Candidates, roles: Roles, shortlist: Shortlist) -> Roles:
-    """Decode roles whose output is not beaten already, with all of the machine but one smallest prefill instance."""
-    machine, least = costing.setting.machine, int(found.points.devices.min())
+def may_matter(costing: Costing, candidates: Candidates, roles: Roles, shortlist: Shortlist) -> Roles:
+    """Decode roles that can still reach the shortlist.
+
+    The bound gives the whole machine to the decode role, except for one prefill instance of the smallest size.
+    """
+    machine, least = costing.setting.machine, int(candidates.points.devices.min())
     instances = np.maximum((machine.devices - least) // roles["devices"], 0)
     output = roles["rate"] * costing.demand.request.osl
     output = output / (roles["devices"] + least) if costing.load else output * instances / machine.devices
@@ -202,7 +226,7 @@ def may_matter(costing: Costing, found: Candidates, roles: Roles, shortlist: Sho
 
 
 def in_time(costing: Costing, prefill: Roles) -> Roles:
-    """Prefill roles whose requests, if they need not wait, get their first token in time, at the SLO's percentile."""
+    """Prefill roles that keep the TTFT bound at its percentile when requests do not wait."""
     if costing.slo.ttft is None:
         return prefill
     alone = prefilling(costing.demand, prefill_of(prefill, 1), np.full(len(prefill), IDLE), np.zeros(len(prefill)))
@@ -211,9 +235,9 @@ def in_time(costing: Costing, prefill: Roles) -> Roles:
 
 
 def best_decode(costing: Costing, roles: Roles) -> Roles:
-    """Of each family and KV dtype the front of TPOT and rate: a role off it is worse in both.
+    """The Pareto front of TPOT and rate for each family and KV dtype. Other decode roles are worse in both numbers.
 
-    Apart for those that keep the TPOT bound at its percentile, and those that do not.
+    Roles that keep the TPOT bound at its percentile, and roles that miss it, have separate fronts.
     """
     groups = roles["family"] * len(KV_DTYPES) + roles["kv"]
     if costing.slo.tpot:
@@ -224,9 +248,9 @@ def best_decode(costing: Costing, roles: Roles) -> Roles:
 
 
 def best_prefill(costing: Costing, roles: Roles) -> Roles:
-    """Of each size and KV dtype those that no other one equals or beats in everything that a combination asks.
+    """Prefill roles of each size and KV dtype that no other role equals or beats in all columns of `_wanted`.
 
-    TTFT grows with the rate. Roles are compared at two points of it: without load, and where TTFT reaches its bound.
+    TTFT grows with the rate. Roles are compared without load, and at the rate at which TTFT reaches its bound.
     """
     groups = roles["devices"] * len(KV_DTYPES) + roles["kv"]
     kept = [rows[_unbeaten(_wanted(costing, roles[rows]))] for rows in _grouped(groups)]
@@ -250,7 +274,7 @@ def _wanted(costing: Costing, roles: Roles) -> Floats:
     wanted = [roles["token_s"], prefilling(demand, role, alone, tpot).ttft_tail + late]
     if costing.slo.ttft:
         wanted.append(-in_time_rate(demand, role, costing.slo.ttft.value - late, tpot))
-    if demand.request.hit_share > 0:  # a prefix cache wants memory, and keeps a session in its place
+    if demand.request.hit_share > 0:  # a role with a larger KV cache can have more prefix hits
         wanted.append(-np.floor(np.log(roles["kv_tokens"]) / ALIKE))
     return np.stack(wanted, axis=1)
 
@@ -260,8 +284,10 @@ def in_time_rate(demand: Demand, role: Prefill, bound: FloatArray, tpot: Floats)
 
     Parameters
     ----------
-    bound : TTFT at its percentile [s]
-    tpot : of the decode role [s]
+    demand : workload and SLO
+    role : the prefill role
+    bound : bound on TTFT at its percentile [s]
+    tpot : TPOT of the decode role [s]
     """
     high = np.asarray(prefill_limit(demand, role, tpot))
     low = np.zeros(high.shape)
@@ -273,7 +299,7 @@ def in_time_rate(demand: Demand, role: Prefill, bound: FloatArray, tpot: Floats)
 
 
 def _unbeaten(costs: Floats) -> Ints:
-    """Rows that no other row equals or undercuts in every column; of equal rows the first."""
+    """Rows that no other row equals or undercuts in every column; the first one of equal rows."""
     _, first = np.unique(costs, axis=0, return_index=True)
     first = np.sort(first)
     rows = costs[first]

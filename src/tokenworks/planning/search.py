@@ -1,4 +1,4 @@
-"""The whole search: legal splits, aggregated and disaggregated, and what became of every point."""
+"""The whole search: legal splits, aggregated and disaggregated deployments, and counts of all points."""
 
 from __future__ import annotations
 
@@ -22,8 +22,17 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a search found: the shortlist, the splits that its cells point to, and what became of all points."""
+class SearchResult:
+    """The result of a search.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    shortlist : the best deployments, as cells
+    splits : the splits that the cells refer to
+    considered : points before any rule [count]
+    counts : points that were legal, estimated and ruled out
+    """
 
     costing: Costing
     shortlist: Shortlist
@@ -40,21 +49,22 @@ def search(
     margin: float = 0.0,
     floor: float = 0.0,
     progress: Progress | None = None,
-) -> Found:
+) -> SearchResult:
     """Search all deployments of a setting for the best families and the exact Pareto front.
 
     Parameters
     ----------
-    keep : families that are kept [count]
-    ladders : settings that are tried beside each split
-    margin : share by which an estimate may be below the last of the kept families, and is kept still [-]
-    floor : effective tokens per device below which no deployment is listed, from another search [token/s]
-    progress : told in words what happens next
+    costing : the cost model in its setting
+    keep : number of families to keep [count]
+    ladders : batches and token budgets to try for each split
+    margin : an estimate is also kept if it is below the last kept family by at most this share [-]
+    floor : effective tokens per device below which another search lists no deployment [token/s]
+    progress : receives a line of text before each part of the search
 
     Raises
     ------
-    SpecError : requests longer than the model's context
-    DoesNotFit : no split holds the weights and one request, or serves one while it takes in the next
+    SpecError : requests are longer than the context of the model
+    DoesNotFit : no split holds the weights and one request, or keeps up with prefill and decode
     """
     ladders = ladders or Ladders.default()
     say = progress or (lambda _: None)
@@ -71,7 +81,7 @@ def search(
     if not len(shortlist.best) and not floor:
         raise too_busy(costing, legal)
     counts = SearchCounts(one.legal + two.legal, one.estimated + two.estimated, one.pruned | two.pruned)
-    return Found(costing, shortlist, legal, _considered(setting, everything, ladders), counts)
+    return SearchResult(costing, shortlist, legal, _considered(setting, everything, ladders), counts)
 
 
 def _considered(setting: Setting, everything: Points, ladders: Ladders) -> int:
@@ -84,7 +94,7 @@ def _considered(setting: Setting, everything: Points, ladders: Ladders) -> int:
 
 
 def too_busy(costing: Costing, legal: Candidates) -> DoesNotFit:
-    """The error where each rank holds a request, but not one that decodes beside one that is prefilled."""
+    """The error if no split can decode one request while it prefills the next request."""
     points, demand = legal.points, costing.demand
     kv_tokens = costing.kv_tokens(points, points.max_sequences, points.chunk_tokens)
     need = points.lanes * demand.request.isl + points.dp * demand.request.context
@@ -93,8 +103,8 @@ def too_busy(costing: Costing, legal: Candidates) -> DoesNotFit:
         why = f"prefill of {demand.request.isl:,.0f} tokens takes longer than decoding {demand.request.osl:,.0f}"
     else:
         why = (
-            f"at best a KV cache of {kv_tokens[nearest]:,.0f} tokens, where one request that decodes on each rank and "
-            f"one that is prefilled take {need[nearest]:,.0f}"
+            f"the best split caches {kv_tokens[nearest]:,.0f} tokens, but one request in decode per rank and one in "
+            f"prefill per lane need {need[nearest]:,.0f}"
         )
     return DoesNotFit(
         f"{costing.setting.model.name} fits {costing.setting.machine.name}, but no split keeps up: {why}; "
@@ -103,7 +113,7 @@ def too_busy(costing: Costing, legal: Candidates) -> DoesNotFit:
 
 
 def impossible(setting: Setting, everything: Points) -> SpecError | DoesNotFit:
-    """The error that says why no split is legal."""
+    """The error for a setting without a legal split. It says why."""
     context = SHAPE["context_fits_model"](Proposal(everything[:1], setting))
     if not context.kept.all():
         return SpecError(context.why(), where=setting.workload.name)

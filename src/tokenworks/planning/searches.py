@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from tokenworks.errors import DoesNotFit
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.search import Found, Progress, search
+from tokenworks.planning.search import Progress, SearchResult, search
 
 
 def searched(
     costings: Sequence[Costing], top: int, *, margin: float, progress: Progress | None = None
-) -> tuple[Found, ...]:
+) -> tuple[SearchResult, ...]:
     """A search for each engine; a later one skips what is further behind than an earlier one asks for.
 
     Raises
     ------
     SpecError, DoesNotFit : as `search`, where it finds nothing for any engine
     """
-    results: list[Found] = []
+    results: list[SearchResult] = []
     errors: list[DoesNotFit] = []
     floor = 0.0
     for costing in costings:

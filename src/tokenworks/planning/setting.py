@@ -1,4 +1,4 @@
-"""Names, files and dicts become what the search works on: a workload, and a setting of model, machine and engine."""
+"""Names, files and dicts become a workload, and a setting of model, machine and engine."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ def setting_of(
     model: ModelLike, on: On, engine: EngineName, workload: Workload, numbers: tuple[Given, ...], *,
     max_model_len: int | None = None, devices: int | None = None, needs: Collection[str] | None = None,
 ) -> Setting:  # fmt: skip
-    """Model, machine and engine read, with the numbers of a user in place.
+    """Read model, machine and engine, with the numbers that the user set.
 
     Parameters
     ----------
-    numbers : of all areas; those of the workload are in `workload` already
+    model : as `load_model` takes it
+    on, devices, needs : as `specs.compose.machine` takes them
+    engine : name of the serving engine
+    workload : the requests; it has the numbers of the area `workload` already
+    numbers : numbers of all areas that the user set
     max_model_len : longest input + output of a request, see `specs.context`; None: the limit of the model [token]
-    devices, needs : as `specs.compose.machine` takes them
     """
     whole = machine(on, assume=numbers, devices=devices, needs=needs)
     others = [item for item in numbers if item.area != "machine"]
@@ -75,15 +78,15 @@ def workload_of(
     concurrency: float | None = None,
     assume: Assume = None,
 ) -> Workload:
-    """The workload that was named, or the lengths that were given; a load given beside it replaces its own.
+    """A workload from its name, or from mean lengths. A given rate or concurrency replaces the load of the workload.
 
     Parameters
     ----------
-    workload : a catalog name, a YAML file, a dict, or a `Workload`; or give `isl` and `osl`
+    workload : a catalog name, a YAML file, a dict, or a `Workload`; None: a workload of `isl` and `osl`
     isl, osl : mean input and output length of a request [token]
     rate : requests per second [1/s]
     concurrency : requests in flight [count]
-    assume : values by path such as `workload.isl_cv`; other areas are left alone
+    assume : values by path such as `workload.isl_cv`; paths of other areas have no effect here
     """
     lengths = {name: value for name, value in (("isl", isl), ("osl", osl)) if value is not None}
     load = {name: value for name, value in (("rate", rate), ("concurrency", concurrency)) if value is not None}

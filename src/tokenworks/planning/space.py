@@ -1,4 +1,4 @@
-"""The settings that a search tries beside each legal split: token budgets and running sequences."""
+"""Settings that a search tries for each legal split: token budgets and running sequences."""
 
 from __future__ import annotations
 
@@ -9,15 +9,40 @@ import numpy as np
 from tokenworks.arrays import Floats, Ints
 from tokenworks.legal.splits import LEAST_CHUNK
 
-CHUNKS = (LEAST_CHUNK, 2048, 4096, 8192, 16384)  # token budget of one lane: a dp rank's microbatch
-SEQUENCES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # of one lane
+CHUNKS = (LEAST_CHUNK, 2048, 4096, 8192, 16384)  # token budget of one lane (a microbatch of a dp rank) [token]
+SEQUENCES = (
+    1,
+    2,
+    4,
+    6,
+    8,
+    12,
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    128,
+    192,
+    256,
+    384,
+    512,
+    768,
+    1024,
+)  # running sequences of one lane [count]
 
 
 @dataclass(frozen=True, slots=True)
 class Ladders:
-    """The settings that are tried of each split: token budget and running sequences of one lane.
+    """Settings to try for each split.
 
-    A first step of one sequence for the whole instance is added to `sequences`: the fastest that a user can have it.
+    The search also tries one sequence for the whole instance, which gives the fastest user speed.
+
+    Parameters
+    ----------
+    chunks : token budgets of one lane [token]
+    sequences : running sequences of one lane [count]
     """
 
     chunks: Floats | Ints
@@ -25,7 +50,7 @@ class Ladders:
 
     @classmethod
     def default(cls) -> Ladders:
-        """What `plan` tries."""
+        """The settings that `plan` tries."""
         return cls(np.array(CHUNKS), np.array(SEQUENCES))
 
     def batches(self, lanes: Ints) -> Floats:

@@ -26,7 +26,7 @@ from tokenworks.planning.decide import ERROR, Bench, Say, decide
 from tokenworks.planning.grid import batch_of, hold, room, slots
 from tokenworks.planning.ranking import Candidate, candidates, estimated
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain
-from tokenworks.planning.search import Found
+from tokenworks.planning.search import SearchResult
 from tokenworks.planning.searches import searched
 from tokenworks.planning.space import CHUNKS, Ladders
 from tokenworks.simulation.spent import device_time
@@ -209,7 +209,7 @@ class _Asked:
     sequences : running sequences of an instance, where the text gives them [count]
     """
 
-    results: tuple[Found, ...]
+    results: tuple[SearchResult, ...]
     exactly: Deployment | None = None
     sequences: int | None = None
 
@@ -269,7 +269,7 @@ def _variants(role: Role, given: set[str], setting: Setting) -> Points:
     return Points(*np.unique(columns, axis=1))
 
 
-def _estimates(costing: Costing, role: Role, given: set[str], legal: Candidates) -> Found:
+def _estimates(costing: Costing, role: Role, given: set[str], legal: Candidates) -> SearchResult:
     """Estimates of splits: at the batch and the token budget of a role where these are given, else at the best ones.
 
     Raises
@@ -304,7 +304,7 @@ def _estimates(costing: Costing, role: Role, given: set[str], legal: Candidates)
             f"cannot keep up with prefill at {'this' if 'max_sequences' in given else 'any'} batch",
             where=WHERE, hint="give it a larger chunk_tokens",
         )  # fmt: skip
-    return Found(costing, shortlist, legal, 0, SearchCounts(0, 0, {}))
+    return SearchResult(costing, shortlist, legal, 0, SearchCounts(0, 0, {}))
 
 
 def _of_file(costings: Sequence[Costing], path: str, pick: int) -> _Asked | Why:
@@ -343,7 +343,7 @@ def _of_file(costings: Sequence[Costing], path: str, pick: int) -> _Asked | Why:
     disaggregated.search(costing, legal, Ladders.default(), shortlist)
     if not len(shortlist.best):
         raise SpecError("prefill and decode have no steady state together", where=f"{WHERE}: {path}")
-    return _Asked((Found(costing, shortlist, legal, 0, SearchCounts(0, 0, {})),), deployment)
+    return _Asked((SearchResult(costing, shortlist, legal, 0, SearchCounts(0, 0, {})),), deployment)
 
 
 def _exactly(candidate: Candidate, deployment: Deployment) -> Candidate:

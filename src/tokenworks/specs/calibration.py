@@ -184,7 +184,7 @@ class Calibration(Spec):
     Parameters
     ----------
     name, title : name in the catalog, and a title for people
-    grade : what the factors rest on: datasheet, kernel-calibrated or end-to-end-calibrated
+    grade : what the factors are based on: datasheet, kernel-calibrated or end-to-end-calibrated
     fitted_on : data on which a calibration of a higher grade was fitted
     data_sha256 : hash of these data
     graded : families for which the grade holds; the other families have the grade datasheet. Empty: it holds for all
@@ -309,7 +309,9 @@ class Calibration(Spec):
             return lent.model_copy(update={"spread": borrowed.spread})
         if name not in self.families:
             known = [*self.families, *self.borrowed]
-            raise UnknownName("device family", name, known, hint=f"calibration {self.name} has no such family")
+            raise UnknownName(
+                "device family", name, known, hint=f"device.family must be a family of calibration {self.name}"
+            )
         return self.families[name]
 
     def standalone(self, names: Iterable[str]) -> Calibration:
@@ -378,17 +380,17 @@ DEFAULT = "serving"
 
 
 CalibrationLike = str | Path | Mapping[str, Any] | Calibration
-"""What names a calibration: a name of the catalog, a YAML file, what such a file holds, or a calibration."""
+"""Every form of a calibration: a catalog name, a YAML file, the content of such a file, or a calibration."""
 
 
 def load_calibration(calibration: CalibrationLike = DEFAULT, *, assume: Assume = None) -> Calibration:
-    """A calibration, with the numbers of a user in place.
+    """Load a calibration, with the numbers that the user set.
 
     Parameters
     ----------
-    calibration : a name of the catalog; a YAML file such as `calibrate` writes, which is read at each call; what such
-        a file holds, as a dict; or a calibration that was read before
-    assume : values by path, such as `calibration.skew: 0.3`, as a YAML file or a dict; other areas are left alone
+    calibration : a name of the catalog; a YAML file such as `calibrate` writes, which is read at each call; the
+        content of such a file, as a dict; or a loaded calibration
+    assume : values by path, such as `calibration.skew: 0.3`, as a YAML file or a dict; paths of other areas do nothing
 
     Raises
     ------
@@ -406,14 +408,18 @@ def load_calibration(calibration: CalibrationLike = DEFAULT, *, assume: Assume =
 
 
 def calibration_name(calibration: CalibrationLike) -> str:
-    """How results name a calibration: as it was named, or by the path of its file."""
+    """Name of a calibration in results: its catalog name, or the path of its file."""
     return str(calibration) if isinstance(calibration, (str, Path)) else load_calibration(calibration).name
+
+
+def calibration_names() -> list[str]:
+    """Names of the calibrations in the catalog, sorted."""
+    return sorted(path.stem for path in (CATALOG / "calibration").glob("*.yaml"))
 
 
 @functools.cache
 def _shipped(name: str) -> Calibration:
+    if name not in calibration_names():
+        raise UnknownName("calibration", name, calibration_names(), hint="a file of your own ends in .yaml")
     path = CATALOG / "calibration" / f"{name}.yaml"
-    known = sorted(file.stem for file in path.parent.glob("*.yaml"))
-    if name not in known:
-        raise UnknownName("calibration", name, known)
     return validate(Calibration, read_yaml(path), str(path))

@@ -1,4 +1,4 @@
-"""`--on` to a Machine: systems over a network, with every number resolved, or named as missing or assumed."""
+"""From the text of `--on` to a `Machine`: systems over a network, with resolved, missing and assumed numbers."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from tokenworks.specs.provenance import Quantity, Spec
 from tokenworks.specs.system import Network, System
 
 On = str | Path | Mapping[str, Any] | System | Machine
-"""What names a machine: `[Nx]SYSTEM[@NETWORK][:DEVICES]`, a YAML file, what such a file holds, or a machine."""
+"""Every form of a machine: `[Nx]SYSTEM[@NETWORK][:DEVICES]`, a YAML file, the content of such a file, or a machine."""
 
 _ON = re.compile(r"(?:(?P<count>[+-]?[0-9]+)x)?(?P<system>[^@:]+)(?:@(?P<network>[^@:]+))?(?::(?P<part>[+-]?[0-9]+))?")
 _MOST_DIGITS = 7
-_EXAMPLES = ("hgx-h100@ndr", "hgx-mi300x")  # systems that publish most numbers, to show how one is written
+_EXAMPLES = ("hgx-h100@ndr", "hgx-mi300x")  # systems that publish most numbers; messages take examples from them
 PARTS = ("device", "network")
-"""Fields of a system whose numbers have paths of their own: `device.nic` is a number of the device."""
+"""Fields of a system whose numbers have the name of the field in their path, such as `device.nic`."""
 
 _WORDS = ("name", "title", "vendor", "aliases", "facts", "note")
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What `--on` names, before its numbers are needed.
+    """The files that `--on` names, before the numbers are resolved.
 
     Parameters
     ----------
-    on : the name, as it was given
-    count : how many of the system
-    system, device, network : their specs, with the numbers of the user in place; no network where there is none
-    part : devices in use, of all devices of all systems; None where all are
-    given : numbers that a user put in place of those of the files
+    on : the name, as the user gave it
+    count : number of systems [count]
+    system, device, network : the specs, with the numbers that the user set; network None: there is no network
+    part : devices in use; None: all devices of all systems [count]
+    given : numbers of the files that the user replaced
     """
 
     on: str
@@ -60,11 +60,11 @@ class Parts:
 
     @property
     def domain(self) -> int:
-        """Devices in use of one scale-up domain."""
+        """Devices in use in one scale-up domain."""
         return min(self.system.domain, self.devices)
 
     def quantities(self) -> dict[str, Quantity]:
-        """Every number with provenance by dotted path: `hop` of the fabric is `scale_up.hop`, `nic` is `device.nic`."""
+        """Every number with its source, by dotted path, such as `scale_up.hop` or `device.nic`."""
         system = self.system.model_copy(update={"device": "", "network": None})
         numbers = dict(_quantities(system)) | dict(_quantities(self.device, "device."))
         return numbers | (dict(_quantities(self.network, "network.")) if self.network else {})
@@ -73,25 +73,26 @@ class Parts:
 def machine(
     on: On, *, assume: Assume = None, devices: int | None = None, needs: Collection[str] | None = None
 ) -> Machine:
-    """The machine that a name, a file or plain data means.
+    """Read a machine from a name, a file or plain data.
 
     Parameters
     ----------
-    on : such as "scalex40", "5xhgx-h100", "4xscalex40@xdr", "2xmy-box.yaml", "hgx-h200:2"; what the YAML file of a
-        machine holds, as a dict; or a machine, which is returned as it is
-    assume : numbers to use instead: a YAML file of `path: value` lines, such as `device.peak.bf16: 350 TFLOP/s`, or a
-        dict of them
-    devices : how many of the devices are used; all where None
-    needs : paths of the numbers that will be read; all that a step reads where None. Other numbers may be missing (NaN)
+    on : such as "scalex40", "5xhgx-h100", "4xscalex40@xdr", "2xmy-box.yaml", "hgx-h200:2"; the content of the
+        YAML file of a machine, as a dict; or a machine, which is returned unchanged
+    assume : numbers that replace numbers of the files: a YAML file of `path: value` lines, such as
+        `device.peak.bf16: 350 TFLOP/s`, or a dict
+    devices : number of devices to use; None: all [count]
+    needs : paths of the numbers that the caller reads; None: all numbers that a step reads. Other numbers may be
+        missing (NaN)
 
     Raises
     ------
-    SpecError : bad name, count or file; or a needed number is not published: all of them are named
+    SpecError : bad name, count or file; or a needed number is not published. The message names all missing numbers
     """
     if isinstance(on, Machine):
         if given.of("machine", given.given(assume)) or devices is not None:
             hint = "give `assume` and `devices` to load_machine"
-            raise SpecError("is put together already", where=on.name, hint=hint)
+            raise SpecError("a loaded machine cannot be changed", where=on.name, hint=hint)
         return on
     composed, missing = resolve(parts(on, assume=assume, devices=devices))
     if needs is not None:
@@ -102,16 +103,22 @@ def machine(
         numbers = ", ".join(f"{path} [{unit}]" for path, unit in missing.items())
         path, unit = next(iter(missing.items()))
         raise SpecError(
-            f"not published, and a prediction needs it: {numbers}",
+            f"a prediction needs numbers that are not published: {numbers}",
             where=composed.name,
-            hint=f"supply your own with --set machine.PATH=VALUE, or with --assume FILE, a line each, such as "
+            hint=f"give your own numbers with --set machine.PATH=VALUE, or with --assume FILE, one per line, such as "
             f"`{path}: {_example(path, unit)}`",
         )
     return composed
 
 
 def times(on: str, count: int) -> str:
-    """The `--on` of several machines: 2 of 5xhgx-h100@xdr are 10xhgx-h100@xdr."""
+    """The text of `--on` for several equal machines: 2 x 5xhgx-h100@xdr is 10xhgx-h100@xdr.
+
+    Parameters
+    ----------
+    on : text of one machine
+    count : number of machines [count]
+    """
     match = _ON.fullmatch(on.strip())
     if match is None or match["part"]:
         return f"{count} x {on}"
@@ -120,7 +127,7 @@ def times(on: str, count: int) -> str:
 
 
 def parts(on: str | Path | Mapping[str, Any] | System, *, assume: Assume = None, devices: int | None = None) -> Parts:
-    """Read the files that `on` names, and put the numbers of `assume` in place.
+    """Read the files that `on` names, and replace the numbers of `assume`.
 
     Parameters
     ----------
@@ -165,13 +172,13 @@ def _named(on: str) -> Parts:
 
 
 def _must_not_be_a_device(name: str) -> None:
-    """Devices are no machines: say which machines have them, and how to write one's own."""
+    """Raise an error for the name of a device. The message names the machines of the device, and `systems --new`."""
     systems = load.catalog_names("system")
     device = None if load.is_path(name) or name in systems else load.find_device(name)
     if device:
-        having = [one for one in systems if load.load_system(one).device == device]
-        known = f"machines of this device: {', '.join(having)}; " if having else ""
-        like = having[0] if having else "hgx-h200"
+        machines = [one for one in systems if load.load_system(one).device == device]
+        known = f"machines of this device: {', '.join(machines)}; " if machines else ""
+        like = machines[0] if machines else "hgx-h200"
         raise SpecError(
             f"{name!r} is a device, not a machine",
             where="--on",
@@ -193,22 +200,30 @@ def _network(network: str | Network | None, folder: Path) -> Network | None:
 
 
 def _must_be_a_part(of: Parts) -> None:
-    """A part of a machine is of whole domains, or lies in one."""
+    """Raise an error for a part of a machine that is not in one domain, and not a multiple of a domain."""
     whole, domain = of.count * of.system.devices, of.system.domain
     if not 1 <= of.devices <= whole:
         raise SpecError(f"{of.devices} of {whole} devices", where="--devices", hint=f"write 1 to {whole}")
     if of.devices > domain and of.devices % domain:
         less = of.devices // domain * domain
-        hint = f"write at most {domain}, or a multiple of it, such as {less}"
-        raise SpecError(f"{of.devices} devices are no whole domains of {domain}", where="--devices", hint=hint)
+        hint = f"write at most {domain}, or a multiple of {domain}, such as {less}"
+        raise SpecError(
+            f"{of.devices} devices are not a multiple of a domain of {domain}", where="--devices", hint=hint
+        )
 
 
 def resolve(of: Parts) -> tuple[Machine, dict[str, str]]:
-    """The machine, assumed numbers named in it, and the path and unit of each needed number that is missing (NaN)."""
+    """Resolve all numbers of a machine.
+
+    Returns
+    -------
+    machine : the machine, with its assumed numbers; missing numbers are NaN
+    missing : path -> unit of each number that a step needs and that is not published
+    """
     system, device, take = of.system, of.device, _Take()
     published = [(str(dtype), rate) for dtype, rate in device.peak.items() if rate.value is not None]
     peak = {dtype: take(f"device.peak.{dtype}", rate) for dtype, rate in published}
-    if "bf16" not in peak:  # attention and norms run in it, whatever the weights are stored in
+    if "bf16" not in peak:  # attention and norms compute in bf16 for every format of the weights
         take.missing["device.peak.bf16"] = "FLOP/s"
     share = of.devices / system.devices  # of one system
     composed = Machine(
@@ -240,7 +255,7 @@ def resolve(of: Parts) -> tuple[Machine, dict[str, str]]:
 
 @dataclass(slots=True)
 class _Take:
-    """Takes numbers out of their provenance, and remembers which were assumed and which were not there."""
+    """Takes the values of quantities, and collects the assumed and the missing ones."""
 
     assumed: list[Assumption] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
@@ -254,15 +269,17 @@ class _Take:
         return self.spare(path, quantity) or 0.0
 
     def spare(self, path: str, quantity: Quantity) -> float | None:
-        """A number that no step reads: it may be missing, and is not named where it is assumed."""
+        """The value of a number that no step reads. It may be missing, and outputs do not list it as assumed."""
         if quantity.value is not None and quantity.value < 1 and quantity.unit != "s":
             unit = f" {quantity.unit}".rstrip()
-            raise SpecError(f"must be at least 1{unit}", where=path, hint="a number that is not known is `value: null`")
+            raise SpecError(
+                f"must be at least 1{unit}", where=path, hint="write `value: null` for a number that is not known"
+            )
         return quantity.value
 
 
 def _host(of: Parts, take: _Take) -> HostNode:
-    """One host node, with what is published of its memory and storage."""
+    """One host node, with the published numbers of its memory and storage."""
     host = of.system.host
     numbers = ("link", "dram", "dram_bandwidth", "ssd", "ssd_bandwidth")
     known = {name: take.spare(f"host.{name}", getattr(host, name)) for name in numbers}
@@ -270,12 +287,12 @@ def _host(of: Parts, take: _Take) -> HostNode:
 
 
 def _all(systems: float, one: float | None) -> float | None:
-    """A number of one system, for all systems; the share of it that a part of a system has."""
+    """A number of one system times the number of systems, which may be a fraction; None if the number is missing."""
     return None if one is None else systems * one
 
 
 def _scale_up(of: Parts, take: _Take) -> Link:
-    """The link inside a domain. A domain of one device has nobody to talk to: no time is lost there."""
+    """The link inside a domain. In a domain of one device there is no communication, and the link takes no time."""
     fabric, device = of.system.scale_up, of.device
     if of.domain == 1:
         return Link(math.inf, math.inf, 0.0, 0.0, 0, fabric.semantics, False)
@@ -295,11 +312,11 @@ def _scale_up(of: Parts, take: _Take) -> Link:
 
 
 def _scale_out(of: Parts, take: _Take) -> Link:
-    """The link between domains: as fast as the slower of the device's NIC and the network's port."""
+    """The link between domains. Its bandwidth is the smaller one of the NIC and the port of the network."""
     network, endpoints = of.network, of.devices
     if network is None:
         names = ", ".join(load.catalog_names("network"))
-        raise SpecError("has no network to leave a domain by", where=of.on, hint=f"add @NETWORK, one of {names}")
+        raise SpecError("has several domains, but no network", where=of.on, hint=f"add @NETWORK, one of {names}")
     bandwidth = min(take("device.nic", of.device.nic), take("network.port", network.port))
     layers = _layers(endpoints, int(take("network.radix", network.radix)), of.on, network.name)
     return Link(
@@ -314,12 +331,12 @@ def _scale_out(of: Parts, take: _Take) -> Link:
 
 
 def _path(layers: int, hop: float, endpoint: float) -> float:
-    """One-way latency between the farthest two [s]: up and down again, 1, 3 or 5 switches; none in a mesh."""
+    """One-way latency between the farthest two devices: 1, 3 or 5 switches for 1, 2 or 3 layers, none in a mesh [s]."""
     return endpoint + max(2 * layers - 1, 0) * hop
 
 
 def _layers(endpoints: int, radix: int, on: str, network: str) -> int:
-    """Layers of a non-blocking folded Clos: r, r^2/2, r^3/4 endpoints hang on 1, 2, 3 layers of r-port switches.
+    """Layers of a non-blocking folded Clos: 1, 2, 3 layers of r-port switches connect r, r^2/2, r^3/4 endpoints.
 
     References
     ----------
@@ -330,12 +347,14 @@ def _layers(endpoints: int, radix: int, on: str, network: str) -> int:
             return layers
     most = 2 * (radix // 2) ** 3
     raise SpecError(
-        f"{endpoints:,} ports; three layers of {network} hold {most:,}", where=on, hint="take fewer systems"
+        f"{endpoints:,} ports, but three layers of {network} switches connect at most {most:,}",
+        where=on,
+        hint="take fewer systems",
     )
 
 
 def _example(path: str, unit: str) -> str:
-    """How such a number is written: as it stands for a well-known system, else any of its unit."""
+    """An example of a number: its value in a well-known system, else any value of its unit."""
     for on in _EXAMPLES:
         quantity = parts(on).quantities().get(path)
         if quantity and quantity.value is not None:
@@ -344,7 +363,7 @@ def _example(path: str, unit: str) -> str:
 
 
 def _changed(of: Parts) -> Parts:
-    """The numbers of the user in place: those of the device, of the network, and the others of the system."""
+    """Replace the numbers that the user set, in the device, the network and the system."""
     numbers = given.of("machine", of.given)
     mine: dict[str, list[Given]] = {"device": [], "network": [], "": []}
     for item in numbers:
@@ -352,7 +371,7 @@ def _changed(of: Parts) -> Parts:
         mine[head if head in mine else ""].append(item)
     if mine["network"] and of.network is None:
         first = mine["network"][0]
-        raise SpecError("there is no network", where=first.where, hint=f"{of.on} is one domain; add @NETWORK")
+        raise SpecError(f"{of.on} has no network", where=first.where, hint="it is one domain; add @NETWORK to --on")
     also = [path for path, _ in _paths(of)]
     return dataclasses.replace(
         of,

@@ -15,12 +15,12 @@ FLAG = "--max-model-len"
 
 
 def with_max_model_len(model: Model, tokens: int | None) -> Model:
-    """The same model with another context limit.
+    """The model with another context limit.
 
     Parameters
     ----------
     model : the model with its own limit
-    tokens : the new limit of input + output tokens of a request [token]; None keeps the model's own limit
+    tokens : new limit of input + output of a request; None: the limit of the model stays [token]
 
     Raises
     ------
@@ -30,7 +30,7 @@ def with_max_model_len(model: Model, tokens: int | None) -> Model:
         return model
     if tokens < 2:
         hint = "a request has at least one token of input and one of output: write 2 or more"
-        raise SpecError(f"{tokens} is no context limit", where=FLAG, hint=hint)
+        raise SpecError(f"{tokens} is not a context limit", where=FLAG, hint=hint)
     extended, own = model.extended_context, model.own_context or model.max_context
     longest = max(own, extended.tokens) if extended else own
     if tokens <= longest:
@@ -43,7 +43,7 @@ def with_max_model_len(model: Model, tokens: int | None) -> Model:
 
 
 def context_note(model: Model) -> str:
-    """What the user must know of a limit that is not the model's own; empty for the model's own limit."""
+    """A note about a context limit that the user set; empty for the limit of the model."""
     own, extended = model.own_context, model.extended_context
     if own is None:
         return ""
@@ -55,10 +55,11 @@ def context_note(model: Model) -> str:
 
 
 def way_out(model: Model, tokens: float) -> str:
-    """What helps where a request is longer than the context limit.
+    """Advice for a request that is longer than the context limit.
 
     Parameters
     ----------
+    model : the model
     tokens : input + output tokens of the request [token]
     """
     extended, own = model.extended_context, model.own_context or model.max_context

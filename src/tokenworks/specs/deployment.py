@@ -1,4 +1,4 @@
-"""A deployment: a model on a machine, as roles; what `plan` writes and everything else reads."""
+"""A deployment: a model on a machine, as roles. `plan` writes deployments, and other commands read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SCHEMA = "tokenworks.deployment/1"
 
 RoleName = Literal["aggregated", "prefill", "decode"]
 ROLES: tuple[RoleName, ...] = get_args(RoleName)
-"""In the order in which a request meets them."""
+"""Names of roles, in the order in which a request passes them."""
 
 RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
 Overlap = Literal["none", "two-batch"]
@@ -30,7 +30,7 @@ class Parallel(Spec):
     pp : pipeline stages
     dp : ranks of data-parallel attention
     ep : groups that the experts are divided over; with 1, each group of `expert_tp` devices holds all experts
-    expert_tp : devices that share one expert; ep x expert_tp = tp x dp for a model with experts
+    expert_tp : devices that share one expert; printed as etp. For a model with experts, ep x expert_tp = tp x dp
     """
 
     tp: Width = 1
@@ -60,7 +60,7 @@ class Role(Spec):
     max_sequences : most sequences that run in one instance [count]
     chunk_tokens : token budget of one step of one instance [token]
     kv_dtype : storage of the KV cache
-    redundant_experts : copies of experts, beside the experts of the model [count]
+    redundant_experts : additional copies of experts [count]
     draft_tokens : tokens that MTP drafts for a sequence in one step, 0 = off [token]
     overlap : "two-batch" hides communication behind the other half of the batch
     memory_fraction : share of device memory that the engine may take [-]
@@ -84,7 +84,7 @@ class Role(Spec):
 
 
 class Deployment(Spec):
-    """A model on a machine: one aggregated role, or a prefill and a decode role, which are kept in this order.
+    """A model on a machine, with one aggregated role, or with a prefill role and a decode role in this order.
 
     Parameters
     ----------
@@ -92,11 +92,10 @@ class Deployment(Spec):
     system : machine, as `--on` takes it
     engine : serving engine
     roles : one aggregated role, or prefill and decode
-    router : how a request finds its instance and rank; None: by known prefixes where requests share any, else the rank
-        with the fewest requests in flight
-    prefix_caching : whether instances keep the KV cache of finished requests for later ones with the same prefix
-    max_model_len : longest input + output of a request that the engine takes [token]; None is the model's own limit
-    devices_per_host : devices of one host node of the system; None where the file does not say it
+    router : how a request finds its instance and rank. None: prefix_aware if requests share prefixes, else least_loaded
+    prefix_caching : whether instances keep the KV cache of finished requests for later requests with the same prefix
+    max_model_len : longest input + output of a request that the engine accepts; None: the limit of the model [token]
+    devices_per_host : devices of one host node of the system; None: not in the file [count]
     """
 
     model: str
@@ -113,7 +112,7 @@ class Deployment(Spec):
     def _in_order(cls, roles: tuple[Role, ...]) -> tuple[Role, ...]:
         names = sorted(role.name for role in roles)
         if names not in (["aggregated"], ["decode", "prefill"]):
-            raise ValueError(f"roles {names}: want one aggregated role, or one prefill and one decode role")
+            raise ValueError(f"roles {names}: write one aggregated role, or one prefill and one decode role")
         return tuple(sorted(roles, key=lambda role: ROLES.index(role.name)))
 
     @property

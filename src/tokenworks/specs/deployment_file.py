@@ -25,8 +25,9 @@ class Entry(Spec):
 
     Parameters
     ----------
-    rank : its place, 1 is the best; as they stand in the file, where one has none
-    expected : what was predicted, for a reader; no program reads it
+    rank : position in the list, 1 is the best; None: the position in the file
+    deployment : the deployment
+    expected : predictions for a human reader; no program reads them
     """
 
     rank: Count | None = None
@@ -45,15 +46,15 @@ class _File(Spec):
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A deployment, and what its file says about the numbers that it was planned with.
+    """A deployment with the inputs of its plan.
 
     Parameters
     ----------
     deployment : model, machine, engine and roles
-    given : numbers that a user put in place of those of the catalog
+    given : numbers that the user set
     calibration : as `load_calibration` takes it
-    workload : what the deployment was planned for; None where nobody says
-    model, machine : the objects themselves, where there are any; else the names of the deployment are looked up
+    workload : workload of the plan; None: unknown
+    model, machine : the objects of the plan; None: the names in the deployment are loaded
     """
 
     deployment: Deployment
@@ -65,7 +66,7 @@ class Deployed:
 
 
 def document(entries: Sequence[Entry], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What such a file holds, as plain data."""
+    """The content of a file of deployments, as plain data."""
     return {
         "schema": SCHEMA,
         "inputs": dict(inputs),
@@ -78,12 +79,12 @@ def load_deployments(source: str | Path | Mapping[str, Any] | Deployment) -> lis
 
     Parameters
     ----------
-    source : a YAML file as `plan -o yaml` writes it; a file with the fields of one deployment; what such files hold, as
-        a dict; or a deployment
+    source : a YAML file as `plan -o yaml` writes it; a file with the fields of one deployment; the content of such a
+        file, as a dict; or a deployment
 
     Raises
     ------
-    SpecError : unreadable, not of this schema, or not a deployment; the message has file, path, value and way out
+    SpecError : the file cannot be read, or is not a file of deployments
     """
     if isinstance(source, Deployment):
         return [Deployed(source)]
@@ -93,16 +94,26 @@ def load_deployments(source: str | Path | Mapping[str, Any] | Deployment) -> lis
     file = _checked(data, where)
     ranked = sorted(enumerate(file.deployments, 1), key=lambda pair: pair[1].rank or pair[0])
     assumed = validate(_Inputs, {"assumed": file.inputs.get("assumed") or []}, f"{where}: inputs").assumed
-    assumed = tuple(item for item in assumed if item.area != "workload")  # the recorded workload has these
+    assumed = tuple(
+        item for item in assumed if item.area != "workload"
+    )  # the recorded workload has its numbers already
     calibration, workload = file.inputs.get("calibration", DEFAULT), file.inputs.get("workload")
     if not isinstance(calibration, str):
-        raise SpecError(f"{calibration!r} is no name", where=f"{where}: inputs.calibration", hint="name a calibration")
+        raise SpecError(
+            f"{calibration!r} is not a name", where=f"{where}: inputs.calibration", hint="name a calibration"
+        )
     asked = None if workload is None else validate(Workload, workload, f"{where}: inputs.workload")
     return [Deployed(entry.deployment, assumed, calibration, asked) for _, entry in ranked]
 
 
 def pick_deployment(source: str | Path | Mapping[str, Any] | Deployment, pick: int = 1) -> Deployed:
-    """One deployment of a file: the best, or the `pick`-th."""
+    """One deployment of a file.
+
+    Parameters
+    ----------
+    source : as `load_deployments` takes it
+    pick : position in the list, 1 is the best
+    """
     deployments = load_deployments(source)
     if not 1 <= pick <= len(deployments):
         where = str(source) if isinstance(source, (str, Path)) else "the deployments"
@@ -120,5 +131,5 @@ def _checked(data: Any, where: str) -> _File:
     schema = data.pop("schema", None)
     if schema != SCHEMA:
         hint = f"this version reads {SCHEMA}; write the file again with `tokenworks plan ... -o yaml`"
-        raise SpecError(f"{schema!r} is not a schema that is read here", where=f"{where}: schema", hint=hint)
+        raise SpecError(f"unknown schema {schema!r}", where=f"{where}: schema", hint=hint)
     return validate(_File, data, where)

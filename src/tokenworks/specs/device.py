@@ -1,4 +1,4 @@
-"""A device (GPU, NPU, card) as its datasheet gives it. Numbers are per device, dense, one direction."""
+"""A device (GPU, NPU, card) with the numbers of its datasheet: per device, dense, one direction."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Hbm(Spec):
 
     Parameters
     ----------
-    capacity : what software can use [byte]
-    sold : what the vendor prints [byte]
-    bandwidth : peak rate of reading [byte/s]
+    capacity : memory that software can use [byte]
+    sold : memory that the vendor prints [byte]
+    bandwidth : peak read bandwidth [byte/s]
     """
 
     capacity: Bytes
@@ -40,23 +40,22 @@ class DeviceLink(Spec):
 
 
 class Device(Spec):
-    """One catalog/devices/*.yaml, or a part of a machine's file.
+    """One file of catalog/devices, or a part of the file of a machine.
 
     Parameters
     ----------
-    name : how the device is called
-    title : what a reader should know it as
+    name : name in the catalog
+    title : title for people
     aliases : other names of the device
-    vendor : who sells it
-    family : devices whose measured utilisations this device is taken to have; a name in the calibration
-    peak : dense rate by dtype [FLOP/s]. A dtype that the device cannot compute in is left out; a null is a dtype that
-        the device may have, with a rate that is not published
+    vendor : company that sells the device
+    family : device family in the calibration whose utilisations the device uses
+    peak : dense rate by dtype [FLOP/s]. A dtype without support is left out; null: the rate is not published
     hbm : memory of the device
     scale_up : port to the other devices of the domain
     nic : scale-out port of the device, per direction [byte/s]
-    tdp : most power that the device draws [W]
-    price : of one device [USD]
-    note : what a reader should know of the numbers
+    tdp : largest power of the device [W]
+    price : price of one device [USD]
+    note : remark about the numbers
     """
 
     name: str

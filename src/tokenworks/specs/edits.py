@@ -1,4 +1,4 @@
-"""Changes of a spec by dotted path: `roles.0.max_sequences=64` sets one value, as strictly as a file does."""
+"""Changes of a spec by dotted path: `roles.0.max_sequences=64` sets one value. Checks are as strict as for a file."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def edited(
     also: Collection[str] = (),
     where: str = "",
 ) -> SpecT:
-    """The spec with each change made.
+    """The spec with all changes.
 
     Parameters
     ----------
-    changes : values by path; a number that has a source becomes assumed, with what gave it as its source
-    prefix : what stands in front of the paths of this spec
+    spec : the spec to change
+    changes : values by path; a number with a source gets the status assumed, and the origin of the change as source
+    prefix : text in front of the paths of this spec, such as "engine."
     but : fields that cannot be changed
-    also : paths of other specs, which an error may propose
-    where : the file of the spec, for errors
+    also : paths of other specs, which an error message may suggest
+    where : file of the spec, for messages
 
     Raises
     ------
-    SpecError : a path leads nowhere or to more than one value, a value cannot be read, or the changed spec is not valid
+    SpecError : a path is unknown or has more than one value, a value cannot be read, or the changed spec is not valid
     """
     if not changes:
         return spec
@@ -51,28 +52,28 @@ def edited(
         if change.path not in known:
             raise _unknown(change, list(dict.fromkeys([*known, *also])))
         _put(data, change.path.removeprefix(prefix).split("."), _value(change, known[change.path]))
-    told = ", ".join(f"{change.path}={change.value}" for change in changes)
-    return validate(type(spec), data, " with ".join(filter(None, [where, f"{changes[0].why} {told}"])))
+    listed = ", ".join(f"{change.path}={change.value}" for change in changes)
+    return validate(type(spec), data, " with ".join(filter(None, [where, f"{changes[0].why} {listed}"])))
 
 
 def workload_with(workload: WorkloadLike, assume: Assume) -> Workload:
-    """A workload with the numbers of a user in place.
+    """A workload with the numbers that the user set.
 
     Parameters
     ----------
     workload : as `load_workload` takes it
-    assume : values by path, such as `workload.isl_cv: 0.5`; other areas are left alone
+    assume : values by path, such as `workload.isl_cv: 0.5`; paths of other areas have no effect here
     """
     numbers = of("workload", given(assume))
     return edited(load_workload(workload), numbers, prefix="workload.", but=("name", "assumed"))
 
 
 def leaves(spec: BaseModel) -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of everything that one value can be set for; a `Quantity` is one value."""
+    """Dotted path and value of every field that can be set to one value; a `Quantity` is one value."""
     for name, field in type(spec).model_fields.items():
         value, keys, unit = getattr(spec, name), _literals(field.annotation), _unit(field.annotation)
         absent = None if unit is None else not_published(unit)
-        if isinstance(value, dict) and keys:  # keys that the file may have, and does not
+        if isinstance(value, dict) and keys:  # also the keys that the file leaves out
             value = dict.fromkeys(keys, absent) | value
         elif value is None:
             value = absent
@@ -94,7 +95,7 @@ def _below(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _literals(annotation: Any) -> tuple[str, ...]:
-    """The keys that a dict of a spec may have, where its type lists them."""
+    """The keys that a dict of a spec may have, if its type lists them; else nothing."""
     inner = typing.get_args(annotation)
     if typing.get_origin(annotation) is dict and typing.get_origin(inner[0]) is Literal:
         return typing.get_args(inner[0])
@@ -102,7 +103,7 @@ def _literals(annotation: Any) -> tuple[str, ...]:
 
 
 def _unit(annotation: Any) -> str | None:
-    """The unit of the numbers that a type of a field holds; None where it holds no number with a unit."""
+    """The unit of the numbers in a field; None if the field holds no number with a unit."""
     inner = typing.get_args(annotation)
     units_ = [item.name for item in inner if isinstance(item, Unit)]
     return units_[0] if units_ else next((unit for item in inner if (unit := _unit(item)) is not None), None)
@@ -111,22 +112,22 @@ def _unit(annotation: Any) -> str | None:
 def _unknown(change: Given, known: list[str]) -> SpecError:
     below = [path for path in known if path.startswith(f"{change.path}.")]
     if below:
-        return SpecError("holds more than one value", where=change.where, hint=f"set one of {_some(below)}")
+        return SpecError("has more than one value", where=change.where, hint=f"set one of {_listed(below)}")
     above = next((path for path in known if change.path.startswith(f"{path}.")), "")
     if above:
-        return SpecError("leads nowhere", where=change.where, hint=f"{above} is a single value")
+        return SpecError("no such path", where=change.where, hint=f"{above} is a single value")
     near = difflib.get_close_matches(change.path, known, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else f"known: {_some(known)}"
-    return SpecError("no such value", where=change.where, hint=hint)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {_listed(known)}"
+    return SpecError("no such path", where=change.where, hint=hint)
 
 
-def _some(paths: list[str]) -> str:
+def _listed(paths: list[str]) -> str:
     more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
     return f"{', '.join(paths[:SHOWN])}{more}"
 
 
 def _value(change: Given, leaf: Any) -> Any:
-    """The value as a file of the spec would hold it."""
+    """The value in the form that a file of the spec has."""
     if isinstance(leaf, Quantity):
         units.parse(change.value, leaf.unit, where=change.where)
         return {"value": change.value, "status": "assumed", "source": change.why}

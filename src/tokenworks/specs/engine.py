@@ -104,7 +104,7 @@ class Engine(Spec):
 
 
 OF_MEASURED_ROWS = ("small_device", "small_chunk", "mtp_drafts", "mtp_drafts_dp")
-"""Numbers by which a measured row is completed that leaves them open; no other prediction reads them."""
+"""Numbers that complete measured rows with open fields. Predictions do not read them."""
 
 
 def engine_names() -> list[str]:
@@ -113,17 +113,17 @@ def engine_names() -> list[str]:
 
 
 def load_engine(name: str | Engine, *, assume: Assume = None) -> Engine:
-    """An engine of the catalog, with the numbers of a user in place.
+    """Load an engine of the catalog, with the numbers that the user set.
 
     Parameters
     ----------
-    name : of the catalog; an engine that was read before is taken as it is
-    assume : values by path, such as `engine.host_step: 1 ms`, as a YAML file or a dict; other areas are left alone
+    name : name in the catalog, or a loaded engine
+    assume : values by path, such as `engine.host_step: 1 ms`, as a YAML file or a dict; paths of other areas do nothing
 
     Raises
     ------
     UnknownName : no such engine
-    SpecError : a path or a value of `assume` that no engine has
+    SpecError : a path or a value of `assume` is not valid
     """
     engine = _shipped(name) if isinstance(name, str) else name
     return edited(engine, of("engine", given(assume)), prefix="engine.", but=("name",))

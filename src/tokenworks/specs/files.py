@@ -1,4 +1,4 @@
-"""Files that users name, opened for reading at once, or refused with words that say why not."""
+"""Files that users name: opened for reading, or refused with a message that says why."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from tokenworks.errors import SpecError
 
 
 def opened(path: Path | str, *, pipe: int = 0) -> IO[bytes]:
-    """A file that can be read, and again from its start; no device, and no pipe that nobody writes to.
+    """Open a file for reading. The file can be read several times from its start.
 
     Parameters
     ----------
-    pipe : a pipe, such as <(...) of a shell, is read whole if it gives no more than so many bytes; 0: it is refused
+    path : path of the file
+    pipe : largest size of a pipe, such as <(...) of a shell, which is read completely; 0: pipes are refused [byte]
 
     Raises
     ------
-    SpecError : missing, a folder, not permitted, a device, a pipe that cannot be read
+    SpecError : the path is missing, a folder, not permitted, a device, or a pipe that cannot be read
     """
     try:
-        file = open(path, "rb", opener=_at_once)  # noqa: SIM115 - it is the caller's, or closed below
+        file = open(path, "rb", opener=_at_once)  # noqa: SIM115 - the caller closes it, or it is closed below
         kind = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(kind):
             return file
@@ -36,20 +37,20 @@ def opened(path: Path | str, *, pipe: int = 0) -> IO[bytes]:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """Open a pipe without waiting until somebody writes to it; files take no notice."""
+    """Open a path. For a pipe, do not wait until another program writes to it."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _piped(file: IO[bytes], where: str, most: int) -> bytes:
-    """All that a pipe gives, once."""
+    """The content of a pipe, which can be read once."""
     pipe = file.fileno()
     try:
         start = os.read(pipe, io.DEFAULT_BUFFER_SIZE)
-    except BlockingIOError:  # somebody is about to write
+    except BlockingIOError:  # another program has opened the pipe, and has not written yet
         start = None
     if start == b"":
         raise SpecError(
-            "is a pipe that nobody writes to", where=where, hint="give a file, or a pipe while it is written"
+            "is a pipe without a writer", where=where, hint="give a file, or a pipe while a program writes to it"
         )
     os.set_blocking(pipe, True)
     data = (start or b"") + file.read(most + 1)
@@ -59,29 +60,29 @@ def _piped(file: IO[bytes], where: str, most: int) -> bytes:
 
 
 def unreadable(error: OSError | ValueError, path: Path | str) -> SpecError:
-    """What the system says of a file that cannot be read, in words."""
+    """The error for a file that cannot be read, from the error of the operating system."""
     match error:
         case FileNotFoundError():
             return SpecError("no such file", where=str(path))
         case IsADirectoryError():
             return SpecError("is a folder", where=str(path), hint="name the file in it")
         case PermissionError():
-            hint = "it takes the right to read the file and to enter its folders"
+            hint = "you need permission to read the file and to enter its folders"
             return SpecError("not permitted to read it", where=str(path), hint=hint)
     return SpecError(f"cannot be read: {getattr(error, 'strerror', None) or error}", where=str(path))
 
 
 def is_there(path: Path | str) -> bool:
-    """Whether a path leads to something.
+    """Whether a path exists.
 
     Raises
     ------
-    SpecError : a folder on the way hides it
+    SpecError : no permission to look into a folder of the path
     """
     try:
         os.lstat(path)
     except PermissionError as error:
         raise unreadable(error, path) from None
-    except (OSError, ValueError):  # among them every name that can be no path
+    except (OSError, ValueError):  # also for names that cannot be a path
         return False
     return True

@@ -1,7 +1,7 @@
-"""Numbers that a user puts in place of those of the catalog, for one run: of machine, engine, calibration, workload.
+"""Numbers that a user sets for one run. They replace numbers of machine, engine, calibration or workload.
 
-They come from `--assume FILE`, from `--set PATH=VALUE`, from a dict in Python, or from a file of deployments that was
-made with them. Outputs name each of them as assumed. `specs/edits.py` puts them in place.
+The numbers come from `--assume FILE`, from `--set PATH=VALUE`, from a dict in Python, or from a file of deployments
+that records them. Outputs list each of these numbers as assumed. `specs/edits.py` changes the specs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SET = "--set"
 
 
 class Given(Spec):
-    """One number in place of one of the catalog.
+    """One number that a user set.
 
     Parameters
     ----------
-    path : dotted path of the number: of the machine as it is (`scale_up.hop`), else behind the name of its area
-        (`engine.host_step`, `calibration.skew`, `workload.isl`)
-    value : the number with its unit, as it was written
-    why : what gave it, such as `--set`
+    path : dotted path of the number. Paths of the machine have no prefix (`scale_up.hop`). Other paths begin with their
+        area (`engine.host_step`, `calibration.skew`, `workload.isl`)
+    value : the number with its unit, as the user wrote it
+    why : origin of the number, such as `--set`
     """
 
     path: str
@@ -37,26 +37,26 @@ class Given(Spec):
 
     @property
     def where(self) -> str:
-        """How an error names it."""
+        """Origin and path, for error messages."""
         return f"{self.why} {self.path}" if self.why == SET else f"{self.why}: {self.path}"
 
     @property
     def area(self) -> Area:
-        """What it belongs to."""
+        """The area of the number: machine, engine, calibration or workload."""
         head = self.path.partition(".")[0]
         return next((area for area in AREAS if area == head), "machine")
 
 
 Assume = Path | str | Mapping[str, Any] | Sequence[Given] | None
-"""What a function takes for numbers of a user: a YAML file, a dict of values by path, or such numbers themselves."""
+"""Every form of the numbers that a user sets: a YAML file, a dict of values by path, or a sequence of `Given`."""
 
 
 def given(assume: Assume) -> tuple[Given, ...]:
-    """The numbers of a file, of a dict, or those that were read before.
+    """Read the numbers of a file or of a dict; a sequence of `Given` is returned as it is.
 
     Raises
     ------
-    SpecError : the file or the dict does not hold one value for each path
+    SpecError : the file or the dict does not have one value for each path
     """
     match assume:
         case None:
@@ -69,7 +69,7 @@ def given(assume: Assume) -> tuple[Given, ...]:
 
 
 def from_options(texts: Iterable[str]) -> tuple[Given, ...]:
-    """The numbers of `--set PATH=VALUE`.
+    """Read the numbers of `--set PATH=VALUE`.
 
     Raises
     ------
@@ -80,13 +80,13 @@ def from_options(texts: Iterable[str]) -> tuple[Given, ...]:
         path, equals, value = text.partition("=")
         if not (path and equals and value):
             hint = "write it like roles.0.max_sequences=64 or machine.scale_up.hop=0.3us"
-            raise SpecError("is no path=value", where=f"{SET} {text}", hint=hint)
+            raise SpecError("is not PATH=VALUE", where=f"{SET} {text}", hint=hint)
         items.append(Given(path=path, value=value, why=SET))
     return tuple(items)
 
 
 def split(items: Iterable[Given]) -> tuple[tuple[Given, ...], tuple[Given, ...]]:
-    """Changes of a deployment, whose paths have no area in front, and numbers for `given`, whose paths have one."""
+    """Divide the numbers of `--set` into changes of the deployment (bare paths), and numbers of an area."""
     bare: list[Given] = []
     areas: list[Given] = []
     for item in items:
@@ -102,15 +102,15 @@ def of(area: Area, items: Iterable[Given]) -> tuple[Given, ...]:
 
 def _items(lines: Any, where: str, why: str) -> Iterator[Given]:
     if not isinstance(lines, Mapping):
-        raise SpecError("wants one `path: value` a line", where=where, hint='such as "scale_up.hop: 0.2 us"')
+        raise SpecError("must have one `path: value` per line", where=where, hint='such as "scale_up.hop: 0.2 us"')
     for path, value in lines.items():
         if not isinstance(value, (str, int, float)):
             hint = 'such as "scale_up.hop: 0.2 us"'
-            raise SpecError("wants a value with its unit", where=f"{where}: {path}", hint=hint)
+            raise SpecError("must be a value with its unit", where=f"{where}: {path}", hint=hint)
         text = str(value).lower() if isinstance(value, bool) else str(value)
         yield _canonical(Given(path=str(path), value=text, why=why))
 
 
 def _canonical(item: Given) -> Given:
-    """Numbers of the machine go without the name of their area, as files of deployments have them."""
+    """Remove the prefix `machine.`: files of deployments write paths of the machine without it."""
     return item.model_copy(update={"path": item.path.removeprefix("machine.")})

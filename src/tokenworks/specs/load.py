@@ -1,4 +1,4 @@
-"""Files to specs: safe and strict reading of YAML, and every error as one SpecError that names file and path."""
+"""From files to specs: safe and strict reading of YAML. Every error becomes a `SpecError` with file and path."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from tokenworks.specs.workload import Workload
 Kind = Literal["device", "system", "network", "workload"]
 SpecT = TypeVar("SpecT", bound=BaseModel)
 WorkloadLike = str | Path | Mapping[str, Any] | Workload
-"""What names a workload: a name of the catalog, a YAML file, what such a file holds, or a workload."""
+"""Every form of a workload: a name of the catalog, a YAML file, the content of such a file, or a workload."""
 
 CATALOG = Path(__file__).parent.parent / "catalog"
 MAX_BYTES = 4_000_000
 BRANDS = ("nvidia", "geforce", "amd", "instinct", "intel", "huawei", "ascend", "hygon", "dcu")
-"""Words in front of a device's name that say who makes it; people leave them out or write them."""
+"""Brand words in front of the name of a device. Users may write them or leave them out."""
 
 _SHOWN_ERRORS = 5
-_QUOTE = "'"  # around the names in pydantic's words
+_QUOTE = "'"  # pydantic puts names into these quotes
 
 
 def catalog_names(kind: Kind) -> list[str]:
@@ -41,7 +41,7 @@ def catalog_names(kind: Kind) -> list[str]:
 
 
 def find_device(name: str) -> str | None:
-    """The catalog's name of a device by any name that it goes by: case, dashes and brands do not matter."""
+    """The catalog name of a device, from any of its names; case, dashes and brands are ignored. None: unknown."""
     return _devices().get(_bare(name))
 
 
@@ -56,7 +56,7 @@ def _devices() -> dict[str, str]:
 
 
 def _bare(name: str) -> str:
-    """Letters and digits alone, without the brands in front: NVIDIA A100-SXM4-80GB is a100sxm480gb."""
+    """Letters and digits of a name without brands: NVIDIA A100-SXM4-80GB becomes a100sxm480gb."""
     bare = re.sub(r"[^a-z0-9]", "", name.lower())
     while brand := next((brand for brand in BRANDS if bare.startswith(brand) and bare != brand), None):
         bare = bare.removeprefix(brand)
@@ -64,17 +64,17 @@ def _bare(name: str) -> str:
 
 
 def load_system(name_or_path: str | Path) -> System:
-    """A catalog system, or a user's own YAML file."""
+    """Load a system of the catalog, or of a YAML file."""
     return load(System, locate("system", name_or_path))
 
 
 def load_network(name_or_path: str | Path) -> Network:
-    """A catalog network, or a user's own YAML file."""
+    """Load a network of the catalog, or of a YAML file."""
     return load(Network, locate("network", name_or_path))
 
 
 def load_workload(workload: WorkloadLike) -> Workload:
-    """A workload of the catalog, a YAML file, what such a file holds, or a workload, which is returned as it is."""
+    """Load a workload of the catalog, of a YAML file or of a dict; a `Workload` is returned unchanged."""
     if isinstance(workload, Workload):
         return workload
     if isinstance(workload, Mapping):
@@ -83,7 +83,7 @@ def load_workload(workload: WorkloadLike) -> Workload:
 
 
 def load(spec_type: type[SpecT], path: Path) -> SpecT:
-    """Read and validate one file; one of the catalog once for all."""
+    """Read and validate one file. Files of the catalog are read once."""
     return _shipped(spec_type, path) if path.is_relative_to(CATALOG) else _read(spec_type, path)
 
 
@@ -95,12 +95,12 @@ _shipped = functools.cache(_read)  # specs are frozen
 
 
 def is_path(name: str | Path) -> bool:
-    """Whether `name` means a file rather than a catalog entry: it has a slash, or ends in .yaml or .yml."""
+    """Whether `name` is a path and not a catalog name: it has a slash, or ends in .yaml or .yml."""
     return isinstance(name, Path) or "/" in name or name.endswith((".yaml", ".yml"))
 
 
 def locate(kind: Kind, name_or_path: str | Path) -> Path:
-    """The file that a name or path means; the file of a path may be missing, which `read_yaml` reports."""
+    """The file of a catalog name or of a path. The file of a path may be missing; `read_yaml` reports it."""
     if is_path(name_or_path):
         return Path(name_or_path)
     if name_or_path not in (names := catalog_names(kind)):
@@ -109,7 +109,7 @@ def locate(kind: Kind, name_or_path: str | Path) -> Path:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain data only: no tags, no aliases (which can expand without bound), no duplicate keys; dates stay text."""
+    """Reads plain data only: no tags, no aliases (they can grow without limit), no duplicate keys. Dates stay text."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -139,7 +139,7 @@ def read_yaml(path: str | Path) -> Any:
 
     Raises
     ------
-    SpecError : missing, a folder, unreadable, over 4 MB, not UTF-8, empty, no YAML, or more than plain data
+    SpecError : the file is missing, a folder, unreadable, over 4 MB, not UTF-8, empty, or not plain YAML
     """
     where = str(path)
     try:
@@ -167,7 +167,18 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def validate(spec_type: type[SpecT], data: Any, where: str) -> SpecT:
-    """Plain data as a spec; all that is wrong with it in one SpecError of file, dotted path, value and way out."""
+    """Check plain data, and turn them into a spec.
+
+    Parameters
+    ----------
+    spec_type : type of the spec
+    data : plain data
+    where : file or other origin of the data, for messages
+
+    Raises
+    ------
+    SpecError : the data are not valid. The message lists the errors, with path, value and correction
+    """
     try:
         return spec_type.model_validate(data)
     except ValidationError as error:
@@ -175,12 +186,13 @@ def validate(spec_type: type[SpecT], data: Any, where: str) -> SpecT:
 
 
 def explained(spec_type: Any, error: ValidationError, where: str) -> SpecError:
-    """What pydantic found wrong with plain data, as one SpecError.
+    """The errors of pydantic as one `SpecError`.
 
     Parameters
     ----------
-    spec_type : the spec, or any type whose fields have names
-    where : the file, or what else the data came from
+    spec_type : type of the spec, or any type with named fields
+    error : the errors of pydantic
+    where : file or other origin of the data, for messages
     """
     first, *rest = (_explain(spec_type, detail) for detail in error.errors(include_url=False))
     path, message, hint = first
@@ -218,13 +230,19 @@ def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str
 
 
 def _one_of(value: Any, expected: str) -> tuple[str, str]:
-    """Message and hint for a word that is none of those expected, as pydantic quotes them."""
+    """Message and hint for a word that is not one of the expected words.
+
+    Parameters
+    ----------
+    value : the word
+    expected : the expected words, each in quotes, as pydantic writes them
+    """
     known = re.findall(r"'(.+?)'", expected)
     return f"{short(repr(value))} is not one of {expected}", nearest(str(value), known)
 
 
 def _walk(spec_type: Any, location: list[Any]) -> tuple[list[Any], Any]:
-    """A location without the tags of the unions on its way, and the spec that holds its last part."""
+    """A location without the tags of unions, and the type of the spec that has the last part of the location."""
     way: list[Any] = []
     holder = kind = spec_type
     for part in location:
@@ -249,7 +267,7 @@ def _bare_type(kind: Any) -> Any:
 
 
 def _tags(kind: Any) -> set[str]:
-    """The words by which a union tells a spec from its other members: its tag, or values of its one-word fields."""
+    """The words that select a member of a union: its tag, or the value of its fields with a single allowed value."""
     if tags := {item.tag for item in typing.get_args(kind)[1:] if isinstance(item, Tag)}:
         return tags
     fields = getattr(kind, "model_fields", {}).values()
@@ -258,7 +276,7 @@ def _tags(kind: Any) -> set[str]:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """The question whether the nearest known word was meant; empty where none is near."""
+    """A question with the nearest known word: did you mean ...? Empty: no word is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f'did you mean "{near[0]}"?' if near else ""
 
@@ -269,5 +287,5 @@ def _a(value: Any) -> str:
 
 
 def short(text: str) -> str:
-    """At most 40 characters of what a user wrote."""
+    """At most 40 characters of a text."""
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,4 +1,4 @@
-"""A machine: one or more systems composed over a network, every number resolved that a cost function may need."""
+"""A machine: one or more systems over a network, with all numbers that cost functions need."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Assumption:
 
     Parameters
     ----------
-    path : where the number stands, such as `scale_up.hop`
-    value : the number with its unit, as it was written
-    why : the reason, or who gave it
+    path : path of the number, such as `scale_up.hop`
+    value : the number with its unit, as written in the file
+    why : reason or origin
     """
 
     path: str
@@ -28,12 +28,12 @@ class Assumption:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One level of the interconnect as one device sees it.
+    """One level of the interconnect, from the view of one device.
 
     Parameters
     ----------
-    bandwidth : of all links of the device together, per direction [byte/s]
-    pair : most that the device sends to one other device [byte/s]; equals `bandwidth` behind a switch
+    bandwidth : all links of the device together, per direction [byte/s]
+    pair : bandwidth to one other device; equal to `bandwidth` behind a switch [byte/s]
     latency : one way, end to end, of a load, a store or a message without content [s]
     overhead : time that the software of each message takes [s]; 0 for load/store
     layers : layers of switches between the farthest two devices
@@ -52,12 +52,12 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class HostNode:
-    """One host node of a machine; None where a number is not published: no step of serving reads it.
+    """One host node of a machine; None: the number is not published. No step of serving reads these numbers.
 
     Parameters
     ----------
     devices : devices of the node [count]
-    link : between a device and the node, per direction [byte/s]
+    link : bandwidth between a device and the node, per direction [byte/s]
     dram, dram_bandwidth : memory of the node [byte], and its bandwidth over all sockets [byte/s]
     ssd, ssd_bandwidth : flash storage of the node [byte], and the bandwidth of all its drives [byte/s]
     """
@@ -72,27 +72,27 @@ class HostNode:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Machine(Shown):
-    """What `--on NAME` means, in SI numbers.
+    """The machine of `--on NAME`, in SI numbers.
 
     Parameters
     ----------
-    name : as `--on` has it
+    name : the text of `--on`
     device : name of the device
-    family : devices whose measured utilisations the device is taken to have
-    devices : devices in use, of the whole machine [count]
+    family : device family in the calibration whose utilisations the device uses
+    devices : devices in use [count]
     domain : devices of one scale-up domain [count]
     host : one host node
-    peak : dense rate of each dtype that the device computes in [FLOP/s]
-    hbm_bytes : device memory that software sees [byte]
-    hbm_bandwidth : of device memory [byte/s]
+    peak : dense rate of each dtype that the device supports [FLOP/s]
+    hbm_bytes : memory of one device that software sees [byte]
+    hbm_bandwidth : bandwidth of device memory [byte/s]
     scale_up : the link inside a domain
-    scale_out : the link between domains; None where the machine is one domain
+    scale_out : the link between domains; None: the machine is one domain
     assumed : assumed numbers that predictions for this machine read
-    hbm_sold : device memory as the vendor sells it [byte]; None where it is not published: no step reads it
-    network : name of the network between domains; None where the machine has no port for one
-    tdp : most power that one device draws [W]; None where it is not published
-    price, power, weight : of all devices in use together [USD, W, kg]; None where they are not published
-    given : numbers that a user put in place of those of the catalog
+    hbm_sold : memory of one device that the vendor prints; None: not published; no step reads it [byte]
+    network : name of the network between domains; None: the machine has no network
+    tdp : largest power of one device; None: not published [W]
+    price, power, weight : all devices in use together; None: not published [USD, W, kg]
+    given : numbers that the user set
     """
 
     name: str
@@ -129,13 +129,15 @@ class Machine(Shown):
 
 
 def named(given: Iterable[Given], assumed: Iterable[Assumption]) -> Iterator[Assumption]:
-    """Assumptions, and behind them each value of `--set` that is not among the assumptions.
+    """All assumptions, and then the values that the user set and that are not among them.
 
-    A number of the machine in a file or in a dict is named only where a prediction reads it; `--set` is always named.
+    Values of `--set` are always listed. A number of the machine from a file or a dict is listed only if a prediction
+    reads it.
 
     Parameters
     ----------
-    given : numbers that a user put in place of those of the catalog
+    given : numbers that the user set
+    assumed : assumed numbers that the prediction depends on
     """
     paths = set()
     for assumption in assumed:

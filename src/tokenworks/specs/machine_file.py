@@ -1,4 +1,4 @@
-"""Machines as files: what `systems NAME -o yaml` writes and `--on FILE` reads, and the template of a new machine."""
+"""Files of machines, which `systems NAME -o yaml` writes and `--on FILE` reads; and the template of a new machine."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from tokenworks.specs.save import saved
 from tokenworks.specs.system import System
 
 HEAD = """\
-A machine of your own. Write your numbers in place of those of {like}, and plan on it with --on {file}.
-A plain number such as 4.8 TB/s is taken as assumed, and every result that used it says so. A number with a source is
-written {{value: 4.8 TB/s, status: published, source: "datasheet of the vendor"}}. What you do not know is null.
+A machine of your own. Replace the numbers of {like} by your numbers, and plan with --on {file}.
+A plain number such as 4.8 TB/s counts as assumed, and every result that uses it lists it. Write a number with a source
+as {{value: 4.8 TB/s, status: published, source: "datasheet of the vendor"}}. Write null for an unknown number.
 """
 
 WORDS = {
-    "name": "how results name the machine",
+    "name": "name of the machine in results",
     "devices": "devices of the whole machine",
     "domain": "devices that reach each other over scale-up; devices / domain domains make the machine",
-    "device.family": "devices whose measured utilisations this one is taken to have: {families}",
-    "device.peak": "dense FLOP/s of one device; leave out a dtype that the device cannot compute in",
+    "device.family": "device family whose utilisations this device uses: {families}",
+    "device.peak": "dense FLOP/s of one device; leave out dtypes that the device does not support",
     "device.hbm.capacity": "memory of one device that software sees",
-    "device.hbm.sold": "memory of one device as it is sold; no prediction reads it",
-    "device.hbm.bandwidth": "of one device",
+    "device.hbm.sold": "memory of one device that the vendor prints; no prediction reads it",
+    "device.hbm.bandwidth": "memory bandwidth of one device",
     "device.scale_up.bandwidth": "all scale-up links of one device, one direction",
     "device.scale_up.pair": "mesh only: links to one other device, one direction",
-    "device.nic": "scale-out port of one device, one direction; read where there is more than one domain",
-    "device.tdp": "most power that one device draws",
-    "scale_up.topology": "switched; mesh: each device has a link to each other; none: a domain of one device",
+    "device.nic": "scale-out port of one device, one direction; only used between domains",
+    "device.tdp": "largest power of one device",
+    "scale_up.topology": "switched; mesh: a link between each two devices; none: a domain of one device",
     "scale_up.layers": "layers of switches, 0 in a mesh",
     "scale_up.semantics": "load-store or message",
     "scale_up.in_switch_reduce": "whether switches add up the parts of an all-reduce",
@@ -46,25 +46,30 @@ WORDS = {
     "network": "between domains and between machines: ndr, xdr, roce400, scalefabric400, or a network of your own",
     "host.devices": "devices of one host node",
     "host.link": "host to one device, one direction",
-    "price": "of the whole machine",
-    "power": "of the whole machine",
+    "price": "price of the whole machine",
+    "power": "power of the whole machine",
 }
 
 
 def machine_file(parts: Parts) -> str:
-    """The text of a file that `--on` reads as the same machine: device and network stand in it, with all sources."""
-    data = _inline(file_form(_whole(parts)))
+    """The text of a file that `--on` reads as the same machine. It contains device and network, with all sources."""
+    return spec_file(_whole(parts))
+
+
+def spec_file(spec: Spec) -> str:
+    """The YAML text of a spec, with one line for each number and its source. The text gives an equal spec."""
+    data = _inline(file_form(spec))
     return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))
 
 
 def template(name: str, like: Parts, file: str) -> str:
-    """The text of a commented file, with the numbers of a machine that is known.
+    """The text of a file with comments for a new machine, with the numbers of a known machine.
 
     Parameters
     ----------
-    name : of the new machine
-    like : the machine whose numbers stand in the file until they are replaced
-    file : where it will stand, for the words at its top
+    name : name of the new machine
+    like : machine whose numbers the file starts with
+    file : path of the file, for the comment at the top
     """
     families = ", ".join(sorted({**load_calibration().families, **load_calibration().borrowed}))
     head = textwrap.indent(HEAD.format(like=like.on, file=file), "# ")
@@ -79,21 +84,26 @@ def template(name: str, like: Parts, file: str) -> str:
 
 
 def write_template(name: str, like: Parts, path: Path) -> None:
-    """Write the template to a file that is not there yet.
+    """Write the template to a new file.
+
+    Parameters
+    ----------
+    name, like : as `template` takes them
+    path : path of the new file
 
     Raises
     ------
-    SpecError : the file is there, or cannot be written
+    SpecError : the file exists already, or cannot be written
     """
     if path.exists():
-        raise SpecError("is there already", where=str(path), hint="name another file with --out")
+        raise SpecError("exists already", where=str(path), hint="name another file with --out")
     text = template(name, like, str(path))
     with saved(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def _whole(parts: Parts) -> System:
-    """All systems and devices in use as one system, with device and network inside."""
+    """All systems and devices in use as one system that contains device and network."""
     system, share = parts.system, parts.devices / parts.system.devices
 
     def all_of(quantity: Quantity) -> Quantity:
@@ -117,7 +127,7 @@ def _whole(parts: Parts) -> System:
 
 
 class _Inline(dict[str, Any]):
-    """A number with its source, written in one line."""
+    """A number with its source. YAML writes it in one line."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -136,7 +146,7 @@ def _inline(data: Any) -> Any:
 
 
 def _lines(items: Iterable[tuple[str, Any]], prefix: str, words: Mapping[str, str]) -> Iterator[str]:
-    """YAML lines with a comment behind each value that has one; what is empty and has no comment is left out."""
+    """YAML lines with comments. Empty values without a comment are left out."""
     depth = "  " * prefix.count(".")
     for name, value in items:
         path = f"{prefix}{name}"

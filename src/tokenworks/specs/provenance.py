@@ -1,4 +1,4 @@
-"""A number that knows where it came from, and the strict base of every spec that is read from a file."""
+"""Numbers with their source (`Quantity`), and the strict base class of all specs (`Spec`)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Status = Literal[
 
 
 GIVEN = "given by the user"
-"""The source of a number that stands in a file, or in a dict, without a source."""
+"""Source of a number that a file or a dict gives without a source."""
 
 
 class _SpecErrors(ModelMetaclass):
-    """Makes `Workload(isl=0)` in a user's code raise a `SpecError`, as a file with the same fault does."""
+    """Turns pydantic errors into `SpecError`: `Workload(isl=0)` in Python fails with the same error as in a file."""
 
     def __call__(cls, *arguments: Any, **fields: Any) -> Any:  # noqa: N805 - it is a class
         try:
@@ -40,13 +40,13 @@ class _SpecErrors(ModelMetaclass):
 
 
 class Spec(BaseModel, metaclass=_SpecErrors):
-    """Base of all specs: frozen, and an unknown key is an error."""
+    """Base class of all specs. Specs are frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Quantity(Spec):
-    """A number in SI units with its provenance; a null is a null, never a zero.
+    """A number in SI units with its source. Null means "not published", never zero.
 
     In a file: `{value: 2.0 TB/s, status: derived, source: "80 TB/s / 40"}`. A plain `2.0 TB/s` is short for a number
     with the status `assumed` and the source "given by the user"; a plain `null` is a number that is not published.
@@ -70,24 +70,29 @@ class Quantity(Spec):
 
     @property
     def assumed(self) -> bool:
-        """True where an output that uses the number must name it."""
+        """True if every output that uses the number must list it as assumed."""
         return self.status in ("assumed", "unverified")
 
 
 def not_published(unit: str) -> Quantity:
-    """A number that nobody published; what a file leaves out is one."""
+    """A number that is not published, such as a number that a file leaves out.
+
+    Parameters
+    ----------
+    unit : SI unit of the number
+    """
     return Quantity(value=None, status="not-published", unit=unit)
 
 
 def file_form(value: Any) -> Any:
-    """A spec, or a part of one, as the plain data that its file holds.
+    """A spec, or a part of a spec, as the plain data of its file.
 
     Fields with their default value are left out. Validation of the plain data gives an equal spec.
     """
     if isinstance(value, Quantity):
         written = value.written or (None if value.value is None else f"{value.value!r} {value.unit}".strip())
-        told = {"source": value.source, "note": value.note}
-        return {"value": written, "status": value.status} | {key: text for key, text in told.items() if text}
+        words = {"source": value.source, "note": value.note}
+        return {"value": written, "status": value.status} | {key: text for key, text in words.items() if text}
     if isinstance(value, Spec):
         fields = type(value).model_fields
         return {
@@ -103,7 +108,7 @@ def file_form(value: Any) -> Any:
 
 
 class Fact(Spec):
-    """Something that is told, not computed with: a launch date, a cooling, a box total as its vendor prints it."""
+    """Information that no formula uses: a launch date, the kind of cooling, a total that the vendor prints."""
 
     value: Annotated[str, Field(coerce_numbers_to_str=True)]
     status: Status
@@ -116,18 +121,24 @@ _PRIOR = re.compile(r"(prior [^:]+: )(.+)", re.DOTALL)
 
 
 def with_sources(data: Any, change: Callable[[str], str]) -> Any:
-    """Plain data with every source changed: the `source` of each number, and that of its prior in the `note`."""
+    """Plain data with every source changed: in the `source` of each number, and in its `note` the source of the prior.
+
+    Parameters
+    ----------
+    data : content of a file
+    change : takes a source, and returns the new source
+    """
     if not isinstance(data, dict):
         return data
-    made = {}
+    changed = {}
     for key, value in data.items():
         if key == "source" and isinstance(value, str):
-            made[key] = change(value)
-        elif key == "note" and isinstance(value, str) and (found := _PRIOR.fullmatch(value)):
-            made[key] = found[1] + change(found[2])
+            changed[key] = change(value)
+        elif key == "note" and isinstance(value, str) and (match := _PRIOR.fullmatch(value)):
+            changed[key] = match[1] + change(match[2])
         else:
-            made[key] = with_sources(value, change)
-    return made
+            changed[key] = with_sources(value, change)
+    return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +162,7 @@ def _reads(unit: str) -> BeforeValidator:
         if value is None:
             return {**raw, "unit": unit}
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise ValueError(f"{value!r} is no number with a unit")
+            raise ValueError(f"{value!r} is not a number with a unit")
         try:
             return {**raw, "value": units.parse(str(value), unit), "written": str(value), "unit": unit}
         except SpecError as error:

@@ -1,4 +1,4 @@
-"""What every result has in common: the envelope of its plain form, and how the type of a plain form is written down."""
+"""Common parts of all results: the envelope of the plain form, and types for the JSON schemas."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tokenworks.specs.machine import Assumption
 from tokenworks.specs.workload import Workload
 
 VERSIONS = {"plan": 2, "plan-why": 3}
-"""Version of the form of each kind; 1 where it is not listed."""
+"""Version of the plain form of each kind; kinds that are not listed have version 1."""
 
 DIGITS = 9
-"""Floats are written to so many significant digits, so that the same input gives the same bytes on any machine."""
+"""Significant digits of floats in results, so that the same input gives the same bytes on every computer [count]."""
 
 Plain = dict[str, Any]
 
 
 class FormOf:
-    """Marks plain data that has the form of a spec or a dataclass, `Annotated[Plain, FormOf(Deployment)]`, for schemas.
+    """Tells schemas that plain data have the fields of a spec or a dataclass: `Annotated[Plain, FormOf(Deployment)]`.
 
     Parameters
     ----------
     of : the spec or dataclass
-    more : keys that the plain form has beside those of a dataclass, and their types
+    more : additional keys of the plain form, and their types
     """
 
     def __init__(self, of: type, **more: Any) -> None:
@@ -43,7 +43,7 @@ class FormOf:
 
 
 class Assumed(TypedDict):
-    """A number that a result rests on and that nobody published: where it stands, the number, and why."""
+    """An assumed number that a result depends on: path, value and reason."""
 
     path: str
     value: str
@@ -51,10 +51,10 @@ class Assumed(TypedDict):
 
 
 class Inputs(TypedDict):
-    """What a result was made for, the same keys for every kind; None where its kind has no such thing.
+    """The inputs of a result. All kinds have the same keys; None: this kind has no such input.
 
     calibration : a name of the catalog, or the path of a file
-    assumed : numbers that the user put in place of those of the catalog
+    assumed : numbers that the user set
     """
 
     model: str | None
@@ -76,11 +76,11 @@ def inputs(
     calibration: str | None = None,
     given: Iterable[Given] | None = None,
 ) -> Inputs:
-    """The inputs of a kind; what the kind does not have is left out.
+    """The inputs of a result as plain data.
 
     Parameters
     ----------
-    given : numbers that the user put in place of those of the catalog
+    given : numbers that the user set
     """
     return {
         "model": model,
@@ -101,25 +101,27 @@ def assumed_plain(items: Iterable[Assumption]) -> list[Assumed]:
 
 
 def schema_name(kind: str) -> str:
-    """What `schema` says in a result of a kind."""
+    """The value of the key `schema` for a kind of result."""
     return f"tokenworks.{kind}/{VERSIONS.get(kind, 1)}"
 
 
 def envelope(kind: str, body: Mapping[str, Any], wall: Mapping[str, float] | None = None) -> Plain:
     """The plain form of a result: `schema` and `kind`, then the body, whose first key is `inputs`, then `wall`.
 
-    All of it is ready to be written as JSON: lists, dicts, words, numbers; what is not a finite number is None.
+    The data can be written as JSON: lists, dicts, text, numbers. A number that is not finite becomes None.
 
     Parameters
     ----------
-    wall : timings of the run itself, the only key in which two runs differ [s]
+    kind : kind of the result, such as plan
+    body : the result
+    wall : times of the run itself; only this key differs between two runs [s]
     """
     plain: Plain = rounded({"schema": schema_name(kind), "kind": kind, **body, "wall": dict(wall or {})})
     return plain
 
 
 def rounded(value: Any) -> Any:
-    """Plain data with floats of `DIGITS` digits, None for what is not finite, lists for tuples and arrays."""
+    """Plain data with floats of `DIGITS` digits, None for numbers that are not finite, and lists for tuples."""
     if isinstance(value, Mapping):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Files that commands write: there whole or not at all, and refused before the work where they cannot be."""
+"""Files that commands write: completely or not at all. A path that cannot be written is refused before the work."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from tokenworks.errors import SpecError
 
 @contextmanager
 def saved(path: Path) -> Iterator[Path]:
-    """Where to write what becomes `path` when all of it is there; an error leaves what was there before.
+    """A temporary path. It becomes `path` at the end of the block; after an error, the old file stays.
+
+    Parameters
+    ----------
+    path : path of the file to write
 
     Raises
     ------
-    SpecError : cannot be written
+    SpecError : the file cannot be written
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device takes it as it comes, a folder does not
+        if path.exists() and not path.is_file():  # a pipe or a device is written directly; a folder gives an error
             yield path
             return
         whole = path.resolve()
@@ -34,11 +38,11 @@ def saved(path: Path) -> Iterator[Path]:
 
 
 def must_be_writable(path: Path) -> None:
-    """Say before long work, not after it, that there is no place for its result.
+    """Check a path for a result before a long computation.
 
     Raises
     ------
-    SpecError : cannot be written
+    SpecError : the path cannot be written
     """
     if path.is_dir():
         raise SpecError("cannot be written: is a folder", where=str(path), hint="name a file")

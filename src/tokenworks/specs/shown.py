@@ -1,4 +1,4 @@
-"""How results show themselves in Python: a short `repr`, a table in a notebook, and records for pandas and polars."""
+"""Results in Python: a short `repr`, a table for notebooks, and records for pandas and polars."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 SHOWN_ROWS = 20
-"""Rows of a table in a notebook."""
+"""Most rows of a table in a notebook [count]."""
 
 Record = dict[str, Any]
 
 
 class Shown(ABC):
-    """A result that says what it is in one line, and gives its numbers as records."""
+    """Base class of results: one line of text, and the numbers as records."""
 
     __slots__ = ()
 
@@ -26,7 +26,7 @@ class Shown(ABC):
 
     @abstractmethod
     def to_records(self) -> list[Record]:
-        """The numbers as flat dicts, one a row: `pandas.DataFrame(result.to_records())`."""
+        """The numbers as flat dicts, one per row: `pandas.DataFrame(result.to_records())`."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.headline}>"
@@ -41,11 +41,12 @@ class Shown(ABC):
 
 
 def flat(data: Mapping[str, Any], **first: Any) -> Record:
-    """The numbers and words of plain data in one record; pairs become `_low` and `_high`, other containers are dropped.
+    """Plain data as one record. A pair of numbers becomes two keys with `_low` and `_high`; other lists are dropped.
 
     Parameters
     ----------
-    first : what stands in front
+    data : plain data
+    first : keys and values in front of the others
     """
     record: Record = dict(first)
     for key, value in data.items():

@@ -1,4 +1,4 @@
-"""A system one can buy (a supernode, an 8-GPU server) and the scale-out network that joins several."""
+"""A system that one can buy (a supernode, an 8-GPU server), and the scale-out network that connects systems."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 class Fabric(Spec):
     """How the devices of one scale-up domain reach each other.
 
-    A path takes `endpoint + hops x hop`: 2 x layers - 1 switch hops from leaf to leaf, and none in a mesh. The software
-    of a message takes `overhead` more; a load or a store needs no software.
+    The latency of a path is `endpoint + hops x hop`. A path has 2 x layers - 1 switch hops, or none in a mesh. For a
+    message, software adds `overhead`; loads and stores need no software.
 
     Parameters
     ----------
-    topology : "switched"; "mesh", in which each device has a link to each other; "none" for a domain of one device
+    topology : "switched"; "mesh", with a link between each two devices; "none" for a domain of one device
     layers : layers of switches, 0 in a mesh
     semantics : "load-store" or "message"
     in_switch_reduce : whether the switches add up the parts of an all-reduce
@@ -77,9 +77,9 @@ class Host(Spec):
 
 
 class Network(Spec):
-    """A scale-out network: one catalog/networks/*.yaml, or a part of a machine's file.
+    """A scale-out network: one file of catalog/networks, or a part of the file of a machine.
 
-    The number of devices decides how many layers of switches there are.
+    The number of devices determines the number of switch layers.
 
     Parameters
     ----------
@@ -101,31 +101,30 @@ class Network(Spec):
 
 
 def _kind(value: Any) -> str:
-    """Whether a part of a system is named, or stands in the file of the system."""
+    """Whether a part of a system is a name ("name"), or is written in the file of the system ("inside")."""
     return "name" if isinstance(value, str) else "inside"
 
 
 class System(Spec):
-    """A machine that one can buy: one catalog/systems/*.yaml, or a file of a user.
+    """A machine that one can buy: one file of catalog/systems, or a file of a user.
 
     Parameters
     ----------
-    name : how the machine is called
-    title : what a reader should know it as
-    vendor : who sells it
-    device : name of a device of the catalog, path of a device's YAML file (from the folder of this file), or the device
+    name : name in the catalog
+    title : title for people
+    vendor : company that sells the machine
+    device : name of a device of the catalog, path of the YAML file of a device (relative to this file), or the device
         itself
     devices : devices of the whole machine [count]
-    domain : devices of one scale-up domain; all, where the file does not say it [count]
+    domain : devices of one scale-up domain; default: all devices [count]
     scale_up : the fabric in a domain
-    network : the network between domains and between machines, as a name, a path, or the network itself; None where the
-        machine has no port for one
-    host : one host node; one for all devices of a domain, where the file does not say it
-    price, power, weight : of the whole machine [USD, W, kg]
+    network : network between domains and between machines: a name, a path, or the network itself; None: no network
+    host : one host node; default: one node per domain
+    price, power, weight : price, power and weight of the whole machine [USD, W, kg]
     rack_units : height of the machine [count]
     availability : share of time in which the machine can be used [-]
-    facts : what the vendor says and no prediction reads
-    note : what a reader should know of the numbers
+    facts : information of the vendor that no prediction reads
+    note : remark about the numbers
     """
 
     name: str

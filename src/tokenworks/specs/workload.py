@@ -99,7 +99,7 @@ class Workload(Spec):
     arrivals : arrival process of independent requests, or of sessions; `plan` takes arrivals as Poisson
     slo : SLO that `plan` uses by default
     classes : classes of requests with their own priority and SLO, for `simulate` and `capacity`
-    assumed : numbers that nobody published, each with its reason; every printed result names them
+    assumed : numbers that are not published, each with its reason; every printed result names them
     source : where the numbers come from
     """
 

@@ -108,7 +108,7 @@ def layer(
     halves : attention, FFN or both
     hidden : width of the residual stream [count]
     norms : norms of this width [count]
-    extra : matrices beside those of the halves
+    extra : matrices beside the matrices of the halves
     name : name of the layer; empty = "moe layer" or "dense layer"
     """
     parts = tuple(halves)

@@ -25,7 +25,7 @@ def heads_of(fields: Fields) -> tuple[int, int, int]:
 def windows_of(fields: Fields) -> list[int | None]:
     """The sliding window of each layer of a Qwen model; None = the layer sees all tokens [token].
 
-    `use_sliding_window` switches windows on. Windowed layers are those of `layer_types`, or else all layers from
+    `use_sliding_window` switches windows on. Windowed layers are the layers of `layer_types`, or else all layers from
     `max_window_layers` on.
     """
     count, window = fields.layers(), None
