@@ -126,7 +126,7 @@ def _names(prompts: list[list[int]], page: int) -> tuple[list[int], list[int]]:
 def _ours(case: Case, trace: Trace) -> Result:
     cost = StepCost(np.full(CHUNK + 1, STEP_S), decode_context_s=CONTEXT_S, prefill_token_s=PREFILL_S)
     limits = Limits(SEQUENCES, CHUNK, case.kv_tokens // case.page_tokens, case.page_tokens, prefix_caching=True,
-                    policy="sglang")  # fmt: skip
+                    policy="sglang", reserve_ratio=0.7 if case.ratio is None else case.ratio)  # fmt: skip
     ids, offsets = _names(trace.prompts, case.page_tokens)
     requests = Requests.of(trace.arrival_s, [len(prompt) for prompt in trace.prompts], trace.outputs,
                            block_ids=ids, block_offsets=offsets)  # fmt: skip

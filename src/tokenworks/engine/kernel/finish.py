@@ -134,6 +134,8 @@ def finish_rank(s, i, r, now):
             rank.prefill = follower
             instance.anchored = 0
             produce_first(s, r, q, now)
+        elif me.chunk:
+            rank.full = 0
         me.chunk = 0
         q = follower
 

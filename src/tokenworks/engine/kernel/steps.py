@@ -104,6 +104,9 @@ def plan(s, i, now):
             break
     if not busy:
         instance.end_s, instance.planned, instance.anchored = NEVER, 0, 0
+        for number in range(ranks):
+            rank = s.rank[first + number * stride]
+            rank.ratio, rank.ratio_ticks = pool.ratio, rank.ticks
         return
     pure = ranks == 1 and prefill == 0
     if not (pure and instance.anchored):

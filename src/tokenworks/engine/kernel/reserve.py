@@ -1,0 +1,211 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+"""The scheduler that prefills first and keeps room for output (SGLang: schedule_policy.py, `PrefillAdder`)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworks.engine.kernel.admit import (
+    admit_waiting,
+    chunk,
+    count_hits,
+    find_prefix,
+    generated,
+    hold_prefix,
+    next_waiting,
+    victim_of,
+)
+from tokenworks.engine.kernel.base import DECODE, PREFILL, inline, jit
+from tokenworks.engine.kernel.cache import evict_nodes, take, touch
+from tokenworks.engine.kernel.leave import preempt
+from tokenworks.engine.kernel.lists import run_before, unwait
+from tokenworks.engine.kernel.tokens import blocks_for, computed, growth_between
+from tokenworks.engine.policies import MOST_RESERVED, MOST_TOUCHED, RETRACT_TOKENS, TOUCH_PASSES
+from tokenworks.engine.types import PRIORITIES
+
+
+@jit
+def output_to_come(s, r):
+    """Output tokens that the decoding sequences will still generate, at most `MOST_RESERVED` of each sequence."""
+    rank = s.rank[r]
+    if rank.longest - rank.clock <= MOST_RESERVED:
+        return rank.targets - rank.decodes * rank.clock
+    total = np.int64(0)
+    q = rank.first
+    while q >= 0:
+        me = s.request[q]
+        if me.decoding:
+            total += min(me.target - rank.clock, MOST_RESERVED)
+        q = me.next
+    return total
+
+
+@inline
+def share_of_output(s, r):
+    """Share of the output to come that admission keeps free, see `policies.Reserve`."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    steps = rank.ticks - rank.ratio_ticks
+    return rank.ratio if steps <= 0 else max(rank.ratio - steps * pool.decay, pool.least_ratio)
+
+
+@inline
+def own_output(pool, me, done):
+    """Output tokens that admission expects of a sequence that has generated `done` tokens."""
+    return min(np.int64(1 if pool.role == PREFILL else me.output) - done, MOST_RESERVED)
+
+
+@inline
+def charge(pool, tokens):
+    """Room that admission keeps for the prefill of `tokens`: whole blocks and one more block [token]."""
+    return blocks_for(pool, tokens) * pool.block_tokens + pool.block_tokens
+
+
+@jit
+def touch_waiting(s, r):
+    """Let the cached prefixes of the first waiting requests count as used, the first request last."""
+    rank = s.rank[r]
+    count, c, q = 0, 0, np.int64(-1)
+    for priority in range(PRIORITIES):
+        other = rank.head[priority]
+        while other >= 0 and count < MOST_TOUCHED:
+            q, c = other, priority
+            count += 1
+            other = s.request[other].next
+    while count:
+        touch(s, r, q, find_prefix(s, r, q, np.int64(s.request[q].goal))[0])
+        count -= 1
+        q = s.request[q].prev
+        while q < 0 and c > 0:
+            c -= 1
+            q = rank.tail[c]
+
+
+@jit
+def admit_reserving(s, r, now):
+    """Continue an unfinished prefill and admit waiting requests, in the order of class and arrival, while they fit.
+
+    A request fits if the free blocks hold its prompt and its own output (both at most once) beside the output that the
+    decoding sequences are expected to generate. Blocks are taken for all admitted requests together, at the end.
+    """
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    size = pool.block_tokens
+    budget, due, extend, count = np.int64(pool.token_budget), np.int64(0), np.int64(0), 0
+    kept = share_of_output(s, r) * output_to_come(s, r)  # room for output and for admitted requests [token]
+    soon = np.int64(0)  # the part of it that is needed in this step
+    if rank.running + rank.loading:
+        kept += pool.watermark * size
+    q = rank.prefill
+    if q >= 0:
+        me = s.request[q]
+        room = np.int64(rank.free * size - kept)
+        tokens = min(np.int64(me.goal - me.computed), budget)
+        if room > 0:
+            tokens = min(tokens, room)
+        last = me.computed + tokens == me.goal
+        due += blocks_for(pool, me.computed + tokens) - me.blocks
+        me.blocks = blocks_for(pool, me.computed + tokens)
+        chunk(s, r, q, tokens, now)
+        soon += charge(pool, tokens)
+        kept += charge(pool, tokens) + (own_output(pool, me, 0) if last else 0)
+        budget -= (tokens + size - 1) // size * size
+        extend, count = tokens, 1
+    if rank.decodes == 0:
+        rank.full = 0
+    if rank.waiting and (count or not rank.full):
+        if count == 0 and rank.running + rank.loading >= pool.max_sequences:
+            rank.full = rank.decodes > 0
+        else:
+            if pool.prefix and pool.tree:
+                if rank.passes % TOUCH_PASSES == 0:
+                    touch_waiting(s, r)
+                rank.passes += 1
+    while rank.waiting and not rank.full and budget > 0:
+        if rank.running + rank.loading >= pool.max_sequences:
+            rank.full = rank.decodes > 0
+            break
+        q = next_waiting(s, r)
+        me = s.request[q]
+        cached = shared = np.int64(0)
+        if pool.prefix:
+            cached, shared = find_prefix(s, r, q, np.int64(me.goal - 1))
+        free = rank.free - (cached - shared)
+        want = me.goal - cached * size
+        own = own_output(pool, me, me.generated)
+        fits = want + own + size + pool.draft < free * size - kept
+        if not fits and rank.running + rank.loading + rank.readied == 0:
+            fits = blocks_for(pool, np.int64(me.goal)) - cached <= free
+        tokens = np.int64(want)
+        if (want + size - 1) // size * size > budget:
+            tokens = min(np.int64(want), budget // size * size)
+            if tokens == 0 and count == 0:
+                tokens = min(np.int64(want), budget)
+        if not fits or tokens == 0:
+            touch(s, r, q, cached)
+            if not fits:
+                rank.full = rank.decodes > 0
+            break
+        hold_prefix(s, r, q, cached)
+        me.computed = cached * size
+        me.blocks = blocks_for(pool, me.computed + tokens)
+        due += me.blocks - cached
+        unwait(s, r, q)
+        count_hits(s, r, q, now)
+        run_before(s, r, q, -1)
+        if rank.prefill < 0:
+            rank.prefill = q
+        chunk(s, r, q, tokens, now)
+        soon += charge(pool, tokens)
+        kept += charge(pool, tokens) + (own_output(pool, me, 0) if tokens == want else 0)
+        budget -= (tokens + size - 1) // size * size
+        extend += tokens
+        count += 1
+        if rank.free * size <= max(np.float64(soon), kept):
+            rank.full = rank.decodes > 0
+            break
+    if count:
+        if pool.prefix and pool.tree:
+            evict_nodes(s, r, extend if size == 1 else (extend + count * size + size - 1) // size, now)
+        take(s, r, due, now)
+
+
+@jit
+def retract(s, r, now):
+    """Preempt running sequences until the free blocks suffice for all others to decode."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    cached = pool.prefix and pool.tree
+    if cached:
+        evict_nodes(s, r, np.int64(rank.free), now)
+    while rank.running and growth_between(s, r, rank.clock, rank.clock + rank.gain) > rank.free:
+        victim = victim_of(s, r)
+        preempt(s, r, victim, blocks_for(pool, computed(s, r, victim)), now)
+        if cached:
+            room = rank.decodes * RETRACT_TOKENS
+            evict_nodes(s, r, (room + pool.block_tokens - 1) // pool.block_tokens, now)
+    output = done = np.int64(0)
+    q = rank.first
+    while q >= 0:
+        output += s.request[q].output
+        done += generated(s, r, q)
+        q = s.request[q].next
+    rank.ratio = min(1.0, (done + RETRACT_TOKENS * rank.decodes) / (output + 1))
+    rank.ratio_ticks = rank.ticks + 1
+
+
+@inline
+def schedule_prefill_first(s, r, now):
+    """Plan a step of prefill only, if any request can be prefilled; else all running sequences decode."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    if pool.reserves and pool.role != DECODE:
+        admit_reserving(s, r, now)
+    else:
+        admit_waiting(s, r, np.int64(pool.token_budget), now)
+    rank.batch = 0
+    if rank.tokens == 0 and rank.decodes:
+        if growth_between(s, r, rank.clock, rank.clock + rank.gain) > rank.free:
+            retract(s, r, now)
+        take(s, r, growth_between(s, r, rank.clock, rank.clock + rank.gain), now)
+        rank.batch = rank.decodes
