@@ -207,5 +207,7 @@ def schedule_prefill_first(s, r, now):
     if rank.tokens == 0 and rank.decodes:
         if growth_between(s, r, rank.clock, rank.clock + rank.gain) > rank.free:
             retract(s, r, now)
+        if pool.prefix and pool.tree:
+            evict_nodes(s, r, np.int64(rank.decodes), now)
         take(s, r, growth_between(s, r, rank.clock, rank.clock + rank.gain), now)
         rank.batch = rank.decodes
