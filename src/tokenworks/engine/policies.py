@@ -14,36 +14,28 @@ class Policy:
 
     Parameters
     ----------
-    mixes : decodes and prefill chunks share a step, decodes first. If False, prefill has its own steps, before decodes
-    finds_scheduled : the prefix cache serves the full blocks of a chunk as soon as the chunk is scheduled, so requests
-        of the same step share them. If False, it serves them after the chunk is computed
+    mixes : the scheduler and the prefix cache of vLLM. Decodes and prefill chunks share a step, decodes first. Admission
+        needs room for the prompt only. Blocks are cached and evicted one by one, and a request finds the full blocks of
+        a chunk as soon as the chunk is scheduled. If False, the scheduler and the prefix cache of SGLang. Prefill has
+        steps of its own, before decodes. Admission also needs room for output (`Reserve`), and after a refusal it waits
+        until a sequence has left. The cache is a radix tree. A node of the tree holds blocks that were stored or found
+        together, and is evicted as a whole. The tree gets the full blocks of a chunk when the chunk is computed; blocks
+        that the tree has already are freed then. A preempted sequence leaves only its prefill in the tree
     preempts_fewest : the sequence with the fewest generated tokens is preempted first; among equals the longest input,
         then the youngest. If False, the youngest of the last priority class
     requeues_first : a preempted request waits at the front of its class. If False, at the end
-    tree : the prefix cache is a radix tree. A node of the tree holds the blocks that were stored together, or that one
-        lookup found together, and is evicted as a whole. A computed block that the tree has already is freed at once.
-        A preempted sequence leaves only its prefill in the tree. If False, blocks are cached and evicted one by one
-    reserves : admission keeps room for the output of running and of new sequences (`Reserve`), and after a refusal it
-        waits until a sequence has left. If False, admission needs room for the prompt only
     """
 
     mixes: bool
-    finds_scheduled: bool
     preempts_fewest: bool
     requeues_first: bool
-    tree: bool
-    reserves: bool
 
 
 POLICIES = {
     # vLLM 0.19, v1/core/sched/scheduler.py
-    "vllm": Policy(
-        mixes=True, finds_scheduled=True, preempts_fewest=False, requeues_first=True, tree=False, reserves=False
-    ),
-    # SGLang 0.5, srt/managers/schedule_policy.py and schedule_batch.py (retract_decode)
-    "sglang": Policy(
-        mixes=False, finds_scheduled=False, preempts_fewest=True, requeues_first=False, tree=True, reserves=True
-    ),
+    "vllm": Policy(mixes=True, preempts_fewest=False, requeues_first=True),
+    # SGLang 0.5.23, srt/managers/schedule_policy.py and schedule_batch.py (retract_decode)
+    "sglang": Policy(mixes=False, preempts_fewest=True, requeues_first=False),
 }
 
 MOST_RESERVED = 4096

@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
-from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence, schedule
+from tokenworks.engine.policies import POLICIES
+from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence, plan_mixed
 from tokenworks.engine.reference_router import ReferenceRouter
+from tokenworks.engine.reference_tree import TreeRank, plan_prefill_first
 from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Ended, Outcome, Pool, PoolCounts, Requests, Status
 
 NEVER = math.inf
@@ -84,7 +86,10 @@ class ReferenceInstance:
             self.anchored = [] if rank.ready else self.anchored
             rank.join()
         while True:
-            self.batches = [schedule(rank, now) for rank in self.ranks]
+            self.batches = [
+                plan_prefill_first(rank, now) if isinstance(rank, TreeRank) else plan_mixed(rank, now)
+                for rank in self.ranks
+            ]
             loads += [q for batch in self.batches for q in batch.loads]
             if self.busy or not any(batch.preempted for batch in self.batches):
                 break
@@ -92,6 +97,8 @@ class ReferenceInstance:
             self.end_s = self.end_of_step(now)
         else:
             self.end_s, self.anchored, self.batches = NEVER, [], []
+            for rank in self.ranks:
+                rank.rest()
         return loads
 
     @property
@@ -163,7 +170,8 @@ class Reference:
         self.pools: list[list[Rank]] = []
         self.home: dict[int, ReferenceInstance] = {}
         for pool in cluster.pools:
-            ranks = [Rank(pool, i, emitted) for i in range(pool.instances * pool.ranks)]
+            kind = Rank if POLICIES[pool.limits.policy].mixes else TreeRank
+            ranks: list[Rank] = [kind(pool, i, emitted) for i in range(pool.instances * pool.ranks)]
             self.pools.append(ranks)
             for i in range(pool.instances):
                 instance = ReferenceInstance(pool, len(self.instances), ranks[i :: pool.instances])
@@ -305,7 +313,7 @@ class Reference:
             for q, tokens in batch.prefills:
                 q.computed += tokens
                 instance.prefill_tokens += tokens
-                if not rank.policy.finds_scheduled:
+                if not rank.policy.mixes:
                     rank.store(q, self.now)
                 if q.computed == q.goal:
                     q.decoding = True
@@ -313,6 +321,8 @@ class Reference:
                         square = tokens * (q.computed - tokens) + tokens * (tokens + 1) // 2
                         q.lag_s = instance.pool.lag_s(instance.tokens, tokens, square)
                     self.produce(q, instance, 1)
+                else:
+                    rank.full = False
             for q in [q for q in rank.running if q.cancelled]:
                 self.drop(q, Status.CANCELLED)
 
@@ -338,6 +348,7 @@ class Reference:
         rank.load -= 1
         if q in rank.running:
             rank.running.remove(q)
+            rank.full = False
         rank.release(q, self.now)
         self.end(q, status)
 
@@ -398,6 +409,7 @@ class Reference:
         rank = q.at
         assert rank is not None
         rank.running.remove(q)
+        rank.full = False
         rank.load -= 1
         q.left = (rank, replace(q))
         q.anonymous, q.cached, q.chained = [], [], 0

@@ -109,8 +109,8 @@ WORLD = np.dtype(
 )  # fmt: skip
 
 # A cached block has `users` >= 0, and is in the LRU list while it has no user. A node with users = -1 stands in that
-# list for `count` full blocks without a name. With policies that have a radix tree, `count` of a cached block is 1 if
-# the block is the last one of its node of the tree.
+# list for `count` full blocks without a name. In a radix tree, `count` of a cached block is 1 if the block
+# is the last one of its node of the tree.
 NODE = np.dtype([("name", "i8"), ("users", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4")], align=True)
 # An event from outside, for the request with this number; its slot may hold another request by now.
 OUTSIDE = np.dtype([("time", "f8"), ("number", "i8"), ("slot", "i4"), ("kind", "i4")], align=True)

@@ -31,7 +31,7 @@ def find_prefix(s, r, q, tokens):
         s.held[first + blocks] = node
         shared += s.node[node].users > 0
         blocks += 1
-    if blocks and s.pool[rank.pool].tree:
+    if blocks and not s.pool[rank.pool].mixes:
         end_node(s, r, s.held[first + blocks - 1])
     return blocks, shared
 
@@ -103,7 +103,7 @@ def chunk(s, r, q, tokens, now):
     me.chunk = tokens
     rank.tokens += tokens
     rank.square += np.int64(tokens) * me.computed + np.int64(tokens) * (tokens + 1) // 2
-    if pool.prefix and pool.finds_scheduled:
+    if pool.prefix and pool.mixes:
         store(s, r, q, me.computed + tokens, now)
 
 

@@ -166,7 +166,7 @@ def touch(s, r, q, blocks):
 def take_cached(s, r, count, now):
     """Take free blocks: first blocks that are not full, then the head of the LRU list, whose content is evicted."""
     rank = s.rank[r]
-    if s.pool[rank.pool].tree:
+    if not s.pool[rank.pool].mixes:
         evict_nodes(s, r, count, now)
     nameless = min(count, rank.nameless)
     rank.nameless -= nameless
@@ -232,7 +232,7 @@ def store(s, r, q, tokens, now):
     me, rank = s.request[q], s.rank[r]
     first = s.offsets[q]
     full = min(tokens // s.pool[rank.pool].block_tokens, s.named[q])
-    tree = s.pool[rank.pool].tree
+    tree = not s.pool[rank.pool].mixes
     at = np.int64(me.chained)
     if tree:
         at = share(s, r, q, full)
@@ -260,7 +260,7 @@ def release_cached(s, r, q, blocks, tokens):
     rank.free += blocks - me.owned
     if full > me.owned:
         last = rank.lru_last
-        if last < 0 or s.node[last].users >= 0 or s.pool[rank.pool].tree:
+        if last < 0 or s.node[last].users >= 0 or not s.pool[rank.pool].mixes:
             last = fresh(s, r)
             s.node[last].users, s.node[last].count = -1, 0
             push_free(s, r, last)

@@ -184,7 +184,7 @@ def preempt(s, r, q, blocks, now):
         stop_decoding(s, r, q)
     leave_running(s, r, q)
     pool = s.pool[rank.pool]
-    if pool.prefix and pool.tree:
+    if pool.prefix and not pool.mixes:
         unlock(s, r, q, blocks)
     else:
         release(s, r, q, blocks, now)

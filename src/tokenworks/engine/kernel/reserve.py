@@ -117,7 +117,7 @@ def admit_reserving(s, r, now):
         if count == 0 and rank.running + rank.loading >= pool.max_sequences:
             rank.full = rank.decodes > 0
         else:
-            if pool.prefix and pool.tree:
+            if pool.prefix:
                 if rank.passes % TOUCH_PASSES == 0:
                     touch_waiting(s, r)
                 rank.passes += 1
@@ -165,7 +165,7 @@ def admit_reserving(s, r, now):
             rank.full = rank.decodes > 0
             break
     if count:
-        if pool.prefix and pool.tree:
+        if pool.prefix:
             evict_nodes(s, r, extend if size == 1 else (extend + count * size + size - 1) // size, now)
         take(s, r, due, now)
 
@@ -175,7 +175,7 @@ def retract(s, r, now):
     """Preempt running sequences until the free blocks suffice for all others to decode."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
-    cached = pool.prefix and pool.tree
+    cached = pool.prefix
     if cached:
         evict_nodes(s, r, np.int64(rank.free), now)
     while rank.running and growth_between(s, r, rank.clock, rank.clock + rank.gain) > rank.free:
@@ -199,7 +199,7 @@ def schedule_prefill_first(s, r, now):
     """Plan a step of prefill only, if any request can be prefilled; else all running sequences decode."""
     rank = s.rank[r]
     pool = s.pool[rank.pool]
-    if pool.reserves and pool.role != DECODE:
+    if pool.role != DECODE:
         admit_reserving(s, r, now)
     else:
         admit_waiting(s, r, np.int64(pool.token_budget), now)
@@ -207,7 +207,7 @@ def schedule_prefill_first(s, r, now):
     if rank.tokens == 0 and rank.decodes:
         if growth_between(s, r, rank.clock, rank.clock + rank.gain) > rank.free:
             retract(s, r, now)
-        if pool.prefix and pool.tree:
+        if pool.prefix:
             evict_nodes(s, r, np.int64(rank.decodes), now)
         take(s, r, growth_between(s, r, rank.clock, rank.clock + rank.gain), now)
         rank.batch = rank.decodes

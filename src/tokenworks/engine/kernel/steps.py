@@ -37,7 +37,7 @@ def longest_plan(s, r):
             steps += 1
     room = rank.nameless if pool.prefix else rank.free
     # With a radix tree, a step with fewer empty blocks than sequences evicts.
-    spare = rank.decodes if pool.prefix and pool.tree and rank.lru_first >= 0 else np.int64(0)
+    spare = rank.decodes if pool.prefix and not pool.mixes and rank.lru_first >= 0 else np.int64(0)
     if (steps * (1 + pool.draft) // pool.block_tokens + 1) * rank.decodes + spare <= room:
         return steps
     return affordable(s, r, steps, room, spare)
