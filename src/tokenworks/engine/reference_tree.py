@@ -191,7 +191,14 @@ def plan_prefill_first(rank: TreeRank, now: float) -> Scheduled:
     """
     batch = Scheduled()
     if rank.role == "decode":
-        admit_waiting(rank, batch, rank.limits.token_budget, now)
+        budget = rank.limits.token_budget
+        if rank.running and not rank.running[-1].decoding:
+            q = rank.running[-1]
+            tokens = min(q.goal - q.computed, budget)
+            rank.allocate(q, rank.short(q, q.computed + tokens), now)
+            add_prefill(rank, batch, q, tokens, now)
+            budget -= tokens
+        admit_waiting(rank, batch, budget, now)
     else:
         _Admission(rank, batch, now).play()
     if batch.prefills:

@@ -170,6 +170,24 @@ def admit_reserving(s, r, now):
         take(s, r, due, now)
 
 
+@inline
+def admit_prompts(s, r, now):
+    """Continue an unfinished prefill and admit requests whose prompt fits, on a decode rank: it keeps no room."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    budget = np.int64(pool.token_budget)
+    q = rank.prefill
+    if q >= 0:
+        me = s.request[q]
+        tokens = min(np.int64(me.goal - me.computed), budget)
+        need = blocks_for(pool, me.computed + tokens) - me.blocks
+        take(s, r, need, now)
+        me.blocks += need
+        chunk(s, r, q, tokens, now)
+        budget -= tokens
+    admit_waiting(s, r, budget, now)
+
+
 @jit
 def retract(s, r, now):
     """Preempt running sequences until the free blocks suffice for all others to decode."""
@@ -202,7 +220,7 @@ def schedule_prefill_first(s, r, now):
     if pool.role != DECODE:
         admit_reserving(s, r, now)
     else:
-        admit_waiting(s, r, np.int64(pool.token_budget), now)
+        admit_prompts(s, r, now)
     rank.batch = 0
     if rank.tokens == 0 and rank.decodes:
         if growth_between(s, r, rank.clock, rank.clock + rank.gain) > rank.free:
