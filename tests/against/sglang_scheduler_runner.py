@@ -1,8 +1,8 @@
 """Plays one case with SGLang's own scheduler on a CPU: a job as JSON on stdin, the outcome as JSON in a file.
 
 This program runs in an environment with SGLang 0.5.23 and imports nothing of tokenworks. No weights are loaded and no
-forward pass is computed. SGLang's hooks replace five methods: tokens come from a counter, and time from a logical clock.
-The hooked methods are internal to SGLang, so the version is pinned (sglang_scheduler_requirements.txt).
+forward pass is computed. Hooks on five methods of SGLang make the tokens and advance a logical clock. These methods are
+internal to SGLang, so the version is pinned (sglang_scheduler_requirements.txt).
 """
 
 from __future__ import annotations
@@ -162,8 +162,7 @@ class Run:
 def play(job: dict[str, Any], folder: str) -> dict[str, Any]:
     """Run SGLang's scheduler until all requests of the job are complete."""
     os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-    if job["ratio"] is not None:
-        os.environ["SGLANG_INIT_NEW_TOKEN_RATIO"] = str(job["ratio"])
+    os.environ["SGLANG_INIT_NEW_TOKEN_RATIO"] = str(job["reserve"])
     sys.meta_path.insert(0, KernelFinder())
     Path(folder, "config.json").write_text(json.dumps(CONFIG))
     hooks = importlib.import_module("sglang.srt.plugins.hook_registry")

@@ -94,7 +94,7 @@ def test_sglang_keeps_room_for_output(run: Run) -> None:
     """
     requests = Requests.of([0.0, 0.5], [4, 4], [10, 5])
     for ratio, admitted in ((0.0, 1), (0.7, 10)):
-        outcome = run(one(Limits(2, 100, 17, 1, policy="sglang", reserve_ratio=ratio)), requests)
+        outcome = run(one(Limits(2, 100, 17, 1, policy="sglang", output_reserve=ratio)), requests)
         assert outcome.scheduled_s[1] == admitted
 
 

@@ -14,13 +14,14 @@ class Policy:
 
     Parameters
     ----------
-    mixes : the scheduler and the prefix cache of vLLM. Decodes and prefill chunks share a step, decodes first. Admission
-        needs room for the prompt only. Blocks are cached and evicted one by one, and a request finds the full blocks of
-        a chunk as soon as the chunk is scheduled. If False, the scheduler and the prefix cache of SGLang. Prefill has
-        steps of its own, before decodes. Admission also needs room for output (`Reserve`), and after a refusal it waits
-        until a sequence has left. The cache is a radix tree. A node of the tree holds blocks that were stored or found
-        together, and is evicted as a whole. The tree gets the full blocks of a chunk when the chunk is computed; blocks
-        that the tree has already are freed then. A preempted sequence leaves only its prefill in the tree
+    mixes : the scheduler and the prefix cache of vLLM. Decodes and prefill chunks share a step, decodes first.
+        Admission needs room for the prompt only. Blocks are cached and evicted one by one, and a request finds the full
+        blocks of a chunk as soon as the chunk is scheduled. If False, the scheduler and the prefix cache of SGLang.
+        Prefill has steps of its own, before decodes. Admission also needs room for output (`Reserve`), and after a
+        refusal it waits until a sequence has left. The cache is a radix tree. A node of the tree holds blocks that were
+        stored or found together, and is evicted as a whole. The tree gets the full blocks of a chunk when the chunk is
+        computed; blocks that the tree has already are freed then. A preempted sequence leaves only its prefill in the
+        tree
     preempts_fewest : the sequence with the fewest generated tokens is preempted first; among equals the longest input,
         then the youngest. If False, the youngest of the last priority class
     requeues_first : a preempted request waits at the front of its class. If False, at the end
@@ -81,7 +82,8 @@ def after_preemption(generated: int, output: int, sequences: int) -> float:
 
     Parameters
     ----------
-    generated, output : tokens that the remaining sequences have generated, and will have generated at their ends [token]
+    generated : tokens that the remaining sequences have generated so far [token]
+    output : tokens that the remaining sequences will have generated at their ends [token]
     sequences : number of remaining sequences
     """
     return min(1.0, (generated + RETRACT_TOKENS * sequences) / (output + 1))

@@ -1,7 +1,8 @@
 """The reference engine in plain Python: step by step and block by block. It is slow; `kernel` must give equal results.
 
 This module has the instances, the client, and the KV transfer from prefill to decode. `reference_rank` has the
-scheduler and the prefix cache of one rank, `reference_router` the choice of a rank.
+scheduler and the prefix cache of one rank with the rules of vLLM, `reference_tree` those with the rules of SGLang,
+`reference_router` the choice of a rank, `reference_link` the links.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
 from tokenworks.engine.policies import POLICIES
-from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence, plan_mixed
+from tokenworks.engine.reference_link import ReferenceLink, book
+from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence
 from tokenworks.engine.reference_router import ReferenceRouter
-from tokenworks.engine.reference_tree import TreeRank, plan_prefill_first
+from tokenworks.engine.reference_tree import TreeRank
 from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Ended, Outcome, Pool, PoolCounts, Requests, Status
 
 NEVER = math.inf
@@ -30,29 +32,6 @@ _COLUMNS: dict[str, tuple[str, type[Any]]] = {
     "output_tokens": ("output", np.int32), "cached_tokens": ("hit", np.int32),
     "preemptions": ("preemptions", np.int32), "status": ("status", np.int8), "rank": ("route", np.int32),
 }  # fmt: skip
-
-
-@dataclass
-class ReferenceLink:
-    """A link: it carries one flow at a time.
-
-    free_s : time at which the last booked flow ends [s]
-    busy_s, flows : booked time [s] and number of flows so far
-    """
-
-    free_s: float = 0.0
-    busy_s: float = 0.0
-    flows: int = 0
-
-
-def book(links: tuple[ReferenceLink, ...], seconds: float, now: float) -> float:
-    """Book a flow that occupies all `links` for `seconds`, as soon as all of them are free. Returns its end [s]."""
-    done = max(now, *(link.free_s for link in links)) + seconds
-    for link in links:
-        link.free_s = done
-        link.busy_s += seconds
-        link.flows += 1
-    return done
 
 
 class ReferenceInstance:
@@ -86,10 +65,7 @@ class ReferenceInstance:
             self.anchored = [] if rank.ready else self.anchored
             rank.join()
         while True:
-            self.batches = [
-                plan_prefill_first(rank, now) if isinstance(rank, TreeRank) else plan_mixed(rank, now)
-                for rank in self.ranks
-            ]
+            self.batches = [rank.plan(now) for rank in self.ranks]
             loads += [q for batch in self.batches for q in batch.loads]
             if self.busy or not any(batch.preempted for batch in self.batches):
                 break

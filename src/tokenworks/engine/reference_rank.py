@@ -1,7 +1,7 @@
 """The reference engine of one rank: its queues, its paged KV cache block by block, and the scheduler of vLLM.
 
 The rules are those of vLLM 0.19 (v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, block_pool.py). Free blocks
-without a hash are reused first, as in vLLM since May 2026 (pull request 42656). `reference_tree` has the rules of SGLang.
+without a hash are reused first, as in vLLM since May 2026 (pull request 42656). `reference_tree` has SGLang's rules.
 
 Differences from these engines are named in docstrings. Three differences hold everywhere. A step is planned only after
 the step before has ended. A block whose hash is already cached gets no hash until its sequence leaves. The prefix cache
@@ -101,6 +101,10 @@ class Rank:
 
     def rest(self) -> None:
         """The instance is idle."""
+
+    def plan(self, now: float) -> Scheduled:
+        """Plan the next step."""
+        return _plan_mixed(self, now)
 
     # ---- the token clock: in a step all decoding sequences gain the same number of tokens, tokens_per_step on average
 
@@ -272,7 +276,7 @@ class Scheduled:
         return m, len(self.decodes), context, square, prefill
 
 
-def plan_mixed(rank: Rank, now: float) -> Scheduled:
+def _plan_mixed(rank: Rank, now: float) -> Scheduled:
     """Plan a step as vLLM V1: decodes, then at most one unfinished prefill, then waiting requests, in one token budget.
 
     A sequence that lacks free blocks preempts a running one. A step that preempts admits no request. Difference from

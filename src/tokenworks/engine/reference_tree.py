@@ -38,12 +38,16 @@ class TreeRank(Rank):
         self.role = pool.role
         self.empty = pool.limits.kv_blocks
         self.ends: set[int] = set()
-        self.reserve = Reserve(pool.limits.reserve_ratio)
+        self.reserve = Reserve(pool.limits.output_reserve)
         self.share, self.share_ticks, self.passes = self.reserve.first, 0, 0
 
     def rest(self) -> None:
         """The instance is idle: the share starts again."""
         self.share, self.share_ticks = self.reserve.first, self.ticks
+
+    def plan(self, now: float) -> Scheduled:
+        """Plan the next step."""
+        return _plan_prefill_first(self, now)
 
     # ---- radix tree
 
@@ -183,7 +187,7 @@ class TreeRank(Rank):
         return self.reserve.after(self.share, self.ticks - self.share_ticks) * output + margin
 
 
-def plan_prefill_first(rank: TreeRank, now: float) -> Scheduled:
+def _plan_prefill_first(rank: TreeRank, now: float) -> Scheduled:
     """Plan a step as SGLang: only prefill, up to the token budget, if any request can be prefilled; else all decodes.
 
     Running sequences are preempted until the blocks suffice for the decodes of this step. Difference from SGLang: a

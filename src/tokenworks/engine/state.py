@@ -55,6 +55,9 @@ RANK = np.dtype(
         # keeps free (`policies.Reserve`), and the number of decode steps when it was set; number of admissions
         ("targets", "i8"), ("longest", "i8"), ("ratio", "f8"), ("ratio_ticks", "i8"), ("passes", "i8"),
         ("full", "i4"),  # whether admission waits until a sequence has left
+        # of the admission that goes on: requests, tokens of the step that are left, blocks to take at the end, room for
+        # output and for admitted requests, and the part of this room that the step needs [token]
+        ("admitted", "i4"), ("budget", "i8"), ("due", "i8"), ("kept", "f8"), ("soon", "i8"),
         ("free", "i8"), ("nameless", "i8"), ("lru_first", "i4"), ("lru_last", "i4"), ("spare", "i4"), ("shift", "i4"),
         ("table", "i8"), ("mask", "i8"), ("growth", "i8"), ("calendar", "i8"),
         ("queries", "i8"), ("hits", "i8"), ("evictions", "i8"), ("preemptions", "i8"), ("prefill_tokens", "i8"),
@@ -176,12 +179,12 @@ def allocate(cluster: Cluster) -> EngineState:
     growth = nodes = slots = first_rank = first_instance = table_s = 0
     for i, p in enumerate(pools):
         limits, cost, own = p.limits, p.cost, p.instances * p.ranks
-        reserve = Reserve(limits.reserve_ratio)
+        reserve = Reserve(limits.output_reserve)
         pool[i] = (
             ROLES[p.role], p.instances, p.ranks, p.stages, first_rank, *astuple(POLICIES[limits.policy]),
             limits.max_sequences, limits.token_budget, limits.block_tokens, limits.max_queue,
             limits.watermark_blocks, limits.draft_tokens, limits.prefix_caching, limits.kv_blocks,
-            limits.reserve_ratio, reserve.least, reserve.decay, limits.tokens_per_step,
+            limits.output_reserve, reserve.least, reserve.decay, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
             cost.prefill_token_s, cost.together_context_s, table_s,
         )  # fmt: skip
@@ -191,7 +194,7 @@ def allocate(cluster: Cluster) -> EngineState:
             r = rank[first_rank + number]
             r["pool"], r["number"], r["instance"] = i, number, first_instance + number % p.instances
             r["free"], r["growth"], r["calendar"] = limits.kv_blocks, growth, (first_rank + number) * 2 * BUCKETS
-            r["ratio"] = limits.reserve_ratio
+            r["ratio"] = limits.output_reserve
             growth += limits.block_tokens
             if limits.prefix_caching:
                 r["table"], r["mask"], r["shift"] = slots, width - 1, 65 - width.bit_length()

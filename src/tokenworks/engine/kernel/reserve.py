@@ -81,93 +81,130 @@ def touch_waiting(s, r):
             q = rank.tail[c]
 
 
+@inline
+def whole(pool, tokens):
+    """`tokens`, rounded up to whole blocks [token]."""
+    return (tokens + pool.block_tokens - 1) // pool.block_tokens * pool.block_tokens
+
+
+@jit
+def add(s, r, q, tokens, now):
+    """Add `tokens` of the prompt of `q` to the step, and count what they need."""
+    me, rank = s.request[q], s.rank[r]
+    pool = s.pool[rank.pool]
+    blocks = blocks_for(pool, me.computed + tokens)
+    rank.due += blocks - me.blocks
+    me.blocks = blocks
+    last = me.computed + tokens == me.goal
+    chunk(s, r, q, tokens, now)
+    rank.admitted += 1
+    rank.soon += charge(pool, tokens)
+    rank.kept += charge(pool, tokens) + (own_output(pool, me, 0) if last else 0)
+    rank.budget -= whole(pool, tokens)
+
+
+@inline
+def go_on(s, r, now):
+    """Continue the unfinished prefill of a rank, if there is one."""
+    rank = s.rank[r]
+    q = rank.prefill
+    if q >= 0:
+        me = s.request[q]
+        tokens = min(np.int64(me.goal - me.computed), rank.budget)
+        room = np.int64(rank.free * s.pool[rank.pool].block_tokens - rank.kept)
+        add(s, r, q, min(tokens, room) if room > 0 else tokens, now)
+
+
+@inline
+def has_slot(s, r):
+    """Whether one more sequence may run."""
+    rank = s.rank[r]
+    return rank.running + rank.loading < s.pool[rank.pool].max_sequences
+
+
+@inline
+def part(s, r, want):
+    """Tokens of a prompt of `want` tokens that this step computes: all of them, or whole blocks within the budget."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    if whole(pool, want) <= rank.budget:
+        return want
+    tokens = min(want, rank.budget // pool.block_tokens * pool.block_tokens)
+    return tokens if tokens or rank.admitted else min(want, rank.budget)
+
+
+@jit
+def admit_next(s, r, now):
+    """Admit the next waiting request. Returns whether the admission may go on."""
+    rank = s.rank[r]
+    pool = s.pool[rank.pool]
+    size = pool.block_tokens
+    if not has_slot(s, r):
+        rank.full = rank.decodes > 0
+        return False
+    q = next_waiting(s, r)
+    me = s.request[q]
+    cached = shared = np.int64(0)
+    if pool.prefix:
+        cached, shared = find_prefix(s, r, q, np.int64(me.goal - 1))
+    free = rank.free - (cached - shared)
+    want = np.int64(me.goal - cached * size)
+    need = want + own_output(pool, me, me.generated) + size + pool.draft
+    fits = need < free * size - rank.kept
+    if not fits and rank.running + rank.loading + rank.readied == 0:
+        fits = blocks_for(pool, np.int64(me.goal)) - cached <= free
+    tokens = part(s, r, want)
+    if not fits or tokens == 0:
+        touch(s, r, q, cached)
+        if not fits:
+            rank.full = rank.decodes > 0
+        return False
+    hold_prefix(s, r, q, cached)
+    me.computed, me.blocks = cached * size, cached
+    unwait(s, r, q)
+    count_hits(s, r, q, now)
+    run_before(s, r, q, -1)
+    if rank.prefill < 0:
+        rank.prefill = q
+    add(s, r, q, tokens, now)
+    if rank.free * size <= max(np.float64(rank.soon), rank.kept):
+        rank.full = rank.decodes > 0
+        return False
+    return True
+
+
 @jit
 def admit_reserving(s, r, now):
     """Continue an unfinished prefill and admit waiting requests, in the order of class and arrival, while they fit.
 
-    A request fits if the free blocks hold its prompt and its own output (both at most once) beside the output that the
-    decoding sequences are expected to generate. Blocks are taken for all admitted requests together, at the end.
+    A request fits if the free blocks hold its prompt and its own output beside the output that the decoding sequences
+    are expected to generate. Blocks are taken for all admitted requests together, at the end.
     """
     rank = s.rank[r]
     pool = s.pool[rank.pool]
     size = pool.block_tokens
-    budget, due, extend, count = np.int64(pool.token_budget), np.int64(0), np.int64(0), 0
-    kept = share_of_output(s, r) * output_to_come(s, r)  # room for output and for admitted requests [token]
-    soon = np.int64(0)  # the part of it that is needed in this step
+    rank.budget, rank.due, rank.soon, rank.admitted = pool.token_budget, 0, 0, 0
+    rank.kept = share_of_output(s, r) * output_to_come(s, r)
     if rank.running + rank.loading:
-        kept += pool.watermark * size
-    q = rank.prefill
-    if q >= 0:
-        me = s.request[q]
-        room = np.int64(rank.free * size - kept)
-        tokens = min(np.int64(me.goal - me.computed), budget)
-        if room > 0:
-            tokens = min(tokens, room)
-        last = me.computed + tokens == me.goal
-        due += blocks_for(pool, me.computed + tokens) - me.blocks
-        me.blocks = blocks_for(pool, me.computed + tokens)
-        chunk(s, r, q, tokens, now)
-        soon += charge(pool, tokens)
-        kept += charge(pool, tokens) + (own_output(pool, me, 0) if last else 0)
-        budget -= (tokens + size - 1) // size * size
-        extend, count = tokens, 1
+        rank.kept += pool.watermark * size
+    go_on(s, r, now)
     if rank.decodes == 0:
         rank.full = 0
-    if rank.waiting and (count or not rank.full):
-        if count == 0 and rank.running + rank.loading >= pool.max_sequences:
+    if rank.waiting and (rank.admitted or not rank.full):
+        if not rank.admitted and not has_slot(s, r):
             rank.full = rank.decodes > 0
-        else:
-            if pool.prefix:
-                if rank.passes % TOUCH_PASSES == 0:
-                    touch_waiting(s, r)
-                rank.passes += 1
-    while rank.waiting and not rank.full and budget > 0:
-        if rank.running + rank.loading >= pool.max_sequences:
-            rank.full = rank.decodes > 0
+        elif pool.prefix:
+            if rank.passes % TOUCH_PASSES == 0:
+                touch_waiting(s, r)
+            rank.passes += 1
+    while rank.waiting and not rank.full and rank.budget > 0:
+        if not admit_next(s, r, now):
             break
-        q = next_waiting(s, r)
-        me = s.request[q]
-        cached = shared = np.int64(0)
+    if rank.admitted:
         if pool.prefix:
-            cached, shared = find_prefix(s, r, q, np.int64(me.goal - 1))
-        free = rank.free - (cached - shared)
-        want = me.goal - cached * size
-        own = own_output(pool, me, me.generated)
-        fits = want + own + size + pool.draft < free * size - kept
-        if not fits and rank.running + rank.loading + rank.readied == 0:
-            fits = blocks_for(pool, np.int64(me.goal)) - cached <= free
-        tokens = np.int64(want)
-        if (want + size - 1) // size * size > budget:
-            tokens = min(np.int64(want), budget // size * size)
-            if tokens == 0 and count == 0:
-                tokens = min(np.int64(want), budget)
-        if not fits or tokens == 0:
-            touch(s, r, q, cached)
-            if not fits:
-                rank.full = rank.decodes > 0
-            break
-        hold_prefix(s, r, q, cached)
-        me.computed = cached * size
-        me.blocks = blocks_for(pool, me.computed + tokens)
-        due += me.blocks - cached
-        unwait(s, r, q)
-        count_hits(s, r, q, now)
-        run_before(s, r, q, -1)
-        if rank.prefill < 0:
-            rank.prefill = q
-        chunk(s, r, q, tokens, now)
-        soon += charge(pool, tokens)
-        kept += charge(pool, tokens) + (own_output(pool, me, 0) if tokens == want else 0)
-        budget -= (tokens + size - 1) // size * size
-        extend += tokens
-        count += 1
-        if rank.free * size <= max(np.float64(soon), kept):
-            rank.full = rank.decodes > 0
-            break
-    if count:
-        if pool.prefix:
-            evict_nodes(s, r, extend if size == 1 else (extend + count * size + size - 1) // size, now)
-        take(s, r, due, now)
+            more = 0 if size == 1 else rank.admitted * size
+            evict_nodes(s, r, (rank.tokens + more + size - 1) // size, now)
+        take(s, r, rank.due, now)
 
 
 @inline
