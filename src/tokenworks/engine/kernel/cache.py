@@ -284,15 +284,15 @@ def unlock(s, r, q, blocks):
     rank.free += blocks - me.owned
     first = s.offsets[q]
     for i in range(first, first + me.chained):
-        node = s.held[i]
-        me_node = s.node[node]
-        me_node.users -= 1
-        if me_node.users == 0:
-            me_node.prev, me_node.next = -1, rank.lru_first
+        block = s.held[i]
+        node = s.node[block]
+        node.users -= 1
+        if node.users == 0:
+            node.prev, node.next = -1, rank.lru_first
             if rank.lru_first >= 0:
-                s.node[rank.lru_first].prev = node
+                s.node[rank.lru_first].prev = block
             else:
-                rank.lru_last = node
-            rank.lru_first = node
+                rank.lru_last = block
+            rank.lru_first = block
             rank.free += 1
     me.chained, me.owned, me.blocks = 0, 0, 0
