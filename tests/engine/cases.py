@@ -35,7 +35,7 @@ def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
         max_model_len=int(rng.choice([40, 1000])),
         max_queue=int(rng.choice([0, 0, 0, 3])),
         watermark_blocks=int(rng.choice([0, 0, 2])),
-        reserve_tokens=int(rng.choice([0, 0, 7])),
+        output_reserve=float(rng.choice([0, 0.7])),
         draft_tokens=draft,
         tokens_per_step=float(rng.uniform(1, 1 + draft)),
         prefix_caching=prefix,

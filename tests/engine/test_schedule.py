@@ -77,16 +77,42 @@ def test_a_whole_prompt_must_fit_before_it_is_admitted(run: Run) -> None:
 
 
 @both
-def test_watermark_and_reserve(run: Run) -> None:
+def test_watermark(run: Run) -> None:
     """Of five blocks each prompt takes two. The second prompt waits if admission must leave two blocks free."""
     requests = Requests.of([0.0, 0.0], [8, 8], [3, 1])
-    for limits, admitted in (
-        (Limits(2, 100, 5, 4), 0),
-        (Limits(2, 100, 5, 4, watermark_blocks=2), 3),
-        (Limits(2, 100, 5, 4, reserve_tokens=4), 0),
-        (Limits(2, 100, 5, 4, reserve_tokens=5), 3),
-    ):
+    for limits, admitted in ((Limits(2, 100, 5, 4), 0), (Limits(2, 100, 5, 4, watermark_blocks=2), 3)):
         assert run(one(limits), requests).scheduled_s[1] == admitted
+
+
+@both
+def test_sglang_keeps_room_for_output(run: Run) -> None:
+    """Blocks of one token. The first request decodes and has 9 tokens to come when the second one arrives.
+
+    The second request needs 4 tokens of prompt, 5 of output and 1 more. Of 17 blocks 4 are in use. With the ratio 0
+    there is room for it; with 0.7 admission keeps 6.3 more blocks free, and the second request waits for the end of the
+    first one.
+    """
+    requests = Requests.of([0.0, 0.5], [4, 4], [10, 5])
+    for ratio, admitted in ((0.0, 1), (0.7, 10)):
+        outcome = run(one(Limits(2, 100, 17, 1, policy="sglang", output_reserve=ratio)), requests)
+        assert outcome.scheduled_s[1] == admitted
+
+
+@both
+def test_sglang_evicts_whole_nodes_and_frees_duplicates(run: Run) -> None:
+    """Eight blocks of 4. A and B have the same two blocks and run in one step, so B gives its two blocks back.
+
+    C shares one block with them, which splits their node; then the blocks of C and the second block of A and B are
+    nodes of their own. D needs more empty blocks than there are: the second block of A and B is the node that was used
+    least recently, and only this node is evicted. So E finds the first block, and F finds nothing after it.
+    """
+    chains = [[1, 2], [1, 2], [1, 3, 4], [5, 6, 7], [1, 3, 4], [1, 2]]
+    requests = Requests.of(
+        [0.0, 0.0, 10.0, 20.0, 30.0, 40.0], [9, 9, 13, 13, 13, 9], [1] * 6,
+        block_ids=np.concatenate(chains), block_offsets=[0, 2, 4, 7, 10, 13, 15],
+    )  # fmt: skip
+    outcome = run(one(Limits(4, 100, 8, 4, prefix_caching=True, policy="sglang")), requests)
+    assert outcome.cached_tokens.tolist() == [0, 0, 4, 0, 12, 4]
 
 
 def sharing(policy: str) -> Outcome:

@@ -1,7 +1,8 @@
 """The reference engine in plain Python: step by step and block by block. It is slow; `kernel` must give equal results.
 
 This module has the instances, the client, and the KV transfer from prefill to decode. `reference_rank` has the
-scheduler and the prefix cache of one rank, `reference_router` the choice of a rank.
+scheduler and the prefix cache of one rank with the rules of vLLM, `reference_tree` those with the rules of SGLang,
+`reference_router` the choice of a rank, `reference_link` the links.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
-from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence, schedule
+from tokenworks.engine.policies import POLICIES
+from tokenworks.engine.reference_link import ReferenceLink, book
+from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence
 from tokenworks.engine.reference_router import ReferenceRouter
+from tokenworks.engine.reference_tree import TreeRank
 from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Ended, Outcome, Pool, PoolCounts, Requests, Status
 
 NEVER = math.inf
@@ -28,29 +32,6 @@ _COLUMNS: dict[str, tuple[str, type[Any]]] = {
     "output_tokens": ("output", np.int32), "cached_tokens": ("hit", np.int32),
     "preemptions": ("preemptions", np.int32), "status": ("status", np.int8), "rank": ("route", np.int32),
 }  # fmt: skip
-
-
-@dataclass
-class ReferenceLink:
-    """A link: it carries one flow at a time.
-
-    free_s : time at which the last booked flow ends [s]
-    busy_s, flows : booked time [s] and number of flows so far
-    """
-
-    free_s: float = 0.0
-    busy_s: float = 0.0
-    flows: int = 0
-
-
-def book(links: tuple[ReferenceLink, ...], seconds: float, now: float) -> float:
-    """Book a flow that occupies all `links` for `seconds`, as soon as all of them are free. Returns its end [s]."""
-    done = max(now, *(link.free_s for link in links)) + seconds
-    for link in links:
-        link.free_s = done
-        link.busy_s += seconds
-        link.flows += 1
-    return done
 
 
 class ReferenceInstance:
@@ -84,7 +65,7 @@ class ReferenceInstance:
             self.anchored = [] if rank.ready else self.anchored
             rank.join()
         while True:
-            self.batches = [schedule(rank, now) for rank in self.ranks]
+            self.batches = [rank.plan(now) for rank in self.ranks]
             loads += [q for batch in self.batches for q in batch.loads]
             if self.busy or not any(batch.preempted for batch in self.batches):
                 break
@@ -92,6 +73,8 @@ class ReferenceInstance:
             self.end_s = self.end_of_step(now)
         else:
             self.end_s, self.anchored, self.batches = NEVER, [], []
+            for rank in self.ranks:
+                rank.rest()
         return loads
 
     @property
@@ -163,7 +146,8 @@ class Reference:
         self.pools: list[list[Rank]] = []
         self.home: dict[int, ReferenceInstance] = {}
         for pool in cluster.pools:
-            ranks = [Rank(pool, i, emitted) for i in range(pool.instances * pool.ranks)]
+            kind = Rank if POLICIES[pool.limits.policy].mixes else TreeRank
+            ranks: list[Rank] = [kind(pool, i, emitted) for i in range(pool.instances * pool.ranks)]
             self.pools.append(ranks)
             for i in range(pool.instances):
                 instance = ReferenceInstance(pool, len(self.instances), ranks[i :: pool.instances])
@@ -305,7 +289,7 @@ class Reference:
             for q, tokens in batch.prefills:
                 q.computed += tokens
                 instance.prefill_tokens += tokens
-                if not rank.policy.finds_scheduled:
+                if not rank.policy.mixes:
                     rank.store(q, self.now)
                 if q.computed == q.goal:
                     q.decoding = True
@@ -313,6 +297,8 @@ class Reference:
                         square = tokens * (q.computed - tokens) + tokens * (tokens + 1) // 2
                         q.lag_s = instance.pool.lag_s(instance.tokens, tokens, square)
                     self.produce(q, instance, 1)
+                else:
+                    rank.full = False
             for q in [q for q in rank.running if q.cancelled]:
                 self.drop(q, Status.CANCELLED)
 
@@ -338,6 +324,7 @@ class Reference:
         rank.load -= 1
         if q in rank.running:
             rank.running.remove(q)
+            rank.full = False
         rank.release(q, self.now)
         self.end(q, status)
 
@@ -398,6 +385,7 @@ class Reference:
         rank = q.at
         assert rank is not None
         rank.running.remove(q)
+        rank.full = False
         rank.load -= 1
         q.left = (rank, replace(q))
         q.anonymous, q.cached, q.chained = [], [], 0

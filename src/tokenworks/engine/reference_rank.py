@@ -1,8 +1,7 @@
-"""The reference engine of one rank: its queues, its paged KV cache block by block, and its scheduler.
+"""The reference engine of one rank: its queues, its paged KV cache block by block, and the scheduler of vLLM.
 
-The rules are those of vLLM 0.19 (v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, block_pool.py) and SGLang 0.5
-(srt/managers/scheduler.py, schedule_policy.py, schedule_batch.py). Free blocks without a hash are reused first, as in
-SGLang, and in vLLM since May 2026 (pull request 42656).
+The rules are those of vLLM 0.19 (v1/core/sched/scheduler.py, v1/core/kv_cache_manager.py, block_pool.py). Free blocks
+without a hash are reused first, as in vLLM since May 2026 (pull request 42656). `reference_tree` has SGLang's rules.
 
 Differences from these engines are named in docstrings. Three differences hold everywhere. A step is planned only after
 the step before has ended. A block whose hash is already cached gets no hash until its sequence leaves. The prefix cache
@@ -83,6 +82,7 @@ class Rank:
     owed, chosen : tokens that the router expects this rank to prefill; number of the router's last choice of this rank
     free : free blocks, the next one to reuse first; users : sequences that hold each block
     content, where : hash of each cached block; block of each hash
+    full : admission waits until a sequence has left
     """
 
     def __init__(self, pool: Pool, number: int, emit: list[tuple[float, int, int, bool]]) -> None:
@@ -97,6 +97,14 @@ class Rank:
         self.content: dict[int, int] = {}
         self.where: dict[int, int] = {}
         self.queries = self.hits = self.evictions = self.preemptions = 0
+        self.full = False
+
+    def rest(self) -> None:
+        """The instance is idle."""
+
+    def plan(self, now: float) -> Scheduled:
+        """Plan the next step."""
+        return _plan_mixed(self, now)
 
     # ---- the token clock: in a step all decoding sequences gain the same number of tokens, tokens_per_step on average
 
@@ -141,12 +149,12 @@ class Rank:
                 self.emit.append((now, self.number, name, True))
         q.chained = max(q.chained, full)
 
-    def find(self, q: Sequence) -> list[int]:
-        """Blocks of the longest cached prefix of `q`; its last token is always computed (kv_cache_manager.py)."""
+    def find(self, q: Sequence, tokens: int) -> list[int]:
+        """Blocks of the longest cached prefix of the first `tokens` of `q`."""
         if not self.limits.prefix_caching:
             return []
         blocks: list[int] = []
-        for name in q.ids[: (q.goal - 1) // self.limits.block_tokens]:
+        for name in q.ids[: tokens // self.limits.block_tokens]:
             if name not in self.where:
                 break
             blocks.append(self.where[name])
@@ -170,6 +178,10 @@ class Rank:
                 self.free[block] = None
         q.anonymous, q.cached, q.chained = [], [], 0
 
+    def abandon(self, q: Sequence, now: float) -> None:
+        """Free all blocks of a preempted `q`."""
+        self.release(q, now)
+
     # ---- admission
 
     def join(self) -> None:
@@ -191,14 +203,13 @@ class Rank:
 
         vLLM 0.19 admits only prompts that fit as a whole (scheduler_reserve_full_isl). Cached blocks that other
         sequences use need no free block; unused cached blocks do, as they leave the free queue. Hits of a request that
-        was preempted are not counted.
+        was preempted are not counted. The last token of a prompt is always computed (kv_cache_manager.py).
 
         Returns the tokens of `q` to compute in this step, 0 if it is not admitted.
         """
-        limits, prefix = self.limits, self.find(q)
+        limits, prefix = self.limits, self.find(q, q.goal - 1)
         shared = sum(self.users[block] > 0 for block in prefix)
         margin = limits.watermark_blocks if self.running or self.loading else 0
-        margin += -(-limits.reserve_tokens * len(self.running) // limits.block_tokens)
         if self.blocks_for(q.goal) - shared + margin > len(self.free):
             return 0
         for block in prefix:
@@ -209,6 +220,11 @@ class Rank:
         q.computed = len(prefix) * limits.block_tokens
         tokens = min(q.goal - q.computed, budget)
         self.allocate(q, self.short(q, q.goal if q.remote else q.computed + tokens), now)
+        self.begin(q, now)
+        return tokens
+
+    def begin(self, q: Sequence, now: float) -> None:
+        """Take the admitted `q` out of the queue. Its hits count at its first admission."""
         if not q.preemptions and not q.remote:
             self.queries += q.goal
             self.hits += q.computed
@@ -216,7 +232,6 @@ class Rank:
         self.waiting[q.priority].popleft()
         q.status = Status.RUNNING
         q.scheduled_s = now if math.isnan(q.scheduled_s) else q.scheduled_s
-        return tokens
 
     def victim(self) -> Sequence:
         """The running sequence to preempt next, by the traits of the policy (`policies.Policy`)."""
@@ -227,7 +242,8 @@ class Rank:
     def preempt(self, q: Sequence, now: float) -> None:
         """Free the blocks of `q` and queue it again. Its prompt and its output so far will be prefilled again."""
         self.running.remove(q)
-        self.release(q, now)
+        self.full = False
+        self.abandon(q, now)
         q.status, q.decoding, q.computed, q.goal = Status.QUEUED, False, 0, q.input + q.generated
         q.preemptions += 1
         self.preemptions += 1
@@ -260,12 +276,7 @@ class Scheduled:
         return m, len(self.decodes), context, square, prefill
 
 
-def schedule(rank: Rank, now: float) -> Scheduled:
-    """Plan the next step of a rank."""
-    return _mixed(rank, now) if rank.policy.mixes else _prefill_first(rank, now)
-
-
-def _mixed(rank: Rank, now: float) -> Scheduled:
+def _plan_mixed(rank: Rank, now: float) -> Scheduled:
     """Plan a step as vLLM V1: decodes, then at most one unfinished prefill, then waiting requests, in one token budget.
 
     A sequence that lacks free blocks preempts a running one. A step that preempts admits no request. Difference from
@@ -291,38 +302,13 @@ def _mixed(rank: Rank, now: float) -> Scheduled:
         if q.decoding:
             batch.decodes.append(q)
         else:
-            _prefill(rank, batch, q, tokens, now)
+            add_prefill(rank, batch, q, tokens, now)
     if not batch.preempted:
-        _admit_waiting(rank, batch, budget, now)
+        admit_waiting(rank, batch, budget, now)
     return batch
 
 
-def _prefill_first(rank: Rank, now: float) -> Scheduled:
-    """Plan a step as SGLang: only prefill, up to the token budget, if any request can be prefilled; else all decodes.
-
-    Running sequences are preempted until the blocks suffice for the decodes of this step. Difference from SGLang: it
-    makes room for the next twenty steps (retract_decode_steps).
-    """
-    batch, budget = Scheduled(), rank.limits.token_budget
-    if rank.running and not rank.running[-1].decoding:
-        q = rank.running[-1]
-        tokens = min(q.goal - q.computed, budget)
-        rank.allocate(q, rank.short(q, q.computed + tokens), now)
-        _prefill(rank, batch, q, tokens, now)
-        budget -= tokens
-    _admit_waiting(rank, batch, budget, now)
-    if batch.prefills:
-        return batch
-    while sum(rank.short(q, q.computed + rank.gain) for q in rank.running) > len(rank.free):
-        rank.preempt(rank.victim(), now)
-        batch.preempted = True
-    for q in rank.running:
-        rank.allocate(q, rank.short(q, q.computed + rank.gain), now)
-        batch.decodes.append(q)
-    return batch
-
-
-def _admit_waiting(rank: Rank, batch: Scheduled, budget: int, now: float) -> None:
+def admit_waiting(rank: Rank, batch: Scheduled, budget: int, now: float) -> None:
     """Admit waiting requests in the order of class and arrival, until one does not fit."""
     while budget and len(rank.running) + rank.loading < rank.limits.max_sequences:
         q = rank.next_waiting()
@@ -334,14 +320,14 @@ def _admit_waiting(rank: Rank, batch: Scheduled, budget: int, now: float) -> Non
             batch.loads.append(q)
             continue
         rank.running.append(q)
-        _prefill(rank, batch, q, tokens, now)
+        add_prefill(rank, batch, q, tokens, now)
         budget -= tokens
 
 
-def _prefill(rank: Rank, batch: Scheduled, q: Sequence, tokens: int, now: float) -> None:
+def add_prefill(rank: Rank, batch: Scheduled, q: Sequence, tokens: int, now: float) -> None:
     """Add `tokens` of the prompt of `q` to the step."""
     batch.prefills.append((q, tokens))
-    if rank.policy.finds_scheduled:
+    if rank.policy.mixes:
         q.computed += tokens
         rank.store(q, now)
         q.computed -= tokens

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS
-from tokenworks.engine.policies import POLICIES, Policy
+from tokenworks.engine.policies import POLICIES, Policy, Reserve
 from tokenworks.engine.types import GROUPS, PRIORITIES, SERIES, Cluster
 from tokenworks.specs.deployment import RoleName, RouterName
 
@@ -51,6 +51,13 @@ RANK = np.dtype(
         ("square", "i8"), ("context", "i8"),
         ("ticks", "i8"), ("clock", "i8"), ("next_target", "i8"),
         ("last_s", "f8"),  # end of the last step that decoded
+        # targets of all decoding sequences, their sum and their largest so far; share of the output that admission
+        # keeps free (`policies.Reserve`), and the number of decode steps when it was set; number of admissions
+        ("targets", "i8"), ("longest", "i8"), ("ratio", "f8"), ("ratio_ticks", "i8"), ("passes", "i8"),
+        ("full", "i4"),  # whether admission waits until a sequence has left
+        # of the admission that goes on: requests, tokens of the step that are left, blocks to take at the end, room for
+        # output and for admitted requests, and the part of this room that the step needs [token]
+        ("admitted", "i4"), ("budget", "i8"), ("due", "i8"), ("kept", "f8"), ("soon", "i8"),
         ("free", "i8"), ("nameless", "i8"), ("lru_first", "i4"), ("lru_last", "i4"), ("spare", "i4"), ("shift", "i4"),
         ("table", "i8"), ("mask", "i8"), ("growth", "i8"), ("calendar", "i8"),
         ("queries", "i8"), ("hits", "i8"), ("evictions", "i8"), ("preemptions", "i8"), ("prefill_tokens", "i8"),
@@ -80,7 +87,8 @@ POOL = np.dtype(
         ("role", "i4"), ("instances", "i4"), ("ranks", "i4"), ("stages", "i4"), ("first_rank", "i4"),
         *((trait.name, "i4") for trait in fields(Policy)),
         ("max_sequences", "i4"), ("token_budget", "i4"), ("block_tokens", "i4"), ("max_queue", "i4"),
-        ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("kv_blocks", "i8"), ("reserve", "i8"),
+        ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("kv_blocks", "i8"),
+        ("ratio", "f8"), ("least_ratio", "f8"), ("decay", "f8"),
         ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
         ("together_s", "f8"), ("by_tokens", "i8"),
     ],
@@ -104,7 +112,8 @@ WORLD = np.dtype(
 )  # fmt: skip
 
 # A cached block has `users` >= 0, and is in the LRU list while it has no user. A node with users = -1 stands in that
-# list for `count` full blocks without a name.
+# list for `count` full blocks without a name. In a radix tree, `count` of a cached block is 1 if the block
+# is the last one of its node of the tree.
 NODE = np.dtype([("name", "i8"), ("users", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4")], align=True)
 # An event from outside, for the request with this number; its slot may hold another request by now.
 OUTSIDE = np.dtype([("time", "f8"), ("number", "i8"), ("slot", "i4"), ("kind", "i4")], align=True)
@@ -170,11 +179,12 @@ def allocate(cluster: Cluster) -> EngineState:
     growth = nodes = slots = first_rank = first_instance = table_s = 0
     for i, p in enumerate(pools):
         limits, cost, own = p.limits, p.cost, p.instances * p.ranks
+        reserve = Reserve(limits.output_reserve)
         pool[i] = (
             ROLES[p.role], p.instances, p.ranks, p.stages, first_rank, *astuple(POLICIES[limits.policy]),
             limits.max_sequences, limits.token_budget, limits.block_tokens, limits.max_queue,
             limits.watermark_blocks, limits.draft_tokens, limits.prefix_caching, limits.kv_blocks,
-            limits.reserve_tokens, limits.tokens_per_step,
+            limits.output_reserve, reserve.least, reserve.decay, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
             cost.prefill_token_s, cost.together_context_s, table_s,
         )  # fmt: skip
@@ -184,6 +194,7 @@ def allocate(cluster: Cluster) -> EngineState:
             r = rank[first_rank + number]
             r["pool"], r["number"], r["instance"] = i, number, first_instance + number % p.instances
             r["free"], r["growth"], r["calendar"] = limits.kv_blocks, growth, (first_rank + number) * 2 * BUCKETS
+            r["ratio"] = limits.output_reserve
             growth += limits.block_tokens
             if limits.prefix_caching:
                 r["table"], r["mask"], r["shift"] = slots, width - 1, 65 - width.bit_length()

@@ -87,8 +87,8 @@ class Limits:
     max_model_len : longest input + output that the model takes [token]
     max_queue : number of requests that may wait at a rank, the next one is refused; 0 = no limit
     watermark_blocks : blocks that admission leaves free while a sequence runs
-    reserve_tokens : tokens that admission leaves free for each running sequence (SGLang: new_token_ratio x clipped
-        max_new_tokens) [token]
+    output_reserve : share of the output to come that admission keeps free at the start (SGLang: new_token_ratio); only
+        policies that reserve use it (`policies.Reserve`) [-]
     draft_tokens : tokens that each sequence drafts in a step (MTP); the cache has room for them in advance [token]
     tokens_per_step : mean tokens that a sequence gains in a decode step, 1 .. 1 + draft_tokens [token]
     prefix_caching : whether requests share blocks with equal ids
@@ -102,7 +102,7 @@ class Limits:
     max_model_len: int = 1 << 30
     max_queue: int = 0
     watermark_blocks: int = 0
-    reserve_tokens: int = 0
+    output_reserve: float = 0.0
     draft_tokens: int = 0
     tokens_per_step: float = 1.0
     prefix_caching: bool = False
@@ -111,8 +111,9 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("max_sequences", "token_budget", "kv_blocks", "block_tokens", "max_model_len"):
             _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Limits.{name}")
-        for name in ("max_queue", "watermark_blocks", "reserve_tokens", "draft_tokens"):
+        for name in ("max_queue", "watermark_blocks", "draft_tokens"):
             _need(getattr(self, name) >= 0, f"{getattr(self, name)} must not be negative", f"Limits.{name}")
+        _need(0 <= self.output_reserve <= 1, f"{self.output_reserve} is not a share", "Limits.output_reserve")
         known = " or ".join(POLICIES)
         _need(self.policy in POLICIES, f"unknown policy {self.policy!r}", "Limits.policy", known)
         gain, top = self.tokens_per_step, 1 + self.draft_tokens

@@ -118,6 +118,7 @@ def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, ma
         tokens_per_step=float(accepted_tokens(role.draft_tokens, site.rates.acceptance)),
         prefix_caching=prefix_caching,
         policy=site.engine.scheduler,
+        output_reserve=0.0 if site.engine.output_reserve is None else float(number(site.engine.output_reserve)),
     )
     return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name, role.parallel.pp)
 

@@ -62,6 +62,8 @@ class Engine(Spec):
     dispatch_tokens : tokens of a rank for which dispatch buffers have room [token]
     small_device : with less device memory than this, the default chunk is at most `small_chunk` [byte]
     small_chunk : see `small_device` [token]
+    output_reserve : share of the output to come that admission keeps free at the start; None if admission needs room
+        for the prompt only [-]
     mtp_drafts : default number of draft tokens with MTP [token]
     mtp_drafts_dp : the same with data parallelism [token]
     kv_block : default size of a KV block [token]
@@ -92,6 +94,7 @@ class Engine(Spec):
     dispatch_tokens: Number
     small_device: Bytes
     small_chunk: Number
+    output_reserve: Number | None = None
     mtp_drafts: Number
     mtp_drafts_dp: Number
     kv_block: Count

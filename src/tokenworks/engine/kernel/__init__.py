@@ -3,8 +3,8 @@
 Between two events the batch of an instance is fixed. So its steps are one arithmetic series, which is planned as a
 whole and cut when an event comes. A request costs work only when it arrives, is scheduled and leaves: completions wait
 in a calendar, keyed by the token clock of the rank, and the growth of blocks follows from the number of sequences by
-context modulo block size. Full free blocks without a name share one node of the LRU list. The rules of each function
-are explained in `reference`.
+context modulo block size. Full free blocks without a name share one node of the LRU list (in a radix tree: those of one
+request). The rules of each function are explained in `reference`.
 """
 
 from __future__ import annotations

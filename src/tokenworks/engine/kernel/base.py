@@ -20,7 +20,7 @@ from tokenworks.engine.types import Status
 
 PENDING, QUEUED, RUNNING = int(Status.PENDING), int(Status.QUEUED), int(Status.RUNNING)
 COMPLETED, REJECTED, CANCELLED = int(Status.COMPLETED), int(Status.REJECTED), int(Status.CANCELLED)
-PREFILL = 1
+PREFILL, DECODE = 1, 2
 ROUND_ROBIN, LEAST_LOADED, POWER_OF_TWO = 0, 1, 2
 STEP, LOAD, OPEN, FOLLOW, OUTSIDE, FREED = 0, 1, 2, 3, 4, 5
 CANCEL = KINDS["cancel"]

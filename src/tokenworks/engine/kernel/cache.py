@@ -101,9 +101,73 @@ def emit(s, r, name, stored, now):
 
 
 @jit
+def evict_nodes(s, r, want, now):
+    """Evict whole nodes of the radix tree, least recently used first, until `want` blocks have no content."""
+    rank = s.rank[r]
+    while rank.nameless < want and rank.lru_first >= 0:
+        head = rank.lru_first
+        more = True
+        while more:
+            node = s.node[head]
+            if node.users < 0:
+                rank.nameless += node.count
+            else:
+                remove_from_table(s, r, head)
+                emit(s, r, node.name, 0, now)
+                rank.evictions += 1
+                rank.nameless += 1
+            more = node.users >= 0
+            pull_free(s, r, head)
+            recycle(s, r, head)
+            head = rank.lru_first
+            more = more and head >= 0 and s.node[head].users >= 0 and s.node[head].count == 0
+
+
+@jit
+def end_node(s, r, last):
+    """Let a node of the radix tree end with the block `last`.
+
+    If the node had more blocks, they become a node of their own, which counts as used now (SGLang: `_split_node`).
+    These blocks stand before `last` in the LRU list, the end of the chain first.
+    """
+    rank, me = s.rank[r], s.node[last]
+    if me.count:
+        return
+    me.count = 1
+    if me.users:
+        return
+    start = end = me.prev
+    while s.node[end].count == 0:
+        end = s.node[end].prev
+    before = s.node[end].prev
+    me.prev = before
+    if before >= 0:
+        s.node[before].next = last
+    else:
+        rank.lru_first = last
+    tail = rank.lru_last
+    s.node[tail].next, s.node[end].prev = end, tail
+    s.node[start].next = -1
+    rank.lru_last = start
+
+
+@jit
+def touch(s, r, q, blocks):
+    """Let the first `blocks` blocks that a lookup of `q` found count as used now."""
+    first = s.offsets[q]
+    for i in range(first + blocks - 1, first - 1, -1):
+        node = s.held[i]
+        if s.node[node].users == 0:
+            pull_free(s, r, node)
+            push_free(s, r, node)
+
+
+@jit
 def take_cached(s, r, count, now):
     """Take free blocks: first blocks that are not full, then the head of the LRU list, whose content is evicted."""
     rank = s.rank[r]
+    if not s.pool[rank.pool].mixes:
+        evict_nodes(s, r, count, now)
     nameless = min(count, rank.nameless)
     rank.nameless -= nameless
     count -= nameless
@@ -135,21 +199,55 @@ def take(s, r, count, now):
 
 
 @jit
+def share(s, r, q, full):
+    """Use the blocks of the radix tree in place of equal blocks that `q` has computed, which become free.
+
+    Returns the first of the `full` blocks of `q` that the tree does not have.
+    """
+    me, rank = s.request[q], s.rank[r]
+    first, at = s.offsets[q], np.int64(me.chained)
+    while at < full:
+        node = s.table[place_of(s, r, s.ids[first + at])]
+        if node < 0:
+            break
+        s.held[first + at] = node
+        at += 1
+    if at > me.chained:
+        end_node(s, r, s.held[first + at - 1])
+    for i in range(first + me.chained, first + at):
+        node = s.node[s.held[i]]
+        if node.users == 0:
+            pull_free(s, r, s.held[i])
+            rank.free -= 1
+        node.users += 1
+        me.owned += 1
+        rank.nameless += 1
+        rank.free += 1
+    return at
+
+
+@jit
 def store(s, r, q, tokens, now):
     """Put the full blocks of the first `tokens` of `q` into the prefix cache, except names that are there."""
     me, rank = s.request[q], s.rank[r]
     first = s.offsets[q]
     full = min(tokens // s.pool[rank.pool].block_tokens, s.named[q])
-    for i in range(first + me.chained, first + full):
+    tree = not s.pool[rank.pool].mixes
+    at = np.int64(me.chained)
+    if tree:
+        at = share(s, r, q, full)
+    for i in range(first + at, first + full):
         name = s.ids[i]
         s.held[i] = -1
         place = place_of(s, r, name)
         if s.table[place] < 0:
             new = fresh(s, r)
-            s.node[new].name, s.node[new].users = name, 1
+            s.node[new].name, s.node[new].users, s.node[new].count = name, 1, 0
             s.table[place] = s.held[i] = new
             me.owned += 1
             emit(s, r, name, 1, now)
+    if tree and full > me.chained:
+        end_node(s, r, s.held[first + full - 1])
     me.chained = max(me.chained, full)
 
 
@@ -162,7 +260,7 @@ def release_cached(s, r, q, blocks, tokens):
     rank.free += blocks - me.owned
     if full > me.owned:
         last = rank.lru_last
-        if last < 0 or s.node[last].users >= 0:
+        if last < 0 or s.node[last].users >= 0 or not s.pool[rank.pool].mixes:
             last = fresh(s, r)
             s.node[last].users, s.node[last].count = -1, 0
             push_free(s, r, last)
@@ -176,3 +274,25 @@ def release_cached(s, r, q, blocks, tokens):
                 push_free(s, r, node)
                 rank.free += 1
     me.chained, me.owned = 0, 0
+
+
+@jit
+def unlock(s, r, q, blocks):
+    """Free `blocks` of a preempted `q` with a radix tree: the tree keeps stored blocks, and evicts them first."""
+    me, rank = s.request[q], s.rank[r]
+    rank.nameless += blocks - me.owned
+    rank.free += blocks - me.owned
+    first = s.offsets[q]
+    for i in range(first, first + me.chained):
+        block = s.held[i]
+        node = s.node[block]
+        node.users -= 1
+        if node.users == 0:
+            node.prev, node.next = -1, rank.lru_first
+            if rank.lru_first >= 0:
+                s.node[rank.lru_first].prev = block
+            else:
+                rank.lru_last = block
+            rank.lru_first = block
+            rank.free += 1
+    me.chained, me.owned, me.blocks = 0, 0, 0

@@ -128,12 +128,14 @@ def finish_rank(s, i, r, now):
         follower = me.next
         me.computed += me.chunk
         rank.prefill_tokens += me.chunk
-        if pool.prefix and not pool.finds_scheduled:
+        if pool.prefix and not pool.mixes:
             store(s, r, q, me.computed, now)
         if me.computed == me.goal:
             rank.prefill = follower
             instance.anchored = 0
             produce_first(s, r, q, now)
+        elif me.chunk:
+            rank.full = 0
         me.chunk = 0
         q = follower
 

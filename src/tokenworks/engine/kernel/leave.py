@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import COMPLETED, PENDING, inline, jit
+from tokenworks.engine.kernel.cache import unlock
 from tokenworks.engine.kernel.lists import unlink, wait
 from tokenworks.engine.kernel.tokens import blocks_for, release, stop_decoding
 
@@ -157,6 +158,7 @@ def leave_running(s, r, q):
     first, last = unlink(s.request, q, rank.first, rank.last)
     rank.first, rank.last = first, last
     rank.running -= 1
+    rank.full = 0
 
 
 @inline
@@ -181,9 +183,13 @@ def preempt(s, r, q, blocks, now):
     if me.decoding:
         stop_decoding(s, r, q)
     leave_running(s, r, q)
-    release(s, r, q, blocks, now)
+    pool = s.pool[rank.pool]
+    if pool.prefix and not pool.mixes:
+        unlock(s, r, q, blocks)
+    else:
+        release(s, r, q, blocks, now)
     me.computed, me.goal = 0, me.input + me.generated
     me.preemptions += 1
     rank.preemptions += 1
     rank.preempted = 1
-    wait(s, r, q, s.pool[rank.pool].requeues_first)
+    wait(s, r, q, pool.requeues_first)

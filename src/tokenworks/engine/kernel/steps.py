@@ -36,28 +36,33 @@ def longest_plan(s, r):
         while clock_at(pool, rank.ticks + steps) < target:
             steps += 1
     room = rank.nameless if pool.prefix else rank.free
-    if (steps * (1 + pool.draft) // pool.block_tokens + 1) * rank.decodes <= room:
+    # With a radix tree, a step with fewer empty blocks than sequences evicts.
+    spare = rank.decodes if pool.prefix and not pool.mixes and rank.lru_first >= 0 else np.int64(0)
+    if (steps * (1 + pool.draft) // pool.block_tokens + 1) * rank.decodes + spare <= room:
         return steps
-    return affordable(s, r, steps, room)
+    return affordable(s, r, steps, room, spare)
 
 
 @inline
-def affordable(s, r, steps, room):
-    """Number of the next `steps` whose blocks fit into `room`. The blocks of the first one are allocated already."""
+def affordable(s, r, steps, room, spare):
+    """Number of the next `steps` whose blocks fit into `room`, of which `spare` are free before each step.
+
+    The blocks of the first step are allocated already.
+    """
     rank = s.rank[r]
     pool = s.pool[rank.pool]
     low = rank.clock + rank.gain
     at = np.int64(1)
     if pool.gain == 1.0:
         slot = low % pool.block_tokens
-        while at < steps:
+        while at < steps and room >= spare:
             room -= s.growth[rank.growth + slot]
             if room < 0:
                 break
             slot = slot + 1 if slot + 1 < pool.block_tokens else np.int64(0)
             at += 1
         return at
-    while at < steps:
+    while at < steps and room >= spare:
         high = clock_at(pool, rank.ticks + at + 1)
         room -= growth_between(s, r, low, high)
         if room < 0:
@@ -104,6 +109,9 @@ def plan(s, i, now):
             break
     if not busy:
         instance.end_s, instance.planned, instance.anchored = NEVER, 0, 0
+        for number in range(ranks):
+            rank = s.rank[first + number * stride]
+            rank.ratio, rank.ratio_ticks = pool.ratio, rank.ticks
         return
     pure = ranks == 1 and prefill == 0
     if not (pure and instance.anchored):

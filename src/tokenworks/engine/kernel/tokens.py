@@ -56,6 +56,8 @@ def decode(s, r, q):
     s.growth[rank.growth + (rank.clock - me.computed - pool.draft) % pool.block_tokens] += 1
     rank.context += me.computed + 1
     rank.decodes += 1
+    rank.targets += me.target
+    rank.longest = max(rank.longest, me.target)
     rank.grouped[me.group] += 1
     rank.next_target = min(rank.next_target, me.target) if rank.decodes > 1 else me.target
     bucket = rank.calendar + 2 * (me.target & (BUCKETS - 1))
@@ -86,6 +88,7 @@ def stop_decoding(s, r, q):
     s.growth[rank.growth + (rank.clock - me.computed - pool.draft) % pool.block_tokens] -= 1
     rank.context -= me.computed + 1
     rank.decodes -= 1
+    rank.targets -= me.target
     rank.grouped[me.group] -= 1
     bucket = rank.calendar + 2 * (me.target & (BUCKETS - 1))
     if me.cprev >= 0:
