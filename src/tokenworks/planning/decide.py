@@ -34,8 +34,8 @@ from tokenworks.specs.deployment_file import Deployed
 ERROR = 0.2
 """How far a deployment may exceed its estimate [-]: a deployment whose estimate is further behind is not simulated."""
 
-STEP = 1 + TOLERANCE
-"""Ratio of two neighbouring rates that are tried, as in `capacity` [-]."""
+STEP, SESSION_STEP = 1 + TOLERANCE, 1.05
+"""Ratio of two neighbouring rates that are tried, as in `capacity`; the second where requests form sessions [-]."""
 
 FIRST_UP, FIRST_DOWN = 2, 4
 """First strides from a rate that holds upwards, and from one that does not downwards [steps]; each next one doubles."""
@@ -43,9 +43,13 @@ FIRST_UP, FIRST_DOWN = 2, 4
 FRONT_POINTS, SESSION_POINTS = 16, 4
 """Points of the Pareto front that are simulated; the second where requests form sessions [count]."""
 
-SESSIONS = 100
-"""Least number of sessions in the measured window of a run, where requests form sessions: `capacity` takes more, to be
-surer of one deployment than a search has to be of each [count]."""
+SESSIONS, SESSION_LIVES = 100, (1.5, 2.0)
+"""Length of a run where requests form sessions: sessions in the measured window [count], and lives of a session, which
+is a sum of many turns and varies little [-]. `capacity` takes more: it has to be sure of one deployment.
+"""
+
+CONFIRMED = 3
+"""Deployments that are simulated again with other requests, where requests form sessions, which take long [count]."""
 
 LONG = 30_000
 """Requests beyond which a run is not made longer to be surer [count]."""
@@ -56,16 +60,16 @@ BACK = (0, 1, 2, 4, 8, 16)
 LOWEST = 1 / 64
 """Share of the estimated rate below which a deployment is given up [-]."""
 
-BUDGET, SESSION_BUDGET = 6_000_000, 300_000
-"""Simulated requests after which the search ends, settled or not; the second where requests form sessions, whose long
-shared prefixes take more time. The same on every machine [count]."""
+BUDGET_TOKENS, SESSION_BUDGET = 10e9, 250_000
+"""Where the search ends, settled or not: new input and output tokens of all simulated requests [token]; where requests
+form sessions, whose long shared prefixes take more time, simulated requests [count]. The same on every machine."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Where a search ends, settled or not. Without both numbers: at `BUDGET` or `SESSION_BUDGET` requests.
+    """Where a search ends, settled or not. Without both numbers: at `BUDGET_TOKENS`, or at `SESSION_BUDGET`.
 
     Parameters
     ----------
@@ -97,11 +101,18 @@ class Budget:
             raise SpecError(f'"{text}" leaves nothing to simulate', where=where, hint=example)
         return budget
 
-    def spent(self, bench: Bench, *, sessions: bool) -> bool:
+    def spent(self, bench: Bench, candidate: Candidate) -> bool:
         """Whether a bench has used the budget up."""
         if self.seconds is not None:
             return time.monotonic() - bench.began >= self.seconds
-        return bench.requests >= (self.requests or (SESSION_BUDGET if sessions else BUDGET))
+        request = candidate.costing.demand.request
+        fixed = SESSION_BUDGET if sessions_of(candidate) else BUDGET_TOKENS / (request.uncached + request.osl)
+        return bench.requests >= (self.requests or fixed)
+
+
+def sessions_of(candidate: Candidate) -> bool:
+    """Whether the requests of the workload form sessions."""
+    return candidate.costing.setting.workload.think_time > 0
 
 
 @dataclass
@@ -138,10 +149,13 @@ class Bench:
         if users is None:
             assert rate is not None
             life = candidate.estimated.ttft_s + setting.workload.osl * candidate.estimated.tpot_s
-            count = requests_for(setting.workload, rate, life, sessions=SESSIONS)
+            count = requests_for(setting.workload, rate, life)
+            if sessions_of(candidate):
+                count = requests_for(setting.workload, rate, life, sessions=SESSIONS, lives=SESSION_LIVES)
         else:
             count = requests_for_users(setting.workload, users, sessions=SESSIONS)
-        count = max(count, min(2 * count, LONG)) if again else count
+        if again and not sessions_of(candidate):
+            count = max(count, min(2 * count, LONG))
         seed = self.seed + again
         source = Source(setting.workload, count, seed)
         traffic = source.traffic(rate=rate) if users is None else source.traffic(concurrency=users)
@@ -189,19 +203,20 @@ def decide(
     for number, candidate in enumerate(candidates, 1):
         values = sorted((row.effective_tok_s_per_device for row, _ in best.values() if row.meets_slo), reverse=True)
         listed = values[top - 1] if len(values) >= top else 0.0
-        estimate = candidate.estimated.effective_tok_s_per_device
+        tokens = _tokens(best.values(), candidate)  # the closed form does not know of requests that are refused
+        estimate = candidate.estimated.effective_tok_s_per_device * tokens / candidate.costing.demand.request.osl
         if values and (estimate <= 0 or estimate * (1 + ERROR) < listed):
             break
         if estimate <= 0 and len(best) >= top:  # none is expected to meet the SLO, and the nearest ones do not
             break
-        if best and budget.spent(bench, sessions=candidate.costing.setting.workload.think_time > 0):
+        if best and budget.spent(bench, candidate):
             settled = False
             break
         if say:
             say(f"simulating {candidate.deployment} with {candidate.deployment.engine} ({number})")
         known = best[candidate.family][0] if candidate.family in best else None
         floor = max(listed, known.effective_tok_s_per_device if known and known.meets_slo else 0.0)
-        row = _judged(bench, candidate, floor)
+        row = _judged(bench, candidate, floor * candidate.charged / tokens)
         if row is not None and (known is None or _order(row) < _order(known)):
             best[candidate.family] = row, candidate
     chosen = sorted(best.values(), key=lambda pair: _order(pair[0]))
@@ -209,6 +224,9 @@ def decide(
         chosen = [(row, candidate) for row, candidate in chosen if row.meets_slo]
     rows = []
     for number, (row, candidate) in enumerate(chosen[:top], 1):
+        if sessions_of(candidate) and number > CONFIRMED:
+            rows.append(row)
+            continue
         if say:
             say(f"simulating {row.deployment} again, with other requests ({number} of {top})")
         rows.append(_confirmed(bench, candidate, row))
@@ -227,11 +245,16 @@ def _confirmed(bench: Bench, candidate: Candidate, row: Ranked) -> Ranked:
         run = bench.at(candidate, rate=candidate.estimated.requests_s, again=True)
     else:
         for back in BACK:
-            run = bench.at(candidate, rate=row.requests_s / STEP**back, again=True)
+            run = bench.at(candidate, rate=row.offered_s / step_of(candidate) ** back, again=True)
             if run.meets_slo:
                 break
     bench.listed[candidate.deployment] = run
     return shown(candidate, run)
+
+
+def step_of(candidate: Candidate) -> float:
+    """Ratio of two neighbouring rates that are tried [-]."""
+    return SESSION_STEP if sessions_of(candidate) else STEP
 
 
 def _order(row: Ranked) -> tuple[float, float, int]:
@@ -240,15 +263,24 @@ def _order(row: Ranked) -> tuple[float, float, int]:
     return (-row.effective_tok_s_per_device if row.meets_slo else 0.0, missed, row.estimated.rank)
 
 
-def _judged(bench: Bench, candidate: Candidate, floor: float) -> Ranked | None:
-    """A deployment with simulated values; None if it does not reach `floor` effective tokens per device [1/s]."""
+def _tokens(rows: Iterable[tuple[Ranked, Candidate]], candidate: Candidate) -> float:
+    """Effective output tokens of a request that is sent, where the SLO is met: less than osl if some are refused."""
+    seen = [
+        row.effective_tok_s_per_device * other.charged / row.offered_s
+        for row, other in rows
+        if row.meets_slo and candidate.costing.load is None
+    ]
+    return max(seen, default=candidate.costing.demand.request.osl)
+
+
+def _judged(bench: Bench, candidate: Candidate, least: float) -> Ranked | None:
+    """A deployment with simulated values; None if it does not hold `least` requests per second [1/s]."""
     if candidate.costing.load is not None:
         return shown(candidate, bench.loaded(candidate))
-    least = floor * candidate.charged / candidate.costing.demand.request.osl
     highest = _highest(bench, candidate, least or None)
     if highest is not None:
         return shown(candidate, highest)
-    return None if floor else shown(candidate, bench.at(candidate, rate=candidate.estimated.requests_s))
+    return None if least else shown(candidate, bench.at(candidate, rate=candidate.estimated.requests_s))
 
 
 def _highest(bench: Bench, candidate: Candidate, least: float | None) -> Simulation | None:
@@ -256,16 +288,16 @@ def _highest(bench: Bench, candidate: Candidate, least: float | None) -> Simulat
 
     That a deployment which holds a rate also holds lower ones is taken for granted.
     """
-    start = candidate.estimated.requests_s
+    start, ratio = candidate.estimated.requests_s, step_of(candidate)
     runs: dict[int, Simulation] = {}
 
     def holds(step: int) -> bool:
-        runs[step] = bench.at(candidate, rate=start * STEP**step)
+        runs[step] = bench.at(candidate, rate=start * ratio**step)
         return runs[step].meets_slo
 
     high: int | None = None
     if least is not None:
-        low = math.ceil(math.log(least / start) / math.log(STEP))
+        low = math.ceil(math.log(least / start) / math.log(ratio))
         if not holds(low):
             return None
     elif holds(0):
@@ -274,7 +306,7 @@ def _highest(bench: Bench, candidate: Candidate, least: float | None) -> Simulat
         high, stride = 0, FIRST_DOWN
         while not holds(high - stride):
             high, stride = high - stride, 2 * stride
-            if STEP ** (high - stride) < LOWEST:
+            if ratio ** (high - stride) < LOWEST:
                 return None
         low = high - stride
     if high is None:
@@ -303,6 +335,7 @@ def shown(candidate: Candidate, run: Simulation) -> Ranked:
         effective_tok_s_per_device=metrics.effective_throughput / candidate.charged if held else 0.0,
         total_tok_s_per_device=metrics.total_token_throughput / candidate.charged,
         requests_s=metrics.request_throughput,
+        offered_s=_offered(run),
         ttft_s=metrics.mean_ttft_ms / 1e3,
         ttft_slo_s=_at(run, "ttft", metrics.p99_ttft_ms),
         tpot_slo_s=_at(run, "tpot", metrics.p99_tpot_ms),
@@ -312,6 +345,12 @@ def shown(candidate: Candidate, run: Simulation) -> Ranked:
         hit_share=cache.hit_tokens / max(cache.query_tokens, 1),
         batch=run.window.counts.pools[-1].mean_batch,
     )
+
+
+def _offered(run: Simulation) -> float:
+    """The rate at which requests were sent [1/s]; of a closed loop the rate at which they completed."""
+    rate = run.traffic.workload.rate if run.traffic.workload else None
+    return run.metrics.request_throughput if rate is None else rate
 
 
 def _at(run: Simulation, name: str, p99_ms: float) -> float:

@@ -107,7 +107,8 @@ def planned(
         rows, settled = decide(bench, candidates(results), top, budget=budget, say=progress)
         pareto = simulated_front(bench, points, say=progress)
         timed = budget is not None and budget.seconds is not None
-        decision = Decided(bench.simulations, bench.requests, settled, reproducible=not timed)
+        remarks = bench.listed[rows[0].deployment].remarks if rows[0].deployment in bench.listed else ()
+        decision = Decided(bench.simulations, bench.requests, settled, reproducible=not timed, remarks=remarks)
     else:
         rows, pareto = estimated(results, top), estimated_front(points)
     listed = {row.deployment.engine for row in rows}

@@ -195,6 +195,7 @@ def _estimated_row(result: SearchResult, cell: Any, rank: int) -> Ranked:
         effective_tok_s_per_device=estimates.effective_tok_s_per_device,
         total_tok_s_per_device=output * (request.isl + request.osl) / request.osl,
         requests_s=estimates.requests_s,
+        offered_s=estimates.requests_s,
         ttft_s=estimates.ttft_s,
         ttft_slo_s=estimates.ttft_slo_s,
         tpot_slo_s=estimates.tpot_slo_s,

@@ -67,6 +67,7 @@ class Ranked:
     total_tok_s_per_device : input and output tokens, per device in use or idle [token/s]
     output_tok_s_per_user : 1 / tpot_s [token/s]
     requests_s : requests that the whole deployment serves [1/s]
+    offered_s : requests that are sent; more than it serves if some are refused, since they are too long [1/s]
     ttft_s, tpot_s : mean TTFT and TPOT [s]
     ttft_slo_s, tpot_slo_s : TTFT and TPOT at the percentiles of the SLO, or at the 99th without a bound [s]
     slo_pressure : the largest of value / bound; above 1 the SLO is missed [-]
@@ -89,6 +90,7 @@ class Ranked:
     total_tok_s_per_device: float
     output_tok_s_per_user: float
     requests_s: float
+    offered_s: float
     ttft_s: float
     tpot_s: float
     ttft_slo_s: float
@@ -119,12 +121,14 @@ class Decided:
     simulations, requests : simulations, and requests of all simulations [count]
     settled : False if the budget ended before every deployment that could be better was simulated
     reproducible : False if the budget was a time, because the result then depends on the speed of the machine
+    remarks : sentences on the requests of the best deployment, such as a share that is refused
     """
 
     simulations: int
     requests: int
     settled: bool
     reproducible: bool = True
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +294,7 @@ class Plan(Shown):
         """What a reader must know beside the numbers."""
         one = "Requests with one output token have no TPOT: only a TTFT bound can be given."
         notes = (context_note(self.setting.model), one if self.setting.workload.osl == 1 else "")
-        return tuple(filter(None, notes))
+        return tuple(dict.fromkeys(filter(None, (*notes, *(self.decision.remarks if self.decision else ())))))
 
     def document(self) -> Plain:
         """The file of deployments that other commands read."""

@@ -30,7 +30,14 @@ MSER_BATCHES = 100
 """Batches of time that `warm_up_s` divides a run into [count]."""
 
 
-def requests_for(workload: Workload, rate: float, life_s: float, *, sessions: int = WINDOW_SESSIONS) -> int:
+Lives = tuple[float, float]
+"""Least warm-up and least measured window of a run, in lives [-]."""
+
+
+def requests_for(
+    workload: Workload, rate: float, life_s: float, *, sessions: int = WINDOW_SESSIONS,
+    lives: Lives = (WARM_LIVES, WINDOW_LIVES),
+) -> int:  # fmt: skip
     """How many requests a run at a rate needs, so that its measured window is warm and long enough.
 
     The window lies between two times: when 20 % and 90 % of the requests were sent (`measured.WARM`, `DONE`). A system
@@ -45,13 +52,14 @@ def requests_for(workload: Workload, rate: float, life_s: float, *, sessions: in
     rate : requests per second [1/s]
     life_s : life of one request, from sending to the last token: TTFT + osl x TPOT [s]
     sessions : least number of sessions in the measured window, if there are sessions [count]
+    lives : least warm-up and least measured window [-]
 
     Returns
     -------
     Number of requests, at most as many as the memory of this machine holds [count].
     """
     turns, _ = session_turns(workload)
-    return min(_requests(rate, life_s, turns, workload.think_time, sessions), _most(workload))
+    return min(_requests(rate, life_s, turns, workload.think_time, sessions, lives=lives), _most(workload))
 
 
 def requests_for_users(workload: Workload, users: float, *, sessions: int = WINDOW_SESSIONS) -> int:
@@ -72,11 +80,14 @@ def _most(workload: Workload) -> int:
     return most_requests(workload.isl / BLOCK if workload.hit_share else 0.0)
 
 
-def _requests(rate: float, life_s: float, turns: float, think_s: float, sessions: int) -> int:
+def _requests(
+    rate: float, life_s: float, turns: float, think_s: float, sessions: int, *,
+    lives: Lives = (WARM_LIVES, WINDOW_LIVES),
+) -> int:  # fmt: skip
     """The rule of `requests_for`, for sessions of `turns` requests with a think time of `think_s` before each."""
     in_flight = rate * (turns * (life_s + think_s) if turns > 1 else life_s)
-    in_window = max(WINDOW_LIVES * in_flight, WINDOW_REQUESTS, sessions * turns if turns > 1 else 0)
-    wanted = max(WARM_LIVES * in_flight / WARM, in_window / (DONE - WARM))
+    in_window = max(lives[1] * in_flight, WINDOW_REQUESTS, sessions * turns if turns > 1 else 0)
+    wanted = max(lives[0] * in_flight / WARM, in_window / (DONE - WARM))
     return math.ceil(min(wanted, most_requests()))
 
 
