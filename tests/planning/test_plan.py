@@ -135,7 +135,8 @@ def test_a_missed_slo_names_the_nearest_point_and_what_binds_it() -> None:
 def test_the_list_shows_alternatives() -> None:
     """Of deployments in two roles one for each size of a prefill instance, the best of them among all."""
     found = estimates(R1, "scalex40", workload="agent")
-    sizes = [row.deployment.roles[0].parallel.devices for row in found.deployments if len(row.deployment.roles) == 2]
+    apart = [row.deployment for row in found.deployments if len(row.deployment.roles) == 2]
+    sizes = [(one.engine, one.roles[0].parallel.devices) for one in apart]
     assert len(sizes) == len(set(sizes)) > 1
 
 

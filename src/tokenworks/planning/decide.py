@@ -23,7 +23,7 @@ from tokenworks.planning.pareto import front as unbeaten
 from tokenworks.planning.ranking import ROOFS, Candidate, common
 from tokenworks.planning.result import Binding, FrontPoint, Ranked
 from tokenworks.simulation.capacity import TOLERANCE
-from tokenworks.simulation.length import requests_for, requests_for_users
+from tokenworks.simulation.length import WARM_LIVES, WINDOW_LIVES, requests_for, requests_for_users
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.steps import Site
@@ -48,9 +48,6 @@ SESSIONS, SESSION_LIVES = 100, (1.5, 2.0)
 is a sum of many turns and varies little [-]. `capacity` takes more: it has to be sure of one deployment.
 """
 
-CONFIRMED = 3
-"""Deployments that are simulated again with other requests, where requests form sessions, which take long [count]."""
-
 LONG = 30_000
 """Requests beyond which a run is not made longer to be surer [count]."""
 
@@ -60,7 +57,7 @@ BACK = (0, 1, 2, 4, 8, 16)
 LOWEST = 1 / 64
 """Share of the estimated rate below which a deployment is given up [-]."""
 
-BUDGET_TOKENS, SESSION_BUDGET = 10e9, 250_000
+BUDGET_TOKENS, SESSION_BUDGET = 10e9, 200_000
 """Where the search ends, settled or not: new input and output tokens of all simulated requests [token]; where requests
 form sessions, whose long shared prefixes take more time, simulated requests [count]. The same on every machine."""
 
@@ -150,8 +147,9 @@ class Bench:
             assert rate is not None
             life = candidate.estimated.ttft_s + setting.workload.osl * candidate.estimated.tpot_s
             count = requests_for(setting.workload, rate, life)
-            if sessions_of(candidate):
-                count = requests_for(setting.workload, rate, life, sessions=SESSIONS, lives=SESSION_LIVES)
+            if sessions_of(candidate):  # a cache that loses sessions slowly needs more lives, so `again` is longer
+                lives = (WARM_LIVES, WINDOW_LIVES) if again else SESSION_LIVES
+                count = requests_for(setting.workload, rate, life, sessions=SESSIONS, lives=lives)
         else:
             count = requests_for_users(setting.workload, users, sessions=SESSIONS)
         if again and not sessions_of(candidate):
@@ -198,7 +196,7 @@ def decide(
     before every deployment that could be better was simulated.
     """
     budget = budget or Budget()
-    best: dict[tuple[str, int], tuple[Ranked, Candidate]] = {}
+    best: dict[tuple[str, int], Judged] = {}
     settled = True
     for number, candidate in enumerate(candidates, 1):
         values = sorted((row.effective_tok_s_per_device for row, _ in best.values() if row.meets_slo), reverse=True)
@@ -222,23 +220,33 @@ def decide(
     chosen = sorted(best.values(), key=lambda pair: _order(pair[0]))
     if chosen and chosen[0][0].meets_slo:
         chosen = [(row, candidate) for row, candidate in chosen if row.meets_slo]
-    rows = []
-    for number, (row, candidate) in enumerate(chosen[:top], 1):
-        if sessions_of(candidate) and number > CONFIRMED:
-            rows.append(row)
-            continue
-        if say:
-            say(f"simulating {row.deployment} again, with other requests ({number} of {top})")
-        rows.append(_confirmed(bench, candidate, row))
-    rows.sort(key=_order)
+    rows = _confirmed(bench, chosen[:top], say)
     return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, 1)), settled
 
 
-def _confirmed(bench: Bench, candidate: Candidate, row: Ranked) -> Ranked:
-    """The deployment simulated again with other requests, at a lower rate if it does not hold the same one.
+Judged = tuple[Ranked, Candidate]
 
-    The best of many noisy rates is too high. The second simulation does not know that the first one was chosen.
+
+def _confirmed(bench: Bench, listed: Sequence[Judged], say: Say | None) -> list[Ranked]:
+    """Deployments that are simulated again with other requests, best first.
+
+    The best of many noisy rates is too high. The second simulation does not know that the first one was chosen. Where
+    requests form sessions, only the best deployments are simulated again, until one that was stays the best.
     """
+    left, rows = list(listed), list[Ranked]()
+    while left:
+        row, candidate = left[0]
+        if sessions_of(candidate) and rows and min(map(_order, rows)) < _order(row):
+            break
+        if say:
+            say(f"simulating {row.deployment} again, with other requests ({len(rows) + 1} of {len(listed)})")
+        rows.append(_again(bench, candidate, row))
+        left.pop(0)
+    return sorted([*rows, *(row for row, _ in left)], key=_order)
+
+
+def _again(bench: Bench, candidate: Candidate, row: Ranked) -> Ranked:
+    """A deployment simulated with other requests, at a lower rate if it does not hold the same one."""
     if candidate.costing.load is not None:
         run = bench.loaded(candidate, again=True)
     elif not row.meets_slo:
@@ -263,7 +271,7 @@ def _order(row: Ranked) -> tuple[float, float, int]:
     return (-row.effective_tok_s_per_device if row.meets_slo else 0.0, missed, row.estimated.rank)
 
 
-def _tokens(rows: Iterable[tuple[Ranked, Candidate]], candidate: Candidate) -> float:
+def _tokens(rows: Iterable[Judged], candidate: Candidate) -> float:
     """Effective output tokens of a request that is sent, where the SLO is met: less than osl if some are refused."""
     seen = [
         row.effective_tok_s_per_device * other.charged / row.offered_s
