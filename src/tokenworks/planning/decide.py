@@ -18,7 +18,7 @@ import numpy as np
 
 from tokenworks import units
 from tokenworks.engine.types import Cluster
-from tokenworks.errors import SpecError
+from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.planning.pareto import front as unbeaten
 from tokenworks.planning.ranking import ROOFS, Candidate, common
 from tokenworks.planning.result import Binding, FrontPoint, Ranked
@@ -48,11 +48,23 @@ SESSIONS, SESSION_LIVES = 100, (1.5, 2.0)
 is a sum of many turns and varies little [-]. `capacity` takes more: it has to be sure of one deployment.
 """
 
-LONG = 30_000
-"""Requests beyond which a run is not made longer to be surer [count]."""
+LEAST, LEAST_AGAIN = 8_000, 40_000
+"""Requests of a run in the search, and of a run that confirms a listed deployment, at least [count]."""
 
-BACK = (0, 1, 2, 4, 8, 16)
-"""Steps below its highest rate at which a deployment is simulated again with other requests, until it holds [steps]."""
+TUNED = 3
+"""Deployments whose sizes are tuned by simulation, best first; none where requests form sessions [count]."""
+
+SIZES = (
+    ("max_sequences", 1.5),
+    ("max_sequences", 8.0),
+    ("chunk_tokens", 2.0),
+    ("chunk_tokens", 0.5),
+    ("chunk_tokens", 0.125),
+)
+"""Sizes of a role that are changed to tune a deployment, and by which factor [-]."""
+
+NEAR = 16
+"""Steps up or down from its highest rate within which a listed deployment is confirmed [steps]."""
 
 LOWEST = 1 / 64
 """Share of the estimated rate below which a deployment is given up [-]."""
@@ -140,20 +152,18 @@ class Bench:
         Parameters
         ----------
         candidate : the deployment, with its estimated times, which set the length of the run
-        again : with other requests, and twice as many of them, where that is no more than `LONG`
+        again : with other requests, and more of them
         """
         costing, setting = candidate.costing, candidate.costing.setting
         if users is None:
             assert rate is not None
             life = candidate.estimated.ttft_s + setting.workload.osl * candidate.estimated.tpot_s
-            count = requests_for(setting.workload, rate, life)
+            count = max(requests_for(setting.workload, rate, life), LEAST_AGAIN if again else LEAST)
             if sessions_of(candidate):  # a cache that loses sessions slowly needs more lives, so `again` is longer
                 lives = (WARM_LIVES, WINDOW_LIVES) if again else SESSION_LIVES
                 count = requests_for(setting.workload, rate, life, sessions=SESSIONS, lives=lives)
         else:
             count = requests_for_users(setting.workload, users, sessions=SESSIONS)
-        if again and not sessions_of(candidate):
-            count = max(count, min(2 * count, LONG))
         seed = self.seed + again
         source = Source(setting.workload, count, seed)
         traffic = source.traffic(rate=rate) if users is None else source.traffic(concurrency=users)
@@ -220,11 +230,42 @@ def decide(
     chosen = sorted(best.values(), key=lambda pair: _order(pair[0]))
     if chosen and chosen[0][0].meets_slo:
         chosen = [(row, candidate) for row, candidate in chosen if row.meets_slo]
+    if chosen and chosen[0][0].meets_slo and settled:
+        tuned = [_tuned(bench, candidate, row, say) for row, candidate in chosen[:TUNED]]
+        chosen = sorted([*tuned, *chosen[TUNED:]], key=lambda pair: _order(pair[0]))
     rows = _confirmed(bench, chosen[:top], say)
     return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, 1)), settled
 
 
 Judged = tuple[Ranked, Candidate]
+
+
+def _tuned(bench: Bench, candidate: Candidate, row: Ranked, say: Say | None) -> Judged:
+    """A deployment with the sizes with which it holds the highest rate: the closed form chooses them only roughly."""
+    if candidate.costing.load is not None or sessions_of(candidate):
+        return row, candidate
+    if say:
+        say(f"simulating {row.deployment} with other sizes")
+    for number in range(len(candidate.deployment.roles)):
+        for size, factor in SIZES:
+            other = _resized(candidate, number, size, factor)
+            try:
+                better = _judged(bench, other, row.offered_s * STEP)
+            except (SpecError, DoesNotFit):  # the memory or a rule forbids the size
+                continue
+            if better is not None and better.meets_slo and _order(better) < _order(row):
+                row, candidate = better, other
+    return row, candidate
+
+
+def _resized(candidate: Candidate, number: int, size: str, factor: float) -> Candidate:
+    """A deployment with another size of one role; the token budget holds all sequences of a step."""
+    roles = list(candidate.deployment.roles)
+    role = roles[number]
+    role = role.model_copy(update={size: max(1, round(getattr(role, size) * factor))})
+    least = role.max_sequences * (1 + role.draft_tokens) if role.name != "prefill" else 1
+    roles[number] = role.model_copy(update={"chunk_tokens": max(role.chunk_tokens, least)})
+    return dataclasses.replace(candidate, deployment=candidate.deployment.model_copy(update={"roles": tuple(roles)}))
 
 
 def _confirmed(bench: Bench, listed: Sequence[Judged], say: Say | None) -> list[Ranked]:
@@ -246,18 +287,39 @@ def _confirmed(bench: Bench, listed: Sequence[Judged], say: Say | None) -> list[
 
 
 def _again(bench: Bench, candidate: Candidate, row: Ranked) -> Ranked:
-    """A deployment simulated with other requests, at a lower rate if it does not hold the same one."""
+    """A deployment simulated with other requests, at a lower rate if it does not hold the same one, or at a higher one.
+
+    Where requests form sessions, no higher rate is tried.
+    """
     if candidate.costing.load is not None:
         run = bench.loaded(candidate, again=True)
     elif not row.meets_slo:
         run = bench.at(candidate, rate=candidate.estimated.requests_s, again=True)
     else:
-        for back in BACK:
-            run = bench.at(candidate, rate=row.offered_s / step_of(candidate) ** back, again=True)
-            if run.meets_slo:
-                break
+        run = _near(bench, candidate, row.offered_s)
     bench.listed[candidate.deployment] = run
     return shown(candidate, run)
+
+
+def _near(bench: Bench, candidate: Candidate, rate: float) -> Simulation:
+    """The simulation at the highest rate within the SLO, near a given rate [1/s]."""
+
+    def at(step: int) -> Simulation:
+        return bench.at(candidate, rate=rate * step_of(candidate) ** step, again=True)
+
+    run = at(0)
+    if not run.meets_slo:
+        for step in range(1, NEAR + 1):
+            run = at(-step)
+            if run.meets_slo:
+                break
+    elif not sessions_of(candidate):
+        for step in range(1, NEAR + 1):
+            higher = at(step)
+            if not higher.meets_slo:
+                break
+            run = higher
+    return run
 
 
 def step_of(candidate: Candidate) -> float:

@@ -26,6 +26,9 @@ FREE = 0.97
 AT_LIMIT = 0.98
 """Share of the prefill role's limit from which on it, not the decode role, binds [-]."""
 
+HEADROOM = 1.5
+"""Sequences that a decode role may run, over those that it is expected to: prefill may bring more than expected [-]."""
+
 ROOFS: dict[str, Binding] = {
     "compute": "compute",
     "hbm": "hbm",
@@ -130,6 +133,7 @@ def deployment(result: SearchResult, cell: Any) -> Deployment:
         roles = (points.role("aggregated", index, setting, **changes),)
     else:
         prefill, chunk = int(cell["prefill"]), int(cell["prefill_chunk"])
+        running = int(costing.places(batch * (1.0 if cell["full"] else HEADROOM)))
         together = sequences_of(costing, np.array([chunk]), points.lanes[prefill : prefill + 1])
         roles = (
             points.role(
@@ -144,8 +148,8 @@ def deployment(result: SearchResult, cell: Any) -> Deployment:
                 "decode",
                 index,
                 setting,
-                max_sequences=int(costing.places(batch)),
-                chunk_tokens=int(cell["chunk"]),
+                max_sequences=running,
+                chunk_tokens=max(int(cell["chunk"]), running * (1 + int(points.draft[index]))),
                 replicas=int(cell["replicas"]),
             ),
         )
