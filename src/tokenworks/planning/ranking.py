@@ -128,8 +128,14 @@ def deployment(result: SearchResult, cell: Any) -> Deployment:
     index, batch = int(cell["index"]), float(cell["batch"])
     roles: tuple[Role, ...]
     if cell["prefill"] < 0:
-        running = int(slots(costing, points[index : index + 1], np.array([batch]))[0])
-        changes = {"max_sequences": running, "chunk_tokens": int(cell["chunk"]), "replicas": int(cell["replicas"])}
+        room = 1.0 if cell["full"] else HEADROOM
+        running = int(slots(costing, points[index : index + 1], np.array([room * batch]))[0])
+        width = 1 + int(points.draft[index])
+        changes = {
+            "max_sequences": running,
+            "chunk_tokens": max(int(cell["chunk"]), running * width),
+            "replicas": int(cell["replicas"]),
+        }
         roles = (points.role("aggregated", index, setting, **changes),)
     else:
         prefill, chunk = int(cell["prefill"]), int(cell["prefill_chunk"])
