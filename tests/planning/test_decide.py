@@ -106,11 +106,11 @@ def test_a_budget_ends_the_search_and_says_so() -> None:
 
 
 def test_a_budget_of_time_is_not_reproducible() -> None:
-    plan = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=1, budget="1 ms")
+    plan = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=4, budget="1 ms")
     assert plan.decision is not None
     assert not plan.decision.settled
     assert not plan.decision.reproducible
-    assert len(plan.deployments) == 1
+    assert len(plan.deployments) >= 1
 
 
 @pytest.mark.parametrize("budget", ["0", "10", "0s", "0 requests", "-1s", "3 cats", "s", "", "1e999s"])

@@ -234,6 +234,8 @@ def decide(
         tuned = [_tuned(bench, candidate, row, say) for row, candidate in chosen[:TUNED]]
         chosen = sorted([*tuned, *chosen[TUNED:]], key=lambda pair: _order(pair[0]))
     rows = _confirmed(bench, chosen[:top], say)
+    if rows and rows[0].meets_slo:
+        rows = [row for row in rows if row.meets_slo]
     return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, 1)), settled
 
 

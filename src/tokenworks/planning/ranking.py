@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from tokenworks.costs import step
 from tokenworks.legal.points import OVERLAPS
 from tokenworks.planning import pareto
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.grid import slots
 from tokenworks.planning.result import Binding, Estimated, Interval, Ranked
 from tokenworks.planning.roles import sequences_of
 from tokenworks.planning.search import SearchResult
@@ -27,7 +26,7 @@ AT_LIMIT = 0.98
 """Share of the prefill role's limit from which on it, not the decode role, binds [-]."""
 
 HEADROOM = 1.5
-"""Sequences that a decode role may run, over those that it is expected to: prefill may bring more than expected [-]."""
+"""Sequences that an instance may run, over those that it is expected to: the closed form may expect too few [-]."""
 
 ROOFS: dict[str, Binding] = {
     "compute": "compute",
@@ -125,39 +124,21 @@ def deployment(result: SearchResult, cell: Any) -> Deployment:
     """The deployment that a cell stands for."""
     costing = result.costing
     setting, points = costing.setting, result.splits.points
-    index, batch = int(cell["index"]), float(cell["batch"])
+    index = int(cell["index"])
     roles: tuple[Role, ...]
     if cell["prefill"] < 0:
-        room = 1.0 if cell["full"] else HEADROOM
-        running = int(slots(costing, points[index : index + 1], np.array([room * batch]))[0])
-        width = 1 + int(points.draft[index])
-        changes = {
-            "max_sequences": running,
-            "chunk_tokens": max(int(cell["chunk"]), running * width),
-            "replicas": int(cell["replicas"]),
-        }
+        lanes = int(points.lanes[index])
+        running = _roomy(result, cell, lambda count: lanes + int(costing.places(count)), taken=lanes)
+        changes = {**running, "replicas": int(cell["replicas"])}
         roles = (points.role("aggregated", index, setting, **changes),)
     else:
         prefill, chunk = int(cell["prefill"]), int(cell["prefill_chunk"])
-        running = int(costing.places(batch * (1.0 if cell["full"] else HEADROOM)))
         together = sequences_of(costing, np.array([chunk]), points.lanes[prefill : prefill + 1])
+        changes = {"max_sequences": int(together[0]), "chunk_tokens": chunk, "replicas": int(cell["prefill_replicas"])}
+        running = _roomy(result, cell, lambda count: int(costing.places(count)), taken=0)
         roles = (
-            points.role(
-                "prefill",
-                prefill,
-                setting,
-                max_sequences=int(together[0]),
-                chunk_tokens=chunk,
-                replicas=int(cell["prefill_replicas"]),
-            ),
-            points.role(
-                "decode",
-                index,
-                setting,
-                max_sequences=running,
-                chunk_tokens=max(int(cell["chunk"]), running * (1 + int(points.draft[index]))),
-                replicas=int(cell["replicas"]),
-            ),
+            points.role("prefill", prefill, setting, **changes),
+            points.role("decode", index, setting, **running, replicas=int(cell["replicas"])),
         )
     return Deployment(
         model=setting.model.name,
@@ -167,6 +148,25 @@ def deployment(result: SearchResult, cell: Any) -> Deployment:
         max_model_len=None if setting.model.own_context is None else setting.model.max_context,
         devices_per_host=setting.machine.host.devices,
     )
+
+
+def _roomy(result: SearchResult, cell: Any, slots_of: Callable[[float], int], *, taken: int) -> dict[str, int]:
+    """Running sequences and token budget of the instances that decode: with `HEADROOM` if the KV cache has room for it.
+
+    Parameters
+    ----------
+    slots_of : running sequences for a mean batch [count]
+    taken : running sequences that prefill, and are counted apart [count]
+    """
+    costing, index, request = result.costing, int(cell["index"]), result.costing.demand.request
+    instance = result.splits.points[index : index + 1]
+    for factor in (HEADROOM, 1.0):
+        count = slots_of(factor * float(cell["batch"]))
+        budget = max(int(cell["chunk"]), count * (1 + int(instance.draft[0])))
+        kv_tokens = float(costing.kv_tokens(instance, np.array([count]), np.array([budget]))[0])
+        if (count - taken) * request.context + taken * request.isl <= kv_tokens:
+            break
+    return {"max_sequences": count, "chunk_tokens": budget}
 
 
 def _candidate(result: SearchResult, cell: Any, rank: int) -> Candidate:

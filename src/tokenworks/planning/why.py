@@ -270,41 +270,52 @@ def _variants(role: Role, given: set[str], setting: Setting) -> Points:
 
 
 def _estimates(costing: Costing, role: Role, given: set[str], legal: Candidates) -> SearchResult:
-    """Estimates of splits: at the batch and the token budget of a role where these are given, else at the best ones.
+    """Estimates of splits at the best batch that the running sequences of a role allow, and at its token budget.
+
+    Parameters
+    ----------
+    given : fields of the role that are given; the best values are taken for the others
 
     Raises
     ------
     SpecError : no steady state
     """
-    shortlist = Shortlist(costing.slo, keep=1)
     lanes = role.parallel.dp * role.parallel.pp
     ladders = Ladders.default()
     if "chunk_tokens" in given:
         ladders = Ladders(np.array([role.chunk_tokens / lanes]), ladders.sequences)
     chunk = lanes * ladders.chunks.reshape(1, 1, -1)
     running = role.max_sequences if "max_sequences" in given else lanes + 1
-    errors = []
+    full, errors = Shortlist(costing.slo, keep=1), []
     for index in range(len(legal.points)):
         one = legal.kept(np.array([index]))
         try:
-            batch = _batch(costing, one.points, running, chunk)
+            cells = aggregated.at_batch(costing, one, _batch(costing, one.points, running, chunk), chunk)
         except SpecError as error:
             errors.append(error)
             continue
-        if "max_sequences" in given:
-            cells = aggregated.at_batch(costing, one, batch, chunk)
-            cells["index"] = index
-            shortlist.offer(cells)
+        cells["index"] = index
+        full.offer(cells)
     if len(errors) == len(legal.points):
         raise errors[-1]
-    if "max_sequences" not in given:
-        aggregated.search(costing, legal, ladders, shortlist)
+    shortlist = Shortlist(costing.slo, keep=1)
+    aggregated.search(costing, legal, ladders, shortlist)
+    if "max_sequences" in given and not _below(costing, legal, shortlist, running):
+        shortlist = full
     if not len(shortlist.best):
         raise SpecError(
             f"cannot keep up with prefill at {'this' if 'max_sequences' in given else 'any'} batch",
             where=WHERE, hint="give it a larger chunk_tokens",
         )  # fmt: skip
     return SearchResult(costing, shortlist, legal, 0, SearchCounts(0, 0, {}))
+
+
+def _below(costing: Costing, legal: Candidates, shortlist: Shortlist, running: int) -> bool:
+    """Whether the best batch of a shortlist takes at most a number of running sequences."""
+    if not len(shortlist.best):
+        return False
+    index = int(shortlist.best["index"][0])
+    return bool(np.all(slots(costing, legal.points[index : index + 1], shortlist.best["batch"][:1]) <= running))
 
 
 def _of_file(costings: Sequence[Costing], path: str, pick: int) -> _Asked | Why:
