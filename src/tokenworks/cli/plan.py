@@ -28,7 +28,7 @@ from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.page import Page
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
-from tokenworks.planning.decide import Budget
+from tokenworks.planning.decide import ERROR, Budget
 from tokenworks.planning.plan import must_list, planned, prepare
 from tokenworks.planning.result import FrontPoint, Plan, Ranked
 from tokenworks.planning.setting import EngineChoice
@@ -263,7 +263,7 @@ def _reading(result: Plan) -> Iterator[str]:
     )
     if decision := result.decision:
         how = "under the load" if result.load else "each at its highest rate within the SLO"
-        rest = "No other deployment can reach the ones above, by its estimate + 20 %."
+        rest = f"No other deployment can reach the ones above, by its estimate + {100 * ERROR:.0f} %."
         if not decision.settled:
             rest = (
                 "Not settled: the budget ended before all deployments that could be better were simulated (--budget)."

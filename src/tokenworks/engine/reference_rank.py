@@ -172,6 +172,10 @@ class Rank:
         for i, block in enumerate(q.anonymous):
             self.free[block] = None
             self.free.move_to_end(block, last=i < full)
+        self.unuse(q)
+
+    def unuse(self, q: Sequence) -> None:
+        """End the use of cached blocks by `q`; blocks that nobody uses can be evicted, the last block first."""
         for block in reversed(q.cached):
             self.users[block] -= 1
             if not self.users[block]:

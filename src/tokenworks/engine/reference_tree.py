@@ -143,11 +143,7 @@ class TreeRank(Rank):
             else:
                 self.free[block] = None
         self.ends.update(q.anonymous[: min(full, 1)])
-        for block in reversed(q.cached):
-            self.users[block] -= 1
-            if not self.users[block]:
-                self.free[block] = None
-        q.anonymous, q.cached, q.chained = [], [], 0
+        self.unuse(q)
 
     def abandon(self, q: Sequence, now: float) -> None:
         """Free all blocks of a preempted `q`: the tree keeps what it has, and evicts it first."""

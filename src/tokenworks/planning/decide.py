@@ -155,18 +155,18 @@ class Bench:
         again : with other requests, and more of them
         """
         costing, setting = candidate.costing, candidate.costing.setting
-        if users is None:
-            assert rate is not None
-            life = candidate.estimated.ttft_s + setting.workload.osl * candidate.estimated.tpot_s
-            count = max(requests_for(setting.workload, rate, life), LEAST_AGAIN if again else LEAST)
-            if sessions_of(candidate):  # a cache that loses sessions slowly needs more lives, so `again` is longer
-                lives = (WARM_LIVES, WINDOW_LIVES) if again else SESSION_LIVES
-                count = requests_for(setting.workload, rate, life, sessions=SESSIONS, lives=lives)
-        else:
+        life = candidate.estimated.ttft_s + setting.workload.osl * candidate.estimated.tpot_s
+        if rate is None:
+            assert users is not None
             count = requests_for_users(setting.workload, users, sessions=SESSIONS)
+        elif sessions_of(candidate):  # a cache that loses sessions slowly needs more lives, so `again` is longer
+            lives = (WARM_LIVES, WINDOW_LIVES) if again else SESSION_LIVES
+            count = requests_for(setting.workload, rate, life, sessions=SESSIONS, lives=lives)
+        else:
+            count = max(requests_for(setting.workload, rate, life), LEAST_AGAIN if again else LEAST)
         seed = self.seed + again
         source = Source(setting.workload, count, seed)
-        traffic = source.traffic(rate=rate) if users is None else source.traffic(concurrency=users)
+        traffic = source.traffic(rate=rate, concurrency=users)
         deployed = Deployed(
             candidate.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
         )
@@ -230,9 +230,9 @@ def decide(
     chosen = sorted(best.values(), key=lambda pair: _order(pair[0]))
     if chosen and chosen[0][0].meets_slo:
         chosen = [(row, candidate) for row, candidate in chosen if row.meets_slo]
-    if chosen and chosen[0][0].meets_slo and settled:
-        tuned = [_tuned(bench, candidate, row, say) for row, candidate in chosen[:TUNED]]
-        chosen = sorted([*tuned, *chosen[TUNED:]], key=lambda pair: _order(pair[0]))
+        if settled:
+            tuned = [_tuned(bench, candidate, row, say) for row, candidate in chosen[:TUNED]]
+            chosen = sorted([*tuned, *chosen[TUNED:]], key=lambda pair: _order(pair[0]))
     rows = _confirmed(bench, chosen[:top], say)
     if rows and rows[0].meets_slo:
         rows = [row for row in rows if row.meets_slo]
@@ -449,8 +449,7 @@ def simulated_front(bench: Bench, front: Sequence[Candidate], *, say: Say | None
     front : deployments with estimates; of more than `FRONT_POINTS` as many are taken, evenly spread
     say : told in words which point is simulated
     """
-    workload = front[0].costing.setting.workload if front else None
-    most = SESSION_POINTS if workload and workload.think_time else FRONT_POINTS
+    most = SESSION_POINTS if front and sessions_of(front[0]) else FRONT_POINTS
     if len(front) > most:
         front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
     points = []
