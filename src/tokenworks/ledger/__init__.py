@@ -1,0 +1,1 @@
+"""What the rooms below say about money: a comparison of machines, costs, sites, and sweeps."""
