@@ -26,7 +26,9 @@ STEADY = 0.995
 """Largest load of the prefill queue at which an instance keeps up with its batch [-]."""
 
 
-def search(costing: Costing, candidates: Candidates, ladders: Ladders, shortlist: Shortlist) -> SearchCounts:
+def search(
+    costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats, shortlist: Shortlist
+) -> SearchCounts:
     """Offer the shortlist every aggregated deployment that no upper bound rules out.
 
     Parameters
@@ -34,10 +36,11 @@ def search(costing: Costing, candidates: Candidates, ladders: Ladders, shortlist
     costing : the cost model in its setting
     candidates : legal splits
     ladders : batches and token budgets to try for each split
+    decode_s : time of a decode step at each batch of the ladder, as `grid.decode_times` [s]
     shortlist : takes in the deployments
     """
     legal, _, _ = room(costing, candidates.points.columns(2), *_ladder(candidates.points, ladders))
-    speed, output, soonest = upper_bounds(costing, candidates, ladders)
+    speed, output, soonest = upper_bounds(costing, candidates, ladders, decode_s)
     in_time = soonest <= (costing.slo.ttft.value if costing.slo.ttft else np.inf)
     reach = np.where(_fast_enough(costing, speed), output, 0.0).max(axis=1) * in_time
     pruned, offered = 0, shortlist.offered
@@ -78,7 +81,9 @@ def _fast_enough(costing: Costing, speed: Floats) -> Bools:
     return speed * bound.value >= 1 if bound else speed > 0
 
 
-def upper_bounds(costing: Costing, candidates: Candidates, ladders: Ladders) -> tuple[Floats, Floats, Floats]:
+def upper_bounds(
+    costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats
+) -> tuple[Floats, Floats, Floats]:
     """Upper bounds of speed and throughput, and a lower bound of TTFT, for each point.
 
     A step takes at least the time of its decode alone. On average it also takes at least the time of its prefill
@@ -89,6 +94,7 @@ def upper_bounds(costing: Costing, candidates: Candidates, ladders: Ladders) -> 
     costing : the cost model in its setting
     candidates : legal splits
     ladders : batches and token budgets
+    decode_s : time of a decode step at each batch of the ladder [s]
 
     Returns
     -------
@@ -101,7 +107,6 @@ def upper_bounds(costing: Costing, candidates: Candidates, ladders: Ladders) -> 
     points, demand = candidates.points, costing.demand
     batch, wide = ladders.batches(points.lanes), points.columns(1)
     gained = costing.gained(wide)
-    decode_s = costing.seconds(wide, batch, 0.0)
     chunk = points.lanes[:, None] * ladders.chunks[None, :]
     prefill = costing.times(wide, 0.0, chunk)
     token_s = (prefill.seconds / chunk).min(axis=1, keepdims=True)

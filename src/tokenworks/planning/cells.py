@@ -45,6 +45,11 @@ CELL = np.dtype(
 Cells: TypeAlias = NDArray[np.void]
 """A table of cells."""
 
+Edge: TypeAlias = tuple[Floats, Floats]
+"""Speeds and outputs per device of a Pareto front, fastest first."""
+
+NO_RIVALS: Edge = (np.zeros(0), np.zeros(0))
+
 PER_FAMILY = 4
 """Number of entries that the shortlist keeps of each family [count]."""
 
@@ -85,7 +90,8 @@ def slo_pressure(slo: Slo, ttft: FloatArray, tpot: FloatArray, other: FloatArray
 class Shortlist:
     """The best cell of each entry, and the exact Pareto front of all cells that were offered.
 
-    Only cells that keep the TTFT bound are on the front: a fast user speed is worth nothing if the first token is late.
+    A cell that the front of another search beats is left out of the front. Only cells that keep the TTFT bound are on
+    the front: a fast user speed is worth nothing if the first token is late.
 
     Parameters
     ----------
@@ -93,24 +99,31 @@ class Shortlist:
     keep : number of families to keep, each with `PER_FAMILY` entries [count]
     margin : an entry is also kept if its estimate is below the last kept family by at most this share [-]
     floor : effective tokens per device that an entry must reach because of other searches [token/s]
+    rivals : the front of other searches
     best : kept cells, best first
     front : cells of the Pareto front, fastest first
     offered : cells that were offered [count]
+    edge : the front of all searches so far
     """
 
     slo: Slo
     keep: int
     margin: float = 0.0
     floor: float = 0.0
+    rivals: Edge = NO_RIVALS
     best: Cells = field(default_factory=lambda: np.zeros(0, CELL))
     front: Cells = field(default_factory=lambda: np.zeros(0, CELL))
     offered: int = 0
+    edge: Edge = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.edge = self.rivals
 
     def offer(self, cells: Cells) -> None:
         """Take in estimated cells, and update the best cells and the front."""
         self.offered += len(cells)
         if self.met:  # most cells are neither listed nor on the front; to sort them takes longer than to estimate them
-            off_front = beaten(1 / cells["tpot"], cells["output"], 1 / self.front["tpot"], self.front["output"])
+            off_front = beaten(1 / cells["tpot"], cells["output"], *self.edge)
             cells = cells[(cells["effective"] >= self.threshold) | ~off_front]
         pool = _likely(np.concatenate([self.best, cells]))
         pool = pool[_order(pool)]
@@ -119,7 +132,11 @@ class Shortlist:
         self.best = pool[_nth(pool["family"]) < PER_FAMILY]
         soon = cells if self.slo.ttft is None else cells[cells["ttft_tail"] <= self.slo.ttft.value]
         pool = np.concatenate([self.front, soon])
-        self.front = pool[front(1 / pool["tpot"], pool["output"])]
+        speed = np.concatenate([self.rivals[0], 1 / pool["tpot"]])
+        output = np.concatenate([self.rivals[1], pool["output"]])
+        kept, other = front(speed, output), len(self.rivals[0])
+        self.front = pool[kept[kept >= other] - other]
+        self.edge = speed[kept], output[kept]
 
     @property
     def threshold(self) -> float:
@@ -151,7 +168,7 @@ class Shortlist:
         listed = output >= self.threshold
         if self.slo.tpot:
             listed = listed & (speed * self.slo.tpot.value >= 1)
-        return ~listed & beaten(speed, output, 1 / self.front["tpot"], self.front["output"])
+        return ~listed & beaten(speed, output, *self.edge)
 
 
 def _likely(cells: Cells) -> Cells:

@@ -39,7 +39,9 @@ POINT = ["index", "chunk", "tpot", "prefill", "prefill_chunk", "replicas", "pref
 """Columns that identify a deployment. A deployment may have several cells, at different rates."""
 
 
-def search(costing: Costing, candidates: Candidates, ladders: Ladders, shortlist: Shortlist) -> SearchCounts:
+def search(
+    costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats, shortlist: Shortlist
+) -> SearchCounts:
     """Offer the shortlist every disaggregated deployment that no bound rules out.
 
     Parameters
@@ -47,10 +49,12 @@ def search(costing: Costing, candidates: Candidates, ladders: Ladders, shortlist
     costing : the cost model in its setting
     candidates : legal splits
     ladders : batches and token budgets to try for each split
+    decode_s : time of a decode step at each batch of the ladder, as `grid.decode_times` [s]
     shortlist : takes in the deployments
     """
     machine, offered = costing.setting.machine, shortlist.offered
-    decode, prefill = decode_roles(costing, candidates, ladders), prefill_roles(costing, candidates, ladders)
+    decode = decode_roles(costing, candidates, ladders, decode_s)
+    prefill = prefill_roles(costing, candidates, ladders)
     counted = [combinations(machine, prefill, decode)]
     decode = may_matter(costing, candidates, decode, shortlist)
     prefill = in_time(costing, prefill) if shortlist.met else prefill

@@ -13,6 +13,7 @@ from tokenworks.legal.points import Points
 from tokenworks.planning.costing import Costing, StepTimes
 from tokenworks.planning.lockstep import lockstep
 from tokenworks.planning.queueing import Instance, Serving, aggregated, crowd
+from tokenworks.planning.space import Ladders
 from tokenworks.simulation.steps import own_share
 
 TINY = 1e-30
@@ -112,16 +113,32 @@ def _hot(costing: Costing, wide: Points, batch: Floats, alone: StepTimes) -> Flo
 def _crowded(costing: Costing, wide: Points, batch: Floats, decode_s: Floats) -> Floats:
     """Additional time of a decode step at the batch of the TPOT percentile (`crowd`) [s].
 
-    On a ladder it follows from the slope to the next rung; the last rung uses the slope of the rung before. A single
-    batch uses the cost model.
+    A single batch uses the cost model, a ladder its own slopes (`crowded_ladder`).
     """
-    crowded = crowd(batch, costing.crowding)
-    if batch.shape[1] == 1:
-        more: Floats = costing.seconds(wide, crowded, 0.0) - decode_s
-    else:
-        slope = np.diff(decode_s, axis=1) / np.maximum(np.diff(batch, axis=1), 1.0)
-        more = np.concatenate([slope, slope[:, -1:]], axis=1) * (crowded - batch)
+    if batch.shape[1] > 1:
+        return crowded_ladder(costing, batch, decode_s)
+    return np.maximum(costing.seconds(wide, crowd(batch, costing.crowding), 0.0) - decode_s, 0.0)
+
+
+def crowded_ladder(costing: Costing, batch: Floats, decode_s: Floats) -> Floats:
+    """Additional time of a decode step at the batch of the TPOT percentile, on the rungs of a ladder (axis 1) [s].
+
+    It follows from the slope to the next rung; the last rung uses the slope of the rung before.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    batch : decoding sequences of an instance [count]
+    decode_s : time of a decode step at the batch [s]
+    """
+    slope = np.diff(decode_s, axis=1) / np.maximum(np.diff(batch, axis=1), 1.0)
+    more = np.concatenate([slope, slope[:, -1:]], axis=1) * (crowd(batch, costing.crowding) - batch)
     return np.maximum(more, 0.0)
+
+
+def decode_times(costing: Costing, points: Points, ladders: Ladders) -> Floats:
+    """Time of a decode step of each point at each batch of its ladder: float[points, batches] [s]."""
+    return costing.seconds(points.columns(1), ladders.batches(points.lanes), 0.0)
 
 
 def slots(costing: Costing, points: Points, batch: FloatArray) -> Floats | Ints:

@@ -17,6 +17,7 @@ from tokenworks.legal.splits import Candidates
 from tokenworks.planning.aggregated import STEADY
 from tokenworks.planning.cells import Shortlist
 from tokenworks.planning.costing import Costing
+from tokenworks.planning.grid import crowded_ladder
 from tokenworks.planning.pareto import front
 from tokenworks.planning.queueing import Demand, Prefill, busiest_context, crowd, prefill_limit, prefilling, seen_cv
 from tokenworks.planning.space import Ladders
@@ -55,20 +56,33 @@ Roles: TypeAlias = NDArray[np.void]
 """A table of roles."""
 
 
-def decode_roles(costing: Costing, candidates: Candidates, ladders: Ladders) -> Roles:
-    """Every legal decode split at every batch of the ladder, and at the largest batch that keeps the TPOT bound."""
+def decode_roles(costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats) -> Roles:
+    """Every legal decode split at every batch of the ladder, and at the largest batch that keeps the TPOT bound.
+
+    Parameters
+    ----------
+    costing : the cost model in its setting
+    candidates : legal splits
+    ladders : batches to try for each split
+    decode_s : time of a decode step at each batch of the ladder, as `grid.decode_times` [s]
+    """
     points = candidates.points
     wide, batch = points.columns(1), ladders.batches(points.lanes)
-    aimed = _aim(costing, batch, _tpot(costing, wide, crowd(batch, costing.crowding)))
+    tpot = decode_s / costing.gained(wide)
+    tail = (decode_s + crowded_ladder(costing, batch, decode_s)) / costing.gained(wide)
+    aimed = _aim(costing, batch, tail)
     aimed = np.maximum(np.minimum(aimed, costing.filled(_most(costing, wide, aimed))), 1.0)
-    batch = np.concatenate([batch, aimed], axis=1)
+    aimed_tpot, aimed_tail = (_tpot(costing, wide, at) for at in (aimed, crowd(aimed, costing.crowding)))
+    batch, tpot, tail = (
+        np.concatenate(pair, axis=1) for pair in ((batch, aimed), (tpot, aimed_tpot), (tail, aimed_tail))
+    )
     most = _most(costing, wide, batch)
     legal = costing.places(batch) <= most
     which = np.nonzero(legal)[0]
     roles, one = _table(costing, candidates, which), points[which]
     batch, most = batch[legal], most[legal]
-    roles["batch"], roles["tpot"] = batch, _tpot(costing, one, batch)
-    roles["tail"] = np.maximum(_tpot(costing, one, crowd(batch, costing.crowding)), roles["tpot"])
+    roles["batch"], roles["tpot"] = batch, tpot[legal]
+    roles["tail"] = np.maximum(tail[legal], roles["tpot"])
     roles["rate"] = batch / (costing.demand.request.osl * roles["tpot"])
     roles["full"] = costing.places(batch + np.maximum(1, 0.02 * batch)) > most
     roles["chunk"] = costing.places(batch) * (1 + one.draft)

@@ -12,9 +12,10 @@ from tokenworks.legal.points import KV_DTYPES, Points, Setting
 from tokenworks.legal.rules import SHAPE, Proposal, with_memory
 from tokenworks.legal.splits import Candidates, candidates, splits
 from tokenworks.planning import aggregated, disaggregated
-from tokenworks.planning.cells import SearchCounts, Shortlist
+from tokenworks.planning.cells import NO_RIVALS, Edge, SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.fit import does_not_fit
+from tokenworks.planning.grid import decode_times
 from tokenworks.planning.roles import ROLE
 from tokenworks.planning.space import Ladders
 
@@ -48,6 +49,7 @@ def search(
     *,
     margin: float = 0.0,
     floor: float = 0.0,
+    rivals: Edge = NO_RIVALS,
     progress: Progress | None = None,
 ) -> SearchResult:
     """Search all deployments of a setting for the best families and the exact Pareto front.
@@ -59,6 +61,7 @@ def search(
     ladders : batches and token budgets to try for each split
     margin : an estimate is also kept if it is below the last kept family by at most this share [-]
     floor : effective tokens per device below which another search lists no deployment [token/s]
+    rivals : the front of other searches: what it beats is not on the front of this search
     progress : receives a line of text before each part of the search
 
     Raises
@@ -73,11 +76,12 @@ def search(
     legal = candidates(setting, everything)
     if not len(legal.points):
         raise impossible(setting, everything)
-    shortlist = Shortlist(costing.slo, keep, margin, floor)
+    shortlist = Shortlist(costing.slo, keep, margin, floor, rivals)
     say(f"{len(legal.points):,} legal splits, aggregated")
-    one = aggregated.search(costing, legal, ladders, shortlist)
+    decode_s = decode_times(costing, legal.points, ladders)
+    one = aggregated.search(costing, legal, ladders, decode_s, shortlist)
     say(f"{len(legal.points):,} legal splits, prefill and decode apart")
-    two = disaggregated.search(costing, legal, ladders, shortlist)
+    two = disaggregated.search(costing, legal, ladders, decode_s, shortlist)
     if not len(shortlist.best) and not floor:
         raise too_busy(costing, legal)
     counts = SearchCounts(one.legal + two.legal, one.estimated + two.estimated, one.pruned | two.pruned)

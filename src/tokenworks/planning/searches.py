@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenworks.errors import DoesNotFit
+from tokenworks.planning.cells import NO_RIVALS
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.search import Progress, SearchResult, search
 
@@ -12,7 +13,7 @@ from tokenworks.planning.search import Progress, SearchResult, search
 def searched(
     costings: Sequence[Costing], top: int, *, margin: float, progress: Progress | None = None
 ) -> tuple[SearchResult, ...]:
-    """A search for each engine; a later one skips what is further behind than an earlier one asks for.
+    """A search for each engine; a later one skips what an earlier one beats.
 
     Raises
     ------
@@ -20,15 +21,15 @@ def searched(
     """
     results: list[SearchResult] = []
     errors: list[DoesNotFit] = []
-    floor = 0.0
+    floor, rivals = 0.0, NO_RIVALS
     for costing in costings:
         try:
-            result = search(costing, top, margin=margin, floor=floor, progress=progress)
+            result = search(costing, top, margin=margin, floor=floor, rivals=rivals, progress=progress)
         except DoesNotFit as error:
             errors.append(error)
             continue
         results.append(result)
-        floor = max(floor, result.shortlist.threshold)
+        floor, rivals = max(floor, result.shortlist.threshold), result.shortlist.edge
     if not results:
         raise errors[0]
     return tuple(results)

@@ -23,7 +23,7 @@ from tokenworks.planning import aggregated, disaggregated
 from tokenworks.planning.cells import SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.decide import ERROR, Bench, Say, decide
-from tokenworks.planning.grid import batch_of, hold, room, slots
+from tokenworks.planning.grid import batch_of, decode_times, hold, room, slots
 from tokenworks.planning.ranking import Candidate, candidates, estimated
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain
 from tokenworks.planning.search import SearchResult
@@ -299,7 +299,7 @@ def _estimates(costing: Costing, role: Role, given: set[str], legal: Candidates)
     if len(errors) == len(legal.points):
         raise errors[-1]
     shortlist = Shortlist(costing.slo, keep=1)
-    aggregated.search(costing, legal, ladders, shortlist)
+    aggregated.search(costing, legal, ladders, decode_times(costing, legal.points, ladders), shortlist)
     if "max_sequences" in given and not _below(costing, legal, shortlist, running):
         shortlist = full
     if not len(shortlist.best):
@@ -350,8 +350,8 @@ def _of_file(costings: Sequence[Costing], path: str, pick: int) -> _Asked | Why:
     pairs = [[getattr(Points.of(role), field.name)[0] for role in deployment.roles]
              for field in dataclasses.fields(Points)]  # fmt: skip
     legal = legal_splits(costing.setting, Points(*map(np.array, pairs)))
-    shortlist = Shortlist(costing.slo, keep=ALL)
-    disaggregated.search(costing, legal, Ladders.default(), shortlist)
+    shortlist, ladders = Shortlist(costing.slo, keep=ALL), Ladders.default()
+    disaggregated.search(costing, legal, ladders, decode_times(costing, legal.points, ladders), shortlist)
     if not len(shortlist.best):
         raise SpecError("prefill and decode have no steady state together", where=f"{WHERE}: {path}")
     return _Asked((SearchResult(costing, shortlist, legal, 0, SearchCounts(0, 0, {})),), deployment)
