@@ -190,33 +190,49 @@ class Seen:
     percentile : percentile of the requests that the bound applies to [%]
     bound_s, seen_s : the bound, and the simulated value at the percentile [s]
     met : whether the bound holds
-    confidence : half of the 95 % interval of the simulated value / the value, by `percentile_confidence`; None for a
-        complete trace, which is no sample [-]
     """
 
     percentile: float
     bound_s: float
     seen_s: float
     met: bool
-    confidence: float | None = None
 
     @classmethod
-    def of(cls, bound: Bound, values: Floats, batch: Ints | None = None) -> Seen:
-        """Compare a bound with the values of all requests.
-
-        Parameters
-        ----------
-        bound : the bound
-        values : values of all requests [s]
-        batch : batch of the window that each request belongs to; None = no confidence
-        """
+    def of(cls, bound: Bound, values: Floats) -> Seen:
+        """Compare a bound with the values of all requests [s]."""
         seen = float(np.percentile(values, bound.percentile))
-        confidence = None if batch is None else percentile_confidence(values, batch, bound.percentile)
-        return cls(bound.percentile, bound.value, seen, seen <= bound.value, confidence)
+        return cls(bound.percentile, bound.value, seen, seen <= bound.value)
 
 
-def bounds(outcome: Outcome, slo: Slo, span: Span, chosen: Chosen = None, *, endless: bool = False) -> dict[str, Seen]:
-    """Each bound of the SLO with the simulated value, by name (`ttft`, `tpot`); empty if no request completed.
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The values that a bound of the SLO applies to.
+
+    Parameters
+    ----------
+    bound : the bound
+    values : TTFT or TPOT of each request [s]
+    at_s : end of each request; the end of the window for a request that still waits [s]
+    """
+
+    bound: Bound
+    values: Floats
+    at_s: Floats
+
+    @property
+    def seen(self) -> Seen:
+        """The value at the percentile of the bound."""
+        return Seen.of(self.bound, self.values)
+
+    def confidence(self, span: Span) -> float | None:
+        """Half of the 95 % interval of the value / the value [-], by `percentile_confidence`."""
+        return percentile_confidence(self.values, span.batch(self.at_s), self.bound.percentile)
+
+
+def observed(
+    outcome: Outcome, slo: Slo, span: Span, chosen: Chosen = None, *, endless: bool = False
+) -> dict[str, Observed]:
+    """The values of each bound of the SLO, by name (`ttft`, `tpot`); empty if no request completed.
 
     In an endless stream, requests that still wait for their first token at the end of the window also count for TTFT,
     with the time that they have waited. Without these requests, an overloaded deployment would look fast: only the
@@ -237,13 +253,13 @@ def bounds(outcome: Outcome, slo: Slo, span: Span, chosen: Chosen = None, *, end
     ttft = np.append((outcome.first_token_s - outcome.arrival_s)[served], span.end_s - outcome.arrival_s[late])
     several = served & (outcome.output_tokens > 1)
     tpot = (outcome.end_s - outcome.first_token_s)[several] / (outcome.output_tokens[several] - 1)
-    at_s = {
-        "ttft": np.append(outcome.end_s[served], np.full(int(late.sum()), span.end_s)),
-        "tpot": outcome.end_s[several],
-    }
+    first_s = np.append(outcome.end_s[served], np.full(int(late.sum()), span.end_s))
     return {
-        name: Seen.of(bound, values, span.batch(at_s[name]) if endless else None)
-        for name, bound, values in (("ttft", slo.ttft, ttft), ("tpot", slo.tpot, tpot))
+        name: Observed(bound, values, at_s)
+        for name, bound, values, at_s in (
+            ("ttft", slo.ttft, ttft, first_s),
+            ("tpot", slo.tpot, tpot, outcome.end_s[several]),
+        )
         if bound and len(values)
     }
 

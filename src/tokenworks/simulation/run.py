@@ -170,17 +170,24 @@ class Simulation(Shown):
         return chosen
 
     @cached_property
-    def bounds(self) -> dict[str, measured.Seen]:
-        """Bounds of the SLO with their simulated values: `ttft`, `tpot`; with classes `batch.ttft` and so on."""
+    def observed(self) -> dict[str, measured.Observed]:
+        """The values of each bound of the SLO: `ttft`, `tpot`; with classes `batch.ttft` and so on."""
         endless, classes = self.traffic.endless, self.traffic.classes
         if not classes:
-            return measured.bounds(self.outcome, self.slo, self.span, endless=endless)
+            return measured.observed(self.outcome, self.slo, self.span, endless=endless)
         slos, span = self.promises.slos, self.span
         return {
-            f"{one.name}.{name}": seen
+            f"{one.name}.{name}": values
             for k, one in enumerate(classes)
-            for name, seen in measured.bounds(self.outcome, slos[k], span, self.of_class(k), endless=endless).items()
+            for name, values in measured.observed(
+                self.outcome, slos[k], span, self.of_class(k), endless=endless
+            ).items()
         }
+
+    @cached_property
+    def bounds(self) -> dict[str, measured.Seen]:
+        """Bounds of the SLO with their simulated values, by the names of `observed`."""
+        return {name: values.seen for name, values in self.observed.items()}
 
     @cached_property
     def confidence(self) -> dict[str, float]:
@@ -191,7 +198,7 @@ class Simulation(Shown):
         if not self.traffic.endless:
             return {}
         whole = {"throughput": measured.throughput_confidence(self.outcome, self.span)}
-        whole |= {name: seen.confidence for name, seen in self.bounds.items()}
+        whole |= {name: values.confidence(self.span) for name, values in self.observed.items()}
         return {name: value for name, value in whole.items() if value is not None}
 
     @cached_property
@@ -226,10 +233,11 @@ class Simulation(Shown):
     @property
     def meets_slo(self) -> bool:
         """Whether all bounds hold at their percentiles, the queue stays finite, and all requests are served."""
+        if not (all(bound.met for bound in self.bounds.values()) and self.served and self.stable):
+            return False
         sent = [bool(self.of_class(k).any()) for k in range(len(self.traffic.classes))]
         served = all(totals.completed or not any_sent for totals, any_sent in zip(self.by_class, sent, strict=True))
-        kept = all(bound.met for bound in self.bounds.values())
-        return self.stable and self.served and self.metrics.completed > 0 and served and kept
+        return self.metrics.completed > 0 and served
 
     def plain(self) -> Plain:
         """The complete result as plain data. Equal inputs give equal results, except for `wall`."""
