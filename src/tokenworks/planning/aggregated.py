@@ -22,6 +22,9 @@ BLOCK = 256
 MOST_REPLICAS = 1 << 20
 """Larger than the number of replicas on any machine. Under a load, `entry` counts in these steps [count]."""
 
+WITHIN = 0.95
+"""Time of a prefill token at a chunk of any size / the smaller one of both ends of the range of sizes, at least [-]."""
+
 STEADY = 0.995
 """Largest load of the prefill queue at which an instance keeps up with its batch [-]."""
 
@@ -86,8 +89,9 @@ def upper_bounds(
 ) -> tuple[Floats, Floats, Floats]:
     """Upper bounds of speed and throughput, and a lower bound of TTFT, for each point.
 
-    A step takes at least the time of its decode alone. On average it also takes at least the time of its prefill
-    tokens alone, in chunks of the fastest size. Both times add up if the engine prefills in steps of its own.
+    On average a step takes at least the time of its prefill tokens alone, in chunks of the fastest size. If the engine
+    prefills in steps of its own, the time of the decode step is added. If the engine mixes both, a step takes at least
+    the time of its decode, and what prefill tokens add to it (`_added`).
 
     Parameters
     ----------
@@ -111,7 +115,10 @@ def upper_bounds(
     prefill = costing.times(wide, 0.0, chunk)
     token_s = (prefill.seconds / chunk).min(axis=1, keepdims=True)
     prefill_s = batch * demand.request.uncached * gained / demand.request.osl * token_s
-    step = np.maximum(decode_s, prefill_s) if costing.mixed else decode_s + prefill_s
+    if costing.mixed:
+        step = np.maximum(decode_s + _added(costing, wide, batch, decode_s), prefill_s)
+    else:
+        step = decode_s + prefill_s
     speed, total = gained / step, batch * gained / step
     higher = np.maximum(total, np.concatenate([total[:, 1:], total[:, -1:]], axis=1))
     machine = costing.setting.machine
@@ -121,6 +128,23 @@ def upper_bounds(
     lone = points.pp * (1 + own * (points.dp - 1 if costing.prefills_alone else 0))
     soonest = demand.request.uncached * demand.tail * lone * token_s[:, 0]
     return speed, higher / charged[:, None], soonest
+
+
+def _added(costing: Costing, wide: Points, batch: Floats, decode_s: Floats) -> Floats:
+    """Least time that the prefill tokens of a mean step add to it, beside the decoding sequences [s].
+
+    The tokens come in chunks between the tokens that arrive in a step, and one prompt of each lane if that is more. The
+    time of a token is least at one end of this range: it rises while memory binds the step, and falls where fixed times
+    and larger GEMMs count. `WITHIN` allows for less between both ends.
+    """
+    request = costing.demand.request
+    coming = batch * request.uncached * costing.gained(wide) / request.osl
+    token_s = [
+        (costing.seconds(wide, batch, tokens) - decode_s) / tokens
+        for tokens in (coming, np.maximum(wide.lanes * request.uncached, coming))
+    ]
+    added: Floats = WITHIN * np.maximum(np.minimum(*token_s), 0.0) * coming
+    return added
 
 
 def _at_best(costing: Costing, candidates: Candidates, rows: Ints, ladders: Ladders) -> Iterator[Cells]:

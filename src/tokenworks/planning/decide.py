@@ -66,6 +66,9 @@ SIZES = (
 NEAR = 16
 """Steps up or down from its highest rate within which a listed deployment is confirmed [steps]."""
 
+DEPTH = 10
+"""Deployments that a search finds at least, listed or not: estimates may be wrong by more than `ERROR` [count]."""
+
 LOWEST = 1 / 64
 """Share of the estimated rate below which a deployment is given up [-]."""
 
@@ -196,7 +199,8 @@ def decide(
     Parameters
     ----------
     candidates : best estimate first; of each family the best simulated one is listed
-    top : deployments to list [count]
+    top : deployments to list; the search goes on until `DEPTH` deployments or more are certain, so that the best one
+        does not depend on this number [count]
     budget : where the search ends; None is a fixed number of requests
     say : told in words which deployment is simulated
 
@@ -208,14 +212,15 @@ def decide(
     budget = budget or Budget()
     best: dict[tuple[str, int], Judged] = {}
     settled = True
+    depth = max(top, DEPTH)
     for number, candidate in enumerate(candidates, 1):
         values = sorted((row.effective_tok_s_per_device for row, _ in best.values() if row.meets_slo), reverse=True)
-        listed = values[top - 1] if len(values) >= top else 0.0
+        listed = values[depth - 1] if len(values) >= depth else 0.0
         tokens = _tokens(best.values(), candidate)  # the closed form does not know of requests that are refused
         estimate = candidate.estimated.effective_tok_s_per_device * tokens / candidate.costing.demand.request.osl
         if values and (estimate <= 0 or estimate * (1 + ERROR) < listed):
             break
-        if estimate <= 0 and len(best) >= top:  # none is expected to meet the SLO, and the nearest ones do not
+        if estimate <= 0 and len(best) >= depth:  # none is expected to meet the SLO, and the nearest ones do not
             break
         if best and budget.spent(bench, candidate):
             settled = False
@@ -233,7 +238,7 @@ def decide(
         if settled:
             tuned = [_tuned(bench, candidate, row, say) for row, candidate in chosen[:TUNED]]
             chosen = sorted([*tuned, *chosen[TUNED:]], key=lambda pair: _order(pair[0]))
-    rows = _confirmed(bench, chosen[:top], say)
+    rows = _confirmed(bench, chosen[:depth], top, say)[:top]
     if rows and rows[0].meets_slo:
         rows = [row for row in rows if row.meets_slo]
     return tuple(dataclasses.replace(row, rank=rank) for rank, row in enumerate(rows, 1)), settled
@@ -270,19 +275,25 @@ def _resized(candidate: Candidate, number: int, size: str, factor: float) -> Can
     return dataclasses.replace(candidate, deployment=candidate.deployment.model_copy(update={"roles": tuple(roles)}))
 
 
-def _confirmed(bench: Bench, listed: Sequence[Judged], say: Say | None) -> list[Ranked]:
+def _confirmed(bench: Bench, found: Sequence[Judged], top: int, say: Say | None) -> list[Ranked]:
     """Deployments that are simulated again with other requests, best first.
 
-    The best of many noisy rates is too high. The second simulation does not know that the first one was chosen. Where
-    requests form sessions, only the best deployments are simulated again, until one that was stays the best.
+    The best of many noisy rates is too high. The second simulation does not know that the first one was chosen. It ends
+    where as many as are listed were simulated again and are the best. Where requests form sessions, it ends with one.
+
+    Parameters
+    ----------
+    found : deployments, best first
+    top : deployments to list [count]
     """
-    left, rows = list(listed), list[Ranked]()
+    left, rows = list(found), list[Ranked]()
     while left:
         row, candidate = left[0]
-        if sessions_of(candidate) and rows and min(map(_order, rows)) < _order(row):
+        sure = 1 if sessions_of(candidate) else top
+        if len(rows) >= sure and sorted(map(_order, rows))[sure - 1] < _order(row):
             break
         if say:
-            say(f"simulating {row.deployment} again, with other requests ({len(rows) + 1} of {len(listed)})")
+            say(f"simulating {row.deployment} again, with other requests ({len(rows) + 1})")
         rows.append(_again(bench, candidate, row))
         left.pop(0)
     return sorted([*rows, *(row for row, _ in left)], key=_order)

@@ -186,10 +186,13 @@ def _timely(costing: Costing, p: Roles, right: Roles, x: Ints) -> Floats:
         return high
     low: Floats = np.zeros(high.shape)
     slowest, token_bytes = right["tpot"].max(), right["token_bytes"].max()
+    role, varies = prefill_of(p, x), costing.demand.request.hit_share > 0
+    late = exposed(costing, p, token_bytes, 0.0)
     for _ in range(BISECTIONS):
         rate = (low + high) / 2
-        served = prefilling(costing.demand, prefill_of(p, x), rate, slowest)
-        late = exposed(costing, p, token_bytes, served.hit_share)
+        served = prefilling(costing.demand, role, rate, slowest)
+        if varies:
+            late = exposed(costing, p, token_bytes, served.hit_share)
         kept = served.ttft_tail + late <= costing.slo.ttft.value
         low, high = np.where(kept, rate, low), np.where(kept, high, rate)
     return low

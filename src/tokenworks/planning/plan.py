@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing, OfferedLoad
-from tokenworks.planning.decide import ERROR, Bench, Budget, decide, estimated_front, simulated_front
+from tokenworks.planning.decide import DEPTH, ERROR, Bench, Budget, decide, estimated_front, simulated_front
 from tokenworks.planning.ranking import candidates, estimated, front
 from tokenworks.planning.result import Decided, Plan
 from tokenworks.planning.search import Progress
@@ -97,11 +97,17 @@ def must_list(top: int) -> None:
 
 def planned(
     costings: Sequence[Costing], top: int, *, simulate: bool = True, budget: Budget | None = None,
-    progress: Progress | None = None,
+    progress: Progress | None = None, bench: Bench | None = None,
 ) -> Plan:  # fmt: skip
-    """The plan of what `prepare` has read; the other parameters are those of `plan`."""
-    started, bench = time.perf_counter(), Bench()
-    results = searched(costings, top, margin=ERROR if simulate else 0.0, progress=progress)
+    """The plan of what `prepare` has read; the other parameters are those of `plan`.
+
+    Parameters
+    ----------
+    bench : a new bench that keeps the last simulation of each listed deployment for the caller
+    """
+    started, bench = time.perf_counter(), bench or Bench()
+    keep, margin = (max(top, DEPTH), ERROR) if simulate else (top, 0.0)
+    results = searched(costings, keep, margin=margin, progress=progress)
     points, decision = front(results), None
     if simulate:
         rows, settled = decide(bench, candidates(results), top, budget=budget, say=progress)

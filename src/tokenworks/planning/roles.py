@@ -23,6 +23,9 @@ from tokenworks.planning.queueing import Demand, Prefill, busiest_context, crowd
 from tokenworks.planning.space import Ladders
 from tokenworks.simulation.steps import own_share
 
+BLOCK = 64
+"""Rows that are compared with each other at once [count]."""
+
 BISECTIONS = 20
 ALIKE = 0.05
 """Prefix caches of two prefill roles count as equal within this share [-]."""
@@ -172,7 +175,7 @@ def sequences_of(costing: Costing, chunk: FloatArray, lanes: Ints) -> Floats:
 def prefill_of(roles: Roles, instances: FloatArray) -> Prefill:
     """Prefill roles in the form that the steady-state formulas need, with a number of instances each."""
     names = ("lanes", "token_s", "pass_s", "lone_s", "kv_tokens")
-    return Prefill(instances, *(roles[name] for name in names))
+    return Prefill(instances, *(np.ascontiguousarray(roles[name]) for name in names))  # records are slow to compute on
 
 
 def _table(costing: Costing, candidates: Candidates, rows: Ints) -> Roles:
@@ -313,10 +316,23 @@ def in_time_rate(demand: Demand, role: Prefill, bound: FloatArray, tpot: Floats)
 
 
 def _unbeaten(costs: Floats) -> Ints:
-    """Rows that no other row equals or undercuts in every column; the first one of equal rows."""
-    _, first = np.unique(costs, axis=0, return_index=True)
-    first = np.sort(first)
-    rows = costs[first]
-    beats: Bools = np.all(rows[:, None, :] <= rows[None, :, :], axis=2)
-    np.fill_diagonal(beats, False)
-    return first[~beats.any(axis=0)]
+    """Rows that no other row equals or undercuts in every column, in order; the first one of equal rows.
+
+    In ascending order a row can only be beaten by an earlier one. So each block of rows is compared with the rows that
+    are kept so far, and with itself.
+    """
+    ordered, first = np.unique(costs, axis=0, return_index=True)
+    kept = np.zeros(0, dtype=int)
+    for start in range(0, len(ordered), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(ordered)))
+        block = block[~_beats(ordered[kept], ordered[block]).any(axis=0)]
+        inside = _beats(ordered[block], ordered[block])
+        np.fill_diagonal(inside, False)
+        kept = np.concatenate([kept, block[~inside.any(axis=0)]])
+    return np.sort(first[kept])
+
+
+def _beats(rows: Floats, others: Floats) -> Bools:
+    """Whether each row (axis 0) equals or undercuts each other row (axis 1) in every column."""
+    beats: Bools = np.all(rows[:, None, :] <= others[None, :, :], axis=2)
+    return beats
