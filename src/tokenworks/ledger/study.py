@@ -1,0 +1,141 @@
+"""One model on one machine: its plan, and what the best deployment does with devices, power and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
+from tokenworks.planning.decide import Bench, Budget
+from tokenworks.planning.plan import planned, prepare
+from tokenworks.planning.result import Plan, Ranked
+from tokenworks.planning.search import Progress
+from tokenworks.simulation.energy import used
+from tokenworks.simulation.run import Simulation
+from tokenworks.simulation.spent import TokenShares, device_time, roofs_of_parts, token_shares
+from tokenworks.specs.machine import Machine
+
+TOP = 3
+"""Deployments that each plan lists: more than one, since the best of noisy rates is confirmed before it wins [count]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """What the best deployment of a plan does, from its simulation.
+
+    Parameters
+    ----------
+    effective_tok_s, output_tok_s : tokens of the whole machine [token/s]
+    input_tok_s, cached_tok_s : input tokens that are computed, and those that the prefix cache serves [token/s]
+    users : requests in flight, and users who think about the next turn [count]
+    watts_per_device : mean power of a device [W]; None if its TDP is not published
+    spent : time of all devices per output token, by part [s/token]
+    roofs : the roof that binds each part
+    shares : busy time by kind of token
+    """
+
+    effective_tok_s: float
+    output_tok_s: float
+    input_tok_s: float
+    cached_tok_s: float
+    users: float
+    watts_per_device: float | None
+    spent: Mapping[str, float]
+    roofs: Mapping[str, str]
+    shares: TokenShares
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The answer of one machine for one model.
+
+    Parameters
+    ----------
+    model, system : names, as the catalog and `--on` write them
+    machine : the machine
+    plan : the plan; None if the model cannot run on the machine
+    best : the best deployment; None without a plan
+    error : why the machine has no value, in words; "" for a machine that meets the SLO
+    exit_code : exit code that `plan` ends with
+    command : command that prints the plan
+    """
+
+    model: str
+    system: str
+    machine: Machine | None
+    plan: Plan | None
+    best: Best | None
+    error: str
+    exit_code: int
+    command: str
+
+    @property
+    def row(self) -> Ranked | None:
+        """The best deployment that meets the SLO; None if none does."""
+        return self.plan.best if self.plan and self.plan.meets_slo else None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One plan that a comparison needs.
+
+    Parameters
+    ----------
+    model, system : as `plan` takes them
+    arguments : the other arguments of `planning.plan.prepare`
+    budget : as `plan` takes it
+    command : command that prints the plan
+    """
+
+    model: Any
+    system: Any
+    arguments: Mapping[str, Any]
+    budget: str | None
+    command: str
+
+
+def study(question: Question, progress: Progress | None = None) -> Study:
+    """Plan one model on one machine. A machine that cannot do the work has the reason in `error`."""
+    name = question.system if isinstance(question.system, str) else question.system.name
+    model = question.model if isinstance(question.model, str) else question.model.name
+
+    def without(error: TokenworksError, machine: Machine | None) -> Study:
+        return Study(model, name, machine, None, None, str(error), error.exit_code, question.command)
+
+    try:
+        costings = prepare(question.model, question.system, **question.arguments)
+    except (DoesNotFit, SloMissed) as error:
+        return without(error, None)
+    machine, bench = costings[0].setting.machine, Bench()
+    try:
+        plan = planned(costings, TOP, budget=Budget.of(question.budget), progress=progress, bench=bench)
+    except (DoesNotFit, SpecError) as error:
+        return without(error, machine)
+    model = plan.setting.model.name
+    missed = None if plan.meets_slo else plan.missed()
+    best = None if missed else _best(bench.listed[plan.best.deployment], plan.best)
+    return Study(
+        model, machine.name, machine, plan, best, str(missed) if missed else "", missed.exit_code if missed else 0,
+        question.command,
+    )  # fmt: skip
+
+
+def _best(run: Simulation, row: Ranked) -> Best:
+    charged, metrics, pools = row.devices + row.idle_devices, run.metrics, run.window.counts.pools
+    watts = used(run.deployment.roles, pools, run.site, run.span.seconds).watts(run.site)
+    workload = run.traffic.workload
+    think_s = workload.think_time if workload else 0.0
+    input_tok_s = metrics.total_token_throughput - metrics.output_throughput
+    cached = input_tok_s * row.hit_share
+    return Best(
+        effective_tok_s=row.effective_tok_s_per_device * charged,
+        output_tok_s=metrics.output_throughput,
+        input_tok_s=input_tok_s - cached,
+        cached_tok_s=cached,
+        users=metrics.request_throughput * (metrics.mean_e2el_ms / 1e3 + think_s),
+        watts_per_device=watts,
+        spent=device_time(run, charged),
+        roofs=roofs_of_parts(run),
+        shares=token_shares(run),
+    )

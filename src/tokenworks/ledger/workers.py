@@ -1,0 +1,99 @@
+"""Independent questions in local processes, with the answers in the order of the questions."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.managers import SyncManager
+from typing import Any, TypeVar
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
+Say = Callable[[str], None]
+
+_said: Any = None
+"""In a worker: the queue of progress messages; None: nobody listens."""
+
+
+def cores() -> int:
+    """Processors that this process may use [count]."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def each(
+    answer: Callable[[Asked, Say | None], Answer],
+    asked: Sequence[Asked],
+    *,
+    names: Sequence[str],
+    workers: int,
+    weights: Sequence[float] = (),
+    say: Say | None = None,
+) -> list[Answer]:
+    """Answer each question; the number of workers changes no answer.
+
+    Parameters
+    ----------
+    answer : a function of a module: question, and who is told what happens
+    asked : the questions
+    names : name of each question, for messages
+    workers : processes [count]; 1: this process
+    weights : about how long each question takes; the longest one starts first [-]
+    say : told in words what happens
+
+    Raises
+    ------
+    Exception : the first error, by the order of the questions, that `answer` raises
+    """
+    workers = min(workers, len(asked))
+    if workers <= 1:
+        return [answer(one, _named(say, name)) for one, name in zip(asked, names, strict=True)]
+    order = sorted(range(len(asked)), key=lambda i: (-(weights[i] if weights else 0.0), i))
+    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with context.Manager() as manager, _Listener(manager, say) as said:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_listen, initargs=(said,))
+        try:
+            futures = {i: pool.submit(_answered, answer, asked[i], names[i]) for i in order}
+            return [futures[i].result() for i in range(len(asked))]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _named(say: Say | None, name: str) -> Say | None:
+    return None if say is None else lambda words: say(f"{name}: {words}")
+
+
+def _listen(said: Any) -> None:
+    global _said  # noqa: PLW0603 - a process has one queue
+    _said = said
+
+
+def _answered(answer: Callable[[Any, Say | None], Any], asked: Any, name: str) -> Any:
+    said = _said
+    return answer(asked, None if said is None else lambda words: said.put(f"{name}: {words}"))
+
+
+class _Listener:
+    """A queue whose messages a thread passes on; without a listener there is no queue."""
+
+    def __init__(self, manager: SyncManager, say: Say | None) -> None:
+        self.say, self.queue = say, manager.Queue() if say else None
+
+    def __enter__(self) -> Any:
+        if self.queue is not None:
+            self.thread = threading.Thread(target=self._pass_on, daemon=True)
+            self.thread.start()
+        return self.queue
+
+    def __exit__(self, *_: object) -> None:
+        if self.queue is not None:
+            self.queue.put(None)
+            self.thread.join()
+
+    def _pass_on(self) -> None:
+        assert self.queue is not None
+        assert self.say is not None
+        while (words := self.queue.get()) is not None:
+            self.say(words)
