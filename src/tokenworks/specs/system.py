@@ -31,8 +31,9 @@ class Fabric(Spec):
 
     Parameters
     ----------
-    topology : "switched"; "mesh", with a link between each two devices; "none" for a domain of one device
-    layers : layers of switches, 0 in a mesh
+    topology : "switched"; "mesh", with a link between each two devices; "torus", which is listed and not computed;
+        "none" for a domain of one device
+    layers : layers of switches, 0 in a mesh and in a torus
     semantics : "load-store" or "message"
     in_switch_reduce : whether the switches add up the parts of an all-reduce
     hop : latency of one switch [s]
@@ -40,7 +41,7 @@ class Fabric(Spec):
     overhead : time that the software of a message takes [s]
     """
 
-    topology: Literal["switched", "mesh", "none"]
+    topology: Literal["switched", "mesh", "torus", "none"]
     layers: int = Field(ge=0, le=3, strict=True)
     semantics: Literal["load-store", "message"] = "load-store"
     in_switch_reduce: bool = False
