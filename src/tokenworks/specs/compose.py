@@ -29,7 +29,7 @@ _EXAMPLES = ("hgx-h100@ndr", "hgx-mi300x")  # systems that publish most numbers;
 PARTS = ("device", "network")
 """Fields of a system whose numbers have the name of the field in their path, such as `device.nic`."""
 
-_WORDS = ("name", "title", "vendor", "aliases", "facts", "note")
+_WORDS = ("name", "title", "vendor", "aliases", "checkpoints", "facts", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +260,7 @@ def resolve(of: Parts) -> tuple[Machine, dict[str, str]]:
         power=_all(share, take.spare("power", system.power)),
         weight=_all(share, take.spare("weight", system.weight)),
         given=of.given,
+        checkpoints={stored: served.value for stored, served in device.checkpoints.items()},
     )
     quantities = of.quantities()
     words = (item for item in of.given if item.path not in quantities)  # values without a source, such as layers
