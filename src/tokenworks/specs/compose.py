@@ -29,7 +29,7 @@ _EXAMPLES = ("hgx-h100@ndr", "hgx-mi300x")  # systems that publish most numbers;
 PARTS = ("device", "network")
 """Fields of a system whose numbers have the name of the field in their path, such as `device.nic`."""
 
-_WORDS = ("name", "title", "vendor", "aliases", "checkpoints", "facts", "note")
+_WORDS = ("name", "title", "vendor", "aliases", "checkpoints", "cooling", "facts", "note")
 
 
 @dataclass(frozen=True, slots=True)

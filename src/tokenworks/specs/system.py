@@ -20,6 +20,8 @@ from tokenworks.specs.provenance import (
     not_published,
 )
 
+CoolingKind = Literal["air", "liquid", "immersion"]
+
 Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 
 
@@ -101,6 +103,12 @@ class Network(Spec):
     note: str = ""
 
 
+class Cooling(Fact):
+    """How a system is cooled: "liquid" for cold plates, also with some air; "immersion"; "air"."""
+
+    value: CoolingKind
+
+
 def _kind(value: Any) -> str:
     """Whether a part of a system is a name ("name"), or is written in the file of the system ("inside")."""
     return "name" if isinstance(value, str) else "inside"
@@ -123,6 +131,8 @@ class System(Spec):
     host : one host node; default: one node per domain
     price, power, weight : price, power and weight of the whole machine [USD, W, kg]
     rack_units : height of the machine [count]
+    cooling : how the machine is cooled; None: not published
+    cables : cables and optical links inside the scale-up domains of the machine [count]
     availability : share of time in which the machine can be used [-]
     facts : information of the vendor that no prediction reads
     note : remark about the numbers
@@ -144,6 +154,8 @@ class System(Spec):
     weight: Kilograms = not_published("kg")
     rack_units: Number = not_published("")
     availability: Number = not_published("")
+    cooling: Cooling | None = None
+    cables: Number = not_published("")
     facts: dict[str, Fact] = Field(default_factory=dict)
     note: str = ""
 
