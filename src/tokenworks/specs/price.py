@@ -228,7 +228,7 @@ class RoomPrices(Spec):
     ----------
     rack : an empty rack with power distribution [1/rack]
     cdu : coolant distribution unit, per kW of heat [1/kW]
-    liquid_loop : manifolds and cold plates of one rack [1/rack]
+    liquid_loop : manifolds and cold plates inside the racks, per kW of heat [1/kW]
     installation_rack, installation_link : work to install and test one rack, and one link [1/rack, 1/cable]
     space : floor, power supply and cooling plant, per kW of the machine [1/kW-month]
     staff : people who run the machine [1/rack-year]
@@ -238,7 +238,7 @@ class RoomPrices(Spec):
 
     rack: PerRack | None = None
     cdu: PerKilowatt | None = None
-    liquid_loop: PerRack | None = None
+    liquid_loop: PerKilowatt | None = None
     installation_rack: PerRack | None = None
     installation_link: PerCable | None = None
     space: PerKilowattMonth | None = None

@@ -55,6 +55,8 @@ def catalog_prices() -> Prices:
 def load_prices(prices: str | Path | Mapping[str, Any] | Prices | None = None) -> Prices:
     """The prices of the catalog, with the prices of a user in place of catalog prices of the same name.
 
+    A user's price of a card also replaces the catalog's prices of whole systems with this card.
+
     Parameters
     ----------
     prices : a YAML file with the keys of the catalog; litellm's public price list, whose token prices are read; the
@@ -75,7 +77,9 @@ def load_prices(prices: str | Path | Mapping[str, Any] | Prices | None = None) -
             own = _read(Path(prices))
     base, sold = catalog_prices(), {_short(name) for name in own.api}
     kept = {name: one for name, one in base.api.items() if _short(name) not in sold}
-    return _over(base.model_copy(update={"api": kept}), own)
+    carded = {name for name, price in own.cards.items() if price.range}
+    whole = {name: one for name, one in base.systems.items() if load.load_system(name).device not in carded}
+    return _over(base.model_copy(update={"api": kept, "systems": whole}), own)
 
 
 def _short(model: str) -> str:
