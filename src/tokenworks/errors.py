@@ -22,6 +22,8 @@ _LISTS = {
     "engine": "catalog engines",
     "network": "catalog networks",
     "device": "catalog devices",
+    "price list": "catalog prices",
+    "API price": "catalog prices api",
 }
 """Kind of a name -> command that lists all names of this kind."""
 

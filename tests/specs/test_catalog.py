@@ -12,9 +12,10 @@ from tokenworks.specs.machine import Link
 
 DEVICES, SYSTEMS, NETWORKS = (load.catalog_names(kind) for kind in ("device", "system", "network"))
 UNPLANNABLE = [
-    "al128", "bw1000-8", "helios", "kunlun-32", "kunlun-64", "metax-s600", "mtt-c256", "pcie-k100-ai", "sd200",
-    "tianchi-256", "vera-rubin-nvl72",
+    "al128", "bw1000-8", "helios", "kunlun-32", "kunlun-64", "metax-s600", "mtt-c256", "pcie-k100-ai", "scalex-10k",
+    "sd200", "tianchi-256", "tianchi-512", "unipod-s80000", "vera-rubin-nvl72",
 ]  # fmt: skip
+TORUS = ["tpu-v5e-pod", "tpu-v6e-pod", "tpu7x-pod"]
 FAMILIES = {
     "nvidia-ampere", "nvidia-hopper", "nvidia-ada", "nvidia-blackwell", "nvidia-blackwell-workstation", "nvidia-rubin",
     "amd-cdna3", "amd-cdna4", "amd-cdna5", "hygon-dcu", "ascend", "tpu", "gaudi", "intel-gpu", "cpu", "other-npu",
@@ -54,7 +55,10 @@ def test_system(name: str) -> None:
     assert found.system.name == name
     assert all(quantity.value is None or quantity.source for quantity in found.quantities().values())
     assert all(fact.source for fact in found.system.facts.values())
-    if name in UNPLANNABLE:
+    if name in TORUS:
+        with pytest.raises(SpecError, match="no cost model of a torus"):
+            compose.machine(name)
+    elif name in UNPLANNABLE:
         with pytest.raises(SpecError, match=r"--assume FILE"):
             compose.machine(name)
     else:
@@ -131,6 +135,23 @@ def test_usable_bytes_as_the_driver_reports_them() -> None:
 def test_one_mesh_peer_gets_a_seventh() -> None:
     link = compose.machine("hgx-mi300x").scale_up
     assert (link.bandwidth, link.pair, link.layers) == (448e9, 64e9, 0)
+
+
+def test_the_totals_of_the_scalex_cluster_describe_another_card() -> None:
+    """5 EFLOPS, 650 TB and 18 PB/s over 10,240 cards: half of the card of scaleX640 each, and near the BW1000."""
+    cluster, rack = compose.parts("scalex-10k"), compose.parts("scalex640")
+    assert cluster.devices == 16 * rack.devices
+    assert cluster.device.name == "unpublished"
+    own, near = rack.device, compose.parts("bw1000-8").device
+    for total, mine, other in (
+        (5e18, own.peak["bf16"], near.peak["bf16"]),
+        (650e12, own.hbm.sold, near.hbm.sold),
+        (18e15, own.hbm.bandwidth, near.hbm.bandwidth),
+    ):
+        assert mine.value is not None
+        assert other.value is not None
+        assert total / cluster.devices / mine.value == pytest.approx(0.5, abs=0.02)
+        assert total / cluster.devices / other.value == pytest.approx(1.0, abs=0.11)
 
 
 def test_scalex40_names_what_it_assumes() -> None:

@@ -1,4 +1,4 @@
-"""`tokenworks catalog`: workloads, calibrations, engines, networks and devices of the catalog, or one entry in full."""
+"""`tokenworks catalog`: workloads, calibrations, engines, networks, devices and prices, or one entry in full."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ USES = {
     "engines": "--engine NAME",
     "networks": "--on SYSTEM@NAME",
     "devices": "`device: NAME` in the file of a machine",
+    "prices": "a --prices FILE of your own has the same keys",
 }
 """Section -> how commands use an entry of the section."""
 
@@ -34,7 +35,7 @@ def catalog(
     *,
     output: Annotated[Output, YAML_IS_A_FILE] = "table",
 ) -> None:
-    """List workloads, calibrations, engines, networks and devices, or show one of them with every number.
+    """List workloads, calibrations, engines, networks, devices and prices, or show one with every number.
 
     `tokenworks systems` lists machines, and `tokenworks models` lists models.
 

@@ -21,7 +21,7 @@ from tokenworks.cli.output import console, emit
 from tokenworks.cli.tables import Columns, print_table
 from tokenworks.planning.estimate import TAKEN, Estimate, PartPlain, StepEstimate
 from tokenworks.planning.estimate import estimate as make_estimate
-from tokenworks.specs.context import context_note
+from tokenworks.specs.context import model_notes
 from tokenworks.specs.deployment import EngineName
 
 
@@ -81,7 +81,7 @@ def estimate(
 def _print(result: Estimate) -> None:
     out, setting = console(), result.setting
     out.paragraph(f"{setting.model.name} on {setting.machine.name}, {setting.engine.title}: {result.deployment}")
-    if note := context_note(setting.model):
+    for note in model_notes(setting.model):
         out.paragraph(note)
     for one in result.steps:
         columns: Columns = {"part": "left"}

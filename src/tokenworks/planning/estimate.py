@@ -25,7 +25,7 @@ from tokenworks.planning.ranking import ROOFS
 from tokenworks.planning.result import inputs_of
 from tokenworks.specs.calibration import Calibration, CalibrationLike, load_calibration
 from tokenworks.specs.compose import On
-from tokenworks.specs.context import context_note
+from tokenworks.specs.context import model_notes
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.given import Assume
 from tokenworks.specs.hf import ModelLike
@@ -248,7 +248,7 @@ class Estimate(Shown):
         costing = self.costing
         body: EstimateBody = {
             "inputs": inputs_of(costing.setting, slo=None, calibration=costing.calibration),
-            "notes": list(filter(None, (context_note(self.setting.model),))),
+            "notes": list(model_notes(self.setting.model)),
             "model": self.setting.model.name,
             "machine": self.setting.machine.name,
             "engine": self.setting.engine.name,

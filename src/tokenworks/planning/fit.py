@@ -230,7 +230,8 @@ def fit_setting(setting: Setting, kv_dtype: str) -> Fit:
     if not widths:
         raise _no_request_fits(setting, kv_dtype) or does_not_fit(setting, kv_dtype)
     note = context_note(setting.model)
-    notes = (f"{note} The KV cache of each rank holds a request of this length.",) if note else ()
+    limit = f"{note} The KV cache of each rank holds a request of this length." if note else ""
+    notes = tuple(filter(None, (limit, setting.model.converted)))
     return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths), setting.given, notes)
 
 
@@ -278,9 +279,10 @@ def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
     missing = -np.asarray(room.kv)
     row = int(np.argmin(missing))
     need = float(np.broadcast_to(room.usable, missing.shape)[row] + missing[row])
+    weights = " with INT8 weights" if setting.model.converted else ""
     all_of = f"each of {machine.devices} devices" if machine.devices > 1 else "its device"
     return DoesNotFit(
-        f"{setting.model.name} does not fit {machine.name}: its smallest split needs {need / 1e9:,.1f} GB of "
+        f"{setting.model.name}{weights} does not fit {machine.name}: its smallest split needs {need / 1e9:,.1f} GB of "
         f"{all_of}, {missing[row] / 1e9:,.1f} GB more than the engine may take; " + _nearest(setting, kv_dtype)
     )
 

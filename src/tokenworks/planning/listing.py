@@ -18,6 +18,8 @@ from tokenworks.specs.device import Device
 from tokenworks.specs.engine import engine_names, load_engine
 from tokenworks.specs.hf import load_model, model_names
 from tokenworks.specs.model import Block, Matrix, Model, Scan
+from tokenworks.specs.price import Price
+from tokenworks.specs.price_file import load_price_list, price_list_names
 from tokenworks.specs.provenance import Fact, Quantity, Spec
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
@@ -59,7 +61,7 @@ class SystemBody(SystemRow):
     notes: list[str]
 
 
-Section = Literal["workloads", "calibrations", "engines", "networks", "devices"]
+Section = Literal["workloads", "calibrations", "engines", "networks", "devices", "prices"]
 """Parts of the catalog that have no command of their own."""
 
 
@@ -258,6 +260,7 @@ SECTIONS: dict[Section, tuple[Callable[[], list[str]], Callable[[str], Any]]] = 
     "engines": (engine_names, load_engine),
     "networks": (lambda: load.catalog_names("network"), load.load_network),
     "devices": (lambda: load.catalog_names("device"), _device),
+    "prices": (price_list_names, load_price_list),
 }
 """Names of each section, and the function that loads an entry by its name."""
 
@@ -332,6 +335,9 @@ def _values(path: str, item: Any) -> Iterator[ValuePlain]:
     """The values in a part of a spec. Empty values are left out."""
     if isinstance(item, Quantity):
         source = "; ".join(filter(None, (item.source, item.note)))
+        yield {"path": path, "value": item.written or None, "status": item.status, "source": source}
+    elif isinstance(item, Price):
+        source = "; ".join(filter(None, (item.source, item.date, item.note)))
         yield {"path": path, "value": item.written or None, "status": item.status, "source": source}
     elif isinstance(item, Spec):
         for name, inner in item:

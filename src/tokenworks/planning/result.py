@@ -13,7 +13,7 @@ from tokenworks.errors import SloMissed, SpecError
 from tokenworks.legal.points import Setting
 from tokenworks.planning.costing import OfferedLoad
 from tokenworks.specs.calibration import CalibrationLike, calibration_name
-from tokenworks.specs.context import context_note
+from tokenworks.specs.context import model_notes
 from tokenworks.specs.deployment import Deployment, EngineName
 from tokenworks.specs.deployment_file import Deployed, Entry, document
 from tokenworks.specs.machine import Assumption
@@ -293,7 +293,7 @@ class Plan(Shown):
     def notes(self) -> tuple[str, ...]:
         """What a reader must know beside the numbers."""
         one = "Requests with one output token have no TPOT: only a TTFT bound can be given."
-        notes = (context_note(self.setting.model), one if self.setting.workload.osl == 1 else "")
+        notes = (*model_notes(self.setting.model), one if self.setting.workload.osl == 1 else "")
         return tuple(dict.fromkeys(filter(None, (*notes, *(self.decision.remarks if self.decision else ())))))
 
     def document(self) -> Plain:

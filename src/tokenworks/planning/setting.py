@@ -10,6 +10,7 @@ from tokenworks.errors import SpecError
 from tokenworks.legal.points import Setting
 from tokenworks.specs.compose import On, machine
 from tokenworks.specs.context import with_max_model_len
+from tokenworks.specs.converted import converted_for
 from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.edits import workload_with
 from tokenworks.specs.engine import Engine, engine_names, load_engine
@@ -42,7 +43,7 @@ def setting_of(
     others = [item for item in numbers if item.area != "machine"]
     used = load_engine(engine, assume=numbers)
     must_run_on(used, whole)
-    limited = with_max_model_len(load_model(model), max_model_len)
+    limited = with_max_model_len(converted_for(load_model(model), whole), max_model_len)
     return Setting(limited, whole, used, workload, (*whole.given, *others))
 
 

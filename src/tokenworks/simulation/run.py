@@ -23,7 +23,8 @@ from tokenworks.simulation.length import unsettled
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import CalibrationLike, load_calibration
 from tokenworks.specs.compose import machine
-from tokenworks.specs.context import FLAG, context_note, way_out, with_max_model_len
+from tokenworks.specs.context import FLAG, model_notes, way_out, with_max_model_len
+from tokenworks.specs.converted import converted_for
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.engine import load_engine
@@ -302,7 +303,7 @@ def simulate(
             prefix_caching=shared, concurrency=traffic.concurrency, window_s=window_s, max_queue=max_queue,
         )  # fmt: skip
     requests = requests_of(trace, traffic.classes)
-    remarks = tuple(filter(None, (context_note(site.model), *_refused(built, requests, site))))
+    remarks = tuple(filter(None, (*model_notes(site.model), *_refused(built, requests, site))))
     finished = _play(built, requests, watch, endless=traffic.endless, drain=drain)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
     return Simulation(
@@ -323,7 +324,8 @@ def _site(deployed: Deployed, trace: Trace, calibration: CalibrationLike, assume
     if on is None or assume is not None:
         on = machine(deployment.system, assume=numbers)
     engine = load_engine(deployment.engine, assume=numbers)
-    model = with_max_model_len(load_model(deployed.model or deployment.model), deployment.max_model_len)
+    served = converted_for(load_model(deployed.model or deployment.model), on)
+    model = with_max_model_len(served, deployment.max_model_len)
     request = mean_played(trace, model.max_context, prefix_caching=shared)
     return Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
 

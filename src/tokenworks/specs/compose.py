@@ -29,7 +29,7 @@ _EXAMPLES = ("hgx-h100@ndr", "hgx-mi300x")  # systems that publish most numbers;
 PARTS = ("device", "network")
 """Fields of a system whose numbers have the name of the field in their path, such as `device.nic`."""
 
-_WORDS = ("name", "title", "vendor", "aliases", "facts", "note")
+_WORDS = ("name", "title", "vendor", "aliases", "checkpoints", "cooling", "facts", "note")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,11 @@ def machine(
             hint = "give `assume` and `devices` to load_machine"
             raise SpecError("a loaded machine cannot be changed", where=on.name, hint=hint)
         return on
-    composed, missing = resolve(parts(on, assume=assume, devices=devices))
-    if needs is not None:
+    read = parts(on, assume=assume, devices=devices)
+    composed, missing = resolve(read)
+    if needs is None:
+        _must_not_be_a_torus(read)
+    else:
         missing = {path: unit for path, unit in missing.items() if path in needs}
         kept = tuple(item for item in composed.assumed if item.path in needs)
         composed = dataclasses.replace(composed, assumed=kept)
@@ -109,6 +112,17 @@ def machine(
             f"`{path}: {_example(path, unit)}`",
         )
     return composed
+
+
+def _must_not_be_a_torus(of: Parts) -> None:
+    """Raise an error for a machine whose scale-up links form a torus: no cost function computes a torus."""
+    if of.system.scale_up.topology == "torus" and of.domain > 1:
+        raise SpecError(
+            "the scale-up links form a torus, and tokenworks has no cost model of a torus",
+            where=f"{of.on}: scale_up.topology",
+            hint="write a machine file with an equal switched fabric: tokenworks systems --new my-box "
+            f"--like {of.system.name} --out my-box.yaml",
+        )
 
 
 def times(on: str, count: int) -> str:
@@ -246,6 +260,7 @@ def resolve(of: Parts) -> tuple[Machine, dict[str, str]]:
         power=_all(share, take.spare("power", system.power)),
         weight=_all(share, take.spare("weight", system.weight)),
         given=of.given,
+        checkpoints={stored: served.value for stored, served in device.checkpoints.items()},
     )
     quantities = of.quantities()
     words = (item for item in of.given if item.path not in quantities)  # values without a source, such as layers

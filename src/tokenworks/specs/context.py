@@ -54,6 +54,11 @@ def context_note(model: Model) -> str:
     return f"Context limit ({FLAG}): {model.max_context:,} tokens, {way}."
 
 
+def model_notes(model: Model) -> tuple[str, ...]:
+    """Notes about what is not as the model was published: another context limit, converted weights."""
+    return tuple(filter(None, (context_note(model), model.converted)))
+
+
 def way_out(model: Model, tokens: float) -> str:
     """Advice for a request that is longer than the context limit.
 

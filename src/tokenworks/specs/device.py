@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tokenworks.specs.provenance import ByteRate, Bytes, Dollars, FlopRate, Spec, Watts, not_published
+from tokenworks.specs.provenance import ByteRate, Bytes, Dollars, Fact, FlopRate, Spec, Watts, not_published
 
 ComputeDtype = Literal["fp4", "fp8", "int8", "bf16", "tf32", "fp32"]
 
@@ -39,6 +39,12 @@ class DeviceLink(Spec):
     pair: ByteRate | None = None
 
 
+class Checkpoint(Fact):
+    """The dtype of the checkpoints that a device serves instead of published ones. Today only INT8 for FP8."""
+
+    value: Literal["int8"]
+
+
 class Device(Spec):
     """One file of catalog/devices, or a part of the file of a machine.
 
@@ -52,6 +58,7 @@ class Device(Spec):
     peak : dense rate by dtype [FLOP/s]. A dtype without support is left out; null: the rate is not published
     hbm : memory of the device
     scale_up : port to the other devices of the domain
+    checkpoints : storage dtype of published weights -> dtype of the converted checkpoints that the device serves
     nic : scale-out port of the device, per direction [byte/s]
     tdp : largest power of the device [W]
     price : price of one device [USD]
@@ -66,6 +73,7 @@ class Device(Spec):
     peak: dict[ComputeDtype, FlopRate] = Field(default_factory=dict)
     hbm: Hbm
     scale_up: DeviceLink = DeviceLink()
+    checkpoints: dict[Literal["fp8"], Checkpoint] = Field(default_factory=dict)
     nic: ByteRate = not_published("byte/s")
     tdp: Watts = not_published("W")
     price: Dollars = not_published("USD")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenworks.specs.given import SET, Given
 from tokenworks.specs.shown import Record, Shown, flat
@@ -93,6 +93,7 @@ class Machine(Shown):
     tdp : largest power of one device; None: not published [W]
     price, power, weight : all devices in use together; None: not published [USD, W, kg]
     given : numbers that the user set
+    checkpoints : storage dtype of published weights -> dtype of the converted weights that the devices serve
     """
 
     name: str
@@ -114,6 +115,7 @@ class Machine(Shown):
     power: float | None = None
     weight: float | None = None
     given: tuple[Given, ...] = ()
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def headline(self) -> str:

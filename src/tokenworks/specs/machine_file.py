@@ -36,7 +36,7 @@ WORDS = {
     "device.scale_up.pair": "mesh only: links to one other device, one direction",
     "device.nic": "scale-out port of one device, one direction; only used between domains",
     "device.tdp": "largest power of one device",
-    "scale_up.topology": "switched; mesh: a link between each two devices; none: a domain of one device",
+    "scale_up.topology": "switched; mesh: a link between each two devices; torus: not computed; none: a domain of one",
     "scale_up.layers": "layers of switches, 0 in a mesh",
     "scale_up.semantics": "load-store or message",
     "scale_up.in_switch_reduce": "whether switches add up the parts of an all-reduce",

@@ -224,6 +224,7 @@ class Model(Shown):
     native_kv : KV dtype of the checkpoint; bf16 if it has none
     vision_parameters : elements of the vision tower, which has no cost here; None = the config does not give its size
     notes : facts that a user must know: defaults that were used, assumed formats, parts without cost
+    converted : note about weights that were converted for a device; empty: the weights are the published ones
     """
 
     name: str
@@ -243,6 +244,7 @@ class Model(Shown):
     notes: tuple[str, ...] = ()
     extended_context: ExtendedContext | None = None
     own_context: int | None = None
+    converted: str = ""
 
     @property
     def headline(self) -> str:

@@ -20,6 +20,8 @@ from tokenworks.specs.provenance import (
     not_published,
 )
 
+CoolingKind = Literal["air", "liquid", "immersion"]
+
 Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 
 
@@ -31,8 +33,9 @@ class Fabric(Spec):
 
     Parameters
     ----------
-    topology : "switched"; "mesh", with a link between each two devices; "none" for a domain of one device
-    layers : layers of switches, 0 in a mesh
+    topology : "switched"; "mesh", with a link between each two devices; "torus", which is listed and not computed;
+        "none" for a domain of one device
+    layers : layers of switches, 0 in a mesh and in a torus
     semantics : "load-store" or "message"
     in_switch_reduce : whether the switches add up the parts of an all-reduce
     hop : latency of one switch [s]
@@ -40,7 +43,7 @@ class Fabric(Spec):
     overhead : time that the software of a message takes [s]
     """
 
-    topology: Literal["switched", "mesh", "none"]
+    topology: Literal["switched", "mesh", "torus", "none"]
     layers: int = Field(ge=0, le=3, strict=True)
     semantics: Literal["load-store", "message"] = "load-store"
     in_switch_reduce: bool = False
@@ -100,6 +103,12 @@ class Network(Spec):
     note: str = ""
 
 
+class Cooling(Fact):
+    """How a system is cooled: "liquid" for cold plates, also with some air; "immersion"; "air"."""
+
+    value: CoolingKind
+
+
 def _kind(value: Any) -> str:
     """Whether a part of a system is a name ("name"), or is written in the file of the system ("inside")."""
     return "name" if isinstance(value, str) else "inside"
@@ -122,6 +131,8 @@ class System(Spec):
     host : one host node; default: one node per domain
     price, power, weight : price, power and weight of the whole machine [USD, W, kg]
     rack_units : height of the machine [count]
+    cooling : how the machine is cooled; None: not published
+    cables : cables and optical links inside the scale-up domains of the machine [count]
     availability : share of time in which the machine can be used [-]
     facts : information of the vendor that no prediction reads
     note : remark about the numbers
@@ -143,6 +154,8 @@ class System(Spec):
     weight: Kilograms = not_published("kg")
     rack_units: Number = not_published("")
     availability: Number = not_published("")
+    cooling: Cooling | None = None
+    cables: Number = not_published("")
     facts: dict[str, Fact] = Field(default_factory=dict)
     note: str = ""
 
