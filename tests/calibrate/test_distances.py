@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calibrate.cases import table
-from tokenworks.calibrate.distances import Known, throughput_errors, throughput_spreads
+from tokenworks.calibrate.distances import Known, throughput_intervals, throughputs
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import Problem
 from tokenworks.calibrate.leave_out import conformal
@@ -98,13 +98,17 @@ def problem_of(path: Path, *devices: str) -> Problem:
 def test_spreads_of_points_that_are_predicted_exactly(tmp_path: Path) -> None:
     problem = problem_of(tmp_path, "h100", "h200")
     everyone = np.ones(len(problem.points), bool)
-    assert np.abs(throughput_errors(problem, problem.calibration, everyone)[:, 0]).max() < 1e-9
+    assert max(abs(one.error) for one in throughputs(problem, problem.calibration, everyone)) < 1e-9
     factor = Factor(("nvidia-hopper",), "hbm", 0.5)
     slower = turned(problem.calibration, [factor], np.array([-0.3]))
     systems: dict[str, Calibration] = {"h100": slower, "h200": problem.calibration}
-    spreads = throughput_spreads(Known(problem, [factor], problem.calibration, systems), PRIOR)
+    intervals = throughput_intervals(Known(problem, [factor], problem.calibration, systems), PRIOR)
+    spreads = intervals["throughput_spread"]
     assert list(spreads) == ["device", "family", "datasheet"]  # one family of one vendor has no larger distances
     assert spreads["datasheet"] == PRIOR.throughput_spread["datasheet"]
     assert spreads["device"].value == 1.05
     assert (spreads["family"].value or 0) > 1.1
     assert "throughputs at equal speed per user" in spreads["family"].source
+    assert intervals["throughput_correlation"].value == 0.0  # only one of the two devices has errors
+    both = Known(problem, [factor], problem.calibration, dict.fromkeys(systems, slower))
+    assert (throughput_intervals(both, PRIOR)["throughput_correlation"].value or 0) > 0.5

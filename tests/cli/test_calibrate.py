@@ -44,11 +44,16 @@ def test_intervals_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixtur
     intervals = result(capsys.readouterr().out)
     assert intervals["throughput_spread"] == pytest.approx(fitted["throughput_spread"], rel=0.05)
     assert intervals["devices"] == ["h100", "h200"]
+    assert 0 <= intervals["throughput_correlation"] < 1
+    assert intervals["throughput_correlation"] == pytest.approx(fitted["throughput_correlation"], abs=0.05)
     before, after = load_calibration(str(out)), load_calibration(str(again))
     assert again.read_text().splitlines()[0] == out.read_text().splitlines()[0]
-    assert after.model_copy(update={"throughput_spread": before.throughput_spread}) == before
+    kept = ("throughput_spread", "throughput_correlation")
+    assert after.model_copy(update={name: getattr(before, name) for name in kept}) == before
     assert run(["calibrate", "--data", data, "--intervals-of", str(out)]) == 0
-    assert "throughput at equal speed per user, by distance" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "throughput at equal speed per user, by distance" in printed
+    assert "errors of two devices at equal speed per user: correlation 0." in printed
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats
-from tokenworks.calibrate.distances import Known, throughput_spreads
+from tokenworks.calibrate.distances import Known, throughput_intervals
 from tokenworks.calibrate.factors import factors_of, turned
 from tokenworks.calibrate.fit import LEAST_POINTS, FitResult, Problem, fit
 from tokenworks.calibrate.leave_out import Left, conformal, leave_out
@@ -53,6 +53,7 @@ class CalibrateBody(TypedDict):
     power: dict[str, Any] | None
     spreads: dict[str, float]
     throughput_spread: dict[Distance, float]
+    throughput_correlation: float | None
     ablation: NotRequired[list[AblatedPlain]]
 
 
@@ -104,6 +105,7 @@ class Calibrated:
             "throughput_spread": {
                 distance: number(factor) for distance, factor in self.calibration.throughput_spread.items()
             },
+            "throughput_correlation": self.calibration.throughput_correlation.value,
         }
         if ablation:
             body["ablation"] = self.ablation()
@@ -165,7 +167,7 @@ def calibrate(
             "data_sha256": data_sha256,
             "graded": tuple(problem.families),
             "devices": tuple(sorted(devices)),
-            "throughput_spread": throughput_spreads(Known(problem, factors, fitted, without_system, say), start),
+            **throughput_intervals(Known(problem, factors, fitted, without_system, say), start),
             **_spreads(fitted, problem, unseen, left_out=bool(systems)),
         }
     )

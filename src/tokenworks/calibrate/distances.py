@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
-from tokenworks.arrays import Floats
 from tokenworks.calibrate.closed_form import tpots
+from tokenworks.calibrate.correlation import throughput_correlation
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import LEAST_POINTS, Problem, fit
-from tokenworks.calibrate.frontier import cells
+from tokenworks.calibrate.frontier import AtSpeed, cells
 from tokenworks.calibrate.leave_out import conformal
 from tokenworks.calibrate.predict import Predicted
 from tokenworks.calibrate.quantities import spread
@@ -91,7 +92,37 @@ def families_of_points(problem: Problem) -> Any:
     return families
 
 
-def throughput_spreads(known: Known, before: Calibration) -> dict[Distance, Quantity]:
+Throughputs = Mapping[Distance, Sequence[AtSpeed]]
+"""Distance -> measured throughputs at equal speed per user, with the predictions of fits at this distance."""
+
+
+class ThroughputIntervals(TypedDict):
+    """Fields of a `Calibration` for the intervals of throughputs at a given speed per user and of their ratios."""
+
+    throughput_spread: dict[Distance, Quantity]
+    throughput_correlation: Quantity
+
+
+def throughput_intervals(known: Known, before: Calibration) -> ThroughputIntervals:
+    """The interval factors of throughput at a given speed per user, and the correlation of the errors of two devices.
+
+    The correlation comes from devices that were left out of the fit (distance `family`).
+
+    Parameters
+    ----------
+    known : the points and their fits
+    before : calibration with the numbers that stay where there are too few points
+    """
+    predicted: dict[Distance, list[AtSpeed]] = defaultdict(list)
+    for distance, calibration, mask in _predictors(known):
+        predicted[distance] += throughputs(known.problem, calibration, mask)
+    return {
+        "throughput_spread": throughput_spreads(predicted, before),
+        "throughput_correlation": throughput_correlation(predicted["family"], before),
+    }
+
+
+def throughput_spreads(predicted: Throughputs, before: Calibration) -> dict[Distance, Quantity]:
     """The interval factor of throughput at a given speed per user, for each distance.
 
     The factors come from points without MTP, if there are any: with MTP, `draft_widening` makes an interval wider. A
@@ -99,23 +130,20 @@ def throughput_spreads(known: Known, before: Calibration) -> dict[Distance, Quan
 
     Parameters
     ----------
-    known : the points and their fits
+    predicted : distance -> measured throughputs with their predictions
     before : calibration with the factors of distances for which there are too few points
     """
-    errors: dict[Distance, list[Floats]] = defaultdict(list)
-    for distance, calibration, mask in _predictors(known):
-        errors[distance].append(throughput_errors(known.problem, calibration, mask))
     spreads: dict[Distance, Quantity] = {}
     widest = 1.0
     for distance in DISTANCES:
-        together = np.concatenate([np.zeros((0, 2)), *errors[distance]])
-        plain = together[together[:, 1] == 0] if (together[:, 1] == 0).any() else together
+        together = predicted.get(distance, ())
+        plain = [one for one in together if one.workload.mtp != "mtp"] or together
         if len(plain) < LEAST_POINTS:
             if distance in before.throughput_spread:
                 spreads[distance] = before.throughput_spread[distance]
                 widest = max(widest, number(spreads[distance]))
             continue
-        widest = max(widest, round(conformal(plain[:, 0]), 2))
+        widest = max(widest, round(conformal(np.array([one.error for one in plain])), 2))
         spreads[distance] = spread(widest, f"{HOW[distance]}: {len(plain)} throughputs at equal speed per user")
     return spreads
 
@@ -130,8 +158,8 @@ HOW: dict[Distance, str] = {
 """Source of the factor of each distance."""
 
 
-def throughput_errors(problem: Problem, calibration: Calibration, mask: Any) -> Floats:
-    """Errors of throughput at equal speed per user.
+def throughputs(problem: Problem, calibration: Calibration, mask: Any) -> list[AtSpeed]:
+    """Measured and predicted throughputs at equal speed per user.
 
     Parameters
     ----------
@@ -141,22 +169,19 @@ def throughput_errors(problem: Problem, calibration: Calibration, mask: Any) -> 
 
     Returns
     -------
-    One row for each throughput: log(predicted / measured) [-], and 1 with MTP, else 0. No rows if the calibration lacks
-    a dtype of a device.
+    One throughput for each workload, device and speed; none if the calibration lacks a dtype of a device.
     """
     bunches = [bunch for bunch in problem.bunches if mask[bunch.at].any()]
     try:
         seconds = tpots(bunches, calibration, len(problem.points)) * problem.anchor
     except SpecError:
-        return np.zeros((0, 2))
+        return []
     rates = problem.flow / seconds
     pairs = [
         (problem.points[i], Predicted(tpot=float(seconds[i]), rate=float(rates[i])))
         for i in map(int, np.flatnonzero(mask & np.isfinite(rates)))
     ]
-    compared, _ = cells(pairs)
-    rows = [(np.log(one.predicted / one.measured), float(one.workload.mtp == "mtp")) for one in compared]
-    return np.array(rows).reshape(-1, 2)
+    return cells(pairs)[0]
 
 
 def _predictors(known: Known) -> Iterator[tuple[Distance, Calibration, Any]]:

@@ -122,7 +122,8 @@ def _keys(used: Counter[str], known: Mapping[str, str]) -> dict[str, str]:
 def _plain(value: Any) -> Any:
     """The content of the file: numbers as they were written, without empty values."""
     if isinstance(value, Quantity):
-        entry = {"value": _scalar(value.written), "status": value.status, "source": value.source}
+        written = None if value.value is None else _scalar(value.written)
+        entry = {"value": written, "status": value.status, "source": value.source}
         return entry | ({"note": value.note} if value.note else {})
     if isinstance(value, Spec):
         value = dict(value)

@@ -118,6 +118,11 @@ class AtSpeed(NamedTuple):
         """Predicted value, measured value and spread."""
         return self.predicted, self.measured, self.spread
 
+    @property
+    def error(self) -> float:
+        """log(predicted / measured) [-]."""
+        return math.log(self.predicted / self.measured)
+
 
 def workload_of(point: Point) -> Comparable:
     """The workload of a point. Weights may differ: their dtype is the choice of a machine.

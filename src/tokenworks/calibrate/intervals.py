@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from tokenworks.calibrate.calibrate import problem_of
-from tokenworks.calibrate.distances import Known, throughput_spreads
+from tokenworks.calibrate.distances import Known, throughput_intervals
 from tokenworks.calibrate.factors import factors_of
 from tokenworks.calibrate.leave_out import leave_out
 from tokenworks.calibrate.measured import Point
@@ -25,6 +25,7 @@ class CalibrateIntervalsBody(TypedDict):
     prior: str
     devices: list[str]
     throughput_spread: dict[Distance, float]
+    throughput_correlation: float | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Intervals:
 
     Parameters
     ----------
-    calibration : the calibration; only `devices` and `throughput_spread` are new
+    calibration : the calibration; only `devices`, `throughput_spread` and `throughput_correlation` are new
     prior : name of the calibration that the fits without some of the points started from
     """
 
@@ -49,6 +50,7 @@ class Intervals:
             "prior": self.prior,
             "devices": list(self.calibration.devices),
             "throughput_spread": {distance: number(spread) for distance, spread in spreads.items()},
+            "throughput_correlation": self.calibration.throughput_correlation.value,
         }
         return envelope("calibrate-intervals", body)
 
@@ -57,7 +59,7 @@ def intervals_of(
     calibration: Calibration, points: Sequence[Point], prior: Calibration, *, data_sha256: str,
     say: Callable[[str], None] | None = None,
 ) -> Intervals:  # fmt: skip
-    """Fit without parts of the points, and compute the interval of throughput at equal speed for each distance.
+    """Fit without parts of the points, and compute the intervals of throughput at equal speed and of its ratios.
 
     Parameters
     ----------
@@ -80,8 +82,6 @@ def intervals_of(
     factors = factors_of(problem.families, problem.calibration)
     _, _, without_system = leave_out(problem, factors, "system", say)
     known = Known(problem, factors, calibration, without_system, say)
-    update = {
-        "devices": tuple(sorted(set(known.devices) - {""})),
-        "throughput_spread": throughput_spreads(known, calibration),
-    }
+    devices = tuple(sorted(set(known.devices) - {""}))
+    update = {"devices": devices, **throughput_intervals(known, calibration)}
     return Intervals(calibration.model_copy(update=update), prior.name)

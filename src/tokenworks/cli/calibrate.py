@@ -224,16 +224,18 @@ def _intervals(
             notes().paragraph(f"wrote {out}")
     plain = timed(result.plain(), began)
     if output == "table":
-        _print_distances(plain["throughput_spread"])
+        _print_distances(plain)
     else:
         emit(plain, output)
 
 
-def _print_distances(spreads: dict[str, float]) -> None:
-    """Print the interval factor of throughput at equal speed per user, by distance of the measured points."""
-    rows = [[distance, f"{factor:.2f}"] for distance, factor in spreads.items()]
+def _print_distances(plain: dict[str, Any]) -> None:
+    """Print the interval factor of throughput at equal speed per user, by distance, and the correlation of errors."""
+    rows = [[distance, f"{factor:.2f}"] for distance, factor in plain["throughput_spread"].items()]
     columns: Columns = {"distance": "left", "80 % interval": "right"}
     print_table(console(), columns, rows, title="\nthroughput at equal speed per user, by distance of the points")
+    if (correlation := plain["throughput_correlation"]) is not None:
+        console().paragraph(f"errors of two devices at equal speed per user: correlation {correlation:.2f}")
 
 
 def _own(measured: FittedOn, start: Calibration, began: float, *, name: str, out: Path | None, output: Output) -> None:
@@ -308,7 +310,7 @@ def _print(plain: dict[str, Any]) -> None:
     if plain["left_out_systems"]:
         _print_left(plain["left_out_systems"])
     if plain["throughput_spread"]:
-        _print_distances(plain["throughput_spread"])
+        _print_distances(plain)
     if power := plain["power"]:
         left = ", ".join(f"{one['group']} {100 * one['median_ape']:.0f} %" for one in power["left_out_systems"])
         out.paragraph(

@@ -46,9 +46,26 @@ def _factor(quantity: Quantity) -> Quantity:
     return quantity
 
 
+def _correlation(quantity: Quantity) -> Quantity:
+    if quantity.value is not None and not 0 <= quantity.value < 1:
+        raise ValueError("a correlation is at least 0 and below 1; null counts errors as independent")
+    return quantity
+
+
 Util = Annotated[Number, AfterValidator(_share)]
 Latency = Annotated[Seconds, AfterValidator(_above_zero)]
 Spread = Annotated[Number, AfterValidator(_factor)]
+Correlation = Annotated[Number, AfterValidator(_correlation)]
+
+
+def not_correlated(why: str) -> Quantity:
+    """A correlation that is not measured: the errors of two predictions count as independent.
+
+    Parameters
+    ----------
+    why : reason why the correlation is not measured
+    """
+    return Quantity(value=None, status="not-published", source=f"{why}; errors count as independent")
 
 
 def number(quantity: Quantity) -> float:
@@ -202,6 +219,8 @@ class Calibration(Spec):
     ttft_spread : interval factor of TTFT for all families; it covers queues and servers, not devices [-]
     throughput_spread : distance -> interval factor of throughput at a given speed per user. A distance that is not
         listed has the factor of the next larger distance; without a larger one, the factor of TPOT [-]
+    throughput_correlation : correlation of the log errors of two devices whose throughputs are predicted at the same
+        speed per user. Null: it is not measured, and the errors count as independent [-]
     families : families with numbers of their own
     borrowed : families that use the numbers of another family
     lent : numbers that a family had before its own serving points were fitted. Unmeasured families borrow these:
@@ -227,6 +246,7 @@ class Calibration(Spec):
     draft_widening: Spread
     ttft_spread: Spread
     throughput_spread: dict[Distance, Spread] = Field(default_factory=dict)
+    throughput_correlation: Correlation = not_correlated("not in the calibration file")
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
     lent: dict[str, Family] = Field(default_factory=dict)
@@ -291,6 +311,11 @@ class Calibration(Spec):
         """
         larger = DISTANCES[DISTANCES.index(distance) :]
         return next((number(self.throughput_spread[one]) for one in larger if one in self.throughput_spread), 1.0)
+
+    @property
+    def correlation(self) -> float:
+        """Correlation of the log errors of two predicted throughputs [-]; 0, independent errors, if not measured."""
+        return self.throughput_correlation.value or 0.0
 
     def family(self, name: str) -> Family:
         """The factors of a device family, its own or borrowed ones.
