@@ -2,7 +2,8 @@
 
 TokenworksError            1  internal error
 ├── SpecError              2  bad input: what is wrong, where, and how to correct it
-│   └── UnknownName        2  a name that is not in the catalog, with the nearest names
+│   ├── UnknownName        2  a name that is not in the catalog, with the nearest names
+│   └── NotPublished       2  a number that a prediction needs is not published: the user has to give one
 ├── DoesNotFit             3  not enough memory: what does not fit, by how much, and what fits
 └── SloMissed              4  nothing meets the SLO: the nearest deployment, and its limit
 """
@@ -84,6 +85,10 @@ class UnknownName(SpecError):
         if not near and len(names) > shown:
             close += f" and {len(names) - shown} more (`tokenworks {_LISTS[kind]}`)"
         super().__init__(f"unknown {kind} {name!r}", hint="; ".join(x for x in (hint, close) if x))
+
+
+class NotPublished(SpecError):
+    """A number that a prediction needs is not published, and the user gave none."""
 
 
 class DoesNotFit(TokenworksError):

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from tokenworks.errors import SpecError
-from tokenworks.ledger.comparison import Compared, Comparison, Equal, Ratio, charged
+from tokenworks.errors import DoesNotFit, NotPublished, SpecError
+from tokenworks.ledger.comparison import Compared, Comparison, Equal, Ratio, unit_of
+from tokenworks.ledger.cost import Served
 from tokenworks.ledger.curves import Crossover, Curve, crossings
+from tokenworks.ledger.priced import Paying, Priced, hardware, priced, served
 from tokenworks.ledger.reasons import reasons
-from tokenworks.ledger.study import TOP, Question, Study, study
+from tokenworks.ledger.site import load_room
+from tokenworks.ledger.study import TOP, Question, Study, charged, study
+from tokenworks.ledger.terms import Pay, terms_of
 from tokenworks.ledger.workers import Say, cores, each
+from tokenworks.planning.intervals import ratio_interval
 from tokenworks.planning.plan import prepare
-from tokenworks.planning.setting import EngineChoice
-from tokenworks.specs.calibration import DEFAULT, CalibrationLike, calibration_name
+from tokenworks.planning.setting import EngineChoice, workload_of
+from tokenworks.specs.calibration import DEFAULT, CalibrationLike, calibration_name, load_calibration
 from tokenworks.specs.compose import parts
 from tokenworks.specs.given import Assume, Given, given
 from tokenworks.specs.load import WorkloadLike
+from tokenworks.specs.price import Currency, Prices, Region
+from tokenworks.specs.price_file import load_prices
 from tokenworks.specs.result import Inputs, inputs
 from tokenworks.specs.slo import SloLike
+from tokenworks.specs.workload import Workload
 
 Axis = Literal["context", "reuse"]
 CONTEXTS = (0.25, 0.5, 2.0, 4.0, 8.0)
@@ -47,6 +57,13 @@ def compare(
     assume_of: Mapping[str, Assume] | None = None,
     calibration: CalibrationLike = DEFAULT,
     budget: str | None = None,
+    prices: str | Path | Mapping[str, Any] | Prices | None = None,
+    pay: Pay = "buy",
+    utilisation: float | Sequence[float] = 0.5,
+    currency: Currency = "USD",
+    region: Region = "cn",
+    room: str | Path | Mapping[str, Any] | None = None,
+    api: str | None = None,
     crossover: Sequence[Axis] = (),
     workers: int | None = None,
     progress: Say | None = None,
@@ -61,6 +78,12 @@ def compare(
     equal : what the machines have equal amounts of: devices, power of the devices under load, racks, or cost an hour
     assume : numbers for all machines, as `plan` takes them
     assume_of : numbers of one machine, by its name in `on`
+    prices : a price list in place of prices of the catalog, or litellm's list of API prices
+    pay : "buy" the machines, or "rent" their devices
+    utilisation : share of the time in which the machines serve; break-even prices are computed for each of several [-]
+    currency, region : currency of all costs, and region of the price of electricity
+    room : where the machines stand, as `site.Room` reads it
+    api : model of the price list whose API price is a rival; None: the compared model
     crossover : axes on which the comparison is repeated: context, reuse
     workers : processes; None: one for each processor. The number changes no result [count]
     progress : told in words what happens
@@ -75,21 +98,37 @@ def compare(
         shares, tuple(on),
         {"workload": workload, "isl": isl, "osl": osl, "rate": None, "concurrency": None, "slo": slo, "engine": engine,
          "calibration": calibration},
-        given(assume), {name: given(numbers) for name, numbers in (assume_of or {}).items()}, budget,
+        given(assume), {name: given(numbers) for name, numbers in (assume_of or {}).items()}, budget, equal,
+        _paying(
+            prices=prices, pay=pay, utilisation=utilisation, currency=currency, region=region, room=room, api=api
+        ), cores() if workers is None else workers,
     )  # fmt: skip
     asked.check()
-    count = cores() if workers is None else workers
-    systems = _ranked(asked, equal, count, progress)
+    systems, unknown = _ranked(asked, progress)
     curves = {one.system: _curve(one) for one in systems if one.effective_tok_s_per_unit is not None}
-    found = list(crossings(curves)) if len(shares) == 1 else []
+    crossed = list(crossings(curves)) if len(shares) == 1 else []
     for axis in crossover:
-        found += _crossed(asked, equal, axis, systems, count, progress)
-    ratios = tuple(_ratios(systems))
+        crossed += _crossed(asked, axis, systems, progress)
+    ratios = tuple(_ratios(systems, load_calibration(calibration, assume=asked.assume).correlation))
     return Comparison(
-        models=shares, equal=equal, systems=systems, ratios=ratios, why=reasons(systems, ratios, equal),
-        crossovers=tuple(found), asked=asked.inputs(), notes=tuple(_notes(systems, equal)),
-        elapsed_s=time.perf_counter() - began,
+        models=shares, equal=equal, systems=systems, ratios=ratios,
+        why=reasons(systems, ratios, unit_of(equal, asked.paying.terms)), crossovers=tuple(crossed),
+        terms=asked.paying.terms, asked=asked.inputs(),
+        notes=(*_notes(systems, equal), *unknown), elapsed_s=time.perf_counter() - began,
     )  # fmt: skip
+
+
+def _paying(
+    *, prices: str | Path | Mapping[str, Any] | Prices | None, pay: Pay, utilisation: float | Sequence[float],
+    currency: Currency, region: Region, room: str | Path | Mapping[str, Any] | None, api: str | None,
+) -> Paying:  # fmt: skip
+    """Prices and conditions of the costs."""
+    shares = (utilisation,) if isinstance(utilisation, int | float) else tuple(utilisation)
+    if not shares:
+        raise SpecError("no utilisation", where="--utilisation", hint="give a share of the time, such as 0.5")
+    listed, where = load_prices(prices), load_room(room or {})
+    terms = [terms_of(listed, utilisation=one, pay=pay, currency=currency, region=region, room=where) for one in shares]
+    return Paying(listed, terms[0], shares, api)
 
 
 @dataclass(frozen=True)
@@ -103,6 +142,9 @@ class _Asked:
     arguments : arguments of `prepare` that all plans share
     assume, assume_of : numbers for all machines, and numbers by machine
     budget : as `plan` takes it
+    equal : what the machines have equal amounts of
+    paying : prices and conditions
+    workers : processes [count]
     """
 
     shares: Mapping[str, float]
@@ -111,6 +153,9 @@ class _Asked:
     assume: tuple[Given, ...]
     assume_of: Mapping[str, tuple[Given, ...]]
     budget: str | None
+    equal: Equal
+    paying: Paying
+    workers: int
 
     def check(self) -> None:
         """Refuse bad input before the first plan, which may take minutes."""
@@ -124,9 +169,8 @@ class _Asked:
                 hint = f"one of {', '.join(self.on)}, as --on has it"
                 raise SpecError("is not compared", where=f"--assume {name}=", hint=hint)
         for question in self.questions():
-            refused = study_inputs(question)
-            if refused is not None:
-                raise refused
+            with contextlib.suppress(DoesNotFit, NotPublished):
+                prepare(question.model, question.system, **question.arguments)
 
     def questions(self, *more: Given) -> list[Question]:
         """One plan for each machine and model, machine by machine."""
@@ -154,6 +198,11 @@ class _Asked:
             words += ["--budget", self.budget]
         return shlex.join([*words, "--top", str(TOP)])
 
+    def workload(self) -> Workload:
+        """The workload that all machines serve."""
+        wanted = {name: self.arguments[name] for name in ("isl", "osl", "rate", "concurrency")}
+        return workload_of(self.arguments["workload"], **wanted, assume=self.assume)
+
     def inputs(self) -> Inputs:
         """The inputs of the comparison as plain data."""
         costing = prepare(
@@ -164,19 +213,6 @@ class _Asked:
             calibration=calibration_name(self.arguments["calibration"]),
             given=(*self.assume, *(item for items in self.assume_of.values() for item in items)),
         )  # fmt: skip
-
-
-def study_inputs(question: Question) -> SpecError | None:
-    """The error for bad input of a plan; None where the plan can start, or where the model does not fit."""
-    from tokenworks.errors import DoesNotFit
-
-    try:
-        prepare(question.model, question.system, **question.arguments)
-    except DoesNotFit:
-        return None
-    except SpecError as error:
-        return error
-    return None
 
 
 def _shares(models: str | Sequence[str] | Mapping[str, float]) -> dict[str, float]:
@@ -194,63 +230,65 @@ def _shares(models: str | Sequence[str] | Mapping[str, float]) -> dict[str, floa
     return {model: weight / sum(weights.values()) for model, weight in weights.items()}
 
 
-def _ranked(asked: _Asked, equal: Equal, workers: int, say: Say | None, *more: Given) -> tuple[Compared, ...]:
-    """The machines with their studies, best first."""
+def _ranked(asked: _Asked, say: Say | None, *more: Given) -> tuple[tuple[Compared, ...], tuple[str, ...]]:
+    """The machines with their studies and costs, best first; and sentences about prices that are not known."""
     questions = asked.questions(*more)
     names = [f"{one.system}, {one.model}" if len(asked.shares) > 1 else str(one.system) for one in questions]
-    weights = [float(_devices(str(one.system))) for one in questions]
-    studies = each(study, questions, names=names, workers=workers, weights=weights, say=say)
-    each_has = len(asked.shares)
-    rows = [
-        _compared(name, studies[i * each_has : (i + 1) * each_has], asked.shares, equal)
-        for i, name in enumerate(asked.on)
-    ]
-    return tuple(sorted(rows, key=lambda row: -(row.effective_tok_s_per_unit or 0.0)))
+    weights = [float(parts(str(one.system)).devices) for one in questions]
+    studies = each(study, questions, names=names, workers=asked.workers, weights=weights, say=say)
+    width = len(asked.shares)
+    answers = {name: studies[i * width : (i + 1) * width] for i, name in enumerate(asked.on)}
+    machines = {
+        name: (
+            hardware(name, (*asked.assume, *asked.assume_of.get(name, ()))),
+            None if any(one.error for one in own) else served(own, asked.shares),
+        )
+        for name, own in answers.items()
+    }
+    costs, unknown = priced(machines, asked.paying, next(iter(asked.shares)))
+    rows = [_compared(name, own, machines[name][1], costs[name], asked.equal) for name, own in answers.items()]
+    return tuple(sorted(rows, key=lambda row: -(row.effective_tok_s_per_unit or 0.0))), unknown
 
 
-def _devices(on: str) -> int:
-    whole = parts(on)
-    return whole.devices
-
-
-def _compared(name: str, studies: Sequence[Study], shares: Mapping[str, float], equal: Equal) -> Compared:
-    """One machine: its value for the mix is 1 / sum(share / value of the model), in effective tokens."""
+def _compared(name: str, studies: Sequence[Study], rates: Served | None, costs: Priced, equal: Equal) -> Compared:
+    """One machine, with its effective tokens per unit of the amount that is equal."""
     title = parts(name).system.title
-    errors = [one.error for one in studies if one.error]
-    if errors:
-        return Compared(name, title, None, None, None, errors[0], tuple(studies))
+    if rates is None:
+        error = next(one.error for one in studies if one.error)
+        return Compared(name, title, None, None, None, error, tuple(studies), costs)
     devices = charged(studies[0])
-    amount = AMOUNTS[equal](studies, shares, devices)
+    amount = AMOUNTS[equal](devices, rates, costs)
     if amount is None:
-        return Compared(name, title, devices, None, None, NO_AMOUNT[equal], tuple(studies))
-    return Compared(name, title, devices, amount, mixed(studies, shares) / amount, "", tuple(studies))
+        return Compared(name, title, devices, None, None, costs.error or NO_AMOUNT[equal](costs), tuple(studies), costs)
+    return Compared(name, title, devices, amount, rates.effective_tok_s / amount, "", tuple(studies), costs)
 
 
-def mixed(studies: Sequence[Study], shares: Mapping[str, float]) -> float:
-    """Effective tokens per second of a machine that divides its time so that each model has its share of them."""
-    return 1 / sum(
-        share / one.best.effective_tok_s for one, share in zip(studies, shares.values(), strict=True) if one.best
-    )
+def _racks(_devices: int, _rates: Served, costs: Priced) -> float | None:
+    place = costs.placed
+    return None if place is None else place.hardware.systems / place.boxes_per_rack
 
 
-def _power(studies: Sequence[Study], shares: Mapping[str, float], devices: int) -> float | None:
-    """Power of all devices under load, with the time that each model takes [kW]."""
-    watts = [one.best.watts_per_device for one in studies if one.best]
-    if any(one is None for one in watts):
-        return None
-    times = [share / one.best.effective_tok_s for one, share in zip(studies, shares.values(), strict=True) if one.best]
-    return devices * sum(w * t for w, t in zip(watts, times, strict=True) if w is not None) / sum(times) / 1e3
+def _dollars(_devices: int, _rates: Served, costs: Priced) -> float | None:
+    an_hour = costs.cost and costs.cost.per_hour
+    return an_hour.mid if an_hour else None
 
 
-AMOUNTS: dict[Equal, Callable[[Sequence[Study], Mapping[str, float], int], float | None]] = {
-    "devices": lambda _studies, _shares, devices: float(devices),
-    "power": _power,
+def _kilowatts(_devices: int, rates: Served, _costs: Priced) -> float | None:
+    return None if rates.power_w is None else rates.power_w / 1e3
+
+
+AMOUNTS: dict[Equal, Callable[[int, Served, Priced], float | None]] = {
+    "devices": lambda devices, _rates, _costs: float(devices),
+    "power": _kilowatts,
+    "racks": _racks,
+    "money": _dollars,
 }
 """What machines have equal amounts of -> the amount of a machine; None: not known."""
 
-NO_AMOUNT: dict[Equal, str] = {
-    "devices": "",
-    "power": "the power of its device is not published",
+NO_AMOUNT: dict[Equal, Callable[[Priced], str]] = {
+    "power": lambda _: "the power of its device is not published",
+    "racks": lambda _: "its height is not published",
+    "money": lambda costs: f"it has no cost: {costs.cost.needed if costs.cost else 'no price'}",
 }
 """Why a machine has no amount."""
 
@@ -263,29 +301,39 @@ def _curve(one: Compared) -> Curve:
     return Curve.of(plan.pareto, one.devices / one.amount)
 
 
-def _ratios(systems: Sequence[Compared]) -> Iterator[Ratio]:
+def _ratios(systems: Sequence[Compared], correlation: float) -> Iterator[Ratio]:
     """The winner against each other machine with a value, with the interval of the ratio."""
-    winner, *others = (one for one in systems if one.effective_tok_s_per_unit is not None)
-    for other in others:
-        assert winner is not None
-        yield ratio_of(winner, other)
+    valued = [one for one in systems if one.effective_tok_s_per_unit is not None]
+    for other in valued[1:]:
+        yield ratio_of(valued[0], other, correlation)
 
 
-def ratio_of(one: Compared, other: Compared) -> Ratio:
-    """Effective tokens of one machine / those of another at equal amounts, with the 80 % interval."""
-    value = (one.effective_tok_s_per_unit or math.nan) / (other.effective_tok_s_per_unit or math.nan)
-    return Ratio(one.system, other.system, value, value, value)
+def ratio_of(one: Compared, other: Compared, correlation: float) -> Ratio:
+    """Effective tokens of one machine / those of another at equal amounts, with the 80 % interval.
+
+    Both machines are measured by the same kind of error: that of throughput at a given speed per user. With several
+    models, the interval is that of the model whose interval is the widest.
+
+    Parameters
+    ----------
+    one, other : two machines with values
+    correlation : correlation of the log errors of two predictions [-]
+    """
+    assert one.effective_tok_s_per_unit
+    assert other.effective_tok_s_per_unit
+    value = one.effective_tok_s_per_unit / other.effective_tok_s_per_unit
+    rows = [(mine.row, theirs.row) for mine, theirs in zip(one.answers, other.answers, strict=True)]
+    widths = [ratio_interval(mine, theirs, correlation) for mine, theirs in rows if mine and theirs]
+    widest = max(widths, key=lambda width: width.high / width.low)
+    return Ratio(one.system, other.system, value * widest.low / widest.value, value, value * widest.high / widest.value)
 
 
-def _crossed(
-    asked: _Asked, equal: Equal, axis: Axis, systems: Sequence[Compared], workers: int, say: Say | None
-) -> Iterator[Crossover]:
+def _crossed(asked: _Asked, axis: Axis, systems: Sequence[Compared], say: Say | None) -> Iterator[Crossover]:
     """Where the winner changes as the context or the reuse grows, from comparisons at a few values."""
-    setting = prepare(next(iter(asked.shares)), asked.on[0], **asked.questions()[0].arguments)[0].setting
-    workload = setting.workload
+    workload = asked.workload()
     if axis == "context":
         base, path = workload.isl, "workload.isl"
-        values = [round(base * factor) for factor in CONTEXTS]
+        values = [float(round(base * factor)) for factor in CONTEXTS]
     else:
         base, path = workload.hit_share, "workload.hit_share"
         values = list(REUSES)
@@ -294,7 +342,7 @@ def _crossed(
         if value not in winners:
             told = None if say is None else (lambda words, at=value: say(f"{axis} {at:g}: {words}"))
             number = Given(path=path, value=f"{value:g}", why=f"--crossover {axis}")
-            winners[value] = _winner(_ranked(asked, equal, workers, told, number))
+            winners[value] = _winner(_ranked(asked, told, number)[0])
     ordered = sorted(winners.items())
     for (low, below), (high, above) in itertools.pairwise(ordered):
         if below != above:
@@ -309,7 +357,8 @@ def _notes(systems: Sequence[Compared], equal: Equal) -> Iterator[str]:
     """What a reader must know beside the numbers."""
     open_ = [one.system for one in systems for answer in one.answers if answer.plan and not _settled(answer)]
     if open_:
-        yield f"Not settled: {', '.join(dict.fromkeys(open_))}. The budget ended before every deployment was simulated that could be better."
+        names = ", ".join(dict.fromkeys(open_))
+        yield f"Not settled: {names}. The budget ended before every deployment was simulated that could be better."
     if equal == "power":
         yield "Power is that of the devices under load, without hosts and network."
     notes = (note for one in systems for answer in one.answers if answer.plan for note in answer.plan.notes)

@@ -8,16 +8,25 @@ from typing import Annotated, Literal
 
 from typing_extensions import TypedDict
 
+from tokenworks.ledger.break_even import Effect
 from tokenworks.ledger.curves import Crossover
-from tokenworks.ledger.study import Best, Study
+from tokenworks.ledger.priced import Priced
+from tokenworks.ledger.site import Placed
+from tokenworks.ledger.study import Best, Study, charged
+from tokenworks.ledger.terms import Terms
 from tokenworks.planning.result import FrontPoint, RankedPlain, row_plain
+from tokenworks.specs.price import Money
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope
 from tokenworks.specs.shown import Record, Shown
 
 Equal = Literal["devices", "power", "racks", "money"]
 
-UNITS: dict[Equal, str] = {"devices": "device", "power": "kW", "racks": "rack", "money": "USD/h"}
-"""What machines have equal amounts of -> the unit of the amount."""
+UNITS: dict[Equal, str] = {"devices": "device", "power": "kW", "racks": "rack"}
+
+
+def unit_of(equal: Equal, terms: Terms) -> str:
+    """The unit of what machines have equal amounts of."""
+    return UNITS.get(equal, f"{terms.currency} an hour")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +48,12 @@ class Compared:
     ----------
     system, title : names of the machine
     devices : devices that throughput is divided by [count]
-    amount : amount of what is made equal: devices [count], power of the devices [kW], racks [count], cost [USD/h]; None:
-        not known
+    amount : amount of what is made equal: devices [count], power of the devices [kW], racks [count] or cost of an
+        hour; None: not known
     effective_tok_s_per_unit : effective tokens per second of the mix, per unit of the amount; None: no value
     error : why there is no value, in words; "" for a machine with a value
     answers : one for each model
+    costs : costs, place and break-even prices
     """
 
     system: str
@@ -53,6 +63,7 @@ class Compared:
     effective_tok_s_per_unit: float | None
     error: str
     answers: tuple[Study, ...]
+    costs: Priced
 
 
 class CurvePlain(TypedDict):
@@ -102,8 +113,63 @@ class PartPlain(TypedDict):
     bound_by: str | None
 
 
+Range = tuple[float, float, float]
+"""An amount at the low end, in the middle and at the high end of all prices."""
+
+
+class CostPlain(TypedDict):
+    """What a machine and its tokens cost, in the currency of the comparison; None: a price is missing.
+
+    hourly : cost of an hour by part; capex : price by part; empty with rent
+    per_million : cost of a million effective tokens (all cost), and of input, cached input and output tokens apart
+    missing : what is missing, and what a user has to give for it
+    words : the conditions of these costs
+    """
+
+    per_hour: Range | None
+    per_device_hour: Range | None
+    per_million: dict[str, Range | None]
+    hourly: dict[str, Range]
+    capex: dict[str, Range]
+    missing: str
+    words: str
+
+
+class SitePlain(TypedDict):
+    """What a machine needs where it stands, and what must be connected and configured."""
+
+    boxes: int
+    racks: int
+    boxes_per_rack: float
+    rack_units: float | None
+    rack_power_w: float | None
+    rack_weight_kg: float | None
+    power_w: float | None
+    weight_kg: float | None
+    cooling: str | None
+    cables: float | None
+    links: int
+    switches: int
+    endpoints: int
+    boxes_that_fit: int | None
+    limited_by: str
+
+
+class BreakEvenPlain(TypedDict):
+    """The price of a machine at which its effective tokens cost as much as those of a rival."""
+
+    rival: str
+    utilisation: float
+    price: Range | None
+    per_card: Range | None
+    words: str
+
+
 class SystemPlain(TypedDict):
-    """The plain form of a machine of a comparison."""
+    """The plain form of a machine of a comparison.
+
+    effects : what moves the break-even price against the first rival machine, the largest first
+    """
 
     system: str
     title: str
@@ -112,12 +178,17 @@ class SystemPlain(TypedDict):
     effective_tok_s_per_unit: float | None
     error: str | None
     answers: list[AnswerPlain]
+    cost: CostPlain | None
+    site: SitePlain | None
+    break_even: list[BreakEvenPlain]
+    effects: list[Annotated[Plain, FormOf(Effect)]]
 
 
 class CompareBody(TypedDict):
     """The plain form of `compare`.
 
     equal : what the machines have equal amounts of; unit : its unit
+    currency : currency of all costs; terms : their conditions
     winner : the first system; None if no machine has a value
     why : why the winner wins, in words
     """
@@ -126,6 +197,8 @@ class CompareBody(TypedDict):
     models: list[dict[str, str | float]]
     equal: str
     unit: str
+    currency: str
+    terms: str
     notes: list[str]
     winner: str | None
     why: list[str]
@@ -146,6 +219,7 @@ class Comparison(Shown):
     ratios : the winner against each other machine with a value
     why : why the winner wins, in words
     crossovers : where another machine wins
+    terms : the conditions of all costs
     asked : the inputs, as plain data
     notes : what a reader must know beside the numbers
     elapsed_s : time of the comparison [s]
@@ -157,6 +231,7 @@ class Comparison(Shown):
     ratios: tuple[Ratio, ...]
     why: tuple[str, ...]
     crossovers: tuple[Crossover, ...]
+    terms: Terms
     asked: Inputs
     notes: tuple[str, ...]
     elapsed_s: float
@@ -168,12 +243,17 @@ class Comparison(Shown):
         return first if first.effective_tok_s_per_unit is not None else None
 
     @property
+    def unit(self) -> str:
+        """The unit of what the machines have equal amounts of."""
+        return unit_of(self.equal, self.terms)
+
+    @property
     def headline(self) -> str:
         """The winner in one line."""
         if self.winner is None:
             return f"none of {len(self.systems)} machines has a value"
         value = self.winner.effective_tok_s_per_unit
-        return f"{self.winner.system} wins: {value:,.4g} effective tokens/s per {UNITS[self.equal]}"
+        return f"{self.winner.system} wins: {value:,.4g} effective tokens/s per {self.unit}"
 
     def to_records(self) -> list[Record]:
         """One record a machine."""
@@ -186,7 +266,9 @@ class Comparison(Shown):
             "inputs": self.asked,
             "models": [{"model": model, "weight": weight} for model, weight in self.models.items()],
             "equal": self.equal,
-            "unit": UNITS[self.equal],
+            "unit": self.unit,
+            "currency": self.terms.currency,
+            "terms": self.terms.words,
             "notes": list(self.notes),
             "winner": self.winner.system if self.winner else None,
             "why": list(self.why),
@@ -207,7 +289,69 @@ class Comparison(Shown):
             "answers": [
                 _answer(study, weight) for study, weight in zip(one.answers, self.models.values(), strict=True)
             ],
+            "cost": _cost(one.costs),
+            "site": None if one.costs.placed is None else _site(one.costs.placed),
+            "break_even": [
+                {
+                    "rival": rival.name,
+                    "utilisation": rival.break_even.terms.utilisation,
+                    "price": _range(rival.break_even.price),
+                    "per_card": _range(rival.break_even.per_card),
+                    "words": rival.break_even.words,
+                }
+                for rival in one.costs.rivals
+            ],
+            "effects": [asdict(effect) for effect in one.costs.effects],
         }
+
+
+def _range(money: Money | None) -> Range | None:
+    return None if money is None else (money.low, money.mid, money.high)
+
+
+def _ranges(parts: Mapping[str, Money]) -> dict[str, Range]:
+    return {name: (money.low, money.mid, money.high) for name, money in parts.items()}
+
+
+def _cost(costs: Priced) -> CostPlain | None:
+    one = costs.cost
+    if one is None:
+        return None
+    return {
+        "per_hour": _range(one.per_hour),
+        "per_device_hour": _range(one.per_device_hour),
+        "per_million": {
+            "effective": _range(one.per_million_effective),
+            "input": _range(one.per_million_input),
+            "cached_input": _range(one.per_million_cached),
+            "output": _range(one.per_million_output),
+        },
+        "hourly": _ranges(one.hourly),
+        "capex": _ranges(one.capex.parts) if one.capex else {},
+        "missing": one.needed,
+        "words": one.words,
+    }
+
+
+def _site(place: Placed) -> SitePlain:
+    one = place.hardware
+    return {
+        "boxes": place.boxes,
+        "racks": place.racks,
+        "boxes_per_rack": place.boxes_per_rack,
+        "rack_units": one.rack_units,
+        "rack_power_w": place.rack_power_w,
+        "rack_weight_kg": place.rack_weight_kg,
+        "power_w": one.power_w,
+        "weight_kg": one.weight_kg,
+        "cooling": one.cooling,
+        "cables": one.cables,
+        "links": one.links,
+        "switches": one.switches,
+        "endpoints": one.endpoints,
+        "boxes_that_fit": place.fits,
+        "limited_by": place.limited_by,
+    }
 
 
 def _answer(study: Study, weight: float) -> AnswerPlain:
@@ -237,12 +381,6 @@ def _answer(study: Study, weight: float) -> AnswerPlain:
         "assumed": assumed_plain(plan.assumed) if plan else [],
         "settled": plan is not None and plan.decision is not None and plan.decision.settled,
     }
-
-
-def charged(study: Study) -> int:
-    """Devices that the throughput of a machine is divided by [count]."""
-    assert study.plan is not None
-    return study.plan.best.devices + study.plan.best.idle_devices
 
 
 def joules(study: Study) -> float | None:

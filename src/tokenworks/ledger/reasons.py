@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tokenworks.ledger.comparison import UNITS, Compared, Equal, Ratio
+from tokenworks.costs.roofline import compute_dtype
+from tokenworks.ledger.comparison import Compared, Ratio
 from tokenworks.ledger.study import Study
-from tokenworks.specs.machine import Machine
+from tokenworks.simulation.spent import IDLE, LEFT_OVER, WAITING
+from tokenworks.specs.model import Format, Model
 
 NAMED = 3
 """Parts that are named for each rival, those with the largest difference first [count]."""
@@ -26,22 +28,26 @@ ROOFS = {
 """What binds a part, in words."""
 
 
-def reasons(systems: Sequence[Compared], ratios: Sequence[Ratio], equal: Equal) -> tuple[str, ...]:
+PHRASES = {WAITING: "waiting for the busiest rank", IDLE: "time without work", LEFT_OVER: "devices that stay idle"}
+"""Parts whose names need other words in a sentence."""
+
+
+def reasons(systems: Sequence[Compared], ratios: Sequence[Ratio], unit: str) -> tuple[str, ...]:
     """Sentences: what the winner gives, and where the time of each rival goes."""
     valued = [one for one in systems if one.effective_tok_s_per_unit is not None]
     if not valued:
         return ("No machine serves the work within the SLO.",)
     winner = valued[0]
-    first = _headline(winner, equal)
+    first = _headline(winner, unit)
     if len(valued) == 1:
         return (first, "No other machine serves the work within the SLO.")
     return (first, *(_against(winner, other, ratio) for other, ratio in zip(valued[1:], ratios, strict=True)))
 
 
-def _headline(winner: Compared, equal: Equal) -> str:
+def _headline(winner: Compared, unit: str) -> str:
     row = winner.answers[0].row
     assert row is not None
-    value = f"{winner.effective_tok_s_per_unit:,.4g} effective tokens/s per {UNITS[equal]}"
+    value = f"{winner.effective_tok_s_per_unit:,.4g} effective tokens/s per {unit}"
     return f"{winner.system} wins with {value}; its best deployment is {row.deployment} on {row.deployment.engine}."
 
 
@@ -81,7 +87,8 @@ def _parts(one: Study, two: Study, gap: float) -> Iterator[str]:
         verb = "less" if less > 0 else "more"
         cause = _cause(one, two, name)
         lead = "The largest difference: " if number == 0 else ""
-        yield f"{lead}{name} {_ms(abs(less))} {verb} ({_ms(own.get(name, 0.0))} against {_ms(rival.get(name, 0.0))}{cause})"
+        times = f"{_ms(own.get(name, 0.0))} against {_ms(rival.get(name, 0.0))}"
+        yield f"{lead}{PHRASES.get(name, name)} {_ms(abs(less))} {verb} ({times}{cause})"
 
 
 def _cause(one: Study, two: Study, name: str) -> str:
@@ -95,7 +102,7 @@ def _cause(one: Study, two: Study, name: str) -> str:
         return ""
     if mine != other:
         return f"; bound by {ROOFS[mine]} here, by {ROOFS[other]} there"
-    figures = [resource(machine, mine) for machine in (one.machine, two.machine)]
+    figures = [resource(study, mine) for study in (one, two)]
     known = f": {figures[0].words} against {figures[1].words} a device" if all(figures) else ""
     return f"; bound by {ROOFS[mine]}{known}"
 
@@ -109,19 +116,31 @@ class _Resource:
         return self.value > 0
 
 
-def resource(machine: Machine, roof: str) -> _Resource:
+def resource(study: Study, roof: str) -> _Resource:
     """Bandwidth or rate of a roof on one device, in words; 0: the roof has no single figure."""
+    machine = study.machine
+    assert machine is not None
     if roof == "hbm":
         return _Resource(machine.hbm_bandwidth, f"{machine.hbm_bandwidth / 1e12:.3g} TB/s")
     if roof == "compute":
-        best = max(("fp8", "int8", "bf16"), key=lambda dtype: machine.peak.get(dtype, 0.0))
-        return _Resource(
-            machine.peak.get(best, 0.0), f"{machine.peak.get(best, 0.0) / 1e12:,.4g} {best.upper()} TFLOP/s"
-        )
+        assert study.plan is not None
+        dtype, _ = compute_dtype(_main_format(study.plan.setting.model), machine.peak)
+        return _Resource(machine.peak[dtype], f"{machine.peak[dtype] / 1e12:,.4g} {dtype.upper()} TFLOP/s")
     link = {"scale-up": machine.scale_up, "scale-out": machine.scale_out}.get(roof)
     if link is None:
         return _Resource(0.0, "")
     return _Resource(link.bandwidth, f"{link.bandwidth / 1e9:,.4g} GB/s")
+
+
+def _main_format(model: Model) -> Format:
+    """The format that most bytes of the weights have."""
+    held: dict[str, float] = {}
+    forms: dict[str, Format] = {}
+    for block in model.blocks:
+        for matrix in block.matrices:
+            forms[matrix.format.name] = matrix.format
+            held[matrix.format.name] = held.get(matrix.format.name, 0.0) + block.count * matrix.stored
+    return forms[max(held, key=lambda name: held[name])]
 
 
 def _ms(seconds: float) -> str:

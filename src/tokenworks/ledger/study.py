@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
+from tokenworks.errors import DoesNotFit, NotPublished, SpecError, TokenworksError
 from tokenworks.planning.decide import Bench, Budget
 from tokenworks.planning.plan import planned, prepare
 from tokenworks.planning.result import Plan, Ranked
@@ -17,7 +17,7 @@ from tokenworks.simulation.spent import TokenShares, device_time, roofs_of_parts
 from tokenworks.specs.machine import Machine
 
 TOP = 3
-"""Deployments that each plan lists: more than one, since the best of noisy rates is confirmed before it wins [count]."""
+"""Deployments that each plan lists [count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,12 @@ class Study:
         return self.plan.best if self.plan and self.plan.meets_slo else None
 
 
+def charged(study: Study) -> int:
+    """Devices that the throughput of a machine is divided by [count]."""
+    assert study.plan is not None
+    return study.plan.best.devices + study.plan.best.idle_devices
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """One plan that a comparison needs.
@@ -105,7 +111,7 @@ def study(question: Question, progress: Progress | None = None) -> Study:
 
     try:
         costings = prepare(question.model, question.system, **question.arguments)
-    except (DoesNotFit, SloMissed) as error:
+    except (DoesNotFit, NotPublished) as error:
         return without(error, None)
     machine, bench = costings[0].setting.machine, Bench()
     try:

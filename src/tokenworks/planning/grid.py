@@ -133,7 +133,8 @@ def crowded_ladder(costing: Costing, batch: Floats, decode_s: Floats) -> Floats:
     """
     slope = np.diff(decode_s, axis=1) / np.maximum(np.diff(batch, axis=1), 1.0)
     more = np.concatenate([slope, slope[:, -1:]], axis=1) * (crowd(batch, costing.crowding) - batch)
-    return np.maximum(more, 0.0)
+    added: Floats = np.maximum(more, 0.0)
+    return added
 
 
 def decode_times(costing: Costing, points: Points, ladders: Ladders) -> Floats:

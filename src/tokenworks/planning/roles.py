@@ -76,9 +76,8 @@ def decode_roles(costing: Costing, candidates: Candidates, ladders: Ladders, dec
     aimed = _aim(costing, batch, tail)
     aimed = np.maximum(np.minimum(aimed, costing.filled(_most(costing, wide, aimed))), 1.0)
     aimed_tpot, aimed_tail = (_tpot(costing, wide, at) for at in (aimed, crowd(aimed, costing.crowding)))
-    batch, tpot, tail = (
-        np.concatenate(pair, axis=1) for pair in ((batch, aimed), (tpot, aimed_tpot), (tail, aimed_tail))
-    )
+    batch = np.concatenate([batch, aimed], axis=1)
+    tpot, tail = np.concatenate([tpot, aimed_tpot], axis=1), np.concatenate([tail, aimed_tail], axis=1)
     most = _most(costing, wide, batch)
     legal = costing.places(batch) <= most
     which = np.nonzero(legal)[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenworks import units
-from tokenworks.errors import SpecError
+from tokenworks.errors import NotPublished, SpecError
 from tokenworks.specs import given, load
 from tokenworks.specs.device import Device
 from tokenworks.specs.edits import edited, leaves
@@ -87,7 +87,8 @@ def machine(
 
     Raises
     ------
-    SpecError : bad name, count or file; or a needed number is not published. The message names all missing numbers
+    SpecError : bad name, count or file
+    NotPublished : a needed number is not published. The message names all missing numbers
     """
     if isinstance(on, Machine):
         if given.of("machine", given.given(assume)) or devices is not None:
@@ -105,7 +106,7 @@ def machine(
     if missing:
         numbers = ", ".join(f"{path} [{unit}]" for path, unit in missing.items())
         path, unit = next(iter(missing.items()))
-        raise SpecError(
+        raise NotPublished(
             f"a prediction needs numbers that are not published: {numbers}",
             where=composed.name,
             hint=f"give your own numbers with --set machine.PATH=VALUE, or with --assume FILE, one per line, such as "

@@ -79,7 +79,8 @@ def load_prices(prices: str | Path | Mapping[str, Any] | Prices | None = None) -
     kept = {name: one for name, one in base.api.items() if _short(name) not in sold}
     carded = {name for name, price in own.cards.items() if price.range}
     whole = {name: one for name, one in base.systems.items() if load.load_system(name).device not in carded}
-    return _over(base.model_copy(update={"api": kept, "systems": whole}), own)
+    merged: Prices = _over(base.model_copy(update={"api": kept, "systems": whole}), own)
+    return merged
 
 
 def _short(model: str) -> str:
