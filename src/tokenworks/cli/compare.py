@@ -296,16 +296,46 @@ def _print_costs(result: Comparison, out: Page) -> None:
         if one.costs.cost is not None and one.costs.cost.missing:
             out.paragraph(f"{one.system} has no cost; {one.costs.cost.needed}")
     for one in result.systems:
-        if one.costs.cost is None or not one.costs.cost.missing:
-            continue
-        for rival in one.costs.rivals:
-            out.paragraph(f"- against {rival.name}: {rival.break_even.words}")
-        if one.costs.effects:
-            moved = "; ".join(
-                f"{effect.name} {effect.low_input} to {effect.high_input}: {effect.low:,.0f} to {effect.high:,.0f}"
-                for effect in one.costs.effects
-            )
-            out.paragraph(f"What moves this price most, against {one.costs.rivals[0].name}: {moved} {unit}")
+        if one.costs.cost is not None and one.costs.cost.missing:
+            _print_break_even(one, result, out)
+
+
+def _print_break_even(one: Compared, result: Comparison, out: Page) -> None:
+    """The prices at which a machine without a price has tokens as cheap as those of its rivals."""
+    unit, rivals = result.terms.currency, one.costs.rivals
+    if not rivals:
+        return
+    out.paragraph(f"\nPrice of {one.system} in {unit} at which its effective tokens cost as much as those of:")
+    shares = list(dict.fromkeys(rival.break_even.terms.utilisation for rival in rivals))
+    columns: Columns = {"rival": "left"}
+    for share in shares:
+        columns |= {f"at {share:.0%} use": "right", f"low to high, {share:.0%}": "right"}
+    columns[f"a card, {shares[0]:.0%}"] = "right"
+    rows = []
+    for name in dict.fromkeys(rival.name for rival in rivals):
+        cells, cards = [name], []
+        for rival in rivals:
+            if rival.name != name:
+                continue
+            price, card = rival.break_even.price, rival.break_even.per_card
+            cards.append("" if card is None or card.mid < 0 else f"{card.mid:,.0f}")
+            cells += ["-", ""] if price is None else [_price(price), f"{price.low:,.0f} to {price.high:,.0f}"]
+        rows.append([*cells, cards[0]])
+    spare = [name for name in columns if name.startswith("low to high")]
+    print_table(out, columns, rows, wraps=("rival",), spare=spare[::-1])
+    never = [rival.break_even.words for rival in rivals if rival.break_even.price and rival.break_even.price.mid < 0]
+    for words in never[:1]:
+        out.paragraph(f"{words}.")
+    if one.costs.effects:
+        moved = "; ".join(
+            f"{effect.name} {effect.low_input} to {effect.high_input}: {effect.low:,.0f} to {effect.high:,.0f}"
+            for effect in one.costs.effects
+        )
+        out.paragraph(f"What moves this price most, against {rivals[0].name}: {moved} {unit}.")
+
+
+def _price(price: Money) -> str:
+    return "none" if price.mid < 0 else f"{price.mid:,.0f}"
 
 
 def _amount(money: Money | None) -> str:
