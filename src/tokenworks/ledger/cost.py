@@ -10,12 +10,14 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokenworks.errors import SpecError
 from tokenworks.ledger.site import Hardware, Room, placed
 from tokenworks.ledger.terms import Taken, Terms
+from tokenworks.specs import load
 from tokenworks.specs.machine import Assumption
-from tokenworks.specs.price import ZERO, Money, Prices
+from tokenworks.specs.price import ZERO, Money, Price, Prices
 
 HOURS = 8760.0
 """Hours of a year."""
@@ -214,23 +216,36 @@ def beside(hardware: Hardware, prices: Prices, room: Room | None = None) -> Cape
 
 def one_price(hardware: Hardware, prices: Prices) -> bool:
     """Whether the machine has one price as a whole, and not the price of its cards and of its hosts."""
-    listed, card = prices.systems.get(hardware.system), prices.cards.get(hardware.device)
-    if listed is not None:
-        return listed.range is not None or card is None or card.range is None
-    return hardware.price_usd is not None
+    return _whole(hardware, prices) is not None
+
+
+def _whole(hardware: Hardware, prices: Prices) -> tuple[str, Price | None] | None:
+    """Path and price of the machine as a whole; an empty path stands for the price that the machine has itself.
+
+    None: the machine is priced by its cards and hosts. The first of these counts: `--set machine.price`, or the price
+    in the user's own file unless the list has the machine; the list's price of the system; the price of its cards.
+    """
+    keys = (key for key in prices.systems if key == hardware.system or Path(key).stem == hardware.system)
+    key = next(keys, "")
+    listed, card = prices.systems.get(key), prices.cards.get(hardware.device)
+    known = listed is not None and listed.range is not None
+    if hardware.price_usd is not None and not (known and hardware.system not in load.catalog_names("system")):
+        return "", None
+    carded = hardware.card_usd is not None or (card is not None and card.range is not None)
+    return (f"systems.{key}", listed) if listed is not None and (known or not carded) else None
 
 
 def _machine(hardware: Hardware, prices: Prices, take: Taken) -> dict[str, Money | None]:
     """The machine itself: one price, or cards and hosts."""
-    if one_price(hardware, prices):
-        listed = prices.systems.get(hardware.system)
-        whole = hardware.price_usd
-        if listed is None and whole is not None:
-            return {"system": Money(whole, whole, whole)}
-        return {"system": _times(hardware.systems, take(f"systems.{hardware.system}", listed))}
-    card = take(f"cards.{hardware.device}", prices.cards.get(hardware.device))
-    if card is None and hardware.card_usd is not None:
-        card = Money(hardware.card_usd, hardware.card_usd, hardware.card_usd)
+    if (whole := _whole(hardware, prices)) is not None:
+        path, listed = whole
+        own = hardware.price_usd
+        if not path and own is not None:
+            return {"system": Money(own, own, own)}
+        return {"system": _times(hardware.systems, take(path, listed))}
+    own = hardware.card_usd
+    listed = prices.cards.get(hardware.device)
+    card = take(f"cards.{hardware.device}", listed) if own is None else Money(own, own, own)
     host = take(f"servers.{hardware.system}", prices.servers.get(hardware.system))
     return {"cards": _times(hardware.devices, card), "hosts": _times(hardware.systems, host)}
 
@@ -240,7 +255,7 @@ def _around(hardware: Hardware, prices: Prices, room: Room | None, take: Taken) 
     known: dict[str, Money | None] = _network(hardware, prices, take) if hardware.endpoints else {}
     inside = placed(hardware, room) if hardware.rack_units is not None else None
     racks = inside.racks if inside else None
-    known["racks"] = _times(racks, take("room.rack", prices.room.rack))
+    known["racks"] = ZERO if inside and inside.own_racks else _times(racks, take("room.rack", prices.room.rack))
     work = _times(racks, take("room.installation_rack", prices.room.installation_rack))
     links = float(hardware.links)
     if inside and inside.boxes_per_rack < 1:  # cables between racks; cables inside a rack come installed

@@ -43,8 +43,8 @@ class Hardware:
     power_w, weight_kg : largest power and weight of all systems, without switches of the network [W, kg]
     tdp_w : largest power of all devices together [W]
     cooling : how the systems are cooled
-    price_usd : price of all systems in the file of the machine [USD]
-    card_usd : price of one device in the file of the device [USD]
+    price_usd : price of all systems, of `--set machine.price` or of the user's own machine file [USD]
+    card_usd : price of one device, of `--set machine.device.price` or of the user's own device file [USD]
     """
 
     name: str
@@ -87,6 +87,10 @@ def hardware_of(parts: Parts) -> Hardware:
     switches, links = clos(endpoints, radix) if radix else (0, 0)
     port = network.port.value if network else None
 
+    def own(path: str, price: float | None, names: list[str], name: str) -> float | None:
+        """A price that the user set or wrote into a file; prices of the catalog are in the price list."""
+        return price if name not in names or any(item.path == path for item in parts.given) else None
+
     def every(one: float | None) -> float | None:
         return None if one is None else one * share
 
@@ -108,8 +112,8 @@ def hardware_of(parts: Parts) -> Hardware:
         weight_kg=every(system.weight.value),
         tdp_w=None if device.tdp.value is None else device.tdp.value * parts.devices,
         cooling=system.cooling.value if system.cooling else None,
-        price_usd=every(system.price.value),
-        card_usd=device.price.value,
+        price_usd=every(own("price", system.price.value, load.catalog_names("system"), system.name)),
+        card_usd=own("device.price", device.price.value, load.catalog_names("device"), device.name),
     )
 
 
@@ -189,6 +193,7 @@ class Placed:
     boxes : systems of the machine [count]
     racks : racks that the machine fills; a rack that is partly filled counts as one [count]
     boxes_per_rack : systems in one rack; below 1 if one system fills several racks [count]
+    own_racks : whether the systems are taller than a rack, and bring their own racks
     rack_power_w, rack_weight_kg : power and weight of a full rack of the machine; None: not published [W, kg]
     fits : systems of this kind that fit into the room; None: the room has no limit [count]
     limited_by : what limits the number of systems: "racks" or "power"; empty: nothing
@@ -199,6 +204,7 @@ class Placed:
     boxes: int
     racks: int
     boxes_per_rack: float
+    own_racks: bool
     rack_power_w: float | None
     rack_weight_kg: float | None
     fits: int | None
@@ -283,6 +289,7 @@ def _placed(hardware: Hardware, room: Room) -> Placed:
         boxes=hardware.boxes,
         racks=racks,
         boxes_per_rack=per_rack,
+        own_racks=own > 0,
         rack_power_w=None if power is None else power * per_rack,
         rack_weight_kg=None if weight is None else weight * per_rack,
         fits=fits,

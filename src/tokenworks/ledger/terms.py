@@ -14,6 +14,8 @@ from tokenworks.specs.machine import Assumption
 from tokenworks.specs.price import Currency, Money, Price, Prices, Region
 
 Pay = Literal["buy", "rent"]
+LEAST_RATE = 1e-9
+"""Smaller interest counts as none: `pmt` would divide by zero [-]."""
 
 
 class Taken:
@@ -84,7 +86,7 @@ class Terms:
         ----------
         [1] numpy-financial, `pmt`: payments at the end of each year.
         """
-        rates = (self.rate.low, self.rate.mid, self.rate.high)
+        rates = (rate if rate > LEAST_RATE else 0.0 for rate in (self.rate.low, self.rate.mid, self.rate.high))
         low, mid, high = (-float(npf.pmt(rate, self.years, 1.0, -self.residual)) for rate in rates)
         return Money(low, mid, high)
 

@@ -8,7 +8,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs import load
@@ -16,6 +16,7 @@ from tokenworks.specs.files import opened, unreadable
 from tokenworks.specs.price import ApiPrice, Price, Prices
 from tokenworks.specs.provenance import Spec
 
+ListT = TypeVar("ListT", bound=Spec)
 FOLDER = load.CATALOG / "prices"
 MOST_BYTES = 64_000_000
 LITELLM = {
@@ -221,7 +222,7 @@ def _checked(own: Prices, where: str) -> Prices:
     return own
 
 
-def _over(base: Spec, own: Any) -> Any:
+def _over(base: ListT, own: ListT) -> ListT:
     """The base list with every price that the own list has."""
     changes: dict[str, Any] = {}
     for name in own.model_fields_set:
