@@ -167,10 +167,11 @@ def calibrate(
             "data_sha256": data_sha256,
             "graded": tuple(problem.families),
             "devices": tuple(sorted(devices)),
-            **throughput_intervals(Known(problem, factors, fitted, without_system, say), start),
             **_spreads(fitted, problem, unseen, left_out=bool(systems)),
         }
     )
+    intervals = throughput_intervals(Known(problem, factors, fitted, without_system, say), start)
+    fitted = fitted.model_copy(update={**intervals})
     metered = [point for point in points if point.measured.energy]
     source = f"energy of {len(metered)} points of {fitted_on}"
     power = fit_power(metered, predict_all(metered, fitted, say=say), prior.power, source)

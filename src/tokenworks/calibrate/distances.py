@@ -106,7 +106,8 @@ class ThroughputIntervals(TypedDict):
 def throughput_intervals(known: Known, before: Calibration) -> ThroughputIntervals:
     """The interval factors of throughput at a given speed per user, and the correlation of the errors of two devices.
 
-    The correlation comes from devices that were left out of the fit (distance `family`).
+    The correlation comes from devices that were left out of the fit, one device at a time. The nearest points are then
+    those of another device of the family, or of another family of the vendor if the family has only one device.
 
     Parameters
     ----------
@@ -114,12 +115,20 @@ def throughput_intervals(known: Known, before: Calibration) -> ThroughputInterva
     before : calibration with the numbers that stay where there are too few points
     """
     predicted: dict[Distance, list[AtSpeed]] = defaultdict(list)
+    left_out: list[tuple[Distance, AtSpeed]] = []
     for distance, calibration, mask in _predictors(known):
-        predicted[distance] += throughputs(known.problem, calibration, mask)
-    return {
-        "throughput_spread": throughput_spreads(predicted, before),
-        "throughput_correlation": throughput_correlation(predicted["family"], before),
-    }
+        reached = throughputs(known.problem, calibration, mask)
+        predicted[distance] += reached
+        if distance in ("family", "vendor") and len(set(known.devices[mask])) == 1:
+            left_out += [(distance, one) for one in reached]
+    spreads = throughput_spreads(predicted, before)
+    spread_at = known.whole.model_copy(update={"throughput_spread": spreads}).spread_at
+    widening = number(known.whole.draft_widening)
+    wide = [
+        one._replace(spread=spread_at(distance) ** (widening if one.workload.mtp == "mtp" else 1))
+        for distance, one in left_out
+    ]
+    return {"throughput_spread": spreads, "throughput_correlation": throughput_correlation(wide, before)}
 
 
 def throughput_spreads(predicted: Throughputs, before: Calibration) -> dict[Distance, Quantity]:
