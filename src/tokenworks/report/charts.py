@@ -58,7 +58,14 @@ def finished(chart: Any, description: str) -> dict[str, Any]:
 
 
 def speed_chart(
-    rows: Sequence[Row], names: Sequence[str], tips: Mapping[str, str], words: Mapping[str, str], description: str
+    rows: Sequence[Row],
+    names: Sequence[str],
+    tips: Mapping[str, str],
+    words: Mapping[str, str],
+    *,
+    description: str,
+    chosen: Sequence[Row],
+    least: float,
 ) -> dict[str, Any]:
     """Throughput per device against the speed of one user: one line per series, and what the sliders choose.
 
@@ -69,6 +76,8 @@ def speed_chart(
     tips : field -> title, of what is shown when the reader points at a mark
     words : texts of the language
     description : what the chart shows, for a screen reader
+    chosen : the points that are chosen before the reader moves a slider, with a `label` each
+    least : least speed of one user before the reader moves a slider [token/s]
     """
     count = range(len(names))
     colours = [SERIES[index % len(SERIES)] for index in count]
@@ -85,7 +94,7 @@ def speed_chart(
         .mark_line(strokeWidth=2)
         .encode(
             x=x, y=y, color=colour, order=alt.Order("user:Q"),
-            strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=domain, range=dashes), legend=None),
+            strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=domain, range=dashes)),
         )
     )  # fmt: skip
     points = base.mark_point(filled=True, size=90, opacity=1).encode(
@@ -105,9 +114,9 @@ def speed_chart(
     label = picked.mark_text(align="left", dx=14, dy=-12, fontWeight="bold", aria=False).encode(
         x="user:Q", y="device:Q", text="label:N"
     )
-    layers = alt.layer(line, points, bound, ring, label).add_params(alt.param(name=LEAST, value=0))
+    layers = alt.layer(line, points, bound, ring, label).add_params(alt.param(name=LEAST, value=least))
     spec = finished(layers, description)
-    spec["datasets"] = {**spec.get("datasets", {}), CHOSEN: []}
+    spec["datasets"] = {**spec.get("datasets", {}), CHOSEN: [dict(row) for row in chosen]}
     return spec
 
 

@@ -79,6 +79,12 @@ def percentiles(slo: str | None) -> dict[str, str]:
     return {name: f"p{bound.percentile if bound else PERCENTILE:g}" for name, bound in pairs}
 
 
+def ttft_bound(slo: str | None) -> float | None:
+    """The bound on TTFT in an SLO [s]; None without one."""
+    bound = Slo.parse(slo).ttft if slo else None
+    return bound.value if bound else None
+
+
 def settings_words(role: Role, words: Words) -> str:
     """Settings of one instance of a role."""
     parts = [
@@ -124,9 +130,7 @@ def assumed_section(assumed: Sequence[Mapping[str, Any]], source: str | None, wo
     if assumed:
         rows = tuple((str(item["path"]), str(item["value"]), str(item["why"])) for item in assumed)
         headings = (words["path"], words["value"], words["reason"])
-        parts.append(
-            TablePart(words["assumed_table"], headings, rows, folded=len(rows) > FOLDED_FROM, lang="en")
-        )
+        parts.append(TablePart(words["assumed_table"], headings, rows, folded=len(rows) > FOLDED_FROM, lang="en"))
     else:
         parts.append(TextPart(words["nothing_assumed"]))
     if source:

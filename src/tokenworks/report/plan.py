@@ -18,6 +18,7 @@ from tokenworks.report.common import (
     notes_section,
     percentiles,
     terms_section,
+    ttft_bound,
 )
 from tokenworks.report.content import (
     ChartPart,
@@ -151,23 +152,28 @@ def _chart(plain: Plain, words: Words) -> list[Part]:
         "label": words["deployment"], "engine": words["engine"], "user": words["chart_speed"],
         "device": words["chart_throughput"], "ttft": ttft, "settings": words["settings"],
     }  # fmt: skip
-    spec = speed_chart(points, [words["front"], words["ranked"]], tips, words, words["plan_chart"])
+    best = plain["deployments"][0]
+    speed = best["output_tok_s_per_user"]
+    mark = {"label": best["label"], "user": speed, "device": best["output_tok_s_per_device"]}
+    spec = speed_chart(
+        points, [words["front"], words["ranked"]], tips, words, description=words["plan_chart"], chosen=[mark],
+        least=speed,
+    )  # fmt: skip
     front = [point for point in points if point["line"]]
-    headings = (words["deployment"], words["engine"], words["user_speed"], words["output"], ttft, words["settings"])
+    headings = (words["deployment"], words["engine"], words["user_speed"], words["output"], ttft)
     rows = tuple(
         (
-            point["label"], point["engine"], figure(point["user"]), figure(point["device"]), figure(point["ttft"], 3),
-            point["settings"],
+            f"{point['label']}\n{point['settings']}", point["engine"], figure(point["user"]), figure(point["device"]),
+            figure(point["ttft"], 3),
         )
         for point in front
     )  # fmt: skip
     table = TablePart(words["front_table"], headings, rows, numbers=frozenset({2, 3, 4}), folded=True)
-    best = plain["deployments"][0]
     name = str(plain["inputs"]["machine"])
     data = {
         "series": [{"name": name, "price": None, "points": [_choice(point) for point in points]}],
-        "speed": best["output_tok_s_per_user"],
-        "ttft": max(point["ttft"] for point in points),
+        "speed": speed,
+        "ttft": ttft_bound(plain["inputs"]["slo"]),
     }
     return [ChooserPart(CHART, data), ChartPart(CHART, words["plan_chart"], spec, table)]
 
@@ -181,16 +187,21 @@ def _table(plain: Plain, words: Words) -> TablePart:
     headings = (
         words["rank"], words["deployment"], words["engine"], words["effective"], words["user_speed"],
         filled(words["ttft_at"], percentile=at["ttft"]), filled(words["tpot_at"], percentile=at["tpot"]),
-        words["bound_by"], words["meets"], words["settings"],
+        words["bound_by"], words["meets"],
     )  # fmt: skip
     rows = tuple(
         (
-            str(row["rank"]), row["label"], engine_title(row["deployment"]["engine"]),
+            str(row["rank"]), _named(row, words), engine_title(row["deployment"]["engine"]),
             figure(row["effective_tok_s_per_device"]), figure(row["output_tok_s_per_user"], 3),
             figure(row["ttft_slo_s"], 3), milliseconds(row["tpot_slo_s"]), bound_words(row["bound_by"], words),
             words["yes"] if row["meets_slo"] else words["no"],
-            deployment_settings(Deployment.model_validate(row["deployment"]), words),
         )
         for row in plain["deployments"]
     )  # fmt: skip
     return TablePart(words["plan_table"], headings, rows, numbers=frozenset({0, 3, 4, 5, 6}))
+
+
+def _named(row: Plain, words: Words) -> str:
+    """The split of a deployment, and its settings on a line of their own."""
+    deployment = Deployment.model_validate(row["deployment"])
+    return f"{deployment}\n{deployment_settings(deployment, words)}"

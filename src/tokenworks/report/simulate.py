@@ -174,7 +174,9 @@ def _over_time(
         (
             figure(start * window),
             *(figure(_mean(numbers[start : start + size])) for numbers in values.values()),
-            bound_words(max(series["bound"][start : start + size], key=series["bound"][start : start + size].count), words),
+            bound_words(
+                max(series["bound"][start : start + size], key=series["bound"][start : start + size].count), words
+            ),
         )
         for start in starts
     )

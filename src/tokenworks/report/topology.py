@@ -76,7 +76,9 @@ def _fabric(machine: Machine, words: Words) -> str:
     return filled(words["scale_up"], bandwidth=figure(bandwidth / 1e9))
 
 
-def _groups(domains: Sequence[list[Owner]], names: Sequence[str], machine: Machine, words: Words) -> list[DomainDrawing]:
+def _groups(
+    domains: Sequence[list[Owner]], names: Sequence[str], machine: Machine, words: Words
+) -> list[DomainDrawing]:
     """Domains that follow each other and have the same devices of each role, drawn once."""
     groups, first = [], 1
     for _, equal in itertools.groupby(domains, key=lambda owners: _counts(owners, names)):
@@ -117,9 +119,9 @@ def _hosts(owners: Sequence[Owner], names: Sequence[str], size: int, words: Word
 
 
 def _spoken(cells: Sequence[Cell], words: Words) -> str:
-    """The devices of a host in words, such as `4 x prefill 1`."""
+    """The devices of a host in words, such as 4 times prefill 1."""
     parts = []
     for cell, equal in itertools.groupby(cells):
         name = f"{cell.role} {cell.instance}" if cell.role else words["idle_devices"]
-        parts.append(f"{len(list(equal))} × {name}")
+        parts.append(filled(words["spoken"], count=str(len(list(equal))), name=name))
     return ", ".join(parts)
