@@ -11,10 +11,10 @@ from cyclopts import Parameter
 from tokenworks.cli import per_request as rows
 from tokenworks.cli.options import (
     DEPLOYMENTS,
+    PAGE_HELP,
     REQUESTS,
     RESULT,
     DeployedOptions,
-    PAGE_HELP,
     PageFormat,
     PageOptions,
     PlayedOptions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tokenworks.errors import TokenworksError
 from tokenworks.report.content import CodePart, FactsPart, Part, SectionPart, TablePart, TextPart
 from tokenworks.report.figures import figure, percent
 from tokenworks.report.strings import filled
@@ -26,7 +27,7 @@ def engine_title(name: str | None) -> str:
         return ""
     try:
         return load_engine(name).title
-    except Exception:  # noqa: BLE001 - a page of a newer result may name an engine that this version does not have
+    except TokenworksError:  # a result of a newer version may name an engine that this version does not have
         return name
 
 
@@ -36,10 +37,9 @@ def machine_words(machine: Machine, words: Words) -> str:
         words["machine_words"], name=machine.name, devices=figure(machine.devices), device=machine.device,
         memory=figure(machine.hbm_bytes / 1e9, 3), bandwidth=figure(machine.hbm_bandwidth / 1e12, 3),
     )  # fmt: skip
-    separator = ", " if words["lang"] == "en" else "，"
     if machine.devices <= machine.domain:
-        return text + separator + words["one_domain"]
-    return text + separator + filled(words["many_domains"], domain=figure(machine.domain))
+        return text + words["one_domain"]
+    return text + filled(words["many_domains"], domain=figure(machine.domain))
 
 
 def workload_words(workload: Mapping[str, Any], words: Words) -> str:

@@ -1,4 +1,4 @@
-"""Parts that a page consists of. The modules of the kinds of results fill them; `files/page.html.j2` writes them as HTML.
+"""Parts that a page consists of. The modules of the kinds of results fill them, `files/page.html.j2` writes the HTML.
 
 All fields are plain text. The template escapes text when it writes HTML.
 """
@@ -6,7 +6,7 @@ All fields are plain text. The template escapes text when it writes HTML.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 
@@ -198,7 +198,6 @@ class PageContent:
     title: str
     sections: tuple[SectionPart, ...]
     main: str
-    terms: tuple[tuple[str, str], ...] = field(default=())
 
     def charts(self) -> dict[str, ChartPart]:
         """All charts by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-NOTHING = "–"
+NOTHING = "-"
 """Text for a value that does not exist."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -141,23 +142,20 @@ def _charts(series: Plain, words: Words) -> list[Part]:
     """Throughput, queue and KV cache over time."""
     if not series["bound"]:
         return [TextPart(words["none"])]
-    used = [100 * share for share in series["kv_used"]]
+    used = {words["used"]: [100 * share for share in series["kv_used"]]}
+    tokens = {words["decoded"]: series["output_tok_s"], words["prefilled"]: series["prefill_tok_s"]}
+    queue = {words["running"]: series["running"], words["waiting"]: series["waiting"]}
     return [
-        _over_time(
-            CHART, words["simulate_chart"], words["tokens_s"], series, words,
-            {words["decoded"]: series["output_tok_s"], words["prefilled"]: series["prefill_tok_s"]},
-        ),
-        _over_time(
-            "queue", words["queue_chart"], words["count"], series, words,
-            {words["running"]: series["running"], words["waiting"]: series["waiting"]},
-        ),
-        _over_time("cache", words["cache_chart"], words["used"], series, words, {words["used"]: used}),
-    ]  # fmt: skip
+        _over_time(CHART, words["simulate_chart"], words["tokens_s"], tokens, series=series, words=words),
+        _over_time("queue", words["queue_chart"], words["count"], queue, series=series, words=words),
+        _over_time("cache", words["cache_chart"], words["used"], used, series=series, words=words),
+    ]
 
 
 def _over_time(
-    name: str, caption: str, title: str, series: Plain, words: Words, values: Mapping[str, Sequence[float]]
+    name: str, caption: str, title: str, values: Mapping[str, Sequence[float]], *, series: Plain, words: Words
 ) -> ChartPart:
+    """A chart of values over time, with a table of their means in some parts of the time."""
     window = series["window_s"]
     rows = [
         {
@@ -168,15 +166,14 @@ def _over_time(
         for index, value in enumerate(numbers)
     ]  # fmt: skip
     spec = time_chart(rows, list(values), title, words, caption)
-    size = -(-len(series["bound"]) // TABLE_ROWS)
-    starts = range(0, len(series["bound"]), size)
+    bounds = series["bound"]
+    size = -(-len(bounds) // TABLE_ROWS)
+    starts = range(0, len(bounds), size)
     cells = tuple(
         (
             figure(start * window),
-            *(figure(_mean(numbers[start : start + size])) for numbers in values.values()),
-            bound_words(
-                max(series["bound"][start : start + size], key=series["bound"][start : start + size].count), words
-            ),
+            *(figure(statistics.fmean(numbers[start : start + size])) for numbers in values.values()),
+            bound_words(statistics.mode(bounds[start : start + size]), words),
         )
         for start in starts
     )
@@ -186,10 +183,6 @@ def _over_time(
         numbers=frozenset(range(len(values) + 1)), folded=True,
     )  # fmt: skip
     return ChartPart(name, caption, spec, table)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _latency(plain: Plain, words: Words) -> list[Part]:

@@ -18,7 +18,7 @@ SCRIPT = "js_"
 @functools.cache
 def strings(lang: Lang) -> dict[str, str]:
     """All texts of a language by name."""
-    table: dict[str, dict[str, str]] = yaml.load(file_text("strings.yaml"), yaml.CSafeLoader)
+    table: dict[str, dict[str, str]] = yaml.safe_load(file_text("strings.yaml"))
     return {name: texts[lang] for name, texts in table.items()}
 
 

@@ -10,7 +10,7 @@
 
   // A number with `digits` significant digits; the digits of its integer part are always shown.
   const figure = (value, digits = 4) => {
-    if (value === null || !Number.isFinite(value)) return "–";
+    if (value === null || !Number.isFinite(value)) return "-";
     const after = value ? Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(value)))) : 0;
     return value.toLocaleString("en-US", { maximumFractionDigits: Math.min(after, 12) });
   };
