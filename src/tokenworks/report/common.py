@@ -130,7 +130,11 @@ def assumed_section(assumed: Sequence[Mapping[str, Any]], source: str | None, wo
     if assumed:
         rows = tuple((str(item["path"]), str(item["value"]), str(item["why"])) for item in assumed)
         headings = (words["path"], words["value"], words["reason"])
-        parts.append(TablePart(words["assumed_table"], headings, rows, folded=len(rows) > FOLDED_FROM, lang="en"))
+        parts.append(
+            TablePart(
+                words["assumed_table"], headings, rows, wide=frozenset({2}), folded=len(rows) > FOLDED_FROM, lang="en"
+            )
+        )
     else:
         parts.append(TextPart(words["nothing_assumed"]))
     if source:

@@ -45,6 +45,7 @@ class TablePart:
     headings : text of each column heading
     rows : cells of each row, as text
     numbers : indexes of the columns that are aligned to the right
+    wide : indexes of the columns with long texts, which need room
     folded : True: the reader opens the table; False: the table is open
     lang : language of the cells if it is not the language of the page
     """
@@ -54,6 +55,7 @@ class TablePart:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: frozenset[int] = frozenset()
+    wide: frozenset[int] = frozenset()
     folded: bool = False
     lang: str = ""
 

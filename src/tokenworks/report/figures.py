@@ -1,8 +1,9 @@
-"""Numbers as text for a page: few digits, thousands separated."""
+"""Values of a result as text for a page: numbers with few digits, and text without characters that nobody sees."""
 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 NOTHING = "-"
@@ -43,3 +44,16 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return NOTHING if value is None else str(value)
     return figure(float(value))
+
+
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, characters that change the direction of text, and characters that UTF-8 does not have."""
+
+
+def visible(value: Any) -> Any:
+    """A value with U+FFFD for each character that a reader cannot see. Texts in lists and dicts change too."""
+    if isinstance(value, dict):
+        return {visible(key): visible(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [visible(item) for item in value]
+    return _UNSEEN.sub("\ufffd", value) if isinstance(value, str) else value

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import tokenworks
 from tokenworks.report.content import PageContent
+from tokenworks.report.figures import visible
 from tokenworks.report.palette import LIGHT, recoloured
 from tokenworks.report.plan import plan_content
 from tokenworks.report.scripts import file_text, hashed, vega
@@ -60,8 +60,9 @@ def page(content: PageContent, lang: Lang) -> str:
     from tokenworks.report.scripts import FILES
 
     environment = Environment(
-        loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FileSystemLoader(FILES), autoescape=True, undefined=StrictUndefined, finalize=_shown, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
     own = file_text("page.js")
     data = {
         "charts": {name: chart.spec for name, chart in content.charts().items()},
@@ -69,7 +70,7 @@ def page(content: PageContent, lang: Lang) -> str:
         "strings": script_strings(lang),
         "lang": strings(lang)["lang"],
     }
-    document = environment.get_template("page.html.j2").render(
+    document: str = environment.get_template("page.html.j2").render(
         content=content,
         words=strings(lang),
         version=tokenworks.__version__,
@@ -79,12 +80,17 @@ def page(content: PageContent, lang: Lang) -> str:
         scripts=(vega(), own),
         allowed=" ".join((hashed(vega()), hashed(own))),
     )
-    return re.sub(r"[\ud800-\udfff]", "\ufffd", document)
+    return document
+
+
+def _shown(value: Any) -> Any:
+    """A value of the template as it is written. HTML of this project, which the template marks as safe, stays."""
+    return value if hasattr(value, "__html__") else visible(value)
 
 
 def embedded(data: Any) -> str:
     """JSON for a script element: no character of it can end the element or begin a comment."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(visible(data), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

@@ -139,6 +139,7 @@ def _point(point: Plain, deployment: Deployment, series: str, words: Words) -> d
         "engine": engine_title(deployment.engine),
         "user": point["output_tok_s_per_user"],
         "device": point["output_tok_s_per_device"],
+        "rate": point["output_tok_s_per_device"],
         "ttft": point["ttft_slo_s"],
         "settings": deployment_settings(deployment, words),
         "series": series,
@@ -154,9 +155,9 @@ def _chart(plain: Plain, words: Words) -> list[Part]:
     }  # fmt: skip
     best = plain["deployments"][0]
     speed = best["output_tok_s_per_user"]
-    mark = {"label": best["label"], "user": speed, "device": best["output_tok_s_per_device"]}
+    mark = {"label": best["label"], "user": speed, "rate": best["output_tok_s_per_device"]}
     spec = speed_chart(
-        points, [words["front"], words["ranked"]], tips, words, description=words["plan_chart"], chosen=[mark],
+        points, [words["front"], words["ranked"]], tips, words, title=words["chart_throughput"], description=words["plan_chart"], chosen=[mark],
         least=speed,
     )  # fmt: skip
     front = [point for point in points if point["line"]]
@@ -168,7 +169,9 @@ def _chart(plain: Plain, words: Words) -> list[Part]:
         )
         for point in front
     )  # fmt: skip
-    table = TablePart(words["front_table"], headings, rows, numbers=frozenset({2, 3, 4}), folded=True)
+    table = TablePart(
+        words["front_table"], headings, rows, numbers=frozenset({2, 3, 4}), wide=frozenset({0}), folded=True
+    )
     name = str(plain["inputs"]["machine"])
     data = {
         "series": [{"name": name, "price": None, "points": [_choice(point) for point in points]}],
@@ -179,7 +182,7 @@ def _chart(plain: Plain, words: Words) -> list[Part]:
 
 
 def _choice(point: Plain) -> dict[str, Any]:
-    return {name: point[name] for name in ("label", "engine", "user", "device", "ttft")}
+    return {name: point[name] for name in ("label", "engine", "user", "device", "rate", "ttft")}
 
 
 def _table(plain: Plain, words: Words) -> TablePart:
@@ -198,7 +201,7 @@ def _table(plain: Plain, words: Words) -> TablePart:
         )
         for row in plain["deployments"]
     )  # fmt: skip
-    return TablePart(words["plan_table"], headings, rows, numbers=frozenset({0, 3, 4, 5, 6}))
+    return TablePart(words["plan_table"], headings, rows, numbers=frozenset({0, 3, 4, 5, 6}), wide=frozenset({1}))
 
 
 def _named(row: Plain, words: Words) -> str:

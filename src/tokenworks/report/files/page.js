@@ -84,7 +84,7 @@
       const view = views[one.chart];
       if (!view) return;
       const rows = choice.filter((item) => item.point).map((item) => ({ ...item.point, label: one.series.length > 1 ? item.series.name : item.point.label }));
-      view.signal("least_speed", speed).data("chosen", rows).run();
+      view.data("least", [{ user: speed }]).data("chosen", rows).run();
     };
     const settled = () => { if (controls.ready) show(); };
     controls.speed = slider(place, `${one.chart}-speed`, words.least_speed, { least: 0, most: fastest, start: one.speed, step: "any" }, settled);
