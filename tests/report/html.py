@@ -6,7 +6,19 @@ import json
 from html.parser import HTMLParser
 from typing import Any
 
-LOADING = {"src", "href", "srcset", "data", "action", "formaction", "poster", "background", "xlink:href", "ping", "cite"}
+LOADING = {
+    "src",
+    "href",
+    "srcset",
+    "data",
+    "action",
+    "formaction",
+    "poster",
+    "background",
+    "xlink:href",
+    "ping",
+    "cite",
+}
 """Attributes that name an address."""
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "rect"}

@@ -9,7 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.report.html import PageReader
-from tests.report.samples import COMMAND, HOSTILE, plan_sample, simulate_sample, with_text
+from tests.report.samples import (
+    COMMAND,
+    HOSTILE,
+    compare_sample,
+    plan_sample,
+    simulate_sample,
+    sweep_sample,
+    with_text,
+)
 from tokenworks.report.figures import visible
 from tokenworks.report.page import BUILDERS, page
 from tokenworks.specs.machine import Machine
@@ -18,14 +26,19 @@ Lang = Literal["en", "zh"]
 Sample = Callable[[], tuple[dict[str, Any], dict[str, Machine]]]
 
 MOST_BYTES = 2_500_000
-SAMPLES: dict[str, Sample] = {"plan": plan_sample, "simulate": simulate_sample}
+SAMPLES: dict[str, Sample] = {
+    "plan": plan_sample,
+    "simulate": simulate_sample,
+    "compare": compare_sample,
+    "sweep": sweep_sample,
+}
 
 
 def html(kind: str, lang: Lang = "en", text: str | None = None, command: str = COMMAND) -> str:
     plain, machines = SAMPLES[kind]()
     if text is not None:
         plain = with_text(plain, text)
-        machines = dict.fromkeys([text], next(iter(machines.values())))
+        machines = dict.fromkeys([text], next(iter(machines.values()))) if machines else {}
     return page(BUILDERS[kind](plain, machines, command, lang), lang)
 
 
@@ -59,8 +72,9 @@ def test_a_page_is_whole_and_loads_nothing(kind: str, lang: Lang) -> None:
     data = read.data()
     assert data["charts"]
     assert all(f"chart-{name}" in read.ids for name in data["charts"])
-    for section in ("asked", "answer", "chart", "topology", "assumed", "again", "terms"):
+    for section in ("asked", "answer", "chart", "assumed", "again", "terms"):
         assert section in read.ids
+    assert ("topology" in read.ids) == (kind != "sweep")
     assert COMMAND in read.shown
     assert "None" not in read.shown
     assert "{" not in read.shown.replace(data["strings"]["one"], "")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tokenworks
+from tokenworks.report.compare import compare_content
 from tokenworks.report.content import PageContent
 from tokenworks.report.figures import visible
 from tokenworks.report.palette import LIGHT, recoloured
@@ -15,6 +16,7 @@ from tokenworks.report.plan import plan_content
 from tokenworks.report.scripts import file_text, hashed, vega
 from tokenworks.report.simulate import simulate_content
 from tokenworks.report.strings import Lang, script_strings, strings
+from tokenworks.report.sweep import sweep_content
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.save import saved
 
@@ -25,7 +27,9 @@ FORMS: tuple[PageForm, ...] = ("html", "svg", "png")
 PNG_SCALE = 2
 """Pixels of the image / pixels of the chart [-]."""
 
-BUILDERS = {"plan": plan_content, "simulate": simulate_content}
+BUILDERS = {
+    "plan": plan_content, "simulate": simulate_content, "compare": compare_content, "sweep": sweep_content,
+}  # fmt: skip
 """Kind of a result -> function that makes the content of its page."""
 
 

@@ -157,7 +157,8 @@ def _chart(plain: Plain, words: Words) -> list[Part]:
     speed = best["output_tok_s_per_user"]
     mark = {"label": best["label"], "user": speed, "rate": best["output_tok_s_per_device"]}
     spec = speed_chart(
-        points, [words["front"], words["ranked"]], tips, words, title=words["chart_throughput"], description=words["plan_chart"], chosen=[mark],
+        points, [words["front"], words["ranked"]], tips, words, title=words["chart_throughput"],
+        description=words["plan_chart"], chosen=[mark],
         least=speed,
     )  # fmt: skip
     front = [point for point in points if point["line"]]

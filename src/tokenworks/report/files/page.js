@@ -55,7 +55,7 @@
     let winner = null;
     for (const point of points) {
       const late = ttft !== null && point.ttft !== null && point.ttft > ttft;
-      if (point.user >= speed && !late && (winner === null || point.device > winner.device)) winner = point;
+      if (point.user >= speed && !late && (winner === null || point.rate > winner.rate)) winner = point;
     }
     return winner;
   };
@@ -69,6 +69,7 @@
     form.addEventListener("submit", (event) => event.preventDefault());
     const place = form.querySelector(".sliders");
     const out = form.querySelector(".choice");
+    const rows = one.series.length > 1 ? table(form.querySelector("fieldset"), one) : null;
     const points = one.series.flatMap((series) => series.points);
     const fastest = Math.max(...points.map((point) => point.user));
     const slowest = Math.max(...points.map((point) => point.ttft ?? 0));
@@ -80,11 +81,13 @@
         const price = controls.prices[index].value;
         return { series, point, price, cost: point && price > 0 ? cost(price, point) : null };
       });
-      out.textContent = said(one, choice, { speed: figure(speed), ttft: figure(ttft, 3) }, controls);
+      const bounds = { speed: figure(speed), ttft: figure(ttft, 3) };
+      out.textContent = one.series.length > 1 ? compared(one, choice, bounds) : said(choice[0], bounds);
+      if (rows) choice.forEach((item, index) => told(rows[index], item));
       const view = views[one.chart];
       if (!view) return;
-      const rows = choice.filter((item) => item.point).map((item) => ({ ...item.point, label: one.series.length > 1 ? item.series.name : item.point.label }));
-      view.data("least", [{ user: speed }]).data("chosen", rows).run();
+      const marks = choice.filter((item) => item.point).map((item) => ({ ...item.point, label: one.series.length > 1 ? item.series.name : item.point.label }));
+      view.data("least", [{ user: speed }]).data("chosen", marks).run();
     };
     const settled = () => { if (controls.ready) show(); };
     controls.speed = slider(place, `${one.chart}-speed`, words.least_speed, { least: 0, most: fastest, start: one.speed, step: "any" }, settled);
@@ -99,13 +102,54 @@
     return show;
   };
 
-  // The choice in words.
-  const said = (one, choice, bounds) => {
-    const { point, price } = choice[0];
+  // The choice of one machine in words.
+  const said = ({ point, price }, bounds) => {
     if (!point) return filled(words.nothing, bounds);
     const first = filled(words.one, { ...bounds, label: point.label, engine: point.engine, device: figure(point.device) });
     const second = price > 0 ? filled(words.cost, { price: figure(price), cost: figure(cost(price, point)) }) : words.no_price;
     return `${first} ${second}`;
+  };
+
+  // The winner among several machines in words, and the cheapest one.
+  const compared = (one, choice, bounds) => {
+    const reached = choice.filter((item) => item.point).sort((a, b) => b.point.rate - a.point.rate);
+    if (!reached.length) return filled(words.nothing, bounds);
+    const [first, second] = reached;
+    const parts = [filled(words.winner, { ...bounds, system: first.series.name, rate: figure(first.point.rate), unit: one.unit })];
+    if (second) parts.push(filled(words.second, { ratio: figure(first.point.rate / second.point.rate, 3), system: second.series.name }));
+    const priced = reached.filter((item) => item.cost !== null).sort((a, b) => a.cost - b.cost);
+    if (priced.length) parts.push(filled(words.cheapest, { system: priced[0].series.name, cost: figure(priced[0].cost) }));
+    const unpriced = reached.filter((item) => item.cost === null).map((item) => item.series.name);
+    if (unpriced.length) parts.push(filled(words.unpriced, { systems: unpriced.join(", ") }));
+    return parts.join(" ");
+  };
+
+  // A table with a row for each machine. Returns the cells that change.
+  const table = (parent, one) => {
+    const place = added(parent, "div");
+    place.className = "scroll";
+    Object.assign(place, { tabIndex: 0 });
+    place.setAttribute("role", "region");
+    place.setAttribute("aria-label", words.chosen_table);
+    const whole = added(place, "table");
+    added(whole, "caption", words.chosen_table);
+    const head = added(added(whole, "thead"), "tr");
+    for (const text of [words.machine, words.deployment, filled(words.rate, { unit: one.unit }), words.million]) {
+      added(head, "th", text).scope = "col";
+    }
+    const body = added(whole, "tbody");
+    return one.series.map((series) => {
+      const row = added(body, "tr");
+      added(row, "th", series.name).scope = "row";
+      return [added(row, "td"), added(row, "td"), added(row, "td")];
+    });
+  };
+
+  // The choice of one machine as the cells of its row.
+  const told = ([deployment, rate, million], item) => {
+    deployment.textContent = item.point ? `${item.point.label}, ${item.point.engine}` : words.unreached;
+    rate.textContent = item.point ? figure(item.point.rate) : "-";
+    million.textContent = figure(item.cost);
   };
 
   const shows = data.choosers.map((one) => [one.chart, chooser(one)]);
