@@ -70,7 +70,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     from cyclopts import CycloptsError
 
-    from tokenworks.cli.output import remember
+    from tokenworks.cli.command import remember
     from tokenworks.cli.page import open_stdout, writing
 
     try:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from tokenworks.cli.output import command, notes
+from tokenworks.cli.command import command
+from tokenworks.cli.output import notes
 from tokenworks.cli.progress import note_mended
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import RouterName

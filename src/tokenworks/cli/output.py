@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import sys
 import time
-from collections.abc import Sequence
-from contextvars import ContextVar
 from typing import Literal
 
 import msgspec
@@ -20,28 +17,6 @@ from tokenworks.specs.result import Plain
 
 WIDTH = 120
 """Width of the page if neither a terminal nor $COLUMNS gives one [character]."""
-
-_WORDS: ContextVar[tuple[str, ...]] = ContextVar("words", default=())
-"""Words of the command line that runs."""
-
-_OF_A_FILE = ("-o", "--output", "--out", "--lang")
-"""Options that say where a result goes and how it looks. They do not change its numbers."""
-
-
-def remember(words: Sequence[str]) -> None:
-    """Keep the words of the command line, for results that print their own command."""
-    _WORDS.set(tuple(words))
-
-
-def command() -> str:
-    """The command that runs, as a shell reads it, without the options that say where the result goes."""
-    kept, words = ["tokenworks"], iter(_WORDS.get())
-    for word in words:
-        if word in _OF_A_FILE:
-            next(words, None)
-        elif not word.startswith(tuple(f"{name}=" for name in _OF_A_FILE)):
-            kept.append(word)
-    return shlex.join(kept)
 
 
 def emit(plain: Plain, form: Literal["json", "yaml"]) -> None:

@@ -205,7 +205,7 @@ def sweep_chart(
     """
     count = range(len(names))
     domain = list(names)
-    scale = alt.Scale(type="log" if log else "linear", zero=False, nice=not log)
+    scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
     x, y = alt.X("x:Q", title=titles[0], scale=scale), alt.Y("value:Q", title=titles[1], scale=alt.Scale(zero=True))
     legend: Any = alt.Undefined if len(names) > 1 else None
     colours = alt.Scale(domain=domain, range=[SERIES[index % len(SERIES)] for index in count])

@@ -216,7 +216,7 @@ def _chart(
 def _chosen(
     rows: Sequence[dict[str, Any]], names: Sequence[str], least: float, bound: float | None
 ) -> list[dict[str, Any]]:
-    """The best point of each series within the bounds, as `page.js` chooses it."""
+    """The best point of each series within the bounds, as `page.js` chooses it. The winner has its name as label."""
     marks = []
     for name in names:
         inside = [
@@ -227,7 +227,8 @@ def _chosen(
         if inside:
             best = max(inside, key=lambda row: row["rate"])
             marks.append({"label": name, "user": best["user"], "rate": best["rate"]})
-    return marks
+    winner = max((mark["rate"] for mark in marks), default=0.0)
+    return [mark if mark["rate"] == winner else {**mark, "label": ""} for mark in marks]
 
 
 def _hourly_price(system: Plain) -> float | None:

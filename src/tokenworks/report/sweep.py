@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from tokenworks.report.charts import sweep_chart
 from tokenworks.report.common import again_section, notes_section, terms_section, workload_words
-from tokenworks.report.content import ChartPart, FactsPart, PageContent, Part, SectionPart, TablePart, TextPart
+from tokenworks.report.content import (
+    ChartPart,
+    CodePart,
+    FactsPart,
+    PageContent,
+    Part,
+    SectionPart,
+    TablePart,
+    TextPart,
+)
 from tokenworks.report.figures import figure, percent, text_of
 from tokenworks.report.strings import Lang, filled, strings
 from tokenworks.specs.machine import Machine
@@ -50,10 +61,18 @@ def sweep_content(plain: Plain, machines: Mapping[str, Machine], command: str, l
         SectionPart("points", words["points"], tuple(_points(plain, words))),
         *notes_section(plain.get("notes") or [], words),
         SectionPart("assumed", words["assumed"], (TextPart(words["sweep_assumed"]),)),
-        again_section(command, words),
+        again_section(command, words, list(_file(plain, words))),
         terms_section(words),
     ]
     return PageContent(filled(words["sweep_title"], name=_title(plain)), tuple(sections), CHART)
+
+
+def _file(plain: Plain, words: Words) -> Iterator[Part]:
+    """The file of the sweep."""
+    if file := plain["inputs"].get("sweep"):
+        yield CodePart(
+            words["sweep_file"], yaml.safe_dump(dict(file), sort_keys=False, allow_unicode=True), folded=True
+        )
 
 
 def _title(plain: Plain) -> str:

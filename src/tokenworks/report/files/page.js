@@ -86,7 +86,10 @@
       if (rows) choice.forEach((item, index) => told(rows[index], item));
       const view = views[one.chart];
       if (!view) return;
-      const marks = choice.filter((item) => item.point).map((item) => ({ ...item.point, label: one.series.length > 1 ? item.series.name : item.point.label }));
+      const reached = choice.filter((item) => item.point);
+      const most = Math.max(...reached.map((item) => item.point.rate));
+      const named = (item) => (one.series.length === 1 ? item.point.label : item.point.rate === most ? item.series.name : "");
+      const marks = reached.map((item) => ({ ...item.point, label: named(item) }));
       view.data("least", [{ user: speed }]).data("chosen", marks).run();
     };
     const settled = () => { if (controls.ready) show(); };
