@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+import tokenworks
 from tokenworks.cli.command import command
 from tokenworks.cli.output import notes
 from tokenworks.cli.progress import note_mended
@@ -335,7 +336,7 @@ class PageOptions:
         assert self.out is not None, "check() was not called"
         write(
             self.out, output, plain, machines={machine.name: machine for machine in machines}, command=command(),
-            lang=self.lang,
+            lang=self.lang, version=tokenworks.__version__,
         )  # fmt: skip
         notes().paragraph(f"wrote {self.out}, {self.out.stat().st_size / 1e3:,.0f} kB")
 

@@ -107,7 +107,7 @@ def _print_result(simulation: Simulation, plain: dict[str, Any], output: PageFor
         notes().paragraph(f"note: {note}")
     if output == "table":
         _print(simulation, plain)
-    elif output in ("json", "yaml"):
+    elif output == "json" or output == "yaml":  # noqa: PLR1714 - mypy narrows a literal only like this
         emit(plain, output)
     else:
         page.write(output, plain, [simulation.site.machine])

@@ -277,8 +277,8 @@ def _systems(plain: Plain, words: Words) -> Iterator[Part]:
             (f"{item['system']} / {item['against']}", *(figure(item[name], 3) for name in ("value", "low", "high")))
             for item in plain["ratios"]
         )
-        headings = (words["machine"], words["ratio"], words["low"], words["high"])
-        yield TablePart(words["ratio_table"], headings, cells, numbers=frozenset({1, 2, 3}))
+        names = (words["machine"], words["ratio"], words["low"], words["high"])
+        yield TablePart(words["ratio_table"], names, cells, numbers=frozenset({1, 2, 3}))
 
 
 def _system_rows(plain: Plain, system: Plain, words: Words) -> Iterator[tuple[str, ...]]:

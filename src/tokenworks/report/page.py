@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import tokenworks
 from tokenworks.report.compare import compare_content
 from tokenworks.report.content import PageContent
 from tokenworks.report.figures import visible
@@ -34,7 +33,14 @@ BUILDERS = {
 
 
 def write(
-    path: Path, form: PageForm, plain: Mapping[str, Any], *, machines: Mapping[str, Machine], command: str, lang: Lang
+    path: Path,
+    form: PageForm,
+    plain: Mapping[str, Any],
+    *,
+    machines: Mapping[str, Machine],
+    command: str,
+    lang: Lang,
+    version: str,
 ) -> None:
     """Write the page of a result: completely, or not at all.
 
@@ -46,18 +52,19 @@ def write(
     machines : the machines of the result by name
     command : command that gives the same result
     lang : language of the page
+    version : version of tokenworks, for the foot of the page
 
     Raises
     ------
     SpecError : the file cannot be written
     """
     content = BUILDERS[plain["kind"]](plain, machines, command, lang)
-    whole = page(content, lang).encode("utf-8") if form == "html" else image(content, form)
+    whole = page(content, lang, version).encode("utf-8") if form == "html" else image(content, form)
     with saved(path) as part:
         part.write_bytes(whole)
 
 
-def page(content: PageContent, lang: Lang) -> str:
+def page(content: PageContent, lang: Lang, version: str = "") -> str:
     """The HTML document. Equal content gives equal bytes."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -77,7 +84,7 @@ def page(content: PageContent, lang: Lang) -> str:
     document: str = environment.get_template("page.html.j2").render(
         content=content,
         words=strings(lang),
-        version=tokenworks.__version__,
+        version=f" {version}" if version else "",
         style=file_text("page.css"),
         licences=file_text("licences.txt"),
         embedded=embedded(data),

@@ -91,8 +91,8 @@ def _asked(plain: Plain, words: Words) -> FactsPart:
         unit = next(iter(axis["units"]), None)
         pairs.append((f"{words['axis']}: {axis['name']}", f"{shown} {unit or ''}".rstrip()))
     counts = ("in_all", "with_result", "does_not_fit", "bad_input", "internal_errors")
-    values = {name: figure(plain[name]) for name in counts}
-    pairs.append((words["points"], filled(words["sweep_counts"], **values)))
+    by_end = {name: figure(plain[name]) for name in counts}
+    pairs.append((words["points"], filled(words["sweep_counts"], **by_end)))
     return FactsPart(tuple(pairs))
 
 
@@ -120,7 +120,8 @@ def _answer(plain: Plain, words: Words) -> Iterator[Part]:
 
 
 def _chart(plain: Plain, words: Words) -> Iterator[Part]:
-    x, y = plain["x"], plain["y"]
+    x: str | None = plain["x"]
+    y: str | None = plain["y"]
     if not plain["curves"] and plain["effects"]:
         x = plain["effects"][0]["path"]
     if x is None or y is None:

@@ -80,7 +80,8 @@ def _groups(
     domains: Sequence[list[Owner]], names: Sequence[str], machine: Machine, words: Words
 ) -> list[DomainDrawing]:
     """Domains that follow each other and have the same devices of each role, drawn once."""
-    groups, first = [], 1
+    groups: list[DomainDrawing] = []
+    first = 1
     for _, equal in itertools.groupby(domains, key=lambda owners: _counts(owners, names)):
         together = list(equal)
         last = first + len(together) - 1
