@@ -71,10 +71,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     from cyclopts import CycloptsError
 
+    from tokenworks.cli.command import remember
     from tokenworks.cli.page import open_stdout, writing
 
     try:
         open_stdout()
+        remember(sys.argv[1:] if arguments is None else arguments)
         try:
             app()(arguments, result_action="return_value")
         finally:

@@ -7,12 +7,15 @@ the field. This module reads the options; the packages below `cli` use their val
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+import tokenworks
+from tokenworks.cli.command import command
 from tokenworks.cli.output import notes
 from tokenworks.cli.progress import note_mended
 from tokenworks.errors import SpecError
@@ -20,11 +23,14 @@ from tokenworks.specs.deployment import RouterName
 from tokenworks.specs.deployment_file import Deployed, pick_deployment
 from tokenworks.specs.edits import edited
 from tokenworks.specs.given import AREAS, SET, Area, Given, from_options, given, split
+from tokenworks.specs.save import must_be_writable
 from tokenworks.specs.slo import RequestClass
 
 if TYPE_CHECKING:
     from tokenworks.calibrate.measured import PointTable
     from tokenworks.simulation.source import Source
+    from tokenworks.specs.machine import Machine
+    from tokenworks.specs.result import Plain
     from tokenworks.specs.trace import Trace
 
 MOST_CONTEXT = 10**9
@@ -36,6 +42,17 @@ NUMBERS = Group("Calibration and other numbers", sort_key=2)
 RESULT = Group("Result", sort_key=3)
 
 OutputFormat = Literal["table", "json", "yaml"]
+
+PageFormat = Literal["table", "json", "yaml", "html", "svg", "png"]
+"""Formats of commands that also write a page."""
+
+PAGE_FORMS = ("html", "svg", "png")
+"""Formats that are written to the file of --out."""
+
+PAGE_HELP = (
+    "Format of the result. html is one page for a browser, svg and png are its main chart; they need --out, and the "
+    "extra tokenworks[report]."
+)
 
 Output = Annotated[OutputFormat, Parameter(name=["-o", "--output"], help="Format of the result.", group=RESULT)]
 """The option that every command has."""
@@ -262,6 +279,66 @@ class PointOptions:
                 f"assumed: all requests have the mean length, because these files record no requests: {names}"
             )
         return points
+
+
+@Parameter(name="*", group=RESULT)
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """The file of a page.
+
+    Parameters
+    ----------
+    out
+        File that -o html, svg or png writes.
+    lang
+        Language of the page: English or Chinese.
+    """
+
+    out: Path | None = None
+    lang: Literal["en", "zh"] = "en"
+
+    def check(self, output: PageFormat) -> None:
+        """Check the file before a long computation.
+
+        Parameters
+        ----------
+        output : format of the result
+
+        Raises
+        ------
+        SpecError : the format needs a file and there is none; the format needs no file; the file cannot be written; or
+            a library is missing
+        """
+        if output not in PAGE_FORMS:
+            if self.out is not None:
+                hint = f"write -o html --out {self.out}, or send -o {output} to a file with > {self.out}"
+                raise SpecError(f"is a file for -o {', '.join(PAGE_FORMS)}", where="--out", hint=hint)
+            return
+        if self.out is None:
+            hint = f"name a file, such as --out page.{output}"
+            raise SpecError("needs --out", where=f"-o {output}", hint=hint)
+        from tokenworks.report.scripts import must_be_installed
+
+        must_be_installed(f"-o {output}")
+        must_be_writable(self.out)
+
+    def write(self, output: Literal["html", "svg", "png"], plain: Plain, machines: Iterable[Machine]) -> None:
+        """Write the page of a result, after `check`.
+
+        Parameters
+        ----------
+        output : format of the result
+        plain : the result as plain data
+        machines : the machines of the result
+        """
+        from tokenworks.report.page import write
+
+        assert self.out is not None, "check() was not called"
+        write(
+            self.out, output, plain, machines={machine.name: machine for machine in machines}, command=command(),
+            lang=self.lang, version=tokenworks.__version__,
+        )  # fmt: skip
+        notes().paragraph(f"wrote {self.out}, {self.out.stat().st_size / 1e3:,.0f} kB")
 
 
 def at_least_one(value: int | None, where: str) -> None:

@@ -17,17 +17,21 @@ from tokenworks.cli.options import (
     MAX_MODEL_LEN,
     MODEL,
     ON,
+    PAGE_FORMS,
+    PAGE_HELP,
     REQUESTS,
     RESULT,
     NumberOptions,
-    Output,
     OutputFormat,
+    PageFormat,
+    PageOptions,
     Switch,
 )
 from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.page import Page
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
+from tokenworks.errors import SpecError
 from tokenworks.planning.decide import ERROR, Budget
 from tokenworks.planning.plan import must_list, planned, prepare
 from tokenworks.planning.result import FrontPoint, Plan, Ranked
@@ -40,7 +44,9 @@ from tokenworks.specs.engine import load_engine
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
 from tokenworks.specs.slo import PERCENTILE, Slo
 
-YAML_IS_A_FILE = Parameter(help="Format of the result; yaml is a file of deployments for other commands.", group=RESULT)
+FORMAT = Parameter(
+    name=["-o", "--output"], help=f"{PAGE_HELP} yaml is a file of deployments for other commands.", group=RESULT
+)
 FRONT_ROWS = 8
 BAR = 16
 """Length of the longest bar [character]."""
@@ -73,7 +79,8 @@ def plan(
     why: Annotated[str | None, Parameter(group=RESULT)] = None,
     no_simulate: Annotated[Switch, Parameter(group=RESULT)] = False,
     budget: Annotated[str | None, Parameter(group=RESULT)] = None,
-    output: Annotated[Output, YAML_IS_A_FILE] = "table",
+    output: Annotated[PageFormat, FORMAT] = "table",
+    page: PageOptions = PageOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Rank the deployments of a model on a machine by effective tokens per device.
 
@@ -112,6 +119,9 @@ def plan(
         "calibration": calibration,
     }  # fmt: skip
     must_list(top)
+    page.check(output)
+    if why is not None and output in PAGE_FORMS:
+        raise SpecError(f"--why has no -o {output}", where="--why", hint="use -o table, json or yaml")
     limit = Budget.of(budget)
     costings = prepare(model, on, **asked)
     if not no_simulate:
@@ -122,6 +132,7 @@ def plan(
         else:
             result = planned(costings, top, simulate=not no_simulate, budget=limit, progress=report)
     if why is not None:
+        assert output in ("table", "json", "yaml")
         _print_why(answer, output, began)
         if error := answer.error():
             raise error
@@ -130,8 +141,10 @@ def plan(
         _print(result, console())
     elif output == "json":
         emit(result.plain(), "json")
-    else:
+    elif output == "yaml":
         emit(result.document(), "yaml")
+    else:
+        page.write(output, result.plain(), [result.setting.machine])
     if not result.meets_slo:
         raise result.missed()
 

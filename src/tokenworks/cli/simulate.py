@@ -11,11 +11,12 @@ from cyclopts import Parameter
 from tokenworks.cli import per_request as rows
 from tokenworks.cli.options import (
     DEPLOYMENTS,
+    PAGE_HELP,
     REQUESTS,
     RESULT,
     DeployedOptions,
-    Output,
-    OutputFormat,
+    PageFormat,
+    PageOptions,
     PlayedOptions,
     Switch,
     within,
@@ -49,7 +50,8 @@ def simulate(
     max_queue: Annotated[int, Parameter(group=REQUESTS)] = 0,
     require_slo: Annotated[Switch, Parameter(group=RESULT)] = False,
     per_request: Annotated[Path | None, Parameter(group=RESULT)] = None,
-    output: Output = "table",
+    output: Annotated[PageFormat, Parameter(name=["-o", "--output"], help=PAGE_HELP, group=RESULT)] = "table",
+    page: PageOptions = PageOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Play a trace or a workload through a deployment, request by request.
 
@@ -74,6 +76,7 @@ def simulate(
     within(max_queue, "--max-queue", 0, MOST_QUEUE)
     if concurrency is not None:
         within(concurrency, "--concurrency", 1, int(MOST_IN_FLIGHT))
+    page.check(output)
     if per_request:
         rows.check(per_request)
     chosen = deployed.read(deployment)
@@ -92,20 +95,22 @@ def simulate(
         rows.write(simulation, per_request)
     plain = timed(simulation.plain(), began)
     plain["wall"]["peak_bytes"] = _peak_bytes()
-    _print_result(simulation, plain, output)
+    _print_result(simulation, plain, output, page)
     if simulation.partial:
         raise KeyboardInterrupt  # for the exit code; the part that was simulated is printed
     if require_slo and not simulation.meets_slo:
         raise SloMissed(_missed(simulation))
 
 
-def _print_result(simulation: Simulation, plain: dict[str, Any], output: OutputFormat) -> None:
+def _print_result(simulation: Simulation, plain: dict[str, Any], output: PageFormat, page: PageOptions) -> None:
     for note in plain["notes"]:
         notes().paragraph(f"note: {note}")
     if output == "table":
         _print(simulation, plain)
-    else:
+    elif output == "json" or output == "yaml":  # noqa: PLR1714 - mypy narrows a literal only like this
         emit(plain, output)
+    else:
+        page.write(output, plain, [simulation.site.machine])
 
 
 def _missed(simulation: Simulation) -> str:

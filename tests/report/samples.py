@@ -1,0 +1,203 @@
+"""Small results that the tests of the pages read: a plan, a simulation, and names that try to break out of HTML."""
+
+import copy
+import functools
+from typing import Any
+
+from tokenworks import plan
+from tokenworks.simulation.run import simulate
+from tokenworks.simulation.source import Source
+from tokenworks.specs.compose import machine
+from tokenworks.specs.machine import Machine
+from tokenworks.specs.slo import Slo
+
+COMMAND = "tokenworks plan Qwen/Qwen3-30B-A3B --on 2xhgx-h100 --workload chat --no-simulate"
+
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "]]>--><img src=x onerror=alert(1)>",
+    '" onload="alert(1)',
+    "{{ 7 * 7 }}{% raw %}{name}",
+    "javascript:alert(1)//https://example.org/x.js",
+    "\u2028\u202e\x00\ud800 &lt;b&gt;",
+)
+
+
+@functools.cache
+def _plan() -> tuple[Any, Machine]:
+    result = plan("Qwen/Qwen3-30B-A3B", on="2xhgx-h100", workload="chat", engine="vllm", simulate=False, top=4)
+    return result, result.setting.machine
+
+
+def plan_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
+    """A plan of estimates as plain data, and its machine."""
+    result, its_machine = _plan()
+    return copy.deepcopy(result.plain()), {its_machine.name: its_machine}
+
+
+@functools.cache
+def _simulation() -> Any:
+    result, _ = _plan()
+    traffic = Source.read(None, "chat", requests=300).traffic(rate=4.0)
+    return simulate(result.deployed(), traffic, slo=Slo.parse("ttft=2s,tpot=50ms")).plain()
+
+
+def simulate_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
+    """A short simulation as plain data, and its machine."""
+    plain = copy.deepcopy(_simulation())
+    return plain, {plain["inputs"]["machine"]: machine("2xhgx-h100")}
+
+
+@functools.cache
+def _planned_on(on: str) -> Any:
+    return plan("Qwen/Qwen3-30B-A3B", on=on, workload="chat", engine="vllm", simulate=False, top=2)
+
+
+def compare_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
+    """A comparison of two machines and of one that the model does not fit, as plain data, and the machines."""
+    names = ("2xhgx-h100", "hgx-h200:4", "scalex40:8")
+    systems = [_system(name) for name in names[:2]]
+    systems.append({
+        "system": names[2], "title": "scaleX40", "devices": None, "amount": None, "effective_tok_s_per_unit": None,
+        "error": "the model does not fit", "answers": [_empty()],
+    })  # fmt: skip
+    plain = {
+        "schema": "tokenworks.compare/1", "kind": "compare",
+        "inputs": {**_plan()[0].plain()["inputs"], "model": None, "machine": None},
+        "models": [{"model": "Qwen/Qwen3-30B-A3B", "weight": 1.0}],
+        "equal": "devices", "unit": "device", "notes": ["A note about this comparison."], "winner": names[0],
+        "why": ["The first machine wins, because its memory is faster."], "systems": systems,
+        "ratios": [{"system": names[0], "against": names[1], "value": 1.2, "low": 0.9, "high": 1.6}],
+        "crossovers": [
+            {"axis": "output_tok_s_per_user", "low": 40.0, "high": 41.0, "below": names[0], "above": names[1]},
+            {"axis": "context", "low": 9e3, "high": 9e3, "below": names[0], "above": None},
+        ],
+        "wall": {"elapsed_s": 1.0},
+    }  # fmt: skip
+    return copy.deepcopy(plain), {name: _planned_on(name).setting.machine for name in names[:2]}
+
+
+def _system(name: str) -> dict[str, Any]:
+    result = _planned_on(name).plain()
+    best = result["deployments"][0]
+    devices = best["devices"] + best["idle_devices"]
+    rate = best["effective_tok_s_per_device"]
+    curve = [
+        {
+            "output_tok_s_per_user": point["output_tok_s_per_user"],
+            "output_tok_s_per_device": point["output_tok_s_per_device"],
+            "output_tok_s": devices * point["output_tok_s_per_device"],
+            "ttft_slo_s": point["ttft_slo_s"],
+            "engine": point["deployment"]["engine"],
+            "label": best["label"],
+        }
+        for point in result["pareto"]
+    ]
+    money = [1.0, 1.5, 2.5]
+    return {
+        "system": name, "title": f"Title of {name}", "devices": devices, "amount": devices,
+        "effective_tok_s_per_unit": rate, "error": None,
+        "answers": [{
+            **_empty(), "error": None, "best": best, "effective_tok_s": rate * devices, "users": 100.0,
+            "joules_per_effective_token": 0.5, "curve": curve, "assumed": result["assumed"],
+            "parts": [
+                {"part": "attention", "device_s_per_token": 2e-4, "bound_by": "hbm"},
+                {"part": "no work", "device_s_per_token": 5e-5, "bound_by": None},
+            ],
+        }],
+        "cost": {
+            "usd_per_million": {"effective": money, "output": money, "input": money, "cached_input": None},
+            "usd_per_hour": [20.0, 24.0, 40.0], "parts": [{"name": "power", "usd_per_hour": [1.0, 1.0, 1.0]}],
+            "missing": ["liquid loop"],
+        },
+        "break_even": [{"rival": "an API", "price": [1e5, 2e5, 3e5]}],
+    }  # fmt: skip
+
+
+def _empty() -> dict[str, Any]:
+    """The answer of a machine without a result."""
+    return {
+        "model": "Qwen/Qwen3-30B-A3B", "weight": 1.0, "error": "the model does not fit",
+        "command": "tokenworks plan Qwen/Qwen3-30B-A3B --on hgx-h100", "best": None, "effective_tok_s": None,
+        "users": None, "joules_per_effective_token": None, "parts": [], "curve": [], "assumed": [],
+    }  # fmt: skip
+
+
+def sweep_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
+    """A sweep over two axes as plain data; a sweep has no machine."""
+    points = [
+        {
+            "workload.isl": isl, "rate": rate, "effective_tok_s_per_device": 100 * rate / (1 + rate) * 1e3 / isl,
+            "label": "1x[tp8]", "error": None, "exit_code": 0,
+        }
+        for isl in (1000, 2000)
+        for rate in (1.0, 2.0, 4.0, 8.0)
+    ]  # fmt: skip
+    curves = [
+        {
+            "at": {"workload.isl": isl}, "x": [1.0, 2.0, 4.0, 8.0],
+            "y": [point["effective_tok_s_per_device"] for point in points if point["workload.isl"] == isl],
+            "knee": {"x": 2.0, "y": points[1 + 4 * index]["effective_tok_s_per_device"], "distance": 0.3},
+        }
+        for index, isl in enumerate((1000, 2000))
+    ]  # fmt: skip
+    workload = _plan()[0].plain()["inputs"]["workload"]
+    plain = {
+        "schema": "tokenworks.sweep/1", "kind": "sweep",
+        "inputs": {"model": "Qwen/Qwen3-30B-A3B", "machine": "hgx-h100", "workload": workload, "slo": None,
+                   "engine": None, "calibration": None, "assumed": None, "sweep": {"title": "Rates and lengths"}},
+        "do": "simulate",
+        "axes": [
+            {"name": "workload.isl", "paths": ["workload.isl"], "units": ["token"], "values": [1000, 2000],
+             "scale": "linear"},
+            {"name": "rate", "paths": ["rate"], "units": ["1/s"], "values": [1.0, 2.0, 4.0, 8.0], "scale": "log"},
+        ],
+        "x": "rate", "y": "effective_tok_s_per_device", "in_all": 8, "with_result": 8, "does_not_fit": 0,
+        "bad_input": 0, "internal_errors": 0, "curves": curves,
+        "effects": [{"path": "rate", "share": 0.6, "direction": "rises"}], "method": "share of the variance",
+        "points": points, "wall": {"elapsed_s": 1.0},
+    }  # fmt: skip
+    return plain, {}
+
+
+FREE = {
+    "title",
+    "why",
+    "value",
+    "path",
+    "model",
+    "source",
+    "trace",
+    "machine",
+    "name",
+    "system",
+    "against",
+    "winner",
+    "below",
+    "above",
+    "part",
+    "rival",
+    "command",
+    "method",
+    "error",
+    "label",
+}
+"""Keys whose texts come from a user or a file."""
+
+
+def with_text(value: Any, text: str) -> Any:
+    """Plain data with all free texts replaced: titles, notes, reasons, values, names of models and machines."""
+    if isinstance(value, dict):
+        return {key: _replaced(key, item, text) for key, item in value.items()}
+    if isinstance(value, list):
+        return [text if isinstance(item, str) and " " in item else with_text(item, text) for item in value]
+    return value
+
+
+def _replaced(key: str, value: Any, text: str) -> Any:
+    if key == "deployment":  # its names are checked when it is read, and it cannot have a lone surrogate
+        return {**value, "model": text.encode("utf-8", "replace").decode()}
+    if key in FREE and isinstance(value, str):
+        return text
+    return with_text(value, text)

@@ -1,0 +1,138 @@
+"""A page of a result: complete, small, without an address to load, the same twice, and safe with hostile names."""
+
+import re
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.report.html import PageReader
+from tests.report.samples import (
+    COMMAND,
+    HOSTILE,
+    compare_sample,
+    plan_sample,
+    simulate_sample,
+    sweep_sample,
+    with_text,
+)
+from tokenworks.report.figures import visible
+from tokenworks.report.page import BUILDERS, page
+from tokenworks.specs.machine import Machine
+
+Lang = Literal["en", "zh"]
+Sample = Callable[[], tuple[dict[str, Any], dict[str, Machine]]]
+
+MOST_BYTES = 2_500_000
+SAMPLES: dict[str, Sample] = {
+    "plan": plan_sample,
+    "simulate": simulate_sample,
+    "compare": compare_sample,
+    "sweep": sweep_sample,
+}
+
+
+def html(kind: str, lang: Lang = "en", text: str | None = None, command: str = COMMAND) -> str:
+    plain, machines = SAMPLES[kind]()
+    if text is not None:
+        plain = with_text(plain, text)
+        machines = dict.fromkeys([text], next(iter(machines.values()))) if machines else {}
+    return page(BUILDERS[kind](plain, machines, command, lang), lang)
+
+
+def check(document: str) -> PageReader:
+    """Read a page, and hold it against what every page must be."""
+    assert len(document.encode()) < MOST_BYTES
+    read = PageReader(document)
+    assert read.unclosed == []
+    assert read.handlers == []
+    assert all(address.startswith("#") for address in read.addresses), read.addresses
+    assert not any(re.search(r"url\(|@import|expression\(", style) for style in read.styles)
+    assert len(read.ids) == len(set(read.ids))
+    assert [kind for kind, _ in read.scripts] == ["application/json", None, None]
+    names = {tag for tag, _ in read.tags}
+    assert not names & {"img", "iframe", "object", "embed", "link", "base", "video", "audio"}
+    (policy,) = [
+        attributes["content"] or ""
+        for tag, attributes in read.tags
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+    assert "http" not in policy
+    return read
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_a_page_is_whole_and_loads_nothing(kind: str, lang: Lang) -> None:
+    read = check(html(kind, lang))
+    data = read.data()
+    assert data["charts"]
+    assert all(f"chart-{name}" in read.ids for name in data["charts"])
+    for section in ("asked", "answer", "chart", "assumed", "again", "terms"):
+        assert section in read.ids
+    assert ("topology" in read.ids) == (kind != "sweep")
+    assert COMMAND in read.shown
+    assert "None" not in read.shown
+    assert "{" not in read.shown.replace(data["strings"]["one"], "")
+
+
+def test_sections_stand_in_the_order_that_a_stranger_needs() -> None:
+    read = PageReader(html("plan"))
+    order = [name for name in read.ids if name in ("asked", "answer", "chart", "deployments", "assumed", "again")]
+    assert order == ["asked", "answer", "chart", "deployments", "assumed", "again"]
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_the_same_result_gives_the_same_bytes(kind: str) -> None:
+    plain, machines = SAMPLES[kind]()
+    first = page(BUILDERS[kind](plain, machines, COMMAND, "en"), "en")
+    again, _ = SAMPLES[kind]()
+    again["wall"] = {"elapsed_s": 123.456}
+    assert page(BUILDERS[kind](again, machines, COMMAND, "en"), "en") == first
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(sorted(SAMPLES)), st.sampled_from(HOSTILE) | st.text(max_size=40), st.sampled_from(["en", "zh"]))
+def test_hostile_names_are_text(kind: str, text: str, lang: Lang) -> None:
+    plain = PageReader(html(kind, lang))
+    read = check(html(kind, lang, text, command=f"tokenworks {kind} {text}"))
+    assert [tag for tag, _ in read.tags if tag in ("script", "section")] == [
+        tag for tag, _ in plain.tags if tag in ("script", "section")
+    ]
+    words = " ".join(visible(text).split())
+    assert words in " ".join(read.shown.split())
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_hostile_text_ends_the_script(text: str) -> None:
+    document = html("plan", text=text)
+    assert document.count("</script>") == 3
+    assert "alert(1)</script>" not in document
+
+
+def test_the_answer_has_the_numbers_of_the_plan() -> None:
+    plain, _ = plan_sample()
+    best = plain["deployments"][0]
+    shown = PageReader(html("plan")).shown
+    assert best["label"] in shown
+    assert f"{best['effective_tok_s_per_device']:,.0f}" in shown.replace(".", " ") or "effective" in shown
+    assert f"Grade of the prediction: {best['grade']}" in shown
+    for item in plain["assumed"]:
+        assert item["path"] in shown
+
+
+def test_a_plan_that_misses_the_slo_says_so() -> None:
+    plain, machines = plan_sample()
+    plain["meets_slo"] = False
+    shown = PageReader(page(BUILDERS["plan"](plain, machines, COMMAND, "en"), "en")).shown
+    assert "No deployment meets the SLO" in shown
+
+
+def test_a_machine_that_is_not_known_is_not_drawn() -> None:
+    plain, _ = plan_sample()
+    read = check(page(BUILDERS["plan"](plain, {}, COMMAND, "en"), "en"))
+    assert "topology" not in read.ids
