@@ -10,7 +10,16 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from tokenworks.cli.options import CALIBRATION, MACHINE, NUMBERS, REQUESTS, RESULT, Output
+from tokenworks.cli.options import (
+    CALIBRATION,
+    MACHINE,
+    NUMBERS,
+    PAGE_HELP,
+    REQUESTS,
+    RESULT,
+    PageFormat,
+    PageOptions,
+)
 from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.page import Page
 from tokenworks.cli.plan import BINDING
@@ -28,7 +37,7 @@ from tokenworks.specs.given import AREAS, Given, from_options, given, split
 from tokenworks.specs.price import Currency, Money, Region
 
 MONEY = Group("Money and site", sort_key=2)
-JSON_OR_TABLE = Parameter(help="Format of the result.", group=RESULT)
+FORMAT = Parameter(name=["-o", "--output"], help=PAGE_HELP, group=RESULT)
 
 
 @Parameter(name="*", group=MONEY)
@@ -92,7 +101,8 @@ def compare(
     crossover: Annotated[tuple[Axis, ...], Parameter(group=RESULT, negative=())] = (),
     budget: Annotated[str | None, Parameter(group=RESULT)] = None,
     workers: Annotated[int | None, Parameter(group=RESULT)] = None,
-    output: Annotated[Output, JSON_OR_TABLE] = "table",
+    output: Annotated[PageFormat, FORMAT] = "table",
+    page: PageOptions = PageOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Compare machines on the same work: the best simulated plan of each, why one wins, and what a token costs.
 
@@ -125,6 +135,7 @@ def compare(
         Processes; by default one for each processor. The number changes no result.
     """
     began = time.perf_counter()
+    page.check(output)
     if not on:
         raise SpecError("no machine", where="--on", hint="give two or more, such as --on scalex40 --on 5xhgx-h100")
     if workers is not None and workers < 1:
@@ -145,8 +156,11 @@ def compare(
         )  # fmt: skip
     if output == "table":
         _print(result, console())
-    else:
+    elif output == "json" or output == "yaml":  # noqa: PLR1714 - mypy reads these
         emit(timed(result.plain(), began), output)
+    else:
+        machines = [answer.machine for one in result.systems for answer in one.answers if answer.machine]
+        page.write(output, result.plain(), machines)
     if error := _missed(result):
         raise error
 
