@@ -6,7 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenworks.api import capacity, estimate, fit, load_machine, load_model, load_trace, plan, simulate, validate
+    from tokenworks.api import (
+        capacity,
+        compare,
+        estimate,
+        fit,
+        load_machine,
+        load_model,
+        load_trace,
+        plan,
+        simulate,
+        validate,
+    )
     from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
     from tokenworks.specs.deployment import Deployment
     from tokenworks.specs.slo import Slo
@@ -25,6 +36,7 @@ _PUBLIC = {
     "UnknownName": "errors",
     "Workload": "specs.workload",
     "capacity": "api",
+    "compare": "api",
     "estimate": "api",
     "fit": "api",
     "load_machine": "api",
@@ -45,6 +57,7 @@ __all__ = [
     "UnknownName",
     "Workload",
     "capacity",
+    "compare",
     "estimate",
     "fit",
     "load_machine",

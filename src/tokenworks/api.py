@@ -14,6 +14,7 @@ from tokenworks.arguments import checked
 from tokenworks.calibrate import validate as validation
 from tokenworks.calibrate.measured import PointTable
 from tokenworks.calibrate.own_results import measured_table
+from tokenworks.ledger import compare as comparing
 from tokenworks.planning import estimate as estimating
 from tokenworks.planning import fit as fitting
 from tokenworks.planning import plan as planning
@@ -38,6 +39,7 @@ Classes = Mapping[str, str] | Sequence[RequestClass]
 """Classes of requests: a dict such as {"batch": "priority=1,ttft=60s"}, or a list of `RequestClass`."""
 
 plan = checked(planning.plan)
+compare = checked(comparing.compare)
 fit = checked(fitting.fit)
 estimate = checked(estimating.estimate)
 load_model = checked(hf.load_model)

@@ -17,6 +17,7 @@ from tokenworks.calibrate.kernels.fit import KernelsBody
 from tokenworks.calibrate.leave_out import LeaveOutBody
 from tokenworks.calibrate.own_machine import CalibrateOwnBody
 from tokenworks.calibrate.validate import ValidateBody
+from tokenworks.ledger.comparison import CompareBody
 from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
 from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody
@@ -39,6 +40,7 @@ KINDS: dict[str, Any] = {
     "estimate": EstimateBody,
     "plan": PlanBody,
     "plan-why": WhyBody,
+    "compare": CompareBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
     "trace": TraceBody,

@@ -99,13 +99,13 @@ class AnswerPlain(TypedDict):
     watts_per_device: float | None
     joules_per_effective_token: float | None
     token_shares: dict[str, float] | None
-    parts: list[PartPlain]
+    parts: list[PartTimePlain]
     curve: list[CurvePlain]
     assumed: list[Assumed]
     settled: bool
 
 
-class PartPlain(TypedDict):
+class PartTimePlain(TypedDict):
     """A part of the time of all devices per output token; bound_by: the roof that binds the part."""
 
     part: str
@@ -356,7 +356,7 @@ def _site(place: Placed) -> SitePlain:
 
 def _answer(study: Study, weight: float) -> AnswerPlain:
     best, row, plan = study.best, study.row, study.plan
-    parts: list[PartPlain] = []
+    parts: list[PartTimePlain] = []
     if best:
         parts = [
             {"part": part, "device_s_per_token": seconds, "bound_by": best.roofs.get(part)}
