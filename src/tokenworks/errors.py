@@ -87,7 +87,7 @@ class UnknownName(SpecError):
 
 
 class DoesNotFit(TokenworksError):
-    """A model does not fit a machine. The message says how much memory is missing, and what fits."""
+    """A model does not fit a machine, or a machine does not fit a room. The message says by how much, and what fits."""
 
     exit_code = 3
 
