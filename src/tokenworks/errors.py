@@ -92,7 +92,7 @@ class NotPublished(SpecError):
 
 
 class DoesNotFit(TokenworksError):
-    """A model does not fit a machine. The message says how much memory is missing, and what fits."""
+    """A model does not fit a machine, or a machine does not fit a room. The message says by how much, and what fits."""
 
     exit_code = 3
 

@@ -72,7 +72,8 @@ def test_a_machine_by_hand() -> None:
     Tokens of an hour: 8,000 x 0.5 x 3,600 = 14.4 M effective: 0.9814 USD a million.
     """
     result = cost(BOX, SERVED, BY_HAND, terms_of(BY_HAND, region="us"))
-    assert middle(result.capex and result.capex.total) == 304_000
+    assert result.capex is not None
+    assert middle(result.capex.total) == 304_000
     by_hand = {
         "depreciation and interest": 304_000 * 0.14641 / 0.4641 / 8760,
         "maintenance": 6080 / 8760,
@@ -155,7 +156,7 @@ def test_kinds_of_tokens_share_all_cost(on: str, utilisation: float) -> None:
 @given(machines, utilisations)
 def test_yuan_are_dollars_times_the_rate(on: str, utilisation: float) -> None:
     dollars, yuan = (
-        cost(hardware(on), SERVED, PRICES, terms_of(PRICES, utilisation=utilisation, currency=currency))  # type: ignore[arg-type]
+        cost(hardware(on), SERVED, PRICES, terms_of(PRICES, utilisation=utilisation, currency=currency))
         for currency in ("USD", "CNY")
     )
     assert middle(yuan.per_million_effective) == pytest.approx(
@@ -232,4 +233,4 @@ def test_impossible_terms(name: str, value: float) -> None:
 )
 def test_impossible_rates(change: dict[str, float]) -> None:
     with pytest.raises(SpecError, match="Served"):
-        dataclasses.replace(SERVED, **change)
+        dataclasses.replace(SERVED, **change)  # type: ignore[arg-type]

@@ -48,6 +48,8 @@ WORDS = {
     "host.link": "host to one device, one direction",
     "price": "price of the whole machine",
     "power": "power of the whole machine",
+    "rack_units": "height of the whole machine; costs need it",
+    "cables": "cables and optical links inside the scale-up domains",
 }
 
 
