@@ -6,7 +6,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenworks.api import capacity, estimate, fit, load_machine, load_model, load_trace, plan, simulate, validate
+    from tokenworks.api import (
+        capacity,
+        estimate,
+        fit,
+        load_machine,
+        load_model,
+        load_trace,
+        plan,
+        simulate,
+        sweep,
+        validate,
+    )
     from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
     from tokenworks.specs.deployment import Deployment
     from tokenworks.specs.slo import Slo
@@ -32,6 +43,7 @@ _PUBLIC = {
     "load_trace": "api",
     "plan": "api",
     "simulate": "api",
+    "sweep": "api",
     "validate": "api",
 }
 
@@ -52,6 +64,7 @@ __all__ = [
     "load_trace",
     "plan",
     "simulate",
+    "sweep",
     "validate",
 ]
 

@@ -17,6 +17,7 @@ from tokenworks.calibrate.kernels.fit import KernelsBody
 from tokenworks.calibrate.leave_out import LeaveOutBody
 from tokenworks.calibrate.own_machine import CalibrateOwnBody
 from tokenworks.calibrate.validate import ValidateBody
+from tokenworks.ledger.sweep import SweepBody
 from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
 from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody
@@ -41,6 +42,7 @@ KINDS: dict[str, Any] = {
     "plan-why": WhyBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
+    "sweep": SweepBody,
     "trace": TraceBody,
     "validate": ValidateBody,
     "calibrate": CalibrateBody,

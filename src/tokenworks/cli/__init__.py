@@ -20,6 +20,7 @@ VERBS = {
     "plan": "Rank the deployments of a model on a machine under an SLO.",
     "simulate": "Play a trace or a workload through a deployment, request by request.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
+    "sweep": "Compute many points of one question: curves, their knee, and which input matters most.",
     "calibrate": "Fit a calibration on measured points or kernel tables, and print its error.",
     "validate": "Compare predictions with measured points: errors by system, model and engine.",
     "trace": "Show a request trace: lengths, rate over time, prefix reuse.",
