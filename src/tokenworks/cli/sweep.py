@@ -1,4 +1,4 @@
-"""`tokenworks sweep`: many points of one question in one Parquet file, with charts, knees and a ranking of the inputs."""
+"""`tokenworks sweep`: many points of one question, with charts, knees and a ranking of the inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokenworks.cli.output import console, emit, notes, timed
 from tokenworks.cli.page import BARS, Page
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
-from tokenworks.ledger.sweep_reading import significant
+from tokenworks.ledger.sweep_paths import significant
 
 if TYPE_CHECKING:
     from tokenworks.ledger.sweep import Sweep
@@ -125,7 +125,7 @@ def _print_curve(result: Sweep, curve: SweepCurve, out: Page) -> None:
     title = f"\n{result.y} along {axis.name}" + (
         f": {len(shown)} of {len(curve.x):,} points" if len(shown) < len(curve.x) else ""
     )
-    columns: Columns = {axis.name: "right", result.y: "right", "": "left", "knee": "left"}
+    columns: Columns = {axis.paths[0].heading: "right", result.y: "right", "": "left", "knee": "left"}
     print_table(out, columns, rows, title=title)
     out.paragraph(_knee_words(result, curve))
 
@@ -146,10 +146,12 @@ def _knee_words(result: Sweep, curve: SweepCurve) -> str:
     if curve.knee is None:
         return "No knee: the curve is near the straight line between its ends, or has fewer than three points."
     side = "above" if curve.knee.distance > 0 else "below"
+    at = result.axis.paths[0].shown(curve.knee.x)
+    scale = ", with a log x axis" if result.axis.scale == "log" else ""
     return (
-        f"Knee at {result.axis.name} = {significant(curve.knee.x)}: {significant(curve.knee.y)}. The knee is the point "
-        f"with the largest distance from the straight line between both ends of the curve: {abs(curve.knee.distance):.0%} "
-        f"of its height {side} that line" + (", with a log x axis." if result.axis.scale == "log" else ".")
+        f"Knee at {result.axis.name} = {at}: {significant(curve.knee.y)}. The knee is the point with the largest "
+        f"distance from the straight line between both ends of the curve: {abs(curve.knee.distance):.0%} of its height "
+        f"{side} that line{scale}."
     )
 
 
@@ -163,10 +165,10 @@ def _print_curves(result: Sweep, out: Page) -> None:
     for curve in result.curves[:CURVES]:
         numbers = (curve.y[0], max(curve.y), curve.y[-1]) if curve.y else ()
         knee = (significant(curve.knee.x), significant(curve.knee.y)) if curve.knee else ("-", "-")
-        at = ", ".join(f"{path} = {significant(v) if isinstance(v, float) else v}" for path, v in curve.at.items())
+        at = result.named(curve.at)
         cells = [significant(number) for number in numbers] or ["-"] * 3
         rows.append([at, _line(curve, most), *cells, *knee])
-    title = f"\n{result.y} along {result.axis.name}"
+    title = f"\n{result.y} along {result.axis.paths[0].heading}"
     print_table(out, columns, rows, title=title, wraps=("at",), spare=("first", "last"))
     if len(result.curves) > CURVES:
         out.paragraph(f"and {len(result.curves) - CURVES:,} other curves; `-o json` has all of them")
@@ -200,8 +202,8 @@ def _print_sample(result: Sweep, out: Page) -> None:
         [f"{significant(low)} to {significant(high)}", significant(mean), "█" * round(BAR * abs(mean) / (most or 1.0))]
         for low, high, mean in parts
     ]
-    title = f"\n{result.y} along {path}, mean of the points in each part"
-    print_table(out, {path: "left", result.y: "right", "": "left"}, rows, title=title)
+    title = f"\n{result.y} along {result.design.paths[path].heading}, mean of the points in each part"
+    print_table(out, {result.design.paths[path].heading: "left", result.y: "right", "": "left"}, rows, title=title)
 
 
 def _print_effects(result: Sweep, out: Page) -> None:
@@ -213,4 +215,8 @@ def _print_effects(result: Sweep, out: Page) -> None:
     ]
     columns: Columns = {"input": "left", "share": "right", "": "left", "direction": "left"}
     print_table(out, columns, rows, title=f"\nWhat moves {result.y} most", wraps=("input",))
-    out.paragraph(f"share = {result.method}. direction = whether {result.y} rises or falls with the input.")
+    turns = ", and from curves that turn" if result.design.sampled else ""
+    out.paragraph(
+        f"share = {result.method}. Together the inputs explain {result.explained:.0%}; the rest comes from combinations "
+        f"of inputs{turns}. direction = whether {result.y} rises or falls with the input."
+    )

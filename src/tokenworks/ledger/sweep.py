@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from typing_extensions import TypedDict
 
 from tokenworks.engine.simulator import compiled, warm_up
-from tokenworks.errors import DoesNotFit, SpecError
+from tokenworks.errors import DoesNotFit, SpecError, TokenworksError
 from tokenworks.ledger.sweep_axes import SweepAxis, SweepDesign, design_of
 from tokenworks.ledger.sweep_file import PlanSweep, SweepFile, SweepLike, identity, load_sweep
 from tokenworks.ledger.sweep_journal import (
@@ -34,7 +34,6 @@ from tokenworks.ledger.sweep_reading import (
     curve_column,
     curves_of,
     effects_of,
-    significant,
 )
 from tokenworks.ledger.sweep_run import Finished, chunks_of, in_processes, on_ray, usable_cpus
 from tokenworks.specs.load import load_workload
@@ -157,6 +156,11 @@ class Sweep(Shown):
         return () if self.y is None else effects_of(self.design, self.records, self.y)
 
     @property
+    def explained(self) -> float:
+        """Share of the variance of the result that the inputs explain, each one alone [-]."""
+        return min(sum(effect.share for effect in self.effects), 1.0)
+
+    @property
     def method(self) -> str:
         """How the effects are measured, in words."""
         return METHODS["latin" if self.design.sampled else "grid"].format(y=self.y or "the result")
@@ -170,12 +174,10 @@ class Sweep(Shown):
         ordered = sorted(groups.items(), key=lambda pair: -len(pair[1]))
         return [(words, len(records), self.named(records[0])) for words, records in ordered]
 
-    def named(self, record: Record) -> str:
+    def named(self, record: Mapping[str, Any]) -> str:
         """The values of a point in words."""
-        pairs = ((path, record[path]) for path in self.design.paths)
-        return ", ".join(
-            f"{path} = {significant(value) if isinstance(value, float) else value}" for path, value in pairs
-        )
+        paths = self.design.paths.items()
+        return ", ".join(f"{name} = {path.shown(record[name])}" for name, path in paths if name in record)
 
     def plain(self) -> Plain:
         """The whole sweep as plain data; only `wall` differs between two runs."""
@@ -314,7 +316,10 @@ def _records(prepared: PreparedSweep, ray: str | None, progress: Progress | None
                 if journal is not None:
                     journal.add(finished)
         records = aligned(rows, len(design))
-        if parquet is not None and journal is not None:
+        worth = any(record["exit_code"] == 0 for record in records)
+        if journal is not None and not worth:
+            journal.remove()
+        elif journal is not None and parquet is not None:
             write_parquet(parquet, prepared.sweep, records, design.paths)
             journal.remove()
     return records, len(design) - before
@@ -349,12 +354,14 @@ def _computed(
 
 
 def _must_have_a_result(result: Sweep) -> None:
-    """Raise the error of the points if no point has a result."""
+    """Raise the error of the points if no point has a result, and the error of a wrong `show.y`."""
     if result.count(0):
-        _ = result.y  # a wrong `show.y` is an error
+        _ = result.y
         return
     words, count, at = result.failures()[0]
     text = f"none of {len(result.records):,} points has a result; {count:,} of them: {words}"
     if result.count(NO_FIT):
         raise DoesNotFit(f"{result.where}: {text} (first at {at})")
-    raise SpecError(f"{text} (first at {at})", where=result.where)
+    if result.count(BAD_INPUT):
+        raise SpecError(f"{text} (first at {at})", where=result.where)
+    raise TokenworksError(f"{result.where}: {text} (first at {at})")

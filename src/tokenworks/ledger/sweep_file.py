@@ -139,6 +139,9 @@ class SweepFile(Spec):
     unswept: ClassVar[tuple[str, ...]] = ("assume", "classes")
     """Arguments that have more than one value, and cannot be swept."""
 
+    needs: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Arguments without which there is no question; of each group, the file gives or sweeps one."""
+
     @classmethod
     def argument_names(cls) -> tuple[str, ...]:
         """Names of the arguments of the question."""
@@ -164,6 +167,8 @@ class _Numbers(SweepFile):
 class SimulateSweep(_Numbers):
     """A sweep of `simulate`. The arguments have the names and the meaning of `tokenworks.simulate`."""
 
+    needs = (("deployment",), ("workload", "trace"))
+
     do: Literal["simulate"]
     deployment: str | dict[str, Any] | None = None
     pick: int | None = None
@@ -184,6 +189,8 @@ class SimulateSweep(_Numbers):
 class PlanSweep(_Numbers):
     """A sweep of `plan`. The arguments have the names and the meaning of `tokenworks.plan`."""
 
+    needs = (("model",), ("on",))
+
     do: Literal["plan"]
     model: str | None = None
     on: str | None = None
@@ -202,6 +209,8 @@ class PlanSweep(_Numbers):
 
 class EstimateSweep(_Numbers):
     """A sweep of `estimate`. The arguments have the names and the meaning of `tokenworks.estimate`."""
+
+    needs = (("model", "deployment"),)
 
     do: Literal["estimate"]
     model: str | None = None
@@ -264,6 +273,11 @@ def _checked(data: Any, where: str, folder: Path) -> SweepFile:
     if both:
         hint = f"leave {both[0]} out in one of the two places"
         raise SpecError("is given, and swept too", where=f"{where}: {both[0]}", hint=hint)
+    given = {*file.paths(), *file.arguments()}
+    for names in file.needs:
+        if not given.intersection(names):
+            hint = f"write `{names[0]}: ...`, or sweep it below `over:`"
+            raise SpecError("is missing", where=f"{where}: {' or '.join(names)}", hint=hint)
     placed = {name: _placed(name, value, folder) for name, value in file.arguments().items()}
     over = {
         name: tuple(_placed(name, value, folder) for value in axis) if isinstance(axis, tuple) else axis

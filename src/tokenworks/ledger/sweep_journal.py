@@ -215,7 +215,7 @@ def _kind(values: Iterable[Any]) -> type:
     """The type of a column: the narrowest one that holds all its values."""
     values = list(values)
     kinds = {type(value) for value in values if value is not None}
-    if not kinds or kinds == {float} or kinds == {int, float}:
+    if not kinds or kinds in ({float}, {int, float}):
         return float
     if kinds == {int}:
         return int if all(value is None or abs(value) < 2**63 for value in values) else float

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +18,19 @@ from tokenworks.specs.deployment_file import load_deployments
 from tokenworks.specs.edits import leaves
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.given import Given
-from tokenworks.specs.load import load_workload
+from tokenworks.specs.hf import load_model
+from tokenworks.specs.load import load_workload, nearest
 from tokenworks.specs.provenance import Quantity
+from tokenworks.specs.slo import Slo
 
 Place = Literal["argument", "slo", "number", "deployment"]
 
 _BOUND = re.compile(r"slo\.(ttft|tpot)(\.p[0-9.]+)?")
 _NAMES = ("name", "sources", "title", "note", "source")
+LARGE = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
+"""Factors and prefixes of units in texts for people."""
+
 SHOWN = 3
 """Near paths that a message shows [count]."""
 
@@ -41,12 +46,28 @@ class SweptPath:
         deployment
     unit : SI unit of the values; "" for plain numbers; None for words, and for values of any kind
     whole : whether the values are whole numbers
+    words : all words that the path takes; empty for any word
     """
 
     path: str
     place: Place
     unit: str | None = None
     whole: bool = False
+    words: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """The path with its unit, as a heading."""
+        return f"{self.path} [{self.unit}]" if self.unit else self.path
+
+    def shown(self, value: Value) -> str:
+        """A value of the path with its unit, for people."""
+        if not isinstance(value, float) or not self.unit:
+            return significant(value) if isinstance(value, float) else str(value)
+        prefixes = SMALL if self.unit == "s" else LARGE
+        factor, prefix = next((pair for pair in prefixes if abs(value) >= pair[0]), (1.0, ""))
+        symbol = self.unit.replace("byte", "B") if prefix else self.unit
+        return f"{significant(value / factor)} {prefix}{symbol}"
 
     def read(self, value: Value, where: str) -> Value:
         """A value of the file: numbers with a unit become SI numbers.
@@ -60,6 +81,9 @@ class SweptPath:
         ------
         SpecError : the value has no unit or a wrong one, or is no number where the path needs one
         """
+        if self.words and value not in self.words:
+            known = nearest(str(value), list(self.words)) or f"known: {', '.join(self.words)}"
+            raise SpecError(f"{value!r} is not a value of {self.path}", where=where, hint=known)
         if self.unit is None:
             return value
         if isinstance(value, bool):
@@ -83,6 +107,11 @@ class SweptPath:
         return Given(path=self.path.removeprefix("machine."), value=f"{text} {self.unit or ''}".strip(), why=why)
 
 
+def significant(value: float) -> str:
+    """A number with four digits, for tables and messages."""
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
+
+
 def _number(value: Value, where: str) -> float:
     try:
         return float(value)
@@ -102,6 +131,10 @@ def swept_paths(file: SweepFile, where: str) -> dict[str, SweptPath]:
     ------
     SpecError : a path that does not exist, a path that is swept twice, or a name that is not in the catalog
     """
+    for model in _all(file, "model"):  # a wrong name is said before any point is computed
+        load_model(model)
+    for slo in _all(file, "slo"):
+        Slo.of(slo)
     known: dict[str, SweptPath] = {}
     for one in _known(file):
         known.setdefault(one.path, one)
@@ -147,10 +180,10 @@ def _known(file: SweepFile) -> Iterator[SweptPath]:
         for path, leaf in settable(parts(on)):
             yield _leaf(path, "number", leaf)
             yield _leaf(f"machine.{path}", "number", leaf)
-    workload = next(_all(file, "workload"), None) or {"isl": 1, "osl": 1}
-    calibration = next(_all(file, "calibration"), None) or DEFAULT
-    specs = {"engine": load_engine("vllm"), "workload": load_workload(workload)}
-    for area, spec in {**specs, "calibration": load_calibration(calibration)}.items():
+    workloads = [load_workload(name) for name in _all(file, "workload")] or [load_workload({"isl": 1, "osl": 1})]
+    calibrations = [load_calibration(name) for name in _all(file, "calibration")] or [load_calibration(DEFAULT)]
+    specs = {"engine": load_engine("vllm"), "workload": workloads[0], "calibration": calibrations[0]}
+    for area, spec in specs.items():
         for path, leaf in leaves(spec):
             if path.partition(".")[0] not in _NAMES:
                 yield _leaf(f"{area}.{path}", "number", leaf)
@@ -169,9 +202,18 @@ def _all(file: SweepFile, name: str) -> Iterator[Any]:
 
 def _argument(name: str, annotation: Any) -> SweptPath:
     """An argument of the question, with the kind of its values."""
-    kinds = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else ()
+    kinds = typing.get_args(annotation)
     number = "" if {int, float} & set(kinds) else None
-    return SweptPath(name, "argument", number, whole=int in kinds)
+    return SweptPath(name, "argument", number, whole=int in kinds, words=tuple(_literals(annotation)))
+
+
+def _literals(annotation: Any) -> Iterator[str]:
+    """All words that a type lists."""
+    for inner in typing.get_args(annotation):
+        if typing.get_origin(annotation) is Literal:
+            yield inner
+        else:
+            yield from _literals(inner)
 
 
 def _leaf(path: str, place: Place, leaf: Any) -> SweptPath:

@@ -158,9 +158,7 @@ class SweepRunner:
         self, arguments: dict[str, Any], numbers: tuple[Given, ...], changes: tuple[Given, ...]
     ) -> Deployed:  # fmt: skip
         """The deployment of the question, with the changes and the numbers of a point."""
-        source, pick = arguments.get("deployment"), arguments.get("pick", 1)
-        if source is None:
-            raise SpecError("is missing", where=f"{self.job.where}: deployment", hint="name a file of deployments")
+        source, pick = arguments["deployment"], arguments.get("pick", 1)
         key = (source if isinstance(source, str) else "", pick)
         if key not in self.deployments:
             self.deployments[key] = pick_deployment(source, pick)
@@ -212,13 +210,9 @@ def _planned(
 ) -> Record:  # fmt: skip
     """The best deployment of a plan."""
     arguments = _on_boxes(arguments)
-    for name in ("model", "on"):
-        if name not in arguments:
-            raise SpecError("is missing", where=name, hint=f"give {name}, or sweep it")
     if bounds:
-        base: SloLike = arguments.get(
-            "slo", load_workload(arguments["workload"]).slo if "workload" in arguments else ""
-        )
+        workload = arguments.get("workload")
+        base: SloLike = arguments.get("slo", "" if workload is None else load_workload(workload).slo)
         arguments = {**arguments, "slo": _bounded(Slo.of(base), bounds)}
     return plan_record(plan(**_assuming(arguments, numbers)))
 
@@ -275,8 +269,8 @@ def _bounded(slo: Slo, bounds: Mapping[str, Value]) -> Slo:
 def simulation_record(run: Simulation) -> Record:
     """The numbers of a simulation in one record, with the keys of `simulate`."""
     record = {name: value for name, value in flat(run.plain()).items() if name not in NO_RESULT}
-    roles = [pool for pool in run.window.counts.pools]
-    hits, queries = sum(pool.hit_tokens for pool in roles), sum(pool.query_tokens for pool in roles)
+    pools = run.window.counts.pools
+    hits, queries = sum(pool.hit_tokens for pool in pools), sum(pool.query_tokens for pool in pools)
     return {
         "label": str(run.deployment),
         "devices": run.deployment.devices,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +28,7 @@ LEAST_CURVE = 3
 """Fewest points of a curve with a knee [count]."""
 
 METHODS = {
-    "grid": "share of the variance of {y} that the mean at each value explains (main effect, first-order index)",
+    "grid": "share of the variance of {y} that the mean at each value explains (first-order sensitivity index)",
     "latin": "squared standardised rank regression coefficient of {y} (SRRC)",
 }
 """How inputs are ranked, in words."""
@@ -279,10 +278,3 @@ def ranks(values: Sequence[float]) -> Floats:
     ends = np.cumsum(counts)
     means: Floats = ends - (counts - 1) / 2
     return means[places]
-
-
-def significant(value: float) -> str:
-    """A number with four digits, for tables and messages."""
-    if not math.isfinite(value):
-        return str(value)
-    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
