@@ -217,6 +217,6 @@ def _print_effects(result: Sweep, out: Page) -> None:
     print_table(out, columns, rows, title=f"\nWhat moves {result.y} most", wraps=("input",))
     turns = ", and from curves that turn" if result.design.sampled else ""
     out.paragraph(
-        f"share = {result.method}. Together the inputs explain {result.explained:.0%}; the rest comes from combinations "
-        f"of inputs{turns}. direction = whether {result.y} rises or falls with the input."
+        f"share = {result.method}. Together the inputs explain {result.explained:.0%}; the rest comes from "
+        f"combinations of inputs{turns}. direction = whether {result.y} rises or falls with the input."
     )

@@ -35,7 +35,7 @@ from tokenworks.ledger.sweep_reading import (
     curves_of,
     effects_of,
 )
-from tokenworks.ledger.sweep_run import Finished, chunks_of, in_processes, on_ray, usable_cpus
+from tokenworks.ledger.sweep_run import Finished, chunks_of, in_processes, must_have_ray, on_ray, usable_cpus
 from tokenworks.specs.load import load_workload
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.save import must_be_writable
@@ -305,6 +305,8 @@ def _records(prepared: PreparedSweep, ray: str | None, progress: Progress | None
     """The records of all points in order, and how many points this run computed."""
     if prepared.finished is not None:
         return prepared.finished, 0
+    if ray is not None:
+        must_have_ray()
     design, parquet = prepared.job.design, prepared.parquet
     journal = None if parquet is None else SweepJournal(parquet, prepared.sweep, len(design))
     with journal or nullcontext():

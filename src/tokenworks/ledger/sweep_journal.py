@@ -76,6 +76,8 @@ class SweepJournal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
+            if not self.rows:  # an empty journal helps nobody
+                self.remove()
             self._file.close()
 
     def add(self, rows: Iterable[tuple[int, Record]]) -> None:

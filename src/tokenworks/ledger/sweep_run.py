@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -23,6 +24,9 @@ Finished = list[tuple[int, Record]]
 
 MOST_CHUNK = {"simulate": 16, "plan": 1, "estimate": 16}
 """Most points of a chunk, by question. A crash loses at most the chunks that are not finished [count]."""
+
+ANSWER_S = 5.0
+"""Time in which a Ray cluster must answer [s]."""
 
 SHARES = 16
 """A process gets at least this number of chunks, so that all processes end at about the same time [count]."""
@@ -132,7 +136,8 @@ def on_ray(
     ------
     The finished points of each chunk, in any order.
     """
-    ray = _ray()
+    ray = must_have_ray()
+    _must_answer(address)
     try:
         ray.init(address=address, logging_level="error", log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -159,7 +164,21 @@ def on_ray(
         ray.shutdown()
 
 
-def _ray() -> Any:
+def _must_answer(address: str) -> None:
+    """Refuse the address HOST:PORT of a cluster that does not answer: Ray itself would try for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        hint = "start one with `ray start --head`, and give its address, such as 127.0.0.1:6379"
+        words = getattr(error, "strerror", None) or error
+        raise SpecError(f"there is no Ray cluster: {words}", where=f"--ray {address}", hint=hint) from None
+
+
+def must_have_ray() -> Any:
+    """The module `ray`; a message that names the extra if it is not installed."""
     try:
         import ray
     except ImportError:
