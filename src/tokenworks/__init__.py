@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         load_trace,
         plan,
         simulate,
+        sweep,
         validate,
     )
     from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
@@ -44,6 +45,7 @@ _PUBLIC = {
     "load_trace": "api",
     "plan": "api",
     "simulate": "api",
+    "sweep": "api",
     "validate": "api",
 }
 
@@ -65,6 +67,7 @@ __all__ = [
     "load_trace",
     "plan",
     "simulate",
+    "sweep",
     "validate",
 ]
 

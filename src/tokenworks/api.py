@@ -15,6 +15,8 @@ from tokenworks.calibrate import validate as validation
 from tokenworks.calibrate.measured import PointTable
 from tokenworks.calibrate.own_results import measured_table
 from tokenworks.ledger import compare as comparing
+from tokenworks.ledger import sweep as sweeps
+from tokenworks.ledger.sweep_file import SweepLike
 from tokenworks.planning import estimate as estimating
 from tokenworks.planning import fit as fitting
 from tokenworks.planning import plan as planning
@@ -141,6 +143,38 @@ def capacity(
         deployed_of(deployment, pick), source, source.slo(slo), "users" if users else "rate", router=router, seed=seed,
         assume=assume, calibration=calibration, say=progress,
     )  # fmt: skip
+
+
+@checked
+def sweep(
+    sweep: SweepLike,
+    *,
+    parquet: str | Path | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> sweeps.Sweep:
+    """Compute many points of one question: all combinations of the values of a sweep file.
+
+    A script that uses more than one process calls this function below `if __name__ == "__main__":`.
+
+    Parameters
+    ----------
+    sweep : YAML file of a sweep, or a dict with its content
+    parquet : Parquet file for the points. After an interruption, the same call goes on from the finished points. None:
+        the points stay in memory
+    workers : local processes, or Ray actors; None: one per CPU [count]
+    ray : address of a Ray cluster; None: local processes
+    progress : function for progress: gets a text with the number of finished points
+
+    Raises
+    ------
+    SpecError : the sweep or a file is wrong, or all points have bad input
+    DoesNotFit : no point has a result, and at least one does not fit its machine
+    """
+    return sweeps.sweep(
+        sweep, read_trace=ingest.load_trace, parquet=parquet, workers=workers, ray=ray, progress=progress
+    )
 
 
 @checked

@@ -18,6 +18,7 @@ from tokenworks.calibrate.leave_out import LeaveOutBody
 from tokenworks.calibrate.own_machine import CalibrateOwnBody
 from tokenworks.calibrate.validate import ValidateBody
 from tokenworks.ledger.comparison import CompareBody
+from tokenworks.ledger.sweep import SweepBody
 from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
 from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody
@@ -43,6 +44,7 @@ KINDS: dict[str, Any] = {
     "compare": CompareBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
+    "sweep": SweepBody,
     "trace": TraceBody,
     "validate": ValidateBody,
     "calibrate": CalibrateBody,

@@ -388,7 +388,7 @@ def _changed(of: Parts) -> Parts:
     if mine["network"] and of.network is None:
         first = mine["network"][0]
         raise SpecError(f"{of.on} has no network", where=first.where, hint="it is one domain; add @NETWORK to --on")
-    also = [path for path, _ in _paths(of)]
+    also = [path for path, _ in settable(of)]
     return dataclasses.replace(
         of,
         system=edited(of.system, mine[""], but=(*PARTS, *_WORDS), also=also),
@@ -397,7 +397,7 @@ def _changed(of: Parts) -> Parts:
     )
 
 
-def _paths(of: Parts) -> Iterator[tuple[str, Any]]:
+def settable(of: Parts) -> Iterator[tuple[str, Any]]:
     """Every path that a user can set, with its value."""
     yield from ((path, leaf) for path, leaf in leaves(of.system) if path.partition(".")[0] not in (*PARTS, *_WORDS))
     yield from ((f"device.{path}", leaf) for path, leaf in leaves(of.device))
