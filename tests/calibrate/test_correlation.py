@@ -46,7 +46,7 @@ Errors = Mapping[tuple[str, str], Sequence[tuple[float, float]]]
 def pairs_with(errors: Errors) -> DevicePairs:
     """Pairs of throughputs with these log errors."""
     return {
-        devices: [(*at_speeds(devices[0], first), *at_speeds(devices[1], second)) for first, second in rows]
+        devices: [(at_speeds(devices[0], first)[0], at_speeds(devices[1], second)[0]) for first, second in rows]
         for devices, rows in errors.items()
     }
 

@@ -23,6 +23,7 @@ from tokenworks.planning.plan import prepare
 from tokenworks.planning.ranking import deployment
 from tokenworks.planning.search import search
 from tokenworks.planning.space import Ladders
+from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.model import active_parameters, kv_bytes_per_token
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.workload import Workload
@@ -203,7 +204,7 @@ def test_more_work_is_never_faster(seed: int, batch: float, tokens: float) -> No
     st.sampled_from([SMALL_MOE, DENSE]), st.sampled_from(["hgx-h100", "2xhgx-h20", "scalex40:8"]),
     st.integers(50, 20_000), st.integers(20, 2_000), st.sampled_from(["vllm", "sglang", "trtllm"]),
 )  # fmt: skip
-def test_no_estimate_exceeds_its_upper_bound(model: str, on: str, isl: int, osl: int, engine: str) -> None:
+def test_no_estimate_exceeds_its_upper_bound(model: str, on: str, isl: int, osl: int, engine: EngineName) -> None:
     """Also for engines that mix prefill and decode, whose bound rests on how the time of a token changes."""
     if engine == "trtllm" and on.startswith("scalex"):
         return
