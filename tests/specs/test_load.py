@@ -225,3 +225,10 @@ def test_one_of_several_forms_is_refused_by_its_own_keys(tmp_path: Path, arrival
     file.write_text(f"name: mine\nisl: 1000\nosl: 200\narrivals: {arrivals}\n")
     with pytest.raises(SpecError, match=words):
         load.load_workload(file)
+
+
+def test_the_quick_loader_of_the_catalog_reads_as_the_strict_one() -> None:
+    for path in sorted(load.CATALOG.rglob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        strict = yaml.load(text, Loader=load._StrictLoader)  # a safe loader
+        assert strict == load.read_yaml(path), path
