@@ -40,6 +40,12 @@ Words = Mapping[str, str]
 
 CHART = "speed"
 
+FIELDS = ("label", "engine", "user", "device", "rate", "ttft")
+"""Fields of a point that the sliders use."""
+
+SMALLEST = 1e-3
+"""A bar that is shorter than this share of the longest one is not drawn [-]."""
+
 KINDS = ("effective", "output", "input", "cached_input")
 """Kinds of tokens of a cost, in the order of the table."""
 
@@ -158,7 +164,7 @@ def _charts(plain: Plain, words: Words) -> Iterator[Part]:
 
 def _curve(system: Plain, index: int) -> Iterator[dict[str, Any]]:
     answer = system["answers"][index]
-    factor = system["devices"] / system["amount"] if system.get("amount") else 1.0
+    factor = _factor(system)
     for point in answer["curve"]:
         yield {
             "label": point["label"],
@@ -184,10 +190,12 @@ def _chart(
         "series": words["machine"], "label": words["deployment"], "engine": words["engine"],
         "user": words["chart_speed"], "rate": title, "total": words["chart_total"], "ttft": ttft,
     }  # fmt: skip
-    best = [system["answers"][index]["best"] for system in valued]
-    least = min(row["output_tok_s_per_user"] for row in best if row)
-    bound = ttft_bound(slo)
-    marks = _chosen(rows, names, least, bound)
+    best = [_best(system, index) for system in valued]
+    marks = [{**point, "label": name} for point, name in zip(best, names, strict=True)]
+    rows = [*rows, *({**point, "series": name, "line": False} for point, name in zip(best, names, strict=True))]
+    for mark in sorted(marks, key=lambda mark: -mark["rate"])[1:]:
+        mark["label"] = ""  # only the winner is named, so that names do not cover each other
+    least = min(point["user"] for point in best)
     spec = speed_chart(rows, names, tips, words, title=title, description=caption, chosen=marks, least=least)
     headings = (words["machine"], words["deployment"], words["engine"], words["user_speed"], title, ttft)
     cells = tuple(
@@ -200,61 +208,57 @@ def _chart(
     table = TablePart(
         words["curve_table"], headings, cells, numbers=frozenset({3, 4, 5}), wide=frozenset({1}), folded=True
     )
-    fields = ("label", "engine", "user", "device", "rate", "ttft")
     series = [
         {
-            "name": system["system"],
-            "price": _hourly_price(system),
-            "points": [{name: row[name] for name in fields} for row in rows if row["series"] == system["system"]],
+            "name": system["system"], "price": _hourly_price(system), "best": point,
+            "points": [{name: row[name] for name in FIELDS} for row in rows if row["series"] == system["system"]],
         }
-        for system in valued
-    ]
-    yield ChooserPart(name, {"series": series, "speed": least, "ttft": bound, "unit": unit})
+        for system, point in zip(valued, best, strict=True)
+    ]  # fmt: skip
+    currency = str(plain.get("currency", "USD"))
+    data = {"series": series, "speed": least, "ttft": ttft_bound(slo), "unit": unit, "currency": currency}
+    yield ChooserPart(name, {**data, "utilisation": _utilisation(valued, index)})
     yield ChartPart(name, caption, spec, table)
 
 
-def _chosen(
-    rows: Sequence[dict[str, Any]], names: Sequence[str], least: float, bound: float | None
-) -> list[dict[str, Any]]:
-    """The best point of each series within the bounds, as `page.js` chooses it. The winner has its name as label."""
-    marks = []
-    for name in names:
-        inside = [
-            row
-            for row in rows
-            if row["series"] == name and row["user"] >= least and (bound is None or row["ttft"] <= bound)
-        ]
-        if inside:
-            best = max(inside, key=lambda row: row["rate"])
-            marks.append({"label": name, "user": best["user"], "rate": best["rate"]})
-    winner = max((mark["rate"] for mark in marks), default=0.0)
-    return [mark if mark["rate"] == winner else {**mark, "label": ""} for mark in marks]
+def _best(system: Plain, index: int) -> dict[str, Any]:
+    """The best deployment of a machine for one model, as a point of the chart."""
+    row = system["answers"][index]["best"]
+    device = row["output_tok_s_per_device"]
+    return {
+        "label": row["label"], "engine": engine_title(row["deployment"]["engine"]),
+        "user": row["output_tok_s_per_user"], "device": device, "rate": device * _factor(system),
+        "total": device * system["devices"], "ttft": row["ttft_slo_s"],
+    }  # fmt: skip
+
+
+def _factor(system: Plain) -> float:
+    """Throughput per unit of the comparison / throughput per device."""
+    return system["devices"] / system["amount"] if system.get("amount") else 1.0
 
 
 def _hourly_price(system: Plain) -> float | None:
-    """Price of one device in the middle of its range [USD/h]; None if it is not known."""
-    cost = system.get("cost") or {}
-    middle = _middle(cost.get("usd_per_hour"))
-    return None if middle is None or not system.get("devices") else middle / system["devices"]
+    """Cost of one device in the middle of its range, per hour; None if it is not known."""
+    hourly = (system.get("cost") or {}).get("per_device_hour")
+    return hourly[1] if hourly else None
 
 
-def _middle(value: Any) -> float | None:
-    """The middle of a range, or the number itself; None: not known."""
-    if isinstance(value, Mapping):
-        value = [value.get(name) for name in ("low", "mid", "high")]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[len(value) // 2] if value else None
-    return float(value) if isinstance(value, int | float) else None
+def _utilisation(valued: Sequence[Plain], index: int) -> float:
+    """Share of the time that the costs of the comparison count as used, from the first cost; 1 without costs."""
+    for system in valued:
+        cost, rate = system.get("cost") or {}, system["answers"][index]["effective_tok_s"]
+        hourly, million = cost.get("per_hour"), (cost.get("per_million") or {}).get("effective")
+        if hourly and million and rate and million[1]:
+            return float(min(1.0, hourly[1] / 3600 / rate * 1e6 / million[1]))
+    return 1.0
 
 
-def _range(value: Any) -> str:
-    """A range as text, such as `2.1 (1.8 to 2.6)`."""
-    if isinstance(value, Mapping):
-        value = [value.get(name) for name in ("low", "mid", "high")]
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3:
-        low, middle, high = (figure(item, 3) for item in value)
-        return middle if low == high else f"{middle} ({low} - {high})"
-    return text_of(value)
+def _range(value: Sequence[float] | None) -> str:
+    """A range as text: its middle, and below it the low and the high end."""
+    if value is None:
+        return NOTHING
+    low, middle, high = (figure(item, 3) for item in value)
+    return middle if low == high else f"{middle}\n{low} - {high}"
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -315,7 +319,8 @@ def _parts_chart(valued: Sequence[Plain], index: int, model: str, words: Words) 
     }
     most = {name: max(parts.get(name, {}).get("device_s_per_token", 0.0) for parts in spent.values())
             for name in dict.fromkeys(name for parts in spent.values() for name in parts)}  # fmt: skip
-    groups = [name for name in sorted(most, key=lambda name: -most[name]) if most[name] > 0]
+    longest = max(most.values(), default=0.0)
+    groups = [name for name in sorted(most, key=lambda name: -most[name]) if most[name] > SMALLEST * longest]
     rows = [
         {
             "group": group, "series": name, "value": 1e3 * parts[group]["device_s_per_token"],
@@ -324,7 +329,7 @@ def _parts_chart(valued: Sequence[Plain], index: int, model: str, words: Words) 
         }
         for group in groups
         for name, parts in spent.items()
-        if group in parts
+        if group in parts and parts[group]["device_s_per_token"] > SMALLEST * longest
     ]  # fmt: skip
     caption = filled(words["parts_chart"], model=model)
     tips = {
@@ -345,35 +350,97 @@ def _parts_chart(valued: Sequence[Plain], index: int, model: str, words: Words) 
 
 
 def _costs(plain: Plain, words: Words) -> Iterator[SectionPart]:
-    """Costs and break-even prices, if the comparison has them."""
+    """Costs, break-even prices and what a machine needs where it stands, if the comparison has them."""
+    currency = str(plain.get("currency", ""))
     priced = [system for system in plain["systems"] if system.get("cost")]
-    even = [(system, item) for system in plain["systems"] for item in system.get("break_even") or []]
     parts: list[Part] = []
     if priced:
-        headings = (words["machine"], *(words[f"cost_{kind}"] for kind in KINDS), words["hourly"], words["unpriced"])
+        parts.append(TextPart(filled(words["cost_terms"], terms=str(plain["terms"])), style="note"))
+        parts.append(_cost_table(priced, currency, words))
+        parts += [_cost_parts(system, currency, words) for system in priced]
+    even = [(system, item) for system in plain["systems"] for item in system.get("break_even") or ()]
+    if even:
         rows = tuple(
             (
-                str(system["system"]),
-                *(_range((system["cost"].get("usd_per_million") or {}).get(kind)) for kind in KINDS),
-                _range(system["cost"].get("usd_per_hour")), ", ".join(system["cost"].get("missing") or ()) or NOTHING,
+                str(system["system"]), str(item["rival"]), percent(item["utilisation"]), _range(item["price"]),
+                _range(item["per_card"]), str(item["words"]),
             )
-            for system in priced
+            for system, item in even
         )  # fmt: skip
-        parts.append(TablePart(words["cost_table"], headings, rows, numbers=frozenset({1, 2, 3, 4, 5})))
-        parts += [_cost_parts(system, words) for system in priced if system["cost"].get("parts")]
-    if even:
-        keys = list(dict.fromkeys(key for _, item in even for key in item if key != "system"))
-        cells = tuple((str(system["system"]), *(_range(item.get(key)) for key in keys)) for system, item in even)
-        headings = (words["machine"], *(words.get(f"even_{key}", key) for key in keys))
-        parts.append(TablePart(words["even_table"], headings, cells))
+        headings = (
+            words["machine"], words["rival"], words["utilisation"], filled(words["even_price"], currency=currency),
+            filled(words["even_card"], currency=currency), words["in_words"],
+        )  # fmt: skip
+        parts.append(TablePart(words["even_table"], headings, rows, numbers=frozenset({2, 3, 4}), wide=frozenset({5})))
+    parts += [_effects(system, currency, words) for system in plain["systems"] if system.get("effects")]
     if parts:
         yield SectionPart("cost", words["cost"], tuple(parts))
+    placed = [system for system in plain["systems"] if system.get("site")]
+    if placed:
+        yield SectionPart("site", words["site"], (_site(placed, words),))
 
 
-def _cost_parts(system: Plain, words: Words) -> TablePart:
-    rows = tuple((str(part["name"]), _range(part["usd_per_hour"])) for part in system["cost"]["parts"])
+def _cost_table(priced: Sequence[Plain], currency: str, words: Words) -> TablePart:
+    headings = (
+        words["machine"], *(words[f"cost_{kind}"] for kind in KINDS), filled(words["hourly"], currency=currency),
+        filled(words["device_hourly"], currency=currency), words["unpriced"],
+    )  # fmt: skip
+    rows = tuple(
+        (
+            str(system["system"]), *(_range(system["cost"]["per_million"].get(kind)) for kind in KINDS),
+            _range(system["cost"]["per_hour"]), _range(system["cost"]["per_device_hour"]),
+            system["cost"]["missing"] or NOTHING,
+        )
+        for system in priced
+    )  # fmt: skip
+    caption = filled(words["cost_table"], currency=currency)
+    return TablePart(caption, headings, rows, numbers=frozenset(range(1, 7)))
+
+
+def _cost_parts(system: Plain, currency: str, words: Words) -> TablePart:
+    """The parts of the cost of an hour, and of the price."""
+    cost = system["cost"]
+    rows = tuple((str(part), _range(cost["hourly"][part]), NOTHING) for part in cost["hourly"])
+    rows += tuple((str(part), NOTHING, _range(cost["capex"][part])) for part in cost["capex"])
+    headings = (
+        words["part"], filled(words["hourly"], currency=currency), filled(words["capex"], currency=currency)
+    )  # fmt: skip
     caption = filled(words["cost_parts"], system=str(system["system"]))
-    return TablePart(caption, (words["part"], words["hourly"]), rows, numbers=frozenset({1}), folded=True)
+    return TablePart(caption, headings, rows, numbers=frozenset({1, 2}), folded=True, lang="en")
+
+
+def _effects(system: Plain, currency: str, words: Words) -> TablePart:
+    """What moves the break-even price of a machine."""
+    rows = tuple(
+        (
+            str(item["name"]), str(item["low_input"]), figure(item["low"], 3), str(item["high_input"]),
+            figure(item["high"], 3),
+        )
+        for item in system["effects"]
+    )  # fmt: skip
+    price = filled(words["even_price"], currency=currency)
+    headings = (words["input"], words["low_input"], price, words["high_input"], price)
+    caption = filled(words["even_effects"], system=str(system["system"]))
+    return TablePart(caption, headings, rows, numbers=frozenset({2, 4}), folded=True, lang="en")
+
+
+def _site(placed: Sequence[Plain], words: Words) -> TablePart:
+    """Racks, power, weight and connections of each machine."""
+    names = ("boxes", "racks", "boxes_per_rack", "cables", "links", "switches", "endpoints")
+    headings = (
+        words["machine"], *(words[f"site_{name}"] for name in names), words["site_rack_power"],
+        words["site_rack_weight"], words["site_cooling"], words["site_limit"],
+    )  # fmt: skip
+    rows = tuple(
+        (
+            str(system["system"]), *(figure(system["site"][name]) for name in names),
+            figure(None if system["site"]["rack_power_w"] is None else system["site"]["rack_power_w"] / 1e3),
+            figure(system["site"]["rack_weight_kg"]), system["site"]["cooling"] or NOTHING,
+            system["site"]["limited_by"] or NOTHING,
+        )
+        for system in placed
+    )  # fmt: skip
+    return TablePart(words["site_table"], headings, rows, numbers=frozenset(range(1, 10)))
 
 
 def _crossovers(plain: Plain, words: Words) -> Iterator[SectionPart]:
