@@ -258,7 +258,7 @@ def _range(value: Sequence[float] | None) -> str:
     if value is None:
         return NOTHING
     low, middle, high = (figure(item, 3) for item in value)
-    return middle if low == high else f"{middle}\n{low} - {high}"
+    return middle if low == high else f"{middle}\n{low} … {high}"
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -451,7 +451,7 @@ def _crossovers(plain: Plain, words: Words) -> Iterator[SectionPart]:
     for item in plain["crossovers"]:
         low, high = figure(item["low"], 3), figure(item["high"], 3)
         rows.append((
-            words.get(f"axis_{item['axis']}", str(item["axis"])), low if low == high else f"{low} - {high}",
+            words.get(f"axis_{item['axis']}", str(item["axis"])), low if low == high else f"{low} … {high}",
             text_of(item["below"]), text_of(item["above"]),
         ))  # fmt: skip
     headings = (words["axis"], words["changes_at"], words["below"], words["above"])
