@@ -29,6 +29,7 @@ from tokenworks.report.content import (
     TablePart,
     TextPart,
 )
+from tokenworks.report.costs import cost_sections
 from tokenworks.report.figures import NOTHING, figure, milliseconds, percent, text_of
 from tokenworks.report.strings import Lang, filled, strings
 from tokenworks.report.topology import topology
@@ -45,9 +46,6 @@ FIELDS = ("label", "engine", "user", "device", "rate", "ttft")
 
 SMALLEST = 1e-3
 """A bar that is shorter than this share of the longest one is not drawn [-]."""
-
-KINDS = ("effective", "output", "input", "cached_input")
-"""Kinds of tokens of a cost, in the order of the table."""
 
 
 def compare_content(plain: Plain, machines: Mapping[str, Machine], command: str, lang: Lang) -> PageContent:
@@ -67,7 +65,7 @@ def compare_content(plain: Plain, machines: Mapping[str, Machine], command: str,
         SectionPart("chart", words["chart"], tuple(_charts(plain, words))),
         SectionPart("systems", words["systems"], tuple(_systems(plain, words))),
         SectionPart("why", words["why"], tuple(_why(plain, words))),
-        *_costs(plain, words),
+        *cost_sections(plain, words),
         *_crossovers(plain, words),
     ]
     drawings = tuple(_drawings(plain, machines, words))
@@ -253,14 +251,6 @@ def _utilisation(valued: Sequence[Plain], index: int) -> float:
     return 1.0
 
 
-def _range(value: Sequence[float] | None) -> str:
-    """A range as text: its middle, and below it the low and the high end."""
-    if value is None:
-        return NOTHING
-    low, middle, high = (figure(item, 3) for item in value)
-    return middle if low == high else f"{middle}\n{low} … {high}"
-
-
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -347,100 +337,6 @@ def _parts_chart(valued: Sequence[Plain], index: int, model: str, words: Words) 
         words["parts_axis"], (words["part"], *spent), cells, numbers=frozenset(range(1, len(spent) + 1)), folded=True
     )
     return ChartPart(f"parts-{index}", caption, spec, table)
-
-
-def _costs(plain: Plain, words: Words) -> Iterator[SectionPart]:
-    """Costs, break-even prices and what a machine needs where it stands, if the comparison has them."""
-    currency = str(plain.get("currency", ""))
-    priced = [system for system in plain["systems"] if system.get("cost")]
-    parts: list[Part] = []
-    if priced:
-        parts.append(TextPart(filled(words["cost_terms"], terms=str(plain["terms"])), style="note"))
-        parts.append(_cost_table(priced, currency, words))
-        parts += [_cost_parts(system, currency, words) for system in priced]
-    even = [(system, item) for system in plain["systems"] for item in system.get("break_even") or ()]
-    if even:
-        rows = tuple(
-            (
-                str(system["system"]), str(item["rival"]), percent(item["utilisation"]), _range(item["price"]),
-                _range(item["per_card"]), str(item["words"]),
-            )
-            for system, item in even
-        )  # fmt: skip
-        headings = (
-            words["machine"], words["rival"], words["utilisation"], filled(words["even_price"], currency=currency),
-            filled(words["even_card"], currency=currency), words["in_words"],
-        )  # fmt: skip
-        parts.append(TablePart(words["even_table"], headings, rows, numbers=frozenset({2, 3, 4}), wide=frozenset({5})))
-    parts += [_effects(system, currency, words) for system in plain["systems"] if system.get("effects")]
-    if parts:
-        yield SectionPart("cost", words["cost"], tuple(parts))
-    placed = [system for system in plain["systems"] if system.get("site")]
-    if placed:
-        yield SectionPart("site", words["site"], (_site(placed, words),))
-
-
-def _cost_table(priced: Sequence[Plain], currency: str, words: Words) -> TablePart:
-    headings = (
-        words["machine"], *(words[f"cost_{kind}"] for kind in KINDS), filled(words["hourly"], currency=currency),
-        filled(words["device_hourly"], currency=currency), words["unpriced"],
-    )  # fmt: skip
-    rows = tuple(
-        (
-            str(system["system"]), *(_range(system["cost"]["per_million"].get(kind)) for kind in KINDS),
-            _range(system["cost"]["per_hour"]), _range(system["cost"]["per_device_hour"]),
-            system["cost"]["missing"] or NOTHING,
-        )
-        for system in priced
-    )  # fmt: skip
-    caption = filled(words["cost_table"], currency=currency)
-    return TablePart(caption, headings, rows, numbers=frozenset(range(1, 7)))
-
-
-def _cost_parts(system: Plain, currency: str, words: Words) -> TablePart:
-    """The parts of the cost of an hour, and of the price."""
-    cost = system["cost"]
-    rows = tuple((str(part), _range(cost["hourly"][part]), NOTHING) for part in cost["hourly"])
-    rows += tuple((str(part), NOTHING, _range(cost["capex"][part])) for part in cost["capex"])
-    headings = (
-        words["part"], filled(words["hourly"], currency=currency), filled(words["capex"], currency=currency)
-    )  # fmt: skip
-    caption = filled(words["cost_parts"], system=str(system["system"]))
-    return TablePart(caption, headings, rows, numbers=frozenset({1, 2}), folded=True, lang="en")
-
-
-def _effects(system: Plain, currency: str, words: Words) -> TablePart:
-    """What moves the break-even price of a machine."""
-    rows = tuple(
-        (
-            str(item["name"]), str(item["low_input"]), figure(item["low"], 3), str(item["high_input"]),
-            figure(item["high"], 3),
-        )
-        for item in system["effects"]
-    )  # fmt: skip
-    price = filled(words["even_price"], currency=currency)
-    headings = (words["input"], words["low_input"], price, words["high_input"], price)
-    caption = filled(words["even_effects"], system=str(system["system"]))
-    return TablePart(caption, headings, rows, numbers=frozenset({2, 4}), folded=True, lang="en")
-
-
-def _site(placed: Sequence[Plain], words: Words) -> TablePart:
-    """Racks, power, weight and connections of each machine."""
-    names = ("boxes", "racks", "boxes_per_rack", "cables", "links", "switches", "endpoints")
-    headings = (
-        words["machine"], *(words[f"site_{name}"] for name in names), words["site_rack_power"],
-        words["site_rack_weight"], words["site_cooling"], words["site_limit"],
-    )  # fmt: skip
-    rows = tuple(
-        (
-            str(system["system"]), *(figure(system["site"][name]) for name in names),
-            figure(None if system["site"]["rack_power_w"] is None else system["site"]["rack_power_w"] / 1e3),
-            figure(system["site"]["rack_weight_kg"]), system["site"]["cooling"] or NOTHING,
-            system["site"]["limited_by"] or NOTHING,
-        )
-        for system in placed
-    )  # fmt: skip
-    return TablePart(words["site_table"], headings, rows, numbers=frozenset(range(1, 10)))
 
 
 def _crossovers(plain: Plain, words: Words) -> Iterator[SectionPart]:
