@@ -61,12 +61,14 @@ def compare_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
     systems.append({
         "system": names[2], "title": "scaleX40", "devices": None, "amount": None, "effective_tok_s_per_unit": None,
         "error": "the model does not fit", "answers": [_empty()],
+        "cost": None, "site": None, "break_even": [], "effects": [],
     })  # fmt: skip
     plain = {
         "schema": "tokenworks.compare/1", "kind": "compare",
         "inputs": {**_plan()[0].plain()["inputs"], "model": None, "machine": None},
         "models": [{"model": "Qwen/Qwen3-30B-A3B", "weight": 1.0}],
-        "equal": "devices", "unit": "device", "notes": ["A note about this comparison."], "winner": names[0],
+        "equal": "devices", "unit": "device", "currency": "USD", "terms": "50 % utilisation",
+        "notes": ["A note about this comparison."], "winner": names[0],
         "why": ["The first machine wins, because its memory is faster."], "systems": systems,
         "ratios": [{"system": names[0], "against": names[1], "value": 1.2, "low": 0.9, "high": 1.6}],
         "crossovers": [
@@ -107,11 +109,19 @@ def _system(name: str) -> dict[str, Any]:
             ],
         }],
         "cost": {
-            "usd_per_million": {"effective": money, "output": money, "input": money, "cached_input": None},
-            "usd_per_hour": [20.0, 24.0, 40.0], "parts": [{"name": "power", "usd_per_hour": [1.0, 1.0, 1.0]}],
-            "missing": ["liquid loop"],
+            "per_hour": [20.0, 24.0, 40.0], "per_device_hour": money,
+            "per_million": {"effective": money, "output": money, "input": money, "cached_input": None},
+            "hourly": {"power": [1.0, 1.0, 1.0]}, "capex": {"cards": [1e5, 2e5, 3e5]}, "missing": "", "words": "50 %",
         },
-        "break_even": [{"rival": "an API", "price": [1e5, 2e5, 3e5]}],
+        "site": {
+            "boxes": 2, "racks": 1, "boxes_per_rack": 4, "rack_units": 8.0, "rack_power_w": 2e4,
+            "rack_weight_kg": None, "power_w": 2e4, "weight_kg": None, "cooling": "air", "cables": None, "links": 16,
+            "switches": 1, "endpoints": 16, "boxes_that_fit": None, "limited_by": "power",
+        },
+        "break_even": [
+            {"rival": "an API", "utilisation": 0.5, "price": [1e5, 2e5, 3e5], "per_card": None, "words": "It pays off."}
+        ],
+        "effects": [{"name": "power", "low_input": "0.09 USD/kWh", "high_input": "0.2", "low": 2e5, "high": 1e5}],
     }  # fmt: skip
 
 

@@ -12,6 +12,9 @@ from tokenworks.report.palette import DASHES, SERIES, SHAPES, TEXT
 CHOSEN = "chosen"
 """Name of the data set with the points that the sliders choose."""
 
+ROOM = 1.3
+"""Width of a bar chart / its longest bar: room for the text beside the bar [-]."""
+
 LEAST = "least"
 """Name of the data set with the least speed of one user, which is drawn as a vertical line."""
 
@@ -32,7 +35,7 @@ CONFIG: dict[str, Any] = {
     },
     "legend": {
         "labelColor": TEXT, "titleColor": TEXT, "labelFontSize": 12, "titleFontSize": 12, "orient": "top",
-        "labelLimit": 320, "title": None, "columns": 2,
+        "labelLimit": 320, "title": None, "columns": 3,
     },
     "text": {"color": TEXT, "fontSize": 12},
 }  # fmt: skip
@@ -170,10 +173,11 @@ def bar_chart(
     description : what the chart shows, for a screen reader
     """
     colours = [SERIES[index % len(SERIES)] for index in range(len(names))]
+    longest = max(row["value"] for row in rows)
     base = alt.Chart().encode(
         y=alt.Y("group:N", sort=list(groups), title=None, axis=alt.Axis(labelLimit=180)),
         yOffset=alt.YOffset("series:N", sort=list(names)),
-        x=alt.X("value:Q", title=title, scale=alt.Scale(zero=True)),
+        x=alt.X("value:Q", title=title, scale=alt.Scale(domain=[0, ROOM * longest], nice=False)),
     )
     bars = base.mark_bar().encode(
         color=alt.Color("series:N", scale=alt.Scale(domain=list(names), range=colours), legend=None),

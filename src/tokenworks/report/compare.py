@@ -29,6 +29,7 @@ from tokenworks.report.content import (
     TablePart,
     TextPart,
 )
+from tokenworks.report.costs import cost_sections
 from tokenworks.report.figures import NOTHING, figure, milliseconds, percent, text_of
 from tokenworks.report.strings import Lang, filled, strings
 from tokenworks.report.topology import topology
@@ -40,8 +41,11 @@ Words = Mapping[str, str]
 
 CHART = "speed"
 
-KINDS = ("effective", "output", "input", "cached_input")
-"""Kinds of tokens of a cost, in the order of the table."""
+FIELDS = ("label", "engine", "user", "device", "rate", "ttft")
+"""Fields of a point that the sliders use."""
+
+SMALLEST = 1e-3
+"""A bar that is shorter than this share of the longest one is not drawn [-]."""
 
 
 def compare_content(plain: Plain, machines: Mapping[str, Machine], command: str, lang: Lang) -> PageContent:
@@ -61,7 +65,7 @@ def compare_content(plain: Plain, machines: Mapping[str, Machine], command: str,
         SectionPart("chart", words["chart"], tuple(_charts(plain, words))),
         SectionPart("systems", words["systems"], tuple(_systems(plain, words))),
         SectionPart("why", words["why"], tuple(_why(plain, words))),
-        *_costs(plain, words),
+        *cost_sections(plain, words),
         *_crossovers(plain, words),
     ]
     drawings = tuple(_drawings(plain, machines, words))
@@ -158,7 +162,7 @@ def _charts(plain: Plain, words: Words) -> Iterator[Part]:
 
 def _curve(system: Plain, index: int) -> Iterator[dict[str, Any]]:
     answer = system["answers"][index]
-    factor = system["devices"] / system["amount"] if system.get("amount") else 1.0
+    factor = _factor(system)
     for point in answer["curve"]:
         yield {
             "label": point["label"],
@@ -184,10 +188,12 @@ def _chart(
         "series": words["machine"], "label": words["deployment"], "engine": words["engine"],
         "user": words["chart_speed"], "rate": title, "total": words["chart_total"], "ttft": ttft,
     }  # fmt: skip
-    best = [system["answers"][index]["best"] for system in valued]
-    least = min(row["output_tok_s_per_user"] for row in best if row)
-    bound = ttft_bound(slo)
-    marks = _chosen(rows, names, least, bound)
+    best = [_best(system, index) for system in valued]
+    marks = [{**point, "label": name} for point, name in zip(best, names, strict=True)]
+    rows = [*rows, *({**point, "series": name, "line": False} for point, name in zip(best, names, strict=True))]
+    for mark in sorted(marks, key=lambda mark: -mark["rate"])[1:]:
+        mark["label"] = ""  # only the winner is named, so that names do not cover each other
+    least = min(point["user"] for point in best)
     spec = speed_chart(rows, names, tips, words, title=title, description=caption, chosen=marks, least=least)
     headings = (words["machine"], words["deployment"], words["engine"], words["user_speed"], title, ttft)
     cells = tuple(
@@ -200,61 +206,49 @@ def _chart(
     table = TablePart(
         words["curve_table"], headings, cells, numbers=frozenset({3, 4, 5}), wide=frozenset({1}), folded=True
     )
-    fields = ("label", "engine", "user", "device", "rate", "ttft")
     series = [
         {
-            "name": system["system"],
-            "price": _hourly_price(system),
-            "points": [{name: row[name] for name in fields} for row in rows if row["series"] == system["system"]],
+            "name": system["system"], "price": _hourly_price(system), "best": point,
+            "points": [{name: row[name] for name in FIELDS} for row in rows if row["series"] == system["system"]],
         }
-        for system in valued
-    ]
-    yield ChooserPart(name, {"series": series, "speed": least, "ttft": bound, "unit": unit})
+        for system, point in zip(valued, best, strict=True)
+    ]  # fmt: skip
+    currency = str(plain.get("currency", "USD"))
+    data = {"series": series, "speed": least, "ttft": ttft_bound(slo), "unit": unit, "currency": currency}
+    yield ChooserPart(name, {**data, "utilisation": _utilisation(valued, index)})
     yield ChartPart(name, caption, spec, table)
 
 
-def _chosen(
-    rows: Sequence[dict[str, Any]], names: Sequence[str], least: float, bound: float | None
-) -> list[dict[str, Any]]:
-    """The best point of each series within the bounds, as `page.js` chooses it. The winner has its name as label."""
-    marks = []
-    for name in names:
-        inside = [
-            row
-            for row in rows
-            if row["series"] == name and row["user"] >= least and (bound is None or row["ttft"] <= bound)
-        ]
-        if inside:
-            best = max(inside, key=lambda row: row["rate"])
-            marks.append({"label": name, "user": best["user"], "rate": best["rate"]})
-    winner = max((mark["rate"] for mark in marks), default=0.0)
-    return [mark if mark["rate"] == winner else {**mark, "label": ""} for mark in marks]
+def _best(system: Plain, index: int) -> dict[str, Any]:
+    """The best deployment of a machine for one model, as a point of the chart."""
+    row = system["answers"][index]["best"]
+    device = row["output_tok_s_per_device"]
+    return {
+        "label": row["label"], "engine": engine_title(row["deployment"]["engine"]),
+        "user": row["output_tok_s_per_user"], "device": device, "rate": device * _factor(system),
+        "total": device * system["devices"], "ttft": row["ttft_slo_s"],
+    }  # fmt: skip
+
+
+def _factor(system: Plain) -> float:
+    """Throughput per unit of the comparison / throughput per device."""
+    return system["devices"] / system["amount"] if system.get("amount") else 1.0
 
 
 def _hourly_price(system: Plain) -> float | None:
-    """Price of one device in the middle of its range [USD/h]; None if it is not known."""
-    cost = system.get("cost") or {}
-    middle = _middle(cost.get("usd_per_hour"))
-    return None if middle is None or not system.get("devices") else middle / system["devices"]
+    """Cost of one device in the middle of its range, per hour; None if it is not known."""
+    hourly = (system.get("cost") or {}).get("per_device_hour")
+    return hourly[1] if hourly else None
 
 
-def _middle(value: Any) -> float | None:
-    """The middle of a range, or the number itself; None: not known."""
-    if isinstance(value, Mapping):
-        value = [value.get(name) for name in ("low", "mid", "high")]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[len(value) // 2] if value else None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _range(value: Any) -> str:
-    """A range as text, such as `2.1 (1.8 to 2.6)`."""
-    if isinstance(value, Mapping):
-        value = [value.get(name) for name in ("low", "mid", "high")]
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3:
-        low, middle, high = (figure(item, 3) for item in value)
-        return middle if low == high else f"{middle} ({low} - {high})"
-    return text_of(value)
+def _utilisation(valued: Sequence[Plain], index: int) -> float:
+    """Share of the time that the costs of the comparison count as used, from the first cost; 1 without costs."""
+    for system in valued:
+        cost, rate = system.get("cost") or {}, system["answers"][index]["effective_tok_s"]
+        hourly, million = cost.get("per_hour"), (cost.get("per_million") or {}).get("effective")
+        if hourly and million and rate and million[1]:
+            return float(min(1.0, hourly[1] / 3600 / rate * 1e6 / million[1]))
+    return 1.0
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -315,7 +309,8 @@ def _parts_chart(valued: Sequence[Plain], index: int, model: str, words: Words) 
     }
     most = {name: max(parts.get(name, {}).get("device_s_per_token", 0.0) for parts in spent.values())
             for name in dict.fromkeys(name for parts in spent.values() for name in parts)}  # fmt: skip
-    groups = [name for name in sorted(most, key=lambda name: -most[name]) if most[name] > 0]
+    longest = max(most.values(), default=0.0)
+    groups = [name for name in sorted(most, key=lambda name: -most[name]) if most[name] > SMALLEST * longest]
     rows = [
         {
             "group": group, "series": name, "value": 1e3 * parts[group]["device_s_per_token"],
@@ -324,7 +319,7 @@ def _parts_chart(valued: Sequence[Plain], index: int, model: str, words: Words) 
         }
         for group in groups
         for name, parts in spent.items()
-        if group in parts
+        if group in parts and parts[group]["device_s_per_token"] > SMALLEST * longest
     ]  # fmt: skip
     caption = filled(words["parts_chart"], model=model)
     tips = {
@@ -344,38 +339,6 @@ def _parts_chart(valued: Sequence[Plain], index: int, model: str, words: Words) 
     return ChartPart(f"parts-{index}", caption, spec, table)
 
 
-def _costs(plain: Plain, words: Words) -> Iterator[SectionPart]:
-    """Costs and break-even prices, if the comparison has them."""
-    priced = [system for system in plain["systems"] if system.get("cost")]
-    even = [(system, item) for system in plain["systems"] for item in system.get("break_even") or []]
-    parts: list[Part] = []
-    if priced:
-        headings = (words["machine"], *(words[f"cost_{kind}"] for kind in KINDS), words["hourly"], words["unpriced"])
-        rows = tuple(
-            (
-                str(system["system"]),
-                *(_range((system["cost"].get("usd_per_million") or {}).get(kind)) for kind in KINDS),
-                _range(system["cost"].get("usd_per_hour")), ", ".join(system["cost"].get("missing") or ()) or NOTHING,
-            )
-            for system in priced
-        )  # fmt: skip
-        parts.append(TablePart(words["cost_table"], headings, rows, numbers=frozenset({1, 2, 3, 4, 5})))
-        parts += [_cost_parts(system, words) for system in priced if system["cost"].get("parts")]
-    if even:
-        keys = list(dict.fromkeys(key for _, item in even for key in item if key != "system"))
-        cells = tuple((str(system["system"]), *(_range(item.get(key)) for key in keys)) for system, item in even)
-        headings = (words["machine"], *(words.get(f"even_{key}", key) for key in keys))
-        parts.append(TablePart(words["even_table"], headings, cells))
-    if parts:
-        yield SectionPart("cost", words["cost"], tuple(parts))
-
-
-def _cost_parts(system: Plain, words: Words) -> TablePart:
-    rows = tuple((str(part["name"]), _range(part["usd_per_hour"])) for part in system["cost"]["parts"])
-    caption = filled(words["cost_parts"], system=str(system["system"]))
-    return TablePart(caption, (words["part"], words["hourly"]), rows, numbers=frozenset({1}), folded=True)
-
-
 def _crossovers(plain: Plain, words: Words) -> Iterator[SectionPart]:
     """Where the winner changes."""
     if not plain["crossovers"]:
@@ -384,7 +347,7 @@ def _crossovers(plain: Plain, words: Words) -> Iterator[SectionPart]:
     for item in plain["crossovers"]:
         low, high = figure(item["low"], 3), figure(item["high"], 3)
         rows.append((
-            words.get(f"axis_{item['axis']}", str(item["axis"])), low if low == high else f"{low} - {high}",
+            words.get(f"axis_{item['axis']}", str(item["axis"])), low if low == high else f"{low} … {high}",
             text_of(item["below"]), text_of(item["above"]),
         ))  # fmt: skip
     headings = (words["axis"], words["changes_at"], words["below"], words["above"])

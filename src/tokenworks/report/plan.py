@@ -173,12 +173,13 @@ def _chart(plain: Plain, words: Words) -> list[Part]:
     table = TablePart(
         words["front_table"], headings, rows, numbers=frozenset({2, 3, 4}), wide=frozenset({0}), folded=True
     )
-    name = str(plain["inputs"]["machine"])
-    data = {
-        "series": [{"name": name, "price": None, "points": [_choice(point) for point in points]}],
-        "speed": speed,
-        "ttft": ttft_bound(plain["inputs"]["slo"]),
-    }
+    answer = _choice(_point(best, Deployment.model_validate(best["deployment"]), words["ranked"], words))
+    series = {
+        "name": str(plain["inputs"]["machine"]), "price": None, "best": answer,
+        "points": [_choice(point) for point in points],
+    }  # fmt: skip
+    bound = ttft_bound(plain["inputs"]["slo"])
+    data = {"series": [series], "speed": speed, "ttft": bound, "unit": "", "currency": "USD", "utilisation": 1.0}
     return [ChooserPart(CHART, data), ChartPart(CHART, words["plan_chart"], spec, table)]
 
 

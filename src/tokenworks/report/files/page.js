@@ -43,6 +43,7 @@
       range.setAttribute("aria-valuetext", figure(value));
       changed();
     };
+    state.set = set;
     range.addEventListener("input", () => set(Number(range.value), range));
     field.addEventListener("input", () => { if (field.value !== "" && Number(field.value) >= 0) set(Number(field.value), field); });
     field.value = Number(start.toPrecision(4));
@@ -60,8 +61,8 @@
     return winner;
   };
 
-  // USD for a million output tokens at a price per device and hour.
-  const cost = (price, point) => (price / 3600 / point.device) * 1e6;
+  // Cost of a million output tokens at a price per device and hour; `used` is the share of the time that is used.
+  const cost = (price, point, used) => (price / 3600 / (point.device * used)) * 1e6;
 
   const chooser = (one) => {
     const form = document.getElementById(`chooser-${one.chart}`);
@@ -69,20 +70,25 @@
     form.addEventListener("submit", (event) => event.preventDefault());
     const place = form.querySelector(".sliders");
     const out = form.querySelector(".choice");
+    const back = added(form.querySelector("fieldset"), "button");
+    back.type = "button";
     const rows = one.series.length > 1 ? table(form.querySelector("fieldset"), one) : null;
     const points = one.series.flatMap((series) => series.points);
     const fastest = Math.max(...points.map((point) => point.user));
     const slowest = Math.max(...points.map((point) => point.ttft ?? 0));
-    const controls = {};
+    const controls = { moved: false };
     const show = () => {
+      const used = Math.max(controls.used.value, 0.1) / 100;
       const speed = controls.speed.value, ttft = controls.ttft ? controls.ttft.value : null;
       const choice = one.series.map((series, index) => {
-        const point = best(series.points, speed, ttft);
+        const point = controls.moved ? best(series.points, speed, ttft) : series.best;
         const price = controls.prices[index].value;
-        return { series, point, price, cost: point && price > 0 ? cost(price, point) : null };
+        return { series, point, price, used, cost: point && price > 0 ? cost(price, point, used) : null };
       });
       const bounds = { speed: figure(speed), ttft: figure(ttft, 3) };
-      out.textContent = one.series.length > 1 ? compared(one, choice, bounds) : said(choice[0], bounds);
+      back.hidden = !controls.moved;
+      const text = one.series.length > 1 ? compared : said;
+      out.textContent = text(one, choice, bounds, controls.moved);
       if (rows) choice.forEach((item, index) => told(rows[index], item));
       const view = views[one.chart];
       if (!view) return;
@@ -93,12 +99,22 @@
       view.data("least", [{ user: speed }]).data("chosen", marks).run();
     };
     const settled = () => { if (controls.ready) show(); };
-    controls.speed = slider(place, `${one.chart}-speed`, words.least_speed, { least: 0, most: fastest, start: one.speed, step: "any" }, settled);
-    controls.ttft = slowest > 0 ? slider(place, `${one.chart}-ttft`, words.most_ttft, { least: 0, most: slowest, start: one.ttft ?? slowest, step: "any" }, settled) : null;
+    const moved = () => { controls.moved = true; settled(); };
+    controls.speed = slider(place, `${one.chart}-speed`, words.least_speed, { least: 0, most: fastest, start: one.speed, step: "any" }, moved);
+    controls.ttft = slowest > 0 ? slider(place, `${one.chart}-ttft`, words.most_ttft, { least: 0, most: slowest, start: one.ttft ?? slowest, step: "any" }, moved) : null;
     controls.prices = one.series.map((series, index) => {
-      const text = one.series.length > 1 ? filled(words.price_of, { name: series.name }) : words.price;
+      const text = one.series.length > 1 ? filled(words.price_of, { name: series.name, currency: one.currency }) : filled(words.price, one);
       const start = series.price ?? 0;
       return slider(place, `${one.chart}-price-${index}`, text, { least: 0, most: Math.max(10, 2 * start), start, step: "any" }, settled);
+    });
+    controls.used = slider(place, `${one.chart}-used`, words.used, { least: 1, most: 100, start: 100 * one.utilisation, step: "any" }, settled);
+    back.textContent = words.back;
+    back.addEventListener("click", () => {
+      controls.speed.set(one.speed);
+      if (controls.ttft) controls.ttft.set(one.ttft ?? slowest);
+      controls.moved = false;
+      show();
+      place.querySelector("input").focus();
     });
     controls.ready = true;
     show();
@@ -106,22 +122,23 @@
   };
 
   // The choice of one machine in words.
-  const said = ({ point, price }, bounds) => {
+  const said = (one, [{ point, price, used, cost }], bounds, moved) => {
     if (!point) return filled(words.nothing, bounds);
-    const first = filled(words.one, { ...bounds, label: point.label, engine: point.engine, device: figure(point.device) });
-    const second = price > 0 ? filled(words.cost, { price: figure(price), cost: figure(cost(price, point)) }) : words.no_price;
-    return `${first} ${second}`;
+    const values = { ...bounds, label: point.label, engine: point.engine, device: figure(point.device) };
+    const money = { price: figure(price), used: figure(100 * used), cost: figure(cost), currency: one.currency };
+    return `${filled(moved ? words.one : words.answer_one, values)} ${price > 0 ? filled(words.cost, money) : words.no_price}`;
   };
 
   // The winner among several machines in words, and the cheapest one.
-  const compared = (one, choice, bounds) => {
+  const compared = (one, choice, bounds, moved) => {
     const reached = choice.filter((item) => item.point).sort((a, b) => b.point.rate - a.point.rate);
     if (!reached.length) return filled(words.nothing, bounds);
     const [first, second] = reached;
-    const parts = [filled(words.winner, { ...bounds, system: first.series.name, rate: figure(first.point.rate), unit: one.unit })];
+    const values = { ...bounds, system: first.series.name, rate: figure(first.point.rate), unit: one.unit };
+    const parts = [filled(moved ? words.winner : words.answer_winner, values)];
     if (second) parts.push(filled(words.second, { ratio: figure(first.point.rate / second.point.rate, 3), system: second.series.name }));
     const priced = reached.filter((item) => item.cost !== null).sort((a, b) => a.cost - b.cost);
-    if (priced.length) parts.push(filled(words.cheapest, { system: priced[0].series.name, cost: figure(priced[0].cost) }));
+    if (priced.length) parts.push(filled(words.cheapest, { system: priced[0].series.name, cost: figure(priced[0].cost), currency: one.currency }));
     const unpriced = reached.filter((item) => item.cost === null).map((item) => item.series.name);
     if (unpriced.length) parts.push(filled(words.unpriced, { systems: unpriced.join(", ") }));
     return parts.join(" ");
@@ -137,7 +154,7 @@
     const whole = added(place, "table");
     added(whole, "caption", words.chosen_table);
     const head = added(added(whole, "thead"), "tr");
-    for (const text of [words.machine, words.deployment, filled(words.rate, { unit: one.unit }), words.million]) {
+    for (const text of [words.machine, words.deployment, filled(words.rate, one), filled(words.million, one)]) {
       added(head, "th", text).scope = "col";
     }
     const body = added(whole, "tbody");
