@@ -70,6 +70,7 @@ def speed_chart(
     description: str,
     chosen: Sequence[Row],
     least: float,
+    log: bool = False,
 ) -> dict[str, Any]:
     """Throughput against the speed of one user: one line per series, and what the sliders choose.
 
@@ -83,13 +84,15 @@ def speed_chart(
     description : what the chart shows, for a screen reader
     chosen : the points that are chosen before the reader moves a slider, with a `label` each
     least : least speed of one user before the reader moves a slider [token/s]
+    log : whether the vertical axis is logarithmic, so that machines of different size can be compared
     """
     count = range(len(names))
     colours = [SERIES[index % len(SERIES)] for index in count]
     shapes = [SHAPES[index % len(SHAPES)] for index in count]
     dashes = [DASHES[index % len(DASHES)] for index in count]
     x = alt.X("user:Q", title=words["chart_speed"], scale=alt.Scale(zero=True, nice=True))
-    y = alt.Y("rate:Q", title=title, scale=alt.Scale(zero=True, nice=True))
+    height = alt.Scale(type="log", nice=True) if log else alt.Scale(zero=True, nice=True)
+    y = alt.Y("rate:Q", title=f"{title} ({words['logarithmic']})" if log else title, scale=height)
     domain = list(names)
     colour = alt.Color("series:N", scale=alt.Scale(domain=domain, range=colours))
     tooltip = [_tip(field, title) for field, title in tips.items()]

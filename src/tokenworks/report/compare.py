@@ -194,7 +194,7 @@ def _chart(
     for mark in sorted(marks, key=lambda mark: -mark["rate"])[1:]:
         mark["label"] = ""  # only the winner is named, so that names do not cover each other
     least = min(point["user"] for point in best)
-    spec = speed_chart(rows, names, tips, words, title=title, description=caption, chosen=marks, least=least)
+    spec = speed_chart(rows, names, tips, words, title=title, description=caption, chosen=marks, least=least, log=True)
     headings = (words["machine"], words["deployment"], words["engine"], words["user_speed"], title, ttft)
     cells = tuple(
         (
