@@ -49,6 +49,14 @@ def test_the_same_question_gives_the_same_answer(planned: Plan) -> None:
     assert {**again.plain(), "wall": {}} == {**planned.plain(), "wall": {}}
 
 
+def test_the_best_does_not_depend_on_how_many_are_listed(planned: Plan) -> None:
+    """A short list must not end the search early: the winner may stand far down in the order of the estimates."""
+    one = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=1)
+    assert len(one.deployments) == 1
+    assert one.best.deployment == planned.best.deployment
+    assert one.best.effective_tok_s_per_device == planned.best.effective_tok_s_per_device
+
+
 def test_another_seed_at_98_percent_of_the_rate_shows_what_was_promised(planned: Plan) -> None:
     """The best row, simulated again with other requests: effective tokens within 5 %, and every bound held."""
     for row in planned.deployments[:2]:
