@@ -153,7 +153,8 @@ def test_the_front_is_simulated_and_falls(planned: Plan) -> None:
     assert len(planned.pareto) >= 3
 
 
-def test_a_candidate_below_the_floor_takes_one_run() -> None:
+def test_a_candidate_below_the_floor_takes_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenworks.planning.decide.DEPTH", 1)
     case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
     one = next(candidates([search(case, 10, margin=0.2)]))
     weak = dataclasses.replace(one, family=("vllm", 99))
