@@ -28,7 +28,7 @@ from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
 from tokenworks.ledger.compare import Axis
 from tokenworks.ledger.compare import compare as comparing
-from tokenworks.ledger.comparison import Compared, Comparison, Equal, joules
+from tokenworks.ledger.comparison import Compared, Comparison, Equal, four_digits, joules
 from tokenworks.ledger.curves import Crossover
 from tokenworks.ledger.terms import Pay
 from tokenworks.planning.setting import EngineChoice
@@ -194,6 +194,8 @@ def _assumed(texts: tuple[str, ...], on: tuple[str, ...]) -> tuple[tuple[Given, 
             shared += given(Path(text))
         elif name not in on:
             raise SpecError("is not compared", where=f"--assume {text}", hint=f"one of {', '.join(on)}, as --on has it")
+        elif not path:
+            raise SpecError("has no file behind =", where=f"--assume {text}", hint=f"write {name}=mine.yaml")
         else:
             own[name] = (*own.get(name, ()), *given(Path(path)))
     return tuple(shared), own
@@ -204,7 +206,9 @@ def _missed(result: Comparison) -> TokenworksError | None:
     if result.winner is not None:
         return None
     codes = {answer.exit_code for one in result.systems for answer in one.answers if answer.error}
-    reasons = "; ".join(f"{one.system}: {one.error}" for one in result.systems)
+    reasons = "; ".join(
+        one.error if one.error.startswith(one.system) else f"{one.system}: {one.error}" for one in result.systems
+    )
     kind = next((kind for kind in (SloMissed, DoesNotFit) if kind.exit_code in codes), SpecError)
     return kind(f"no machine has a value: {reasons}")
 
@@ -224,10 +228,12 @@ def _print(result: Comparison, out: Page) -> None:
     _print_sites(result, out)
     for line in (*_crossovers(result), *result.notes):
         out.paragraph(line)
-    out.paragraph("\nEach line of the first table comes from one of these commands:")
+    if any(answer.plan is not None for one in result.systems for answer in one.answers):
+        out.paragraph("\nEach line of the first table comes from one of these commands:")
     for one in result.systems:
         for answer in one.answers:
-            out.paragraph(f"  {answer.command}")
+            if answer.plan is not None:
+                out.paragraph(f"  {answer.command}")
 
 
 def _heading(result: Comparison) -> Iterator[str]:
@@ -270,7 +276,7 @@ def _lines(rank: int, one: Compared, result: Comparison) -> Iterator[dict[str, s
         yield {"": "-", "machine": one.system, "deployment": "no value"}
         return
     whole = {"": str(rank), "machine": one.system, "devices": f"{one.devices:,}"}
-    whole["effective"] = f"{one.effective_tok_s_per_unit:,.4g}"
+    whole["effective"] = four_digits(one.effective_tok_s_per_unit)
     for answer, share in zip(one.answers, result.models.values(), strict=True):
         row, best = answer.row, answer.best
         assert row is not None
@@ -284,7 +290,7 @@ def _lines(rank: int, one: Compared, result: Comparison) -> Iterator[dict[str, s
         }  # fmt: skip
         if len(one.answers) == 1:
             factor = one.effective_tok_s_per_unit / row.output_tok_s_per_device
-            low, high = (f"{end * factor:,.4g}" for end in row.interval["output_tok_s_per_device"])
+            low, high = (four_digits(end * factor) for end in row.interval["output_tok_s_per_device"])
             cells["80 % interval"] = f"{low} to {high}"
         yield whole | cells
         whole = {}
@@ -307,8 +313,8 @@ def _print_costs(result: Comparison, out: Page) -> None:
     if rows:
         print_table(out, columns, rows, wraps=("machine",))
         out.paragraph(
-            "M effective = all cost, per million effective tokens. M input, M cached, M output = the cost of the device "
-            "time of computed input, of cached input and of output, per million of these tokens."
+            "M effective = all cost, per million effective tokens. M input, M cached, M output = the cost of the "
+            "device time of computed input, of cached input and of output, per million of these tokens."
         )
     for one in result.systems:
         if one.costs.cost is not None and one.costs.cost.missing:
@@ -377,7 +383,7 @@ def _print_sites(result: Comparison, out: Page) -> None:
     if rows:
         print_table(out, columns, rows, wraps=("site",))
     for one in result.systems:
-        if one.costs.placed is None:
+        if one.costs.placed is None and not (one.error and one.costs.error == one.error):
             why = one.costs.error or "its height is not published; give machine.rack_units with --assume SYSTEM=FILE"
             out.paragraph(f"{one.system} has no place: {why}")
 
@@ -388,7 +394,7 @@ def _number(value: float | None, scale: float = 1.0) -> str:
 
 def _crossovers(result: Comparison) -> Iterator[str]:
     if not result.crossovers:
-        if result.winner is not None and len(result.models) == 1:
+        if len(result.ratios) and len(result.models) == 1:
             yield f"\nAt every speed per user, {result.winner.system} has the most throughput per {result.unit}."
         return
     yield f"\nWhere the winner changes (output tokens/s per {result.unit}, simulated curves):"

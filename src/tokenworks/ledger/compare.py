@@ -160,11 +160,12 @@ class _Asked:
 
     def check(self) -> None:
         """Refuse bad input before the first plan, which may take minutes."""
-        if len(set(self.on)) < 2:
-            raise SpecError("a comparison needs two different machines", where="--on", hint="give --on twice or more")
         if len(set(self.on)) < len(self.on):
             twice = next(name for name in self.on if self.on.count(name) > 1)
-            raise SpecError("is given twice", where=f"--on {twice}", hint="leave one out")
+            raise SpecError("is given twice", where=f"--on {twice}", hint="give each machine once")
+        if len(self.on) < 2:
+            hint = "give two or more, such as --on scalex40 --on 5xhgx-h100"
+            raise SpecError("a comparison needs two machines", where="--on", hint=hint)
         for name in self.assume_of:
             if name not in self.on:
                 hint = f"one of {', '.join(self.on)}, as --on has it"
@@ -246,7 +247,8 @@ def _shares(models: str | Sequence[str] | Mapping[str, float]) -> dict[str, floa
         raise SpecError("a model is given twice", where="MODEL", hint="give each model once, with its share")
     for model, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
-            raise SpecError(f"{weight:g} must be above 0", where=f"share of {model}")
+            hint = f"write a number above 0, such as {model}=0.5"
+            raise SpecError(f"{weight:g} is no share", where=f"share of {model}", hint=hint)
     return {model: weight / sum(weights.values()) for model, weight in weights.items()}
 
 

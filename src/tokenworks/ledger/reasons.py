@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenworks.costs.roofline import compute_dtype
-from tokenworks.ledger.comparison import UNITS, Compared, Ratio
+from tokenworks.ledger.comparison import UNITS, Compared, Ratio, four_digits
 from tokenworks.ledger.study import Study
 from tokenworks.simulation.spent import IDLE, LEFT_OVER, WAITING
 from tokenworks.specs.model import Format, Model
@@ -61,7 +61,8 @@ def reasons(
 
 def _headline(winner: Compared, unit: str) -> str:
     rows = [(answer.model, answer.row.deployment) for answer in winner.answers if answer.row]
-    value = f"{winner.effective_tok_s_per_unit:,.4g} effective tokens/s per {unit}"
+    assert winner.effective_tok_s_per_unit is not None
+    value = f"{four_digits(winner.effective_tok_s_per_unit)} effective tokens/s per {unit}"
     if len(rows) == 1:
         deployment = rows[0][1]
         return f"{winner.system} wins with {value}; its best deployment is {deployment} on {deployment.engine}."

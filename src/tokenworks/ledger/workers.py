@@ -7,8 +7,11 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.managers import SyncManager
 from typing import Any, TypeVar
+
+from tokenworks.errors import TokenworksError
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -46,6 +49,7 @@ def each(
     Raises
     ------
     Exception : the first error, by the order of the questions, that `answer` raises
+    TokenworksError : a process was ended from outside
     """
     workers = min(workers, len(asked))
     if workers <= 1:
@@ -57,6 +61,9 @@ def each(
         try:
             futures = {i: pool.submit(_answered, answer, asked[i], names[i]) for i in order}
             return [futures[i].result() for i in range(len(asked))]
+        except BrokenProcessPool:
+            words = "a process was ended from outside, perhaps because memory ran out; use fewer processes (--workers)"
+            raise TokenworksError(words) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
