@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ledger.comparisons import H20, H100, HUGE, L40S, LARGE, SMALL, WORK, compared, row
@@ -22,6 +22,7 @@ from tokenworks.ledger.study import Study
 from tokenworks.ledger.terms import terms_of
 
 pytestmark = pytest.mark.usefixtures("kernel")
+LITTLE = "1000 requests"
 CUPBOARD = {"name": "cupboard", "racks": 1, "rack_power": "1 kW"}
 
 
@@ -73,6 +74,7 @@ def test_correlated_errors_make_the_interval_of_a_ratio_narrower(correlation: fl
     assert together.high / together.low <= alone.high / alone.low * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(st.floats(0.01, 1), st.floats(0.1, 10))
 def test_a_fleet_mix_is_the_harmonic_mean(share: float, factor: float) -> None:
     """A share s of the tokens at rate a and the rest at rate b take s / a + (1 - s) / b seconds a token."""
@@ -97,6 +99,7 @@ def test_equal_models_in_a_mix_are_the_model_alone() -> None:
         assert getattr(mix, field.name) == pytest.approx(getattr(alone, field.name))
 
 
+@settings(deadline=None)
 @given(st.floats(1.001, 100), st.sampled_from(["buy", "rent"]))
 def test_more_effective_tokens_at_equal_cost_are_cheaper(factor: float, pay: Any) -> None:
     (answer,) = row(compared(H100, L40S), H100).answers
@@ -140,10 +143,10 @@ def test_equal_amounts_divide_the_same_tokens(equal: Any, unit: str) -> None:
 
 
 def test_crossovers_of_another_axis_agree_with_a_comparison_at_their_ends() -> None:
-    result = compared(H20, L40S, crossover=("context",))
+    result = compared(H20, L40S, crossover=("context",), budget=LITTLE)
     for change in (one for one in result.crossovers if one.axis == "context"):
         for isl, name in ((change.low, change.below), (change.high, change.above)):
-            winner = compared(H20, L40S, isl=isl).winner
+            winner = compared(H20, L40S, isl=isl, budget=LITTLE).winner
             assert (winner.system if winner else None) == name
 
 
