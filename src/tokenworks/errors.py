@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _SHOWN = 8  # names in a message [count]
 _LISTS = {
@@ -43,6 +44,17 @@ class TokenworksError(Exception):
 
     def __str__(self) -> str:
         return _in_short(super().__str__())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the error as it is: a class below may have other arguments than `args`."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[TokenworksError], args: tuple[Any, ...], state: dict[str, Any]) -> TokenworksError:
+    """An error from another process."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class SpecError(TokenworksError):

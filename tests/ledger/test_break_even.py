@@ -70,7 +70,7 @@ def test_a_price_below_zero_is_said_in_words() -> None:
 def test_a_missing_number_is_named() -> None:
     asked = break_even(hardware("kunlun-32"), SLOWER, PRICES, terms_of(PRICES), 1.0)
     assert asked.price is None
-    assert "racks: give rack_units of the machine" in asked.words
+    assert "racks, installation, staff: give rack_units of the machine" in asked.words
 
 
 def test_against_an_api_on_the_mix_of_the_workload() -> None:

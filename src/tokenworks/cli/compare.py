@@ -28,7 +28,7 @@ from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
 from tokenworks.ledger.compare import Axis
 from tokenworks.ledger.compare import compare as comparing
-from tokenworks.ledger.comparison import Compared, Comparison, Equal, joules
+from tokenworks.ledger.comparison import Compared, Comparison, Equal, four_digits, joules
 from tokenworks.ledger.curves import Crossover
 from tokenworks.ledger.terms import Pay
 from tokenworks.planning.setting import EngineChoice
@@ -194,18 +194,23 @@ def _assumed(texts: tuple[str, ...], on: tuple[str, ...]) -> tuple[tuple[Given, 
             shared += given(Path(text))
         elif name not in on:
             raise SpecError("is not compared", where=f"--assume {text}", hint=f"one of {', '.join(on)}, as --on has it")
+        elif not path:
+            raise SpecError("has no file behind =", where=f"--assume {text}", hint=f"write {name}=mine.yaml")
         else:
             own[name] = (*own.get(name, ()), *given(Path(path)))
     return tuple(shared), own
 
 
 def _missed(result: Comparison) -> TokenworksError | None:
-    """The error where no machine has a value."""
+    """The error where no machine has a value: a missed SLO counts before a model that does not fit."""
     if result.winner is not None:
         return None
     codes = {answer.exit_code for one in result.systems for answer in one.answers if answer.error}
-    reasons = "; ".join(f"{one.system}: {one.error}" for one in result.systems)
-    return (DoesNotFit if codes == {DoesNotFit.exit_code} else SloMissed)(f"no machine has a value: {reasons}")
+    reasons = "; ".join(
+        one.error if one.error.startswith(one.system) else f"{one.system}: {one.error}" for one in result.systems
+    )
+    kind = next((kind for kind in (SloMissed, DoesNotFit) if kind.exit_code in codes), SpecError)
+    return kind(f"no machine has a value: {reasons}")
 
 
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -223,10 +228,12 @@ def _print(result: Comparison, out: Page) -> None:
     _print_sites(result, out)
     for line in (*_crossovers(result), *result.notes):
         out.paragraph(line)
-    out.paragraph("\nEach line of the first table comes from one of these commands:")
+    if any(answer.plan is not None for one in result.systems for answer in one.answers):
+        out.paragraph("\nEach line of the first table comes from one of these commands:")
     for one in result.systems:
         for answer in one.answers:
-            out.paragraph(f"  {answer.command}")
+            if answer.plan is not None:
+                out.paragraph(f"  {answer.command}")
 
 
 def _heading(result: Comparison) -> Iterator[str]:
@@ -243,69 +250,72 @@ def _heading(result: Comparison) -> Iterator[str]:
 
 
 def _print_machines(result: Comparison, out: Page) -> None:
-    per = f"effective / {result.unit}"
-    columns: Columns = {"": "right", "machine": "left", "devices": "right", "deployment": "left", "engine": "left"}
-    columns |= {per: "right", "80 % interval": "right", "effective, whole": "right", "users": "right"}
-    columns |= {"tok/s user": "right", "J / token": "right", "bound by": "left"}
-    if len(result.models) > 1:
-        first: Columns = {"": "right", "machine": "left", "model": "left"}
-        columns = {**first, **{name: side for name, side in columns.items() if name not in first}}
-    rows = [line for rank, one in enumerate(result.systems, 1) for line in _lines(rank, one, result)]
+    columns: Columns = {"": "right", "machine": "left", "model": "left", "devices": "right", "deployment": "left"}
+    columns |= {"engine": "left", "effective": "right", "80 % interval": "right", "whole machine": "right"}
+    columns |= {"users": "right", "tok/s user": "right", "J/token": "right", "bound by": "left"}
+    if len(result.models) == 1:
+        del columns["model"]
+    lines = [line for rank, one in enumerate(result.systems, 1) for line in _lines(rank, one, result)]
+    rows = [[line.get(name, "") for name in columns] for line in lines]
     print_table(
-        out, columns, rows, wraps=("deployment", "machine"), spare=("bound by", "J / token", "engine", "tok/s user")
+        out, columns, rows, wraps=("deployment", "machine"), spare=("bound by", "J/token", "engine", "tok/s user")
+    )
+    out.paragraph(
+        f"\neffective = output tokens/s of requests that meet the SLO, per {result.unit}. whole machine = the same, of "
+        "all devices. users = requests in flight, and users who think. J/token = energy of the devices per effective "
+        "token."
     )
     for one in result.systems:
         if one.error:
             out.paragraph(f"{one.system} has no value: {one.error}")
-    out.paragraph(
-        f"\neffective / {result.unit} = output tokens/s of requests that meet the SLO, per {result.unit}. users = "
-        "requests in flight, and users who think. J / token = energy of the devices per effective token."
-    )
 
 
-def _lines(rank: int, one: Compared, result: Comparison) -> Iterator[list[str]]:
+def _lines(rank: int, one: Compared, result: Comparison) -> Iterator[dict[str, str]]:
+    """The lines of a machine, one for each model: heading -> cell."""
     if one.effective_tok_s_per_unit is None or one.devices is None:
-        blank = [""] * (9 if len(result.models) == 1 else 10)
-        yield ["-", one.system, *blank[1:], "no value", ""][: len(blank) + 3]
+        yield {"": "-", "machine": one.system, "deployment": "no value"}
         return
-    for number, (answer, share) in enumerate(zip(one.answers, result.models.values(), strict=True)):
+    whole = {"": str(rank), "machine": one.system, "devices": f"{one.devices:,}"}
+    whole["effective"] = four_digits(one.effective_tok_s_per_unit)
+    for answer, share in zip(one.answers, result.models.values(), strict=True):
         row, best = answer.row, answer.best
         assert row is not None
         assert best is not None
-        low, high = row.interval["output_tok_s_per_device"]
-        factor = one.effective_tok_s_per_unit / row.output_tok_s_per_device if len(one.answers) == 1 else None
-        ends = f"{low * factor:,.4g} to {high * factor:,.4g}" if factor else ""
         energy = joules(answer)
-        first = number == 0
-        model = [f"{share:.0%} {answer.model}"] if len(result.models) > 1 else []
-        yield [
-            str(rank) if first else "", one.system if first else "", *model, f"{one.devices:,}" if first else "",
-            str(row.deployment), row.deployment.engine, f"{one.effective_tok_s_per_unit:,.4g}" if first else "", ends,
-            f"{best.effective_tok_s:,.0f}", f"{best.users:,.0f}", f"{row.output_tok_s_per_user:,.1f}",
-            "-" if energy is None else f"{energy:,.3g}", BINDING[row.bound_by],
-        ]  # fmt: skip
+        cells = {
+            "model": f"{share:.0%} {answer.model}", "deployment": str(row.deployment), "engine": row.deployment.engine,
+            "whole machine": f"{best.effective_tok_s:,.0f}", "users": f"{best.users:,.0f}",
+            "tok/s user": f"{row.output_tok_s_per_user:,.1f}", "J/token": "-" if energy is None else f"{energy:,.3g}",
+            "bound by": BINDING[row.bound_by],
+        }  # fmt: skip
+        if len(one.answers) == 1:
+            factor = one.effective_tok_s_per_unit / row.output_tok_s_per_device
+            low, high = (four_digits(end * factor) for end in row.interval["output_tok_s_per_device"])
+            cells["80 % interval"] = f"{low} to {high}"
+        yield whole | cells
+        whole = {}
 
 
 def _print_costs(result: Comparison, out: Page) -> None:
-    unit = result.terms.currency
-    out.paragraph(f"\nCost, in {unit}: {result.terms.words}")
-    columns: Columns = {"machine": "left", f"{unit} an hour": "right", "M effective": "right", "low to high": "right"}
+    out.paragraph(f"\nCost, in {result.terms.currency}: {result.terms.words}; SLO {result.asked['slo'] or 'none'}")
+    columns: Columns = {"machine": "left", "an hour": "right", "M effective": "right", "low to high": "right"}
     columns |= {"M input": "right", "M cached": "right", "M output": "right"}
     rows = []
     for one in result.systems:
         cost = one.costs.cost
-        if cost is None:
+        if cost is None or cost.missing:
             continue
         whole = cost.per_million_effective
-        ends = "" if whole is None else f"{whole.low:,.3g} to {whole.high:,.3g}"
         rows.append([
-            one.system, _amount(cost.per_hour), _amount(whole), ends,
+            one.system, _amount(cost.per_hour), _amount(whole), _ends(whole, ",.3g"),
             _amount(cost.per_million_input), _amount(cost.per_million_cached), _amount(cost.per_million_output),
         ])  # fmt: skip
-    print_table(out, columns, rows, wraps=("machine",))
-    out.paragraph(
-        "M effective = all cost, per million effective tokens. Input, cached and output: cost by device time."
-    )
+    if rows:
+        print_table(out, columns, rows, wraps=("machine",))
+        out.paragraph(
+            "M effective = all cost, per million effective tokens. M input, M cached, M output = the cost of the "
+            "device time of computed input, of cached input and of output, per million of these tokens."
+        )
     for one in result.systems:
         if one.costs.cost is not None and one.costs.cost.missing:
             out.paragraph(f"{one.system} has no cost; {one.costs.cost.needed}")
@@ -317,39 +327,36 @@ def _print_costs(result: Comparison, out: Page) -> None:
 def _print_break_even(one: Compared, result: Comparison, out: Page) -> None:
     """The prices at which a machine without a price has tokens as cheap as those of its rivals."""
     unit, rivals = result.terms.currency, one.costs.rivals
-    if not rivals:
+    answered = [rival for rival in rivals if rival.break_even.price is not None]
+    if not answered:
+        for rival in rivals[:1]:
+            out.paragraph(f"{rival.break_even.words}.")
         return
-    out.paragraph(f"\nPrice of {one.system} in {unit} at which its effective tokens cost as much as those of:")
-    shares = list(dict.fromkeys(rival.break_even.terms.utilisation for rival in rivals))
-    columns: Columns = {"rival": "left"}
-    for share in shares:
-        columns |= {f"at {share:.0%} use": "right", f"low to high, {share:.0%}": "right"}
-    columns[f"a card, {shares[0]:.0%}"] = "right"
+    out.paragraph(f"\nPrice of {one.system} in {unit} at which its effective tokens cost as much as those of a rival:")
+    columns: Columns = {"rival": "left", "utilisation": "right", "price": "right", "low to high": "right"}
+    columns["price of a card"] = "right"
     rows = []
-    for name in dict.fromkeys(rival.name for rival in rivals):
-        cells, cards = [name], []
-        for rival in rivals:
-            if rival.name != name:
-                continue
-            price, card = rival.break_even.price, rival.break_even.per_card
-            cards.append("" if card is None or card.mid < 0 else f"{card.mid:,.0f}")
-            cells += ["-", ""] if price is None else [_price(price), f"{price.low:,.0f} to {price.high:,.0f}"]
-        rows.append([*cells, cards[0]])
-    spare = [name for name in columns if name.startswith("low to high")]
-    print_table(out, columns, rows, wraps=("rival",), spare=spare[::-1])
-    never = [rival.break_even.words for rival in rivals if rival.break_even.price and rival.break_even.price.mid < 0]
-    for words in never[:1]:
-        out.paragraph(f"{words}.")
+    for rival in sorted(answered, key=lambda rival: [known.name for known in answered].index(rival.name)):
+        asked = rival.break_even
+        card = "-" if asked.per_card is None or asked.per_card.mid < 0 else f"{asked.per_card.mid:,.0f}"
+        price = "none" if asked.price is None or asked.price.mid < 0 else f"{asked.price.mid:,.0f}"
+        rows.append([rival.name, f"{asked.terms.utilisation:.0%}", price, _ends(asked.price, ",.0f"), card])
+    print_table(out, columns, rows, wraps=("rival",), spare=("low to high",))
+    never = [rival for rival in answered if rival.break_even.price and rival.break_even.price.mid < 0]
+    for rival in never[:1]:
+        out.paragraph(f"Against {rival.name}, {rival.break_even.words}.")
+    machines = {other.system for other in result.systems}
+    against = next((rival.name for rival in answered if rival.name in machines), "")
     if one.costs.effects:
         moved = "; ".join(
             f"{effect.name} {effect.low_input} to {effect.high_input}: {effect.low:,.0f} to {effect.high:,.0f}"
             for effect in one.costs.effects
         )
-        out.paragraph(f"What moves this price most, against {rivals[0].name}: {moved} {unit}.")
+        out.paragraph(f"What moves this price most, against {against}: {moved} {unit}.")
 
 
-def _price(price: Money) -> str:
-    return "none" if price.mid < 0 else f"{price.mid:,.0f}"
+def _ends(money: Money | None, form: str) -> str:
+    return "" if money is None else f"{money.low:{form}} to {money.high:{form}}"
 
 
 def _amount(money: Money | None) -> str:
@@ -364,7 +371,6 @@ def _print_sites(result: Comparison, out: Page) -> None:
     for one in result.systems:
         place = one.costs.placed
         if place is None:
-            rows.append([one.system, *[""] * 9, one.costs.error or "height not published"])
             continue
         machine = place.hardware
         rows.append([
@@ -374,7 +380,12 @@ def _print_sites(result: Comparison, out: Page) -> None:
             "-" if place.fits is None else f"{place.fits:,}",
         ])  # fmt: skip
     out.print()
-    print_table(out, columns, rows, wraps=("site", "boxes that fit"))
+    if rows:
+        print_table(out, columns, rows, wraps=("site",))
+    for one in result.systems:
+        if one.costs.placed is None and not (one.error and one.costs.error == one.error):
+            why = one.costs.error or "its height is not published; give machine.rack_units with --assume SYSTEM=FILE"
+            out.paragraph(f"{one.system} has no place: {why}")
 
 
 def _number(value: float | None, scale: float = 1.0) -> str:
@@ -383,7 +394,7 @@ def _number(value: float | None, scale: float = 1.0) -> str:
 
 def _crossovers(result: Comparison) -> Iterator[str]:
     if not result.crossovers:
-        if result.winner is not None and len(result.models) == 1:
+        if len(result.ratios) and len(result.models) == 1:
             yield f"\nAt every speed per user, {result.winner.system} has the most throughput per {result.unit}."
         return
     yield f"\nWhere the winner changes (output tokens/s per {result.unit}, simulated curves):"

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenworks.errors import DoesNotFit, NotPublished, SpecError
+from tokenworks.errors import DoesNotFit, NotPublished, SpecError, UnknownName
 from tokenworks.ledger.comparison import Compared, Comparison, Equal, Ratio, unit_of
 from tokenworks.ledger.cost import Served
 from tokenworks.ledger.curves import Crossover, Curve, crossings
 from tokenworks.ledger.priced import Paying, Priced, hardware, priced, served
 from tokenworks.ledger.reasons import reasons
-from tokenworks.ledger.site import load_room
-from tokenworks.ledger.study import TOP, Question, Study, charged, study
+from tokenworks.ledger.site import Hardware, Room, load_room, placed
+from tokenworks.ledger.study import TOP, Question, Study, charged, study, without
 from tokenworks.ledger.terms import Pay, terms_of
 from tokenworks.ledger.workers import Say, cores, each
+from tokenworks.planning.decide import Budget
 from tokenworks.planning.intervals import ratio_interval
 from tokenworks.planning.plan import prepare
 from tokenworks.planning.setting import EngineChoice, workload_of
@@ -30,9 +31,9 @@ from tokenworks.specs.compose import parts
 from tokenworks.specs.given import Assume, Given, given
 from tokenworks.specs.load import WorkloadLike
 from tokenworks.specs.price import Currency, Prices, Region
-from tokenworks.specs.price_file import load_prices
+from tokenworks.specs.price_file import api_price, load_prices
 from tokenworks.specs.result import Inputs, inputs
-from tokenworks.specs.slo import SloLike
+from tokenworks.specs.slo import Slo, SloLike
 from tokenworks.specs.workload import Workload
 
 Axis = Literal["context", "reuse"]
@@ -107,12 +108,12 @@ def compare(
     systems, unknown = _ranked(asked, progress)
     curves = {one.system: _curve(one) for one in systems if one.effective_tok_s_per_unit is not None}
     crossed = list(crossings(curves)) if len(shares) == 1 else []
-    for axis in crossover:
+    for axis in dict.fromkeys(crossover):
         crossed += _crossed(asked, axis, systems, progress)
     ratios = tuple(_ratios(systems, load_calibration(calibration, assume=asked.assume).correlation))
     return Comparison(
         models=shares, equal=equal, systems=systems, ratios=ratios,
-        why=reasons(systems, ratios, unit_of(equal, asked.paying.terms)), crossovers=tuple(crossed),
+        why=reasons(systems, ratios, unit_of(equal, asked.paying.terms), shares), crossovers=tuple(crossed),
         terms=asked.paying.terms, asked=asked.inputs(),
         notes=(*_notes(systems, equal), *unknown), elapsed_s=time.perf_counter() - began,
     )  # fmt: skip
@@ -159,15 +160,23 @@ class _Asked:
 
     def check(self) -> None:
         """Refuse bad input before the first plan, which may take minutes."""
-        if len(set(self.on)) < 2:
-            raise SpecError("a comparison needs two different machines", where="--on", hint="give --on twice or more")
         if len(set(self.on)) < len(self.on):
             twice = next(name for name in self.on if self.on.count(name) > 1)
-            raise SpecError("is given twice", where=f"--on {twice}", hint="leave one out")
+            raise SpecError("is given twice", where=f"--on {twice}", hint="give each machine once")
+        if len(self.on) < 2:
+            hint = "give two or more, such as --on scalex40 --on 5xhgx-h100"
+            raise SpecError("a comparison needs two machines", where="--on", hint=hint)
         for name in self.assume_of:
             if name not in self.on:
                 hint = f"one of {', '.join(self.on)}, as --on has it"
                 raise SpecError("is not compared", where=f"--assume {name}=", hint=hint)
+        for name, item in ((name, item) for name, items in self.assume_of.items() for item in items):
+            if item.area == "workload":
+                hint = "all machines do the same work: give this number without a machine, or with --set"
+                raise SpecError("belongs to the workload", where=f"--assume {name}=...: {item.path}", hint=hint)
+        Budget.of(self.budget)
+        if self.paying.api:
+            _api_of(self.paying.prices, self.paying.api)
         for question in self.questions():
             with contextlib.suppress(DoesNotFit, NotPublished):
                 prepare(question.model, question.system, **question.arguments)
@@ -186,7 +195,7 @@ class _Asked:
         words = ["tokenworks", "plan", model, "--on", name]
         for option in ("workload", "isl", "osl", "slo"):
             if (value := self.arguments[option]) is not None:
-                words += [f"--{option}", f"{value:g}" if isinstance(value, float) else str(value)]
+                words += [f"--{option}", _written(value) if isinstance(value, float) else str(value)]
         if self.arguments["engine"] != "auto":
             words += ["--engine", str(self.arguments["engine"])]
         if self.arguments["calibration"] != DEFAULT:
@@ -195,7 +204,7 @@ class _Asked:
             path = item.path if item.area != "machine" else f"machine.{item.path}"
             words += ["--set", f"{path}={item.value}"]
         if self.budget:
-            words += ["--budget", self.budget]
+            words += ["--budget", str(self.budget)]
         return shlex.join([*words, "--top", str(TOP)])
 
     def workload(self) -> Workload:
@@ -205,14 +214,26 @@ class _Asked:
 
     def inputs(self) -> Inputs:
         """The inputs of the comparison as plain data."""
-        costing = prepare(
-            next(iter(self.shares)), self.on[0], **self.questions()[0].arguments
-        )[0]  # fmt: skip
+        workload, slo = self.workload(), self.arguments["slo"]
         return inputs(
-            workload=costing.setting.workload, slo=str(costing.slo), engine=str(self.arguments["engine"]),
+            workload=workload, slo=str(Slo.of(workload.slo if slo is None else slo)),
+            engine=str(self.arguments["engine"]),
             calibration=calibration_name(self.arguments["calibration"]),
             given=(*self.assume, *(item for items in self.assume_of.values() for item in items)),
         )  # fmt: skip
+
+
+def _written(value: float) -> str:
+    """A number with all its digits, without a needless ".0"."""
+    return repr(int(value)) if value == int(value) else repr(value)
+
+
+def _api_of(prices: Prices, model: str) -> None:
+    """Refuse an API price that the list does not have."""
+    try:
+        api_price(prices, model)
+    except UnknownName as error:
+        raise SpecError(error.message, where="--api", hint=error.hint) from None
 
 
 def _shares(models: str | Sequence[str] | Mapping[str, float]) -> dict[str, float]:
@@ -226,7 +247,8 @@ def _shares(models: str | Sequence[str] | Mapping[str, float]) -> dict[str, floa
         raise SpecError("a model is given twice", where="MODEL", hint="give each model once, with its share")
     for model, weight in weights.items():
         if not (math.isfinite(weight) and weight > 0):
-            raise SpecError(f"{weight:g} must be above 0", where=f"share of {model}")
+            hint = f"write a number above 0, such as {model}=0.5"
+            raise SpecError(f"{weight:g} is no share", where=f"share of {model}", hint=hint)
     return {model: weight / sum(weights.values()) for model, weight in weights.items()}
 
 
@@ -235,14 +257,23 @@ def _ranked(asked: _Asked, say: Say | None, *more: Given) -> tuple[tuple[Compare
     questions = asked.questions(*more)
     names = [f"{one.system}, {one.model}" if len(asked.shares) > 1 else str(one.system) for one in questions]
     weights = [float(parts(str(one.system)).devices) for one in questions]
-    studies = each(study, questions, names=names, workers=asked.workers, weights=weights, say=say)
+    bought = {name: hardware(name, (*asked.assume, *asked.assume_of.get(name, ()))) for name in asked.on}
+    too_large = {
+        name: error for name, one in bought.items() if (error := _does_not_stand(one, asked.paying.terms.room))
+    }
+    kept = [i for i, one in enumerate(questions) if one.system not in too_large]
+    planned = each(
+        study, [questions[i] for i in kept], names=[names[i] for i in kept], workers=asked.workers,
+        weights=[weights[i] for i in kept], say=say,
+    )  # fmt: skip
+    answered = dict(zip(kept, planned, strict=True))
+    studies = [
+        answered[i] if i in answered else without(one, too_large[str(one.system)]) for i, one in enumerate(questions)
+    ]
     width = len(asked.shares)
     answers = {name: studies[i * width : (i + 1) * width] for i, name in enumerate(asked.on)}
     machines = {
-        name: (
-            hardware(name, (*asked.assume, *asked.assume_of.get(name, ()))),
-            None if any(one.error for one in own) else served(own, asked.shares),
-        )
+        name: (bought[name], None if any(one.error for one in own) else served(own, asked.shares))
         for name, own in answers.items()
     }
     costs, unknown = priced(machines, asked.paying, next(iter(asked.shares)))
@@ -250,11 +281,24 @@ def _ranked(asked: _Asked, say: Say | None, *more: Given) -> tuple[tuple[Compare
     return tuple(sorted(rows, key=lambda row: -(row.effective_tok_s_per_unit or 0.0))), unknown
 
 
+def _does_not_stand(machine: Hardware, room: Room) -> DoesNotFit | None:
+    """Why a machine does not stand in the room; None if it does, or if its height is not published."""
+    try:
+        if machine.rack_units is not None:
+            placed(machine, room)
+    except DoesNotFit as error:
+        return error
+    return None
+
+
 def _compared(name: str, studies: Sequence[Study], rates: Served | None, costs: Priced, equal: Equal) -> Compared:
     """One machine, with its effective tokens per unit of the amount that is equal."""
     title = parts(name).system.title
     if rates is None:
-        error = next(one.error for one in studies if one.error)
+        errors = [one.error for one in studies if one.error]
+        if len(errors) < len(studies) or len(set(errors)) > 1:
+            errors = [f"{one.model}: {one.error}" for one in studies if one.error]
+        error = "; ".join(dict.fromkeys(errors))
         return Compared(name, title, None, None, None, error, tuple(studies), costs)
     devices = charged(studies[0])
     amount = AMOUNTS[equal](devices, rates, costs)
@@ -286,9 +330,9 @@ AMOUNTS: dict[Equal, Callable[[int, Served, Priced], float | None]] = {
 """What machines have equal amounts of -> the amount of a machine; None: not known."""
 
 NO_AMOUNT: dict[Equal, Callable[[Priced], str]] = {
-    "power": lambda _: "the power of its device is not published",
-    "racks": lambda _: "its height is not published",
-    "money": lambda costs: f"it has no cost: {costs.cost.needed if costs.cost else 'no price'}",
+    "power": lambda _: "the power of its device is not published; give it with --assume SYSTEM=FILE",
+    "racks": lambda _: "its height is not published; give machine.rack_units with --assume SYSTEM=FILE",
+    "money": lambda costs: f"it has no cost; {costs.cost.needed if costs.cost else 'no price'}",
 }
 """Why a machine has no amount."""
 
@@ -341,7 +385,7 @@ def _crossed(asked: _Asked, axis: Axis, systems: Sequence[Compared], say: Say | 
     for value in values:
         if value not in winners:
             told = None if say is None else (lambda words, at=value: say(f"{axis} {at:g}: {words}"))
-            number = Given(path=path, value=f"{value:g}", why=f"--crossover {axis}")
+            number = Given(path=path, value=_written(value), why=f"--crossover {axis}")
             winners[value] = _winner(_ranked(asked, told, number)[0])
     ordered = sorted(winners.items())
     for (low, below), (high, above) in itertools.pairwise(ordered):

@@ -29,6 +29,11 @@ def unit_of(equal: Equal, terms: Terms) -> str:
     return UNITS.get(equal, f"{terms.currency} an hour")
 
 
+def four_digits(value: float) -> str:
+    """A number with four digits, or with all digits before the point: 0.01234, 148.6, 12,346."""
+    return f"{value:,.0f}" if value >= 1e3 else f"{value:,.4g}"
+
+
 @dataclass(frozen=True, slots=True)
 class Ratio:
     """Effective tokens of one machine / those of another, at equal amounts; the 80 % interval is `low` to `high`."""
@@ -252,8 +257,8 @@ class Comparison(Shown):
         """The winner in one line."""
         if self.winner is None:
             return f"none of {len(self.systems)} machines has a value"
-        value = self.winner.effective_tok_s_per_unit
-        return f"{self.winner.system} wins: {value:,.4g} effective tokens/s per {self.unit}"
+        value = self.winner.effective_tok_s_per_unit or 0.0
+        return f"{self.winner.system} wins: {four_digits(value)} effective tokens/s per {self.unit}"
 
     def to_records(self) -> list[Record]:
         """One record a machine."""

@@ -180,7 +180,10 @@ def millions_per_hour(tok_s: float, utilisation: float) -> float:
 def needed(missing: Iterable[str], hardware: Hardware) -> str:
     """The missing parts of a cost, and what a user has to give for them; empty: nothing is missing."""
     ways = {"system": hardware.system, "device": hardware.device}
-    return "; ".join(f"{name}: give {NEEDED.get(name, 'its price').format(**ways)}" for name in missing)
+    names: dict[str, list[str]] = {}
+    for name in missing:
+        names.setdefault(NEEDED.get(name, "its price").format(**ways), []).append(name)
+    return "; ".join(f"{', '.join(parts)}: give {number}" for number, parts in names.items())
 
 
 def _sum(parts: Mapping[str, Money]) -> Money:

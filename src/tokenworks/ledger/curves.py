@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from tokenworks.arrays import Floats
 from tokenworks.planning.result import FrontPoint
-
-STEPS = 400
-"""Speeds between the slowest and the fastest point at which curves are compared [count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +64,57 @@ class Crossover:
 def crossings(curves: Mapping[str, Curve]) -> tuple[Crossover, ...]:
     """The speeds per user at which another machine gets the highest throughput, slowest first.
 
+    Between two neighbouring points of all curves, each curve is a line in logarithms, so each crossing is exact.
+
     Parameters
     ----------
     curves : machine -> curve
     """
-    every = np.concatenate([curve.speed for curve in curves.values()]) if curves else np.zeros(0)
-    if not len(every):
+    points = [curve.speed for curve in curves.values() if len(curve.speed)]
+    if not points:
         return ()
-    speeds = np.unique(np.concatenate([np.geomspace(every.min(), every.max(), STEPS), every]))
-    winners = _winners(curves, speeds)
-    found = []
-    for i in np.flatnonzero(winners[1:] != winners[:-1]):
-        low, high = float(speeds[i]), float(speeds[i + 1])
-        for _ in range(40):
-            middle = (low * high) ** 0.5
-            if _winners(curves, np.array([middle]))[0] == winners[i]:
-                low = middle
-            else:
-                high = middle
-        names = [*curves, None]
-        found.append(Crossover("output_tok_s_per_user", low, high, names[winners[i]], names[winners[i + 1]]))
-    return tuple(found)
+    speeds = np.unique(np.concatenate(points))
+    slowest = {name: float(curve.at(speeds[:1])[0]) for name, curve in curves.items()}
+    leaders = [(float(speeds[0]), max(slowest, key=lambda name: slowest[name]))]
+    for low, high in itertools.pairwise(speeds):
+        leaders += _leaders(curves, float(low), float(high), leaders[-1][1])
+    if len(leaders) > 1 and slowest[leaders[1][1]] >= slowest[leaders[0][1]] * (1 - 1e-12):
+        leaders = leaders[1:]  # equal at the slowest speed: the one that wins above it leads from there on
+    return tuple(
+        Crossover("output_tok_s_per_user", speed, speed, below, above)
+        for (_, below), (speed, above) in itertools.pairwise(leaders)
+        if below != above
+    )
 
 
-def _winners(curves: Mapping[str, Curve], speeds: Floats) -> Floats:
-    """Index of the machine with the highest throughput at each speed; -1 where none is so fast."""
-    outputs = np.array([curve.at(speeds) for curve in curves.values()])
-    best = outputs.argmax(axis=0)
-    return np.where(outputs.max(axis=0) > 0, best, -1)
+def _leaders(curves: Mapping[str, Curve], low: float, high: float, before: str) -> Iterator[tuple[float, str]]:
+    """Machines with the highest throughput between two speeds, each with the speed that it leads from.
+
+    Parameters
+    ----------
+    curves : machine -> curve; no curve has a point between the two speeds
+    low, high : the two speeds [token/s]
+    before : the machine that leads below `low`; of equal curves this one keeps the lead
+    """
+    lines: dict[str, tuple[float, float]] = {}
+    for name, curve in curves.items():
+        if len(curve.speed) and curve.speed[0] >= high:
+            start, end = np.log(curve.at(np.array([low, high])))
+            lines[name] = (float(start), float(end - start))
+    at, leader = (
+        0.0,
+        max(lines, key=lambda name: (round(lines[name][0], 12), round(lines[name][1], 12), name == before)),
+    )
+    while True:
+        yield low * (high / low) ** at, leader
+        start, slope = lines[leader]
+        meets = {
+            name: max((start - other) / (rise - slope), at)
+            for name, (other, rise) in lines.items()
+            if rise > slope + 1e-12
+        }
+        reached = {name: place for name, place in meets.items() if place < 1 - 1e-9}
+        if not reached:
+            return
+        at = min(reached.values())
+        leader = max((name for name in reached if reached[name] <= at + 1e-12), key=lambda name: lines[name][1])

@@ -129,7 +129,10 @@ def priced(
         if paying.api:
             raise SpecError(str(error), where="--api") from None
         api = None
-        notes.append(f"No API price of {model} is known: name another model with --api, or give a price with --prices.")
+        if paying.terms.pay == "buy":
+            notes.append(
+                f"No API price of {model} is known: name another model with --api, or give a price with --prices."
+            )
     result = {}
     for name, (one, rates) in machines.items():
         alone = first[name]

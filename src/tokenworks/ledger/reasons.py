@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenworks.costs.roofline import compute_dtype
-from tokenworks.ledger.comparison import Compared, Ratio
+from tokenworks.ledger.comparison import UNITS, Compared, Ratio, four_digits
 from tokenworks.ledger.study import Study
 from tokenworks.simulation.spent import IDLE, LEFT_OVER, WAITING
 from tokenworks.specs.model import Format, Model
@@ -16,6 +16,9 @@ NAMED = 3
 
 SMALL = 0.03
 """A part whose difference is a smaller share of the whole difference is not named [-]."""
+
+DEVICE = UNITS["devices"]
+"""Unit of a comparison at equal devices."""
 
 ROOFS = {
     "compute": "arithmetic",
@@ -32,45 +35,77 @@ PHRASES = {WAITING: "waiting for the busiest rank", IDLE: "time without work", L
 """Parts whose names need other words in a sentence."""
 
 
-def reasons(systems: Sequence[Compared], ratios: Sequence[Ratio], unit: str) -> tuple[str, ...]:
-    """Sentences: what the winner gives, and where the time of each rival goes."""
+def reasons(
+    systems: Sequence[Compared], ratios: Sequence[Ratio], unit: str, shares: Mapping[str, float]
+) -> tuple[str, ...]:
+    """Sentences: what the winner gives, and where the time of each rival goes.
+
+    Parameters
+    ----------
+    systems : the machines, best first
+    ratios : the winner against each other machine with a value
+    unit : unit of what the machines have equal amounts of
+    shares : model -> share of the effective tokens [-]
+    """
     valued = [one for one in systems if one.effective_tok_s_per_unit is not None]
     if not valued:
-        return ("No machine serves the work within the SLO.",)
+        return ("No machine has a value.",)
     winner = valued[0]
     first = _headline(winner, unit)
     if len(valued) == 1:
-        return (first, "No other machine serves the work within the SLO.")
-    return (first, *(_against(winner, other, ratio) for other, ratio in zip(valued[1:], ratios, strict=True)))
+        return (first, "No other machine has a value.")
+    weights = list(shares.values())
+    against = (_against(winner, other, ratio, weights, unit) for other, ratio in zip(valued[1:], ratios, strict=True))
+    return (first, *against)
 
 
 def _headline(winner: Compared, unit: str) -> str:
-    row = winner.answers[0].row
-    assert row is not None
-    value = f"{winner.effective_tok_s_per_unit:,.4g} effective tokens/s per {unit}"
-    return f"{winner.system} wins with {value}; its best deployment is {row.deployment} on {row.deployment.engine}."
+    rows = [(answer.model, answer.row.deployment) for answer in winner.answers if answer.row]
+    assert winner.effective_tok_s_per_unit is not None
+    value = f"{four_digits(winner.effective_tok_s_per_unit)} effective tokens/s per {unit}"
+    if len(rows) == 1:
+        deployment = rows[0][1]
+        return f"{winner.system} wins with {value}; its best deployment is {deployment} on {deployment.engine}."
+    best = "; ".join(f"{deployment} on {deployment.engine} for {model}" for model, deployment in rows)
+    return f"{winner.system} wins with {value}; its best deployments are {best}."
 
 
-def _against(winner: Compared, other: Compared, ratio: Ratio) -> str:
+def _against(winner: Compared, other: Compared, ratio: Ratio, weights: Sequence[float], unit: str) -> str:
     """One rival: the ratio, and the parts of the time per token that make it."""
-    one, two = _heaviest(winner), _heaviest(other)
+    one, two = _heaviest(winner, other, weights)
     assert one.best
     assert two.best
     assert one.machine
     assert two.machine
     own, rival = sum(one.best.spent.values()), sum(two.best.spent.values())
     gap = rival - own
+    of_model = f" of {one.model}" if len(winner.answers) > 1 else ""
     text = (
-        f"{ratio.value:.3g} times {other.system} ({ratio.low:.3g} to {ratio.high:.3g}): an output token takes "
-        f"{_ms(own)} of device time on {winner.system}, {_ms(rival)} on {other.system}"
+        f"{ratio.value:.3g} times {other.system} (80 % interval {ratio.low:.3g} to {ratio.high:.3g})"
+        f"{_amounts(winner, other, unit)}: an output token{of_model} takes {_ms(own)} of device time on "
+        f"{winner.system}, {_ms(rival)} on {other.system}"
     )
     named = list(_parts(one, two, gap))
-    return f"{text}. {'; '.join(named)}." if named else f"{text}."
+    return f"{text}. Largest differences: {'; '.join(named)}." if named else f"{text}."
 
 
-def _heaviest(one: Compared) -> Study:
-    """The model that most device time goes to per effective token."""
-    return max(one.answers, key=lambda answer: sum(answer.best.spent.values()) if answer.best else 0.0)
+def _amounts(winner: Compared, other: Compared, unit: str) -> str:
+    """Devices in one unit of the equal amount; empty where devices are equal themselves."""
+    if unit == DEVICE:
+        return ""
+    counts = [(one.devices or 0) / (one.amount or 1.0) for one in (winner, other)]
+    return f", where one {unit} is {counts[0]:.3g} devices of {winner.system} or {counts[1]:.3g} of {other.system}"
+
+
+def _heaviest(one: Compared, other: Compared, weights: Sequence[float]) -> tuple[Study, Study]:
+    """The answers of two machines for the model that takes most device time per token of the mix, on both together."""
+
+    def seconds(pair: tuple[Study, Study, float]) -> float:
+        *answers, weight = pair
+        return weight * sum(sum(answer.best.spent.values()) for answer in answers if answer.best)
+
+    mine, theirs, _ = max(zip(one.answers, other.answers, weights, strict=True), key=seconds)
+    return mine, theirs
 
 
 def _parts(one: Study, two: Study, gap: float) -> Iterator[str]:
@@ -80,15 +115,14 @@ def _parts(one: Study, two: Study, gap: float) -> Iterator[str]:
     assert two.machine
     own, rival = one.best.spent, two.best.spent
     names = sorted({*own, *rival}, key=lambda name: -abs(rival.get(name, 0.0) - own.get(name, 0.0)))
-    for number, name in enumerate(names[:NAMED]):
+    for name in names[:NAMED]:
         less = rival.get(name, 0.0) - own.get(name, 0.0)
         if abs(less) < SMALL * abs(gap):
             return
         verb = "less" if less > 0 else "more"
         cause = _cause(one, two, name)
-        lead = "The largest difference: " if number == 0 else ""
         times = f"{_ms(own.get(name, 0.0))} against {_ms(rival.get(name, 0.0))}"
-        yield f"{lead}{PHRASES.get(name, name)} {_ms(abs(less))} {verb} ({times}{cause})"
+        yield f"{PHRASES.get(name, name)} {_ms(abs(less))} {verb} ({times}{cause})"
 
 
 def _cause(one: Study, two: Study, name: str) -> str:
@@ -101,9 +135,9 @@ def _cause(one: Study, two: Study, name: str) -> str:
     if mine is None or other is None:
         return ""
     if mine != other:
-        return f"; bound by {ROOFS[mine]} here, by {ROOFS[other]} there"
+        return f"; bound by {ROOFS[mine]} on {one.system}, by {ROOFS[other]} on {two.system}"
     figures = [resource(study, mine) for study in (one, two)]
-    known = f": {figures[0].words} against {figures[1].words} a device" if all(figures) else ""
+    known = f": {figures[0].words} against {figures[1].words} of a device" if all(figures) else ""
     return f"; bound by {ROOFS[mine]}{known}"
 
 

@@ -101,23 +101,23 @@ class Question:
     command: str
 
 
+def without(question: Question, error: TokenworksError, machine: Machine | None = None) -> Study:
+    """The study of a machine that has no plan, with the reason."""
+    model, name = (one if isinstance(one, str) else one.name for one in (question.model, question.system))
+    return Study(model, name, machine, None, None, str(error), error.exit_code, question.command)
+
+
 def study(question: Question, progress: Progress | None = None) -> Study:
     """Plan one model on one machine. A machine that cannot do the work has the reason in `error`."""
-    name = question.system if isinstance(question.system, str) else question.system.name
-    model = question.model if isinstance(question.model, str) else question.model.name
-
-    def without(error: TokenworksError, machine: Machine | None) -> Study:
-        return Study(model, name, machine, None, None, str(error), error.exit_code, question.command)
-
     try:
         costings = prepare(question.model, question.system, **question.arguments)
     except (DoesNotFit, NotPublished) as error:
-        return without(error, None)
+        return without(question, error)
     machine, bench = costings[0].setting.machine, Bench()
     try:
         plan = planned(costings, TOP, budget=Budget.of(question.budget), progress=progress, bench=bench)
     except (DoesNotFit, SpecError) as error:
-        return without(error, machine)
+        return without(question, error, machine)
     model = plan.setting.model.name
     missed = None if plan.meets_slo else plan.missed()
     best = None if missed else _best(bench.listed[plan.best.deployment], plan.best)

@@ -93,7 +93,9 @@ class Terms:
     @property
     def words(self) -> str:
         """The terms in one line."""
-        paid = f"{self.years:g} years at {self.rate.mid:.1%} interest" if self.pay == "buy" else "rent"
+        if self.pay == "rent":
+            return f"{self.utilisation:.0%} utilisation, rent"
+        paid = f"{self.years:g} years at {self.rate.mid:.1%} interest"
         return f"{self.utilisation:.0%} utilisation, {paid}, electricity {self.electricity.mid:.3f} USD/kWh"
 
 

@@ -7,14 +7,17 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.managers import SyncManager
 from typing import Any, TypeVar
+
+from tokenworks.errors import TokenworksError
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 Say = Callable[[str], None]
 
-_said: Any = None
+_messages: Any = None
 """In a worker: the queue of progress messages; None: nobody listens."""
 
 
@@ -46,17 +49,21 @@ def each(
     Raises
     ------
     Exception : the first error, by the order of the questions, that `answer` raises
+    TokenworksError : a process was ended from outside
     """
     workers = min(workers, len(asked))
     if workers <= 1:
         return [answer(one, _named(say, name)) for one, name in zip(asked, names, strict=True)]
     order = sorted(range(len(asked)), key=lambda i: (-(weights[i] if weights else 0.0), i))
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with context.Manager() as manager, _Listener(manager, say) as said:
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_listen, initargs=(said,))
+    with context.Manager() as manager, _Listener(manager, say) as messages:
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_listen, initargs=(messages,))
         try:
             futures = {i: pool.submit(_answered, answer, asked[i], names[i]) for i in order}
             return [futures[i].result() for i in range(len(asked))]
+        except BrokenProcessPool:
+            words = "a process was ended from outside, perhaps because memory ran out; use fewer processes (--workers)"
+            raise TokenworksError(words) from None
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -65,14 +72,14 @@ def _named(say: Say | None, name: str) -> Say | None:
     return None if say is None else lambda words: say(f"{name}: {words}")
 
 
-def _listen(said: Any) -> None:
-    global _said  # noqa: PLW0603 - a process has one queue
-    _said = said
+def _listen(messages: Any) -> None:
+    global _messages  # noqa: PLW0603 - a process has one queue
+    _messages = messages
 
 
 def _answered(answer: Callable[[Any, Say | None], Any], asked: Any, name: str) -> Any:
-    said = _said
-    return answer(asked, None if said is None else lambda words: said.put(f"{name}: {words}"))
+    messages = _messages
+    return answer(asked, None if messages is None else lambda words: messages.put(f"{name}: {words}"))
 
 
 class _Listener:
