@@ -10,9 +10,9 @@ import pytest
 import tokenworks
 from tests.ledger.sweep_cases import DEPLOYMENT, ESTIMATE, PLAN, SIMULATE
 from tokenworks.errors import DoesNotFit, SpecError
-from tokenworks.ledger import sweep_journal
 from tokenworks.ledger.sweep_axes import design_of
 from tokenworks.ledger.sweep_file import identity, load_sweep
+from tokenworks.ledger.sweep_journal import SweepJournal, SweepStamp
 from tokenworks.ledger.sweep_paths import swept_paths
 from tokenworks.ledger.sweep_point import SweepJob, SweepRunner
 from tokenworks.ledger.sweep_run import chunks_of
@@ -26,6 +26,10 @@ def no_trace(path: str) -> Any:
 def job(case: dict[str, Any]) -> SweepJob:
     file, where = load_sweep(case)
     return SweepJob(file, design_of(file, swept_paths(file, where), where), where, no_trace)
+
+
+def stamp(one: SweepJob) -> SweepStamp:
+    return SweepStamp(tokenworks.__version__, identity(one.file))
 
 
 def test_each_point_is_a_row_and_failures_are_rows(tmp_path: Path) -> None:
@@ -107,7 +111,7 @@ def partly(tmp_path: Path, points: int) -> tuple[Path, Path]:
     tokenworks.sweep(ESTIMATE, parquet=whole, workers=1)
     one = job(ESTIMATE)
     runner = SweepRunner(one)
-    with sweep_journal.SweepJournal(part, identity(one.file), len(one.design)) as journal:
+    with SweepJournal(part, stamp(one)) as journal:
         journal.add([(number, runner.run(number)) for number in range(points)])
     return whole, part
 
@@ -170,7 +174,7 @@ def test_a_file_that_is_no_parquet_stays(content: bytes, tmp_path: Path) -> None
 def test_two_sweeps_cannot_write_one_file(tmp_path: Path) -> None:
     one = job(ESTIMATE)
     with (
-        sweep_journal.SweepJournal(tmp_path / "e.parquet", identity(one.file), len(one.design)),
+        SweepJournal(tmp_path / "e.parquet", stamp(one)),
         pytest.raises(SpecError, match="another sweep writes this file"),
     ):
         tokenworks.sweep(ESTIMATE, parquet=tmp_path / "e.parquet", workers=1)

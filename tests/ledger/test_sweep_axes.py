@@ -50,7 +50,7 @@ def test_a_range_starts_and_ends_at_its_bounds(low: float, ratio: float, steps: 
     assert values[0] == pytest.approx(low)
     assert values[-1] == pytest.approx(low * ratio)
     assert values == sorted(values)
-    steps_between = np.diff(np.log(values) if scale == "log" else values)  # type: ignore[arg-type]
+    steps_between = np.diff(np.log(values) if scale == "log" else values)
     assert steps_between == pytest.approx(steps_between.mean(), rel=1e-4)
 
 

@@ -89,8 +89,8 @@ def test_files_are_relative_to_the_sweep_and_count_in_its_identity(tmp_path: Pat
 
 
 def test_titles_and_charts_do_not_count_in_the_identity() -> None:
-    same = [{}, {"title": "t"}, {"show": {"x": "rate"}}]
-    other = [{"seed": 1}, {"over": {"rate": [2, 8]}}]
+    same: list[dict[str, Any]] = [{}, {"title": "t"}, {"show": {"x": "rate"}}]
+    other: list[dict[str, Any]] = [{"seed": 1}, {"over": {"rate": [2, 8]}}]
     assert len({identity(load_sweep({**SIMULATE, **changes})[0]) for changes in same}) == 1
     assert len({identity(load_sweep({**SIMULATE, **changes})[0]) for changes in [{}, *other]}) == 3
 
