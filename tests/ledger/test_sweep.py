@@ -80,6 +80,18 @@ def test_a_simulated_point_is_the_answer_of_the_function() -> None:
     assert row["meets_slo"] == run.meets_slo
 
 
+@pytest.mark.usefixtures("kernel")
+def test_a_trace_is_swept_by_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKENWORKS_CACHE", str(tmp_path / "cache"))
+    lines = [{"timestamp": 100 * k, "input_length": 500, "output_length": 20, "hash_ids": [k]} for k in range(100)]
+    (tmp_path / "talk.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    case = {"do": "simulate", "deployment": DEPLOYMENT, "trace": "talk.jsonl", "over": {"scale": [1, 2]}}
+    (tmp_path / "s.yaml").write_text(json.dumps(case))
+    rows = tokenworks.sweep(tmp_path / "s.yaml", workers=1).to_records()
+    run = tokenworks.simulate(DEPLOYMENT, trace=tmp_path / "talk.jsonl", scale=2)
+    assert rows[1]["mean_ttft_ms"] == run.plain()["mean_ttft_ms"]
+
+
 def test_plans_are_swept_by_system_and_by_number_of_boxes() -> None:
     over = {"on": ["hgx-h100", "hgx-h200"], "boxes": [1, 2]}
     case = {**{key: PLAN[key] for key in ("do", "model", "workload", "simulate")}, "engine": "vllm", "over": over}
