@@ -21,3 +21,12 @@ def test_the_whatif_example_writes_its_chart(tmp_path: Path) -> None:
     chart = (tmp_path / "whatif.html").read_text(encoding="utf-8")
     assert "output tokens/s per device" in chart
     assert chart.count('"concurrency": ') >= 6
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("scale*.yaml")), ids=lambda path: path.stem)
+def test_the_sweeps_of_scale_can_run(path: Path) -> None:
+    from tokenworks import ingest
+    from tokenworks.ledger.sweep import prepare
+
+    prepared = prepare(path, ingest.load_trace, "0")
+    assert len(prepared.job.design) == {"scale": 8, "scale-boxes": 12}[path.stem]

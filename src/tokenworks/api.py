@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import tokenworks
 from tokenworks import ingest
 from tokenworks.arguments import checked
 from tokenworks.calibrate import validate as validation
@@ -173,8 +174,9 @@ def sweep(
     DoesNotFit : no point has a result, and at least one does not fit its machine
     """
     return sweeps.sweep(
-        sweep, read_trace=ingest.load_trace, parquet=parquet, workers=workers, ray=ray, progress=progress
-    )
+        sweep, read_trace=ingest.load_trace, version=tokenworks.__version__, parquet=parquet, workers=workers, ray=ray,
+        progress=progress,
+    )  # fmt: skip
 
 
 @checked

@@ -53,11 +53,12 @@ def sweep(
     ray
         Compute on a Ray cluster: auto, HOST:PORT, or local. Needs the extra tokenworks[ray].
     """
+    import tokenworks
     from tokenworks import ingest
     from tokenworks.ledger.sweep import computed, prepare
 
     began = time.perf_counter()
-    prepared = prepare(file, ingest.load_trace, parquet, workers)
+    prepared = prepare(file, ingest.load_trace, tokenworks.__version__, parquet, workers)
     if prepared.finished is not None:
         notes().paragraph(f"{parquet} has all points already; nothing was computed")
     elif prepared.needs_engine:

@@ -19,6 +19,7 @@ from tokenworks.ledger.sweep_file import PlanSweep, SweepFile, SweepLike, identi
 from tokenworks.ledger.sweep_journal import (
     Rows,
     SweepJournal,
+    SweepStamp,
     aligned,
     must_have_pyarrow,
     read_parquet,
@@ -223,6 +224,7 @@ def sweep(
     sweep: SweepLike,
     *,
     read_trace: ReadTrace,
+    version: str,
     parquet: str | Path | None = None,
     workers: int | None = None,
     ray: str | None = None,
@@ -234,6 +236,7 @@ def sweep(
     ----------
     sweep : as `load_sweep` takes it
     read_trace : function that reads a trace file
+    version : version of tokenworks, which the files of the sweep record
     parquet : file for the points; a journal beside it makes the sweep resumable. None: the points stay in memory
     workers : local processes, or Ray actors; None: one per CPU [count]
     ray : address of a Ray cluster; None: local processes
@@ -244,7 +247,7 @@ def sweep(
     SpecError : the sweep or a file is wrong, or all points have bad input
     DoesNotFit : no point has a result, and at least one does not fit its machine
     """
-    prepared = prepare(sweep, read_trace, None if parquet is None else Path(parquet), workers)
+    prepared = prepare(sweep, read_trace, version, None if parquet is None else Path(parquet), workers)
     return computed(prepared, ray=ray, progress=progress)
 
 
@@ -264,14 +267,14 @@ class PreparedSweep:
     Parameters
     ----------
     job : the points
-    sweep : hash of the sweep
+    stamp : version and hash of the sweep
     workers : processes; None: one per CPU [count]
     parquet : the Parquet file; None: there is none
     finished : records of the Parquet file, if it exists
     """
 
     job: SweepJob
-    sweep: str
+    stamp: SweepStamp
     workers: int | None = None
     parquet: Path | None = None
     finished: list[Record] | None = None
@@ -284,7 +287,7 @@ class PreparedSweep:
 
 
 def prepare(
-    sweep: SweepLike, read_trace: ReadTrace, parquet: Path | None = None, workers: int | None = None
+    sweep: SweepLike, read_trace: ReadTrace, version: str, parquet: Path | None = None, workers: int | None = None
 ) -> PreparedSweep:  # fmt: skip
     """Read and check a sweep before any point is computed; the parameters are those of `sweep`."""
     file, where = load_sweep(sweep)
@@ -293,12 +296,12 @@ def prepare(
     must_repeat(file, where)
     design = design_of(file, swept_paths(file, where), where)
     curve_axis(file, design, where)
-    name, finished = identity(file), None
+    stamp, finished = SweepStamp(version, identity(file)), None
     if parquet is not None:
         must_have_pyarrow(f"--parquet {parquet}")
         must_be_writable(parquet)
-        finished = read_parquet(parquet, name)
-    return PreparedSweep(SweepJob(file, design, where, read_trace), name, workers, parquet, finished)
+        finished = read_parquet(parquet, stamp)
+    return PreparedSweep(SweepJob(file, design, where, read_trace), stamp, workers, parquet, finished)
 
 
 def _records(prepared: PreparedSweep, ray: str | None, progress: Progress | None) -> tuple[list[Record], int]:
@@ -308,7 +311,7 @@ def _records(prepared: PreparedSweep, ray: str | None, progress: Progress | None
     if ray is not None:
         must_have_ray()
     design, parquet = prepared.job.design, prepared.parquet
-    journal = None if parquet is None else SweepJournal(parquet, prepared.sweep, len(design))
+    journal = None if parquet is None else SweepJournal(parquet, prepared.stamp)
     with journal or nullcontext():
         rows: Rows = {} if journal is None else journal.rows
         before = len(rows)
@@ -322,7 +325,7 @@ def _records(prepared: PreparedSweep, ray: str | None, progress: Progress | None
         if journal is not None and not worth:
             journal.remove()
         elif journal is not None and parquet is not None:
-            write_parquet(parquet, prepared.sweep, records, design.paths)
+            write_parquet(parquet, prepared.stamp, records, design.paths)
             journal.remove()
     return records, len(design) - before
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from tokenworks.errors import SpecError
 from tokenworks.planning.setting import EngineChoice
@@ -75,8 +75,9 @@ class TogetherAxis(Spec):
 
 def _form(value: Any) -> str:
     """The form of an axis: "list", "values", "range" or "together"."""
-    if isinstance(value, BaseModel):
-        return {ListAxis: "values", RangeAxis: "range", TogetherAxis: "together"}.get(type(value), "list")
+    forms = ((ListAxis, "values"), (RangeAxis, "range"), (TogetherAxis, "together"))
+    if (known := next((form for kind, form in forms if isinstance(value, kind)), None)) is not None:
+        return known
     if not isinstance(value, Mapping):
         return "list"
     return next((name for name in ("values", "together") if name in value), "range")
@@ -268,7 +269,7 @@ def _checked(data: Any, where: str, folder: Path) -> SweepFile:
         words = "is missing" if "do" not in data else f"{do!r} is not a question"
         near = nearest(str(do), list(KINDS)) if "do" in data else ""
         raise SpecError(words, where=f"{where}: do", hint=near or f"write one of {', '.join(KINDS)}")
-    file = validate(KINDS[do], data, where)  # type: ignore[index]
+    file = validate(KINDS[do], data, where)
     both = [name for name in file.paths() if name in file.arguments()]
     if both:
         hint = f"leave {both[0]} out in one of the two places"

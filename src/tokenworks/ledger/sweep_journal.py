@@ -8,15 +8,30 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-import tokenworks
 from tokenworks.errors import SpecError
 from tokenworks.ledger.sweep_paths import SweptPath
 from tokenworks.specs.save import must_be_writable, saved
 from tokenworks.specs.shown import Record
+
+
+@dataclass(frozen=True, slots=True)
+class SweepStamp:
+    """What a file must say so that its points belong to a sweep.
+
+    Parameters
+    ----------
+    version : version of tokenworks
+    sweep : hash of the sweep
+    """
+
+    version: str
+    sweep: str
+
 
 Rows = dict[int, Record]
 """Number of a point -> its record."""
@@ -42,13 +57,12 @@ class SweepJournal:
     Parameters
     ----------
     parquet : path of the Parquet file; the journal lies beside it
-    sweep : hash of the sweep
-    points : points of the sweep [count]
+    stamp : version and hash of the sweep
     """
 
-    def __init__(self, parquet: Path, sweep: str, points: int) -> None:
+    def __init__(self, parquet: Path, stamp: SweepStamp) -> None:
         self.path = parquet.with_name(f"{parquet.name}.journal")
-        self.head = {"schema": JOURNAL, "version": tokenworks.__version__, "sweep": sweep, "points": points}
+        self.head = {"schema": JOURNAL, **asdict(stamp)}
         self.rows: Rows = {}
         self._file: IO[bytes] | None = None
 
@@ -158,13 +172,13 @@ def must_be_of(data: Any, head: Mapping[str, Any], path: Path) -> None:
 # ── Parquet ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_parquet(path: Path, sweep: str) -> list[Record] | None:
+def read_parquet(path: Path, stamp: SweepStamp) -> list[Record] | None:
     """The records of a finished sweep; None if there is no file yet.
 
     Parameters
     ----------
     path : the Parquet file
-    sweep : hash of the sweep
+    stamp : version and hash of the sweep
 
     Raises
     ------
@@ -181,18 +195,18 @@ def read_parquet(path: Path, sweep: str) -> list[Record] | None:
         words = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SpecError(f"cannot be read as Parquet: {words}", where=str(path), hint=ANEW) from None
     data = (table.schema.metadata or {}).get(METADATA, b"null")
-    must_be_of(json.loads(data), {"schema": PARQUET, "version": tokenworks.__version__, "sweep": sweep}, path)
+    must_be_of(json.loads(data), {"schema": PARQUET, **asdict(stamp)}, path)
     records: list[Record] = table.to_pylist()
     return records
 
 
-def write_parquet(path: Path, sweep: str, records: Sequence[Record], paths: Mapping[str, SweptPath]) -> None:
+def write_parquet(path: Path, stamp: SweepStamp, records: Sequence[Record], paths: Mapping[str, SweptPath]) -> None:
     """Write the Parquet file, completely or not at all. Equal records give equal bytes.
 
     Parameters
     ----------
     path : the Parquet file
-    sweep : hash of the sweep
+    stamp : version and hash of the sweep
     records : the records of all points, in order, all with the same keys
     paths : the swept paths; the unit of a path becomes metadata of its column
     """
@@ -207,7 +221,7 @@ def write_parquet(path: Path, sweep: str, records: Sequence[Record], paths: Mapp
         arrays.append(pa.array(values, typed))
         unit = paths[name].unit if name in paths else None
         fields.append(pa.field(name, typed, metadata={"unit": unit} if unit else None))
-    head = {"schema": PARQUET, "version": tokenworks.__version__, "sweep": sweep}
+    head = {"schema": PARQUET, **asdict(stamp)}
     schema = pa.schema(fields, metadata={METADATA: json.dumps(head)})
     with saved(path) as part:
         pq.write_table(pa.Table.from_arrays(arrays, schema=schema), part)

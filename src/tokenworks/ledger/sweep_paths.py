@@ -19,7 +19,7 @@ from tokenworks.specs.edits import leaves
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.given import Given
 from tokenworks.specs.hf import load_model
-from tokenworks.specs.load import load_workload, nearest
+from tokenworks.specs.load import load_workload, nearest, short
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.slo import Slo
 
@@ -30,6 +30,9 @@ _NAMES = ("name", "sources", "title", "note", "source")
 LARGE = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 SMALL = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"))
 """Factors and prefixes of units in texts for people."""
+
+MOST = 1e15
+"""Largest plain number: whole numbers up to here are exact."""
 
 SHOWN = 3
 """Near paths that a message shows [count]."""
@@ -114,9 +117,12 @@ def significant(value: float) -> str:
 
 def _number(value: Value, where: str) -> float:
     try:
-        return float(value)
-    except ValueError:
-        raise SpecError(f"{value!r} is not a number", where=where) from None
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise SpecError(f"{short(repr(value))} is not a number", where=where) from None
+    if not abs(number) <= MOST:  # also NaN
+        raise SpecError(f"{number:g} is not a number between {-MOST:g} and {MOST:g}", where=where)
+    return number
 
 
 def swept_paths(file: SweepFile, where: str) -> dict[str, SweptPath]:

@@ -101,12 +101,8 @@ class SweepRunner:
 
     def _answer(self, values: Mapping[str, Value]) -> Record:
         """The flat result of the question with the values of a point."""
-        arguments, numbers, changes, bounds = (
-            self.job.file.arguments(),
-            list[Given](),
-            list[Given](),
-            dict[str, Value](),
-        )
+        arguments, bounds = self.job.file.arguments(), dict[str, Value]()
+        numbers, changes = list[Given](), list[Given]()
         for text, value in values.items():
             path = self.job.design.paths[text]
             match path.place:

@@ -269,7 +269,8 @@ def _regressed(columns: dict[str, Floats], rank: Floats) -> dict[str, float]:
 
 
 def _standard(values: Floats) -> Floats:
-    return (values - values.mean()) / values.std()
+    standard: Floats = (values - values.mean()) / values.std()
+    return standard
 
 
 def ranks(values: Sequence[float]) -> Floats:
