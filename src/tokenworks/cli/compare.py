@@ -258,7 +258,11 @@ def _print_machines(result: Comparison, out: Page) -> None:
     lines = [line for rank, one in enumerate(result.systems, 1) for line in _lines(rank, one, result)]
     rows = [[line.get(name, "") for name in columns] for line in lines]
     print_table(
-        out, columns, rows, wraps=("deployment", "machine"), spare=("bound by", "J/token", "engine", "tok/s user")
+        out,
+        columns,
+        rows,
+        wraps=("deployment", "machine"),
+        spare=("bound by", "J/token", "engine", "tok/s user", "whole machine", "users"),
     )
     out.paragraph(
         f"\neffective = output tokens/s of requests that meet the SLO, per {result.unit}. whole machine = the same, of "
@@ -381,7 +385,7 @@ def _print_sites(result: Comparison, out: Page) -> None:
         ])  # fmt: skip
     out.print()
     if rows:
-        print_table(out, columns, rows, wraps=("site",))
+        print_table(out, columns, rows, wraps=("site",), spare=("kg a rack", "cables", "units", "endpoints"))
     for one in result.systems:
         if one.costs.placed is None and not (one.error and one.costs.error == one.error):
             why = one.costs.error or "its height is not published; give machine.rack_units with --assume SYSTEM=FILE"
