@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 .PHONY: demo test check-long fuzz lint bench lock schemas clean
 
 demo: $(VENV)/.ready
-	$(RUN)/tokenworks plan deepseek-ai/DeepSeek-R1 --on scalex40 --workload chat
+	$(RUN)/tokenworks compare deepseek-ai/DeepSeek-R1 --on scalex40 --on 5xhgx-h100 --on 5xhgx-h20 --workload chat
 	@$(RUN)/python -c 'from tokenworks.cli.progress import compile_once; compile_once()'
 
 test: $(VENV)/.ready lint

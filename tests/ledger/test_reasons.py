@@ -33,7 +33,7 @@ def test_the_sentences_of_a_comparison() -> None:
     first, second = result.why
     assert first.startswith(f"{H20} wins with ")
     assert "effective tokens/s per device" in first
-    assert f"{result.ratios[0].value:.3g} times {L40S}" in second
+    assert f"{result.ratios[0].value:.3g} times the tokens of {L40S}" in second
     assert "Largest differences: " in second
     assert "80 % interval" in second
 
