@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from tokenworks.cli.options import RESULT, Output
+from tokenworks.cli.options import PAGE_HELP, RESULT, PageFormat, PageOptions
 from tokenworks.cli.output import console, emit, notes, timed
 from tokenworks.cli.page import BARS, Page
 from tokenworks.cli.progress import compile_once, progress
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokenworks.ledger.sweep_reading import SweepCurve
 
 SWEEP = Group("Sweep", sort_key=0)
+FORMAT = Parameter(name=["-o", "--output"], help=PAGE_HELP, group=RESULT)
 
 BAR = 40
 """Longest bar [character]."""
@@ -37,7 +38,8 @@ def sweep(
     parquet: Annotated[Path | None, Parameter(group=SWEEP)] = None,
     workers: Annotated[int | None, Parameter(group=SWEEP)] = None,
     ray: Annotated[str | None, Parameter(group=SWEEP)] = None,
-    output: Annotated[Output, Parameter(group=RESULT)] = "table",
+    output: Annotated[PageFormat, FORMAT] = "table",
+    page: PageOptions = PageOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Compute many points of one question: curves, their knee, and which input matters most.
 
@@ -58,6 +60,7 @@ def sweep(
     from tokenworks.ledger.sweep import computed, prepare
 
     began = time.perf_counter()
+    page.check(output)
     prepared = prepare(file, ingest.load_trace, tokenworks.__version__, parquet, workers)
     if prepared.finished is not None:
         notes().paragraph(f"{parquet} has all points already; nothing was computed")
@@ -72,8 +75,10 @@ def sweep(
         raise
     if output == "table":
         _print(result, console())
-    else:
+    elif output == "json" or output == "yaml":  # noqa: PLR1714 - mypy reads these
         emit(timed(result.plain(), began), output)
+    else:
+        page.write(output, result.plain(), [])
 
 
 # ── the page ──────────────────────────────────────────────────────────────────────────────────────────────────────
