@@ -81,7 +81,8 @@ def _against(winner: Compared, other: Compared, ratio: Ratio, weights: Sequence[
     gap = rival - own
     of_model = f" of {one.model}" if len(winner.answers) > 1 else ""
     text = (
-        f"It gives {ratio.value:.3g} times the tokens of {other.system} (80 % interval {ratio.low:.3g} to {ratio.high:.3g})"
+        f"It gives {ratio.value:.3g} times the tokens of {other.system} "
+        f"(80 % interval {ratio.low:.3g} to {ratio.high:.3g})"
         f"{_amounts(winner, other, unit)}: an output token{of_model} takes {_ms(own)} of device time on "
         f"{winner.system}, {_ms(rival)} on {other.system}"
     )
