@@ -124,7 +124,9 @@ def test_numbers_of_one_machine_change_that_machine_alone(capsys: Output, tmp_pa
     own = file(tmp_path, "mine.yaml", "device.hbm.bandwidth: 2 TB/s\n")
     before = compare_json([SMALL, *BOTH], capsys)
     after = compare_json([SMALL, *BOTH, "--assume", f"{H20}={own}"], capsys)
-    values = [{one["system"]: one["effective_tok_s_per_unit"] for one in answer["systems"]} for answer in (before, after)]
+    values = [
+        {one["system"]: one["effective_tok_s_per_unit"] for one in answer["systems"]} for answer in (before, after)
+    ]
     assert values[0][L40S] == values[1][L40S]
     assert values[0][H20] > values[1][H20]
     assert after["inputs"]["assumed"][0]["path"] == "device.hbm.bandwidth"
