@@ -394,7 +394,7 @@ def _number(value: float | None, scale: float = 1.0) -> str:
 
 def _crossovers(result: Comparison) -> Iterator[str]:
     if not result.crossovers:
-        if len(result.ratios) and len(result.models) == 1:
+        if result.winner is not None and result.ratios and len(result.models) == 1:
             yield f"\nAt every speed per user, {result.winner.system} has the most throughput per {result.unit}."
         return
     yield f"\nWhere the winner changes (output tokens/s per {result.unit}, simulated curves):"
