@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.envelope import result
 from tokenworks import cli
-from tokenworks.cli import compare as command
+from tokenworks.cli.tables import print_table
 from tokenworks.specs.load import read_yaml
 
 SMALL, LARGE, HUGE = "Qwen/Qwen3-0.6B", "Qwen/Qwen3-32B", "deepseek-ai/DeepSeek-R1"
@@ -64,13 +64,12 @@ def test_the_tables_explain_themselves(capsys: Output) -> None:
 
 def test_each_line_has_a_cell_for_each_column(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     tables: list[tuple[list[str], list[list[str]]]] = []
-    printed = command.print_table
 
     def seen(out: Any, columns: Any, rows: Any, **other: Any) -> None:
         tables.append((list(columns), rows))
-        printed(out, columns, rows, **other)
+        print_table(out, columns, rows, **other)
 
-    monkeypatch.setattr(command, "print_table", seen)
+    monkeypatch.setattr("tokenworks.cli.compare.print_table", seen)
     for models in ([SMALL], [LARGE], [f"{SMALL}=3", f"{LARGE}=1"]):
         compare([*models, *BOTH], capsys)
     assert len(tables) >= 6

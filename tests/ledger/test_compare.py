@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from tests.ledger.comparisons import H20, H100, HUGE, L40S, LARGE, SMALL, WORK, compared, row
 from tests.ledger.test_cost import PRICES, hardware
 from tokenworks.errors import SpecError, TokenworksError
-from tokenworks.ledger.compare import compare, ratio_of
+from tokenworks.ledger.compare import Axis, compare, numbers_at, ratio_of
 from tokenworks.ledger.comparison import Compared, Comparison
 from tokenworks.ledger.cost import cost
 from tokenworks.ledger.priced import served
 from tokenworks.ledger.study import Study
 from tokenworks.ledger.terms import terms_of
+from tokenworks.planning.setting import workload_of
+from tokenworks.specs.workload import Workload
 
 pytestmark = pytest.mark.usefixtures("kernel")
 LITTLE = "1000 requests"
@@ -142,12 +144,34 @@ def test_equal_amounts_divide_the_same_tokens(equal: Any, unit: str) -> None:
             assert one.amount == one.costs.cost.per_hour.mid
 
 
-def test_crossovers_of_another_axis_agree_with_a_comparison_at_their_ends() -> None:
-    result = compared(H20, L40S, crossover=("context",), budget=LITTLE)
-    for change in (one for one in result.crossovers if one.axis == "context"):
-        for isl, name in ((change.low, change.below), (change.high, change.above)):
-            winner = compared(H20, L40S, isl=isl, budget=LITTLE).winner
+@pytest.mark.parametrize("axis", ["context", "reuse"])
+def test_crossovers_of_another_axis_agree_with_a_comparison_at_their_ends(axis: Axis) -> None:
+    result = compared(H20, L40S, crossover=(axis,), budget=LITTLE)
+    work = Workload(name="work", isl=1000, osl=100)
+    assert all(one.axis in (axis, "output_tok_s_per_user") for one in result.crossovers)
+    for change in (one for one in result.crossovers if one.axis == axis):
+        assert change.low < change.high
+        for value, name in ((change.low, change.below), (change.high, change.above)):
+            winner = compared(H20, L40S, budget=LITTLE, assume=numbers_at(axis, work, value)).winner
             assert (winner.system if winner else None) == name
+
+
+@given(st.sampled_from(["agent", "chat", "summarise"]), st.just(0.0) | st.floats(0.001, 0.99), st.floats(0.1, 10))
+def test_a_workload_is_possible_at_each_value_of_an_axis(name: str, reuse: float, factor: float) -> None:
+    """Agent has cold turns: with less reuse its variation would be more than its lengths allow."""
+    base = read_workload(name)
+    other = read_workload(name, assume=numbers_at("reuse", base, reuse))
+    assert (other.hit_share, other.isl) == (reuse, base.isl)
+    if base.hit_share:
+        assert other.reused_context == pytest.approx(base.reused_context * reuse / base.hit_share)
+    longer = read_workload(name, assume=numbers_at("context", base, base.isl * factor))
+    assert longer.isl == pytest.approx(base.isl * factor)
+    assert longer.reused_context / longer.isl == pytest.approx(base.reused_context / base.isl)
+    assert (longer.hit_share, longer.uncached_cv) == (base.hit_share, base.uncached_cv)
+
+
+def read_workload(name: str, assume: Any = ()) -> Workload:
+    return workload_of(name, isl=None, osl=None, rate=None, concurrency=None, assume=assume)
 
 
 # ── machines that cannot do the work ──────────────────────────────────────────────────────────────────────────────

@@ -376,21 +376,45 @@ def _crossed(asked: _Asked, axis: Axis, systems: Sequence[Compared], say: Say | 
     """Where the winner changes as the context or the reuse grows, from comparisons at a few values."""
     workload = asked.workload()
     if axis == "context":
-        base, path = workload.isl, "workload.isl"
-        values = [float(round(base * factor)) for factor in CONTEXTS]
+        base, values = workload.isl, [float(round(workload.isl * factor)) for factor in CONTEXTS]
     else:
-        base, path = workload.hit_share, "workload.hit_share"
-        values = list(REUSES)
+        base, values = workload.hit_share, list(REUSES)
     winners: dict[float, str | None] = {base: _winner(systems)}
     for value in values:
         if value not in winners:
             told = None if say is None else (lambda words, at=value: say(f"{axis} {at:g}: {words}"))
-            number = Given(path=path, value=_written(value), why=f"--crossover {axis}")
-            winners[value] = _winner(_ranked(asked, told, number)[0])
+            winners[value] = _winner(_ranked(asked, told, *numbers_at(axis, workload, value))[0])
     ordered = sorted(winners.items())
     for (low, below), (high, above) in itertools.pairwise(ordered):
         if below != above:
             yield Crossover(axis, low, high, below, above)
+
+
+def numbers_at(axis: Axis, workload: Workload, value: float) -> tuple[Given, ...]:
+    """The numbers of a workload that change with its context or its reuse.
+
+    The context that a session keeps in the cache grows with the input and with the reuse. The variation of the input
+    tokens that must be computed keeps its value, or falls to the largest one that the variation of the input allows:
+    u (1 + v^2) <= isl (1 + isl_cv^2), with the mean u and the variation v of the computed input tokens.
+
+    Parameters
+    ----------
+    axis : context: the input tokens of a request; reuse: the share of them that the prefix cache serves
+    workload : the workload of the comparison
+    value : the other value of the axis [token or -]
+    """
+    if axis == "context":
+        changed = {"isl": value, "reused_context": workload.reused_context * value / workload.isl}
+    else:
+        share = workload.reused_context / workload.hit_share if workload.hit_share else workload.isl
+        changed = {"hit_share": value, "reused_context": share * value}
+        if workload.uncached_cv is not None:
+            most = (1 + workload.isl_cv**2) / (1 - value) - 1
+            changed["uncached_cv"] = min(workload.uncached_cv, math.sqrt(most))
+    return tuple(
+        Given(path=f"workload.{name}", value=_written(number), why=f"--crossover {axis}")
+        for name, number in changed.items()
+    )
 
 
 def _winner(systems: Sequence[Compared]) -> str | None:
