@@ -24,6 +24,7 @@ from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.workload import LEAST_RATE, MOST_IN_FLIGHT, MOST_RATE, Workload
+from tokenworks.traffic.generate import BLOCK
 
 Kind = Literal["rate", "users"]
 
@@ -292,7 +293,7 @@ def _bound(pilot: Simulation, source: Source) -> float:
 
     Requests that do not fit are refused and take no time, so the bound counts the others.
     """
-    trace = blocked(source.traffic(rate=1.0).trace, pilot.site.engine.kv_block)
+    trace = blocked(source.traffic(rate=1.0).trace, max(BLOCK, pilot.site.engine.kv_block))
     shared = pilot.cluster.pools[0].limits.prefix_caching
     request = mean_played(trace, pilot.site.model.max_context, prefix_caching=shared)
     fitting = 1.0 - float(pilot.cluster.never_fits(trace.input_tokens, trace.output_tokens).mean())

@@ -36,6 +36,7 @@ from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
 from tokenworks.traffic.distance import reuses
+from tokenworks.traffic.generate import BLOCK
 from tokenworks.traffic.transform import reblock
 
 Watch = Callable[[float, float], None]
@@ -51,10 +52,6 @@ PATIENCE = 2.0
 be sent, they are late by more than the whole run, and the deployment is overloaded [-]."""
 
 WINDOWS = 300
-
-BLOCK = 64
-"""Size of the blocks that prefix hashes stand for, or the block size of the engine if that is larger [token]. Smaller
-blocks need more memory, and serve on average half a block more of each prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +257,7 @@ def simulate(
     watch: Watch | None = None,
     drain: bool = True,
     like: tuple[Site, Cluster] | None = None,
+    block_tokens: int = BLOCK,
 ) -> Simulation:
     """Send the requests of a trace through a deployment, one by one.
 
@@ -280,6 +278,8 @@ def simulate(
         the window are the same, except that sessions end early in an overload (`PATIENCE`)
 
     like : `site` and `cluster` of an earlier simulation of this deployment on such requests, to be used again
+    block_tokens : size of a block of the prefix cache, at least that of the engine [token]. Larger blocks are quicker
+        to simulate; a request loses hits of half a block on average
 
     Raises
     ------
@@ -291,7 +291,7 @@ def simulate(
     calibration = deployed.calibration if calibration is None else calibration
     shared = deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
     site = like[0] if like else _site(deployed, traffic.trace, calibration, assume, shared=shared)
-    trace = blocked(traffic.trace, site.engine.kv_block)
+    trace = blocked(traffic.trace, max(block_tokens, site.engine.kv_block))
     traffic, name = replace(traffic, trace=trace), router or deployment.router
     routes = Router(name or ("prefix_aware" if shared else "least_loaded"), event_delay_s=EVENT_DELAY, seed=seed)
     window_s = _window(float(trace.arrival_s[-1]))
@@ -349,17 +349,17 @@ def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> Mean
     return mean_of_requests(trace.input_tokens[kept], trace.output_tokens[kept], cached[kept])
 
 
-def blocked(trace: Trace, kv_block: int) -> Trace:
+def blocked(trace: Trace, block_tokens: int) -> Trace:
     """The trace with its block hashes converted to the block size of the simulation.
 
     Parameters
     ----------
     trace : the requests
-    kv_block : size of a KV block of the engine [token]
+    block_tokens : size of a block of the prefix cache [token]
     """
     if not trace.hash_block_tokens:
         return trace
-    return reblock(trace, math.gcd(trace.hash_block_tokens, max(BLOCK, kv_block)))
+    return reblock(trace, math.gcd(trace.hash_block_tokens, block_tokens))
 
 
 def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Requests:

@@ -13,6 +13,7 @@ from tokenworks.specs.slo import RequestClass, Slo, SloLike
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
 from tokenworks.traffic import source as traffic_source
+from tokenworks.traffic.generate import BLOCK
 
 MOST_SEED = 2**64 - 1
 CLASS_HINT = "a workload lists `classes`, a trace names the `class` of a row"
@@ -29,6 +30,7 @@ class Source:
     seed : seed of all random streams
     told : priorities and SLOs of classes from the command line; they override the values of the workload
     file : path of the trace as the user gave it; None for a workload
+    block_tokens : size of the blocks that requests of a workload share [token]
     """
 
     of: Trace | Workload
@@ -36,6 +38,7 @@ class Source:
     seed: int = 0
     told: tuple[RequestClass, ...] = ()
     file: str | None = None
+    block_tokens: int = BLOCK
 
     @classmethod
     def read(
@@ -132,7 +135,9 @@ class Source:
             raise SpecError("a workload has no --scale", where=workload.name, hint="give --rate")
         if rate is not None and users is not None:
             raise SpecError("--rate and --concurrency", hint="an open loop has a rate, a closed one a concurrency")
-        trace = traffic_source.generated(workload, rate, users, requests=self.requests, seed=self.seed)
+        trace = traffic_source.generated(
+            workload, rate, users, requests=self.requests, seed=self.seed, block_tokens=self.block_tokens
+        )
         if rate is not None or users is not None:
             workload = workload.model_copy(update={"rate": rate, "concurrency": users})
         return Traffic(trace, endless=True, classes=self._promised(trace), workload=workload)

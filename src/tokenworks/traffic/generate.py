@@ -17,6 +17,8 @@ from tokenworks.traffic.memory import must_hold
 from tokenworks.traffic.transform import limit
 
 BLOCK = 64
+"""Size of the blocks that prefix hashes stand for, if nothing else is asked for [token]. Smaller blocks need more
+memory, and serve on average half a block more of each prefix."""
 STREAMS = ("arrivals", "inputs", "outputs", "thinks", "classes")
 
 Lengths = Callable[[Generator, int], Ints]
@@ -126,6 +128,7 @@ def from_workload(
     seed: int = 0,
     inputs: Lengths | None = None,
     outputs: Lengths | None = None,
+    block_tokens: int = BLOCK,
 ) -> Trace:
     """Generate the requests of a workload: in an open loop at its rate, or in a closed loop at its concurrency.
 
@@ -147,6 +150,7 @@ def from_workload(
     seed : seed of all random streams
     inputs, outputs : functions (stream, n) -> lengths [token], such as `partial(uniform, low=800, high=1000)`; by
         default lengths are lognormal with mean and cv of the workload. The inputs of sessions follow from their growth
+    block_tokens : size of the blocks that requests share [token]
 
     Returns
     -------
@@ -174,11 +178,11 @@ def from_workload(
         shape = first + (2 - 2 * first) * turn / (turns - 1)
         cv = np.sqrt(max(0.0, (1 + workload.isl_cv**2) / float((shape**2).mean()) - 1))
         input_tokens = whole(workload.isl * shape * _factor(random["inputs"], sessions, float(cv))[session])
-        columns = _grown_blocks(input_tokens, session)
+        columns = _grown_blocks(input_tokens, session, block_tokens)
     else:
         inputs = inputs or partial(lognormal, mean=workload.isl, cv=workload.isl_cv)
         input_tokens = inputs(random["inputs"], n)
-        columns = _shared_blocks(input_tokens, workload.hit_share)
+        columns = _shared_blocks(input_tokens, workload.hit_share, block_tokens)
     outputs = outputs or partial(lognormal, mean=workload.osl, cv=workload.osl_cv)
     if workload.rate is not None:
         arrive, shape_of = ARRIVALS[workload.arrivals.kind], workload.arrivals.model_dump(exclude={"kind"})
@@ -231,26 +235,26 @@ def _chained(chain: Ints, start: Floats, think: Floats) -> tuple[Floats, Ints, F
     return arrival, parent, waits
 
 
-def _grown_blocks(inputs: Ints, session: Ints) -> dict[str, Any]:
+def _grown_blocks(inputs: Ints, session: Ints, size: int) -> dict[str, Any]:
     """Block ids of sessions. Each session has its own ids. A turn uses the first ids, one per block of its input."""
-    blocks = inputs // BLOCK
+    blocks = inputs // size
     most = np.zeros(int(session[-1]) + 1, np.int64)
     np.maximum.at(most, session, blocks)
-    return _runs(np.stack([(np.cumsum(most) - most)[session]], axis=1), np.stack([blocks], axis=1))
+    return _runs(np.stack([(np.cumsum(most) - most)[session]], axis=1), np.stack([blocks], axis=1), size)
 
 
-def _shared_blocks(inputs: Ints, share: float) -> dict[str, Any]:
+def _shared_blocks(inputs: Ints, share: float, size: int) -> dict[str, Any]:
     """Block ids of independent requests: `share` of the input from a prefix common to all, then blocks of their own."""
     if not share:
         return {}
-    blocks = inputs // BLOCK
-    common = np.minimum(np.rint(share * inputs / BLOCK).astype(np.int64), blocks)
+    blocks = inputs // size
+    common = np.minimum(np.rint(share * inputs / size).astype(np.int64), blocks)
     own = blocks - common
     starts = int(common.max()) + np.cumsum(own) - own
-    return _runs(np.stack([np.zeros_like(starts), starts], axis=1), np.stack([common, own], axis=1))
+    return _runs(np.stack([np.zeros_like(starts), starts], axis=1), np.stack([common, own], axis=1), size)
 
 
-def _runs(starts: Ints, lengths: Ints) -> dict[str, Any]:
+def _runs(starts: Ints, lengths: Ints, size: int) -> dict[str, Any]:
     """The columns of a trace for runs of block ids, one row for each request. Empty runs are left out."""
     filled = lengths > 0
     if not filled.any():
@@ -259,5 +263,5 @@ def _runs(starts: Ints, lengths: Ints) -> dict[str, Any]:
         "run_start": starts[filled],
         "run_length": lengths[filled],
         "run_offsets": np.append(0, np.cumsum(filled.sum(axis=1))),
-        "hash_block_tokens": BLOCK,
+        "hash_block_tokens": size,
     }

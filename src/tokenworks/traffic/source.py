@@ -7,7 +7,7 @@ import math
 from tokenworks.errors import SpecError
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import LEAST_RATE, MOST_IN_FLIGHT, MOST_RATE, Workload
-from tokenworks.traffic.generate import from_workload, streams
+from tokenworks.traffic.generate import BLOCK, from_workload, streams
 from tokenworks.traffic.transform import limit, scale, stream
 
 REQUESTS, ROUNDS = 5000, 20
@@ -15,8 +15,9 @@ REQUESTS, ROUNDS = 5000, 20
 
 
 def generated(
-    workload: Workload, rate: float | None, concurrency: float | None, *, requests: int | None = None, seed: int = 0
-) -> Trace:
+    workload: Workload, rate: float | None, concurrency: float | None, *, requests: int | None = None, seed: int = 0,
+    block_tokens: int = BLOCK,
+) -> Trace:  # fmt: skip
     """Generate the requests of a workload, at a rate or with a number of users.
 
     Parameters
@@ -26,6 +27,7 @@ def generated(
     concurrency : users; each sends the next request when the last answer is complete [count]
     requests : number of requests; None: `REQUESTS`, or `ROUNDS` for each user if that is more [count]
     seed : seed of all random streams
+    block_tokens : size of the blocks that requests share [token]
 
     Raises
     ------
@@ -38,7 +40,7 @@ def generated(
     if rate is not None or concurrency is not None:
         workload = workload.model_copy(update={"rate": rate, "concurrency": concurrency})
     count = requests or max(REQUESTS, ROUNDS * math.ceil(workload.concurrency or 0))
-    return from_workload(workload, count, seed=seed)
+    return from_workload(workload, count, seed=seed, block_tokens=block_tokens)
 
 
 def played(
