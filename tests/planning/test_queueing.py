@@ -54,6 +54,17 @@ def test_one_server_is_pollaczek_and_khinchine(busy: float) -> None:
     assert exponential == pytest.approx(2 * constant)
 
 
+@given(st.integers(1, 80), st.floats(0.3, 0.99))
+def test_several_servers_wait_as_erlang_says(servers: int, busy: float) -> None:
+    """M/M/c by the recursion of Erlang C: within 15 %, or within 5 % of the service time."""
+    blocked, load = 1.0, servers * busy
+    for k in range(1, servers + 1):
+        blocked = load * blocked / (k + load * blocked)
+    exact = blocked / (1 - busy + busy * blocked) / (servers * (1 - busy))
+    mean, _ = waiting(busy, 1.0, 1.0, 0.99, servers)
+    assert mean == pytest.approx(exact, rel=0.15, abs=0.05)
+
+
 @given(rho, st.floats(0.5, 0.999))
 def test_the_quantile_of_m_m_1_is_exact(busy: float, share: float) -> None:
     """P(W > t) = rho exp(-(1 - rho) t / S)."""

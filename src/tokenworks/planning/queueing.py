@@ -277,13 +277,15 @@ def _tpot_tail(demand: Demand, at: Instance, per_step: FloatArray) -> FloatArray
     return (at.decode_s + at.crowded_s + at.token_s * at.uneven * most) / at.gained
 
 
-def waiting(busy: FloatArray, service: FloatArray, cv: float, share: float) -> tuple[FloatArray, FloatArray]:
-    """Mean wait of an M/G/1 queue, and its quantile [s].
+def waiting(
+    busy: FloatArray, service: FloatArray, cv: float, share: float, servers: FloatArray = 1.0
+) -> tuple[FloatArray, FloatArray]:
+    """Mean wait of an M/G/c queue, and its quantile [s].
 
-        W = rho S (1 + cv^2) / (2 (1 - rho))
+        W = rho^(sqrt(2 (c + 1)) - 1) S (1 + cv^2) / (2 c (1 - rho))
 
-    A share rho of the requests waits, and the waiting times are exponential (the heavy-traffic limit). Each lane is one
-    queue: a request gets its rank at arrival, by the number of queued requests and not by their lengths.
+    The power of rho is the share of requests that wait, and the waiting times are exponential (the heavy-traffic
+    limit). With one server this is the formula of Pollaczek and Khinchine.
 
     Parameters
     ----------
@@ -291,15 +293,18 @@ def waiting(busy: FloatArray, service: FloatArray, cv: float, share: float) -> t
     service : S, mean service time [s]
     cv : coefficient of variation of the service time [-]
     share : share of requests that wait no longer than the quantile [-]
+    servers : c, lanes that a router chooses from: a request waits only if all of them are busy [count]
 
     References
     ----------
     [1] Pollaczek and Khinchine: Kleinrock, Queueing Systems 1, 1975, section 5.7.
     [2] Kingman, The heavy traffic approximation in the theory of queues, 1961.
+    [3] Sakasegawa, An approximation formula L = a rho^b / (1 - rho), Ann. Inst. Stat. Math. 29, 1977.
     """
     rho = np.minimum(busy, 1 - 1e-9)
-    wait_if_queued = service * (1 + cv**2) / 2 / (1 - rho)
-    return rho * wait_if_queued, wait_if_queued * np.log(np.maximum(rho / (1 - share), 1.0))
+    waits = rho ** (np.sqrt(2 * (servers + 1)) - 1)
+    wait_if_queued = service * (1 + cv**2) / 2 / (servers * (1 - rho))
+    return waits * wait_if_queued, wait_if_queued * np.log(np.maximum(waits / (1 - share), 1.0))
 
 
 # ── two roles ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -374,7 +379,8 @@ def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray
     mean = np.maximum(chunks, 1.0) * step
     longer = np.minimum(chunks * demand.tail, 1.0) / np.minimum(chunks, 1.0)
     tail = np.maximum(chunks * demand.tail, 1.0) * np.maximum(step, np.minimum(role.lone_s * longer, role.pass_s))
-    wait, long_wait = waiting(busy, chunks * step, demand.request.uncached_cv, demand.ttft_share)
+    servers = role.lanes * role.instances
+    wait, long_wait = waiting(busy, chunks * step, demand.request.uncached_cv, demand.ttft_share, servers)
     begun = step * np.minimum(rate / role.instances * step, 1.0)
     return Serving(
         rate=rate,
