@@ -281,15 +281,18 @@ def _grouped(groups: Ints) -> list[Ints]:
 def _wanted(costing: Costing, roles: Roles) -> Floats:
     """Columns in which a smaller number is better.
 
-    They are the time of a token at full load, TTFT without load, and the highest rate within the TTFT bound (negative).
+    They are the time of a token at full load, TTFT without load, and the highest rate within the TTFT bound (negative):
+    of one instance, and of as many as the machine holds, since a request waits less where more lanes may be free.
     """
-    demand = costing.demand
+    demand, most = costing.demand, np.maximum(costing.setting.machine.devices // roles["devices"], 1)
     role = dataclasses.replace(prefill_of(roles, 1), kv_tokens=np.inf)
     alone, tpot = np.full(len(roles), IDLE), np.zeros(len(roles))
     late = exposed(costing, roles, 0.0, demand.request.hit_share)
     wanted = [roles["token_s"], prefilling(demand, role, alone, tpot).ttft_tail + late]
     if costing.slo.ttft:
-        wanted.append(-in_time_rate(demand, role, costing.slo.ttft.value - late, tpot))
+        for instances in (1, most):
+            several = dataclasses.replace(role, instances=instances)
+            wanted.append(-in_time_rate(demand, several, costing.slo.ttft.value - late, tpot))
     if demand.request.hit_share > 0:  # a role with a larger KV cache can have more prefix hits
         wanted.append(-np.floor(np.log(roles["kv_tokens"]) / ALIKE))
     return np.stack(wanted, axis=1)
