@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tokenworks.errors import DoesNotFit, SpecError, UnknownName
+from tokenworks.errors import DoesNotFit, UnknownName
 from tokenworks.ledger.break_even import BreakEven, Effect, Pair, api_per_million, break_even, sensitivity
 from tokenworks.ledger.cost import Served, UnitCost, cost
 from tokenworks.ledger.site import Hardware, Placed, hardware_of, placed
@@ -125,9 +125,7 @@ def priced(
     asked = paying.api or model
     try:
         api = api_price(paying.prices, asked)
-    except UnknownName as error:
-        if paying.api:
-            raise SpecError(str(error), where="--api") from None
+    except UnknownName:
         api = None
         if paying.terms.pay == "buy":
             notes.append(

@@ -79,7 +79,7 @@ class Study:
 def charged(study: Study) -> int:
     """Devices that the throughput of a machine is divided by [count]."""
     assert study.plan is not None
-    return study.plan.best.devices + study.plan.best.idle_devices
+    return study.plan.best.charged
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ def study(question: Question, progress: Progress | None = None) -> Study:
 
 
 def _best(run: Simulation, row: Ranked) -> Best:
-    charged, metrics, pools = row.devices + row.idle_devices, run.metrics, run.window.counts.pools
+    charged, metrics, pools = row.charged, run.metrics, run.window.counts.pools
     watts = used(run.deployment.roles, pools, run.site, run.span.seconds).watts(run.site)
     workload = run.traffic.workload
     think_s = workload.think_time if workload else 0.0

@@ -36,7 +36,8 @@ from tokenworks.ledger.sweep_reading import (
     curves_of,
     effects_of,
 )
-from tokenworks.ledger.sweep_run import Finished, chunks_of, in_processes, must_have_ray, on_ray, usable_cpus
+from tokenworks.ledger.sweep_run import Finished, chunks_of, in_processes, must_have_ray, on_ray
+from tokenworks.ledger.workers import cores
 from tokenworks.specs.load import load_workload
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.save import must_be_writable
@@ -338,7 +339,7 @@ def _computed(
     missing = [number for number in range(points) if number not in rows]
     if not missing:
         return
-    workers = prepared.workers or usable_cpus()
+    workers = prepared.workers or cores()
     chunks = chunks_of(job, missing, workers)
     if ray is not None:
         source = on_ray(job, chunks, ray, prepared.workers)

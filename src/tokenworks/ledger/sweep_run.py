@@ -48,11 +48,6 @@ def chunks_of(job: SweepJob, missing: Sequence[int], workers: int) -> list[Chunk
     return [tuple(ordered[low : low + size]) for low in range(0, len(ordered), size)]
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may use [count]."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def in_processes(job: SweepJob, chunks: Sequence[Chunk], workers: int) -> Generator[Finished, None, None]:
     """Compute chunks with local processes; with one process in this one.
 

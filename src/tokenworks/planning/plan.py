@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing, OfferedLoad
-from tokenworks.planning.decide import DEPTH, ERROR, Bench, Budget, decide, estimated_front, simulated_front
+from tokenworks.planning.decide import DEPTH, ERROR, Bench, Budget, decide
+from tokenworks.planning.fronts import estimated_front, simulated_front
 from tokenworks.planning.ranking import candidates, estimated, front
 from tokenworks.planning.result import Decided, Plan
 from tokenworks.planning.search import Progress

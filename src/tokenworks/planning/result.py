@@ -107,6 +107,11 @@ class Ranked:
     estimated: Estimated
 
     @property
+    def charged(self) -> int:
+        """Devices that throughput is divided by: those in use, and those left over [count]."""
+        return self.devices + self.idle_devices
+
+    @property
     def meets_slo(self) -> bool:
         """Whether the deployment keeps every bound, and carries the load."""
         return self.slo_pressure <= 1

@@ -1,0 +1,60 @@
+"""The Pareto front of a plan: simulated, or as the closed form estimates it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenworks.planning.decide import Bench, Say, sessions_of, shown
+from tokenworks.planning.pareto import front as unbeaten
+from tokenworks.planning.ranking import Candidate
+from tokenworks.planning.result import FrontPoint
+
+FRONT_POINTS, SESSION_POINTS = 16, 4
+"""Points of the Pareto front that are simulated; the second where requests form sessions [count]."""
+
+SLOWEST = 4
+"""Largest estimated TPOT of a point of the front / the TPOT bound of the SLO: nobody chooses a slower point [-]."""
+
+
+def simulated_front(bench: Bench, front: Sequence[Candidate], *, say: Say | None = None) -> tuple[FrontPoint, ...]:
+    """Simulate the deployments of an estimated Pareto front, and keep those that no other one beats, fastest first.
+
+    Each is simulated in a closed loop with as many users as its estimate has, by Little's law. Points that are much
+    slower than the SLO asks for are left out.
+
+    Parameters
+    ----------
+    front : deployments with estimates; of more than `FRONT_POINTS` as many are taken, evenly spread
+    say : told in words which point is simulated
+    """
+    bound = front[0].costing.slo.tpot if front else None
+    front = [one for one in front if bound is None or one.estimated.tpot_s <= SLOWEST * bound.value] or front
+    most = SESSION_POINTS if front and sessions_of(front[0]) else FRONT_POINTS
+    if len(front) > most:
+        front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
+    points = []
+    for number, candidate in enumerate(front, 1):
+        if say:
+            say(f"simulating the Pareto front ({number} of {len(front)})")
+        estimate, request = candidate.estimated, candidate.costing.setting.workload
+        request_s = estimate.ttft_s + request.osl * estimate.tpot_s + request.think_time
+        row = shown(candidate, bench.at(candidate, users=max(1, round(estimate.requests_s * request_s))))
+        points.append(
+            FrontPoint(row.deployment, row.output_tok_s_per_user, row.output_tok_s_per_device, row.ttft_slo_s)
+        )
+    speed = np.array([point.output_tok_s_per_user for point in points])
+    output = np.array([point.output_tok_s_per_device for point in points])
+    kept = unbeaten(speed, output) if points else ()
+    return tuple(points[int(index)] for index in kept)
+
+
+def estimated_front(front: Sequence[Candidate]) -> tuple[FrontPoint, ...]:
+    """The points of an estimated Pareto front."""
+    return tuple(
+        FrontPoint(
+            one.deployment, 1 / one.estimated.tpot_s, one.estimated.output_tok_s_per_device, one.estimated.ttft_slo_s
+        )
+        for one in front
+    )
