@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from tokenworks.errors import DoesNotFit, UnknownName
 from tokenworks.ledger.break_even import BreakEven, Effect, Pair, api_per_million, break_even, sensitivity
 from tokenworks.ledger.cost import Served, UnitCost, cost
+from tokenworks.ledger.curves import Crossover
 from tokenworks.ledger.site import Hardware, Placed, hardware_of, placed
 from tokenworks.ledger.study import Study, charged
 from tokenworks.ledger.terms import Terms
@@ -105,14 +106,16 @@ def hardware(name: str, given: Sequence[Given]) -> Hardware:
     return hardware_of(parts(name, assume=tuple(item for item in given if item.area == "machine")))
 
 
-def priced(
-    machines: Mapping[str, tuple[Hardware, Served | None]], paying: Paying, model: str
-) -> tuple[dict[str, Priced], tuple[str, ...]]:
+Machines = Mapping[str, tuple[Hardware, Served | None]]
+"""Name of a machine -> its hardware, and what the machine serves; None: it serves nothing within the SLO."""
+
+
+def priced(machines: Machines, paying: Paying, model: str) -> tuple[dict[str, Priced], tuple[str, ...]]:
     """Costs, places and break-even prices of machines.
 
     Parameters
     ----------
-    machines : name -> hardware, and what the machine serves; None: it serves nothing within the SLO
+    machines : the machines
     paying : prices and conditions
     model : the compared model, whose API price is a rival
 
@@ -158,9 +161,7 @@ def _alone(one: Hardware, rates: Served | None, paying: Paying) -> Priced:
         return Priced(None, None, error=str(error))
 
 
-def _rivals(
-    name: str, machines: Mapping[str, tuple[Hardware, Served | None]], prices: Prices, terms: Terms
-) -> Iterator[Rival]:
+def _rivals(name: str, machines: Machines, prices: Prices, terms: Terms) -> Iterator[Rival]:
     own, rates = machines[name]
     assert rates is not None
     for other, (rival, theirs) in machines.items():
@@ -172,13 +173,58 @@ def _rivals(
 
 
 def _effects(
-    name: str, machines: Mapping[str, tuple[Hardware, Served | None]], rivals: Sequence[Rival], paying: Paying
+    name: str, machines: Machines, rivals: Sequence[Rival], paying: Paying, reuse: Mapping[str, Machines] | None = None
 ) -> tuple[Effect, ...]:
-    """What moves the break-even price against the first rival machine, for a machine without a price of its own."""
-    own, rates = machines[name]
+    """What moves the break-even price against the first rival machine most; with `reuse` as in `with_reuse`."""
     rival = next((one.name for one in rivals if one.name in machines and one.break_even.price is not None), None)
-    if rival is None or rates is None:
+    pair = None if rival is None else _pair(machines, name, rival)
+    if pair is None or rival is None:
         return ()
-    theirs, their_rates = machines[rival]
-    assert their_rates is not None
-    return sensitivity(Pair(own, rates, theirs, their_rates), paying.prices, paying.terms)
+    others = {words: _pair(rows, name, rival) for words, rows in (reuse or {}).items()}
+    pairs = {words: other for words, other in others.items() if other is not None}
+    return sensitivity(pair, paying.prices, paying.terms, reuse=pairs if len(pairs) == len(others) == 2 else None)
+
+
+def _pair(machines: Machines, name: str, rival: str) -> Pair | None:
+    """A machine and its rival; None if one of the two serves nothing within the SLO."""
+    if name not in machines or rival not in machines:
+        return None
+    (own, rates), (theirs, their_rates) = machines[name], machines[rival]
+    return None if rates is None or their_rates is None else Pair(own, rates, theirs, their_rates)
+
+
+def with_reuse(
+    costs: Mapping[str, Priced], machines: Machines, reuse: Mapping[str, Machines], paying: Paying
+) -> dict[str, Priced]:
+    """The same costs, with reuse among the inputs that move break-even prices.
+
+    Parameters
+    ----------
+    costs : machine -> its costs, from `priced`
+    machines : the machines
+    reuse : the machines with less and with more of the input from the prefix cache, by the words for this share. A
+        break-even price whose machines do not both serve at both shares keeps its other inputs
+    paying : prices and conditions
+    """
+    return {
+        name: replace(one, effects=_effects(name, machines, one.rivals, paying, reuse)) if one.effects else one
+        for name, one in costs.items()
+    }
+
+
+def price_crossovers(costs: Mapping[str, Priced]) -> Iterator[Crossover]:
+    """The price of each machine at which the cheapest effective tokens change hands; prices in the middle.
+
+    A machine that cannot win at any price has none.
+
+    Parameters
+    ----------
+    costs : machine -> its costs, from `priced`
+    """
+    for name, one in costs.items():
+        rivals = [rival for rival in one.rivals if rival.name in costs]
+        first = [rival for rival in rivals if rival.break_even.terms == rivals[0].break_even.terms]
+        cheapest = min(first, key=lambda rival: rival.break_even.rival_per_million, default=None)
+        price = cheapest and cheapest.break_even.price
+        if cheapest and price and price.mid >= 0:
+            yield Crossover(f"price of {name}", price.mid, price.mid, name, cheapest.name)
