@@ -20,15 +20,16 @@ from tokenworks.ledger.priced import (
     Paying,
     Priced,
     hardware,
+    paying,
     price_crossovers,
     priced,
     served,
     with_reuse,
 )
 from tokenworks.ledger.reasons import reasons
-from tokenworks.ledger.site import Hardware, Room, load_room, placed
+from tokenworks.ledger.site import Hardware, Room, placed
 from tokenworks.ledger.study import TOP, Question, Study, charged, study, without
-from tokenworks.ledger.terms import Pay, terms_of
+from tokenworks.ledger.terms import Pay
 from tokenworks.ledger.workers import Say, cores, each
 from tokenworks.planning.decide import Budget
 from tokenworks.planning.intervals import ratio_interval
@@ -39,7 +40,7 @@ from tokenworks.specs.compose import parts
 from tokenworks.specs.given import Assume, Given, given
 from tokenworks.specs.load import WorkloadLike
 from tokenworks.specs.price import Currency, Prices, Region
-from tokenworks.specs.price_file import api_price, load_prices
+from tokenworks.specs.price_file import api_price
 from tokenworks.specs.result import Inputs, inputs
 from tokenworks.specs.slo import Slo, SloLike
 from tokenworks.specs.workload import Workload
@@ -108,7 +109,7 @@ def compare(
         {"workload": workload, "isl": isl, "osl": osl, "rate": None, "concurrency": None, "slo": slo, "engine": engine,
          "calibration": calibration},
         given(assume), {name: given(numbers) for name, numbers in (assume_of or {}).items()}, budget, equal,
-        _paying(
+        paying(
             prices=prices, pay=pay, utilisation=utilisation, currency=currency, region=region, room=room, api=api
         ), cores() if workers is None else workers,
     )  # fmt: skip
@@ -128,19 +129,6 @@ def compare(
         terms=asked.paying.terms, asked=asked.inputs(),
         notes=(*_notes(systems, equal), *unknown), elapsed_s=time.perf_counter() - began,
     )  # fmt: skip
-
-
-def _paying(
-    *, prices: str | Path | Mapping[str, Any] | Prices | None, pay: Pay, utilisation: float | Sequence[float],
-    currency: Currency, region: Region, room: str | Path | Mapping[str, Any] | None, api: str | None,
-) -> Paying:  # fmt: skip
-    """Prices and conditions of the costs."""
-    shares = (utilisation,) if isinstance(utilisation, int | float) else tuple(utilisation)
-    if not shares:
-        raise SpecError("no utilisation", where="--utilisation", hint="give a share of the time, such as 0.5")
-    listed, where = load_prices(prices), load_room(room or {})
-    terms = [terms_of(listed, utilisation=one, pay=pay, currency=currency, region=region, room=where) for one in shares]
-    return Paying(listed, terms[0], shares, api)
 
 
 @dataclass(frozen=True)

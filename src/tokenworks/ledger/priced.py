@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from tokenworks.errors import DoesNotFit, UnknownName
+from tokenworks.errors import DoesNotFit, SpecError, UnknownName
 from tokenworks.ledger.break_even import BreakEven, Effect, Pair, api_per_million, break_even, sensitivity
 from tokenworks.ledger.cost import Served, UnitCost, cost
 from tokenworks.ledger.curves import Crossover
-from tokenworks.ledger.site import Hardware, Placed, hardware_of, placed
-from tokenworks.ledger.study import Study, charged
-from tokenworks.ledger.terms import Terms
+from tokenworks.ledger.site import Hardware, Placed, hardware_of, load_room, placed
+from tokenworks.ledger.study import Best, Study, charged
+from tokenworks.ledger.terms import Pay, Terms, terms_of
 from tokenworks.specs.compose import parts
 from tokenworks.specs.given import Given
-from tokenworks.specs.price import Prices
-from tokenworks.specs.price_file import api_price
+from tokenworks.specs.price import Currency, Prices, Region
+from tokenworks.specs.price_file import api_price, load_prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,25 @@ class Paying:
     def at(self, utilisation: float) -> Terms:
         """The conditions with another utilisation."""
         return replace(self.terms, utilisation=utilisation)
+
+
+def paying(
+    *, prices: str | Path | Mapping[str, Any] | Prices | None = None, pay: Pay = "buy",
+    utilisation: float | Sequence[float] = 0.5, currency: Currency = "USD", region: Region = "cn",
+    room: str | Path | Mapping[str, Any] | None = None, api: str | None = None,
+) -> Paying:  # fmt: skip
+    """Prices and conditions of costs; the parameters are those of `compare`.
+
+    Raises
+    ------
+    SpecError : a file cannot be read, or a value is wrong
+    """
+    shares = (utilisation,) if isinstance(utilisation, int | float) else tuple(utilisation)
+    if not shares:
+        raise SpecError("no utilisation", where="--utilisation", hint="give a share of the time, such as 0.5")
+    listed, where = load_prices(prices), load_room(room or {})
+    terms = [terms_of(listed, utilisation=one, pay=pay, currency=currency, region=region, room=where) for one in shares]
+    return Paying(listed, terms[0], shares, api)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,28 +97,45 @@ class Priced:
 
 def served(studies: Sequence[Study], shares: Mapping[str, float]) -> Served:
     """What a machine serves that divides its time so that each model has its share of the effective tokens."""
-    pairs = [(one, one.best) for one in studies if one.best is not None]
-    times = [share / best.effective_tok_s for (_, best), share in zip(pairs, shares.values(), strict=True)]
+    alone = [served_by(one.best, charged(one), str(one.plan.slo)) for one in studies if one.best and one.plan]
+    times = [share / rates.effective_tok_s for rates, share in zip(alone, shares.values(), strict=True)]
     parts_of_time = [time / sum(times) for time in times]
 
-    def mean(values: Sequence[float]) -> float:
-        return sum(value * part for value, part in zip(values, parts_of_time, strict=True))
+    def mean(name: str) -> float:
+        value: float = sum(getattr(rates, name) * part for rates, part in zip(alone, parts_of_time, strict=True))
+        return value
 
-    bests = [best for _, best in pairs]
-    watts = [None if best.watts_per_device is None else best.watts_per_device * charged(one) for one, best in pairs]
-    known = [value for value in watts if value is not None]
-    shared = [mean([getattr(best.shares, kind) for best in bests]) for kind in ("input", "cached", "output")]
-    output_tok_s = mean([best.output_tok_s for best in bests])
+    shared = {name: mean(name) for name in ("input_share", "cached_share")}
+    rates = {name: mean(name) for name in ("output_tok_s", "input_tok_s", "cached_tok_s")}
     return Served(
-        effective_tok_s=min(mean([best.effective_tok_s for best in bests]), output_tok_s),
-        output_tok_s=output_tok_s,
-        input_tok_s=mean([best.input_tok_s for best in bests]),
-        cached_tok_s=mean([best.cached_tok_s for best in bests]),
-        input_share=shared[0],
-        cached_share=shared[1],
-        output_share=1 - shared[0] - shared[1],
-        power_w=mean(known) if len(known) == len(watts) else None,
-        slo=str(studies[0].plan.slo) if studies[0].plan else "",
+        effective_tok_s=min(mean("effective_tok_s"), rates["output_tok_s"]),
+        **rates,
+        **shared,
+        output_share=1 - sum(shared.values()),
+        power_w=None if any(each.power_w is None for each in alone) else mean("power_w"),
+        slo=alone[0].slo,
+    )
+
+
+def served_by(best: Best, charged: int, slo: str) -> Served:
+    """What a machine serves with one model.
+
+    Parameters
+    ----------
+    best : the best deployment
+    charged : devices that throughput is divided by [count]
+    slo : the SLO, in words
+    """
+    return Served(
+        effective_tok_s=min(best.effective_tok_s, best.output_tok_s),
+        output_tok_s=best.output_tok_s,
+        input_tok_s=best.input_tok_s,
+        cached_tok_s=best.cached_tok_s,
+        input_share=best.shares.input,
+        cached_share=best.shares.cached,
+        output_share=1 - best.shares.input - best.shares.cached,
+        power_w=None if best.watts_per_device is None else best.watts_per_device * charged,
+        slo=slo,
     )
 
 
