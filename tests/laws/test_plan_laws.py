@@ -13,12 +13,12 @@ import tokenworks
 from tests.planning.settings import DENSE, PLAIN, R1, SESSIONS, SMALL_MOE, costing, setting
 from tokenworks.legal.rules import explain
 from tokenworks.legal.splits import candidates, splits
+from tokenworks.pareto import beaten, front
 from tokenworks.planning import aggregated as together
 from tokenworks.planning import grid
 from tokenworks.planning.cells import Shortlist
 from tokenworks.planning.costing import Costing, OfferedLoad
 from tokenworks.planning.grid import decode_times
-from tokenworks.planning.pareto import beaten, front
 from tokenworks.planning.plan import prepare
 from tokenworks.planning.ranking import deployment
 from tokenworks.planning.search import search

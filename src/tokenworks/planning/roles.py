@@ -14,11 +14,11 @@ from tokenworks.costs.split import KV_BYTES
 from tokenworks.costs.transfer import exposed_transfer, request_bytes, wire
 from tokenworks.legal.points import KV_DTYPES, Points
 from tokenworks.legal.splits import Candidates
+from tokenworks.pareto import front
 from tokenworks.planning.aggregated import STEADY
 from tokenworks.planning.cells import Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.grid import crowded_ladder
-from tokenworks.planning.pareto import front
 from tokenworks.planning.queueing import Demand, Prefill, busiest_context, crowd, prefill_limit, prefilling, seen_cv
 from tokenworks.planning.space import Ladders
 from tokenworks.simulation.steps import own_share
