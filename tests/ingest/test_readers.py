@@ -165,7 +165,7 @@ def test_vllm_bench_failures_and_wrong_files(tmp_path: Path) -> None:
         load_trace(write(tmp_path / "short.json", {"request_throughput": 1.0}))
     with pytest.raises(SpecError, match=r"different lengths.*ttfts 1"):
         load_trace(write(tmp_path / "uneven.json", bench(ttfts=[0.1])))
-    with pytest.raises(SpecError, match="is no JSON object.*is the file complete"):
+    with pytest.raises(SpecError, match=r"is no JSON object.*is the file complete"):
         load_trace(write(tmp_path / "cut.json", json.dumps(bench())[:-20]))
 
 

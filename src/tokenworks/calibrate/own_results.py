@@ -66,9 +66,8 @@ def measured_table(
         for one in file.benchmarks:
             points.append(_point(one, deployment, path))
             notes += [f"{one.name}: {note}" for note in one.notes if not note.startswith(ASSUMED)]
-    return PointTable(
-        tuple(map(str, paths)), tuple(points[:limit]), tuple(ignored), tuple(notes), of_results=all(map(_is_json, paths))
-    )  # fmt: skip
+    files, kept, results = tuple(map(str, paths)), tuple(points[:limit]), all(map(_is_json, paths))
+    return PointTable(files, kept, tuple(ignored), tuple(notes), of_results=results)
 
 
 def _is_json(path: Path) -> bool:

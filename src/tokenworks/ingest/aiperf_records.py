@@ -97,7 +97,8 @@ def _complete(rows: Rows, line: int, record: Record) -> bool:
 def _request(record: Record, base: int) -> RecordedRequest:
     """The request of a record without failure. Times count from `base` [ns]."""
     about, metrics = record.metadata, record.metrics
-    assert metrics.input_sequence_length is not None and metrics.output_sequence_length is not None
+    assert metrics.input_sequence_length is not None
+    assert metrics.output_sequence_length is not None
     return RecordedRequest(
         1e-9 * (about.request_start_ns - base),
         1e-9 * (about.request_end_ns - base),

@@ -68,7 +68,7 @@ class InferencexResult(msgspec.Struct):
 
 
 def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
-    """Read a result: one benchmark in a closed loop. It also describes its deployment, as columns of a CSV of points."""
+    """Read a result: one benchmark in a closed loop. The result also describes its deployment (`Benchmark.point`)."""
     result = decode(data, InferencexResult, FORM, where)
     rate = above_zero(result.tput_per_gpu, "tput_per_gpu", where)
     point, devices = _point(result, where)

@@ -83,7 +83,7 @@ def read_benchmarks(path: Path, *, benchmark: int | None = None, load: Load | No
         runs = runs_of(data, where)
     except SpecError as error:
         raise SpecError(error.message, where=where, hint=f"known are: {_known()}") from None
-    notes = [f"left out: {place} is no JSON object" for place in broken_lines(data, where, runs)]
+    notes = broken_lines(data, where, runs)
     outcomes = [_loaded(outcome, load, where) for outcome in _outcomes(runs, rows, path.name)]
     if benchmark is not None:
         if not 1 <= benchmark <= len(outcomes):

@@ -21,8 +21,8 @@ from tokenworks.specs.slo import CLASS_NAME
 from tokenworks.specs.trace import MAX_TOKENS, Trace
 
 NOTE = (
-    "the file has no block hashes and no parents: requests share no prefixes, and each is sent at the time at which the "
-    "simulation sent it"
+    "the file has no block hashes and no parents: requests share no prefixes, and each is sent at its time in the "
+    "simulation"
 )
 NEEDED = ("arrival_s", "input_tokens", "output_tokens")
 MOST_SECONDS = 1e12

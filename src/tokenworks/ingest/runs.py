@@ -53,19 +53,20 @@ def runs_of(data: bytes, where: str) -> list[Run]:
         return lines
 
 
-def broken_lines(data: bytes, where: str, good: list[Run]) -> list[str]:
-    """Places of the lines that are no JSON object, in a file with one JSON object per line.
+def broken_lines(data: bytes, where: str, runs: list[Run]) -> tuple[str, ...]:
+    """A note with the number of lines that are no JSON object, and the first of them; empty if there are none.
 
     Parameters
     ----------
     data, where : content and path of the file
-    good : the objects of the file
+    runs : the objects of the file
     """
-    if len(good) == 1 and good[0].place == where or good and good[0].place.startswith(f"{where}["):
-        return []
-    read = {run.place for run in good}
+    if not runs or not runs[0].place.startswith(f"{where}:"):  # the file is one object or one list, without lines
+        return ()
+    read = {run.place for run in runs}
     places = (f"{where}:{number}" for number, line in enumerate(data.split(b"\n"), 1) if line.strip())
-    return [place for place in places if place not in read]
+    broken = [place for place in places if place not in read]
+    return (f"left out {len(broken)} of {len(broken) + len(runs)} lines: no JSON object at {broken[0]}",) if broken else ()
 
 
 def _lines(data: bytes, where: str) -> list[Run]:

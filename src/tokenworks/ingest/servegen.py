@@ -169,7 +169,7 @@ def _window(rows: Rows, line: int, text: str) -> Window | None:
 
 
 def _dataset(rows: Rows) -> tuple[dict[int, tuple[Histogram, ...]], list[str]]:
-    """Lengths by start of their period [s], empty if the period has none; and a note about columns that are not used."""
+    """Lengths by start of their period [s], empty if it has none; and a note about columns that are not used."""
     path, name = rows.path, rows.path.name
     stem = name[: name.index(ENDING)] if ENDING in name else ""
     beside = path.with_name(stem + PARTNER)

@@ -69,6 +69,15 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
 
 
 def lengths_of(total: int, count: int, each: Sequence[int], path: str, where: str) -> Lengths:
+    """Mean and variation of a length.
+
+    Parameters
+    ----------
+    total : sum of the lengths of all completed requests [token]
+    count : completed requests [count]
+    each : lengths of single requests; empty if the file does not have them [token]
+    path, where : key of the total, and place of the run, for messages
+    """
     mean = above_zero(total, path, where) / count
     sent = [length for length in each if length]  # a failed request has the output length 0
     return Lengths(mean, statistics.pstdev(sent) / mean if sent else None)
