@@ -95,9 +95,7 @@ def test_guidellm_as_a_trace(tmp_path: Path, version: int) -> None:
     np.testing.assert_allclose(trace.think_s, [0, 0.91, 0.87])
     two = load_trace(path, benchmark=2)
     assert two.parent.tolist() == [-1, -1, 0]
-    assert [(d.count, d.reason) for d in two.dropped] == [
-        (1, "requests.errored[]: expected none: the request failed")
-    ]
+    assert [(d.count, d.reason) for d in two.dropped] == [(1, "requests.errored[]: expected none: the request failed")]
     for chosen, words in ((None, "has 2 benchmarks; choose one with --benchmark 1 to 2"), (3, "and no benchmark 3")):
         with pytest.raises(SpecError, match=words):
             load_trace(path, benchmark=chosen)

@@ -66,7 +66,9 @@ def broken_lines(data: bytes, where: str, runs: list[Run]) -> tuple[str, ...]:
     read = {run.place for run in runs}
     places = (f"{where}:{number}" for number, line in enumerate(data.split(b"\n"), 1) if line.strip())
     broken = [place for place in places if place not in read]
-    return (f"left out {len(broken)} of {len(broken) + len(runs)} lines: no JSON object at {broken[0]}",) if broken else ()
+    return (
+        (f"left out {len(broken)} of {len(broken) + len(runs)} lines: no JSON object at {broken[0]}",) if broken else ()
+    )
 
 
 def _lines(data: bytes, where: str) -> list[Run]:
