@@ -305,6 +305,8 @@ BAD = {
     "--trace classed.jsonl --class :ttft=1s": 'write it like "batch:priority=1,ttft=60s"',
     "--trace classed.jsonl --class batch:ttft=1s --class batch:priority=1": "names a class twice",
     "--trace talk.jsonl --strict": "output_length",
+    "--trace talk.jsonl --benchmark 1": "has the format mooncake, without benchmarks",
+    "--workload chat --rate 1 --benchmark 1": "--benchmark: chooses from a trace file; give --trace FILE",
     "--trace nowhere.jsonl": "no such file",
     "--trace empty.jsonl": "the file is empty",
     "--trace zero.jsonl": "no",

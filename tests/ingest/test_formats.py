@@ -210,6 +210,17 @@ def test_servegen_draws_the_rates_and_lengths_of_the_file(client: Path) -> None:
     assert gaps.std() / gaps.mean() == pytest.approx(2.0, rel=0.15)
 
 
+def test_a_folder_of_servegen_is_all_its_clients(client: Path) -> None:
+    """Two clients with the same file draw other requests. Broken windows of both are counted together."""
+    client.with_name("chunk-1-dataset.json").write_text(json.dumps(cases.DATASET))
+    save(client.with_name("chunk-1-trace.csv"), "x\n" + cases.SERVEGEN)
+    trace, one = load_trace(client.parent, seed=5), load_trace(client, seed=5)
+    assert len(trace) == pytest.approx(2 * len(one), rel=0.2)
+    assert len(np.unique(trace.arrival_s)) == len(trace)
+    assert [d.where for d in trace.dropped] == [f"{client.with_name('chunk-1-trace.csv')}:1"]
+    assert trace.notes[0] == "requests of 2 clients are drawn from their statistics, with the seed 5"
+
+
 def test_servegen_scales_are_those_of_the_file() -> None:
     """Shape x scale = 1 / rate for Gamma; scale x Gamma(1 + 1 / shape) = 1 / rate for Weibull, as in the file."""
     draw = np.random.default_rng(1)

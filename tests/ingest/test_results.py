@@ -209,7 +209,9 @@ def test_loads() -> None:
 
 @pytest.mark.parametrize("content", [cases.BAILIAN[0], cases.otel(cases.span(0, 5, 3))])
 def test_traces_are_no_results(tmp_path: Path, content: dict[str, Any]) -> None:
-    with pytest.raises(SpecError, match=r"is a trace of the format (bailian|otel); give a result of a benchmark client"):
+    with pytest.raises(
+        SpecError, match=r"is a trace of the format (bailian|otel); give a result of a benchmark client"
+    ):
         load_benchmarks(written(tmp_path, content))
 
 

@@ -48,9 +48,10 @@ def measured_table(
 
     Raises
     ------
-    SpecError : a file cannot be read, or benchmark results have no deployment
+    SpecError : a file cannot be read, benchmark results have no deployment, or a choice of the user chooses nothing
     """
     points: list[Point] = []
+    results, unrecorded = 0, 0
     ignored: dict[str, None] = {}
     notes: list[str] = []
     sent = None if load is None else Load.parse(load)
@@ -62,12 +63,17 @@ def measured_table(
             ignored |= dict.fromkeys(table.ignored)
             continue
         file = ingest.read_benchmarks(path, benchmark=benchmark, load=sent)
+        results, unrecorded = results + 1, unrecorded + (not file.records_load)
         notes += file.notes
         for one in file.benchmarks:
             points.append(_point(one, deployment, path))
             notes += [f"{one.name}: {note}" for note in one.notes if not note.startswith(ASSUMED)]
-    files, kept, results = tuple(map(str, paths)), tuple(points[:limit]), all(map(_is_json, paths))
-    return PointTable(files, kept, tuple(ignored), tuple(notes), of_results=results)
+    if benchmark is not None and not results:
+        raise SpecError("chooses from benchmark results, and --data has none", where="--benchmark", hint="leave it out")
+    if load is not None and not unrecorded:
+        raise SpecError("every file of --data records its load", where="--load", hint="leave it out")
+    files, kept = tuple(map(str, paths)), tuple(points[:limit])
+    return PointTable(files, kept, tuple(ignored), tuple(notes), of_results=results == len(files))
 
 
 def _is_json(path: Path) -> bool:

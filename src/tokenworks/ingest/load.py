@@ -102,7 +102,7 @@ def load_trace(
 
     Parameters
     ----------
-    path : the file
+    path : the file; for ServeGen also the folder of its clients
     form : one of `FORMATS`; None: detected by the content
     strict : True: stop at the first broken or misplaced row; False: leave out broken rows and sort misplaced ones, and
         count both
@@ -117,7 +117,7 @@ def load_trace(
     if form is not None and form not in FORMATS:
         raise UnknownName("format", form, FORMATS, hint=f"known formats: {', '.join(FORMATS)}")
     rows = Rows(path, strict=strict, benchmark=benchmark, seed=seed)
-    form = form or sniff(rows)
+    form = form or ("servegen" if servegen.is_folder(path) else sniff(rows))
     reader = FORMATS[form]
     if benchmark is not None and not reader.several:
         several = ", ".join(name for name, each in FORMATS.items() if each.several)

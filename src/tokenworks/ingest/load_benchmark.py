@@ -51,10 +51,12 @@ class BenchmarkFile:
     ----------
     benchmarks : the benchmarks
     notes : what the file has and the benchmarks do not: broken lines, and benchmarks that cannot be used
+    records_load : False if the load of the user was needed, because the file does not record one
     """
 
     benchmarks: tuple[Benchmark, ...]
     notes: tuple[str, ...] = ()
+    records_load: bool = True
 
 
 def load_benchmarks(path: Path, *, benchmark: int | None = None, load: Load | None = None) -> tuple[Benchmark, ...]:
@@ -84,16 +86,18 @@ def read_benchmarks(path: Path, *, benchmark: int | None = None, load: Load | No
     except SpecError as error:
         raise SpecError(error.message, where=where, hint=f"known are: {_known()}") from None
     notes = broken_lines(data, where, runs)
-    outcomes = [_loaded(outcome, load, where) for outcome in _outcomes(runs, rows, path.name)]
+    outcomes = _outcomes(runs, rows, path.name)
     if benchmark is not None:
         if not 1 <= benchmark <= len(outcomes):
             raise wrong_benchmark(benchmark, len(outcomes), path)
         outcomes = [outcomes[benchmark - 1]]
+    recorded = all(isinstance(outcome, SpecError) or outcome.arrivals is not None for outcome in outcomes)
+    outcomes = [_loaded(outcome, load, where) for outcome in outcomes]
     good = tuple(outcome for outcome in outcomes if isinstance(outcome, Benchmark))
     errors = [outcome for outcome in outcomes if isinstance(outcome, SpecError)]
     if not good:
         raise errors[0]
-    return BenchmarkFile(good, (*notes, *(f"left out: {error}" for error in errors)))
+    return BenchmarkFile(good, (*notes, *(f"left out: {error}" for error in errors)), recorded)
 
 
 def _outcomes(runs: Sequence[Run], rows: Rows, name: str) -> list[Benchmark | SpecError]:

@@ -108,6 +108,12 @@ class Rows:
         entry = self._dropped.setdefault(f"{field}: {right}" if field else right, [0, where])
         entry[0] += 1
 
+    def beside(self, path: Path) -> Rows:
+        """Another file that is read for the same trace. Its broken rows count together with those of this file."""
+        other = Rows(path, strict=self.strict, benchmark=self.benchmark, seed=self.seed)
+        other._dropped = self._dropped
+        return other
+
     def chosen(self, benchmarks: Sequence[Item]) -> Item:
         """The benchmark that the user chose, or the only one.
 

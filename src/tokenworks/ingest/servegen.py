@@ -42,6 +42,7 @@ FLAT_DICT = re.compile(r"\{[0-9eE.:,+\s-]*\}")
 """A dict of numbers without anything nested."""
 LENGTHS = ("input_tokens", "output_tokens")
 Histogram = tuple[Ints, Floats]
+Lengths = dict[int, tuple[Histogram, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +79,51 @@ PATTERNS: dict[str, Callable[[Generator, float, float, int], Floats]] = {"Gamma"
 
 
 def read(rows: Rows) -> Trace:
-    """Draw the requests of a client: gaps from the windows of the CSV, lengths from the JSON beside it."""
+    """Draw the requests of a client: gaps from the windows of the CSV, lengths from the JSON beside it.
+
+    A folder holds many clients. Their requests are one trace, and each client has its own random streams.
+    """
+    table, unused = Table(), dict[str, None]()
+    clients = _clients(rows)
+    for number, client in enumerate(clients):
+        streams = SeedSequence(rows.seed, spawn_key=(number,)).spawn(2)
+        lengths, others = _dataset(client)
+        unused |= dict.fromkeys(others)
+        _draw(client, lengths, table, *(Generator(PCG64(stream)) for stream in streams))
+        rows.reordered += client.reordered if client is not rows else 0
+    notes = [f"requests are drawn from the statistics of the file, with the seed {rows.seed}"]
+    if rows.path.is_dir():
+        notes = [f"requests of {len(clients)} clients are drawn from their statistics, with the seed {rows.seed}"]
+    if unused:
+        notes.append(f"not used: {', '.join(unused)}")
+    return table.trace(rows, notes=tuple(notes))
+
+
+def is_folder(path: Path) -> bool:
+    """True if the path is a folder with clients of ServeGen."""
+    return path.is_dir() and any(path.glob(f"*{ENDING}"))
+
+
+def _clients(rows: Rows) -> list[Rows]:
+    """The CSV of each client: all of a folder in the order of their names, or the one file."""
+    if not rows.path.is_dir():
+        return [rows]
+    return [rows.beside(path) for path in sorted(rows.path.glob(f"*{ENDING}"))]
+
+
+def _draw(rows: Rows, lengths: Lengths, table: Table, arrivals: Generator, sizes: Generator) -> None:
+    """Draw the requests of one client, and add them to the table.
+
+    Parameters
+    ----------
+    rows : CSV of the client
+    lengths : lengths of the client, by period
+    table : the table of all clients
+    arrivals, sizes : random streams of the arrival times and of the lengths
+    """
     windows = _windows(rows)
-    lengths, notes = _dataset(rows)
-    times, which = _arrivals(rows, windows)
-    table, kept = Table(), np.ones(len(times), bool)
-    random = _stream(rows, "lengths")
+    times, which = _arrivals(rows, windows, arrivals, MOST_REQUESTS - len(table.arrival))
+    kept = np.ones(len(times), bool)
     drawn = {name: np.ones(len(times), np.int64) for name in LENGTHS}
     periods = np.array(sorted(lengths))
     for number, window in enumerate(windows):
@@ -97,22 +137,14 @@ def read(rows: Rows) -> Trace:
             kept[at] = False
             continue
         for name, (values, shares) in zip(LENGTHS, known, strict=True):
-            drawn[name][at] = random.choice(values, len(at), p=shares)
-    nothing = np.zeros(int(kept.sum()), "S1")
-    table.extend(times[kept], drawn["input_tokens"][kept], drawn["output_tokens"][kept], nothing)
-    seeded = f"requests are drawn from the statistics of the file, with the seed {rows.seed}"
-    return table.trace(rows, notes=(seeded, *notes))
+            drawn[name][at] = sizes.choice(values, len(at), p=shares)
+    classless = np.zeros(int(kept.sum()), "S1")
+    table.extend(times[kept], drawn["input_tokens"][kept], drawn["output_tokens"][kept], classless)
 
 
-def _stream(rows: Rows, name: str) -> Generator:
-    """The random stream of arrivals or of lengths, so that one of them does not change the other."""
-    streams = SeedSequence(rows.seed).spawn(2)
-    return Generator(PCG64(streams[("arrivals", "lengths").index(name)]))
-
-
-def _arrivals(rows: Rows, windows: list[Window]) -> tuple[Floats, Ints]:
-    """Time and window of each request. A window begins without a request."""
-    random, parts, total = _stream(rows, "arrivals"), list[Floats](), 0
+def _arrivals(rows: Rows, windows: list[Window], random: Generator, most: int) -> tuple[Floats, Ints]:
+    """Time and window of each request. A window begins without a request. More than `most` requests are an error."""
+    parts, total = list[Floats](), 0
     ends = [window.start_s for window in windows[1:]]
     last = windows[-1].start_s - windows[-2].start_s if len(windows) > 1 else WINDOW_S
     ends.append(windows[-1].start_s + last)
@@ -121,9 +153,9 @@ def _arrivals(rows: Rows, windows: list[Window]) -> tuple[Floats, Ints]:
         while window.rate and now < length:
             count = max(16, int(1.1 * window.rate * (length - now)) + 1)
             total += count
-            if total > MOST_REQUESTS:
-                hint = "cut the file into parts"
-                raise SpecError(f"more than {MOST_REQUESTS:,} requests", where=f"{rows.path}:{window.line}", hint=hint)
+            if total > most:
+                words, hint = f"more than {MOST_REQUESTS:,} requests", "cut the file into parts, or take fewer clients"
+                raise SpecError(words, where=f"{rows.path}:{window.line}", hint=hint)
             later = now + np.cumsum(PATTERNS[window.pattern](random, window.shape, window.rate, count))
             times.append(later[later < length])
             now = float(later[-1])
@@ -168,8 +200,8 @@ def _window(rows: Rows, line: int, text: str) -> Window | None:
     return None
 
 
-def _dataset(rows: Rows) -> tuple[dict[int, tuple[Histogram, ...]], list[str]]:
-    """Lengths by start of their period [s], empty if it has none; and a note about columns that are not used."""
+def _dataset(rows: Rows) -> tuple[Lengths, list[str]]:
+    """Lengths by start of their period [s], empty if it has none; and the columns that are not used."""
     path, name = rows.path, rows.path.name
     stem = name[: name.index(ENDING)] if ENDING in name else ""
     beside = path.with_name(stem + PARTNER)
@@ -183,7 +215,7 @@ def _dataset(rows: Rows) -> tuple[dict[int, tuple[Histogram, ...]], list[str]]:
         data = msgspec.json.decode(Rows(beside).document(), type=dict[str, dict[str, str]])
     except UNDECODABLE as error:
         raise SpecError(f"is no ServeGen dataset: {error}", where=str(beside)) from None
-    lengths: dict[int, tuple[Histogram, ...]] = {}
+    lengths: Lengths = {}
     unused: dict[str, None] = {}
     for start, columns in data.items():
         if not re.fullmatch(r"[0-9]{1,9}", start):
@@ -192,7 +224,7 @@ def _dataset(rows: Rows) -> tuple[dict[int, tuple[Histogram, ...]], list[str]]:
         histograms = [_histogram(columns.get(kind, "{}"), f"{place}.{kind}") for kind in LENGTHS]
         unused |= dict.fromkeys(kind for kind in columns if kind not in LENGTHS)
         lengths[int(start)] = tuple(histograms) if all(len(values) for values, _ in histograms) else ()
-    return lengths, [f"not used: {', '.join(unused)}"] if unused else []
+    return lengths, list(unused)
 
 
 def _histogram(text: str, where: str) -> Histogram:
@@ -213,9 +245,3 @@ def _histogram(text: str, where: str) -> Histogram:
         raise SpecError(f"probabilities add up to {shares.sum():g}, not 1", where=where, hint=hint)
     whole = np.maximum(np.rint(values), 1).astype(np.int64)
     return whole, shares / shares.sum() if len(shares) else shares
-
-
-def partner_of(path: Path) -> str:
-    """Name of the CSV that belongs to a dataset file, for messages."""
-    name = path.name
-    return name.replace(PARTNER, ENDING) if PARTNER in name else f"chunk-N{ENDING}"
