@@ -20,6 +20,7 @@ from tests.cli.envelope import result
 from tokenworks.cli import per_request
 from tokenworks.cli.simulate import simulate
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
+from tokenworks.ingest import load_trace
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -153,6 +154,10 @@ def test_a_row_for_each_request(file: str, name: str, capsys: pytest.CaptureFixt
     assert all(row["first_token_s"] > row["arrival_s"] and row["status"] == "completed" for row in rows)
     assert max(row["cached_tokens"] for row in rows) == 1024  # two blocks of 512 are common to all
     assert {path.name for path in Path().glob("*out*")} == {name}
+    again = load_trace(name, strict=True)  # the file is a trace of the same requests
+    assert again.arrival_s.tolist() == [row["arrival_s"] for row in rows]
+    assert again.input_tokens.tolist() == [row["input_tokens"] for row in rows]
+    assert again.output_tokens.tolist() == [row["output_tokens"] for row in rows]
     classed("classed.jsonl")
     call(file, "--trace", "classed.jsonl", "--per-request", name)
     (late, *others) = rows_of(name)
