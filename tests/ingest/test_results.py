@@ -79,7 +79,8 @@ def test_inferencex_on_one_node(tmp_path: Path) -> None:
     """90 token/s on each of 8 GPUs; lengths are 0.8 to 1.0 of the nominal ones; times are in seconds."""
     (one,) = load_benchmarks(written(tmp_path, cases.INFERENCEX))
     assert (one.arrivals, one.concurrency, one.requests) == ("at once", 16, 160)
-    assert (one.tokens_per_s, one.ttft, one.tpot) == (pytest.approx(720), Time(0.4), Time(0.018))
+    assert one.tokens_per_s == pytest.approx(720)
+    assert (one.ttft, one.tpot) == (Time(0.4), Time(0.018))
     assert (one.isl.mean, one.osl.mean, one.isl.nominal) == (900, 1800, 1000)
     assert one.isl.variation == pytest.approx(0.2 / 12**0.5 / 0.9)
     assert {key: one.point[key] for key in ("mode", "n_devices", "tp", "dp", "ep", "device", "tpot_ms_median")} == {
@@ -151,7 +152,8 @@ def test_guidellm_lengths_from_single_requests(tmp_path: Path) -> None:
     report = cases.guidellm()
     del report["benchmarks"][0]["metrics"]["output_token_count"]
     one, _ = load_benchmarks(written(tmp_path, report))
-    assert (one.osl.mean, one.osl.variation) == (17, pytest.approx(16.97 / 17, rel=1e-3))
+    assert one.osl.mean == 17
+    assert one.osl.variation == pytest.approx(16.97 / 17, rel=1e-3)
 
 
 def test_a_synchronous_run_has_one_request_in_flight(tmp_path: Path) -> None:

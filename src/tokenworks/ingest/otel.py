@@ -35,7 +35,7 @@ class Attribute(msgspec.Struct):
     value: AttributeValue = msgspec.field(default_factory=AttributeValue)
 
 
-class Span(msgspec.Struct):
+class OtelSpan(msgspec.Struct):
     """One span. Times are nanoseconds since 1970."""
 
     start: int | str = msgspec.field(name="startTimeUnixNano")
@@ -64,7 +64,7 @@ class Exported(msgspec.Struct):
 def read(rows: Rows) -> Trace:
     """Read the requests of all spans, in order of their start. Spans without prompt tokens are no requests."""
     requests, other, base = [], 0, 0
-    decoder = msgspec.json.Decoder(Span)
+    decoder = msgspec.json.Decoder(OtelSpan)
     for number, data in enumerate(_spans(rows), 1):
         span = rows.decode(number, data, decoder)
         if span is None:
@@ -74,14 +74,14 @@ def read(rows: Rows) -> Trace:
             other += 1
             continue
         start, end = _number(span.start), _number(span.end)
-        lengths = [_number(values.get(key)) for key in (PROMPT, COMPLETION)]
+        prompt, completion = (_number(values.get(key)) for key in (PROMPT, COMPLETION))
         if not 0 < start <= end <= MOST_NS:
             rows.broken(number, "startTimeUnixNano", "expected a start and a later end")
-        elif all(
-            rows.within(number, key, n, 1, MAX_TOKENS) for key, n in zip((PROMPT, COMPLETION), lengths, strict=True)
+        elif rows.within(number, PROMPT, prompt, 1, MAX_TOKENS) and rows.within(
+            number, COMPLETION, completion, 1, MAX_TOKENS
         ):
             base = base or start
-            requests.append(RecordedRequest(1e-9 * (start - base), 1e-9 * (end - base), *lengths))
+            requests.append(RecordedRequest(1e-9 * (start - base), 1e-9 * (end - base), prompt, completion))
     notes = [f"{other} spans are no requests: they have no {PROMPT}"] if other else []
     return trace_of(rows, requests, notes=notes)
 

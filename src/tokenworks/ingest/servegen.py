@@ -46,7 +46,7 @@ Lengths = dict[int, tuple[Histogram, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class RateWindow:
     """A time in which the rate is constant.
 
     Parameters
@@ -142,7 +142,7 @@ def _draw(rows: Rows, lengths: Lengths, table: Table, arrivals: Generator, sizes
     table.extend(times[kept], drawn["input_tokens"][kept], drawn["output_tokens"][kept], classless)
 
 
-def _arrivals(rows: Rows, windows: list[Window], random: Generator, most: int) -> tuple[Floats, Ints]:
+def _arrivals(rows: Rows, windows: list[RateWindow], random: Generator, most: int) -> tuple[Floats, Ints]:
     """Time and window of each request. A window begins without a request. More than `most` requests are an error."""
     parts, total = list[Floats](), 0
     ends = [window.start_s for window in windows[1:]]
@@ -163,7 +163,7 @@ def _arrivals(rows: Rows, windows: list[Window], random: Generator, most: int) -
     return np.concatenate(parts), np.repeat(np.arange(len(windows)), [len(part) for part in parts])
 
 
-def _windows(rows: Rows) -> list[Window]:
+def _windows(rows: Rows) -> list[RateWindow]:
     """The windows of the CSV, in ascending order of time."""
     windows = []
     for line, data in rows.lines():
@@ -178,12 +178,12 @@ def _windows(rows: Rows) -> list[Window]:
     return windows
 
 
-def _window(rows: Rows, line: int, text: str) -> Window | None:
+def _window(rows: Rows, line: int, text: str) -> RateWindow | None:
     """The window of a line; None if the line is broken."""
     try:
         cells = next(csv.reader([text]))
         start, rate, _, pattern, shape, _ = (cell.strip() for cell in cells)
-        window = Window(line, float(start), float(rate), pattern, float(shape or 0))
+        window = RateWindow(line, float(start), float(rate), pattern, float(shape or 0))
     except (ValueError, csv.Error):
         rows.broken(line, "", "expected start, rate, variation, Gamma or Weibull, shape, scale")
         return None
