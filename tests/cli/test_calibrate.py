@@ -8,7 +8,7 @@ import pytest
 from tests.calibrate.cases import table
 from tests.calibrate.kernel_cases import tables
 from tests.cli.envelope import result
-from tests.ingest.benchmark_cases import FORMS, KNOWN, guidellm, written
+from tests.ingest.benchmark_cases import FORMS, KNOWN, guidellm, vllm, written
 from tokenworks.cli import run
 from tokenworks.ingest.benchmark import Time
 from tokenworks.specs.calibration import load_calibration

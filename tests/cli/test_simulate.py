@@ -154,6 +154,8 @@ def test_a_row_for_each_request(file: str, name: str, capsys: pytest.CaptureFixt
     assert all(row["first_token_s"] > row["arrival_s"] and row["status"] == "completed" for row in rows)
     assert max(row["cached_tokens"] for row in rows) == 1024  # two blocks of 512 are common to all
     assert {path.name for path in Path().glob("*out*")} == {name}
+    call(file, "--trace", name)
+    assert "trace: the file has no block hashes and no parents" in capsys.readouterr().err.replace("\n", " ")
     again = load_trace(name, strict=True)  # the file is a trace of the same requests
     assert again.arrival_s.tolist() == [row["arrival_s"] for row in rows]
     assert again.input_tokens.tolist() == [row["input_tokens"] for row in rows]

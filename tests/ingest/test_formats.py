@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 
 from tests.ingest import format_cases as cases
 from tokenworks.errors import SpecError
-from tokenworks.ingest import load_trace, servegen
+from tokenworks.ingest import FORMATS, load_trace, servegen
 from tokenworks.specs.trace import Trace
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def save(path: Path, data: bytes | str) -> Path:
@@ -314,3 +317,20 @@ def test_a_number_of_a_benchmark_needs_a_file_with_several(tmp_path: Path) -> No
     path = save(tmp_path / "q.jsonl", cases.lines(*cases.BAILIAN))
     with pytest.raises(SpecError, match="has the format bailian, without benchmarks; leave --benchmark out"):
         load_trace(path, benchmark=1)
+
+
+def test_every_format_is_in_the_docs_and_in_the_help() -> None:
+    """docs/traces.md has a row for each format, and `trace --help` names it."""
+    page = (DOCS / "traces.md").read_text()
+    help_text = (Path(__file__).parents[1] / "cli/options/trace.txt").read_text()
+    for name in FORMATS:
+        assert re.search(rf"^\| (.*, )?{name}(,.*)? \|", page, re.MULTILINE), name
+        assert re.search(rf"[ ,]{name}[ ,.]", help_text), name
+
+
+def test_every_client_is_in_the_docs() -> None:
+    """docs/files.md, docs/metrics.md and docs/calibrate.md name each client."""
+    for page in ("files.md", "metrics.md", "calibrate.md"):
+        text = (DOCS / page).read_text()
+        for name in ("vllm bench serve", "SGLang", "AIPerf", "GuideLLM", "InferenceX"):
+            assert name in text.replace("`", ""), (page, name)

@@ -229,7 +229,7 @@ class PlayedOptions:
     strict: Switch = False
 
     def source(self, numbers: tuple[Given, ...] = ()) -> Source:
-        """The trace or the workload. Notes about broken rows of a trace go to stderr.
+        """The trace or the workload. Notes about broken rows of a trace, and assumptions of its reader, go to stderr.
 
         Parameters
         ----------
@@ -252,6 +252,8 @@ class PlayedOptions:
         assert self.trace is not None
         read = ingest.load_trace(self.trace, strict=self.strict, benchmark=self.benchmark, seed=self.seed)
         note_mended(read)
+        for note in read.notes:
+            notes().paragraph(f"trace: {note}")
         return read
 
 
