@@ -90,6 +90,7 @@ def _refuse_trace(path: Path) -> None:
 
 
 def _point(benchmark: Benchmark, deployment: Deployment | None, path: Path) -> Point:
+    """The point of a benchmark, on the deployment of the user or on the one that the file describes."""
     assumed = tuple(note.removeprefix(ASSUMED) for note in benchmark.notes if note.startswith(ASSUMED))
     if deployment is not None:
         point = point_of(benchmark, deployment)

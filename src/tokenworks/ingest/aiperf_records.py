@@ -84,6 +84,7 @@ def read_trace(rows: Rows) -> Trace:
 
 
 def _complete(rows: Rows, line: int, record: Record) -> bool:
+    """True if the request of a record has an answer and both lengths. Otherwise the record counts as broken."""
     if record.failed:
         rows.broken(line, "error", "expected null: the request failed or was cancelled in the run")
         return False
@@ -146,5 +147,6 @@ def benchmark_of(lines: Sequence[tuple[str, bytes]], where: str, name: str) -> B
 
 
 def _median(metrics: Sequence[RecordMetric | None], path: str, where: str) -> Time | None:
+    """The median of a time over requests, from milliseconds; None if no request has one."""
     values = [metric.value for metric in metrics if metric is not None and metric.value]
     return Time(1e-3 * above_zero(statistics.median(values), f"metrics.{path}", where)) if values else None

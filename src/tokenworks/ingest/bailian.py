@@ -52,7 +52,10 @@ def read(rows: Rows) -> Trace:
 
 
 def _table(good: list[BailianRow]) -> Table:
-    """The requests in order of time. `place` is the index of each chat, and its time and session."""
+    """A table of the requests, which must be in order of time.
+
+    `place` has the index, the time [s] and the session of each chat that is in the table.
+    """
     table = Table()
     place: dict[int, tuple[int, float, int]] = {}
     for row in good:
@@ -72,6 +75,7 @@ def _table(good: list[BailianRow]) -> Table:
 
 
 def _notes(good: list[BailianRow]) -> tuple[str, ...]:
+    """Notes about pauses between turns, and about turns whose parent is missing."""
     known, turns, orphans = set[int](), 0, 0
     for row in good:
         if row.parent_chat_id != ROOT:

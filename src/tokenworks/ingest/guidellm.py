@@ -175,10 +175,12 @@ def read_trace(rows: Rows) -> Trace:
 
 
 def _report(data: bytes, where: str) -> Report:
+    """The report in a file."""
     return decode(data, Report, FORM, where)
 
 
 def _benchmark(one: One, where: str, name: str) -> Benchmark:
+    """One benchmark of a report; an error if it cannot be used."""
     how, metrics = one.config.strategy, one.metrics
     if how.type_ not in ARRIVALS:
         hint = f"these can be simulated: {', '.join(ARRIVALS)}"
@@ -221,6 +223,7 @@ def _benchmark(one: One, where: str, name: str) -> Benchmark:
 
 
 def _summary(metric: GuidellmMetric | None) -> Summary | None:
+    """The summary of the successful requests; None if the report has none."""
     return metric.successful if metric else None
 
 

@@ -104,11 +104,13 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
 
 
 def _time(median: float | None, mean: float | None, path: str, where: str) -> Time | None:
+    """A time from seconds: the median, else the mean; None if the result has neither, or zero."""
     value = mean if median is None else median
     return None if not value else Time(above_zero(value, path, where), mean=median is None)
 
 
 def _times(column: str, time: Time | None) -> dict[str, str]:
+    """A time as the column of a CSV of measured points [ms]."""
     return {f"{column}_{'mean' if time.mean else 'median'}": str(1e3 * time.seconds)} if time else {}
 
 
@@ -148,6 +150,7 @@ def _widths(result: InferencexResult, prefix: str, where: str) -> tuple[dict[str
 
 
 def _on(flag: Flag | None) -> bool:
+    """True for a switch that is true, or the text "true"."""
     return str(flag).lower() == "true"
 
 

@@ -118,6 +118,7 @@ def _outcomes(runs: Sequence[Run], rows: Rows, name: str) -> list[Benchmark | Sp
 
 
 def _client(run: Run, rows: Rows) -> Client:
+    """The client that wrote a run, recognised by the keys of the run; an error if no client fits."""
     for client in CLIENTS.values():
         if all(mark in run.keys for mark in client.marks):
             return client
@@ -139,6 +140,7 @@ def _loaded(outcome: Benchmark | SpecError, load: Load | None, where: str) -> Be
 
 
 def _known() -> str:
+    """The names of all formats of results, for a message."""
     return "; ".join([*(client.form for client in CLIENTS.values()), aiperf_records.FORM])
 
 

@@ -72,6 +72,7 @@ def broken_lines(data: bytes, where: str, runs: list[Run]) -> tuple[str, ...]:
 
 
 def _lines(data: bytes, where: str) -> list[Run]:
+    """The lines that are a JSON object."""
     runs = []
     for number, line in enumerate(data.split(b"\n"), 1):
         try:
@@ -82,4 +83,5 @@ def _lines(data: bytes, where: str) -> list[Run]:
 
 
 def _run(data: bytes, place: str) -> Run:
+    """One JSON object and its keys."""
     return Run(place, data, msgspec.json.decode(data, type=Keys))

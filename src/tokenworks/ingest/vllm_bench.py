@@ -83,6 +83,7 @@ def read(rows: Rows) -> Trace:
 
 
 def _note(result: BenchResult) -> str:
+    """What the reader did instead of start times, in words."""
     words = "the file has no start times"
     if result.closed:
         return f"{words}: they follow from a closed loop of {result.max_concurrency} requests in flight"
@@ -94,6 +95,7 @@ def _note(result: BenchResult) -> str:
 
 
 def _sound(rows: Rows, result: BenchResult, i: int) -> bool:
+    """True if request `i` completed, with possible lengths and times. Otherwise the request counts as broken."""
     if result.errors and result.errors[i]:
         rows.broken(i + 1, "errors", "expected none: the request failed in the run")
         return False
