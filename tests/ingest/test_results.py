@@ -101,6 +101,15 @@ def test_inferencex_on_several_nodes_counts_gpus_by_role(tmp_path: Path) -> None
     assert other.notes[1] == "tput_per_gpu is 100, but input and output add up to 66.6667 token/s per GPU"
 
 
+def test_energy_of_inferencex(tmp_path: Path) -> None:
+    """Joules per output token, unless InferenceX marks its power as not valid."""
+    for valid, energy in ((1, 12.5), (True, 12.5), (None, 12.5), (0, None)):
+        content = cases.INFERENCEX | {"joules_per_output_token": 12.5, "power_valid": valid}
+        (one,) = load_benchmarks(written(tmp_path, content))
+        assert one.joules_per_output_token == energy
+        assert one.point.get("joules_per_output_token") == (None if energy is None else "12.5")
+
+
 def test_a_list_of_inferencex_results(tmp_path: Path) -> None:
     path = save(tmp_path / "agg.json", json.dumps([cases.INFERENCEX, cases.INFERENCEX_MULTI]))
     assert [one.name for one in load_benchmarks(path)] == [

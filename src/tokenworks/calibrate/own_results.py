@@ -128,6 +128,7 @@ def point_of(benchmark: Benchmark, deployment: Deployment) -> Point:
             tpot=benchmark.tpot.seconds if benchmark.tpot else None,
             ttft=benchmark.ttft.seconds if benchmark.ttft else None,
             rate=benchmark.tokens_per_s / deployment.devices,
+            energy=benchmark.joules_per_output_token,
             tpot_mean=bool(benchmark.tpot and benchmark.tpot.mean),
             ttft_mean=bool(benchmark.ttft and benchmark.ttft.mean),
         ),

@@ -65,6 +65,8 @@ class InferencexResult(msgspec.Struct):
     mean_ttft: Number | None = None
     median_tpot: Number | None = None
     mean_tpot: Number | None = None
+    joules_per_output_token: Number | None = None
+    power_valid: Flag | int | None = None
 
 
 def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
@@ -76,6 +78,7 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
     variation = (SHARES[1] - SHARES[0]) / math.sqrt(12) / share
     ttft = _time(result.median_ttft, result.mean_ttft, "median_ttft", where)
     tpot = _time(result.median_tpot, result.mean_tpot, "median_tpot", where)
+    energy = _energy(result, where)
     label = f"{name} {result.hw} {result.framework} {result.conc}"
     return (
         Benchmark(
@@ -89,6 +92,7 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
             ttft=ttft,
             tpot=tpot,
             tokens_per_s=rate * devices,
+            joules_per_output_token=energy,
             notes=(NOTE, *_uneven(result, devices)),
             point=point
             | {
@@ -98,7 +102,8 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
                 "isl": str(result.isl), "osl": str(result.osl), "isl_mean": str(share * result.isl),
                 "osl_mean": str(share * result.osl), "total_tok_s_per_gpu": str(rate),
             }
-            | _times("ttft_ms", ttft) | _times("tpot_ms", tpot),
+            | _times("ttft_ms", ttft) | _times("tpot_ms", tpot)
+            | ({"joules_per_output_token": str(energy)} if energy else {}),
         ),
     )  # fmt: skip
 
@@ -107,6 +112,14 @@ def _time(median: float | None, mean: float | None, path: str, where: str) -> Ti
     """A time from seconds: the median, else the mean; None if the result has neither, or zero."""
     value = mean if median is None else median
     return None if not value else Time(above_zero(value, path, where), mean=median is None)
+
+
+def _energy(result: InferencexResult, where: str) -> float | None:
+    """Energy per output token [J]; None if it was not measured, or if InferenceX marks the power as not valid."""
+    energy = result.joules_per_output_token
+    if not energy or (result.power_valid is not None and str(result.power_valid).lower() not in ("1", "true")):
+        return None
+    return above_zero(energy, "joules_per_output_token", where)
 
 
 def _times(column: str, time: Time | None) -> dict[str, str]:

@@ -54,7 +54,7 @@ class TraceFormat:
         return all(mark in head for mark in self.marks) and self.start.match(head) is not None
 
 
-SERVEGEN = re.compile(rb"\s*[0-9.]+,[0-9.eE+-]+,[0-9.eE+-]*,(Gamma|Weibull)?,[0-9.eE+-]*,[0-9.eE+-]*\s")
+SERVEGEN = re.compile(rb"\s*[0-9.]+,[0-9.eE+-]+,[^,\n]*,(Gamma|Weibull)?,[^,\n]*,[^,\n]*\s")
 
 # ShareGPT is first: its text can have the marks of other formats in it, but never its own mark unescaped.
 FORMATS: dict[str, TraceFormat] = {

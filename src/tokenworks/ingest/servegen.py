@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import csv
 import math
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def read(rows: Rows) -> Trace:
         _draw(client, lengths, table, *(Generator(PCG64(stream)) for stream in streams))
         rows.reordered += client.reordered if client is not rows else 0
     notes = [f"requests are drawn from the statistics of the file, with the seed {rows.seed}"]
-    if rows.path.is_dir():
+    if os.path.isdir(rows.path):
         notes = [f"requests of {len(clients)} clients are drawn from their statistics, with the seed {rows.seed}"]
     if unused:
         notes.append(f"not used: {', '.join(unused)}")
@@ -101,12 +102,12 @@ def read(rows: Rows) -> Trace:
 
 def is_folder(path: Path) -> bool:
     """True if the path is a folder with clients of ServeGen."""
-    return path.is_dir() and any(path.glob(f"*{ENDING}"))
+    return os.path.isdir(path) and any(path.glob(f"*{ENDING}"))
 
 
 def _clients(rows: Rows) -> list[Rows]:
     """The CSV of each client: all of a folder in the order of their names, or the one file."""
-    if not rows.path.is_dir():
+    if not os.path.isdir(rows.path):
         return [rows]
     return [rows.beside(path) for path in sorted(rows.path.glob(f"*{ENDING}"))]
 
@@ -208,7 +209,7 @@ def _dataset(rows: Rows) -> tuple[Lengths, list[str]]:
     if not stem:
         hint = f"a ServeGen client is two files, chunk-0{ENDING} and chunk-0{PARTNER}, in one folder"
         raise SpecError(f"the name does not end in {ENDING}", where=str(path), hint=hint)
-    if not beside.is_file():
+    if not os.path.isfile(beside):
         hint = f"put the lengths of this client beside it, as {beside.name}"
         raise SpecError(f"needs {beside.name}", where=str(path), hint=hint)
     try:
