@@ -226,6 +226,11 @@ def test_traces_are_no_results(tmp_path: Path, content: dict[str, Any]) -> None:
         load_benchmarks(written(tmp_path, content))
 
 
+def test_a_dataset_of_servegen_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"is the dataset of a ServeGen client: .*; give the CSV beside it"):
+        load_benchmarks(written(tmp_path, cases.DATASET))
+
+
 def test_numbers_that_json_does_not_have(tmp_path: Path) -> None:
     """NaN of an empty list of gaps is no number: the metric is missing."""
     text = json.dumps(vllm(KNOWN) | {"median_tpot_ms": float("nan"), "mean_tpot_ms": float("nan")})

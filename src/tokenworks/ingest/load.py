@@ -136,7 +136,7 @@ def load_trace(
 def format_of(rows: Rows) -> str | None:
     """The trace format of a file, detected by its beginning; None if it has none."""
     head = rows.head.removeprefix(BOM)
-    if _other(head):
+    if other_kind(head):
         return None
     return next((name for name, form in FORMATS.items() if form.fits(head)), None)
 
@@ -154,15 +154,20 @@ def sniff(rows: Rows) -> str:
     where = str(rows.path)
     if not head.strip():
         raise SpecError("the file is empty", where=where)
-    if other := _other(head):
+    if other := other_kind(head):
         raise SpecError(other[0], where=where, hint=other[1])
     packed = head[257:262] == b"ustar" or head.startswith(b"PK\x03\x04")
     hint = "unpack the archive first" if packed else f"force one of {', '.join(FORMATS)} with --format"
     raise SpecError(f"not a trace of a known format{looks_like(head)}", where=where, hint=hint)
 
 
-def _other(head: bytes) -> tuple[str, str] | None:
-    """What a file is that is no trace, and what to give instead; None if it may be a trace."""
+def other_kind(head: bytes) -> tuple[str, str] | None:
+    """What a file is that is no trace, and what to give instead; None if it may be a trace.
+
+    Parameters
+    ----------
+    head : first bytes of the file
+    """
     return next((other for marks, other in OTHERS.items() if all(mark in head for mark in marks)), None)
 
 

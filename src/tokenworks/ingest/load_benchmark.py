@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenworks.errors import SpecError
 from tokenworks.ingest import aiperf, aiperf_records, guidellm, inferencex, sglang_summary, vllm_summary
 from tokenworks.ingest.benchmark import Benchmark, Load
-from tokenworks.ingest.load import format_of
+from tokenworks.ingest.load import format_of, other_kind
 from tokenworks.ingest.rows import Rows, standard_json, wrong_benchmark
 from tokenworks.ingest.runs import Run, broken_lines, runs_of
 
@@ -125,6 +125,8 @@ def _client(run: Run, rows: Rows) -> Client:
     if form := format_of(rows):
         hint = f"give a result of a benchmark client; this file can be played with `simulate --trace {rows.path}`"
         raise SpecError(f"is a trace of the format {form}", where=run.place, hint=hint)
+    if other := other_kind(rows.head):
+        raise SpecError(other[0], where=run.place, hint=other[1])
     words = f"is no benchmark result of a known client (it has {_first(list(run.keys))})"
     raise SpecError(words, where=run.place, hint=f"known are: {_known()}")
 
