@@ -185,6 +185,8 @@ def validate(
     *,
     deployment: DeploymentLike | None = None,
     limit: int | None = None,
+    benchmark: int | None = None,
+    load: str | None = None,
     assume: Assume = None,
     calibration: CalibrationLike = DEFAULT,
     progress: Callable[[str], None] | None = None,
@@ -193,9 +195,12 @@ def validate(
 
     Parameters
     ----------
-    data : CSV files of measured points, JSON results of vllm bench serve, AIPerf or GuideLLM, or a `PointTable`
-    deployment : deployment that the JSON results were measured on
+    data : CSV files of measured points, results of vllm bench serve, SGLang bench_serving, AIPerf, GuideLLM or
+        InferenceX, or a `PointTable`
+    deployment : deployment that the results were measured on; results of InferenceX describe their own
     limit : use only the first points; None is all [count]
+    benchmark : read only the benchmark with this number, from 1 on, of files with several; None is all
+    load : load of results that do not record it: "concurrency=16", "rate=2.5" or "burst"
     assume : numbers that replace numbers of the calibration, such as {"calibration.skew": 0.3}: YAML file or dict
     calibration : name in the catalog, YAML file, dict or `Calibration`
     progress : function for progress: gets a text with the number of finished points
@@ -207,7 +212,8 @@ def validate(
     table = data
     if not isinstance(table, PointTable):
         paths = [Path(data)] if isinstance(data, (str, Path)) else [Path(one) for one in data]  # type: ignore[union-attr]
-        table = measured_table(paths, deployed_of(deployment).deployment if deployment is not None else None, limit)
+        own = deployed_of(deployment).deployment if deployment is not None else None
+        table = measured_table(paths, own, limit, benchmark=benchmark, load=load)
     return validation.validate(table, load_calibration(calibration, assume=assume), say=progress)
 
 
@@ -217,7 +223,7 @@ def _source(
 ) -> Source:  # fmt: skip
     """The source of the requests: a trace, a file or a workload."""
     file = None if trace is None or isinstance(trace, Trace) else str(trace)
-    recorded = trace if isinstance(trace, Trace) or trace is None else ingest.load_trace(trace)
+    recorded = trace if isinstance(trace, Trace) or trace is None else ingest.load_trace(trace, seed=seed)
     if isinstance(classes, Mapping):
         classes = [RequestClass.parse(f"{name}:{bounds}", where="classes") for name, bounds in classes.items()]
     return Source.read(

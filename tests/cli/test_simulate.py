@@ -20,6 +20,7 @@ from tests.cli.envelope import result
 from tokenworks.cli import per_request
 from tokenworks.cli.simulate import simulate
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
+from tokenworks.ingest import load_trace
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -153,6 +154,12 @@ def test_a_row_for_each_request(file: str, name: str, capsys: pytest.CaptureFixt
     assert all(row["first_token_s"] > row["arrival_s"] and row["status"] == "completed" for row in rows)
     assert max(row["cached_tokens"] for row in rows) == 1024  # two blocks of 512 are common to all
     assert {path.name for path in Path().glob("*out*")} == {name}
+    call(file, "--trace", name)
+    assert "trace: the file has no block hashes and no parents" in capsys.readouterr().err.replace("\n", " ")
+    again = load_trace(name, strict=True)  # the file is a trace of the same requests
+    assert again.arrival_s.tolist() == [row["arrival_s"] for row in rows]
+    assert again.input_tokens.tolist() == [row["input_tokens"] for row in rows]
+    assert again.output_tokens.tolist() == [row["output_tokens"] for row in rows]
     classed("classed.jsonl")
     call(file, "--trace", "classed.jsonl", "--per-request", name)
     (late, *others) = rows_of(name)
@@ -305,6 +312,8 @@ BAD = {
     "--trace classed.jsonl --class :ttft=1s": 'write it like "batch:priority=1,ttft=60s"',
     "--trace classed.jsonl --class batch:ttft=1s --class batch:priority=1": "names a class twice",
     "--trace talk.jsonl --strict": "output_length",
+    "--trace talk.jsonl --benchmark 1": "has the format mooncake, without benchmarks",
+    "--workload chat --rate 1 --benchmark 1": "--benchmark: chooses from a trace file; give --trace FILE",
     "--trace nowhere.jsonl": "no such file",
     "--trace empty.jsonl": "the file is empty",
     "--trace zero.jsonl": "no",
