@@ -76,7 +76,7 @@ def simulate(
     Parameters
     ----------
     deployment : YAML file of deployments, a dict with its contents, a `Deployment`, or the result of `plan`
-    trace : file of requests, or a `Trace`; give a trace or a workload
+    trace : file of requests, or a `Trace`; give a trace or a workload, or neither for the workload of the plan
     workload : requests are generated from it: name in the catalog, YAML file, dict or `Workload`
     requests : number of requests to generate; None is 5,000, or 20 per user [count]
     limit : use only the first requests of a trace; None is all [count]
@@ -99,7 +99,7 @@ def simulate(
     SpecError : an argument is wrong
     DoesNotFit : the deployment does not fit the machine, or no request fits its KV cache
     """
-    source = _source(trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
+    source = _source(deployment, trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
     return running.simulate(
         deployed_of(deployment, pick), source.traffic(rate=rate, scale=scale, concurrency=concurrency),
         slo=source.slo(slo), router=router, max_queue=max_queue, seed=seed, assume=assume, calibration=calibration,
@@ -139,7 +139,7 @@ def capacity(
     SpecError : an argument is wrong, or the SLO has no bound
     SloMissed : no load meets the SLO
     """
-    source = _source(trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
+    source = _source(deployment, trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
     return capacities.capacity_of(
         deployed_of(deployment, pick), source, source.slo(slo), "users" if users else "rate", router=router, seed=seed,
         assume=assume, calibration=calibration, say=progress,
@@ -218,10 +218,12 @@ def validate(
 
 
 def _source(
-    trace: TraceLike | None, workload: WorkloadLike | None, classes: Classes, *, requests: int | None,
-    limit: int | None, seed: int, assume: Assume,
+    deployment: DeploymentLike, trace: TraceLike | None, workload: WorkloadLike | None, classes: Classes, *,
+    requests: int | None, limit: int | None, seed: int, assume: Assume,
 ) -> Source:  # fmt: skip
-    """The source of the requests: a trace, a file or a workload."""
+    """The source of the requests: a trace, a file or a workload; without all, the workload of the plan."""
+    if trace is None and workload is None:
+        workload = deployed_of(deployment).workload
     file = None if trace is None or isinstance(trace, Trace) else str(trace)
     recorded = trace if isinstance(trace, Trace) or trace is None else ingest.load_trace(trace, seed=seed)
     if isinstance(classes, Mapping):

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cyclopts import App
 
+import tokenworks
 from tests.cli.envelope import result
 from tokenworks.cli import per_request
 from tokenworks.cli.simulate import simulate
@@ -396,3 +398,18 @@ def test_a_file_of_deployments_says_the_context_limit(file: str, capsys: pytest.
 def test_a_context_limit_that_is_not_allowed_is_named(file: str, tokens: str) -> None:
     with pytest.raises(SpecError, match=f"--max-model-len.*{int(tokens):,}"):
         call(file, "--trace", "talk.jsonl", "--max-model-len", tokens)
+
+
+def test_a_plan_file_has_its_workload_and_its_slo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --trace and --workload, the requests are those that the plan was made for, under its SLO."""
+    bounds, path = "ttft=3s,tpot=40ms", tmp_path / "plan.yaml"
+    plan = tokenworks.plan(
+        "Qwen/Qwen3-0.6B", "hgx-h100:1", workload="chat", slo=bounds, engine="vllm", simulate=False, top=1
+    )
+    path.write_text(yaml.safe_dump(plan.document()))
+    alone = found(capsys, str(path), "--rate", "5", "--requests", "300")
+    named = found(capsys, str(path), "--rate", "5", "--requests", "300", "--workload", "chat", "--slo", bounds)
+    assert alone["inputs"]["slo"] == named["inputs"]["slo"] == bounds
+    assert {**alone, "wall": {}, "inputs": {}} == {**named, "wall": {}, "inputs": {}}
+    run = tokenworks.simulate(plan, rate=5, requests=300)
+    assert (str(run.slo), run.metrics) == (bounds, tokenworks.simulate(path, rate=5, requests=300).metrics)

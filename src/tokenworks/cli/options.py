@@ -203,7 +203,7 @@ class PlayedOptions:
         Number of the benchmark to play, in a trace file with several (GuideLLM, SGLang, vllm bench serve).
     workload
         Generate requests with the statistics of a workload of the catalog (agent, chat, code, reason, summarise), or of
-        a YAML file.
+        a YAML file; without --trace and --workload, of the workload that the plan was made for.
     requests
         Number of requests to generate; by default 5000, or 20 per user.
     limit
@@ -228,22 +228,25 @@ class PlayedOptions:
     seed: int = 0
     strict: Switch = False
 
-    def source(self, numbers: tuple[Given, ...] = ()) -> Source:
-        """The trace or the workload. Notes about broken rows of a trace, and assumptions of its reader, go to stderr.
+    def source(self, deployed: Deployed) -> Source:
+        """The trace or the workload; without both, the workload of the plan that the deployment comes from.
+
+        Notes about broken rows of a trace, and assumptions of its reader, go to stderr.
 
         Parameters
         ----------
-        numbers : numbers of the user; the method uses the numbers of the workload
+        deployed : the deployment; the method uses its workload, and numbers of the user about the workload
         """
         from tokenworks.simulation.source import Source
 
         if self.benchmark is not None and self.trace is None:
             raise SpecError("chooses from a trace file", where="--benchmark", hint="give --trace FILE")
         trace = self._recorded() if self.trace is not None else None
+        of_plan = deployed.workload if trace is None else None
         return Source.read(
-            trace, self.workload, requests=self.requests, limit=self.limit, seed=self.seed,
-            classes=tuple(map(RequestClass.parse, self.class_)), file=str(self.trace) if trace else None,
-            assume=numbers,
+            trace, of_plan if self.workload is None else self.workload, requests=self.requests, limit=self.limit,
+            seed=self.seed, classes=tuple(map(RequestClass.parse, self.class_)),
+            file=str(self.trace) if trace else None, assume=deployed.given,
         )  # fmt: skip
 
     def _recorded(self) -> Trace:

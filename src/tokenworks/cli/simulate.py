@@ -80,7 +80,7 @@ def simulate(
     if per_request:
         rows.check(per_request)
     chosen = deployed.read(deployment)
-    source = played.source(chosen.given)
+    source = played.source(chosen)
     slo = source.slo(played.slo)
     if require_slo:
         source.must_be_bound(slo, "--require-slo needs one")
