@@ -44,6 +44,10 @@ def integers(bits: int, group: int | None, *, zeros: bool, activations: int | No
     return Format(f"int{bits}", bits / 8 + scales, "int8" if bits == 8 and activations == 8 else "bf16")
 
 
+def _nothing(_: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Formats:
     """The formats of the modules of a checkpoint.
@@ -62,11 +66,16 @@ class Formats:
     plain: Format = BF16
     linear: Format = BF16
     experts: Format = BF16
-    kept: Callable[[str], bool] = field(default=lambda _: False)
+    kept: Callable[[str], bool] = _nothing
     kept_as: Format = BF16
     overrides: tuple[tuple[Callable[[str], bool], Format], ...] = ()
     native_kv: str = "bf16"
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def uniform(self) -> bool:
+        """True if the format of a module depends only on its kind, not on its path."""
+        return self.kept is _nothing and not self.overrides
 
     def of(self, module: str, kind: Kind) -> Format:
         """The format of a module, by its path in the checkpoint. Embeddings, heads and routers (`fixed`) are plain."""
@@ -106,7 +115,6 @@ def read_formats(fields: Fields, quantisation: Fields | None, name: str) -> Form
         return Formats(plain, plain, plain, kept_as=plain)
     method = quantisation.word("quant_method", METHODS) if quantisation.has("quant_method") else "modelopt"
     formats = METHODS[method](quantisation, plain)
-    quantisation.done()
     return formats
 
 
@@ -124,7 +132,7 @@ Matcher = Callable[[str], bool]
 def _matcher(patterns: Iterable[str], to_regex: Callable[[str], str]) -> Matcher:
     sources = [to_regex(pattern) for pattern in patterns]
     if not sources:
-        return lambda _: False
+        return _nothing
     compiled = re.compile("|".join(f"(?:{source})" for source in sources))
     return lambda module: compiled.match(module) is not None
 
@@ -211,7 +219,6 @@ def _compressed(fields: Fields, plain: Format) -> Formats:
             rest = form
         else:
             chosen.append((_unless(kept, _expressions(group, "targets")), form))
-        group.done()
     return Formats(plain, rest, rest, kept, plain, tuple(chosen), native_kv=_kv(fields))
 
 
@@ -243,8 +250,7 @@ def _scheme(group: Fields, fields: Fields) -> Format:
     kind = weights.word("type", ("int", "float"))
     size = weights.whole("group_size", least=-1) if weights.has("group_size") else None
     size = None if size == -1 else size
-    activations = group.table("input_activations").whole("num_bits") if group.has("input_activations") else None
-    weights.done()
+    activations = _activation_bits(group)
     if kind == "int":
         zeros = weights.has("symmetric") and not weights.flag("symmetric")
         return integers(bits, size, zeros=zeros, activations=activations)
@@ -255,6 +261,15 @@ def _scheme(group: Fields, fields: Fields) -> Format:
     if (bits, size) == (4, 32):
         return MXFP4
     raise fields.error("config_groups", f"{bits}-bit floats in groups of {size} are not a known format")
+
+
+def _activation_bits(group: Fields) -> int | None:
+    """Bits of the activations of a group; None if they are not quantised."""
+    if not group.has("input_activations"):
+        return None
+    inputs = group.table("input_activations")
+    inputs.ignore(*inputs.names())
+    return inputs.whole("num_bits")
 
 
 def _blocks_of(weights: Fields) -> Format:

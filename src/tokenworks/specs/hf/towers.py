@@ -1,0 +1,71 @@
+"""Counts the parameters of encoders (vision, audio) and of their connectors. They have no cost in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenworks.errors import SpecError
+from tokenworks.specs.hf.config import Fields, NotTold
+from tokenworks.specs.hf.scope import Scope
+from tokenworks.specs.hf.table import Entry, entry
+
+MOST = 10**13
+
+
+def count(outer: Fields, arch: Entry, hidden: int) -> tuple[int | None, list[str]]:
+    """Number of parameters of all encoders, with the connectors to the decoder.
+
+    Parameters
+    ----------
+    outer : the whole config
+    arch : its architecture; `towers` has the key of each encoder and its formula, or its kind
+    hidden : width of the decoder [count]
+
+    Returns
+    -------
+    Number of parameters, None if the config does not give the sizes [count]; and notes.
+    """
+    total, notes = 0, []
+    counted: list[str] = []
+    try:
+        for key, tower in arch.get("towers", {}).items():
+            if tower is not None and (elements := _tower(outer, key, tower, hidden)) is not None:
+                total += elements
+                counted.append(key.rsplit(".", 1)[-1].removesuffix("_config"))
+        if counted and "connector" in arch:
+            total += _scope(outer, arch, hidden).whole(arch["connector"], least=0, most=MOST)
+    except NotTold:  # the tower has no cost, so a config without its size is no error
+        return None, ["the vision tower is not counted: its config does not give its size"]
+    if [key for key in counted if key != "vision"]:
+        notes.append(f"counted but not costed: {', '.join(counted)}")
+    return total, notes
+
+
+def _scope(fields: Fields, holder: Mapping[str, Any], hidden: int) -> Scope:
+    return Scope(fields, holder.get("tower_names", {}), {"decoder_width": hidden})
+
+
+def _tower(outer: Fields, key: str, tower: Any, hidden: int) -> int | None:
+    """Parameters of one encoder; None: the config has none."""
+    fields = outer
+    for step in key.split("."):
+        if not fields.has(step):
+            return None
+        fields = fields.table(step)
+    kind = fields.get("model_type")
+    name = tower if isinstance(kind, str) and entry(f"_{kind}") is None else f"_{kind}" if kind else tower
+    if not isinstance(kind, str) or entry(f"_{kind}") is None:
+        name = f"_{tower}"
+    found = entry(name)
+    if found is None:
+        raise SpecError(f"towers: there is no entry {name!r}", where="catalog/architectures")
+    if "elements" not in found:
+        raise NotTold(f"{key}: not counted", where=outer.where)
+    fields.with_defaults(found.get("defaults", {}))
+    fields.ignore(*fields.names())  # an encoder has no cost, so its other keys do not matter
+    scope = Scope(fields, found.get("names", {}), {"decoder_width": hidden})
+    for check in found.get("checks", ()):
+        if not scope.value(check["that"]):
+            raise NotTold(f"{key}: {check['words']}", where=outer.where)
+    return scope.whole(found["elements"], least=0, most=MOST)
