@@ -15,7 +15,7 @@ from tokenworks.specs.hf.rope import extended_context
 from tokenworks.specs.hf.scope import Scope
 from tokenworks.specs.hf.stack import Layers
 from tokenworks.specs.hf.table import Entry, entry, entry_names, known_words
-from tokenworks.specs.model import Model, Part
+from tokenworks.specs.model import Model
 
 NO_CONTEXT = 2**20
 """Context of a model without positions, such as a recurrent one, whose config names no limit [token]."""
@@ -45,7 +45,7 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     holder = next((each for each in (outer, fields) if each.has("quantization_config")), None)
     quantisation = holder.table("quantization_config") if holder else None
     formats = read_formats(fields if fields.has("dtype") or fields.has("torch_dtype") else outer, quantisation, name)
-    root = Place(formats, narrow=_narrow(decoder))
+    root = Place(formats)
     path = arch.get("path", decoder.get("path", "model"))
     layers = Layers(scope, decoder, root, path)
     stack = layers.stack()
@@ -117,12 +117,6 @@ def _decoder(outer: Fields, arch: Entry, kind: str) -> tuple[Fields, Entry, str]
     if fields is not outer:
         fields.with_defaults(decoder.get("defaults", {}))
     return fields, decoder, name
-
-
-def _narrow(decoder: Entry) -> Part:
-    """The part that a mixed recipe stores in its narrow format: experts, or the FFN of a dense model."""
-    kinds = {part["kind"] for part in decoder["parts"].values() if part}
-    return "experts" if "moe" in kinds else "dense"
 
 
 def _tied(outer: Fields, fields: Fields, scope: Scope, decoder: Entry) -> bool:

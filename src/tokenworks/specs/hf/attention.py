@@ -33,6 +33,7 @@ class Grouped:
     index_heads, index_dim : queries and size of an index branch that chooses whole blocks; 0 = there is none [count]
     topk : cache entries that the index branch chooses [count]
     index_norms : elements of the norms of the index branch [count]
+    weights : False if the layer uses the weights of an earlier layer again, with a cache of its own
     """
 
     heads: int
@@ -57,6 +58,7 @@ class Grouped:
     index_dim: int = 0
     topk: int = 0
     index_norms: int = 0
+    weights: bool = True
 
 
 def grouped(site: Place, hidden: int, shape: Grouped) -> Half:
@@ -84,10 +86,37 @@ def grouped(site: Place, hidden: int, shape: Grouped) -> Half:
     name = label if shape.window is None else f"{shape.local} {label}"
     stored = 0 if shape.borrowed else key + value
     scan = Scan(name, 1, shape.window, shape.window, stored, shape.kv_heads, shape.heads, flop, flop)
+    if not shape.weights:
+        return Half((), (scan,))
     half = Half(tuple(matrices), (scan,) if shape.cached else (), vectors=shape.norms)
     if not shape.topk:
         return half
     return block_sparse(at, hidden, Index(shape.index_heads, shape.index_dim, shape.topk), shape.index_norms, half)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A KV cache alone; the weights of its attention are in the table as `extra`.
+
+    Parameters
+    ----------
+    name : kind of attention
+    heads, query_heads : KV heads that tp can divide, and query heads [count]
+    elements : elements of a cache entry [count]
+    dim : size of a key and of a value per head [count]
+    """
+
+    name: str
+    heads: int
+    query_heads: int
+    elements: int
+    dim: int
+
+
+def cache(site: Place, hidden: int, shape: Cache) -> Half:
+    """The reads of a KV cache: 2 x query_heads x 2 dim FLOP per entry."""
+    flop = 4.0 * shape.query_heads * shape.dim
+    return Half((), (Scan(shape.name, 1, None, None, shape.elements, shape.heads, shape.query_heads, flop, flop),))
 
 
 @dataclass(frozen=True)
@@ -97,26 +126,31 @@ class Latent:
     Parameters
     ----------
     heads : query heads [count]
-    query_rank : width of the query latent; 0 = queries come directly from the hidden state [count]
     kv_rank : width of the KV latent [count]
     nope, rope : parts of a head's key without and with rotary embedding [count]
     value : size of a head's value [count]
-    gate : True if there is an output gate, g_proj, with one value per element
+    query_rank : width of the query latent; 0 = queries come directly from the hidden state [count]
+    gate : output gate, empty = none: from a wider q_b_proj ("query"), or from g_proj with one value per head ("head") or
+        per element ("full")
+    query_input : width of the input of q_b_proj; 0 = `query_rank` [count]
     bias : True if the projections of the latents and of the output have a bias
     norms : elements of the norms [count]
     path : module path of the attention
     index_heads, index_dim : queries of the indexer and their size [count]
     topk : cache entries that attention reads; 0 = all [count]
     own_index : False if the layer reads the entries that the indexer of an earlier layer chose
+    index_input : width of the input of the index queries; 0 = `query_rank` [count]
+    window : tokens that are kept and read; None = all [token]
     """
 
     heads: int
-    query_rank: int
     kv_rank: int
     nope: int
-    rope: int
     value: int
-    gate: bool = False
+    query_rank: int = 0
+    rope: int = 0
+    gate: str = ""
+    query_input: int = 0
     bias: bool = False
     norms: int = 0
     path: str = "self_attn"
@@ -124,6 +158,7 @@ class Latent:
     index_dim: int = 0
     topk: int = 0
     own_index: bool = True
+    index_input: int = 0
     window: int | None = None
 
 
@@ -140,7 +175,8 @@ def latent(site: Place, hidden: int, shape: Latent) -> Half:
     matrices: list[Matrix] = []
     if shape.query_rank:
         matrices.append(at.matrix("q_a_proj", hidden, shape.query_rank, "attention", "none", bias=bias))
-        matrices.append(at.matrix("q_b_proj", shape.query_rank, query, "attention", "out"))
+        wide = query + (out if shape.gate == "query" else 0)
+        matrices.append(at.matrix("q_b_proj", shape.query_input or shape.query_rank, wide, "attention", "out"))
     else:
         matrices.append(at.matrix("q_proj", hidden, query, "attention", "out"))
     expanded = shape.heads * (shape.nope + shape.value)
@@ -149,8 +185,9 @@ def latent(site: Place, hidden: int, shape: Latent) -> Half:
         at.matrix("kv_b_proj", shape.kv_rank, expanded, "attention", "out"),
         at.matrix("o_proj", out, hidden, "attention", "in", bias=bias),
     ]
-    if shape.gate:
-        matrices.append(at.matrix("g_proj", hidden, out, "attention", "out"))
+    if shape.gate in ("head", "full"):
+        size = shape.heads if shape.gate == "head" else out
+        matrices.append(at.matrix("g_proj", hidden, size, "attention", "out"))
     scan = Scan(
         "MLA" if shape.window is None else "sliding MLA",
         stride=1,
@@ -167,7 +204,8 @@ def latent(site: Place, hidden: int, shape: Latent) -> Half:
         return half
     if not shape.own_index:
         return sparse(half, shape.topk)
-    return lightning(at, hidden, shape.query_rank, Index(shape.index_heads, shape.index_dim, shape.topk), half)
+    source = shape.index_input or shape.query_rank
+    return lightning(at, hidden, source, Index(shape.index_heads, shape.index_dim, shape.topk), half)
 
 
 @dataclass(frozen=True)
@@ -214,15 +252,15 @@ def sparse(half: Half, reads: int) -> Half:
     return replace(half, scans=(replace(scan, name=f"{scan.name} top-k", reads=reads, prefill_flop=flop),))
 
 
-def lightning(site: Place, hidden: int, query_rank: int, index: Index, half: Half) -> Half:
+def lightning(site: Place, hidden: int, source: int, index: Index, half: Half) -> Half:
     """The attention `half` as sparse attention, with a lightning indexer (DeepSeek-V3.2-Exp report, section 2.1).
 
-    The queries of the indexer come from the query latent. Every rank has the whole indexer. weights_proj is not
+    The queries of the indexer come from the query latent, of width `source`. Every rank has the whole indexer. weights_proj is not
     quantised.
     """
     at = site.at("indexer")
     matrices = (
-        at.matrix("wq_b", query_rank, index.heads * index.dim, "attention", "none", name="index_wq_b"),
+        at.matrix("wq_b", source, index.heads * index.dim, "attention", "none", name="index_wq_b"),
         at.matrix("wk", hidden, index.dim, "attention", "none", name="index_wk"),
         at.matrix("weights_proj", hidden, index.heads, "attention", "none", name="index_weights", fixed=True),
     )

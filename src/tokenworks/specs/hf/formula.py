@@ -34,8 +34,8 @@ class Names(Protocol):
     def inside(self, holder: Value, key: str) -> Value:
         """The value of a nested field."""
 
-    def entry(self, items: Value, index: Value, source: str) -> Value:
-        """One entry of a list."""
+    def entry(self, items: Value, index: Value, source: str, *, per_layer: bool) -> Value:
+        """One entry of a list, which has one entry for each layer if `per_layer`."""
 
     def number(self, value: Value, source: str) -> int | float:
         """A value that must be a number."""
@@ -129,15 +129,23 @@ def _attribute(node: ast.Attribute) -> Evaluate:
 
 def _subscript(node: ast.Subscript) -> Evaluate:
     items, index, source = _compile(node.value), _compile(node.slice), ast.unparse(node.value)
-    return lambda names: names.entry(items(names), index(names), source)
+    per_layer = isinstance(node.slice, ast.Name) and node.slice.id == "i"
+    return lambda names: names.entry(items(names), index(names), source, per_layer=per_layer)
 
 
 def _binary(node: ast.BinOp) -> Evaluate:
     left, right = _compile(node.left), _compile(node.right)
     if isinstance(node.op, ast.BitOr):
-        return lambda names: right(names) if _absent(value := left(names)) else value
+        return lambda names: _either(value, right(names)) if _absent(value := left(names)) else value
     apply, one, two = _ARITHMETIC[type(node.op)], ast.unparse(node.left), ast.unparse(node.right)
     return lambda names: apply(names.number(left(names), one), names.number(right(names), two))
+
+
+def _either(first: Value, second: Value) -> Value:
+    """The second value; if both are missing, a missing value with both names."""
+    if isinstance(first, Missing) and isinstance(second, Missing) and first.path not in second.path:
+        return Missing(f"{first.path} or {second.path}")
+    return second
 
 
 def _absent(value: Value) -> bool:

@@ -20,7 +20,7 @@ class Delta:
     key_dim, value_dim : size of a key and of a value per head [count]
     taps : taps of the short convolution [count]
     state_bytes : size of an element of the state [byte/element]
-    full_gate : True if the output gate of Kimi delta attention has full rank
+    full_gate, full_decay : True if the output gate, or the decay, of Kimi delta attention has full rank
     path : module path
     vectors : elements of its small weights; 0 = those of the paper [count]
     """
@@ -32,6 +32,7 @@ class Delta:
     taps: int
     state_bytes: int = 4
     full_gate: bool = True
+    full_decay: bool = False
     path: str = "linear_attn"
     vectors: int = 0
 
@@ -75,9 +76,10 @@ def kimi_delta(site: Place, hidden: int, shape: Delta) -> Half:
     sizes = {
         "q_proj": (hidden, wide), "k_proj": (hidden, wide), "v_proj": (hidden, wide), "f_a_proj": (hidden, dim),
         "f_b_proj": (dim, wide), "b_proj": (hidden, shape.value_heads), "g_proj": (hidden, wide),
-        "g_a_proj": (hidden, dim), "g_b_proj": (dim, wide),
+        "g_a_proj": (hidden, dim), "g_b_proj": (dim, wide), "f_proj": (hidden, wide),
     }  # fmt: skip
-    names = ["q_proj", "k_proj", "v_proj", "f_a_proj", "f_b_proj", "b_proj", *gate]
+    decay = ["f_proj"] if shape.full_decay else ["f_a_proj", "f_b_proj"]
+    names = ["q_proj", "k_proj", "v_proj", *decay, "b_proj", *gate]
     matrices = [
         at.matrix(name, *sizes[name], "attention", "none" if name.endswith("a_proj") else "out") for name in names
     ]

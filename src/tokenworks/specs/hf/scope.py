@@ -30,7 +30,14 @@ class Scope:
         self._known = dict(known or {})
         self._values: dict[str, tuple[Value, tuple[Fields, str]]] = {}
         self._open: set[str] = set()
+        self._varying: dict[str, bool] = {}
         self._last = fields, ""
+        overlay = fields.get("per_layer_config")
+        self._overlay: dict[int, Fields] = {}
+        if isinstance(overlay, dict):
+            table = fields.table("per_layer_config")
+            self._overlay = {int(key): table.table(key) for key in table.names() if key.isdigit()}
+        self._overlaid = frozenset(key for each in self._overlay.values() for key in each.names())
         self.lengths: tuple[int, int] | None = None
         """Least and largest length of a list with one entry for each layer; None = not known yet."""
 
@@ -58,14 +65,21 @@ class Scope:
 
     def varies(self, text: str) -> bool:
         """True if the value of a formula depends on the layer `i`."""
-        names = names_in(text)
-        return "i" in names or any(self._varies(name) for name in names)
+        if text not in self._varying:
+            self._varying[text] = self._varies(text, frozenset())
+        return self._varying[text]
 
-    def _varies(self, name: str) -> bool:
-        text = self._names.get(name)
-        return text is not None and "i" in names_in(text)
+    def _varies(self, text: str, inside: frozenset[str]) -> bool:
+        names = names_in(text)
+        if "i" in names or self._overlaid & names:
+            return True
+        others = names & self._names.keys() - inside
+        return any(self._varies(self._names[name], inside | {name}) for name in others)
 
     def _field(self, fields: Fields, key: str) -> Value:
+        if fields is self.fields and key in self._overlaid:
+            layer = self._overlay.get(self._known.get("i", -1))
+            fields = layer if layer is not None and layer.has(key) else fields
         self._last = fields, key
         value = fields.get(key)
         if value is None:
@@ -84,7 +98,7 @@ class Scope:
             raise self.error(f"want an object with {key}, got {short(repr(holder))}")
         return self._field(holder, key)
 
-    def entry(self, items: Value, index: Value, source: str) -> Value:
+    def entry(self, items: Value, index: Value, source: str, *, per_layer: bool) -> Value:
         """One entry of a list or of a word; a list with an entry for each layer must have the right length."""
         if absent(items):
             return items
@@ -97,7 +111,7 @@ class Scope:
             return items[index]
         if not isinstance(items, list | str):
             raise self.error(f"want a list, got {short(repr(items))}")
-        if index == self._known.get("i") and self.lengths is not None:
+        if per_layer and self.lengths is not None:
             least, most = self.lengths
             if not least <= len(items) <= most or (isinstance(items, str) and len(items) == 1 < least):
                 size = f"{len(items)} entries" if isinstance(items, list) else short(repr(items))

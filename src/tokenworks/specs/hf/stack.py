@@ -21,6 +21,7 @@ from tokenworks.specs.model import Block, Matrix, Part
 Shape = Any
 KINDS: dict[str, tuple[type[Shape], Callable[[Place, int, Shape], Half]]] = {
     "gqa": (attention.Grouped, attention.grouped),
+    "cache": (attention.Cache, attention.cache),
     "mla": (attention.Latent, attention.latent),
     "compressed": (compressed.Compressed, compressed.compressed),
     "gdn": (linear.Delta, linear.gated_delta),
@@ -56,6 +57,7 @@ class Layers:
         self.heads, self.kv_heads = scope.whole("heads"), scope.whole("kv_heads")
         self.count = scope.layers(entry["count"])
         self._streams = scope.whole(entry.get("streams", 1))
+        self._mixes = scope.whole(entry.get("stream_outputs", (2 + self._streams) * self._streams))
         self._drafts = scope.layers(entry.get("drafts", 0), least=0)
         scope.lengths = self.count, self.count + self._drafts
         scope.set("count", self.count)
@@ -66,6 +68,7 @@ class Layers:
         scope, entry = self._scope, self._entry
         for check in entry.get("checks", ()):
             self._check(check)
+        self._root = replace(self._root, narrow="experts" if self._has_experts() else "dense")
         main, base = self._formats()
         layers = [self._layer(replace(self._root, formats=main), number) for number in range(self.count)]
         draft = self._draft(replace(self._root, formats=base)) if self._drafts else []
@@ -82,6 +85,15 @@ class Layers:
             if not absent(value := scope.value(check["that"])) and not value:
                 field = check["field"].replace("[i]", f"[{number}]")
                 raise scope.fields.error(field, self.note(check["words"]), hint=check.get("hint", ""))
+
+    def _has_experts(self) -> bool:
+        """True if any layer has routed experts. A mixed recipe stores experts, or else the FFN, in a narrow format."""
+        for number in range(self.count):
+            self._scope.set("i", number)
+            for name in [*self._words(self._entry["mixer"]), *self._words(self._entry["ffn"])]:
+                if self._entry["parts"][name]["kind"] == "moe":
+                    return True
+        return False
 
     def _applies(self, note: str | Mapping[str, str]) -> bool:
         value = True if isinstance(note, str) else self._scope.value(note["when"])
@@ -136,6 +148,8 @@ class Layers:
     def _shape(self, name: str, number: int) -> tuple[Shape, Callable[[Place, int, Shape], Half]]:
         """Shape of a part in the layer, and the function that builds it."""
         part = self._entry["parts"][name]
+        if part["kind"] == "gqa":
+            part = {**self._entry["attention"], **part}
         shape_type, build = KINDS[part["kind"]]
         types = {each.name: str(each.type) for each in dataclasses.fields(shape_type)}
         formulas = [_formula(part[key], types.get(key, "str")) for key in part]
@@ -213,14 +227,15 @@ class Layers:
         """Matrices of a layer beside attention and FFN: mixers of residual streams, and those that the table names."""
         scope, extra = self._scope, []
         if self._streams > 1:
-            extra += _hyper(self.hidden, self._streams)
+            extra += _hyper(self.hidden, self._streams, self._mixes)
         at = root.at(self._path).at(f"layers.{number}")
         for name, sizes in self._entry.get("extra", {}).items():
             if "when" in sizes and not scope.flag(sizes["when"]):
                 continue
             inputs, outputs = scope.whole(sizes["inputs"]), scope.whole(sizes["outputs"])
             copies = scope.whole(sizes.get("copies", 1))
-            extra.append(at.matrix(name, inputs, outputs, "dense", "none", copies=copies))
+            part: Part = "experts" if sizes.get("part") == "experts" else "dense"
+            extra.append(at.matrix(name, inputs, outputs, part, "none", copies=copies))
         return extra
 
     def _draft(self, root: Place) -> list[Block]:
@@ -246,7 +261,7 @@ class Layers:
             else:
                 formulas = draft.get("mixer", self._entry["mixer"]), draft.get("ffn", self._entry["ffn"])
                 halves, _ = self._halves(root.at(path.format(**places)), self.count + number, formulas)
-            extra = _hyper(self.hidden, self._streams) if self._streams > 1 else ()
+            extra = _hyper(self.hidden, self._streams, self._mixes) if self._streams > 1 else ()
             block = mtp(joined, self.hidden, halves)
             blocks.append(replace(block, matrices=block.matrices + extra, streams=self._streams))
         return blocks
@@ -272,11 +287,10 @@ def _beside(first: Half, second: Half) -> Half:
     )
 
 
-def _hyper(hidden: int, streams: int) -> tuple[Matrix, ...]:
+def _hyper(hidden: int, streams: int, outputs: int) -> tuple[Matrix, ...]:
     """Manifold-constrained hyper-connections, in FP32: matrices before attention and before the FFN.
 
     They map all residual streams to the weights that mix these streams (DeepSeek-V4 report, section 2.2).
     """
-    outputs = (2 + streams) * streams
     parts: tuple[tuple[Part, str], ...] = ("attention", "hc_attn_fn"), ("router", "hc_ffn_fn")
     return tuple(Matrix(name, streams * hidden, outputs, part, "none", FP32) for part, name in parts)

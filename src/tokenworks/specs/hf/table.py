@@ -20,9 +20,9 @@ _ENTRY = re.compile(r"^([A-Za-z_][\w.-]*):", re.M)
 Entry = Mapping[str, Any]
 
 KEYS = frozenset({
-    "like", "source", "names", "defaults", "parts", "mixer", "ffn", "norms", "vectors", "outside", "lookups", "tied",
+    "like", "source", "names", "defaults", "parts", "attention", "mixer", "ffn", "norms", "vectors", "outside", "lookups", "tied",
     "embedding", "head_bias", "no_head", "extra", "drafts", "draft", "path", "layers_path", "text", "towers",
-    "tower_widths", "inert", "checks", "notes", "streams", "count", "joined", "kv", "native_experts", "decoder",
+    "tower_widths", "inert", "checks", "notes", "streams", "stream_outputs", "count", "joined", "kv", "native_experts", "decoder",
     "kinds", "refused", "fixed_decoder", "connector", "tower_names", "elements",
 })  # fmt: skip
 """What an entry may have. `docs/models.md` explains each."""
