@@ -64,6 +64,7 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "ceil": _ceil, "min": min, "max": max, "int": int, "len": len, "sum": sum, "abs": abs, "round": round,
     "layer_numbers": _layer_numbers,
     "count": lambda items, value: sum(item == value for item in items),
+    "first": lambda value: value[0] if isinstance(value, list) else value,
     "lower": lambda text: text.lower(),
     "default": lambda items, index, value: items[index] if index < len(items) else value,
     "dict": lambda value: isinstance(value, dict),
