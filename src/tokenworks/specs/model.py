@@ -341,12 +341,12 @@ def attention_kinds(model: Model) -> dict[str, int]:
     """Number of layers of each kind of attention, largest number first, such as {"GDN": 45, "GQA": 15}.
 
     A layer with several scans (a window and compressed entries, an indexer) counts as its last scan, which reaches
-    furthest.
+    furthest. A layer with both attention and a state has both names, joined by +.
     """
     kinds: dict[str, int] = {}
     for block in model.blocks:
         scans = [scan.name for scan in block.scans if scan.name != "indexer"]
-        kind = block.state.name if block.state else scans[-1] if scans else ""
+        kind = "+".join([*scans[-1:], *([block.state.name] if block.state else [])])
         if kind:
             kinds[kind] = kinds.get(kind, 0) + block.count
     return dict(sorted(kinds.items(), key=lambda item: -item[1]))

@@ -15,7 +15,8 @@ from tokenworks.specs.hf.rope import extended_context
 from tokenworks.specs.hf.scope import Scope
 from tokenworks.specs.hf.stack import Layers
 from tokenworks.specs.hf.table import Entry, entry, entry_names, known_words
-from tokenworks.specs.model import Model
+from tokenworks.specs.load import short
+from tokenworks.specs.model import Matrix, Model
 
 NO_CONTEXT = 2**20
 """Context of a model without positions, such as a recurrent one, whose config names no limit [token]."""
@@ -35,13 +36,16 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     SpecError : an unknown architecture, a missing field, or a wrong or contradictory value
     """
     outer = Fields(config, where)
+    if "model_type" not in config and "_class_name" in config:
+        words = f"is a config of diffusers ({short(repr(config['_class_name']))}), which generates no tokens"
+        raise outer.error("_class_name", words, hint="give the config.json of a language model")
     kind = outer.raw("model_type")
     arch = _entry(outer, kind)
     outer = Fields(config, where, arch.get("defaults", {}))
     outer.ignore("model_type", "tie_word_embeddings", "quantization_config")
     fields, decoder, decoder_name = _decoder(outer, arch, kind)
     fields.ignore("model_type", "tie_word_embeddings", "quantization_config")
-    scope = Scope(fields, decoder["names"])
+    scope = Scope(fields, decoder["names"], {"outer": outer})
     holder = next((each for each in (outer, fields) if each.has("quantization_config")), None)
     quantisation = holder.table("quantization_config") if holder else None
     formats = read_formats(fields if fields.has("dtype") or fields.has("torch_dtype") else outer, quantisation, name)
@@ -54,7 +58,6 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     tied = _tied(outer, fields, scope, decoder)
     at = root.at(path)
     width = scope.whole(decoder.get("embedding", "hidden"))
-    head = not tied and not decoder.get("no_head", False)
     vision, tower_notes = towers.count(outer, arch, stack.hidden)
     notes = [*stack.notes, *formats.notes, *tower_notes]
     used = ", ".join(f"{key}={value}" for key, value in (fields.used_defaults() | outer.used_defaults()).items())
@@ -74,7 +77,7 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
         stack.kv_heads,
         context,
         at.matrix("embed_tokens", width, vocab, "embedding", "out"),
-        at.matrix("lm_head", width, vocab, "head", "out", bias=scope.flag(decoder.get("head_bias", False))) if head else None,
+        _head(at, scope, decoder, width) if not tied and not decoder.get("no_head") else None,
         merged(stack.layers),
         merged(stack.draft),
         vectors=stack.outside + scope.whole(decoder.get("lookups", 0), least=0, most=10**13),
@@ -83,6 +86,12 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
         notes=tuple(notes),
         extended_context=extended_context(fields, context),
     )
+
+
+def _head(at: Place, scope: Scope, decoder: Entry, width: int) -> Matrix:
+    """The output layer."""
+    outputs, bias = scope.whole(decoder.get("head_vocab", "vocab")), scope.flag(decoder.get("head_bias", False))
+    return at.matrix("lm_head", width, outputs, "head", "out", bias=bias)
 
 
 def _entry(fields: Fields, kind: object) -> Entry:
@@ -114,6 +123,8 @@ def _decoder(outer: Fields, arch: Entry, kind: str) -> tuple[Fields, Entry, str]
     decoder = arch if name == kind else entry(name) if not nested else _entry(fields, name)
     if decoder is None or "parts" not in decoder:
         raise fields.error("model_type", f"the architecture {name!r} is no decoder")
+    if "outside" in arch:
+        decoder = {**decoder, "outside": arch["outside"]}
     if fields is not outer:
         fields.with_defaults(decoder.get("defaults", {}))
     return fields, decoder, name

@@ -34,6 +34,7 @@ class Grouped:
     topk : cache entries that the index branch chooses [count]
     index_norms : elements of the norms of the index branch [count]
     weights : False if the layer uses the weights of an earlier layer again, with a cache of its own
+    times : caches that the layer has, one for each pass of a loop over the layers [count]
     """
 
     heads: int
@@ -59,6 +60,7 @@ class Grouped:
     topk: int = 0
     index_norms: int = 0
     weights: bool = True
+    times: int = 1
 
 
 def grouped(site: Place, hidden: int, shape: Grouped) -> Half:
@@ -88,7 +90,7 @@ def grouped(site: Place, hidden: int, shape: Grouped) -> Half:
     scan = Scan(name, 1, shape.window, shape.window, stored, shape.kv_heads, shape.heads, flop, flop)
     if not shape.weights:
         return Half((), (scan,))
-    half = Half(tuple(matrices), (scan,) if shape.cached else (), vectors=shape.norms)
+    half = Half(tuple(matrices), (scan,) * (shape.times * shape.cached), vectors=shape.norms)
     if not shape.topk:
         return half
     return block_sparse(at, hidden, Index(shape.index_heads, shape.index_dim, shape.topk), shape.index_norms, half)

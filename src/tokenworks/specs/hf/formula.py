@@ -63,6 +63,7 @@ def _layer_numbers(first: Value, second: Value, count: int) -> bool:
 FUNCTIONS: dict[str, Callable[..., Value]] = {
     "ceil": _ceil, "min": min, "max": max, "int": int, "len": len, "sum": sum, "abs": abs, "round": round,
     "layer_numbers": _layer_numbers,
+    "join": lambda *words: "".join(words),
     "count": lambda items, value: sum(item == value for item in items),
     "first": lambda value: value[0] if isinstance(value, list) else value,
     "lower": lambda text: text.lower(),
@@ -144,9 +145,11 @@ def _binary(node: ast.BinOp) -> Evaluate:
 
 def _either(first: Value, second: Value) -> Value:
     """The second value; if both are missing, a missing value with both names."""
-    if isinstance(first, Missing) and isinstance(second, Missing) and first.path not in second.path:
-        return Missing(f"{first.path} or {second.path}")
-    return second
+    if not isinstance(first, Missing) or not _absent(second):
+        return second
+    known = first.path.split(" or ")
+    more = second.path.split(" or ") if isinstance(second, Missing) else []
+    return Missing(" or ".join([*known, *(path for path in more if path not in known)]))
 
 
 def _absent(value: Value) -> bool:

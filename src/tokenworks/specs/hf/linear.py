@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenworks.specs.hf.parts import Half, Place
 from tokenworks.specs.model import State
@@ -195,24 +195,26 @@ class Recurrent:
     Parameters
     ----------
     label : kind of layer
-    state : elements of the state of a sequence [count]
     heads : heads that tp divides [count]
-    inputs : pairs "name:outputs" of matrices that read the hidden state; outputs are formulas
+    state : elements of the state of a sequence [count]
+    inputs : name of each matrix that reads the hidden state -> its output features [count]
     output : input features of the output projection; 0 = none [count]
     vectors : elements of small weights [count]
     conv : elements of the last inputs of a convolution [count]
     state_bytes : size of an element of the state [byte/element]
+    times : states that the layer has, one for each pass of a loop over the layers [count]
     path : module path
     """
 
     label: str
-    state: int
     heads: int
-    inputs: dict[str, int]
+    state: int = 0
+    inputs: dict[str, int] = field(default_factory=dict)
     output: int = 0
     vectors: int = 0
     conv: int = 0
     state_bytes: int = 4
+    times: int = 1
     path: str = "self_attn"
 
 
@@ -222,6 +224,6 @@ def recurrent(site: Place, hidden: int, shape: Recurrent) -> Half:
     matrices = [at.matrix(name, hidden, outputs, "attention", "out") for name, outputs in shape.inputs.items()]
     if shape.output:
         matrices.append(at.matrix("o_proj", shape.output, hidden, "attention", "in"))
-    size = shape.state * float(shape.state_bytes) + shape.conv * CONV_BYTES
-    state = State(shape.label, size, 5.0 * shape.state, shape.heads)
+    size = shape.times * (shape.state * float(shape.state_bytes) + shape.conv * CONV_BYTES)
+    state = State(shape.label, size, 5.0 * shape.times * shape.state, shape.heads)
     return Half(tuple(matrices), state=state, vectors=shape.vectors)

@@ -21,7 +21,7 @@ Entry = Mapping[str, Any]
 
 KEYS = frozenset({
     "like", "source", "names", "defaults", "parts", "attention", "mixer", "ffn", "norms", "vectors", "outside", "lookups", "tied",
-    "embedding", "head_bias", "no_head", "extra", "drafts", "draft", "path", "layers_path", "text", "towers",
+    "embedding", "head_bias", "no_head", "head_vocab", "extra", "drafts", "draft", "path", "layers_path", "text", "towers",
     "tower_widths", "inert", "checks", "notes", "streams", "stream_outputs", "count", "joined", "kv", "native_experts", "decoder",
     "kinds", "refused", "fixed_decoder", "connector", "tower_names", "elements",
 })  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tokenworks.errors import SpecError
 from tokenworks.specs.hf.config import Fields, NotTold
 from tokenworks.specs.hf.scope import Scope
 from tokenworks.specs.hf.table import Entry, entry
@@ -30,10 +29,10 @@ def count(outer: Fields, arch: Entry, hidden: int) -> tuple[int | None, list[str
     counted: list[str] = []
     try:
         for key, tower in arch.get("towers", {}).items():
-            if tower is not None and (elements := _tower(outer, key, tower, hidden)) is not None:
+            if (elements := _tower(outer, key, tower, hidden)) is not None:
                 total += elements
                 counted.append(key.rsplit(".", 1)[-1].removesuffix("_config"))
-        if counted and "connector" in arch:
+        if "connector" in arch and (counted or not arch.get("towers")):
             total += _scope(outer, arch, hidden).whole(arch["connector"], least=0, most=MOST)
     except NotTold:  # the tower has no cost, so a config without its size is no error
         return None, ["the vision tower is not counted: its config does not give its size"]
@@ -54,12 +53,11 @@ def _tower(outer: Fields, key: str, tower: Any, hidden: int) -> int | None:
             return None
         fields = fields.table(step)
     kind = fields.get("model_type")
-    name = tower if isinstance(kind, str) and entry(f"_{kind}") is None else f"_{kind}" if kind else tower
-    if not isinstance(kind, str) or entry(f"_{kind}") is None:
-        name = f"_{tower}"
+    own = isinstance(kind, str) and kind and not tower.startswith("=")
+    name = f"_{kind}" if own else f"_{tower.removeprefix(chr(61))}"
     found = entry(name)
     if found is None:
-        raise SpecError(f"towers: there is no entry {name!r}", where="catalog/architectures")
+        raise NotTold(f"{key}.model_type: {kind!r} is not counted", where=outer.where)
     if "elements" not in found:
         raise NotTold(f"{key}: not counted", where=outer.where)
     fields.with_defaults(found.get("defaults", {}))
