@@ -6,11 +6,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from tokenworks.errors import SpecError
 from tokenworks.specs.hf import towers
 from tokenworks.specs.hf.config import MOST_CONTEXT, Fields, unused_note
-from tokenworks.specs.hf.formats import read_formats
 from tokenworks.specs.hf.parts import Place, merged
+from tokenworks.specs.hf.quantisation import read_formats
 from tokenworks.specs.hf.rope import extended_context
 from tokenworks.specs.hf.scope import Scope
 from tokenworks.specs.hf.stack import Layers
@@ -46,8 +45,8 @@ def build(config: Mapping[str, Any], name: str, where: str) -> Model:
     fields, decoder, decoder_name = _decoder(outer, arch, kind)
     fields.ignore("model_type", "tie_word_embeddings", "quantization_config")
     scope = Scope(fields, decoder["names"], {"outer": outer})
-    holder = next((each for each in (outer, fields) if each.has("quantization_config")), None)
-    quantisation = holder.table("quantization_config") if holder else None
+    holders = [(each, key) for key in ("quantization_config", "quantization") for each in (outer, fields)]
+    quantisation = next((each.table(key) for each, key in holders if each.has(key)), None)
     formats = read_formats(fields if fields.has("dtype") or fields.has("torch_dtype") else outer, quantisation, name)
     root = Place(formats)
     path = arch.get("path", decoder.get("path", "model"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tokenworks.specs.hf.formats import Formats, Kind
 from tokenworks.specs.model import Block, Experts, Matrix, Part, Scan, Split, State
 
-FIXED_PARTS: frozenset[Part] = frozenset({"router", "embedding", "head"})
+KIND_OF_PART: dict[Part, Kind] = {"router": "fixed", "embedding": "outer", "head": "outer"}
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Place:
         name : name of the matrix; empty = last component of `module`
         fixed : True if the weight is never quantised
         """
-        kind: Kind = "fixed" if fixed or part in FIXED_PARTS else "experts" if part == self.narrow else "linear"
+        kind = "fixed" if fixed else KIND_OF_PART.get(part, "experts" if part == self.narrow else "linear")
         form = self.formats.of(f"{self.path}.{module}" if self.path else module, kind)
         return Matrix(name or module.rsplit(".", 1)[-1], inputs, outputs, part, split, form, copies, bias)
 
