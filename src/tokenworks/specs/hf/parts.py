@@ -39,7 +39,7 @@ class Place:
 
     def at(self, path: str) -> Place:
         """A place below this one."""
-        return replace(self, path=".".join(part for part in (self.path, path) if part))
+        return Place(self.formats, f"{self.path}.{path}" if self.path and path else self.path or path, self.narrow)
 
     def root(self) -> Place:
         """The top of the checkpoint."""

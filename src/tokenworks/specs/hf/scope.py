@@ -29,6 +29,7 @@ class Scope:
         self._names = {key: str(formula) for key, formula in names.items()}
         self._known = dict(known or {})
         self._values: dict[str, tuple[Value, tuple[Fields, str]]] = {}
+        self._constant: dict[str, tuple[Value, tuple[Fields, str]]] = {}
         self._open: set[str] = set()
         self._varying: dict[str, bool] = {}
         self._last = fields, ""
@@ -44,6 +45,8 @@ class Scope:
     def set(self, name: str, value: Value) -> None:
         """Set a constant, such as the layer `i`."""
         self._known[name] = value
+        if name != "i":
+            self._constant.clear()
 
     def name(self, name: str) -> Value:
         """The value of a name."""
@@ -157,16 +160,22 @@ class Scope:
         """The value of a formula, or `Missing`. A number or a truth value of the table is its own value."""
         if not isinstance(formula, str):
             return formula
+        if formula in self._constant:
+            value, self._last = self._constant[formula]
+            return value
         try:
-            return compiled(formula)(self)
+            value = compiled(formula)(self)
+            if not self.varies(formula):
+                self._constant[formula] = value, self._last
+            return value
         except (TypeError, ValueError, ZeroDivisionError, OverflowError, AttributeError, KeyError) as error:
             raise self.error(f"cannot be used in {formula!r}: {short(str(error))}") from error
 
     def whole(self, formula: Any, *, least: int = 1, most: int = MOST_WIDTH) -> int:
         """The value of a formula as a whole number between `least` and `most`."""
-        value = self.present(self.value(formula))
-        if isinstance(formula, int):
+        if type(formula) is int:
             return formula
+        value = self.present(self.value(formula))
         fields, key = self._last
         return fields.checked(key, value, least=least, most=most)
 

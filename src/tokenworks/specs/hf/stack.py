@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[type[Shape], Callable[[Place, int, Shape], Half]]] = {
 }
 """Kind of a part -> its shape, whose fields are what the table may say, and the function that builds its weights."""
 
+Known = tuple[Mapping[str, Any], type[Shape], Callable[[Place, int, Shape], Half], bool]
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 
@@ -51,8 +52,10 @@ class Layers:
 
     def __init__(self, scope: Scope, entry: Entry, root: Place, path: str) -> None:
         self._scope, self._entry, self._root, self._path = scope, entry, root, path
+        self._parts: dict[str, Known] = {}
         self._shapes: dict[tuple[str, int], Shape] = {}
         self._blocks: dict[tuple[Any, ...], Block] = {}
+        self._chosen: list[tuple[list[str], list[str]]] = []
         self.hidden = scope.whole("hidden")
         self.heads, self.kv_heads = scope.whole("heads"), scope.whole("kv_heads")
         self.count = scope.layers(entry["count"])
@@ -68,7 +71,7 @@ class Layers:
         scope, entry = self._scope, self._entry
         for check in entry.get("checks", ()):
             self._check(check)
-        self._root = replace(self._root, narrow="experts" if self._has_experts() else "dense")
+        self._choose()
         main, base = self._formats()
         layers = [self._layer(replace(self._root, formats=main), number) for number in range(self.count)]
         draft = self._draft(replace(self._root, formats=base)) if self._drafts else []
@@ -86,14 +89,14 @@ class Layers:
                 field = check["field"].replace("[i]", f"[{number}]")
                 raise scope.fields.error(field, self.note(check["words"]), hint=check.get("hint", ""))
 
-    def _has_experts(self) -> bool:
-        """True if any layer has routed experts. A mixed recipe stores experts, or else the FFN, in a narrow format."""
+    def _choose(self) -> None:
+        """Choose the parts of each layer. A mixed recipe stores experts, or else the FFN, in its narrow format."""
         for number in range(self.count):
             self._scope.set("i", number)
-            for name in [*self._words(self._entry["mixer"]), *self._words(self._entry["ffn"])]:
-                if self._entry["parts"][name]["kind"] == "moe":
-                    return True
-        return False
+            self._chosen.append((self._words(self._entry["mixer"]), self._words(self._entry["ffn"])))
+        used = {name for chosen in self._chosen for names in chosen for name in names}
+        experts = any(self._entry["parts"][name]["kind"] == "moe" for name in used)
+        self._root = replace(self._root, narrow="experts" if experts else "dense")
 
     def _applies(self, note: str | Mapping[str, str]) -> bool:
         value = True if isinstance(note, str) else self._scope.value(note["when"])
@@ -145,15 +148,22 @@ class Layers:
         parts = [name for name, part in self._entry["parts"].items() if part and name not in self._kinds.values()]
         return ", ".join([*self._kinds, *parts])
 
-    def _shape(self, name: str, number: int) -> tuple[Shape, Callable[[Place, int, Shape], Half]]:
-        """Shape of a part in the layer, and the function that builds it."""
+    def _part(self, name: str) -> Known:
+        """A part of the table, its type of shape, its builder, and True if its shape depends on the layer."""
+        if name in self._parts:
+            return self._parts[name]
         part = self._entry["parts"][name]
         if part["kind"] == "gqa":
             part = {**self._entry["attention"], **part}
         shape_type, build = KINDS[part["kind"]]
         types = {each.name: str(each.type) for each in dataclasses.fields(shape_type)}
         formulas = [_formula(part[key], types.get(key, "str")) for key in part]
-        varies = any(self._scope.varies(formula) for formula in formulas)
+        self._parts[name] = part, shape_type, build, any(self._scope.varies(formula) for formula in formulas)
+        return self._parts[name]
+
+    def _shape(self, name: str, number: int) -> tuple[Shape, Callable[[Place, int, Shape], Half]]:
+        """Shape of a part in the layer, and the function that builds it."""
+        part, shape_type, build, varies = self._part(name)
         key = name, number if varies else -1
         if key not in self._shapes:
             self._shapes[key] = self._read(name, part, shape_type)
@@ -192,40 +202,39 @@ class Layers:
             return None if absent(value) or value is False else scope.whole(formula)
         return scope.whole(formula, least=0 if has_default else 1, most=10**12 if has_default else 10**7)
 
-    def _halves(self, site: Place, number: int, formulas: Sequence[Any]) -> tuple[list[Half], list[str]]:
-        """The halves of a layer, one for each formula that chooses a part; and the names of all parts."""
+    def _halves(self, site: Place, number: int, chosen: Sequence[Sequence[str]]) -> list[Half]:
+        """The halves of a layer, one for each group of parts side by side."""
         halves: list[Half] = []
-        every: list[str] = []
-        for formula in formulas:
-            names = self._words(formula)
+        for names in chosen:
             parts = [build(site, self.hidden, shape) for shape, build in (self._shape(n, number) for n in names)]
             if parts:
                 halves.append(functools.reduce(_beside, parts))
-            every += names
-        return halves, every
+        return halves
 
     def _layer(self, root: Place, number: int) -> Block:
         scope, entry = self._scope, self._entry
         scope.set("i", number)
-        formulas = entry["mixer"], entry["ffn"]
+        chosen = self._chosen[number]
+        every = [name for names in chosen for name in names]
         norms = scope.whole(entry.get("norms", 2), least=0)
         vectors = scope.whole(entry.get("vectors", 0), least=0, most=10**12)
-        names = [self._words(formula) for formula in formulas]
-        varied = [number for each in names for name in each if self._shape(name, number) and (name, -1) not in self._shapes]
         extra = tuple(self._extra(root, number))
-        key = (*map(tuple, names), norms, vectors, extra, *varied)
+        varied = number if any(self._part(name)[3] for name in every) else -1
+        key = (*map(tuple, chosen), norms, vectors, extra, varied)
         if root.formats.uniform and key in self._blocks:
             return self._blocks[key]
         path = entry.get("layers_path", "layers.{i}").format(i=number)
-        halves, every = self._halves(root.at(self._path).at(path), number, formulas)
+        halves = self._halves(root.at(self._path).at(path), number, chosen)
         name = f"{every[0]} layer" if len(every) == 1 else ""
         block = layer(halves, self.hidden, norms=norms, vectors=vectors, extra=extra, name=name)
-        self._blocks[key] = replace(block, streams=self._streams)
+        self._blocks[key] = replace(block, streams=self._streams) if self._streams > 1 else block
         return self._blocks[key]
 
     def _extra(self, root: Place, number: int) -> list[Matrix]:
         """Matrices of a layer beside attention and FFN: mixers of residual streams, and those that the table names."""
         scope, extra = self._scope, []
+        if "extra" not in self._entry and self._streams == 1:
+            return []
         if self._streams > 1:
             extra += _hyper(self.hidden, self._streams, self._mixes)
         at = root.at(self._path).at(f"layers.{number}")
@@ -260,7 +269,8 @@ class Layers:
                     halves.append(build(at, self.hidden, shape))
             else:
                 formulas = draft.get("mixer", self._entry["mixer"]), draft.get("ffn", self._entry["ffn"])
-                halves, _ = self._halves(root.at(path.format(**places)), self.count + number, formulas)
+                chosen = [self._words(formula) for formula in formulas]
+                halves = self._halves(root.at(path.format(**places)), self.count + number, chosen)
             extra = _hyper(self.hidden, self._streams, self._mixes) if self._streams > 1 else ()
             block = mtp(joined, self.hidden, halves)
             blocks.append(replace(block, matrices=block.matrices + extra, streams=self._streams))
