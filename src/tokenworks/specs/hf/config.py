@@ -37,9 +37,20 @@ max_length min_length do_sample early_stopping num_beams num_beam_groups diversi
 typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
 num_return_sequences output_scores return_dict_in_generate suppress_tokens begin_suppress_tokens
 exponential_decay_length_penalty remove_invalid_values tf_legacy_loss
+activation_function logits_scaling logit_scale layerdrop init_std lambda_std_dev scale_embedding query_pre_attn_scalar
+projector_hidden_act vision_feature_layer vision_feature_select_strategy image_seq_length image_grid_pinpoints
+video_seq_length projector_pooling_ratio vision_aspect_ratio num_logits_to_keep mamba_chunk_size time_step_limit
+time_step_floor time_step_max time_step_min use_mamba_kernels use_associative_scan use_mambapy use_mem_eff_path
+use_long_context use_mem_rope mamba_norm_before_gate layer_rope_theta alibi alibi_bias_max attn_impl attn_type
+attn_uses_sequence_id prefix_lm moe_norm_min router_scaling_factor enable_moe_fp32_combine position_id_per_seconds
+seconds_per_chunk unsloth_fixed unsloth_version is_llama_config rope_interleaved use_bidirectional_attention
+embedding_initializer_range
 """
 INERT = frozenset(_INERT.split())
-_INERT_ENDS = ("_token_id", "_token_ids", "_token_index", "_placeholder")
+_INERT_ENDS = (
+    "_token_id", "_token_ids", "_token_index", "_placeholder", "_multiplier", "_multipliers", "_dropout", "_pdrop",
+    "_eps", "_dropout_prob",
+)  # fmt: skip
 
 Json = Any
 
@@ -224,10 +235,13 @@ class Fields:
         return used
 
     def unused(self) -> Iterator[str]:
-        """Paths of the keys that nobody read and that are not known to be without effect, in nested objects too."""
+        """Paths of the keys that nobody read and that are not known to be without effect, in nested objects too.
+
+        A key with null or false says that something is not there, so it is left out.
+        """
         for key, value in self._data.items():
             inert = key in INERT or key.startswith("_") or key.endswith(_INERT_ENDS)
-            if key not in self._seen and not inert and value is not None:
+            if key not in self._seen and not inert and value is not None and value is not False:
                 yield self.path(key)
         for table in self._tables.values():
             yield from table.unused()
