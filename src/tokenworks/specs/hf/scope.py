@@ -90,7 +90,7 @@ class Scope:
         if isinstance(value, dict):
             return fields.table(key)
         if isinstance(value, int) and abs(value) > MOST_CONTEXT:
-            raise fields.error(key, f"{short(str(value))} is not between 1 and {MOST_WIDTH:,}")
+            raise fields.error(key, f"{short(str(value))} is not between 1 and {MOST_CONTEXT:,}")
         return value
 
     def inside(self, holder: Value, key: str) -> Value:

@@ -57,7 +57,9 @@ class Layers:
         self._blocks: dict[tuple[Any, ...], Block] = {}
         self._chosen: list[tuple[list[str], list[str]]] = []
         self.hidden = scope.whole("hidden")
-        self.heads, self.kv_heads = scope.whole("heads"), scope.whole("kv_heads")
+        self.heads, self.kv_heads = scope.whole("heads"), 0
+        if entry["names"]["kv_heads"] != 0:  # 0: the fewest of all layers
+            self.kv_heads = scope.whole("kv_heads")
         self.count = scope.layers(entry["count"])
         self._streams = scope.whole(entry.get("streams", 1))
         self._mixes = scope.whole(entry.get("stream_outputs", (2 + self._streams) * self._streams))
@@ -69,16 +71,19 @@ class Layers:
     def stack(self) -> Stack:
         """All layers, draft layers, and what stands beside them."""
         scope, entry = self._scope, self._entry
+        self._choose()
         for check in entry.get("checks", ()):
             self._check(check)
-        self._choose()
         main, base = self._formats()
         layers = [self._layer(replace(self._root, formats=main), number) for number in range(self.count)]
         draft = self._draft(replace(self._root, formats=base)) if self._drafts else []
         notes = [self.note(note) for note in entry.get("notes", ()) if self._applies(note)]
         scope.set("i", None)
         outside = scope.whole(entry.get("outside", "hidden"), least=0, most=10**12)
-        return Stack(self.hidden, self.heads, self.kv_heads, layers, draft, outside, entry.get("kv", ""), tuple(notes))
+        kv_heads = self.kv_heads or min((scan.heads for block in layers for scan in block.scans), default=0)
+        if not kv_heads:
+            raise scope.fields.error("num_key_value_heads", "no layer has attention")
+        return Stack(self.hidden, self.heads, kv_heads, layers, draft, outside, entry.get("kv", ""), tuple(notes))
 
     def _check(self, check: Mapping[str, Any]) -> None:
         """Refuse a config whose fields contradict each other, or that has what this package cannot count."""
@@ -199,7 +204,7 @@ class Layers:
             return {key: scope.whole(value) for key, value in formula.items()}
         if wanted == "int | None":
             value = scope.value(formula)
-            return None if absent(value) or value is False else scope.whole(formula)
+            return None if value is None else scope.whole(formula)
         return scope.whole(formula, least=0 if has_default else 1, most=10**12 if has_default else 10**7)
 
     def _halves(self, site: Place, number: int, chosen: Sequence[Sequence[str]]) -> list[Half]:
