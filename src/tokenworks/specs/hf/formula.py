@@ -11,6 +11,7 @@ import ast
 import functools
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from tokenworks.errors import SpecError
@@ -36,6 +37,12 @@ class Names(Protocol):
 
     def entry(self, items: Value, index: Value, source: str, *, per_layer: bool) -> Value:
         """One entry of a list, which has one entry for each layer if `per_layer`."""
+
+    def is_field(self, name: str) -> bool:
+        """True if a name is a field of the config."""
+
+    def without_defaults(self) -> AbstractContextManager[None]:
+        """A context in which missing fields have no class default."""
 
     def number(self, value: Value, source: str) -> int | float:
         """A value that must be a number."""
@@ -138,9 +145,33 @@ def _subscript(node: ast.Subscript) -> Evaluate:
 def _binary(node: ast.BinOp) -> Evaluate:
     left, right = _compile(node.left), _compile(node.right)
     if isinstance(node.op, ast.BitOr):
-        return lambda names: _either(value, right(names)) if _absent(value := left(names)) else value
+        return _otherwise(left, right, _root(node.right))
     apply, one, two = _ARITHMETIC[type(node.op)], ast.unparse(node.left), ast.unparse(node.right)
     return lambda names: apply(names.number(left(names), one), names.number(right(names), two))
+
+
+def _root(node: ast.expr) -> str:
+    """The first name of a field such as `attn_config.kv_n_heads`; empty if a formula is more than a field."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _otherwise(left: Evaluate, right: Evaluate, root: str) -> Evaluate:
+    """`left | right`. Where the right side is another spelling of a field, it comes before the class default of the
+    left side; where it is a number or is computed, it comes after.
+    """
+
+    def evaluate(names: Names) -> Value:
+        if root and names.is_field(root):
+            with names.without_defaults():
+                value = left(names)
+                if not _absent(value) or not _absent(value := right(names)):
+                    return value
+        value = left(names)
+        return _either(value, right(names)) if _absent(value) else value
+
+    return evaluate
 
 
 def _either(first: Value, second: Value) -> Value:

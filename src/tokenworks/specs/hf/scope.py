@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from tokenworks.errors import SpecError
@@ -33,6 +34,7 @@ class Scope:
         self._open: set[str] = set()
         self._varying: dict[str, bool] = {}
         self._last = fields, ""
+        self._defaults = True
         overlay = fields.get("per_layer_config")
         self._overlay: dict[int, Fields] = {}
         if isinstance(overlay, dict):
@@ -48,6 +50,19 @@ class Scope:
         if name != "i":
             self._constant.clear()
 
+    def is_field(self, name: str) -> bool:
+        """True if a name is a field of the config."""
+        return name not in self._known and (name not in self._names or name in self._open)
+
+    @contextmanager
+    def without_defaults(self) -> Iterator[None]:
+        """A context in which missing fields have no class default."""
+        before, self._defaults = self._defaults, False
+        try:
+            yield
+        finally:
+            self._defaults = before
+
     def name(self, name: str) -> Value:
         """The value of a name."""
         if name in self._known:
@@ -59,7 +74,7 @@ class Scope:
                 self._open.add(name)
                 value = compiled(self._names[name])(self)
                 self._open.discard(name)
-                if self.varies(self._names[name]):
+                if self.varies(self._names[name]) or not self._defaults:
                     return value
                 self._values[name] = value, self._last
             value, self._last = self._values[name]
@@ -84,7 +99,7 @@ class Scope:
             layer = self._overlay.get(self._known.get("i", -1))
             fields = layer if layer is not None and layer.has(key) else fields
         self._last = fields, key
-        value = fields.get(key)
+        value = fields.get(key) if self._defaults or fields.has(key) else None
         if value is None:
             return Missing(fields.path(key))
         if isinstance(value, dict):

@@ -57,20 +57,17 @@ def entry(name: str) -> Entry | None:
     whole: dict[str, Any] = {}
     for each in reversed(chain):
         whole = _joined(whole, each)
+    whole["defaults"] = _joined(whole.get("defaults", {}), _parsed(f"_defaults_{name}"))
     return whole
 
 
 def _chain(name: str) -> Iterator[dict[str, Any]]:
     """An entry, the entry that it is like, and so on."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     seen: list[str] = []
     while name in _texts() and name not in seen:
         seen.append(name)
-        text, file = _texts()[name]
-        where = f"catalog/architectures/{file}: {name}"
-        data = yaml.load(text, loader)[name] or {}  # noqa: S506: a safe loader
+        where = f"catalog/architectures/{_texts()[name][1]}: {name}"
+        data = _parsed(name)
         unknown = set(data) - KEYS
         if unknown:
             raise SpecError(f"an entry has no {', '.join(sorted(unknown))}", where=where)
@@ -78,6 +75,16 @@ def _chain(name: str) -> Iterator[dict[str, Any]]:
         name = data.get("like", "")
         if name and name not in _texts():
             raise SpecError(f"like: there is no entry {name!r}", where=where)
+
+
+def _parsed(name: str) -> dict[str, Any]:
+    """What the table says under a name; nothing if it has no such name."""
+    import yaml
+
+    if name not in _texts():
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return dict(yaml.load(_texts()[name][0], loader)[name] or {})
 
 
 def _joined(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
