@@ -206,6 +206,86 @@ def test_the_kv_dtype_of_a_checkpoint() -> None:
     assert load_model("moonshotai/Kimi-K2.5").native_kv == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("quantisation", "name", "size", "compute"),
+    [
+        ({"quant_method": "mxfp8"}, "mxfp8", 1 + 1 / 32, "fp8"),
+        (FP8 | {"weight_block_size": [1, 32], "scale_fmt": "ue8m0"}, "mxfp8", 1 + 1 / 32, "fp8"),
+        ({"quant_algo": "MXFP8", "exclude_modules": ["lm_head"]}, "mxfp8", 1 + 1 / 32, "fp8"),
+        ({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, "fp8", 1.0, "fp8"),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True},
+            "nf4",
+            0.5 + 1 / 64 + 4 / 64 / 256,
+            "bf16",
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "nf4", 0.5 + 4 / 64, "bf16"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8", 1.0, "int8"),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 128, "iters": 200}, "int4", 0.5 + 2.5 / 128, "bf16"),
+        ({"quant_method": "torchao", "quant_type": "int4_weight_only"}, "int4", 0.5 + 4 / 128, "bf16"),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig", "_data": {}}}},
+            "fp8",
+            1.0,
+            "bf16",
+        ),
+        ({"quant_method": "nvfp4"}, "nvfp4", 0.5 + 1 / 16, "fp4"),
+        (
+            {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}, "input_tensors": {}}},
+            "fp8",
+            1.0,
+            "fp8",
+        ),
+        (
+            {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4", "group_size": 32}}},
+            "mxfp4",
+            0.5 + 1 / 32,
+            "fp8",
+        ),
+        ({"bits": 4, "group_size": 64}, "int4", 0.5 + 4 / 64, "bf16"),
+    ],
+)
+def test_formats_of_other_quantisers(quantisation: Any, name: str, size: float, compute: str) -> None:
+    model = quantised(LLAMA, quantisation)
+    form = next(matrix.format for matrix in model.blocks[0].matrices if matrix.name == "q_proj")
+    assert (form.name, form.bytes, form.compute) == (name, pytest.approx(size), compute)
+    assert kinds(model)["embedding"] == ("int4" if "quant_method" not in quantisation and "bits" in quantisation else "bf16")
+    assert not any(note.startswith("not used") for note in model.notes)
+
+
+def test_mlx_quantises_the_embedding_and_has_exceptions() -> None:
+    """The block is `quantization` in older files, and both keys in newer ones."""
+    block = {"bits": 4, "group_size": 64, "model.layers.0.self_attn.q_proj": {"bits": 8, "group_size": 64}}
+    old, new = read(LLAMA | {"quantization": block}), quantised(LLAMA, block)
+    for model in (old, new):
+        formats = kinds(model)
+        assert (formats["embedding"], formats["dense.q_proj"], formats["dense.o_proj"]) == ("int4", "int4/int8", "int4")
+
+
+def test_gptqmodel_names_modules_with_other_bits() -> None:
+    """`-:` is a module that is not quantised, `+:` one with its own bits (GPTQModel, dynamic)."""
+    block = {
+        "quant_method": "gptq", "bits": 4, "group_size": 128,
+        "dynamic": {r"-:.*down_proj": {}, r"+:.*\.0\..*q_proj": {"bits": 8, "group_size": 64}},
+    }  # fmt: skip
+    formats = kinds(quantised(LLAMA, block))
+    assert formats["dense.down_proj"] == "bf16"
+    assert formats["dense.q_proj"] == "int4/int8"
+    assert kinds(quantised(LLAMA, block | {"lm_head": True}))["head"] == "int4"
+
+
+def test_quark_has_its_own_format_for_named_layers() -> None:
+    block = {
+        "quant_method": "quark", "exclude": ["lm_head", "*down_proj"], "export": {"kv_cache_group": ["*k_proj"]},
+        "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}, "input_tensors": {"dtype": "fp8_e4m3"}},
+        "layer_quant_config": {"*o_proj": {"weight": {"dtype": "int4", "group_size": 32}}},
+    }  # fmt: skip
+    model = quantised(LLAMA, block)
+    formats = kinds(model)
+    assert (formats["dense.down_proj"], formats["dense.o_proj"], formats["dense.q_proj"]) == ("bf16", "int4", "fp8")
+    assert model.native_kv == "fp8"
+
+
 # ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -202,7 +202,7 @@ def _bitsandbytes(fields: Fields, plain: Format) -> Formats:
     Double quantisation stores the scales in 8 bits, with an FP32 scale for each 256 of them (QLoRA, arXiv:2305.14314,
     section 3).
     """
-    fields.ignore("_load_in_4bit", "_load_in_8bit", "bnb_4bit_quant_type", "load_in_8bit")
+    fields.ignore("_load_in_4bit", "_load_in_8bit", "bnb_4bit_quant_type", "load_in_8bit", "load_in_4bit")
     double = fields.flag("bnb_4bit_use_double_quant")
     scales = 1 / 64 + 4 / (64 * 256) if double else 4 / 64
     eight = fields.flag("load_in_8bit") and not fields.flag("load_in_4bit")
