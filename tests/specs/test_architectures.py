@@ -47,9 +47,7 @@ def bare(model: Model) -> Model:
 def test_the_parameters_are_those_of_transformers(name: str) -> None:
     """A difference is the correction bias of a router, which transformers does not count as a parameter."""
     model = read(small(name))
-    corrections = sum(
-        block.count * block.experts.count for block in model.blocks if block.experts
-    )
+    corrections = sum(block.count * block.experts.count for block in model.blocks if block.experts)
     assert abs(parameters(model) - COUNTED[name]["parameters"]) <= 2 * corrections + 200
     assert parameters(model) == pytest.approx(COUNTED[name]["parameters"], rel=1e-4)
 
@@ -72,27 +70,32 @@ def test_what_holds_for_every_decoder(name: str) -> None:
             assert min(matrix.inputs, matrix.outputs, matrix.copies) > 0
 
 
-@given(st.sampled_from(sorted(COUNTED)), st.data())
-def test_without_a_field_there_is_a_model_or_an_error_in_words(name: str, data: st.DataObject) -> None:
-    config = small(name)
-    key = data.draw(st.sampled_from(sorted(set(config) - {"model_type"})))
-    del config[key]
+def refusal(config: Config) -> str:
+    """The message of the error; empty if the config is read. Any other exception fails the test."""
     try:
         read(config)
     except SpecError as error:
-        assert "config.json" in str(error)
+        return str(error)
+    return ""
+
+
+@given(st.sampled_from(sorted(COUNTED)), st.data())
+def test_without_a_field_there_is_a_model_or_an_error_in_words(name: str, data: st.DataObject) -> None:
+    config = small(name)
+    del config[data.draw(st.sampled_from(sorted(set(config) - {"model_type"})))]
+    assert "config.json" in (refusal(config) or "config.json")
+
+
+WRONG: list[Any] = [None, -1, 0, 3, 2**70, 0.5, "x", True, [], [1], {}, {"a": 1}, [[]], [None]]
 
 
 @given(st.sampled_from(sorted(COUNTED)), st.data())
 def test_with_a_wrong_value_there_is_a_model_or_an_error_in_words(name: str, data: st.DataObject) -> None:
     config = small(name)
     key = data.draw(st.sampled_from(sorted(set(config) - {"model_type"})))
-    config[key] = data.draw(st.sampled_from([None, -1, 0, 3, 2**70, 0.5, "x", True, [], [1], {}, {"a": 1}, [[]], [None]]))
-    try:
-        read(config)
-    except SpecError as error:
-        assert "config.json" in str(error)
-        assert len(str(error)) < 700
+    words = refusal(config | {key: data.draw(st.sampled_from(WRONG))})
+    assert "config.json" in (words or "config.json")
+    assert len(words) < 1000
 
 
 @given(st.sampled_from(sorted(COUNTED)), st.sampled_from([7, "x", True, [1], {"a": 1}]))
@@ -104,7 +107,7 @@ def test_a_key_without_effect_changes_nothing_and_is_named(name: str, value: Any
 
 @given(st.sampled_from(sorted(COUNTED)), st.integers(50, 5000))
 def test_the_vocabulary_is_embedding_and_output_layer(name: str, vocab: int) -> None:
-    """Parameters grow linearly with the vocabulary: one row of the embedding, and one of the output layer if not tied."""
+    """A longer vocabulary adds one row of the embedding, and one of the output layer if it is not tied."""
     config = small(name) | {"tie_word_embeddings": False, "unpadded_vocab_size": None}
     one, two = read(config | {"vocab_size": vocab}), read(config | {"vocab_size": vocab + 1})
     rows = two.embedding.inputs + (two.head.inputs + two.head.bias if two.head else 0)
@@ -133,9 +136,11 @@ def test_each_entry_has_known_parts_and_formulas(name: str) -> None:
 
 
 def test_every_registered_decoder_is_in_the_table() -> None:
-    """Of the types of vLLM and SGLang that transformers has, each is a decoder of the table, or refused with a reason."""
+    """Types of vLLM and SGLang that transformers has are decoders of the table, or refused with a reason."""
     assert len(DECODERS) >= 170
-    assert {"llama", "qwen3_next", "granitemoehybrid", "gemma3n_text", "longcat_flash", "mllama_text_model"} <= set(DECODERS)
+    assert {"llama", "qwen3_next", "granitemoehybrid", "gemma3n_text", "longcat_flash", "mllama_text_model"} <= set(
+        DECODERS
+    )
 
 
 @pytest.mark.parametrize(

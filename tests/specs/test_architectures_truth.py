@@ -99,7 +99,7 @@ def test_parameters_are_right_within_a_thousandth(truth: list[dict[str, str]]) -
 
 
 def test_cache_and_windows_are_exact(truth: list[dict[str, str]]) -> None:
-    """MiMo-V2 and the sinks of gpt-oss keep `sliding_window` + 1 tokens in transformers; the config says that already."""
+    """MiMo-V2 keeps `sliding_window` + 1 tokens in transformers, and its config as transformers writes it says so."""
     for row in truth:
         if row["id"] in REFUSED or not row["kv_source"] or row["id"] in REPEATED_KV | OWN_CACHE:
             continue

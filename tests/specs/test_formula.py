@@ -34,7 +34,17 @@ def test_values(formula: str, value: Any) -> None:
 
 @pytest.mark.parametrize(
     "formula",
-    ["__import__('os')", "lambda: 1", "[x for x in list]", "a.__class__()", "a if", "print(a)", "f'{a}'", "a @ b", "~a"],
+    [
+        "__import__('os')",
+        "lambda: 1",
+        "[x for x in list]",
+        "a.__class__()",
+        "a if",
+        "print(a)",
+        "f'{a}'",
+        "a @ b",
+        "~a",
+    ],
 )
 def test_what_is_no_formula(formula: str) -> None:
     with pytest.raises(SpecError, match="is not a formula"):

@@ -124,7 +124,11 @@ def _print_model(model: Model) -> None:
         "experts": f"{experts['topk']} of {experts['count']}" if experts else "none",
         "weights": f"{row['weight_bytes'] / 1e9:.4g} GB: {formats}",
         "KV cache": f"{row['kv_bytes_per_token']:.0f} bytes per token ({row['kv_dtype']})"
-        + (f", windows {row['window_bytes_per_sequence'] / 1e6:.3g} MB per sequence" if row["window_bytes_per_sequence"] else "")
+        + (
+            f", windows {row['window_bytes_per_sequence'] / 1e6:.3g} MB per sequence"
+            if row["window_bytes_per_sequence"]
+            else ""
+        )
         + (
             f", state {row['state_bytes_per_sequence'] / 1e6:.4g} MB per sequence"
             if row["state_bytes_per_sequence"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+
 from tokenworks.specs.hf.parts import Half, Place
 from tokenworks.specs.model import Matrix, Scan
 
@@ -19,8 +20,8 @@ class Grouped:
     key_dim, value_dim : size of a key and of a value per head [count]
     window : tokens that are kept and read; None = all [token]
     bias, kv_bias, out_bias : True if the projection of q, of k and v, or of the output has a bias
-    gate : output gate, empty = none: from a wider q_proj ("query"), from g_proj with one value per head ("head") or with
-        one value per element ("full")
+    gate : output gate, empty = none: from a wider q_proj ("query"), or from g_proj with one value per head ("head") or
+        per element ("full")
     key_is_value : True if there is no v_proj and the key is also the value; the cache still has both
     norms : elements of q and k norms, and of sinks [count]
     local : name of a windowed layer
@@ -115,7 +116,7 @@ class Cache:
     dim: int
 
 
-def cache(site: Place, hidden: int, shape: Cache) -> Half:
+def cache(_site: Place, _hidden: int, shape: Cache) -> Half:
     """The reads of a KV cache: 2 x query_heads x 2 dim FLOP per entry."""
     flop = 4.0 * shape.query_heads * shape.dim
     return Half((), (Scan(shape.name, 1, None, None, shape.elements, shape.heads, shape.query_heads, flop, flop),))
@@ -132,8 +133,8 @@ class Latent:
     nope, rope : parts of a head's key without and with rotary embedding [count]
     value : size of a head's value [count]
     query_rank : width of the query latent; 0 = queries come directly from the hidden state [count]
-    gate : output gate, empty = none: from a wider q_b_proj ("query"), or from g_proj with one value per head ("head") or
-        per element ("full")
+    gate : output gate, empty = none: from a wider q_b_proj ("query"), or from g_proj with one value per head ("head")
+        or per element ("full")
     query_input : width of the input of q_b_proj; 0 = `query_rank` [count]
     bias : True if the projections of the latents and of the output have a bias
     norms : elements of the norms [count]
@@ -257,8 +258,8 @@ def sparse(half: Half, reads: int) -> Half:
 def lightning(site: Place, hidden: int, source: int, index: Index, half: Half) -> Half:
     """The attention `half` as sparse attention, with a lightning indexer (DeepSeek-V3.2-Exp report, section 2.1).
 
-    The queries of the indexer come from the query latent, of width `source`. Every rank has the whole indexer. weights_proj is not
-    quantised.
+    The queries of the indexer come from the query latent, of width `source`. Every rank has the whole indexer.
+    weights_proj is not quantised.
     """
     at = site.at("indexer")
     matrices = (

@@ -106,7 +106,9 @@ class NotTold(SpecError):
     """The config does not have a field, or its value is one that this package cannot count."""
 
 
-_SHAPES = re.compile(r"(_size|_dim|_dims|_rank|_width|_layers|_heads|_experts|_groups|_length|_types|_pattern)$|^(num|n)_")
+_SHAPES = re.compile(
+    r"(_size|_dim|_dims|_rank|_width|_layers|_heads|_experts|_groups|_length|_types|_pattern)$|^(num|n)_"
+)
 """Names of keys that may hold a shape."""
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from tokenworks.specs.hf.parts import Half, Place
 from tokenworks.specs.model import Experts, Matrix, Part
 
-
 NAMES = {
     "gated": ("gate_proj", "down_proj"), "w123": ("w1", "w2"), "fused": ("gate_up_proj", "down_proj"),
     "plain": ("up_proj", "down_proj"),
 }  # fmt: skip
-"""Style of an FFN -> module names of its first and of its last matrix. Without a gate ("plain"), it is down(act(up x))."""
+"""Style of an FFN -> module names of its first and last matrix. Without a gate ("plain"), it is down(act(up x))."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,7 @@ def routed(site: Place, hidden: int, shape: Routed) -> Half:
         matrices.append(at.matrix(down, hidden, width, "latent", "none"))
         matrices.append(at.matrix(up, width, hidden, "latent", "none"))
     inside, style = at.at(shape.experts), shape.style
-    pair = _pair(
-        inside, width, shape.inner, "experts", style, copies=shape.count, bias=shape.bias, out_bias=shape.bias
-    )
+    pair = _pair(inside, width, shape.inner, "experts", style, copies=shape.count, bias=shape.bias, out_bias=shape.bias)
     matrices += pair
     if shape.shared:
         matrices += _pair(at.at(shape.shared_path), hidden, shape.shared, "shared", style, bias=bias, out_bias=bias)

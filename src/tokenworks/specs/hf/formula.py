@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -44,7 +44,7 @@ class Names(Protocol):
     def without_defaults(self) -> AbstractContextManager[None]:
         """A context in which missing fields have no class default."""
 
-    def number(self, value: Value, source: str) -> int | float:
+    def number(self, value: Value) -> int | float:
         """A value that must be a number."""
 
     def present(self, value: Value) -> Value:
@@ -146,8 +146,8 @@ def _binary(node: ast.BinOp) -> Evaluate:
     left, right = _compile(node.left), _compile(node.right)
     if isinstance(node.op, ast.BitOr):
         return _otherwise(left, right, _root(node.right))
-    apply, one, two = _ARITHMETIC[type(node.op)], ast.unparse(node.left), ast.unparse(node.right)
-    return lambda names: apply(names.number(left(names), one), names.number(right(names), two))
+    apply = _ARITHMETIC[type(node.op)]
+    return lambda names: apply(names.number(left(names)), names.number(right(names)))
 
 
 def _root(node: ast.expr) -> str:
@@ -166,37 +166,38 @@ def _otherwise(left: Evaluate, right: Evaluate, root: str) -> Evaluate:
         if root and names.is_field(root):
             with names.without_defaults():
                 value = left(names)
-                if not _absent(value) or not _absent(value := right(names)):
+                if not absent(value) or not absent(value := right(names)):
                     return value
         value = left(names)
-        return _either(value, right(names)) if _absent(value) else value
+        return _either(value, right(names)) if absent(value) else value
 
     return evaluate
 
 
 def _either(first: Value, second: Value) -> Value:
     """The second value; if both are missing, a missing value with both names."""
-    if not isinstance(first, Missing) or not _absent(second):
+    if not isinstance(first, Missing) or not absent(second):
         return second
     known = first.path.split(" or ")
     more = second.path.split(" or ") if isinstance(second, Missing) else []
     return Missing(" or ".join([*known, *(path for path in more if path not in known)]))
 
 
-def _absent(value: Value) -> bool:
+def absent(value: Value) -> bool:
+    """True for null and for a field that the config does not have."""
     return value is None or isinstance(value, Missing)
 
 
 def _truth(value: Value) -> bool:
-    return not _absent(value) and bool(value)
+    return not absent(value) and bool(value)
 
 
 def _unary(node: ast.UnaryOp) -> Evaluate:
-    value, source = _compile(node.operand), ast.unparse(node.operand)
+    value = _compile(node.operand)
     if isinstance(node.op, ast.Not):
         return lambda names: not _truth(value(names))
     if isinstance(node.op, ast.USub):
-        return lambda names: -names.number(value(names), source)
+        return lambda names: -names.number(value(names))
     raise TypeError(ast.unparse(node))
 
 
@@ -209,12 +210,11 @@ def _compare(node: ast.Compare) -> Evaluate:
     (operation,), (second,) = node.ops, node.comparators
     left, right, apply = _compile(node.left), _compile(second), _COMPARISONS[type(operation)]
     if isinstance(operation, _ORDERED):
-        one, two = ast.unparse(node.left), ast.unparse(second)
-        return lambda names: apply(names.number(left(names), one), names.number(right(names), two))
+        return lambda names: apply(names.number(left(names)), names.number(right(names)))
 
     def evaluate(names: Names) -> bool:
         one, two = left(names), right(names)
-        one, two = None if _absent(one) else one, None if _absent(two) else two
+        one, two = None if absent(one) else one, None if absent(two) else two
         if isinstance(operation, ast.In | ast.NotIn) and two is None:
             return isinstance(operation, ast.NotIn)
         return apply(one, two)
@@ -244,19 +244,7 @@ def _call(node: ast.Call) -> Evaluate:
     return lambda names: function(*[names.present(value(names)) for value in values])
 
 
-
-
 _COMPILERS: dict[type[ast.expr], Callable[[Any], Evaluate]] = {
     ast.Attribute: _attribute, ast.Subscript: _subscript, ast.BinOp: _binary, ast.UnaryOp: _unary, ast.BoolOp: _logic,
     ast.Compare: _compare, ast.IfExp: _choice, ast.Tuple: _list, ast.List: _list, ast.Dict: _dict, ast.Call: _call,
 }  # fmt: skip
-
-
-def absent(value: Value) -> bool:
-    """True for null and for a field that the config does not have."""
-    return _absent(value)
-
-
-def words(items: Sequence[Value]) -> str:
-    """Words for a message."""
-    return ", ".join(map(str, items))

@@ -14,22 +14,25 @@ from tokenworks.specs.hf.formats import FP8, FP32, MXFP4, MXFP8, NVFP4, Formats,
 from tokenworks.specs.model import BF16, Format
 
 _DTYPES = {"bfloat16": BF16, "float16": Format("fp16", 2.0, "bf16"), "float32": FP32}
-_NAMED = re.compile(r"(?<![a-z0-9])(nvfp4|mxfp4|mxfp8|fp4|fp8|awq|gptq|int4|int8|w4a16|w8a8|w4a8|bnb)(?![a-z0-9])", re.I)
+_NAMED = re.compile(
+    r"(?<![a-z0-9])(nvfp4|mxfp4|mxfp8|fp4|fp8|awq|gptq|int4|int8|w4a16|w8a8|w4a8|bnb)(?![a-z0-9])", re.I
+)
 
 # Keys of a quantiser about its run, its data and its kernels. They do not change a format.
-_INERT = frozenset("""
-version desc_act sym damp_percent static_groups true_sequential checkpoint_format meta model_file_base_name
-model_name_or_path backend batch_size block_name_to_quantize cache_block_outputs dataset exllama_config max_input_length
-model_seqlen module_name_preceding_first_block modules_in_block_to_quantize tokenizer use_cuda_fp16 use_exllama
-quantizer damp_auto_increment mse static_groups pack_dtype format offload_to_disk activation_scale_ub activation_scheme
-scale_fmt autoround_version data_type iters nsamples packing_format seqlen low_gpu_mem_usage enable_quanted_input lr
-minmax_lr amp gradient_accumulate_steps enable_minmax_tuning to_quant_block_names scale_dtype act_bits super_bits
-super_group_size act_group_size act_sym act_dynamic act_data_type bnb_4bit_compute_dtype bnb_4bit_quant_storage
-llm_int8_enable_fp32_cpu_offload llm_int8_has_fp16_weight llm_int8_threshold fmt producer has_zero_point
-pre_quant_scale quantization_status global_compression_ratio sparsity_config transform_config dequantize mode export
-algo_config softmax_quant_spec quant_mode layer_type_quant_config untie_word_embeddings
-include_input_output_embeddings
-""".split())
+_INERT_WORDS = """
+act_bits act_data_type act_dynamic act_group_size act_sym activation_scale_ub activation_scheme algo_config amp
+autoround_version backend batch_size block_name_to_quantize bnb_4bit_compute_dtype bnb_4bit_quant_storage
+cache_block_outputs checkpoint_format damp_auto_increment damp_percent data_type dataset dequantize desc_act
+enable_minmax_tuning enable_quanted_input exllama_config export fmt format global_compression_ratio
+gradient_accumulate_steps has_zero_point include_input_output_embeddings iters layer_type_quant_config
+llm_int8_enable_fp32_cpu_offload llm_int8_has_fp16_weight llm_int8_threshold low_gpu_mem_usage lr max_input_length
+meta minmax_lr mode model_file_base_name model_name_or_path model_seqlen module_name_preceding_first_block
+modules_in_block_to_quantize mse nsamples offload_to_disk pack_dtype packing_format pre_quant_scale producer
+quant_mode quantization_status quantizer scale_dtype scale_fmt seqlen softmax_quant_spec sparsity_config static_groups
+super_bits super_group_size sym to_quant_block_names tokenizer transform_config true_sequential untie_word_embeddings
+use_cuda_fp16 use_exllama version
+"""
+_INERT = frozenset(_INERT_WORDS.split())
 
 
 def read_formats(fields: Fields, quantisation: Fields | None, name: str) -> Formats:
@@ -164,9 +167,7 @@ def _integer_groups(fields: Fields, plain: Format) -> Formats:
                 overrides.append((_matcher([pattern], to_regex), _group_format(rule, fields)))
             rule.ignore(*rule.names())
     outer = form if fields.flag("lm_head") else None
-    return Formats(
-        plain, form, form, _any(matchers), plain, tuple(overrides), outer=outer, native_kv=_kv(fields)
-    )
+    return Formats(plain, form, form, _any(matchers), plain, tuple(overrides), outer=outer, native_kv=_kv(fields))
 
 
 def _group_format(fields: Fields, base: Fields | None = None) -> Format:
@@ -211,7 +212,7 @@ def _bitsandbytes(fields: Fields, plain: Format) -> Formats:
     return Formats(plain, form, form, kept, plain)
 
 
-_TORCHAO = {
+_TORCHAO: dict[str, Callable[[int], Format]] = {
     "int4weightonly": lambda group: Format("int4", 0.5 + 4 / group, "bf16"),  # scale and zero point in 16 bits
     "int8weightonly": lambda _: Format("int8", 1.0, "bf16"),
     "int8dynamicactivationint8weight": lambda _: Format("int8", 1.0, "int8"),
@@ -245,14 +246,18 @@ def _torchao(fields: Fields, plain: Format) -> Formats:
 def _quark(fields: Fields, plain: Format) -> Formats:
     """AMD Quark: one format for all linear layers, others for the patterns of `layer_quant_config`."""
     form = _quark_format(fields.table("global_quant_config"), plain)
-    kept = _expressions(fields, "exclude") if any("re:" in name for name in _names(fields, "exclude")) else _matcher(
-        _names(fields, "exclude"), _glob
+    kept = (
+        _expressions(fields, "exclude")
+        if any("re:" in name for name in _names(fields, "exclude"))
+        else _matcher(_names(fields, "exclude"), _glob)
     )
     overrides: list[tuple[Matcher, Format]] = []
-    layers = fields.table("layer_quant_config") if fields.has("layer_quant_config") else None
-    for pattern in layers.names() if layers else ():
-        if layers and pattern.endswith(("k_proj", "v_proj")) is False:
-            overrides.append((_unless(kept, _matcher([pattern], _glob)), _quark_format(layers.table(pattern), plain)))
+    if fields.has("layer_quant_config"):
+        layers = fields.table("layer_quant_config")
+        overrides = [
+            (_unless(kept, _matcher([pattern], _glob)), _quark_format(layers.table(pattern), plain))
+            for pattern in layers.names()
+        ]
     cached = fields.has("kv_cache_quant_config") and bool(fields.raw("kv_cache_quant_config"))
     if fields.has("export"):
         export = fields.table("export")
@@ -403,10 +408,7 @@ def _mixed(fields: Fields, plain: Format, kept: Callable[[str], bool], kept_as: 
     if fields.has("quantized_layers"):
         table = fields.table("quantized_layers")
         algorithms = {layer: table.table(layer).word("quant_algo", _MODELOPT) for layer in table.names()}
-        overrides = tuple(
-            (_matcher([layer], _part), _MODELOPT[algorithm])
-            for layer, algorithm in algorithms.items()
-        )
+        overrides = tuple((_matcher([layer], _part), _MODELOPT[algorithm]) for layer, algorithm in algorithms.items())
         return Formats(plain, plain, plain, kept, plain, overrides, native_kv=native_kv)
     forms = [_scheme(group, fields) for group in _groups(fields)] if fields.has("config_groups") else [NVFP4, FP8]
     narrow = min(forms, key=lambda form: form.bytes)

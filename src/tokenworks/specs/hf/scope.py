@@ -144,7 +144,7 @@ class Scope:
             return Fields(value, fields.where, path=f"{fields.path(key)}[{index}].")
         return value
 
-    def number(self, value: Value, source: str) -> int | float:
+    def number(self, value: Value) -> int | float:
         """A value that must be a number."""
         self.present(value)
         if type(value) not in (int, float):
@@ -183,7 +183,7 @@ class Scope:
             if not self.varies(formula):
                 self._constant[formula] = value, self._last
             return value
-        except (TypeError, ValueError, ZeroDivisionError, OverflowError, AttributeError, KeyError) as error:
+        except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
             raise self.error(f"cannot be used in {formula!r}: {short(str(error))}") from error
 
     def whole(self, formula: Any, *, least: int = 1, most: int = MOST_WIDTH) -> int:

@@ -191,6 +191,8 @@ class Layers:
         if part["kind"] == "moe" and shape.topk > shape.count:
             self._scope.whole(part["topk"])
             raise self._scope.error(f"{shape.topk} is more than the {shape.count} experts")
+        if getattr(shape, "topk", 0) and not getattr(shape, "index_dim", 1):
+            self._scope.whole(part["index_dim"])
         return shape
 
     def _value(self, formula: Any, wanted: str, has_default: bool) -> Any:
@@ -237,9 +239,10 @@ class Layers:
 
     def _extra(self, root: Place, number: int) -> list[Matrix]:
         """Matrices of a layer beside attention and FFN: mixers of residual streams, and those that the table names."""
-        scope, extra = self._scope, []
+        scope = self._scope
+        extra: list[Matrix] = []
         if "extra" not in self._entry and self._streams == 1:
-            return []
+            return extra
         if self._streams > 1:
             extra += _hyper(self.hidden, self._streams, self._mixes)
         at = root.at(self._path).at(f"layers.{number}")
@@ -264,6 +267,8 @@ class Layers:
             joined = root.at(draft.get("joined", path).format(**places))
             if "parts" in draft:
                 words = scope.present(scope.value(draft["parts"]))
+                if not isinstance(words, list | str):
+                    raise scope.error(f"want a list, got {words!r}")
                 halves = []
                 for index, word in enumerate(words):
                     at = root.at(path.format(**places | {"n": index}))

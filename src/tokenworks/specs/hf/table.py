@@ -19,12 +19,12 @@ TABLE = Path(__file__).parents[2] / "catalog" / "architectures"
 _ENTRY = re.compile(r"^([A-Za-z_][\w.-]*):", re.M)
 Entry = Mapping[str, Any]
 
-KEYS = frozenset({
-    "like", "source", "names", "defaults", "parts", "attention", "mixer", "ffn", "norms", "vectors", "outside", "lookups", "tied",
-    "embedding", "head_bias", "no_head", "head_vocab", "extra", "drafts", "draft", "path", "layers_path", "text", "towers",
-    "tower_widths", "inert", "checks", "notes", "streams", "stream_outputs", "count", "joined", "kv", "native_experts", "decoder",
-    "kinds", "refused", "fixed_decoder", "connector", "tower_names", "elements",
-})  # fmt: skip
+_KEYS = """
+like source names defaults attention parts mixer ffn norms vectors outside lookups tied embedding head_bias no_head
+head_vocab extra drafts draft path layers_path text towers inert checks notes streams stream_outputs count kv
+native_experts decoder kinds refused fixed_decoder connector tower_names elements
+"""
+KEYS = frozenset(_KEYS.split())
 """What an entry may have. `docs/models.md` explains each."""
 
 
