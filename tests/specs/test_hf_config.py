@@ -234,7 +234,7 @@ OPTIONAL = {
     "head_dim", "num_nextn_predict_layers", "mtp_num_hidden_layers", "quantization_config", "attention_bias",
     "n_shared_experts", "q_lora_rank", "num_shared_experts", "expert_dtype", "indexer_types",
     "mla_use_output_gate", "latent_moe_use_norm", "routed_expert_hidden_size", "attn_res_block_size", "moe_latent_size",
-    "use_head_wise_attn_gate", "num_mtp_modules", "num_key_value_heads",
+    "use_head_wise_attn_gate", "num_mtp_modules", "num_key_value_heads", "attention_head_dim",
 }  # fmt: skip
 
 

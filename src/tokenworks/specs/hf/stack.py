@@ -191,7 +191,7 @@ class Layers:
         if part["kind"] == "moe" and shape.topk > shape.count:
             self._scope.whole(part["topk"])
             raise self._scope.error(f"{shape.topk} is more than the {shape.count} experts")
-        if getattr(shape, "topk", 0) and not getattr(shape, "index_dim", 1):
+        if getattr(shape, "topk", 0) and "index_dim" in part and not shape.index_dim:
             self._scope.whole(part["index_dim"])
         return shape
 
