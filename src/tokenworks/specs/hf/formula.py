@@ -241,6 +241,8 @@ def _call(node: ast.Call) -> Evaluate:
     if not isinstance(node.func, ast.Name) or node.keywords:
         raise TypeError(ast.unparse(node))
     function, values = FUNCTIONS[node.func.id], [_compile(value) for value in node.args]
+    if node.func.id == "first":
+        return lambda names: function(values[0](names))
     return lambda names: function(*[names.present(value(names)) for value in values])
 
 
