@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -157,7 +157,7 @@ def test_a_tower_of_unknown_size_is_said_to_be_so() -> None:
     assert load_model("deepseek-ai/DeepSeek-V3").vision_parameters == 0
 
 
-HUB = {
+HUB: dict[str, tuple[float, dict[str, Any]]] = {
     "internlm2": (7.74, {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 92544, "bias": False}),
     "baichuan": (7.51, {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
