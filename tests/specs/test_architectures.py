@@ -119,19 +119,19 @@ def test_the_vocabulary_is_embedding_and_output_layer(name: str, vocab: int) -> 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_each_entry_has_known_parts_and_formulas(name: str) -> None:
-    found = entry(name) or {}
-    for part in filter(None, found["parts"].values()):
+    architecture = entry(name) or {}
+    for part in filter(None, architecture["parts"].values()):
         shape, _ = stack.KINDS[part["kind"]]
         fields = {field: str(note) for field, note in shape.__annotations__.items()}
         assert set(part) - {"kind"} <= set(fields)
         for key, value in part.items():
             if key != "kind" and isinstance(value, str) and fields[key] != "str":
                 compiled(value)
-    for value in found["names"].values():
+    for value in architecture["names"].values():
         compiled(str(value))
     for key in ("mixer", "ffn", "norms", "vectors", "outside", "lookups", "count", "drafts"):
-        compiled(str(found.get(key, 0)))
-    for check in found.get("checks", ()):
+        compiled(str(architecture.get(key, 0)))
+    for check in architecture.get("checks", ()):
         compiled(check["that"])
 
 

@@ -95,15 +95,15 @@ def _head(at: Place, scope: Scope, decoder: Entry, width: int) -> Matrix:
 
 def _entry(fields: Fields, kind: object) -> Entry:
     """The entry of a `model_type`."""
-    found = entry(kind) if isinstance(kind, str) and not kind.startswith("_") else None
-    if found is None:
+    architecture = entry(kind) if isinstance(kind, str) and not kind.startswith("_") else None
+    if architecture is None:
         names = entry_names()
         near = difflib.get_close_matches(str(kind), names, n=3, cutoff=0.3) or ["llama", "qwen3", "deepseek_v3"]
         hint = f"similar known ones: {', '.join(near)}; `docs/models.md` says how to add one"
         raise fields.error("model_type", f"the architecture {kind!r} is not known", hint=hint)
-    if "refused" in found:
-        raise fields.error("model_type", f"{kind!r} is no decoder that is served: {found['refused']}")
-    return found
+    if "refused" in architecture:
+        raise fields.error("model_type", f"{kind!r} is no decoder that is served: {architecture['refused']}")
+    return architecture
 
 
 def _decoder(outer: Fields, arch: Entry, kind: str) -> tuple[Fields, Entry, str]:

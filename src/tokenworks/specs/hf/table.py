@@ -104,9 +104,9 @@ def _joined(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def known_words(name: str) -> frozenset[str]:
     """The keys of a config that an entry reads in any of its formulas, or declares to be without effect (`inert`)."""
-    found = entry(name) or {}
-    words = set(found.get("inert", ()))
-    waiting: list[Any] = [value for key, value in found.items() if key not in ("inert", "source")]
+    architecture = entry(name) or {}
+    words = set(architecture.get("inert", ()))
+    waiting: list[Any] = [value for key, value in architecture.items() if key not in ("inert", "source")]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):

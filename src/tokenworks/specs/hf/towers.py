@@ -46,7 +46,11 @@ def _scope(fields: Fields, holder: Mapping[str, Any], hidden: int) -> Scope:
 
 
 def _tower(outer: Fields, key: str, tower: Any, hidden: int) -> int | None:
-    """Parameters of one encoder; None: the config has none."""
+    """Parameters of one encoder; None: the config has none.
+
+    The encoder names its kind as `model_type`. Without it, `tower` is the kind; a `tower` that starts with = is always
+    the kind.
+    """
     fields = outer
     for step in key.split("."):
         if not fields.has(step):
@@ -54,16 +58,16 @@ def _tower(outer: Fields, key: str, tower: Any, hidden: int) -> int | None:
         fields = fields.table(step)
     kind = fields.get("model_type")
     own = isinstance(kind, str) and kind and not tower.startswith("=")
-    name = f"_{kind}" if own else f"_{tower.removeprefix(chr(61))}"
-    found = entry(name)
-    if found is None:
+    name = "_" + (str(kind) if own else tower.removeprefix("="))
+    encoder = entry(name)
+    if encoder is None:
         raise NotTold(f"{key}.model_type: {kind!r} is not counted", where=outer.where)
-    if "elements" not in found:
+    if "elements" not in encoder:
         raise NotTold(f"{key}: not counted", where=outer.where)
-    fields.with_defaults(found.get("defaults", {}))
+    fields.with_defaults(encoder.get("defaults", {}))
     fields.ignore(*fields.names())  # an encoder has no cost, so its other keys do not matter
-    scope = Scope(fields, found.get("names", {}), {"decoder_width": hidden})
-    for check in found.get("checks", ()):
+    scope = Scope(fields, encoder.get("names", {}), {"decoder_width": hidden})
+    for check in encoder.get("checks", ()):
         if not scope.value(check["that"]):
             raise NotTold(f"{key}: {check['words']}", where=outer.where)
-    return scope.whole(found["elements"], least=0, most=MOST)
+    return scope.whole(encoder["elements"], least=0, most=MOST)
