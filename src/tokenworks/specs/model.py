@@ -222,8 +222,8 @@ class Model(Shown):
     extended_context : a longer limit that the publisher documents; None where there is none
     vectors : elements outside the blocks, such as the final norm [count]
     native_kv : KV dtype of the checkpoint; bf16 if it has none
-    vision_parameters : elements of the encoders (vision, audio) with their connectors, which have no cost here; None = the
-        config does not give their size
+    vision_parameters : elements of the encoders (vision, audio) with their connectors, which have no cost here;
+        None = the config does not give their size
     notes : facts that a user must know: defaults that were used, assumed formats, parts without cost
     converted : note about weights that were converted for a device; empty: the weights are the published ones
     """
