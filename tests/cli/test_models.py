@@ -65,6 +65,43 @@ def test_a_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(run(capsys, str(tmp_path / "mine"), "-o", "json"))["name"] == "mine"
 
 
+def test_a_folder_of_configs_is_a_table_and_names_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "one.json", LLAMA)
+    write(tmp_path / "two" / "config.json", LLAMA)
+    rows = json.loads(run(capsys, str(tmp_path), "-o", "json"))["models"]
+    assert [row["name"] for row in rows] == ["one", "two"]
+    write(tmp_path / "three.json", LLAMA | {"model_type": "bert"})
+    assert cli.run(["models", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert "cannot be computed" in captured.out
+    assert captured.out.count("three.json") == 1
+    assert "it is an encoder" in captured.out
+    assert captured.err == "tokenworks: 1 of 3 configs are refused; the reason of each is in the result\n"
+
+
+def test_several_names_are_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "mine" / "config.json", LLAMA)
+    rows = json.loads(run(capsys, "Qwen/Qwen3-0.6B", str(file), "-o", "json"))["models"]
+    assert [row["name"] for row in rows] == ["Qwen/Qwen3-0.6B", "mine"]
+    assert cli.run(["models", "Qwen/Qwen3-0.6B", "/no/such/config.json", "-o", "json"]) == 2
+    shown = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in shown["not_computed"]] == ["/no/such/config.json"]
+
+
+def test_a_model_of_windows_alone_has_a_cache_that_does_not_grow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "config.json", LLAMA | {"model_type": "mistral", "sliding_window": 64})
+    assert "0 bytes per token (bf16), windows 0.0246 MB per sequence" in run(capsys, str(file))
+
+
+def test_an_empty_folder_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["models", str(tmp_path)]) == 2
+    assert "no config.json in this directory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["deepseek-r2", "nvidia/Llama-3_3-Nemotron-Super-49B-v1", "/no/such/config.json"])
 def test_what_there_is_not(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["models", name]) == 2

@@ -206,23 +206,111 @@ def test_the_kv_dtype_of_a_checkpoint() -> None:
     assert load_model("moonshotai/Kimi-K2.5").native_kv == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("quantisation", "name", "size", "compute"),
+    [
+        ({"quant_method": "mxfp8"}, "mxfp8", 1 + 1 / 32, "fp8"),
+        (FP8 | {"weight_block_size": [1, 32], "scale_fmt": "ue8m0"}, "mxfp8", 1 + 1 / 32, "fp8"),
+        ({"quant_algo": "MXFP8", "exclude_modules": ["lm_head"]}, "mxfp8", 1 + 1 / 32, "fp8"),
+        ({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, "fp8", 1.0, "fp8"),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True},
+            "nf4",
+            0.5 + 1 / 64 + 4 / 64 / 256,
+            "bf16",
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "nf4", 0.5 + 4 / 64, "bf16"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8", 1.0, "int8"),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 128, "iters": 200}, "int4", 0.5 + 2.5 / 128, "bf16"),
+        ({"quant_method": "torchao", "quant_type": "int4_weight_only"}, "int4", 0.5 + 4 / 128, "bf16"),
+        (
+            {"quant_method": "torchao", "quant_type": {"default": {"_type": "Float8WeightOnlyConfig", "_data": {}}}},
+            "fp8",
+            1.0,
+            "bf16",
+        ),
+        ({"quant_method": "nvfp4"}, "nvfp4", 0.5 + 1 / 16, "fp4"),
+        (
+            {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}, "input_tensors": {}}},
+            "fp8",
+            1.0,
+            "fp8",
+        ),
+        (
+            {"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp4", "group_size": 32}}},
+            "mxfp4",
+            0.5 + 1 / 32,
+            "fp8",
+        ),
+        ({"bits": 4, "group_size": 64}, "int4", 0.5 + 4 / 64, "bf16"),
+    ],
+)
+def test_formats_of_other_quantisers(quantisation: Any, name: str, size: float, compute: str) -> None:
+    model = quantised(LLAMA, quantisation)
+    form = next(matrix.format for matrix in model.blocks[0].matrices if matrix.name == "q_proj")
+    assert (form.name, form.compute) == (name, compute)
+    assert form.bytes == pytest.approx(size)
+    assert kinds(model)["embedding"] == (
+        "int4" if "quant_method" not in quantisation and "bits" in quantisation else "bf16"
+    )
+    assert not any(note.startswith("not used") for note in model.notes)
+
+
+def test_mlx_quantises_the_embedding_and_has_exceptions() -> None:
+    """The block is `quantization` in older files, and both keys in newer ones."""
+    block = {"bits": 4, "group_size": 64, "model.layers.0.self_attn.q_proj": {"bits": 8, "group_size": 64}}
+    old, new = read(LLAMA | {"quantization": block}), quantised(LLAMA, block)
+    for model in (old, new):
+        formats = kinds(model)
+        assert (formats["embedding"], formats["dense.q_proj"], formats["dense.o_proj"]) == ("int4", "int4/int8", "int4")
+
+
+def test_gptqmodel_names_modules_with_other_bits() -> None:
+    """`-:` is a module that is not quantised, `+:` one with its own bits (GPTQModel, dynamic)."""
+    block = {
+        "quant_method": "gptq", "bits": 4, "group_size": 128,
+        "dynamic": {r"-:.*down_proj": {}, r"+:.*\.0\..*q_proj": {"bits": 8, "group_size": 64}},
+    }  # fmt: skip
+    formats = kinds(quantised(LLAMA, block))
+    assert formats["dense.down_proj"] == "bf16"
+    assert formats["dense.q_proj"] == "int4/int8"
+    assert kinds(quantised(LLAMA, block | {"lm_head": True}))["head"] == "int4"
+
+
+def test_quark_has_its_own_format_for_named_layers() -> None:
+    block = {
+        "quant_method": "quark", "exclude": ["lm_head", "*down_proj"], "export": {"kv_cache_group": ["*k_proj"]},
+        "global_quant_config": {"weight": {"dtype": "fp8_e4m3"}, "input_tensors": {"dtype": "fp8_e4m3"}},
+        "layer_quant_config": {"*o_proj": {"weight": {"dtype": "int4", "group_size": 32}}},
+    }  # fmt: skip
+    model = quantised(LLAMA, block)
+    formats = kinds(model)
+    assert (formats["dense.down_proj"], formats["dense.o_proj"], formats["dense.q_proj"]) == ("bf16", "int4", "fp8")
+    assert model.native_kv == "fp8"
+
+
 # ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
     ("quantisation", "words"),
     [
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, ["quant_method", "bitsandbytes", "awq"]),
-        ({"quant_algo": "W4A8_AWQ"}, ["quantization_config.quant_algo", "W4A8_AWQ"]),
+        ({"quant_method": "aqlm"}, ["quant_method", "aqlm", "awq"]),
+        ({"quant_algo": "W3A8"}, ["quantization_config.quant_algo", "W3A8"]),
         (FP8 | {"fmt": "e5m2"}, ["fmt", "e5m2"]),
         (FP8 | {"weight_block_size": [128]}, ["weight_block_size", "[128, 128]"]),
-        (FP8 | {"rotation": "hadamard"}, ["quantization_config.rotation", "does not know"]),
         (FP8 | {"modules_to_not_convert": "lm_head"}, ["modules_to_not_convert", "list"]),
         ({"quant_method": "awq", "group_size": 128}, ["bits", "missing"]),
         ({"quant_method": "gptq", "bits": 16, "group_size": 128}, ["bits", "16"]),
         ({"quant_method": "gptq", "bits": 4, "group_size": "all"}, ["group_size", "all"]),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "lm_head": True}, ["lm_head"]),
-        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"x": {}}}, ["dynamic"]),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "lm_head": 1}, ["lm_head"]),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": 3}, ["dynamic", "object"]),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": {"x": {"bits": 9}}}, ["dynamic.x.bits"]),
+        ({"quant_method": "torchao", "quant_type": "fp1"}, ["quant_type", "fp1", "known"]),
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp2"}}}, ["weight.dtype", "fp2"]),
+        ({"quant_method": "quark"}, ["global_quant_config", "missing"]),
+        ({"quant_method": "mxfp8", "weight_block_size": [128, 128]}, ["weight_block_size", "[1, 32]"]),
+        ({"bits": 4, "group_size": 0}, ["group_size", "0"]),
         ({"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}, ["kv_cache_quant_algo", "NVFP4"]),
         ({"quant_method": "compressed-tensors", "config_groups": {"g": group(4, "float", 64, None)}}, ["groups of 64"]),
         ({"quant_method": "compressed-tensors"}, ["config_groups", "missing"]),
@@ -232,10 +320,6 @@ def test_the_kv_dtype_of_a_checkpoint() -> None:
                 "config_groups": {"g": group(8, "float", None, 8, block_structure=[0, 128])},
             },
             ["block_structure"],
-        ),
-        (
-            {"quant_method": "compressed-tensors", "config_groups": {"g": group(4, "int", 32, None, codebook=[1])}},
-            ["config_groups.g.weights.codebook"],
         ),
         ({"quant_method": "compressed-tensors", "config_groups": {}, "ignore": ["re:("]}, ["ignore", "expression"]),
         ("fp8", ["quantization_config", "object"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,11 @@ def refused(config: Config, *words: str, name: str = "test") -> str:
     [
         json.dumps(LLAMA)[:-20],
         json.dumps(LLAMA).replace("2048", "NaN"),
-        json.dumps(LLAMA).replace("2048", "Infinity"),
-        json.dumps(LLAMA).replace("2048", "-Infinity"),
         "",
         "[" * 20_000,
         "\ud800".encode("utf-16", "surrogatepass").decode("latin-1"),
     ],
-    ids=["truncated", "nan", "infinity", "minus infinity", "empty", "deep", "bytes"],
+    ids=["truncated", "nan", "empty", "deep", "bytes"],
 )
 def test_what_is_not_json(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
@@ -49,6 +48,16 @@ def test_what_is_not_json(text: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="not valid JSON") as caught:
         load_model(str(path))
     assert str(path) in str(caught.value)
+
+
+def test_infinity_is_read_where_it_is_no_shape(tmp_path: Path) -> None:
+    """Published Mamba-2 models have `time_step_limit` = [0.0, Infinity]."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA | {"time_step_limit": [0.0, float("inf")]}))
+    assert load_model(str(path)).notes == ()
+    path.write_text(json.dumps(LLAMA).replace("2048", "Infinity"))
+    with pytest.raises(SpecError, match="max_position_embeddings: want a whole number, got inf"):
+        load_model(str(path))
 
 
 def test_other_files(tmp_path: Path) -> None:
@@ -137,7 +146,6 @@ def test_values_that_do_not_go_together() -> None:
     refused(QWEN3_MOE | {"num_experts_per_tok": 9}, "num_experts_per_tok", "more than the 8")
     refused(LLAMA | {"tie_word_embeddings": 1}, "tie_word_embeddings", "true or false")
     refused(LLAMA | {"torch_dtype": "float8"}, "torch_dtype", "bfloat16")
-    refused(LLAMA | {"mlp_bias": True}, "mlp_bias", "False")
     refused(DEEPSEEK | {"moe_layer_freq": 2}, "moe_layer_freq")
 
 
@@ -163,7 +171,7 @@ def test_what_a_family_cannot_count_is_refused_by_name() -> None:
     refused(qwen, "text_config.full_attention_interval", "layer_types")
     nano = shipped("nvidia/Nemotron-H-56B-Base-8K")
     refused(nano | {"num_hidden_layers": 117}, "num_hidden_layers", "118")
-    refused(nano | {"hybrid_override_pattern": "M-X"}, "hybrid_override_pattern", "known letters")
+    refused(nano | {"hybrid_override_pattern": "M-X"}, "hybrid_override_pattern[2]", "known: ")
     kimi = shipped("moonshotai/Kimi-K3")
     kimi["text_config"]["linear_attn_config"]["kda_layers"].pop()
     refused(kimi, "text_config.linear_attn_config.kda_layers", "1 to 93")
@@ -171,12 +179,6 @@ def test_what_a_family_cannot_count_is_refused_by_name() -> None:
     refused(kimi, "kda_layers", "layer numbers")
     four = shipped("deepseek-ai/DeepSeek-V4-Flash")
     refused(four | {"o_groups": 7}, "o_groups", "64 heads")
-    gemma = shipped("google/gemma-4-26B-A4B")
-    gemma["audio_config"] = {"hidden_size": 1}
-    refused(gemma, "audio_config", "not supported")
-    gemma = shipped("google/gemma-4-26B-A4B")
-    gemma["text_config"]["num_kv_shared_layers"] = 10
-    refused(gemma, "text_config.num_kv_shared_layers", "not supported")
     swa = shipped("Qwen/Qwen3-8B") | {"layer_types": ["sliding_attention"] * 36}
     refused(swa, "layer_types", "use_sliding_window")
     refused(shipped("Qwen/Qwen3-VL-4B-Instruct") | {"text_config": 3}, "text_config", "object")
@@ -232,35 +234,39 @@ OPTIONAL = {
     "head_dim", "num_nextn_predict_layers", "mtp_num_hidden_layers", "quantization_config", "attention_bias",
     "n_shared_experts", "q_lora_rank", "num_shared_experts", "expert_dtype", "indexer_types",
     "mla_use_output_gate", "latent_moe_use_norm", "routed_expert_hidden_size", "attn_res_block_size", "moe_latent_size",
-    "use_head_wise_attn_gate", "num_mtp_modules",
+    "use_head_wise_attn_gate", "num_mtp_modules", "num_key_value_heads", "attention_head_dim",
 }  # fmt: skip
 
 
 @given(
     st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=20), st.sampled_from([1, 0, "x", True, []])
 )
-def test_an_unknown_field_is_refused_by_name(tail: str, value: Any) -> None:
-    refused(LLAMA | {f"new_{tail}x": value}, f"new_{tail}x", "does not know")
+def test_an_unknown_field_changes_nothing_but_is_named(tail: str, value: Any) -> None:
+    key = f"new_{tail}x"
+    model = read(LLAMA | {key: value})
+    assert any(note.startswith("not used: ") and key in note for note in model.notes)
+    assert replace(model, notes=()) == replace(read(LLAMA), notes=())
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_an_unknown_field_is_refused_in_every_family(name: str) -> None:
+def test_an_unknown_field_is_named_in_every_family(name: str) -> None:
+    """All unknown keys are in one note. Those that look like shapes come first, with the advice to check the counts."""
     config = shipped(name)
     decoder(config)["sparse_block_topology"] = 3
-    refused(config, "sparse_block_topology", name=name)
+    decoder(config)["num_new_things"] = 3
+    whole, model = read(shipped(name), name), read(config, name)
+    [note] = set(model.notes) - set(whole.notes)
+    assert note.startswith("not used: these may be shapes, so check the counts: ")
+    assert note.index("num_new_things") < note.index("sparse_block_topology")
+    assert replace(model, notes=()) == replace(whole, notes=())
     if "text_config" in config:
-        config = shipped(name) | {"fusion_layers": 3}
-        refused(config, "fusion_layers", name=name)
+        assert any("fusion_layers" in each for each in read(shipped(name) | {"fusion_layers": 3}, name).notes)
 
 
 def test_null_says_absent_and_inert_keys_change_nothing() -> None:
     plain = read(LLAMA)
     assert read(LLAMA | {"some_new_thing": None, "_name_or_path": "x", "eos_token_id": [1, 2]}) == plain
     assert read(LLAMA | {"rope_scaling": {"factor": 8.0}, "attention_dropout": 0.1, "top_k": 50}) == plain
-
-
-def test_a_misspelt_field_is_recognised() -> None:
-    assert "did you mean attention_bias?" in refused(LLAMA | {"attention_biass": True}, "attention_biass")
 
 
 def test_a_class_default_is_named_in_a_note() -> None:
@@ -276,7 +282,7 @@ def test_a_vision_tower_of_the_wrong_type_is_refused() -> None:
     config = shipped("Qwen/Qwen3.5-35B-A3B")
     refused(config | {"vision_config": 1}, "vision_config: want an object, got 1")
     levels = config["vision_config"] | {"deepstack_visual_indexes": 5}
-    refused(config | {"vision_config": levels}, "vision_config.deepstack_visual_indexes: want a list, got 5")
+    refused(config | {"vision_config": levels}, "vision_config.deepstack_visual_indexes", "len()")
     del levels["depth"]
     del levels["deepstack_visual_indexes"]
     assert read(config | {"vision_config": levels}).vision_parameters is None

@@ -180,7 +180,7 @@ def test_a_searched_llama_without_its_blocks_cannot_be_computed() -> None:
         with pytest.raises(SpecError) as caught:
             read(searched(blocks))
         assert word in str(caught.value)
-    with pytest.raises(SpecError, match="3 blocks"):
+    with pytest.raises(SpecError, match="want a list of 3 entries"):
         read(searched([linear]) | {"num_hidden_layers": 3})
     nothing = {"attention": {"no_op": True}, "ffn": {"ffn_mult": 1.0}}
     with pytest.raises(SpecError, match="no layer has attention"):

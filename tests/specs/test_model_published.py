@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from tokenworks.specs.hf import load_model
+from tokenworks.specs.hf.architectures import build
 from tokenworks.specs.model import active_parameters, draft_parameters, parameters
 
 
@@ -154,3 +155,31 @@ def test_a_tower_of_unknown_size_is_said_to_be_so() -> None:
     assert model.vision_parameters is None
     assert any("vision tower" in note for note in model.notes)
     assert load_model("deepseek-ai/DeepSeek-V3").vision_parameters == 0
+
+
+HUB: dict[str, tuple[float, dict[str, Any]]] = {
+    "internlm2": (7.74, {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 92544, "bias": False}),
+    "baichuan": (7.51, {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "vocab_size": 125696}),
+    "qwen": (7.72, {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "kv_channels": 128,
+        "num_attention_heads": 32, "vocab_size": 151936, "seq_length": 8192}),
+    "chatglm": (6.24, {"hidden_size": 4096, "ffn_hidden_size": 13696, "num_layers": 28, "kv_channels": 128,
+        "num_attention_heads": 32, "multi_query_attention": True, "multi_query_group_num": 2, "seq_length": 8192,
+        "padded_vocab_size": 65024, "add_qkv_bias": True, "add_bias_linear": False}),
+    "deepseek": (16.4, {"hidden_size": 2048, "intermediate_size": 10944, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 102400, "n_routed_experts": 64,
+        "n_shared_experts": 2, "num_experts_per_tok": 6, "moe_intermediate_size": 1408, "first_k_dense_replace": 1,
+        "moe_layer_freq": 1}),
+    "minimax_text_01": (456, {"hidden_size": 6144, "intermediate_size": 9216, "num_hidden_layers": 80, "head_dim": 128,
+        "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 200064, "num_local_experts": 32,
+        "num_experts_per_tok": 2, "attn_type_list": ([0] * 7 + [1]) * 10}),
+}  # fmt: skip
+"""Decoders whose code is published with the model: billions of parameters on the model card, and the fields."""
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_decoders_of_published_code(name: str) -> None:
+    billions, fields = HUB[name]
+    config = {"model_type": name, "max_position_embeddings": 4096, "tie_word_embeddings": False, **fields}
+    assert parameters(build(config, name, "config.json")) / 1e9 == pytest.approx(billions, rel=0.01)

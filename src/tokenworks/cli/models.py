@@ -1,8 +1,9 @@
-"""`tokenworks models`: the models of the catalog, or one model in full: weights, attention, formats, notes."""
+"""`tokenworks models`: the models of the catalog, one model in full, or a folder of configs with one row a config."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,7 +12,8 @@ from tokenworks.cli.options import MACHINE, Output
 from tokenworks.cli.output import console, emit
 from tokenworks.cli.page import Page
 from tokenworks.cli.tables import Columns, print_table
-from tokenworks.planning.listing import ModelDetail, ModelRow, Models, model_row
+from tokenworks.errors import SpecError
+from tokenworks.planning.listing import ModelDetail, ModelRow, Models, NotComputed, model_row
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.model import Block, Model
 
@@ -19,22 +21,26 @@ WIDTH = 150
 """Width of the list in a file or a pipe [character]."""
 
 
-def models(name: Annotated[str | None, Parameter(group=MACHINE)] = None, *, output: Output = "table") -> None:
-    """List the models, or show one: parameters, KV cache, formats.
+def models(*name: Annotated[str, Parameter(group=MACHINE)], output: Output = "table") -> None:
+    """List the models, show one, or check a folder of configs: parameters, KV cache, formats.
+
+    With several names, or with a folder of configs, each config is one row. The exit code is 2 if a config is refused.
 
     Parameters
     ----------
     name
-        Model: catalog id, path of a config.json or of its directory, or id in the local Hugging Face cache.
+        Model: catalog id, path of a config.json or of its directory, or id in the local Hugging Face cache; or a folder
+        with several configs. Several names can be given.
     """
-    if name is not None:
-        model = load_model(name)
+    configs = [each for one in name for each in _configs(one)]
+    if len(name) == 1 and configs == [name[0]]:
+        model = load_model(name[0])
         if output == "table":
             _print_model(model)
         else:
             emit(ModelDetail(model).plain(), output)
         return
-    known = Models.read()
+    known = _checked(configs) if name else Models.read()
     if output == "table":
         page = console(WIDTH)
         _list(page, known.rows)
@@ -42,6 +48,30 @@ def models(name: Annotated[str | None, Parameter(group=MACHINE)] = None, *, outp
             page.paragraph(f"cannot be computed: {each['name']}: {each['why']}")
     else:
         emit(known.plain(), output)
+    if name and known.not_computed:
+        refused, every = len(known.not_computed), len(configs)
+        raise SpecError(f"{refused} of {every} configs are refused", hint="the reason of each is in the result")
+
+
+def _configs(name: str) -> list[str]:
+    """The configs that a name stands for: itself, or the configs of a folder without a config.json, sorted."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return [name]
+    paths = [*folder.glob("*.json"), *folder.glob("*/config.json")]
+    return [str(path) for path in sorted(paths)] or [name]
+
+
+def _checked(configs: Sequence[str]) -> Models:
+    """Load each config: a row, or the reason why it is refused."""
+    rows: list[ModelRow] = []
+    reasons: list[NotComputed] = []
+    for config in configs:
+        try:
+            rows.append(model_row(load_model(config)))
+        except SpecError as error:
+            reasons.append({"name": config, "why": str(error).removeprefix(f"{config}: ")})
+    return Models(tuple(rows), tuple(reasons))
 
 
 def _list(page: Page, rows: Sequence[ModelRow]) -> None:
@@ -83,18 +113,22 @@ def _print_model(model: Model) -> None:
     page = console()
     experts = row["experts"]
     formats = ", ".join(f"{name} {share:.1%}" for name, share in row["formats"].items())
-    vision = row["vision_parameters"]
+    encoders = row["vision_parameters"]
     kinds = ", ".join(f"{kind} x {count}" for kind, count in row["attention"].items())
     lines = {
         "architecture": f"{model.architecture}, {model.layers} layers, hidden {model.hidden}, vocabulary {model.vocab}",
         "parameters": f"{_billions(row['parameters'])} B; one token uses {_billions(row['active_parameters'])} B",
-        "additional": f"{_billions(row['draft_parameters'])} B draft (MTP), vision tower "
-        + ("of unknown size" if vision is None else f"{_billions(vision)} B" if vision else "none"),
+        "additional": f"{_billions(row['draft_parameters'])} B draft (MTP), encoders "
+        + ("of unknown size" if encoders is None else f"{_billions(encoders)} B, no cost" if encoders else "none"),
         "attention": f"{kinds}; {model.heads} query heads, {model.kv_heads} KV heads",
         "experts": f"{experts['topk']} of {experts['count']}" if experts else "none",
         "weights": f"{row['weight_bytes'] / 1e9:.4g} GB: {formats}",
         "KV cache": f"{row['kv_bytes_per_token']:.0f} bytes per token ({row['kv_dtype']})"
-        + (f", windows {row['window_bytes_per_sequence'] / 1e6:.3g} MB" if row["window_bytes_per_sequence"] else "")
+        + (
+            f", windows {row['window_bytes_per_sequence'] / 1e6:.3g} MB per sequence"
+            if row["window_bytes_per_sequence"]
+            else ""
+        )
         + (
             f", state {row['state_bytes_per_sequence'] / 1e6:.4g} MB per sequence"
             if row["state_bytes_per_sequence"]

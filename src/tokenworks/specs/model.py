@@ -222,7 +222,8 @@ class Model(Shown):
     extended_context : a longer limit that the publisher documents; None where there is none
     vectors : elements outside the blocks, such as the final norm [count]
     native_kv : KV dtype of the checkpoint; bf16 if it has none
-    vision_parameters : elements of the vision tower, which has no cost here; None = the config does not give its size
+    vision_parameters : elements of the encoders (vision, audio) with their connectors, which have no cost here;
+        None = the config does not give their size
     notes : facts that a user must know: defaults that were used, assumed formats, parts without cost
     converted : note about weights that were converted for a device; empty: the weights are the published ones
     """
@@ -341,12 +342,12 @@ def attention_kinds(model: Model) -> dict[str, int]:
     """Number of layers of each kind of attention, largest number first, such as {"GDN": 45, "GQA": 15}.
 
     A layer with several scans (a window and compressed entries, an indexer) counts as its last scan, which reaches
-    furthest.
+    furthest. A layer with both attention and a state has both names, joined by +.
     """
     kinds: dict[str, int] = {}
     for block in model.blocks:
         scans = [scan.name for scan in block.scans if scan.name != "indexer"]
-        kind = block.state.name if block.state else scans[-1] if scans else ""
+        kind = "+".join([*scans[-1:], *([block.state.name] if block.state else [])])
         if kind:
             kinds[kind] = kinds.get(kind, 0) + block.count
     return dict(sorted(kinds.items(), key=lambda item: -item[1]))

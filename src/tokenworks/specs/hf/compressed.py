@@ -23,7 +23,10 @@ class Compressed:
     query_rank : width of the query latent [count]
     groups, out_rank : low-rank maps of the output, and their width [count]
     window : tokens of the window [token]
-    index : indexer; its `reads` is the top-k of the layers with ratio 4
+    index_heads, index_dim : queries of the indexer and their size [count]
+    topk : entries that a query reads in layers with ratio 4 [count]
+    ratio : tokens per compressed entry; 0 = only the window [token]
+    path : module path of the attention
     """
 
     heads: int
@@ -33,7 +36,11 @@ class Compressed:
     groups: int
     out_rank: int
     window: int
-    index: Index
+    index_heads: int
+    index_dim: int
+    topk: int
+    ratio: int = 0
+    path: str = "attn"
 
     @property
     def entry_bytes(self) -> float:
@@ -44,15 +51,15 @@ class Compressed:
         return (self.dim + self.rope + ENTRY_SCALE_BYTES) / self.dim
 
 
-def compressed(site: Place, hidden: int, shape: Compressed, ratio: int) -> Half:
-    """Attention of one layer: a window of raw entries and, unless `ratio` is 0, compressed entries.
+def compressed(site: Place, hidden: int, shape: Compressed) -> Half:
+    """Attention of one layer: a window of raw entries and, unless the ratio is 0, compressed entries.
 
     An entry is key and value at the same time, for all heads. So a query does 2 x heads x 2 dim FLOP per entry. With
     ratio 4 (compressed sparse attention) a query reads the top-k entries of the indexer. With ratio 128 (heavily
     compressed attention) it reads all entries. The output goes through `groups` low-rank maps, each for some heads
     (DeepSeek-V4 report, sections 2.3.1 to 2.3.3; transformers deepseek_v4).
     """
-    at = site.at("attn")
+    at, ratio = site.at(shape.path), shape.ratio
     wide = shape.heads * shape.dim
     matrices = [
         at.matrix("wq_a", hidden, shape.query_rank, "attention", "none"),
@@ -67,9 +74,9 @@ def compressed(site: Place, hidden: int, shape: Compressed, ratio: int) -> Half:
         matrices += _compressor(at, hidden, shape.dim, ratio, "compressor")
         vectors += _compressor_vectors(shape.dim, ratio)
         chooses = ratio == OVERLAPPING
-        scans.append(_scan(shape, "CSA" if chooses else "HCA", ratio, shape.index.reads if chooses else None, None))
+        scans.append(_scan(shape, "CSA" if chooses else "HCA", ratio, shape.topk if chooses else None, None))
     if ratio == OVERLAPPING:
-        index, own = shape.index, at.at("indexer")
+        index, own = Index(shape.index_heads, shape.index_dim, shape.topk), at.at("indexer")
         matrices += [
             own.matrix("wq_b", shape.query_rank, index.heads * index.dim, "attention", "none", name="index_wq_b"),
             own.matrix("weights_proj", hidden, index.heads, "attention", "none", name="index_weights", fixed=True),

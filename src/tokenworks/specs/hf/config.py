@@ -1,14 +1,14 @@
-"""Reads a config.json as strict JSON. Missing, wrong and unknown keys are errors. It knows no architecture."""
+"""Reads a config.json as strict JSON, and remembers which of its keys were used. It knows no architecture."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tokenworks.errors import SpecError
 from tokenworks.specs.files import opened, unreadable
@@ -37,9 +37,20 @@ max_length min_length do_sample early_stopping num_beams num_beam_groups diversi
 typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
 num_return_sequences output_scores return_dict_in_generate suppress_tokens begin_suppress_tokens
 exponential_decay_length_penalty remove_invalid_values tf_legacy_loss
+activation_function logits_scaling logit_scale layerdrop init_std lambda_std_dev scale_embedding query_pre_attn_scalar
+projector_hidden_act vision_feature_layer vision_feature_select_strategy image_seq_length image_grid_pinpoints
+video_seq_length projector_pooling_ratio vision_aspect_ratio num_logits_to_keep mamba_chunk_size time_step_limit
+time_step_floor time_step_max time_step_min use_mamba_kernels use_associative_scan use_mambapy use_mem_eff_path
+use_long_context use_mem_rope mamba_norm_before_gate layer_rope_theta alibi alibi_bias_max attn_impl attn_type
+attn_uses_sequence_id prefix_lm moe_norm_min router_scaling_factor enable_moe_fp32_combine position_id_per_seconds
+seconds_per_chunk unsloth_fixed unsloth_version is_llama_config rope_interleaved use_bidirectional_attention
+embedding_initializer_range
 """
 INERT = frozenset(_INERT.split())
-_INERT_ENDS = ("_token_id", "_token_ids", "_token_index", "_placeholder")
+_INERT_ENDS = (
+    "_token_id", "_token_ids", "_token_index", "_placeholder", "_multiplier", "_multipliers", "_dropout", "_pdrop",
+    "_eps", "_dropout_prob",
+)  # fmt: skip
 
 Json = Any
 
@@ -49,7 +60,7 @@ def read_json(path: Path) -> dict[str, Json]:
 
     Raises
     ------
-    SpecError : NaN, Infinity, a duplicate key, a truncated file, or bytes that are not UTF-8; the message has the file
+    SpecError : NaN, a duplicate key, a truncated file, or bytes that are not UTF-8; the message has the file
     """
     try:
         with opened(path) as file:
@@ -61,7 +72,7 @@ def read_json(path: Path) -> dict[str, Json]:
     except OSError as error:
         raise unreadable(error, path) from error
     except (ValueError, RecursionError) as error:  # wrong JSON, wrong UTF-8, or a number with too many digits
-        hint = "a config.json has only finite numbers, and ends with its last brace"
+        hint = "a config.json is an object of JSON, and ends with its last brace"
         raise SpecError(f"not valid JSON: {error}", where=str(path), hint=hint) from error
     if not isinstance(config, dict):
         raise SpecError("the file is no JSON object", where=str(path), hint="give a Hugging Face config.json")
@@ -77,8 +88,11 @@ def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     return unique
 
 
-def _not_finite(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number")
+def _not_finite(word: str) -> float:
+    """Infinity, which published files have (`time_step_limit` of Mamba-2). NaN is refused."""
+    if word == "NaN":
+        raise ValueError(f"{word} is no number")
+    return float(word)
 
 
 def _finite(digits: str) -> float:
@@ -92,8 +106,14 @@ class NotTold(SpecError):
     """The config does not have a field, or its value is one that this package cannot count."""
 
 
+_SHAPES = re.compile(
+    r"(_size|_dim|_dims|_rank|_width|_layers|_heads|_experts|_groups|_length|_types|_pattern)$|^(num|n)_"
+)
+"""Names of keys that may hold a shape."""
+
+
 class Fields:
-    """One object of a config. Every key must be read or be inert: `done` refuses all other keys.
+    """One object of a config. It remembers which keys were read, so that `unused` can name the others.
 
     Parameters
     ----------
@@ -107,62 +127,62 @@ class Fields:
         self._data, self._defaults, self._path = data, defaults, path
         self.where = where
         self._seen: set[str] = set()
-        self.used_defaults: dict[str, Json] = {}
+        self._tables: dict[str, Fields] = {}
+        self._used_defaults: dict[str, Json] = {}
 
     def error(self, key: str, message: str, *, hint: str = "") -> SpecError:
         """An error with file and path of a key."""
         return SpecError(f"{self._path}{key}: {message}", where=self.where, hint=hint)
+
+    def missing(self, key: str) -> NotTold:
+        """The error about a key that is not there."""
+        error = self.error(key, "the field is missing", hint="this architecture cannot be computed without it")
+        return NotTold(error.message, where=error.where, hint=error.hint)
+
+    def path(self, key: str) -> str:
+        """Path of a key in the file."""
+        return f"{self._path}{key}"
 
     def has(self, key: str) -> bool:
         """True if the key is present and not null."""
         self._seen.add(key)
         return self._data.get(key) is not None
 
-    def raw(self, key: str) -> Json:
-        """The value of a key, or its class default; an error that names the key if there is neither."""
+    def get(self, key: str) -> Json:
+        """The value of a key, or its class default; None if there is neither."""
         if self.has(key):
             return self._data[key]
-        if key in self._defaults:
-            self.used_defaults[key] = self._defaults[key]
+        if key in self._defaults and (key not in self._data or type(self._defaults[key]) is bool):
+            if not isinstance(self._defaults[key], dict):
+                self._used_defaults[key] = self._defaults[key]
             return self._defaults[key]
-        missing = self.error(key, "the field is missing", hint="this architecture cannot be computed without it")
-        raise NotTold(missing.message, where=missing.where, hint=missing.hint)
+        return None
+
+    def raw(self, key: str) -> Json:
+        """The value of a key, or its class default; an error that names the key if there is neither."""
+        value = self.get(key)
+        if value is None:
+            raise self.missing(key)
+        return value
 
     def whole(self, key: str, *, least: int = 1, most: int = MOST_WIDTH) -> int:
         """A whole number, such as a count or a width."""
-        value = self.raw(key)
+        return self.checked(key, self.raw(key), least=least, most=most)
+
+    def checked(self, key: str, value: Json, *, least: int = 1, most: int = MOST_WIDTH) -> int:
+        """A value that must be a whole number between `least` and `most`; the error names the key."""
         if type(value) is not int:
             raise self.error(key, f"want a whole number, got {short(repr(value))}")
         if not least <= value <= most:
             raise self.error(key, f"{short(str(value))} is not between {least} and {most:,}")
         return value
 
-    def layers(self, key: str = "num_hidden_layers") -> int:
-        """A number of layers, at least one."""
-        return self.whole(key, most=MOST_LAYERS)
-
-    def drafts(self, key: str = "num_nextn_predict_layers") -> int:
-        """A number of MTP layers; 0 if the key is absent."""
-        return self.whole(key, least=0, most=MOST_LAYERS) if self.has(key) else 0
-
-    def either(self, *keys: str) -> int:
-        """A count for which publishers use different keys; the first key that is present counts."""
-        used = next((key for key in keys if self.has(key)), " or ".join(keys))
-        return self.whole(used)
-
-    def or_zero(self, *keys: str) -> int:
-        """A count that may be absent or null, which means 0; the first key that is present counts."""
-        used = next((key for key in keys if self.has(key)), None)
-        return 0 if used is None else self.whole(used, least=0)
-
     def flag(self, key: str) -> bool:
         """True or false. An absent key has its class default, or else false."""
-        if not self.has(key) and key not in self._defaults:
-            return False
-        value = self.raw(key)
-        if type(value) is not bool:
+        value = self.get(key)
+        if value is not None and type(value) is not bool:
             raise self.error(key, f"want true or false, got {short(repr(value))}")
-        return value
+        return bool(value)
 
     def word(self, key: str, allowed: Iterable[str]) -> str:
         """One of the allowed words."""
@@ -170,24 +190,6 @@ class Fields:
         if not isinstance(value, str) or value not in set(allowed):
             raise self.error(key, f"{short(repr(value))} is not known", hint=f"known: {', '.join(sorted(allowed))}")
         return value
-
-    def per_layer(self, key: str, length: int, allowed: Sequence[Json], *, extra: int = 0) -> list[Json]:
-        """A list with one allowed entry per layer. Up to `extra` more entries, for draft layers, are dropped."""
-        value = self.raw(key)
-        if not isinstance(value, list) or not length <= len(value) <= length + extra:
-            size = f"{len(value)} entries" if isinstance(value, list) else short(repr(value))
-            raise self.error(key, f"want a list of {length} entries, one a layer, got {size}")
-        for index, entry in enumerate(value):
-            if not any(entry == choice and type(entry) is type(choice) for choice in allowed):
-                raise self.error(f"{key}[{index}]", f"{short(repr(entry))} is not known", hint=f"known: {allowed}")
-        return value[:length]
-
-    def number(self, key: str) -> float:
-        """A positive, finite number."""
-        value = self.raw(key)
-        if type(value) not in (int, float) or not 0 < value < MOST_WIDTH:
-            raise self.error(key, f"want a positive number, got {short(repr(value))}")
-        return float(value)
 
     def items(self, key: str) -> list[Json]:
         """A list."""
@@ -197,17 +199,27 @@ class Fields:
         return value
 
     def table(self, key: str, defaults: Mapping[str, Json] | None = None) -> Fields:
-        """A nested object as `Fields`."""
+        """A nested object as `Fields`. The same object is returned each time."""
+        if key in self._tables:
+            return self._tables[key]
         value = self.raw(key)
         if not isinstance(value, dict):
             raise self.error(key, f"want an object, got {short(repr(value))}")
-        return Fields(value, self.where, defaults or {}, f"{self._path}{key}.")
+        inner = self._defaults.get(key)
+        known = defaults or (inner if isinstance(inner, dict) else {})
+        self._tables[key] = Fields(value, self.where, known, f"{self._path}{key}.")
+        return self._tables[key]
 
     def must(self, key: str, *values: Json) -> None:
         """Refuse a key that is present with a value other than `values`, because we cannot count it."""
         if self.has(key) and not any(self._data[key] == value for value in values):
             known = " or ".join(repr(value) for value in values)
             raise self.error(key, f"{short(repr(self._data[key]))} is not supported", hint=f"known: {known}")
+
+    def with_defaults(self, defaults: Mapping[str, Json]) -> Fields:
+        """The same object, with class defaults."""
+        self._defaults = defaults
+        return self
 
     def names(self) -> list[str]:
         """All keys of the object; for objects whose keys are names."""
@@ -217,11 +229,31 @@ class Fields:
         """Accept keys of this family that change neither weights nor cache nor work."""
         self._seen.update(keys)
 
-    def done(self) -> None:
-        """Refuse a key that was not read, because it may change the architecture. A key with null is accepted."""
+    def used_defaults(self) -> dict[str, Json]:
+        """Keys that had their class default, with their paths, here and in nested objects."""
+        used = {self.path(key): value for key, value in self._used_defaults.items()}
+        for table in self._tables.values():
+            used |= table.used_defaults()
+        return used
+
+    def unused(self) -> Iterator[str]:
+        """Paths of the keys that nobody read and that are not known to be without effect, in nested objects too.
+
+        A key with null or false says that something is not there, so it is left out.
+        """
         for key, value in self._data.items():
             inert = key in INERT or key.startswith("_") or key.endswith(_INERT_ENDS)
-            if key not in self._seen and not inert and value is not None:
-                near = difflib.get_close_matches(key, self._seen, n=1, cutoff=0.8)
-                hint = f"did you mean {near[0]}?" if near else "it may change the architecture, so it cannot be skipped"
-                raise self.error(key, "a field that this architecture does not know", hint=hint)
+            if key not in self._seen and not inert and value is not None and value is not False:
+                yield self.path(key)
+        for table in self._tables.values():
+            yield from table.unused()
+
+
+def unused_note(paths: Iterable[str]) -> str:
+    """One note about the keys that were not used; keys whose names look like shapes come first. Empty: no such keys."""
+    every = list(dict.fromkeys(paths))
+    shapes = [path for path in every if _SHAPES.search(path.rsplit(".", 1)[-1])]
+    others = [path for path in every if path not in shapes]
+    words = ["these may be shapes, so check the counts: " + ", ".join(shapes)] if shapes else []
+    words += [", ".join(others)] if others else []
+    return f"not used: {'; '.join(words)}" if words else ""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tokenworks.specs.hf.formats import Formats, Kind
 from tokenworks.specs.model import Block, Experts, Matrix, Part, Scan, Split, State
 
-FIXED_PARTS: frozenset[Part] = frozenset({"router", "embedding", "head"})
+KIND_OF_PART: dict[Part, Kind] = {"router": "fixed", "embedding": "outer", "head": "outer"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Place:
 
     def at(self, path: str) -> Place:
         """A place below this one."""
-        return replace(self, path=".".join(part for part in (self.path, path) if part))
+        return Place(self.formats, f"{self.path}.{path}" if self.path and path else self.path or path, self.narrow)
 
     def root(self) -> Place:
         """The top of the checkpoint."""
@@ -68,7 +68,7 @@ class Place:
         name : name of the matrix; empty = last component of `module`
         fixed : True if the weight is never quantised
         """
-        kind: Kind = "fixed" if fixed or part in FIXED_PARTS else "experts" if part == self.narrow else "linear"
+        kind = "fixed" if fixed else KIND_OF_PART.get(part, "experts" if part == self.narrow else "linear")
         form = self.formats.of(f"{self.path}.{module}" if self.path else module, kind)
         return Matrix(name or module.rsplit(".", 1)[-1], inputs, outputs, part, split, form, copies, bias)
 
@@ -99,7 +99,13 @@ class Stack:
 
 
 def layer(
-    halves: Iterable[Half], hidden: int, *, norms: int = 2, extra: tuple[Matrix, ...] = (), name: str = ""
+    halves: Iterable[Half],
+    hidden: int,
+    *,
+    norms: int = 2,
+    vectors: int = 0,
+    extra: tuple[Matrix, ...] = (),
+    name: str = "",
 ) -> Block:
     """One layer from its halves.
 
@@ -108,6 +114,7 @@ def layer(
     halves : attention, FFN or both
     hidden : width of the residual stream [count]
     norms : norms of this width [count]
+    vectors : elements of other small weights [count]
     extra : matrices beside the matrices of the halves
     name : name of the layer; empty = "moe layer" or "dense layer"
     """
@@ -121,36 +128,27 @@ def layer(
         tuple(scan for half in parts for scan in half.scans),
         state,
         experts,
-        vectors=norms * hidden + sum(half.vectors for half in parts),
+        vectors=norms * hidden + vectors + sum(half.vectors for half in parts),
         all_reduces=len(parts),
     )
 
 
-def layers(site: Place, count: int, halves: Callable[[Place, int], Iterable[Half]], hidden: int) -> list[Block]:
-    """A plain stack: layer i is at `layers.i` and has two norms."""
-    return [layer(halves(site.at(f"layers.{index}"), index), hidden) for index in range(count)]
-
-
-def mtp(site: Place, hidden: int, halves: Iterable[Half]) -> Block:
+def mtp(site: Place, hidden: int, halves: Iterable[Half], extra: tuple[Matrix, ...] = ()) -> Block:
     """A multi-token-prediction layer (DeepSeek-V3, arXiv:2412.19437, section 2.2).
 
     It has a projection of the hidden state and the embedding of the next token, a plain layer, and norms for both
     inputs and for the output.
     """
     joined = site.matrix("eh_proj", 2 * hidden, hidden, "draft", "none", fixed=True)
-    return layer(halves, hidden, norms=5, extra=(joined,), name="mtp layer")
-
-
-def with_drafts(stack: Stack, site: Place, halves: Callable[[Place, int], Iterable[Half]], count: int) -> Stack:
-    """The stack with `count` MTP layers, which come after the last layer and are built by the same function."""
-    first = len(stack.layers)
-    sites = [(site.at(f"layers.{number}"), number) for number in range(first, first + count)]
-    return replace(stack, draft=[mtp(at, stack.hidden, halves(at, number)) for at, number in sites])
+    return layer(halves, hidden, norms=5, extra=(joined, *extra), name="mtp layer")
 
 
 def merged(blocks: Iterable[Block]) -> tuple[Block, ...]:
     """Blocks in which equal layers are one block with a count, in the order of their first layer."""
-    counts: dict[Block, int] = {}
+    same: dict[int, list[Block]] = {}  # a block that is used again is the same object, so it is hashed only once
     for each in blocks:
-        counts[each] = counts.get(each, 0) + each.count
+        same.setdefault(id(each), []).append(each)
+    counts: dict[Block, int] = {}
+    for group in same.values():
+        counts[group[0]] = counts.get(group[0], 0) + len(group) * group[0].count
     return tuple(replace(each, count=count) for each, count in counts.items())
