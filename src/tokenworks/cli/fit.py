@@ -95,14 +95,14 @@ def _print(result: Fit) -> None:
     print_table(out, columns, [_row(width) for width in result.widths], spare=spare)
     load = result.load
     out.paragraph(
-        f"\nIn the words of the engine, [{best.role.parallel}]: model weights take {best.weights / GIB:,.2f} GiB, KV cache "
-        f"memory {best.kv / GIB:,.2f} GiB, KV cache size {best.rank_tokens:,.0f} tokens, maximum concurrency for "
+        f"\nIn the words of the engine, [{best.role.parallel}]: model weights take {best.weights / GIB:,.2f} GiB, KV "
+        f"cache memory {best.kv / GIB:,.2f} GiB, KV cache size {best.rank_tokens:,.0f} tokens, maximum concurrency for "
         f"{load.length:,} tokens per request {best.concurrency:,.2f}x. Graphs take about {best.graphs / GIB:,.1f} GiB."
     )
     out.paragraph(
         f"\nAll rows: chunks of {load.chunk:,} tokens and {load.sequences:,} sequences per rank, MTP off. redundant = "
-        "additional copies of experts. B/token = bytes that one token of context takes on one device. M tokens = million "
-        f"tokens that the KV cache of the whole machine holds. {SPLIT}"
+        "additional copies of experts. B/token = bytes that one token of context takes on one device. M tokens = "
+        f"million tokens that the KV cache of the whole machine holds. {SPLIT}"
     )
     if result.assumed:
         out.paragraph("\nAssumed: " + "; ".join(f"{item.path} = {item.value}" for item in result.assumed))

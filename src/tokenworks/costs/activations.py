@@ -16,7 +16,7 @@ from tokenworks.specs.model import Model
 ACTIVATION = 2.0  # bf16 [byte/element]
 
 INPUTS, RESIDUALS = 2, 2
-"""Tensors of the hidden width at the peak of a layer: input and normed input; residual streams before and after [count]."""
+"""Tensors of the hidden width at the peak of a layer: input, normed input; each residual before and after [count]."""
 
 
 def activation_bytes(

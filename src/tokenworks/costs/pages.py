@@ -195,10 +195,10 @@ def _largest(entries: list[tuple[FloatArray, int]]) -> FloatArray:
 
 def _compressed(model: Model, split: Split) -> Cache:
     """Groups of DeepSeek-V4: all compressed caches, windows, and the states of the compressors of each stride."""
-    layers = {stride: 0 for stride in STATES}
+    layers = dict.fromkeys(STATES, 0)
     bytes_of: dict[int, FloatArray] = {}
     grown: FloatArray = 0.0 * split.kv_bytes
-    states: dict[int, FloatArray] = {stride: 0.0 * split.kv_bytes for stride in STATES}
+    states: dict[int, FloatArray] = dict.fromkeys(STATES, 0.0 * split.kv_bytes)
     windows, window_page, keeps = 0, 0.0 * split.kv_bytes, 1
     for block in model.blocks:
         strides = {scan.stride for scan in block.scans if scan.stride > 1}

@@ -415,7 +415,8 @@ def _must_fit(role: Role, setting: Setting, room: Memory) -> None:
         parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in taken)
         raise DoesNotFit(
             f"[{role.parallel}] on {setting.machine.name}: short by {short / 1e9:,.1f} GB a device: {parts} GB; "
-            f"usable {float(room.usable) / 1e9:,.1f} GB; take a smaller --chunk or --batch, or a larger --memory-fraction"
+            f"usable {float(room.usable) / 1e9:,.1f} GB; take a smaller --chunk or --batch, "
+            "or a larger --memory-fraction"
         )
 
 

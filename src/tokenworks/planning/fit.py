@@ -57,8 +57,8 @@ class Fit(Shown):
 
     Parameters
     ----------
-    widths : the best split of each width that fits, fewest devices first, without and with a pipeline; or the split that
-        the user named
+    widths : the best split of each width that fits, fewest devices first, without and with a pipeline; or the split
+        that the user named
     kv_dtype : storage of the KV cache
     load : settings of the engine that the memory is for
     given : numbers that the user set
@@ -109,9 +109,10 @@ class Fit(Shown):
         best, flat, least = self.best, self.flat, self.smallest.devices
         if self.named:
             copies, tokens = best.role.replicas, best.kv_tokens / MILLION
+            word = "copies" if copies > 1 else "copy"
             return (
-                f"{self.model} fits {self.machine.name} as [{best.role.parallel}]: {least} device{'s' * (least > 1)} a copy; "
-                f"{tokens:,.2f} M KV tokens left in {self.kv_dtype.upper()} on {copies} {'copies' if copies > 1 else 'copy'}"
+                f"{self.model} fits {self.machine.name} as [{best.role.parallel}]: {least} device{'s' * (least > 1)} a "
+                f"copy; {tokens:,.2f} M KV tokens left in {self.kv_dtype.upper()} on {copies} {word}"
             )
         without = f", {flat.kv_tokens / MILLION:,.2f} M without a pipeline" if flat and flat is not best else ""
         return (

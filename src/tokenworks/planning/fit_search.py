@@ -104,7 +104,7 @@ def held_by(points: Points, setting: Setting, load: Load) -> list[Width]:
             rows = np.flatnonzero(legal & (points.devices == devices) & ((points.pp > 1) == staged))
             if len(rows):
                 row = int(rows[np.argmax(total[rows])])
-                widths.append(_width(points, room, rank_tokens, row, setting, load))
+                widths.append(_width(Proposal(points, setting, room), rank_tokens, row, load))
     return widths
 
 
@@ -194,7 +194,9 @@ def shaped(points: Points, setting: Setting, load: Load) -> tuple[Points, Memory
     return points, dataclasses.replace(room, kv_tokens=points.dp * rank_tokens), rank_tokens
 
 
-def _width(points: Points, room: Memory, rank_tokens: FloatArray, row: int, setting: Setting, load: Load) -> Width:
+def _width(proposal: Proposal, rank_tokens: FloatArray, row: int, load: Load) -> Width:
+    points, room, setting = proposal.points, proposal.room, proposal.setting
+
     def of(values: FloatArray) -> float:
         return float(np.broadcast_to(values, len(points))[row])
 
