@@ -1,5 +1,7 @@
 """The blocks of hybrid KV caches: counts by hand, and laws over all splits."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -75,8 +77,6 @@ def test_longer_requests_and_larger_chunks_never_need_less(name: str, length: in
 
 def test_only_windows_hold_a_finite_number_of_tokens() -> None:
     """gpt-oss with all layers sliding: a request needs its window and its chunk, at any length."""
-    import dataclasses
-
     checkpoint = model(GPT)
     sliding = dataclasses.replace(
         checkpoint, blocks=tuple(b for b in checkpoint.blocks if b.scans[0].keeps is not None)

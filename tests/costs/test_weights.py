@@ -26,7 +26,7 @@ def test_mxfp4_is_padded_to_the_tiles_of_marlin() -> None:
         for b in model(GPT).blocks
         for m in b.matrices
         if m.bias and m.part == "experts"
-    )  # noqa: E501
+    )
     assert held - stored == pytest.approx(experts(GPT) * (2944 * 3072 / 2880**2 - 1), rel=0.02)
     assert biases < 0.02 * experts(GPT)
     assert held / 2**30 == pytest.approx(13.72, rel=0.01)
