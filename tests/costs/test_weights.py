@@ -17,18 +17,9 @@ def experts(name: str) -> float:
 
 def test_mxfp4_is_padded_to_the_tiles_of_marlin() -> None:
     """gpt-oss-20b: 2,880 inner becomes 2,944 (of 128), 2,880 hidden becomes 3,072 (of 256); vLLM prints 13.72 GiB."""
-    stored, held = (
-        weight_bytes(model(GPT), Split()),
-        weight_bytes(model(GPT), Split(), engine=VLLM, family="nvidia-ampere"),
-    )
-    biases = sum(
-        b.count * m.copies * m.outputs * 2.0
-        for b in model(GPT).blocks
-        for m in b.matrices
-        if m.bias and m.part == "experts"
-    )
-    assert held - stored == pytest.approx(experts(GPT) * (2944 * 3072 / 2880**2 - 1), rel=0.02)
-    assert biases < 0.02 * experts(GPT)
+    stored = weight_bytes(model(GPT), Split())
+    held = weight_bytes(model(GPT), Split(), engine=VLLM, family="nvidia-ampere")
+    assert held - stored == pytest.approx(experts(GPT) * (2944 * 3072 / 2880**2 - 1))
     assert held / 2**30 == pytest.approx(13.72, rel=0.01)
 
 
