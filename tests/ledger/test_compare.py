@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from tests.ledger.comparisons import H20, H100, HUGE, L40S, LARGE, SMALL, WORK, compared, row
 from tests.ledger.test_cost import PRICES, hardware
 from tokenworks.errors import SpecError, TokenworksError
+from tokenworks.ledger.break_even import Effect
 from tokenworks.ledger.compare import Axis, compare, numbers_at, ratio_of
 from tokenworks.ledger.comparison import Compared, Comparison
 from tokenworks.ledger.cost import cost
-from tokenworks.ledger.priced import served
+from tokenworks.ledger.curves import Crossover
+from tokenworks.ledger.priced import Priced, served
 from tokenworks.ledger.study import Study
 from tokenworks.ledger.terms import terms_of
 from tokenworks.planning.setting import workload_of
@@ -148,12 +150,57 @@ def test_equal_amounts_divide_the_same_tokens(equal: Any, unit: str) -> None:
 def test_crossovers_of_another_axis_agree_with_a_comparison_at_their_ends(axis: Axis) -> None:
     result = compared(H20, L40S, crossover=(axis,), budget=LITTLE)
     work = Workload(name="work", isl=1000, osl=100)
-    assert all(one.axis in (axis, "output_tok_s_per_user") for one in result.crossovers)
+    others = ("output_tok_s_per_user", f"price of {H20}", f"price of {L40S}")
+    assert all(one.axis in (axis, *others) for one in result.crossovers)
     for change in (one for one in result.crossovers if one.axis == axis):
         assert change.low < change.high
         for value, name in ((change.low, change.below), (change.high, change.above)):
             winner = compared(H20, L40S, budget=LITTLE, assume=numbers_at(axis, work, value)).winner
             assert (winner.system if winner else None) == name
+
+
+def test_reuse_moves_the_break_even_price_as_two_comparisons_say() -> None:
+    """The effect of reuse is the break-even price of the comparisons at 0 % and at 25 % of the input."""
+    alone, result = compared(H20, H100, budget=LITTLE), compared(H20, H100, crossover=("reuse",), budget=LITTLE)
+    work = Workload(name="work", isl=1000, osl=100)
+    more = compared(H20, H100, budget=LITTLE, assume=numbers_at("reuse", work, 0.25))
+    for name, rival in ((H20, H100), (H100, H20)):
+        before, after = ({one.name: one for one in costs(each, name).effects} for each in (alone, result))
+        assert after.pop("reuse") == Effect(
+            "reuse", "0% of the input", "25% of the input",
+            *(price_against(each, name, rival) for each in (alone, more)),
+        )  # fmt: skip
+        assert after == before
+
+
+def test_the_price_crossover_is_the_break_even_price_against_the_cheapest_rival() -> None:
+    result = compared(H20, H100, L40S, budget=LITTLE)
+    priced = {one.axis: one for one in result.crossovers if one.axis.startswith("price of ")}
+    assert priced
+    cheapest = min(
+        (one for one in result.systems if one.costs.cost and one.costs.cost.per_million_effective),
+        key=lambda one: one.costs.cost.per_million_effective.mid,  # type: ignore[union-attr]
+    ).system
+    for name in (H20, H100, L40S):
+        against = {rival.name: rival.break_even for rival in costs(result, name).rivals if "API" not in rival.name}
+        rival = min(against, key=lambda other: against[other].rival_per_million)
+        assert cheapest in (rival, name)
+        price = against[rival].price
+        if price is None or price.mid < 0:
+            assert f"price of {name}" not in priced
+        else:
+            assert priced.pop(f"price of {name}") == Crossover(f"price of {name}", price.mid, price.mid, name, rival)
+    assert not priced
+
+
+def costs(result: Comparison, name: str) -> Priced:
+    return next(one.costs for one in result.systems if one.system == name)
+
+
+def price_against(result: Comparison, name: str, rival: str) -> float:
+    price = next(one.break_even.price for one in costs(result, name).rivals if one.name == rival)
+    assert price is not None
+    return price.mid
 
 
 @given(st.sampled_from(["agent", "chat", "summarise"]), st.just(0.0) | st.floats(0.001, 0.99), st.floats(0.1, 10))

@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import tokenworks
+from tests.ledger.comparisons import H20, H100, SMALL, row
 from tests.ledger.sweep_cases import DEPLOYMENT, ESTIMATE, PLAN, SIMULATE
 from tokenworks.errors import DoesNotFit, SpecError
+from tokenworks.ledger.compare import compare
 from tokenworks.ledger.sweep_axes import design_of
 from tokenworks.ledger.sweep_file import identity, load_sweep
 from tokenworks.ledger.sweep_journal import SweepJournal, SweepStamp
@@ -230,3 +232,52 @@ def test_a_latin_hypercube_ranks_its_inputs() -> None:
     assert [effect.direction for effect in result.effects[:2]] == ["rises", "falls"]
     assert result.curves == ()
     assert result.explained > 0.9
+
+
+@pytest.mark.usefixtures("kernel")
+def test_the_cost_of_a_planned_point_is_the_cost_of_a_comparison() -> None:
+    question = {"model": SMALL, "workload": "chat", "engine": "vllm", "budget": "2000 requests"}
+    points = tokenworks.sweep(
+        {"do": "plan", **question, "utilisation": 0.3, "currency": "CNY", "over": {"on": [H20, H100]}}, workers=1
+    ).to_records()
+    result = compare(
+        SMALL, [H20, H100], workload="chat", engine="vllm", budget="2000 requests", utilisation=0.3, currency="CNY",
+        workers=1,
+    )  # fmt: skip
+    for point in points:
+        whole = row(result, str(point["on"])).costs.cost
+        assert whole is not None
+        assert whole.per_million_effective is not None
+        assert whole.capex is not None
+        assert whole.capex.total is not None
+        assert point["currency"] == "CNY"
+        assert point["cost_per_million_effective"] == pytest.approx(whole.per_million_effective.mid, rel=1e-8)
+        assert point["purchase_per_device"] == pytest.approx(whole.capex.total.mid, rel=1e-8)
+        assert point["cost_needs"] is None
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_plan_without_a_price_names_the_price() -> None:
+    """With rent there is no purchase; a machine without a price says what a user can give."""
+    swept = {**PLAN, "model": SMALL, "on": "scalex40", "devices": 1, "over": {"pay": ["buy", "rent"]}}
+    bought, rented = tokenworks.sweep(swept, workers=1).to_records()
+    assert bought["cost_per_million_effective"] is rented["cost_per_million_effective"] is None
+    assert "systems.scalex40" in str(bought["cost_needs"])
+    assert "rental.scalex40-card" in str(rented["cost_needs"])
+    dear = tokenworks.sweep({**swept, "assume": {"price": "1 MUSD"}}, workers=1).to_records()[0]
+    assert dear["cost_needs"] is None
+    assert float(dear["purchase_per_device"] or 0) > 1e6 / 40
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"utilisation": 1.5}, "utilisation"),
+        ({"prices": "no-such-list.yaml"}, "no-such-list.yaml"),
+        ({"pay": "steal"}, "pay"),
+        ({"prices": {"sistems": {}}}, "sistems"),
+    ],
+)
+def test_wrong_costs_are_refused(more: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        tokenworks.sweep({**PLAN, **more}, workers=1)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +36,21 @@ def refuse(number: int, _say: Say | None) -> int:
 
 def vanish(_number: int, _say: Say | None) -> int:
     os._exit(9)
+
+
+def wait_in_file(folder: str, _say: Say | None) -> int:
+    """Write the number of this process into a file, and go on for longer than any test."""
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(600)
+    return 0
+
+
+def runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def process(_number: int, _say: Say | None) -> int:
@@ -79,3 +98,21 @@ def test_one_worker_is_this_process() -> None:
     assert set(each(process, [1, 2], names=["a", "b"], workers=1)) == {os.getpid()}
     assert os.getpid() not in each(process, [1, 2], names=["a", "b"], workers=2)
     assert cores() >= 1
+
+
+def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
+    code = (
+        "from tests.ledger.test_workers import each, wait_in_file\n"
+        f"if __name__ == '__main__': each(wait_in_file, [{str(tmp_path)!r}] * 2, names=['a', 'b'], workers=2)"
+    )
+    script = tmp_path.with_suffix(".py")
+    script.write_text(code)
+    main = subprocess.Popen([sys.executable, script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    until = time.monotonic() + 60
+    while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    main.send_signal(signal.SIGKILL)
+    main.wait()
+    while (left := [pid for pid in workers if runs(pid)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert (len(workers), left) == (2, [])

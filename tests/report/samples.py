@@ -74,6 +74,7 @@ def compare_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
         "crossovers": [
             {"axis": "output_tok_s_per_user", "low": 40.0, "high": 41.0, "below": names[0], "above": names[1]},
             {"axis": "context", "low": 9e3, "high": 9e3, "below": names[0], "above": None},
+            {"axis": f"price of {names[0]}", "low": 3e5, "high": 3e5, "below": names[0], "above": names[1]},
         ],
         "wall": {"elapsed_s": 1.0},
     }  # fmt: skip

@@ -397,13 +397,20 @@ def _number(value: float | None, scale: float = 1.0) -> str:
 
 
 def _crossovers(result: Comparison) -> Iterator[str]:
-    if not result.crossovers:
+    prices = [one for one in result.crossovers if one.axis.startswith("price of ")]
+    tokens = [one for one in result.crossovers if one not in prices]
+    if not tokens:
         if result.winner is not None and result.ratios and len(result.models) == 1:
             yield f"\nAt every speed per user, {result.winner.system} has the most throughput per {result.unit}."
-        return
-    yield f"\nWhere the winner changes (output tokens/s per {result.unit}, simulated curves):"
-    for one in result.crossovers:
+    else:
+        yield f"\nWhere the winner changes (output tokens/s per {result.unit}, simulated curves):"
+    for one in tokens:
         yield f"- {_axis(one)}: {one.below or 'no machine'} below, {one.above or 'no machine'} above"
+    if prices:
+        unit = result.terms.currency
+        yield f"\nWhere the cheapest effective token changes machines ({result.terms.utilisation:.0%} utilisation):"
+        for one in prices:
+            yield f"- {one.axis} {one.low:,.0f} {unit}: {one.below} below, {one.above} above"
 
 
 def _axis(one: Crossover) -> str:

@@ -18,6 +18,7 @@ from tokenworks.ledger.sweep_paths import significant
 
 if TYPE_CHECKING:
     from tokenworks.ledger.sweep import Sweep
+    from tokenworks.ledger.sweep_file import Value
     from tokenworks.ledger.sweep_reading import SweepCurve
 
 SWEEP = Group("Sweep", sort_key=0)
@@ -132,8 +133,30 @@ def _print_curve(result: Sweep, curve: SweepCurve, out: Page) -> None:
         f": {len(shown)} of {len(curve.x):,} points" if len(shown) < len(curve.x) else ""
     )
     columns: Columns = {axis.paths[0].heading: "right", result.y: "right", "": "left", "knee": "left"}
-    print_table(out, columns, rows, title=title)
+    costs = _costs(result, axis.paths[0].path)
+    if costs:
+        columns |= {"price a device": "right", "M effective": "right"}
+        rows = [[*row, *costs.get(x, ("-", "-"))] for row, (x, _) in zip(rows, shown, strict=True)]
+    print_table(out, columns, rows, title=title, spare=("price a device",))
+    if costs:
+        out.paragraph(
+            f"price a device = the whole purchase / devices; M effective = cost per million effective tokens; both in "
+            f"{result.records[0]['currency']}, prices in the middle."
+        )
     out.paragraph(_knee_words(result, curve))
+
+
+def _costs(result: Sweep, path: str) -> dict[Value, tuple[str, str]]:
+    """Purchase per device, and cost per million effective tokens, by the value of a path; empty: no point has both."""
+    pairs = {
+        record[path]: (record["purchase_per_device"], record["cost_per_million_effective"])
+        for record in result.records
+        if record.get("cost_per_million_effective") is not None
+    }
+    return {
+        value: ("-" if bought is None else f"{bought:,.0f}", f"{whole:,.3g}")
+        for value, (bought, whole) in pairs.items()
+    }
 
 
 def _spread(curve: SweepCurve) -> list[tuple[float, float]]:

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tokenworks.errors import DoesNotFit, NotPublished, SpecError, UnknownName
 from tokenworks.ledger.comparison import Compared, Comparison, Equal, Ratio, unit_of
 from tokenworks.ledger.cost import Served
-from tokenworks.ledger.curves import Crossover, Curve, crossings
-from tokenworks.ledger.priced import Paying, Priced, hardware, priced, served
+from tokenworks.ledger.curves import Curve, changes, crossings
+from tokenworks.ledger.priced import (
+    Machines,
+    Paying,
+    Priced,
+    hardware,
+    paying,
+    price_crossovers,
+    priced,
+    served,
+    with_reuse,
+)
 from tokenworks.ledger.reasons import reasons
-from tokenworks.ledger.site import Hardware, Room, load_room, placed
+from tokenworks.ledger.site import Hardware, Room, placed
 from tokenworks.ledger.study import TOP, Question, Study, charged, study, without
-from tokenworks.ledger.terms import Pay, terms_of
+from tokenworks.ledger.terms import Pay
 from tokenworks.ledger.workers import Say, cores, each
 from tokenworks.planning.decide import Budget
 from tokenworks.planning.intervals import ratio_interval
@@ -31,7 +40,7 @@ from tokenworks.specs.compose import parts
 from tokenworks.specs.given import Assume, Given, given
 from tokenworks.specs.load import WorkloadLike
 from tokenworks.specs.price import Currency, Prices, Region
-from tokenworks.specs.price_file import api_price, load_prices
+from tokenworks.specs.price_file import api_price
 from tokenworks.specs.result import Inputs, inputs
 from tokenworks.specs.slo import Slo, SloLike
 from tokenworks.specs.workload import Workload
@@ -100,7 +109,7 @@ def compare(
         {"workload": workload, "isl": isl, "osl": osl, "rate": None, "concurrency": None, "slo": slo, "engine": engine,
          "calibration": calibration},
         given(assume), {name: given(numbers) for name, numbers in (assume_of or {}).items()}, budget, equal,
-        _paying(
+        paying(
             prices=prices, pay=pay, utilisation=utilisation, currency=currency, region=region, room=room, api=api
         ), cores() if workers is None else workers,
     )  # fmt: skip
@@ -109,7 +118,10 @@ def compare(
     curves = {one.system: _curve(one) for one in systems if one.effective_tok_s_per_unit is not None}
     crossed = list(crossings(curves)) if len(shares) == 1 else []
     for axis in dict.fromkeys(crossover):
-        crossed += _crossed(asked, axis, systems, progress)
+        rows = _repeated(asked, axis, systems, progress)
+        crossed += changes(axis, {value: _winner(ranked) for value, ranked in rows.items()})
+        systems = _with_reuse(asked, systems, rows) if axis == "reuse" else systems
+    crossed += price_crossovers({one.system: one.costs for one in systems})
     ratios = tuple(_ratios(systems, load_calibration(calibration, assume=asked.assume).correlation))
     return Comparison(
         models=shares, equal=equal, systems=systems, ratios=ratios,
@@ -117,19 +129,6 @@ def compare(
         terms=asked.paying.terms, asked=asked.inputs(),
         notes=(*_notes(systems, equal), *unknown), elapsed_s=time.perf_counter() - began,
     )  # fmt: skip
-
-
-def _paying(
-    *, prices: str | Path | Mapping[str, Any] | Prices | None, pay: Pay, utilisation: float | Sequence[float],
-    currency: Currency, region: Region, room: str | Path | Mapping[str, Any] | None, api: str | None,
-) -> Paying:  # fmt: skip
-    """Prices and conditions of the costs."""
-    shares = (utilisation,) if isinstance(utilisation, int | float) else tuple(utilisation)
-    if not shares:
-        raise SpecError("no utilisation", where="--utilisation", hint="give a share of the time, such as 0.5")
-    listed, where = load_prices(prices), load_room(room or {})
-    terms = [terms_of(listed, utilisation=one, pay=pay, currency=currency, region=region, room=where) for one in shares]
-    return Paying(listed, terms[0], shares, api)
 
 
 @dataclass(frozen=True)
@@ -372,22 +371,38 @@ def ratio_of(one: Compared, other: Compared, correlation: float) -> Ratio:
     return Ratio(one.system, other.system, value * widest.low / widest.value, value, value * widest.high / widest.value)
 
 
-def _crossed(asked: _Asked, axis: Axis, systems: Sequence[Compared], say: Say | None) -> Iterator[Crossover]:
-    """Where the winner changes as the context or the reuse grows, from comparisons at a few values."""
+def _repeated(
+    asked: _Asked, axis: Axis, systems: tuple[Compared, ...], say: Say | None
+) -> dict[float, tuple[Compared, ...]]:
+    """The comparison at a few values of an axis, smallest first; `systems` is the one at the value of the workload."""
     workload = asked.workload()
     if axis == "context":
         base, values = workload.isl, [float(round(workload.isl * factor)) for factor in CONTEXTS]
     else:
         base, values = workload.hit_share, list(REUSES)
-    winners: dict[float, str | None] = {base: _winner(systems)}
+    rows = {base: systems}
     for value in values:
-        if value not in winners:
+        if value not in rows:
             told = None if say is None else (lambda words, at=value: say(f"{axis} {at:g}: {words}"))
-            winners[value] = _winner(_ranked(asked, told, *numbers_at(axis, workload, value))[0])
-    ordered = sorted(winners.items())
-    for (low, below), (high, above) in itertools.pairwise(ordered):
-        if below != above:
-            yield Crossover(axis, low, high, below, above)
+            rows[value] = _ranked(asked, told, *numbers_at(axis, workload, value))[0]
+    return dict(sorted(rows.items()))
+
+
+def _with_reuse(
+    asked: _Asked, systems: tuple[Compared, ...], rows: Mapping[float, tuple[Compared, ...]]
+) -> tuple[Compared, ...]:
+    """The machines with the effect of reuse on break-even prices: between the nearest values below and above."""
+    values, at = list(rows), list(rows).index(asked.workload().hit_share)
+    ends = (values[max(at - 1, 0)], values[min(at + 1, len(values) - 1)])
+    reuse = {f"{value:.0%} of the input": _served(rows[value]) for value in ends}
+    costs = with_reuse({one.system: one.costs for one in systems}, _served(systems), reuse, asked.paying)
+    return tuple(replace(one, costs=costs[one.system]) for one in systems)
+
+
+def _served(systems: Sequence[Compared]) -> Machines:
+    """Hardware of each machine that serves within the SLO, and what it serves."""
+    costs = {one.system: one.costs.cost for one in systems}
+    return {name: (cost.hardware, cost.served) for name, cost in costs.items() if cost is not None}
 
 
 def numbers_at(axis: Axis, workload: Workload, value: float) -> tuple[Given, ...]:

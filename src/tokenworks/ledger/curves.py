@@ -49,9 +49,10 @@ class Crossover:
 
     Parameters
     ----------
-    axis : what changes: output_tok_s_per_user, context or reuse
+    axis : what changes: output_tok_s_per_user, context, reuse, or the price of a machine
     low, high : the winner changes between these values; equal if the crossing is exact
-    below, above : the winner at lower and at higher values; None: no machine has a value
+    below, above : the winner at lower and at higher values; None: no machine has a value. With a price, the winner has
+        the cheapest effective tokens
     """
 
     axis: str
@@ -59,6 +60,19 @@ class Crossover:
     high: float
     below: str | None
     above: str | None
+
+
+def changes(axis: str, winners: Mapping[float, str | None]) -> Iterator[Crossover]:
+    """Where the winner changes along an axis.
+
+    Parameters
+    ----------
+    axis : what changes
+    winners : value on the axis -> winner; None: no machine has a value
+    """
+    for (low, below), (high, above) in itertools.pairwise(sorted(winners.items())):
+        if below != above:
+            yield Crossover(axis, low, high, below, above)
 
 
 def crossings(curves: Mapping[str, Curve]) -> tuple[Crossover, ...]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from tokenworks.errors import DoesNotFit, UnknownName
+from tokenworks.errors import DoesNotFit, SpecError, UnknownName
 from tokenworks.ledger.break_even import BreakEven, Effect, Pair, api_per_million, break_even, sensitivity
 from tokenworks.ledger.cost import Served, UnitCost, cost
-from tokenworks.ledger.site import Hardware, Placed, hardware_of, placed
-from tokenworks.ledger.study import Study, charged
-from tokenworks.ledger.terms import Terms
+from tokenworks.ledger.curves import Crossover
+from tokenworks.ledger.site import Hardware, Placed, hardware_of, load_room, placed
+from tokenworks.ledger.study import Best, Study, charged
+from tokenworks.ledger.terms import Pay, Terms, terms_of
 from tokenworks.specs.compose import parts
 from tokenworks.specs.given import Given
-from tokenworks.specs.price import Prices
-from tokenworks.specs.price_file import api_price
+from tokenworks.specs.price import Currency, Prices, Region
+from tokenworks.specs.price_file import api_price, load_prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,25 @@ class Paying:
     def at(self, utilisation: float) -> Terms:
         """The conditions with another utilisation."""
         return replace(self.terms, utilisation=utilisation)
+
+
+def paying(
+    *, prices: str | Path | Mapping[str, Any] | Prices | None = None, pay: Pay = "buy",
+    utilisation: float | Sequence[float] = 0.5, currency: Currency = "USD", region: Region = "cn",
+    room: str | Path | Mapping[str, Any] | None = None, api: str | None = None,
+) -> Paying:  # fmt: skip
+    """Prices and conditions of costs; the parameters are those of `compare`.
+
+    Raises
+    ------
+    SpecError : a file cannot be read, or a value is wrong
+    """
+    shares = (utilisation,) if isinstance(utilisation, int | float) else tuple(utilisation)
+    if not shares:
+        raise SpecError("no utilisation", where="--utilisation", hint="give a share of the time, such as 0.5")
+    listed, where = load_prices(prices), load_room(room or {})
+    terms = [terms_of(listed, utilisation=one, pay=pay, currency=currency, region=region, room=where) for one in shares]
+    return Paying(listed, terms[0], shares, api)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +97,45 @@ class Priced:
 
 def served(studies: Sequence[Study], shares: Mapping[str, float]) -> Served:
     """What a machine serves that divides its time so that each model has its share of the effective tokens."""
-    pairs = [(one, one.best) for one in studies if one.best is not None]
-    times = [share / best.effective_tok_s for (_, best), share in zip(pairs, shares.values(), strict=True)]
+    alone = [served_by(one.best, charged(one), str(one.plan.slo)) for one in studies if one.best and one.plan]
+    times = [share / rates.effective_tok_s for rates, share in zip(alone, shares.values(), strict=True)]
     parts_of_time = [time / sum(times) for time in times]
 
-    def mean(values: Sequence[float]) -> float:
-        return sum(value * part for value, part in zip(values, parts_of_time, strict=True))
+    def mean(name: str) -> float:
+        value: float = sum(getattr(rates, name) * part for rates, part in zip(alone, parts_of_time, strict=True))
+        return value
 
-    bests = [best for _, best in pairs]
-    watts = [None if best.watts_per_device is None else best.watts_per_device * charged(one) for one, best in pairs]
-    known = [value for value in watts if value is not None]
-    shared = [mean([getattr(best.shares, kind) for best in bests]) for kind in ("input", "cached", "output")]
-    output_tok_s = mean([best.output_tok_s for best in bests])
+    shared = {name: mean(name) for name in ("input_share", "cached_share")}
+    rates = {name: mean(name) for name in ("output_tok_s", "input_tok_s", "cached_tok_s")}
     return Served(
-        effective_tok_s=min(mean([best.effective_tok_s for best in bests]), output_tok_s),
-        output_tok_s=output_tok_s,
-        input_tok_s=mean([best.input_tok_s for best in bests]),
-        cached_tok_s=mean([best.cached_tok_s for best in bests]),
-        input_share=shared[0],
-        cached_share=shared[1],
-        output_share=1 - shared[0] - shared[1],
-        power_w=mean(known) if len(known) == len(watts) else None,
-        slo=str(studies[0].plan.slo) if studies[0].plan else "",
+        effective_tok_s=min(mean("effective_tok_s"), rates["output_tok_s"]),
+        **rates,
+        **shared,
+        output_share=1 - sum(shared.values()),
+        power_w=None if any(each.power_w is None for each in alone) else mean("power_w"),
+        slo=alone[0].slo,
+    )
+
+
+def served_by(best: Best, charged: int, slo: str) -> Served:
+    """What a machine serves with one model.
+
+    Parameters
+    ----------
+    best : the best deployment
+    charged : devices that throughput is divided by [count]
+    slo : the SLO, in words
+    """
+    return Served(
+        effective_tok_s=min(best.effective_tok_s, best.output_tok_s),
+        output_tok_s=best.output_tok_s,
+        input_tok_s=best.input_tok_s,
+        cached_tok_s=best.cached_tok_s,
+        input_share=best.shares.input,
+        cached_share=best.shares.cached,
+        output_share=1 - best.shares.input - best.shares.cached,
+        power_w=None if best.watts_per_device is None else best.watts_per_device * charged,
+        slo=slo,
     )
 
 
@@ -105,14 +144,16 @@ def hardware(name: str, given: Sequence[Given]) -> Hardware:
     return hardware_of(parts(name, assume=tuple(item for item in given if item.area == "machine")))
 
 
-def priced(
-    machines: Mapping[str, tuple[Hardware, Served | None]], paying: Paying, model: str
-) -> tuple[dict[str, Priced], tuple[str, ...]]:
+Machines = Mapping[str, tuple[Hardware, Served | None]]
+"""Name of a machine -> its hardware, and what the machine serves; None: it serves nothing within the SLO."""
+
+
+def priced(machines: Machines, paying: Paying, model: str) -> tuple[dict[str, Priced], tuple[str, ...]]:
     """Costs, places and break-even prices of machines.
 
     Parameters
     ----------
-    machines : name -> hardware, and what the machine serves; None: it serves nothing within the SLO
+    machines : the machines
     paying : prices and conditions
     model : the compared model, whose API price is a rival
 
@@ -158,9 +199,7 @@ def _alone(one: Hardware, rates: Served | None, paying: Paying) -> Priced:
         return Priced(None, None, error=str(error))
 
 
-def _rivals(
-    name: str, machines: Mapping[str, tuple[Hardware, Served | None]], prices: Prices, terms: Terms
-) -> Iterator[Rival]:
+def _rivals(name: str, machines: Machines, prices: Prices, terms: Terms) -> Iterator[Rival]:
     own, rates = machines[name]
     assert rates is not None
     for other, (rival, theirs) in machines.items():
@@ -172,13 +211,58 @@ def _rivals(
 
 
 def _effects(
-    name: str, machines: Mapping[str, tuple[Hardware, Served | None]], rivals: Sequence[Rival], paying: Paying
+    name: str, machines: Machines, rivals: Sequence[Rival], paying: Paying, reuse: Mapping[str, Machines] | None = None
 ) -> tuple[Effect, ...]:
-    """What moves the break-even price against the first rival machine, for a machine without a price of its own."""
-    own, rates = machines[name]
+    """What moves the break-even price against the first rival machine most; with `reuse` as in `with_reuse`."""
     rival = next((one.name for one in rivals if one.name in machines and one.break_even.price is not None), None)
-    if rival is None or rates is None:
+    pair = None if rival is None else _pair(machines, name, rival)
+    if pair is None or rival is None:
         return ()
-    theirs, their_rates = machines[rival]
-    assert their_rates is not None
-    return sensitivity(Pair(own, rates, theirs, their_rates), paying.prices, paying.terms)
+    others = {words: _pair(rows, name, rival) for words, rows in (reuse or {}).items()}
+    pairs = {words: other for words, other in others.items() if other is not None}
+    return sensitivity(pair, paying.prices, paying.terms, reuse=pairs if len(pairs) == len(others) == 2 else None)
+
+
+def _pair(machines: Machines, name: str, rival: str) -> Pair | None:
+    """A machine and its rival; None if one of the two serves nothing within the SLO."""
+    if name not in machines or rival not in machines:
+        return None
+    (own, rates), (theirs, their_rates) = machines[name], machines[rival]
+    return None if rates is None or their_rates is None else Pair(own, rates, theirs, their_rates)
+
+
+def with_reuse(
+    costs: Mapping[str, Priced], machines: Machines, reuse: Mapping[str, Machines], paying: Paying
+) -> dict[str, Priced]:
+    """The same costs, with reuse among the inputs that move break-even prices.
+
+    Parameters
+    ----------
+    costs : machine -> its costs, from `priced`
+    machines : the machines
+    reuse : the machines with less and with more of the input from the prefix cache, by the words for this share. A
+        break-even price whose machines do not both serve at both shares keeps its other inputs
+    paying : prices and conditions
+    """
+    return {
+        name: replace(one, effects=_effects(name, machines, one.rivals, paying, reuse)) if one.effects else one
+        for name, one in costs.items()
+    }
+
+
+def price_crossovers(costs: Mapping[str, Priced]) -> Iterator[Crossover]:
+    """The price of each machine at which the cheapest effective tokens change hands; prices in the middle.
+
+    A machine that cannot win at any price has none.
+
+    Parameters
+    ----------
+    costs : machine -> its costs, from `priced`
+    """
+    for name, one in costs.items():
+        rivals = [rival for rival in one.rivals if rival.name in costs]
+        first = [rival for rival in rivals if rival.break_even.terms == rivals[0].break_even.terms]
+        cheapest = min(first, key=lambda rival: rival.break_even.rival_per_million, default=None)
+        price = cheapest and cheapest.break_even.price
+        if cheapest and price and price.mid >= 0:
+            yield Crossover(f"price of {name}", price.mid, price.mid, name, cheapest.name)

@@ -120,11 +120,23 @@ def study(question: Question, progress: Progress | None = None) -> Study:
         return without(question, error, machine)
     model = plan.setting.model.name
     missed = None if plan.meets_slo else plan.missed()
-    best = None if missed else _best(bench.listed[plan.best.deployment], plan.best)
+    best = None if missed else best_of(plan, bench)
     return Study(
         model, machine.name, machine, plan, best, str(missed) if missed else "", missed.exit_code if missed else 0,
         question.command,
     )  # fmt: skip
+
+
+def best_of(plan: Plan, bench: Bench) -> Best:
+    """What the best deployment of a simulated plan does.
+
+    Parameters
+    ----------
+    plan : the plan
+    bench : the bench that `planned` kept the simulations in
+    """
+    row = plan.best
+    return _best(bench.listed[row.deployment], row)
 
 
 def _best(run: Simulation, row: Ranked) -> Best:

@@ -26,7 +26,7 @@ from tokenworks.ledger.sweep_journal import (
     write_parquet,
 )
 from tokenworks.ledger.sweep_paths import swept_paths
-from tokenworks.ledger.sweep_point import INTERNAL, ReadTrace, SweepJob, must_repeat
+from tokenworks.ledger.sweep_point import INTERNAL, ReadTrace, SweepJob, must_price, must_repeat
 from tokenworks.ledger.sweep_reading import (
     METHODS,
     InputEffect,
@@ -295,6 +295,7 @@ def prepare(
     if workers is not None and workers < 1:
         raise SpecError(f"{workers} is not a number of 1 or more", where="--workers")
     must_repeat(file, where)
+    must_price(file)
     design = design_of(file, swept_paths(file, where), where)
     curve_axis(file, design, where)
     stamp, finished = SweepStamp(version, identity(file)), None

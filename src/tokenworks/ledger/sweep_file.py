@@ -12,9 +12,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag
 
 from tokenworks.errors import SpecError
+from tokenworks.ledger.terms import Pay
 from tokenworks.planning.setting import EngineChoice
 from tokenworks.specs.deployment import EngineName, RouterName
 from tokenworks.specs.load import nearest, read_yaml, validate
+from tokenworks.specs.price import Currency, Region
 from tokenworks.specs.provenance import Spec
 
 Value = bool | int | float | str
@@ -188,7 +190,9 @@ class SimulateSweep(_Numbers):
 
 
 class PlanSweep(_Numbers):
-    """A sweep of `plan`. The arguments have the names and the meaning of `tokenworks.plan`."""
+    """A sweep of `plan`. The arguments have the names and the meaning of `tokenworks.plan`; those of the cost,
+    prices, pay, utilisation, currency and region, have those of `tokenworks.compare`.
+    """
 
     needs = (("model",), ("on",))
 
@@ -206,6 +210,11 @@ class PlanSweep(_Numbers):
     devices: int | None = None
     simulate: bool | None = None
     budget: str | None = None
+    prices: str | dict[str, Any] | None = None
+    pay: Pay | None = None
+    utilisation: float | None = None
+    currency: Currency | None = None
+    region: Region | None = None
 
 
 class EstimateSweep(_Numbers):
@@ -298,7 +307,7 @@ def _placed(name: str, value: Any, folder: Path) -> Any:
         return value
     if name in ("deployment", "trace"):
         return str(folder / value)
-    if name in ("workload", "calibration", "assume", "on", "model") and value.endswith(_FILE_ENDS):
+    if name in ("workload", "calibration", "assume", "on", "model", "prices") and value.endswith(_FILE_ENDS):
         match = _COUNTED.fullmatch(value)
         assert match is not None
         return f"{match[1] or ''}{folder / match[2]}"

@@ -11,15 +11,20 @@ from typing import Any
 
 from tokenworks.engine.types import Cluster
 from tokenworks.errors import SpecError, TokenworksError
+from tokenworks.ledger.cost import Served, cost
+from tokenworks.ledger.priced import Paying, hardware, paying, served_by
+from tokenworks.ledger.site import Hardware
+from tokenworks.ledger.study import TOP, Best, best_of
 from tokenworks.ledger.sweep_axes import SweepDesign
 from tokenworks.ledger.sweep_file import SweepFile, Value
-from tokenworks.planning.decide import Budget
+from tokenworks.planning.decide import Bench, Budget
 from tokenworks.planning.estimate import Estimate, estimate
-from tokenworks.planning.plan import plan
+from tokenworks.planning.plan import planned, prepare
 from tokenworks.planning.result import Plan, row_plain
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.steps import Site
+from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.compose import times
 from tokenworks.specs.deployment_file import Deployed, pick_deployment
 from tokenworks.specs.edits import edited
@@ -38,6 +43,14 @@ KEPT = 32
 
 NO_RESULT, INTERNAL = ("schema", "kind", "partial"), 1
 """Keys of a simulation that are no result; exit code of an error in the program itself."""
+
+MONEY = ("prices", "pay", "utilisation", "currency", "region")
+"""Arguments of a sweep of plans that are about its costs."""
+
+PLAIN: dict[str, Any] = dict.fromkeys(("workload", "isl", "osl", "rate", "concurrency", "slo")) | {
+    "engine": "auto", "calibration": DEFAULT,
+}  # fmt: skip
+"""Arguments of `prepare` that a sweep need not give."""
 
 _PERCENTILE = re.compile(r"slo\.(ttft|tpot)(?:\.p(.+))?")
 
@@ -73,12 +86,14 @@ class SweepRunner:
     job : the sweep
     deployments, traces : files that were read
     built : step times of the last deployments, by all inputs that they depend on
+    payings : prices and conditions of costs, by the arguments that name them
     """
 
     job: SweepJob
     deployments: dict[Hashable, Deployed] = field(default_factory=dict)
     traces: dict[str, Trace] = field(default_factory=dict)
     built: OrderedDict[Hashable, tuple[Site, Cluster]] = field(default_factory=OrderedDict)
+    payings: dict[str, Paying] = field(default_factory=dict)
 
     def run(self, number: int) -> Record:
         """The record of a point: the values of its paths, its result, and `exit_code` and `error`.
@@ -114,7 +129,7 @@ class SweepRunner:
                     numbers.append(path.given(value, self.job.where))
                 case "deployment":
                     changes.append(path.given(value, self.job.where))
-        answer = {"simulate": self._simulated, "plan": _planned, "estimate": self._estimated}[self.job.file.do]
+        answer = {"simulate": self._simulated, "plan": self._planned, "estimate": self._estimated}[self.job.file.do]
         return answer(arguments, tuple(numbers), tuple(changes), bounds)
 
     # ── simulate ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,6 +201,32 @@ class SweepRunner:
             arguments.get("max_queue", 0),
         )  # fmt: skip
 
+    # ── plan ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _planned(
+        self, arguments: dict[str, Any], numbers: tuple[Given, ...], _changes: tuple[Given, ...],
+        bounds: Mapping[str, Value],
+    ) -> Record:  # fmt: skip
+        """The best deployment of a plan, and what its tokens cost."""
+        arguments = _assuming(_on_boxes(arguments), numbers)
+        money = {name: arguments.pop(name) for name in MONEY if name in arguments}
+        if bounds:
+            workload = arguments.get("workload")
+            base: SloLike = arguments.get("slo", "" if workload is None else load_workload(workload).slo)
+            arguments["slo"] = _bounded(Slo.of(base), bounds)
+        bench, paid = Bench(), self._paying(money)
+        simulate, budget = arguments.pop("simulate", True), Budget.of(arguments.pop("budget", None))
+        result = planned(prepare(**PLAIN | arguments), TOP, simulate=simulate, budget=budget, bench=bench)
+        best = best_of(result, bench) if result.decision is not None and result.meets_slo else None
+        bought = hardware(arguments["on"], arguments["assume"] or ())
+        return plan_record(result) | cost_record(bought, result, best, paid)
+
+    def _paying(self, money: Mapping[str, Any]) -> Paying:
+        key = repr(sorted(money.items()))
+        if key not in self.payings:
+            self.payings[key] = paying(**money)
+        return self.payings[key]
+
     # ── estimate ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _estimated(
@@ -201,24 +242,18 @@ class SweepRunner:
         return estimate_record(estimate(thing, **kept))
 
 
-def _planned(
-    arguments: dict[str, Any], numbers: tuple[Given, ...], _changes: tuple[Given, ...], bounds: Mapping[str, Value]
-) -> Record:  # fmt: skip
-    """The best deployment of a plan."""
-    arguments = _on_boxes(arguments)
-    if bounds:
-        workload = arguments.get("workload")
-        base: SloLike = arguments.get("slo", "" if workload is None else load_workload(workload).slo)
-        arguments = {**arguments, "slo": _bounded(Slo.of(base), bounds)}
-    return plan_record(plan(**_assuming(arguments, numbers)))
-
-
 def must_repeat(file: SweepFile, where: str) -> None:
     """Refuse a budget of time: the rows of a sweep must not depend on the speed of the machine."""
     budget = getattr(file, "budget", None)
     if budget is not None and Budget.of(budget).seconds is not None:
         hint = 'give a number of requests, such as "500000 requests"'
         raise SpecError(f"{budget} is a time, and results would depend on it", where=f"{where}: budget", hint=hint)
+
+
+def must_price(file: SweepFile) -> None:
+    """Refuse wrong prices and conditions of costs before any point is computed."""
+    arguments = file.arguments()
+    paying(**{name: arguments[name] for name in MONEY if name in arguments})
 
 
 def _assuming(arguments: dict[str, Any], numbers: tuple[Given, ...]) -> dict[str, Any]:
@@ -290,6 +325,31 @@ def plan_record(result: Plan) -> Record:
         "settled": settled,
         **kept,
     }
+
+
+def cost_record(bought: Hardware, result: Plan, best: Best | None, paid: Paying) -> Record:
+    """What the best deployment of a plan costs, prices in the middle. None: a price is missing, or nothing is served.
+
+    Parameters
+    ----------
+    bought : the machine
+    result, best : the plan, and what its best deployment does; None: the plan was not simulated, and the devices are
+        taken to draw the largest power of the machine
+    paid : prices and conditions
+    """
+    row = result.best
+    rates = Served(row.effective_tok_s_per_device * row.charged, row.output_tok_s_per_device * row.charged)
+    if best is not None:
+        rates = served_by(best, row.charged, str(result.slo))
+    known = cost(bought, rates, paid.prices, paid.terms)
+    purchase = known.capex and known.capex.total
+    amounts = {
+        "purchase_per_device": purchase and purchase / bought.devices,
+        "cost_per_device_hour": known.per_device_hour,
+        "cost_per_million_effective": known.per_million_effective,
+    }
+    middle = {name: amount and amount.mid for name, amount in amounts.items()}
+    return {**middle, "currency": paid.terms.currency, "cost_needs": known.needed or None}
 
 
 def estimate_record(result: Estimate) -> Record:

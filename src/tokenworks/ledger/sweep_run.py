@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import socket
-import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +12,7 @@ from typing import Any
 
 from tokenworks.errors import SpecError
 from tokenworks.ledger.sweep_point import SweepJob, SweepRunner
+from tokenworks.ledger.workers import ends_with_parent
 from tokenworks.specs.shown import Record
 
 Chunk = tuple[int, ...]
@@ -97,16 +96,8 @@ def _start(job: SweepJob) -> None:
     """Prepare a process. Ctrl-C is for the main process alone, and no process outlives the main process."""
     global _runner  # noqa: PLW0603 - an initializer can give its result to later calls in no other way
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    ends_with_parent()
     _runner = SweepRunner(job)
-
-
-def _end_with_parent() -> None:
-    """Wait for the end of the main process, which may be killed, and end this process."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _run(chunk: Chunk) -> Finished:

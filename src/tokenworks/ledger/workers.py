@@ -72,8 +72,21 @@ def _named(say: Say | None, name: str) -> Say | None:
     return None if say is None else lambda words: say(f"{name}: {words}")
 
 
+def ends_with_parent() -> None:
+    """In a worker: end this process when the main process ends, which may be killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _listen(messages: Any) -> None:
     global _messages  # noqa: PLW0603 - a process has one queue
+    ends_with_parent()
     _messages = messages
 
 

@@ -346,8 +346,10 @@ def _crossovers(plain: Plain, words: Words) -> Iterator[SectionPart]:
     rows = []
     for item in plain["crossovers"]:
         low, high = figure(item["low"], 3), figure(item["high"], 3)
+        kind, _, of = str(item["axis"]).partition(" of ")
+        axis = filled(words["axis_price"], system=of, unit=str(plain["currency"])) if of else words[f"axis_{kind}"]
         rows.append((
-            words.get(f"axis_{item['axis']}", str(item["axis"])), low if low == high else f"{low} … {high}",
+            axis, low if low == high else f"{low} … {high}",
             text_of(item["below"]), text_of(item["above"]),
         ))  # fmt: skip
     headings = (words["axis"], words["changes_at"], words["below"], words["above"])
