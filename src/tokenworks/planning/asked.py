@@ -180,7 +180,25 @@ def read_deploy(text: str, setting: Setting) -> Role:
     ------
     SpecError : the text cannot be read
     """
+    terms = [term.strip() for term in text.split(",")]
+    shares = [term for term in terms if term.partition("=")[0] == "memory_fraction"]
+    rest = ",".join(term for term in terms if term not in shares)
     try:
-        return read_role(text, setting)
+        role = read_role(rest, setting)
+        return role if not shares else role.model_copy(update={"memory_fraction": _share(shares)})
     except SpecError as error:
         raise SpecError(error.message, where="--deploy", hint=error.hint) from None
+
+
+def _share(terms: list[str]) -> float:
+    """The number of `memory_fraction=0.9`."""
+    if len(terms) > 1:
+        raise SpecError("memory_fraction is given twice", where="--deploy", hint="keep one")
+    text = terms[0].partition("=")[2]
+    try:
+        fraction = float(text)
+    except ValueError:
+        hint = "write memory_fraction=0.9"
+        raise SpecError(f"memory_fraction={text} is not a number", where="--deploy", hint=hint) from None
+    with_memory_fraction((), fraction)
+    return fraction
