@@ -2,6 +2,7 @@
 
 import pytest
 
+from tokenworks.costs.activations import derived_share
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import number
 from tokenworks.specs.engine import Engine, engine_names, load_engine, version_key
@@ -43,6 +44,16 @@ def test_defaults_by_device(engine: str, family: str, gibibytes: float, expected
     chosen = load_engine(engine).defaults_on(family, gibibytes * GIB)
     assert chosen is not None
     assert (chosen.chunk_tokens, chosen.max_sequences) == expected
+
+
+def test_sglang_derives_its_share() -> None:
+    """sgl-project/sglang pull 18263: 0.911 on an MI355X."""
+    share = derived_share(load_engine("sglang"), 287.98 * GIB, chunk=16384, graph_sequences=512, devices=1)
+    assert share == 0.911
+    assert derived_share(load_engine("vllm"), 80 * GIB, chunk=8192, graph_sequences=512, devices=1) is None
+    smaller = derived_share(load_engine("sglang"), 79.2 * GIB, chunk=8192, graph_sequences=256, devices=8)
+    assert smaller is not None
+    assert smaller < 0.88
 
 
 @pytest.mark.parametrize("share", ["0", "1.2"])

@@ -71,7 +71,7 @@ MAX_MODEL_LEN = Parameter(
 )
 MEMORY_FRACTION = Parameter(
     help="Share of the device memory that the engine takes, above 0 and at most 1: --gpu-memory-utilization of vLLM, "
-    "--mem-fraction-static of SGLang; by default the default of the engine.",
+    "--mem-fraction-static of SGLang; by default what the engine takes.",
     group=MACHINE,
 )
 CALIBRATION = Parameter(

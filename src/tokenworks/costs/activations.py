@@ -71,6 +71,35 @@ def activation_bytes(
     return np.maximum(layer, sampler)
 
 
+def derived_share(engine: Engine, hbm_bytes: float, *, chunk: int, graph_sequences: int, devices: int) -> float | None:
+    """The share of device memory that an engine takes if the user gives none.
+
+    Parameters
+    ----------
+    engine : engine with its rule
+    hbm_bytes : memory of the device that software sees [byte]
+    chunk : token budget of a step of one rank [token]
+    graph_sequences : largest batch with a captured graph [count]
+    devices : tp x pp [count]
+
+    Returns
+    -------
+    Share [-], rounded to three digits as SGLang does; None if the engine has one default for all devices.
+
+    References
+    ----------
+    [1] python/sglang/srt/arg_groups/memory_hook.py: handle_gpu_memory_settings.
+    """
+    rule = engine.memory.derived
+    if rule is None:
+        return None
+    kept = number(rule.base) + chunk * number(rule.token) + graph_sequences * number(rule.graph)
+    kept += devices * number(rule.device)
+    if hbm_bytes > number(rule.large):
+        kept = max(kept, number(rule.least))
+    return max(round(1 - kept / hbm_bytes, 3), 0.01)
+
+
 def graph_bytes(model: Model, split: Split, engine: Engine, *, max_sequences: FloatArray) -> FloatArray:
     """Memory of captured graphs: one graph for each captured batch size and each layer of the stage.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import TypedDict
 
+from tokenworks.costs.activations import derived_share
 from tokenworks.errors import SpecError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import SHAPE, Proposal, explain
@@ -172,7 +173,8 @@ def fit(
     engine : serving engine, which determines how the memory is divided
     kv_dtype : storage of the KV cache; "native": as the checkpoint says
     max_model_len : the KV cache of each rank must hold a request of this length, as vLLM demands at its start [token]
-    memory_fraction : share of device memory that the engine takes; None: the default of the engine [-]
+    memory_fraction : share of device memory that the engine takes; None: the default of the engine, which SGLang
+        derives for the device [-]
     chunk : token budget of a step of one rank; None: the default of the engine for the device [token]
     max_sequences : running sequences of one rank; None: the default of the engine for the device [count]
     devices : number of devices of the machine to use; None: all [count]
@@ -192,10 +194,11 @@ def fit(
     load_calibration(assume=numbers).family(setting.machine.family)  # a plan would refuse an unknown family
     dtype = read.native_kv if kv_dtype == "native" else kv_dtype
     load = load_of(setting, chunk=chunk, sequences=max_sequences)
+    shared = any(item.path == "engine.memory_fraction" for item in numbers)
     if deploy is None:
-        return fit_setting(setting, dtype, load)
-    role = read_deploy(deploy, setting)
+        return fit_setting(setting if shared else _with_derived_share(setting, load, 1), dtype, load)
     terms = {term.partition("=")[0].strip() for term in deploy.split(",")}
+    role = read_deploy(deploy, setting)
     for name, value in (("chunk_tokens", chunk), ("max_sequences", max_sequences)):
         if name in terms and value is not None:
             raise SpecError(f"{name} is given twice", where="--deploy", hint="leave it out, or leave the option out")
@@ -205,7 +208,19 @@ def fit(
         load = dataclasses.replace(load, sequences=max(role.max_sequences // role.parallel.dp, 1))
     if "kv_dtype" not in terms:
         role = role.model_copy(update={"kv_dtype": dtype})
+    if not shared and "memory_fraction" not in terms:
+        setting = _with_derived_share(setting, load, role.parallel.tp * role.parallel.pp)
+        role = role.model_copy(update={"memory_fraction": setting.memory_fraction})
     return fit_role(with_role_fraction(setting, role.memory_fraction), role, load)
+
+
+def _with_derived_share(setting: Setting, load: Load, devices: int) -> Setting:
+    """The setting with the share of memory that the engine derives for the device, where it derives one."""
+    share = derived_share(
+        setting.engine, setting.machine.hbm_bytes, chunk=load.chunk, graph_sequences=load.graph_sequences,
+        devices=devices,
+    )  # fmt: skip
+    return setting if share is None else with_role_fraction(setting, share)
 
 
 def fit_role(setting: Setting, role: Role, load: Load) -> Fit:

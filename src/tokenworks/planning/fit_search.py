@@ -27,11 +27,13 @@ class Load:
     chunk : token budget of a step of one rank [token]
     sequences : running sequences of one rank [count]
     length : longest request that the engine accepts [token]
+    graph_sequences : largest batch with a captured graph [count]
     """
 
     chunk: int
     sequences: int
     length: int
+    graph_sequences: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,11 @@ def load_of(setting: Setting, *, chunk: int | None = None, sequences: int | None
     """
     engine = setting.engine
     own = engine.defaults_on(setting.machine.family, setting.machine.hbm_bytes)
-    default_chunk, default_sequences = (engine.chunk_tokens, engine.max_sequences) if own is None else (
-        own.chunk_tokens, own.max_sequences)  # fmt: skip
-    return Load(chunk or default_chunk, sequences or default_sequences, setting.model.max_context)
+    if own is None:
+        graphs = int(number(engine.graph_tokens))
+        return Load(chunk or engine.chunk_tokens, sequences or engine.max_sequences, setting.model.max_context, graphs)
+    return Load(chunk or own.chunk_tokens, sequences or own.max_sequences, setting.model.max_context,
+                own.graph_sequences)  # fmt: skip
 
 
 def held_by(points: Points, setting: Setting, load: Load) -> list[Width]:

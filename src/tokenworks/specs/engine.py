@@ -58,6 +58,26 @@ class KernelWeights(Spec):
     source: str
 
 
+class DerivedShare(Spec):
+    """How an engine derives the share of the memory that it takes, if the user gives none.
+
+        share = 1 - max(base + token x chunk + graph x largest captured batch + device x tp x pp, least) / memory
+
+    Parameters
+    ----------
+    base, token, graph, device : parts of the memory that is not taken, see the formula [byte]
+    least : smallest memory that is not taken, on devices with more than `large` [byte]
+    large : see `least` [byte]
+    """
+
+    base: Bytes
+    token: Bytes
+    graph: Bytes
+    device: Bytes
+    least: Bytes
+    large: Bytes
+
+
 class EngineMemory(Spec):
     """The rules by which an engine divides the memory of a device.
 
@@ -77,6 +97,7 @@ class EngineMemory(Spec):
         "pools" (SGLang): windows and states have pools of their own
     window_share : "pools": tokens of the pool of windows / tokens of the pool of the other layers [-]
     state_share : "pools": memory of the pool of recurrent states / memory of the other pools [-]
+    derived : how the engine derives `memory_fraction` if the user gives none; None: it has one default for all devices
     kernels : how kernels hold weights; the first entry that matches counts
     """
 
@@ -91,6 +112,7 @@ class EngineMemory(Spec):
     pages: Literal["unified", "pools"]
     window_share: Number | None = None
     state_share: Number | None = None
+    derived: DerivedShare | None = None
     kernels: tuple[KernelWeights, ...] = ()
 
 
