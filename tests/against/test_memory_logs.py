@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tokenworks.errors import DoesNotFit
-from tokenworks.planning.fit import Width, fit
+from tokenworks.planning.fit import fit
+from tokenworks.planning.fit_search import Width
 from tokenworks.specs.deployment import EngineName
 
 LOGS = Path(__file__).parents[3] / "shared" / "cases" / "memory.csv"

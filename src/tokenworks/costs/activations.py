@@ -122,4 +122,5 @@ def graph_bytes(model: Model, split: Split, engine: Engine, *, max_sequences: Fl
     """
     largest = np.minimum(max_sequences * (1 + split.draft_tokens) / split.dp, number(engine.graph_tokens))
     sizes = np.minimum(largest, 3.0) + np.minimum(largest, 248.0) // 8 + np.maximum(largest - 240.0, 0.0) // 16
-    return sizes * model.layers / split.pp * number(engine.memory.graph)
+    total: FloatArray = sizes * model.layers / split.pp * number(engine.memory.graph)
+    return total

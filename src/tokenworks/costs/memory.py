@@ -99,6 +99,7 @@ def memory(
     graphs = graph_bytes(model, split, engine, max_sequences=max_sequences)
     buffers = buffer_bytes(model, split, engine, max_sequences=max_sequences)
     context = number(rules.context)
+    reserve: FloatArray
     if rules.budget == "static":
         free = machine.hbm_bytes - context - _group(split, engine)
         spare = free * (1 - memory_fraction)

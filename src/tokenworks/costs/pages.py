@@ -196,39 +196,33 @@ def _largest(entries: list[tuple[FloatArray, int]]) -> FloatArray:
 def _compressed(model: Model, split: Split) -> Cache:
     """Groups of DeepSeek-V4: all compressed caches, windows, and the states of the compressors of each stride."""
     layers = dict.fromkeys(STATES, 0)
-    bytes_of: dict[int, FloatArray] = {}
-    grown: FloatArray = 0.0 * split.kv_bytes
-    states: dict[int, FloatArray] = dict.fromkeys(STATES, 0.0 * split.kv_bytes)
-    windows, window_page, keeps = 0, 0.0 * split.kv_bytes, 1
+    compressed: FloatArray = 0.0 * split.kv_bytes
+    states: dict[int, FloatArray] = dict.fromkeys(STATES, compressed)
+    windows, keeps, page = 0, 1, compressed
     for block in model.blocks:
-        strides = {scan.stride for scan in block.scans if scan.stride > 1}
         for scan in block.scans:
             if scan.keeps is not None:
-                windows, keeps = windows + block.count, scan.keeps
-                window_page = _size(scan, split) * WINDOW_BLOCK
-            else:
-                grown = grown + block.count * _size(scan, split) * SPARSE_BLOCK / scan.stride
-                if scan.stride in STATES:
-                    tokens, back = STATES[scan.stride]
-                    width = 2 * back * scan.elements * STATE_BYTES
-                    states[scan.stride] = states[scan.stride] + block.count * tokens * width
-        for stride in strides & set(layers):
+                windows, keeps, page = windows + block.count, scan.keeps, _size(scan, split) * WINDOW_BLOCK
+                continue
+            compressed = compressed + block.count * _size(scan, split) * SPARSE_BLOCK / scan.stride
+            if scan.stride in STATES:
+                tokens, back = STATES[scan.stride]
+                state = tokens * 2 * back * scan.elements * STATE_BYTES
+                states[scan.stride] = states[scan.stride] + block.count * state
+        for stride in {scan.stride for scan in block.scans} & set(layers):
             layers[stride] += block.count
-    bytes_of |= states
-    repeats = _group_size([windows, *(count for count in layers.values() if count)], layers[min(layers)] or 1)
-    window_groups = -(-windows // repeats)
-    block_bytes = np.maximum.reduce(
-        np.broadcast_arrays(grown, repeats * window_page, *(bytes_of[stride] for stride in layers))
-    )
+    of_stride = [count for count in layers.values() if count]
+    repeats = _group_size([windows, *of_stride], layers[min(layers)] or 1)
+    sizes = np.broadcast_arrays(compressed, repeats * page, *states.values())
     parts = [
         Pages("grows", 1.0, float(SPARSE_BLOCK)),
-        Pages("window", float(window_groups), float(WINDOW_BLOCK), keeps),
+        Pages("window", float(-(-windows // repeats)), float(WINDOW_BLOCK), keeps),
     ]
     for stride, count in layers.items():
         if count:
             tokens, back = STATES[stride]
             parts.append(Pages("window", 1.0, float(tokens), back * stride))
-    return Cache(block_bytes / split.pp, tuple(parts))
+    return Cache(np.maximum.reduce(sizes) / split.pp, tuple(parts))
 
 
 def _group_size(counts: list[int], least: int) -> int:
