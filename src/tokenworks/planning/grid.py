@@ -183,9 +183,9 @@ HALVINGS = 2
 def hold(costing: Costing, points: Points, batch: Floats, chunk: FloatArray) -> Floats:
     """The largest batch up to `batch` that the token budget and the KV cache hold [count].
 
-    A larger batch needs more memory outside the cache, so the cache holds less. What the cache holds beside a batch that
-    fits is thus a bound for every batch, and what it holds beside a batch that is too large fits. Each step tries the
-    batch half way between both. The result fits if a batch of 1 does.
+    A larger batch needs more memory outside the cache, so the cache holds less. What the cache holds beside a batch
+    that fits is thus a bound for every batch, and what it holds beside a batch that is too large fits. Each step tries
+    the batch half way between both. The result fits if a batch of 1 does.
 
     Parameters
     ----------
