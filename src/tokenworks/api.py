@@ -76,7 +76,7 @@ def simulate(
     Parameters
     ----------
     deployment : YAML file of deployments, a dict with its contents, a `Deployment`, or the result of `plan`
-    trace : file of requests, or a `Trace`; give a trace or a workload
+    trace : file of requests, or a `Trace`; give a trace or a workload, or neither for the workload of the plan
     workload : requests are generated from it: name in the catalog, YAML file, dict or `Workload`
     requests : number of requests to generate; None is 5,000, or 20 per user [count]
     limit : use only the first requests of a trace; None is all [count]
@@ -99,7 +99,7 @@ def simulate(
     SpecError : an argument is wrong
     DoesNotFit : the deployment does not fit the machine, or no request fits its KV cache
     """
-    source = _source(trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
+    source = _source(deployment, trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
     return running.simulate(
         deployed_of(deployment, pick), source.traffic(rate=rate, scale=scale, concurrency=concurrency),
         slo=source.slo(slo), router=router, max_queue=max_queue, seed=seed, assume=assume, calibration=calibration,
@@ -139,7 +139,7 @@ def capacity(
     SpecError : an argument is wrong, or the SLO has no bound
     SloMissed : no load meets the SLO
     """
-    source = _source(trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
+    source = _source(deployment, trace, workload, classes, requests=requests, limit=limit, seed=seed, assume=assume)
     return capacities.capacity_of(
         deployed_of(deployment, pick), source, source.slo(slo), "users" if users else "rate", router=router, seed=seed,
         assume=assume, calibration=calibration, say=progress,
@@ -185,6 +185,8 @@ def validate(
     *,
     deployment: DeploymentLike | None = None,
     limit: int | None = None,
+    benchmark: int | None = None,
+    load: str | None = None,
     assume: Assume = None,
     calibration: CalibrationLike = DEFAULT,
     progress: Callable[[str], None] | None = None,
@@ -193,9 +195,12 @@ def validate(
 
     Parameters
     ----------
-    data : CSV files of measured points, JSON results of vllm bench serve, AIPerf or GuideLLM, or a `PointTable`
-    deployment : deployment that the JSON results were measured on
+    data : CSV files of measured points, results of vllm bench serve, SGLang bench_serving, AIPerf, GuideLLM or
+        InferenceX, or a `PointTable`
+    deployment : deployment that the results were measured on; results of InferenceX describe their own
     limit : use only the first points; None is all [count]
+    benchmark : read only the benchmark with this number, from 1 on, of files with several; None is all
+    load : load of results that do not record it: "concurrency=16", "rate=2.5" or "burst"
     assume : numbers that replace numbers of the calibration, such as {"calibration.skew": 0.3}: YAML file or dict
     calibration : name in the catalog, YAML file, dict or `Calibration`
     progress : function for progress: gets a text with the number of finished points
@@ -207,17 +212,20 @@ def validate(
     table = data
     if not isinstance(table, PointTable):
         paths = [Path(data)] if isinstance(data, (str, Path)) else [Path(one) for one in data]  # type: ignore[union-attr]
-        table = measured_table(paths, deployed_of(deployment).deployment if deployment is not None else None, limit)
+        own = deployed_of(deployment).deployment if deployment is not None else None
+        table = measured_table(paths, own, limit, benchmark=benchmark, load=load)
     return validation.validate(table, load_calibration(calibration, assume=assume), say=progress)
 
 
 def _source(
-    trace: TraceLike | None, workload: WorkloadLike | None, classes: Classes, *, requests: int | None,
-    limit: int | None, seed: int, assume: Assume,
+    deployment: DeploymentLike, trace: TraceLike | None, workload: WorkloadLike | None, classes: Classes, *,
+    requests: int | None, limit: int | None, seed: int, assume: Assume,
 ) -> Source:  # fmt: skip
-    """The source of the requests: a trace, a file or a workload."""
+    """The source of the requests: a trace, a file or a workload; without all, the workload of the plan."""
+    if trace is None and workload is None:
+        workload = deployed_of(deployment).workload
     file = None if trace is None or isinstance(trace, Trace) else str(trace)
-    recorded = trace if isinstance(trace, Trace) or trace is None else ingest.load_trace(trace)
+    recorded = trace if isinstance(trace, Trace) or trace is None else ingest.load_trace(trace, seed=seed)
     if isinstance(classes, Mapping):
         classes = [RequestClass.parse(f"{name}:{bounds}", where="classes") for name, bounds in classes.items()]
     return Source.read(

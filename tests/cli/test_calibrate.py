@@ -8,7 +8,7 @@ import pytest
 from tests.calibrate.cases import table
 from tests.calibrate.kernel_cases import tables
 from tests.cli.envelope import result
-from tests.ingest.benchmark_cases import FORMS, KNOWN, guidellm, written
+from tests.ingest.benchmark_cases import FORMS, KNOWN, guidellm, vllm, written
 from tokenworks.cli import run
 from tokenworks.ingest.benchmark import Time
 from tokenworks.specs.calibration import load_calibration
@@ -98,10 +98,12 @@ def test_a_family_that_borrows_is_fitted_and_left_out_as_its_own(
 
 
 def test_a_result_needs_its_deployment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "run.json"
-    file.write_text("{}")
+    file = written(tmp_path, vllm(KNOWN))
     assert run(["calibrate", "--data", str(file)]) == 2
     assert "give --deployment FILE" in capsys.readouterr().err
+    file.write_text("{}")
+    assert run(["calibrate", "--data", str(file)]) == 2
+    assert "is no benchmark result of a known client (it has no keys)" in capsys.readouterr().err
 
 
 DEPLOYMENT = """

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cyclopts import App
 
+import tokenworks
 from tests.cli.envelope import result
 from tokenworks.cli import per_request
 from tokenworks.cli.simulate import simulate
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
+from tokenworks.ingest import load_trace
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -153,6 +156,12 @@ def test_a_row_for_each_request(file: str, name: str, capsys: pytest.CaptureFixt
     assert all(row["first_token_s"] > row["arrival_s"] and row["status"] == "completed" for row in rows)
     assert max(row["cached_tokens"] for row in rows) == 1024  # two blocks of 512 are common to all
     assert {path.name for path in Path().glob("*out*")} == {name}
+    call(file, "--trace", name)
+    assert "trace: the file has no block hashes and no parents" in capsys.readouterr().err.replace("\n", " ")
+    again = load_trace(name, strict=True)  # the file is a trace of the same requests
+    assert again.arrival_s.tolist() == [row["arrival_s"] for row in rows]
+    assert again.input_tokens.tolist() == [row["input_tokens"] for row in rows]
+    assert again.output_tokens.tolist() == [row["output_tokens"] for row in rows]
     classed("classed.jsonl")
     call(file, "--trace", "classed.jsonl", "--per-request", name)
     (late, *others) = rows_of(name)
@@ -305,6 +314,8 @@ BAD = {
     "--trace classed.jsonl --class :ttft=1s": 'write it like "batch:priority=1,ttft=60s"',
     "--trace classed.jsonl --class batch:ttft=1s --class batch:priority=1": "names a class twice",
     "--trace talk.jsonl --strict": "output_length",
+    "--trace talk.jsonl --benchmark 1": "has the format mooncake, without benchmarks",
+    "--workload chat --rate 1 --benchmark 1": "--benchmark: chooses from a trace file; give --trace FILE",
     "--trace nowhere.jsonl": "no such file",
     "--trace empty.jsonl": "the file is empty",
     "--trace zero.jsonl": "no",
@@ -387,3 +398,18 @@ def test_a_file_of_deployments_says_the_context_limit(file: str, capsys: pytest.
 def test_a_context_limit_that_is_not_allowed_is_named(file: str, tokens: str) -> None:
     with pytest.raises(SpecError, match=f"--max-model-len.*{int(tokens):,}"):
         call(file, "--trace", "talk.jsonl", "--max-model-len", tokens)
+
+
+def test_a_plan_file_has_its_workload_and_its_slo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without --trace and --workload, the requests are those that the plan was made for, under its SLO."""
+    bounds, path = "ttft=3s,tpot=40ms", tmp_path / "plan.yaml"
+    plan = tokenworks.plan(
+        "Qwen/Qwen3-0.6B", "hgx-h100:1", workload="chat", slo=bounds, engine="vllm", simulate=False, top=1
+    )
+    path.write_text(yaml.safe_dump(plan.document()))
+    alone = found(capsys, str(path), "--rate", "5", "--requests", "300")
+    named = found(capsys, str(path), "--rate", "5", "--requests", "300", "--workload", "chat", "--slo", bounds)
+    assert alone["inputs"]["slo"] == named["inputs"]["slo"] == bounds
+    assert {**alone, "wall": {}, "inputs": {}} == {**named, "wall": {}, "inputs": {}}
+    run = tokenworks.simulate(plan, rate=5, requests=300)
+    assert (str(run.slo), run.metrics) == (bounds, tokenworks.simulate(path, rate=5, requests=300).metrics)

@@ -7,6 +7,7 @@ import pytest
 from cyclopts import App
 
 from tests.cli.envelope import result
+from tests.ingest import format_cases
 from tokenworks.cli.trace import trace
 from tokenworks.errors import SpecError
 
@@ -77,7 +78,31 @@ def test_classes_and_sessions_without_a_date(tmp_path: Path, capsys: pytest.Capt
     assert "5 requests in 40 s, all at once" in capsys.readouterr().out
 
 
+def test_one_benchmark_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(format_cases.guidellm()))
+    call(str(path), "--benchmark", "2")
+    out, err = capsys.readouterr()
+    assert "report: 3 requests" in out
+    assert "left out 1 row: requests.errored[]" in err
+    with pytest.raises(SpecError, match="choose one with --benchmark 1 to 2"):
+        call(str(path))
+
+
+def test_a_seed_draws_other_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "chunk-0-dataset.json").write_text(json.dumps(format_cases.DATASET))
+    path = tmp_path / "chunk-0-trace.csv"
+    path.write_text(format_cases.SERVEGEN)
+    counts = []
+    for seed in ("1", "1", "2"):
+        call(str(path), "--seed", seed, "-o", "json")
+        counts.append(result(capsys.readouterr().out)["requests"])
+    assert counts[0] == counts[1] != counts[2]
+
+
 def test_bad_input(file: Path) -> None:
+    with pytest.raises(SpecError, match="has the format mooncake, without benchmarks"):
+        call(str(file), "--benchmark", "1")
     with pytest.raises(SpecError, match=r"talk\.jsonl:"):
         call(str(file), "--strict")
     with pytest.raises(SpecError, match="known formats: sharegpt"):

@@ -7,6 +7,8 @@ import pytest
 
 from tests.calibrate.cases import DISAGG, table
 from tests.cli.envelope import result
+from tests.ingest import format_cases
+from tests.ingest.benchmark_cases import written
 from tokenworks.cli import run
 
 MEASURED = Path(__file__).parents[2] / "../shared/measured/serving_dev.csv"
@@ -61,6 +63,40 @@ def test_frontiers_of_two_machines(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "vllm alone" in text
 
 
+def test_a_result_of_inferencex_describes_its_own_deployment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Measured are 18 ms, 400 ms and 90 token/s per GPU, as the file says; nothing else must be given."""
+    path = written(tmp_path, format_cases.INFERENCEX)
+    assert run(["validate", "--data", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "1 of 1 points predicted" in text
+    assert "run.json h200 sglang 16" in text
+    assert "18.0 /" in text
+    assert "400 /" in text
+    assert "90.0 /" in text
+
+
+def test_runs_that_are_left_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = (format_cases.sglang(request_rate="trace"), format_cases.sglang(), format_cases.sglang())
+    path, deployment = tmp_path / "s.jsonl", tmp_path / "d.yaml"
+    path.write_bytes(format_cases.lines(*runs))
+    deployment.write_text(
+        "model: meta-llama/Llama-3.1-8B\nsystem: hgx-h100\n"
+        "roles: [{name: aggregated, parallel: {tp: 1}, max_sequences: 8, chunk_tokens: 2048}]\n"
+    )
+    ask = ["validate", "--deployment", str(deployment), "--data", str(path)]
+    assert run(ask) == 0
+    out, err = capsys.readouterr()
+    assert "2 of 2 points predicted" in out
+    assert "left out:" in err
+    assert "'trace' is no load of its own" in err
+    assert run([*ask, "--benchmark", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert "1 of 1 points predicted" in out
+    assert "s.jsonl run 3 concurrency 2" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -68,11 +104,18 @@ def test_frontiers_of_two_machines(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--data", "DATA", "--limit", "0"], "must be at least 1"),
         (["--data", "DATA", "--calibration", "mystery"], "unknown calibration 'mystery'"),
         (["--data", "DATA", "--out", "no/where.csv"], "cannot be written"),
+        (["--data", "DATA", "--benchmark", "1"], "--benchmark: chooses from benchmark results, and --data has none"),
+        (["--data", "DATA", "--load", "rate=2"], "--load: every file of --data records its load"),
+        (["--data", "DATA", "--load", "fast"], "--load: cannot read 'fast'; write concurrency=16"),
+        (["--data", "TRACE"], "is a trace of the format azure; give measured points; this file can be played with"),
+        (["--data", "RESULT"], "is a benchmark result without a deployment; give --deployment FILE"),
     ],
 )
 def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
-    file = str(table(tmp_path, {}))
-    assert run(["validate", *(file if word == "DATA" else word for word in arguments)]) == 2
+    files = {"DATA": str(table(tmp_path, {})), "TRACE": str(tmp_path / "a.csv"), "RESULT": str(tmp_path / "s.jsonl")}
+    Path(files["TRACE"]).write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,4808,10\n")
+    Path(files["RESULT"]).write_bytes(format_cases.lines(format_cases.sglang()))
+    assert run(["validate", *(files.get(word, word) for word in arguments)]) == 2
     assert says in capsys.readouterr().err
 
 

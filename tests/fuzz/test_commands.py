@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.calibrate import cases
 from tests.fuzz.damage import LINES, VALUES, damaged_csv, damaged_json, damaged_text, damaged_yaml, tries
-from tests.fuzz.test_ingest import BENCHMARKS, TRACES
+from tests.fuzz.test_ingest import BENCHMARKS, TRACES, trace_file
 from tokenworks.cli import VERBS, run
 
 CATALOG = files("tokenworks") / "catalog"
@@ -175,13 +175,13 @@ def test_measured_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("form", TRACES)
+@pytest.mark.parametrize("form", [form for form in TRACES if form != "per-request-parquet"])  # it is no text
 def test_traces(form: str, tmp_path: Path) -> None:
     text = TRACES[form].decode()
     plan = tmp_path / "plan.yaml"
     plan.write_text(DEPLOYMENTS)
     commands = [["trace", "FILE"], ["simulate", str(plan), "--trace", "FILE"]]
-    law(tmp_path / "trace.jsonl", damaged_text(text), commands, 10)
+    law(trace_file(tmp_path), damaged_text(text), commands, 10)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -189,14 +189,18 @@ def test_traces(form: str, tmp_path: Path) -> None:
 def test_benchmarks(form: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(DEPLOYMENTS)
-    commands = [["validate", "--data", "FILE", "--deployment", str(plan)]]
-    law(tmp_path / "result.json", damaged_json(BENCHMARKS[form].decode()), commands, 10)
+    load = ["--load", "concurrency=2"] if form == "aiperf-records" else []
+    commands = [["validate", "--data", "FILE", "--deployment", str(plan), *load]]
+    lines = BENCHMARKS[form].decode().splitlines()
+    damaged = st.tuples(*(damaged_json(line) for line in lines)).map("\n".join)
+    law(tmp_path / "result.json", damaged, commands, 10)
 
 
 OPTION_WORDS = """
     --on --model --workload --isl --osl --slo --rate --concurrency --top --why --engine --calibration --assume
     --deploy --batch --chunk --pick -o --output --kv-dtype --class --set --seed --requests --router --limit --data
-    --deployment --name --trace --help --format --strict --require-slo --max-queue --scale --no-such -- - -h
+    --deployment --name --trace --benchmark --load
+    --help --format --strict --require-slo --max-queue --scale --no-such -- - -h
 """
 VALUE_WORDS = """
     hgx-h100 2xhgx-h100 hgx-h100@xdr 0xhgx-h100 -1xhgx-h100 9999999999xhgx-h100 x@y chat agent tp=2 tp=2,dp=2 tp=0

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import io
 import json
 import lzma
 import re
@@ -14,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.damage import tries
-from tests.ingest import benchmark_cases
+from tests.ingest import benchmark_cases, format_cases
 from tests.ingest.conftest import cache_folder  # noqa: F401
 from tests.ingest.test_readers import AZURE, GOOD, bench, call, lab, session
 from tokenworks.errors import SpecError
 from tokenworks.ingest import FORMATS, load_benchmarks, load_trace
+from tokenworks.ingest.benchmark import Load
 
 SOON_S = 5.0
 
@@ -37,9 +39,33 @@ TRACES: dict[str, bytes] = {
     "vllm-bench": lines(bench(request_rate="inf", max_concurrency=2)),
     "llmservingsim": lines({"input_toks": 2361, "output_toks": 532, "arrival_time": 1777142984.5}),
     "azure": AZURE.encode(),
+    "bailian": format_cases.lines(*format_cases.BAILIAN),
+    "aiperf": format_cases.lines(format_cases.RECORDS[0], format_cases.RECORDS[1]),
+    "guidellm": lines({**format_cases.guidellm(), "benchmarks": format_cases.guidellm()["benchmarks"][:1]}),
+    "otel": lines(format_cases.otel(format_cases.span(0, 9, "5"), format_cases.span(7, 90, 8))),
+    "sglang-bench": format_cases.lines(format_cases.sglang(**format_cases.DETAILS)),
+    "per-request": format_cases.PER_REQUEST.rpartition(",,,,20")[0].encode(),
+    "servegen": format_cases.SERVEGEN.encode(),
     "burstgpt": b"Timestamp,Model,Request tokens,Response tokens,class\n5,ChatGPT,472,18,\n45.5,GPT-4,1087,4,chat\n",
 }
 BENCHMARKS = {name: json.dumps(form(benchmark_cases.KNOWN)).encode() for name, form in benchmark_cases.FORMS.items()}
+BENCHMARKS |= {
+    "sglang": format_cases.lines(format_cases.sglang(), format_cases.sglang(**format_cases.DETAILS)),
+    "inferencex": lines(format_cases.INFERENCEX),
+    "inferencex-multi": lines([format_cases.INFERENCEX_MULTI, format_cases.INFERENCEX]),
+    "guidellm-requests": lines(format_cases.guidellm(2)),
+    "aiperf-records": lines(*format_cases.RECORDS),
+    "vllm-2025": lines(format_cases.VLLM_2025),
+}
+
+with contextlib.suppress(ImportError):
+    import pyarrow
+    import pyarrow.parquet
+
+    buffer = io.BytesIO()
+    columns = {"arrival_s": [0.0, 1.5], "input_tokens": [512, 7], "output_tokens": [6, 6], "class": ["a", "b"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), buffer)
+    TRACES["per-request-parquet"] = buffer.getvalue()
 
 NUMBERS = [
     "0",
@@ -110,9 +136,15 @@ def only_words(read: Callable[[], object]) -> None:
     assert time.perf_counter() - start < SOON_S
 
 
-@pytest.mark.parametrize("form", FORMATS)
+def trace_file(folder: Path) -> Path:
+    """A file with the name of a ServeGen client, beside the lengths of that client."""
+    (folder / "chunk-0-dataset.json").write_text(json.dumps(format_cases.DATASET))
+    return folder / "chunk-0-trace.csv"
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS if form in TRACES or form != "per-request-parquet"])
 def test_mutated_traces(form: str, tmp_path: Path) -> None:
-    path = tmp_path / "trace"
+    path = trace_file(tmp_path)
 
     @tries(80)
     @given(mutated(TRACES[form]), st.booleans(), st.booleans())
@@ -128,15 +160,29 @@ def test_mutated_benchmarks(form: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
 
     @tries(80)
-    @given(mutated(BENCHMARKS[form]))
-    def law(data: bytes) -> None:
+    @given(mutated(BENCHMARKS[form]), st.none() | st.just(Load("at once")))
+    def law(data: bytes, load: Load | None) -> None:
         path.write_bytes(data)
-        only_words(lambda: load_benchmarks(path))
+        only_words(lambda: load_benchmarks(path, load=load))
 
     law()
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", [form for form in FORMATS if form in TRACES or form != "per-request-parquet"])
 def test_what_is_mutated_is_a_trace(form: str, tmp_path: Path) -> None:
-    (tmp_path / "trace").write_bytes(TRACES[form])
-    assert load_trace(tmp_path / "trace").dropped == ()
+    path = trace_file(tmp_path)
+    path.write_bytes(TRACES[form])
+    assert load_trace(path).dropped == ()
+
+
+def test_mutated_lengths_of_servegen(tmp_path: Path) -> None:
+    path = trace_file(tmp_path)
+    path.write_text(format_cases.SERVEGEN)
+
+    @tries(80)
+    @given(mutated(json.dumps(format_cases.DATASET).encode()), st.booleans())
+    def law(data: bytes, strict: bool) -> None:
+        path.with_name("chunk-0-dataset.json").write_bytes(data)
+        only_words(lambda: load_trace(path, strict=strict))
+
+    law()

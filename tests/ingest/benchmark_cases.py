@@ -37,8 +37,8 @@ def vllm(benchmark: Benchmark) -> dict[str, Any]:
 
 def aiperf(benchmark: Benchmark) -> dict[str, Any]:
     """One `profile_export_aiperf.json`, of a run with warm-up."""
-    kind = {"at once": "concurrency"}.get(benchmark.arrivals, benchmark.arrivals)
-    phase = {"name": "profiling", "kind": "profiling", "type": kind, "requests": benchmark.requests}
+    kind = "concurrency" if benchmark.arrivals == "at once" else str(benchmark.arrivals)
+    phase: dict[str, Any] = {"name": "profiling", "kind": "profiling", "type": kind, "requests": benchmark.requests}
     phase |= {"concurrency": benchmark.concurrency} if benchmark.concurrency else {}
     phase |= {"rate": benchmark.rate} if benchmark.rate else {}
     warm = {"name": "warmup", "kind": "warmup", "type": "concurrency", "exclude_from_results": True, "requests": 2}

@@ -11,7 +11,7 @@ import pytest
 
 from tokenworks.errors import SpecError
 from tokenworks.ingest import load_trace
-from tokenworks.ingest.vllm_bench import freed_by
+from tokenworks.ingest.recorded import freed_by
 from tokenworks.specs.trace import Trace
 
 GOOD = {"timestamp": 1000, "input_length": 1025, "output_length": 10, "hash_ids": [7, 8, 100]}
@@ -165,7 +165,7 @@ def test_vllm_bench_failures_and_wrong_files(tmp_path: Path) -> None:
         load_trace(write(tmp_path / "short.json", {"request_throughput": 1.0}))
     with pytest.raises(SpecError, match=r"different lengths.*ttfts 1"):
         load_trace(write(tmp_path / "uneven.json", bench(ttfts=[0.1])))
-    with pytest.raises(SpecError, match="not a result"):
+    with pytest.raises(SpecError, match=r"is no JSON object.*is the file complete"):
         load_trace(write(tmp_path / "cut.json", json.dumps(bench())[:-20]))
 
 

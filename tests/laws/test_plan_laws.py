@@ -13,12 +13,12 @@ import tokenworks
 from tests.planning.settings import DENSE, PLAIN, R1, SESSIONS, SMALL_MOE, costing, setting
 from tokenworks.legal.rules import explain
 from tokenworks.legal.splits import candidates, splits
+from tokenworks.pareto import beaten, front
 from tokenworks.planning import aggregated as together
 from tokenworks.planning import grid
 from tokenworks.planning.cells import Shortlist
 from tokenworks.planning.costing import Costing, OfferedLoad
 from tokenworks.planning.grid import decode_times
-from tokenworks.planning.pareto import beaten, front
 from tokenworks.planning.plan import prepare
 from tokenworks.planning.ranking import deployment
 from tokenworks.planning.search import search
@@ -82,7 +82,7 @@ def test_bounds_lose_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert free.offered >= bounded.offered
     best, same = free.best[:5], bounded.best[:5]
     kept = best["effective"] > 0
-    for column, error in (("effective", 1e-12), ("output", 1e-12), ("tpot", 1e-12), ("ttft_tail", 0.05)):
+    for column, error in (("effective", 1e-12), ("output", 1e-12), ("tpot", 1e-12), ("ttft_tail", 0.1)):
         # prefill roles are compared at no load and at the TTFT bound: of equal outputs, another one may be sooner
         np.testing.assert_allclose(same[column][kept], best[column][kept], rtol=error)
     for column in ("output", "tpot"):

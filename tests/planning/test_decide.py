@@ -10,7 +10,7 @@ import pytest
 
 import tokenworks
 from tests.planning.settings import DENSE, SMALL_MOE, costing
-from tokenworks.planning.decide import Bench, decide
+from tokenworks.planning.decide import Bench, _resized, decide
 from tokenworks.planning.ranking import candidates
 from tokenworks.planning.result import Plan
 from tokenworks.planning.search import search
@@ -157,8 +157,40 @@ def test_a_candidate_below_the_floor_takes_one_run(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tokenworks.planning.decide.DEPTH", 1)
     case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
     one = next(candidates([search(case, 10, margin=0.2)]))
-    weak = dataclasses.replace(one, family=("vllm", 99))
+    weak = dataclasses.replace(_resized(one, 1, "max_sequences", 0.25), family=("vllm", 99))
     first, both = Bench(), Bench()
     decide(first, [one], 1)
     decide(both, [one, weak], 1)
     assert both.simulations <= first.simulations + 8
+
+
+def test_requests_beyond_the_cache_of_a_rank_miss_the_slo() -> None:
+    """A deployment must not look good because it refuses the long requests."""
+    small = {
+        "model": DENSE, "system": "hgx-h100", "engine": "vllm",
+        "roles": [
+            {"name": "prefill", "parallel": {"tp": 1}, "replicas": 6},
+            {"name": "decode", "parallel": {"tp": 2}},
+        ],
+    }  # fmt: skip
+    run = tokenworks.simulate(
+        small, workload=WORKLOAD, slo=SLO, rate=10, requests=4000, assume={"engine.reserve": "9 GB"}
+    )
+    assert all(bound.met for bound in run.bounds.values())
+    assert run.stable
+    assert 0.05 < run.too_large < 0.5
+    assert not run.holds_requests
+    assert not run.meets_slo
+
+
+def test_a_plan_holds_the_long_requests() -> None:
+    plan = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=4)
+    for row in plan.deployments:
+        run = tokenworks.simulate(plan, pick=row.rank, workload=WORKLOAD, slo=SLO, rate=1, requests=3000)
+        assert run.holds_requests
+
+
+def test_a_machine_that_holds_only_short_requests_says_so() -> None:
+    long = WORKLOAD.model_copy(update={"isl": 9000.0, "isl_cv": 1.3})
+    with pytest.raises(tokenworks.DoesNotFit, match=r"1 % of the requests have more than [0-9,]+ tokens, and a rank"):
+        tokenworks.plan(DENSE, "hgx-h100:1", workload=long, slo=SLO, engine="vllm", assume={"engine.reserve": "7 GB"})

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 from tokenworks.arrays import Floats
 from tokenworks.calibrate.measured import Counted, Point
 from tokenworks.calibrate.score import Errors, Pair, Reads, errors, source
+from tokenworks.pareto import front
 from tokenworks.specs.result import FormOf, Plain
 
 SPEEDS = (15.0, 20.0, 30.0, 50.0, 75.0, 100.0, 150.0)
@@ -55,12 +56,9 @@ class Frontier:
         speeds : output tokens per second of one user, of each point, above zero [token/s]
         rates : throughput of each point, above zero [token/s per device]
         """
-        best: list[tuple[float, float]] = []
-        for speed, rate in sorted(zip(speeds, rates, strict=True), reverse=True):  # fastest point first
-            if not best or rate > best[-1][1]:
-                best.append((speed, rate))
-        rising = np.array(best[::-1])
-        return cls(rising[:, 0], rising[:, 1], min(speeds))
+        speed, rate = np.array(speeds), np.array(rates)
+        rising = front(speed, rate)[::-1]
+        return cls(speed[rising], rate[rising], min(speeds))
 
     def at(self, speed: float) -> float | None:
         """Throughput at a speed per user [token/s per device]; None outside the range of the points.

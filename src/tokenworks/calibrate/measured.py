@@ -168,16 +168,21 @@ class PointTable:
     paths : the files
     points : their points
     ignored : columns that are not read
+    notes : what users must know about benchmark results: failed requests, and runs that were left out
+    of_results : True if all points are results of benchmark clients, and none is a row of a CSV
     """
 
     paths: tuple[str, ...]
     points: tuple[Point, ...]
     ignored: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    of_results: bool = False
 
     @property
     def of_one_length(self) -> list[str]:
         """Names of a user's points whose requests count as equally long, because their file has no single requests."""
-        return [point.id for point in self.points if point.deployment and not point.variation]
+        own = (point for point in self.points if point.deployment and not point.variation)
+        return [point.id for point in own if point.nominal_isl <= point.isl]
 
 
 def read_points(path: Path, limit: int | None = None) -> PointTable:
@@ -218,6 +223,22 @@ def read_points(path: Path, limit: int | None = None) -> PointTable:
     if not points:
         raise SpecError("has no rows", where=str(path), hint="give a CSV of measured points, one a row")
     return PointTable((str(path),), tuple(points), tuple(name for name in header if name not in KNOWN))
+
+
+def point_of_cells(where: str, line: int, cells: dict[str, str]) -> Point:
+    """A point from the columns of one row.
+
+    Parameters
+    ----------
+    where : the file, for messages
+    line : line in the file
+    cells : text of each column
+
+    Raises
+    ------
+    SpecError : a cell that is not a number
+    """
+    return _Row(Path(where), line, list(cells), list(cells.values())).point()
 
 
 def _check_header(path: Path, header: list[str] | None) -> None:

@@ -36,8 +36,8 @@ class FittedOn(PointOptions):
     Parameters
     ----------
     data
-        CSV of measured points; or, together with --deployment, a JSON result of vllm bench serve, AIPerf or GuideLLM.
-        May be repeated.
+        CSV of measured points; a result of InferenceX; or, together with --deployment, a result of vllm bench serve,
+        SGLang bench_serving, AIPerf (profile_export_aiperf.json or profile_export.jsonl) or GuideLLM. May be repeated.
     """
 
     data: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)] = ()

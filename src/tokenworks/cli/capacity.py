@@ -74,7 +74,7 @@ def capacity(
         hint = "leave --users out to find the highest rate of the trace"
         raise SpecError("a trace has a fixed number of users", where="--users", hint=hint)
     chosen = deployed.read(deployment)
-    source = played.source(chosen.given)
+    source = played.source(chosen)
     slo = source.slo(played.slo)
     source.must_be_bound(slo, WITHIN)  # check before the compilation, which can take half a minute
     compile_once()

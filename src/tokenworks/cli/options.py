@@ -202,11 +202,13 @@ class PlayedOptions:
     Parameters
     ----------
     trace
-        File of requests: Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, vllm bench serve ... (see
-        `tokenworks trace`).
+        File of requests in any format that `tokenworks trace` shows: a trace, a benchmark result with single requests,
+        or a file of --per-request.
+    benchmark
+        Number of the benchmark to play, in a trace file with several (GuideLLM, SGLang, vllm bench serve).
     workload
         Generate requests with the statistics of a workload of the catalog (agent, chat, code, reason, summarise), or of
-        a YAML file.
+        a YAML file; without --trace and --workload, of the workload that the plan was made for.
     requests
         Number of requests to generate; by default 5000, or 20 per user.
     limit
@@ -216,12 +218,13 @@ class PlayedOptions:
     class_
         Priority (0 is served first, 7 last) and SLO of one class, such as batch:priority=1,ttft=60s. May be repeated.
     seed
-        Random seed of generated requests, and of the router power_of_two.
+        Random seed of generated requests, of requests drawn from a ServeGen file, and of the router power_of_two.
     strict
         Stop at the first row of a trace that is broken or out of order.
     """
 
     trace: Path | None = None
+    benchmark: int | None = None
     workload: str | None = None
     requests: int | None = None
     limit: int | None = None
@@ -230,28 +233,35 @@ class PlayedOptions:
     seed: int = 0
     strict: Switch = False
 
-    def source(self, numbers: tuple[Given, ...] = ()) -> Source:
-        """The trace or the workload. Notes about broken rows of a trace go to stderr.
+    def source(self, deployed: Deployed) -> Source:
+        """The trace or the workload; without both, the workload of the plan that the deployment comes from.
+
+        Notes about broken rows of a trace, and assumptions of its reader, go to stderr.
 
         Parameters
         ----------
-        numbers : numbers of the user; the method uses the numbers of the workload
+        deployed : the deployment; the method uses its workload, and numbers of the user about the workload
         """
         from tokenworks.simulation.source import Source
 
+        if self.benchmark is not None and self.trace is None:
+            raise SpecError("chooses from a trace file", where="--benchmark", hint="give --trace FILE")
         trace = self._recorded() if self.trace is not None else None
+        of_plan = deployed.workload if trace is None else None
         return Source.read(
-            trace, self.workload, requests=self.requests, limit=self.limit, seed=self.seed,
-            classes=tuple(map(RequestClass.parse, self.class_)), file=str(self.trace) if trace else None,
-            assume=numbers,
+            trace, of_plan if self.workload is None else self.workload, requests=self.requests, limit=self.limit,
+            seed=self.seed, classes=tuple(map(RequestClass.parse, self.class_)),
+            file=str(self.trace) if trace else None, assume=deployed.given,
         )  # fmt: skip
 
     def _recorded(self) -> Trace:
         from tokenworks import ingest
 
         assert self.trace is not None
-        read = ingest.load_trace(self.trace, strict=self.strict)
+        read = ingest.load_trace(self.trace, strict=self.strict, benchmark=self.benchmark, seed=self.seed)
         note_mended(read)
+        for note in read.notes:
+            notes().paragraph(f"trace: {note}")
         return read
 
 
@@ -263,21 +273,30 @@ class PointOptions:
     Parameters
     ----------
     data
-        CSV of measured points, one per row; or, together with --deployment, a JSON result of vllm bench serve, AIPerf
-        or GuideLLM. May be repeated.
+        CSV of measured points, one per row; a result of InferenceX; or, together with --deployment, a result of vllm
+        bench serve, SGLang bench_serving, AIPerf (profile_export_aiperf.json or profile_export.jsonl) or GuideLLM. May
+        be repeated.
     deployment
-        YAML file of the deployment that was measured; needed for JSON results.
+        YAML file of the deployment that was measured; needed for results of all clients except InferenceX.
+    benchmark
+        Read only the benchmark with this number, from 1 on, of result files with several.
+    load
+        Load of results that do not record it: concurrency=16, rate=2.5 (Poisson, requests per second) or burst.
     """
 
     data: Annotated[tuple[Path, ...], Parameter(negative=(), show_default=False)]
     deployment: Path | None = None
+    benchmark: int | None = None
+    load: str | None = None
 
     def table(self, limit: int | None = None) -> PointTable:
         """The first `limit` points, or all points. Notes about assumptions go to stderr."""
         from tokenworks.calibrate.own_results import measured_table
 
         deployment = pick_deployment(self.deployment).deployment if self.deployment else None
-        points = measured_table(self.data, deployment, limit)
+        points = measured_table(self.data, deployment, limit, benchmark=self.benchmark, load=self.load)
+        for note in points.notes:
+            notes().paragraph(note)
         if points.of_one_length:
             names = ", ".join(points.of_one_length)
             notes().paragraph(

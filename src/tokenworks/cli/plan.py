@@ -75,7 +75,7 @@ def plan(
     max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None,
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     calibration: Annotated[str, CALIBRATION] = DEFAULT,
-    top: Annotated[int, Parameter(group=RESULT)] = 10,
+    top: Annotated[int, Parameter(group=RESULT)] = 5,
     why: Annotated[str | None, Parameter(group=RESULT)] = None,
     no_simulate: Annotated[Switch, Parameter(group=RESULT)] = False,
     budget: Annotated[str | None, Parameter(group=RESULT)] = None,

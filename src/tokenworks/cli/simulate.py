@@ -80,7 +80,7 @@ def simulate(
     if per_request:
         rows.check(per_request)
     chosen = deployed.read(deployment)
-    source = played.source(chosen.given)
+    source = played.source(chosen)
     slo = source.slo(played.slo)
     if require_slo:
         source.must_be_bound(slo, "--require-slo needs one")
@@ -122,6 +122,8 @@ def _missed(simulation: Simulation) -> str:
     ]
     if not simulation.stable:
         reasons.append("the queue grows: more requests arrive than the deployment serves")
+    if not simulation.holds_requests:
+        reasons.append(f"{simulation.too_large:.1%} of the requests are larger than the KV cache of a rank")
     return f"{simulation.deployment} misses the SLO: {'; '.join(reasons) or 'requests were not served'}"
 
 

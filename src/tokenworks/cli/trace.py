@@ -24,6 +24,8 @@ def trace(
     /,
     *,
     format: Annotated[str | None, Parameter(group=REQUESTS)] = None,  # noqa: A002 - name of the option
+    benchmark: Annotated[int | None, Parameter(group=REQUESTS)] = None,
+    seed: Annotated[int, Parameter(group=REQUESTS)] = 0,
     strict: Annotated[Switch, Parameter(group=REQUESTS)] = False,
     limit: Annotated[int | None, Parameter(group=REQUESTS)] = None,
     output: Output = "table",
@@ -33,10 +35,17 @@ def trace(
     Parameters
     ----------
     file
-        Trace of Mooncake, Azure, BurstGPT, ShareGPT, agent sessions, TraceLab or vllm bench serve; plain, .gz or .xz.
+        Trace of Mooncake, Qwen-Bailian, Azure, BurstGPT, ServeGen, ShareGPT, agent sessions or TraceLab; single
+        requests of vllm bench serve, SGLang bench_serving, AIPerf (profile_export.jsonl), GuideLLM or OpenTelemetry
+        spans of vLLM; a file of simulate --per-request. Plain, .gz or .xz.
     format
-        Format of the file, if its content does not tell: sharegpt, agents, mooncake, tracelab, vllm-bench,
-        llmservingsim, azure or burstgpt.
+        Format of the file, if its content does not tell: sharegpt, agents, bailian, mooncake, tracelab, aiperf,
+        guidellm, otel, sglang-bench, vllm-bench, llmservingsim, azure, burstgpt, per-request, per-request-parquet or
+        servegen.
+    benchmark
+        Number of the benchmark, from 1 on, in a file with several (GuideLLM, SGLang, vllm bench serve).
+    seed
+        Random seed of the requests that are drawn from a ServeGen file.
     strict
         Stop at the first row that is broken or out of order. By default such rows are left out or sorted, and counted.
     limit
@@ -45,7 +54,7 @@ def trace(
     from tokenworks import ingest, traffic
 
     began = time.perf_counter()
-    read = ingest.load_trace(file, format, strict=strict)
+    read = ingest.load_trace(file, format, strict=strict, benchmark=benchmark, seed=seed)
     if limit is not None:
         read = traffic.limit(read, limit)
     statistics = traffic.statistics(read)

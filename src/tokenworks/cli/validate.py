@@ -57,7 +57,7 @@ def validate(
     summary = timed(validation.plain(), began)
     if output == "table":
         _print_head(summary, _names(measured.data))
-        _print_points(validation.rows()) if measured.deployment else _print_groups(summary)
+        _print_points(validation.rows()) if points.of_results else _print_groups(summary)
         _print_frontier(summary["frontier"])
         _print_intervals(summary)
     else:

@@ -63,6 +63,28 @@ class MeanRequest:
         return math.exp(math.sqrt(spread) * NormalDist().inv_cdf(share) - spread / 2)
 
 
+def long_request(workload: Workload, share: float) -> float:
+    """Quantile of input + output of a request, taken as lognormal with the mean and the variance of the sum.
+
+    Parameters
+    ----------
+    workload : the workload; lengths of input and output are independent
+    share : share of the requests that are not longer [-]
+
+    Returns
+    -------
+    Input + output [token].
+
+    References
+    ----------
+    [1] Fenton, The sum of log-normal probability distributions in scatter transmission systems, IRE Trans. 8, 1960.
+    """
+    mean = workload.isl + workload.osl
+    variance = (workload.isl * workload.isl_cv) ** 2 + (workload.osl * workload.osl_cv) ** 2
+    spread = math.log1p(variance / mean**2)
+    return mean * math.exp(math.sqrt(spread) * NormalDist().inv_cdf(share) - spread / 2)
+
+
 def mean_request(workload: Workload) -> MeanRequest:
     """The mean request of a workload, from the statistics of its lengths.
 

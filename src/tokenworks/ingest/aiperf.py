@@ -1,4 +1,7 @@
-"""Reader for `profile_export_aiperf.json` of AIPerf: one benchmark, the profiled phase."""
+"""Reader for `profile_export_aiperf.json` of AIPerf: one benchmark, the profiled phase.
+
+`aiperf_records` reads the single requests of the same run, `profile_export.jsonl`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from tokenworks.ingest.benchmark import (
     Number,
     above_zero,
     decode,
-    none_failed,
+    failures,
     time_of,
 )
 from tokenworks.ingest.rows import InFlight
@@ -41,10 +44,19 @@ class Phase(msgspec.Struct):
     exclude_from_results: bool = False
 
 
-class AiperfConfig(msgspec.Struct):
-    """The settings of the run."""
+class LoadGenerator(msgspec.Struct):
+    """The load as AIPerf before 0.13 writes it."""
 
-    phases: list[Phase]
+    concurrency: InFlight | None = None
+    request_rate: Number | None = None
+    request_rate_mode: str | None = None
+
+
+class AiperfConfig(msgspec.Struct):
+    """The settings of the run: phases, or one load generator (before 0.13)."""
+
+    phases: list[Phase] | None = None
+    loadgen: LoadGenerator | None = None
 
 
 class Export(msgspec.Struct):
@@ -54,7 +66,7 @@ class Export(msgspec.Struct):
     benchmark_duration: AiperfMetric
     input_sequence_length: AiperfMetric
     output_sequence_length: AiperfMetric
-    input_config: AiperfConfig
+    input_config: AiperfConfig | None = None
     time_to_first_token: AiperfMetric | None = None
     inter_token_latency: AiperfMetric | None = None
     error_request_count: AiperfMetric | None = None
@@ -65,10 +77,44 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
     """Read an export: one benchmark."""
     export = decode(data, Export, FORM, where)
     count = round(export.request_count.avg)
-    none_failed(round(export.error_request_count.avg) if export.error_request_count else 0, count, where)
+    failed = round(export.error_request_count.avg) if export.error_request_count else 0
+    notes = failures(failed, count, where)
     if export.was_cancelled:
         raise SpecError("the run was cancelled", where=where, hint="measure again, to the end")
-    phases = [phase for phase in export.input_config.phases if not phase.exclude_from_results]
+    phase, arrivals = _load(export.input_config, where)
+    isl, osl = (_lengths(export, kind, where) for kind in ("input_sequence_length", "output_sequence_length"))
+    seconds = _checked(export.benchmark_duration, "sec", "benchmark_duration", where)
+    ttft, tpot = export.time_to_first_token, export.inter_token_latency
+    load = f" {phase.type} {phase.rate or phase.concurrency or 0:g}" if phase else ""
+    rated = phase is not None and arrivals in ("poisson", "constant")
+    return (
+        Benchmark(
+            # The exports of all runs have the same file name, so the load is part of the point's name.
+            name=f"{name}{load} {isl.mean:.0f}/{osl.mean:.0f}",
+            arrivals=arrivals,
+            rate=above_zero(phase.rate, "input_config.phases: rate", where) if phase and rated else 0.0,
+            concurrency=phase.concurrency if phase else None,
+            requests=count,
+            isl=isl,
+            osl=osl,
+            ttft=time_of(ttft.p50, ttft.avg, "time_to_first_token", where) if ttft else None,
+            tpot=time_of(tpot.p50, tpot.avg, "inter_token_latency", where) if tpot else None,
+            tokens_per_s=count * (isl.mean + osl.mean) / seconds,
+            notes=notes,
+        ),
+    )
+
+
+def _load(config: AiperfConfig | None, where: str) -> tuple[Phase | None, Arrivals | None]:
+    """The profiled phase and its arrivals; None if the export does not record them."""
+    if config is None or (config.phases is None and config.loadgen is None):
+        return None, None
+    if config.phases is None and config.loadgen is not None:
+        how = config.loadgen
+        kind = (how.request_rate_mode or "poisson") if how.request_rate else "concurrency"
+        phases = [Phase(kind, how.request_rate or 0.0, how.concurrency)]
+    else:
+        phases = [phase for phase in config.phases or () if not phase.exclude_from_results]
     if len(phases) != 1:
         hint = "a measured point has one load: give one export for each phase"
         raise SpecError(f"{len(phases)} profiled phases", where=f"{where}: input_config.phases", hint=hint)
@@ -76,25 +122,7 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
     if phase.type not in ARRIVALS:
         hint = f"these can be simulated: {', '.join(ARRIVALS)}"
         raise SpecError(f"{phase.type!r} cannot be simulated", where=f"{where}: input_config.phases: type", hint=hint)
-    arrivals = ARRIVALS[phase.type]
-    isl, osl = (_lengths(export, kind, where) for kind in ("input_sequence_length", "output_sequence_length"))
-    seconds = _checked(export.benchmark_duration, "sec", "benchmark_duration", where)
-    ttft, tpot = export.time_to_first_token, export.inter_token_latency
-    return (
-        Benchmark(
-            # The exports of all runs have the same file name, so the load is part of the point's name.
-            name=f"{name} {phase.type} {phase.rate or phase.concurrency or 0:g} {isl.mean:.0f}/{osl.mean:.0f}",
-            arrivals=arrivals,
-            rate=0.0 if arrivals == "at once" else above_zero(phase.rate, "input_config.phases: rate", where),
-            concurrency=phase.concurrency,
-            requests=count,
-            isl=isl,
-            osl=osl,
-            ttft=time_of(ttft.p50, ttft.avg, "time_to_first_token", where) if ttft else None,
-            tpot=time_of(tpot.p50, tpot.avg, "inter_token_latency", where) if tpot else None,
-            tokens_per_s=count * (isl.mean + osl.mean) / seconds,
-        ),
-    )
+    return phase, ARRIVALS[phase.type]
 
 
 def _lengths(export: Export, kind: str, where: str) -> Lengths:

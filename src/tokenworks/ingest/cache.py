@@ -21,7 +21,7 @@ from tokenworks.specs.save import saved
 from tokenworks.specs.trace import Dropped, Trace
 
 # Increase it when a reader changes, or when a trace gets other columns. Then files are read again, not the cache.
-VERSION = 3
+VERSION = 4
 MOST_ROWS = 1 << 32
 ARRAYS = [name for name, kind in typing.get_type_hints(Trace).items() if typing.get_origin(kind) is np.ndarray]
 UNUSABLE = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, SpecError)
@@ -53,7 +53,8 @@ def entry(rows: Rows, form: str) -> Path:
     """Path of the cached trace for this file and this format."""
     with rows.packed() as file:
         digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]  # type: ignore[arg-type]
-    return folder() / "traces" / f"{digest}-{form}-{VERSION}.npz"
+    chosen = "" if rows.benchmark is None else f"-{rows.benchmark}"
+    return folder() / "traces" / f"{digest}-{form}{chosen}-{VERSION}.npz"
 
 
 def load(kept: Path, path: Path) -> Trace | None:

@@ -75,18 +75,19 @@ class RequestColumns:
         return RequestColumns(*(np.append(getattr(self, name), getattr(other, name))[order] for name in self.__slots__))
 
 
-def read(rows: Rows, kind: type[CsvRow]) -> Trace:
+def read(rows: Rows, kind: type[CsvRow], *, notes: tuple[str, ...] = ()) -> Trace:
     """Read a CSV file.
 
     Parameters
     ----------
     rows : the file
     kind : row type of the format
+    notes : assumptions and omissions of the format, to be printed with the trace
     """
     table = Table()
     for part in _Reader(rows, kind).parts():
         table.extend(part.time_s, part.input, part.output, part.kind)
-    return table.trace(rows)
+    return table.trace(rows, notes=notes)
 
 
 class _Reader:

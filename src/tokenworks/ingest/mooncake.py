@@ -17,6 +17,7 @@ from tokenworks.ingest.table import Runs, Table
 from tokenworks.specs.trace import Trace
 
 BLOCK = 512
+BlockId = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
 
 
 class MooncakeRow(msgspec.Struct):
@@ -25,7 +26,7 @@ class MooncakeRow(msgspec.Struct):
     timestamp: Seconds
     input_length: Tokens
     output_length: Tokens
-    hash_ids: list[Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]] = []
+    hash_ids: list[BlockId] = []
     kind: ClassName = msgspec.field(name="class", default="")
 
 

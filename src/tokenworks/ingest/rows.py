@@ -7,7 +7,7 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,8 @@ UNPACK: dict[bytes, Callable[[IO[bytes]], gzip.GzipFile | lzma.LZMAFile]] = {
 UNDECODABLE = (ValueError, RecursionError)
 DAMAGED = (gzip.BadGzipFile, EOFError, lzma.LZMAError, zlib.error)
 BOM = b"\xef\xbb\xbf"
+BARE_WORD = re.compile(rb"(?<=[:\[,\s])-?(?:Infinity|NaN)(?=\s*[,\]}])")
+"""NaN and Infinity outside quotes. Python's json module writes them, and the JSON standard does not have them."""
 
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 ClassName = Annotated[str, msgspec.Meta(pattern=f"^({CLASS_NAME})?$")]
@@ -45,6 +47,26 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 Item = TypeVar("Item")
 
 
+def standard_json(data: bytes) -> bytes:
+    """JSON text with null in place of each bare NaN and Infinity, so that a standard JSON reader accepts the text."""
+    return BARE_WORD.sub(b"null", data) if b"NaN" in data or b"Infinity" in data else data
+
+
+def wrong_benchmark(chosen: int | None, count: int, path: Path) -> SpecError:
+    """The error for a benchmark that must be chosen, or that the file does not have.
+
+    Parameters
+    ----------
+    chosen : the number that the user gave; None if none
+    count : benchmarks in the file
+    path : the file
+    """
+    words = f"has {count} benchmarks" if count != 1 else "has one benchmark"
+    words += "" if chosen is None else f", and no benchmark {chosen}"
+    hint = f"choose one with --benchmark 1 to {count}" if count > 1 else "leave --benchmark out"
+    return SpecError(words, where=str(path), hint=hint)
+
+
 class Rows:
     """A file that is read line by line. It counts broken and misplaced rows.
 
@@ -52,10 +74,13 @@ class Rows:
     ----------
     path : the file
     strict : True: the first broken or misplaced row is an error
+    benchmark : number of the benchmark to read, from 1 on, in a file with several benchmarks; None: the file has one
+    seed : random seed of formats that describe requests by their statistics
     """
 
-    def __init__(self, path: Path, *, strict: bool = False) -> None:
+    def __init__(self, path: Path, *, strict: bool = False, benchmark: int | None = None, seed: int = 0) -> None:
         self.path, self.strict = path, strict
+        self.benchmark, self.seed = benchmark, seed
         self.reordered = 0
         self._dropped: dict[str, list[Any]] = {}
         self._latest = -float("inf")
@@ -82,6 +107,32 @@ class Rows:
             raise SpecError(f"{field}: {right}" if field else right, where=where, hint=hint)
         entry = self._dropped.setdefault(f"{field}: {right}" if field else right, [0, where])
         entry[0] += 1
+
+    def beside(self, path: Path) -> Rows:
+        """Another file that is read for the same trace. Its broken rows count together with those of this file."""
+        other = Rows(path, strict=self.strict, benchmark=self.benchmark, seed=self.seed)
+        other._dropped = self._dropped
+        return other
+
+    def chosen(self, benchmarks: Sequence[Item]) -> Item:
+        """The benchmark that the user chose, or the only one.
+
+        Parameters
+        ----------
+        benchmarks : the benchmarks of the file, in the order of the file
+
+        Raises
+        ------
+        SpecError : the file has several benchmarks and none is chosen; or it has no benchmark of this number
+        """
+        count = len(benchmarks)
+        if self.benchmark is None and count == 1:
+            return benchmarks[0]
+        if not count:
+            raise SpecError("the file has no benchmark", where=str(self.path), hint="did the run end without an error?")
+        if self.benchmark is None or not 1 <= self.benchmark <= count:
+            raise wrong_benchmark(self.benchmark, count, self.path)
+        return benchmarks[self.benchmark - 1]
 
     def within(self, line: int, field: str, value: int, low: int, high: int) -> bool:
         """True if the value is in its range. Otherwise the row counts as broken."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.arrays import Bools, FloatArray, Floats, Ints
-from tokenworks.planning.pareto import beaten, front
+from tokenworks.pareto import beaten, front
 from tokenworks.specs.slo import Slo
 
 CELL = np.dtype(

@@ -13,7 +13,7 @@ from tokenworks.costs import step
 from tokenworks.costs.breakdown import Breakdown
 from tokenworks.costs.memory import memory
 from tokenworks.costs.rates import Rates
-from tokenworks.costs.requests import accepted_tokens, batch
+from tokenworks.costs.requests import accepted_tokens, batch, long_request
 from tokenworks.legal.points import OVERLAPS, Points, Setting
 from tokenworks.planning.queueing import (
     Demand,
@@ -157,6 +157,11 @@ class Costing:
         """The largest mean batch that fits a number of sequence slots, rounded down; 0: none fits."""
         return np.floor(mean_batch(places, self._spare) + 1e-9)
 
+    @cached_property
+    def longest(self) -> float:
+        """Input + output that 99 % of the requests do not exceed, at most what the model reads [token]."""
+        return min(long_request(self.setting.workload, PERCENTILE / 100), self.setting.model.max_context)
+
     @property
     def _spare(self) -> float:
         return deviations(PERCENTILE / 100) if self.open else 0.0
@@ -224,6 +229,8 @@ class Costing:
     def kv_tokens(self, points: Points, max_sequences: FloatArray, chunk_tokens: FloatArray) -> Floats:
         """Tokens that the KV cache of an instance holds; negative if the instance does not fit [token].
 
+        An instance also does not fit if a rank holds less than the longest of 99 % of the requests.
+
         Parameters
         ----------
         points : splits of the instances
@@ -240,7 +247,7 @@ class Costing:
             chunk_tokens=chunk_tokens,
             memory_fraction=setting.memory_fraction,
         )
-        tokens: Floats = np.where(room.kv > 0, room.kv_tokens, -1.0)
+        tokens: Floats = np.where((room.kv > 0) & (room.kv_tokens >= points.dp * self.longest), room.kv_tokens, -1.0)
         return tokens
 
 

@@ -68,7 +68,7 @@ SIZES = (
 NEAR = 16
 """Steps up or down from its highest rate within which a listed deployment is confirmed [steps]."""
 
-DEPTH = 10
+DEPTH = 5
 """Deployments that a search finds at least, listed or not: estimates may be wrong by more than `ERROR` [count]."""
 
 LOWEST = 1 / 64

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tokenworks.pareto import front as unbeaten
 from tokenworks.planning.decide import Bench, Say, sessions_of, shown
-from tokenworks.planning.pareto import front as unbeaten
 from tokenworks.planning.ranking import Candidate
 from tokenworks.planning.result import FrontPoint
 

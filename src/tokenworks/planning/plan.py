@@ -38,7 +38,7 @@ def plan(
     concurrency: float | None = None,
     slo: SloLike | None = None,
     engine: EngineChoice = "auto",
-    top: int = 10,
+    top: int = 5,
     max_model_len: int | None = None,
     devices: int | None = None,
     assume: Assume = None,

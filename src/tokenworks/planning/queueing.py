@@ -356,8 +356,10 @@ def prefill_limit(demand: Demand, role: Prefill, tpot: FloatArray) -> FloatArray
 def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray) -> Serving:
     """Steady state of a prefill role at a rate. TTFT does not include the KV transfer.
 
-    A step with a single prompt takes `lone_s`, and a step in which all ranks are full takes `pass_s`. Between the two,
-    the time of a step grows linearly with the load.
+    A step with a single prompt takes l = `lone_s`, and a step in which all ranks are full takes p = `pass_s`. A step
+    takes the prompts that came during the step before: T = l + b T (p - l) / p with the load b, so
+
+        T = l / (1 - b (1 - l / p)),  at most p
 
     Parameters
     ----------
@@ -374,7 +376,7 @@ def prefilling(demand: Demand, role: Prefill, rate: FloatArray, tpot: FloatArray
         )
     uncached = demand.request.isl * (1 - hit)
     busy = rate / role.instances * uncached * role.token_s
-    step = role.lone_s + np.minimum(busy, 1.0) * (role.pass_s - role.lone_s)
+    step = role.lone_s / (1 - np.minimum(busy, 1.0) * (1 - role.lone_s / role.pass_s))
     chunks = uncached * role.lanes * role.token_s / role.pass_s
     mean = np.maximum(chunks, 1.0) * step
     longer = np.minimum(chunks * demand.tail, 1.0) / np.minimum(chunks, 1.0)

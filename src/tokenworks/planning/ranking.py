@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from tokenworks import pareto
 from tokenworks.costs import step
 from tokenworks.legal.points import OVERLAPS
-from tokenworks.planning import pareto
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.result import Binding, Estimated, Interval, Ranked
 from tokenworks.planning.roles import sequences_of

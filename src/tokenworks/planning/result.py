@@ -266,7 +266,8 @@ class Plan(Shown):
         numbers = tuple(
             item for item in setting.given if item.area != "workload"
         )  # the workload has its numbers already
-        return Deployed(row.deployment, numbers, self.calibration, setting.workload, setting.model, setting.machine)
+        workload = setting.workload.model_copy(update={"slo": str(self.slo)})
+        return Deployed(row.deployment, numbers, self.calibration, workload, setting.model, setting.machine)
 
     def missed(self) -> SloMissed:
         """The error for a plan in which nothing meets the SLO: the nearest deployment, its distance, and its limit."""

@@ -14,11 +14,11 @@ from tokenworks.costs.split import KV_BYTES
 from tokenworks.costs.transfer import exposed_transfer, request_bytes, wire
 from tokenworks.legal.points import KV_DTYPES, Points
 from tokenworks.legal.splits import Candidates
+from tokenworks.pareto import front
 from tokenworks.planning.aggregated import STEADY
 from tokenworks.planning.cells import Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.grid import crowded_ladder
-from tokenworks.planning.pareto import front
 from tokenworks.planning.queueing import Demand, Prefill, busiest_context, crowd, prefill_limit, prefilling, seen_cv
 from tokenworks.planning.space import Ladders
 from tokenworks.simulation.steps import own_share
@@ -97,10 +97,10 @@ def _tpot(costing: Costing, points: Points, batch: FloatArray) -> Floats:
 
 def _most(costing: Costing, points: Points, batch: Floats) -> Floats:
     """Sequences that the KV cache of a decode split holds beside the memory of a batch; 0: a rank holds none."""
-    workload, places = costing.setting.workload, costing.places(batch)
+    places = costing.places(batch)
     kv_tokens = costing.kv_tokens(points, places, places * (1 + points.draft))
-    fits = kv_tokens >= points.dp * max(workload.isl + workload.osl, costing.demand.request.context)
-    return np.where(fits, np.floor(kv_tokens / costing.demand.request.context), 0.0)
+    context = costing.demand.request.context
+    return np.where(kv_tokens >= points.dp * context, np.floor(kv_tokens / context), 0.0)
 
 
 def _aim(costing: Costing, batch: Floats, tpot: Floats) -> Floats:
@@ -120,10 +120,10 @@ def _aim(costing: Costing, batch: Floats, tpot: Floats) -> Floats:
 def prefill_roles(costing: Costing, candidates: Candidates, ladders: Ladders) -> Roles:
     """Every legal prefill split at every token budget. Prefill roles use no draft tokens."""
     rows = np.flatnonzero(candidates.points.draft == 0)
-    points, workload = candidates.points[rows], costing.setting.workload
+    points = candidates.points[rows]
     wide, chunk = points.columns(1), points.lanes[:, None] * ladders.chunks[None, :]
     kv_tokens = costing.kv_tokens(wide, sequences_of(costing, chunk, wide.lanes), chunk)
-    legal = kv_tokens >= wide.dp * (workload.isl + workload.osl)
+    legal = kv_tokens > 0
     which, _ = np.nonzero(legal)
     roles = _table(costing, candidates, rows[which])
     roles["chunk"], roles["kv_tokens"] = chunk[legal], kv_tokens[legal]
@@ -282,7 +282,8 @@ def _wanted(costing: Costing, roles: Roles) -> Floats:
     """Columns in which a smaller number is better.
 
     They are the time of a token at full load, TTFT without load, and the highest rate within the TTFT bound (negative):
-    of one instance, and of as many as the machine holds, since a request waits less where more lanes may be free.
+    of one instance, of as many as the machine holds, and of a number between both, since a request waits less where
+    more lanes may be free.
     """
     demand, most = costing.demand, np.maximum(costing.setting.machine.devices // roles["devices"], 1)
     role = dataclasses.replace(prefill_of(roles, 1), kv_tokens=np.inf)
@@ -290,7 +291,7 @@ def _wanted(costing: Costing, roles: Roles) -> Floats:
     late = exposed(costing, roles, 0.0, demand.request.hit_share)
     wanted = [roles["token_s"], prefilling(demand, role, alone, tpot).ttft_tail + late]
     if costing.slo.ttft:
-        for instances in (1, most):
+        for instances in (1, np.ceil(np.sqrt(most)), most):
             several = dataclasses.replace(role, instances=instances)
             wanted.append(-in_time_rate(demand, several, costing.slo.ttft.value - late, tpot))
     if demand.request.hit_share > 0:  # a role with a larger KV cache can have more prefix hits

@@ -98,12 +98,15 @@ def _considered(setting: Setting, everything: Points, ladders: Ladders) -> int:
 
 
 def too_busy(costing: Costing, legal: Candidates) -> DoesNotFit:
-    """The error if no split can decode one request while it prefills the next request."""
-    points, demand = legal.points, costing.demand
+    """The error if no split can decode one request while it prefills the next request, or holds the long requests."""
+    points, demand, setting = legal.points, costing.demand, costing.setting
     kv_tokens = costing.kv_tokens(points, points.max_sequences, points.chunk_tokens)
     need = points.lanes * demand.request.isl + points.dp * demand.request.context
     nearest = int(np.argmax(kv_tokens / need))
-    if kv_tokens[nearest] >= need[nearest]:
+    if kv_tokens[nearest] < 0:
+        held = with_memory(points, setting).room.kv_tokens / points.dp
+        why = f"1 % of the requests have more than {costing.longest:,.0f} tokens, and a rank caches {held.max():,.0f}"
+    elif kv_tokens[nearest] >= need[nearest]:
         why = f"prefill of {demand.request.isl:,.0f} tokens takes longer than decoding {demand.request.osl:,.0f}"
     else:
         why = (
@@ -111,8 +114,8 @@ def too_busy(costing: Costing, legal: Candidates) -> DoesNotFit:
             f"prefill per lane need {need[nearest]:,.0f}"
         )
     return DoesNotFit(
-        f"{costing.setting.model.name} fits {costing.setting.machine.name}, but no split keeps up: {why}; "
-        "take more devices or shorter requests"
+        f"{setting.model.name} fits {setting.machine.name}, but no split keeps up: {why}; take more devices or shorter "
+        "requests"
     )
 
 

@@ -58,8 +58,9 @@ class Try:
     ----------
     load : request rate [1/s], or number of users [count]
     held : whether all bounds of the SLO hold and the queue stays finite
-    missed : bounds that do not hold: `ttft`, `tpot`, or `queue` (the queue grew, fewer requests completed than were
-        sent, or a class was not served); with classes of requests `batch.ttft` and so on
+    missed : bounds that do not hold: `ttft`, `tpot`, `queue` (the queue grew, fewer requests completed than were sent,
+        or a class was not served), or `kv` (more than 1 % of the requests are larger than the KV cache of a rank); with
+        classes of requests `batch.ttft` and so on
     ttft_ms, tpot_ms : TTFT and TPOT at the percentile of the SLO [ms]; None without a bound. With classes: the value of
         the class that is nearest to its bound, or furthest beyond it
     requests : simulated requests [count]
@@ -93,6 +94,8 @@ class Try:
         missed = [name for name, bound in bounds.items() if not bound.met]
         if not run.meets_slo and (not missed or not run.stable or not run.served):
             missed.insert(0, "queue")
+        if not run.holds_requests:
+            missed = [name for name in ("kv", *missed) if name != "queue" or not (run.stable and run.served)]
         return cls(
             load=load,
             held=run.meets_slo,

@@ -32,7 +32,7 @@ from tokenworks.specs.given import Assume, given
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.result import Plain
 from tokenworks.specs.shown import Record, Shown, flat
-from tokenworks.specs.slo import RequestClass, Slo
+from tokenworks.specs.slo import PERCENTILE, RequestClass, Slo
 from tokenworks.specs.trace import Trace
 from tokenworks.specs.workload import Workload
 from tokenworks.traffic.distance import reuses
@@ -213,10 +213,23 @@ class Simulation(Shown):
         turns = len(trace) / int((trace.parent < 0).sum())
         return measured.Flow.of(self.outcome, self.span, due_rate=rate, turns=turns)
 
+    @cached_property
+    def too_large(self) -> float:
+        """Share of the requests that the model reads, but that the KV cache of a rank cannot hold [-]."""
+        trace = self.traffic.trace
+        total = trace.input_tokens.astype(np.int64) + trace.output_tokens
+        never = self.cluster.never_fits(trace.input_tokens, trace.output_tokens)
+        return float((never & (total <= self.site.model.max_context)).mean())
+
     @property
     def served(self) -> bool:
         """Whether the deployment completes as many requests as are due. A complete trace is served in any case."""
         return self.flow.served or not self.traffic.endless
+
+    @property
+    def holds_requests(self) -> bool:
+        """Whether the KV cache of a rank holds 99 % of the requests that the model reads."""
+        return self.too_large <= 1 - PERCENTILE / 100
 
     @cached_property
     def backlog(self) -> measured.Backlog:
@@ -231,7 +244,8 @@ class Simulation(Shown):
     @property
     def meets_slo(self) -> bool:
         """Whether all bounds hold at their percentiles, the queue stays finite, and all requests are served."""
-        if not (all(bound.met for bound in self.bounds.values()) and self.served and self.stable):
+        kept = all(bound.met for bound in self.bounds.values())
+        if not (kept and self.served and self.stable and self.holds_requests):
             return False
         sent = [bool(self.of_class(k).any()) for k in range(len(self.traffic.classes))]
         served = all(totals.completed or not any_sent for totals, any_sent in zip(self.by_class, sent, strict=True))

@@ -62,7 +62,9 @@ class Source:
         SpecError : none of the two or both, a count below 1, or a count that the other one has
         """
         if (trace is None) == (workload is None):
-            raise SpecError("give --trace FILE or --workload NAME, one of them")
+            raise SpecError(
+                "give --trace FILE or --workload NAME, one of them; a file of `plan -o yaml` has its workload"
+            )
         for name, count, other in (("limit", limit, "requests"), ("requests", requests, "limit")):
             if count is not None and count < 1:
                 raise SpecError(f"{count} must be at least 1", where=f"--{name}")

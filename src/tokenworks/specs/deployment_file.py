@@ -53,7 +53,7 @@ class Deployed:
     deployment : model, machine, engine and roles
     given : numbers that the user set
     calibration : as `load_calibration` takes it
-    workload : workload of the plan; None: unknown
+    workload : workload of the plan, with the SLO of the plan; None: unknown
     model, machine : the objects of the plan; None: the names in the deployment are loaded
     """
 
@@ -102,6 +102,8 @@ def load_deployments(source: str | Path | Mapping[str, Any] | Deployment) -> lis
         raise SpecError(
             f"{calibration!r} is not a name", where=f"{where}: inputs.calibration", hint="name a calibration"
         )
+    if isinstance(workload, dict) and "slo" in file.inputs:
+        workload = workload | {"slo": file.inputs["slo"]}  # the plan may have bound something else
     asked = None if workload is None else validate(Workload, workload, f"{where}: inputs.workload")
     return [Deployed(entry.deployment, assumed, calibration, asked) for _, entry in ranked]
 
