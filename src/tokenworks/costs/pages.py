@@ -23,6 +23,9 @@ STATE_BYTES = 4.0  # compressors keep fp32 states [byte/element]
 SPARSE_BLOCK = 256
 """Block of vLLM for compressed attention (`--block-size 256`) [token]."""
 
+RING_STRIDE, RING = 4, 8
+"""Stride of the compressor whose states SGLang keeps in rings beside the pages of windows; states of a ring [count]."""
+
 WINDOW_BLOCK = 64
 """Block of the window beside compressed attention, vllm/v1/attention/backends/mla/sparse_swa.py [token]."""
 
@@ -288,7 +291,8 @@ def pool_tokens(model: Model, split: Split, engine: Engine, free: FloatArray) ->
 
         tokens = free / (1 + state share) / (bytes that grow + window share x bytes of windows)
 
-    Models that have only windows put all tokens in the pool of windows.
+    Models that have only windows put all tokens in the pool of windows. The states of compressors with stride 4 are in
+    the pool of windows, too: a ring of 8 states for 256 tokens.
 
     Parameters
     ----------
@@ -307,7 +311,9 @@ def pool_tokens(model: Model, split: Split, engine: Engine, free: FloatArray) ->
     rules = engine.memory
     if any(block.state for block in model.blocks) and rules.state_share is not None:
         free = free / (1 + number(rules.state_share))
-    share = 1.0 if rules.window_share is None else number(rules.window_share)
+    compressed = any(scan.stride > 1 for block in model.blocks for scan in block.scans)
+    window_share = rules.compressed_window_share if compressed else rules.window_share
+    share = 1.0 if window_share is None else number(window_share)
     cell = np.where(grows > 0, grows + share * windows, windows)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(cell > 0, np.maximum(free, 0.0) / cell, np.inf)
@@ -319,4 +325,6 @@ def _window_token(block: Block, split: Split) -> FloatArray:
     for scan in block.scans:
         if scan.keeps is not None:
             total = total + _size(scan, split)
+        elif scan.stride == RING_STRIDE:
+            total = total + RING / SPARSE_BLOCK * 4 * scan.elements * STATE_BYTES
     return total

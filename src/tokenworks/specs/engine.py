@@ -96,6 +96,7 @@ class EngineMemory(Spec):
     pages : "unified" (vLLM): layers with windows or states share one pool of equal blocks with the other layers;
         "pools" (SGLang): windows and states have pools of their own
     window_share : "pools": tokens of the pool of windows / tokens of the pool of the other layers [-]
+    compressed_window_share : the same for models with compressed attention [-]
     state_share : "pools": memory of the pool of recurrent states / memory of the other pools [-]
     derived : how the engine derives `memory_fraction` if the user gives none; None: it has one default for all devices
     kernels : how kernels hold weights; the first entry that matches counts
@@ -111,6 +112,7 @@ class EngineMemory(Spec):
     steps_in_flight: Number
     pages: Literal["unified", "pools"]
     window_share: Number | None = None
+    compressed_window_share: Number | None = None
     state_share: Number | None = None
     derived: DerivedShare | None = None
     kernels: tuple[KernelWeights, ...] = ()
