@@ -167,7 +167,7 @@ def _uniform_pages(model: Model, split: Split, engine: Engine) -> Cache:
         if block.state:
             states.append((block.state.bytes / np.minimum(split.tp, block.state.heads) + 0.0 * split.kv_bytes,
                            block.count))  # fmt: skip
-    kinds = [("grows", 0, grows), *(("window", keeps, found) for keeps, found in windows.items())]
+    kinds = [("grows", 0, grows), *(("window", keeps, entries) for keeps, entries in windows.items())]
     base = float(engine.kv_block)
     pages = {(kind, keeps): _largest(entries) * base for kind, keeps, entries in kinds if entries}
     page: FloatArray = np.maximum.reduce(np.broadcast_arrays(*pages.values())) if pages else 0.0 * split.kv_bytes

@@ -279,14 +279,15 @@ def _answer(setting: Setting, kv_dtype: str, load: Load, widths: list[Width]) ->
     model, engine = setting.model, setting.engine
     note = context_note(model)
     limit = f"{note} The KV cache of each rank holds a request of this length." if note else ""
-    found = Fit(model.name, setting.machine, engine.name, kv_dtype, load, tuple(widths), setting.given)
-    if not note and found.best.concurrency < 1:
-        most = longest(setting, load, Points.of(found.best.role))
+    answer = Fit(model.name, setting.machine, engine.name, kv_dtype, load, tuple(widths), setting.given)
+    if not note and answer.best.concurrency < 1:
+        most = longest(setting, load, Points.of(answer.best.role))
+        starts = "" if engine.memory.pages == "pools" else f" {engine.title} refuses to start without it."
         limit = (
-            f"No rank of [{found.best.role.parallel}] holds one request of the longest length that the model reads, "
-            f"{load.length:,} tokens: vLLM refuses to start without {FLAG} of {most:,} or less."
+            f"No rank of [{answer.best.role.parallel}] holds one request of the longest length that the model reads, "
+            f"{load.length:,} tokens: write {FLAG} of {most:,} or less.{starts}"
         )
-    return dataclasses.replace(found, notes=tuple(filter(None, (limit, model.converted))))
+    return dataclasses.replace(answer, notes=tuple(filter(None, (limit, model.converted))))
 
 
 def _must_have_a_shape(points: Points, setting: Setting) -> None:
