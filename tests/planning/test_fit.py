@@ -173,6 +173,24 @@ def test_the_longest_request_of_the_model_is_a_note_where_nobody_asked_for_it() 
     )
 
 
+def test_logs_that_the_rules_have_not_seen() -> None:
+    """vllm-project/vllm issues 23278 (65.97 GiB of weights, -2.14 GiB of cache, no start) and 27508 (1.71 GiB) with
+    gpt-oss-120b on one H100; 33155 (64.38 GiB, Triton); a start-up log of 2026-10 with Llama-3.1-8B (460,496 tokens)."""
+    name = "openai/gpt-oss-120b"
+    with pytest.raises(
+        DoesNotFit, match=r"2\.[2-6] GB more than the engine may take; --memory-fraction 0\.93 would do"
+    ):
+        fit(name, "hgx-h100", deploy="tp=1")
+    tight = fit(name, "hgx-h100", deploy="tp=1", memory_fraction=0.95, chunk=1024).best
+    assert tight.weights / 2**30 == pytest.approx(65.97, rel=0.003)
+    assert tight.kv / 2**30 == pytest.approx(1.71, abs=0.15)
+    triton = fit(name, "hgx-h100", deploy="tp=1", memory_fraction=0.95, max_sequences=256,
+                 assume={"engine.version": "0.14.1"})  # fmt: skip
+    assert triton.best.weights / 2**30 == pytest.approx(64.38, rel=0.005)
+    new = fit("meta-llama/Meta-Llama-3.1-8B", "hgx-h100", deploy="tp=1", assume={"engine.version": "0.33"}).best
+    assert new.rank_tokens == pytest.approx(460_496, rel=0.01)
+
+
 def test_settings_of_the_split_count_as_options_do() -> None:
     named = fit("Qwen/Qwen3-8B", "hgx-h100", deploy="tp=2,chunk_tokens=4096,max_sequences=64,memory_fraction=0.8")
     asked = fit("Qwen/Qwen3-8B", "hgx-h100", deploy="tp=2", chunk=4096, max_sequences=64, memory_fraction=0.8)
