@@ -175,7 +175,7 @@ def test_the_longest_request_of_the_model_is_a_note_where_nobody_asked_for_it() 
 
 def test_logs_that_the_rules_have_not_seen() -> None:
     """vllm-project/vllm issues 23278 (65.97 GiB of weights, -2.14 GiB of cache, no start) and 27508 (1.71 GiB) with
-    gpt-oss-120b on one H100; 33155 (64.38 GiB, Triton); a start-up log of 2026-10 with Llama-3.1-8B (460,496 tokens)."""
+    gpt-oss-120b on one H100; 33155 (64.38 GiB, Triton); a start-up log of 2026-10, Llama-3.1-8B (460,496 tokens)."""
     name = "openai/gpt-oss-120b"
     with pytest.raises(
         DoesNotFit, match=r"2\.[2-6] GB more than the engine may take; --memory-fraction 0\.93 would do"
