@@ -47,6 +47,17 @@ def test_what_does_not_fit_exits_3_with_by_how_much(capsys: pytest.CaptureFixtur
         ([R1, "--on", "scalex40", "--kv-dtype", "fp5"], "kv-dtype"),
         ([R1, "--on", "scalex40", "--engine", "tgi"], "engine"),
         ([R1, "--on", "scalex40", "--assume", "missing.yaml"], "missing.yaml"),
+        ([R1, "--on", "scalex40", "--memory-fraction", "0"], "--memory-fraction: 0 is not a share"),
+        ([R1, "--on", "scalex40", "--memory-fraction", "1.2"], "--memory-fraction: 1.2 is not a share"),
+        ([R1, "--on", "scalex40", "--memory-fraction", "nan"], "--memory-fraction"),
+        ([R1, "--on", "scalex40", "--set", "engine.memory_fraction=1.2"], "must be above 0 and at most 1"),
+        ([R1, "--on", "scalex40", "--set", "engine.memory_fraction=0"], "must be above 0 and at most 1"),
+        ([R1, "--on", "scalex40", "--set", "engine.version=new"], "give a version such as 0.21"),
+        ([R1, "--on", "scalex40", "--chunk", "0"], "--chunk: 0 is not a number of 1 or more"),
+        ([R1, "--on", "scalex40", "--max-sequences", "-1"], "--max-sequences"),
+        ([R1, "--on", "scalex40", "--deploy", "tp=3"], "tp"),
+        ([R1, "--on", "scalex40", "--deploy", "tp=8,memory_fraction=1.2"], "1.2 is not a share"),
+        ([R1, "--on", "scalex40", "--deploy", "tp=8,chunk_tokens=64", "--chunk", "64"], "chunk_tokens is given twice"),
         ([R1, "--on", "scalex40", "--set", "calibration.skews=1"], "calibration.skews: no such path; did you mean"),
     ],
 )
@@ -102,6 +113,23 @@ def test_a_request_that_no_rank_holds_exits_3(capsys: pytest.CaptureFixture[str]
     out, err = capsys.readouterr()
     assert out == ""
     assert "one request of 131,072 tokens (--max-model-len)" in err
+    assert "would hold it" in err
+
+
+def test_the_words_of_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    """vLLM printed 14.25 GiB, 56.25 GiB and 1,053,328 tokens for this start (inference-sim)."""
+    asked = ["--deploy", "tp=1", "--chunk", "4096", "--max-sequences", "128", "--memory-fraction", "0.9"]
+    assert run(["fit", "Qwen/Qwen2.5-7B-Instruct", "--on", "hgx-h100", *asked]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "fits hgx-h100 as [tp1]: 1 device a copy" in out
+    assert "model weights take 14.19 GiB, KV cache memory 56.13 GiB, KV cache size 1,051,019 tokens" in out
+    assert "maximum concurrency for 32,768 tokens per request 32.07x" in out
+
+
+def test_what_would_do_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--engine", "sglang", "--deploy", "tp=8", "--memory-fraction", "0.88"]
+    assert run(["fit", "deepseek-ai/DeepSeek-V4-Pro", "--on", "hgx-h200", *asked]) == 3
+    assert "--memory-fraction 0.91 would do" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tokens", ["0", "131073"])

@@ -174,7 +174,7 @@ def test_requests_beyond_the_cache_of_a_rank_miss_the_slo() -> None:
         ],
     }  # fmt: skip
     run = tokenworks.simulate(
-        small, workload=WORKLOAD, slo=SLO, rate=10, requests=4000, assume={"engine.reserve": "9 GB"}
+        small, workload=WORKLOAD, slo=SLO, rate=10, requests=4000, assume={"engine.memory.outside_torch": "8.8 GB"}
     )
     assert all(bound.met for bound in run.bounds.values())
     assert run.stable
@@ -193,4 +193,5 @@ def test_a_plan_holds_the_long_requests() -> None:
 def test_a_machine_that_holds_only_short_requests_says_so() -> None:
     long = WORKLOAD.model_copy(update={"isl": 9000.0, "isl_cv": 1.3})
     with pytest.raises(tokenworks.DoesNotFit, match=r"1 % of the requests have more than [0-9,]+ tokens, and a rank"):
-        tokenworks.plan(DENSE, "hgx-h100:1", workload=long, slo=SLO, engine="vllm", assume={"engine.reserve": "7 GB"})
+        tokenworks.plan(DENSE, "hgx-h100:1", workload=long, slo=SLO, engine="vllm",
+                        assume={"engine.memory.outside_torch": "6 GB"})  # fmt: skip

@@ -205,9 +205,9 @@ def test_a_model_that_does_not_fit_says_by_how_much_and_what_would() -> None:
 
 
 def test_a_request_that_no_cache_holds_does_not_fit() -> None:
-    """66 GB of weights on one device of 80 GB leave 2 GB: some 8,000 tokens of 262 kB."""
+    """66 GB of weights on one device of 77 GB leave 3.3 GB: some 25,000 tokens of 131 kB."""
     case = costing(DENSE, "hgx-h100", "", workload=Workload(name="long", isl=30_000, osl=10))
-    alone = dataclasses.replace(case.setting.machine, devices=1, domain=1, host=HostNode(1), hbm_bytes=80e9)
+    alone = dataclasses.replace(case.setting.machine, devices=1, domain=1, host=HostNode(1), hbm_bytes=77e9)
     setting = dataclasses.replace(case.setting, machine=alone)
     with pytest.raises(DoesNotFit, match=r"the KV cache of one request: 30,010 tokens, .* at most"):
         search(dataclasses.replace(case, setting=setting), keep=1)

@@ -12,6 +12,7 @@ from tokenworks.cli.options import (
     FILE_CALIBRATION,
     MACHINE,
     MAX_MODEL_LEN,
+    MEMORY_FRACTION,
     ON,
     REQUESTS,
     NumberOptions,
@@ -39,6 +40,7 @@ def estimate(
     batch: Annotated[int | None, Parameter(group=REQUESTS)] = None,
     chunk: Annotated[int | None, Parameter(group=REQUESTS)] = None,
     max_model_len: Annotated[int | None, MAX_MODEL_LEN] = None,
+    memory_fraction: Annotated[float | None, MEMORY_FRACTION] = None,
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     calibration: Annotated[str | None, FILE_CALIBRATION] = None,
     output: Output = "table",
@@ -70,7 +72,8 @@ def estimate(
     """
     result = make_estimate(
         model, on, deploy=deploy, pick=pick, workload=workload, isl=isl, osl=osl, batch=batch, chunk=chunk,
-        engine=engine, max_model_len=max_model_len, devices=devices, assume=numbers.given(), calibration=calibration,
+        engine=engine, max_model_len=max_model_len, memory_fraction=memory_fraction, devices=devices,
+        assume=numbers.given(), calibration=calibration,
     )  # fmt: skip
     if output == "table":
         _print(result)

@@ -69,6 +69,11 @@ MAX_MODEL_LEN = Parameter(
     "the publisher documents rope scaling (YaRN) for it.",
     group=MACHINE,
 )
+MEMORY_FRACTION = Parameter(
+    help="Share of the device memory that the engine takes, above 0 and at most 1: --gpu-memory-utilization of vLLM, "
+    "--mem-fraction-static of SGLang; by default what the engine takes.",
+    group=MACHINE,
+)
 CALIBRATION = Parameter(
     help="Utilisation of the devices: a calibration of the catalog (serving, datasheet), or a YAML file that "
     "`calibrate` wrote.",

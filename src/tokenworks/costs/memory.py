@@ -1,6 +1,7 @@
-"""Memory of a device: weights, activations, communication buffers and the engine's reserve. The rest is KV cache.
+"""Memory of a device as an engine divides it: weights, activations, buffers, reserve. The rest is KV cache.
 
-All sizes are per device, on the most loaded rank [byte]. All functions accept arrays of splits.
+All sizes are per device, on the most loaded rank [byte]. All functions accept arrays of splits. Weights are in
+`costs.weights`, temporary tensors and graphs in `costs.activations`, the blocks of the KV cache in `costs.pages`.
 """
 
 from __future__ import annotations
@@ -9,16 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.arrays import FloatArray, ceil_div
-from tokenworks.costs.moe import local_experts
+from tokenworks.arrays import FloatArray
+from tokenworks.costs.activations import ACTIVATION, activation_bytes, graph_bytes
+from tokenworks.costs.pages import Cache, drafts, plain, pool_tokens, unified
 from tokenworks.costs.split import Split
+from tokenworks.costs.weights import weight_bytes
 from tokenworks.specs.calibration import number
 from tokenworks.specs.engine import Engine
 from tokenworks.specs.machine import Machine
-from tokenworks.specs.model import VECTOR_BYTES, Block, Matrix, Model
-
-ACTIVATION = 2.0  # bf16 [byte/element]
-LOGIT = 4.0  # engines sample from fp32 logits [byte/element]
+from tokenworks.specs.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +27,17 @@ class Memory:
 
     Parameters
     ----------
-    weights : weights, with draft layers if the split speculates [byte]
-    activations : peak of the temporary tensors of a step [byte]
+    weights : weights as the kernels hold them, with draft layers if the split speculates [byte]
+    activations : peak of the temporary tensors of a step, as far as `usable` must hold them [byte]
     buffers : communication buffers [byte]
-    reserve : memory that the engine keeps free [byte]
-    usable : device memory x the fraction that the engine takes [byte]
+    reserve : memory of the driver and of libraries, and of captured graphs, as far as `usable` must hold them [byte]
+    usable : memory that the engine takes [byte]
     kv : rest of `usable`, for KV cache and states; negative if the model does not fit [byte]
     kv_bytes_per_token : cache that one more token of a long context adds to each device of its rank [byte/token]
     state_bytes_per_sequence : full windows and recurrent states of one sequence, at any length [byte]
     kv_tokens : tokens that all dp ranks of the instance can cache together, after the states of `max_sequences`;
         infinite if a token adds nothing [token]
+    graphs : captured graphs; `reserve` holds them where the engine counts them [byte]
     """
 
     weights: FloatArray
@@ -48,6 +49,7 @@ class Memory:
     kv_bytes_per_token: FloatArray
     state_bytes_per_sequence: FloatArray
     kv_tokens: FloatArray
+    graphs: FloatArray
 
 
 def memory(
@@ -62,18 +64,22 @@ def memory(
 ) -> Memory:
     """Memory of the most loaded device of an instance.
 
-        kv = hbm x fraction - weights - activations - buffers - reserve
+        kv = usable - weights - activations - buffers - reserve
 
-    Weights count as they are stored. tp divides attention, dense FFN and shared experts, and each dp rank has a copy.
-    A rank holds ceil((E + R) / ep) experts, and expert_tp divides each of them. A pipeline stage has ceil(L / pp)
-    layers; the most loaded stage is taken to have the heaviest ones.
+    An engine that profiles a step (vLLM) takes `hbm x fraction`. It measures weights, the peak of the temporary
+    tensors, and memory outside torch, and gives the rest to the KV cache [1]. The context of the driver is outside this
+    share, and before vLLM 0.21 the graphs are.
+
+    An engine with a static share (SGLang) keeps `free x (1 - fraction)` for temporary tensors and graphs, where `free`
+    is the memory before weights are loaded: without context and communication [2]. Temporary tensors take memory of
+    the KV cache only if they need more than this.
 
     Parameters
     ----------
     model : the model
-    machine : the machine, of which only the device memory is used
+    machine : the machine, of which only the device memory and the device family are used
     split : parallel widths of the instance
-    engine : serving engine, with its reserve and its buffers
+    engine : serving engine, with its rules
     max_sequences : running sequences of the instance, all dp ranks [count]
     chunk_tokens : tokens of one step of the instance, all dp ranks [token]
     memory_fraction : share of the device memory that the engine takes [-]
@@ -84,17 +90,33 @@ def memory(
 
     References
     ----------
-    [1] DeepEP (deepseek-ai/DeepEP), csrc/config.hpp: layout of the low-latency buffers.
+    [1] vllm/v1/worker/gpu_worker.py: determine_available_memory; vllm/utils/mem_utils.py: memory_profiling.
+    [2] python/sglang/srt/mem_cache/kv_cache_configurator.py: _profile_available_bytes.
     """
-    weights = weight_bytes(model, split)
-    activations = activation_bytes(model, split, max_sequences=max_sequences, chunk_tokens=chunk_tokens)
+    rules = engine.memory
+    weights = weight_bytes(model, split, engine=engine, family=machine.family)
+    peak = activation_bytes(model, split, engine, max_sequences=max_sequences, chunk_tokens=chunk_tokens)
+    graphs = graph_bytes(model, split, engine, max_sequences=max_sequences)
     buffers = buffer_bytes(model, split, engine, max_sequences=max_sequences)
-    reserve = number(engine.reserve)
-    usable = machine.hbm_bytes * memory_fraction
+    context = number(rules.context)
+    reserve: FloatArray
+    if rules.budget == "static":
+        free = machine.hbm_bytes - context - _group(split, engine)
+        spare = free * (1 - memory_fraction)
+        usable, reserve = machine.hbm_bytes - spare, context + number(rules.outside_torch)
+        activations = np.maximum(peak + graphs - spare, 0.0)
+    else:
+        counted = number(rules.graphs_counted)
+        usable = np.minimum(machine.hbm_bytes * memory_fraction, machine.hbm_bytes - context - (1 - counted) * graphs)
+        activations, reserve = peak, number(rules.outside_torch) + counted * graphs
     kv = usable - weights - activations - buffers - reserve
-    per_token, per_sequence = cache_bytes(model, split)
-    tokens = split.dp * cached_tokens(usable, usable - kv + per_sequence * max_sequences / split.dp, per_token)
-    return Memory(weights, activations, buffers, reserve, usable, kv, per_token, per_sequence, tokens)
+    cache = paged(model, split, engine)
+    per_token, per_sequence = _cache_bytes(model, split, cache)
+    held = usable - kv + per_sequence * max_sequences / split.dp
+    if cache is not None:  # prefill tokens take blocks of windows until their step ends
+        held = held + cache.chunk(chunk_tokens / split.dp * number(rules.steps_in_flight))
+    tokens = split.dp * cached_tokens(usable, held, per_token)
+    return Memory(weights, activations, buffers, reserve, usable, kv, per_token, per_sequence, tokens, graphs)
 
 
 def cached_tokens(usable: FloatArray, held: FloatArray, per_token: FloatArray) -> FloatArray:
@@ -115,94 +137,9 @@ def cached_tokens(usable: FloatArray, held: FloatArray, per_token: FloatArray) -
         return np.where(per_token > 0, room / per_token, np.inf)
 
 
-def weight_bytes(model: Model, split: Split) -> FloatArray:
-    """Weights on the most loaded device. The draft layers count if the split speculates.
-
-    The first stage of a pipeline holds the embedding, the last stage holds the head. The larger one counts.
-
-    Parameters
-    ----------
-    model : the model
-    split : parallel widths of the instance
-
-    Returns
-    -------
-    Size of the weights [byte].
-    """
-    layers = _heaviest([(_block_bytes(block, model, split), block.count) for block in model.blocks], split.pp)
-    draft = sum(block.count * _block_bytes(block, model, split) for block in model.draft)
-    embedding = model.embedding.stored / split.tp
-    head = model.head.stored / split.tp if model.head else 0.0
-    ends = np.where(split.pp > 1, np.maximum(embedding, model.embedding.stored / split.tp if not model.head else head),
-                    embedding + head)  # fmt: skip
-    return layers + ends + (split.draft_tokens > 0) * draft + VECTOR_BYTES * model.vectors
-
-
-def _heaviest(layers: list[tuple[FloatArray, int]], pp: FloatArray) -> FloatArray:
-    """Size of the ceil(L / pp) heaviest layers: an upper bound for every pipeline stage [byte]."""
-    sizes = np.stack(np.broadcast_arrays(*(size for size, _ in layers), pp * 0.0)[:-1])
-    order = np.argsort(-sizes, axis=0)
-    sizes = np.take_along_axis(sizes, order, axis=0)
-    counts = np.array([count for _, count in layers])[order]
-    left = ceil_div(sum(count for _, count in layers), pp)
-    total: FloatArray = 0.0
-    for size, count in zip(sizes, counts, strict=True):
-        taken = np.minimum(left, count)
-        total, left = total + taken * size, left - taken
-    return total
-
-
-def _block_bytes(block: Block, model: Model, split: Split) -> FloatArray:
-    """Weights of one layer of a block on one device [byte]."""
-    kv_heads = max((scan.heads for scan in block.scans), default=model.kv_heads)
-    total: FloatArray = VECTOR_BYTES * block.vectors
-    for matrix in block.matrices:
-        total = total + _matrix_bytes(matrix, kv_heads, block, split)
-    return total
-
-
-def _matrix_bytes(matrix: Matrix, kv_heads: int, block: Block, split: Split) -> FloatArray:
-    if block.experts and matrix.part == "experts":
-        held = local_experts(block.experts.count, split.redundant, split.ep)
-        return matrix.stored / matrix.copies * held / split.expert_tp
-    if matrix.split == "none":
-        return matrix.stored
-    return matrix.stored / (np.minimum(split.tp, kv_heads) if matrix.split == "kv" else split.tp)
-
-
-def activation_bytes(model: Model, split: Split, *, max_sequences: FloatArray, chunk_tokens: FloatArray) -> FloatArray:
-    """Peak of the temporary tensors in the largest step.
-
-    The peak holds the residual stream, its normed copy, the widest input and output of a GEMM, and the logits of all
-    running sequences. Logits and tensors of a chunk are not needed at the same time, but engines keep memory for both.
-
-    Parameters
-    ----------
-    model : the model
-    split : parallel widths of the instance
-    max_sequences : running sequences of the instance, all dp ranks [count]
-    chunk_tokens : tokens of one step of the instance, all dp ranks [token]
-
-    Returns
-    -------
-    Size on one device [byte].
-    """
-    tokens = chunk_tokens / split.dp
-    widest: FloatArray = 0.0
-    for block in model.blocks:
-        for matrix in block.matrices:
-            if matrix.part == "experts" and block.experts:
-                share = block.experts.topk / (split.ep * split.expert_tp) * split.dp
-                width = share * (2 * block.experts.intermediate + block.experts.hidden)
-            else:
-                width = (matrix.outputs + matrix.inputs) / (1 if matrix.split == "none" else split.tp)
-            widest = np.maximum(widest, width)
-    logits = max_sequences * (1 + split.draft_tokens) / split.dp * model.vocab * (LOGIT / split.tp + ACTIVATION)
-    return tokens * ACTIVATION * (2 * model.hidden + 2 * widest) + logits
-
-
 def buffer_bytes(model: Model, split: Split, engine: Engine, *, max_sequences: FloatArray) -> FloatArray:
-    """Communication buffers: one for each communication group, and the dispatch buffers of experts between dp ranks.
+    """Communication buffers: those of all groups of an instance with several devices, and the dispatch buffers of
+    experts between dp ranks.
 
     The dispatch buffers take 4 x E x T x 2 h byte: send and receive buffers, both doubled, with room for T tokens of
     width h for each of E experts [1]. T is the number that the engine reserves, or the tokens that a device decodes in
@@ -212,7 +149,7 @@ def buffer_bytes(model: Model, split: Split, engine: Engine, *, max_sequences: F
     ----------
     model : the model
     split : parallel widths of the instance
-    engine : serving engine, with the size of a group buffer and the dispatch tokens
+    engine : serving engine, with the size of the buffers of groups and the dispatch tokens
     max_sequences : running sequences of the instance, all dp ranks [count]
 
     Returns
@@ -223,8 +160,7 @@ def buffer_bytes(model: Model, split: Split, engine: Engine, *, max_sequences: F
     ----------
     [1] DeepEP (deepseek-ai/DeepEP), csrc/config.hpp: layout of the low-latency buffers.
     """
-    groups = 1.0 * (split.tp > 1) + (split.pp > 1) + (split.dp > 1)
-    total = groups * number(engine.group_buffer)
+    total = _group(split, engine)
     routed = [block.experts for block in model.blocks if block.experts]
     if routed:
         largest = max(experts.count * experts.hidden for experts in routed)
@@ -234,46 +170,84 @@ def buffer_bytes(model: Model, split: Split, engine: Engine, *, max_sequences: F
     return total
 
 
-def cache_bytes(model: Model, split: Split) -> tuple[FloatArray, FloatArray]:
-    """Cache of one token, and fixed cache of one sequence, on the most loaded device.
+def _group(split: Split, engine: Engine) -> FloatArray:
+    """Buffers of all communication groups of an instance with several devices [byte]."""
+    return (split.devices > 1) * number(engine.memory.group)
 
-    tp divides the KV heads, but never one head. Each tp rank holds a whole latent (MLA). A pipeline stage holds the
-    cache of its own layers.
+
+def cache_bytes(model: Model, split: Split, engine: Engine | None = None) -> tuple[FloatArray, FloatArray]:
+    """Cache of one token, and fixed cache of one sequence, on the most loaded device.
 
     Parameters
     ----------
     model : the model
     split : parallel widths of the instance, and the size of a cached element
+    engine : engine that holds the cache in its blocks; None: without blocks, as it is sent over a network
 
     Returns
     -------
     Cache that one more token adds [byte/token], and windows and states of a sequence at any length [byte].
     """
-    blocks = [*((block, block.count) for block in model.blocks)]
-    per_token = _heaviest([(_grows(block, split), count) for block, count in blocks], split.pp)
-    per_sequence = _heaviest([(_fixed(block, split), count) for block, count in blocks], split.pp)
-    for block in model.draft:
-        speculates = split.draft_tokens > 0
-        per_token = per_token + speculates * block.count * _grows(block, split)
-        per_sequence = per_sequence + speculates * block.count * _fixed(block, split)
-    return per_token, per_sequence
+    return _cache_bytes(model, split, paged(model, split, engine))
 
 
-def _grows(block: Block, split: Split) -> FloatArray:
-    """Cache that one more token adds in one layer [byte/token]."""
-    total: FloatArray = 0.0 * split.kv_bytes
-    for scan in block.scans:
-        total = total + scan.growth(split.kv_bytes) / np.minimum(split.tp, scan.heads)
-    return total
+def _cache_bytes(model: Model, split: Split, cache: Cache | None) -> tuple[FloatArray, FloatArray]:
+    if cache is None:
+        return plain(model, split)
+    draft_token, draft_sequence = drafts(model, split)
+    return cache.per_token + draft_token, cache.per_sequence + draft_sequence
 
 
-def _fixed(block: Block, split: Split) -> FloatArray:
-    """Windows and states of one sequence in one layer [byte]."""
-    total: FloatArray = 0.0 * split.kv_bytes
-    for scan in block.scans:
-        if scan.keeps is not None:
-            size = split.kv_bytes if scan.bytes is None else scan.bytes
-            total = total + scan.keeps * scan.elements * size / np.minimum(split.tp, scan.heads)
-    if block.state:
-        total = total + block.state.bytes / np.minimum(split.tp, block.state.heads)
-    return total
+def paged(model: Model, split: Split, engine: Engine | None) -> Cache | None:
+    """The blocks in which an engine holds the cache; None where blocks change nothing."""
+    return unified(model, split, engine) if engine is not None and engine.memory.pages == "unified" else None
+
+
+def engine_tokens(
+    model: Model, split: Split, engine: Engine, *, free: FloatArray, length: FloatArray, chunk_tokens: FloatArray
+) -> FloatArray:
+    """KV tokens of one rank as the engine prints them at its start.
+
+    vLLM divides the memory by the cache of a request of the longest length, and multiplies by this length: "Maximum
+    concurrency" and "GPU KV cache size" [1]. SGLang prints the size of its pool, "max_total_num_tokens" [2].
+
+    Parameters
+    ----------
+    model, split, engine : as in `memory`
+    free : memory for the cache on one device [byte]
+    length : longest request that the engine accepts [token]
+    chunk_tokens : tokens of one step of the instance, all dp ranks [token]
+
+    Returns
+    -------
+    Number of tokens [token].
+
+    References
+    ----------
+    [1] vllm/v1/core/kv_cache_utils.py: get_kv_cache_capacity.
+    [2] python/sglang/srt/model_executor/pool_configurator.py.
+    """
+    free = np.maximum(free, 0.0)
+    if engine.memory.pages == "pools":
+        return pool_tokens(model, split, engine, free)
+    return length * free / request_bytes(model, split, engine, length=length, chunk_tokens=chunk_tokens)
+
+
+def request_bytes(
+    model: Model, split: Split, engine: Engine, *, length: FloatArray, chunk_tokens: FloatArray
+) -> FloatArray:
+    """Cache of one request of a length on one device, as an engine demands it at its start [byte].
+
+    Parameters
+    ----------
+    model, split, engine : as in `memory`
+    length : input + output of the request [token]
+    chunk_tokens : tokens of one step of the instance, all dp ranks [token]
+    """
+    in_flight = chunk_tokens / split.dp * number(engine.memory.steps_in_flight)
+    cache = paged(model, split, engine)
+    if cache is None:
+        per_token, per_sequence = plain(model, split)
+        return per_token * np.ceil(length / engine.kv_block) * engine.kv_block + per_sequence
+    draft_token, draft_sequence = drafts(model, split)
+    return cache.request(length, in_flight) + draft_token * length + draft_sequence

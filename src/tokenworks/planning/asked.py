@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from tokenworks.errors import SpecError
 from tokenworks.legal.points import Setting
 from tokenworks.planning.result import Plan
-from tokenworks.planning.setting import setting_of, workload_of
+from tokenworks.planning.setting import setting_of, with_memory_fraction, with_role_fraction, workload_of
 from tokenworks.planning.why import read_role
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike
 from tokenworks.specs.compose import On
@@ -100,8 +101,9 @@ def holds_deployments(thing: ModelLike | DeploymentLike) -> bool:
 
 def asked(
     thing: ModelLike | DeploymentLike, requests: AskedRequests, *, on: On | None = None, deploy: str | None = None,
-    pick: int = 1, engine: EngineName | None = None, max_model_len: int | None = None, devices: int | None = None,
-    assume: Assume = None, calibration: CalibrationLike | None = None,
+    pick: int = 1, engine: EngineName | None = None, max_model_len: int | None = None,
+    memory_fraction: float | None = None, devices: int | None = None, assume: Assume = None,
+    calibration: CalibrationLike | None = None,
 ) -> Asked:  # fmt: skip
     """Read and check all arguments of `estimate`.
 
@@ -113,6 +115,8 @@ def asked(
     deploy : widths and settings of one instance, such as "tp=8,dp=5,ep=40"
     pick : position of the deployment in the file or in the plan, 1 is the best
     engine, max_model_len, assume, calibration : None: the value that the deployment was planned with, else the default
+    memory_fraction : share of device memory that the engine takes; None: the value of the deployment, else the default
+        of the engine [-]
     devices : number of devices of the machine to use; None: all [count]
 
     Raises
@@ -123,18 +127,28 @@ def asked(
         if deploy is not None:
             raise SpecError(f"{thing} holds deployments already", where="--deploy", hint="leave one of the two out")
         deployed = deployed_of(thing, pick)  # type: ignore[arg-type]
-        return _of_deployment(
+        asked_for = _of_deployment(
             deployed, requests, on=on, engine=engine, max_model_len=max_model_len, devices=devices, assume=assume,
             calibration=calibration,
         )  # fmt: skip
+        return asked_for if memory_fraction is None else _with_fraction(asked_for, memory_fraction)
     if on is None or deploy is None:
         raise SpecError("a model needs --on and --deploy", hint='such as --on scalex40 --deploy "tp=8,dp=5,ep=40"')
-    numbers = given(assume)
+    numbers = with_memory_fraction(given(assume), memory_fraction)
     wanted = requests.read(None, numbers)
     setting = setting_of(
         thing, on, engine or "vllm", wanted, numbers, max_model_len=max_model_len, devices=devices,  # type: ignore[arg-type]
     )  # fmt: skip
-    return Asked(setting, DEFAULT if calibration is None else calibration, (_role(deploy, setting),))
+    role = read_deploy(deploy, setting)
+    setting = with_role_fraction(setting, role.memory_fraction)
+    return Asked(setting, DEFAULT if calibration is None else calibration, (role,))
+
+
+def _with_fraction(of: Asked, fraction: float) -> Asked:
+    """The same with another share of device memory in the setting and in all roles."""
+    with_memory_fraction((), fraction)  # checks it
+    roles = tuple(role.model_copy(update={"memory_fraction": fraction}) for role in of.roles)
+    return dataclasses.replace(of, setting=with_role_fraction(of.setting, fraction), roles=roles)
 
 
 def _of_deployment(
@@ -154,8 +168,37 @@ def _of_deployment(
     return Asked(setting, deployed.calibration if calibration is None else calibration, deployment.roles)
 
 
-def _role(text: str, setting: Setting) -> Role:
+def read_deploy(text: str, setting: Setting) -> Role:
+    """The role that `--deploy` describes.
+
+    Parameters
+    ----------
+    text : widths and settings of one instance, such as "tp=8,dp=5,ep=40"
+    setting : model, machine and engine, with the defaults of what the text leaves out
+
+    Raises
+    ------
+    SpecError : the text cannot be read
+    """
+    terms = [term.strip() for term in text.split(",")]
+    shares = [term for term in terms if term.partition("=")[0] == "memory_fraction"]
+    rest = ",".join(term for term in terms if term not in shares)
     try:
-        return read_role(text, setting)
+        role = read_role(rest, setting)
+        return role if not shares else role.model_copy(update={"memory_fraction": _share(shares)})
     except SpecError as error:
         raise SpecError(error.message, where="--deploy", hint=error.hint) from None
+
+
+def _share(terms: list[str]) -> float:
+    """The number of `memory_fraction=0.9`."""
+    if len(terms) > 1:
+        raise SpecError("memory_fraction is given twice", where="--deploy", hint="keep one")
+    text = terms[0].partition("=")[2]
+    try:
+        fraction = float(text)
+    except ValueError:
+        hint = "write memory_fraction=0.9"
+        raise SpecError(f"memory_fraction={text} is not a number", where="--deploy", hint=hint) from None
+    with_memory_fraction((), fraction)
+    return fraction

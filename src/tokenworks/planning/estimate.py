@@ -244,7 +244,7 @@ class Estimate(Shown):
 
     def plain(self) -> Plain:
         """The whole estimate as plain data."""
-        names = ("weights", "activations", "buffers", "reserve", "usable", "kv", "kv_bytes_per_token", "kv_tokens")
+        names = (*TAKEN, "graphs", "usable", "kv", "kv_bytes_per_token", "kv_tokens")
         costing = self.costing
         body: EstimateBody = {
             "inputs": inputs_of(costing.setting, slo=None, calibration=costing.calibration),
@@ -297,6 +297,7 @@ def estimate(
     chunk: int | None = None,
     engine: EngineName | None = None,
     max_model_len: int | None = None,
+    memory_fraction: float | None = None,
     devices: int | None = None,
     assume: Assume = None,
     calibration: CalibrationLike | None = None,
@@ -316,6 +317,8 @@ def estimate(
     chunk : prefill tokens of one step of one instance; None: chunk_tokens of the role [token]
     engine : serving engine, which determines the overheads
     max_model_len : longest input + output of a request; None: the limit of the deployment, else of the model [token]
+    memory_fraction : share of device memory that the engine takes; None: the value of the deployment, else the default
+        of the engine [-]
     devices : number of devices of the machine to use; None: all [count]
     assume : numbers that replace numbers of the catalog, a YAML file or a dict
     calibration : catalog name, YAML file, dict or `Calibration`
@@ -327,7 +330,8 @@ def estimate(
     """
     of = asked(
         model, AskedRequests(workload, isl, osl), on=on, deploy=deploy, pick=pick, engine=engine,
-        max_model_len=max_model_len, devices=devices, assume=assume, calibration=calibration,
+        max_model_len=max_model_len, memory_fraction=memory_fraction, devices=devices, assume=assume,
+        calibration=calibration,
     )  # fmt: skip
     return estimate_roles(of.setting, of.calibration, of.roles, sequences=batch, tokens=chunk)
 
@@ -411,7 +415,8 @@ def _must_fit(role: Role, setting: Setting, room: Memory) -> None:
         parts = ", ".join(f"{name} {size / 1e9:,.1f}" for name, size in taken)
         raise DoesNotFit(
             f"[{role.parallel}] on {setting.machine.name}: short by {short / 1e9:,.1f} GB a device: {parts} GB; "
-            f"usable {float(room.usable) / 1e9:,.1f} GB; take a smaller --chunk or --batch"
+            f"usable {float(room.usable) / 1e9:,.1f} GB; take a smaller --chunk or --batch, "
+            "or a larger --memory-fraction"
         )
 
 

@@ -6,21 +6,19 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
 from typing_extensions import TypedDict
 
-from tokenworks.arrays import FloatArray
-from tokenworks.costs.memory import Memory, weight_bytes
-from tokenworks.costs.split import Split
-from tokenworks.errors import DoesNotFit, SpecError
-from tokenworks.legal import splits
-from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
-from tokenworks.legal.rules import MEMORY, SHAPE, Proposal, judge, with_memory
-from tokenworks.planning.setting import setting_of
-from tokenworks.specs import load
+from tokenworks.costs.activations import derived_share
+from tokenworks.errors import SpecError
+from tokenworks.legal.points import Points, Setting
+from tokenworks.legal.rules import SHAPE, Proposal, explain
+from tokenworks.planning.asked import read_deploy
+from tokenworks.planning.fit_advice import longest, refused
+from tokenworks.planning.fit_search import Load, Width, fewest, held_by, load_of, loaded, planned
+from tokenworks.planning.setting import setting_of, with_memory_fraction, with_role_fraction
 from tokenworks.specs.calibration import load_calibration
-from tokenworks.specs.compose import On, times
-from tokenworks.specs.context import context_note
+from tokenworks.specs.compose import On
+from tokenworks.specs.context import FLAG, context_note
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.given import Assume, Given, given
 from tokenworks.specs.hf import ModelLike, load_model
@@ -32,43 +30,7 @@ from tokenworks.specs.workload import Workload
 READS = frozenset({"device.hbm.capacity"})
 """The numbers of a machine that `fit` needs: the argument `needs` of `specs.compose.machine`."""
 
-MOST_TIMES = 16
-"""Largest multiple of the machine that is tried if one machine does not hold the model [count]."""
-
-CHUNK = 8192
-"""Token budget of a rank, for the size of the activations [token]: the default of the engines."""
-
 MILLION = 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Width:
-    """The best split of one width of instance.
-
-    Parameters
-    ----------
-    role : the split, with its replicas
-    weights, activations, buffers, reserve : parts of the memory of one device [byte]
-    usable : memory of one device that the engine may use [byte]
-    kv : memory of one device for the KV cache [byte]
-    kv_bytes_per_token : KV cache of one token on one device [byte]
-    kv_tokens : KV cache of the whole machine, all replicas [token]
-    """
-
-    role: Role
-    weights: float
-    activations: float
-    buffers: float
-    reserve: float
-    usable: float
-    kv: float
-    kv_bytes_per_token: float
-    kv_tokens: float
-
-    @property
-    def devices(self) -> int:
-        """Devices of one instance."""
-        return self.role.parallel.devices
 
 
 class FitBody(TypedDict):
@@ -83,6 +45,7 @@ class FitBody(TypedDict):
     smallest_devices: int
     best_devices: int
     kv_dtype: str
+    length: int
     hbm_bytes: float
     hbm_sold_bytes: float | None
     widths: list[Annotated[Plain, FormOf(Width)]]
@@ -95,19 +58,24 @@ class Fit(Shown):
 
     Parameters
     ----------
-    widths : the best split of each width that fits, fewest devices first, without and with a pipeline
+    widths : the best split of each width that fits, fewest devices first, without and with a pipeline; or the split
+        that the user named
     kv_dtype : storage of the KV cache
+    load : settings of the engine that the memory is for
     given : numbers that the user set
     notes : what a reader must know beside the numbers
+    named : the user named the split
     """
 
     model: str
     machine: Machine
     engine: str
     kv_dtype: str
+    load: Load
     widths: tuple[Width, ...]
     given: tuple[Given, ...] = ()
     notes: tuple[str, ...] = ()
+    named: bool = False
 
     @property
     def headline(self) -> str:
@@ -140,6 +108,13 @@ class Fit(Shown):
     def summary(self) -> str:
         """The answer in one sentence."""
         best, flat, least = self.best, self.flat, self.smallest.devices
+        if self.named:
+            copies, tokens = best.role.replicas, best.kv_tokens / MILLION
+            word = "copies" if copies > 1 else "copy"
+            return (
+                f"{self.model} fits {self.machine.name} as [{best.role.parallel}]: {least} device{'s' * (least > 1)} a "
+                f"copy; {tokens:,.2f} M KV tokens left in {self.kv_dtype.upper()} on {copies} {word}"
+            )
         without = f", {flat.kv_tokens / MILLION:,.2f} M without a pipeline" if flat and flat is not best else ""
         return (
             f"{self.model} fits {self.machine.name}: from {least} device{'s' * (least > 1)}; best split of all "
@@ -165,6 +140,7 @@ class Fit(Shown):
             "smallest_devices": self.smallest.devices,
             "best_devices": self.best.devices,
             "kv_dtype": self.kv_dtype,
+            "length": self.load.length,
             "hbm_bytes": machine.hbm_bytes,
             "hbm_sold_bytes": machine.hbm_sold,
             "widths": [dataclasses.asdict(width) | {"role": width.role.model_dump()} for width in self.widths],
@@ -177,9 +153,13 @@ def fit(
     model: ModelLike,
     on: On,
     *,
+    deploy: str | None = None,
     engine: EngineName = "vllm",
     kv_dtype: Literal["native", "bf16", "fp8"] = "native",
     max_model_len: int | None = None,
+    memory_fraction: float | None = None,
+    chunk: int | None = None,
+    max_sequences: int | None = None,
     devices: int | None = None,
     assume: Assume = None,
 ) -> Fit:
@@ -189,50 +169,125 @@ def fit(
     ----------
     model : as `load_model` takes it
     on : as `load_machine` takes it; only the memory of the machine has to be published
-    engine : serving engine, which determines reserve and buffers
+    deploy : widths and settings of one instance, such as "tp=8" or "tp=4,dp=2,ep=8"; None: every split is tried
+    engine : serving engine, which determines how the memory is divided
     kv_dtype : storage of the KV cache; "native": as the checkpoint says
     max_model_len : the KV cache of each rank must hold a request of this length, as vLLM demands at its start [token]
+    memory_fraction : share of device memory that the engine takes; None: the default of the engine, which SGLang
+        derives for the device [-]
+    chunk : token budget of a step of one rank; None: the default of the engine for the device [token]
+    max_sequences : running sequences of one rank; None: the default of the engine for the device [count]
     devices : number of devices of the machine to use; None: all [count]
     assume : numbers that replace numbers of the catalog, a YAML file or a dict
 
     Raises
     ------
     SpecError : an argument is wrong, or no split is legal for any size of memory
-    DoesNotFit : no split of the whole machine holds the model; the message says how much is missing
+    DoesNotFit : no split of the whole machine holds the model; the message says what would
     """
-    read, numbers = load_model(model), given(assume)
+    read, numbers = load_model(model), with_memory_fraction(given(assume), memory_fraction)
+    for value, flag in ((chunk, "--chunk"), (max_sequences, "--max-sequences")):
+        if value is not None and value < 1:
+            raise SpecError(f"{value} is not a number of 1 or more", where=flag)
     request = Workload(name="fit", isl=1 if max_model_len is None else max(max_model_len - 1, 1), osl=1)
     setting = setting_of(read, on, engine, request, numbers, max_model_len=max_model_len, devices=devices, needs=READS)
     load_calibration(assume=numbers).family(setting.machine.family)  # a plan would refuse an unknown family
-    return fit_setting(setting, read.native_kv if kv_dtype == "native" else kv_dtype)
+    dtype = read.native_kv if kv_dtype == "native" else kv_dtype
+    load = load_of(setting, chunk=chunk, sequences=max_sequences)
+    shared = any(item.path == "engine.memory_fraction" for item in numbers)
+    if deploy is None:
+        return fit_setting(setting if shared else _with_derived_share(setting, load, 1), dtype, load)
+    terms = {term.partition("=")[0].strip() for term in deploy.split(",")}
+    role = read_deploy(deploy, setting)
+    for name, value in (("chunk_tokens", chunk), ("max_sequences", max_sequences)):
+        if name in terms and value is not None:
+            raise SpecError(f"{name} is given twice", where="--deploy", hint="leave it out, or leave the option out")
+    if "chunk_tokens" in terms:
+        load = dataclasses.replace(load, chunk=max(role.chunk_tokens // role.parallel.dp, 1))
+    if "max_sequences" in terms:
+        load = dataclasses.replace(load, sequences=max(role.max_sequences // role.parallel.dp, 1))
+    if "kv_dtype" not in terms:
+        role = role.model_copy(update={"kv_dtype": dtype})
+    if not shared and "memory_fraction" not in terms:
+        setting = _with_derived_share(setting, load, role.parallel.tp * role.parallel.pp)
+        role = role.model_copy(update={"memory_fraction": setting.memory_fraction})
+    return fit_role(with_role_fraction(setting, role.memory_fraction), role, load)
 
 
-def fit_setting(setting: Setting, kv_dtype: str) -> Fit:
+def _with_derived_share(setting: Setting, load: Load, devices: int) -> Setting:
+    """The setting with the share of memory that the engine derives for the device, where it derives one."""
+    share = derived_share(
+        setting.engine, setting.machine.hbm_bytes, chunk=load.chunk, graph_sequences=load.graph_sequences,
+        devices=devices,
+    )  # fmt: skip
+    return setting if share is None else with_role_fraction(setting, share)
+
+
+def fit_role(setting: Setting, role: Role, load: Load) -> Fit:
+    """The memory of one split.
+
+    Parameters
+    ----------
+    setting : model, machine, engine and workload
+    role : the split and the storage of its cache
+    load : settings of the engine
+
+    Raises
+    ------
+    SpecError : the split breaks a rule of shapes; the message names the rule
+    DoesNotFit : the split does not hold the model
+    """
+    points = loaded(Points.of(role), setting, load)
+    broken = [item for item in explain(points.role("aggregated", 0, setting), setting) if item.rule in SHAPE]
+    if broken:
+        raise SpecError(f"{broken[0].rule}: {broken[0].message}", where=f"[{role.parallel}]")
+    held = held_by(points, setting, load)
+    if not held:
+        raise refused(setting, role.kv_dtype, load, points)
+    return dataclasses.replace(_answer(setting, role.kv_dtype, load, held), named=True)
+
+
+def fit_setting(setting: Setting, kv_dtype: str, load: Load | None = None) -> Fit:
     """Find the best split of each width.
 
-    A split counts if it keeps all rules of shape and memory with one running sequence per rank, without speculation,
-    and with the fewest redundant experts that its widths allow.
+    A split counts if it keeps all rules of shape and memory, without speculation, and with the fewest redundant experts
+    that its widths allow.
 
     Parameters
     ----------
     setting : model, machine, engine and workload
     kv_dtype : storage of the KV cache
+    load : settings of the engine; None: its defaults for the device
 
     Raises
     ------
     SpecError : no split is legal for any size of memory; the message names the rule
-    DoesNotFit : no split of the whole machine holds the model; the message says how much is missing
+    DoesNotFit : no split of the whole machine holds the model; the message says what would
     """
-    _must_have_a_shape(_planned(setting, kv_dtype), setting)
-    planned = _held(_planned(setting, kv_dtype), setting)
-    least = min((width.devices for width in planned), default=setting.machine.devices + 1)
-    widths = [*_fewest(setting, kv_dtype, least), *planned]
+    load = load_of(setting) if load is None else load
+    points = planned(setting, kv_dtype)
+    _must_have_a_shape(points, setting)
+    held = held_by(points, setting, load)
+    least = min((width.devices for width in held), default=setting.machine.devices + 1)
+    widths = [*fewest(setting, kv_dtype, load, least), *held]
     if not widths:
-        raise _no_request_fits(setting, kv_dtype) or does_not_fit(setting, kv_dtype)
-    note = context_note(setting.model)
+        raise refused(setting, kv_dtype, load, points)
+    return _answer(setting, kv_dtype, load, widths)
+
+
+def _answer(setting: Setting, kv_dtype: str, load: Load, widths: list[Width]) -> Fit:
+    model, engine = setting.model, setting.engine
+    note = context_note(model)
     limit = f"{note} The KV cache of each rank holds a request of this length." if note else ""
-    notes = tuple(filter(None, (limit, setting.model.converted)))
-    return Fit(setting.model.name, setting.machine, setting.engine.name, kv_dtype, tuple(widths), setting.given, notes)
+    answer = Fit(model.name, setting.machine, engine.name, kv_dtype, load, tuple(widths), setting.given)
+    if not note and answer.best.concurrency < 1:
+        most = longest(setting, load, Points.of(answer.best.role))
+        starts = "" if engine.memory.pages == "pools" else f" {engine.title} refuses to start without it."
+        limit = (
+            f"No rank of [{answer.best.role.parallel}] holds one request of the longest length that the model reads, "
+            f"{load.length:,} tokens: write {FLAG} of {most:,} or less.{starts}"
+        )
+    return dataclasses.replace(answer, notes=tuple(filter(None, (limit, model.converted))))
 
 
 def _must_have_a_shape(points: Points, setting: Setting) -> None:
@@ -240,124 +295,3 @@ def _must_have_a_shape(points: Points, setting: Setting) -> None:
         verdict = check(Proposal(points, setting))
         if not verdict.kept.any():
             raise SpecError(verdict.why(), where=f"{setting.model.name} on {setting.machine.name}")
-
-
-def _held(points: Points, setting: Setting) -> list[Width]:
-    """The best split of each number of devices that fits, without and with a pipeline."""
-    points, room = _shaped(points, setting)
-    legal, _ = judge(Proposal(points, setting, room), MEMORY)
-    total = np.where(legal, room.kv_tokens * splits.replicas(points.devices, setting), -1.0)
-    widths = []
-    for devices in np.unique(points.devices[legal]):
-        for staged in (False, True):  # a pipeline leaves most KV cache, but few users run one: list both
-            rows = np.flatnonzero(legal & (points.devices == devices) & ((points.pp > 1) == staged))
-            if len(rows):
-                widths.append(_width(points, room, int(rows[np.argmax(total[rows])]), setting))
-    return widths
-
-
-def _fewest(setting: Setting, kv_dtype: str, below: int) -> list[Width]:
-    """The best splits of the smallest number of devices that holds the model; an empty list if none does.
-
-    The search starts at weights / usable memory: fewer devices cannot hold the weights. It ends before `below`.
-    """
-    machine = setting.machine
-    usable = machine.hbm_bytes * setting.memory_fraction
-    first = max(int(weight_bytes(setting.model, Split()) / usable), 1)
-    for devices in range(first, min(below, splits.WIDEST + 1)):
-        if devices <= machine.domain or devices % machine.domain == 0:
-            held = _held(_every(setting, kv_dtype, devices), setting)
-            if held:
-                return held
-    return []
-
-
-def does_not_fit(setting: Setting, kv_dtype: str) -> DoesNotFit:
-    """The error for a model that does not fit: missing memory, and how many of these machines hold the model."""
-    machine = setting.machine
-    _, room = _shaped(_planned(setting, kv_dtype), setting)
-    missing = -np.asarray(room.kv)
-    row = int(np.argmin(missing))
-    need = float(np.broadcast_to(room.usable, missing.shape)[row] + missing[row])
-    weights = " with INT8 weights" if setting.model.converted else ""
-    all_of = f"each of {machine.devices} devices" if machine.devices > 1 else "its device"
-    return DoesNotFit(
-        f"{setting.model.name}{weights} does not fit {machine.name}: its smallest split needs {need / 1e9:,.1f} GB of "
-        f"{all_of}, {missing[row] / 1e9:,.1f} GB more than the engine may take; " + _nearest(setting, kv_dtype)
-    )
-
-
-def _no_request_fits(setting: Setting, kv_dtype: str) -> DoesNotFit | None:
-    """The error for weights that fit without room for one request per rank; None if the weights do not fit."""
-    points, room = _shaped(_planned(setting, kv_dtype), setting)
-    per_rank = np.where(np.asarray(room.kv) > 0, room.kv_tokens / points.dp, 0.0)
-    if not per_rank.any():
-        return None
-    need = setting.workload.isl + setting.workload.osl
-    return DoesNotFit(
-        f"{setting.model.name} fits {setting.machine.name}, but no split leaves a rank the KV cache of one request of "
-        f"{need:,.0f} tokens (--max-model-len): {per_rank.max():,.0f} at most; take more devices or a lower limit"
-    )
-
-
-def _nearest(setting: Setting, kv_dtype: str) -> str:
-    """How many of these machines hold the model, as part of a message."""
-    machine = setting.machine
-    most = MOST_TIMES * machine.devices
-    larger = dataclasses.replace(setting, machine=dataclasses.replace(machine, devices=most))
-    held = _fewest(larger, kv_dtype, most + 1)
-    if not held:
-        return f"{MOST_TIMES} x {machine.name} would not hold it either"
-    need = held[0].devices
-    multiple = times(machine.name, -(-need // machine.devices))
-    if machine.network is None and need > machine.domain:
-        network = load.catalog_names("network")[0]
-        return f"{need} of these devices would hold it, over a network (--on {multiple}@{network})"
-    return f"{need} of these devices would hold it (--on {multiple})"
-
-
-def _planned(setting: Setting, kv_dtype: str) -> Points:
-    """The splits that `plan` tries, without draft tokens and without overlap."""
-    points = splits.splits(setting)
-    plain = (points.draft == 0) & (points.overlap == OVERLAPS.index("none")) & (points.kv == KV_DTYPES.index(kv_dtype))
-    return points[plain]
-
-
-def _every(setting: Setting, kv_dtype: str, devices: int) -> Points:
-    """Every split of a number of devices, with the redundant experts that the split needs."""
-    experts = setting.experts
-    rows = [
-        (tp, pp, devices // pp // tp, ep, devices // pp // ep if experts else 1, -experts.count % ep if experts else 0)
-        for pp in splits.divisors(devices)
-        for tp in splits.divisors(devices // pp)
-        for ep in (splits.divisors(devices // pp) if experts else (1,))
-    ]
-    tp, pp, dp, ep, expert_tp, redundant = np.array(rows, dtype=np.int64).T
-    zeros = np.zeros_like(tp)
-    return Points(tp, pp, dp, ep, expert_tp, redundant, zeros + KV_DTYPES.index(kv_dtype), zeros, zeros, dp, dp * CHUNK)
-
-
-def _shaped(points: Points, setting: Setting) -> tuple[Points, Memory]:
-    """Points of legal shape with one sequence and one chunk per rank, and their memory."""
-    points = dataclasses.replace(points, max_sequences=points.dp, chunk_tokens=points.dp * CHUNK)
-    legal, _ = judge(Proposal(points, setting), SHAPE)
-    points = points[legal]
-    return points, with_memory(points, setting).room
-
-
-def _width(points: Points, room: Memory, row: int, setting: Setting) -> Width:
-    def of(values: FloatArray) -> float:
-        return float(np.broadcast_to(values, len(points))[row])
-
-    replicas = int(splits.replicas(points.devices, setting)[row])
-    return Width(
-        role=points.role("aggregated", row, setting, replicas=replicas),
-        weights=of(room.weights),
-        activations=of(room.activations),
-        buffers=of(room.buffers),
-        reserve=of(room.reserve),
-        usable=of(room.usable),
-        kv=of(room.kv),
-        kv_bytes_per_token=of(room.kv_bytes_per_token),
-        kv_tokens=of(room.kv_tokens) * replicas,
-    )

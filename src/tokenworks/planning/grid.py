@@ -176,12 +176,16 @@ def room(costing: Costing, points: Points, batch: FloatArray, chunk: FloatArray)
     return legal, kv_tokens, most
 
 
+HALVINGS = 2
+"""Steps of `hold` between a batch that fits and one that does not [count]."""
+
+
 def hold(costing: Costing, points: Points, batch: Floats, chunk: FloatArray) -> Floats:
     """The largest batch up to `batch` that the token budget and the KV cache hold [count].
 
-    A larger batch needs more memory outside the cache, so the cache holds less. An iteration from a batch that is too
-    large gives one that fits; the next gives one that is too large, but nearer. An odd number of iterations thus ends
-    with a batch that fits.
+    A larger batch needs more memory outside the cache, so the cache holds less. What the cache holds beside a batch
+    that fits is thus a bound for every batch, and what it holds beside a batch that is too large fits. Each step tries
+    the batch half way between both. The result fits if a batch of 1 does.
 
     Parameters
     ----------
@@ -190,12 +194,28 @@ def hold(costing: Costing, points: Points, batch: Floats, chunk: FloatArray) -> 
     batch : wanted decoding sequences of an instance [count]
     chunk : token budget of a step of an instance [token]
     """
-    held = batch
-    for _ in range(3):
-        _, _, most = room(costing, points, held, chunk)
-        within = np.minimum(most + points.lanes, np.floor(chunk / (1 + points.draft)))
-        held = np.clip(np.minimum(batch, batch_of(costing, points, within)), 1.0, None)
-    return held
+
+    def beside(at: Floats) -> Floats:
+        """The batch that the cache holds if the memory for another batch is taken [count]."""
+        _, _, most = room(costing, points, at, chunk)
+        held: Floats = np.clip(batch_of(costing, points, np.minimum(most, MOST_SEQUENCES) + points.lanes), 1.0, None)
+        return held
+
+    budget = np.floor(chunk / (1 + points.draft))
+    high = np.clip(np.minimum(batch, batch_of(costing, points, budget)), 1.0, None)
+    low = np.ones_like(high)
+    high = np.minimum(high, beside(low))
+    for step in range(1 + HALVINGS):
+        between = (low + high) / 2 if step else high
+        held = beside(between)
+        fits = held >= between
+        low = np.where(fits, between, np.maximum(low, np.minimum(held, between)))
+        high = np.where(fits, np.minimum(high, held), between)
+    return low
+
+
+MOST_SEQUENCES = 1e12
+"""Stands for a number of sequences without bound [count]."""
 
 
 def most_sequences(costing: Costing, points: Points, kv_tokens: Floats) -> Floats:

@@ -14,7 +14,7 @@ from tokenworks.legal.splits import Candidates, candidates, splits
 from tokenworks.planning import aggregated, disaggregated
 from tokenworks.planning.cells import NO_RIVALS, Edge, SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.fit import does_not_fit
+from tokenworks.planning.fit_advice import does_not_fit
 from tokenworks.planning.grid import decode_times
 from tokenworks.planning.roles import ROLE
 from tokenworks.planning.space import Ladders

@@ -23,6 +23,8 @@ from tokenworks.specs.workload import Workload
 EngineChoice = EngineName | Literal["auto"]
 """An engine, or "auto" for all engines that run on the device."""
 
+FRACTION = "--memory-fraction"
+
 
 def setting_of(
     model: ModelLike, on: On, engine: EngineName, workload: Workload, numbers: tuple[Given, ...], *,
@@ -58,6 +60,40 @@ def settings_of(
     first = setting_of(model, on, "vllm", workload, numbers, max_model_len=max_model_len, devices=devices)
     every = (load_engine(name, assume=numbers) for name in engine_names())
     return tuple(dataclasses.replace(first, engine=one) for one in every if one.runs_on(first.machine.family))
+
+
+def with_memory_fraction(numbers: tuple[Given, ...], fraction: float | None) -> tuple[Given, ...]:
+    """The numbers of the user, with the share of device memory of `--memory-fraction`.
+
+    Parameters
+    ----------
+    numbers : numbers that the user set
+    fraction : share of device memory that the engine takes; None: nothing changes [-]
+
+    Raises
+    ------
+    SpecError : the share is not above 0, or above 1
+    """
+    if fraction is None:
+        return numbers
+    if not 0 < fraction <= 1:
+        hint = "write a share above 0 and at most 1, such as 0.9"
+        raise SpecError(f"{fraction:g} is not a share of the device memory", where=FRACTION, hint=hint)
+    return (*numbers, Given(path="engine.memory_fraction", value=repr(float(fraction)), why=FRACTION))
+
+
+def with_role_fraction(setting: Setting, fraction: float) -> Setting:
+    """The setting of a deployment that names its own share of device memory.
+
+    Parameters
+    ----------
+    setting : setting with the share of the engine
+    fraction : `memory_fraction` of the role [-]
+    """
+    if fraction == setting.memory_fraction:
+        return setting
+    numbers = with_memory_fraction((), fraction)
+    return dataclasses.replace(setting, engine=load_engine(setting.engine, assume=numbers))
 
 
 def must_run_on(engine: Engine, machine: Machine) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from tokenworks.errors import UnknownName
+from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.edits import edited
-from tokenworks.specs.given import Assume, given, of
+from tokenworks.specs.given import Assume, Given, given, of
 from tokenworks.specs.load import CATALOG, read_yaml, validate
 from tokenworks.specs.provenance import Bytes, Number, Seconds, Spec
 
@@ -32,6 +33,134 @@ class ExpertLayout(Spec):
     one_of: tuple[Literal["tp", "dp", "ep", "expert_tp"], ...]
     why: str
     instead: str
+
+
+class KernelWeights(Spec):
+    """How the kernels of an engine hold expert weights of one format, if not as the checkpoint stores them.
+
+    Parameters
+    ----------
+    format : storage format of the experts, by its name in `specs.model.Format`
+    families : families of the devices whose kernels do this, by how their names begin; empty: all devices
+    beside_fp8 : only for checkpoints whose other matrices are FP8 blocks
+    inner, hidden : multiples that the kernel pads the inner width of an expert (per device) and the hidden width to
+        [count]
+    extra : memory that the engine keeps beside each element, such as a second copy of the scales [byte]
+    source : file or pull request of the engine that does this
+    """
+
+    format: str
+    families: tuple[str, ...] = ()
+    beside_fp8: bool = False
+    inner: Count = 1
+    hidden: Count = 1
+    extra: Bytes
+    source: str
+
+
+class DerivedShare(Spec):
+    """How an engine derives the share of the memory that it takes, if the user gives none.
+
+        share = 1 - max(base + token x chunk + graph x largest captured batch + device x tp x pp, least) / memory
+
+    Parameters
+    ----------
+    base, token, graph, device : parts of the memory that is not taken, see the formula [byte]
+    least : smallest memory that is not taken, on devices with more than `large` [byte]
+    large : see `least` [byte]
+    """
+
+    base: Bytes
+    token: Bytes
+    graph: Bytes
+    device: Bytes
+    least: Bytes
+    large: Bytes
+
+
+class EngineMemory(Spec):
+    """The rules by which an engine divides the memory of a device.
+
+    Parameters
+    ----------
+    budget : what `memory_fraction` is a share of. "profile" (vLLM): of all memory that software sees; a run with a
+        full chunk and a full batch measures what is not left for the KV cache. "static" (SGLang): of the memory that is
+        free before weights are loaded; weights and KV cache share it, and activations and graphs use the rest
+    context : memory that the driver takes when a process opens the device; "profile" does not count it [byte]
+    outside_torch : memory that libraries take on one device beside the tensors of torch [byte]
+    group : buffers of all communication groups together, if an instance has more than one device [byte]
+    logit : peak memory of the sampler, one sequence and one entry of the vocabulary [byte]
+    graph : memory of a captured graph, one batch size and one layer [byte]
+    graphs_counted : share of the graphs that the profile counts: 0 before vLLM 0.21, 1 since then [-]
+    steps_in_flight : steps whose tokens hold blocks of the KV cache at the same time [count]
+    pages : "unified" (vLLM): layers with windows or states share one pool of equal blocks with the other layers;
+        "pools" (SGLang): windows and states have pools of their own
+    window_share : "pools": tokens of the pool of windows / tokens of the pool of the other layers [-]
+    compressed_window_share : the same for models with compressed attention [-]
+    state_share : "pools": memory of the pool of recurrent states / memory of the other pools [-]
+    derived : how the engine derives `memory_fraction` if the user gives none; None: it has one default for all devices
+    kernels : how kernels hold weights; the first entry that matches counts
+    """
+
+    budget: Literal["profile", "static"]
+    context: Bytes
+    outside_torch: Bytes
+    group: Bytes
+    logit: Bytes
+    graph: Bytes
+    graphs_counted: Number
+    steps_in_flight: Number
+    pages: Literal["unified", "pools"]
+    window_share: Number | None = None
+    compressed_window_share: Number | None = None
+    state_share: Number | None = None
+    derived: DerivedShare | None = None
+    kernels: tuple[KernelWeights, ...] = ()
+
+
+class DeviceDefaults(Spec):
+    """Settings that an engine chooses for devices of a size, if the user sets nothing else.
+
+    Parameters
+    ----------
+    below : the settings are for devices with less memory than this; null: for all larger devices [byte]
+    families : only for devices of these families, by how their names begin; empty: for all devices
+    chunk_tokens : token budget of a step of one rank [token]
+    max_sequences : running sequences of one rank [count]
+    graph_sequences : largest batch with a captured graph [count]
+    """
+
+    below: Bytes
+    families: tuple[str, ...] = ()
+    chunk_tokens: Count
+    max_sequences: Count
+    graph_sequences: Count
+
+
+class VersionChange(Spec):
+    """Numbers of an engine in its versions up to one, or from one on.
+
+    Parameters
+    ----------
+    since, until : first and last version with these numbers, such as "0.21"; one of the two is given
+    numbers : values by path below the engine, such as `memory.logit: 10 B`
+    source : release note, pull request or file that made the change
+    """
+
+    since: str = ""
+    until: str = ""
+    numbers: dict[str, str]
+    source: str
+
+    def holds_for(self, version: str) -> bool:
+        """Whether a version has these numbers."""
+        key = version_key(version)
+        return key >= version_key(self.since) if self.since else key <= version_key(self.until)
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """A version as numbers that compare: "0.19.1" is (0, 19, 1)."""
+    return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
 class Engine(Spec):
@@ -57,11 +186,12 @@ class Engine(Spec):
     admission : time in which the server accepts one request, if many arrive at once [s]
     graph_tokens : steps with more tokens than this are not captured graphs [token]
     memory_fraction : default share of device memory that the engine takes [-]
-    reserve : memory for context, graphs and fragments, beside weights, activations and communication [byte]
-    group_buffer : buffer of one communication group [byte]
+    memory : how the engine divides the memory of a device
     dispatch_tokens : tokens of a rank for which dispatch buffers have room [token]
     small_device : with less device memory than this, the default chunk is at most `small_chunk` [byte]
     small_chunk : see `small_device` [token]
+    defaults : settings by size of the device; the first entry that matches counts
+    changes : numbers that other versions have: `--set engine.version=0.21` applies those that hold for 0.21
     output_reserve : share of the output to come that admission keeps free at the start; None if admission needs room
         for the prompt only [-]
     mtp_drafts : default number of draft tokens with MTP [token]
@@ -89,8 +219,7 @@ class Engine(Spec):
     admission: Seconds
     graph_tokens: Number
     memory_fraction: Number
-    reserve: Bytes
-    group_buffer: Bytes
+    memory: EngineMemory
     dispatch_tokens: Number
     small_device: Bytes
     small_chunk: Number
@@ -100,10 +229,39 @@ class Engine(Spec):
     kv_block: Count
     chunk_tokens: Count
     max_sequences: Count
+    defaults: tuple[DeviceDefaults, ...] = ()
+    changes: tuple[VersionChange, ...] = ()
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _text(cls, version: object) -> object:
+        """A version such as 0.21 may be written as a number."""
+        return str(version) if isinstance(version, (int, float)) else version
+
+    @model_validator(mode="after")
+    def _possible(self) -> Engine:
+        fraction = self.memory_fraction.value
+        if fraction is not None and not 0 < fraction <= 1:
+            raise ValueError(f"memory_fraction is {fraction:g}; it must be above 0 and at most 1")
+        return self
 
     def runs_on(self, family: str) -> bool:
         """Whether the engine runs on devices of a family."""
         return not self.families or family.startswith(self.families)
+
+    def defaults_on(self, family: str, hbm_bytes: float) -> DeviceDefaults | None:
+        """The settings that the engine chooses for a device, or None if the catalog has none.
+
+        Parameters
+        ----------
+        family : family of the device
+        hbm_bytes : memory of the device that software sees [byte]
+        """
+        for one in self.defaults:
+            fits = one.below.value is None or hbm_bytes < one.below.value
+            if fits and (not one.families or family.startswith(one.families)):
+                return one
+        return None
 
 
 OF_MEASURED_ROWS = ("small_device", "small_chunk", "mtp_drafts", "mtp_drafts_dp")
@@ -129,7 +287,29 @@ def load_engine(name: str | Engine, *, assume: Assume = None) -> Engine:
     SpecError : a path or a value of `assume` is not valid
     """
     engine = _shipped(name) if isinstance(name, str) else name
-    return edited(engine, of("engine", given(assume)), prefix="engine.", but=("name",))
+    numbers = of("engine", given(assume))
+    version = next((item for item in numbers if item.path == "engine.version"), None)
+    if version is not None:
+        engine = _of_version(engine, version)
+    return edited(engine, [item for item in numbers if item is not version], prefix="engine.", but=FIXED)
+
+
+FIXED = ("name", "changes", "defaults")
+"""Parts of an engine that a user cannot set one by one."""
+
+
+def _of_version(engine: Engine, asked: Given) -> Engine:
+    """The engine with the numbers of another version."""
+    if not version_key(asked.value):
+        raise SpecError(f"{asked.value!r} is not a version", where=asked.where, hint="give a version such as 0.21")
+    numbers = {
+        path: Given(path=f"engine.{path}", value=value, why=f"{engine.title} {asked.value}: {change.source}")
+        for change in engine.changes
+        if change.holds_for(asked.value)
+        for path, value in change.numbers.items()
+    }
+    changed = edited(engine, list(numbers.values()), prefix="engine.", but=FIXED)
+    return changed.model_copy(update={"version": asked.value})
 
 
 @functools.cache
