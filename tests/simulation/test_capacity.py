@@ -44,6 +44,7 @@ def holds_below(edge: float, load: float) -> Simulation:
         confidence={},
         unsettled="",
         flow=SimpleNamespace(sent=1),
+        holds_requests=True,
         span=SimpleNamespace(seconds=1.0),
         traffic=SimpleNamespace(endless=False, trace=[1]),
     )
