@@ -161,3 +161,31 @@ def _fitted(start: Calibration, operation: CardOperation, items: Sequence[Operat
 def _errors(item: OperationRows, calibration: Calibration) -> Floats:
     """log(predicted / measured) of the rows of an item."""
     return np.asarray(np.log(item.predict(rates(item.machine, calibration)) / item.measured))
+
+
+def layer_errors(folder: Path, calibration: Calibration, skew: float | None = None) -> dict[str, dict[int, float]]:
+    """Errors of all expert layers with dispatch and combine.
+
+    Parameters
+    ----------
+    folder : folder of the tables
+    calibration : the calibration of the prediction
+    skew : log-deviation of expert popularity; None: the skew of the calibration [-]
+
+    Returns
+    -------
+    Machine, mode and ranks -> tokens of a rank -> predicted / measured - 1 [-].
+
+    Raises
+    ------
+    SpecError : the table is missing, or a row is not valid
+    """
+    return {
+        item.name: {
+            int(tokens): float(error)
+            for tokens, error in zip(
+                hygon.tokens_of(folder, item.name), np.expm1(_errors(item, calibration)), strict=True
+            )
+        }
+        for item in hygon.layer_rows(folder, skew=skew)
+    }
