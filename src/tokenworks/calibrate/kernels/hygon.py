@@ -122,9 +122,11 @@ def grouped_rows(folder: Path) -> list[OperationRows]:
     card, items = machine("scalex40"), []
     for row in _rows(folder / KERNELS, ("kind", "op", "m", "n", "k", "mean_ms")):
         if row["kind"].startswith("grouped_gemm_"):
-            experts = float(row["kind"].rpartition("_")[2])
+            experts = row["kind"].rpartition("_")[2]
+            if not experts.isdecimal() or not int(experts):
+                raise SpecError(f"kind: {row['kind']!r} does not end with a number of experts", where=row.where)
             out, inputs, tokens = (row.number(key) for key in ("m", "n", "k"))
-            items.append(_grouped_row(row, card, experts, _gemm(out, inputs, BF16), tokens))
+            items.append(_grouped_row(row, card, float(experts), _gemm(out, inputs, BF16), tokens))
     return items
 
 

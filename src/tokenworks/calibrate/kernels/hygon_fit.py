@@ -20,6 +20,7 @@ from tokenworks.calibrate.kernels import hygon
 from tokenworks.calibrate.kernels.fit import SPREAD, START, RowProblem
 from tokenworks.calibrate.kernels.operations import OperationRows
 from tokenworks.costs.rates import rates
+from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.provenance import Quantity
 
@@ -35,6 +36,10 @@ tables. No decode attention of the cards is public [-]."""
 LATENT = 128
 """Largest number of tokens of a rank for the fit of the latency of dispatch: below, the links carry next to nothing
 [token]."""
+
+
+LEAST = 2
+"""Smallest number of items of an operation [count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +142,16 @@ def fit_card(folder: Path, prior: Calibration) -> tuple[Calibration, list[CardFi
 
     Raises
     ------
-    SpecError : a table is missing, or a row is not valid
+    SpecError : a table is missing, a row is not valid, or an operation has too few rows
     """
     calibration, fitted = prior.standalone([FAMILY]), []
-    for operation in OPERATIONS:
-        items = operation.read(folder)
+    tables = [operation.read(folder) for operation in OPERATIONS]
+    for operation, items in zip(OPERATIONS, tables, strict=True):
+        if len(items) < LEAST:
+            raise SpecError(
+                f"{len(items)} kernels or series of {operation.name}", where=str(folder),
+                hint=f"a fit that leaves out each in turn needs at least {LEAST}",
+            )  # fmt: skip
         start = _with(calibration, **{field.replace(".", "__"): START[field.partition(".")[0]] for field in operation.fields})
         without = {item.name: [other for other in items if other is not item] for item in items}
         left = {item.name: _errors(item, _fitted(start, operation, without[item.name])) for item in items}
