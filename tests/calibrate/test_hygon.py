@@ -58,7 +58,7 @@ def test_rows_become_times_of_cost_functions(tables: Path) -> None:
     grouped, _ = hygon.grouped_rows(tables)
     assert predicted(grouped)[0] > 3 * 2 * 16 * 1536 * 2048 * 512 / (0.596 * 0.22 * 350e12)
     first, latent = hygon.attention_rows(tables)
-    assert first.measured == pytest.approx(6.654e-3 / 3.5)
+    assert first.measured == pytest.approx(6.654e-3 / 3.897, rel=1e-3)
     assert predicted(latent)[0] == pytest.approx(predicted(first)[0] / 2 * 320 / 256, rel=0.02)
 
 
