@@ -118,7 +118,8 @@ def test_power_under_load_is_near_the_readings(floors: list[tuple[dict[str, str]
     assert number(shares.idle) * 800 == pytest.approx((149 + 162) / 2, rel=0.01)
     watts = []
     for _, predicted in floors:
-        assert predicted.used is not None and predicted.tdp == 800
+        assert predicted.used is not None
+        assert predicted.tdp == 800
         watts.append(float(power(predicted.tdp, shares, compute=predicted.used.compute, hbm=predicted.used.hbm)))
     assert 298 < np.median(watts) < 400
     assert max(watts) < 400 * number(shares.spread)

@@ -136,5 +136,5 @@ def test_too_few_rows_are_named(tables: Path) -> None:
 
 def test_a_missing_table_is_named(tables: Path) -> None:
     (tables / hygon.FUSED).unlink()
-    with pytest.raises(SpecError, match="hygon_fmoe_aiter.csv: cannot be read"):
+    with pytest.raises(SpecError, match=r"hygon_fmoe_aiter\.csv: cannot be read"):
         fit_card(tables, PRIOR)

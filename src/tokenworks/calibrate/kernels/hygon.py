@@ -71,7 +71,7 @@ ATTENTION = re.compile(r"causal b(?P<batch>\d+) s(?P<tokens>\d+) h(?P<heads>\d+)
 def gemm_rows(folder: Path) -> list[OperationRows]:
     """GEMMs of training, one item for each row: the three products of forward and backward.
 
-    A row is left out if its rate contradicts its time: one row (7168 x 2048) states 105 TFLOP/s, and its time gives 240.
+    A row is left out if its rate contradicts its time: the row 7168 x 2048 states 105 TFLOP/s, and its time gives 240.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def gemm_rows(folder: Path) -> list[OperationRows]:
     for row in _rows(folder / KERNELS, ("kind", "op", "m", "n", "k", "mean_ms", "tflops")):
         if row["kind"] == "gemm":
             out, tokens, inputs = (row.number(key) for key in ("m", "n", "k"))
-            rate = PASSES * roofline.gemm_flop(tokens, out, inputs) / (MS * row.number("mean_ms"))
+            rate = PASSES * float(roofline.gemm_flop(tokens, out, inputs)) / (MS * row.number("mean_ms"))
             if abs(rate / (1e12 * row.number("tflops")) - 1) < AGREE:
                 items.append(_gemm_row(row, card, out, tokens, inputs))
     return items

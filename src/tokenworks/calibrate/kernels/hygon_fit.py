@@ -152,7 +152,9 @@ def fit_card(folder: Path, prior: Calibration) -> tuple[Calibration, list[CardFi
                 f"{len(items)} kernels or series of {operation.name}", where=str(folder),
                 hint=f"a fit that leaves out each in turn needs at least {LEAST}",
             )  # fmt: skip
-        start = _with(calibration, **{field.replace(".", "__"): START[field.partition(".")[0]] for field in operation.fields})
+        start = _with(
+            calibration, **{field.replace(".", "__"): START[field.partition(".")[0]] for field in operation.fields}
+        )
         without = {item.name: [other for other in items if other is not item] for item in items}
         left = {item.name: _errors(item, _fitted(start, operation, without[item.name])) for item in items}
         calibration = _fitted(start, operation, items)
