@@ -67,7 +67,8 @@ def test_three_points_of_a_slower_machine_predict_others(tmp_path: Path) -> None
     write_own(own, tmp_path / "mine.yaml")
     again = load_calibration(str(tmp_path / "mine.yaml"))
     assert again.grade_of("nvidia-hopper") == "end-to-end-calibrated"
-    assert again.grade_of("nvidia-blackwell") == "datasheet"
+    assert again.grade_of("nvidia-blackwell") == "kernel-calibrated"
+    assert again.grade_of("ascend") == "datasheet"
     assert "each point left out" in (tmp_path / "mine.yaml").read_text()
 
 
@@ -92,22 +93,22 @@ def test_a_machine_is_as_free_as_its_family_is_wide() -> None:
 
 
 def test_what_is_measured_on_a_family_that_borrows_stays_its_own() -> None:
-    own = PRIOR.standalone(["hygon-dcu"])
-    assert "hygon-dcu" not in own.borrowed
-    assert own.families["hygon-dcu"].spread == PRIOR.borrowed["hygon-dcu"].spread
-    other = turned(own, [Factor(("hygon-dcu",), "hbm", 1.0)], np.array([-0.5]))
-    assert other.families["amd-cdna3"] == PRIOR.families["amd-cdna3"]
+    own = PRIOR.standalone(["amd-cdna5"])
+    assert "amd-cdna5" not in own.borrowed
+    assert own.families["amd-cdna5"].spread == PRIOR.borrowed["amd-cdna5"].spread
+    other = turned(own, [Factor(("amd-cdna5",), "hbm", 1.0)], np.array([-0.5]))
+    assert other.families["amd-cdna4"] == PRIOR.families["amd-cdna4"]
 
 
 def test_who_borrows_has_what_was_there_before_the_lender_was_fitted() -> None:
-    own = PRIOR.standalone(["amd-cdna3"])
-    factors = [Factor(("amd-cdna3",), "hbm", 1.0, "amd-cdna3"), Factor(tuple(own.families), "kernel", 1.0, ALL)]
+    own = PRIOR.standalone(["amd-cdna4"])
+    factors = [Factor(("amd-cdna4",), "hbm", 1.0, "amd-cdna4"), Factor(tuple(own.families), "kernel", 1.0, ALL)]
     fitted = turned(own, factors, np.array([-0.5, 0.5]))
-    before, lender, borrower = PRIOR.family("hygon-dcu"), fitted.family("amd-cdna3"), fitted.family("hygon-dcu")
+    before, lender, borrower = PRIOR.family("amd-cdna5"), fitted.family("amd-cdna4"), fitted.family("amd-cdna5")
     assert lender.hbm.value == pytest.approx(np.exp(-0.5) * before.hbm.value)
     assert borrower.hbm == before.hbm
     assert borrower.kernel.value == lender.kernel.value == pytest.approx(np.exp(0.5) * before.kernel.value)
-    assert fitted.standalone(["hygon-dcu"]).families["hygon-dcu"] == borrower
+    assert fitted.standalone(["amd-cdna5"]).families["amd-cdna5"] == borrower
 
 
 def test_too_few_points() -> None:

@@ -22,10 +22,10 @@ def test_the_table_explains_both_steps(capsys: pytest.CaptureFixture[str]) -> No
     assert "Decode step: 400 sequences of 4,500 tokens" in out
     for part in ("attention gemm", "experts", "dispatch", "combine", "head"):
         assert part in out
-    assert "grade datasheet" in out
+    assert "grade kernel-calibrated" in out
     assert "80 % interval" in out
     assert "device.peak.bf16 = 350 TFLOP/s" in out
-    assert "calibration.hygon-dcu = as amd-cdna3" in out
+    assert "calibration.hygon-dcu = hbm, attention_decode" in out
     assert "acceptance" not in out  # nothing is drafted
     assert err == ""
 

@@ -54,10 +54,40 @@ def test_rates_are_datasheet_times_utilisation() -> None:
 
 
 def test_a_borrowed_family_has_its_own_spread_and_says_so() -> None:
-    device_rates = achieved("scalex40")
-    assert device_rates.spread > number(load_calibration().family("amd-cdna3").spread)
-    assert ("calibration.hygon-dcu", "as amd-cdna3") in {(item.path, item.value) for item in device_rates.assumed}
-    assert load_calibration().rests_on("hygon-dcu", ["hbm"]) == "as amd-cdna3"
+    device_rates = achieved("gaudi3-8")
+    assert device_rates.spread > number(load_calibration().family("nvidia-hopper").spread)
+    assert ("calibration.gaudi", "as nvidia-hopper") in {(item.path, item.value) for item in device_rates.assumed}
+    assert load_calibration().rests_on("gaudi", ["hbm"]) == "as nvidia-hopper"
+
+
+@pytest.mark.parametrize(
+    ("family", "grade"),
+    [
+        ("nvidia-hopper", "end-to-end-calibrated"),
+        ("hygon-dcu", "kernel-calibrated"),
+        ("nvidia-ada", "kernel-calibrated"),
+        ("ascend", "datasheet"),  # one measured GEMM, no measured experts
+        ("gaudi", "datasheet"),
+    ],
+)
+def test_measured_kernels_of_a_family_give_its_grade(family: str, grade: str) -> None:
+    assert load_calibration().grade_of(family) == grade
+    assert load_calibration("datasheet").grade_of(family) == "datasheet"
+
+
+def test_a_family_whose_kernels_are_assumed_has_the_grade_datasheet() -> None:
+    serving = load_calibration()
+    guessed = Quantity(value=0.7, status="assumed", source="a guess", written="0.7")
+    family = serving.families["hygon-dcu"].model_copy(update={"experts_hbm": guessed})
+    changed = serving.model_copy(update={"families": serving.families | {"hygon-dcu": family}})
+    assert changed.grade_of("hygon-dcu") == "datasheet"
+    assert changed.distance("scalex40-card", "hygon-dcu") == "datasheet"
+
+
+def test_a_family_may_have_its_own_power() -> None:
+    serving = load_calibration()
+    assert achieved("hgx-h100").power == load_calibration("datasheet").power
+    assert rates(on("scalex40"), serving).power == serving.families["hygon-dcu"].power != serving.power
 
 
 def test_only_factors_in_use_are_named_as_assumed() -> None:
@@ -90,7 +120,7 @@ def test_a_wrong_factor_names_the_place(changes: dict[str, Any], words: str) -> 
 
 def test_like_must_name_a_family_with_numbers() -> None:
     data = edited()
-    data["borrowed"]["tpu"]["like"] = "hygon-dcu"
+    data["borrowed"]["tpu"]["like"] = "gaudi"
     with pytest.raises(SpecError, match="is not one of `families`"):
         validate(Calibration, data, "mine.yaml")
 

@@ -51,7 +51,7 @@ def test_it_says_what_it_looked_at_and_what_it_rests_on(r1: Plan) -> None:
     assert {"tp_divides_heads", "weights_fit"} <= r1.broken.keys()
     assert {"device.peak.bf16", "device.scale_up.bandwidth"} <= {item.path for item in r1.assumed}
     assert "device.peak.bf16" in r1.best.assumed
-    assert r1.best.grade == "datasheet"
+    assert r1.best.grade == "kernel-calibrated"
 
 
 def test_plain_data_has_the_keys_that_are_promised(r1: Plan) -> None:

@@ -41,7 +41,15 @@ def test_joules_are_watts_over_the_tokens_of_a_second(deployment: Deployment) ->
 
 
 def test_a_card_without_a_published_tdp_is_not_guessed() -> None:
-    plain = told(DEPLOYMENT.model_copy(update={"system": "scalex40"}), rate=4)
+    plain = told(DEPLOYMENT.model_copy(update={"system": "tx32"}), rate=4)
     assert plain["watts_per_device"] is None
     assert plain["joules_per_output_token"] is None
     assert "calibration.power" not in [item["path"] for item in plain["assumed"]]
+
+
+def test_the_card_of_the_scalex40_draws_what_was_read_on_its_class() -> None:
+    """149 W idle to 400 W under load. The power cap is assumed to be that of the BW1100, and the result says so."""
+    plain = told(DEPLOYMENT.model_copy(update={"system": "scalex40"}), rate=4)
+    assert 149 < plain["watts_per_device"] < 400
+    assert plain["joules_per_output_token"] > 0
+    assert {"device.tdp", "calibration.power"} <= {item["path"] for item in plain["assumed"]}

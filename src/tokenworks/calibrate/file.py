@@ -128,7 +128,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Spec):
         value = dict(value)
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if item not in ("", (), {})}
+        return {key: _plain(item) for key, item in value.items() if item not in ("", (), {}, None)}
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -165,7 +165,7 @@ def _layers(stack: Kernels, model: Model, rates: Rates, split: Split, batch: Ran
     parts["norms"] = _norms(stack, model, rates, batch.tokens)
     reduces: FloatArray = stack.reduces + stack.moe_reduces
     if stack.experts:
-        parts |= _experts(stack, rates, split, batch)
+        parts |= expert_parts(stack, rates, split, batch)
     size = batch.tokens * model.hidden * ACTIVATION
     # With several dp ranks, combine carries the sum over experts. Then an all-gather gives each tp rank all tokens.
     combined = (split.dp > 1) * sum(count for _, count in stack.experts)
@@ -269,8 +269,20 @@ def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> Pa
     return Kernel(moving + latency, 0.0, traffic, {HBM: moving, LATENCY: latency})
 
 
-def _experts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -> Parts:
-    """Routed experts on the hottest rank, and dispatch and combine if there are several dp ranks."""
+def expert_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -> Parts:
+    """Cost of the routed experts on the hottest rank, and of dispatch and combine if there are several dp ranks.
+
+    Parameters
+    ----------
+    stack : kernels of all layers
+    rates : achieved rates of the machine
+    split : parallel widths of the instance
+    batch : batch of one rank
+
+    Returns
+    -------
+    Parts `experts`, `dispatch` and `combine`.
+    """
     work: list[PartTime] = []
     out: list[PartTime] = []
     back: list[PartTime] = []

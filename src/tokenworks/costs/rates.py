@@ -175,7 +175,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         domain=machine.domain,
         skew=number(calibration.skew),
         acceptance=number(calibration.acceptance),
-        power=calibration.power,
+        power=family.power or calibration.power,
         grade=calibration.grade_of(machine.family),
         spread=number(family.spread),
         ttft_spread=number(calibration.ttft_spread),

@@ -190,7 +190,9 @@ def _assumed(run: Simulation) -> Iterator[Assumption]:
     """Assumed numbers behind the step times, and behind the power if the result contains one."""
     yield from run.site.rates.assumed
     shares = run.site.rates.power
-    if run.site.machine.tdp is not None and shares.idle.assumed:
+    if run.site.machine.tdp_assumed:
+        yield run.site.machine.tdp_assumed
+    if run.site.machine.tdp is not None and any(q.assumed for q in (shares.idle, shares.compute, shares.hbm)):
         written = f"idle {shares.idle.written}, compute {shares.compute.written}, hbm {shares.hbm.written} of TDP"
         yield Assumption("calibration.power", written, "priors; each says why in its file")
 

@@ -23,7 +23,8 @@ Grade = Literal["datasheet", "kernel-calibrated", "end-to-end-calibrated"]
 Distance = Literal["device", "family", "vendor", "other-vendor", "datasheet"]
 """How near the measured points of a calibration are to a device, nearest first. `device`: points of the device itself;
 `family`: points of another device of its family; `vendor`: points of another family of its vendor; `other-vendor`: the
-device borrows the numbers of a measured family of another vendor; `datasheet`: none of these."""
+device has only points of other vendors, and kernels of its own family or the numbers of a measured family; `datasheet`:
+none of these."""
 
 DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
@@ -84,6 +85,27 @@ def vendor_of(family: str) -> str:
     return family.split("-", maxsplit=1)[0]
 
 
+KERNELS = ("gemm", "grouped", "experts_hbm")
+"""Fields that measured kernels of a family must give for the grade kernel-calibrated: dense GEMMs, and experts."""
+
+
+class Power(Spec):
+    """Power of a device, as shares of its TDP.
+
+    Parameters
+    ----------
+    idle : power of an idle device / TDP [-]
+    compute : additional power at the full compute roof / TDP [-]
+    hbm : additional power at the full HBM roof / TDP [-]
+    spread : 80 % of measured mean powers lie in [p / spread, p x spread] around a predicted power p [-]
+    """
+
+    idle: Util
+    compute: Util
+    hbm: Util
+    spread: Spread
+
+
 class Family(Spec):
     """The factors of one device family.
 
@@ -106,6 +128,7 @@ class Family(Spec):
         not listed. Such a model quantises each input in groups, and not every engine has fast kernels for this [-]
     collective_start, dispatch_start : time before the first byte: kernel launch, and waiting for the other devices [s]
     spread : 80 % of measured times lie in [t / spread, t x spread] around a predicted time t [-]
+    power : power of a device of the family, as shares of its TDP; None: the shares of the calibration
     """
 
     gemm: dict[ComputeDtype, Util]
@@ -128,6 +151,7 @@ class Family(Spec):
     collective_start: Latency
     dispatch_start: Latency
     spread: Spread
+    power: Power | None = None
 
     def util(self, dtype: str) -> float:
         """Utilisation of GEMMs with many rows.
@@ -159,23 +183,6 @@ SHARED = ("query", "sequence", "context_walk", "elementwise", "ring", "skew", "a
 """Fields of a calibration that hold for all families, and that can be assumed."""
 
 
-class Power(Spec):
-    """Power of a device, as shares of its TDP.
-
-    Parameters
-    ----------
-    idle : power of an idle device / TDP [-]
-    compute : additional power at the full compute roof / TDP [-]
-    hbm : additional power at the full HBM roof / TDP [-]
-    spread : 80 % of measured mean powers lie in [p / spread, p x spread] around a predicted power p [-]
-    """
-
-    idle: Util
-    compute: Util
-    hbm: Util
-    spread: Spread
-
-
 class Like(Spec):
     """A device family without measurements. It borrows the numbers of another family.
 
@@ -204,7 +211,7 @@ class Calibration(Spec):
     grade : what the factors are based on: datasheet, kernel-calibrated or end-to-end-calibrated
     fitted_on : data on which a calibration of a higher grade was fitted
     data_sha256 : hash of these data
-    graded : families for which the grade holds; the other families have the grade datasheet. Empty: it holds for all
+    graded : families for which the grade holds; `grade_of` gives the grade of other families. Empty: it holds for all
     devices : devices with measured points that the calibration was fitted on
     sources : name -> text of a source. A number in the file may give the name; after loading it has the text
     query : cost of the edges of a tile in prefill attention, as additional cache entries per query [count]
@@ -277,8 +284,21 @@ class Calibration(Spec):
         return self
 
     def grade_of(self, family: str) -> Grade:
-        """The grade of a prediction for a device family."""
-        return self.grade if not self.graded or family in self.graded else "datasheet"
+        """The grade of a prediction for a device family.
+
+        In a calibration that is fitted on serving points, a family without such points is kernel-calibrated if measured
+        kernels of the family gave a number of each field in `KERNELS`. All other families have the grade datasheet.
+
+        Parameters
+        ----------
+        family : name of the family
+        """
+        if not self.graded or family in self.graded:
+            return self.grade
+        own = self.families.get(family)
+        if own is None or self.grade != "end-to-end-calibrated":
+            return "datasheet"
+        return "kernel-calibrated" if all(_measured(own, field) for field in KERNELS) else "datasheet"
 
     def distance(self, device: str, family: str) -> Distance:
         """How near the measured points of the calibration are to a device.
@@ -296,6 +316,8 @@ class Calibration(Spec):
             return "family"
         if vendor_of(family) in map(vendor_of, measured):
             return "vendor"
+        if self.grade_of(family) == "kernel-calibrated":
+            return "other-vendor"
         return "other-vendor" if family in self.borrowed and self.borrowed[family].like in measured else "datasheet"
 
     def spread_at(self, distance: Distance) -> float:
@@ -387,6 +409,13 @@ class Calibration(Spec):
             return f"as {self.borrowed[name].like}"
         statuses = {quantity.status for path, quantity in _factors(family, family.gemm) if path in factors}
         return "assumed" if statuses - {"measured", "derived"} else "measured"
+
+
+def _measured(family: Family, field: str) -> bool:
+    """True if a number of this field comes from measured kernels of the family."""
+    content = getattr(family, field)
+    numbers = [content] if isinstance(content, Quantity) else list(content.values())
+    return any(quantity.status == "measured" for quantity in numbers)
 
 
 def _factors(family: Family, dtypes: Iterable[str]) -> Iterator[tuple[str, Quantity]]:

@@ -257,6 +257,7 @@ def resolve(of: Parts) -> tuple[Machine, dict[str, str]]:
         hbm_sold=take.spare("device.hbm.sold", device.hbm.sold),
         network=of.network.name if of.network else None,
         tdp=take.spare("device.tdp", device.tdp),
+        tdp_assumed=Assumption("device.tdp", device.tdp.written, device.tdp.source) if device.tdp.assumed else None,
         price=_all(share, take.spare("price", system.price)),
         power=_all(share, take.spare("power", system.power)),
         weight=_all(share, take.spare("weight", system.weight)),

@@ -91,6 +91,7 @@ class Machine(Shown):
     hbm_sold : memory of one device that the vendor prints; None: not published; no step reads it [byte]
     network : name of the network between domains; None: the machine has no network
     tdp : largest power of one device; None: not published [W]
+    tdp_assumed : the assumption behind `tdp`, which results with power list; None: `tdp` is not assumed
     price, power, weight : all devices in use together; None: not published [USD, W, kg]
     given : numbers that the user set
     checkpoints : storage dtype of published weights -> dtype of the converted weights that the devices serve
@@ -111,6 +112,7 @@ class Machine(Shown):
     hbm_sold: float | None = None
     network: str | None = None
     tdp: float | None = None
+    tdp_assumed: Assumption | None = None
     price: float | None = None
     power: float | None = None
     weight: float | None = None

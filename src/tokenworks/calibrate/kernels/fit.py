@@ -126,8 +126,15 @@ class KernelFit:
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """Rows of one operation, as a problem for `fit`; family : the only family with errors, None for all."""
+class RowProblem:
+    """Rows of one operation, as a problem for `fit`.
+
+    Parameters
+    ----------
+    calibration : the calibration that the factors multiply
+    rows : the rows
+    family : the only family with errors; None for all families
+    """
 
     calibration: Calibration
     rows: Sequence[OperationRows]
@@ -138,9 +145,9 @@ class _Problem:
         calibration = turned(self.calibration, factors, theta)
         return np.concatenate([self._of(item, calibration) for item in self.rows])
 
-    def touched(self, factor: Factor) -> _Problem:
+    def touched(self, factor: Factor) -> RowProblem:
         """The rows of the family of a factor."""
-        return _Problem(self.calibration, self.rows, factor.families[0] if factor.families else None)
+        return RowProblem(self.calibration, self.rows, factor.families[0] if factor.families else None)
 
     def _of(self, item: OperationRows, calibration: Calibration) -> Floats:
         if self.family not in (None, item.machine.family):
@@ -301,7 +308,7 @@ def _fit(
     mine = {name: [item for item in rows if item.machine.family == name] for name in families}
     factors = [Factor((name,), field, SPREAD, name) for name in families for field in _fields(operation, mine[name])]
     factors += [Factor((), field, SPREAD) for field in operation.shared]
-    result = fit(_Problem(calibration, rows), factors, enough=1e-5)
+    result = fit(RowProblem(calibration, rows), factors, enough=1e-5)
     calibrated = turned(calibration, factors, result.theta)
     sizes = [len(item.measured) for item in rows]
     of = np.repeat([item.machine.family for item in rows], sizes)
