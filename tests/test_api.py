@@ -130,7 +130,7 @@ WRONG: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "assume": {"workload.islv": 1}}, "did you mean workload.isl"),
     ("plan", [MODEL, "hgx-h100"], {"isl": 1, "osl": 1, "calibration": {"name": "x"}}, "calibration: title: is missing"),
     ("plan", [MODEL, {"name": "x"}], {"isl": 1, "osl": 1}, "machine: device: is missing"),
-    ("plan", [{"model_type": "llama"}, "hgx-h100"], {"isl": 1, "osl": 1}, "num_attention_heads: the field is missing"),
+    ("plan", [{"model_type": "llama"}, "hgx-h100"], {"isl": 1, "osl": 1}, "hidden_size: the field is missing"),
     ("fit", [MODEL, "hgx-h100"], {"kv": "bf16"}, "tokenworks.fit: unknown argument 'kv'"),
     ("fit", [MODEL, "hgx-h100"], {"devices": 9}, "9 of 8 devices"),
     ("estimate", [MODEL, "hgx-h100"], {"deploy": "tpp=2"}, "did you mean tp="),

@@ -79,7 +79,7 @@ def test_yaml_is_a_file_of_the_same_entry(section: Section, capsys: Output, tmp_
         (["workloads", "chatt"], "unknown workload 'chatt'; a file of your own ends in .yaml; did you mean chat?"),
         (["calibrations", "fast"], "unknown calibration 'fast'; a file of your own ends in .yaml; known: datasheet"),
         (["engines", "vlm"], "unknown engine 'vlm'; did you mean vllm?"),
-        (["devices", "xyz"], "and 43 more (`tokenworks catalog devices`)"),
+        (["devices", "xyz"], "and 44 more (`tokenworks catalog devices`)"),
         (["networks", "none.yaml"], "none.yaml: no such file"),
         (["workloads", "chat", "more"], "Unused Tokens"),
     ],

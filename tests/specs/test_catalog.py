@@ -72,8 +72,8 @@ def test_network(name: str) -> None:
     assert all(number.value for number in (network.port, network.radix, network.hop, network.endpoint))
 
 
-def test_50_devices_and_one_that_stands_in() -> None:
-    assert len(DEVICES) == 51
+def test_51_devices_and_one_that_stands_in() -> None:
+    assert len(DEVICES) == 52
     assert "unpublished" in DEVICES
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tokenworks.arrays import FloatArray
 from tokenworks.costs.activations import ACTIVATION, activation_bytes, graph_bytes
-from tokenworks.costs.pages import Cache, drafts, plain, pool_tokens, unified
+from tokenworks.costs.pages import PagedCache, drafts, plain, pool_tokens, unified
 from tokenworks.costs.split import Split
 from tokenworks.costs.weights import weight_bytes
 from tokenworks.specs.calibration import number
@@ -191,14 +191,14 @@ def cache_bytes(model: Model, split: Split, engine: Engine | None = None) -> tup
     return _cache_bytes(model, split, paged(model, split, engine))
 
 
-def _cache_bytes(model: Model, split: Split, cache: Cache | None) -> tuple[FloatArray, FloatArray]:
+def _cache_bytes(model: Model, split: Split, cache: PagedCache | None) -> tuple[FloatArray, FloatArray]:
     if cache is None:
         return plain(model, split)
     draft_token, draft_sequence = drafts(model, split)
     return cache.per_token + draft_token, cache.per_sequence + draft_sequence
 
 
-def paged(model: Model, split: Split, engine: Engine | None) -> Cache | None:
+def paged(model: Model, split: Split, engine: Engine | None) -> PagedCache | None:
     """The blocks in which an engine holds the cache; None where blocks change nothing."""
     return unified(model, split, engine) if engine is not None and engine.memory.pages == "unified" else None
 

@@ -53,7 +53,7 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True)
-class Cache:
+class PagedCache:
     """KV cache of the most loaded device in the blocks of an engine.
 
     Parameters
@@ -117,7 +117,7 @@ class Cache:
         return total
 
 
-def unified(model: Model, split: Split, engine: Engine) -> Cache | None:
+def unified(model: Model, split: Split, engine: Engine) -> PagedCache | None:
     """The blocks of vLLM's hybrid KV cache manager; None for models whose layers all keep all tokens.
 
     All groups take blocks of one pool, so a block has the same size for all. Kinds of layers with smaller pages take
@@ -151,7 +151,7 @@ def _size(scan: Scan, split: Split) -> FloatArray:
     return scan.elements * (split.kv_bytes if scan.bytes is None else scan.bytes) / np.minimum(split.tp, scan.heads)
 
 
-def _uniform_pages(model: Model, split: Split, engine: Engine) -> Cache:
+def _uniform_pages(model: Model, split: Split, engine: Engine) -> PagedCache:
     """Groups with the same number of layers, and blocks with the same page for each layer."""
     grows: list[tuple[FloatArray, int]] = []
     windows: dict[int, list[tuple[FloatArray, int]]] = {}
@@ -187,7 +187,7 @@ def _uniform_pages(model: Model, split: Split, engine: Engine) -> Cache:
         parts.append(Pages(kind, ceil_div(stages[len(parts)], size), tokens, keeps))  # type: ignore[arg-type]
     if states:
         parts.append(Pages("state", ceil_div(stages[-1], size), page * 0.0 + 1.0))
-    return Cache(size * page, tuple(parts))
+    return PagedCache(size * page, tuple(parts))
 
 
 def _largest(entries: list[tuple[FloatArray, int]]) -> FloatArray:
@@ -196,7 +196,7 @@ def _largest(entries: list[tuple[FloatArray, int]]) -> FloatArray:
     return largest
 
 
-def _compressed(model: Model, split: Split) -> Cache:
+def _compressed(model: Model, split: Split) -> PagedCache:
     """Groups of DeepSeek-V4: all compressed caches, windows, and the states of the compressors of each stride."""
     layers = dict.fromkeys(STATES, 0)
     compressed: FloatArray = 0.0 * split.kv_bytes
@@ -225,7 +225,7 @@ def _compressed(model: Model, split: Split) -> Cache:
         if count:
             tokens, back = STATES[stride]
             parts.append(Pages("window", 1.0, float(tokens), back * stride))
-    return Cache(np.maximum.reduce(sizes) / split.pp, tuple(parts))
+    return PagedCache(np.maximum.reduce(sizes) / split.pp, tuple(parts))
 
 
 def _group_size(counts: list[int], least: int) -> int:

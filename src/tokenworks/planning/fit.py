@@ -14,7 +14,7 @@ from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import SHAPE, Proposal, explain
 from tokenworks.planning.asked import read_deploy
 from tokenworks.planning.fit_advice import longest, refused
-from tokenworks.planning.fit_search import Load, Width, fewest, held_by, load_of, loaded, planned
+from tokenworks.planning.fit_search import EngineLimits, Width, fewest, held_by, load_of, loaded, planned
 from tokenworks.planning.setting import setting_of, with_memory_fraction, with_role_fraction
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import On
@@ -71,7 +71,7 @@ class Fit(Shown):
     machine: Machine
     engine: str
     kv_dtype: str
-    load: Load
+    load: EngineLimits
     widths: tuple[Width, ...]
     given: tuple[Given, ...] = ()
     notes: tuple[str, ...] = ()
@@ -214,7 +214,7 @@ def fit(
     return fit_role(with_role_fraction(setting, role.memory_fraction), role, load)
 
 
-def _with_derived_share(setting: Setting, load: Load, devices: int) -> Setting:
+def _with_derived_share(setting: Setting, load: EngineLimits, devices: int) -> Setting:
     """The setting with the share of memory that the engine derives for the device, where it derives one."""
     share = derived_share(
         setting.engine, setting.machine.hbm_bytes, chunk=load.chunk, graph_sequences=load.graph_sequences,
@@ -223,7 +223,7 @@ def _with_derived_share(setting: Setting, load: Load, devices: int) -> Setting:
     return setting if share is None else with_role_fraction(setting, share)
 
 
-def fit_role(setting: Setting, role: Role, load: Load) -> Fit:
+def fit_role(setting: Setting, role: Role, load: EngineLimits) -> Fit:
     """The memory of one split.
 
     Parameters
@@ -247,7 +247,7 @@ def fit_role(setting: Setting, role: Role, load: Load) -> Fit:
     return dataclasses.replace(_answer(setting, role.kv_dtype, load, held), named=True)
 
 
-def fit_setting(setting: Setting, kv_dtype: str, load: Load | None = None) -> Fit:
+def fit_setting(setting: Setting, kv_dtype: str, load: EngineLimits | None = None) -> Fit:
     """Find the best split of each width.
 
     A split counts if it keeps all rules of shape and memory, without speculation, and with the fewest redundant experts
@@ -275,7 +275,7 @@ def fit_setting(setting: Setting, kv_dtype: str, load: Load | None = None) -> Fi
     return _answer(setting, kv_dtype, load, widths)
 
 
-def _answer(setting: Setting, kv_dtype: str, load: Load, widths: list[Width]) -> Fit:
+def _answer(setting: Setting, kv_dtype: str, load: EngineLimits, widths: list[Width]) -> Fit:
     model, engine = setting.model, setting.engine
     note = context_note(model)
     limit = f"{note} The KV cache of each rank holds a request of this length." if note else ""

@@ -10,7 +10,7 @@ import numpy as np
 from tokenworks.costs.memory import request_bytes
 from tokenworks.errors import DoesNotFit
 from tokenworks.legal.points import Points, Setting
-from tokenworks.planning.fit_search import Load, fewest, held_by, load_of, planned, shaped
+from tokenworks.planning.fit_search import EngineLimits, fewest, held_by, load_of, planned, shaped
 from tokenworks.planning.setting import FRACTION, with_role_fraction
 from tokenworks.specs import load as catalog
 from tokenworks.specs.compose import times
@@ -24,7 +24,7 @@ STEP = 100
 """Shares of the memory are tried in steps of 1 / STEP [count]."""
 
 
-def refused(setting: Setting, kv_dtype: str, load: Load, points: Points) -> DoesNotFit:
+def refused(setting: Setting, kv_dtype: str, load: EngineLimits, points: Points) -> DoesNotFit:
     """The error for splits of which none fits: how much is missing, and each single change that would do.
 
     Parameters
@@ -63,7 +63,7 @@ def refused(setting: Setting, kv_dtype: str, load: Load, points: Points) -> Does
     return DoesNotFit(f"{text}{one_change}; {_more_devices(setting, kv_dtype, load)}")
 
 
-def longest(setting: Setting, load: Load, points: Points) -> int:
+def longest(setting: Setting, load: EngineLimits, points: Points) -> int:
     """The longest context limit that a split holds; 0 if none holds a request of two tokens [token].
 
     Parameters
@@ -94,7 +94,7 @@ def _last(holds: Callable[[int], bool], low: int, high: int) -> int:
     return low
 
 
-def least_fraction(setting: Setting, load: Load, points: Points) -> float | None:
+def least_fraction(setting: Setting, load: EngineLimits, points: Points) -> float | None:
     """The smallest share of device memory with which a split fits, in steps of 0.01; None if no share below 1 does.
 
     Parameters
@@ -110,7 +110,7 @@ def least_fraction(setting: Setting, load: Load, points: Points) -> float | None
     return None
 
 
-def _more_devices(setting: Setting, kv_dtype: str, load: Load) -> str:
+def _more_devices(setting: Setting, kv_dtype: str, load: EngineLimits) -> str:
     """How many of these devices hold the model, as part of a message."""
     machine = setting.machine
     most = MOST_TIMES * machine.devices

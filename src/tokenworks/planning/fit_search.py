@@ -19,7 +19,7 @@ from tokenworks.specs.deployment import Role
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class EngineLimits:
     """Settings of the engine that decide how much memory a rank needs.
 
     Parameters
@@ -72,7 +72,7 @@ class Width:
         return self.role.parallel.devices
 
 
-def load_of(setting: Setting, *, chunk: int | None = None, sequences: int | None = None) -> Load:
+def load_of(setting: Setting, *, chunk: int | None = None, sequences: int | None = None) -> EngineLimits:
     """The settings that an engine chooses for a device where the user gives none.
 
     Parameters
@@ -85,12 +85,14 @@ def load_of(setting: Setting, *, chunk: int | None = None, sequences: int | None
     own = engine.defaults_on(setting.machine.family, setting.machine.hbm_bytes)
     if own is None:
         graphs = int(number(engine.graph_tokens))
-        return Load(chunk or engine.chunk_tokens, sequences or engine.max_sequences, setting.model.max_context, graphs)
-    return Load(chunk or own.chunk_tokens, sequences or own.max_sequences, setting.model.max_context,
+        return EngineLimits(
+            chunk or engine.chunk_tokens, sequences or engine.max_sequences, setting.model.max_context, graphs
+        )
+    return EngineLimits(chunk or own.chunk_tokens, sequences or own.max_sequences, setting.model.max_context,
                 own.graph_sequences)  # fmt: skip
 
 
-def held_by(points: Points, setting: Setting, load: Load) -> list[Width]:
+def held_by(points: Points, setting: Setting, load: EngineLimits) -> list[Width]:
     """The best split of each number of devices that fits, without and with a pipeline.
 
     Parameters
@@ -112,7 +114,7 @@ def held_by(points: Points, setting: Setting, load: Load) -> list[Width]:
     return widths
 
 
-def fewest(setting: Setting, kv_dtype: str, load: Load, below: int) -> list[Width]:
+def fewest(setting: Setting, kv_dtype: str, load: EngineLimits, below: int) -> list[Width]:
     """The best splits of the smallest number of devices that holds the model; an empty list if none does.
 
     The search starts at weights / usable memory: fewer devices cannot hold the weights. It ends before `below`.
@@ -162,7 +164,7 @@ def _every(setting: Setting, kv_dtype: str, devices: int) -> Points:
     return Points(tp, pp, dp, ep, expert_tp, redundant, zeros + KV_DTYPES.index(kv_dtype), zeros, zeros, dp, dp)
 
 
-def loaded(points: Points, setting: Setting, load: Load) -> Points:
+def loaded(points: Points, setting: Setting, load: EngineLimits) -> Points:
     """Points with the settings of the engine. Dispatch buffers have room for the tokens that the engine reserves.
 
     Parameters
@@ -178,7 +180,7 @@ def loaded(points: Points, setting: Setting, load: Load) -> Points:
     return dataclasses.replace(points, max_sequences=points.dp * each, chunk_tokens=points.dp * load.chunk)
 
 
-def shaped(points: Points, setting: Setting, load: Load) -> tuple[Points, Memory, FloatArray]:
+def shaped(points: Points, setting: Setting, load: EngineLimits) -> tuple[Points, Memory, FloatArray]:
     """Points of legal shape, their memory with the KV tokens that the engine prints, and these tokens of one rank.
 
     Parameters
@@ -198,7 +200,7 @@ def shaped(points: Points, setting: Setting, load: Load) -> tuple[Points, Memory
     return points, dataclasses.replace(room, kv_tokens=points.dp * rank_tokens), rank_tokens
 
 
-def _width(proposal: Proposal, rank_tokens: FloatArray, row: int, load: Load) -> Width:
+def _width(proposal: Proposal, rank_tokens: FloatArray, row: int, load: EngineLimits) -> Width:
     points, room, setting = proposal.points, proposal.room, proposal.setting
 
     def of(values: FloatArray) -> float:
