@@ -44,6 +44,21 @@ def test_the_table_explains_itself(capsys: Output) -> None:
         assert words in out
 
 
+def test_the_table_prints_the_tokens_that_it_is_ranked_by(capsys: Output) -> None:
+    asked = [
+        "plan", "Qwen/Qwen3-32B", "--on", "hgx-h100:2", "--isl", "1000", "--osl", "100", *SLO, "--engine", "vllm",
+        "--top", "3", "--budget", "300000 requests",
+    ]  # fmt: skip
+    _, out, _ = run([*asked, "-o", "json"], capsys)
+    rows = result(out)["deployments"]
+    assert any(row["effective_tok_s_per_device"] < row["output_tok_s_per_device"] for row in rows)
+    _, out, _ = run(asked, capsys)
+    lines = [line.split() for line in out.splitlines() if line[:1].isdecimal()][: len(rows)]
+    for row, words in zip(rows, lines, strict=True):
+        value = row["effective_tok_s_per_device"]
+        assert (f"{value:,.1f}" if value >= 10 else f"{value:.3g}") in words
+
+
 def test_json_is_one_object(capsys: Output) -> None:
     code, out, err = run([*MOE, *SLO, "-o", "json", "--top", "3"], capsys)
     assert (code, err) == (0, "")

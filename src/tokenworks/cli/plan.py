@@ -163,7 +163,8 @@ def _print(result: Plan, out: Page) -> None:
     for heading in (_tokens(result), "tok/s user", f"{ttft} [s]", f"{tpot} [ms]"):
         columns[heading] = "right"
     columns["bound by"] = "left"
-    rows = [line for row in result.deployments for line in _lines(row, engine=len(result.engines) > 1)]
+    several = len(result.engines) > 1
+    rows = [line for row in result.deployments for line in _lines(row, _tokens(result), engine=several)]
     print_table(out, columns, rows, wraps=("deployment", "settings"), spare=("bound by", "tok/s user"))
     for line in (*result.notes, *_reading(result)):
         out.paragraph(line)
@@ -216,11 +217,11 @@ def _engines(result: Plan) -> str:
     return f"engine {titles[0]}" if len(titles) == 1 else f"engines {', '.join(titles)}"
 
 
-def _lines(row: Ranked, *, engine: bool) -> Iterator[list[str]]:
-    """One row of the table per role; the numbers of the deployment stand in the first one."""
+def _lines(row: Ranked, tokens: str, *, engine: bool) -> Iterator[list[str]]:
+    """One row of the table per role; the numbers of the deployment stand in the first one. `tokens` as in `_tokens`."""
     numbers = [
         *([row.deployment.engine] if engine else []),
-        _speed(row.output_tok_s_per_device),
+        _speed(row.effective_tok_s_per_device if tokens == "effective" else row.output_tok_s_per_device),
         _speed(row.output_tok_s_per_user),
         f"{row.ttft_slo_s:,.2f}",
         f"{row.tpot_slo_s * 1e3:,.1f}",
