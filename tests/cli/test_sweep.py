@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.cli.envelope import result
-from tests.ledger.sweep_cases import ESTIMATE, SIMULATE
+from tests.ledger.sweep_cases import ESTIMATE, PLAN, SIMULATE
 from tokenworks.cli import run
 
 
@@ -37,6 +37,19 @@ def test_table(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "What moves decode_step_s most" in out
     assert "Together the inputs explain 9" in out
     assert err == ""
+
+
+def test_the_currency_of_a_curve_is_known_where_the_first_point_fails(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One H100 is too small for the model; the other points have a cost."""
+    question = {**PLAN, "model": "meta-llama/Llama-3.3-70B-Instruct", "on": "hgx-h100", "engine": "vllm"}
+    question |= {"currency": "CNY", "over": {"devices": [1, 4, 8]}}
+    file.write_text(yaml.safe_dump(question))
+    assert run(["sweep", str(file), "--workers", "1"]) == 0
+    out, _ = capsys.readouterr()
+    assert "1 does not fit" in out or "1 do not fit" in out
+    assert "in CNY, prices in the middle" in " ".join(out.split())
 
 
 def test_one_curve_has_a_bar_a_point(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -141,7 +141,7 @@ def _print_curve(result: Sweep, curve: SweepCurve, out: Page) -> None:
     if costs:
         out.paragraph(
             f"price a device = the whole purchase / devices; M effective = cost per million effective tokens; both in "
-            f"{result.records[0]['currency']}, prices in the middle."
+            f"{next(record['currency'] for record in result.records if record.get('currency'))}, prices in the middle."
         )
     out.paragraph(_knee_words(result, curve))
 

@@ -59,8 +59,13 @@ class MeanRequest:
         -------
         Quantile / mean [-].
         """
-        spread = math.log1p(self.uncached_cv**2)
-        return math.exp(math.sqrt(spread) * NormalDist().inv_cdf(share) - spread / 2)
+        return _lognormal(self.uncached_cv, share)
+
+
+def _lognormal(cv: float, share: float) -> float:
+    """Quantile of a lognormal distribution / its mean, from its coefficient of variation [-]."""
+    spread = math.log1p(cv**2)
+    return math.exp(math.sqrt(spread) * NormalDist().inv_cdf(share) - spread / 2)
 
 
 def long_request(workload: Workload, share: float) -> float:
@@ -80,9 +85,8 @@ def long_request(workload: Workload, share: float) -> float:
     [1] Fenton, The sum of log-normal probability distributions in scatter transmission systems, IRE Trans. 8, 1960.
     """
     mean = workload.isl + workload.osl
-    variance = (workload.isl * workload.isl_cv) ** 2 + (workload.osl * workload.osl_cv) ** 2
-    spread = math.log1p(variance / mean**2)
-    return mean * math.exp(math.sqrt(spread) * NormalDist().inv_cdf(share) - spread / 2)
+    deviation = math.hypot(workload.isl * workload.isl_cv, workload.osl * workload.osl_cv)
+    return mean * _lognormal(deviation / mean, share)
 
 
 def mean_request(workload: Workload) -> MeanRequest:

@@ -338,8 +338,9 @@ def cost_record(bought: Hardware, result: Plan, best: Best | None, paid: Paying)
     paid : prices and conditions
     """
     row = result.best
-    rates = Served(row.effective_tok_s_per_device * row.charged, row.output_tok_s_per_device * row.charged)
-    if best is not None:
+    if best is None:
+        rates = Served(row.effective_tok_s_per_device * row.charged, row.output_tok_s_per_device * row.charged)
+    else:
         rates = served_by(best, row.charged, str(result.slo))
     known = cost(bought, rates, paid.prices, paid.terms)
     purchase = known.capex and known.capex.total
