@@ -130,7 +130,7 @@ def splits(setting: Setting, of: Iterable[Layout] | None = None) -> Points:
     rows = [
         (tp, pp, dp, ep, max(tp * dp // ep, 1) if experts else 1, redundant)
         for tp, pp, dp, ep in (layouts(setting) if of is None else of)
-        for redundant in _copies(ep, experts.count if experts else 0)
+        for redundant in copies(ep, experts.count if experts else 0)
     ]
     options = itertools.product(
         range(len(KV_DTYPES)), DRAFTS if model.draft else DRAFTS[:1], range(len(OVERLAPS) if experts else 1)
@@ -140,7 +140,7 @@ def splits(setting: Setting, of: Iterable[Layout] | None = None) -> Points:
     return Points(tp, pp, dp, ep, expert_tp, redundant, kv, draft, overlap, dp, dp * LEAST_CHUNK)
 
 
-def _copies(ep: int, experts: int) -> tuple[int, ...]:
+def copies(ep: int, experts: int) -> tuple[int, ...]:
     """Redundant experts to try: the smallest number with which ep divides the experts, and one more per rank."""
     if ep == 1:
         return (0,)

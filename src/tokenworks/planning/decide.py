@@ -360,12 +360,27 @@ def _tokens(rows: Iterable[Judged], candidate: Candidate) -> float:
 
 def _judged(bench: Bench, candidate: Candidate, least: float) -> Ranked | None:
     """A deployment with simulated values; None if it does not hold `least` requests per second [1/s]."""
+    run = best_run(bench, candidate, least)
+    return None if run is None else shown(candidate, run)
+
+
+def best_run(bench: Bench, candidate: Candidate, least: float = 0.0) -> Simulation | None:
+    """The simulation at the highest rate within the SLO, or under the given load; None if `least` is not held.
+
+    Without a rate that holds, and with no `least`, it is the simulation at the estimated rate.
+
+    Parameters
+    ----------
+    bench : runs the simulations
+    candidate : the deployment, with estimates that say where the search starts
+    least : rate that the deployment must hold; 0: any [1/s]
+    """
     if candidate.costing.load is not None:
-        return shown(candidate, bench.loaded(candidate))
+        return bench.loaded(candidate)
     highest = _highest(bench, candidate, least or None)
     if highest is not None:
-        return shown(candidate, highest)
-    return None if least else shown(candidate, bench.at(candidate, rate=candidate.estimated.requests_s))
+        return highest
+    return None if least else bench.at(candidate, rate=candidate.estimated.requests_s)
 
 
 def _highest(bench: Bench, candidate: Candidate, least: float | None) -> Simulation | None:

@@ -341,18 +341,46 @@ def _of_file(costings: Sequence[Costing], path: str, pick: int) -> _Asked | Why:
     broken = [item for role in deployment.roles for item in explain(role, costing.setting)]
     if broken:
         return Why(costing, deployment.roles, tuple(broken))
+    return _Asked((_alike(costing, deployment, f"{WHERE}: {path}"),), deployment)
+
+
+def candidate_of(costing: Costing, deployment: Deployment, where: str) -> Candidate:
+    """A deployment with estimates for the start of a search.
+
+    Parameters
+    ----------
+    costing : the setting, with the engine of the deployment
+    deployment : roles that break no rule
+    where : file of the deployment, for messages
+
+    Raises
+    ------
+    SpecError : no steady state
+    """
+    return _Asked((_alike(costing, deployment, where),), deployment).candidates()[0]
+
+
+def _alike(costing: Costing, deployment: Deployment, where: str) -> SearchResult:
+    """Estimates of a deployment with the widths and settings of a given one, at any number of replicas.
+
+    An engine runs as many of its sequences as the KV cache holds. So if the cache does not hold `max_sequences` mean
+    requests, the estimates are those of the best batch that it holds.
+    """
     if len(deployment.roles) == 1:
         (role,) = deployment.roles
         legal = legal_splits(costing.setting, Points.of(role))
-        return _Asked((_estimates(costing, role, {*SETTINGS}, legal),), deployment)
+        try:
+            return _estimates(costing, role, {*SETTINGS}, legal)
+        except SpecError:
+            return _estimates(costing, role, {*SETTINGS} - {"max_sequences"}, legal)
     pairs = [[getattr(Points.of(role), field.name)[0] for role in deployment.roles]
              for field in dataclasses.fields(Points)]  # fmt: skip
     legal = legal_splits(costing.setting, Points(*map(np.array, pairs)))
     shortlist, ladders = Shortlist(costing.slo, keep=ALL), Ladders.default()
     disaggregated.search(costing, legal, ladders, decode_times(costing, legal.points, ladders), shortlist)
     if not len(shortlist.best):
-        raise SpecError("prefill and decode have no steady state together", where=f"{WHERE}: {path}")
-    return _Asked((SearchResult(costing, shortlist, legal, 0, SearchCounts(0, 0, {})),), deployment)
+        raise SpecError("prefill and decode have no steady state together", where=where)
+    return SearchResult(costing, shortlist, legal, 0, SearchCounts(0, 0, {}))
 
 
 def _exactly(candidate: Candidate, deployment: Deployment) -> Candidate:

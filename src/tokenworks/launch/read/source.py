@@ -1,0 +1,218 @@
+"""A file or a command line becomes launch commands: the form of the text decides which reader reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenworks.errors import SpecError
+from tokenworks.launch.command import Command
+from tokenworks.launch.dialect import DialectEngine, dialects
+from tokenworks.launch.read.manifests import is_compose, read_compose, read_kubernetes
+from tokenworks.launch.read.programs import SERVERS
+from tokenworks.launch.read.recipe import read_flags, read_recipe, recipe_names
+from tokenworks.launch.read.shell import read_shell
+from tokenworks.launch.read.yaml_text import documents
+from tokenworks.specs.files import is_there, opened, unreadable
+from tokenworks.specs.load import MAX_BYTES
+
+COMMAND = "command"
+"""Name of a text that is no file, in messages."""
+
+RECIPE = "--recipe"
+
+_YAML = (".yaml", ".yml", ".json")
+_HINT = "it must start vLLM (`vllm serve`, python -m vllm.entrypoints.openai.api_server) or SGLang (`sglang serve`, "
+_HINT += "python -m sglang.launch_server)"
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Launch commands and where they come from.
+
+    Parameters
+    ----------
+    commands : commands that start engines and routers
+    where : file of the text, or "command"
+    notes : sentences for the user
+    dialect : name of the dialect that the text names; empty: it names none
+    title : the text in words
+    """
+
+    commands: tuple[Command, ...]
+    where: str
+    notes: tuple[str, ...] = ()
+    dialect: str = ""
+    title: str = ""
+
+
+def read_launch(
+    source: str | Path, *, recipe: str | None = None, given: Mapping[str, str] | None = None,
+    engine: DialectEngine | None = None,
+) -> Launch:  # fmt: skip
+    """Read the launch commands of a command line or of a file.
+
+    Parameters
+    ----------
+    source : a command line, or the path of a shell script, Compose file, Kubernetes manifest, YAML recipe or table of
+        recipes
+    recipe : id of a recipe in a table
+    given : values of variables that the text does not set
+    engine : engine whose flags the keys of a YAML recipe are; None: the recipe says it
+
+    Raises
+    ------
+    SpecError : the text cannot be read, or starts no engine
+    """
+    path = _path(source)
+    if path is None:
+        if recipe is not None:
+            raise SpecError("names a recipe of a table", where=RECIPE, hint="give the CSV file of the table")
+        launch = _of_shell(str(source), COMMAND, given)
+        folder = Path()
+    else:
+        launch, folder = _of_file(path, recipe, given, engine), path.parent
+    if not any(command.role != "router" for command in launch.commands):
+        raise SpecError("holds no launch command of an engine", where=launch.where, hint=_HINT)
+    return dataclasses.replace(
+        launch, commands=tuple(_with_config(command, folder) for command in launch.commands)
+    )
+
+
+def _path(source: str | Path) -> Path | None:
+    """The path that a source is; None: it is a command line."""
+    if isinstance(source, Path):
+        return source
+    words = source.split()
+    if len(words) != 1 and not (len(source) < 1024 and "\n" not in source and is_there(source)):
+        if not words:
+            raise SpecError("is empty", where=COMMAND, hint="give a launch command, or a file")
+        return None
+    return Path(source)
+
+
+def _of_shell(text: str, where: str, given: Mapping[str, str] | None) -> Launch:
+    read = read_shell(text, where, given=given)
+    return Launch(read.commands, where, read.notes)
+
+
+def _of_file(
+    path: Path, recipe: str | None, given: Mapping[str, str] | None, engine: DialectEngine | None
+) -> Launch:  # fmt: skip
+    where, text = str(path), read_text(path)
+    if path.suffix.lower() == ".csv":
+        if recipe is None:
+            names = recipe_names(text, where)
+            hint = f"give one with {RECIPE}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+            raise SpecError(f"holds {len(names)} recipes", where=where, hint=hint)
+        of_table = read_recipe(text, recipe, where)
+        return Launch(of_table.commands, f"{where}: {recipe}", (), of_table.dialect, of_table.title)
+    if recipe is not None:
+        raise SpecError("names a recipe of a table", where=RECIPE, hint=f"{path.name} is no CSV file")
+    if path.suffix.lower() in _YAML:
+        return _of_yaml(text, where, given, engine)
+    return _of_shell(text, where, given)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises
+    ------
+    SpecError : the file is missing, too large, or no text
+    """
+    try:
+        with opened(path, pipe=MAX_BYTES) as file:
+            raw = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise unreadable(error, path) from None
+    if len(raw) > MAX_BYTES:
+        raise SpecError(f"is over {MAX_BYTES / 1e6:.0f} MB", where=str(path), hint="no launch file is that large")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"is not UTF-8 text (byte {error.start})", where=str(path)) from None
+    if not text.strip():
+        raise SpecError("is empty", where=str(path), hint="give a launch command")
+    return text
+
+
+def _of_yaml(text: str, where: str, given: Mapping[str, str] | None, engine: DialectEngine | None) -> Launch:
+    commands: list[Command] = []
+    notes: list[str] = []
+    for document in documents(text, where):
+        _must_be_no_deployment(document, where)
+        if is_compose(document):
+            read = read_compose(document, where, given)
+        else:
+            read = read_kubernetes(document, where, given)
+        commands += read.commands
+        notes += read.notes
+        if not read.commands:
+            flags = read_flags(document, where, engine)
+            commands += flags.commands
+            notes += flags.notes
+    return Launch(tuple(commands), where, tuple(dict.fromkeys(notes)))
+
+
+def _must_be_no_deployment(document: Any, where: str) -> None:
+    keys = set(document) if isinstance(document, dict) else set()
+    if {"model", "system", "roles"} <= keys or "deployments" in keys:
+        raise SpecError(
+            "is a file of deployments already", where=where, hint="give it to estimate, simulate, plan --why or advise"
+        )
+
+
+# ── files that a command names ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_config(command: Command, folder: Path) -> Command:
+    """The command with the flags of the file that --config names; flags of the command replace those of the file."""
+    words = list(command.arguments)
+    place = next((at for at, word in enumerate(words) if word.partition("=")[0] == "--config"), None)
+    if place is None or command.role == "router":
+        return command
+    _, equals, name = words[place].partition("=")
+    if not equals:
+        if place + 1 >= len(words):
+            raise SpecError("--config has no value", where=command.where, hint="name the file")
+        name = words[place + 1]
+    rest = words[:place] + words[place + (1 if equals else 2) :]
+    path = folder / name
+    if not is_there(path):
+        raise SpecError(
+            f"--config names {name}, and the file is not there", where=command.where,
+            hint="put the file beside the script, or write its flags into the command",
+        )  # fmt: skip
+    engine: DialectEngine = "sglang" if any("sglang" in word for word in command.program) else "vllm"
+    read = read_flags(documents(read_text(path), str(path))[0], str(path), engine).commands
+    if not read:
+        raise SpecError("holds no flags of an engine", where=str(path), hint="write `flag: value`, one per line")
+    own = {_flag(word, engine) for word in rest if word.startswith("-")}
+    kept: list[str] = []
+    takes = True
+    for word in read[0].arguments:
+        if word.startswith("--"):
+            takes = _flag(word, engine) not in own
+        if takes:
+            kept.append(word)
+    return dataclasses.replace(command, arguments=(*rest, *kept))
+
+
+def _flag(word: str, engine: DialectEngine) -> str:
+    """Name of the flag that a word spells; the word itself if no dialect of the engine has it."""
+    name = word.partition("=")[0]
+    for dialect in dialects():
+        if dialect.engine == engine and dialect.has(name):
+            spelled = dialect.look_up(name)
+            assert spelled is not None
+            return spelled.name
+    return name
+
+
+def starts_engine(command: Command) -> bool:
+    """Whether a command starts an engine and not a router."""
+    return any(server in word for server in SERVERS for word in command.program) and command.role != "router"
