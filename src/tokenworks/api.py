@@ -15,6 +15,8 @@ from tokenworks.arguments import checked
 from tokenworks.calibrate import validate as validation
 from tokenworks.calibrate.measured import PointTable
 from tokenworks.calibrate.own_results import measured_table
+from tokenworks.launch import importing
+from tokenworks.ledger import advise as advising
 from tokenworks.ledger import compare as comparing
 from tokenworks.ledger import sweep as sweeps
 from tokenworks.ledger.sweep_file import SweepLike
@@ -45,6 +47,7 @@ plan = checked(planning.plan)
 compare = checked(comparing.compare)
 fit = checked(fitting.fit)
 estimate = checked(estimating.estimate)
+import_launch = checked(importing.import_launch)
 load_model = checked(hf.load_model)
 load_machine = checked(compose.machine)
 load_trace = checked(ingest.load_trace)
@@ -143,6 +146,61 @@ def capacity(
     return capacities.capacity_of(
         deployed_of(deployment, pick), source, source.slo(slo), "users" if users else "rate", router=router, seed=seed,
         assume=assume, calibration=calibration, say=progress,
+    )  # fmt: skip
+
+
+@checked
+def advise(
+    deployment: DeploymentLike,
+    *,
+    on: compose.On | None = None,
+    model: str | None = None,
+    workload: WorkloadLike | None = None,
+    isl: float | None = None,
+    osl: float | None = None,
+    rate: float | None = None,
+    concurrency: float | None = None,
+    slo: SloLike | None = None,
+    pick: int = 1,
+    recipe: str | None = None,
+    variables: Mapping[str, str] | None = None,
+    dialect: str | None = None,
+    devices: int | None = None,
+    assume: Assume = None,
+    calibration: CalibrationLike | None = None,
+    top: int = 3,
+    progress: Callable[[str], None] | None = None,
+) -> advising.Advice:
+    """Simulate a deployment, find what binds it, and list the single changes that gain most.
+
+    Parameters
+    ----------
+    deployment : a deployment as `simulate` takes it; or launch commands as `import_launch` takes them
+    on : machine; None: the system of the deployment. Launch commands need one
+    model : None: the model of the deployment
+    workload : name in the catalog, YAML file, dict or `Workload`; None: the workload of the plan
+    isl, osl : mean input and output length of a request, in place of a workload [token]
+    rate : load in requests per second [1/s]
+    concurrency : load in requests in flight [count]. Without both, each deployment serves its highest rate
+    slo : "ttft=2s,tpot=50ms", {"ttft": "2s"} or an `Slo`; None is the SLO of the workload
+    pick : number of the deployment in a file or a plan; 1 is the first one
+    recipe, variables, dialect : of launch commands, as in `import_launch`
+    devices : devices of the machine that are used; None: all [count]
+    assume : numbers that replace numbers of the catalog: YAML file or dict; None is the numbers of the plan
+    calibration : name in the catalog, YAML file, dict or `Calibration`; None is the calibration of the plan
+    top : changes to list [count]
+    progress : function for progress: gets a text that says what is simulated
+
+    Raises
+    ------
+    SpecError : an argument is wrong
+    """
+    deployed, notes = importing.deployed_or_imported(
+        deployment, pick, on=on, model=model, recipe=recipe, variables=variables, dialect=dialect, assume=assume
+    )
+    return advising.advise(
+        deployed, on=on, model=model, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo,
+        devices=devices, assume=assume, calibration=calibration, top=top, notes=notes, say=progress,
     )  # fmt: skip
 
 

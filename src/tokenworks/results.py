@@ -17,6 +17,8 @@ from tokenworks.calibrate.kernels.fit import KernelsBody
 from tokenworks.calibrate.leave_out import LeaveOutBody
 from tokenworks.calibrate.own_machine import CalibrateOwnBody
 from tokenworks.calibrate.validate import ValidateBody
+from tokenworks.launch.importing import ImportBody
+from tokenworks.ledger.advise import AdviseBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
 from tokenworks.planning.estimate import EstimateBody
@@ -44,6 +46,8 @@ KINDS: dict[str, Any] = {
     "compare": CompareBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
+    "import": ImportBody,
+    "advise": AdviseBody,
     "sweep": SweepBody,
     "trace": TraceBody,
     "validate": ValidateBody,

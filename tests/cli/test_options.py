@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cyclopts import App
 
-from tokenworks.cli import VERBS
+from tokenworks.cli import NAMES, VERBS
 
 FROZEN = Path(__file__).parent / "options"
 
@@ -17,7 +17,8 @@ FROZEN = Path(__file__).parent / "options"
 def options(verb: str) -> str:
     """One option a line, positional ones first: names, type, default and help."""
     app = App()
-    app.default(getattr(importlib.import_module(f"tokenworks.cli.{verb}"), verb))
+    name = NAMES.get(verb, verb)
+    app.default(getattr(importlib.import_module(f"tokenworks.cli.{name}"), name))
     lines = []
     for one in app.assemble_argument_collection(parse_docstring=True):
         if "*" in one.names:  # the group that an option stands in is not seen by users

@@ -21,11 +21,16 @@ VERBS = {
     "compare": "Compare machines on the same work: which one wins, why, and what a token costs.",
     "simulate": "Play a trace or a workload through a deployment, request by request.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
+    "import": "Read launch commands of vLLM and SGLang into a deployment.",
+    "advise": "Say what a deployment will do, what binds it, and which single changes gain most.",
     "sweep": "Compute many points of one question: curves, their knee, and which input matters most.",
     "calibrate": "Fit a calibration on measured points or kernel tables, and print its error.",
     "validate": "Compare predictions with measured points: errors by system, model and engine.",
     "trace": "Show a request trace: lengths, rate over time, prefix reuse.",
 }
+
+NAMES = {"import": "import_launch"}
+"""Commands whose name is no name in Python -> name of their module and function."""
 
 SPLIT = (
     "Split of an instance, such as [tp2 dp20 ep40]: tp x pp x dp devices. Experts are divided over ep groups of etp "
@@ -33,7 +38,7 @@ SPLIT = (
 )
 """How to read the split of an instance. The help of the commands `WITH_SPLITS` ends with this text."""
 
-WITH_SPLITS = ("fit", "estimate", "plan", "simulate", "capacity")
+WITH_SPLITS = ("fit", "estimate", "plan", "simulate", "capacity", "import", "advise")
 
 INTERNAL, INTERRUPTED = 1, 130
 
@@ -54,7 +59,8 @@ def app() -> App:
     )
     for place, (verb, text) in enumerate(VERBS.items()):
         after = SPLIT if verb in WITH_SPLITS else None
-        tree.command(f"tokenworks.cli.{verb}:{verb}", name=verb, help=text, help_epilogue=after, sort_key=place)
+        module = NAMES.get(verb, verb)
+        tree.command(f"tokenworks.cli.{module}:{module}", name=verb, help=text, help_epilogue=after, sort_key=place)
     tree.register_install_completion_command()
     return tree
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tokenworks.cli.importing import LaunchOptions
+from tokenworks.cli.import_launch import LaunchOptions
 from tokenworks.cli.options import (
     DEVICES,
     FILE_CALIBRATION,

@@ -36,6 +36,9 @@ from tokenworks.specs.slo import SloLike
 
 WHERE = "deployment"
 
+FITS = "deployment_fits_machine"
+"""Name of the rule on the devices of the whole deployment. `legal.rules` judges single instances."""
+
 SPLITS = 4
 """Other splits of a role that are simulated: those with the best estimates [count]."""
 
@@ -156,7 +159,7 @@ class Advice(Shown):
         """What is wrong with the deployment, as an error with its exit code; None: it meets the SLO."""
         if self.broken:
             rules = ", ".join(dict.fromkeys(item.rule for item in self.broken))
-            if all(item.rule in MEMORY for item in self.broken):
+            if all(item.rule in (*MEMORY, FITS) for item in self.broken):
                 return DoesNotFit(f"{self.deployment} does not fit: {rules}")
             return SpecError(f"{self.deployment} breaks {rules}", where=WHERE, hint="the output says what is right")
         if self.prediction is not None and not self.prediction.meets_slo:
@@ -277,7 +280,7 @@ def broken_rules(costing: Costing, deployment: Deployment) -> tuple[Broken, ...]
     if not broken and deployment.devices > machine.devices:
         broken.append(
             Broken(
-                "deployment_fits_machine", "A deployment needs the devices of all instances: at most those of the machine.",
+                FITS, "A deployment needs the devices of all instances: at most those of the machine.",
                 f"{deployment} takes {deployment.devices} devices, {machine.name} has {machine.devices}: take fewer "
                 "replicas, or a larger machine",
             )
@@ -360,7 +363,7 @@ def _gain(before: Ranked, after: Ranked) -> float | None:
 
 
 def _gains(before: Ranked, after: Ranked) -> bool:
-    """Whether a change gains at least `LEAST_GAIN` of effective tokens, or with equal tokens of the distance to the SLO.
+    """Whether a change gains at least `LEAST_GAIN` of effective tokens, or with equal tokens of distance to the SLO.
 
     The distance counts under a given load, which both deployments may serve, and where the SLO is missed. At the
     highest rate within the SLO, every deployment is near a bound.

@@ -194,8 +194,10 @@ def _instances(setting: Setting, deployment: Deployment, *, fewer: bool) -> Iter
         if len(roles) == 1 and asked[0] > int(replicas(np.array([roles[0].parallel.devices]), setting)[0]):
             continue
         after = deployment.model_copy(update={"roles": roles})
-        words = ", ".join(f"replicas{_of(role)}: {role.replicas} -> {count}"
-                          for role, count in zip(deployment.roles, asked, strict=True) if role.replicas != count)  # fmt: skip
+        pairs = zip(deployment.roles, asked, strict=True)
+        words = ", ".join(
+            f"replicas{_of(role)}: {role.replicas} -> {count}" for role, count in pairs if role.replicas != count
+        )
         yield _change(deployment, after, "replicas", words)
 
 
@@ -257,5 +259,3 @@ def split_of(deployment: Deployment, number: int) -> str:
     """Instances and widths of one role as text."""
     role = deployment.roles[number]
     return f"{role.replicas}x[{role.parallel}]"
-
-

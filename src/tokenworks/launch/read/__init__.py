@@ -1,1 +1,1 @@
-"""Text that users have becomes launch commands: command lines, shell scripts, manifests, recipes. Nothing is executed."""
+"""Texts that users have become launch commands: command lines, scripts, manifests, recipes. Nothing is executed."""

@@ -19,13 +19,13 @@ _MIDDLE = ("then", "elif", "else", "do")
 
 @dataclass(frozen=True, slots=True)
 class Simple:
-    """A simple command.
+    r"""A simple command.
 
     Parameters
     ----------
     words : its words
     line : line of its first word
-    after : operator in front of it, such as "&&"; "\\n" for the first command of a line
+    after : operator in front of it, such as "&&"; "\n" for the first command of a line
     """
 
     words: tuple[Word, ...]
@@ -124,22 +124,15 @@ class _Parser:
 
     def _node(self, token: Token, after: str) -> Node:
         line, keyword = token.line, self.keyword()
-        if self.operator() == "(":
+        if (opening := self.operator() or keyword) in ("(", "{"):
             self.take()
-            return self._group(line, ")")
-        if keyword == "{":
-            self.take()
-            return self._group(line, "}")
-        if keyword in ("for", "select"):
-            return self._loop(line)
-        if keyword == "case":
-            return self._case(line)
-        if keyword in ("if", "while", "until"):
-            return self._branches(line)
+            return self._group(line, {"(": ")", "{": "}"}[opening])
         if keyword in ("!", "time", "coproc"):
             self.take()
             return self.nodes_of_one(line, after)
-        return self._simple(line, after)
+        blocks = {"for": self._loop, "select": self._loop, "case": self._case}
+        blocks |= dict.fromkeys(("if", "while", "until"), self._branches)
+        return blocks[keyword](line) if keyword in blocks else self._simple(line, after)
 
     def nodes_of_one(self, line: int, after: str) -> Node:
         """The command after a word that changes nothing for a reader."""

@@ -1,4 +1,4 @@
-"""Docker Compose files and Kubernetes manifests become launch commands: containers with their arguments and variables."""
+"""Docker Compose files and Kubernetes manifests become launch commands: containers with arguments and variables."""
 
 from __future__ import annotations
 
@@ -200,9 +200,7 @@ def _count(value: Any, where: str) -> int:
     return int(text)
 
 
-def _repeated(
-    commands: tuple[Command, ...], replicas: int, node: int, role: str
-) -> Iterator[Command]:
+def _repeated(commands: tuple[Command, ...], replicas: int, node: int, role: str) -> Iterator[Command]:
     """Each command once for each replica."""
     for command in commands:
         for instance in range(replicas):
@@ -256,7 +254,7 @@ def _container(
     place = f"{where}:{line}"
     if kubernetes:
         entrypoint, arguments = (
-            None if words is None else tuple(_filled(word, environment, given, place) for word in words)
+            None if words is None else tuple(_filled(word, environment, given) for word in words)
             for words in (entrypoint, arguments)
         )
     words = (*(entrypoint or ()), *(arguments or ()))
@@ -284,7 +282,7 @@ def _script(words: tuple[str, ...]) -> str | None:
     return None
 
 
-def _filled(word: str, environment: Mapping[str, str], given: Mapping[str, str], where: str) -> str:
+def _filled(word: str, environment: Mapping[str, str], given: Mapping[str, str]) -> str:
     """The word with $(NAME) replaced, as Kubernetes does; a name that nothing sets stays as written."""
 
     def replaced(match: re.Match[str]) -> str:

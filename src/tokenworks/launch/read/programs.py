@@ -36,9 +36,7 @@ _ALONE = re.compile(
     r"--(rm|privileged|init|interactive|tty|detach|publish-all|read-only|oom-kill-disable|no-healthcheck|quiet|sig-proxy"
     r"|disable-content-trust|replace|help)|-[ditPq]+"
 )
-_CODE = re.compile(
-    r"(?<![\w/.-])(vllm|sglang)\s+serve\s|-m\s+(" + "|".join(map(re.escape, MODULES)) + r")(?![\w.])"
-)
+_CODE = re.compile(r"(?<![\w/.-])(vllm|sglang)\s+serve\s|-m\s+(" + "|".join(map(re.escape, MODULES)) + r")(?![\w.])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,4 +149,3 @@ def start_of_image(
     first = arguments[0] if arguments else ""
     begins_engine = first.startswith("-") or (engine == "vllm" and first and PurePosixPath(first).name not in _SHELLS)
     return Start(engine, IMAGES[engine], arguments, before) if begins_engine else None
-

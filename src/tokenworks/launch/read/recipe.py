@@ -28,6 +28,7 @@ MOST_INSTANCES = 4096
 
 _WORKERS = ("num-worker", "num-workers", "workers", "replicas", "instances")
 _ENVIRONMENTS = ("env", "envs", "environment")
+_NO_FLAGS = (*_WORKERS, *_ENVIRONMENTS, "additional-settings")
 _ENGINE_KEYS = ("framework", "engine", "backend", "type", "runtime")
 _SHORT = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "dp": "data-parallel-size"}
 _MODEL_FLAGS = {"model", "model-path"}
@@ -93,7 +94,7 @@ def read_flags(document: Any, where: str, engine: DialectEngine | None = None) -
         best = named or _likely_engine(_names(mapping))
         if named is None:
             notes.append(f"{where}: the keys are read as flags of {best}; another engine: --dialect")
-        commands += _role(document, path, role, mapping, best, where)
+        commands += _role(document, path, mapping, best, where)
     return RecipeRead(tuple(commands), tuple(dict.fromkeys(notes)))
 
 
@@ -134,10 +135,10 @@ def _named_engine(document: Mapping[str, Any], path: tuple[str, ...]) -> Dialect
 
 
 def _role(
-    document: Mapping[str, Any], path: tuple[str, ...], role: str, mapping: Mapping[str, Any], engine: DialectEngine,
-    where: str,
+    document: Mapping[str, Any], path: tuple[str, ...], mapping: Mapping[str, Any], engine: DialectEngine, where: str
 ) -> Iterator[Command]:  # fmt: skip
     """The commands of one role: one for each node of each instance."""
+    role = ROLE_KEYS[path[-1]] if path else ""
     line = line_of(mapping)
     place = f"{where}:{line}"
     resources = document.get("resources")
@@ -153,7 +154,7 @@ def _role(
     for key in _ENVIRONMENTS:
         if isinstance(mapping.get(key), dict):
             environment |= {str(name): str(value) for name, value in mapping[key].items()}
-    arguments = list(_arguments(mapping, engine, place))
+    arguments = list(_arguments(mapping, engine))
     model = document.get("model")
     model = model.get("path") if isinstance(model, dict) else model
     if not _MODEL_FLAGS & set(_names(mapping)) and isinstance(model, str):
@@ -174,41 +175,32 @@ def _count(value: Any, where: str) -> int:
     return int(str(value))
 
 
-def _arguments(mapping: Mapping[str, Any], engine: DialectEngine, where: str) -> Iterator[str]:
+def _arguments(mapping: Mapping[str, Any], engine: DialectEngine) -> Iterator[str]:
     """The flags of a mapping as words of a command."""
     for key, value in mapping.items():
         name = str(key).lstrip("-")
         plain = name.replace("_", "-")
-        if plain in (*_WORKERS, *_ENVIRONMENTS, "additional-settings"):
-            continue
         text = value.lower() if isinstance(value, str) else ""
+        if plain in _NO_FLAGS or value is None or text == "null":
+            continue
         if plain == "dp-attn":
-            if text == "true":
-                yield from ("--enable-dp-attention", "--dp-size", str(mapping.get("tp", 1)))
-            continue
-        if plain == "ep" and engine == "vllm":
+            yield from ("--enable-dp-attention", "--dp-size", str(mapping.get("tp", 1))) if text == "true" else ()
+        elif plain == "ep" and engine == "vllm":
             yield from ("--enable-expert-parallel",) if text not in ("1", "") else ()
-            continue
-        flag = f"--{_SHORT.get(plain, plain if engine == 'vllm' else name)}"
-        if value is None or text == "null":
-            continue
-        if text in ("true", "false") and not _takes_value(flag, engine):
-            if text == "true":
-                yield flag
-            elif _is_pair(flag, engine):
-                yield f"--no-{flag.removeprefix('--')}"
-            continue
-        yield flag
-        if isinstance(value, dict):
-            yield json.dumps(_plain(value))
-        elif isinstance(value, list):
-            bad = next((item for item in value if not isinstance(item, str)), None)
-            if bad is not None:
-                yield json.dumps([_plain(item) for item in value])
-            else:
-                yield from map(str, value)
         else:
-            yield str(value)
+            yield from _words(f"--{_SHORT.get(plain, plain if engine == 'vllm' else name)}", value, engine)
+
+
+def _words(flag: str, value: Any, engine: DialectEngine) -> list[str]:
+    """The words of one flag: a switch, a value, several values, or JSON."""
+    text = value.lower() if isinstance(value, str) else ""
+    if text in ("true", "false") and not _takes_value(flag, engine):
+        if text == "true":
+            return [flag]
+        return [f"--no-{flag.removeprefix('--')}"] if _is_pair(flag, engine) else []
+    if isinstance(value, dict) or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
+        return [flag, json.dumps(_plain(value))]
+    return [flag, *map(str, value if isinstance(value, list) else [value])]
 
 
 def _flag_of(flag: str, engine: DialectEngine) -> Any:
@@ -290,10 +282,10 @@ def read_recipe(text: str, recipe: str, where: str) -> RecipeRead:
         elif not any(flag.lstrip("-") in _MODEL_FLAGS for flag, _ in pairs):
             arguments = [first["model"], *arguments] if first["engine"] == "vllm" else [
                 "--model-path", first["model"], *arguments]  # fmt: skip
-        for node in range(nodes):
-            commands.append(
-                Command(program, tuple(arguments), shown_environment(environment), role, 0, node, f"{place}: {role}")
-            )
+        shown = shown_environment(environment)
+        commands += [
+            Command(program, tuple(arguments), shown, role, 0, node, f"{place}: {role}") for node in range(nodes)
+        ]
     version = first["engine_version"]
     title = f"{recipe}: {first['model']} on {first.get('hardware') or 'a machine'}, {first['engine']} {version}"
     return RecipeRead(tuple(commands), (), _dialect(first["engine"], version, first["fork"]), title)

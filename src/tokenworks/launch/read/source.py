@@ -12,7 +12,6 @@ from tokenworks.errors import SpecError
 from tokenworks.launch.command import Command
 from tokenworks.launch.dialect import DialectEngine, dialects
 from tokenworks.launch.read.manifests import is_compose, read_compose, read_kubernetes
-from tokenworks.launch.read.programs import SERVERS
 from tokenworks.launch.read.recipe import read_flags, read_recipe, recipe_names
 from tokenworks.launch.read.shell import read_shell
 from tokenworks.launch.read.yaml_text import documents
@@ -77,9 +76,7 @@ def read_launch(
         launch, folder = _of_file(path, recipe, given, engine), path.parent
     if not any(command.role != "router" for command in launch.commands):
         raise SpecError("holds no launch command of an engine", where=launch.where, hint=_HINT)
-    return dataclasses.replace(
-        launch, commands=tuple(_with_config(command, folder) for command in launch.commands)
-    )
+    return dataclasses.replace(launch, commands=tuple(_with_config(command, folder) for command in launch.commands))
 
 
 def _path(source: str | Path) -> Path | None:
@@ -145,10 +142,8 @@ def _of_yaml(text: str, where: str, given: Mapping[str, str] | None, engine: Dia
     notes: list[str] = []
     for document in documents(text, where):
         _must_be_no_deployment(document, where)
-        if is_compose(document):
-            read = read_compose(document, where, given)
-        else:
-            read = read_kubernetes(document, where, given)
+        reader = read_compose if is_compose(document) else read_kubernetes
+        read = reader(document, where, given)
         commands += read.commands
         notes += read.notes
         if not read.commands:
@@ -213,6 +208,10 @@ def _flag(word: str, engine: DialectEngine) -> str:
     return name
 
 
-def starts_engine(command: Command) -> bool:
-    """Whether a command starts an engine and not a router."""
-    return any(server in word for server in SERVERS for word in command.program) and command.role != "router"
+def holds_deployments(source: str | Path) -> bool:
+    """Whether a source is a file of deployments, as `plan -o yaml` writes it, and no launch command."""
+    path = _path(source)
+    if path is None or path.suffix.lower() not in (".yaml", ".yml"):
+        return False
+    first = documents(read_text(path), str(path))[0]
+    return isinstance(first, dict) and ("deployments" in first or "roles" in first)

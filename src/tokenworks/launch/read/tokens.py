@@ -1,4 +1,4 @@
-"""Shell text becomes tokens: words with their quotes and expansions, operators, and line numbers. Nothing is expanded."""
+"""Shell text becomes tokens: words with their quotes and expansions, operators, line numbers. Nothing is expanded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PartKind = Literal["text", "variable", "command", "arithmetic"]
 MOST_TOKENS = 200_000
 """A script with more tokens is refused [count]."""
 
-_OPERATOR = re.compile(r";;&|;;|;&|;|&&|\|\||\|&|\||&(?!>)|\(|\)")
+_OPERATOR = re.compile(r"\n|;;&|;;|;&|;|&&|\|\||\|&|\||&(?!>)|\(|\)")
 _REDIRECTION = re.compile(r"[0-9]*(?:&>>|&>|<<<|<<-?|<>|<&|>&|>>|>\||<(?!\()|>(?!\())")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9@*#?$!-]")
@@ -64,7 +64,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator between commands, such as "&&"; a new line is "\\n"."""
+    r"""An operator between commands, such as "&&"; a new line is "\n"."""
 
     text: str
     line: int
@@ -136,9 +136,6 @@ class _Tokenizer:
         if self.at >= len(self.text):
             return None
         line = self.line
-        if self.peek() == "\n":
-            self.take(1)
-            return Operator("\n", line)
         if self.peek(2) == "((":
             return Word((Part("text", f"(({self._inside('((', '))')}))"),), line)
         if match := _REDIRECTION.match(self.text, self.at):
@@ -242,21 +239,22 @@ class _Tokenizer:
 
     def _quoted_or_expanded(self, character: str) -> list[Part] | None:
         """The pieces of quotes or of an expansion that begin here; None: a plain character begins here."""
-        if character == "'":
-            return [Part("text", self._until_quote("'"), quoted=True)]
-        if self.peek(2) == "$'":
-            self.take(1)
-            return [Part("text", self._ansi(), quoted=True)]
+        part: Part | None = None
         if character == '"' or self.peek(2) == '$"':
             self.take(character == "$")
             return self._double()
-        if character == "`":
-            return [Part("command", self._until_quote("`"))]
-        if self._substitutes_process():
-            return [Part("command", self._inside(self.peek(2), ")"))]
-        if character == "$" and (part := self._expansion(quoted=False)):
-            return [part]
-        return None
+        if character == "'":
+            part = Part("text", self._until_quote("'"), quoted=True)
+        elif self.peek(2) == "$'":
+            self.take(1)
+            part = Part("text", self._ansi(), quoted=True)
+        elif character == "`":
+            part = Part("command", self._until_quote("`"))
+        elif self._substitutes_process():
+            part = Part("command", self._inside(self.peek(2), ")"))
+        elif character == "$":
+            part = self._expansion(quoted=False)
+        return None if part is None else [part]
 
     def _until_quote(self, quote: str) -> str:
         line = self.line

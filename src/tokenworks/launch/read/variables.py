@@ -178,7 +178,7 @@ class Scope:
             operation = _OPERATION.fullmatch(rest)
             if operation is None or match["length"]:
                 return [self.unknown(Missing(f"${{{text}}}", "this form of a variable is not read", name, line))]
-            return self._operated(name, values, operation["sign"], operation["word"], line, depth)
+            return self._operated(name, values, operation, line, depth)
         return [self._unset(name, line)] if values is None else values
 
     def _values(self, name: str, index: str | None) -> list[str] | None:
@@ -196,48 +196,50 @@ class Scope:
         return self.unknown(Missing(f"${name}", "no line above sets it", name, line))
 
     def _operated(
-        self, name: str, values: list[str] | None, sign: str, word: str, line: int, depth: int
+        self, name: str, values: list[str] | None, operation: re.Match[str], line: int, depth: int
     ) -> list[str]:  # fmt: skip
         """The values of ${NAME:-word} and the like."""
+        sign, word = operation["sign"], operation["word"]
 
         def default() -> str:
             return self.text(word_of(word, self.where, line), depth + 1)
 
         if sign[-1] in "-=+?":
             is_set = values is not None and (sign[0] != ":" or any(values))
-            if sign[-1] == "+":
-                return [default()] if is_set else []
-            if is_set and values is not None:
-                return values
-            if sign[-1] == "?":
-                return [self._unset(name, line)]
-            value = default()
-            if sign[-1] == "=":
-                self.assign(name, value)
-            return [value]
+            return self._defaulted(name, values if is_set else None, sign[-1], default, line)
         if values is None:
             return [self._unset(name, line)]
         return [self._cut(value, sign, default()) for value in values]
 
+    def _defaulted(
+        self, name: str, values: list[str] | None, sign: str, default: Callable[[], str], line: int
+    ) -> list[str]:  # fmt: skip
+        """The values of a variable, or the default word; with + the word where there are values."""
+        if sign == "+":
+            return [] if values is None else [default()]
+        if values is not None:
+            return values
+        if sign == "?":
+            return [self._unset(name, line)]
+        value = default()
+        if sign == "=":
+            self.assign(name, value)
+        return [value]
+
     @staticmethod
     def _cut(value: str, sign: str, word: str) -> str:
         """The value after ${NAME#word}, ${NAME%word}, ${NAME/old/new}, ${NAME^^} or ${NAME,,}."""
-        if sign in ("^^", ",,"):
-            return value.upper() if sign == "^^" else value.lower()
-        if sign in ("^", ","):
-            return (value[:1].upper() if sign == "^" else value[:1].lower()) + value[1:]
+        if sign[0] in "^,":
+            cased = value if len(sign) == 2 else value[:1]
+            return (cased.upper() if sign[0] == "^" else cased.lower()) + value[len(cased) :]
         if sign[0] == "/":
             old, _, new = word.partition("/")
-            return value.replace(old, new) if sign == "//" else value.replace(old, new, 1) if old else value
-        if len(value) > _MOST_CUT:
-            return value
-        cuts = range(len(value) + 1)
-        order = cuts if sign in ("#", "%%") else reversed(cuts)
-        for cut in order:
-            if sign[0] == "#" and fnmatch.fnmatchcase(value[:cut], word):
-                return value[cut:]
-            if sign[0] == "%" and fnmatch.fnmatchcase(value[cut:], word):
-                return value[:cut]
+            return value.replace(old, new, -1 if sign == "//" else 1) if old else value
+        places = range(min(len(value), _MOST_CUT) + 1)
+        for cut in places if sign in ("#", "%%") else reversed(places):
+            part, rest = (value[:cut], value[cut:]) if sign[0] == "#" else (value[cut:], value[:cut])
+            if fnmatch.fnmatchcase(part, word):
+                return rest
         return value
 
     def _computed(self, text: str, line: int, depth: int) -> str:

@@ -51,7 +51,8 @@ class _Loader(yaml.SafeLoader):
         if len(node.value) > MOST_NODES:  # merge keys can repeat each other's pairs
             raise yaml.MarkedYAMLError(problem="repeats too many keys with <<", problem_mark=node.start_mark)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def pairs(self, node: yaml.MappingNode) -> dict[Any, Any]:
+        """The keys and values of a mapping."""
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -70,7 +71,7 @@ def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Text | None:
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    return loader.construct_mapping(node, deep=True)
+    return loader.pairs(node)
 
 
 for _kind in ("str", "int", "float", "bool", "null", "timestamp", "value"):

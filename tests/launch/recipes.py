@@ -1,0 +1,30 @@
+"""Machine and model of each published recipe in the words of the catalog, and what the catalog lacks."""
+
+ON: dict[str, tuple[str, str, str]] = {
+    "x40-dsv4pro-32": ("scalex40:32", "sgl-project/DeepSeek-V4-Pro-FP8", ""),
+    "x40-kimik26-24": ("scalex40:24", "moonshotai/Kimi-K2.5", ""),
+    "x40-glm52-24": ("scalex40:24", "zai-org/GLM-5.2-FP8", ""),
+    "x40-glm53-8": ("scalex40:8", "zai-org/GLM-5.3-FP8", ""),
+    "x40-dsv4flash-16": ("scalex40:16", "sgl-project/DeepSeek-V4-Flash-FP8", ""),
+    "x40-minimaxm25-8": ("scalex40:8", "MiniMaxAI/MiniMax-M2.5", ""),
+    "sn16-hy3-16": ("", "", "the model hygon/Hy3 and the supernode of 16 BW1100 cards"),
+    "sn16-hy3-32": ("", "", "the model hygon/Hy3 and the supernode of 16 BW1100 cards"),
+    "llmd-dsr1-wideep-32": ("4xhgx-h200", "deepseek-ai/DeepSeek-R1", ""),
+    "vr-dsr1-tp8ep": ("hgx-h200", "deepseek-ai/DeepSeek-R1", ""),
+    "vr-dsr1-dp8ep": ("hgx-h200", "deepseek-ai/DeepSeek-R1", ""),
+    "ix-dsr1-h200-sglang": ("hgx-h200", "deepseek-ai/DeepSeek-R1", ""),
+    "gs-qwen3-235b-vllm": ("hgx-h100", "Qwen/Qwen3-235B-A22B-Instruct-2507", ""),
+    "gs-qwen3-235b-fp8-tp4-vllm": ("hgx-h100:4", "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8", ""),
+    "gs-qwen3-235b-sglang": ("hgx-h100", "Qwen/Qwen3-235B-A22B-Instruct-2507", ""),
+    "sc-qwen3-235b-fp8-sglang": ("hgx-h200", "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8", ""),
+    "ms-kimik2-tp16": ("2xhgx-h200", "moonshotai/Kimi-K2-Instruct", ""),
+    "vr-kimik2-dp16ep": ("2xhgx-h200", "moonshotai/Kimi-K2-Instruct", ""),
+    "vr-kimik2-tp8pp2": ("2xhgx-h200", "moonshotai/Kimi-K2-Instruct", ""),
+    "vr-glm5-fp8": ("hgx-h200", "zai-org/GLM-5-FP8", ""),
+    "ix-gptoss120b-h100-vllm": ("hgx-h100:4", "openai/gpt-oss-120b", ""),
+    "vr-gptoss120b-hopper": ("hgx-h100:1", "openai/gpt-oss-120b", ""),
+    "ix-llama33-70b-mi300x": ("hgx-mi300x:4", "nvidia/Llama-3.1-70B-Instruct-FP8", ""),
+    "llmd-qwen3-32b-offload": ("hgx-h100:2", "Qwen/Qwen3-32B", ""),
+    "llmd-qwen3-32b-lmcache": ("hgx-h100:2", "Qwen/Qwen3-32B", ""),
+}
+"""Recipe -> `--on`, `--model`, and the input that the catalog lacks; empty: none."""
