@@ -96,7 +96,7 @@ def test_a_leader_worker_set_has_replicas_and_nodes(tmp_path: Path) -> None:
         "$(POD_IP)",
     )  # fmt: skip
     assert commands[3].arguments[2] == "8"
-    assert commands[0].where.endswith("file.yaml:24")
+    assert commands[0].where.endswith("file.yaml:23")
 
 
 def test_arguments_of_a_container_use_its_variables(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from tokenworks.specs.deployment import Deployment, Parallel, Role
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.edits import edited
 from tokenworks.specs.given import from_options
+from tokenworks.specs.load import WorkloadLike
 
 MOE, ON = "Qwen/Qwen3-30B-A3B", "hgx-h100:2"
+REUSED = {"isl": 2000, "osl": 200, "hit_share": 0.5, "reused_context": 1000}
 SHORT = {"isl": 1000, "osl": 100, "slo": "ttft=2s,tpot=50ms"}
 
 
@@ -28,7 +30,7 @@ def asked(deployment: Deployment, **more: object) -> Advice:
     return tokenworks.advise(deployment, **{**SHORT, **more})  # type: ignore[arg-type]
 
 
-def setting_of(deployment: Deployment, workload: str = "chat") -> Setting:
+def setting_of(deployment: Deployment, workload: WorkloadLike = "chat") -> Setting:
     nothing = dict.fromkeys(
         ("on", "model", "isl", "osl", "rate", "concurrency", "slo", "devices", "assume", "calibration")
     )
@@ -137,7 +139,7 @@ def test_a_router_and_the_prefix_cache_are_changes() -> None:
     deployment = moe().model_copy(update={"system": "hgx-h100", "prefix_caching": False})
     role = deployment.roles[0].model_copy(update={"replicas": 3})
     deployment = deployment.model_copy(update={"roles": (role,)})
-    words = {one.words for one in changes(setting_of(deployment, "agent"), deployment)}
+    words = {one.words for one in changes(setting_of(deployment, REUSED), deployment)}
     assert {"router: prefix_aware -> round_robin", "prefix_caching: off -> on", "replicas: 3 -> 4"} <= words
 
 

@@ -32,6 +32,12 @@ from tokenworks.specs.slo import PERCENTILE
 MOST_CHANGES = 20
 """Changes that a user may ask for [count]."""
 
+WAITS = {"max-sequences": "a sequence slot (max_sequences)", "kv-capacity": "room in the KV cache"}
+"""What requests can wait for, in words."""
+
+LEAST_WAIT = 0.1
+"""A smaller share of the time in which requests wait is not named [-]."""
+
 PARTS = 4
 """Parts of the device time that are named, largest first [count]."""
 
@@ -152,7 +158,10 @@ def _binding(result: Advice, row: Ranked) -> Iterator[str]:
     """What limits the deployment, and where the time of its devices goes."""
     where = "" if row.bound_role == "aggregated" else f", in the {row.bound_role} role"
     parts = ", ".join(f"{part['part']} {part['share']:.0%}" for part in result.parts[:PARTS])
-    yield f"It is bound by {BINDING[row.bound_by]}{where}. Device time per output token: {parts}."
+    waits = [f"{words} in {share:.0%} of the time" for name, words in WAITS.items()
+             if (share := result.limited_by.get(name, 0.0)) >= LEAST_WAIT]  # fmt: skip
+    waiting = f" Requests wait for {' and for '.join(waits)}." if waits else ""
+    yield f"It is bound by {BINDING[row.bound_by]}{where}.{waiting} Device time per output token: {parts}."
 
 
 def _print_changes(result: Advice, before: Ranked, out: Page) -> None:

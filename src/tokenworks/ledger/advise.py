@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from typing_extensions import TypedDict
@@ -20,7 +21,9 @@ from tokenworks.planning.ranking import Candidate
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain
 from tokenworks.planning.setting import with_role_fraction
 from tokenworks.planning.why import candidate_of
+from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.spent import device_time
+from tokenworks.simulation.summary import series
 from tokenworks.specs.calibration import CalibrationLike
 from tokenworks.specs.compose import On
 from tokenworks.specs.context import model_notes
@@ -79,6 +82,7 @@ class AdviseBody(TypedDict):
     meets_slo: bool
     prediction: RankedPlain | None
     parts: list[DevicePart]
+    limited_by: dict[str, float]
     changes: list[ChangePlain]
     tried: int
     simulations: int
@@ -113,6 +117,8 @@ class Advice(Shown):
     broken : rules that the deployment breaks; with one, there is no prediction
     prediction : what the deployment does, at its highest rate within the SLO or under the given load
     parts : where the time of all devices goes, per output token, largest first
+    limited_by : share of the time in which each resource limits the deployment, by the words of `simulation.series`:
+        "max-sequences" and "kv-capacity" if requests wait for one of these, else a roof, "arrivals" or "idle" [-]
     improvements : changes that gain most, best first
     tried : legal changes [count]
     simulations, requests : simulations, and requests of all simulations [count]
@@ -126,6 +132,7 @@ class Advice(Shown):
     broken: tuple[Broken, ...] = ()
     prediction: Ranked | None = None
     parts: tuple[DevicePart, ...] = ()
+    limited_by: Mapping[str, float] = field(default_factory=dict)
     improvements: tuple[Improvement, ...] = ()
     tried: int = 0
     simulations: int = 0
@@ -178,6 +185,7 @@ class Advice(Shown):
             "meets_slo": self.meets_slo,
             "prediction": row_plain(self.prediction) if self.prediction else None,
             "parts": list(self.parts),
+            "limited_by": dict(self.limited_by),
             "changes": [
                 {"kind": one.change.kind, "change": one.change.words, "set": list(one.change.values),
                  "gain": one.gain, "note": one.change.note, "prediction": row_plain(one.row)}
@@ -240,7 +248,7 @@ def advise(
     parts = [DevicePart(part=part, device_s_per_token=value, share=value / whole) for part, value in spent.items()]
     found, tried = _improvements(work, costing, deployment, before, top)
     return Advice(
-        costing, deployment, (), before, tuple(sorted(parts, key=lambda part: -part["share"])), found, tried,
+        costing, deployment, (), before, tuple(sorted(parts, key=lambda part: -part["share"])), _limits(run), found, tried,
         work.bench.simulations, work.bench.requests, assumptions([costing]),
         tuple(dict.fromkeys((*everything, *run.remarks))), time.perf_counter() - began,
     )  # fmt: skip
@@ -286,6 +294,13 @@ def broken_rules(costing: Costing, deployment: Deployment) -> tuple[Broken, ...]
             )
         )  # fmt: skip
     return tuple(broken)
+
+
+def _limits(run: Simulation) -> dict[str, float]:
+    """Share of the time windows of a run that each resource limits, largest first [-]."""
+    bound = series(run)["bound"]
+    counts = Counter(bound)
+    return {name: count / len(bound) for name, count in counts.most_common()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,11 +141,11 @@ def start_of_image(
     """
     name = image.rpartition("/")[2].lower() if image.rpartition("/")[2].lower().startswith(SERVERS) else image.lower()
     engine = next((engine for engine in SERVERS if engine in name), None)
-    if engine is None:
-        return None
     if entrypoint:
         start = start_of((*entrypoint, *arguments), where)
         return start if start is None else Start(start.engine, start.program, start.arguments, (*before, *start.before))
+    if engine is None:
+        return None
     first = arguments[0] if arguments else ""
     begins_engine = first.startswith("-") or (engine == "vllm" and first and PurePosixPath(first).name not in _SHELLS)
     return Start(engine, IMAGES[engine], arguments, before) if begins_engine else None

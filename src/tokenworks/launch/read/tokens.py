@@ -310,7 +310,7 @@ class _Tokenizer:
             read += [*([Part("text", plain, quoted=True)] if plain else []), part]
             plain = ""
         self.take(1)
-        return [*read, Part("text", plain, quoted=True)]
+        return [*read, Part("text", plain, quoted=True)] if plain or not read else read
 
     def _expansion(self, *, quoted: bool) -> Part | None:
         """The expansion that begins with the $ here; None: the $ stands for itself."""

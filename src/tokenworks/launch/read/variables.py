@@ -167,7 +167,8 @@ class Scope:
         if match is None or depth > MOST_DEPTH:
             why = "this form of a variable is not read"
             return [self.unknown(Missing(f"${{{text}}}", why, "", line))]
-        name, index, rest = match["name"], match["index"], match["rest"]
+        name, rest = match["name"], match["rest"]
+        index = name if name in ("@", "*") else match["index"]
         values = self._values(name, index)
         if match["length"] and rest == "":
             known = values is not None and all(self.first_missing(value) is None for value in values)
