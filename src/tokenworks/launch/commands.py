@@ -10,11 +10,11 @@ from tokenworks.launch import sglang, vllm
 from tokenworks.launch.command import Command
 from tokenworks.launch.dialect import Dialect, DialectEngine
 from tokenworks.launch.fabric import NO_GRAPHS, dispatch_of, environment_of, visible_devices
-from tokenworks.launch.layout import Layout, Part, instances, layout_of
-from tokenworks.launch.router import PROGRAMS, Routed, router_arguments
+from tokenworks.launch.layout import Layout, Seat, instances, layout_of
+from tokenworks.launch.router import PROGRAMS, Backends, router_arguments
 from tokenworks.launch.settle import inside_engine, needs_router, ranks_of, settled
 from tokenworks.launch.table import write
-from tokenworks.launch.target import Target
+from tokenworks.launch.target import LaunchTarget
 from tokenworks.launch.words import Writer
 from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment, Role, RoleName
@@ -30,7 +30,7 @@ ROUTER_PORT, ROUTER_METRICS = 8080, 29000
 BOOTSTRAP, GROUP, RANKS, SIDE = 8998, 20000, 13345, 5600
 """First ports of a host: transfer of the KV cache (SGLang), process groups, data-parallel ranks (vLLM), NIXL (vLLM)."""
 APART = 100
-"""Distance between the ports of two parts of one host, where an engine uses several ports from the first one on."""
+"""Distance between the ports of two seats of one host, where an engine uses several ports from the first one on."""
 LOOPBACK = "127.0.0.1"
 
 
@@ -59,12 +59,21 @@ class Launch:
     served: str
     notes: tuple[str, ...]
 
+    def port_of(self, seat: Seat) -> int:
+        """Port of the API server of an instance.
+
+        Parameters
+        ----------
+        seat : first node of the instance
+        """
+        return PORTS[self.dialect.engine] + seat.place
+
     def host_of(self, command: Command) -> str:
         """The host that a command runs on."""
         if command.role == "router":
             return self.hosts[0]
-        part = next(p for p in self.layout.parts if (p.role, p.instance, p.node) == _place(command))
-        return self.hosts[part.host]
+        seat = next(p for p in self.layout.seats if (p.role, p.instance, p.node) == _place(command))
+        return self.hosts[seat.host]
 
 
 def _place(command: Command) -> tuple[str, int, int]:
@@ -72,8 +81,8 @@ def _place(command: Command) -> tuple[str, int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Names:
-    """Names that a launch writes into commands.
+class LaunchNames:
+    """LaunchNames that a launch writes into commands.
 
     Parameters
     ----------
@@ -88,8 +97,8 @@ class Names:
 
 
 def launch_of(
-    deployment: Deployment, target: Target, dialect: Dialect, names: Names, *, shares_prefixes: bool = False,
-    kv_bytes: Mapping[str, float] | None = None,
+    deployment: Deployment, target: LaunchTarget, dialect: Dialect, names: LaunchNames, *,
+    shares_prefixes: bool = False, kv_bytes: Mapping[str, float] | None = None,
 ) -> Launch:  # fmt: skip
     """The launch commands of a deployment.
 
@@ -111,7 +120,9 @@ def launch_of(
     layout = layout_of(deployment, per_host, -(-target.machine.devices // per_host))
     hosts = _hosts(names.hosts, layout.hosts)
     builder = _Builder(deployment, target, dialect, names, layout, hosts, dict(kv_bytes or {}))
-    commands = [builder.server(role, part) for role in deployment.roles for part in layout.parts if part.role == role.name]
+    commands = [
+        builder.server(role, seat) for role in deployment.roles for seat in layout.seats if seat.role == role.name
+    ]
     notes += builder.notes
     router = builder.router()
     entry = builder.url(layout.first(deployment.roles[0].name, 0))
@@ -122,7 +133,7 @@ def launch_of(
 
 
 def _hosts(given: Sequence[str], count: int) -> tuple[str, ...]:
-    """Names of the hosts that are used."""
+    """LaunchNames of the hosts that are used."""
     if given and len(given) < count:
         names = ", ".join(given)
         raise SpecError(f"{len(given)} names ({names}), {count} hosts", where="--hosts", hint=f"name {count} hosts")
@@ -136,9 +147,9 @@ class _Builder:
     """Builds the commands of one deployment."""
 
     deployment: Deployment
-    target: Target
+    target: LaunchTarget
     dialect: Dialect
-    names: Names
+    names: LaunchNames
     layout: Layout
     hosts: tuple[str, ...]
     kv_bytes: Mapping[str, float]
@@ -154,34 +165,34 @@ class _Builder:
         """Whether prefill and decode are separate."""
         return len(self.deployment.roles) > 1
 
-    def url(self, part: Part) -> str:
+    def url(self, seat: Seat) -> str:
         """URL of the API server of an instance."""
-        return f"http://{self.hosts[part.host]}:{self.port(part)}"
+        return f"http://{self.hosts[seat.host]}:{self.port(seat)}"
 
-    def port(self, part: Part) -> int:
-        """Port of the API server of an instance."""
-        return PORTS[self.dialect.engine] + part.place
+    def port(self, seat: Seat) -> int:
+        """Port of the API server of an instance, as `Launch.port_of`."""
+        return PORTS[self.dialect.engine] + seat.place
 
-    def server(self, role: Role, part: Part) -> Command:
+    def server(self, role: Role, seat: Seat) -> Command:
         """The command of one node of an instance."""
         nodes = self.layout.nodes(role.name)
         dispatch = dispatch_of(role, self.family, self.dialect.engine, nodes)
         writer = Writer(self.dialect)
-        head = self.layout.first(role.name, part.instance)
+        head = self.layout.first(role.name, seat.instance)
         if self.dialect.engine == "vllm":
-            self._vllm(writer, role, part, head, dispatch)
+            self._vllm(writer, role, seat, head, dispatch)
         else:
-            self._sglang(writer, role, part, head, dispatch)
+            self._sglang(writer, role, seat, head, dispatch)
         return Command(
-            SERVERS[self.dialect.engine], tuple(writer.arguments), self._environment(role, part, dispatch), role.name,
-            part.instance, part.node, where=f"{role.name}-{part.instance} node {part.node}",
+            SERVERS[self.dialect.engine], tuple(writer.arguments), self._environment(role, seat, dispatch), role.name,
+            seat.instance, seat.node, where=f"{role.name}-{seat.instance} node {seat.node}",
         )  # fmt: skip
 
     def _address(self) -> str:
         """Address that API servers listen on: all, if clients or routers are on other hosts."""
-        return LOOPBACK if self.hosts == (LOOPBACK,) else "0.0.0.0"  # noqa: S104
+        return LOOPBACK if self.hosts == (LOOPBACK,) else "0.0.0.0"
 
-    def _vllm(self, writer: Writer, role: Role, part: Part, head: Part, dispatch: str) -> None:
+    def _vllm(self, writer: Writer, role: Role, seat: Seat, head: Seat, dispatch: str) -> None:
         writer.arguments.append(self.names.weights)
         writer.add("--served-model-name", self.names.served)
         write(writer, vllm.values_of(role, self.deployment, self.target))
@@ -189,24 +200,24 @@ class _Builder:
             writer.add("--all2all-backend", dispatch)
         if role.overlap == "two-batch" and role.parallel.dp == 1:
             self.notes.append(
-                f"{role.name}: vLLM overlaps batches between data-parallel ranks, and this role has one rank: expect the "
-                "times without two-batch overlap"
+                f"{role.name}: vLLM overlaps batches between data-parallel ranks, and this role has one rank: expect "
+                "the times without two-batch overlap"
             )
         if not self.family.startswith(NO_GRAPHS) and role.name != "prefill":
             tokens = role.max_sequences // role.parallel.dp * (1 + role.draft_tokens)
             writer.add("--max-cudagraph-capture-size", _captured(min(tokens, self._graph_tokens())))
         nodes = self.layout.nodes(role.name)
         if nodes > 1:
-            self._vllm_nodes(writer, role, part, head, nodes)
+            self._vllm_nodes(writer, role, seat, head, nodes)
         elif role.parallel.dp > 1:
-            writer.add("--data-parallel-rpc-port", RANKS + APART * part.place)
-        if part.node == 0:
+            writer.add("--data-parallel-rpc-port", RANKS + APART * seat.place)
+        if seat.node == 0:
             writer.add("--host", self._address())
-            writer.add("--port", self.port(part))
+            writer.add("--port", self.port(seat))
         else:
             writer.add("--headless")
 
-    def _vllm_nodes(self, writer: Writer, role: Role, part: Part, head: Part, nodes: int) -> None:
+    def _vllm_nodes(self, writer: Writer, role: Role, seat: Seat, head: Seat, nodes: int) -> None:
         """Flags of an instance over several nodes: whole ranks on each node, or ranks over several nodes."""
         parallel, address = role.parallel, self.hosts[head.host]
         local, rest = divmod(parallel.dp, nodes)
@@ -214,18 +225,18 @@ class _Builder:
             writer.add("--data-parallel-size-local", local)
             writer.add("--data-parallel-address", address)
             writer.add("--data-parallel-rpc-port", RANKS + APART * head.place)
-            if part.node:
-                writer.add("--data-parallel-start-rank", part.node * local)
+            if seat.node:
+                writer.add("--data-parallel-start-rank", seat.node * local)
             return
         writer.add("--nnodes", nodes)
-        writer.add("--node-rank", part.node)
+        writer.add("--node-rank", seat.node)
         writer.add("--master-addr", address)
         writer.add("--master-port", GROUP + APART * head.place)
         if parallel.dp > 1:
             writer.add("--data-parallel-address", address)
             writer.add("--data-parallel-rpc-port", RANKS + APART * head.place)
 
-    def _sglang(self, writer: Writer, role: Role, part: Part, head: Part, dispatch: str) -> None:
+    def _sglang(self, writer: Writer, role: Role, seat: Seat, head: Seat, dispatch: str) -> None:
         parallel = role.parallel
         writer.add("--model-path", self.names.weights)
         writer.add("--served-model-name", self.names.served)
@@ -252,34 +263,32 @@ class _Builder:
         nodes = self.layout.nodes(role.name)
         if nodes > 1:
             writer.add("--nnodes", nodes)
-            writer.add("--node-rank", part.node)
-        if nodes > 1 or len(self.layout.parts) > 1:
+            writer.add("--node-rank", seat.node)
+        if nodes > 1 or len(self.layout.seats) > 1:
             writer.add("--dist-init-addr", f"{self.hosts[head.host]}:{GROUP + APART * head.place}")
         writer.add("--host", self._address())
-        writer.add("--port", self.port(part))
+        writer.add("--port", self.port(seat))
         writer.add("--enable-metrics")
 
-    def _bootstrap(self, part: Part) -> int:
-        return BOOTSTRAP + part.place
+    def _bootstrap(self, seat: Seat) -> int:
+        return BOOTSTRAP + seat.place
 
     def _graph_tokens(self) -> int:
         return int(number(self.target.engine.graph_tokens))
 
-    def _environment(self, role: Role, part: Part, dispatch: str) -> dict[str, str]:
+    def _environment(self, role: Role, seat: Seat, dispatch: str) -> dict[str, str]:
         engine, per_host = self.dialect.engine, self.layout.per_host
         spanning = min(self.target.machine.domain, self.target.machine.devices) > per_host
-        variables = environment_of(
-            self.family, engine, dispatch, spanning=spanning, disaggregated=self.disaggregated
-        )
+        variables = environment_of(self.family, engine, dispatch, spanning=spanning, disaggregated=self.disaggregated)
         visible = visible_devices(self.family)
-        if visible and len(part.devices) < min(per_host, self.target.machine.devices):
-            variables[visible] = ",".join(str(device) for device in part.devices)
+        if visible and len(seat.devices) < min(per_host, self.target.machine.devices):
+            variables[visible] = ",".join(str(device) for device in seat.devices)
         if dispatch == "deepep" and role.name == "decode":
             tokens = role.max_sequences // role.parallel.dp * (1 + role.draft_tokens)
             variables["SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"] = str(-(-max(tokens, 1) // 16) * 16)
         if engine == "vllm" and self.disaggregated:
-            variables["VLLM_NIXL_SIDE_CHANNEL_HOST"] = self.hosts[part.host]
-            variables["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(SIDE + APART * part.place)
+            variables["VLLM_NIXL_SIDE_CHANNEL_HOST"] = self.hosts[seat.host]
+            variables["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(SIDE + APART * seat.place)
         if engine == "vllm" and self.family.startswith("cpu") and role.name in self.kv_bytes:
             variables["VLLM_CPU_KVCACHE_SPACE"] = str(max(int(self.kv_bytes[role.name] / 2**30), 1))
         return variables
@@ -296,10 +305,12 @@ class _Builder:
         }
         bootstrap = []
         if engine == "sglang" and self.disaggregated:
-            bootstrap = [self._bootstrap(self.layout.first("prefill", one)) for one in instances(self.layout, "prefill")]
+            bootstrap = [
+                self._bootstrap(self.layout.first("prefill", one)) for one in instances(self.layout, "prefill")
+            ]
         chooses_rank = not inside_engine(self.deployment, self.dialect) and not self.disaggregated
         ranks = ranks_of(self.deployment) if chooses_rank else 1
-        routed = Routed(urls, bootstrap, ranks)
+        routed = Backends(urls, bootstrap, ranks)
         arguments = router_arguments(engine, router, routed, ROUTER_PORT)
         arguments += ["--prometheus-port", str(ROUTER_METRICS)]
         return Command(PROGRAMS[engine], tuple(arguments), {}, "router", where="router")
@@ -307,5 +318,5 @@ class _Builder:
 
 def _captured(tokens: int) -> int:
     """The captured size of vLLM that holds a number of tokens: multiples of 8 up to 256, then multiples of 16."""
-    step = 1 if tokens <= 2 else 4 if tokens <= 4 else 8 if tokens <= 256 else 16  # noqa: PLR2004
+    step = 1 if tokens <= 2 else 4 if tokens <= 4 else 8 if tokens <= 256 else 16
     return -(-max(tokens, 1) // step) * step

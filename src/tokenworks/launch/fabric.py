@@ -53,7 +53,7 @@ class When(Spec):
         )
 
 
-class Setting(Spec):
+class VariableSet(Spec):
     """Environment variables.
 
     Parameters
@@ -71,11 +71,11 @@ class Setting(Spec):
 
 
 class _File(Spec):
-    settings: tuple[Setting, ...]
+    settings: tuple[VariableSet, ...]
 
 
 @functools.cache
-def environment_table() -> tuple[Setting, ...]:
+def environment_table() -> tuple[VariableSet, ...]:
     """The table of the catalog."""
     path = CATALOG / "environment.yaml"
     return validate(_File, {"settings": read_yaml(path)}, str(path)).settings
@@ -105,7 +105,7 @@ def environment_of(
 def dispatch_of(role: Role, family: str, engine: DialectEngine, nodes: int) -> str:
     """The back end of dispatch and combine of experts; "none": the default of the engine.
 
-    DeepEP and MORI are for roles whose experts are spread over several hosts, or over data-parallel ranks of a role that
+    DeepEP and MORI are for roles whose experts are spread over several hosts, for data-parallel ranks of a role that
     only prefills or only decodes, and for two-batch overlap.
 
     Parameters

@@ -11,7 +11,7 @@ from tokenworks.specs.deployment import Deployment, Parallel, Role
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Seat:
     """The devices that one node of an instance has on one host.
 
     Parameters
@@ -20,8 +20,8 @@ class Part:
     instance : number of the instance of the role, from 0
     node : rank of the node in the instance, from 0
     host : number of the host, from 0
-    devices : devices of the host that the part uses, by their numbers on the host
-    place : number of the part among the parts of its host, from 0; it shifts ports
+    devices : devices of the host that the seat uses, by their numbers on the host
+    place : number of the seat among the seats of its host, from 0; it shifts ports
     """
 
     role: str
@@ -34,26 +34,26 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All parts of a deployment.
+    """All nodes of a deployment.
 
     Parameters
     ----------
-    parts : parts of all instances, in the order of roles, instances and nodes
+    seats : seats of all instances, in the order of roles, instances and nodes
     per_host : devices of one host [count]
     hosts : hosts that are used [count]
     """
 
-    parts: tuple[Part, ...]
+    seats: tuple[Seat, ...]
     per_host: int
     hosts: int
 
     def nodes(self, role: str) -> int:
         """Nodes of one instance of a role [count]."""
-        return 1 + max(part.node for part in self.parts if part.role == role)
+        return 1 + max(seat.node for seat in self.seats if seat.role == role)
 
-    def first(self, role: str, instance: int) -> Part:
+    def first(self, role: str, instance: int) -> Seat:
         """The first node of an instance, where its API server runs."""
-        return next(p for p in self.parts if (p.role, p.instance, p.node) == (role, instance, 0))
+        return next(p for p in self.seats if (p.role, p.instance, p.node) == (role, instance, 0))
 
 
 def node_counts(parallel: Parallel, per_host: int) -> list[int]:
@@ -94,20 +94,20 @@ def layout_of(deployment: Deployment, per_host: int, hosts: int) -> Layout:
     for counts in itertools.product(*(choice or [0] for choice in choices)):
         if 0 in counts:
             break
-        parts = _packed(deployment.roles, counts, per_host)
-        if parts is not None and 1 + max(part.host for part in parts) <= hosts:
-            return Layout(parts, per_host, 1 + max(part.host for part in parts))
+        seats = _packed(deployment.roles, counts, per_host)
+        if seats is not None and 1 + max(seat.host for seat in seats) <= hosts:
+            return Layout(seats, per_host, 1 + max(seat.host for seat in seats))
     raise SpecError(
         f"{deployment} does not fit {hosts} hosts of {per_host} devices", where="hosts",
         hint="take widths that divide the devices of a host, or correct devices_per_host",
     )  # fmt: skip
 
 
-def _packed(roles: Sequence[Role], counts: Sequence[int], per_host: int) -> tuple[Part, ...] | None:
-    """The parts of all instances, each in the first host with room for it."""
+def _packed(roles: Sequence[Role], counts: Sequence[int], per_host: int) -> tuple[Seat, ...] | None:
+    """The seats of all instances, each in the first host with room for it."""
     used: list[int] = []
     places: list[int] = []
-    parts = []
+    seats = []
     for role, nodes in zip(roles, counts, strict=True):
         share = role.parallel.devices // nodes
         for instance, node in itertools.product(range(role.replicas), range(nodes)):
@@ -116,12 +116,12 @@ def _packed(roles: Sequence[Role], counts: Sequence[int], per_host: int) -> tupl
                 used.append(0)
                 places.append(0)
             devices = tuple(range(used[host], used[host] + share))
-            parts.append(Part(role.name, instance, node, host, devices, places[host]))
+            seats.append(Seat(role.name, instance, node, host, devices, places[host]))
             used[host] += share
             places[host] += 1
-    return tuple(parts)
+    return tuple(seats)
 
 
 def instances(layout: Layout, role: str) -> Iterator[int]:
     """Numbers of the instances of a role."""
-    return iter(sorted({part.instance for part in layout.parts if part.role == role}))
+    return iter(sorted({seat.instance for seat in layout.seats if seat.role == role}))

@@ -1,11 +1,11 @@
-"""A deployment as an engine can run it: open fields are filled, and what the engine cannot say is changed, with a note."""
+"""A deployment as an engine can run it: open fields are filled, and every change has a note."""
 
 from __future__ import annotations
 
 from tokenworks.errors import SpecError
 from tokenworks.launch.dialect import Dialect
 from tokenworks.launch.sglang import BALANCE
-from tokenworks.launch.target import Target
+from tokenworks.launch.target import LaunchTarget
 from tokenworks.specs.deployment import Deployment, EngineName, Role, RouterName
 
 PAGE = 64
@@ -13,7 +13,7 @@ PAGE = 64
 
 
 def settled(
-    deployment: Deployment, target: Target, dialect: Dialect, *, shares_prefixes: bool = False
+    deployment: Deployment, target: LaunchTarget, dialect: Dialect, *, shares_prefixes: bool = False
 ) -> tuple[Deployment, list[str]]:
     """A deployment as the dialect can run it.
 
@@ -40,7 +40,9 @@ def settled(
     changed = deployment.model_copy(update={"roles": roles, "router": router, "devices_per_host": per_host})
     if len(roles) == 2 and roles[0].kv_dtype != roles[1].kv_dtype:
         hint = "set the same kv_dtype for both roles"
-        raise SpecError(f"prefill stores {roles[0].kv_dtype}, decode {roles[1].kv_dtype}", where="roles: kv_dtype", hint=hint)
+        raise SpecError(
+            f"prefill stores {roles[0].kv_dtype}, decode {roles[1].kv_dtype}", where="roles: kv_dtype", hint=hint
+        )
     return changed, notes
 
 
