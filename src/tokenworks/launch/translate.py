@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokenworks.errors import SpecError
 from tokenworks.launch import sglang, vllm
@@ -18,7 +19,6 @@ from tokenworks.launch.words import Parsed, parse
 from tokenworks.specs.compose import On
 from tokenworks.specs.deployment import ROLES, Deployment, Role, RoleName
 from tokenworks.specs.given import Assume
-from tokenworks.specs.machine import Machine
 
 REFUSED = 1000
 """A command that a dialect cannot parse counts as this number of flags that it does not have."""
@@ -210,7 +210,7 @@ def _deployment(
     policy = next((one.policy for one in routers if one.policy), balance)
     lengths = [group.first.meaning.length for group in groups.values() if group.first.meaning.length is not None]
     fields = {
-        "model": model, "system": system.name if isinstance(system, Machine) else str(system),
+        "model": model, "system": str(system) if isinstance(system, (str, Path)) else target.machine.name,
         "engine": target.engine.name, "roles": roles, "router": policy, "prefix_caching": first.prefix_caching,
         "max_model_len": min(lengths) if lengths else None, "devices_per_host": _per_host(servers, target),
     }  # fmt: skip

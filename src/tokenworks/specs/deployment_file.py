@@ -107,9 +107,7 @@ def load_deployments(source: str | Path | Mapping[str, Any] | Deployment) -> lis
     if isinstance(workload, dict) and "slo" in file.inputs:
         workload = workload | {"slo": file.inputs["slo"]}  # the plan may have bound something else
     asked = None if workload is None else validate(Workload, workload, f"{where}: inputs.workload")
-    return [
-        Deployed(entry.deployment, assumed, calibration, asked, expected=entry.expected) for _, entry in ranked
-    ]
+    return [Deployed(entry.deployment, assumed, calibration, asked, expected=entry.expected) for _, entry in ranked]
 
 
 def pick_deployment(source: str | Path | Mapping[str, Any] | Deployment, pick: int = 1) -> Deployed:
