@@ -15,6 +15,7 @@ from tokenworks.arguments import checked
 from tokenworks.calibrate import validate as validation
 from tokenworks.calibrate.measured import PointTable
 from tokenworks.calibrate.own_results import measured_table
+from tokenworks.launch import emit as emitting
 from tokenworks.launch import importing
 from tokenworks.ledger import advise as advising
 from tokenworks.ledger import compare as comparing
@@ -47,6 +48,7 @@ plan = checked(planning.plan)
 compare = checked(comparing.compare)
 fit = checked(fitting.fit)
 estimate = checked(estimating.estimate)
+emit = checked(emitting.emit)
 import_launch = checked(importing.import_launch)
 load_model = checked(hf.load_model)
 load_machine = checked(compose.machine)

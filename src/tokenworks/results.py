@@ -17,6 +17,7 @@ from tokenworks.calibrate.kernels.fit import KernelsBody
 from tokenworks.calibrate.leave_out import LeaveOutBody
 from tokenworks.calibrate.own_machine import CalibrateOwnBody
 from tokenworks.calibrate.validate import ValidateBody
+from tokenworks.launch.emit import EmitBody
 from tokenworks.launch.importing import ImportBody
 from tokenworks.ledger.advise import AdviseBody
 from tokenworks.ledger.comparison import CompareBody
@@ -46,6 +47,7 @@ KINDS: dict[str, Any] = {
     "compare": CompareBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
+    "emit": EmitBody,
     "import": ImportBody,
     "advise": AdviseBody,
     "sweep": SweepBody,

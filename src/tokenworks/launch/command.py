@@ -1,4 +1,4 @@
-"""One launch command of a serving engine or of a router: program, arguments and environment. No flag is understood here."""
+"""One launch command of a serving engine or of a router: program, arguments and environment."""
 
 from __future__ import annotations
 

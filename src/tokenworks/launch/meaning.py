@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tokenworks.errors import SpecError
 from tokenworks.launch.table import Value, Values
-from tokenworks.launch.target import Target
+from tokenworks.launch.target import LaunchTarget
 from tokenworks.specs.deployment import Parallel, Role, RoleName, RouterName
 
 KvDtype = Literal["bf16", "fp8"]
@@ -48,9 +48,7 @@ class Meaning:
     unused: dict[str, str] = field(default_factory=dict)
 
 
-def role_with(
-    name: RoleName, parallel: dict[str, int], settings: dict[str, object], where: str
-) -> Role:
+def role_with(name: RoleName, parallel: dict[str, int], settings: dict[str, object], where: str) -> Role:
     """A role; a value out of its range becomes a `SpecError` with the place of the command."""
     try:
         return Role.model_validate({"name": name, "parallel": Parallel(**parallel), **settings})
@@ -60,7 +58,7 @@ def role_with(
         raise SpecError(f"{path}: {first['msg']}, not {first['input']!r}", where=where) from None
 
 
-def kv_dtype_of(values: Values, target: Target, unused: dict[str, str]) -> KvDtype:
+def kv_dtype_of(values: Values, target: LaunchTarget, unused: dict[str, str]) -> KvDtype:
     """Storage of the KV cache that a command asks for."""
     word = values.text("kv_dtype", "auto")
     if word in KV_WORDS:
@@ -71,7 +69,7 @@ def kv_dtype_of(values: Values, target: Target, unused: dict[str, str]) -> KvDty
     return native
 
 
-def kv_word(role: Role, target: Target, words: dict[KvDtype, str]) -> str:
+def kv_word(role: Role, target: LaunchTarget, words: dict[KvDtype, str]) -> str:
     """The word of an engine for the storage of the KV cache: auto where the checkpoint asks for it already.
 
     Parameters
@@ -84,7 +82,7 @@ def kv_word(role: Role, target: Target, words: dict[KvDtype, str]) -> str:
 
 
 def expert_widths(
-    values: Values, target: Target, tp: int, dp: int, ep: int, unused: dict[str, str]
+    values: Values, target: LaunchTarget, unused: dict[str, str], *, devices: int, ep: int
 ) -> dict[str, int]:
     """The widths of the experts; 1 for a model without routed experts.
 
@@ -92,18 +90,19 @@ def expert_widths(
     ----------
     values : values of the command
     target : the model
-    tp, dp, ep : widths that the command says
     unused : gets the flags that have no effect
+    devices : tp x dp devices that share the experts [count]
+    ep : groups of experts that the command says [count]
     """
     if not target.has_experts:
         for key in ("expert_parallel", "ep", "redundant", "balanced"):
             if values.has(key):
                 unused[key] = f"{target.model.name} has no routed experts"
         return {"ep": 1, "expert_tp": 1}
-    if tp * dp % ep:
-        hint = f"take a divisor of {tp * dp}"
-        raise SpecError(f"{ep} groups do not divide {tp * dp} devices", where=values.place("ep"), hint=hint)
-    return {"ep": ep, "expert_tp": tp * dp // ep}
+    if devices % ep:
+        hint = f"take a divisor of {devices}"
+        raise SpecError(f"{ep} groups do not divide {devices} devices", where=values.place("ep"), hint=hint)
+    return {"ep": ep, "expert_tp": devices // ep}
 
 
 def redundant_of(values: Values, ep: int) -> int:
@@ -111,11 +110,15 @@ def redundant_of(values: Values, ep: int) -> int:
     count = values.count("redundant", 0)
     if count and ep == 1:
         hint = "expert parallelism places redundant experts: turn it on"
-        raise SpecError(f"{count} redundant experts without expert parallelism", where=values.place("redundant"), hint=hint)
+        raise SpecError(
+            f"{count} redundant experts without expert parallelism", where=values.place("redundant"), hint=hint
+        )
     return max(count, 0)
 
 
-def drafts_of(values: Values, target: Target, methods: tuple[str, ...], count: int, unused: dict[str, str]) -> int:
+def drafts_of(
+    values: Values, target: LaunchTarget, methods: tuple[str, ...], count: int, unused: dict[str, str]
+) -> int:
     """Draft tokens of the MTP layers; 0 with another method, which has no place in a deployment.
 
     Parameters

@@ -51,7 +51,7 @@ class RouterWords:
 
 
 @dataclass(frozen=True, slots=True)
-class Routed:
+class Backends:
     """The instances that a router sends requests to.
 
     Parameters
@@ -72,7 +72,7 @@ def is_router(command: Command) -> bool:
     return command.role == "router" or "router" in words or words.endswith("smg") or "sidecar" in words
 
 
-def router_arguments(engine: DialectEngine, router: RouterName, routed: Routed, port: int) -> list[str]:
+def router_arguments(engine: DialectEngine, router: RouterName, routed: Backends, port: int) -> list[str]:
     """Arguments of the command of a router.
 
     Parameters
@@ -82,7 +82,7 @@ def router_arguments(engine: DialectEngine, router: RouterName, routed: Routed, 
     routed : the instances
     port : port of the router
     """
-    words = ["--host", "0.0.0.0", "--port", str(port), "--policy", POLICIES[router]]  # noqa: S104 - clients are elsewhere
+    words = ["--host", "0.0.0.0", "--port", str(port), "--policy", POLICIES[router]]
     if "prefill" in routed.urls:
         words.append(DISAGGREGATED[engine])
         ports: Sequence[int | None] = routed.bootstrap or [None] * len(routed.urls["prefill"])
@@ -114,7 +114,9 @@ def read_router(command: Command) -> RouterWords:
         following = [own] if equals else _until_flag(words[place + 1 :])
         if flag == "--policy":
             if not following:
-                raise SpecError("has no value", where=f"{command.where}: --policy", hint=f"write one of {', '.join(MEANS)}")
+                raise SpecError(
+                    "has no value", where=f"{command.where}: --policy", hint=f"write one of {', '.join(MEANS)}"
+                )
             policy = following[0]
         elif flag in ("--prefill", "--decode"):
             role: RoleName = "prefill" if flag == "--prefill" else "decode"

@@ -16,7 +16,7 @@ from tokenworks.launch.meaning import (
     set_widths,
 )
 from tokenworks.launch.table import Value, Values
-from tokenworks.launch.target import Target
+from tokenworks.launch.target import LaunchTarget
 from tokenworks.specs.deployment import Deployment, Role, RoleName, RouterName
 
 KV: dict[KvDtype, str] = {"bf16": "bf16", "fp8": "fp8_e4m3"}
@@ -33,7 +33,7 @@ DRAFTS = 3
 arg_groups/speculative_hook.py) [token]."""
 
 
-def values_of(role: Role, deployment: Deployment, target: Target, dialect: Dialect, a2a: str) -> dict[str, Value]:
+def values_of(role: Role, deployment: Deployment, target: LaunchTarget, dialect: Dialect, a2a: str) -> dict[str, Value]:
     """A role as values of flags. SGLang counts sequences and tokens for the whole instance.
 
     Parameters
@@ -69,8 +69,8 @@ def values_of(role: Role, deployment: Deployment, target: Target, dialect: Diale
     if role.overlap == "two-batch":
         if a2a == "none" and parallel.dp == 1:
             raise SpecError(
-                f"cannot overlap two batches of [{parallel}]: it needs a back end for dispatch, with ep = tp x dp, or dp "
-                "above 1", where=dialect.title, hint="take overlap=none, or another split",
+                f"cannot overlap two batches of [{parallel}]: it needs a back end for dispatch, with ep = tp x dp, or "
+                "dp above 1", where=dialect.title, hint="take overlap=none, or another split",
             )  # fmt: skip
         values["overlap"] = True
     if not deployment.prefix_caching:
@@ -82,7 +82,7 @@ def values_of(role: Role, deployment: Deployment, target: Target, dialect: Diale
     return values
 
 
-def role_of(values: Values, name: RoleName | None, target: Target) -> Meaning:
+def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Meaning:
     """The role that values of flags mean.
 
     Parameters
@@ -107,7 +107,7 @@ def role_of(values: Values, name: RoleName | None, target: Target) -> Meaning:
         )
         ranks = 1
     grouped = stage if values.text("a2a", "none") != "none" and target.has_experts else values.width("ep")
-    experts = expert_widths(values, target, stage // ranks, ranks, grouped, unused)
+    experts = expert_widths(values, target, unused, devices=stage, ep=grouped)
     said = MODES.get(values.text("mode"))
     if said and name not in (None, said, "aggregated"):
         words = f"mode {said}, and the text around the command says {name}"
@@ -138,7 +138,7 @@ def role_of(values: Values, name: RoleName | None, target: Target) -> Meaning:
 
 
 def _router(values: Values, ranks: int, mode: RoleName | None) -> RouterName | None:
-    """How SGLang chooses the rank of a request. Its default is round_robin, and the room of the transfer with prefill."""
+    """How SGLang chooses the rank of a request; by default round_robin, without disaggregation."""
     if values.has("balance"):
         return BALANCED.get(values.text("balance"), "round_robin" if values.text("balance") == "auto" else None)
     return "round_robin" if ranks > 1 and mode is None else None
@@ -158,7 +158,7 @@ def _ranks(values: Values) -> tuple[int, int]:
     return attention, replicas
 
 
-def _drafts(values: Values, target: Target, unused: dict[str, str]) -> int:
+def _drafts(values: Values, target: LaunchTarget, unused: dict[str, str]) -> int:
     if not values.has("draft_method"):
         for key in ("draft_steps", "draft_topk", "verified", "draft_model"):
             if values.has(key):

@@ -1,6 +1,6 @@
-"""What a flag says of a role, for each engine: one table for both directions. `emit` writes with it, `import` reads with it.
+"""The flags of each engine that say something of a role. `emit` writes with this table, and `import` reads with it.
 
-A value has the unit of the flag here. `launch.vllm` and `launch.sglang` turn values into a role, and a role into values.
+A value has the unit of its flag here. `launch.vllm` and `launch.sglang` turn values into a role and back.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from tokenworks.costs.activations import derived_share
@@ -11,7 +10,7 @@ from tokenworks.legal.points import Setting
 from tokenworks.planning.fit_search import EngineLimits, load_of
 from tokenworks.planning.setting import must_run_on
 from tokenworks.specs.compose import On, machine
-from tokenworks.specs.engine import Engine, load_engine
+from tokenworks.specs.engine import DEFAULT, Engine, load_engine, version_key
 from tokenworks.specs.given import Assume, Given, given
 from tokenworks.specs.hf import ModelLike, load_model
 from tokenworks.specs.machine import Machine
@@ -23,7 +22,7 @@ MEMORY = frozenset({"device.hbm.capacity"})
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class LaunchTarget:
     """Model, machine and engine of a launch.
 
     Parameters
@@ -66,14 +65,14 @@ class Target:
         return self.setting.memory_fraction if share is None else share
 
 
-def target_of(model: ModelLike, on: On, dialect: Dialect, assume: Assume = None) -> Target:
+def target_of(model: ModelLike, on: On, dialect: Dialect | None, assume: Assume = None) -> LaunchTarget:
     """Read model, machine and engine of a launch.
 
     Parameters
     ----------
     model : as `load_model` takes it
     on : as `load_machine` takes it
-    dialect : its engine and version
+    dialect : its engine and version; None: vLLM in any version
     assume : numbers that replace numbers of the catalog
 
     Raises
@@ -81,15 +80,15 @@ def target_of(model: ModelLike, on: On, dialect: Dialect, assume: Assume = None)
     SpecError : a name is unknown, or the engine does not run on the devices
     """
     numbers = given(assume)
-    version = () if dialect.fork == "hygon" else (Given(path="engine.version", value=dialect.version, why=dialect.title),)
-    if any(item.path == "engine.version" for item in numbers):
-        version = ()
-    engine = load_engine(dialect.engine, assume=(*version, *numbers))
+    version: tuple[Given, ...] = ()
+    if (
+        dialect is not None
+        and version_key(dialect.version)
+        and not any(one.path == "engine.version" for one in numbers)
+    ):
+        version = (Given(path="engine.version", value=dialect.version, why=dialect.title),)
+    engine = load_engine(dialect.engine if dialect else DEFAULT, assume=(*version, *numbers))
     whole = machine(on, assume=None if isinstance(on, Machine) else numbers, needs=MEMORY)
-    must_run_on(engine, whole)
-    return Target(load_model(model), whole, engine)
-
-
-def with_model(target: Target, model: Model) -> Target:
-    """The target with another model."""
-    return dataclasses.replace(target, model=model)
+    if dialect is not None:
+        must_run_on(engine, whole)
+    return LaunchTarget(load_model(model), whole, engine)

@@ -1,9 +1,10 @@
-"""Launch commands become a deployment. The other direction is `launch.commands`; both use the table of `launch.table`."""
+"""Launch commands become a deployment. The other direction is `launch.commands`; both use `launch.table`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokenworks.errors import SpecError
 from tokenworks.launch import sglang, vllm
@@ -13,13 +14,11 @@ from tokenworks.launch.meaning import Meaning
 from tokenworks.launch.reasons import Unread, reason_of, reason_of_unknown
 from tokenworks.launch.router import RouterWords, is_router, read_router
 from tokenworks.launch.table import Values, values_in
-from tokenworks.launch.target import Target, target_of
+from tokenworks.launch.target import LaunchTarget, target_of
 from tokenworks.launch.words import Parsed, parse
 from tokenworks.specs.compose import On
 from tokenworks.specs.deployment import ROLES, Deployment, Role, RoleName
 from tokenworks.specs.given import Assume
-from tokenworks.specs.machine import Machine
-
 
 REFUSED = 1000
 """A command that a dialect cannot parse counts as this number of flags that it does not have."""
@@ -76,7 +75,9 @@ def read(
     engines = [command for command in commands if engine_of(command) is not None]
     if not engines:
         where = commands[0].where if commands else "commands"
-        hint = "give a command such as `vllm serve MODEL ...` or `python -m sglang.launch_server --model-path MODEL ...`"
+        hint = (
+            "give a command such as `vllm serve MODEL ...` or `python -m sglang.launch_server --model-path MODEL ...`"
+        )
         raise SpecError("no command starts vLLM or SGLang", where=where, hint=hint)
     chosen = choose(commands) if dialect is None else load_dialect(dialect) if isinstance(dialect, str) else dialect
     mixed = {engine_of(command) for command in engines}
@@ -156,7 +157,7 @@ def _model(parsed: Sequence[tuple[Command, Parsed]], dialect: Dialect) -> str:
     return next(iter(names))
 
 
-def _server(command: Command, words: Parsed, dialect: Dialect, target: Target) -> _Server:
+def _server(command: Command, words: Parsed, dialect: Dialect, target: LaunchTarget) -> _Server:
     values, flags = values_in(words, dialect, command.where)
     refused = next((words.refused[flag] for flag in sorted(flags) if flag in words.refused), None)
     if refused:
@@ -184,7 +185,7 @@ class _Group:
 
 
 def _deployment(
-    servers: Sequence[_Server], routers: Sequence[RouterWords], target: Target, model: str, system: On
+    servers: Sequence[_Server], routers: Sequence[RouterWords], target: LaunchTarget, model: str, system: On
 ) -> Deployment:
     groups: dict[RoleName, _Group] = {}
     for server in servers:
@@ -209,7 +210,7 @@ def _deployment(
     policy = next((one.policy for one in routers if one.policy), balance)
     lengths = [group.first.meaning.length for group in groups.values() if group.first.meaning.length is not None]
     fields = {
-        "model": model, "system": system.name if isinstance(system, Machine) else str(system),
+        "model": model, "system": str(system) if isinstance(system, (str, Path)) else target.machine.name,
         "engine": target.engine.name, "roles": roles, "router": policy, "prefix_caching": first.prefix_caching,
         "max_model_len": min(lengths) if lengths else None, "devices_per_host": _per_host(servers, target),
     }  # fmt: skip
@@ -235,7 +236,7 @@ def _value(role: Role, name: str) -> str:
     return str(getattr(role, name))
 
 
-def _per_host(servers: Sequence[_Server], target: Target) -> int | None:
+def _per_host(servers: Sequence[_Server], target: LaunchTarget) -> int | None:
     """Devices of one host: as the commands divide their instances over nodes, else as the machine says [count]."""
     for server in servers:
         parallel, nodes = server.meaning.role.parallel, server.values.count("nodes", 1)
@@ -247,7 +248,7 @@ def _per_host(servers: Sequence[_Server], target: Target) -> int | None:
     return _of_machine(target)
 
 
-def _of_machine(target: Target) -> int | None:
+def _of_machine(target: LaunchTarget) -> int | None:
     return target.machine.host.devices
 
 
@@ -266,7 +267,11 @@ def _unread(servers: Sequence[_Server], dialect: Dialect) -> list[Unread]:
 def _of_server(server: _Server, dialect: Dialect) -> list[Unread]:
     where, role = server.command.where, server.meaning.role.name
     unread = []
-    reasons = {server.values.spelled[key]: words for key, words in server.meaning.unused.items() if key in server.values.spelled}
+    reasons = {
+        server.values.spelled[key]: words
+        for key, words in server.meaning.unused.items()
+        if key in server.values.spelled
+    }
     for name, term in server.parsed.terms.items():
         if name in reasons:
             unread.append(Unread(term.word, term.value, reasons[name], "not modelled", where, role))
@@ -287,4 +292,3 @@ def _of_server(server: _Server, dialect: Dialect) -> list[Unread]:
         kind, words = reason_of_unknown(term.flag, dialect)
         unread.append(Unread(term.word, term.value, words, kind, where, role))
     return unread
-

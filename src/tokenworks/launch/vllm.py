@@ -1,4 +1,4 @@
-"""vLLM: a role as values of flags, and values of flags as a role. Both functions stand side by side and mirror each other."""
+"""vLLM: a role as values of flags, and values of flags as a role. Both functions mirror each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenworks.launch.meaning import (
     set_widths,
 )
 from tokenworks.launch.table import Value, Values
-from tokenworks.launch.target import Target
+from tokenworks.launch.target import LaunchTarget
 from tokenworks.specs.deployment import Deployment, Role, RoleName, RouterName
 
 KV: dict[KvDtype, str] = {"bf16": "bfloat16", "fp8": "fp8"}
@@ -25,7 +25,7 @@ MTP = ("mtp", "deepseek_mtp", "mimo_mtp", "glm4_moe_mtp", "ernie_mtp", "qwen3_ne
 """Methods of speculative decoding that use the MTP layers of the checkpoint."""
 
 
-def values_of(role: Role, deployment: Deployment, target: Target) -> dict[str, Value]:
+def values_of(role: Role, deployment: Deployment, target: LaunchTarget) -> dict[str, Value]:
     """A role as values of flags. vLLM counts sequences and tokens for each data-parallel rank.
 
     Parameters
@@ -66,7 +66,7 @@ def values_of(role: Role, deployment: Deployment, target: Target) -> dict[str, V
     return values
 
 
-def role_of(values: Values, name: RoleName | None, target: Target) -> Meaning:
+def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Meaning:
     """The role that values of flags mean.
 
     Parameters
@@ -85,11 +85,13 @@ def role_of(values: Values, name: RoleName | None, target: Target) -> Meaning:
     if not target.has_experts:  # ranks without common experts are separate instances
         copies, dp = dp, 1
     balanced, shared = values.on("balanced"), values.on("expert_parallel")
-    experts = expert_widths(values, target, tp, dp, tp * dp if shared else 1, unused)
+    experts = expert_widths(values, target, unused, devices=tp * dp, ep=tp * dp if shared else 1)
     redundant = redundant_of(values, experts["ep"]) if target.has_experts else 0
     if redundant and not balanced:
         hint = "add --enable-eplb, or leave the redundant experts out"
-        raise SpecError(f"{redundant} redundant experts without --enable-eplb", where=values.place("redundant"), hint=hint)
+        raise SpecError(
+            f"{redundant} redundant experts without --enable-eplb", where=values.place("redundant"), hint=hint
+        )
     defaults = target.defaults
     sequences, chunk = values.width("sequences", defaults.sequences), values.width("chunk", defaults.chunk)
     count = values.count("drafts", 0)

@@ -1,4 +1,4 @@
-"""The words of a command, with the flags of a dialect: parsed into terms, and terms as words. No meaning is known here."""
+"""The words of a command, with the flags of a dialect. What a flag means is not known here."""
 
 from __future__ import annotations
 
