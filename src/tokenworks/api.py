@@ -153,7 +153,7 @@ def capacity(
 
 @checked
 def advise(
-    deployment: DeploymentLike,
+    deployment: DeploymentLike | importing.LaunchLike,
     *,
     on: compose.On | None = None,
     model: str | None = None,

@@ -128,3 +128,34 @@ def test_every_flag_of_every_recipe_is_understood_or_listed() -> None:
                 spelled = {flag, flag.replace("_", "-"), flag.partition(".")[0]}
                 assert any(one.partition(".")[0] in spelled for one in listed), (name, flag)
         assert all(one.reason for one in imported.unread), name
+
+
+# ── what `emit` writes ────────────────────────────────────────────────────────────────────────────────────────────
+
+DISAGGREGATED = """
+model: deepseek-ai/DeepSeek-R1
+system: 2xhgx-h200
+engine: sglang
+router: power_of_two
+roles:
+  - {name: prefill, parallel: {tp: 8, expert_tp: 8}, max_sequences: 64, chunk_tokens: 8192}
+  - {name: decode, parallel: {dp: 8, ep: 8}, max_sequences: 512, chunk_tokens: 8192}
+"""
+AGGREGATED = """
+model: deepseek-ai/DeepSeek-R1
+system: 2xhgx-h200
+router: least_loaded
+roles: [{parallel: {dp: 16, ep: 16}, max_sequences: 512, chunk_tokens: 32768, kv_dtype: fp8}]
+"""
+
+
+@pytest.mark.parametrize("text", [DISAGGREGATED, AGGREGATED], ids=["sglang, two roles", "vllm, two nodes"])
+def test_scripts_of_emit_become_the_same_deployment(text: str, tmp_path: Path) -> None:
+    file, out = tmp_path / "deployment.yaml", tmp_path / "out"
+    file.write_text(text)
+    (planned,) = load_deployments(file)
+    tokenworks.emit(file, out=out, workload={"isl": 1000, "osl": 100}, rate=1.0)
+    scripts = sorted(path for path in out.glob("*.sh") if path.name != "bench.sh")
+    assert len(scripts) >= 2
+    again = import_launch(scripts, on="2xhgx-h200").deployment
+    assert again.model_copy(update={"devices_per_host": None}) == planned.deployment

@@ -43,9 +43,7 @@ PARTS = 4
 
 
 def advise(
-    deployment: Annotated[str, Parameter(group=MACHINE)],
-    /,
-    *,
+    *deployment: Annotated[str, Parameter(group=MACHINE)],
     launch: LaunchOptions = LaunchOptions(),  # noqa: B008 - frozen
     pick: Annotated[int, Parameter(group=MACHINE)] = 1,
     devices: Annotated[int | None, DEVICES] = None,
@@ -66,7 +64,8 @@ def advise(
     ----------
     deployment
         YAML file of deployments, as `plan -o yaml` or `import -o yaml` writes it; or what `import` reads: a launch
-        command in quotes, a shell script, a Compose file, a Kubernetes manifest or a recipe.
+        command in quotes, a shell script, a Compose file, a Kubernetes manifest or a recipe, or several of them that
+        start one deployment together.
     pick
         Number of the deployment in a file of deployments; 1 is the first one.
     workload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -63,25 +63,25 @@ class LaunchOptions:
             values[name] = value
         return values
 
-    def imported(self, source: str, given: tuple[Given, ...] | None) -> Imported:
+    def imported(self, sources: Sequence[str], given: tuple[Given, ...] | None) -> Imported:
         """The deployment that launch commands start."""
         return imported_of(
-            source, on=self.on, model=self.model, recipe=self.recipe, variables=self.variables(), dialect=self.dialect,
-            assume=given,
+            list(sources), on=self.on, model=self.model, recipe=self.recipe, variables=self.variables(),
+            dialect=self.dialect, assume=given,
         )  # fmt: skip
 
-    def deployed(self, source: str, pick: int, given: tuple[Given, ...] | None) -> tuple[Deployed, tuple[str, ...]]:
+    def deployed(
+        self, sources: Sequence[str], pick: int, given: tuple[Given, ...] | None
+    ) -> tuple[Deployed, tuple[str, ...]]:
         """A deployment of a file of deployments, or of launch commands, with notes."""
         return deployed_or_imported(
-            source, pick, on=self.on, model=self.model, recipe=self.recipe, variables=self.variables(),
+            list(sources), pick, on=self.on, model=self.model, recipe=self.recipe, variables=self.variables(),
             dialect=self.dialect, assume=given,
         )  # fmt: skip
 
 
 def import_launch(
-    source: Annotated[str, Parameter(group=LAUNCH)],
-    /,
-    *,
+    *sources: Annotated[str, Parameter(group=LAUNCH)],
     launch: LaunchOptions = LaunchOptions(),
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     output: Output = "table",
@@ -90,12 +90,12 @@ def import_launch(
 
     Parameters
     ----------
-    source
+    sources
         A launch command in quotes, or a file: shell script, Compose file, Kubernetes manifest, YAML recipe, or CSV
-        table of recipes. -o yaml writes a file of deployments, which estimate, simulate, capacity, plan --why and
-        advise take.
+        table of recipes. Several of them start one deployment together. -o yaml writes a file of deployments, which
+        estimate, simulate, capacity, plan --why and advise take.
     """
-    result = launch.imported(source, numbers.given())
+    result = launch.imported(sources, numbers.given())
     if output == "json":
         emit(result.plain(), "json")
     elif output == "yaml":

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.launch.command import Command
 from tokenworks.launch.dialect import Dialect, load_dialect
-from tokenworks.launch.read.source import Launch, holds_deployments, read_launch
+from tokenworks.launch.read.source import LaunchText, holds_deployments, read_launches
 from tokenworks.launch.reasons import Unread
 from tokenworks.launch.table import TABLES, values_in
 from tokenworks.launch.translate import choose, engine_of, read
@@ -26,6 +26,9 @@ from tokenworks.specs.deployment_file import Deployed, Entry, document
 from tokenworks.specs.given import Assume, Given, given
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs, rounded
 from tokenworks.specs.shown import Record, Shown
+
+LaunchLike = str | Path | Sequence[str | Path]
+"""Every form of launch commands: a command line, a file, or a list of these."""
 
 MODEL, ON = "--model", "--on"
 
@@ -85,7 +88,7 @@ class Imported(Shown):
     """
 
     deployment: Deployment
-    launch: Launch
+    launch: LaunchText
     dialect: Dialect
     understood: tuple[Understood, ...]
     unread: tuple[Unread, ...]
@@ -147,7 +150,7 @@ class Imported(Shown):
 
 
 def import_launch(
-    source: str | Path, *, on: On | None = None, model: str | None = None, recipe: str | None = None,
+    source: LaunchLike, *, on: On | None = None, model: str | None = None, recipe: str | None = None,
     variables: Mapping[str, str] | None = None, dialect: str | None = None, assume: Assume = None,
 ) -> Imported:  # fmt: skip
     """Read launch commands of vLLM or SGLang into a deployment.
@@ -157,7 +160,7 @@ def import_launch(
     Parameters
     ----------
     source : a command line; or the path of a shell script, Compose file, Kubernetes manifest, YAML recipe, or table of
-        recipes
+        recipes; or a list of these that start one deployment together, such as the scripts of its roles
     on : machine, as `load_machine` takes it; a command does not name it
     model : model of the commands, if they name it by a local path or by an id that the catalog does not have
     recipe : id of a recipe in a table
@@ -171,7 +174,8 @@ def import_launch(
     SpecError : the text cannot be read, starts no engine, or contradicts itself; a name is unknown
     """
     chosen = None if dialect is None else load_dialect(dialect)
-    launch = read_launch(source, recipe=recipe, given=variables, engine=chosen.engine if chosen else None)
+    texts = [source] if isinstance(source, (str, Path)) else list(source)
+    launch = read_launches(texts, recipe=recipe, given=variables, engine=chosen.engine if chosen else None)
     if on is None:
         hint = "name it, such as --on scalex40 or --on 2xhgx-h200"
         raise SpecError("a launch command does not name the machine", where=ON, hint=hint)
@@ -245,7 +249,7 @@ def _thing(name: str, key: str, dialect: Dialect) -> str:
 
 
 def deployed_or_imported(
-    source: DeploymentLike, pick: int = 1, *, on: On | None = None, model: str | None = None,
+    source: DeploymentLike | LaunchLike, pick: int = 1, *, on: On | None = None, model: str | None = None,
     recipe: str | None = None, variables: Mapping[str, str] | None = None, dialect: str | None = None,
     assume: Assume = None,
 ) -> tuple[Deployed, tuple[str, ...]]:  # fmt: skip
@@ -257,7 +261,9 @@ def deployed_or_imported(
     pick : position in a file of deployments, 1 is the best
     on, model, recipe, variables, dialect, assume : as in `import_launch`
     """
-    if not isinstance(source, (str, Path)) or holds_deployments(source):
+    if isinstance(source, Sequence) and not isinstance(source, str) and len(source) == 1:
+        source = source[0]
+    if not isinstance(source, (str, Path, Sequence)) or (isinstance(source, (str, Path)) and holds_deployments(source)):
         for value, option in ((recipe, "--recipe"), (dialect, "--dialect"), (variables or None, "--env")):
             if value is not None:
                 hint = f"leave {option} out"

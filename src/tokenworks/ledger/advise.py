@@ -245,10 +245,13 @@ def advise(
     before = shown(candidate, run)
     spent = device_time(run, before.charged)
     whole = sum(spent.values()) or 1.0
-    parts = [DevicePart(part=part, device_s_per_token=value, share=value / whole) for part, value in spent.items()]
+    parts = sorted(
+        (DevicePart(part=part, device_s_per_token=value, share=value / whole) for part, value in spent.items()),
+        key=lambda part: -part["share"],
+    )
     found, tried = _improvements(work, costing, deployment, before, top)
     return Advice(
-        costing, deployment, (), before, tuple(sorted(parts, key=lambda part: -part["share"])), _limits(run), found, tried,
+        costing, deployment, (), before, tuple(parts), _limits(run), found, tried,
         work.bench.simulations, work.bench.requests, assumptions([costing]),
         tuple(dict.fromkeys((*everything, *run.remarks))), time.perf_counter() - began,
     )  # fmt: skip

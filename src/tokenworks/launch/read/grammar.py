@@ -34,7 +34,7 @@ class Simple:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class ScriptBlock:
     """Commands that run as a group, in a loop, or only under a condition.
 
     Parameters
@@ -53,7 +53,7 @@ class Block:
     values: tuple[Word, ...] = ()
 
 
-Node = Simple | Block
+Node = Simple | ScriptBlock
 
 
 def parsed(tokens: list[Token], where: str) -> tuple[Node, ...]:
@@ -141,10 +141,10 @@ class _Parser:
             return Simple((), line, after)
         return self._node(token, after)
 
-    def _group(self, line: int, closing: str) -> Block:
+    def _group(self, line: int, closing: str) -> ScriptBlock:
         body = self.nodes(("}",) if closing == "}" else ())
         self._close(closing, line)
-        return Block("group", line, body)
+        return ScriptBlock("group", line, body)
 
     def _close(self, closing: str, line: int) -> None:
         """Take the word or operator that ends a block."""
@@ -152,7 +152,7 @@ class _Parser:
             raise self.error(f"{closing!r} of the block that begins here is missing", "give the whole script", line)
         self.take()
 
-    def _branches(self, line: int) -> Block:
+    def _branches(self, line: int) -> ScriptBlock:
         """if, while, until: the conditions, and all branches as one body."""
         kind: Literal["if", "while", "until"] = self.take().plain  # type: ignore[assignment, union-attr]
         closing, body = _CLOSES[kind], list[Node]()
@@ -162,9 +162,9 @@ class _Parser:
             nodes = self.nodes((*_MIDDLE, closing))
             body += nodes if branch != "elif" else ()
         self._close(closing, line)
-        return Block(kind, line, tuple(body))
+        return ScriptBlock(kind, line, tuple(body))
 
-    def _loop(self, line: int) -> Block:
+    def _loop(self, line: int) -> ScriptBlock:
         kind: Literal["for", "select"] = self.take().plain  # type: ignore[assignment, union-attr]
         token = self.peek()
         name = self.keyword()
@@ -181,9 +181,9 @@ class _Parser:
         self._close("do", line)
         body = self.nodes(("done",))
         self._close("done", line)
-        return Block(kind, line, body, name, tuple(values))
+        return ScriptBlock(kind, line, body, name, tuple(values))
 
-    def _case(self, line: int) -> Block:
+    def _case(self, line: int) -> ScriptBlock:
         self.take()
         while self.peek() is not None and self.keyword() != "in":
             self.take()
@@ -201,7 +201,7 @@ class _Parser:
             if self.operator() not in (";;", ";&", ";;&") and self.keyword() != "esac":
                 break
         self._close("esac", line)
-        return Block("case", line, tuple(body))
+        return ScriptBlock("case", line, tuple(body))
 
     def _simple(self, line: int, after: str) -> Node:
         """A simple command, or a function."""
@@ -220,11 +220,11 @@ class _Parser:
             raise self.error(f"{token.text!r} stands alone", "give the whole script", token.line)  # type: ignore[union-attr]
         return Simple(tuple(words), line, after)
 
-    def _function(self, name: str, line: int) -> Block:
+    def _function(self, name: str, line: int) -> ScriptBlock:
         while self.operator() == "\n":
             self.take()
         token = self.peek()
         if token is None:
             raise self.error(f"the body of the function {name} is missing", "give the whole script", line)
         node = self._node(token, "\n")
-        return Block("function", line, (node,), name)
+        return ScriptBlock("function", line, (node,), name)

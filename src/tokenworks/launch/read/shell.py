@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 
 from tokenworks.errors import SpecError
 from tokenworks.launch.command import Command
-from tokenworks.launch.read.grammar import Block, Node, Simple, parsed
+from tokenworks.launch.read.grammar import Node, ScriptBlock, Simple, parsed
 from tokenworks.launch.read.programs import Start, code_in, set_by, start_of, start_of_container
 from tokenworks.launch.read.tokens import Word, is_name, tokens
-from tokenworks.launch.read.variables import GIVE, Missing, Scope, assignment
+from tokenworks.launch.read.variables import GIVE, MissingValue, ScriptScope, assignment
 
 MOST_COMMANDS = 4096
 """Launch commands of a script, at most; loops count each time [count]."""
@@ -61,7 +61,7 @@ def read_shell(
     ------
     SpecError : the script is truncated, uses a here-document, or needs a value that it does not have
     """
-    reader = _Reader(Scope(where, given or {}), where)
+    reader = _Reader(ScriptScope(where, given or {}), where)
     for name, value in (environment or {}).items():
         reader.scope.values[name] = value
         reader.scope.exported[name] = None
@@ -93,12 +93,12 @@ class _Reader:
     tested : whether the commands after && or || depend on a test
     """
 
-    scope: Scope
+    scope: ScriptScope
     where: str
     commands: list[Command] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     functions: dict[str, tuple[Node, ...]] = field(default_factory=dict)
-    condition: Block | None = None
+    condition: ScriptBlock | None = None
     nested: int = 0
     steps: int = 0
     all_exported: bool = False
@@ -132,7 +132,7 @@ class _Reader:
             else:
                 self.block(node)
 
-    def block(self, block: Block) -> None:
+    def block(self, block: ScriptBlock) -> None:
         """Follow a loop over known values once for each value; mark what other blocks do as conditional."""
         if block.kind == "for" and self.condition is None:
             values = [value for word in block.values for value in self._braces(self.scope.fields(word))]
@@ -192,7 +192,7 @@ class _Reader:
             block = self.condition
             under = f"`{block.kind}` in line {block.line}" if block else f"the test in line {value.line}"
             why = f"it depends on {under}, and conditions are not evaluated"
-            self.scope.assign(name, self.scope.unknown(Missing(f"${name}", why, name, value.line)))
+            self.scope.assign(name, self.scope.unknown(MissingValue(f"${name}", why, name, value.line)))
         elif value.array is not None:
             items = [item for word in value.array for item in self.scope.fields(word)]
             self.scope.assign(name, items, add=add)
@@ -224,7 +224,7 @@ class _Reader:
         """Variables of `read` are known only when the script runs."""
         for word in words:
             if (name := word.plain or "") and is_name(name):
-                self.scope.assign(name, self.scope.unknown(Missing(f"${name}", "the script reads it", name, line)))
+                self.scope.assign(name, self.scope.unknown(MissingValue(f"${name}", "the script reads it", name, line)))
 
     # ── commands ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -316,7 +316,7 @@ class _Reader:
     def _text(value: str | list[str] | None) -> str:
         return " ".join(value) if isinstance(value, list) else value or ""
 
-    def _needs(self, missing: Missing, line: int) -> SpecError:
+    def _needs(self, missing: MissingValue, line: int) -> SpecError:
         """The error for a launch command that needs an unknown value."""
         behind = f" (line {missing.line})" if missing.line != line else ""
         hint = f"give it with {GIVE} {missing.name}=VALUE" if missing.name else "write the value itself"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _HINT += "python -m sglang.launch_server)"
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class LaunchText:
     """Launch commands and where they come from.
 
     Parameters
@@ -48,10 +48,27 @@ class Launch:
     title: str = ""
 
 
+def read_launches(
+    sources: Sequence[str | Path], *, recipe: str | None = None, given: Mapping[str, str] | None = None,
+    engine: DialectEngine | None = None,
+) -> LaunchText:  # fmt: skip
+    """Read the launch commands of several texts that start one deployment together; parameters as in `read_launch`."""
+    if not sources:
+        raise SpecError("is empty", where=COMMAND, hint="give a launch command, or a file")
+    if len(sources) == 1:
+        return read_launch(sources[0], recipe=recipe, given=given, engine=engine)
+    read = [read_launch(source, recipe=recipe, given=given, engine=engine, router_alone=True) for source in sources]
+    return LaunchText(
+        tuple(command for one in read for command in one.commands), ", ".join(one.where for one in read),
+        tuple(dict.fromkeys(note for one in read for note in one.notes)),
+        next((one.dialect for one in read if one.dialect), ""),
+    )  # fmt: skip
+
+
 def read_launch(
     source: str | Path, *, recipe: str | None = None, given: Mapping[str, str] | None = None,
-    engine: DialectEngine | None = None,
-) -> Launch:  # fmt: skip
+    engine: DialectEngine | None = None, router_alone: bool = False,
+) -> LaunchText:  # fmt: skip
     """Read the launch commands of a command line or of a file.
 
     Parameters
@@ -61,6 +78,7 @@ def read_launch(
     recipe : id of a recipe in a table
     given : values of variables that the text does not set
     engine : engine whose flags the keys of a YAML recipe are; None: the recipe says it
+    router_alone : whether a text that starts a router alone is right, since other texts start the engines
 
     Raises
     ------
@@ -74,7 +92,7 @@ def read_launch(
         folder = Path()
     else:
         launch, folder = _of_file(path, recipe, given, engine), path.parent
-    if not any(command.role != "router" for command in launch.commands):
+    if not any(router_alone or command.role != "router" for command in launch.commands):
         raise SpecError("holds no launch command of an engine", where=launch.where, hint=_HINT)
     return dataclasses.replace(launch, commands=tuple(_with_config(command, folder) for command in launch.commands))
 
@@ -91,14 +109,14 @@ def _path(source: str | Path) -> Path | None:
     return Path(source)
 
 
-def _of_shell(text: str, where: str, given: Mapping[str, str] | None) -> Launch:
+def _of_shell(text: str, where: str, given: Mapping[str, str] | None) -> LaunchText:
     read = read_shell(text, where, given=given)
-    return Launch(read.commands, where, read.notes)
+    return LaunchText(read.commands, where, read.notes)
 
 
 def _of_file(
     path: Path, recipe: str | None, given: Mapping[str, str] | None, engine: DialectEngine | None
-) -> Launch:  # fmt: skip
+) -> LaunchText:  # fmt: skip
     where, text = str(path), read_text(path)
     if path.suffix.lower() == ".csv":
         if recipe is None:
@@ -106,7 +124,7 @@ def _of_file(
             hint = f"give one with {RECIPE}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
             raise SpecError(f"holds {len(names)} recipes", where=where, hint=hint)
         of_table = read_recipe(text, recipe, where)
-        return Launch(of_table.commands, f"{where}: {recipe}", (), of_table.dialect, of_table.title)
+        return LaunchText(of_table.commands, f"{where}: {recipe}", (), of_table.dialect, of_table.title)
     if recipe is not None:
         raise SpecError("names a recipe of a table", where=RECIPE, hint=f"{path.name} is no CSV file")
     if path.suffix.lower() in _YAML:
@@ -137,7 +155,7 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _of_yaml(text: str, where: str, given: Mapping[str, str] | None, engine: DialectEngine | None) -> Launch:
+def _of_yaml(text: str, where: str, given: Mapping[str, str] | None, engine: DialectEngine | None) -> LaunchText:
     commands: list[Command] = []
     notes: list[str] = []
     for document in documents(text, where):
@@ -150,7 +168,7 @@ def _of_yaml(text: str, where: str, given: Mapping[str, str] | None, engine: Dia
             flags = read_flags(document, where, engine)
             commands += flags.commands
             notes += flags.notes
-    return Launch(tuple(commands), where, tuple(dict.fromkeys(notes)))
+    return LaunchText(tuple(commands), where, tuple(dict.fromkeys(notes)))
 
 
 def _must_be_no_deployment(document: Any, where: str) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tokenworks.errors import SpecError
 
-PartKind = Literal["text", "variable", "command", "arithmetic"]
+WordPartKind = Literal["text", "variable", "command", "arithmetic"]
 
 MOST_TOKENS = 200_000
 """A script with more tokens is refused [count]."""
@@ -23,7 +23,7 @@ _ANSI = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class WordPart:
     """A piece of a word.
 
     Parameters
@@ -34,7 +34,7 @@ class Part:
     quoted : whether the piece stands in quotes, so that its value is not split into words
     """
 
-    kind: PartKind
+    kind: WordPartKind
     text: str
     quoted: bool = False
 
@@ -50,7 +50,7 @@ class Word:
     array : words of NAME=(...); None: the word is no array. `parts` then hold the text in front of the parenthesis
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[WordPart, ...]
     line: int
     array: tuple[Word, ...] | None = None
 
@@ -137,7 +137,7 @@ class _Tokenizer:
             return None
         line = self.line
         if self.peek(2) == "((":
-            return Word((Part("text", f"(({self._inside('((', '))')}))"),), line)
+            return Word((WordPart("text", f"(({self._inside('((', '))')}))"),), line)
         if match := _REDIRECTION.match(self.text, self.at):
             return self._redirection(match[0])
         if match := _OPERATOR.match(self.text, self.at):
@@ -190,36 +190,36 @@ class _Tokenizer:
             if isinstance(token, Word):
                 items.append(token)
             elif isinstance(token, Operator) and token.text == ")":
-                return Word((Part("text", start[:-1]),), line, tuple(items))
+                return Word((WordPart("text", start[:-1]),), line, tuple(items))
 
-    def parts(self, ends: str) -> list[Part]:
+    def parts(self, ends: str) -> list[WordPart]:
         """The pieces of one word.
 
         Parameters
         ----------
         ends : characters that end the word; empty: the word ends with the text
         """
-        read: list[Part] = []
+        read: list[WordPart] = []
         plain = ""
         while self.at < len(self.text) and (not ends or self.peek() not in ends or self._substitutes_process()):
             character = self.peek()
             if character == "\\":
                 if plain:
-                    read.append(Part("text", plain))
+                    read.append(WordPart("text", plain))
                     plain = ""
                 if escaped := self._escaped():
-                    read.append(Part("text", escaped, quoted=True))
+                    read.append(WordPart("text", escaped, quoted=True))
                 continue
             piece = self._quoted_or_expanded(character)
             if piece is None:
                 plain += self.take(1)
                 continue
             if plain:
-                read.append(Part("text", plain))
+                read.append(WordPart("text", plain))
                 plain = ""
             read += piece
         if plain:
-            read.append(Part("text", plain))
+            read.append(WordPart("text", plain))
         return read
 
     def _substitutes_process(self) -> bool:
@@ -237,21 +237,21 @@ class _Tokenizer:
             return ""
         return self.take(1)
 
-    def _quoted_or_expanded(self, character: str) -> list[Part] | None:
+    def _quoted_or_expanded(self, character: str) -> list[WordPart] | None:
         """The pieces of quotes or of an expansion that begin here; None: a plain character begins here."""
-        part: Part | None = None
+        part: WordPart | None = None
         if character == '"' or self.peek(2) == '$"':
             self.take(character == "$")
             return self._double()
         if character == "'":
-            part = Part("text", self._until_quote("'"), quoted=True)
+            part = WordPart("text", self._until_quote("'"), quoted=True)
         elif self.peek(2) == "$'":
             self.take(1)
-            part = Part("text", self._ansi(), quoted=True)
+            part = WordPart("text", self._ansi(), quoted=True)
         elif character == "`":
-            part = Part("command", self._until_quote("`"))
+            part = WordPart("command", self._until_quote("`"))
         elif self._substitutes_process():
-            part = Part("command", self._inside(self.peek(2), ")"))
+            part = WordPart("command", self._inside(self.peek(2), ")"))
         elif character == "$":
             part = self._expansion(quoted=False)
         return None if part is None else [part]
@@ -287,9 +287,9 @@ class _Tokenizer:
         self.take(1)
         return inner
 
-    def _double(self) -> list[Part]:
+    def _double(self) -> list[WordPart]:
         """The pieces of "..."."""
-        line, read, plain = self.line, list[Part](), ""
+        line, read, plain = self.line, list[WordPart](), ""
         self.take(1)
         while self.peek() != '"':
             if self.at >= len(self.text):
@@ -301,28 +301,28 @@ class _Tokenizer:
                 continue
             part = None
             if character == "`":
-                part = Part("command", self._until_quote("`"), quoted=True)
+                part = WordPart("command", self._until_quote("`"), quoted=True)
             elif character == "$":
                 part = self._expansion(quoted=True)
             if part is None:
                 plain += self.take(1)
                 continue
-            read += [*([Part("text", plain, quoted=True)] if plain else []), part]
+            read += [*([WordPart("text", plain, quoted=True)] if plain else []), part]
             plain = ""
         self.take(1)
-        return [*read, Part("text", plain, quoted=True)] if plain or not read else read
+        return [*read, WordPart("text", plain, quoted=True)] if plain or not read else read
 
-    def _expansion(self, *, quoted: bool) -> Part | None:
+    def _expansion(self, *, quoted: bool) -> WordPart | None:
         """The expansion that begins with the $ here; None: the $ stands for itself."""
         if self.peek(3) == "$((":
-            return Part("arithmetic", self._inside("$((", "))"), quoted)
+            return WordPart("arithmetic", self._inside("$((", "))"), quoted)
         if self.peek(2) == "$(":
-            return Part("command", self._inside("$(", ")"), quoted)
+            return WordPart("command", self._inside("$(", ")"), quoted)
         if self.peek(2) == "${":
-            return Part("variable", self._inside("${", "}"), quoted)
+            return WordPart("variable", self._inside("${", "}"), quoted)
         if match := _VARIABLE.match(self.text, self.at + 1):
             self.take(1 + len(match[0]))
-            return Part("variable", match[0], quoted)
+            return WordPart("variable", match[0], quoted)
         return None
 
     def _inside(self, opening: str, closing: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tokenworks.errors import SpecError
-from tokenworks.launch.read.tokens import Part, Word, is_name, word_of
+from tokenworks.launch.read.tokens import Word, WordPart, is_name, word_of
 
 MOST_CHARACTERS = 1_000_000
 """A value with more characters is refused: a variable that doubles itself grows without limit [character]."""
@@ -42,7 +42,7 @@ Value = str | list[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingValue:
     """A value that reading a script does not give.
 
     Parameters
@@ -63,7 +63,7 @@ class Missing:
 
 
 @dataclass
-class Scope:
+class ScriptScope:
     """The variables of a script while it is read.
 
     Parameters
@@ -79,14 +79,14 @@ class Scope:
     given: Mapping[str, str] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     exported: dict[str, None] = field(default_factory=dict)
-    missing: list[Missing] = field(default_factory=list)
+    missing: list[MissingValue] = field(default_factory=list)
 
-    def unknown(self, missing: Missing) -> str:
+    def unknown(self, missing: MissingValue) -> str:
         """The mark of an unknown value."""
         self.missing.append(missing)
         return f"\x00{len(self.missing) - 1}\x01"
 
-    def first_missing(self, text: str) -> Missing | None:
+    def first_missing(self, text: str) -> MissingValue | None:
         """The first unknown value in a text that a user must give; None: the text is known."""
         marks = (self.missing[int(number)] for number in _MARK.findall(text))
         return next((mark for mark in marks if not mark.at_run_time), None)
@@ -140,7 +140,7 @@ class Scope:
         """The text that a word becomes in an assignment, where nothing is split."""
         return "".join(" ".join(self._part(part, word.line, depth)) for part in word.parts)
 
-    def _part(self, part: Part, line: int, depth: int) -> list[str]:
+    def _part(self, part: WordPart, line: int, depth: int) -> list[str]:
         if part.kind == "text":
             return [part.text]
         if part.kind == "command":
@@ -159,14 +159,16 @@ class Scope:
             if step and abs(last - first) // abs(step) <= 10_000:
                 return " ".join(map(str, range(first, last + (1 if step > 0 else -1), step)))
         written = f"$({' '.join(text.split())})"
-        return self.unknown(Missing(written, "its value comes from a program, and nothing is executed", "", line, True))
+        return self.unknown(
+            MissingValue(written, "its value comes from a program, and nothing is executed", "", line, True)
+        )
 
     def _variable(self, text: str, line: int, depth: int) -> list[str]:
         """The values of a variable: several for an array, one else."""
         match = _EXPANSION.fullmatch(text)
         if match is None or depth > MOST_DEPTH:
             why = "this form of a variable is not read"
-            return [self.unknown(Missing(f"${{{text}}}", why, "", line))]
+            return [self.unknown(MissingValue(f"${{{text}}}", why, "", line))]
         name, rest = match["name"], match["rest"]
         index = name if name in ("@", "*") else match["index"]
         values = self._values(name, index)
@@ -178,7 +180,7 @@ class Scope:
         if rest:
             operation = _OPERATION.fullmatch(rest)
             if operation is None or match["length"]:
-                return [self.unknown(Missing(f"${{{text}}}", "this form of a variable is not read", name, line))]
+                return [self.unknown(MissingValue(f"${{{text}}}", "this form of a variable is not read", name, line))]
             return self._operated(name, values, operation, line, depth)
         return [self._unset(name, line)] if values is None else values
 
@@ -194,7 +196,7 @@ class Scope:
         return [value[place]] if place < len(value) else None
 
     def _unset(self, name: str, line: int) -> str:
-        return self.unknown(Missing(f"${name}", "no line above sets it", name, line))
+        return self.unknown(MissingValue(f"${name}", "no line above sets it", name, line))
 
     def _operated(
         self, name: str, values: list[str] | None, operation: re.Match[str], line: int, depth: int
@@ -246,7 +248,7 @@ class Scope:
     def _computed(self, text: str, line: int, depth: int) -> str:
         """The value of $((...)) with + - * / % of whole numbers; unknown where a variable is."""
         if depth > MOST_DEPTH:
-            return self.unknown(Missing(f"$(({text}))", "it is nested too deeply", "", line))
+            return self.unknown(MissingValue(f"$(({text}))", "it is nested too deeply", "", line))
         expanded = self.text(word_of(text, self.where, line), depth + 1)
         if self.first_missing(expanded) or _MARK.search(expanded):
             return expanded if _MARK.fullmatch(expanded.strip()) else self._first_mark(expanded)
@@ -260,7 +262,7 @@ class Scope:
             return self._first_mark(expanded)
         number = _calculated(expanded)
         if number is None:
-            return self.unknown(Missing(f"$(({text}))", "this form of arithmetic is not read", "", line))
+            return self.unknown(MissingValue(f"$(({text}))", "this form of arithmetic is not read", "", line))
         return str(number)
 
     @staticmethod
@@ -307,5 +309,5 @@ def assignment(word: Word) -> tuple[str, bool, Word] | None:
     name = name.removesuffix("+")
     if not equals or not is_name(name):
         return None
-    rest = (Part("text", value), *others) if value else tuple(others)
+    rest = (WordPart("text", value), *others) if value else tuple(others)
     return name, add, Word(rest, word.line, word.array)
