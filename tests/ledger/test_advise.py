@@ -22,7 +22,7 @@ SHORT = {"isl": 1000, "osl": 100, "slo": "ttft=2s,tpot=50ms"}
 
 def moe(**settings: object) -> Deployment:
     """An aggregated deployment of a small MoE model over two devices."""
-    role = Role(parallel=Parallel(tp=2, ep=2), **{"max_sequences": 32, "chunk_tokens": 2048, **settings})  # type: ignore[arg-type]
+    role = Role(parallel=Parallel(tp=2, ep=2), **{"max_sequences": 32, "chunk_tokens": 2048, **settings})
     return Deployment(model=MOE, system=ON, engine="vllm", roles=(role,))
 
 
@@ -34,7 +34,7 @@ def setting_of(deployment: Deployment, workload: WorkloadLike = "chat") -> Setti
     nothing = dict.fromkeys(
         ("on", "model", "isl", "osl", "rate", "concurrency", "slo", "devices", "assume", "calibration")
     )
-    return prepared(Deployed(deployment), workload=workload, **nothing)[0].setting  # type: ignore[arg-type]
+    return prepared(Deployed(deployment), workload=workload, **nothing)[0].setting
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_gains_are_ratios_of_simulated_effective_tokens(advice: Advice) -> None:
         assert one.gain == pytest.approx(one.row.effective_tok_s_per_device / before - 1)
         assert one.gain is not None
         assert one.gain >= LEAST_GAIN
-    gains = [one.gain for one in advice.improvements]
+    gains = [one.gain or 0.0 for one in advice.improvements]
     assert gains == sorted(gains, reverse=True)
 
 
@@ -104,6 +104,12 @@ def test_all_changes_are_legal_and_single() -> None:
         elif one.kind != "split":
             assert one.kind in paths, one
     assert all(one.note for one in every if one.kind == "kv_dtype" and "-> fp8" in one.words)
+
+
+def test_memory_that_the_engine_could_take_is_a_change() -> None:
+    deployment = moe(memory_fraction=0.7)
+    words = {one.words for one in changes(setting_of(deployment), deployment)}
+    assert "memory_fraction: 0.7 -> 0.9" in words or "memory_fraction: 0.7 -> 0.92" in words
 
 
 def test_a_split_keeps_the_devices() -> None:

@@ -158,7 +158,7 @@ def _binding(result: Advice, row: Ranked) -> Iterator[str]:
     where = "" if row.bound_role == "aggregated" else f", in the {row.bound_role} role"
     parts = ", ".join(f"{part['part']} {part['share']:.0%}" for part in result.parts[:PARTS])
     waits = [f"{words} in {share:.0%} of the time" for name, words in WAITS.items()
-             if (share := result.limited_by.get(name, 0.0)) >= LEAST_WAIT]  # fmt: skip
+             if (share := result.limit_shares.get(name, 0.0)) >= LEAST_WAIT]  # fmt: skip
     waiting = f" Requests wait for {' and for '.join(waits)}." if waits else ""
     yield f"It is bound by {BINDING[row.bound_by]}{where}.{waiting} Device time per output token: {parts}."
 

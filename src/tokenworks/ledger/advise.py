@@ -82,7 +82,7 @@ class AdviseBody(TypedDict):
     meets_slo: bool
     prediction: RankedPlain | None
     parts: list[DevicePart]
-    limited_by: dict[str, float]
+    limit_shares: dict[str, float]
     changes: list[ChangePlain]
     tried: int
     simulations: int
@@ -117,7 +117,7 @@ class Advice(Shown):
     broken : rules that the deployment breaks; with one, there is no prediction
     prediction : what the deployment does, at its highest rate within the SLO or under the given load
     parts : where the time of all devices goes, per output token, largest first
-    limited_by : share of the time in which each resource limits the deployment, by the words of `simulation.series`:
+    limit_shares : share of the time in which each resource limits the deployment, by the words of `simulation.series`:
         "max-sequences" and "kv-capacity" if requests wait for one of these, else a roof, "arrivals" or "idle" [-]
     improvements : changes that gain most, best first
     tried : legal changes [count]
@@ -132,7 +132,7 @@ class Advice(Shown):
     broken: tuple[Broken, ...] = ()
     prediction: Ranked | None = None
     parts: tuple[DevicePart, ...] = ()
-    limited_by: Mapping[str, float] = field(default_factory=dict)
+    limit_shares: Mapping[str, float] = field(default_factory=dict)
     improvements: tuple[Improvement, ...] = ()
     tried: int = 0
     simulations: int = 0
@@ -185,7 +185,7 @@ class Advice(Shown):
             "meets_slo": self.meets_slo,
             "prediction": row_plain(self.prediction) if self.prediction else None,
             "parts": list(self.parts),
-            "limited_by": dict(self.limited_by),
+            "limit_shares": dict(self.limit_shares),
             "changes": [
                 {"kind": one.change.kind, "change": one.change.words, "set": list(one.change.values),
                  "gain": one.gain, "note": one.change.note, "prediction": row_plain(one.row)}

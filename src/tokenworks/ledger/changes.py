@@ -12,7 +12,9 @@ from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import SHAPE, Proposal, explain, judge
 from tokenworks.legal.splits import DRAFTS, copies, divisors, replicas, splits
 from tokenworks.planning.setting import with_role_fraction
+from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment, Parallel, Role, RouterName
+from tokenworks.specs.engine import load_engine
 
 SIZES = (0.5, 1.5, 2.0, 4.0, 8.0)
 """Factors on the sequences of a role [-]."""
@@ -134,7 +136,7 @@ def _of_role(setting: Setting, deployment: Deployment, number: int) -> Iterator[
         chunk = max(lanes, round(role.chunk_tokens * factor))
         if chunk != role.chunk_tokens:
             yield one("chunk_tokens", chunk)
-    default = setting.memory_fraction
+    default = number(load_engine(setting.engine.name).memory_fraction)
     if role.memory_fraction < default:
         yield one("memory_fraction", default)
     if setting.model.draft and role.name != "prefill":
