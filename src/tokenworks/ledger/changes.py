@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -12,7 +13,6 @@ from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.legal.rules import SHAPE, Proposal, explain, judge
 from tokenworks.legal.splits import DRAFTS, copies, divisors, replicas, splits
 from tokenworks.planning.setting import with_role_fraction
-from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment, Parallel, Role, RouterName
 from tokenworks.specs.engine import load_engine
 
@@ -136,7 +136,7 @@ def _of_role(setting: Setting, deployment: Deployment, number: int) -> Iterator[
         chunk = max(lanes, round(role.chunk_tokens * factor))
         if chunk != role.chunk_tokens:
             yield one("chunk_tokens", chunk)
-    default = number(load_engine(setting.engine.name).memory_fraction)
+    default = dataclasses.replace(setting, engine=load_engine(setting.engine.name)).memory_fraction
     if role.memory_fraction < default:
         yield one("memory_fraction", default)
     if setting.model.draft and role.name != "prefill":
