@@ -1,6 +1,5 @@
 """Launch commands become a deployment; every flag is understood or listed with a reason."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -107,12 +106,11 @@ def test_python_users_import() -> None:
 
 @pytest.mark.shared
 def test_every_flag_of_every_recipe_is_understood_or_listed() -> None:
-    from tests.launch.recipes import ON
+    from benchmarks.recipes import ON, recipes
 
     if not RECIPES.exists():
         pytest.skip("needs ../shared/cases/launch/recipes.csv")
-    with RECIPES.open(encoding="utf-8") as file:
-        names = list(dict.fromkeys(row["recipe_id"] for row in csv.DictReader(file)))
+    names = recipes(RECIPES)
     assert set(names) == set(ON)
     for name in names:
         on, model, _ = ON[name]

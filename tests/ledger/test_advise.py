@@ -167,6 +167,7 @@ def test_what_is_illegal_or_does_not_fit_is_said(deployment: Deployment, error: 
     assert isinstance(advice.error(), error)
     assert words in str(advice.error())
     assert advice.plain()["legal"] is False
+    assert all(one.gain is None and one.row.meets_slo for one in advice.improvements)
 
 
 def test_an_slo_that_is_missed(kernel: None) -> None:

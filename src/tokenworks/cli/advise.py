@@ -117,6 +117,7 @@ def _print(result: Advice, out: Page) -> None:
         out.paragraph(f"\nThe deployment breaks {count} {'rule' if count == 1 else 'rules'}:")
         for item in result.broken:
             out.paragraph(f"\n{item.rule}: {item.law}\n  {item.message}")
+        _print_changes(result, None, out)
         return
     for line in (*_behaviour(result, result.prediction), *_binding(result, result.prediction)):
         out.paragraph(line)
@@ -142,9 +143,13 @@ def _behaviour(result: Advice, row: Ranked) -> Iterator[str]:
     )
     idle = f"; {row.idle_devices} devices stay idle and are counted" if row.idle_devices else ""
     yield (
-        f"Per device: {row.effective_tok_s_per_device:,.1f} effective, {row.output_tok_s_per_device:,.1f} output "
-        f"(80 % interval {less:,.1f} to {more:,.1f}), {row.total_tok_s_per_device:,.1f} total tokens/s{idle}."
+        f"Per device: {_speed(row.effective_tok_s_per_device)} effective, {_speed(row.output_tok_s_per_device)} output "
+        f"(80 % interval {_speed(less)} to {_speed(more)}), {_speed(row.total_tok_s_per_device)} total tokens/s{idle}."
     )
+
+
+def _speed(tokens_s: float) -> str:
+    return f"{tokens_s:,.1f}" if tokens_s >= 10 else f"{tokens_s:.3g}"
 
 
 def _percentiles(result: Advice) -> tuple[float, float]:
@@ -163,19 +168,22 @@ def _binding(result: Advice, row: Ranked) -> Iterator[str]:
     yield f"It is bound by {BINDING[row.bound_by]}{where}.{waiting} Device time per output token: {parts}."
 
 
-def _print_changes(result: Advice, before: Ranked, out: Page) -> None:
+def _print_changes(result: Advice, before: Ranked | None, out: Page) -> None:
     if not result.improvements:
-        out.paragraph(f"\nNone of {result.tried} single changes gains 2 % or more.")
+        words = f"None of {result.tried} single changes gains 2 % or more." if before else "No single change helps."
+        out.paragraph(f"\n{words}")
         return
     ttft, tpot = _percentiles(result)
     columns: Columns = {"change": "left", "gain": "right", "effective": "right", "output": "right"}
     for heading in (f"TTFT p{ttft:g} [s]", f"TPOT p{tpot:g} [ms]"):
         columns[heading] = "right"
     columns["bound by"] = "left"
-    rows = [_cells("as it is", None, before)]
+    rows = [_cells("as it is", None, before)] if before else []
     rows += [_cells(one.change.words, one.gain, one.row) for one in result.improvements]
     title = f"\nThe best of {result.tried} single changes, each simulated at its own rate"
-    if result.costing.load:
+    if before is None:
+        title = f"\nThe best of {result.tried} single changes that make it legal"
+    elif result.costing.load:
         title = f"\nThe best of {result.tried} single changes, under the same load"
     print_table(out, columns, rows, title=title, wraps=("change",), spare=("output", "bound by"))
     for one in result.improvements:
@@ -188,8 +196,8 @@ def _cells(words: str, gain: float | None, row: Ranked) -> list[str]:
     return [
         words,
         "" if gain is None else f"{gain:+.0%}",
-        f"{row.effective_tok_s_per_device:,.1f}",
-        f"{row.output_tok_s_per_device:,.1f}",
+        _speed(row.effective_tok_s_per_device),
+        _speed(row.output_tok_s_per_device),
         f"{row.ttft_slo_s:,.2f}",
         f"{row.tpot_slo_s * 1e3:,.1f}",
         row.bound_by,

@@ -114,7 +114,8 @@ class Advice(Shown):
     ----------
     costing : the setting
     deployment : the deployment
-    broken : rules that the deployment breaks; with one, there is no prediction
+    broken : rules that the deployment breaks; with one, there is no prediction, and the changes are those that make it
+        legal
     prediction : what the deployment does, at its highest rate within the SLO or under the given load
     parts : where the time of all devices goes, per output token, largest first
     limit_shares : share of the time in which each resource limits the deployment, by the words of `simulation.series`:
@@ -234,10 +235,15 @@ def advise(
         devices=devices, assume=assume, calibration=calibration,
     )  # fmt: skip
     everything = (*notes, *model_notes(costing.setting.model))
+    work = _Work(Bench(), say or (lambda _: None))
     broken = broken_rules(costing, deployment)
     if broken:
-        return Advice(costing, deployment, broken, notes=everything, elapsed_s=time.perf_counter() - began)
-    work = _Work(Bench(), say or (lambda _: None))
+        found, tried = _improvements(work, costing, deployment, None, top)
+        return Advice(
+            costing, deployment, broken, improvements=found, tried=tried, simulations=work.bench.simulations,
+            requests=work.bench.requests, assumed=assumptions([costing]), notes=everything,
+            elapsed_s=time.perf_counter() - began,
+        )  # fmt: skip
     candidate = candidate_of(costing, deployment, WHERE)
     work.say(f"simulating {deployment}")
     run = best_run(work.bench, candidate)
@@ -313,9 +319,14 @@ class _Work:
 
 
 def _improvements(
-    work: _Work, costing: Costing, deployment: Deployment, before: Ranked, top: int
+    work: _Work, costing: Costing, deployment: Deployment, before: Ranked | None, top: int
 ) -> tuple[tuple[Improvement, ...], int]:
-    """The changes that gain most, best first, and the number of legal changes."""
+    """The changes that gain most, best first, and the number of legal changes.
+
+    Parameters
+    ----------
+    before : the deployment without a change; None: it breaks a rule, and every legal change gains
+    """
     setting = costing.setting
     work.say("listing single changes")
     every = changes(setting, deployment, rate=costing.load is not None)
@@ -328,11 +339,12 @@ def _improvements(
     best: list[tuple[Change, Ranked]] = []
     for change, candidate in sorted(ordered, key=_expected):
         floor = best[top - 1][1] if len(best) >= top else before
-        if candidate.estimated.effective_tok_s_per_device * (1 + ERROR) < floor.effective_tok_s_per_device:
+        expected = candidate.estimated.effective_tok_s_per_device * (1 + ERROR)
+        if floor is not None and expected < floor.effective_tok_s_per_device:
             continue
         work.say(f"simulating {change.words}")
         row = _simulated(work.bench, candidate, floor)
-        if row is not None and _order(row) < _order(before) and _gains(before, row):
+        if row is not None and (before is None or (_order(row) < _order(before) and _gains(before, row))):
             best = sorted([*best, (change, row)], key=lambda pair: _order(pair[1]))
             best = _of_each_kind(best)
     return tuple(Improvement(change, row, _gain(before, row)) for change, row in best[:top]), count
@@ -355,14 +367,16 @@ def _expected(pair: tuple[Change, Candidate]) -> tuple[float, float, float]:
     return -estimate.effective_tok_s_per_device, estimate.slo_pressure, -estimate.output_tok_s_per_device
 
 
-def _simulated(bench: Bench, candidate: Candidate, floor: Ranked) -> Ranked | None:
+def _simulated(bench: Bench, candidate: Candidate, floor: Ranked | None) -> Ranked | None:
     """The simulated values of a changed deployment; None if it is below another one.
 
     Parameters
     ----------
-    floor : the deployment that it must exceed by one step of the rate
+    floor : the deployment that it must exceed by one step of the rate; None: none
     """
-    least = floor.offered_s * step_of(candidate) * candidate.charged / floor.charged if floor.meets_slo else 0.0
+    least = 0.0
+    if floor is not None and floor.meets_slo:
+        least = floor.offered_s * step_of(candidate) * candidate.charged / floor.charged
     try:
         run = best_run(bench, candidate, least if candidate.costing.load is None else 0.0)
     except (SpecError, DoesNotFit):  # the memory or a rule of the simulation forbids the change
@@ -375,9 +389,9 @@ def _order(row: Ranked) -> tuple[float, float]:
     return (-row.effective_tok_s_per_device if row.meets_slo else 0.0, row.slo_pressure)
 
 
-def _gain(before: Ranked, after: Ranked) -> float | None:
-    old, new = before.effective_tok_s_per_device, after.effective_tok_s_per_device
-    return new / old - 1 if old > 0 else None
+def _gain(before: Ranked | None, after: Ranked) -> float | None:
+    old = before.effective_tok_s_per_device if before else 0.0
+    return after.effective_tok_s_per_device / old - 1 if old > 0 else None
 
 
 def _gains(before: Ranked, after: Ranked) -> bool:

@@ -357,7 +357,12 @@ def candidate_of(costing: Costing, deployment: Deployment, where: str) -> Candid
     ------
     SpecError : no steady state
     """
-    return _Asked((_alike(costing, deployment, where),), deployment).candidates()[0]
+    (candidate,) = _Asked((_alike(costing, deployment, where),), deployment).candidates()
+    role, estimates = deployment.roles[-1], candidate.estimated
+    places = role.replicas * role.max_sequences
+    most = places / (costing.demand.request.osl * estimates.tpot_s)  # Little's law: all places decode
+    started = dataclasses.replace(estimates, requests_s=min(estimates.requests_s, most))
+    return dataclasses.replace(candidate, estimated=started)
 
 
 def _alike(costing: Costing, deployment: Deployment, where: str) -> SearchResult:
