@@ -280,8 +280,6 @@ def prepared(
         max_model_len=deployment.max_model_len, devices=devices, assume=numbers,
         calibration=deployed.calibration if calibration is None else calibration,
     )  # fmt: skip
-    least = min(role.memory_fraction for role in deployment.roles)
-    costing = dataclasses.replace(costing, setting=with_role_fraction(costing.setting, least))
     names = {"model": costing.setting.model.name, "system": costing.setting.machine.name}
     return costing, deployment.model_copy(update=names)
 

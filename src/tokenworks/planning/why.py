@@ -28,6 +28,7 @@ from tokenworks.planning.ranking import Candidate, candidates, estimated
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain
 from tokenworks.planning.search import SearchResult
 from tokenworks.planning.searches import searched
+from tokenworks.planning.setting import with_role_fraction
 from tokenworks.planning.space import CHUNKS, Ladders
 from tokenworks.simulation.spent import device_time
 from tokenworks.specs.deployment import Deployment, Parallel, Role
@@ -357,6 +358,9 @@ def candidate_of(costing: Costing, deployment: Deployment, where: str) -> Candid
     ------
     SpecError : no steady state
     """
+    least = min(role.memory_fraction for role in deployment.roles)
+    setting = with_role_fraction(costing.setting, least)
+    costing = costing if setting is costing.setting else dataclasses.replace(costing, setting=setting)
     (candidate,) = _Asked((_alike(costing, deployment, where),), deployment).candidates()
     role, estimates = deployment.roles[-1], candidate.estimated
     places = role.replicas * role.max_sequences
@@ -374,6 +378,8 @@ def _alike(costing: Costing, deployment: Deployment, where: str) -> SearchResult
     if len(deployment.roles) == 1:
         (role,) = deployment.roles
         legal = legal_splits(costing.setting, Points.of(role))
+        if not len(legal.points):
+            raise SpecError(f"{deployment} breaks {', '.join(legal.broken)}", where=where)
         try:
             return _estimates(costing, role, {*SETTINGS}, legal)
         except SpecError:
