@@ -28,6 +28,12 @@ def test_vllm() -> None:
     assert [(one.flag, one.kind) for one in imported.unread] == [("--port", "address")]
 
 
+def test_values_of_secrets_are_not_printed() -> None:
+    imported = import_launch(f"vllm serve {R1} -tp 8 --api-key abc123", on="hgx-h200")
+    assert "abc123" not in str(imported.plain())
+    assert "--api-key" in str(imported.plain())
+
+
 PAIR = """
 export MODEL=deepseek-ai/DeepSeek-R1
 python3 -m sglang.launch_server --model-path $MODEL --tp-size 8 --disaggregation-mode prefill &

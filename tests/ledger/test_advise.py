@@ -161,7 +161,7 @@ def test_a_router_and_the_prefix_cache_are_changes() -> None:
     ],
 )  # fmt: skip
 def test_what_is_illegal_or_does_not_fit_is_said(deployment: Deployment, error: type[Exception], words: str) -> None:
-    advice = asked(deployment)
+    advice = asked(deployment, top=1)
     assert advice.prediction is None
     assert advice.broken
     assert isinstance(advice.error(), error)
