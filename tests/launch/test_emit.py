@@ -149,7 +149,8 @@ def test_the_client_of_sglang_gets_text(tmp_path: Path) -> None:
 
 
 def test_the_deployment_file_starts_the_same_again(tmp_path: Path) -> None:
-    first = emit(plan_file(engine="sglang", model=R1, on="scalex40:8", router="round_robin"), tmp_path / "a")
+    plan = plan_file(WIDE, engine="sglang", model=R1, on="scalex40:8", router="round_robin")
+    first = emit(plan, tmp_path / "a")
     again = emit(tmp_path / "a" / "deployment.yaml", tmp_path / "b")
     assert (again.launch.commands, again.launch.deployment) == (first.launch.commands, first.launch.deployment)
     for name in ("aggregated.sh", "bench.sh", "requests.jsonl", "prometheus.yml", "deployment.yaml"):
