@@ -28,12 +28,7 @@ CASES: dict[str, tuple[str, Deployment]] = {
         Deployment(model=R1, system="4xhgx-h200", engine="sglang", router="prefix_aware", roles=(PREFILL, DECODE)),
     ),
     "h200-vllm": ("vllm-0.33.0", Deployment(model=R1, system="2xhgx-h200", router="prefix_aware", roles=(WIDE,))),
-    "h200-dense": (
-        "vllm-0.33.0",
-        Deployment(
-            model=DENSE, system="hgx-h200", max_model_len=32768, roles=(Role(parallel=Parallel(tp=2), replicas=2),)
-        ),
-    ),
+    "h200-dense": ("vllm-0.33.0", Deployment(model=DENSE, system="hgx-h200", max_model_len=32768, roles=(PAIR,))),
 }
 """Name -> dialect and deployment."""
 

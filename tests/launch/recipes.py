@@ -114,7 +114,7 @@ WHY: tuple[tuple[str, str, str], ...] = (
      r"|chunked-prefill-size|kv-cache-dtype|.*prefix-caching|tensor-parallel-size)$",
      "the recipe leaves it to the engine; `emit` says what the prediction holds for"),
     ("emitted", r"--(cuda-graph-max-bs.*|max-cudagraph-capture-size)$", "graphs for the largest batch of a rank"),
-    ("emitted", r"--(disaggregation-transfer-backend|enable-metrics|prometheus-port)$", "default, or for prometheus.yml"),
+    ("emitted", r"--(disaggregation-transfer-backend|enable-metrics|prometheus-port)$", "default, or for metrics"),
     ("emitted", r"--enable-eplb", "moves the redundant experts, instead of the recorded placement of the recipe"),
     ("emitted", r"--(enable-prefill-delayer|moe-a2a-backend|deepep-mode|moe-dense-tp-size|enable-dp-lm-head)$",
      "the layout that the cost model has"),
