@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import warnings
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.launch.cases import deployments, launch
+from tests.launch.test_emit import plan_file
 from tokenworks.errors import SpecError
+from tokenworks.launch.emit import emit
 from tokenworks.launch.router import is_router
 from tokenworks.specs.deployment import Deployment
 
@@ -73,6 +76,15 @@ def test_vllm_takes_the_lines(dialect: str) -> None:
 def test_vllm_refuses_what_the_list_refuses() -> None:
     refused = said(f"{VLLM}/bin/python", "vllm", [["m", "--no-such-flag"], ["m", "--kv-cache-dtype", "fp9"]])
     assert len(refused) == 2
+
+
+@pytest.mark.skipif(not VLLM, reason="TOKENWORKS_VLLM names no environment with vLLM")
+def test_the_client_of_vllm_takes_the_benchmark() -> None:
+    lines = []
+    for options in ({}, {"concurrency": 4}):
+        script = emit(plan_file(), **options).files["bench.sh"]
+        lines.append(shlex.split(script.splitlines()[-1])[4:-1])  # without exec vllm bench serve, and "$@"
+    assert said(f"{VLLM}/bin/python", "vllm-bench", lines) == {}
 
 
 @pytest.mark.skipif(not SGLANG, reason="TOKENWORKS_SGLANG_PYTHON names no python with SGLang")

@@ -260,6 +260,33 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "expected",
+    [
+        {"ttft_s": "soon"}, {"requests_s": -1.0}, {"requests_s": True}, {"tpot_s": 0.02, "interval": {"tpot_s": [1]}},
+        {"tpot_s": 0.02, "interval": 3}, {"tpot_s": float("inf")},
+    ],
+)  # fmt: skip
+def test_damaged_predictions_are_refused(expected: dict[str, Any]) -> None:
+    file = plan_file()
+    file["deployments"][0]["expected"] = expected
+    with pytest.raises(SpecError, match="expected"):
+        emit(file, rate=1)
+
+
+def test_no_rate_is_expected_of_an_overloaded_plan() -> None:
+    file = plan_file()
+    file["deployments"][0]["expected"] = {**EXPECTED, "requests_s": 0.0}
+    with pytest.raises(SpecError, match=r"no load for bench\.sh"):
+        emit(file)
+
+
+def test_a_share_above_what_the_engine_derives_has_a_note() -> None:
+    role = SMALL.model_copy(update={"memory_fraction": 0.95})
+    notes = emit(plan_file(role, engine="sglang")).notes
+    assert any("memory_fraction 0.95 is above 0.905" in note for note in notes)
+
+
 def test_an_engine_without_a_dialect_is_refused() -> None:
     with pytest.raises(SpecError, match="no dialect of trtllm; plan with --engine vllm or --engine sglang"):
         emit(plan_file(engine="trtllm"))
