@@ -143,6 +143,8 @@ WRONG: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ),
     ("simulate", [{"roles": []}], {"workload": "chat", "rat": 1}, "tokenworks.simulate: unknown argument 'rat'"),
     ("simulate", ["none.yaml"], {"workload": "chat"}, "none.yaml: no such file"),
+    ("emit", ["none.yaml"], {}, "none.yaml: no such file"),
+    ("emit", ["none.yaml"], {"host": "a"}, 'did you mean "hosts"?'),
     ("capacity", ["none.yaml"], {"user": True}, 'did you mean "users"?'),
     ("validate", ["none.csv"], {}, "none.csv"),
     ("validate", ["none.csv"], {"calibrations": "x"}, 'did you mean "calibration"?'),

@@ -60,7 +60,8 @@ def deployments(draw: st.DrawFn, dialect: str) -> Deployment:
         fits = [i for i in range(len(points)) if points.devices[i] <= room]
         if kv_dtype is not None:
             fits = [i for i in fits if ("bf16", "fp8")[int(points.kv[i])] == kv_dtype] or fits
-        width = draw(st.sampled_from(sorted({int(points.devices[i]) for i in fits})))
+        widths = sorted({int(points.devices[i]) for i in fits})
+        width = widths[-1] if draw(st.booleans()) else draw(st.sampled_from(widths))
         index = draw(st.sampled_from([i for i in fits if points.devices[i] == width]))
         role = _role(draw, name, points, index, of.setting, room)
         kv_dtype = kv_dtype or role.kv_dtype

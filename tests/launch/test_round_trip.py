@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -225,6 +227,25 @@ def test_commands_that_do_not_belong_together_are_refused() -> None:
         read([sglang("--tp", "8", "--disaggregation-mode", "prefill")], system="hgx-h200")
     with pytest.raises(SpecError, match="aggregated commands differ in parallel"):
         read([vllm(R1, "-tp", "8"), vllm(R1, "-tp", "4")], system="hgx-h200")
+
+
+WORDS = st.sampled_from((
+    "--tp", "-tp", "8", "0", "-1", "1e9", "--ep", "--dp-size", "--attn-dp-size", "--enable-dp-attention",
+    "--enable-dbo",
+    "--no-enable-dbo", "--speculative-config", '{"method": 3}', '{"a": {"b": []}}', "[]", "{", "--eplb-config.x.y",
+    "--speculative-config.method.x", "mtp", "--kv-cache-dtype", "auto", "--max-num-seqs=", "--max-model-len", "-", "--",
+    "--=", "auto", "--kv-transfer-config", '{"kv_role": "kv_producer"}', "--gpu-memory-utilization", "nan", "0.5",
+    "--node-rank", "--nnodes", "--headless", "", " ", "ü", "--max-num-batched-tokens", "8k", "kk", "--context-length",
+    "--model-path", R1, "--speculative-algorithm", "EAGLE", "--chunked-prefill-size", "--disaggregation-mode", "decode",
+))  # fmt: skip
+
+
+@given(words=st.lists(WORDS, max_size=12), of_vllm=st.booleans(), role=st.sampled_from(("", "prefill", "router")))
+@settings(max_examples=300, deadline=None)
+def test_any_words_are_read_or_refused(words: list[str], role: str, *, of_vllm: bool) -> None:
+    program = ("vllm", "serve") if of_vllm else ("python3", "-m", "sglang.launch_server")
+    with contextlib.suppress(SpecError):
+        read([Command(program, tuple(words), {}, role)], system="hgx-h200", model=R1)
 
 
 def test_flags_without_a_place_have_a_reason() -> None:

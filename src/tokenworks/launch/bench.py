@@ -75,7 +75,7 @@ def load_of_bench(
         raise SpecError("--rate and --concurrency", hint="an open loop has a rate, a closed one a concurrency")
     if rate is None and concurrency is None:
         rate, concurrency = workload.rate, workload.concurrency
-    if rate is None and concurrency is None:
+    if rate is None and concurrency is None and expected_rate:
         rate = expected_rate
     if rate is None and concurrency is None:
         hint = "give --rate or --concurrency, or a file that `plan -o yaml` wrote"

@@ -123,8 +123,8 @@ def launch_of(
     commands = [
         builder.server(role, seat) for role in deployment.roles for seat in layout.seats if seat.role == role.name
     ]
-    notes += builder.notes
     router = builder.router()
+    notes += builder.notes
     entry = builder.url(layout.first(deployment.roles[0].name, 0))
     if router is not None:
         commands.append(router)
@@ -310,6 +310,8 @@ class _Builder:
             ]
         chooses_rank = not inside_engine(self.deployment, self.dialect) and not self.disaggregated
         ranks = ranks_of(self.deployment) if chooses_rank else 1
+        if ranks > 1 and engine == "vllm":
+            self.notes.append("router.sh: vllm-router chooses ranks only with an API key: add --api-key to all scripts")
         routed = Backends(urls, bootstrap, ranks)
         arguments = router_arguments(engine, router, routed, ROUTER_PORT)
         arguments += ["--prometheus-port", str(ROUTER_METRICS)]

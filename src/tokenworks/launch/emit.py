@@ -14,7 +14,7 @@ from tokenworks.errors import SpecError
 from tokenworks.launch.bench import BenchLoad, bench_script, load_of_bench, requests_of
 from tokenworks.launch.commands import Launch, LaunchNames, launch_of
 from tokenworks.launch.dialect import Dialect, load_dialect
-from tokenworks.launch.figures import Figure, figures_of, memory_figures
+from tokenworks.launch.figures import Figure, expected_number, figures_of, memory_figures
 from tokenworks.launch.folder import must_be_free, write_folder
 from tokenworks.launch.scrape import scrape_config
 from tokenworks.launch.scripts import readme, script, script_name
@@ -223,7 +223,7 @@ def _asked_load(
             raise SpecError("a load without a workload", where="--rate", hint="name the requests with --workload")
         return None
     asked: Workload = workload_of(deployed.workload if workload is None else workload)
-    expected = deployed.expected.get("requests_s") if workload is None else None
+    expected = expected_number(deployed.expected, "requests_s") if workload is None else None
     return load_of_bench(asked, expected, rate=rate, concurrency=concurrency, requests=requests, seed=seed)
 
 
@@ -318,6 +318,13 @@ def _about(deployed: Deployed, target: LaunchTarget, widths: Mapping[str, Width]
             notes.append(
                 f"{name}: one rank holds {width.rank_tokens:,.0f} tokens, and the longest request has {longest:,}: set "
                 "max_model_len, or the engine may refuse to start"
+            )
+    for role in deployment.roles:
+        derived = target.memory_fraction(role.parallel.tp * role.parallel.pp)
+        if target.engine.memory.derived is not None and role.memory_fraction > derived:
+            notes.append(
+                f"{role.name}: memory_fraction {role.memory_fraction:g} is above {derived:g}, which "
+                f"{target.engine.title} derives for this device: take less if a step runs out of memory"
             )
     idle = target.machine.devices - deployment.devices
     if idle > 0:

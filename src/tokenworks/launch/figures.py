@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tokenworks.errors import SpecError
 from tokenworks.launch.dialect import DialectEngine
 from tokenworks.planning.fit_search import Width
 from tokenworks.specs.slo import Slo
 
 GIB = 2**30
+PER_DEVICE = "output_tok_s_per_device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,45 @@ def percentile_query(metric: str, percentile: float) -> str:
     return f"1000 * histogram_quantile({percentile / 100:g}, sum by (le) (rate({metric}_bucket[5m])))"
 
 
+def expected_number(expected: Mapping[str, Any], name: str) -> float | None:
+    """A prediction of a file of deployments; None: the file does not have it.
+
+    Parameters
+    ----------
+    expected : predictions by their names
+    name : name of the prediction
+
+    Raises
+    ------
+    SpecError : the prediction is not a number of 0 or more
+    """
+    value = expected.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        hint = "write the file again with `tokenworks plan ... -o yaml`"
+        raise SpecError(f"{value!r} is not a number of 0 or more", where=f"expected.{name}", hint=hint)
+    return float(value)
+
+
+def expected_interval(expected: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """The interval of a prediction; None: the file does not have it.
+
+    Raises
+    ------
+    SpecError : the interval is not two numbers
+    """
+    intervals = expected.get("interval") or {}
+    ends = intervals.get(name) if isinstance(intervals, Mapping) else intervals
+    if ends is None:
+        return None
+    if not isinstance(ends, (list, tuple)) or len(ends) != 2:
+        hint = "write the file again with `tokenworks plan ... -o yaml`"
+        raise SpecError(f"{ends!r} is not an interval of two numbers", where=f"expected.interval.{name}", hint=hint)
+    low, high = (expected_number({name: end}, name) for end in ends)
+    return None if low is None or high is None else (low, high)
+
+
 def figures_of(expected: Mapping[str, Any], slo: Slo, osl: float, engine: DialectEngine) -> tuple[Figure, ...]:
     """The figures of a deployment under its planned load.
 
@@ -83,28 +125,25 @@ def figures_of(expected: Mapping[str, Any], slo: Slo, osl: float, engine: Dialec
     """
     if not expected:
         return ()
-    metrics, interval = QUERIES[engine], expected.get("interval") or {}
-    figures = []
+    metrics, figures = QUERIES[engine], []
     for name, which, bound in (("ttft", "TTFT", slo.ttft), ("tpot", "TPOT", slo.tpot)):
         percentile = bound.percentile if bound else 99.0
         for key, title, query in (
             (f"{name}_s", f"mean {which} [ms]", mean_query(metrics[name])),
             (f"{name}_slo_s", f"{which} p{percentile:g} [ms]", percentile_query(metrics[name], percentile)),
         ):
-            if expected.get(key) is not None:
-                figures.append(_figure(key, title, expected[key], interval.get(key), 1e3, query))
-    per_device = "output_tok_s_per_device"
-    if expected.get("requests_s") is not None:
-        rate, scale = expected["requests_s"], 1.0
+            seconds = expected_number(expected, key)
+            if seconds is not None:
+                figures.append(_figure(key, title, seconds, expected_interval(expected, key), 1e3, query))
+    rate, output = expected_number(expected, "requests_s"), expected_number(expected, PER_DEVICE)
+    if rate is not None:
         figures.append(_figure("requests_s", "requests/s", rate, None, 1.0, f"sum(rate({metrics['requests']}[5m]))"))
-        if expected.get(per_device):
-            scale = rate * osl / expected[per_device]
-            query = f"sum(rate({metrics['tokens']}[5m]))"
-            figures.append(
-                _figure("output_tok_s", "output tokens/s", expected[per_device], interval.get(per_device), scale, query)
-            )
-    if expected.get("effective_tok_s_per_device") is not None and expected.get(per_device):
-        share = expected["effective_tok_s_per_device"] / expected[per_device]
+    if rate is not None and output:
+        query, interval = f"sum(rate({metrics['tokens']}[5m]))", expected_interval(expected, PER_DEVICE)
+        figures.append(_figure("output_tok_s", "output tokens/s", output, interval, rate * osl / output, query))
+    effective = expected_number(expected, "effective_tok_s_per_device")
+    if effective is not None and output:
+        share = effective / output
         title = "output tokens of requests within the SLO [% of all]"
         figures.append(_figure("effective_share", title, share, None, 100.0, "goodput in the result of bench.sh"))
     return tuple(figures)

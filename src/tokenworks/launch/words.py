@@ -137,7 +137,7 @@ def _one(
         return spelled, "", (), following
     if not following:
         raise SpecError("has no value", where=f"{where}: {word}", hint=f"write a value after {word}")
-    if flag.kind == "list":
+    if flag.kind == "list" or dialect.engine == "sglang":  # a command of SGLang has no words without a flag
         return spelled, key, following, ()
     return spelled, key, following[:1], [*words[2:]] if not equals else [*words[1:]]
 
