@@ -50,13 +50,13 @@ def main() -> None:
     read = {"vllm": vllm_parser, "vllm-bench": vllm_bench_parser, "sglang": sglang_parser}[sys.argv[1]]()
     messages = []
     for words in json.load(sys.stdin):
-        said = io.StringIO()
+        stderr = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said):
+            with contextlib.redirect_stderr(stderr):
                 read(words)
             messages.append("")
         except (Exception, SystemExit) as error:  # a parser ends the program
-            messages.append(said.getvalue().strip()[-400:] or repr(error))
+            messages.append(stderr.getvalue().strip()[-400:] or repr(error))
     print("\n" + json.dumps(messages))
 
 

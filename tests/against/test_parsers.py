@@ -53,7 +53,7 @@ def lines_of(dialect: str) -> list[list[str]]:
     return [list(line) for line in lines]
 
 
-def said(python: str, engine: str, lines: list[list[str]]) -> dict[str, str]:
+def refusals(python: str, engine: str, lines: list[list[str]]) -> dict[str, str]:
     """Lines that the parser refuses -> what it says."""
     done = subprocess.run(
         [python, str(RUNNER), engine], input=json.dumps(lines), capture_output=True, text=True, check=False,
@@ -69,26 +69,26 @@ def said(python: str, engine: str, lines: list[list[str]]) -> dict[str, str]:
 def test_vllm_takes_the_lines(dialect: str) -> None:
     lines = lines_of(dialect)
     assert len(lines) > EXAMPLES / 2
-    assert said(f"{VLLM}/bin/python", "vllm", lines) == {}
+    assert refusals(f"{VLLM}/bin/python", "vllm", lines) == {}
 
 
 @pytest.mark.skipif(not VLLM, reason="TOKENWORKS_VLLM names no environment with vLLM")
 def test_vllm_refuses_what_the_list_refuses() -> None:
-    refused = said(f"{VLLM}/bin/python", "vllm", [["m", "--no-such-flag"], ["m", "--kv-cache-dtype", "fp9"]])
+    refused = refusals(f"{VLLM}/bin/python", "vllm", [["m", "--no-such-flag"], ["m", "--kv-cache-dtype", "fp9"]])
     assert len(refused) == 2
 
 
 @pytest.mark.skipif(not VLLM, reason="TOKENWORKS_VLLM names no environment with vLLM")
 def test_the_client_of_vllm_takes_the_benchmark() -> None:
     lines = []
-    for options in ({}, {"concurrency": 4}):
-        script = emit(plan_file(), **options).files["bench.sh"]
+    for users in (None, 4):
+        script = emit(plan_file(), concurrency=users).files["bench.sh"]
         lines.append(shlex.split(script.splitlines()[-1])[4:-1])  # without exec vllm bench serve, and "$@"
-    assert said(f"{VLLM}/bin/python", "vllm-bench", lines) == {}
+    assert refusals(f"{VLLM}/bin/python", "vllm-bench", lines) == {}
 
 
 @pytest.mark.skipif(not SGLANG, reason="TOKENWORKS_SGLANG_PYTHON names no python with SGLang")
 def test_sglang_takes_the_lines() -> None:
     lines = lines_of("sglang-0.5.23")
     assert len(lines) > EXAMPLES / 2
-    assert said(SGLANG, "sglang", lines) == {}
+    assert refusals(SGLANG, "sglang", lines) == {}

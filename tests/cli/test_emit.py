@@ -32,10 +32,10 @@ def test_the_table_names_files_and_figures(file: Path, tmp_path: Path, capsys: p
 
 def test_json_keeps_to_its_schema(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["emit", str(file), "--out", str(tmp_path / "out"), "-o", "json"]) == 0
-    found = result(capsys.readouterr().out)
-    assert found["dialect"] == "vllm-0.33.0"
-    assert [entry["file"] for entry in found["files"]][:2] == ["aggregated.sh", "requests.jsonl"]
-    assert found["files"][0]["host"] == "127.0.0.1"
+    printed = result(capsys.readouterr().out)
+    assert printed["dialect"] == "vllm-0.33.0"
+    assert [entry["file"] for entry in printed["files"]][:2] == ["aggregated.sh", "requests.jsonl"]
+    assert printed["files"][0]["host"] == "127.0.0.1"
 
 
 def test_options_reach_the_commands(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

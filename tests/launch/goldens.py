@@ -35,9 +35,9 @@ CASES: dict[str, tuple[str, Deployment]] = {
 
 def text_of(name: str) -> str:
     """All scripts of a case in one text."""
-    made = launch(CASES[name][1], CASES[name][0])
-    texts = [f"==== {script_name(one, made)}\n{script(one, made, ())}" for one in made.commands]
-    return "\n".join([*texts, *(f"note: {note}" for note in made.notes)]) + "\n"
+    started = launch(CASES[name][1], CASES[name][0])
+    texts = [f"==== {script_name(one, started)}\n{script(one, started, ())}" for one in started.commands]
+    return "\n".join([*texts, *(f"note: {note}" for note in started.notes)]) + "\n"
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def page(path: Path) -> str:
                 if one.why:
                     by_reason.setdefault(one.why, []).append(one)
             for why, group in by_reason.items():
-                lines += [_row(one, why) for one in group] if len(group) <= 3 else [_many(group, why)]
+                lines += [_row(one, why) for one in group] if len(group) <= 3 else [_rows_together(group, why)]
             lines.append("")
     return "\n".join(lines)
 
@@ -264,7 +264,7 @@ def _row(one: Difference, why: str) -> str:
     return f"| `{one.setting}` | {published} | {emitted} | {why} |"
 
 
-def _many(group: Sequence[Difference], why: str) -> str:
+def _rows_together(group: Sequence[Difference], why: str) -> str:
     names = ", ".join(f"`{one.setting}`" for one in group)
     sides = {(one.published is None, one.emitted is None) for one in group}
     published = "-" if sides == {(True, False)} else f"{len(group)} values"

@@ -27,20 +27,20 @@ def test_every_dialect_is_tried() -> None:
 @pytest.mark.parametrize("name", sorted(MACHINES))
 @given(data=st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_commands_mean_the_deployment_that_they_were_made_of(name: str, data: st.DataObject) -> None:
+def test_commands_mean_the_deployment_that_they_came_from(name: str, data: st.DataObject) -> None:
     deployment = data.draw(deployments(name))
     try:
-        made = launch(deployment, name)
+        started = launch(deployment, name)
     except SpecError as error:
         refused = str(error)
         if "cannot overlap two batches" in refused or "does not fit" in refused:
             return
         raise
-    back, unread = read(made.commands, system=deployment.system, dialect=name)
-    assert back == made.deployment
+    back, unread = read(started.commands, system=deployment.system, dialect=name)
+    assert back == started.deployment
     assert {one.kind for one in unread} <= {"address", "service", "kernels", "not modelled", "no effect"}
-    again, notes = settled(made.deployment, target(name, deployment.model, deployment.system), load_dialect(name))
-    assert (again, notes) == (made.deployment, [])
+    again, notes = settled(started.deployment, target(name, deployment.model, deployment.system), load_dialect(name))
+    assert (again, notes) == (started.deployment, [])
 
 
 @pytest.mark.parametrize("name", sorted(MACHINES))
@@ -48,11 +48,11 @@ def test_commands_mean_the_deployment_that_they_were_made_of(name: str, data: st
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_flag_and_choice_is_in_the_list_of_the_dialect(name: str, data: st.DataObject) -> None:
     try:
-        made = launch(data.draw(deployments(name)), name)
+        started = launch(data.draw(deployments(name)), name)
     except SpecError:
         return
     dialect = load_dialect(name)
-    for command in made.commands:
+    for command in started.commands:
         if is_router(command):
             assert {word for word in command.arguments if is_flag(word)} <= FLAGS[dialect.engine]
             continue
@@ -64,32 +64,32 @@ def test_every_flag_and_choice_is_in_the_list_of_the_dialect(name: str, data: st
 def test_a_settled_deployment_says_what_changed() -> None:
     role = Role(parallel=Parallel(dp=8, ep=8), max_sequences=257, chunk_tokens=8193)
     deployment = Deployment(model=R1, system="hgx-h200", roles=(role,))
-    made = launch(deployment, "vllm-0.33.0")
-    assert (made.deployment.roles[0].max_sequences, made.deployment.roles[0].chunk_tokens) == (256, 8192)
-    assert [note for note in made.notes if "max_sequences 257" in note]
-    assert [note for note in made.notes if "chunk_tokens 8,193" in note]
-    assert made.deployment.router == "least_loaded"  # vLLM does so by itself
+    started = launch(deployment, "vllm-0.33.0")
+    assert (started.deployment.roles[0].max_sequences, started.deployment.roles[0].chunk_tokens) == (256, 8192)
+    assert [note for note in started.notes if "max_sequences 257" in note]
+    assert [note for note in started.notes if "chunk_tokens 8,193" in note]
+    assert started.deployment.router == "least_loaded"  # vLLM does so by itself
 
 
 def test_instances_that_share_a_host_have_ports_and_devices_of_their_own() -> None:
     deployment = Deployment(model=DENSE, system="hgx-h200", roles=(Role(parallel=Parallel(tp=2), replicas=3),))
-    made = launch(deployment, "vllm-0.33.0")
-    servers = [command for command in made.commands if command.role != "router"]
+    started = launch(deployment, "vllm-0.33.0")
+    servers = [command for command in started.commands if command.role != "router"]
     assert [command.environment["CUDA_VISIBLE_DEVICES"] for command in servers] == ["0,1", "2,3", "4,5"]
     ports = [command.arguments[command.arguments.index("--port") + 1] for command in servers]
     assert ports == ["8000", "8001", "8002"]
-    assert made.commands[-1].arguments.count("--worker-urls") == 1
+    assert started.commands[-1].arguments.count("--worker-urls") == 1
 
 
 def test_an_instance_over_hosts_is_divided_evenly() -> None:
     wide = Role(parallel=Parallel(dp=16, ep=16), max_sequences=256)
-    made = launch(Deployment(model=R1, system="4xhgx-h200", roles=(wide,)), "vllm-0.33.0")
-    second = made.commands[1].arguments
-    assert made.commands[0].arguments[-4:] == ("--host", "0.0.0.0", "--port", "8000")
+    started = launch(Deployment(model=R1, system="4xhgx-h200", roles=(wide,)), "vllm-0.33.0")
+    second = started.commands[1].arguments
+    assert started.commands[0].arguments[-4:] == ("--host", "0.0.0.0", "--port", "8000")
     assert second[-1] == "--headless"
     assert second[second.index("--data-parallel-start-rank") + 1] == "8"
     roles = (Role(parallel=Parallel(tp=16, expert_tp=16)),)
-    tall = made.deployment.model_copy(update={"roles": roles})
+    tall = started.deployment.model_copy(update={"roles": roles})
     first = launch(tall, "vllm-0.33.0").commands[0].arguments
     assert first[first.index("--nnodes") + 1] == "2"
     assert first[first.index("--master-addr") + 1] == "node-0"

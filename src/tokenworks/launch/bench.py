@@ -64,7 +64,7 @@ def load_of_bench(
     workload : workload of the plan
     expected_rate : requests per second that the plan expects; None: not known [1/s]
     rate, concurrency : load that the user asks for; None: the load of the workload, else the expected rate
-    requests : number of requests; None: some minutes of them [count]
+    requests : number of requests; None: about five minutes of them [count]
     seed : seed of the requests
 
     Raises

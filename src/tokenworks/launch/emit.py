@@ -235,14 +235,16 @@ def _emitted(
     base = target_of(deployed.model or deployment.model, deployed.machine or deployment.system, None, deployed.given)
     dialect = dialect_for(deployment, base.machine.family, dialect_name)
     target = target_of(base.model, base.machine, dialect, deployed.given)
-    widths = {role.name: _memory(role, deployment, deployed, target) for role in deployment.roles}
+    widths: dict[str, Width] = {role.name: _memory(role, deployment, deployed, target) for role in deployment.roles}
     weights = model_path or _weights(deployment.model)
     names = LaunchNames(weights, _served(deployment.model), hosts)
     shares = load is not None and load.workload.hit_share > 0
     kv = {name: width.kv for name, width in widths.items()}
     launch = launch_of(deployment, target, dialect, names, shares_prefixes=shares, kv_bytes=kv)
     notes = [*launch.notes, *_accuracy(launch.deployment), *_about(deployed, target, widths)]
-    starts = {name: memory_figures(width, dialect.engine) for name, width in widths.items()}
+    starts: dict[str, Sequence[Figure]] = {
+        name: memory_figures(width, dialect.engine) for name, width in widths.items()
+    }
     files: dict[str, str] = {}
     purposes: dict[str, str] = {}
     figures: dict[str, Sequence[Figure]] = {}

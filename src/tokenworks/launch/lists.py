@@ -41,7 +41,7 @@ CLASSES = {
 }  # fmt: skip
 """Prefix of a `..._kwargs` in the list of vLLM -> class of its fields, where it is not the prefix + Config."""
 
-FRONT_END = {
+FRONT_END: dict[str, dict[str, Any]] = {
     "--headless": {"kind": "switch"}, "--api-server-count": {"aliases": ["-asc"], "kind": "int"}, "--config": {},
     "--grpc": {"kind": "switch"},
 }  # fmt: skip

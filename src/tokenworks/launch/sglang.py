@@ -108,9 +108,9 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         ranks = 1
     grouped = stage if values.text("a2a", "none") != "none" and target.has_experts else values.width("ep")
     experts = expert_widths(values, target, unused, devices=stage, ep=grouped)
-    said = MODES.get(values.text("mode"))
-    if said and name not in (None, said, "aggregated"):
-        words = f"mode {said}, and the text around the command says {name}"
+    own_role = MODES.get(values.text("mode"))
+    if own_role and name not in (None, own_role, "aggregated"):
+        words = f"mode {own_role}, and the text around the command says {name}"
         raise SpecError(words, where=values.where, hint="correct one of them")
     defaults = target.defaults
     chunk = values.count("chunk", defaults.chunk * ranks)
@@ -118,7 +118,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         chunk = values.width("prefill_tokens", PREFILL_TOKENS) * ranks
     length = values.count("length", -1)
     role = role_with(
-        said or name or "aggregated",
+        own_role or name or "aggregated",
         {"tp": stage // ranks, "pp": pp, "dp": ranks, **experts},
         {
             "max_sequences": values.width("sequences", defaults.sequences * ranks),
@@ -132,8 +132,8 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         values.where,
     )
     return Meaning(
-        role=role, says_role=said is not None, copies=copies, length=length if length > 0 else None,
-        prefix_caching=not values.on("no_prefix_caching"), router=_router(values, ranks, said), unused=unused,
+        role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
+        prefix_caching=not values.on("no_prefix_caching"), router=_router(values, ranks, own_role), unused=unused,
     )  # fmt: skip
 
 

@@ -182,7 +182,7 @@ def values_in(parsed: Parsed, dialect: Dialect, where: str) -> tuple[Values, set
     spelled: dict[str, str] = {}
     read: set[str] = set()
     for row in TABLES[dialect.engine]:
-        for name, value in _said(row, parsed, dialect):
+        for name, value in _values_of_row(row, parsed, dialect):
             if row.key in given and given[row.key] != value:
                 words = f"{spelled[row.key]} {given[row.key]} and {name} {value} contradict each other"
                 raise SpecError(words, where=where, hint="keep one of them")
@@ -191,7 +191,7 @@ def values_in(parsed: Parsed, dialect: Dialect, where: str) -> tuple[Values, set
     return Values(given, where, spelled), read
 
 
-def _said(row: Row, parsed: Parsed, dialect: Dialect) -> Iterator[tuple[str, Value]]:
+def _values_of_row(row: Row, parsed: Parsed, dialect: Dialect) -> Iterator[tuple[str, Value]]:
     """The values that a row has in a command, with the flag of each."""
     names = {spelled.name for flag in row.flags if (spelled := dialect.look_up(flag)) and dialect.has(flag)}
     for name in sorted(names):

@@ -46,8 +46,8 @@ class _Server:
     @property
     def starts_an_instance(self) -> bool:
         """Whether this command is the first node, or the only process, of its instance."""
-        said = (self.values.count("node_rank", 0), self.values.count("first_rank", 0), self.values.count("rank", 0))
-        return not any(said) and not self.values.on("headless")
+        ranks = (self.values.count("node_rank", 0), self.values.count("first_rank", 0), self.values.count("rank", 0))
+        return not any(ranks) and not self.values.on("headless")
 
 
 def read(

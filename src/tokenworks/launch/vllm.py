@@ -95,13 +95,13 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
     defaults = target.defaults
     sequences, chunk = values.width("sequences", defaults.sequences), values.width("chunk", defaults.chunk)
     count = values.count("drafts", 0)
-    said = ROLE_WORDS.get(values.text("kv_role"))
-    if said and name not in (None, said, "aggregated"):
-        words = f"kv_role {values.text('kv_role')} is {said}, and the text around the command says {name}"
+    own_role = ROLE_WORDS.get(values.text("kv_role"))
+    if own_role and name not in (None, own_role, "aggregated"):
+        words = f"kv_role {values.text('kv_role')} is {own_role}, and the text around the command says {name}"
         raise SpecError(words, where=values.where, hint="correct one of them")
     length = values.count("length", -1) if values.text("length").lower() != "auto" else -1
     role = role_with(
-        said or name or "aggregated",
+        own_role or name or "aggregated",
         {"tp": tp, "pp": pp, "dp": dp, **experts},
         {
             "max_sequences": sequences * dp,
@@ -114,10 +114,10 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         },
         values.where,
     )
-    if values.has("connector") and said is None and name in (None, "aggregated"):
+    if values.has("connector") and own_role is None and name in (None, "aggregated"):
         unused["connector"] = "the model of tokenworks has no KV cache below the device memory"
     return Meaning(
-        role=role, says_role=said is not None, copies=copies, length=length if length > 0 else None,
+        role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
         prefix_caching=values.on("prefix_caching", default=True), router=_router(values, dp), unused=unused,
     )  # fmt: skip
 
