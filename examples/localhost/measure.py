@@ -26,7 +26,7 @@ THREADS = "1"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 SERVER = OFFLINE | {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": THREADS, "VLLM_CPU_OMP_THREADS_BIND": "1"}
 FLAGS = {  # machine.py writes the token budget and the number of sequences into the deployment file
-    "load-format": "dummy", "dtype": "bfloat16", "host": "127.0.0.1", "port": str(PORT), "max-model-len": "4096",
+    "load-format": "dummy", "host": "127.0.0.1", "port": str(PORT), "max-model-len": "4096",
     "max-num-batched-tokens": "2048", "max-num-seqs": "64",
 }  # fmt: skip
 READY_S = 300
@@ -39,7 +39,8 @@ WAVES, LEAST, WINDOW_S = 3, 6, 8
 def server(model: Path, log: Path) -> Iterator[None]:
     """A running vLLM server: it answers when the block starts, and stops when the block ends."""
     command = [str(Path(sys.executable).with_name("vllm")), "serve", str(model), "--served-model-name", model.name]
-    command += [word for name, value in FLAGS.items() for word in (f"--{name}", value)]
+    dtype = json.loads((model / "config.json").read_text())["torch_dtype"]  # vLLM would make BF16 of FP32 by itself
+    command += [word for name, value in {**FLAGS, "dtype": dtype}.items() for word in (f"--{name}", value)]
     with log.open("w") as out:
         process = subprocess.Popen(
             [*command, "--no-enable-prefix-caching"], env=os.environ | SERVER, stdout=out, stderr=subprocess.STDOUT

@@ -14,8 +14,7 @@ WORDS = 4096
 
 COMMON = {
     "vocab_size": WORDS, "hidden_act": "silu", "max_position_embeddings": 16384, "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16", "attention_bias": False, "bos_token_id": 0, "eos_token_id": 0, "head_dim": 64,
-    "rms_norm_eps": 1e-6,
+    "attention_bias": False, "bos_token_id": 0, "eos_token_id": 0, "head_dim": 64, "rms_norm_eps": 1e-6,
 }  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama-64m": {
@@ -42,7 +41,7 @@ def tokenizer() -> Tokenizer:
     return words_only
 
 
-def write(folder: Path, config: dict[str, Any]) -> None:
+def write(folder: Path, config: dict[str, Any], dtype: str) -> None:
     """Write a model folder that `vllm serve --load-format dummy` and tokenworks can read."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer().save(str(folder / "tokenizer.json"))
@@ -51,11 +50,15 @@ def write(folder: Path, config: dict[str, Any]) -> None:
         "model_max_length": 16384, "clean_up_tokenization_spaces": False,
         "chat_template": "{% for message in messages %}{{ message['content'] }} {% endfor %}",
     }  # fmt: skip
-    files = {"config": COMMON | config, "tokenizer_config": words, "generation_config": {"eos_token_id": 0}}
+    files = {
+        "config": COMMON | config | {"torch_dtype": dtype},
+        "tokenizer_config": words,
+        "generation_config": {"eos_token_id": 0},
+    }
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     for name, config in CONFIGS.items():
-        write(Path(sys.argv[1]) / name, config)
+        write(Path(sys.argv[1]) / name, config, sys.argv[2])

@@ -42,6 +42,8 @@ class ReferenceInstance:
     anchor : begin, length and growth of the first step of a series of equal steps [s]
     anchor_steps, anchored : number of steps of that series so far, and the sequences that decode in it
     tokens : tokens of the current step
+    unseen : requests that were sent to a rank, and that the scheduler has not looked at yet
+    unheard : steps since the scheduler looked for new requests
     """
 
     def __init__(self, pool: Pool, number: int, ranks: list[Rank]) -> None:
@@ -52,8 +54,9 @@ class ReferenceInstance:
         self.anchor_steps = self.tokens = 0
         self.anchored: list[Sequence] = []
         self.link = ReferenceLink()
-        self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = 0
+        self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = self.unheard = 0
         self.busy_s = 0.0
+        self.unseen: list[Sequence] = []
 
     def start(self, now: float) -> list[Sequence]:
         """Plan a step that begins at `now`, or go idle. A step that only preempted sequences is planned again.
@@ -61,6 +64,7 @@ class ReferenceInstance:
         Returns the admitted sequences whose KV must be transferred first.
         """
         self.start_s, loads = now, list[Sequence]()
+        self.look()
         for rank in self.ranks:
             self.anchored = [] if rank.ready else self.anchored
             rank.join()
@@ -76,6 +80,18 @@ class ReferenceInstance:
             for rank in self.ranks:
                 rank.rest()
         return loads
+
+    def look(self) -> None:
+        """Look for new requests if the instance was idle, has prefilled, or has decoded `receive_interval` times."""
+        self.unheard += 1
+        prefilled = any(batch.prefills for batch in self.batches)
+        if self.busy and not prefilled and self.unheard < self.pool.limits.receive_interval:
+            return
+        for q in self.unseen:
+            assert q.at is not None
+            q.at.unseen -= 1
+            q.at.waiting[q.priority].append(q)
+        self.unheard, self.unseen = 0, []
 
     @property
     def busy(self) -> bool:
@@ -123,6 +139,7 @@ class Reference:
     loads : heap of KV transfers by their ends
     gate : requests that wait for a slot of the client; flying : slots in use
     freed : heap of the times at which slots become free after now
+    door_s : time at which the front end is free for the next request [s]
     outside : heap of events from outside; given : number of them so far
     """
 
@@ -134,6 +151,7 @@ class Reference:
         self.loads: list[tuple[float, int, Sequence]] = []
         self.gate: deque[Sequence] = deque()
         self.freed: list[float] = []
+        self.door_s = 0.0
         self.flying = self.sent = self.taken = self.given = 0
         self.ended: list[Sequence] = []
         self.outside: list[tuple[float, int, str, int]] = []
@@ -221,7 +239,12 @@ class Reference:
         if q.status is Status.RUNNING:
             q.cancelled = True
         elif q.status is Status.QUEUED and q.at:
-            q.at.waiting[q.priority].remove(q)
+            unseen = self.home[id(q.at)].unseen
+            if q in unseen:
+                unseen.remove(q)
+                q.at.unseen -= 1
+            else:
+                q.at.waiting[q.priority].remove(q)
             self.let_go(q)
             self.drop(q, Status.CANCELLED)
         elif q.status is Status.PENDING and not q.forgotten:
@@ -243,7 +266,9 @@ class Reference:
             else:
                 self.gate.append(q)
             return
-        q.sent_s, q.goal = self.now - self.cluster.request_s, q.input
+        if self.waits_at_door(q):
+            return
+        q.sent_s, q.goal = self.now - self.cluster.request_s - q.late_s, q.input
         self.sent += 1
         if q.doomed:
             self.end(q, Status.REJECTED)
@@ -251,10 +276,30 @@ class Reference:
         q.route = self.router.choose(q, self.now)
         rank = self.pools[0][q.route]
         rank.owed += q.owed
-        if rank.limits.max_queue and rank.queued() >= rank.limits.max_queue:
+        if rank.limits.max_queue and rank.queued() + rank.unseen >= rank.limits.max_queue:
             self.end(q, Status.REJECTED)
             return
-        self.enqueue(q, rank)
+        instance = self.home[id(rank)]
+        if not instance.batches or rank.limits.receive_interval == 1:
+            self.enqueue(q, rank)
+            return
+        q.at, q.status = rank, Status.QUEUED
+        instance.unseen.append(q)
+        rank.unseen += 1
+        rank.load += 1
+
+    def waits_at_door(self, q: Sequence) -> bool:
+        """Whether `q` must wait because the front end still accepts the requests before it."""
+        if q.accepted or not self.cluster.accept_s:
+            return False
+        q.accepted = True
+        begin = max(self.now, self.door_s)
+        self.door_s = begin + self.cluster.accept_s
+        if begin == self.now:
+            return False
+        q.late_s, q.sent_s = begin - self.now, begin
+        heapq.heappush(self.arrivals, (begin, q.index))
+        return True
 
     def send(self, q: Sequence) -> None:
         """The client has a slot for `q` and sends it now; `q` reaches a rank `request_s` later."""
@@ -428,7 +473,7 @@ class Reference:
         """A row of the time series (`types.SERIES`): three levels now, and two counts since the last window closed."""
         ranks = [rank for pool in self.pools for rank in pool]
         output, prefill = self.tokens_out()
-        return [sum(len(r.running) + r.loading + len(r.ready) for r in ranks), sum(r.queued() for r in ranks),
+        return [sum(len(r.running) + r.loading + len(r.ready) for r in ranks), sum(r.queued() + r.unseen for r in ranks),
                sum(r.limits.kv_blocks - len(r.free) for r in ranks),
                output - self.tokens_seen[0], prefill - self.tokens_seen[1]]  # fmt: skip
 
