@@ -47,9 +47,9 @@ def point(row: dict[str, str], line: int) -> Point | str:
     share = SENT if inferencex(row) else 1.0
     return Point(
         line=line, id=row["id"], group=INFERENCEX if inferencex(row) else "silicon_sample", model=row["model"],
-        weights=weights, device=row["system"].split("_")[0], devices=devices, engine=row["backend"], mode="agg", drafts=0,
-        workers=(Worker("aggregated", devices, tp, dp, pp, ep),), load="closed", concurrency=round(load), rate=0.0,
-        requests=0, isl=share * isl, osl=share * osl, nominal_isl=isl,
+        weights=weights, device=row["system"].split("_")[0], devices=devices, engine=row["backend"], mode="agg",
+        drafts=0, workers=(Worker("aggregated", devices, tp, dp, pp, ep),), load="closed", concurrency=round(load),
+        rate=0.0, requests=0, isl=share * isl, osl=share * osl, nominal_isl=isl,
         measured=Measured(
             tpot=1e-3 * float(row["m_tpot"]), tpot_mean=True, ttft=1e-3 * float(row["m_ttft"]), ttft_mean=True
         ),

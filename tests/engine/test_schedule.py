@@ -113,7 +113,7 @@ def test_a_scheduler_that_looks_every_three_steps(run: Run) -> None:
 
 @both
 def test_an_unseen_request_counts_and_can_be_cancelled(run: Run) -> None:
-    """A request that the scheduler has not looked at yet counts for the queue limit, and leaves when it is withdrawn."""
+    """A request that the scheduler has not looked at yet counts for the queue limit, and can be withdrawn."""
     limits = Limits(4, 100, 100, max_queue=1, policy="sglang", receive_interval=5)
     requests = Requests.of([0.0, 1.5, 1.75, 3.5], [4, 4, 4, 4], [20, 1, 1, 1])
     assert run(one(limits), requests).status.tolist() == [3, 3, 4, 4]

@@ -97,7 +97,7 @@ class Rates:
         return self.spread**self.draft_widening if draft_tokens else self.spread
 
     def request_of(self, engine: Engine) -> float:
-        """Time that client, HTTP and tokeniser add to TTFT, once per role: as calibrated, else as the engine has it [s].
+        """Time that client, HTTP and tokeniser add to TTFT, once per role: calibrated, or the number of the engine [s].
 
         Parameters
         ----------

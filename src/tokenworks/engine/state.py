@@ -106,7 +106,8 @@ POOL = np.dtype(
 WORLD = np.dtype(
     [
         # door_s: time at which the front end is free for the next request
-        ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("accept_s", "f8"), ("door_s", "f8"), ("latency_s", "f8"), ("token_s", "f8"),
+        ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("accept_s", "f8"), ("door_s", "f8"),
+        ("latency_s", "f8"), ("token_s", "f8"),
         ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"),
         ("load_tokens", "i8"), ("turn", "i8"),
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),

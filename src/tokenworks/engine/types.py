@@ -93,8 +93,8 @@ class Limits:
     tokens_per_step : mean tokens that a sequence gains in a decode step, 1 .. 1 + draft_tokens [token]
     prefix_caching : whether requests share blocks with equal ids
     policy : scheduling policy, a name in `policies.POLICIES`
-    receive_interval : decode steps between two looks for new requests (SGLang: --scheduler-recv-interval). The scheduler
-        also looks after each step with prefill, and at any time while it is idle (managers/scheduler_recv_skipper.py)
+    receive_interval : decode steps between two looks for new requests (SGLang: --scheduler-recv-interval). The
+        scheduler also looks after each step with prefill, and when it is idle
     """
 
     max_sequences: int
@@ -251,7 +251,7 @@ class Cluster:
         the client sends the next request when a slot becomes free (`vllm bench serve --max-concurrency`); 0 = no limit
     window_s : width of a window of the time series [s]; 0 = no time series
     request_s : overhead of client, HTTP and tokeniser, from sending a request to its arrival at a rank [s]
-    accept_s : time of the front end (HTTP server, tokeniser) for one request; it takes one request after the other, so
+    accept_s : time of the front end (HTTP server, tokeniser) for one request. It takes one request after the other, so
         requests that come together reach the ranks with this distance [s]
     """
 
@@ -320,18 +320,10 @@ class Requests:
 
     @classmethod
     def of(
-        cls,
-        arrival_s: ArrayLike,
-        input_tokens: ArrayLike,
-        output_tokens: ArrayLike,
-        *,
-        priority: ArrayLike | None = None,
-        group: ArrayLike | None = None,
-        after: ArrayLike | None = None,
-        block_ids: ArrayLike | None = None,
-        block_offsets: ArrayLike | None = None,
-        earlier: int = 0,
-    ) -> Requests:
+        cls, arrival_s: ArrayLike, input_tokens: ArrayLike, output_tokens: ArrayLike, *,
+        priority: ArrayLike | None = None, group: ArrayLike | None = None, after: ArrayLike | None = None,
+        block_ids: ArrayLike | None = None, block_offsets: ArrayLike | None = None, earlier: int = 0,
+    ) -> Requests:  # fmt: skip
         """Requests from any array-likes, checked; a `SpecError` names the column that is wrong."""
         arrival = np.ascontiguousarray(arrival_s, dtype=np.float64)
         count = len(arrival)

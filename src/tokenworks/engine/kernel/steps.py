@@ -16,7 +16,7 @@ from tokenworks.engine.state import BUCKETS
 
 @inline
 def time_after(s, i, steps):
-    """End of step number `steps` since the anchor [s], see `reference.ReferenceInstance.end_of_step`."""
+    """End of step number `steps` since the anchor [s], see `reference_instance`."""
     instance = s.instance[i]
     k = float(steps)
     return instance.anchor_s + (k * instance.step_s + instance.growth_s * (k * (k - 1.0) * 0.5))
