@@ -120,7 +120,7 @@ def _assumed(factor: Factor, prior: Calibration) -> bool:
 
 
 def quantities(family: Family, field: str) -> list[Quantity]:
-    """The numbers of a field: one number, or one per key (such as a dtype).
+    """The numbers of a field: one number, or one per key (such as a dtype); none if the family leaves the field out.
 
     Parameters
     ----------
@@ -129,13 +129,15 @@ def quantities(family: Family, field: str) -> list[Quantity]:
     """
     field, _, key = field.partition(".")
     content = getattr(family, field)
+    if content is None:
+        return []
     if isinstance(content, Quantity):
         return [content]
     return [value for name, value in content.items() if key in ("", name)]
 
 
 def changed(family: Family, field: str, change: Callable[[Quantity], Quantity]) -> Family:
-    """The family with changed numbers of one field.
+    """The family with changed numbers of one field; the same family if it leaves the field out.
 
     Parameters
     ----------
@@ -145,6 +147,8 @@ def changed(family: Family, field: str, change: Callable[[Quantity], Quantity]) 
     """
     field, _, key = field.partition(".")
     content = getattr(family, field)
+    if content is None:
+        return family
     updated: Any = (
         change(content)
         if isinstance(content, Quantity)
