@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test check-long fuzz lint bench lock schemas clean
+.PHONY: demo dialects test check-long fuzz lint bench lock schemas clean
 
 demo: $(VENV)/.ready
 	$(RUN)/tokenworks compare deepseek-ai/DeepSeek-R1 --on scalex40 --on 5xhgx-h100 --on 5xhgx-h20 --workload chat
@@ -25,6 +25,11 @@ lint: $(VENV)/.ready
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
 	$(RUN)/lint-imports --no-cache
+
+# The parsers of vLLM and SGLang read the lines that `emit` writes. Name their environments:
+# make dialects TOKENWORKS_VLLM=~/vllm-cpu TOKENWORKS_SGLANG_PYTHON=~/sglang/bin/python
+dialects: $(VENV)/.ready
+	$(RUN)/pytest -n0 -m dialects -rs
 
 bench: $(VENV)/.ready
 	for speed in step plan simulate; do $(RUN)/python benchmarks/$$speed.py || exit 1; done

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tokenworks.api import (
         capacity,
         compare,
+        emit,
         estimate,
         fit,
         load_machine,
@@ -38,6 +39,7 @@ _PUBLIC = {
     "Workload": "specs.workload",
     "capacity": "api",
     "compare": "api",
+    "emit": "api",
     "estimate": "api",
     "fit": "api",
     "load_machine": "api",
@@ -60,6 +62,7 @@ __all__ = [
     "Workload",
     "capacity",
     "compare",
+    "emit",
     "estimate",
     "fit",
     "load_machine",

@@ -15,6 +15,7 @@ from tokenworks.arguments import checked
 from tokenworks.calibrate import validate as validation
 from tokenworks.calibrate.measured import PointTable
 from tokenworks.calibrate.own_results import measured_table
+from tokenworks.launch import emit as emitting
 from tokenworks.ledger import compare as comparing
 from tokenworks.ledger import sweep as sweeps
 from tokenworks.ledger.sweep_file import SweepLike
@@ -45,6 +46,7 @@ plan = checked(planning.plan)
 compare = checked(comparing.compare)
 fit = checked(fitting.fit)
 estimate = checked(estimating.estimate)
+emit = checked(emitting.emit)
 load_model = checked(hf.load_model)
 load_machine = checked(compose.machine)
 load_trace = checked(ingest.load_trace)

@@ -17,6 +17,7 @@ from tokenworks.calibrate.kernels.fit import KernelsBody
 from tokenworks.calibrate.leave_out import LeaveOutBody
 from tokenworks.calibrate.own_machine import CalibrateOwnBody
 from tokenworks.calibrate.validate import ValidateBody
+from tokenworks.launch.emit import EmitBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
 from tokenworks.planning.estimate import EstimateBody
@@ -44,6 +45,7 @@ KINDS: dict[str, Any] = {
     "compare": CompareBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
+    "emit": EmitBody,
     "sweep": SweepBody,
     "trace": TraceBody,
     "validate": ValidateBody,

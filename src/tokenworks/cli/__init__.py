@@ -21,6 +21,7 @@ VERBS = {
     "compare": "Compare machines on the same work: which one wins, why, and what a token costs.",
     "simulate": "Play a trace or a workload through a deployment, request by request.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
+    "emit": "Write launch scripts, a benchmark and a scrape file for a deployment.",
     "sweep": "Compute many points of one question: curves, their knee, and which input matters most.",
     "calibrate": "Fit a calibration on measured points or kernel tables, and print its error.",
     "validate": "Compare predictions with measured points: errors by system, model and engine.",

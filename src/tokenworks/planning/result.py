@@ -267,7 +267,9 @@ class Plan(Shown):
             item for item in setting.given if item.area != "workload"
         )  # the workload has its numbers already
         workload = setting.workload.model_copy(update={"slo": str(self.slo)})
-        return Deployed(row.deployment, numbers, self.calibration, workload, setting.model, setting.machine)
+        plain = row_plain(row)
+        expected = {name: plain[name] for name in EXPECTED}
+        return Deployed(row.deployment, numbers, self.calibration, workload, setting.model, setting.machine, expected)
 
     def missed(self) -> SloMissed:
         """The error for a plan in which nothing meets the SLO: the nearest deployment, its distance, and its limit."""

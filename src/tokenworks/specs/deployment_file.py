@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class Entry(Spec):
     ----------
     rank : position in the list, 1 is the best; None: the position in the file
     deployment : the deployment
-    expected : predictions for a human reader; no program reads them
+    expected : predictions; `emit` writes them beside launch commands, no other program reads them
     """
 
     rank: Count | None = None
@@ -55,6 +55,7 @@ class Deployed:
     calibration : as `load_calibration` takes it
     workload : workload of the plan, with the SLO of the plan; None: unknown
     model, machine : the objects of the plan; None: the names in the deployment are loaded
+    expected : predictions of the plan, by the names of a ranked deployment; empty: the file has none
     """
 
     deployment: Deployment
@@ -63,6 +64,7 @@ class Deployed:
     workload: Workload | None = None
     model: Model | None = None
     machine: Machine | None = None
+    expected: Mapping[str, Any] = field(default_factory=dict)
 
 
 def document(entries: Sequence[Entry], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,7 +107,7 @@ def load_deployments(source: str | Path | Mapping[str, Any] | Deployment) -> lis
     if isinstance(workload, dict) and "slo" in file.inputs:
         workload = workload | {"slo": file.inputs["slo"]}  # the plan may have bound something else
     asked = None if workload is None else validate(Workload, workload, f"{where}: inputs.workload")
-    return [Deployed(entry.deployment, assumed, calibration, asked) for _, entry in ranked]
+    return [Deployed(entry.deployment, assumed, calibration, asked, expected=entry.expected) for _, entry in ranked]
 
 
 def pick_deployment(source: str | Path | Mapping[str, Any] | Deployment, pick: int = 1) -> Deployed:

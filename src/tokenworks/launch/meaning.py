@@ -1,0 +1,155 @@
+"""What both engines share when a role becomes values of flags, and values become a role."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import ValidationError
+
+from tokenworks.errors import SpecError
+from tokenworks.launch.table import Value, Values
+from tokenworks.launch.target import LaunchTarget
+from tokenworks.specs.deployment import Parallel, Role, RoleName, RouterName
+
+KvDtype = Literal["bf16", "fp8"]
+KV_WORDS: dict[str, KvDtype] = {
+    "bf16": "bf16", "bfloat16": "bf16", "float16": "bf16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
+    "fp8_inc": "fp8", "fp8_ds_mla": "fp8", "fp8_per_token_head": "fp8",
+}  # fmt: skip
+"""Storage of the KV cache in the words of the engines -> in the words of a deployment."""
+
+MOST_DRAFTS = 8
+"""Most draft tokens of a role [token]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What the values of a command mean.
+
+    Parameters
+    ----------
+    role : the role; its name is "aggregated" if the command does not say it
+    says_role : whether the command says the name of the role
+    copies : instances that the command starts [count]
+    prefix_caching : whether the instances keep prefixes
+    length : longest request; None: the limit of the model [token]
+    router : how a rank of the instance is chosen; None: the command does not say it
+    unused : key -> why the value has no place in a deployment
+    """
+
+    role: Role
+    says_role: bool
+    copies: int
+    prefix_caching: bool
+    length: int | None
+    router: RouterName | None = None
+    unused: dict[str, str] = field(default_factory=dict)
+
+
+def role_with(name: RoleName, parallel: dict[str, int], settings: dict[str, object], where: str) -> Role:
+    """A role; a value out of its range becomes a `SpecError` with the place of the command."""
+    try:
+        return Role.model_validate({"name": name, "parallel": Parallel(**parallel), **settings})
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"{path}: {first['msg']}, not {first['input']!r}", where=where) from None
+
+
+def kv_dtype_of(values: Values, target: LaunchTarget, unused: dict[str, str]) -> KvDtype:
+    """Storage of the KV cache that a command asks for."""
+    word = values.text("kv_dtype", "auto")
+    if word in KV_WORDS:
+        return KV_WORDS[word]
+    native: KvDtype = "fp8" if target.model.native_kv == "fp8" else "bf16"
+    if word != "auto":
+        unused["kv_dtype"] = f"the model of tokenworks stores the KV cache in bf16 or fp8; taken as {native}"
+    return native
+
+
+def kv_word(role: Role, target: LaunchTarget, words: dict[KvDtype, str]) -> str:
+    """The word of an engine for the storage of the KV cache: auto where the checkpoint asks for it already.
+
+    Parameters
+    ----------
+    role : the role
+    target : the model
+    words : words of the engine
+    """
+    return "auto" if role.kv_dtype == target.model.native_kv else words[role.kv_dtype]
+
+
+def expert_widths(
+    values: Values, target: LaunchTarget, unused: dict[str, str], *, devices: int, ep: int
+) -> dict[str, int]:
+    """The widths of the experts; 1 for a model without routed experts.
+
+    Parameters
+    ----------
+    values : values of the command
+    target : the model
+    unused : gets the flags that have no effect
+    devices : tp x dp devices that share the experts [count]
+    ep : groups of experts that the command says [count]
+    """
+    if not target.has_experts:
+        for key in ("expert_parallel", "ep", "redundant", "balanced"):
+            if values.has(key):
+                unused[key] = f"{target.model.name} has no routed experts"
+        return {"ep": 1, "expert_tp": 1}
+    if devices % ep:
+        hint = f"take a divisor of {devices}"
+        raise SpecError(f"{ep} groups do not divide {devices} devices", where=values.place("ep"), hint=hint)
+    return {"ep": ep, "expert_tp": devices // ep}
+
+
+def redundant_of(values: Values, ep: int) -> int:
+    """Redundant experts that a command asks for."""
+    count = values.count("redundant", 0)
+    if count and ep == 1:
+        hint = "expert parallelism places redundant experts: turn it on"
+        raise SpecError(
+            f"{count} redundant experts without expert parallelism", where=values.place("redundant"), hint=hint
+        )
+    return max(count, 0)
+
+
+def drafts_of(
+    values: Values, target: LaunchTarget, methods: tuple[str, ...], count: int, unused: dict[str, str]
+) -> int:
+    """Draft tokens of the MTP layers; 0 with another method, which has no place in a deployment.
+
+    Parameters
+    ----------
+    values : values of the command
+    target : the model
+    methods : methods that use the MTP layers of the checkpoint
+    count : draft tokens that the command says [token]
+    unused : gets the flags that have no place
+    """
+    method = values.text("draft_method").lower()
+    if not values.has("draft_method") and not count:
+        return 0
+    reason = ""
+    if method not in methods and not (method == "" and not values.has("draft_model")):
+        reason = f"the model of tokenworks drafts with the MTP layers of the checkpoint, not with {method}"
+    elif values.has("draft_model"):
+        reason = "the model of tokenworks drafts with the MTP layers of the checkpoint, not with another model"
+    elif not target.model.draft:
+        reason = f"{target.model.name} has no MTP layers"
+    if reason:
+        for key in ("draft_method", "drafts", "draft_steps", "draft_topk", "verified", "draft_model"):
+            if values.has(key):
+                unused[key] = f"{reason}: no drafts in the deployment"
+        return 0
+    if count > MOST_DRAFTS:
+        hint = f"take at most {MOST_DRAFTS}"
+        raise SpecError(f"{count} draft tokens", where=values.place("drafts"), hint=hint)
+    return count
+
+
+def set_widths(**widths: int) -> Iterator[tuple[str, Value]]:
+    """The widths above 1."""
+    return ((key, width) for key, width in widths.items() if width > 1)

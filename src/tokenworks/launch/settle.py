@@ -1,0 +1,111 @@
+"""A deployment as an engine can run it: open fields are filled, and every change has a note."""
+
+from __future__ import annotations
+
+from tokenworks.errors import SpecError
+from tokenworks.launch.dialect import Dialect
+from tokenworks.launch.sglang import BALANCE
+from tokenworks.launch.target import LaunchTarget
+from tokenworks.specs.deployment import Deployment, EngineName, Role, RouterName
+
+PAGE = 64
+"""The chunk of a rank of SGLang is a multiple of this, so that it is a multiple of any page size up to it [token]."""
+
+
+def settled(
+    deployment: Deployment, target: LaunchTarget, dialect: Dialect, *, shares_prefixes: bool = False
+) -> tuple[Deployment, list[str]]:
+    """A deployment as the dialect can run it.
+
+    Parameters
+    ----------
+    deployment : the deployment
+    target : model, machine and engine
+    dialect : version of the engine
+    shares_prefixes : whether requests share prefixes; it decides the router of a deployment without one
+
+    Returns
+    -------
+    The deployment, and one note for each change that a prediction may depend on.
+
+    Raises
+    ------
+    SpecError : the engine of the dialect is not the engine of the deployment, or cannot express it
+    """
+    must_be_of(dialect, deployment.engine)
+    notes: list[str] = []
+    roles = tuple(_divided(role, deployment, dialect, notes) for role in deployment.roles)
+    router = _router(deployment, notes, shares_prefixes=shares_prefixes)
+    per_host = deployment.devices_per_host or target.machine.host.devices
+    changed = deployment.model_copy(update={"roles": roles, "router": router, "devices_per_host": per_host})
+    if len(roles) == 2 and roles[0].kv_dtype != roles[1].kv_dtype:
+        hint = "set the same kv_dtype for both roles"
+        raise SpecError(
+            f"prefill stores {roles[0].kv_dtype}, decode {roles[1].kv_dtype}", where="roles: kv_dtype", hint=hint
+        )
+    return changed, notes
+
+
+def must_be_of(dialect: Dialect, engine: EngineName) -> None:
+    """Refuse a dialect of another engine than the one that the deployment was planned for."""
+    if engine != dialect.engine:
+        raise SpecError(
+            f"{dialect.title} is a dialect of {dialect.engine}, and the deployment is for {engine}", where="--dialect",
+            hint=f"plan with --engine {dialect.engine}: predictions hold for one engine",
+        )  # fmt: skip
+
+
+def _divided(role: Role, deployment: Deployment, dialect: Dialect, notes: list[str]) -> Role:
+    """The role with sequences and tokens that divide by its ranks, as the flags of the engine need it."""
+    ranks = role.parallel.dp
+    named = f"{role.name}: " if len(deployment.roles) > 1 else ""
+    sequences, chunk = role.max_sequences, role.chunk_tokens
+    if dialect.engine == "vllm":
+        sequences, chunk = max(sequences // ranks, 1) * ranks, max(chunk // ranks, 1) * ranks
+    elif role.name != "decode":
+        multiple = PAGE * ranks
+        chunk = -(-chunk // multiple) * multiple
+    if sequences != role.max_sequences:
+        notes.append(
+            f"{named}max_sequences {role.max_sequences:,} is no multiple of dp {ranks}: each rank runs "
+            f"{sequences // ranks:,}, all ranks {sequences:,}"
+        )
+    if chunk != role.chunk_tokens:
+        notes.append(
+            f"{named}chunk_tokens {role.chunk_tokens:,} becomes {chunk:,}: each rank needs a whole number"
+            + (f" of pages, a multiple of {PAGE}" if dialect.engine == "sglang" else "")
+        )
+    return role.model_copy(update={"max_sequences": sequences, "chunk_tokens": chunk})
+
+
+def needs_router(deployment: Deployment) -> bool:
+    """Whether requests reach the instances through a router process: several instances, or separate prefill."""
+    return sum(role.replicas for role in deployment.roles) > 1
+
+
+def ranks_of(deployment: Deployment) -> int:
+    """Data-parallel ranks of one instance that takes requests first [count]."""
+    return deployment.roles[0].parallel.dp
+
+
+def _router(deployment: Deployment, notes: list[str], *, shares_prefixes: bool) -> RouterName | None:
+    """The router as the engine can run it; None: there is nothing to choose."""
+    asked: RouterName = deployment.router or (
+        "prefix_aware" if shares_prefixes and deployment.prefix_caching else "least_loaded"
+    )
+    if needs_router(deployment):
+        if asked == "least_loaded":
+            notes.append(
+                "router: no router of the engines has least_loaded; power_of_two takes the less loaded of two random "
+                "instances, which is the same with two instances"
+            )
+            return "power_of_two"
+        return asked
+    return None if ranks_of(deployment) == 1 else asked
+
+
+def inside_engine(deployment: Deployment, dialect: Dialect) -> bool:
+    """Whether the engine itself can choose the rank as the router of a settled deployment says."""
+    if deployment.router is None:
+        return True
+    return deployment.router == "least_loaded" if dialect.engine == "vllm" else deployment.router in BALANCE

@@ -1,0 +1,176 @@
+"""SGLang: a role as values of flags, and values of flags as a role. Both functions mirror each other."""
+
+from __future__ import annotations
+
+from tokenworks.errors import SpecError
+from tokenworks.launch.dialect import Dialect
+from tokenworks.launch.meaning import (
+    KvDtype,
+    Meaning,
+    drafts_of,
+    expert_widths,
+    kv_dtype_of,
+    kv_word,
+    redundant_of,
+    role_with,
+    set_widths,
+)
+from tokenworks.launch.table import Value, Values
+from tokenworks.launch.target import LaunchTarget
+from tokenworks.specs.deployment import Deployment, Role, RoleName, RouterName
+
+KV: dict[KvDtype, str] = {"bf16": "bf16", "fp8": "fp8_e4m3"}
+BALANCE: dict[RouterName, str] = {"round_robin": "round_robin", "least_loaded": "total_requests"}
+"""Router of a deployment -> value of --load-balance-method, for the ranks of one instance."""
+BALANCED: dict[str, RouterName] = {name: router for router, name in BALANCE.items()} | {"total_tokens": "least_loaded"}
+MODES: dict[str, RoleName] = {"prefill": "prefill", "decode": "decode"}
+MTP = ("eagle", "nextn")
+"""Methods that use the MTP layers of the checkpoint, if the command names no other model."""
+PREFILL_TOKENS = 16384
+"""Default of --max-prefill-tokens [token]."""
+DRAFTS = 3
+"""Draft tokens that SGLang chooses for models with MTP layers if no flag says them (sglang 0.5.23,
+arg_groups/speculative_hook.py) [token]."""
+
+
+def values_of(role: Role, deployment: Deployment, target: LaunchTarget, dialect: Dialect, a2a: str) -> dict[str, Value]:
+    """A role as values of flags. SGLang counts sequences and tokens for the whole instance.
+
+    Parameters
+    ----------
+    role : the role
+    deployment : the deployment that the role is part of
+    target : model, machine and engine
+    dialect : version of SGLang
+    a2a : back end of dispatch and combine, "none" without one
+
+    Raises
+    ------
+    SpecError : SGLang cannot run the role
+    """
+    parallel = role.parallel
+    stage = parallel.tp * parallel.dp
+    values: dict[str, Value] = {"tp": stage, **dict(set_widths(pp=parallel.pp, ep=parallel.ep))}
+    if parallel.dp > 1:
+        new = dialect.has("--attn-dp-size")
+        values |= {"attention_dp": parallel.dp} if new else {"dp": parallel.dp, "dp_attention": True}
+    if a2a != "none":
+        values["a2a"] = a2a
+    if role.redundant_experts:
+        values |= {"balanced": True, "redundant": role.redundant_experts}
+    values["kv_dtype"] = kv_word(role, target, KV)
+    values["memory_fraction"] = role.memory_fraction
+    values["chunk"], values["sequences"] = role.chunk_tokens, role.max_sequences
+    if role.chunk_tokens // parallel.dp > PREFILL_TOKENS:
+        values["prefill_tokens"] = role.chunk_tokens // parallel.dp
+    if role.draft_tokens:
+        steps = role.draft_tokens
+        values |= {"draft_method": "EAGLE", "draft_steps": steps, "draft_topk": 1, "verified": steps + 1}
+    if role.overlap == "two-batch":
+        if a2a == "none" and parallel.dp == 1:
+            raise SpecError(
+                f"cannot overlap two batches of [{parallel}]: it needs a back end for dispatch, with ep = tp x dp, or "
+                "dp above 1", where=dialect.title, hint="take overlap=none, or another split",
+            )  # fmt: skip
+        values["overlap"] = True
+    if not deployment.prefix_caching:
+        values["no_prefix_caching"] = True
+    if deployment.max_model_len is not None:
+        values["length"] = deployment.max_model_len
+    if role.name != "aggregated":
+        values["mode"] = role.name
+    return values
+
+
+def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Meaning:
+    """The role that values of flags mean.
+
+    Parameters
+    ----------
+    values : values of one command
+    name : role that the text around the command says; None: it says none
+    target : model, machine and engine
+
+    Raises
+    ------
+    SpecError : the values contradict each other, or are out of range
+    """
+    unused: dict[str, str] = {}
+    stage, pp = values.width("tp"), values.width("pp")
+    ranks, copies = _ranks(values)
+    if stage % ranks:
+        hint = f"take a divisor of {stage}"
+        raise SpecError(f"{ranks} ranks do not divide {stage} devices", where=values.place("attention_dp"), hint=hint)
+    if ranks > 1 and not target.has_experts:
+        unused["attention_dp" if values.has("attention_dp") else "dp"] = (
+            f"{target.model.name} has no routed experts: taken as tp {stage}"
+        )
+        ranks = 1
+    grouped = stage if values.text("a2a", "none") != "none" and target.has_experts else values.width("ep")
+    experts = expert_widths(values, target, unused, devices=stage, ep=grouped)
+    said = MODES.get(values.text("mode"))
+    if said and name not in (None, said, "aggregated"):
+        words = f"mode {said}, and the text around the command says {name}"
+        raise SpecError(words, where=values.where, hint="correct one of them")
+    defaults = target.defaults
+    chunk = values.count("chunk", defaults.chunk * ranks)
+    if chunk < 1:  # no chunks: a step takes whole prompts, up to this number of tokens
+        chunk = values.width("prefill_tokens", PREFILL_TOKENS) * ranks
+    length = values.count("length", -1)
+    role = role_with(
+        said or name or "aggregated",
+        {"tp": stage // ranks, "pp": pp, "dp": ranks, **experts},
+        {
+            "max_sequences": values.width("sequences", defaults.sequences * ranks),
+            "chunk_tokens": chunk,
+            "kv_dtype": kv_dtype_of(values, target, unused),
+            "redundant_experts": redundant_of(values, experts["ep"]) if target.has_experts else 0,
+            "draft_tokens": _drafts(values, target, unused),
+            "overlap": "two-batch" if values.on("overlap") else "none",
+            "memory_fraction": values.share("memory_fraction", target.memory_fraction(stage * pp)),
+        },
+        values.where,
+    )
+    return Meaning(
+        role=role, says_role=said is not None, copies=copies, length=length if length > 0 else None,
+        prefix_caching=not values.on("no_prefix_caching"), router=_router(values, ranks, said), unused=unused,
+    )  # fmt: skip
+
+
+def _router(values: Values, ranks: int, mode: RoleName | None) -> RouterName | None:
+    """How SGLang chooses the rank of a request; by default round_robin, without disaggregation."""
+    if values.has("balance"):
+        return BALANCED.get(values.text("balance"), "round_robin" if values.text("balance") == "auto" else None)
+    return "round_robin" if ranks > 1 and mode is None else None
+
+
+def _ranks(values: Values) -> tuple[int, int]:
+    """Data-parallel ranks of attention, and replicas that one command starts."""
+    attention, replicas = values.width("attention_dp"), values.width("dp")
+    if values.on("dp_attention"):
+        if attention > 1 and replicas > 1 and attention != replicas:
+            words = f"{values.spelled['attention_dp']} {attention} and {values.spelled['dp']} {replicas}"
+            raise SpecError(f"{words} contradict each other", where=values.where, hint="keep --attn-dp-size")
+        return max(attention, replicas), 1
+    if attention > 1 and replicas > 1:
+        words = f"SGLang has no replicas ({replicas}) with data parallel attention ({attention})"
+        raise SpecError(words, where=values.where, hint="keep --attn-dp-size, and start further commands for replicas")
+    return attention, replicas
+
+
+def _drafts(values: Values, target: LaunchTarget, unused: dict[str, str]) -> int:
+    if not values.has("draft_method"):
+        for key in ("draft_steps", "draft_topk", "verified", "draft_model"):
+            if values.has(key):
+                unused[key] = "without --speculative-algorithm it has no effect"
+        return 0
+    steps = values.count("draft_steps", DRAFTS)
+    verified, topk = values.count("verified", steps + 1), values.count("draft_topk", 1)
+    if topk == 1 and verified != steps + 1:
+        raise SpecError(
+            f"{steps} steps with one branch draft {steps} tokens: a step verifies {steps + 1}, not {verified}",
+            where=values.place("verified"), hint=f"write --speculative-num-draft-tokens {steps + 1}",
+        )  # fmt: skip
+    if topk > 1:
+        unused["draft_topk"] = f"the model of tokenworks drafts one branch; taken as {steps} tokens of one branch"
+    return drafts_of(values, target, MTP, steps, unused)

@@ -1,0 +1,266 @@
+"""A deployment becomes commands, and the commands become the same deployment, in every dialect."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.launch.cases import MACHINES, deployments, launch, target
+from tests.planning.settings import DENSE, R1
+from tokenworks.errors import SpecError
+from tokenworks.launch.command import Command
+from tokenworks.launch.dialect import dialect_names, load_dialect
+from tokenworks.launch.router import FLAGS, is_router
+from tokenworks.launch.settle import settled
+from tokenworks.launch.translate import choose, read
+from tokenworks.launch.words import is_flag, parse
+from tokenworks.specs.deployment import Deployment, Parallel, Role
+
+
+def test_every_dialect_is_tried() -> None:
+    assert sorted(MACHINES) == sorted(dialect_names())
+
+
+@pytest.mark.parametrize("name", sorted(MACHINES))
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_commands_mean_the_deployment_that_they_were_made_of(name: str, data: st.DataObject) -> None:
+    deployment = data.draw(deployments(name))
+    try:
+        made = launch(deployment, name)
+    except SpecError as error:
+        refused = str(error)
+        if "cannot overlap two batches" in refused or "does not fit" in refused:
+            return
+        raise
+    back, unread = read(made.commands, system=deployment.system, dialect=name)
+    assert back == made.deployment
+    assert {one.kind for one in unread} <= {"address", "service", "kernels", "not modelled", "no effect"}
+    again, notes = settled(made.deployment, target(name, deployment.model, deployment.system), load_dialect(name))
+    assert (again, notes) == (made.deployment, [])
+
+
+@pytest.mark.parametrize("name", sorted(MACHINES))
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_every_flag_and_choice_is_in_the_list_of_the_dialect(name: str, data: st.DataObject) -> None:
+    try:
+        made = launch(data.draw(deployments(name)), name)
+    except SpecError:
+        return
+    dialect = load_dialect(name)
+    for command in made.commands:
+        if is_router(command):
+            assert {word for word in command.arguments if is_flag(word)} <= FLAGS[dialect.engine]
+            continue
+        words = parse(command, dialect)
+        assert (words.unknown, dict(words.refused)) == ((), {})
+        assert not any(dialect.flags[flag].deprecated for flag in words.terms)
+
+
+def test_a_settled_deployment_says_what_changed() -> None:
+    role = Role(parallel=Parallel(dp=8, ep=8), max_sequences=257, chunk_tokens=8193)
+    deployment = Deployment(model=R1, system="hgx-h200", roles=(role,))
+    made = launch(deployment, "vllm-0.33.0")
+    assert (made.deployment.roles[0].max_sequences, made.deployment.roles[0].chunk_tokens) == (256, 8192)
+    assert [note for note in made.notes if "max_sequences 257" in note]
+    assert [note for note in made.notes if "chunk_tokens 8,193" in note]
+    assert made.deployment.router == "least_loaded"  # vLLM does so by itself
+
+
+def test_instances_that_share_a_host_have_ports_and_devices_of_their_own() -> None:
+    deployment = Deployment(model=DENSE, system="hgx-h200", roles=(Role(parallel=Parallel(tp=2), replicas=3),))
+    made = launch(deployment, "vllm-0.33.0")
+    servers = [command for command in made.commands if command.role != "router"]
+    assert [command.environment["CUDA_VISIBLE_DEVICES"] for command in servers] == ["0,1", "2,3", "4,5"]
+    ports = [command.arguments[command.arguments.index("--port") + 1] for command in servers]
+    assert ports == ["8000", "8001", "8002"]
+    assert made.commands[-1].arguments.count("--worker-urls") == 1
+
+
+def test_an_instance_over_hosts_is_divided_evenly() -> None:
+    wide = Role(parallel=Parallel(dp=16, ep=16), max_sequences=256)
+    made = launch(Deployment(model=R1, system="4xhgx-h200", roles=(wide,)), "vllm-0.33.0")
+    second = made.commands[1].arguments
+    assert made.commands[0].arguments[-4:] == ("--host", "0.0.0.0", "--port", "8000")
+    assert second[-1] == "--headless"
+    assert second[second.index("--data-parallel-start-rank") + 1] == "8"
+    roles = (Role(parallel=Parallel(tp=16, expert_tp=16)),)
+    tall = made.deployment.model_copy(update={"roles": roles})
+    first = launch(tall, "vllm-0.33.0").commands[0].arguments
+    assert first[first.index("--nnodes") + 1] == "2"
+    assert first[first.index("--master-addr") + 1] == "node-0"
+
+
+def test_what_an_engine_cannot_express_is_an_error() -> None:
+    mixed = Role(parallel=Parallel(tp=4, dp=2, ep=4, expert_tp=2))
+    deployment = Deployment(model=R1, system="hgx-h200", roles=(mixed,))
+    with pytest.raises(SpecError, match=r"vLLM: cannot run \[tp4 dp2 ep4 etp2\]"):
+        launch(deployment, "vllm-0.33.0")
+    with pytest.raises(SpecError, match="a dialect of sglang, and the deployment is for vllm"):
+        launch(deployment, "sglang-0.5.23")
+    overlapped = Role(parallel=Parallel(tp=8, ep=4, expert_tp=2), overlap="two-batch")
+    with pytest.raises(SpecError, match="cannot overlap two batches"):
+        launch(deployment.model_copy(update={"engine": "sglang", "roles": (overlapped,)}), "sglang-0.5.23")
+
+
+# ── commands that people write ────────────────────────────────────────────────────────────────────────────────────
+
+
+def vllm(*words: str, role: str = "") -> Command:
+    return Command(("vllm", "serve"), words, {}, role, where="line 1")
+
+
+def sglang(*words: str, role: str = "") -> Command:
+    return Command(("python3", "-m", "sglang.launch_server"), ("--model-path", R1, *words), {}, role, where="line 1")
+
+
+def one_role(*commands: Command, on: str = "hgx-h200") -> Role:
+    deployment, _ = read(commands, system=on)
+    return deployment.roles[0]
+
+
+def test_every_spelling_of_vllm_is_read() -> None:
+    plain = one_role(vllm(R1, "--tensor-parallel-size", "8", "--max-num-seqs", "64", "--enable-expert-parallel"))
+    assert plain.parallel == Parallel(tp=8, ep=8)
+    for words in (
+        ("-tp", "8", "--max_num_seqs=64", "-ep"),
+        ("--tensor-parallel-size=8", "--max-num-seq", "64", "--enable-expert-parallel"),
+    ):
+        assert one_role(vllm(R1, *words)) == plain
+
+
+def test_keys_of_json_values_are_read_in_both_forms() -> None:
+    whole = one_role(vllm(R1, "-tp", "8", "--speculative-config", '{"method": "mtp", "num_speculative_tokens": 2}'))
+    parts = ("--speculative-config.method", "mtp", "--speculative-config.num_speculative_tokens", "2")
+    assert one_role(vllm(R1, "-tp", "8", *parts)) == whole
+    assert one_role(vllm(R1, "-tp", "8", "--spec-method", "mtp", "--spec-tokens", "2")) == whole
+    assert whole.draft_tokens == 2
+
+
+def test_old_and_new_attention_dp_of_sglang_are_the_same() -> None:
+    old = one_role(sglang("--tp", "8", "--dp-size", "4", "--enable-dp-attention", "--ep", "8"))
+    assert old == one_role(sglang("--tp-size", "8", "--attn-dp-size", "4", "--ep-size", "8"))
+    assert old.parallel == Parallel(tp=2, dp=4, ep=8)
+
+
+def test_a_back_end_of_dispatch_spreads_experts_over_all_devices() -> None:
+    assert one_role(sglang("--tp", "8", "--moe-a2a-backend", "deepep")).parallel == Parallel(tp=8, ep=8)
+
+
+def test_replicas_come_from_data_parallelism_without_attention_dp() -> None:
+    assert one_role(sglang("--tp", "4", "--dp", "2")).replicas == 2
+    assert one_role(vllm(DENSE, "-tp", "2", "-dp", "4")).replicas == 4
+
+
+def test_the_router_counts_instances_that_have_no_command_of_their_own() -> None:
+    prefill = vllm(R1, "-tp", "8", "--kv-transfer-config", '{"kv_connector":"NixlConnector","kv_role":"kv_producer"}')
+    decode = vllm(R1, "-tp", "8", "--kv-transfer-config", '{"kv_connector":"NixlConnector","kv_role":"kv_consumer"}')
+    urls = ("--prefill", "http://a:1", "--prefill", "http://b:1", "--decode", "http://c:1", "--policy", "round_robin")
+    router = Command(("vllm-router",), ("--vllm-pd-disaggregation", *urls), where="line 9")
+    deployment, _ = read([prefill, decode, router], system="4xhgx-h200")
+    assert [(role.name, role.replicas) for role in deployment.roles] == [("prefill", 2), ("decode", 1)]
+    assert deployment.router == "round_robin"
+
+
+def test_open_values_are_the_defaults_of_the_engine_on_the_device() -> None:
+    role = one_role(vllm(DENSE, "-tp", "2"))
+    assert (role.max_sequences, role.chunk_tokens, role.memory_fraction) == (1024, 8192, 0.92)
+    small = one_role(Command(("sglang", "serve"), ("--model-path", DENSE, "--tp", "2")))
+    assert (small.chunk_tokens, small.memory_fraction) == (8192, 0.905)  # 1 - (0.5 + 12 + 0.5 + 0.25) GiB / 140 GiB
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tensor-parallel-size",), "has no value"),
+        (("-tp", "8", "--tensor-parallel-size", "4"), "contradict each other"),
+        (("--enable-prefix-caching", "--no-enable-prefix-caching"), "contradict each other"),
+        (("-tp", "zero"), "'zero' is not a whole number"),
+        (("-tp", "0"), "must be at least 1"),
+        (("--gpu-memory-utilization", "1.5"), "is not a share"),
+        (("--kv-cache-dtype", "fp9"), "not one of the values"),
+        (("--speculative-config", '{"method": "mtp"'), "is not JSON"),
+        (("--eplb-config", '{"num_redundant_experts": 8}', "-tp", "8", "-ep"), "without --enable-eplb"),
+        (("--enable-eplb", "--eplb-config.num_redundant_experts", "8", "-tp", "8"), "without expert parallelism"),
+        (("--speculative-config.method", "mtp", "--speculative-config.num_speculative_tokens", "9"), "9 draft tokens"),
+        (("--max-num", "4"), "can be"),
+    ],
+)
+def test_bad_commands_of_vllm_are_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        read([vllm(R1, *words)], system="hgx-h200", dialect="vllm-0.33.0")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--tp", "8", "--attn-dp-size", "3"), "3 ranks do not divide 8"),
+        (("--tp", "8", "--ep", "3"), "3 groups do not divide 8 devices"),
+        (("--tp", "8", "--attn-dp-size", "2", "--dp-size", "2"), "no replicas"),
+        (("--tp", "8", "--ep-num-redundant-experts", "8"), "without expert parallelism"),
+        (
+            ("--speculative-algorithm", "EAGLE", "--speculative-num-steps", "3", "--speculative-eagle-topk", "1",
+             "--speculative-num-draft-tokens", "5"),
+            "a step verifies 4, not 5",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_commands_of_sglang_are_refused(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        read([sglang(*words)], system="hgx-h200", dialect="sglang-0.5.23")
+
+
+def test_commands_that_do_not_belong_together_are_refused() -> None:
+    with pytest.raises(SpecError, match="no command starts vLLM or SGLang"):
+        read([Command(("nginx",))], system="hgx-h200")
+    with pytest.raises(SpecError, match="sglang and vllm commands"):
+        read([vllm(R1), sglang()], system="hgx-h200")
+    with pytest.raises(SpecError, match="two models"):
+        read([vllm(R1), vllm(DENSE)], system="hgx-h200")
+    with pytest.raises(SpecError, match="names no model"):
+        read([vllm("-tp", "8")], system="hgx-h200")
+    with pytest.raises(SpecError, match="all commands are of the role prefill"):
+        read([sglang("--tp", "8", "--disaggregation-mode", "prefill")], system="hgx-h200")
+    with pytest.raises(SpecError, match="aggregated commands differ in parallel"):
+        read([vllm(R1, "-tp", "8"), vllm(R1, "-tp", "4")], system="hgx-h200")
+
+
+def test_flags_without_a_place_have_a_reason() -> None:
+    words = (
+        "--tp",
+        "8",
+        "--host",
+        "a",
+        "--tool-call-parser",
+        "qwen",
+        "--attention-backend",
+        "fa3",
+        "--no-such-flag",
+        "1",
+    )
+    _, unread = read([sglang(*words, "--enable-hierarchical-cache")], system="hgx-h200", dialect="sglang-0.5.23")
+    kinds = {one.flag: one.kind for one in unread}
+    assert kinds == {
+        "--host": "address", "--tool-call-parser": "service", "--attention-backend": "kernels",
+        "--no-such-flag": "unknown",
+        "--enable-hierarchical-cache": "not modelled",
+    }  # fmt: skip
+
+
+def test_a_flag_of_another_version_names_the_version() -> None:
+    old = sglang("--tp", "8", "--custom-all-reduce-backend", "aiter")
+    _, unread = read([old], system="hgx-h200", dialect="sglang-0.5.23")
+    assert unread[0].kind == "other version"
+    assert "SGLang 0.5.15 of Hygon, SGLang 0.5.12 of Hygon has it" in unread[0].reason
+    assert choose([old]).name == "sglang-das-0.5.15"
+    _, unread = read([sglang("--tp", "8", "--enable-dbo")], system="hgx-h200", dialect="sglang-0.5.23")
+    assert "it is a flag of vLLM 0.33.0" in unread[0].reason
+
+
+def test_drafts_that_are_no_mtp_layers_are_not_in_the_deployment() -> None:
+    words = ("--tp", "8", "--speculative-algorithm", "EAGLE3", "--speculative-draft-model-path", "some/draft")
+    deployment, unread = read([sglang(*words)], system="hgx-h200")
+    assert deployment.roles[0].draft_tokens == 0
+    assert "drafts with the MTP layers" in next(one.reason for one in unread if one.flag == "--speculative-algorithm")
