@@ -23,6 +23,9 @@ from tokenworks.calibrate.validate import predict_all
 from tokenworks.specs.calibration import load_calibration
 
 DTYPES = ("fp4", "fp8", "bf16")
+INFERENCEX = "inferencex-dump"
+"""Group of the rows of InferenceX, as the measured points of this project name it: recipes are found by it."""
+
 SENT = 0.9
 """Lengths of InferenceX are uniform between 0.8 and 1.0 of the nominal ones."""
 
@@ -43,10 +46,10 @@ def point(row: dict[str, str], line: int) -> Point | str:
     isl, osl = float(row["isl"]), float(row["osl"])
     share = SENT if inferencex(row) else 1.0
     return Point(
-        line=line, id=row["id"], group="silicon_sample", model=row["model"], weights=weights,
-        device=row["system"].split("_")[0], devices=devices, engine=row["backend"], mode="agg", drafts=0,
-        workers=(Worker("aggregated", devices, tp, dp, pp, ep),), load="closed", concurrency=round(load), rate=0.0,
-        requests=0, isl=share * isl, osl=share * osl, nominal_isl=isl,
+        line=line, id=row["id"], group=INFERENCEX if inferencex(row) else "silicon_sample", model=row["model"],
+        weights=weights, device=row["system"].split("_")[0], devices=devices, engine=row["backend"], mode="agg",
+        drafts=0, workers=(Worker("aggregated", devices, tp, dp, pp, ep),), load="closed", concurrency=round(load),
+        rate=0.0, requests=0, isl=share * isl, osl=share * osl, nominal_isl=isl,
         measured=Measured(
             tpot=1e-3 * float(row["m_tpot"]), tpot_mean=True, ttft=1e-3 * float(row["m_ttft"]), ttft_mean=True
         ),

@@ -1,8 +1,9 @@
 """Measure the peak rates of one core and describe it as a machine for tokenworks. Run with vLLM's python.
 
-    machine.py FOLDER MODELS_FOLDER
+    machine.py FOLDER
 
-Writes device.yaml, system.yaml, and one deployment file for each model of MODELS_FOLDER. `measure.py` serves these.
+Writes device.yaml and system.yaml, and prints the dtype that models should have on this core. A CPU without
+instructions for BF16 computes BF16 products a hundred times slower than FP32 products.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import FLAGS
 
 SIDE, BYTES, SECONDS = 1024, 1 << 29, 4.0
 
@@ -48,17 +48,22 @@ def read_bandwidth() -> float:
     return BYTES / best(lambda: np.dot(long, long))
 
 
-def device(memory: int) -> dict[str, Any]:
+def device(memory: int, rates: dict[str, float]) -> dict[str, Any]:
     """Content of the device file. The priors of the family `cpu` are assumed, and the family says so.
+
+    If FP32 is faster than BF16, models of this computer have FP32 weights, and attention multiplies in FP32, too.
+    tokenworks computes attention at the 16-bit rate, so the file gives the FP32 rate for both.
 
     Parameters
     ----------
     memory : memory of the computer [byte]
+    rates : rates of square matrix products, by dtype [FLOP/s]
     """
-    peak = {
-        dtype: measured(f"{rate / 1e9:.1f} GFLOP/s", f"{SIDE}^3 product on one thread, best in {SECONDS:g} s")
-        for dtype, rate in flop_rates().items()
-    }
+    how = f"{SIDE}^3 product on one thread, best in {SECONDS:g} s"
+    peak = {dtype: measured(f"{rate / 1e9:.1f} GFLOP/s", how) for dtype, rate in rates.items()}
+    if best_dtype(rates) == "float32":
+        slow = f"BF16 products reach {rates['bf16'] / 1e9:.1f} GFLOP/s, so models have FP32 weights: the rate of FP32"
+        peak["bf16"] = {"value": peak["fp32"]["value"], "status": "derived", "source": slow}
     read = measured(f"{read_bandwidth() / 1e9:.1f} GB/s", f"numpy.dot of {BYTES >> 20} MiB on one thread")
     return {
         "name": "one-core", "title": "One core of this machine, measured", "vendor": "this machine", "family": "cpu",
@@ -78,14 +83,9 @@ def system() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def deployment(model: Path, folder: Path) -> dict[str, Any]:
-    """Content of a deployment file, with the token budget and the number of sequences that `measure.py` sets."""
-    role = {
-        "name": "aggregated", "parallel": {"tp": 1}, "max_sequences": int(FLAGS["max-num-seqs"]),
-        "chunk_tokens": int(FLAGS["max-num-batched-tokens"]), "memory_fraction": 0.5,
-    }  # fmt: skip
-    runs = {"model": str(model), "system": str(folder / "system.yaml"), "engine": "vllm", "roles": [role]}
-    return {"schema": "tokenworks.deployment/1", "deployments": [{"rank": 1, "deployment": runs}]}
+def best_dtype(rates: dict[str, float]) -> str:
+    """Dtype of the faster products, as a config.json names it."""
+    return "bfloat16" if rates["bf16"] > rates["fp32"] else "float32"
 
 
 def measured(value: str, how: str) -> dict[str, str]:
@@ -94,10 +94,9 @@ def measured(value: str, how: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    folder, models = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    folder = Path(sys.argv[1]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    files = {"device": device(memory), "system": system()}
-    files |= {model.name: deployment(model, folder) for model in sorted(models.iterdir()) if model.is_dir()}
-    for name, content in files.items():
+    memory, rates = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), flop_rates()
+    for name, content in {"device": device(memory, rates), "system": system()}.items():
         (folder / f"{name}.yaml").write_text(json.dumps(content, indent=1) + "\n")  # JSON is YAML
+    print(best_dtype(rates))

@@ -3,6 +3,8 @@
     measure.py MODEL_FOLDER RESULT_FOLDER CLOSED.1.64.64 RATE.4.256.64 ...
 
 A point is CLOSED.concurrency.isl.osl or RATE.requests-per-second.isl.osl. Its result file has the name of the point.
+RATE.auto.isl.osl sends as many requests per second as CLOSED.2.isl.osl has served, so that a slow computer is not
+overloaded. CLOSED.2.isl.osl must stand before it.
 """
 
 from __future__ import annotations
@@ -26,20 +28,21 @@ THREADS = "1"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 SERVER = OFFLINE | {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": THREADS, "VLLM_CPU_OMP_THREADS_BIND": "1"}
 FLAGS = {  # machine.py writes the token budget and the number of sequences into the deployment file
-    "load-format": "dummy", "dtype": "bfloat16", "host": "127.0.0.1", "port": str(PORT), "max-model-len": "4096",
+    "load-format": "dummy", "host": "127.0.0.1", "port": str(PORT), "max-model-len": "4096",
     "max-num-batched-tokens": "2048", "max-num-seqs": "64",
 }  # fmt: skip
-READY_S = 300
+READY_S = 900
 ROUNDS = 3
-WAVES, LEAST, WINDOW_S = 3, 6, 8
-"""Requests of a point: WAVES x requests in flight, at least LEAST; with a rate, requests of WINDOW_S seconds."""
+WAVES, LEAST, AT_A_RATE = 3, 6, 20
+"""Requests of a point: WAVES x requests in flight, at least LEAST; AT_A_RATE with a rate [count]."""
 
 
 @contextmanager
 def server(model: Path, log: Path) -> Iterator[None]:
     """A running vLLM server: it answers when the block starts, and stops when the block ends."""
     command = [str(Path(sys.executable).with_name("vllm")), "serve", str(model), "--served-model-name", model.name]
-    command += [word for name, value in FLAGS.items() for word in (f"--{name}", value)]
+    dtype = json.loads((model / "config.json").read_text())["torch_dtype"]  # vLLM would make BF16 of FP32 by itself
+    command += [word for name, value in {**FLAGS, "dtype": dtype}.items() for word in (f"--{name}", value)]
     with log.open("w") as out:
         process = subprocess.Popen(
             [*command, "--no-enable-prefix-caching"], env=os.environ | SERVER, stdout=out, stderr=subprocess.STDOUT
@@ -75,7 +78,7 @@ def measure(model: Path, results: Path, points: list[str]) -> None:
         for point in points:
             file = results / f"{point}.{round_}.json"
             load = os.getloadavg()[0]
-            main(parser.parse_args([*arguments(model, point), "--result-filename", str(file)]))
+            main(parser.parse_args([*arguments(model, point, results), "--result-filename", str(file)]))
             with (results / "load.txt").open("a") as notes:
                 print(f"{point} round {round_}: {latency(file):.0f} ms, 1-minute load {load:.2f} before", file=notes)
     for point in points:
@@ -88,11 +91,14 @@ def latency(file: Path) -> float:
     return float(json.loads(file.read_text())["mean_e2el_ms"])
 
 
-def arguments(model: Path, point: str) -> list[str]:
+def arguments(model: Path, point: str, results: Path) -> list[str]:
     """Arguments of `vllm bench serve` for one point."""
     kind, amount, isl, osl = point.split(".")
     closed = kind == "CLOSED"
-    count = max(LEAST, int(amount) * (WAVES if closed else WINDOW_S))
+    if amount == "auto":  # of the first round, so that all rounds have the same rate
+        served = json.loads((results / f"CLOSED.2.{isl}.{osl}.0.json").read_text())
+        amount = f"{served['request_throughput']:.3g}"
+    count = max(LEAST, WAVES * int(amount)) if closed else AT_A_RATE
     return [
         "--backend", "vllm", "--base-url", f"http://127.0.0.1:{PORT}", "--model", model.name, "--tokenizer", str(model),
         "--dataset-name", "random", "--random-input-len", isl, "--random-output-len", osl, "--ignore-eos",

@@ -1,4 +1,10 @@
-"""Write two small models without weights: a config.json and a tokenizer with invented words. Run with vLLM's python."""
+"""Write two small models without weights, and a deployment file for each. Run with vLLM's python.
+
+    models.py FOLDER DTYPE
+
+A model is a config.json and a tokenizer with invented words in FOLDER/models. FOLDER/NAME.yaml is its deployment on the
+machine that machine.py has measured.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from measure import FLAGS
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 WORDS = 4096
@@ -14,8 +21,7 @@ WORDS = 4096
 
 COMMON = {
     "vocab_size": WORDS, "hidden_act": "silu", "max_position_embeddings": 16384, "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16", "attention_bias": False, "bos_token_id": 0, "eos_token_id": 0, "head_dim": 64,
-    "rms_norm_eps": 1e-6,
+    "attention_bias": False, "bos_token_id": 0, "eos_token_id": 0, "head_dim": 64, "rms_norm_eps": 1e-6,
 }  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama-64m": {
@@ -42,8 +48,15 @@ def tokenizer() -> Tokenizer:
     return words_only
 
 
-def write(folder: Path, config: dict[str, Any]) -> None:
-    """Write a model folder that `vllm serve --load-format dummy` and tokenworks can read."""
+def write(folder: Path, config: dict[str, Any], dtype: str) -> None:
+    """Write a model folder that `vllm serve --load-format dummy` and tokenworks can read.
+
+    Parameters
+    ----------
+    folder : folder of the model
+    config : content of the config.json beside `COMMON`
+    dtype : dtype of the weights, as a config.json names it
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer().save(str(folder / "tokenizer.json"))
     words = {
@@ -51,11 +64,28 @@ def write(folder: Path, config: dict[str, Any]) -> None:
         "model_max_length": 16384, "clean_up_tokenization_spaces": False,
         "chat_template": "{% for message in messages %}{{ message['content'] }} {% endfor %}",
     }  # fmt: skip
-    files = {"config": COMMON | config, "tokenizer_config": words, "generation_config": {"eos_token_id": 0}}
+    files = {
+        "config": COMMON | config | {"torch_dtype": dtype},
+        "tokenizer_config": words,
+        "generation_config": {"eos_token_id": 0},
+    }
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
+def deployment(model: Path, system: Path) -> dict[str, Any]:
+    """Content of a deployment file, with the token budget and the number of sequences that `measure.py` sets."""
+    role = {
+        "name": "aggregated", "parallel": {"tp": 1}, "max_sequences": int(FLAGS["max-num-seqs"]),
+        "chunk_tokens": int(FLAGS["max-num-batched-tokens"]), "memory_fraction": 0.5,
+    }  # fmt: skip
+    runs = {"model": str(model), "system": str(system), "engine": "vllm", "roles": [role]}
+    return {"schema": "tokenworks.deployment/1", "deployments": [{"rank": 1, "deployment": runs}]}
+
+
 if __name__ == "__main__":
+    results = Path(sys.argv[1]).resolve()
     for name, config in CONFIGS.items():
-        write(Path(sys.argv[1]) / name, config)
+        write(results / "models" / name, config, sys.argv[2])
+        content = deployment(results / "models" / name, results / "system.yaml")
+        (results / f"{name}.yaml").write_text(json.dumps(content, indent=1) + "\n")  # JSON is YAML

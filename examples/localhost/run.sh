@@ -9,14 +9,14 @@ models=("${@:3}")
 [ ${#models[@]} -gt 0 ] || models=(llama-64m qwen3-moe-163m)
 tokenworks=${TOKENWORKS:-$here/../../.venv/bin/tokenworks}
 
-# CLOSED.requests-in-flight.isl.osl, RATE.requests-per-second.isl.osl
+# CLOSED.requests-in-flight.isl.osl, RATE.requests-per-second.isl.osl; auto: the throughput of CLOSED.2 with these lengths
 fitted=(CLOSED.1.128.64 CLOSED.16.128.64 CLOSED.4.1024.32)
-others=(CLOSED.2.256.64 CLOSED.4.128.64 CLOSED.8.512.64 CLOSED.2.2048.32 CLOSED.32.128.64 RATE.3.256.64)
+others=(CLOSED.2.256.64 CLOSED.4.128.64 CLOSED.8.512.64 CLOSED.2.2048.32 CLOSED.32.128.64 RATE.auto.256.64)
 
 [ -x "$environment/bin/vllm" ] || "$here/install.sh" "$environment"
 python=$environment/bin/python
-"$python" "$here/models.py" "$results/models"
-"$python" "$here/machine.py" "$results" "$results/models"
+dtype=$("$python" "$here/machine.py" "$results")
+"$python" "$here/models.py" "$results" "$dtype"
 for model in "${models[@]}"; do
 	echo "$model: measuring ${#fitted[@]} + ${#others[@]} points; progress is in $results/$model/client.log" >&2
 	mkdir -p "$results/$model"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,11 @@ def deployed(folder: Path, config: dict[str, Any]) -> Deployment:
 
 def errors(points: list[Point], *fits: Any) -> list[tuple[Floats, Floats]]:
     """|predicted / measured - 1| of TPOT and TTFT under each calibration."""
-    found = []
+    pairs = []
     for calibration in fits:
         tpot, ttft = np.split(np.abs(np.expm1(Played(points, calibration).errors([], np.zeros(0)))), 2)
-        found.append((tpot, ttft))
-    return found
+        pairs.append((tpot, ttft))
+    return pairs
 
 
 # Folder, model, the three points, and the most that the others may be off in the median: TPOT, TTFT. The machine was
@@ -100,8 +101,8 @@ def test_recorded_points_from_three_of_them(tmp_path: Path, run: str) -> None:
     points = measured_table(files, deployed(tmp_path, config)).points
     mine = [point for point in points if any(name in point.id for name in fitted)]
     others = [point for point in points if point not in mine]
-    made = calibrate_own(mine, PRIOR, name="recorded", fitted_on="three points", data_sha256="")
-    (tpot_before, ttft_before), (tpot, ttft) = errors(others, PRIOR, made.calibration)
+    own = calibrate_own(mine, PRIOR, name="recorded", fitted_on="three points", data_sha256="")
+    (tpot_before, ttft_before), (tpot, ttft) = errors(others, PRIOR, own.calibration)
     print(f"\n{folder}: fitted on {len(mine)}, predicted {len(others)}; error of TPOT and TTFT, before -> after")
     for point, *shown in zip(others, tpot_before, tpot, ttft_before, ttft, strict=True):
         before, after, ttft_was, ttft_is = (f"{100 * one:.0f} %" for one in shown)
@@ -109,6 +110,31 @@ def test_recorded_points_from_three_of_them(tmp_path: Path, run: str) -> None:
     assert len(mine) == 3
     assert np.median(tpot) < min(tpot_most, float(np.median(tpot_before)))
     assert np.median(ttft) < ttft_most
+
+
+def test_the_launch_needs_a_calibration(tmp_path: Path) -> None:
+    script = ["bash", str(EXAMPLE / "launch.sh"), "no-environment"]
+    done = subprocess.run([*script, str(tmp_path), "llama-64m"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "llama-64m.calibration.yaml: run '" in done.stderr
+    assert subprocess.run(script, capture_output=True, text=True, check=False).stderr.endswith("RESULTS [MODEL]\n")
+
+
+def test_the_figures_of_a_launch_beside_its_benchmark(tmp_path: Path) -> None:
+    figures = [
+        {"name": "tpot_s", "title": "mean TPOT [ms]", "value": 47.0, "low": 26.4, "high": 83.7},
+        {"name": "ttft_s", "title": "mean TTFT [ms]", "value": 2110.0, "low": None, "high": None},
+        {"name": "effective_share", "title": "within the SLO [%]", "value": 100.0, "low": None, "high": None},
+    ]
+    launch, result = tmp_path / "launch.json", tmp_path / "result.json"
+    files = [{"file": "README.md", "figures": []}, {"file": "bench.sh", "figures": figures}]
+    launch.write_text(json.dumps({"files": files}))
+    result.write_text(json.dumps({"mean_tpot_ms": 50.0, "mean_ttft_ms": 2000.0}))
+    command = [sys.executable, str(EXAMPLE / "compare.py"), str(launch), str(result)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[2:] == [
+        "| mean TPOT [ms] | 47 (26.4 to 83.7) | 50 | -6 % |", "| mean TTFT [ms] | 2,110 | 2,000 | +5 % |",
+    ]  # fmt: skip
 
 
 @pytest.mark.engine
@@ -123,3 +149,8 @@ def test_an_engine_on_this_machine(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "6 of 6 points predicted" in done.stdout
     assert (tmp_path / "llama-64m.calibration.yaml").is_file()
+    launch = [str(EXAMPLE / "launch.sh"), VLLM, str(tmp_path), "llama-64m"]
+    done = subprocess.run(launch, capture_output=True, text=True, check=False)
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert "| mean TPOT [ms] |" in done.stdout

@@ -11,7 +11,7 @@ import pytest
 from tokenworks.calibrate.factors import ALL, SHARED, Factor, turned
 from tokenworks.calibrate.file import write_own
 from tokenworks.calibrate.measured import Measured, Point
-from tokenworks.calibrate.own_machine import Played, calibrate_own, own_factors
+from tokenworks.calibrate.own_machine import Played, calibrate_own, own_factors, prepared
 from tokenworks.calibrate.own_results import point_of
 from tokenworks.calibrate.validate import predict_each
 from tokenworks.errors import SpecError
@@ -70,6 +70,19 @@ def test_three_points_of_a_slower_machine_predict_others(tmp_path: Path) -> None
     assert again.grade_of("nvidia-blackwell") == "kernel-calibrated"
     assert again.grade_of("ascend") == "datasheet"
     assert "each point left out" in (tmp_path / "mine.yaml").read_text()
+
+
+def test_a_front_end_that_is_faster_than_the_catalog_says() -> None:
+    """Client, HTTP and tokeniser take 8 ms in place of 30 ms. TTFT of a short prompt shows it, and others follow."""
+    nimble = turned(prepared(THREE, PRIOR), [Factor(("nvidia-hopper",), "request", 1.0)], np.log([8 / 30]))
+    own = calibrate_own(measured_on(nimble, *THREE), PRIOR, name="mine", fitted_on="three", data_sha256="")
+    request = own.calibration.families["nvidia-hopper"].request
+    assert request is not None
+    assert request.value == pytest.approx(8e-3, rel=0.25)
+    assert "prior 30 ms" in request.note
+    others = Played(measured_on(nimble, *OTHERS), own.calibration).errors([], np.zeros(0))
+    assert np.abs(others).max() < 0.1
+    assert PRIOR.families["nvidia-hopper"].request is None
 
 
 def test_a_machine_as_the_prior_says_leaves_the_prior() -> None:

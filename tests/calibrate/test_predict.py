@@ -2,21 +2,27 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.calibrate.cases import DISAGG, table
 from tokenworks.calibrate.calibrate import calibrate
+from tokenworks.calibrate.case import by_recipe, case
 from tokenworks.calibrate.case_machine import machine_of
 from tokenworks.calibrate.closed_form import bunches, tpots
 from tokenworks.calibrate.factors import Factor, factors_of, turned
 from tokenworks.calibrate.file import write
 from tokenworks.calibrate.fit import Problem, fit
-from tokenworks.calibrate.measured import Point, read_points
+from tokenworks.calibrate.measured import Point, Worker, read_points
 from tokenworks.calibrate.validate import predict_all
+from tokenworks.engine.simulator import run
+from tokenworks.engine.types import Router
 from tokenworks.errors import SpecError
+from tokenworks.simulation.cluster import cluster
 from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.engine import find_engine
 
 PRIOR = load_calibration("datasheet")
 pytestmark = pytest.mark.usefixtures("kernel")
@@ -45,6 +51,47 @@ def test_every_load_is_played(tmp_path: Path) -> None:
     predictions = predict_all(points_of(tmp_path, *rows), PRIOR)
     assert [one.why for one in predictions] == [""] * len(rows)
     assert all(one.rate and one.rate > 0 for one in predictions)
+
+
+@pytest.mark.parametrize(
+    ("changed", "interval"),
+    [
+        ({}, 30),
+        ({"concurrency": 15.0}, 10),
+        ({"group": "mine"}, 1),
+        ({"device": "h200"}, 1),
+        ({"model": "Qwen/Qwen3-32B"}, 1),
+        ({"mode": "disagg"}, 1),
+        ({"workers": (Worker("aggregated", 8, 1, 8, 1, 8),)}, 1),
+        ({"model": "zai-org/GLM-5", "weights": "fp4"}, 10),
+        ({"model": "zai-org/GLM-5", "weights": "fp8"}, 1),
+    ],
+)
+def test_a_benchmark_that_publishes_its_receive_interval(
+    tmp_path: Path, changed: dict[str, Any], interval: int
+) -> None:
+    """InferenceX sets it for SGLang on B200, for some models, in aggregated rows without dp."""
+    (point,) = points_of(tmp_path, {})
+    own = {"group": "inferencex-dump", "device": "b200", "model": "deepseek-ai/DeepSeek-R1", "concurrency": 16.0}
+    point = replace(point, **(own | changed))
+    assert by_recipe(point, find_engine("sglang")).receive_interval == interval
+    assert by_recipe(point, find_engine("vllm")).receive_interval == 1
+
+
+def test_a_longer_receive_interval_delays_the_first_token(tmp_path: Path) -> None:
+    """TTFT of the same row, as InferenceX ran it and with the default: the wait is up to 30 decode steps longer."""
+    row = {"engine": "sglang", "device": "b200", "model": "openai/gpt-oss-20b", "concurrency": "16"}
+    (point,) = points_of(tmp_path, row)
+    engine = find_engine("sglang")
+    ready = case(point, PRIOR)
+    ttft = []
+    for interval in (1, 30):
+        site = replace(ready.site, engine=engine.model_copy(update={"receive_interval": interval}))
+        built = cluster(ready.deployment, site, router=Router("least_loaded"), block_tokens=64, prefix_caching=False,
+                        concurrency=ready.concurrency)  # fmt: skip
+        outcome = run(built, ready.requests)
+        ttft.append(float(np.mean(outcome.first_token_s - outcome.arrival_s)))
+    assert ttft[1] > 1.5 * ttft[0]
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
         tokens_per_step=float(rng.uniform(1, 1 + draft)),
         prefix_caching=prefix,
         policy=str(rng.choice(["vllm", "sglang"])),
+        receive_interval=int(rng.spawn(1)[0].choice([1, 1, 2, 7])),  # spawned: other numbers stay as they were
     )
 
 
@@ -67,7 +68,8 @@ def cluster(rng: np.random.Generator) -> Cluster:
                     event_delay_s=float(rng.choice([0, 0.05])), seed=int(rng.integers(0, 1 << 30)))  # fmt: skip
     transfer = Transfer(float(rng.choice([0, 0.003])), float(rng.choice([0, 1e-4])), float(rng.choice([0, 0.5])))
     closed, window, request = rng.choice([0, 0, 1, 5]), rng.choice([0, 0.0625, 0.5]), rng.choice([0, 0, 0.013])
-    return Cluster(pools, router, transfer, int(closed), float(window), float(request))
+    accept = rng.spawn(1)[0].choice([0, 0, 0.004, BEAT])
+    return Cluster(pools, router, transfer, int(closed), float(window), float(request), float(accept))
 
 
 def requests(rng: np.random.Generator, count: int) -> Requests:

@@ -99,6 +99,49 @@ def test_sglang_keeps_room_for_output(run: Run) -> None:
 
 
 @both
+def test_a_scheduler_that_looks_every_three_steps(run: Run) -> None:
+    """With `receive_interval` 3 the scheduler looks after the prefill of A (1 s), and after its decodes at 4 s and 7 s.
+
+    B comes at 1.5 s and is admitted at 4 s, not at 2 s. Its prefill ends at 5 s, so the scheduler looks again: C, which
+    came at 4.5 s, is admitted. All requests have left at 16 s. D comes at 20 s and finds an idle instance.
+    """
+    requests = Requests.of([0.0, 1.5, 4.5, 20.25], [4, 4, 4, 4], [14, 1, 1, 1])
+    for interval, admitted in ((1, [0, 2, 5, 20.25]), (3, [0, 4, 5, 20.25])):
+        outcome = run(one(Limits(4, 100, 100, policy="sglang", receive_interval=interval)), requests)
+        assert outcome.scheduled_s.tolist() == admitted
+
+
+@both
+def test_an_unseen_request_counts_and_can_be_cancelled(run: Run) -> None:
+    """A request that the scheduler has not looked at yet counts for the queue limit, and can be withdrawn."""
+    limits = Limits(4, 100, 100, max_queue=1, policy="sglang", receive_interval=5)
+    requests = Requests.of([0.0, 1.5, 1.75, 3.5], [4, 4, 4, 4], [20, 1, 1, 1])
+    assert run(one(limits), requests).status.tolist() == [3, 3, 4, 4]
+    engine = {reference.run: reference.Reference, simulator.run: simulator.Simulator}[run](one(limits))
+    engine.submit(requests)
+    engine.advance(3.0)
+    engine.cancel(1)
+    engine.advance()
+    outcome = engine.outcome()
+    assert outcome.status.tolist() == [3, 5, 4, 3]
+    assert outcome.end_s[1] == 3.0
+    assert outcome.scheduled_s[3] == 6.0
+
+
+@both
+def test_the_front_end_takes_one_request_after_the_other(run: Run) -> None:
+    """Three requests that are sent together reach the rank 0.25 s apart, so the first one has a step of its own.
+
+    Waiting at the front end is part of TTFT: all three were sent at 0 s.
+    """
+    cluster = Cluster((Pool(TICK, Limits(8, 100, 100)),), request_s=0.5, accept_s=0.25)
+    outcome = run(cluster, Requests.of([0.0] * 3, [5] * 3, [2] * 3))
+    assert outcome.scheduled_s.tolist() == [0.5, 1.5, 1.5]
+    assert outcome.arrival_s.tolist() == [0, 0, 0]
+    assert outcome.first_token_s.tolist() == [1.5, 2.5, 2.5]
+
+
+@both
 def test_sglang_evicts_whole_nodes_and_frees_duplicates(run: Run) -> None:
     """Eight blocks of 4. A and B have the same two blocks and run in one step, so B gives its two blocks back.
 

@@ -46,6 +46,8 @@ def test_requests(words: str, arguments: dict[str, object]) -> None:
         ("decode_context_s: -1.0 must be finite", lambda: StepCost(np.ones(5), 0.0, -1.0)),
         ("kv_blocks: 0 must be above zero", lambda: Limits(2, 8, 0)),
         ("max_queue: -1 must not be negative", lambda: Limits(2, 8, 10, max_queue=-1)),
+        ("receive_interval: 0 must be above zero", lambda: Limits(2, 8, 10, receive_interval=0)),
+        ("request_s and accept_s must not be negative", lambda: Cluster((POOL,), accept_s=-1)),
         ("unknown policy 'orca'; vllm or sglang", lambda: Limits(2, 8, 10, policy="orca")),
         (r"tokens_per_step: 3 must lie in 1 \.\. 1 \+ draft_tokens = 1", lambda: Limits(2, 8, 10, tokens_per_step=3)),
         (r"token_budget: 3 cannot decode all .* = 4", lambda: Limits(2, 3, 10, draft_tokens=1)),
@@ -58,7 +60,7 @@ def test_requests(words: str, arguments: dict[str, object]) -> None:
         ("unknown router 'coin'; one of round_robin", lambda: Router("coin")),  # type: ignore[arg-type]
         ("must not be negative", lambda: Router(imbalance=-1)),
         (r"roles \('decode',\); want", lambda: Cluster((Pool(COST, LIMITS, role="decode"),))),
-        ("concurrency, window_s and request_s", lambda: Cluster((POOL,), concurrency=-1)),
+        ("concurrency, window_s, request_s and accept_s must", lambda: Cluster((POOL,), concurrency=-1)),
     ],
 )  # fmt: skip
 def test_clusters(words: str, make: object) -> None:

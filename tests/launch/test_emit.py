@@ -401,3 +401,26 @@ def test_nodes_divide_an_instance_evenly() -> None:
     assert len(set(used)) == len(used) == 40
     with pytest.raises(SpecError, match="does not fit 9 hosts of 4 devices"):
         layout_of(five, 4, 9)
+
+
+def test_a_checkpoint_in_fp32_stays_in_fp32(tmp_path: Path) -> None:
+    """Engines load an FP32 checkpoint in 16 bits unless the command says float32, and the prediction is for FP32."""
+    config = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 512, "intermediate_size": 1536,
+        "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 4096,
+        "max_position_embeddings": 16384, "tie_word_embeddings": False, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    }  # fmt: skip
+    for dtype, words in (("float32", True), ("bfloat16", False)):
+        (tmp_path / dtype).mkdir()
+        (tmp_path / dtype / "config.json").write_text(json.dumps(config | {"torch_dtype": dtype}))
+        for engine in ("vllm", "sglang"):
+            content = plan_file(Role(), model=str(tmp_path / dtype), engine=engine)
+            script = emit(content).files["aggregated.sh"]
+            assert ("--dtype float32" in script) == words
+
+
+def test_the_receive_interval_of_sglang() -> None:
+    content = plan_file(engine="sglang")
+    assert "--scheduler-recv-interval" not in emit(content).files["aggregated.sh"]
+    content["inputs"]["assumed"] = [{"path": "engine.receive_interval", "value": "30", "why": "--set"}]
+    assert "--scheduler-recv-interval 30" in emit(content).files["aggregated.sh"]

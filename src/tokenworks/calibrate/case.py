@@ -119,7 +119,7 @@ def case(point: Point, calibration: Calibration) -> Case:
     if point.drafts and not model.draft:
         model = drafted(model)
         assumed.append(f"a draft for {model.name}: one more layer like its last")
-    on, engine = machine_of(point.device, point.workers), engine_of(point.engine)
+    on, engine = machine_of(point.device, point.workers), by_recipe(point, engine_of(point.engine))
     assumed += [f"{path} of {on.device}: {LINK[path]}" for path in assumed_links(on.name)]
     if engine.name != point.engine:
         eager = f", {1e3 * EAGER_LAYER:g} ms of host time per layer" if number(engine.host_layer) == EAGER_LAYER else ""
@@ -180,6 +180,23 @@ def engine_of(name: str) -> Engine:
     return engine.model_copy(
         update={"graph_tokens": engine.graph_tokens.model_copy(update={"value": 0.0}), "host_layer": layer}
     )
+
+
+def by_recipe(point: Point, engine: Engine) -> Engine:
+    """The engine with the settings that the benchmark of a point publishes for it.
+
+    Parameters
+    ----------
+    point : the measured point
+    engine : the serving engine with its defaults
+    """
+    if point.mode != "agg" or any(worker.dp > 1 for worker in point.workers):
+        return engine
+    for recipe in engine.recipes:
+        same = point.group == recipe.group and point.device in recipe.devices and point.model in recipe.models
+        if same and point.weights in (recipe.weights or (point.weights,)) and point.concurrency >= recipe.concurrency:
+            return engine.model_copy(update={"receive_interval": recipe.receive_interval})
+    return engine
 
 
 def _role(point: Point, worker: Worker, model: Model, site: Site, requests: int) -> Role:

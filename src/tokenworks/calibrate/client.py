@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from tokenworks.arrays import Floats
 from tokenworks.calibrate.measured import Point, Worker
 from tokenworks.engine.types import Requests
-from tokenworks.specs.calibration import number
 from tokenworks.specs.engine import Engine
 
 UNIFORM = (0.8, 1.0)
@@ -42,7 +41,7 @@ def requests_of(point: Point, engine: Engine, workers: Sequence[Worker], copies:
     Parameters
     ----------
     point : the measured point
-    engine : the serving engine, with the time to admit a request of a burst
+    engine : the serving engine, with its number of sequence slots
     workers : the instances of the simulation
     copies : instances of the point that one simulated instance stands for [count]
     """
@@ -59,11 +58,12 @@ def requests_of(point: Point, engine: Engine, workers: Sequence[Worker], copies:
     else:
         count = min(point.requests or max(2, round(SECONDS * point.rate)), MOST_REQUESTS)
     arrival = np.zeros(count)
-    if point.load == "burst":  # sent at once; the server admits them one after the other
-        arrival = np.linspace(0.0, (count - 1) * number(engine.admission), count)
-    if point.load == "poisson":
+    if point.sent_s:
+        arrival = np.array(point.sent_s[:MOST_REQUESTS])
+        count = len(arrival)
+    elif point.load == "poisson":
         arrival = np.cumsum(draw.exponential(1 / point.rate, count))
-    if point.load == "constant":
+    elif point.load == "constant":
         arrival = np.arange(count) / point.rate
     known = point.variation or (None, None)
     inputs, outputs = (

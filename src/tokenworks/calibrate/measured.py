@@ -122,6 +122,7 @@ class Point:
     nominal_isl : input length as the benchmark names it [token]
     measured : measured results
     variation : std / mean of input and of output lengths; None if unknown [-]
+    sent_s : times at which the client sent the requests; empty: only the kind of the load is known [s]
     deployment : the complete deployment, if it is known; else only `workers`
     little_ratio : measured throughput / Little's law without TTFT, if the row has it [-]
     lacks : data that a prediction needs and the row does not have
@@ -148,6 +149,7 @@ class Point:
     nominal_isl: float
     measured: Measured
     variation: tuple[float, float] | None = None
+    sent_s: tuple[float, ...] = ()
     deployment: Deployment | None = None
     little_ratio: float | None = None
     lacks: str = ""

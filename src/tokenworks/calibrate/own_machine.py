@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from tokenworks.arrays import Floats
 from tokenworks.calibrate.case import case
 from tokenworks.calibrate.case_machine import Skipped
-from tokenworks.calibrate.factors import LATENCIES, SHARED, UTILISATIONS, Factor, turned
+from tokenworks.calibrate.factors import LATENCIES, REQUEST, SHARED, UTILISATIONS, Factor, turned
 from tokenworks.calibrate.fit import LEAST_POINTS, FitResult, fit
 from tokenworks.calibrate.leave_out import conformal
 from tokenworks.calibrate.measured import Point
@@ -20,8 +20,8 @@ from tokenworks.calibrate.quantities import rounded, spread
 from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_each
 from tokenworks.errors import SpecError
+from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import Calibration, number
-from tokenworks.specs.machine import Machine
 from tokenworks.specs.result import Inputs, Plain, envelope, inputs
 
 TURN = 0.5
@@ -86,24 +86,42 @@ def families_of(points: Sequence[Point], calibration: Calibration) -> list[str]:
     points : measured points
     calibration : calibration with the families
     """
-    return sorted({machine.family for machine in machines_of(points, calibration)})
+    return sorted({site.machine.family for site in sites_of(points, calibration)})
 
 
-def machines_of(points: Sequence[Point], calibration: Calibration) -> list[Machine]:
-    """Machine of each point that can be simulated.
+def sites_of(points: Sequence[Point], calibration: Calibration) -> list[Site]:
+    """Model, machine and engine of each point that can be simulated.
 
     Parameters
     ----------
     points : measured points
     calibration : calibration with the families
     """
-    machines = []
+    sites = []
     for point in points:
         try:
-            machines.append(case(point, calibration).site.machine)
+            sites.append(case(point, calibration).site)
         except Skipped:
             continue
-    return machines
+    return sites
+
+
+def prepared(points: Sequence[Point], prior: Calibration) -> Calibration:
+    """The calibration with all numbers that a fit of an own machine may change, for the families of the points.
+
+    The families get numbers of their own, and with them the time of client, HTTP and tokeniser that the engine has.
+
+    Parameters
+    ----------
+    points : measured points
+    prior : calibration that the fit starts from
+    """
+    start = prior.standalone(families_of(points, prior))
+    for site in sites_of(points, start):
+        family = start.families[site.machine.family]
+        own = family.model_copy(update={"request": family.request or site.engine.request})
+        start = start.model_copy(update={"families": start.families | {site.machine.family: own}})
+    return start
 
 
 def own_factors(families: Sequence[str], calibration: Calibration) -> tuple[Factor, ...]:
@@ -112,10 +130,11 @@ def own_factors(families: Sequence[str], calibration: Calibration) -> tuple[Fact
     Parameters
     ----------
     families : device families of the machine
-    calibration : calibration that the fit starts from
+    calibration : calibration that the fit starts from, see `prepared`
     """
     freedom = {name: math.log(number(calibration.families[name].spread)) / TAIL for name in families}
     own = [Factor((name,), field, freedom[name], name) for name in families for field in (*UTILISATIONS, *LATENCIES)]
+    own += [Factor((name,), *REQUEST, name) for name in families]
     return (*own, *(Factor((), field, free) for field, free in SHARED.items()))
 
 
@@ -208,8 +227,7 @@ def calibrate_own(
     usable = [point for point in points if point.measured.tpot]
     if len(usable) < LEAST_POINTS:
         raise SpecError(f"{len(usable)} points have a TPOT", hint=f"at least {LEAST_POINTS} of them are needed")
-    families = families_of(usable, prior)
-    start = prior.standalone(families)
+    families, start = families_of(usable, prior), prepared(usable, prior)
     played = Played(usable, start)
     before = played.errors([], np.zeros(0))
     if not np.isfinite(before).any():
@@ -225,7 +243,7 @@ def calibrate_own(
         unseen = np.where(seen, unseen, fit(played, factors, use=seen).errors)
     source = f"fit of {len(factors)} factors on {fitted_on}"
     fitted = rounded(turned(start, factors, whole.theta), factors, source)
-    devices = sorted({machine.device for machine in machines_of(usable, start)})
+    devices = sorted({site.machine.device for site in sites_of(usable, start)})
     known = unseen[np.isfinite(unseen)]
     interval = spread(round(conformal(known), 2), f"each of {len(usable)} points left out of the fit, TPOT and TTFT")
     own = {family: fitted.families[family].model_copy(update={"spread": interval}) for family in families}

@@ -133,6 +133,7 @@ def point_of(benchmark: Benchmark, deployment: Deployment) -> Point:
             ttft_mean=bool(benchmark.ttft and benchmark.ttft.mean),
         ),
         variation=(isl.variation or 0.0, osl.variation or 0.0) if known else None,
+        sent_s=benchmark.sent_s,
         deployment=deployment,
     )  # fmt: skip
 

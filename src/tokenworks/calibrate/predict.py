@@ -135,8 +135,7 @@ def _read(outcome: Outcome, ready: Case) -> Predicted:
     """Metrics as `vllm bench serve` computes them: per request, over the whole run."""
     point, done = ready.point, outcome.status == Status.COMPLETED
     first, end, outputs = outcome.first_token_s[done], outcome.end_s[done], outcome.output_tokens[done]
-    sent = 0.0 if point.load == "burst" else outcome.arrival_s[done]
-    ttft = first - sent
+    ttft = first - outcome.arrival_s[done]
     several = outputs > 1
     tpot = (end - first)[several] / (outputs[several] - 1)
     taken, seconds = np.arange(len(end)), float(end.max() - outcome.arrival_s[done].min())

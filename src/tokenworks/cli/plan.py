@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -41,7 +42,9 @@ from tokenworks.planning.why import why as explain
 from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.deployment import Role
 from tokenworks.specs.engine import load_engine
+from tokenworks.specs.files import is_there
 from tokenworks.specs.model import kv_bytes_per_token, parameters, weight_bytes, weight_formats
+from tokenworks.specs.result import Plain
 from tokenworks.specs.slo import PERCENTILE, Slo
 
 FORMAT = Parameter(
@@ -142,7 +145,7 @@ def plan(
     elif output == "json":
         emit(result.plain(), "json")
     elif output == "yaml":
-        emit(result.document(), "yaml")
+        emit(_with_path(result.document(), model), "yaml")
     else:
         page.write(output, result.plain(), [result.setting.machine])
     if not result.meets_slo:
@@ -335,6 +338,14 @@ def _trust(result: Plan) -> Iterator[str]:
 
 
 # ── why ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_path(document: Plain, model: str) -> Plain:
+    """The file of deployments with the path of a model that the user named by a path: other commands load it again."""
+    if is_there(os.path.expanduser(model)):
+        for entry in document["deployments"]:
+            entry["deployment"]["model"] = model
+    return document
 
 
 def _print_why(result: Why, output: OutputFormat, began: float) -> None:

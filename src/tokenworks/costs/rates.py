@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tokenworks.costs.collectives import LinkRates
 from tokenworks.specs.calibration import Calibration, Distance, Power, number
+from tokenworks.specs.engine import Engine
 from tokenworks.specs.machine import Assumption, Link, Machine
 
 
@@ -43,6 +44,7 @@ class Rates:
     ttft_spread : the same factor for TTFT [-]
     draft_widening : with draft tokens, the factor is spread ** draft_widening [-]
     distance : how near the measured points of the calibration are to the device
+    request : time that client, HTTP and tokeniser add to TTFT; None: the number of the engine [s]
     speed_spread : the factor for throughput at a given speed per user, without draft tokens [-]
     assumed : assumed numbers of the machine and of the calibration
     """
@@ -77,6 +79,7 @@ class Rates:
     ttft_spread: float
     draft_widening: float
     distance: Distance
+    request: float | None
     speed_spread: float
     assumed: tuple[Assumption, ...]
 
@@ -92,6 +95,15 @@ class Rates:
         Factor: the interval of t is [t / factor, t x factor] [-].
         """
         return self.spread**self.draft_widening if draft_tokens else self.spread
+
+    def request_of(self, engine: Engine) -> float:
+        """Time that client, HTTP and tokeniser add to TTFT, once per role: calibrated, or the number of the engine [s].
+
+        Parameters
+        ----------
+        engine : the serving engine
+        """
+        return number(engine.request) if self.request is None else self.request
 
     def throughput_spread(self, draft_tokens: float) -> float:
         """The factor of the 80 % interval for throughput at a given speed per user, and for rates within an SLO.
@@ -181,6 +193,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         ttft_spread=number(calibration.ttft_spread),
         draft_widening=number(calibration.draft_widening),
         distance=distance,
+        request=None if family.request is None else number(family.request),
         speed_spread=calibration.spread_at(distance),
         assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),
     )

@@ -1,8 +1,8 @@
 """The reference engine in plain Python: step by step and block by block. It is slow; `kernel` must give equal results.
 
-This module has the instances, the client, and the KV transfer from prefill to decode. `reference_rank` has the
-scheduler and the prefix cache of one rank with the rules of vLLM, `reference_tree` those with the rules of SGLang,
-`reference_router` the choice of a rank, `reference_link` the links.
+This module has the client, the front end, and the KV transfer from prefill to decode. `reference_instance` has the
+instances, `reference_rank` the scheduler and the prefix cache of one rank with the rules of vLLM, `reference_tree` with
+the rules of SGLang, `reference_router` the choice of a rank, `reference_link` the links.
 """
 
 from __future__ import annotations
@@ -19,101 +19,19 @@ from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
 from tokenworks.engine.policies import POLICIES
-from tokenworks.engine.reference_link import ReferenceLink, book
-from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence
+from tokenworks.engine.reference_instance import NEVER, ReferenceInstance
+from tokenworks.engine.reference_link import book
+from tokenworks.engine.reference_rank import Rank, Sequence
 from tokenworks.engine.reference_router import ReferenceRouter
 from tokenworks.engine.reference_tree import TreeRank
-from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Ended, Outcome, Pool, PoolCounts, Requests, Status
+from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Ended, Outcome, PoolCounts, Requests, Status
 
-NEVER = math.inf
 _COLUMNS: dict[str, tuple[str, type[Any]]] = {
     "arrival_s": ("sent_s", np.float64), "scheduled_s": ("scheduled_s", np.float64),
     "first_token_s": ("first_s", np.float64), "end_s": ("end_s", np.float64), "input_tokens": ("input", np.int32),
     "output_tokens": ("output", np.int32), "cached_tokens": ("hit", np.int32),
     "preemptions": ("preemptions", np.int32), "status": ("status", np.int8), "rank": ("route", np.int32),
 }  # fmt: skip
-
-
-class ReferenceInstance:
-    """Ranks that step together, and the current step.
-
-    start_s, end_s : begin and end of the current step, the end of an idle instance is `NEVER` [s]
-    batches : work of each rank in the current step
-    anchor : begin, length and growth of the first step of a series of equal steps [s]
-    anchor_steps, anchored : number of steps of that series so far, and the sequences that decode in it
-    tokens : tokens of the current step
-    """
-
-    def __init__(self, pool: Pool, number: int, ranks: list[Rank]) -> None:
-        self.pool, self.number, self.ranks = pool, number, ranks
-        self.start_s, self.end_s = 0.0, NEVER
-        self.batches: list[Scheduled] = []
-        self.anchor: tuple[float, float, float] = (0.0, 0.0, 0.0)
-        self.anchor_steps = self.tokens = 0
-        self.anchored: list[Sequence] = []
-        self.link = ReferenceLink()
-        self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = 0
-        self.busy_s = 0.0
-
-    def start(self, now: float) -> list[Sequence]:
-        """Plan a step that begins at `now`, or go idle. A step that only preempted sequences is planned again.
-
-        Returns the admitted sequences whose KV must be transferred first.
-        """
-        self.start_s, loads = now, list[Sequence]()
-        for rank in self.ranks:
-            self.anchored = [] if rank.ready else self.anchored
-            rank.join()
-        while True:
-            self.batches = [rank.plan(now) for rank in self.ranks]
-            loads += [q for batch in self.batches for q in batch.loads]
-            if self.busy or not any(batch.preempted for batch in self.batches):
-                break
-        if self.busy:
-            self.end_s = self.end_of_step(now)
-        else:
-            self.end_s, self.anchored, self.batches = NEVER, [], []
-            for rank in self.ranks:
-                rank.rest()
-        return loads
-
-    @property
-    def busy(self) -> bool:
-        """Whether the planned step computes any token."""
-        return any(batch.decodes or batch.prefills for batch in self.batches)
-
-    def end_of_step(self, now: float) -> float:
-        """End of the planned step [s].
-
-        As long as a single rank decodes the same sequences, step times form an arithmetic series. With t0 the begin of
-        the first step, g the mean tokens gained and the symbols of `types.StepCost`, step k ends at
-
-            t(k) = t0 + k (f(m) + a n + b S) + b n g k (k - 1) / 2
-
-        The closed form has no error that grows with k, and the kernel uses it, too.
-        """
-        cost, ranks = self.pool.cost, len(self.ranks)
-        works = [batch.work(rank) for batch, rank in zip(self.batches, self.ranks, strict=True)]
-        self.tokens = sum(work[0] for work in works)
-        pure = ranks == 1 and not self.batches[0].prefills
-        if pure and self.anchored == self.batches[0].decodes:
-            self.anchor_steps += 1
-        else:
-            hottest = max(
-                cost.decode_sequence_s * n
-                + cost.decode_context_s * s
-                + cost.prefill_context_s * q
-                + cost.prefill_token_s * p
-                for _, n, s, q, p in works
-            )
-            together = cost.together_context_s * sum(work[3] for work in works)
-            step = float(cost.by_tokens[self.tokens]) + together + ranks * hottest
-            growth = cost.decode_context_s * works[0][1] * self.pool.limits.tokens_per_step
-            self.anchor, self.anchor_steps = (now, step, growth), 1
-        self.anchored = list(self.batches[0].decodes) if pure else []
-        start, step, growth = self.anchor
-        k = float(self.anchor_steps)
-        return start + (k * step + growth * (k * (k - 1.0) * 0.5))
 
 
 class Reference:
@@ -123,6 +41,7 @@ class Reference:
     loads : heap of KV transfers by their ends
     gate : requests that wait for a slot of the client; flying : slots in use
     freed : heap of the times at which slots become free after now
+    door_s : time at which the front end is free for the next request [s]
     outside : heap of events from outside; given : number of them so far
     """
 
@@ -134,6 +53,7 @@ class Reference:
         self.loads: list[tuple[float, int, Sequence]] = []
         self.gate: deque[Sequence] = deque()
         self.freed: list[float] = []
+        self.door_s = 0.0
         self.flying = self.sent = self.taken = self.given = 0
         self.ended: list[Sequence] = []
         self.outside: list[tuple[float, int, str, int]] = []
@@ -221,7 +141,12 @@ class Reference:
         if q.status is Status.RUNNING:
             q.cancelled = True
         elif q.status is Status.QUEUED and q.at:
-            q.at.waiting[q.priority].remove(q)
+            unseen = self.home[id(q.at)].unseen
+            if q in unseen:
+                unseen.remove(q)
+                q.at.unseen -= 1
+            else:
+                q.at.waiting[q.priority].remove(q)
             self.let_go(q)
             self.drop(q, Status.CANCELLED)
         elif q.status is Status.PENDING and not q.forgotten:
@@ -243,7 +168,9 @@ class Reference:
             else:
                 self.gate.append(q)
             return
-        q.sent_s, q.goal = self.now - self.cluster.request_s, q.input
+        if self.waits_at_door(q):
+            return
+        q.sent_s, q.goal = self.now - self.cluster.request_s - q.late_s, q.input
         self.sent += 1
         if q.doomed:
             self.end(q, Status.REJECTED)
@@ -251,10 +178,30 @@ class Reference:
         q.route = self.router.choose(q, self.now)
         rank = self.pools[0][q.route]
         rank.owed += q.owed
-        if rank.limits.max_queue and rank.queued() >= rank.limits.max_queue:
+        if rank.limits.max_queue and rank.queued() + rank.unseen >= rank.limits.max_queue:
             self.end(q, Status.REJECTED)
             return
-        self.enqueue(q, rank)
+        instance = self.home[id(rank)]
+        if not instance.batches or rank.limits.receive_interval == 1:
+            self.enqueue(q, rank)
+            return
+        q.at, q.status = rank, Status.QUEUED
+        instance.unseen.append(q)
+        rank.unseen += 1
+        rank.load += 1
+
+    def waits_at_door(self, q: Sequence) -> bool:
+        """Whether `q` must wait because the front end still accepts the requests before it."""
+        if q.accepted or not self.cluster.accept_s:
+            return False
+        q.accepted = True
+        begin = max(self.now, self.door_s)
+        self.door_s = begin + self.cluster.accept_s
+        if begin == self.now:
+            return False
+        q.late_s, q.sent_s = begin - self.now, begin
+        heapq.heappush(self.arrivals, (begin, q.index))
+        return True
 
     def send(self, q: Sequence) -> None:
         """The client has a slot for `q` and sends it now; `q` reaches a rank `request_s` later."""
@@ -428,7 +375,8 @@ class Reference:
         """A row of the time series (`types.SERIES`): three levels now, and two counts since the last window closed."""
         ranks = [rank for pool in self.pools for rank in pool]
         output, prefill = self.tokens_out()
-        return [sum(len(r.running) + r.loading + len(r.ready) for r in ranks), sum(r.queued() for r in ranks),
+        return [sum(len(r.running) + r.loading + len(r.ready) for r in ranks),
+               sum(r.queued() + r.unseen for r in ranks),
                sum(r.limits.kv_blocks - len(r.free) for r in ranks),
                output - self.tokens_seen[0], prefill - self.tokens_seen[1]]  # fmt: skip
 

@@ -28,6 +28,7 @@ class Sequence:
     generated : output tokens so far
     remote : the KV must still come from the prefill rank
     gated : the client has not sent the request yet
+    accepted, late_s : the front end has taken the request, and how long it waited before that [s]
     anonymous, cached : blocks without a hash, and blocks with a hash
     chained : number of leading full blocks that were looked up or stored
     last_s : time of the last output token [s]
@@ -55,6 +56,8 @@ class Sequence:
     remote: bool = False
     cancelled: bool = False
     gated: bool = True
+    accepted: bool = False
+    late_s: float = 0.0
     anonymous: list[int] = field(default_factory=list)
     cached: list[int] = field(default_factory=list)
     chained: int = 0
@@ -83,6 +86,7 @@ class Rank:
     free : free blocks, the next one to reuse first; users : sequences that hold each block
     content, where : hash of each cached block; block of each hash
     full : admission waits until a sequence has left
+    unseen : requests that were sent to the rank, and that the scheduler has not looked at yet
     """
 
     def __init__(self, pool: Pool, number: int, emit: list[tuple[float, int, int, bool]]) -> None:
@@ -91,7 +95,7 @@ class Rank:
         self.waiting: list[deque[Sequence]] = [deque() for _ in range(PRIORITIES)]
         self.ready: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.loading = self.load = self.ticks = self.owed = self.chosen = 0
+        self.loading = self.load = self.ticks = self.owed = self.chosen = self.unseen = 0
         self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(pool.limits.kv_blocks))
         self.users = [0] * pool.limits.kv_blocks
         self.content: dict[int, int] = {}

@@ -119,7 +119,7 @@ class Simulator:
         for parent, child in zip(before[there[: len(before)]], slots[followers[there]], strict=True):
             _append_child(record, parent, child)
         heap = self._state.heap
-        if len(followers) or self.cluster.concurrency:
+        if len(followers) or self.cluster.concurrency or self.cluster.accept_s:
             heap = _grown(heap, self._slots)
         self._state = self._state._replace(request=record, heap=heap)
         self._open(slots[requests.after < 0])

@@ -20,9 +20,11 @@ BUCKETS = 4096  # of the completion calendar, which is a ring: an output may be 
 REQUEST = np.dtype(
     [
         # sent_s: time of the next arrival, at the gate or at a rank; at a rank it becomes the time of sending
-        # end_s: while the request runs, the time of its last token; lag_s: see `types.Pool.lag_s`
+        # end_s: while the request runs, the time of its last token; lag_s: see `types.Pool.lag_s`; late_s: time for
+        # which the request waited until the front end took it
         # target: value of the rank's token clock at which the request completes
-        ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("lag_s", "f8"), ("target", "i8"),
+        ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("lag_s", "f8"), ("late_s", "f8"),
+        ("target", "i8"),
         # number in the order of submission, which decides between events at the same time; -1: the slot is spare
         ("number", "i8"),
         ("input", "i4"), ("output", "i4"), ("hit", "i4"), ("preemptions", "i4"),
@@ -36,6 +38,8 @@ REQUEST = np.dtype(
         # doomed: 1 = fits no rank, 2 = never sent, because its parent did not complete
         ("at", "i4"), ("route", "i4"), ("owed", "i4"), ("status", "i1"), ("priority", "i1"), ("group", "i1"),
         ("decoding", "i1"), ("remote", "i1"), ("cancelled", "i1"), ("gated", "i1"), ("doomed", "i1"), ("fresh", "i1"),
+        ("accepted", "i1"),  # whether the front end has taken the request
+        ("unseen", "i1"),  # the request was sent to a rank, and the scheduler has not looked at it yet
     ],
     align=True,
 )  # fmt: skip
@@ -54,6 +58,7 @@ RANK = np.dtype(
         # targets of all decoding sequences, their sum and their largest so far; share of the output that admission
         # keeps free (`policies.Reserve`), and the number of decode steps when it was set; number of admissions
         ("targets", "i8"), ("longest", "i8"), ("ratio", "f8"), ("ratio_ticks", "i8"), ("passes", "i8"),
+        ("unseen", "i4"),  # requests that were sent to the rank, and that the scheduler has not looked at yet
         ("full", "i4"),  # whether admission waits until a sequence has left
         # of the admission that goes on: requests, tokens of the step that are left, blocks to take at the end, room for
         # output and for admitted requests, and the part of this room that the step needs [token]
@@ -75,6 +80,9 @@ INSTANCE = np.dtype(
         ("start_s", "f8"), ("end_s", "f8"), ("anchor_s", "f8"), ("step_s", "f8"), ("growth_s", "f8"),
         ("done", "i8"), ("planned", "i8"), ("anchored", "i8"), ("steps", "i8"), ("busy_s", "f8"), ("tokens", "i8"),
         ("pool", "i4"), ("first_rank", "i4"), ("load", "i4"), ("load_last", "i4"), ("link", "i4"),
+        # requests that the scheduler has not looked at yet, a list; number of steps when it looked for new requests;
+        # whether the last step had prefill, or the instance was idle
+        ("unseen", "i4"), ("unseen_last", "i4"), ("heard", "i8"), ("prefilled", "i4"),
     ],
     align=True,
 )  # fmt: skip
@@ -87,7 +95,7 @@ POOL = np.dtype(
         ("role", "i4"), ("instances", "i4"), ("ranks", "i4"), ("stages", "i4"), ("first_rank", "i4"),
         *((trait.name, "i4") for trait in fields(Policy)),
         ("max_sequences", "i4"), ("token_budget", "i4"), ("block_tokens", "i4"), ("max_queue", "i4"),
-        ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("kv_blocks", "i8"),
+        ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("receive", "i4"), ("kv_blocks", "i8"),
         ("ratio", "f8"), ("least_ratio", "f8"), ("decay", "f8"),
         ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
         ("together_s", "f8"), ("by_tokens", "i8"),
@@ -97,7 +105,9 @@ POOL = np.dtype(
 
 WORLD = np.dtype(
     [
-        ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("latency_s", "f8"), ("token_s", "f8"),
+        # door_s: time at which the front end is free for the next request
+        ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("accept_s", "f8"), ("door_s", "f8"),
+        ("latency_s", "f8"), ("token_s", "f8"),
         ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"),
         ("load_tokens", "i8"), ("turn", "i8"),
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
@@ -183,8 +193,8 @@ def allocate(cluster: Cluster) -> EngineState:
         pool[i] = (
             ROLES[p.role], p.instances, p.ranks, p.stages, first_rank, *astuple(POLICIES[limits.policy]),
             limits.max_sequences, limits.token_budget, limits.block_tokens, limits.max_queue,
-            limits.watermark_blocks, limits.draft_tokens, limits.prefix_caching, limits.kv_blocks,
-            limits.output_reserve, reserve.least, reserve.decay, limits.tokens_per_step,
+            limits.watermark_blocks, limits.draft_tokens, limits.prefix_caching, limits.receive_interval,
+            limits.kv_blocks, limits.output_reserve, reserve.least, reserve.decay, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
             cost.prefill_token_s, cost.together_context_s, table_s,
         )  # fmt: skip
@@ -206,6 +216,7 @@ def allocate(cluster: Cluster) -> EngineState:
     for name in ("head", "tail", "first", "last", "prefill", "ready", "ready_last", "lru_first", "lru_last"):
         rank[name] = -1
     instance["end_s"], instance["load"], instance["load_last"] = np.inf, -1, -1
+    instance["unseen"] = instance["unseen_last"] = -1
     loads = sum(p.instances * p.ranks * p.limits.max_sequences for p in pools if p.role == "decode")
     world, index = _world(cluster)
     words = -(-pools[0].instances * pools[0].ranks // 64)
@@ -235,7 +246,7 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     """Record of the settings of the cluster, and the size of the router's hash table, 0 without one."""
     world, front, router, transfer = np.zeros(1, WORLD), cluster.pools[0], cluster.router, cluster.transfer
     world["window_s"], world["concurrency"] = cluster.window_s, cluster.concurrency
-    world["request_s"] = cluster.request_s
+    world["request_s"], world["accept_s"] = cluster.request_s, cluster.accept_s
     world["latency_s"], world["token_s"] = transfer.latency_s, transfer.seconds_per_token * (1.0 - transfer.overlap)
     world["delay_s"], world["imbalance"], world["slack"] = router.event_delay_s, router.imbalance, router.slack
     world["router"], world["seed"], world["load_tokens"] = ROUTERS[router.name], router.seed, router.load_tokens

@@ -93,6 +93,8 @@ class Limits:
     tokens_per_step : mean tokens that a sequence gains in a decode step, 1 .. 1 + draft_tokens [token]
     prefix_caching : whether requests share blocks with equal ids
     policy : scheduling policy, a name in `policies.POLICIES`
+    receive_interval : decode steps between two looks for new requests (SGLang: --scheduler-recv-interval). The
+        scheduler also looks after each step with prefill, and when it is idle
     """
 
     max_sequences: int
@@ -107,9 +109,10 @@ class Limits:
     tokens_per_step: float = 1.0
     prefix_caching: bool = False
     policy: str = "vllm"
+    receive_interval: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("max_sequences", "token_budget", "kv_blocks", "block_tokens", "max_model_len"):
+        for name in ("max_sequences", "token_budget", "kv_blocks", "block_tokens", "max_model_len", "receive_interval"):
             _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Limits.{name}")
         for name in ("max_queue", "watermark_blocks", "draft_tokens"):
             _need(getattr(self, name) >= 0, f"{getattr(self, name)} must not be negative", f"Limits.{name}")
@@ -248,6 +251,8 @@ class Cluster:
         the client sends the next request when a slot becomes free (`vllm bench serve --max-concurrency`); 0 = no limit
     window_s : width of a window of the time series [s]; 0 = no time series
     request_s : overhead of client, HTTP and tokeniser, from sending a request to its arrival at a rank [s]
+    accept_s : time of the front end (HTTP server, tokeniser) for one request. It takes one request after the other, so
+        requests that come together reach the ranks with this distance [s]
     """
 
     pools: tuple[Pool, ...]
@@ -256,6 +261,7 @@ class Cluster:
     concurrency: int = 0
     window_s: float = 0.0
     request_s: float = 0.0
+    accept_s: float = 0.0
 
     def __post_init__(self) -> None:
         roles = tuple(pool.role for pool in self.pools)
@@ -263,8 +269,8 @@ class Cluster:
         _need(ok, f"roles {roles}", "Cluster.pools", 'want ("aggregated",) or ("prefill", "decode")')
         blocks = {pool.limits.block_tokens for pool in self.pools if pool.limits.prefix_caching}
         _need(len(blocks) <= 1, "one block size for all prefix caches", "Cluster.pools")
-        ok = min(self.concurrency, self.window_s, self.request_s) >= 0
-        _need(ok, "concurrency, window_s and request_s must not be negative", "Cluster")
+        ok = min(self.concurrency, self.window_s, self.request_s, self.accept_s) >= 0
+        _need(ok, "concurrency, window_s, request_s and accept_s must not be negative", "Cluster")
 
     def never_fits(self, input_tokens: NDArray[np.int32], output_tokens: NDArray[np.int32]) -> Bools:
         """Whether each request can never run, as it is longer than the model's limit or than the whole KV cache."""
@@ -314,18 +320,10 @@ class Requests:
 
     @classmethod
     def of(
-        cls,
-        arrival_s: ArrayLike,
-        input_tokens: ArrayLike,
-        output_tokens: ArrayLike,
-        *,
-        priority: ArrayLike | None = None,
-        group: ArrayLike | None = None,
-        after: ArrayLike | None = None,
-        block_ids: ArrayLike | None = None,
-        block_offsets: ArrayLike | None = None,
-        earlier: int = 0,
-    ) -> Requests:
+        cls, arrival_s: ArrayLike, input_tokens: ArrayLike, output_tokens: ArrayLike, *,
+        priority: ArrayLike | None = None, group: ArrayLike | None = None, after: ArrayLike | None = None,
+        block_ids: ArrayLike | None = None, block_offsets: ArrayLike | None = None, earlier: int = 0,
+    ) -> Requests:  # fmt: skip
         """Requests from any array-likes, checked; a `SpecError` names the column that is wrong."""
         arrival = np.ascontiguousarray(arrival_s, dtype=np.float64)
         count = len(arrival)

@@ -66,6 +66,8 @@ class Benchmark:
     ttft : time to first token
     tpot : time per output token after the first, mean of each request
     tokens_per_s : input and output tokens of completed requests / duration [token/s]
+    sent_s : times at which the client sent the requests, from the first one on. Empty if the file does not have them,
+        and for a closed loop, where the ends of other requests decide them [s]
     joules_per_output_token : energy of all devices per output token; None if it was not measured [J]
     notes : what the reader assumed, and what users must know about the run
     point : columns of a CSV of measured points, if the file also describes the deployment (InferenceX); else empty
@@ -81,6 +83,7 @@ class Benchmark:
     ttft: Time | None
     tpot: Time | None
     tokens_per_s: float
+    sent_s: tuple[float, ...] = ()
     joules_per_output_token: float | None = None
     notes: tuple[str, ...] = ()
     point: Mapping[str, str] = field(default_factory=dict)

@@ -38,10 +38,11 @@ class SummaryResult(msgspec.Struct):
     mean_tpot_ms: Number | None = None
     input_lens: list[Length] = []
     output_lens: list[Length] = []
+    start_times: list[Number] = []
 
 
 def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
-    """Read a result: one benchmark. Only files of --save-detailed have the lengths of single requests."""
+    """Read a result: one benchmark. Only files of --save-detailed have lengths and times of single requests."""
     result = decode(data, SummaryResult, FORM, where)
     failed = max(0, result.num_prompts - result.completed) if result.failed is None else result.failed
     notes = failures(failed, result.completed, where)
@@ -63,9 +64,15 @@ def read(data: bytes, where: str, name: str) -> tuple[Benchmark, ...]:
             ttft=time_of(result.median_ttft_ms, result.mean_ttft_ms, "median_ttft_ms", where),
             tpot=time_of(result.median_tpot_ms, result.mean_tpot_ms, "median_tpot_ms", where),
             tokens_per_s=above_zero(result.total_token_throughput, "total_token_throughput", where),
+            sent_s=_since_first(result.start_times) if rate else (),
             notes=notes,
         ),
     )
+
+
+def _since_first(times: Sequence[float]) -> tuple[float, ...]:
+    """The times in rising order, from the first one on [s]."""
+    return tuple(time - min(times) for time in sorted(times))
 
 
 def lengths_of(total: int, count: int, each: Sequence[int], path: str, where: str) -> Lengths:

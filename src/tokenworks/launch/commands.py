@@ -195,6 +195,8 @@ class _Builder:
     def _vllm(self, writer: Writer, role: Role, seat: Seat, head: Seat, dispatch: str) -> None:
         writer.arguments.append(self.names.weights)
         writer.add("--served-model-name", self.names.served)
+        if self.target.in_fp32:
+            writer.add("--dtype", "float32")
         write(writer, vllm.values_of(role, self.deployment, self.target))
         if dispatch != "none":
             writer.add("--all2all-backend", dispatch)
@@ -240,6 +242,10 @@ class _Builder:
         parallel = role.parallel
         writer.add("--model-path", self.names.weights)
         writer.add("--served-model-name", self.names.served)
+        if self.target.in_fp32:
+            writer.add("--dtype", "float32")
+        if self.target.engine.receive_interval > 1:
+            writer.add("--scheduler-recv-interval", self.target.engine.receive_interval)
         write(writer, sglang.values_of(role, self.deployment, self.target, self.dialect, dispatch))
         if dispatch == "deepep":
             modes = {"prefill": "normal", "decode": "low_latency"}

@@ -37,6 +37,11 @@ class LaunchTarget:
     engine: Engine
 
     @property
+    def in_fp32(self) -> bool:
+        """Whether all matrices of the checkpoint are FP32. Engines would load such a checkpoint in 16 bits."""
+        return all(matrix.format.name == "fp32" for block in self.model.blocks for matrix in block.matrices)
+
+    @property
     def has_experts(self) -> bool:
         """Whether the model has routed experts."""
         return any(block.experts for block in self.model.blocks)

@@ -24,7 +24,7 @@ from tokenworks.planning.queueing import (
     mean_batch,
 )
 from tokenworks.simulation.steps import experts_of
-from tokenworks.specs.calibration import DEFAULT, CalibrationLike, number
+from tokenworks.specs.calibration import DEFAULT, CalibrationLike
 from tokenworks.specs.slo import PERCENTILE, Slo
 
 
@@ -128,7 +128,7 @@ class Costing:
     @cached_property
     def demand(self) -> Demand:
         """The workload in the form that the steady-state formulas need."""
-        return Demand.of(self.setting.workload, self.slo, number(self.setting.engine.request))
+        return Demand.of(self.setting.workload, self.slo, self.rates.request_of(self.setting.engine))
 
     @property
     def mixed(self) -> bool:

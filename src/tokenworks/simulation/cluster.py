@@ -61,8 +61,9 @@ def cluster(
         for role in deployment.roles
     ]
     transfer = _transfer(deployment, site, pools) if len(pools) > 1 else Transfer()
-    request_s = len(pools) * number(site.engine.request)
-    return Cluster(tuple(pools), router, transfer, concurrency, window_s, request_s)
+    request_s = len(pools) * site.rates.request_of(site.engine)
+    accept_s = number(site.engine.admission) / pools[0].instances  # each instance has a front end of its own
+    return Cluster(tuple(pools), router, transfer, concurrency, window_s, request_s, accept_s)
 
 
 def room(role: Role, site: Site) -> Memory:
@@ -119,6 +120,7 @@ def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, ma
         prefix_caching=prefix_caching,
         policy=site.engine.scheduler,
         output_reserve=0.0 if site.engine.output_reserve is None else float(number(site.engine.output_reserve)),
+        receive_interval=site.engine.receive_interval,
     )
     return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name, role.parallel.pp)
 

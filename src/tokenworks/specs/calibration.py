@@ -129,6 +129,8 @@ class Family(Spec):
     collective_start, dispatch_start : time before the first byte: kernel launch, and waiting for the other devices [s]
     spread : 80 % of measured times lie in [t / spread, t x spread] around a predicted time t [-]
     power : power of a device of the family, as shares of its TDP; None: the shares of the calibration
+    request : time that client, HTTP and tokeniser add to TTFT, once per role; None: the number of the engine. A fit on
+        a user's own points sets it, because that computer and its client are part of the measurement [s]
     """
 
     gemm: dict[ComputeDtype, Util]
@@ -152,6 +154,7 @@ class Family(Spec):
     dispatch_start: Latency
     spread: Spread
     power: Power | None = None
+    request: Latency | None = None
 
     def util(self, dtype: str) -> float:
         """Utilisation of GEMMs with many rows.

@@ -158,6 +158,28 @@ class VersionChange(Spec):
         return key >= version_key(self.since) if self.since else key <= version_key(self.until)
 
 
+class Recipe(Spec):
+    """Settings that a published benchmark uses in place of the defaults of the engine, for aggregated rows without dp.
+
+    Parameters
+    ----------
+    group : group of the measured rows of the benchmark
+    devices, models : names of the devices and of the models that the settings are for
+    weights : dtypes of the weights; empty: all dtypes
+    concurrency : smallest number of requests in flight [count]
+    receive_interval : as `Engine.receive_interval` [count]
+    source : launch files of the benchmark
+    """
+
+    group: str
+    devices: tuple[str, ...]
+    models: tuple[str, ...]
+    weights: tuple[str, ...] = ()
+    concurrency: Count = 1
+    receive_interval: Count
+    source: str
+
+
 def version_key(version: str) -> tuple[int, ...]:
     """A version as numbers that compare: "0.19.1" is (0, 19, 1)."""
     return tuple(int(part) for part in re.findall(r"\d+", version))
@@ -183,7 +205,8 @@ class Engine(Spec):
     host_sequence : additional CPU time per sequence of the step [s]
     host_layer : CPU time to launch the kernels of one layer, if the step is not a captured graph [s]
     request : time that client, HTTP and tokeniser add to TTFT, once per role [s]
-    admission : time in which the server accepts one request, if many arrive at once [s]
+    admission : time in which the front end of an instance (HTTP server, tokeniser) accepts one request. It accepts
+        requests one after the other, so requests that are sent together reach the scheduler with this distance [s]
     graph_tokens : steps with more tokens than this are not captured graphs [token]
     memory_fraction : default share of device memory that the engine takes [-]
     memory : how the engine divides the memory of a device
@@ -192,6 +215,9 @@ class Engine(Spec):
     small_chunk : see `small_device` [token]
     defaults : settings by size of the device; the first entry that matches counts
     changes : numbers that other versions have: `--set engine.version=0.21` applies those that hold for 0.21
+    recipes : settings of published benchmarks; the first entry that matches a measured row counts
+    receive_interval : decode steps between two looks of the scheduler for new requests; it also looks after each step
+        with prefill, and when it is idle [count]
     output_reserve : share of the output to come that admission keeps free at the start; None if admission needs room
         for the prompt only [-]
     mtp_drafts : default number of draft tokens with MTP [token]
@@ -223,6 +249,7 @@ class Engine(Spec):
     dispatch_tokens: Number
     small_device: Bytes
     small_chunk: Number
+    receive_interval: Count = 1
     output_reserve: Number | None = None
     mtp_drafts: Number
     mtp_drafts_dp: Number
@@ -231,6 +258,7 @@ class Engine(Spec):
     max_sequences: Count
     defaults: tuple[DeviceDefaults, ...] = ()
     changes: tuple[VersionChange, ...] = ()
+    recipes: tuple[Recipe, ...] = ()
 
     @field_validator("version", mode="before")
     @classmethod
@@ -294,7 +322,7 @@ def load_engine(name: str | Engine, *, assume: Assume = None) -> Engine:
     return edited(engine, [item for item in numbers if item is not version], prefix="engine.", but=FIXED)
 
 
-FIXED = ("name", "changes", "defaults")
+FIXED = ("name", "changes", "defaults", "recipes")
 """Parts of an engine that a user cannot set one by one."""
 
 

@@ -22,8 +22,8 @@ from tokenworks.engine.kernel.base import (
     entry,
     inline,
 )
-from tokenworks.engine.kernel.finish import enqueue, finish
-from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, send, sooner
+from tokenworks.engine.kernel.finish import enqueue, finish, hide
+from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, push_heap, send, sooner
 from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.route import hear, route
 from tokenworks.engine.kernel.steps import plan, settle, turn_passed
@@ -51,7 +51,15 @@ def arrive(s, q, now):
             world.gate = q
         world.gate_last = q
         return
-    me.sent_s, me.goal = now - world.request_s, me.input
+    if world.accept_s > 0.0 and not me.accepted:
+        me.accepted = 1
+        begin = max(now, world.door_s)
+        world.door_s = begin + world.accept_s
+        if begin > now:
+            me.late_s, me.sent_s = begin - now, begin
+            push_heap(s, q)
+            return
+    me.sent_s, me.goal = now - world.request_s - me.late_s, me.input
     world.sent += 1
     if me.doomed:
         end(s, q, REJECTED, now)
@@ -60,10 +68,13 @@ def arrive(s, q, now):
     me.route = r
     s.rank[r].owed += me.owed
     most = s.pool[0].max_queue
-    if most and s.rank[r].waiting >= most:
+    if most and s.rank[r].waiting + s.rank[r].unseen >= most:
         end(s, q, REJECTED, now)
         return
-    enqueue(s, r, q, now)
+    if s.pool[0].receive > 1 and s.instance[s.rank[r].instance].planned:
+        hide(s, r, q, now)
+    else:
+        enqueue(s, r, q, now)
 
 
 @inline
@@ -83,7 +94,7 @@ def sample_at(s, time, close):
     for r in range(len(s.rank)):
         rank = s.rank[r]
         running += rank.running + rank.loading + rank.readied
-        waiting += rank.waiting
+        waiting += rank.waiting + rank.unseen
         used += s.pool[rank.pool].kv_blocks - rank.free
         output += rank.output_tokens
         prefill += rank.prefill_tokens

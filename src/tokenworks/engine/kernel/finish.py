@@ -7,11 +7,20 @@ import math
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, PREFILL, inline, jit
+from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, PREFILL, QUEUED, inline, jit
 from tokenworks.engine.kernel.cache import store
 from tokenworks.engine.kernel.leave import drop, leave_running, pay
 from tokenworks.engine.kernel.lists import wait
-from tokenworks.engine.kernel.steps import count_gap, glide, interrupt, itl_bin
+from tokenworks.engine.kernel.steps import (
+    count_gap,
+    glide,
+    interrupt,
+    itl_bin,
+    settle,
+    steps_to_look,
+    time_after,
+    turn_passed,
+)
 from tokenworks.engine.kernel.tokens import decode, last_decode
 from tokenworks.engine.state import BUCKETS
 
@@ -24,6 +33,28 @@ def enqueue(s, r, q, now):
     rank.load += 1
     wait(s, r, q, False)
     interrupt(s, rank.instance, now)
+
+
+@jit
+def hide(s, r, q, now):
+    """Append `q` to the requests that the scheduler has not looked at yet, and cut the plan where it looks for them."""
+    rank, me = s.rank[r], s.request[q]
+    i = rank.instance
+    instance = s.instance[i]
+    me.at, me.status, me.unseen = r, QUEUED, 1
+    me.prev, me.next = instance.unseen_last, -1
+    if instance.unseen_last >= 0:
+        s.request[instance.unseen_last].next = q
+    else:
+        instance.unseen = q
+    instance.unseen_last = q
+    rank.load += 1
+    rank.unseen += 1
+    if instance.planned > 1:
+        settle(s, i, now, turn_passed(s, i, now))
+        if steps_to_look(s, i) < instance.planned:
+            instance.planned = steps_to_look(s, i)
+            instance.end_s = time_after(s, i, instance.done + instance.planned)
 
 
 @jit

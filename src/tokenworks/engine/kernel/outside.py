@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from tokenworks.engine.kernel.base import CANCEL, CANCELLED, PENDING, QUEUED, RUNNING, inline, jit
 from tokenworks.engine.kernel.leave import end
-from tokenworks.engine.kernel.lists import unwait
+from tokenworks.engine.kernel.lists import unlink, unwait
 from tokenworks.engine.kernel.steps import interrupt
 from tokenworks.engine.kernel.transfer import let_go
 
@@ -20,7 +20,13 @@ def cancel(s, q, now):
         interrupt(s, s.rank[me.at].instance, now)
     elif me.status == QUEUED:
         r = me.at
-        unwait(s, r, q)
+        if me.unseen:
+            instance = s.instance[s.rank[r].instance]
+            first, last = unlink(s.request, q, instance.unseen, instance.unseen_last)
+            instance.unseen, instance.unseen_last = first, last
+            s.rank[r].unseen -= 1
+        else:
+            unwait(s, r, q)
         s.rank[r].load -= 1
         if me.remote:
             let_go(s, q, now)

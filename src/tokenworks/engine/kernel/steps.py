@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.gaps import ITL_BASE, ITL_BINS, ITL_SHIFT
-from tokenworks.engine.kernel.base import NEVER, inline
+from tokenworks.engine.kernel.base import NEVER, inline, jit
 from tokenworks.engine.kernel.cache import take
+from tokenworks.engine.kernel.lists import wait
 from tokenworks.engine.kernel.schedule import join, schedule
 from tokenworks.engine.kernel.tokens import clock_at, growth_between, last_decode
 from tokenworks.engine.state import BUCKETS
@@ -15,7 +16,7 @@ from tokenworks.engine.state import BUCKETS
 
 @inline
 def time_after(s, i, steps):
-    """End of step number `steps` since the anchor [s], see `reference.ReferenceInstance.end_of_step`."""
+    """End of step number `steps` since the anchor [s], see `reference_instance`."""
     instance = s.instance[i]
     k = float(steps)
     return instance.anchor_s + (k * instance.step_s + instance.growth_s * (k * (k - 1.0) * 0.5))
@@ -79,12 +80,39 @@ def itl_bin(gap):
 
 
 @inline
+def steps_to_look(s, i):
+    """Number of steps until the scheduler looks for new requests, the current step included."""
+    instance = s.instance[i]
+    receive = np.int64(s.pool[instance.pool].receive)
+    return receive - (instance.steps - instance.heard) % receive
+
+
+@jit
+def look(s, i):
+    """Look for new requests if the instance was idle, has prefilled, or has decoded `receive_interval` times."""
+    instance = s.instance[i]
+    if not instance.prefilled and (instance.steps - instance.heard) % s.pool[instance.pool].receive:
+        return
+    instance.heard = instance.steps
+    while instance.unseen >= 0:
+        q = instance.unseen
+        me = s.request[q]
+        instance.unseen = me.next
+        me.unseen = 0
+        s.rank[me.at].unseen -= 1
+        wait(s, me.at, q, False)
+    instance.unseen_last = -1
+
+
+@inline
 def plan(s, i, now):
     """Plan the next steps of an instance from `now` on, or leave it idle."""
     instance = s.instance[i]
     pool = s.pool[instance.pool]
     first, stride, ranks = instance.first_rank, pool.instances, pool.ranks
     instance.start_s = now
+    if pool.receive > 1:
+        look(s, i)
     for number in range(ranks):
         join(s, first + number * stride)
     while True:
@@ -108,11 +136,12 @@ def plan(s, i, now):
         if busy or not preempted:
             break
     if not busy:
-        instance.end_s, instance.planned, instance.anchored = NEVER, 0, 0
+        instance.end_s, instance.planned, instance.anchored, instance.prefilled = NEVER, 0, 0, 1
         for number in range(ranks):
             rank = s.rank[first + number * stride]
             rank.ratio, rank.ratio_ticks = pool.ratio, rank.ticks
         return
+    instance.prefilled = prefill > 0
     pure = ranks == 1 and prefill == 0
     if not (pure and instance.anchored):
         instance.anchor_s, instance.done = now, 0
@@ -123,6 +152,8 @@ def plan(s, i, now):
     instance.planned = 1
     if pure and not preempted and not s.rank[first].fresh and last_decode(s, first) == now:
         instance.planned = longest_plan(s, first)
+        if instance.unseen >= 0:
+            instance.planned = min(instance.planned, steps_to_look(s, i))
     instance.end_s = time_after(s, i, instance.done + instance.planned)
 
 

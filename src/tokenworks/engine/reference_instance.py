@@ -1,0 +1,114 @@
+"""The instances of the reference engine: ranks that step together, the time of a step, and looks for new requests."""
+
+from __future__ import annotations
+
+import math
+
+from tokenworks.engine.reference_link import ReferenceLink
+from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence
+from tokenworks.engine.types import Pool
+
+NEVER = math.inf
+
+
+class ReferenceInstance:
+    """Ranks that step together, and the current step.
+
+    start_s, end_s : begin and end of the current step, the end of an idle instance is `NEVER` [s]
+    batches : work of each rank in the current step
+    anchor : begin, length and growth of the first step of a series of equal steps [s]
+    anchor_steps, anchored : number of steps of that series so far, and the sequences that decode in it
+    tokens : tokens of the current step
+    unseen : requests that were sent to a rank, and that the scheduler has not looked at yet
+    unheard : steps since the scheduler looked for new requests
+    """
+
+    def __init__(self, pool: Pool, number: int, ranks: list[Rank]) -> None:
+        self.pool, self.number, self.ranks = pool, number, ranks
+        self.start_s, self.end_s = 0.0, NEVER
+        self.batches: list[Scheduled] = []
+        self.anchor: tuple[float, float, float] = (0.0, 0.0, 0.0)
+        self.anchor_steps = self.tokens = 0
+        self.anchored: list[Sequence] = []
+        self.link = ReferenceLink()
+        self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = self.unheard = 0
+        self.busy_s = 0.0
+        self.unseen: list[Sequence] = []
+
+    def start(self, now: float) -> list[Sequence]:
+        """Plan a step that begins at `now`, or go idle. A step that only preempted sequences is planned again.
+
+        Returns the admitted sequences whose KV must be transferred first.
+        """
+        self.start_s, loads = now, list[Sequence]()
+        self.look()
+        for rank in self.ranks:
+            self.anchored = [] if rank.ready else self.anchored
+            rank.join()
+        while True:
+            self.batches = [rank.plan(now) for rank in self.ranks]
+            loads += [q for batch in self.batches for q in batch.loads]
+            if self.busy or not any(batch.preempted for batch in self.batches):
+                break
+        if self.busy:
+            self.end_s = self.end_of_step(now)
+        else:
+            self.end_s, self.anchored, self.batches = NEVER, [], []
+            for rank in self.ranks:
+                rank.rest()
+        return loads
+
+    def look(self) -> None:
+        """Look for new requests if the instance was idle, has prefilled, or has decoded `receive_interval` times.
+
+        SGLang 0.5.23 counts a decode step as 1 and any other step as 1000, and looks when the count reaches
+        --scheduler-recv-interval (srt/managers/scheduler_components/recv_skipper.py). An idle loop also counts as 1,
+        but it takes no time.
+        """
+        self.unheard += 1
+        prefilled = any(batch.prefills for batch in self.batches)
+        if self.busy and not prefilled and self.unheard < self.pool.limits.receive_interval:
+            return
+        for q in self.unseen:
+            assert q.at is not None
+            q.at.unseen -= 1
+            q.at.waiting[q.priority].append(q)
+        self.unheard, self.unseen = 0, []
+
+    @property
+    def busy(self) -> bool:
+        """Whether the planned step computes any token."""
+        return any(batch.decodes or batch.prefills for batch in self.batches)
+
+    def end_of_step(self, now: float) -> float:
+        """End of the planned step [s].
+
+        As long as a single rank decodes the same sequences, step times form an arithmetic series. With t0 the begin of
+        the first step, g the mean tokens gained and the symbols of `types.StepCost`, step k ends at
+
+            t(k) = t0 + k (f(m) + a n + b S) + b n g k (k - 1) / 2
+
+        The closed form has no error that grows with k, and the kernel uses it, too.
+        """
+        cost, ranks = self.pool.cost, len(self.ranks)
+        works = [batch.work(rank) for batch, rank in zip(self.batches, self.ranks, strict=True)]
+        self.tokens = sum(work[0] for work in works)
+        pure = ranks == 1 and not self.batches[0].prefills
+        if pure and self.anchored == self.batches[0].decodes:
+            self.anchor_steps += 1
+        else:
+            hottest = max(
+                cost.decode_sequence_s * n
+                + cost.decode_context_s * s
+                + cost.prefill_context_s * q
+                + cost.prefill_token_s * p
+                for _, n, s, q, p in works
+            )
+            together = cost.together_context_s * sum(work[3] for work in works)
+            step = float(cost.by_tokens[self.tokens]) + together + ranks * hottest
+            growth = cost.decode_context_s * works[0][1] * self.pool.limits.tokens_per_step
+            self.anchor, self.anchor_steps = (now, step, growth), 1
+        self.anchored = list(self.batches[0].decodes) if pure else []
+        start, step, growth = self.anchor
+        k = float(self.anchor_steps)
+        return start + (k * step + growth * (k * (k - 1.0) * 0.5))
