@@ -119,7 +119,7 @@ class Collector:
             points = list(zip(rows_of(data), rows_of(out), strict=True))
         wanted = ("points", "covered", "skipped", "assumed", "tpot", "ttft", "tok_s_per_device", "energy",
                   "energy_left_out", "by", "baseline", "ranking", "frontier")  # fmt: skip
-        wide = [pair for pair in points if pair[0]["mode"] == "disagg" and widest_ep(pair[0]) > 8]  # noqa: PLR2004
+        wide = [pair for pair in points if pair[0]["mode"] == "disagg" and widest_ep(pair[0]) > 8]
         return {name: summary[name] for name in wanted} | {
             "wide_disaggregated": errors(wide),
             "by_device": by_device(points),

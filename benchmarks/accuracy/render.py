@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from benchmarks.accuracy.history import (
     LARGE,
@@ -16,13 +15,8 @@ from benchmarks.accuracy.history import (
     result,
     targets,
 )
+from benchmarks.accuracy.markdown import factor, kind_words, number, percent, signed, table
 
-WORDS = {
-    "agg": "aggregated", "disagg": "disaggregated", "none": "no MTP", "mtp": "MTP", "burst": "burst",
-    "starved": "starved", "other": "other sources", "experimental": "experimental (OSL 128)",
-    "prefill_only": "prefill alone", "decode_only": "decode alone", "poisson": "requests at a rate",
-    "constant": "requests at a rate", "offline": "offline",
-}  # fmt: skip
 ABLATED = 0.0005
 """Constants whose ablation costs less mean error than this are not listed [-]."""
 
@@ -30,16 +24,18 @@ HEAD = """# How accurate are predictions?
 
 <!-- `make accuracy DATA=FOLDER` writes this page. Do not edit it. -->
 
-`tokenworks validate --data POINTS.csv` simulates each measured point with its own load and compares. This page has the errors. One
-command writes it from the results: `make accuracy DATA=FOLDER`. Three pages explain the figures:
+`tokenworks validate --data POINTS.csv` simulates each measured point with its own load and compares. This page has the
+errors. One command writes it from the results: `make accuracy DATA=FOLDER`. Three pages explain the figures:
 
-- [Calibration](calibration.md): the measured points, the rules for what a point does not state, the constants and how they are fitted, the
-  kernel tables, the intervals, and the causes of the remaining errors.
-- [The card of the scaleX40](hygon.md): public kernel tables of Hygon cards, and what was predicted before they were known.
+- [Calibration](calibration.md): the measured points, the rules for what a point does not state, the constants and how
+  they are fitted, the kernel tables, the intervals, and the causes of the remaining errors.
+- [The card of the scaleX40](hygon.md): public kernel tables of Hygon cards, and what was predicted before they were
+  known.
 - [Comparison with other tools](peers.md).
 
-The error of a point is predicted / measured - 1. "Median" is the median of the error without its sign, "mean" is its mean. The bias is the
-median of the error with its sign. "Inside" is the share of measured values inside their predicted 80 % interval.
+The error of a point is predicted / measured - 1. "Median" is the median of the error without its sign, "mean" is its
+mean. The bias is the median of the error with its sign. "Inside" is the share of measured values inside their predicted
+80 % interval.
 """
 
 
@@ -66,9 +62,8 @@ def _made(figures: Figures) -> str:
         [f"`{name}`", f"{one['rows']:,}", f"`{one['sha256'][:16]}`"] for name, one in sorted(figures["data"].items())
     ]
     fitted = f"Calibration: `{own['name']}`, fitted on `{own['fitted_on']}`, {own['constants']} constants, file "
-    return (
-        f"Written on {made['date']} with commit {made['commit']}. {fitted}`{own['file_sha256'][:16]}`.\n\n"
-        + table(("file", "rows", "SHA-256"), files)
+    return f"Written on {made['date']} with commit {made['commit']}. {fitted}`{own['file_sha256'][:16]}`.\n\n" + table(
+        ("file", "rows", "SHA-256"), files
     )
 
 
@@ -130,16 +125,22 @@ def _points(figures: Figures) -> str:
     )
     kinds = [("all", dev), *sorted(dev["by"]["kind"].items(), key=_largest)]
     kinds.append(("disagg EP > 8", dev["wide_disaggregated"]))
-    text += _errors_table("points", [(_words(name), group) for name, group in kinds])
+    text += _errors_table("points", [(kind_words(name), group) for name, group in kinds])
     text += (
-        "\nStarved: the measured throughput is below half of Little's law, so the devices wait for something that is not "
-        "modelled.\n"
+        "\nStarved: the measured throughput is below half of Little's law, so the devices wait for something that is "
+        "not modelled.\n"
     )
     for title, grouping in (("system", "system"), ("engine", "engine"), ("model and weights", "model")):
         groups = sorted(dev["by"][grouping].items(), key=_largest)
         text += f"\nBy {title}:\n" + _errors_table(title, groups)
     ttft = [
-        [_words(name), f"{one['n']:,}", percent(one["median_ape"]), signed(one["bias"]), percent(one["inside_interval"], 0)]
+        [
+            kind_words(name),
+            f"{one['n']:,}",
+            percent(one["median_ape"]),
+            signed(one["bias"]),
+            percent(one["inside_interval"], 0),
+        ]
         for name, group in kinds
         if (one := group.get("ttft"))
     ]
@@ -163,13 +164,18 @@ def _errors_table(first: str, groups: Iterable[tuple[str, Figures]]) -> str:
         counts = [one["n"] for one in (tpot, rate) if one]
         if not counts:
             continue
-        rows.append(
-            [name, f"{max(counts):,}"]
-            + ([percent(tpot["median_ape"]), percent(tpot["mape"]), signed(tpot["bias"]), percent(tpot["inside_interval"], 0)] if tpot else [""] * 4)
-            + ([percent(rate["median_ape"]), percent(rate["inside_interval"], 0)] if rate else [""] * 2)
-        )  # fmt: skip
+        times = ["median_ape", "mape", "bias", "inside_interval"]
+        cells = [_in_words(what, tpot) for what in times] + [_in_words(what, rate) for what in times[::3]]
+        rows.append([name, f"{max(counts):,}", *cells])
     columns = (first, "n", "TPOT median", "mean", "bias", "inside", "tok/s/device median", "inside")
     return table(columns, rows)
+
+
+def _in_words(what: str, one: Figures | None) -> str:
+    """One statistic of an error; "" without points."""
+    if not one:
+        return ""
+    return signed(one[what]) if what == "bias" else percent(one[what], 0 if what == "inside_interval" else 1)
 
 
 def _frontier(figures: Figures) -> str:
@@ -180,8 +186,8 @@ def _frontier(figures: Figures) -> str:
     speeds = ", ".join(f"{speed:g}" for speed in frontier["tok_s_user"])
     text = (
         "## Frontier: throughput at equal speed\n"
-        "A choice of machines needs the highest throughput of a device at a given speed per user. `validate` builds this "
-        "frontier for each device from measured points, and once more from the predictions of the same points. "
+        "A choice of machines needs the highest throughput of a device at a given speed per user. `validate` builds "
+        "this frontier for each device from measured points, and once more from the predictions of the same points. "
         "[Calibration](calibration.md#frontier) has the rules. "
         f"Speeds: {speeds} tok/s per user. {frontier['machines']} frontiers. {frontier['unreached']} throughputs are "
         "left out, because only the measured frontier reaches the speed.\n"
@@ -214,7 +220,7 @@ def _left_out(figures: Figures) -> str:
     text = (
         "## Transfer to devices that were not measured\n"
         "The points of each system are predicted by a fit that uses neither these points nor the kernel tables of that "
-        "system. \"Before the fit\" is the error with kernel tables of the other systems only.\n"
+        'system. "Before the fit" is the error with kernel tables of the other systems only.\n'
     )
     text += _stale(figures, "left_out_systems") + _left_table("left-out system", left_out(figures))
     if models := result(figures, "left_out_models"):
@@ -240,7 +246,9 @@ def _stale(figures: Figures, name: str) -> str:
         return "(From the calibration file. `make accuracy DATA=FOLDER FULL=1` computes the intervals, too.)\n"
     if section["source"] == figures["dev"]["source"]:
         return ""
-    return f"(Computed on {section['date']} with commit {section['commit']}, which is older than the rest of this page.)\n"
+    return (
+        f"(Computed on {section['date']} with commit {section['commit']}, which is older than the rest of this page.)\n"
+    )
 
 
 def _intervals(figures: Figures) -> str:
@@ -253,7 +261,9 @@ def _intervals(figures: Figures) -> str:
     rows = []
     for name, group in sorted(dev["by"]["system"].items()):
         frontier = dev["frontier"]["by"].get("system", {}).get(name)
-        cells = [percent(one["inside_interval"], 0) if one else "" for one in (group["tpot"], group["tok_s_per_device"])]
+        cells = [
+            percent(one["inside_interval"], 0) if one else "" for one in (group["tpot"], group["tok_s_per_device"])
+        ]
         cells.append(percent(frontier["inside_interval"], 0) if frontier else "")
         rows.append([name, *cells, percent(unseen.get(name, {}).get("covered"), 0)])
     text += table(("device", "TPOT", "tok/s/device", "frontier", "TPOT, left out"), rows)
@@ -274,20 +284,20 @@ def _intervals(figures: Figures) -> str:
 
 def _constants(figures: Figures) -> str:
     own, fit = figures["calibration"], result(figures, "fit")
-    text = f"## Constants\nThe default calibration has {own['constants']} constants that were fitted on serving points.\n"
+    text = (
+        f"## Constants\nThe default calibration has {own['constants']} constants that were fitted on serving points.\n"
+    )
     if not fit:
         return text
-    rows = [
-        [one["without"], f"{100 * one['mape_lost']:.2f}"] for one in fit["ablation"] if one["mape_lost"] >= ABLATED
-    ]
+    rows = [[one["without"], f"{100 * one['mape_lost']:.2f}"] for one in fit["ablation"] if one["mape_lost"] >= ABLATED]
     small = len(fit["ablation"]) - len(rows)
     before, after = fit["tpot_before"], fit["tpot_in_sample"]
     return (
         text + _stale(figures, "fit")
         + f"In a fit of {fit['constants']} constants, the median TPOT error of {after['n']:,} closed loops falls from "
         f"{percent(before['median_ape'])} to {percent(after['median_ape'])} (mean {percent(before['mape'])} to "
-        f"{percent(after['mape'])}). Ablation: one constant returns to its prior, the others stay as fitted. Increase of "
-        "the mean error in percentage points:\n" + table(("constant", "increase"), rows)
+        f"{percent(after['mape'])}). Ablation: one constant returns to its prior, the others stay as fitted. Increase "
+        "of the mean error in percentage points:\n" + table(("constant", "increase"), rows)
         + f"\nThe other {small} constants cost less than {100 * ABLATED:g} each.\n"
     )  # fmt: skip
 
@@ -296,7 +306,7 @@ def _without_points(figures: Figures) -> str:
     dev = result(figures, "datasheet")
     if not dev:
         return ""
-    kinds = [(_words(name), one) for name, one in sorted(dev["by"]["kind"].items(), key=_largest)]
+    kinds = [(kind_words(name), one) for name, one in sorted(dev["by"]["kind"].items(), key=_largest)]
     systems = sorted(dev["by"]["system"].items(), key=_largest)
     groups = [("all", dev), *kinds, *systems]
     large = [(name, one) for name, one in groups if one["tpot"] and one["tpot"]["n"] >= LARGE]
@@ -311,7 +321,7 @@ def _energy(figures: Figures) -> str:
     if not dev["energy"]:
         return ""
     groups = [("all", dev), *sorted(dev["by"]["system"].items(), key=_largest)]
-    groups += [(_words(name), one) for name, one in sorted(dev["by"]["kind"].items(), key=_largest)]
+    groups += [(kind_words(name), one) for name, one in sorted(dev["by"]["kind"].items(), key=_largest)]
     rows = [
         [name, f"{one['n']:,}", percent(one["median_ape"]), percent(one["mape"]), signed(one["bias"]),
          percent(one["inside_interval"], 0)]
@@ -328,7 +338,8 @@ def _energy(figures: Figures) -> str:
         for one in power["left_out_systems"]
     ]
     return (
-        text + f"\nMean power of {power['n']} points has a median error of {percent(power['median_ape'])} in sample. Each "
+        text
+        + f"\nMean power of {power['n']} points has a median error of {percent(power['median_ape'])} in sample. Each "
         "device left out of the fit:\n" + _stale(figures, "fit") + table(("power", "n", "median", "bias"), lines)
     )
 
@@ -337,15 +348,25 @@ def _far(figures: Figures) -> str:
     far = result(figures, "far")
     text = (
         "## Points of hardware that no fit has seen\n"
-        f"`serving_new.csv` has {far['points']} points of far hardware. {far['covered']} are predicted. These points are for "
-        "looking only: no constant is fitted on them.\n"
+        f"`serving_new.csv` has {far['points']} points of far hardware. {far['covered']} are predicted. These "
+        "points are for looking only: no constant is fitted on them.\n"
     )
     rows = [
         [device, str(one["rows"]), str(one["predicted"])]
         + [cell for metric in ("tpot", "tok_s_per_device") for cell in _short(one[metric])]
         for device, one in far["by_device"].items()
     ]
-    columns = ("device", "rows", "predicted", "TPOT median (n)", "bias", "inside", "tok/s/device median (n)", "bias", "inside")
+    columns = (
+        "device",
+        "rows",
+        "predicted",
+        "TPOT median (n)",
+        "bias",
+        "inside",
+        "tok/s/device median (n)",
+        "bias",
+        "inside",
+    )
     text += table(columns, rows)
     whole = far["tpot"]
     if whole:
@@ -391,8 +412,8 @@ def _production(figures: Figures) -> str:
     sources = sorted({f"- {row['source']}" for row in rows})
     notes = [f"- {row['title']}: {row['note']}." for row in rows if row["note"]]
     return (
-        "## Production figures\nFigures that operators published, predicted with their own split, batch, lengths, dtype "
-        "and draft tokens (`benchmarks/accuracy/production.csv`). No constant is fitted on them.\n"
+        "## Production figures\nFigures that operators published, predicted with their own split, batch, lengths, "
+        "dtype and draft tokens (`benchmarks/accuracy/production.csv`). No constant is fitted on them.\n"
         + table(("figure", "split and batch", "published", "predicted", "80 % interval", "inside", "error"), lines)
         + "\nSources:\n\n" + "\n".join(sources) + "\n\nHow each figure was read:\n\n" + "\n".join(notes) + "\n"
     )  # fmt: skip
@@ -402,9 +423,7 @@ def _machines(figures: Figures) -> str:
     rows = result(figures, "machines")
     if not rows:
         return ""
-    before = {
-        (row["machine"], row["workload"]): row for row in (figures.get("before") or {}).get("machines") or []
-    }
+    before = {(row["machine"], row["workload"]): row for row in (figures.get("before") or {}).get("machines") or []}
     lines = []
     for row in rows:
         old = before.get((row["machine"], row["workload"]))
@@ -414,8 +433,8 @@ def _machines(figures: Figures) -> str:
         )  # fmt: skip
     return (
         "## DeepSeek-R1 on five machines\nThe best deployment of `plan`: effective tok/s per device, with the 80 % "
-        "interval of output tok/s per device. Chat: `--workload chat`, with its SLO. 4,000 / 1,000: `--isl 4000 --osl 1000`, "
-        "without an SLO. \"Before\" is the page that this page is compared with. "
+        "interval of output tok/s per device. Chat: `--workload chat`, with its SLO. 4,000 / 1,000: "
+        '`--isl 4000 --osl 1000`, without an SLO. "Before" is the page that this page is compared with. '
         "[Calibration](calibration.md) says which change moved what.\n"
         + table(("machine", "workload", "before", "now", "grade", "deployment now"), lines)
     )
@@ -432,11 +451,11 @@ def _baselines(figures: Figures) -> str:
     dev = result(figures, "dev")
     little = dev["baseline"]["tok_s_per_device_from_measured_tpot"]
     text = (
-        "## Trivial baselines\nThroughput computed from the *measured* TPOT by Little's law. A predicted throughput adds "
-        "information only where its error is smaller:\n"
+        "## Trivial baselines\nThroughput computed from the *measured* TPOT by Little's law. A predicted throughput "
+        "adds information only where its error is smaller:\n"
     )
     rows = [
-        [_words(mode), f"{one['n']:,}", percent(one["median_ape"]), percent(one["mape"])]
+        [kind_words(mode), f"{one['n']:,}", percent(one["median_ape"]), percent(one["mape"])]
         for mode, one in little.items()
         if one
     ]
@@ -450,7 +469,8 @@ def _baselines(figures: Figures) -> str:
         return text
     columns = ("ranking of splits by", "pairs", "Kendall's tau", "tau of a ranking by number of devices")
     return text + (
-        "\nRanking of splits with equal model, device, engine, dtype, MTP, lengths and concurrency:\n" + table(columns, lines)
+        "\nRanking of splits with equal model, device, engine, dtype, MTP, lengths and concurrency:\n"
+        + table(columns, lines)
     )
 
 
@@ -470,41 +490,3 @@ def _peer(figures: Figures) -> str:
         "(`benchmarks/peer.py`). The points are aggregated and state their split. Values are means over requests.\n"
         + table(columns, lines)
     )
-
-
-# ── words and numbers ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, with an empty line in front."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n" + "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "/").replace("\n", " ")
-
-
-def _words(name: str) -> str:
-    """The name of a kind of points in words."""
-    return ", ".join(WORDS.get(word, word) for word in name.split()) if " EP " not in name else "disaggregated, EP > 8"
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share in per cent; "" for None."""
-    return "" if share is None else f"{100 * share:.{digits}f} %"
-
-
-def signed(share: float | None) -> str:
-    """A share in per cent with its sign; "" for None."""
-    return "" if share is None else f"{100 * share:+.0f} %"
-
-
-def factor(value: float | None) -> str:
-    """A factor; "" for None."""
-    return "" if value is None else f"{value:.2f}"
-
-
-def number(value: Any) -> str:
-    """A number with three or four significant digits."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"  # noqa: PLR2004

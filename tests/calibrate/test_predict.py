@@ -13,7 +13,7 @@ from tokenworks.calibrate.closed_form import bunches, tpots
 from tokenworks.calibrate.factors import Factor, factors_of, turned
 from tokenworks.calibrate.file import write
 from tokenworks.calibrate.fit import Problem, fit
-from tokenworks.calibrate.measured import Point, read_points
+from tokenworks.calibrate.measured import Point, Worker, read_points
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import load_calibration
@@ -72,6 +72,16 @@ def test_workers_get_the_hosts_they_need(tmp_path: Path) -> None:
     assert machine_of("b200", point.workers).devices == 16
     assert machine_of("gb200", point.workers).domain == 72
     assert machine_of("2xhgx-h200", point.workers).devices == 16
+
+
+@pytest.mark.parametrize(
+    ("device", "tp", "machine"),
+    [("tpu-v6e", 4, "tpu-v6e-8"), ("tpu-v6e", 16, "tpu-v6e-32"), ("tpu7x", 4, "tpu7x-4"), ("gaudi3", 2, "gaudi3-8"),
+     ("scalex40-card", 32, "scalex40-32"), ("scalex40-card", 40, "scalex40"), ("h100", 16, "2xhgx-h100")],
+)  # fmt: skip
+def test_a_worker_runs_in_the_smallest_domain_that_holds_it(device: str, tp: int, machine: str) -> None:
+    on = machine_of(device, (Worker("aggregated", tp, tp, 1, 1, 1),))
+    assert on.name.removesuffix("@ndr") == machine
 
 
 LOADS = [{"concurrency": str(c), "device": d} for c in (1, 4, 16, 64) for d in ("h100", "h200")]

@@ -398,7 +398,9 @@ class _Row:
         """The widths of a row that counts dies as devices, on whole devices: half of dp, or else half of tp."""
         widths = (tp, dp // DIES, pp) if dp % DIES == 0 else (tp // DIES, dp, pp)
         if math.prod(widths) == devices:
-            self.assumed.append(f"{prefix}tp{tp} dp{dp} on {devices} devices of {DIES} dies as tp{widths[0]} dp{widths[1]}")
+            self.assumed.append(
+                f"{prefix}tp{tp} dp{dp} on {devices} devices of {DIES} dies as tp{widths[0]} dp{widths[1]}"
+            )
             return widths
         self.lacks.append(f"{UNKNOWN_SPLIT}: {self._widths_of(prefix, devices, tp, dp, pp)}")
         return devices, 1, 1
