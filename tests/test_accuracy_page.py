@@ -183,7 +183,7 @@ def test_a_page_without_slow_sections_says_how_to_get_them() -> None:
     for name in collect.SLOW:
         figures[name] = {}
     text = page(figures)
-    assert "FULL=1 computes the intervals, too" in text
+    assert "FULL=1` computes the intervals, too" in text
     assert "not computed" in text
 
 
