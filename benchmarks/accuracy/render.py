@@ -434,8 +434,7 @@ def _machines(figures: Figures) -> str:
     return (
         "## DeepSeek-R1 on five machines\nThe best deployment of `plan`: effective tok/s per device, with the 80 % "
         "interval of output tok/s per device. Chat: `--workload chat`, with its SLO. 4,000 / 1,000: "
-        '`--isl 4000 --osl 1000`, without an SLO. "Before" is the page that this page is compared with. '
-        "[Calibration](calibration.md) says which change moved what.\n"
+        '`--isl 4000 --osl 1000`, without an SLO. "Before" is the page that this page is compared with.\n'
         + table(("machine", "workload", "before", "now", "grade", "deployment now"), lines)
     )
 
