@@ -131,10 +131,11 @@ def test_equal_figures_give_equal_text_in_any_order_of_keys() -> None:
 def test_the_page_has_date_commit_hashes_and_figures() -> None:
     text = page(invented())
     assert "Written on 2026-01-02 with commit 1a2b3c4" in text
+    assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
     assert "`efefefefefefefef`" in text
     assert "| aggregated, no MTP | 300 | 7.0 % | 9.1 % | -4 % | 80 % | 8.0 % | 80 % |" in text
     assert "80 are not: the split is not known (8 devices, and tp is empty)." in text
-    assert "gamma, 1 rows: not in the catalog: no system has the device gamma" in text
+    assert "gamma, 1 of 3 rows: not in the catalog: no system has the device gamma" in text
     assert "rate 5,000 tok/s/device | 4,000 | 3,000 to 6,000 | yes | -20 %" in text
     assert "| skew | 2.00 |" in text
     assert "older than the rest of this page" in text  # the fit

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+WIDTH = 120
+"""Longest line of text [character]."""
 
 WORDS = {
     "agg": "aggregated", "disagg": "disaggregated", "none": "no MTP", "mtp": "MTP", "burst": "burst",
@@ -17,6 +21,20 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown, with an empty line in front."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n" + "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
+
+
+def wrapped(text: str) -> str:
+    """Text in Markdown with short lines. Tables, headings and comments keep their lines."""
+    lines = []
+    for line in text.splitlines():
+        indent = "  " if line.startswith("- ") else ""
+        short = line.startswith(("|", "#", "<")) or len(line) <= WIDTH
+        lines += (
+            [line]
+            if short
+            else textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _cell(text: str) -> str:

@@ -15,10 +15,13 @@ from benchmarks.accuracy.history import (
     result,
     targets,
 )
-from benchmarks.accuracy.markdown import factor, kind_words, number, percent, signed, table
+from benchmarks.accuracy.markdown import factor, kind_words, number, percent, signed, table, wrapped
 
 ABLATED = 0.0005
 """Constants whose ablation costs less mean error than this are not listed [-]."""
+
+NEARLY_ALL = "load", "other"
+"""The group of frontiers that has all points but the experimental ones: it is not listed."""
 
 HEAD = """# How accurate are predictions?
 
@@ -50,7 +53,8 @@ def page(figures: Figures) -> str:
         _made, _targets, _changes, _points, _frontier, _left_out, _intervals, _constants, _without_points, _energy,
         _far, _production, _machines, _baselines, _peer,
     ]  # fmt: skip
-    return HEAD + "".join(f"\n{text}\n" for text in (part(figures) for part in parts) if text)
+    texts = [HEAD, *(part(figures) for part in parts)]
+    return wrapped("\n\n".join(text.rstrip() for text in texts if text) + "\n")
 
 
 # ── sections ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -62,7 +66,7 @@ def _made(figures: Figures) -> str:
         [f"`{name}`", f"{one['rows']:,}", f"`{one['sha256'][:16]}`"] for name, one in sorted(figures["data"].items())
     ]
     fitted = f"Calibration: `{own['name']}`, fitted on `{own['fitted_on']}`, {own['constants']} constants, file "
-    return f"Written on {made['date']} with commit {made['commit']}. {fitted}`{own['file_sha256'][:16]}`.\n\n" + table(
+    return f"Written on {made['date']} with commit {made['commit']}. {fitted}`{own['file_sha256'][:16]}`.\n" + table(
         ("file", "rows", "SHA-256"), files
     )
 
@@ -192,11 +196,12 @@ def _frontier(figures: Figures) -> str:
         f"Speeds: {speeds} tok/s per user. {frontier['machines']} frontiers. {frontier['unreached']} throughputs are "
         "left out, because only the measured frontier reaches the speed.\n"
     )
-    names: dict[str, str] = {"system": "{}", "model": "{}", "engine": "{} alone", "mtp": "MTP: {}", "load": "load: {}",
-                             "tok_s_user": "{} tok/s per user"}  # fmt: skip
+    names = {"system": "{}", "model": "{}", "engine": "{} alone", "mtp": "{}", "load": "{}",
+             "tok_s_user": "{} tok/s per user"}  # fmt: skip
     groups = [("all", whole)]
     for grouping, label in names.items():
-        groups += [(label.format(name), one) for name, one in frontier["by"].get(grouping, {}).items()]
+        members = frontier["by"].get(grouping, {}).items()
+        groups += [(label.format(kind_words(name)), one) for name, one in members if (grouping, name) != NEARLY_ALL]
     rows = [
         [name, str(one["n"]), percent(one["median_ape"], 0), percent(one["p90_ape"], 0), signed(one["bias"]),
          percent(one["inside_interval"], 0)]
@@ -265,7 +270,8 @@ def _intervals(figures: Figures) -> str:
             percent(one["inside_interval"], 0) if one else "" for one in (group["tpot"], group["tok_s_per_device"])
         ]
         cells.append(percent(frontier["inside_interval"], 0) if frontier else "")
-        rows.append([name, *cells, percent(unseen.get(name, {}).get("covered"), 0)])
+        if any(cells):
+            rows.append([name, *cells, percent(unseen.get(name, {}).get("covered"), 0)])
     text += table(("device", "TPOT", "tok/s/device", "frontier", "TPOT, left out"), rows)
     if spreads := own["throughput_spread"]:
         lines = [[name, factor(one["factor"]), one["source"]] for name, one in spreads.items()]
@@ -375,7 +381,7 @@ def _far(figures: Figures) -> str:
             f"{percent(whole['inside_interval'], 0)} inside.\n"
         )
     reasons = [
-        f"- {device}, {count} rows: {why}"
+        f"- {device}, {count} of {one['rows']} rows: {why}"
         for device, one in far["by_device"].items()
         for why, count in sorted(one["reasons"].items())
     ]
