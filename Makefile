@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo dialects test check-long fuzz lint bench lock schemas clean
+.PHONY: demo dialects test check-long fuzz lint bench accuracy lock schemas clean
 
 demo: $(VENV)/.ready
 	$(RUN)/tokenworks compare deepseek-ai/DeepSeek-R1 --on scalex40 --on 5xhgx-h100 --on 5xhgx-h20 --workload chat
@@ -33,6 +33,11 @@ dialects: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	for speed in step plan simulate; do $(RUN)/python benchmarks/$$speed.py || exit 1; done
+
+# docs/accuracy.md from measured points. DATA: folder with serving_dev.csv and serving_new.csv. FULL=1 also repeats the
+# fits that leave out systems and models (many minutes). BEFORE=COMMIT: compare with the page of this commit.
+accuracy: $(VENV)/.ready
+	$(RUN)/python -m benchmarks.accuracy --data "$(DATA)" --before "$(BEFORE)" $(if $(FULL),--full)
 
 # The lock holds exact versions and hashes; run this after a change of dependencies in pyproject.toml.
 lock: $(VENV)/.ready

@@ -67,7 +67,7 @@ def test_the_catalog_has_the_numbers_that_the_tables_give(name: str) -> None:
     ],
 )
 def test_an_expert_layer_after_the_fit(name: str, expected: dict[int, tuple[int, ...]]) -> None:
-    """The figures of docs/accuracy.md, in per cent, at 8, 64, 256 and 512 tokens of a rank."""
+    """The figures of docs/hygon.md, in per cent, at 8, 64, 256 and 512 tokens of a rank."""
     errors = layer_errors(TABLES, load_calibration(name))
     for ranks, figures in expected.items():
         of_tokens = errors[f"TX32 node, LL graph, EP{ranks}"]

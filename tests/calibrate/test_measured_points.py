@@ -43,10 +43,72 @@ def test_draft_tokens_that_are_not_stated_are_those_of_recipes(tmp_path: Path, e
     assert point.assumed == (f"draft tokens of mtp: {drafts}",)
 
 
-def test_a_split_that_is_not_stated_is_tp_and_says_so(tmp_path: Path) -> None:
-    row = dict.fromkeys(("devices", "tp", "dp", "pp", "ep"), "") | {"n_devices": "4"}
-    (worker,) = read_points(table(tmp_path, row)).points[0].workers
-    assert (worker.tp, worker.count, worker.stated) == (4, 1, False)
+NO_SPLIT = dict.fromkeys(("devices", "tp", "dp", "pp", "ep"), "")
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        (NO_SPLIT | {"n_devices": "4"}, "the split is not known: 4 devices, and tp, dp and pp are empty"),
+        (NO_SPLIT | {"n_devices": "8", "ep": "8"}, "the split is not known: 8 devices, and tp, dp and pp are empty"),
+        ({"n_devices": "8", "devices": "8", "tp": "3"}, "the split is not known: 8 devices, and tp 3 x dp 1 x pp 1"),
+        ({"n_devices": "8", "devices": "8", "tp": "32"}, "the split is not known: 8 devices, and tp 32 x dp 1 x pp 1"),
+        ({"n_devices": "9", "devices": "9", "tp": "9", "pp": "2"}, "9 devices, and tp 9 x dp 1 x pp 2"),
+        (
+            DISAGG | {"decode_tp": "", "decode_dp": "", "decode_pp": ""},
+            "the split is not known: 8 devices, and decode_tp, decode_dp and decode_pp are empty",
+        ),
+    ],
+)
+def test_a_row_without_a_known_split_is_not_predicted(tmp_path: Path, row: dict[str, str], says: str) -> None:
+    unknown, whole = read_points(table(tmp_path, row, {})).points
+    assert says in unknown.lacks
+    assert not whole.lacks
+
+
+def test_one_device_has_one_split(tmp_path: Path) -> None:
+    (point,) = read_points(table(tmp_path, NO_SPLIT | {"n_devices": "1"})).points
+    assert (point.lacks, point.workers) == ("", (Worker("aggregated", 1, 1, 1, 1, 1),))
+
+
+@pytest.mark.parametrize(
+    ("row", "widths"),
+    [
+        ({"n_devices": "160", "devices": "160", "dp": "320", "ep": "320"}, (1, 160, 1)),
+        ({"n_devices": "8", "devices": "8", "tp": "16"}, (8, 1, 1)),
+        ({"n_devices": "8", "devices": "8", "tp": "2", "dp": "8"}, (2, 4, 1)),
+    ],
+)
+def test_dies_that_count_as_devices(tmp_path: Path, row: dict[str, str], widths: tuple[int, int, int]) -> None:
+    (point,) = read_points(table(tmp_path, row)).points
+    (worker,) = point.workers
+    assert ((worker.tp, worker.dp, worker.pp), worker.count, worker.stated) == (widths, 1, True)
+    assert "devices of 2 dies as" in point.assumed[0]
+    assert not point.lacks
+
+
+def test_the_speed_of_one_request_is_a_throughput(tmp_path: Path) -> None:
+    """Input and output tokens / time at batch 1, over all devices: 500 tokens a second on four devices are 125 each."""
+    columns = f"{HEADER},speed_total_tok_s"
+    cells = ROW | {"concurrency": "1", "n_devices": "4", "devices": "4", "tp": "4", "total_tok_s_per_gpu": ""}
+    rows = [cells, cells | {"concurrency": "4"}, cells | {"load": "burst", "n_requests": "10"},
+            cells | {"total_tok_s_per_gpu": "90"}]  # fmt: skip
+    file = tmp_path / "speeds.csv"
+    file.write_text("\n".join([columns, *(",".join([*row.values(), "500"]) for row in rows)]) + "\n")
+    table_read = read_points(file)
+    one, busy, burst, both = table_read.points
+    assert table_read.ignored == ()
+    assert (one.measured.rate, one.measured.counted, one.lacks) == (125, "total", "")
+    assert "speed_total_tok_s is a speed at batch 1" in busy.lacks
+    assert "speed_total_tok_s is a speed at batch 1" in burst.lacks
+    assert (both.measured.rate, both.lacks) == (90, "")  # the throughput of the row counts
+
+
+def test_a_speed_that_is_no_number_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "speeds.csv"
+    file.write_text(f"{HEADER},speed_total_tok_s\n{','.join(ROW.values())},fast\n")
+    with pytest.raises(SpecError, match=r"speeds.csv:2: speed_total_tok_s: 'fast'; want a number"):
+        read_points(file)
 
 
 def test_a_mean_stands_in_for_a_median_that_is_not_there(tmp_path: Path) -> None:
@@ -111,17 +173,15 @@ def test_a_nominal_length_stands_in_for_a_sent_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "want"),
     [
-        ({"n_devices": "8", "devices": "8"}, (1, 1, 8, True)),  # eight of them
-        ({"n_devices": "8", "devices": "8", "tp": "3"}, (8, 1, 1, False)),
-        ({"n_devices": "160", "devices": "160", "dp": "320"}, (160, 1, 1, False)),  # dies are no devices
-        ({"n_devices": "8", "devices": "4", "tp": "2", "dp": "2"}, (2, 2, 2, True)),
+        ({"n_devices": "8", "devices": "8"}, (1, 1, 8)),
+        ({"n_devices": "8", "devices": "4", "tp": "2", "dp": "2"}, (2, 2, 2)),
     ],
 )
-def test_a_split_that_is_none_of_the_devices(
-    tmp_path: Path, row: dict[str, str], want: tuple[int, int, int, bool]
+def test_a_split_that_is_smaller_than_the_devices_means_several_instances(
+    tmp_path: Path, row: dict[str, str], want: tuple[int, int, int]
 ) -> None:
     (worker,) = read_points(table(tmp_path, row)).points[0].workers
-    assert (worker.tp, worker.dp, worker.count, worker.stated) == want
+    assert (worker.tp, worker.dp, worker.count) == want
 
 
 @pytest.mark.parametrize(

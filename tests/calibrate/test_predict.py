@@ -121,6 +121,16 @@ def test_workers_get_the_hosts_they_need(tmp_path: Path) -> None:
     assert machine_of("2xhgx-h200", point.workers).devices == 16
 
 
+@pytest.mark.parametrize(
+    ("device", "tp", "machine"),
+    [("tpu-v6e", 4, "tpu-v6e-8"), ("tpu-v6e", 16, "tpu-v6e-32"), ("tpu7x", 4, "tpu7x-4"), ("gaudi3", 2, "gaudi3-8"),
+     ("scalex40-card", 32, "scalex40-32"), ("scalex40-card", 40, "scalex40"), ("h100", 16, "2xhgx-h100")],
+)  # fmt: skip
+def test_a_worker_runs_in_the_smallest_domain_that_holds_it(device: str, tp: int, machine: str) -> None:
+    on = machine_of(device, (Worker("aggregated", tp, tp, 1, 1, 1),))
+    assert on.name.removesuffix("@ndr") == machine
+
+
 LOADS = [{"concurrency": str(c), "device": d} for c in (1, 4, 16, 64) for d in ("h100", "h200")]
 
 

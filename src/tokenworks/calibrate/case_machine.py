@@ -42,7 +42,9 @@ def systems_of(device: str) -> tuple[str, ...]:
 def machine_of(device: str, workers: tuple[Worker, ...]) -> Machine:
     """A machine with enough hosts (or supernodes) for all workers; or the machine that `device` names.
 
-    A worker that is not larger than a host stays inside one host.
+    The machine consists of the smallest system with a domain as large as the largest worker, or else of the smallest
+    system: a slice of 16 TPU chips is one domain, and 16 H100 are two. A worker that is not larger than a domain stays
+    inside one domain.
 
     Parameters
     ----------
@@ -61,7 +63,9 @@ def machine_of(device: str, workers: tuple[Worker, ...]) -> Machine:
     names = systems_of(device)
     if not names:
         raise Skipped(f"not in the catalog: no system has the device {device}")
-    system = load.load_system(names[-1] if device.startswith("gb") else names[0])
+    systems, widest = [load.load_system(name) for name in names], max(worker.devices for worker in workers)
+    wide = (one for one in systems if one.domain >= widest and one.scale_up.topology != "torus")
+    system = systems[-1] if device.startswith("gb") else next(wide, systems[0])
     domain = system.domain
     if sum(w.devices * w.count for w in workers) <= domain:
         hosts = 1

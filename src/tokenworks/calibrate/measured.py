@@ -34,6 +34,7 @@ PREFIXES: dict[str, str] = {"aggregated": "", "prefill": "prefill_", "decode": "
 MEASURED = (
     "tpot_ms_median", "tpot_ms_mean", "itl_ms_mean", "interactivity_tok_s_user", "ttft_ms_median", "ttft_ms_mean",
     "total_tok_s_per_gpu", "output_tok_s_per_gpu", "input_tok_s_per_gpu", "joules_per_output_token",
+    "speed_total_tok_s",
 )  # fmt: skip
 OPTIONAL = ("source_group", "spec_decode", "concurrency", "request_rate", "n_requests", "isl", "osl", "note")
 COUNTS = ("n_devices", *WIDTHS, *(f"{role}_{name}" for role in ("prefill", "decode") for name in (*WIDTHS, "workers")))
@@ -51,6 +52,12 @@ MOST: dict[str, float] = {
 MAX_BYTES = 256_000_000
 """Largest size of a file: more than a million rows [byte]."""
 
+DIES = 2
+"""Dies of a device that some sources count as devices: Ascend 910C and TPU v7x have two [count]."""
+
+UNKNOWN_SPLIT = "the split is not known"
+"""Why a row without parallel widths is not predicted. A guessed split would measure the guess."""
+
 EMPTY = ("", "nan", "none", "null", "na", "n/a", "-")
 """Texts that stand for a missing number."""
 
@@ -65,7 +72,7 @@ class Worker:
     devices : devices of one instance [count]
     tp, dp, pp, ep : parallel widths of one instance
     count : number of instances
-    stated : whether the row states the split; else tp is the number of devices
+    stated : whether the row states the split; without a split, the point lacks data and is not predicted
     """
 
     role: Literal["aggregated", "prefill", "decode"]
@@ -331,7 +338,7 @@ class _Row:
             isl=isl,
             osl=self.need("osl_mean", "osl"),
             nominal_isl=self.number("isl") or isl,
-            measured=self._measured(),
+            measured=self._measured(kind, devices),
             little_ratio=float(noted[1]) if noted else None,
         )
         return replace(point, lacks="; ".join(self.lacks), assumed=tuple(self.assumed))
@@ -368,18 +375,39 @@ class _Row:
             devices = tp * (dp or 1) * (pp or 1)
         devices = devices or total or int(self.need(f"{prefix}devices", why=" where mode is disagg"))
         count = self.count(f"{prefix}workers") or max(1, total // devices)
-        split = (tp or 0) * (dp or 1) * (pp or 1)
+        split = (tp or dp or pp or 0) and (tp or 1) * (dp or 1) * (pp or 1)
         if split and split < devices and devices % split == 0:  # several instances
             devices, count = split, count * devices // split
         if devices * count > MOST_DEVICES:
             raise self.error(
                 f"{prefix}workers" if prefix else "n_devices", f"want at most {MOST_DEVICES:,} devices in all"
             )
-        if split != devices:  # the row states no split, or a split that does not match the devices
+        widths = tp or 1, dp or 1, pp or 1
+        if split == DIES * devices:
+            widths = self._on_devices(prefix, devices, *widths)
+        elif split != devices and devices > 1:
+            self.lacks.append(f"{UNKNOWN_SPLIT}: {self._widths_of(prefix, devices, tp, dp, pp)}")
             return Worker(role, devices, devices, 1, 1, ep or 1, count, stated=False)
-        return Worker(role, devices, tp or 1, dp or 1, pp or 1, ep or 1, count)
+        return Worker(role, devices, *widths, ep or 1, count)
 
-    def _measured(self) -> Measured:
+    def _widths_of(self, prefix: str, devices: int, *widths: int | None) -> str:
+        """The widths of a row that do not make a split of its devices, for a message."""
+        stated = [f"{prefix}{name} {width}" for name, width in zip(("tp", "dp", "pp"), widths, strict=True) if width]
+        empty = f"{prefix}tp, {prefix}dp and {prefix}pp are empty"
+        return f"{devices} devices, and {' x '.join(stated) or empty}"
+
+    def _on_devices(self, prefix: str, devices: int, tp: int, dp: int, pp: int) -> tuple[int, int, int]:
+        """The widths of a row that counts dies as devices, on whole devices: half of dp, or else half of tp."""
+        widths = (tp, dp // DIES, pp) if dp % DIES == 0 else (tp // DIES, dp, pp)
+        if math.prod(widths) == devices:
+            self.assumed.append(
+                f"{prefix}tp{tp} dp{dp} on {devices} devices of {DIES} dies as tp{widths[0]} dp{widths[1]}"
+            )
+            return widths
+        self.lacks.append(f"{UNKNOWN_SPLIT}: {self._widths_of(prefix, devices, tp, dp, pp)}")
+        return devices, 1, 1
+
+    def _measured(self, kind: str, devices: int) -> Measured:
         tpot, tpot_mean = self.number("tpot_ms_median"), False
         if tpot is None:
             tpot, tpot_mean = self.number("tpot_ms_mean"), True
@@ -388,7 +416,7 @@ class _Row:
         ttft, ttft_mean = self.number("ttft_ms_median"), False
         if ttft is None:
             ttft, ttft_mean = self.number("ttft_ms_mean"), True
-        rate, counted = self._rate()
+        rate, counted = self._rate(kind, devices)
         return Measured(
             tpot=None if tpot is None else 1e-3 * tpot,
             ttft=None if ttft is None else 1e-3 * ttft,
@@ -399,10 +427,19 @@ class _Row:
             ttft_mean=ttft_mean,
         )
 
-    def _rate(self) -> tuple[float | None, Counted]:
+    def _rate(self, kind: str, devices: int) -> tuple[float | None, Counted]:
+        """Throughput per device, and the tokens that it counts.
+
+        `speed_total_tok_s` is the speed of a single request: its input and output tokens / its time, on all devices.
+        """
         total, output, given = (self.number(f"{name}_tok_s_per_gpu") for name in ("total", "output", "input"))
+        speed = self.number("speed_total_tok_s")
         if total is not None:
             return total, "total"
         if output is not None and given is not None:
             return output + given, "total"
+        if speed is not None and output is None and given is None:
+            if kind != "closed" or self.number("concurrency") != 1:
+                self.lacks.append("speed_total_tok_s is a speed at batch 1: load must be closed, and concurrency 1")
+            return speed / devices, "total"
         return (output, "output") if output is not None else (given, "input")

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NotRequired
 from typing_extensions import TypedDict
 
 from tokenworks.calibrate.frontier import FrontierPlain, frontier
-from tokenworks.calibrate.measured import Point, PointTable
+from tokenworks.calibrate.measured import UNKNOWN_SPLIT, Point, PointTable
 from tokenworks.calibrate.predict import Predicted, predict
 from tokenworks.calibrate.score import STARVED, Errors, grouped, little, ranking, scored
 from tokenworks.specs.calibration import Calibration
@@ -141,6 +141,8 @@ class Validation(Shown):
         kinds: dict[str, Counter[str]] = defaultdict(Counter)
         for prediction in self.predictions:
             kind, _, detail = prediction.why.partition(": ")
+            if UNKNOWN_SPLIT in detail:
+                kind, detail = UNKNOWN_SPLIT, detail.partition(f"{UNKNOWN_SPLIT}: ")[2]
             if kind:
                 kinds[kind][detail] += 1
         reasons = [

@@ -1,0 +1,1 @@
+"""Tools of maintainers: speeds, comparisons with other predictors, and the accuracy page."""

@@ -1,0 +1,497 @@
+"""docs/accuracy.md from the figures of docs/accuracy.json. Equal figures give equal text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from benchmarks.accuracy.history import (
+    LARGE,
+    METRICS,
+    WORSE,
+    Figures,
+    Target,
+    changes,
+    left_out,
+    result,
+    targets,
+)
+from benchmarks.accuracy.markdown import factor, kind_words, number, percent, signed, table, wrapped
+
+ABLATED = 0.0005
+"""Constants whose ablation costs less mean error than this are not listed [-]."""
+
+NEARLY_ALL = "load", "other"
+"""The group of frontiers that has all points but the experimental ones: it is not listed."""
+
+HEAD = """# How accurate are predictions?
+
+<!-- `make accuracy DATA=FOLDER` writes this page. Do not edit it. -->
+
+`tokenworks validate --data POINTS.csv` simulates each measured point with its own load and compares. This page has the
+errors. One command writes it from the results: `make accuracy DATA=FOLDER`. Three pages explain the figures:
+
+- [Calibration](calibration.md): the measured points, the rules for what a point does not state, the constants and how
+  they are fitted, the kernel tables, the intervals, and the causes of the remaining errors.
+- [The card of the scaleX40](hygon.md): public kernel tables of Hygon cards, and what was predicted before they were
+  known.
+- [Comparison with other tools](peers.md).
+
+The error of a point is predicted / measured - 1. "Median" is the median of the error without its sign, "mean" is its
+mean. The bias is the median of the error with its sign. "Inside" is the share of measured values inside their predicted
+80 % interval.
+"""
+
+
+def page(figures: Figures) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    figures : what `collect` gathered, and the older figures that the page compares with
+    """
+    parts: list[Callable[[Figures], str]] = [
+        _made, _targets, _changes, _points, _frontier, _left_out, _intervals, _constants, _without_points, _energy,
+        _far, _production, _machines, _baselines, _peer,
+    ]  # fmt: skip
+    texts = [HEAD, *(part(figures) for part in parts)]
+    return wrapped("\n\n".join(text.rstrip() for text in texts if text) + "\n")
+
+
+# ── sections ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _made(figures: Figures) -> str:
+    own, made = figures["calibration"], figures["made"]
+    files = [
+        [f"`{name}`", f"{one['rows']:,}", f"`{one['sha256'][:16]}`"] for name, one in sorted(figures["data"].items())
+    ]
+    fitted = f"Calibration: `{own['name']}`, fitted on `{own['fitted_on']}`, {own['constants']} constants, file "
+    return f"Written on {made['date']} with commit {made['commit']}. {fitted}`{own['file_sha256'][:16]}`.\n" + table(
+        ("file", "rows", "SHA-256"), files
+    )
+
+
+def _targets(figures: Figures) -> str:
+    rows = [[one.what, _bounds(one), _reached(one), _met(one)] for one in targets(figures)]
+    return "## Targets\n" + table(("figure", "target", "now", ""), rows)
+
+
+def _bounds(one: Target) -> str:
+    if one.least is None:
+        return f"at most {percent(one.most, 0)}" if one.most else "none"
+    if one.most is None:
+        return f"at least {percent(one.least, 0)}"
+    return f"{percent(one.least, 0)} to {percent(one.most, 0)}"
+
+
+def _reached(one: Target) -> str:
+    if not one.values:
+        return "not computed"
+    if list(one.values) == [""]:
+        return percent(one.values[""]) if one.most != 0 else "none"
+    if one.most == 0:
+        return f"{len(one.values)} groups, see below"
+    low, high = min(one.values.values()), max(one.values.values())
+    out = ", ".join(f"{name} {percent(value, 0)}" for name, value in sorted(one.missed.items()))
+    return f"{percent(low, 0)} to {percent(high, 0)}" + (f"; outside: {out}" if out else "")
+
+
+def _met(one: Target) -> str:
+    return {None: "", True: "met", False: "**missed**"}[one.met]
+
+
+def _changes(figures: Figures) -> str:
+    before = figures.get("before")
+    if not before:
+        return "## What got worse\nThere are no earlier figures to compare with."
+    worse, better = changes(figures)
+    bound = f"by more than {100 * WORSE:g} points"
+    text = (
+        f"## What got worse\nCompared with the page of {before['date']} (commit {before['commit']}): groups of "
+        f"{LARGE} or more points whose median error changed {bound}.\n"
+    )
+    columns = ("group", "n", "median before", "median now")
+
+    def rows(changed: Iterable[Figures]) -> list[list[str]]:
+        return [[one["group"], f"{one['n']:,}", percent(one["before"]), percent(one["now"])] for one in changed]
+
+    text += table(columns, rows(worse)) if worse else f"\nNo group got worse {bound}.\n"
+    return text + ("\nGroups that got better:\n" + table(columns, rows(better)) if better else "")
+
+
+def _points(figures: Figures) -> str:
+    dev = result(figures, "dev")
+    skipped = " ".join(_skipped(one) for one in dev["skipped"])
+    text = (
+        f"## Errors of single points\n{dev['covered']:,} of {dev['points']:,} points of `serving_dev.csv` are "
+        f"predicted. {skipped}The calibration was fitted on these points, so these errors are in sample; "
+        "[left-out systems](#transfer-to-devices-that-were-not-measured) are below.\n"
+    )
+    kinds = [("all", dev), *sorted(dev["by"]["kind"].items(), key=_largest)]
+    kinds.append(("disagg EP > 8", dev["wide_disaggregated"]))
+    text += _errors_table("points", [(kind_words(name), group) for name, group in kinds])
+    text += (
+        "\nStarved: the measured throughput is below half of Little's law, so the devices wait for something that is "
+        "not modelled.\n"
+    )
+    for title, grouping in (("system", "system"), ("engine", "engine"), ("model and weights", "model")):
+        groups = sorted(dev["by"][grouping].items(), key=_largest)
+        text += f"\nBy {title}:\n" + _errors_table(title, groups)
+    ttft = [
+        [
+            kind_words(name),
+            f"{one['n']:,}",
+            percent(one["median_ape"]),
+            signed(one["bias"]),
+            percent(one["inside_interval"], 0),
+        ]
+        for name, group in kinds
+        if (one := group.get("ttft"))
+    ]
+    columns = ("points with TTFT", "n", "median", "bias", "inside")
+    return text + "\nTime to first token:\n" + table(columns, ttft)
+
+
+def _skipped(one: Figures) -> str:
+    return f"{one['count']} are not: {one['reason']} ({one['examples'][0]}). "
+
+
+def _largest(item: tuple[str, Figures]) -> tuple[int, str]:
+    counts = [item[1][metric]["n"] for metric in METRICS if item[1].get(metric)]
+    return -max(counts, default=0), item[0]
+
+
+def _errors_table(first: str, groups: Iterable[tuple[str, Figures]]) -> str:
+    rows = []
+    for name, group in groups:
+        tpot, rate = group["tpot"], group["tok_s_per_device"]
+        counts = [one["n"] for one in (tpot, rate) if one]
+        if not counts:
+            continue
+        times = ["median_ape", "mape", "bias", "inside_interval"]
+        cells = [_in_words(what, tpot) for what in times] + [_in_words(what, rate) for what in times[::3]]
+        rows.append([name, f"{max(counts):,}", *cells])
+    columns = (first, "n", "TPOT median", "mean", "bias", "inside", "tok/s/device median", "inside")
+    return table(columns, rows)
+
+
+def _in_words(what: str, one: Figures | None) -> str:
+    """One statistic of an error; "" without points."""
+    if not one:
+        return ""
+    return signed(one[what]) if what == "bias" else percent(one[what], 0 if what == "inside_interval" else 1)
+
+
+def _frontier(figures: Figures) -> str:
+    frontier = result(figures, "dev")["frontier"]
+    whole, ratio = frontier["tok_s_per_device"], frontier["ratio"]
+    if not whole:
+        return ""
+    speeds = ", ".join(f"{speed:g}" for speed in frontier["tok_s_user"])
+    text = (
+        "## Frontier: throughput at equal speed\n"
+        "A choice of machines needs the highest throughput of a device at a given speed per user. `validate` builds "
+        "this frontier for each device from measured points, and once more from the predictions of the same points. "
+        "[Calibration](calibration.md#frontier) has the rules. "
+        f"Speeds: {speeds} tok/s per user. {frontier['machines']} frontiers. {frontier['unreached']} throughputs are "
+        "left out, because only the measured frontier reaches the speed.\n"
+    )
+    names = {"system": "{}", "model": "{}", "engine": "{} alone", "mtp": "{}", "load": "{}",
+             "tok_s_user": "{} tok/s per user"}  # fmt: skip
+    groups = [("all", whole)]
+    for grouping, label in names.items():
+        members = frontier["by"].get(grouping, {}).items()
+        groups += [(label.format(kind_words(name)), one) for name, one in members if (grouping, name) != NEARLY_ALL]
+    rows = [
+        [name, str(one["n"]), percent(one["median_ape"], 0), percent(one["p90_ape"], 0), signed(one["bias"]),
+         percent(one["inside_interval"], 0)]
+        for name, one in groups
+    ]  # fmt: skip
+    text += table(("frontier", "n", "median", "90th percentile", "bias", "inside"), rows)
+    if not ratio["all"]:
+        return text
+    pairs = {"all": ratio["all"], **ratio["by_pair"]}
+    lines = [
+        [name, str(one["n"]), percent(one["median_ape"], 0), percent(one["p90_ape"], 0), signed(one["bias"]),
+         percent(one["in_order"], 0), percent(one["clear_in_order"], 0)]
+        for name, one in pairs.items()
+    ]  # fmt: skip
+    columns = ("ratio of two devices", "n", "median", "90th percentile", "bias", "faster device right",
+               f"right beyond {ratio['clear_ratio']:g}x")  # fmt: skip
+    return text + "\nThe ratio of two devices at equal speed per user:\n" + table(columns, lines)
+
+
+def _left_out(figures: Figures) -> str:
+    text = (
+        "## Transfer to devices that were not measured\n"
+        "The points of each system are predicted by a fit that uses neither these points nor the kernel tables of that "
+        'system. "Before the fit" is the error with kernel tables of the other systems only.\n'
+    )
+    text += _stale(figures, "left_out_systems") + _left_table("left-out system", left_out(figures))
+    if models := result(figures, "left_out_models"):
+        text += "\nThe same with models left out:\n" + _stale(figures, "left_out_models")
+        text += _left_table("left-out model", sorted(models, key=lambda one: -one["median_ape"]))
+    return text
+
+
+def _left_table(first: str, groups: Sequence[Figures]) -> str:
+    rows = [
+        [one["group"], f"{one['n']:,}", percent(one["before_median_ape"]), percent(one["median_ape"]),
+         signed(one["bias"]), factor(one.get("spread")), factor(one.get("needed")), percent(one.get("covered"), 0)]
+        for one in groups
+    ]  # fmt: skip
+    columns = (first, "points", "before the fit", "median", "bias", "80 % interval (factor)", "needed factor", "inside")
+    return table(columns, rows)
+
+
+def _stale(figures: Figures, name: str) -> str:
+    """A remark if a section was computed with other code than the rest of the page; or not at all."""
+    section = figures.get(name) or {}
+    if not section:
+        return "(From the calibration file. `make accuracy DATA=FOLDER FULL=1` computes the intervals, too.)\n"
+    if section["source"] == figures["dev"]["source"]:
+        return ""
+    return (
+        f"(Computed on {section['date']} with commit {section['commit']}, which is older than the rest of this page.)\n"
+    )
+
+
+def _intervals(figures: Figures) -> str:
+    own = figures["calibration"]
+    text = (
+        "## Intervals\nShare of measured values inside their predicted 80 % interval, by device: in sample, and for "
+        "TPOT also of left-out systems.\n"
+    )
+    dev, unseen = result(figures, "dev"), {one["group"]: one for one in left_out(figures)}
+    rows = []
+    for name, group in sorted(dev["by"]["system"].items()):
+        frontier = dev["frontier"]["by"].get("system", {}).get(name)
+        cells = [
+            percent(one["inside_interval"], 0) if one else "" for one in (group["tpot"], group["tok_s_per_device"])
+        ]
+        cells.append(percent(frontier["inside_interval"], 0) if frontier else "")
+        if any(cells):
+            rows.append([name, *cells, percent(unseen.get(name, {}).get("covered"), 0)])
+    text += table(("device", "TPOT", "tok/s/device", "frontier", "TPOT, left out"), rows)
+    if spreads := own["throughput_spread"]:
+        lines = [[name, factor(one["factor"]), one["source"]] for name, one in spreads.items()]
+        text += (
+            "\nThe interval of throughput at equal speed is a factor that grows with the distance of a device from "
+            "measured points:\n" + table(("distance of the measured points", "factor", "source"), lines)
+        )
+    numbers = {
+        "Correlation of the errors of two devices at equal speed": own["throughput_correlation"],
+        "Widening of an interval with MTP (as a logarithm)": own["draft_widening"],
+        "Factor of the interval of TTFT, for all devices": own["ttft_spread"],
+    }
+    told = [f"- {name}: {value:g}" for name, value in numbers.items() if value is not None]
+    return text + ("\n" + "\n".join(told) + "\n" if told else "")
+
+
+def _constants(figures: Figures) -> str:
+    own, fit = figures["calibration"], result(figures, "fit")
+    text = (
+        f"## Constants\nThe default calibration has {own['constants']} constants that were fitted on serving points.\n"
+    )
+    if not fit:
+        return text
+    rows = [[one["without"], f"{100 * one['mape_lost']:.2f}"] for one in fit["ablation"] if one["mape_lost"] >= ABLATED]
+    small = len(fit["ablation"]) - len(rows)
+    before, after = fit["tpot_before"], fit["tpot_in_sample"]
+    return (
+        text + _stale(figures, "fit")
+        + f"In a fit of {fit['constants']} constants, the median TPOT error of {after['n']:,} closed loops falls from "
+        f"{percent(before['median_ape'])} to {percent(after['median_ape'])} (mean {percent(before['mape'])} to "
+        f"{percent(after['mape'])}). Ablation: one constant returns to its prior, the others stay as fitted. Increase "
+        "of the mean error in percentage points:\n" + table(("constant", "increase"), rows)
+        + f"\nThe other {small} constants cost less than {100 * ABLATED:g} each.\n"
+    )  # fmt: skip
+
+
+def _without_points(figures: Figures) -> str:
+    dev = result(figures, "datasheet")
+    if not dev:
+        return ""
+    kinds = [(kind_words(name), one) for name, one in sorted(dev["by"]["kind"].items(), key=_largest)]
+    systems = sorted(dev["by"]["system"].items(), key=_largest)
+    groups = [("all", dev), *kinds, *systems]
+    large = [(name, one) for name, one in groups if one["tpot"] and one["tpot"]["n"] >= LARGE]
+    return (
+        "## Without any serving point\nThe calibration `datasheet` has kernel tables and datasheets only. Groups of "
+        f"{LARGE} or more points:\n" + _errors_table("points", large)
+    )
+
+
+def _energy(figures: Figures) -> str:
+    dev, fit = result(figures, "dev"), result(figures, "fit")
+    if not dev["energy"]:
+        return ""
+    groups = [("all", dev), *sorted(dev["by"]["system"].items(), key=_largest)]
+    groups += [(kind_words(name), one) for name, one in sorted(dev["by"]["kind"].items(), key=_largest)]
+    rows = [
+        [name, f"{one['n']:,}", percent(one["median_ape"]), percent(one["mape"]), signed(one["bias"]),
+         percent(one["inside_interval"], 0)]
+        for name, group in groups
+        if (one := group.get("energy"))
+    ]  # fmt: skip
+    text = "## Energy\nJoules per output token. They contain the error of TPOT and the error of power.\n"
+    text += table(("points with energy", "n", "median", "mean", "bias", "inside"), rows)
+    power = fit and fit["power"]
+    if not power:
+        return text
+    lines = [
+        [one["group"], str(one["n"]), percent(one["median_ape"], 0), signed(one["bias"])]
+        for one in power["left_out_systems"]
+    ]
+    return (
+        text
+        + f"\nMean power of {power['n']} points has a median error of {percent(power['median_ape'])} in sample. Each "
+        "device left out of the fit:\n" + _stale(figures, "fit") + table(("power", "n", "median", "bias"), lines)
+    )
+
+
+def _far(figures: Figures) -> str:
+    far = result(figures, "far")
+    text = (
+        "## Points of hardware that no fit has seen\n"
+        f"`serving_new.csv` has {far['points']} points of far hardware. {far['covered']} are predicted. These "
+        "points are for looking only: no constant is fitted on them.\n"
+    )
+    rows = [
+        [device, str(one["rows"]), str(one["predicted"])]
+        + [cell for metric in ("tpot", "tok_s_per_device") for cell in _short(one[metric])]
+        for device, one in far["by_device"].items()
+    ]
+    columns = (
+        "device",
+        "rows",
+        "predicted",
+        "TPOT median (n)",
+        "bias",
+        "inside",
+        "tok/s/device median (n)",
+        "bias",
+        "inside",
+    )
+    text += table(columns, rows)
+    whole = far["tpot"]
+    if whole:
+        text += (
+            f"\nAll: TPOT median {percent(whole['median_ape'], 0)}, bias {signed(whole['bias'])}, "
+            f"{percent(whole['inside_interval'], 0)} inside.\n"
+        )
+    reasons = [
+        f"- {device}, {count} of {one['rows']} rows: {why}"
+        for device, one in far["by_device"].items()
+        for why, count in sorted(one["reasons"].items())
+    ]
+    return text + ("\nNot predicted:\n\n" + "\n".join(reasons) + "\n" if reasons else "")
+
+
+def _short(one: Figures | None) -> list[str]:
+    if not one:
+        return ["", "", ""]
+    return [f"{percent(one['median_ape'], 0)} ({one['n']})", signed(one["bias"]), percent(one["inside_interval"], 0)]
+
+
+def _production(figures: Figures) -> str:
+    rows = result(figures, "production")
+    if not rows:
+        return ""
+    before = (figures.get("before") or {}).get("production") or {}
+    lines = []
+    for row in rows:
+        at = f"{row['n_devices']} x {row['device']}, EP{row['ep']}, {int(row['concurrency']):,} " + (
+            "tokens a device" if row["load"] == "tokens_per_device" else "sequences a device"
+        )
+        if row["skipped"]:
+            lines.append([row["title"], at, "", f"not predicted: {row['skipped']}", "", "", ""])
+        for metric, (measured, predicted, low, high) in row["values"].items():
+            label, unit = {"tpot": ("TPOT", "ms"), "tok_s_per_device": ("rate", "tok/s/device")}[metric]
+            old = before.get(row["title"], {}).get(metric)
+            inside = "yes" if low <= measured <= high else "no"
+            lines.append(
+                [row["title"], at, f"{label} {number(measured)} {unit}", number(predicted),
+                 f"{number(low)} to {number(high)}", inside, f"{signed(predicted / measured - 1)}"
+                 + (f" (before {signed(old[1] / measured - 1)})" if old else "")]
+            )  # fmt: skip
+    sources = sorted({f"- {row['source']}" for row in rows})
+    notes = [f"- {row['title']}: {row['note']}." for row in rows if row["note"]]
+    return (
+        "## Production figures\nFigures that operators published, predicted with their own split, batch, lengths, "
+        "dtype and draft tokens (`benchmarks/accuracy/production.csv`). No constant is fitted on them.\n"
+        + table(("figure", "split and batch", "published", "predicted", "80 % interval", "inside", "error"), lines)
+        + "\nSources:\n\n" + "\n".join(sources) + "\n\nHow each figure was read:\n\n" + "\n".join(notes) + "\n"
+    )  # fmt: skip
+
+
+def _machines(figures: Figures) -> str:
+    rows = result(figures, "machines")
+    if not rows:
+        return ""
+    before = {(row["machine"], row["workload"]): row for row in (figures.get("before") or {}).get("machines") or []}
+    lines = []
+    for row in rows:
+        old = before.get((row["machine"], row["workload"]))
+        lines.append(
+            [row["machine"], row["workload"], _effective(old) if old else "", _effective(row),
+             (row.get("grade") or ""), row["deployment"] or "no deployment"]
+        )  # fmt: skip
+    return (
+        "## DeepSeek-R1 on five machines\nThe best deployment of `plan`: effective tok/s per device, with the 80 % "
+        "interval of output tok/s per device. Chat: `--workload chat`, with its SLO. 4,000 / 1,000: "
+        '`--isl 4000 --osl 1000`, without an SLO. "Before" is the page that this page is compared with.\n'
+        + table(("machine", "workload", "before", "now", "grade", "deployment now"), lines)
+    )
+
+
+def _effective(row: Figures) -> str:
+    if not row.get("deployment"):
+        return "no deployment"
+    low, high = row["interval"]
+    return f"{number(row['effective_tok_s_per_device'])} [{number(low)}, {number(high)}]"
+
+
+def _baselines(figures: Figures) -> str:
+    dev = result(figures, "dev")
+    little = dev["baseline"]["tok_s_per_device_from_measured_tpot"]
+    text = (
+        "## Trivial baselines\nThroughput computed from the *measured* TPOT by Little's law. A predicted throughput "
+        "adds information only where its error is smaller:\n"
+    )
+    rows = [
+        [kind_words(mode), f"{one['n']:,}", percent(one["median_ape"]), percent(one["mape"])]
+        for mode, one in little.items()
+        if one
+    ]
+    text += table(("points", "n", "median", "mean"), rows)
+    lines = [
+        [METRICS[metric], f"{one['pairs']:,}", f"{one['predicted']:.2f}", f"{one['by_devices']:.2f}"]
+        for metric, one in dev["ranking"].items()
+        if one["pairs"]
+    ]
+    if not lines:
+        return text
+    columns = ("ranking of splits by", "pairs", "Kendall's tau", "tau of a ranking by number of devices")
+    return text + (
+        "\nRanking of splits with equal model, device, engine, dtype, MTP, lengths and concurrency:\n"
+        + table(columns, lines)
+    )
+
+
+def _peer(figures: Figures) -> str:
+    rows = result(figures, "peer")
+    if not rows:
+        return ""
+    lines = [
+        [METRICS[one["metric"]], one["group"], str(one["both"]), percent(one["ours"]), percent(one["theirs"]),
+         str(one["alone"]), percent(one["ours_alone"])]
+        for one in rows
+    ]  # fmt: skip
+    columns = ("metric", "source of the points", "points that both predict", "tokenworks", "aiconfigurator",
+               "points that only tokenworks predicts", "tokenworks")  # fmt: skip
+    return (
+        "## Comparison with aiconfigurator\nMedian errors on measured points that aiconfigurator 0.12 publishes "
+        "(`benchmarks/peer.py`). The points are aggregated and state their split. Values are means over requests.\n"
+        + table(columns, lines)
+    )
