@@ -119,7 +119,8 @@ def case(point: Point, calibration: Calibration) -> Case:
     if point.drafts and not model.draft:
         model = drafted(model)
         assumed.append(f"a draft for {model.name}: one more layer like its last")
-    on, engine = machine_of(point.device, point.workers), engine_of(point.engine)
+    on = machine_of(point.device, point.workers)
+    engine = engine_of(point.engine, on.family)
     assumed += [f"{path} of {on.device}: {LINK[path]}" for path in assumed_links(on.name)]
     if engine.name != point.engine:
         eager = f", {1e3 * EAGER_LAYER:g} ms of host time per layer" if number(engine.host_layer) == EAGER_LAYER else ""
@@ -164,16 +165,20 @@ def _split(worker: Worker, model: Model, on: Machine, point: Point) -> Worker:
     return replace(worker, tp=tp, devices=tp, ep=1, count=worker.count * worker.devices // tp)
 
 
-def engine_of(name: str) -> Engine:
+def engine_of(name: str, family: str = "") -> Engine:
     """The engine for the name in a measured point.
 
-    An engine without CUDA graphs launches the kernels of every step one by one.
+    An engine without CUDA graphs launches the kernels of every step one by one. An engine that the catalog does not
+    know is the vendor's own, written for the device: it has not the launch times of a port.
 
     Parameters
     ----------
     name : name of the engine in the point, such as `vllm` or `transformers`
+    family : family of the devices
     """
     engine = find_engine(name)
+    if any(word in name.lower() for word in engine.aliases):
+        engine = engine.on(family)
     if not any(word in name.lower() for word in EAGER):
         return engine
     layer = engine.host_layer.model_copy(update={"value": EAGER_LAYER, "status": "assumed"})

@@ -209,7 +209,7 @@ def _one_step(ready: Case) -> Predicted:
     ]
     fastest = min(steps, key=lambda one: float(one.seconds))
     seconds, (compute, hbm) = float(fastest.seconds), roof_use(fastest)
-    gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
+    gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance, site.rates.later_acceptance))
     if point.load == "tokens_per_device":
         return Predicted(rate=each / seconds, spread=ready.spread)
     rate = each * gained / seconds

@@ -35,8 +35,9 @@ class Rates:
     inner, outer : links for collectives, inside a domain and between domains
     inner_moe, outer_moe : links for dispatch and combine, inside a domain and between domains
     domain : devices of a scale-up domain [count]
-    skew : log-deviation of expert popularity [-]
-    acceptance : probability that a draft token is accepted [-]
+    skew, rank_skew : log-deviation of expert popularity, within a step and between ranks [-]
+    acceptance, later_acceptance : probability that the first draft token is accepted, and that a later one is, if the
+        token before was [-]
     power : shares of TDP that a device draws
     grade : datasheet, kernel-calibrated or end-to-end-calibrated
     spread : 80 % of measured times lie in [t / spread, t x spread] around a predicted time t [-]
@@ -70,7 +71,9 @@ class Rates:
     outer_moe: LinkRates | None
     domain: int
     skew: float
+    rank_skew: float
     acceptance: float
+    later_acceptance: float
     power: Power
     grade: str
     spread: float
@@ -132,8 +135,11 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     """
     family = calibration.family(machine.family)
     distance = calibration.distance(machine.device, machine.family)
-    gemm = {dtype: peak * family.util(dtype) for dtype, peak in machine.peak.items()}
-    wide = machine.peak["bf16"] if "bf16" in machine.peak else machine.peak["fp32"]
+    gemm = {dtype: family.utilised(family.util(dtype), dtype, peak) for dtype, peak in machine.peak.items()}
+    wide = "bf16" if "bf16" in machine.peak else "fp32"
+
+    def attends(share: float) -> float:
+        return family.utilised(share, wide, machine.peak[wide])
 
     def achieved(link: Link, share: float, start: float) -> LinkRates:
         return LinkRates(
@@ -152,11 +158,13 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     start, dispatch_start = number(family.collective_start), number(family.dispatch_start)
     return Rates(
         gemm=gemm,
-        grouped={dtype: peak * family.grouped_util(dtype) for dtype, peak in machine.peak.items()},
+        grouped={
+            dtype: family.utilised(family.grouped_util(dtype), dtype, peak) for dtype, peak in machine.peak.items()
+        },
         hbm=machine.hbm_bandwidth * number(family.hbm),
         experts_hbm=machine.hbm_bandwidth * number(family.experts_hbm),
-        prefill_flop=wide * number(family.attention_prefill),
-        decode_flop=wide * number(family.attention_decode),
+        prefill_flop=attends(number(family.attention_prefill)),
+        decode_flop=attends(number(family.attention_decode)),
         attention_hbm=machine.hbm_bandwidth * number(family.attention_hbm),
         query=number(calibration.query),
         sequence=number(calibration.sequence),
@@ -174,7 +182,9 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         outer_moe=outward(number(family.dispatch_out), dispatch_start),
         domain=machine.domain,
         skew=number(calibration.skew),
+        rank_skew=number(calibration.rank_skew),
         acceptance=number(calibration.acceptance),
+        later_acceptance=number(calibration.later_acceptance),
         power=family.power or calibration.power,
         grade=calibration.grade_of(machine.family),
         spread=number(family.spread),

@@ -213,9 +213,9 @@ class Estimate(Shown):
     @property
     def assumed(self) -> list[Assumption]:
         """Every assumed number that the times of these steps depend on."""
-        unused = set() if self.setting.experts else {"calibration.skew"}
+        unused = set() if self.setting.experts else {"calibration.skew", "calibration.rank_skew"}
         if not any(role.draft_tokens for role in self.roles):
-            unused.add("calibration.acceptance")
+            unused |= {"calibration.acceptance", "calibration.later_acceptance"}
         return list(named(self.setting.given, (item for item in self.rates.assumed if item.path not in unused)))
 
     def spread(self, of: StepEstimate) -> float:

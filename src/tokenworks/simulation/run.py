@@ -337,7 +337,7 @@ def _site(deployed: Deployed, trace: Trace, calibration: CalibrationLike, assume
     numbers = deployed.given if assume is None else given(assume)
     if on is None or assume is not None:
         on = machine(deployment.system, assume=numbers)
-    engine = load_engine(deployment.engine, assume=numbers)
+    engine = load_engine(deployment.engine, assume=numbers, family=on.family)
     served = converted_for(load_model(deployed.model or deployment.model), on)
     model = with_max_model_len(served, deployment.max_model_len)
     request = mean_played(trace, model.max_context, prefix_caching=shared)

@@ -16,7 +16,7 @@ from tokenworks.specs.edits import edited
 from tokenworks.specs.given import Assume, given, of
 from tokenworks.specs.load import CATALOG, is_path, nearest, read_yaml, validate
 from tokenworks.specs.machine import Assumption
-from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec, with_sources
+from tokenworks.specs.provenance import FlopRate, Number, Quantity, Seconds, Spec, with_sources
 
 Grade = Literal["datasheet", "kernel-calibrated", "end-to-end-calibrated"]
 
@@ -111,6 +111,8 @@ class Family(Spec):
 
     Parameters
     ----------
+    peak : dtype -> peak rate of the devices on which the utilisations of the compute peak were measured, see
+        `utilised`. A dtype that is not listed keeps its utilisation at every peak [FLOP/s]
     gemm : dtype -> utilisation of the compute peak by GEMMs with many rows [-]
     grouped : dtype -> rate of grouped GEMMs (experts) / rate of GEMMs [-]
     hbm : utilisation of the memory bandwidth by GEMMs that are bound by their weights [-]
@@ -131,6 +133,7 @@ class Family(Spec):
     power : power of a device of the family, as shares of its TDP; None: the shares of the calibration
     """
 
+    peak: dict[ComputeDtype, FlopRate] = Field(default_factory=dict)
     gemm: dict[ComputeDtype, Util]
     grouped: dict[ComputeDtype, Util]
     hbm: Util
@@ -153,8 +156,34 @@ class Family(Spec):
     spread: Spread
     power: Power | None = None
 
+    def utilised(self, share: float, dtype: str, peak: float) -> float:
+        """The rate of a kernel on a device of the family whose peak differs from the measured devices.
+
+        What a kernel does beside its multiplications (address arithmetic, loads, epilogues) takes a time c per FLOP
+        that does not depend on the peak. So a device with a lower peak reaches a larger share of it:
+
+            rate = 1 / (1 / P + c),   c = (1 / u - 1) / P0,   so rate = P / (1 + (1 / u - 1) P / P0)
+
+        with the share u that was measured at the peak P0. In the kernel tables, the share of dense GEMMs falls as the
+        peak of a dtype rises: H100 0.83 in BF16 and 0.66 in FP8, B200 0.74, 0.61 and 0.45 in BF16, FP8 and FP4. Of
+        devices without a part in the fit, B300 has 1.5 times the FP4 rate of B200 and a share of 0.32 instead of 0.45
+        (this formula: 0.35).
+
+        Parameters
+        ----------
+        share : u, utilisation at the peak of the measured devices [-]
+        dtype : dtype of the multiplication
+        peak : P, peak rate of the device in this dtype [FLOP/s]
+
+        Returns
+        -------
+        Achieved rate [FLOP/s].
+        """
+        measured = next((number(known) for name, known in self.peak.items() if name == dtype), peak)
+        return peak / (1 + (1 / share - 1) * peak / measured)
+
     def util(self, dtype: str) -> float:
-        """Utilisation of GEMMs with many rows.
+        """Utilisation of GEMMs with many rows, at the peak of the measured devices.
 
         Parameters
         ----------
@@ -179,7 +208,7 @@ def _of(utils: Mapping[ComputeDtype, Quantity], field: str, dtype: str) -> float
     raise SpecError(f"no utilisation for {dtype}", where=f"calibration: {field}", hint=hint)
 
 
-SHARED = ("query", "sequence", "context_walk", "elementwise", "ring", "skew", "acceptance")
+SHARED = ("query", "sequence", "context_walk", "elementwise", "ring", "skew", "rank_skew", "acceptance", "later_acceptance")
 """Fields of a calibration that hold for all families, and that can be assumed."""
 
 
@@ -217,10 +246,13 @@ class Calibration(Spec):
     query : cost of the edges of a tile in prefill attention, as additional cache entries per query [count]
     sequence : the same cost in decode attention, as additional cache entries per sequence [count]
     context_walk : latency of decode attention per token of context [s]
-    elementwise : bandwidth of the small kernels between GEMMs / bandwidth of GEMMs [-]
+    elementwise : bandwidth of the small kernels between GEMMs / bandwidth of GEMMs, for small tensors [-]
     ring : latency of one step around a ring, as NCCL gathers [s]
-    skew : log-deviation of expert popularity [-]
-    acceptance : probability that a draft token is accepted [-]
+    skew : log-deviation of expert popularity within a step: it decides how many experts get a token [-]
+    rank_skew : log-deviation of expert popularity that the placement of experts leaves: it decides how much more than
+        the mean the hottest rank has to do [-]
+    acceptance : probability that the first draft token of a step is accepted [-]
+    later_acceptance : probability that a later draft token is accepted, if the token before was [-]
     power : power of a device, as shares of its TDP
     draft_widening : with draft tokens, the interval factor is spread ** draft_widening [-]
     ttft_spread : interval factor of TTFT for all families; it covers queues and servers, not devices [-]
@@ -248,7 +280,9 @@ class Calibration(Spec):
     elementwise: Util
     ring: Latency
     skew: Number
+    rank_skew: Number
     acceptance: Util
+    later_acceptance: Util
     power: Power
     draft_widening: Spread
     ttft_spread: Spread
@@ -353,7 +387,7 @@ class Calibration(Spec):
         if name in self.borrowed:
             borrowed = self.borrowed[name]
             lent = self.lent.get(borrowed.like, self.families[borrowed.like])
-            return lent.model_copy(update={"spread": borrowed.spread})
+            return lent.model_copy(update={"spread": borrowed.spread, "peak": {}})
         if name not in self.families:
             known = [*self.families, *self.borrowed]
             raise UnknownName(

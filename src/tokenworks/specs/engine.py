@@ -137,6 +137,62 @@ class DeviceDefaults(Spec):
     graph_sequences: Count
 
 
+class Port(Spec):
+    """How an engine runs on a device family to which it was ported, and where it is less mature than at home.
+
+    Parameters
+    ----------
+    families : families of the devices, by how their names begin
+    host_layer : CPU time to launch the kernels of one layer, if the step is not a captured graph [s]
+    graph_tokens : steps with more tokens than this are not captured graphs [token]
+    spread : 80 % of times lie in [t / spread, t x spread] around a predicted time t for this reason alone [-]
+    source : where the numbers come from
+    """
+
+    families: tuple[str, ...]
+    host_layer: Seconds
+    graph_tokens: Number
+    spread: Number
+    source: str
+
+
+class DraftRule(Spec):
+    """Draft tokens that published recipes of an engine use for some models.
+
+    Parameters
+    ----------
+    models : models, by how their names begin; empty: all models
+    families : families of the devices, by how their names begin; empty: all devices
+    dp : only with (True) or without (False) data-parallel attention; None: both
+    disaggregated : only with (True) or without (False) a prefill role of its own; None: both
+    sequences : only with at least this many decoding sequences on a rank [count]
+    tokens : draft tokens per step [token]
+    """
+
+    models: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    dp: bool | None = None
+    disaggregated: bool | None = None
+    sequences: float = 0
+    tokens: Number
+
+    def holds_for(self, model: str, family: str, sequences: float, *, dp: bool, disaggregated: bool) -> bool:
+        """Whether the rule is for a deployment.
+
+        Parameters
+        ----------
+        model : name of the model
+        family : family of the devices
+        sequences : decoding sequences of a rank [count]
+        dp : whether attention is data parallel
+        disaggregated : whether prefill has a role of its own
+        """
+        named = not self.models or model.startswith(self.models)
+        here = not self.families or family.startswith(self.families)
+        split = self.dp in (None, dp) and self.disaggregated in (None, disaggregated)
+        return named and here and split and sequences >= self.sequences
+
+
 class VersionChange(Spec):
     """Numbers of an engine in its versions up to one, or from one on.
 
@@ -191,11 +247,12 @@ class Engine(Spec):
     small_device : with less device memory than this, the default chunk is at most `small_chunk` [byte]
     small_chunk : see `small_device` [token]
     defaults : settings by size of the device; the first entry that matches counts
+    ports : numbers on device families to which the engine was ported; the first entry that matches counts, see `on`
+    maturity : 80 % of times lie within this factor because the engine is a port; 1 where it is at home [-]
     changes : numbers that other versions have: `--set engine.version=0.21` applies those that hold for 0.21
     output_reserve : share of the output to come that admission keeps free at the start; None if admission needs room
         for the prompt only [-]
-    mtp_drafts : default number of draft tokens with MTP [token]
-    mtp_drafts_dp : the same with data parallelism [token]
+    drafts : draft tokens of published recipes with MTP or EAGLE; the first rule that holds counts
     kv_block : default size of a KV block [token]
     chunk_tokens : default token budget of a step [token]
     max_sequences : default number of running sequences [count]
@@ -224,12 +281,13 @@ class Engine(Spec):
     small_device: Bytes
     small_chunk: Number
     output_reserve: Number | None = None
-    mtp_drafts: Number
-    mtp_drafts_dp: Number
+    drafts: tuple[DraftRule, ...]
     kv_block: Count
     chunk_tokens: Count
     max_sequences: Count
     defaults: tuple[DeviceDefaults, ...] = ()
+    ports: tuple[Port, ...] = ()
+    maturity: float = 1.0
     changes: tuple[VersionChange, ...] = ()
 
     @field_validator("version", mode="before")
@@ -243,11 +301,38 @@ class Engine(Spec):
         fraction = self.memory_fraction.value
         if fraction is not None and not 0 < fraction <= 1:
             raise ValueError(f"memory_fraction is {fraction:g}; it must be above 0 and at most 1")
+        if not self.drafts or not self.drafts[-1].holds_for("", "", 0, dp=False, disaggregated=False):
+            raise ValueError("drafts: the last rule must hold for every model and deployment")
         return self
+
+    def recipe_drafts(self, model: str, family: str, sequences: float, *, dp: bool, disaggregated: bool) -> int:
+        """Draft tokens of the recipes of the engine, see `DraftRule.holds_for`. The last rule holds for everything."""
+        rules = (one for one in self.drafts if one.holds_for(model, family, sequences, dp=dp, disaggregated=disaggregated))
+        return int(next(rules).tokens.value or 0)
 
     def runs_on(self, family: str) -> bool:
         """Whether the engine runs on devices of a family."""
         return not self.families or family.startswith(self.families)
+
+    def on(self, family: str) -> Engine:
+        """The engine with its numbers on devices of a family.
+
+        Physics says what a kernel takes, and not how many operators an engine runs for a layer, nor whether it
+        captures them as a graph. On a device family to which an engine was ported, it runs more of them, one by one.
+
+        Parameters
+        ----------
+        family : family of the device
+        """
+        for port in self.ports:
+            if family.startswith(port.families):
+                return self.model_copy(
+                    update={
+                        "host_layer": port.host_layer, "graph_tokens": port.graph_tokens,
+                        "maturity": port.spread.value or 1.0, "ports": (),
+                    }
+                )  # fmt: skip
+        return self
 
     def defaults_on(self, family: str, hbm_bytes: float) -> DeviceDefaults | None:
         """The settings that the engine chooses for a device, or None if the catalog has none.
@@ -264,7 +349,7 @@ class Engine(Spec):
         return None
 
 
-OF_MEASURED_ROWS = ("small_device", "small_chunk", "mtp_drafts", "mtp_drafts_dp")
+OF_MEASURED_ROWS = ("small_device", "small_chunk")
 """Numbers that complete measured rows with open fields. Predictions do not read them."""
 
 
@@ -273,20 +358,21 @@ def engine_names() -> list[str]:
     return sorted(path.stem for path in (CATALOG / "engines").glob("*.yaml"))
 
 
-def load_engine(name: str | Engine, *, assume: Assume = None) -> Engine:
+def load_engine(name: str | Engine, *, assume: Assume = None, family: str = "") -> Engine:
     """Load an engine of the catalog, with the numbers that the user set.
 
     Parameters
     ----------
     name : name in the catalog, or a loaded engine
     assume : values by path, such as `engine.host_step: 1 ms`, as a YAML file or a dict; paths of other areas do nothing
+    family : family of the devices, for engines that were ported to it, see `Engine.on`
 
     Raises
     ------
     UnknownName : no such engine
     SpecError : a path or a value of `assume` is not valid
     """
-    engine = _shipped(name) if isinstance(name, str) else name
+    engine = (_shipped(name) if isinstance(name, str) else name).on(family)
     numbers = of("engine", given(assume))
     version = next((item for item in numbers if item.path == "engine.version"), None)
     if version is not None:
@@ -294,7 +380,7 @@ def load_engine(name: str | Engine, *, assume: Assume = None) -> Engine:
     return edited(engine, [item for item in numbers if item is not version], prefix="engine.", but=FIXED)
 
 
-FIXED = ("name", "changes", "defaults")
+FIXED = ("name", "changes", "defaults", "drafts", "ports", "maturity")
 """Parts of an engine that a user cannot set one by one."""
 
 

@@ -25,6 +25,7 @@ from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.compose import machine
+from tokenworks.specs.machine import Machine
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
@@ -221,6 +222,8 @@ class KernelRows:
         say : receives progress messages; None for no messages
         """
         calibration = prior.standalone({item.machine.family for rows in self.rows.values() for item in rows})
+        kept = [item for rows in self.rows.values() for item in rows if item.machine.device not in without]
+        calibration = measured_at(calibration, [item.machine for item in kept])
         calibration = calibration.model_copy(
             update={"lent": {}}
         )  # families that borrow also get the numbers of the tables
@@ -246,6 +249,35 @@ class KernelRows:
             }
         )
         return KernelFit(calibration, fitted, self.used, prior.name)
+
+
+def measured_at(calibration: Calibration, machines: Sequence[Machine]) -> Calibration:
+    """The calibration with the peaks at which the utilisations of its families are measured, see `Family.utilised`.
+
+    Parameters
+    ----------
+    calibration : the calibration
+    machines : machines with measured kernels. A family with several devices gets the geometric mean of their peaks
+    """
+    families = dict(calibration.families)
+    for name in sorted({on.family for on in machines}):
+        devices = {on.device: on.peak for on in machines if on.family == name}
+        peaks: dict[str, list[float]] = {}
+        for device in sorted(devices):
+            for dtype, peak in devices[device].items():
+                peaks.setdefault(dtype, []).append(peak)
+        source = f"geometric mean of {', '.join(sorted(devices))}" if len(devices) > 1 else f"peak of {min(devices)}"
+        families[name] = families[name].model_copy(
+            update={"peak": {dtype: _peak(float(np.exp(np.mean(np.log(each)))), source) for dtype, each in peaks.items()}}
+        )
+    return calibration.model_copy(update={"families": families})
+
+
+def _peak(value: float, source: str) -> Quantity:
+    written = f"{value / 1e12:.4g} TFLOP/s"
+    return Quantity(
+        value=units.parse(written, "FLOP/s"), status="derived", source=source, written=written, unit="FLOP/s"
+    )
 
 
 def write(fitted: KernelFit, path: Path) -> None:
