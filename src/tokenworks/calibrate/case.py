@@ -229,7 +229,7 @@ def _expert_groups(model: Model, ep: int, stage: int) -> int:
 
 
 def kv_dtype(point: Point, model: Model, site: Site) -> Literal["bf16", "fp8"]:
-    """The KV dtype that the checkpoint or the engine asks for; bf16 on a device without FP8.
+    """The KV dtype that recipes of the engine or the checkpoint ask for; bf16 on a device without FP8.
 
     Parameters
     ----------
@@ -239,6 +239,6 @@ def kv_dtype(point: Point, model: Model, site: Site) -> Literal["bf16", "fp8"]:
     """
     if "fp8" not in site.machine.peak:
         return "bf16"
-    if site.engine.kv_dtype == "float-weights" and point.weights in ("fp8", "fp4"):
+    if site.machine.family.startswith(site.engine.fp8_kv) and point.weights in ("fp8", "fp4"):
         return "fp8"
     return "fp8" if model.native_kv == "fp8" else "bf16"

@@ -247,7 +247,14 @@ def _decoding(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartT
     edges = batch.sequences * rates.sequence * attention.entry_bytes(scan, split.tp, split.kv_bytes)
     walked = attention.decode_entries(scan, batch.sequences, batch.context) / np.maximum(batch.sequences, TINY)
     latency = (rates.attention_start + rates.context_walk * walked) * (batch.sequences > 0)
-    return _roof(flop, traffic, flop / rates.decode_flop, (traffic + edges) / rates.attention_hbm, latency)
+    return _roof(flop, traffic, flop / _decode_rate(scan, rates, split), (traffic + edges) / rates.attention_hbm, latency)
+
+
+def _decode_rate(scan: Scan, rates: Rates, split: Split) -> FloatArray:
+    """Rate of decode attention. Latents of a fixed format (`scan.bytes`) are unpacked first [FLOP/s]."""
+    narrow = (scan.bytes is None) & (np.asarray(split.kv_bytes) <= 1)
+    latent = np.where(narrow, rates.latent_flop["fp8"], rates.latent_flop["bf16"])
+    return np.where(scan.latent, latent, rates.decode_flop)
 
 
 def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
@@ -342,7 +349,8 @@ def grouped_part(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, to
     traffic = touched * outputs * inputs * gemm.form.bytes
     traffic = traffic + choices * (outputs + inputs * (1 + quantised)) * ACTIVATION
     flop = roofline.gemm_flop(choices, outputs, inputs)
-    return _roof(flop, traffic, flop / rates.grouped[dtype], traffic / rates.experts_hbm, 0.0)
+    slower = rates.packed_experts if gemm.form.bytes < 1 and dtype not in NARROW and gemm.form.compute == dtype else 1.0
+    return _roof(flop, traffic, flop / (rates.grouped[dtype] * slower), traffic / (rates.experts_hbm * slower), 0.0)
 
 
 def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: RankBatch) -> tuple[FloatArray, FloatArray]:

@@ -20,7 +20,9 @@ class Rates:
     grouped : dtype -> rate of the grouped GEMMs of experts with many rows [FLOP/s]
     hbm : bandwidth of GEMMs, for weights and activations [byte/s]
     experts_hbm : bandwidth of the grouped GEMMs of experts [byte/s]
+    packed_experts : rates of grouped GEMMs with 4-bit integer weights / rates with 16-bit weights [-]
     prefill_flop, decode_flop : rate of prefill attention, and of decode attention [FLOP/s]
+    latent_flop : dtype of the latents -> rate of decode attention on latents (MLA) [FLOP/s]
     attention_hbm : bandwidth of attention, for the KV cache [byte/s]
     query : additional cache entries that a prefill query costs, beside those that it reads [count]
     sequence : additional cache entries that a decoding sequence costs, beside those that it reads [count]
@@ -52,8 +54,10 @@ class Rates:
     grouped: Mapping[str, float]
     hbm: float
     experts_hbm: float
+    packed_experts: float
     prefill_flop: float
     decode_flop: float
+    latent_flop: Mapping[str, float]
     attention_hbm: float
     query: float
     sequence: float
@@ -163,8 +167,13 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         },
         hbm=machine.hbm_bandwidth * number(family.hbm),
         experts_hbm=machine.hbm_bandwidth * number(family.experts_hbm),
+        packed_experts=number(family.packed_experts),
         prefill_flop=attends(number(family.attention_prefill)),
         decode_flop=attends(number(family.attention_decode)),
+        latent_flop={
+            "bf16": attends(number(family.latent_decode)),
+            "fp8": attends(number(family.latent_decode)) * number(family.latent_fp8),
+        },
         attention_hbm=machine.hbm_bandwidth * number(family.attention_hbm),
         query=number(calibration.query),
         sequence=number(calibration.sequence),

@@ -47,7 +47,7 @@ TAKEN = ("weights", "activations", "buffers", "reserve")
 LEFT_OUT = 1e-12
 """Parts of a step that take less time are not listed [s]."""
 
-ATTENTION = ("attention_prefill", "attention_decode", "attention_hbm", "attention_start")
+ATTENTION = ("attention_prefill", "attention_decode", "attention_hbm", "latent_decode", "attention_start")
 FACTORS: dict[str, tuple[str, ...]] = {
     "attention": ATTENTION,
     "linear attention": ATTENTION,

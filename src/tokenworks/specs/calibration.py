@@ -54,6 +54,7 @@ def _correlation(quantity: Quantity) -> Quantity:
 
 
 Util = Annotated[Number, AfterValidator(_share)]
+Ratio = Annotated[Number, AfterValidator(_above_zero)]
 Latency = Annotated[Seconds, AfterValidator(_above_zero)]
 Spread = Annotated[Number, AfterValidator(_factor)]
 Correlation = Annotated[Number, AfterValidator(_correlation)]
@@ -117,8 +118,14 @@ class Family(Spec):
     grouped : dtype -> rate of grouped GEMMs (experts) / rate of GEMMs [-]
     hbm : utilisation of the memory bandwidth by GEMMs that are bound by their weights [-]
     experts_hbm : utilisation of the memory bandwidth by grouped GEMMs that are bound by their weights [-]
+    packed_experts : rate of grouped GEMMs whose weights are 4-bit integers / rate with 16-bit weights, for compute and
+        for bandwidth: 1 if a kernel unpacks them on the way, as Marlin does [-]
     attention_prefill, attention_decode : utilisation of the 16-bit compute peak by attention [-]
     attention_hbm : utilisation of the memory bandwidth by attention that reads the KV cache [-]
+    latent_decode : utilisation of the 16-bit compute peak by decode attention on latents (MLA), whose kernels reach
+        more, because all query heads share an entry of the cache [-]
+    latent_fp8 : compute rate of decode attention on FP8 latents / on 16-bit latents: nearly 2 if the kernels multiply
+        in FP8, 1 if they unpack the latents first [-]
     scale_up, scale_out : utilisation of the link bandwidth by collectives of large messages [-]
     dispatch_up, dispatch_out : utilisation of the link bandwidth by dispatch and combine of experts [-]
     kernel : latency of a kernel inside a captured step [s]
@@ -138,9 +145,12 @@ class Family(Spec):
     grouped: dict[ComputeDtype, Util]
     hbm: Util
     experts_hbm: Util
+    packed_experts: Util
     attention_prefill: Util
     attention_decode: Util
     attention_hbm: Util
+    latent_decode: Util
+    latent_fp8: Ratio
     scale_up: Util
     scale_out: Util
     dispatch_up: Util

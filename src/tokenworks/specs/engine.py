@@ -234,9 +234,12 @@ class Engine(Spec):
         "alone" lets each rank start at once, and all other ranks wait for its step
     host : "hidden" prepares the next step while the current one runs; "serial" prepares it between two steps
     expert_layout : limit for the layout of experts; None if every split of routed experts is possible
-    kv_dtype : "checkpoint" uses the KV dtype of the checkpoint; "float-weights" uses FP8 if weights are FP8 or FP4
+    fp8_kv : families of the devices on which published recipes ask for an FP8 cache if weights are FP8 or FP4; on other
+        devices the checkpoint decides
     host_step : CPU time of a step [s]
     host_sequence : additional CPU time per sequence of the step [s]
+    host_drafts : CPU time of a step with draft tokens in which the device waits: launching draft, verification and
+        extension one after the other, if the scheduler does not overlap them with the device [s]
     host_layer : CPU time to launch the kernels of one layer, if the step is not a captured graph [s]
     request : time that client, HTTP and tokeniser add to TTFT, once per role [s]
     admission : time in which the server accepts one request, if many arrive at once [s]
@@ -268,9 +271,10 @@ class Engine(Spec):
     dp_prefill: Literal["together", "alone"]
     host: Literal["hidden", "serial"]
     expert_layout: ExpertLayout | None = None
-    kv_dtype: Literal["checkpoint", "float-weights"]
+    fp8_kv: tuple[str, ...] = ()
     host_step: Seconds
     host_sequence: Seconds
+    host_drafts: Seconds
     host_layer: Seconds
     request: Seconds
     admission: Seconds

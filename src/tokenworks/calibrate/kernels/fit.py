@@ -43,7 +43,7 @@ HELD_OUT = {
 
 START = {
     "gemm": 0.6, "grouped": 0.5, "hbm": 0.8, "experts_hbm": 0.8, "attention_prefill": 0.5, "attention_decode": 0.5,
-    "attention_hbm": 0.8, "scale_up": 0.6, "dispatch_up": 0.6, "dispatch_out": 0.8, "query": 300.0, "sequence": 50.0,
+    "attention_hbm": 0.8, "latent_decode": 0.5, "latent_fp8": 1.2, "scale_up": 0.6, "dispatch_up": 0.6, "dispatch_out": 0.8, "query": 300.0, "sequence": 50.0,
     "kernel": 4e-6, "walk": 1e-9, "attention_start": 10e-6, "context_walk": 2e-10, "experts_start": 30e-6,
     "expert": 2e-7, "collective_start": 4e-6, "dispatch_start": 15e-6, "ring": 1e-6,
 }  # fmt: skip

@@ -114,7 +114,8 @@ def _narrow(calibration: Calibration) -> Calibration:
 
 def _decode(calibration: Calibration) -> Calibration:
     """Decode attention, from prefill attention."""
-    return _with(calibration, attention_decode=DECODE * _value(calibration, "attention_prefill"))
+    share = DECODE * _value(calibration, "attention_prefill")
+    return _with(calibration, attention_decode=share, latent_decode=share)
 
 
 OPERATIONS: Sequence[CardOperation] = (
