@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tokenworks.costs.collectives import LinkRates
-from tokenworks.specs.calibration import Calibration, Distance, Power, number
+from tokenworks.specs.calibration import Calibration, Power, number
+from tokenworks.specs.interval import Distance, combined_spread
 from tokenworks.specs.machine import Assumption, Link, Machine
 
 
@@ -44,6 +45,7 @@ class Rates:
     draft_widening : with draft tokens, the factor is spread ** draft_widening [-]
     distance : how near the measured points of the calibration are to the device
     speed_spread : the factor for throughput at a given speed per user, without draft tokens [-]
+    other_spreads : factors of errors that are independent of the device, such as an engine that was not measured [-]
     assumed : assumed numbers of the machine and of the calibration
     """
 
@@ -79,6 +81,7 @@ class Rates:
     distance: Distance
     speed_spread: float
     assumed: tuple[Assumption, ...]
+    other_spreads: tuple[float, ...] = ()
 
     def spread_of(self, draft_tokens: float) -> float:
         """The factor of the 80 % interval for TPOT and step times.
@@ -91,7 +94,7 @@ class Rates:
         -------
         Factor: the interval of t is [t / factor, t x factor] [-].
         """
-        return self.spread**self.draft_widening if draft_tokens else self.spread
+        return self._widened(self.spread, draft_tokens)
 
     def throughput_spread(self, draft_tokens: float) -> float:
         """The factor of the 80 % interval for throughput at a given speed per user, and for rates within an SLO.
@@ -107,8 +110,11 @@ class Rates:
         -------
         Factor: the interval of a throughput x is [x / factor, x * factor] [-].
         """
-        throughput = self.speed_spread**self.draft_widening if draft_tokens else self.speed_spread
-        return max(float(throughput), self.spread_of(draft_tokens))
+        return max(self._widened(self.speed_spread, draft_tokens), self.spread_of(draft_tokens))
+
+    def _widened(self, spread: float, draft_tokens: float) -> float:
+        """The factor with the error of draft tokens, and with all independent errors."""
+        return combined_spread(spread**self.draft_widening if draft_tokens else spread, *self.other_spreads)
 
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
@@ -131,7 +137,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     [1] Williams et al., Roofline, CACM 52(4), 2009 (peak rates as roofs).
     """
     family = calibration.family(machine.family)
-    distance = calibration.distance(machine.device, machine.family)
+    near = calibration.nearness(machine)
     gemm = {dtype: peak * family.util(dtype) for dtype, peak in machine.peak.items()}
     wide = machine.peak["bf16"] if "bf16" in machine.peak else machine.peak["fp32"]
 
@@ -176,11 +182,11 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         skew=number(calibration.skew),
         acceptance=number(calibration.acceptance),
         power=family.power or calibration.power,
-        grade=calibration.grade_of(machine.family),
-        spread=number(family.spread),
+        grade=calibration.grade_of(machine),
+        spread=calibration.tpot_spread.at(near, least=number(family.spread)),
         ttft_spread=number(calibration.ttft_spread),
         draft_widening=number(calibration.draft_widening),
-        distance=distance,
-        speed_spread=calibration.spread_at(distance),
-        assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),
+        distance=near.distance,
+        speed_spread=calibration.throughput_spread.at(near),
+        assumed=(*machine.assumed, *calibration.assumed(machine)),
     )

@@ -25,6 +25,7 @@ from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.compose import machine
+from tokenworks.specs.interval import Silicon
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
@@ -53,6 +54,9 @@ SPREAD = 0.5
 
 DIGITS = 3
 """Significant digits of a fitted factor. Its error is a few per cent."""
+
+GRADING = ("gemm", "experts")
+"""Operations that must be measured on a device for the grade kernel-calibrated: dense GEMMs, and experts."""
 
 UNSEEN = "no kernel of the family is left: where every fit of kernels starts"
 
@@ -240,12 +244,20 @@ class KernelRows:
                 "name": name,
                 "title": f"Kernels fitted on {seen}",
                 "grade": "kernel-calibrated",
-                "graded": tuple(dict.fromkeys(one.family for one in fitted)),
+                "kernels": self._kernels(prior, without),
                 "fitted_on": seen,
                 "data_sha256": hashlib.sha256("".join(used.sha256 for used in self.used).encode()).hexdigest(),
             }
         )
         return KernelFit(calibration, fitted, self.used, prior.name)
+
+    def _kernels(self, prior: Calibration, without: Collection[str]) -> dict[str, Silicon]:
+        """The devices with rows of GEMMs and of experts, and those of the prior whose families have no rows."""
+        families = {item.machine.family for rows in self.rows.values() for item in rows}
+        kernels = {name: one for name, one in prior.kernels.items() if one.family not in families}
+        gemms, experts = ({item.machine.device: item.machine for item in self.rows[name]} for name in GRADING)
+        both = {name: Silicon.of(machine) for name, machine in gemms.items() if name in experts and name not in without}
+        return dict(sorted((kernels | both).items()))
 
 
 def write(fitted: KernelFit, path: Path) -> None:
