@@ -236,10 +236,7 @@ def _print_distances(plain: dict[str, Any]) -> None:
 
     out, tpot, throughput = console(), plain["tpot_spread"], plain["throughput_spread"]
     rows = [
-        [
-            distance,
-            *(f"{law['factors'][distance]:.2f}" if distance in law["factors"] else "" for law in (tpot, throughput)),
-        ]
+        [distance, *(_factor(law["factors"].get(distance)) for law in (tpot, throughput))]
         for distance in DISTANCES
         if distance in tpot["factors"] or distance in throughput["factors"]
     ]
@@ -265,8 +262,10 @@ def _print_coverage(left_out: list[dict[str, Any]]) -> None:
         [one["system"], one["distance"], *(cell for metric in ("tpot", "throughput") for cell in _covered(one[metric]))]
         for one in left_out
     ]
-    columns: Columns = {"left out": "left", "distance": "left"}
-    columns |= {name: "right" for metric in ("TPOT", "throughput") for name in (f"{metric} x", f"{metric} covers")}
+    columns: Columns = {
+        "left out": "left", "distance": "left", "TPOT": "right", "covers": "right",
+        "throughput at equal speed": "right", "covers throughput": "right",
+    }  # fmt: skip
     print_table(console(), columns, rows, title="\nintervals of left-out systems, from the errors of the other systems")
 
 
