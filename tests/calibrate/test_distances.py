@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calibrate.cases import table
-from tokenworks.calibrate.distances import Sample, alone, covered, device_intervals, law_of, widening
+from tokenworks.calibrate.distances import Sample, alone, covered, device_intervals, spreads_of, widening
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import Problem
-from tokenworks.calibrate.growth import with_slope
+from tokenworks.calibrate.growth import DevicePair, with_slope
 from tokenworks.calibrate.leave_out import conformal
 from tokenworks.calibrate.measured import read_points
 from tokenworks.calibrate.unseen import Known, predicted, throughputs
@@ -20,7 +20,7 @@ from tokenworks.calibrate.validate import predict_all
 from tokenworks.costs.rates import rates
 from tokenworks.specs.calibration import Calibration, load_calibration
 from tokenworks.specs.compose import machine
-from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness
+from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness, SpreadGrowth
 from tokenworks.specs.provenance import Quantity
 
 PRIOR = load_calibration("datasheet")
@@ -34,7 +34,7 @@ def width(factor: float) -> Quantity:
 @pytest.mark.parametrize("on", ["8xhgx-h100", "gb200-nvl72", "scalex40", "cloudmatrix384", "hgx-h20"])
 @pytest.mark.parametrize("drafts", [0, 3])
 def test_throughput_at_a_given_speed_is_never_surer_than_tpot(on: str, drafts: int) -> None:
-    for calibration in (SERVING, PRIOR, SERVING.model_copy(update={"throughput_spread": IntervalLaw()})):
+    for calibration in (SERVING, PRIOR, SERVING.model_copy(update={"throughput_spread": {}})):
         reached = rates(machine(on), calibration)
         assert reached.throughput_spread(drafts) >= reached.spread_of(drafts)
         assert reached.throughput_spread(drafts) >= reached.throughput_spread(0)
@@ -76,23 +76,23 @@ def test_intervals_of_points_that_are_predicted_exactly(tmp_path: Path) -> None:
     factor = Factor(("nvidia-hopper",), "hbm", 0.5)
     slower = turned(problem.calibration, [factor], np.array([-0.3]))
     systems: dict[str, Calibration] = {"h100": slower, "h200": problem.calibration}
-    known = Known(problem, [factor], systems)
-    assert set(known.without(known.devices == "h100", "h100").devices) == {"h200"}
+    known = Known(problem, [factor], np.zeros(1), systems)
+    assert set(known.without(known.devices == "h100").devices) == {"h200"}
     intervals = device_intervals(known, PRIOR)
     tpot, throughput = intervals.fields["tpot_spread"], intervals.fields["throughput_spread"]
-    assert list(tpot.factors) == ["family"]  # one model of one family has no other distance
-    assert list(throughput.factors) == ["family", "datasheet"]
-    assert throughput.factors["datasheet"] == PRIOR.throughput_spread.factors["datasheet"]
-    assert throughput.factor("family") > 1.1
-    assert "throughputs at equal speed per user of 2 devices" in throughput.factors["family"].source
-    assert tpot.slope == PRIOR.tpot_spread.slope  # two pairs of devices are too few
+    assert list(tpot) == ["family"]  # one model of one family has no other distance
+    assert list(throughput) == ["family", "datasheet"]
+    assert throughput["datasheet"] == PRIOR.throughput_spread["datasheet"]
+    assert (throughput["family"].value or 0) > 1.1
+    assert "throughputs at equal speed per user of 2 devices" in throughput["family"].source
+    assert intervals.fields["spread_growth"] == PRIOR.spread_growth  # two pairs of devices are too few
     assert intervals.fields["throughput_correlation"].value == 0.0  # only one of the two devices has errors
     assert [(one.system, one.distance) for one in intervals.left_out] == [("h100", "family"), ("h200", "family")]
     exact = intervals.left_out[1].tpot
     assert exact is not None
     assert exact.covered == 1.0
     assert exact.needed == 1.05
-    both = Known(problem, [factor], dict.fromkeys(systems, slower))
+    both = Known(problem, [factor], np.zeros(1), dict.fromkeys(systems, slower))
     assert (device_intervals(both, PRIOR).fields["throughput_correlation"].value or 0) > 0.5
 
 
@@ -115,39 +115,42 @@ def samples(draw: st.DrawFn) -> list[Sample]:
     ]
 
 
+NONE = SpreadGrowth()
+
+
 @given(samples())
 def test_a_larger_distance_never_has_a_smaller_factor(drawn: list[Sample]) -> None:
-    law = law_of(drawn, IntervalLaw(), "points")
-    factors = [law.factor(distance) for distance in DISTANCES]
+    spreads = spreads_of(drawn, NONE, {}, "points")
+    factors = [IntervalLaw(spreads, NONE).factor(distance) for distance in DISTANCES]
     assert factors == sorted(factors)
-    assert all(factor.value and factor.value >= 1.05 for factor in law.factors.values())
+    assert all(factor.value and factor.value >= 1.05 for factor in spreads.values())
 
 
 @pytest.mark.parametrize("times", [1, 50])
 def test_a_device_with_many_points_does_not_count_more(times: int) -> None:
     """Half of the weight has the error 0.1, the other half 0.5: 80 % lie within 0.5."""
-    law = law_of(
-        [sample("a", "family", *times * [0.1] * 4), sample("b", "family", *[0.5] * 4)], IntervalLaw(), "points"
-    )
-    assert law.factor("family") == pytest.approx(np.exp(0.5), abs=0.01)
+    several = [sample("a", "family", *times * [0.1] * 4), sample("b", "family", *[0.5] * 4)]
+    assert spreads_of(several, NONE, {}, "points")["family"].value == pytest.approx(np.exp(0.5), abs=0.01)
 
 
 def test_the_factor_is_that_of_a_device_without_growth() -> None:
     """Errors of 0.3 at |ln ratio| 0.4 with slope 0.5 need a factor of exp(0.1) at the measured device itself."""
-    before = IntervalLaw(slope=width(0.5), reach=0.4)
+    growth = SpreadGrowth(slope=width(0.5), reach=0.4)
     far = sample("a", "family", *[0.3] * 9, log_ratio=0.4)
-    law = law_of([far], before, "points")
+    law = IntervalLaw(spreads_of([far], growth, {}, "points"), growth)
     assert law.factor("family") == pytest.approx(np.exp(0.1), abs=0.01)
     assert law.at(far.near) == pytest.approx(np.exp(0.3), abs=0.01)
-    assert covered(far, law, width(1.0)).covered == 1.0
+    assert covered(far, law, 1.0).needed == pytest.approx(np.exp(0.3))
 
 
 def test_drafts_widen_the_interval_by_their_own_errors() -> None:
-    law = IntervalLaw(factors={"family": width(np.exp(0.2))})
+    law = IntervalLaw({"family": width(float(np.exp(0.2)))}, NONE)
     one = sample("a", "family", *[0.2] * 9, drafted=0.3)
     assert widening([one], law, width(1.2)).value == pytest.approx(1.5)
     assert widening([sample("a", "family", 0.2)], law, width(1.2)).value == 1.2  # too few points with drafts
     assert widening([sample("a", "family", *[0.2] * 9, drafted=0.1)], law, width(1.2)).value == 1.0
+    assert covered(one, law, 1.5).covered == 1.0
+    assert covered(one, law, 1.4).covered == 0.5
 
 
 def test_left_out_devices_are_judged_at_their_nearest_distance() -> None:
@@ -158,26 +161,31 @@ def test_left_out_devices_are_judged_at_their_nearest_distance() -> None:
 
 @given(st.floats(0, 1), st.integers(0, 2**32 - 1))
 def test_a_known_slope_is_found(slope: float, seed: int) -> None:
-    """Needed widths lie on one line for each distance; noise moves the slope by less than four standard errors."""
+    """Needed widths lie on one line for each distance; noise moves the slope by a few standard errors at most."""
     random = np.random.default_rng(seed)
     constant: dict[Distance, float] = {"family": 0.2, "vendor": 0.4}
-    logs = [
-        (distance, x, at + slope * x) for distance, at in constant.items() for x in map(float, random.uniform(0, 2, 20))
-    ]
-    exact = with_slope(IntervalLaw(), logs)
-    assert exact.slope.value == pytest.approx(slope, abs=0.006)
-    assert exact.reach == pytest.approx(max(x for _, x, _ in logs), abs=1e-3)
-    noisy = with_slope(IntervalLaw(), [(d, x, y + random.normal(0, 0.1)) for d, x, y in logs])
-    assert noisy.slope.value is not None
-    assert noisy.slope.value >= 0
-    assert noisy.slope.value == pytest.approx(slope, abs=5 * 0.1 / np.sqrt(40 / 3) + 0.05)
+
+    def pairs(noise: float) -> list[DevicePair]:
+        return [
+            DevicePair(distance, x, at + slope * x + random.normal(0, noise), 2 * at + slope * x)
+            for distance, at in constant.items()
+            for x in map(float, random.uniform(0, 2, 20))
+        ]
+
+    exact = pairs(0.0)
+    growth = with_slope(NONE, exact)
+    assert growth.slope.value == pytest.approx(slope, abs=0.006)
+    assert growth.reach == pytest.approx(max(pair.log_ratio for pair in exact), abs=1e-3)
+    noisy = with_slope(NONE, pairs(0.1)).slope.value
+    assert noisy is not None
+    assert noisy >= 0
+    assert noisy == pytest.approx(slope, abs=0.15)
 
 
 def test_a_slope_needs_pairs_that_differ() -> None:
-    before = IntervalLaw(slope=width(0.3), reach=0.1)
-    same: list[tuple[Distance, float, float]] = [("family", 0.2, 0.3)] * 9
+    before = SpreadGrowth(slope=width(0.3), reach=0.1)
     assert with_slope(before, []) == before
-    assert with_slope(before, same) == before
-    assert with_slope(before, [("family", 0.1, 0.3), ("family", 0.2, float("nan"))]) == before
-    falling: list[tuple[Distance, float, float]] = [("family", x / 10, 1 - x / 10) for x in range(9)]
+    assert with_slope(before, [DevicePair("family", 0.2, 0.3, 0.5)] * 9) == before
+    assert with_slope(before, [DevicePair("family", x / 10, 0.3, float("nan")) for x in range(9)]) == before
+    falling = [DevicePair("family", x / 10, 1 - x / 10, 1 - x / 10) for x in range(9)]
     assert with_slope(before, falling).slope.value == 0.0

@@ -20,6 +20,7 @@ from tokenworks.specs.interval import (
     IntervalLaw,
     Nearness,
     Silicon,
+    SpreadGrowth,
     combined_spread,
 )
 from tokenworks.specs.load import CATALOG, read_yaml, validate
@@ -34,10 +35,10 @@ def quantity(value: float) -> Quantity:
 
 
 FACTORS = st.dictionaries(st.sampled_from(DISTANCES), st.floats(1.0, 5.0).map(quantity))
-LAWS = st.builds(
-    IntervalLaw, factors=FACTORS, slope=st.floats(0, 1).map(quantity), dtype=st.floats(1, 3).map(quantity),
-    reach=st.floats(0, 1),
-)  # fmt: skip
+GROWTHS = st.builds(
+    SpreadGrowth, slope=st.floats(0, 1).map(quantity), dtype=st.floats(1, 3).map(quantity), reach=st.floats(0, 1)
+)
+LAWS = st.builds(IntervalLaw, FACTORS, GROWTHS)
 NEARNESS = st.builds(
     Nearness, distance=st.sampled_from(DISTANCES), nearest=st.just("h100"), log_ratio=st.floats(0, 3),
     dtypes=st.sampled_from([(), ("fp4",), ("fp4", "fp8")]),
@@ -57,23 +58,22 @@ def test_a_farther_device_never_has_a_narrower_interval(
 
 def test_a_law_by_hand() -> None:
     """ln f = ln 1.3 + 0.25 ln 4 + ln 1.2: f = 1.3 x sqrt(2) x 1.2 = 2.206."""
-    factors: dict[Distance, Quantity] = {"family": quantity(1.3), "datasheet": quantity(2.0)}
-    law = IntervalLaw(factors=factors, slope=quantity(0.25), dtype=quantity(1.2), reach=math.log(2))
+    growth = SpreadGrowth(slope=quantity(0.25), dtype=quantity(1.2), reach=math.log(2))
+    law = IntervalLaw({"family": quantity(1.3), "datasheet": quantity(2.0)}, growth)
     near = Nearness("family", "h100", math.log(4), ("fp4",))
     assert law.at(near) == pytest.approx(2.206, rel=1e-3)
-    assert law.extrapolated(near)
-    assert not law.extrapolated(replace(near, log_ratio=math.log(1.9)))
-    assert "differ by a factor of 4, those of measured devices by at most 2" in law.why(near)
+    assert "differ by a factor of 4, those of measured devices by at most 2" in growth.beyond(near)
+    assert not growth.beyond(replace(near, log_ratio=math.log(1.9)))
+    assert not SpreadGrowth().beyond(near)  # without a slope nothing grows
     assert [law.factor(distance) for distance in DISTANCES] == [1.3, 1.3, 2.0, 2.0, 2.0]
-    assert IntervalLaw().factor("device") == 1.0
+    assert IntervalLaw({}, growth).factor("device") == 1.0
 
 
 def test_the_spread_of_a_family_is_not_for_devices_with_points_of_their_own() -> None:
-    factors: dict[Distance, Quantity] = {"device": quantity(1.2), "family": quantity(1.3)}
-    law = IntervalLaw(factors=factors)
+    law = IntervalLaw({"device": quantity(1.2), "family": quantity(1.3)}, SpreadGrowth())
     assert law.at(Nearness("device", "h100"), least=1.5) == 1.2
     assert law.at(Nearness("family", "h100"), least=1.5) == 1.5
-    assert IntervalLaw().at(Nearness("device", "h100"), least=1.5) == 1.5
+    assert IntervalLaw({}, SpreadGrowth()).at(Nearness("device", "h100"), least=1.5) == 1.5
 
 
 @given(st.lists(st.floats(1, 5), min_size=1, max_size=4))
@@ -138,8 +138,7 @@ def test_h20_has_a_wider_interval_than_its_family_and_says_that_it_is_assumed() 
     assert h20.spread > h800.spread
     assert h20.speed_spread > h800.speed_spread
     named = {item.path: item.why for item in h20.assumed}
-    assert "differ by a factor of 5.6" in named["calibration.tpot_spread.slope"]
-    assert "calibration.throughput_spread.slope" in named
+    assert "differ by a factor of 5.6" in named["calibration.spread_growth"]
     assert not any("spread" in item.path for item in h800.assumed)
 
 
@@ -159,11 +158,11 @@ def test_an_fp8_path_that_no_device_of_the_family_has() -> None:
             "kernels": {},
         }
     )
-    law = IntervalLaw(factors={"device": quantity(1.3)}, dtype=quantity(1.2))
     assert bf16.nearness(H100).dtypes == ("fp8",)
     assert bf16.grade_of(H100) == "datasheet"
-    widened = rates(H100, bf16.model_copy(update={"tpot_spread": law}))
-    assert widened.spread == pytest.approx(1.3 * 1.2)
+    growth = SpreadGrowth(dtype=quantity(1.2))
+    widened = bf16.model_copy(update={"tpot_spread": {"device": quantity(1.3)}, "spread_growth": growth})
+    assert rates(H100, widened).spread == pytest.approx(1.3 * 1.2)
 
 
 @pytest.mark.parametrize(
@@ -174,12 +173,12 @@ def test_an_fp8_path_that_no_device_of_the_family_has() -> None:
         ({"kernels": {"h100": {"flop_per_byte": 9, "dtypes": []}}}, "kernels.h100.family"),
         ({"kernels": ["h100"]}, "kernels"),
         ({"graded": ["nvidia-hopper"]}, "unknown key"),
-        ({"tpot_spread": {"slope": {"value": -0.1, "status": "assumed", "source": "x"}}}, "never becomes narrower"),
-        ({"tpot_spread": {"slope": {"value": None, "status": "not-published"}}}, "not null"),
-        ({"tpot_spread": {"factors": {"device": {"value": 0.9, "status": "assumed", "source": "x"}}}}, "at least 1"),
-        ({"tpot_spread": {"factors": {"planet": {"value": 2, "status": "assumed", "source": "x"}}}}, "planet"),
-        ({"tpot_spread": {"reach": -1}}, "greater than or equal to 0"),
-        ({"throughput_spread": {"device": {"value": 2, "status": "assumed", "source": "x"}}}, "unknown key"),
+        ({"spread_growth": {"slope": {"value": -0.1, "status": "assumed", "source": "x"}}}, "never becomes narrower"),
+        ({"spread_growth": {"slope": {"value": None, "status": "not-published"}}}, "not null"),
+        ({"spread_growth": {"dtype": {"value": 0.9, "status": "assumed", "source": "x"}}}, "at least 1"),
+        ({"spread_growth": {"reach": -1}}, "greater than or equal to 0"),
+        ({"tpot_spread": {"device": {"value": 0.9, "status": "assumed", "source": "x"}}}, "at least 1"),
+        ({"tpot_spread": {"planet": {"value": 2, "status": "assumed", "source": "x"}}}, "planet"),
     ],
 )
 def test_a_wrong_law_names_the_place(changes: dict[str, Any], words: str) -> None:

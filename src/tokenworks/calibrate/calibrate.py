@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from tokenworks.calibrate.distances import (
     DeviceIntervals,
-    LawPlain,
+    GrowthPlain,
     LeftOutDevice,
     device_intervals,
     intervals_plain,
@@ -27,6 +27,7 @@ from tokenworks.calibrate.unseen import Known
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.interval import Distance
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
@@ -58,8 +59,9 @@ class CalibrateBody(TypedDict):
     factors: dict[str, float]
     power: dict[str, Any] | None
     draft_widening: float
-    tpot_spread: LawPlain
-    throughput_spread: LawPlain
+    tpot_spread: dict[Distance, float]
+    throughput_spread: dict[Distance, float]
+    spread_growth: GrowthPlain
     throughput_correlation: float | None
     left_out_intervals: list[Annotated[Plain, FormOf(LeftOutDevice)]]
     ablation: NotRequired[list[AblatedPlain]]
@@ -160,7 +162,7 @@ def calibrate(
     whole = fit(problem, factors)
     devices = {p.device for p, e in zip(problem.points, whole.errors, strict=True) if np.isfinite(e)}
     systems, without_system = leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], {})
-    known = Known(problem, factors, without_system, say)
+    known = Known(problem, factors, whole.theta, without_system, say)
     intervals = device_intervals(known, start)
     source = f"fit of {len(factors)} factors on {fitted_on}"
     fitted = rounded(turned(start, factors, whole.theta), factors, source)

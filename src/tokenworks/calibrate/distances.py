@@ -1,9 +1,9 @@
 """80 % intervals of TPOT and of throughput at a given speed per user, by how near the measured points are to a device.
 
 Both laws (`IntervalLaw`) come from predictions by fits without nearer points (`unseen`). Each device has the same
-weight, however many points it has. The score of a prediction is its error without the growth of the law:
+weight, however many points it has. The score of a prediction is its error without the growth of the interval:
 
-    score = |ln(predicted / measured)| - slope |ln ratio| - n ln dtype
+    score = |ln(predicted / measured)| - ln growth
 
 The logarithm of the factor of a distance is the score that contains 80 % of the predictions at this distance, each
 device with the same weight: split conformal prediction, with the distribution of each group of points pooled.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -30,12 +30,12 @@ from tokenworks.arrays import Floats
 from tokenworks.calibrate.correlation import throughput_correlation
 from tokenworks.calibrate.fit import LEAST_POINTS
 from tokenworks.calibrate.frontier import AtSpeed
-from tokenworks.calibrate.growth import device_pairs_of, with_slope
+from tokenworks.calibrate.growth import growth_of
 from tokenworks.calibrate.leave_out import LEAST_SPREAD, conformal, conformal_score
 from tokenworks.calibrate.quantities import spread
 from tokenworks.calibrate.unseen import Known, throughputs, unseen
 from tokenworks.specs.calibration import Calibration, number
-from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness
+from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness, SpreadGrowth
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import Plain
 
@@ -109,15 +109,15 @@ class IntervalFields(TypedDict):
     """Fields of a `Calibration` for the intervals of TPOT, of throughput at a given speed per user, and of ratios."""
 
     draft_widening: Quantity
-    tpot_spread: IntervalLaw
-    throughput_spread: IntervalLaw
+    tpot_spread: dict[Distance, Quantity]
+    throughput_spread: dict[Distance, Quantity]
+    spread_growth: SpreadGrowth
     throughput_correlation: Quantity
 
 
-class LawPlain(TypedDict):
-    """The plain form of an `IntervalLaw`."""
+class GrowthPlain(TypedDict):
+    """The plain form of a `SpreadGrowth`."""
 
-    factors: dict[Distance, float]
     slope: float
     dtype: float
     reach: float
@@ -127,8 +127,9 @@ class IntervalsPlain(TypedDict):
     """The plain form of `DeviceIntervals`."""
 
     draft_widening: float
-    tpot_spread: LawPlain
-    throughput_spread: LawPlain
+    tpot_spread: dict[Distance, float]
+    throughput_spread: dict[Distance, float]
+    spread_growth: GrowthPlain
     throughput_correlation: float | None
     left_out_intervals: list[Plain]
 
@@ -148,24 +149,44 @@ def device_intervals(known: Known, before: Calibration) -> DeviceIntervals:
     known : the points and their fits
     before : calibration with the numbers that stay where there are too few points
     """
-    samples = samples_of(known)
-    pairs = device_pairs_of(known)
-    tpot = with_slope(before.tpot_spread, [(one.distance, one.log_ratio, one.tpot) for one in pairs])
-    throughput = with_slope(before.throughput_spread, [(one.distance, one.log_ratio, one.throughput) for one in pairs])
-    fields = _fields(samples, tpot, throughput, before)
+    samples, growth = samples_of(known), growth_of(known, before.spread_growth)
     left_out = []
     for own in alone(samples.tpot):
         others = Samples(*([one for one in part if one.device != own.device] for part in samples))
-        law = _fields(others, tpot, throughput, before)
+        laws = interval_fields(others, growth, before)
+        drafts = number(laws["draft_widening"])
         reached = [one for one in alone(samples.throughput) if one.device == own.device]
-        left_out.append(
-            LeftOutDevice(
-                own.device, own.near.distance,
-                covered(own, law["tpot_spread"], law["draft_widening"]),
-                covered(reached[0], law["throughput_spread"], law["draft_widening"]) if reached else None,
-            )
-        )  # fmt: skip
-    return DeviceIntervals(fields, left_out)
+        tpot = covered(own, IntervalLaw(laws["tpot_spread"], growth), drafts)
+        throughput = [covered(one, IntervalLaw(laws["throughput_spread"], growth), drafts) for one in reached]
+        left_out.append(LeftOutDevice(own.device, own.near.distance, tpot, throughput[0] if throughput else None))
+    return DeviceIntervals(interval_fields(samples, growth, before), left_out)
+
+
+def interval_fields(samples: Samples, growth: SpreadGrowth, before: Calibration) -> IntervalFields:
+    """The interval laws, the widening by draft tokens, and the correlation of two devices, from errors of devices.
+
+    Parameters
+    ----------
+    samples : errors of devices at distances
+    growth : growth of the intervals
+    before : calibration with the numbers that stay where there are too few points
+    """
+    tpot = spreads_of(samples.tpot, growth, before.tpot_spread, "points")
+    throughput = spreads_of(samples.throughput, growth, before.throughput_spread, "throughputs at equal speed per user")
+    wider = widening(alone(samples.tpot), IntervalLaw(tpot, growth), before.draft_widening)
+    law = IntervalLaw(throughput, growth)
+    wide = [
+        reached._replace(spread=law.at(one.near) ** (number(wider) if reached.workload.mtp == "mtp" else 1))
+        for one in alone(samples.throughput)
+        for reached in one.reached
+    ]
+    return {
+        "draft_widening": wider,
+        "tpot_spread": tpot,
+        "throughput_spread": throughput,
+        "spread_growth": growth,
+        "throughput_correlation": throughput_correlation(wide, before),
+    }
 
 
 def samples_of(known: Known) -> Samples:
@@ -205,8 +226,10 @@ def alone(samples: Sequence[Sample]) -> list[Sample]:
     return list(nearest.values())
 
 
-def law_of(samples: Sequence[Sample], before: IntervalLaw, what: str) -> IntervalLaw:
-    """A law with the factor of each distance. Each device has the same weight.
+def spreads_of(
+    samples: Sequence[Sample], growth: SpreadGrowth, before: Mapping[Distance, Quantity], what: str
+) -> dict[Distance, Quantity]:
+    """The interval factor of each distance. Each device has the same weight.
 
     The factors come from errors without draft tokens, if there are any: with MTP, `draft_widening` makes an interval
     wider. A larger distance never has a smaller factor than a nearer one.
@@ -214,7 +237,8 @@ def law_of(samples: Sequence[Sample], before: IntervalLaw, what: str) -> Interva
     Parameters
     ----------
     samples : errors of devices at distances
-    before : law with the slope, and with the factors of distances for which there are too few points
+    growth : growth of the interval
+    before : factors of distances for which there are too few points
     what : what the errors are errors of, in the source of the factors
     """
     factors: dict[Distance, Quantity] = {}
@@ -223,15 +247,15 @@ def law_of(samples: Sequence[Sample], before: IntervalLaw, what: str) -> Interva
         own = [one for one in samples if one.near.distance == distance]
         count = sum(len(one.shown) for one in own)
         if count < LEAST_POINTS:
-            if distance in before.factors:
-                factors[distance] = before.factors[distance]
+            if distance in before:
+                factors[distance] = before[distance]
                 widest = max(widest, number(factors[distance]))
             continue
-        scores = np.concatenate([one.shown - math.log(before.growth(one.near)) for one in own])
+        scores = np.concatenate([one.shown - math.log(growth.at(one.near)) for one in own])
         widest = max(widest, round(math.exp(conformal_score(scores, _weights(own))), 2))
         devices = len({one.device for one in own})
         factors[distance] = spread(widest, f"{HOW[distance]}: {count} {what} of {devices} devices with equal weights")
-    return before.model_copy(update={"factors": factors})
+    return factors
 
 
 HOW: dict[Distance, str] = {
@@ -271,39 +295,21 @@ def widening(samples: Sequence[Sample], law: IntervalLaw, before: Quantity) -> Q
     return spread(ratio, f"devices left out of the fit: {count} points with drafts of {len(drafted)} devices")
 
 
-def covered(sample: Sample, law: IntervalLaw, widening: Quantity) -> Covered:
+def covered(sample: Sample, law: IntervalLaw, drafts: float) -> Covered:
     """Coverage of the errors of a device by a law.
 
     Parameters
     ----------
     sample : errors of the device
     law : law of the interval without draft tokens
-    widening : the interval with draft tokens / the interval without, both as logarithms [-]
+    drafts : the interval with draft tokens / the interval without, both as logarithms [-]
     """
     width = math.log(law.at(sample.near))
-    inside = [sample.plain <= width, sample.drafted <= width * number(widening)]
+    inside = [sample.plain <= width, sample.drafted <= width * drafts]
     return Covered(
         n=len(sample.plain) + len(sample.drafted), spread=math.exp(width), needed=conformal(sample.shown),
         covered=float(np.mean(np.concatenate(inside))),
     )  # fmt: skip
-
-
-def _fields(samples: Samples, tpot: IntervalLaw, throughput: IntervalLaw, before: Calibration) -> IntervalFields:
-    """The intervals from samples; `tpot` and `throughput` are laws with the slopes, and with the factors before."""
-    tpot = law_of(samples.tpot, tpot, "points")
-    throughput = law_of(samples.throughput, throughput, "throughputs at equal speed per user")
-    wider = widening(alone(samples.tpot), tpot, before.draft_widening)
-    wide = [
-        reached._replace(spread=throughput.at(one.near) ** (number(wider) if reached.workload.mtp == "mtp" else 1))
-        for one in alone(samples.throughput)
-        for reached in one.reached
-    ]
-    return {
-        "draft_widening": wider,
-        "tpot_spread": tpot,
-        "throughput_spread": throughput,
-        "throughput_correlation": throughput_correlation(wide, before),
-    }
 
 
 def intervals_plain(intervals: DeviceIntervals) -> IntervalsPlain:
@@ -314,19 +320,12 @@ def intervals_plain(intervals: DeviceIntervals) -> IntervalsPlain:
     intervals : the intervals, and their coverage on left-out devices
     """
     fields = intervals.fields
+    growth = fields["spread_growth"]
     return {
         "draft_widening": number(fields["draft_widening"]),
-        "tpot_spread": _law_plain(fields["tpot_spread"]),
-        "throughput_spread": _law_plain(fields["throughput_spread"]),
+        "tpot_spread": {distance: number(factor) for distance, factor in fields["tpot_spread"].items()},
+        "throughput_spread": {distance: number(factor) for distance, factor in fields["throughput_spread"].items()},
+        "spread_growth": {"slope": number(growth.slope), "dtype": number(growth.dtype), "reach": growth.reach},
         "throughput_correlation": fields["throughput_correlation"].value,
         "left_out_intervals": [asdict(one) for one in intervals.left_out],
-    }
-
-
-def _law_plain(law: IntervalLaw) -> LawPlain:
-    return {
-        "factors": {distance: number(factor) for distance, factor in law.factors.items()},
-        "slope": number(law.slope),
-        "dtype": number(law.dtype),
-        "reach": law.reach,
     }

@@ -11,17 +11,19 @@ from typing_extensions import TypedDict
 from tokenworks.calibrate.calibrate import problem_of
 from tokenworks.calibrate.distances import (
     DeviceIntervals,
-    LawPlain,
+    GrowthPlain,
     LeftOutDevice,
     device_intervals,
     intervals_plain,
 )
 from tokenworks.calibrate.factors import factors_of
+from tokenworks.calibrate.fit import fit
 from tokenworks.calibrate.leave_out import leave_out
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.unseen import Known
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.interval import Distance
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 
@@ -33,8 +35,9 @@ class CalibrateIntervalsBody(TypedDict):
     prior: str
     devices: list[str]
     draft_widening: float
-    tpot_spread: LawPlain
-    throughput_spread: LawPlain
+    tpot_spread: dict[Distance, float]
+    throughput_spread: dict[Distance, float]
+    spread_growth: GrowthPlain
     throughput_correlation: float | None
     left_out_intervals: list[Annotated[Plain, FormOf(LeftOutDevice)]]
 
@@ -92,7 +95,7 @@ def intervals_of(
     problem = problem_of(points, prior, say=say, at=calibration)
     factors = factors_of(problem.families, problem.calibration)
     _, without_system = leave_out(problem, factors, "system", say)
-    known = Known(problem, factors, without_system, say)
+    known = Known(problem, factors, fit(problem, factors).theta, without_system, say)
     intervals = device_intervals(known, calibration)
     update = {"devices": known.silicon, **intervals.fields}
     return Intervals(calibration.model_copy(update=update), intervals, prior.name)

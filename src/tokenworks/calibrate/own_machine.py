@@ -180,7 +180,7 @@ class Own:
             "ttft_in_sample": ttft,
             "ttft_left_out": ttft_unseen,
             "factors": {factor.name: float(np.exp(turn)) for factor, turn in turns},
-            "spreads": {one.family: calibration.tpot_spread.factor("device") for one in calibration.devices.values()},
+            "spreads": {one.family: calibration.tpot_law.factor("device") for one in calibration.devices.values()},
         }
         return envelope("calibrate-own", body)
 
@@ -229,12 +229,10 @@ def calibrate_own(
     devices = {machine.device: Silicon.of(machine) for machine in machines_of(usable, start)}
     known = unseen[np.isfinite(unseen)]
     interval = spread(round(conformal(known), 2), f"each of {len(usable)} points left out of the fit, TPOT and TTFT")
-    law = fitted.tpot_spread
-    law = law.model_copy(update={"factors": law.factors | {"device": interval}})
     fitted = fitted.model_copy(
         update={
             "name": name, "title": f"Fitted on {fitted_on}", "grade": "end-to-end-calibrated", "fitted_on": fitted_on,
-            "data_sha256": data_sha256, "devices": devices, "tpot_spread": law,
+            "data_sha256": data_sha256, "devices": devices, "tpot_spread": fitted.tpot_spread | {"device": interval},
         }
     )  # fmt: skip
     return Own(fitted, prior, whole, before, unseen)

@@ -2,7 +2,7 @@
 
 For each distance class, points are predicted by fits without all nearer points:
 
-- device: models are left out, a few at a time. The fit has points of other models on the same device.
+- device: each model is left out, one at a time. The fit has points of other models on the same device.
 - family: the points of a device are left out. The fit has points of another device of the same family.
 - vendor: the points of a family are left out. The fit has points of another family of the same vendor.
 - other-vendor: the points of a vendor are left out. Each of its families borrows the numbers of a family of another
@@ -12,9 +12,8 @@ For each distance class, points are predicted by fits without all nearer points:
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +22,7 @@ import numpy as np
 from tokenworks.arrays import Floats
 from tokenworks.calibrate.closed_form import tpots
 from tokenworks.calibrate.factors import Factor, turned
-from tokenworks.calibrate.fit import Problem, fit
+from tokenworks.calibrate.fit import LOSS, STEP, Problem, fit
 from tokenworks.calibrate.frontier import AtSpeed, cells
 from tokenworks.calibrate.leave_out import OF
 from tokenworks.calibrate.predict import Predicted
@@ -34,8 +33,78 @@ from tokenworks.specs.machine import Machine
 
 Say = Callable[[str], None] | None
 
-FOLDS = 5
-"""Parts of the models: for the class `device`, each part is left out of one fit [count]."""
+LIMIT = 0.5
+"""Largest move of the logarithm of a factor in one step: the linear form does not hold farther [-]."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Log errors that are linear in the logarithms of the factors, around a fit.
+
+    A fit without some points moves the factors little. So it costs one evaluation of all slopes.
+
+    Parameters
+    ----------
+    start : logarithm of each factor, near the fit [-]
+    at_start : log errors there [-]
+    slopes : slope of each error; one row per error, one column per factor
+    """
+
+    start: Floats
+    at_start: Floats
+    slopes: Floats
+
+    @classmethod
+    def of(cls, problem: Problem, factors: Sequence[Factor], theta: Floats) -> Linear:
+        """The linear form of the errors of a problem.
+
+        Parameters
+        ----------
+        problem : the points in closed form
+        factors : the factors of the fit
+        theta : logarithm of each factor, near the fit [-]
+        """
+        at_start, columns = problem.errors(factors, theta), []
+        for j, factor in enumerate(factors):
+            there = theta.copy()
+            there[j] += STEP
+            moved = problem.touched(factor).errors(factors, there)
+            columns.append(np.nan_to_num((moved - at_start) / STEP))
+        return cls(theta, at_start, np.stack(columns, axis=1))
+
+    def errors(self, factors: Sequence[Factor], theta: Floats) -> Floats:  # noqa: ARG002 (always all factors)
+        """log(predicted / measured) of every point; NaN for points that are not used."""
+        return np.asarray(self.at_start + self.slopes @ np.clip(theta - self.start, -LIMIT, LIMIT))
+
+    def moved(self, factors: Sequence[Factor], mask: Any) -> Floats:
+        """Logarithm of each factor, in a fit without some points; none is farther from the start than `LIMIT`.
+
+        Parameters
+        ----------
+        factors : the factors
+        mask : the points that are left out
+        """
+        theta = fit(self, factors, use=~mask).theta
+        return np.asarray(self.start + np.clip(theta - self.start, -LIMIT, LIMIT))
+
+    def touched(self, factor: Factor) -> Linear:  # noqa: ARG002 (all errors cost next to nothing)
+        """The complete problem."""
+        return self
+
+
+def cost(problem: Problem, factors: Sequence[Factor], theta: Floats, used: Any) -> float:
+    """What a fit makes as small as possible: the loss of all errors, and the distance of the factors from the prior.
+
+    Parameters
+    ----------
+    problem : the points in closed form
+    factors : the factors
+    theta : logarithm of each factor [-]
+    used : mask of the points that count
+    """
+    errors = problem.errors(factors, theta)
+    freedom = np.array([factor.spread for factor in factors])
+    return LOSS.sum(errors[used & np.isfinite(errors)]) + float(np.sum((theta / freedom) ** 2))
 
 
 @dataclass(frozen=True)
@@ -46,14 +115,23 @@ class Known:
     ----------
     problem : the points in closed form
     factors : the factors of the fit
+    theta : logarithm of each factor, in the fit on all points [-]
     systems : device -> calibration that was fitted without its points
     say : receives progress messages; None for no messages
     """
 
     problem: Problem
     factors: Sequence[Factor]
+    theta: Floats
     systems: Mapping[str, Calibration]
     say: Say = None
+
+    @cached_property
+    def linear(self) -> Linear:
+        """Errors of the points around the fit on all points."""
+        if self.say:
+            self.say("slopes of all errors, for fits without some points")
+        return Linear.of(self.problem, self.factors, self.theta)
 
     @cached_property
     def machines(self) -> dict[str, Machine]:
@@ -89,21 +167,27 @@ class Known:
             names[bunch.at] = name(bunch.machine)
         return names
 
-    def without(self, mask: Any, name: str) -> Calibration:
+    def without(self, mask: Any) -> Calibration:
         """The calibration fitted without some points.
 
         Parameters
         ----------
         mask : the points that are left out
-        name : what they are, for the progress message
         """
         (device, *others) = sorted(set(map(str, self.devices[mask])) - {""})
         if not others and device in self.systems and mask[self.devices == device].all():
             return self._seen(self.systems[device], mask)
-        if self.say:
-            self.say(f"fitting without {name}")
-        theta = fit(self.problem, self.factors, use=~mask).theta
+        theta = self._fitted(mask)
         return self._seen(turned(self.problem.calibration, self.factors, theta), mask)
+
+    def _fitted(self, mask: Any) -> Floats:
+        """Logarithm of each factor, in a fit without some points: two linear steps from the fit on all points."""
+        seen = replace(self.problem, bunches=[one for one in self.problem.bunches if not mask[one.at].all()])
+        linear = self.linear
+        first = linear.moved(self.factors, mask)
+        linear = Linear.of(seen, self.factors, first)
+        second = linear.moved(self.factors, mask)
+        return min(first, second, key=lambda theta: cost(seen, self.factors, theta, ~mask))
 
     def _seen(self, calibration: Calibration, mask: Any) -> Calibration:
         """The calibration with the devices that it has seen."""
@@ -197,23 +281,16 @@ def _near(known: Known, calibration: Calibration, mask: Any) -> dict[str, Nearne
 
 
 def _models_left_out(known: Known) -> Unseen:
-    """Predictions of every point by a fit without its model, and without a few other models."""
+    """Predictions of every point by a fit without its model."""
     problem, everyone = known.problem, known.families != ""
     models = np.array([OF["model"](point) for point in problem.points], dtype=object)
-    sizes = Counter(models[everyone])
-    order = sorted(sizes, key=lambda model: (-sizes[model], model))
-    folds: dict[int, set[str]] = defaultdict(set)
-    for i, model in enumerate(order):
-        folds[i % FOLDS].add(model)
     seconds = np.full(len(problem.points), np.nan)
     everything = known._seen(problem.calibration, ~everyone)
-    for members in folds.values():
-        left = everyone & np.isin(models, list(members))
+    for model in sorted(set(models[everyone])):
+        left = everyone & (models == model)
         mask = left & np.isin(known.devices, sorted(set(map(str, known.devices[everyone & ~left]))))
-        if not mask.any():  # no device has points of another model
-            continue
-        calibration = known.without(left, ", ".join(sorted(members)))
-        seconds = np.where(mask, predicted(problem, calibration, mask), seconds)
+        if mask.any():  # a device has points of another model, too
+            seconds = np.where(mask, predicted(problem, known.without(left), mask), seconds)
     return Unseen("device", seconds, _near(known, everything, everyone))
 
 
@@ -225,16 +302,16 @@ def _predictors(known: Known) -> Iterator[tuple[Distance, Calibration, Any]]:
     for device in known.silicon:
         own = devices == device
         if (families[~own] == families[own][0]).any():
-            yield "family", known.without(own, device), own
+            yield "family", known.without(own), own
     for family in problem.families:
         own = families == family
         if (vendors[~own] == vendor_of(family)).any():
-            yield "vendor", known.without(own, family), own
+            yield "vendor", known.without(own), own
     for vendor in sorted(set(vendors) - {""}):
         others = [name for name in problem.families if vendor_of(name) != vendor]
         if not others:
             continue
-        without = known.without(vendors == vendor, vendor)
+        without = known.without(vendors == vendor)
         for family in problem.families:
             for lender in others if vendor_of(family) == vendor else ():
                 own = families == family

@@ -236,15 +236,17 @@ def _print_distances(plain: dict[str, Any]) -> None:
 
     out, tpot, throughput = console(), plain["tpot_spread"], plain["throughput_spread"]
     rows = [
-        [distance, *(_factor(law["factors"].get(distance)) for law in (tpot, throughput))]
+        [distance, *(_factor(law.get(distance)) for law in (tpot, throughput))]
         for distance in DISTANCES
-        if distance in tpot["factors"] or distance in throughput["factors"]
+        if distance in tpot or distance in throughput
     ]
     columns: Columns = {"distance": "left", "TPOT": "right", "throughput at equal speed": "right"}
     print_table(out, columns, rows, title="\n80 % interval as a factor, by distance of the measured points")
+    growth = plain["spread_growth"]
     out.paragraph(
-        f"with FLOP per byte r times as high, or 1/r, as the nearest measured device: TPOT x r^{tpot['slope']:g}, "
-        f"throughput x r^{throughput['slope']:g}; measured pairs reach r = {math.exp(tpot['reach']):.2f}"
+        f"both x r^{growth['slope']:g} on a device whose FLOP per byte are r times, or 1/r, of those of the nearest "
+        f"measured device (measured pairs reach r = {math.exp(growth['reach']):.2f}), and x {growth['dtype']:g} for "
+        "each of FP4 and FP8 that no measured device has"
     )
     if plain["left_out_intervals"]:
         _print_coverage(plain["left_out_intervals"])

@@ -14,7 +14,7 @@ from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.device import ComputeDtype
 from tokenworks.specs.edits import edited
 from tokenworks.specs.given import Assume, given, of
-from tokenworks.specs.interval import Distance, IntervalLaw, Nearness, Silicon, Spread, vendor_of
+from tokenworks.specs.interval import Distance, IntervalLaw, Nearness, Silicon, Spread, SpreadGrowth, vendor_of
 from tokenworks.specs.load import CATALOG, is_path, nearest, read_yaml, validate
 from tokenworks.specs.machine import Assumption, Machine
 from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec, with_sources
@@ -197,8 +197,9 @@ class Calibration(Spec):
     power : power of a device, as shares of its TDP
     draft_widening : with draft tokens, the interval factor is spread ** draft_widening [-]
     ttft_spread : interval factor of TTFT for all families; it covers queues and servers, not devices [-]
-    tpot_spread : interval factor of TPOT and step times
-    throughput_spread : interval factor of throughput at a given speed per user; never narrower than `tpot_spread`
+    tpot_spread : distance -> interval factor of TPOT and step times, see `IntervalLaw` [-]
+    throughput_spread : distance -> interval factor of throughput at a given speed per user [-]
+    spread_growth : growth of both factors on devices whose FLOP per byte or dtypes are not measured
     throughput_correlation : correlation of the log errors of two devices whose throughputs are predicted at the same
         speed per user. Null: it is not measured, and the errors count as independent [-]
     families : families with numbers of their own
@@ -225,8 +226,9 @@ class Calibration(Spec):
     power: Power
     draft_widening: Spread
     ttft_spread: Spread
-    tpot_spread: IntervalLaw = IntervalLaw()
-    throughput_spread: IntervalLaw = IntervalLaw()
+    tpot_spread: dict[Distance, Spread] = Field(default_factory=dict)
+    throughput_spread: dict[Distance, Spread] = Field(default_factory=dict)
+    spread_growth: SpreadGrowth = SpreadGrowth()
     throughput_correlation: Correlation = not_correlated("not in the calibration file")
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
@@ -304,7 +306,17 @@ class Calibration(Spec):
         ----------
         name : name of the family
         """
-        return max(number(self.families[name].spread), self.tpot_spread.factor("device"))
+        return max(number(self.families[name].spread), self.tpot_law.factor("device"))
+
+    @property
+    def tpot_law(self) -> IntervalLaw:
+        """Interval law of TPOT and step times."""
+        return IntervalLaw(self.tpot_spread, self.spread_growth)
+
+    @property
+    def throughput_law(self) -> IntervalLaw:
+        """Interval law of throughput at a given speed per user."""
+        return IntervalLaw(self.throughput_spread, self.spread_growth)
 
     @property
     def correlation(self) -> float:
@@ -370,10 +382,8 @@ class Calibration(Spec):
             if quantity.assumed:
                 yield Assumption(f"calibration.{path}", quantity.written, quantity.source)
         near = self.nearness(machine)
-        for path in ("tpot_spread", "throughput_spread"):
-            law: IntervalLaw = getattr(self, path)
-            if law.extrapolated(near):
-                yield Assumption(f"calibration.{path}.slope", f"factor x {law.growth(near):.3g}", law.why(near))
+        if why := self.spread_growth.beyond(near):
+            yield Assumption("calibration.spread_growth", f"intervals x {self.spread_growth.at(near):.3g}", why)
 
     def rests_on(self, name: str, factors: Iterable[str]) -> str:
         """Where factors of a family come from: "measured", "assumed" if one of them is assumed, or "as NAME".

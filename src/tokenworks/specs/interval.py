@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -23,6 +23,9 @@ DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
 PRECISIONS: tuple[ComputeDtype, ...] = ("fp4", "fp8", "int8", "bf16")
 """Dtypes in which models multiply. Each of them is a path of its own through a device and its kernels."""
+
+PATHS: tuple[ComputeDtype, ...] = ("fp4", "fp8")
+"""Dtypes that a device may have without a measured device of its family, or of its vendor, having them."""
 
 NEAR = 1.5
 """Devices of one family are near each other up to this ratio of their FLOP per byte [-]. H100 and H200 differ by 1.43,
@@ -150,30 +153,70 @@ class Nearness:
             return cls(distance)
         nearest = min(measured, key=lambda name: (silicon.log_ratio(measured[name]), name))
         known = {dtype for one in measured.values() for dtype in one.dtypes}
-        new = tuple(dtype for dtype in silicon.dtypes if dtype in ("fp4", "fp8") and dtype not in known)
+        new = tuple(dtype for dtype in silicon.dtypes if dtype in PATHS and dtype not in known)
         return cls(distance, nearest, silicon.log_ratio(measured[nearest]), new)
 
 
-class IntervalLaw(Spec):
-    """The 80 % interval of a metric by device. The factor grows with the distance of the measured devices:
+class SpreadGrowth(Spec):
+    """How 80 % intervals grow on a device whose FLOP per byte or dtypes are not measured:
 
-        ln f = ln factors[distance] + slope |ln ratio| + n ln dtype
+        ln growth = slope |ln ratio| + n ln dtype
 
     with the ratio of the FLOP per byte of the device and of the nearest measured device, and n FP4 and FP8 paths that
     no measured device has.
 
     Parameters
     ----------
-    factors : distance -> factor of devices with the FLOP per byte and the dtypes of a measured device [-]
-    slope : growth of the logarithm of the factor / |ln| of the ratio of FLOP per byte [-]
+    slope : growth of ln f of an interval factor f / |ln| of the ratio of FLOP per byte [-]
     dtype : factor of a path that no measured device has [-]
     reach : largest |ln| of a ratio of FLOP per byte between the devices that the slope comes from [-]
     """
 
-    factors: dict[Distance, Spread] = Field(default_factory=dict)
     slope: Growth = Quantity(value=0.0, status="assumed", source="not in the calibration file", written="0")
     dtype: Spread = Quantity(value=1.0, status="assumed", source="not in the calibration file", written="1")
     reach: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+    def at(self, near: Nearness) -> float:
+        """Factor by which the interval factor of a device is larger than the factor of its distance [-].
+
+        Parameters
+        ----------
+        near : how near the measured devices are
+        """
+        assert self.slope.value is not None
+        assert self.dtype.value is not None
+        return math.exp(self.slope.value * near.log_ratio) * self.dtype.value ** len(near.dtypes)
+
+    def beyond(self, near: Nearness) -> str:
+        """Why the growth of an interval is assumed, in words; "" within the ratios that the slope comes from.
+
+        Parameters
+        ----------
+        near : how near the measured devices are
+        """
+        if near.log_ratio <= self.reach or not self.slope.value:
+            return ""
+        return (
+            f"FLOP per byte of the device and of {near.nearest} differ by a factor of {math.exp(near.log_ratio):.2g}, "
+            f"those of measured devices by at most {math.exp(self.reach):.2g}: beyond, the growth of the interval is "
+            "assumed"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalLaw:
+    """The 80 % interval of a metric by device: the factor of its distance, and its growth.
+
+        f = factors[distance] x growth
+
+    Parameters
+    ----------
+    factors : distance -> factor of devices with the FLOP per byte and the dtypes of a measured device [-]
+    growth : growth for FLOP per byte and dtypes that are not measured
+    """
+
+    factors: Mapping[Distance, Quantity]
+    growth: SpreadGrowth
 
     def factor(self, distance: Distance) -> float:
         """The factor of a distance; never narrower than the factor of a nearer one.
@@ -187,19 +230,9 @@ class IntervalLaw(Spec):
         Factor [-]. A distance that is not listed has the factor of the next larger one; 1 if there is none.
         """
         at = DISTANCES.index(distance)
-        larger = next((one for one in DISTANCES[at:] if one in self.factors), None)
-        return max(self._values([*DISTANCES[:at], *([larger] if larger else [])]), default=1.0)
-
-    def growth(self, near: Nearness) -> float:
-        """Factor by which an interval is wider than `factor`, for FLOP per byte and dtypes that are not measured [-].
-
-        Parameters
-        ----------
-        near : how near the measured devices are
-        """
-        assert self.slope.value is not None
-        assert self.dtype.value is not None
-        return math.exp(self.slope.value * near.log_ratio) * self.dtype.value ** len(near.dtypes)
+        larger = next((one for one in DISTANCES[at:] if one in self.factors), distance)
+        listed = [self.factors[one].value for one in (*DISTANCES[:at], larger) if one in self.factors]
+        return max((value for value in listed if value), default=1.0)
 
     def at(self, near: Nearness, *, least: float = 1.0) -> float:
         """The interval factor of a device: the interval of x is [x / factor, x * factor] [-].
@@ -211,29 +244,4 @@ class IntervalLaw(Spec):
         """
         factor = self.factor(near.distance)
         known = near.distance == "device" and "device" in self.factors
-        return (factor if known else max(factor, least)) * self.growth(near)
-
-    def extrapolated(self, near: Nearness) -> bool:
-        """Whether a device is farther than any two devices that the slope comes from.
-
-        Parameters
-        ----------
-        near : how near the measured devices are
-        """
-        return near.log_ratio > self.reach and self.growth(near) > 1
-
-    def why(self, near: Nearness) -> str:
-        """Why the interval of an extrapolated device is wider, in words.
-
-        Parameters
-        ----------
-        near : how near the measured devices are
-        """
-        return (
-            f"FLOP per byte of the device and of {near.nearest} differ by a factor of {math.exp(near.log_ratio):.2g}, "
-            f"those of measured devices by at most {math.exp(self.reach):.2g}: beyond, the growth of the interval is "
-            "assumed"
-        )
-
-    def _values(self, distances: Iterable[Distance]) -> list[float]:
-        return [one.value for distance in distances if (one := self.factors.get(distance)) and one.value]
+        return (factor if known else max(factor, least)) * self.growth.at(near)
