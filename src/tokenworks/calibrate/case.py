@@ -10,7 +10,7 @@ from tokenworks.calibrate.case_machine import LINK, Skipped, assumed_links, mach
 from tokenworks.calibrate.checkpoints import checkpoint, drafted
 from tokenworks.calibrate.client import MOST_REQUESTS, requests_of
 from tokenworks.calibrate.measured import Point, Worker
-from tokenworks.costs.rates import rates
+from tokenworks.costs.rates import rates, with_engine
 from tokenworks.costs.requests import mean_of_requests
 from tokenworks.engine.types import Requests
 from tokenworks.errors import SpecError, UnknownName
@@ -133,7 +133,8 @@ def case(point: Point, calibration: Calibration) -> Case:
         workers, copies = (replace(workers[0], count=1),), workers[0].count
     requests = requests_of(point, engine, workers, copies)
     site = Site(
-        model, on, engine, rates(on, calibration), mean_of_requests(requests.input_tokens, requests.output_tokens)
+        model, on, engine, with_engine(rates(on, calibration), engine, model),
+        mean_of_requests(requests.input_tokens, requests.output_tokens),
     )  # fmt: skip
     deployment = point.deployment
     if deployment is None:

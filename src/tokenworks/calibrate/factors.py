@@ -11,10 +11,18 @@ import numpy as np
 
 from tokenworks.arrays import Floats
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Calibration, Family, vendor_of
+from tokenworks.specs.calibration import Calibration, Family
+from tokenworks.specs.interval import vendor_of
 from tokenworks.specs.provenance import Quantity
 
-SHARED = {"sequence": 0.4, "elementwise": 0.4, "skew": 0.1, "rank_skew": 0.1, "acceptance": 0.03, "later_acceptance": 0.06}
+SHARED = {
+    "sequence": 0.4,
+    "elementwise": 0.4,
+    "skew": 0.1,
+    "rank_skew": 0.1,
+    "acceptance": 0.03,
+    "later_acceptance": 0.06,
+}
 """Constants of the whole calibration with their freedom: the standard deviation of log(fitted / prior) [-].
 All freedoms here are assumed: large if the prior is a guess, small if points say little about the constant."""
 

@@ -243,7 +243,9 @@ def _decoding(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartT
     edges = batch.sequences * rates.sequence * attention.entry_bytes(scan, split.tp, split.kv_bytes)
     walked = attention.decode_entries(scan, batch.sequences, batch.context) / np.maximum(batch.sequences, TINY)
     latency = (rates.attention_start + rates.context_walk * walked) * (batch.sequences > 0)
-    return _roof(flop, traffic, flop / _decode_rate(scan, rates, split), (traffic + edges) / rates.attention_hbm, latency)
+    return _roof(
+        flop, traffic, flop / _decode_rate(scan, rates, split), (traffic + edges) / rates.attention_hbm, latency
+    )
 
 
 def _decode_rate(scan: Scan, rates: Rates, split: Split) -> FloatArray:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenworks.costs.collectives import LinkRates
-from tokenworks.specs.calibration import Calibration, Distance, Power, number
+from tokenworks.specs.calibration import Calibration, Power, number
+from tokenworks.specs.engine import Engine
+from tokenworks.specs.interval import Distance, combined_spread
 from tokenworks.specs.machine import Assumption, Link, Machine
+from tokenworks.specs.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Rates:
     draft_widening : with draft tokens, the factor is spread ** draft_widening [-]
     distance : how near the measured points of the calibration are to the device
     speed_spread : the factor for throughput at a given speed per user, without draft tokens [-]
+    other_spreads : factors of errors that are independent of the device, such as an engine that was not measured [-]
     assumed : assumed numbers of the machine and of the calibration
     """
 
@@ -86,6 +90,7 @@ class Rates:
     distance: Distance
     speed_spread: float
     assumed: tuple[Assumption, ...]
+    other_spreads: tuple[float, ...] = ()
 
     def spread_of(self, draft_tokens: float) -> float:
         """The factor of the 80 % interval for TPOT and step times.
@@ -98,7 +103,7 @@ class Rates:
         -------
         Factor: the interval of t is [t / factor, t x factor] [-].
         """
-        return self.spread**self.draft_widening if draft_tokens else self.spread
+        return self._widened(self.spread, draft_tokens)
 
     def throughput_spread(self, draft_tokens: float) -> float:
         """The factor of the 80 % interval for throughput at a given speed per user, and for rates within an SLO.
@@ -114,8 +119,35 @@ class Rates:
         -------
         Factor: the interval of a throughput x is [x / factor, x * factor] [-].
         """
-        throughput = self.speed_spread**self.draft_widening if draft_tokens else self.speed_spread
-        return max(float(throughput), self.spread_of(draft_tokens))
+        return max(self._widened(self.speed_spread, draft_tokens), self.spread_of(draft_tokens))
+
+    def _widened(self, spread: float, draft_tokens: float) -> float:
+        """The factor with the error of draft tokens, and with all independent errors."""
+        return combined_spread(spread**self.draft_widening if draft_tokens else spread, *self.other_spreads)
+
+
+PACKED = 1.6
+"""Interval factor of a model whose experts are 4-bit integers on a device without measured kernels for them: these are
+as fast as kernels with 16-bit weights, or take four times as long (kernel tables of H100 and B200), and are a part of
+the step; assumed [-]."""
+
+
+def with_engine(reached: Rates, engine: Engine, model: Model) -> Rates:
+    """The rates, with intervals that cover what is not known of the engine on this device, and of its kernels.
+
+    Parameters
+    ----------
+    reached : rates of the machine
+    engine : the engine on the devices of the machine, see `Engine.on`
+    model : the model with its weights
+    """
+    packed = any(
+        matrix.part == "experts" and matrix.format.bytes < 1 and matrix.format.compute not in ("fp4", "fp8")
+        for block in model.blocks
+        for matrix in block.matrices
+    )
+    others = (engine.maturity, PACKED if packed and reached.packed_experts < 1 else 1.0)
+    return replace(reached, other_spreads=(*reached.other_spreads, *(one for one in others if one > 1)))
 
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
@@ -138,7 +170,7 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     [1] Williams et al., Roofline, CACM 52(4), 2009 (peak rates as roofs).
     """
     family = calibration.family(machine.family)
-    distance = calibration.distance(machine.device, machine.family)
+    near = calibration.nearness(machine)
     gemm = {dtype: family.utilised(family.util(dtype), dtype, peak) for dtype, peak in machine.peak.items()}
     wide = "bf16" if "bf16" in machine.peak else "fp32"
 
@@ -195,11 +227,11 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         acceptance=number(calibration.acceptance),
         later_acceptance=number(calibration.later_acceptance),
         power=family.power or calibration.power,
-        grade=calibration.grade_of(machine.family),
-        spread=number(family.spread),
+        grade=calibration.grade_of(machine),
+        spread=calibration.tpot_law.at(near, least=number(family.spread)),
         ttft_spread=number(calibration.ttft_spread),
         draft_widening=number(calibration.draft_widening),
-        distance=distance,
-        speed_spread=calibration.spread_at(distance),
-        assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),
+        distance=near.distance,
+        speed_spread=calibration.throughput_law.at(near),
+        assumed=(*machine.assumed, *calibration.assumed(machine)),
     )

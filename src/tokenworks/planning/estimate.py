@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from tokenworks.costs.breakdown import OUT, Breakdown
 from tokenworks.costs.kernels import dequantised
 from tokenworks.costs.memory import Memory, memory
-from tokenworks.costs.rates import Rates, rates
+from tokenworks.costs.rates import Rates, rates, with_engine
 from tokenworks.costs.roofline import compute_dtype
 from tokenworks.costs.split import Split
 from tokenworks.costs.step import Batch
@@ -360,7 +360,9 @@ def estimate_roles(
     DoesNotFit : weights, buffers or the sequences do not fit the memory
     """
     known = load_calibration(calibration, assume=setting.given)
-    costing = Costing(setting, rates(setting.machine, known), Slo(), calibration=calibration)
+    costing = Costing(
+        setting, with_engine(rates(setting.machine, known), setting.engine, setting.model), Slo(), calibration=calibration
+    )
     steps: list[StepEstimate] = []
     room: dict[str, Memory] = {}
     for role in roles:

@@ -341,7 +341,8 @@ def _site(deployed: Deployed, trace: Trace, calibration: CalibrationLike, assume
     served = converted_for(load_model(deployed.model or deployment.model), on)
     model = with_max_model_len(served, deployment.max_model_len)
     request = mean_played(trace, model.max_context, prefix_caching=shared)
-    return Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
+    reached = with_engine(rates(on, load_calibration(calibration, assume=numbers)), engine, model)
+    return Site(model, on, engine, reached, request, numbers)
 
 
 def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> MeanRequest:

@@ -311,7 +311,9 @@ class Engine(Spec):
 
     def recipe_drafts(self, model: str, family: str, sequences: float, *, dp: bool, disaggregated: bool) -> int:
         """Draft tokens of the recipes of the engine, see `DraftRule.holds_for`. The last rule holds for everything."""
-        rules = (one for one in self.drafts if one.holds_for(model, family, sequences, dp=dp, disaggregated=disaggregated))
+        rules = (
+            one for one in self.drafts if one.holds_for(model, family, sequences, dp=dp, disaggregated=disaggregated)
+        )
         return int(next(rules).tokens.value or 0)
 
     def runs_on(self, family: str) -> bool:

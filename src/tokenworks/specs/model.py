@@ -105,7 +105,7 @@ class Scan:
 
     @property
     def latent(self) -> bool:
-        """True if keys and values share the elements of an entry (MLA): more products per element than separate ones."""
+        """True if keys and values share an entry (MLA): it has more products per element than separate ones."""
         return self.decode_flop > 2 * self.query_heads * self.elements
 
     def growth(self, kv_bytes: FloatArray) -> FloatArray:
