@@ -17,7 +17,7 @@ from tokenworks.specs.provenance import Quantity
 
 SHARED = {
     "sequence": 0.4,
-    "elementwise": 0.4,
+    "elementwise": 0.2,
     "skew": 0.1,
     "rank_skew": 0.1,
     "acceptance": 0.03,

@@ -20,6 +20,10 @@ HALF_KERNELS = 2.5
 # Traffic of these kernels, in widths of the residual stream. A norm with its residual has 4 (two in, two out), the
 # other kernels have 2.
 HALF_PASSES = 6
+# Tensor at which an elementwise kernel is half as far below the bandwidth of GEMMs as for small tensors [byte].
+# Assumed: norms, activations and quantisation of 1 to 8 MB reach 0.2 to 0.7 of it, those of a prefill chunk (100 MB and
+# more) nearly all.
+SMALL_TENSOR = 8e6
 # Kernels of hyper-connections around a half layer: norm, Sinkhorn, mix to one stream, mix back (DeepSeek-V4 report,
 # section 2.2).
 MIX_KERNELS = 4
@@ -271,14 +275,16 @@ def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> Par
 def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
     """The small kernels between GEMMs and attention: norms, rope, cache write, activation function, stream mixing.
 
-    `rates.elementwise` is fitted on whole steps. So this part also holds what a step does for each token and no other
-    part counts: a single norm of a prefill chunk (134 MB) is about four times as fast as here.
+    A tensor of s bytes takes s (1 - w) / B + s w / b, with w = S / (s + S) and S = `SMALL_TENSOR`: a small tensor moves
+    at b (`rates.elementwise`), a large one at the bandwidth B of GEMMs. b is fitted on whole steps, so for small tensors
+    it also holds what a step does for each sequence and no other part counts.
     """
     halves = stack.reduces + stack.moe_reduces
     passes = halves * HALF_PASSES + stack.mixed * MIX_STREAM_PASSES + stack.mixes * MIX_PASSES
     traffic = passes * tokens * model.hidden * ACTIVATION
     latency = (halves * HALF_KERNELS + stack.mixes * MIX_KERNELS) * rates.kernel
-    moving = traffic / rates.elementwise
+    small = SMALL_TENSOR / (tokens * model.hidden * ACTIVATION + SMALL_TENSOR)
+    moving = traffic * ((1 - small) / rates.hbm + small / rates.elementwise)
     return Kernel(moving + latency, 0.0, traffic, {HBM: moving, LATENCY: latency})
 
 

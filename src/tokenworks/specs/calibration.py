@@ -239,7 +239,7 @@ class Calibration(Spec):
     query : cost of the edges of a tile in prefill attention, as additional cache entries per query [count]
     sequence : the same cost in decode attention, as additional cache entries per sequence [count]
     context_walk : latency of decode attention per token of context [s]
-    elementwise : bandwidth of the small kernels between GEMMs / bandwidth of GEMMs [-]
+    elementwise : bandwidth of the small kernels between GEMMs / bandwidth of GEMMs, for small tensors [-]
     ring : latency of one step around a ring, as NCCL gathers [s]
     skew : log-deviation of expert popularity within a step: it decides how many experts get a token [-]
     rank_skew : log-deviation of expert popularity that the placement of experts leaves: it decides how much more than
