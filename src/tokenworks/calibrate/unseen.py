@@ -220,6 +220,8 @@ def unseen(known: Known) -> list[Unseen]:
     """
     predictions = [_models_left_out(known)]
     for distance, calibration, mask in _predictors(known):
+        if known.say:
+            known.say(f"predicting points at distance {distance}")
         seconds = predicted(known.problem, calibration, mask)
         if np.isfinite(seconds).any():
             predictions.append(Unseen(distance, seconds, _near(known, calibration, mask)))

@@ -39,8 +39,8 @@ def _factor(quantity: Quantity) -> Quantity:
 
 
 def _growth(quantity: Quantity) -> Quantity:
-    if quantity.value is None or quantity.value < 0:
-        raise ValueError("is at least 0 and not null: an interval never becomes narrower with the distance")
+    if quantity.value is None:
+        raise ValueError("must not be null: 0 is no growth")
     return quantity
 
 
