@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calibrate.cases import table
-from tokenworks.calibrate.distances import Known, throughput_intervals, throughputs
+from tokenworks.calibrate.distances import Sample, alone, covered, device_intervals, spreads_of, widening
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import Problem
+from tokenworks.calibrate.growth import DevicePair, with_slope
 from tokenworks.calibrate.leave_out import conformal
 from tokenworks.calibrate.measured import read_points
+from tokenworks.calibrate.unseen import Known, predicted, throughputs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.costs.rates import rates
-from tokenworks.specs.calibration import DISTANCES, Calibration, Distance, load_calibration
+from tokenworks.specs.calibration import Calibration, load_calibration
 from tokenworks.specs.compose import machine
+from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness, SpreadGrowth
 from tokenworks.specs.provenance import Quantity
 
 PRIOR = load_calibration("datasheet")
@@ -28,43 +31,13 @@ def width(factor: float) -> Quantity:
     return Quantity(value=factor, status="assumed", source="made up", written=f"{factor:g}")
 
 
-@pytest.mark.parametrize(
-    ("device", "family", "distance"),
-    [
-        ("h100", "nvidia-hopper", "device"),
-        ("h20", "nvidia-hopper", "family"),
-        ("l40s", "nvidia-ada", "vendor"),
-        ("a100", "nvidia-ampere", "vendor"),
-        ("scalex40-card", "hygon-dcu", "other-vendor"),
-        ("ascend-910c", "ascend", "datasheet"),
-        ("mlu590", "other-npu", "datasheet"),
-    ],
-)
-def test_distance_of_a_device(device: str, family: str, distance: Distance) -> None:
-    fitted = SERVING.model_copy(update={"devices": ("h100", "mi300x")})
-    assert fitted.distance(device, family) == distance
-    assert PRIOR.distance(device, family) == "datasheet"
-
-
-def test_a_distance_without_a_factor_has_the_next_larger_one() -> None:
-    fitted = SERVING.model_copy(update={"throughput_spread": {"family": width(1.5), "datasheet": width(2.0)}})
-    assert [fitted.spread_at(one) for one in DISTANCES] == [1.5, 1.5, 2.0, 2.0, 2.0]
-    assert SERVING.model_copy(update={"throughput_spread": {}}).spread_at("device") == 1.0
-
-
-@pytest.mark.parametrize("on", ["8xhgx-h100", "gb200-nvl72", "scalex40", "cloudmatrix384"])
+@pytest.mark.parametrize("on", ["8xhgx-h100", "gb200-nvl72", "scalex40", "cloudmatrix384", "hgx-h20"])
 @pytest.mark.parametrize("drafts", [0, 3])
 def test_throughput_at_a_given_speed_is_never_surer_than_tpot(on: str, drafts: int) -> None:
     for calibration in (SERVING, PRIOR, SERVING.model_copy(update={"throughput_spread": {}})):
         reached = rates(machine(on), calibration)
         assert reached.throughput_spread(drafts) >= reached.spread_of(drafts)
         assert reached.throughput_spread(drafts) >= reached.throughput_spread(0)
-
-
-def test_a_larger_distance_never_has_a_smaller_factor() -> None:
-    for calibration in (SERVING, PRIOR):
-        factors = [calibration.spread_at(one) for one in DISTANCES]
-        assert factors == sorted(factors)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(20, 400))
@@ -95,20 +68,124 @@ def problem_of(path: Path, *devices: str) -> Problem:
 
 
 @pytest.mark.usefixtures("kernel")
-def test_spreads_of_points_that_are_predicted_exactly(tmp_path: Path) -> None:
+def test_intervals_of_points_that_are_predicted_exactly(tmp_path: Path) -> None:
     problem = problem_of(tmp_path, "h100", "h200")
     everyone = np.ones(len(problem.points), bool)
-    assert max(abs(one.error) for one in throughputs(problem, problem.calibration, everyone)) < 1e-9
+    seconds = predicted(problem, problem.calibration, everyone)
+    assert max(abs(one.error) for one in throughputs(problem, seconds)) < 1e-9
     factor = Factor(("nvidia-hopper",), "hbm", 0.5)
     slower = turned(problem.calibration, [factor], np.array([-0.3]))
     systems: dict[str, Calibration] = {"h100": slower, "h200": problem.calibration}
-    intervals = throughput_intervals(Known(problem, [factor], problem.calibration, systems), PRIOR)
-    spreads = intervals["throughput_spread"]
-    assert list(spreads) == ["device", "family", "datasheet"]  # one family of one vendor has no larger distances
-    assert spreads["datasheet"] == PRIOR.throughput_spread["datasheet"]
-    assert spreads["device"].value == 1.05
-    assert (spreads["family"].value or 0) > 1.1
-    assert "throughputs at equal speed per user" in spreads["family"].source
-    assert intervals["throughput_correlation"].value == 0.0  # only one of the two devices has errors
-    both = Known(problem, [factor], problem.calibration, dict.fromkeys(systems, slower))
-    assert (throughput_intervals(both, PRIOR)["throughput_correlation"].value or 0) > 0.5
+    known = Known(problem, [factor], np.zeros(1), systems)
+    assert set(known.without(known.devices == "h100").devices) == {"h200"}
+    intervals = device_intervals(known, PRIOR)
+    tpot, throughput = intervals.fields["tpot_spread"], intervals.fields["throughput_spread"]
+    assert list(tpot) == ["family"]  # one model of one family has no other distance
+    assert list(throughput) == ["family", "datasheet"]
+    assert throughput["datasheet"] == PRIOR.throughput_spread["datasheet"]
+    assert (throughput["family"].value or 0) > 1.1
+    assert "throughputs at equal speed per user of 2 devices" in throughput["family"].source
+    assert intervals.fields["spread_growth"] == PRIOR.spread_growth  # two pairs of devices are too few
+    assert intervals.fields["throughput_correlation"].value == 0.0  # only one of the two devices has errors
+    assert [(one.system, one.distance) for one in intervals.left_out] == [("h100", "family"), ("h200", "family")]
+    exact = intervals.left_out[1].tpot
+    assert exact is not None
+    assert exact.covered == 1.0
+    assert exact.needed == 1.05
+    both = Known(problem, [factor], np.zeros(1), dict.fromkeys(systems, slower))
+    assert (device_intervals(both, PRIOR).fields["throughput_correlation"].value or 0) > 0.5
+
+
+# ── laws from errors that are known ───────────────────────────────────────────────────────────────────────────────────
+
+
+def sample(device: str, distance: Distance, *errors: float, log_ratio: float = 0.0, drafted: float = 0.0) -> Sample:
+    """Errors of a device; `drafted` is the error of each of its points with drafts."""
+    with_drafts = np.full(len(errors), drafted) if drafted else np.zeros(0)
+    return Sample(device, Nearness(distance, "x", log_ratio), np.array(errors), with_drafts)
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> list[Sample]:
+    """Errors of a few devices at random distances."""
+    errors = st.lists(st.floats(0, 2), min_size=1, max_size=9)
+    return [
+        sample(draw(st.sampled_from("abc")), draw(st.sampled_from(DISTANCES)), *draw(errors))
+        for _ in range(draw(st.integers(1, 8)))
+    ]
+
+
+NONE = SpreadGrowth()
+
+
+@given(samples())
+def test_a_larger_distance_never_has_a_smaller_factor(drawn: list[Sample]) -> None:
+    spreads = spreads_of(drawn, NONE, {}, "points")
+    factors = [IntervalLaw(spreads, NONE).factor(distance) for distance in DISTANCES]
+    assert factors == sorted(factors)
+    assert all(factor.value and factor.value >= 1.05 for factor in spreads.values())
+
+
+@pytest.mark.parametrize("times", [1, 50])
+def test_a_device_with_many_points_does_not_count_more(times: int) -> None:
+    """Half of the weight has the error 0.1, the other half 0.5: 80 % lie within 0.5."""
+    several = [sample("a", "family", *times * [0.1] * 4), sample("b", "family", *[0.5] * 4)]
+    assert spreads_of(several, NONE, {}, "points")["family"].value == pytest.approx(np.exp(0.5), abs=0.01)
+
+
+def test_the_factor_is_that_of_a_device_without_growth() -> None:
+    """Errors of 0.3 at |ln ratio| 0.4 with slope 0.5 need a factor of exp(0.1) at the measured device itself."""
+    growth = SpreadGrowth(slope=width(0.5), reach=0.4)
+    far = sample("a", "family", *[0.3] * 9, log_ratio=0.4)
+    law = IntervalLaw(spreads_of([far], growth, {}, "points"), growth)
+    assert law.factor("family") == pytest.approx(np.exp(0.1), abs=0.01)
+    assert law.at(far.near) == pytest.approx(np.exp(0.3), abs=0.01)
+    assert covered(far, law, 1.0).needed == pytest.approx(np.exp(0.3))
+
+
+def test_drafts_widen_the_interval_by_their_own_errors() -> None:
+    law = IntervalLaw({"family": width(float(np.exp(0.2)))}, NONE)
+    one = sample("a", "family", *[0.2] * 9, drafted=0.3)
+    assert widening([one], law, width(1.2)).value == pytest.approx(1.5)
+    assert widening([sample("a", "family", 0.2)], law, width(1.2)).value == 1.2  # too few points with drafts
+    assert widening([sample("a", "family", *[0.2] * 9, drafted=0.1)], law, width(1.2)).value == 1.0
+    assert covered(one, law, 1.5).covered == 1.0
+    assert covered(one, law, 1.4).covered == 0.5
+
+
+def test_left_out_devices_are_judged_at_their_nearest_distance() -> None:
+    several = [sample("a", "device", 0.1), sample("a", "family", 0.2), sample("a", "vendor", 0.3),
+               sample("b", "vendor", 0.4), sample("c", "datasheet", 0.5)]  # fmt: skip
+    assert [(one.device, one.near.distance) for one in alone(several)] == [("a", "family"), ("b", "vendor")]
+
+
+@given(st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_a_known_slope_is_found(slope: float, seed: int) -> None:
+    """Needed widths lie on one line for each distance; noise moves the slope by a few standard errors at most."""
+    random = np.random.default_rng(seed)
+    constant: dict[Distance, float] = {"family": 0.2, "vendor": 0.4}
+
+    def pairs(noise: float) -> list[DevicePair]:
+        return [
+            DevicePair(distance, x, at + slope * x + random.normal(0, noise), 2 * at + slope * x)
+            for distance, at in constant.items()
+            for x in map(float, random.uniform(0, 2, 20))
+        ]
+
+    exact = pairs(0.0)
+    growth = with_slope(NONE, exact)
+    assert growth.slope.value == pytest.approx(slope, abs=0.006)
+    assert growth.reach == pytest.approx(max(pair.log_ratio for pair in exact), abs=1e-3)
+    noisy = with_slope(NONE, pairs(0.1)).slope.value
+    assert noisy is not None
+    assert noisy >= 0
+    assert noisy == pytest.approx(slope, abs=0.15)
+
+
+def test_a_slope_needs_pairs_that_differ() -> None:
+    before = SpreadGrowth(slope=width(0.3), reach=0.1)
+    assert with_slope(before, []) == before
+    assert with_slope(before, [DevicePair("family", 0.2, 0.3, 0.5)] * 9) == before
+    assert with_slope(before, [DevicePair("family", x / 10, 0.3, float("nan")) for x in range(9)]) == before
+    falling = [DevicePair("family", x / 10, 1 - x / 10, 1 - x / 10) for x in range(9)]
+    assert with_slope(before, falling).slope.value == 0.0

@@ -14,9 +14,11 @@ from tokenworks.calibrate.measured import Measured, Point
 from tokenworks.calibrate.own_machine import Played, calibrate_own, own_factors, prepared
 from tokenworks.calibrate.own_results import point_of
 from tokenworks.calibrate.validate import predict_each
+from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
 from tokenworks.ingest.benchmark import Benchmark, Lengths, Time
 from tokenworks.specs.calibration import Calibration, load_calibration
+from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 
 PRIOR = load_calibration("datasheet")
@@ -66,9 +68,11 @@ def test_three_points_of_a_slower_machine_predict_others(tmp_path: Path) -> None
     assert plain["tpot_left_out"]["n"] == 3
     write_own(own, tmp_path / "mine.yaml")
     again = load_calibration(str(tmp_path / "mine.yaml"))
-    assert again.grade_of("nvidia-hopper") == "end-to-end-calibrated"
-    assert again.grade_of("nvidia-blackwell") == "kernel-calibrated"
-    assert again.grade_of("ascend") == "datasheet"
+    assert again.grade_of(machine("hgx-h100")) == "end-to-end-calibrated"
+    assert again.grade_of(machine("hgx-b200")) == "kernel-calibrated"
+    assert again.grade_of(machine("hgx-h20")) == "datasheet"
+    assert rates(machine("hgx-h100"), again).spread == own.calibration.tpot_law.factor("device")
+    assert rates(machine("hgx-h20"), again).spread >= 1.3  # other devices of the family keep the interval of the prior
     assert "each point left out" in (tmp_path / "mine.yaml").read_text()
 
 
@@ -88,7 +92,8 @@ def test_a_front_end_that_is_faster_than_the_catalog_says() -> None:
 def test_a_machine_as_the_prior_says_leaves_the_prior() -> None:
     own = calibrate_own(measured_on(PRIOR, *THREE), PRIOR, name="mine", fitted_on="three", data_sha256="")
     assert own.fit.theta == pytest.approx(np.zeros(len(own.fit.theta)), abs=0.01)
-    assert own.calibration.families["nvidia-hopper"].spread.value == pytest.approx(1.05)
+    assert own.calibration.tpot_law.factor("device") == pytest.approx(1.05)
+    assert own.plain()["spreads"] == {"nvidia-hopper": pytest.approx(1.05)}
 
 
 def test_one_device_feels_no_links() -> None:

@@ -22,6 +22,7 @@ from tokenworks.engine.types import Router
 from tokenworks.errors import SpecError
 from tokenworks.simulation.cluster import cluster
 from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.compose import machine
 from tokenworks.specs.engine import find_engine
 
 PRIOR = load_calibration("datasheet")
@@ -174,8 +175,9 @@ def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     write(fitted, file)
     again = load_calibration(str(file))
-    assert again.grade_of("nvidia-hopper") == "end-to-end-calibrated"
-    assert again.grade_of("amd-cdna3") == "datasheet"
+    assert again.grade_of(machine("hgx-h100")) == "end-to-end-calibrated"
+    assert again.grade_of(machine("hgx-h800")) == "kernel-calibrated"
+    assert again.grade_of(machine("hgx-mi300x")) == "datasheet"
     assert again.families["nvidia-hopper"].hbm.value == pytest.approx(
         fitted.calibration.families["nvidia-hopper"].hbm.value
     )

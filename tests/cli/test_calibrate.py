@@ -33,26 +33,31 @@ def test_fit_write_and_validate_with_it(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_intervals_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only devices and the intervals of throughput change; the intervals are those of the fit."""
+    """Only devices and the intervals change; the intervals are those of the fit."""
     rows = [row | {"device": device} for row in LOADS for device in ("h100", "h200")]
     data, out, again = str(table(tmp_path, *rows)), tmp_path / "mine.yaml", tmp_path / "again.yaml"
     assert run(["calibrate", "--data", data, "--out", str(out), "-o", "json"]) == 0
     fitted = result(capsys.readouterr().out)
-    assert list(fitted["throughput_spread"]) == ["device", "family", "datasheet"]
+    assert list(fitted["throughput_spread"]) == ["family", "datasheet"]
+    assert list(fitted["tpot_spread"]) == ["family"]
     again.write_text(out.read_text())
     assert run(["calibrate", "--data", data, "--intervals-of", str(out), "--out", str(again), "-o", "json"]) == 0
     intervals = result(capsys.readouterr().out)
-    assert intervals["throughput_spread"] == pytest.approx(fitted["throughput_spread"], rel=0.05)
+    for law in ("tpot_spread", "throughput_spread"):
+        assert intervals[law] == pytest.approx(fitted[law], rel=0.05)
+    assert [one["system"] for one in intervals["left_out_intervals"]] == ["h100", "h200"]
+    assert all(0 <= one["tpot"]["covered"] <= 1 for one in intervals["left_out_intervals"])
     assert intervals["devices"] == ["h100", "h200"]
     assert 0 <= intervals["throughput_correlation"] < 1
     assert intervals["throughput_correlation"] == pytest.approx(fitted["throughput_correlation"], abs=0.05)
     before, after = load_calibration(str(out)), load_calibration(str(again))
     assert again.read_text().splitlines()[0] == out.read_text().splitlines()[0]
-    kept = ("throughput_spread", "throughput_correlation")
+    kept = ("tpot_spread", "throughput_spread", "throughput_correlation")
     assert after.model_copy(update={name: getattr(before, name) for name in kept}) == before
     assert run(["calibrate", "--data", data, "--intervals-of", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "throughput at equal speed per user, by distance" in printed
+    assert "80 % interval as a factor, by distance of the measured points" in printed
+    assert "intervals of left-out systems, from the errors of the other systems" in printed
     assert "errors of two devices at equal speed per user: correlation 0." in printed
 
 

@@ -148,8 +148,9 @@ def test_the_limit_of_prefill_is_where_it_is_busiest(kv_tokens: float, tpot: flo
 
 
 def test_accepted_tokens_are_a_geometric_sum() -> None:
-    assert accepted_tokens(np.array([0, 1, 3]), 0.8) == pytest.approx(np.array([1, 1.8, 2.952]))
-    assert accepted_tokens(2, 1.0) == 3
+    assert accepted_tokens(np.array([0, 1, 3]), 0.8, 0.8) == pytest.approx(np.array([1, 1.8, 2.952]))
+    assert accepted_tokens(np.array([0, 1, 3]), 0.8, 0.5) == pytest.approx(np.array([1, 1.8, 2.4]))
+    assert accepted_tokens(2, 1.0, 1.0) == 3
 
 
 def test_a_tail_is_lognormal_and_none_without_variation() -> None:

@@ -74,3 +74,13 @@ def test_changes_name_numbers_that_exist(name: str) -> None:
     for change in engine.changes:
         assert bool(change.since) != bool(change.until)
         assert load_engine(name, assume={"engine.version": change.since or change.until}) != engine
+
+
+def test_an_engine_runs_eager_where_it_was_ported_to_and_a_user_can_say_otherwise() -> None:
+    home, port = load_engine("vllm"), load_engine("vllm", family="ascend")
+    assert load_engine("vllm", family="nvidia-hopper") == home
+    assert number(port.host_layer) > number(home.host_layer)
+    assert (number(port.graph_tokens), home.maturity) == (0, 1)
+    assert port.maturity > 1
+    captured = load_engine("vllm", family="ascend", assume={"engine.graph_tokens": 512})
+    assert number(captured.graph_tokens) == 512

@@ -9,8 +9,13 @@ from typing import Annotated, Any, NotRequired
 import numpy as np
 from typing_extensions import TypedDict
 
-from tokenworks.arrays import Floats
-from tokenworks.calibrate.distances import Known, throughput_intervals
+from tokenworks.calibrate.distances import (
+    DeviceIntervals,
+    GrowthPlain,
+    LeftOutDevice,
+    device_intervals,
+    intervals_plain,
+)
 from tokenworks.calibrate.factors import factors_of, turned
 from tokenworks.calibrate.fit import LEAST_POINTS, FitResult, Problem, fit
 from tokenworks.calibrate.leave_out import Left, conformal, leave_out
@@ -18,9 +23,11 @@ from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.power import PowerFit, fit_power
 from tokenworks.calibrate.quantities import rounded, spread
 from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
+from tokenworks.calibrate.unseen import Known
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Calibration, Distance, number
+from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.interval import Distance
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
@@ -51,9 +58,12 @@ class CalibrateBody(TypedDict):
     left_out_systems: list[Annotated[Plain, FormOf(Left)]]
     factors: dict[str, float]
     power: dict[str, Any] | None
-    spreads: dict[str, float]
+    draft_widening: float
+    tpot_spread: dict[Distance, float]
     throughput_spread: dict[Distance, float]
+    spread_growth: GrowthPlain
     throughput_correlation: float | None
+    left_out_intervals: list[Annotated[Plain, FormOf(LeftOutDevice)]]
     ablation: NotRequired[list[AblatedPlain]]
 
 
@@ -68,6 +78,7 @@ class Calibrated:
     fit : factors, their values, and the log error of every point
     problem : the points in closed form
     systems : errors of each device by a fit without its points; empty if all points are of one device
+    intervals : the intervals, and their coverage on left-out devices
     power : the fit of power; None if too few points have energy
     """
 
@@ -76,6 +87,7 @@ class Calibrated:
     fit: FitResult
     problem: Problem
     systems: list[Left]
+    intervals: DeviceIntervals
     power: PowerFit | None = None
 
     def plain(self, *, ablation: bool = False) -> Plain:
@@ -101,11 +113,7 @@ class Calibrated:
                 factor.name: float(np.exp(turn)) for factor, turn in zip(self.fit.factors, self.fit.theta, strict=True)
             },
             "power": None if self.power is None else self.power.plain(),
-            "spreads": {name: number(family.spread) for name, family in self.calibration.families.items()},
-            "throughput_spread": {
-                distance: number(factor) for distance, factor in self.calibration.throughput_spread.items()
-            },
-            "throughput_correlation": self.calibration.throughput_correlation.value,
+            **intervals_plain(self.intervals),
         }
         if ablation:
             body["ablation"] = self.ablation()
@@ -153,9 +161,9 @@ def calibrate(
     problem = problem_of(points, start, without, say, at=turned(start, factors, first.theta))
     whole = fit(problem, factors)
     devices = {p.device for p, e in zip(problem.points, whole.errors, strict=True) if np.isfinite(e)}
-    systems, unseen, without_system = (
-        leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], whole.errors, {})
-    )
+    systems, without_system = leave_out(problem, factors, "system", say, unseen_prior) if len(devices) > 1 else ([], {})
+    known = Known(problem, factors, whole.theta, without_system, say)
+    intervals = device_intervals(known, start)
     source = f"fit of {len(factors)} factors on {fitted_on}"
     fitted = rounded(turned(start, factors, whole.theta), factors, source)
     fitted = fitted.model_copy(
@@ -165,19 +173,16 @@ def calibrate(
             "grade": "end-to-end-calibrated",
             "fitted_on": fitted_on,
             "data_sha256": data_sha256,
-            "graded": tuple(problem.families),
-            "devices": tuple(sorted(devices)),
-            **_spreads(fitted, problem, unseen, left_out=bool(systems)),
+            "devices": known.silicon,
+            **intervals.fields,
         }
     )
-    intervals = throughput_intervals(Known(problem, factors, fitted, without_system, say), start)
-    fitted = fitted.model_copy(update={**intervals})
     metered = [point for point in points if point.measured.energy]
     source = f"energy of {len(metered)} points of {fitted_on}"
     power = fit_power(metered, predict_all(metered, fitted, say=say), prior.power, source)
     update: dict[str, Any] = _ttft_spread(points, fitted, say) | ({"power": power.power} if power else {})
     fitted = fitted.model_copy(update=update)
-    return Calibrated(fitted, prior, whole, problem, systems, power)
+    return Calibrated(fitted, prior, whole, problem, systems, intervals, power)
 
 
 def problem_of(
@@ -208,36 +213,6 @@ def problem_of(
     if not problem.bunches:
         raise SpecError("none of the points can be predicted", hint="run `validate` on them: it gives the reasons")
     return replace(problem, calibration=prior.standalone(problem.families))
-
-
-def _spreads(fitted: Calibration, problem: Problem, unseen: Floats, *, left_out: bool) -> dict[str, Any]:
-    """The 80 % interval of each family, from errors of points that the fit did not see.
-
-    A family that borrows its numbers gets the widest of these intervals, if its own is narrower.
-    """
-    families, widest, drafted = dict(fitted.families), 1.0, [np.zeros(0)]
-    how = "systems left out of the fit" if left_out else "in sample: one system only"
-    for name in problem.families:
-        own = [bunch for bunch in problem.bunches if bunch.machine.family == name]
-        errors = np.concatenate([unseen[b.at] for b in own])
-        drafts = np.concatenate([b.drafts > 0 for b in own])[np.isfinite(errors)]
-        errors = errors[np.isfinite(errors)]
-        mine = errors[~drafts] if (~drafts).any() else errors
-        width = round(conformal(mine), 2)
-        widest = max(widest, width)
-        families[name] = families[name].model_copy(update={"spread": spread(width, f"{how}: {len(mine)} points")})
-        drafted.append(np.abs(errors[drafts]) / np.log(width))
-    update: dict[str, Any] = {}
-    wider = np.concatenate(drafted)
-    if len(wider) >= LEAST_POINTS:
-        ratio = round(max(1.0, float(np.log(conformal(wider)))), 2)
-        update["draft_widening"] = spread(ratio, f"{how}: {len(wider)} points with drafts")
-    borrowed = {
-        name: like if (like.spread.value or 1.0) >= widest or like.like not in problem.families
-        else like.model_copy(update={"spread": spread(widest, f"the widest of the measured families; {how}")})
-        for name, like in fitted.borrowed.items()
-    }  # fmt: skip
-    return {"families": families, "borrowed": borrowed, **update}
 
 
 def _ttft_spread(points: Sequence[Point], fitted: Calibration, say: Say | None) -> dict[str, Quantity]:

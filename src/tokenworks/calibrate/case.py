@@ -10,7 +10,7 @@ from tokenworks.calibrate.case_machine import LINK, Skipped, assumed_links, mach
 from tokenworks.calibrate.checkpoints import checkpoint, drafted
 from tokenworks.calibrate.client import MOST_REQUESTS, requests_of
 from tokenworks.calibrate.measured import Point, Worker
-from tokenworks.costs.rates import rates
+from tokenworks.costs.rates import rates, with_engine
 from tokenworks.costs.requests import mean_of_requests
 from tokenworks.engine.types import Requests
 from tokenworks.errors import SpecError, UnknownName
@@ -119,7 +119,8 @@ def case(point: Point, calibration: Calibration) -> Case:
     if point.drafts and not model.draft:
         model = drafted(model)
         assumed.append(f"a draft for {model.name}: one more layer like its last")
-    on, engine = machine_of(point.device, point.workers), by_recipe(point, engine_of(point.engine))
+    on = machine_of(point.device, point.workers)
+    engine = by_recipe(point, engine_of(point.engine, on.family))
     assumed += [f"{path} of {on.device}: {LINK[path]}" for path in assumed_links(on.name)]
     if engine.name != point.engine:
         eager = f", {1e3 * EAGER_LAYER:g} ms of host time per layer" if number(engine.host_layer) == EAGER_LAYER else ""
@@ -132,7 +133,8 @@ def case(point: Point, calibration: Calibration) -> Case:
         workers, copies = (replace(workers[0], count=1),), workers[0].count
     requests = requests_of(point, engine, workers, copies)
     site = Site(
-        model, on, engine, rates(on, calibration), mean_of_requests(requests.input_tokens, requests.output_tokens)
+        model, on, engine, with_engine(rates(on, calibration), engine, model),
+        mean_of_requests(requests.input_tokens, requests.output_tokens),
     )  # fmt: skip
     deployment = point.deployment
     if deployment is None:
@@ -164,16 +166,20 @@ def _split(worker: Worker, model: Model, on: Machine, point: Point) -> Worker:
     return replace(worker, tp=tp, devices=tp, ep=1, count=worker.count * worker.devices // tp)
 
 
-def engine_of(name: str) -> Engine:
+def engine_of(name: str, family: str = "") -> Engine:
     """The engine for the name in a measured point.
 
-    An engine without CUDA graphs launches the kernels of every step one by one.
+    An engine without CUDA graphs launches the kernels of every step one by one. An engine that the catalog does not
+    know is the vendor's own, written for the device: it has not the launch times of a port.
 
     Parameters
     ----------
     name : name of the engine in the point, such as `vllm` or `transformers`
+    family : family of the devices
     """
     engine = find_engine(name)
+    if any(word in name.lower() for word in engine.aliases):
+        engine = engine.on(family)
     if not any(word in name.lower() for word in EAGER):
         return engine
     layer = engine.host_layer.model_copy(update={"value": EAGER_LAYER, "status": "assumed"})
@@ -241,7 +247,7 @@ def _expert_groups(model: Model, ep: int, stage: int) -> int:
 
 
 def kv_dtype(point: Point, model: Model, site: Site) -> Literal["bf16", "fp8"]:
-    """The KV dtype that the checkpoint or the engine asks for; bf16 on a device without FP8.
+    """The KV dtype that recipes of the engine or the checkpoint ask for; bf16 on a device without FP8.
 
     Parameters
     ----------
@@ -251,6 +257,6 @@ def kv_dtype(point: Point, model: Model, site: Site) -> Literal["bf16", "fp8"]:
     """
     if "fp8" not in site.machine.peak:
         return "bf16"
-    if site.engine.kv_dtype == "float-weights" and point.weights in ("fp8", "fp4"):
+    if site.machine.family.startswith(site.engine.fp8_kv) and point.weights in ("fp8", "fp4"):
         return "fp8"
     return "fp8" if model.native_kv == "fp8" else "bf16"

@@ -76,7 +76,7 @@ class Bunch:
         reached = rates(self.machine, calibration)
         seconds = step.step(self.model, reached, self.split, self.load, engine=self.engine).seconds
         decode, other = np.asarray(seconds, float)
-        gained = accepted_tokens(self.drafts, reached.acceptance)
+        gained = accepted_tokens(self.drafts, reached.acceptance, reached.later_acceptance)
         if self.disaggregated:
             return np.asarray(decode / gained)
         often = self.batch * gained / self.osl

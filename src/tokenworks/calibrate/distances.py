@@ -1,164 +1,265 @@
-"""80 % intervals of throughput at a given speed per user, by how near the measured points are to a device.
+"""80 % intervals of TPOT and of throughput at a given speed per user, by how near the measured points are to a device.
 
-For each distance, throughput is predicted by fits without all nearer points:
+Both laws (`IntervalLaw`) come from predictions by fits without nearer points (`unseen`). Each device has the same
+weight, however many points it has. The score of a prediction is its error without the growth of the interval:
 
-- device: the fit has all points. It has a few dozen constants for thousands of points, so these errors are in sample.
-- family: the points of a device are left out. The fit has points of another device of the same family.
-- vendor: the points of a family are left out. The fit has points of another family of the same vendor.
-- other-vendor: the points of a vendor are left out. Each of its families borrows the numbers of a family of another
-  vendor: each such family that has all dtypes, one after the other.
-- datasheet: no point is used, and each family borrows as for other-vendor.
+    score = |ln(predicted / measured)| - ln growth
 
-Predictions are in closed form, as in the fit. Throughput follows from TPOT by Little's law: throughput x TPOT is as in
-the simulation of the point.
+The logarithm of the factor of a distance is the score that contains 80 % of the predictions at this distance, each
+device with the same weight: split conformal prediction, with the distribution of each group of points pooled.
+
+References
+----------
+[1] Lei et al., Distribution-free predictive inference for regression, JASA 113, 2018, algorithm 2.
+[2] Dunn, Wasserman, Ramdas, Distribution-free prediction sets for two-layer hierarchical models, JASA 118, 2023,
+    section 3.1 (pooling the distributions of groups).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 from typing_extensions import TypedDict
 
-from tokenworks.calibrate.closed_form import tpots
+from tokenworks.arrays import Floats
 from tokenworks.calibrate.correlation import throughput_correlation
-from tokenworks.calibrate.factors import Factor, turned
-from tokenworks.calibrate.fit import LEAST_POINTS, Problem, fit
-from tokenworks.calibrate.frontier import AtSpeed, cells
-from tokenworks.calibrate.leave_out import conformal
-from tokenworks.calibrate.predict import Predicted
+from tokenworks.calibrate.fit import LEAST_POINTS
+from tokenworks.calibrate.frontier import AtSpeed
+from tokenworks.calibrate.growth import growth_of
+from tokenworks.calibrate.leave_out import LEAST_SPREAD, conformal, conformal_score
 from tokenworks.calibrate.quantities import spread
-from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import DISTANCES, Calibration, Distance, number, vendor_of
+from tokenworks.calibrate.unseen import Known, throughputs, unseen
+from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness, SpreadGrowth
 from tokenworks.specs.provenance import Quantity
+from tokenworks.specs.result import Plain
 
-Say = Callable[[str], None] | None
 
-
-@dataclass(frozen=True)
-class Known:
-    """The points of a problem, and the fits that are there already.
+class Sample(NamedTuple):
+    """Errors of one device at one distance.
 
     Parameters
     ----------
-    problem : the points in closed form
-    factors : the factors of the fit
-    whole : calibration that was fitted on all points
-    systems : device -> calibration that was fitted without its points
-    say : receives progress messages; None for no messages
+    device : name of the device
+    near : how near the devices are that the fit has seen
+    plain, drafted : |ln(predicted / measured)| without and with draft tokens [-]
+    reached : the throughputs at equal speed per user, if these are their errors
     """
 
-    problem: Problem
-    factors: Sequence[Factor]
-    whole: Calibration
-    systems: Mapping[str, Calibration]
-    say: Say = None
+    device: str
+    near: Nearness
+    plain: Floats
+    drafted: Floats
+    reached: tuple[AtSpeed, ...] = ()
 
     @property
-    def devices(self) -> Any:
-        """Device of each point; "" if the point is not used."""
-        names = np.array([point.device for point in self.problem.points], dtype=object)
-        return np.where(self.families != "", names, "")
-
-    @property
-    def families(self) -> Any:
-        """Device family of each point; "" if the point is not used."""
-        return families_of_points(self.problem)
-
-    def without(self, mask: Any, name: str) -> Calibration:
-        """The calibration fitted without some points."""
-        (device, *others) = sorted(set(map(str, self.devices[mask])))
-        if not others and device in self.systems:
-            return self.systems[device]
-        if self.say:
-            self.say(f"fitting without {name}")
-        theta = fit(self.problem, self.factors, use=~mask).theta
-        return turned(self.problem.calibration, self.factors, theta)
+    def shown(self) -> Floats:
+        """Errors that a law describes: those without draft tokens, if there are any [-]."""
+        return self.plain if len(self.plain) else self.drafted
 
 
-def families_of_points(problem: Problem) -> Any:
-    """Device family of each point; "" for points without a closed form.
+class Samples(NamedTuple):
+    """Errors of TPOT, and of throughput at equal speed per user, by fits without nearer points."""
+
+    tpot: list[Sample]
+    throughput: list[Sample]
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """Coverage of the interval of a left-out device, by the law of the other devices.
 
     Parameters
     ----------
-    problem : the points in closed form
+    n : number of points, or of throughputs at equal speed per user
+    spread : half of the 80 % interval as a factor, without draft tokens [-]
+    needed : spread that would contain 80 % without draft tokens [-]
+    covered : share inside the interval, with and without draft tokens [-]
     """
-    families = np.full(len(problem.points), "", dtype=object)
-    for bunch in problem.bunches:
-        families[bunch.at] = bunch.machine.family
-    return families
+
+    n: int
+    spread: float
+    needed: float
+    covered: float
 
 
-Throughputs = Mapping[Distance, Sequence[AtSpeed]]
-"""Distance -> measured throughputs at equal speed per user, with the predictions of fits at this distance."""
+@dataclass(frozen=True, slots=True)
+class LeftOutDevice:
+    """Coverage of the intervals of a device whose points were left out.
+
+    Parameters
+    ----------
+    system : name of the device
+    distance : how near the points of the fit are
+    tpot, throughput : coverage of TPOT, and of throughput at equal speed per user; None without any
+    """
+
+    system: str
+    distance: Distance
+    tpot: Covered | None
+    throughput: Covered | None
 
 
-class ThroughputIntervals(TypedDict):
-    """Fields of a `Calibration` for the intervals of throughputs at a given speed per user and of their ratios."""
+class IntervalFields(TypedDict):
+    """Fields of a `Calibration` for the intervals of TPOT, of throughput at a given speed per user, and of ratios."""
 
+    draft_widening: Quantity
+    tpot_spread: dict[Distance, Quantity]
     throughput_spread: dict[Distance, Quantity]
+    spread_growth: SpreadGrowth
     throughput_correlation: Quantity
 
 
-def throughput_intervals(known: Known, before: Calibration) -> ThroughputIntervals:
-    """The interval factors of throughput at a given speed per user, and the correlation of the errors of two devices.
+class GrowthPlain(TypedDict):
+    """The plain form of a `SpreadGrowth`."""
 
-    The correlation comes from devices that were left out of the fit, one device at a time. The nearest points are then
-    those of another device of the family, or of another family of the vendor if the family has only one device.
+    slope: float
+    dtype: float
+    reach: float
+
+
+class IntervalsPlain(TypedDict):
+    """The plain form of `DeviceIntervals`."""
+
+    draft_widening: float
+    tpot_spread: dict[Distance, float]
+    throughput_spread: dict[Distance, float]
+    spread_growth: GrowthPlain
+    throughput_correlation: float | None
+    left_out_intervals: list[Plain]
+
+
+class DeviceIntervals(NamedTuple):
+    """The intervals of a calibration, and the coverage on left-out devices."""
+
+    fields: IntervalFields
+    left_out: list[LeftOutDevice]
+
+
+def device_intervals(known: Known, before: Calibration) -> DeviceIntervals:
+    """The interval laws, the widening by draft tokens, and the correlation of the errors of two devices.
 
     Parameters
     ----------
     known : the points and their fits
     before : calibration with the numbers that stay where there are too few points
     """
-    predicted: dict[Distance, list[AtSpeed]] = defaultdict(list)
-    left_out: list[tuple[Distance, AtSpeed]] = []
-    for distance, calibration, mask in _predictors(known):
-        reached = throughputs(known.problem, calibration, mask)
-        predicted[distance] += reached
-        if distance in ("family", "vendor") and len(set(known.devices[mask])) == 1:
-            left_out += [(distance, one) for one in reached]
-    spreads = throughput_spreads(predicted, before)
-    spread_at = known.whole.model_copy(update={"throughput_spread": spreads}).spread_at
-    widening = number(known.whole.draft_widening)
-    wide = [
-        one._replace(spread=spread_at(distance) ** (widening if one.workload.mtp == "mtp" else 1))
-        for distance, one in left_out
-    ]
-    return {"throughput_spread": spreads, "throughput_correlation": throughput_correlation(wide, before)}
+    samples, growth = samples_of(known), growth_of(known, before.spread_growth)
+    left_out = []
+    for own in alone(samples.tpot):
+        others = Samples(*([one for one in part if one.device != own.device] for part in samples))
+        laws = interval_fields(others, growth, before)
+        drafts = number(laws["draft_widening"])
+        reached = [one for one in alone(samples.throughput) if one.device == own.device]
+        tpot = covered(own, IntervalLaw(laws["tpot_spread"], growth), drafts)
+        throughput = [covered(one, IntervalLaw(laws["throughput_spread"], growth), drafts) for one in reached]
+        left_out.append(LeftOutDevice(own.device, own.near.distance, tpot, throughput[0] if throughput else None))
+    return DeviceIntervals(interval_fields(samples, growth, before), left_out)
 
 
-def throughput_spreads(predicted: Throughputs, before: Calibration) -> dict[Distance, Quantity]:
-    """The interval factor of throughput at a given speed per user, for each distance.
-
-    The factors come from points without MTP, if there are any: with MTP, `draft_widening` makes an interval wider. A
-    larger distance never has a smaller factor than a nearer one.
+def interval_fields(samples: Samples, growth: SpreadGrowth, before: Calibration) -> IntervalFields:
+    """The interval laws, the widening by draft tokens, and the correlation of two devices, from errors of devices.
 
     Parameters
     ----------
-    predicted : distance -> measured throughputs with their predictions
-    before : calibration with the factors of distances for which there are too few points
+    samples : errors of devices at distances
+    growth : growth of the intervals
+    before : calibration with the numbers that stay where there are too few points
     """
-    spreads: dict[Distance, Quantity] = {}
-    widest = 1.0
+    tpot = spreads_of(samples.tpot, growth, before.tpot_spread, "points")
+    throughput = spreads_of(samples.throughput, growth, before.throughput_spread, "throughputs at equal speed per user")
+    wider = widening(alone(samples.tpot), IntervalLaw(tpot, growth), before.draft_widening)
+    law = IntervalLaw(throughput, growth)
+    wide = [
+        reached._replace(spread=law.at(one.near) ** (number(wider) if reached.workload.mtp == "mtp" else 1))
+        for one in alone(samples.throughput)
+        for reached in one.reached
+    ]
+    return {
+        "draft_widening": wider,
+        "tpot_spread": tpot,
+        "throughput_spread": throughput,
+        "spread_growth": growth,
+        "throughput_correlation": throughput_correlation(wide, before),
+    }
+
+
+def samples_of(known: Known) -> Samples:
+    """The errors of TPOT, and of throughput at equal speed per user, of each device at each distance.
+
+    Parameters
+    ----------
+    known : the points and their fits
+    """
+    samples = Samples([], [])
+    for prediction in unseen(known):
+        errors = np.abs(np.log(prediction.seconds / known.problem.measured))
+        reached = throughputs(known.problem, prediction.seconds)
+        for device, near in prediction.near.items():
+            own = (known.devices == device) & np.isfinite(errors)
+            cells = tuple(one for one in reached if one.device == device)
+            with_drafts = np.array([one.workload.mtp == "mtp" for one in cells], bool)
+            off = np.array([abs(one.error) for one in cells])
+            if own.any():
+                samples.tpot.append(Sample(device, near, errors[own & ~known.drafted], errors[own & known.drafted]))
+            if cells:
+                samples.throughput.append(Sample(device, near, off[~with_drafts], off[with_drafts], cells))
+    return samples
+
+
+def alone(samples: Sequence[Sample]) -> list[Sample]:
+    """The sample of each device whose points were left out: at the nearest distance beyond `device`.
+
+    Parameters
+    ----------
+    samples : samples of all distances, nearest first
+    """
+    nearest: dict[str, Sample] = {}
+    for one in samples:
+        if one.near.distance in ("family", "vendor"):
+            nearest.setdefault(one.device, one)
+    return list(nearest.values())
+
+
+def spreads_of(
+    samples: Sequence[Sample], growth: SpreadGrowth, before: Mapping[Distance, Quantity], what: str
+) -> dict[Distance, Quantity]:
+    """The interval factor of each distance. Each device has the same weight.
+
+    The factors come from errors without draft tokens, if there are any: with MTP, `draft_widening` makes an interval
+    wider. A larger distance never has a smaller factor than a nearer one.
+
+    Parameters
+    ----------
+    samples : errors of devices at distances
+    growth : growth of the interval
+    before : factors of distances for which there are too few points
+    what : what the errors are errors of, in the source of the factors
+    """
+    factors: dict[Distance, Quantity] = {}
+    widest = LEAST_SPREAD
     for distance in DISTANCES:
-        together = predicted.get(distance, ())
-        plain = [one for one in together if one.workload.mtp != "mtp"] or together
-        if len(plain) < LEAST_POINTS:
-            if distance in before.throughput_spread:
-                spreads[distance] = before.throughput_spread[distance]
-                widest = max(widest, number(spreads[distance]))
+        own = [one for one in samples if one.near.distance == distance]
+        count = sum(len(one.shown) for one in own)
+        if count < LEAST_POINTS:
+            if distance in before:
+                factors[distance] = before[distance]
+                widest = max(widest, number(factors[distance]))
             continue
-        widest = max(widest, round(conformal(np.array([one.error for one in plain])), 2))
-        spreads[distance] = spread(widest, f"{HOW[distance]}: {len(plain)} throughputs at equal speed per user")
-    return spreads
+        scores = np.concatenate([one.shown - math.log(growth.at(one.near)) for one in own])
+        widest = max(widest, round(math.exp(conformal_score(scores, _weights(own))), 2))
+        devices = len({one.device for one in own})
+        factors[distance] = spread(widest, f"{HOW[distance]}: {count} {what} of {devices} devices with equal weights")
+    return factors
 
 
 HOW: dict[Distance, str] = {
-    "device": "all points, in sample",
+    "device": "models left out of the fit",
     "family": "devices left out of the fit",
     "vendor": "families left out of the fit",
     "other-vendor": "vendors left out of the fit, with numbers of another vendor",
@@ -167,58 +268,64 @@ HOW: dict[Distance, str] = {
 """Source of the factor of each distance."""
 
 
-def throughputs(problem: Problem, calibration: Calibration, mask: Any) -> list[AtSpeed]:
-    """Measured and predicted throughputs at equal speed per user.
+def _weights(samples: Sequence[Sample]) -> Floats:
+    """Weight of each error: all errors of a device together have the weight 1."""
+    sizes: Counter[str] = Counter()
+    for one in samples:
+        sizes[one.device] += len(one.shown)
+    return np.concatenate([np.full(len(one.shown), 1 / sizes[one.device]) for one in samples if len(one.shown)])
+
+
+def widening(samples: Sequence[Sample], law: IntervalLaw, before: Quantity) -> Quantity:
+    """The interval with draft tokens / the interval without, both as logarithms; at least 1.
 
     Parameters
     ----------
-    problem : the points in closed form
-    calibration : calibration of the prediction
-    mask : points that are predicted
-
-    Returns
-    -------
-    One throughput for each workload, device and speed; none if the calibration lacks a dtype of a device.
+    samples : errors of left-out devices
+    law : law of the interval without draft tokens
+    before : number that stays if there are too few points
     """
-    bunches = [bunch for bunch in problem.bunches if mask[bunch.at].any()]
-    try:
-        seconds = tpots(bunches, calibration, len(problem.points)) * problem.anchor
-    except SpecError:
-        return []
-    rates = problem.flow / seconds
-    pairs = [
-        (problem.points[i], Predicted(tpot=float(seconds[i]), rate=float(rates[i])))
-        for i in map(int, np.flatnonzero(mask & np.isfinite(rates)))
-    ]
-    return cells(pairs)[0]
+    drafted = [one for one in samples if len(one.drafted)]
+    count = sum(len(one.drafted) for one in drafted)
+    if count < LEAST_POINTS:
+        return before
+    ratios = np.concatenate([one.drafted / math.log(law.at(one.near)) for one in drafted])
+    weights = np.concatenate([np.full(len(one.drafted), 1 / len(one.drafted)) for one in drafted])
+    ratio = round(max(1.0, conformal_score(ratios, weights)), 2)
+    return spread(ratio, f"devices left out of the fit: {count} points with drafts of {len(drafted)} devices")
 
 
-def _predictors(known: Known) -> Iterator[tuple[Distance, Calibration, Any]]:
-    """Each calibration that predicts points at a distance, with the mask of these points."""
-    problem, devices, families = known.problem, known.devices, known.families
-    vendors = np.array([vendor_of(family) for family in families], dtype=object)
-    yield "device", known.whole, families != ""
-    for device in sorted(set(devices) - {""}):
-        own = devices == device
-        if (families[~own] == families[own][0]).any():
-            yield "family", known.without(own, device), own
-    for family in problem.families:
-        own = families == family
-        if (vendors[~own] == vendor_of(family)).any():
-            yield "vendor", known.without(own, family), own
-    for vendor in sorted(set(vendors) - {""}):
-        others = [name for name in problem.families if vendor_of(name) != vendor]
-        if not others:
-            continue
-        without = known.without(vendors == vendor, vendor)
-        for family in problem.families:
-            for lender in others if vendor_of(family) == vendor else ():
-                own = families == family
-                yield "other-vendor", _borrowing(without, family, lender), own
-                yield "datasheet", _borrowing(problem.calibration, family, lender), own
+def covered(sample: Sample, law: IntervalLaw, drafts: float) -> Covered:
+    """Coverage of the errors of a device by a law.
+
+    Parameters
+    ----------
+    sample : errors of the device
+    law : law of the interval without draft tokens
+    drafts : the interval with draft tokens / the interval without, both as logarithms [-]
+    """
+    width = math.log(law.at(sample.near))
+    inside = [sample.plain <= width, sample.drafted <= width * drafts]
+    return Covered(
+        n=len(sample.plain) + len(sample.drafted), spread=math.exp(width), needed=conformal(sample.shown),
+        covered=float(np.mean(np.concatenate(inside))),
+    )  # fmt: skip
 
 
-def _borrowing(calibration: Calibration, family: str, lender: str) -> Calibration:
-    """The calibration in which a family borrows the numbers of another family, as families without points do."""
-    lent = calibration.lent.get(lender, calibration.families[lender])
-    return calibration.model_copy(update={"families": calibration.families | {family: lent}})
+def intervals_plain(intervals: DeviceIntervals) -> IntervalsPlain:
+    """Plain data of the intervals.
+
+    Parameters
+    ----------
+    intervals : the intervals, and their coverage on left-out devices
+    """
+    fields = intervals.fields
+    growth = fields["spread_growth"]
+    return {
+        "draft_widening": number(fields["draft_widening"]),
+        "tpot_spread": {distance: number(factor) for distance, factor in fields["tpot_spread"].items()},
+        "throughput_spread": {distance: number(factor) for distance, factor in fields["throughput_spread"].items()},
+        "spread_growth": {"slope": number(growth.slope), "dtype": number(growth.dtype), "reach": growth.reach},
+        "throughput_correlation": fields["throughput_correlation"].value,
+        "left_out_intervals": [asdict(one) for one in intervals.left_out],
+    }

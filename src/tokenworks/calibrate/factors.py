@@ -12,9 +12,17 @@ import numpy as np
 from tokenworks.arrays import Floats
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, Family
+from tokenworks.specs.interval import vendor_of
 from tokenworks.specs.provenance import Quantity
 
-SHARED = {"sequence": 0.4, "elementwise": 0.4, "skew": 0.1, "acceptance": 0.2}
+SHARED = {
+    "sequence": 0.4,
+    "elementwise": 0.2,
+    "skew": 0.1,
+    "rank_skew": 0.1,
+    "acceptance": 0.03,
+    "later_acceptance": 0.06,
+}
 """Constants of the whole calibration with their freedom: the standard deviation of log(fitted / prior) [-].
 All freedoms here are assumed: large if the prior is a guess, small if points say little about the constant."""
 
@@ -22,17 +30,18 @@ IN_SITU = {
     "kernel": 0.2, "attention_start": 0.2, "experts_start": 0.2, "expert": 0.2, "collective_start": 0.2,
     "dispatch_up": 0.2,
 }  # fmt: skip
-"""Freedom of factors that all families share on top of their kernel tables: a kernel inside a captured step is fused
-with other kernels, and others wait for it, so its time differs from the kernel tables [-]."""
+"""Freedom of factors that the families of all measured vendors share on top of their kernel tables: a kernel inside a
+captured step is fused with other kernels, and others wait for it, so its time differs from the kernel tables [-]."""
 
 ALL = "all"
-"""Label of a factor of all families. Such a factor also changes the numbers that families lend."""
+"""Label of a factor of the families of all vendors with measured points. Such a factor also changes the numbers that
+these families lend. The numbers of other vendors stay: points of NVIDIA and AMD say nothing about them."""
 
 UTILISATIONS = (
-    "gemm", "grouped", "hbm", "experts_hbm", "attention_prefill", "attention_decode", "attention_hbm", "scale_up",
-    "dispatch_up",
+    "gemm", "grouped", "hbm", "experts_hbm", "attention_prefill", "attention_decode", "attention_hbm", "latent_decode",
+    "scale_up", "dispatch_up",
 )  # fmt: skip
-SHARES = (*UTILISATIONS, "elementwise", "acceptance")
+SHARES = (*UTILISATIONS, "elementwise", "acceptance", "later_acceptance")
 LATENCIES = ("kernel", "walk", "attention_start", "experts_start", "expert", "collective_start", "dispatch_start")
 REQUEST = ("request", 0.7)
 """Time of client, HTTP and tokeniser, which only a fit of an own machine changes, and its freedom [-]. Points of many
@@ -83,7 +92,7 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
 
     Parameters
     ----------
-    families : families with measured points. Factors of all families also change families without points
+    families : families with measured points. Factors of all families also change other families of the same vendors
     prior : calibration that the fit starts from
     only_assumed : True: leave out numbers that a kernel table measured
 
@@ -92,7 +101,8 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
     SpecError : no factor is left
     """
     measured = sorted(families)
-    everywhere = tuple(sorted(prior.families))
+    vendors = sorted({vendor_of(name) for name in measured})
+    everywhere = tuple(name for name in sorted(prior.families) if vendor_of(name) in vendors)
     factors = [Factor((), field, spread) for field, spread in SHARED.items()]
     factors += [Factor(everywhere, field, spread, ALL) for field, spread in IN_SITU.items()]
     for name in measured:
@@ -100,8 +110,8 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
         known = not quantities(family, "hbm")[0].assumed
         fields = OF_MEASURED if known else OF_ASSUMED
         factors += [Factor((name,), field, MEASURED if known else ASSUMED, name) for field in fields]
-    for vendor in sorted({name.split("-")[0] for name in measured}):
-        alike = tuple(name for name in everywhere if name.split("-")[0] == vendor)
+    for vendor in vendors:
+        alike = tuple(name for name in everywhere if vendor_of(name) == vendor)
         if all(quantities(prior.families[name], "hbm")[0].assumed for name in alike):
             factors += [Factor(alike, field, ASSUMED, vendor) for field in OF_VENDOR]
         engines = sorted({engine for name in alike for engine in prior.families[name].blockwise})
@@ -171,7 +181,7 @@ def each(calibration: Calibration, factor: Factor, change: Callable[[Quantity], 
     own = {name: changed(calibration.families[name], factor.field, change) for name in factor.families}
     lent = calibration.lent
     if factor.label == ALL:
-        lent = {name: changed(family, factor.field, change) for name, family in lent.items()}
+        lent = lent | {name: changed(lent[name], factor.field, change) for name in factor.families if name in lent}
     return calibration.model_copy(update={"families": calibration.families | own, "lent": lent})
 
 

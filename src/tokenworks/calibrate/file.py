@@ -40,6 +40,16 @@ def write(fitted: Calibrated, path: Path) -> None:
         f"({100 * left.before_median_ape:.1f} % before), bias {100 * left.bias:+.0f} %."
         for left in fitted.systems
     ]
+    lines += [
+        f"# Intervals of left-out {one.system}, by the other systems: "
+        + "; ".join(
+            f"{name} x {held.spread:.2f}, {100 * held.covered:.0f} % of {held.n} inside"
+            for name, held in (("TPOT", one.tpot), ("throughput at equal speed", one.throughput))
+            if held
+        )
+        + "."
+        for one in fitted.intervals.left_out
+    ]
     if power := fitted.power:
         lines.append(
             f"# Mean power: {power.n} points, median error {_percent(power.plain())} in sample; left out: "

@@ -97,7 +97,7 @@ class Problem:
 
         def by(bunch: Bunch) -> bool:
             if not factor.families:
-                return factor.field != "acceptance" or bool(bunch.drafts.any())
+                return "acceptance" not in factor.field or bool(bunch.drafts.any())
             field, _, engine = factor.field.partition(".")
             mine = bunch.machine.family in factor.families
             return mine and (field != "blockwise" or bunch.engine.name == engine)

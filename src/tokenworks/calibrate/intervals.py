@@ -1,20 +1,30 @@
-"""Compute the intervals of throughput at equal speed per user of a calibration, without a change of its constants."""
+"""Compute the intervals of a calibration again, without a change of its constants."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from typing_extensions import TypedDict
 
 from tokenworks.calibrate.calibrate import problem_of
-from tokenworks.calibrate.distances import Known, throughput_intervals
+from tokenworks.calibrate.distances import (
+    DeviceIntervals,
+    GrowthPlain,
+    LeftOutDevice,
+    device_intervals,
+    intervals_plain,
+)
 from tokenworks.calibrate.factors import factors_of
+from tokenworks.calibrate.fit import fit
 from tokenworks.calibrate.leave_out import leave_out
 from tokenworks.calibrate.measured import Point
+from tokenworks.calibrate.unseen import Known
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Calibration, Distance, number
-from tokenworks.specs.result import Inputs, Plain, envelope, inputs
+from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.interval import Distance
+from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 
 class CalibrateIntervalsBody(TypedDict):
@@ -24,33 +34,37 @@ class CalibrateIntervalsBody(TypedDict):
     name: str
     prior: str
     devices: list[str]
+    draft_widening: float
+    tpot_spread: dict[Distance, float]
     throughput_spread: dict[Distance, float]
+    spread_growth: GrowthPlain
     throughput_correlation: float | None
+    left_out_intervals: list[Annotated[Plain, FormOf(LeftOutDevice)]]
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """A calibration with new intervals of throughput at equal speed per user.
+    """A calibration with new intervals of TPOT and of throughput at equal speed per user.
 
     Parameters
     ----------
-    calibration : the calibration; only `devices`, `throughput_spread` and `throughput_correlation` are new
+    calibration : the calibration; only `devices` and the fields of `IntervalFields` are new
+    intervals : the intervals, and their coverage on left-out devices
     prior : name of the calibration that the fits without some of the points started from
     """
 
     calibration: Calibration
+    intervals: DeviceIntervals
     prior: str
 
     def plain(self) -> Plain:
         """The intervals as plain data."""
-        spreads = self.calibration.throughput_spread
         body: CalibrateIntervalsBody = {
             "inputs": inputs(calibration=self.calibration.name),
             "name": self.calibration.name,
             "prior": self.prior,
             "devices": list(self.calibration.devices),
-            "throughput_spread": {distance: number(spread) for distance, spread in spreads.items()},
-            "throughput_correlation": self.calibration.throughput_correlation.value,
+            **intervals_plain(self.intervals),
         }
         return envelope("calibrate-intervals", body)
 
@@ -59,7 +73,7 @@ def intervals_of(
     calibration: Calibration, points: Sequence[Point], prior: Calibration, *, data_sha256: str,
     say: Callable[[str], None] | None = None,
 ) -> Intervals:  # fmt: skip
-    """Fit without parts of the points, and compute the intervals of throughput at equal speed and of its ratios.
+    """Fit without parts of the points, and compute the intervals by device, and the correlation of two devices.
 
     Parameters
     ----------
@@ -80,8 +94,8 @@ def intervals_of(
         )  # fmt: skip
     problem = problem_of(points, prior, say=say, at=calibration)
     factors = factors_of(problem.families, problem.calibration)
-    _, _, without_system = leave_out(problem, factors, "system", say)
-    known = Known(problem, factors, calibration, without_system, say)
-    devices = tuple(sorted(set(known.devices) - {""}))
-    update = {"devices": devices, **throughput_intervals(known, calibration)}
-    return Intervals(calibration.model_copy(update=update), prior.name)
+    _, without_system = leave_out(problem, factors, "system", say)
+    known = Known(problem, factors, fit(problem, factors).theta, without_system, say)
+    intervals = device_intervals(known, calibration)
+    update = {"devices": known.silicon, **intervals.fields}
+    return Intervals(calibration.model_copy(update=update), intervals, prior.name)

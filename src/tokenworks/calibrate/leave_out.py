@@ -14,7 +14,8 @@ from tokenworks.arrays import Floats
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import Problem, fit
 from tokenworks.calibrate.measured import Point
-from tokenworks.specs.calibration import Calibration, vendor_of
+from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.interval import vendor_of
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 By = Literal["system", "model"]
@@ -25,6 +26,9 @@ OF: dict[By, Callable[[Point], str]] = {
 
 INTERVAL = 0.8
 """Share of points that an interval should contain [-]."""
+
+ROUNDING = 1e-9
+"""Error of a sum of shares [-]."""
 
 LEAST_SPREAD = 1.05
 """Smallest spread: the same configuration measured twice differs by 3 to 10 %; chosen [-]."""
@@ -97,7 +101,7 @@ class LeftOut:
 def leave_out(
     problem: Problem, factors: Sequence[Factor], by: By, say: Callable[[str], None] | None = None,
     prior: Callable[[str], Calibration] | None = None,
-) -> tuple[list[Left], Floats, dict[str, Calibration]]:  # fmt: skip
+) -> tuple[list[Left], dict[str, Calibration]]:  # fmt: skip
     """Leave out each group in turn.
 
     Parameters
@@ -110,7 +114,7 @@ def leave_out(
 
     Returns
     -------
-    The errors of each group, the log error of every point by the fit without its group, and these fits by group
+    The errors of each group, and the fit without each group
     """
     names = np.array([OF[by](point) for point in problem.points])
     before = problem.errors([], np.zeros(0))
@@ -125,7 +129,7 @@ def leave_out(
         unseen[own] = result.errors[own]
         fits[group] = turned(start.calibration, factors, result.theta)
     vendors = vendors_of(problem)
-    return [_left(group, names, vendors, unseen, before) for group in groups], unseen, fits
+    return [_left(group, names, vendors, unseen, before) for group in groups], fits
 
 
 def vendors_of(problem: Problem) -> Any:
@@ -168,6 +172,19 @@ def conformal(errors: Floats) -> float:
     ----------
     [1] Lei et al., Distribution-free predictive inference for regression, JASA 113, 2018, algorithm 2.
     """
-    size = np.sort(np.abs(errors))
-    rank = min(math.ceil(INTERVAL * (len(size) + 1)), len(size))
-    return max(LEAST_SPREAD, float(np.exp(size[rank - 1])))
+    return max(LEAST_SPREAD, math.exp(conformal_score(np.abs(errors), np.ones(len(errors)))))
+
+
+def conformal_score(scores: Floats, weights: Floats) -> float:
+    """The smallest score that contains 80 % of the weight, with one more score that may be any [-].
+
+    Parameters
+    ----------
+    scores : score of each point; a large score is a large error [-]
+    weights : weight of each point [-]
+    """
+    order = np.argsort(scores, kind="stable")
+    share = np.cumsum(weights[order]) / np.sum(weights)
+    least = min(INTERVAL * (len(scores) + 1) / len(scores), 1.0)
+    rank = int(np.searchsorted(share, least - ROUNDING))
+    return float(scores[order[min(rank, len(scores) - 1)]])

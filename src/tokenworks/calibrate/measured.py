@@ -16,7 +16,6 @@ from typing import Literal, get_args
 
 from tokenworks.errors import SpecError
 from tokenworks.specs import load
-from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.engine import find_engine
 from tokenworks.specs.files import opened, unreadable
@@ -329,7 +328,7 @@ class _Row:
             devices=devices,
             engine=self.word("engine"),
             mode=mode,  # type: ignore[arg-type]
-            drafts=self._drafts(workers[-1]),
+            drafts=self._drafts(workers[-1], device, disaggregated=mode == "disagg"),
             workers=workers,
             load=kind,  # type: ignore[arg-type]
             concurrency=self._loaded(kind, "concurrency", ("closed", "batch_per_device", "tokens_per_device")),
@@ -346,7 +345,7 @@ class _Row:
     def _loaded(self, kind: str, column: str, where: tuple[str, ...]) -> float:
         return self.need(column, why=f" where load is {kind}") if kind in where else self.number(column) or 0.0
 
-    def _drafts(self, worker: Worker) -> int:
+    def _drafts(self, worker: Worker, device: str, *, disaggregated: bool) -> int:
         """Draft tokens from `spec_decode`: `none`, a method with or without a number, or flags with num-steps."""
         text = self.cells.get("spec_decode", "").lower()
         if text in ("", "none", "no", "off", "false"):
@@ -354,8 +353,10 @@ class _Row:
         stated = re.fullmatch(r"mtp-?([1-8])", text) or re.search(r"num-steps[ =]([1-8])", text)
         if stated:
             return int(stated[1])
-        engine = find_engine(self.cells["engine"])
-        drafts = int(number(engine.mtp_drafts_dp if worker.dp > 1 else engine.mtp_drafts))
+        family = load.family_of(device)
+        engine, model = find_engine(self.cells["engine"]), self.cells["model"]
+        sequences = (self.number("concurrency") or 1.0) / (worker.count * worker.dp)
+        drafts = engine.recipe_drafts(model, family, sequences, dp=worker.dp > 1, disaggregated=disaggregated)
         self.assumed.append(f"draft tokens of {text}: {drafts}")
         return drafts
 

@@ -21,7 +21,8 @@ from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_each
 from tokenworks.errors import SpecError
 from tokenworks.simulation.steps import Site
-from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.interval import Silicon
 from tokenworks.specs.result import Inputs, Plain, envelope, inputs
 
 TURN = 0.5
@@ -132,7 +133,7 @@ def own_factors(families: Sequence[str], calibration: Calibration) -> tuple[Fact
     families : device families of the machine
     calibration : calibration that the fit starts from, see `prepared`
     """
-    freedom = {name: math.log(number(calibration.families[name].spread)) / TAIL for name in families}
+    freedom = {name: math.log(calibration.family_spread(name)) / TAIL for name in families}
     own = [Factor((name,), field, freedom[name], name) for name in families for field in (*UTILISATIONS, *LATENCIES)]
     own += [Factor((name,), *REQUEST, name) for name in families]
     return (*own, *(Factor((), field, free) for field, free in SHARED.items()))
@@ -198,7 +199,7 @@ class Own:
             "ttft_in_sample": ttft,
             "ttft_left_out": ttft_unseen,
             "factors": {factor.name: float(np.exp(turn)) for factor, turn in turns},
-            "spreads": {name: number(calibration.families[name].spread) for name in calibration.graded},
+            "spreads": {one.family: calibration.tpot_law.factor("device") for one in calibration.devices.values()},
         }
         return envelope("calibrate-own", body)
 
@@ -243,15 +244,13 @@ def calibrate_own(
         unseen = np.where(seen, unseen, fit(played, factors, use=seen).errors)
     source = f"fit of {len(factors)} factors on {fitted_on}"
     fitted = rounded(turned(start, factors, whole.theta), factors, source)
-    devices = sorted({site.machine.device for site in sites_of(usable, start)})
+    devices = {site.machine.device: Silicon.of(site.machine) for site in sites_of(usable, start)}
     known = unseen[np.isfinite(unseen)]
     interval = spread(round(conformal(known), 2), f"each of {len(usable)} points left out of the fit, TPOT and TTFT")
-    own = {family: fitted.families[family].model_copy(update={"spread": interval}) for family in families}
     fitted = fitted.model_copy(
         update={
             "name": name, "title": f"Fitted on {fitted_on}", "grade": "end-to-end-calibrated", "fitted_on": fitted_on,
-            "data_sha256": data_sha256, "graded": tuple(families), "devices": tuple(devices),
-            "families": fitted.families | own,
+            "data_sha256": data_sha256, "devices": devices, "tpot_spread": fitted.tpot_spread | {"device": interval},
         }
     )  # fmt: skip
     return Own(fitted, prior, whole, before, unseen)

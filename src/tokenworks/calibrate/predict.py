@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation.cluster import cluster, room
 from tokenworks.simulation.energy import Used, used
 from tokenworks.specs.calibration import Calibration, number
+from tokenworks.specs.interval import combined_spread
 
 FEW = 0.02
 """Share of requests that may be refused because their random length is too long; assumed [-]."""
@@ -167,7 +167,7 @@ def _energy(roof_shares: Used, ready: Case, output_rate: float) -> dict[str, Any
         "used": roof_shares,
         "tdp": ready.site.machine.tdp,
         "energy": watts / output_rate if watts and output_rate else None,
-        "energy_spread": math.exp(math.hypot(math.log(ready.spread), math.log(number(rates.power.spread)))),
+        "energy_spread": combined_spread(ready.spread, number(rates.power.spread)),
     }
 
 
@@ -208,7 +208,7 @@ def _one_step(ready: Case) -> Predicted:
     ]
     fastest = min(steps, key=lambda one: float(one.seconds))
     seconds, (compute, hbm) = float(fastest.seconds), roof_use(fastest)
-    gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance))
+    gained = float(accepted_tokens(role.draft_tokens, site.rates.acceptance, site.rates.later_acceptance))
     if point.load == "tokens_per_device":
         return Predicted(rate=each / seconds, spread=ready.spread)
     rate = each * gained / seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,8 +98,8 @@ def calibrate(
     leave_out
         Leave out each system, or each model, in turn, and print the error of its predictions. Writes no calibration.
     intervals_of
-        Keep all constants of this calibration, which was fitted on the points, and compute only its intervals of
-        throughput at equal speed per user: the fits without a system, a family or a vendor start from --prior.
+        Keep all constants of this calibration, which was fitted on the points, and compute only its intervals of TPOT
+        and of throughput at equal speed per user: the fits without some of the points start from --prior.
     ablation
         Also print the error without each constant.
     name
@@ -180,7 +181,7 @@ class _Table:
         with progress("calibrating") as report:
             problem = problem_of(self.points, self.start, self.without, report)
             factors = factors_of(problem.families, problem.calibration, only_assumed=self.only_assumed)
-            left, *_ = leave_out(problem, factors, by, report, self.unseen if by == "system" else None)
+            left, _ = leave_out(problem, factors, by, report, self.unseen if by == "system" else None)
         plain = timed(LeftOut(by, tuple(left), self.start.name).plain(), self.began)
         if output == "table":
             _print_left(plain["groups"])
@@ -210,7 +211,7 @@ class _Table:
 def _intervals(
     measured: FittedOn, prior: Calibration, kept: Calibration, began: float, *, out: Path | None, output: Output
 ) -> None:
-    """Compute the intervals of throughput of a calibration, whose constants do not change."""
+    """Compute the intervals of a calibration, whose constants do not change."""
     from tokenworks.calibrate.file import write_again
     from tokenworks.calibrate.intervals import intervals_of
     from tokenworks.calibrate.validate import sha256
@@ -230,12 +231,48 @@ def _intervals(
 
 
 def _print_distances(plain: dict[str, Any]) -> None:
-    """Print the interval factor of throughput at equal speed per user, by distance, and the correlation of errors."""
-    rows = [[distance, f"{factor:.2f}"] for distance, factor in plain["throughput_spread"].items()]
-    columns: Columns = {"distance": "left", "80 % interval": "right"}
-    print_table(console(), columns, rows, title="\nthroughput at equal speed per user, by distance of the points")
+    """Print the interval factors by distance, their growth, their coverage, and the correlation of errors."""
+    from tokenworks.specs.interval import DISTANCES
+
+    out, tpot, throughput = console(), plain["tpot_spread"], plain["throughput_spread"]
+    rows = [
+        [distance, *(_factor(law.get(distance)) for law in (tpot, throughput))]
+        for distance in DISTANCES
+        if distance in tpot or distance in throughput
+    ]
+    columns: Columns = {"distance": "left", "TPOT": "right", "throughput at equal speed": "right"}
+    print_table(out, columns, rows, title="\n80 % interval as a factor, by distance of the measured points")
+    growth = plain["spread_growth"]
+    out.paragraph(
+        f"both x r^{growth['slope']:g} on a device whose FLOP per byte are r times, or 1/r, of those of the nearest "
+        f"measured device (measured pairs reach r = {math.exp(growth['reach']):.2f}), and x {growth['dtype']:g} for "
+        "each of FP4 and FP8 that no measured device has"
+    )
+    if plain["left_out_intervals"]:
+        _print_coverage(plain["left_out_intervals"])
     if (correlation := plain["throughput_correlation"]) is not None:
-        console().paragraph(f"errors of two devices at equal speed per user: correlation {correlation:.2f}")
+        out.paragraph(f"errors of two devices at equal speed per user: correlation {correlation:.2f}")
+
+
+def _factor(factor: float | None) -> str:
+    return "" if factor is None else f"{factor:.2f}"
+
+
+def _print_coverage(left_out: list[dict[str, Any]]) -> None:
+    """Print the coverage of the intervals of left-out systems, each by the law of the other systems."""
+    rows = [
+        [one["system"], one["distance"], *(cell for metric in ("tpot", "throughput") for cell in _covered(one[metric]))]
+        for one in left_out
+    ]
+    columns: Columns = {
+        "left out": "left", "distance": "left", "TPOT": "right", "covers": "right",
+        "throughput at equal speed": "right", "covers throughput": "right",
+    }  # fmt: skip
+    print_table(console(), columns, rows, title="\nintervals of left-out systems, from the errors of the other systems")
+
+
+def _covered(one: dict[str, Any] | None) -> list[str]:
+    return ["", ""] if one is None else [f"{one['spread']:.2f}", f"{100 * one['covered']:.0f} % of {one['n']}"]
 
 
 def _own(measured: FittedOn, start: Calibration, began: float, *, name: str, out: Path | None, output: Output) -> None:
@@ -309,8 +346,7 @@ def _print(plain: dict[str, Any]) -> None:
     print_table(out, {"constant": "left", "x": "right"}, rows, title=AGAINST_PRIOR)
     if plain["left_out_systems"]:
         _print_left(plain["left_out_systems"])
-    if plain["throughput_spread"]:
-        _print_distances(plain)
+    _print_distances(plain)
     if power := plain["power"]:
         left = ", ".join(f"{one['group']} {100 * one['median_ape']:.0f} %" for one in power["left_out_systems"])
         out.paragraph(

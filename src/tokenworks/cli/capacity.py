@@ -18,7 +18,7 @@ from tokenworks.errors import SpecError
 
 if TYPE_CHECKING:
     from tokenworks.simulation.capacity import Capacity, Try
-    from tokenworks.specs.calibration import Distance
+    from tokenworks.specs.interval import Distance
 
 
 NEAREST: dict[Distance, str] = {

@@ -153,7 +153,8 @@ def hottest_load(
 ) -> FloatArray:
     """Expected load of the hottest rank / mean load of the ranks.
 
-    The popularity of an expert is lognormal with log-deviation `skew`. The load of a rank is the sum over its
+    The popularity of an expert is lognormal with log-deviation `skew`: what the placement of experts leaves, which is
+    less than the popularity within one step (`touched_experts`). The load of a rank is the sum over its
     L = E / ep experts. The random choices of N tokens add variance. So the load of a rank / the mean load has about
 
         c^2 = (1 - 1/ep) ((exp(skew^2) - 1) / L + 1 / N),      s^2 = log(1 + c^2)

@@ -20,6 +20,10 @@ HALF_KERNELS = 2.5
 # Traffic of these kernels, in widths of the residual stream. A norm with its residual has 4 (two in, two out), the
 # other kernels have 2.
 HALF_PASSES = 6
+# Tensor at which an elementwise kernel is half as far below the bandwidth of GEMMs as for small tensors [byte].
+# Assumed: norms, activations and quantisation of 1 to 8 MB reach 0.2 to 0.7 of it, those of a prefill chunk (100 MB and
+# more) nearly all.
+SMALL_TENSOR = 8e6
 # Kernels of hyper-connections around a half layer: norm, Sinkhorn, mix to one stream, mix back (DeepSeek-V4 report,
 # section 2.2).
 MIX_KERNELS = 4
@@ -243,7 +247,16 @@ def _decoding(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartT
     edges = batch.sequences * rates.sequence * attention.entry_bytes(scan, split.tp, split.kv_bytes)
     walked = attention.decode_entries(scan, batch.sequences, batch.context) / np.maximum(batch.sequences, TINY)
     latency = (rates.attention_start + rates.context_walk * walked) * (batch.sequences > 0)
-    return _roof(flop, traffic, flop / rates.decode_flop, (traffic + edges) / rates.attention_hbm, latency)
+    return _roof(
+        flop, traffic, flop / _decode_rate(scan, rates, split), (traffic + edges) / rates.attention_hbm, latency
+    )
+
+
+def _decode_rate(scan: Scan, rates: Rates, split: Split) -> FloatArray:
+    """Rate of decode attention. Latents of a fixed format (`scan.bytes`) are unpacked first [FLOP/s]."""
+    narrow = (scan.bytes is None) & (np.asarray(split.kv_bytes) <= 1)
+    latent = np.where(narrow, rates.latent_flop["fp8"], rates.latent_flop["bf16"])
+    return np.where(scan.latent, latent, rates.decode_flop)
 
 
 def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
@@ -260,12 +273,18 @@ def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> Par
 
 
 def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
-    """The small kernels between GEMMs and attention: norms, rope, cache write, activation function, stream mixing."""
+    """The small kernels between GEMMs and attention: norms, rope, cache write, activation function, stream mixing.
+
+    A tensor of s bytes takes s (1 - w) / B + s w / b, with w = S / (s + S) and S = `SMALL_TENSOR`: a small tensor moves
+    at b (`rates.elementwise`), a large one at the bandwidth B of GEMMs. b is fitted on whole steps, so for small
+    tensors it also holds what a step does for each sequence and no other part counts.
+    """
     halves = stack.reduces + stack.moe_reduces
     passes = halves * HALF_PASSES + stack.mixed * MIX_STREAM_PASSES + stack.mixes * MIX_PASSES
     traffic = passes * tokens * model.hidden * ACTIVATION
     latency = (halves * HALF_KERNELS + stack.mixes * MIX_KERNELS) * rates.kernel
-    moving = traffic / rates.elementwise
+    small = SMALL_TENSOR / (tokens * model.hidden * ACTIVATION + SMALL_TENSOR)
+    moving = traffic * ((1 - small) / rates.hbm + small / rates.elementwise)
     return Kernel(moving + latency, 0.0, traffic, {HBM: moving, LATENCY: latency})
 
 
@@ -290,7 +309,9 @@ def expert_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -
         experts = layer.experts
         local = moe.local_experts(experts.count, split.redundant, split.ep)
         choices = batch.routed * experts.topk / split.ep
-        hot = moe.hottest_load(choices, experts=experts.count, redundant=split.redundant, ep=split.ep, skew=rates.skew)
+        hot = moe.hottest_load(
+            choices, experts=experts.count, redundant=split.redundant, ep=split.ep, skew=rates.rank_skew
+        )
         touched = moe.hottest_touched(
             batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep, skew=rates.skew
         )
@@ -331,7 +352,8 @@ def grouped_part(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, to
     traffic = touched * outputs * inputs * gemm.form.bytes
     traffic = traffic + choices * (outputs + inputs * (1 + quantised)) * ACTIVATION
     flop = roofline.gemm_flop(choices, outputs, inputs)
-    return _roof(flop, traffic, flop / rates.grouped[dtype], traffic / rates.experts_hbm, 0.0)
+    slower = rates.packed_experts if gemm.form.bytes < 1 and dtype not in NARROW and gemm.form.compute == dtype else 1.0
+    return _roof(flop, traffic, flop / (rates.grouped[dtype] * slower), traffic / (rates.experts_hbm * slower), 0.0)
 
 
 def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: RankBatch) -> tuple[FloatArray, FloatArray]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenworks.costs.collectives import LinkRates
-from tokenworks.specs.calibration import Calibration, Distance, Power, number
+from tokenworks.specs.calibration import Calibration, Power, number
 from tokenworks.specs.engine import Engine
+from tokenworks.specs.interval import Distance, combined_spread
 from tokenworks.specs.machine import Assumption, Link, Machine
+from tokenworks.specs.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,9 @@ class Rates:
     grouped : dtype -> rate of the grouped GEMMs of experts with many rows [FLOP/s]
     hbm : bandwidth of GEMMs, for weights and activations [byte/s]
     experts_hbm : bandwidth of the grouped GEMMs of experts [byte/s]
+    packed_experts : rates of grouped GEMMs with 4-bit integer weights / rates with 16-bit weights [-]
     prefill_flop, decode_flop : rate of prefill attention, and of decode attention [FLOP/s]
+    latent_flop : dtype of the latents -> rate of decode attention on latents (MLA) [FLOP/s]
     attention_hbm : bandwidth of attention, for the KV cache [byte/s]
     query : additional cache entries that a prefill query costs, beside those that it reads [count]
     sequence : additional cache entries that a decoding sequence costs, beside those that it reads [count]
@@ -36,8 +40,9 @@ class Rates:
     inner, outer : links for collectives, inside a domain and between domains
     inner_moe, outer_moe : links for dispatch and combine, inside a domain and between domains
     domain : devices of a scale-up domain [count]
-    skew : log-deviation of expert popularity [-]
-    acceptance : probability that a draft token is accepted [-]
+    skew, rank_skew : log-deviation of expert popularity, within a step and between ranks [-]
+    acceptance, later_acceptance : probability that the first draft token is accepted, and that a later one is, if the
+        token before was [-]
     power : shares of TDP that a device draws
     grade : datasheet, kernel-calibrated or end-to-end-calibrated
     spread : 80 % of measured times lie in [t / spread, t x spread] around a predicted time t [-]
@@ -46,6 +51,7 @@ class Rates:
     distance : how near the measured points of the calibration are to the device
     request : time that client, HTTP and tokeniser add to TTFT; None: the number of the engine [s]
     speed_spread : the factor for throughput at a given speed per user, without draft tokens [-]
+    other_spreads : factors of errors that are independent of the device, such as an engine that was not measured [-]
     assumed : assumed numbers of the machine and of the calibration
     """
 
@@ -53,8 +59,10 @@ class Rates:
     grouped: Mapping[str, float]
     hbm: float
     experts_hbm: float
+    packed_experts: float
     prefill_flop: float
     decode_flop: float
+    latent_flop: Mapping[str, float]
     attention_hbm: float
     query: float
     sequence: float
@@ -72,7 +80,9 @@ class Rates:
     outer_moe: LinkRates | None
     domain: int
     skew: float
+    rank_skew: float
     acceptance: float
+    later_acceptance: float
     power: Power
     grade: str
     spread: float
@@ -82,6 +92,7 @@ class Rates:
     request: float | None
     speed_spread: float
     assumed: tuple[Assumption, ...]
+    other_spreads: tuple[float, ...] = ()
 
     def spread_of(self, draft_tokens: float) -> float:
         """The factor of the 80 % interval for TPOT and step times.
@@ -94,7 +105,7 @@ class Rates:
         -------
         Factor: the interval of t is [t / factor, t x factor] [-].
         """
-        return self.spread**self.draft_widening if draft_tokens else self.spread
+        return self._widened(self.spread, draft_tokens)
 
     def request_of(self, engine: Engine) -> float:
         """Time that client, HTTP and tokeniser add to TTFT, once per role: calibrated, or the number of the engine [s].
@@ -119,8 +130,35 @@ class Rates:
         -------
         Factor: the interval of a throughput x is [x / factor, x * factor] [-].
         """
-        throughput = self.speed_spread**self.draft_widening if draft_tokens else self.speed_spread
-        return max(float(throughput), self.spread_of(draft_tokens))
+        return max(self._widened(self.speed_spread, draft_tokens), self.spread_of(draft_tokens))
+
+    def _widened(self, spread: float, draft_tokens: float) -> float:
+        """The factor with the error of draft tokens, and with all independent errors."""
+        return combined_spread(spread**self.draft_widening if draft_tokens else spread, *self.other_spreads)
+
+
+PACKED = 1.6
+"""Interval factor of a model whose experts are 4-bit integers on a device without measured kernels for them: these are
+as fast as kernels with 16-bit weights, or take four times as long (kernel tables of H100 and B200), and are a part of
+the step; assumed [-]."""
+
+
+def with_engine(reached: Rates, engine: Engine, model: Model) -> Rates:
+    """The rates, with intervals that cover what is not known of the engine on this device, and of its kernels.
+
+    Parameters
+    ----------
+    reached : rates of the machine
+    engine : the engine on the devices of the machine, see `Engine.on`
+    model : the model with its weights
+    """
+    packed = any(
+        matrix.part == "experts" and matrix.format.bytes < 1 and matrix.format.compute not in ("fp4", "fp8")
+        for block in model.blocks
+        for matrix in block.matrices
+    )
+    others = (engine.maturity, PACKED if packed and reached.packed_experts < 1 else 1.0)
+    return replace(reached, other_spreads=(*reached.other_spreads, *(one for one in others if one > 1)))
 
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
@@ -143,9 +181,12 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     [1] Williams et al., Roofline, CACM 52(4), 2009 (peak rates as roofs).
     """
     family = calibration.family(machine.family)
-    distance = calibration.distance(machine.device, machine.family)
-    gemm = {dtype: peak * family.util(dtype) for dtype, peak in machine.peak.items()}
-    wide = machine.peak["bf16"] if "bf16" in machine.peak else machine.peak["fp32"]
+    near = calibration.nearness(machine)
+    gemm = {dtype: family.utilised(family.util(dtype), dtype, peak) for dtype, peak in machine.peak.items()}
+    wide = "bf16" if "bf16" in machine.peak else "fp32"
+
+    def attends(share: float) -> float:
+        return family.utilised(share, wide, machine.peak[wide])
 
     def achieved(link: Link, share: float, start: float) -> LinkRates:
         return LinkRates(
@@ -164,11 +205,18 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     start, dispatch_start = number(family.collective_start), number(family.dispatch_start)
     return Rates(
         gemm=gemm,
-        grouped={dtype: peak * family.grouped_util(dtype) for dtype, peak in machine.peak.items()},
+        grouped={
+            dtype: family.utilised(family.grouped_util(dtype), dtype, peak) for dtype, peak in machine.peak.items()
+        },
         hbm=machine.hbm_bandwidth * number(family.hbm),
         experts_hbm=machine.hbm_bandwidth * number(family.experts_hbm),
-        prefill_flop=wide * number(family.attention_prefill),
-        decode_flop=wide * number(family.attention_decode),
+        packed_experts=number(family.packed_experts),
+        prefill_flop=attends(number(family.attention_prefill)),
+        decode_flop=attends(number(family.attention_decode)),
+        latent_flop={
+            "bf16": attends(number(family.latent_decode)),
+            "fp8": attends(number(family.latent_decode)) * number(family.latent_fp8),
+        },
         attention_hbm=machine.hbm_bandwidth * number(family.attention_hbm),
         query=number(calibration.query),
         sequence=number(calibration.sequence),
@@ -186,14 +234,16 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         outer_moe=outward(number(family.dispatch_out), dispatch_start),
         domain=machine.domain,
         skew=number(calibration.skew),
+        rank_skew=number(calibration.rank_skew),
         acceptance=number(calibration.acceptance),
+        later_acceptance=number(calibration.later_acceptance),
         power=family.power or calibration.power,
-        grade=calibration.grade_of(machine.family),
-        spread=number(family.spread),
+        grade=calibration.grade_of(machine),
+        spread=calibration.tpot_law.at(near, least=number(family.spread)),
         ttft_spread=number(calibration.ttft_spread),
         draft_widening=number(calibration.draft_widening),
-        distance=distance,
+        distance=near.distance,
         request=None if family.request is None else number(family.request),
-        speed_spread=calibration.spread_at(distance),
-        assumed=(*machine.assumed, *calibration.assumed(machine.family, machine.peak)),
+        speed_spread=calibration.throughput_law.at(near),
+        assumed=(*machine.assumed, *calibration.assumed(machine)),
     )

@@ -216,15 +216,17 @@ def prefix_tokens(request: MeanRequest, prefill: FloatArray, lanes: FloatArray) 
     return np.maximum(whole, lanes * request.seen - prefill / 2) * (prefill > 0)
 
 
-def accepted_tokens(draft_tokens: FloatArray, acceptance: float) -> FloatArray:
-    """Mean number of tokens that a sequence gains in a step with speculation: 1 + a + a^2 + ... + a^k.
+def accepted_tokens(draft_tokens: FloatArray, acceptance: float, later: float) -> FloatArray:
+    """Mean number of tokens that a sequence gains in a step with speculation: 1 + a + a b + ... + a b^(k - 1).
 
-    A draft token counts only if all draft tokens before it were accepted.
+    A draft token counts only if all draft tokens before it were accepted. Later ones are accepted less often: the draft
+    layer was trained for the first, and reads its own output after that.
 
     Parameters
     ----------
     draft_tokens : k, draft tokens per step, at most 8 [token]
-    acceptance : a, probability that a draft token is accepted [-]
+    acceptance : a, probability that the first draft token is accepted [-]
+    later : b, probability that a later draft token is accepted, if the token before was [-]
 
     Returns
     -------
@@ -232,6 +234,6 @@ def accepted_tokens(draft_tokens: FloatArray, acceptance: float) -> FloatArray:
 
     References
     ----------
-    [1] Leviathan et al., arXiv:2211.17192, eq. 1.
+    [1] Leviathan et al., arXiv:2211.17192, eq. 1, with equal probabilities.
     """
-    return sum(np.where(draft_tokens >= power, acceptance**power, 0.0) for power in range(9))
+    return 1.0 + acceptance * sum(np.where(draft_tokens > before, later**before, 0.0) for before in range(8))

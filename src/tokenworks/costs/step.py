@@ -187,14 +187,15 @@ def _host(model: Model, split: Split, batch: Batch, engine: Engine) -> Host:
     """The function from device time to added host time [s].
 
     CPU time of a step = fixed time + time per sequence of a rank + launch time per layer, if the step is too large for
-    the captured CUDA graphs.
+    the captured CUDA graphs. With draft tokens, the device also waits for what the engine does not overlap.
     """
     sequences = batch.decode / split.dp
     tokens = (batch.decode * (1 + split.draft_tokens) + batch.prefill) / (split.dp * split.pp)
     eager = tokens > number(engine.graph_tokens)
     busy = number(engine.host_step) + sequences * number(engine.host_sequence)
     busy = busy + eager * model.layers * number(engine.host_layer)
-    return lambda device: HOSTS[engine.host](busy, device)
+    waits = number(engine.host_drafts) * (np.asarray(split.draft_tokens) > 0)
+    return lambda device: HOSTS[engine.host](busy, device) + waits
 
 
 # ── the batch of a rank ───────────────────────────────────────────────────────────────────────────────────────────

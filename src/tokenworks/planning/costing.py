@@ -137,7 +137,7 @@ class Costing:
 
     def gained(self, points: Points) -> Floats:
         """Mean number of tokens that a sequence gains in a step: 1, and the accepted draft tokens."""
-        return np.asarray(accepted_tokens(points.draft, self.rates.acceptance))
+        return np.asarray(accepted_tokens(points.draft, self.rates.acceptance, self.rates.later_acceptance))
 
     @property
     def open(self) -> bool:

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from tokenworks.costs.breakdown import OUT, Breakdown
 from tokenworks.costs.kernels import dequantised
 from tokenworks.costs.memory import Memory, memory
-from tokenworks.costs.rates import Rates, rates
+from tokenworks.costs.rates import Rates, rates, with_engine
 from tokenworks.costs.roofline import compute_dtype
 from tokenworks.costs.split import Split
 from tokenworks.costs.step import Batch
@@ -47,7 +47,7 @@ TAKEN = ("weights", "activations", "buffers", "reserve")
 LEFT_OUT = 1e-12
 """Parts of a step that take less time are not listed [s]."""
 
-ATTENTION = ("attention_prefill", "attention_decode", "attention_hbm", "attention_start")
+ATTENTION = ("attention_prefill", "attention_decode", "attention_hbm", "latent_decode", "attention_start")
 FACTORS: dict[str, tuple[str, ...]] = {
     "attention": ATTENTION,
     "linear attention": ATTENTION,
@@ -213,9 +213,9 @@ class Estimate(Shown):
     @property
     def assumed(self) -> list[Assumption]:
         """Every assumed number that the times of these steps depend on."""
-        unused = set() if self.setting.experts else {"calibration.skew"}
+        unused = set() if self.setting.experts else {"calibration.skew", "calibration.rank_skew"}
         if not any(role.draft_tokens for role in self.roles):
-            unused.add("calibration.acceptance")
+            unused |= {"calibration.acceptance", "calibration.later_acceptance"}
         return list(named(self.setting.given, (item for item in self.rates.assumed if item.path not in unused)))
 
     def spread(self, of: StepEstimate) -> float:
@@ -360,7 +360,12 @@ def estimate_roles(
     DoesNotFit : weights, buffers or the sequences do not fit the memory
     """
     known = load_calibration(calibration, assume=setting.given)
-    costing = Costing(setting, rates(setting.machine, known), Slo(), calibration=calibration)
+    costing = Costing(
+        setting,
+        with_engine(rates(setting.machine, known), setting.engine, setting.model),
+        Slo(),
+        calibration=calibration,
+    )
     steps: list[StepEstimate] = []
     room: dict[str, Memory] = {}
     for role in roles:

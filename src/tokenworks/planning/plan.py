@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from tokenworks.costs.rates import rates
+from tokenworks.costs.rates import rates, with_engine
 from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing, OfferedLoad
 from tokenworks.planning.decide import DEPTH, ERROR, Bench, Budget, decide
@@ -176,7 +176,10 @@ def prepare(
     elif asked.concurrency is not None:
         load = OfferedLoad("concurrency", asked.concurrency)
     achieved = rates(settings[0].machine, load_calibration(calibration, assume=numbers))
-    return tuple(Costing(setting, achieved, bounds, load, calibration) for setting in settings)
+    return tuple(
+        Costing(setting, with_engine(achieved, setting.engine, setting.model), bounds, load, calibration)
+        for setting in settings
+    )
 
 
 def assumptions(costings: Sequence[Costing]) -> tuple[Assumption, ...]:

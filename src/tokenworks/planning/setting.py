@@ -43,7 +43,7 @@ def setting_of(
     """
     whole = machine(on, assume=numbers, devices=devices, needs=needs)
     others = [item for item in numbers if item.area != "machine"]
-    used = load_engine(engine, assume=numbers)
+    used = load_engine(engine, assume=numbers, family=whole.family)
     must_run_on(used, whole)
     limited = with_max_model_len(converted_for(load_model(model), whole), max_model_len)
     return Setting(limited, whole, used, workload, (*whole.given, *others))
@@ -58,8 +58,9 @@ def settings_of(
         one = setting_of(model, on, engine, workload, numbers, max_model_len=max_model_len, devices=devices)
         return (one,)
     first = setting_of(model, on, "vllm", workload, numbers, max_model_len=max_model_len, devices=devices)
-    every = (load_engine(name, assume=numbers) for name in engine_names())
-    return tuple(dataclasses.replace(first, engine=one) for one in every if one.runs_on(first.machine.family))
+    family = first.machine.family
+    every = (load_engine(name, assume=numbers, family=family) for name in engine_names())
+    return tuple(dataclasses.replace(first, engine=one) for one in every if one.runs_on(family))
 
 
 def with_memory_fraction(numbers: tuple[Given, ...], fraction: float | None) -> tuple[Given, ...]:

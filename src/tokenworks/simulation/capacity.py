@@ -16,10 +16,11 @@ from tokenworks.simulation.length import life_of, requests_for, requests_for_use
 from tokenworks.simulation.measured import Seen
 from tokenworks.simulation.run import Simulation, Traffic, blocked, mean_played, simulate
 from tokenworks.simulation.source import Source
-from tokenworks.specs.calibration import CalibrationLike, Distance, calibration_name
+from tokenworks.specs.calibration import CalibrationLike, calibration_name
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.given import Assume
+from tokenworks.specs.interval import Distance
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo

@@ -116,7 +116,7 @@ def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, ma
         max_model_len=site.model.max_context,
         max_queue=max_queue,
         draft_tokens=role.draft_tokens,
-        tokens_per_step=float(accepted_tokens(role.draft_tokens, site.rates.acceptance)),
+        tokens_per_step=float(accepted_tokens(role.draft_tokens, site.rates.acceptance, site.rates.later_acceptance)),
         prefix_caching=prefix_caching,
         policy=site.engine.scheduler,
         output_reserve=0.0 if site.engine.output_reserve is None else float(number(site.engine.output_reserve)),

@@ -11,7 +11,7 @@ from functools import cache, cached_property
 import numpy as np
 
 from tokenworks.arrays import Bools, Ints
-from tokenworks.costs.rates import rates
+from tokenworks.costs.rates import rates, with_engine
 from tokenworks.costs.requests import MeanRequest, mean_of_requests
 from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.simulator import Simulator, warm_up
@@ -337,11 +337,12 @@ def _site(deployed: Deployed, trace: Trace, calibration: CalibrationLike, assume
     numbers = deployed.given if assume is None else given(assume)
     if on is None or assume is not None:
         on = machine(deployment.system, assume=numbers)
-    engine = load_engine(deployment.engine, assume=numbers)
+    engine = load_engine(deployment.engine, assume=numbers, family=on.family)
     served = converted_for(load_model(deployed.model or deployment.model), on)
     model = with_max_model_len(served, deployment.max_model_len)
     request = mean_played(trace, model.max_context, prefix_caching=shared)
-    return Site(model, on, engine, rates(on, load_calibration(calibration, assume=numbers)), request, numbers)
+    reached = with_engine(rates(on, load_calibration(calibration, assume=numbers)), engine, model)
+    return Site(model, on, engine, reached, request, numbers)
 
 
 def mean_played(trace: Trace, max_context: int, *, prefix_caching: bool) -> MeanRequest:

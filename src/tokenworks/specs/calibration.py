@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -14,19 +14,12 @@ from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.device import ComputeDtype
 from tokenworks.specs.edits import edited
 from tokenworks.specs.given import Assume, given, of
+from tokenworks.specs.interval import Distance, IntervalLaw, Nearness, Silicon, Spread, SpreadGrowth, vendor_of
 from tokenworks.specs.load import CATALOG, is_path, nearest, read_yaml, validate
-from tokenworks.specs.machine import Assumption
-from tokenworks.specs.provenance import Number, Quantity, Seconds, Spec, with_sources
+from tokenworks.specs.machine import Assumption, Machine
+from tokenworks.specs.provenance import FlopRate, Number, Quantity, Seconds, Spec, with_sources
 
 Grade = Literal["datasheet", "kernel-calibrated", "end-to-end-calibrated"]
-
-Distance = Literal["device", "family", "vendor", "other-vendor", "datasheet"]
-"""How near the measured points of a calibration are to a device, nearest first. `device`: points of the device itself;
-`family`: points of another device of its family; `vendor`: points of another family of its vendor; `other-vendor`: the
-device has only points of other vendors, and kernels of its own family or the numbers of a measured family; `datasheet`:
-none of these."""
-
-DISTANCES: tuple[Distance, ...] = get_args(Distance)
 
 
 def _above_zero(quantity: Quantity) -> Quantity:
@@ -41,12 +34,6 @@ def _share(quantity: Quantity) -> Quantity:
     return quantity
 
 
-def _factor(quantity: Quantity) -> Quantity:
-    if quantity.value is None or quantity.value < 1:
-        raise ValueError("a spread is a factor of at least 1")
-    return quantity
-
-
 def _correlation(quantity: Quantity) -> Quantity:
     if quantity.value is not None and not 0 <= quantity.value < 1:
         raise ValueError("a correlation is at least 0 and below 1; null counts errors as independent")
@@ -54,8 +41,8 @@ def _correlation(quantity: Quantity) -> Quantity:
 
 
 Util = Annotated[Number, AfterValidator(_share)]
+Ratio = Annotated[Number, AfterValidator(_above_zero)]
 Latency = Annotated[Seconds, AfterValidator(_above_zero)]
-Spread = Annotated[Number, AfterValidator(_factor)]
 Correlation = Annotated[Number, AfterValidator(_correlation)]
 
 
@@ -73,20 +60,6 @@ def number(quantity: Quantity) -> float:
     """The value of a quantity that is never null, because validation refuses null for it."""
     assert quantity.value is not None
     return quantity.value
-
-
-def vendor_of(family: str) -> str:
-    """Vendor of a device family: the first word of its name.
-
-    Parameters
-    ----------
-    family : name of the family, such as `nvidia-hopper`
-    """
-    return family.split("-", maxsplit=1)[0]
-
-
-KERNELS = ("gemm", "grouped", "experts_hbm")
-"""Fields that measured kernels of a family must give for the grade kernel-calibrated: dense GEMMs, and experts."""
 
 
 class Power(Spec):
@@ -111,12 +84,20 @@ class Family(Spec):
 
     Parameters
     ----------
+    peak : dtype -> peak rate of the devices on which the utilisations of the compute peak were measured, see
+        `utilised`. A dtype that is not listed keeps its utilisation at every peak [FLOP/s]
     gemm : dtype -> utilisation of the compute peak by GEMMs with many rows [-]
     grouped : dtype -> rate of grouped GEMMs (experts) / rate of GEMMs [-]
     hbm : utilisation of the memory bandwidth by GEMMs that are bound by their weights [-]
     experts_hbm : utilisation of the memory bandwidth by grouped GEMMs that are bound by their weights [-]
+    packed_experts : rate of grouped GEMMs whose weights are 4-bit integers / rate with 16-bit weights, for compute and
+        for bandwidth: 1 if a kernel unpacks them on the way, as Marlin does [-]
     attention_prefill, attention_decode : utilisation of the 16-bit compute peak by attention [-]
     attention_hbm : utilisation of the memory bandwidth by attention that reads the KV cache [-]
+    latent_decode : utilisation of the 16-bit compute peak by decode attention on latents (MLA), whose kernels reach
+        more, because all query heads share an entry of the cache [-]
+    latent_fp8 : compute rate of decode attention on FP8 latents / on 16-bit latents: nearly 2 if the kernels multiply
+        in FP8, 1 if they unpack the latents first [-]
     scale_up, scale_out : utilisation of the link bandwidth by collectives of large messages [-]
     dispatch_up, dispatch_out : utilisation of the link bandwidth by dispatch and combine of experts [-]
     kernel : latency of a kernel inside a captured step [s]
@@ -127,19 +108,24 @@ class Family(Spec):
     blockwise : engine -> kernel latencies of a model with FP8 in blocks / those of other models; 1 for engines that are
         not listed. Such a model quantises each input in groups, and not every engine has fast kernels for this [-]
     collective_start, dispatch_start : time before the first byte: kernel launch, and waiting for the other devices [s]
-    spread : 80 % of measured times lie in [t / spread, t x spread] around a predicted time t [-]
+    spread : least interval factor of a device of the family that has no measured points of its own: 80 % of measured
+        times lie in [t / spread, t x spread] around a predicted time t. `tpot_spread` may widen it [-]
     power : power of a device of the family, as shares of its TDP; None: the shares of the calibration
     request : time that client, HTTP and tokeniser add to TTFT, once per role; None: the number of the engine. A fit on
         a user's own points sets it, because that computer and its client are part of the measurement [s]
     """
 
+    peak: dict[ComputeDtype, FlopRate] = Field(default_factory=dict)
     gemm: dict[ComputeDtype, Util]
     grouped: dict[ComputeDtype, Util]
     hbm: Util
     experts_hbm: Util
+    packed_experts: Util
     attention_prefill: Util
     attention_decode: Util
     attention_hbm: Util
+    latent_decode: Util
+    latent_fp8: Ratio
     scale_up: Util
     scale_out: Util
     dispatch_up: Util
@@ -156,8 +142,34 @@ class Family(Spec):
     power: Power | None = None
     request: Latency | None = None
 
+    def utilised(self, share: float, dtype: str, peak: float) -> float:
+        """The rate of a kernel on a device of the family whose peak differs from the measured devices.
+
+        What a kernel does beside its multiplications (address arithmetic, loads, epilogues) takes a time c per FLOP
+        that does not depend on the peak. So a device with a lower peak reaches a larger share of it:
+
+            rate = 1 / (1 / P + c),   c = (1 / u - 1) / P0,   so rate = P / (1 + (1 / u - 1) P / P0)
+
+        with the share u that was measured at the peak P0. In the kernel tables, the share of dense GEMMs falls as the
+        peak of a dtype rises: H100 0.83 in BF16 and 0.66 in FP8, B200 0.74, 0.61 and 0.45 in BF16, FP8 and FP4. Of
+        devices without a part in the fit, B300 has 1.5 times the FP4 rate of B200 and a share of 0.32 instead of 0.45
+        (this formula: 0.35).
+
+        Parameters
+        ----------
+        share : u, utilisation at the peak of the measured devices [-]
+        dtype : dtype of the multiplication
+        peak : P, peak rate of the device in this dtype [FLOP/s]
+
+        Returns
+        -------
+        Achieved rate [FLOP/s].
+        """
+        measured = next((number(known) for name, known in self.peak.items() if name == dtype), peak)
+        return peak / (1 + (1 / share - 1) * peak / measured)
+
     def util(self, dtype: str) -> float:
-        """Utilisation of GEMMs with many rows.
+        """Utilisation of GEMMs with many rows, at the peak of the measured devices.
 
         Parameters
         ----------
@@ -182,7 +194,17 @@ def _of(utils: Mapping[ComputeDtype, Quantity], field: str, dtype: str) -> float
     raise SpecError(f"no utilisation for {dtype}", where=f"calibration: {field}", hint=hint)
 
 
-SHARED = ("query", "sequence", "context_walk", "elementwise", "ring", "skew", "acceptance")
+SHARED = (
+    "query",
+    "sequence",
+    "context_walk",
+    "elementwise",
+    "ring",
+    "skew",
+    "rank_skew",
+    "acceptance",
+    "later_acceptance",
+)
 """Fields of a calibration that hold for all families, and that can be assumed."""
 
 
@@ -214,21 +236,25 @@ class Calibration(Spec):
     grade : what the factors are based on: datasheet, kernel-calibrated or end-to-end-calibrated
     fitted_on : data on which a calibration of a higher grade was fitted
     data_sha256 : hash of these data
-    graded : families for which the grade holds; `grade_of` gives the grade of other families. Empty: it holds for all
-    devices : devices with measured points that the calibration was fitted on
+    devices : devices with measured serving points that the calibration was fitted on, by name
+    kernels : devices whose dense GEMMs and experts were measured, by name; their families have these numbers
     sources : name -> text of a source. A number in the file may give the name; after loading it has the text
     query : cost of the edges of a tile in prefill attention, as additional cache entries per query [count]
     sequence : the same cost in decode attention, as additional cache entries per sequence [count]
     context_walk : latency of decode attention per token of context [s]
-    elementwise : bandwidth of the small kernels between GEMMs / bandwidth of GEMMs [-]
+    elementwise : bandwidth of the small kernels between GEMMs / bandwidth of GEMMs, for small tensors [-]
     ring : latency of one step around a ring, as NCCL gathers [s]
-    skew : log-deviation of expert popularity [-]
-    acceptance : probability that a draft token is accepted [-]
+    skew : log-deviation of expert popularity within a step: it decides how many experts get a token [-]
+    rank_skew : log-deviation of expert popularity that the placement of experts leaves: it decides how much more than
+        the mean the hottest rank has to do [-]
+    acceptance : probability that the first draft token of a step is accepted [-]
+    later_acceptance : probability that a later draft token is accepted, if the token before was [-]
     power : power of a device, as shares of its TDP
     draft_widening : with draft tokens, the interval factor is spread ** draft_widening [-]
     ttft_spread : interval factor of TTFT for all families; it covers queues and servers, not devices [-]
-    throughput_spread : distance -> interval factor of throughput at a given speed per user. A distance that is not
-        listed has the factor of the next larger distance; without a larger one, the factor of TPOT [-]
+    tpot_spread : distance -> interval factor of TPOT and step times, see `IntervalLaw` [-]
+    throughput_spread : distance -> interval factor of throughput at a given speed per user [-]
+    spread_growth : growth of both factors on devices whose FLOP per byte or dtypes are not measured
     throughput_correlation : correlation of the log errors of two devices whose throughputs are predicted at the same
         speed per user. Null: it is not measured, and the errors count as independent [-]
     families : families with numbers of their own
@@ -242,8 +268,8 @@ class Calibration(Spec):
     grade: Grade
     fitted_on: str = ""
     data_sha256: str = ""
-    graded: tuple[str, ...] = ()
-    devices: tuple[str, ...] = ()
+    devices: dict[str, Silicon] = Field(default_factory=dict)
+    kernels: dict[str, Silicon] = Field(default_factory=dict)
     sources: dict[Annotated[str, Field(pattern=f"^{KEY.pattern}$")], str] = Field(default_factory=dict)
     query: Number
     sequence: Number
@@ -251,11 +277,15 @@ class Calibration(Spec):
     elementwise: Util
     ring: Latency
     skew: Number
+    rank_skew: Number
     acceptance: Util
+    later_acceptance: Util
     power: Power
     draft_widening: Spread
     ttft_spread: Spread
+    tpot_spread: dict[Distance, Spread] = Field(default_factory=dict)
     throughput_spread: dict[Distance, Spread] = Field(default_factory=dict)
+    spread_growth: SpreadGrowth = SpreadGrowth()
     throughput_correlation: Correlation = not_correlated("not in the calibration file")
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
@@ -286,56 +316,64 @@ class Calibration(Spec):
                 raise ValueError(f"lent.{name}: {name!r} is not one of `families`")
         return self
 
-    def grade_of(self, family: str) -> Grade:
-        """The grade of a prediction for a device family.
+    def grade_of(self, machine: Machine) -> Grade:
+        """The grade of a prediction for the device of a machine.
 
-        In a calibration that is fitted on serving points, a family without such points is kernel-calibrated if measured
-        kernels of the family gave a number of each field in `KERNELS`. All other families have the grade datasheet.
-
-        Parameters
-        ----------
-        family : name of the family
-        """
-        if not self.graded or family in self.graded:
-            return self.grade
-        own = self.families.get(family)
-        if own is None or self.grade != "end-to-end-calibrated":
-            return "datasheet"
-        return "kernel-calibrated" if all(_measured(own, field) for field in KERNELS) else "datasheet"
-
-    def distance(self, device: str, family: str) -> Distance:
-        """How near the measured points of the calibration are to a device.
+        Only a device whose own serving points were fitted is end-to-end-calibrated. A device is kernel-calibrated if
+        kernels were measured on it, or on a device of its family that is near it (`Silicon.near`).
 
         Parameters
         ----------
-        device : name of the device
-        family : family of the device
+        machine : name of the device, its family, its peaks and its memory bandwidth
         """
-        fitted = self.grade == "end-to-end-calibrated"
-        measured = [name for name in self.families if fitted and self.grade_of(name) == self.grade]
-        if fitted and device in self.devices:
-            return "device"
-        if family in measured:
-            return "family"
-        if vendor_of(family) in map(vendor_of, measured):
-            return "vendor"
-        if self.grade_of(family) == "kernel-calibrated":
-            return "other-vendor"
-        return "other-vendor" if family in self.borrowed and self.borrowed[family].like in measured else "datasheet"
+        silicon = Silicon.of(machine)
+        own = self.devices.get(machine.device)
+        if self.grade == "end-to-end-calibrated" and own and silicon.near(own):
+            return "end-to-end-calibrated"
+        kernels = self.grade != "datasheet" and any(silicon.near(one) for one in self.kernels.values())
+        return "kernel-calibrated" if kernels else "datasheet"
 
-    def spread_at(self, distance: Distance) -> float:
-        """The interval factor of throughput at a given speed per user, for devices at a distance.
+    def nearness(self, machine: Machine) -> Nearness:
+        """How near the measured devices of the calibration are to the device of a machine.
 
         Parameters
         ----------
-        distance : how near the measured points are
-
-        Returns
-        -------
-        Factor [-]; 1 if the calibration has no factor for this distance or a larger one.
+        machine : name of the device, its family, its peaks and its memory bandwidth
         """
-        larger = DISTANCES[DISTANCES.index(distance) :]
-        return next((number(self.throughput_spread[one]) for one in larger if one in self.throughput_spread), 1.0)
+        silicon, family = Silicon.of(machine), machine.family
+        like = self.borrowed[family].like if family in self.borrowed else family
+        measured = {one.family for one in self.devices.values()}
+        distance: Distance = "datasheet"
+        if machine.device in self.devices and self.devices[machine.device].family == family:
+            distance = "device"
+        elif family in measured:
+            distance = "family"
+        elif vendor_of(family) in map(vendor_of, measured):
+            distance = "vendor"
+        elif measured and (like in measured or self.grade_of(machine) == "kernel-calibrated"):
+            distance = "other-vendor"
+        everything = self.kernels | self.devices
+        known = {name: one for name, one in everything.items() if one.family == like} or self.devices
+        return Nearness.of(distance, silicon, known)
+
+    def family_spread(self, name: str) -> float:
+        """Interval factor of TPOT of a family, with or without measured points, near its measured devices [-].
+
+        Parameters
+        ----------
+        name : name of the family
+        """
+        return max(number(self.families[name].spread), self.tpot_law.factor("device"))
+
+    @property
+    def tpot_law(self) -> IntervalLaw:
+        """Interval law of TPOT and step times."""
+        return IntervalLaw(self.tpot_spread, self.spread_growth)
+
+    @property
+    def throughput_law(self) -> IntervalLaw:
+        """Interval law of throughput at a given speed per user."""
+        return IntervalLaw(self.throughput_spread, self.spread_growth)
 
     @property
     def correlation(self) -> float:
@@ -356,7 +394,7 @@ class Calibration(Spec):
         if name in self.borrowed:
             borrowed = self.borrowed[name]
             lent = self.lent.get(borrowed.like, self.families[borrowed.like])
-            return lent.model_copy(update={"spread": borrowed.spread})
+            return lent.model_copy(update={"spread": borrowed.spread, "peak": {}})
         if name not in self.families:
             known = [*self.families, *self.borrowed]
             raise UnknownName(
@@ -379,16 +417,18 @@ class Calibration(Spec):
         lent = {like.like: own[like.like] for like in borrowed.values() if like.like in own} | self.lent
         return self.model_copy(update={"families": self.families | own, "borrowed": borrowed, "lent": lent})
 
-    def assumed(self, name: str, dtypes: Iterable[str]) -> Iterator[Assumption]:
-        """The assumptions of a prediction for a family: one entry for all its assumed factors, one for each constant.
+    def assumed(self, machine: Machine) -> Iterator[Assumption]:
+        """The assumptions of a prediction: one entry for all assumed factors of the family, one for each constant.
+
+        An interval that grows beyond the measured devices is an assumption, too.
 
         Parameters
         ----------
-        name : name of the family
-        dtypes : dtypes of the device; factors of other dtypes are not used, so they are not listed
+        machine : the device family, and the dtypes of the device; factors of other dtypes are not used
         """
+        name = machine.family
         family = self.family(name)
-        guessed = [path for path, quantity in _factors(family, dtypes) if quantity.assumed]
+        guessed = [path for path, quantity in _factors(family, machine.peak) if quantity.assumed]
         if name in self.borrowed:
             yield Assumption(f"calibration.{name}", f"as {self.borrowed[name].like}", self.borrowed[name].why)
         elif guessed:
@@ -398,6 +438,9 @@ class Calibration(Spec):
             quantity = getattr(self, path)
             if quantity.assumed:
                 yield Assumption(f"calibration.{path}", quantity.written, quantity.source)
+        near = self.nearness(machine)
+        if why := self.spread_growth.beyond(near):
+            yield Assumption("calibration.spread_growth", f"intervals x {self.spread_growth.at(near):.3g}", why)
 
     def rests_on(self, name: str, factors: Iterable[str]) -> str:
         """Where factors of a family come from: "measured", "assumed" if one of them is assumed, or "as NAME".
@@ -412,13 +455,6 @@ class Calibration(Spec):
             return f"as {self.borrowed[name].like}"
         statuses = {quantity.status for path, quantity in _factors(family, family.gemm) if path in factors}
         return "assumed" if statuses - {"measured", "derived"} else "measured"
-
-
-def _measured(family: Family, field: str) -> bool:
-    """True if a number of this field comes from measured kernels of the family."""
-    content = getattr(family, field)
-    numbers = [content] if isinstance(content, Quantity) else list(content.values())
-    return any(quantity.status == "measured" for quantity in numbers)
 
 
 def _factors(family: Family, dtypes: Iterable[str]) -> Iterator[tuple[str, Quantity]]:

@@ -137,6 +137,62 @@ class DeviceDefaults(Spec):
     graph_sequences: Count
 
 
+class Port(Spec):
+    """How an engine runs on a device family to which it was ported, and where it is less mature than at home.
+
+    Parameters
+    ----------
+    families : families of the devices, by how their names begin
+    host_layer : CPU time to launch the kernels of one layer, if the step is not a captured graph [s]
+    graph_tokens : steps with more tokens than this are not captured graphs [token]
+    spread : 80 % of times lie in [t / spread, t x spread] around a predicted time t for this reason alone [-]
+    source : where the numbers come from
+    """
+
+    families: tuple[str, ...]
+    host_layer: Seconds
+    graph_tokens: Number
+    spread: Number
+    source: str
+
+
+class DraftRule(Spec):
+    """Draft tokens that published recipes of an engine use for some models.
+
+    Parameters
+    ----------
+    models : models, by how their names begin; empty: all models
+    families : families of the devices, by how their names begin; empty: all devices
+    dp : only with (True) or without (False) data-parallel attention; None: both
+    disaggregated : only with (True) or without (False) a prefill role of its own; None: both
+    sequences : only with at least this many decoding sequences on a rank [count]
+    tokens : draft tokens per step [token]
+    """
+
+    models: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    dp: bool | None = None
+    disaggregated: bool | None = None
+    sequences: float = 0
+    tokens: Number
+
+    def holds_for(self, model: str, family: str, sequences: float, *, dp: bool, disaggregated: bool) -> bool:
+        """Whether the rule is for a deployment.
+
+        Parameters
+        ----------
+        model : name of the model
+        family : family of the devices
+        sequences : decoding sequences of a rank [count]
+        dp : whether attention is data parallel
+        disaggregated : whether prefill has a role of its own
+        """
+        named = not self.models or model.startswith(self.models)
+        here = not self.families or family.startswith(self.families)
+        split = self.dp in (None, dp) and self.disaggregated in (None, disaggregated)
+        return named and here and split and sequences >= self.sequences
+
+
 class VersionChange(Spec):
     """Numbers of an engine in its versions up to one, or from one on.
 
@@ -200,9 +256,12 @@ class Engine(Spec):
         "alone" lets each rank start at once, and all other ranks wait for its step
     host : "hidden" prepares the next step while the current one runs; "serial" prepares it between two steps
     expert_layout : limit for the layout of experts; None if every split of routed experts is possible
-    kv_dtype : "checkpoint" uses the KV dtype of the checkpoint; "float-weights" uses FP8 if weights are FP8 or FP4
+    fp8_kv : families of the devices on which published recipes ask for an FP8 cache if weights are FP8 or FP4; on other
+        devices the checkpoint decides
     host_step : CPU time of a step [s]
     host_sequence : additional CPU time per sequence of the step [s]
+    host_drafts : CPU time of a step with draft tokens in which the device waits: launching draft, verification and
+        extension one after the other, if the scheduler does not overlap them with the device [s]
     host_layer : CPU time to launch the kernels of one layer, if the step is not a captured graph [s]
     request : time that client, HTTP and tokeniser add to TTFT, once per role [s]
     admission : time in which the front end of an instance (HTTP server, tokeniser) accepts one request. It accepts
@@ -214,14 +273,15 @@ class Engine(Spec):
     small_device : with less device memory than this, the default chunk is at most `small_chunk` [byte]
     small_chunk : see `small_device` [token]
     defaults : settings by size of the device; the first entry that matches counts
+    ports : numbers on device families to which the engine was ported; the first entry that matches counts, see `on`
+    maturity : 80 % of times lie within this factor because the engine is a port; 1 where it is at home [-]
     changes : numbers that other versions have: `--set engine.version=0.21` applies those that hold for 0.21
     recipes : settings of published benchmarks; the first entry that matches a measured row counts
     receive_interval : decode steps between two looks of the scheduler for new requests; it also looks after each step
         with prefill, and when it is idle [count]
     output_reserve : share of the output to come that admission keeps free at the start; None if admission needs room
         for the prompt only [-]
-    mtp_drafts : default number of draft tokens with MTP [token]
-    mtp_drafts_dp : the same with data parallelism [token]
+    drafts : draft tokens of published recipes with MTP or EAGLE; the first rule that holds counts
     kv_block : default size of a KV block [token]
     chunk_tokens : default token budget of a step [token]
     max_sequences : default number of running sequences [count]
@@ -237,9 +297,10 @@ class Engine(Spec):
     dp_prefill: Literal["together", "alone"]
     host: Literal["hidden", "serial"]
     expert_layout: ExpertLayout | None = None
-    kv_dtype: Literal["checkpoint", "float-weights"]
+    fp8_kv: tuple[str, ...] = ()
     host_step: Seconds
     host_sequence: Seconds
+    host_drafts: Seconds
     host_layer: Seconds
     request: Seconds
     admission: Seconds
@@ -251,12 +312,13 @@ class Engine(Spec):
     small_chunk: Number
     receive_interval: Count = 1
     output_reserve: Number | None = None
-    mtp_drafts: Number
-    mtp_drafts_dp: Number
+    drafts: tuple[DraftRule, ...]
     kv_block: Count
     chunk_tokens: Count
     max_sequences: Count
     defaults: tuple[DeviceDefaults, ...] = ()
+    ports: tuple[Port, ...] = ()
+    maturity: float = 1.0
     changes: tuple[VersionChange, ...] = ()
     recipes: tuple[Recipe, ...] = ()
 
@@ -271,11 +333,40 @@ class Engine(Spec):
         fraction = self.memory_fraction.value
         if fraction is not None and not 0 < fraction <= 1:
             raise ValueError(f"memory_fraction is {fraction:g}; it must be above 0 and at most 1")
+        if not self.drafts or not self.drafts[-1].holds_for("", "", 0, dp=False, disaggregated=False):
+            raise ValueError("drafts: the last rule must hold for every model and deployment")
         return self
+
+    def recipe_drafts(self, model: str, family: str, sequences: float, *, dp: bool, disaggregated: bool) -> int:
+        """Draft tokens of the recipes of the engine, see `DraftRule.holds_for`. The last rule holds for everything."""
+        rules = (
+            one for one in self.drafts if one.holds_for(model, family, sequences, dp=dp, disaggregated=disaggregated)
+        )
+        return int(next(rules).tokens.value or 0)
 
     def runs_on(self, family: str) -> bool:
         """Whether the engine runs on devices of a family."""
         return not self.families or family.startswith(self.families)
+
+    def on(self, family: str) -> Engine:
+        """The engine with its numbers on devices of a family.
+
+        Physics says what a kernel takes, and not how many operators an engine runs for a layer, nor whether it
+        captures them as a graph. On a device family to which an engine was ported, it runs more of them, one by one.
+
+        Parameters
+        ----------
+        family : family of the device
+        """
+        for port in self.ports:
+            if family.startswith(port.families):
+                return self.model_copy(
+                    update={
+                        "host_layer": port.host_layer, "graph_tokens": port.graph_tokens,
+                        "maturity": port.spread.value or 1.0, "ports": (),
+                    }
+                )  # fmt: skip
+        return self
 
     def defaults_on(self, family: str, hbm_bytes: float) -> DeviceDefaults | None:
         """The settings that the engine chooses for a device, or None if the catalog has none.
@@ -292,7 +383,7 @@ class Engine(Spec):
         return None
 
 
-OF_MEASURED_ROWS = ("small_device", "small_chunk", "mtp_drafts", "mtp_drafts_dp")
+OF_MEASURED_ROWS = ("small_device", "small_chunk")
 """Numbers that complete measured rows with open fields. Predictions do not read them."""
 
 
@@ -301,20 +392,21 @@ def engine_names() -> list[str]:
     return sorted(path.stem for path in (CATALOG / "engines").glob("*.yaml"))
 
 
-def load_engine(name: str | Engine, *, assume: Assume = None) -> Engine:
+def load_engine(name: str | Engine, *, assume: Assume = None, family: str = "") -> Engine:
     """Load an engine of the catalog, with the numbers that the user set.
 
     Parameters
     ----------
     name : name in the catalog, or a loaded engine
     assume : values by path, such as `engine.host_step: 1 ms`, as a YAML file or a dict; paths of other areas do nothing
+    family : family of the devices, for engines that were ported to it, see `Engine.on`
 
     Raises
     ------
     UnknownName : no such engine
     SpecError : a path or a value of `assume` is not valid
     """
-    engine = _shipped(name) if isinstance(name, str) else name
+    engine = (_shipped(name) if isinstance(name, str) else name).on(family)
     numbers = of("engine", given(assume))
     version = next((item for item in numbers if item.path == "engine.version"), None)
     if version is not None:
@@ -322,7 +414,7 @@ def load_engine(name: str | Engine, *, assume: Assume = None) -> Engine:
     return edited(engine, [item for item in numbers if item is not version], prefix="engine.", but=FIXED)
 
 
-FIXED = ("name", "changes", "defaults", "recipes")
+FIXED = ("name", "changes", "defaults", "drafts", "ports", "maturity", "recipes")
 """Parts of an engine that a user cannot set one by one."""
 
 

@@ -45,6 +45,12 @@ def find_device(name: str) -> str | None:
     return _devices().get(_bare(name))
 
 
+def family_of(name: str) -> str:
+    """Family of a device, from any of its names. Empty: the catalog has no such device."""
+    device = find_device(name)
+    return load(Device, locate("device", device)).family if device else ""
+
+
 @functools.cache
 def _devices() -> dict[str, str]:
     index: dict[str, str] = {}

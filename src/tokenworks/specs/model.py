@@ -103,6 +103,11 @@ class Scan:
     prefill_flop: float
     bytes: float | None = None
 
+    @property
+    def latent(self) -> bool:
+        """True if keys and values share an entry (MLA): it has more products per element than separate ones."""
+        return self.decode_flop > 2 * self.query_heads * self.elements
+
     def growth(self, kv_bytes: FloatArray) -> FloatArray:
         """Cache that one more token of a long context adds, one layer.
 

@@ -14,7 +14,7 @@ from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.workload import Workload
 
-VERSIONS = {"plan": 2, "plan-why": 3}
+VERSIONS = {"plan": 2, "plan-why": 3, "calibrate": 2}
 """Version of the plain form of each kind; kinds that are not listed have version 1."""
 
 DIGITS = 9

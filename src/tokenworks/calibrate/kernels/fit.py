@@ -25,6 +25,8 @@ from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.compose import machine
+from tokenworks.specs.interval import Silicon
+from tokenworks.specs.machine import Machine
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
@@ -42,7 +44,8 @@ HELD_OUT = {
 
 START = {
     "gemm": 0.6, "grouped": 0.5, "hbm": 0.8, "experts_hbm": 0.8, "attention_prefill": 0.5, "attention_decode": 0.5,
-    "attention_hbm": 0.8, "scale_up": 0.6, "dispatch_up": 0.6, "dispatch_out": 0.8, "query": 300.0, "sequence": 50.0,
+    "attention_hbm": 0.8, "latent_decode": 0.5, "latent_fp8": 1.2, "scale_up": 0.6, "dispatch_up": 0.6,
+    "dispatch_out": 0.8, "query": 300.0, "sequence": 50.0,
     "kernel": 4e-6, "walk": 1e-9, "attention_start": 10e-6, "context_walk": 2e-10, "experts_start": 30e-6,
     "expert": 2e-7, "collective_start": 4e-6, "dispatch_start": 15e-6, "ring": 1e-6,
 }  # fmt: skip
@@ -53,6 +56,9 @@ SPREAD = 0.5
 
 DIGITS = 3
 """Significant digits of a fitted factor. Its error is a few per cent."""
+
+GRADING = ("gemm", "experts")
+"""Operations that must be measured on a device for the grade kernel-calibrated: dense GEMMs, and experts."""
 
 UNSEEN = "no kernel of the family is left: where every fit of kernels starts"
 
@@ -221,6 +227,8 @@ class KernelRows:
         say : receives progress messages; None for no messages
         """
         calibration = prior.standalone({item.machine.family for rows in self.rows.values() for item in rows})
+        kept = [item for rows in self.rows.values() for item in rows if item.machine.device not in without]
+        calibration = measured_at(calibration, [item.machine for item in kept])
         calibration = calibration.model_copy(
             update={"lent": {}}
         )  # families that borrow also get the numbers of the tables
@@ -240,12 +248,51 @@ class KernelRows:
                 "name": name,
                 "title": f"Kernels fitted on {seen}",
                 "grade": "kernel-calibrated",
-                "graded": tuple(dict.fromkeys(one.family for one in fitted)),
+                "kernels": self._kernels(prior, without),
                 "fitted_on": seen,
                 "data_sha256": hashlib.sha256("".join(used.sha256 for used in self.used).encode()).hexdigest(),
             }
         )
         return KernelFit(calibration, fitted, self.used, prior.name)
+
+    def _kernels(self, prior: Calibration, without: Collection[str]) -> dict[str, Silicon]:
+        """The devices with rows of GEMMs and of experts, and those of the prior whose families have no rows."""
+        families = {item.machine.family for rows in self.rows.values() for item in rows}
+        kernels = {name: one for name, one in prior.kernels.items() if one.family not in families}
+        gemms, experts = ({item.machine.device: item.machine for item in self.rows[name]} for name in GRADING)
+        both = {name: Silicon.of(machine) for name, machine in gemms.items() if name in experts and name not in without}
+        return dict(sorted((kernels | both).items()))
+
+
+def measured_at(calibration: Calibration, machines: Sequence[Machine]) -> Calibration:
+    """The calibration with the peaks at which the utilisations of its families are measured, see `Family.utilised`.
+
+    Parameters
+    ----------
+    calibration : the calibration
+    machines : machines with measured kernels. A family with several devices gets the geometric mean of their peaks
+    """
+    families = dict(calibration.families)
+    for name in sorted({on.family for on in machines}):
+        devices = {on.device: on.peak for on in machines if on.family == name}
+        peaks: dict[str, list[float]] = {}
+        for device in sorted(devices):
+            for dtype, peak in devices[device].items():
+                peaks.setdefault(dtype, []).append(peak)
+        source = f"geometric mean of {', '.join(sorted(devices))}" if len(devices) > 1 else f"peak of {min(devices)}"
+        families[name] = families[name].model_copy(
+            update={
+                "peak": {dtype: _peak(float(np.exp(np.mean(np.log(each)))), source) for dtype, each in peaks.items()}
+            }
+        )
+    return calibration.model_copy(update={"families": families})
+
+
+def _peak(value: float, source: str) -> Quantity:
+    written = f"{value / 1e12:.4g} TFLOP/s"
+    return Quantity(
+        value=units.parse(written, "FLOP/s"), status="derived", source=source, written=written, unit="FLOP/s"
+    )
 
 
 def write(fitted: KernelFit, path: Path) -> None:

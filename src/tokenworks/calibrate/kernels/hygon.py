@@ -249,7 +249,7 @@ def _layer_series(rows: Sequence[_Row], skew: float | None) -> OperationRows:
     batch = parts.RankBatch(decoded, nothing, 1.0, prefill, nothing, nothing, ranks * tokens)
 
     def predict(rates: Rates) -> FloatArray:
-        rates = rates if skew is None else dataclasses.replace(rates, skew=skew)
+        rates = rates if skew is None else dataclasses.replace(rates, skew=skew, rank_skew=skew)
         costs = parts.expert_parts(stack, rates, Split(dp=ranks, ep=ranks), batch)
         return sum(cost.seconds for cost in costs.values())
 

@@ -17,7 +17,7 @@ from tokenworks.arrays import Floats
 from tokenworks.calibrate.factors import Factor, changed, quantities, turned
 from tokenworks.calibrate.fit import fit
 from tokenworks.calibrate.kernels import hygon
-from tokenworks.calibrate.kernels.fit import SPREAD, START, RowProblem
+from tokenworks.calibrate.kernels.fit import SPREAD, START, RowProblem, measured_at
 from tokenworks.calibrate.kernels.operations import OperationRows
 from tokenworks.costs.rates import rates
 from tokenworks.errors import SpecError
@@ -114,7 +114,8 @@ def _narrow(calibration: Calibration) -> Calibration:
 
 def _decode(calibration: Calibration) -> Calibration:
     """Decode attention, from prefill attention."""
-    return _with(calibration, attention_decode=DECODE * _value(calibration, "attention_prefill"))
+    share = DECODE * _value(calibration, "attention_prefill")
+    return _with(calibration, attention_decode=share, latent_decode=share)
 
 
 OPERATIONS: Sequence[CardOperation] = (
@@ -144,8 +145,10 @@ def fit_card(folder: Path, prior: Calibration) -> tuple[Calibration, list[CardFi
     ------
     SpecError : a table is missing, a row is not valid, or an operation has too few rows
     """
-    calibration, fitted = prior.standalone([FAMILY]), []
+    fitted: list[CardFitted] = []
     tables = [operation.read(folder) for operation in OPERATIONS]
+    dense = tables[0][:1]  # the peak at which GEMMs were measured counts for all operations
+    calibration = measured_at(prior.standalone([FAMILY]), [item.machine for item in dense])
     for operation, items in zip(OPERATIONS, tables, strict=True):
         if len(items) < LEAST:
             raise SpecError(

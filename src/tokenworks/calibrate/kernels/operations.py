@@ -356,7 +356,7 @@ OPERATIONS: Sequence[Operation] = (
     Operation("gemm", ("gemm.bf16", "gemm.fp8", "gemm.fp4", "hbm", "kernel", "walk"), _gemms),
     Operation(
         "attention",
-        ("attention_prefill", "attention_decode", "attention_hbm", "attention_start"),
+        ("attention_prefill", "attention_decode", "attention_hbm", "latent_decode", "latent_fp8", "attention_start"),
         _attention,
         shared=("query", "sequence", "context_walk"),
     ),
