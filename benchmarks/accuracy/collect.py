@@ -98,7 +98,7 @@ class Collector:
             self.say(f"{name}: " + (f"kept from {old['date']}" if old else "left out") + "; FULL=1 computes it")
             return old
         self.say(f"{name}: running")
-        section = rounded(stamp | {"result": compute()})
+        section: Figures = rounded(stamp | {"result": compute()})
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(section), encoding="utf-8")
         return section
@@ -275,7 +275,7 @@ def calibration() -> Figures:
         r"^# Left out (\S+): ([0-9]+) points, median error ([0-9.]+) % \(([0-9.]+) % before\), bias ([+-][0-9]+) %",
         text, re.MULTILINE,
     )  # fmt: skip
-    return rounded(
+    figures: Figures = rounded(
         {
             "name": spec["name"],
             "fitted_on": spec.get("fitted_on"),
@@ -298,6 +298,7 @@ def calibration() -> Figures:
             ],
         }
     )  # fmt: skip
+    return figures
 
 
 def _value(quantity: Any) -> float | None:

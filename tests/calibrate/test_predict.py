@@ -73,7 +73,9 @@ def test_a_benchmark_that_publishes_its_receive_interval(
 ) -> None:
     """InferenceX sets it for SGLang on B200, for some models, in aggregated rows without dp."""
     (point,) = points_of(tmp_path, {})
-    own = {"group": "inferencex-dump", "device": "b200", "model": "deepseek-ai/DeepSeek-R1", "concurrency": 16.0}
+    own: dict[str, Any] = {
+        "group": "inferencex-dump", "device": "b200", "model": "deepseek-ai/DeepSeek-R1", "concurrency": 16.0,
+    }  # fmt: skip
     point = replace(point, **(own | changed))
     assert by_recipe(point, find_engine("sglang")).receive_interval == interval
     assert by_recipe(point, find_engine("vllm")).receive_interval == 1

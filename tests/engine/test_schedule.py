@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,7 +118,8 @@ def test_an_unseen_request_counts_and_can_be_cancelled(run: Run) -> None:
     limits = Limits(4, 100, 100, max_queue=1, policy="sglang", receive_interval=5)
     requests = Requests.of([0.0, 1.5, 1.75, 3.5], [4, 4, 4, 4], [20, 1, 1, 1])
     assert run(one(limits), requests).status.tolist() == [3, 3, 4, 4]
-    engine = {reference.run: reference.Reference, simulator.run: simulator.Simulator}[run](one(limits))
+    made = reference.Reference if run is reference.run else simulator.Simulator
+    engine: Any = made(one(limits))
     engine.submit(requests)
     engine.advance(3.0)
     engine.cancel(1)

@@ -98,7 +98,7 @@ class Calibrated:
         ablation : whether to add the error without each constant
         """
         before = self.problem.errors([], np.zeros(0))
-        body: CalibrateBody = {
+        body: Any = {
             "inputs": inputs(calibration=self.prior.name),
             "name": self.calibration.name,
             "grade": self.calibration.grade,

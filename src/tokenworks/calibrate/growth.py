@@ -158,8 +158,8 @@ def with_dtype(before: SpreadGrowth, known: Known, errors: Mapping[ComputeDtype,
         f"weights in {' and '.join(errors)} against other weights of the same device, by fits without such devices: "
         f"{len(more)} devices, ln of the factor {min(more):.2f} to {max(more):.2f}; their mean, at least 0"
     )
-    dtype = Quantity(value=value, status="derived", source=source, written=f"{value:g}")
-    return before.model_copy(update={"dtype": dtype})
+    factor = Quantity(value=value, status="derived", source=source, written=f"{value:g}")
+    return before.model_copy(update={"dtype": factor})
 
 
 def new_paths(known: Known) -> dict[ComputeDtype, Floats]:

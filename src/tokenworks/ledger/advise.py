@@ -154,7 +154,7 @@ class Advice(Shown):
 
     def to_records(self) -> list[Record]:
         """The deployment and its changes, one a record."""
-        rows = [("as it is", None, self.prediction)] if self.prediction else []
+        rows: list[tuple[str, float | None, Ranked | None]] = [("as it is", None, self.prediction)]
         rows += [(one.change.words, one.gain, one.row) for one in self.improvements]
         return [flat(row_plain(row), change=words, gain=gain) for words, gain, row in rows if row is not None]
 

@@ -130,7 +130,7 @@ def _named_engine(document: Mapping[str, Any], path: tuple[str, ...]) -> Dialect
     for text in reversed(texts):
         for engine in ("vllm", "sglang"):
             if engine in text.lower():
-                return engine  # type: ignore[return-value]
+                return engine
     return None
 
 

@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
             seen.add(key.value)
         self.flatten_mapping(node)
-        return {self.construct_object(key): self.construct_object(value, deep=True) for key, value in node.value}  # type: ignore[no-untyped-call]
+        return {self.construct_object(key): self.construct_object(value, deep=True) for key, value in node.value}
 
 
 def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Text | None:
