@@ -183,10 +183,10 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         acceptance=number(calibration.acceptance),
         power=family.power or calibration.power,
         grade=calibration.grade_of(machine),
-        spread=calibration.tpot_law.at(near, least=number(family.spread)),
+        spread=calibration.tpot_law(machine.family).at(near, least=number(family.spread)),
         ttft_spread=number(calibration.ttft_spread),
         draft_widening=number(calibration.draft_widening),
         distance=near.distance,
-        speed_spread=calibration.throughput_law.at(near),
+        speed_spread=calibration.throughput_law(machine.family).at(near),
         assumed=(*machine.assumed, *calibration.assumed(machine)),
     )
