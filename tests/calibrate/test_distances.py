@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calibrate.cases import table
-from tokenworks.calibrate.distances import Sample, alone, covered, device_intervals, spreads_of, widening
+from tokenworks.calibrate.distances import Sample, alone, covered, device_intervals, halfway, spreads_of, widening
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import Problem
 from tokenworks.calibrate.growth import DevicePair, with_slope
@@ -151,6 +151,12 @@ def test_drafts_widen_the_interval_by_their_own_errors() -> None:
     assert widening([(sample("a", "family", *[0.2] * 9, drafted=0.1), law)], width(1.2)).value == 1.0
     assert covered(one, law, 1.5).covered == 1.0
     assert covered(one, law, 1.4).covered == 0.5
+
+
+def test_a_vendor_is_half_way_to_its_own_factors() -> None:
+    own = halfway({"device": width(1.2)}, {"device": width(1.8), "family": width(2.0)})
+    assert list(own) == ["device"]
+    assert own["device"].value == pytest.approx(np.sqrt(1.2 * 1.8), abs=0.01)
 
 
 def test_left_out_devices_are_judged_at_their_nearest_distance() -> None:
