@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calibrate.cases import table
-from tokenworks.calibrate.distances import Sample, alone, covered, device_intervals, spreads_of, widening
+from tokenworks.calibrate.distances import Sample, alone, covered, device_intervals, halfway, spreads_of, widening
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import Problem
 from tokenworks.calibrate.growth import DevicePair, with_slope
@@ -102,7 +102,7 @@ def test_intervals_of_points_that_are_predicted_exactly(tmp_path: Path) -> None:
 def sample(device: str, distance: Distance, *errors: float, log_ratio: float = 0.0, drafted: float = 0.0) -> Sample:
     """Errors of a device; `drafted` is the error of each of its points with drafts."""
     with_drafts = np.full(len(errors), drafted) if drafted else np.zeros(0)
-    return Sample(device, Nearness(distance, "x", log_ratio), np.array(errors), with_drafts)
+    return Sample(device, "v", Nearness(distance, "x", log_ratio), np.array(errors), with_drafts)
 
 
 @st.composite
@@ -146,11 +146,17 @@ def test_the_factor_is_that_of_a_device_without_growth() -> None:
 def test_drafts_widen_the_interval_by_their_own_errors() -> None:
     law = IntervalLaw({"family": width(float(np.exp(0.2)))}, NONE)
     one = sample("a", "family", *[0.2] * 9, drafted=0.3)
-    assert widening([one], law, width(1.2)).value == pytest.approx(1.5)
-    assert widening([sample("a", "family", 0.2)], law, width(1.2)).value == 1.2  # too few points with drafts
-    assert widening([sample("a", "family", *[0.2] * 9, drafted=0.1)], law, width(1.2)).value == 1.0
+    assert widening([(one, law)], width(1.2)).value == pytest.approx(1.5)
+    assert widening([(sample("a", "family", 0.2), law)], width(1.2)).value == 1.2  # too few points with drafts
+    assert widening([(sample("a", "family", *[0.2] * 9, drafted=0.1), law)], width(1.2)).value == 1.0
     assert covered(one, law, 1.5).covered == 1.0
     assert covered(one, law, 1.4).covered == 0.5
+
+
+def test_a_vendor_is_half_way_to_its_own_factors() -> None:
+    own = halfway({"device": width(1.2)}, {"device": width(1.8), "family": width(2.0)})
+    assert list(own) == ["device"]
+    assert own["device"].value == pytest.approx(np.sqrt(1.2 * 1.8), abs=0.01)
 
 
 def test_left_out_devices_are_judged_at_their_nearest_distance() -> None:

@@ -71,7 +71,7 @@ def test_three_points_of_a_slower_machine_predict_others(tmp_path: Path) -> None
     assert again.grade_of(machine("hgx-h100")) == "end-to-end-calibrated"
     assert again.grade_of(machine("hgx-b200")) == "kernel-calibrated"
     assert again.grade_of(machine("hgx-h20")) == "datasheet"
-    assert rates(machine("hgx-h100"), again).spread == own.calibration.tpot_law.factor("device")
+    assert rates(machine("hgx-h100"), again).spread == own.calibration.tpot_law("nvidia-hopper").factor("device")
     assert rates(machine("hgx-h20"), again).spread >= 1.3  # other devices of the family keep the interval of the prior
     assert "each point left out" in (tmp_path / "mine.yaml").read_text()
 
@@ -92,7 +92,7 @@ def test_a_front_end_that_is_faster_than_the_catalog_says() -> None:
 def test_a_machine_as_the_prior_says_leaves_the_prior() -> None:
     own = calibrate_own(measured_on(PRIOR, *THREE), PRIOR, name="mine", fitted_on="three", data_sha256="")
     assert own.fit.theta == pytest.approx(np.zeros(len(own.fit.theta)), abs=0.01)
-    assert own.calibration.tpot_law.factor("device") == pytest.approx(1.05)
+    assert own.calibration.tpot_law("nvidia-hopper").factor("device") == pytest.approx(1.05)
     assert own.plain()["spreads"] == {"nvidia-hopper": pytest.approx(1.05)}
 
 

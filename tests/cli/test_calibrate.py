@@ -52,7 +52,7 @@ def test_intervals_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert intervals["throughput_correlation"] == pytest.approx(fitted["throughput_correlation"], abs=0.05)
     before, after = load_calibration(str(out)), load_calibration(str(again))
     assert again.read_text().splitlines()[0] == out.read_text().splitlines()[0]
-    kept = ("tpot_spread", "throughput_spread", "throughput_correlation")
+    kept = ("tpot_spread", "throughput_spread", "vendor_spread", "throughput_correlation")
     assert after.model_copy(update={name: getattr(before, name) for name in kept}) == before
     assert run(["calibrate", "--data", data, "--intervals-of", str(out)]) == 0
     printed = capsys.readouterr().out

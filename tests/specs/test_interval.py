@@ -21,6 +21,7 @@ from tokenworks.specs.interval import (
     Nearness,
     Silicon,
     SpreadGrowth,
+    VendorSpread,
     combined_spread,
 )
 from tokenworks.specs.load import CATALOG, read_yaml, validate
@@ -74,6 +75,17 @@ def test_the_spread_of_a_family_is_not_for_devices_with_points_of_their_own() ->
     assert law.at(Nearness("device", "h100"), least=1.5) == 1.2
     assert law.at(Nearness("family", "h100"), least=1.5) == 1.5
     assert IntervalLaw({}, SpreadGrowth()).at(Nearness("device", "h100"), least=1.5) == 1.5
+
+
+def test_a_vendor_with_measured_devices_has_its_own_factors() -> None:
+    own = VendorSpread(tpot={"device": quantity(1.1)}, throughput={"device": quantity(1.4)})
+    common = {"tpot_spread": {"device": quantity(1.3), "family": quantity(1.35)}, "vendor_spread": {"nvidia": own}}
+    changed = SERVING.model_copy(update=common)
+    assert changed.tpot_law("nvidia-hopper").factor("device") == 1.1
+    assert changed.tpot_law("nvidia-hopper").factor("family") == 1.35
+    assert changed.tpot_law("amd-cdna3").factor("device") == 1.3
+    assert changed.throughput_law("nvidia-ada").factor("device") == 1.4
+    assert rates(H100, changed).spread == pytest.approx(1.1)
 
 
 @given(st.lists(st.floats(1, 5), min_size=1, max_size=4))
@@ -161,7 +173,8 @@ def test_an_fp8_path_that_no_device_of_the_family_has() -> None:
     assert bf16.nearness(H100).dtypes == ("fp8",)
     assert bf16.grade_of(H100) == "datasheet"
     growth = SpreadGrowth(dtype=quantity(1.2))
-    widened = bf16.model_copy(update={"tpot_spread": {"device": quantity(1.3)}, "spread_growth": growth})
+    law = {"tpot_spread": {"device": quantity(1.3)}, "vendor_spread": {}, "spread_growth": growth}
+    widened = bf16.model_copy(update=law)
     assert rates(H100, widened).spread == pytest.approx(1.3 * 1.2)
 
 
@@ -174,7 +187,7 @@ def test_an_fp8_path_that_no_device_of_the_family_has() -> None:
         ({"kernels": ["h100"]}, "kernels"),
         ({"graded": ["nvidia-hopper"]}, "unknown key"),
         ({"spread_growth": {"slope": {"value": -0.1, "status": "assumed", "source": "x"}}}, "not negative"),
-        ({"spread_growth": {"slope": {"value": None, "status": "not-published"}}}, "not null"),
+        ({"spread_growth": {"slope": {"value": None, "status": "not-published"}}}, "must not be null"),
         ({"spread_growth": {"dtype": {"value": 0.9, "status": "assumed", "source": "x"}}}, "at least 1"),
         ({"spread_growth": {"reach": -1}}, "greater than or equal to 0"),
         ({"tpot_spread": {"device": {"value": 0.9, "status": "assumed", "source": "x"}}}, "at least 1"),

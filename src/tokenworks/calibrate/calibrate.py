@@ -13,6 +13,7 @@ from tokenworks.calibrate.distances import (
     DeviceIntervals,
     GrowthPlain,
     LeftOutDevice,
+    VendorPlain,
     device_intervals,
     intervals_plain,
 )
@@ -61,6 +62,7 @@ class CalibrateBody(TypedDict):
     draft_widening: float
     tpot_spread: dict[Distance, float]
     throughput_spread: dict[Distance, float]
+    vendor_spread: dict[str, VendorPlain]
     spread_growth: GrowthPlain
     throughput_correlation: float | None
     left_out_intervals: list[Annotated[Plain, FormOf(LeftOutDevice)]]

@@ -1,7 +1,8 @@
 """80 % intervals of TPOT and of throughput at a given speed per user, by how near the measured points are to a device.
 
 Both laws (`IntervalLaw`) come from predictions by fits without nearer points (`unseen`). Each device has the same
-weight, however many points it has. The score of a prediction is its error without the growth of the interval:
+weight, however many points it has. A vendor with measured devices has factors half way to its own. The score of a
+prediction is its error without the growth of the interval:
 
     score = |ln(predicted / measured)| - ln growth
 
@@ -35,9 +36,14 @@ from tokenworks.calibrate.leave_out import LEAST_SPREAD, conformal, conformal_sc
 from tokenworks.calibrate.quantities import spread
 from tokenworks.calibrate.unseen import Known, throughputs, unseen
 from tokenworks.specs.calibration import Calibration, number
-from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness, SpreadGrowth
+from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness, SpreadGrowth, VendorSpread, vendor_of
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import Plain
+
+NEARER: tuple[Distance, ...] = ("device", "family", "vendor")
+"""Distances at which the points of a vendor say how wide the intervals of its devices are."""
+
+POINTS, THROUGHPUTS = "points", "throughputs at equal speed per user"
 
 
 class Sample(NamedTuple):
@@ -45,13 +51,14 @@ class Sample(NamedTuple):
 
     Parameters
     ----------
-    device : name of the device
+    device, vendor : name of the device, and of the vendor of its family
     near : how near the devices are that the fit has seen
     plain, drafted : |ln(predicted / measured)| without and with draft tokens [-]
     reached : the throughputs at equal speed per user, if these are their errors
     """
 
     device: str
+    vendor: str
     near: Nearness
     plain: Floats
     drafted: Floats
@@ -111,6 +118,7 @@ class IntervalFields(TypedDict):
     draft_widening: Quantity
     tpot_spread: dict[Distance, Quantity]
     throughput_spread: dict[Distance, Quantity]
+    vendor_spread: dict[str, VendorSpread]
     spread_growth: SpreadGrowth
     throughput_correlation: Quantity
 
@@ -123,12 +131,20 @@ class GrowthPlain(TypedDict):
     reach: float
 
 
+class VendorPlain(TypedDict):
+    """The plain form of a `VendorSpread`."""
+
+    tpot: dict[Distance, float]
+    throughput: dict[Distance, float]
+
+
 class IntervalsPlain(TypedDict):
     """The plain form of `DeviceIntervals`."""
 
     draft_widening: float
     tpot_spread: dict[Distance, float]
     throughput_spread: dict[Distance, float]
+    vendor_spread: dict[str, VendorPlain]
     spread_growth: GrowthPlain
     throughput_correlation: float | None
     left_out_intervals: list[Plain]
@@ -153,11 +169,11 @@ def device_intervals(known: Known, before: Calibration) -> DeviceIntervals:
     left_out = []
     for own in alone(samples.tpot):
         others = Samples(*([one for one in part if one.device != own.device] for part in samples))
-        laws = interval_fields(others, growth, before)
-        drafts = number(laws["draft_widening"])
+        fields = interval_fields(others, growth, before)
+        laws, drafts = before.model_copy(update={**fields}), number(fields["draft_widening"])
+        tpot = covered(own, laws.tpot_law(own.vendor), drafts)
         reached = [one for one in alone(samples.throughput) if one.device == own.device]
-        tpot = covered(own, IntervalLaw(laws["tpot_spread"], growth), drafts)
-        throughput = [covered(one, IntervalLaw(laws["throughput_spread"], growth), drafts) for one in reached]
+        throughput = [covered(one, laws.throughput_law(one.vendor), drafts) for one in reached]
         left_out.append(LeftOutDevice(own.device, own.near.distance, tpot, throughput[0] if throughput else None))
     return DeviceIntervals(interval_fields(samples, growth, before), left_out)
 
@@ -171,12 +187,25 @@ def interval_fields(samples: Samples, growth: SpreadGrowth, before: Calibration)
     growth : growth of the intervals
     before : calibration with the numbers that stay where there are too few points
     """
-    tpot = spreads_of(samples.tpot, growth, before.tpot_spread, "points")
-    throughput = spreads_of(samples.throughput, growth, before.throughput_spread, "throughputs at equal speed per user")
-    wider = widening(alone(samples.tpot), IntervalLaw(tpot, growth), before.draft_widening)
-    law = IntervalLaw(throughput, growth)
+    tpot = spreads_of(samples.tpot, growth, before.tpot_spread, POINTS)
+    throughput = spreads_of(samples.throughput, growth, before.throughput_spread, THROUGHPUTS)
+    vendors = dict(before.vendor_spread)
+    for vendor in sorted({one.vendor for one in samples.tpot}):
+        times, speeds = (
+            [one for one in part if one.vendor == vendor and one.near.distance in NEARER] for part in samples
+        )
+        vendors[vendor] = VendorSpread(
+            tpot=halfway(spreads_of(times, growth, {}, POINTS), tpot),
+            throughput=halfway(spreads_of(speeds, growth, {}, THROUGHPUTS), throughput),
+        )
+    update = {"tpot_spread": tpot, "throughput_spread": throughput, "vendor_spread": vendors, "spread_growth": growth}
+    laws = before.model_copy(update=update)
+    wider = widening([(one, laws.tpot_law(one.vendor)) for one in alone(samples.tpot)], before.draft_widening)
     wide = [
-        reached._replace(spread=law.at(one.near) ** (number(wider) if reached.workload.mtp == "mtp" else 1))
+        reached._replace(
+            spread=laws.throughput_law(one.vendor).at(one.near)
+            ** (number(wider) if reached.workload.mtp == "mtp" else 1)
+        )
         for one in alone(samples.throughput)
         for reached in one.reached
     ]
@@ -184,6 +213,7 @@ def interval_fields(samples: Samples, growth: SpreadGrowth, before: Calibration)
         "draft_widening": wider,
         "tpot_spread": tpot,
         "throughput_spread": throughput,
+        "vendor_spread": vendors,
         "spread_growth": growth,
         "throughput_correlation": throughput_correlation(wide, before),
     }
@@ -202,13 +232,16 @@ def samples_of(known: Known) -> Samples:
         reached = throughputs(known.problem, prediction.seconds)
         for device, near in prediction.near.items():
             own = (known.devices == device) & np.isfinite(errors)
+            vendor = vendor_of(known.silicon[device].family)
             cells = tuple(one for one in reached if one.device == device)
             with_drafts = np.array([one.workload.mtp == "mtp" for one in cells], bool)
             off = np.array([abs(one.error) for one in cells])
             if own.any():
-                samples.tpot.append(Sample(device, near, errors[own & ~known.drafted], errors[own & known.drafted]))
+                samples.tpot.append(
+                    Sample(device, vendor, near, errors[own & ~known.drafted], errors[own & known.drafted])
+                )
             if cells:
-                samples.throughput.append(Sample(device, near, off[~with_drafts], off[with_drafts], cells))
+                samples.throughput.append(Sample(device, vendor, near, off[~with_drafts], off[with_drafts], cells))
     return samples
 
 
@@ -258,6 +291,25 @@ def spreads_of(
     return factors
 
 
+def halfway(own: Mapping[Distance, Quantity], everyone: Mapping[Distance, Quantity]) -> dict[Distance, Quantity]:
+    """Factors half way between those of the devices of a vendor and those of all devices: the geometric means.
+
+    Two to four devices of a vendor say little about the next one. All devices together say little about a vendor whose
+    software differs. Neither alone covers the left-out systems.
+
+    Parameters
+    ----------
+    own : factors from the devices of the vendor
+    everyone : factors from all devices
+    """
+    factors: dict[Distance, Quantity] = {}
+    for distance, factor in own.items():
+        value = round(math.sqrt(number(factor) * number(everyone[distance])), 2)
+        source = f"half way between {factor.written} ({factor.source}) and {everyone[distance].written} of all devices"
+        factors[distance] = Quantity(value=value, status="derived", source=source, written=f"{value:g}")
+    return factors
+
+
 HOW: dict[Distance, str] = {
     "device": "models left out of the fit",
     "family": "devices left out of the fit",
@@ -276,22 +328,20 @@ def _weights(samples: Sequence[Sample]) -> Floats:
     return np.concatenate([np.full(len(one.shown), 1 / sizes[one.device]) for one in samples if len(one.shown)])
 
 
-def widening(samples: Sequence[Sample], law: IntervalLaw, before: Quantity) -> Quantity:
+def widening(samples: Sequence[tuple[Sample, IntervalLaw]], before: Quantity) -> Quantity:
     """The interval with draft tokens / the interval without, both as logarithms; at least 1.
 
     Parameters
     ----------
-    samples : errors of left-out devices
-    law : law of the interval without draft tokens
+    samples : errors of left-out devices, each with the law of its interval without draft tokens
     before : number that stays if there are too few points
     """
-    drafted = [one for one in samples if len(one.drafted)]
-    count = sum(len(one.drafted) for one in drafted)
+    drafted = [(one, law) for one, law in samples if len(one.drafted)]
+    count = sum(len(one.drafted) for one, _ in drafted)
     if count < LEAST_POINTS:
         return before
-    ratios = np.concatenate([one.drafted / math.log(law.at(one.near)) for one in drafted])
-    weights = np.concatenate([np.full(len(one.drafted), 1 / len(one.drafted)) for one in drafted])
-    ratio = round(max(1.0, conformal_score(ratios, weights)), 2)
+    ratios = np.concatenate([one.drafted / math.log(law.at(one.near)) for one, law in drafted])
+    ratio = round(max(1.0, conformal_score(ratios, np.ones(count))), 2)
     return spread(ratio, f"devices left out of the fit: {count} points with drafts of {len(drafted)} devices")
 
 
@@ -325,6 +375,13 @@ def intervals_plain(intervals: DeviceIntervals) -> IntervalsPlain:
         "draft_widening": number(fields["draft_widening"]),
         "tpot_spread": {distance: number(factor) for distance, factor in fields["tpot_spread"].items()},
         "throughput_spread": {distance: number(factor) for distance, factor in fields["throughput_spread"].items()},
+        "vendor_spread": {
+            vendor: {
+                "tpot": {distance: number(factor) for distance, factor in one.tpot.items()},
+                "throughput": {distance: number(factor) for distance, factor in one.throughput.items()},
+            }
+            for vendor, one in fields["vendor_spread"].items()
+        },
         "spread_growth": {"slope": number(growth.slope), "dtype": number(growth.dtype), "reach": growth.reach},
         "throughput_correlation": fields["throughput_correlation"].value,
         "left_out_intervals": [asdict(one) for one in intervals.left_out],

@@ -199,7 +199,9 @@ class Own:
             "ttft_in_sample": ttft,
             "ttft_left_out": ttft_unseen,
             "factors": {factor.name: float(np.exp(turn)) for factor, turn in turns},
-            "spreads": {one.family: calibration.tpot_law.factor("device") for one in calibration.devices.values()},
+            "spreads": {
+                one.family: calibration.tpot_law(one.family).factor("device") for one in calibration.devices.values()
+            },
         }
         return envelope("calibrate-own", body)
 
@@ -246,11 +248,16 @@ def calibrate_own(
     fitted = rounded(turned(start, factors, whole.theta), factors, source)
     devices = {site.machine.device: Silicon.of(site.machine) for site in sites_of(usable, start)}
     known = unseen[np.isfinite(unseen)]
+    vendors = {
+        vendor: own.model_copy(update={"tpot": {at: one for at, one in own.tpot.items() if at != "device"}})
+        for vendor, own in fitted.vendor_spread.items()
+    }
     interval = spread(round(conformal(known), 2), f"each of {len(usable)} points left out of the fit, TPOT and TTFT")
     fitted = fitted.model_copy(
         update={
             "name": name, "title": f"Fitted on {fitted_on}", "grade": "end-to-end-calibrated", "fitted_on": fitted_on,
-            "data_sha256": data_sha256, "devices": devices, "tpot_spread": fitted.tpot_spread | {"device": interval},
+            "data_sha256": data_sha256, "devices": devices, "vendor_spread": vendors,
+            "tpot_spread": fitted.tpot_spread | {"device": interval},
         }
     )  # fmt: skip
     return Own(fitted, prior, whole, before, unseen)

@@ -234,11 +234,15 @@ def _print_distances(plain: dict[str, Any]) -> None:
     """Print the interval factors by distance, their growth, their coverage, and the correlation of errors."""
     from tokenworks.specs.interval import DISTANCES
 
-    out, tpot, throughput = console(), plain["tpot_spread"], plain["throughput_spread"]
+    out = console()
     rows = [
-        [distance, *(_factor(law.get(distance)) for law in (tpot, throughput))]
+        [f"{distance}{of}", *(_factor(law.get(distance)) for law in laws)]
+        for of, *laws in (
+            *((f", {vendor}", one["tpot"], one["throughput"]) for vendor, one in plain["vendor_spread"].items()),
+            ("", plain["tpot_spread"], plain["throughput_spread"]),
+        )
         for distance in DISTANCES
-        if distance in tpot or distance in throughput
+        if any(distance in law for law in laws)
     ]
     columns: Columns = {"distance": "left", "TPOT": "right", "throughput at equal speed": "right"}
     print_table(out, columns, rows, title="\n80 % interval as a factor, by distance of the measured points")

@@ -239,11 +239,11 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         later_acceptance=number(calibration.later_acceptance),
         power=family.power or calibration.power,
         grade=calibration.grade_of(machine),
-        spread=calibration.tpot_law.at(near, least=number(family.spread)),
+        spread=calibration.tpot_law(machine.family).at(near, least=number(family.spread)),
         ttft_spread=number(calibration.ttft_spread),
         draft_widening=number(calibration.draft_widening),
         distance=near.distance,
         request=None if family.request is None else number(family.request),
-        speed_spread=calibration.throughput_law.at(near),
+        speed_spread=calibration.throughput_law(machine.family).at(near),
         assumed=(*machine.assumed, *calibration.assumed(machine)),
     )

@@ -14,7 +14,16 @@ from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.device import ComputeDtype
 from tokenworks.specs.edits import edited
 from tokenworks.specs.given import Assume, given, of
-from tokenworks.specs.interval import Distance, IntervalLaw, Nearness, Silicon, Spread, SpreadGrowth, vendor_of
+from tokenworks.specs.interval import (
+    Distance,
+    IntervalLaw,
+    Nearness,
+    Silicon,
+    Spread,
+    SpreadGrowth,
+    VendorSpread,
+    vendor_of,
+)
 from tokenworks.specs.load import CATALOG, is_path, nearest, read_yaml, validate
 from tokenworks.specs.machine import Assumption, Machine
 from tokenworks.specs.provenance import FlopRate, Number, Quantity, Seconds, Spec, with_sources
@@ -254,6 +263,7 @@ class Calibration(Spec):
     ttft_spread : interval factor of TTFT for all families; it covers queues and servers, not devices [-]
     tpot_spread : distance -> interval factor of TPOT and step times, see `IntervalLaw` [-]
     throughput_spread : distance -> interval factor of throughput at a given speed per user [-]
+    vendor_spread : vendor -> factors that replace those of both, for devices of this vendor
     spread_growth : growth of both factors on devices whose FLOP per byte or dtypes are not measured
     throughput_correlation : correlation of the log errors of two devices whose throughputs are predicted at the same
         speed per user. Null: it is not measured, and the errors count as independent [-]
@@ -285,6 +295,7 @@ class Calibration(Spec):
     ttft_spread: Spread
     tpot_spread: dict[Distance, Spread] = Field(default_factory=dict)
     throughput_spread: dict[Distance, Spread] = Field(default_factory=dict)
+    vendor_spread: dict[str, VendorSpread] = Field(default_factory=dict)
     spread_growth: SpreadGrowth = SpreadGrowth()
     throughput_correlation: Correlation = not_correlated("not in the calibration file")
     families: dict[str, Family] = Field(min_length=1)
@@ -363,17 +374,27 @@ class Calibration(Spec):
         ----------
         name : name of the family
         """
-        return max(number(self.families[name].spread), self.tpot_law.factor("device"))
+        return max(number(self.families[name].spread), self.tpot_law(name).factor("device"))
 
-    @property
-    def tpot_law(self) -> IntervalLaw:
-        """Interval law of TPOT and step times."""
-        return IntervalLaw(self.tpot_spread, self.spread_growth)
+    def tpot_law(self, family: str) -> IntervalLaw:
+        """Interval law of TPOT and step times, for devices of a family.
 
-    @property
-    def throughput_law(self) -> IntervalLaw:
-        """Interval law of throughput at a given speed per user."""
-        return IntervalLaw(self.throughput_spread, self.spread_growth)
+        Parameters
+        ----------
+        family : device family; the factors of its vendor come first
+        """
+        own = self.vendor_spread.get(vendor_of(family), VendorSpread())
+        return IntervalLaw(self.tpot_spread | own.tpot, self.spread_growth)
+
+    def throughput_law(self, family: str) -> IntervalLaw:
+        """Interval law of throughput at a given speed per user, see `tpot_law`.
+
+        Parameters
+        ----------
+        family : device family
+        """
+        own = self.vendor_spread.get(vendor_of(family), VendorSpread())
+        return IntervalLaw(self.throughput_spread | own.throughput, self.spread_growth)
 
     @property
     def correlation(self) -> float:

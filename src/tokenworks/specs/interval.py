@@ -157,6 +157,18 @@ class Nearness:
         return cls(distance, nearest, silicon.log_ratio(measured[nearest]), new)
 
 
+class VendorSpread(Spec):
+    """Interval factors of the devices of one vendor with measured points: they run the same software.
+
+    Parameters
+    ----------
+    tpot, throughput : distance -> factor of TPOT, and of throughput at a given speed per user [-]
+    """
+
+    tpot: dict[Distance, Spread] = Field(default_factory=dict)
+    throughput: dict[Distance, Spread] = Field(default_factory=dict)
+
+
 class SpreadGrowth(Spec):
     """How 80 % intervals grow on a device whose FLOP per byte or dtypes are not measured:
 
