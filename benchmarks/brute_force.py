@@ -1,4 +1,4 @@
-"""Winner of a plan against deployments drawn at random: `python benchmarks/brute_force.py [DRAWS [CASE]]`.
+"""Winner of a plan against deployments drawn at random: `python -m benchmarks.brute_force [DRAWS [CASE]]`.
 
 Of each case, deployments are drawn over the whole legal space: half at random (widths, settings, batch, token budget,
 shares of the machine), half of all deployments whose estimate the search keeps, best families first. A drawn
@@ -13,8 +13,8 @@ import sys
 import time
 
 import numpy as np
-from estimate import legal_splits, one_role, two_roles
 
+from benchmarks.estimate import legal_splits, one_role, two_roles
 from tokenworks.errors import TokenworksError
 from tokenworks.planning.decide import Bench, decide
 from tokenworks.planning.plan import planned, prepare

@@ -107,8 +107,10 @@ def invented() -> dict[str, Any]:
         "peer": section([peer]),
         "machines": section([machine]),
         "fit": section(fit, "old"),
-        "left_out_systems": section([left, left | {"group": "beta", "covered": 0.6, "median_ape": 0.17}]),
-        "left_out_models": section([left | {"group": "toy fp8"}]),
+        "left_out_systems": section(
+            {"kernels": True, "groups": [left, left | {"group": "beta", "covered": 0.6, "median_ape": 0.17}]}
+        ),
+        "left_out_models": section({"kernels": False, "groups": [left | {"group": "toy fp8"}]}),
         "before": None,
     }
 
