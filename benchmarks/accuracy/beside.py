@@ -10,9 +10,9 @@ def far(figures: Figures) -> str:
     """Points of hardware that no fit has seen, by device."""
     far = result(figures, "far")
     text = (
-        "## Points of hardware that no fit has seen\n"
-        f"`serving_new.csv` has {far['points']} points of far hardware. {far['covered']} are predicted. These "
-        "points are for looking only: no constant is fitted on them.\n"
+        "## Points that no fit has seen\n"
+        f"`serving_new.csv` has {far['points']} points of far hardware, and of other models and sources. "
+        f"{far['covered']} are predicted. These points are for looking only: no constant is fitted on them.\n"
     )
     rows = [
         [device, str(one["rows"]), str(one["predicted"])]
