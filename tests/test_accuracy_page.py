@@ -107,8 +107,10 @@ def invented() -> dict[str, Any]:
         "peer": section([peer]),
         "machines": section([machine]),
         "fit": section(fit, "old"),
-        "left_out_systems": section([left, left | {"group": "beta", "covered": 0.6, "median_ape": 0.17}]),
-        "left_out_models": section([left | {"group": "toy fp8"}]),
+        "left_out_systems": section(
+            {"kernels": True, "groups": [left, left | {"group": "beta", "covered": 0.6, "median_ape": 0.17}]}
+        ),
+        "left_out_models": section({"kernels": False, "groups": [left | {"group": "toy fp8"}]}),
         "before": None,
     }
 
@@ -214,6 +216,17 @@ def test_a_commit_without_figures_is_refused(
     monkeypatch.setattr(sys, "argv", ["accuracy", "--data", str(tmp_path), "--before", "no-such-commit"])
     assert command.main() == 2
     assert "BEFORE=no-such-commit: this commit has no docs/accuracy.json" in capsys.readouterr().err
+
+
+def test_a_file_of_another_form_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (collect.FITTED, collect.FAR):
+        (tmp_path / name).write_text("point_id\na\n", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["accuracy", "--data", str(tmp_path)])
+    monkeypatch.setattr(collect, "KEPT", tmp_path)
+    assert command.main() == 1
+    assert re.search(r"make accuracy: tokenworks validate .*serving_dev.csv:1: has no column", capsys.readouterr().err)
 
 
 def test_the_page_in_docs_is_the_text_of_its_figures() -> None:

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from benchmarks.peer import Comparison, compare
+if TYPE_CHECKING:
+    from benchmarks.peer import Comparison
 
 ROOT = Path(__file__).parents[2]
 CATALOG = ROOT / "src" / "tokenworks" / "catalog"
@@ -38,6 +39,9 @@ FITTED, FAR, PEER = "serving_dev.csv", "serving_new.csv", "peer_aiconfigurator.c
 MACHINES = ("scalex40", "5xhgx-h20", "5xhgx-h100", "cloudmatrix384", "gb200-nvl72")
 MODEL = "deepseek-ai/DeepSeek-R1"
 WORKLOADS = {"chat": ("--workload", "chat"), "4,000 / 1,000": ("--isl", "4000", "--osl", "1000")}
+
+GROUPINGS = ("kind", "system", "engine", "model")
+"""Groups of points on the page."""
 
 SLOW = ("fit", "left_out_systems", "left_out_models")
 """Sections that take minutes: FULL=1 computes them again."""
@@ -118,9 +122,10 @@ class Collector:
             summary = command("validate", "--data", str(data), "--out", str(out), *options)
             points = list(zip(rows_of(data), rows_of(out), strict=True))
         wanted = ("points", "covered", "skipped", "assumed", "tpot", "ttft", "tok_s_per_device", "energy",
-                  "energy_left_out", "by", "baseline", "ranking", "frontier")  # fmt: skip
+                  "energy_left_out", "baseline", "ranking", "frontier")  # fmt: skip
         wide = [pair for pair in points if pair[0]["mode"] == "disagg" and widest_ep(pair[0]) > 8]
         return {name: summary[name] for name in wanted} | {
+            "by": {name: summary["by"][name] for name in GROUPINGS},
             "wide_disaggregated": errors(wide),
             "by_device": by_device(points),
         }
@@ -145,6 +150,8 @@ class Collector:
 
     def peer(self) -> list[Figures] | None:
         """Errors beside those of another predictor; None without its file."""
+        from benchmarks.peer import compare
+
         path = self.data / PEER
         return [comparison_row(one) for one in compare(path, "serving")[0]] if path.exists() else None
 
@@ -165,12 +172,15 @@ class Collector:
                   "left_out_systems")  # fmt: skip
         return {name: plain.get(name) for name in wanted}
 
-    def left_out(self, by: str) -> list[Figures]:
-        """Errors of each left-out group, by a fit without its points; for a system, also without its kernels."""
-        kernels = ("--kernels", "default") if by == "system" and has_kernel_tables() else ()
-        plain = command("calibrate", "--data", str(self.data / FITTED), "--leave-out", by, *kernels)
-        groups: list[Figures] = plain["groups"]
-        return groups
+    def left_out(self, by: str) -> Figures:
+        """Errors of each left-out group, by a fit without its points; for a system, also without its kernels.
+
+        The kernels of a system can be left out only if the kernel tables are installed (`tokenworks[kernels]`).
+        """
+        kernels = by == "system" and has_kernel_tables()
+        options = ("--kernels", "default") if kernels else ()
+        plain = command("calibrate", "--data", str(self.data / FITTED), "--leave-out", by, *options)
+        return {"kernels": kernels, "groups": plain["groups"]}
 
 
 # ── commands and files ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -275,7 +285,7 @@ def calibration() -> Figures:
         r"^# Left out (\S+): ([0-9]+) points, median error ([0-9.]+) % \(([0-9.]+) % before\), bias ([+-][0-9]+) %",
         text, re.MULTILINE,
     )  # fmt: skip
-    figures: Figures = rounded(
+    told: Figures = rounded(
         {
             "name": spec["name"],
             "fitted_on": spec.get("fitted_on"),
@@ -298,7 +308,7 @@ def calibration() -> Figures:
             ],
         }
     )  # fmt: skip
-    return figures
+    return told
 
 
 def _value(quantity: Any) -> float | None:

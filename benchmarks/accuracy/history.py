@@ -43,8 +43,8 @@ def medians(dev: Figures) -> dict[str, Figures]:
 def _groups(dev: Figures) -> Iterator[tuple[str, Figures]]:
     yield "all points", dev
     yield "disaggregated, EP > 8", dev["wide_disaggregated"]
-    for grouping in ("kind", "system", "engine", "model"):
-        for name, group in dev["by"][grouping].items():
+    for grouping, groups in dev["by"].items():
+        for name, group in groups.items():
             yield f"{grouping} {name}", group
 
 
@@ -119,7 +119,7 @@ def targets(figures: Figures) -> list[Target]:
     kind, frontier = dev["by"]["kind"], dev["frontier"]
     medians_left = [one["median_ape"] for one in left]
     covered = {one["group"]: one["covered"] for one in left if "covered" in one}
-    models = [one["median_ape"] for one in result(figures, "left_out_models") or []]
+    models = [one["median_ape"] for one in (result(figures, "left_out_models") or {"groups": []})["groups"]]
     ratio, whole = frontier["ratio"]["all"], frontier["tok_s_per_device"]
 
     def of(group: str, metric: str = "tpot", what: str = "median_ape") -> dict[str, float] | None:
@@ -163,5 +163,6 @@ def _one(of: Any, values: list[float]) -> dict[str, float] | None:
 
 def left_out(figures: Figures) -> list[Figures]:
     """Errors of left-out systems: of the last full run, or else what the calibration file says."""
-    rows: list[Figures] = result(figures, "left_out_systems") or figures["calibration"]["left_out"]
+    section = result(figures, "left_out_systems")
+    rows: list[Figures] = section["groups"] if section else figures["calibration"]["left_out"]
     return rows
