@@ -303,11 +303,27 @@ def test_a_file_without_a_workload_has_no_benchmark() -> None:
     emitted = emit(Deployed(bare))
     assert "bench.sh" not in emitted.files
     assert any("bench.sh is missing" in note for note in emitted.notes)
-    assert any("has no predictions" in note for note in emitted.notes)
+    assert any("there are no predictions" in note for note in emitted.notes)
     with pytest.raises(SpecError, match="name the requests with --workload"):
         emit(Deployed(bare), rate=2)
     with pytest.raises(SpecError, match=r"no load for bench\.sh"):
         emit(Deployed(bare), workload="chat")
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_file_without_predictions_is_simulated() -> None:
+    bare = Deployment(model=DENSE, system="hgx-h200:2", roles=(SMALL,))
+    emitted = emit(Deployed(bare), workload={"name": "test", **CHAT}, rate=2, requests=100)
+    run = tokenworks.simulate(bare, workload={"name": "test", **CHAT}, rate=2, router="least_loaded")
+    figures = {one.name: one for one in emitted.figures["bench.sh"]}
+    assert figures["tpot_s"].value == pytest.approx(run.metrics.mean_tpot_ms)
+    assert figures["ttft_slo_s"].value == pytest.approx(run.metrics.p99_ttft_ms)
+    assert figures["tpot_s"].low is not None
+    assert yaml.safe_load(emitted.files["deployment.yaml"])["deployments"][0]["expected"][
+        "requests_s"
+    ] == pytest.approx(2, rel=0.1)
+    busy = emit(Deployed(bare), workload={"name": "test", **CHAT}, rate=50, requests=100)
+    assert any("does not carry test: 100 requests, 50 requests/s" in note for note in busy.notes)
 
 
 # ── the folder ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ from tokenworks.cli.command import command
 from tokenworks.cli.options import DEPLOYMENTS, MACHINE, REQUESTS, RESULT, DeployedOptions, Output
 from tokenworks.cli.output import console, notes
 from tokenworks.cli.output import emit as print_plain
+from tokenworks.cli.progress import compile_once
 from tokenworks.cli.tables import Columns, print_table
 from tokenworks.launch.emit import Emitted
 from tokenworks.launch.emit import emit as write_launch
@@ -57,8 +58,11 @@ def emit(
         Seed of the requests of the benchmark.
     """
     names = [name.strip() for name in (hosts or "").split(",") if name.strip()]
+    chosen = deployed.read(deployment)
+    if not chosen.expected and (chosen.workload is not None or workload is not None):
+        compile_once()  # the load is simulated
     emitted = write_launch(
-        deployed.read(deployment), out, dialect=dialect, hosts=names, model_path=model_path, workload=workload,
+        chosen, out, dialect=dialect, hosts=names, model_path=model_path, workload=workload,
         rate=rate, concurrency=concurrency, requests=requests, seed=seed, command=command(),
     )  # fmt: skip
     for note in emitted.notes:

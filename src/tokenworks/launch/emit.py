@@ -14,6 +14,7 @@ from tokenworks.errors import SpecError
 from tokenworks.launch.bench import BenchLoad, bench_script, load_of_bench, requests_of
 from tokenworks.launch.commands import Launch, LaunchNames, launch_of
 from tokenworks.launch.dialect import Dialect, load_dialect
+from tokenworks.launch.expect import simulated
 from tokenworks.launch.figures import Figure, expected_number, figures_of, memory_figures
 from tokenworks.launch.folder import must_be_free, write_folder
 from tokenworks.launch.scrape import scrape_config
@@ -24,6 +25,7 @@ from tokenworks.planning.asked import DeploymentLike, deployed_of
 from tokenworks.planning.fit import fit_role
 from tokenworks.planning.fit_search import EngineLimits, Width
 from tokenworks.planning.setting import setting_of, with_role_fraction, workload_of
+from tokenworks.specs.converted import converted_for
 from tokenworks.specs.deployment import Deployment, Role
 from tokenworks.specs.deployment_file import Deployed, Entry, document
 from tokenworks.specs.given import Given
@@ -241,7 +243,13 @@ def _emitted(
     shares = load is not None and load.workload.hit_share > 0
     kv = {name: width.kv for name, width in widths.items()}
     launch = launch_of(deployment, target, dialect, names, shares_prefixes=shares, kv_bytes=kv)
-    notes = [*launch.notes, *_accuracy(launch.deployment), *_about(deployed, target, widths)]
+    notes = [*launch.notes, *_accuracy(launch.deployment), *_about(deployed, target, dialect, widths)]
+    if load is not None and not deployed.expected:
+        expected, remarks = simulated(dataclasses.replace(deployed, deployment=launch.deployment), load)
+        deployed = dataclasses.replace(deployed, expected=expected)
+        notes += remarks
+    if not deployed.expected:
+        notes.append("there are no predictions: the file has none, and no workload to simulate")
     starts: dict[str, Sequence[Figure]] = {
         name: memory_figures(width, dialect.engine) for name, width in widths.items()
     }
@@ -311,7 +319,7 @@ def _accuracy(deployment: Deployment) -> list[str]:
     return [*notes, ACCURACY["drafts"]] if any(role.draft_tokens for role in deployment.roles) else notes
 
 
-def _about(deployed: Deployed, target: LaunchTarget, widths: Mapping[str, Width]) -> list[str]:
+def _about(deployed: Deployed, target: LaunchTarget, dialect: Dialect, widths: Mapping[str, Width]) -> list[str]:
     """What a reader must know of the model, the memory and the devices."""
     deployment, notes = deployed.deployment, []
     longest = deployment.max_model_len or target.model.max_context
@@ -336,8 +344,11 @@ def _about(deployed: Deployed, target: LaunchTarget, widths: Mapping[str, Width]
             "redundant experts: the engine moves them while it runs, from the load of the experts that it counts; the "
             "prediction holds after the first moves"
         )
-    if not deployed.expected:
-        notes.append("the file has no predictions: `tokenworks simulate deployment.yaml` makes them")
+    converted = converted_for(target.model, target.machine).converted
+    if converted:
+        notes.append(f"weights: {converted}; name their folder with --model-path")
+    if dialect.engine == "vllm" and target.machine.family.startswith("hygon"):
+        notes.append("Hygon's build of vLLM has flags of its own, which no dialect lists: see the recipes of Hygon")
     return notes
 
 

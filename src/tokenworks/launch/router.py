@@ -25,13 +25,13 @@ PROGRAMS: dict[DialectEngine, tuple[str, ...]] = {
 }
 """Engine -> program of its router: vllm-router 0.1.17 and sglang-router 0.3.2 of PyPI."""
 DISAGGREGATED: dict[DialectEngine, str] = {"vllm": "--vllm-pd-disaggregation", "sglang": "--pd-disaggregation"}
-_BOTH = frozenset({
-    "--host", "--port", "--policy", "--worker-urls", "--prefill", "--decode", "--prometheus-port", "--prometheus-host",
-})  # fmt: skip
+BY_RANK: dict[DialectEngine, str] = {"vllm": "--intra-node-data-parallel-size", "sglang": "--dp-aware"}
+"""Engine -> flag with which its router chooses data-parallel ranks."""
 FLAGS: dict[DialectEngine, frozenset[str]] = {
-    "vllm": _BOTH | {DISAGGREGATED["vllm"], "--intra-node-data-parallel-size"},
-    "sglang": _BOTH | {DISAGGREGATED["sglang"], "--dp-aware"},
-}
+    engine: frozenset({"--host", "--port", "--policy", "--worker-urls", "--prefill", "--decode", "--prometheus-port",
+                       "--prometheus-host", DISAGGREGATED[engine], ranked})
+    for engine, ranked in BY_RANK.items()
+}  # fmt: skip
 """Flags that `emit` writes. Sources: vllm-project/router, py_src/vllm_router/router_args.py; sgl-project/sglang,
 sgl-model-gateway/bindings/python/src/sglang_router/router_args.py."""
 
