@@ -134,6 +134,23 @@ def test_every_flag_of_every_recipe_is_understood_or_listed() -> None:
         assert all(one.reason for one in imported.unread), name
 
 
+@pytest.mark.shared
+def test_the_table_of_the_page_counts_the_flags() -> None:
+    from benchmarks.recipes import ON, flags
+
+    if not RECIPES.exists():
+        pytest.skip("needs ../shared/cases/launch/recipes.csv")
+    page = (Path(__file__).parents[2] / "docs" / "advise.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    table = {row[0]: row for row in rows if row[0] in ON}
+    assert set(table) == set(ON)
+    for name, (on, model, lacks) in ON.items():
+        if not lacks:
+            imported = import_launch(RECIPES, on=on, model=model, recipe=name)
+            assert table[name][2] == f"{imported.deployment} ({imported.dialect.title})"
+            assert tuple(map(int, table[name][3:5])) == flags(imported)
+
+
 # ── what `emit` writes ────────────────────────────────────────────────────────────────────────────────────────────
 
 DISAGGREGATED = """
