@@ -28,6 +28,11 @@ def test_vllm() -> None:
     assert [(one.flag, one.kind) for one in imported.unread] == [("--port", "address")]
 
 
+def test_a_word_without_a_flag_is_listed() -> None:
+    imported = import_launch(f"vllm serve {R1} -tp 8 extra", on="hgx-h200")
+    assert [(one.flag, one.reason) for one in imported.unread] == [("extra", "it follows no flag that takes a value")]
+
+
 def test_values_of_secrets_are_not_printed() -> None:
     imported = import_launch(f"vllm serve {R1} -tp 8 --api-key abc123", on="hgx-h200")
     assert "abc123" not in str(imported.plain())
