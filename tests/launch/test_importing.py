@@ -1,5 +1,6 @@
 """Launch commands become a deployment; every flag is understood or listed with a reason."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tokenworks.launch.words import is_flag
 from tokenworks.specs.deployment_file import load_deployments
 
 R1 = "deepseek-ai/DeepSeek-R1"
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "recipes.py"))
+ON: dict[str, tuple[str, str, str]] = SCRIPT["ON"]
 RECIPES = Path(__file__).parents[2] / "../shared/cases/launch/recipes.csv"
 
 
@@ -117,11 +120,9 @@ def test_python_users_import() -> None:
 
 @pytest.mark.shared
 def test_every_flag_of_every_recipe_is_understood_or_listed() -> None:
-    from benchmarks.recipes import ON, recipes
-
     if not RECIPES.exists():
         pytest.skip("needs ../shared/cases/launch/recipes.csv")
-    names = recipes(RECIPES)
+    names = SCRIPT["recipes"](RECIPES)
     assert set(names) == set(ON)
     for name in names:
         on, model, _ = ON[name]
@@ -141,8 +142,6 @@ def test_every_flag_of_every_recipe_is_understood_or_listed() -> None:
 
 @pytest.mark.shared
 def test_the_table_of_the_page_counts_the_flags() -> None:
-    from benchmarks.recipes import ON, flags
-
     if not RECIPES.exists():
         pytest.skip("needs ../shared/cases/launch/recipes.csv")
     page = (Path(__file__).parents[2] / "docs" / "advise.md").read_text(encoding="utf-8")
@@ -153,7 +152,7 @@ def test_the_table_of_the_page_counts_the_flags() -> None:
         if not lacks:
             imported = import_launch(RECIPES, on=on, model=model, recipe=name)
             assert table[name][2] == f"{imported.deployment} ({imported.dialect.title})"
-            assert tuple(map(int, table[name][3:5])) == flags(imported)
+            assert tuple(map(int, table[name][3:5])) == SCRIPT["flags"](imported)
 
 
 # ── what `emit` writes ────────────────────────────────────────────────────────────────────────────────────────────
