@@ -1,5 +1,6 @@
 """Launch commands become a deployment; every flag is understood or listed with a reason."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tokenworks.launch.words import is_flag
 from tokenworks.specs.deployment_file import load_deployments
 
 R1 = "deepseek-ai/DeepSeek-R1"
+SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "recipes.py"))
+ON: dict[str, tuple[str, str, str]] = SCRIPT["ON"]
 RECIPES = Path(__file__).parents[2] / "../shared/cases/launch/recipes.csv"
 
 
@@ -26,6 +29,11 @@ def test_vllm() -> None:
     assert {one.flag for one in imported.understood} == {
         R1, "-dp", "--enable-expert-parallel", "--max-num-seqs", "--kv-cache-dtype"}  # fmt: skip
     assert [(one.flag, one.kind) for one in imported.unread] == [("--port", "address")]
+
+
+def test_a_word_without_a_flag_is_listed() -> None:
+    imported = import_launch(f"vllm serve {R1} -tp 8 extra", on="hgx-h200")
+    assert [(one.flag, one.reason) for one in imported.unread] == [("extra", "it follows no flag that takes a value")]
 
 
 def test_values_of_secrets_are_not_printed() -> None:
@@ -112,11 +120,9 @@ def test_python_users_import() -> None:
 
 @pytest.mark.shared
 def test_every_flag_of_every_recipe_is_understood_or_listed() -> None:
-    from benchmarks.recipes import ON, recipes
-
     if not RECIPES.exists():
         pytest.skip("needs ../shared/cases/launch/recipes.csv")
-    names = recipes(RECIPES)
+    names = SCRIPT["recipes"](RECIPES)
     assert set(names) == set(ON)
     for name in names:
         on, model, _ = ON[name]
@@ -132,6 +138,21 @@ def test_every_flag_of_every_recipe_is_understood_or_listed() -> None:
                 spelled = {flag, flag.replace("_", "-"), flag.partition(".")[0]}
                 assert any(one.partition(".")[0] in spelled for one in listed), (name, flag)
         assert all(one.reason for one in imported.unread), name
+
+
+@pytest.mark.shared
+def test_the_table_of_the_page_counts_the_flags() -> None:
+    if not RECIPES.exists():
+        pytest.skip("needs ../shared/cases/launch/recipes.csv")
+    page = (Path(__file__).parents[2] / "docs" / "advise.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    table = {row[0]: row for row in rows if row[0] in ON}
+    assert set(table) == set(ON)
+    for name, (on, model, lacks) in ON.items():
+        if not lacks:
+            imported = import_launch(RECIPES, on=on, model=model, recipe=name)
+            assert table[name][2] == f"{imported.deployment} ({imported.dialect.title})"
+            assert tuple(map(int, table[name][3:5])) == SCRIPT["flags"](imported)
 
 
 # ── what `emit` writes ────────────────────────────────────────────────────────────────────────────────────────────

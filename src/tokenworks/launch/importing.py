@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from tokenworks.launch.command import Command
 from tokenworks.launch.dialect import Dialect, load_dialect
 from tokenworks.launch.read.source import LaunchText, holds_deployments, read_launches
 from tokenworks.launch.reasons import Unread
+from tokenworks.launch.router import is_router
 from tokenworks.launch.table import TABLES, values_in
 from tokenworks.launch.translate import choose, engine_of, read
-from tokenworks.launch.words import parse
+from tokenworks.launch.words import is_flag, parse
 from tokenworks.planning.asked import DeploymentLike, deployed_of
 from tokenworks.specs.compose import On
 from tokenworks.specs.deployment import Deployment
@@ -193,6 +195,7 @@ def import_launch(
     if dialect is None:
         why = "which the recipe names" if launch.dialect else "the newest version that has most of the flags"
         notes.append(f"The flags are read as those of {chosen.title}, {why} (--dialect).")
+    unread += _stray(firsts, chosen)
     unread = [dataclasses.replace(one, value="(not shown)") if _SECRET.search(one.flag) else one for one in unread]
     return Imported(
         deployment, launch, chosen, tuple(_understood(firsts, chosen, unread)), tuple(unread), given(assume),
@@ -216,11 +219,17 @@ def _understood(commands: Sequence[Command], dialect: Dialect, unread: Sequence[
     without = {(one.where, one.flag) for one in unread}
     seen: set[tuple[str, str, str]] = set()
     for command in commands:
+        if is_router(command):
+            for at, word in enumerate(command.arguments):
+                flag, _, value = word.partition("=")
+                if is_flag(word) and (command.where, flag) not in without:
+                    following = " ".join(itertools.takewhile(lambda one: not is_flag(one), command.arguments[at + 1 :]))
+                    yield from _once(seen, Understood(flag, value or following, "router", command.where))
         if engine_of(command) is None:
             continue
         parsed = parse(command, dialect)
-        _, flags = values_in(parsed, dialect, command.where)
-        if parsed.positional:
+        values, flags = values_in(parsed, dialect, command.where)
+        if parsed.positional and not values.has("model"):
             yield from _once(seen, Understood(parsed.positional[0], "", "model", command.where))
         for name, term in parsed.terms.items():
             if name in flags and (command.where, term.word) not in without:
@@ -230,6 +239,16 @@ def _understood(commands: Sequence[Command], dialect: Dialect, unread: Sequence[
                 path = f"{name}.{key}"
                 if path in flags and (command.where, path) not in without:
                     yield from _once(seen, Understood(path, str(value), _thing(name, key, dialect), command.where))
+
+
+def _stray(commands: Sequence[Command], dialect: Dialect) -> Iterator[Unread]:
+    """Words of commands that stand where no word is read, such as a second model."""
+    for command in commands:
+        if engine_of(command) is not None:
+            parsed = parse(command, dialect)
+            values, _ = values_in(parsed, dialect, command.where)
+            for word in parsed.positional[0 if values.has("model") else 1 :]:
+                yield Unread(word, "", "it follows no flag that takes a value", "unknown", command.where, command.role)
 
 
 def _once(seen: set[tuple[str, str, str]], one: Understood) -> Iterator[Understood]:
