@@ -1,6 +1,6 @@
 """Published launch recipes: what `import` understands of each, and what `advise` says of it.
 
-    python -m benchmarks.recipes ../shared/cases/launch/recipes.csv
+    python benchmarks/recipes.py ../shared/cases/launch/recipes.csv
 
 prints the table of docs/advise.md. Recipes that name a checkpoint which the catalog does not have are read with the
 nearest model of the catalog, named in the table.
