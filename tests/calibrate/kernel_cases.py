@@ -27,11 +27,15 @@ CONTEXT = [
 GENERATION = [
     HEADS | {"batch_size": b, "isl": 1, "step": step, "kv_cache_dtype": kv, "latency": LONG}
     for b, step, kv in product((1, 16, 128), (255, 4095, 32767), ("bfloat16", "fp8"))
-]
+] + [  # many query heads for one head of the cache: bound by products
+    HEADS | {"num_heads": 128, "num_key_value_heads": 1, "batch_size": b, "isl": 1, "step": step,
+             "kv_cache_dtype": "fp8", "latency": LONG}
+    for b, step in product((16, 128), (4095, 32767))
+]  # fmt: skip
 LATENT = [
     {"batch_size": b, "isl": 1, "step": step, "num_heads": heads, "mla_dtype": "bfloat16",
-     "kv_cache_dtype": "bfloat16", "latency": LONG}
-    for b, step, heads in product((1, 64, 512), (255, 8191), (16, 128))
+     "kv_cache_dtype": kv, "latency": LONG}
+    for b, step, heads, kv in product((1, 64, 512), (255, 8191), (16, 128), ("bfloat16", "fp8"))
 ]  # fmt: skip
 EXPERTS = [
     {"moe_dtype": dtype, "num_tokens": tokens, "hidden_size": hidden, "inter_size": inter, "topk": topk,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenworks.calibrate.correlation import (
@@ -73,6 +73,7 @@ def test_a_pair_of_devices_with_many_throughputs_does_not_count_more(times: int)
     assert correlation_about_zero(pairs_with(errors)) == pytest.approx(0)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 0.9))
 def test_a_known_correlation_is_measured_and_the_interval_covers(seed: int, rho: float) -> None:
     """The spread 1.5 contains 80 % of normal errors whose deviation is ln(1.5) / 1.2816."""

@@ -30,7 +30,7 @@ def test_shipped_files_are_as_they_would_be_written(tmp_path: Path, name: str) -
 
 def test_a_key_stands_for_its_text_in_sources_and_in_priors() -> None:
     hopper = load_calibration().families["nvidia-hopper"]
-    assert hopper.hbm.source == "fit of 36 factors on serving_dev.csv"
+    assert hopper.hbm.source == "fit of 38 factors on serving_dev.csv"
     assert hopper.hbm.note.startswith("prior 0.871: kernel tables of aiconfigurator-core 0.12.0, h100, h200: fit of ")
 
 

@@ -36,7 +36,7 @@ def test_draft_tokens(tmp_path: Path, text: str, drafts: int) -> None:
     assert read_points(table(tmp_path, {"spec_decode": text, "engine": "sglang"})).points[0].drafts == drafts
 
 
-@pytest.mark.parametrize(("engine", "drafts"), [("vllm", 1), ("dynamo-trtllm", 3), ("sglang", 2), ("atom", 2)])
+@pytest.mark.parametrize(("engine", "drafts"), [("vllm", 1), ("dynamo-trtllm", 3), ("sglang", 2), ("atom", 3)])
 def test_draft_tokens_that_are_not_stated_are_those_of_recipes(tmp_path: Path, engine: str, drafts: int) -> None:
     (point,) = read_points(table(tmp_path, {"spec_decode": "mtp", "engine": engine})).points
     assert point.drafts == drafts
