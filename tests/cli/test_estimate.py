@@ -1,5 +1,6 @@
 """`tokenworks estimate` as a user meets it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,24 @@ def test_a_plan_file_brings_its_workload_and_what_it_assumed(
     assert "device.peak.bf16 = 175 TFLOP/s" in out
     assert run(["estimate", str(file), "--deploy", "tp=1"]) == 2
     assert "leave one of the two out" in capsys.readouterr().err
+
+
+def test_a_plan_file_of_a_model_by_path_is_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The file has the path, because the name of the folder is no id of a model."""
+    config, file = tmp_path / "my-model" / "config.json", tmp_path / "plan.yaml"
+    config.parent.mkdir()
+    shown = {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 512, "intermediate_size": 1536,
+        "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 4096,
+        "max_position_embeddings": 16384, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    config.write_text(json.dumps(shown), encoding="utf-8")
+    asked = ["--on", "hgx-h100", "--isl", "1000", "--osl", "100", "--slo", "ttft=2s,tpot=50ms", "--engine", "vllm"]
+    words = ["plan", str(config.parent), *asked, "--top", "1", "--no-simulate", "-o", "yaml"]
+    assert run(words) == 0
+    file.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert run(["estimate", str(file)]) == 0
+    assert "my-model" in capsys.readouterr().out
 
 
 def test_a_chunk_beyond_memory_says_what_is_short(capsys: pytest.CaptureFixture[str]) -> None:
