@@ -8,11 +8,12 @@ from hypothesis import given as given_cases
 from hypothesis import strategies as st
 
 from tests.costs.cases import achieved, on
-from tokenworks.costs.rates import rates
+from tokenworks.costs.rates import drafts_alone, rates
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.calibration import Calibration, load_calibration, number
 from tokenworks.specs.device import Device
 from tokenworks.specs.engine import engine_names, load_engine
+from tokenworks.specs.interval import combined_spread
 from tokenworks.specs.load import CATALOG, catalog_names, load, locate, read_yaml, validate
 from tokenworks.specs.provenance import Quantity
 
@@ -167,3 +168,13 @@ def test_engines_have_sane_habits(name: str) -> None:
     assert 2 <= number(rules.logit) <= 41  # bf16 at least; vLLM's first engine measured 41
     assert (rules.window_share is not None) == (rules.pages == "pools")
     assert [one.below.value is None for one in engine.defaults[-1:]] in ([], [True])  # the last entry is for all others
+
+
+@given_cases(spread=st.floats(1, 5), widening=st.floats(1, 3), far=st.floats(1, 4))
+def test_drafts_add_an_error_of_their_own(spread: float, widening: float, far: float) -> None:
+    """On measured devices the factor with drafts is spread ** widening; on others drafts add as much, and no more."""
+    drafted = drafts_alone(spread, widening)
+    assert combined_spread(spread, drafted) == pytest.approx(spread**widening)
+    wide = combined_spread(spread * far, drafted)
+    assert wide >= spread * far * (1 - 1e-9)
+    assert wide <= (spread * far) ** widening * (1 + 1e-9)

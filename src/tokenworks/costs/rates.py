@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -47,7 +48,8 @@ class Rates:
     grade : datasheet, kernel-calibrated or end-to-end-calibrated
     spread : 80 % of measured times lie in [t / spread, t x spread] around a predicted time t [-]
     ttft_spread : the same factor for TTFT [-]
-    draft_widening : with draft tokens, the factor is spread ** draft_widening [-]
+    drafted, speed_drafted : factors of the error that draft tokens alone add, to times and to throughput at a given
+        speed per user [-]
     distance : how near the measured points of the calibration are to the device
     request : time that client, HTTP and tokeniser add to TTFT; None: the number of the engine [s]
     speed_spread : the factor for throughput at a given speed per user, without draft tokens [-]
@@ -87,7 +89,8 @@ class Rates:
     grade: str
     spread: float
     ttft_spread: float
-    draft_widening: float
+    drafted: float
+    speed_drafted: float
     distance: Distance
     request: float | None
     speed_spread: float
@@ -105,7 +108,7 @@ class Rates:
         -------
         Factor: the interval of t is [t / factor, t x factor] [-].
         """
-        return self._widened(self.spread, draft_tokens)
+        return self._widened(self.spread, self.drafted if draft_tokens else 1.0)
 
     def request_of(self, engine: Engine) -> float:
         """Time that client, HTTP and tokeniser add to TTFT, once per role: calibrated, or the number of the engine [s].
@@ -130,11 +133,26 @@ class Rates:
         -------
         Factor: the interval of a throughput x is [x / factor, x * factor] [-].
         """
-        return max(self._widened(self.speed_spread, draft_tokens), self.spread_of(draft_tokens))
+        wide = self._widened(self.speed_spread, self.speed_drafted if draft_tokens else 1.0)
+        return max(wide, self.spread_of(draft_tokens))
 
-    def _widened(self, spread: float, draft_tokens: float) -> float:
-        """The factor with the error of draft tokens, and with all independent errors."""
-        return combined_spread(spread**self.draft_widening if draft_tokens else spread, *self.other_spreads)
+    def _widened(self, spread: float, drafted: float) -> float:
+        """The factor with the error of draft tokens, and with all other independent errors."""
+        return combined_spread(spread, drafted, *self.other_spreads)
+
+
+def drafts_alone(spread: float, widening: float) -> float:
+    """Factor of the error that draft tokens add to that of a device with measured points.
+
+    On such devices, the factor with draft tokens is spread ** widening. What drafts add does not depend on the device:
+    how many tokens a model accepts, and what an engine does between drafting and verifying.
+
+    Parameters
+    ----------
+    spread : factor of measured devices without draft tokens [-]
+    widening : ln of the factor with draft tokens / ln of the factor without [-]
+    """
+    return math.exp(math.sqrt(max(widening**2 - 1, 0.0)) * math.log(spread))
 
 
 PACKED = 1.6
@@ -181,7 +199,8 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
     [1] Williams et al., Roofline, CACM 52(4), 2009 (peak rates as roofs).
     """
     family = calibration.family(machine.family)
-    near = calibration.nearness(machine)
+    near, widening = calibration.nearness(machine), number(calibration.draft_widening)
+    times, speeds = calibration.tpot_law(machine.family), calibration.throughput_law(machine.family)
     gemm = {dtype: family.utilised(family.util(dtype), dtype, peak) for dtype, peak in machine.peak.items()}
     wide = "bf16" if "bf16" in machine.peak else "fp32"
 
@@ -239,11 +258,12 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         later_acceptance=number(calibration.later_acceptance),
         power=family.power or calibration.power,
         grade=calibration.grade_of(machine),
-        spread=calibration.tpot_law(machine.family).at(near, least=number(family.spread)),
+        spread=times.at(near, least=number(family.spread)),
         ttft_spread=number(calibration.ttft_spread),
-        draft_widening=number(calibration.draft_widening),
+        drafted=drafts_alone(times.factor("device"), widening),
+        speed_drafted=drafts_alone(speeds.factor("device"), widening),
         distance=near.distance,
         request=None if family.request is None else number(family.request),
-        speed_spread=calibration.throughput_law(machine.family).at(near),
+        speed_spread=speeds.at(near),
         assumed=(*machine.assumed, *calibration.assumed(machine)),
     )

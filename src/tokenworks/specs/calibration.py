@@ -259,7 +259,8 @@ class Calibration(Spec):
     acceptance : probability that the first draft token of a step is accepted [-]
     later_acceptance : probability that a later draft token is accepted, if the token before was [-]
     power : power of a device, as shares of its TDP
-    draft_widening : with draft tokens, the interval factor is spread ** draft_widening [-]
+    draft_widening : on devices with measured points, the interval factor with draft tokens is
+        spread ** draft_widening [-]
     ttft_spread : interval factor of TTFT for all families; it covers queues and servers, not devices [-]
     tpot_spread : distance -> interval factor of TPOT and step times, see `IntervalLaw` [-]
     throughput_spread : distance -> interval factor of throughput at a given speed per user [-]
