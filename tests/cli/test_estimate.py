@@ -26,7 +26,7 @@ def test_the_table_explains_both_steps(capsys: pytest.CaptureFixture[str]) -> No
     assert "grade kernel-calibrated" in out
     assert "80 % interval" in out
     assert "device.peak.bf16 = 350 TFLOP/s" in out
-    assert "calibration.hygon-dcu = hbm, attention_decode" in out
+    assert "calibration.hygon-dcu = hbm, packed_experts, attention_decode" in out
     assert "acceptance" not in out  # nothing is drafted
     assert err == ""
 

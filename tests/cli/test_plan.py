@@ -279,7 +279,7 @@ def test_load_beyond_all_capacity_is_said_in_its_own_unit(capsys: Output) -> Non
     (row,) = result(out)["deployments"]
     assert code == 4
     assert f"can carry {1e6 / row['load']:.3g} of 1e+06 requests/s" in err
-    assert 0.5 * row["requests_s"] < 1e6 / row["load"] <= row["requests_s"] * 1.01
+    assert 0.4 * row["requests_s"] < 1e6 / row["load"] <= row["requests_s"] * 1.01
 
 
 @pytest.mark.parametrize(

@@ -224,8 +224,8 @@ def test_sglang_prefills_first_and_drafts_gain_tokens() -> None:
         router=Router(), block_tokens=64, prefix_caching=True,
     ).pools[0]  # fmt: skip
     assert pool.limits.policy == "sglang"
-    accepted = here.rates.acceptance
-    assert pool.limits.tokens_per_step == pytest.approx(1 + accepted + accepted**2)  # Leviathan et al., eq. 1
+    first, later = here.rates.acceptance, here.rates.later_acceptance
+    assert pool.limits.tokens_per_step == pytest.approx(1 + first + first * later)  # Leviathan et al., eq. 1
 
 
 PREFILL = role("prefill", sequences=64, tp=8, ep=8)
