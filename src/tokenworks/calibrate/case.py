@@ -19,8 +19,7 @@ from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.context import with_max_model_len
 from tokenworks.specs.deployment import Deployment, EngineName, Parallel, Role
 from tokenworks.specs.engine import Engine, find_engine
-from tokenworks.specs.machine import Machine
-from tokenworks.specs.model import Model, weight_bytes
+from tokenworks.specs.model import Model
 
 EAGER, EAGER_LAYER = ("transformers", "huggingface"), 0.6e-3
 """Engines without CUDA graphs, and their host time per layer [s]. Assumed: about 50 launches and 15 Python modules,
@@ -28,10 +27,6 @@ EAGER, EAGER_LAYER = ("transformers", "huggingface"), 0.6e-3
 
 LEAST_CHUNK = 256
 """Smallest token budget of a rank, when the settings of a point are reduced until it fits; assumed [token]."""
-
-WIDEST_TP, ROOM = 8, 0.7
-"""Limits for a split that the point does not state, both assumed: the largest tp, which is the size of a host [count],
-and the share of memory that weights may use [-]."""
 
 LIMITED = ("closed", "poisson", "constant")
 """Loads in which the client keeps at most `concurrency` requests in flight, if the point states this number."""
@@ -125,10 +120,7 @@ def case(point: Point, calibration: Calibration) -> Case:
     if engine.name != point.engine:
         eager = f", {1e3 * EAGER_LAYER:g} ms of host time per layer" if number(engine.host_layer) == EAGER_LAYER else ""
         assumed.append(f"engine {point.engine} as {engine.name}{eager}")
-    workers, copies = tuple(_split(worker, model, on, point) for worker in point.workers), 1
-    for worker, given in zip(workers, point.workers, strict=True):
-        if not given.stated:
-            assumed.append(f"{given.role} on {given.devices} devices as {worker.count}x tp{worker.tp} dp{worker.dp}")
+    workers, copies = point.workers, 1
     if point.load == "offline" and len(workers) == 1:  # instances that share nothing behave equally: simulate one
         workers, copies = (replace(workers[0], count=1),), workers[0].count
     requests = requests_of(point, engine, workers, copies)
@@ -146,24 +138,6 @@ def case(point: Point, calibration: Calibration) -> Case:
         point, site, deployment, requests, in_flight,
         copies, point.load == "offline" and not 0 < point.requests <= copies * MOST_REQUESTS, tuple(assumed),
     )  # fmt: skip
-
-
-def _split(worker: Worker, model: Model, on: Machine, point: Point) -> Worker:
-    """A split for a worker whose point does not state one.
-
-    For offline throughput, the smallest tp that leaves room for a KV cache, with as many replicas as fit on the
-    devices. For other loads, the largest tp up to a host. A model with experts that needs more devices, or a point with
-    a larger ep, distributes the experts over all devices.
-    """
-    if worker.stated:
-        return worker
-    widths = [tp for tp in range(1, WIDEST_TP + 1) if worker.devices % tp == 0 and model.heads % tp == 0]
-    least = weight_bytes(model) / (ROOM * on.hbm_bytes)
-    wide = widths[-1]
-    tp = next((width for width in widths if width >= least), wide) if point.load == "offline" else wide
-    if max(least, worker.ep) > tp and any(block.experts for block in model.blocks):
-        return replace(worker, tp=1, dp=worker.devices, ep=worker.devices)
-    return replace(worker, tp=tp, devices=tp, ep=1, count=worker.count * worker.devices // tp)
 
 
 def engine_of(name: str, family: str = "") -> Engine:

@@ -48,6 +48,27 @@ class Meaning:
     unused: dict[str, str] = field(default_factory=dict)
 
 
+def agreed_role(own: RoleName | None, around: RoleName | None, words: str, where: str) -> RoleName:
+    """The role that the flags of a command and the text around the command agree on; "aggregated" if both say none.
+
+    Parameters
+    ----------
+    own : role that the flags say; None: they say none
+    around : role that the text around the command says; None: it says none
+    words : what the flags say, for the error
+    where : place of the command
+
+    Raises
+    ------
+    SpecError : the flags and the text say different roles
+    """
+    if own and around not in (None, own, "aggregated"):
+        raise SpecError(
+            f"{words}, and the text around the command says {around}", where=where, hint="correct one of them"
+        )
+    return own or around or "aggregated"
+
+
 def role_with(name: RoleName, parallel: dict[str, int], settings: dict[str, object], where: str) -> Role:
     """A role; a value out of its range becomes a `SpecError` with the place of the command."""
     try:

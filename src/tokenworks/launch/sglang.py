@@ -7,6 +7,7 @@ from tokenworks.launch.dialect import Dialect
 from tokenworks.launch.meaning import (
     KvDtype,
     Meaning,
+    agreed_role,
     drafts_of,
     expert_widths,
     kv_dtype_of,
@@ -109,16 +110,14 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
     grouped = stage if values.text("a2a", "none") != "none" and target.has_experts else values.width("ep")
     experts = expert_widths(values, target, unused, devices=stage, ep=grouped)
     own_role = MODES.get(values.text("mode"))
-    if own_role and name not in (None, own_role, "aggregated"):
-        words = f"mode {own_role}, and the text around the command says {name}"
-        raise SpecError(words, where=values.where, hint="correct one of them")
+    agreed = agreed_role(own_role, name, f"mode {own_role}", values.where)
     defaults = target.defaults
     chunk = values.count("chunk", defaults.chunk * ranks)
     if chunk < 1:  # no chunks: a step takes whole prompts, up to this number of tokens
         chunk = values.width("prefill_tokens", PREFILL_TOKENS) * ranks
     length = values.count("length", -1)
     role = role_with(
-        own_role or name or "aggregated",
+        agreed,
         {"tp": stage // ranks, "pp": pp, "dp": ranks, **experts},
         {
             "max_sequences": values.width("sequences", defaults.sequences * ranks),

@@ -6,6 +6,7 @@ from tokenworks.errors import SpecError
 from tokenworks.launch.meaning import (
     KvDtype,
     Meaning,
+    agreed_role,
     drafts_of,
     expert_widths,
     kv_dtype_of,
@@ -95,13 +96,12 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
     defaults = target.defaults
     sequences, chunk = values.width("sequences", defaults.sequences), values.width("chunk", defaults.chunk)
     count = values.count("drafts", 0)
-    own_role = ROLE_WORDS.get(values.text("kv_role"))
-    if own_role and name not in (None, own_role, "aggregated"):
-        words = f"kv_role {values.text('kv_role')} is {own_role}, and the text around the command says {name}"
-        raise SpecError(words, where=values.where, hint="correct one of them")
+    word = values.text("kv_role")
+    own_role = ROLE_WORDS.get(word)
+    agreed = agreed_role(own_role, name, f"kv_role {word} is {own_role}", values.where)
     length = values.count("length", -1) if values.text("length").lower() != "auto" else -1
     role = role_with(
-        own_role or name or "aggregated",
+        agreed,
         {"tp": tp, "pp": pp, "dp": dp, **experts},
         {
             "max_sequences": sequences * dp,
