@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from tokenworks.engine import simulator
-from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, StepCost, Transfer
+from tokenworks.engine.outcome import Outcome
+from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost, Transfer
 from tokenworks.ingest import load_trace
 from tokenworks.simulation.run import requests_of
 from tokenworks.traffic.transform import replicate

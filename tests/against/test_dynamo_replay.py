@@ -20,8 +20,9 @@ import pytest
 
 from tokenworks.arrays import Floats, Ints
 from tokenworks.engine.metrics import metrics
+from tokenworks.engine.outcome import Outcome
 from tokenworks.engine.simulator import run, warm_up
-from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Router, StepCost
+from tokenworks.engine.types import Cluster, Limits, Pool, Router, StepCost
 from tokenworks.ingest import load_trace
 from tokenworks.simulation.run import requests_of
 from tokenworks.traffic import reblock

@@ -6,19 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from tokenworks.engine.types import (
-    Cluster,
-    Counts,
-    Ended,
-    Limits,
-    Outcome,
-    PerRequest,
-    Pool,
-    Requests,
-    Router,
-    StepCost,
-    Transfer,
-)
+from tokenworks.engine.outcome import Counts, Ended, Outcome, PerRequest
+from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost, Transfer
 
 ROUTERS = ("round_robin", "least_loaded", "power_of_two", "prefix_aware")
 BEAT = 257 / 16384  # exact in binary, so arrivals coincide with ends of steps; in the middle of a bin of gaps [s]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.engine import cases
 from tests.engine.test_schedule import TICK, Run, both
 from tokenworks.engine import reference, simulator
-from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Status, StepCost
+from tokenworks.engine.outcome import Outcome
+from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Status, StepCost
 
 OVERHEADS = st.sampled_from([0.0, 0.013, 2 * cases.BEAT, 0.3])
 

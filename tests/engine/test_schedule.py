@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tokenworks.engine import reference, simulator
-from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, Status, StepCost, Transfer
+from tokenworks.engine.outcome import Outcome
+from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, Status, StepCost, Transfer
 
 Run = Callable[[Cluster, Requests], Outcome]
 both = pytest.mark.parametrize("run", [reference.run, simulator.run], ids=["reference", "kernel"])

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tests.engine import cases
 from tokenworks.engine import reference, simulator
 from tokenworks.engine.metrics import metrics
-from tokenworks.engine.types import Cluster, Limits, Outcome, Pool, Requests, Router, Status, StepCost, Transfer
+from tokenworks.engine.outcome import Outcome
+from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, Status, StepCost, Transfer
 
 SEEDS = st.integers(0, 1 << 40)
 

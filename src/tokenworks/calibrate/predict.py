@@ -16,8 +16,9 @@ from tokenworks.costs import step
 from tokenworks.costs.power import roof_use
 from tokenworks.costs.requests import accepted_tokens, batch, mean_of_requests
 from tokenworks.costs.split import Split
+from tokenworks.engine.outcome import Outcome
 from tokenworks.engine.simulator import run
-from tokenworks.engine.types import Outcome, Router, Status
+from tokenworks.engine.types import Router, Status
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation.cluster import cluster, room
 from tokenworks.simulation.energy import Used, used

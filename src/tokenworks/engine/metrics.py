@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from tokenworks.arrays import Bools, Floats, Ints
 from tokenworks.engine.gaps import ITL_BINS, itl_middle
-from tokenworks.engine.types import Outcome, Status
+from tokenworks.engine.outcome import Outcome
+from tokenworks.engine.types import Status
 
 
 @dataclass(frozen=True)

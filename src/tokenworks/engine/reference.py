@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
+from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome, PoolCounts
 from tokenworks.engine.policies import POLICIES
 from tokenworks.engine.reference_instance import NEVER, ReferenceInstance
 from tokenworks.engine.reference_link import book
 from tokenworks.engine.reference_rank import Rank, Sequence
 from tokenworks.engine.reference_router import ReferenceRouter
 from tokenworks.engine.reference_tree import TreeRank
-from tokenworks.engine.types import GROUPS, SERIES, Cluster, Counts, Ended, Outcome, PoolCounts, Requests, Status
+from tokenworks.engine.types import GROUPS, Cluster, Requests, Status
 
 _COLUMNS: dict[str, tuple[str, type[Any]]] = {
     "arrival_s": ("sent_s", np.float64), "scheduled_s": ("scheduled_s", np.float64),

@@ -10,9 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from tokenworks.arrays import Ints
 from tokenworks.engine import kernel
+from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome, PoolCounts
 from tokenworks.engine.outside import KINDS
 from tokenworks.engine.state import OUTSIDE, REQUEST, EngineState, allocate
-from tokenworks.engine.types import SERIES, Cluster, Counts, Ended, Outcome, PoolCounts, Requests, Status
+from tokenworks.engine.types import Cluster, Requests, Status
 from tokenworks.errors import SpecError
 
 _BATCH = 8192

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS
+from tokenworks.engine.outcome import SERIES
 from tokenworks.engine.policies import POLICIES, Policy, Reserve
-from tokenworks.engine.types import GROUPS, PRIORITIES, SERIES, Cluster
+from tokenworks.engine.types import GROUPS, PRIORITIES, Cluster
 from tokenworks.specs.deployment import RoleName, RouterName
 
 ROLES: dict[RoleName, int] = {"aggregated": 0, "prefill": 1, "decode": 2}

@@ -121,6 +121,8 @@ class Store:
         ok = self.prefetch == "none" or self.gateway >= 0
         _need(ok, "a store without a gateway has nowhere to prefetch to", "Store.prefetch")
         _need(bool(self.read) and bool(self.write), "want at least one lane in each direction", "Store.read")
+        ok = bool(self.stores) and min(self.stores) >= 0
+        _need(ok, f"want a store number for each rank, not {self.stores}", "Store.stores")
 
 
 @dataclass(frozen=True)
@@ -179,3 +181,8 @@ class TierCounts:
     total: int
     read_s: float
     write_s: float
+
+    def since(self, earlier: TierCounts) -> TierCounts:
+        """Counters since an earlier time; `used` and `total` are the present values."""
+        before = {**vars(earlier), "used": 0, "total": 0}
+        return TierCounts(**{name: value - before[name] for name, value in vars(self).items()})

@@ -1,4 +1,4 @@
-"""Input and output of a simulation: clusters, requests and results, as plain numbers and arrays. No behaviour."""
+"""Input of a simulation: clusters and requests, as plain numbers and arrays. `outcome` has the results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tokenworks.arrays import Bools, Floats, Ints
+from tokenworks.arrays import Bools, Floats
 from tokenworks.engine.policies import POLICIES
+from tokenworks.engine.tiers import Tiers
 from tokenworks.errors import SpecError
 from tokenworks.specs.deployment import RoleName, RouterName
 
@@ -20,7 +21,11 @@ GROUPS = 8
 
 
 class Status(IntEnum):
-    """State of a request. PENDING: the request has not reached a rank, and may never be sent."""
+    """State of a request.
+
+    PENDING: the request has not reached a rank, and may never be sent. FAILED: its blocks could not be read from a KV
+    tier (`tiers.Tiers.on_failure`).
+    """
 
     PENDING = 0
     QUEUED = 1
@@ -28,6 +33,7 @@ class Status(IntEnum):
     COMPLETED = 3
     REJECTED = 4
     CANCELLED = 5
+    FAILED = 6
 
 
 def _need(condition: bool | np.bool_, message: str, where: str, hint: str = "") -> None:
@@ -253,6 +259,7 @@ class Cluster:
     request_s : overhead of client, HTTP and tokeniser, from sending a request to its arrival at a rank [s]
     accept_s : time of the front end (HTTP server, tokeniser) for one request. It takes one request after the other, so
         requests that come together reach the ranks with this distance [s]
+    tiers : KV tiers below HBM of the first pool
     """
 
     pools: tuple[Pool, ...]
@@ -262,6 +269,7 @@ class Cluster:
     window_s: float = 0.0
     request_s: float = 0.0
     accept_s: float = 0.0
+    tiers: Tiers = field(default_factory=Tiers)
 
     def __post_init__(self) -> None:
         roles = tuple(pool.role for pool in self.pools)
@@ -271,6 +279,21 @@ class Cluster:
         _need(len(blocks) <= 1, "one block size for all prefix caches", "Cluster.pools")
         ok = min(self.concurrency, self.window_s, self.request_s, self.accept_s) >= 0
         _need(ok, "concurrency, window_s, request_s and accept_s must not be negative", "Cluster")
+        self._check_tiers()
+
+    def _check_tiers(self) -> None:
+        front = self.pools[0]
+        ok = not self.tiers.stores or front.limits.prefix_caching
+        _need(ok, "the first pool has no prefix cache, so nothing could be taken from a KV tier", "Cluster.tiers",
+              "set Limits.prefix_caching, or give no tiers")  # fmt: skip
+        ranks = front.instances * front.ranks
+        for store in self.tiers.stores:
+            sizes = {"stores": len(store.stores)}
+            for kind in ("read", "write"):
+                sizes |= {f"{kind}[{i}].links": len(lane.links) for i, lane in enumerate(getattr(store, kind))}
+            for name, count in sizes.items():
+                _need(count == ranks, f"{name} of {store.name!r} has {count} numbers for {ranks} ranks",
+                      "Cluster.tiers", "give one number for each rank of the first pool")  # fmt: skip
 
     def never_fits(self, input_tokens: NDArray[np.int32], output_tokens: NDArray[np.int32]) -> Bools:
         """Whether each request can never run, as it is longer than the model's limit or than the whole KV cache."""
@@ -365,134 +388,3 @@ class Requests:
         offsets = self.block_offsets
         ok = len(offsets) == count + 1 and bool((np.diff(offsets) >= 0).all()) and offsets[0] == 0
         _need(ok and offsets[-1] == len(self.block_ids), "do not cover block_ids", "Requests.block_offsets")
-
-
-@dataclass(frozen=True)
-class PoolCounts:
-    """Counters of a pool, summed over its instances.
-
-    steps : steps that have ended
-    decode_sequences : decoding sequences, summed over steps
-    output_tokens : tokens produced, first tokens included [token]
-    prefill_tokens : prompt tokens computed, recomputed tokens included [token]
-    query_tokens, hit_tokens : input tokens, and the part served by the prefix cache; of first admissions only [token]
-    preemptions : times that a running sequence was preempted
-    evictions : cached blocks whose content was dropped
-    busy_s : time in steps, summed over instances [s]
-    link_busy_s, link_flows : time for which flows have booked the links, the future included [s], and their number; a
-        KV transfer counts on both of its links
-    kv_total, kv_used : blocks of the KV caches, and blocks in use now
-    """
-
-    steps: int
-    decode_sequences: int
-    output_tokens: int
-    prefill_tokens: int
-    query_tokens: int
-    hit_tokens: int
-    preemptions: int
-    evictions: int
-    busy_s: float
-    link_busy_s: float
-    link_flows: int
-    kv_total: int
-    kv_used: int
-
-    def since(self, earlier: PoolCounts) -> PoolCounts:
-        """Counters since an earlier time; `kv_total` and `kv_used` are the present values."""
-        before = {**vars(earlier), "kv_total": 0, "kv_used": 0}
-        return PoolCounts(**{name: value - before[name] for name, value in vars(self).items()})
-
-    @property
-    def mean_batch(self) -> float:
-        """Decoding sequences in a step, on average over steps."""
-        return self.decode_sequences / max(self.steps, 1)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """All counters of a simulation at a time.
-
-    now_s : that time [s]
-    sent : requests that have reached a rank
-    pools : counters of each pool
-    itl_counts : number of gaps between output tokens, by group and by bin of their duration (`gaps.itl_bin`)
-    """
-
-    now_s: float
-    sent: int
-    pools: tuple[PoolCounts, ...]
-    itl_counts: Ints
-
-    def since(self, earlier: Counts) -> Counts:
-        """Counters since an earlier time."""
-        pools = tuple(one.since(other) for one, other in zip(self.pools, earlier.pools, strict=True))
-        return Counts(self.now_s, self.sent - earlier.sent, pools, self.itl_counts - earlier.itl_counts)
-
-
-@dataclass(frozen=True)
-class PerRequest:
-    """Results of requests: arrays with one value for each request. Times that did not happen are NaN.
-
-    arrival_s : time at which the client sent the request; undefined for a request that was never sent [s]
-    scheduled_s : time at which the request was first admitted [s]
-    first_token_s : time of the first output token [s]
-    end_s : time of the last output token, or of the refusal or cancellation; with pipeline stages up to `Pool.lag_s`
-        after now [s]
-    input_tokens, output_tokens : lengths as requested [token]
-    cached_tokens : input tokens that the prefix cache served at the first admission [token]
-    preemptions : times that the request was preempted
-    status : a `Status`
-    rank : number of the rank that the router chose, -1 = none
-    """
-
-    arrival_s: Floats
-    scheduled_s: Floats
-    first_token_s: Floats
-    end_s: Floats
-    input_tokens: NDArray[np.int32]
-    output_tokens: NDArray[np.int32]
-    cached_tokens: NDArray[np.int32]
-    preemptions: NDArray[np.int32]
-    status: NDArray[np.int8]
-    rank: NDArray[np.int32]
-
-    def count(self, status: Status) -> int:
-        """Number of requests with this status."""
-        return int((self.status == status).sum())
-
-
-@dataclass(frozen=True)
-class Ended(PerRequest):
-    """Results of the requests that have ended since the last `take`, in the order of their ends.
-
-    A request whose parent did not complete is never sent; its status is PENDING.
-
-    number : number of each request in the order of submission
-    """
-
-    number: Ints
-
-
-@dataclass(frozen=True)
-class Outcome(PerRequest):
-    """Results of all requests in the order of submission, counters of the pools, and a time series.
-
-    now_s, pools, itl_counts : as in `Counts`
-    window_s : width of a window of the time series [s]
-    series : a row for each window: running, waiting, kv_used at its end, output_tokens, prefill_tokens during it
-    """
-
-    now_s: float
-    pools: tuple[PoolCounts, ...]
-    itl_counts: Ints
-    window_s: float
-    series: Ints
-
-    @property
-    def steps(self) -> int:
-        """Steps of all instances."""
-        return sum(pool.steps for pool in self.pools)
-
-
-SERIES = ("running", "waiting", "kv_used", "output_tokens", "prefill_tokens")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tokenworks.costs.breakdown import Breakdown
 from tokenworks.costs.power import power, roof_use
-from tokenworks.engine.types import PoolCounts
+from tokenworks.engine.outcome import PoolCounts
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.deployment import Role
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenworks.arrays import Floats
-from tokenworks.engine.types import Outcome, Status
+from tokenworks.engine.outcome import Outcome
+from tokenworks.engine.types import Status
 from tokenworks.simulation.measured import DONE, WARM, Span, batch_means
 from tokenworks.specs.workload import Workload
 from tokenworks.traffic.generate import BLOCK, session_turns

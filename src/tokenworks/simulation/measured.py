@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tokenworks.arrays import Bools, Floats, Ints
 from tokenworks.engine.metrics import Metrics, metrics
-from tokenworks.engine.types import Counts, Outcome, Status
+from tokenworks.engine.outcome import Counts, Outcome
+from tokenworks.engine.types import Status
 from tokenworks.specs.slo import Bound, Slo
 
 WARM, DONE = 0.2, 0.9

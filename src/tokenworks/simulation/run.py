@@ -14,8 +14,9 @@ from tokenworks.arrays import Bools, Ints
 from tokenworks.costs.rates import rates, with_engine
 from tokenworks.costs.requests import MeanRequest, mean_of_requests
 from tokenworks.engine.metrics import Metrics
+from tokenworks.engine.outcome import Counts, Outcome
 from tokenworks.engine.simulator import Simulator, warm_up
-from tokenworks.engine.types import Cluster, Counts, Outcome, Requests, Router
+from tokenworks.engine.types import Cluster, Requests, Router
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation import measured
 from tokenworks.simulation.cluster import cluster

@@ -11,7 +11,8 @@ import numpy as np
 
 from tokenworks.costs.split import KV_BYTES
 from tokenworks.engine.metrics import Metrics
-from tokenworks.engine.types import SERIES, PoolCounts, Status
+from tokenworks.engine.outcome import SERIES, PoolCounts
+from tokenworks.engine.types import Status
 from tokenworks.simulation.energy import mean_step, used
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.shape import (
