@@ -335,8 +335,6 @@ class TierOffers(Spec):
     source: str
 
 
-
-
 def must_be_ordered(tiers: tuple[Tier, ...]) -> None:
     """Refuse tiers with equal names, and a gateway that is not an earlier tier.
 
