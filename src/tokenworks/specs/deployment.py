@@ -17,15 +17,15 @@ ROLES: tuple[RoleName, ...] = get_args(RoleName)
 """Names of roles, in the order in which a request passes them."""
 
 _ATTENTION_FFN = (
-    "attention and FFN on devices of their own are not modelled: what is missing is the exchange of activations between "
-    "both in every layer of a step, and the pipeline of micro-batches that hides it. Take aggregated, or prefill and "
-    "decode with ep = tp x dp"
+    "attention and FFN on devices of their own are not modelled: what is missing is the exchange of activations in "
+    "every layer of a step, and the pipeline of micro-batches that hides it; take aggregated, or prefill and decode, with "
+    "ep = tp x dp"
 )
 NOT_MODELLED = {
     "attention": _ATTENTION_FFN,
     "ffn": _ATTENTION_FFN,
-    "encoder": "a pool of encoders is not modelled: what is missing is the cost of vision and audio encoders, images in "
-    "requests, and the transfer of embeddings. Leave the role out: requests are text",
+    "encoder": "a pool of encoders is not modelled: what is missing is the cost of vision and audio encoders, images "
+    "in requests, and the transfer of embeddings; leave the role out: requests are text",
 }
 """Roles of other systems -> why a deployment cannot have them."""
 
