@@ -133,7 +133,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tiers": [HOST], "prefix_caching": False}, "prefix_caching is false, so no block is ever looked up"),
     ({"kv_load": "async"}, "there are no tiers"),
     ({"roles": [{"name": "prefill"}, {"name": "decode", "tiers": [HOST]}]}, "A decode role has no prefix cache"),
-    ({"roles": [{"name": "attention"}, {"name": "ffn"}]}, "role attention: attention and FFN .* are not modelled: what"),
+    ({"roles": [{"name": "attention"}, {"name": "ffn"}]}, "role attention: attention and FFN .* are not modelled"),
     ({"roles": [{"name": "encoder"}, {}]}, "role encoder: a pool of encoders is not modelled: what is missing"),
 ]  # fmt: skip
 

@@ -18,8 +18,8 @@ ROLES: tuple[RoleName, ...] = get_args(RoleName)
 
 _ATTENTION_FFN = (
     "attention and FFN on devices of their own are not modelled: what is missing is the exchange of activations in "
-    "every layer of a step, and the pipeline of micro-batches that hides it; take aggregated, or prefill and decode, with "
-    "ep = tp x dp"
+    "every layer of a step, and the pipeline of micro-batches that hides it; take aggregated, or prefill and decode, "
+    "with ep = tp x dp"
 )
 NOT_MODELLED = {
     "attention": _ATTENTION_FFN,
