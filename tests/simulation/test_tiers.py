@@ -14,7 +14,7 @@ from tokenworks.engine.types import Cluster, Router
 from tokenworks.errors import DoesNotFit, NotPublished, SpecError
 from tokenworks.simulation.cluster import cluster
 from tokenworks.simulation.steps import Site
-from tokenworks.simulation.tier_room import capacities
+from tokenworks.simulation.tier_room import TierRoom
 from tokenworks.simulation.tiers import BuiltTiers, tiers_of
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
@@ -130,10 +130,12 @@ def test_prefill_uses_the_tiers() -> None:
 def test_tiers_without_a_size_divide_what_the_machine_has() -> None:
     two = [{"medium": "host", "name": "own"}, {"medium": "pool", "gateway": "own"}]
     deployment = Deployment(model=LLAMA, system="2xhgx-h100@ndr", roles=[{"replicas": 8}], tiers=two)
-    sizes = capacities(deployment, machine("2xhgx-h100@ndr"))
-    assert sizes == pytest.approx([0.8 * 2e12, 0.8 * 2e12])  # eight devices reach one host, the pool has the rest
+    on = machine("2xhgx-h100@ndr")
+    assert [TierRoom(deployment, on).capacity(at) for at in (0, 1)] == pytest.approx(
+        [0.8 * 2e12, 0.8 * 2e12]
+    )  # eight devices reach one host, the pool has the rest
     given = edited(deployment, from_options(["tiers.1.capacity=3 TB"]))
-    assert capacities(given, machine("2xhgx-h100@ndr")) == pytest.approx([0.2e12, 3e12])
+    assert [TierRoom(given, on).capacity(at) for at in (0, 1)] == pytest.approx([0.2e12, 3e12])
 
 
 def test_assumed_numbers_are_listed() -> None:

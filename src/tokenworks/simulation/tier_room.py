@@ -14,23 +14,6 @@ from tokenworks.specs.tier import Scope, Tier
 from tokenworks.specs.tier_setup import medium_defaults
 
 
-def capacities(deployment: Deployment, machine: Machine) -> list[float]:
-    """Size of each KV tier of a deployment, all stores together [byte].
-
-    Parameters
-    ----------
-    deployment : the deployment, with its tiers
-    machine : its machine
-
-    Raises
-    ------
-    SpecError : a tier has no size, and the machine does not publish what it has
-    DoesNotFit : the tiers are larger than the machine
-    """
-    room = TierRoom(deployment, machine)
-    return [room.capacity(at) for at in range(len(deployment.tiers))]
-
-
 @dataclass(slots=True)
 class TierRoom:
     """Numbers of the tiers of a deployment on a machine. It collects the assumed ones.
