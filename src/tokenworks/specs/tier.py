@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_serializer, model_validator
+from typing_extensions import TypedDict
 
 from tokenworks.errors import SpecError
 from tokenworks.specs.provenance import (
@@ -172,6 +173,56 @@ class ShareCurve(_Curve):
         return self
 
 
+class NumberForm(TypedDict, total=False):
+    """A number with its source in the plain form of a tier."""
+
+    value: str | None
+    status: str
+    source: str
+    note: str
+
+
+class CurvePointForm(TypedDict, total=False):
+    """A point of a curve in the plain form of a tier: size, and rate or share."""
+
+    size: NumberForm
+    rate: NumberForm
+    share: NumberForm
+
+
+class CurveForm(TypedDict):
+    """A curve in the plain form of a tier."""
+
+    points: list[CurvePointForm]
+
+
+class TierForm(TypedDict, total=False):
+    """The plain form of a tier, as in a file. Fields with their default value are left out; see `Tier`."""
+
+    name: str
+    medium: str
+    capacity: NumberForm
+    scope: str
+    read: CurveForm
+    write: CurveForm
+    efficiency: CurveForm
+    duplex: NumberForm
+    total: NumberForm
+    latency: NumberForm
+    link: str
+    gateway: str
+    layout: str
+    transfer_tokens: int
+    copies: str
+    semantics: str
+    written: str
+    uses: int
+    eviction: str
+    prefetch: str
+    timeout: NumberForm
+    failures: NumberForm
+
+
 class Tier(Spec):
     """One level of the KV cache below device memory. Null: the default of the medium and of the machine.
 
@@ -262,9 +313,8 @@ class Tier(Spec):
         return self
 
     @model_serializer(mode="plain")
-    def _as_in_a_file(self) -> dict[str, Any]:
-        form: dict[str, Any] = file_form(self)
-        return form
+    def _as_in_a_file(self) -> TierForm:
+        return cast("TierForm", file_form(self))
 
     @property
     def of_memory(self) -> bool:
