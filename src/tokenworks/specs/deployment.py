@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator
 
 from tokenworks.specs.provenance import Spec
+from tokenworks.specs.scheduling import Scheduling
 
 SCHEMA = "tokenworks.deployment/1"
 
@@ -95,6 +96,7 @@ class Deployment(Spec):
     router : how a request finds its instance and rank. None: prefix_aware if requests share prefixes, else least_loaded
     prefix_caching : whether instances keep the KV cache of finished requests for later requests with the same prefix
     max_model_len : longest input + output of a request that the engine accepts; None: the limit of the model [token]
+    scheduling : order of the requests that wait for prefill; a name, or a name with its parameters
     devices_per_host : devices of one host node of the system; None: not in the file [count]
     """
 
@@ -105,6 +107,7 @@ class Deployment(Spec):
     router: RouterName | None = None
     prefix_caching: bool = True
     max_model_len: Count | None = None
+    scheduling: Scheduling = Scheduling()
     devices_per_host: Width | None = None
 
     @field_validator("roles")
