@@ -18,7 +18,7 @@ BEAT = 257 / 16384  # exact in binary, so arrivals coincide with ends of steps; 
 def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
     draft = int(rng.choice([0, 0, 0, 1, 3]))
     sequences = int(rng.integers(1, 9))
-    own = Limits(
+    return Limits(
         max_sequences=sequences,
         token_budget=int(sequences * (1 + draft) + rng.choice([0, 3, 40, 400])),
         kv_blocks=int(rng.integers(4, 60)),
@@ -33,7 +33,6 @@ def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
         policy=str(rng.choice(["vllm", "sglang"])),
         receive_interval=int(rng.spawn(1)[0].choice([1, 1, 2, 7])),  # spawned: other numbers stay as they were
     )
-    return scheduled(own, rng.spawn(1)[0])
 
 
 def scheduled(own: Limits, rng: np.random.Generator) -> Limits:
@@ -69,7 +68,9 @@ def cluster(rng: np.random.Generator) -> Cluster:
     transfer = Transfer(float(rng.choice([0, 0.003])), float(rng.choice([0, 1e-4])), float(rng.choice([0, 0.5])))
     closed, window, request = rng.choice([0, 0, 1, 5]), rng.choice([0, 0.0625, 0.5]), rng.choice([0, 0, 0.013])
     accept = rng.spawn(1)[0].choice([0, 0, 0.004, BEAT])
-    router = with_cold_ranks(router, pools[0].instances * pools[0].ranks, rng.spawn(1)[0])
+    extra = rng.spawn(1)[0]  # the last one of the cluster: other numbers stay as they were
+    pools = tuple(replace(one, limits=scheduled(one.limits, extra)) for one in pools)
+    router = with_cold_ranks(router, pools[0].instances * pools[0].ranks, extra)
     return Cluster(pools, router, transfer, int(closed), float(window), float(request), float(accept))
 
 

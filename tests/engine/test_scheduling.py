@@ -186,7 +186,8 @@ def test_nobody_waits_longer_than_the_age_of_its_prompt(seed: int) -> None:
 def test_a_policy_neither_adds_nor_loses_work(seed: int, name: str) -> None:
     """With room for all, every prompt is computed once, and every request ends, in any order."""
     rng = np.random.default_rng(seed)
-    cluster = changed(cases.cluster(rng), kv_blocks=1 << 14, prefix_caching=False, max_model_len=1 << 20, max_queue=0)
+    roomy = {"kv_blocks": 1 << 14, "prefix_caching": False, "max_model_len": 1 << 20, "max_queue": 0}
+    cluster = changed(cases.cluster(rng), receive_interval=1, **roomy)
     requests = cases.requests(rng, 30)
     outcome = simulator.run(with_policy(cluster, name), requests)
     assert outcome.count(Status.COMPLETED) == len(requests)
