@@ -12,6 +12,7 @@ from tokenworks.errors import SpecError
 from tokenworks.launch.table import Value, Values
 from tokenworks.launch.target import LaunchTarget
 from tokenworks.specs.deployment import Parallel, Role, RoleName, RouterName
+from tokenworks.specs.scheduling import Scheduling
 
 KvDtype = Literal["bf16", "fp8"]
 KV_WORDS: dict[str, KvDtype] = {
@@ -36,6 +37,7 @@ class Meaning:
     prefix_caching : whether the instances keep prefixes
     length : longest request; None: the limit of the model [token]
     router : how a rank of the instance is chosen; None: the command does not say it
+    scheduling : how waiting requests share the instance
     unused : key -> why the value has no place in a deployment
     """
 
@@ -45,6 +47,7 @@ class Meaning:
     prefix_caching: bool
     length: int | None
     router: RouterName | None = None
+    scheduling: Scheduling = field(default_factory=Scheduling)
     unused: dict[str, str] = field(default_factory=dict)
 
 

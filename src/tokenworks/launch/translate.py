@@ -213,6 +213,7 @@ def _deployment(
         "model": model, "system": str(system) if isinstance(system, (str, Path)) else target.machine.name,
         "engine": target.engine.name, "roles": roles, "router": policy, "prefix_caching": first.prefix_caching,
         "max_model_len": min(lengths) if lengths else None, "devices_per_host": _per_host(servers, target),
+        "scheduling": first.scheduling,
     }  # fmt: skip
     try:
         return Deployment.model_validate(fields)

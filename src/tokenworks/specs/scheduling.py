@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import Field, field_validator, model_serializer, model_validator
+from typing_extensions import NotRequired, TypedDict
 
 from tokenworks.specs.provenance import Spec
 
@@ -22,7 +23,20 @@ DEFAULTS: dict[SchedulingName, dict[str, float]] = {
 OPTIONAL: dict[SchedulingName, tuple[str, ...]] = {"shortest_prefill": ("long_prefill_tokens",)}
 """Policy -> parameters of another policy that it may have beside its own."""
 
+NO_AGE = 3600.0
+"""Largest `ageing_s`: one uncached token counts as an hour, so the shortest prompt goes first, however late [s]."""
+
 Tokens = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class SchedulingPlain(TypedDict):
+    """A policy with its parameters as plain data; a policy without parameters is its name alone."""
+
+    name: SchedulingName
+    ageing_s: NotRequired[float]
+    long_prefill_tokens: NotRequired[int]
+    cold_tokens: NotRequired[int]
+    cold_ranks: NotRequired[int]
 
 
 class Scheduling(Spec):
@@ -49,7 +63,7 @@ class Scheduling(Spec):
     """
 
     name: SchedulingName = "fcfs"
-    ageing_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] | None = None
+    ageing_s: Annotated[float, Field(ge=0, le=NO_AGE, allow_inf_nan=False)] | None = None
     long_prefill_tokens: Tokens | None = None
     cold_tokens: Annotated[int, Field(ge=0, le=10**9)] | None = None
     cold_ranks: Tokens | None = None
@@ -88,21 +102,14 @@ class Scheduling(Spec):
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @model_serializer(mode="plain")
-    def _short(self) -> str | dict[str, str | float | int]:
+    def _short(self) -> SchedulingName | SchedulingPlain:
         """The name alone if the policy has no parameters."""
-        return {"name": self.name, **self.parameters} if self.parameters else self.name
+        whole = cast(SchedulingPlain, {"name": self.name, **self.parameters})
+        return whole if self.parameters else self.name
 
     def __str__(self) -> str:
         own = ", ".join(f"{name} {value:g}" for name, value in self.parameters.items())
         return f"{self.name} ({own})" if own else self.name
-
-
-LACKS: dict[SchedulingName, str] = {
-    "shortest_prefill": "vllm",
-    "interleaved": "sglang",
-    "cold_pool": "",
-}
-"""Policy -> scheduler that lacks it; empty: no engine has it."""
 
 
 def what_if(scheduling: Scheduling, scheduler: str) -> str:
@@ -111,13 +118,13 @@ def what_if(scheduling: Scheduling, scheduler: str) -> str:
     Parameters
     ----------
     scheduling : the policy
-    scheduler : name of the scheduler of the engine, as `specs.engine.Engine.scheduler`
+    scheduler : scheduler of the engine, "vllm" or "sglang"
     """
-    lacks = LACKS.get(scheduling.name)
-    if lacks == "":
-        return f"scheduling {scheduling.name} is a what-if: no engine has this policy"
-    if lacks == scheduler:
-        return f"scheduling {scheduling.name} is a what-if: the scheduler of {scheduler} does not have this policy"
-    if scheduling.name == "shortest_prefill" and scheduling.ageing_s:
-        return "scheduling shortest_prefill: the flag of SGLang has no age, so ageing_s is a what-if"
+    begin = f"scheduling {scheduling.name} is a what-if:"
+    if scheduling.name == "cold_pool":
+        return f"{begin} no router of the engines has cold ranks"
+    if scheduling.name == "shortest_prefill" and scheduler == "vllm":
+        return f"{begin} vLLM serves first come, first served"
+    if scheduling.name == "shortest_prefill" and scheduling.ageing_s != NO_AGE:
+        return f"{begin} shortest-prefill-first of SGLang has no age; ageing_s {NO_AGE:g} comes close"
     return ""
