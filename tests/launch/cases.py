@@ -14,6 +14,7 @@ from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import SHAPE, Proposal, judge
 from tokenworks.legal.splits import splits
 from tokenworks.specs.deployment import Deployment, Role, RoleName
+from tokenworks.specs.scheduling import DEFAULTS, Scheduling
 
 MACHINES = {
     "vllm-0.33.0": ("2xhgx-h200", "hgx-mi300x", "gb200-nvl72:8"),
@@ -24,6 +25,9 @@ MACHINES = {
     "sglang-das-main": ("scalex40:8",),
 }
 """Dialect -> machines of the tests."""
+SCHEDULINGS = (
+    *map(Scheduling.model_validate, DEFAULTS), Scheduling(name="shortest_prefill", long_prefill_tokens=64),
+)  # fmt: skip
 MODELS = (R1, SMALL_MOE, DENSE)
 
 
@@ -70,7 +74,7 @@ def deployments(draw: st.DrawFn, dialect: str) -> Deployment:
     return Deployment(
         model=model, system=on, engine=of.engine.name, roles=tuple(roles),
         router=draw(st.sampled_from((None, "round_robin", "least_loaded", "power_of_two", "prefix_aware"))),
-        prefix_caching=draw(st.booleans()),
+        prefix_caching=draw(st.booleans()), scheduling=draw(st.sampled_from(SCHEDULINGS)),
         max_model_len=draw(st.none() | st.integers(2, of.model.max_context)),
         devices_per_host=draw(st.sampled_from((None, of.machine.host.devices))),
     )  # fmt: skip

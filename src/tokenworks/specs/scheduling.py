@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, NotRequired, cast, get_args
 
 from pydantic import Field, field_validator, model_serializer, model_validator
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from tokenworks.specs.provenance import Spec
 
