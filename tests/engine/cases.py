@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from tokenworks.engine.outcome import Counts, Ended, Outcome, PerRequest
+from tokenworks.engine.policies import POLICIES
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost, Transfer
 
 ROUTERS = ("round_robin", "least_loaded", "power_of_two", "prefix_aware")
@@ -31,6 +33,14 @@ def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
         policy=str(rng.choice(["vllm", "sglang"])),
         receive_interval=int(rng.spawn(1)[0].choice([1, 1, 2, 7])),  # spawned: other numbers stay as they were
     )
+
+
+def scheduled(own: Limits, rng: np.random.Generator) -> Limits:
+    """The limits with a random order of the queue, and a random limit of one prompt where the policy has one."""
+    own = replace(own, ageing_s=float(rng.choice([0, 0, 0, BEAT / 64, BEAT])))
+    if POLICIES[own.policy].mixes:
+        own = replace(own, long_prefill_tokens=int(rng.choice([0, 0, 1, 7, 30])))
+    return own
 
 
 def cost(rng: np.random.Generator, tokens: int) -> StepCost:
@@ -58,7 +68,17 @@ def cluster(rng: np.random.Generator) -> Cluster:
     transfer = Transfer(float(rng.choice([0, 0.003])), float(rng.choice([0, 1e-4])), float(rng.choice([0, 0.5])))
     closed, window, request = rng.choice([0, 0, 1, 5]), rng.choice([0, 0.0625, 0.5]), rng.choice([0, 0, 0.013])
     accept = rng.spawn(1)[0].choice([0, 0, 0.004, BEAT])
+    extra = rng.spawn(1)[0]  # the last one of the cluster: other numbers stay as they were
+    pools = tuple(replace(one, limits=scheduled(one.limits, extra)) for one in pools)
+    router = with_cold_ranks(router, pools[0].instances * pools[0].ranks, extra)
     return Cluster(pools, router, transfer, int(closed), float(window), float(request), float(accept))
+
+
+def with_cold_ranks(router: Router, ranks: int, rng: np.random.Generator) -> Router:
+    """The router with a random number of cold ranks, if it can have any."""
+    if router.name != "prefix_aware" or ranks == 1:
+        return router
+    return replace(router, cold_ranks=int(rng.integers(0, ranks)), cold_tokens=int(rng.choice([0, 10, 60])))
 
 
 def requests(rng: np.random.Generator, count: int) -> Requests:

@@ -16,6 +16,7 @@ from tokenworks.legal.rules import SHAPE, Proposal, judge
 from tokenworks.legal.splits import splits
 from tokenworks.specs.deployment import Deployment, Role, RoleName
 from tokenworks.specs.provenance import GIVEN, Quantity, not_published
+from tokenworks.specs.scheduling import DEFAULTS, Scheduling
 from tokenworks.specs.tier_setup import load_setup
 
 MACHINES = {
@@ -27,6 +28,9 @@ MACHINES = {
     "sglang-das-main": ("scalex40:8",),
 }
 """Dialect -> machines of the tests."""
+SCHEDULINGS = (
+    *map(Scheduling.model_validate, DEFAULTS), Scheduling(name="shortest_prefill", long_prefill_tokens=64),
+)  # fmt: skip
 MODELS = (R1, SMALL_MOE, DENSE)
 
 
@@ -107,6 +111,7 @@ def deployments(draw: st.DrawFn, dialect: str) -> Deployment:
         model=model, system=on, engine=of.engine.name, roles=tuple(roles),
         router=draw(st.sampled_from((None, "round_robin", "least_loaded", "power_of_two", "prefix_aware"))),
         prefix_caching=caching, **(draw(tiers(of.engine.name, roles[0].devices)) if caching else {}),
+        scheduling=draw(st.sampled_from(SCHEDULINGS)),
         max_model_len=draw(st.none() | st.integers(2, of.model.max_context)),
         devices_per_host=draw(st.sampled_from((None, of.machine.host.devices))),
     )  # fmt: skip

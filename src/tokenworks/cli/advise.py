@@ -206,7 +206,8 @@ def _cells(words: str, gain: float | None, row: Ranked) -> list[str]:
 
 def _trust(result: Advice, row: Ranked) -> Iterator[str]:
     yield (
-        f"\nGrade {row.grade}. Simulated with the scheduler of {result.costing.setting.engine.title}: "
+        f"\nGrade {row.grade}. Simulated with the scheduler of {result.costing.setting.engine.title}, scheduling "
+        f"{row.deployment.scheduling}: "
         f"{result.simulations:,} runs of {result.requests:,} requests. A gain below 2 % is not listed. The changes are "
         "not added up: apply one, and ask again."
     )

@@ -287,9 +287,10 @@ def _reading(result: Plan) -> Iterator[str]:
             )
         if not decision.reproducible:
             rest += " Not reproducible: the budget is a time, so another machine may decide otherwise."
+        scheduling = result.inputs()["scheduling"]
         yield (
-            f"Simulated {how}, with the scheduler of its engine: {decision.simulations:,} runs of "
-            f"{decision.requests:,} requests. {rest}"
+            f"Simulated {how}, with the scheduler of its engine, scheduling {scheduling}: "
+            f"{decision.simulations:,} runs of {decision.requests:,} requests. {rest}"
         )
 
 

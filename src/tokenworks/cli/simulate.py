@@ -26,6 +26,7 @@ from tokenworks.cli.page import BARS, Page
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SloMissed
+from tokenworks.specs.scheduling import Scheduling
 from tokenworks.specs.workload import MOST_IN_FLIGHT
 
 if TYPE_CHECKING:
@@ -141,9 +142,10 @@ def _peak_bytes() -> int:
 def _print(simulation: Simulation, plain: dict[str, Any]) -> None:
     out, inputs, deployment = console(), plain["inputs"], simulation.deployment
     stopped = "stopped, partial: " if plain["partial"] else ""
+    queue = "" if deployment.scheduling == Scheduling() else f", scheduling {deployment.scheduling}"
     out.paragraph(
         f"{stopped}{deployment.model} on {deployment.system}, {deployment}, {inputs['devices']} devices, router "
-        f"{inputs['router']}: {inputs['trace']}, {inputs['requests']:,} requests"
+        f"{inputs['router']}{queue}: {inputs['trace']}, {inputs['requests']:,} requests"
     )
     _print_counts(plain, out)
     _print_latency(simulation, plain, out)

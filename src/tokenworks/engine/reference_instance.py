@@ -41,7 +41,7 @@ class ReferenceInstance:
         Returns the admitted sequences whose KV must be transferred first.
         """
         self.start_s, loads = now, list[Sequence]()
-        self.look()
+        self.look(now)
         for rank in self.ranks:
             self.anchored = [] if rank.ready else self.anchored
             rank.join()
@@ -58,7 +58,7 @@ class ReferenceInstance:
                 rank.rest()
         return loads
 
-    def look(self) -> None:
+    def look(self, now: float) -> None:
         """Look for new requests if the instance was idle, has prefilled, or has decoded `receive_interval` times.
 
         SGLang 0.5.23 counts a decode step as 1 and any other step as 1000, and looks when the count reaches
@@ -72,7 +72,7 @@ class ReferenceInstance:
         for q in self.unseen:
             assert q.at is not None
             q.at.unseen -= 1
-            q.at.waiting[q.priority].append(q)
+            q.at.join_queue(q, now)
         self.unheard, self.unseen = 0, []
 
     @property

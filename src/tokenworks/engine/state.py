@@ -25,6 +25,7 @@ REQUEST = np.dtype(
         # which the request waited until the front end took it
         # target: value of the rank's token clock at which the request completes
         ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("lag_s", "f8"), ("late_s", "f8"),
+        ("place_s", "f8"),  # place in the queue of its class, if the policy orders queues (`kernel.queue`)
         ("target", "i8"),
         # number in the order of submission, which decides between events at the same time; -1: the slot is spare
         ("number", "i8"),
@@ -70,6 +71,7 @@ RANK = np.dtype(
         ("output_tokens", "i8"), ("decode_sequences", "i8"),
         # router: tokens this rank must still prefill, number of its last choice, known prefix of a request [token]
         ("owed", "i8"), ("chosen", "i8"), ("known", "i8"),
+        ("cold", "i4"),  # whether the rank is for cold prompts (`types.Router`)
         ("grouped", "i4", (GROUPS,)),  # number of decoding sequences of each group
     ],
     align=True,
@@ -100,6 +102,7 @@ POOL = np.dtype(
         ("ratio", "f8"), ("least_ratio", "f8"), ("decay", "f8"),
         ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
         ("together_s", "f8"), ("by_tokens", "i8"),
+        ("ageing", "f8"), ("most_of_prompt", "i8"),  # most tokens of one prompt in one step
     ],
     align=True,
 )  # fmt: skip
@@ -110,7 +113,7 @@ WORLD = np.dtype(
         ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("accept_s", "f8"), ("door_s", "f8"),
         ("latency_s", "f8"), ("token_s", "f8"),
         ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"),
-        ("load_tokens", "i8"), ("turn", "i8"),
+        ("load_tokens", "i8"), ("turn", "i8"), ("cold_ranks", "i8"), ("cold_tokens", "i8"),
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
         ("freed", "i8"),  # slots of the client that become free at the times in `freed_s`
         ("ended", "i8"), ("ended_last", "i8"), ("outside", "i8"),  # ended requests, the last one; outside events
@@ -198,6 +201,7 @@ def allocate(cluster: Cluster) -> EngineState:
             limits.kv_blocks, limits.output_reserve, reserve.least, reserve.decay, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
             cost.prefill_token_s, cost.together_context_s, table_s,
+            limits.ageing_s, limits.long_prefill_tokens or limits.token_budget,
         )  # fmt: skip
         table_s += len(cost.by_tokens)
         width = _power_of_two(4 * limits.kv_blocks)
@@ -219,6 +223,7 @@ def allocate(cluster: Cluster) -> EngineState:
     instance["end_s"], instance["load"], instance["load_last"] = np.inf, -1, -1
     instance["unseen"] = instance["unseen_last"] = -1
     loads = sum(p.instances * p.ranks * p.limits.max_sequences for p in pools if p.role == "decode")
+    rank["cold"][: pools[0].instances * pools[0].ranks] = cluster.is_cold()
     world, index = _world(cluster)
     words = -(-pools[0].instances * pools[0].ranks // 64)
     event = np.zeros(_power_of_two(int(world["events_spare"][0]) + 1024) if index else 1, EVENT)
@@ -251,6 +256,7 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["latency_s"], world["token_s"] = transfer.latency_s, transfer.seconds_per_token * (1.0 - transfer.overlap)
     world["delay_s"], world["imbalance"], world["slack"] = router.event_delay_s, router.imbalance, router.slack
     world["router"], world["seed"], world["load_tokens"] = ROUTERS[router.name], router.seed, router.load_tokens
+    world["cold_ranks"], world["cold_tokens"] = router.cold_ranks, router.cold_tokens
     world["gate"] = world["gate_last"] = world["ended_last"] = -1
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:

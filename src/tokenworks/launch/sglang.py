@@ -24,6 +24,7 @@ from tokenworks.launch.table import Value, Values
 from tokenworks.launch.target import LaunchTarget
 from tokenworks.launch.tiers import TiersMeaning, sglang_tiers, tiers_of_sglang
 from tokenworks.specs.deployment import Deployment, Role, RoleName, RouterName
+from tokenworks.specs.scheduling import NO_AGE, Scheduling
 
 KV: dict[KvDtype, str] = {"bf16": "bf16", "fp8": "fp8_e4m3"}
 BALANCE: dict[RouterName, str] = {"round_robin": "round_robin", "least_loaded": "total_requests"}
@@ -32,6 +33,8 @@ BALANCED: dict[str, RouterName] = {name: router for router, name in BALANCE.item
 MODES: dict[str, RoleName] = {"prefill": "prefill", "decode": "decode"}
 MTP = ("eagle", "nextn")
 """Methods that use the MTP layers of the checkpoint, if the command names no other model."""
+SHORTEST = "shortest-prefill-first"
+"""Value of --schedule-policy: the prompt with the fewest uncached tokens first."""
 PREFILL_TOKENS = 16384
 """Default of --max-prefill-tokens [token]."""
 DRAFTS = 3
@@ -79,6 +82,8 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget, dialect:
                 "dp above 1", where=dialect.title, hint="take overlap=none, or another split",
             )  # fmt: skip
         values["overlap"] = True
+    if deployment.scheduling.name == "shortest_prefill" and role.name != "decode":
+        values["order"] = SHORTEST
     if not deployment.prefix_caching:
         values["no_prefix_caching"] = True
     if deployment.max_model_len is not None:
@@ -146,7 +151,8 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         asked = TiersMeaning()
     return Meaning(
         role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
-        prefix_caching=prefix_caching, router=_router(values, ranks, own_role), unused=unused, tiers=asked.tiers,
+        prefix_caching=prefix_caching, router=_router(values, ranks, own_role),
+        scheduling=_scheduling(values, unused), unused=unused, tiers=asked.tiers,
     )  # fmt: skip
 
 
@@ -164,6 +170,16 @@ def _router(values: Values, ranks: int, mode: RoleName | None) -> RouterName | N
     if values.has("balance"):
         return BALANCED.get(values.text("balance"), "round_robin" if values.text("balance") == "auto" else None)
     return "round_robin" if ranks > 1 and mode is None else None
+
+
+def _scheduling(values: Values, unused: dict[str, str]) -> Scheduling:
+    """How SGLang orders waiting requests: first come, first served by default."""
+    order = values.text("order", "fcfs")
+    if order == SHORTEST:
+        return Scheduling(name="shortest_prefill", ageing_s=NO_AGE)
+    if order != "fcfs":
+        unused["order"] = f"the model of tokenworks has no order {order}; taken as fcfs"
+    return Scheduling()
 
 
 def _ranks(values: Values) -> tuple[int, int]:

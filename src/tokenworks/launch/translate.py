@@ -235,6 +235,7 @@ def _deployment(
         "engine": target.engine.name, "roles": roles, "router": policy, "prefix_caching": first.prefix_caching,
         "max_model_len": min(lengths) if lengths else None, "devices_per_host": _per_host(servers, target),
         "tiers": _tiers(first, roles, target), "kv_load_failure": first.kv_load_failure,
+        "scheduling": first.scheduling,
     }  # fmt: skip
     try:
         return Deployment.model_validate(fields)

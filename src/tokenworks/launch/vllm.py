@@ -19,6 +19,7 @@ from tokenworks.launch.table import Value, Values
 from tokenworks.launch.target import LaunchTarget
 from tokenworks.launch.tiers import TiersMeaning, beside_transfer, tiers_of_vllm, vllm_tiers
 from tokenworks.specs.deployment import Deployment, Role, RoleName, RouterName
+from tokenworks.specs.scheduling import Scheduling
 
 KV: dict[KvDtype, str] = {"bf16": "bfloat16", "fp8": "fp8"}
 ROLE_WORDS: dict[str, RoleName] = {"kv_producer": "prefill", "kv_consumer": "decode"}
@@ -55,6 +56,8 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget) -> dict[
     values["kv_dtype"] = kv_word(role, target, KV)
     values["memory_fraction"] = role.memory_fraction
     values["chunk"], values["sequences"] = role.chunk_tokens // ranks, role.max_sequences // ranks
+    if deployment.scheduling.long_prefill_tokens and role.name != "decode":
+        values["long_prefill"] = deployment.scheduling.long_prefill_tokens
     if role.draft_tokens:
         values |= {"draft_method": "mtp", "drafts": role.draft_tokens}
     if role.overlap == "two-batch":
@@ -134,7 +137,8 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
             )
     return Meaning(
         role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
-        prefix_caching=prefix_caching, router=_router(values, dp), unused=unused, tiers=asked.tiers,
+        prefix_caching=prefix_caching, router=_router(values, dp), scheduling=_scheduling(values),
+        unused=unused, tiers=asked.tiers,
         kv_load_failure=asked.on_failure if asked.tiers else None,
     )  # fmt: skip
 
@@ -142,3 +146,9 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
 def _router(values: Values, dp: int) -> RouterName | None:
     """How vLLM chooses the rank of a request: its API server takes the least loaded one, if it knows all ranks."""
     return "least_loaded" if dp > 1 and not (values.has("rank") or values.has("first_rank")) else None
+
+
+def _scheduling(values: Values) -> Scheduling:
+    """How prompts share a step: first come, first served, or with a limit of the tokens of one prompt."""
+    tokens = values.count("long_prefill", 0)
+    return Scheduling(name="interleaved", long_prefill_tokens=tokens) if tokens > 0 else Scheduling()

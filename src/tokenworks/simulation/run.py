@@ -32,6 +32,7 @@ from tokenworks.specs.engine import load_engine
 from tokenworks.specs.given import Assume, given
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.result import Plain
+from tokenworks.specs.scheduling import what_if
 from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import PERCENTILE, RequestClass, Slo
 from tokenworks.specs.trace import Trace
@@ -308,9 +309,12 @@ def simulate(
     site = like[0] if like else _site(deployed, traffic.trace, calibration, assume, shared=shared)
     trace = blocked(traffic.trace, max(block_tokens, site.engine.kv_block))
     traffic, name = replace(traffic, trace=trace), router or deployment.router
-    routes = Router(name or ("prefix_aware" if shared else "least_loaded"), event_delay_s=EVENT_DELAY, seed=seed)
+    aware = shared or deployment.scheduling.name == "cold_pool"
+    routes = Router(name or ("prefix_aware" if aware else "least_loaded"), event_delay_s=EVENT_DELAY, seed=seed)
     window_s = _window(float(trace.arrival_s[-1]))
     if like:
+        cold = like[1].router
+        routes = replace(routes, cold_ranks=cold.cold_ranks, cold_tokens=cold.cold_tokens)
         built = replace(like[1], router=routes, concurrency=traffic.concurrency, window_s=window_s)
     else:
         built = cluster(
@@ -318,7 +322,16 @@ def simulate(
             prefix_caching=shared, concurrency=traffic.concurrency, window_s=window_s, max_queue=max_queue,
         )  # fmt: skip
     requests = requests_of(trace, traffic.classes)
-    remarks = tuple(filter(None, (*model_notes(site.model), *_refused(built, requests, site))))
+    remarks = tuple(
+        filter(
+            None,
+            (
+                *model_notes(site.model),
+                what_if(deployment.scheduling, site.engine.scheduler),
+                *_refused(built, requests, site),
+            ),
+        )
+    )
     finished = _play(built, requests, watch, endless=traffic.endless, drain=drain)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
     return Simulation(

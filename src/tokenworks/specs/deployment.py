@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tokenworks.errors import SpecError
 from tokenworks.specs.provenance import Spec
+from tokenworks.specs.scheduling import Scheduling
 from tokenworks.specs.tier import ByOneValue, KvLoad, KvLoadFailure, Tier, must_be_ordered
 
 SCHEMA = "tokenworks.deployment/1"
@@ -132,6 +133,7 @@ class Deployment(Spec):
     router : how a request finds its instance and rank. None: prefix_aware if requests share prefixes, else least_loaded
     prefix_caching : whether instances keep the KV cache of finished requests for later requests with the same prefix
     max_model_len : longest input + output of a request that the engine accepts; None: the limit of the model [token]
+    scheduling : order of the requests that wait for prefill; a name, or a name with its parameters
     devices_per_host : devices of one host node of the system; None: not in the file [count]
     tiers : levels of the KV cache below device memory, the fastest first; or the name of a set-up, such as "hicache".
         The role that computes prompts (aggregated or prefill) uses them
@@ -148,6 +150,7 @@ class Deployment(Spec):
     router: RouterName | None = None
     prefix_caching: bool = True
     max_model_len: Count | None = None
+    scheduling: Scheduling = Scheduling()
     devices_per_host: Width | None = None
     tiers: Annotated[tuple[Tier, ...], ByOneValue()] = Field(default=(), exclude_if=_is_unset)
     kv_load: KvLoad | None = Field(default=None, exclude_if=_is_unset)

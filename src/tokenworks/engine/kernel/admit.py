@@ -64,6 +64,12 @@ def count_hits(s, r, q, now):
 
 
 @inline
+def part_of_prompt(pool, me, budget):
+    """Tokens of an unfinished prompt that the step computes, if `budget` tokens of the step are left."""
+    return min(np.int64(me.goal - me.computed), pool.most_of_prompt, budget)
+
+
+@inline
 def admit(s, r, q, budget, now):
     """Admit the waiting `q` if its whole prompt fits now. Returns its tokens in this step, 0 if it is not admitted."""
     me, rank = s.request[q], s.rank[r]
@@ -77,7 +83,7 @@ def admit(s, r, q, budget, now):
     if pool.prefix:
         hold_prefix(s, r, q, cached)
     me.computed = cached * pool.block_tokens
-    tokens = min(me.goal - me.computed, budget)
+    tokens = part_of_prompt(pool, me, budget)
     me.blocks = blocks_for(pool, np.int64(me.goal if me.remote else me.computed + tokens))
     take(s, r, me.blocks - cached, now)
     unwait(s, r, q)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tokenworks.engine.kernel.base import QUEUED, inline
+from tokenworks.engine.kernel.base import QUEUED, inline, jit
 
 
 @inline
@@ -71,3 +71,13 @@ def run_before(s, r, q, place):
     else:
         rank.last = q
     rank.running += 1
+
+
+@jit
+def to_decodes(s, r, q):
+    """Move the running `q` before the first unfinished prefill of the rank: its own prompt is complete."""
+    rank = s.rank[r]
+    first, last = unlink(s.request, q, rank.first, rank.last)
+    rank.first, rank.last = first, last
+    rank.running -= 1
+    run_before(s, r, q, rank.prefill)

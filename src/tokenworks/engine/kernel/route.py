@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, POWER_OF_TWO, ROUND_ROBIN, inline, jit
+from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, NEVER, POWER_OF_TWO, ROUND_ROBIN, inline, jit
 from tokenworks.engine.kernel.cache import slot_of
 
 
@@ -111,20 +111,42 @@ def know_prefix(s, q, ranks, top):
         know(s, low, alive, length * block)
 
 
+@inline
+def everywhere(s, q):  # noqa: ARG001
+    """Tokens of the prompt of `q` that each rank can take from a shared KV tier: none, without tiers."""
+    return np.int64(0)
+
+
+@jit
+def is_cold(s, q, ranks):
+    """Whether `q` goes to the cold ranks, by what is known of the other ranks (`types.Router`)."""
+    world = s.world[0]
+    cached = everywhere(s, q)
+    if world.emit:
+        know_prefix(s, q, ranks, NEVER)
+        for r in range(ranks):
+            if not s.rank[r].cold:
+                cached = max(cached, s.rank[r].known)
+    return s.request[q].input - cached > world.cold_tokens
+
+
 @jit
 def route_by_prefix(s, q, ranks, now):
     """Number of the rank with the fewest tokens to prefill, among ranks below the load bound (`types.Router`)."""
     world, me = s.world[0], s.request[q]
-    least = s.rank[0].load
-    for r in range(1, ranks):
-        least = min(least, s.rank[r].load)
-    top = (1.0 + world.imbalance) * least + world.slack
     if world.emit:
         hear(s, now)
+    cold = world.cold_ranks > 0 and is_cold(s, q, ranks)
+    least = np.int64(1 << 62)
+    for r in range(ranks):
+        if s.rank[r].cold == cold:
+            least = min(least, s.rank[r].load)
+    top = (1.0 + world.imbalance) * least + world.slack
+    if world.emit:
         know_prefix(s, q, ranks, top)
     best = -1
     for r in range(ranks):
-        if s.rank[r].load > top:
+        if s.rank[r].cold != cold or s.rank[r].load > top:
             continue
         if best >= 0:
             one, other = s.rank[r], s.rank[best]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.admit import admit_waiting, chunk, victim_of
+from tokenworks.engine.kernel.admit import admit_waiting, chunk, part_of_prompt, victim_of
 from tokenworks.engine.kernel.base import RUNNING, inline, jit
 from tokenworks.engine.kernel.cache import take
 from tokenworks.engine.kernel.leave import preempt
@@ -28,24 +28,22 @@ def squeeze(s, r, budget, now):
     q = rank.first
     while q >= 0:
         me = s.request[q]
-        tokens = np.int64(1 + pool.draft) if me.decoding else min(np.int64(me.goal - me.computed), budget)
+        tokens = np.int64(1 + pool.draft) if me.decoding else part_of_prompt(pool, me, budget)
         need = blocks_for(pool, computed(s, r, q) + (rank.gain if me.decoding else tokens)) - me.blocks
         follower = me.next
         while need > rank.free and me.status == RUNNING:
             victim = victim_of(s, r)
             if victim == follower:
                 follower = s.request[victim].next
-            if victim != q and s.request[victim].decoding and s.request[victim].chunk:
-                budget += 1 + pool.draft
+            if victim != q and s.request[victim].chunk:
+                budget += 1 + pool.draft if s.request[victim].decoding else s.request[victim].chunk
+                s.request[victim].chunk = 0
             preempt(s, r, victim, np.int64(s.request[victim].blocks), now)
         if me.status == RUNNING:
             take(s, r, need, now)
             me.blocks += need
             budget -= tokens
-            if me.decoding:
-                me.chunk = 1
-            else:
-                chunk(s, r, q, tokens, now)
+            me.chunk = 1 if me.decoding else tokens
         q = follower
     return budget
 
@@ -57,21 +55,33 @@ def schedule_mixed(s, r, now):
     pool = s.pool[rank.pool]
     budget = np.int64(pool.token_budget)
     grown = growth_between(s, r, rank.clock, rank.clock + rank.gain) if rank.decodes else 0
-    q, need, tokens = rank.prefill, np.int64(0), np.int64(0)
-    if q >= 0:
+    need, left = np.int64(0), budget - rank.decodes * (1 + pool.draft)
+    q = rank.prefill
+    while q >= 0:
         me = s.request[q]
-        tokens = min(np.int64(me.goal - me.computed), budget - rank.decodes * (1 + pool.draft))
-        need = blocks_for(pool, me.computed + tokens) - me.blocks
+        tokens = part_of_prompt(pool, me, left)
+        need += blocks_for(pool, me.computed + tokens) - me.blocks
+        left -= tokens
+        q = me.next
     if grown + need > rank.free:
         budget = squeeze(s, r, budget, now)
     else:
         take(s, r, grown, now)
         budget -= rank.decodes * (1 + pool.draft)
-        if q >= 0:
-            take(s, r, need, now)
-            s.request[q].blocks += need
-            chunk(s, r, q, tokens, now)
+        q = rank.prefill
+        while q >= 0 and budget > 0:
+            me = s.request[q]
+            tokens = part_of_prompt(pool, me, budget)
+            blocks = blocks_for(pool, me.computed + tokens)
+            take(s, r, blocks - me.blocks, now)
+            me.blocks, me.chunk = blocks, tokens
             budget -= tokens
+            q = me.next
+    q = rank.prefill
+    while q >= 0:
+        if s.request[q].chunk:
+            chunk(s, r, q, np.int64(s.request[q].chunk), now)
+        q = s.request[q].next
     if not rank.preempted:
         admit_waiting(s, r, budget, now)
     rank.batch = rank.decodes

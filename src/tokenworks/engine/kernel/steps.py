@@ -8,7 +8,7 @@ import numpy as np
 from tokenworks.engine.gaps import ITL_BASE, ITL_BINS, ITL_SHIFT
 from tokenworks.engine.kernel.base import NEVER, inline, jit
 from tokenworks.engine.kernel.cache import take
-from tokenworks.engine.kernel.lists import wait
+from tokenworks.engine.kernel.queue import join_queue
 from tokenworks.engine.kernel.schedule import join, schedule
 from tokenworks.engine.kernel.tokens import clock_at, growth_between, last_decode
 from tokenworks.engine.state import BUCKETS
@@ -88,7 +88,7 @@ def steps_to_look(s, i):
 
 
 @jit
-def look(s, i):
+def look(s, i, now):
     """Look for new requests if the instance was idle, has prefilled, or has decoded `receive_interval` times."""
     instance = s.instance[i]
     if not instance.prefilled and (instance.steps - instance.heard) % s.pool[instance.pool].receive:
@@ -100,7 +100,7 @@ def look(s, i):
         instance.unseen = me.next
         me.unseen = 0
         s.rank[me.at].unseen -= 1
-        wait(s, me.at, q, False)
+        join_queue(s, me.at, q, now)
     instance.unseen_last = -1
 
 
@@ -112,7 +112,7 @@ def plan(s, i, now):
     first, stride, ranks = instance.first_rank, pool.instances, pool.ranks
     instance.start_s = now
     if pool.receive > 1:
-        look(s, i)
+        look(s, i, now)
     for number in range(ranks):
         join(s, first + number * stride)
     while True:
