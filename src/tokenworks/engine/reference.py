@@ -444,7 +444,7 @@ class Reference:
         """A row of the time series (`types.SERIES`): three levels now, and two counts since the last window closed."""
         ranks = [rank for pool in self.pools for rank in pool]
         output, prefill = self.tokens_out()
-        return [sum(len(r.running) + r.loading + len(r.ready) for r in ranks),
+        return [sum(len(r.running) + r.loading + len(r.ready) + len(r.loaded) for r in ranks),
                sum(r.queued() + r.outside() for r in ranks),
                sum(r.limits.kv_blocks - len(r.free) for r in ranks),
                output - self.tokens_seen[0], prefill - self.tokens_seen[1]]  # fmt: skip
