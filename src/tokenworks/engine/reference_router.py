@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenworks.engine.reference_random import RandomStream
 from tokenworks.engine.reference_rank import Rank, Sequence
 from tokenworks.engine.types import Cluster
 
@@ -18,7 +19,7 @@ class ReferenceRouter:
         router = cluster.router
         self.router, self.ranks, self.emitted = router, ranks, emitted
         self.cold = {number for number, cold in enumerate(cluster.is_cold().tolist()) if cold}
-        self.turn, self.seed = 0, router.seed
+        self.turn, self.random = 0, RandomStream(router.seed)
         self.known: dict[int, set[int]] = {}
 
     def choose(self, q: Sequence, now: float) -> int:
@@ -28,7 +29,7 @@ class ReferenceRouter:
             self.turn += 1
             return (self.turn - 1) % len(ranks)
         if router.name == "power_of_two":
-            one, two = self.draw() % len(ranks), self.draw() % len(ranks)
+            one, two = self.random.draw() % len(ranks), self.random.draw() % len(ranks)
             return two if ranks[two].load < ranks[one].load else one
         if router.name == "least_loaded":
             return min(range(len(ranks)), key=lambda i: (ranks[i].load, i))
@@ -48,9 +49,11 @@ class ReferenceRouter:
         cached = max([self.everywhere(q), *(known[i] for i in warm)])
         return sorted(self.cold) if self.cold and q.input - cached > self.router.cold_tokens else warm
 
-    def everywhere(self, q: Sequence) -> int:  # noqa: ARG002
-        """Tokens of the prompt of `q` that each rank can take from a shared KV tier: none, without tiers."""
-        return 0
+    def everywhere(self, q: Sequence) -> int:
+        """Tokens of the prompt of `q` that each rank can take from KV tiers that all ranks share."""
+        tiers = self.ranks[0].tiers
+        names = q.ids[: (q.input - 1) // self.ranks[0].limits.block_tokens]
+        return tiers.shared(names) * self.ranks[0].limits.block_tokens
 
     def known_prefixes(self, q: Sequence, now: float) -> list[int]:
         """Tokens of the prompt of `q` that each rank has cached, as far as events have reached the router."""
@@ -70,12 +73,3 @@ class ReferenceRouter:
             for rank in alive:
                 length[rank] += block
         return length
-
-    def draw(self) -> int:
-        """Next random number of the router (splitmix64, Steele et al., OOPSLA 2014)."""
-        mask = (1 << 64) - 1
-        self.seed = (self.seed + 0x9E3779B97F4A7C15) & mask
-        z = self.seed
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        return z ^ (z >> 31)
