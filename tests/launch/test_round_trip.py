@@ -261,12 +261,11 @@ def test_flags_without_a_place_have_a_reason() -> None:
         "--no-such-flag",
         "1",
     )
-    _, unread = read([sglang(*words, "--enable-hierarchical-cache")], system="hgx-h200", dialect="sglang-0.5.23")
+    _, unread = read([sglang(*words, "--enable-lmcache")], system="hgx-h200", dialect="sglang-0.5.23")
     kinds = {one.flag: one.kind for one in unread}
     assert kinds == {
         "--host": "address", "--tool-call-parser": "service", "--attention-backend": "kernels",
-        "--no-such-flag": "unknown",
-        "--enable-hierarchical-cache": "not modelled",
+        "--no-such-flag": "unknown", "--enable-lmcache": "not modelled",
     }  # fmt: skip
 
 

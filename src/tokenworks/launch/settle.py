@@ -6,6 +6,7 @@ from tokenworks.errors import SpecError
 from tokenworks.launch.dialect import Dialect
 from tokenworks.launch.sglang import BALANCE
 from tokenworks.launch.target import LaunchTarget
+from tokenworks.launch.tiers import settled_tiers
 from tokenworks.specs.deployment import Deployment, EngineName, Role, RouterName
 
 PAGE = 64
@@ -31,6 +32,7 @@ def settled(
     Raises
     ------
     SpecError : the engine of the dialect is not the engine of the deployment, or cannot express it
+    DoesNotFit : KV tiers are larger than the machine
     """
     must_be_of(dialect, deployment.engine)
     notes: list[str] = []
@@ -43,7 +45,7 @@ def settled(
         raise SpecError(
             f"prefill stores {roles[0].kv_dtype}, decode {roles[1].kv_dtype}", where="roles: kv_dtype", hint=hint
         )
-    return changed, notes
+    return settled_tiers(changed, target, dialect, notes), notes
 
 
 def must_be_of(dialect: Dialect, engine: EngineName) -> None:

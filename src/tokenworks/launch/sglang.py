@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from tokenworks.costs.memory import memory
+from tokenworks.costs.split import Split
 from tokenworks.errors import SpecError
 from tokenworks.launch.dialect import Dialect
 from tokenworks.launch.meaning import (
@@ -18,6 +22,7 @@ from tokenworks.launch.meaning import (
 )
 from tokenworks.launch.table import Value, Values
 from tokenworks.launch.target import LaunchTarget
+from tokenworks.launch.tiers import TiersMeaning, sglang_tiers, tiers_of_sglang
 from tokenworks.specs.deployment import Deployment, Role, RoleName, RouterName
 
 KV: dict[KvDtype, str] = {"bf16": "bf16", "fp8": "fp8_e4m3"}
@@ -78,6 +83,8 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget, dialect:
         values["no_prefix_caching"] = True
     if deployment.max_model_len is not None:
         values["length"] = deployment.max_model_len
+    if role.name != "decode":
+        values |= sglang_tiers(deployment)
     if role.name != "aggregated":
         values["mode"] = role.name
     return values
@@ -130,10 +137,26 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         },
         values.where,
     )
+    prefix_caching = not values.on("no_prefix_caching")
+    asked = tiers_of_sglang(values, _device_cache(role, target) if values.has("tier_ratio") else 0.0)
+    unused |= asked.unused
+    if asked.tiers and (agreed == "decode" or not prefix_caching):
+        why = "a decode role has no prefix cache" if agreed == "decode" else "without a prefix cache there are no tiers"
+        unused |= {key: why for key in values.given if key == "page" or key.startswith("tier")}
+        asked = TiersMeaning()
     return Meaning(
         role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
-        prefix_caching=not values.on("no_prefix_caching"), router=_router(values, ranks, own_role), unused=unused,
+        prefix_caching=prefix_caching, router=_router(values, ranks, own_role), unused=unused, tiers=asked.tiers,
     )  # fmt: skip
+
+
+def _device_cache(role: Role, target: LaunchTarget) -> float:
+    """KV cache of one device of a role, by the memory model [byte]."""
+    device_memory = memory(
+        target.model, target.machine, Split.of(role), engine=target.engine, max_sequences=role.max_sequences,
+        chunk_tokens=role.chunk_tokens, memory_fraction=role.memory_fraction,
+    )  # fmt: skip
+    return max(float(np.min(device_memory.kv)), 0.0)
 
 
 def _router(values: Values, ranks: int, mode: RoleName | None) -> RouterName | None:

@@ -9,11 +9,13 @@ import numpy as np
 from tokenworks.costs.memory import Memory, memory
 from tokenworks.costs.requests import accepted_tokens
 from tokenworks.costs.transfer import exposed_transfer, wire
+from tokenworks.engine.tiers import Tiers
 from tokenworks.engine.types import Cluster, Limits, Pool, Router, Transfer
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal
 from tokenworks.simulation.steps import Site, step_cost
+from tokenworks.simulation.tiers import tiers_of
 from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment, Role
 from tokenworks.specs.workload import Workload
@@ -48,8 +50,9 @@ def cluster(
 
     Raises
     ------
-    SpecError : a role breaks a rule of its shape
-    DoesNotFit : the machine has too few devices, or weights and one sequence do not fit into memory
+    SpecError : a role breaks a rule of its shape, or a KV tier needs a number or a link that the machine does not have
+    DoesNotFit : the machine has too few devices or too little memory for the KV tiers, or weights and one sequence do
+        not fit into memory
     """
     if deployment.devices > site.machine.devices:
         raise DoesNotFit(
@@ -63,7 +66,8 @@ def cluster(
     transfer = _transfer(deployment, site, pools) if len(pools) > 1 else Transfer()
     request_s = len(pools) * site.rates.request_of(site.engine)
     accept_s = number(site.engine.admission) / pools[0].instances  # each instance has a front end of its own
-    return Cluster(tuple(pools), router, transfer, concurrency, window_s, request_s, accept_s)
+    tiers = tiers_of(deployment, site, pools[0], seed=router.seed).engine if prefix_caching else Tiers()
+    return Cluster(tuple(pools), router, transfer, concurrency, window_s, request_s, accept_s, tiers)
 
 
 def room(role: Role, site: Site) -> Memory:

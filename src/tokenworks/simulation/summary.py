@@ -28,6 +28,7 @@ from tokenworks.simulation.shape import (
     TierWorthPlain,
 )
 from tokenworks.simulation.tier_worth import shortest_hit
+from tokenworks.simulation.tiers import tiers_of
 from tokenworks.specs.calibration import calibration_name
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.result import Plain, assumed_plain, envelope, inputs
@@ -192,6 +193,8 @@ def _energy(run: Simulation) -> PowerPlain:
 def _assumed(run: Simulation) -> Iterator[Assumption]:
     """Assumed numbers behind the step times, and behind the power if the result contains one."""
     yield from run.site.rates.assumed
+    if run.cluster.tiers.stores:
+        yield from tiers_of(run.deployment, run.site, run.cluster.pools[0]).assumed
     shares = run.site.rates.power
     if run.site.machine.tdp_assumed:
         yield run.site.machine.tdp_assumed
