@@ -87,8 +87,9 @@ def row(agents: int, variant: Variant, run: Simulation, seconds: float) -> str:
     done = run.outcome.first_token_s - run.outcome.arrival_s
     inside = (run.outcome.arrival_s >= run.span.start_s) & (run.outcome.arrival_s < run.span.end_s) & ~np.isnan(done)
     p50, p99 = np.percentile(done[inside], [50, 99]) if inside.any() else (np.nan, np.nan)
+    served = run.flow.completed / run.span.seconds
     return (
-        f"| {agents:,} | {variant.name} | {hits} | {p50:,.3g} | {p99:,.3g} | {run.flow.completed / run.span.seconds:.3g} | "
+        f"| {agents:,} | {variant.name} | {hits} | {p50:,.3g} | {p99:,.3g} | {served:.3g} | "
         f"{plain['effective_throughput']:,.4g} | {'met' if run.meets_slo else 'missed'} | {seconds:.1f} |"
     )
 

@@ -15,6 +15,8 @@ from tokenworks.engine.outcome import Counts, Outcome
 from tokenworks.engine.simulator import Simulator, warm_up
 from tokenworks.engine.types import Cluster, Requests
 from tokenworks.simulation import measured
+from tokenworks.specs.slo import RequestClass
+from tokenworks.specs.trace import Trace
 
 Watch = Callable[[float, float], None]
 
@@ -35,6 +37,27 @@ class Played:
     end: Counts
     partial: bool
     kernel_s: float
+
+
+def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Requests:
+    """A trace in the form of the engine: a request with a parent has its think time in place of its arrival time.
+
+    Parameters
+    ----------
+    trace : the requests
+    classes : priority and SLO of each class; () without classes
+    """
+    priority = np.array([one.priority for one in classes], np.int8)
+    return Requests.of(
+        np.where(trace.parent >= 0, trace.think_s, trace.arrival_s),
+        trace.input_tokens,
+        trace.output_tokens,
+        priority=priority[trace.class_of] if classes else None,
+        group=trace.class_of if classes else None,
+        after=trace.parent,
+        block_ids=trace.hash_ids,
+        block_offsets=trace.hash_offsets,
+    )
 
 
 @cache

@@ -20,7 +20,7 @@ from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation import measured
 from tokenworks.simulation.cluster import cluster
 from tokenworks.simulation.length import unsettled
-from tokenworks.simulation.play import Watch, lost, play
+from tokenworks.simulation.play import Watch, lost, play, requests_of
 from tokenworks.simulation.steps import Site
 from tokenworks.simulation.tier_worth import TierWorth, tier_worth
 from tokenworks.specs.calibration import CalibrationLike, load_calibration
@@ -393,27 +393,6 @@ def blocked(trace: Trace, block_tokens: int) -> Trace:
     if not trace.hash_block_tokens:
         return trace
     return reblock(trace, math.gcd(trace.hash_block_tokens, block_tokens))
-
-
-def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Requests:
-    """A trace in the form of the engine: a request with a parent has its think time in place of its arrival time.
-
-    Parameters
-    ----------
-    trace : the requests
-    classes : priority and SLO of each class; () without classes
-    """
-    priority = np.array([one.priority for one in classes], np.int8)
-    return Requests.of(
-        np.where(trace.parent >= 0, trace.think_s, trace.arrival_s),
-        trace.input_tokens,
-        trace.output_tokens,
-        priority=priority[trace.class_of] if classes else None,
-        group=trace.class_of if classes else None,
-        after=trace.parent,
-        block_ids=trace.hash_ids,
-        block_offsets=trace.hash_offsets,
-    )
 
 
 def _window(seconds: float) -> float:

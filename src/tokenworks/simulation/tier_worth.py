@@ -11,6 +11,7 @@ from tokenworks.engine.belady import belady
 from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.tiers import Store, Tiers
 from tokenworks.engine.types import Pool
+from tokenworks.simulation.play import requests_of
 from tokenworks.traffic.distance import reuses
 
 if TYPE_CHECKING:
@@ -53,21 +54,21 @@ def tier_worth(run: Simulation, without: Simulation) -> TierWorth:
     without : the run without tiers
     """
     trace, outcome = run.traffic.trace, run.outcome
-    admitted = np.flatnonzero(~np.isnan(outcome.scheduled_s))
-    order = admitted[np.argsort(outcome.scheduled_s[admitted], kind="stable")]
-    asked = max(int(outcome.input_tokens[order].sum()), 1)
     pool, stores = run.cluster.pools[0], run.cluster.tiers.stores
-    size = pool.limits.block_tokens
-    lookups = (outcome.input_tokens.astype(np.int64) - 1) // size
+    size, admitted = pool.limits.block_tokens, ~np.isnan(outcome.scheduled_s)
+    asked = max(int(outcome.input_tokens[admitted].sum()), 1)
     blocks = pool.instances * pool.ranks * pool.limits.kv_blocks
     blocks += sum(store.blocks * len(set(store.stores)) for store in stores)
-    best = belady(trace.hash_ids, trace.hash_offsets, lookups, order, blocks)
+    bound = belady(
+        requests_of(trace, run.traffic.classes), outcome.scheduled_s, outcome.end_s, block_tokens=size,
+        capacity_blocks=[blocks],
+    )  # fmt: skip
     seen = reuses(trace)
     return TierWorth(
         _pays(run.metrics, without.metrics),
-        float(outcome.cached_tokens[order].sum()) / asked,
-        best * size / asked,
-        float(np.minimum(seen.leading[order], lookups[order]).sum()) * size / asked,
+        float(outcome.cached_tokens[admitted].sum()) / asked,
+        int(bound.hit_blocks[0]) * size / asked,
+        bound.known * size / asked,
         _enough(seen.distance, seen.blocks, run.block_bytes),
     )
 
