@@ -10,7 +10,8 @@ import pytest
 
 import tokenworks
 from tests.planning.settings import DENSE, SMALL_MOE, costing
-from tokenworks.planning.decide import Bench, _resized, decide
+from tokenworks.planning.bench import Bench
+from tokenworks.planning.decide import _resized, decide
 from tokenworks.planning.ranking import candidates
 from tokenworks.planning.result import Plan
 from tokenworks.planning.search import search

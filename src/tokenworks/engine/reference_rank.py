@@ -278,7 +278,7 @@ class Rank:
         return self.unseen + len(self.prefetching)
 
     def insert(self, q: Sequence) -> None:
-        """Queue `q`, whose prefetch is over, behind the last request of its class that has a smaller number or place."""
+        """Queue `q`, whose prefetch is over, behind the last request of its class that comes before it."""
         queue, aged = self.waiting[q.priority], self.limits.ageing_s > 0
         before = [i for i, other in enumerate(queue)
                   if (other.place_s <= q.place_s if aged else other.index < q.index)]  # fmt: skip
