@@ -20,6 +20,7 @@ from tokenworks.engine.tier_state import (
     cell_arrays,
     node_arrays,
     private_blocks,
+    set_size,
     tier_records,
     tier_world,
 )
@@ -284,6 +285,8 @@ def allocate(cluster: Cluster) -> EngineState:
     world, index = _world(cluster)
     tiers = tier_records(cluster, len(instance))
     links = len(instance) + len(tiers.pop("more_links"))
+    tiers |= cell_arrays(0, max(int(world["cell_words"][0]), 2)) | node_arrays(cluster, world)
+    set_size(world, len(tiers["cell_at"]))
     words = -(-pools[0].instances * pools[0].ranks // 64)
     event = np.zeros(_power_of_two(int(world["events_spare"][0]) + 1024) if index else 1, EVENT)
     return EngineState(
@@ -295,8 +298,7 @@ def allocate(cluster: Cluster) -> EngineState:
         np.zeros(loads, np.float64), np.zeros(loads, np.int32), event,
         np.zeros((max(index, 1), 1 + words), np.uint64),
         np.zeros((GROUPS, ITL_BINS), np.int64), np.zeros((1024 if cluster.window_s else 1, len(SERIES)), np.int64),
-        **tiers, **cell_arrays(0, max(int(world["cell_words"][0]), 2)), **node_arrays(cluster, world),
-        priority=np.zeros(0, PRIORITY), origin=np.zeros(0, np.int8), flow=np.zeros(0, FLOW),
+        **tiers, priority=np.zeros(0, PRIORITY), origin=np.zeros(0, np.int8), flow=np.zeros(0, FLOW),
         flow_heap=np.zeros(0, np.int32),
     )  # fmt: skip
 

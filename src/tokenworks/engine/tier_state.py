@@ -207,6 +207,11 @@ def cell_arrays(cells: int, words: int) -> dict[str, NDArray[Any]]:
     }  # fmt: skip
 
 
+def set_size(world: NDArray[Any], width: int) -> None:
+    """Note the length of the hash table of cells, a power of two."""
+    world["cell_mask"], world["cell_shift"] = width - 1, 65 - width.bit_length()
+
+
 def reserve(s: EngineState, cluster: Cluster, names: int, slots: int) -> EngineState:
     """Room for the blocks that tiers can hold, now that `names` block ids and `slots` requests were submitted.
 
@@ -214,18 +219,20 @@ def reserve(s: EngineState, cluster: Cluster, names: int, slots: int) -> EngineS
     """
     world, layout = s.world, Layout(cluster.tiers)
     words = layout.words
-    cells = sum(min(capacity, names) for capacity in layout.capacity)
+    ahead = len(cluster.tiers.stores) + 1  # a block has its cell before a store evicts another one for it
+    cells = sum(min(capacity + ahead, names) for capacity in layout.capacity)
     if cells * words >= 1 << 31:
         raise SpecError(f"{cells:,} blocks in KV tiers are too many for the engine", where="Cluster.tiers",
                         hint="give smaller tiers, or larger blocks")  # fmt: skip
     room: dict[str, NDArray[Any]] = {}
     if len(s.cell) < words * (cells + 1):
         least = len(s.cell) // words * 2 if len(s.cell) < 1 << 28 else 0
-        room = cell_arrays(max(cells, min(least, sum(layout.capacity))), words)
+        most = sum(layout.capacity) + ahead * len(layout.capacity)
+        room = cell_arrays(max(cells, min(least, most)), words)
         used = int(world["cell_fresh"][0])
         room["cell"][:used] = s.cell[:used]
-        width = len(room["cell_at"])
-        world["cell_mask"], world["cell_shift"], world["rehash"] = width - 1, 65 - width.bit_length(), 1
+        set_size(world, len(room["cell_at"]))
+        world["rehash"] = 1
     flows = slots * (int(world["prefetched"][0]).bit_count() + 1) if world["prefetched"][0] else 0
     if len(s.flow) < flows:
         flow, heap = np.zeros(2 * flows, FLOW), np.zeros(2 * flows, np.int32)

@@ -34,7 +34,7 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 _INNER: dict[str, Any] = {"pipeline_class": InnerCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 jit = njit(**_OPTIONS, **_INNER)
 # Functions of features that few clusters use stay apart, which keeps the time to compile the others.
-apart = njit(**_OPTIONS, **{**_INNER, "pipeline_class": ApartCompiler})
+apart = njit(forceinline=False, **_OPTIONS, **{**_INNER, "pipeline_class": ApartCompiler})
 inline = njit(forceinline=True, **_OPTIONS, **_INNER)
 
 
