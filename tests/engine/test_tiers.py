@@ -265,7 +265,7 @@ def test_a_failed_prefetch_fails_no_request(run: Run) -> None:
 def test_the_router_knows_the_stores_of_one_rank_alone(run: Run, stores: tuple[int, ...], rank: int) -> None:
     """The second use comes when HBM has lost the blocks. Only a private store ties them to the rank that had them."""
     pool, own = replace(POOL, instances=2), replace(DRAM, stores=stores)
-    lanes = {"read": (Lane((0, 1), BLOCK),), "write": (Lane((2, 3), 0.0),)}
+    lanes: dict[str, Any] = {"read": (Lane((0, 1), BLOCK),), "write": (Lane((2, 3), 0.0),)}
     setup = cluster(replace(own, **lanes), pool=pool)
     setup = replace(setup, router=Router("prefix_aware", load_tokens=0))
     requests = prompts((0.0, FOUR), (0.1, [9]), (0.5, OTHER), (1.0, [*FOUR, 5]))
@@ -287,8 +287,8 @@ def test_the_router_knows_the_stores_of_one_rank_alone(run: Run, stores: tuple[i
         (r"Store.uses: 0 must be at least 1", lambda: replace(DRAM, uses=0)),
         (r"Store.failures: 2 is not a share", lambda: replace(DRAM, failures=2)),
         (r"Store.latency_s: nan must be finite", lambda: replace(DRAM, latency_s=math.nan)),
-        (r"Store.eviction: unknown policy 'fifo'; lru, arc, cost", lambda: replace(DRAM, eviction="fifo")),
-        (r"Store.written: unknown policy 'around'; through, back", lambda: replace(DRAM, written="around")),
+        (r"Store.eviction: unknown policy 'fifo'; lru, arc, cost", lambda: replace(DRAM, eviction="fifo")),  # type: ignore[arg-type]
+        (r"Store.written: unknown policy 'around'; through, back", lambda: replace(DRAM, written="around")),  # type: ignore[arg-type]
         (r"Store.prefetch: a store without a gateway has nowhere", lambda: replace(DRAM, prefetch="wait")),
         (r"Store.read: want at least one lane", lambda: replace(DRAM, read=())),
         (r"Store.stores: want a store number for each rank", lambda: replace(DRAM, stores=())),

@@ -81,6 +81,7 @@ class ArcEviction(Eviction):
 
     def insert(self, name: int, _cost_s: float, /) -> int | None:
         """Cases II to IV of the paper."""
+        victim: int | None
         if name in self.once_gone:
             step = max(len(self.often_gone) / len(self.once_gone), 1.0)
             self.target = min(self.target + step, float(self.capacity))

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Lists of waiting and of running requests, linked by the fields `prev` and `next` of the requests."""
+"""Lists of waiting and of running requests, linked by `prev` and `next` of the requests; the heap of KV transfers."""
 
 from __future__ import annotations
 
@@ -81,3 +81,37 @@ def to_decodes(s, r, q):
     rank.first, rank.last = first, last
     rank.running -= 1
     run_before(s, r, q, rank.prefill)
+
+
+@jit
+def push_load(s, q, done):
+    """Add the transfer of `q`, which ends at `done`, to the heap of KV transfers and loads, by (time, number)."""
+    at = s.world[0].loads
+    s.world[0].loads += 1
+    while at > 0:
+        up = (at - 1) >> 1
+        if s.load_s[up] < done or (s.load_s[up] == done and s.request[s.load[up]].number < s.request[q].number):
+            break
+        s.load_s[at], s.load[at] = s.load_s[up], s.load[up]
+        at = up
+    s.load_s[at], s.load[at] = done, q
+
+
+@jit
+def pop_load(s):
+    """Remove the transfer that ends first from the heap."""
+    world = s.world[0]
+    world.loads -= 1
+    count = world.loads
+    time, q, at = s.load_s[count], s.load[count], 0
+    while 2 * at + 1 < count:
+        down = 2 * at + 1
+        if down + 1 < count:
+            a, b = s.load_s[down], s.load_s[down + 1]
+            if b < a or (b == a and s.request[s.load[down + 1]].number < s.request[s.load[down]].number):
+                down += 1
+        if time < s.load_s[down] or (time == s.load_s[down] and s.request[q].number < s.request[s.load[down]].number):
+            break
+        s.load_s[at], s.load[at] = s.load_s[down], s.load[down]
+        at = down
+    s.load_s[at], s.load[at] = time, q

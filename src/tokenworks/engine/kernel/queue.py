@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import NEVER, QUEUED, inline, jit
-from tokenworks.engine.kernel.cache import place_of
+from tokenworks.engine.kernel.base import NEVER, QUEUED, apart, inline
 from tokenworks.engine.kernel.lists import wait
+from tokenworks.engine.kernel.loads import look
+from tokenworks.engine.kernel.names import place_of
 
 
 @inline
 def uncached(s, r, q):
-    """Tokens of `q` to prefill that the rank has not cached now. The lookup changes nothing."""
-    me = s.request[q]
+    """Tokens of `q` to prefill that neither the cache of the rank nor a KV tier has now. The lookup changes nothing."""
+    me, world = s.request[q], s.world[0]
     pool = s.pool[s.rank[r].pool]
     if me.remote:
         return np.int64(0)
@@ -23,17 +24,32 @@ def uncached(s, r, q):
         most = min(np.int64(me.goal - 1) // pool.block_tokens, s.named[q])
         while blocks < most and s.table[place_of(s, r, s.ids[first + blocks])] >= 0:
             blocks += 1
+        if world.tiers and blocks < most:
+            blocks += look(s, r, q, blocks, most, (1 << world.tiers) - 1)
     return me.goal - blocks * pool.block_tokens
 
 
-@jit
-def wait_in_order(s, r, q, now):
-    """Queue `q` in its class behind all requests whose place is not after its own."""
+@inline
+def take_place(s, r, q, now):
+    """Note the place of `q` in the queue of its class, by what is cached now (`types.Limits.ageing_s`)."""
+    pool = s.pool[s.rank[r].pool]
+    if pool.ageing > 0.0:
+        s.request[q].place_s = now + pool.ageing * uncached(s, r, q)
+
+
+@inline
+def comes_after(one, me, by_place):
+    """Whether a waiting request stands behind `me`: by its place in the queue, or by its number."""
+    return one.place_s > me.place_s if by_place else one.number > me.number
+
+
+@apart
+def insert(s, r, q, by_place):
+    """Queue `q` in its class behind all requests that do not come after it."""
     rank, me = s.rank[r], s.request[q]
     c = me.priority
-    me.place_s = now + s.pool[rank.pool].ageing * uncached(s, r, q)
     before = rank.tail[c]
-    while before >= 0 and s.request[before].place_s > me.place_s:
+    while before >= 0 and comes_after(s.request[before], me, by_place):
         before = s.request[before].prev
     after = rank.head[c] if before < 0 else s.request[before].next
     me.prev, me.next = before, after
@@ -50,10 +66,17 @@ def wait_in_order(s, r, q, now):
 
 
 @inline
+def join_after_prefetch(s, r, q):
+    """Queue `q`, whose prefetch is over: by its place if requests age, else by its number."""
+    insert(s, r, q, s.pool[s.rank[r].pool].ageing > 0.0)
+
+
+@inline
 def join_queue(s, r, q, now):
     """Add `q` to the waiting requests of its class."""
     if s.pool[s.rank[r].pool].ageing > 0.0:
-        wait_in_order(s, r, q, now)
+        take_place(s, r, q, now)
+        insert(s, r, q, True)
     else:
         wait(s, r, q, False)
 

@@ -6,17 +6,16 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, NEVER, POWER_OF_TWO, ROUND_ROBIN, inline, jit
-from tokenworks.engine.kernel.cache import slot_of
+from tokenworks.engine.kernel.cells import find_cell
+from tokenworks.engine.kernel.names import mixed, slot_of
+from tokenworks.engine.kernel.tiers import index_of
 
 
 @inline
 def draw(world):
     """Next random number of the router (splitmix64)."""
     world.seed += GOLDEN
-    z = world.seed
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return mixed(world.seed)
 
 
 @inline
@@ -112,9 +111,27 @@ def know_prefix(s, q, ranks, top):
 
 
 @inline
-def everywhere(s, q):  # noqa: ARG001
-    """Tokens of the prompt of `q` that each rank can take from a shared KV tier: none, without tiers."""
-    return np.int64(0)
+def is_common(s, name):
+    """Whether a KV tier that all ranks share holds a block."""
+    world = s.world[0]
+    for g in range(world.tier_groups):
+        if s.group[g].tiers & world.common:
+            c = find_cell(s, index_of(s, g, 0), name)
+            if c and s.cell[c + 2] & world.common:
+                return True
+    return False
+
+
+@inline
+def everywhere(s, q):
+    """Tokens of the prompt of `q` that each rank can take from KV tiers that all ranks share."""
+    world, first, blocks = s.world[0], s.offsets[q], np.int64(0)
+    if world.common == 0:
+        return blocks
+    most = min(np.int64(s.request[q].input - 1) // s.pool[0].block_tokens, s.named[q])
+    while blocks < most and is_common(s, s.ids[first + blocks]):
+        blocks += 1
+    return blocks * s.pool[0].block_tokens
 
 
 @jit
