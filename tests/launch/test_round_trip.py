@@ -28,7 +28,7 @@ def test_every_dialect_is_tried() -> None:
 
 @pytest.mark.parametrize("name", sorted(MACHINES))
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_commands_mean_the_deployment_that_they_came_from(name: str, data: st.DataObject) -> None:
     deployment = data.draw(deployments(name))
     try:
@@ -47,7 +47,7 @@ def test_commands_mean_the_deployment_that_they_came_from(name: str, data: st.Da
 
 @pytest.mark.parametrize("name", sorted(MACHINES))
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_flag_and_choice_is_in_the_list_of_the_dialect(name: str, data: st.DataObject) -> None:
     try:
         started = launch(data.draw(deployments(name)), name)
