@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 
 from tokenworks.engine.outcome import Counts, Ended, Outcome, PerRequest
+from tokenworks.engine.tiers import Lane, Store, Tiers
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost, Transfer
 
 ROUTERS = ("round_robin", "least_loaded", "power_of_two", "prefix_aware")
@@ -58,7 +60,48 @@ def cluster(rng: np.random.Generator) -> Cluster:
     transfer = Transfer(float(rng.choice([0, 0.003])), float(rng.choice([0, 1e-4])), float(rng.choice([0, 0.5])))
     closed, window, request = rng.choice([0, 0, 1, 5]), rng.choice([0, 0.0625, 0.5]), rng.choice([0, 0, 0.013])
     accept = rng.spawn(1)[0].choice([0, 0, 0.004, BEAT])
-    return Cluster(pools, router, transfer, int(closed), float(window), float(request), float(accept))
+    below = tiers(rng.spawn(1)[0], pools[0])
+    return Cluster(pools, router, transfer, int(closed), float(window), float(request), float(accept), below)
+
+
+def tiers(rng: np.random.Generator, front: Pool) -> Tiers:
+    """KV tiers of a pool with a prefix cache, in two of three cases: tiny stores, gateways, shared links."""
+    if not front.limits.prefix_caching or rng.random() < 1 / 3:
+        return Tiers()
+    ranks, stores = front.instances * front.ranks, list[Store]()
+    fail = float(rng.choice([0, 0, 0, 0.3]))
+    for i in range(int(rng.integers(1, 4))):
+        gateway = int(rng.integers(-1, i)) if rng.random() < 0.5 else -1
+        stores.append(
+            Store(
+                f"tier {i}", int(rng.choice([0, 1, 3, 8, 20, 60])), shares(rng, ranks),
+                read=lanes(rng, ranks), write=lanes(rng, ranks), latency_s=float(rng.choice([0, 0.001, BEAT])),
+                gateway=gateway, written=str(rng.choice(["through", "back"])),  # type: ignore[arg-type]
+                uses=int(rng.choice([1, 1, 2, 3])), eviction=str(rng.choice(["lru", "arc", "cost"])),  # type: ignore[arg-type]
+                prefetch="none" if gateway < 0 else str(rng.choice(["none", "best_effort", "wait", "timeout"])),  # type: ignore[arg-type]
+                timeout_s=float(rng.choice([0, 0.002, BEAT])), failures=fail,
+            )
+        )  # fmt: skip
+    return Tiers(
+        tuple(stores), load=str(rng.choice(["layerwise", "async"])), layers=int(rng.choice([1, 10])),  # type: ignore[arg-type]
+        on_failure=str(rng.choice(["recompute", "fail"])), seed=int(rng.integers(0, 1 << 30)),  # type: ignore[arg-type]
+        block_s=float(rng.choice([0, 0.001])), position_s=float(rng.choice([0, 1e-4])),
+    )  # fmt: skip
+
+
+def shares(rng: np.random.Generator, ranks: int) -> tuple[int, ...]:
+    """Number of the store or the link of each rank: alone, shared by all, or shared by some."""
+    kind = rng.random()
+    if kind < 0.4:
+        return tuple(range(ranks))
+    return (0,) * ranks if kind < 0.8 else tuple(rng.integers(0, ranks, ranks).tolist())
+
+
+def lanes(rng: np.random.Generator, ranks: int) -> tuple[Lane, ...]:
+    """One or two lanes over links with random numbers, which other lanes may use as well."""
+    first = [int(n) for n in rng.integers(0, 6, int(rng.integers(1, 3)))]
+    block_s = [float(s) for s in rng.choice([0, 1e-4, 0.002, BEAT / 4], len(first))]
+    return tuple(Lane(tuple(n + own for own in shares(rng, ranks)), s) for n, s in zip(first, block_s, strict=True))
 
 
 def requests(rng: np.random.Generator, count: int) -> Requests:
@@ -82,6 +125,30 @@ def requests(rng: np.random.Generator, count: int) -> Requests:
     )  # fmt: skip
 
 
+def reuse(rng: np.random.Generator) -> tuple[Cluster, Requests]:
+    """Users with long prompts take turns at a cluster with KV tiers and too small an HBM, so tiers serve blocks."""
+    own = cluster(rng)
+    size, count, users = int(rng.choice([1, 4])), int(rng.integers(5, 40)), int(rng.integers(1, 5))
+    tight = replace(own.pools[0].limits, kv_blocks=int(rng.integers(12, 30)), block_tokens=size, prefix_caching=True)
+    front = replace(own.pools[0], limits=replace(tight, max_queue=0, max_model_len=1000))
+    later = [replace(p, limits=replace(p.limits, block_tokens=size, kv_blocks=60)) for p in own.pools[1:]]
+    below = tiers(rng, front)
+    while not below.stores:
+        below = tiers(rng, front)
+    texts = [1000 * np.arange(1, 13) + int(rng.integers(0, 2)) * user for user in range(users)]
+    names = [texts[int(rng.integers(0, users))][: int(rng.integers(1, 12))] for _ in range(count)]
+    lengths = np.array([len(name) for name in names])
+    arrival = np.cumsum(rng.exponential(float(rng.choice([1e-3, 0.03, 0.3])), count))
+    if rng.random() < 0.4:
+        arrival = np.floor(arrival / BEAT) * BEAT
+    requests = Requests.of(
+        arrival, lengths * size + rng.integers(1 - size, 2, count), rng.integers(1, 8, count) * size,
+        priority=rng.integers(0, 3, count) if rng.random() < 0.3 else None,
+        block_ids=np.concatenate(names), block_offsets=np.concatenate([[0], np.cumsum(lengths)]),
+    )  # fmt: skip
+    return replace(own, pools=(front, *later), tiers=below), requests
+
+
 def chain(rng: np.random.Generator, length: int) -> np.ndarray:
     """Chained block ids of one request. Each id has three possible successors, so requests share prefixes by chance."""
     turns = rng.integers(0, 3, length) * (rng.random(length) < 0.3)
@@ -97,6 +164,9 @@ def assert_same_counts(slow: Counts | Outcome, fast: Counts | Outcome) -> None:
     for one, two in zip(fast.pools, slow.pools, strict=True):
         assert {**vars(one), "busy_s": 0, "link_busy_s": 0} == {**vars(two), "busy_s": 0, "link_busy_s": 0}
         np.testing.assert_allclose([one.busy_s, one.link_busy_s], [two.busy_s, two.link_busy_s], rtol=1e-9)
+    for mine, oracle in zip(fast.tiers, slow.tiers, strict=True):
+        assert {**vars(mine), "read_s": 0, "write_s": 0} == {**vars(oracle), "read_s": 0, "write_s": 0}
+        np.testing.assert_allclose([mine.read_s, mine.write_s], [oracle.read_s, oracle.write_s], rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(fast.itl_counts, slow.itl_counts)
     assert abs(fast.now_s - slow.now_s) < 1e-9
 

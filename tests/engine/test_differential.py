@@ -192,3 +192,46 @@ def test_counts_right_after_a_number_of_requests_was_sent(seed: int, marks: list
     cases.assert_same(slow.outcome(), fast.outcome())
     whole = simulator.run(cluster, requests)
     np.testing.assert_allclose(fast.outcome().end_s, whole.end_s, rtol=0, atol=1e-9)
+
+
+# ---- KV tiers below HBM
+
+
+@pytest.mark.parametrize("block", range(2))
+def test_kernel_equals_reference_with_tiers(block: int) -> None:
+    """80 fixed cases each, with hits, evictions, late prefetches and failures in tiers."""
+    seen = np.zeros(5, dtype=int)
+    for seed in range(80 * block, 80 * block + 80):
+        cluster, requests = cases.reuse(np.random.default_rng(seed))
+        slow = reference.run(cluster, requests)
+        cases.assert_same(slow, simulator.run(cluster, requests))
+        tiers = slow.tiers
+        seen += [sum(t.hit_blocks for t in tiers), sum(t.evictions for t in tiers), sum(t.late_blocks for t in tiers),
+                 sum(t.failed for t in tiers), slow.count(Status.FAILED)]  # fmt: skip
+    assert (seen > 1).all(), seen
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 40))
+def test_any_cluster_with_tiers(seed: int) -> None:
+    cluster, requests = cases.reuse(np.random.default_rng(seed))
+    cases.assert_same(reference.run(cluster, requests), simulator.run(cluster, requests))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 40))
+def test_tiers_with_cancels_and_looks(seed: int) -> None:
+    """Requests are cancelled while they wait for a prefetch, load or run; both engines agree at each look."""
+    rng = np.random.default_rng(seed)
+    cluster, requests = cases.reuse(rng)
+    slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
+    times, whom = moments(rng, 8), rng.integers(0, len(requests), 8)
+    for one in (slow, fast):
+        one.submit(requests)
+        for time, index in zip(times.tolist(), whom.tolist(), strict=True):
+            one.at(time, "cancel", index)
+    for now in [*np.sort(moments(rng, 4)).tolist(), float("inf")]:
+        for one in (slow, fast):
+            one.advance(now)
+        cases.assert_same(slow.outcome(), fast.outcome())
+    cases.assert_same_ended(slow.take(), fast.take())

@@ -2,7 +2,8 @@
 
 This module has the client, the front end, and the KV transfer from prefill to decode. `reference_instance` has the
 instances, `reference_rank` the scheduler and the prefix cache of one rank with the rules of vLLM, `reference_tree` with
-the rules of SGLang, `reference_router` the choice of a rank, `reference_link` the links.
+the rules of SGLang, `reference_router` the choice of a rank, `reference_link` the links, `reference_tiers` the KV tiers
+below HBM.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.engine.gaps import ITL_BINS, itl_bin
-from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome, PoolCounts
+from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome
 from tokenworks.engine.policies import POLICIES
-from tokenworks.engine.reference_instance import NEVER, ReferenceInstance
+from tokenworks.engine.reference_instance import NEVER, ReferenceInstance, pool_counts
 from tokenworks.engine.reference_link import book
 from tokenworks.engine.reference_rank import Rank, Sequence
 from tokenworks.engine.reference_router import ReferenceRouter
+from tokenworks.engine.reference_tiers import ReferenceTiers
 from tokenworks.engine.reference_tree import TreeRank
+from tokenworks.engine.tiers import Tiers
 from tokenworks.engine.types import GROUPS, Cluster, Requests, Status
 
 _COLUMNS: dict[str, tuple[str, type[Any]]] = {
@@ -39,7 +42,9 @@ class Reference:
     """A simulation of a cluster with the methods of `simulator.Simulator`, where they are documented.
 
     arrivals : heap of (time, number) of requests on their way to the client's gate, or past it to a rank
-    loads : heap of KV transfers by their ends
+    loads : heap of KV transfers, and of loads from KV tiers, by their ends
+    prefetches : heap of ends of prefetches from KV tiers (time, request, tier), and of times at which requests that
+        wait for them are queued (time, request, number of tiers)
     gate : requests that wait for a slot of the client; flying : slots in use
     freed : heap of the times at which slots become free after now
     door_s : time at which the front end is free for the next request [s]
@@ -52,6 +57,7 @@ class Reference:
         self.children: dict[int, list[int]] = {}
         self.arrivals: list[tuple[float, int]] = []
         self.loads: list[tuple[float, int, Sequence]] = []
+        self.prefetches: list[tuple[float, int, int]] = []
         self.gate: deque[Sequence] = deque()
         self.freed: list[float] = []
         self.door_s = 0.0
@@ -66,9 +72,11 @@ class Reference:
         self.instances: list[ReferenceInstance] = []
         self.pools: list[list[Rank]] = []
         self.home: dict[int, ReferenceInstance] = {}
+        self.tiers = ReferenceTiers(cluster.tiers, emitted)
         for pool in cluster.pools:
             kind = Rank if POLICIES[pool.limits.policy].mixes else TreeRank
-            ranks: list[Rank] = [kind(pool, i, emitted) for i in range(pool.instances * pool.ranks)]
+            tiers = ReferenceTiers(Tiers(), emitted) if pool.role == "decode" else self.tiers
+            ranks: list[Rank] = [kind(pool, i, emitted, tiers) for i in range(pool.instances * pool.ranks)]
             self.pools.append(ranks)
             for i in range(pool.instances):
                 instance = ReferenceInstance(pool, len(self.instances), ranks[i :: pool.instances])
@@ -97,7 +105,8 @@ class Reference:
     def advance(self, until: float = NEVER, *, sent: int | None = None) -> None:
         """Play all events up to and including `until`.
 
-        Order at the same time: free slots of the client, arrivals, KV transfers, ends of steps, events of `at`.
+        Order at the same time: free slots of the client, arrivals, KV transfers and loads, prefetches, ends of steps,
+        events of `at`.
 
         With `sent`, stop earlier, right after the `sent`-th request has reached a rank.
         """
@@ -105,9 +114,10 @@ class Reference:
             instance = min(self.instances, key=lambda i: (i.end_s, i.number))
             arrival = self.arrivals[0][0] if self.arrivals else NEVER
             load = self.loads[0][0] if self.loads else NEVER
+            prefetch = self.next_prefetch()
             outside = self.outside[0][0] if self.outside else NEVER
             freed = self.freed[0] if self.freed else NEVER
-            time = min(freed, arrival, load, instance.end_s, outside)
+            time = min(freed, arrival, load, prefetch, instance.end_s, outside)
             self.sample(min(time, until))
             if time > until or time == NEVER:
                 self.now = until if until < NEVER else self.now
@@ -120,6 +130,9 @@ class Reference:
                 self.arrive(self.sequences[heapq.heappop(self.arrivals)[1]])
             elif load == time:
                 self.loaded(heapq.heappop(self.loads)[2])
+            elif prefetch == time:
+                _, index, tier = heapq.heappop(self.prefetches)
+                self.prefetched(self.sequences[index], tier)
             elif instance.end_s == time:
                 self.finish(instance)
                 self.fetch(instance, instance.start(time))
@@ -127,6 +140,7 @@ class Reference:
                 while self.outside and self.outside[0][0] == time:
                     _, _, kind, index = heapq.heappop(self.outside)
                     self.kinds[kind](self.sequences[index])
+            self.tiers.flush(self.now)
 
     def at(self, time_s: float, kind: str, index: int) -> None:
         """Schedule an event from outside. Events at the same time happen in the order of the calls."""
@@ -136,6 +150,7 @@ class Reference:
     def cancel(self, index: int) -> None:
         """Withdraw a request now: a running request leaves at the end of its step. Its later turns are never sent."""
         self.withdraw(self.sequences[index])
+        self.tiers.flush(self.now)
 
     def withdraw(self, q: Sequence) -> None:
         """Handle the event "cancel"."""
@@ -146,6 +161,8 @@ class Reference:
             if q in unseen:
                 unseen.remove(q)
                 q.at.unseen -= 1
+            elif q in q.at.prefetching:
+                q.at.prefetching.remove(q)
             else:
                 q.at.waiting[q.priority].remove(q)
             self.let_go(q)
@@ -179,9 +196,13 @@ class Reference:
         q.route = self.router.choose(q, self.now)
         rank = self.pools[0][q.route]
         rank.owed += q.owed
-        if rank.limits.max_queue and rank.queued() + rank.unseen >= rank.limits.max_queue:
+        if rank.limits.max_queue and rank.queued() + rank.outside() >= rank.limits.max_queue:
             self.end(q, Status.REJECTED)
-            return
+        elif not self.prefetch(q, rank):
+            self.reach(q, rank)
+
+    def reach(self, q: Sequence, rank: Rank) -> None:
+        """Hand `q` to the scheduler of a rank, which may look for new requests only later."""
         instance = self.home[id(rank)]
         if not instance.batches or rank.limits.receive_interval == 1:
             self.enqueue(q, rank)
@@ -239,7 +260,7 @@ class Reference:
                 instance.prefill_tokens += tokens
                 if not rank.policy.mixes:
                     rank.store(q, self.now)
-                if q.computed == q.goal:
+                if q.computed == q.goal and not q.load.failed:
                     q.decoding = True
                     if math.isnan(q.first_s):
                         square = tokens * (q.computed - tokens) + tokens * (tokens + 1) // 2
@@ -247,8 +268,8 @@ class Reference:
                     self.produce(q, instance, 1)
                 else:
                     rank.full = False
-            for q in [q for q in rank.running if q.cancelled]:
-                self.drop(q, Status.CANCELLED)
+            for q in [q for q in rank.running if q.cancelled or q.load.failed]:
+                self.drop(q, Status.CANCELLED if q.cancelled else Status.FAILED)
 
     def produce(self, q: Sequence, instance: ReferenceInstance, tokens: int) -> None:
         """Add `tokens` to the output of `q`, and count the gap since its last output."""
@@ -269,6 +290,7 @@ class Reference:
         """Remove `q` from its rank and end it."""
         rank = q.at
         assert rank is not None
+        q.prefetches.clear()
         rank.load -= 1
         if q in rank.running:
             rank.running.remove(q)
@@ -341,25 +363,33 @@ class Reference:
         self.enqueue(q, min(self.pools[1], key=lambda r: (r.load, r.number)))
 
     def fetch(self, instance: ReferenceInstance, loads: list[Sequence]) -> None:
-        """Start the KV transfers of admitted requests, in the order of admission."""
+        """Start the KV transfers of admitted requests, in the order of admission; loads are booked already."""
         transfer = self.cluster.transfer
         for q in loads:
+            if q.loading:
+                heapq.heappush(self.loads, (q.load.end_s, q.index, q))
+                continue
             assert q.left is not None
             seconds = transfer.latency_s + q.input * transfer.seconds_per_token * (1.0 - transfer.overlap)
             done = book((self.home[id(q.left[0])].link, instance.link), seconds, self.now)
             heapq.heappush(self.loads, (done, q.index, q))
 
     def loaded(self, q: Sequence) -> None:
-        """The KV transfer of `q` has ended: the prefill rank frees the KV, and `q` decodes from the next step on."""
+        """The KV transfer of `q` has ended: the prefill rank frees the KV, and `q` decodes from the next step on.
+
+        Or the load of `q` from KV tiers has ended: its prefill starts in the next step.
+        """
         rank = q.at
         assert rank is not None
         self.let_go(q)
         rank.loading -= 1
-        q.remote, q.computed, q.decoding = False, q.input, True
-        if q.cancelled:
-            self.drop(q, Status.CANCELLED)
+        if q.remote:
+            q.remote, q.computed, q.decoding = False, q.input, True
+        if q.cancelled or q.load.failed:
+            self.drop(q, Status.CANCELLED if q.cancelled else Status.FAILED)
         else:
-            rank.ready.append(q)
+            (rank.loaded if q.loading else rank.ready).append(q)
+        q.loading = False
         self.wake(rank)
 
     def let_go(self, q: Sequence) -> None:
@@ -370,14 +400,52 @@ class Reference:
             q.left = None
             self.wake(rank)
 
+    # ---- prefetches from KV tiers
+
+    def prefetch(self, q: Sequence, rank: Rank) -> bool:
+        """Start the prefetches of `q`, which reaches `rank`. Returns whether `q` waits for them."""
+        if not self.tiers.tiers.stores:
+            return False
+        due = self.tiers.prefetch(rank.number, q, len(Rank.find(rank, q, q.goal - 1)), self.now)
+        for one in q.prefetches:
+            heapq.heappush(self.prefetches, (one.end_s, q.index, one.tier))
+        if due <= self.now:
+            return False
+        heapq.heappush(self.prefetches, (due, q.index, len(self.tiers.stores)))
+        q.at, q.status = rank, Status.QUEUED
+        rank.prefetching.append(q)
+        rank.load += 1
+        return True
+
+    def next_prefetch(self) -> float:
+        """Time of the next event of a prefetch [s]. Events of prefetches that were cut or cancelled are dropped."""
+        while self.prefetches:
+            time, index, tier = self.prefetches[0]
+            q = self.sequences[index]
+            if tier in [one.tier for one in q.prefetches] or q in self.pools[0][q.route].prefetching:
+                return time
+            heapq.heappop(self.prefetches)
+        return NEVER
+
+    def prefetched(self, q: Sequence, tier: int) -> None:
+        """A prefetch of `q` has ended, or `q` has waited long enough (`tier` = number of tiers) and is queued."""
+        rank = self.pools[0][q.route]
+        for one in [one for one in q.prefetches if one.tier == tier]:
+            self.tiers.land(rank.number, one, self.now)
+            q.prefetches.remove(one)
+        if tier == len(self.tiers.stores) and q in rank.prefetching:
+            rank.prefetching.remove(q)
+            rank.insert(q)
+            self.wake(rank)
+
     # ---- results
 
     def state(self) -> list[int]:
         """A row of the time series (`types.SERIES`): three levels now, and two counts since the last window closed."""
         ranks = [rank for pool in self.pools for rank in pool]
         output, prefill = self.tokens_out()
-        return [sum(len(r.running) + r.loading + len(r.ready) for r in ranks),
-               sum(r.queued() + r.unseen for r in ranks),
+        return [sum(len(r.running) + r.loading + len(r.ready) + len(r.loaded) for r in ranks),
+               sum(r.queued() + r.outside() for r in ranks),
                sum(r.limits.kv_blocks - len(r.free) for r in ranks),
                output - self.tokens_seen[0], prefill - self.tokens_seen[1]]  # fmt: skip
 
@@ -397,7 +465,8 @@ class Reference:
         series = [*self.series, self.state()] if self.cluster.window_s else []
         return Outcome(
             now_s=self.now, **self._columns(self.sequences), pools=self.counts().pools, itl_counts=self.itl.copy(),
-            window_s=self.cluster.window_s, series=np.array(series, dtype=np.int64).reshape(-1, len(SERIES)),
+            tiers=self.tiers.counts(), window_s=self.cluster.window_s,
+            series=np.array(series, dtype=np.int64).reshape(-1, len(SERIES)),
         )  # fmt: skip
 
     def take(self) -> Ended:
@@ -408,24 +477,12 @@ class Reference:
 
     def counts(self) -> Counts:
         """All counters up to now."""
-        return Counts(self.now, self.sent, tuple(self._counts(i) for i in range(len(self.pools))), self.itl.copy())
+        pools = tuple(pool_counts([i for i in self.instances if i.pool is pool]) for pool in self.cluster.pools)
+        return Counts(self.now, self.sent, pools, self.itl.copy(), self.tiers.counts())
 
     @staticmethod
     def _columns(sequences: list[Sequence]) -> dict[str, NDArray[Any]]:
         return {name: np.array([getattr(q, own) for q in sequences], kind) for name, (own, kind) in _COLUMNS.items()}
-
-    def _counts(self, number: int) -> PoolCounts:
-        ranks, pool = self.pools[number], self.cluster.pools[number]
-        own = [i for i in self.instances if i.pool is pool]
-        return PoolCounts(
-            steps=sum(i.steps for i in own), decode_sequences=sum(i.decode_sequences for i in own),
-            output_tokens=sum(i.output_tokens for i in own), prefill_tokens=sum(i.prefill_tokens for i in own),
-            query_tokens=sum(r.queries for r in ranks), hit_tokens=sum(r.hits for r in ranks),
-            preemptions=sum(r.preemptions for r in ranks), evictions=sum(r.evictions for r in ranks),
-            busy_s=sum(i.busy_s for i in own), link_busy_s=sum(i.link.busy_s for i in own),
-            link_flows=sum(i.link.flows for i in own), kv_total=sum(r.limits.kv_blocks for r in ranks),
-            kv_used=sum(r.limits.kv_blocks - len(r.free) for r in ranks),
-        )  # fmt: skip
 
 
 def run(cluster: Cluster, requests: Requests) -> Outcome:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tokenworks.engine.outcome import PoolCounts
 from tokenworks.engine.reference_link import ReferenceLink
 from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence
 from tokenworks.engine.types import Pool
@@ -38,7 +39,7 @@ class ReferenceInstance:
     def start(self, now: float) -> list[Sequence]:
         """Plan a step that begins at `now`, or go idle. A step that only preempted sequences is planned again.
 
-        Returns the admitted sequences whose KV must be transferred first.
+        Returns the admitted sequences whose KV must be transferred, or loaded from KV tiers, first.
         """
         self.start_s, loads = now, list[Sequence]()
         self.look()
@@ -50,13 +51,26 @@ class ReferenceInstance:
             loads += [q for batch in self.batches for q in batch.loads]
             if self.busy or not any(batch.preempted for batch in self.batches):
                 break
+        written_s = self.ranks[0].tiers.flush(now)
         if self.busy:
-            self.end_s = self.end_of_step(now)
+            self.end_s = self.with_tiers(self.end_of_step(now), written_s, now)
         else:
             self.end_s, self.anchored, self.batches = NEVER, [], []
             for rank in self.ranks:
                 rank.rest()
         return loads
+
+    def with_tiers(self, end: float, written_s: float, now: float) -> float:
+        """End of a step that would end at `end` without KV tiers (rules 2 and 4 of `tiers`) [s].
+
+        A step that ends later than it would without tiers also ends a series of equal steps.
+        """
+        loaded_s = max(batch.loaded_s for batch in self.batches)
+        late = max(written_s, loaded_s + (end - now) / self.ranks[0].tiers.tiers.layers)
+        if late <= end:
+            return end
+        self.anchored = []
+        return late
 
     def look(self) -> None:
         """Look for new requests if the instance was idle, has prefilled, or has decoded `receive_interval` times.
@@ -112,3 +126,17 @@ class ReferenceInstance:
         start, step, growth = self.anchor
         k = float(self.anchor_steps)
         return start + (k * step + growth * (k * (k - 1.0) * 0.5))
+
+
+def pool_counts(own: list[ReferenceInstance]) -> PoolCounts:
+    """Counters of a pool: the sums over its instances `own`."""
+    ranks = [rank for instance in own for rank in instance.ranks]
+    return PoolCounts(
+        steps=sum(i.steps for i in own), decode_sequences=sum(i.decode_sequences for i in own),
+        output_tokens=sum(i.output_tokens for i in own), prefill_tokens=sum(i.prefill_tokens for i in own),
+        query_tokens=sum(r.queries for r in ranks), hit_tokens=sum(r.hits for r in ranks),
+        preemptions=sum(r.preemptions for r in ranks), evictions=sum(r.evictions for r in ranks),
+        busy_s=sum(i.busy_s for i in own), link_busy_s=sum(i.link.busy_s for i in own),
+        link_flows=sum(i.link.flows for i in own), kv_total=sum(r.limits.kv_blocks for r in ranks),
+        kv_used=sum(r.limits.kv_blocks - len(r.free) for r in ranks),
+    )  # fmt: skip

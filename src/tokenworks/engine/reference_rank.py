@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from tokenworks.engine.policies import POLICIES
+from tokenworks.engine.reference_tiers import Load, Prefetch, ReferenceTiers
 from tokenworks.engine.types import PRIORITIES, Pool, Status
 
 
@@ -39,6 +40,8 @@ class Sequence:
     forgotten : the parent of the request did not complete
     route : number of the rank that the router chose
     owed : tokens that the router counts for the request until the first token
+    load, loading : blocks that its last admission took from KV tiers; whether the request waits for them
+    prefetches : flows to the gateways of KV tiers that have not ended
     """
 
     index: int
@@ -74,13 +77,19 @@ class Sequence:
     forgotten: bool = False
     route: int = -1
     owed: int = 0
+    load: Load = field(default_factory=Load)
+    loading: bool = False
+    prefetches: list[Prefetch] = field(default_factory=list)
 
 
 class Rank:
     """The queues and the paged KV cache of one dp rank.
 
     waiting : a queue for each priority; ready : sequences whose KV transfer has ended; running : in order of admission
-    loading, load : KV transfers on their way; requests in flight
+    loading, load : KV transfers, and loads from KV tiers, on their way; requests in flight
+    loaded : sequences whose load from KV tiers has ended, and whose prefill has not started
+    prefetching : requests that wait for a prefetch from KV tiers, beside the queue
+    tiers : KV tiers below HBM; a rank of a decode pool has none
     ticks : decode steps so far
     owed, chosen : tokens that the router expects this rank to prefill; number of the router's last choice of this rank
     free : free blocks, the next one to reuse first; users : sequences that hold each block
@@ -89,11 +98,16 @@ class Rank:
     unseen : requests that were sent to the rank, and that the scheduler has not looked at yet
     """
 
-    def __init__(self, pool: Pool, number: int, emit: list[tuple[float, int, int, bool]]) -> None:
-        self.limits, self.number, self.emit = pool.limits, number, emit
+    def __init__(
+        self, pool: Pool, number: int, emit: list[tuple[float, int, int, bool]], tiers: ReferenceTiers
+    ) -> None:
+        self.limits, self.number, self.emit, self.tiers = pool.limits, number, emit, tiers
+        tiers.join(self)
         self.policy = POLICIES[pool.limits.policy]
         self.waiting: list[deque[Sequence]] = [deque() for _ in range(PRIORITIES)]
         self.ready: deque[Sequence] = deque()
+        self.loaded: deque[Sequence] = deque()
+        self.prefetching: list[Sequence] = []
         self.running: list[Sequence] = []
         self.loading = self.load = self.ticks = self.owed = self.chosen = self.unseen = 0
         self.free: OrderedDict[int, None] = OrderedDict.fromkeys(range(pool.limits.kv_blocks))
@@ -135,23 +149,37 @@ class Rank:
         """Take `count` blocks from the head of the free queue for `q`, and evict their content."""
         for _ in range(count):
             block, _none = self.free.popitem(last=False)
-            if block in self.content:
-                self.emit.append((now, self.number, self.content[block], False))
-                del self.where[self.content.pop(block)]
-                self.evictions += 1
+            self.forget(block, now)
             q.anonymous.append(block)
+
+    def forget(self, block: int, now: float) -> None:
+        """Evict the content of a block, if it has any."""
+        if block not in self.content:
+            return
+        name = self.content.pop(block)
+        del self.where[name]
+        self.evictions += 1
+        if not self.tiers.evicted(self.number, name, now):
+            self.emit.append((now, self.number, name, False))
 
     def store(self, q: Sequence, now: float) -> None:
         """Put the full blocks that `q` has computed into the prefix cache, by their chained hashes."""
         tokens = min(q.computed, q.input + q.output - 1)
         full = min(tokens // self.limits.block_tokens, len(q.ids)) if self.limits.prefix_caching else 0
-        for name in q.ids[q.chained : full]:
+        new: dict[int, int] = {}
+        for position, name in enumerate(q.ids[q.chained : full], q.chained):
             if name not in self.where:
-                block = q.anonymous.pop()
-                self.where[name], self.content[block], self.users[block] = block, name, 1
-                q.cached.append(block)
-                self.emit.append((now, self.number, name, True))
+                self.keep(q, name, now)
+                new[name] = position
+        self.tiers.stored(self.number, new, now)
         q.chained = max(q.chained, full)
+
+    def keep(self, q: Sequence, name: int, now: float) -> None:
+        """Give a block of `q` its hash."""
+        block = q.anonymous.pop()
+        self.where[name], self.content[block], self.users[block] = block, name, 1
+        q.cached.append(block)
+        self.emit.append((now, self.number, name, True))
 
     def find(self, q: Sequence, tokens: int) -> list[int]:
         """Blocks of the longest cached prefix of the first `tokens` of `q`."""
@@ -203,33 +231,51 @@ class Rank:
         return next((queue[0] for queue in self.waiting if queue), None)
 
     def queued(self) -> int:
-        """Number of waiting requests."""
+        """Number of waiting requests in the queues."""
         return sum(map(len, self.waiting))
+
+    def outside(self) -> int:
+        """Number of requests that have reached the rank, and are not in its queues yet."""
+        return self.unseen + len(self.prefetching)
+
+    def insert(self, q: Sequence) -> None:
+        """Queue `q`, whose prefetch is over, behind the last request of its class that has a smaller number."""
+        queue = self.waiting[q.priority]
+        smaller = [i for i, other in enumerate(queue) if other.index < q.index]
+        queue.insert(smaller[-1] + 1 if smaller else 0, q)
 
     def admit(self, q: Sequence, budget: int, now: float) -> int:
         """Admit the waiting `q` if its whole prompt fits now.
 
         vLLM 0.19 admits only prompts that fit as a whole (scheduler_reserve_full_isl). Cached blocks that other
         sequences use need no free block; unused cached blocks do, as they leave the free queue. Hits of a request that
-        was preempted are not counted. The last token of a prompt is always computed (kv_cache_manager.py).
+        was preempted are not counted. The last token of a prompt is always computed (kv_cache_manager.py). A request
+        that waits for a load or a KV transfer reserves its whole prompt.
 
         Returns the tokens of `q` to compute in this step, 0 if it is not admitted.
         """
+        self.tiers.cut(self.number, q, now)
         limits, prefix = self.limits, self.find(q, q.goal - 1)
         shared = sum(self.users[block] > 0 for block in prefix)
         margin = limits.watermark_blocks if self.running or self.loading else 0
         if self.blocks_for(q.goal) - shared + margin > len(self.free):
             return 0
+        self.hold(q, prefix, now)
+        tokens = min(q.goal - q.computed, budget)
+        self.allocate(q, self.short(q, q.goal if q.remote or q.loading else q.computed + tokens), now)
+        self.begin(q, now)
+        return tokens
+
+    def hold(self, q: Sequence, prefix: list[int], now: float) -> None:
+        """Let `q` use the cached blocks `prefix`, and take the blocks after them from KV tiers."""
         for block in prefix:
             if not self.users[block]:
                 del self.free[block]
             self.users[block] += 1
         q.cached, q.chained = list(prefix), len(prefix)
-        q.computed = len(prefix) * limits.block_tokens
-        tokens = min(q.goal - q.computed, budget)
-        self.allocate(q, self.short(q, q.goal if q.remote else q.computed + tokens), now)
-        self.begin(q, now)
-        return tokens
+        q.load = Load() if q.remote else self.tiers.load(self.number, q, len(prefix), now)
+        q.loading = self.tiers.waits and q.load.end_s > -math.inf
+        q.computed = (len(prefix) + q.load.blocks) * self.limits.block_tokens
 
     def begin(self, q: Sequence, now: float) -> None:
         """Take the admitted `q` out of the queue. Its hits count at its first admission."""
@@ -266,14 +312,16 @@ class Scheduled:
     """Work of one rank in a step.
 
     decodes, prefills : sequences that decode, and chunks of prefill as (sequence, tokens)
-    loads : admitted sequences whose KV must be transferred first
+    loads : admitted sequences whose KV must be transferred, or loaded from KV tiers, first
     preempted : whether the step preempted a sequence
+    loaded_s : end of the last load that the step computes beside, layer by layer, -inf = there is none [s]
     """
 
     decodes: list[Sequence] = field(default_factory=list)
     prefills: list[tuple[Sequence, int]] = field(default_factory=list)
     loads: list[Sequence] = field(default_factory=list)
     preempted: bool = False
+    loaded_s: float = -math.inf
 
     def work(self, rank: Rank) -> tuple[int, int, int, int, int]:
         """(m, n, S, Q, p) of `types.StepCost`, at the begin of the step."""
@@ -317,16 +365,23 @@ def _plan_mixed(rank: Rank, now: float) -> Scheduled:
 
 
 def admit_waiting(rank: Rank, batch: Scheduled, budget: int, now: float) -> None:
-    """Admit waiting requests in the order of class and arrival, until one does not fit."""
+    """Admit requests: those whose load has ended, then waiting ones by class and arrival, until one does not fit."""
+    while budget and rank.loaded:
+        q = rank.loaded.popleft()
+        tokens = min(q.goal - q.computed, budget)
+        rank.running.append(q)
+        add_prefill(rank, batch, q, tokens, now)
+        budget -= tokens
     while budget and len(rank.running) + rank.loading < rank.limits.max_sequences:
-        q = rank.next_waiting()
-        tokens = rank.admit(q, budget, now) if q else 0
-        if not q or not tokens:
+        waiting = rank.next_waiting()
+        if not waiting or not (tokens := rank.admit(waiting, budget, now)):
             return
-        if q.remote:
+        q = waiting
+        if q.remote or q.loading:
             rank.loading += 1
             batch.loads.append(q)
             continue
+        batch.loaded_s = max(batch.loaded_s, q.load.end_s)
         rank.running.append(q)
         add_prefill(rank, batch, q, tokens, now)
         budget -= tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokenworks.engine.reference_random import RandomStream
 from tokenworks.engine.reference_rank import Rank, Sequence
 from tokenworks.engine.types import Router
 
@@ -15,7 +16,7 @@ class ReferenceRouter:
 
     def __init__(self, router: Router, ranks: list[Rank], emitted: list[tuple[float, int, int, bool]]) -> None:
         self.router, self.ranks, self.emitted = router, ranks, emitted
-        self.turn, self.seed = 0, router.seed
+        self.turn, self.random = 0, RandomStream(router.seed)
         self.known: dict[int, set[int]] = {}
 
     def choose(self, q: Sequence, now: float) -> int:
@@ -25,7 +26,7 @@ class ReferenceRouter:
             self.turn += 1
             return (self.turn - 1) % len(ranks)
         if router.name == "power_of_two":
-            one, two = self.draw() % len(ranks), self.draw() % len(ranks)
+            one, two = self.random.draw() % len(ranks), self.random.draw() % len(ranks)
             return two if ranks[two].load < ranks[one].load else one
         if router.name == "least_loaded":
             return min(range(len(ranks)), key=lambda i: (ranks[i].load, i))
@@ -56,12 +57,3 @@ class ReferenceRouter:
             for rank in alive:
                 length[rank] += block
         return length
-
-    def draw(self) -> int:
-        """Next random number of the router (splitmix64, Steele et al., OOPSLA 2014)."""
-        mask = (1 << 64) - 1
-        self.seed = (self.seed + 0x9E3779B97F4A7C15) & mask
-        z = self.seed
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        return z ^ (z >> 31)

@@ -18,6 +18,7 @@ from tokenworks.engine.policies import (
     after_preemption,
 )
 from tokenworks.engine.reference_rank import Rank, Scheduled, Sequence, add_prefill, admit_waiting
+from tokenworks.engine.reference_tiers import ReferenceTiers
 from tokenworks.engine.types import Pool
 
 
@@ -33,8 +34,10 @@ class TreeRank(Rank):
     passes : number of admissions with waiting requests
     """
 
-    def __init__(self, pool: Pool, number: int, emit: list[tuple[float, int, int, bool]]) -> None:
-        super().__init__(pool, number, emit)
+    def __init__(
+        self, pool: Pool, number: int, emit: list[tuple[float, int, int, bool]], tiers: ReferenceTiers
+    ) -> None:
+        super().__init__(pool, number, emit, tiers)
         self.role = pool.role
         self.empty = pool.limits.kv_blocks
         self.ends: set[int] = set()
@@ -64,10 +67,7 @@ class TreeRank(Rank):
             size = next((i for i in range(1, len(cached)) if cached[i] in self.ends), len(cached))
             for block in cached[:size]:
                 self.ends.discard(block)
-                if block in self.content:
-                    self.emit.append((now, self.number, self.content[block], False))
-                    del self.where[self.content.pop(block)]
-                    self.evictions += 1
+                self.forget(block, now)
                 self.put_empty(block)
 
     def allocate(self, q: Sequence, count: int, now: float) -> None:
@@ -120,10 +120,8 @@ class TreeRank(Rank):
             q.cached.append(block)
             self.put_empty(q.anonymous.pop())
         for name in names[known:]:
-            block = q.anonymous.pop()
-            self.where[name], self.content[block], self.users[block] = block, name, 1
-            q.cached.append(block)
-            self.emit.append((now, self.number, name, True))
+            self.keep(q, name, now)
+        self.tiers.stored(self.number, {q.ids[i]: i for i in range(q.chained + known, full)}, now)
         if names:
             self.end_node(q.cached[-1])
         q.chained = max(q.chained, full)
@@ -241,6 +239,7 @@ class _Admission:
     budget : tokens of the step that are left
     kept, soon : room for output and for admitted requests, and the part of it that this step needs [token]
     taken : admitted sequences, and the blocks that each of them needs
+    unfinished : the prefill that went on does not end in this step
     """
 
     def __init__(self, rank: TreeRank, batch: Scheduled, now: float) -> None:
@@ -249,12 +248,20 @@ class _Admission:
         self.kept = rank.kept()
         self.decodes = any(q.decoding for q in rank.running)
         self.taken: list[tuple[Sequence, int]] = []
+        self.unfinished = False
 
     def play(self) -> None:
         """Admit, and allocate the blocks."""
         rank = self.rank
         if rank.running and not rank.running[-1].decoding:
             self.go_on(rank.running[-1])
+        while rank.loaded and self.budget > 0 and not self.unfinished:
+            q = rank.loaded[0]
+            tokens = self.part(q.goal - q.computed)
+            if not tokens:
+                break
+            rank.running.append(rank.loaded.popleft())
+            self.add(q, tokens)
         if not self.decodes:
             rank.full = False
         if rank.queued() and (self.taken or not rank.full):
@@ -289,7 +296,16 @@ class _Admission:
         """Continue the unfinished prefill of `q`."""
         room = int(len(self.rank.free) * self.size - self.kept)
         tokens = min(q.goal - q.computed, self.budget)
-        self.add(q, min(tokens, room) if room > 0 else tokens)
+        tokens = min(tokens, room) if room > 0 else tokens
+        self.unfinished = q.computed + tokens < q.goal
+        self.add(q, tokens)
+
+    def part(self, want: int) -> int:
+        """Tokens of `want` that the budget allows: whole blocks, or anything if nothing else is in the step."""
+        if -(-want // self.size) * self.size <= self.budget:
+            return want
+        whole = self.budget // self.size * self.size
+        return min(want, whole if whole or self.taken else self.budget)
 
     def admit(self) -> bool:
         """Admit the next waiting request. Returns whether the admission may go on."""
@@ -300,6 +316,7 @@ class _Admission:
         if not self.slots():
             rank.full = self.decodes
             return False
+        rank.tiers.cut(rank.number, q, self.now)
         prefix = rank.find(q, q.goal - 1)
         free = len(rank.free) - sum(not rank.users[block] for block in prefix)
         want = q.goal - len(prefix) * self.size
@@ -307,25 +324,21 @@ class _Admission:
         fits = need < free * self.size - self.kept
         if not fits and not rank.running and not rank.loading and not rank.ready:
             fits = rank.blocks_for(q.goal) - len(prefix) <= free
-        tokens = want
-        if -(-want // self.size) * self.size > self.budget:
-            tokens = min(want, self.budget // self.size * self.size)
-            if not tokens and not self.taken:
-                tokens = min(want, self.budget)
-        if not fits or not tokens:
+        if not fits or not self.part(want):
             rank.touch(prefix)
             if not fits:
                 rank.full = self.decodes
             return False
-        for block in prefix:
-            if not rank.users[block]:
-                del rank.free[block]
-            rank.users[block] += 1
-        q.cached, q.chained = list(prefix), len(prefix)
-        q.computed = len(prefix) * self.size
+        rank.hold(q, prefix, self.now)
+        rank.allocate(q, rank.short(q, q.goal) if q.loading else q.load.blocks, self.now)
         rank.begin(q, self.now)
-        rank.running.append(q)
-        self.add(q, tokens)
+        if q.loading:
+            rank.loading += 1
+            self.batch.loads.append(q)
+        else:
+            self.batch.loaded_s = max(self.batch.loaded_s, q.load.end_s)
+            rank.running.append(q)
+            self.add(q, self.part(q.goal - q.computed))
         if len(rank.free) * self.size <= max(self.soon, self.kept):
             rank.full = self.decodes
             return False

@@ -13,6 +13,8 @@ from tokenworks.engine import kernel
 from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome, PoolCounts
 from tokenworks.engine.outside import KINDS
 from tokenworks.engine.state import OUTSIDE, REQUEST, EngineState, allocate
+from tokenworks.engine.tier_state import reserve
+from tokenworks.engine.tiers import TierCounts
 from tokenworks.engine.types import Cluster, Requests, Status
 from tokenworks.errors import SpecError
 
@@ -22,6 +24,7 @@ _UNSENT = np.zeros((), REQUEST)
 _UNSENT["scheduled_s"] = _UNSENT["first_s"] = _UNSENT["end_s"] = np.nan
 _UNSENT["child"] = _UNSENT["cnext"] = _UNSENT["route"] = -1
 _UNSENT["gated"] = 1
+_TIER_COUNTERS = ("read_blocks", "written_blocks", "evictions", "failed")
 _COUNTERS = ("decode_sequences", "output_tokens", "prefill_tokens", "preemptions", "evictions")
 _COLUMNS = {
     "arrival_s": "sent_s", "scheduled_s": "scheduled_s", "first_token_s": "first_s", "end_s": "end_s",
@@ -60,7 +63,7 @@ class Simulator:
         self._state: EngineState = allocate(cluster)
         self._table = kernel.Addresses()
         self._caches = any(pool.limits.prefix_caching for pool in cluster.pools)
-        self._submitted = self._slots = self._named = self._taken = self._spares = 0
+        self._submitted = self._slots = self._named = self._names = self._taken = self._spares = 0
         self._spare = np.zeros(0, np.int32)
 
     @property
@@ -129,6 +132,9 @@ class Simulator:
         if self._caches:
             self._append_blocks(requests, slots)
         self._submitted += len(requests)
+        if self.cluster.tiers.stores:
+            self._names += len(requests.block_ids)
+            self._state = reserve(self._state, self.cluster, self._names, self._slots)
 
     def _parents(self, before: Ints, earlier: int) -> Ints:
         """Slots of parents that were submitted in earlier calls; `before` counts from the end, -1 = the last one."""
@@ -185,7 +191,9 @@ class Simulator:
         else:  # the ids may be most of the memory of a run, so the first ones are not copied
             offsets, named = np.ascontiguousarray(offsets)[:-1], counts.astype(np.int32)
         self._named += len(requests.block_ids)
-        self._state = s._replace(ids=ids, offsets=offsets, named=named, held=_grown(s.held, len(ids)))
+        origin = _grown(s.origin, len(ids)) if self.cluster.tiers.stores else s.origin
+        held = _grown(s.held, len(ids))
+        self._state = s._replace(ids=ids, offsets=offsets, named=named, held=held, origin=origin)
 
     def _make_room(self, more: int) -> None:
         """Drop the block ids of requests that were taken, and make room for `more` new ids and growth."""
@@ -198,7 +206,11 @@ class Simulator:
         size, offsets = max(len(s.ids), 2 * (self._named + more)), s.offsets.copy()
         ids, held = np.empty(size, np.int64), np.empty(size, np.int32)
         ids[: self._named], held[: self._named], offsets[here] = s.ids[index], s.held[index], first
-        self._state = s._replace(ids=ids, held=held, offsets=offsets)
+        origin = s.origin
+        if self.cluster.tiers.stores:
+            origin = np.empty(size, np.int8)
+            origin[: self._named] = s.origin[index]
+        self._state = s._replace(ids=ids, held=held, origin=origin, offsets=offsets)
 
     # ---- playing events
 
@@ -312,14 +324,26 @@ class Simulator:
             kernel.sample(self._table.of(s), self.now)
             series = s.series[: int(s.world["rows"][0]) + 1].copy()
         return Outcome(
-            now_s=self.now, **columns, pools=self.counts().pools,
+            now_s=self.now, **columns, pools=self.counts().pools, tiers=self._tiers(),
             itl_counts=s.itl.copy(), window_s=self.cluster.window_s, series=series,
         )  # fmt: skip
 
     def counts(self) -> Counts:
         """All counters up to now."""
         pools = tuple(self._counts(i) for i in range(len(self._state.pool)))
-        return Counts(self.now, self.sent, pools, self._state.itl.copy())
+        return Counts(self.now, self.sent, pools, self._state.itl.copy(), self._tiers())
+
+    def _tiers(self) -> tuple[TierCounts, ...]:
+        s, all_counts, first = self._state, [], 0
+        for row, store in zip(s.tier, self.cluster.tiers.stores, strict=False):
+            own = s.store[first : first + len(set(store.stores))]
+            first += len(own)
+            counters = {name: int(row[name]) for name in _TIER_COUNTERS}
+            all_counts.append(TierCounts(
+                **counters, hit_blocks=int(row["hits"]), late_blocks=int(row["late"]), used=int(own["used"].sum()),
+                total=store.blocks * len(own), read_s=float(row["read_s"]), write_s=float(row["write_s"]),
+            ))  # fmt: skip
+        return tuple(all_counts)
 
     def _counts(self, number: int) -> PoolCounts:
         s = self._state

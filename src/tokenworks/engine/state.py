@@ -1,4 +1,7 @@
-"""Memory of the compiled engine: a record for each request, rank, instance and pool, and the arrays they refer to."""
+"""Memory of the compiled engine: a record for each request, rank, instance and pool, and the arrays they refer to.
+
+`tier_state` has the records of KV tiers.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,16 @@ from numpy.typing import NDArray
 from tokenworks.engine.gaps import ITL_BINS
 from tokenworks.engine.outcome import SERIES
 from tokenworks.engine.policies import POLICIES, Policy, Reserve
+from tokenworks.engine.tier_state import (
+    FLOW,
+    PRIORITY,
+    cell_arrays,
+    node_arrays,
+    private_blocks,
+    set_size,
+    tier_records,
+    tier_world,
+)
 from tokenworks.engine.types import GROUPS, PRIORITIES, Cluster
 from tokenworks.specs.deployment import RoleName, RouterName
 
@@ -40,7 +53,10 @@ REQUEST = np.dtype(
         ("at", "i4"), ("route", "i4"), ("owed", "i4"), ("status", "i1"), ("priority", "i1"), ("group", "i1"),
         ("decoding", "i1"), ("remote", "i1"), ("cancelled", "i1"), ("gated", "i1"), ("doomed", "i1"), ("fresh", "i1"),
         ("accepted", "i1"),  # whether the front end has taken the request
-        ("unseen", "i1"),  # the request was sent to a rank, and the scheduler has not looked at it yet
+        # 1: the request was sent to a rank, and the scheduler has not looked at it yet; 2: it waits for a prefetch
+        ("unseen", "i1"),
+        ("failed", "i1"),  # its blocks could not be read from a KV tier, and the request ends with FAILED
+        ("flows", "i4"),  # 1 + its first prefetch flow
     ],
     align=True,
 )  # fmt: skip
@@ -84,6 +100,8 @@ INSTANCE = np.dtype(
         # requests that the scheduler has not looked at yet, a list; number of steps when it looked for new requests;
         # whether the last step had prefill, or the instance was idle
         ("unseen", "i4"), ("unseen_last", "i4"), ("heard", "i8"), ("prefilled", "i4"),
+        # ends of the latest load, and of the latest write of evicted blocks, of the planned step; -1: there is none
+        ("loaded_s", "f8"), ("written_s", "f8"),
     ],
     align=True,
 )  # fmt: skip
@@ -118,6 +136,17 @@ WORLD = np.dtype(
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
         ("index_shift", "i8"), ("index_mask", "i8"), ("emit", "i8"),
         ("stepped_s", "f8"), ("stepped", "i8"),  # the last end of a step: its time and instance
+        # KV tiers, see `tier_state`: their number, ranks that use them, groups of stores that serve the same ranks, stores
+        # that serve one rank; tiers with blocks from HBM by write policy, and tiers with a prefetch, as bits; whether uses
+        # of blocks in HBM are counted
+        ("tiers", "i8"), ("tier_ranks", "i8"), ("tier_groups", "i8"), ("alone", "i8"),
+        ("through", "i4"), ("back", "i4"), ("prefetched", "i4"), ("counts", "i4"),
+        ("layerwise", "i4"), ("fails", "i4"), ("by_cost", "i4"), ("rehash", "i4"), ("layers", "i8"), ("tier_seed", "u8"),
+        ("again_s", "f8"), ("again_position_s", "f8"),  # `tiers.Tiers.block_s` and `position_s`
+        # numbers of a cell, first unused cell, first spare cell, size of the hash table - 1, its shift
+        ("cell_words", "i8"), ("cell_fresh", "i8"), ("cell_spare", "i8"), ("cell_mask", "i8"), ("cell_shift", "i8"),
+        ("errands", "i8"), ("due_writes", "i8"),  # number of errands; blocks that the event writes to tiers so far
+        ("flows", "i8"), ("flow_fresh", "i8"), ("flow_spare", "i8"),  # size of the heap; first unused, first spare flow
     ],
     align=True,
 )  # fmt: skip
@@ -147,6 +176,17 @@ class EngineState(NamedTuple):
     event : a ring of the cache events that have not reached the router yet, its length a power of two
     known : hash table of the router, each row a name and one bit for each rank that holds it
     itl, series : as in `types.Outcome`
+    tier, store, lane, group, errand : records of `tier_state`; stores of all tiers; lanes of all tiers, reads before
+        writes
+    lane_link : link of each rank, for each lane
+    shelf, alone : index that each rank uses, for each group; whether a rank has each index for itself
+    pending : blocks that the event writes, for each tier and each rank
+    cell, cell_name, cell_at : cells of all indexes, the same memory as int64, and the hash table from names to cells
+    priority : heaps of the stores that evict by cost
+    hint : a cell that the block of each node had once, for each node and each group
+    node_uses, node_position : uses of the block of each node, and its position in the prompt
+    origin : of each name: 1 + the tier that holds it, in the last lookup or in a prefetch
+    flow, flow_heap : prefetch flows, and a heap of the flows by their ends
     """
 
     request: NDArray[Any]
@@ -174,6 +214,25 @@ class EngineState(NamedTuple):
     known: NDArray[np.uint64]
     itl: NDArray[np.int64]
     series: NDArray[np.int64]
+    tier: NDArray[Any]
+    store: NDArray[Any]
+    lane: NDArray[Any]
+    lane_link: NDArray[np.int32]
+    group: NDArray[Any]
+    shelf: NDArray[np.int32]
+    alone: NDArray[np.int32]
+    pending: NDArray[np.int32]
+    errand: NDArray[Any]
+    cell: NDArray[np.int32]
+    cell_name: NDArray[np.int64]
+    cell_at: NDArray[np.int32]
+    priority: NDArray[Any]
+    hint: NDArray[np.int32]
+    node_uses: NDArray[np.int32]
+    node_position: NDArray[np.int32]
+    origin: NDArray[np.int8]
+    flow: NDArray[Any]
+    flow_heap: NDArray[np.int32]
 
 
 def _power_of_two(least: int) -> int:
@@ -218,12 +277,20 @@ def allocate(cluster: Cluster) -> EngineState:
         rank[name] = -1
     instance["end_s"], instance["load"], instance["load_last"] = np.inf, -1, -1
     instance["unseen"] = instance["unseen_last"] = -1
-    loads = sum(p.instances * p.ranks * p.limits.max_sequences for p in pools if p.role == "decode")
+    loads = sum(
+        p.instances * p.ranks * p.limits.max_sequences
+        for p in pools
+        if p.role == "decode" or (cluster.tiers.stores and cluster.tiers.load == "async")
+    )
     world, index = _world(cluster)
+    tiers = tier_records(cluster, len(instance))
+    links = len(instance) + len(tiers.pop("more_links"))
+    tiers |= cell_arrays(0, max(int(world["cell_words"][0]), 2)) | node_arrays(cluster, world)
+    set_size(world, len(tiers["cell_at"]))
     words = -(-pools[0].instances * pools[0].ranks // 64)
     event = np.zeros(_power_of_two(int(world["events_spare"][0]) + 1024) if index else 1, EVENT)
     return EngineState(
-        np.zeros(0, REQUEST), rank, instance, np.zeros(len(instance), LINK), pool, world, by_tokens,
+        np.zeros(0, REQUEST), rank, instance, np.zeros(links, LINK), pool, world, by_tokens,
         np.zeros(growth, np.int32), np.full(2 * BUCKETS * len(rank), -1, np.int32),
         _nodes(rank, nodes), np.full(slots, -1, np.int32),
         np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),
@@ -231,6 +298,8 @@ def allocate(cluster: Cluster) -> EngineState:
         np.zeros(loads, np.float64), np.zeros(loads, np.int32), event,
         np.zeros((max(index, 1), 1 + words), np.uint64),
         np.zeros((GROUPS, ITL_BINS), np.int64), np.zeros((1024 if cluster.window_s else 1, len(SERIES)), np.int64),
+        **tiers, priority=np.zeros(0, PRIORITY), origin=np.zeros(0, np.int8), flow=np.zeros(0, FLOW),
+        flow_heap=np.zeros(0, np.int32),
     )  # fmt: skip
 
 
@@ -254,8 +323,10 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["gate"] = world["gate_last"] = world["ended_last"] = -1
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:
-        blocks = front.limits.kv_blocks * front.instances * front.ranks
+        blocks = front.limits.kv_blocks * front.instances * front.ranks + private_blocks(cluster)
         index = _power_of_two(4 * blocks)
         world["emit"], world["index_mask"], world["index_shift"] = 1, index - 1, 65 - index.bit_length()
-        world["events_spare"] = 5 * front.limits.kv_blocks * front.ranks + 64
+        more = 2 * len(cluster.tiers.stores)  # events of private stores, for each block that enters or leaves HBM
+        world["events_spare"] = (5 + 5 * more) * front.limits.kv_blocks * front.ranks + 64
+    tier_world(world, cluster)
     return world, index

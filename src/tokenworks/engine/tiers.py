@@ -4,33 +4,41 @@ Tiers belong to the first pool, which must have a prefix cache. The reference (`
 (`kernel.tiers`) follow the same rules:
 
 1. *Lookup*. Admission looks up the prefix of a request in HBM, as without tiers. Each later block of the prefix is
-   taken from the first store that holds it, in the order of `Tiers.stores`. The lookup ends at the first block that no
-   store holds. Blocks from stores need new blocks in HBM: admission asks for the same room as without tiers.
-2. *Load*. The blocks of one store are one read flow. A flow with a gateway goes from the store to the gateway, and then
-   from the gateway to HBM. The gateway keeps a copy. A load ends when its last flow ends.
+   taken from the first store that holds it, in the order of `Tiers.stores`; stores with `prefetch` are passed over.
+   The lookup ends at the first block that no store holds. Blocks from stores need new blocks in HBM: admission asks
+   for the same room as without tiers, and HBM knows them when it knows the computed blocks of the request. A refused
+   admission reads nothing.
+2. *Load*. The blocks of one store are one read flow. A flow with a gateway goes from the store to the gateway, and
+   from its end on from the gateway to HBM. The gateway keeps a copy. All flows are booked at admission, in the order
+   of the stores. A load ends when its last flow ends.
    With `load="layerwise"` the request joins the step at once. Layers are loaded while earlier layers are computed, so
    the step of length `s` does not end before the end of the load + s / `layers`.
-   With `load="async"` the request waits beside the queue. All blocks of its prompt are reserved. After the load it is
-   admitted before the waiting requests, in the order in which loads end.
+   With `load="async"` the request waits beside the queue. All blocks of its prompt are reserved. After the load its
+   prefill starts before the waiting requests, in the order in which loads end, without a test of room.
 3. *Flow*. A flow of `n` blocks occupies each of its lanes for n x `block_s`, as soon as the link is free. It ends when
    the last lane ends, plus `latency_s` of a read. Each link serves its flows in the order of booking.
 4. *Write*. A store with `written="through"` gets a block from HBM, or from its gateway, when the block has been used
-   `uses` times there; to store a block is its first use, each hit is one more. A store with `written="back"` gets a
-   block when its source evicts it. The source is the gateway, else the store before it, else HBM. A store that holds
-   the block already moves no bytes. All blocks that one event writes to a store are one flow. The index of a store
-   knows a block from the booking of its write on. A step that evicts blocks from HBM into a store does not end before
-   the end of that write.
+   `uses` times there, or more often. To store a block is its first use, each hit of an admission is one more. A store
+   with `written="back"` gets a block when its source evicts it. The source is the gateway, else the store before it,
+   else HBM. A store that holds the block already moves no bytes; the block counts as used there. The index of a store
+   knows a block at once. All blocks that one event writes to a tier for one rank are one flow, booked at the end of
+   the event, ranks in order and then tiers in order. The flow uses the lanes of the rank that acts, and a block that
+   leaves a store goes on to a store of this rank. A step that evicts blocks from HBM into a store does not end before
+   the end of that write. A simplification: blocks are written when the scheduler knows them, up to a step early.
 5. *Eviction*. A full store evicts one block for each new block, as `eviction` says. A hit counts as a use of the block
-   in the store that served the hit; the blocks of a hit count as used from the end of the chain to its begin, so the
-   begin of a prompt stays longest.
+   in the store that served the hit. The blocks of a hit count as used, and blocks that come together enter, from the
+   end of the chain to its begin, so the begin of a prompt stays longest.
 6. *Prefetch*. When a request reaches a rank, blocks of its prefix that are in stores with `prefetch` (which have a
    gateway) start to travel to the gateway: those which follow the blocks that HBM and faster stores hold, in one flow
-   for each store. "best_effort" takes at admission the blocks that have arrived. "wait" queues the request after the
-   flow has ended. "timeout" queues it at the end of the flow, or after `timeout_s`, with the blocks that have arrived.
-   A request that waits for a prefetch takes its place in the queue by its number.
-7. *Failure*. The share `failures` of read flows fails, as a random stream says. With `on_failure="recompute"` the time
-   of the flow passes, and the request computes these blocks and all blocks after them. With "fail" the request ends
-   with the status FAILED.
+   for each store. The blocks arrive one after the other, at the pace of the slowest lane, and enter the gateway at
+   the end of the flow. The first attempt to admit the request ends its prefetch: the blocks that have arrived enter
+   the gateway, the others are late and dropped. "best_effort" queues the request at once. "wait" queues the request
+   after the flow has ended. "timeout" queues it at the end of the flow, or after `timeout_s`. A request that waits for
+   a prefetch takes its place in the queue by its number.
+7. *Failure*. The share `failures` of read flows fails, as a random stream says: one draw for each flow out of a store
+   with `failures` above zero. A failed flow takes its time and brings nothing. With `on_failure="recompute"` the
+   request computes its blocks and all blocks after them. With "fail" the request ends with the status FAILED, at the
+   end of its step or of its load. A failed prefetch fails no request.
 8. *Router*. Under prefix_aware, a rank holds a block if HBM or a store of this rank alone holds it.
 """
 
@@ -153,20 +161,32 @@ class Tiers:
         ok = self.on_failure in get_args(FailureName)
         _need(ok, f"unknown policy {self.on_failure!r}", "Tiers.on_failure", "recompute or fail")
         _need(self.layers >= 1, f"{self.layers} must be at least 1", "Tiers.layers")
+        for name in ("block_s", "position_s"):
+            value = getattr(self, name)
+            _need(math.isfinite(value) and value >= 0, f"{value} must be finite and not negative", f"Tiers.{name}")
         for i, store in enumerate(self.stores):
             ok = -1 <= store.gateway < i
-            _need(ok, f"gateway {store.gateway} of {store.name} is not an earlier tier", "Store.gateway")
+            _need(ok, f"gateway {store.gateway} of {store.name!r} is not an earlier tier", "Store.gateway",
+                  f"want -1 (none) .. {i - 1}")  # fmt: skip
+
+    def source(self, tier: int) -> int:
+        """Index of the tier whose evicted blocks a tier that is written "back" gets; -1 = HBM."""
+        gateway = self.stores[tier].gateway
+        return gateway if gateway >= 0 else tier - 1
 
 
 @dataclass(frozen=True)
 class TierCounts:
-    """Counters of one KV tier, summed over its stores. "Gateway" flows count at the store that they come from or go to.
+    """Counters of one KV tier, summed over its stores.
 
-    hit_blocks : blocks that first admissions found here [block]
+    A flow from a store to its gateway counts as read from the store, and not as written to the gateway.
+
+    hit_blocks : blocks that first admissions found here, failed flows included; with prefetch, blocks that arrived at
+        the gateway in time, which are hits of the gateway, too, when admission finds them [block]
     read_blocks, written_blocks : blocks that flows moved out of the store, and into the store [block]
     evictions : blocks that were evicted [block]
     failed : read flows that failed [count]
-    late_blocks : prefetched blocks that had not arrived at admission [block]
+    late_blocks : prefetched blocks that had not arrived at the first attempt of admission [block]
     used, total : blocks that the stores hold now, and their capacity [block]
     read_s, write_s : time for which flows have booked the first lane, the future included [s]
     """

@@ -28,7 +28,7 @@ def _fresh(cache: Path | None) -> list[Path]:
     if cache is None:
         return []
     room = Path(__file__).parent
-    compiled_in = ("gaps.py", "outside.py", "policies.py", "state.py", "types.py")
+    compiled_in = ("gaps.py", "outside.py", "policies.py", "state.py", "tier_state.py", "tiers.py", "types.py")
     sources = [*room.glob("*.py"), *(room.parent / name for name in compiled_in)]
     newest = max(source.stat().st_mtime for source in sources)
     current = []

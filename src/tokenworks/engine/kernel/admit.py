@@ -7,9 +7,12 @@ import math
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import RUNNING, inline, jit
-from tokenworks.engine.kernel.cache import end_node, place_of, pull_free, store, take
-from tokenworks.engine.kernel.lists import run_before, unwait
+from tokenworks.engine.kernel.base import RUNNING, apart, inline, jit
+from tokenworks.engine.kernel.cache import end_node, pull_free, store, take
+from tokenworks.engine.kernel.lists import push_load, run_before, unwait
+from tokenworks.engine.kernel.loads import hit_prefix, load, look
+from tokenworks.engine.kernel.names import place_of
+from tokenworks.engine.kernel.prefetch import cut
 from tokenworks.engine.kernel.tokens import blocks_for
 from tokenworks.engine.types import PRIORITIES
 
@@ -63,12 +66,47 @@ def count_hits(s, r, q, now):
         me.scheduled_s = now
 
 
+@apart
+def take_loads(s, r, q, cached, now):
+    """Take the blocks of `q` after the first `cached` ones from KV tiers, and note the failure of a load.
+
+    Returns the number of these blocks, and the end of the load, -1 = there is none [s].
+    """
+    me, rank, world = s.request[q], s.rank[r], s.world[0]
+    most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.named[q])
+    found = look(s, r, q, cached, most, ~world.prefetched) if cached < most else np.int64(0)
+    blocks, end = np.int64(0), -1.0
+    if found:
+        blocks, end, failed = load(s, r, q, cached, now)
+        if failed and world.fails:
+            me.failed = 1
+            rank.cancels += world.layerwise
+        instance = s.instance[rank.instance]
+        if world.layerwise:
+            instance.loaded_s = max(instance.loaded_s, end)
+    if found or world.through:
+        hit_prefix(s, r, q, cached, found, now)
+    return blocks, end
+
+
+@inline
+def wait_for_load(s, r, q, end):
+    """`q` waits for its load beside the queue."""
+    s.rank[r].loading += 1
+    push_load(s, q, end)
+
+
 @inline
 def admit(s, r, q, budget, now):
-    """Admit the waiting `q` if its whole prompt fits now. Returns its tokens in this step, 0 if it is not admitted."""
+    """Admit the waiting `q` if its whole prompt fits now.
+
+    Returns its tokens in this step, 0 if it is not admitted, -1 if it waits for blocks from KV tiers first.
+    """
     me, rank = s.request[q], s.rank[r]
     pool = s.pool[rank.pool]
     cached = shared = np.int64(0)
+    if me.flows:
+        cut(s, r, q, now)
     if pool.prefix:
         cached, shared = find_prefix(s, r, q, np.int64(me.goal - 1))
     margin = np.int64(pool.watermark) if rank.running + rank.loading + rank.readied else np.int64(0)
@@ -76,12 +114,19 @@ def admit(s, r, q, budget, now):
         return 0
     if pool.prefix:
         hold_prefix(s, r, q, cached)
-    me.computed = cached * pool.block_tokens
+    loaded, end = np.int64(0), -1.0
+    if s.world[0].tiers and pool.prefix:
+        loaded, end = take_loads(s, r, q, cached, now)
+    waits = end >= 0.0 and not s.world[0].layerwise
+    me.computed = (cached + loaded) * pool.block_tokens
     tokens = min(me.goal - me.computed, budget)
-    me.blocks = blocks_for(pool, np.int64(me.goal if me.remote else me.computed + tokens))
+    me.blocks = blocks_for(pool, np.int64(me.goal if me.remote or waits else me.computed + tokens))
     take(s, r, me.blocks - cached, now)
     unwait(s, r, q)
     count_hits(s, r, q, now)
+    if waits:
+        wait_for_load(s, r, q, end)
+        return np.int64(-1)
     return tokens
 
 
@@ -108,15 +153,41 @@ def chunk(s, r, q, tokens, now):
 
 
 @inline
+def pop_ready(s, r):
+    """Take the first request whose KV transfer or load has ended out of its list."""
+    rank = s.rank[r]
+    q = rank.ready
+    rank.ready = s.request[q].next
+    rank.readied -= 1
+    return q
+
+
+@inline
+def start_prefill(s, r, q):
+    """Append `q` to the running list."""
+    run_before(s, r, q, -1)
+    if s.rank[r].prefill < 0:
+        s.rank[r].prefill = q
+
+
+@inline
 def admit_waiting(s, r, budget, now):
-    """Admit waiting requests in the order of class and arrival, until one does not fit."""
+    """Admit requests: those whose load has ended, then waiting ones by class and arrival, until one does not fit."""
     rank = s.rank[r]
     most = s.pool[rank.pool].max_sequences
+    while rank.ready >= 0 and budget:
+        q = pop_ready(s, r)
+        tokens = min(np.int64(s.request[q].goal - s.request[q].computed), budget)
+        start_prefill(s, r, q)
+        chunk(s, r, q, tokens, now)
+        budget -= tokens
     while rank.waiting and budget and rank.running + rank.loading < most:
         q = next_waiting(s, r)
         tokens = admit(s, r, q, budget, now)
         if tokens == 0:
             return
+        if tokens < 0:
+            continue
         if s.request[q].remote:
             rank.loading += 1
             instance = s.instance[rank.instance]
@@ -127,9 +198,7 @@ def admit_waiting(s, r, budget, now):
                 instance.load = q
             instance.load_last = q
             continue
-        run_before(s, r, q, -1)
-        if rank.prefill < 0:
-            rank.prefill = q
+        start_prefill(s, r, q)
         chunk(s, r, q, tokens, now)
         budget -= tokens
 

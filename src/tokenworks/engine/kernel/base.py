@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from tokenworks.engine.kernel.inner import InnerCompiler
+from tokenworks.engine.kernel.inner import ApartCompiler, InnerCompiler
 from tokenworks.engine.outside import KINDS
 from tokenworks.engine.types import Status
 
 PENDING, QUEUED, RUNNING = int(Status.PENDING), int(Status.QUEUED), int(Status.RUNNING)
 COMPLETED, REJECTED, CANCELLED = int(Status.COMPLETED), int(Status.REJECTED), int(Status.CANCELLED)
+FAILED = int(Status.FAILED)
 PREFILL, DECODE = 1, 2
 ROUND_ROBIN, LEAST_LOADED, POWER_OF_TWO = 0, 1, 2
-STEP, LOAD, OPEN, FOLLOW, OUTSIDE, FREED = 0, 1, 2, 3, 4, 5
+STEP, LOAD, OPEN, FOLLOW, OUTSIDE, FREED, FETCHED = 0, 1, 2, 3, 4, 5, 6
 CANCEL = KINDS["cancel"]
 DONE, SERIES_FULL, EVENTS_FULL = 0, 1, 2
 NEVER = math.inf
@@ -32,6 +33,8 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 # Inner functions are not called from Python or C: they have no wrappers for such calls, and no own machine code.
 _INNER: dict[str, Any] = {"pipeline_class": InnerCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 jit = njit(**_OPTIONS, **_INNER)
+# Functions of features that few clusters use stay apart, which keeps the time to compile the others.
+apart = njit(forceinline=False, **_OPTIONS, **{**_INNER, "pipeline_class": ApartCompiler})
 inline = njit(forceinline=True, **_OPTIONS, **_INNER)
 
 

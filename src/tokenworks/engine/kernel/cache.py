@@ -5,26 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import GOLDEN, inline, jit
-
-
-@inline
-def slot_of(name, shift, mask):
-    """First slot of a name in an open-addressing table (Fibonacci hashing, Knuth vol. 3, 6.4)."""
-    return np.int64((np.uint64(name) * GOLDEN) >> np.uint64(shift)) & mask
-
-
-@inline
-def place_of(s, r, name):
-    """Index in `table` of a name of a rank, or of the empty place for it."""
-    rank = s.rank[r]
-    base, mask = rank.table, rank.mask
-    slot = slot_of(name, rank.shift, mask)
-    node = s.table[base + slot]
-    while node >= 0 and s.node[node].name != name:
-        slot = (slot + 1) & mask
-        node = s.table[base + slot]
-    return base + slot
+from tokenworks.engine.kernel.base import inline, jit
+from tokenworks.engine.kernel.names import emit, place_of, slot_of
+from tokenworks.engine.kernel.tiers import gone, stored
 
 
 @jit
@@ -90,14 +73,14 @@ def fresh(s, r):
 
 
 @inline
-def emit(s, r, name, stored, now):
-    """Send a cache event to the router, if the router uses them."""
-    world = s.world[0]
-    if world.emit:
-        at = (world.events_first + world.events) & (len(s.event) - 1)
-        event = s.event[at]
-        event.time, event.name, event.rank, event.stored = now, name, s.rank[r].number, stored
-        world.events += 1
+def drop_content(s, r, node, now):
+    """Evict the content of a cached block of a rank; KV tiers may take it."""
+    remove_from_table(s, r, node)
+    s.rank[r].evictions += 1
+    if s.world[0].tiers:
+        gone(s, r, node, now)
+    else:
+        emit(s, r, s.node[node].name, 0, now)
 
 
 @jit
@@ -112,9 +95,7 @@ def evict_nodes(s, r, want, now):
             if node.users < 0:
                 rank.nameless += node.count
             else:
-                remove_from_table(s, r, head)
-                emit(s, r, node.name, 0, now)
-                rank.evictions += 1
+                drop_content(s, r, head, now)
                 rank.nameless += 1
             more = node.users >= 0
             pull_free(s, r, head)
@@ -181,9 +162,7 @@ def take_cached(s, r, count, now):
             if node.count:
                 break
         else:
-            remove_from_table(s, r, head)
-            emit(s, r, node.name, 0, now)
-            rank.evictions += 1
+            drop_content(s, r, head, now)
             count -= 1
         pull_free(s, r, head)
         recycle(s, r, head)
@@ -246,6 +225,8 @@ def store(s, r, q, tokens, now):
             s.table[place] = s.held[i] = new
             me.owned += 1
             emit(s, r, name, 1, now)
+    if s.world[0].tiers:
+        stored(s, r, q, at, full, now)
     if tree and full > me.chained:
         end_node(s, r, s.held[first + full - 1])
     me.chained = max(me.chained, full)

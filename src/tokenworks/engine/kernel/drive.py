@@ -9,6 +9,7 @@ from tokenworks.engine.kernel import outside
 from tokenworks.engine.kernel.base import (
     DONE,
     EVENTS_FULL,
+    FETCHED,
     FOLLOW,
     FREED,
     LOAD,
@@ -20,14 +21,19 @@ from tokenworks.engine.kernel.base import (
     SERIES_FULL,
     STEP,
     entry,
+    apart,
     inline,
 )
+from tokenworks.engine.kernel.cells import rehash
 from tokenworks.engine.kernel.finish import enqueue, finish, hide
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, push_heap, send, sooner
 from tokenworks.engine.kernel.memory import state_at
+from tokenworks.engine.kernel.lists import pop_load, wait_by_number
+from tokenworks.engine.kernel.prefetch import land, prefetch, remove_flow
 from tokenworks.engine.kernel.route import hear, route
-from tokenworks.engine.kernel.steps import plan, settle, turn_passed
-from tokenworks.engine.kernel.transfer import fetch, loaded, pop_load
+from tokenworks.engine.kernel.steps import interrupt, plan, settle, turn_passed
+from tokenworks.engine.kernel.tiers import flush
+from tokenworks.engine.kernel.transfer import fetch, loaded
 
 
 @inline
@@ -71,10 +77,30 @@ def arrive(s, q, now):
     if most and s.rank[r].waiting + s.rank[r].unseen >= most:
         end(s, q, REJECTED, now)
         return
+    if s.world[0].prefetched and prefetch(s, r, q, now):
+        return
     if s.pool[0].receive > 1 and s.instance[s.rank[r].instance].planned:
         hide(s, r, q, now)
     else:
         enqueue(s, r, q, now)
+
+
+@apart
+def fetched(s, flow, now):
+    """A prefetch has ended, or its request has waited long enough and is queued."""
+    q, tier = s.flow[flow].slot, s.flow[flow].tier
+    me = s.request[q]
+    r = me.route
+    if tier < s.world[0].tiers:
+        land(s, r, flow, now)
+        remove_flow(s, flow)
+        flush(s, r, now)
+        return
+    remove_flow(s, flow)
+    me.unseen = 0
+    s.rank[r].unseen -= 1
+    wait_by_number(s, r, q)
+    interrupt(s, s.rank[r].instance, now)
 
 
 @inline
@@ -121,13 +147,16 @@ def close_windows(s, limit):
 def next_event(s):
     """The next event: its kind, its time, and its instance or request.
 
-    Order at the same time: free slots of the client, arrivals, KV transfers, ends of steps, events from outside.
+    Order at the same time: free slots of the client, arrivals, KV transfers and loads, prefetches, ends of steps,
+    events from outside.
     """
     world = s.world[0]
     kind, time, whose = STEP, s.instance[0].end_s, 0
     for i in range(1, len(s.instance)):
         if s.instance[i].end_s < time:
             time, whose = s.instance[i].end_s, i
+    if world.flows and s.flow[s.flow_heap[0]].time <= time:
+        kind, time, whose = FETCHED, s.flow[s.flow_heap[0]].time, s.flow_heap[0]
     if world.loads and s.load_s[0] <= time:
         kind, time, whose = LOAD, s.load_s[0], s.load[0]
     if world.opened < len(s.open):
@@ -160,6 +189,8 @@ def play(s, kind, time, whose):
     elif kind == LOAD:
         pop_load(s)
         loaded(s, whose, time)
+    elif kind == FETCHED:
+        fetched(s, whose, time)
     elif kind == OUTSIDE:
         settle_all(s, time)
         outside.play_outside(s, time)
@@ -183,6 +214,8 @@ def advance(table, until, sent):
     """
     s = state_at(table)
     world = s.world[0]
+    if world.rehash:
+        rehash(s)
     while True:
         if world.sent >= sent:
             for i in range(len(s.instance)):

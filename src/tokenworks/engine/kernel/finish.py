@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, PREFILL, QUEUED, inline, jit
+from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, FAILED, PREFILL, QUEUED, inline, jit
 from tokenworks.engine.kernel.cache import store
 from tokenworks.engine.kernel.leave import drop, leave_running, pay
 from tokenworks.engine.kernel.lists import wait
@@ -161,7 +161,7 @@ def finish_rank(s, i, r, now):
         rank.prefill_tokens += me.chunk
         if pool.prefix and not pool.mixes:
             store(s, r, q, me.computed, now)
-        if me.computed == me.goal:
+        if me.computed == me.goal and not me.failed:
             rank.prefill = follower
             instance.anchored = 0
             produce_first(s, r, q, now)
@@ -173,14 +173,15 @@ def finish_rank(s, i, r, now):
 
 @jit
 def drop_cancelled(s, r, now):
-    """End the running requests that were cancelled."""
+    """End the running requests that were cancelled, and those whose blocks could not be read from a KV tier."""
     rank = s.rank[r]
     q = rank.first
     while q >= 0:
         follower = s.request[q].next
-        if s.request[q].cancelled:
-            s.request[q].end_s = now
-            drop(s, r, q, CANCELLED, now)
+        me = s.request[q]
+        if me.cancelled or me.failed:
+            me.end_s = now
+            drop(s, r, q, CANCELLED if me.cancelled else FAILED, now)
         q = follower
 
 

@@ -36,12 +36,31 @@ class InnerCode(JITCodeLibrary):
         self._finalized = True
 
 
+class ApartCode(InnerCode):
+    """Code that LLVM must not copy into its callers."""
+
+    def add_ir_module(self, ir_module):
+        """Add the code of the function."""
+        for function in ir_module.functions:
+            if not function.is_declaration:
+                function.attributes.add("noinline")
+        super().add_ir_module(ir_module)
+
+
 class InnerCompiler(CompilerBase):
     """Numba's own compiler, but for where the code goes."""
+
+    code = InnerCode
 
     def define_pipelines(self):
         """Steps of the compiler: numba's own."""
         if KNOWN:
             state = self.state
-            state.library = InnerCode(state.targetctx.codegen(), state.func_id.func_qualname)
+            state.library = self.code(state.targetctx.codegen(), state.func_id.func_qualname)
         return [DefaultPassBuilder.define_nopython_pipeline(self.state)]
+
+
+class ApartCompiler(InnerCompiler):
+    """The compiler of functions that stay apart."""
+
+    code = ApartCode

@@ -171,7 +171,7 @@ def drop(s, r, q, status, now):
         blocks = blocks_for(s.pool[rank.pool], np.int64(me.computed))
     leave_running(s, r, q)
     rank.load -= 1
-    rank.cancels -= me.cancelled
+    rank.cancels -= me.cancelled + me.failed
     release(s, r, q, blocks, now)
     end(s, q, status, now)
 

@@ -1,9 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Lists of waiting and of running requests, linked by the fields `prev` and `next` of the requests."""
+"""Lists of waiting and of running requests, linked by `prev` and `next` of the requests; the heap of KV transfers."""
 
 from __future__ import annotations
 
-from tokenworks.engine.kernel.base import QUEUED, inline
+from tokenworks.engine.kernel.base import QUEUED, apart, inline, jit
 
 
 @inline
@@ -71,3 +71,58 @@ def run_before(s, r, q, place):
     else:
         rank.last = q
     rank.running += 1
+
+
+@apart
+def wait_by_number(s, r, q):
+    """Queue `q` behind the last request of its class that has a smaller number."""
+    me, rank = s.request[q], s.rank[r]
+    c = me.priority
+    before = rank.tail[c]
+    while before >= 0 and s.request[before].number > me.number:
+        before = s.request[before].prev
+    if before < 0:
+        wait(s, r, q, True)
+        return
+    after = s.request[before].next
+    if after < 0:
+        wait(s, r, q, False)
+        return
+    me.prev, me.next = before, after
+    s.request[before].next = s.request[after].prev = q
+    rank.waiting += 1
+    me.status = QUEUED
+
+
+@jit
+def push_load(s, q, done):
+    """Add the transfer of `q`, which ends at `done`, to the heap of KV transfers and loads, by (time, number)."""
+    at = s.world[0].loads
+    s.world[0].loads += 1
+    while at > 0:
+        up = (at - 1) >> 1
+        if s.load_s[up] < done or (s.load_s[up] == done and s.request[s.load[up]].number < s.request[q].number):
+            break
+        s.load_s[at], s.load[at] = s.load_s[up], s.load[up]
+        at = up
+    s.load_s[at], s.load[at] = done, q
+
+
+@jit
+def pop_load(s):
+    """Remove the transfer that ends first from the heap."""
+    world = s.world[0]
+    world.loads -= 1
+    count = world.loads
+    time, q, at = s.load_s[count], s.load[count], 0
+    while 2 * at + 1 < count:
+        down = 2 * at + 1
+        if down + 1 < count:
+            a, b = s.load_s[down], s.load_s[down + 1]
+            if b < a or (b == a and s.request[s.load[down + 1]].number < s.request[s.load[down]].number):
+                down += 1
+        if time < s.load_s[down] or (time == s.load_s[down] and s.request[q].number < s.request[s.load[down]].number):
+            break
+        s.load_s[at], s.load[at] = s.load_s[down], s.load[down]
+        at = down
+    s.load_s[at], s.load[at] = time, q

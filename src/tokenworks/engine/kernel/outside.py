@@ -6,6 +6,7 @@ from __future__ import annotations
 from tokenworks.engine.kernel.base import CANCEL, CANCELLED, PENDING, QUEUED, RUNNING, inline, jit
 from tokenworks.engine.kernel.leave import end
 from tokenworks.engine.kernel.lists import unlink, unwait
+from tokenworks.engine.kernel.prefetch import drop_flows
 from tokenworks.engine.kernel.steps import interrupt
 from tokenworks.engine.kernel.transfer import let_go
 
@@ -20,7 +21,11 @@ def cancel(s, q, now):
         interrupt(s, s.rank[me.at].instance, now)
     elif me.status == QUEUED:
         r = me.at
-        if me.unseen:
+        if me.flows:
+            drop_flows(s, q)
+        if me.unseen == 2:
+            s.rank[r].unseen -= 1
+        elif me.unseen:
             instance = s.instance[s.rank[r].instance]
             first, last = unlink(s.request, q, instance.unseen, instance.unseen_last)
             instance.unseen, instance.unseen_last = first, last

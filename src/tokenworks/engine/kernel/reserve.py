@@ -13,12 +13,17 @@ from tokenworks.engine.kernel.admit import (
     generated,
     hold_prefix,
     next_waiting,
+    pop_ready,
+    start_prefill,
+    take_loads,
     victim_of,
+    wait_for_load,
 )
 from tokenworks.engine.kernel.base import DECODE, PREFILL, inline, jit
 from tokenworks.engine.kernel.cache import evict_nodes, take, touch
 from tokenworks.engine.kernel.leave import preempt
-from tokenworks.engine.kernel.lists import run_before, unwait
+from tokenworks.engine.kernel.lists import unwait
+from tokenworks.engine.kernel.prefetch import cut
 from tokenworks.engine.kernel.tokens import blocks_for, computed, growth_between
 from tokenworks.engine.policies import MOST_RESERVED, MOST_TOUCHED, RETRACT_TOKENS, TOUCH_PASSES
 from tokenworks.engine.types import PRIORITIES
@@ -92,7 +97,7 @@ def add(s, r, q, tokens, now):
     """Add `tokens` of the prompt of `q` to the step, and count what they need."""
     me, rank = s.request[q], s.rank[r]
     pool = s.pool[rank.pool]
-    blocks = blocks_for(pool, me.computed + tokens)
+    blocks = max(blocks_for(pool, me.computed + tokens), np.int64(me.blocks))
     rank.due += blocks - me.blocks
     me.blocks = blocks
     last = me.computed + tokens == me.goal
@@ -113,6 +118,22 @@ def go_on(s, r, now):
         tokens = min(np.int64(me.goal - me.computed), rank.budget)
         room = np.int64(rank.free * s.pool[rank.pool].block_tokens - rank.kept)
         add(s, r, q, min(tokens, room) if room > 0 else tokens, now)
+
+
+@inline
+def admit_ready(s, r, now):
+    """Start the prefill of requests whose load from KV tiers has ended, unless another prefill is unfinished."""
+    rank = s.rank[r]
+    if rank.prefill >= 0 and s.request[rank.prefill].computed + s.request[rank.prefill].chunk < s.request[rank.prefill].goal:
+        return
+    while rank.ready >= 0 and rank.budget > 0:
+        q = rank.ready
+        tokens = part(s, r, np.int64(s.request[q].goal - s.request[q].computed))
+        if tokens == 0:
+            return
+        pop_ready(s, r)
+        start_prefill(s, r, q)
+        add(s, r, q, tokens, now)
 
 
 @inline
@@ -145,6 +166,8 @@ def admit_next(s, r, now):
     q = next_waiting(s, r)
     me = s.request[q]
     cached = shared = np.int64(0)
+    if me.flows:
+        cut(s, r, q, now)
     if pool.prefix:
         cached, shared = find_prefix(s, r, q, np.int64(me.goal - 1))
     free = rank.free - (cached - shared)
@@ -153,20 +176,28 @@ def admit_next(s, r, now):
     fits = need < free * size - rank.kept
     if not fits and rank.running + rank.loading + rank.readied == 0:
         fits = blocks_for(pool, np.int64(me.goal)) - cached <= free
-    tokens = part(s, r, want)
-    if not fits or tokens == 0:
+    if not fits or part(s, r, want) == 0:
         touch(s, r, q, cached)
         if not fits:
             rank.full = rank.decodes > 0
         return False
     hold_prefix(s, r, q, cached)
-    me.computed, me.blocks = cached * size, cached
+    loaded, end = np.int64(0), -1.0
+    if s.world[0].tiers and pool.prefix:
+        loaded, end = take_loads(s, r, q, cached, now)
+    waits = end >= 0.0 and not s.world[0].layerwise
+    me.computed, me.blocks = (cached + loaded) * size, cached + loaded
+    if waits:
+        me.blocks = blocks_for(pool, np.int64(me.goal))
+    if end >= 0.0:
+        take(s, r, me.blocks - cached, now)
     unwait(s, r, q)
     count_hits(s, r, q, now)
-    run_before(s, r, q, -1)
-    if rank.prefill < 0:
-        rank.prefill = q
-    add(s, r, q, tokens, now)
+    if waits:
+        wait_for_load(s, r, q, end)
+    else:
+        start_prefill(s, r, q)
+        add(s, r, q, part(s, r, np.int64(me.goal - me.computed)), now)
     if rank.free * size <= max(np.float64(rank.soon), rank.kept):
         rank.full = rank.decodes > 0
         return False
@@ -188,6 +219,8 @@ def admit_reserving(s, r, now):
     if rank.running + rank.loading:
         rank.kept += pool.watermark * size
     go_on(s, r, now)
+    if rank.ready >= 0:
+        admit_ready(s, r, now)
     if rank.decodes == 0:
         rank.full = 0
     if rank.waiting and (rank.admitted or not rank.full):

@@ -6,17 +6,14 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, POWER_OF_TWO, ROUND_ROBIN, inline, jit
-from tokenworks.engine.kernel.cache import slot_of
+from tokenworks.engine.kernel.names import mixed, slot_of
 
 
 @inline
 def draw(world):
     """Next random number of the router (splitmix64)."""
     world.seed += GOLDEN
-    z = world.seed
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return mixed(world.seed)
 
 
 @inline

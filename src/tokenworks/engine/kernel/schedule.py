@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.admit import admit_waiting, chunk, victim_of
-from tokenworks.engine.kernel.base import RUNNING, inline, jit
+from tokenworks.engine.kernel.admit import admit_waiting, chunk, pop_ready, victim_of
+from tokenworks.engine.kernel.base import DECODE, RUNNING, inline, jit
 from tokenworks.engine.kernel.cache import take
 from tokenworks.engine.kernel.leave import preempt
 from tokenworks.engine.kernel.lists import run_before
@@ -30,6 +30,7 @@ def squeeze(s, r, budget, now):
         me = s.request[q]
         tokens = np.int64(1 + pool.draft) if me.decoding else min(np.int64(me.goal - me.computed), budget)
         need = blocks_for(pool, computed(s, r, q) + (rank.gain if me.decoding else tokens)) - me.blocks
+        need = max(need, np.int64(0))  # a request that waited for a load has all blocks of its prompt
         follower = me.next
         while need > rank.free and me.status == RUNNING:
             victim = victim_of(s, r)
@@ -61,7 +62,7 @@ def schedule_mixed(s, r, now):
     if q >= 0:
         me = s.request[q]
         tokens = min(np.int64(me.goal - me.computed), budget - rank.decodes * (1 + pool.draft))
-        need = blocks_for(pool, me.computed + tokens) - me.blocks
+        need = max(blocks_for(pool, me.computed + tokens) - me.blocks, np.int64(0))
     if grown + need > rank.free:
         budget = squeeze(s, r, budget, now)
     else:
@@ -81,10 +82,10 @@ def schedule_mixed(s, r, now):
 def join(s, r):
     """Add sequences whose KV transfer has ended to the running ones, before an unfinished prefill."""
     rank = s.rank[r]
+    if s.pool[rank.pool].role != DECODE:
+        return
     while rank.ready >= 0:
-        q = rank.ready
-        rank.ready = s.request[q].next
-        rank.readied -= 1
+        q = pop_ready(s, r)
         run_before(s, r, q, rank.prefill)
         decode(s, r, q)
         s.request[q].fresh = 1

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tokenworks.engine.gaps import ITL_BASE, ITL_BINS, ITL_SHIFT
-from tokenworks.engine.kernel.base import NEVER, inline, jit
+from tokenworks.engine.kernel.base import NEVER, apart, inline, jit
 from tokenworks.engine.kernel.cache import take
 from tokenworks.engine.kernel.lists import wait
 from tokenworks.engine.kernel.schedule import join, schedule
+from tokenworks.engine.kernel.tiers import book_writes
 from tokenworks.engine.kernel.tokens import clock_at, growth_between, last_decode
 from tokenworks.engine.state import BUCKETS
 
@@ -111,6 +114,7 @@ def plan(s, i, now):
     pool = s.pool[instance.pool]
     first, stride, ranks = instance.first_rank, pool.instances, pool.ranks
     instance.start_s = now
+    instance.loaded_s = instance.written_s = -math.inf
     if pool.receive > 1:
         look(s, i)
     for number in range(ranks):
@@ -135,6 +139,9 @@ def plan(s, i, now):
             hottest = max(hottest, hot)
         if busy or not preempted:
             break
+    if s.world[0].due_writes:
+        for number in range(ranks):
+            instance.written_s = max(instance.written_s, book_writes(s, first + number * stride, now))
     if not busy:
         instance.end_s, instance.planned, instance.anchored, instance.prefilled = NEVER, 0, 0, 1
         for number in range(ranks):
@@ -155,6 +162,21 @@ def plan(s, i, now):
         if instance.unseen >= 0:
             instance.planned = min(instance.planned, steps_to_look(s, i))
     instance.end_s = time_after(s, i, instance.done + instance.planned)
+    if s.world[0].tiers and instance.pool == 0:
+        wait_for_tiers(s, i, now)
+
+
+@apart
+def wait_for_tiers(s, i, now):
+    """A step does not end before the loads of its layers, and not before blocks that it evicts are written.
+
+    A step that ends later than without tiers ends a series of equal steps.
+    """
+    instance = s.instance[i]
+    end = time_after(s, i, instance.done + 1)
+    late = max(instance.written_s, instance.loaded_s + (end - now) / s.world[0].layers)
+    if late > end:
+        instance.end_s, instance.planned, instance.anchored = late, 1, 0
 
 
 @inline

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import CANCELLED, inline, jit
+from tokenworks.engine.kernel.base import CANCELLED, FAILED, inline, jit
 from tokenworks.engine.kernel.cache import release_cached
 from tokenworks.engine.kernel.leave import end
+from tokenworks.engine.kernel.lists import push_load
 from tokenworks.engine.kernel.steps import interrupt
+from tokenworks.engine.kernel.tiers import flush
 from tokenworks.engine.kernel.tokens import blocks_for, release
 
 
@@ -24,6 +26,7 @@ def let_go(s, q, now):
     else:
         rank.free += blocks
     me.remote = 0
+    flush(s, r, now)
     interrupt(s, rank.instance, now)
 
 
@@ -50,53 +53,29 @@ def fetch(s, i, now):
         me = s.request[q]
         source = s.instance[s.rank[me.route].instance]
         done = book(s, (source.link, instance.link), world.latency_s + me.input * world.token_s, now)
-        at = world.loads
-        world.loads += 1
-        while at > 0:
-            up = (at - 1) >> 1
-            if s.load_s[up] < done or (s.load_s[up] == done and s.request[s.load[up]].number < me.number):
-                break
-            s.load_s[at], s.load[at] = s.load_s[up], s.load[up]
-            at = up
-        s.load_s[at], s.load[at] = done, q
+        push_load(s, q, done)
         q = me.cnext
     instance.load = instance.load_last = -1
 
 
 @jit
-def pop_load(s):
-    """Remove the transfer that ends first from the heap."""
-    world = s.world[0]
-    world.loads -= 1
-    count = world.loads
-    time, q, at = s.load_s[count], s.load[count], 0
-    while 2 * at + 1 < count:
-        down = 2 * at + 1
-        if down + 1 < count:
-            a, b = s.load_s[down], s.load_s[down + 1]
-            if b < a or (b == a and s.request[s.load[down + 1]].number < s.request[s.load[down]].number):
-                down += 1
-        if time < s.load_s[down] or (time == s.load_s[down] and s.request[q].number < s.request[s.load[down]].number):
-            break
-        s.load_s[at], s.load[at] = s.load_s[down], s.load[down]
-        at = down
-    s.load_s[at], s.load[at] = time, q
-
-
-@jit
 def loaded(s, q, now):
-    """The KV transfer of `q` has ended: the prefill rank frees the KV, and `q` decodes from the next step on."""
+    """The KV transfer of `q` has ended: the prefill rank frees the KV, and `q` decodes from the next step on.
+
+    Or the load of `q` from KV tiers has ended: its prefill starts in the next step.
+    """
     me = s.request[q]
     r = me.at
     rank = s.rank[r]
-    let_go(s, q, now)
+    if me.remote:
+        let_go(s, q, now)
+        me.computed, me.generated = me.input, 1
     rank.loading -= 1
-    me.computed, me.generated = me.input, 1
-    if me.cancelled:
-        rank.cancels -= 1
+    if me.cancelled or me.failed:
+        rank.cancels -= me.cancelled
         rank.load -= 1
         release(s, r, q, np.int64(me.blocks), now)
-        end(s, q, CANCELLED, now)
+        end(s, q, CANCELLED if me.cancelled else FAILED, now)
     else:
         me.next = -1
         if rank.ready >= 0:
@@ -105,4 +84,5 @@ def loaded(s, q, now):
             rank.ready = q
         rank.ready_last = q
         rank.readied += 1
+    flush(s, r, now)
     interrupt(s, rank.instance, now)
