@@ -104,11 +104,7 @@ def test_all_fields_of_a_tier_are_on_the_page() -> None:
         default = Tier.model_fields[name].default
         if isinstance(default, str) and default:
             assert told == default, name
-    names = {
-        name
-        for row in re.findall(r"^\| (`[a-z-]+`) \| [a-zA-Z: -]+ \| [`A-Z]", TEXT, re.MULTILINE)
-        for name in [row.strip("`")]
-    }
+    names = set(re.findall(r"^\| `([a-z-]+)` \| [a-zA-Z: -]+ \| [`A-Z]", TEXT, re.MULTILINE))
     assert names >= {*setup_names(), "none"}
 
 

@@ -244,9 +244,9 @@ class _Build:
             yield 0.0
             return
         bandwidth, wait = self.link_rate(at, link)
-        curve = tier.efficiency or defaults.efficiency
-        self.room.take_curve(f"tiers.{at}.efficiency", curve.numbers())
-        rate = bandwidth * curve.at(size)
+        shares = tier.efficiency or defaults.efficiency
+        self.room.take_curve(f"tiers.{at}.efficiency", shares.numbers())
+        rate = bandwidth * shares.at(size)
         yield from (rate, rate, wait)
 
     def medium_lane(self, at: int, tier: Tier) -> tuple[Callable[[int], tuple[object, ...]], float] | None:
