@@ -49,8 +49,13 @@ class ReferenceInstance:
         while True:
             self.batches = [rank.plan(now) for rank in self.ranks]
             loads += [q for batch in self.batches for q in batch.loads]
-            if self.busy or not any(batch.preempted for batch in self.batches):
+            if self.busy:
                 break
+            if not any(batch.preempted for batch in self.batches):
+                if not self.unseen:
+                    break
+                self.batches = []  # an idle scheduler looks at once
+                self.look(now)
         written_s = self.ranks[0].tiers.flush(now)
         if self.busy:
             self.end_s = self.with_tiers(self.end_of_step(now), written_s, now)

@@ -137,8 +137,13 @@ def plan(s, i, now):
             hot = pool.sequence_s * rank.batch + pool.context_s * context
             hot = hot + pool.prefill_s * rank.square + pool.token_s * rank.tokens
             hottest = max(hottest, hot)
-        if busy or not preempted:
+        if busy:
             break
+        if not preempted:
+            if instance.unseen < 0:
+                break
+            instance.prefilled = 1  # an idle scheduler looks at once
+            look(s, i, now)
     if s.world[0].due_writes:
         for number in range(ranks):
             instance.written_s = max(instance.written_s, book_writes(s, first + number * stride, now))
