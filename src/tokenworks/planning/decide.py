@@ -42,6 +42,9 @@ SIZES = (
 )
 """Sizes of a role that are changed to tune a deployment, and by which factor [-]."""
 
+LEAST_GAIN = 0.01
+"""Effective tokens that other KV tiers must add, as a share [-]."""
+
 LEAST_LOSS = 0.01
 """Hits that HBM must lose, as a share of the input, before KV tiers are tried where requests form no sessions [-]."""
 
@@ -166,7 +169,7 @@ def _tiered(bench: Bench, candidate: Candidate, row: Ranked, tiers: str, say: Sa
     best: Judged = row, candidate
     if candidate.deployment.tiers:  # keep the tiers only if they hold a higher rate
         without = _judged(bench, bare, row.offered_s)
-        if without is not None and without.meets_slo and _order(without) <= _order(row):
+        if without is not None and without.meets_slo and not _gains(row, without):
             best = without, bare
     elif not _short_of_cache(row, candidate):
         return best
@@ -174,9 +177,14 @@ def _tiered(bench: Bench, candidate: Candidate, row: Ranked, tiers: str, say: Sa
         if other.deployment == candidate.deployment:
             continue
         better = _judged(bench, other, best[0].offered_s * step_of(candidate))
-        if better is not None and better.meets_slo and _order(better) < _order(best[0]):
+        if better is not None and better.meets_slo and _gains(better, best[0]):
             best = better, other
     return best
+
+
+def _gains(row: Ranked, other: Ranked) -> bool:
+    """Whether a deployment has clearly more effective tokens than the same one with other KV tiers."""
+    return row.effective_tok_s_per_device > (1 + LEAST_GAIN) * other.effective_tok_s_per_device
 
 
 def _short_of_cache(row: Ranked, candidate: Candidate) -> bool:
