@@ -81,7 +81,7 @@ def tiers(rng: np.random.Generator, front: Pool) -> Tiers:
     if not front.limits.prefix_caching or rng.random() < 1 / 3:
         return Tiers()
     ranks, stores = front.instances * front.ranks, list[Store]()
-    fail = float(rng.choice([0, 0, 0, 0.3]))
+    fail = float(rng.choice([0, 0, 0.4]))
     for i in range(int(rng.integers(1, 4))):
         gateway = int(rng.integers(-1, i)) if rng.random() < 0.5 else -1
         stores.append(
@@ -150,7 +150,9 @@ def reuse(rng: np.random.Generator) -> tuple[Cluster, Requests]:
     size, count, users = int(rng.choice([1, 4])), int(rng.integers(5, 40)), int(rng.integers(1, 5))
     tight = replace(own.pools[0].limits, kv_blocks=int(rng.integers(12, 30)), block_tokens=size, prefix_caching=True)
     front = replace(own.pools[0], limits=replace(tight, max_queue=0, max_model_len=1000))
-    later = [replace(p, limits=replace(p.limits, block_tokens=size, kv_blocks=60)) for p in own.pools[1:]]
+    later = [
+        replace(p, limits=replace(p.limits, block_tokens=size, kv_blocks=60, max_model_len=1000)) for p in own.pools[1:]
+    ]
     below = tiers(rng, front)
     while not below.stores:
         below = tiers(rng, front)
