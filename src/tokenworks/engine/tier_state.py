@@ -78,7 +78,7 @@ def _partition(store: Store) -> tuple[int, ...]:
     return tuple(numbers.setdefault(number, len(numbers)) for number in store.stores)
 
 
-class Layout:
+class TierLayout:
     """How the tiers of a cluster lie in memory, as plain Python numbers.
 
     groups : partition of the ranks of each group, in the order of the first tier
@@ -121,7 +121,7 @@ def source_of(stores: tuple[Store, ...], tier: int) -> int:
 def tier_records(cluster: Cluster, links: int) -> dict[str, NDArray[Any]]:
     """The arrays of `state.EngineState` that hold settings of tiers. `links` is the number of links without tiers."""
     tiers, front = cluster.tiers, cluster.pools[0]
-    layout, ranks, count = Layout(tiers), front.instances * front.ranks, len(tiers.stores)
+    layout, ranks, count = TierLayout(tiers), front.instances * front.ranks, len(tiers.stores)
     tier, lanes, lane_link = np.zeros(max(count, 1), TIER), [], []
     numbers: dict[int, int] = {}
     stores = 0
@@ -162,7 +162,7 @@ def tier_records(cluster: Cluster, links: int) -> dict[str, NDArray[Any]]:
 def tier_world(world: NDArray[Any], cluster: Cluster) -> None:
     """Write the settings that all tiers share into the record of the world."""
     tiers, front = cluster.tiers, cluster.pools[0]
-    layout = Layout(tiers)
+    layout = TierLayout(tiers)
     world["tiers"], world["tier_groups"] = len(tiers.stores), len(layout.groups)
     world["tier_ranks"] = front.instances * front.ranks
     world["layerwise"], world["layers"] = tiers.load == "layerwise", tiers.layers
@@ -218,7 +218,7 @@ def reserve(s: EngineState, cluster: Cluster, names: int, slots: int) -> EngineS
 
     The room grows with the names, because a tier may be larger than all blocks that ever are.
     """
-    world, layout = s.world, Layout(cluster.tiers)
+    world, layout = s.world, TierLayout(cluster.tiers)
     words = layout.words
     ahead = len(cluster.tiers.stores) + 1  # a block has its cell before a store evicts another one for it
     cells = sum(min(capacity + ahead, names) for capacity in layout.capacity)
