@@ -54,6 +54,8 @@ be sent, they are late by more than the whole run, and the deployment is overloa
 
 WINDOWS = 300
 
+NO_PREFIXES = "No two requests share a prefix: the KV tiers have nothing to do."
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -318,7 +320,8 @@ def simulate(
             prefix_caching=shared, concurrency=traffic.concurrency, window_s=window_s, max_queue=max_queue,
         )  # fmt: skip
     requests = requests_of(trace, traffic.classes)
-    remarks = tuple(filter(None, (*model_notes(site.model), *_refused(built, requests, site))))
+    idle = NO_PREFIXES if deployment.tiers and not shared else ""
+    remarks = tuple(filter(None, (*model_notes(site.model), *_refused(built, requests, site), idle)))
     finished = _play(built, requests, watch, endless=traffic.endless, drain=drain)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
     return Simulation(
