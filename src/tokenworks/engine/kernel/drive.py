@@ -20,15 +20,15 @@ from tokenworks.engine.kernel.base import (
     REJECTED,
     SERIES_FULL,
     STEP,
-    entry,
     apart,
+    entry,
     inline,
 )
 from tokenworks.engine.kernel.cells import rehash
 from tokenworks.engine.kernel.finish import enqueue, finish, hide
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, push_heap, send, sooner
-from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.lists import pop_load, wait_by_number
+from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.prefetch import land, prefetch, remove_flow
 from tokenworks.engine.kernel.route import hear, route
 from tokenworks.engine.kernel.steps import interrupt, plan, settle, turn_passed

@@ -68,7 +68,7 @@ def hit(s, r, t, i, now):
         run_errands(s, r, now)
 
 
-@inline
+@apart
 def fails(s, t):
     """Whether the next read flow of a tier fails: one draw of splitmix64 for each flow of a tier with failures."""
     share = s.tier[t].failures
@@ -79,7 +79,7 @@ def fails(s, t):
     return np.float64(mixed(world.tier_seed) >> np.uint64(11)) * 2.0**-53 < share
 
 
-@inline
+@apart
 def read(s, r, t, blocks, start):
     """Book a read flow out of a tier. Returns its end [s]."""
     tier = s.tier[t]
@@ -149,7 +149,7 @@ def load(s, r, q, known, now):
 
 @apart
 def hit_prefix(s, r, q, known, blocks, now):
-    """The blocks that an admission has found count as used: `known` in HBM and `blocks` in tiers, the last one first."""
+    """Blocks that an admission has found count as used: `known` in HBM and `blocks` in tiers, the last one first."""
     world, first = s.world[0], s.offsets[q]
     for i in range(first + known + blocks - 1, first + known - 1, -1):
         hit(s, r, s.origin[i] - 1, i, now)

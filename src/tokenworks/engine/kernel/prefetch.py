@@ -141,7 +141,7 @@ def arrived(tier, flow, now):
     return max(np.int64(0), flow.blocks - np.int64(math.ceil((flow.time - now) / tier.slowest_s - ROUNDING)))
 
 
-@inline
+@apart
 def land(s, r, flow, now):
     """The blocks of a prefetch that have arrived enter the gateway. Returns their number."""
     me = s.flow[flow]

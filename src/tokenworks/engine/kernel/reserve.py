@@ -124,7 +124,10 @@ def go_on(s, r, now):
 def admit_ready(s, r, now):
     """Start the prefill of requests whose load from KV tiers has ended, unless another prefill is unfinished."""
     rank = s.rank[r]
-    if rank.prefill >= 0 and s.request[rank.prefill].computed + s.request[rank.prefill].chunk < s.request[rank.prefill].goal:
+    if (
+        rank.prefill >= 0
+        and s.request[rank.prefill].computed + s.request[rank.prefill].chunk < s.request[rank.prefill].goal
+    ):
         return
     while rank.ready >= 0 and rank.budget > 0:
         q = rank.ready
