@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo dialects test check-long fuzz lint bench accuracy lock schemas clean
+.PHONY: demo dialects test check-long fuzz lint types style engine bench accuracy lock schemas clean
 
 demo: $(VENV)/.ready
 	$(RUN)/tokenworks compare deepseek-ai/DeepSeek-R1 --on scalex40 --on 5xhgx-h100 --on 5xhgx-h20 --workload chat
 	@$(RUN)/python -c 'from tokenworks.cli.progress import compile_once; compile_once()'
 
-test: $(VENV)/.ready lint
+# The types are checked and the engine is compiled at the same time, each on one core. Pytest uses all cores.
+test: $(VENV)/.ready
+	$(MAKE) --no-print-directory -j2 types style engine
 	$(RUN)/pytest
 
 check-long: $(VENV)/.ready
@@ -20,11 +22,18 @@ FUZZ_CASES ?= 2000
 fuzz: $(VENV)/.ready
 	FUZZ_CASES=$(FUZZ_CASES) $(RUN)/pytest tests/fuzz
 
-lint: $(VENV)/.ready
+lint: style types
+
+style: $(VENV)/.ready
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
-	$(RUN)/mypy
 	$(RUN)/lint-imports --no-cache
+
+types: $(VENV)/.ready
+	$(RUN)/mypy
+
+engine: $(VENV)/.ready
+	$(RUN)/python -c 'from tokenworks.engine.simulator import warm_up; warm_up()'
 
 # The parsers of vLLM and SGLang read the lines that `emit` writes. Name their environments:
 # make dialects TOKENWORKS_VLLM=~/vllm-cpu TOKENWORKS_SGLANG_PYTHON=~/sglang/bin/python

@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks.estimate import legal_splits, one_role, two_roles
 from tokenworks.errors import TokenworksError
-from tokenworks.planning.decide import Bench, decide
+from tokenworks.planning.bench import Bench
+from tokenworks.planning.decide import decide
 from tokenworks.planning.plan import planned, prepare
 from tokenworks.planning.ranking import Candidate, candidates
 from tokenworks.planning.searches import searched

@@ -31,7 +31,7 @@ from tokenworks.engine.outcome import Outcome
 from tokenworks.engine.tiers import Lane, Store, Tiers, WriteName
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost, Transfer
 from tokenworks.ingest import load_trace
-from tokenworks.simulation.run import requests_of
+from tokenworks.simulation.play import requests_of
 from tokenworks.traffic.transform import replicate
 
 LOAD = 0.8

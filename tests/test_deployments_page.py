@@ -16,15 +16,20 @@ from tokenworks.specs.deployment_file import load_deployments
 from tokenworks.specs.edits import edited
 from tokenworks.specs.given import from_options
 from tokenworks.specs.provenance import Spec
+from tokenworks.specs.tier import Tier
+from tokenworks.specs.tier_setup import setup_names
 from tokenworks.specs.workload import Workload
 from tokenworks.traffic import from_workload
 
 PAGE = Path(__file__).parents[1] / "docs" / "deployments.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```yaml\n(.+?)```", TEXT, re.DOTALL)
+EXAMPLES = re.findall(r"```yaml\n(.*?model:.+?)```", TEXT, re.DOTALL)
+TIERS = re.findall(r"```yaml\n(tiers:.+?)```", TEXT, re.DOTALL)
 COMMANDS = re.findall(r"^\$ tokenworks (\w+ mine\.yaml.*)$", TEXT, re.MULTILINE)
 IN_WORDS: dict[str, Any] = {
     "by the requests": None,
+    "by the engine": None,
+    "no tiers": (),
     "unknown": None,
     "limit of the model": None,
     "one device": Parallel(),
@@ -36,7 +41,7 @@ def documented(heading: str) -> dict[str, str]:
     """Field and default of each row in the table below a line."""
     table = TEXT.partition(heading)[2].partition("| field |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in row.split("|")] for row in table.splitlines() if row.startswith("| `")]
-    return {row[1].strip("`"): row[2] for row in rows}
+    return {name.strip("`"): row[2] for row in rows for name in row[1].split(", ")}
 
 
 def example(text: str, folder: Path) -> Deployment:
@@ -49,7 +54,7 @@ def example(text: str, folder: Path) -> Deployment:
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("text", EXAMPLES, ids=["minimal", "larger"])
+@pytest.mark.parametrize("text", EXAMPLES, ids=["minimal", "larger", "tiers"])
 def test_an_example_is_simulated(text: str, tmp_path: Path) -> None:
     deployment = example(text, tmp_path)
     workload = Workload(name="chat", isl=1000, osl=100, rate=4)
@@ -89,4 +94,21 @@ def test_all_fields_have_their_defaults(heading: str, spec: type[Spec]) -> None:
             assert told == "required", name
         else:
             value = IN_WORDS[told] if told in IN_WORDS else told if told == "none" else yaml.safe_load(told)
-            assert value == field.default, name
+            assert value in (field.default, str(field.default)), name
+
+
+def test_all_fields_of_a_tier_are_on_the_page() -> None:
+    page = documented("A list describes each tier")
+    assert page.keys() | {"uses", "timeout"} == Tier.model_fields.keys()
+    for name, told in page.items():
+        default = Tier.model_fields[name].default
+        if isinstance(default, str) and default:
+            assert told == default, name
+    names = set(re.findall(r"^\| `([a-z-]+)` \| [a-zA-Z: -]+ \| [`A-Z]", TEXT, re.MULTILINE))
+    assert names >= {*setup_names(), "none"}
+
+
+def test_the_list_of_tiers_is_a_deployment() -> None:
+    (text,) = TIERS
+    deployment = Deployment(model="m", system="s", roles=[{}], **yaml.safe_load(text))
+    assert [tier.medium for tier in deployment.tiers] == ["host", "ssd"]

@@ -108,7 +108,7 @@ def simulate(
     return running.simulate(
         deployed_of(deployment, pick), source.traffic(rate=rate, scale=scale, concurrency=concurrency),
         slo=source.slo(slo), router=router, max_queue=max_queue, seed=seed, assume=assume, calibration=calibration,
-        watch=watch,
+        watch=watch, compare_tiers=True,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from tokenworks.engine.outcome import Outcome
 from tokenworks.engine.simulator import run, warm_up
 from tokenworks.engine.types import Cluster, Limits, Pool, Router, StepCost
 from tokenworks.ingest import load_trace
-from tokenworks.simulation.run import requests_of
+from tokenworks.simulation.play import requests_of
 from tokenworks.traffic import reblock
 
 pytestmark = pytest.mark.peer

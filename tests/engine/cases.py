@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from tokenworks.engine.outcome import Counts, Ended, Outcome, PerRequest
+from tokenworks.engine.policies import POLICIES
 from tokenworks.engine.tiers import Lane, Store, Tiers
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost, Transfer
 
@@ -33,6 +34,14 @@ def limits(rng: np.random.Generator, *, prefix: bool) -> Limits:
         policy=str(rng.choice(["vllm", "sglang"])),
         receive_interval=int(rng.spawn(1)[0].choice([1, 1, 2, 7])),  # spawned: other numbers stay as they were
     )
+
+
+def scheduled(own: Limits, rng: np.random.Generator) -> Limits:
+    """The limits with a random order of the queue, and a random limit of one prompt where the policy has one."""
+    own = replace(own, ageing_s=float(rng.choice([0, 0, 0, BEAT / 64, BEAT])))
+    if POLICIES[own.policy].mixes:
+        own = replace(own, long_prefill_tokens=int(rng.choice([0, 0, 1, 7, 30])))
+    return own
 
 
 def cost(rng: np.random.Generator, tokens: int) -> StepCost:
@@ -61,6 +70,9 @@ def cluster(rng: np.random.Generator) -> Cluster:
     closed, window, request = rng.choice([0, 0, 1, 5]), rng.choice([0, 0.0625, 0.5]), rng.choice([0, 0, 0.013])
     accept = rng.spawn(1)[0].choice([0, 0, 0.004, BEAT])
     below = tiers(rng.spawn(1)[0], pools[0])
+    extra = rng.spawn(1)[0]  # the last one of the cluster: other numbers stay as they were
+    pools = tuple(replace(one, limits=scheduled(one.limits, extra)) for one in pools)
+    router = with_cold_ranks(router, pools[0].instances * pools[0].ranks, extra)
     return Cluster(pools, router, transfer, int(closed), float(window), float(request), float(accept), below)
 
 
@@ -69,7 +81,7 @@ def tiers(rng: np.random.Generator, front: Pool) -> Tiers:
     if not front.limits.prefix_caching or rng.random() < 1 / 3:
         return Tiers()
     ranks, stores = front.instances * front.ranks, list[Store]()
-    fail = float(rng.choice([0, 0, 0, 0.3]))
+    fail = float(rng.choice([0, 0, 0.4]))
     for i in range(int(rng.integers(1, 4))):
         gateway = int(rng.integers(-1, i)) if rng.random() < 0.5 else -1
         stores.append(
@@ -104,6 +116,13 @@ def lanes(rng: np.random.Generator, ranks: int) -> tuple[Lane, ...]:
     return tuple(Lane(tuple(n + own for own in shares(rng, ranks)), s) for n, s in zip(first, block_s, strict=True))
 
 
+def with_cold_ranks(router: Router, ranks: int, rng: np.random.Generator) -> Router:
+    """The router with a random number of cold ranks, if it can have any."""
+    if router.name != "prefix_aware" or ranks == 1:
+        return router
+    return replace(router, cold_ranks=int(rng.integers(0, ranks)), cold_tokens=int(rng.choice([0, 10, 60])))
+
+
 def requests(rng: np.random.Generator, count: int) -> Requests:
     inputs = rng.integers(1, int(rng.choice([4, 60, 200])), count)
     outputs = rng.integers(1, int(rng.choice([2, 30, 120])), count)
@@ -131,7 +150,9 @@ def reuse(rng: np.random.Generator) -> tuple[Cluster, Requests]:
     size, count, users = int(rng.choice([1, 4])), int(rng.integers(5, 40)), int(rng.integers(1, 5))
     tight = replace(own.pools[0].limits, kv_blocks=int(rng.integers(12, 30)), block_tokens=size, prefix_caching=True)
     front = replace(own.pools[0], limits=replace(tight, max_queue=0, max_model_len=1000))
-    later = [replace(p, limits=replace(p.limits, block_tokens=size, kv_blocks=60)) for p in own.pools[1:]]
+    later = [
+        replace(p, limits=replace(p.limits, block_tokens=size, kv_blocks=60, max_model_len=1000)) for p in own.pools[1:]
+    ]
     below = tiers(rng, front)
     while not below.stores:
         below = tiers(rng, front)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -14,6 +15,9 @@ from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import SHAPE, Proposal, judge
 from tokenworks.legal.splits import splits
 from tokenworks.specs.deployment import Deployment, Role, RoleName
+from tokenworks.specs.provenance import GIVEN, Quantity, not_published
+from tokenworks.specs.scheduling import DEFAULTS, Scheduling
+from tokenworks.specs.tier_setup import load_setup
 
 MACHINES = {
     "vllm-0.33.0": ("2xhgx-h200", "hgx-mi300x", "gb200-nvl72:8"),
@@ -24,6 +28,9 @@ MACHINES = {
     "sglang-das-main": ("scalex40:8",),
 }
 """Dialect -> machines of the tests."""
+SCHEDULINGS = (
+    *map(Scheduling.model_validate, DEFAULTS), Scheduling(name="shortest_prefill", long_prefill_tokens=64),
+)  # fmt: skip
 MODELS = (R1, SMALL_MOE, DENSE)
 
 
@@ -47,6 +54,38 @@ def launch(deployment: Deployment, dialect: str, *, hosts: tuple[str, ...] = ())
 
 
 @st.composite
+def tiers(draw: st.DrawFn, engine: str, devices: int) -> dict[str, Any]:
+    """KV tiers that the flags of an engine can say, with the physics of the set-ups; or none."""
+    if draw(st.booleans()):
+        return {}
+    name = draw(st.sampled_from(("vllm-offload", "mooncake") if engine == "vllm" else ("hicache", "hicache-mooncake")))
+    first, second, *_ = load_setup(name).tiers
+    gb = draw(st.integers(1, 150)) * devices
+    size = Quantity(value=gb * 1e9, status="assumed", source=GIVEN, written=f"{gb} GB", unit="byte")
+    more: dict[str, Any] = {"capacity": size if first.medium == "host" else first.capacity}
+    if engine == "vllm":
+        if first.medium == "host":
+            more |= {
+                "eviction": draw(st.sampled_from(("lru", "arc"))),
+                "transfer_tokens": draw(st.sampled_from((None, 64))),
+            }
+            uses = draw(st.sampled_from((None, 2, 3)))
+            more |= {"written": "selective" if uses else "through", "uses": uses}
+        second_changes: dict[str, Any] = {}
+    else:
+        page, prefetch = draw(st.sampled_from((16, 64))), draw(st.sampled_from(("best_effort", "wait", "timeout")))
+        more |= {"written": draw(st.sampled_from(("through", "selective", "back"))), "transfer_tokens": page,
+                 "layout": draw(st.sampled_from(("layer", "block")))}  # fmt: skip
+        timeout = second.timeout if prefetch == "timeout" else not_published("s")
+        second_changes = {"prefetch": prefetch, "timeout": timeout, "transfer_tokens": page}
+    chosen = [first.model_copy(update=more)]
+    if second.medium == ("ssd" if first.medium == "host" and name in ("vllm-offload", "hicache") else "pool"):
+        chosen += [second.model_copy(update=second_changes)] if draw(st.booleans()) else []
+    failure = draw(st.sampled_from((None, "fail"))) if engine == "vllm" else None
+    return {"tiers": tuple(chosen), "kv_load_failure": failure}
+
+
+@st.composite
 def deployments(draw: st.DrawFn, dialect: str) -> Deployment:
     """A legal deployment for a dialect, on a machine of `MACHINES`."""
     on, model = draw(st.sampled_from(MACHINES[dialect])), draw(st.sampled_from(MODELS))
@@ -67,10 +106,12 @@ def deployments(draw: st.DrawFn, dialect: str) -> Deployment:
         kv_dtype = kv_dtype or role.kv_dtype
         roles.append(role.model_copy(update={"kv_dtype": kv_dtype}))
         free -= role.devices
+    caching = draw(st.booleans())
     return Deployment(
         model=model, system=on, engine=of.engine.name, roles=tuple(roles),
         router=draw(st.sampled_from((None, "round_robin", "least_loaded", "power_of_two", "prefix_aware"))),
-        prefix_caching=draw(st.booleans()),
+        prefix_caching=caching, **(draw(tiers(of.engine.name, roles[0].devices)) if caching else {}),
+        scheduling=draw(st.sampled_from(SCHEDULINGS)),
         max_model_len=draw(st.none() | st.integers(2, of.model.max_context)),
         devices_per_host=draw(st.sampled_from((None, of.machine.host.devices))),
     )  # fmt: skip

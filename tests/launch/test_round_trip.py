@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,8 @@ from tokenworks.launch.router import FLAGS, is_router
 from tokenworks.launch.settle import settled
 from tokenworks.launch.translate import choose, read
 from tokenworks.launch.words import is_flag, parse
-from tokenworks.specs.deployment import Deployment, Parallel, Role
+from tokenworks.specs.deployment import Deployment, EngineName, Parallel, Role
+from tokenworks.specs.scheduling import NO_AGE, Scheduling
 
 
 def test_every_dialect_is_tried() -> None:
@@ -26,7 +28,7 @@ def test_every_dialect_is_tried() -> None:
 
 @pytest.mark.parametrize("name", sorted(MACHINES))
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_commands_mean_the_deployment_that_they_came_from(name: str, data: st.DataObject) -> None:
     deployment = data.draw(deployments(name))
     try:
@@ -45,7 +47,7 @@ def test_commands_mean_the_deployment_that_they_came_from(name: str, data: st.Da
 
 @pytest.mark.parametrize("name", sorted(MACHINES))
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_flag_and_choice_is_in_the_list_of_the_dialect(name: str, data: st.DataObject) -> None:
     try:
         started = launch(data.draw(deployments(name)), name)
@@ -69,6 +71,52 @@ def test_a_settled_deployment_says_what_changed() -> None:
     assert [note for note in started.notes if "max_sequences 257" in note]
     assert [note for note in started.notes if "chunk_tokens 8,193" in note]
     assert started.deployment.router == "least_loaded"  # vLLM does so by itself
+
+
+def started_with(dialect: str, engine: EngineName, scheduling: str | dict[str, Any]) -> tuple[str, Scheduling, str]:
+    """Arguments of the first command, the settled policy, and the notes on it."""
+    role = Role(parallel=Parallel(tp=8, ep=8))
+    deployment = Deployment(model=R1, system=MACHINES[dialect][0], engine=engine, roles=(role,),
+                            scheduling=Scheduling.model_validate(scheduling))  # fmt: skip
+    started = launch(deployment, dialect)
+    notes = [note for note in started.notes if note.startswith("scheduling")]
+    return " ".join(started.commands[0].arguments), started.deployment.scheduling, " ".join(notes)
+
+
+def test_scheduling_becomes_the_flag_of_the_engine_or_a_note() -> None:
+    words, settled_policy, note = started_with("vllm-0.33.0", "vllm", {"name": "interleaved", "long_prefill_tokens": 9})
+    assert "--long-prefill-token-threshold 9" in words
+    assert (str(settled_policy), note) == ("interleaved (long_prefill_tokens 9)", "")
+    both = {"name": "shortest_prefill", "long_prefill_tokens": 9}
+    words, settled_policy, note = started_with("vllm-0.33.0", "vllm", both)
+    assert "--long-prefill-token-threshold 9" in words
+    assert "no flag of vLLM 0.33.0 says shortest_prefill" in note
+    assert "started with interleaved (long_prefill_tokens 9)" in note
+    words, settled_policy, note = started_with("sglang-0.5.23", "sglang", "shortest_prefill")
+    assert "--schedule-policy shortest-prefill-first" in words
+    assert "started with shortest_prefill (ageing_s 3600)" in note
+    for dialect, policy in (("sglang-das-0.5.15", "shortest_prefill"), ("sglang-0.5.23", "cold_pool")):
+        words, settled_policy, note = started_with(dialect, "sglang", policy)
+        assert "--schedule-policy" not in words
+        assert settled_policy == Scheduling()
+        assert "started with fcfs, and predictions for" in note
+
+
+def test_flags_of_the_order_are_read() -> None:
+    deployment, unread = read([vllm(R1, "-tp", "8", "--long-prefill-token-threshold", "512")], system="hgx-h200")
+    assert deployment.scheduling == Scheduling(name="interleaved", long_prefill_tokens=512)
+    assert not unread
+    assert (
+        read([vllm(R1, "-tp", "8", "--long-prefill-token-threshold", "0")], system="hgx-h200")[0].scheduling.name
+        == "fcfs"
+    )
+    order = ("--tp", "8", "--schedule-policy")
+    deployment, unread = read([sglang(*order, "shortest-prefill-first")], system="hgx-h200")
+    assert deployment.scheduling == Scheduling(name="shortest_prefill", ageing_s=NO_AGE)
+    assert not unread
+    deployment, unread = read([sglang(*order, "lpm")], system="hgx-h200")
+    assert deployment.scheduling == Scheduling()
+    assert [one.reason for one in unread] == ["the model of tokenworks has no order lpm; taken as fcfs"]
 
 
 def test_instances_that_share_a_host_have_ports_and_devices_of_their_own() -> None:
@@ -261,12 +309,11 @@ def test_flags_without_a_place_have_a_reason() -> None:
         "--no-such-flag",
         "1",
     )
-    _, unread = read([sglang(*words, "--enable-hierarchical-cache")], system="hgx-h200", dialect="sglang-0.5.23")
+    _, unread = read([sglang(*words, "--enable-lmcache")], system="hgx-h200", dialect="sglang-0.5.23")
     kinds = {one.flag: one.kind for one in unread}
     assert kinds == {
         "--host": "address", "--tool-call-parser": "service", "--attention-backend": "kernels",
-        "--no-such-flag": "unknown",
-        "--enable-hierarchical-cache": "not modelled",
+        "--no-such-flag": "unknown", "--enable-lmcache": "not modelled",
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from tokenworks.simulation.cluster import cluster, room
 from tokenworks.simulation.steps import Site, step_cost
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
-from tokenworks.specs.deployment import Deployment, Parallel, Role, RoleName
+from tokenworks.specs.deployment import Deployment, Parallel, Role, RoleName, RouterName
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.hf import load_model
 
@@ -272,3 +272,38 @@ def test_a_decode_role_can_prefill_again_what_was_preempted() -> None:
     here, pool = site(R1, "scalex40"), deployed(R1, "scalex40", DECODE, PREFILL).pools[1]
     assert len(step_cost(DECODE, here, pool.limits).by_tokens) > pool.ranks * pool.limits.token_budget
     assert not pool.limits.prefix_caching
+
+
+def scheduled(scheduling: Any, *roles: Role, engine_name: str = "vllm", router: RouterName = "prefix_aware") -> Cluster:
+    deployment = Deployment(model=LLAMA, system="hgx-h100", roles=roles or (role(tp=4, replicas=2),),
+                            scheduling=scheduling)  # fmt: skip
+    return cluster(
+        deployment, site(LLAMA, "hgx-h100", engine_name=engine_name), router=Router(router), block_tokens=16,
+        prefix_caching=False,
+    )  # fmt: skip
+
+
+def test_scheduling_reaches_the_engine_and_no_decode_pool() -> None:
+    both = scheduled({"name": "shortest_prefill", "ageing_s": 0.5, "long_prefill_tokens": 9},
+                     role("prefill", tp=4), role("decode", tp=4))  # fmt: skip
+    limits = [(pool.limits.ageing_s, pool.limits.long_prefill_tokens) for pool in both.pools]
+    assert limits == [(0.5, 9), (0.0, 0)]
+    pool = scheduled({"name": "cold_pool", "cold_tokens": 99})
+    assert (pool.router.cold_ranks, pool.router.cold_tokens) == (1, 99)
+    assert scheduled("fcfs").router == Router("prefix_aware")
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "more", "words"),
+    [
+        ("interleaved", {"engine_name": "sglang"}, "scheduling: the scheduler of sglang prefills one unfinished"),
+        ("cold_pool", {"router": "least_loaded"}, "scheduling: cold_pool needs the router prefix_aware, not least_lo"),
+        (
+            {"name": "cold_pool", "cold_ranks": 2}, {},
+            "scheduling.cold_ranks: 2 cold ranks of 2 ranks of the aggregated role: none is left.*; write 1 or less",
+        ),
+    ],
+)  # fmt: skip
+def test_a_policy_that_cannot_be_is_refused(scheduling: Any, more: dict[str, Any], words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        scheduled(scheduling, **more)

@@ -13,7 +13,8 @@ from tokenworks.engine.types import Status
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation.capacity import Try
 from tokenworks.simulation.measured import Backlog
-from tokenworks.simulation.run import Simulation, Traffic, requests_of, simulate
+from tokenworks.simulation.play import requests_of
+from tokenworks.simulation.run import Simulation, Traffic, simulate
 from tokenworks.specs.deployment import Deployment, Parallel, Role
 from tokenworks.specs.slo import RequestClass, Slo
 from tokenworks.specs.trace import Trace

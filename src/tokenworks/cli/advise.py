@@ -15,7 +15,7 @@ from tokenworks.cli.options import (
     MACHINE,
     REQUESTS,
     RESULT,
-    NumberOptions,
+    ChangeOptions,
     Output,
 )
 from tokenworks.cli.output import console, emit, timed
@@ -53,7 +53,7 @@ def advise(
     rate: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     concurrency: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     slo: Annotated[str | None, Parameter(group=REQUESTS)] = None,
-    numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
+    numbers: ChangeOptions = ChangeOptions(),  # noqa: B008 - frozen
     calibration: Annotated[str | None, FILE_CALIBRATION] = None,
     top: Annotated[int, Parameter(group=RESULT)] = 3,
     output: Output = "table",
@@ -92,7 +92,7 @@ def advise(
     compile_once()
     with progress("reading") as report:
         result = advice_of(
-            deployed, on=launch.on, model=launch.model, workload=workload, isl=isl, osl=osl, rate=rate,
+            numbers.changed(deployed), on=launch.on, model=launch.model, workload=workload, isl=isl, osl=osl, rate=rate,
             concurrency=concurrency, slo=slo, devices=devices, assume=given, calibration=calibration, top=top,
             notes=notes, say=report,
         )  # fmt: skip
@@ -206,7 +206,8 @@ def _cells(words: str, gain: float | None, row: Ranked) -> list[str]:
 
 def _trust(result: Advice, row: Ranked) -> Iterator[str]:
     yield (
-        f"\nGrade {row.grade}. Simulated with the scheduler of {result.costing.setting.engine.title}: "
+        f"\nGrade {row.grade}. Simulated with the scheduler of {result.costing.setting.engine.title}, scheduling "
+        f"{row.deployment.scheduling}: "
         f"{result.simulations:,} runs of {result.requests:,} requests. A gain below 2 % is not listed. The changes are "
         "not added up: apply one, and ask again."
     )

@@ -130,6 +130,34 @@ class NumberOptions:
 
 @Parameter(name="*", group=NUMBERS)
 @dataclass(frozen=True, kw_only=True)
+class ChangeOptions(NumberOptions):
+    """Changes of a deployment, and numbers that replace numbers of the catalog for one run.
+
+    Parameters
+    ----------
+    set_
+        Change one value of the deployment, such as roles.0.max_sequences=64 or tiers=hicache. With machine., engine.,
+        calibration. or workload. in front, the path is a number of that area, such as machine.scale_up.hop=0.3us. May
+        be repeated.
+    """
+
+    set_: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = ()
+
+    def given(self, *areas: Area) -> tuple[Given, ...] | None:
+        """The numbers of --assume and --set, without the changes of the deployment; None if there are none."""
+        _, numbers = split(from_options(self.set_))
+        every = (*given(self.assume), *numbers)
+        _must_be_of(every, areas or AREAS)
+        return every or None
+
+    def changed(self, deployed: Deployed) -> Deployed:
+        """The deployment with the changes of --set."""
+        changes, _ = split(from_options(self.set_))
+        return dataclasses.replace(deployed, deployment=edited(deployed.deployment, changes))
+
+
+@Parameter(name="*", group=NUMBERS)
+@dataclass(frozen=True, kw_only=True)
 class CalibrationNumbers(NumberOptions):
     """Numbers that replace numbers of the calibration for one run.
 

@@ -33,10 +33,12 @@ from tokenworks.cli.page import Page
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SpecError
-from tokenworks.planning.decide import ERROR, Budget
+from tokenworks.planning.bench import Budget
+from tokenworks.planning.decide import ERROR
 from tokenworks.planning.plan import must_list, planned, prepare
 from tokenworks.planning.result import FrontPoint, Plan, Ranked
 from tokenworks.planning.setting import EngineChoice
+from tokenworks.planning.tiered import AUTO, check_tiers
 from tokenworks.planning.why import PLACES, Why
 from tokenworks.planning.why import why as explain
 from tokenworks.specs.calibration import DEFAULT
@@ -82,6 +84,7 @@ def plan(
     why: Annotated[str | None, Parameter(group=RESULT)] = None,
     no_simulate: Annotated[Switch, Parameter(group=RESULT)] = False,
     budget: Annotated[str | None, Parameter(group=RESULT)] = None,
+    tiers: Annotated[str, Parameter(group=MACHINE)] = AUTO,
     output: Annotated[PageFormat, FORMAT] = "table",
     page: PageOptions = PageOptions(),  # noqa: B008 - frozen
 ) -> None:
@@ -114,6 +117,9 @@ def plan(
         Where the search ends, settled or not: "500000 requests", or 10s, whose result depends on the speed of the
         machine. By default at 10e9 new input and output tokens, or at 1,000,000 requests
         where requests form sessions.
+    tiers
+        KV tiers below HBM. auto tries the set-ups of the engine where requests share prefixes; none; or a set-up of the
+        catalog, such as hicache, vllm-offload or the what-if pooled.
     """
     began = time.perf_counter()
     asked: dict[str, Any] = {
@@ -126,14 +132,14 @@ def plan(
     if why is not None and output in PAGE_FORMS:
         raise SpecError(f"--why has no -o {output}", where="--why", hint="use -o table, json or yaml")
     limit = Budget.of(budget)
-    costings = prepare(model, on, **asked)
+    costings = check_tiers(tiers, prepare(model, on, **asked))
     if not no_simulate:
         compile_once()  # after what is wrong was said: it takes half a minute
     with progress("reading") as report:
         if why is not None:
             answer = explain(costings, why, simulate=not no_simulate, say=report)
         else:
-            result = planned(costings, top, simulate=not no_simulate, budget=limit, progress=report)
+            result = planned(costings, top, simulate=not no_simulate, budget=limit, tiers=tiers, progress=report)
     if why is not None:
         assert output in ("table", "json", "yaml")
         _print_why(answer, output, began)
@@ -231,9 +237,10 @@ def _lines(row: Ranked, tokens: str, *, engine: bool) -> Iterator[list[str]]:
         row.bound_by,
     ]
     rank = str(row.rank)
+    tiers = "".join(f" >{tier.name}" for tier in row.deployment.tiers)
     for widths, role in zip(str(row.deployment).split(" + "), row.deployment.roles, strict=True):
-        yield [rank, widths, _role_settings(role), *numbers]
-        rank, numbers = "", [""] * len(numbers)
+        yield [rank, widths, _role_settings(role) + tiers, *numbers]
+        rank, tiers, numbers = "", "", [""] * len(numbers)
 
 
 def _role_settings(role: Role) -> str:
@@ -253,9 +260,10 @@ def _reading(result: Plan) -> Iterator[str]:
     slo = ""
     if tokens == "effective":
         slo = " of requests that meet the SLO" if result.decision else ", expected to meet the SLO"
+    tiers = ", >tier = KV tier below HBM" if any(row.deployment.tiers for row in result.deployments) else ""
     yield (
         f"\n{tokens} = tokens/s per device{slo}. tok/s user = 1 / mean TPOT. Settings per instance: max sequences / "
-        f"token budget, KV dtype, MTP drafts, +Ne redundant experts, tbo = two-batch overlap. {SPLIT}"
+        f"token budget, KV dtype, MTP drafts, +Ne redundant experts, tbo = two-batch overlap{tiers}. {SPLIT}"
     )
     idle = (
         f" {best.idle_devices} devices stay idle; the throughput per device counts them." if best.idle_devices else ""
@@ -287,9 +295,10 @@ def _reading(result: Plan) -> Iterator[str]:
             )
         if not decision.reproducible:
             rest += " Not reproducible: the budget is a time, so another machine may decide otherwise."
+        scheduling = result.inputs()["scheduling"]
         yield (
-            f"Simulated {how}, with the scheduler of its engine: {decision.simulations:,} runs of "
-            f"{decision.requests:,} requests. {rest}"
+            f"Simulated {how}, with the scheduler of its engine, scheduling {scheduling}: "
+            f"{decision.simulations:,} runs of {decision.requests:,} requests. {rest}"
         )
 
 

@@ -26,6 +26,7 @@ from tokenworks.cli.page import BARS, Page
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SloMissed
+from tokenworks.specs.scheduling import Scheduling
 from tokenworks.specs.workload import MOST_IN_FLIGHT
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def simulate(
         simulation = run(
             chosen, traffic, slo=slo, router=deployed.router, max_queue=max_queue, seed=played.seed,
             watch=(lambda now, last: report(f"simulated {now:,.0f} s of {last:,.0f} s")) if report else None,
+            compare_tiers=True,
         )  # fmt: skip
     if per_request:
         rows.write(simulation, per_request)
@@ -141,14 +143,16 @@ def _peak_bytes() -> int:
 def _print(simulation: Simulation, plain: dict[str, Any]) -> None:
     out, inputs, deployment = console(), plain["inputs"], simulation.deployment
     stopped = "stopped, partial: " if plain["partial"] else ""
+    queue = "" if deployment.scheduling == Scheduling() else f", scheduling {deployment.scheduling}"
     out.paragraph(
         f"{stopped}{deployment.model} on {deployment.system}, {deployment}, {inputs['devices']} devices, router "
-        f"{inputs['router']}: {inputs['trace']}, {inputs['requests']:,} requests"
+        f"{inputs['router']}{queue}: {inputs['trace']}, {inputs['requests']:,} requests"
     )
     _print_counts(plain, out)
     _print_latency(simulation, plain, out)
     _print_classes(plain, out)
     _print_roles(plain, out)
+    _print_tiers(plain, out)
     _print_series(plain["series"], out)
     if plain["assumed"]:
         out.paragraph("\nAssumed: " + "; ".join(f"{item['path']} = {item['value']}" for item in plain["assumed"]))
@@ -160,7 +164,9 @@ def _print(simulation: Simulation, plain: dict[str, Any]) -> None:
 
 
 def _print_counts(plain: dict[str, Any], out: Page) -> None:
-    others = [f"{plain[name]:,} {name}" for name in ("rejected", "unsent", "queued", "running") if plain[name]]
+    others = [
+        f"{plain[name]:,} {name}" for name in ("rejected", "failed", "unsent", "queued", "running") if plain[name]
+    ]
     whole = "" if plain["inputs"]["endless"] else " (all)"
     out.paragraph(
         f"{plain['completed']:,} completed in {plain['duration']:,.1f} s{whole}: {plain['request_throughput']:.4g} "
@@ -247,6 +253,43 @@ def _print_roles(plain: dict[str, Any], out: Page) -> None:
     ]
     out.print()
     print_table(out, columns, rows, spare=("preempted", "instances", "steps", "hits", "prefill per step"))
+
+
+def _print_tiers(plain: dict[str, Any], out: Page) -> None:
+    """Print one row per tier of the KV cache if there are tiers below HBM, and whether the tiers pay."""
+    if len(plain["tiers"]) == 1:
+        return
+    numbers = ("capacity [GB]", "used", "hits", "read [GB]", "written [GB]", "quicker from [token]")
+    columns: Columns = {"KV tier": "left", **dict.fromkeys(numbers, "right")}
+    rows = [
+        [
+            tier["name"],
+            f"{tier['capacity_bytes'] / 1e9:,.4g}",
+            f"{tier['used_share']:.0%}",
+            f"{tier['hit_share']:.1%}",
+            f"{tier['read_bytes'] / 1e9:,.4g}",
+            f"{tier['written_bytes'] / 1e9:,.4g}",
+            "-" if tier["name"] == "hbm" else f"{tier['pays_from_tokens'] or 'never'}",
+        ]
+        for tier in plain["tiers"]
+    ]
+    out.print()
+    print_table(out, columns, rows, spare=("used", "written [GB]"))
+    worth = plain["tier_worth"]
+    if worth is None:
+        return
+    ttft, before = plain["mean_ttft_ms"], worth["without"]["mean_ttft_ms"]
+    times = "" if ttft is None or before is None else f", mean TTFT {shown(ttft)} ms ({shown(before)} ms)"
+    enough = "" if worth["enough_bytes"] is None else (
+        f" One shared cache of {worth['enough_bytes'] / 1e9:,.4g} GB has 99 % of the hits of a cache without an end."
+    )  # fmt: skip
+    out.paragraph(
+        f"\nDo the tiers below HBM pay? {'Yes' if worth['pays'] else 'No'}: "
+        f"{plain['effective_tok_s_per_device']:,.4g} effective tokens/s per device "
+        f"({worth['without_effective_tok_s_per_device']:,.4g} without them){times}. Hits {worth['hit_share']:.1%} of "
+        f"the prompt tokens ({worth['without_hit_share']:.1%} without them); the best possible eviction has "
+        f"{worth['belady_share']:.1%} with this capacity, a cache without an end {worth['endless_share']:.1%}.{enough}"
+    )
 
 
 def _print_series(series: dict[str, Any], out: Page) -> None:

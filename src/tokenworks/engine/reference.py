@@ -82,7 +82,7 @@ class Reference:
                 instance = ReferenceInstance(pool, len(self.instances), ranks[i :: pool.instances])
                 self.instances.append(instance)
                 self.home.update({id(rank): instance for rank in instance.ranks})
-        self.router = ReferenceRouter(cluster.router, self.pools[0], emitted)
+        self.router = ReferenceRouter(cluster, self.pools[0], emitted)
 
     # ---- driving
 
@@ -231,9 +231,9 @@ class Reference:
         heapq.heappush(self.arrivals, (q.sent_s, q.index))
 
     def enqueue(self, q: Sequence, rank: Rank) -> None:
-        """Append to a rank's queue."""
+        """Add `q` to a rank's queue."""
         q.at, q.status = rank, Status.QUEUED
-        rank.waiting[q.priority].append(q)
+        rank.join_queue(q, self.now)
         rank.load += 1
         self.wake(rank)
 
@@ -262,6 +262,7 @@ class Reference:
                     rank.store(q, self.now)
                 if q.computed == q.goal and not q.load.failed:
                     q.decoding = True
+                    rank.to_decodes(q)
                     if math.isnan(q.first_s):
                         square = tokens * (q.computed - tokens) + tokens * (tokens + 1) // 2
                         q.lag_s = instance.pool.lag_s(instance.tokens, tokens, square)
@@ -413,6 +414,7 @@ class Reference:
             return False
         heapq.heappush(self.prefetches, (due, q.index, len(self.tiers.stores)))
         q.at, q.status = rank, Status.QUEUED
+        rank.take_place(q, self.now)
         rank.prefetching.append(q)
         rank.load += 1
         return True

@@ -42,15 +42,20 @@ class ReferenceInstance:
         Returns the admitted sequences whose KV must be transferred, or loaded from KV tiers, first.
         """
         self.start_s, loads = now, list[Sequence]()
-        self.look()
+        self.look(now)
         for rank in self.ranks:
             self.anchored = [] if rank.ready else self.anchored
             rank.join()
         while True:
             self.batches = [rank.plan(now) for rank in self.ranks]
             loads += [q for batch in self.batches for q in batch.loads]
-            if self.busy or not any(batch.preempted for batch in self.batches):
+            if self.busy:
                 break
+            if not any(batch.preempted for batch in self.batches):
+                if not self.unseen:
+                    break
+                self.batches = []  # an idle scheduler looks at once
+                self.look(now)
         written_s = self.ranks[0].tiers.flush(now)
         if self.busy:
             self.end_s = self.with_tiers(self.end_of_step(now), written_s, now)
@@ -72,7 +77,7 @@ class ReferenceInstance:
         self.anchored = []
         return late
 
-    def look(self) -> None:
+    def look(self, now: float) -> None:
         """Look for new requests if the instance was idle, has prefilled, or has decoded `receive_interval` times.
 
         SGLang 0.5.23 counts a decode step as 1 and any other step as 1000, and looks when the count reaches
@@ -86,7 +91,7 @@ class ReferenceInstance:
         for q in self.unseen:
             assert q.at is not None
             q.at.unseen -= 1
-            q.at.waiting[q.priority].append(q)
+            q.at.join_queue(q, now)
         self.unheard, self.unseen = 0, []
 
     @property

@@ -34,6 +34,7 @@ class Sequence:
     chained : number of leading full blocks that were looked up or stored
     last_s : time of the last output token [s]
     lag_s : time from the end of a step to the client (`types.Pool.lag_s`) [s]
+    place_s : place in the queue of its class, the smallest first (`types.Limits.ageing_s`) [s]
     at : rank where the request waits or runs
     left : prefill rank that still holds the KV, with the state of the request there
     doomed : the request fits no rank
@@ -69,6 +70,7 @@ class Sequence:
     last_s: float = math.nan
     end_s: float = math.nan
     lag_s: float = 0.0
+    place_s: float = 0.0
     hit: int = 0
     preemptions: int = 0
     at: Rank | None = None
@@ -222,9 +224,46 @@ class Rank:
 
     def join(self) -> None:
         """Add sequences whose KV transfer has ended to the running ones, before an unfinished prefill."""
-        at = len(self.running) - bool(self.running and not self.running[-1].decoding)
+        at = self.first_prefill()
         self.running[at:at] = self.ready
         self.ready.clear()
+
+    def first_prefill(self) -> int:
+        """Place of the first unfinished prefill in the running list: all decoding sequences stand before it."""
+        return next((i for i, q in enumerate(self.running) if not q.decoding), len(self.running))
+
+    def to_decodes(self, q: Sequence) -> None:
+        """The prompt of the running `q` is complete: `q` moves behind the decoding sequences."""
+        self.running.remove(q)
+        self.running.insert(self.first_prefill(), q)
+
+    def cut(self, tokens: int) -> int:
+        """The part of `tokens` of one prompt that one step may compute (`types.Limits.long_prefill_tokens`)."""
+        return min(tokens, self.limits.long_prefill_tokens or tokens)
+
+    # ---- queue
+
+    def uncached(self, q: Sequence) -> int:
+        """Tokens of `q` to prefill that neither the cache of the rank nor a KV tier has now."""
+        if q.remote:
+            return 0
+        names = q.ids[: (q.goal - 1) // self.limits.block_tokens] if self.limits.prefix_caching else []
+        known = next((i for i, name in enumerate(names) if name not in self.where), len(names))
+        blocks = len(self.tiers.places(self.number, q, known, prefetch=True)) if names else 0
+        return q.goal - blocks * self.limits.block_tokens
+
+    def join_queue(self, q: Sequence, now: float) -> None:
+        """Add `q` to the waiting requests of its class (`types.Limits.ageing_s`), after its equals."""
+        self.take_place(q, now)
+        queue = self.waiting[q.priority]
+        at = len(queue)
+        while self.limits.ageing_s and at and queue[at - 1].place_s > q.place_s:
+            at -= 1
+        queue.insert(at, q)
+
+    def take_place(self, q: Sequence, now: float) -> None:
+        """Note the place of `q` in the queue of its class, by what is cached now (`types.Limits.ageing_s`)."""
+        q.place_s = now + self.limits.ageing_s * self.uncached(q) if self.limits.ageing_s else now
 
     def next_waiting(self) -> Sequence | None:
         """First waiting request of the first class that has any."""
@@ -239,10 +278,11 @@ class Rank:
         return self.unseen + len(self.prefetching)
 
     def insert(self, q: Sequence) -> None:
-        """Queue `q`, whose prefetch is over, behind the last request of its class that has a smaller number."""
-        queue = self.waiting[q.priority]
-        smaller = [i for i, other in enumerate(queue) if other.index < q.index]
-        queue.insert(smaller[-1] + 1 if smaller else 0, q)
+        """Queue `q`, whose prefetch is over, behind the last request of its class that comes before it."""
+        queue, aged = self.waiting[q.priority], self.limits.ageing_s > 0
+        before = [i for i, other in enumerate(queue)
+                  if (other.place_s <= q.place_s if aged else other.index < q.index)]  # fmt: skip
+        queue.insert(before[-1] + 1 if before else 0, q)
 
     def admit(self, q: Sequence, budget: int, now: float) -> int:
         """Admit the waiting `q` if its whole prompt fits now.
@@ -261,7 +301,7 @@ class Rank:
         if self.blocks_for(q.goal) - shared + margin > len(self.free):
             return 0
         self.hold(q, prefix, now)
-        tokens = min(q.goal - q.computed, budget)
+        tokens = min(self.cut(q.goal - q.computed), budget)
         self.allocate(q, self.short(q, q.goal if q.remote or q.loading else q.computed + tokens), now)
         self.begin(q, now)
         return tokens
@@ -302,9 +342,10 @@ class Rank:
         q.preemptions += 1
         self.preemptions += 1
         if self.policy.requeues_first:
+            q.place_s = -math.inf
             self.waiting[q.priority].appendleft(q)
         else:
-            self.waiting[q.priority].append(q)
+            self.join_queue(q, now)
 
 
 @dataclass
@@ -333,22 +374,28 @@ class Scheduled:
 
 
 def _plan_mixed(rank: Rank, now: float) -> Scheduled:
-    """Plan a step as vLLM V1: decodes, then at most one unfinished prefill, then waiting requests, in one token budget.
+    """Plan a step as vLLM V1: decodes, then unfinished prefills, then waiting requests, in one token budget.
 
-    A sequence that lacks free blocks preempts a running one. A step that preempts admits no request. Difference from
-    vLLM: when a sequence preempts itself, the sequences after it still run.
+    A sequence that lacks free blocks preempts a running one. A step that preempts admits no request. Differences from
+    vLLM: when a sequence preempts itself, the sequences after it still run. All decodes come before the prefills, also
+    if a shorter prompt was admitted after a long one and is complete before it.
     """
     batch, budget, index = Scheduled(), rank.limits.token_budget, 0
     width = 1 + rank.limits.draft_tokens
+    chunks: dict[int, tuple[Sequence, int]] = {}
     while index < len(rank.running):
         q = rank.running[index]
-        tokens = width if q.decoding else min(q.goal - q.computed, budget)
+        tokens = width if q.decoding else min(rank.cut(q.goal - q.computed), budget)
         need = rank.short(q, q.computed + (rank.gain if q.decoding else tokens))
         while need > len(rank.free) and q.status is Status.RUNNING:
             victim = rank.victim()
             if rank.running.index(victim) < index:
-                batch.decodes.remove(victim)
-                budget, index = budget + width, index - 1
+                index -= 1
+                if victim.index in chunks:
+                    budget += chunks.pop(victim.index)[1]
+                else:
+                    batch.decodes.remove(victim)
+                    budget += width
             rank.preempt(victim, now)
             batch.preempted = True
         if q.status is not Status.RUNNING:
@@ -357,8 +404,10 @@ def _plan_mixed(rank: Rank, now: float) -> Scheduled:
         budget, index = budget - tokens, index + 1
         if q.decoding:
             batch.decodes.append(q)
-        else:
-            add_prefill(rank, batch, q, tokens, now)
+        elif tokens:
+            chunks[q.index] = (q, tokens)
+    for q, tokens in chunks.values():
+        add_prefill(rank, batch, q, tokens, now)
     if not batch.preempted:
         admit_waiting(rank, batch, budget, now)
     return batch
@@ -368,7 +417,7 @@ def admit_waiting(rank: Rank, batch: Scheduled, budget: int, now: float) -> None
     """Admit requests: those whose load has ended, then waiting ones by class and arrival, until one does not fit."""
     while budget and rank.loaded:
         q = rank.loaded.popleft()
-        tokens = min(q.goal - q.computed, budget)
+        tokens = min(rank.cut(q.goal - q.computed), budget)
         rank.running.append(q)
         add_prefill(rank, batch, q, tokens, now)
         budget -= tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenworks.engine.reference_random import RandomStream
 from tokenworks.engine.reference_rank import Rank, Sequence
-from tokenworks.engine.types import Router
+from tokenworks.engine.types import Cluster
 
 
 class ReferenceRouter:
@@ -12,10 +12,13 @@ class ReferenceRouter:
 
     emitted : cache events on their way to the router, as (time, rank, hash, stored)
     known : ranks that hold each hash, as far as events have reached the router
+    cold : numbers of the ranks for cold prompts
     """
 
-    def __init__(self, router: Router, ranks: list[Rank], emitted: list[tuple[float, int, int, bool]]) -> None:
+    def __init__(self, cluster: Cluster, ranks: list[Rank], emitted: list[tuple[float, int, int, bool]]) -> None:
+        router = cluster.router
         self.router, self.ranks, self.emitted = router, ranks, emitted
+        self.cold = {number for number, cold in enumerate(cluster.is_cold().tolist()) if cold}
         self.turn, self.random = 0, RandomStream(router.seed)
         self.known: dict[int, set[int]] = {}
 
@@ -31,13 +34,26 @@ class ReferenceRouter:
         if router.name == "least_loaded":
             return min(range(len(ranks)), key=lambda i: (ranks[i].load, i))
         known = self.known_prefixes(q, now)
-        top = (1.0 + router.imbalance) * min(rank.load for rank in ranks) + router.slack
-        allowed = [i for i in range(len(ranks)) if ranks[i].load <= top]
+        group = self.group(q, known)
+        top = (1.0 + router.imbalance) * min(ranks[i].load for i in group) + router.slack
+        allowed = [i for i in group if ranks[i].load <= top]
         work = [rank.owed - known[i] + router.load_tokens * rank.load for i, rank in enumerate(ranks)]
         best = min(allowed, key=lambda i: (work[i], ranks[i].chosen, i))
         self.turn += 1
         ranks[best].chosen, q.owed = self.turn, q.input - known[best]
         return best
+
+    def group(self, q: Sequence, known: list[int]) -> list[int]:
+        """Ranks that may take `q`: the cold ones, or all others (`types.Router`)."""
+        warm = [i for i in range(len(self.ranks)) if i not in self.cold]
+        cached = max([self.everywhere(q), *(known[i] for i in warm)])
+        return sorted(self.cold) if self.cold and q.input - cached > self.router.cold_tokens else warm
+
+    def everywhere(self, q: Sequence) -> int:
+        """Tokens of the prompt of `q` that each rank can take from KV tiers that all ranks share."""
+        tiers = self.ranks[0].tiers
+        names = q.ids[: (q.input - 1) // self.ranks[0].limits.block_tokens]
+        return tiers.shared(names) * self.ranks[0].limits.block_tokens
 
     def known_prefixes(self, q: Sequence, now: float) -> list[int]:
         """Tokens of the prompt of `q` that each rank has cached, as far as events have reached the router."""

@@ -246,6 +246,13 @@ class ReferenceTiers:
             places.append(place)
         return places
 
+    def shared(self, names: list[int]) -> int:
+        """Number of the leading blocks that stores hold which all ranks share."""
+        common = [stores[own.stores[0]] for own, stores in zip(self.tiers.stores, self.stores, strict=True)
+                  if len(stores) == 1]  # fmt: skip
+        held = (any(name in store.uses for store in common) for name in names)
+        return next((i for i, known in enumerate(held) if not known), len(names))
+
     def load(self, rank: int, q: Sequence, known: int, now: float) -> Load:
         """Admission takes blocks for `q` from stores; its first `known` blocks are in HBM."""
         if not self.tiers.stores:

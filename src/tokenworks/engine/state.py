@@ -38,6 +38,7 @@ REQUEST = np.dtype(
         # which the request waited until the front end took it
         # target: value of the rank's token clock at which the request completes
         ("sent_s", "f8"), ("scheduled_s", "f8"), ("first_s", "f8"), ("end_s", "f8"), ("lag_s", "f8"), ("late_s", "f8"),
+        ("place_s", "f8"),  # place in the queue of its class, if the policy orders queues (`kernel.queue`)
         ("target", "i8"),
         # number in the order of submission, which decides between events at the same time; -1: the slot is spare
         ("number", "i8"),
@@ -86,6 +87,7 @@ RANK = np.dtype(
         ("output_tokens", "i8"), ("decode_sequences", "i8"),
         # router: tokens this rank must still prefill, number of its last choice, known prefix of a request [token]
         ("owed", "i8"), ("chosen", "i8"), ("known", "i8"),
+        ("cold", "i4"),  # whether the rank is for cold prompts (`types.Router`)
         ("grouped", "i4", (GROUPS,)),  # number of decoding sequences of each group
     ],
     align=True,
@@ -118,6 +120,7 @@ POOL = np.dtype(
         ("ratio", "f8"), ("least_ratio", "f8"), ("decay", "f8"),
         ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
         ("together_s", "f8"), ("by_tokens", "i8"),
+        ("ageing", "f8"), ("most_of_prompt", "i8"),  # most tokens of one prompt in one step
     ],
     align=True,
 )  # fmt: skip
@@ -128,7 +131,7 @@ WORLD = np.dtype(
         ("now", "f8"), ("window_s", "f8"), ("request_s", "f8"), ("accept_s", "f8"), ("door_s", "f8"),
         ("latency_s", "f8"), ("token_s", "f8"),
         ("delay_s", "f8"), ("imbalance", "f8"), ("seed", "u8"), ("router", "i8"), ("slack", "i8"),
-        ("load_tokens", "i8"), ("turn", "i8"),
+        ("load_tokens", "i8"), ("turn", "i8"), ("cold_ranks", "i8"), ("cold_tokens", "i8"),
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
         ("freed", "i8"),  # slots of the client that become free at the times in `freed_s`
         ("ended", "i8"), ("ended_last", "i8"), ("outside", "i8"),  # ended requests, the last one; outside events
@@ -139,7 +142,7 @@ WORLD = np.dtype(
         # KV tiers, see `tier_state`: their number, ranks that use them, groups of stores that serve the same ranks,
         # stores that serve one rank; tiers with blocks from HBM by write policy, and tiers with a prefetch, as bits;
         # whether uses of blocks in HBM are counted
-        ("tiers", "i8"), ("tier_ranks", "i8"), ("tier_groups", "i8"), ("alone", "i8"),
+        ("tiers", "i8"), ("tier_ranks", "i8"), ("tier_groups", "i8"), ("alone", "i8"), ("common", "i8"),
         ("through", "i4"), ("back", "i4"), ("prefetched", "i4"), ("counts", "i4"),
         ("layerwise", "i4"), ("fails", "i4"), ("by_cost", "i4"), ("rehash", "i4"),
         ("layers", "i8"), ("tier_seed", "u8"),
@@ -259,6 +262,7 @@ def allocate(cluster: Cluster) -> EngineState:
             limits.kv_blocks, limits.output_reserve, reserve.least, reserve.decay, limits.tokens_per_step,
             cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
             cost.prefill_token_s, cost.together_context_s, table_s,
+            limits.ageing_s, limits.long_prefill_tokens or limits.token_budget,
         )  # fmt: skip
         table_s += len(cost.by_tokens)
         width = _power_of_two(4 * limits.kv_blocks)
@@ -284,6 +288,7 @@ def allocate(cluster: Cluster) -> EngineState:
         for p in pools
         if p.role == "decode" or (cluster.tiers.stores and cluster.tiers.load == "async")
     )
+    rank["cold"][: pools[0].instances * pools[0].ranks] = cluster.is_cold()
     world, index = _world(cluster)
     tiers = tier_records(cluster, len(instance))
     links = len(instance) + len(tiers.pop("more_links"))
@@ -322,6 +327,7 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["latency_s"], world["token_s"] = transfer.latency_s, transfer.seconds_per_token * (1.0 - transfer.overlap)
     world["delay_s"], world["imbalance"], world["slack"] = router.event_delay_s, router.imbalance, router.slack
     world["router"], world["seed"], world["load_tokens"] = ROUTERS[router.name], router.seed, router.load_tokens
+    world["cold_ranks"], world["cold_tokens"] = router.cold_ranks, router.cold_tokens
     world["gate"] = world["gate_last"] = world["ended_last"] = -1
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:

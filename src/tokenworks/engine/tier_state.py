@@ -181,6 +181,7 @@ def tier_world(world: NDArray[Any], cluster: Cluster) -> None:
         if store.blocks and source_of(tiers.stores, t) < 0:
             world[store.written] |= 1 << t
             world["counts"] |= store.written == "through" and store.uses > 1
+    world["common"] = sum(1 << t for t, tier in enumerate(cluster.tiers.stores) if len(set(tier.stores)) == 1)
     world["alone"] = sum(partition.count(x) == 1 for partition in layout.groups for x in set(partition))
 
 

@@ -101,6 +101,14 @@ class Limits:
     policy : scheduling policy, a name in `policies.POLICIES`
     receive_interval : decode steps between two looks for new requests (SGLang: --scheduler-recv-interval). The
         scheduler also looks after each step with prefill, and when it is idle
+    ageing_s : wait that an uncached token of a prompt costs [s/token]. The waiting requests of a class are in the order
+        of time + ageing_s x uncached tokens, both at the moment when the request joins the queue of the rank. A longer
+        prompt is overtaken by requests that come at most ageing_s x its uncached tokens later, so no request starves.
+        0 = first come, first served. SGLang has this order without an age (--schedule-policy shortest-prefill-first);
+        its pull request 30806 and PrefillOnly (SOSP 2025, arXiv:2505.07203) have it with an age
+    long_prefill_tokens : most tokens of one prompt in one step [token]. Shorter prompts are prefilled in the rest of
+        the token budget, so a rank may have several unfinished prefills (vLLM: --long-prefill-token-threshold);
+        0 = no limit. Policies that mix prefill and decode only
     """
 
     max_sequences: int
@@ -116,15 +124,22 @@ class Limits:
     prefix_caching: bool = False
     policy: str = "vllm"
     receive_interval: int = 1
+    ageing_s: float = 0.0
+    long_prefill_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_sequences", "token_budget", "kv_blocks", "block_tokens", "max_model_len", "receive_interval"):
             _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Limits.{name}")
-        for name in ("max_queue", "watermark_blocks", "draft_tokens"):
+        for name in ("max_queue", "watermark_blocks", "draft_tokens", "long_prefill_tokens"):
             _need(getattr(self, name) >= 0, f"{getattr(self, name)} must not be negative", f"Limits.{name}")
         _need(0 <= self.output_reserve <= 1, f"{self.output_reserve} is not a share", "Limits.output_reserve")
         known = " or ".join(POLICIES)
         _need(self.policy in POLICIES, f"unknown policy {self.policy!r}", "Limits.policy", known)
+        ok = math.isfinite(self.ageing_s) and self.ageing_s >= 0
+        _need(ok, f"{self.ageing_s} must be finite and not negative", "Limits.ageing_s")
+        _need(POLICIES[self.policy].mixes or not self.long_prefill_tokens,
+              f"{self.policy} continues one prompt at a time", "Limits.long_prefill_tokens",
+              "want 0, or a policy whose steps mix prefill and decode")  # fmt: skip
         gain, top = self.tokens_per_step, 1 + self.draft_tokens
         _need(1 <= gain <= top, f"{gain} must lie in 1 .. 1 + draft_tokens = {top}", "Limits.tokens_per_step")
         width = self.max_sequences * top
@@ -221,6 +236,11 @@ class Router:
         this prompt without the prefix that the rank has cached, plus `load_tokens` x load. Ranks with load above
         (1 + imbalance) x lowest load + slack are left out. Among equal ranks the one that was chosen longest ago
 
+    With `cold_ranks`, prefix_aware first chooses between two groups of ranks, and then a rank of the group (LAPS,
+    MLSys 2026, arXiv:2601.11589: prefill instances for long prompts). A request goes to the cold ranks if more than
+    `cold_tokens` of its prompt are uncached on each of the other ranks. So a turn whose prefix only a cold rank has
+    cached goes there, too. The lowest load is that of the group.
+
     Parameters
     ----------
     name : one of these rules
@@ -228,6 +248,8 @@ class Router:
     load_tokens : tokens that a request in flight counts for under prefix_aware [token]
     event_delay_s : delay of cache events on their way to the router [s]
     seed : of the random draws of power_of_two
+    cold_ranks : ranks for cold prompts under prefix_aware, whole instances first, the last ones; 0 = none [count]
+    cold_tokens : a prompt with more uncached tokens is cold [token]
     """
 
     name: RouterName = "round_robin"
@@ -236,12 +258,18 @@ class Router:
     load_tokens: int = 1000
     event_delay_s: float = 0.0
     seed: int = 0
+    cold_ranks: int = 0
+    cold_tokens: int = 0
 
     def __post_init__(self) -> None:
         _need(self.name in get_args(RouterName), f"unknown router {self.name!r}", "Router.name",
               f"one of {', '.join(get_args(RouterName))}")  # fmt: skip
         ok = min(self.imbalance, self.slack, self.load_tokens, self.event_delay_s) >= 0
         _need(ok, "imbalance, slack, load_tokens and event_delay_s must not be negative", "Router")
+        for name in ("cold_ranks", "cold_tokens"):
+            _need(getattr(self, name) >= 0, f"{getattr(self, name)} must not be negative", f"Router.{name}")
+        _need(not self.cold_ranks or self.name == "prefix_aware", f"{self.name} does not know what ranks have cached",
+              "Router.cold_ranks", "want prefix_aware")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -277,6 +305,10 @@ class Cluster:
         _need(ok, f"roles {roles}", "Cluster.pools", 'want ("aggregated",) or ("prefill", "decode")')
         blocks = {pool.limits.block_tokens for pool in self.pools if pool.limits.prefix_caching}
         _need(len(blocks) <= 1, "one block size for all prefix caches", "Cluster.pools")
+        front = self.pools[0]
+        _need(self.router.cold_ranks < front.instances * front.ranks,
+              f"{self.router.cold_ranks} of {front.instances * front.ranks} ranks", "Router.cold_ranks",
+              "leave at least one rank for warm requests")  # fmt: skip
         ok = min(self.concurrency, self.window_s, self.request_s, self.accept_s) >= 0
         _need(ok, "concurrency, window_s, request_s and accept_s must not be negative", "Cluster")
         self._check_tiers()
@@ -294,6 +326,13 @@ class Cluster:
             for name, count in sizes.items():
                 _need(count == ranks, f"{name} of {store.name!r} has {count} numbers for {ranks} ranks",
                       "Cluster.tiers", "give one number for each rank of the first pool")  # fmt: skip
+
+    def is_cold(self) -> Bools:
+        """Whether each rank of the first pool is a cold one, by rank number (`Router.cold_ranks`)."""
+        front = self.pools[0]
+        number = np.arange(front.instances * front.ranks)
+        place = number % front.instances * front.ranks + number // front.instances
+        return place >= len(number) - self.router.cold_ranks
 
     def never_fits(self, input_tokens: NDArray[np.int32], output_tokens: NDArray[np.int32]) -> Bools:
         """Whether each request can never run, as it is longer than the model's limit or than the whole KV cache."""

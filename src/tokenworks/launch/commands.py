@@ -15,6 +15,7 @@ from tokenworks.launch.router import PROGRAMS, Backends, router_arguments
 from tokenworks.launch.settle import inside_engine, needs_router, ranks_of, settled
 from tokenworks.launch.table import write
 from tokenworks.launch.target import LaunchTarget
+from tokenworks.launch.tiers import IO, tier_notes
 from tokenworks.launch.words import Writer
 from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment, Role, RoleName
@@ -124,7 +125,7 @@ def launch_of(
         builder.server(role, seat) for role in deployment.roles for seat in layout.seats if seat.role == role.name
     ]
     router = builder.router()
-    notes += builder.notes
+    notes += [*builder.notes, *tier_notes(deployment, dialect)]
     entry = builder.url(layout.first(deployment.roles[0].name, 0))
     if router is not None:
         commands.append(router)
@@ -247,6 +248,8 @@ class _Builder:
         if self.target.engine.receive_interval > 1:
             writer.add("--scheduler-recv-interval", self.target.engine.receive_interval)
         write(writer, sglang.values_of(role, self.deployment, self.target, self.dialect, dispatch))
+        if self.deployment.tiers and role.name != "decode":
+            writer.add("--hicache-mem-layout", IO[self.deployment.tiers[0].layout][1])
         if dispatch == "deepep":
             modes = {"prefill": "normal", "decode": "low_latency"}
             writer.add("--deepep-mode", modes.get(role.name, "auto"))

@@ -12,6 +12,8 @@ from tokenworks.errors import SpecError
 from tokenworks.launch.table import Value, Values
 from tokenworks.launch.target import LaunchTarget
 from tokenworks.specs.deployment import Parallel, Role, RoleName, RouterName
+from tokenworks.specs.scheduling import Scheduling
+from tokenworks.specs.tier import KvLoadFailure, Tier
 
 KvDtype = Literal["bf16", "fp8"]
 KV_WORDS: dict[str, KvDtype] = {
@@ -36,7 +38,10 @@ class Meaning:
     prefix_caching : whether the instances keep prefixes
     length : longest request; None: the limit of the model [token]
     router : how a rank of the instance is chosen; None: the command does not say it
-    unused : key -> why the value has no place in a deployment
+    scheduling : how waiting requests share the instance
+    unused : key -> why the value has no place in a deployment; after a dot, a name inside the value
+    tiers : KV tiers; sizes are for one rank (vLLM) or one device (SGLang) [byte]
+    kv_load_failure : what happens to a request whose read from a tier fails; None: the command does not say it
     """
 
     role: Role
@@ -45,7 +50,10 @@ class Meaning:
     prefix_caching: bool
     length: int | None
     router: RouterName | None = None
+    scheduling: Scheduling = field(default_factory=Scheduling)
     unused: dict[str, str] = field(default_factory=dict)
+    tiers: tuple[Tier, ...] = ()
+    kv_load_failure: KvLoadFailure | None = None
 
 
 def agreed_role(own: RoleName | None, around: RoleName | None, words: str, where: str) -> RoleName:

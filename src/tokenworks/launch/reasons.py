@@ -46,7 +46,8 @@ PATTERNS: tuple[tuple[str, UnreadKind, str], ...] = (
      r"|graph|eager|compil|torch|nccl|deepep|all2all|mem-pool|symm-mem|optimization-level|performance-mode|dtype$",
      "kernels", "it chooses kernels and graphs: the calibration of the device stands for these"),
     (r"offload|hicache|hierarchical-cache|lmcache|kv-transfer-config|flexkv|swap-space",
-     "not modelled", "the model of tokenworks has no KV cache below the device memory"),
+     "not modelled", "tokenworks reads KV tiers of OffloadingConnector and MooncakeStoreConnector (vLLM), and of "
+     "HiCache (SGLang); this is no part of them"),
     (r"-cp-|context-parallel|prefill-cp|dcp|-cp$|cp-", "not modelled",
      "the model of tokenworks has no context parallelism"),
     (r"quantization|^--load-format|trust-remote-code|config-format|hf-",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tokenworks.errors import SpecError
 from tokenworks.launch.dialect import Dialect
-from tokenworks.launch.sglang import BALANCE
+from tokenworks.launch.sglang import BALANCE, SHORTEST
 from tokenworks.launch.target import LaunchTarget
+from tokenworks.launch.tiers import settled_tiers
 from tokenworks.specs.deployment import Deployment, EngineName, Role, RouterName
+from tokenworks.specs.scheduling import NO_AGE, Scheduling
 
 PAGE = 64
 """The chunk of a rank of SGLang is a multiple of this, so that it is a multiple of any page size up to it [token]."""
@@ -31,19 +33,23 @@ def settled(
     Raises
     ------
     SpecError : the engine of the dialect is not the engine of the deployment, or cannot express it
+    DoesNotFit : KV tiers are larger than the machine
     """
     must_be_of(dialect, deployment.engine)
     notes: list[str] = []
     roles = tuple(_divided(role, deployment, dialect, notes) for role in deployment.roles)
     router = _router(deployment, notes, shares_prefixes=shares_prefixes)
     per_host = deployment.devices_per_host or target.machine.host.devices
-    changed = deployment.model_copy(update={"roles": roles, "router": router, "devices_per_host": per_host})
+    scheduling = _scheduling(deployment.scheduling, dialect, notes)
+    changed = deployment.model_copy(
+        update={"roles": roles, "router": router, "devices_per_host": per_host, "scheduling": scheduling}
+    )
     if len(roles) == 2 and roles[0].kv_dtype != roles[1].kv_dtype:
         hint = "set the same kv_dtype for both roles"
         raise SpecError(
             f"prefill stores {roles[0].kv_dtype}, decode {roles[1].kv_dtype}", where="roles: kv_dtype", hint=hint
         )
-    return changed, notes
+    return settled_tiers(changed, target, dialect, notes), notes
 
 
 def must_be_of(dialect: Dialect, engine: EngineName) -> None:
@@ -102,6 +108,22 @@ def _router(deployment: Deployment, notes: list[str], *, shares_prefixes: bool) 
             return "power_of_two"
         return asked
     return None if ranks_of(deployment) == 1 else asked
+
+
+def _scheduling(asked: Scheduling, dialect: Dialect, notes: list[str]) -> Scheduling:
+    """The scheduling policy as the dialect can run it: what no flag says is left out, with a note."""
+    possible = Scheduling()
+    if dialect.engine == "vllm" and asked.long_prefill_tokens and dialect.has("--long-prefill-token-threshold"):
+        possible = Scheduling(name="interleaved", long_prefill_tokens=asked.long_prefill_tokens)
+    orders = dialect.flags["--schedule-policy"].choices if dialect.has("--schedule-policy") else ()
+    if dialect.engine == "sglang" and asked.name == "shortest_prefill" and SHORTEST in orders:
+        possible = Scheduling(name="shortest_prefill", ageing_s=NO_AGE)
+    if possible != asked:
+        notes.append(
+            f"scheduling: no flag of {dialect.title} says {asked}; started with {possible}, and predictions for "
+            f"{asked.name} do not hold"
+        )
+    return possible
 
 
 def inside_engine(deployment: Deployment, dialect: Dialect) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from tokenworks.costs.memory import memory
+from tokenworks.costs.split import Split
 from tokenworks.errors import SpecError
 from tokenworks.launch.dialect import Dialect
 from tokenworks.launch.meaning import (
@@ -18,7 +22,9 @@ from tokenworks.launch.meaning import (
 )
 from tokenworks.launch.table import Value, Values
 from tokenworks.launch.target import LaunchTarget
+from tokenworks.launch.tiers import TiersMeaning, sglang_tiers, tiers_of_sglang
 from tokenworks.specs.deployment import Deployment, Role, RoleName, RouterName
+from tokenworks.specs.scheduling import NO_AGE, Scheduling
 
 KV: dict[KvDtype, str] = {"bf16": "bf16", "fp8": "fp8_e4m3"}
 BALANCE: dict[RouterName, str] = {"round_robin": "round_robin", "least_loaded": "total_requests"}
@@ -27,6 +33,8 @@ BALANCED: dict[str, RouterName] = {name: router for router, name in BALANCE.item
 MODES: dict[str, RoleName] = {"prefill": "prefill", "decode": "decode"}
 MTP = ("eagle", "nextn")
 """Methods that use the MTP layers of the checkpoint, if the command names no other model."""
+SHORTEST = "shortest-prefill-first"
+"""Value of --schedule-policy: the prompt with the fewest uncached tokens first."""
 PREFILL_TOKENS = 16384
 """Default of --max-prefill-tokens [token]."""
 DRAFTS = 3
@@ -74,10 +82,14 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget, dialect:
                 "dp above 1", where=dialect.title, hint="take overlap=none, or another split",
             )  # fmt: skip
         values["overlap"] = True
+    if deployment.scheduling.name == "shortest_prefill" and role.name != "decode":
+        values["order"] = SHORTEST
     if not deployment.prefix_caching:
         values["no_prefix_caching"] = True
     if deployment.max_model_len is not None:
         values["length"] = deployment.max_model_len
+    if role.name != "decode":
+        values |= sglang_tiers(deployment)
     if role.name != "aggregated":
         values["mode"] = role.name
     return values
@@ -130,10 +142,27 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         },
         values.where,
     )
+    prefix_caching = not values.on("no_prefix_caching")
+    asked = tiers_of_sglang(values, _device_cache(role, target) if values.has("tier_ratio") else 0.0)
+    unused |= asked.unused
+    if asked.tiers and (agreed == "decode" or not prefix_caching):
+        why = "a decode role has no prefix cache" if agreed == "decode" else "without a prefix cache there are no tiers"
+        unused |= {key: why for key in values.given if key == "page" or key.startswith("tier")}
+        asked = TiersMeaning()
     return Meaning(
         role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
-        prefix_caching=not values.on("no_prefix_caching"), router=_router(values, ranks, own_role), unused=unused,
+        prefix_caching=prefix_caching, router=_router(values, ranks, own_role),
+        scheduling=_scheduling(values, unused), unused=unused, tiers=asked.tiers,
     )  # fmt: skip
+
+
+def _device_cache(role: Role, target: LaunchTarget) -> float:
+    """KV cache of one device of a role, by the memory model [byte]."""
+    device_memory = memory(
+        target.model, target.machine, Split.of(role), engine=target.engine, max_sequences=role.max_sequences,
+        chunk_tokens=role.chunk_tokens, memory_fraction=role.memory_fraction,
+    )  # fmt: skip
+    return max(float(np.min(device_memory.kv)), 0.0)
 
 
 def _router(values: Values, ranks: int, mode: RoleName | None) -> RouterName | None:
@@ -141,6 +170,16 @@ def _router(values: Values, ranks: int, mode: RoleName | None) -> RouterName | N
     if values.has("balance"):
         return BALANCED.get(values.text("balance"), "round_robin" if values.text("balance") == "auto" else None)
     return "round_robin" if ranks > 1 and mode is None else None
+
+
+def _scheduling(values: Values, unused: dict[str, str]) -> Scheduling:
+    """How SGLang orders waiting requests: first come, first served by default."""
+    order = values.text("order", "fcfs")
+    if order == SHORTEST:
+        return Scheduling(name="shortest_prefill", ageing_s=NO_AGE)
+    if order != "fcfs":
+        unused["order"] = f"the model of tokenworks has no order {order}; taken as fcfs"
+    return Scheduling()
 
 
 def _ranks(values: Values) -> tuple[int, int]:

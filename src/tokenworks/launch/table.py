@@ -13,7 +13,7 @@ from tokenworks.errors import SpecError
 from tokenworks.launch.dialect import Dialect, DialectEngine, whole
 from tokenworks.launch.words import Parsed, Writer
 
-Value = str | int | float | bool
+Value = str | int | float | bool | dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,7 @@ VLLM = (
     Row("memory_fraction", "share of the device memory", ("--gpu-memory-utilization",)),
     Row("chunk", "token budget of a step of one rank", ("--max-num-batched-tokens",)),
     Row("sequences", "running sequences of one rank", ("--max-num-seqs",)),
+    Row("long_prefill", "most tokens of one prompt in a step of one rank", ("--long-prefill-token-threshold",)),
     Row("draft_method", "method of speculative decoding", ("--speculative-config",), "method"),
     Row("drafts", "draft tokens", ("--speculative-config",), "num_speculative_tokens"),
     Row("draft_model", "model that drafts", ("--speculative-config",), "model"),
@@ -59,6 +60,10 @@ VLLM = (
     Row("length", "longest request", ("--max-model-len",)),
     Row("connector", "transfer of the KV cache", ("--kv-transfer-config",), "kv_connector"),
     Row("kv_role", "role in disaggregated serving", ("--kv-transfer-config",), "kv_role"),
+    Row("connector_config", "KV tiers", ("--kv-transfer-config",), "kv_connector_extra_config"),
+    Row("load_failure", "failed reads of KV tiers", ("--kv-transfer-config",), "kv_load_failure_policy"),
+    Row("offload_size", "memory of the host for the KV cache of one rank", ("--kv-offloading-size",)),
+    Row("offload_backend", "who moves the KV cache to memory of the host", ("--kv-offloading-backend",)),
     Row("nodes", "nodes of the instance", ("--nnodes",)),
     Row("node_rank", "rank of the node", ("--node-rank",)),
     Row("local_ranks", "data parallel ranks on this node", ("--data-parallel-size-local",)),
@@ -83,6 +88,7 @@ SGLANG = (
     Row("chunk", "prefill tokens of a step of the instance", ("--chunked-prefill-size",)),
     Row("prefill_tokens", "prompt tokens of a step of one rank", ("--max-prefill-tokens",)),
     Row("sequences", "running sequences of the instance", ("--max-running-requests",)),
+    Row("order", "order of waiting requests", ("--schedule-policy",)),
     Row("draft_method", "method of speculative decoding", ("--speculative-algorithm",)),
     Row("draft_steps", "draft tokens one after the other", ("--speculative-num-steps",)),
     Row("draft_topk", "branches of the draft", ("--speculative-eagle-topk",)),
@@ -90,6 +96,14 @@ SGLANG = (
     Row("draft_model", "model that drafts", ("--speculative-draft-model-path",)),
     Row("overlap", "two-batch overlap", ("--enable-two-batch-overlap",), switch=True),
     Row("no_prefix_caching", "no prefix cache", ("--disable-radix-cache",), switch=True),
+    Row("tiers", "KV tiers", ("--enable-hierarchical-cache",), switch=True),
+    Row("tier_size", "memory of the host for the KV cache of one device", ("--hicache-size",)),
+    Row("tier_ratio", "memory of the host / KV cache of the device", ("--hicache-ratio",)),
+    Row("tier_written", "when blocks are written to memory of the host", ("--hicache-write-policy",)),
+    Row("tier_io", "copies to and from memory of the host", ("--hicache-io-backend",)),
+    Row("tier_storage", "KV tier behind memory of the host", ("--hicache-storage-backend",)),
+    Row("tier_prefetch", "prefetch from this tier", ("--hicache-storage-prefetch-policy",)),
+    Row("page", "tokens of a page", ("--page-size",)),
     Row("length", "longest request", ("--context-length",)),
     Row("mode", "role in disaggregated serving", ("--disaggregation-mode",)),
     Row("balance", "choice of the data parallel rank", ("--load-balance-method",)),
@@ -144,7 +158,7 @@ class Values:
         """A share above 0 and at most 1."""
         value = self.given.get(key, default)
         try:
-            number = float(value)
+            number = float(str(value))
         except ValueError:
             number = -1.0
         if not 0 < number <= 1:
@@ -155,6 +169,11 @@ class Values:
     def text(self, key: str, default: str = "") -> str:
         """A word."""
         return str(self.given.get(key, default))
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        """A JSON object; empty if the command says none, or another value."""
+        value = self.given.get(key)
+        return value if isinstance(value, dict) else {}
 
     def on(self, key: str, *, default: bool = False) -> bool:
         """Whether a switch is on."""

@@ -15,10 +15,15 @@ from tokenworks.launch.reasons import Unread, reason_of, reason_of_unknown
 from tokenworks.launch.router import RouterWords, is_router, read_router
 from tokenworks.launch.table import Values, values_in
 from tokenworks.launch.target import LaunchTarget, target_of
+from tokenworks.launch.tiers import sized
 from tokenworks.launch.words import Parsed, parse
 from tokenworks.specs.compose import On
-from tokenworks.specs.deployment import ROLES, Deployment, Role, RoleName
+from tokenworks.specs.deployment import NOT_MODELLED, ROLES, Deployment, Role, RoleName
 from tokenworks.specs.given import Assume
+from tokenworks.specs.tier import Tier
+
+ENCODERS = ("--encoder-only", "--mm-encoder-only")
+"""Switches of commands that start a pool of encoders."""
 
 REFUSED = 1000
 """A command that a dialect cannot parse counts as this number of flags that it does not have."""
@@ -162,9 +167,25 @@ def _server(command: Command, words: Parsed, dialect: Dialect, target: LaunchTar
     refused = next((words.refused[flag] for flag in sorted(flags) if flag in words.refused), None)
     if refused:
         raise SpecError(refused, where=command.where)
+    encoders = next((flag for flag in ENCODERS if flag in words.terms and not words.terms[flag].negated), None)
+    if encoders:
+        raise SpecError(NOT_MODELLED["encoder"], where=f"{command.where}: {encoders}")
+    values = _with_default_ratio(values, dialect)
     name: RoleName | None = next((role for role in ROLES if role == command.role), None)
     meaning = (vllm if dialect.engine == "vllm" else sglang).role_of(values, name, target)
     return _Server(command, words, values, flags, meaning)
+
+
+def _with_default_ratio(values: Values, dialect: Dialect) -> Values:
+    """Values of SGLang with the default of --hicache-ratio, if the version has one and the command says no size."""
+    ratio = dialect.flags.get("--hicache-ratio")
+    if ratio is None or not values.on("tiers") or values.has("tier_ratio") or values.count("tier_size", 0):
+        return values
+    try:
+        default = float(ratio.default)
+    except ValueError:
+        return values
+    return Values({**values.given, "tier_ratio": default}, values.where, values.spelled)
 
 
 # ── the deployment ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -213,11 +234,23 @@ def _deployment(
         "model": model, "system": str(system) if isinstance(system, (str, Path)) else target.machine.name,
         "engine": target.engine.name, "roles": roles, "router": policy, "prefix_caching": first.prefix_caching,
         "max_model_len": min(lengths) if lengths else None, "devices_per_host": _per_host(servers, target),
+        "tiers": _tiers(first, roles, target), "kv_load_failure": first.kv_load_failure,
+        "scheduling": first.scheduling,
     }  # fmt: skip
     try:
         return Deployment.model_validate(fields)
     except ValueError as error:
         raise SpecError(str(error), where=servers[0].command.where) from None
+
+
+def _tiers(first: Meaning, roles: Sequence[Role], target: LaunchTarget) -> tuple[Tier, ...]:
+    """The KV tiers with the sizes of all ranks (vLLM) or devices (SGLang) of the role that uses them."""
+    role = next(one for one in roles if one.name == first.role.name)
+    count = role.devices if target.engine.name == "sglang" else role.replicas * role.parallel.dp
+    sizes = [tier.capacity.value for tier in first.tiers]
+    return tuple(
+        sized(tier, None if size is None else size * count) for tier, size in zip(first.tiers, sizes, strict=True)
+    )
 
 
 def _must_agree(first: _Server, other: _Server) -> None:
@@ -229,6 +262,12 @@ def _must_agree(first: _Server, other: _Server) -> None:
             f"{other.meaning.role.name} commands differ in {field_name}: {_value(first.meaning.role, field_name)} in "
             f"{first.command.where}, {_value(other.meaning.role, field_name)} here", where=other.command.where,
             hint="all instances of a role are equal in a deployment: import them one by one",
+        )  # fmt: skip
+
+    if first.meaning.tiers != other.meaning.tiers:
+        raise SpecError(
+            f"{other.meaning.role.name} commands have different KV tiers, here and in {first.command.where}",
+            where=other.command.where, hint="all instances of a role are equal in a deployment: import them one by one",
         )  # fmt: skip
 
 
@@ -288,7 +327,23 @@ def _of_server(server: _Server, dialect: Dialect) -> list[Unread]:
             elif path not in server.read:
                 kind, words = reason_of(name, dialect)
                 unread.append(Unread(path, str(value), words, kind, where, role))
+            unread += _inside(path, value, server, where, role)
     for term in server.parsed.unknown:
         kind, words = reason_of_unknown(term.flag, dialect)
         unread.append(Unread(term.word, term.value, words, kind, where, role))
     return unread
+
+
+def _inside(path: str, value: object, server: _Server, where: str, role: str) -> list[Unread]:
+    """The names inside a JSON value that have no place in the deployment."""
+    reasons = {
+        name: words
+        for dotted, words in server.meaning.unused.items()
+        for key, _, name in [dotted.partition(".")]
+        if name and server.values.spelled.get(key) == path
+    }
+    content = value if isinstance(value, dict) else {}
+    return [
+        Unread(f"{path}.{name}", str(content.get(name, "")), words, "not modelled", where, role)
+        for name, words in reasons.items()
+    ]

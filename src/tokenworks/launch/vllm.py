@@ -17,7 +17,9 @@ from tokenworks.launch.meaning import (
 )
 from tokenworks.launch.table import Value, Values
 from tokenworks.launch.target import LaunchTarget
+from tokenworks.launch.tiers import TiersMeaning, beside_transfer, tiers_of_vllm, vllm_tiers
 from tokenworks.specs.deployment import Deployment, Role, RoleName, RouterName
+from tokenworks.specs.scheduling import Scheduling
 
 KV: dict[KvDtype, str] = {"bf16": "bfloat16", "fp8": "fp8"}
 ROLE_WORDS: dict[str, RoleName] = {"kv_producer": "prefill", "kv_consumer": "decode"}
@@ -54,6 +56,8 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget) -> dict[
     values["kv_dtype"] = kv_word(role, target, KV)
     values["memory_fraction"] = role.memory_fraction
     values["chunk"], values["sequences"] = role.chunk_tokens // ranks, role.max_sequences // ranks
+    if deployment.scheduling.long_prefill_tokens and role.name != "decode":
+        values["long_prefill"] = deployment.scheduling.long_prefill_tokens
     if role.draft_tokens:
         values |= {"draft_method": "mtp", "drafts": role.draft_tokens}
     if role.overlap == "two-batch":
@@ -61,10 +65,11 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget) -> dict[
     values["prefix_caching"] = deployment.prefix_caching and role.name != "decode"
     if deployment.max_model_len is not None:
         values["length"] = deployment.max_model_len
+    tiers = vllm_tiers(deployment) if role.name != "decode" else {}
     if role.name != "aggregated":
         word = next(word for word, name in ROLE_WORDS.items() if name == role.name)
-        values |= {"connector": CONNECTOR, "kv_role": word}
-    return values
+        tiers = beside_transfer(tiers, CONNECTOR, word) if tiers else {"connector": CONNECTOR, "kv_role": word}
+    return values | tiers
 
 
 def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Meaning:
@@ -114,14 +119,36 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         },
         values.where,
     )
-    if values.has("connector") and own_role is None and name in (None, "aggregated"):
-        unused["connector"] = "the model of tokenworks has no KV cache below the device memory"
+    prefix_caching = values.on("prefix_caching", default=True)
+    asked = tiers_of_vllm(values)
+    unused |= asked.unused
+    keys = ("connector_config", "offload_size", "offload_backend", "load_failure")
+    if asked.tiers and (agreed == "decode" or not prefix_caching):
+        why = "a decode role has no prefix cache" if agreed == "decode" else "without a prefix cache there are no tiers"
+        unused |= {key: why for key in keys if values.has(key)}
+        asked = TiersMeaning()
+    elif not asked.tiers:
+        unused |= {key: "it says nothing of KV tiers that tokenworks reads" for key in keys
+                   if values.has(key) and key not in unused}  # fmt: skip
+        if values.has("connector") and own_role is None and name in (None, "aggregated"):
+            unused["connector"] = (
+                "tokenworks reads KV tiers of OffloadingConnector and MooncakeStoreConnector, not of "
+                f"{values.text('connector')}"
+            )
     return Meaning(
         role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
-        prefix_caching=values.on("prefix_caching", default=True), router=_router(values, dp), unused=unused,
+        prefix_caching=prefix_caching, router=_router(values, dp), scheduling=_scheduling(values),
+        unused=unused, tiers=asked.tiers,
+        kv_load_failure=asked.on_failure if asked.tiers else None,
     )  # fmt: skip
 
 
 def _router(values: Values, dp: int) -> RouterName | None:
     """How vLLM chooses the rank of a request: its API server takes the least loaded one, if it knows all ranks."""
     return "least_loaded" if dp > 1 and not (values.has("rank") or values.has("first_rank")) else None
+
+
+def _scheduling(values: Values) -> Scheduling:
+    """How prompts share a step: first come, first served, or with a limit of the tokens of one prompt."""
+    tokens = values.count("long_prefill", 0)
+    return Scheduling(name="interleaved", long_prefill_tokens=tokens) if tokens > 0 else Scheduling()

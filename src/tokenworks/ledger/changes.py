@@ -97,7 +97,7 @@ def _differences(before: Deployment, after: Deployment) -> tuple[str, ...]:
                 lines += [f"roles.{number}.parallel.{width}={now}" for width, was, now in widths if was != now]
             elif getattr(old, name) != getattr(new, name):
                 lines.append(f"roles.{number}.{name}={getattr(new, name)}")
-    for name in ("router", "prefix_caching"):
+    for name in ("router", "prefix_caching", "scheduling"):
         if getattr(before, name) != getattr(after, name):
             value = getattr(after, name)
             lines.append(f"{name}={str(value).lower() if isinstance(value, bool) else value}")

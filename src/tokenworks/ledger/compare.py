@@ -31,7 +31,7 @@ from tokenworks.ledger.site import Hardware, Room, placed
 from tokenworks.ledger.study import TOP, Question, Study, charged, study, without
 from tokenworks.ledger.terms import Pay
 from tokenworks.ledger.workers import Say, cores, each
-from tokenworks.planning.decide import Budget
+from tokenworks.planning.bench import Budget
 from tokenworks.planning.intervals import ratio_interval
 from tokenworks.planning.plan import prepare
 from tokenworks.planning.setting import EngineChoice, workload_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokenworks.errors import DoesNotFit, NotPublished, SpecError, TokenworksError
-from tokenworks.planning.decide import Bench, Budget
+from tokenworks.planning.bench import Bench, Budget
 from tokenworks.planning.plan import planned, prepare
 from tokenworks.planning.result import Plan, Ranked
 from tokenworks.planning.search import Progress

@@ -17,7 +17,7 @@ from tokenworks.ledger.site import Hardware
 from tokenworks.ledger.study import TOP, Best, best_of
 from tokenworks.ledger.sweep_axes import SweepDesign
 from tokenworks.ledger.sweep_file import SweepFile, Value
-from tokenworks.planning.decide import Bench, Budget
+from tokenworks.planning.bench import Bench, Budget
 from tokenworks.planning.estimate import Estimate, estimate
 from tokenworks.planning.plan import planned, prepare
 from tokenworks.planning.result import Plan, row_plain

@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from tokenworks import units
-from tokenworks.engine.types import Cluster
 from tokenworks.errors import DoesNotFit, SpecError
+from tokenworks.planning.bench import Bench, Budget, sessions_of
 from tokenworks.planning.ranking import ROOFS, Candidate, common
 from tokenworks.planning.result import Binding, Ranked
+from tokenworks.planning.tiered import AUTO, choices, must_fit, with_tiers
 from tokenworks.simulation.capacity import TOLERANCE
-from tokenworks.simulation.length import WINDOW_SESSIONS, requests_for, requests_for_users
-from tokenworks.simulation.run import Simulation, simulate
-from tokenworks.simulation.source import Source
-from tokenworks.simulation.steps import Site
+from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.summary import busiest, roof_of, series
-from tokenworks.specs.deployment import Deployment
-from tokenworks.specs.deployment_file import Deployed
-from tokenworks.traffic.generate import BLOCK
+from tokenworks.specs.tier_setup import NO_TIERS
 
 ERROR = 0.2
 """How far a deployment may exceed its estimate [-]: a deployment whose estimate is further behind is not simulated."""
@@ -37,21 +29,6 @@ STEP, SESSION_STEP = 1 + TOLERANCE, 1.05
 
 FIRST_UP, FIRST_DOWN = 2, 4
 """First strides from a rate that holds upwards, and from one that does not downwards [steps]; each next one doubles."""
-
-SESSIONS, SESSION_LIVES = 100, (1.0, 2.0)
-SESSIONS_AGAIN, SESSION_LIVES_AGAIN = WINDOW_SESSIONS, (2.0, 3.0)
-"""Length of a run in the search where requests form sessions, and of one that confirms a deployment: sessions in the
-measured window [count], and lives of a session, which is a sum of many turns and varies little [-]. A cache that loses
-sessions slowly fails only in a long run.
-"""
-
-LEAST, LEAST_AGAIN = 8_000, 40_000
-"""Requests of a run in the search, and of a run that confirms a listed deployment, at least [count]."""
-
-SESSION_BLOCK = 256
-"""Size of a block of the prefix cache where requests form sessions, whose prefixes are long [token]. `simulate` has
-smaller blocks: it takes five times as long, and a request has half a block more hits on average.
-"""
 
 TUNED = 3
 """Deployments whose sizes are tuned by simulation, best first; none where requests form sessions [count]."""
@@ -65,6 +42,12 @@ SIZES = (
 )
 """Sizes of a role that are changed to tune a deployment, and by which factor [-]."""
 
+LEAST_GAIN = 0.01
+"""Effective tokens that other KV tiers must add, as a share [-]."""
+
+LEAST_LOSS = 0.01
+"""Hits that HBM must lose, as a share of the input, before KV tiers are tried where requests form no sessions [-]."""
+
 NEAR = 16
 """Steps up or down from its highest rate within which a listed deployment is confirmed [steps]."""
 
@@ -74,128 +57,13 @@ DEPTH = 5
 LOWEST = 1 / 64
 """Share of the estimated rate below which a deployment is given up [-]."""
 
-BUDGET_TOKENS, SESSION_BUDGET = 10e9, 1_000_000
-"""Where the search ends, settled or not: new input and output tokens of all simulated requests [token]; where requests
-form sessions, whose long shared prefixes take more time, simulated requests [count]. The same on every machine."""
-
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Where a search ends, settled or not. Without both numbers: at `BUDGET_TOKENS`, or at `SESSION_BUDGET`.
-
-    Parameters
-    ----------
-    requests : simulated requests [count]
-    seconds : time since the search began [s]; what the search decides then depends on the speed of the machine
-    """
-
-    requests: int | None = None
-    seconds: float | None = None
-
-    @classmethod
-    def of(cls, text: str | None) -> Budget:
-        """A budget from a text such as "10 s" or "500000 requests"; None is the fixed number of requests.
-
-        Raises
-        ------
-        SpecError : no unit, or not above zero
-        """
-        if text is None:
-            return cls()
-        where, example = "--budget", 'write it like "10s" or "500000 requests"'
-        if match := re.fullmatch(r"([0-9][0-9_,]*) ?requests?", text.strip()):
-            budget = cls(requests=int(re.sub("[_,]", "", match[1])))
-        elif re.fullmatch(r"[-+0-9.,_e ]*", text):
-            raise SpecError(f'"{text}" has no unit', where=where, hint=example)
-        else:
-            budget = cls(seconds=units.parse(text, "s", where=where, example="10s"))
-        if not (budget.requests or budget.seconds):
-            raise SpecError(f'"{text}" leaves nothing to simulate', where=where, hint=example)
-        return budget
-
-    def spent(self, bench: Bench, candidate: Candidate) -> bool:
-        """Whether a bench has used the budget up."""
-        if self.seconds is not None:
-            return time.monotonic() - bench.began >= self.seconds
-        request = candidate.costing.demand.request
-        fixed = SESSION_BUDGET if sessions_of(candidate) else BUDGET_TOKENS / (request.uncached + request.osl)
-        return bench.requests >= (self.requests or fixed)
-
-
-def sessions_of(candidate: Candidate) -> bool:
-    """Whether the requests of the workload form sessions."""
-    return candidate.costing.setting.workload.think_time > 0
-
-
-@dataclass
-class Bench:
-    """Simulates deployments on requests of one workload, with the same random numbers for all, and counts the runs.
-
-    Parameters
-    ----------
-    seed : seed of all random streams
-    simulations, requests : runs so far, and requests in them [count]
-    built : site and cluster of the deployments that were simulated
-    listed : the last simulation of each deployment that `decide` lists
-    began : when the bench was set up, by the monotonic clock [s]
-    """
-
-    seed: int = 0
-    simulations: int = 0
-    requests: int = 0
-    built: dict[Deployment, tuple[Site, Cluster]] = field(default_factory=dict)
-    listed: dict[Deployment, Simulation] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
-
-    def at(
-        self, candidate: Candidate, *, rate: float | None = None, users: int | None = None, again: bool = False
-    ) -> Simulation:
-        """Simulate a deployment at a rate [1/s], or with a number of users.
-
-        Parameters
-        ----------
-        candidate : the deployment, with its estimated times, which set the length of the run
-        again : with other requests, and more of them
-        """
-        costing, setting = candidate.costing, candidate.costing.setting
-        life = candidate.estimated.ttft_s + setting.workload.osl * candidate.estimated.tpot_s
-        if rate is None:
-            assert users is not None
-            count = requests_for_users(setting.workload, users, sessions=SESSIONS)
-        elif sessions_of(candidate):
-            sessions, lives = (SESSIONS_AGAIN, SESSION_LIVES_AGAIN) if again else (SESSIONS, SESSION_LIVES)
-            count = requests_for(setting.workload, rate, life, sessions=sessions, lives=lives)
-        else:
-            count = max(requests_for(setting.workload, rate, life), LEAST_AGAIN if again else LEAST)
-        seed, block = self.seed + again, SESSION_BLOCK if sessions_of(candidate) else BLOCK
-        source = Source(setting.workload, count, seed, block_tokens=block)
-        traffic = source.traffic(rate=rate, concurrency=users)
-        deployed = Deployed(
-            candidate.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
-        )
-        like = self.built.get(candidate.deployment)
-        run = simulate(deployed, traffic, slo=costing.slo, seed=seed, like=like, drain=False, block_tokens=block)
-        if run.partial:
-            raise KeyboardInterrupt
-        self.built[candidate.deployment] = run.site, run.cluster
-        self.simulations += 1
-        self.requests += count
-        return run
-
-    def loaded(self, candidate: Candidate, *, again: bool = False) -> Simulation:
-        """Simulate a deployment under the given load."""
-        load = candidate.costing.load
-        assert load is not None
-        if load.kind == "rate":
-            return self.at(candidate, rate=load.value, again=again)
-        return self.at(candidate, users=max(1, round(load.value)), again=again)
-
-
 def decide(
-    bench: Bench, candidates: Iterable[Candidate], top: int, *, budget: Budget | None = None, say: Say | None = None
-) -> tuple[tuple[Ranked, ...], bool]:
+    bench: Bench, candidates: Iterable[Candidate], top: int, *, budget: Budget | None = None, tiers: str = AUTO,
+    say: Say | None = None,
+) -> tuple[tuple[Ranked, ...], bool]:  # fmt: skip
     """Simulate deployments in the order of their estimates until no other one can be among the best.
 
     Parameters
@@ -204,6 +72,8 @@ def decide(
     top : deployments to list; the search goes on until `DEPTH` deployments or more are certain, so that the best one
         does not depend on this number [count]
     budget : where the search ends; None is a fixed number of requests
+    tiers : KV tiers to try, as `tiered.choices` takes them. Where requests form sessions, all deployments are simulated
+        with the usual tiers of their engine; the best ones are then also simulated with other tiers, and without
     say : told in words which deployment is simulated
 
     Returns
@@ -229,6 +99,8 @@ def decide(
             break
         if say:
             say(f"simulating {candidate.deployment} with {candidate.deployment.engine} ({number})")
+        if sessions_of(candidate):
+            candidate = _usual(candidate, tiers)  # noqa: PLW2901
         known = best[candidate.family][0] if candidate.family in best else None
         floor = max(listed, known.effective_tok_s_per_device if known and known.meets_slo else 0.0)
         row = _judged(bench, candidate, floor * candidate.charged / tokens)
@@ -239,6 +111,8 @@ def decide(
         chosen = [(row, candidate) for row, candidate in chosen if row.meets_slo]
         if settled:
             tuned = [_tuned(bench, candidate, row, say) for row, candidate in chosen[:TUNED]]
+            most = 1 if sessions_of(tuned[0][1]) else TUNED
+            tuned[:most] = [_tiered(bench, candidate, row, tiers, say) for row, candidate in tuned[:most]]
             chosen = sorted([*tuned, *chosen[TUNED:]], key=lambda pair: _order(pair[0]))
     rows = _confirmed(bench, chosen[:depth], top, say)[:top]
     if rows and rows[0].meets_slo:
@@ -265,6 +139,57 @@ def _tuned(bench: Bench, candidate: Candidate, row: Ranked, say: Say | None) -> 
             if better is not None and better.meets_slo and _order(better) < _order(row):
                 row, candidate = better, other
     return row, candidate
+
+
+def _usual(candidate: Candidate, tiers: str) -> Candidate:
+    """A deployment with the usual KV tiers of its engine, if the machine has room for them."""
+    return next((other for other in _possible(candidate, tiers)), candidate)
+
+
+def _possible(candidate: Candidate, tiers: str) -> Iterator[Candidate]:
+    """The deployment with each set-up of KV tiers that its machine has room for."""
+    for name in choices(candidate, tiers):
+        try:
+            other = with_tiers(candidate, name)
+            must_fit(other)
+        except (SpecError, DoesNotFit):  # the machine has not the memory or the link
+            if tiers == name:
+                raise
+            continue
+        yield other
+
+
+def _tiered(bench: Bench, candidate: Candidate, row: Ranked, tiers: str, say: Say | None) -> Judged:
+    """A deployment with the KV tiers with which it holds the highest rate, without tiers if these gain nothing."""
+    if not choices(candidate, tiers) or candidate.costing.load is not None:
+        return row, candidate
+    bare = with_tiers(candidate, NO_TIERS)
+    if say:
+        say(f"simulating {row.deployment} with other KV tiers")
+    best: Judged = row, candidate
+    if candidate.deployment.tiers:  # keep the tiers only if they hold a higher rate
+        without = _judged(bench, bare, row.offered_s)
+        if without is not None and without.meets_slo and not _gains(row, without):
+            best = without, bare
+    elif not _short_of_cache(row, candidate):
+        return best
+    for other in _possible(bare, tiers):
+        if other.deployment == candidate.deployment:
+            continue
+        better = _judged(bench, other, best[0].offered_s * step_of(candidate))
+        if better is not None and better.meets_slo and _gains(better, best[0]):
+            best = better, other
+    return best
+
+
+def _gains(row: Ranked, other: Ranked) -> bool:
+    """Whether a deployment has clearly more effective tokens than the same one with other KV tiers."""
+    return row.effective_tok_s_per_device > (1 + LEAST_GAIN) * other.effective_tok_s_per_device
+
+
+def _short_of_cache(row: Ranked, candidate: Candidate) -> bool:
+    """Whether HBM serves fewer hits than an endless cache, so that tiers below it may serve some."""
+    return row.hit_share < candidate.costing.setting.workload.hit_share - LEAST_LOSS
 
 
 def _resized(candidate: Candidate, number: int, size: str, factor: float) -> Candidate:

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tokenworks.costs.rates import rates, with_engine
 from tokenworks.errors import SpecError
+from tokenworks.planning.bench import Bench, Budget
 from tokenworks.planning.costing import Costing, OfferedLoad
-from tokenworks.planning.decide import DEPTH, ERROR, Bench, Budget, decide
+from tokenworks.planning.decide import DEPTH, ERROR, decide
 from tokenworks.planning.fronts import estimated_front, simulated_front
 from tokenworks.planning.ranking import candidates, estimated, front
 from tokenworks.planning.result import Decided, Plan
 from tokenworks.planning.search import Progress
 from tokenworks.planning.searches import searched
 from tokenworks.planning.setting import EngineChoice, settings_of, workload_of
+from tokenworks.planning.tiered import AUTO, check_tiers
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
 from tokenworks.specs.compose import On
 from tokenworks.specs.engine import OF_MEASURED_ROWS
@@ -45,6 +47,7 @@ def plan(
     calibration: CalibrationLike = DEFAULT,
     simulate: bool = True,
     budget: str | None = None,
+    tiers: str = AUTO,
     progress: Progress | None = None,
 ) -> Plan:
     """Rank the deployments of a model on a machine by effective tokens per device.
@@ -72,6 +75,8 @@ def plan(
     simulate : False leaves the estimates of the closed form, which may be far from a simulation: for sweeps
     budget : where the search ends, settled or not: "500000 requests", or "10s", whose result depends on the speed of
         the machine; None is a fixed number of requests
+    tiers : KV tiers below HBM: "auto" tries the set-ups of the engine where requests share prefixes; "none"; or the
+        name of a set-up of the catalog, such as the what-if "pooled"
     progress : told in words what happens next
 
     Raises
@@ -87,7 +92,8 @@ def plan(
         model, on, workload=workload, isl=isl, osl=osl, rate=rate, concurrency=concurrency, slo=slo, engine=engine,
         max_model_len=max_model_len, devices=devices, assume=assume, calibration=calibration,
     )  # fmt: skip
-    return planned(costings, top, simulate=simulate, budget=limit, progress=progress)
+    costings = check_tiers(tiers, costings)
+    return planned(costings, top, simulate=simulate, budget=limit, tiers=tiers, progress=progress)
 
 
 def must_list(top: int) -> None:
@@ -98,7 +104,7 @@ def must_list(top: int) -> None:
 
 def planned(
     costings: Sequence[Costing], top: int, *, simulate: bool = True, budget: Budget | None = None,
-    progress: Progress | None = None, bench: Bench | None = None,
+    tiers: str = AUTO, progress: Progress | None = None, bench: Bench | None = None,
 ) -> Plan:  # fmt: skip
     """The plan of what `prepare` has read; the other parameters are those of `plan`.
 
@@ -111,7 +117,7 @@ def planned(
     results = searched(costings, keep, margin=margin, progress=progress)
     points, decision = front(results), None
     if simulate:
-        rows, settled = decide(bench, candidates(results), top, budget=budget, say=progress)
+        rows, settled = decide(bench, candidates(results), top, budget=budget, tiers=tiers, say=progress)
         pareto = simulated_front(bench, points, say=progress)
         timed = budget is not None and budget.seconds is not None
         remarks = bench.listed[rows[0].deployment].remarks if rows[0].deployment in bench.listed else ()

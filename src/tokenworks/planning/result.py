@@ -18,6 +18,7 @@ from tokenworks.specs.deployment import Deployment, EngineName
 from tokenworks.specs.deployment_file import Deployed, Entry, document
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs, rounded
+from tokenworks.specs.scheduling import Scheduling
 from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo
 
@@ -153,9 +154,11 @@ class PlanInputs(Inputs):
     """The inputs of a plan.
 
     system : name of the machine, as a file of deployments writes it
+    scheduling : scheduling policy that all deployments of the search are assumed to have
     """
 
     system: str
+    scheduling: str
 
 
 class PlanBody(TypedDict):
@@ -342,7 +345,8 @@ class Plan(Shown):
 
 def plan_inputs(setting: Setting, slo: Slo, calibration: CalibrationLike) -> PlanInputs:
     """The inputs of a plan, as plain data."""
-    return {**inputs_of(setting, slo, calibration), "system": setting.machine.name}
+    scheduling = Scheduling().name
+    return {**inputs_of(setting, slo, calibration), "system": setting.machine.name, "scheduling": scheduling}
 
 
 def inputs_of(setting: Setting, slo: Slo | None, calibration: CalibrationLike) -> Inputs:

@@ -9,13 +9,17 @@ import numpy as np
 from tokenworks.costs.memory import Memory, memory
 from tokenworks.costs.requests import accepted_tokens
 from tokenworks.costs.transfer import exposed_transfer, wire
+from tokenworks.engine.policies import POLICIES
+from tokenworks.engine.tiers import Tiers
 from tokenworks.engine.types import Cluster, Limits, Pool, Router, Transfer
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal
 from tokenworks.simulation.steps import Site, step_cost
+from tokenworks.simulation.tiers import tiers_of
 from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment, Role
+from tokenworks.specs.scheduling import Scheduling
 from tokenworks.specs.workload import Workload
 
 MOST_BLOCKS = 1 << 24
@@ -48,22 +52,31 @@ def cluster(
 
     Raises
     ------
-    SpecError : a role breaks a rule of its shape
-    DoesNotFit : the machine has too few devices, or weights and one sequence do not fit into memory
+    SpecError : a role breaks a rule of its shape, or a KV tier needs a number or a link that the machine does not have
+    DoesNotFit : the machine has too few devices or too little memory for the KV tiers, or weights and one sequence do
+        not fit into memory
     """
     if deployment.devices > site.machine.devices:
         raise DoesNotFit(
             f"{deployment} takes {deployment.devices} devices, {site.machine.name} has {site.machine.devices}: "
             "use fewer replicas, or a larger machine"
         )
+    scheduling = deployment.scheduling
     pools = [
-        _pool(role, site, block_tokens, prefix_caching=prefix_caching and role.name != "decode", max_queue=max_queue)
+        _scheduled(
+            _pool(
+                role, site, block_tokens, prefix_caching=prefix_caching and role.name != "decode", max_queue=max_queue
+            ),
+            scheduling,
+        )
         for role in deployment.roles
     ]
+    router = _with_cold_ranks(router, scheduling, pools[0])
     transfer = _transfer(deployment, site, pools) if len(pools) > 1 else Transfer()
     request_s = len(pools) * site.rates.request_of(site.engine)
     accept_s = number(site.engine.admission) / pools[0].instances  # each instance has a front end of its own
-    return Cluster(tuple(pools), router, transfer, concurrency, window_s, request_s, accept_s)
+    tiers = tiers_of(deployment, site, pools[0], seed=router.seed).engine if prefix_caching else Tiers()
+    return Cluster(tuple(pools), router, transfer, concurrency, window_s, request_s, accept_s, tiers)
 
 
 def room(role: Role, site: Site) -> Memory:
@@ -123,6 +136,40 @@ def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, ma
         receive_interval=site.engine.receive_interval,
     )
     return Pool(step_cost(role, site, limits), limits, role.replicas, ranks, role.name, role.parallel.pp)
+
+
+def _scheduled(pool: Pool, scheduling: Scheduling) -> Pool:
+    """The pool with the scheduling policy of the deployment; a decode pool has none."""
+    if pool.role == "decode":
+        return pool
+    if scheduling.long_prefill_tokens and not POLICIES[pool.limits.policy].mixes:
+        raise SpecError(
+            f"the scheduler of {pool.limits.policy} prefills one unfinished prompt at a time", where="scheduling",
+            hint="leave long_prefill_tokens out, or take engine vllm",
+        )  # fmt: skip
+    limits = replace(
+        pool.limits, ageing_s=scheduling.ageing_s or 0.0, long_prefill_tokens=scheduling.long_prefill_tokens or 0
+    )
+    return replace(pool, limits=limits)
+
+
+def _with_cold_ranks(router: Router, scheduling: Scheduling, front: Pool) -> Router:
+    """The router with the cold ranks of the deployment."""
+    if not scheduling.cold_ranks:
+        return router
+    ranks = front.instances * front.ranks
+    if router.name != "prefix_aware":
+        raise SpecError(
+            f"cold_pool needs the router prefix_aware, not {router.name}", where="scheduling",
+            hint="take router prefix_aware, or another scheduling",
+        )  # fmt: skip
+    if scheduling.cold_ranks >= ranks:
+        raise SpecError(
+            f"{scheduling.cold_ranks} cold ranks of {ranks} ranks of the {front.role} role: none is left for warm "
+            "requests", where="scheduling.cold_ranks",
+            hint=f"write {ranks - 1} or less" if ranks > 1 else "the role needs two dp ranks or replicas",
+        )  # fmt: skip
+    return replace(router, cold_ranks=scheduling.cold_ranks, cold_tokens=scheduling.cold_tokens or 0)
 
 
 # ── KV from prefill to decode ─────────────────────────────────────────────────────────────────────────────────────

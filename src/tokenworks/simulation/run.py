@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 
-from tokenworks.arrays import Bools, Ints
+from tokenworks.arrays import Bools
 from tokenworks.costs.rates import rates, with_engine
 from tokenworks.costs.requests import MeanRequest, mean_of_requests
+from tokenworks.costs.split import KV_BYTES
 from tokenworks.engine.metrics import Metrics
-from tokenworks.engine.outcome import Counts, Outcome
-from tokenworks.engine.simulator import Simulator, warm_up
+from tokenworks.engine.outcome import Outcome
+from tokenworks.engine.tiers import Tiers
 from tokenworks.engine.types import Cluster, Requests, Router
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation import measured
 from tokenworks.simulation.cluster import cluster
 from tokenworks.simulation.length import unsettled
+from tokenworks.simulation.play import Watch, lost, play, requests_of
 from tokenworks.simulation.steps import Site
+from tokenworks.simulation.tier_worth import TierWorth, tier_worth
 from tokenworks.specs.calibration import CalibrationLike, load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.context import FLAG, model_notes, way_out, with_max_model_len
@@ -31,7 +32,9 @@ from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.given import Assume, given
 from tokenworks.specs.hf import load_model
+from tokenworks.specs.model import kv_bytes_per_token
 from tokenworks.specs.result import Plain
+from tokenworks.specs.scheduling import what_if
 from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import PERCENTILE, RequestClass, Slo
 from tokenworks.specs.trace import Trace
@@ -40,17 +43,8 @@ from tokenworks.traffic.distance import reuses
 from tokenworks.traffic.generate import BLOCK
 from tokenworks.traffic.transform import reblock
 
-Watch = Callable[[float, float], None]
-
 EVENT_DELAY = 0.02
 """Delay after which the router learns of a cache change [s]; assumed: the end of a step, and a message."""
-
-PARTS = 64
-"""Parts of the sending time. Between two parts a run reports its progress, and can be stopped [count]."""
-
-PATIENCE = 2.0
-"""A run that does not drain ends at this multiple of the arrival time of the last session. If turns are then still to
-be sent, they are late by more than the whole run, and the deployment is overloaded [-]."""
 
 WINDOWS = 300
 
@@ -99,6 +93,7 @@ class Simulation(Shown):
     partial : whether the user stopped the run
     remarks : sentences on the input for the reader of the result
     kernel_s : time that the engine took [s]
+    without : the same run without KV tiers below HBM; None without tiers, or if nobody asked
     """
 
     deployment: Deployment
@@ -112,6 +107,7 @@ class Simulation(Shown):
     partial: bool = False
     remarks: tuple[str, ...] = ()
     kernel_s: float = field(default=0.0, compare=False)
+    without: Simulation | None = None
 
     @property
     def headline(self) -> str:
@@ -137,6 +133,17 @@ class Simulation(Shown):
     def notes(self) -> tuple[str, ...]:
         """Sentences for the reader of the result."""
         return (*self.remarks, self.unsettled) if self.unsettled else self.remarks
+
+    @property
+    def block_bytes(self) -> float:
+        """Size of one copy of a KV block [byte]."""
+        token = kv_bytes_per_token(self.site.model, KV_BYTES[self.deployment.roles[0].kv_dtype])
+        return token * self.cluster.pools[0].limits.block_tokens
+
+    @cached_property
+    def worth(self) -> TierWorth | None:
+        """Whether the KV tiers below HBM pay; None without a run to compare with."""
+        return tier_worth(self, self.without) if self.without else None
 
     @property
     def span(self) -> measured.Span:
@@ -209,8 +216,8 @@ class Simulation(Shown):
             return measured.Flow.of(self.outcome, self.span)
         first, last = (trace.arrival_s[math.ceil(share * len(trace)) - 1] for share in (measured.WARM, measured.DONE))
         refused = self.cluster.never_fits(trace.input_tokens, trace.output_tokens)
-        lost = float(_lost(trace.parent, refused).mean())
-        rate = (measured.DONE - measured.WARM) * len(trace) * (1 - lost) / max(float(last - first), 1e-12)
+        gone = float(lost(trace.parent, refused).mean())
+        rate = (measured.DONE - measured.WARM) * len(trace) * (1 - gone) / max(float(last - first), 1e-12)
         turns = len(trace) / int((trace.parent < 0).sum())
         return measured.Flow.of(self.outcome, self.span, due_rate=rate, turns=turns)
 
@@ -273,6 +280,7 @@ def simulate(
     drain: bool = True,
     like: tuple[Site, Cluster] | None = None,
     block_tokens: int = BLOCK,
+    compare_tiers: bool = False,
 ) -> Simulation:
     """Send the requests of a trace through a deployment, one by one.
 
@@ -295,6 +303,7 @@ def simulate(
     like : `site` and `cluster` of an earlier simulation of this deployment on such requests, to be used again
     block_tokens : size of a block of the prefix cache, at least that of the engine [token]. Larger blocks are quicker
         to simulate; a request loses hits of half a block on average
+    compare_tiers : play the requests once more without the KV tiers below HBM, to say whether the tiers pay
 
     Raises
     ------
@@ -308,9 +317,12 @@ def simulate(
     site = like[0] if like else _site(deployed, traffic.trace, calibration, assume, shared=shared)
     trace = blocked(traffic.trace, max(block_tokens, site.engine.kv_block))
     traffic, name = replace(traffic, trace=trace), router or deployment.router
-    routes = Router(name or ("prefix_aware" if shared else "least_loaded"), event_delay_s=EVENT_DELAY, seed=seed)
+    aware = shared or deployment.scheduling.name == "cold_pool"
+    routes = Router(name or ("prefix_aware" if aware else "least_loaded"), event_delay_s=EVENT_DELAY, seed=seed)
     window_s = _window(float(trace.arrival_s[-1]))
     if like:
+        cold = like[1].router
+        routes = replace(routes, cold_ranks=cold.cold_ranks, cold_tokens=cold.cold_tokens)
         built = replace(like[1], router=routes, concurrency=traffic.concurrency, window_s=window_s)
     else:
         built = cluster(
@@ -318,13 +330,23 @@ def simulate(
             prefix_caching=shared, concurrency=traffic.concurrency, window_s=window_s, max_queue=max_queue,
         )  # fmt: skip
     requests = requests_of(trace, traffic.classes)
-    remarks = tuple(filter(None, (*model_notes(site.model), *_refused(built, requests, site))))
-    finished = _play(built, requests, watch, endless=traffic.endless, drain=drain)
+    odd = what_if(deployment.scheduling, site.engine.scheduler)
+    remarks = tuple(filter(None, (*model_notes(site.model), odd, *_refused(built, requests, site))))
+    finished = play(built, requests, watch, endless=traffic.endless, drain=drain)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
-    return Simulation(
+    run = Simulation(
         deployment, traffic, site, built, slo, calibration, finished.outcome, window, finished.partial, remarks,
         finished.kernel_s,
     )  # fmt: skip
+    if not (compare_tiers and built.tiers.stores) or finished.partial:
+        return run
+    bare = replace(built, tiers=Tiers())
+    other = play(bare, requests, watch, endless=traffic.endless, drain=drain)
+    if other.partial:
+        return replace(run, partial=True)
+    window = measured.Window.of(other.outcome, other.marks, other.end)
+    return replace(run, without=replace(run, cluster=bare, outcome=other.outcome, window=window,
+                                        kernel_s=other.kernel_s))  # fmt: skip
 
 
 def _site(deployed: Deployed, trace: Trace, calibration: CalibrationLike, assume: Assume, *, shared: bool) -> Site:
@@ -378,27 +400,6 @@ def blocked(trace: Trace, block_tokens: int) -> Trace:
     return reblock(trace, math.gcd(trace.hash_block_tokens, block_tokens))
 
 
-def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Requests:
-    """A trace in the form of the engine: a request with a parent has its think time in place of its arrival time.
-
-    Parameters
-    ----------
-    trace : the requests
-    classes : priority and SLO of each class; () without classes
-    """
-    priority = np.array([one.priority for one in classes], np.int8)
-    return Requests.of(
-        np.where(trace.parent >= 0, trace.think_s, trace.arrival_s),
-        trace.input_tokens,
-        trace.output_tokens,
-        priority=priority[trace.class_of] if classes else None,
-        group=trace.class_of if classes else None,
-        after=trace.parent,
-        block_ids=trace.hash_ids,
-        block_offsets=trace.hash_offsets,
-    )
-
-
 def _window(seconds: float) -> float:
     """Width of a window of the time series, for at most `WINDOWS` windows: 1, 2 or 5 times a power of ten [s]."""
     least = max(seconds / WINDOWS, 1.0)
@@ -427,66 +428,3 @@ def _refused(built: Cluster, requests: Requests, site: Site) -> tuple[str, ...]:
     if (never & ~long).any():
         words.append(f"{int((never & ~long).sum()):,} requests refused: beyond the {room:,} KV tokens of a rank")
     return tuple(words)
-
-
-@dataclass(frozen=True)
-class _Played:
-    """A finished run of the engine; see `measured.Window.of` for `marks` and `end`."""
-
-    outcome: Outcome
-    marks: tuple[Counts, ...]
-    end: Counts
-    partial: bool
-    kernel_s: float
-
-
-@cache
-def _ready() -> None:
-    """Compile the engine, or load its compiled code: once in a process."""
-    warm_up()
-
-
-def _play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True) -> _Played:
-    """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated."""
-    _ready()
-    began = time.perf_counter()
-    simulator, partial = Simulator(built), False
-    simulator.submit(requests)
-    last = float(requests.arrival_s[requests.after < 0].max())
-    width = max(last / PARTS, 1.0)
-    lost = _lost(requests.after, built.never_fits(requests.input_tokens, requests.output_tokens))
-    expected = len(requests) - int(np.count_nonzero((requests.after >= 0) & lost[requests.after]))
-    ahead = [math.ceil(share * expected) for share in (measured.WARM, measured.DONE)] if endless else []
-    marks: list[Counts] = []
-    try:
-        while True:
-            until = simulator.now + width
-            while ahead:
-                simulator.advance(until, sent=ahead[0])
-                if simulator.sent < ahead[0]:
-                    break
-                marks.append(simulator.counts())
-                del ahead[0]
-            if endless and not drain and (not ahead or (marks and 0 < PATIENCE * last < simulator.now)):
-                break
-            simulator.advance(until)
-            if watch:
-                watch(simulator.now, last)
-            if simulator.now < last:
-                continue
-            if simulator.ended == len(requests):
-                break
-            width *= 1.25
-    except KeyboardInterrupt:
-        partial = True
-    kernel_s = time.perf_counter() - began
-    return _Played(simulator.outcome(), tuple(marks), simulator.counts(), partial, kernel_s)
-
-
-def _lost(parent: Ints, refused: Bools) -> Bools:
-    """Mask of the requests that are refused, or never sent because a request that they wait for is refused."""
-    lost = refused.copy()
-    if refused.any():
-        for i in np.flatnonzero(parent >= 0):  # a request stands after its parent
-            lost[i] |= lost[parent[i]]
-    return lost

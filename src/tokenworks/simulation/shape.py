@@ -70,6 +70,7 @@ class CountsPlain(TypedDict):
     queued: int
     running: int
     rejected: int
+    failed: int
 
 
 class RatesPlain(TypedDict):
@@ -129,13 +130,33 @@ class RolePlain(TypedDict):
 
 
 class TierPlain(TypedDict):
-    """One tier of the KV cache."""
+    """One tier of the KV cache in the measured window: `hbm`, then the tiers below."""
 
     name: str
+    capacity_bytes: float
+    used_share: float
     hit_tokens: int
     hit_share: float
     read_bytes: float
     written_bytes: float
+    evictions: int
+    failed_loads: int
+    late_tokens: int
+    pays_from_tokens: int | None
+    pays_from_share: float | None
+
+
+class TierWorthPlain(TypedDict):
+    """The same requests without KV tiers below HBM, and what no policy can pass (`simulation.tier_worth`)."""
+
+    pays: bool
+    without: MetricsPlain
+    without_effective_tok_s_per_device: float
+    hit_share: float
+    without_hit_share: float
+    belady_share: float
+    endless_share: float
+    enough_bytes: float | None
 
 
 class SeriesPlain(TypedDict):
@@ -164,6 +185,7 @@ class SimulateBody(MetricsPlain, CountsPlain, RatesPlain, PowerPlain):
     classes: list[ClassPlain]
     roles: list[RolePlain]
     tiers: list[TierPlain]
+    tier_worth: TierWorthPlain | None
     series: SeriesPlain
     assumed: list[Assumed]
     notes: list[str]

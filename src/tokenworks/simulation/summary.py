@@ -9,7 +9,6 @@ from typing import cast
 
 import numpy as np
 
-from tokenworks.costs.split import KV_BYTES
 from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.outcome import SERIES, PoolCounts
 from tokenworks.engine.types import Status
@@ -26,10 +25,12 @@ from tokenworks.simulation.shape import (
     SimulateBody,
     SimulateInputs,
     TierPlain,
+    TierWorthPlain,
 )
+from tokenworks.simulation.tier_worth import shortest_hit
+from tokenworks.simulation.tiers import tiers_of
 from tokenworks.specs.calibration import calibration_name
 from tokenworks.specs.machine import Assumption
-from tokenworks.specs.model import kv_bytes_per_token
 from tokenworks.specs.result import Plain, assumed_plain, envelope, inputs
 
 FULL = 0.95
@@ -62,7 +63,8 @@ def _body(run: Simulation) -> SimulateBody:
         "preemptions": sum(pool.preemptions for pool in run.window.counts.pools),
         "classes": [_class(run, k) for k in range(len(run.traffic.classes))],
         "roles": [_role(run, i) for i in range(len(run.outcome.pools))],
-        "tiers": [_tier(run)],
+        "tiers": tiers(run),
+        "tier_worth": _worth(run),
         "series": series(run),
         "assumed": assumed_plain(_assumed(run)),
         "notes": list(run.notes),
@@ -103,6 +105,7 @@ def _requests(run: Simulation) -> CountsPlain:
         "queued": count(Status.QUEUED),
         "running": count(Status.RUNNING),
         "rejected": count(Status.REJECTED),
+        "failed": count(Status.FAILED),
     }
 
 
@@ -190,6 +193,8 @@ def _energy(run: Simulation) -> PowerPlain:
 def _assumed(run: Simulation) -> Iterator[Assumption]:
     """Assumed numbers behind the step times, and behind the power if the result contains one."""
     yield from run.site.rates.assumed
+    if run.cluster.tiers.stores:
+        yield from tiers_of(run.deployment, run.site, run.cluster.pools[0]).assumed
     shares = run.site.rates.power
     if run.site.machine.tdp_assumed:
         yield run.site.machine.tdp_assumed
@@ -198,19 +203,73 @@ def _assumed(run: Simulation) -> Iterator[Assumption]:
         yield Assumption("calibration.power", written, "priors; each says why in its file")
 
 
-def _tier(run: Simulation) -> TierPlain:
-    """The KV cache in device memory: bytes that prefix hits read, and bytes that steps wrote, for one copy."""
-    kv_bytes = kv_bytes_per_token(run.site.model, KV_BYTES[run.deployment.roles[0].kv_dtype])
+def tiers(run: Simulation) -> list[TierPlain]:
+    """The KV cache in HBM and the tiers below: what each of them held, served and moved in the measured window.
+
+    Bytes are those of one copy of the KV cache. In HBM, prefix hits and loads read, and steps write.
+    """
+    counts, block, size = run.window.counts, run.block_bytes, run.cluster.pools[0].limits.block_tokens
 
     def total(name: str) -> int:
-        return int(sum(getattr(pool, name) for pool in run.window.counts.pools))
+        return int(sum(getattr(pool, name) for pool in counts.pools))
 
-    return {
+    def held(name: str) -> int:
+        return int(sum(getattr(pool, name) * p.limits.block_tokens
+                       for pool, p in zip(run.outcome.pools, run.cluster.pools, strict=True)))  # fmt: skip
+
+    below = sum(tier.hit_blocks for tier in counts.tiers) * size
+    queries, capacity = max(total("query_tokens"), 1), held("kv_total")
+    hits, steps = total("hit_tokens") - below, total("prefill_tokens") + total("output_tokens")
+    hbm: TierPlain = {
         "name": "hbm",
-        "hit_tokens": total("hit_tokens"),
-        "hit_share": total("hit_tokens") / max(total("query_tokens"), 1),
-        "read_bytes": total("hit_tokens") * kv_bytes,
-        "written_bytes": (total("prefill_tokens") + total("output_tokens")) * kv_bytes,
+        "capacity_bytes": capacity * block / size,
+        "used_share": held("kv_used") / max(capacity, 1),
+        "hit_tokens": hits,
+        "hit_share": hits / queries,
+        "read_bytes": hits * block / size,
+        "written_bytes": steps * block / size,
+        "evictions": total("evictions"),
+        "failed_loads": 0,
+        "late_tokens": 0,
+        "pays_from_tokens": None,
+        "pays_from_share": None,
+    }
+    inputs = run.outcome.input_tokens
+    lower: list[TierPlain] = [
+        {
+            "name": store.name,
+            "capacity_bytes": tier.total * block,
+            "used_share": tier.used / max(tier.total, 1),
+            "hit_tokens": tier.hit_blocks * size,
+            "hit_share": tier.hit_blocks * size / queries,
+            "read_bytes": tier.read_blocks * block,
+            "written_bytes": tier.written_blocks * block,
+            "evictions": tier.evictions,
+            "failed_loads": tier.failed,
+            "late_tokens": tier.late_blocks * size,
+            "pays_from_tokens": shortest,
+            "pays_from_share": None if shortest is None else min(1.0, shortest / float(inputs.mean())),
+        }
+        for store, tier in zip(run.cluster.tiers.stores, counts.tiers, strict=True)
+        for shortest in [shortest_hit(run.cluster.tiers, store, run.cluster.pools[0], int(inputs.max(initial=1)))]
+    ]
+    return [hbm, *lower]
+
+
+def _worth(run: Simulation) -> TierWorthPlain | None:
+    """Whether the tiers below HBM pay."""
+    if run.worth is None or run.without is None:
+        return None
+    pools = run.without.window.counts.pools
+    return {
+        "pays": run.worth.pays,
+        "without": _named(run.without, run.without.metrics),
+        "without_effective_tok_s_per_device": run.without.metrics.effective_throughput / run.deployment.devices,
+        "hit_share": run.worth.hit_share,
+        "without_hit_share": sum(pool.hit_tokens for pool in pools) / max(sum(pool.query_tokens for pool in pools), 1),
+        "belady_share": run.worth.belady_share,
+        "endless_share": run.worth.endless_share,
+        "enough_bytes": run.worth.enough_bytes,
     }
 
 

@@ -298,9 +298,12 @@ class _Take:
 def _host(of: Parts, take: _Take) -> HostNode:
     """One host node, with the published numbers of its memory and storage."""
     host = of.system.host
-    numbers = ("link", "dram", "dram_bandwidth", "ssd", "ssd_bandwidth")
-    known = {name: take.spare(f"host.{name}", getattr(host, name)) for name in numbers}
-    return HostNode(devices=min(host.devices, of.devices), **known)
+    numbers = {
+        name: getattr(host, name) for name in ("link", "dram", "dram_bandwidth", "ssd", "ssd_bandwidth", "fabric")
+    }
+    assumed = tuple(Assumption(f"host.{name}", one.written, one.source) for name, one in numbers.items() if one.assumed)
+    known = {name: take.spare(f"host.{name}", one) for name, one in numbers.items()}
+    return HostNode(devices=min(host.devices, of.devices), assumed=assumed, **known)
 
 
 def _all(systems: float, one: float | None) -> float | None:

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from tokenworks.errors import SpecError
 from tokenworks.specs.provenance import Spec
+from tokenworks.specs.scheduling import Scheduling
+from tokenworks.specs.tier import ByOneValue, KvLoad, KvLoadFailure, Tier, must_be_ordered
 
 SCHEMA = "tokenworks.deployment/1"
 
 RoleName = Literal["aggregated", "prefill", "decode"]
 ROLES: tuple[RoleName, ...] = get_args(RoleName)
 """Names of roles, in the order in which a request passes them."""
+
+_ATTENTION_FFN = (
+    "attention and FFN on devices of their own are not modelled: what is missing is the exchange of activations in "
+    "every layer of a step, and the pipeline of micro-batches that hides it; take aggregated, or prefill and decode, "
+    "with ep = tp x dp"
+)
+NOT_MODELLED = {
+    "attention": _ATTENTION_FFN,
+    "ffn": _ATTENTION_FFN,
+    "encoder": "a pool of encoders is not modelled: what is missing is the cost of vision and audio encoders, images "
+    "in requests, and the transfer of embeddings; leave the role out: requests are text",
+}
+"""Roles of other systems -> why a deployment cannot have them."""
 
 RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
 Overlap = Literal["none", "two-batch"]
@@ -77,10 +93,32 @@ class Role(Spec):
     overlap: Overlap = "none"
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_tiers(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "tiers" in data:
+            raise ValueError(
+                "tiers: KV tiers belong to the deployment, beside roles: the role that computes prompts (aggregated or "
+                "prefill) uses them. A decode role has no prefix cache"
+            )
+        return data
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_modelled(cls, name: Any) -> Any:
+        if isinstance(name, str) and name in NOT_MODELLED:
+            raise ValueError(f"role {name}: {NOT_MODELLED[name]}")
+        return name
+
     @property
     def devices(self) -> int:
         """Devices of all replicas."""
         return self.replicas * self.parallel.devices
+
+
+def _is_unset(value: object) -> bool:
+    """Whether a field that only few deployments have can be left out of a file."""
+    return not value
 
 
 class Deployment(Spec):
@@ -95,7 +133,14 @@ class Deployment(Spec):
     router : how a request finds its instance and rank. None: prefix_aware if requests share prefixes, else least_loaded
     prefix_caching : whether instances keep the KV cache of finished requests for later requests with the same prefix
     max_model_len : longest input + output of a request that the engine accepts; None: the limit of the model [token]
+    scheduling : order of the requests that wait for prefill; a name, or a name with its parameters
     devices_per_host : devices of one host node of the system; None: not in the file [count]
+    tiers : levels of the KV cache below device memory, the fastest first; or the name of a set-up, such as "hicache".
+        The role that computes prompts (aggregated or prefill) uses them
+    kv_load : how a request waits for its blocks from a tier: "layerwise" joins the step while layers are loaded;
+        "async" waits beside the queue. None: as the set-up or the engine does
+    kv_load_failure : what happens to a request whose read fails: "recompute" or "fail". None: as the set-up or the
+        engine does
     """
 
     model: str
@@ -105,7 +150,38 @@ class Deployment(Spec):
     router: RouterName | None = None
     prefix_caching: bool = True
     max_model_len: Count | None = None
+    scheduling: Scheduling = Scheduling()
     devices_per_host: Width | None = None
+    tiers: Annotated[tuple[Tier, ...], ByOneValue()] = Field(default=(), exclude_if=_is_unset)
+    kv_load: KvLoad | None = Field(default=None, exclude_if=_is_unset)
+    kv_load_failure: KvLoadFailure | None = Field(default=None, exclude_if=_is_unset)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_tiers(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("tiers"), str):
+            from tokenworks.specs.tier_setup import with_setup
+
+            return with_setup(data)
+        return data
+
+    @model_validator(mode="after")
+    def _tiers_work(self) -> Deployment:
+        from tokenworks.specs.tier_setup import must_be_offered_by
+
+        if not self.tiers:
+            unused = [name for name in ("kv_load", "kv_load_failure") if getattr(self, name) is not None]
+            if unused:
+                raise ValueError(f"{unused[0]}: there are no tiers: write tiers, or leave {unused[0]} out")
+            return self
+        if not self.prefix_caching:
+            raise ValueError("tiers: prefix_caching is false, so no block is ever looked up: set prefix_caching: true")
+        must_be_ordered(self.tiers)
+        try:
+            must_be_offered_by(self.engine, self.tiers, self.kv_load, self.kv_load_failure)
+        except SpecError as error:
+            raise ValueError(str(error)) from None
+        return self
 
     @field_validator("roles")
     @classmethod

@@ -15,6 +15,7 @@ from tokenworks.errors import SpecError
 from tokenworks.specs.given import Assume, Given, given, of
 from tokenworks.specs.load import SpecT, WorkloadLike, load_workload, validate
 from tokenworks.specs.provenance import Quantity, Spec, Unit, file_form, not_published
+from tokenworks.specs.tier import ByOneValue
 from tokenworks.specs.workload import Workload
 
 SHOWN = 12
@@ -46,6 +47,11 @@ def edited(
     """
     if not changes:
         return spec
+    whole = [change for change in changes if change.path.removeprefix(prefix) in _by_one_value(spec)]
+    rest = [change for change in changes if change not in whole]
+    if whole and rest:  # first the fields that change as a whole: other paths may lie inside them
+        spec = edited(spec, whole, prefix=prefix, but=but, also=also, where=where)
+        return edited(spec, rest, prefix=prefix, but=but, also=also, where=where)
     known = {f"{prefix}{path}": leaf for path, leaf in leaves(spec) if path.partition(".")[0] not in but}
     data = file_form(spec)
     for change in changes:
@@ -72,12 +78,22 @@ def leaves(spec: BaseModel) -> Iterator[tuple[str, Any]]:
     """Dotted path and value of every field that can be set to one value; a `Quantity` is one value."""
     for name, field in type(spec).model_fields.items():
         value, keys, unit = getattr(spec, name), _literals(field.annotation), _unit(field.annotation)
+        if one := next((item for item in field.metadata if isinstance(item, ByOneValue)), None):
+            yield name, value if one.unit is None else not_published(one.unit)
+            if not value:
+                continue
         absent = None if unit is None else not_published(unit)
         if isinstance(value, dict) and keys:  # also the keys that the file leaves out
             value = dict.fromkeys(keys, absent) | value
         elif value is None:
             value = absent
         yield from _below(name, value)
+
+
+def _by_one_value(spec: BaseModel) -> set[str]:
+    """Paths of the fields on the first level of a spec that one value can replace."""
+    fields = type(spec).model_fields
+    return {name for name, field in fields.items() if any(isinstance(item, ByOneValue) for item in field.metadata)}
 
 
 def _below(path: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from tokenworks.specs.edits import edited
 from tokenworks.specs.given import Assume, Given, given, of
 from tokenworks.specs.load import CATALOG, read_yaml, validate
 from tokenworks.specs.provenance import Bytes, Number, Seconds, Spec
+from tokenworks.specs.tier import TierOffers
 
 DEFAULT = "vllm"
 """The engine whose properties are used for an engine name that the catalog does not know."""
@@ -282,6 +283,7 @@ class Engine(Spec):
     output_reserve : share of the output to come that admission keeps free at the start; None if admission needs room
         for the prompt only [-]
     drafts : draft tokens of published recipes with MTP or EAGLE; the first rule that holds counts
+    kv_tiers : what the engine offers for KV tiers below device memory; None: it has none that tokenworks knows
     kv_block : default size of a KV block [token]
     chunk_tokens : default token budget of a step [token]
     max_sequences : default number of running sequences [count]
@@ -313,6 +315,7 @@ class Engine(Spec):
     receive_interval: Count = 1
     output_reserve: Number | None = None
     drafts: tuple[DraftRule, ...]
+    kv_tiers: TierOffers | None = None
     kv_block: Count
     chunk_tokens: Count
     max_sequences: Count
@@ -414,7 +417,7 @@ def load_engine(name: str | Engine, *, assume: Assume = None, family: str = "") 
     return edited(engine, [item for item in numbers if item is not version], prefix="engine.", but=FIXED)
 
 
-FIXED = ("name", "changes", "defaults", "drafts", "ports", "maturity", "recipes")
+FIXED = ("name", "changes", "defaults", "drafts", "kv_tiers", "ports", "maturity", "recipes")
 """Parts of an engine that a user cannot set one by one."""
 
 

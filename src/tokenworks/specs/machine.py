@@ -52,7 +52,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class HostNode:
-    """One host node of a machine; None: the number is not published. No step of serving reads these numbers.
+    """One host node of a machine; None: the number is not published. Only KV tiers read these numbers.
 
     Parameters
     ----------
@@ -60,6 +60,8 @@ class HostNode:
     link : bandwidth between a device and the node, per direction [byte/s]
     dram, dram_bandwidth : memory of the node [byte], and its bandwidth over all sockets [byte/s]
     ssd, ssd_bandwidth : flash storage of the node [byte], and the bandwidth of all its drives [byte/s]
+    fabric : bandwidth between memory of the node and the scale-up fabric, per direction [byte/s]
+    assumed : the assumed numbers among these
     """
 
     devices: int
@@ -68,6 +70,8 @@ class HostNode:
     dram_bandwidth: float | None = None
     ssd: float | None = None
     ssd_bandwidth: float | None = None
+    fabric: float | None = None
+    assumed: tuple[Assumption, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)

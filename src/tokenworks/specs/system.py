@@ -67,6 +67,8 @@ class Host(Spec):
     cpu : processors of the node
     dram, dram_bandwidth : memory of the node [byte], and its bandwidth over all sockets [byte/s]
     link : bandwidth between the node and one device, per direction [byte/s]
+    fabric : bandwidth between memory of the node and the scale-up fabric, per direction; null: the fabric does not
+        reach this memory, or nobody published it [byte/s]
     ssd, ssd_bandwidth : flash storage of the node [byte], and the bandwidth of all its drives [byte/s]
     """
 
@@ -75,6 +77,7 @@ class Host(Spec):
     dram: Bytes = not_published("byte")
     dram_bandwidth: ByteRate = not_published("byte/s")
     link: ByteRate = not_published("byte/s")
+    fabric: ByteRate = not_published("byte/s")
     ssd: Bytes = not_published("byte")
     ssd_bandwidth: ByteRate = not_published("byte/s")
 

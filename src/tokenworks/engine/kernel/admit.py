@@ -97,6 +97,12 @@ def wait_for_load(s, r, q, end):
 
 
 @inline
+def part_of_prompt(pool, me, budget):
+    """Tokens of an unfinished prompt that the step computes, if `budget` tokens of the step are left."""
+    return min(np.int64(me.goal - me.computed), pool.most_of_prompt, budget)
+
+
+@inline
 def admit(s, r, q, budget, now):
     """Admit the waiting `q` if its whole prompt fits now.
 
@@ -119,7 +125,7 @@ def admit(s, r, q, budget, now):
         loaded, end = take_loads(s, r, q, cached, now)
     waits = end >= 0.0 and not s.world[0].layerwise
     me.computed = (cached + loaded) * pool.block_tokens
-    tokens = min(me.goal - me.computed, budget)
+    tokens = part_of_prompt(pool, me, budget)
     me.blocks = blocks_for(pool, np.int64(me.goal if me.remote or waits else me.computed + tokens))
     take(s, r, me.blocks - cached, now)
     unwait(s, r, q)
@@ -177,7 +183,7 @@ def admit_waiting(s, r, budget, now):
     most = s.pool[rank.pool].max_sequences
     while rank.ready >= 0 and budget:
         q = pop_ready(s, r)
-        tokens = min(np.int64(s.request[q].goal - s.request[q].computed), budget)
+        tokens = part_of_prompt(s.pool[rank.pool], s.request[q], budget)
         start_prefill(s, r, q)
         chunk(s, r, q, tokens, now)
         budget -= tokens

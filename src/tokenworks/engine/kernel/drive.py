@@ -27,9 +27,10 @@ from tokenworks.engine.kernel.base import (
 from tokenworks.engine.kernel.cells import rehash
 from tokenworks.engine.kernel.finish import enqueue, finish, hide
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, push_heap, send, sooner
-from tokenworks.engine.kernel.lists import pop_load, wait_by_number
+from tokenworks.engine.kernel.lists import pop_load
 from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.prefetch import land, prefetch, remove_flow
+from tokenworks.engine.kernel.queue import join_after_prefetch
 from tokenworks.engine.kernel.route import hear, route
 from tokenworks.engine.kernel.steps import interrupt, plan, settle, turn_passed
 from tokenworks.engine.kernel.tiers import flush
@@ -99,7 +100,7 @@ def fetched(s, flow, now):
     remove_flow(s, flow)
     me.unseen = 0
     s.rank[r].unseen -= 1
-    wait_by_number(s, r, q)
+    join_after_prefetch(s, r, q)
     interrupt(s, s.rank[r].instance, now)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, FAILED, PREFILL, QUEUED, inline, jit
 from tokenworks.engine.kernel.cache import store
 from tokenworks.engine.kernel.leave import drop, leave_running, pay
-from tokenworks.engine.kernel.lists import wait
+from tokenworks.engine.kernel.lists import to_decodes
+from tokenworks.engine.kernel.queue import join_queue
 from tokenworks.engine.kernel.steps import (
     count_gap,
     glide,
@@ -27,11 +28,11 @@ from tokenworks.engine.state import BUCKETS
 
 @inline
 def enqueue(s, r, q, now):
-    """Append `q` to the queue of a rank, whose instance plans anew."""
+    """Add `q` to the queue of a rank, whose instance plans anew."""
     rank = s.rank[r]
     s.request[q].at = r
     rank.load += 1
-    wait(s, r, q, False)
+    join_queue(s, r, q, now)
     interrupt(s, rank.instance, now)
 
 
@@ -162,7 +163,10 @@ def finish_rank(s, i, r, now):
         if pool.prefix and not pool.mixes:
             store(s, r, q, me.computed, now)
         if me.computed == me.goal and not me.failed:
-            rank.prefill = follower
+            if rank.prefill == q:
+                rank.prefill = follower
+            else:
+                to_decodes(s, r, q)
             instance.anchored = 0
             produce_first(s, r, q, now)
         elif me.chunk:

@@ -7,7 +7,8 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import COMPLETED, PENDING, inline, jit
 from tokenworks.engine.kernel.cache import unlock
-from tokenworks.engine.kernel.lists import unlink, wait
+from tokenworks.engine.kernel.lists import unlink
+from tokenworks.engine.kernel.queue import requeue
 from tokenworks.engine.kernel.tokens import blocks_for, release, stop_decoding
 
 
@@ -192,4 +193,4 @@ def preempt(s, r, q, blocks, now):
     me.preemptions += 1
     rank.preemptions += 1
     rank.preempted = 1
-    wait(s, r, q, pool.requeues_first)
+    requeue(s, r, q, now)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from tokenworks.engine.kernel.base import QUEUED, apart, inline, jit
+from tokenworks.engine.kernel.base import QUEUED, inline, jit
 
 
 @inline
@@ -73,25 +73,14 @@ def run_before(s, r, q, place):
     rank.running += 1
 
 
-@apart
-def wait_by_number(s, r, q):
-    """Queue `q` behind the last request of its class that has a smaller number."""
-    me, rank = s.request[q], s.rank[r]
-    c = me.priority
-    before = rank.tail[c]
-    while before >= 0 and s.request[before].number > me.number:
-        before = s.request[before].prev
-    if before < 0:
-        wait(s, r, q, True)
-        return
-    after = s.request[before].next
-    if after < 0:
-        wait(s, r, q, False)
-        return
-    me.prev, me.next = before, after
-    s.request[before].next = s.request[after].prev = q
-    rank.waiting += 1
-    me.status = QUEUED
+@jit
+def to_decodes(s, r, q):
+    """Move the running `q` before the first unfinished prefill of the rank: its own prompt is complete."""
+    rank = s.rank[r]
+    first, last = unlink(s.request, q, rank.first, rank.last)
+    rank.first, rank.last = first, last
+    rank.running -= 1
+    run_before(s, r, q, rank.prefill)
 
 
 @jit

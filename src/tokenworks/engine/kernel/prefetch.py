@@ -10,6 +10,7 @@ import numpy as np
 from tokenworks.engine.kernel.base import QUEUED, apart, inline
 from tokenworks.engine.kernel.loads import copy, fails, hit, look, read
 from tokenworks.engine.kernel.names import place_of
+from tokenworks.engine.kernel.queue import take_place
 from tokenworks.engine.kernel.tiers import flush
 from tokenworks.engine.tier_state import PREFETCHES
 
@@ -123,6 +124,7 @@ def prefetch(s, r, q, now):
     if due <= now:
         return False
     add_flow(s, q, due, world.tiers, 0, 0, False)
+    take_place(s, r, q, now)
     me.at, me.status, me.unseen = r, QUEUED, 2
     s.rank[r].load += 1
     s.rank[r].unseen += 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, POWER_OF_TWO, ROUND_ROBIN, inline, jit
+from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, NEVER, POWER_OF_TWO, ROUND_ROBIN, inline, jit
+from tokenworks.engine.kernel.cells import find_cell
 from tokenworks.engine.kernel.names import mixed, slot_of
+from tokenworks.engine.kernel.tiers import index_of
 
 
 @inline
@@ -108,20 +110,60 @@ def know_prefix(s, q, ranks, top):
         know(s, low, alive, length * block)
 
 
+@inline
+def is_common(s, name):
+    """Whether a KV tier that all ranks share holds a block."""
+    world = s.world[0]
+    for g in range(world.tier_groups):
+        if s.group[g].tiers & world.common:
+            c = find_cell(s, index_of(s, g, 0), name)
+            if c and s.cell[c + 2] & world.common:
+                return True
+    return False
+
+
+@inline
+def everywhere(s, q):
+    """Tokens of the prompt of `q` that each rank can take from KV tiers that all ranks share."""
+    world, first, blocks = s.world[0], s.offsets[q], np.int64(0)
+    if world.common == 0:
+        return blocks
+    most = min(np.int64(s.request[q].input - 1) // s.pool[0].block_tokens, s.named[q])
+    while blocks < most and is_common(s, s.ids[first + blocks]):
+        blocks += 1
+    return blocks * s.pool[0].block_tokens
+
+
+@jit
+def is_cold(s, q, ranks):
+    """Whether `q` goes to the cold ranks, by what is known of the other ranks (`types.Router`)."""
+    world = s.world[0]
+    cached = everywhere(s, q)
+    if world.emit:
+        know_prefix(s, q, ranks, NEVER)
+        for r in range(ranks):
+            if not s.rank[r].cold:
+                cached = max(cached, s.rank[r].known)
+    return s.request[q].input - cached > world.cold_tokens
+
+
 @jit
 def route_by_prefix(s, q, ranks, now):
     """Number of the rank with the fewest tokens to prefill, among ranks below the load bound (`types.Router`)."""
     world, me = s.world[0], s.request[q]
-    least = s.rank[0].load
-    for r in range(1, ranks):
-        least = min(least, s.rank[r].load)
-    top = (1.0 + world.imbalance) * least + world.slack
     if world.emit:
         hear(s, now)
+    cold = world.cold_ranks > 0 and is_cold(s, q, ranks)
+    least = np.int64(1 << 62)
+    for r in range(ranks):
+        if s.rank[r].cold == cold:
+            least = min(least, s.rank[r].load)
+    top = (1.0 + world.imbalance) * least + world.slack
+    if world.emit:
         know_prefix(s, q, ranks, top)
     best = -1
     for r in range(ranks):
-        if s.rank[r].load > top:
+        if s.rank[r].cold != cold or s.rank[r].load > top:
             continue
         if best >= 0:
             one, other = s.rank[r], s.rank[best]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.admit import admit_waiting, chunk, pop_ready, victim_of
+from tokenworks.engine.kernel.admit import admit_waiting, chunk, part_of_prompt, pop_ready, victim_of
 from tokenworks.engine.kernel.base import DECODE, RUNNING, inline, jit
 from tokenworks.engine.kernel.cache import take
 from tokenworks.engine.kernel.leave import preempt
@@ -28,7 +28,7 @@ def squeeze(s, r, budget, now):
     q = rank.first
     while q >= 0:
         me = s.request[q]
-        tokens = np.int64(1 + pool.draft) if me.decoding else min(np.int64(me.goal - me.computed), budget)
+        tokens = np.int64(1 + pool.draft) if me.decoding else part_of_prompt(pool, me, budget)
         need = blocks_for(pool, computed(s, r, q) + (rank.gain if me.decoding else tokens)) - me.blocks
         need = max(need, np.int64(0))  # a request that waited for a load has all blocks of its prompt
         follower = me.next
@@ -36,17 +36,15 @@ def squeeze(s, r, budget, now):
             victim = victim_of(s, r)
             if victim == follower:
                 follower = s.request[victim].next
-            if victim != q and s.request[victim].decoding and s.request[victim].chunk:
-                budget += 1 + pool.draft
+            if victim != q and s.request[victim].chunk:
+                budget += 1 + pool.draft if s.request[victim].decoding else s.request[victim].chunk
+                s.request[victim].chunk = 0
             preempt(s, r, victim, np.int64(s.request[victim].blocks), now)
         if me.status == RUNNING:
             take(s, r, need, now)
             me.blocks += need
             budget -= tokens
-            if me.decoding:
-                me.chunk = 1
-            else:
-                chunk(s, r, q, tokens, now)
+            me.chunk = 1 if me.decoding else tokens
         q = follower
     return budget
 
@@ -58,21 +56,34 @@ def schedule_mixed(s, r, now):
     pool = s.pool[rank.pool]
     budget = np.int64(pool.token_budget)
     grown = growth_between(s, r, rank.clock, rank.clock + rank.gain) if rank.decodes else 0
-    q, need, tokens = rank.prefill, np.int64(0), np.int64(0)
-    if q >= 0:
+    need, left = np.int64(0), budget - rank.decodes * (1 + pool.draft)
+    q = rank.prefill
+    while q >= 0:
         me = s.request[q]
-        tokens = min(np.int64(me.goal - me.computed), budget - rank.decodes * (1 + pool.draft))
-        need = max(blocks_for(pool, me.computed + tokens) - me.blocks, np.int64(0))
+        tokens = part_of_prompt(pool, me, left)
+        need += max(blocks_for(pool, me.computed + tokens) - me.blocks, np.int64(0))
+        left -= tokens
+        q = me.next
     if grown + need > rank.free:
         budget = squeeze(s, r, budget, now)
     else:
         take(s, r, grown, now)
         budget -= rank.decodes * (1 + pool.draft)
-        if q >= 0:
-            take(s, r, need, now)
-            s.request[q].blocks += need
-            chunk(s, r, q, tokens, now)
+        q = rank.prefill
+        while q >= 0 and budget > 0:
+            me = s.request[q]
+            tokens = part_of_prompt(pool, me, budget)
+            more = max(blocks_for(pool, me.computed + tokens) - me.blocks, np.int64(0))
+            take(s, r, more, now)
+            me.blocks += more
+            me.chunk = tokens
             budget -= tokens
+            q = me.next
+    q = rank.prefill
+    while q >= 0:
+        if s.request[q].chunk:
+            chunk(s, r, q, np.int64(s.request[q].chunk), now)
+        q = s.request[q].next
     if not rank.preempted:
         admit_waiting(s, r, budget, now)
     rank.batch = rank.decodes

@@ -10,7 +10,7 @@ import numpy as np
 from tokenworks.engine.gaps import ITL_BASE, ITL_BINS, ITL_SHIFT
 from tokenworks.engine.kernel.base import NEVER, apart, inline, jit
 from tokenworks.engine.kernel.cache import take
-from tokenworks.engine.kernel.lists import wait
+from tokenworks.engine.kernel.queue import join_queue
 from tokenworks.engine.kernel.schedule import join, schedule
 from tokenworks.engine.kernel.tiers import book_writes
 from tokenworks.engine.kernel.tokens import clock_at, growth_between, last_decode
@@ -91,7 +91,7 @@ def steps_to_look(s, i):
 
 
 @jit
-def look(s, i):
+def look(s, i, now):
     """Look for new requests if the instance was idle, has prefilled, or has decoded `receive_interval` times."""
     instance = s.instance[i]
     if not instance.prefilled and (instance.steps - instance.heard) % s.pool[instance.pool].receive:
@@ -103,7 +103,7 @@ def look(s, i):
         instance.unseen = me.next
         me.unseen = 0
         s.rank[me.at].unseen -= 1
-        wait(s, me.at, q, False)
+        join_queue(s, me.at, q, now)
     instance.unseen_last = -1
 
 
@@ -116,7 +116,7 @@ def plan(s, i, now):
     instance.start_s = now
     instance.loaded_s = instance.written_s = -math.inf
     if pool.receive > 1:
-        look(s, i)
+        look(s, i, now)
     for number in range(ranks):
         join(s, first + number * stride)
     while True:
@@ -137,8 +137,13 @@ def plan(s, i, now):
             hot = pool.sequence_s * rank.batch + pool.context_s * context
             hot = hot + pool.prefill_s * rank.square + pool.token_s * rank.tokens
             hottest = max(hottest, hot)
-        if busy or not preempted:
+        if busy:
             break
+        if not preempted:
+            if instance.unseen < 0:
+                break
+            instance.prefilled = 1  # an idle scheduler looks at once
+            look(s, i, now)
     if s.world[0].due_writes:
         for number in range(ranks):
             instance.written_s = max(instance.written_s, book_writes(s, first + number * stride, now))

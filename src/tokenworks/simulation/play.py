@@ -1,0 +1,112 @@
+"""Play requests through the engine, with progress, an end on Ctrl-C, and counters at the marks of a window."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from tokenworks.arrays import Bools, Ints
+from tokenworks.engine.outcome import Counts, Outcome
+from tokenworks.engine.simulator import Simulator, warm_up
+from tokenworks.engine.types import Cluster, Requests
+from tokenworks.simulation import measured
+from tokenworks.specs.slo import RequestClass
+from tokenworks.specs.trace import Trace
+
+Watch = Callable[[float, float], None]
+
+PARTS = 64
+"""Parts of the sending time. Between two parts a run reports its progress, and can be stopped [count]."""
+
+PATIENCE = 2.0
+"""A run that does not drain ends at this multiple of the arrival time of the last session. If turns are then still to
+be sent, they are late by more than the whole run, and the deployment is overloaded [-]."""
+
+
+@dataclass(frozen=True)
+class Played:
+    """A finished run of the engine; see `measured.Window.of` for `marks` and `end`."""
+
+    outcome: Outcome
+    marks: tuple[Counts, ...]
+    end: Counts
+    partial: bool
+    kernel_s: float
+
+
+def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Requests:
+    """A trace in the form of the engine: a request with a parent has its think time in place of its arrival time.
+
+    Parameters
+    ----------
+    trace : the requests
+    classes : priority and SLO of each class; () without classes
+    """
+    priority = np.array([one.priority for one in classes], np.int8)
+    return Requests.of(
+        np.where(trace.parent >= 0, trace.think_s, trace.arrival_s),
+        trace.input_tokens,
+        trace.output_tokens,
+        priority=priority[trace.class_of] if classes else None,
+        group=trace.class_of if classes else None,
+        after=trace.parent,
+        block_ids=trace.hash_ids,
+        block_offsets=trace.hash_offsets,
+    )
+
+
+@cache
+def _ready() -> None:
+    """Compile the engine, or load its compiled code: once in a process."""
+    warm_up()
+
+
+def play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True) -> Played:
+    """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated."""
+    _ready()
+    began = time.perf_counter()
+    simulator, partial = Simulator(built), False
+    simulator.submit(requests)
+    last = float(requests.arrival_s[requests.after < 0].max())
+    width = max(last / PARTS, 1.0)
+    missing = lost(requests.after, built.never_fits(requests.input_tokens, requests.output_tokens))
+    expected = len(requests) - int(np.count_nonzero((requests.after >= 0) & missing[requests.after]))
+    ahead = [math.ceil(share * expected) for share in (measured.WARM, measured.DONE)] if endless else []
+    marks: list[Counts] = []
+    try:
+        while True:
+            until = simulator.now + width
+            while ahead:
+                simulator.advance(until, sent=ahead[0])
+                if simulator.sent < ahead[0]:
+                    break
+                marks.append(simulator.counts())
+                del ahead[0]
+            if endless and not drain and (not ahead or (marks and 0 < PATIENCE * last < simulator.now)):
+                break
+            simulator.advance(until)
+            if watch:
+                watch(simulator.now, last)
+            if simulator.now < last:
+                continue
+            if simulator.ended == len(requests):
+                break
+            width *= 1.25
+    except KeyboardInterrupt:
+        partial = True
+    kernel_s = time.perf_counter() - began
+    return Played(simulator.outcome(), tuple(marks), simulator.counts(), partial, kernel_s)
+
+
+def lost(parent: Ints, refused: Bools) -> Bools:
+    """Mask of the requests that are refused, or never sent because a request that they wait for is refused."""
+    mask = refused.copy()
+    if refused.any():
+        for i in np.flatnonzero(parent >= 0):  # a request stands after its parent
+            mask[i] |= mask[parent[i]]
+    return mask
