@@ -94,14 +94,14 @@ def tiers(ranks: int, written: WriteName) -> Tiers:
     def link(number: int, bandwidth: float, ranks_of: tuple[int, ...]) -> tuple[Lane, ...]:
         return (Lane(tuple(number + rank for rank in ranks_of), BLOCK * KV_TOKEN / bandwidth),)
 
-    def store(name: str, first: int, blocks: int, stores: tuple[int, ...], bandwidth: float, latency_s: float) -> Store:
+    def store(name: str, first: int, blocks: int, stores: tuple[int, ...], bandwidth: float) -> Store:
         reads, writes = link(first, bandwidth, stores), link(first + ranks, bandwidth, stores)
-        return Store(name, blocks, stores, reads, writes, latency_s, written=written)
+        return Store(name, blocks, stores, reads, writes, latency_s=5e-5, written=written)
 
     return Tiers((
-        store("dram", 0, 8_000, alone, 50e9, 1e-5),
-        store("pool", 2 * ranks, 12_000 * ranks, together, 200e9, 2e-5),
-        store("ssd", 4 * ranks, 40_000 * ranks, together, 100e9, 2e-4),
+        store("dram", 0, 8_000, alone, 50e9),
+        store("pool", 2 * ranks, 12_000 * ranks, together, 200e9),
+        store("ssd", 4 * ranks, 40_000 * ranks, together, 100e9),
     ), layers=61)  # fmt: skip
 
 

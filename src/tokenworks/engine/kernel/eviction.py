@@ -1,4 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
 """Eviction policies of KV tiers: which block a full store evicts for a new one, and what a use changes."""
 
 from __future__ import annotations

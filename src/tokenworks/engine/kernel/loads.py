@@ -1,4 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
 """Lookups in KV tiers, and flows out of them (rules 1, 2 and 7 in `tiers`)."""
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from tokenworks.engine.kernel.tiers import (
 
 
 @apart
-def look(s, r, q, known, most, tiers):
-    """Look up the blocks of `q` from `known` on in `tiers`, and set `held` and `origin`. Returns their number.
+def look(s, r, q, known, most, tiers, note):
+    """Look up the blocks of `q` from `known` on in `tiers`. Returns their number.
 
-    `found` of each tier is the number of blocks that come from there.
+    With `note`, set `held` and `origin` of each block, and `found` of each tier: the number of blocks that it serves.
     """
     world, first = s.world[0], s.offsets[q]
     for t in range(world.tiers):
@@ -48,8 +49,9 @@ def look(s, r, q, known, most, tiers):
                     best, cell = t, c
         if best == world.tiers:
             break
-        s.tier[best].found += 1
-        s.held[first + i], s.origin[first + i] = cell, best + 1
+        if note:
+            s.tier[best].found += 1
+            s.held[first + i], s.origin[first + i] = cell, best + 1
         i += 1
     return i - known
 

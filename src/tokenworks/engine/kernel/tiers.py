@@ -1,4 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
 """Blocks enter, are used in, and leave the KV tiers below HBM (rules 4, 5 and 8 in `tiers`), and writes are booked.
 
 Each tier gets blocks from one source only. So a block that enters or leaves a store causes at most one change in each
