@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 
 from tokenworks.engine import simulator
 from tokenworks.engine.outcome import Outcome
+from tokenworks.engine.tiers import Lane, Store, Tiers, WriteName
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost, Transfer
 from tokenworks.ingest import load_trace
 from tokenworks.simulation.play import requests_of
@@ -34,6 +36,7 @@ from tokenworks.traffic.transform import replicate
 
 LOAD = 0.8
 BLOCK = 512
+KV_TOKEN = 70_272  # DeepSeek-R1, BF16 [byte]
 SLICE = 10_000
 COPY = 12_031  # requests of one pass of the Mooncake trace
 
@@ -84,17 +87,41 @@ def whole(role: str, instances: int, *, prefix: bool, block: int) -> Pool:
     return Pool(cost(8192), limits, instances=instances, role=role)  # type: ignore[arg-type]
 
 
+def tiers(ranks: int, written: WriteName) -> Tiers:
+    """DRAM of the host for each rank, pooled DRAM and SSD for all; HBM of a rank holds 3,906 blocks of 36 MB."""
+    alone, together = tuple(range(ranks)), (0,) * ranks
+
+    def link(number: int, bandwidth: float, ranks_of: tuple[int, ...]) -> tuple[Lane, ...]:
+        return (Lane(tuple(number + rank for rank in ranks_of), BLOCK * KV_TOKEN / bandwidth),)
+
+    def store(name: str, first: int, blocks: int, stores: tuple[int, ...], bandwidth: float) -> Store:
+        reads, writes = link(first, bandwidth, stores), link(first + ranks, bandwidth, stores)
+        return Store(name, blocks, stores, reads, writes, latency_s=5e-5, written=written)
+
+    return Tiers((
+        store("dram", 0, 8_000, alone, 50e9),
+        store("pool", 2 * ranks, 12_000 * ranks, together, 200e9),
+        store("ssd", 4 * ranks, 40_000 * ranks, together, 100e9),
+    ), layers=61)  # fmt: skip
+
+
 AWARE = Router("prefix_aware", event_delay_s=0.05)
-LINK = Transfer(0.002, 70_272 / 50e9, 0.5)
+LINK = Transfer(0.002, KV_TOKEN / 50e9, 0.5)
 CACHED = Cluster((whole("aggregated", 4, prefix=True, block=BLOCK),), AWARE)
+APART = Cluster(
+    (whole("prefill", 10, prefix=True, block=BLOCK), whole("decode", 6, prefix=False, block=16)), AWARE, LINK
+)
+BELOW = "three KV tiers below HBM, written"
 CASES: dict[str, tuple[str, Callable[[int, np.random.Generator], dict[str, np.ndarray]], Cluster]] = {
     "azure": ("1 instance", azure, Cluster((whole("aggregated", 1, prefix=False, block=16),))),
     "mooncake": ("4 instances, prefix cache, prefix-aware router, cache events 50 ms late", mooncake,
                  CACHED),
     "endless": ("as mooncake; then again in slices, where ended requests are taken out", mooncake, CACHED),
-    "pd16": ("10 prefill + 6 decode instances, prefix-aware router, KV over 50 GB/s links", mooncake,
-             Cluster((whole("prefill", 10, prefix=True, block=BLOCK), whole("decode", 6, prefix=False, block=16)),
-                     AWARE, LINK)),
+    "mooncake-through": (f"as mooncake, {BELOW} through", mooncake, replace(CACHED, tiers=tiers(4, "through"))),
+    "mooncake-back": (f"as mooncake, {BELOW} back", mooncake, replace(CACHED, tiers=tiers(4, "back"))),
+    "pd16": ("10 prefill + 6 decode instances, prefix-aware router, KV over 50 GB/s links", mooncake, APART),
+    "pd16-through": (f"as pd16, {BELOW} through", mooncake, replace(APART, tiers=tiers(10, "through"))),
+    "pd16-back": (f"as pd16, {BELOW} back", mooncake, replace(APART, tiers=tiers(10, "back"))),
     "100": ("100 instances, least loaded", azure,
             Cluster((whole("aggregated", 100, prefix=False, block=16),), Router("least_loaded"))),
     "ep": ("1 instance of 32 dp ranks in lockstep", azure,
@@ -167,6 +194,11 @@ def measure(name: str, count: int, trace: Path | None) -> dict[str, object]:
         "case": name, "deployment": title, "requests": count, "rate": rate, "steps": outcome.steps,
         "mean_batch": [round(pool.mean_batch, 1) for pool in pools],
         "hit_share": pools[0].hit_tokens / max(pools[0].query_tokens, 1),
+        "tier_shares": {
+            store.name: round(BLOCK * tier.hit_blocks / pools[0].query_tokens, 4)
+            for store, tier in zip(cluster.tiers.stores, outcome.tiers, strict=True)
+        },
+        "tier_evictions": [tier.evictions for tier in outcome.tiers],
         "preemptions": sum(pool.preemptions for pool in pools),
         "mean_ttft_s": float(np.nanmean(outcome.first_token_s - outcome.arrival_s)),
         "kernel_s": kernel_s, "total_s": total_s, "start_s": ready, "requests_per_s": count / kernel_s,
@@ -193,6 +225,9 @@ def main() -> None:
         print(f"  {measured['requests']:,} requests, {measured['steps']:,} steps, mean batch {measured['mean_batch']}, "
               f"hits {measured['hit_share']:.1%}, preemptions {measured['preemptions']}, "
               f"mean TTFT {measured['mean_ttft_s']:.3f} s")  # fmt: skip
+        if measured["tier_shares"]:
+            shares = ", ".join(f"{name} {share:.1%}" for name, share in measured["tier_shares"].items())
+            print(f"  of the hits, from tiers: {shares} of the input")
         print(f"  kernel {measured['kernel_s']:.3f} s = {measured['requests_per_s']:,.0f} requests/s, "
               f"{measured['steps_per_s']:,.0f} steps/s; with submit and outcome {measured['total_s']:.3f} s; "
               f"start {measured['start_s']:.2f} s")  # fmt: skip

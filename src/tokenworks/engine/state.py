@@ -139,15 +139,17 @@ WORLD = np.dtype(
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
         ("index_shift", "i8"), ("index_mask", "i8"), ("emit", "i8"),
         ("stepped_s", "f8"), ("stepped", "i8"),  # the last end of a step: its time and instance
-        # KV tiers, see `tier_state`: their number, ranks that use them, groups of stores that serve the same ranks, stores
-        # that serve one rank; tiers with blocks from HBM by write policy, and tiers with a prefetch, as bits; whether uses
-        # of blocks in HBM are counted
+        # KV tiers, see `tier_state`: their number, ranks that use them, groups of stores that serve the same ranks,
+        # stores that serve one rank; tiers with blocks from HBM by write policy, and tiers with a prefetch, as bits;
+        # whether uses of blocks in HBM are counted
         ("tiers", "i8"), ("tier_ranks", "i8"), ("tier_groups", "i8"), ("alone", "i8"), ("common", "i8"),
         ("through", "i4"), ("back", "i4"), ("prefetched", "i4"), ("counts", "i4"),
-        ("layerwise", "i4"), ("fails", "i4"), ("by_cost", "i4"), ("rehash", "i4"), ("layers", "i8"), ("tier_seed", "u8"),
+        ("layerwise", "i4"), ("fails", "i4"), ("by_cost", "i4"), ("rehash", "i4"),
+        ("layers", "i8"), ("tier_seed", "u8"),
         ("again_s", "f8"), ("again_position_s", "f8"),  # `tiers.Tiers.block_s` and `position_s`
         # numbers of a cell, first unused cell, first spare cell, size of the hash table - 1, its shift
         ("cell_words", "i8"), ("cell_fresh", "i8"), ("cell_spare", "i8"), ("cell_mask", "i8"), ("cell_shift", "i8"),
+        ("read_ahead", "u8"),  # what `kernel.tiers.read_ahead` has read, so that the compiler keeps the reads
         ("errands", "i8"), ("due_writes", "i8"),  # number of errands; blocks that the event writes to tiers so far
         ("flows", "i8"), ("flow_fresh", "i8"), ("flow_spare", "i8"),  # size of the heap; first unused, first spare flow
     ],
@@ -228,7 +230,7 @@ class EngineState(NamedTuple):
     errand: NDArray[Any]
     cell: NDArray[np.int32]
     cell_name: NDArray[np.int64]
-    cell_at: NDArray[np.int32]
+    cell_at: NDArray[np.uint64]
     priority: NDArray[Any]
     hint: NDArray[np.int32]
     node_uses: NDArray[np.int32]

@@ -74,7 +74,7 @@ def take_loads(s, r, q, cached, now):
     """
     me, rank, world = s.request[q], s.rank[r], s.world[0]
     most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.named[q])
-    found = look(s, r, q, cached, most, ~world.prefetched) if cached < most else np.int64(0)
+    found = look(s, r, q, cached, most, ~world.prefetched, True) if cached < most else np.int64(0)
     blocks, end = np.int64(0), -1.0
     if found:
         blocks, end, failed = load(s, r, q, cached, now)

@@ -8,13 +8,14 @@ import numpy as np
 from tokenworks.engine.kernel.base import GOLDEN, apart, inline
 
 MIX = np.uint64(0xC2B2AE3D27D4EB4F)
+HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)  # an entry of the table: half of the hash of the name, and the cell
 RESIDENT, BITS = 0xFF, 0xFFFF  # of `held`: tiers that hold the block; all bits but the number of the index
 
 
 @inline
-def home_of(world, x, name):
-    """First slot of a name of index x in the hash table (Fibonacci hashing, Knuth vol. 3, 6.4)."""
-    return np.int64(((np.uint64(name) ^ (np.uint64(x) * MIX)) * GOLDEN) >> np.uint64(world.cell_shift))
+def hash_of(x, name):
+    """Hash of a name of index x; its first bits are the slot (Fibonacci hashing, Knuth vol. 3, 6.4)."""
+    return (np.uint64(name) ^ (np.uint64(x) * MIX)) * GOLDEN
 
 
 @inline
@@ -27,23 +28,27 @@ def is_cell(s, c, x, name):
 @inline
 def find_cell(s, x, name):
     """The cell of a name in index x, or 0."""
-    world = s.world[0]
-    slot = home_of(world, x, name)
-    c = s.cell_at[slot]
-    while c and not (s.cell_name[c >> 1] == name and s.cell[c + 2] >> 16 == x):
+    world, key = s.world[0], hash_of(x, name)
+    slot = np.int64(key >> np.uint64(world.cell_shift))
+    entry = s.cell_at[slot]
+    while entry:
+        if (entry ^ key) >> HALF == 0:
+            c = np.int64(entry & LOW)
+            if s.cell_name[c >> 1] == name and s.cell[c + 2] >> 16 == x:
+                return c
         slot = (slot + 1) & world.cell_mask
-        c = s.cell_at[slot]
-    return c
+        entry = s.cell_at[slot]
+    return np.int64(0)
 
 
 @inline
-def hash_in(s, x, name, c):
+def hash_in(s, key, c):
     """Enter a cell in the hash table."""
     world = s.world[0]
-    slot = home_of(world, x, name)
+    slot = np.int64(key >> np.uint64(world.cell_shift))
     while s.cell_at[slot]:
         slot = (slot + 1) & world.cell_mask
-    s.cell_at[slot] = c
+    s.cell_at[slot] = (key & ~LOW) | np.uint64(c)
 
 
 @apart
@@ -58,7 +63,7 @@ def new_cell(s, x, name, position):
         world.cell_fresh += world.cell_words
     s.cell_name[c >> 1] = name
     s.cell[c + 2], s.cell[c + 3] = x << 16, position
-    hash_in(s, x, name, c)
+    hash_in(s, hash_of(x, name), c)
     return c
 
 
@@ -66,21 +71,21 @@ def new_cell(s, x, name, position):
 def free_cell(s, c):
     """Remove a cell that no tier needs. Later entries of its cluster in the hash table move up."""
     world = s.world[0]
-    mask = world.cell_mask
-    hole = home_of(world, s.cell[c + 2] >> 16, s.cell_name[c >> 1])
-    while s.cell_at[hole] != c:
+    mask, shift = world.cell_mask, np.uint64(world.cell_shift)
+    hole = np.int64(hash_of(s.cell[c + 2] >> 16, s.cell_name[c >> 1]) >> shift)
+    while np.int64(s.cell_at[hole] & LOW) != c:
         hole = (hole + 1) & mask
     slot = hole
     while True:
         slot = (slot + 1) & mask
-        other = s.cell_at[slot]
-        if not other:
+        entry = s.cell_at[slot]
+        if entry == 0:
             break
-        home = home_of(world, s.cell[other + 2] >> 16, s.cell_name[other >> 1])
+        home = np.int64(entry >> shift)
         if ((slot - home) & mask) >= ((slot - hole) & mask):
-            s.cell_at[hole] = other
+            s.cell_at[hole] = entry
             hole = slot
-    s.cell_at[hole] = 0
+    s.cell_at[hole] = np.uint64(0)
     s.cell[c + 2], s.cell[c + 3] = 0, world.cell_spare
     world.cell_spare = c
 
@@ -92,7 +97,7 @@ def rehash(s):
     world.rehash = 0
     for c in range(world.cell_words, world.cell_fresh, world.cell_words):
         if s.cell[c + 2] & BITS:
-            hash_in(s, s.cell[c + 2] >> 16, s.cell_name[c >> 1], c)
+            hash_in(s, hash_of(s.cell[c + 2] >> 16, s.cell_name[c >> 1]), c)
 
 
 @inline

@@ -38,6 +38,38 @@ from tokenworks.engine.kernel.transfer import fetch, loaded
 
 
 @inline
+def reach_gate(s, q, now):
+    """`q` reaches the client's gate: the client sends it, if it has a slot."""
+    world = s.world[0]
+    if world.flying < world.concurrency:
+        world.flying += 1
+        send(s, q, now)
+        return
+    s.request[q].next = -1
+    if world.gate >= 0:
+        s.request[world.gate_last].next = q
+    else:
+        world.gate = q
+    world.gate_last = q
+
+
+@inline
+def waits_at_door(s, q, now):
+    """Whether `q` must wait because the front end still accepts the requests before it."""
+    world, me = s.world[0], s.request[q]
+    if world.accept_s == 0.0 or me.accepted:
+        return False
+    me.accepted = 1
+    begin = max(now, world.door_s)
+    world.door_s = begin + world.accept_s
+    if begin <= now:
+        return False
+    me.late_s, me.sent_s = begin - now, begin
+    push_heap(s, q)
+    return True
+
+
+@inline
 def arrive(s, q, now):
     """A request reaches the client's gate, or a rank if the client has sent it."""
     world, me = s.world[0], s.request[q]
@@ -47,25 +79,10 @@ def arrive(s, q, now):
             open_gate(s, now)
         return
     if world.concurrency and me.gated:
-        if world.flying < world.concurrency:
-            world.flying += 1
-            send(s, q, now)
-            return
-        me.next = -1
-        if world.gate >= 0:
-            s.request[world.gate_last].next = q
-        else:
-            world.gate = q
-        world.gate_last = q
+        reach_gate(s, q, now)
         return
-    if world.accept_s > 0.0 and not me.accepted:
-        me.accepted = 1
-        begin = max(now, world.door_s)
-        world.door_s = begin + world.accept_s
-        if begin > now:
-            me.late_s, me.sent_s = begin - now, begin
-            push_heap(s, q)
-            return
+    if waits_at_door(s, q, now):
+        return
     me.sent_s, me.goal = now - world.request_s - me.late_s, me.input
     world.sent += 1
     if me.doomed:

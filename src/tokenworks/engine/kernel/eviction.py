@@ -1,4 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
 """Eviction policies of KV tiers: which block a full store evicts for a new one, and what a use changes."""
 
 from __future__ import annotations
@@ -151,12 +152,19 @@ def enter_by_cost(s, t, store, c):
 @inline
 def use(s, t, store, c):
     """Let a block of a store count as used now."""
-    f, eviction = s.tier[t].field, s.tier[t].eviction
-    if eviction == LRU:
-        if store.last[0] != c:
-            pull(s, store, 0, c, f)
-            append(s, store, 0, c, f)
-    elif eviction == ARC:
+    if s.tier[t].eviction != LRU:
+        use_otherwise(s, t, store, c)
+    elif store.last[0] != c:
+        f = s.tier[t].field
+        pull(s, store, 0, c, f)
+        append(s, store, 0, c, f)
+
+
+@apart
+def use_otherwise(s, t, store, c):
+    """Let a block of a store that evicts by ARC or by cost count as used now."""
+    f = s.tier[t].field
+    if s.tier[t].eviction == ARC:
         move(s, store, c, f, s.cell[c + f + 3], FREQUENT)
     else:
         store.serial += 1

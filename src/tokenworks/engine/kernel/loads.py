@@ -1,4 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
 """Lookups in KV tiers, and flows out of them (rules 1, 2 and 7 in `tiers`)."""
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from tokenworks.engine.kernel.tiers import (
 
 
 @apart
-def look(s, r, q, known, most, tiers):
-    """Look up the blocks of `q` from `known` on in `tiers`, and set `held` and `origin`. Returns their number.
+def look(s, r, q, known, most, tiers, note):
+    """Look up the blocks of `q` from `known` on in `tiers`. Returns their number.
 
-    `found` of each tier is the number of blocks that come from there.
+    With `note`, set `held` and `origin` of each block, and `found` of each tier: the number of blocks that it serves.
     """
     world, first = s.world[0], s.offsets[q]
     for t in range(world.tiers):
@@ -48,8 +49,9 @@ def look(s, r, q, known, most, tiers):
                     best, cell = t, c
         if best == world.tiers:
             break
-        s.tier[best].found += 1
-        s.held[first + i], s.origin[first + i] = cell, best + 1
+        if note:
+            s.tier[best].found += 1
+            s.held[first + i], s.origin[first + i] = cell, best + 1
         i += 1
     return i - known
 
@@ -68,7 +70,7 @@ def hit(s, r, t, i, now):
         run_errands(s, r, now)
 
 
-@inline
+@apart
 def fails(s, t):
     """Whether the next read flow of a tier fails: one draw of splitmix64 for each flow of a tier with failures."""
     share = s.tier[t].failures
@@ -79,7 +81,7 @@ def fails(s, t):
     return np.float64(mixed(world.tier_seed) >> np.uint64(11)) * 2.0**-53 < share
 
 
-@inline
+@apart
 def read(s, r, t, blocks, start):
     """Book a read flow out of a tier. Returns its end [s]."""
     tier = s.tier[t]
@@ -149,7 +151,7 @@ def load(s, r, q, known, now):
 
 @apart
 def hit_prefix(s, r, q, known, blocks, now):
-    """The blocks that an admission has found count as used: `known` in HBM and `blocks` in tiers, the last one first."""
+    """Blocks that an admission has found count as used: `known` in HBM and `blocks` in tiers, the last one first."""
     world, first = s.world[0], s.offsets[q]
     for i in range(first + known + blocks - 1, first + known - 1, -1):
         hit(s, r, s.origin[i] - 1, i, now)

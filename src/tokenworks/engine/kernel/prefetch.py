@@ -1,4 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
 """Prefetches from KV tiers to their gateways (rule 6 in `tiers`), and the heap of their ends."""
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def prefetch(s, r, q, now):
     known = np.int64(0)
     while known < most and s.table[place_of(s, r, s.ids[first + known])] >= 0:
         known += 1
-    found = look(s, r, q, known, most, (1 << world.tiers) - 1)
+    found = look(s, r, q, known, most, (1 << world.tiers) - 1, True)
     due = now
     for t in range(world.tiers):
         tier = s.tier[t]
@@ -143,7 +144,7 @@ def arrived(tier, flow, now):
     return max(np.int64(0), flow.blocks - np.int64(math.ceil((flow.time - now) / tier.slowest_s - ROUNDING)))
 
 
-@inline
+@apart
 def land(s, r, flow, now):
     """The blocks of a prefetch that have arrived enter the gateway. Returns their number."""
     me = s.flow[flow]

@@ -25,7 +25,7 @@ def uncached(s, r, q):
         while blocks < most and s.table[place_of(s, r, s.ids[first + blocks])] >= 0:
             blocks += 1
         if world.tiers and blocks < most:
-            blocks += look(s, r, q, blocks, most, (1 << world.tiers) - 1)
+            blocks += look(s, r, q, blocks, most, (1 << world.tiers) - 1, False)
     return me.goal - blocks * pool.block_tokens
 
 

@@ -1,4 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
 """The steps of an instance: a plan of many steps, as one arithmetic series, which an event may cut."""
 
 from __future__ import annotations
@@ -107,6 +108,43 @@ def look(s, i, now):
     instance.unseen_last = -1
 
 
+@apart
+def write_to_tiers(s, i, now):
+    """Book the writes of all ranks of an instance in this event."""
+    instance = s.instance[i]
+    pool = s.pool[instance.pool]
+    for number in range(pool.ranks):
+        done = book_writes(s, instance.first_rank + number * pool.instances, now)
+        instance.written_s = max(instance.written_s, done)
+
+
+@inline
+def rest(s, i):
+    """Leave an instance idle."""
+    instance = s.instance[i]
+    pool = s.pool[instance.pool]
+    instance.end_s, instance.planned, instance.anchored, instance.prefilled = NEVER, 0, 0, 1
+    for number in range(pool.ranks):
+        rank = s.rank[instance.first_rank + number * pool.instances]
+        rank.ratio, rank.ratio_ticks = pool.ratio, rank.ticks
+
+
+@inline
+def anchor(s, i, tokens, prefill, step_s, now):
+    """Begin a step, or go on with a series of equal steps: a single rank decodes the same sequences. Returns which."""
+    instance = s.instance[i]
+    pool = s.pool[instance.pool]
+    instance.prefilled = prefill > 0
+    pure = pool.ranks == 1 and prefill == 0
+    if not (pure and instance.anchored):
+        instance.anchor_s, instance.done = now, 0
+        instance.tokens, instance.step_s = tokens, step_s
+        instance.growth_s = pool.context_s * s.rank[instance.first_rank].batch * pool.gain
+    instance.anchored = pure
+    instance.planned = 1
+    return pure
+
+
 @inline
 def plan(s, i, now):
     """Plan the next steps of an instance from `now` on, or leave it idle."""
@@ -145,23 +183,12 @@ def plan(s, i, now):
             instance.prefilled = 1  # an idle scheduler looks at once
             look(s, i, now)
     if s.world[0].due_writes:
-        for number in range(ranks):
-            instance.written_s = max(instance.written_s, book_writes(s, first + number * stride, now))
+        write_to_tiers(s, i, now)
     if not busy:
-        instance.end_s, instance.planned, instance.anchored, instance.prefilled = NEVER, 0, 0, 1
-        for number in range(ranks):
-            rank = s.rank[first + number * stride]
-            rank.ratio, rank.ratio_ticks = pool.ratio, rank.ticks
+        rest(s, i)
         return
-    instance.prefilled = prefill > 0
-    pure = ranks == 1 and prefill == 0
-    if not (pure and instance.anchored):
-        instance.anchor_s, instance.done = now, 0
-        instance.tokens = tokens
-        instance.step_s = s.by_tokens[pool.by_tokens + tokens] + pool.together_s * square + ranks * hottest
-        instance.growth_s = pool.context_s * s.rank[first].batch * pool.gain
-    instance.anchored = pure
-    instance.planned = 1
+    step_s = s.by_tokens[pool.by_tokens + tokens] + pool.together_s * square + ranks * hottest
+    pure = anchor(s, i, tokens, prefill, step_s, now)
     if pure and not preempted and not s.rank[first].fresh and last_decode(s, first) == now:
         instance.planned = longest_plan(s, first)
         if instance.unseen >= 0:

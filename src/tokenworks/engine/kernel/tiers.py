@@ -1,4 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
 """Blocks enter, are used in, and leave the KV tiers below HBM (rules 4, 5 and 8 in `tiers`), and writes are booked.
 
 Each tier gets blocks from one source only. So a block that enters or leaves a store causes at most one change in each
@@ -10,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import apart, inline
-from tokenworks.engine.kernel.cells import BITS, RESIDENT, find_cell, free_cell, is_cell, new_cell
-from tokenworks.engine.kernel.eviction import enter, use
+from tokenworks.engine.kernel.cells import BITS, RESIDENT, find_cell, free_cell, hash_of, is_cell, new_cell
+from tokenworks.engine.kernel.eviction import LRU, enter, use
 from tokenworks.engine.kernel.names import emit, place_of
 
 
@@ -21,7 +22,7 @@ def index_of(s, g, r):
     return s.shelf[g * s.world[0].tier_ranks + r]
 
 
-@inline
+@apart
 def send_on(s, tiers, from_group, c):
     """Note that each of `tiers` is to get the block in cell c. Returns whether one of them shares the index of c."""
     world, near = s.world[0], False
@@ -37,7 +38,7 @@ def send_on(s, tiers, from_group, c):
     return near
 
 
-@inline
+@apart
 def through(s, tiers, uses):
     """Those of `tiers` that a block is written through to after so many uses."""
     wanted = 0
@@ -172,9 +173,34 @@ def write_used(s, r, node, now):
 
 
 @apart
+def read_ahead(s, r, first, low, high):
+    """Read what writes of blocks `low` to `high` will need of the hash table. Reads overlap here, but not there."""
+    world, bits = s.world[0], np.uint64(0)
+    shift = np.uint64(world.cell_shift)
+    for g in range(world.tier_groups):
+        if world.through & s.group[g].tiers:
+            x = index_of(s, g, r)
+            for i in range(first + low, first + high):
+                bits ^= s.cell_at[np.int64(hash_of(x, s.ids[i]) >> shift)]
+    for t in range(world.tiers):
+        tier = s.tier[t]
+        if world.through >> t & 1 and tier.eviction == LRU:
+            x = index_of(s, tier.group, r)
+            c = s.store[tier.first_store + x].first[0]
+            for _ in range(low, high):
+                if c == 0:
+                    break
+                bits ^= s.cell_at[np.int64(hash_of(x, s.cell_name[c >> 1]) >> shift)]
+                c = s.cell[c + tier.field + 1]
+    world.read_ahead = bits
+
+
+@apart
 def stored(s, r, q, low, high, now):
     """Blocks of `q` from `low` to `high` that had no node have entered HBM."""
     world, first = s.world[0], s.offsets[q]
+    if world.through and high - low > 1:
+        read_ahead(s, r, first, low, high)
     for i in range(high - 1, low - 1, -1):
         node = s.held[first + i]
         if node < 0:
@@ -208,7 +234,7 @@ def gone(s, r, node, now):
 # ---- flows (rule 3)
 
 
-@inline
+@apart
 def occupy(s, first, count, r, blocks, start):
     """Book a flow of a rank over lanes, from `start` on. Returns its end [s]."""
     end = start
@@ -225,7 +251,7 @@ def occupy(s, first, count, r, blocks, start):
 
 @apart
 def book_writes(s, r, now):
-    """Book the writes of a rank in this event. Returns the end of the writes of evicted blocks of HBM, -1 = none [s]."""
+    """Book the writes of a rank in this event. Returns the end of the writes of blocks that left HBM, -1 = none [s]."""
     world, end = s.world[0], -1.0
     for t in range(world.tiers):
         blocks = np.int64(s.pending[r * world.tiers + t])
