@@ -40,12 +40,13 @@ class Schedule:
     bubble : function from (stages, virtual stages, pass of a stage) to the idle time of a step [s]
     flying : function from (stages, virtual stages, micro-batches, stage) to the micro-batches whose activations a stage
         holds at most [count]
-    copies : copies of the weights and gradients that a device holds [count]
+    paired : True if a device holds two stages, one from each end of the pipeline, and runs half of the micro-batches
+        through each
     """
 
     bubble: Callable[[FloatArray, FloatArray, StagePass], FloatArray]
     flying: Callable[[FloatArray, FloatArray, FloatArray, FloatArray], FloatArray]
-    copies: int = 1
+    paired: bool = False
 
 
 def one_forward_one_backward(stages: FloatArray, chunks: FloatArray, passed: StagePass) -> FloatArray:
@@ -152,7 +153,7 @@ SCHEDULES: dict[str, Schedule] = {
     "1f1b": Schedule(one_forward_one_backward, early_flying),
     "interleaved": Schedule(one_forward_one_backward, early_flying),
     "zero-bubble": Schedule(zero_bubble, early_flying),
-    "dualpipe": Schedule(dual_pipe, _dual_flying, copies=2),
+    "dualpipe": Schedule(dual_pipe, _dual_flying, paired=True),
     "gpipe": Schedule(one_forward_one_backward, _all_flying),
 }
 """Name of a schedule -> its idle time and its memory."""

@@ -21,7 +21,7 @@ from tokenworks.costs.train_comms import Sharding, shard_exchange
 from tokenworks.costs.train_lane import Busiest, Exchanged, Lane, busiest, by_level, lane_of
 from tokenworks.costs.train_layers import CHUNK, token_context, trains
 from tokenworks.costs.train_memory import STATES, TrainMemory, train_memory
-from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates
+from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often
 from tokenworks.costs.train_weights import StageWeights, adapter_weights, stage_weights
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Power
@@ -224,7 +224,8 @@ def _data_parallel(
     """Exchange of gradients and weights between data-parallel ranks in one step: exposed, and hidden [s, s].
 
     ZeRO 0 and 1 exchange gradients once, beside the last backward pass, and gather weights once, beside the first
-    forward pass. ZeRO 2 exchanges gradients in each micro-batch. ZeRO 3 also gathers weights in both passes of each
+    forward pass. Where `exchanges_often` is true,
+    gradients are exchanged in each micro-batch. ZeRO 3 also gathers weights in both passes of each
     micro-batch. The last bucket of gradients and the first one of weights have nothing to hide behind.
     """
     held = _trained(model, plans, busy.at)
@@ -233,7 +234,7 @@ def _data_parallel(
     if np.any(np.asarray(held.experts) > 0):
         groups.append(shard_exchange(held.experts, copies, plans.shard, plans.ep * plans.expert_tp, rates, plans))
     m = plans.micro_batches
-    scattered, gathered = np.where(plans.zero >= 2, m, 1), np.where(plans.zero >= 3, 2 * m, 1)
+    scattered, gathered = np.where(exchanges_often(plans), m, 1), np.where(plans.zero >= 3, 2 * m, 1)
     forward, backward = busy.passed.forward, busy.passed.backward + busy.passed.weights
     every = sum((group.gathers + group.scatters for group in groups), 0.0)
     exposed: Exchanged = {}
@@ -292,7 +293,7 @@ def _optimiser(model: Model, rates: TrainRates, plans: TrainPlans, stage: FloatA
     state = STATES[optimiser.name] * (1.0 if optimiser.name == "adam-8bit" else BYTES[optimiser.states])
     master = BYTES[optimiser.master] if optimiser.master and plans.recipe.element == 2 else 0.0
     here = 1 - optimiser.offload
-    whole = np.where(plans.zero >= 2, own, held.total)
+    whole = np.where(exchanges_often(plans), own, held.total)
     traffic = 2 * kept * whole + own * (here * (kept + 2 * (state + master)) + plans.recipe.element)
     seconds = traffic / (rates.rates.hbm * rates.elementwise)
     if optimiser.offload:

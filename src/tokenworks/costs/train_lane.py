@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenworks.arrays import FloatArray, ceil_div
 from tokenworks.costs.kernels import kernels
-from tokenworks.costs.pipeline import StagePass
+from tokenworks.costs.pipeline import SCHEDULES, StagePass
 from tokenworks.costs.train_comms import (
     Exchange,
     context_exchange,
@@ -153,24 +153,33 @@ class Busiest:
 def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
     """The stage whose pass of a micro-batch takes longest: the first, the second or the last one.
 
+    A schedule with paired stages (DualPipe) runs half of the micro-batches through the stage at the other end, so the
+    first and the last stage share their load.
+
     Parameters
     ----------
     lane : one micro-batch through the model
     model : the model
-    plans : pipeline stages
+    plans : pipeline stages, layout and schedule
     """
     pp = plans.pp * 1
     ends = lane.end(lane.first), lane.end(lane.last)
+    layers = _layout(lane, ends, model, plans)
+    passes = lane.forward(), lane.backward(), lane.weights()
     stages = []
-    for at in (pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1):
-        share = stage_layers(model.layers, plans.pp, at) / model.layers
+    for at, held in zip((pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1), layers, strict=True):
         first, last = 1.0 * (at == 0), 1.0 * (at == pp - 1)
-        passed = StagePass(
-            share * lane.forward() + first * ends[0].forward + last * ends[1].forward,
-            share * lane.backward() + first * ends[0].backward + last * ends[1].backward,
-            share * lane.weights() + first * ends[0].weights + last * ends[1].weights,
-        )
-        stages.append((at, share, first, last, passed.forward, passed.backward, passed.weights, passed.seconds))
+        if SCHEDULES[plans.policy.schedule.name].paired:
+            outer = np.maximum(first, last)
+            first, last = np.where(pp > 1, outer / 2, first), np.where(pp > 1, outer / 2, last)
+            held = np.where(outer > 0, (layers[0] + layers[2]) / 2, held)
+        share = held / model.layers
+        named = ("forward", "backward", "weights")
+        times = [
+            share * through + first * getattr(ends[0], name) + last * getattr(ends[1], name)
+            for through, name in zip(passes, named, strict=True)
+        ]
+        stages.append((at, share, first, last, *times, sum(times)))
     slowest = np.argmax(np.stack(np.broadcast_arrays(*(stage[-1] for stage in stages))), axis=0)
 
     def taken(position: int) -> FloatArray:
@@ -179,6 +188,28 @@ def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
         return chosen
 
     return Busiest(taken(0), taken(1), taken(2), taken(3), StagePass(taken(4), taken(5), taken(6)))
+
+
+def _layout(
+    lane: Lane, ends: tuple[StagePass, StagePass], model: Model, plans: TrainPlans
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Layers of the first stage, of a stage between, and of the last stage [count].
+
+    A balanced layout takes whole layers from a stage whose ends take time, down to the mean load of the stages. The
+    stages between have the other layers.
+    """
+    pp, layers = plans.pp * 1, model.layers
+    even = tuple(stage_layers(layers, pp, at) for at in (pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1))
+    balanced = np.asarray((plans.policy.schedule.layout == "balanced") | (layers % pp != 0)) & (pp > 2)
+    if not np.any(balanced):
+        return even
+    layer = (lane.forward() + lane.backward() + lane.weights()) / layers
+    target = layers / pp + (ends[0].seconds + ends[1].seconds) / layer / pp
+    outer = [np.clip(np.round(target - end.seconds / layer), 0, np.ceil(layers / pp)) for end in ends]
+    inner = np.ceil((layers - outer[0] - outer[1]) / np.maximum(pp - 2, 1))
+    return tuple(
+        np.where(balanced, chosen, usual) for chosen, usual in zip((outer[0], inner, outer[1]), even, strict=True)
+    )
 
 
 def lane_of(model: Model, rates: TrainRates, plans: TrainPlans) -> Lane:

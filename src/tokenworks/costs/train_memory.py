@@ -14,7 +14,7 @@ from tokenworks.costs.kernels import Kernels, kernels
 from tokenworks.costs.pipeline import SCHEDULES
 from tokenworks.costs.train_comms import BUCKET
 from tokenworks.costs.train_layers import CHUNK, FFN, expert_rows, gemm_rows, is_up_projection, trains
-from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates
+from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often
 from tokenworks.costs.train_weights import StageWeights, adapter_weights, stage_layers, stage_weights
 from tokenworks.specs.model import Model, draft_parameters, parameters
 
@@ -107,20 +107,23 @@ def stage_memory(model: Model, rates: TrainRates, plans: TrainPlans, stage: Floa
     """
     schedule = SCHEDULES[plans.policy.schedule.name]
     held = stage_weights(model, plans, stage)
-    copies = schedule.copies * (plans.pp > 1) + 1 * (plans.pp <= 1)
+    if schedule.paired:  # a device also holds the stage at the other end of the pipeline
+        other = stage_weights(model, plans, plans.pp - 1 - stage)
+        both = 1.0 * (plans.pp > 1)
+        held = StageWeights(held.dense + both * other.dense, held.experts + both * other.experts)
     weights, gradients, optimiser = _states(model, held, plans, stage)
     flying = schedule.flying(plans.pp, plans.chunks, plans.micro_batches, stage)
-    last = stage == plans.pp - 1
+    last = (stage == plans.pp - 1) | (schedule.paired & (stage == 0))
     activations = flying * _stage_activations(model, rates, plans, stage)
     tokens = plans.rank_tokens
     logits = last * tokens * model.vocab / plans.tp * LOGIT
     embedded = (stage == 0) * flying * tokens * model.hidden / plans.sliced * plans.recipe.element
     buffers = _buffers(model, rates, plans)
     dpo = plans.policy.method.name == "dpo" and plans.policy.method.reference == "loaded"
-    weights = weights * copies + dpo * held.total * plans.recipe.element / _over(plans, plans.zero >= 3)[0]
-    parts = weights + gradients * copies + optimiser + activations + embedded + logits + buffers
+    weights = weights + dpo * held.total * plans.recipe.element / _over(plans, plans.zero >= 3)[0]
+    parts = weights + gradients + optimiser + activations + embedded + logits + buffers
     return TrainMemory(
-        stage=stage, weights=weights, gradients=gradients * copies, optimiser=optimiser,
+        stage=stage, weights=weights, gradients=gradients, optimiser=optimiser,
         activations=activations + embedded, logits=logits, buffers=buffers,
         reserve=rates.context + rates.fragments * parts, capacity=rates.hbm_bytes,
     )  # fmt: skip
@@ -152,14 +155,18 @@ def _states(
         share = _over(plans, plans.zero >= 1)[0]
         return frozen + adapters * recipe.element, adapters * gradient, adapters * per_weight / share
 
-    def divided(size: float, at: int) -> FloatArray:
-        dense, experts = _over(plans, plans.zero >= at)
+    def divided(size: float, at: FloatArray) -> FloatArray:
+        dense, experts = _over(plans, at)
         return size * (held.dense / dense + held.experts / experts)
 
     # ZeRO 3 holds the whole weights of two layers beside its shards: the one that runs, and the next one.
     whole = 2 * held.total / np.maximum(stage_layers(model.layers, plans.pp, stage), 2)
     working = np.where(plans.zero >= 3, whole * recipe.element, 0.0)
-    return divided(element, 3) + working, divided(gradient, 2), divided(per_weight, 1)
+    return (
+        divided(element, plans.zero >= 3) + working,
+        divided(gradient, exchanges_often(plans)),
+        divided(per_weight, plans.zero >= 1),
+    )
 
 
 def _buffers(model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:

@@ -252,3 +252,16 @@ def compute_dtype(plans: TrainPlans, rates: Rates) -> str:
     return dtype
 
 
+def exchanges_often(plans: TrainPlans) -> FloatArray:
+    """True if gradients are exchanged after each micro-batch, so that a device keeps only its part of them.
+
+    ZeRO 2 and 3 do this without a pipeline. In a pipeline they keep whole gradients until the last micro-batch, because
+    an exchange for each micro-batch would take longer than its backward pass. ZeRO 3 has no whole weights to add to, so
+    it exchanges often in a pipeline, too.
+
+    Parameters
+    ----------
+    plans : ZeRO stages and pipeline stages
+    """
+    often: FloatArray = (plans.zero >= 3) | ((plans.zero >= 2) & (plans.pp <= 1))
+    return often

@@ -10,7 +10,6 @@ from tokenworks.arrays import FloatArray, ceil_div
 from tokenworks.costs.kernels import kernels
 from tokenworks.costs.moe import local_experts
 from tokenworks.costs.train_plan import TrainPlans
-from tokenworks.costs.weights import heaviest
 from tokenworks.specs.model import Block, Model
 
 
@@ -59,11 +58,10 @@ def stage_weights(model: Model, plans: TrainPlans, stage: FloatArray) -> StageWe
     plans : widths
     stage : position of the stage, from 0 [count]
     """
-    held = [_layer(block, model, plans) for block in model.blocks]
-    counts = [block.count for block in model.blocks]
+    held = [(_layer(block, model, plans), block.count) for block in model.blocks]
     share = stage_layers(model.layers, plans.pp, stage) / ceil_div(model.layers, plans.pp)
-    dense = share * heaviest(list(zip((item.dense for item in held), counts, strict=True)), plans.pp)
-    experts = share * heaviest(list(zip((item.experts for item in held), counts, strict=True)), plans.pp)
+    heavy = _heaviest(held, plans.pp)
+    dense, experts = share * heavy.dense, share * heavy.experts
     first, last = stage == 0, stage == plans.pp - 1
     embedding = model.embedding.parameters / plans.tp
     head = embedding if model.head is None else model.head.parameters / plans.tp
@@ -91,6 +89,26 @@ def adapter_weights(model: Model, plans: TrainPlans, stage: FloatArray) -> Float
             outputs, inputs = gemm.shape(plans.tp)
             total = total + layers * method.rank * (outputs + inputs)
     return total * stage_layers(model.layers, plans.pp, stage) / model.layers
+
+
+def _heaviest(layers: list[tuple[StageWeights, int]], pp: FloatArray) -> StageWeights:
+    """The ceil(L / pp) layers with most weights: an upper bound for every stage."""
+    totals = np.stack(np.broadcast_arrays(*(item.total for item, _ in layers), pp * 0.0)[:-1])
+    order = np.argsort(-totals, axis=0, kind="stable")
+    counts = np.array([count for _, count in layers])[order]
+
+    def ordered(values: list[FloatArray]) -> FloatArray:
+        stacked: FloatArray = np.stack(np.broadcast_arrays(*values, totals[0])[:-1])
+        return np.take_along_axis(stacked, order, axis=0)
+
+    sizes = ordered([item.dense for item, _ in layers]), ordered([item.experts for item, _ in layers])
+    left = ceil_div(sum(count for _, count in layers), pp)
+    dense: FloatArray = 0.0
+    experts: FloatArray = 0.0
+    for one, other, count in zip(*sizes, counts, strict=True):
+        taken = np.minimum(left, count)
+        dense, experts, left = dense + taken * one, experts + taken * other, left - taken
+    return StageWeights(dense, experts)
 
 
 def _layer(block: Block, model: Model, plans: TrainPlans) -> StageWeights:
