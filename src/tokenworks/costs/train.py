@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.arrays import FloatArray
+from tokenworks.arrays import FloatArray, ceil_div
 from tokenworks.costs import attention
 from tokenworks.costs.breakdown import COMPUTE, HBM
 from tokenworks.costs.kernels import Kernels, kernels
 from tokenworks.costs.pipeline import SCHEDULES
-from tokenworks.costs.power import power
 from tokenworks.costs.train_comms import Sharding, shard_exchange
 from tokenworks.costs.train_lane import Busiest, Exchanged, Lane, busiest, by_level, lane_of
 from tokenworks.costs.train_layers import CHUNK, token_context, trains
@@ -24,7 +23,7 @@ from tokenworks.costs.train_memory import STATES, TrainMemory, train_memory
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often
 from tokenworks.costs.train_weights import StageWeights, adapter_weights, stage_weights
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Power
+from tokenworks.specs.calibration import number
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.model import Matrix, Model
 from tokenworks.specs.training import Training
@@ -117,7 +116,7 @@ def train_steps(model: Model, rates: TrainRates, plans: TrainPlans) -> TrainStep
     exposed, hidden = _exchanges(lane, busy, rates, plans)
     hop = (lane.stage.forward + lane.stage.backward) / plans.chunks
     bubble = schedule.bubble(plans.pp, plans.chunks, lane.mean(plans)) + (plans.pp - 1) * hop
-    launch = 0.0 if plans.policy.graphs else rates.host_layer * busy.share * model.layers
+    launch = 0.0 if plans.policy.graphs else busy.share * _launch(model, rates, plans)
     sent = sum((seconds for (kind, _), seconds in exposed.items() if kind == "pp"), 0.0)
     host = np.maximum(m * (launch - busy.passed.seconds) - sent, 0.0) + rates.host_step
     data, beside = _data_parallel(model, rates, plans, busy)
@@ -126,7 +125,7 @@ def train_steps(model: Model, rates: TrainRates, plans: TrainPlans) -> TrainStep
     compute = _compute(lane, busy, plans)
     step = sum(compute.values(), 0.0) + sum(exposed.values(), 0.0) + bubble + optimiser + host
     needed = model_flop(model, plans)
-    watts = None if rates.tdp is None else _watts(rates.tdp, rates.rates.power, lane, plans, step)
+    watts = None if rates.tdp is None else _watts(rates, rates.tdp, lane, plans, step)
     return TrainStep(
         step_s=step, compute_s=compute, exposed_s=exposed, hidden_s=hidden, bubble_s=bubble, optimiser_s=optimiser,
         host_s=host, model_flop=needed, flop=m * plans.dp * plans.cp * plans.tp * lane.flop(),
@@ -171,6 +170,12 @@ def check(model: Model, training: Training) -> None:
         refuse(f"ep={p.ep} does not divide {experts} experts", "parallel.ep", "write a divisor of the experts")
     if training.draft_layers and not model.draft:
         refuse("the model has no draft layers", "draft_layers", "write draft_layers=false")
+
+
+def _launch(model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:
+    """Time in which the host launches all layers of a micro-batch, forward and backward [s]."""
+    experts = sum(block.count * ceil_div(block.experts.count, plans.ep) for block in model.blocks if block.experts)
+    return rates.host_layer * model.layers + rates.host_expert * experts
 
 
 def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArray]:
@@ -307,11 +312,16 @@ def _optimiser(model: Model, rates: TrainRates, plans: TrainPlans, stage: FloatA
     return seconds
 
 
-def _watts(tdp: float, shares: Power, lane: Lane, plans: TrainPlans, step: FloatArray) -> FloatArray:
-    """Mean power of a device over a step [W]."""
+def _watts(rates: TrainRates, tdp: float, lane: Lane, plans: TrainPlans, step: FloatArray) -> FloatArray:
+    """Mean power of a device over a step, with the idle and memory shares of serving [W].
+
+        P = TDP min(1, i + c U_c + m U_m),  see `power.power`
+    """
     busy = plans.micro_batches / plans.pp / step
-    use = {name: np.minimum(busy * lane.roofs(name), 1.0) for name in (COMPUTE, HBM)}
-    return power(tdp, shares, compute=use[COMPUTE], hbm=use[HBM])
+    compute, hbm = (np.minimum(busy * lane.roofs(name), 1.0) for name in (COMPUTE, HBM))
+    shares = rates.rates.power
+    drawn = number(shares.idle) + rates.compute_power * compute + number(shares.hbm) * hbm
+    return tdp * np.minimum(1.0, drawn)
 
 
 def model_flop(model: Model, plans: TrainPlans) -> FloatArray:

@@ -31,8 +31,9 @@ HALF_PASSES, HALF_PASSES_BACK = 5, 6
 residual sum reads two and writes one; the backward pass reads one more [-]."""
 HALF_KERNELS = 2.5
 """Small kernels of a half layer in the forward pass, as in a serving step; the backward pass has as many [count]."""
-PERMUTE_PASSES = 6
-"""Traffic of sorting tokens by expert and back, in widths of all chosen copies, in each direction [-]."""
+PERMUTE_PASSES = {"alltoall": 6, "deepep": 4}
+"""Dispatcher -> traffic of sorting tokens by expert and back, in widths of all chosen copies, in each pass: alltoall
+sorts before and after it sends, deepep sorts while it receives [-]."""
 LOSS_BYTES = 12
 """Traffic of the cross-entropy of one logit, forward and backward: it is read in 16 bits, and its exponential and its
 gradient are written and read; assumed [byte]."""
@@ -295,7 +296,8 @@ def expert_passes(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> I
         wide, inner = (wide, inner + inputs) if gemm.inner else (wide + outputs, inner)
     yield "experts", Passes(plus(*forward), plus(*backward), plus(*weights) if trains("", plans) else NOTHING)
     yield "expert activation", _gate(rows, wide, inner, rates, plans)
-    sorted_ = _moved(rows * layer.experts.hidden * PERMUTE_PASSES, 2, rates, plans)
+    passes = PERMUTE_PASSES[plans.policy.experts.dispatcher]
+    sorted_ = _moved(rows * layer.experts.hidden * passes, 2, rates, plans)
     yield "permutation", Passes(sorted_, sorted_)
 
 

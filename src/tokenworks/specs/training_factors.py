@@ -38,11 +38,12 @@ class FamilyTraining(Spec):
 
     Parameters
     ----------
-    gemm, grouped, attention_backward, linear_attention, elementwise : as in `TrainingFactors`
+    gemm, grouped, attention, attention_backward, linear_attention, elementwise : as in `TrainingFactors`
     """
 
     gemm: Factor | None = None
     grouped: Factor | None = None
+    attention: Factor | None = None
     attention_backward: Factor | None = None
     linear_attention: Factor | None = None
     elementwise: Factor | None = None
@@ -55,6 +56,7 @@ class TrainingFactors(Spec):
     ----------
     gemm : rate of GEMMs in a training step / rate in the kernel tables of serving: hours at the power limit [-]
     grouped : rate of the grouped GEMMs of experts / rate of dense GEMMs, in training [-]
+    attention : FLOP rate of the forward pass of attention in training / rate of prefill attention in serving [-]
     attention_backward : FLOP rate of the backward pass of attention / FLOP rate of its forward pass [-]
     linear_attention : FLOP rate of linear attention over chunks / FLOP rate of prefill attention [-]
     elementwise : bandwidth of norms, residuals and activation functions / bandwidth of GEMMs, for large tensors [-]
@@ -62,7 +64,9 @@ class TrainingFactors(Spec):
     tp_exposed, ep_exposed, pp_exposed : the same share of overlapped tensor-parallel, expert and pipeline
         communication [-]
     host_layer : time in which the host launches the kernels of one layer, forward and backward [s]
+    host_expert : time that each local expert of a layer adds to it: its GEMMs and quantisations are launched apart [s]
     host_step : time of a step outside the micro-batches: data loader, gradient norm, logging [s]
+    compute_power : additional power at the full compute roof / TDP, while large GEMMs run [-]
     skew : log-deviation of expert popularity that the balancing of training leaves [-]
     context : memory of driver, libraries and communicators on a device [byte]
     fragments : memory lost between tensors / memory of weights, states and activations [-]
@@ -72,6 +76,7 @@ class TrainingFactors(Spec):
 
     gemm: Factor
     grouped: Factor
+    attention: Factor
     attention_backward: Factor
     linear_attention: Factor
     elementwise: Factor
@@ -80,7 +85,9 @@ class TrainingFactors(Spec):
     ep_exposed: Share
     pp_exposed: Share
     host_layer: Time
+    host_expert: Time
     host_step: Time
+    compute_power: Factor
     skew: Annotated[Number, AfterValidator(_known)]
     context: Size
     fragments: Share
