@@ -29,6 +29,16 @@ from tokenworks.specs.model import Matrix, Model
 from tokenworks.specs.training import Training
 
 
+HALF_OPERATORS = 15
+"""Operators of PyTorch in the forward pass of a half layer, fused as in Megatron-LM; the backward pass has twice as
+many: counted in the transformer layer of Megatron-LM core 0.12 [count]."""
+COLLECTIVE_OPERATORS = 20
+"""Operators that the collectives of tensor parallelism add to a half layer: calls, events and waits of streams, views
+and copies [count]."""
+UNFUSED_OPERATORS = 10
+"""Operators that unfused attention adds: mask, softmax, dropout, two batched products, transposes [count]."""
+
+
 @dataclass(frozen=True, slots=True)
 class TrainStep:
     """The cost of one optimiser step. The fields are numbers for one plan, and arrays for many plans.
@@ -116,9 +126,7 @@ def train_steps(model: Model, rates: TrainRates, plans: TrainPlans) -> TrainStep
     exposed, hidden = _exchanges(lane, busy, rates, plans)
     hop = (lane.stage.forward + lane.stage.backward) / plans.chunks
     bubble = schedule.bubble(plans.pp, plans.chunks, lane.mean(plans)) + (plans.pp - 1) * hop
-    launch = 0.0 if plans.policy.graphs else busy.share * _launch(model, rates, plans)
-    sent = sum((seconds for (kind, _), seconds in exposed.items() if kind == "pp"), 0.0)
-    host = np.maximum(m * (launch - busy.passed.seconds) - sent, 0.0) + rates.host_step
+    host = _host(model, lane, busy, rates, plans) + rates.host_step
     data, beside = _data_parallel(model, rates, plans, busy)
     exposed, hidden = {**exposed, **data}, {**hidden, **beside}
     optimiser = _optimiser(model, rates, plans, busy.at)
@@ -172,10 +180,40 @@ def check(model: Model, training: Training) -> None:
         refuse("the model has no draft layers", "draft_layers", "write draft_layers=false")
 
 
-def _launch(model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:
-    """Time in which the host launches all layers of a micro-batch, forward and backward [s]."""
-    experts = sum(block.count * ceil_div(block.experts.count, plans.ep) for block in model.blocks if block.experts)
-    return rates.host_layer * model.layers + rates.host_expert * experts
+def _host(model: Model, lane: Lane, busy: Busiest, rates: TrainRates, plans: TrainPlans) -> FloatArray:
+    """Time in which the device waits for the host to launch kernels, all micro-batches [s].
+
+    The host runs ahead, so only launches that take longer than the device add time. Dropless experts stop it: their
+    numbers of rows must be known first. So the launches of the experts of a layer are compared with their own kernels.
+    """
+    graphs = plans.policy.graphs
+    if graphs == "full":
+        return 0.0
+    waits: FloatArray = 0.0
+    apart: FloatArray = 0.0
+    if "experts" in lane.layers:
+        blocks = [(block.count, block.experts.count) for block in model.blocks if block.experts]
+        again = "moe" in plans.policy.recompute.modules or plans.policy.recompute.name == "full"
+        launched = sum(count * ceil_div(experts, plans.ep) for count, experts in blocks) * rates.host_expert
+        launched = launched * (1 + again / 3)
+        own = lane.layers["experts"].seconds + lane.layers["expert activation"].seconds
+        waits = np.maximum(launched - own, 0.0)
+        apart = own
+    if graphs == "none":
+        device = busy.passed.seconds - busy.share * apart
+        waits = waits + np.maximum(_operators(model, plans) * rates.host_op - device / busy.share, 0.0)
+    return plans.micro_batches * busy.share * waits
+
+
+def _operators(model: Model, plans: TrainPlans) -> FloatArray:
+    """Operators of PyTorch that all layers run for one micro-batch, without the GEMMs of experts [count]."""
+    stack = kernels(model.blocks, model.kv_heads)
+    halves = stack.reduces + stack.moe_reduces
+    recompute = plans.policy.recompute
+    passes = 3.0 + (recompute.name == "full")
+    collectives = COLLECTIVE_OPERATORS * halves * (plans.tp > 1)
+    unfused = UNFUSED_OPERATORS * (plans.policy.attention_kernel == "unfused")
+    return passes * (HALF_OPERATORS * halves + collectives + unfused * halves / 2)
 
 
 def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArray]:
@@ -192,6 +230,8 @@ def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArr
         parts["reference"] = m * lane.reference * (busy.share * forward + ends)
     if np.any(np.asarray(lane.again) > 0):
         parts["recompute"] = m * busy.share * lane.again
+    if np.any(np.asarray(lane.offload) > 0):
+        parts["offload"] = m * busy.share * lane.offload
     return parts
 
 

@@ -125,9 +125,9 @@ class TrainRates:
     Parameters
     ----------
     rates : achieved rates, with the GEMM rates of training
-    attention_backward, linear_attention, elementwise : see `TrainingFactors` [-]
+    attention_backward, attention_fp8, linear_attention, elementwise : see `TrainingFactors` [-]
     dp_exposed, tp_exposed, ep_exposed, pp_exposed : see `TrainingFactors` [-]
-    host_layer, host_expert, host_step : times of the host [s]
+    host_op, host_expert, host_step : times of the host [s]
     compute_power : see `TrainingFactors` [-]
     skew : log-deviation of expert popularity [-]
     context, fragments : memory of the driver [byte], and share lost between tensors [-]
@@ -142,13 +142,14 @@ class TrainRates:
 
     rates: Rates
     attention_backward: float
+    attention_fp8: float
     linear_attention: float
     elementwise: float
     dp_exposed: float
     tp_exposed: float
     ep_exposed: float
     pp_exposed: float
-    host_layer: float
+    host_op: float
     host_expert: float
     host_step: float
     compute_power: float
@@ -201,13 +202,14 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
             prefill_flop=reached.prefill_flop * own["attention"],
         ),
         attention_backward=own["attention_backward"],
+        attention_fp8=number(factors.attention_fp8),
         linear_attention=own["linear_attention"],
         elementwise=own["elementwise"],
         dp_exposed=number(factors.dp_exposed),
         tp_exposed=number(factors.tp_exposed),
         ep_exposed=number(factors.ep_exposed),
         pp_exposed=number(factors.pp_exposed),
-        host_layer=number(factors.host_layer),
+        host_op=number(factors.host_op),
         host_expert=number(factors.host_expert),
         host_step=number(factors.host_step),
         compute_power=number(factors.compute_power),

@@ -58,13 +58,15 @@ class TrainingFactors(Spec):
     grouped : rate of the grouped GEMMs of experts / rate of dense GEMMs, in training [-]
     attention : FLOP rate of the forward pass of attention in training / rate of prefill attention in serving [-]
     attention_backward : FLOP rate of the backward pass of attention / FLOP rate of its forward pass [-]
+    attention_fp8 : FLOP rate of attention in FP8 / FLOP rate in 16 bits [-]
     linear_attention : FLOP rate of linear attention over chunks / FLOP rate of prefill attention [-]
     elementwise : bandwidth of norms, residuals and activation functions / bandwidth of GEMMs, for large tensors [-]
     dp_exposed : least share of the data-parallel communication that adds to the step although it overlaps [-]
     tp_exposed, ep_exposed, pp_exposed : the same share of overlapped tensor-parallel, expert and pipeline
         communication [-]
-    host_layer : time in which the host launches the kernels of one layer, forward and backward [s]
-    host_expert : time that each local expert of a layer adds to it: its GEMMs and quantisations are launched apart [s]
+    host_op : time in which the host launches one operator of PyTorch, with autograd [s]
+    host_expert : time of the host for each local expert of a layer, forward and backward: its GEMMs and quantisations
+        are launched apart [s]
     host_step : time of a step outside the micro-batches: data loader, gradient norm, logging [s]
     compute_power : additional power at the full compute roof / TDP, while large GEMMs run [-]
     skew : log-deviation of expert popularity that the balancing of training leaves [-]
@@ -78,13 +80,14 @@ class TrainingFactors(Spec):
     grouped: Factor
     attention: Factor
     attention_backward: Factor
+    attention_fp8: Factor
     linear_attention: Factor
     elementwise: Factor
     dp_exposed: Share
     tp_exposed: Share
     ep_exposed: Share
     pp_exposed: Share
-    host_layer: Time
+    host_op: Time
     host_expert: Time
     host_step: Time
     compute_power: Factor
