@@ -40,7 +40,7 @@ class LinkRates:
 
     bandwidth: float
     pair: float
-    alpha: FloatArray
+    alpha: float
     start: float
     ring: float
     direct: bool
