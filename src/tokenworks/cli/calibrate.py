@@ -67,6 +67,8 @@ def calibrate(
     measured: FittedOn = FittedOn(),
     kernels: Annotated[Literal["default", "all"] | None, Parameter(group=POINTS)] = None,
     tables: Annotated[Path | None, Parameter(group=POINTS)] = None,
+    kernel_profile: Annotated[Path | None, Parameter(group=POINTS)] = None,
+    on: Annotated[str | None, Parameter(group=POINTS)] = None,
     prior: Annotated[str, Parameter(group=FIT)] = "datasheet",
     numbers: PriorOptions = PriorOptions(),
     without: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, group=FIT)] = (),
@@ -89,6 +91,11 @@ def calibrate(
         includes these devices.
     tables
         Directory of unpacked kernel tables, instead of the tables of the installed package.
+    kernel_profile
+        Operator profile of hcu-train-simulator (YAML): mean times of the GEMMs and of the attention of training on one
+        card. Fits the rates of dense GEMMs, of grouped GEMMs and of prefill attention.
+    on
+        Machine with the card of --kernel-profile, such as scalex40; by default the card that the profile names.
     prior
         Calibration that the fit starts from: a name of the catalog, or a YAML file.
     without
@@ -114,6 +121,13 @@ def calibrate(
         _refuse("does not go with --deployment", "leave one of the two out", without=without, kernels=kernels,
                 only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables,
                 intervals_of=intervals_of)  # fmt: skip
+    if kernel_profile or on:
+        _refuse("does not go with --kernel-profile", "leave one of the two out", data=data, kernels=kernels,
+                tables=tables, without=without, only_assumed=only_assumed, ablation=ablation, leave_out=leave_out,
+                intervals_of=intervals_of, deployment=measured.deployment)  # fmt: skip
+        _profile(kernel_profile, on, load_calibration(prior, assume=numbers.given()), began, name=name, out=out,
+                 output=output)  # fmt: skip
+        return
     if not kernels and (tables or not data):
         problem = "--tables needs --kernels" if tables else "nothing to fit on"
         raise SpecError(problem, where="calibrate", hint="give --data FILE, --kernels default, or both")
@@ -326,6 +340,30 @@ def _kernels(
         hint = f"the kernel tables have rows of {', '.join(rows.devices)}; leave out fewer devices"
         raise SpecError("no kernel rows are left", where="--without", hint=hint)
     fit = rows.fit(prior, name=name, without=without)
+    if out:
+        write(fit, out)
+        notes().paragraph(f"wrote {out}")
+    if output == "table":
+        _print_kernels(fit)
+    else:
+        emit(timed(fit.plain(), began), output)
+
+
+def _profile(
+    path: Path | None, on: str | None, prior: Calibration, began: float, *, name: str, out: Path | None, output: Output
+) -> None:
+    """Fit the kernels of one card on an operator profile."""
+    from tokenworks.calibrate.kernels.fit import write
+    from tokenworks.calibrate.kernels.profile import fit_profile, read_profile
+
+    if path is None:
+        raise SpecError("names the card of an operator profile", where="--on", hint="give --kernel-profile FILE, too")
+    if out:
+        must_be_writable(out)
+    profile = read_profile(path, on)
+    fit = fit_profile(profile, prior, name=name)
+    for note in profile.notes:
+        notes().paragraph(note)
     if out:
         write(fit, out)
         notes().paragraph(f"wrote {out}")
