@@ -19,6 +19,7 @@ from tokenworks.calibrate.own_machine import CalibrateOwnBody
 from tokenworks.calibrate.validate import ValidateBody
 from tokenworks.launch.emit import EmitBody
 from tokenworks.launch.importing import ImportBody
+from tokenworks.launch.training import ImportTrainingBody
 from tokenworks.ledger.advise import AdviseBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
@@ -49,6 +50,7 @@ KINDS: dict[str, Any] = {
     "capacity": CapacityBody,
     "emit": EmitBody,
     "import": ImportBody,
+    "import-training": ImportTrainingBody,
     "advise": AdviseBody,
     "sweep": SweepBody,
     "trace": TraceBody,

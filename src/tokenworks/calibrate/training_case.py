@@ -49,7 +49,14 @@ UNTOLD = "fp8"
 tensor (docs/performance-summary-archive.md). MLPerf v5.0 and v5.1: the submissions of NVIDIA's software use FP8."""
 
 FRAMEWORKS: Mapping[str, Mapping[str, Any]] = {
-    "vtrain": {"zero": 0, "sp": False, "recompute": "full", "dp_overlap": False, "reduce": "fp32", "pp_overlap": False},
+    "vtrain": {
+        "zero": 0,
+        "sp": False,
+        "recompute": "full",
+        "dp_overlap": False,
+        "reduce": "fp32",
+        "pp_overlap": False,
+    },
     "meta-internal": {"zero": 2},
 }
 """Settings of a framework that its tables do not state. vtrain: src/config.py and src/predictor.py of
