@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.training_case import Choose, TrainingCase, training_case
 from tokenworks.calibrate.training_points import TrainingPoint
-from tokenworks.costs.train import TrainStep, train_rates, train_step
+from tokenworks.costs.train import TrainStep, train_step
+from tokenworks.costs.train_plan import train_rates
 from tokenworks.errors import TokenworksError
-from tokenworks.specs.calibration import Calibration, number
-
-HALF_PRECISION = "bf16"
+from tokenworks.specs.calibration import Calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +92,10 @@ def predict_training(
 def _predict(point: TrainingPoint, calibration: Calibration, choose: Choose | None) -> TrainingPrediction:
     try:
         case = training_case(point, choose)
-        step = train_step(case.model, train_rates(case.machine, calibration), case.training)
+        rates = train_rates(case.machine, calibration)
+        step = train_step(case.model, rates, case.training)
     except Skipped as skipped:
         return TrainingPrediction(why=str(skipped))
     except TokenworksError as error:
         return TrainingPrediction(why=f"no prediction: {point.id}: {error}")
-    return TrainingPrediction(step, measured_rate(point, step), number(calibration.training.spread), case)
+    return TrainingPrediction(step, measured_rate(point, step), rates.spread, case)
