@@ -91,7 +91,7 @@ def test_megatron(tmp_path: Path) -> None:
     training = read.training
     assert (training.micro_batch, training.global_batch, training.seq_len) == (1, 256, 8192)
     assert (training.schedule.name, training.schedule.virtual_stages) == ("interleaved", 5)
-    assert (training.precision.recipe, training.recompute.modules) == ("fp8", ("attention", "norm"))
+    assert (training.precision.recipe, training.recompute.modules) == ("fp8", ("core_attn", "layernorm"))
     assert (training.overlap.dp, training.overlap.tp, training.parallel.sequence) == (True, True, True)
     assert reasons(read) == {
         "--master_addr": "address", "--swiglu": "no effect", "--lr": "no effect", "--save": "service",
@@ -156,7 +156,7 @@ def test_every_row_of_the_table_has_a_place() -> None:
 
     for framework, table in TABLES.items():
         for flag, row in table.items():
-            assert row.key in {*KEYS, *HELPERS, "modules"}, (framework, flag)
+            assert row.key in {*KEYS, *HELPERS}, (framework, flag)
     assert set(MODULES.values()) <= set(RECOMPUTE_MODULES)
     assert look_up("--no-bf16", "megatron") is not None
     assert look_up("--frobnicate", "megatron") is None

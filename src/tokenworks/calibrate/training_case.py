@@ -12,11 +12,13 @@ from tokenworks.calibrate.case_machine import Skipped, machine_of
 from tokenworks.calibrate.measured import Worker
 from tokenworks.calibrate.training_points import UNSTATED, TrainingPoint
 from tokenworks.calibrate.training_recipes import recipe_settings
+from tokenworks.costs.train import model_flop
+from tokenworks.costs.train_plan import TrainPlans
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Model
-from tokenworks.specs.training import RECOMPUTE_MODULES, Training
+from tokenworks.specs.training import Training
 from tokenworks.specs.training_text import KEYS, load_training
 
 MODELS = {
@@ -122,14 +124,32 @@ def training_case(point: TrainingPoint, choose: Choose | None = None) -> Trainin
         if choose is None:
             raise Skipped(f"{UNSTATED}: {point.framework} {point.model}")
         return TrainingCase(model, machine, choose(model, machine, point.batch, point.sequence), tuple(assumed))
-    settings, source = recipe_settings(point.framework, model.name, point.device, precision, point.version)
+    settings, source = recipe_settings(
+        point.framework, model=model.name, device=point.device, precision=precision, method=point.method,
+        version=point.version,
+    )  # fmt: skip
     if source:
         assumed.append(source)
     whole = {**FRAMEWORKS.get(point.framework, {}), **settings, **point.settings}
     try:
-        return TrainingCase(model, machine, _training(point, precision, whole), tuple(assumed))
+        training = _training(point, precision, whole)
+        if model.draft and _counts_drafts(point, model, training):
+            training = training.model_copy(update={"draft_layers": True})
+        return TrainingCase(model, machine, training, tuple(assumed))
     except SpecError as error:
         raise Skipped(f"the deployment is not valid: {point.id}: {error}") from None
+
+
+def _counts_drafts(point: TrainingPoint, model: Model, training: Training) -> bool:
+    """Whether the FLOP of a token that a source counts are nearer to those with multi-token-prediction layers."""
+    rate, flop = point.measured.tok_s_per_device, point.measured.tflops
+    if rate is None or flop is None:
+        return "w/ MTP" in point.model
+    without, with_drafts = (
+        float(model_flop(model, TrainPlans.of(training.model_copy(update={"draft_layers": drafts})))) / training.tokens
+        for drafts in (False, True)
+    )
+    return abs(flop / rate - with_drafts) < abs(flop / rate - without)
 
 
 def _model(point: TrainingPoint) -> Model:
@@ -150,7 +170,7 @@ def _gpt(config: tuple[tuple[str, Any], ...]) -> Model:
 
 
 def _training(point: TrainingPoint, precision: str, settings: Mapping[str, Any]) -> Training:
-    """The deployment of a run. Keys of `settings` are those of the short form, and `modules`."""
+    """The deployment of a run. Keys of `settings` are those of the short form."""
     data: dict[str, Any] = {}
     values = {"precision": precision, **settings, "mbs": point.micro_batch, "gbs": point.batch, "seq": point.sequence}
     if "tokendrop" in point.model:
@@ -159,7 +179,6 @@ def _training(point: TrainingPoint, precision: str, settings: Mapping[str, Any])
         values.setdefault("method", point.method)
     if int(values.get("vpp", 1)) > 1:
         values.setdefault("schedule", "interleaved")
-    modules = values.pop("modules", None)
     for key, value in values.items():
         if key not in KEYS:
             raise SpecError(f"unknown key {key!r}", where=f"line {point.line}: parallelism",
@@ -168,7 +187,4 @@ def _training(point: TrainingPoint, precision: str, settings: Mapping[str, Any])
         for name in KEYS[key][:-1]:
             place = place.setdefault(name, {})
         place[KEYS[key][-1]] = value
-    if modules is not None:
-        known = [one for one in modules if one in RECOMPUTE_MODULES]
-        data.setdefault("recompute", {})["modules"] = known
     return load_training(data, devices=point.devices, where=f"line {point.line}")

@@ -33,11 +33,12 @@ from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 FREEDOM: Mapping[str, float] = {
-    "gemm": 0.1, "grouped": 0.3, "attention_backward": 0.3, "linear_attention": 0.7, "elementwise": 0.3,
-    "dp_exposed": 0.5, "tp_exposed": 0.5, "ep_exposed": 0.5, "pp_exposed": 0.5, "host_layer": 0.5,
+    "gemm": 0.1, "grouped": 0.3, "attention": 0.2, "attention_backward": 0.2, "attention_fp8": 0.2,
+    "linear_attention": 0.5, "elementwise": 0.4, "dp_exposed": 0.5, "tp_exposed": 0.5, "ep_exposed": 0.5,
+    "pp_exposed": 0.5, "host_op": 0.4, "host_expert": 0.4,
 }  # fmt: skip
-"""Number of the section `training` -> its freedom: the standard deviation of log(fitted / prior) [-]. Small where kernel
-tables say much about the number, large where the prior is a guess."""
+"""Number of the section `training` -> its freedom: the standard deviation of log(fitted / prior) [-]. It is small where
+kernel tables say much about the number, and large where the prior is a guess."""
 
 SHARES = ("gemm", "grouped", "elementwise", "dp_exposed", "tp_exposed", "ep_exposed", "pp_exposed")
 """Numbers that are at most 1 [-]."""

@@ -23,7 +23,7 @@ class RecipeSettings(Spec):
 
     Parameters
     ----------
-    settings : key of a training deployment -> value; `modules` are the modules of selective recompute
+    settings : key of a training deployment -> value; see `specs.training_text`
     source : where the settings were read
     """
 
@@ -38,15 +38,18 @@ class TrainingRecipe(RecipeSettings):
     ----------
     models : catalog ids of the models
     devices, precisions : devices and precisions; empty: all
-    since : first version of the framework with these settings; empty: all versions
+    methods : methods, such as pretrain; empty: all
+    since, until : first and last version of the framework with these settings; empty: all versions
     """
 
     models: tuple[str, ...]
     devices: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     since: str = ""
+    until: str = ""
 
-    def matches(self, model: str, device: str, precision: str, version: str) -> bool:
+    def matches(self, model: str, device: str, precision: str, method: str, version: str) -> bool:
         """Whether the settings are those of a run.
 
         Parameters
@@ -54,13 +57,16 @@ class TrainingRecipe(RecipeSettings):
         model : catalog id of the model
         device : catalog name of the device
         precision : recipe of the precision, such as mxfp8
+        method : method, such as pretrain
         version : version of the framework
         """
         return (
             model in self.models
             and (not self.devices or device in self.devices)
             and (not self.precisions or precision in self.precisions)
+            and (not self.methods or method in self.methods)
             and (not self.since or version_key(version) >= version_key(self.since))
+            and (not self.until or version_key(version) <= version_key(self.until))
         )
 
 
@@ -89,19 +95,19 @@ def all_recipes() -> tuple[TrainingRecipes, ...]:
 
 
 def recipe_settings(
-    framework: str, model: str, device: str, precision: str, version: str
+    framework: str, *, model: str, device: str, precision: str, method: str, version: str
 ) -> tuple[Mapping[str, Any], str]:
     """The settings that the recipes of a framework give for a run, and their source; empty without a recipe.
 
     Parameters
     ----------
     framework : name of the framework in measured points
-    model, device, precision, version : as in `TrainingRecipe.matches`
+    model, device, precision, method, version : as in `TrainingRecipe.matches`
     """
     for file in all_recipes():
         if framework in file.frameworks:
             for one in file.recipes:
-                if one.matches(model, device, precision, version):
+                if one.matches(model, device, precision, method, version):
                     return {**file.common.settings, **one.settings}, f"{file.title}: {one.source}"
             return file.common.settings, f"{file.title}: {file.common.source}"
     return {}, ""

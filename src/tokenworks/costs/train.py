@@ -235,9 +235,7 @@ def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArr
     return parts
 
 
-def _exchanges(
-    lane: Lane, busy: Busiest, rates: TrainRates, plans: TrainPlans
-) -> tuple[Exchanged, Exchanged]:
+def _exchanges(lane: Lane, busy: Busiest, rates: TrainRates, plans: TrainPlans) -> tuple[Exchanged, Exchanged]:
     """Communication of the busiest stage in one step, without data parallelism: exposed, and hidden [s, s]."""
     m = plans.micro_batches
     exposed: Exchanged = {}
@@ -263,9 +261,7 @@ def _trained(model: Model, plans: TrainPlans, stage: FloatArray) -> StageWeights
     return StageWeights(adapter_weights(model, plans, stage), 0.0)
 
 
-def _data_parallel(
-    model: Model, rates: TrainRates, plans: TrainPlans, busy: Busiest
-) -> tuple[Exchanged, Exchanged]:
+def _data_parallel(model: Model, rates: TrainRates, plans: TrainPlans, busy: Busiest) -> tuple[Exchanged, Exchanged]:
     """Exchange of gradients and weights between data-parallel ranks in one step: exposed, and hidden [s, s].
 
     ZeRO 0 and 1 exchange gradients once, beside the last backward pass, and gather weights once, beside the first
@@ -355,7 +351,7 @@ def _optimiser(model: Model, rates: TrainRates, plans: TrainPlans, stage: FloatA
 def _watts(rates: TrainRates, tdp: float, lane: Lane, plans: TrainPlans, step: FloatArray) -> FloatArray:
     """Mean power of a device over a step, with the idle and memory shares of serving [W].
 
-        P = TDP min(1, i + c U_c + m U_m),  see `power.power`
+    P = TDP min(1, i + c U_c + m U_m),  see `power.power`
     """
     busy = plans.micro_batches / plans.pp / step
     compute, hbm = (np.minimum(busy * lane.roofs(name), 1.0) for name in (COMPUTE, HBM))

@@ -302,9 +302,7 @@ def _recompute(
     return share * again, share * sum((layers[name].forward.flop for name in names), 0.0)
 
 
-def _offload(
-    stack: Kernels, layers: PartPasses, model: Model, rates: TrainRates, plans: TrainPlans
-) -> FloatArray:
+def _offload(stack: Kernels, layers: PartPasses, model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:
     """Time that copies of activations to the host and back add, all layers: what their layers do not hide [s]."""
     count = plans.policy.recompute.offload_layers
     if not count:
@@ -335,4 +333,3 @@ def by_level(kind: str, span: FloatArray, seconds: FloatArray, rates: TrainRates
     at = rates.level(span)
     times = {(kind, name): seconds * (at == position) for position, name in enumerate(LEVELS)}
     return {key: value for key, value in times.items() if np.any(np.asarray(value) > 0)}
-

@@ -192,7 +192,7 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `Training` from keys of the short form."""
     data: dict[str, Any] = {}
     for key, value in settings.items():
-        path = ("recompute", "modules") if key == "modules" else KEYS[key]
+        path = KEYS[key]
         place = data
         for name in path[:-1]:
             place = place.setdefault(name, {})

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tokenworks.errors import SpecError
 from tokenworks.launch.reasons import UnreadKind
+from tokenworks.specs.training import RECOMPUTE_MODULES
 
 TrainingFramework = Literal["megatron", "torchtitan", "deepspeed"]
 
@@ -83,12 +84,8 @@ class TrainingRow:
     read: Reads = whole
 
 
-MODULES = {
-    "core_attn": "attention", "layernorm": "norm", "moe_act": "activation", "mla_up_proj": "up-projection",
-    "mlp": "mlp",
-    "moe": "experts", "shared_experts": "mlp",
-}  # fmt: skip
-"""Module of selective recompute in Megatron -> module of a training deployment."""
+MODULES = {name: name for name in RECOMPUTE_MODULES}
+"""Module of selective recompute in Megatron -> module of a training deployment, which has Megatron's names."""
 
 OPTIMISERS = words({"adam": "adam", "adamw": "adam", "sgd": "sgd", "muon": "muon", "dist_muon": "muon",
                     "adafactor": "adafactor", "adam8bit": "adam-8bit", "onebitadam": "adam", "fusedadam": "adam",
@@ -124,7 +121,10 @@ GBS, MBS, SEQ = (
     TrainingRow("seq", "sequence length"),
 )
 FSDP = TrainingRow("fsdp", "FSDP", switch)
-GRAPHS = TrainingRow("graphs", "CUDA graphs", lambda text: text.strip().lower() not in (*NO[:-2], "none", "null", "[]"))
+GRAPHS = TrainingRow("graphs", "CUDA graphs", words({
+    **dict.fromkeys(("none", "false", "null", "off"), "none"), "full_iteration": "full",
+    **dict.fromkeys(("transformer_engine", "local", "true", ""), "partial"),
+}))  # fmt: skip
 
 MEGATRON: Mapping[str, TrainingRow] = {
     "tensor-model-parallel-size": TP, "pipeline-model-parallel-size": PP, "context-parallel-size": CP,
@@ -165,6 +165,11 @@ MEGATRON: Mapping[str, TrainingRow] = {
     "moe-expert-capacity-factor": TrainingRow("capacity", "capacity of an expert", share),
     "moe-router-force-load-balancing": TrainingRow("balanced", "forced balance of experts", switch),
     "cuda-graph-impl": GRAPHS, "enable-cuda-graph": GRAPHS, "external-cuda-graph": GRAPHS,
+    "fp8-dot-product-attention": TrainingRow(
+        "attention", "dtype of attention", lambda text: "fp8" if switch(text) else "bf16"),
+    "attention-backend": TrainingRow(
+        "attention_kernel", "kernel of attention", lambda text: "unfused" if text in ("unfused", "local") else "flash"),
+    "cpu-offloading-num-layers": TrainingRow("offload_layers", "layers whose activations wait on the host"),
     "optimizer": TrainingRow("optimiser", "optimiser", OPTIMISERS),
     "exp-avg-dtype": TrainingRow("states", "dtype of the optimiser states", DTYPES),
     "main-params-dtype": TrainingRow("master", "dtype of the copy of the weights", DTYPES),
