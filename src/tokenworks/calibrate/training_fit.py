@@ -15,22 +15,20 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from tokenworks.arrays import Floats
-from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.fit import LEAST_POINTS, STEP
 from tokenworks.calibrate.least_squares import Loss, least_squares
 from tokenworks.calibrate.leave_out import INTERVAL, LEAST_SPREAD, Left
 from tokenworks.calibrate.score import errors_of_logs
-from tokenworks.calibrate.training_case import TrainingCase, training_case
+from tokenworks.calibrate.training_case import TrainingCase
 from tokenworks.calibrate.training_points import TrainingPoint, TrainingTable
-from tokenworks.calibrate.training_predict import measured_rate
+from tokenworks.calibrate.training_predict import measured_rate, predict_training, run_steps
 from tokenworks.calibrate.validate import ErrorsPlain
-from tokenworks.costs.train import train_step
-from tokenworks.costs.train_plan import train_rates, training_factors
-from tokenworks.errors import SpecError, TokenworksError
+from tokenworks.costs.train_plan import training_factors
+from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, number
-from tokenworks.specs.machine import Machine
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
+from tokenworks.specs.training import Training
 
 FREEDOM: Mapping[str, float] = {
     "gemm": 0.1, "grouped": 0.3, "attention": 0.2, "attention_backward": 0.2, "attention_fp8": 0.2,
@@ -126,15 +124,9 @@ class TrainingProblem:
         calibration : the calibration that the fit starts from
         """
         training_factors(calibration)  # an error if it has none
-        kept, cases = [], []
-        for point in points:
-            try:
-                case = training_case(point)
-                train_step(case.model, train_rates(case.machine, calibration), case.training)
-            except (Skipped, TokenworksError):
-                continue
-            kept.append(point)
-            cases.append(case)
+        predictions = predict_training(points, calibration)
+        pairs = [(point, one.case) for point, one in zip(points, predictions, strict=True) if one.measured and one.case]
+        kept, cases = [point for point, _ in pairs], [case for _, case in pairs]
         names = tuple(name for name in FREEDOM if number(getattr(calibration.training, name)) > 0)
         return cls(tuple(kept), tuple(cases), calibration, names, len(points) - len(kept))
 
@@ -152,19 +144,22 @@ class TrainingProblem:
         only : positions of the runs; None: all runs
         """
         calibration = turned_training(self.calibration, self.names, theta)
-        rates: dict[Machine, Any] = {}
-        steps: dict[tuple[Any, ...], Any] = {}
+        chosen = range(len(self.points)) if only is None else only
+        different = {self._key(at): at for at in chosen}
+        steps = dict(zip(different, run_steps([self.cases[at] for at in different.values()], calibration), strict=True))
         logs = []
-        for at in range(len(self.points)) if only is None else only:
-            case, point = self.cases[at], self.points[at]
-            key = (case.model.name, case.machine.name, case.training)
-            if key not in steps:
-                if case.machine.name not in rates:
-                    rates[case.machine.name] = train_rates(case.machine, calibration)
-                steps[key] = train_step(case.model, rates[case.machine.name], case.training)
-            measured = measured_rate(point, steps[key])
-            logs.append(math.log(float(steps[key].tok_s_per_device) / measured) if measured else math.nan)
+        for at in chosen:
+            step = steps[self._key(at)]
+            measured = None if isinstance(step, str) else measured_rate(self.points[at], step)
+            logs.append(
+                math.nan if not measured or isinstance(step, str) else math.log(step.tok_s_per_device / measured)
+            )
         return np.array(logs)
+
+    def _key(self, at: int) -> tuple[str, str, Training]:
+        """What the prediction of a run depends on."""
+        case = self.cases[at]
+        return case.model.name, case.machine.name, case.training
 
     def slopes(self, theta: Floats, at: Floats) -> Floats:
         """D errors / d theta, one row per run.
@@ -428,19 +423,10 @@ def _written(
         value=round(spread, 2), status="derived", written=f"{spread:.2f}", unit="",
         source=f"models left out of the fit: {len(fitted)} training runs: 80 % within it",
     )  # fmt: skip
-    return (
-        turned.model_copy(
-            update={
-                "name": name,
-                "title": f"{problem.calibration.title}; training fitted on {files}",
-                "fitted_on": "; ".join(filter(None, (problem.calibration.fitted_on, f"training: {files}"))),
-                "training": section.model_copy(update=update),
-            }
-        )
-        if problem.calibration.name != name
-        else turned.model_copy(  # fmt: skip
-            update={"training": section.model_copy(update=update)}
-        )
+    title = f"{problem.calibration.title}; training fitted on {files}"
+    fitted_on = "; ".join(filter(None, (problem.calibration.fitted_on, f"training: {files}")))
+    return turned.model_copy(
+        update={"name": name, "title": title, "fitted_on": fitted_on, "training": section.model_copy(update=update)}
     )
 
 

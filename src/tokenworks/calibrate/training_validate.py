@@ -68,7 +68,7 @@ class ValidateTrainingBody(TypedDict):
 
     with_parallelism : number of runs whose parallelism is stated
     coverage : predicted runs / runs with a stated parallelism [-]
-    settings : assumed settings of runs -> number of runs
+    assumed : what the files do not state, and the number of runs
     planned : runs whose parallelism is not stated
     does_not_fit : predicted runs whose memory is larger than that of the device
     ranking : order of plans by throughput at equal model and number of devices, and at equal batch, too
@@ -81,7 +81,7 @@ class ValidateTrainingBody(TypedDict):
     with_parallelism: int
     coverage: float | None
     skipped: list[dict[str, Any]]
-    settings: list[dict[str, Any]]
+    assumed: list[dict[str, Any]]
     tok_s_per_device: ErrorsPlain
     step_s: ErrorsPlain
     by: dict[str, dict[str, TrainingErrors]]
@@ -141,7 +141,7 @@ class TrainingValidation(Shown):
             "with_parallelism": with_parallelism,
             "coverage": len(stated) / with_parallelism if with_parallelism else None,
             "skipped": self._skipped(),
-            "settings": self._settings(),
+            "assumed": self._assumed(),
             **training_errors(stated),
             "by": {
                 name: {key: training_errors(members) for key, members in _grouped(stated, of).items()}
@@ -152,7 +152,7 @@ class TrainingValidation(Shown):
                 "covered": len(planned),
                 **training_errors(planned),
             },
-            "does_not_fit": sum(not prediction.step.memory.fits for _, prediction in stated if prediction.step),
+            "does_not_fit": sum(not prediction.step.fits for _, prediction in stated if prediction.step),
             "ranking": {"equal_devices": plan_ranking(stated), "equal_batch": plan_ranking(stated, batch=True)},
         }
         return envelope("validate-training", body)
@@ -170,10 +170,10 @@ class TrainingValidation(Shown):
         ]
         return sorted(rows, key=lambda row: -row["count"])
 
-    def _settings(self) -> list[dict[str, Any]]:
+    def _assumed(self) -> list[dict[str, Any]]:
         """What the files do not state and was taken from elsewhere, most frequent first."""
         counts = Counter(text for one in self.predictions if one.case for text in one.case.assumed)
-        return [{"why": text, "count": count} for text, count in counts.most_common()]
+        return [{"what": text, "count": count} for text, count in counts.most_common()]
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per run: measured value, predicted value, interval, and the reason for a missing prediction."""
@@ -193,8 +193,8 @@ class TrainingValidation(Shown):
                 row[f"{name}_predicted"] = _cell(predicted)
                 row[f"{name}_low"] = _cell(predicted and predicted / spread)
                 row[f"{name}_high"] = _cell(predicted and predicted * spread)
-            row["mfu"] = _cell(prediction.step and float(prediction.step.mfu))
-            row["fits"] = "" if prediction.step is None else prediction.step.memory.fits
+            row["mfu"] = _cell(prediction.step and prediction.step.mfu)
+            row["fits"] = "" if prediction.step is None else prediction.step.fits
             table.append(row | {"skipped": prediction.why})
         return table
 
