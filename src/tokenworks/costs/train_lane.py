@@ -173,12 +173,12 @@ def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
     layers = _layout(lane, ends, model, plans)
     passes = lane.forward(), lane.backward(), lane.weights()
     stages = []
-    for at, held in zip((pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1), layers, strict=True):
-        first, last = 1.0 * (at == 0), 1.0 * (at == pp - 1)
+    for at, placed in zip((pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1), layers, strict=True):
+        first, last, held = 1.0 * (at == 0), 1.0 * (at == pp - 1), placed
         if SCHEDULES[plans.policy.schedule.name].paired:
             outer = np.maximum(first, last)
             first, last = np.where(pp > 1, outer / 2, first), np.where(pp > 1, outer / 2, last)
-            held = np.where(outer > 0, (layers[0] + layers[2]) / 2, held)
+            held = np.where(outer > 0, (layers[0] + layers[2]) / 2, placed)
         share = held / model.layers
         named = ("forward", "backward", "weights")
         times = [
