@@ -52,15 +52,11 @@ tensor (docs/performance-summary-archive.md). MLPerf v5.0 and v5.1: the submissi
 
 FRAMEWORKS: Mapping[str, Mapping[str, Any]] = {
     "vtrain": {
-        "zero": 0,
-        "sp": False,
-        "recompute": "full",
-        "dp_overlap": False,
-        "reduce": "fp32",
-        "pp_overlap": False,
+        "zero": 0, "sp": False, "recompute": "full", "recompute_last": False, "dp_overlap": False, "reduce": "bf16",
+        "pp_overlap": False, "attention_kernel": "unfused",
     },
     "meta-internal": {"zero": 2, "vpp": 8},
-}
+}  # fmt: skip
 """Settings of a framework that its tables do not state. vtrain: src/config.py and src/predictor.py of
 VIA-Research/vTrain @f8dda84. meta-internal: arXiv:2407.21783, section 3.3.2: FSDP divides optimiser states and
 gradients, and the schedule is interleaved; one layer in each of 8 virtual stages is assumed, because with 32 and 16
