@@ -16,6 +16,8 @@ from tokenworks.calibrate.intervals import CalibrateIntervalsBody
 from tokenworks.calibrate.kernels.fit import KernelsBody
 from tokenworks.calibrate.leave_out import LeaveOutBody
 from tokenworks.calibrate.own_machine import CalibrateOwnBody
+from tokenworks.calibrate.training_fit import CalibrateTrainingBody
+from tokenworks.calibrate.training_validate import ValidateTrainingBody
 from tokenworks.calibrate.validate import ValidateBody
 from tokenworks.launch.emit import EmitBody
 from tokenworks.launch.importing import ImportBody
@@ -55,11 +57,13 @@ KINDS: dict[str, Any] = {
     "sweep": SweepBody,
     "trace": TraceBody,
     "validate": ValidateBody,
+    "validate-training": ValidateTrainingBody,
     "calibrate": CalibrateBody,
     "calibrate-own": CalibrateOwnBody,
     "calibrate-intervals": CalibrateIntervalsBody,
     "calibrate-kernels": KernelsBody,
     "calibrate-leave-out": LeaveOutBody,
+    "calibrate-training": CalibrateTrainingBody,
 }
 """Kind -> type of its body, which has all keys except the keys of the envelope."""
 

@@ -179,6 +179,25 @@ def is_training(path: Path) -> bool:
     return names == VTRAIN or {"point_id", "metric", "value", "parallelism"} <= set(names)
 
 
+def are_training(paths: Sequence[Path]) -> bool:
+    """Whether files hold training runs.
+
+    Parameters
+    ----------
+    paths : the files
+
+    Raises
+    ------
+    SpecError : some files hold training runs, and others do not
+    """
+    kinds = [is_training(path) for path in paths]
+    if any(kinds) and not all(kinds):
+        other = paths[kinds.index(False)]
+        raise SpecError("holds no training runs, as the other files do", where=str(other),
+                        hint="give training runs and serving points in two commands")  # fmt: skip
+    return any(kinds)
+
+
 def read_training(paths: Sequence[Path], limit: int | None = None) -> TrainingTable:
     """Read CSV files of training runs.
 

@@ -16,6 +16,7 @@ from tokenworks.cli.options import POINTS, RESULT, NumberOptions, Output, PointO
 from tokenworks.cli.output import console, emit, notes, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
+from tokenworks.cli.training_runs import calibrate_runs
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.save import must_be_writable
 
@@ -82,6 +83,9 @@ def calibrate(
 ) -> None:
     """Fit a calibration on measured points, on tables of single kernels, or on both: kernels first.
 
+    On training runs, the fit changes the numbers that serving does not pin down. It leaves out each system and each
+    model once.
+
     With your own results (--deployment) the fit uses simulated TPOT and TTFT, and leaves out each point once.
 
     Parameters
@@ -114,6 +118,7 @@ def calibrate(
     out
         Write the calibration to this YAML file.
     """
+    from tokenworks.calibrate.training_points import are_training
     from tokenworks.specs.calibration import load_calibration
 
     began, data = time.perf_counter(), measured.data
@@ -121,6 +126,13 @@ def calibrate(
         _refuse("does not go with --deployment", "leave one of the two out", without=without, kernels=kernels,
                 only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables,
                 intervals_of=intervals_of)  # fmt: skip
+    if are_training(data):
+        _refuse("does not go with training runs", "leave it out", kernels=kernels, tables=tables, on=on,
+                kernel_profile=kernel_profile, only_assumed=only_assumed, leave_out=leave_out,
+                intervals_of=intervals_of, ablation=ablation)  # fmt: skip
+        calibrate_runs(measured, load_calibration(prior, assume=numbers.given()), name=name, without=without, out=out,
+                       output=output)  # fmt: skip
+        return
     if kernel_profile or on:
         _refuse("does not go with --kernel-profile", "leave one of the two out", data=data, kernels=kernels,
                 tables=tables, without=without, only_assumed=only_assumed, ablation=ablation, leave_out=leave_out,
