@@ -216,7 +216,8 @@ def _operators(model: Model, plans: TrainPlans) -> FloatArray:
 
 def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArray]:
     """Compute of the busiest stage in one step, by part [s]."""
-    m, parts = plans.micro_batches, {}
+    m = plans.micro_batches
+    parts: dict[str, FloatArray] = {}
     for share, passes_of in ((busy.share, lane.layers), (busy.first, lane.first), (busy.last, lane.last)):
         for name, passes in passes_of.items():
             seconds = m * share * passes.seconds

@@ -174,7 +174,9 @@ def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
     passes = lane.forward(), lane.backward(), lane.weights()
     stages = []
     for at, placed in zip((pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1), layers, strict=True):
-        first, last, held = 1.0 * (at == 0), 1.0 * (at == pp - 1), placed
+        first: FloatArray = 1.0 * (at == 0)
+        last: FloatArray = 1.0 * (at == pp - 1)
+        held = placed
         if SCHEDULES[plans.policy.schedule.name].paired:
             outer = np.maximum(first, last)
             first, last = np.where(pp > 1, outer / 2, first), np.where(pp > 1, outer / 2, last)
@@ -205,16 +207,18 @@ def _layout(
     stages between have the other layers.
     """
     pp, layers = plans.pp * 1, model.layers
-    even = tuple(stage_layers(layers, pp, at) for at in (pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1))
+    even = [stage_layers(layers, pp, at) for at in (pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1)]
     balanced = np.asarray((plans.policy.schedule.layout == "balanced") | (layers % pp != 0)) & (pp > 2)
     if not np.any(balanced):
-        return even
+        return even[0], even[1], even[2]
     layer = (lane.forward() + lane.backward() + lane.weights()) / layers
     target = layers / pp + (ends[0].seconds + ends[1].seconds) / layer / pp
     outer = [np.clip(np.round(target - end.seconds / layer), 0, np.ceil(layers / pp)) for end in ends]
     inner = np.ceil((layers - outer[0] - outer[1]) / np.maximum(pp - 2, 1))
-    return tuple(
-        np.where(balanced, chosen, usual) for chosen, usual in zip((outer[0], inner, outer[1]), even, strict=True)
+    return (
+        np.where(balanced, outer[0], even[0]),
+        np.where(balanced, inner, even[1]),
+        np.where(balanced, outer[1], even[2]),
     )
 
 
@@ -289,12 +293,13 @@ def _recompute(
     recompute = plans.policy.recompute
     if recompute.name == "none":
         return 0.0, 0.0
+    share: FloatArray = 1.0
+    names: tuple[str, ...] = tuple(layers)
+    kinds: tuple[str, ...] = ("tp", "cp", "ep")
     if recompute.name == "full":
         held = ceil_div(model.layers, plans.pp)
         share = 1.0 if recompute.layers is None else np.minimum(recompute.layers / held, 1.0)
-        names, kinds = tuple(layers), ("tp", "cp", "ep")
     else:
-        share = 1.0
         names = tuple({name for module in recompute.modules for name in AGAIN[module][0]} & set(layers))
         kinds = tuple(kind for module in recompute.modules for kind in AGAIN[module][1])
     again = sum((layers[name].forward.seconds for name in names), 0.0)

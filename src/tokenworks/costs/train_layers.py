@@ -15,7 +15,8 @@ from tokenworks.arrays import FloatArray
 from tokenworks.costs import attention, moe, roofline
 from tokenworks.costs.breakdown import HBM, LATENCY, Kernel, PartTime, plus, times
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, one
-from tokenworks.costs.parts import ACTIVATION, NARROW, PART_OF, causal_part, grouped_product, product, roof
+from tokenworks.costs.parts import PART_OF
+from tokenworks.costs.products import ACTIVATION, NARROW, causal_part, grouped_product, product, roof
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, compute_dtype
 from tokenworks.specs.model import Model, Scan, State
@@ -120,7 +121,7 @@ def _summed(items: list[tuple[Passes, int]]) -> Passes:
 
 def is_up_projection(gemm: Gemm, model: Model) -> bool:
     """True if the GEMM expands a latent of attention (MLA), so that its outputs are cheap to compute again."""
-    return gemm.part == "attention" and not gemm.inner and gemm.inputs < model.hidden and gemm.out + gemm.kv > 0
+    return gemm.part == "attention" and not gemm.inner and bool(gemm.inputs < model.hidden and gemm.out + gemm.kv > 0)
 
 
 def gemm_rows(gemm: Gemm, plans: TrainPlans) -> FloatArray:
@@ -313,7 +314,8 @@ def expert_passes(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> I
     start = r.experts_start + local * r.expert
     forward: list[PartTime] = [Kernel(start, 0.0, 0.0, {LATENCY: start})]
     backward, weights = list(forward), list(forward)
-    wide = inner = 0.0
+    wide: FloatArray = 0.0
+    inner: FloatArray = 0.0
     for gemm in layer.gemms:
         outputs, inputs = gemm.shape(plans.expert_tp)
         for products, shape in ((forward, (outputs, inputs)), (backward, (inputs, outputs))):

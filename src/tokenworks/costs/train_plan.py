@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokenworks.arrays import FloatArray
+import numpy as np
+
+from tokenworks.arrays import Bools, FloatArray
+from tokenworks.costs.collectives import LinkRates
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.rates import rates as serving_rates
 from tokenworks.errors import SpecError
@@ -133,6 +136,7 @@ class TrainRates:
     context, fragments : memory of the driver [byte], and share lost between tensors [-]
     spread : interval factor of the step time [-]
     box : devices of a host node [count]
+    box_alpha : latency of one step of a collective inside a host node; None: as in the whole domain [s]
     peak : peak of 16-bit multiplications, for MFU [FLOP/s]
     hbm_bytes : memory of a device [byte]
     tdp : largest power of a device; None: not published [W]
@@ -158,11 +162,35 @@ class TrainRates:
     fragments: float
     spread: float
     box: int
+    box_alpha: float | None
     peak: float
     hbm_bytes: float
     tdp: float | None
     host_link: float | None
     assumed: tuple[Assumption, ...]
+
+    def inner(self, span: FloatArray) -> LinkRates:
+        """The link of a group inside a domain: the curve of the box, or of the supernode.
+
+        Parameters
+        ----------
+        span : devices from the first to the last member of the group [count]
+        """
+        return self._link(self.rates.inner, span)
+
+    def inner_moe(self, span: FloatArray) -> LinkRates:
+        """The link of dispatch and combine inside a domain, see `inner`.
+
+        Parameters
+        ----------
+        span : devices from the first to the last member of the group [count]
+        """
+        return self._link(self.rates.inner_moe, span)
+
+    def _link(self, link: LinkRates, span: FloatArray) -> LinkRates:
+        if self.box_alpha is None:
+            return link
+        return replace(link, alpha=np.where(span <= self.box, self.box_alpha, link.alpha))
 
     def level(self, span: FloatArray) -> FloatArray:
         """Position in `LEVELS` of a group that needs `span` neighbouring devices [-].
@@ -183,6 +211,7 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
     calibration : utilisations of device families, with the section `training`
     """
     factors, assumed = training_factors(calibration)
+    near = machine.scale_up.box_latency
     family = machine.family
     names = ("gemm", "grouped", "attention", "attention_backward", "linear_attention", "elementwise")
     own: Mapping[str, Any] = {name: number(factors.of(family, name)) for name in names}
@@ -218,6 +247,7 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
         fragments=number(factors.fragments),
         spread=max(number(factors.spread), reached.spread),
         box=machine.host.devices,
+        box_alpha=None if near is None else near + machine.scale_up.overhead,
         peak=machine.peak.get("bf16", machine.peak.get("fp32", float("nan"))),
         hbm_bytes=machine.hbm_bytes,
         tdp=machine.tdp,
@@ -264,7 +294,7 @@ def compute_dtype(plans: TrainPlans, rates: Rates) -> str:
     return dtype
 
 
-def exchanges_often(plans: TrainPlans) -> FloatArray:
+def exchanges_often(plans: TrainPlans) -> bool | Bools:
     """True if gradients are exchanged after each micro-batch, so that a device keeps only its part of them.
 
     ZeRO 2 and 3 do this without a pipeline. In a pipeline they keep whole gradients until the last micro-batch, because
@@ -275,5 +305,5 @@ def exchanges_often(plans: TrainPlans) -> FloatArray:
     ----------
     plans : ZeRO stages and pipeline stages
     """
-    often: FloatArray = (plans.zero >= 3) | ((plans.zero >= 2) & (plans.pp <= 1))
+    often: bool | Bools = (plans.zero >= 3) | ((plans.zero >= 2) & (plans.pp <= 1))
     return often

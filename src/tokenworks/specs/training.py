@@ -139,6 +139,7 @@ class TrainingPrecision(Spec):
     recipe : dtype of the GEMMs in the layers: bf16, fp16, fp32, or a recipe: fp8 (one scale per tensor, current),
         fp8-delayed, fp8-block (128 x 128 blocks), mxfp8, nvfp4. Router and head multiply in 16 bits
     attention : dtype of attention
+    kept : dtype in which the inputs of activation functions are kept for the backward pass
     gradients : dtype in which gradients are added up over micro-batches
     reduce : dtype in which data-parallel ranks exchange gradients
     gather : dtype in which data-parallel ranks exchange weights; fp8 needs a recipe with 8-bit weights
@@ -147,6 +148,7 @@ class TrainingPrecision(Spec):
 
     recipe: PrecisionName = "bf16"
     attention: Literal["bf16", "fp8"] = "bf16"
+    kept: Literal["bf16", "fp8"] = "bf16"
     gradients: Literal["fp32", "bf16"] = "fp32"
     reduce: Literal["fp32", "bf16"] = "fp32"
     gather: Literal["bf16", "fp8"] = "bf16"
