@@ -9,7 +9,7 @@ import pytest
 from tests.calibrate.training_cases import HEADER, RUN, iterations, runs
 from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.training_case import FRAMEWORKS, training_case
-from tokenworks.calibrate.training_points import METRICS, are_training, is_training, read_training
+from tokenworks.calibrate.training_points import METRICS, TrainingPoint, are_training, is_training, read_training
 from tokenworks.calibrate.training_recipes import all_recipes, recipe_settings
 from tokenworks.errors import SpecError
 from tokenworks.specs.hf import load_model
@@ -18,7 +18,7 @@ from tokenworks.specs.training_text import KEYS, load_training
 ITERATION = "8,32,4,1024,16,24,1024,2,2,2,219.7"
 
 
-def one(folder: Path, **cells: str):  # noqa: ANN201 - a point
+def one(folder: Path, **cells: str) -> TrainingPoint:
     return read_training([runs(folder, cells)]).points[0]
 
 

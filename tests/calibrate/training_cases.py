@@ -9,8 +9,9 @@ HEADER = (
     "weights_dtype", "engine", "engine_version", "source_group", "note",
 )  # fmt: skip
 RUN = {
-    "point_id": "run", "model": "LLAMA3_8B", "hardware": "H100", "n_devices": "8", "parallelism": "tp=1;pp=1;cp=1;fsdp=8",
-    "isl": "8192", "concurrency_or_batch": "GBS=128;MBS=1", "metric": "train_tok_s_per_gpu", "value": "14000",
+    "point_id": "run", "model": "LLAMA3_8B", "hardware": "H100", "n_devices": "8",
+    "parallelism": "tp=1;pp=1;cp=1;fsdp=8", "isl": "8192", "concurrency_or_batch": "GBS=128;MBS=1",
+    "metric": "train_tok_s_per_gpu", "value": "14000",
     "weights_dtype": "FP8-CS", "engine": "megatron-bridge", "engine_version": "26.04", "source_group": "mb", "note": "",
 }  # fmt: skip
 """One run with the throughput of a published one."""

@@ -18,11 +18,10 @@ from tokenworks.arrays import Floats
 from tokenworks.calibrate.fit import LEAST_POINTS, STEP
 from tokenworks.calibrate.least_squares import Loss, least_squares
 from tokenworks.calibrate.leave_out import INTERVAL, LEAST_SPREAD, Left
-from tokenworks.calibrate.score import errors_of_logs
+from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.training_case import TrainingCase
 from tokenworks.calibrate.training_points import TrainingPoint, TrainingTable
 from tokenworks.calibrate.training_predict import measured_rate, predict_training, run_steps
-from tokenworks.calibrate.validate import ErrorsPlain
 from tokenworks.costs.train_plan import training_factors
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, number
@@ -35,7 +34,7 @@ FREEDOM: Mapping[str, float] = {
     "linear_attention": 0.5, "elementwise": 0.4, "dp_exposed": 0.5, "tp_exposed": 0.5, "ep_exposed": 0.5,
     "pp_exposed": 0.5, "host_op": 0.4, "host_expert": 0.4,
 }  # fmt: skip
-"""Number of the section `training` -> its freedom: the standard deviation of log(fitted / prior) [-]. It is small where
+"""Number of the section `training` -> its freedom: the standard deviation of log(fitted / prior) [-]. Small where
 kernel tables say much about the number, and large where the prior is a guess."""
 
 SHARES = ("gemm", "grouped", "elementwise", "dp_exposed", "tp_exposed", "ep_exposed", "pp_exposed")
@@ -52,7 +51,7 @@ TOUCHES: Mapping[str, Callable[[TrainingCase], bool]] = {
     "host_op": lambda case: case.training.graphs != "full",
     "host_expert": lambda case: case.training.graphs != "full" and any(block.experts for block in case.model.blocks),
 }
-"""Number -> whether it can change the prediction of a case, so that a slope costs less time. Others change all cases."""
+"""Number -> whether it can change the prediction of a case: a slope then costs less time. Others change all cases."""
 
 LOSS = Loss(noise=0.08, robust=0.15)
 """As in the fit on serving points: two releases of one container differ by 5 to 10 % on the same run."""
@@ -98,8 +97,8 @@ class CalibrateTrainingBody(TypedDict):
     constants: int
     factors: dict[str, float]
     values: dict[str, float]
-    before: ErrorsPlain
-    in_sample: ErrorsPlain
+    before: ErrorsOfLogs
+    in_sample: ErrorsOfLogs
     left_out_systems: list[Annotated[Plain, FormOf(Left)]]
     left_out_models: list[Annotated[Plain, FormOf(Left)]]
     spread: float
@@ -256,11 +255,12 @@ class TrainingFit:
         """Comment lines on top of the calibration file: the errors of the fit."""
         before, after = (100 * errors_of_logs(logs)["mape"] for logs in (self.before, self.fitted))
         lines = [
-            f"# {self.calibration.title}. {len(self.names)} numbers of training, from calibration {self.prior.name}.",
+            f"# {self.calibration.title}.",
+            f"# {len(self.names)} numbers of training, from calibration {self.prior.name}.",
             f"# Mean error of tok/s per device {before:.1f} % before, {after:.1f} % in sample.",
         ]
         return lines + [
-            f"# Left out {left.group}: {left.n} runs, mean error {100 * left.mape:.1f} %, bias {100 * left.bias:+.0f} %."
+            f"# Left out {left.group}: {left.n} runs, mean error {100 * left.mape:.1f} %, bias {100 * left.bias:+.0f} %"
             for left in (*self.systems, *self.models)
         ]
 
@@ -274,8 +274,8 @@ class TrainingFit:
             "constants": len(self.names),
             "factors": {name: math.exp(log) for name, log in zip(self.names, self.theta, strict=True)},
             "values": {name: number(getattr(section, name)) for name in self.names},
-            "before": dict(errors_of_logs(self.before)),
-            "in_sample": dict(errors_of_logs(self.fitted)),
+            "before": errors_of_logs(self.before),
+            "in_sample": errors_of_logs(self.fitted),
             "left_out_systems": [asdict(one) for one in self.systems],
             "left_out_models": [asdict(one) for one in self.models],
             "spread": self.spread,

@@ -140,12 +140,8 @@ def calibrate(
         _profile(kernel_profile, on, load_calibration(prior, assume=numbers.given()), began, name=name, out=out,
                  output=output)  # fmt: skip
         return
-    if not kernels and (tables or not data):
-        problem = "--tables needs --kernels" if tables else "nothing to fit on"
-        raise SpecError(problem, where="calibrate", hint="give --data FILE, --kernels default, or both")
-    if not data:
-        _refuse("needs measured points", "give --data FILE, too", only_assumed=only_assumed, ablation=ablation,
-                leave_out=leave_out, intervals_of=intervals_of)  # fmt: skip
+    _must_have_points(kernels, tables, data, only_assumed=only_assumed, ablation=ablation, leave_out=leave_out,
+                      intervals_of=intervals_of)  # fmt: skip
     if leave_out:
         _refuse("does not go with --leave-out", "leave one of the two out", out=out, ablation=ablation)
     if intervals_of:
@@ -176,6 +172,15 @@ def _refuse(why: str, hint: str, **given: object) -> None:
     for name, value in given.items():
         if value:
             raise SpecError(why, where=f"--{name.replace('_', '-')}", hint=hint)
+
+
+def _must_have_points(kernels: str | None, tables: Path | None, data: tuple[Path, ...], **given: object) -> None:
+    """Refuse a fit on nothing, and options of a fit on points if there are none."""
+    if not kernels and (tables or not data):
+        problem = "--tables needs --kernels" if tables else "nothing to fit on"
+        raise SpecError(problem, where="calibrate", hint="give --data FILE, --kernels default, or both")
+    if not data:
+        _refuse("needs measured points", "give --data FILE, too", **given)
 
 
 class _Table:

@@ -137,7 +137,7 @@ def _print_validation(plain: dict[str, Any]) -> None:
             )
     if plain["does_not_fit"]:
         out.paragraph(
-            f"{plain['does_not_fit']} runs need more memory than the device has, by the memory model; their times count"
+            f"{plain['does_not_fit']} runs need more memory than the device has, by the memory model. They count."
         )
 
 
@@ -145,8 +145,8 @@ def _row(one: dict[str, Any] | None) -> list[str]:
     if one is None:
         return ["", "", "", "", ""]
     return [
-        f"{one['n']:,}", f"{100 * one['mape']:.1f} %", f"{100 * one['median_ape']:.1f} %", f"{100 * one['bias']:+.0f} %",
-        f"{100 * one['inside_interval']:.0f} %",
+        f"{one['n']:,}", f"{100 * one['mape']:.1f} %", f"{100 * one['median_ape']:.1f} %",
+        f"{100 * one['bias']:+.0f} %", f"{100 * one['inside_interval']:.0f} %",
     ]  # fmt: skip
 
 
@@ -154,8 +154,8 @@ def _print_fit(plain: dict[str, Any]) -> None:
     out = console()
     before, after = plain["before"], plain["in_sample"]
     out.paragraph(
-        f"{plain['constants']} constants on {after['n']:,} runs of {plain['fitted_on']}: mean error of tok/s per device "
-        f"{100 * before['mape']:.1f} % before, {100 * after['mape']:.1f} % in sample; 80 % interval a factor of "
+        f"{plain['constants']} constants on {after['n']:,} runs of {plain['fitted_on']}: mean error of tok/s per "
+        f"device {100 * before['mape']:.1f} % before, {100 * after['mape']:.1f} % in sample; 80 % interval a factor of "
         f"{plain['spread']:.2f}, which covers {100 * plain['covered']:.0f} % of the runs of left-out systems"
     )
     rows = [[name, f"{plain['factors'][name]:.2f}", f"{value:.3g}"] for name, value in plain["values"].items()]
