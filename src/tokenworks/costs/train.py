@@ -17,7 +17,7 @@ from tokenworks.costs.breakdown import COMPUTE, HBM
 from tokenworks.costs.kernels import Kernels, kernels
 from tokenworks.costs.pipeline import SCHEDULES
 from tokenworks.costs.train_comms import Sharding, shard_exchange
-from tokenworks.costs.train_lane import Busiest, Exchanged, Lane, busiest, by_level, lane_of
+from tokenworks.costs.train_lane import Busiest, Exchanged, Lane, busiest, by_level, lane_of, recomputed_share
 from tokenworks.costs.train_layers import CHUNK, token_context, trains
 from tokenworks.costs.train_memory import STATES, TrainMemory, train_memory
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often
@@ -211,7 +211,7 @@ def _operators(model: Model, plans: TrainPlans) -> FloatArray:
     operators = HALF_OPERATORS * halves + EXPERT_OPERATORS * sum(layers for _, layers in stack.experts)
     operators += UNFUSED_OPERATORS * stack.layers * (plans.policy.attention_kernel == "unfused")
     collectives = (1 + plans.policy.parallel.sequence) * halves * (plans.tp > 1)
-    return (3.0 + (plans.policy.recompute.name == "full")) * (operators + collectives)
+    return (3.0 + recomputed_share(model, plans)) * (operators + collectives)
 
 
 def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArray]:

@@ -297,14 +297,28 @@ def _recompute(
     names: tuple[str, ...] = tuple(layers)
     kinds: tuple[str, ...] = ("tp", "cp", "ep")
     if recompute.name == "full":
-        held = ceil_div(model.layers, plans.pp)
-        share = 1.0 if recompute.layers is None else np.minimum(recompute.layers / held, 1.0)
+        share = recomputed_share(model, plans)
     else:
         names = tuple({name for module in recompute.modules for name in AGAIN[module][0]} & set(layers))
         kinds = tuple(kind for module in recompute.modules for kind in AGAIN[module][1])
     again = sum((layers[name].forward.seconds for name in names), 0.0)
     again = again + sum((talk.forward for talk in talks if talk.exchange.kind in kinds), 0.0)
     return share * again, share * sum((layers[name].forward.flop for name in names), 0.0)
+
+
+def recomputed_share(model: Model, plans: TrainPlans) -> FloatArray:
+    """Layers whose whole forward pass runs again / layers of a stage [-].
+
+    Parameters
+    ----------
+    model : the model
+    plans : pipeline stages and recompute
+    """
+    recompute = plans.policy.recompute
+    if recompute.name != "full":
+        return 0.0
+    held = ceil_div(model.layers, plans.pp)
+    return 1.0 if recompute.layers is None else np.minimum(recompute.layers / held, 1.0)
 
 
 def _offload(stack: Kernels, layers: PartPasses, model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:
