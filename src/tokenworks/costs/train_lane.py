@@ -57,7 +57,7 @@ class Talk:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class MicroBatchCost:
     """One micro-batch through the whole model.
 
     Parameters
@@ -156,7 +156,7 @@ class Busiest:
     passed: StagePass
 
 
-def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
+def busiest(lane: MicroBatchCost, model: Model, plans: TrainPlans) -> Busiest:
     """The stage whose pass of a micro-batch takes longest: the first, the second or the last one.
 
     A schedule with paired stages (DualPipe) runs half of the micro-batches through the stage at the other end, so the
@@ -199,7 +199,7 @@ def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
 
 
 def _layout(
-    lane: Lane, ends: tuple[StagePass, StagePass], model: Model, plans: TrainPlans
+    lane: MicroBatchCost, ends: tuple[StagePass, StagePass], model: Model, plans: TrainPlans
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Layers of the first stage, of a stage between, and of the last stage [count].
 
@@ -222,7 +222,7 @@ def _layout(
     )
 
 
-def lane_of(model: Model, rates: TrainRates, plans: TrainPlans) -> Lane:
+def lane_of(model: Model, rates: TrainRates, plans: TrainPlans) -> MicroBatchCost:
     """One micro-batch through the whole model.
 
     Parameters
@@ -244,7 +244,7 @@ def lane_of(model: Model, rates: TrainRates, plans: TrainPlans) -> Lane:
         last |= {f"draft {name}": passes for name, passes in (drafts | last).items()}
     again, again_flop = _recompute(layers, talks, model, plans)
     method = plans.policy.method
-    return Lane(
+    return MicroBatchCost(
         layers=layers, first={"embedding": ends["embedding"]}, last=last, again=again, again_flop=again_flop,
         offload=_offload(stack, layers, model, rates, plans),
         reference=1.0 if method.name == "dpo" and method.reference == "loaded" else 0.0, talks=talks,

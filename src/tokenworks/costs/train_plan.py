@@ -24,7 +24,7 @@ LEVELS = (BOX, SUPERNODE, SCALE_OUT)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PrecisionRecipe:
     """How a precision recipe multiplies and stores.
 
     Parameters
@@ -42,15 +42,15 @@ class Recipe:
     saved: float = 2.0
 
 
-RECIPES: dict[str, Recipe] = {
-    "bf16": Recipe("bf16"),
-    "fp16": Recipe("bf16"),  # every device has one 16-bit peak
-    "fp32": Recipe("tf32", element=4.0, saved=4.0),
-    "fp8": Recipe("fp8", copies=2.0, saved=1.0),
-    "fp8-delayed": Recipe("fp8", copies=2.0, saved=1.0),
-    "fp8-block": Recipe("fp8", copies=2.0, saved=1.0),
-    "mxfp8": Recipe("fp8", copies=2 * (1 + 1 / 32), saved=1 + 1 / 32),
-    "nvfp4": Recipe("fp4", copies=2 * (1 / 2 + 1 / 16), saved=1 / 2 + 1 / 16),
+RECIPES: dict[str, PrecisionRecipe] = {
+    "bf16": PrecisionRecipe("bf16"),
+    "fp16": PrecisionRecipe("bf16"),  # every device has one 16-bit peak
+    "fp32": PrecisionRecipe("tf32", element=4.0, saved=4.0),
+    "fp8": PrecisionRecipe("fp8", copies=2.0, saved=1.0),
+    "fp8-delayed": PrecisionRecipe("fp8", copies=2.0, saved=1.0),
+    "fp8-block": PrecisionRecipe("fp8", copies=2.0, saved=1.0),
+    "mxfp8": PrecisionRecipe("fp8", copies=2 * (1 + 1 / 32), saved=1 + 1 / 32),
+    "nvfp4": PrecisionRecipe("fp4", copies=2 * (1 / 2 + 1 / 16), saved=1 / 2 + 1 / 16),
 }
 """Name of a recipe -> how it multiplies and stores (NVIDIA Transformer Engine: both copies of a weight are kept)."""
 
@@ -116,7 +116,7 @@ class TrainPlans:
         return self.tp if self.policy.parallel.sequence else self.tp * 0 + 1
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> PrecisionRecipe:
         """The precision recipe."""
         return RECIPES[self.policy.precision.recipe]
 
@@ -128,7 +128,7 @@ class TrainRates:
     Parameters
     ----------
     rates : achieved rates, with the GEMM rates of training
-    attention_backward, attention_fp8, linear_attention, elementwise : see `TrainingFactors` [-]
+    fused_experts, attention_backward, attention_fp8, linear_attention, elementwise : see `TrainingFactors` [-]
     dp_exposed, tp_exposed, ep_exposed, pp_exposed : see `TrainingFactors` [-]
     host_op, host_expert, host_step : times of the host [s]
     compute_power : see `TrainingFactors` [-]
@@ -145,6 +145,7 @@ class TrainRates:
     """
 
     rates: Rates
+    fused_experts: float
     attention_backward: float
     attention_fp8: float
     linear_attention: float
@@ -230,6 +231,7 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
             grouped={dtype: rate * own["grouped"] for dtype, rate in gemm.items()},
             prefill_flop=reached.prefill_flop * own["attention"],
         ),
+        fused_experts=number(factors.fused_experts),
         attention_backward=own["attention_backward"],
         attention_fp8=number(factors.attention_fp8),
         linear_attention=own["linear_attention"],

@@ -199,11 +199,15 @@ class ExpertRouting(Spec):
     ----------
     capacity : most tokens of an expert / mean; tokens beyond it are dropped. None: dropless
     skew : log-deviation of expert popularity; 0: forced balance. None: the number of the calibration [-]
+    fused : True if activation function and quantisation run inside the grouped GEMMs
+    activation : "unfused": bias, limit and activation function of experts are kernels of their own (gpt-oss)
     dispatcher : alltoall: one copy for each chosen expert; deepep: one copy for each device, forwarded inside a domain
     """
 
     capacity: Annotated[float, Field(ge=0.1, le=1000)] | None = None
     skew: Annotated[float, Field(ge=0, le=5)] | None = None
+    fused: bool = False
+    activation: Literal["fused", "unfused"] = "fused"
     dispatcher: Dispatcher = "deepep"
 
 

@@ -52,6 +52,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "capacity": ("experts", "capacity"),
     "skew": ("experts", "skew"),
     "dispatcher": ("experts", "dispatcher"),
+    "fused": ("experts", "fused"),
+    "activation": ("experts", "activation"),
     "method": ("method", "name"),
     "rank": ("method", "rank"),
     "reference": ("method", "reference"),
