@@ -46,6 +46,9 @@ PRECISIONS = {
 }  # fmt: skip
 """Precision in published tables -> recipe of a training deployment. CS: current scaling, one scale per tensor."""
 
+EIGHT_BITS = ("fp8", "fp8-block", "mxfp8")
+"""Recipes whose weights can be gathered in FP8."""
+
 UNTOLD = "fp8"
 """Precision of rows that state none. Megatron-Bridge 25.09: numbers outside of parentheses are FP8 with one scale per
 tensor (docs/performance-summary-archive.md). MLPerf v5.0 and v5.1: the submissions of NVIDIA's software use FP8."""
@@ -127,6 +130,8 @@ def training_case(point: TrainingPoint, choose: Choose | None = None) -> Trainin
     if source:
         assumed.append(source)
     whole = {**FRAMEWORKS.get(point.framework, {}), **settings, **point.settings}
+    if precision not in EIGHT_BITS:
+        whole.pop("gather", None)
     try:
         training = _training(point, precision, whole)
         if model.draft and _counts_drafts(point, model, training):

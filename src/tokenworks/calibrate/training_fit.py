@@ -30,7 +30,7 @@ from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.training import Training
 
 FREEDOM: Mapping[str, float] = {
-    "gemm": 0.1, "grouped": 0.3, "attention": 0.2, "attention_backward": 0.2, "attention_fp8": 0.2,
+    "gemm": 0.1, "grouped": 0.3, "fused_experts": 0.3, "attention": 0.2, "attention_backward": 0.2, "attention_fp8": 0.2,
     "linear_attention": 0.5, "elementwise": 0.4, "dp_exposed": 0.5, "tp_exposed": 0.5, "ep_exposed": 0.5,
     "pp_exposed": 0.5, "host_op": 0.4, "host_expert": 0.4,
 }  # fmt: skip
@@ -42,6 +42,7 @@ SHARES = ("gemm", "grouped", "elementwise", "dp_exposed", "tp_exposed", "ep_expo
 
 TOUCHES: Mapping[str, Callable[[TrainingCase], bool]] = {
     "grouped": lambda case: any(block.experts for block in case.model.blocks),
+    "fused_experts": lambda case: case.training.experts.fused,
     "attention_fp8": lambda case: case.training.precision.attention == "fp8",
     "linear_attention": lambda case: any(block.state for block in case.model.blocks),
     "dp_exposed": lambda case: case.training.overlap.dp,

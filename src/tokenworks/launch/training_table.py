@@ -162,6 +162,7 @@ MEGATRON: Mapping[str, TrainingRow] = {
     "moe-token-dispatcher-type": TrainingRow("dispatcher", "dispatch of tokens", words(
         {"alltoall": "alltoall", "allgather": "alltoall", "flex": "deepep"})),
     "moe-enable-deepep": TrainingRow("deepep", "dispatch of tokens", switch),
+    "cutedsl-fused-grouped-mlp": TrainingRow("fused", "fused grouped GEMMs of experts", switch),
     "moe-expert-capacity-factor": TrainingRow("capacity", "capacity of an expert", share),
     "moe-router-force-load-balancing": TrainingRow("balanced", "forced balance of experts", switch),
     "cuda-graph-impl": GRAPHS, "enable-cuda-graph": GRAPHS, "external-cuda-graph": GRAPHS,
