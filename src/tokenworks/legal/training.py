@@ -109,15 +109,23 @@ class TrainPoints:
             tp=number["tp"], pp=number["pp"], dp=number["dp"], cp=number["cp"], ep=number["ep"],
             expert_tp=number["expert_tp"], zero=zero, sequence=base.parallel.sequence, shard=base.parallel.shard,
         )  # fmt: skip
-        recompute = RECOMPUTES[number["recompute"]]
-        again = base.recompute if recompute == base.recompute.name else Recompute(name=recompute)
-        recipe = PRECISIONS[number["precision"]]
+        return self.policy(index, base).model_copy(update={"parallel": parallel, "micro_batch": number["micro_batch"]})
+
+    def policy(self, index: int, base: Training) -> Training:
+        """The settings of one plan that are words and not numbers; widths and micro-batch are those of `base`.
+
+        Parameters
+        ----------
+        index : place of the plan in the arrays
+        base : every setting that the arrays do not hold
+        """
+        name, recipe = RECOMPUTES[int(self.recompute[index])], PRECISIONS[int(self.precision[index])]
+        again = base.recompute if name == base.recompute.name else Recompute(name=name)
         precision = TrainingPrecision(**{**base.precision.model_dump(), "recipe": recipe})
-        changes = {
-            "parallel": parallel, "micro_batch": number["micro_batch"], "recompute": again, "precision": precision,
-            "schedule": PipelineSchedule(name=SCHEDULES[number["schedule"]], virtual_stages=number["virtual"]),
-        }  # fmt: skip
-        return base.model_copy(update=changes)
+        schedule = PipelineSchedule(
+            name=SCHEDULES[int(self.schedule[index])], virtual_stages=int(self.virtual[index])
+        )
+        return base.model_copy(update={"schedule": schedule, "recompute": again, "precision": precision})
 
     @classmethod
     def of(cls, training: Training) -> TrainPoints:
