@@ -266,7 +266,9 @@ def _trust(result: TrainRun) -> Iterator[str]:
     else:
         shares = {"elastic": kept.elastic, "spare": kept.spare, "wait": kept.wait}
         others = ", ".join(
-            f"{share:.1%} if it {AFTER[name]}" for name, share in shares.items() if share is not None and name != kept.after
+            f"{share:.1%} if it {AFTER[name]}"
+            for name, share in shares.items()
+            if share is not None and name != kept.after
         )
         rest = f" ({kept.rest_devices} devices at {kept.rest_speed:.0%} of the speed)" if kept.rest_devices else ""
         yield (

@@ -102,9 +102,7 @@ def rule(
     return enter
 
 
-def judge(
-    proposal: JudgedT, rules: Mapping[str, Callable[[JudgedT], Verdict]]
-) -> tuple[Bools, dict[str, int]]:
+def judge(proposal: JudgedT, rules: Mapping[str, Callable[[JudgedT], Verdict]]) -> tuple[Bools, dict[str, int]]:
     """Judge points by several rules.
 
     Parameters
@@ -154,9 +152,7 @@ def explain(role: Role, setting: Setting) -> list[Broken]:
     return broken or list(broken_rules(with_memory(points, setting), MEMORY))
 
 
-def broken_rules(
-    proposal: JudgedT, rules: Mapping[str, Callable[[JudgedT], Verdict]]
-) -> Iterable[Broken]:
+def broken_rules(proposal: JudgedT, rules: Mapping[str, Callable[[JudgedT], Verdict]]) -> Iterable[Broken]:
     """The rules that a single point breaks, in words.
 
     Parameters

@@ -122,9 +122,7 @@ class TrainPoints:
         name, recipe = RECOMPUTES[int(self.recompute[index])], PRECISIONS[int(self.precision[index])]
         again = base.recompute if name == base.recompute.name else Recompute(name=name)
         precision = TrainingPrecision(**{**base.precision.model_dump(), "recipe": recipe})
-        schedule = PipelineSchedule(
-            name=SCHEDULES[int(self.schedule[index])], virtual_stages=int(self.virtual[index])
-        )
+        schedule = PipelineSchedule(name=SCHEDULES[int(self.schedule[index])], virtual_stages=int(self.virtual[index]))
         return base.model_copy(update={"schedule": schedule, "recompute": again, "precision": precision})
 
     @classmethod
@@ -222,9 +220,7 @@ def chunks_have_layers(proposal: TrainProposal) -> Verdict:
     p, layers = proposal.points, proposal.setting.model.layers
     return Verdict(
         p.pp * p.virtual <= layers,
-        lambda: (
-            f"{layers} layers over pp={p.pp[0]} x vpp={p.virtual[0]} chunks: take pp x vpp of at most {layers}"
-        ),
+        lambda: f"{layers} layers over pp={p.pp[0]} x vpp={p.virtual[0]} chunks: take pp x vpp of at most {layers}",
     )
 
 

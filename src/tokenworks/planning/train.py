@@ -112,9 +112,7 @@ def trained(
     if not len(result.points):
         raise no_plan(ask, rates, result)
     places = families(result.points, top)
-    rows = tuple(
-        row_of(rank, result, int(place), rates, ask.tokens) for rank, place in enumerate(places, start=1)
-    )
+    rows = tuple(row_of(rank, result, int(place), rates, ask.tokens) for rank, place in enumerate(places, start=1))
     best = rows[0]
     kept = goodput(
         setting.model, setting.machine, best.training, reliability, after=after_failure, storage=written,
@@ -122,7 +120,9 @@ def trained(
     )  # fmt: skip
     failing = () if written is not None else reliability.assumed(vendor_of(setting.machine.family))
     if written is not None:
-        failing = (item for item in reliability.assumed(vendor_of(setting.machine.family)) if "storage" not in item.path)
+        failing = (
+            item for item in reliability.assumed(vendor_of(setting.machine.family)) if "storage" not in item.path
+        )
     return TrainRun(
         setting=setting, tokens=ask.tokens, rows=tuple(row.with_goodput(kept.share) for row in rows), goodput=kept,
         front=front_of(result), considered=result.considered, legal=result.legal, fitting=len(result.points),
@@ -170,7 +170,8 @@ def front_of(result: TrainSearch) -> tuple[TrainFrontPoint, ...]:
     """
     return tuple(
         TrainFrontPoint(
-            training=result.points.training(place, result.setting.base), step_s=float(result.seconds[place]),
+            training=result.points.training(place, result.setting.base),
+            step_s=float(result.seconds[place]),
             memory_bytes=float(result.need[place]),
         )  # fmt: skip
         for place in map(int, result.front)

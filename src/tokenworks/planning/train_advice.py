@@ -105,7 +105,10 @@ def _ways(ask: AskedTraining, rates: TrainRates) -> Iterator[str]:
         if least and least[1] <= setting.machine.hbm_bytes:
             yield f"other widths, such as {_label(least[0])},"
     for text, change in (
-        ("master=none,states=bf16", {"optimiser": base.optimiser.model_copy(update={"master": None, "states": "bf16"})}),
+        (
+            "master=none,states=bf16",
+            {"optimiser": base.optimiser.model_copy(update={"master": None, "states": "bf16"})},
+        ),
         ("offload=1", {"optimiser": base.optimiser.model_copy(update={"offload": 1.0})}),
     ):
         if _fits(dataclasses.replace(setting, base=base.model_copy(update=change)), rates, fixed):
