@@ -200,13 +200,33 @@ def gemm_part(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> Par
     """
     outputs, inputs = gemm.shape(split.tp)
     dtype, quantised = _dtype(gemm, rates)
-    traffic = roofline.gemm_bytes(tokens, outputs, inputs, weight=gemm.form.bytes, activation=ACTIVATION)
-    traffic = traffic + quantised * tokens * inputs * ACTIVATION
-    flop = roofline.gemm_flop(tokens, outputs, inputs)
+    return product(rates, dtype, tokens, outputs, inputs, weight=gemm.form.bytes, quantised=quantised)
+
+
+def product(
+    rates: Rates, dtype: str, rows: FloatArray, outputs: FloatArray, inputs: FloatArray, *,
+    weight: float, quantised: int,
+) -> PartTime:  # fmt: skip
+    """Cost of a matrix product with a weight: rows x inputs times inputs x outputs.
+
+    Parameters
+    ----------
+    rates : achieved rates of the machine
+    dtype : dtype of the multiplication
+    rows : m, rows of the product [count]
+    outputs, inputs : n and k of the product [count, count]
+    weight : size of an element of the weight [byte/element]
+    quantised : 1 if the input is quantised first, by one more kernel, else 0
+
+    Returns
+    -------
+    Cost on one device, see `roofline.kernel_time`.
+    """
+    traffic = roofline.gemm_bytes(rows, outputs, inputs, weight=weight, activation=ACTIVATION)
+    traffic = traffic + quantised * rows * inputs * ACTIVATION
+    flop = roofline.gemm_flop(rows, outputs, inputs)
     walk = roofline.walk_time(inputs, rates.walk, wide=1 - quantised)
-    return _roof(
-        flop, traffic, flop / rates.gemm[dtype], traffic / rates.hbm, (1 + quantised) * rates.kernel, walk=walk
-    )
+    return roof(flop, traffic, flop / rates.gemm[dtype], traffic / rates.hbm, (1 + quantised) * rates.kernel, walk=walk)
 
 
 def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -> Parts:
@@ -231,7 +251,7 @@ def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch
     for state, layers in stack.states:
         touched = batch.sequences + np.minimum(batch.prefill, 1.0)
         flop, traffic = attention.state_work(state, touched, batch.tokens, tp=split.tp)
-        part = _roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, rates.attention_start)
+        part = roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, rates.attention_start)
         recurrent.append(times(part, layers))
     return parts | ({"linear attention": plus(*recurrent)} if recurrent else {})
 
@@ -247,7 +267,7 @@ def _decoding(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartT
     edges = batch.sequences * rates.sequence * attention.entry_bytes(scan, split.tp, split.kv_bytes)
     walked = attention.decode_entries(scan, batch.sequences, batch.context) / np.maximum(batch.sequences, TINY)
     latency = (rates.attention_start + rates.context_walk * walked) * (batch.sequences > 0)
-    return _roof(
+    return roof(
         flop, traffic, flop / _decode_rate(scan, rates, split), (traffic + edges) / rates.attention_hbm, latency
     )
 
@@ -260,16 +280,39 @@ def _decode_rate(scan: Scan, rates: Rates, split: Split) -> FloatArray:
 
 
 def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
-    """Prefill attention of one layer. A query costs as much as `rates.query` additional entries would.
+    """Prefill attention of one layer.
 
     In a step with decoding sequences, one kernel runs both, so the latency counts only in `_decoding`.
     """
-    flop, traffic = attention.prefill_work(
-        scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes
-    )
-    edges = batch.prefill * rates.query * attention.entry_flop(scan, split.tp)
     latency = rates.attention_start * ((batch.prefill > 0) & (batch.sequences <= 0))
-    return _roof(flop, traffic, (flop + edges) / rates.prefill_flop, traffic / rates.attention_hbm, latency)
+    return prefill_part(
+        scan, rates, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes, latency=latency
+    )
+
+
+def prefill_part(
+    scan: Scan, rates: Rates, tokens: FloatArray, token_context: FloatArray, *, tp: FloatArray, kv_bytes: FloatArray,
+    latency: FloatArray,
+) -> PartTime:  # fmt: skip
+    """Cost of causal attention of many queries, one layer. A query costs as much as `rates.query` additional entries.
+
+    Parameters
+    ----------
+    scan : the pass over the keys and values
+    rates : achieved rates of the machine
+    tokens : queries on the device [token]
+    token_context : sum over the queries of the context that each one sees [token^2]
+    tp : tensor-parallel width [count]
+    kv_bytes : size of an element of keys and values [byte/element]
+    latency : latency of the kernels [s]
+
+    Returns
+    -------
+    Cost on one device.
+    """
+    flop, traffic = attention.prefill_work(scan, tokens, token_context, tp=tp, kv_bytes=kv_bytes)
+    edges = tokens * rates.query * attention.entry_flop(scan, tp)
+    return roof(flop, traffic, (flop + edges) / rates.prefill_flop, traffic / rates.attention_hbm, latency)
 
 
 def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
@@ -349,11 +392,36 @@ def grouped_part(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, to
     """
     outputs, inputs = gemm.shape(split.expert_tp)
     dtype, quantised = _dtype(gemm, rates)
-    traffic = touched * outputs * inputs * gemm.form.bytes
-    traffic = traffic + choices * (outputs + inputs * (1 + quantised)) * ACTIVATION
-    flop = roofline.gemm_flop(choices, outputs, inputs)
     slower = rates.packed_experts if gemm.form.bytes < 1 and dtype not in NARROW and gemm.form.compute == dtype else 1.0
-    return _roof(flop, traffic, flop / (rates.grouped[dtype] * slower), traffic / (rates.experts_hbm * slower), 0.0)
+    return grouped_product(
+        rates.grouped[dtype] * slower, rates.experts_hbm * slower, choices, touched, outputs, inputs,
+        weight=gemm.form.bytes, quantised=quantised,
+    )  # fmt: skip
+
+
+def grouped_product(
+    flop_rate: float, hbm: float, rows: FloatArray, touched: FloatArray, outputs: FloatArray, inputs: FloatArray, *,
+    weight: float, quantised: int,
+) -> Kernel:  # fmt: skip
+    """Cost of a grouped matrix product: the rows of each expert times its own weight, without latency.
+
+    Parameters
+    ----------
+    flop_rate, hbm : achieved rates [FLOP/s, byte/s]
+    rows : rows of all experts together [count]
+    touched : experts with at least one row, whose weights are read [count]
+    outputs, inputs : width of a product of one expert [count, count]
+    weight : size of an element of a weight [byte/element]
+    quantised : 1 if the input is quantised first, else 0
+
+    Returns
+    -------
+    Cost on one device, see `roofline.kernel_time`.
+    """
+    traffic = touched * outputs * inputs * weight
+    traffic = traffic + rows * (outputs + inputs * (1 + quantised)) * ACTIVATION
+    flop = roofline.gemm_flop(rows, outputs, inputs)
+    return roof(flop, traffic, flop / flop_rate, traffic / hbm, 0.0)
 
 
 def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: RankBatch) -> tuple[FloatArray, FloatArray]:
@@ -393,7 +461,7 @@ def exchange_part(inside: FloatArray, outside: FloatArray, rates: Rates, split: 
 def _embedding(model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
     """Reads one row of the embedding per token, and writes it."""
     traffic = 2 * tokens * model.hidden * ACTIVATION
-    return _roof(0.0, traffic, 0.0, traffic / rates.hbm, rates.kernel)
+    return roof(0.0, traffic, 0.0, traffic / rates.hbm, rates.kernel)
 
 
 def _head(model: Model, rates: Rates, split: Split, rows: FloatArray) -> PartTime:
@@ -423,11 +491,19 @@ def _gather(rates: Rates, size: FloatArray, tp: FloatArray) -> PartTime:
     return _talk(seconds, size * (tp > 1), tp, rates.domain)
 
 
-def _roof(
+def roof(
     flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray, *,
     walk: FloatArray = 0.0,
-) -> PartTime:  # fmt: skip
-    """One kernel from its FLOP, its bytes and the times of its roofs."""
+) -> Kernel:  # fmt: skip
+    """One kernel from its work and the times of its roofs.
+
+    Parameters
+    ----------
+    flop : work [FLOP]
+    traffic : bytes of device memory [byte]
+    compute, read : time of the work, and of the traffic [s, s]
+    latency, walk : latency of the kernel, and time of a tile, see `roofline.kernel_time` [s, s]
+    """
     seconds = roofline.kernel_time(compute, read, latency, walk)
     return Kernel(seconds, flop, traffic, {COMPUTE: compute, HBM: read, LATENCY: latency + walk})
 

@@ -94,10 +94,13 @@ class PipelineSchedule(Spec):
     ----------
     name : policy, a name of `costs.pipeline.SCHEDULES`
     virtual_stages : chunks of layers that each stage holds, for the interleaved schedule
+    layout : "even": all stages have as many layers; "balanced": the first and the last stage have fewer layers, so that
+        embedding, head and loss do not make them the slowest. Layers that pp does not divide are always balanced
     """
 
     name: ScheduleName = "1f1b"
     virtual_stages: Width = 1
+    layout: Literal["even", "balanced"] = "even"
 
     @model_validator(mode="after")
     def _interleaves(self) -> PipelineSchedule:

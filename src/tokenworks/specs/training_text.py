@@ -27,6 +27,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "seq": ("seq_len",),
     "schedule": ("schedule", "name"),
     "vpp": ("schedule", "virtual_stages"),
+    "layout": ("schedule", "layout"),
     "recompute": ("recompute", "name"),
     "recompute_layers": ("recompute", "layers"),
     "precision": ("precision", "recipe"),

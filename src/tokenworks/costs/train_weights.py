@@ -1,0 +1,128 @@
+"""Weights of a training run on one device of a pipeline stage, as numbers of elements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenworks.arrays import FloatArray, ceil_div
+from tokenworks.costs.kernels import kernels
+from tokenworks.costs.moe import local_experts
+from tokenworks.costs.train_plan import TrainPlans
+from tokenworks.specs.model import Block, Model
+
+
+@dataclass(frozen=True, slots=True)
+class StageWeights:
+    """Weights on one device of a stage [count].
+
+    Parameters
+    ----------
+    dense : weights that all data-parallel ranks hold
+    experts : weights of routed experts, which only some ranks hold
+    """
+
+    dense: FloatArray
+    experts: FloatArray
+
+    @property
+    def total(self) -> FloatArray:
+        """All weights [count]."""
+        return self.dense + self.experts
+
+
+def stage_layers(layers: int, pp: FloatArray, stage: FloatArray) -> FloatArray:
+    """Layers of a pipeline stage. If pp does not divide them, the last stage has one layer less, then the first one.
+
+    These stages also hold head and embedding (Llama 3, arXiv:2407.21783, section 3.3.2).
+
+    Parameters
+    ----------
+    layers : L, layers of the model [count]
+    pp : pipeline stages [count]
+    stage : position of the stage, from 0 [count]
+    """
+    full = ceil_div(layers, pp)
+    short = full * pp - layers
+    fewer = ((stage == pp - 1) & (short >= 1)) | ((stage == 0) & (short >= 2)) | (short > pp - stage)
+    return full - 1 * fewer * (pp > 1)
+
+
+def stage_weights(model: Model, plans: TrainPlans, stage: FloatArray) -> StageWeights:
+    """Weights of a pipeline stage. The stage is taken to have the layers with most weights.
+
+    Parameters
+    ----------
+    model : the model
+    plans : widths
+    stage : position of the stage, from 0 [count]
+    """
+    held = [(_layer(block, model, plans), block.count) for block in model.blocks]
+    share = stage_layers(model.layers, plans.pp, stage) / ceil_div(model.layers, plans.pp)
+    heavy = _heaviest(held, plans.pp)
+    dense, experts = share * heavy.dense, share * heavy.experts
+    first, last = stage == 0, stage == plans.pp - 1
+    embedding = model.embedding.parameters / plans.tp
+    head = embedding if model.head is None else model.head.parameters / plans.tp
+    # A tied embedding is one matrix on a single stage, and has a copy on the last stage of a pipeline.
+    ends = first * embedding + last * head * (1.0 if model.head else plans.pp > 1)
+    drafts = [_layer(block, model, plans) for block in model.draft] if plans.policy.draft_layers else []
+    added = [sum((item.dense * block.count for item, block in zip(drafts, model.draft, strict=False)), 0.0),
+             sum((item.experts * block.count for item, block in zip(drafts, model.draft, strict=False)), 0.0)]  # fmt: skip
+    return StageWeights(dense + ends + last * added[0] + model.vectors, experts + last * added[1])
+
+
+def adapter_weights(model: Model, plans: TrainPlans, stage: FloatArray) -> FloatArray:
+    """Weights of the adapters of LoRA on a pipeline stage: rank x (inputs + outputs) of each chosen matrix [count].
+
+    Parameters
+    ----------
+    model : the model
+    plans : widths and method
+    stage : position of the stage, from 0 [count]
+    """
+    method, stack = plans.policy.method, kernels(model.blocks, model.kv_heads)
+    total: FloatArray = 0.0
+    for gemm, layers in stack.gemms:
+        if gemm.part in method.targets:
+            outputs, inputs = gemm.shape(plans.tp)
+            total = total + layers * method.rank * (outputs + inputs)
+    return total * stage_layers(model.layers, plans.pp, stage) / model.layers
+
+
+def _heaviest(layers: list[tuple[StageWeights, int]], pp: FloatArray) -> StageWeights:
+    """The ceil(L / pp) layers with most weights: an upper bound for every stage."""
+    totals = np.stack(np.broadcast_arrays(*(item.total for item, _ in layers), pp * 0.0)[:-1])
+    order = np.argsort(-totals, axis=0, kind="stable")
+    counts = np.array([count for _, count in layers])[order]
+
+    def ordered(values: list[FloatArray]) -> FloatArray:
+        stacked: FloatArray = np.stack(np.broadcast_arrays(*values, totals[0])[:-1])
+        return np.take_along_axis(stacked, order, axis=0)
+
+    sizes = ordered([item.dense for item, _ in layers]), ordered([item.experts for item, _ in layers])
+    left = ceil_div(sum(count for _, count in layers), pp)
+    dense: FloatArray = 0.0
+    experts: FloatArray = 0.0
+    for one, other, count in zip(*sizes, counts, strict=True):
+        taken = np.minimum(left, count)
+        dense, experts, left = dense + taken * one, experts + taken * other, left - taken
+    return StageWeights(dense, experts)
+
+
+def _layer(block: Block, model: Model, plans: TrainPlans) -> StageWeights:
+    """Weights of one layer on one device."""
+    kv_heads = max((scan.heads for scan in block.scans), default=model.kv_heads)
+    dense: FloatArray = block.vectors + plans.tp * 0.0
+    experts: FloatArray = plans.tp * 0.0
+    for matrix in block.matrices:
+        if block.experts and matrix.part == "experts":
+            local = local_experts(block.experts.count, 0, plans.ep)
+            experts = experts + matrix.parameters / matrix.copies * local / plans.expert_tp
+        elif matrix.split == "none":
+            dense = dense + matrix.parameters
+        else:
+            over = np.minimum(plans.tp, kv_heads) if matrix.split == "kv" else plans.tp
+            dense = dense + matrix.parameters / over
+    return StageWeights(dense, experts)
