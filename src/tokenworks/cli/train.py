@@ -11,7 +11,6 @@ from cyclopts import Group, Parameter
 from tokenworks.cli.options import (
     CALIBRATION,
     DEVICES,
-    MACHINE,
     MODEL,
     NUMBERS,
     ON,
@@ -147,7 +146,8 @@ def _print(result: TrainRun, out: Page) -> None:
     for note in result.notes:
         out.paragraph(note)
     out.paragraph(
-        f"\n{result.considered:,} plans considered, {result.legal:,} legal, {result.fitting:,} fit. tok/s device = "
+        f"\n{result.considered:,} plans considered, {result.legal:,} legal, {result.timed:,} computed. Bounds "
+        f"of memory exclude {result.pruned['memory']:,}, bounds of time {result.pruned['time']:,}. tok/s device = "
         "tokens per second / devices of the machine. GB = memory of the fullest device. days = with checkpoints and "
         "failures. Plan: tp, cp, pp, dp, ep and etp widths; micro-batch; batch x sequence; schedule; recompute; "
         "precision."

@@ -162,7 +162,7 @@ def _three_products(
 def _weight_product(
     outputs: FloatArray, inputs: FloatArray, rows: FloatArray, dtype: str, rates: Rates, plans: TrainPlans
 ) -> PartTime:
-    """dW = dy x: it reads both activations, and adds to the gradient in memory. Its k are the rows."""
+    """DW = dy x: it reads both activations, and adds to the gradient in memory. Its k are the rows."""
     flop = roofline.gemm_flop(rows, outputs, inputs)
     kept = BYTES[plans.policy.precision.gradients]
     traffic = rows * (outputs + inputs) * ACTIVATION + 2 * outputs * inputs * kept
@@ -308,7 +308,8 @@ def _moved(elements: FloatArray, kernels: float, rates: TrainRates, plans: Train
 
 def _gate(rows: FloatArray, wide: FloatArray, inner: FloatArray, rates: TrainRates, plans: TrainPlans) -> Passes:
     """Activation function: it reads gate and up (`wide`), and writes their product; the backward pass reads the
-    gradient of the product, too, and writes those of gate and up."""
+    gradient of the product, too, and writes those of gate and up.
+    """
     return Passes(
         _moved(rows * (wide + inner), 1, rates, plans),
         _moved(rows * (2 * wide + inner), 1, rates, plans),

@@ -76,7 +76,9 @@ class Judged(Protocol):
     """Anything that rules judge: it has a number of points."""
 
     @property
-    def points(self) -> Sized: ...
+    def points(self) -> Sized:
+        """The points."""
+        ...
 
 
 JudgedT = TypeVar("JudgedT", bound=Judged)

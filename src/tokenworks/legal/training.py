@@ -10,6 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from tokenworks.arrays import Floats, Ints
+from tokenworks.costs.train_plan import RECIPES
 from tokenworks.legal.rules import Verdict, divisors_text, rule
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Experts, Model
@@ -28,11 +29,6 @@ from tokenworks.specs.training import (
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 RECOMPUTES: tuple[RecomputeName, ...] = get_args(RecomputeName)
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
-DTYPES = {
-    "bf16": "bf16", "fp16": "bf16", "fp32": "fp32", "fp8": "fp8", "fp8-delayed": "fp8", "fp8-block": "fp8",
-    "mxfp8": "fp8", "nvfp4": "fp4",
-}  # fmt: skip
-"""Precision of a run -> dtype in which the device multiplies; fp16 has the rate of bf16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,17 +153,20 @@ class TrainProposal:
 
 TrainRule = Callable[[TrainProposal], Verdict]
 
-TRAIN_SHAPE: dict[str, TrainRule] = {}
-"""Rules on widths and settings of a training plan, by name."""
+TRAIN_WIDTHS: dict[str, TrainRule] = {}
+"""Rules on the widths of a training plan alone, by name."""
+
+TRAIN_SETTINGS: dict[str, TrainRule] = {}
+"""Rules on micro-batch, schedule and precision of a training plan, by name."""
 
 TRAIN_MEMORY: dict[str, TrainRule] = {}
-"""Rules on the memory of training plans that keep all rules of `TRAIN_SHAPE`, by name."""
+"""Rules on the memory of training plans that keep all rules of `TRAIN_WIDTHS` and `TRAIN_SETTINGS`, by name."""
 
 
 # ── widths ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_WIDTHS)
 def run_fits_machine(proposal: TrainProposal) -> Verdict:
     """A run needs tp x pp x cp x dp devices: at most those of the machine."""
     p, machine = proposal.points, proposal.setting.machine
@@ -180,7 +179,7 @@ def run_fits_machine(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_WIDTHS)
 def run_fills_domains(proposal: TrainProposal) -> Verdict:
     """A run lies inside one scale-up domain, or fills whole domains."""
     p, domain = proposal.points, proposal.setting.machine.domain
@@ -193,7 +192,7 @@ def run_fills_domains(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_WIDTHS)
 def tp_group_stays_aligned(proposal: TrainProposal) -> Verdict:
     """In a run over several domains, tp divides the size of a domain, or is a multiple of it."""
     p, domain = proposal.points, proposal.setting.machine.domain
@@ -203,7 +202,7 @@ def tp_group_stays_aligned(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_WIDTHS)
 def tp_shares_heads(proposal: TrainProposal) -> Verdict:
     """A rank has whole query heads, and whole KV heads or equal copies of one: tp divides both, or is a multiple."""
     p, model = proposal.points, proposal.setting.model
@@ -214,17 +213,7 @@ def tp_shares_heads(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
-def chunks_have_layers(proposal: TrainProposal) -> Verdict:
-    """Every chunk of a pipeline stage has a layer: pp x virtual stages is at most the number of layers."""
-    p, layers = proposal.points, proposal.setting.model.layers
-    return Verdict(
-        p.pp * p.virtual <= layers,
-        lambda: f"{layers} layers over pp={p.pp[0]} x vpp={p.virtual[0]} chunks: take pp x vpp of at most {layers}",
-    )
-
-
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_WIDTHS)
 def sequence_is_shared(proposal: TrainProposal) -> Verdict:
     """Each rank gets an equal part of a sequence: the length divides by tp x cp, and by two parts of each cp rank."""
     p, length = proposal.points, proposal.setting.base.seq_len
@@ -235,20 +224,7 @@ def sequence_is_shared(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
-def batch_is_shared(proposal: TrainProposal) -> Verdict:
-    """Every data-parallel rank gets the same number of whole micro-batches: mbs x dp divides the batch."""
-    p, batch = proposal.points, proposal.setting.base.global_batch
-    return Verdict(
-        batch % (p.micro_batch * p.dp) == 0,
-        lambda: (
-            f"a batch of {batch} sequences over mbs={p.micro_batch[0]} x dp={p.dp[0]}: take mbs x dp that divides "
-            f"it, or a batch of {_multiple(batch, int(p.micro_batch[0] * p.dp[0]))}"
-        ),
-    )
-
-
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_WIDTHS)
 def dense_run_has_no_experts(proposal: TrainProposal) -> Verdict:
     """A model without routed experts has ep = etp = 1."""
     p = proposal.points
@@ -261,7 +237,7 @@ def dense_run_has_no_experts(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_WIDTHS)
 def experts_lie_in_a_stage(proposal: TrainProposal) -> Verdict:
     """The experts of a layer lie on devices of one pipeline stage: ep x etp divides tp x cp x dp."""
     p = proposal.points
@@ -275,7 +251,7 @@ def experts_lie_in_a_stage(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_WIDTHS)
 def experts_are_shared(proposal: TrainProposal) -> Verdict:
     """Every rank has the same number of experts, and an equal slice of each: ep divides the experts, etp their width."""
     p, experts = proposal.points, proposal.setting.experts
@@ -292,7 +268,30 @@ def experts_are_shared(proposal: TrainProposal) -> Verdict:
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_SETTINGS)
+def batch_is_shared(proposal: TrainProposal) -> Verdict:
+    """Every data-parallel rank gets the same number of whole micro-batches: mbs x dp divides the batch."""
+    p, batch = proposal.points, proposal.setting.base.global_batch
+    return Verdict(
+        batch % (p.micro_batch * p.dp) == 0,
+        lambda: (
+            f"a batch of {batch} sequences over mbs={p.micro_batch[0]} x dp={p.dp[0]}: take mbs x dp that divides "
+            f"it, or a batch of {_multiple(batch, int(p.micro_batch[0] * p.dp[0]))}"
+        ),
+    )
+
+
+@rule(TRAIN_SETTINGS)
+def chunks_have_layers(proposal: TrainProposal) -> Verdict:
+    """Every chunk of a pipeline stage has a layer: pp x virtual stages is at most the number of layers."""
+    p, layers = proposal.points, proposal.setting.model.layers
+    return Verdict(
+        p.pp * p.virtual <= layers,
+        lambda: f"{layers} layers over pp={p.pp[0]} x vpp={p.virtual[0]} chunks: take pp x vpp of at most {layers}",
+    )
+
+
+@rule(TRAIN_SETTINGS)
 def schedule_has_a_pipeline(proposal: TrainProposal) -> Verdict:
     """Schedules other than 1f1b need a pipeline: pp above 1."""
     p = proposal.points
@@ -302,7 +301,7 @@ def schedule_has_a_pipeline(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_SETTINGS)
 def interleaving_has_rounds(proposal: TrainProposal) -> Verdict:
     """Interleaved stages take micro-batches in rounds of pp: vpp is above 1, and pp divides the micro-batches."""
     p, batch = proposal.points, proposal.setting.base.global_batch
@@ -317,7 +316,7 @@ def interleaving_has_rounds(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_SETTINGS)
 def dualpipe_has_two_ends(proposal: TrainProposal) -> Verdict:
     """DualPipe feeds micro-batches from both ends: pp is even, and the micro-batches are even and at least 2 x pp."""
     p, batch = proposal.points, proposal.setting.base.global_batch
@@ -332,19 +331,29 @@ def dualpipe_has_two_ends(proposal: TrainProposal) -> Verdict:
     )
 
 
-@rule(TRAIN_SHAPE)
+@rule(TRAIN_SETTINGS)
 def precision_is_there(proposal: TrainProposal) -> Verdict:
     """The device multiplies in the dtype of the precision."""
     p, machine = proposal.points, proposal.setting.machine
-    there = np.array([DTYPES[name] in machine.peak for name in PRECISIONS])
+    there = np.array([_has(machine, name) for name in PRECISIONS])
     return Verdict(
         there[p.precision],
         lambda: (
-            f"{machine.device} has no {DTYPES[PRECISIONS[int(p.precision[0])]]}, which "
+            f"{machine.device} has no {RECIPES[PRECISIONS[int(p.precision[0])]].compute}, which "
             f"{PRECISIONS[int(p.precision[0])]} needs: take precision="
-            f"{' or '.join(name for name in PRECISIONS if DTYPES[name] in machine.peak)}"
+            f"{' or '.join(name for name in PRECISIONS if _has(machine, name))}"
         ),
     )
+
+
+def _has(machine: Machine, precision: PrecisionName) -> bool:
+    """Whether the device multiplies in the dtype of a precision. A device with FP32 can run TF32 at that rate."""
+    dtype = RECIPES[precision].compute
+    return dtype in machine.peak or (dtype == "tf32" and "fp32" in machine.peak)
+
+
+TRAIN_SHAPE: dict[str, TrainRule] = {**TRAIN_WIDTHS, **TRAIN_SETTINGS}
+"""All rules but those of memory, by name."""
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
 
 import numpy as np
 
 from tokenworks import units
-from tokenworks.costs.train import TrainStep, train_step
+from tokenworks.costs.train import train_step
 from tokenworks.costs.train_plan import TrainRates, train_rates
 from tokenworks.errors import SpecError
-from tokenworks.legal.training import TrainPoints, TrainSetting
+from tokenworks.legal.training import PRECISIONS, TrainPoints, TrainSetting
 from tokenworks.planning.train_advice import no_plan
 from tokenworks.planning.train_asked import AskedTraining, asked_training
-from tokenworks.planning.train_goodput import AfterFailure, Goodput, goodput, machines_left
+from tokenworks.planning.train_goodput import AfterFailure, goodput, machines_left
 from tokenworks.planning.train_result import TrainFrontPoint, TrainRow, TrainRun
 from tokenworks.planning.train_search import Say, TrainSearch, search_training
-from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
+from tokenworks.planning.train_space import Fixed
+from tokenworks.specs.calibration import DEFAULT, Calibration, CalibrationLike, load_calibration
 from tokenworks.specs.compose import On
 from tokenworks.specs.given import Assume, given
 from tokenworks.specs.hf import ModelLike
@@ -108,25 +108,22 @@ def trained(
         raise SpecError("0 byte/s", where=STORAGE, hint='write a bandwidth, such as "20 GB/s"')
     setting, used = ask.setting, load_calibration(calibration, assume=given(assume))
     rates = train_rates(setting.machine, used)
-    result = search_training(setting, rates, ask.fixed, progress)
+    result = search_training(setting, rates, ask.fixed, keep=top, say=progress)
     if not len(result.points):
         raise no_plan(ask, rates, result)
     places = families(result.points, top)
-    rows = tuple(row_of(rank, result, int(place), rates, ask.tokens) for rank, place in enumerate(places, start=1))
+    rows = tuple(row_of(rank, result, place, rates, ask.tokens) for rank, place in enumerate(places, start=1))
     best = rows[0]
     kept = goodput(
         setting.model, setting.machine, best.training, reliability, after=after_failure, storage=written,
-        rest=_rest(ask, used, best, progress),
+        rest=_rest(ask, used, best),
     )  # fmt: skip
-    failing = () if written is not None else reliability.assumed(vendor_of(setting.machine.family))
-    if written is not None:
-        failing = (
-            item for item in reliability.assumed(vendor_of(setting.machine.family)) if "storage" not in item.path
-        )
+    unknown = reliability.assumed(vendor_of(setting.machine.family))
+    failing = [item for item in unknown if written is None or not item.path.endswith("storage")]
     return TrainRun(
         setting=setting, tokens=ask.tokens, rows=tuple(row.with_goodput(kept.share) for row in rows), goodput=kept,
-        front=front_of(result), considered=result.considered, legal=result.legal, fitting=len(result.points),
-        timed=result.timed, broken=result.broken, calibration=calibration, grade=rates.rates.grade,
+        front=front_of(result), considered=result.considered, legal=result.legal, timed=len(result.points),
+        pruned=result.pruned, broken=result.broken, calibration=calibration, grade=rates.rates.grade,
         given=ask.given, assumed=tuple(named(ask.given, (*rates.assumed, *failing))),
         elapsed_s=time.perf_counter() - started,
     )  # fmt: skip
@@ -178,9 +175,20 @@ def front_of(result: TrainSearch) -> tuple[TrainFrontPoint, ...]:
     )
 
 
-def _rest(ask: AskedTraining, calibration: object, best: TrainRow, say: Say | None) -> tuple[int, float] | None:
-    """Devices and relative speed of the fastest run on what a lost device leaves; None: no plan fits."""
-    return None
+def _rest(ask: AskedTraining, calibration: Calibration, best: TrainRow) -> tuple[int, float] | None:
+    """Devices, and speed / speed of the best plan, of the fastest run on what a lost device leaves; None: no plan fits.
+
+    The run keeps its batch, so that it learns the same. The search decides all widths again.
+    """
+    precision = {"precision": (PRECISIONS.index(best.training.precision.recipe),)}
+    fastest: tuple[float, int] | None = None
+    for machine in machines_left(ask.setting.machine):
+        setting = dataclasses.replace(ask.setting, machine=machine)
+        left = search_training(setting, train_rates(machine, calibration), Fixed(precision), front=False)
+        if len(left.points):
+            one = (float(left.seconds[0]), int(left.points.devices[0]))
+            fastest = min(fastest, one) if fastest else one
+    return None if fastest is None else (fastest[1], min(best.step_s / fastest[0], 1.0))
 
 
 def choose(
@@ -206,5 +214,5 @@ def choose(
     )
     setting = TrainSetting(model, machine, settled)
     reached = train_rates(machine, load_calibration(DEFAULT)) if rates is None else rates
-    result = search_training(setting, reached)
+    result = search_training(setting, reached, front=False)
     return result.points.training(0, settled) if len(result.points) else None

@@ -11,9 +11,9 @@ import numpy as np
 from tokenworks.costs.train_plan import TrainRates
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal.rules import Broken, broken_rules
-from tokenworks.legal.training import TRAIN_MEMORY, TRAIN_SHAPE, RECOMPUTES, TrainPoints, TrainProposal, TrainSetting
-from tokenworks.planning.train_search import memory_of, search_training
-from tokenworks.planning.train_space import FREE, Fixed, train_points
+from tokenworks.legal.training import RECOMPUTES, TRAIN_SHAPE, TrainPoints, TrainProposal, TrainSetting
+from tokenworks.planning.train_search import memory_of
+from tokenworks.planning.train_space import FREE, Fixed, TrainSpace
 from tokenworks.specs.compose import times
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def nearest_to_legal(setting: TrainSetting, fixed: Fixed) -> tuple[TrainPoints, 
     setting : model, machine, batch and sequence
     fixed : what the user fixes
     """
-    points = train_points(setting, fixed)
+    points = TrainSpace.of(setting, fixed).points()
     kept = np.stack([check(TrainProposal(points, setting)).kept for check in TRAIN_SHAPE.values()])
     at = int(np.argmax(kept.sum(axis=0)))
     point = points[at : at + 1]
@@ -48,7 +48,7 @@ def smallest(setting: TrainSetting, rates: TrainRates, fixed: Fixed) -> tuple[Tr
     rates : memory of the device
     fixed : what the user fixes
     """
-    points = train_points(setting, fixed)
+    points = TrainSpace.of(setting, fixed).points()
     kept = np.all([check(TrainProposal(points, setting)).kept for check in TRAIN_SHAPE.values()], axis=0)
     points = points[kept]
     if not len(points):

@@ -172,10 +172,13 @@ def _plan(
         length = int(pairs["seq"]) if pairs.get("seq", "").isdigit() else None
         defaults["gbs"], defaults["seq"] = batch_of(batch, defaults.get("seq", length))
         pairs.pop("seq", None)
+    fixed_keys = set(pairs)
     fixed = Fixed({FREE[key]: (_free_value(key, pairs.pop(key), where),) for key in list(pairs) if key in FREE})
     shard = pairs.pop("shard", None)
     rest = ",".join(f"{key}={value}" for key, value in pairs.items())
     base = load_training(rest, where=where, **{"seq": USUAL_SEQ, **defaults})
+    if "pp" not in fixed_keys and "layout" not in pairs:  # the search also chooses the layers of the end stages
+        base = base.model_copy(update={"schedule": base.schedule.model_copy(update={"layout": "balanced"})})
     if shard is not None:  # the widths that it must divide are not chosen yet
         parallel = base.parallel.model_copy(update={"shard": _width("shard", shard, where)})
         base = base.model_copy(update={"parallel": parallel})

@@ -93,7 +93,8 @@ class TrainBody(TypedDict):
     seq_len: int
     considered: int
     legal: int
-    fitting: int
+    estimated: int
+    pruned: dict[str, int]
     broken: dict[str, int]
     grade: str
     plans: list[TrainRowPlain]
@@ -259,8 +260,9 @@ class TrainRun(Shown):
     rows : the fastest plan of each choice of widths, fastest first
     goodput : share of the time with progress, for the first plan
     front : Pareto front of step time and memory, fastest first
-    considered, legal, fitting : plans before any rule; that keep the rules of shape; that also fit [count]
-    timed : plans whose step time was computed; bounds showed that the others are not on the front [count]
+    considered, legal : plans before any rule; plans that keep all rules but those of memory [count]
+    timed : plans that fit and whose step time was computed [count]
+    pruned : bound of memory or time -> plans that it excludes [count]
     broken : rule -> plans for which it is the first broken rule [count]
     calibration : as the user gave it
     grade : what the prediction is based on
@@ -276,8 +278,8 @@ class TrainRun(Shown):
     front: tuple[TrainFrontPoint, ...]
     considered: int
     legal: int
-    fitting: int
     timed: int
+    pruned: Mapping[str, int]
     broken: Mapping[str, int]
     calibration: CalibrationLike
     grade: str
@@ -348,7 +350,8 @@ class TrainRun(Shown):
             "seq_len": base.seq_len,
             "considered": self.considered,
             "legal": self.legal,
-            "fitting": self.fitting,
+            "estimated": self.timed,
+            "pruned": dict(self.pruned),
             "broken": dict(self.broken),
             "grade": self.grade,
             "plans": [row.plain() for row in self.rows],
@@ -386,7 +389,7 @@ def _links(times: Mapping[tuple[str, str], object], step_s: float) -> list[Train
 
 
 def _bound(parts: tuple[TrainPart, ...]) -> str:
-    """What takes most of a step: compute, one kind of communication at its level, the bubble, the optimiser, the host."""
+    """What takes most of a step: compute, one kind of communication at its level, bubble, optimiser or host."""
     sums: dict[str, float] = {}
     for part in parts:
         name = f"{part.part} over {part.level}" if part.kind == "communication" else part.kind

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.arrays import Ints
+from tokenworks.arrays import Bools, Ints
 from tokenworks.legal.splits import divisors
 from tokenworks.legal.training import PRECISIONS, RECOMPUTES, SCHEDULES, TrainPoints, TrainSetting
 from tokenworks.specs.training import Training
@@ -81,47 +81,85 @@ def used_devices(setting: TrainSetting) -> list[int]:
     return sorted((count for count in kept if count <= machine.domain or count % machine.domain == 0), reverse=True)
 
 
-def train_points(setting: TrainSetting, fixed: Fixed) -> TrainPoints:
-    """All training plans, legal or not.
+@dataclass(frozen=True, slots=True)
+class TrainSpace:
+    """All training plans: each choice of widths with each choice of settings.
 
     Parameters
     ----------
-    setting : model, machine, batch and sequence
-    fixed : values that the user fixes
-
-    Returns
-    -------
-    The plans as arrays.
+    widths : rows of tp, pp, dp, cp, ep and etp
+    choices : rows of zero, micro-batch, schedule, virtual stages, recompute and precision
+    fixed : what the user fixes
     """
-    widths = np.array(list(dict.fromkeys(_widths(setting, fixed))), dtype=np.int64).reshape(-1, 6)
-    choices = _choices(setting, fixed)
-    tp, pp, dp, cp, ep, etp = np.repeat(widths, len(choices), axis=0).T
-    zero, micro, schedule, virtual, recompute, precision = np.tile(choices, (len(widths), 1)).T
-    points = TrainPoints(tp, pp, dp, cp, ep, etp, zero, micro, schedule, virtual, recompute, precision)
-    return points[_worth_trying(points, fixed)]
+
+    widths: Ints
+    choices: Ints
+    fixed: Fixed
+
+    @classmethod
+    def of(cls, setting: TrainSetting, fixed: Fixed) -> TrainSpace:
+        """The space of a setting.
+
+        Parameters
+        ----------
+        setting : model, machine, batch and sequence
+        fixed : what the user fixes
+        """
+        rows = list(dict.fromkeys(_widths(setting, fixed)))
+        return cls(np.array(rows, dtype=np.int64).reshape(-1, 6), _choices(setting, fixed), fixed)
+
+    def __len__(self) -> int:
+        return len(self.widths) * len(self.choices)
+
+    @property
+    def corners(self) -> TrainPoints:
+        """One plan for each choice of widths, with the first choice of settings."""
+        return _points(self.widths, np.repeat(self.choices[:1], len(self.widths), axis=0))
+
+    def points(self, kept: Bools | None = None) -> TrainPoints:
+        """The plans as arrays, without plans that equal another one.
+
+        Parameters
+        ----------
+        kept : choices of widths to take; None: all
+        """
+        widths = self.widths if kept is None else self.widths[kept]
+        every = _points(np.repeat(widths, len(self.choices), axis=0), np.tile(self.choices, (len(widths), 1)))
+        return every[_worth_trying(every, self.fixed)]
+
+
+def _points(widths: Ints, choices: Ints) -> TrainPoints:
+    tp, pp, dp, cp, ep, etp = widths.T
+    return TrainPoints(tp, pp, dp, cp, ep, etp, *choices.T)
 
 
 def _widths(setting: TrainSetting, fixed: Fixed) -> Iterator[tuple[int, int, int, int, int, int]]:
     """Widths tp, pp, dp, cp, ep and etp of all runs."""
-    experts, layers = setting.experts, setting.model.layers
-    given_dp = fixed.values.get("dp")
     counts = used_devices(setting)
+    groups = list(_groups(setting, fixed, counts, filled=True)) or list(_groups(setting, fixed, counts, filled=False))
+    for tp, pp, cp, dp in groups:
+        stage = tp * cp * dp
+        for ep in fixed.of("ep", _shared(stage, setting.experts.count) if setting.experts else (1,)):
+            for etp in fixed.of("expert_tp", sorted({1, tp}) if setting.experts else (1,)):
+                if "ep" in fixed.values or stage % (ep * etp) == 0:
+                    yield tp, pp, dp, cp, ep, etp
+
+
+def _groups(
+    setting: TrainSetting, fixed: Fixed, counts: list[int], *, filled: bool
+) -> Iterator[tuple[int, int, int, int]]:
+    """Widths tp, pp, cp and dp that fill one of the counts; with `filled` False, those that fill the first one least.
+
+    The widths that fill no count are for messages: a rule explains what is wrong with them.
+    """
+    given = fixed.values.get("dp")
     for tp in fixed.of("tp", _up_to(counts, setting.model.heads)):
-        for pp in fixed.of("pp", _up_to(counts, layers)):
+        for pp in fixed.of("pp", _up_to(counts, setting.model.layers)):
             for cp in fixed.of("cp", _up_to(counts, WIDEST_CP)):
                 group = tp * pp * cp
-                for dp in given_dp or _copies(counts, group):
-                    stage = tp * cp * dp
-                    for ep in fixed.of("ep", _shared(stage, experts.count) if experts else (1,)):
-                        for etp in fixed.of("expert_tp", sorted({1, tp}) if experts else (1,)):
-                            if "ep" in fixed.values or stage % (ep * etp) == 0:
-                                yield tp, pp, dp, cp, ep, etp
-
-
-def _copies(counts: Iterable[int], group: int) -> list[int]:
-    """Data-parallel ranks of a group of devices. If no number of ranks fills a count, a rule explains the nearest."""
-    filled = sorted({count // group for count in counts if count % group == 0})
-    return filled or [max(max(counts) // group, 1)]
+                least = [] if filled else [max(counts[0] // group, 1)]
+                for dp in given or sorted({count // group for count in counts if count % group == 0}) or least:
+                    yield tp, pp, cp, dp
 
 
 def _up_to(counts: Iterable[int], most: int) -> list[int]:
@@ -156,11 +194,15 @@ def _choices(setting: TrainSetting, fixed: Fixed) -> Ints:
     return np.array(rows, dtype=np.int64)
 
 
-def _worth_trying(points: TrainPoints, fixed: Fixed) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """False for plans that equal another one: schedules without a pipeline, sharding without ranks."""
-    kept = np.ones(len(points), dtype=bool)
+def _worth_trying(points: TrainPoints, fixed: Fixed) -> Bools:
+    """False for plans that equal another one.
+
+    These are schedules without a pipeline, sharding without ranks, and ZeRO 2 in a pipeline, which keeps whole
+    gradients as ZeRO 1 does.
+    """
+    kept: Bools = np.ones(len(points), dtype=bool)
     if "schedule" not in fixed.values and "virtual" not in fixed.values:
         kept &= (points.pp > 1) | (points.schedule == SCHEDULES.index("1f1b"))
     if "zero" not in fixed.values:
-        kept &= (points.dp * points.cp > 1) | (points.zero == 1)
+        kept &= (points.zero == 1) | (points.dp * points.cp > 1) & ((points.zero != 2) | (points.pp == 1))
     return kept

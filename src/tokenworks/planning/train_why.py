@@ -50,7 +50,7 @@ class TrainWhyBody(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class TrainWhy:
-    """The answer of `train --why`: broken rules; if there are none, what the plan does, and how far it is from the best.
+    """The answer of `train --why`: broken rules, or what the plan does and how far it is from the best.
 
     Parameters
     ----------
@@ -121,14 +121,14 @@ def why_training(
     """
     setting = ask.setting
     rates = train_rates(setting.machine, load_calibration(calibration, assume=given(assume)))
-    own = search_training(setting, rates, ask.fixed, say)
+    own = search_training(setting, rates, ask.fixed, front=False, say=say)
     if not own.legal:
         point, broken = nearest_to_legal(setting, ask.fixed)
         return TrainWhy(setting, _label(point), tuple(broken), calibration)
     if not len(own.points):
         return _too_large(ask, rates, calibration)
     row = row_of(1, own, 0, rates, ask.tokens)
-    every = search_training(setting, rates, Fixed(), say)
+    every = search_training(setting, rates, Fixed(), within=row.step_s, front=False, say=say)
     best = row_of(1, every, 0, rates, ask.tokens)
     places = families(every.points, len(every.points))
     place = 1 + sum(float(every.seconds[at]) < row.step_s * (1 - 1e-9) for at in places)
