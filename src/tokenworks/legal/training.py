@@ -367,10 +367,22 @@ def state_fits(proposal: TrainProposal) -> Verdict:
     return Verdict(
         need <= capacity,
         lambda: (
-            f"{need[0] / 1e9:,.1f} GB of {capacity / 1e9:,.1f} GB a device{proposal.parts}: take recompute=full, a "
-            "smaller mbs, more of tp, pp, cp or ep, or zero=3"
+            f"{need[0] / 1e9:,.1f} GB of {capacity / 1e9:,.1f} GB a device{proposal.parts}: take "
+            f"{_smaller(proposal.points)}"
         ),
     )
+
+
+def _smaller(points: TrainPoints) -> str:
+    """Settings that would make a single plan smaller."""
+    ways = []
+    if points.recompute[0] != RECOMPUTES.index("full"):
+        ways.append("recompute=full")
+    if points.micro_batch[0] > 1:
+        ways.append("mbs=1")
+    if points.zero[0] < 3 and points.dp[0] * points.cp[0] > 1:
+        ways.append("zero=3")
+    return " or ".join([*ways, "more devices with larger tp, pp, cp or ep"])
 
 
 def _multiple(batch: int, lane: int) -> int:

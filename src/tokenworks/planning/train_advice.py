@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokenworks.planning.train_asked import AskedTraining
     from tokenworks.planning.train_search import TrainSearch
 
-MOST_TIMES = (2, 3, 4, 6, 8, 12, 16)
+MOST_TIMES = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Multiples of the machine that are tried if one machine does not hold the run [count]."""
 
 

@@ -143,6 +143,8 @@ def asked_training(
     count = token_count(tokens, TOKENS)
     if seq is not None and seq < 1:
         raise SpecError(f"{seq} is not a sequence length", where=SEQ, hint="write 1 or more, such as 8192")
+    if seq is not None:
+        _must_fit_context(read, seq)
     keys = _keys_of(deploy)
     for name, value in (("method", method), ("precision", precision), ("seq", seq)):
         if value is not None and name in keys:

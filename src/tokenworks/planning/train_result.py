@@ -389,12 +389,16 @@ def _links(times: Mapping[tuple[str, str], object], step_s: float) -> list[Train
 
 
 def _bound(parts: tuple[TrainPart, ...]) -> str:
-    """What takes most of a step: compute, one kind of communication at its level, bubble, optimiser or host."""
+    """What takes most of a step: compute with its largest part, a communication at its level, bubble, optimiser, host."""
     sums: dict[str, float] = {}
     for part in parts:
         name = f"{part.part} over {part.level}" if part.kind == "communication" else part.kind
         sums[name] = sums.get(name, 0.0) + part.seconds
-    return max(sums, key=lambda name: sums[name], default=COMPUTE)
+    most = max(sums, key=lambda name: sums[name], default=COMPUTE)
+    if most != COMPUTE or not parts:
+        return most
+    largest = max((part for part in parts if part.kind == COMPUTE), key=lambda part: part.seconds)
+    return f"{COMPUTE}: {largest.part}"
 
 
 def _one(value: object) -> float:
