@@ -285,14 +285,15 @@ def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> Par
     In a step with decoding sequences, one kernel runs both, so the latency counts only in `_decoding`.
     """
     latency = rates.attention_start * ((batch.prefill > 0) & (batch.sequences <= 0))
-    return prefill_part(
-        scan, rates, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes, latency=latency
-    )
+    return causal_part(
+        scan, rates, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes, latency=latency,
+        flop_rate=rates.prefill_flop,
+    )  # fmt: skip
 
 
-def prefill_part(
+def causal_part(
     scan: Scan, rates: Rates, tokens: FloatArray, token_context: FloatArray, *, tp: FloatArray, kv_bytes: FloatArray,
-    latency: FloatArray,
+    latency: FloatArray, flop_rate: FloatArray, times_work: float = 1.0,
 ) -> PartTime:  # fmt: skip
     """Cost of causal attention of many queries, one layer. A query costs as much as `rates.query` additional entries.
 
@@ -305,6 +306,8 @@ def prefill_part(
     tp : tensor-parallel width [count]
     kv_bytes : size of an element of keys and values [byte/element]
     latency : latency of the kernels [s]
+    flop_rate : rate of the products [FLOP/s]
+    times_work : work and traffic / those of a forward pass [-]
 
     Returns
     -------
@@ -312,7 +315,8 @@ def prefill_part(
     """
     flop, traffic = attention.prefill_work(scan, tokens, token_context, tp=tp, kv_bytes=kv_bytes)
     edges = tokens * rates.query * attention.entry_flop(scan, tp)
-    return roof(flop, traffic, (flop + edges) / rates.prefill_flop, traffic / rates.attention_hbm, latency)
+    work, moved = (flop + edges) * times_work, traffic * times_work
+    return roof(flop * times_work, moved, work / flop_rate, moved / rates.attention_hbm, latency)
 
 
 def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.arrays import FloatArray
+from tokenworks.arrays import FloatArray, ceil_div
 from tokenworks.costs import attention
 from tokenworks.costs.breakdown import COMPUTE, HBM
 from tokenworks.costs.kernels import Kernels, kernels
 from tokenworks.costs.pipeline import SCHEDULES
-from tokenworks.costs.power import power
 from tokenworks.costs.train_comms import Sharding, shard_exchange
 from tokenworks.costs.train_lane import Busiest, Exchanged, Lane, busiest, by_level, lane_of
 from tokenworks.costs.train_layers import CHUNK, token_context, trains
@@ -24,10 +23,20 @@ from tokenworks.costs.train_memory import STATES, TrainMemory, train_memory
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often
 from tokenworks.costs.train_weights import StageWeights, adapter_weights, stage_weights
 from tokenworks.errors import SpecError
-from tokenworks.specs.calibration import Power
+from tokenworks.specs.calibration import number
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.model import Matrix, Model
 from tokenworks.specs.training import Training
+
+
+HALF_OPERATORS = 15
+"""Operators of PyTorch in the forward pass of a half layer, fused as in Megatron-LM; the backward pass has twice as
+many: counted in the transformer layer of Megatron-LM core 0.12 [count]."""
+COLLECTIVE_OPERATORS = 20
+"""Operators that the collectives of tensor parallelism add to a half layer: calls, events and waits of streams, views
+and copies [count]."""
+UNFUSED_OPERATORS = 10
+"""Operators that unfused attention adds: mask, softmax, dropout, two batched products, transposes [count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +126,14 @@ def train_steps(model: Model, rates: TrainRates, plans: TrainPlans) -> TrainStep
     exposed, hidden = _exchanges(lane, busy, rates, plans)
     hop = (lane.stage.forward + lane.stage.backward) / plans.chunks
     bubble = schedule.bubble(plans.pp, plans.chunks, lane.mean(plans)) + (plans.pp - 1) * hop
-    launch = 0.0 if plans.policy.graphs else rates.host_layer * busy.share * model.layers
-    sent = sum((seconds for (kind, _), seconds in exposed.items() if kind == "pp"), 0.0)
-    host = np.maximum(m * (launch - busy.passed.seconds) - sent, 0.0) + rates.host_step
+    host = _host(model, lane, busy, rates, plans) + rates.host_step
     data, beside = _data_parallel(model, rates, plans, busy)
     exposed, hidden = {**exposed, **data}, {**hidden, **beside}
     optimiser = _optimiser(model, rates, plans, busy.at)
     compute = _compute(lane, busy, plans)
     step = sum(compute.values(), 0.0) + sum(exposed.values(), 0.0) + bubble + optimiser + host
     needed = model_flop(model, plans)
-    watts = None if rates.tdp is None else _watts(rates.tdp, rates.rates.power, lane, plans, step)
+    watts = None if rates.tdp is None else _watts(rates, rates.tdp, lane, plans, step)
     return TrainStep(
         step_s=step, compute_s=compute, exposed_s=exposed, hidden_s=hidden, bubble_s=bubble, optimiser_s=optimiser,
         host_s=host, model_flop=needed, flop=m * plans.dp * plans.cp * plans.tp * lane.flop(),
@@ -173,6 +180,42 @@ def check(model: Model, training: Training) -> None:
         refuse("the model has no draft layers", "draft_layers", "write draft_layers=false")
 
 
+def _host(model: Model, lane: Lane, busy: Busiest, rates: TrainRates, plans: TrainPlans) -> FloatArray:
+    """Time in which the device waits for the host to launch kernels, all micro-batches [s].
+
+    The host runs ahead, so only launches that take longer than the device add time. Dropless experts stop it: their
+    numbers of rows must be known first. So the launches of the experts of a layer are compared with their own kernels.
+    """
+    graphs = plans.policy.graphs
+    if graphs == "full":
+        return 0.0
+    waits: FloatArray = 0.0
+    apart: FloatArray = 0.0
+    if "experts" in lane.layers:
+        blocks = [(block.count, block.experts.count) for block in model.blocks if block.experts]
+        again = "moe" in plans.policy.recompute.modules or plans.policy.recompute.name == "full"
+        launched = sum(count * ceil_div(experts, plans.ep) for count, experts in blocks) * rates.host_expert
+        launched = launched * (1 + again / 3)
+        own = lane.layers["experts"].seconds + lane.layers["expert activation"].seconds
+        waits = np.maximum(launched - own, 0.0)
+        apart = own
+    if graphs == "none":
+        device = busy.passed.seconds - busy.share * apart
+        waits = waits + np.maximum(_operators(model, plans) * rates.host_op - device / busy.share, 0.0)
+    return plans.micro_batches * busy.share * waits
+
+
+def _operators(model: Model, plans: TrainPlans) -> FloatArray:
+    """Operators of PyTorch that all layers run for one micro-batch, without the GEMMs of experts [count]."""
+    stack = kernels(model.blocks, model.kv_heads)
+    halves = stack.reduces + stack.moe_reduces
+    recompute = plans.policy.recompute
+    passes = 3.0 + (recompute.name == "full")
+    collectives = COLLECTIVE_OPERATORS * halves * (plans.tp > 1)
+    unfused = UNFUSED_OPERATORS * (plans.policy.attention_kernel == "unfused")
+    return passes * (HALF_OPERATORS * halves + collectives + unfused * halves / 2)
+
+
 def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArray]:
     """Compute of the busiest stage in one step, by part [s]."""
     m, parts = plans.micro_batches, {}
@@ -187,6 +230,8 @@ def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArr
         parts["reference"] = m * lane.reference * (busy.share * forward + ends)
     if np.any(np.asarray(lane.again) > 0):
         parts["recompute"] = m * busy.share * lane.again
+    if np.any(np.asarray(lane.offload) > 0):
+        parts["offload"] = m * busy.share * lane.offload
     return parts
 
 
@@ -307,11 +352,16 @@ def _optimiser(model: Model, rates: TrainRates, plans: TrainPlans, stage: FloatA
     return seconds
 
 
-def _watts(tdp: float, shares: Power, lane: Lane, plans: TrainPlans, step: FloatArray) -> FloatArray:
-    """Mean power of a device over a step [W]."""
+def _watts(rates: TrainRates, tdp: float, lane: Lane, plans: TrainPlans, step: FloatArray) -> FloatArray:
+    """Mean power of a device over a step, with the idle and memory shares of serving [W].
+
+        P = TDP min(1, i + c U_c + m U_m),  see `power.power`
+    """
     busy = plans.micro_batches / plans.pp / step
-    use = {name: np.minimum(busy * lane.roofs(name), 1.0) for name in (COMPUTE, HBM)}
-    return power(tdp, shares, compute=use[COMPUTE], hbm=use[HBM])
+    compute, hbm = (np.minimum(busy * lane.roofs(name), 1.0) for name in (COMPUTE, HBM))
+    shares = rates.rates.power
+    drawn = number(shares.idle) + rates.compute_power * compute + number(shares.hbm) * hbm
+    return tdp * np.minimum(1.0, drawn)
 
 
 def model_flop(model: Model, plans: TrainPlans) -> FloatArray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.arrays import FloatArray, ceil_div
-from tokenworks.costs.kernels import kernels
+from tokenworks.costs.kernels import Kernels, kernels
 from tokenworks.costs.pipeline import SCHEDULES, StagePass
 from tokenworks.costs.train_comms import (
     Exchange,
@@ -18,17 +18,21 @@ from tokenworks.costs.train_comms import (
     tensor_exchange,
 )
 from tokenworks.costs.train_layers import PartPasses, Passes, end_passes, layer_passes
+from tokenworks.costs.train_memory import kept_bytes
 from tokenworks.costs.train_plan import LEVELS, TrainPlans, TrainRates
 from tokenworks.costs.train_weights import stage_layers
+from tokenworks.errors import SpecError
 from tokenworks.specs.model import Model
 
 AGAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "attention": (("attention", "linear attention"), ("cp",)),
-    "norm": (("norms",), ()),
-    "activation": (("activation", "expert activation"), ()),
-    "up-projection": (("up-projection",), ()),
-    "mlp": (("dense ffn", "shared expert"), ()),
-    "experts": (("experts", "permutation", "expert activation"), ("ep",)),
+    "core_attn": (("attention", "linear attention"), ("cp",)),
+    "layernorm": (("norms",), ()),
+    "activation": (("activation",), ()),
+    "moe_act": (("expert activation",), ()),
+    "mla_up_proj": (("up-projection",), ()),
+    "mlp": (("dense ffn",), ()),
+    "shared_experts": (("shared expert",), ()),
+    "moe": (("experts", "permutation", "expert activation", "shared expert", "router"), ("ep",)),
 }
 """Module of selective recompute -> parts, and kinds of communication, whose forward pass runs again."""
 
@@ -62,6 +66,7 @@ class Lane:
     first, last : parts that the first stage, and the last stage, run beside layers
     again : forward time that recompute runs once more, all layers, without communication [s]
     again_flop : FLOP of recompute [FLOP]
+    offload : time that copies of activations to the host and back add, all layers [s]
     reference : forward passes of a reference model / forward passes of the trained model: 1 for DPO, else 0 [-]
     talks : tp, cp and ep communication of all layers
     ends : tensor-parallel communication of embedding, and of head and loss [s]
@@ -73,6 +78,7 @@ class Lane:
     last: PartPasses
     again: FloatArray
     again_flop: FloatArray
+    offload: FloatArray
     reference: float
     talks: tuple[Talk, ...]
     ends: FloatArray
@@ -86,7 +92,7 @@ class Lane:
     def backward(self) -> FloatArray:
         """Gradients of activations of all layers, with recompute and with what communication adds [s]."""
         compute = sum((passes.backward.seconds for passes in self.layers.values()), 0.0)
-        return compute + self.again + sum((talk.backward for talk in self.talks), 0.0)
+        return compute + self.again + self.offload + sum((talk.backward for talk in self.talks), 0.0)
 
     def weights(self) -> FloatArray:
         """Gradients of the weights of all layers [s]."""
@@ -236,6 +242,7 @@ def lane_of(model: Model, rates: TrainRates, plans: TrainPlans) -> Lane:
     method = plans.policy.method
     return Lane(
         layers=layers, first={"embedding": ends["embedding"]}, last=last, again=again, again_flop=again_flop,
+        offload=_offload(stack, layers, model, rates, plans),
         reference=1.0 if method.name == "dpo" and method.reference == "loaded" else 0.0, talks=talks,
         ends=end_exchange(model, rates, plans), stage=stage_exchange(model, rates, plans),
     )  # fmt: skip
@@ -293,6 +300,26 @@ def _recompute(
     again = sum((layers[name].forward.seconds for name in names), 0.0)
     again = again + sum((talk.forward for talk in talks if talk.exchange.kind in kinds), 0.0)
     return share * again, share * sum((layers[name].forward.flop for name in names), 0.0)
+
+
+def _offload(
+    stack: Kernels, layers: PartPasses, model: Model, rates: TrainRates, plans: TrainPlans
+) -> FloatArray:
+    """Time that copies of activations to the host and back add, all layers: what their layers do not hide [s]."""
+    count = plans.policy.recompute.offload_layers
+    if not count:
+        return 0.0
+    if rates.host_link is None:
+        raise SpecError(
+            "the link between device and host is not published, which offload_layers needs",
+            where="recompute.offload_layers",
+            hint="give it with --set machine.host.link=VALUE, or write offload_layers=0",
+        )
+    share = np.minimum(count / ceil_div(model.layers, plans.pp), 1.0)
+    copied = kept_bytes(stack, model, rates, plans) / rates.host_link
+    forward = sum((passes.forward.seconds for passes in layers.values()), 0.0)
+    back = sum((passes.backward.seconds + passes.weights.seconds for passes in layers.values()), 0.0)
+    return np.maximum(share * copied - forward, 0.0) + np.maximum(share * copied - back, 0.0)
 
 
 def by_level(kind: str, span: FloatArray, seconds: FloatArray, rates: TrainRates) -> Exchanged:

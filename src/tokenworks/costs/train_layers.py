@@ -15,7 +15,7 @@ from tokenworks.arrays import FloatArray
 from tokenworks.costs import attention, moe, roofline
 from tokenworks.costs.breakdown import HBM, LATENCY, Kernel, PartTime, plus, times
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, one
-from tokenworks.costs.parts import ACTIVATION, NARROW, PART_OF, grouped_product, prefill_part, product, roof
+from tokenworks.costs.parts import ACTIVATION, NARROW, PART_OF, causal_part, grouped_product, product, roof
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, compute_dtype
 from tokenworks.specs.model import Model, Scan, State
@@ -23,6 +23,14 @@ from tokenworks.specs.model import Model, Scan, State
 ATTENTION_BACKWARD = 2.5
 """FLOP of the backward pass of attention / FLOP of its forward pass: five products instead of two, as keys and queries
 are multiplied again (FlashAttention-2, arXiv:2307.08691, section 4.1) [-]."""
+FULL_HEAD = 512.0
+"""FLOP of a head of size 128 for each query and entry [FLOP]."""
+EXPONENTIALS = 0.26
+"""Share of the time of attention with heads of size 128 that does not depend on the size of the heads: exponentials.
+FlashAttention-3, arXiv:2407.08608, figure 5: about 500, 650 and 750 TFLOP/s with heads of 64, 128 and 256 [-]."""
+SCORE_PASSES, SCORE_KERNELS = 8, 5
+"""Unfused attention: traffic of the scores in their own size, as the first product writes them, mask and softmax read
+and write, dropout reads and writes, with a mask of its own, and the second product reads; and its kernels [-, count]."""
 CHUNK = 128
 """Tokens of a chunk of linear attention: its kernels keep one state for each chunk (Mamba-2, arXiv:2405.21060,
 section 6: 64 to 256) [token]."""
@@ -31,8 +39,9 @@ HALF_PASSES, HALF_PASSES_BACK = 5, 6
 residual sum reads two and writes one; the backward pass reads one more [-]."""
 HALF_KERNELS = 2.5
 """Small kernels of a half layer in the forward pass, as in a serving step; the backward pass has as many [count]."""
-PERMUTE_PASSES = 6
-"""Traffic of sorting tokens by expert and back, in widths of all chosen copies, in each direction [-]."""
+PERMUTE_PASSES = {"alltoall": 6, "deepep": 4}
+"""Dispatcher -> traffic of sorting tokens by expert and back, in widths of all chosen copies, in each pass: alltoall
+sorts before and after it sends, deepep sorts while it receives [-]."""
 LOSS_BYTES = 12
 """Traffic of the cross-entropy of one logit, forward and backward: it is read in 16 bits, and its exponential and its
 gradient are written and read; assumed [byte]."""
@@ -186,26 +195,46 @@ def token_context(plans: TrainPlans) -> FloatArray:
 def scan_passes(scan: Scan, rates: TrainRates, plans: TrainPlans) -> Passes:
     """Attention of one layer. The backward pass has 2.5 times the FLOP and traffic, at a rate of its own.
 
+    A small head does fewer FLOP for each exponential of the softmax, so its time is longer: t (1 + s (512 / f - 1)),
+    with f FLOP per head, query and entry, and s = `EXPONENTIALS`.
+
     Parameters
     ----------
     scan : the pass over keys and values
     rates : rates of the machine
-    plans : widths and batches
+    plans : widths, batches and kernel
     """
     r = rates.rates
     tokens, context = plans.rank_tokens, token_context(plans)
-    sizes = {"tp": plans.tp, "kv_bytes": 2.0}
-    forward = prefill_part(scan, r, tokens, context, **sizes, latency=r.attention_start)
-    flop, traffic = attention.prefill_work(scan, tokens, context, **sizes)
-    edges = tokens * r.query * attention.entry_flop(scan, plans.tp)
-    backward = roof(
-        flop * ATTENTION_BACKWARD,
-        traffic * ATTENTION_BACKWARD,
-        ATTENTION_BACKWARD * (flop + edges) / (r.prefill_flop * rates.attention_backward),
-        ATTENTION_BACKWARD * traffic / r.attention_hbm,
-        r.attention_start,
-    )
-    return Passes(forward, backward)
+    small = 1 + EXPONENTIALS * (FULL_HEAD * scan.query_heads / scan.prefill_flop - 1)
+    rate = r.prefill_flop / small * (rates.attention_fp8 if plans.policy.precision.attention == "fp8" else 1.0)
+    if plans.policy.attention_kernel == "unfused":
+        return _unfused(scan, rates, plans)
+
+    def run(rate: float, times_work: float) -> PartTime:
+        return causal_part(
+            scan, r, tokens, context, tp=plans.tp, kv_bytes=2.0, latency=r.attention_start, flop_rate=rate,
+            times_work=times_work,
+        )  # fmt: skip
+
+    return Passes(run(rate, 1.0), run(rate * rates.attention_backward, ATTENTION_BACKWARD))
+
+
+def _unfused(scan: Scan, rates: TrainRates, plans: TrainPlans) -> Passes:
+    """Attention whose scores go through memory: two products of the whole matrix, softmax and dropout between them.
+
+    Nothing is left out for the causal half. The backward pass has twice the products and traffic.
+    """
+    r = rates.rates
+    scores = plans.rank_tokens * plans.policy.seq_len * scan.query_heads / np.minimum(plans.tp, scan.query_heads)
+    work = scores * scan.prefill_flop / scan.query_heads
+    traffic = scores * plans.recipe.element * SCORE_PASSES
+
+    def run(factor: float) -> Kernel:
+        compute, moved = factor * work / r.gemm["bf16"], factor * traffic / (r.hbm * rates.elementwise)
+        return roof(factor * work, factor * traffic, compute, moved, SCORE_KERNELS * r.kernel)
+
+    return Passes(run(1.0), run(2.0))
 
 
 def state_passes(state: State, rates: TrainRates, plans: TrainPlans) -> Passes:
@@ -295,7 +324,8 @@ def expert_passes(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> I
         wide, inner = (wide, inner + inputs) if gemm.inner else (wide + outputs, inner)
     yield "experts", Passes(plus(*forward), plus(*backward), plus(*weights) if trains("", plans) else NOTHING)
     yield "expert activation", _gate(rows, wide, inner, rates, plans)
-    sorted_ = _moved(rows * layer.experts.hidden * PERMUTE_PASSES, 2, rates, plans)
+    passes = PERMUTE_PASSES[plans.policy.experts.dispatcher]
+    sorted_ = _moved(rows * layer.experts.hidden * passes, 2, rates, plans)
     yield "permutation", Passes(sorted_, sorted_)
 
 

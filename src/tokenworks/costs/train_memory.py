@@ -190,9 +190,12 @@ def _stage_activations(model: Model, rates: TrainRates, plans: TrainPlans, stage
     if plans.policy.draft_layers and model.draft:
         drafts = kept_bytes(kernels(model.draft, model.kv_heads), model, rates, plans) * (stage == plans.pp - 1)
     recompute = plans.policy.recompute
+    # The activations of an offloaded layer are in the host, but for the two layers that are on their way.
+    kept = layers - np.maximum(np.minimum(recompute.offload_layers, layers) - 2, 0)
     if recompute.name != "full":
-        return layers * layer + drafts
+        return kept * layer + drafts
     again = layers if recompute.layers is None else np.minimum(recompute.layers, layers)
+    again = again * (recompute.last_stage | (stage < plans.pp - 1) | (plans.pp <= 1))
     border = plans.rank_tokens * model.hidden * plans.recipe.element / plans.sliced
     # One layer at a time is whole again in the backward pass. It counts once, not for each micro-batch in flight.
     flying = SCHEDULES[plans.policy.schedule.name].flying(plans.pp, plans.chunks, plans.micro_batches, stage)
@@ -230,13 +233,14 @@ def kept_bytes(stack: Kernels, model: Model, rates: TrainRates, plans: TrainPlan
     residual = plans.rank_tokens / plans.sliced * model.hidden
     total = residual * (halves + stack.mixed - stack.mixes) * recipe.element
     frozen = not trains("", plans)
-    if "norm" not in again and not frozen:
+    if "layernorm" not in again and not frozen:
         total = total + residual * halves * recipe.saved
-    ffn = set() if "mlp" in again else set(FFN)
+    dropped = {"mlp": {"dense"}, "shared_experts": {"shared"}, "moe": {"shared"}}
+    ffn = set(FFN).difference(*(dropped.get(module, set()) for module in again))
     for gemm, layers in stack.gemms:
         outputs, inputs = gemm.shape(plans.tp)
         rows = gemm_rows(gemm, plans)
-        up = "up-projection" in again and is_up_projection(gemm, model)
+        up = "mla_up_proj" in again and is_up_projection(gemm, model)
         if gemm.part in ffn:
             kept = rows * inputs * recipe.saved * ("activation" not in again) if gemm.inner else (
                 rows * outputs * recipe.element)  # fmt: skip
@@ -247,14 +251,14 @@ def kept_bytes(stack: Kernels, model: Model, rates: TrainRates, plans: TrainPlan
         total = total + layers * plans.rank_tokens * scan.query_heads / np.minimum(plans.tp, scan.query_heads) * LOG_SUM
     for state, layers in stack.states:
         chunks = ceil_div(plans.rank_tokens, CHUNK)
-        total = total + layers * chunks * state.bytes / np.minimum(plans.tp, state.heads) * ("attention" not in again)
-    if "experts" not in again:
+        total = total + layers * chunks * state.bytes / np.minimum(plans.tp, state.heads) * ("core_attn" not in again)
+    if "moe" not in again:
         for layer, layers in stack.experts:
             rows = expert_rows(layer, rates, plans)
             for gemm in layer.gemms:
                 outputs, inputs = gemm.shape(plans.expert_tp)
                 if gemm.inner:
-                    total = total + layers * rows * inputs * recipe.saved * ("activation" not in again)
+                    total = total + layers * rows * inputs * recipe.saved * ("moe_act" not in again)
                 else:
                     total = total + layers * rows * (outputs * recipe.element + inputs * recipe.saved)
     return total

@@ -125,9 +125,10 @@ class TrainRates:
     Parameters
     ----------
     rates : achieved rates, with the GEMM rates of training
-    attention_backward, linear_attention, elementwise : see `TrainingFactors` [-]
+    attention_backward, attention_fp8, linear_attention, elementwise : see `TrainingFactors` [-]
     dp_exposed, tp_exposed, ep_exposed, pp_exposed : see `TrainingFactors` [-]
-    host_layer, host_step : times of the host [s]
+    host_op, host_expert, host_step : times of the host [s]
+    compute_power : see `TrainingFactors` [-]
     skew : log-deviation of expert popularity [-]
     context, fragments : memory of the driver [byte], and share lost between tensors [-]
     spread : interval factor of the step time [-]
@@ -141,14 +142,17 @@ class TrainRates:
 
     rates: Rates
     attention_backward: float
+    attention_fp8: float
     linear_attention: float
     elementwise: float
     dp_exposed: float
     tp_exposed: float
     ep_exposed: float
     pp_exposed: float
-    host_layer: float
+    host_op: float
+    host_expert: float
     host_step: float
+    compute_power: float
     skew: float
     context: float
     fragments: float
@@ -180,7 +184,7 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
     """
     factors, assumed = training_factors(calibration)
     family = machine.family
-    names = ("gemm", "grouped", "attention_backward", "linear_attention", "elementwise")
+    names = ("gemm", "grouped", "attention", "attention_backward", "linear_attention", "elementwise")
     own: Mapping[str, Any] = {name: number(factors.of(family, name)) for name in names}
     reached = serving_rates(machine, calibration)
     gemm = {dtype: rate * own["gemm"] for dtype, rate in reached.gemm.items()}
@@ -191,16 +195,24 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
         why = "priors of training; the calibration file has a reason for each"
         assumed = (*assumed, Assumption("calibration.training", ", ".join(guessed), why))
     return TrainRates(
-        rates=replace(reached, gemm=gemm, grouped={dtype: rate * own["grouped"] for dtype, rate in gemm.items()}),
+        rates=replace(
+            reached,
+            gemm=gemm,
+            grouped={dtype: rate * own["grouped"] for dtype, rate in gemm.items()},
+            prefill_flop=reached.prefill_flop * own["attention"],
+        ),
         attention_backward=own["attention_backward"],
+        attention_fp8=number(factors.attention_fp8),
         linear_attention=own["linear_attention"],
         elementwise=own["elementwise"],
         dp_exposed=number(factors.dp_exposed),
         tp_exposed=number(factors.tp_exposed),
         ep_exposed=number(factors.ep_exposed),
         pp_exposed=number(factors.pp_exposed),
-        host_layer=number(factors.host_layer),
+        host_op=number(factors.host_op),
+        host_expert=number(factors.host_expert),
         host_step=number(factors.host_step),
+        compute_power=number(factors.compute_power),
         skew=number(factors.skew),
         context=number(factors.context),
         fragments=number(factors.fragments),

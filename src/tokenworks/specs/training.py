@@ -17,7 +17,9 @@ TRAINING_SCHEMA = "tokenworks.training/1"
 ZeroStage = Literal[0, 1, 2, 3]
 ScheduleName = Literal["1f1b", "interleaved", "zero-bubble", "dualpipe", "gpipe"]
 RecomputeName = Literal["none", "selective", "full"]
-RecomputeModule = Literal["attention", "norm", "activation", "up-projection", "mlp", "experts"]
+RecomputeModule = Literal[
+    "core_attn", "layernorm", "activation", "moe_act", "mla_up_proj", "mlp", "shared_experts", "moe"
+]  # fmt: skip
 RECOMPUTE_MODULES: tuple[RecomputeModule, ...] = get_args(RecomputeModule)
 PrecisionName = Literal["bf16", "fp16", "fp32", "fp8", "fp8-delayed", "fp8-block", "mxfp8", "nvfp4"]
 StateDtype = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -115,13 +117,18 @@ class Recompute(Spec):
     Parameters
     ----------
     name : "none"; "selective": the modules of the list; "full": whole layers, only their input is kept
-    modules : modules that "selective" computes again
+    modules : modules that "selective" computes again, with the names of Megatron-LM; activation: the activation function
+        of dense FFNs
     layers : layers of each stage with full recompute; None: all layers
+    last_stage : False if the last pipeline stage keeps its activations
+    offload_layers : layers of each stage whose activations wait in the memory of the host
     """
 
     name: RecomputeName = "none"
-    modules: tuple[RecomputeModule, ...] = ("attention",)
+    modules: tuple[RecomputeModule, ...] = ("core_attn",)
     layers: Annotated[int, Field(ge=0, le=10**5)] | None = None
+    last_stage: bool = True
+    offload_layers: Annotated[int, Field(ge=0, le=10**5)] = 0
 
 
 class TrainingPrecision(Spec):
@@ -130,7 +137,8 @@ class TrainingPrecision(Spec):
     Parameters
     ----------
     recipe : dtype of the GEMMs in the layers: bf16, fp16, fp32, or a recipe: fp8 (one scale per tensor, current),
-        fp8-delayed, fp8-block (128 x 128 blocks), mxfp8, nvfp4. Router, head and attention multiply in 16 bits
+        fp8-delayed, fp8-block (128 x 128 blocks), mxfp8, nvfp4. Router and head multiply in 16 bits
+    attention : dtype of attention
     gradients : dtype in which gradients are added up over micro-batches
     reduce : dtype in which data-parallel ranks exchange gradients
     gather : dtype in which data-parallel ranks exchange weights; fp8 needs a recipe with 8-bit weights
@@ -138,6 +146,7 @@ class TrainingPrecision(Spec):
     """
 
     recipe: PrecisionName = "bf16"
+    attention: Literal["bf16", "fp8"] = "bf16"
     gradients: Literal["fp32", "bf16"] = "fp32"
     reduce: Literal["fp32", "bf16"] = "fp32"
     gather: Literal["bf16", "fp8"] = "bf16"
@@ -235,7 +244,9 @@ class Training(Spec):
     method : what is trained
     exchange : how context-parallel ranks share keys and values
     draft_layers : True if the multi-token-prediction layers are trained, too
-    graphs : True if the layers are captured in CUDA graphs, so that the host does not launch each kernel
+    attention_kernel : "flash": the matrix of scores stays on chip; "unfused": it goes through memory
+    graphs : what CUDA graphs capture, so that the host does not launch each kernel: none; partial: all but the routed
+        experts; full: all layers
     document : mean length of the documents in a sequence, if attention does not cross them; None: it does [token]
     """
 
@@ -252,7 +263,8 @@ class Training(Spec):
     method: Method = Method()
     exchange: ContextExchange = "ring"
     draft_layers: bool = False
-    graphs: bool = False
+    attention_kernel: Literal["flash", "unfused"] = "flash"
+    graphs: Literal["none", "partial", "full"] = "none"
     document: Count | None = None
 
     @model_validator(mode="after")

@@ -38,11 +38,12 @@ class FamilyTraining(Spec):
 
     Parameters
     ----------
-    gemm, grouped, attention_backward, linear_attention, elementwise : as in `TrainingFactors`
+    gemm, grouped, attention, attention_backward, linear_attention, elementwise : as in `TrainingFactors`
     """
 
     gemm: Factor | None = None
     grouped: Factor | None = None
+    attention: Factor | None = None
     attention_backward: Factor | None = None
     linear_attention: Factor | None = None
     elementwise: Factor | None = None
@@ -55,14 +56,19 @@ class TrainingFactors(Spec):
     ----------
     gemm : rate of GEMMs in a training step / rate in the kernel tables of serving: hours at the power limit [-]
     grouped : rate of the grouped GEMMs of experts / rate of dense GEMMs, in training [-]
+    attention : FLOP rate of the forward pass of attention in training / rate of prefill attention in serving [-]
     attention_backward : FLOP rate of the backward pass of attention / FLOP rate of its forward pass [-]
+    attention_fp8 : FLOP rate of attention in FP8 / FLOP rate in 16 bits [-]
     linear_attention : FLOP rate of linear attention over chunks / FLOP rate of prefill attention [-]
     elementwise : bandwidth of norms, residuals and activation functions / bandwidth of GEMMs, for large tensors [-]
     dp_exposed : least share of the data-parallel communication that adds to the step although it overlaps [-]
     tp_exposed, ep_exposed, pp_exposed : the same share of overlapped tensor-parallel, expert and pipeline
         communication [-]
-    host_layer : time in which the host launches the kernels of one layer, forward and backward [s]
+    host_op : time in which the host launches one operator of PyTorch, with autograd [s]
+    host_expert : time of the host for each local expert of a layer, forward and backward: its GEMMs and quantisations
+        are launched apart [s]
     host_step : time of a step outside the micro-batches: data loader, gradient norm, logging [s]
+    compute_power : additional power at the full compute roof / TDP, while large GEMMs run [-]
     skew : log-deviation of expert popularity that the balancing of training leaves [-]
     context : memory of driver, libraries and communicators on a device [byte]
     fragments : memory lost between tensors / memory of weights, states and activations [-]
@@ -72,15 +78,19 @@ class TrainingFactors(Spec):
 
     gemm: Factor
     grouped: Factor
+    attention: Factor
     attention_backward: Factor
+    attention_fp8: Factor
     linear_attention: Factor
     elementwise: Factor
     dp_exposed: Share
     tp_exposed: Share
     ep_exposed: Share
     pp_exposed: Share
-    host_layer: Time
+    host_op: Time
+    host_expert: Time
     host_step: Time
+    compute_power: Factor
     skew: Annotated[Number, AfterValidator(_known)]
     context: Size
     fragments: Share

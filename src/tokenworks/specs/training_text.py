@@ -29,8 +29,12 @@ KEYS: dict[str, tuple[str, ...]] = {
     "vpp": ("schedule", "virtual_stages"),
     "layout": ("schedule", "layout"),
     "recompute": ("recompute", "name"),
+    "modules": ("recompute", "modules"),
     "recompute_layers": ("recompute", "layers"),
+    "recompute_last": ("recompute", "last_stage"),
+    "offload_layers": ("recompute", "offload_layers"),
     "precision": ("precision", "recipe"),
+    "attention": ("precision", "attention"),
     "gradients": ("precision", "gradients"),
     "reduce": ("precision", "reduce"),
     "gather": ("precision", "gather"),
@@ -53,6 +57,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "filled": ("method", "filled"),
     "exchange": ("exchange",),
     "draft_layers": ("draft_layers",),
+    "attention_kernel": ("attention_kernel",),
     "graphs": ("graphs",),
     "document": ("document",),
 }
@@ -128,7 +133,8 @@ def training_text(training: Training) -> str:
     for key, path in KEYS.items():
         value, default = _get(training, path), _get(usual, path)
         if value != default:
-            pairs.append(f"{key}={str(value).lower() if isinstance(value, bool | None) else value}")
+            text = "+".join(value) if isinstance(value, tuple) else str(value)
+            pairs.append(f"{key}={text.lower() if isinstance(value, bool | None) else text}")
     return ",".join(pairs)
 
 
@@ -154,8 +160,11 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 
 def _value(written: str, path: tuple[str, ...]) -> Any:
-    """The value of a text, by the field that it is for: a word stays a word, `none` is null where null is allowed."""
+    """The value of a text, by the field that it is for: a word stays a word, a+b is a list, `none` is null where
+    null is allowed."""
     default = _get(Training(), path)
+    if isinstance(default, tuple):
+        return tuple(part.strip() for part in written.split("+"))
     if isinstance(default, str):
         return None if written == "none" and path == ("optimiser", "master") else written
     if default is None and written == "none":
