@@ -200,13 +200,12 @@ def gemm_part(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> Par
     """
     outputs, inputs = gemm.shape(split.tp)
     dtype, quantised = _dtype(gemm, rates)
-    return product(rates, dtype, tokens, outputs, inputs, weight=gemm.form.bytes, quantised=quantised)
+    return product(rates, dtype, tokens, (outputs, inputs), weight=gemm.form.bytes, quantised=quantised)
 
 
 def product(
-    rates: Rates, dtype: str, rows: FloatArray, outputs: FloatArray, inputs: FloatArray, *,
-    weight: float, quantised: int,
-) -> PartTime:  # fmt: skip
+    rates: Rates, dtype: str, rows: FloatArray, shape: tuple[FloatArray, FloatArray], *, weight: float, quantised: int
+) -> PartTime:
     """Cost of a matrix product with a weight: rows x inputs times inputs x outputs.
 
     Parameters
@@ -214,7 +213,7 @@ def product(
     rates : achieved rates of the machine
     dtype : dtype of the multiplication
     rows : m, rows of the product [count]
-    outputs, inputs : n and k of the product [count, count]
+    shape : n and k of the product, outputs and inputs [count, count]
     weight : size of an element of the weight [byte/element]
     quantised : 1 if the input is quantised first, by one more kernel, else 0
 
@@ -222,6 +221,7 @@ def product(
     -------
     Cost on one device, see `roofline.kernel_time`.
     """
+    outputs, inputs = shape
     traffic = roofline.gemm_bytes(rows, outputs, inputs, weight=weight, activation=ACTIVATION)
     traffic = traffic + quantised * rows * inputs * ACTIVATION
     flop = roofline.gemm_flop(rows, outputs, inputs)
@@ -397,24 +397,24 @@ def grouped_part(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, to
     outputs, inputs = gemm.shape(split.expert_tp)
     dtype, quantised = _dtype(gemm, rates)
     slower = rates.packed_experts if gemm.form.bytes < 1 and dtype not in NARROW and gemm.form.compute == dtype else 1.0
+    achieved = rates.grouped[dtype] * slower, rates.experts_hbm * slower
     return grouped_product(
-        rates.grouped[dtype] * slower, rates.experts_hbm * slower, choices, touched, outputs, inputs,
-        weight=gemm.form.bytes, quantised=quantised,
+        achieved, choices, touched, (outputs, inputs), weight=gemm.form.bytes, quantised=quantised
     )  # fmt: skip
 
 
 def grouped_product(
-    flop_rate: float, hbm: float, rows: FloatArray, touched: FloatArray, outputs: FloatArray, inputs: FloatArray, *,
+    achieved: tuple[float, float], rows: FloatArray, touched: FloatArray, shape: tuple[FloatArray, FloatArray], *,
     weight: float, quantised: int,
 ) -> Kernel:  # fmt: skip
     """Cost of a grouped matrix product: the rows of each expert times its own weight, without latency.
 
     Parameters
     ----------
-    flop_rate, hbm : achieved rates [FLOP/s, byte/s]
+    achieved : rates of grouped products and of memory [FLOP/s, byte/s]
     rows : rows of all experts together [count]
     touched : experts with at least one row, whose weights are read [count]
-    outputs, inputs : width of a product of one expert [count, count]
+    shape : outputs and inputs of one expert [count, count]
     weight : size of an element of a weight [byte/element]
     quantised : 1 if the input is quantised first, else 0
 
@@ -422,6 +422,7 @@ def grouped_product(
     -------
     Cost on one device, see `roofline.kernel_time`.
     """
+    (flop_rate, hbm), (outputs, inputs) = achieved, shape
     traffic = touched * outputs * inputs * weight
     traffic = traffic + rows * (outputs + inputs * (1 + quantised)) * ACTIVATION
     flop = roofline.gemm_flop(rows, outputs, inputs)

@@ -28,15 +28,13 @@ from tokenworks.specs.machine import Assumption
 from tokenworks.specs.model import Matrix, Model
 from tokenworks.specs.training import Training
 
-
 HALF_OPERATORS = 15
-"""Operators of PyTorch in the forward pass of a half layer, fused as in Megatron-LM; the backward pass has twice as
-many: counted in the transformer layer of Megatron-LM core 0.12 [count]."""
-COLLECTIVE_OPERATORS = 20
-"""Operators that the collectives of tensor parallelism add to a half layer: calls, events and waits of streams, views
-and copies [count]."""
-UNFUSED_OPERATORS = 10
-"""Operators that unfused attention adds: mask, softmax, dropout, two batched products, transposes [count]."""
+"""Operators of PyTorch in the forward pass of a half layer. The backward pass has twice as many [count]."""
+EXPERT_OPERATORS = 30
+"""Operators that routed experts add to a half layer: router, top-k, permutation, dispatch, combine; without those of
+each expert [count]."""
+UNFUSED_OPERATORS = 5
+"""Operators that unfused attention adds to a layer: mask, softmax, dropout, two batched products [count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,8 @@ def train_step(model: Model, rates: TrainRates, training: Training) -> TrainStep
 def train_steps(model: Model, rates: TrainRates, plans: TrainPlans) -> TrainStep:
     """Cost of one optimiser step of many plans that share their policies.
 
-        t = m t_stage + bubble + exposed dp + optimiser + host,     t_stage = F + B + W + recompute + exposed tp, cp, ep, pp
+        t = m t_stage + bubble + exposed dp + optimiser + host
+        t_stage = F + B + W + recompute + exposed tp, cp, ep, pp
 
     m are the micro-batches of a rank. t_stage is the time of one micro-batch on the busiest stage.
 
@@ -209,11 +208,10 @@ def _operators(model: Model, plans: TrainPlans) -> FloatArray:
     """Operators of PyTorch that all layers run for one micro-batch, without the GEMMs of experts [count]."""
     stack = kernels(model.blocks, model.kv_heads)
     halves = stack.reduces + stack.moe_reduces
-    recompute = plans.policy.recompute
-    passes = 3.0 + (recompute.name == "full")
-    collectives = COLLECTIVE_OPERATORS * halves * (plans.tp > 1)
-    unfused = UNFUSED_OPERATORS * (plans.policy.attention_kernel == "unfused")
-    return passes * (HALF_OPERATORS * halves + collectives + unfused * halves / 2)
+    operators = HALF_OPERATORS * halves + EXPERT_OPERATORS * sum(layers for _, layers in stack.experts)
+    operators += UNFUSED_OPERATORS * stack.layers * (plans.policy.attention_kernel == "unfused")
+    collectives = (1 + plans.policy.parallel.sequence) * halves * (plans.tp > 1)
+    return (3.0 + (plans.policy.recompute.name == "full")) * (operators + collectives)
 
 
 def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArray]:
@@ -235,9 +233,7 @@ def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArr
     return parts
 
 
-def _exchanges(
-    lane: Lane, busy: Busiest, rates: TrainRates, plans: TrainPlans
-) -> tuple[Exchanged, Exchanged]:
+def _exchanges(lane: Lane, busy: Busiest, rates: TrainRates, plans: TrainPlans) -> tuple[Exchanged, Exchanged]:
     """Communication of the busiest stage in one step, without data parallelism: exposed, and hidden [s, s]."""
     m = plans.micro_batches
     exposed: Exchanged = {}
@@ -263,9 +259,7 @@ def _trained(model: Model, plans: TrainPlans, stage: FloatArray) -> StageWeights
     return StageWeights(adapter_weights(model, plans, stage), 0.0)
 
 
-def _data_parallel(
-    model: Model, rates: TrainRates, plans: TrainPlans, busy: Busiest
-) -> tuple[Exchanged, Exchanged]:
+def _data_parallel(model: Model, rates: TrainRates, plans: TrainPlans, busy: Busiest) -> tuple[Exchanged, Exchanged]:
     """Exchange of gradients and weights between data-parallel ranks in one step: exposed, and hidden [s, s].
 
     ZeRO 0 and 1 exchange gradients once, beside the last backward pass, and gather weights once, beside the first
@@ -275,9 +269,9 @@ def _data_parallel(
     """
     held = _trained(model, plans, busy.at)
     copies = plans.tp * plans.cp * plans.dp / (plans.ep * plans.expert_tp)
-    groups = [shard_exchange(held.dense, plans.dp * plans.cp, plans.shard, plans.tp, rates, plans)]
+    groups = [shard_exchange(held.dense, (plans.dp * plans.cp, plans.tp), rates, plans)]
     if np.any(np.asarray(held.experts) > 0):
-        groups.append(shard_exchange(held.experts, copies, plans.shard, plans.ep * plans.expert_tp, rates, plans))
+        groups.append(shard_exchange(held.experts, (copies, plans.ep * plans.expert_tp), rates, plans))
     m = plans.micro_batches
     scattered, gathered = np.where(exchanges_often(plans), m, 1), np.where(plans.zero >= 3, 2 * m, 1)
     forward, backward = busy.passed.forward, busy.passed.backward + busy.passed.weights
@@ -355,7 +349,7 @@ def _optimiser(model: Model, rates: TrainRates, plans: TrainPlans, stage: FloatA
 def _watts(rates: TrainRates, tdp: float, lane: Lane, plans: TrainPlans, step: FloatArray) -> FloatArray:
     """Mean power of a device over a step, with the idle and memory shares of serving [W].
 
-        P = TDP min(1, i + c U_c + m U_m),  see `power.power`
+    P = TDP min(1, i + c U_c + m U_m),  see `power.power`
     """
     busy = plans.micro_batches / plans.pp / step
     compute, hbm = (np.minimum(busy * lane.roofs(name), 1.0) for name in (COMPUTE, HBM))

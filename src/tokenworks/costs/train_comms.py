@@ -232,7 +232,7 @@ class Sharding:
 
 
 def shard_exchange(
-    weights: FloatArray, n: FloatArray, shard: FloatArray, stride: FloatArray, rates: TrainRates, plans: TrainPlans
+    weights: FloatArray, ranks: tuple[FloatArray, FloatArray], rates: TrainRates, plans: TrainPlans
 ) -> Sharding:
     """Data-parallel communication of the weights that a device holds.
 
@@ -242,9 +242,7 @@ def shard_exchange(
     Parameters
     ----------
     weights : weights of the device that get gradients [count]
-    n : data-parallel ranks of these weights [count]
-    shard : ranks that divide them [count]
-    stride : distance of two neighbouring ranks [count]
+    ranks : data-parallel ranks of these weights, and distance of two neighbouring ranks [count, count]
     rates : rates of the machine
     plans : ZeRO stage and dtypes
 
@@ -254,7 +252,8 @@ def shard_exchange(
         section 3.2.2 (hybrid sharding).
     """
     precision = plans.policy.precision
-    shard = np.minimum(shard, n)
+    n, stride = ranks
+    shard = np.minimum(plans.shard, n)
     buckets = np.maximum(np.ceil(weights / BUCKET), 1.0)
     gradient = weights / buckets * BYTES[precision.reduce]
     weight = weights / buckets * (BYTES[precision.gather] if plans.recipe.element == 2 else plans.recipe.element)

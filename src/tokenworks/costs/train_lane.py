@@ -173,12 +173,12 @@ def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
     layers = _layout(lane, ends, model, plans)
     passes = lane.forward(), lane.backward(), lane.weights()
     stages = []
-    for at, held in zip((pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1), layers, strict=True):
-        first, last = 1.0 * (at == 0), 1.0 * (at == pp - 1)
+    for at, placed in zip((pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1), layers, strict=True):
+        first, last, held = 1.0 * (at == 0), 1.0 * (at == pp - 1), placed
         if SCHEDULES[plans.policy.schedule.name].paired:
             outer = np.maximum(first, last)
             first, last = np.where(pp > 1, outer / 2, first), np.where(pp > 1, outer / 2, last)
-            held = np.where(outer > 0, (layers[0] + layers[2]) / 2, held)
+            held = np.where(outer > 0, (layers[0] + layers[2]) / 2, placed)
         share = held / model.layers
         named = ("forward", "backward", "weights")
         times = [
@@ -302,9 +302,7 @@ def _recompute(
     return share * again, share * sum((layers[name].forward.flop for name in names), 0.0)
 
 
-def _offload(
-    stack: Kernels, layers: PartPasses, model: Model, rates: TrainRates, plans: TrainPlans
-) -> FloatArray:
+def _offload(stack: Kernels, layers: PartPasses, model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:
     """Time that copies of activations to the host and back add, all layers: what their layers do not hide [s]."""
     count = plans.policy.recompute.offload_layers
     if not count:
@@ -335,4 +333,3 @@ def by_level(kind: str, span: FloatArray, seconds: FloatArray, rates: TrainRates
     at = rates.level(span)
     times = {(kind, name): seconds * (at == position) for position, name in enumerate(LEVELS)}
     return {key: value for key, value in times.items() if np.any(np.asarray(value) > 0)}
-

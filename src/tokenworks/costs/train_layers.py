@@ -1,4 +1,4 @@
-"""Compute of one micro-batch of a training run: forward pass, gradients of activations, gradients of weights.
+"""Compute of one micro-batch of a training run: forward pass, gradients of activations and of weights.
 
 All parts are the kernels of a serving step (`parts`), with three products instead of one for each weight. A part is the
 sum over all layers of the model, on one device of the tensor-parallel and expert-parallel groups.
@@ -28,9 +28,11 @@ FULL_HEAD = 512.0
 EXPONENTIALS = 0.26
 """Share of the time of attention with heads of size 128 that does not depend on the size of the heads: exponentials.
 FlashAttention-3, arXiv:2407.08608, figure 5: about 500, 650 and 750 TFLOP/s with heads of 64, 128 and 256 [-]."""
-SCORE_PASSES, SCORE_KERNELS = 8, 5
-"""Unfused attention: traffic of the scores in their own size, as the first product writes them, mask and softmax read
-and write, dropout reads and writes, with a mask of its own, and the second product reads; and its kernels [-, count]."""
+SCORE_PASSES, SCORE_PASSES_BACK, SCORE_KERNELS = 6.5, 9.5, 5
+"""Traffic of unfused attention, in 16-bit matrices of scores, forward and backward, and kernels of a pass. Forward: the
+first product writes, softmax reads and writes, dropout reads, writes and writes its mask of one byte, the second
+product reads. Backward: the gradient of the second product writes one and reads one, dropout 2.5, softmax 3, the
+gradients of queries and keys read one each [-, -, count]."""
 CHUNK = 128
 """Tokens of a chunk of linear attention: its kernels keep one state for each chunk (Mamba-2, arXiv:2405.21060,
 section 6: 64 to 256) [token]."""
@@ -150,28 +152,28 @@ def gemm_passes(gemm: Gemm, rates: TrainRates, plans: TrainPlans) -> Passes:
     wide = gemm.part in ("router", "head", "embedding")
     dtype = compute_dtype(plans, rates.rates)
     dtype = "bf16" if wide and dtype in NARROW else dtype
-    return _three_products(outputs, inputs, gemm_rows(gemm, plans), dtype, rates, plans, frozen=not trains("", plans))
+    return _three_products((outputs, inputs), gemm_rows(gemm, plans), dtype, rates, plans, frozen=not trains("", plans))
 
 
 def _three_products(
-    outputs: FloatArray, inputs: FloatArray, rows: FloatArray, dtype: str, rates: TrainRates, plans: TrainPlans, *,
+    shape: tuple[FloatArray, FloatArray], rows: FloatArray, dtype: str, rates: TrainRates, plans: TrainPlans, *,
     frozen: bool,
 ) -> Passes:  # fmt: skip
-    """The products of a weight of a given shape; a frozen weight has no gradient of its own."""
+    """The products of a weight of outputs x inputs. A frozen weight has no gradient of its own."""
+    outputs, inputs = shape
     quantised = 1 * (dtype in NARROW)
     stored = 1.0 if quantised else plans.recipe.element
-    shape = {"weight": stored, "quantised": quantised}
-    forward = product(rates.rates, dtype, rows, outputs, inputs, **shape)
-    backward = product(rates.rates, dtype, rows, inputs, outputs, **shape)
-    return Passes(
-        forward, backward, NOTHING if frozen else _weight_product(outputs, inputs, rows, dtype, rates.rates, plans)
-    )
+    forward = product(rates.rates, dtype, rows, (outputs, inputs), weight=stored, quantised=quantised)
+    backward = product(rates.rates, dtype, rows, (inputs, outputs), weight=stored, quantised=quantised)
+    weights = NOTHING if frozen else _weight_product(shape, rows, dtype, rates.rates, plans)
+    return Passes(forward, backward, weights)
 
 
 def _weight_product(
-    outputs: FloatArray, inputs: FloatArray, rows: FloatArray, dtype: str, rates: Rates, plans: TrainPlans
+    shape: tuple[FloatArray, FloatArray], rows: FloatArray, dtype: str, rates: Rates, plans: TrainPlans
 ) -> PartTime:
-    """DW = dy x: it reads both activations, and adds to the gradient in memory. Its k are the rows."""
+    """The product dW = dy x: it reads both activations, and adds to the gradient in memory. Its k are the rows."""
+    outputs, inputs = shape
     flop = roofline.gemm_flop(rows, outputs, inputs)
     kept = BYTES[plans.policy.precision.gradients]
     traffic = rows * (outputs + inputs) * ACTIVATION + 2 * outputs * inputs * kept
@@ -221,20 +223,19 @@ def scan_passes(scan: Scan, rates: TrainRates, plans: TrainPlans) -> Passes:
 
 
 def _unfused(scan: Scan, rates: TrainRates, plans: TrainPlans) -> Passes:
-    """Attention whose scores go through memory: two products of the whole matrix, softmax and dropout between them.
-
-    Nothing is left out for the causal half. The backward pass has twice the products and traffic.
+    """Attention whose scores go through memory. The causal half is not left out, and the backward pass has twice the
+    products of the forward pass.
     """
     r = rates.rates
     scores = plans.rank_tokens * plans.policy.seq_len * scan.query_heads / np.minimum(plans.tp, scan.query_heads)
     work = scores * scan.prefill_flop / scan.query_heads
-    traffic = scores * plans.recipe.element * SCORE_PASSES
 
-    def run(factor: float) -> Kernel:
-        compute, moved = factor * work / r.gemm["bf16"], factor * traffic / (r.hbm * rates.elementwise)
-        return roof(factor * work, factor * traffic, compute, moved, SCORE_KERNELS * r.kernel)
+    def run(products: float, passes: float) -> Kernel:
+        flop, traffic = products * work, scores * ACTIVATION * passes
+        moved = traffic / (r.hbm * rates.elementwise)
+        return roof(flop, traffic, flop / r.gemm["bf16"], moved, SCORE_KERNELS * r.kernel)
 
-    return Passes(run(1.0), run(2.0))
+    return Passes(run(1.0, SCORE_PASSES), run(2.0, SCORE_PASSES_BACK))
 
 
 def state_passes(state: State, rates: TrainRates, plans: TrainPlans) -> Passes:
@@ -315,9 +316,9 @@ def expert_passes(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> I
     wide = inner = 0.0
     for gemm in layer.gemms:
         outputs, inputs = gemm.shape(plans.expert_tp)
-        shape = {"weight": stored, "quantised": quantised}
-        forward.append(grouped_product(flop_rate, r.experts_hbm, rows, local, outputs, inputs, **shape))
-        backward.append(grouped_product(flop_rate, r.experts_hbm, rows, local, inputs, outputs, **shape))
+        for products, shape in ((forward, (outputs, inputs)), (backward, (inputs, outputs))):
+            done = grouped_product((flop_rate, r.experts_hbm), rows, local, shape, weight=stored, quantised=quantised)
+            products.append(done)
         flop = roofline.gemm_flop(rows, outputs, inputs)
         traffic = rows * (outputs + inputs) * ACTIVATION + 2 * local * outputs * inputs * kept
         weights.append(roof(flop, traffic, flop / flop_rate, traffic / r.experts_hbm, 0.0))
@@ -337,8 +338,9 @@ def _moved(elements: FloatArray, kernels: float, rates: TrainRates, plans: Train
 
 
 def _gate(rows: FloatArray, wide: FloatArray, inner: FloatArray, rates: TrainRates, plans: TrainPlans) -> Passes:
-    """Activation function: it reads gate and up (`wide`), and writes their product; the backward pass reads the
-    gradient of the product, too, and writes those of gate and up.
+    """Activation function: it reads gate and up (`wide`), and writes their product.
+
+    The backward pass reads the gradient of the product, too, and writes the gradients of gate and up.
     """
     return Passes(
         _moved(rows * (wide + inner), 1, rates, plans),
@@ -379,8 +381,8 @@ def _adapters(stack: Kernels, rates: TrainRates, plans: TrainPlans) -> Passes:
         if gemm.part in method.targets:
             outputs, inputs = gemm.shape(plans.tp)
             rows = gemm_rows(gemm, plans)
-            for shape in ((method.rank, inputs), (outputs, method.rank)):
-                parts.append((_three_products(*shape, rows, "bf16", rates, plans, frozen=False), layers))
+            shapes = ((method.rank, inputs), (outputs, method.rank))
+            parts += [(_three_products(shape, rows, "bf16", rates, plans, frozen=False), layers) for shape in shapes]
     return _summed(parts) if parts else Passes(NOTHING)
 
 

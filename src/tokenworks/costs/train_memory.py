@@ -118,7 +118,7 @@ def stage_memory(model: Model, rates: TrainRates, plans: TrainPlans, stage: Floa
     tokens = plans.rank_tokens
     logits = last * tokens * model.vocab / plans.tp * LOGIT
     embedded = (stage == 0) * flying * tokens * model.hidden / plans.sliced * plans.recipe.element
-    buffers = _buffers(model, rates, plans)
+    buffers = _buffers(model, plans)
     dpo = plans.policy.method.name == "dpo" and plans.policy.method.reference == "loaded"
     weights = weights + dpo * held.total * plans.recipe.element / _over(plans, plans.zero >= 3)[0]
     parts = weights + gradients + optimiser + activations + embedded + logits + buffers
@@ -169,7 +169,7 @@ def _states(
     )
 
 
-def _buffers(model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:
+def _buffers(model: Model, plans: TrainPlans) -> FloatArray:
     """Communication buffers: two buckets of gradients, two activations for each of tp and pp, dispatch and combine."""
     ranks = plans.dp * plans.cp
     size = plans.rank_tokens * model.hidden * plans.recipe.element

@@ -1,4 +1,4 @@
-"""What one training step runs with: widths of many plans as arrays, policies of all of them, and rates of the machine."""
+"""What a training step runs with: widths of plans as arrays, their policies, and the rates of the machine."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
         skew=number(factors.skew),
         context=number(factors.context),
         fragments=number(factors.fragments),
-        spread=number(factors.spread),
+        spread=max(number(factors.spread), reached.spread),
         box=machine.host.devices,
         peak=machine.peak.get("bf16", machine.peak.get("fp32", float("nan"))),
         hbm_bytes=machine.hbm_bytes,

@@ -67,10 +67,10 @@ def stage_weights(model: Model, plans: TrainPlans, stage: FloatArray) -> StageWe
     head = embedding if model.head is None else model.head.parameters / plans.tp
     # A tied embedding is one matrix on a single stage, and has a copy on the last stage of a pipeline.
     ends = first * embedding + last * head * (1.0 if model.head else plans.pp > 1)
-    drafts = [_layer(block, model, plans) for block in model.draft] if plans.policy.draft_layers else []
-    added = [sum((item.dense * block.count for item, block in zip(drafts, model.draft, strict=False)), 0.0),
-             sum((item.experts * block.count for item, block in zip(drafts, model.draft, strict=False)), 0.0)]  # fmt: skip
-    return StageWeights(dense + ends + last * added[0] + model.vectors, experts + last * added[1])
+    drafts = [(_layer(block, model, plans), block.count) for block in model.draft] if plans.policy.draft_layers else []
+    added_dense = sum((item.dense * count for item, count in drafts), 0.0)
+    added_experts = sum((item.experts * count for item, count in drafts), 0.0)
+    return StageWeights(dense + ends + last * added_dense + model.vectors, experts + last * added_experts)
 
 
 def adapter_weights(model: Model, plans: TrainPlans, stage: FloatArray) -> FloatArray:

@@ -117,7 +117,7 @@ class Recompute(Spec):
     Parameters
     ----------
     name : "none"; "selective": the modules of the list; "full": whole layers, only their input is kept
-    modules : modules that "selective" computes again, with the names of Megatron-LM; activation: the activation function
+    modules : modules that "selective" computes again, by the names of Megatron-LM; activation: the activation function
         of dense FFNs
     layers : layers of each stage with full recompute; None: all layers
     last_stage : False if the last pipeline stage keeps its activations

@@ -160,8 +160,7 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 
 def _value(written: str, path: tuple[str, ...]) -> Any:
-    """The value of a text, by the field that it is for: a word stays a word, a+b is a list, `none` is null where
-    null is allowed."""
+    """The value of a text, by its field: a word stays a word, a+b is a list, `none` is null where that is allowed."""
     default = _get(Training(), path)
     if isinstance(default, tuple):
         return tuple(part.strip() for part in written.split("+"))
