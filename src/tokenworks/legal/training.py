@@ -17,7 +17,6 @@ from tokenworks.specs.model import Experts, Model
 from tokenworks.specs.training import (
     PipelineSchedule,
     PrecisionName,
-    Recompute,
     RecomputeName,
     ScheduleName,
     Training,
@@ -116,7 +115,7 @@ class TrainPoints:
         base : every setting that the arrays do not hold
         """
         name, recipe = RECOMPUTES[int(self.recompute[index])], PRECISIONS[int(self.precision[index])]
-        again = base.recompute if name == base.recompute.name else Recompute(name=name)
+        again = base.recompute.model_copy(update={"name": name})
         precision = TrainingPrecision(**{**base.precision.model_dump(), "recipe": recipe})
         schedule = PipelineSchedule(name=SCHEDULES[int(self.schedule[index])], virtual_stages=int(self.virtual[index]))
         return base.model_copy(update={"schedule": schedule, "recompute": again, "precision": precision})

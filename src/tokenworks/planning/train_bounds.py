@@ -81,6 +81,8 @@ def _shapes(
             passes[row, chosen] = part
         held = stage_weights(setting.model, plans, plans.pp * 0)
         dense[chosen], experts[chosen] = held.dense, held.experts
+        if plans.policy.recompute.offload_layers:
+            continue  # what stays on the device depends on the stage
         if plans.policy.recompute.name == "full":
             layers = setting.model.layers if plans.policy.recompute.layers is None else 0
             kept[chosen] = layers * plans.rank_tokens * setting.model.hidden * plans.recipe.element / plans.sliced
