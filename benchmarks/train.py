@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenworks.costs.train import TrainStep, train_step
 from tokenworks.costs.train_plan import train_rates
 from tokenworks.legal.training import TrainSetting
-from tokenworks.planning.train_result import COMPUTE, TrainRow
+from tokenworks.planning.train_result import TrainRow
 from tokenworks.planning.train_search import search_training
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine

@@ -117,8 +117,14 @@ class TrainPoints:
         name, recipe = RECOMPUTES[int(self.recompute[index])], PRECISIONS[int(self.precision[index])]
         again = base.recompute.model_copy(update={"name": name})
         precision = TrainingPrecision(**{**base.precision.model_dump(), "recipe": recipe})
-        schedule = PipelineSchedule(name=SCHEDULES[int(self.schedule[index])], virtual_stages=int(self.virtual[index]))
-        return base.model_copy(update={"schedule": schedule, "recompute": again, "precision": precision})
+        schedule = PipelineSchedule(
+            name=SCHEDULES[int(self.schedule[index])], virtual_stages=int(self.virtual[index]),
+            layout=base.schedule.layout,
+        )  # fmt: skip
+        changes: dict[str, Any] = {"schedule": schedule, "recompute": again, "precision": precision}
+        if schedule.name == "dualpipe" != base.schedule.name:  # the schedule exists to hide dispatch and combine
+            changes["overlap"] = base.overlap.model_copy(update={"ep": True})
+        return base.model_copy(update=changes)
 
     @classmethod
     def of(cls, training: Training) -> TrainPoints:

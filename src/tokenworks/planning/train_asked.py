@@ -179,6 +179,8 @@ def _plan(
     shard = pairs.pop("shard", None)
     rest = ",".join(f"{key}={value}" for key, value in pairs.items())
     base = load_training(rest, where=where, **{"seq": USUAL_SEQ, **defaults})
+    if "ep_overlap" in pairs and fixed.values.get("schedule") == (SCHEDULES.index("dualpipe"),):
+        base = base.model_copy(update={"schedule": base.schedule.model_copy(update={"name": "dualpipe"})})
     if "pp" not in fixed_keys and "layout" not in pairs:  # the search also chooses the layers of the end stages
         base = base.model_copy(update={"schedule": base.schedule.model_copy(update={"layout": "balanced"})})
     if shard is not None:  # the widths that it must divide are not chosen yet

@@ -213,7 +213,7 @@ class TrainRow:
         return {
             "rank": self.rank,
             "label": str(self.training),
-            "deploy": training_text(self.training),
+            "deploy": deploy_text(self.training),
             "training": self.training.model_dump(mode="json"),
             "devices": self.devices,
             "idle_devices": self.idle_devices,
@@ -357,7 +357,7 @@ class TrainRun(Shown):
             "plans": [row.plain() for row in self.rows],
             "pareto": [
                 {
-                    "label": str(point.training), "deploy": training_text(point.training), "step_s": point.step_s,
+                    "label": str(point.training), "deploy": deploy_text(point.training), "step_s": point.step_s,
                     "memory_bytes": point.memory_bytes,
                 }
                 for point in self.front
@@ -366,6 +366,24 @@ class TrainRun(Shown):
             "assumed": assumed_plain(self.assumed),
         }  # fmt: skip
         return envelope("train", body, {"search_s": self.elapsed_s})
+
+
+def deploy_text(training: Training) -> str:
+    """The short form of a plan for --deploy, with all values that the search would choose otherwise.
+
+    Parameters
+    ----------
+    training : the plan
+    """
+    parallel, schedule = training.parallel, training.schedule
+    chosen = {
+        "tp": parallel.tp, "pp": parallel.pp, "dp": parallel.dp, "cp": parallel.cp, "ep": parallel.ep,
+        "etp": parallel.expert_tp, "zero": parallel.zero, "mbs": training.micro_batch, "gbs": training.global_batch,
+        "seq": training.seq_len, "schedule": schedule.name, "vpp": schedule.virtual_stages,
+        "recompute": training.recompute.name, "precision": training.precision.recipe, "layout": schedule.layout,
+    }  # fmt: skip
+    others = [pair for pair in training_text(training).split(",") if pair.partition("=")[0] not in chosen]
+    return ",".join([*(f"{key}={value}" for key, value in chosen.items()), *filter(None, others)])
 
 
 def _parts(step: TrainStep) -> list[TrainPart]:
