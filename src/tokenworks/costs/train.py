@@ -17,7 +17,7 @@ from tokenworks.costs.breakdown import COMPUTE, HBM
 from tokenworks.costs.kernels import Kernels, kernels
 from tokenworks.costs.pipeline import SCHEDULES
 from tokenworks.costs.train_comms import Sharding, shard_exchange
-from tokenworks.costs.train_lane import Busiest, Exchanged, Lane, busiest, by_level, lane_of
+from tokenworks.costs.train_lane import Busiest, Exchanged, MicroBatchCost, busiest, by_level, lane_of, recomputed_share
 from tokenworks.costs.train_layers import CHUNK, token_context, trains
 from tokenworks.costs.train_memory import STATES, TrainMemory, train_memory
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often
@@ -28,12 +28,12 @@ from tokenworks.specs.machine import Assumption
 from tokenworks.specs.model import Matrix, Model
 from tokenworks.specs.training import Training
 
-HALF_OPERATORS = 15
+HALF_OPERATORS = 13
 """Operators of PyTorch in the forward pass of a half layer. The backward pass has twice as many [count]."""
 EXPERT_OPERATORS = 30
 """Operators that routed experts add to a half layer: router, top-k, permutation, dispatch, combine; without those of
 each expert [count]."""
-UNFUSED_OPERATORS = 5
+UNFUSED_OPERATORS = 4
 """Operators that unfused attention adds to a layer: mask, softmax, dropout, two batched products [count]."""
 
 
@@ -179,28 +179,31 @@ def check(model: Model, training: Training) -> None:
         refuse("the model has no draft layers", "draft_layers", "write draft_layers=false")
 
 
-def _host(model: Model, lane: Lane, busy: Busiest, rates: TrainRates, plans: TrainPlans) -> FloatArray:
+def _host(model: Model, lane: MicroBatchCost, busy: Busiest, rates: TrainRates, plans: TrainPlans) -> FloatArray:
     """Time in which the device waits for the host to launch kernels, all micro-batches [s].
 
     The host runs ahead, so only launches that take longer than the device add time. Dropless experts stop it: their
     numbers of rows must be known first. So the launches of the experts of a layer are compared with their own kernels.
+    Experts with a capacity have fixed shapes and do not stop it.
     """
     graphs = plans.policy.graphs
     if graphs == "full":
         return 0.0
     waits: FloatArray = 0.0
     apart: FloatArray = 0.0
-    if "experts" in lane.layers:
+    if "experts" in lane.layers and plans.policy.experts.capacity is None:
         blocks = [(block.count, block.experts.count) for block in model.blocks if block.experts]
         again = "moe" in plans.policy.recompute.modules or plans.policy.recompute.name == "full"
         launched = sum(count * ceil_div(experts, plans.ep) for count, experts in blocks) * rates.host_expert
         launched = launched * (1 + again / 3)
-        own = lane.layers["experts"].seconds + lane.layers["expert activation"].seconds
+        own = sum(lane.layers[name].seconds for name in ("experts", "expert activation") if name in lane.layers)
         waits = np.maximum(launched - own, 0.0)
         apart = own
     if graphs == "none":
         device = busy.passed.seconds - busy.share * apart
-        waits = waits + np.maximum(_operators(model, plans) * rates.host_op - device / busy.share, 0.0)
+        waits = waits + np.maximum(
+            _operators(model, plans) * rates.host_op - device / np.maximum(busy.share, 1e-9), 0.0
+        )
     return plans.micro_batches * busy.share * waits
 
 
@@ -211,12 +214,13 @@ def _operators(model: Model, plans: TrainPlans) -> FloatArray:
     operators = HALF_OPERATORS * halves + EXPERT_OPERATORS * sum(layers for _, layers in stack.experts)
     operators += UNFUSED_OPERATORS * stack.layers * (plans.policy.attention_kernel == "unfused")
     collectives = (1 + plans.policy.parallel.sequence) * halves * (plans.tp > 1)
-    return (3.0 + (plans.policy.recompute.name == "full")) * (operators + collectives)
+    return (3.0 + recomputed_share(model, plans)) * (operators + collectives)
 
 
-def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArray]:
+def _compute(lane: MicroBatchCost, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArray]:
     """Compute of the busiest stage in one step, by part [s]."""
-    m, parts = plans.micro_batches, {}
+    m = plans.micro_batches
+    parts: dict[str, FloatArray] = {}
     for share, passes_of in ((busy.share, lane.layers), (busy.first, lane.first), (busy.last, lane.last)):
         for name, passes in passes_of.items():
             seconds = m * share * passes.seconds
@@ -233,7 +237,9 @@ def _compute(lane: Lane, busy: Busiest, plans: TrainPlans) -> dict[str, FloatArr
     return parts
 
 
-def _exchanges(lane: Lane, busy: Busiest, rates: TrainRates, plans: TrainPlans) -> tuple[Exchanged, Exchanged]:
+def _exchanges(
+    lane: MicroBatchCost, busy: Busiest, rates: TrainRates, plans: TrainPlans
+) -> tuple[Exchanged, Exchanged]:
     """Communication of the busiest stage in one step, without data parallelism: exposed, and hidden [s, s]."""
     m = plans.micro_batches
     exposed: Exchanged = {}
@@ -346,7 +352,7 @@ def _optimiser(model: Model, rates: TrainRates, plans: TrainPlans, stage: FloatA
     return seconds
 
 
-def _watts(rates: TrainRates, tdp: float, lane: Lane, plans: TrainPlans, step: FloatArray) -> FloatArray:
+def _watts(rates: TrainRates, tdp: float, lane: MicroBatchCost, plans: TrainPlans, step: FloatArray) -> FloatArray:
     """Mean power of a device over a step, with the idle and memory shares of serving [W].
 
     P = TDP min(1, i + c U_c + m U_m),  see `power.power`

@@ -13,7 +13,7 @@ import numpy as np
 from tokenworks.arrays import FloatArray
 from tokenworks.costs import collectives, moe
 from tokenworks.costs.kernels import ExpertLayer, Kernels
-from tokenworks.costs.parts import ACTIVATION
+from tokenworks.costs.products import ACTIVATION
 from tokenworks.costs.train_layers import expert_load
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates
 from tokenworks.specs.model import Model, Scan
@@ -53,13 +53,13 @@ def gather(size: FloatArray, n: FloatArray, stride: FloatArray, rates: TrainRate
     rates : rates of the machine
     """
     r = rates.rates
-    return collectives.all_gather(size, n, domain=_near(stride, rates), inner=r.inner, outer=r.outer)
+    return collectives.all_gather(size, n, domain=_near(stride, rates), inner=rates.inner(n * stride), outer=r.outer)
 
 
 def reduce(size: FloatArray, n: FloatArray, stride: FloatArray, rates: TrainRates) -> FloatArray:
     """Time of an all-reduce, see `gather` [s]."""
     r = rates.rates
-    return collectives.all_reduce(size, n, domain=_near(stride, rates), inner=r.inner, outer=r.outer)
+    return collectives.all_reduce(size, n, domain=_near(stride, rates), inner=rates.inner(n * stride), outer=r.outer)
 
 
 def _near(stride: FloatArray, rates: TrainRates) -> FloatArray:
@@ -126,23 +126,24 @@ def context_exchange(stack: Kernels, rates: TrainRates, plans: TrainPlans) -> Ex
     [3] Jacobs et al., DeepSpeed Ulysses, arXiv:2309.14509, section 3.
     """
     r, cp = rates.rates, plans.cp
-    links = {"domain": _near(plans.tp, rates), "inner": r.inner, "outer": r.outer}
+    near, inner, outer = _near(plans.tp, rates), rates.inner(plans.tp * cp), r.outer
     forward: FloatArray = 0.0
     backward: FloatArray = 0.0
     for scan, layers in stack.scans:
         own = plans.rank_tokens * pair_elements(scan, plans.tp) * ACTIVATION
         if plans.policy.exchange == "ring":
-            hop = collectives.p2p(own, cp - 1, span=cp, **links)
+            hop = collectives.p2p(own, cp - 1, span=cp, domain=near, inner=inner, outer=outer)
             forward, backward = forward + layers * (cp - 1) * hop, backward + layers * 2 * (cp - 1) * hop
-        elif plans.policy.exchange == "all-gather":
-            once = collectives.all_gather(own * cp, cp, **links)
-            forward, backward = forward + layers * once, backward + layers * once
+            continue
+        if plans.policy.exchange == "all-gather":
+            once = collectives.all_gather(own * cp, cp, domain=near, inner=inner, outer=outer)
         else:
             queries = plans.rank_tokens * scan.prefill_flop / 2 / plans.tp * ACTIVATION
-            moved = (2 * own + queries) * (cp - 1) / cp
-            away = moe.crossing_share(cp, links["domain"])
-            once = collectives.exchange(moved * (1 - away), moved * away, cp, **links)
-            forward, backward = forward + layers * once, backward + layers * once
+            moved, away = (2 * own + queries) * (cp - 1) / cp, moe.crossing_share(cp, near)
+            once = collectives.exchange(
+                moved * (1 - away), moved * away, cp, domain=near, inner=inner, outer=outer
+            )  # fmt: skip
+        forward, backward = forward + layers * once, backward + layers * once
     return Exchange("cp", np.where(cp > 1, plans.tp * cp, 1), forward * (cp > 1), backward * (cp > 1))
 
 
@@ -179,7 +180,7 @@ def expert_exchange(stack: Kernels, rates: TrainRates, plans: TrainPlans) -> Exc
         for element, also in ((sent, False), (back, False), (back, True), (back, True)):
             size = tokens * layer.experts.hidden * element * load
             seconds = collectives.exchange(
-                near * size, far * size, n, domain=r.domain, inner=r.inner_moe, outer=r.outer_moe
+                near * size, far * size, n, domain=r.domain, inner=rates.inner_moe(n), outer=r.outer_moe
             )
             forward = forward + layers * seconds * (not also)
             backward = backward + layers * seconds * also
@@ -208,7 +209,8 @@ def stage_exchange(model: Model, rates: TrainRates, plans: TrainPlans) -> Exchan
     r, stride = rates.rates, plans.tp * plans.cp * plans.dp
     size = plans.rank_tokens * model.hidden * plans.recipe.element / plans.sliced
     hop = collectives.p2p(
-        size, plans.pp - 1, span=stride * plans.pp, domain=r.domain, inner=r.inner, outer=r.outer
+        size, plans.pp - 1, span=stride * plans.pp, domain=r.domain, inner=rates.inner(stride * plans.pp),
+        outer=r.outer,
     )  # fmt: skip
     return Exchange("pp", np.where(plans.pp > 1, stride * plans.pp, 1), plans.chunks * hop, plans.chunks * hop)
 

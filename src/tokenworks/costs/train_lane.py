@@ -57,7 +57,7 @@ class Talk:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class MicroBatchCost:
     """One micro-batch through the whole model.
 
     Parameters
@@ -156,7 +156,7 @@ class Busiest:
     passed: StagePass
 
 
-def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
+def busiest(lane: MicroBatchCost, model: Model, plans: TrainPlans) -> Busiest:
     """The stage whose pass of a micro-batch takes longest: the first, the second or the last one.
 
     A schedule with paired stages (DualPipe) runs half of the micro-batches through the stage at the other end, so the
@@ -174,7 +174,9 @@ def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
     passes = lane.forward(), lane.backward(), lane.weights()
     stages = []
     for at, placed in zip((pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1), layers, strict=True):
-        first, last, held = 1.0 * (at == 0), 1.0 * (at == pp - 1), placed
+        first: FloatArray = 1.0 * (at == 0)
+        last: FloatArray = 1.0 * (at == pp - 1)
+        held = placed
         if SCHEDULES[plans.policy.schedule.name].paired:
             outer = np.maximum(first, last)
             first, last = np.where(pp > 1, outer / 2, first), np.where(pp > 1, outer / 2, last)
@@ -197,7 +199,7 @@ def busiest(lane: Lane, model: Model, plans: TrainPlans) -> Busiest:
 
 
 def _layout(
-    lane: Lane, ends: tuple[StagePass, StagePass], model: Model, plans: TrainPlans
+    lane: MicroBatchCost, ends: tuple[StagePass, StagePass], model: Model, plans: TrainPlans
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Layers of the first stage, of a stage between, and of the last stage [count].
 
@@ -205,20 +207,22 @@ def _layout(
     stages between have the other layers.
     """
     pp, layers = plans.pp * 1, model.layers
-    even = tuple(stage_layers(layers, pp, at) for at in (pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1))
+    even = [stage_layers(layers, pp, at) for at in (pp * 0, np.minimum(pp * 0 + 1, pp - 1), pp - 1)]
     balanced = np.asarray((plans.policy.schedule.layout == "balanced") | (layers % pp != 0)) & (pp > 2)
     if not np.any(balanced):
-        return even
+        return even[0], even[1], even[2]
     layer = (lane.forward() + lane.backward() + lane.weights()) / layers
     target = layers / pp + (ends[0].seconds + ends[1].seconds) / layer / pp
     outer = [np.clip(np.round(target - end.seconds / layer), 0, np.ceil(layers / pp)) for end in ends]
     inner = np.ceil((layers - outer[0] - outer[1]) / np.maximum(pp - 2, 1))
-    return tuple(
-        np.where(balanced, chosen, usual) for chosen, usual in zip((outer[0], inner, outer[1]), even, strict=True)
+    return (
+        np.where(balanced, outer[0], even[0]),
+        np.where(balanced, inner, even[1]),
+        np.where(balanced, outer[1], even[2]),
     )
 
 
-def lane_of(model: Model, rates: TrainRates, plans: TrainPlans) -> Lane:
+def lane_of(model: Model, rates: TrainRates, plans: TrainPlans) -> MicroBatchCost:
     """One micro-batch through the whole model.
 
     Parameters
@@ -240,7 +244,7 @@ def lane_of(model: Model, rates: TrainRates, plans: TrainPlans) -> Lane:
         last |= {f"draft {name}": passes for name, passes in (drafts | last).items()}
     again, again_flop = _recompute(layers, talks, model, plans)
     method = plans.policy.method
-    return Lane(
+    return MicroBatchCost(
         layers=layers, first={"embedding": ends["embedding"]}, last=last, again=again, again_flop=again_flop,
         offload=_offload(stack, layers, model, rates, plans),
         reference=1.0 if method.name == "dpo" and method.reference == "loaded" else 0.0, talks=talks,
@@ -289,17 +293,32 @@ def _recompute(
     recompute = plans.policy.recompute
     if recompute.name == "none":
         return 0.0, 0.0
+    share: FloatArray = 1.0
+    names: tuple[str, ...] = tuple(layers)
+    kinds: tuple[str, ...] = ("tp", "cp", "ep")
     if recompute.name == "full":
-        held = ceil_div(model.layers, plans.pp)
-        share = 1.0 if recompute.layers is None else np.minimum(recompute.layers / held, 1.0)
-        names, kinds = tuple(layers), ("tp", "cp", "ep")
+        share = recomputed_share(model, plans)
     else:
-        share = 1.0
         names = tuple({name for module in recompute.modules for name in AGAIN[module][0]} & set(layers))
         kinds = tuple(kind for module in recompute.modules for kind in AGAIN[module][1])
     again = sum((layers[name].forward.seconds for name in names), 0.0)
     again = again + sum((talk.forward for talk in talks if talk.exchange.kind in kinds), 0.0)
     return share * again, share * sum((layers[name].forward.flop for name in names), 0.0)
+
+
+def recomputed_share(model: Model, plans: TrainPlans) -> FloatArray:
+    """Layers whose whole forward pass runs again / layers of a stage [-].
+
+    Parameters
+    ----------
+    model : the model
+    plans : pipeline stages and recompute
+    """
+    recompute = plans.policy.recompute
+    if recompute.name != "full":
+        return 0.0
+    held = ceil_div(model.layers, plans.pp)
+    return 1.0 if recompute.layers is None else np.minimum(recompute.layers / held, 1.0)
 
 
 def _offload(stack: Kernels, layers: PartPasses, model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:

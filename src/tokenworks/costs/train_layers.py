@@ -15,7 +15,8 @@ from tokenworks.arrays import FloatArray
 from tokenworks.costs import attention, moe, roofline
 from tokenworks.costs.breakdown import HBM, LATENCY, Kernel, PartTime, plus, times
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, one
-from tokenworks.costs.parts import ACTIVATION, NARROW, PART_OF, causal_part, grouped_product, product, roof
+from tokenworks.costs.parts import PART_OF
+from tokenworks.costs.products import ACTIVATION, NARROW, causal_part, grouped_product, product, roof
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, compute_dtype
 from tokenworks.specs.model import Model, Scan, State
@@ -44,6 +45,9 @@ HALF_KERNELS = 2.5
 PERMUTE_PASSES = {"alltoall": 6, "deepep": 4}
 """Dispatcher -> traffic of sorting tokens by expert and back, in widths of all chosen copies, in each pass: alltoall
 sorts before and after it sends, deepep sorts while it receives [-]."""
+UNFUSED_GATE = (16, 24)
+"""Traffic of an activation function of experts in eager kernels, forward and backward, in inner widths: bias, two
+limits, product, sigmoid, product, sum and product with the weight of the router each read and write one [-, -]."""
 LOSS_BYTES = 12
 """Traffic of the cross-entropy of one logit, forward and backward: it is read in 16 bits, and its exponential and its
 gradient are written and read; assumed [byte]."""
@@ -120,7 +124,7 @@ def _summed(items: list[tuple[Passes, int]]) -> Passes:
 
 def is_up_projection(gemm: Gemm, model: Model) -> bool:
     """True if the GEMM expands a latent of attention (MLA), so that its outputs are cheap to compute again."""
-    return gemm.part == "attention" and not gemm.inner and gemm.inputs < model.hidden and gemm.out + gemm.kv > 0
+    return gemm.part == "attention" and not gemm.inner and bool(gemm.inputs < model.hidden and gemm.out + gemm.kv > 0)
 
 
 def gemm_rows(gemm: Gemm, plans: TrainPlans) -> FloatArray:
@@ -306,14 +310,18 @@ def expert_passes(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> I
     """
     r = rates.rates
     rows, local = expert_rows(layer, rates, plans), moe.local_experts(layer.experts.count, 0, plans.ep)
-    dtype = compute_dtype(plans, r)
-    quantised = 1 * (dtype in NARROW)
-    stored = 1.0 if quantised else plans.recipe.element
-    flop_rate, kept = r.grouped[dtype], BYTES[plans.policy.precision.gradients]
+    dtype, fused = compute_dtype(plans, r), plans.policy.experts.fused
+    quantised = 1 * (dtype in NARROW and not fused)
+    stored = 1.0 if dtype in NARROW else plans.recipe.element
+    flop_rate, kept = (
+        r.grouped[dtype] * (rates.fused_experts if fused else 1.0),
+        BYTES[plans.policy.precision.gradients],
+    )
     start = r.experts_start + local * r.expert
     forward: list[PartTime] = [Kernel(start, 0.0, 0.0, {LATENCY: start})]
     backward, weights = list(forward), list(forward)
-    wide = inner = 0.0
+    wide: FloatArray = 0.0
+    inner: FloatArray = 0.0
     for gemm in layer.gemms:
         outputs, inputs = gemm.shape(plans.expert_tp)
         for products, shape in ((forward, (outputs, inputs)), (backward, (inputs, outputs))):
@@ -324,7 +332,8 @@ def expert_passes(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> I
         weights.append(roof(flop, traffic, flop / flop_rate, traffic / r.experts_hbm, 0.0))
         wide, inner = (wide, inner + inputs) if gemm.inner else (wide + outputs, inner)
     yield "experts", Passes(plus(*forward), plus(*backward), plus(*weights) if trains("", plans) else NOTHING)
-    yield "expert activation", _gate(rows, wide, inner, rates, plans)
+    if not fused:
+        yield "expert activation", _expert_gate(rows, wide, inner, rates, plans)
     passes = PERMUTE_PASSES[plans.policy.experts.dispatcher]
     sorted_ = _moved(rows * layer.experts.hidden * passes, 2, rates, plans)
     yield "permutation", Passes(sorted_, sorted_)
@@ -346,6 +355,13 @@ def _gate(rows: FloatArray, wide: FloatArray, inner: FloatArray, rates: TrainRat
         _moved(rows * (wide + inner), 1, rates, plans),
         _moved(rows * (2 * wide + inner), 1, rates, plans),
     )
+
+
+def _expert_gate(rows: FloatArray, wide: FloatArray, inner: FloatArray, rates: TrainRates, plans: TrainPlans) -> Passes:
+    """Activation function of experts, in one kernel or in many."""
+    if plans.policy.experts.activation == "fused":
+        return _gate(rows, wide, inner, rates, plans)
+    return Passes(*(_moved(rows * inner * passes, passes / 2, rates, plans) for passes in UNFUSED_GATE))
 
 
 def _activation(stack: Kernels, rates: TrainRates, plans: TrainPlans) -> Passes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.arrays import FloatArray, ceil_div
+from tokenworks.arrays import Bools, FloatArray, ceil_div
 from tokenworks.costs.kernels import Kernels, kernels
 from tokenworks.costs.pipeline import SCHEDULES
 from tokenworks.costs.train_comms import BUCKET
@@ -60,9 +60,10 @@ class TrainMemory:
         )  # fmt: skip
 
     @property
-    def fits(self) -> FloatArray:
+    def fits(self) -> bool | Bools:
         """True if all parts fit into the device."""
-        return self.total <= self.capacity
+        fitting: bool | Bools = self.total <= self.capacity
+        return fitting
 
 
 PARTS = ("stage", "weights", "gradients", "optimiser", "activations", "logits", "buffers", "reserve")
@@ -129,7 +130,7 @@ def stage_memory(model: Model, rates: TrainRates, plans: TrainPlans, stage: Floa
     )  # fmt: skip
 
 
-def _over(plans: TrainPlans, divided: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _over(plans: TrainPlans, divided: bool | Bools) -> tuple[FloatArray, FloatArray]:
     """Ranks that divide dense weights and expert weights, where `divided` is true [count, count]."""
     copies = plans.tp * plans.cp * plans.dp / (plans.ep * plans.expert_tp)
     shard = np.where(divided, plans.shard, 1)
@@ -155,7 +156,7 @@ def _states(
         share = _over(plans, plans.zero >= 1)[0]
         return frozen + adapters * recipe.element, adapters * gradient, adapters * per_weight / share
 
-    def divided(size: float, at: FloatArray) -> FloatArray:
+    def divided(size: float, at: bool | Bools) -> FloatArray:
         dense, experts = _over(plans, at)
         return size * (held.dense / dense + held.experts / experts)
 
@@ -186,7 +187,7 @@ def _stage_activations(model: Model, rates: TrainRates, plans: TrainPlans, stage
     stack = kernels(model.blocks, model.kv_heads)
     layers = stage_layers(model.layers, plans.pp, stage)
     layer = kept_bytes(stack, model, rates, plans) / model.layers
-    drafts = 0.0
+    drafts: FloatArray = 0.0
     if plans.policy.draft_layers and model.draft:
         drafts = kept_bytes(kernels(model.draft, model.kv_heads), model, rates, plans) * (stage == plans.pp - 1)
     recompute = plans.policy.recompute
@@ -200,7 +201,8 @@ def _stage_activations(model: Model, rates: TrainRates, plans: TrainPlans, stage
     # One layer at a time is whole again in the backward pass. It counts once, not for each micro-batch in flight.
     flying = SCHEDULES[plans.policy.schedule.name].flying(plans.pp, plans.chunks, plans.micro_batches, stage)
     whole = layer * (again > 0) / np.maximum(flying, 1)
-    return again * border + (layers - again) * layer + whole + drafts
+    kept_layers: FloatArray = again * border + (kept - np.minimum(again, kept)) * layer + whole + drafts
+    return kept_layers
 
 
 def kept_bytes(stack: Kernels, model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:
@@ -229,6 +231,7 @@ def kept_bytes(stack: Kernels, model: Model, rates: TrainRates, plans: TrainPlan
     """
     recompute, recipe = plans.policy.recompute, plans.recipe
     again = set(recompute.modules) if recompute.name == "selective" else set()
+    gate = 1.0 if plans.policy.precision.kept == "fp8" else recipe.element
     halves = stack.reduces + stack.moe_reduces
     residual = plans.rank_tokens / plans.sliced * model.hidden
     total = residual * (halves + stack.mixed - stack.mixes) * recipe.element
@@ -242,11 +245,10 @@ def kept_bytes(stack: Kernels, model: Model, rates: TrainRates, plans: TrainPlan
         rows = gemm_rows(gemm, plans)
         up = "mla_up_proj" in again and is_up_projection(gemm, model)
         if gemm.part in ffn:
-            kept = rows * inputs * recipe.saved * ("activation" not in again) if gemm.inner else (
-                rows * outputs * recipe.element)  # fmt: skip
+            kept = rows * (inputs * recipe.saved * ("activation" not in again) if gemm.inner else outputs * gate)
             total = total + layers * kept
         elif gemm.part == "attention" and not up:
-            total = total + layers * (rows * inputs * recipe.saved if gemm.inner else rows * outputs * recipe.element)
+            total = total + layers * rows * (inputs * recipe.saved if gemm.inner else outputs * recipe.element)
     for scan, layers in stack.scans:
         total = total + layers * plans.rank_tokens * scan.query_heads / np.minimum(plans.tp, scan.query_heads) * LOG_SUM
     for state, layers in stack.states:
@@ -260,7 +262,7 @@ def kept_bytes(stack: Kernels, model: Model, rates: TrainRates, plans: TrainPlan
                 if gemm.inner:
                     total = total + layers * rows * inputs * recipe.saved * ("moe_act" not in again)
                 else:
-                    total = total + layers * rows * (outputs * recipe.element + inputs * recipe.saved)
+                    total = total + layers * rows * (outputs * gate + inputs * recipe.saved)
     return total
 
 

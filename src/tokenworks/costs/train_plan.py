@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tokenworks.arrays import FloatArray
+import numpy as np
+
+from tokenworks.arrays import Bools, FloatArray
+from tokenworks.costs.collectives import LinkRates
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.rates import rates as serving_rates
 from tokenworks.errors import SpecError
@@ -21,7 +24,7 @@ LEVELS = (BOX, SUPERNODE, SCALE_OUT)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class PrecisionRecipe:
     """How a precision recipe multiplies and stores.
 
     Parameters
@@ -39,15 +42,15 @@ class Recipe:
     saved: float = 2.0
 
 
-RECIPES: dict[str, Recipe] = {
-    "bf16": Recipe("bf16"),
-    "fp16": Recipe("bf16"),  # every device has one 16-bit peak
-    "fp32": Recipe("tf32", element=4.0, saved=4.0),
-    "fp8": Recipe("fp8", copies=2.0, saved=1.0),
-    "fp8-delayed": Recipe("fp8", copies=2.0, saved=1.0),
-    "fp8-block": Recipe("fp8", copies=2.0, saved=1.0),
-    "mxfp8": Recipe("fp8", copies=2 * (1 + 1 / 32), saved=1 + 1 / 32),
-    "nvfp4": Recipe("fp4", copies=2 * (1 / 2 + 1 / 16), saved=1 / 2 + 1 / 16),
+RECIPES: dict[str, PrecisionRecipe] = {
+    "bf16": PrecisionRecipe("bf16"),
+    "fp16": PrecisionRecipe("bf16"),  # every device has one 16-bit peak
+    "fp32": PrecisionRecipe("tf32", element=4.0, saved=4.0),
+    "fp8": PrecisionRecipe("fp8", copies=2.0, saved=1.0),
+    "fp8-delayed": PrecisionRecipe("fp8", copies=2.0, saved=1.0),
+    "fp8-block": PrecisionRecipe("fp8", copies=2.0, saved=1.0),
+    "mxfp8": PrecisionRecipe("fp8", copies=2 * (1 + 1 / 32), saved=1 + 1 / 32),
+    "nvfp4": PrecisionRecipe("fp4", copies=2 * (1 / 2 + 1 / 16), saved=1 / 2 + 1 / 16),
 }
 """Name of a recipe -> how it multiplies and stores (NVIDIA Transformer Engine: both copies of a weight are kept)."""
 
@@ -113,7 +116,7 @@ class TrainPlans:
         return self.tp if self.policy.parallel.sequence else self.tp * 0 + 1
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> PrecisionRecipe:
         """The precision recipe."""
         return RECIPES[self.policy.precision.recipe]
 
@@ -125,7 +128,7 @@ class TrainRates:
     Parameters
     ----------
     rates : achieved rates, with the GEMM rates of training
-    attention_backward, attention_fp8, linear_attention, elementwise : see `TrainingFactors` [-]
+    fused_experts, attention_backward, attention_fp8, linear_attention, elementwise : see `TrainingFactors` [-]
     dp_exposed, tp_exposed, ep_exposed, pp_exposed : see `TrainingFactors` [-]
     host_op, host_expert, host_step : times of the host [s]
     compute_power : see `TrainingFactors` [-]
@@ -133,6 +136,7 @@ class TrainRates:
     context, fragments : memory of the driver [byte], and share lost between tensors [-]
     spread : interval factor of the step time [-]
     box : devices of a host node [count]
+    box_alpha : latency of one step of a collective inside a host node; None: as in the whole domain [s]
     peak : peak of 16-bit multiplications, for MFU [FLOP/s]
     hbm_bytes : memory of a device [byte]
     tdp : largest power of a device; None: not published [W]
@@ -141,6 +145,7 @@ class TrainRates:
     """
 
     rates: Rates
+    fused_experts: float
     attention_backward: float
     attention_fp8: float
     linear_attention: float
@@ -158,11 +163,35 @@ class TrainRates:
     fragments: float
     spread: float
     box: int
+    box_alpha: float | None
     peak: float
     hbm_bytes: float
     tdp: float | None
     host_link: float | None
     assumed: tuple[Assumption, ...]
+
+    def inner(self, span: FloatArray) -> LinkRates:
+        """The link of a group inside a domain: the curve of the box, or of the supernode.
+
+        Parameters
+        ----------
+        span : devices from the first to the last member of the group [count]
+        """
+        return self._link(self.rates.inner, span)
+
+    def inner_moe(self, span: FloatArray) -> LinkRates:
+        """The link of dispatch and combine inside a domain, see `inner`.
+
+        Parameters
+        ----------
+        span : devices from the first to the last member of the group [count]
+        """
+        return self._link(self.rates.inner_moe, span)
+
+    def _link(self, link: LinkRates, span: FloatArray) -> LinkRates:
+        if self.box_alpha is None:
+            return link
+        return replace(link, alpha=np.where(span <= self.box, self.box_alpha, link.alpha))
 
     def level(self, span: FloatArray) -> FloatArray:
         """Position in `LEVELS` of a group that needs `span` neighbouring devices [-].
@@ -183,6 +212,7 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
     calibration : utilisations of device families, with the section `training`
     """
     factors, assumed = training_factors(calibration)
+    near = machine.scale_up.box_latency
     family = machine.family
     names = ("gemm", "grouped", "attention", "attention_backward", "linear_attention", "elementwise")
     own: Mapping[str, Any] = {name: number(factors.of(family, name)) for name in names}
@@ -201,6 +231,7 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
             grouped={dtype: rate * own["grouped"] for dtype, rate in gemm.items()},
             prefill_flop=reached.prefill_flop * own["attention"],
         ),
+        fused_experts=number(factors.fused_experts),
         attention_backward=own["attention_backward"],
         attention_fp8=number(factors.attention_fp8),
         linear_attention=own["linear_attention"],
@@ -218,6 +249,7 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
         fragments=number(factors.fragments),
         spread=max(number(factors.spread), reached.spread),
         box=machine.host.devices,
+        box_alpha=None if near is None else near + machine.scale_up.overhead,
         peak=machine.peak.get("bf16", machine.peak.get("fp32", float("nan"))),
         hbm_bytes=machine.hbm_bytes,
         tdp=machine.tdp,
@@ -264,7 +296,7 @@ def compute_dtype(plans: TrainPlans, rates: Rates) -> str:
     return dtype
 
 
-def exchanges_often(plans: TrainPlans) -> FloatArray:
+def exchanges_often(plans: TrainPlans) -> bool | Bools:
     """True if gradients are exchanged after each micro-batch, so that a device keeps only its part of them.
 
     ZeRO 2 and 3 do this without a pipeline. In a pipeline they keep whole gradients until the last micro-batch, because
@@ -275,5 +307,5 @@ def exchanges_often(plans: TrainPlans) -> FloatArray:
     ----------
     plans : ZeRO stages and pipeline stages
     """
-    often: FloatArray = (plans.zero >= 3) | ((plans.zero >= 2) & (plans.pp <= 1))
+    often: bool | Bools = (plans.zero >= 3) | ((plans.zero >= 2) & (plans.pp <= 1))
     return often

@@ -97,9 +97,9 @@ def _heaviest(layers: list[tuple[StageWeights, int]], pp: FloatArray) -> StageWe
     order = np.argsort(-totals, axis=0, kind="stable")
     counts = np.array([count for _, count in layers])[order]
 
-    def ordered(values: list[FloatArray]) -> FloatArray:
-        stacked: FloatArray = np.stack(np.broadcast_arrays(*values, totals[0])[:-1])
-        return np.take_along_axis(stacked, order, axis=0)
+    def ordered(values: list[FloatArray]) -> list[FloatArray]:
+        stacked = np.stack(np.broadcast_arrays(*values, totals[0])[:-1])
+        return list(np.take_along_axis(stacked, order, axis=0))
 
     sizes = ordered([item.dense for item, _ in layers]), ordered([item.experts for item, _ in layers])
     left = ceil_div(sum(count for _, count in layers), pp)

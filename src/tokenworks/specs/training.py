@@ -139,6 +139,7 @@ class TrainingPrecision(Spec):
     recipe : dtype of the GEMMs in the layers: bf16, fp16, fp32, or a recipe: fp8 (one scale per tensor, current),
         fp8-delayed, fp8-block (128 x 128 blocks), mxfp8, nvfp4. Router and head multiply in 16 bits
     attention : dtype of attention
+    kept : dtype in which the inputs of activation functions are kept for the backward pass
     gradients : dtype in which gradients are added up over micro-batches
     reduce : dtype in which data-parallel ranks exchange gradients
     gather : dtype in which data-parallel ranks exchange weights; fp8 needs a recipe with 8-bit weights
@@ -147,6 +148,7 @@ class TrainingPrecision(Spec):
 
     recipe: PrecisionName = "bf16"
     attention: Literal["bf16", "fp8"] = "bf16"
+    kept: Literal["bf16", "fp8"] = "bf16"
     gradients: Literal["fp32", "bf16"] = "fp32"
     reduce: Literal["fp32", "bf16"] = "fp32"
     gather: Literal["bf16", "fp8"] = "bf16"
@@ -197,11 +199,15 @@ class ExpertRouting(Spec):
     ----------
     capacity : most tokens of an expert / mean; tokens beyond it are dropped. None: dropless
     skew : log-deviation of expert popularity; 0: forced balance. None: the number of the calibration [-]
+    fused : True if activation function and quantisation run inside the grouped GEMMs
+    activation : "unfused": bias, limit and activation function of experts are kernels of their own (gpt-oss)
     dispatcher : alltoall: one copy for each chosen expert; deepep: one copy for each device, forwarded inside a domain
     """
 
     capacity: Annotated[float, Field(ge=0.1, le=1000)] | None = None
     skew: Annotated[float, Field(ge=0, le=5)] | None = None
+    fused: bool = False
+    activation: Literal["fused", "unfused"] = "fused"
     dispatcher: Dispatcher = "deepep"
 
 

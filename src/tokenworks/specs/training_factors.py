@@ -56,6 +56,7 @@ class TrainingFactors(Spec):
     ----------
     gemm : rate of GEMMs in a training step / rate in the kernel tables of serving: hours at the power limit [-]
     grouped : rate of the grouped GEMMs of experts / rate of dense GEMMs, in training [-]
+    fused_experts : rate of grouped GEMMs with activation function and quantisation inside / rate of others [-]
     attention : FLOP rate of the forward pass of attention in training / rate of prefill attention in serving [-]
     attention_backward : FLOP rate of the backward pass of attention / FLOP rate of its forward pass [-]
     attention_fp8 : FLOP rate of attention in FP8 / FLOP rate in 16 bits [-]
@@ -78,6 +79,7 @@ class TrainingFactors(Spec):
 
     gemm: Factor
     grouped: Factor
+    fused_experts: Factor
     attention: Factor
     attention_backward: Factor
     attention_fp8: Factor

@@ -35,6 +35,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "offload_layers": ("recompute", "offload_layers"),
     "precision": ("precision", "recipe"),
     "attention": ("precision", "attention"),
+    "kept": ("precision", "kept"),
     "gradients": ("precision", "gradients"),
     "reduce": ("precision", "reduce"),
     "gather": ("precision", "gather"),
@@ -51,6 +52,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "capacity": ("experts", "capacity"),
     "skew": ("experts", "skew"),
     "dispatcher": ("experts", "dispatcher"),
+    "fused": ("experts", "fused"),
+    "activation": ("experts", "activation"),
     "method": ("method", "name"),
     "rank": ("method", "rank"),
     "reference": ("method", "reference"),
@@ -184,9 +187,10 @@ def _get(training: Training, path: tuple[str, ...]) -> Any:
 def _put(data: dict[str, Any], path: tuple[str, ...], value: Any, *, keep: bool = False) -> None:
     """Put a value at a path of plain data; `keep`: only if the path has no value yet."""
     for name in path[:-1]:
-        data = data.setdefault(name, {})
-        if not isinstance(data, dict):  # validation reports it
+        below: Any = data.setdefault(name, {})
+        if not isinstance(below, dict):  # validation reports it
             return
+        data = below
     if not keep or path[-1] not in data:
         data[path[-1]] = value
 
