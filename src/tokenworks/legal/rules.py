@@ -217,7 +217,8 @@ def tp_divides_heads(proposal: Proposal) -> Verdict:
     return Verdict(
         heads % p.tp == 0,
         lambda: (
-            f"{heads} query heads over tp={p.tp[0]}: take tp of {divisors_text(heads, proposal.setting.machine.devices)}"
+            f"{heads} query heads over tp={p.tp[0]}: take tp of "
+            f"{divisors_text(heads, proposal.setting.machine.devices)}"
         ),
     )
 

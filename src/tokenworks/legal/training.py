@@ -258,7 +258,7 @@ def experts_lie_in_a_stage(proposal: TrainProposal) -> Verdict:
 
 @rule(TRAIN_WIDTHS)
 def experts_are_shared(proposal: TrainProposal) -> Verdict:
-    """Every rank has the same number of experts, and an equal slice of each: ep divides the experts, etp their width."""
+    """Ranks have equal numbers of experts, and equal slices of each: ep divides the experts, etp their width."""
     p, experts = proposal.points, proposal.setting.experts
     count, width = (experts.count, experts.intermediate) if experts else (1, 1)
     return Verdict(

@@ -170,7 +170,7 @@ def front_of(result: TrainSearch) -> tuple[TrainFrontPoint, ...]:
             training=result.points.training(place, result.setting.base),
             step_s=float(result.seconds[place]),
             memory_bytes=float(result.need[place]),
-        )  # fmt: skip
+        )
         for place in map(int, result.front)
     )
 

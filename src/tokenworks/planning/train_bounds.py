@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,29 @@ class TrainBounds:
     need: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class _Shapes:
+    """What one device without a pipeline does and holds, one element for each plan.
+
+    Parameters
+    ----------
+    forward, backward, weights : passes of a micro-batch [s]
+    dense, experts : dense weights, and weights of experts [count]
+    kept : activations of a micro-batch [byte]
+    """
+
+    forward: Floats
+    backward: Floats
+    weights: Floats
+    dense: Floats
+    experts: Floats
+    kept: Floats
+
+    def at(self, places: Ints) -> _Shapes:
+        """The shapes of several plans."""
+        return _Shapes(*(getattr(self, field.name)[places] for field in dataclasses.fields(self)))
+
+
 def bounds_of(setting: TrainSetting, rates: TrainRates, points: TrainPoints) -> TrainBounds:
     """Lower bounds of legal plans.
 
@@ -58,20 +82,12 @@ def bounds_of(setting: TrainSetting, rates: TrainRates, points: TrainPoints) -> 
         values, place = np.unique(column, return_inverse=True)
         code = code * len(values) + place.reshape(-1)
     _, first, shape = np.unique(code, return_index=True, return_inverse=True)
-    passed, dense, experts, kept = _shapes(setting, rates, points[first])
-    shape = shape.reshape(-1)
-    return TrainBounds(
-        _seconds(setting, points, StagePass(*(part[shape] for part in passed))),
-        _need(setting, rates, points, dense[shape], experts[shape], kept[shape]),
-    )
+    shapes = _shapes(setting, rates, points[first]).at(shape.reshape(-1))
+    return TrainBounds(_seconds(setting, points, shapes), _need(setting, rates, points, shapes))
 
 
-def _shapes(
-    setting: TrainSetting, rates: TrainRates, points: TrainPoints
-) -> tuple[tuple[Floats, Floats, Floats], Floats, Floats, Floats]:
-    """Of one plan of each shape: forward, backward and weight pass of a micro-batch; dense weights and experts of a
-    device without a pipeline; activations of a micro-batch without a pipeline.
-    """
+def _shapes(setting: TrainSetting, rates: TrainRates, points: TrainPoints) -> _Shapes:
+    """One device without a pipeline, for one plan of each shape."""
     count = len(points)
     passes = np.zeros((3, count))
     dense, experts, kept = np.zeros(count), np.zeros(count), np.zeros(count)
@@ -89,7 +105,7 @@ def _shapes(
         else:
             stack = kernels(setting.model.blocks, setting.model.kv_heads)
             kept[chosen] = kept_bytes(stack, setting.model, rates, plans)
-    return (passes[0], passes[1], passes[2]), dense, experts, kept
+    return _Shapes(passes[0], passes[1], passes[2], dense, experts, kept)
 
 
 def _without_pipeline(setting: TrainSetting, points: TrainPoints) -> list[tuple[Bools, TrainPlans]]:
@@ -111,11 +127,11 @@ def _without_pipeline(setting: TrainSetting, points: TrainPoints) -> list[tuple[
     return parts
 
 
-def _seconds(setting: TrainSetting, points: TrainPoints, passed: StagePass) -> Floats:
+def _seconds(setting: TrainSetting, points: TrainPoints, shapes: _Shapes) -> Floats:
     """Lower bound of the time of a step [s]."""
     micro = setting.base.global_batch // (points.micro_batch * points.dp)
-    seconds: Floats = micro * passed.seconds / points.pp
-    mean = StagePass(passed.forward / points.pp, passed.backward / points.pp, passed.weights / points.pp)
+    mean = StagePass(shapes.forward / points.pp, shapes.backward / points.pp, shapes.weights / points.pp)
+    seconds: Floats = np.array(micro * mean.seconds)
     for schedule in np.unique(points.schedule):
         chosen = points.schedule == schedule
         one = StagePass(mean.forward[chosen], mean.backward[chosen], mean.weights[chosen])
@@ -124,9 +140,7 @@ def _seconds(setting: TrainSetting, points: TrainPoints, passed: StagePass) -> F
     return seconds
 
 
-def _need(
-    setting: TrainSetting, rates: TrainRates, points: TrainPoints, dense: Floats, experts: Floats, kept: Floats
-) -> Floats:  # fmt: skip
+def _need(setting: TrainSetting, rates: TrainRates, points: TrainPoints, shapes: _Shapes) -> Floats:
     """Lower bound of the memory of the fullest device [byte]."""
     base = setting.base
     copies = points.tp * points.cp * points.dp / (points.ep * points.expert_tp)
@@ -145,11 +159,11 @@ def _need(
             ((state + master * halved) * (1 - optimiser.offload), points.zero >= 1),
         ):
             over = np.where(divides, shard, 1)
-            need += size * (dense / over + experts / np.minimum(over, copies)) / points.pp
+            need += size * (shapes.dense / over + shapes.experts / np.minimum(over, copies)) / points.pp
         need *= np.where((points.schedule == SCHEDULES.index("dualpipe")) & (points.pp > 1), 2, 1)
     micro: Ints = base.global_batch // (points.micro_batch * points.dp)
     flying = np.where(points.pp > 1, np.minimum(points.pp - 1, micro), 1)
-    need += flying * kept / points.pp
+    need += flying * shapes.kept / points.pp
     return rates.context + (1 + rates.fragments) * need
 
 

@@ -407,7 +407,7 @@ def _links(times: Mapping[tuple[str, str], object], step_s: float) -> list[Train
 
 
 def _bound(parts: tuple[TrainPart, ...]) -> str:
-    """What takes most of a step: compute with its largest part, a communication at its level, bubble, optimiser, host."""
+    """What takes most of a step: compute and its largest part, a communication, bubble, optimiser or host."""
     sums: dict[str, float] = {}
     for part in parts:
         name = f"{part.part} over {part.level}" if part.kind == "communication" else part.kind

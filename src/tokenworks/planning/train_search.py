@@ -1,4 +1,4 @@
-"""The search for training plans: legal plans, those that fit, their step times, and the Pareto front of time, memory."""
+"""The search for training plans: legal plans that fit, their step times, and the Pareto front of time and memory."""
 
 from __future__ import annotations
 
