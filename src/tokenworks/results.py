@@ -29,6 +29,8 @@ from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
 from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody
 from tokenworks.planning.result import PlanBody
+from tokenworks.planning.train_result import TrainBody
+from tokenworks.planning.train_why import TrainWhyBody
 from tokenworks.planning.why import WhyBody
 from tokenworks.simulation.capacity import CapacityBody
 from tokenworks.simulation.shape import SimulateBody
@@ -47,6 +49,8 @@ KINDS: dict[str, Any] = {
     "estimate": EstimateBody,
     "plan": PlanBody,
     "plan-why": WhyBody,
+    "train": TrainBody,
+    "train-why": TrainWhyBody,
     "compare": CompareBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
