@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from tokenworks.calibrate.case_machine import Skipped, machine_of
@@ -69,8 +69,10 @@ micro-batches the bubbles then explain the stated MFU of 43 and 41 %."""
 class Choose(Protocol):
     """Chooses the deployment of a run whose parallelism is not stated, as a planner does."""
 
-    def __call__(self, model: Model, machine: Machine, batch: int, sequence: int) -> Training:
-        """The deployment for a model on a machine.
+    def __call__(
+        self, model: Model, machine: Machine, batch: int, sequence: int, *, base: Training
+    ) -> Training | None:  # fmt: skip
+        """The deployment for a model on a machine; None: no deployment fits.
 
         Parameters
         ----------
@@ -78,6 +80,7 @@ class Choose(Protocol):
         machine : the machine
         batch : sequences of an optimiser step [count]
         sequence : tokens of a sequence [token]
+        base : settings that the choice keeps: precision, method and policies
         """
 
 
@@ -122,7 +125,7 @@ def training_case(point: TrainingPoint, choose: Choose | None = None) -> Trainin
     if point.planned:
         if choose is None:
             raise Skipped(f"{UNSTATED}: {point.framework} {point.model}")
-        return TrainingCase(model, machine, choose(model, machine, point.batch, point.sequence), tuple(assumed))
+        return TrainingCase(model, *_chosen(point, model, machine, precision, choose), tuple(assumed))
     settings, source = recipe_settings(
         point.framework, model=model.name, device=point.device, precision=precision, method=point.method,
         version=point.version,
@@ -139,6 +142,19 @@ def training_case(point: TrainingPoint, choose: Choose | None = None) -> Trainin
         return TrainingCase(model, machine, training, tuple(assumed))
     except SpecError as error:
         raise Skipped(f"the deployment is not valid: {point.id}: {error}") from None
+
+
+def _chosen(
+    point: TrainingPoint, model: Model, machine: Machine, precision: str, choose: Choose
+) -> tuple[Machine, Training]:
+    """The machine with exactly the devices of a run, and the deployment that a planner chooses on it."""
+    exact = replace(machine, devices=point.devices)
+    keys = {"method": point.method, "tp_overlap": True, "reduce": "bf16", "gradients": "bf16"}
+    base = load_training(_nested({"precision": precision, **keys}, point))
+    training = choose(model, exact, point.batch, point.sequence, base=base)
+    if training is None:
+        raise Skipped(f"no plan fits: {point.framework} {point.model} on {point.devices} x {point.device}")
+    return exact, training
 
 
 def _counts_drafts(point: TrainingPoint, model: Model, training: Training) -> bool:
@@ -172,7 +188,6 @@ def _gpt(config: tuple[tuple[str, Any], ...]) -> Model:
 
 def _training(point: TrainingPoint, precision: str, settings: Mapping[str, Any]) -> Training:
     """The deployment of a run. Keys of `settings` are those of the short form."""
-    data: dict[str, Any] = {}
     values = {"precision": precision, **settings, "mbs": point.micro_batch, "gbs": point.batch, "seq": point.sequence}
     if "tokendrop" in point.model:
         values.setdefault("capacity", 1.0)
@@ -180,6 +195,12 @@ def _training(point: TrainingPoint, precision: str, settings: Mapping[str, Any])
         values.setdefault("method", point.method)
     if int(values.get("vpp", 1)) > 1:
         values.setdefault("schedule", "interleaved")
+    return load_training(_nested(values, point), devices=point.devices, where=f"line {point.line}")
+
+
+def _nested(values: Mapping[str, Any], point: TrainingPoint) -> dict[str, Any]:
+    """The fields of `Training` from keys of the short form."""
+    data: dict[str, Any] = {}
     for key, value in values.items():
         if key not in KEYS:
             raise SpecError(f"unknown key {key!r}", where=f"line {point.line}: parallelism",
@@ -188,4 +209,4 @@ def _training(point: TrainingPoint, precision: str, settings: Mapping[str, Any])
         for name in KEYS[key][:-1]:
             place = place.setdefault(name, {})
         place[KEYS[key][-1]] = value
-    return load_training(data, devices=point.devices, where=f"line {point.line}")
+    return data

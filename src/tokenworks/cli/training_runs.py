@@ -36,11 +36,12 @@ def validate_runs(
     output : format of the result
     """
     from tokenworks.calibrate.training_validate import validate_training
+    from tokenworks.planning.train import choose
 
     began = time.perf_counter()
     table = _table(measured, limit)
     with progress("predicting") as report:
-        validation = validate_training(table, calibration, say=report)
+        validation = validate_training(table, calibration, choose=choose, say=report)
     if out:
         write_rows(validation.rows(), out)
     plain = timed(validation.plain(), began)
