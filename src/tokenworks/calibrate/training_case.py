@@ -189,8 +189,8 @@ def _gpt(config: tuple[tuple[str, Any], ...]) -> Model:
 def _training(point: TrainingPoint, precision: str, settings: Mapping[str, Any]) -> Training:
     """The deployment of a run. Keys of `settings` are those of the short form."""
     values = {"precision": precision, **settings, "mbs": point.micro_batch, "gbs": point.batch, "seq": point.sequence}
-    if "tokendrop" in point.model:
-        values.setdefault("capacity", 1.0)
+    if "tokendrop" in point.model:  # Megatron drops tokens only with its all-to-all dispatcher (core/transformer/moe)
+        values |= {"capacity": values.get("capacity", 1.0), "dispatcher": "alltoall"}
     if point.method != "pretrain":
         values.setdefault("method", point.method)
     if int(values.get("vpp", 1)) > 1:
