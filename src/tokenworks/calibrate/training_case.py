@@ -144,11 +144,18 @@ def training_case(point: TrainingPoint, choose: Choose | None = None) -> Trainin
         raise Skipped(f"the deployment is not valid: {point.id}: {error}") from None
 
 
+def _whole_domain(domain: int, devices: int) -> int:
+    """Devices of each domain that a run uses: all, or the largest power of two, such as 64 of the 72 of an NVL72."""
+    if devices <= domain or devices % domain == 0:
+        return domain
+    return 2 ** (domain.bit_length() - 1)
+
+
 def _chosen(
     point: TrainingPoint, model: Model, machine: Machine, precision: str, choose: Choose
 ) -> tuple[Machine, Training]:
     """The machine with exactly the devices of a run, and the deployment that a planner chooses on it."""
-    exact = replace(machine, devices=point.devices)
+    exact = replace(machine, devices=point.devices, domain=_whole_domain(machine.domain, point.devices))
     keys = {"method": point.method, "tp_overlap": True, "reduce": "bf16", "gradients": "bf16"}
     base = load_training(_nested({"precision": precision, **keys}, point))
     training = choose(model, exact, point.batch, point.sequence, base=base)
