@@ -86,7 +86,7 @@ class CalibrateTrainingBody(TypedDict):
     values : number -> fitted value in SI units
     before, in_sample : errors of tok/s per device with the prior, and after the fit
     left_out_systems, left_out_models : errors of each group by a fit on the other groups
-    spread : factor of the 80 % interval, from the errors of left-out models
+    spread : factor of the 80 % interval, from the errors of left-out systems and of left-out models
     covered : share of the runs inside the interval, each by a fit without its system
     one_run : errors with one run of one's own
     skipped : number of runs without a prediction
@@ -318,7 +318,7 @@ def calibrate_training(
     repeats = _Repeats(problem, theta, fitted, problem.slopes(theta, fitted), before)
     systems, of_system = repeats.left_out([point.device for point in problem.points])
     models, of_model = repeats.left_out([_model(point) for point in problem.points])
-    spread = conformal(of_model if len(set(map(_model, problem.points))) > 1 else fitted)
+    spread = max(conformal(of_system), conformal(of_model))
     systems = [replace(one, spread=spread, covered=_inside(of_system, problem.points, one, spread)) for one in systems]
     models = [replace(one, spread=spread) for one in models]
     one_run = repeats.one_run([point.device for point in problem.points], of_system)
@@ -452,7 +452,7 @@ def _written(
     }
     update["spread"] = Quantity(
         value=round(spread, 2), status="derived", written=f"{spread:.2f}", unit="",
-        source=f"models left out of the fit: {len(fitted)} training runs: 80 % within it",
+        source=f"systems or models left out of the fit: {len(fitted)} training runs: at least 80 % within it",
     )  # fmt: skip
     title = f"{problem.calibration.title}; training fitted on {files}"
     fitted_on = "; ".join(filter(None, (problem.calibration.fitted_on, f"training: {files}")))
