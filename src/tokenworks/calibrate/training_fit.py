@@ -31,8 +31,8 @@ from tokenworks.specs.training import Training
 
 FREEDOM: Mapping[str, float] = {
     "gemm": 0.1, "grouped": 0.3, "fused_experts": 0.3, "attention": 0.2, "attention_backward": 0.2,
-    "attention_fp8": 0.2, "linear_attention": 0.5, "elementwise": 0.1, "dp_exposed": 0.5, "tp_exposed": 0.5, "ep_exposed": 0.5,
-    "pp_exposed": 0.5, "host_op": 0.4, "host_expert": 0.4,
+    "attention_fp8": 0.2, "linear_attention": 0.5, "elementwise": 0.1, "dp_exposed": 0.5, "tp_exposed": 0.5,
+    "ep_exposed": 0.5, "pp_exposed": 0.5, "host_op": 0.4, "host_expert": 0.4,
 }  # fmt: skip
 """Number of the section `training` -> its freedom: the standard deviation of log(fitted / prior) [-]. Small where
 kernel tables say much about the number, and large where the prior is a guess."""
