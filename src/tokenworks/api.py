@@ -24,6 +24,7 @@ from tokenworks.ledger.sweep_file import SweepLike
 from tokenworks.planning import estimate as estimating
 from tokenworks.planning import fit as fitting
 from tokenworks.planning import plan as planning
+from tokenworks.planning import train as training
 from tokenworks.planning.asked import DeploymentLike, deployed_of
 from tokenworks.simulation import capacity as capacities
 from tokenworks.simulation import run as running
@@ -48,6 +49,7 @@ plan = checked(planning.plan)
 compare = checked(comparing.compare)
 fit = checked(fitting.fit)
 estimate = checked(estimating.estimate)
+train = checked(training.train)
 emit = checked(emitting.emit)
 import_launch = checked(importing.import_launch)
 load_model = checked(hf.load_model)

@@ -18,6 +18,7 @@ VERBS = {
     "fit": "Check whether a model fits, on how few devices, and how much KV cache is left.",
     "estimate": "Break down one prefill and one decode step of a deployment.",
     "plan": "Rank the deployments of a model on a machine under an SLO.",
+    "train": "Find the fastest plan to train a model on a machine: step time, MFU, memory, days and energy.",
     "compare": "Compare machines on the same work: which one wins, why, and what a token costs.",
     "simulate": "Play a trace or a workload through a deployment, request by request.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
