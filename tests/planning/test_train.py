@@ -15,7 +15,7 @@ from tokenworks.costs.train_plan import TrainPlans, train_rates
 from tokenworks.legal.training import TRAIN_SHAPE, TrainPoints, TrainProposal, TrainSetting
 from tokenworks.planning.train import choose
 from tokenworks.planning.train_asked import asked_training, batch_of, token_count
-from tokenworks.planning.train_goodput import checkpoint_size, goodput, machines_left
+from tokenworks.planning.train_goodput import checkpoint_size, goodput, machines_left, machines_used
 from tokenworks.planning.train_space import TrainSpace, used_devices
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
@@ -276,6 +276,15 @@ def test_machines_that_a_lost_device_leaves() -> None:
     assert [one.devices for one in machines_left(machine("scalex40"))] == [39]
     assert [(one.devices, one.domain) for one in machines_left(machine("4xscalex40"))] == [(156, 39), (120, 40)]
     assert [one.scale_out is None for one in machines_left(machine("2xhgx-h100"))] == [False, True]
+
+
+def test_a_run_may_use_a_part_of_each_domain() -> None:
+    assert [(one.devices, one.domain) for one in machines_used(machine("2xgb200-nvl72"))] == [(144, 72), (128, 64)]
+    assert [one.devices for one in machines_used(machine("scalex40"))] == [40]
+    assert [one.devices for one in machines_used(machine("2xhgx-h100"))] == [16]
+    run = tokenworks.train(DENSE, "2xgb200-nvl72", batch="512x8192", top=1)
+    assert (run.best.devices, run.best.idle_devices) == (128, 16)
+    assert run.best.tok_s_per_device == pytest.approx(run.best.tok_s / 144)
 
 
 def test_what_does_not_fit_names_the_smallest_changes() -> None:
