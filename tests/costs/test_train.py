@@ -86,7 +86,7 @@ def test_dispatch_of_experts_by_hand() -> None:
 
 
 def test_optimiser_moves_bytes() -> None:
-    """Adam of 8 B weights on one card: the gradient three times, three states of 4 byte read and written, the weight."""
+    """Adam of 8 B weights on one card: the gradient three times, three states read and written, the weight once."""
     step = run("meta-llama/Meta-Llama-3.1-8B", bare(BOX), "gbs=1,zero=0")
     assert step.optimiser_s == pytest.approx(8.03e9 * (12 + 24 + 2) / on(BOX).hbm_bandwidth, rel=0.01)
 
@@ -137,8 +137,8 @@ def test_bare_card_reaches_its_peak() -> None:
     """No latency, and memory that takes no time: only the work of attention that is multiplied again is lost."""
     rates = bare(BOX)
     fast = dict.fromkeys(("hbm", "attention_hbm", "experts_hbm"), 1e30)
-    step = run("meta-llama/Meta-Llama-3.1-8B", dataclasses.replace(rates, rates=dataclasses.replace(rates.rates, **fast)),
-               "gbs=4,seq=4096")  # fmt: skip
+    endless = dataclasses.replace(rates, rates=dataclasses.replace(rates.rates, **fast))
+    step = run("meta-llama/Meta-Llama-3.1-8B", endless, "gbs=4,seq=4096")
     assert step.mfu == pytest.approx(float(step.model_flop / step.flop), rel=1e-3)
 
 
@@ -236,17 +236,17 @@ def _experts(name: str) -> int:
 
 
 @given(
-    tp=st.sampled_from([1, 2, 8]), pp=st.sampled_from([1, 4, 8]), dp=st.sampled_from([8, 16]),
-    zero=st.sampled_from([0, 1, 2, 3]), batches=st.sampled_from([1, 8, 32]), mbs=st.sampled_from([1, 4]),
+    widths=st.tuples(*(st.sampled_from(one) for one in ([1, 2, 8], [1, 4, 8], [8, 16], [0, 1, 2, 3]))),
+    batches=st.sampled_from([1, 8, 32]), mbs=st.sampled_from([1, 4]),
 )  # fmt: skip
 @MANY
 def test_arrays_of_plans_are_the_same_as_single_plans(
-    tp: int, pp: int, dp: int, zero: int, batches: int, mbs: int
+    widths: tuple[int, int, int, int], batches: int, mbs: int
 ) -> None:
     """`train_steps` over arrays gives the numbers of `train_step`, element by element."""
-    widths = [(tp, pp, dp, zero), (1, 1, 8, 1), (8, 8, 16, 3)]
     plans = [
-        load_training(f"tp={t},pp={p},dp={d},ep=8,zero={z},gbs={d * mbs * batches},mbs={mbs}") for t, p, d, z in widths
+        load_training(f"tp={t},pp={p},dp={d},ep=8,zero={z},gbs={d * mbs * batches},mbs={mbs}")
+        for t, p, d, z in (widths, (1, 1, 8, 1), (8, 8, 16, 3))
     ]
     singles = [train_step(model(QWEN), trained(H100), plan) for plan in plans]
     stacked = [dataclasses.astuple(dataclasses.replace(TrainPlans.of(plan), policy=None)) for plan in plans]  # type: ignore[arg-type]

@@ -313,10 +313,8 @@ def expert_passes(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> I
     dtype, fused = compute_dtype(plans, r), plans.policy.experts.fused
     quantised = 1 * (dtype in NARROW and not fused)
     stored = 1.0 if dtype in NARROW else plans.recipe.element
-    flop_rate, kept = (
-        r.grouped[dtype] * (rates.fused_experts if fused else 1.0),
-        BYTES[plans.policy.precision.gradients],
-    )
+    flop_rate = r.grouped[dtype] * (rates.fused_experts if fused else 1.0)
+    kept = BYTES[plans.policy.precision.gradients]
     start = r.experts_start + local * r.expert
     forward: list[PartTime] = [Kernel(start, 0.0, 0.0, {LATENCY: start})]
     backward, weights = list(forward), list(forward)

@@ -50,7 +50,7 @@ def stage_layers(layers: int, pp: FloatArray, stage: FloatArray) -> FloatArray:
 
 
 def stage_weights(model: Model, plans: TrainPlans, stage: FloatArray) -> StageWeights:
-    """Weights of a pipeline stage. The stage is taken to have the layers with most weights.
+    """Weights of a pipeline stage. Each layer counts as the mean layer of the model.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ def stage_weights(model: Model, plans: TrainPlans, stage: FloatArray) -> StageWe
     stage : position of the stage, from 0 [count]
     """
     held = [(_layer(block, model, plans), block.count) for block in model.blocks]
-    share = stage_layers(model.layers, plans.pp, stage) / ceil_div(model.layers, plans.pp)
-    heavy = _heaviest(held, plans.pp)
-    dense, experts = share * heavy.dense, share * heavy.experts
+    share = stage_layers(model.layers, plans.pp, stage) / model.layers
+    dense = share * sum((item.dense * count for item, count in held), 0.0)
+    experts = share * sum((item.experts * count for item, count in held), 0.0)
     first, last = stage == 0, stage == plans.pp - 1
     embedding = model.embedding.parameters / plans.tp
     head = embedding if model.head is None else model.head.parameters / plans.tp
@@ -89,26 +89,6 @@ def adapter_weights(model: Model, plans: TrainPlans, stage: FloatArray) -> Float
             outputs, inputs = gemm.shape(plans.tp)
             total = total + layers * method.rank * (outputs + inputs)
     return total * stage_layers(model.layers, plans.pp, stage) / model.layers
-
-
-def _heaviest(layers: list[tuple[StageWeights, int]], pp: FloatArray) -> StageWeights:
-    """The ceil(L / pp) layers with most weights: an upper bound for every stage."""
-    totals = np.stack(np.broadcast_arrays(*(item.total for item, _ in layers), pp * 0.0)[:-1])
-    order = np.argsort(-totals, axis=0, kind="stable")
-    counts = np.array([count for _, count in layers])[order]
-
-    def ordered(values: list[FloatArray]) -> list[FloatArray]:
-        stacked = np.stack(np.broadcast_arrays(*values, totals[0])[:-1])
-        return list(np.take_along_axis(stacked, order, axis=0))
-
-    sizes = ordered([item.dense for item, _ in layers]), ordered([item.experts for item, _ in layers])
-    left = ceil_div(sum(count for _, count in layers), pp)
-    dense: FloatArray = 0.0
-    experts: FloatArray = 0.0
-    for one, other, count in zip(*sizes, counts, strict=True):
-        taken = np.minimum(left, count)
-        dense, experts, left = dense + taken * one, experts + taken * other, left - taken
-    return StageWeights(dense, experts)
 
 
 def _layer(block: Block, model: Model, plans: TrainPlans) -> StageWeights:
