@@ -113,7 +113,8 @@ def trained(
         raise no_plan(ask, rates, result)
     places = families(result.points, top)
     rows = tuple(
-        row_of(rank, result, place, rates, setting.machine, ask.tokens) for rank, place in enumerate(places, start=1)
+        row_of(rank, result, place, rates, machine=setting.machine, tokens=ask.tokens)
+        for rank, place in enumerate(places, start=1)
     )
     best = rows[0]
     kept = goodput(
@@ -164,8 +165,8 @@ def families(points: TrainPoints, top: int) -> list[int]:
 
 
 def row_of(
-    rank: int, result: TrainSearch, place: int, rates: TrainRates, machine: Machine, tokens: float
-) -> TrainRow:  # fmt: skip
+    rank: int, result: TrainSearch, place: int, rates: TrainRates, *, machine: Machine, tokens: float
+) -> TrainRow:
     """One plan with its predictions.
 
     Parameters
