@@ -17,7 +17,7 @@ from tokenworks.costs.train_plan import train_rates
 from tokenworks.legal.training import TrainSetting
 from tokenworks.planning.train_result import TrainRow
 from tokenworks.planning.train_search import search_training
-from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.calibration import Calibration, load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.machine import Machine
@@ -104,7 +104,7 @@ LLAMA = (
 """Machine, plan and MFU of Llama 3 405B (arXiv:2407.21783, table 4)."""
 
 LLAMA_WORDS = "zero=2,mbs=1,vpp=8,exchange=all-gather"
-"""ZeRO 2 and gathered keys and values (section 3.3.2). The number of chunks is not published; 8 of one layer are taken."""
+"""ZeRO 2 and gathered keys and values (section 3.3.2). The paper has no number of chunks; 8 of one layer are taken."""
 
 
 def llama() -> Iterator[str]:
@@ -176,7 +176,8 @@ def region() -> Iterator[str]:
 
 
 def _cells(calibration: str) -> dict[tuple[str, str], list[Cell]]:
-    used, cells = load_calibration(calibration), {}
+    used = load_calibration(calibration)
+    cells: dict[tuple[str, str], list[Cell]] = {}
     for name in MODELS:
         model = load_model(name)
         for tokens in BATCHES:
@@ -194,9 +195,9 @@ def _cells(calibration: str) -> dict[tuple[str, str], list[Cell]]:
     return cells
 
 
-def _fastest(setting: TrainSetting, calibration: object) -> float | None:
+def _fastest(setting: TrainSetting, calibration: Calibration) -> float | None:
     """Time of the step of the fastest plan; None: no plan fits [s]."""
-    rates = train_rates(setting.machine, calibration)  # type: ignore[arg-type]
+    rates = train_rates(setting.machine, calibration)
     result = search_training(setting, rates, front=False)
     return float(result.seconds[0]) if len(result.points) else None
 

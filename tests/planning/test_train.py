@@ -25,6 +25,10 @@ from tokenworks.specs.training import Training
 from tokenworks.specs.training_text import load_training
 
 DENSE, MOE = "meta-llama/Meta-Llama-3.1-8B", "Qwen/Qwen3-30B-A3B"
+FAILING: dict[str, Any] = {
+    "device_failures": 1e-5, "host_failures": 1e-4, "lost": 0.4, "restart": "11 min", "repair": "12 h",
+    "storage": "1 GB/s",
+}  # fmt: skip
 SMALL: dict[str, Any] = {"batch": "64x4096", "tokens": "20B"}
 
 
@@ -98,6 +102,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"storage": "20 GB"}, '--storage: "20 GB" is a size'),
     ({"reliability": "none"}, "unknown failure rates 'none'"),
     ({"reliability": {"device_failures": 1}}, "reliability: host_failures: is missing"),
+    ({"reliability": FAILING | {"lost": 1.5}}, "a share is at least 0 and at most 1"),
+    ({"reliability": FAILING | {"storage": None}}, "must be above zero and not null"),
+    ({"reliability": FAILING | {"restart": "11 GB"}}, "not a time"),
+    ({"reliability": FAILING | {"failures": 1}}, "failures: unknown key"),
     ({"assume": {"scale_up.hopp": "1 us"}}, "did you mean scale_up.hop"),
     ({"devices": 99}, "99 of 16 devices"),
 ]
