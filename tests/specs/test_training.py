@@ -177,3 +177,11 @@ def test_families_have_factors_of_their_own() -> None:
     assert factors is not None
     assert factors.of("hygon-dcu", "grouped").value == 0.22
     assert factors.of("nvidia-hopper", "grouped") == factors.grouped
+
+
+def test_the_page_lists_every_key() -> None:
+    """The table of the short form on docs/train-model.md has all keys of `KEYS`, and no other one."""
+    page = (Path(__file__).parents[2] / "docs" / "train-model.md").read_text(encoding="utf-8")
+    table = page.partition("| keys | field |")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")]
+    assert {key.strip() for cell in cells for key in cell.split(",")} == set(KEYS)
