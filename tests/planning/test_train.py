@@ -202,6 +202,13 @@ def test_the_parts_add_up_to_the_step(result: Any) -> None:
         assert low < row.step_s < high
 
 
+def test_what_a_user_fixes_makes_no_plan_faster(result: Any) -> None:
+    for text in ("tp=2,zero=1", "recompute=full,zero=1", "zero=1,pp=5,mbs=1"):
+        fixed = tokenworks.train(MOE, "scalex40", **SMALL, deploy=text, top=1)
+        assert fixed.best.step_s >= result.best.step_s * (1 - 1e-9)
+        assert fixed.legal < result.legal
+
+
 def test_rows_are_ordered_and_of_different_widths(result: Any) -> None:
     assert [row.step_s for row in result.rows] == sorted(row.step_s for row in result.rows)
     assert len({str(row.training.parallel) for row in result.rows}) == len(result.rows)
@@ -294,6 +301,7 @@ def test_a_run_may_use_a_part_of_each_domain() -> None:
     run = tokenworks.train(DENSE, "2xgb200-nvl72", batch="512x8192", top=1)
     assert (run.best.devices, run.best.idle_devices) == (128, 16)
     assert run.best.tok_s_per_device == pytest.approx(run.best.tok_s / 144)
+    assert (run.goodput.rest_devices, run.goodput.rest_speed) == (128, 1.0)  # idle devices take its place
 
 
 def test_what_does_not_fit_names_the_smallest_changes_that_do() -> None:

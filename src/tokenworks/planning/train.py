@@ -207,7 +207,7 @@ def _rest(ask: AskedTraining, calibration: Calibration, best: TrainRow) -> tuple
     """
     precision = {"precision": (PRECISIONS.index(best.training.precision.recipe),)}
     fastest: tuple[float, int] | None = None
-    for machine in machines_left(ask.setting.machine):
+    for machine in (used for left in machines_left(ask.setting.machine) for used in machines_used(left)):
         setting = dataclasses.replace(ask.setting, machine=machine)
         left = search_training(setting, train_rates(machine, calibration), Fixed(precision), front=False)
         if len(left.points):
