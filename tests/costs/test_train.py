@@ -1,6 +1,7 @@
 """Training steps: FLOP and bytes by hand, limits, laws over all catalog models, and published runs."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,8 +137,8 @@ def test_links_without_time_leave_only_compute_and_bubble() -> None:
 def test_bare_card_reaches_its_peak() -> None:
     """No latency, and memory that takes no time: only the work of attention that is multiplied again is lost."""
     rates = bare(BOX)
-    fast = dict.fromkeys(("hbm", "attention_hbm", "experts_hbm"), 1e30)
-    endless = dataclasses.replace(rates, rates=dataclasses.replace(rates.rates, **fast))
+    fast = dataclasses.replace(rates.rates, hbm=1e30, attention_hbm=1e30, experts_hbm=1e30)
+    endless = dataclasses.replace(rates, rates=fast)
     step = run("meta-llama/Meta-Llama-3.1-8B", endless, "gbs=4,seq=4096")
     assert step.mfu == pytest.approx(float(step.model_flop / step.flop), rel=1e-3)
 
@@ -249,8 +250,11 @@ def test_arrays_of_plans_are_the_same_as_single_plans(
         for t, p, d, z in (widths, (1, 1, 8, 1), (8, 8, 16, 3))
     ]
     singles = [train_step(model(QWEN), trained(H100), plan) for plan in plans]
-    stacked = [dataclasses.astuple(dataclasses.replace(TrainPlans.of(plan), policy=None)) for plan in plans]  # type: ignore[arg-type]
-    arrays = TrainPlans(*(np.array(column) for column in list(zip(*stacked, strict=True))[:-1]), policy=plans[0])
+    fields = [field.name for field in dataclasses.fields(TrainPlans) if field.name != "policy"]
+    columns: dict[str, Any] = {
+        name: np.array([getattr(TrainPlans.of(plan), name) for plan in plans]) for name in fields
+    }
+    arrays = TrainPlans(**columns, policy=plans[0])
     together = train_steps(model(QWEN), trained(H100), arrays)
     for name in ("step_s", "bubble_s", "optimiser_s", "flop", "mfu"):
         assert getattr(together, name) == pytest.approx([float(getattr(one, name)) for one in singles], rel=1e-12)

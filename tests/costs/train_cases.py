@@ -37,8 +37,8 @@ def bare(name: str) -> TrainRates:
 def without_links(rates: TrainRates) -> TrainRates:
     """The same machine with links that take no time."""
     free = LinkRates(math.inf, math.inf, 0.0, 0.0, 0.0, direct=True, in_switch=False)
-    links = dict.fromkeys(("inner", "outer", "inner_moe", "outer_moe"), free)
-    return dataclasses.replace(rates, rates=dataclasses.replace(rates.rates, **links))
+    inside = dataclasses.replace(rates.rates, inner=free, outer=free, inner_moe=free, outer_moe=free)
+    return dataclasses.replace(rates, rates=inside)
 
 
 def run(name: str, rates: TrainRates, text: str) -> TrainStep:

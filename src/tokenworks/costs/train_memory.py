@@ -192,7 +192,7 @@ def _stage_activations(model: Model, rates: TrainRates, plans: TrainPlans, stage
         drafts = kept_bytes(kernels(model.draft, model.kv_heads), model, rates, plans) * (stage == plans.pp - 1)
     recompute = plans.policy.recompute
     # The activations of an offloaded layer are in the host, but for the two layers that are on their way.
-    kept = layers - np.maximum(np.minimum(recompute.offload_layers, layers) - 2, 0)
+    kept: FloatArray = layers - np.maximum(np.minimum(recompute.offload_layers, layers) - 2, 0)
     if recompute.name != "full":
         return kept * layer + drafts
     again = layers if recompute.layers is None else np.minimum(recompute.layers, layers)

@@ -191,7 +191,8 @@ class TrainRates:
     def _link(self, link: LinkRates, span: FloatArray) -> LinkRates:
         if self.box_alpha is None:
             return link
-        return replace(link, alpha=np.where(span <= self.box, self.box_alpha, link.alpha))
+        alpha: Any = np.where(span <= self.box, self.box_alpha, link.alpha)  # an array, if the plans differ
+        return replace(link, alpha=alpha)
 
     def level(self, span: FloatArray) -> FloatArray:
         """Position in `LEVELS` of a group that needs `span` neighbouring devices [-].
