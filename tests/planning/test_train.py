@@ -1,6 +1,7 @@
 """Training plans: what is asked, the rules, the result, goodput on a machine, and advice."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tokenworks.costs.train_plan import TrainPlans, train_rates
 from tokenworks.legal.training import TRAIN_SHAPE, TrainPoints, TrainProposal, TrainSetting
 from tokenworks.planning.train import choose
 from tokenworks.planning.train_asked import asked_training, batch_of, token_count
-from tokenworks.planning.train_goodput import checkpoint_size, goodput, machines_left
+from tokenworks.planning.train_goodput import checkpoint_size, goodput, machines_left, machines_used
 from tokenworks.planning.train_space import TrainSpace, used_devices
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
@@ -25,6 +26,10 @@ from tokenworks.specs.training import Training
 from tokenworks.specs.training_text import load_training
 
 DENSE, MOE = "meta-llama/Meta-Llama-3.1-8B", "Qwen/Qwen3-30B-A3B"
+FAILING: dict[str, Any] = {
+    "device_failures": 1e-5, "host_failures": 1e-4, "lost": 0.4, "restart": "11 min", "repair": "12 h",
+    "storage": "1 GB/s",
+}  # fmt: skip
 SMALL: dict[str, Any] = {"batch": "64x4096", "tokens": "20B"}
 
 
@@ -98,6 +103,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"storage": "20 GB"}, '--storage: "20 GB" is a size'),
     ({"reliability": "none"}, "unknown failure rates 'none'"),
     ({"reliability": {"device_failures": 1}}, "reliability: host_failures: is missing"),
+    ({"reliability": FAILING | {"lost": 1.5}}, "a share is at least 0 and at most 1"),
+    ({"reliability": FAILING | {"storage": None}}, "must be above zero and not null"),
+    ({"reliability": FAILING | {"restart": "11 GB"}}, "not a time"),
+    ({"reliability": FAILING | {"failures": 1}}, "failures: unknown key"),
     ({"assume": {"scale_up.hopp": "1 us"}}, "did you mean scale_up.hop"),
     ({"devices": 99}, "99 of 16 devices"),
 ]
@@ -193,6 +202,13 @@ def test_the_parts_add_up_to_the_step(result: Any) -> None:
         assert low < row.step_s < high
 
 
+def test_what_a_user_fixes_makes_no_plan_faster(result: Any) -> None:
+    for text in ("tp=2,zero=1", "recompute=full,zero=1", "zero=1,pp=5,mbs=1"):
+        fixed = tokenworks.train(MOE, "scalex40", **SMALL, deploy=text, top=1)
+        assert fixed.best.step_s >= result.best.step_s * (1 - 1e-9)
+        assert fixed.legal < result.legal
+
+
 def test_rows_are_ordered_and_of_different_widths(result: Any) -> None:
     assert [row.step_s for row in result.rows] == sorted(row.step_s for row in result.rows)
     assert len({str(row.training.parallel) for row in result.rows}) == len(result.rows)
@@ -278,21 +294,33 @@ def test_machines_that_a_lost_device_leaves() -> None:
     assert [one.scale_out is None for one in machines_left(machine("2xhgx-h100"))] == [False, True]
 
 
-def test_what_does_not_fit_names_the_smallest_changes() -> None:
+def test_a_run_may_use_a_part_of_each_domain() -> None:
+    assert [(one.devices, one.domain) for one in machines_used(machine("2xgb200-nvl72"))] == [(144, 72), (128, 64)]
+    assert [one.devices for one in machines_used(machine("scalex40"))] == [40]
+    assert [one.devices for one in machines_used(machine("2xhgx-h100"))] == [16]
+    run = tokenworks.train(DENSE, "2xgb200-nvl72", batch="512x8192", top=1)
+    assert (run.best.devices, run.best.idle_devices) == (128, 16)
+    assert run.best.tok_s_per_device == pytest.approx(run.best.tok_s / 144)
+    assert (run.goodput.rest_devices, run.goodput.rest_speed) == (128, 1.0)  # idle devices take its place
+
+
+def test_what_does_not_fit_names_the_smallest_changes_that_do() -> None:
     with pytest.raises(DoesNotFit) as error:
         tokenworks.train("meta-llama/Meta-Llama-3.1-70B", "hgx-h100", batch="64x4096")
     text = str(error.value)
-    assert "does not fit hgx-h100 for training" in text
-    assert '--deploy "offload=1" or 24 of these devices (--on 3xhgx-h100) would do' in text
+    assert "does not fit hgx-h100 for training: its smallest plan [tp8] needs" in text
+    words = r'; --deploy "offload=1" or (?P<count>[0-9]+) of these devices \(--on (?P<on>\w+-\w+)\) would do$'
+    more = re.search(words, text)
+    assert more is not None
+    enough = machine(more["on"])
+    assert enough.devices == int(more["count"])
+    rates = train_rates(enough, load_calibration())
+    plan = choose(load_model("meta-llama/Meta-Llama-3.1-70B"), enough, 64, 4096)
+    assert plan is not None
+    assert train_memory(load_model("meta-llama/Meta-Llama-3.1-70B"), rates, TrainPlans.of(plan)).fits
+
+
+def test_what_is_fixed_is_changed_first() -> None:
     with pytest.raises(DoesNotFit) as error:
         tokenworks.train(DENSE, "hgx-h100", batch="256x8192", deploy="tp=1,pp=1,dp=8,mbs=2,zero=3,recompute=none")
     assert "recompute=full or mbs=1" in str(error.value)
-
-
-def test_the_advice_holds() -> None:
-    """A plan with the change that a message names fits."""
-    ask = setting("meta-llama/Meta-Llama-3.1-70B", "3xhgx-h100")
-    rates = train_rates(ask.machine, load_calibration())
-    plan = choose(ask.model, ask.machine, 64, 4096)
-    assert plan is not None
-    assert train_memory(ask.model, rates, TrainPlans.of(plan)).total <= ask.machine.hbm_bytes

@@ -16,7 +16,7 @@ from tokenworks.specs.compose import machine
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.training_text import load_training
 
-CASES = {
+CASES: dict[str, tuple[str, str, str, dict[str, tuple[int, ...]]]] = {
     "dense": ("meta-llama/Meta-Llama-3.1-8B", "hgx-h100", "gbs=32,seq=8192", {}),
     "experts": ("Qwen/Qwen3-30B-A3B", "hgx-h200", "gbs=32,seq=4096", {"zero": (1, 3), "expert_tp": (1,)}),
     "domains": ("Qwen/Qwen3-30B-A3B", "2xhgx-h100", "gbs=32,seq=4096,precision=fp8", {"cp": (1, 2), "zero": (1,)}),

@@ -14,7 +14,7 @@ from tokenworks.errors import TokenworksError
 VERBS = {
     "systems": "List the machines, show one with the sources of its numbers, or start a file for your own.",
     "models": "List the models, or show one: parameters, KV cache, formats.",
-    "catalog": "List workloads, calibrations, engines, networks and devices, or show one of them.",
+    "catalog": "List workloads, calibrations, engines, networks, devices, prices and failure rates, or show one.",
     "fit": "Check whether a model fits, on how few devices, and how much KV cache is left.",
     "estimate": "Break down one prefill and one decode step of a deployment.",
     "plan": "Rank the deployments of a model on a machine under an SLO.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Annotated
@@ -30,6 +31,7 @@ from tokenworks.planning.train_goodput import AfterFailure
 from tokenworks.planning.train_result import DAY, TrainRow, TrainRun
 from tokenworks.planning.train_why import WHERE, TrainWhy, why_training
 from tokenworks.specs.calibration import DEFAULT
+from tokenworks.specs.files import is_there
 from tokenworks.specs.model import active_parameters, parameters
 from tokenworks.specs.reliability import PUBLISHED, load_reliability
 from tokenworks.specs.training import MethodName, PrecisionName, Training
@@ -128,7 +130,10 @@ def train(
     elif output == "json":
         emit(result.plain(), "json")
     else:
-        emit(result.document(), "yaml")
+        file = result.document()
+        if is_there(os.path.expanduser(model)):  # a model that the user named by its path
+            file["model"] = model
+        emit(file, "yaml")
 
 
 # ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -288,11 +288,14 @@ def batch_is_shared(proposal: TrainProposal) -> Verdict:
 
 @rule(TRAIN_SETTINGS)
 def chunks_have_layers(proposal: TrainProposal) -> Verdict:
-    """Every chunk of a pipeline stage has a layer: pp x virtual stages is at most the number of layers."""
+    """Every stage has a layer, and every chunk a layer, the embedding or the head."""
     p, layers = proposal.points, proposal.setting.model.layers
     return Verdict(
-        p.pp * p.virtual <= layers,
-        lambda: f"{layers} layers over pp={p.pp[0]} x vpp={p.virtual[0]} chunks: take pp x vpp of at most {layers}",
+        (p.pp <= layers) & (p.pp * p.virtual <= layers + 2),
+        lambda: (
+            f"{layers} layers over pp={p.pp[0]} x vpp={p.virtual[0]} chunks: take pp of at most {layers} "
+            f"and pp x vpp of at most {layers + 2}"
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import numpy as np
@@ -14,7 +15,7 @@ from tokenworks.errors import SpecError
 from tokenworks.legal.training import PRECISIONS, TrainPoints, TrainSetting
 from tokenworks.planning.train_advice import no_plan
 from tokenworks.planning.train_asked import AskedTraining, asked_training
-from tokenworks.planning.train_goodput import AfterFailure, goodput, machines_left
+from tokenworks.planning.train_goodput import AfterFailure, goodput, machines_left, machines_used
 from tokenworks.planning.train_result import TrainFrontPoint, TrainRow, TrainRun
 from tokenworks.planning.train_search import Say, TrainSearch, search_training
 from tokenworks.planning.train_space import Fixed
@@ -107,12 +108,14 @@ def trained(
     if written == 0:
         raise SpecError("0 byte/s", where=STORAGE, hint='write a bandwidth, such as "20 GB/s"')
     setting, used = ask.setting, load_calibration(calibration, assume=given(assume))
-    rates = train_rates(setting.machine, used)
-    result = search_training(setting, rates, ask.fixed, keep=top, say=progress)
+    result, rates = _fastest(setting, used, ask.fixed, top, progress)
     if not len(result.points):
         raise no_plan(ask, rates, result)
     places = families(result.points, top)
-    rows = tuple(row_of(rank, result, place, rates, ask.tokens) for rank, place in enumerate(places, start=1))
+    rows = tuple(
+        row_of(rank, result, place, rates, machine=setting.machine, tokens=ask.tokens)
+        for rank, place in enumerate(places, start=1)
+    )
     best = rows[0]
     kept = goodput(
         setting.model, setting.machine, best.training, reliability, after=after_failure, storage=written,
@@ -129,6 +132,25 @@ def trained(
     )  # fmt: skip
 
 
+def _fastest(
+    setting: TrainSetting, calibration: Calibration, fixed: Fixed, top: int, progress: Say | None
+) -> tuple[TrainSearch, TrainRates]:
+    """The search with the fastest plan, over all devices or over a part of each domain; and the rates that it used."""
+    found: tuple[TrainSearch, TrainRates] | None = None
+    for machine in machines_used(setting.machine):
+        rates = train_rates(machine, calibration)
+        result = search_training(dataclasses.replace(setting, machine=machine), rates, fixed, keep=top, say=progress)
+        if found is None or _first(result) < _first(found[0]):
+            found = result, rates
+    assert found is not None
+    return found
+
+
+def _first(result: TrainSearch) -> float:
+    """Time of the fastest plan; infinite without a plan [s]."""
+    return float(result.seconds[0]) if len(result.points) else math.inf
+
+
 def families(points: TrainPoints, top: int) -> list[int]:
     """Places of the fastest plan of each choice of widths, fastest first.
 
@@ -142,7 +164,9 @@ def families(points: TrainPoints, top: int) -> list[int]:
     return sorted(map(int, first))[:top]
 
 
-def row_of(rank: int, result: TrainSearch, place: int, rates: TrainRates, tokens: float) -> TrainRow:
+def row_of(
+    rank: int, result: TrainSearch, place: int, rates: TrainRates, *, machine: Machine, tokens: float
+) -> TrainRow:
     """One plan with its predictions.
 
     Parameters
@@ -151,11 +175,12 @@ def row_of(rank: int, result: TrainSearch, place: int, rates: TrainRates, tokens
     result : the search
     place : place of the plan in the search
     rates : rates of the machine
+    machine : all devices, idle ones, too
     tokens : tokens of the whole run [token]
     """
     training = result.points.training(place, result.setting.base)
     step = train_step(result.setting.model, rates, training)
-    return TrainRow.of(rank, training, step, result.setting.machine, tokens)
+    return TrainRow.of(rank, training, step, machine, tokens)
 
 
 def front_of(result: TrainSearch) -> tuple[TrainFrontPoint, ...]:
@@ -182,7 +207,7 @@ def _rest(ask: AskedTraining, calibration: Calibration, best: TrainRow) -> tuple
     """
     precision = {"precision": (PRECISIONS.index(best.training.precision.recipe),)}
     fastest: tuple[float, int] | None = None
-    for machine in machines_left(ask.setting.machine):
+    for machine in (used for left in machines_left(ask.setting.machine) for used in machines_used(left)):
         setting = dataclasses.replace(ask.setting, machine=machine)
         left = search_training(setting, train_rates(machine, calibration), Fixed(precision), front=False)
         if len(left.points):

@@ -130,11 +130,13 @@ def _without_pipeline(setting: TrainSetting, points: TrainPoints) -> list[tuple[
 def _seconds(setting: TrainSetting, points: TrainPoints, shapes: _Shapes) -> Floats:
     """Lower bound of the time of a step [s]."""
     micro = setting.base.global_batch // (points.micro_batch * points.dp)
-    mean = StagePass(shapes.forward / points.pp, shapes.backward / points.pp, shapes.weights / points.pp)
-    seconds: Floats = np.array(micro * mean.seconds)
+    forward, backward, weights = (
+        part / points.pp for part in (shapes.forward, shapes.backward, shapes.weights)
+    )  # the mean stage
+    seconds: Floats = micro * (forward + backward + weights)
     for schedule in np.unique(points.schedule):
         chosen = points.schedule == schedule
-        one = StagePass(mean.forward[chosen], mean.backward[chosen], mean.weights[chosen])
+        one = StagePass(forward[chosen], backward[chosen], weights[chosen])
         bubble = SCHEDULE_LAWS[SCHEDULES[int(schedule)]].bubble(points.pp[chosen], points.virtual[chosen], one)
         seconds[chosen] += bubble
     return seconds

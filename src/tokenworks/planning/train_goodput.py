@@ -125,6 +125,21 @@ def checkpoint_size(model: Model, training: Training) -> float:
     return law.checkpoint_bytes(trained, weights=4.0 if wide else 2.0, master=master, states=states)
 
 
+def machines_used(machine: Machine) -> Iterator[Machine]:
+    """The machines that a run may use: all devices; and the largest power of two of devices in each domain.
+
+    Widths are mostly powers of two, so runs on domains of 72 use 64 of them.
+
+    Parameters
+    ----------
+    machine : the whole machine
+    """
+    yield machine
+    domains, round_number = machine.devices // machine.domain, 1 << (machine.domain.bit_length() - 1)
+    if domains > 1 and round_number < machine.domain:
+        yield dataclasses.replace(machine, devices=domains * round_number, domain=round_number)
+
+
 def machines_left(machine: Machine) -> Iterator[Machine]:
     """The machines that a lost device leaves: one device less in each domain, or one domain less.
 

@@ -113,6 +113,16 @@ class TrainPart:
     seconds: float
     share: float
 
+    def plain(self) -> TrainPartPlain:
+        """The part as plain data."""
+        return {
+            "part": self.part,
+            "kind": self.kind,
+            "level": self.level,
+            "seconds": self.seconds,
+            "share": self.share,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class TrainRow:
@@ -224,8 +234,8 @@ class TrainRow:
             "days": self.days,
             "interval": dict(self.interval),
             "bound_by": self.bound_by,
-            "parts": [TrainPartPlain(**dataclasses.asdict(part)) for part in self.parts],
-            "hidden": [TrainPartPlain(**dataclasses.asdict(part)) for part in self.hidden],
+            "parts": [part.plain() for part in self.parts],
+            "hidden": [part.plain() for part in self.hidden],
             "memory": dict(self.memory),
             "memory_bytes": self.memory_bytes,
             "power_w": self.power_w,

@@ -128,7 +128,7 @@ class _Rounds:
     def run(self, tell: Say) -> tuple[TrainPoints, Floats, Floats]:
         """All plans that fit and that no bound excludes, with their times and memory."""
         self._drop(self.bounds.need <= self.setting.machine.hbm_bytes, "memory")
-        size = FIRST
+        size = FIRST if self.front else FIRST // 4
         while len(self.left):
             chosen = self._next(size)
             self._compute(chosen)

@@ -127,9 +127,9 @@ def why_training(
         return TrainWhy(setting, _label(point), tuple(broken), calibration)
     if not len(own.points):
         return _too_large(ask, rates, calibration)
-    row = row_of(1, own, 0, rates, ask.tokens)
+    row = row_of(1, own, 0, rates, machine=setting.machine, tokens=ask.tokens)
     every = search_training(setting, rates, Fixed(), within=row.step_s, front=False, say=say)
-    best = row_of(1, every, 0, rates, ask.tokens)
+    best = row_of(1, every, 0, rates, machine=setting.machine, tokens=ask.tokens)
     places = families(every.points, len(every.points))
     place = 1 + sum(float(every.seconds[at]) < row.step_s * (1 - 1e-9) for at in places)
     return TrainWhy(setting, str(row.training), (), calibration, row, place, best)
