@@ -29,7 +29,8 @@ from tokenworks.planning.asked import DeploymentLike, deployed_of
 from tokenworks.simulation import capacity as capacities
 from tokenworks.simulation import run as running
 from tokenworks.simulation.capacity import Capacity
-from tokenworks.simulation.run import Simulation, Watch
+from tokenworks.simulation.play import Watch
+from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.source import Source
 from tokenworks.specs import compose, hf
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration

@@ -6,6 +6,7 @@ import hashlib
 import math
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,7 +167,7 @@ def digest(outcome: Outcome) -> bytes:
 def test_without_tiers_all_is_as_it_was() -> None:
     """The results of 40 random cases are those of the engine before it had tiers and policies for the queue."""
     whole = hashlib.sha256()
-    plain = {"receive_interval": 1, "ageing_s": 0.0, "long_prefill_tokens": 0}
+    plain: dict[str, Any] = {"receive_interval": 1, "ageing_s": 0.0, "long_prefill_tokens": 0}
     for seed in range(40):
         rng = np.random.default_rng(seed)
         cluster, requests = cases.cluster(rng), cases.requests(rng, 20)

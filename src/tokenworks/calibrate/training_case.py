@@ -148,7 +148,7 @@ def _whole_domain(domain: int, devices: int) -> int:
     """Devices of each domain that a run uses: all, or the largest power of two, such as 64 of the 72 of an NVL72."""
     if devices <= domain or devices % domain == 0:
         return domain
-    return 2 ** (domain.bit_length() - 1)
+    return 1 << domain.bit_length() - 1
 
 
 def _chosen(

@@ -40,6 +40,12 @@ kernel tables say much about the number, and large where the prior is a guess.""
 SHARES = ("gemm", "grouped", "elementwise", "dp_exposed", "tp_exposed", "ep_exposed", "pp_exposed")
 """Numbers that are at most 1 [-]."""
 
+
+def touches_all(_case: TrainingCase) -> bool:
+    """Every run depends on a number that `TOUCHES` does not list."""
+    return True
+
+
 TOUCHES: Mapping[str, Callable[[TrainingCase], bool]] = {
     "grouped": lambda case: any(block.experts for block in case.model.blocks),
     "fused_experts": lambda case: case.training.experts.fused,
@@ -186,7 +192,7 @@ class TrainingProblem:
         for position in range(len(theta)):
             moved = theta.copy()
             moved[position] += STEP
-            touches = TOUCHES.get(self.names[position], lambda _: True)
+            touches = TOUCHES.get(self.names[position], touches_all)
             chosen = [at_run for at_run, case in enumerate(self.cases) if touches(case)]
             column = np.zeros(len(self.points))
             if chosen:
@@ -381,7 +387,7 @@ class _Repeats:
             return np.asarray(start + self.slope[use] @ theta)
 
         def slopes(_theta: Floats, _at: Floats) -> Floats:
-            return self.slope[use]
+            return np.asarray(self.slope[use])
 
         return least_squares(errors, slopes, self.problem.freedom, LOSS, turns=20, enough=1e-6)
 

@@ -128,14 +128,14 @@ def predict_training(
         say(f"predicting {len(points):,} training runs")
     steps = iter(run_steps([case for case in cases if case is not None], calibration))
     predictions = []
-    for point, case, why in zip(points, cases, reasons, strict=True):
-        step = None if case is None else next(steps)
+    for point, known, why in zip(points, cases, reasons, strict=True):
+        step = None if known is None else next(steps)
         if isinstance(step, str):
             predictions.append(TrainingPrediction(why=f"no prediction: {point.id}: {step}"))
         elif step is None:
             predictions.append(TrainingPrediction(why=why))
         else:
-            predictions.append(TrainingPrediction(step, measured_rate(point, step), case))
+            predictions.append(TrainingPrediction(step, measured_rate(point, step), known))
     return predictions
 
 

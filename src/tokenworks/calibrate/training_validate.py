@@ -127,6 +127,7 @@ class TrainingValidation(Shown):
         stated = [pair for pair in pairs if not pair[0].planned]
         planned = [pair for pair in pairs if pair[0].planned]
         with_parallelism = sum(not point.planned for point in points)
+        errors = training_errors(stated)
         body: ValidateTrainingBody = {
             "inputs": {
                 **inputs(calibration=self.calibration.name),
@@ -142,7 +143,8 @@ class TrainingValidation(Shown):
             "coverage": len(stated) / with_parallelism if with_parallelism else None,
             "skipped": self._skipped(),
             "assumed": self._assumed(),
-            **training_errors(stated),
+            "tok_s_per_device": errors["tok_s_per_device"],
+            "step_s": errors["step_s"],
             "by": {
                 name: {key: training_errors(members) for key, members in _grouped(stated, of).items()}
                 for name, of in GROUPS.items()
@@ -193,7 +195,7 @@ class TrainingValidation(Shown):
                 row[f"{name}_predicted"] = _cell(predicted)
                 row[f"{name}_low"] = _cell(predicted and predicted / spread)
                 row[f"{name}_high"] = _cell(predicted and predicted * spread)
-            row["mfu"] = _cell(prediction.step and prediction.step.mfu)
+            row["mfu"] = _cell(None if prediction.step is None else prediction.step.mfu)
             row["fits"] = "" if prediction.step is None else prediction.step.fits
             table.append(row | {"skipped": prediction.why})
         return table
