@@ -26,8 +26,8 @@ from tokenworks.specs.training_text import load_training
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "train.md"
-CALIBRATIONS = ("serving", "datasheet")
-"""Default calibration, with measured kernels of the card of scaleX40; and utilisations of datasheets alone."""
+KERNELS = ("measured", "datasheet")
+"""Hygon cards with their own measured kernels; and with the datasheet and the utilisations of NVIDIA Hopper."""
 
 # ── speed ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,33 +166,40 @@ class Cell:
 
 def region() -> Iterator[str]:
     """Ratio of the training speed of scaleX40 to that of five servers, over models, networks, batches and lengths."""
-    table = {name: _cells(name) for name in CALIBRATIONS}
+    table = {name: _cells(name) for name in KERNELS}
     yield "| model | baseline | measured kernels | at least 2.2 | datasheet | at least 2.2 |"
     yield "|---|---|---:|---:|---:|---:|"
     for model in MODELS:
         for baseline in BASELINES:
-            columns = [_summary(table[name][model, baseline]) for name in CALIBRATIONS]
+            columns = [_summary(table[name][model, baseline]) for name in KERNELS]
             yield f"| {_short(model)} | {baseline} | {' | '.join(columns)} |"
 
 
-def _cells(calibration: str) -> dict[tuple[str, str], list[Cell]]:
-    used = load_calibration(calibration)
+def _cells(kernels: str) -> dict[tuple[str, str], list[Cell]]:
+    used = load_calibration()
     cells: dict[tuple[str, str], list[Cell]] = {}
     for name in MODELS:
         model = load_model(name)
         for tokens in BATCHES:
             for length in LENGTHS:
                 base = _balanced(load_training(f"gbs={tokens // length},seq={length}"))
-                own = _fastest(TrainSetting(model, machine("scalex40"), base), used)
+                own = _fastest(TrainSetting(model, _with(kernels, machine("scalex40")), base), used)
                 for baseline, assume in BASELINES.items():
                     for network in NETWORKS:
-                        on = machine(f"{baseline}@{network}", assume=assume)
+                        on = _with(kernels, machine(f"{baseline}@{network}", assume=assume))
                         other = _fastest(TrainSetting(model, on, base), used)
                         ratio = None if own is None else float("inf") if other is None else other / own
                         words = f"{tokens // length} x {length}, {network}"
                         cells.setdefault((name, baseline), []).append(Cell(ratio, words))
-        print(calibration, name, file=sys.stderr, flush=True)
+        print(kernels, name, file=sys.stderr, flush=True)
     return cells
+
+
+def _with(kernels: str, on: Machine) -> Machine:
+    """The machine; with `datasheet`, Hygon cards use their peaks as well as NVIDIA Hopper does."""
+    if kernels == "datasheet" and on.family.startswith("hygon"):
+        return dataclasses.replace(on, family="nvidia-hopper")
+    return on
 
 
 def _fastest(setting: TrainSetting, calibration: Calibration) -> float | None:
