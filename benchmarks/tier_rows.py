@@ -1,0 +1,400 @@
+"""KV tiers beside measured rows: `python -m benchmarks.tier_rows [--only PART]` prints the table of docs/tiers.md.
+
+Every row is simulated from the catalog, without a fit. A row whose publication leaves something out says what was
+assumed instead. Small traces are made here: each prompt comes twice, and between the two visits so many other prompts
+come that device memory (or host memory, too) has evicted it. Only second visits are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenworks.arrays import Bools
+from tokenworks.simulation.run import Simulation, Traffic, simulate
+from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.trace import Trace
+
+FROZEN = "71e767c"
+"""Commit at which engine, cost model and catalog were frozen for this table."""
+
+LLAMA, QWEN, R1 = "meta-llama/Meta-Llama-3.1-8B", "Qwen/Qwen3-8B", "deepseek-ai/DeepSeek-R1"
+MINIMAX = "MiniMaxAI/MiniMax-M2.7"
+GLM_FLASH = {  # zai-org/GLM-4.7-Flash, config.json
+    "architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", "hidden_size": 2048,
+    "intermediate_size": 10240, "moe_intermediate_size": 1536, "num_hidden_layers": 47, "num_attention_heads": 20,
+    "num_key_value_heads": 20, "q_lora_rank": 768, "kv_lora_rank": 512, "qk_nope_head_dim": 192,
+    "qk_rope_head_dim": 64, "v_head_dim": 256, "n_routed_experts": 64, "n_shared_experts": 1,
+    "num_experts_per_tok": 4, "first_k_dense_replace": 1, "vocab_size": 154880, "max_position_embeddings": 202752,
+    "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+}  # fmt: skip
+OFFLINE = {"engine.request": "0 ms", "engine.admission": "0 ms"}
+HOST = [{"medium": "host", "capacity": "1 TB"}]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: what was measured and what is predicted, None if it was not computed."""
+
+    name: str
+    case: str
+    measured: float | None
+    predicted: float | None
+    unit: str
+    note: str = ""
+
+    def line(self) -> str:
+        """The row in markdown."""
+        ratio = "-"
+        if self.measured and self.predicted:
+            ratio = f"{self.predicted / self.measured:.2f}"
+        numbers = ["-" if x is None else f"{x:,.3g}" if x < 1000 else f"{x:,.0f}" for x in (self.measured, self.predicted)]
+        return f"| {self.name} | {self.case} | {numbers[0]} | {numbers[1]} | {self.unit} | {ratio} | {self.note} |"
+
+
+@dataclass
+class Prompts:
+    """Requests of a trace, with the blocks that they share."""
+
+    block: int
+    rows: list[tuple[int, int, int, int]] = field(default_factory=list)
+    runs: list[list[tuple[int, int]]] = field(default_factory=list)
+    fresh: int = 1 << 20
+
+    def add(self, tokens: int, output: int, parent: int, prefix: tuple[int, int] | None, class_of: int) -> int:
+        """Add a request whose prefix is a run of blocks (first, count); all other blocks are new. Returns its number."""
+        runs = [prefix] if prefix and prefix[1] else []
+        rest = tokens // self.block - (prefix[1] if prefix else 0)
+        if rest > 0:
+            runs.append((self.fresh, rest))
+            self.fresh += rest
+        self.rows.append((tokens, output, parent, class_of))
+        self.runs.append(runs)
+        return len(self.rows) - 1
+
+    def trace(self) -> Trace:
+        """The trace. All requests without a parent arrive at time 0."""
+        tokens, output, parent, class_of = np.array(self.rows).T
+        flat = [run for runs in self.runs for run in runs]
+        return Trace.of(
+            np.zeros(len(tokens)), tokens, output, parent=parent, class_of=class_of, classes=("first", "second"),
+            run_start=[first for first, _ in flat], run_length=[count for _, count in flat],
+            run_offsets=np.concatenate([[0], np.cumsum([len(runs) for runs in self.runs])]),
+            hash_block_tokens=self.block, name="tier_rows", source="made by benchmarks/tier_rows.py",
+        )  # fmt: skip
+
+
+def visits(
+    prompts: int, tokens: int, hit: float, *, output: int = 1, flying: int = 1, block: int = 64, warmed: float = 1.0
+) -> Trace:
+    """Prompts that come twice, in the same order, from clients that each send the next prompt after the answer.
+
+    Parameters
+    ----------
+    prompts : number of prompts [count]
+    tokens, output : length of each prompt and answer [token]
+    hit : share of a prompt that its second visit has in common with the first [-]
+    flying : clients, which is the number of requests in flight [count]
+    block : size of a block [token]
+    warmed : share of the prompts that come a first time [-]
+    """
+    sent = Prompts(block)
+    shared = int(tokens * hit) // block
+    last = [-1] * flying
+    for visit in (0, 1):
+        for i in range(prompts):
+            if visit == 0 and (i * 7919) % prompts >= warmed * prompts:
+                continue
+            prefix = (i * (tokens // block + 1), shared)
+            last[i % flying] = sent.add(tokens, output, last[i % flying], prefix, visit)
+    return sent.trace()
+
+
+def deployment(model: str, system: str, engine: str, tiers: Any = (), **role: Any) -> Deployment:
+    """A deployment of one aggregated instance."""
+    parallel = role.pop("parallel", {})
+    plain = {"model": model, "system": system, "engine": engine, "roles": [{"parallel": parallel, **role}]}
+    return Deployment.model_validate({**plain, "tiers": tiers} if tiers else plain)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the second visits show: mean TTFT [ms], mean TPOT [ms], input tokens per second."""
+
+    ttft: float
+    tpot: float
+    input_rate: float
+    hits: float
+
+
+def numbers(run: Simulation, chosen: Bools | None = None) -> Numbers:
+    """Means over the chosen requests; None: the second visits."""
+    outcome = run.outcome
+    if chosen is None:
+        chosen = run.traffic.trace.class_of == 1
+    ttft = (outcome.first_token_s - outcome.arrival_s)[chosen]
+    gaps = np.maximum(outcome.output_tokens[chosen] - 1, 1)
+    tpot = (outcome.end_s - outcome.first_token_s)[chosen] / gaps
+    seconds = outcome.end_s[chosen].max() - outcome.arrival_s[chosen].min()
+    tokens = outcome.input_tokens[chosen].sum()
+    return Numbers(1e3 * ttft.mean(), 1e3 * tpot.mean(), tokens / seconds, outcome.cached_tokens[chosen].sum() / tokens)
+
+
+def played(chosen: Deployment, trace: Trace, assume: Any = None, *, concurrency: int = 0) -> Numbers:
+    """Play a trace, and read the second visits."""
+    traffic = Traffic(trace, concurrency=concurrency)
+    return numbers(simulate(chosen, traffic, assume=assume, block_tokens=trace.hash_block_tokens))
+
+
+# ── vLLM's offloading connector ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def vllm() -> Iterator[Row]:
+    """vLLM blog of 2025-12-29: Llama-3.1-8B on one H100, host memory, prefix cache of the device off."""
+    note = "offline run without tokeniser: request and admission of the engine are 0"
+
+    def run(tokens: int, prompts: int, tiers: Any, flying: int = 1, warmed: float = 1.0) -> Numbers:
+        trace = visits(prompts, tokens, 1.0, flying=flying, block=16, warmed=warmed)
+        return played(deployment(LLAMA, "hgx-h100:1", "vllm", tiers, max_sequences=1024), trace, OFFLINE)
+
+    for tokens, measured, why in ((512, 2.0, note), (90_000, 22.0, "longest prompt of the figure taken as 90k, as in figure 5")):
+        prompts = max(3, 600_000 // tokens)
+        bare, tier = run(tokens, prompts, ()), run(tokens, prompts, HOST)
+        yield Row("vllm1", f"one request of {tokens:,} tokens, host hit: TTFT {bare.ttft:.1f} -> {tier.ttft:.1f} ms", measured,
+                  bare.ttft / tier.ttft, "x", why)  # fmt: skip
+    bare = run(512, 3000, (), 1024)
+    for share in (0.8, 1.0):
+        tier = run(512, 3000, HOST, 1024, share)
+        yield Row("vllm2", f"512-token prompts, {share:.0%} of them in host memory: throughput", 9.0 if share == 1 else None,
+                  tier.input_rate / bare.input_rate, "x", "3,000 of the 10,000 prompts")  # fmt: skip
+    pieces = [{**HOST[0], "layout": "layer"}]
+    old, new = run(512, 3000, pieces, 1024), run(512, 3000, HOST, 1024)
+    yield Row("vllm5", "blocks of all layers (0.12) against layer by layer (0.11): throughput, all hits", 5.0,
+              new.input_rate / old.input_rate, "x", "the small-block point of the curve is derived from this row: an input")  # fmt: skip
+    old, new = run(90_000, 6, pieces), run(90_000, 6, HOST)
+    yield Row("vllm5", "the same: TTFT of one request of 90,000 tokens", 4.0, old.ttft / new.ttft, "x")
+    for name, rate in (("vllm3", 50.0), ("vllm4", 83.4)):
+        yield Row(name, "DMA of 2 MB blocks, one direction" if rate == 50 else "DMA, both directions", rate, None, "GB/s",
+                  "an input: the catalog takes its efficiency and duplex from this row")  # fmt: skip
+
+
+# ── SGLang issue 26305 ───────────────────────────────────────────────────────────────────────────────────────────────
+
+CANDIDATES = [(system, tp) for system in ("hgx-h100", "hgx-h200", "hgx-h800", "hgx-h20", "hgx-b200", "hgx-a100") for tp in (4, 8)]
+RECOMPUTE = {"ttft": 1725.1, "tpot": 16.45, "long": 5118.0}
+
+
+def minimax(system: str, tp: int, tokens: int, tiers: Any, hit: float = 0.9, prompts: int = 0) -> Numbers:
+    """MiniMax-M2.7 with SGLang: 16 requests of 8,192 tokens in flight, or one of 131,072."""
+    flying = 16 if tokens == 8192 else 1
+    trace = visits(prompts or (320 if tokens == 8192 else 22), tokens, hit, output=512, flying=flying)
+    chosen = deployment(MINIMAX, f"{system}:{tp}", "sglang", tiers, parallel={"tp": tp}, memory_fraction=0.85)
+    return played(chosen, trace)
+
+
+@cache
+def machine_of_26305() -> tuple[str, int, str]:
+    """The machine whose recompute numbers fit best: the issue does not name it. Returns machine, tp and a sentence."""
+    best, words = (math.inf, "", 0), ""
+    for system, tp in CANDIDATES:
+        try:
+            short, long = (minimax(system, tp, tokens, (), 0.0, prompts) for tokens, prompts in ((8192, 48), (131072, 2)))
+        except Exception as error:  # noqa: BLE001 - a candidate that does not fit is no candidate
+            print(f"<!-- {system} tp{tp}: {error} -->")
+            continue
+        shown = {"ttft": short.ttft, "tpot": short.tpot, "long": long.ttft}
+        off = sum(abs(math.log(shown[name] / value)) for name, value in RECOMPUTE.items())
+        print(f"<!-- {system} tp{tp}: {shown} {off:.2f} -->")
+        if off < best[0]:
+            best, words = (off, system, tp), f"TTFT {short.ttft:,.0f}, TPOT {short.tpot:.1f}, TTFT of 131,072 tokens {long.ttft:,.0f} ms"
+    return best[1], best[2], words
+
+
+def storage(rate: float | None, host: str = "60 GB", **prefetch: Any) -> list[dict[str, Any]]:
+    """HiCache whose host memory is too small for the prompts, with L3 at a rate; None: the drives of the catalog."""
+    lower: dict[str, Any] = {"medium": "ssd", "scope": "host", "gateway": "host", "transfer_tokens": 64, "prefetch": "best_effort", **prefetch}
+    if rate is not None:
+        lower["total"] = f"{rate} GB/s"
+    upper = {"medium": "host", "capacity": host, "layout": "layer", "efficiency": 0.78, "duplex": 0.685, "transfer_tokens": 64}
+    return [upper, lower]
+
+
+def sglang() -> Iterator[Row]:
+    """SGLang issue 26305: MiniMax-M2.7 and GLM-4.7-Flash, 90 % hits."""
+    system, tp, words = machine_of_26305()
+    note = f"machine not named: {system}, tp {tp} fits recompute best"
+    for tokens, names in ((8192, ("sgl1", "sgl2", "sgl3", "sgl4")), (131072, ("sgl5", "sgl6", "sgl7", "sgl7"))):
+        measured = (1725.1, 481.7, 2450.2, 1447.1) if tokens == 8192 else (5118.0, 1027.2, 5249.9, 2697.0)
+        size = f"{tokens:,} tokens, {16 if tokens == 8192 else 1} in flight"
+        bare = minimax(system, tp, tokens, (), 0.0)
+        yield Row(names[0], f"MiniMax-M2.7, {size}: TTFT of recompute", measured[0], bare.ttft, "ms", f"{note}: {words}")
+        if tokens == 8192:
+            yield Row(names[0], "the same: TPOT", 16.45, bare.tpot, "ms")
+        device = minimax(system, tp, tokens, (), prompts=32 if tokens == 8192 else 2)
+        yield Row(names[1], f"{size}: TTFT, hits in L1", measured[1], device.ttft, "ms", f"hits {device.hits:.0%}")
+        host = minimax(system, tp, tokens, "hicache")
+        yield Row(names[1], f"{size}: TTFT, hits in L2", measured[1], host.ttft, "ms", f"hits {host.hits:.0%}")
+        if tokens == 8192:
+            yield Row(names[1], "the same: TPOT", 14.13, host.tpot, "ms")
+        for name, kind, rate, value in ((names[2], "hifile", 7.1, measured[2]), (names[3], "UCM", 18.0, measured[3])):
+            own = minimax(system, tp, tokens, storage(None))
+            yield Row(name, f"{size}: TTFT, hits in L3 ({kind}), drives of the catalog", value, own.ttft, "ms",
+                      f"storage not named; hits in time {own.hits:.0%}")  # fmt: skip
+            for policy in ({}, {"prefetch": "wait"}):
+                slow = minimax(system, tp, tokens, storage(rate, **policy))
+                yield Row(name, f"the same, L3 at {rate} GB/s, prefetch {policy.get('prefetch', 'best_effort')}", value, slow.ttft, "ms",
+                          f"rate read out of sgl7; hits in time {slow.hits:.0%}")  # fmt: skip
+    yield from glm(system)
+
+
+def glm(system: str) -> Iterator[Row]:
+    """GLM-4.7-Flash of the same issue, 16 requests of 8,192 tokens in flight."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.json"
+        path.write_text(json.dumps(GLM_FLASH), encoding="utf-8")
+
+        def run(tp: int, tiers: Any, hit: float, prompts: int) -> Numbers:
+            trace = visits(prompts, 8192, hit, output=512, flying=16)
+            chosen = deployment(str(path), f"{system}:{tp}", "sglang", tiers, parallel={"tp": tp}, memory_fraction=0.85)
+            return played(chosen, trace)
+
+        def off(tp: int) -> float:
+            bare = run(tp, (), 0.0, 48)
+            print(f"<!-- GLM tp{tp}: {bare} -->")
+            return abs(math.log(bare.ttft / 1114.3)) + abs(math.log(bare.tpot / 12.53))
+
+        tp = min((1, 2, 4), key=off)
+        note = f"GLM-4.7-Flash, {system}, tp {tp}"
+        bare, device = run(tp, (), 0.0, 48), run(tp, (), 0.9, 32)
+        yield Row("sgl8", "8,192 tokens, 16 in flight: TTFT of recompute", 1114.3, bare.ttft, "ms", note)
+        yield Row("sgl8", "the same: TPOT", 12.53, bare.tpot, "ms")
+        yield Row("sgl8", "hits in HBM: TTFT", 420.6, device.ttft, "ms", f"hits {device.hits:.0%}")
+        yield Row("sgl8", "the same: TPOT", 17.79, device.tpot, "ms", "the issue calls the TPOT a bug of SGLang: not modelled")
+        slow = run(tp, storage(7.1, "20 GB"), 0.9, 400 * tp)
+        yield Row("sgl8", "hits in L3 at 7.1 GB/s: TTFT", 2586.9, slow.ttft, "ms", f"rate as MiniMax; hits in time {slow.hits:.0%}")
+
+
+# ── LMCache on an RTX 4090 ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def turns(conversations: int, first: int, output: int, flying: int, seed: int = 7) -> Trace:
+    """Conversations of 6 to 9 questions of 120 to 160 tokens; each client plays one conversation after the other."""
+    random = np.random.default_rng(seed)
+    sent, last, block = Prompts(16), [-1] * flying, 16
+    for number in range(conversations):
+        tokens, begin = 500 + int(first), (number + 1) * 100_000
+        for turn in range(int(random.integers(6, 10))):
+            tokens += int(random.integers(120, 161))
+            lane = number % flying
+            length = tokens // block
+            sent.rows.append((tokens, output, last[lane], 1 if turn else 0))
+            sent.runs.append([(0, 500 // block), (begin, length - 500 // block)])
+            last[lane] = len(sent.rows) - 1
+            tokens += output if output > 1 else int(random.integers(80, 121))
+    return sent.trace()
+
+
+def lmcache() -> Iterator[Row]:
+    """gpustack performance lab: LMCache 50 GB of host memory, Qwen3-8B, vLLM 0.10.1.1, one RTX 4090."""
+    tiers = [{"medium": "host", "capacity": "50 GB"}]
+
+    def run(trace: Trace, below: Any) -> Numbers:
+        chosen = deployment(QWEN, "pcie-rtx-4090:1", "vllm", below, chunk_tokens=2048, max_sequences=256)
+        result = simulate(chosen, Traffic(trace), block_tokens=16)
+        return numbers(result, np.ones(len(trace), dtype=bool))
+
+    flying = "2 in flight, by Little's law of the measured numbers"
+    cases = (
+        ("20k tokens, 1 output", turns(24, 18_500, 1, 2), (7443.2, 33887.9, 4658.7, 980.9), flying),
+        ("20k tokens, 100 outputs", turns(24, 18_500, 100, 2), (4312.2, 7750.6, 5070.5, 2091.0), flying),
+        ("5k tokens, 100 outputs", turns(24, 4_000, 100, 10), (5849.0, 9426.0, 4350.5, 2646.1), "10 in flight"),
+    )
+    for case, trace, (bare_rate, rate, bare_ttft, ttft), note in cases:
+        bare, tier = run(trace, ()), run(trace, tiers)
+        yield Row("gps1", f"{case}: input tokens/s without LMCache", bare_rate, bare.input_rate, "tokens/s", f"{note}; hits {bare.hits:.0%}")
+        yield Row("gps1", f"{case}: with / without", rate / bare_rate, tier.input_rate / bare.input_rate, "x", f"hits {tier.hits:.0%}")
+        yield Row("gps1", f"{case}: TTFT with / without", ttft / bare_ttft, tier.ttft / bare.ttft, "x",
+                  f"{bare.ttft:,.0f} -> {tier.ttft:,.0f} ms; measured {bare_ttft:,.0f} -> {ttft:,.0f}")  # fmt: skip
+    for tokens, measured in ((1024, 0.968), (8192, 0.857)):
+        trace = visits(50, tokens, 0.0, output=128, flying=100, block=16)
+        bare, tier = run(trace, ()), run(trace, tiers)
+        yield Row("gps1", f"{tokens:,} random tokens, no reuse: throughput with / without", measured, tier.input_rate / bare.input_rate, "x")
+
+
+# ── Mooncake with SSD ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def mooncake() -> Iterator[Row]:
+    """Mooncake documentation: Qwen3-8B, one A100-40GB, 20 clients x 10 rounds of 4,096 tokens, 4 in flight."""
+    random = np.random.default_rng(1)
+    sent = Prompts(64)
+    for turn in range(1, 11):
+        for client in random.permutation(20).tolist():
+            sent.rows.append((4096 * turn, 1, -1, 1))
+            sent.runs.append([(client * 1000, 64 * turn)])
+    trace = sent.trace()
+    host = {"medium": "host", "layout": "layer", "efficiency": 0.78, "duplex": 0.685, "transfer_tokens": 64, "capacity": "35 GB"}
+    pool = {"medium": "pool", "gateway": "host", "transfer_tokens": 64, "prefetch": "wait", "capacity": "80 GB", "link": "network"}
+    ssd = {"medium": "ssd", "scope": "shared", "gateway": "host", "transfer_tokens": 64, "prefetch": "wait", "capacity": "10 TB", "total": "27 GB/s"}
+    runs = {}
+    for name, tiers in (("GPU only", []), ("L2", [host]), ("L2 + pool", [host, pool]), ("L2 + pool + SSD", [host, pool, ssd])):
+        chosen = deployment(QWEN, "hgx-a100-40gb:1", "sglang", tiers, chunk_tokens=4096, max_sequences=256, memory_fraction=0.87)
+        runs[name] = played(chosen, trace, concurrency=4)
+    bare, full, without = runs["GPU only"], runs["L2 + pool + SSD"], runs["L2 + pool"]
+    words = "; ".join(f"{name} {one.ttft:,.0f} ms, hits {one.hits:.0%}" for name, one in runs.items())
+    yield Row("m21073", "TTFT, all tiers / GPU only", 0.43, full.ttft / bare.ttft, "x", words)
+    yield Row("m21073", "TTFT, all tiers / all but SSD", 0.66, full.ttft / without.ttft, "x", "34 % less on the page of the row")
+    yield Row("m21074", "input tokens/s, all tiers / GPU only", 2.4, full.input_rate / bare.input_rate, "x")
+
+
+# ── CloudMatrix384, and rows that are not computed ───────────────────────────────────────────────────────────────────
+
+
+def cloudmatrix() -> Iterator[Row]:
+    """CloudMatrix384 (arXiv 2506.12708): DeepSeek-R1, prefill on 16 NPUs, 4,096-token prompts, caching in pooled memory."""
+    for name, reuse, measured in (("m21285", 0.5, 1.42), ("m21286", 0.9, 2.28)):
+        rates = []
+        for hit in (0.0, reuse):
+            trace = visits(2000, 4096, hit, flying=128, block=128)
+            chosen = deployment(R1, "cloudmatrix384:16", "sglang", "pooled" if hit else (), parallel={"dp": 16, "ep": 16},
+                                max_sequences=1024, chunk_tokens=16 * 16384, memory_fraction=0.6)  # fmt: skip
+            rates.append(played(chosen, trace))
+        yield Row(name, f"reuse {reuse:.0%}: prefill throughput against no reuse", measured, rates[1].input_rate / rates[0].input_rate, "x",
+                  f"tiers: pooled; hits {rates[1].hits:.0%}; {rates[0].input_rate / 16:,.0f} tokens/s for one NPU without reuse")  # fmt: skip
+
+
+def claims() -> Iterator[Row]:
+    """Rows without a set-up."""
+    yield Row("icms", "NVIDIA ICMS: long context against traditional storage", 5.0, None, "x",
+              "a vendor claim without model, machine or load: not computed")  # fmt: skip
+
+
+PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+    "vllm": vllm, "sglang": sglang, "lmcache": lmcache, "mooncake": mooncake, "cloudmatrix": cloudmatrix, "claims": claims,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS, help="one part of the table")
+    asked = parser.parse_args()
+    print(f"Code frozen at {FROZEN}.\n")
+    print("| row | case | measured | predicted | unit | predicted / measured | notes |")
+    print("|---|---|---|---|---|---|---|")
+    for name, part in PARTS.items():
+        if asked.only in (None, name):
+            for row in part():
+                print(row.line(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
