@@ -111,6 +111,7 @@ def visits(
     shared = int(tokens * hit) // block
     last = [-1] * flying
     for visit in (0, 1):
+        last = [max(last)] * flying  # second visits begin when the last first visit has ended
         for i in range(prompts):
             if visit == 0 and (i * 7919) % prompts >= warmed * prompts:
                 continue
