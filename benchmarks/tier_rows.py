@@ -228,7 +228,7 @@ def machine_of_26305() -> tuple[Box, str]:
             continue
         shown = dict(zip(RECOMPUTE, (short.ttft, short.tpot, long.ttft), strict=True))
         off = sum(abs(math.log(shown[name] / value)) for name, value in RECOMPUTE.items())
-        fits.append((off, box, ", ".join(f"{name} {value:,.3g} ms" for name, value in shown.items())))
+        fits.append((off, box, ", ".join(f"{name} {value:,.4g} ms" for name, value in shown.items())))
         print(*fits[-1], file=sys.stderr)
     _, box, words = min(fits, key=lambda fit: fit[0])
     return box, words

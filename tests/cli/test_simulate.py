@@ -82,7 +82,12 @@ def test_table(file: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_table_of_tiers_says_whether_they_pay(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     call(file, "--trace", "talk.jsonl", "--set", "tiers=vllm-offload")
     out, _ = capsys.readouterr()
-    for words in ("KV tier", "quicker from [token]", "Do the tiers below HBM pay? No", "the best possible eviction has"):
+    for words in (
+        "KV tier",
+        "quicker from [token]",
+        "Do the tiers below HBM pay? No",
+        "the best possible eviction has",
+    ):
         assert words in out
     lines = {line.split()[0] for line in out.splitlines() if line.strip()}
     assert {"hbm", "host", "ssd"} <= lines

@@ -132,7 +132,9 @@ def test_plain_data(fast: Simulation) -> None:
     assert 0 < host["pays_from_share"] <= 1
     compared = plain["tier_worth"]
     assert compared["pays"] is True
-    assert {"hit_share", "belady_share", "endless_share", "enough_bytes", "without_hit_share", "without"} < set(compared)
+    assert {"hit_share", "belady_share", "endless_share", "enough_bytes", "without_hit_share", "without"} < set(
+        compared
+    )
     assert compared["without"]["mean_ttft_ms"] > plain["mean_ttft_ms"]
     assert compared["without_hit_share"] < compared["hit_share"]
 
