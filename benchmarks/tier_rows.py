@@ -77,7 +77,7 @@ class Prompts:
     fresh: int = 1 << 20
 
     def add(self, tokens: int, output: int, parent: int, prefix: tuple[int, int] | None, class_of: int) -> int:
-        """Add a request whose prefix is a run of blocks (first, count); all other blocks are new. Returns its number."""
+        """Add a request and return its number. The prefix is a run of blocks (first, count); other blocks are new."""
         runs = [prefix] if prefix and prefix[1] else []
         rest = tokens // self.block - (prefix[1] if prefix else 0)
         if rest > 0:
@@ -165,7 +165,7 @@ def played(chosen: Deployment, trace: Trace, assume: Any = None, *, concurrency:
     return numbers(simulate(chosen, traffic, assume=assume, block_tokens=trace.hash_block_tokens))
 
 
-# ── vLLM's offloading connector ──────────────────────────────────────────────────────────────────────────────────────
+# ── vLLM's offloading connector ────────────────────────────────────────────────────────────────────────────
 
 
 def vllm() -> Iterator[Row]:
@@ -178,29 +178,30 @@ def vllm() -> Iterator[Row]:
 
     for tokens, measured, why in (
         (512, 2.0, note),
-        (90_000, 22.0, "longest prompt of the figure taken as 90k, as in figure 5"),
+        (90_000, 22.0, "longest prompt taken as 90,000 tokens, as in figure 5"),
     ):
         prompts = max(3, 600_000 // tokens)
         bare, tier = run(tokens, prompts, ()), run(tokens, prompts, HOST)
-        yield Row("vllm1", f"one request of {tokens:,} tokens, host hit: TTFT {bare.ttft:.1f} -> {tier.ttft:.1f} ms", measured,
+        yield Row("vllm1", f"one request of {tokens:,} tokens, hit in host memory: TTFT without / with", measured,
                   bare.ttft / tier.ttft, "x", why)  # fmt: skip
     bare = run(512, 3000, (), 1024)
     for share in (0.8, 1.0):
         tier = run(512, 3000, HOST, 1024, share)
-        yield Row("vllm2", f"512-token prompts, {share:.0%} of them in host memory: throughput", 9.0 if share == 1 else None,
-                  tier.input_rate / bare.input_rate, "x", "3,000 of the 10,000 prompts")  # fmt: skip
+        yield Row("vllm2", f"512-token prompts, {share:.0%} hits in host memory: throughput",
+                  9.0 if share == 1 else None, tier.input_rate / bare.input_rate, "x",
+                  "3,000 of the 10,000 prompts")  # fmt: skip
     pieces = [{**HOST[0], "layout": "layer"}]
     old, new = run(512, 3000, pieces, 1024), run(512, 3000, HOST, 1024)
-    yield Row("vllm5", "blocks of all layers (0.12) against layer by layer (0.11): throughput, all hits", 5.0,
-              new.input_rate / old.input_rate, "x", "the small-block point of the curve is derived from this row: an input")  # fmt: skip
+    yield Row("vllm5", "all hits, blocks of all layers (0.12) / layer by layer (0.11): throughput", 5.0,
+              new.input_rate / old.input_rate, "x", "an input of the catalog: its small blocks")  # fmt: skip
     old, new = run(90_000, 6, pieces), run(90_000, 6, HOST)
     yield Row("vllm5", "the same: TTFT of one request of 90,000 tokens", 4.0, old.ttft / new.ttft, "x")
     for name, rate in (("vllm3", 50.0), ("vllm4", 83.4)):
-        yield Row(name, "DMA of 2 MB blocks, one direction" if rate == 50 else "DMA, both directions", rate, None, "GB/s",
+        yield Row(name, "DMA, one direction" if rate == 50 else "DMA, both", rate, None, "GB/s",
                   "an input: the catalog takes its efficiency and duplex from this row")  # fmt: skip
 
 
-# ── SGLang issue 26305 ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── SGLang issue 26305 ─────────────────────────────────────────────────────────────────────────────────────
 
 BOXES = ("hgx-a100", "hgx-h20", "hgx-h800", "hgx-h100", "hgx-h200", "hgx-b200")
 SPLITS = ({"tp": 4, "expert_tp": 4}, {"tp": 4, "ep": 4}, {"tp": 8, "ep": 8})
@@ -245,9 +246,10 @@ def sglang() -> Iterator[Row]:
     """SGLang issue 26305: MiniMax-M2.7 and GLM-4.7-Flash, 90 % hits."""
     box, words = machine_of_26305()
     where = f"{box[0]}, {' '.join(f'{name} {width}' for name, width in box[1].items())}"
-    yield Row("sgl1", "MiniMax-M2.7, 8,192 tokens, 16 in flight, recompute: TTFT", 1725.1, minimax(box, 8192, (), 0.0, 48).ttft,
-              "ms", f"the machine is chosen so that recompute fits best: {where}; {words}")  # fmt: skip
-    yield Row("sgl1", "the same: TPOT", 16.45, minimax(box, 8192, (), 0.0, 48).tpot, "ms", "chosen, as above")
+    bare = minimax(box, 8192, (), 0.0, 48)
+    yield Row("sgl1", "MiniMax-M2.7, 8,192 tokens, 16 in flight, recompute: TTFT", 1725.1, bare.ttft, "ms",
+              f"machine not named, chosen by recompute: {where}; {words}")  # fmt: skip
+    yield Row("sgl1", "the same: TPOT", 16.45, bare.tpot, "ms", "chosen, as above")
     yield Row(
         "sgl5",
         "131,072 tokens, 1 in flight, recompute: TTFT",
@@ -268,7 +270,7 @@ def sglang() -> Iterator[Row]:
     for kind, rate, short, long in (("hifile", 7.1, 2450.2, 5249.9), ("UCM", 18.0, 1447.1, 2697.0)):
         deep = minimax(box, 131072, storage(rate))
         yield Row("sgl7", f"131,072 tokens, hits in L3 ({kind}): TTFT", long, deep.ttft, "ms",
-                  f"storage not named: {rate} GB/s is 30 GB / (this TTFT - TTFT of sgl6), so this row is an input")  # fmt: skip
+                  f"an input: {rate} GB/s = 30 GB / (TTFT here - TTFT of sgl6)")  # fmt: skip
         row = "sgl3" if kind == "hifile" else "sgl4"
         for load, burst, prefetch in (("16 at once", True, "wait"), ("16 in a closed loop", False, "wait"),
                                       ("16 at once, prefetch best_effort", True, "best_effort")):  # fmt: skip
@@ -302,7 +304,7 @@ def glm(system: str) -> Iterator[Row]:
         yield Row("sgl8", "the same: TPOT", 12.53, bare.tpot, "ms")
         yield Row("sgl8", "hits in HBM: TTFT", 420.6, device.ttft, "ms", f"hits {device.hits:.0%}")
         yield Row(
-            "sgl8", "the same: TPOT", 17.79, device.tpot, "ms", "the issue calls the TPOT a bug of SGLang: not modelled"
+            "sgl8", "the same: TPOT", 17.79, device.tpot, "ms", "the issue calls it a bug of SGLang: not modelled"
         )
         slow = run(tp, storage(7.1, "20 GB"), 0.9, 400 * tp, burst=True)
         yield Row(
@@ -315,7 +317,7 @@ def glm(system: str) -> Iterator[Row]:
         )
 
 
-# ── LMCache on an RTX 4090 ───────────────────────────────────────────────────────────────────────────────────────────
+# ── LMCache on an RTX 4090 ─────────────────────────────────────────────────────────────────────────────────
 
 
 def turns(conversations: int, first: int, output: int, flying: int, seed: int = 7) -> Trace:
@@ -382,7 +384,7 @@ def lmcache() -> Iterator[Row]:
         )
 
 
-# ── Mooncake with SSD ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Mooncake with SSD ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def mooncake() -> Iterator[Row]:
@@ -425,11 +427,11 @@ def mooncake() -> Iterator[Row]:
     yield Row("m21074", "input tokens/s, all tiers / GPU only", 2.4, full.input_rate / bare.input_rate, "x")
 
 
-# ── CloudMatrix384, and rows that are not computed ───────────────────────────────────────────────────────────────────
+# ── CloudMatrix384, and rows that are not computed ─────────────────────────────────────────────────────────
 
 
 def cloudmatrix() -> Iterator[Row]:
-    """CloudMatrix384 (arXiv 2506.12708): DeepSeek-R1, prefill on 16 NPUs, 4,096-token prompts, caching in pooled memory."""
+    """CloudMatrix384 (arXiv 2506.12708): DeepSeek-R1, prefill on 16 NPUs, prompts of 4,096 tokens."""
 
     def run(reuse: float, flying: int) -> Numbers:
         trace = visits(1600, 4096, reuse, flying=flying, block=128)
@@ -442,8 +444,9 @@ def cloudmatrix() -> Iterator[Row]:
         (("m21285", 0.5, 1.42), ("m21286", 0.9, 2.28)), cases
     ):
         bare, pool = run(0.0, flying), run(reuse, flying)
-        yield Row(name, f"reuse {reuse:.0%}, {load}: prefill throughput / without reuse", measured, pool.input_rate / bare.input_rate,
-                  "x", f"tiers: pooled; {bare.input_rate / 16:,.0f} tokens/s for one NPU without reuse")  # fmt: skip
+        yield Row(name, f"reuse {reuse:.0%}, {load}: prefill throughput / without reuse", measured,
+                  pool.input_rate / bare.input_rate, "x",
+                  f"tiers: pooled; {bare.input_rate / 16:,.0f} tokens/s for one NPU without reuse")  # fmt: skip
 
 
 def claims() -> Iterator[Row]:
@@ -453,7 +456,8 @@ def claims() -> Iterator[Row]:
 
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {
-    "vllm": vllm, "sglang": sglang, "lmcache": lmcache, "mooncake": mooncake, "cloudmatrix": cloudmatrix, "claims": claims,
+    "vllm": vllm, "sglang": sglang, "lmcache": lmcache, "mooncake": mooncake, "cloudmatrix": cloudmatrix,
+    "claims": claims,
 }  # fmt: skip
 
 

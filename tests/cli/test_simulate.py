@@ -346,7 +346,7 @@ BAD = {
     "--workload chat --rate 1 --set tiers=nonsense": "unknown set-up of KV tiers 'nonsense'",
     "--workload chat --rate 1 --set tiers=hicache": "hicache is a set-up of sglang, not of vllm",
     "--workload chat --rate 1 --set tiers=mooncake --set tiers.0.capacity=0GB": "tiers.0.capacity: 0GB is zero",
-    "--workload chat --rate 1 --set tiers=mooncake --set tiers.1.gateway=dram": "dram is not there; earlier tiers: pool",
+    "--workload chat --rate 1 --set tiers=mooncake --set tiers.1.gateway=dram": "dram is not there; earlier",
     "--workload chat --rate 1 --set tiers=mooncake --set tiers.0.eviction=cost": "vllm offers lru, arc",
 }
 

@@ -1,4 +1,4 @@
-"""KV tiers in the search of a plan: which set-ups are tried, which are refused, and that tiers stay only if they gain."""
+"""KV tiers in the search of a plan: which set-ups are tried and refused, and that tiers stay only if they gain."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_tiers_that_are_larger_than_the_machine_do_not_fit() -> None:
     tiered = with_tiers(candidate(), "vllm-offload")
     must_fit(tiered)
     large = edited(tiered.deployment, from_options(["tiers.0.capacity=1 PB"]))
-    with pytest.raises(DoesNotFit, match="1,000 TB of host.dram"):
+    with pytest.raises(DoesNotFit, match=r"1,000 TB of host\.dram"):
         must_fit(dataclasses.replace(tiered, deployment=large))
 
 

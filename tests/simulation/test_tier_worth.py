@@ -40,8 +40,8 @@ def test_a_prompt_is_computed_in_steps_of_the_token_budget() -> None:
 
 
 def test_the_shortest_prefix_that_a_tier_delivers_sooner() -> None:
-    """One block of the upper tier takes 14 ms, computing it 66 ms. The lower tier needs 110 ms + 24 ms a block and loses:
-    a block takes 18 ms to compute in steps of 400 tokens."""
+    """A block of the upper tier takes 14 ms, and 66 ms to compute. The lower tier needs 110 ms + 24 ms for each block.
+    It loses: in steps of 400 tokens a block takes 18 ms to compute."""
     assert shortest_hit(TIERS, UPPER, POOL, 4000) == 16
     assert shortest_hit(TIERS, LOWER, POOL, 4000) is None
     late = Tiers((replace(UPPER, latency_s=0.2),))
