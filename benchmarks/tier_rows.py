@@ -453,6 +453,8 @@ def claims() -> Iterator[Row]:
     """Rows without a set-up."""
     yield Row("icms", "NVIDIA ICMS: long context against traditional storage", 5.0, None, "x",
               "a vendor claim without model, machine or load: not computed")  # fmt: skip
+    yield Row("ais", "AISimulate: default bandwidths of host memory, pool and drives", None, None, "GB/s",
+              "assumptions of another simulator, not measured")  # fmt: skip
 
 
 PARTS: dict[str, Callable[[], Iterator[Row]]] = {

@@ -11,9 +11,10 @@ import pytest
 from tokenworks.engine.tiers import Lane, Store, Tiers
 from tokenworks.engine.types import Limits, Pool, StepCost
 from tokenworks.simulation.run import Simulation, Traffic, simulate
-from tokenworks.simulation.tier_worth import TierWorth, prefill_s, read_s, shortest_hit
+from tokenworks.simulation.tier_worth import TierWorth, _as_admitted, prefill_s, read_s, shortest_hit
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.trace import Trace
+from tokenworks.traffic.distance import reuses
 
 # ---- by hand
 
@@ -120,6 +121,19 @@ def test_an_endless_cache_and_the_capacity_that_is_enough(fast: Simulation) -> N
     assert result.endless_share == pytest.approx(40 * 4096 / asked)
     assert result.enough_bytes is not None
     assert 39 * 64 <= result.enough_bytes / fast.block_bytes <= 40 * 64
+
+
+def test_capacity_is_asked_in_the_order_of_admission() -> None:
+    """Four prompts a b a b, admitted as a a b; the last one is never admitted."""
+    trace = Trace.of(
+        [0, 1, 2, 3], [64] * 4, [1] * 4, run_start=[0, 10, 0, 10], run_length=[1, 2, 3, 4], run_offsets=range(5),
+        hash_block_tokens=16,
+    )  # fmt: skip
+    admitted = _as_admitted(trace, np.array([5.0, 9.0, 7.0, np.nan]))
+    assert admitted.run_start.tolist() == [0, 0, 10]
+    assert admitted.run_length.tolist() == [1, 3, 2]
+    assert admitted.hash_ids.tolist() == [0, 0, 1, 2, 10, 11]
+    assert reuses(admitted).distance.tolist() == [1]
 
 
 @pytest.mark.usefixtures("kernel")
