@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, NEVER, POWER_OF_TWO, ROUND_ROBIN, inline, jit
+from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, NEVER, POWER_OF_TWO, ROUND_ROBIN, apart, inline, jit
 from tokenworks.engine.kernel.cells import find_cell
 from tokenworks.engine.kernel.names import mixed, slot_of
 from tokenworks.engine.kernel.tiers import index_of
@@ -37,11 +37,25 @@ def index_slot(s, name):
     return slot
 
 
+@apart
+def read_ahead_events(s, now):
+    """Read the slots of the events that `hear` will apply. Reads overlap here, but not there."""
+    world, bits = s.world[0], np.uint64(0)
+    at, count = world.events_first, world.events
+    while count and s.event[at].time + world.delay_s <= now:
+        bits ^= s.known[slot_of(s.event[at].name, world.index_shift, world.index_mask), 0]
+        at = (at + 1) & (len(s.event) - 1)
+        count -= 1
+    world.read_ahead = bits
+
+
 @jit
 def hear(s, now):
     """Apply the cache events that have reached the router by now."""
     world = s.world[0]
     mask = world.index_mask
+    if world.alone:
+        read_ahead_events(s, now)
     while world.events and s.event[world.events_first].time + world.delay_s <= now:
         event = s.event[world.events_first]
         world.events_first = (world.events_first + 1) & (len(s.event) - 1)

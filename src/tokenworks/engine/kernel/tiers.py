@@ -190,8 +190,23 @@ def read_ahead(s, r, first, low, high):
             for _ in range(low, high):
                 if c == 0:
                     break
-                bits ^= s.cell_at[np.int64(hash_of(x, s.cell_name[c >> 1]) >> shift)]
+                if s.cell[c + 2] & BITS == 1 << t:  # else its name stays in the table
+                    bits ^= s.cell_at[np.int64(hash_of(x, s.cell_name[c >> 1]) >> shift)]
                 c = s.cell[c + tier.field + 1]
+    world.read_ahead = bits
+
+
+@apart
+def read_ahead_gone(s, r, count):
+    """Read what `gone` will need of the next `count` blocks that HBM evicts."""
+    world, bits = s.world[0], np.uint64(0)
+    node = s.rank[r].lru_first
+    while node >= 0 and count > 0:
+        for g in range(world.tier_groups):
+            if s.alone[index_of(s, g, r)]:
+                bits ^= np.uint64(s.cell[s.hint[node * world.tier_groups + g] + 2])
+        node = s.node[node].next
+        count -= 1
     world.read_ahead = bits
 
 
@@ -205,6 +220,8 @@ def stored(s, r, q, low, high, now):
         node = s.held[first + i]
         if node < 0:
             continue
+        for g in range(world.tier_groups):
+            s.hint[node * world.tier_groups + g] = 0
         if world.by_cost:
             s.node_position[node] = i
         if world.counts:
