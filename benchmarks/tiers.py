@@ -2,10 +2,11 @@
 
 The trace has sessions with think times, such as Claude Code sessions. Each agent is in the middle of a session when the
 clock starts: sessions are drawn by their duration, and a session that is drawn twice has block names of its own. All
-requests that the agents send within three hours, if answers took no time, are played to their ends. All caches are
-empty at the start, so the table has the second half of the three hours: TTFT of first tokens in this time, and tokens of
-requests that end in it. Hits are those of the whole run. Rows: HBM alone, then host memory, pooled memory and flash storage below it, and the what-if of memory
-semantics; `--scheduling NAME,...` adds these policies to the third row, `--only NAME,...` takes some rows.
+requests that the agents send within three hours, if answers took no time, are played to their ends. Caches are empty
+at the start, so the table has the second half of the three hours: TTFT of first tokens in this time, and tokens of
+requests that end in it. Hits are those of the whole run. Rows: HBM alone, then host memory, pooled memory and flash
+storage below it, and the what-if of memory semantics. `--scheduling NAME,...` adds these policies to the third row,
+`--only NAME,...` takes some rows.
 """
 
 from __future__ import annotations
