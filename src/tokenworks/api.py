@@ -17,6 +17,7 @@ from tokenworks.calibrate.measured import PointTable
 from tokenworks.calibrate.own_results import measured_table
 from tokenworks.launch import emit as emitting
 from tokenworks.launch import importing
+from tokenworks.launch import training as launches
 from tokenworks.ledger import advise as advising
 from tokenworks.ledger import compare as comparing
 from tokenworks.ledger import sweep as sweeps
@@ -53,6 +54,7 @@ estimate = checked(estimating.estimate)
 train = checked(training.train)
 emit = checked(emitting.emit)
 import_launch = checked(importing.import_launch)
+import_training = checked(launches.import_training)
 load_model = checked(hf.load_model)
 load_machine = checked(compose.machine)
 load_trace = checked(ingest.load_trace)
