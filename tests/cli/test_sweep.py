@@ -155,7 +155,8 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bytes(stop: signal.Signal
     assert not (file.parent / "cut.parquet").exists()
     if stop == signal.SIGINT:
         assert first.returncode == 130
-        assert b"the finished points are in cut.parquet.journal; the same command goes on from there" in b" ".join(err.split())
+        words = " ".join(err.decode().split())
+        assert "the finished points are in cut.parquet.journal; the same command goes on from there" in words
     before = lines() - 1
     assert run(["sweep", str(file), "--workers", "1", "--parquet", "cut.parquet"]) == 0
     assert run(["sweep", str(file), "--workers", "1", "--parquet", "whole.parquet"]) == 0
