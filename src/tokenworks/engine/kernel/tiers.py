@@ -178,13 +178,13 @@ def write_used(s, r, node, now):
 
 
 @apart
-def read_ahead(s, r, first, low, high):
-    """Read what writes of blocks `low` to `high` will need of the hash table. Reads overlap here, but not there."""
+def read_ahead(s, r, first, low, high, written):
+    """Read what writes of blocks `low` to `high` to tiers will need of the hash table. Only here the reads overlap."""
     world, bits = s.world[0], np.uint64(0)
     shift = np.uint64(world.cell_shift)
     for g in range(world.tier_groups):
         x = index_of(s, g, r)
-        if world.through & s.group[g].tiers or s.alone[x]:
+        if written & s.group[g].tiers or (world.emit and s.alone[x]):
             for i in range(first + low, first + high):
                 bits ^= s.cell_at[np.int64(hash_of(x, s.ids[i]) >> shift)]
     world.read_ahead = bits
@@ -232,11 +232,11 @@ def note_stores(s, r, node, now_written):
 def stored(s, r, q, low, high, now):
     """Blocks of `q` from `low` to `high` that had no node have entered HBM."""
     world, first = s.world[0], s.offsets[q]
-    if high - low > 1:
-        read_ahead(s, r, first, low, high)
-        if world.through:
-            read_ahead_victims(s, r, world.through, high - low)
     written = through(s, world.through, 1) if world.through else np.int64(0)
+    if high - low > 1:
+        read_ahead(s, r, first, low, high, written)
+        if written:
+            read_ahead_victims(s, r, written, high - low)
     for i in range(high - 1, low - 1, -1):
         node = s.held[first + i]
         if node < 0:
