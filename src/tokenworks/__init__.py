@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         plan,
         simulate,
         sweep,
+        train,
         validate,
     )
     from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
@@ -52,6 +53,7 @@ _PUBLIC = {
     "plan": "api",
     "simulate": "api",
     "sweep": "api",
+    "train": "api",
     "validate": "api",
 }
 
@@ -77,6 +79,7 @@ __all__ = [
     "plan",
     "simulate",
     "sweep",
+    "train",
     "validate",
 ]
 

@@ -24,11 +24,13 @@ from tokenworks.ledger.sweep_file import SweepLike
 from tokenworks.planning import estimate as estimating
 from tokenworks.planning import fit as fitting
 from tokenworks.planning import plan as planning
+from tokenworks.planning import train as training
 from tokenworks.planning.asked import DeploymentLike, deployed_of
 from tokenworks.simulation import capacity as capacities
 from tokenworks.simulation import run as running
 from tokenworks.simulation.capacity import Capacity
-from tokenworks.simulation.run import Simulation, Watch
+from tokenworks.simulation.play import Watch
+from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.source import Source
 from tokenworks.specs import compose, hf
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
@@ -48,6 +50,7 @@ plan = checked(planning.plan)
 compare = checked(comparing.compare)
 fit = checked(fitting.fit)
 estimate = checked(estimating.estimate)
+train = checked(training.train)
 emit = checked(emitting.emit)
 import_launch = checked(importing.import_launch)
 load_model = checked(hf.load_model)

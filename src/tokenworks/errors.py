@@ -24,6 +24,7 @@ _LISTS = {
     "engine": "catalog engines",
     "network": "catalog networks",
     "device": "catalog devices",
+    "failure rates": "catalog reliability",
     "price list": "catalog prices",
     "API price": "catalog prices api",
 }

@@ -16,9 +16,12 @@ from tokenworks.calibrate.intervals import CalibrateIntervalsBody
 from tokenworks.calibrate.kernels.fit import KernelsBody
 from tokenworks.calibrate.leave_out import LeaveOutBody
 from tokenworks.calibrate.own_machine import CalibrateOwnBody
+from tokenworks.calibrate.training_fit import CalibrateTrainingBody
+from tokenworks.calibrate.training_validate import ValidateTrainingBody
 from tokenworks.calibrate.validate import ValidateBody
 from tokenworks.launch.emit import EmitBody
 from tokenworks.launch.importing import ImportBody
+from tokenworks.launch.training import ImportTrainingBody
 from tokenworks.ledger.advise import AdviseBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
@@ -26,6 +29,8 @@ from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
 from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody
 from tokenworks.planning.result import PlanBody
+from tokenworks.planning.train_result import TrainBody
+from tokenworks.planning.train_why import TrainWhyBody
 from tokenworks.planning.why import WhyBody
 from tokenworks.simulation.capacity import CapacityBody
 from tokenworks.simulation.shape import SimulateBody
@@ -44,20 +49,25 @@ KINDS: dict[str, Any] = {
     "estimate": EstimateBody,
     "plan": PlanBody,
     "plan-why": WhyBody,
+    "train": TrainBody,
+    "train-why": TrainWhyBody,
     "compare": CompareBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
     "emit": EmitBody,
     "import": ImportBody,
+    "import-training": ImportTrainingBody,
     "advise": AdviseBody,
     "sweep": SweepBody,
     "trace": TraceBody,
     "validate": ValidateBody,
+    "validate-training": ValidateTrainingBody,
     "calibrate": CalibrateBody,
     "calibrate-own": CalibrateOwnBody,
     "calibrate-intervals": CalibrateIntervalsBody,
     "calibrate-kernels": KernelsBody,
     "calibrate-leave-out": LeaveOutBody,
+    "calibrate-training": CalibrateTrainingBody,
 }
 """Kind -> type of its body, which has all keys except the keys of the envelope."""
 

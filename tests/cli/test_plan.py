@@ -358,3 +358,16 @@ def test_a_context_limit_that_is_not_allowed_is_bad_input(tokens: str, words: st
     assert (code, out) == (2, "")
     assert "--max-model-len" in err
     assert words in err
+
+
+@pytest.mark.parametrize(
+    ("tiers", "words"),
+    [
+        ("nonsense", "unknown set-up of KV tiers 'nonsense'"),
+        ("hicache", "hicache is a set-up of sglang, not of vllm"),
+    ],
+)
+def test_tiers_that_the_engine_does_not_have(tiers: str, words: str, capsys: Output) -> None:
+    code, out, err = run([*MOE, *SLO, "--tiers", tiers], capsys)
+    assert (code, out) == (2, "")
+    assert f"--tiers: {words}" in err

@@ -79,6 +79,21 @@ def test_table(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "left out 1 row: output_length" in err
 
 
+def test_the_table_of_tiers_says_whether_they_pay(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    call(file, "--trace", "talk.jsonl", "--set", "tiers=vllm-offload")
+    out, _ = capsys.readouterr()
+    for words in (
+        "KV tier",
+        "quicker from [token]",
+        "Do the tiers below HBM pay? No",
+        "the best possible eviction has",
+    ):
+        assert words in out
+    lines = {line.split()[0] for line in out.splitlines() if line.strip()}
+    assert {"hbm", "host", "ssd"} <= lines
+    assert found(capsys, file, "--trace", "talk.jsonl", "--set", "tiers=none")["tier_worth"] is None
+
+
 def test_json_is_one_object(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     one = found(capsys, file, "--trace", "talk.jsonl")
     assert one["completed"] == 399
@@ -328,6 +343,11 @@ BAD = {
     "--workload chatt --rate 1": "did you mean chat?",
     "--workload chat --trace talk.jsonl": "one of them",
     "": "give --trace FILE or --workload NAME",
+    "--workload chat --rate 1 --set tiers=nonsense": "unknown set-up of KV tiers 'nonsense'",
+    "--workload chat --rate 1 --set tiers=hicache": "hicache is a set-up of sglang, not of vllm",
+    "--workload chat --rate 1 --set tiers=mooncake --set tiers.0.capacity=0GB": "tiers.0.capacity: 0GB is zero",
+    "--workload chat --rate 1 --set tiers=mooncake --set tiers.1.gateway=dram": "dram is not there; earlier",
+    "--workload chat --rate 1 --set tiers=mooncake --set tiers.0.eviction=cost": "vllm offers lru, arc",
 }
 
 
@@ -350,6 +370,7 @@ def test_bad_input(file: str, arguments: str) -> None:
     [
         ("--set roles.0.replicas=3", "takes 12 devices, hgx-h100 has 8"),
         ("--set roles.0.parallel.tp=1 --set roles.0.replicas=1", "short by"),
+        ("--set tiers=vllm-offload --set tiers.0.capacity=5TB", "5 TB of host.dram.*with 2 TB each"),
     ],
 )
 def test_what_does_not_fit(file: str, arguments: str, words: str) -> None:

@@ -15,6 +15,7 @@ from tests.engine import cases
 from tokenworks.engine import reference, simulator
 from tokenworks.engine.outcome import Outcome
 from tokenworks.engine.policies import POLICIES
+from tokenworks.engine.tiers import Tiers
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, Status, StepCost
 from tokenworks.errors import SpecError
 
@@ -187,7 +188,7 @@ def test_a_policy_neither_adds_nor_loses_work(seed: int, name: str) -> None:
     """With room for all, every prompt is computed once, and every request ends, in any order."""
     rng = np.random.default_rng(seed)
     roomy = {"kv_blocks": 1 << 14, "prefix_caching": False, "max_model_len": 1 << 20, "max_queue": 0}
-    cluster = changed(cases.cluster(rng), receive_interval=1, **roomy)
+    cluster = changed(replace(cases.cluster(rng), tiers=Tiers()), receive_interval=1, **roomy)
     requests = cases.requests(rng, 30)
     outcome = simulator.run(with_policy(cluster, name), requests)
     assert outcome.count(Status.COMPLETED) == len(requests)

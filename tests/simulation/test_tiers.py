@@ -13,6 +13,7 @@ from tokenworks.engine.tiers import Store, Tiers
 from tokenworks.engine.types import Cluster, Router
 from tokenworks.errors import DoesNotFit, NotPublished, SpecError
 from tokenworks.simulation.cluster import cluster
+from tokenworks.simulation.run import NO_PREFIXES, Traffic, simulate
 from tokenworks.simulation.steps import Site
 from tokenworks.simulation.tier_room import TierRoom
 from tokenworks.simulation.tiers import BuiltTiers, tiers_of
@@ -23,6 +24,8 @@ from tokenworks.specs.edits import edited
 from tokenworks.specs.engine import load_engine
 from tokenworks.specs.given import from_options
 from tokenworks.specs.hf import load_model
+from tokenworks.specs.workload import Workload
+from tokenworks.traffic import from_workload
 
 R1, LLAMA = "deepseek-ai/DeepSeek-R1", "meta-llama/Meta-Llama-3.1-8B"
 ONE = {"parallel": {"tp": 1}}
@@ -204,3 +207,24 @@ def test_a_cache_that_does_not_grow_has_nothing_for_a_tier() -> None:
                 mean_of_requests([4000], [100]))  # fmt: skip
     with pytest.raises(SpecError, match="add nothing to the KV cache"):
         tiers_of(deployment, site, whole.pools[0])
+
+
+SHARED = Workload(name="turns", isl=2000, osl=20, rate=2, hit_share=0.6, reused_context=2000, think_time=2)
+ALONE = Workload(name="alone", isl=2000, osl=20, rate=2)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_result_lists_the_assumed_numbers_of_tiers() -> None:
+    deployment = Deployment(model=LLAMA, system="hgx-h100", roles=[ONE], tiers="vllm-offload")
+    result = simulate(deployment, Traffic(from_workload(SHARED, 60))).plain()
+    paths = {one["path"] for one in result["assumed"]}
+    assert paths >= {"tiers.0.latency", "tiers.1.capacity", "host.ssd_bandwidth"}
+    assert result["inputs"]["deployment"]["tiers"][1]["gateway"] == "host"
+
+
+@pytest.mark.usefixtures("kernel")
+def test_tiers_without_shared_prefixes_have_nothing_to_do() -> None:
+    deployment = Deployment(model=LLAMA, system="hgx-h100", roles=[ONE], tiers="vllm-offload")
+    result = simulate(deployment, Traffic(from_workload(ALONE, 30)))
+    assert result.cluster.tiers == Tiers()
+    assert NO_PREFIXES in result.notes

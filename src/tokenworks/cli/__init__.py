@@ -14,10 +14,11 @@ from tokenworks.errors import TokenworksError
 VERBS = {
     "systems": "List the machines, show one with the sources of its numbers, or start a file for your own.",
     "models": "List the models, or show one: parameters, KV cache, formats.",
-    "catalog": "List workloads, calibrations, engines, networks and devices, or show one of them.",
+    "catalog": "List workloads, calibrations, engines, networks, devices, prices and failure rates, or show one.",
     "fit": "Check whether a model fits, on how few devices, and how much KV cache is left.",
     "estimate": "Break down one prefill and one decode step of a deployment.",
     "plan": "Rank the deployments of a model on a machine under an SLO.",
+    "train": "Find the fastest plan to train a model on a machine: step time, MFU, memory, days and energy.",
     "compare": "Compare machines on the same work: which one wins, why, and what a token costs.",
     "simulate": "Play a trace or a workload through a deployment, request by request.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",

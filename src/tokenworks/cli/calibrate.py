@@ -16,6 +16,7 @@ from tokenworks.cli.options import POINTS, RESULT, NumberOptions, Output, PointO
 from tokenworks.cli.output import console, emit, notes, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
+from tokenworks.cli.training_runs import calibrate_runs
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.save import must_be_writable
 
@@ -67,6 +68,8 @@ def calibrate(
     measured: FittedOn = FittedOn(),
     kernels: Annotated[Literal["default", "all"] | None, Parameter(group=POINTS)] = None,
     tables: Annotated[Path | None, Parameter(group=POINTS)] = None,
+    kernel_profile: Annotated[Path | None, Parameter(group=POINTS)] = None,
+    on: Annotated[str | None, Parameter(group=POINTS)] = None,
     prior: Annotated[str, Parameter(group=FIT)] = "datasheet",
     numbers: PriorOptions = PriorOptions(),
     without: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, group=FIT)] = (),
@@ -80,6 +83,9 @@ def calibrate(
 ) -> None:
     """Fit a calibration on measured points, on tables of single kernels, or on both: kernels first.
 
+    On training runs, the fit changes the numbers that serving does not pin down. It leaves out each system and each
+    model once.
+
     With your own results (--deployment) the fit uses simulated TPOT and TTFT, and leaves out each point once.
 
     Parameters
@@ -89,6 +95,11 @@ def calibrate(
         includes these devices.
     tables
         Directory of unpacked kernel tables, instead of the tables of the installed package.
+    kernel_profile
+        Operator profile of hcu-train-simulator (YAML): mean times of the GEMMs and of the attention of training on one
+        card. Fits the rates of dense GEMMs, of grouped GEMMs and of prefill attention.
+    on
+        Machine with the card of --kernel-profile, such as scalex40; by default the card that the profile names.
     prior
         Calibration that the fit starts from: a name of the catalog, or a YAML file.
     without
@@ -107,6 +118,7 @@ def calibrate(
     out
         Write the calibration to this YAML file.
     """
+    from tokenworks.calibrate.training_points import are_training
     from tokenworks.specs.calibration import load_calibration
 
     began, data = time.perf_counter(), measured.data
@@ -114,12 +126,22 @@ def calibrate(
         _refuse("does not go with --deployment", "leave one of the two out", without=without, kernels=kernels,
                 only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables,
                 intervals_of=intervals_of)  # fmt: skip
-    if not kernels and (tables or not data):
-        problem = "--tables needs --kernels" if tables else "nothing to fit on"
-        raise SpecError(problem, where="calibrate", hint="give --data FILE, --kernels default, or both")
-    if not data:
-        _refuse("needs measured points", "give --data FILE, too", only_assumed=only_assumed, ablation=ablation,
-                leave_out=leave_out, intervals_of=intervals_of)  # fmt: skip
+    if are_training(data):
+        _refuse("does not go with training runs", "leave it out", kernels=kernels, tables=tables, on=on,
+                kernel_profile=kernel_profile, only_assumed=only_assumed, leave_out=leave_out,
+                intervals_of=intervals_of, ablation=ablation)  # fmt: skip
+        calibrate_runs(measured, load_calibration(prior, assume=numbers.given()), name=name, without=without, out=out,
+                       output=output)  # fmt: skip
+        return
+    if kernel_profile or on:
+        _refuse("does not go with --kernel-profile", "leave one of the two out", data=data, kernels=kernels,
+                tables=tables, without=without, only_assumed=only_assumed, ablation=ablation, leave_out=leave_out,
+                intervals_of=intervals_of, deployment=measured.deployment)  # fmt: skip
+        _profile(kernel_profile, on, load_calibration(prior, assume=numbers.given()), began, name=name, out=out,
+                 output=output)  # fmt: skip
+        return
+    _must_have_points(kernels, tables, data, only_assumed=only_assumed, ablation=ablation, leave_out=leave_out,
+                      intervals_of=intervals_of)  # fmt: skip
     if leave_out:
         _refuse("does not go with --leave-out", "leave one of the two out", out=out, ablation=ablation)
     if intervals_of:
@@ -150,6 +172,15 @@ def _refuse(why: str, hint: str, **given: object) -> None:
     for name, value in given.items():
         if value:
             raise SpecError(why, where=f"--{name.replace('_', '-')}", hint=hint)
+
+
+def _must_have_points(kernels: str | None, tables: Path | None, data: tuple[Path, ...], **given: object) -> None:
+    """Refuse a fit on nothing, and options of a fit on points if there are none."""
+    if not kernels and (tables or not data):
+        problem = "--tables needs --kernels" if tables else "nothing to fit on"
+        raise SpecError(problem, where="calibrate", hint="give --data FILE, --kernels default, or both")
+    if not data:
+        _refuse("needs measured points", "give --data FILE, too", **given)
 
 
 class _Table:
@@ -326,6 +357,30 @@ def _kernels(
         hint = f"the kernel tables have rows of {', '.join(rows.devices)}; leave out fewer devices"
         raise SpecError("no kernel rows are left", where="--without", hint=hint)
     fit = rows.fit(prior, name=name, without=without)
+    if out:
+        write(fit, out)
+        notes().paragraph(f"wrote {out}")
+    if output == "table":
+        _print_kernels(fit)
+    else:
+        emit(timed(fit.plain(), began), output)
+
+
+def _profile(
+    path: Path | None, on: str | None, prior: Calibration, began: float, *, name: str, out: Path | None, output: Output
+) -> None:
+    """Fit the kernels of one card on an operator profile."""
+    from tokenworks.calibrate.kernels.fit import write
+    from tokenworks.calibrate.kernels.profile import fit_profile, read_profile
+
+    if path is None:
+        raise SpecError("names the card of an operator profile", where="--on", hint="give --kernel-profile FILE, too")
+    if out:
+        must_be_writable(out)
+    profile = read_profile(path, on)
+    fit = fit_profile(profile, prior, name=name)
+    for note in profile.notes:
+        notes().paragraph(note)
     if out:
         write(fit, out)
         notes().paragraph(f"wrote {out}")

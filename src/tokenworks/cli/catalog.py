@@ -1,4 +1,4 @@
-"""`tokenworks catalog`: workloads, calibrations, engines, networks, devices and prices, or one entry in full."""
+"""`tokenworks catalog`: workloads, calibrations, engines, networks, devices, prices, failure rates, or one entry."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ USES = {
     "engines": "--engine NAME",
     "networks": "--on SYSTEM@NAME",
     "devices": "`device: NAME` in the file of a machine",
+    "reliability": "--reliability NAME of `train`",
     "prices": "a --prices FILE of your own has the same keys",
 }
 """Section -> how commands use an entry of the section."""
@@ -35,7 +36,7 @@ def catalog(
     *,
     output: Annotated[Output, YAML_IS_A_FILE] = "table",
 ) -> None:
-    """List workloads, calibrations, engines, networks, devices and prices, or show one with every number.
+    """List workloads, calibrations, engines, networks, devices, prices and failure rates, or show one in full.
 
     `tokenworks systems` lists machines, and `tokenworks models` lists models.
 

@@ -1,4 +1,7 @@
-"""`tokenworks import`: launch commands of vLLM and SGLang become a deployment, and flags without a place are listed."""
+"""`tokenworks import`: launch commands of vLLM and SGLang, and of training runs, become a deployment.
+
+Flags without a place are listed.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from tokenworks.cli.options import MACHINE, NumberOptions, Output
+from tokenworks.cli.options import MACHINE, NumberOptions, Output, OutputFormat
 from tokenworks.cli.output import console, emit, notes
 from tokenworks.cli.page import Page
 from tokenworks.cli.tables import Columns, print_table
@@ -17,6 +20,7 @@ from tokenworks.launch.importing import Imported, deployed_or_imported
 from tokenworks.launch.importing import import_launch as imported_of
 from tokenworks.launch.read.tokens import is_name
 from tokenworks.launch.read.variables import GIVE
+from tokenworks.launch.training import ImportedTraining, import_training, trains
 from tokenworks.specs.deployment import Role
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.given import Given
@@ -86,15 +90,20 @@ def import_launch(
     numbers: NumberOptions = NumberOptions(),  # noqa: B008 - frozen
     output: Output = "table",
 ) -> None:
-    """Read launch commands of vLLM or SGLang into a deployment.
+    """Read launch commands of vLLM or SGLang into a deployment, or the launch of a training run.
 
     Parameters
     ----------
     sources
         A launch command in quotes, or a file: shell script, Compose file, Kubernetes manifest, YAML recipe, or CSV
         table of recipes. Several of them start one deployment together. -o yaml writes a file of deployments, which
-        estimate, simulate, capacity, plan --why and advise take.
+        estimate, simulate, capacity, plan --why and advise take. A training run is a command or script that starts
+        Megatron-LM, Megatron-Bridge, torchtitan or DeepSpeed, or its YAML, TOML or JSON file. -o yaml writes a
+        training deployment.
     """
+    if trains(sources):
+        _training(sources[0], launch, numbers, output)
+        return
     result = launch.imported(sources, numbers.given())
     if output == "json":
         emit(result.plain(), "json")
@@ -104,6 +113,32 @@ def import_launch(
             notes().paragraph(note)
     else:
         _print(result, console())
+
+
+def _training(source: str, launch: LaunchOptions, numbers: NumberOptions, output: OutputFormat) -> None:
+    """Read the launch of a training run."""
+    for value, option in ((launch.recipe, "--recipe"), (launch.dialect, "--dialect"), (numbers.given(), "--set")):
+        if value:
+            raise SpecError("does not go with a training run", where=option, hint=f"leave {option} out")
+    result = import_training(source, on=launch.on, model=launch.model, variables=launch.variables())
+    if output == "json":
+        emit(result.plain(), "json")
+    elif output == "yaml":
+        emit(result.document(), "yaml")
+        for note in (*result.notes, *(f"{one.flag}: {one.reason}" for one in result.unread)):
+            notes().paragraph(note)
+    else:
+        _print_training(result, console())
+
+
+def _print_training(result: ImportedTraining, out: Page) -> None:
+    out.paragraph(f"{result.launch.where}: {result.headline}")
+    for note in result.notes:
+        out.paragraph(note)
+    out.print()
+    _print_flags(result, out)
+    if result.launch.environment:
+        out.paragraph(f"\nEnvironment variables, which are not read: {', '.join(result.launch.environment)}")
 
 
 def _print(result: Imported, out: Page) -> None:
@@ -119,6 +154,13 @@ def _print(result: Imported, out: Page) -> None:
     for note in result.notes:
         out.paragraph(note)
     out.print()
+    _print_flags(result, out)
+    if result.environment:
+        out.paragraph(f"\nEnvironment variables, which are not read: {', '.join(result.environment)}")
+
+
+def _print_flags(result: Imported | ImportedTraining, out: Page) -> None:
+    """Print the flags with a place, and those without one."""
     columns: Columns = {"flag": "left", "value": "left", "read as": "left"}
     rows = [[item.flag, short(item.value), item.thing] for item in result.understood]
     print_table(out, columns, _unique(rows), title=f"Understood: {len(_unique(rows))}", wraps=("value",))
@@ -126,8 +168,6 @@ def _print(result: Imported, out: Page) -> None:
         columns = {"flag": "left", "value": "left", "reason": "left"}
         rows = _unique([[item.flag, short(item.value), item.reason] for item in result.unread])
         print_table(out, columns, rows, title=f"\nWithout a place in the deployment: {len(rows)}", wraps=("reason",))
-    if result.environment:
-        out.paragraph(f"\nEnvironment variables, which are not read: {', '.join(result.environment)}")
 
 
 def _unique(rows: list[list[str]]) -> list[list[str]]:

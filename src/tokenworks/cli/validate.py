@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from pathlib import Path
@@ -14,7 +13,8 @@ from tokenworks.cli.options import CALIBRATION, POINTS, RESULT, CalibrationNumbe
 from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
-from tokenworks.specs.save import must_be_writable, saved
+from tokenworks.cli.training_runs import validate_runs, write_rows
+from tokenworks.specs.save import must_be_writable
 
 METRICS = {"tpot": "TPOT", "ttft": "TTFT", "tok_s_per_device": "tok/s/device", "energy": "J/tok"}
 SHOWN = ("kind", "system", "engine", "model")
@@ -33,6 +33,8 @@ def validate(
 ) -> None:
     """Compare predictions with measured points. Each point is simulated under its own load.
 
+    Files of training runs are compared with the model of a training step.
+
     Parameters
     ----------
     limit
@@ -40,6 +42,7 @@ def validate(
     out
         Write one row per point to this CSV: measured, predicted, interval.
     """
+    from tokenworks.calibrate.training_points import are_training
     from tokenworks.calibrate.validate import validate as run
     from tokenworks.specs.calibration import load_calibration
 
@@ -48,12 +51,15 @@ def validate(
     if out:
         must_be_writable(out)
     against = load_calibration(calibration, assume=numbers.given("calibration"))
+    if are_training(measured.data):
+        validate_runs(measured, against, limit=limit, out=out, output=output)
+        return
     points = measured.table(limit)
     compile_once()
     with progress("predicting") as report:
         validation = run(points, against, say=report)
     if out:
-        _write(validation.rows(), out)
+        write_rows(validation.rows(), out)
     summary = timed(validation.plain(), began)
     if output == "table":
         _print_head(summary, _names(measured.data))
@@ -66,13 +72,6 @@ def validate(
 
 def _names(data: tuple[Path, ...]) -> str:
     return str(data[0]) if len(data) == 1 else f"{len(data)} files"
-
-
-def _write(rows: list[dict[str, Any]], path: Path) -> None:
-    with saved(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _print_head(summary: dict[str, Any], source: str) -> None:

@@ -106,7 +106,8 @@ def _flat_all_reduce(size: FloatArray, n: FloatArray, link: LinkRates) -> FloatA
 
 def _flat_gather(size: FloatArray, n: FloatArray, link: LinkRates) -> FloatArray:
     """Time of an all-gather around a ring of n - 1 steps, as NCCL does it [s]. A reduce-scatter takes as long."""
-    return link.start + (n - 1) * max(link.ring, link.alpha) + (n - 1) / n * size / exchange_rate(n, link)
+    step: FloatArray = np.maximum(link.ring, link.alpha)
+    return link.start + (n - 1) * step + (n - 1) / n * size / exchange_rate(n, link)
 
 
 def all_reduce(

@@ -8,13 +8,13 @@ import numpy as np
 
 from tokenworks.arrays import FloatArray, ceil_div
 from tokenworks.costs import attention, collectives, moe, roofline
-from tokenworks.costs.breakdown import COMPUTE, HBM, LATENCY, OUT, UP, Kernel, Parts, PartTime, plus, times, total
+from tokenworks.costs.breakdown import HBM, LATENCY, OUT, UP, Kernel, Parts, PartTime, plus, times, total
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, kernels, one
+from tokenworks.costs.products import ACTIVATION, NARROW, causal_part, grouped_product, product, roof
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.split import Split
 from tokenworks.specs.model import Model, Scan
 
-ACTIVATION = 2.0  # bf16 [byte/element]
 # Small kernels per half layer (attention or FFN). A layer has five: two norms, rope, cache write, activation function.
 HALF_KERNELS = 2.5
 # Traffic of these kernels, in widths of the residual stream. A norm with its residual has 4 (two in, two out), the
@@ -33,7 +33,6 @@ MIX_STREAM_PASSES, MIX_PASSES = 3, 1
 # us against 28 to 58 us on H100 and H200 (aiconfigurator-core 0.12.0, systems/data, moe tables).
 UNPACKED = 2.0
 TINY = 1e-9
-NARROW = ("fp4", "fp8", "int8")  # a GEMM of these dtypes needs quantised activations
 ENDS = ("head", "draft")  # parts that the last pipeline stage runs beside its layers
 PART_OF = {
     "attention": "attention gemm",
@@ -200,13 +199,7 @@ def gemm_part(gemm: Gemm, rates: Rates, split: Split, tokens: FloatArray) -> Par
     """
     outputs, inputs = gemm.shape(split.tp)
     dtype, quantised = _dtype(gemm, rates)
-    traffic = roofline.gemm_bytes(tokens, outputs, inputs, weight=gemm.form.bytes, activation=ACTIVATION)
-    traffic = traffic + quantised * tokens * inputs * ACTIVATION
-    flop = roofline.gemm_flop(tokens, outputs, inputs)
-    walk = roofline.walk_time(inputs, rates.walk, wide=1 - quantised)
-    return _roof(
-        flop, traffic, flop / rates.gemm[dtype], traffic / rates.hbm, (1 + quantised) * rates.kernel, walk=walk
-    )
+    return product(rates, dtype, tokens, (outputs, inputs), weight=gemm.form.bytes, quantised=quantised)
 
 
 def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -> Parts:
@@ -231,7 +224,7 @@ def attention_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch
     for state, layers in stack.states:
         touched = batch.sequences + np.minimum(batch.prefill, 1.0)
         flop, traffic = attention.state_work(state, touched, batch.tokens, tp=split.tp)
-        part = _roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, rates.attention_start)
+        part = roof(flop, traffic, flop / rates.prefill_flop, traffic / rates.attention_hbm, rates.attention_start)
         recurrent.append(times(part, layers))
     return parts | ({"linear attention": plus(*recurrent)} if recurrent else {})
 
@@ -247,7 +240,7 @@ def _decoding(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartT
     edges = batch.sequences * rates.sequence * attention.entry_bytes(scan, split.tp, split.kv_bytes)
     walked = attention.decode_entries(scan, batch.sequences, batch.context) / np.maximum(batch.sequences, TINY)
     latency = (rates.attention_start + rates.context_walk * walked) * (batch.sequences > 0)
-    return _roof(
+    return roof(
         flop, traffic, flop / _decode_rate(scan, rates, split), (traffic + edges) / rates.attention_hbm, latency
     )
 
@@ -260,16 +253,15 @@ def _decode_rate(scan: Scan, rates: Rates, split: Split) -> FloatArray:
 
 
 def _prefilling(scan: Scan, rates: Rates, split: Split, batch: RankBatch) -> PartTime:
-    """Prefill attention of one layer. A query costs as much as `rates.query` additional entries would.
+    """Prefill attention of one layer.
 
     In a step with decoding sequences, one kernel runs both, so the latency counts only in `_decoding`.
     """
-    flop, traffic = attention.prefill_work(
-        scan, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes
-    )
-    edges = batch.prefill * rates.query * attention.entry_flop(scan, split.tp)
     latency = rates.attention_start * ((batch.prefill > 0) & (batch.sequences <= 0))
-    return _roof(flop, traffic, (flop + edges) / rates.prefill_flop, traffic / rates.attention_hbm, latency)
+    return causal_part(
+        scan, rates, batch.prefill, batch.prefill_context, tp=split.tp, kv_bytes=split.kv_bytes, latency=latency,
+        flop_rate=rates.prefill_flop,
+    )  # fmt: skip
 
 
 def _norms(stack: Kernels, model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
@@ -349,11 +341,11 @@ def grouped_part(gemm: Gemm, rates: Rates, split: Split, choices: FloatArray, to
     """
     outputs, inputs = gemm.shape(split.expert_tp)
     dtype, quantised = _dtype(gemm, rates)
-    traffic = touched * outputs * inputs * gemm.form.bytes
-    traffic = traffic + choices * (outputs + inputs * (1 + quantised)) * ACTIVATION
-    flop = roofline.gemm_flop(choices, outputs, inputs)
     slower = rates.packed_experts if gemm.form.bytes < 1 and dtype not in NARROW and gemm.form.compute == dtype else 1.0
-    return _roof(flop, traffic, flop / (rates.grouped[dtype] * slower), traffic / (rates.experts_hbm * slower), 0.0)
+    achieved = rates.grouped[dtype] * slower, rates.experts_hbm * slower
+    return grouped_product(
+        achieved, choices, touched, (outputs, inputs), weight=gemm.form.bytes, quantised=quantised
+    )  # fmt: skip
 
 
 def _copies(layer: ExpertLayer, rates: Rates, split: Split, batch: RankBatch) -> tuple[FloatArray, FloatArray]:
@@ -393,7 +385,7 @@ def exchange_part(inside: FloatArray, outside: FloatArray, rates: Rates, split: 
 def _embedding(model: Model, rates: Rates, tokens: FloatArray) -> PartTime:
     """Reads one row of the embedding per token, and writes it."""
     traffic = 2 * tokens * model.hidden * ACTIVATION
-    return _roof(0.0, traffic, 0.0, traffic / rates.hbm, rates.kernel)
+    return roof(0.0, traffic, 0.0, traffic / rates.hbm, rates.kernel)
 
 
 def _head(model: Model, rates: Rates, split: Split, rows: FloatArray) -> PartTime:
@@ -421,15 +413,6 @@ def _gather(rates: Rates, size: FloatArray, tp: FloatArray) -> PartTime:
     """All-gather over the tp ranks."""
     seconds = collectives.all_gather(size, tp, domain=rates.domain, inner=rates.inner, outer=rates.outer)
     return _talk(seconds, size * (tp > 1), tp, rates.domain)
-
-
-def _roof(
-    flop: FloatArray, traffic: FloatArray, compute: FloatArray, read: FloatArray, latency: FloatArray, *,
-    walk: FloatArray = 0.0,
-) -> PartTime:  # fmt: skip
-    """One kernel from its FLOP, its bytes and the times of its roofs."""
-    seconds = roofline.kernel_time(compute, read, latency, walk)
-    return Kernel(seconds, flop, traffic, {COMPUTE: compute, HBM: read, LATENCY: latency + walk})
 
 
 def _talk(seconds: FloatArray, size: FloatArray, devices: FloatArray, domain: int) -> PartTime:

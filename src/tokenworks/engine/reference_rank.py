@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from tokenworks.engine.policies import POLICIES
-from tokenworks.engine.reference_tiers import Load, Prefetch, ReferenceTiers
+from tokenworks.engine.reference_tiers import Prefetch, ReferenceTiers, StoreLoad
 from tokenworks.engine.types import PRIORITIES, Pool, Status
 
 
@@ -79,7 +79,7 @@ class Sequence:
     forgotten: bool = False
     route: int = -1
     owed: int = 0
-    load: Load = field(default_factory=Load)
+    load: StoreLoad = field(default_factory=StoreLoad)
     loading: bool = False
     prefetches: list[Prefetch] = field(default_factory=list)
 
@@ -313,7 +313,7 @@ class Rank:
                 del self.free[block]
             self.users[block] += 1
         q.cached, q.chained = list(prefix), len(prefix)
-        q.load = Load() if q.remote else self.tiers.load(self.number, q, len(prefix), now)
+        q.load = StoreLoad() if q.remote else self.tiers.load(self.number, q, len(prefix), now)
         q.loading = self.tiers.waits and q.load.end_s > -math.inf
         q.computed = (len(prefix) + q.load.blocks) * self.limits.block_tokens
 

@@ -61,7 +61,7 @@ class Prefetch:
 
 
 @dataclass
-class Load:
+class StoreLoad:
     """Blocks that an admission takes from stores.
 
     blocks : blocks that the request gets [block]
@@ -253,12 +253,12 @@ class ReferenceTiers:
         held = (any(name in store.uses for store in common) for name in names)
         return next((i for i, known in enumerate(held) if not known), len(names))
 
-    def load(self, rank: int, q: Sequence, known: int, now: float) -> Load:
+    def load(self, rank: int, q: Sequence, known: int, now: float) -> StoreLoad:
         """Admission takes blocks for `q` from stores; its first `known` blocks are in HBM."""
         if not self.tiers.stores:
-            return Load()
+            return StoreLoad()
         places = self.places(rank, q, known, prefetch=False)
-        load, served = Load(), len(places)
+        load, served = StoreLoad(), len(places)
         for tier in sorted(set(places) - {HBM}):
             names = [name for name, place in zip(q.ids, places, strict=False) if place == tier]
             self.counters[tier].hit_blocks += 0 if q.preemptions else len(names)

@@ -34,7 +34,7 @@ LaunchLike = str | Path | Sequence[str | Path]
 
 MODEL, ON = "--model", "--on"
 
-_SECRET = re.compile(r"api-key|hf-token|password|secret|credential")
+SECRET = re.compile(r"api-key|hf-token|password|secret|credential")
 """Flags whose values no result may print."""
 
 NAMED = 12
@@ -196,7 +196,7 @@ def import_launch(
         why = "which the recipe names" if launch.dialect else "the newest version that has most of the flags"
         notes.append(f"The flags are read as those of {chosen.title}, {why} (--dialect).")
     unread += _stray(firsts, chosen)
-    unread = [dataclasses.replace(one, value="(not shown)") if _SECRET.search(one.flag) else one for one in unread]
+    unread = [dataclasses.replace(one, value="(not shown)") if SECRET.search(one.flag) else one for one in unread]
     return Imported(
         deployment, launch, chosen, tuple(_understood(firsts, chosen, unread)), tuple(unread), given(assume),
         tuple(notes),

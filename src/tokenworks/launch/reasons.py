@@ -45,6 +45,7 @@ PATTERNS: tuple[tuple[str, UnreadKind, str], ...] = (
     (r"attention-backend|moe-backend|moe-runner|gemm|-backend$|all-reduce|allreduce|flashinfer|kernel|cuda-?graph"
      r"|graph|eager|compil|torch|nccl|deepep|all2all|mem-pool|symm-mem|optimization-level|performance-mode|dtype$",
      "kernels", "it chooses kernels and graphs: the calibration of the device stands for these"),
+    (r"^--hicache-mem-layout$", "no effect", "--hicache-io-backend says how blocks are moved"),
     (r"offload|hicache|hierarchical-cache|lmcache|kv-transfer-config|flexkv|swap-space",
      "not modelled", "tokenworks reads KV tiers of OffloadingConnector and MooncakeStoreConnector (vLLM), and of "
      "HiCache (SGLang); this is no part of them"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -71,6 +72,17 @@ class Proposal:
         return self.memory
 
 
+class Judged(Protocol):
+    """Anything that rules judge: it has a number of points."""
+
+    @property
+    def points(self) -> Sized:
+        """The points."""
+        ...
+
+
+JudgedT = TypeVar("JudgedT", bound=Judged)
+
 Rule = Callable[[Proposal], Verdict]
 
 SHAPE: dict[str, Rule] = {}
@@ -80,17 +92,19 @@ MEMORY: dict[str, Rule] = {}
 """Rules on the memory of points that keep all rules of `SHAPE`, by name."""
 
 
-def rule(kind: dict[str, Rule]) -> Callable[[Rule], Rule]:
+def rule(
+    kind: dict[str, Callable[[JudgedT], Verdict]],
+) -> Callable[[Callable[[JudgedT], Verdict]], Callable[[JudgedT], Verdict]]:
     """A decorator that adds a function to the rules of a kind, under the name of the function."""
 
-    def enter(function: Rule) -> Rule:
+    def enter(function: Callable[[JudgedT], Verdict]) -> Callable[[JudgedT], Verdict]:
         kind[function.__name__] = function
         return function
 
     return enter
 
 
-def judge(proposal: Proposal, rules: dict[str, Rule]) -> tuple[Bools, dict[str, int]]:
+def judge(proposal: JudgedT, rules: Mapping[str, Callable[[JudgedT], Verdict]]) -> tuple[Bools, dict[str, int]]:
     """Judge points by several rules.
 
     Parameters
@@ -136,18 +150,26 @@ def with_memory(points: Points, setting: Setting) -> Proposal:
 def explain(role: Role, setting: Setting) -> list[Broken]:
     """Every rule that a role breaks, in words. The rules of `MEMORY` count only if all rules of `SHAPE` are kept."""
     points = Points.of(role)
-    broken = list(_broken(Proposal(points, setting), SHAPE))
-    return broken or list(_broken(with_memory(points, setting), MEMORY))
+    broken = list(broken_rules(Proposal(points, setting), SHAPE))
+    return broken or list(broken_rules(with_memory(points, setting), MEMORY))
 
 
-def _broken(proposal: Proposal, rules: dict[str, Rule]) -> Iterable[Broken]:
+def broken_rules(proposal: JudgedT, rules: Mapping[str, Callable[[JudgedT], Verdict]]) -> Iterable[Broken]:
+    """The rules that a single point breaks, in words.
+
+    Parameters
+    ----------
+    proposal : one point
+    rules : the rules, by name
+    """
     for name, check in rules.items():
         verdict = check(proposal)
         if not np.all(verdict.kept):
             yield Broken(name, (check.__doc__ or "").strip(), verdict.why())
 
 
-def _divisors(number: int, most: int = 1 << 62) -> str:
+def divisors_text(number: int, most: int = 1 << 62) -> str:
+    """The divisors of a number up to `most`, as text for a message."""
     return ", ".join(str(width) for width in range(1, min(number, most) + 1) if number % width == 0)
 
 
@@ -184,7 +206,7 @@ def tp_stays_aligned(proposal: Proposal) -> Verdict:
     aligned = (domain % p.tp == 0) | (p.tp % domain == 0)
     return Verdict(
         (p.devices <= domain) | aligned,
-        lambda: f"groups of tp={p.tp[0]} cross the border of a domain of {domain}: take tp of {_divisors(domain)}",
+        lambda: f"groups of tp={p.tp[0]} cross the border of a domain of {domain}: take tp of {divisors_text(domain)}",
     )
 
 
@@ -195,7 +217,8 @@ def tp_divides_heads(proposal: Proposal) -> Verdict:
     return Verdict(
         heads % p.tp == 0,
         lambda: (
-            f"{heads} query heads over tp={p.tp[0]}: take tp of {_divisors(heads, proposal.setting.machine.devices)}"
+            f"{heads} query heads over tp={p.tp[0]}: take tp of "
+            f"{divisors_text(heads, proposal.setting.machine.devices)}"
         ),
     )
 
@@ -206,7 +229,7 @@ def kv_heads_divide(proposal: Proposal) -> Verdict:
     p, heads = proposal.points, proposal.setting.model.kv_heads
     return Verdict(
         (heads % p.tp == 0) | (p.tp % heads == 0),
-        lambda: f"{heads} KV heads over tp={p.tp[0]}: take tp of {_divisors(heads)}, or a multiple of {heads}",
+        lambda: f"{heads} KV heads over tp={p.tp[0]}: take tp of {divisors_text(heads)}, or a multiple of {heads}",
     )
 
 
@@ -253,7 +276,7 @@ def experts_cover_instance(proposal: Proposal) -> Verdict:
         lambda: (
             f"ep x expert_tp = {p.ep[0] * p.expert_tp[0]}, tp x dp = {p.tp[0] * p.dp[0]}: with ep={p.ep[0]} take "
             + (f"expert_tp={p.tp[0] * p.dp[0] // p.ep[0]}" if p.tp[0] * p.dp[0] % p.ep[0] == 0 else "another ep")
-            + f", or ep of {_divisors(int(p.tp[0] * p.dp[0]))}"
+            + f", or ep of {divisors_text(int(p.tp[0] * p.dp[0]))}"
         ),
     )
 
@@ -309,7 +332,7 @@ def experts_slice_in_blocks(proposal: Proposal) -> Verdict:
         width % (p.expert_tp * block) == 0,
         lambda: (
             f"experts {width} wide in blocks of {block} over expert_tp={p.expert_tp[0]}: take expert_tp of "
-            f"{_divisors(width // block)}"
+            f"{divisors_text(width // block)}"
         ),
     )
 

@@ -21,6 +21,7 @@ from tokenworks.specs.model import Block, Matrix, Model, Scan
 from tokenworks.specs.price import Price
 from tokenworks.specs.price_file import load_price_list, price_list_names
 from tokenworks.specs.provenance import Fact, Quantity, Spec
+from tokenworks.specs.reliability import load_reliability, reliability_names
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 
@@ -61,7 +62,7 @@ class SystemBody(SystemRow):
     notes: list[str]
 
 
-Section = Literal["workloads", "calibrations", "engines", "networks", "devices", "prices"]
+Section = Literal["workloads", "calibrations", "engines", "networks", "devices", "prices", "reliability"]
 """Parts of the catalog that have no command of their own."""
 
 
@@ -261,6 +262,7 @@ SECTIONS: dict[Section, tuple[Callable[[], list[str]], Callable[[str], Any]]] = 
     "networks": (lambda: load.catalog_names("network"), load.load_network),
     "devices": (lambda: load.catalog_names("device"), _device),
     "prices": (price_list_names, load_price_list),
+    "reliability": (reliability_names, load_reliability),
 }
 """Names of each section, and the function that loads an entry by its name."""
 

@@ -29,7 +29,7 @@ be sent, they are late by more than the whole run, and the deployment is overloa
 
 
 @dataclass(frozen=True)
-class Played:
+class PlayedRun:
     """A finished run of the engine; see `measured.Window.of` for `marks` and `end`."""
 
     outcome: Outcome
@@ -66,7 +66,7 @@ def _ready() -> None:
     warm_up()
 
 
-def play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True) -> Played:
+def play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True) -> PlayedRun:
     """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated."""
     _ready()
     began = time.perf_counter()
@@ -100,7 +100,7 @@ def play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bo
     except KeyboardInterrupt:
         partial = True
     kernel_s = time.perf_counter() - began
-    return Played(simulator.outcome(), tuple(marks), simulator.counts(), partial, kernel_s)
+    return PlayedRun(simulator.outcome(), tuple(marks), simulator.counts(), partial, kernel_s)
 
 
 def lost(parent: Ints, refused: Bools) -> Bools:

@@ -48,6 +48,8 @@ EVENT_DELAY = 0.02
 
 WINDOWS = 300
 
+NO_PREFIXES = "No two requests share a prefix: the KV tiers have nothing to do."
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -331,7 +333,8 @@ def simulate(
         )  # fmt: skip
     requests = requests_of(trace, traffic.classes)
     odd = what_if(deployment.scheduling, site.engine.scheduler)
-    remarks = tuple(filter(None, (*model_notes(site.model), odd, *_refused(built, requests, site))))
+    idle = NO_PREFIXES if deployment.tiers and not shared else ""
+    remarks = tuple(filter(None, (*model_notes(site.model), odd, *_refused(built, requests, site), idle)))
     finished = play(built, requests, watch, endless=traffic.endless, drain=drain)
     window = measured.Window.of(finished.outcome, finished.marks, finished.end)
     run = Simulation(

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokenworks.arrays import Floats
 from tokenworks.engine.belady import belady
 from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.tiers import Store, Tiers
 from tokenworks.engine.types import Pool
 from tokenworks.simulation.play import requests_of
+from tokenworks.specs.trace import Trace, ranges
 from tokenworks.traffic.distance import reuses
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class TierWorth:
     belady_share : the share that the best eviction, which knows the future, could serve with the capacity of HBM and
         all tiers together: an upper bound for every policy (Belady, IBM Systems Journal 5(2), 1966) [-]
     endless_share : the share that a cache without an end would serve [-]
-    enough_bytes : capacity from which on one shared LRU cache serves 99 % of these hits; None without hits [byte]
+    enough_bytes : capacity from which on one shared LRU cache, asked in the order of admission, serves 99 % of these
+        hits; None without hits [byte]
     """
 
     pays: bool
@@ -63,14 +66,33 @@ def tier_worth(run: Simulation, without: Simulation) -> TierWorth:
         requests_of(trace, run.traffic.classes), outcome.scheduled_s, outcome.end_s, block_tokens=size,
         capacity_blocks=[blocks],
     )  # fmt: skip
-    seen = reuses(trace)
+    seen = reuses(_as_admitted(trace, outcome.scheduled_s)) if admitted.any() else None
     return TierWorth(
         _pays(run.metrics, without.metrics),
         float(outcome.cached_tokens[admitted].sum()) / asked,
         int(bound.hit_blocks[0]) * size / asked,
         bound.known * size / asked,
-        _enough(seen.distance, seen.blocks, run.block_bytes),
+        _enough(seen.distance, seen.blocks, run.block_bytes) if seen else None,
     )
+
+
+def _as_admitted(trace: Trace, scheduled_s: Floats) -> Trace:
+    """The admitted requests in the order of admission: in an overload, other requests come between two turns of a
+    session than in the trace.
+
+    Parameters
+    ----------
+    trace : the requests
+    scheduled_s : time at which each request was first admitted; NaN: never [s]
+    """
+    kept = np.flatnonzero(~np.isnan(scheduled_s))
+    counts = np.diff(trace.run_offsets)[kept]
+    runs = ranges(trace.run_offsets[:-1][kept], counts)
+    return Trace.of(
+        scheduled_s[kept], trace.input_tokens[kept], trace.output_tokens[kept], run_start=trace.run_start[runs],
+        run_length=trace.run_length[runs], run_offsets=np.concatenate([[0], np.cumsum(counts)]),
+        hash_block_tokens=trace.hash_block_tokens if len(runs) else 0, name=trace.name,
+    )  # fmt: skip
 
 
 def _pays(metrics: Metrics, without: Metrics) -> bool:

@@ -27,6 +27,7 @@ from tokenworks.specs.interval import (
 from tokenworks.specs.load import CATALOG, is_path, nearest, read_yaml, validate
 from tokenworks.specs.machine import Assumption, Machine
 from tokenworks.specs.provenance import FlopRate, Number, Quantity, Seconds, Spec, with_sources
+from tokenworks.specs.training_factors import TrainingFactors
 
 Grade = Literal["datasheet", "kernel-calibrated", "end-to-end-calibrated"]
 
@@ -272,6 +273,7 @@ class Calibration(Spec):
     borrowed : families that use the numbers of another family
     lent : numbers that a family had before its own serving points were fitted. Unmeasured families borrow these:
         fitted numbers hold the software of that device, and transfer worse
+    training : factors of a training step; None: the file has none, and those of the default calibration are used
     """
 
     name: str
@@ -302,6 +304,7 @@ class Calibration(Spec):
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
     lent: dict[str, Family] = Field(default_factory=dict)
+    training: TrainingFactors | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -320,14 +320,16 @@ def _scale_up(of: Parts, take: _Take) -> Link:
     if fabric.topology == "mesh":  # a smaller mesh leaves links of the device unused
         pair = take("device.scale_up.pair", device.scale_up.pair)
         bandwidth = min(bandwidth, pair * (of.domain - 1))
+    hop, endpoint = take("scale_up.hop", fabric.hop), take("scale_up.endpoint", fabric.endpoint)
     return Link(
         bandwidth=bandwidth,
         pair=pair,
-        latency=_path(fabric.layers, take("scale_up.hop", fabric.hop), take("scale_up.endpoint", fabric.endpoint)),
+        latency=_path(fabric.layers, hop, endpoint),
         overhead=take("scale_up.overhead", fabric.overhead),
         layers=fabric.layers,
         semantics=fabric.semantics,
         in_switch_reduce=fabric.in_switch_reduce,
+        box_latency=_path(1, hop, endpoint) if fabric.layers > 1 else None,
     )
 
 

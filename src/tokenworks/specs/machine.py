@@ -39,6 +39,8 @@ class Link:
     layers : layers of switches between the farthest two devices
     semantics : "load-store" or "message"
     in_switch_reduce : whether the switches add up the parts of an all-reduce
+    box_latency : latency between devices of one host node, through one layer of switches; None: as `latency`. Only
+        training reads it [s]
     """
 
     bandwidth: float
@@ -48,6 +50,7 @@ class Link:
     layers: int
     semantics: str
     in_switch_reduce: bool
+    box_latency: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

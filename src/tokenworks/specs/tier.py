@@ -26,7 +26,7 @@ from tokenworks.specs.provenance import (
 Medium = Literal["host", "pool", "ssd", "remote"]
 Scope = Literal["private", "host", "shared"]
 TierLink = Literal["host-link", "scale-up", "network", "none"]
-Layout = Literal["layer", "block"]
+TierLayout = Literal["layer", "block"]
 Copies = Literal["each", "once"]
 Written = Literal["through", "selective", "back"]
 Prefetch = Literal["none", "best_effort", "wait", "timeout"]
@@ -267,7 +267,7 @@ class Tier(Spec):
     latency: Seconds = not_published("s")
     link: TierLink | None = None
     gateway: str = ""
-    layout: Layout = "block"
+    layout: TierLayout = "block"
     transfer_tokens: Annotated[int, Field(ge=1, le=10**6)] | None = None
     copies: Copies | None = None
     semantics: Literal["message", "load-store"] = "message"

@@ -335,7 +335,7 @@ def _started(calibration: Calibration, operation: Operation, rows: Sequence[Oper
 
 
 def _at(was: Quantity, field: str) -> Quantity:
-    return _written(was.model_copy(update={"value": START[field.partition(".")[0]]}), "assumed", UNSEEN)
+    return written_as(was.model_copy(update={"value": START[field.partition(".")[0]]}), "assumed", UNSEEN)
 
 
 def _fields(operation: Operation, rows: Sequence[OperationRows]) -> list[str]:
@@ -368,14 +368,14 @@ def _fit(
         source = _source(title, devices, operation, errors)
         values, written = {}, {}
         for field in _fields(operation, mine[name]):
-            new[name] = changed(new[name], field, partial(_written, status="measured", source=source))
+            new[name] = changed(new[name], field, partial(written_as, status="measured", source=source))
             (quantity,) = quantities(new[name], field)
             values[field], written[field] = number(quantity), quantity.written
         each = {str(one): float(np.mean(np.abs(errors[kinds == one]))) for one in np.unique(kinds)}
         bias = float(np.expm1(np.median(errors)))
         fitted.append(Fitted(name, operation.name, devices, len(errors), error, bias, each, values, written))
     everywhere = _source(title, dict.fromkeys(item.machine.device for item in rows), operation, result.errors)
-    shared = {field: _written(getattr(calibrated, field), "measured", everywhere) for field in operation.shared}
+    shared = {field: written_as(getattr(calibrated, field), "measured", everywhere) for field in operation.shared}
     return calibrated.model_copy(update={"families": new, **shared}), fitted
 
 
@@ -385,7 +385,15 @@ def _source(title: str, devices: Iterable[str], operation: Operation, errors: Fl
     return f"kernel tables of {title}, {', '.join(devices)}: {fitted}"
 
 
-def _written(quantity: Quantity, status: Literal["measured", "assumed"], source: str) -> Quantity:
+def written_as(quantity: Quantity, status: Literal["measured", "assumed"], source: str) -> Quantity:
+    """The quantity rounded to the digits of a fit, with its status and source.
+
+    Parameters
+    ----------
+    quantity : the fitted number
+    status : how the number is known
+    source : where the number comes from
+    """
     value = number(quantity)
     scale, unit = (1.0, "") if quantity.unit != "s" else (1e9, " ns") if value < 1e-6 else (1e6, " us")
     written = f"{scale * value:.{DIGITS}g}{unit}"

@@ -87,29 +87,42 @@ def gemm_rows(folder: Path) -> list[OperationRows]:
             out, tokens, inputs = (row.number(key) for key in ("m", "n", "k"))
             rate = PASSES * float(roofline.gemm_flop(tokens, out, inputs)) / (MS * row.number("mean_ms"))
             if abs(rate / (1e12 * row.number("tflops")) - 1) < AGREE:
-                items.append(_gemm_row(row, card, out, tokens, inputs))
+                name = f"{row['op']} {out:.0f} x {inputs:.0f}"
+                items.append(
+                    trained_gemm(name, card, out=out, tokens=tokens, inputs=inputs, seconds=MS * row.number("mean_ms"))
+                )
     return items
 
 
-def _gemm_row(row: _Row, card: Machine, out: float, tokens: float, inputs: float) -> OperationRows:
+def trained_gemm(
+    name: str, card: Machine, *, out: float, tokens: float, inputs: float, seconds: float, form: Format = BF16
+) -> OperationRows:
+    """A measured GEMM of training: the output, the gradient of the input, and the gradient of the weight.
+
+    Parameters
+    ----------
+    name : name of the row
+    card : machine of one card
+    out : outputs of the layer [count]
+    tokens : rows of the input [token]
+    inputs : inputs of the layer [count]
+    seconds : measured time of the three products together [s]
+    form : format of the numbers
+    """
     products = ((tokens, inputs, out), (tokens, out, inputs), (out, tokens, inputs))
 
     def predict(rates: Rates) -> FloatArray:
         times = [
-            parts.gemm_part(_gemm(outputs, inner, BF16), rates, Split(), rows).seconds
+            parts.gemm_part(_gemm(outputs, inner, form), rates, Split(), rows).seconds
             for rows, inner, outputs in products
         ]
         return sum(times)
 
-    name = f"{row['op']} {out:.0f} x {inputs:.0f}"
-    return OperationRows(name, card, np.array([MS * row.number("mean_ms")]), predict)
+    return OperationRows(name, card, np.array([seconds]), predict)
 
 
 def grouped_rows(folder: Path) -> list[OperationRows]:
     """Grouped GEMMs of training, one item for each row.
-
-    The three products have equal work, and each reads or writes the weights once, so their time is three times the
-    time of the forward product.
 
     Parameters
     ----------
@@ -126,19 +139,50 @@ def grouped_rows(folder: Path) -> list[OperationRows]:
             if not experts.isdecimal() or not int(experts):
                 raise SpecError(f"kind: {row['kind']!r} does not end with a number of experts", where=row.where)
             out, inputs, tokens = (row.number(key) for key in ("m", "n", "k"))
-            items.append(_grouped_row(row, card, float(experts), _gemm(out, inputs, BF16), tokens))
+            name = f"{row['kind']} {row['op']}"
+            items.append(
+                trained_experts(
+                    name,
+                    card,
+                    experts=float(experts),
+                    out=out,
+                    inputs=inputs,
+                    tokens=tokens,
+                    seconds=MS * row.number("mean_ms"),
+                )
+            )
     return items
 
 
-def _grouped_row(row: _Row, card: Machine, experts: float, gemm: Gemm, tokens: float) -> OperationRows:
+def trained_experts(
+    name: str, card: Machine, *, experts: float, out: float, inputs: float, tokens: float, seconds: float,
+    form: Format = BF16,
+) -> OperationRows:  # fmt: skip
+    """A measured grouped GEMM of training.
+
+    The three products have equal work, and each reads or writes the weights once, so their time is three times the
+    time of the forward product.
+
+    Parameters
+    ----------
+    name : name of the row
+    card : machine of one card
+    experts : experts on the card [count]
+    out, inputs : outputs and inputs of one expert [count]
+    tokens : tokens of each expert [token]
+    seconds : measured time of the three products together [s]
+    form : format of the numbers
+    """
+    gemm = _gemm(out, inputs, form)
+
     def predict(rates: Rates) -> FloatArray:
         return PASSES * parts.grouped_part(gemm, rates, Split(), experts * tokens, experts).seconds
 
-    return OperationRows(f"{row['kind']} {row['op']}", card, np.array([MS * row.number("mean_ms")]), predict)
+    return OperationRows(name, card, np.array([seconds]), predict)
 
 
 def attention_rows(folder: Path) -> list[OperationRows]:
-    """Attention of training, one item for each row: forward takes 1 / (1 + `BACKWARD`) of the time.
+    """Attention of training, one item for each row, see `trained_attention`.
 
     Parameters
     ----------
@@ -155,24 +199,37 @@ def attention_rows(folder: Path) -> list[OperationRows]:
             if shape is None:
                 raise SpecError(f"op: {row['op']!r} is not like 'causal b1 s4096 h32 d128'", where=row.where)
             sizes = {key: float(value) for key, value in shape.groupdict().items() if value and key != "3"}
-            items.append(_attention_row(row, card, sizes))
+            items.append(trained_attention(row["op"], card, sizes, MS * row.number("mean_ms")))
     return items
 
 
-def _attention_row(row: _Row, card: Machine, sizes: Mapping[str, float]) -> OperationRows:
+def trained_attention(
+    name: str, card: Machine, sizes: Mapping[str, float], seconds: float, *, causal: bool = True
+) -> OperationRows:
+    """A measured attention of training: forward takes 1 / (1 + `BACKWARD`) of the time.
+
+    Parameters
+    ----------
+    name : name of the row
+    card : machine of one card
+    sizes : batch [sequence], tokens of a sequence [token], heads [count], key and value width of a head [count];
+        without a value width, both are equal
+    seconds : measured time of forward and backward together [s]
+    causal : whether a token only sees the tokens before it
+    """
     heads, key = sizes["heads"], sizes["key"]
     value = sizes.get("value", key)
     flop = 2 * heads * (key + value)
     scan = Scan("heads", 1, None, None, heads * (key + value), int(heads), int(heads), flop, flop)
     stack = Kernels(layers=1, gemms=(), experts=(), scans=((scan, 1),), states=(), reduces=0, moe_reduces=0)
     tokens = sizes["batch"] * sizes["tokens"]
-    batch = parts.RankBatch(0.0, 0.0, 1.0, tokens, tokens * (sizes["tokens"] + 1) / 2, 0.0, 0.0)
+    context = (sizes["tokens"] + 1) / 2 if causal else sizes["tokens"]
+    batch = parts.RankBatch(0.0, 0.0, 1.0, tokens, tokens * context, 0.0, 0.0)
 
     def predict(rates: Rates) -> FloatArray:
         return parts.attention_parts(stack, rates, Split(), batch)["attention"].seconds
 
-    forward = MS * row.number("mean_ms") / (1 + BACKWARD)
-    return OperationRows(row["op"], card, np.array([forward]), predict)
+    return OperationRows(name, card, np.array([seconds / (1 + BACKWARD)]), predict)
 
 
 def expert_rows(folder: Path) -> list[OperationRows]:

@@ -42,11 +42,11 @@ def look(s, r, q, known, most, tiers, note):
             c = find_cell(s, index_of(s, g, r), name)
             held = s.cell[c + 2] & RESIDENT & tiers if c else np.int64(0)
             if held:
-                t = np.int64(group.first_tier)
-                while not held >> t & 1:
-                    t += 1
-                if t < best:
-                    best, cell = t, c
+                tier = np.int64(group.first_tier)
+                while not held >> tier & 1:
+                    tier += np.int64(1)
+                if tier < best:
+                    best, cell = tier, c
         if best == world.tiers:
             break
         if note:

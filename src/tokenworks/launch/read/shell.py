@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -14,6 +14,9 @@ from tokenworks.launch.read.grammar import Node, ScriptBlock, Simple, parsed
 from tokenworks.launch.read.programs import Start, code_in, set_by, start_of, start_of_container
 from tokenworks.launch.read.tokens import Word, is_name, tokens
 from tokenworks.launch.read.variables import GIVE, MissingValue, ScriptScope, assignment
+
+Starts = Callable[[Sequence[str], str], Start | None]
+"""Finds what the words of a command start: words, file and line for messages."""
 
 MOST_COMMANDS = 4096
 """Launch commands of a script, at most; loops count each time [count]."""
@@ -45,7 +48,7 @@ class ShellRead:
 
 def read_shell(
     text: str, where: str = "command", *, given: Mapping[str, str] | None = None,
-    environment: Mapping[str, str] | None = None, first: int = 1,
+    environment: Mapping[str, str] | None = None, first: int = 1, starts: Starts | None = None,
 ) -> ShellRead:  # fmt: skip
     """The launch commands of a script or of a command line.
 
@@ -56,12 +59,13 @@ def read_shell(
     given : values of variables that the user gave
     environment : variables that are set before the script begins, such as those of a container
     first : line of the file on which the text begins, from 1
+    starts : finds the program that the words of a command start, such as a training script; None: engines and routers
 
     Raises
     ------
     SpecError : the script is truncated, uses a here-document, or needs a value that it does not have
     """
-    reader = _Reader(ScriptScope(where, given or {}), where)
+    reader = _Reader(ScriptScope(where, given or {}), where, starts=starts or start_of)
     for name, value in (environment or {}).items():
         reader.scope.values[name] = value
         reader.scope.exported[name] = None
@@ -91,6 +95,7 @@ class _Reader:
     steps : simple commands that were followed [count]
     all_exported : whether `set -a` exports all variables
     tested : whether the commands after && or || depend on a test
+    starts : finds the program that the words of a command start
     """
 
     scope: ScriptScope
@@ -103,6 +108,7 @@ class _Reader:
     steps: int = 0
     all_exported: bool = False
     tested: bool = False
+    starts: Starts = start_of
 
     def at(self, line: int) -> str:
         return f"{self.where}:{line}"
@@ -243,7 +249,7 @@ class _Reader:
                 f"a command cannot begin with {self.scope.written(fields[0])}", where=where,
                 hint="the line above must end with a backslash, without a comment or a space behind it",
             )  # fmt: skip
-        start = start_of(fields, where)
+        start = self.starts(fields, where)
         if start is None and (code := self._code(fields)) is not None:
             self._inner(code, fields, own, node.line)
             return

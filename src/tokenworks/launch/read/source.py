@@ -18,6 +18,9 @@ from tokenworks.launch.read.yaml_text import documents
 from tokenworks.specs.files import is_there, opened, unreadable
 from tokenworks.specs.load import MAX_BYTES
 
+LaunchPath = str | Path
+"""A command line, or the path of a file."""
+
 COMMAND = "command"
 """Name of a text that is no file, in messages."""
 
@@ -84,7 +87,7 @@ def read_launch(
     ------
     SpecError : the text cannot be read, or starts no engine
     """
-    path = _path(source)
+    path = path_of(source)
     if path is None:
         if recipe is not None:
             raise SpecError("names a recipe of a table", where=RECIPE, hint="give the CSV file of the table")
@@ -97,8 +100,13 @@ def read_launch(
     return dataclasses.replace(launch, commands=tuple(_with_config(command, folder) for command in launch.commands))
 
 
-def _path(source: str | Path) -> Path | None:
-    """The path that a source is; None: it is a command line."""
+def path_of(source: LaunchPath) -> Path | None:
+    """The path that a source is; None: it is a command line.
+
+    Parameters
+    ----------
+    source : a command line, or a path
+    """
     if isinstance(source, Path):
         return source
     words = source.split()
@@ -228,7 +236,7 @@ def _flag(word: str, engine: DialectEngine) -> str:
 
 def holds_deployments(source: str | Path) -> bool:
     """Whether a source is a file of deployments, as `plan -o yaml` writes it, and no launch command."""
-    path = _path(source)
+    path = path_of(source)
     if path is None or path.suffix.lower() not in (".yaml", ".yml"):
         return False
     first = documents(read_text(path), str(path))[0]
