@@ -126,7 +126,7 @@ def run_errands(s, r, now):
         errand = s.errand[world.errands]
         t, c, name, position = errand.tier, errand.cell, errand.name, errand.position
         x = index_of(s, s.tier[t].group, r)
-        if c == 0:
+        if c == 0 or not is_cell(s, c, x, name):  # another tier may have lost the block in the meantime
             c = find_cell(s, x, name)
             if c == 0:
                 c = new_cell(s, x, name, position)
