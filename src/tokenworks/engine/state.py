@@ -140,8 +140,8 @@ WORLD = np.dtype(
         ("index_shift", "i8"), ("index_mask", "i8"), ("emit", "i8"),
         ("stepped_s", "f8"), ("stepped", "i8"),  # the last end of a step: its time and instance
         # KV tiers, see `tier_state`: their number, ranks that use them, groups of stores that serve the same ranks,
-        # stores that serve one rank; tiers with blocks from HBM by write policy, and tiers with a prefetch, as bits;
-        # whether uses of blocks in HBM are counted
+        # groups with a store for one rank alone; tiers with blocks from HBM by write policy, and tiers with a prefetch,
+        # as bits; whether uses of blocks in HBM are counted
         ("tiers", "i8"), ("tier_ranks", "i8"), ("tier_groups", "i8"), ("alone", "i8"), ("common", "i8"),
         ("through", "i4"), ("back", "i4"), ("prefetched", "i4"), ("counts", "i4"),
         ("layerwise", "i4"), ("fails", "i4"), ("by_cost", "i4"), ("rehash", "i4"),
@@ -188,7 +188,8 @@ class EngineState(NamedTuple):
     pending : blocks that the event writes, for each tier and each rank
     cell, cell_name, cell_at : cells of all indexes, the same memory as int64, and the hash table from names to cells
     priority : heaps of the stores that evict by cost
-    hint : a cell that the block of each node had once, for each node and each group
+    hint : a cell that the block of each node had once, for each node and each group. In an index that one rank has for
+        itself, while the router uses cache events: the cell, if a store holds the block, else 0
     node_uses, node_position : uses of the block of each node, and its position in the prompt
     origin : of each name: 1 + the tier that holds it, in the last lookup or in a prefetch
     flow, flow_heap : prefetch flows, and a heap of the flows by their ends
@@ -331,8 +332,7 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["gate"] = world["gate_last"] = world["ended_last"] = -1
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:
-        blocks = front.limits.kv_blocks * front.instances * front.ranks + private_blocks(cluster)
-        index = _power_of_two(4 * blocks)
+        index = _power_of_two(4 * front.limits.kv_blocks * front.instances * front.ranks + 2 * private_blocks(cluster))
         world["emit"], world["index_mask"], world["index_shift"] = 1, index - 1, 65 - index.bit_length()
         more = 2 * len(cluster.tiers.stores)  # events of private stores, for each block that enters or leaves HBM
         world["events_spare"] = (5 + 5 * more) * front.limits.kv_blocks * front.ranks + 64

@@ -42,6 +42,7 @@ TIER = np.dtype(
         ("through", "i4"), ("back", "i4"),  # tiers that this tier is the source of, as bits, by their write policy
         ("counts", "i4"),  # whether a tier of `through` wants more than one use
         ("found", "i8"),  # blocks of this tier in the last lookup
+        ("cursor", "i8"),  # of `kernel.tiers.read_ahead_victims`: the next cell
         ("hits", "i8"), ("read_blocks", "i8"), ("written_blocks", "i8"), ("evictions", "i8"), ("failed", "i8"),
         ("late", "i8"), ("read_s", "f8"), ("write_s", "f8"),
     ],
@@ -182,7 +183,7 @@ def tier_world(world: NDArray[Any], cluster: Cluster) -> None:
             world[store.written] |= 1 << t
             world["counts"] |= store.written == "through" and store.uses > 1
     world["common"] = sum(1 << t for t, tier in enumerate(cluster.tiers.stores) if len(set(tier.stores)) == 1)
-    world["alone"] = sum(partition.count(x) == 1 for partition in layout.groups for x in set(partition))
+    world["alone"] = sum(any(partition.count(x) == 1 for x in partition) for partition in layout.groups)
 
 
 def private_blocks(cluster: Cluster) -> int:
@@ -206,12 +207,11 @@ def node_arrays(cluster: Cluster, world: NDArray[Any]) -> dict[str, NDArray[np.i
 
 def _pages(count: int, kind: type[Any]) -> NDArray[Any]:
     """Zeros in pages of their own, huge ones if possible: random reads in them cost half as much."""
-    if count < _HUGE_PAGE // 8:
+    if count < _HUGE_PAGE // 8 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(count, kind)
-    pages = mmap.mmap(-1, 8 * count)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without huge pages
-            pages.madvise(mmap.MADV_HUGEPAGE)
+    pages = mmap.mmap(-1, 8 * count, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a system without huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, kind)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import inline, jit
 from tokenworks.engine.kernel.names import emit, place_of, slot_of
-from tokenworks.engine.kernel.tiers import gone, read_ahead_gone, stored
+from tokenworks.engine.kernel.tiers import gone, read_ahead_victims, stored
 
 
 @jit
@@ -152,8 +152,8 @@ def take_cached(s, r, count, now):
     nameless = min(count, rank.nameless)
     rank.nameless -= nameless
     count -= nameless
-    if count > 1 and s.world[0].emit and s.world[0].alone:
-        read_ahead_gone(s, r, count)
+    if count > 1 and s.world[0].back:
+        read_ahead_victims(s, r, ~s.world[0].through, count)
     while count > 0:
         head = rank.lru_first
         node = s.node[head]

@@ -13,7 +13,7 @@ import numpy as np
 from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.cells import BITS, RESIDENT, find_cell, free_cell, hash_of, is_cell, new_cell
 from tokenworks.engine.kernel.eviction import LRU, enter, use
-from tokenworks.engine.kernel.names import emit, place_of
+from tokenworks.engine.kernel.names import emit, place_of, slot_of
 
 
 @inline
@@ -49,10 +49,8 @@ def through(s, tiers, uses):
 
 
 @apart
-def is_elsewhere(s, r, name, but):
-    """Whether HBM of a rank, or a store that only this rank has, outside of the index `but`, holds a block (rule 8)."""
-    if s.table[place_of(s, r, name)] >= 0:
-        return True
+def is_in_store(s, r, name, but):
+    """Whether a store that only this rank has, outside of the index `but`, holds a block (rule 8)."""
     for g in range(s.world[0].tier_groups):
         x = index_of(s, g, r)
         if x != but and s.alone[x]:
@@ -65,7 +63,7 @@ def is_elsewhere(s, r, name, but):
 @apart
 def lose(s, r, t, x, c, now):
     """A block has left the store of tier t in index x, and goes on to the tiers behind it."""
-    tier = s.tier[t]
+    tier, world = s.tier[t], s.world[0]
     tier.evictions += 1
     held = s.cell[c + 2] & ~(1 << t)
     s.cell[c + 2] = held
@@ -74,9 +72,12 @@ def lose(s, r, t, x, c, now):
         kept = send_on(s, tier.back, tier.group, c)
     if kept or held & RESIDENT:
         return
-    if s.world[0].emit and s.alone[x]:
+    if world.emit and s.alone[x]:
         name = s.cell_name[c >> 1]
-        if not is_elsewhere(s, r, name, x):
+        node = s.table[place_of(s, r, name)]
+        if node >= 0:
+            s.hint[node * world.tier_groups + tier.group] = 0
+        elif world.alone == 1 or not is_in_store(s, r, name, x):
             emit(s, r, name, 0, now)
     if held & BITS == 0:
         free_cell(s, c)
@@ -84,11 +85,15 @@ def lose(s, r, t, x, c, now):
 
 @apart
 def add(s, r, t, x, c, known, now):
-    """The store of tier t in index x gets a block. `known`: the router knows already that the rank has it."""
+    """The store of tier t in index x gets a block. `known`: HBM of the rank has the block, or had it just now."""
     world, tier = s.world[0], s.tier[t]
     store = s.store[tier.first_store + x]
     if world.emit and not known and s.alone[x] and not s.cell[c + 2] & RESIDENT:
-        emit(s, r, s.cell_name[c >> 1], 1, now)
+        node = s.table[place_of(s, r, s.cell_name[c >> 1])]
+        if node >= 0:
+            s.hint[node * world.tier_groups + tier.group] = c
+        else:
+            emit(s, r, s.cell_name[c >> 1], 1, now)
     victim = enter(s, t, store, c)
     s.cell[c + 2] |= 1 << t
     s.cell[c + tier.field + 2] = 1
@@ -121,7 +126,7 @@ def run_errands(s, r, now):
         errand = s.errand[world.errands]
         t, c, name, position = errand.tier, errand.cell, errand.name, errand.position
         x = index_of(s, s.tier[t].group, r)
-        if c == 0:
+        if c == 0 or not is_cell(s, c, x, name):  # another tier may have lost the block in the meantime
             c = find_cell(s, x, name)
             if c == 0:
                 c = new_cell(s, x, name, position)
@@ -173,61 +178,76 @@ def write_used(s, r, node, now):
 
 
 @apart
-def read_ahead(s, r, first, low, high):
-    """Read what writes of blocks `low` to `high` will need of the hash table. Reads overlap here, but not there."""
+def read_ahead(s, r, first, low, high, written):
+    """Read what writes of blocks `low` to `high` to tiers will need of the hash table. Only here the reads overlap."""
     world, bits = s.world[0], np.uint64(0)
     shift = np.uint64(world.cell_shift)
     for g in range(world.tier_groups):
-        if world.through & s.group[g].tiers:
-            x = index_of(s, g, r)
+        x = index_of(s, g, r)
+        if written & s.group[g].tiers or (world.emit and s.alone[x]):
             for i in range(first + low, first + high):
                 bits ^= s.cell_at[np.int64(hash_of(x, s.ids[i]) >> shift)]
-    for t in range(world.tiers):
-        tier = s.tier[t]
-        if world.through >> t & 1 and tier.eviction == LRU:
-            x = index_of(s, tier.group, r)
-            c = s.store[tier.first_store + x].first[0]
-            for _ in range(low, high):
-                if c == 0:
-                    break
-                if s.cell[c + 2] & BITS == 1 << t:  # else its name stays in the table
-                    bits ^= s.cell_at[np.int64(hash_of(x, s.cell_name[c >> 1]) >> shift)]
-                c = s.cell[c + tier.field + 1]
     world.read_ahead = bits
 
 
 @apart
-def read_ahead_gone(s, r, count):
-    """Read what `gone` will need of the next `count` blocks that HBM evicts."""
-    world, bits = s.world[0], np.uint64(0)
-    node = s.rank[r].lru_first
-    while node >= 0 and count > 0:
-        for g in range(world.tier_groups):
-            if s.alone[index_of(s, g, r)]:
-                bits ^= np.uint64(s.cell[s.hint[node * world.tier_groups + g] + 2])
-        node = s.node[node].next
-        count -= 1
+def read_ahead_victims(s, r, tiers, count):
+    """Read what `lose` will need of the next `count` blocks that each of `tiers` evicts, if it evicts by LRU."""
+    world, rank, bits = s.world[0], s.rank[r], np.uint64(0)
+    shift = np.uint64(world.cell_shift)
+    for t in range(world.tiers):
+        tier = s.tier[t]
+        store = s.store[tier.first_store + index_of(s, tier.group, r)]
+        full = tiers >> t & 1 and tier.eviction == LRU and store.used == tier.blocks
+        tier.cursor = store.first[0] if full else np.int64(0)
+    for _ in range(count):
+        for t in range(world.tiers):
+            tier = s.tier[t]
+            c = tier.cursor
+            if c == 0:
+                continue
+            x, name = index_of(s, tier.group, r), s.cell_name[c >> 1]
+            if s.cell[c + 2] & BITS == 1 << t:  # else the name stays in the table
+                bits ^= s.cell_at[np.int64(hash_of(x, name) >> shift)]
+                if world.emit and s.alone[x]:
+                    bits ^= np.uint64(s.table[rank.table + slot_of(name, rank.shift, rank.mask)])
+            tier.cursor = s.cell[c + tier.field + 1]
     world.read_ahead = bits
+
+
+@inline
+def note_stores(s, r, node, now_written):
+    """Note for a block that has entered HBM whether a store that only this rank has holds it (`hint`)."""
+    world = s.world[0]
+    for g in range(world.tier_groups):
+        x, c = index_of(s, g, r), np.int64(0)
+        if world.emit and s.alone[x] and not now_written & s.group[g].tiers:
+            c = find_cell(s, x, s.node[node].name)
+            if c and not s.cell[c + 2] & RESIDENT:
+                c = np.int64(0)
+        s.hint[node * world.tier_groups + g] = c
 
 
 @apart
 def stored(s, r, q, low, high, now):
     """Blocks of `q` from `low` to `high` that had no node have entered HBM."""
     world, first = s.world[0], s.offsets[q]
-    if world.through and high - low > 1:
-        read_ahead(s, r, first, low, high)
+    written = through(s, world.through, 1) if world.through else np.int64(0)
+    if high - low > 1:
+        read_ahead(s, r, first, low, high, written)
+        if written:
+            read_ahead_victims(s, r, written, high - low)
     for i in range(high - 1, low - 1, -1):
         node = s.held[first + i]
         if node < 0:
             continue
-        for g in range(world.tier_groups):
-            s.hint[node * world.tier_groups + g] = 0
+        note_stores(s, r, node, written)
         if world.by_cost:
             s.node_position[node] = i
         if world.counts:
             s.node_uses[node] = 1
-        if world.through:
-            write_used(s, r, node, now)
+        if written:
+            write(s, r, node, written, now)
 
 
 @apart
@@ -240,11 +260,8 @@ def gone(s, r, node, now):
         return
     if world.alone:
         for g in range(world.tier_groups):
-            x = index_of(s, g, r)
-            if s.alone[x]:
-                c = hinted(s, g, x, node, name)
-                if c and s.cell[c + 2] & RESIDENT:
-                    return
+            if s.alone[index_of(s, g, r)] and s.hint[node * world.tier_groups + g]:
+                return
     emit(s, r, name, 0, now)
 
 
