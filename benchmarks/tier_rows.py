@@ -28,7 +28,7 @@ from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.tier_setup import load_setup
 from tokenworks.specs.trace import Trace
 
-FROZEN = "71e767c"
+FROZEN = "5a3bda5"
 """Commit at which engine, cost model and catalog were frozen for this table."""
 
 LLAMA, QWEN, R1 = "meta-llama/Meta-Llama-3.1-8B", "Qwen/Qwen3-8B", "deepseek-ai/DeepSeek-R1"
