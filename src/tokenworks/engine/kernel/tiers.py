@@ -260,8 +260,13 @@ def gone(s, r, node, now):
         return
     if world.alone:
         for g in range(world.tier_groups):
-            if s.alone[index_of(s, g, r)] and s.hint[node * world.tier_groups + g]:
+            x = index_of(s, g, r)
+            if s.alone[x] and s.hint[node * world.tier_groups + g]:
                 return
+            if s.alone[x] and world.back and not world.back & s.group[g].tiers:  # a later tier may have it
+                c = find_cell(s, x, name)
+                if c and s.cell[c + 2] & RESIDENT:
+                    return
     emit(s, r, name, 0, now)
 
 
