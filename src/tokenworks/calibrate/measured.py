@@ -193,6 +193,30 @@ class PointTable:
         return [point.id for point in own if point.nominal_isl <= point.isl]
 
 
+def csv_text(path: Path, hint: str) -> str:
+    """The text of a CSV of measured rows.
+
+    Parameters
+    ----------
+    path : the file
+    hint : what the file should be, for the message
+
+    Raises
+    ------
+    SpecError : the file cannot be read, is too large, or is not text
+    """
+    try:
+        with opened(path) as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
+    except OSError as error:
+        raise unreadable(error, path) from None
+    except UnicodeDecodeError:
+        raise SpecError("is not text in UTF-8", where=str(path), hint=hint) from None
+    if len(text) > MAX_BYTES:
+        raise SpecError(f"is over {MAX_BYTES / 1e6:.0f} MB", where=str(path), hint=hint)
+    return text
+
+
 def read_points(path: Path, limit: int | None = None) -> PointTable:
     """Read a CSV of measured points.
 
@@ -205,16 +229,7 @@ def read_points(path: Path, limit: int | None = None) -> PointTable:
     ------
     SpecError : the file cannot be read, is not a CSV, lacks a column, or has a cell that is not a number
     """
-    try:
-        with opened(path) as file:
-            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
-    except OSError as error:
-        raise unreadable(error, path) from None
-    except UnicodeDecodeError:
-        raise SpecError("is not text in UTF-8", where=str(path), hint="give a CSV of measured points") from None
-    if len(text) > MAX_BYTES:
-        raise SpecError(f"is over {MAX_BYTES / 1e6:.0f} MB", where=str(path), hint="give a CSV of measured points")
-    rows = csv.reader(io.StringIO(text), strict=True)
+    rows = csv.reader(io.StringIO(csv_text(path, "give a CSV of measured points")), strict=True)
     points: list[Point] = []
     try:
         header = next(rows, None)

@@ -26,10 +26,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tokenworks.calibrate.measured import EMPTY, MAX_BYTES, MOST_DEVICES
+from tokenworks.calibrate.measured import EMPTY, MOST_DEVICES, csv_text
 from tokenworks.errors import SpecError
 from tokenworks.specs import load
-from tokenworks.specs.files import opened, unreadable
+from tokenworks.specs.files import opened
 from tokenworks.specs.trace import MAX_TOKENS
 
 NEEDED = ("point_id", "model", "hardware", "n_devices", "parallelism", "isl", "concurrency_or_batch", "metric", "value")
@@ -233,16 +233,7 @@ def _header(names: Sequence[str]) -> tuple[str, ...]:
 
 def _rows(path: Path) -> tuple[tuple[str, ...], list[_Cells]]:
     """The names of the columns, and the rows of a file."""
-    try:
-        with opened(path) as file:
-            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
-    except OSError as error:
-        raise unreadable(error, path) from None
-    except UnicodeDecodeError:
-        raise SpecError("is not text in UTF-8", where=str(path), hint="give a CSV of training runs") from None
-    if len(text) > MAX_BYTES:
-        raise SpecError(f"is over {MAX_BYTES / 1e6:.0f} MB", where=str(path), hint="give a CSV of training runs")
-    reader = csv.reader(io.StringIO(text), strict=True)
+    reader = csv.reader(io.StringIO(csv_text(path, "give a CSV of training runs")), strict=True)
     rows: list[_Cells] = []
     try:
         header = _header(next(reader, []))

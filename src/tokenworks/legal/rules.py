@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from tokenworks.arrays import Bools
+from tokenworks.arrays import Bools, Ints
 from tokenworks.costs.memory import Memory, memory
 from tokenworks.legal.points import KV_DTYPES, OVERLAPS, Points, Setting
 from tokenworks.specs.context import way_out
@@ -176,6 +176,38 @@ def divisors_text(number: int, most: int = 1 << 62) -> str:
 # ── widths ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def fills_domains(devices: Ints, domain: int) -> Verdict:
+    """Whether devices lie inside one scale-up domain, or fill whole domains.
+
+    Parameters
+    ----------
+    devices : devices of each point [count]
+    domain : devices of a domain [count]
+    """
+    return Verdict(
+        (devices <= domain) | (devices % domain == 0),
+        lambda: (
+            f"{devices[0]} devices fill no whole domains of {domain}: take at most {domain}, or a multiple such as "
+            f"{-(-devices[0] // domain) * domain}"
+        ),
+    )
+
+
+def aligned_groups(devices: Ints, tp: Ints, domain: int) -> Verdict:
+    """Whether no group of tp devices crosses the border of a domain, for points over several domains.
+
+    Parameters
+    ----------
+    devices : devices of each point [count]
+    tp : tensor-parallel width of each point
+    domain : devices of a domain [count]
+    """
+    return Verdict(
+        (devices <= domain) | (domain % tp == 0) | (tp % domain == 0),
+        lambda: f"groups of tp={tp[0]} cross the border of a domain of {domain}: take tp of {divisors_text(domain)}",
+    )
+
+
 @rule(SHAPE)
 def instance_fits_machine(proposal: Proposal) -> Verdict:
     """An instance needs tp x pp x dp devices: at most those of the machine."""
@@ -189,25 +221,13 @@ def instance_fits_machine(proposal: Proposal) -> Verdict:
 @rule(SHAPE)
 def instance_fills_domains(proposal: Proposal) -> Verdict:
     """An instance lies inside one scale-up domain, or fills whole domains."""
-    p, domain = proposal.points, proposal.setting.machine.domain
-    return Verdict(
-        (p.devices <= domain) | (p.devices % domain == 0),
-        lambda: (
-            f"{p.devices[0]} devices fill no whole domains of {domain}: take at most {domain}, or a multiple such as "
-            f"{-(-p.devices[0] // domain) * domain}"
-        ),
-    )
+    return fills_domains(proposal.points.devices, proposal.setting.machine.domain)
 
 
 @rule(SHAPE)
 def tp_stays_aligned(proposal: Proposal) -> Verdict:
     """In an instance over several domains, tp divides the size of a domain, or is a multiple of it."""
-    p, domain = proposal.points, proposal.setting.machine.domain
-    aligned = (domain % p.tp == 0) | (p.tp % domain == 0)
-    return Verdict(
-        (p.devices <= domain) | aligned,
-        lambda: f"groups of tp={p.tp[0]} cross the border of a domain of {domain}: take tp of {divisors_text(domain)}",
-    )
+    return aligned_groups(proposal.points.devices, proposal.points.tp, proposal.setting.machine.domain)
 
 
 @rule(SHAPE)

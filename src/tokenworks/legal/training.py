@@ -11,7 +11,7 @@ import numpy as np
 
 from tokenworks.arrays import Floats, Ints
 from tokenworks.costs.train_plan import RECIPES
-from tokenworks.legal.rules import Verdict, divisors_text, rule
+from tokenworks.legal.rules import Verdict, aligned_groups, divisors_text, fills_domains, rule
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.model import Experts, Model
 from tokenworks.specs.training import (
@@ -187,24 +187,13 @@ def run_fits_machine(proposal: TrainProposal) -> Verdict:
 @rule(TRAIN_WIDTHS)
 def run_fills_domains(proposal: TrainProposal) -> Verdict:
     """A run lies inside one scale-up domain, or fills whole domains."""
-    p, domain = proposal.points, proposal.setting.machine.domain
-    return Verdict(
-        (p.devices <= domain) | (p.devices % domain == 0),
-        lambda: (
-            f"{p.devices[0]} devices fill no whole domains of {domain}: take at most {domain}, or a multiple such as "
-            f"{-(-p.devices[0] // domain) * domain}"
-        ),
-    )
+    return fills_domains(proposal.points.devices, proposal.setting.machine.domain)
 
 
 @rule(TRAIN_WIDTHS)
 def tp_group_stays_aligned(proposal: TrainProposal) -> Verdict:
     """In a run over several domains, tp divides the size of a domain, or is a multiple of it."""
-    p, domain = proposal.points, proposal.setting.machine.domain
-    return Verdict(
-        (p.devices <= domain) | (domain % p.tp == 0) | (p.tp % domain == 0),
-        lambda: f"groups of tp={p.tp[0]} cross the border of a domain of {domain}: take tp of {divisors_text(domain)}",
-    )
+    return aligned_groups(proposal.points.devices, proposal.points.tp, proposal.setting.machine.domain)
 
 
 @rule(TRAIN_WIDTHS)

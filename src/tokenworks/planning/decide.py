@@ -143,7 +143,7 @@ def _tuned(bench: Bench, candidate: Candidate, row: Ranked, say: Say | None) -> 
 
 def _usual(candidate: Candidate, tiers: str) -> Candidate:
     """A deployment with the usual KV tiers of its engine, if the machine has room for them."""
-    return next((other for other in _possible(candidate, tiers)), candidate)
+    return next(_possible(candidate, tiers), candidate)
 
 
 def _possible(candidate: Candidate, tiers: str) -> Iterator[Candidate]:
