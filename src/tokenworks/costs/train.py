@@ -15,12 +15,13 @@ from tokenworks.arrays import FloatArray, ceil_div
 from tokenworks.costs import attention
 from tokenworks.costs.breakdown import COMPUTE, HBM
 from tokenworks.costs.kernels import Kernels, kernels
+from tokenworks.costs.moe import normal_max
 from tokenworks.costs.pipeline import SCHEDULES
 from tokenworks.costs.train_comms import Sharding, shard_exchange
 from tokenworks.costs.train_lane import Busiest, Exchanged, MicroBatchCost, busiest, by_level, lane_of, recomputed_share
 from tokenworks.costs.train_layers import CHUNK, token_context, trains
 from tokenworks.costs.train_memory import STATES, TrainMemory, train_memory
-from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often
+from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often, exchanges_runs
 from tokenworks.costs.train_weights import StageWeights, adapter_weights, stage_weights
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import number
@@ -130,6 +131,8 @@ def train_steps(model: Model, rates: TrainRates, plans: TrainPlans) -> TrainStep
     exposed, hidden = {**exposed, **data}, {**hidden, **beside}
     optimiser = _optimiser(model, rates, plans, busy.at)
     compute = _compute(lane, busy, plans)
+    if rates.device_spread:
+        compute["slowest device"] = _slowest(rates, plans, sum(compute.values(), 0.0) + bubble + optimiser)
     step = sum(compute.values(), 0.0) + sum(exposed.values(), 0.0) + bubble + optimiser + host
     needed = model_flop(model, plans)
     watts = None if rates.tdp is None else _watts(rates, rates.tdp, lane, plans, step)
@@ -177,6 +180,20 @@ def check(model: Model, training: Training) -> None:
         refuse(f"ep={p.ep} does not divide {experts} experts", "parallel.ep", "write a divisor of the experts")
     if training.draft_layers and not model.draft:
         refuse("the model has no draft layers", "draft_layers", "write draft_layers=false")
+
+
+def _slowest(rates: TrainRates, plans: TrainPlans, busy: FloatArray) -> FloatArray:
+    """Time that all devices wait for the slowest one [s]: t (exp(s z(n)) - 1).
+
+    Devices of one type differ in speed at the power limit. All ranks of a run wait for each other in each step, so the
+    slowest of n devices decides. z is the expected maximum of n normal variables.
+
+    References
+    ----------
+    [1] Sinha et al., Not All GPUs Are Created Equal, SC 2022, arXiv:2208.11035.
+    """
+    slow: FloatArray = busy * np.expm1(rates.device_spread * normal_max(plans.devices))
+    return slow
 
 
 def _host(model: Model, lane: MicroBatchCost, busy: Busiest, rates: TrainRates, plans: TrainPlans) -> FloatArray:
@@ -269,9 +286,10 @@ def _data_parallel(model: Model, rates: TrainRates, plans: TrainPlans, busy: Bus
     """Exchange of gradients and weights between data-parallel ranks in one step: exposed, and hidden [s, s].
 
     ZeRO 0 and 1 exchange gradients once, beside the last backward pass, and gather weights once, beside the first
-    forward pass. Where `exchanges_often` is true,
-    gradients are exchanged in each micro-batch. ZeRO 3 also gathers weights in both passes of each
-    micro-batch. The last bucket of gradients and the first one of weights have nothing to hide behind.
+    forward pass. Where `exchanges_often` is true, gradients are exchanged in each micro-batch; where `exchanges_runs`
+    is true, after each run of pp micro-batches, beside the backward passes of the next run. ZeRO 3 also gathers weights
+    in both passes of each micro-batch. The last bucket of gradients and the first one of weights have nothing to hide
+    behind.
     """
     held = _trained(model, plans, busy.at)
     copies = plans.tp * plans.cp * plans.dp / (plans.ep * plans.expert_tp)
@@ -279,7 +297,9 @@ def _data_parallel(model: Model, rates: TrainRates, plans: TrainPlans, busy: Bus
     if np.any(np.asarray(held.experts) > 0):
         groups.append(shard_exchange(held.experts, (copies, plans.ep * plans.expert_tp), rates, plans))
     m = plans.micro_batches
-    scattered, gathered = np.where(exchanges_often(plans), m, 1), np.where(plans.zero >= 3, 2 * m, 1)
+    run = np.where(exchanges_runs(plans), np.minimum(plans.pp, m), 1)  # micro-batches beside an exchange
+    scattered = np.where(exchanges_often(plans), m, np.where(exchanges_runs(plans), np.ceil(m / run), 1))
+    gathered = np.where(plans.zero >= 3, 2 * m, 1)
     forward, backward = busy.passed.forward, busy.passed.backward + busy.passed.weights
     every = sum((group.gathers + group.scatters for group in groups), 0.0)
     exposed: Exchanged = {}
@@ -290,7 +310,7 @@ def _data_parallel(model: Model, rates: TrainRates, plans: TrainPlans, busy: Bus
         # With ZeRO 3, the gathers of the backward pass share it with the exchange of gradients.
         beside = np.where(plans.zero >= 3, group.gathers + group.scatters, group.scatters)
         left = gathered_once(group, forward * share, rates, plans) * np.where(plans.zero >= 3, m, 1)
-        left = left + scattered * _left(beside, backward * share, group.buckets, rates, plans)
+        left = left + scattered * _left(beside, run * backward * share, group.buckets, rates, plans)
         exposed = _added(exposed, by_level("dp", group.span, left, rates))
         hidden = _added(hidden, by_level("dp", group.span, whole - left, rates))
     return exposed, hidden
@@ -338,7 +358,7 @@ def _optimiser(model: Model, rates: TrainRates, plans: TrainPlans, stage: FloatA
     state = STATES[optimiser.name] * (1.0 if optimiser.name == "adam-8bit" else BYTES[optimiser.states])
     master = BYTES[optimiser.master] if optimiser.master and plans.recipe.element == 2 else 0.0
     here = 1 - optimiser.offload
-    whole = np.where(exchanges_often(plans), own, held.total)
+    whole = np.where(exchanges_often(plans) | exchanges_runs(plans), own, held.total)
     traffic = 2 * kept * whole + own * (here * (kept + 2 * (state + master)) + plans.recipe.element)
     seconds = traffic / (rates.rates.hbm * rates.elementwise)
     if optimiser.offload:

@@ -16,6 +16,7 @@ from tokenworks.costs.kernels import ExpertLayer, Kernels
 from tokenworks.costs.products import ACTIVATION
 from tokenworks.costs.train_layers import expert_load
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates
+from tokenworks.costs.train_products import element_bytes
 from tokenworks.specs.model import Model, Scan
 
 BUCKET = 40e6
@@ -33,6 +34,7 @@ class Exchange:
     span : devices from the first to the last rank of the group, 1 if nothing is sent [count]
     forward, backward : time of the forward pass and of the backward pass, without overlap [s]
     hidden : time that the framework always hides: inputs that are gathered again beside a GEMM [s]
+    late : part of `backward` that only the gradients of weights do not wait for [s]
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Exchange:
     forward: FloatArray
     backward: FloatArray
     hidden: FloatArray = 0.0
+    late: FloatArray = 0.0
 
 
 def gather(size: FloatArray, n: FloatArray, stride: FloatArray, rates: TrainRates) -> FloatArray:
@@ -72,8 +75,9 @@ def tensor_exchange(stack: Kernels, model: Model, rates: TrainRates, plans: Trai
     """Tensor parallelism of all layers.
 
     With sequence parallelism, a half layer gathers its input and scatters the sum of its output, in both passes, and
-    gathers the input once more for the gradients of weights. Without it, a half layer has one all-reduce in each pass.
-    Routed experts get their tokens from dispatch.
+    gathers the input once more for the gradients of weights. Recipes with narrow products gather quantised tensors
+    (NVIDIA Transformer Engine), and add up sums in 16 bits. Without sequence parallelism, a half layer has one all-reduce
+    in each pass. Routed experts get their tokens from dispatch.
 
     Parameters
     ----------
@@ -89,10 +93,11 @@ def tensor_exchange(stack: Kernels, model: Model, rates: TrainRates, plans: Trai
     halves = stack.reduces + stack.moe_reduces - sum(layers for _, layers in stack.experts)
     size = plans.rank_tokens * model.hidden * plans.recipe.element
     if plans.policy.parallel.sequence:
-        one = halves * gather(size, plans.tp, 1, rates)
-        return Exchange("tp", plans.tp, 2 * one, 2 * one, one)
+        narrow = element_bytes(plans.recipe.compute, plans) / plans.recipe.element
+        inputs, sums = halves * gather(narrow * size, plans.tp, 1, rates), halves * gather(size, plans.tp, 1, rates)
+        return Exchange("tp", plans.tp, inputs + sums, inputs + sums, inputs, late=sums)
     whole = halves * reduce(size, plans.tp, 1, rates)
-    return Exchange("tp", plans.tp, whole, whole)
+    return Exchange("tp", plans.tp, whole, whole, late=whole)
 
 
 def end_exchange(model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:

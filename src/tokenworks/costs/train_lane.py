@@ -266,9 +266,8 @@ def _left(exchange: Exchange, layers: PartPasses, rates: TrainRates, plans: Trai
         if overlap.tp:
             kept = forward * rates.tp_exposed, backward * rates.tp_exposed
         else:
-            sums = backward / 2 if plans.policy.parallel.sequence else backward
             weights = sum((passes.weights.seconds for passes in layers.values()), 0.0)
-            kept = forward, backward - np.minimum(sums, weights)
+            kept = forward, backward - np.minimum(exchange.late, weights)
     elif exchange.kind == "cp" and overlap.cp and plans.policy.exchange == "ring":
         there = (plans.cp - 1) / plans.cp
         attention = layers.get("attention", Passes(layers["norms"].forward))

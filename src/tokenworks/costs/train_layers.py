@@ -16,9 +16,10 @@ from tokenworks.costs import attention, moe, roofline
 from tokenworks.costs.breakdown import HBM, LATENCY, Kernel, PartTime, plus, times
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, one
 from tokenworks.costs.parts import PART_OF
-from tokenworks.costs.products import ACTIVATION, NARROW, causal_part, grouped_product, product, roof
+from tokenworks.costs.products import ACTIVATION, NARROW, causal_part, roof
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, compute_dtype
+from tokenworks.costs.train_products import element_bytes, layer_product, quantised, weight_product
 from tokenworks.specs.model import Model, Scan, State
 
 ATTENTION_BACKWARD = 2.5
@@ -37,6 +38,15 @@ gradients of queries and keys read one each [-, -, count]."""
 CHUNK = 128
 """Tokens of a chunk of linear attention: its kernels keep one state for each chunk (Mamba-2, arXiv:2405.21060,
 section 6: 64 to 256) [token]."""
+STATE_PASSES, STATE_PASSES_BACK = (3.0, 7.0), (8.0, 25.0)
+"""Traffic of linear attention, forward and backward: passes over the states of all chunks in 32 bits, and over the
+channels of all tokens in 16 bits. The kernels of Mamba-2 (state-spaces/mamba, ssd_combined.py) run apart: short
+convolution, state of a chunk, sum over chunks, output of a chunk. The backward pass runs the first three again, and has
+a kernel for each of the gradients of states, channels, keys, queries, decay and gate, which read states or channels
+anew. Gated delta networks have the same kernels [-, -]."""
+STATE_BACKWARD = 3.0
+"""FLOP of the backward pass of linear attention / FLOP of its forward pass: two products for each one, and the states
+once more [-]."""
 HALF_PASSES, HALF_PASSES_BACK = 5, 6
 """Traffic of norm and residual of a half layer, in widths of the residual stream: the norm reads and writes, the
 residual sum reads two and writes one; the backward pass reads one more [-]."""
@@ -48,6 +58,10 @@ sorts before and after it sends, deepep sorts while it receives [-]."""
 UNFUSED_GATE = (16, 24)
 """Traffic of an activation function of experts in eager kernels, forward and backward, in inner widths: bias, two
 limits, product, sigmoid, product, sum and product with the weight of the router each read and write one [-, -]."""
+UNFUSED_BIAS = (14, 20)
+"""Traffic of the output bias of experts in eager kernels, forward and backward, in 16-bit widths of the residual
+stream: each expert adds its bias times the weight of the router. Products, sums and the joined tensor are in 32 bits
+(NVIDIA/Megatron-LM, core/transformer/moe/experts.py, `_apply_bias`) [-, -]."""
 LOSS_BYTES = 12
 """Traffic of the cross-entropy of one logit, forward and backward: it is read in 16 bits, and its exponential and its
 gradient are written and read; assumed [byte]."""
@@ -102,10 +116,13 @@ def layer_passes(stack: Kernels, model: Model, rates: TrainRates, plans: TrainPl
     for scan, layers in stack.scans:
         costs.setdefault("attention", []).append((scan_passes(scan, rates, plans), layers))
     for state, layers in stack.states:
-        costs.setdefault("linear attention", []).append((state_passes(state, rates, plans), layers))
+        passes = state_passes(state, _state_width(state, model), rates, plans)
+        costs.setdefault("linear attention", []).append((passes, layers))
     for layer, layers in stack.experts:
         for name, passes in expert_passes(layer, rates, plans):
             costs.setdefault(name, []).append((passes, layers))
+    if quantising := _quantisation(stack, rates, plans):
+        costs["quantisation"] = [(quantising, 1)]
     costs["norms"] = [(_norms(stack, model, rates, plans), 1)]
     costs["activation"] = [(_activation(stack, rates, plans), 1)]
     if plans.policy.method.name == "lora":
@@ -152,37 +169,58 @@ def gemm_passes(gemm: Gemm, rates: TrainRates, plans: TrainPlans) -> Passes:
     rates : rates of the machine
     plans : widths, batches and precision
     """
-    outputs, inputs = gemm.shape(plans.tp)
-    wide = gemm.part in ("router", "head", "embedding")
+    dtype = _gemm_dtype(gemm, rates, plans)
+    rows = gemm_rows(gemm, plans)
+    return _three_products(gemm.shape(plans.tp), rows, dtype, rates, plans, frozen=not trains("", plans))
+
+
+def _gemm_dtype(gemm: Gemm, rates: TrainRates, plans: TrainPlans) -> str:
+    """The dtype in which a GEMM multiplies. Router, head and embedding multiply in 16 bits."""
     dtype = compute_dtype(plans, rates.rates)
-    dtype = "bf16" if wide and dtype in NARROW else dtype
-    return _three_products((outputs, inputs), gemm_rows(gemm, plans), dtype, rates, plans, frozen=not trains("", plans))
+    wide = gemm.part in ("router", "head", "embedding")
+    return "bf16" if wide and dtype in NARROW else dtype
 
 
 def _three_products(
     shape: tuple[FloatArray, FloatArray], rows: FloatArray, dtype: str, rates: TrainRates, plans: TrainPlans, *,
     frozen: bool,
 ) -> Passes:  # fmt: skip
-    """The products of a weight of outputs x inputs. A frozen weight has no gradient of its own."""
+    """The products of a weight of outputs x inputs. A frozen weight has no gradient of its own.
+
+    Inputs of narrow products are quantised before, by kernels of their own: see `_quantisation`.
+    """
     outputs, inputs = shape
-    quantised = 1 * (dtype in NARROW)
-    stored = 1.0 if quantised else plans.recipe.element
-    forward = product(rates.rates, dtype, rows, (outputs, inputs), weight=stored, quantised=quantised)
-    backward = product(rates.rates, dtype, rows, (inputs, outputs), weight=stored, quantised=quantised)
-    weights = NOTHING if frozen else _weight_product(shape, rows, dtype, rates.rates, plans)
-    return Passes(forward, backward, weights)
+    weights = NOTHING if frozen else weight_product(shape, rows, dtype, rates.rates, plans)
+    return Passes(
+        layer_product((outputs, inputs), rows, dtype, rates.rates, plans),
+        layer_product((inputs, outputs), rows, dtype, rates.rates, plans),
+        weights,
+    )
 
 
-def _weight_product(
-    shape: tuple[FloatArray, FloatArray], rows: FloatArray, dtype: str, rates: Rates, plans: TrainPlans
-) -> PartTime:
-    """The product dW = dy x: it reads both activations, and adds to the gradient in memory. Its k are the rows."""
-    outputs, inputs = shape
-    flop = roofline.gemm_flop(rows, outputs, inputs)
-    kept = BYTES[plans.policy.precision.gradients]
-    traffic = rows * (outputs + inputs) * ACTIVATION + 2 * outputs * inputs * kept
-    walk = roofline.walk_time(rows, rates.walk, wide=1 - 1 * (dtype in NARROW))
-    return roof(flop, traffic, flop / rates.gemm[dtype], traffic / rates.hbm, rates.kernel, walk=walk)
+def _quantisation(stack: Kernels, rates: TrainRates, plans: TrainPlans) -> Passes | None:
+    """Quantisation of the inputs of all GEMMs, and of the gradients of their outputs; None for 16-bit products.
+
+    The ranks of a tensor-parallel group quantise their own slices before they gather them. Fused experts quantise
+    inside of their GEMMs.
+    """
+    if compute_dtype(plans, rates.rates) not in NARROW:
+        return None
+    parts: list[tuple[Passes, int]] = []
+    for gemm, layers in stack.gemms:
+        if _gemm_dtype(gemm, rates, plans) in NARROW:
+            outputs, inputs = gemm.shape(plans.tp)
+            rows = gemm_rows(gemm, plans)
+            sliced = plans.sliced if gemm.inner or gemm.out or gemm.kv else 1
+            x, dy = (rows, rows / sliced) if gemm.inner else (rows / sliced, rows)
+            parts.append((Passes(quantised(x * inputs, rates, plans), quantised(dy * outputs, rates, plans)), layers))
+    for layer, layers in stack.experts if not plans.policy.experts.fused else ():
+        rows = expert_rows(layer, rates, plans)
+        for gemm in layer.gemms:
+            outputs, inputs = gemm.shape(plans.expert_tp)
+            both = Passes(quantised(rows * inputs, rates, plans), quantised(rows * outputs, rates, plans))
+            parts.append((both, layers))
+    return _summed(parts)
 
 
 def token_context(plans: TrainPlans) -> FloatArray:
@@ -242,24 +280,32 @@ def _unfused(scan: Scan, rates: TrainRates, plans: TrainPlans) -> Passes:
     return Passes(run(1.0, SCORE_PASSES), run(2.0, SCORE_PASSES_BACK))
 
 
-def state_passes(state: State, rates: TrainRates, plans: TrainPlans) -> Passes:
-    """Linear attention of one layer, over chunks of tokens. Each chunk reads and writes one state.
+def state_passes(state: State, width: float, rates: TrainRates, plans: TrainPlans) -> Passes:
+    """Linear attention of one layer, over chunks of tokens. Its kernels move bytes: see `STATE_PASSES`.
 
     Parameters
     ----------
     state : the recurrent state
+    width : channels of the layer: inputs of its output projection [count]
     rates : rates of the machine
     plans : widths and batches
     """
-    r, tokens = rates.rates, plans.rank_tokens
-    flop, traffic = attention.state_work(state, np.ceil(tokens / CHUNK), tokens, tp=plans.tp)
-    rate = r.prefill_flop * rates.linear_attention
+    r, tokens, share = rates.rates, plans.rank_tokens, np.minimum(plans.tp, state.heads)
+    flop = tokens * state.flop / share
+    states, channels = np.ceil(tokens / CHUNK) * state.bytes / share, tokens * width / share * ACTIVATION
+    bandwidth = r.attention_hbm * rates.linear_attention
 
-    def run(factor: float) -> PartTime:
-        work, moved = flop * factor, traffic * factor
-        return roof(work, moved, work / rate, moved / r.attention_hbm, r.attention_start)
+    def run(factor: float, passes: tuple[float, float]) -> PartTime:
+        work, moved = flop * factor, passes[0] * states + passes[1] * channels
+        return roof(work, moved, work / r.prefill_flop, moved / bandwidth, r.attention_start)
 
-    return Passes(run(1.0), run(ATTENTION_BACKWARD))
+    return Passes(run(1.0, STATE_PASSES), run(STATE_BACKWARD, STATE_PASSES_BACK))
+
+
+def _state_width(state: State, model: Model) -> float:
+    """Channels of the layers with a state: inputs of their output projection [count]."""
+    block = next(block for block in (*model.blocks, *model.draft) if block.state == state)
+    return sum(float(matrix.inputs) for matrix in block.matrices if matrix.part == "attention" and matrix.split == "in")
 
 
 def expert_rows(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> FloatArray:
@@ -311,8 +357,7 @@ def expert_passes(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> I
     r = rates.rates
     rows, local = expert_rows(layer, rates, plans), moe.local_experts(layer.experts.count, 0, plans.ep)
     dtype, fused = compute_dtype(plans, r), plans.policy.experts.fused
-    quantised = 1 * (dtype in NARROW and not fused)
-    stored = 1.0 if dtype in NARROW else plans.recipe.element
+    element, result = element_bytes(dtype, plans), plans.recipe.element
     flop_rate = r.grouped[dtype] * (rates.fused_experts if fused else 1.0)
     kept = BYTES[plans.policy.precision.gradients]
     start = r.experts_start + local * r.expert
@@ -322,16 +367,21 @@ def expert_passes(layer: ExpertLayer, rates: TrainRates, plans: TrainPlans) -> I
     inner: FloatArray = 0.0
     for gemm in layer.gemms:
         outputs, inputs = gemm.shape(plans.expert_tp)
-        for products, shape in ((forward, (outputs, inputs)), (backward, (inputs, outputs))):
-            done = grouped_product((flop_rate, r.experts_hbm), rows, local, shape, weight=stored, quantised=quantised)
-            products.append(done)
         flop = roofline.gemm_flop(rows, outputs, inputs)
-        traffic = rows * (outputs + inputs) * ACTIVATION + 2 * local * outputs * inputs * kept
-        weights.append(roof(flop, traffic, flop / flop_rate, traffic / r.experts_hbm, 0.0))
+        matrices, gradients = local * outputs * inputs * element, 2 * local * outputs * inputs * kept
+        for products, traffic in (
+            (forward, matrices + rows * (inputs * element + outputs * result)),
+            (backward, matrices + rows * (outputs * element + inputs * result)),
+            (weights, gradients + rows * (outputs + inputs) * element),
+        ):
+            products.append(roof(flop, traffic, flop / flop_rate, traffic / r.experts_hbm, 0.0))
         wide, inner = (wide, inner + inputs) if gemm.inner else (wide + outputs, inner)
     yield "experts", Passes(plus(*forward), plus(*backward), plus(*weights) if trains("", plans) else NOTHING)
     if not fused:
         yield "expert activation", _expert_gate(rows, wide, inner, rates, plans)
+        if plans.policy.experts.activation == "unfused":
+            hidden = rows * layer.experts.hidden
+            yield "expert bias", Passes(*(_moved(hidden * passes, passes / 2, rates, plans) for passes in UNFUSED_BIAS))
     passes = PERMUTE_PASSES[plans.policy.experts.dispatcher]
     sorted_ = _moved(rows * layer.experts.hidden * passes, 2, rates, plans)
     yield "permutation", Passes(sorted_, sorted_)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.arrays import Bools, FloatArray, ceil_div
-from tokenworks.costs.kernels import Kernels, kernels
+from tokenworks.costs.kernels import ExpertLayer, Kernels, kernels
 from tokenworks.costs.pipeline import SCHEDULES
 from tokenworks.costs.train_comms import BUCKET
-from tokenworks.costs.train_layers import CHUNK, FFN, expert_rows, gemm_rows, is_up_projection, trains
-from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often
+from tokenworks.costs.train_layers import CHUNK, FFN, expert_load, expert_rows, gemm_rows, is_up_projection, trains
+from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, exchanges_often, exchanges_runs
 from tokenworks.costs.train_weights import StageWeights, adapter_weights, stage_layers, stage_weights
 from tokenworks.specs.model import Model, draft_parameters, parameters
 
@@ -165,9 +165,15 @@ def _states(
     working = np.where(plans.zero >= 3, whole * recipe.element, 0.0)
     return (
         divided(element, plans.zero >= 3) + working,
-        divided(gradient, exchanges_often(plans)),
+        _gradients(held.total * gradient, divided(gradient, exchanges_often(plans) | exchanges_runs(plans)), plans),
         divided(per_weight, plans.zero >= 1),
     )
+
+
+def _gradients(whole: FloatArray, kept: FloatArray, plans: TrainPlans) -> FloatArray:
+    """Gradients of a device that keeps a part of them, and whole ones of two chunks where `exchanges_runs` is true."""
+    chunks = np.where(exchanges_runs(plans), 2 / plans.chunks, 0.0)
+    return np.minimum(kept + chunks * whole, whole)
 
 
 def _buffers(model: Model, plans: TrainPlans) -> FloatArray:
@@ -256,7 +262,7 @@ def kept_bytes(stack: Kernels, model: Model, rates: TrainRates, plans: TrainPlan
         total = total + layers * chunks * state.bytes / np.minimum(plans.tp, state.heads) * ("core_attn" not in again)
     if "moe" not in again:
         for layer, layers in stack.experts:
-            rows = expert_rows(layer, rates, plans)
+            rows = _mean_rows(layer, model, rates, plans)
             for gemm in layer.gemms:
                 outputs, inputs = gemm.shape(plans.expert_tp)
                 if gemm.inner:
@@ -264,6 +270,18 @@ def kept_bytes(stack: Kernels, model: Model, rates: TrainRates, plans: TrainPlan
                 else:
                     total = total + layers * rows * (outputs * gate + inputs * recipe.saved)
     return total
+
+
+def _mean_rows(layer: ExpertLayer, model: Model, rates: TrainRates, plans: TrainPlans) -> FloatArray:
+    """Rows of the experts of the fullest rank, mean over the layers of a stage [token].
+
+    A device holds rows of all layers of its stage. Each layer has other popular experts, so the excess of the fullest
+    rank over the mean is smaller by the root of the number of layers.
+    """
+    load = expert_load(layer, rates, plans)
+    layers = np.maximum(model.layers / plans.pp, 1)
+    rows: FloatArray = expert_rows(layer, rates, plans) * (1 + (load - 1) / np.sqrt(layers)) / load
+    return rows
 
 
 def checkpoint_bytes(model: Model, plans: TrainPlans) -> float:

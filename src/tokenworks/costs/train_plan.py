@@ -131,6 +131,7 @@ class TrainRates:
     fused_experts, attention_backward, attention_fp8, linear_attention, elementwise : see `TrainingFactors` [-]
     dp_exposed, tp_exposed, ep_exposed, pp_exposed : see `TrainingFactors` [-]
     host_op, host_expert, host_step : times of the host [s]
+    device_spread : see `TrainingFactors` [-]
     compute_power : see `TrainingFactors` [-]
     skew : log-deviation of expert popularity [-]
     context, fragments : memory of the driver [byte], and share lost between tensors [-]
@@ -157,6 +158,7 @@ class TrainRates:
     host_op: float
     host_expert: float
     host_step: float
+    device_spread: float
     compute_power: float
     skew: float
     context: float
@@ -244,6 +246,7 @@ def train_rates(machine: Machine, calibration: Calibration) -> TrainRates:
         host_op=number(factors.host_op),
         host_expert=number(factors.host_expert),
         host_step=number(factors.host_step),
+        device_spread=number(factors.device_spread),
         compute_power=number(factors.compute_power),
         skew=number(factors.skew),
         context=number(factors.context),
@@ -301,8 +304,8 @@ def exchanges_often(plans: TrainPlans) -> bool | Bools:
     """True if gradients are exchanged after each micro-batch, so that a device keeps only its part of them.
 
     ZeRO 2 and 3 do this without a pipeline. In a pipeline they keep whole gradients until the last micro-batch, because
-    an exchange for each micro-batch would take longer than its backward pass. ZeRO 3 has no whole weights to add to, so
-    it exchanges often in a pipeline, too.
+    an exchange for each micro-batch would take longer than its backward pass: but see `exchanges_runs`. ZeRO 3 has no
+    whole weights to add to, so it exchanges often in a pipeline, too.
 
     Parameters
     ----------
@@ -310,3 +313,22 @@ def exchanges_often(plans: TrainPlans) -> bool | Bools:
     """
     often: bool | Bools = (plans.zero >= 3) | ((plans.zero >= 2) & (plans.pp <= 1))
     return often
+
+
+def exchanges_runs(plans: TrainPlans) -> bool | Bools:
+    """True if gradients of a chunk of layers are exchanged after each run of pp micro-batches through the chunk.
+
+    The interleaved schedule runs pp micro-batches through one chunk, then pp through the next one [1]. ZeRO 2 exchanges
+    the gradients of a chunk after its run, so that a device keeps whole gradients of two chunks: the one that runs, and
+    the one whose exchange is under way.
+
+    Parameters
+    ----------
+    plans : ZeRO stages, pipeline stages and virtual stages
+
+    References
+    ----------
+    [1] Narayanan et al., arXiv:2104.04473, figure 4.
+    """
+    runs: bool | Bools = (plans.zero == 2) & (plans.pp > 1) & (plans.chunks > 1)
+    return runs

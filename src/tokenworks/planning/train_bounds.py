@@ -13,7 +13,7 @@ from tokenworks.costs.pipeline import SCHEDULES as SCHEDULE_LAWS
 from tokenworks.costs.pipeline import StagePass
 from tokenworks.costs.train_lane import lane_of
 from tokenworks.costs.train_memory import STATES, kept_bytes
-from tokenworks.costs.train_plan import BYTES, RECIPES, TrainPlans, TrainRates, exchanges_often
+from tokenworks.costs.train_plan import BYTES, RECIPES, TrainPlans, TrainRates, exchanges_often, exchanges_runs
 from tokenworks.costs.train_weights import stage_weights
 from tokenworks.legal.training import PRECISIONS, SCHEDULES, TrainPoints, TrainSetting
 from tokenworks.specs.training import PrecisionName, Training
@@ -148,7 +148,7 @@ def _need(setting: TrainSetting, rates: TrainRates, points: TrainPoints, shapes:
     copies = points.tp * points.cp * points.dp / (points.ep * points.expert_tp)
     whole = points.dp * points.cp
     shard = whole if base.parallel.shard is None else np.full(len(points), base.parallel.shard)
-    need = np.zeros(len(points))
+    need, ranks = np.zeros(len(points)), _ranks(points, setting)
     if base.method.name != "lora":
         optimiser = base.optimiser
         state = STATES[optimiser.name] * (1.0 if optimiser.name == "adam-8bit" else BYTES[optimiser.states])
@@ -157,7 +157,7 @@ def _need(setting: TrainSetting, rates: TrainRates, points: TrainPoints, shapes:
         halved = np.array([RECIPES[name].element == 2 for name in PRECISIONS])[points.precision]
         for size, divides in (
             (element, points.zero >= 3),
-            (BYTES[base.precision.gradients], exchanges_often(_ranks(points, setting))),
+            (BYTES[base.precision.gradients], exchanges_often(ranks) | exchanges_runs(ranks)),
             ((state + master * halved) * (1 - optimiser.offload), points.zero >= 1),
         ):
             over = np.where(divides, shard, 1)
@@ -176,7 +176,7 @@ def _element(precision: PrecisionName, base: Training) -> float:
 
 
 def _ranks(points: TrainPoints, setting: TrainSetting) -> TrainPlans:
-    """The plans with the numbers that `exchanges_often` reads."""
+    """The plans with the numbers that `exchanges_often` and `exchanges_runs` read."""
     one = np.ones(len(points), dtype=np.int64)
     return TrainPlans(
         tp=points.tp, pp=points.pp, dp=points.dp, cp=points.cp, ep=points.ep, expert_tp=points.expert_tp,

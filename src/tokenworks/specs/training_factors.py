@@ -60,7 +60,7 @@ class TrainingFactors(Spec):
     attention : FLOP rate of the forward pass of attention in training / rate of prefill attention in serving [-]
     attention_backward : FLOP rate of the backward pass of attention / FLOP rate of its forward pass [-]
     attention_fp8 : FLOP rate of attention in FP8 / FLOP rate in 16 bits [-]
-    linear_attention : FLOP rate of linear attention over chunks / FLOP rate of prefill attention [-]
+    linear_attention : bandwidth that the kernels of linear attention reach / bandwidth of attention in serving [-]
     elementwise : bandwidth of norms, residuals and activation functions / bandwidth of GEMMs, for large tensors [-]
     dp_exposed : least share of the data-parallel communication that adds to the step although it overlaps [-]
     tp_exposed, ep_exposed, pp_exposed : the same share of overlapped tensor-parallel, expert and pipeline
@@ -69,6 +69,7 @@ class TrainingFactors(Spec):
     host_expert : time of the host for each local expert of a layer, forward and backward: its GEMMs and quantisations
         are launched apart [s]
     host_step : time of a step outside the micro-batches: data loader, gradient norm, logging [s]
+    device_spread : log-deviation of the speed of devices of one type: a step waits for the slowest device [-]
     compute_power : additional power at the full compute roof / TDP, while large GEMMs run [-]
     skew : log-deviation of expert popularity that the balancing of training leaves [-]
     context : memory of driver, libraries and communicators on a device [byte]
@@ -92,6 +93,7 @@ class TrainingFactors(Spec):
     host_op: Time
     host_expert: Time
     host_step: Time
+    device_spread: Share = Quantity(value=0.0, status="assumed", source="files without this number: devices are equal")
     compute_power: Factor
     skew: Annotated[Number, AfterValidator(_known)]
     context: Size
