@@ -49,14 +49,14 @@ class Loss:
 
 def least_squares(
     errors: Callable[[Floats], Floats], slopes: Callable[[Floats, Floats], Floats], freedom: Floats, loss: Loss, *,
-    turns: int, enough: float,
+    turns: int, enough: float, limits: tuple[Floats, Floats] | None = None,
 ) -> Floats:  # fmt: skip
     """Theta at the minimum of
 
         sum_i rho(e_i(theta)) + sum_j (theta_j / freedom_j)^2
 
     Each iteration solves a weighted sum of squares with the same slope. If a step does not reduce the cost, a shorter
-    step is used.
+    step is used. A theta at a limit that the step would cross stays there, and the step is solved for the others.
 
     Parameters
     ----------
@@ -66,8 +66,10 @@ def least_squares(
     loss : rho
     turns : largest number of iterations [count]
     enough : relative gain of the cost below which the iterations stop [-]
+    limits : lowest and highest value of each theta; None: no limits [-, -]
     """
     theta, prior = np.zeros(len(freedom)), np.diag(1 / freedom**2)
+    low, high = limits or (np.full(len(freedom), -np.inf), np.full(len(freedom), np.inf))
 
     def cost(errors_there: Floats, there: Floats) -> float:
         return loss.sum(errors_there) + float(there @ prior @ there)
@@ -77,9 +79,9 @@ def least_squares(
     for _ in range(turns):
         slope, weight = slopes(theta, at), loss.weight(at)
         bend = slope.T @ (weight[:, None] * slope) + prior
-        move = -np.linalg.solve(bend, slope.T @ (weight * at) + prior @ theta)
+        move = _move(bend, slope.T @ (weight * at) + prior @ theta, low - theta, high - theta)
         for share in SHARES:
-            there = theta + share * move
+            there = np.clip(theta + share * move, low, high)
             errors_there = errors(there)
             gained = least - cost(errors_there, there)
             if gained > 0:
@@ -90,3 +92,20 @@ def least_squares(
         if gained < enough * least:
             break
     return theta
+
+
+def _move(bend: Floats, slope: Floats, low: Floats, high: Floats) -> Floats:
+    """Step to the minimum of a quadratic form, between limits of the step: thetas that would cross a limit stop at it."""
+    move = np.zeros(len(slope))
+    free = np.ones(len(slope), dtype=bool)
+    for _ in range(len(slope)):
+        rest = slope[free] + bend[np.ix_(free, ~free)] @ move[~free]
+        move[free] = -np.linalg.solve(bend[np.ix_(free, free)], rest)
+        crossed = free & ((move < low) | (move > high))
+        if not crossed.any():
+            break
+        move[crossed] = np.clip(move[crossed], low[crossed], high[crossed])
+        free &= ~crossed
+        if not free.any():
+            break
+    return move

@@ -1,64 +1,31 @@
 """Fit the numbers of training that serving does not pin down on measured training runs.
 
-Each number has a prior and a freedom, as in the fit on serving points. The fit is repeated without each system and
-without each model. These repeats use the slopes of the whole fit, and their errors are computed exactly.
+`training_problem` has the numbers with their freedoms and limits. A number that the runs do not decide stays at its
+prior. The fit is repeated without each system and without each model. These repeats use the slopes of the whole fit, and
+their errors are computed exactly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
 from typing_extensions import TypedDict
 
-from tokenworks.arrays import Floats
-from tokenworks.calibrate.fit import LEAST_POINTS, STEP
+from tokenworks.arrays import Bools, Floats
+from tokenworks.calibrate.fit import LEAST_POINTS
 from tokenworks.calibrate.least_squares import Loss, least_squares
 from tokenworks.calibrate.leave_out import INTERVAL, LEAST_SPREAD, Left
 from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
-from tokenworks.calibrate.training_case import TrainingCase
 from tokenworks.calibrate.training_points import TrainingPoint, TrainingTable
-from tokenworks.calibrate.training_predict import measured_rate, predict_training, run_steps
-from tokenworks.costs.train_plan import training_factors
+from tokenworks.calibrate.training_problem import DECIDES, TrainingProblem, turned_training
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
-from tokenworks.specs.training import Training
-
-FREEDOM: Mapping[str, float] = {
-    "gemm": 0.1, "grouped": 0.3, "fused_experts": 0.3, "attention": 0.2, "attention_backward": 0.2,
-    "attention_fp8": 0.2, "linear_attention": 0.5, "elementwise": 0.1, "dp_exposed": 0.5, "tp_exposed": 0.5,
-    "ep_exposed": 0.5, "pp_exposed": 0.5, "host_op": 0.4, "host_expert": 0.4,
-}  # fmt: skip
-"""Number of the section `training` -> its freedom: the standard deviation of log(fitted / prior) [-]. Small where
-kernel tables say much about the number, and large where the prior is a guess."""
-
-SHARES = ("gemm", "grouped", "elementwise", "dp_exposed", "tp_exposed", "ep_exposed", "pp_exposed")
-"""Numbers that are at most 1 [-]."""
-
-
-def touches_all(_case: TrainingCase) -> bool:
-    """Every run depends on a number that `TOUCHES` does not list."""
-    return True
-
-
-TOUCHES: Mapping[str, Callable[[TrainingCase], bool]] = {
-    "grouped": lambda case: any(block.experts for block in case.model.blocks),
-    "fused_experts": lambda case: case.training.experts.fused,
-    "attention_fp8": lambda case: case.training.precision.attention == "fp8",
-    "linear_attention": lambda case: any(block.state for block in case.model.blocks),
-    "dp_exposed": lambda case: case.training.overlap.dp,
-    "tp_exposed": lambda case: case.training.overlap.tp and case.training.parallel.tp > 1,
-    "ep_exposed": lambda case: case.training.overlap.ep and case.training.parallel.ep > 1,
-    "pp_exposed": lambda case: case.training.parallel.pp > 1,
-    "host_op": lambda case: case.training.graphs != "full",
-    "host_expert": lambda case: case.training.graphs != "full" and any(block.experts for block in case.model.blocks),
-}
-"""Number -> whether it can change the prediction of a case: a slope then costs less time. Others change all cases."""
 
 LOSS = Loss(noise=0.08, robust=0.15)
 """As in the fit on serving points: two releases of one container differ by 5 to 10 % on the same run."""
@@ -90,6 +57,7 @@ class CalibrateTrainingBody(TypedDict):
 
     factors : number -> fitted value / prior value
     values : number -> fitted value in SI units
+    undecided : numbers that stay at their priors, because the runs say too little about them
     before, in_sample : errors of tok/s per device with the prior, and after the fit
     left_out_systems, left_out_models : errors of each group by a fit on the other groups
     spread : factor of the 80 % interval, from the errors of left-out systems and of left-out models
@@ -104,6 +72,7 @@ class CalibrateTrainingBody(TypedDict):
     constants: int
     factors: dict[str, float]
     values: dict[str, float]
+    undecided: list[str]
     before: ErrorsOfLogs
     in_sample: ErrorsOfLogs
     left_out_systems: list[Annotated[Plain, FormOf(Left)]]
@@ -112,115 +81,6 @@ class CalibrateTrainingBody(TypedDict):
     covered: float
     one_run: list[OneRun]
     skipped: int
-
-
-@dataclass(frozen=True)
-class TrainingProblem:
-    """Training runs with their cases, as a problem for a fit. Equal cases are computed once.
-
-    Parameters
-    ----------
-    points : the runs
-    cases : what each run is predicted on
-    calibration : the calibration whose numbers the factors multiply
-    names : numbers that are fitted
-    skipped : number of runs without a case
-    """
-
-    points: tuple[TrainingPoint, ...]
-    cases: tuple[TrainingCase, ...]
-    calibration: Calibration
-    names: tuple[str, ...]
-    skipped: int = 0
-
-    @classmethod
-    def of(cls, points: Sequence[TrainingPoint], calibration: Calibration) -> TrainingProblem:
-        """The problem of all runs whose parallelism is stated.
-
-        Parameters
-        ----------
-        points : the runs
-        calibration : the calibration that the fit starts from
-        """
-        training_factors(calibration)  # an error if it has none
-        predictions = predict_training(points, calibration)
-        pairs = [(point, one.case) for point, one in zip(points, predictions, strict=True) if one.measured and one.case]
-        kept, cases = [point for point, _ in pairs], [case for _, case in pairs]
-        names = tuple(name for name in FREEDOM if number(getattr(calibration.training, name)) > 0)
-        return cls(tuple(kept), tuple(cases), calibration, names, len(points) - len(kept))
-
-    @property
-    def freedom(self) -> Floats:
-        """Freedom of each number [-]."""
-        return np.array([FREEDOM[name] for name in self.names])
-
-    def errors(self, theta: Floats, only: Sequence[int] | None = None) -> Floats:
-        """log(predicted / measured) of the throughput of runs.
-
-        Parameters
-        ----------
-        theta : logarithm of each factor [-]
-        only : positions of the runs; None: all runs
-        """
-        calibration = turned_training(self.calibration, self.names, theta)
-        chosen = range(len(self.points)) if only is None else only
-        different = {self._key(at): at for at in chosen}
-        steps = dict(zip(different, run_steps([self.cases[at] for at in different.values()], calibration), strict=True))
-        logs = []
-        for at in chosen:
-            step = steps[self._key(at)]
-            measured = None if isinstance(step, str) else measured_rate(self.points[at], step)
-            logs.append(
-                math.nan if not measured or isinstance(step, str) else math.log(step.tok_s_per_device / measured)
-            )
-        return np.array(logs)
-
-    def _key(self, at: int) -> tuple[str, str, Training]:
-        """What the prediction of a run depends on."""
-        case = self.cases[at]
-        return case.model.name, case.machine.name, case.training
-
-    def slopes(self, theta: Floats, at: Floats) -> Floats:
-        """D errors / d theta, one row per run.
-
-        Parameters
-        ----------
-        theta : logarithm of each factor [-]
-        at : errors there [-]
-        """
-        columns = []
-        for position in range(len(theta)):
-            moved = theta.copy()
-            moved[position] += STEP
-            touches = TOUCHES.get(self.names[position], touches_all)
-            chosen = [at_run for at_run, case in enumerate(self.cases) if touches(case)]
-            column = np.zeros(len(self.points))
-            if chosen:
-                column[chosen] = np.nan_to_num((self.errors(moved, chosen) - at[chosen]) / STEP)
-            columns.append(column)
-        return np.stack(columns, axis=1)
-
-
-def turned_training(calibration: Calibration, names: Sequence[str], theta: Floats) -> Calibration:
-    """The calibration with factors on numbers of its section `training`. Numbers of a family turn with those of all.
-
-    Parameters
-    ----------
-    calibration : the calibration
-    names : fields of the section
-    theta : logarithm of each factor [-]
-    """
-    section = calibration.training
-    assert section is not None
-    update: dict[str, Any] = {}
-    for name, log in zip(names, theta, strict=True):
-        update[name] = _scaled(getattr(section, name), float(np.exp(log)), share=name in SHARES)
-    return calibration.model_copy(update={"training": section.model_copy(update=update)})
-
-
-def _scaled(quantity: Quantity, by: float, *, share: bool) -> Quantity:
-    value = number(quantity) * by
-    return quantity.model_copy(update={"value": min(value, 1.0) if share else value})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -232,6 +92,7 @@ class TrainingFit:
     calibration : the fitted calibration
     prior : the calibration that the fit started from
     names, theta : fitted numbers, and the logarithm of fitted / prior of each [-]
+    undecided : numbers that stay at their priors
     before, fitted : errors with the prior, and after the fit [-]
     systems, models : results without each system and without each model
     covered : share of runs inside the interval, each by a fit without its system [-]
@@ -243,6 +104,7 @@ class TrainingFit:
     prior: Calibration
     names: tuple[str, ...]
     theta: Floats
+    undecided: tuple[str, ...]
     before: Floats
     fitted: Floats
     systems: tuple[Left, ...]
@@ -266,6 +128,8 @@ class TrainingFit:
             f"# {len(self.names)} numbers of training, from calibration {self.prior.name}.",
             f"# Mean error of tok/s per device {before:.1f} % before, {after:.1f} % in sample.",
         ]
+        if self.undecided:
+            lines.append(f"# Not decided by these runs, so at the prior: {', '.join(self.undecided)}.")
         return lines + [
             f"# Left out {left.group}: {left.n} runs, mean error {100 * left.mape:.1f} %, bias {100 * left.bias:+.0f} %"
             for left in (*self.systems, *self.models)
@@ -281,6 +145,7 @@ class TrainingFit:
             "constants": len(self.names),
             "factors": {name: math.exp(log) for name, log in zip(self.names, self.theta, strict=True)},
             "values": {name: number(getattr(section, name)) for name in self.names},
+            "undecided": list(self.undecided),
             "before": errors_of_logs(self.before),
             "in_sample": errors_of_logs(self.fitted),
             "left_out_systems": [asdict(one) for one in self.systems],
@@ -319,9 +184,13 @@ def calibrate_training(
     before = problem.errors(np.zeros(len(problem.names)))
     if say:
         say(f"fitting {len(problem.names)} numbers on {len(problem.points)} training runs")
-    theta = least_squares(problem.errors, problem.slopes, problem.freedom, LOSS, turns=TURNS, enough=ENOUGH)
+    theta, slope = fit_training(problem)
+    keeps = decided(slope, problem.errors(theta), problem.freedom)
+    undecided = tuple(name for name, keep in zip(problem.names, keeps, strict=True) if not keep)
+    problem = replace(problem, names=tuple(name for name in problem.names if name not in undecided))
+    theta, slope = theta[keeps], slope[:, keeps]
     fitted = problem.errors(theta)
-    repeats = _Repeats(problem, theta, fitted, problem.slopes(theta, fitted), before)
+    repeats = Repeats(problem, theta, fitted, slope, before)
     systems, of_system = repeats.left_out([point.device for point in problem.points])
     models, of_model = repeats.left_out([_model(point) for point in problem.points])
     spread = max(conformal(of_system), conformal(of_model))
@@ -331,9 +200,38 @@ def calibrate_training(
     calibration = _written(problem, theta, fitted, table, spread=spread, name=name)
     covered = float(np.mean(np.abs(of_system) <= math.log(spread)))
     return TrainingFit(
-        calibration, prior, problem.names, theta, before, fitted, tuple(systems), tuple(models), covered,
+        calibration, prior, problem.names, theta, undecided, before, fitted, tuple(systems), tuple(models), covered,
         tuple(one_run), problem.skipped,
     )  # fmt: skip
+
+
+def fit_training(problem: TrainingProblem) -> tuple[Floats, Floats]:
+    """Theta of a fit on all runs of a problem, and the slopes of the errors there.
+
+    Parameters
+    ----------
+    problem : the runs, and the numbers with their freedoms and limits
+    """
+    theta = least_squares(
+        problem.errors, problem.slopes, problem.freedom, LOSS, turns=TURNS, enough=ENOUGH, limits=problem.limits
+    )
+    return theta, problem.slopes(theta, problem.errors(theta))
+
+
+def decided(slope: Floats, errors: Floats, freedom: Floats) -> Bools:
+    """Whether the runs decide each number: its standard deviation after the fit is smaller than its freedom.
+
+    The number with the smallest standard deviation always counts as decided.
+
+    Parameters
+    ----------
+    slope : d errors / d theta, one row per run
+    errors : log errors of the runs [-]
+    freedom : freedom of each number [-]
+    """
+    bend = slope.T @ (LOSS.weight(errors)[:, None] * slope) + np.diag(1 / freedom**2)
+    left = np.sqrt(np.diag(np.linalg.inv(bend))) / freedom
+    return np.asarray(left <= max(DECIDES, float(left.min())))
 
 
 def _model(point: TrainingPoint) -> str:
@@ -368,8 +266,15 @@ def conformal(logs: Floats, share: float = INTERVAL) -> float:
 
 
 @dataclass(frozen=True)
-class _Repeats:
-    """Fits without some of the runs, with the slopes of the whole fit."""
+class Repeats:
+    """Fits without some of the runs, with the slopes of the whole fit.
+
+    Parameters
+    ----------
+    problem : all runs
+    theta, fitted, slope : the whole fit: logarithm of each factor, error of each run, and slopes [-]
+    before : errors with the prior [-]
+    """
 
     problem: TrainingProblem
     theta: Floats
@@ -378,7 +283,12 @@ class _Repeats:
     before: Floats
 
     def without(self, use: Floats) -> Floats:
-        """Theta of a fit on the runs of a mask, from the linear form of the errors around the whole fit."""
+        """Theta of a fit on the runs of a mask, from the linear form of the errors around the whole fit.
+
+        Parameters
+        ----------
+        use : runs of the fit
+        """
         if use.sum() == 0:
             return np.zeros(len(self.theta))
         start = self.fitted[use] - self.slope[use] @ self.theta
@@ -389,10 +299,16 @@ class _Repeats:
         def slopes(_theta: Floats, _at: Floats) -> Floats:
             return np.asarray(self.slope[use])
 
-        return least_squares(errors, slopes, self.problem.freedom, LOSS, turns=20, enough=1e-6)
+        limits = self.problem.limits
+        return least_squares(errors, slopes, self.problem.freedom, LOSS, turns=20, enough=1e-6, limits=limits)
 
     def left_out(self, groups: Sequence[str]) -> tuple[list[Left], Floats]:
-        """Results of leaving out each group, and the error of each run by the fit without its group."""
+        """Results of leaving out each group, and the error of each run by the fit without its group.
+
+        Parameters
+        ----------
+        groups : group of each run
+        """
         names, logs, rows = np.array(groups), self.fitted.copy(), []
         for group in sorted(set(groups)):
             mine = names == group
@@ -415,7 +331,13 @@ class _Repeats:
         return rows, logs
 
     def one_run(self, groups: Sequence[str], unseen: Floats) -> list[OneRun]:
-        """Errors of the other runs of a system after a fit on one of them, which starts from the fit without it."""
+        """Errors of the other runs of a system after a fit on one of them, which starts from the fit without it.
+
+        Parameters
+        ----------
+        groups : system of each run
+        unseen : error of each run by the fit without its system [-]
+        """
         names, rows = np.array(groups), []
         for group in sorted(set(groups)):
             mine = np.flatnonzero(names == group)
