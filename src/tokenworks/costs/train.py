@@ -121,12 +121,13 @@ def train_steps(model: Model, rates: TrainRates, plans: TrainPlans) -> TrainStep
     SpecError : the device cannot multiply in the precision, or the deployment does not fit the model
     """
     lane = lane_of(model, rates, plans)
-    busy, m = busiest(lane, model, plans), plans.micro_batches
+    m = plans.micro_batches
+    busy = busiest(lane, model, plans, lambda share, device: _host(model, lane, (share, device), rates, plans))
     schedule = SCHEDULES[plans.policy.schedule.name]
     exposed, hidden = _exchanges(lane, busy, rates, plans)
     hop = (lane.stage.forward + lane.stage.backward) / plans.chunks
     bubble = schedule.bubble(plans.pp, plans.chunks, lane.mean(plans)) + (plans.pp - 1) * hop
-    host = _host(model, lane, busy, rates, plans) + rates.host_step
+    host = m * busy.waits + rates.host_step
     data, beside = _data_parallel(model, rates, plans, busy)
     exposed, hidden = {**exposed, **data}, {**hidden, **beside}
     optimiser = _optimiser(model, rates, plans, busy.at)
@@ -196,14 +197,17 @@ def _slowest(rates: TrainRates, plans: TrainPlans, busy: FloatArray) -> FloatArr
     return slow
 
 
-def _host(model: Model, lane: MicroBatchCost, busy: Busiest, rates: TrainRates, plans: TrainPlans) -> FloatArray:
-    """Time in which the device waits for the host to launch kernels, all micro-batches [s].
+def _host(
+    model: Model, lane: MicroBatchCost, stage: tuple[FloatArray, FloatArray], rates: TrainRates, plans: TrainPlans
+) -> FloatArray:
+    """Time in which the device of a stage waits for the host to launch the kernels of one micro-batch [s].
 
     The host runs ahead, so only launches that take longer than the device add time. Dropless experts stop it: their
     numbers of rows must be known first. So the launches of the experts of a layer are compared with their own kernels.
     Experts with a capacity have fixed shapes and do not stop it.
     """
     graphs = plans.policy.graphs
+    share, device = stage  # layers of the stage / layers of the model, and its pass of a micro-batch
     if graphs == "full":
         return 0.0
     waits: FloatArray = 0.0
@@ -217,11 +221,9 @@ def _host(model: Model, lane: MicroBatchCost, busy: Busiest, rates: TrainRates, 
         waits = np.maximum(launched - own, 0.0)
         apart = own
     if graphs == "none":
-        device = busy.passed.seconds - busy.share * apart
-        waits = waits + np.maximum(
-            _operators(model, plans) * rates.host_op - device / np.maximum(busy.share, 1e-9), 0.0
-        )
-    return plans.micro_batches * busy.share * waits
+        rest = device - share * apart
+        waits = waits + np.maximum(_operators(model, plans) * rates.host_op - rest / np.maximum(share, 1e-9), 0.0)
+    return share * waits
 
 
 def _operators(model: Model, plans: TrainPlans) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,6 +148,7 @@ class Busiest:
     share : its layers / layers of the model [-]
     first, last : 1 if it is the first, or the last stage, else 0 [-]
     passed : pass of one micro-batch
+    waits : time that the device waits for the host in one micro-batch [s]
     """
 
     at: FloatArray
@@ -154,10 +156,16 @@ class Busiest:
     first: FloatArray
     last: FloatArray
     passed: StagePass
+    waits: FloatArray
 
 
-def busiest(lane: MicroBatchCost, model: Model, plans: TrainPlans) -> Busiest:
-    """The stage whose pass of a micro-batch takes longest: the first, the second or the last one.
+HostWait = Callable[[FloatArray, FloatArray], FloatArray]
+"""Gives the time that the device waits for the host, from the share of the layers on a stage and the time of its pass."""
+
+
+def busiest(lane: MicroBatchCost, model: Model, plans: TrainPlans, wait: HostWait) -> Busiest:
+    """The stage whose pass of a micro-batch takes longest: the first, the second or the last one. Its time includes the
+    time in which the device waits for the host.
 
     A schedule with paired stages (DualPipe) runs half of the micro-batches through the stage at the other end, so the
     first and the last stage share their load.
@@ -167,6 +175,7 @@ def busiest(lane: MicroBatchCost, model: Model, plans: TrainPlans) -> Busiest:
     lane : one micro-batch through the model
     model : the model
     plans : pipeline stages, layout and schedule
+    wait : time that a stage waits for the host [s]
     """
     pp = plans.pp * 1
     ends = lane.end(lane.first), lane.end(lane.last)
@@ -187,7 +196,8 @@ def busiest(lane: MicroBatchCost, model: Model, plans: TrainPlans) -> Busiest:
             share * through + first * getattr(ends[0], name) + last * getattr(ends[1], name)
             for through, name in zip(passes, named, strict=True)
         ]
-        stages.append((at, share, first, last, *times, sum(times)))
+        waits = wait(share, sum(times))
+        stages.append((at, share, first, last, *times, waits, sum(times) + waits))
     slowest = np.argmax(np.stack(np.broadcast_arrays(*(stage[-1] for stage in stages))), axis=0)
 
     def taken(position: int) -> FloatArray:
@@ -195,7 +205,7 @@ def busiest(lane: MicroBatchCost, model: Model, plans: TrainPlans) -> Busiest:
         chosen: FloatArray = np.take_along_axis(values, slowest[None], axis=0)[0]
         return chosen
 
-    return Busiest(taken(0), taken(1), taken(2), taken(3), StagePass(taken(4), taken(5), taken(6)))
+    return Busiest(taken(0), taken(1), taken(2), taken(3), StagePass(taken(4), taken(5), taken(6)), taken(7))
 
 
 def _layout(

@@ -63,9 +63,24 @@ def weight_product(
     return roof(flop, traffic, flop / rates.gemm[dtype], traffic / rates.hbm, rates.kernel, walk=walk)
 
 
+def copies(rates: Rates, plans: TrainPlans) -> int:
+    """Quantised copies of a tensor: one by rows, and one by columns for the gradients of weights [count].
+
+    LoRA has no gradients of weights. Devices with FP4 units (NVIDIA Blackwell) multiply 8-bit matrices in any layout, so
+    a tensor with one scale needs no second copy there (NVIDIA Transformer Engine: `non_tn_fp8_gemm_supported`).
+
+    Parameters
+    ----------
+    rates : achieved rates of the machine
+    plans : plans with their precision recipe
+    """
+    one_scale = plans.policy.precision.recipe in ("fp8", "fp8-delayed") and "fp4" in rates.gemm
+    return 1 if one_scale or plans.policy.method.name == "lora" else 2
+
+
 def quantised(elements: FloatArray, rates: TrainRates, plans: TrainPlans) -> Kernel:
     """Kernels that quantise a tensor: they read it, once more for its largest value where the recipe needs that, and
-    write a copy by rows and a copy by columns. LoRA has no gradients of weights, so no copy by columns is written.
+    write its copies.
 
     Parameters
     ----------
@@ -74,6 +89,6 @@ def quantised(elements: FloatArray, rates: TrainRates, plans: TrainPlans) -> Ker
     plans : plans with their precision recipe
     """
     reads = QUANTISE_READS[plans.policy.precision.recipe]
-    traffic = elements * (ACTIVATION * reads + (1 if plans.policy.method.name == "lora" else 2) * plans.recipe.saved)
+    traffic = elements * (ACTIVATION * reads + copies(rates.rates, plans) * plans.recipe.saved)
     moving, latency = traffic / (rates.rates.hbm * rates.elementwise), reads * rates.rates.kernel
     return Kernel(moving + latency, 0.0, traffic, {HBM: moving, LATENCY: latency})
