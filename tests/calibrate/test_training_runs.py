@@ -11,17 +11,19 @@ import pytest
 
 from tests.calibrate.training_cases import iterations, runs
 from tests.cli.envelope import result
-from tokenworks.calibrate.training_fit import (
+from tokenworks.calibrate.least_squares import least_squares
+from tokenworks.calibrate.training_fit import LOSS, calibrate_training, conformal, decided
+from tokenworks.calibrate.training_freedom import KINDS, choose_freedom, publication, try_freedoms
+from tokenworks.calibrate.training_points import read_training
+from tokenworks.calibrate.training_predict import predict_training
+from tokenworks.calibrate.training_problem import (
     FREEDOM,
+    NUMBERS,
     TOUCHES,
     TrainingProblem,
-    calibrate_training,
-    conformal,
     touches_all,
     turned_training,
 )
-from tokenworks.calibrate.training_points import read_training
-from tokenworks.calibrate.training_predict import predict_training
 from tokenworks.calibrate.training_validate import plan_ranking, validate_training
 from tokenworks.cli import run
 from tokenworks.specs.calibration import load_calibration, number
@@ -91,7 +93,50 @@ def test_slopes_only_leave_out_runs_that_a_number_cannot_change(measured: Path) 
         change = problem.errors(moved) - at
         for case, delta in zip(problem.cases, change, strict=True):
             assert delta == pytest.approx(0, abs=1e-12) or TOUCHES.get(name, touches_all)(case), name
-    assert set(TOUCHES) <= set(FREEDOM)
+    assert set(TOUCHES) <= set(NUMBERS)
+
+
+def test_numbers_stay_inside_their_limits(measured: Path) -> None:
+    """Runs ten times as fast as predicted: no number of the fit leaves its physical limits."""
+    problem = TrainingProblem.of(read_training([measured]).points, SERVING)
+    low, high = problem.limits
+    fast = least_squares(
+        lambda theta: problem.errors(np.zeros(len(theta))) - 2.0 - theta.sum(), lambda *_: -np.ones((7, len(low))),
+        problem.freedom, LOSS, turns=5, enough=1e-6, limits=(low, high),
+    )  # fmt: skip
+    assert np.all(fast >= low - 1e-12)
+    assert np.all(fast <= high + 1e-12)
+    assert np.any(np.isclose(fast, low))
+    for name, one in NUMBERS.items():
+        prior = number(getattr(load_calibration("datasheet").training, name))
+        assert one.low <= prior <= one.high, name
+        assert one.low <= number(getattr(SERVING.training, name)) <= one.high, name
+
+
+def test_a_number_without_a_run_stays_at_its_prior(measured: Path) -> None:
+    """No run of the file has experts, so the numbers of experts are not decided, and say so."""
+    fit = calibrate_training(read_training([measured]), SERVING)
+    assert {"grouped", "fused_experts", "linear_attention", "host_expert", "ep_exposed"} <= set(fit.undecided)
+    section, before = fit.calibration.training, SERVING.training
+    assert section is not None
+    assert before is not None
+    assert section.grouped == before.grouped
+    assert fit.plain()["undecided"] == list(fit.undecided)
+    assert any("grouped" in line for line in fit.comments())
+    assert list(decided(np.array([[1.0, 0.0], [1.0, 0.0]]), np.zeros(2), np.array([0.2, 0.2]))) == [True, False]
+
+
+def test_freedoms_are_chosen_on_the_fitted_runs_alone(measured: Path) -> None:
+    problem = TrainingProblem.of(read_training([measured]).points, SERVING)
+    tried = try_freedoms(problem, (0.05, 0.4))
+    assert len(tried) == 4
+    assert all(list(one.widths) == list(KINDS) for one in tried)
+    assert all(list(one.widths.values()) == sorted(one.widths.values()) for one in tried)
+    assert tried[0].excess == min(one.excess for one in tried) == 0
+    chosen = choose_freedom(tried)
+    assert chosen.excess <= chosen.deviation
+    assert set(FREEDOM) == set(KINDS)
+    assert {publication(point) for point in problem.points} == {"megatron-bridge 26.04", "other 26.04"}
 
 
 def test_the_conformal_factor_covers_its_share() -> None:

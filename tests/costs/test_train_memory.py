@@ -100,6 +100,24 @@ def test_deepseek_v3_as_published() -> None:
     assert memory.total == pytest.approx(on("256xhgx-h800@ndr").hbm_bytes, rel=0.08)
 
 
+def test_zero_2_scatters_the_gradients_of_a_chunk_after_its_run() -> None:
+    """8 chunks: a device keeps its part of the gradients, and whole ones of two chunks."""
+    plan = "tp=8,pp=16,dp=64,gbs=2048,seq=8192,vpp=8,zero="
+    whole, parts = (run(LLAMA_405B, bare("1024xhgx-h100@ndr"), plan + stage).memory.gradients for stage in "12")
+    assert parts / whole == pytest.approx(2 / 8 + 1 / 64)
+    flat = "tp=8,pp=16,dp=64,gbs=2048,seq=8192,zero="
+    one, two = (run(LLAMA_405B, bare("1024xhgx-h100@ndr"), flat + stage).memory.gradients for stage in "12")
+    assert one == two
+
+
+def test_popular_experts_of_many_layers_average_out() -> None:
+    """The fullest rank of one layer is not the fullest rank of all: its excess falls with the root of the layers."""
+    skewed = dataclasses.replace(bare(BOX), skew=0.5)
+    plan = "dp=8,ep=8,gbs=8,seq=4096"
+    more = run(QWEN, skewed, plan).memory.activations / run(QWEN, bare(BOX), plan).memory.activations
+    assert 1.0 < more < 1.05
+
+
 def test_layers_of_stages() -> None:
     """126 layers on 16 stages: 7 on the first and on the last one, 8 on the others. Every layer has one place."""
     assert [stage_layers(126, 16, at) for at in range(16)] == [7] + 14 * [8] + [7]

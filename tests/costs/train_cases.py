@@ -14,6 +14,7 @@ from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.training_text import load_training
 
 LLAMA_405B, LLAMA_70B = "meta-llama/Meta-Llama-3.1-405B", "meta-llama/Meta-Llama-3.1-70B"
+LLAMA_8B = "meta-llama/Meta-Llama-3.1-8B"
 DEEPSEEK, QWEN = "deepseek-ai/DeepSeek-V3", "Qwen/Qwen3-30B-A3B"
 
 
@@ -28,8 +29,8 @@ def bare(name: str) -> TrainRates:
     """Every utilisation 1, every latency 0, nothing of the host, even load, no reserve: the bare datasheet."""
     return dataclasses.replace(
         trained(name), rates=dataclasses.replace(perfect(on(name)), prefill_flop=on(name).peak["bf16"]),
-        fused_experts=1.0, attention_backward=1.0, attention_fp8=1.0, linear_attention=1.0, elementwise=1.0, device_spread=0.0,
-        dp_exposed=0.0, tp_exposed=0.0, ep_exposed=0.0, pp_exposed=0.0, host_op=0.0, host_expert=0.0, host_step=0.0,
+        fused_experts=1.0, attention_backward=1.0, attention_fp8=1.0, linear_attention=1.0, elementwise=1.0,
+        device_spread=0.0, dp_exposed=0.0, tp_exposed=0.0, ep_exposed=0.0, pp_exposed=0.0, host_op=0.0, host_expert=0.0, host_step=0.0,
         skew=0.0, context=0.0, fragments=0.0, box_alpha=None,
     )  # fmt: skip
 

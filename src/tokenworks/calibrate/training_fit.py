@@ -185,7 +185,7 @@ def calibrate_training(
     if say:
         say(f"fitting {len(problem.names)} numbers on {len(problem.points)} training runs")
     theta, slope = fit_training(problem)
-    keeps = decided(slope, problem.errors(theta), problem.freedom)
+    keeps = decided(slope, problem.errors(theta), problem.freedom) & ~problem.alone
     undecided = tuple(name for name, keep in zip(problem.names, keeps, strict=True) if not keep)
     problem = replace(problem, names=tuple(name for name in problem.names if name not in undecided))
     theta, slope = theta[keeps], slope[:, keeps]

@@ -1,7 +1,8 @@
 """Choose the freedoms of a fit on training runs by cross-validation inside the fitted runs.
 
-Each kind of number has one freedom (`training_problem.Kind`). All combinations of a grid are tried. For each one the fit
-is repeated without each GPU type, and without each publication: a version of a framework, or a paper. The combination
+Each kind of number has one freedom (`training_problem.Kind`). The combinations of a grid are tried in which priors from
+tables of kernels are not freer than priors from papers, and those not freer than assumed ones. For each one the fit is
+repeated without each GPU type, and without each publication: a version of a framework, or a paper. The combination
 with the smallest mean error of left-out runs wins. No other runs are looked at.
 """
 
@@ -21,6 +22,9 @@ from tokenworks.calibrate.training_problem import Kind, TrainingProblem
 
 GRID = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Freedoms that are tried for each kind of number [-]."""
+
+MIDDLE = 0.2
+"""Freedom of all numbers in the fit whose slopes are used [-]."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -62,19 +66,21 @@ def publication(point: TrainingPoint) -> str:
 def try_freedoms(problem: TrainingProblem, grid: Sequence[float] = GRID) -> list[TriedFreedom]:
     """Errors of left-out runs for all freedoms of a grid, smallest error first.
 
-    The errors of a repeated fit are linear in the numbers, with the slopes of the whole fit.
+    The errors of a repeated fit are linear in the numbers, with the slopes of one whole fit.
 
     Parameters
     ----------
-    problem : the fitted runs
+    problem : the fitted runs; its freedoms are not used
     grid : freedoms of each kind of number [-]
     """
+    problem = replace(problem, widths=dict.fromkeys(KINDS, MIDDLE))
     theta, slope = fit_training(problem)
     fitted = problem.errors(theta)
     groups = [[point.device for point in problem.points], [publication(point) for point in problem.points]]
     models = np.array([case.model.name for case in problem.cases])
     combinations = [
-        dict(zip(KINDS, widths, strict=True)) for widths in itertools.product(grid, repeat=len(KINDS))
+        dict(zip(KINDS, widths, strict=True))
+        for widths in itertools.combinations_with_replacement(sorted(grid), len(KINDS))
     ]
     sizes = []
     for widths in combinations:
