@@ -197,7 +197,7 @@ def calibrate_training(
     systems = [replace(one, spread=spread, covered=_inside(of_system, problem.points, one, spread)) for one in systems]
     models = [replace(one, spread=spread) for one in models]
     one_run = repeats.one_run([point.device for point in problem.points], of_system)
-    calibration = _written(problem, theta, fitted, table, spread=spread, name=name)
+    calibration = _written(problem, theta, fitted, table, spread=spread, name=name, undecided=undecided)
     covered = float(np.mean(np.abs(of_system) <= math.log(spread)))
     return TrainingFit(
         calibration, prior, problem.names, theta, undecided, before, fitted, tuple(systems), tuple(models), covered,
@@ -365,9 +365,10 @@ def _single(error: float, slope: Floats, freedom: Floats) -> Floats:
 
 
 def _written(
-    problem: TrainingProblem, theta: Floats, fitted: Floats, table: TrainingTable, *, spread: float, name: str
-) -> Calibration:
-    """The calibration with the fitted numbers, each with its source."""
+    problem: TrainingProblem, theta: Floats, fitted: Floats, table: TrainingTable, *, spread: float, name: str,
+    undecided: Sequence[str],
+) -> Calibration:  # fmt: skip
+    """The calibration with the fitted numbers, each with its source. Numbers at their priors have a note."""
     turned = turned_training(problem.calibration, problem.names, theta)
     section = turned.training
     assert section is not None
@@ -378,6 +379,9 @@ def _written(
         field: _rounded(getattr(section, field), source, number(getattr(problem.calibration.training, field)))
         for field in problem.names
     }
+    for field in undecided:
+        kept: Quantity = getattr(section, field)
+        update[field] = kept.model_copy(update={"note": f"at its prior: training runs of {files} do not decide it"})
     update["spread"] = Quantity(
         value=round(spread, 2), status="derived", written=f"{spread:.2f}", unit="",
         source=f"systems or models left out of the fit: {len(fitted)} training runs: at least 80 % within it",
