@@ -1,4 +1,6 @@
-"""Choose the freedoms of the fit on training runs by cross-validation: `python -m benchmarks.train_freedom DATA.csv ...`.
+"""Choose the freedoms of the fit on training runs by cross-validation.
+
+Run it as `python -m benchmarks.train_freedom DATA.csv ...`.
 
 The command prints the errors of left-out GPU types and publications for each choice, and the choice of the
 one-standard-error rule. `tokenworks.calibrate.training_problem.FREEDOM` holds this choice. Give only runs that the fit

@@ -111,8 +111,8 @@ def test_quantisation_moves_bytes_by_hand() -> None:
 
 
 def test_narrow_recipes_gather_narrow_tensors() -> None:
-    """Inputs have one byte in place of two, and sums two. The last sums of a layer hide beside the gradients of weights:
-    2 of 3 parts are left. Embedding and head stay wide.
+    """Inputs have one byte in place of two, and sums two. The last sums of a layer hide beside the gradients of
+    weights, so 2 of 3 parts are left. Embedding and head stay wide.
     """
     wide, narrow = (
         run(LLAMA_70B, bare(BOX), f"tp=8,gbs=8,seq=8192,precision={name}").exposed_s["tp", "box"]
@@ -134,8 +134,7 @@ def test_a_stage_that_waits_for_the_host_can_be_the_busiest() -> None:
     """The last stage has the head and one layer less. Slow launches of experts make a stage between the slowest."""
     plan = "pp=16,dp=1,gbs=32,seq=4096,layout=balanced,draft_layers=true,ep=1"
     fast, slow = (
-        run(DEEPSEEK, dataclasses.replace(bare("16xhgx-h100@ndr"), host_expert=host), plan)
-        for host in (0.0, 3e-3)
+        run(DEEPSEEK, dataclasses.replace(bare("16xhgx-h100@ndr"), host_expert=host), plan) for host in (0.0, 3e-3)
     )
     assert "head" in fast.compute_s
     assert "head" not in slow.compute_s

@@ -30,8 +30,8 @@ def bare(name: str) -> TrainRates:
     return dataclasses.replace(
         trained(name), rates=dataclasses.replace(perfect(on(name)), prefill_flop=on(name).peak["bf16"]),
         fused_experts=1.0, attention_backward=1.0, attention_fp8=1.0, linear_attention=1.0, elementwise=1.0,
-        device_spread=0.0, dp_exposed=0.0, tp_exposed=0.0, ep_exposed=0.0, pp_exposed=0.0, host_op=0.0, host_expert=0.0, host_step=0.0,
-        skew=0.0, context=0.0, fragments=0.0, box_alpha=None,
+        device_spread=0.0, dp_exposed=0.0, tp_exposed=0.0, ep_exposed=0.0, pp_exposed=0.0, host_op=0.0, host_expert=0.0,
+        host_step=0.0, skew=0.0, context=0.0, fragments=0.0, box_alpha=None,
     )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Fit the numbers of training that serving does not pin down on measured training runs.
 
 `training_problem` has the numbers with their freedoms and limits. A number that the runs do not decide stays at its
-prior. The fit is repeated without each system and without each model. These repeats use the slopes of the whole fit, and
-their errors are computed exactly.
+prior. The fit is repeated without each system and without each model. These repeats use the slopes of the whole fit,
+and their errors are computed exactly.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from typing_extensions import TypedDict

@@ -23,8 +23,7 @@ from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.training import Training
 
 Kind = Literal["kernels", "papers", "assumed"]
-"""Where the prior of a number comes from, best known first: tables of single kernels, figures of papers, or nothing but an
-estimate."""
+"""Where the prior of a number comes from, best known first: tables of single kernels, figures of papers, an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +57,24 @@ NUMBERS: Mapping[str, FreeNumber] = {
     "host_op": FreeNumber("assumed", 5e-6, 100e-6),
     "host_expert": FreeNumber("assumed", 50e-6, 1e-3),
 }
-"""Number that a fit may change -> its kind and limits. Limits: training runs GEMMs no faster than the kernel tables, and
-the power limit takes at most 0.4 of the clock. Attention: FlashAttention-3 reaches 740 TFLOP/s on H100 at best
-(arXiv:2407.08608, figure 5), 1.28 times the prefill rate of H100 in the kernel tables. Experts are no faster than dense GEMMs, and half of their tiles have rows.
-The backward pass of attention is no faster than the forward pass. FP8 has at most twice the 16-bit rate. Small kernels
-reach at most the bandwidth of GEMMs. Communication adds no more than its own time."""
+"""Number that a fit may change -> its kind and limits.
+
+- `gemm`: training runs GEMMs no faster than the kernel tables, and the power limit takes at most 0.4 of the clock.
+- `grouped`: experts are no faster than dense GEMMs, and at least half of the rows of their tiles are used.
+- `attention`: FlashAttention-3 reaches 740 TFLOP/s on H100 at best (arXiv:2407.08608, figure 5). That is 1.28 times the
+  prefill rate of H100 in the kernel tables.
+- `attention_backward`: the backward pass is no faster than the forward pass. `attention_fp8`: FP8 has at most twice the
+  16-bit rate.
+- `linear_attention`, `elementwise`: small kernels reach at most the bandwidth of GEMMs.
+- exposed communication adds no more than its own time."""
 
 FREEDOM: Mapping[Kind, float] = {"kernels": 0.2, "papers": 0.4, "assumed": 0.4}
 """Kind -> freedom of its numbers: the standard deviation of log(fitted / prior) [-]. Chosen by `training_freedom` on
 fitted runs alone: `python -m benchmarks.train_freedom DATA.csv` does the choice again."""
 
 DECIDES = 0.95
-"""A number is decided by the runs if its standard deviation after the fit is smaller than this share of its freedom [-].
-Others stay at their priors."""
+"""A number is decided by the runs if its standard deviation after the fit is smaller than this share of its freedom.
+Others stay at their priors [-]."""
 
 
 def touches_all(_case: TrainingCase) -> bool:
@@ -91,6 +95,7 @@ TOUCHES: Mapping[str, Callable[[TrainingCase], bool]] = {
     "host_expert": lambda case: case.training.graphs != "full" and any(block.experts for block in case.model.blocks),
 }
 """Number -> whether it can change the prediction of a case: a slope then costs less time. Others change all cases."""
+
 
 @dataclass(frozen=True)
 class TrainingProblem:
@@ -136,7 +141,7 @@ class TrainingProblem:
 
     @property
     def limits(self) -> tuple[Floats, Floats]:
-        """Lowest and highest logarithm of each factor [-, -]. A prior outside of the limits of its number is a limit."""
+        """Lowest and highest logarithm of each factor. A prior outside of the limits of its number is a limit [-, -]."""
         priors = [number(getattr(self.calibration.training, name)) for name in self.names]
         known = [NUMBERS[name] for name in self.names]
         low = [min(math.log(max(one.low, 1e-3) / prior), 0.0) for one, prior in zip(known, priors, strict=True)]

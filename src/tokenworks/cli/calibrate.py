@@ -126,19 +126,18 @@ def calibrate(
         _refuse("does not go with --deployment", "leave one of the two out", without=without, kernels=kernels,
                 only_assumed=only_assumed, ablation=ablation, leave_out=leave_out, tables=tables,
                 intervals_of=intervals_of)  # fmt: skip
+    start = load_calibration(prior, assume=numbers.given())
     if are_training(data):
         _refuse("does not go with training runs", "leave it out", kernels=kernels, tables=tables, on=on,
                 kernel_profile=kernel_profile, only_assumed=only_assumed, leave_out=leave_out,
                 intervals_of=intervals_of, ablation=ablation)  # fmt: skip
-        calibrate_runs(measured, load_calibration(prior, assume=numbers.given()), name=name, without=without, out=out,
-                       output=output)  # fmt: skip
+        calibrate_runs(measured, start, name=name, without=without, out=out, output=output)
         return
     if kernel_profile or on:
         _refuse("does not go with --kernel-profile", "leave one of the two out", data=data, kernels=kernels,
                 tables=tables, without=without, only_assumed=only_assumed, ablation=ablation, leave_out=leave_out,
                 intervals_of=intervals_of, deployment=measured.deployment)  # fmt: skip
-        _profile(kernel_profile, on, load_calibration(prior, assume=numbers.given()), began, name=name, out=out,
-                 output=output)  # fmt: skip
+        _profile(kernel_profile, on, start, began, name=name, out=out, output=output)
         return
     _must_have_points(kernels, tables, data, only_assumed=only_assumed, ablation=ablation, leave_out=leave_out,
                       intervals_of=intervals_of)  # fmt: skip
@@ -149,7 +148,6 @@ def calibrate(
                 only_assumed=only_assumed, ablation=ablation, leave_out=leave_out)  # fmt: skip
     if out:
         must_be_writable(out)
-    start = load_calibration(prior, assume=numbers.given())
     if measured.deployment:
         _own(measured, start, began, name=name, out=out, output=output)
         return

@@ -76,8 +76,8 @@ def tensor_exchange(stack: Kernels, model: Model, rates: TrainRates, plans: Trai
 
     With sequence parallelism, a half layer gathers its input and scatters the sum of its output, in both passes, and
     gathers the input once more for the gradients of weights. Recipes with narrow products gather quantised tensors
-    (NVIDIA Transformer Engine), and add up sums in 16 bits. Without sequence parallelism, a half layer has one all-reduce
-    in each pass. Routed experts get their tokens from dispatch.
+    (NVIDIA Transformer Engine), and add up sums in 16 bits. Without sequence parallelism, a half layer has one
+    all-reduce in each pass. Routed experts get their tokens from dispatch.
 
     Parameters
     ----------

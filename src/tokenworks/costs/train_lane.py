@@ -39,8 +39,8 @@ AGAIN: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 DUAL_PIPE_EXPOSED = 20 / (132 - 20)
 """What hidden dispatch and combine of DualPipe add to the compute beside them / their own time: 20 of the 132
-multiprocessors of an H800 only communicate (DeepSeek-V3, arXiv:2412.19437, section 3.2.2), so the compute takes 132 / 112
-of its time. Schedules of other frameworks have the fitted share `ep_exposed` [-]."""
+multiprocessors of an H800 only communicate (DeepSeek-V3, arXiv:2412.19437, section 3.2.2), so the compute takes
+132 / 112 of its time. Schedules of other frameworks have the fitted share `ep_exposed` [-]."""
 
 Exchanged = dict[tuple[str, str], FloatArray]
 
@@ -165,7 +165,7 @@ class Busiest:
 
 
 HostWait = Callable[[FloatArray, FloatArray], FloatArray]
-"""Gives the time that the device waits for the host, from the share of the layers on a stage and the time of its pass."""
+"""From the share of the layers on a stage and the time of its pass to the time that the device waits for the host."""
 
 
 def busiest(lane: MicroBatchCost, model: Model, plans: TrainPlans, wait: HostWait) -> Busiest:

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.arrays import FloatArray
-from tokenworks.costs import attention, moe, roofline
+from tokenworks.costs import moe, roofline
 from tokenworks.costs.breakdown import HBM, LATENCY, Kernel, PartTime, plus, times
 from tokenworks.costs.kernels import ExpertLayer, Gemm, Kernels, one
 from tokenworks.costs.parts import PART_OF
 from tokenworks.costs.products import ACTIVATION, NARROW, causal_part, roof
-from tokenworks.costs.rates import Rates
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates, compute_dtype
 from tokenworks.costs.train_products import element_bytes, layer_product, quantised, weight_product
 from tokenworks.specs.model import Model, Scan, State

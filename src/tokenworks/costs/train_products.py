@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from tokenworks.arrays import FloatArray
 from tokenworks.costs import roofline
-from tokenworks.costs.breakdown import HBM, LATENCY, Kernel
+from tokenworks.costs.breakdown import HBM, LATENCY, Kernel, PartTime
 from tokenworks.costs.products import ACTIVATION, NARROW, roof
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.train_plan import BYTES, TrainPlans, TrainRates
 
 QUANTISE_READS = {"fp8": 2, "fp8-delayed": 1, "fp8-block": 1, "mxfp8": 1, "nvfp4": 2}
-"""Recipe -> times that quantisation reads a tensor. A scale for the whole tensor needs its largest value first; the scale
-of a block does not; a delayed scale comes from earlier steps (NVIDIA Transformer Engine, recipes) [count]."""
+"""Recipe -> times that quantisation reads a tensor. A scale for the whole tensor needs its largest value first; the
+scale of a block does not; a delayed scale comes from earlier steps (NVIDIA Transformer Engine, recipes) [count]."""
 
 
 def element_bytes(dtype: str, plans: TrainPlans) -> float:
@@ -66,8 +66,8 @@ def weight_product(
 def copies(rates: Rates, plans: TrainPlans) -> int:
     """Quantised copies of a tensor: one by rows, and one by columns for the gradients of weights [count].
 
-    LoRA has no gradients of weights. Devices with FP4 units (NVIDIA Blackwell) multiply 8-bit matrices in any layout, so
-    a tensor with one scale needs no second copy there (NVIDIA Transformer Engine: `non_tn_fp8_gemm_supported`).
+    LoRA has no gradients of weights. Devices with FP4 units (NVIDIA Blackwell) multiply 8-bit matrices in any layout,
+    so a tensor with one scale needs no second copy there (NVIDIA Transformer Engine: `non_tn_fp8_gemm_supported`).
 
     Parameters
     ----------
