@@ -155,11 +155,12 @@ def test_other_ranks_of_the_instance_begin_their_step_again(kind: Kind) -> None:
 
 
 @ENGINES
-@pytest.mark.parametrize(("rank", "at_s", "tokens"), [(0, 0.012, 1), (1, 0.012, 1), (1, 0.045, 3)])
-def test_either_side_of_a_kv_transfer_may_be_lost(kind: Kind, rank: int, at_s: float, tokens: int) -> None:
+@pytest.mark.parametrize(("rank", "at_s", "end_s"), [(0, 0.012, 0.13), (1, 0.012, 0.122), (1, 0.045, 0.145)])
+def test_either_side_of_a_kv_transfer_may_be_lost(kind: Kind, rank: int, at_s: float, end_s: float) -> None:
     """The transfer takes 20 ms from 10 ms on. The prompt is computed again on a prefill rank, then travels again.
 
-    Lost are the prefill rank during the transfer, the decode rank during it, and the decode rank while it decodes.
+    Lost are the prefill rank during the transfer, the decode rank during it, and the decode rank while it decodes. Eight
+    steps follow the second transfer, or seven. In the first case this transfer waits for the first one, at 30 ms.
     """
     other = tuple(replace(pool, instances=2) for pool in SPLIT)
     lost = (0, 2)[rank]
@@ -167,7 +168,7 @@ def test_either_side_of_a_kv_transfer_may_be_lost(kind: Kind, rank: int, at_s: f
     outcome = run(kind, cluster, ONE, (at_s, "lose", lost))
     assert outcome.status[0] == Status.COMPLETED
     assert outcome.first_token_s[0] == pytest.approx(STEP)
-    assert outcome.end_s[0] == pytest.approx(at_s + STEP + 0.02 + (9 - tokens) * STEP)
+    assert outcome.end_s[0] == pytest.approx(end_s)
     assert sum(pool.output_tokens for pool in outcome.pools) == 10
     assert all(pool.kv_used == 0 for pool in outcome.pools)
     assert [faults.lost_requests for faults in outcome.faults] == [rank == 0, rank == 1]
@@ -245,7 +246,7 @@ def test_no_request_goes_to_a_lost_rank(kind: Kind, name: str) -> None:
     outcome = run(kind, several(count=3, router=router), early, *events)
     assert outcome.status.tolist() == [Status.COMPLETED] * 11 + [Status.REJECTED]
     assert set(outcome.rank[:6]) <= {0, 2}
-    assert name == "least_loaded" or 1 in outcome.rank[6:11]
+    assert name in {"least_loaded", "power_of_two"} or 1 in outcome.rank[6:11]
     assert outcome.rank[11] == -1
 
 
