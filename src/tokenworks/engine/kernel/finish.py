@@ -7,11 +7,12 @@ import math
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, FAILED, PREFILL, QUEUED, inline, jit
+from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, FAILED, PREFILL, QUEUED, REJECTED, apart, inline, jit
 from tokenworks.engine.kernel.cache import store
 from tokenworks.engine.kernel.leave import drop, leave_running, pay
 from tokenworks.engine.kernel.lists import to_decodes
 from tokenworks.engine.kernel.queue import join_queue
+from tokenworks.engine.kernel.route import least_loaded
 from tokenworks.engine.kernel.steps import (
     count_gap,
     glide,
@@ -58,31 +59,44 @@ def hide(s, r, q, now):
             instance.end_s = time_after(s, i, instance.done + instance.planned)
 
 
+@apart
+def reject(s, r, q, now):
+    """End a finished prefill: all decode ranks are lost."""
+    s.rank[r].lost_output += s.request[q].generated
+    drop(s, r, q, REJECTED, now)
+
+
 @jit
 def hand_over(s, r, q, now):
     """Queue a finished prefill at the least loaded decode rank. The prefill rank holds the KV until the transfer."""
     me = s.request[q]
-    leave_running(s, r, q)
-    s.rank[r].load -= 1
-    me.goal, me.computed, me.remote = me.input, 0, 1
     pool = s.pool[1]
     best = pool.first_rank
     for other in range(pool.first_rank, pool.first_rank + pool.instances * pool.ranks):
         if s.rank[other].load < s.rank[best].load:
             best = other
+    if s.world[0].lost_ranks:
+        best = least_loaded(s, pool.first_rank, pool.instances * pool.ranks)
+        if best < 0:
+            reject(s, r, q, now)
+            return
+    leave_running(s, r, q)
+    s.rank[r].load -= 1
+    me.computed, me.remote = 0, 1
     enqueue(s, best, q, now)
 
 
 @inline
 def lag(s, r, q):
     """Time from the end of the step to the first token at the client [s], see `types.Pool.lag_s`."""
-    me, pool = s.request[q], s.pool[s.rank[r].pool]
+    me, pool, instance = s.request[q], s.pool[s.rank[r].pool], s.instance[s.rank[r].instance]
+    cost = s.cost[instance.cost]
     tokens = np.int64(me.chunk)
     parts = (tokens * pool.stages + pool.token_budget - 1) // pool.token_budget
-    whole = s.by_tokens[pool.by_tokens + min(pool.stages * tokens, pool.token_budget)]
+    whole = s.by_tokens[cost.by_tokens + min(pool.stages * tokens, pool.token_budget)]
     square = tokens * (me.computed - tokens) + tokens * (tokens + 1) // 2
-    own = pool.ranks * (pool.prefill_s * square + pool.token_s * tokens)
-    step_s = s.by_tokens[pool.by_tokens + s.instance[s.rank[r].instance].tokens]
+    own = pool.ranks * (cost.prefill_s * square + cost.token_s * tokens)
+    step_s = s.by_tokens[cost.by_tokens + instance.tokens]
     late = whole * (1.0 + (parts - 1) / pool.stages) - step_s
     return max(0.0, late) + own * (pool.stages - 1) / parts
 
@@ -97,9 +111,9 @@ def produce_first(s, r, q, now):
         if s.pool[rank.pool].stages > 1:
             me.lag_s = lag(s, r, q)
         me.first_s = now + me.lag_s
-        pay(s, q)
     else:
         s.itl[me.group, itl_bin(now - me.end_s)] += 1
+    pay(s, q)
     me.end_s = now
     if me.generated == me.output:
         drop(s, r, q, COMPLETED, now)
@@ -129,10 +143,9 @@ def fresh_gaps(s, r, now):
 
 
 @inline
-def finish_rank(s, i, r, now):
-    """End the step of a rank: sequences get tokens, and completed sequences leave."""
-    rank, instance = s.rank[r], s.instance[i]
-    pool = s.pool[rank.pool]
+def finish_decodes(s, r, now):
+    """End the decodes of a step of a rank: sequences get tokens, and completed sequences leave."""
+    rank = s.rank[r]
     if rank.batch:
         count_gap(s, r, now - last_decode(s, r), 1)
         if rank.fresh:
@@ -154,6 +167,16 @@ def finish_rank(s, i, r, now):
                 q = follower
         if rank.next_target <= rank.clock:
             rank.next_target = rank.clock + 1
+    elif s.pool[rank.pool].mixes:
+        rank.last_s = now
+
+
+@inline
+def finish_rank(s, i, r, now):
+    """End the step of a rank: sequences get tokens, and completed sequences leave."""
+    rank, instance = s.rank[r], s.instance[i]
+    pool = s.pool[rank.pool]
+    finish_decodes(s, r, now)
     q = rank.prefill
     while q >= 0:
         me = s.request[q]
