@@ -72,8 +72,3 @@ def test_conditions_that_hardly_differ_share_a_cost(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "MOST_VARIANTS", 1)
     with pytest.raises(SpecError, match="2 different states"):
         variants(WIDE, SITE, LIMITS, near)
-
-
-def test_two_conditions_at_once() -> None:
-    both = Condition(live=39, up_share=0.75).beside(Condition(live=38, up_share=0.5, hot=1.2))
-    assert both == Condition(live=38, up_share=0.375, hot=1.2)

@@ -1,4 +1,4 @@
-"""Step times of an instance that is not whole: fewer ranks, less bandwidth, or another balance of experts."""
+"""Step times of an instance that is not whole: fewer ranks, or less bandwidth."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ MOST_VARIANTS = 64
 SHARE_STEPS = 64
 """Shares of bandwidth are rounded to multiples of 1 / this number [-]."""
 
-BALANCE_STEP = 1.02
-"""Loads of the hottest rank, and touched experts, are rounded to powers of this factor [-]."""
-
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -34,38 +31,16 @@ class Condition:
     live : dp ranks that work; None: all [count]
     up_share : bandwidth inside a domain / its normal value, of the device that has least [-]
     out_share : bandwidth between domains / its normal value, of the device that has least [-]
-    hot : load of the hottest expert-parallel rank / mean load; None: as the calibration has it [-]
-    touched : touched experts on the rank that touches most / the number with equally popular experts; None: as the
-        calibration has it [-]
     """
 
     live: int | None = None
     up_share: float = 1.0
     out_share: float = 1.0
-    hot: float | None = None
-    touched: float | None = None
 
     def rounded(self) -> Condition:
-        """The condition with rounded numbers, so that conditions that hardly differ share a step cost."""
-
-        def balance(value: float | None) -> float | None:
-            return None if value is None else BALANCE_STEP ** round(float(np.log(value) / np.log(BALANCE_STEP)))
-
+        """The condition with rounded shares, so that conditions that hardly differ share a step cost."""
         up, out = (max(round(share * SHARE_STEPS), 1) / SHARE_STEPS for share in (self.up_share, self.out_share))
-        return Condition(self.live, up, out, balance(self.hot), balance(self.touched))
-
-    def beside(self, other: Condition) -> Condition:
-        """Both conditions at the same time: the fewer ranks, both losses of bandwidth, and the balance of either.
-
-        Parameters
-        ----------
-        other : the other condition; its balance counts if both have one
-        """
-        both = [ranks for ranks in (self.live, other.live) if ranks is not None]
-        return Condition(
-            min(both, default=None), self.up_share * other.up_share, self.out_share * other.out_share,
-            self.hot if other.hot is None else other.hot, self.touched if other.touched is None else other.touched,
-        )  # fmt: skip
+        return Condition(self.live, up, out)
 
 
 HEALTHY = Condition()
