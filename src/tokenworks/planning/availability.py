@@ -48,9 +48,6 @@ from tokenworks.specs.slo import Slo
 SEEDS = 100
 MOST_SEEDS, MOST_YEARS = 100_000, 10_000
 PROMISE = 99.99
-MOST_STATES = 40
-"""Most conditions of instances that are simulated; the rarer ones take the roofline bound [count]."""
-
 SHOWN_STATES = 8
 """States in a result, those with the most lost capacity [count]."""
 
@@ -186,8 +183,10 @@ class _Composed:
     def figures(self, label: str) -> _Closed:
         """Availability and lost capacity of the deployment."""
         self._simulate()
-        lost, causes, states = [], defaultdict(float), Counter[State]()
-        dead = []
+        lost: list[float] = []
+        dead: list[float] = []
+        causes: defaultdict[PartKind, float] = defaultdict(float)
+        states: defaultdict[State, float] = defaultdict(float)
         for history in self.histories:
             gone, none = 0.0, 0.0
             for (state, kinds), seconds in history.states.items():
@@ -199,44 +198,44 @@ class _Composed:
                     causes[kind] += missing * seconds / len(kinds)
             lost.append(gone / history.seconds)
             dead.append(none / history.seconds)
-        forms = [
-            closed_form(self.stand, self.rates, load_s=self.stand.load_s, share=self.capacity.bounded, outage=outage)
+        of_capacity, of_service = (
+            closed_form(self.stand, self.rates, load_s=self.stand.load_s, share=self.capacity.share, outage=outage)
             for outage in (False, True)
-        ]
+        )
         total = sum(history.seconds for history in self.histories)
-        serves = _figure(dead, 1 - float(forms[1].unavailability()), self.promise)
-        capacity = _figure(lost, 1 - float(forms[0].unavailability()), self.promise)
+        serves = _figure(dead, 1 - float(of_service.unavailability()), self.promise)
+        capacity = _figure(lost, 1 - float(of_capacity.unavailability()), self.promise)
         tokens = self.capacity.effective_tok_s
         shown = DeploymentFigures(
             label=label, elastic=any(one.elastic for one in self.stand.instances), spares=len(self.stand.spares),
             serves=serves, capacity=capacity, effective_tok_s=tokens,
             lost_tokens=tokens * capacity.downtime_s, states=self._rows(states, total),
-            simulated=len(self.capacity.shares),
+            simulated=self.capacity.simulated,
         )  # fmt: skip
-        return _Closed(shown, *forms, {kind: law.YEAR_S * lost_s / total for kind, lost_s in causes.items()})
+        return _Closed(
+            shown, of_capacity, of_service, {kind: law.YEAR_S * lost_s / total for kind, lost_s in causes.items()}
+        )
 
     def _simulate(self) -> None:
-        """Simulate the conditions that occur, those with the most time first; price the others by the bound."""
-        times: Counter[tuple[int, Condition]] = Counter()
+        """Compute the capacities of the conditions that occur, those with the most time first."""
+        times: defaultdict[tuple[int, Condition], float] = defaultdict(float)
         for history in self.histories:
             for (state, _), seconds in history.states.items():
                 for at, condition in state:
                     if condition is not None:
                         times[self.stand.instances[at].role, condition.rounded()] += seconds
         ranked = [key for key, _ in sorted(times.items(), key=lambda item: (-item[1], repr(item[0])))]
-        for role, condition in ranked[:MOST_STATES]:
-            self.capacity.simulated(role, condition)
-        for role, condition in ranked[MOST_STATES:]:
-            self.capacity.bounded(role, condition)
+        for role, condition in ranked:
+            self.capacity.share(role, condition)
 
     def _capacity(self, state: State) -> float:
         shares = {
-            at: 0.0 if condition is None else self.capacity.bounded(self.stand.instances[at].role, condition)
+            at: 0.0 if condition is None else self.capacity.share(self.stand.instances[at].role, condition)
             for at, condition in state
         }
         return self.stand.capacity(shares)
 
-    def _rows(self, states: Counter[State], total: float) -> tuple[StateRow, ...]:
+    def _rows(self, states: Mapping[State, float], total: float) -> tuple[StateRow, ...]:
         """The states that lose the most capacity; states of equal instances count as one."""
         grouped: defaultdict[tuple[str, float], float] = defaultdict(float)
         for state, seconds in states.items():

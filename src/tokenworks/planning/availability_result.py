@@ -217,7 +217,7 @@ class Availability(Shown):
             "seeds": self.seeds,
             "partial": self.partial,
             "devices": self.machine.devices,
-            "parts": dict(self.counts),
+            "parts": {str(kind): count for kind, count in self.counts.items()},
             "whole": asdict(self.whole),
             "usable_devices": asdict(self.devices),
             "deployment": asdict(self.deployment) if self.deployment else None,

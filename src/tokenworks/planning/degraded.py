@@ -20,6 +20,9 @@ Say = Callable[[str], None]
 PILOT = 20
 """Requests of a run that only prices the steps of a condition [count]."""
 
+MOST_SIMULATED = 40
+"""Most conditions that are simulated [count]."""
+
 LEAST_SHARE = 0.01
 """Below this share of the full load, a condition counts as one without capacity [-]."""
 
@@ -47,6 +50,7 @@ class DegradedCapacity:
     say: Say | None = None
     full: Capacity = field(init=False)
     shares: dict[tuple[int, Condition], float] = field(init=False, default_factory=dict)
+    simulated: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.full = capacity_of(self.deployed, self.source, self.slo, seed=self.seed, say=self.say)
@@ -56,8 +60,10 @@ class DegradedCapacity:
         """Effective tokens per second of the whole deployment at its highest load within the SLO."""
         return self.full.best.effective_tok_s_per_device * self.deployed.deployment.devices
 
-    def simulated(self, role: int, condition: Condition) -> float:
-        """Capacity of a condition / full capacity, by simulation; each condition is simulated once.
+    def share(self, role: int, condition: Condition) -> float:
+        """Capacity of a condition / full capacity: each condition is computed once.
+
+        The first `MOST_SIMULATED` conditions are simulated; later ones take the ratio of both roofline bounds.
 
         Parameters
         ----------
@@ -65,25 +71,19 @@ class DegradedCapacity:
         condition : the condition
         """
         key = (role, condition.rounded())
+        if key[1] == HEALTHY:
+            return 1.0
         if key not in self.shares:
-            self.shares[key] = 1.0 if key[1] == HEALTHY else self._searched(*key)
+            simulated = self.simulated < MOST_SIMULATED
+            self.shares[key] = self._searched(*key) if simulated else self._bounded(*key)
+            self.simulated += simulated
         return self.shares[key]
 
-    def bounded(self, role: int, condition: Condition) -> float:
-        """The same share from the roofline bound of both deployments, which simulates no load.
-
-        Parameters
-        ----------
-        role : number of the role whose instances are in the condition
-        condition : the condition
-        """
-        key = (role, condition.rounded())
-        if key not in self.shares:
-            run, whole = self._run(*key, PILOT_RATE, PILOT), self.full.run
-            self.shares[key] = min(
-                1.0, rate_bound(run.cluster, whole.site.request) / rate_bound(whole.cluster, whole.site.request)
-            )
-        return self.shares[key]
+    def _bounded(self, role: int, condition: Condition) -> float:
+        """Roofline bound on the rate of the condition / bound of the whole deployment."""
+        run, whole = self._run(role, condition, PILOT_RATE, PILOT), self.full.run
+        request = whole.site.request
+        return min(1.0, rate_bound(run.cluster, request) / rate_bound(whole.cluster, request))
 
     def _searched(self, role: int, condition: Condition) -> float:
         """Highest load that the condition holds / highest load of the whole deployment."""
