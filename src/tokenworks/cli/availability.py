@@ -160,7 +160,7 @@ def _heading(result: Availability) -> Iterator[str]:
 
 def _print_figures(result: Availability, out: Page) -> None:
     columns: Columns = {"": "left", "available": "right", "downtime": "right", "80 % of years": "right"}
-    columns |= {"closed form": "right", f"keep {result.promise.promise:g} %": "right"}
+    columns |= {"closed form": "right", "promise kept": "right"}
     figures: dict[str, Figure] = {"every part works": result.whole, "usable devices": result.devices}
     if result.deployment:
         figures |= {"deployment serves": result.deployment.serves, "capacity": result.deployment.capacity}
