@@ -214,6 +214,8 @@ def _promise(result: Availability) -> Iterator[str]:
             f"No repair time keeps the promise: with repairs in no time, {_span(one.without_repair_s)} a year are lost "
             "by detection, resets and restarts."
         )
+    elif one.repair_needed_s >= 9.99 * one.repair_s:
+        yield f"Even repairs of {_span(one.repair_needed_s)} keep the promise; {_span(one.repair_s)} is assumed."
     else:
         yield f"A repair must take at most {_span(one.repair_needed_s)}; {_span(one.repair_s)} is assumed."
 

@@ -48,6 +48,9 @@ from tokenworks.specs.slo import Slo
 SEEDS = 100
 MOST_SEEDS, MOST_YEARS = 100_000, 10_000
 PROMISE = 99.99
+LONGEST = 10.0
+"""Repair times up to this multiple are tried for the promise: in longer ones, failures come together too often [-]."""
+
 SHOWN_STATES = 8
 """States in a result, those with the most lost capacity [count]."""
 
@@ -344,15 +347,16 @@ def _stops(form: ClosedForm) -> float:
 
 
 def _needed_factor(outage: Callable[..., FloatArray], allowed: float) -> float | None:
-    """Factor on the repair times with which the share without service is `allowed`; None: no factor is small enough.
+    """Factor on the repair times with which the share without service is `allowed`.
 
-    Bisection: the share grows with the repair time.
+    Bisection: the share grows with the repair time. The factor is `LONGEST` if even this factor is small enough, and
+    None if no factor is.
     """
     if float(outage({"repair": 0.0})) > allowed:
         return None
-    low, high = 0.0, 1.0
-    while float(outage({"repair": high})) < allowed and high < 1e6:
-        low, high = high, 2 * high
+    low, high = 0.0, LONGEST
+    if float(outage({"repair": high})) <= allowed:
+        return LONGEST
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if float(outage({"repair": middle})) <= allowed else (low, middle)

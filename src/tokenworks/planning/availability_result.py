@@ -115,7 +115,8 @@ class Promise:
     mean_s : mean time that such a failure takes [s]
     mean_needed_s : mean time that the promise allows; None: nothing fails [s]
     repair_s : repair time of the file [s]
-    repair_needed_s : repair time that keeps the promise; None: even repairs in no time do not [s]
+    repair_needed_s : longest repair time that keeps the promise, at most ten times `repair_s`; None: even repairs in no
+        time do not keep it [s]
     without_repair_s : time of a year that is lost with repairs in no time [s]
     """
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from tokenworks.engine.tiers import Tiers
 from tokenworks.simulation.bound import rate_bound
 from tokenworks.simulation.capacity import PILOT_RATE, TOLERANCE, Capacity, Try, capacity_of
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
-from tokenworks.simulation.variants import HEALTHY, Condition, shrunk
+from tokenworks.simulation.steps import step_cost
+from tokenworks.simulation.variants import HEALTHY, Condition, shrunk, with_bandwidth
 from tokenworks.specs.deployment_file import Deployed
-from tokenworks.specs.machine import Link, Machine
 from tokenworks.specs.slo import Slo
 
 Say = Callable[[str], None]
@@ -112,32 +112,19 @@ class DegradedCapacity:
         return most / (1 + TOLERANCE) ** held
 
     def _run(self, role: int, condition: Condition, rate: float, requests: int) -> Simulation:
-        """A simulation of the deployment with all instances of a role in a condition."""
-        whole, site = self.deployed.deployment, self.full.run.site
-        live = condition.live or whole.roles[role].parallel.dp
-        roles = list(whole.roles)
-        roles[role] = shrunk(roles[role], site.model, live)
-        rest = dataclasses.replace(
-            self.deployed,
-            deployment=whole.model_copy(update={"roles": tuple(roles), "elastic_ep": False, "spares": 0}),
-            machine=_slower(site.machine, condition),
-        )
-        traffic = dataclasses.replace(self.source, requests=requests).traffic(rate=rate)
-        return simulate(rest, traffic, slo=self.slo, seed=self.seed, drain=False)
+        """A simulation of the deployment with all instances of a role in a condition.
 
-
-def _slower(machine: Machine, condition: Condition) -> Machine:
-    """The machine with the bandwidth that a condition leaves."""
-
-    def less(link: Link, share: float) -> Link:
-        return dataclasses.replace(link, bandwidth=link.bandwidth * share, pair=link.pair * share)
-
-    out = machine.scale_out
-    return dataclasses.replace(
-        machine,
-        scale_up=less(machine.scale_up, condition.up_share),
-        scale_out=None if out is None else less(out, condition.out_share),
-    )
+        Ranks that are left keep their limits. A deployment without some ranks reads no KV tiers: a lower bound.
+        """
+        deployment, whole = self.deployed.deployment, self.full.run
+        pools = list(whole.cluster.pools)
+        pool, live = pools[role], condition.live or pools[role].ranks
+        site = replace(whole.site, rates=with_bandwidth(whole.site.rates, condition))
+        smaller = shrunk(deployment.roles[role], site.model, live)
+        pools[role] = replace(pool, cost=step_cost(smaller, site, pool.limits), ranks=live)
+        rest = replace(whole.cluster, pools=tuple(pools), tiers=whole.cluster.tiers if live == pool.ranks else Tiers())
+        traffic = replace(self.source, requests=requests).traffic(rate=rate)
+        return simulate(self.deployed, traffic, slo=self.slo, seed=self.seed, drain=False, like=(site, rest))
 
 
 def _words(condition: Condition, ranks: int) -> str:
