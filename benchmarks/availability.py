@@ -17,7 +17,7 @@ import numpy as np
 import tokenworks
 from tokenworks.costs import reliability as law
 from tokenworks.engine.simulator import warm_up
-from tokenworks.planning.availability_result import Availability
+from tokenworks.ledger.availability_result import Availability
 from tokenworks.specs.reliability import load_reliability
 
 PAGE = Path(__file__).parents[1] / "docs" / "failures.md"
@@ -90,8 +90,8 @@ def machine_rows(seeds: int) -> str:
 def deployment_rows(seeds: int) -> tuple[str, str]:
     """Deployments, and what dominates."""
     lines = [
-        "| machine | deployment | serves | downtime a year | 80 % of years | closed form | lost capacity | tokens lost "
-        "a year [billion] | years that keep 99.99 % | repair that 99.99 % allows | most of it by | seconds |",
+        "| machine | deployment | serves | downtime a year | 80 % of years | closed form | lost capacity | effective "
+        "tokens lost a year [million] | years that keep 99.99 % | repair that 99.99 % allows | most of it by | seconds |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|",
     ]
     states = ["| machine | deployment | state | capacity | hours a year |", "|---|---|---|---:|---:|"]
@@ -126,7 +126,7 @@ def _deployment_row(system: str, name: str, result: Availability, seconds: float
     return (
         f"| {system} | {name} | {one.serves.availability:.3%} | {span(one.serves.downtime_s)} ± "
         f"{span(2 * one.serves.error_s)} | {span(low)} to {span(high)} | {span(one.serves.closed_form_s)} | "
-        f"{1 - one.capacity.availability:.3%} | {one.lost_tokens / 1e9:.3g} | {one.serves.kept:.0%} | "
+        f"{1 - one.capacity.availability:.3%} | {one.lost_tokens / 1e6:,.3g} | {one.serves.kept:.0%} | "
         f"{repair} | {most.kind} {(most.downtime_s or 0) / total:.0%} | {seconds:.0f} |"
     )
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.envelope import result
 from tokenworks.cli import run
-from tokenworks.planning import sensitivity
+from tokenworks.ledger import availability_sensitivity as sensitivity
 
 DEPLOYMENT = """\
 model: Qwen/Qwen3-30B-A3B
@@ -61,7 +61,7 @@ def test_a_deployment_keeps_to_its_schema(deployment: str, capsys: pytest.Captur
 def test_the_table_of_a_deployment_without_the_library_of_interactions(
     deployment: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenworks.planning.availability.can_interact", lambda: False)
+    monkeypatch.setattr("tokenworks.ledger.availability.can_interact", lambda: False)
     arguments = ["--workload", "chat", "--seeds", "5", "--set", "elastic_ep=false"]
     assert run(["availability", "2xhgx-h100", "--deploy", deployment, *arguments]) == 0
     text = " ".join(capsys.readouterr().out.split())

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typing_extensions import TypedDict
 
-from tokenworks.planning.sensitivity import Interaction, Swing
+from tokenworks.ledger.availability_sensitivity import Interaction, Swing
 from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption, Machine
 from tokenworks.specs.parts import PartKind
@@ -18,7 +18,7 @@ from tokenworks.specs.shown import Record, Shown, flat
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class AvailabilityFigure:
     """An availability from random histories.
 
     Parameters
@@ -75,8 +75,8 @@ class DeploymentFigures:
     label: str
     elastic: bool
     spares: int
-    serves: Figure
-    capacity: Figure
+    serves: AvailabilityFigure
+    capacity: AvailabilityFigure
     effective_tok_s: float
     lost_tokens: float
     states: tuple[StateRow, ...]
@@ -145,8 +145,8 @@ class AvailabilityBody(TypedDict):
     partial: bool
     devices: int
     parts: dict[str, int]
-    whole: Annotated[Plain, FormOf(Figure)]
-    usable_devices: Annotated[Plain, FormOf(Figure)]
+    whole: Annotated[Plain, FormOf(AvailabilityFigure)]
+    usable_devices: Annotated[Plain, FormOf(AvailabilityFigure)]
     deployment: Annotated[Plain, FormOf(DeploymentFigures)] | None
     causes: list[Annotated[Plain, FormOf(CauseRow)]]
     promise: Annotated[Plain, FormOf(Promise)]
@@ -185,8 +185,8 @@ class Availability(Shown):
     seeds: int
     partial: bool
     counts: Mapping[PartKind, int]
-    whole: Figure
-    devices: Figure
+    whole: AvailabilityFigure
+    devices: AvailabilityFigure
     deployment: DeploymentFigures | None
     causes: tuple[CauseRow, ...]
     promise: Promise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tokenworks.planning.stand import Stand, Standing
+from tokenworks.ledger.availability_stand import Stand, Standing
 from tokenworks.simulation.layout import DeviceLayout, DevicePlace
 from tokenworks.specs.compose import machine
 from tokenworks.specs.parts import parts_of

@@ -13,18 +13,18 @@ import numpy as np
 from tokenworks.arrays import FloatArray
 from tokenworks.costs import reliability as law
 from tokenworks.errors import SpecError
-from tokenworks.planning.availability_result import (
+from tokenworks.ledger.availability_capacity import DegradedCapacity, Say
+from tokenworks.ledger.availability_failures import draw_failures
+from tokenworks.ledger.availability_form import ClosedForm, MachineForm, closed_form
+from tokenworks.ledger.availability_result import (
     Availability,
+    AvailabilityFigure,
     CauseRow,
     DeploymentFigures,
-    Figure,
     Promise,
     StateRow,
 )
-from tokenworks.planning.degraded import DegradedCapacity, Say
-from tokenworks.planning.downtime import ClosedForm, MachineForm, closed_form
-from tokenworks.planning.failing import draw_failures
-from tokenworks.planning.sensitivity import (
+from tokenworks.ledger.availability_sensitivity import (
     EXTRA,
     Interaction,
     Swing,
@@ -33,8 +33,8 @@ from tokenworks.planning.sensitivity import (
     tornado,
     uncertain,
 )
-from tokenworks.planning.stand import Stand, must_be_for, stand_of
-from tokenworks.planning.years import PlayedYears, State, play_years
+from tokenworks.ledger.availability_stand import Stand, must_be_for, stand_of
+from tokenworks.ledger.availability_years import PlayedYears, State, play_years
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.variants import Condition
 from tokenworks.specs.compose import machine
@@ -151,13 +151,13 @@ def _must_be_numbers(years: float, seeds: int, promise: float) -> None:
         raise SpecError(f"{promise:g} %", where="--promise", hint="write a share of time in %, such as 99.99")
 
 
-def _figure(lost: Sequence[float], closed: float, promise: float) -> Figure:
+def _figure(lost: Sequence[float], closed: float, promise: float) -> AvailabilityFigure:
     """An availability from the lost share of each history, beside its closed form."""
     low, high = (float(np.quantile(lost, share)) for share in (0.1, 0.9))
     mean = math.fsum(lost) / len(lost)
     kept = sum(100 * (1 - one) >= promise for one in lost) / len(lost)
     error = float(np.std(lost, ddof=1) / math.sqrt(len(lost))) if len(lost) > 1 else math.nan
-    return Figure(
+    return AvailabilityFigure(
         1 - mean, law.downtime_s(1 - mean), (law.downtime_s(1 - low), law.downtime_s(1 - high)),
         law.YEAR_S * error, law.downtime_s(closed), kept,
     )  # fmt: skip
