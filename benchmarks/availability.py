@@ -123,10 +123,10 @@ def _deployment_row(system: str, name: str, result: Availability) -> str:
     low, high = one.serves.interval_s
     repair = "none" if needed is None else "any" if needed >= 9.99 * result.promise.repair_s else span(needed)
     return (
-        f"| {system} | {name} | {one.effective_tok_s:,.0f} | {one.serves.availability:.4%} | {span(one.serves.downtime_s)} ± "
-        f"{span(2 * one.serves.error_s)} | {span(low)} to {span(high)} | {span(one.serves.closed_form_s)} | "
-        f"{1 - one.capacity.availability:.3%} | {one.lost_tokens / 1e6:,.3g} | {one.serves.kept:.0%} | "
-        f"{repair} | {most.kind} {(most.downtime_s or 0) / total:.0%} |"
+        f"| {system} | {name} | {one.effective_tok_s:,.0f} | {one.serves.availability:.4%} "
+        f"| {span(one.serves.downtime_s)} ± {span(2 * one.serves.error_s)} | {span(low)} to {span(high)} "
+        f"| {span(one.serves.closed_form_s)} | {1 - one.capacity.availability:.3%} | {one.lost_tokens / 1e6:,.3g} "
+        f"| {one.serves.kept:.0%} | {repair} | {most.kind} {(most.downtime_s or 0) / total:.0%} |"
     )
 
 
