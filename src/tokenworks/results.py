@@ -23,6 +23,7 @@ from tokenworks.launch.emit import EmitBody
 from tokenworks.launch.importing import ImportBody
 from tokenworks.launch.training import ImportTrainingBody
 from tokenworks.ledger.advise import AdviseBody
+from tokenworks.ledger.availability_result import AvailabilityBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
 from tokenworks.planning.estimate import EstimateBody
@@ -54,6 +55,7 @@ KINDS: dict[str, Any] = {
     "compare": CompareBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
+    "availability": AvailabilityBody,
     "emit": EmitBody,
     "import": ImportBody,
     "import-training": ImportTrainingBody,
