@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.arrays import Bools, Floats, Ints
+from tokenworks.costs.collectives import LinkRates
 from tokenworks.costs.moe import Balance
 from tokenworks.errors import SpecError
 
@@ -350,3 +351,28 @@ def balance(chosen: Floats, placement: Ints, ep: int) -> Balance:
         most = expected_max(hit.sum(axis=2), np.sqrt((hit * (1 - hit)).sum(axis=2)))
         touched.append(float(np.minimum(most, share.shape[2]).mean()))
     return Balance(TOKENS, tuple(hot), tuple(touched), float(hottest(chosen, placement, ep).mean()))
+
+
+def move_time(moved: Moves, size: float, layers: int, *, inner: LinkRates, outer: LinkRates | None) -> float:
+    """Time to move copies of experts. Both levels of the interconnect work at the same time, layer after layer.
+
+        t = max over the levels (L (start + alpha) + n b / B)
+
+    n are the copies of the rank that receives or sends most.
+
+    Parameters
+    ----------
+    moved : the copies
+    size : b, weights of one expert in one layer on one device [byte]
+    layers : L, layers with routed experts [count]
+    inner : rates inside a domain
+    outer : rates between domains; None if the machine has no network
+
+    Returns
+    -------
+    Time; 0 without copies [s].
+    """
+    levels = [(moved.most_inside, inner), (moved.most_outside, outer)]
+    times = [layers * (link.start + link.alpha) + count * size / link.bandwidth
+             for count, link in levels if count and link]  # fmt: skip
+    return max(times, default=0.0)
