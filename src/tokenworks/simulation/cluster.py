@@ -15,6 +15,7 @@ from tokenworks.engine.types import Cluster, Limits, Pool, Router, Transfer
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal.points import Points, Setting
 from tokenworks.legal.rules import MEMORY, SHAPE, Proposal
+from tokenworks.simulation.layout import must_have_room
 from tokenworks.simulation.steps import Site, step_cost
 from tokenworks.simulation.tiers import tiers_of
 from tokenworks.specs.calibration import number
@@ -56,11 +57,7 @@ def cluster(
     DoesNotFit : the machine has too few devices or too little memory for the KV tiers, or weights and one sequence do
         not fit into memory
     """
-    if deployment.devices > site.machine.devices:
-        raise DoesNotFit(
-            f"{deployment} takes {deployment.devices} devices, {site.machine.name} has {site.machine.devices}: "
-            "use fewer replicas, or a larger machine"
-        )
+    must_have_room(deployment, site.machine)
     scheduling = deployment.scheduling
     pools = [
         _scheduled(

@@ -16,7 +16,7 @@ from tokenworks.specs import given, load
 from tokenworks.specs.device import Device
 from tokenworks.specs.edits import edited, leaves
 from tokenworks.specs.given import Assume, Given
-from tokenworks.specs.machine import Assumption, HostNode, Link, Machine
+from tokenworks.specs.machine import Assumption, HostNode, Link, Machine, Wiring
 from tokenworks.specs.provenance import Quantity, Spec
 from tokenworks.specs.system import Network, System
 
@@ -263,6 +263,7 @@ def resolve(of: Parts) -> tuple[Machine, dict[str, str]]:
         weight=_all(share, take.spare("weight", system.weight)),
         given=of.given,
         checkpoints={stored: served.value for stored, served in device.checkpoints.items()},
+        wiring=_wiring(of, take),
     )
     quantities = of.quantities()
     words = (item for item in of.given if item.path not in quantities)  # values without a source, such as layers
@@ -304,6 +305,22 @@ def _host(of: Parts, take: _Take) -> HostNode:
     assumed = tuple(Assumption(f"host.{name}", one.written, one.source) for name, one in numbers.items() if one.assumed)
     known = {name: take.spare(f"host.{name}", one) for name, one in numbers.items()}
     return HostNode(devices=min(host.devices, of.devices), assumed=assumed, **known)
+
+
+def _wiring(of: Parts, take: _Take) -> Wiring:
+    """Switches and cables of the interconnect. They may be missing: no step reads them."""
+    system, fabric = of.system, of.system.scale_up
+    numbers = {"scale_up.switches": fabric.switches, "cables": system.cables}
+    switches, cables = take.spare("scale_up.switches", fabric.switches), system.cables.value
+    return Wiring(
+        topology=fabric.topology,
+        switches=None if switches is None else int(switches),
+        cables=None if cables is None else int(cables),
+        optical=fabric.optical,
+        system_devices=system.devices,
+        radix=int(of.network.radix.value) if of.network and of.network.radix.value else None,
+        assumed=tuple(Assumption(path, one.written, one.source) for path, one in numbers.items() if one.assumed),
+    )
 
 
 def _all(systems: float, one: float | None) -> float | None:

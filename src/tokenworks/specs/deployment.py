@@ -33,6 +33,9 @@ NOT_MODELLED = {
 RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
 Overlap = Literal["none", "two-batch"]
 EngineName = Literal["vllm", "sglang", "trtllm", "atom"]
+OnLoss = Literal["fail", "restart", "migrate"]
+ELASTIC_ENGINES: tuple[EngineName, ...] = ("vllm", "sglang")
+"""Engines that can go on with fewer expert-parallel ranks (vLLM: --enable-elastic-ep, SGLang: --elastic-ep-backend)."""
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Width = Annotated[int, Field(ge=1, le=10**6)]  # no machine has more devices
 
@@ -147,10 +150,25 @@ class Role(Spec):
         """Devices of all replicas."""
         return self.replicas * self.parallel.devices
 
+    @property
+    def can_shrink(self) -> bool:
+        """Whether an instance has ranks that it could do without: dp ranks that hold whole experts, in one stage."""
+        wide = self.parallel
+        return wide.dp > 1 and wide.ep > 1 and wide.pp == 1 and wide.expert_tp == 1
+
 
 def _is_unset(value: object) -> bool:
     """Whether a field that only few deployments have can be left out of a file."""
     return not value
+
+
+def _is_fail(value: object) -> bool:
+    """Whether `on_loss` has the value that a file leaves out."""
+    return value == "fail"
+
+
+RETRIES = 3
+"""Most restarts or migrations of a request, for a deployment that names no number; assumed [count]."""
 
 
 class Deployment(Spec):
@@ -173,6 +191,12 @@ class Deployment(Spec):
         "async" waits beside the queue. None: as the set-up or the engine does
     kv_load_failure : what happens to a request whose read fails: "recompute" or "fail". None: as the set-up or the
         engine does
+    elastic_ep : whether an instance goes on without the ranks of a failed device: expert parallelism shrinks to the
+        ranks that are left. False: the whole instance stops
+    spares : devices that no role uses. A failed device is replaced by one of them at once [count]
+    on_loss : what happens to the requests of a failed rank: "fail"; "restart" sends a request to another rank, and its
+        tokens are thrown away; "migrate" sends a request with its tokens so far, which the new rank prefills
+    retries : most restarts or migrations of one request; the request fails after these. None: `RETRIES` [count]
     """
 
     model: str
@@ -187,6 +211,10 @@ class Deployment(Spec):
     tiers: Annotated[tuple[Tier, ...], ByOneValue()] = Field(default=(), exclude_if=_is_unset)
     kv_load: KvLoad | None = Field(default=None, exclude_if=_is_unset)
     kv_load_failure: KvLoadFailure | None = Field(default=None, exclude_if=_is_unset)
+    elastic_ep: bool = Field(default=False, exclude_if=_is_unset)
+    spares: Annotated[int, Field(ge=0, le=10**6)] = Field(default=0, exclude_if=_is_unset)
+    on_loss: OnLoss = Field(default="fail", exclude_if=_is_fail)
+    retries: Annotated[int, Field(ge=1, le=1000)] | None = Field(default=None, exclude_if=_is_unset)
 
     @model_validator(mode="before")
     @classmethod
@@ -213,6 +241,24 @@ class Deployment(Spec):
             must_be_offered_by(self.engine, self.tiers, self.kv_load, self.kv_load_failure)
         except SpecError as error:
             raise ValueError(str(error)) from None
+        return self
+
+    @model_validator(mode="after")
+    def _failures_work(self) -> Deployment:
+        if self.retries is not None and self.on_loss == "fail":
+            raise ValueError("retries: on_loss is fail, so no request is sent again: write on_loss: restart or migrate")
+        if not self.elastic_ep:
+            return self
+        if self.engine not in ELASTIC_ENGINES:
+            raise ValueError(
+                f"elastic_ep: {self.engine} has no elastic expert parallelism: take engine "
+                f"{' or '.join(ELASTIC_ENGINES)}, or leave elastic_ep out"
+            )
+        if not any(role.can_shrink for role in self.roles):
+            raise ValueError(
+                f"elastic_ep: no role of {self} can lose a rank: a role needs dp and ep above 1, pp 1 and expert_tp 1 "
+                "(a model with experts). Take such a role, or leave elastic_ep out"
+            )
         return self
 
     @field_validator("roles")

@@ -77,6 +77,31 @@ class HostNode:
     assumed: tuple[Assumption, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The physical parts of the interconnect. Only availability and faults read them.
+
+    Parameters
+    ----------
+    topology : topology of a scale-up domain: "switched", "mesh", "torus" or "none"
+    switches : switches of the topmost layer of a scale-up domain; None: not published [count]
+    cables : cables inside the scale-up domains of one system; 0: boards and backplanes carry the links; None: not
+        published [count]
+    optical : whether these cables are optical, with a transceiver at each end
+    system_devices : devices of one system [count]
+    radix : ports of one switch of the network between domains; None: the machine has no network [count]
+    assumed : the assumed numbers among these
+    """
+
+    topology: str = "none"
+    switches: int | None = None
+    cables: int | None = None
+    optical: bool = False
+    system_devices: int = 1
+    radix: int | None = None
+    assumed: tuple[Assumption, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Machine(Shown):
     """The machine of `--on NAME`, in SI numbers.
@@ -102,6 +127,7 @@ class Machine(Shown):
     price, power, weight : all devices in use together; None: not published [USD, W, kg]
     given : numbers that the user set
     checkpoints : storage dtype of published weights -> dtype of the converted weights that the devices serve
+    wiring : switches and cables of the interconnect
     """
 
     name: str
@@ -125,6 +151,7 @@ class Machine(Shown):
     weight: float | None = None
     given: tuple[Given, ...] = ()
     checkpoints: Mapping[str, str] = field(default_factory=dict)
+    wiring: Wiring = Wiring()
 
     @property
     def headline(self) -> str:
@@ -136,7 +163,9 @@ class Machine(Shown):
 
     def to_records(self) -> list[Record]:
         """The numbers of one device, in one record."""
-        return [flat({field.name: getattr(self, field.name) for field in dataclasses.fields(self)})]
+        return [
+            flat({item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "wiring"})
+        ]
 
 
 def named(given: Iterable[Given], assumed: Iterable[Assumption]) -> Iterator[Assumption]:

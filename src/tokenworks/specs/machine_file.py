@@ -40,6 +40,8 @@ WORDS = {
     "scale_up.layers": "layers of switches, 0 in a mesh",
     "scale_up.semantics": "load-store or message",
     "scale_up.in_switch_reduce": "whether switches add up the parts of an all-reduce",
+    "scale_up.switches": "switches of the topmost layer of one domain; availability and faults read it",
+    "scale_up.optical": "whether the cables of a domain are optical; availability and faults read it",
     "scale_up.hop": "latency of one switch",
     "scale_up.endpoint": "latency of both ends of a path",
     "scale_up.overhead": "time that the software of a message takes; 0 us for load-store",

@@ -38,6 +38,10 @@ class Fabric(Spec):
     layers : layers of switches, 0 in a mesh and in a torus
     semantics : "load-store" or "message"
     in_switch_reduce : whether the switches add up the parts of an all-reduce
+    switches : switches of the topmost layer of one domain. Each carries an equal share of the bandwidth. Only
+        availability and faults read it [count]
+    optical : whether the cables of the domain are optical, with a transceiver at each end. Only availability and faults
+        read it
     hop : latency of one switch [s]
     endpoint : latency of both ends of a path [s]
     overhead : time that the software of a message takes [s]
@@ -47,6 +51,8 @@ class Fabric(Spec):
     layers: int = Field(ge=0, le=3, strict=True)
     semantics: Literal["load-store", "message"] = "load-store"
     in_switch_reduce: bool = False
+    switches: Number = not_published("")
+    optical: bool = False
     hop: Seconds = not_published("s")
     endpoint: Seconds = not_published("s")
     overhead: Seconds = not_published("s")
