@@ -36,6 +36,7 @@ from tokenworks.simulation.source import Source
 from tokenworks.specs import compose, hf
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
 from tokenworks.specs.deployment import RouterName
+from tokenworks.specs.experts import ExpertsLike
 from tokenworks.specs.given import Assume
 from tokenworks.specs.load import WorkloadLike
 from tokenworks.specs.slo import RequestClass, SloLike
@@ -80,6 +81,7 @@ def simulate(
     assume: Assume = None,
     calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
+    experts: ExpertsLike | None = None,
 ) -> Simulation:
     """Play a trace or a workload through a deployment, request by request.
 
@@ -103,6 +105,8 @@ def simulate(
     assume : numbers that replace numbers of the catalog: YAML file or dict; None is the numbers of the plan
     calibration : name in the catalog, YAML file, dict or `Calibration`; None is the calibration of the plan
     watch : function for progress: gets the simulated time and the time at which the last request is sent [s]
+    experts : popularity of the routed experts over time: YAML file or dict (alpha, half_life, seed), CSV file of counts,
+        or an object of `specs.experts`; None is the skew of the calibration
 
     Raises
     ------
@@ -113,7 +117,7 @@ def simulate(
     return running.simulate(
         deployed_of(deployment, pick), source.traffic(rate=rate, scale=scale, concurrency=concurrency),
         slo=source.slo(slo), router=router, max_queue=max_queue, seed=seed, assume=assume, calibration=calibration,
-        watch=watch, compare_tiers=True,
+        watch=watch, compare_tiers=True, experts=experts,
     )  # fmt: skip
 
 

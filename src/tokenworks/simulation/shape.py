@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from typing_extensions import TypedDict
 
 from tokenworks.simulation.measured import Seen
-from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.deployment import Deployment, Eplb
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain
 
 SloPlain = dict[str, str | bool | Annotated[Plain, FormOf(Seen)]]
@@ -171,6 +171,43 @@ class SeriesPlain(TypedDict):
     bound: list[str]
 
 
+class ExpertSeriesPlain(TypedDict):
+    """Balance of the ranks from a time on, and the balance that experts in their first places would have."""
+
+    at_s: list[float]
+    balance: list[float]
+    worst_balance: list[float]
+    plain_balance: list[float]
+
+
+class RoleExpertsPlain(TypedDict):
+    """Experts of one role: balance of its ranks, and what EPLB did."""
+
+    role: str
+    ep: int
+    redundant_experts: int
+    eplb: Annotated[Plain, FormOf(Eplb)] | None
+    balance: float
+    worst_balance: float
+    plain_balance: float
+    touched: float
+    routed_tokens: float
+    rebalances: int
+    moved_copies: int
+    moved_inside_bytes: float
+    moved_between_bytes: float
+    pause_s: float
+    levels: list[float]
+    series: ExpertSeriesPlain
+
+
+class ExpertsPlain(TypedDict):
+    """Popularity of the experts, and each role with expert parallelism."""
+
+    load: str
+    roles: list[RoleExpertsPlain]
+
+
 class SimulateBody(MetricsPlain, CountsPlain, RatesPlain, PowerPlain):
     """The plain form of `simulate`."""
 
@@ -186,6 +223,7 @@ class SimulateBody(MetricsPlain, CountsPlain, RatesPlain, PowerPlain):
     roles: list[RolePlain]
     tiers: list[TierPlain]
     tier_worth: TierWorthPlain | None
+    experts: NotRequired[ExpertsPlain]
     series: SeriesPlain
     assumed: list[Assumed]
     notes: list[str]

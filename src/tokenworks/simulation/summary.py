@@ -13,6 +13,7 @@ from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.outcome import SERIES, PoolCounts
 from tokenworks.engine.types import Status
 from tokenworks.simulation.energy import mean_step, used
+from tokenworks.simulation.experts_plain import experts_plain
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.shape import (
     ClassPlain,
@@ -48,7 +49,7 @@ def plain(run: Simulation) -> Plain:
 
 
 def _body(run: Simulation) -> SimulateBody:
-    return {
+    body: SimulateBody = {
         "inputs": _inputs(run),
         "grade": run.site.rates.grade,
         "spread": run.site.rates.spread,
@@ -69,6 +70,9 @@ def _body(run: Simulation) -> SimulateBody:
         "assumed": assumed_plain(_assumed(run)),
         "notes": list(run.notes),
     }
+    if run.tracks:
+        body["experts"] = experts_plain(run)
+    return body
 
 
 def _inputs(run: Simulation) -> SimulateInputs:
