@@ -14,13 +14,15 @@ from tokenworks.errors import SpecError
 from tokenworks.specs import load
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.parts import KINDS, MachinePart, part_counts, parts_of
-from tokenworks.specs.provenance import Quantity, Seconds, Spec
+from tokenworks.specs.provenance import Seconds, Spec
 
 MOST_FAULTS = 10_000
 INSTANCE = "instance"
 """Kind of a part that is no hardware: the processes of one instance of the deployment."""
+NETWORK = ("nic", "link", "lane", "optic", "switch")
+"""Kinds of parts that carry bandwidth."""
 
-TimeName = Literal["detect", "reset", "replace", "reload", "shrink", "join"]
+TimeName = Literal["detect", "shrink", "start", "reset", "repair"]
 TIMES: tuple[TimeName, ...] = get_args(TimeName)
 
 
@@ -57,10 +59,11 @@ class Fault(Spec):
     at : time of the fault on the clock of the run [s]
     part : kind and number of the part, such as `device 7`, `host 2`, `switch 1`; `instance 0` is the software of one
         instance of the deployment
-    lasts : time until the part works again; `for` in a file. None: the time of the failure rates, `reset` or `replace`
-        [s]
+    lasts : time until the part works again; `for` in a file. None: `reset` or `repair` of the failure rates [s]
     permanent : whether the part must be replaced. False: it works again after a reset
     drained : whether operators took the part out on purpose: it is noticed at once
+    crash : whether a fault of the network ends the processes of the instances that lose bandwidth. None: as the
+        failure rates say
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -70,6 +73,7 @@ class Fault(Spec):
     lasts: _For | None = Field(default=None, alias="for")
     permanent: bool = False
     drained: bool = False
+    crash: bool | None = None
 
     @model_validator(mode="after")
     def _names_a_part(self) -> Fault:
@@ -78,6 +82,11 @@ class Fault(Spec):
                 f"part {self.part!r} is not a kind and a number: write `device 7`; kinds are "
                 f"{', '.join(KINDS)} and {INSTANCE}"
             )
+        if self.kind in (INSTANCE, "software") and (self.lasts is not None or self.permanent):
+            word = "permanent" if self.lasts is None else "for"
+            raise ValueError(f"{self.part} starts again at once: leave {word} out")
+        if self.crash is not None and self.kind not in NETWORK:
+            raise ValueError(f"crash: {self.part} is no part of a network: leave crash out")
         return self
 
     @property
@@ -100,8 +109,8 @@ class FaultSchedule(Spec):
     Parameters
     ----------
     faults : the faults
-    times : times of the recovery that replace those of the failure rates: `detect`, `reset`, `replace`, `reload`,
-        `shrink`, `join`
+    times : times that replace those of the failure rates: `detect`, `shrink` and `start` of the recovery, `reset` and
+        `repair` of all parts
     """
 
     faults: Annotated[tuple[Fault, ...], Field(max_length=MOST_FAULTS)]
@@ -119,7 +128,7 @@ class FaultSchedule(Spec):
         for name, quantity in self.times.items():
             if quantity.value is None or not 0 <= quantity.value <= 1e9:
                 raise ValueError(f"times.{name}: {quantity.written or 'null'} is not a time of 0 or more")
-            if quantity.value == 0 and name in ("reset", "replace"):
+            if quantity.value == 0 and name in ("reset", "repair"):
                 raise ValueError(f"times.{name}: 0 s: a fault lasts longer than 0 s")
         return self
 
@@ -199,4 +208,3 @@ def parts_that_fail(schedule: FaultSchedule, machine: Machine, instances: int) -
 def _range(kind: str, count: int) -> str:
     """The names of all parts of a kind, for a message."""
     return f"write {kind} 0" if count == 1 else f"write {kind} 0 to {kind} {count - 1}"
-
