@@ -183,9 +183,12 @@ class Recovering:
             for one in self._instances:
                 devices = set(one.all_devices()) if part is None else set(part.devices)
                 hit = {rank for rank in range(one.ranks) if devices.intersection(one.devices[rank])} - one.out
-                if hit and (part is not None or one.number == fault.number):
-                    effect.devices += len(devices)
+                own = one.number == fault.number if part is None else bool(devices.intersection(one.all_devices()))
+                if own and (hit or one.dead):
+                    effect.devices += len(devices.intersection(one.all_devices()))
                     self._fail(one, hit, index, wait)
+            if not effect.instances:
+                effect.whole_s = self.now
             return
         self._at(self.now + effect.fault.lasts, lambda: self._end(effect))
         self._down.update(part.devices)
