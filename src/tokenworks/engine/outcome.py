@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.arrays import Floats, Ints
+from tokenworks.engine.faults import FaultCounts
 from tokenworks.engine.tiers import TierCounts
 from tokenworks.engine.types import Status
 
@@ -64,6 +65,7 @@ class Counts:
     pools : counters of each pool
     itl_counts : number of gaps between output tokens, by group and by bin of their duration (`gaps.itl_bin`)
     tiers : counters of each KV tier below HBM
+    faults : counters of failures in each pool
     """
 
     now_s: float
@@ -71,12 +73,14 @@ class Counts:
     pools: tuple[PoolCounts, ...]
     itl_counts: Ints
     tiers: tuple[TierCounts, ...] = ()
+    faults: tuple[FaultCounts, ...] = ()
 
     def since(self, earlier: Counts) -> Counts:
         """Counters since an earlier time."""
         pools = tuple(one.since(other) for one, other in zip(self.pools, earlier.pools, strict=True))
         tiers = tuple(one.since(other) for one, other in zip(self.tiers, earlier.tiers, strict=True))
-        return Counts(self.now_s, self.sent - earlier.sent, pools, self.itl_counts - earlier.itl_counts, tiers)
+        faults = tuple(one.since(other) for one, other in zip(self.faults, earlier.faults, strict=True))
+        return Counts(self.now_s, self.sent - earlier.sent, pools, self.itl_counts - earlier.itl_counts, tiers, faults)
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class PerRequest:
     cached_tokens : input tokens that the prefix cache served at the first admission, tiers included [token]
     preemptions : times that the request was preempted
     status : a `Status`
-    rank : number of the rank that the router chose, -1 = none
+    rank : number of the rank that the router chose last, -1 = none
+    retries : times that the request was sent again after the loss of its rank
     """
 
     arrival_s: Floats
@@ -105,6 +110,7 @@ class PerRequest:
     preemptions: NDArray[np.int32]
     status: NDArray[np.int8]
     rank: NDArray[np.int32]
+    retries: NDArray[np.int16]
 
     def count(self, status: Status) -> int:
         """Number of requests with this status."""
@@ -127,7 +133,7 @@ class Ended(PerRequest):
 class Outcome(PerRequest):
     """Results of all requests in the order of submission, counters of pools and tiers, and a time series.
 
-    now_s, pools, itl_counts, tiers : as in `Counts`
+    now_s, pools, itl_counts, tiers, faults : as in `Counts`
     window_s : width of a window of the time series [s]
     series : a row for each window: running, waiting, kv_used at its end, output_tokens, prefill_tokens during it
     """
@@ -138,6 +144,7 @@ class Outcome(PerRequest):
     window_s: float
     series: Ints
     tiers: tuple[TierCounts, ...] = ()
+    faults: tuple[FaultCounts, ...] = ()
 
     @property
     def steps(self) -> int:

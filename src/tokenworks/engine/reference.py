@@ -3,7 +3,7 @@
 This module has the client, the front end, and the KV transfer from prefill to decode. `reference_instance` has the
 instances, `reference_rank` the scheduler and the prefix cache of one rank with the rules of vLLM, `reference_tree` with
 the rules of SGLang, `reference_router` the choice of a rank, `reference_link` the links, `reference_tiers` the KV tiers
-below HBM.
+below HBM, `reference_faults` failures, `reference_results` the results.
 """
 
 from __future__ import annotations
@@ -11,34 +11,24 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tokenworks.engine.gaps import ITL_BINS, itl_bin
-from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome
+from tokenworks.engine.gaps import itl_bin
+from tokenworks.engine.outcome import Outcome
 from tokenworks.engine.policies import POLICIES
-from tokenworks.engine.reference_instance import NEVER, ReferenceInstance, pool_counts
+from tokenworks.engine.reference_faults import ReferenceFaults
+from tokenworks.engine.reference_instance import NEVER, ReferenceInstance
 from tokenworks.engine.reference_link import book
 from tokenworks.engine.reference_rank import Rank, Sequence
+from tokenworks.engine.reference_results import ReferenceResults
 from tokenworks.engine.reference_router import ReferenceRouter
 from tokenworks.engine.reference_tiers import ReferenceTiers
 from tokenworks.engine.reference_tree import TreeRank
 from tokenworks.engine.tiers import Tiers
-from tokenworks.engine.types import GROUPS, Cluster, Requests, Status
-
-_COLUMNS: dict[str, tuple[str, type[Any]]] = {
-    "arrival_s": ("sent_s", np.float64), "scheduled_s": ("scheduled_s", np.float64),
-    "first_token_s": ("first_s", np.float64), "end_s": ("end_s", np.float64), "input_tokens": ("input", np.int32),
-    "output_tokens": ("output", np.int32), "cached_tokens": ("hit", np.int32),
-    "preemptions": ("preemptions", np.int32), "status": ("status", np.int8), "rank": ("route", np.int32),
-}  # fmt: skip
+from tokenworks.engine.types import Cluster, Requests, Status
 
 
-class Reference:
+class Reference(ReferenceResults):
     """A simulation of a cluster with the methods of `simulator.Simulator`, where they are documented.
 
     arrivals : heap of (time, number) of requests on their way to the client's gate, or past it to a rank
@@ -52,8 +42,7 @@ class Reference:
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        self.cluster, self.now = cluster, 0.0
-        self.sequences: list[Sequence] = []
+        super().__init__(cluster)
         self.children: dict[int, list[int]] = {}
         self.arrivals: list[tuple[float, int]] = []
         self.loads: list[tuple[float, int, Sequence]] = []
@@ -61,16 +50,10 @@ class Reference:
         self.gate: deque[Sequence] = deque()
         self.freed: list[float] = []
         self.door_s = 0.0
-        self.flying = self.sent = self.taken = self.given = 0
-        self.ended: list[Sequence] = []
-        self.outside: list[tuple[float, int, str, int]] = []
-        self.kinds: dict[str, Callable[[Sequence], None]] = {"cancel": self.withdraw}
+        self.flying = self.given = 0
+        self.outside: list[tuple[float, int, str, int, float]] = []
+        self.faults = ReferenceFaults(self)
         emitted: list[tuple[float, int, int, bool]] = []
-        self.itl = np.zeros((GROUPS, ITL_BINS), dtype=np.int64)
-        self.series: list[list[int]] = []
-        self.tokens_seen = (0, 0)
-        self.instances: list[ReferenceInstance] = []
-        self.pools: list[list[Rank]] = []
         self.home: dict[int, ReferenceInstance] = {}
         self.tiers = ReferenceTiers(cluster.tiers, emitted)
         for pool in cluster.pools:
@@ -135,17 +118,24 @@ class Reference:
                 self.prefetched(self.sequences[index], tier)
             elif instance.end_s == time:
                 self.finish(instance)
-                self.fetch(instance, instance.start(time))
+                if not instance.begin_pause(time):
+                    self.fetch(instance, instance.start(time))
             else:
                 while self.outside and self.outside[0][0] == time:
-                    _, _, kind, index = heapq.heappop(self.outside)
-                    self.kinds[kind](self.sequences[index])
+                    self.happen(*heapq.heappop(self.outside)[2:])
             self.tiers.flush(self.now)
 
-    def at(self, time_s: float, kind: str, index: int) -> None:
+    def at(self, time_s: float, kind: str, index: int, value: float = 0.0) -> None:
         """Schedule an event from outside. Events at the same time happen in the order of the calls."""
         self.given += 1
-        heapq.heappush(self.outside, (time_s, self.given, kind, index))
+        heapq.heappush(self.outside, (time_s, self.given, kind, index, value))
+
+    def happen(self, kind: str, index: int, value: float) -> None:
+        """Play an event from outside now."""
+        if kind == "cancel":
+            self.withdraw(self.sequences[index])
+        else:
+            self.faults.play(kind, index, value)
 
     def cancel(self, index: int) -> None:
         """Withdraw a request now: a running request leaves at the end of its step. Its later turns are never sent."""
@@ -239,8 +229,7 @@ class Reference:
 
     def wake(self, rank: Rank) -> None:
         """Let an idle instance plan a step now, after all arrivals at this time."""
-        instance = self.home[id(rank)]
-        instance.end_s = min(instance.end_s, self.now) if not instance.batches else instance.end_s
+        self.home[id(rank)].wake(self.now)
 
     def finish(self, instance: ReferenceInstance) -> None:
         """End the step of an instance: sequences get their tokens, and complete or cancelled sequences leave."""
@@ -265,7 +254,7 @@ class Reference:
                     rank.to_decodes(q)
                     if math.isnan(q.first_s):
                         square = tokens * (q.computed - tokens) + tokens * (tokens + 1) // 2
-                        q.lag_s = instance.pool.lag_s(instance.tokens, tokens, square)
+                        q.lag_s = instance.pool.lag_s(instance.tokens, tokens, square, instance.cost)
                     self.produce(q, instance, 1)
                 else:
                     rank.full = False
@@ -439,52 +428,6 @@ class Reference:
             rank.prefetching.remove(q)
             rank.insert(q)
             self.wake(rank)
-
-    # ---- results
-
-    def state(self) -> list[int]:
-        """A row of the time series (`types.SERIES`): three levels now, and two counts since the last window closed."""
-        ranks = [rank for pool in self.pools for rank in pool]
-        output, prefill = self.tokens_out()
-        return [sum(len(r.running) + r.loading + len(r.ready) + len(r.loaded) for r in ranks),
-               sum(r.queued() + r.outside() for r in ranks),
-               sum(r.limits.kv_blocks - len(r.free) for r in ranks),
-               output - self.tokens_seen[0], prefill - self.tokens_seen[1]]  # fmt: skip
-
-    def tokens_out(self) -> tuple[int, int]:
-        """Output tokens and prefill tokens of all instances so far."""
-        return sum(i.output_tokens for i in self.instances), sum(i.prefill_tokens for i in self.instances)
-
-    def sample(self, limit: float) -> None:
-        """Close the windows that end before `limit`."""
-        width = self.cluster.window_s
-        while width and limit < NEVER and (len(self.series) + 1) * width < limit:
-            self.series.append(self.state())
-            self.tokens_seen = self.tokens_out()
-
-    def outcome(self) -> Outcome:
-        """Results of all requests up to now; the last row of the series is the window that is still open."""
-        series = [*self.series, self.state()] if self.cluster.window_s else []
-        return Outcome(
-            now_s=self.now, **self._columns(self.sequences), pools=self.counts().pools, itl_counts=self.itl.copy(),
-            tiers=self.tiers.counts(), window_s=self.cluster.window_s,
-            series=np.array(series, dtype=np.int64).reshape(-1, len(SERIES)),
-        )  # fmt: skip
-
-    def take(self) -> Ended:
-        """Results of the requests that have ended since the last call."""
-        new = self.ended[self.taken :]
-        self.taken = len(self.ended)
-        return Ended(number=np.array([q.index for q in new], np.int64), **self._columns(new))
-
-    def counts(self) -> Counts:
-        """All counters up to now."""
-        pools = tuple(pool_counts([i for i in self.instances if i.pool is pool]) for pool in self.cluster.pools)
-        return Counts(self.now, self.sent, pools, self.itl.copy(), self.tiers.counts())
-
-    @staticmethod
-    def _columns(sequences: list[Sequence]) -> dict[str, NDArray[Any]]:
-        return {name: np.array([getattr(q, own) for q in sequences], kind) for name, (own, kind) in _COLUMNS.items()}
 
 
 def run(cluster: Cluster, requests: Requests) -> Outcome:

@@ -22,6 +22,11 @@ class ReferenceInstance:
     tokens : tokens of the current step
     unseen : requests that were sent to a rank, and that the scheduler has not looked at yet
     unheard : steps since the scheduler looked for new requests
+    cost, next_cost : cost of the current step, and of later steps
+    stopped, stopped_s : whether the instance has stopped, and when [s]
+    hold_s, pause_s : no step begins before hold_s; pause after the current step [s]
+    loaded_s : end of the last load from KV tiers that the current step computes beside [s]
+    lost_steps, down_s : as in `faults.FaultCounts`, without the present stop
     """
 
     def __init__(self, pool: Pool, number: int, ranks: list[Rank]) -> None:
@@ -35,6 +40,9 @@ class ReferenceInstance:
         self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = self.unheard = 0
         self.busy_s = 0.0
         self.unseen: list[Sequence] = []
+        self.cost = self.next_cost = pool.cost
+        self.stopped, self.stopped_s, self.hold_s, self.pause_s, self.loaded_s = False, 0.0, 0.0, 0.0, -math.inf
+        self.lost_steps, self.down_s = 0, 0.0
 
     def start(self, now: float) -> list[Sequence]:
         """Plan a step that begins at `now`, or go idle. A step that only preempted sequences is planned again.
@@ -57,6 +65,8 @@ class ReferenceInstance:
                 self.batches = []  # an idle scheduler looks at once
                 self.look(now)
         written_s = self.ranks[0].tiers.flush(now)
+        self.cost = self.next_cost
+        self.loaded_s = max(batch.loaded_s for batch in self.batches)
         if self.busy:
             self.end_s = self.with_tiers(self.end_of_step(now), written_s, now)
         else:
@@ -70,8 +80,7 @@ class ReferenceInstance:
 
         A step that ends later than it would without tiers also ends a series of equal steps.
         """
-        loaded_s = max(batch.loaded_s for batch in self.batches)
-        late = max(written_s, loaded_s + (end - now) / self.ranks[0].tiers.tiers.layers)
+        late = max(written_s, self.loaded_s + (end - now) / self.ranks[0].tiers.tiers.layers)
         if late <= end:
             return end
         self.anchored = []
@@ -94,6 +103,50 @@ class ReferenceInstance:
             q.at.join_queue(q, now)
         self.unheard, self.unseen = 0, []
 
+    # ---- failures (the rules stand in `faults`)
+
+    def wake(self, now: float) -> None:
+        """Plan a step now if the instance is idle, or as soon as a step may begin."""
+        if not self.batches:
+            self.end_s = min(self.end_s, max(now, self.hold_s))
+
+    def stop(self, now: float) -> None:
+        """The instance stops, and its step in flight is lost (rule 1)."""
+        if self.stopped:
+            return
+        self.stopped, self.stopped_s, self.hold_s, self.end_s = True, now, NEVER, NEVER
+        self.lose_step(now)
+
+    def lose_step(self, now: float) -> None:
+        """Count the step in flight as lost, if there is one."""
+        if self.batches:
+            self.lost_steps += 1
+            self.busy_s += now - self.start_s
+
+    def go_on(self, now: float) -> None:
+        """The instance goes on after a stop (rule 2)."""
+        if not self.stopped:
+            return
+        self.stopped, self.hold_s = False, now
+        self.down_s += now - self.stopped_s
+        self.begin_again(now)
+
+    def begin_again(self, now: float) -> None:
+        """Begin the lost step again, or plan a new step if no request of the lost step is left."""
+        self.cost, self.start_s, self.anchored = self.next_cost, now, []
+        if self.busy:
+            self.end_s = self.with_tiers(self.end_of_step(now), -math.inf, now)
+        else:
+            self.batches, self.end_s = [], now
+
+    def begin_pause(self, now: float) -> bool:
+        """Begin the pause that is due after a step. Returns whether there is one (rule 3)."""
+        if not self.pause_s:
+            return False
+        self.batches, self.hold_s, self.pause_s = [], now + self.pause_s, 0.0
+        self.end_s = self.hold_s
+        return True
+
     @property
     def busy(self) -> bool:
         """Whether the planned step computes any token."""
@@ -109,7 +162,7 @@ class ReferenceInstance:
 
         The closed form has no error that grows with k, and the kernel uses it, too.
         """
-        cost, ranks = self.pool.cost, len(self.ranks)
+        cost, ranks = self.cost, len(self.ranks)
         works = [batch.work(rank) for batch, rank in zip(self.batches, self.ranks, strict=True)]
         self.tokens = sum(work[0] for work in works)
         pure = ranks == 1 and not self.batches[0].prefills

@@ -73,6 +73,7 @@ class Sequence:
     place_s: float = 0.0
     hit: int = 0
     preemptions: int = 0
+    retries: int = 0
     at: Rank | None = None
     left: tuple[Rank, Sequence] | None = None
     doomed: bool = False

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tokenworks.arrays import Ints
+from tokenworks.arrays import Floats, Ints
 from tokenworks.engine import kernel
+from tokenworks.engine.faults import FaultCounts
 from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome, PoolCounts
-from tokenworks.engine.outside import KINDS
+from tokenworks.engine.outside import KINDS, OF_INSTANCES
 from tokenworks.engine.state import OUTSIDE, REQUEST, EngineState, allocate
 from tokenworks.engine.tier_state import reserve
 from tokenworks.engine.tiers import TierCounts
@@ -26,10 +27,14 @@ _UNSENT["child"] = _UNSENT["cnext"] = _UNSENT["route"] = -1
 _UNSENT["gated"] = 1
 _TIER_COUNTERS = ("read_blocks", "written_blocks", "evictions", "failed")
 _COUNTERS = ("decode_sequences", "output_tokens", "prefill_tokens", "preemptions", "evictions")
+_FAULTS = {
+    "lost_requests": "lost_requests", "retries": "retries", "lost_output_tokens": "lost_output",
+    "lost_kv_tokens": "lost_kv",
+}  # fmt: skip
 _COLUMNS = {
     "arrival_s": "sent_s", "scheduled_s": "scheduled_s", "first_token_s": "first_s", "end_s": "end_s",
     "input_tokens": "input", "output_tokens": "output", "cached_tokens": "hit", "preemptions": "preemptions",
-    "status": "status", "rank": "route",
+    "status": "status", "rank": "route", "retries": "retries",
 }  # fmt: skip
 
 
@@ -62,6 +67,7 @@ class Simulator:
         self.cluster = cluster
         self._state: EngineState = allocate(cluster)
         self._table = kernel.Addresses()
+        self._loses = False  # whether ranks are lost, so that requests are sent again
         self._caches = any(pool.limits.prefix_caching for pool in cluster.pools)
         self._submitted = self._slots = self._named = self._names = self._taken = self._spares = 0
         self._spare = np.zeros(0, np.int32)
@@ -123,7 +129,7 @@ class Simulator:
         for parent, child in zip(before[there[: len(before)]], slots[followers[there]], strict=True):
             _append_child(record, parent, child)
         heap = self._state.heap
-        if len(followers) or self.cluster.concurrency or self.cluster.accept_s:
+        if len(followers) or self.cluster.concurrency or self.cluster.accept_s or self._loses:
             heap = _grown(heap, self._slots)
         self._state = self._state._replace(request=record, heap=heap)
         self._open(slots[requests.after < 0])
@@ -214,8 +220,8 @@ class Simulator:
 
     # ---- playing events
 
-    def at(self, time_s: ArrayLike, kind: str, index: ArrayLike) -> None:
-        """Schedule events from outside, such as cancellations; `time_s` and `index` are numbers or arrays.
+    def at(self, time_s: ArrayLike, kind: str, index: ArrayLike, value: ArrayLike = 0.0) -> None:
+        """Schedule events from outside, such as cancellations; all arguments but `kind` are numbers or arrays.
 
         `at(t, "cancel", i)` does the same as `advance(t)` followed by `cancel(i)`. Events at the same time happen in
         the order of the calls, after all arrivals, KV transfers and ends of steps at that time. An event has no effect
@@ -225,24 +231,53 @@ class Simulator:
         ----------
         time_s : time of the event on the logical clock, not before `now` [s]
         kind : a name in `outside.KINDS`
-        index : number of the request
+        index : number of the request, instance or rank; instances and ranks are counted over all pools (`faults`)
+        value : length of a pause [s], or number of a cost; other kinds have none
 
         Raises
         ------
-        SpecError : the kind is unknown, or a time lies before `now`
-        IndexError : there is no request with this number
+        SpecError : the kind is unknown, a time lies before `now`, or the value is none that the kind can have
+        IndexError : there is no request, instance or rank with this number
         """
         if kind not in KINDS:
             raise SpecError(f"unknown event {kind!r}", where="Simulator.at", hint=f"one of {', '.join(KINDS)}")
-        times, numbers = np.broadcast_arrays(np.atleast_1d(np.asarray(time_s, np.float64)), np.asarray(index, np.int64))
+        times, numbers, values = np.broadcast_arrays(
+            np.atleast_1d(np.asarray(time_s, np.float64)), np.asarray(index, np.int64), np.asarray(value, np.float64)
+        )
         if not (np.isfinite(times) & (times >= self.now)).all():
             raise SpecError(f"want finite times that do not lie before now, {self.now} s", where="Simulator.at")
-        s, new = self._state, np.empty(len(times), OUTSIDE)
-        new["time"], new["number"], new["kind"] = times, numbers, KINDS[kind]
-        new["slot"] = np.maximum(self._slots_of(numbers), 0)  # any slot for a taken request: numbers are compared later
+        s, new = self._state, np.zeros(len(times), OUTSIDE)
+        new["time"], new["number"], new["kind"], new["value"] = times, numbers, KINDS[kind], values
+        if kind == "cancel":
+            new["slot"] = np.maximum(self._slots_of(numbers), 0)  # any slot for a taken request: the number decides
+        else:
+            self._check_event(kind, numbers, values)
+        if kind == "lose" and not self._loses:
+            self._loses = True
+            s = s._replace(heap=_grown(s.heap, self._slots))
         events = np.concatenate([s.outside[int(s.world["outside"][0]) :], new])
         s.world["outside"] = 0
         self._state = s._replace(outside=events[np.argsort(events["time"], kind="stable")])
+
+    def _check_event(self, kind: str, numbers: Ints, values: Floats) -> None:
+        """Raise an error if an event names no instance or rank, or has a value that its kind cannot have."""
+        s, what = self._state, "instance" if kind in OF_INSTANCES else "rank"
+        count = len(s.instance if kind in OF_INSTANCES else s.rank)
+        unknown = numbers[(numbers < 0) | (numbers >= count)]
+        if len(unknown):
+            raise IndexError(f"no {what} {unknown[0]}; the cluster has {count}")
+        ok, want = values == 0, "no value"
+        if kind == "pause":
+            ok, want = np.isfinite(values) & (values >= 0), "a finite time that is not negative"
+        elif kind == "cost":
+            most = np.array([len(pool.variants) for pool in self.cluster.pools])[s.instance["pool"][numbers]]
+            ok, want = (
+                (values >= 0) & (values <= most) & (values == np.floor(values)),
+                "0, or a number of Pool.variants",
+            )
+        if not ok.all():
+            raise SpecError(f"value {values[~ok][0]:g} of {kind!r} at {what} {numbers[~ok][0]}", where="Simulator.at",
+                            hint=f"want {want}")  # fmt: skip
 
     def cancel(self, index: int) -> None:
         """Withdraw a request now. Its later turns are never sent.
@@ -256,7 +291,7 @@ class Simulator:
         """
         slot = int(self._slots_of(np.array([index]))[0])
         if slot >= 0:
-            kernel.happen(self._table.of(self._state), KINDS["cancel"], slot)
+            kernel.cancel(self._table.of(self._state), slot)
 
     def _slots_of(self, numbers: Ints) -> Ints:
         """Slots of requests by their numbers; -1 for requests that were taken."""
@@ -323,15 +358,26 @@ class Simulator:
         if self.cluster.window_s:
             kernel.sample(self._table.of(s), self.now)
             series = s.series[: int(s.world["rows"][0]) + 1].copy()
+        counts = self.counts()
         return Outcome(
-            now_s=self.now, **columns, pools=self.counts().pools, tiers=self._tiers(),
+            now_s=self.now, **columns, pools=counts.pools, tiers=counts.tiers, faults=counts.faults,
             itl_counts=s.itl.copy(), window_s=self.cluster.window_s, series=series,
         )  # fmt: skip
 
     def counts(self) -> Counts:
         """All counters up to now."""
         pools = tuple(self._counts(i) for i in range(len(self._state.pool)))
-        return Counts(self.now, self.sent, pools, self._state.itl.copy(), self._tiers())
+        faults = tuple(self._faults(i) for i in range(len(self._state.pool)))
+        return Counts(self.now, self.sent, pools, self._state.itl.copy(), self._tiers(), faults)
+
+    def _faults(self, number: int) -> FaultCounts:
+        s = self._state
+        ranks, own = s.rank[s.rank["pool"] == number], s.instance[s.instance["pool"] == number]
+        down = own["down_s"] + np.where(own["stopped"], self.now - own["stopped_s"], 0.0)
+        return FaultCounts(
+            lost_steps=int(own["lost_steps"].sum()), down_s=float(down.sum()),
+            **{name: int(ranks[field].sum()) for name, field in _FAULTS.items()},
+        )  # fmt: skip
 
     def _tiers(self) -> tuple[TierCounts, ...]:
         s, all_counts, first = self._state, [], 0

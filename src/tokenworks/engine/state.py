@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tokenworks.engine.faults import LossName
 from tokenworks.engine.gaps import ITL_BINS
 from tokenworks.engine.outcome import SERIES
 from tokenworks.engine.policies import POLICIES, Policy, Reserve
@@ -29,6 +30,8 @@ from tokenworks.specs.deployment import RoleName, RouterName
 
 ROLES: dict[RoleName, int] = {"aggregated": 0, "prefill": 1, "decode": 2}
 ROUTERS: dict[RouterName, int] = {"round_robin": 0, "least_loaded": 1, "power_of_two": 2, "prefix_aware": 3}
+LOSSES: dict[LossName, int] = {"fail": 0, "restart": 1, "migrate": 2}
+LOST = 2  # `cold` of a lost rank
 BUCKETS = 4096  # of the completion calendar, which is a ring: an output may be longer
 
 REQUEST = np.dtype(
@@ -58,6 +61,9 @@ REQUEST = np.dtype(
         ("unseen", "i1"),
         ("failed", "i1"),  # its blocks could not be read from a KV tier, and the request ends with FAILED
         ("flows", "i4"),  # 1 + its first prefetch flow
+        # how often it was sent again after a loss; whether its rank was lost, and it is about to be sent again. late_s
+        # is then its time of sending
+        ("retries", "i2"), ("lost", "i1"),
     ],
     align=True,
 )  # fmt: skip
@@ -72,7 +78,8 @@ RANK = np.dtype(
         ("batch", "i4"), ("tokens", "i4"), ("preempted", "i4"), ("gain", "i4"),
         ("square", "i8"), ("context", "i8"),
         ("ticks", "i8"), ("clock", "i8"), ("next_target", "i8"),
-        ("last_s", "f8"),  # end of the last step that decoded
+        # end of the last step that decoded; if prefill and decode share steps, of the last step
+        ("last_s", "f8"),
         # targets of all decoding sequences, their sum and their largest so far; share of the output that admission
         # keeps free (`policies.Reserve`), and the number of decode steps when it was set; number of admissions
         ("targets", "i8"), ("longest", "i8"), ("ratio", "f8"), ("ratio_ticks", "i8"), ("passes", "i8"),
@@ -87,7 +94,9 @@ RANK = np.dtype(
         ("output_tokens", "i8"), ("decode_sequences", "i8"),
         # router: tokens this rank must still prefill, number of its last choice, known prefix of a request [token]
         ("owed", "i8"), ("chosen", "i8"), ("known", "i8"),
-        ("cold", "i4"),  # whether the rank is for cold prompts (`types.Router`)
+        # whether the rank is for cold prompts (`types.Router`), and LOST while it is lost; the value before the loss
+        ("cold", "i4"), ("was_cold", "i4"),
+        ("lost_requests", "i8"), ("retries", "i8"), ("lost_output", "i8"), ("lost_kv", "i8"),  # `faults.FaultCounts`
         ("grouped", "i4", (GROUPS,)),  # number of decoding sequences of each group
     ],
     align=True,
@@ -104,6 +113,12 @@ INSTANCE = np.dtype(
         ("unseen", "i4"), ("unseen_last", "i4"), ("heard", "i8"), ("prefilled", "i4"),
         # ends of the latest load, and of the latest write of evicted blocks, of the planned step; -1: there is none
         ("loaded_s", "f8"), ("written_s", "f8"),
+        # numbers of the cost of the planned steps, and of later steps
+        ("cost", "i4"), ("next_cost", "i4"),
+        # no step begins before hold_s; pause_s: a pause after the present step; stopped_s: when the instance stopped;
+        # down_s: for how long it was stopped before
+        ("hold_s", "f8"), ("pause_s", "f8"), ("stopped", "i4"), ("stopped_s", "f8"), ("down_s", "f8"),
+        ("lost_steps", "i8"),
     ],
     align=True,
 )  # fmt: skip
@@ -118,9 +133,18 @@ POOL = np.dtype(
         ("max_sequences", "i4"), ("token_budget", "i4"), ("block_tokens", "i4"), ("max_queue", "i4"),
         ("watermark", "i4"), ("draft", "i4"), ("prefix", "i4"), ("receive", "i4"), ("kv_blocks", "i8"),
         ("ratio", "f8"), ("least_ratio", "f8"), ("decay", "f8"),
-        ("gain", "f8"), ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"),
-        ("together_s", "f8"), ("by_tokens", "i8"),
+        ("gain", "f8"),
         ("ageing", "f8"), ("most_of_prompt", "i8"),  # most tokens of one prompt in one step
+        ("cost", "i8"),  # number of `Pool.cost`; the variants follow it
+    ],
+    align=True,
+)  # fmt: skip
+
+# `types.StepCost`; by_tokens: index of the time of 0 tokens in `EngineState.by_tokens`.
+COST = np.dtype(
+    [
+        ("sequence_s", "f8"), ("context_s", "f8"), ("prefill_s", "f8"), ("token_s", "f8"), ("together_s", "f8"),
+        ("by_tokens", "i8"),
     ],
     align=True,
 )  # fmt: skip
@@ -135,6 +159,8 @@ WORLD = np.dtype(
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
         ("freed", "i8"),  # slots of the client that become free at the times in `freed_s`
         ("ended", "i8"), ("ended_last", "i8"), ("outside", "i8"),  # ended requests, the last one; outside events
+        # number of lost ranks; what happens to their requests, and how often
+        ("lost_ranks", "i4"), ("on_loss", "i4"), ("retries", "i8"),
         ("opened", "i8"), ("heaped", "i8"), ("loads", "i8"), ("rows", "i8"), ("seen_output", "i8"),
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
         ("index_shift", "i8"), ("index_mask", "i8"), ("emit", "i8"),
@@ -160,15 +186,17 @@ WORLD = np.dtype(
 # list for `count` full blocks without a name. In a radix tree, `count` of a cached block is 1 if the block
 # is the last one of its node of the tree.
 NODE = np.dtype([("name", "i8"), ("users", "i4"), ("count", "i4"), ("prev", "i4"), ("next", "i4")], align=True)
-# An event from outside, for the request with this number; its slot may hold another request by now.
-OUTSIDE = np.dtype([("time", "f8"), ("number", "i8"), ("slot", "i4"), ("kind", "i4")], align=True)
+# An event from outside, for the request, instance or rank with this number. The slot of a request may hold another
+# request by now.
+OUTSIDE = np.dtype([("time", "f8"), ("number", "i8"), ("slot", "i4"), ("kind", "i4"), ("value", "f8")], align=True)
 EVENT = np.dtype([("time", "f8"), ("name", "i8"), ("rank", "i4"), ("stored", "i4")], align=True)
 
 
 class EngineState(NamedTuple):
     """All arrays of the engine. The slot of a request is its index in `request`, `offsets` and `named`.
 
-    by_tokens : `StepCost.by_tokens` of all pools; growth : decoding sequences by context modulo block size, each rank
+    cost, by_tokens : costs of all pools, and `StepCost.by_tokens` of each cost, one after the other
+    growth : decoding sequences by context modulo block size, each rank
     calendar : first and last sequence that completes at each value of the token clock, each rank
     node, table : cached blocks, and the hash table from names to them, each rank
     ids, held : names of the blocks of all requests, and the node of each; request `slot` has named[slot] of them, from
@@ -201,6 +229,7 @@ class EngineState(NamedTuple):
     link: NDArray[Any]
     pool: NDArray[Any]
     world: NDArray[Any]
+    cost: NDArray[Any]
     by_tokens: NDArray[np.float64]
     growth: NDArray[np.int32]
     calendar: NDArray[np.int32]
@@ -248,24 +277,21 @@ def _power_of_two(least: int) -> int:
 def allocate(cluster: Cluster) -> EngineState:
     """Memory of an idle cluster without requests."""
     pools = cluster.pools
-    pool, by_tokens = np.zeros(len(pools), POOL), np.concatenate([p.cost.by_tokens for p in pools])
+    pool, (cost, by_tokens) = np.zeros(len(pools), POOL), _costs(cluster)
     rank = np.zeros(sum(p.instances * p.ranks for p in pools), RANK)
     instance = np.zeros(sum(p.instances for p in pools), INSTANCE)
     instance["link"] = np.arange(len(instance))  # each instance has its own link
-    growth = nodes = slots = first_rank = first_instance = table_s = 0
+    growth = nodes = slots = first_rank = first_instance = first_cost = 0
     for i, p in enumerate(pools):
-        limits, cost, own = p.limits, p.cost, p.instances * p.ranks
+        limits, own = p.limits, p.instances * p.ranks
         reserve = Reserve(limits.output_reserve)
         pool[i] = (
             ROLES[p.role], p.instances, p.ranks, p.stages, first_rank, *astuple(POLICIES[limits.policy]),
             limits.max_sequences, limits.token_budget, limits.block_tokens, limits.max_queue,
             limits.watermark_blocks, limits.draft_tokens, limits.prefix_caching, limits.receive_interval,
             limits.kv_blocks, limits.output_reserve, reserve.least, reserve.decay, limits.tokens_per_step,
-            cost.decode_sequence_s, cost.decode_context_s, cost.prefill_context_s,
-            cost.prefill_token_s, cost.together_context_s, table_s,
-            limits.ageing_s, limits.long_prefill_tokens or limits.token_budget,
+            limits.ageing_s, limits.long_prefill_tokens or limits.token_budget, first_cost,
         )  # fmt: skip
-        table_s += len(cost.by_tokens)
         width = _power_of_two(4 * limits.kv_blocks)
         for number in range(own):
             r = rank[first_rank + number]
@@ -279,6 +305,9 @@ def allocate(cluster: Cluster) -> EngineState:
                 slots, nodes = slots + width, nodes + limits.kv_blocks
         instance["pool"][first_instance : first_instance + p.instances] = i
         instance["first_rank"][first_instance : first_instance + p.instances] = first_rank + np.arange(p.instances)
+        for name in ("cost", "next_cost"):
+            instance[name][first_instance : first_instance + p.instances] = first_cost
+        first_cost += 1 + len(p.variants)
         first_rank, first_instance = first_rank + own, first_instance + p.instances
     for name in ("head", "tail", "first", "last", "prefill", "ready", "ready_last", "lru_first", "lru_last"):
         rank[name] = -1
@@ -298,7 +327,7 @@ def allocate(cluster: Cluster) -> EngineState:
     words = -(-pools[0].instances * pools[0].ranks // 64)
     event = np.zeros(_power_of_two(int(world["events_spare"][0]) + 1024) if index else 1, EVENT)
     return EngineState(
-        np.zeros(0, REQUEST), rank, instance, np.zeros(links, LINK), pool, world, by_tokens,
+        np.zeros(0, REQUEST), rank, instance, np.zeros(links, LINK), pool, world, cost, by_tokens,
         np.zeros(growth, np.int32), np.full(2 * BUCKETS * len(rank), -1, np.int32),
         _nodes(rank, nodes), np.full(slots, -1, np.int32),
         np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),
@@ -309,6 +338,18 @@ def allocate(cluster: Cluster) -> EngineState:
         **tiers, priority=np.zeros(0, PRIORITY), origin=np.zeros(0, np.int8), flow=np.zeros(0, FLOW),
         flow_heap=np.zeros(0, np.int32),
     )  # fmt: skip
+
+
+def _costs(cluster: Cluster) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Records of the costs of all pools, each pool's own cost before its variants, and their tables of times."""
+    costs = [cost for pool in cluster.pools for cost in (pool.cost, *pool.variants)]
+    records, first = np.zeros(len(costs), COST), 0
+    for record, cost in zip(records, costs, strict=True):
+        record["sequence_s"], record["context_s"] = cost.decode_sequence_s, cost.decode_context_s
+        record["prefill_s"], record["token_s"] = cost.prefill_context_s, cost.prefill_token_s
+        record["together_s"], record["by_tokens"] = cost.together_context_s, first
+        first += len(cost.by_tokens)
+    return records, np.concatenate([cost.by_tokens for cost in costs])
 
 
 def _nodes(rank: NDArray[Any], count: int) -> NDArray[Any]:
@@ -329,6 +370,7 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["delay_s"], world["imbalance"], world["slack"] = router.event_delay_s, router.imbalance, router.slack
     world["router"], world["seed"], world["load_tokens"] = ROUTERS[router.name], router.seed, router.load_tokens
     world["cold_ranks"], world["cold_tokens"] = router.cold_ranks, router.cold_tokens
+    world["on_loss"], world["retries"] = LOSSES[cluster.on_loss], cluster.retries
     world["gate"] = world["gate_last"] = world["ended_last"] = -1
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:

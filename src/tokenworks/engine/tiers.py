@@ -100,6 +100,7 @@ class Store:
     eviction : eviction policy
     prefetch, timeout_s : prefetch policy, and the longest wait of "timeout" [s]
     failures : share of read flows that fail [-]
+    survives : whether the blocks stay when all ranks that use the store are lost (`faults`, rule 7)
     """
 
     name: str
@@ -115,6 +116,7 @@ class Store:
     prefetch: PrefetchName = "none"
     timeout_s: float = 0.0
     failures: float = 0.0
+    survives: bool = False
 
     def __post_init__(self) -> None:
         _need(self.blocks >= 0, f"{self.blocks} must not be negative", "Store.blocks")

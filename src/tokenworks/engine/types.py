@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tokenworks.arrays import Bools, Floats
+from tokenworks.engine.faults import LossName
 from tokenworks.engine.policies import POLICIES
 from tokenworks.engine.tiers import Tiers
 from tokenworks.errors import SpecError
@@ -24,7 +25,7 @@ class Status(IntEnum):
     """State of a request.
 
     PENDING: the request has not reached a rank, and may never be sent. FAILED: its blocks could not be read from a KV
-    tier (`tiers.Tiers.on_failure`).
+    tier (`tiers.Tiers.on_failure`), or its rank was lost (`Cluster.on_loss`).
     """
 
     PENDING = 0
@@ -158,6 +159,7 @@ class Pool:
     ranks : dp ranks of an instance; they step together, and each has its own queue and KV cache
     role : aggregated, prefill or decode
     stages : pipeline stages of an instance. The client sees the tokens of a request `lag_s` after the step ends
+    variants : other costs of a step, which an instance takes after an event "cost" (`faults`)
     """
 
     cost: StepCost
@@ -166,17 +168,24 @@ class Pool:
     ranks: int = 1
     role: RoleName = "aggregated"
     stages: int = 1
+    variants: tuple[StepCost, ...] = ()
 
     def __post_init__(self) -> None:
         _need(self.role in get_args(RoleName), f"unknown role {self.role!r}", "Pool.role")
         for name in ("instances", "ranks", "stages"):
             _need(getattr(self, name) > 0, f"{getattr(self, name)} must be above zero", f"Pool.{name}")
-        budget, last = self.ranks * self.limits.token_budget, len(self.cost.by_tokens) - 1
-        _need(last >= budget, f"ends at {last} tokens; a step may hold {budget}", "StepCost.by_tokens")
+        budget = self.ranks * self.limits.token_budget
+        for cost in (self.cost, *self.variants):
+            last = len(cost.by_tokens) - 1
+            _need(last >= budget, f"ends at {last} tokens; a step may hold {budget}", "StepCost.by_tokens")
         if self.role == "decode":
             _need(not self.limits.prefix_caching, "KV travels whole to a decode role", "Limits.prefix_caching")
 
-    def lag_s(self, step_tokens: int, tokens: int, square: int) -> float:
+    def cost_of(self, variant: int) -> StepCost:
+        """Cost of a step with this number: 0 is `cost`, others are `variants`."""
+        return self.variants[variant - 1] if variant else self.cost
+
+    def lag_s(self, step_tokens: int, tokens: int, square: int, cost: StepCost) -> float:
         """Time from the end of the step to the first token at the client, for a request whose prompt is complete [s].
 
         The step time assumes that all tokens are spread evenly over the stages' microbatches. But the last chunk of
@@ -192,10 +201,11 @@ class Pool:
         step_tokens : m, tokens of the whole step [token]
         tokens : p, tokens of the last chunk of the prompt [token]
         square : Q, sum of the contexts that these tokens see [token^2]
+        cost : cost of that step, `Pool.cost` or one of `variants`
         """
         if self.stages == 1:
             return 0.0
-        cost, budget = self.cost, self.limits.token_budget
+        budget = self.limits.token_budget
         parts = -(-tokens * self.stages // budget)
         whole = float(cost.by_tokens[min(self.stages * tokens, budget)])
         own = self.ranks * (cost.prefill_context_s * square + cost.prefill_token_s * tokens)
@@ -288,6 +298,8 @@ class Cluster:
     accept_s : time of the front end (HTTP server, tokeniser) for one request. It takes one request after the other, so
         requests that come together reach the ranks with this distance [s]
     tiers : KV tiers below HBM of the first pool
+    on_loss : what happens to the requests of a lost rank: "fail", "restart" or "migrate" (`faults`, rule 6)
+    retries : most times that one request is sent again after a loss
     """
 
     pools: tuple[Pool, ...]
@@ -298,6 +310,8 @@ class Cluster:
     request_s: float = 0.0
     accept_s: float = 0.0
     tiers: Tiers = field(default_factory=Tiers)
+    on_loss: LossName = "fail"
+    retries: int = 3
 
     def __post_init__(self) -> None:
         roles = tuple(pool.role for pool in self.pools)
@@ -311,6 +325,9 @@ class Cluster:
               "leave at least one rank for warm requests")  # fmt: skip
         ok = min(self.concurrency, self.window_s, self.request_s, self.accept_s) >= 0
         _need(ok, "concurrency, window_s, request_s and accept_s must not be negative", "Cluster")
+        ok = self.on_loss in get_args(LossName)
+        _need(ok, f"unknown policy {self.on_loss!r}", "Cluster.on_loss", " or ".join(get_args(LossName)))
+        _need(self.retries >= 0, f"{self.retries} must not be negative", "Cluster.retries")
         self._check_tiers()
 
     def _check_tiers(self) -> None:

@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from tokenworks.engine.kernel.base import SERIES_FULL
-from tokenworks.engine.kernel.drive import advance, collect, happen, sample
+from tokenworks.engine.kernel.drive import advance, cancel, collect, sample
 from tokenworks.engine.kernel.memory import Addresses
 from tokenworks.errors import SpecError
 
-__all__ = ["SERIES_FULL", "Addresses", "advance", "collect", "compiled", "forget", "happen", "kept", "sample"]
+__all__ = ["SERIES_FULL", "Addresses", "advance", "cancel", "collect", "compiled", "forget", "kept", "sample"]
 
 
 _CACHE = Path(str(advance.stats.cache_path)) if advance.stats.cache_path else None

@@ -24,7 +24,9 @@ FAILED = int(Status.FAILED)
 PREFILL, DECODE = 1, 2
 ROUND_ROBIN, LEAST_LOADED, POWER_OF_TWO = 0, 1, 2
 STEP, LOAD, OPEN, FOLLOW, OUTSIDE, FREED, FETCHED = 0, 1, 2, 3, 4, 5, 6
-CANCEL = KINDS["cancel"]
+CANCEL, STOP, START, PAUSE, COST, LOSE, BACK = (
+    KINDS[kind] for kind in ("cancel", "stop", "start", "pause", "cost", "lose", "back")
+)
 DONE, SERIES_FULL, EVENTS_FULL = 0, 1, 2
 NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

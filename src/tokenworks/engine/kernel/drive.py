@@ -25,6 +25,7 @@ from tokenworks.engine.kernel.base import (
     inline,
 )
 from tokenworks.engine.kernel.cells import rehash
+from tokenworks.engine.kernel.faults import begin_pause
 from tokenworks.engine.kernel.finish import enqueue, finish, hide
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, push_heap, send, sooner
 from tokenworks.engine.kernel.lists import pop_load
@@ -201,6 +202,9 @@ def play(s, kind, time, whose):
     if kind == STEP:
         world.stepped_s, world.stepped = time, whose
         finish(s, whose, time)
+        if s.instance[whose].pause_s > 0.0:
+            begin_pause(s, whose, time)
+            return
         plan(s, whose, time)
         if s.instance[whose].load >= 0:
             fetch(s, whose, time)
@@ -263,10 +267,10 @@ def sample(table, time):
 
 
 @entry
-def happen(table, kind, q):
-    """Play an event from outside now."""
+def cancel(table, q):
+    """Withdraw a request now."""
     s = state_at(table)
-    outside.happen(s, kind, q, s.world[0].now)
+    outside.cancel(s, q, s.world[0].now)
 
 
 @entry

@@ -76,13 +76,14 @@ def hand_over(s, r, q, now):
 @inline
 def lag(s, r, q):
     """Time from the end of the step to the first token at the client [s], see `types.Pool.lag_s`."""
-    me, pool = s.request[q], s.pool[s.rank[r].pool]
+    me, pool, instance = s.request[q], s.pool[s.rank[r].pool], s.instance[s.rank[r].instance]
+    cost = s.cost[instance.cost]
     tokens = np.int64(me.chunk)
     parts = (tokens * pool.stages + pool.token_budget - 1) // pool.token_budget
-    whole = s.by_tokens[pool.by_tokens + min(pool.stages * tokens, pool.token_budget)]
+    whole = s.by_tokens[cost.by_tokens + min(pool.stages * tokens, pool.token_budget)]
     square = tokens * (me.computed - tokens) + tokens * (tokens + 1) // 2
-    own = pool.ranks * (pool.prefill_s * square + pool.token_s * tokens)
-    step_s = s.by_tokens[pool.by_tokens + s.instance[s.rank[r].instance].tokens]
+    own = pool.ranks * (cost.prefill_s * square + cost.token_s * tokens)
+    step_s = s.by_tokens[cost.by_tokens + instance.tokens]
     late = whole * (1.0 + (parts - 1) / pool.stages) - step_s
     return max(0.0, late) + own * (pool.stages - 1) / parts
 
@@ -129,10 +130,9 @@ def fresh_gaps(s, r, now):
 
 
 @inline
-def finish_rank(s, i, r, now):
-    """End the step of a rank: sequences get tokens, and completed sequences leave."""
-    rank, instance = s.rank[r], s.instance[i]
-    pool = s.pool[rank.pool]
+def finish_decodes(s, r, now):
+    """End the decodes of a step of a rank: sequences get tokens, and completed sequences leave."""
+    rank = s.rank[r]
     if rank.batch:
         count_gap(s, r, now - last_decode(s, r), 1)
         if rank.fresh:
@@ -154,6 +154,16 @@ def finish_rank(s, i, r, now):
                 q = follower
         if rank.next_target <= rank.clock:
             rank.next_target = rank.clock + 1
+    elif s.pool[rank.pool].mixes:
+        rank.last_s = now
+
+
+@inline
+def finish_rank(s, i, r, now):
+    """End the step of a rank: sequences get tokens, and completed sequences leave."""
+    rank, instance = s.rank[r], s.instance[i]
+    pool = s.pool[rank.pool]
+    finish_decodes(s, r, now)
     q = rank.prefill
     while q >= 0:
         me = s.request[q]

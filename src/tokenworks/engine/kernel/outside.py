@@ -3,11 +3,26 @@
 
 from __future__ import annotations
 
-from tokenworks.engine.kernel.base import CANCEL, CANCELLED, PENDING, QUEUED, RUNNING, inline, jit
+import numpy as np
+
+from tokenworks.engine.kernel.base import (
+    CANCEL,
+    CANCELLED,
+    COST,
+    PAUSE,
+    PENDING,
+    QUEUED,
+    RUNNING,
+    START,
+    STOP,
+    apart,
+    inline,
+)
+from tokenworks.engine.kernel.faults import change_cost, pause, start, stop
 from tokenworks.engine.kernel.leave import end
 from tokenworks.engine.kernel.lists import unlink, unwait
 from tokenworks.engine.kernel.prefetch import drop_flows
-from tokenworks.engine.kernel.steps import interrupt
+from tokenworks.engine.kernel.steps import cut_plan
 from tokenworks.engine.kernel.transfer import let_go
 
 
@@ -18,7 +33,7 @@ def cancel(s, q, now):
     if me.status == RUNNING and not me.cancelled:
         me.cancelled = 1
         s.rank[me.at].cancels += 1
-        interrupt(s, s.rank[me.at].instance, now)
+        cut_plan(s, s.rank[me.at].instance, now)
     elif me.status == QUEUED:
         r = me.at
         if me.flows:
@@ -36,16 +51,22 @@ def cancel(s, q, now):
         if me.remote:
             let_go(s, q, now)
         end(s, q, CANCELLED, now)
-        interrupt(s, s.rank[r].instance, now)
+        cut_plan(s, s.rank[r].instance, now)
     elif me.status == PENDING and me.doomed < 2:
         me.status = CANCELLED  # it ends when it arrives: until then it is in a list
 
 
-@jit
-def happen(s, kind, q, now):
-    """Play an event of a kind in `engine.outside.KINDS`."""
-    if kind == CANCEL:
-        cancel(s, q, now)
+@apart
+def happen(s, kind, number, value, now):
+    """Play an event of an instance or a rank, of a kind in `engine.outside.KINDS`."""
+    if kind == STOP:
+        stop(s, number, now)
+    elif kind == START:
+        start(s, number, now)
+    elif kind == PAUSE:
+        pause(s, number, value, now)
+    elif kind == COST:
+        change_cost(s, number, np.int64(value), now)
 
 
 @inline
@@ -55,5 +76,7 @@ def play_outside(s, now):
     while world.outside < len(s.outside) and s.outside[world.outside].time == now:
         event = s.outside[world.outside]
         world.outside += 1
-        if s.request[event.slot].number == event.number:
-            happen(s, event.kind, event.slot, now)
+        if event.kind != CANCEL:
+            happen(s, event.kind, event.number, event.value, now)
+        elif s.request[event.slot].number == event.number:
+            cancel(s, event.slot, now)

@@ -139,7 +139,7 @@ def anchor(s, i, tokens, prefill, step_s, now):
     if not (pure and instance.anchored):
         instance.anchor_s, instance.done = now, 0
         instance.tokens, instance.step_s = tokens, step_s
-        instance.growth_s = pool.context_s * s.rank[instance.first_rank].batch * pool.gain
+        instance.growth_s = s.cost[instance.cost].context_s * s.rank[instance.first_rank].batch * pool.gain
     instance.anchored = pure
     instance.planned = 1
     return pure
@@ -153,6 +153,8 @@ def plan(s, i, now):
     first, stride, ranks = instance.first_rank, pool.instances, pool.ranks
     instance.start_s = now
     instance.loaded_s = instance.written_s = -math.inf
+    instance.cost = instance.next_cost
+    cost = s.cost[instance.cost]
     if pool.receive > 1:
         look(s, i, now)
     for number in range(ranks):
@@ -172,8 +174,8 @@ def plan(s, i, now):
             square += rank.square
             tokens += rank.batch * (1 + pool.draft) + rank.tokens
             context = rank.context if rank.batch else np.int64(0)
-            hot = pool.sequence_s * rank.batch + pool.context_s * context
-            hot = hot + pool.prefill_s * rank.square + pool.token_s * rank.tokens
+            hot = cost.sequence_s * rank.batch + cost.context_s * context
+            hot = hot + cost.prefill_s * rank.square + cost.token_s * rank.tokens
             hottest = max(hottest, hot)
         if busy:
             break
@@ -187,7 +189,7 @@ def plan(s, i, now):
     if not busy:
         rest(s, i)
         return
-    step_s = s.by_tokens[pool.by_tokens + tokens] + pool.together_s * square + ranks * hottest
+    step_s = s.by_tokens[cost.by_tokens + tokens] + cost.together_s * square + ranks * hottest
     pure = anchor(s, i, tokens, prefill, step_s, now)
     if pure and not preempted and not s.rank[first].fresh and last_decode(s, first) == now:
         instance.planned = longest_plan(s, first)
@@ -290,12 +292,20 @@ def turn_passed(s, i, now):
 
 
 @inline
-def interrupt(s, i, now):
-    """Cut the plan of an instance to the current step, as an event changes its batch; an idle one plans now."""
+def cut_plan(s, i, now):
+    """Cut the plan of an instance to the current step, as an event changes its batch."""
     instance = s.instance[i]
-    if instance.planned == 0:
-        instance.end_s = min(instance.end_s, now)
-    elif instance.planned > 1:
+    if instance.planned > 1:
         settle(s, i, now, turn_passed(s, i, now))
         instance.planned = 1
         instance.end_s = time_after(s, i, instance.done + 1)
+
+
+@inline
+def interrupt(s, i, now):
+    """Cut the plan of an instance to the current step; an idle instance plans now, or when it may begin a step."""
+    instance = s.instance[i]
+    if instance.planned == 0:
+        instance.end_s = min(instance.end_s, max(now, instance.hold_s))
+    else:
+        cut_plan(s, i, now)

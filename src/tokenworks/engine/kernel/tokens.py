@@ -73,8 +73,7 @@ def decode(s, r, q):
 @inline
 def last_decode(s, r):
     """Time of the last token of the decoding sequences that are not fresh [s]."""
-    rank = s.rank[r]
-    return s.instance[rank.instance].start_s if s.pool[rank.pool].mixes else rank.last_s
+    return s.rank[r].last_s
 
 
 @inline
