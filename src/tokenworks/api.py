@@ -112,8 +112,8 @@ def simulate(
     assume : numbers that replace numbers of the catalog: YAML file or dict; None is the numbers of the plan
     calibration : name in the catalog, YAML file, dict or `Calibration`; None is the calibration of the plan
     watch : function for progress: gets the simulated time and the time at which the last request is sent [s]
-    experts : popularity of the routed experts over time: YAML file or dict (alpha, half_life, seed), CSV file of counts,
-        or an object of `specs.experts`; None is the skew of the calibration
+    experts : popularity of the routed experts over time: YAML file or dict (alpha, half_life, seed), or CSV file of
+        counts; None is the skew of the calibration
     faults : schedule of faults: YAML file, dict, list of faults or `FaultSchedule`
     failures : seed of random faults by failure rates; give a schedule or a seed, or neither
     hazard : factor of all failure rates of random faults; None is 1 [-]

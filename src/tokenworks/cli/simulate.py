@@ -306,7 +306,7 @@ def _print_experts(plain: dict[str, Any], out: Page) -> None:
     if "experts" not in plain:
         return
     numbers = ("ep", "hottest / mean", "worst layer", "without EPLB", "touched", "rebalances", "moved [GB]",
-               "of it between domains [GB]", "paused [s]")  # fmt: skip
+               "between [GB]", "paused [s]")  # fmt: skip
     columns: Columns = {"experts": "left", **dict.fromkeys(numbers, "right")}
     rows = [
         [
@@ -324,7 +324,7 @@ def _print_experts(plain: dict[str, Any], out: Page) -> None:
         for role in plain["experts"]["roles"]
     ]
     out.print()
-    print_table(out, columns, rows, spare=("touched", "of it between domains [GB]", "worst layer"))
+    print_table(out, columns, rows, spare=("touched", "between [GB]", "worst layer"))
     for role in plain["experts"]["roles"]:
         values = _thinned(role["series"]["balance"], min(WIDTH, max(1, out.width - BESIDE)))
         still = _thinned(role["series"]["plain_balance"], min(WIDTH, max(1, out.width - BESIDE)))

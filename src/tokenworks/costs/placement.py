@@ -171,10 +171,12 @@ def packed(loads: Floats, bins: int) -> Ints:
     weight, held = np.zeros((rows, bins)), np.zeros((rows, bins), np.int64)
     content = np.empty((rows, bins, room), np.int64)
     for item in np.argsort(-loads, axis=1, kind="stable").T:
-        lightest = np.argmin(np.where(held < room, weight, np.inf), axis=1)
-        content[every, lightest, held[every, lightest]] = item
-        weight[every, lightest] += loads[every, item]
-        held[every, lightest] += 1
+        lightest = np.argmin(weight, axis=1)
+        place = held[every, lightest]
+        content[every, lightest, place] = item
+        held[every, lightest] = place + 1
+        more = weight[every, lightest] + loads[every, item]
+        weight[every, lightest] = np.where(place + 1 < room, more, np.inf)  # a full bin is never the lightest
     return content.reshape(rows, items)
 
 
@@ -262,14 +264,12 @@ def moves(old: Ints, new: Ints, ep: int, domain: int) -> Moves:
     layer, rank = np.arange(layers)[:, None], np.arange(slots)[None, :] // (slots // ep)
     has[layer, rank, old], needs[layer, rank, new] = True, True
     missing: Bools = needs & ~has
-    home = np.arange(ep) // domain
-    in_domain = np.zeros((layers, int(home[-1]) + 1, experts), np.int64)
-    np.add.at(in_domain, (slice(None), home), has)
-    near = missing & (in_domain[:, home] > 0)
+    home, starts = np.arange(ep) // domain, np.arange(0, ep, domain)
+    in_domain = np.add.reduceat(has, starts, axis=1, dtype=np.int32)
+    near = missing & (in_domain > 0)[:, home]
     far = missing & ~near
     # Each holder sends an equal share of the copies that ranks of its domain, or of other domains, lack.
-    wanted = np.zeros_like(in_domain)
-    np.add.at(wanted, (slice(None), home), near)
+    wanted = np.add.reduceat(near, starts, axis=1, dtype=np.int32)
     sent_near = has * (wanted / np.maximum(in_domain, 1))[:, home]
     sent_far = has * (far.sum(axis=1) / np.maximum(has.sum(axis=1), 1))[:, None]
     received = [one.sum(axis=(0, 2)).max() for one in (near, far)]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tokenworks.errors import SpecError
 from tokenworks.launch.table import Value, Values
 from tokenworks.launch.target import LaunchTarget
-from tokenworks.specs.deployment import Parallel, Role, RoleName, RouterName
+from tokenworks.specs.deployment import Eplb, Parallel, Role, RoleName, RouterName
 from tokenworks.specs.scheduling import Scheduling
 from tokenworks.specs.tier import KvLoadFailure, Tier
 
@@ -124,7 +124,7 @@ def expert_widths(
     ep : groups of experts that the command says [count]
     """
     if not target.has_experts:
-        for key in ("expert_parallel", "ep", "redundant", "balanced"):
+        for key in ("expert_parallel", "ep", "redundant", "balanced", *EPLB_KEYS):
             if values.has(key):
                 unused[key] = f"{target.model.name} has no routed experts"
         return {"ep": 1, "expert_tp": 1}
@@ -143,6 +143,54 @@ def redundant_of(values: Values, ep: int) -> int:
             f"{count} redundant experts without expert parallelism", where=values.place("redundant"), hint=hint
         )
     return max(count, 0)
+
+
+EPLB_KEYS = ("eplb_steps", "eplb_window", "eplb_background", "eplb_utilization")
+"""Values that say when experts are moved."""
+
+
+def eplb_values(role: Role) -> dict[str, Value]:
+    """The values of a role that turn EPLB on, and say when it moves experts.
+
+    Parameters
+    ----------
+    role : the role
+    """
+    eplb = role.eplb
+    if eplb is None and not role.redundant_experts:
+        return {}
+    values: dict[str, Value] = {"balanced": True}
+    if role.redundant_experts:
+        values["redundant"] = role.redundant_experts
+    if eplb is not None:
+        values["eplb_steps"] = eplb.every_steps
+        if eplb.window_steps is not None:
+            values["eplb_window"] = min(eplb.window_steps, eplb.every_steps)
+    return values
+
+
+def eplb_of(values: Values, ep: int, redundant: int, steps: int, unused: dict[str, str]) -> Eplb | None:
+    """When a command moves experts; None: it does not, or redundant experts alone say it.
+
+    Parameters
+    ----------
+    values : values of the command
+    ep : groups of experts [count]
+    redundant : redundant experts [count]
+    steps : steps between two rebalances by default [count]
+    unused : gets the values that have no effect
+    """
+    said = [key for key in EPLB_KEYS if values.has(key)]
+    if not values.on("balanced") or ep == 1:
+        why = "experts are moved only with --enable-eplb" if ep > 1 else "without expert parallelism no expert is moved"
+        unused |= dict.fromkeys([*said, *(["balanced"] if values.on("balanced") else [])], why)
+        return None
+    if redundant and not said:
+        return None
+    window = values.width("eplb_window") if values.has("eplb_window") else None
+    hidden = values.on("eplb_background") if values.has("eplb_background") else None
+    return Eplb(every_steps=values.width("eplb_steps", steps), window_steps=window, in_background=hidden,
+                min_utilization=values.share("eplb_utilization", 1.0))  # fmt: skip
 
 
 def drafts_of(

@@ -42,7 +42,6 @@ class Condition:
 
     def rounded(self) -> Condition:
         """The condition with rounded numbers, so that conditions that hardly differ share a step cost."""
-
         up, out = (max(round(share * SHARE_STEPS), 1) / SHARE_STEPS for share in (self.up_share, self.out_share))
         return replace(self, up_share=up, out_share=out)
 
