@@ -29,7 +29,7 @@ class FaultOptions:
     Parameters
     ----------
     faults
-        Schedule of faults: a YAML file with a list of parts that fail, such as {at: 10 min, part: device 7, for: 3 min}.
+        Schedule of faults: a YAML file with a list of faults, such as {at: 10 min, part: device 7, for: 3 min}.
     failures
         Seed of random faults, by the failure rates of the parts.
     hazard
