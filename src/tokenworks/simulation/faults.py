@@ -20,7 +20,7 @@ from tokenworks.simulation.recovery import CostChange, EngineEvent, FaultEffect,
 from tokenworks.simulation.steps import Site
 from tokenworks.simulation.variants import variants
 from tokenworks.specs.deployment import RETRIES, Deployment
-from tokenworks.specs.faults import FaultSchedule, FaultsLike, load_faults, time_text
+from tokenworks.specs.faults import NETWORK, FaultSchedule, FaultsLike, load_faults, time_text
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.parts import part_counts, parts_of
 from tokenworks.specs.reliability import PUBLISHED, Reliability, ReliabilityLike, load_reliability
@@ -174,8 +174,11 @@ class FaultPlan:
         cluster = replace(pools, on_loss=deployment.on_loss, retries=retries)
         events = tuple(sorted(recovering.events, key=lambda event: event.at_s))
         known = set(part_counts(parts_of(machine)))
-        return cls(asked, schedule, times, expected, tuple(recovering.effects), events, costs, cluster,
-                   tuple(rates.assumed_for(machine, known)))  # fmt: skip
+        assumed = tuple(rates.assumed_for(machine, known))
+        if asked.schedule is not None:
+            used = _used(asked.schedule, elastic=deployment.elastic_ep)
+            assumed = tuple(one for one in assumed if one.path in used)
+        return cls(asked, schedule, times, expected, tuple(recovering.effects), events, costs, cluster, assumed)
 
     def submit(self, simulator: Simulator, driver: Driver | None) -> FaultWatch:
         """Tell a simulator all events of the plan.
@@ -216,6 +219,21 @@ class FaultPlan:
         first = f"{late[0].part} at {time_text(late[0].at)}"
         return (f"{len(late)} of {len(self.schedule.faults)} faults come after the end of the run at "
                 f"{time_text(round(end_s, 3))} and change nothing (the first: {first}).",)  # fmt: skip
+
+
+def _used(schedule: FaultSchedule, *, elastic: bool) -> set[str]:
+    """Paths of the numbers of the failure rates that a given schedule needs, because it does not give them itself."""
+    names = {"detect", "shrink"} if elastic else {"detect"}
+    used = {f"recovery.{name}" for name in names - set(schedule.times)}
+    if "start" not in schedule.times:
+        used |= {f"recovery.{name}" for name in ("process", "weights", "graphs")}
+    for fault in schedule.faults:
+        if fault.kind in NETWORK and fault.crash is None:
+            used.add("recovery.crash")
+        name = "repair" if fault.permanent else "reset"
+        if fault.lasts is None and name not in schedule.times:
+            used |= {f"parts.{fault.kind}.{name}", name}
+    return {f"reliability.{path}" for path in used}
 
 
 def _with_variants(
