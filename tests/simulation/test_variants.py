@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from tests.simulation.test_cluster import R1, WIDE, deployed, site
 from tokenworks.costs import step
+from tokenworks.costs.moe import Balance
 from tokenworks.costs.split import Split
 from tokenworks.engine.types import StepCost
 from tokenworks.errors import SpecError
 from tokenworks.simulation import variants as module
-from tokenworks.costs.moe import Balance
 from tokenworks.simulation.variants import HEALTHY, Condition, least_ranks, shrunk, variant_cost, variants
 
 SITE = site(R1, "scalex40")

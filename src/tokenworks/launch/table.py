@@ -88,8 +88,11 @@ SGLANG = (
     Row("redundant", "redundant experts", ("--ep-num-redundant-experts",)),
     Row("eplb_steps", "steps between two rebalances of experts", ("--eplb-rebalance-num-iterations",)),
     Row("eplb_window", "steps whose expert counts decide", ("--expert-distribution-recorder-buffer-size",)),
-    Row("eplb_utilization", "utilization from which no experts are moved",
-        ("--eplb-min-rebalancing-utilization-threshold",)),
+    Row(
+        "eplb_utilization",
+        "utilization from which no experts are moved",
+        ("--eplb-min-rebalancing-utilization-threshold",),
+    ),
     Row("kv_dtype", "storage of the KV cache", ("--kv-cache-dtype",)),
     Row("memory_fraction", "share of the device memory for weights and KV cache", ("--mem-fraction-static",)),
     Row("chunk", "prefill tokens of a step of the instance", ("--chunked-prefill-size",)),

@@ -358,9 +358,7 @@ def simulate(
     if not (compare_tiers and built.tiers.stores) or finished.partial:
         return run
     bare = replace(built, tiers=Tiers())
-    other = play(
-        bare, requests, watch, endless=traffic.endless, drain=drain, driver=plan.driver() if plan else None
-    )
+    other = play(bare, requests, watch, endless=traffic.endless, drain=drain, driver=plan.driver() if plan else None)
     if other.partial:
         return replace(run, partial=True)
     window = measured.Window.of(other.outcome, other.marks, other.end)
