@@ -33,6 +33,8 @@ GUESSES = 24
 """States of the popularity, and ages of a placement, that the levels are made from [count]."""
 CLOSE = 0.01
 """EPLB acts when this share of its steps or less is missing: the driver counts steps between events, not each [-]."""
+QUICK = 0.005
+"""Time of a step before the first steps are counted: shorter than most [s]."""
 HOST_S = 1.0
 """CPU time of a rebalance: counts to the host, placement, and the messages for all layers (SGLang issue 7879: about
 1 s; SGLang pull request 8345: seconds); assumed for both engines [s]."""
@@ -163,8 +165,7 @@ class Track:
         values : the list
         until_s : end of the time [s]
         """
-        widths = np.clip(np.diff([*self.at_s, max(until_s, self.at_s[-1])]), 0.0, None)
-        widths = np.where(np.asarray(self.at_s) < until_s, widths, 0.0)
+        widths = np.diff(np.minimum([*self.at_s, until_s], until_s))
         return float(np.average(values, weights=widths)) if widths.sum() > 0 else float(values[0])
 
     def touched(self, tokens: float, until_s: float) -> float:
@@ -298,14 +299,27 @@ def conditions(levels: tuple[Level, ...]) -> tuple[Condition, ...]:
 
 @dataclass(slots=True)
 class _Ranks:
-    """State of the ranks of a role: where copies lie, and the counters of steps."""
+    """State of the ranks of a role.
+
+    Parameters
+    ----------
+    group, track : the ranks, and what happened to them
+    placement : where copies lie
+    done, since_s : steps and time at the last rebalance [count, s]
+    seen, busy_s : steps of an instance, and their time, when steps were counted last [count, s]
+    step_s : time of one of the last steps [s]
+    check_s : time at which steps are counted next [s]
+    coming : time at which moved copies arrive, and the placement then; None: none are on their way
+    """
 
     group: Group
     track: Track
     placement: Ints
     done: float = 0.0
     since_s: float = 0.0
-    step_s: float = 0.05
+    seen: float = 0.0
+    busy_s: float = 0.0
+    step_s: float = QUICK
     check_s: float = math.inf
     coming: tuple[float, Ints] | None = None
 
@@ -325,11 +339,22 @@ class Driver:
                       for group, levels in zip(balancing.groups, balancing.levels, strict=True)]  # fmt: skip
         for one in self.ranks:
             one.check_s = 0.0 if one.group.eplb else math.inf
+        self.changes: list[tuple[float, int, int]] = []
+        self.condition: dict[int, int] = {}
 
     @property
     def tracks(self) -> list[Track]:
         """What happened to the experts of each role."""
         return [one.track for one in self.ranks]
+
+    def degrade(self, changes: Sequence[tuple[float, int, int]]) -> None:
+        """Take over the changes of step times by failures: each condition of a pool has a step cost for each level.
+
+        Parameters
+        ----------
+        changes : time [s], number of the instance in the engine, and number of its condition from then on
+        """
+        self.changes = sorted(changes, key=lambda change: change[0])
 
     def advance(self, simulator: Simulator, until: float, sent: int | None = None) -> None:
         """Advance the simulator, as `Simulator.advance` does, and act on the way.
@@ -352,6 +377,7 @@ class Driver:
     def _due(self) -> float:
         """Time of the next act [s]."""
         times = [self.balancing.popularity.start_s(self.number + 1)]
+        times += [at_s for at_s, _, _ in self.changes[:1]]
         for one in self.ranks:
             times += [one.check_s, one.coming[0] if one.coming else math.inf]
         return min(times)
@@ -366,21 +392,33 @@ class Driver:
                 changed |= self._count(simulator, one, now)
         if changed:
             self._tell(simulator, now)
+        while self.changes and self.changes[0][0] <= now:
+            _, instance, condition = self.changes.pop(0)
+            self.condition[instance] = condition
+            one = next((one for one in self.ranks if instance in one.group.instances), None)
+            level = one.track.level[-1] if one else 0
+            simulator.at(now, "cost", instance, value=self._variant(instance, one.track if one else None, level))
+
+    def _variant(self, instance: int, track: Track | None, level: int) -> int:
+        """Number of the step cost of an instance: its condition, and in the condition its level of balance."""
+        return self.condition.get(instance, 0) * (len(track.levels) if track else 1) + level
 
     def _count(self, simulator: Simulator, one: _Ranks, now: float) -> bool:
         """Count the steps of a role; rebalance if enough have run. Returns whether the placement has changed."""
         eplb, group = one.group.eplb, one.group
         assert eplb is not None
-        steps = simulator.counts().pools[group.pool].steps / len(group.instances)
+        counts = simulator.counts().pools[group.pool]
+        steps, busy = counts.steps / len(group.instances), counts.busy_s / len(group.instances)
         missing = eplb.every_steps - (steps - one.done)
-        if steps > one.done and now > one.since_s:
-            one.step_s = (now - one.since_s) / (steps - one.done)
-        if missing > CLOSE * eplb.every_steps:
-            one.check_s = now + max(missing * one.step_s, 1e-6)
-            return False
-        changed = self._rebalance(simulator, one, eplb, now)
-        one.done, one.since_s = steps, now
-        one.check_s = now + eplb.every_steps * one.step_s
+        if steps > one.seen:  # of the last steps, without idle time and pauses
+            one.step_s = (busy - one.busy_s) / (steps - one.seen)
+        one.seen, one.busy_s = steps, busy
+        changed = False
+        if missing <= CLOSE * eplb.every_steps:
+            changed = self._rebalance(simulator, one, eplb, now)
+            one.done, one.since_s, missing = steps, now, float(eplb.every_steps)
+        ahead = max(missing / 2, CLOSE * eplb.every_steps)  # half of the way, since steps may become quicker
+        one.check_s = now + max(ahead * one.step_s, 1e-6)
         return changed
 
     def _rebalance(self, simulator: Simulator, one: _Ranks, eplb: Eplb, now: float) -> bool:
@@ -413,7 +451,7 @@ class Driver:
             level = int(np.argmin(np.abs(np.log(levels / limit))))
             if level != (track.level[-1] if track.level else 0):
                 for instance in group.instances:
-                    simulator.at(now, "cost", instance, value=level)
+                    simulator.at(now, "cost", instance, value=self._variant(instance, track, level))
             for values, value in ((track.at_s, now), (track.limit, limit), (track.worst, worst), (track.still, still)):
                 values.append(value)
             track.level.append(level)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokenworks.costs.moe import Balance
 from tokenworks.engine.faults import FaultCounts
 from tokenworks.engine.outcome import Counts
 from tokenworks.engine.simulator import Simulator
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tokenworks.simulation.experts import Driver
 
 MOST_HAZARD = 1e9
+MOST_COSTS = 256
+"""Step costs of one role: conditions x levels of balance [count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,10 @@ class FaultPlan:
     assumed: tuple[Assumption, ...]
 
     @classmethod
-    def of(cls, asked: FailureInput, deployment: Deployment, site: Site, built: Cluster, span_s: float) -> FaultPlan:
+    def of(
+        cls, asked: FailureInput, deployment: Deployment, site: Site, built: Cluster, *, span_s: float,
+        balances: Mapping[int, Sequence[Balance]] | None = None,
+    ) -> FaultPlan:  # fmt: skip
         """Plan the faults of a run.
 
         Parameters
@@ -155,6 +161,7 @@ class FaultPlan:
         site : model, machine and rates
         built : the cluster without faults
         span_s : time in which requests are sent [s]
+        balances : levels of the balance of experts by pool; None: the calibrated skew
 
         Raises
         ------
@@ -169,7 +176,9 @@ class FaultPlan:
         recovering = Recovering(deployment, site, layout, times)
         if schedule is not None:
             recovering.play(planned(schedule, machine, len(layout.instances), rates))
-        pools, costs = _with_variants(deployment, site, built, recovering.costs, layout.instances)
+        pools, costs = _with_variants(
+            deployment, site, built, recovering.costs, instances=layout.instances, balances=balances or {}
+        )
         retries = RETRIES if deployment.retries is None else deployment.retries
         cluster = replace(pools, on_loss=deployment.on_loss, retries=retries)
         events = tuple(sorted(recovering.events, key=lambda event: event.at_s))
@@ -237,21 +246,34 @@ def _used(schedule: FaultSchedule, *, elastic: bool) -> set[str]:
 
 
 def _with_variants(
-    deployment: Deployment, site: Site, built: Cluster, changes: Sequence[CostChange],
-    instances: Sequence[tuple[int, int, int]],
+    deployment: Deployment, site: Site, built: Cluster, changes: Sequence[CostChange], *,
+    instances: Sequence[tuple[int, int, int]], balances: Mapping[int, Sequence[Balance]],
 ) -> tuple[Cluster, tuple[tuple[float, int, int], ...]]:  # fmt: skip
-    """The cluster with a step cost for each condition, and the changes with the numbers of the conditions."""
+    """The cluster with a step cost for each condition, and the changes with the numbers of the conditions.
+
+    With levels of balance, a condition has a step cost for each level: cost number = condition x levels + level.
+    """
     pools, numbers = list(built.pools), []
     for number, role in enumerate(deployment.roles):
         own = [change.condition for change in changes if instances[change.instance][0] == number]
-        priced = variants(role, site, pools[number].limits, own)
-        pools[number] = replace(pools[number], variants=priced.costs)
-        numbers.append(priced)
-    costs = tuple(
+        pool, levels = pools[number], balances.get(number, ())
+        if len(levels) * len({one.rounded() for one in own}) > MOST_COSTS:
+            raise SpecError(f"{len(levels)} levels of balance in {len(set(own))} states of an instance", where="faults",
+                            hint=f"a run has {MOST_COSTS} step costs at most: give fewer faults at once")  # fmt: skip
+        priced = [variants(role, _balanced(site, level), pool.limits, own) for level in levels or (None,)]
+        costs = [cost for each in zip(*(one.costs for one in priced), strict=True) for cost in each]
+        pools[number] = replace(pool, variants=(*pool.variants, *costs))
+        numbers.append(priced[0])
+    numbered = tuple(
         (change.at_s, change.instance, numbers[instances[change.instance][0]].number(change.condition))
         for change in changes
     )
-    return replace(built, pools=tuple(pools)), costs
+    return replace(built, pools=tuple(pools)), numbered
+
+
+def _balanced(site: Site, balance: Balance | None) -> Site:
+    """The site with a known balance of experts; None: the calibrated skew."""
+    return site if balance is None else replace(site, rates=replace(site.rates, balance=balance))
 
 
 @dataclass(frozen=True)

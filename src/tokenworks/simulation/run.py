@@ -355,7 +355,10 @@ def simulate(
     idle = NO_PREFIXES if deployment.tiers and not shared else ""
     placed = expert_notes(deployment) if plan else ()
     remarks = tuple(filter(None, (*model_notes(site.model), odd, *_refused(built, requests, site), idle, *placed)))
-    failing = FaultPlan.of(failures, deployment, site, built, float(trace.arrival_s[-1])) if failures else None
+    balances = {group.pool: [one.balance for one in levels]
+                for group, levels in zip(plan.groups, plan.levels, strict=True)} if plan else None  # fmt: skip
+    span_s = float(trace.arrival_s[-1])
+    failing = FaultPlan.of(failures, deployment, site, built, span_s=span_s, balances=balances) if failures else None
 
     def played(on: Cluster, faults: FaultPlan | None) -> Simulation:
         driver = plan.driver() if plan else None
