@@ -87,7 +87,7 @@ def has_work(s, i):
 def plan_at(s, i, time):
     """Let an instance without a step plan one at `time`; its scheduler then looks for new requests."""
     instance = s.instance[i]
-    instance.planned, instance.prefilled, instance.end_s = 0, 1, time
+    instance.planned, instance.anchored, instance.prefilled, instance.end_s = 0, 0, 1, time
 
 
 @apart
