@@ -4,6 +4,9 @@
 names of its own. To make these passes takes more memory than to play them, so ignore the bytes per request with
 `--trace`.
 
+`--faults N` plays each case again with N failures and N changes of the step cost, at random times: an instance stops;
+5 s later all its ranks are lost, their requests migrate, and the instance begins again.
+
 Without it traffic is synthetic. Lengths fit the published statistics of two traces: Azure 2023 conversation (ISL mean
 1,155, median 1,020; OSL mean 211, median 129), and Mooncake (ISL mean 12,035, median 6,909; OSL mean 343; 37 % of
 blocks seen before; blocks of 512 tokens). Arrivals are Poisson at 0.8 of the capacity, which a saturated run of the
@@ -129,7 +132,28 @@ CASES: dict[str, tuple[str, Callable[[int, np.random.Generator], dict[str, np.nd
 }  # fmt: skip
 
 
-def play(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: int) -> tuple[Outcome, float]:
+def schedule(run: simulator.Simulator, cluster: Cluster, faults: int, span_s: float) -> None:
+    """Schedule failures and changes of the step cost at random times."""
+    rng = np.random.default_rng(3)
+    instances = np.repeat(np.arange(len(cluster.pools)), [pool.instances for pool in cluster.pools])
+    ranks = [pool.instances * pool.ranks for pool in cluster.pools]
+    firsts = np.concatenate([[0], np.cumsum(ranks)])
+    begins = np.concatenate([[0], np.cumsum([pool.instances for pool in cluster.pools])])
+    for time_s in np.sort(rng.uniform(0, span_s, faults)).tolist():
+        i = int(rng.integers(len(instances)))
+        pool = int(instances[i])
+        own = np.arange(i - begins[pool], ranks[pool], cluster.pools[pool].instances) + firsts[pool]
+        run.at(time_s, "stop", i)
+        run.at(time_s + 5.0, "lose", own)
+        run.at(time_s + 5.0, "back", own)
+        run.at(time_s + 5.0, "start", i)
+    times_s, costs = rng.uniform(0, span_s, faults), rng.integers(0, 2, faults)
+    run.at(times_s, "cost", rng.integers(len(instances), size=faults), costs)
+
+
+def play(
+    cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: int, faults: int = 0
+) -> tuple[Outcome, float]:
     """Outcome, and CPU seconds in the kernel."""
     rng = np.random.default_rng(2)
     arrival = np.cumsum(rng.exponential(1 / rate, count))
@@ -138,6 +162,8 @@ def play(cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: i
         part["block_ids"] = traffic["block_ids"][: int(part["block_offsets"][-1])]
     run = simulator.Simulator(cluster)
     run.submit(Requests.of(arrival, **part))
+    if faults:
+        schedule(run, cluster, faults, float(arrival[-1]))
     start = time.process_time()
     run.advance()
     return run.outcome(), time.process_time() - start
@@ -173,7 +199,18 @@ def recorded(path: Path, count: int) -> dict[str, np.ndarray]:
     return {name: getattr(repeated, name) for name in names}
 
 
-def measure(name: str, count: int, trace: Path | None) -> dict[str, object]:
+def with_faults(
+    cluster: Cluster, traffic: dict[str, np.ndarray], rate: float, count: int, faults: int
+) -> dict[str, object]:
+    """The same requests with failures, whose requests migrate, and a second cost, where a context costs 8 % more."""
+    slower = replace(cost(len(cluster.pools[0].cost.by_tokens) - 1), decode_context_s=2.8e-9)
+    pools = tuple(replace(pool, variants=(slower,)) for pool in cluster.pools)
+    outcome, kernel_s = play(replace(cluster, pools=pools, on_loss="migrate"), traffic, rate, count, faults)
+    sums = {name: sum(getattr(pool, name) for pool in outcome.faults) for name in vars(outcome.faults[0])}
+    return {"faults": faults, "faults_kernel_s": kernel_s, "faults_steps": outcome.steps, **sums}
+
+
+def measure(name: str, count: int, trace: Path | None, faults: int) -> dict[str, object]:
     started = time.perf_counter()
     simulator.warm_up()
     ready = time.perf_counter() - started
@@ -188,6 +225,7 @@ def measure(name: str, count: int, trace: Path | None) -> dict[str, object]:
     outcome, kernel_s = play(cluster, traffic, rate, count)
     total_s = time.perf_counter() - begun
     sliced = endless(cluster, traffic, rate, count) if name == "endless" else {}
+    failed = with_faults(cluster, traffic, rate, count, faults) if faults else {}
     pools = outcome.pools
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
@@ -205,6 +243,7 @@ def measure(name: str, count: int, trace: Path | None) -> dict[str, object]:
         "steps_per_s": outcome.steps / kernel_s, "peak_bytes": peak,
         "bytes_per_request": (peak - base) / count,
         "ids_bytes_per_request": 4 * len(traffic.get("block_ids", ())) / count, **sliced,
+        **failed,
     }  # fmt: skip
 
 
@@ -213,12 +252,13 @@ def main() -> None:
     parser.add_argument("case", nargs="?", choices=sorted(CASES))
     parser.add_argument("-n", type=float, default=1e6, help="requests")
     parser.add_argument("--trace", type=Path, help="Mooncake JSONL, instead of traffic like it")
+    parser.add_argument("--faults", type=int, default=0, help="failures, and changes of the step cost; 0 = none")
     chosen = parser.parse_args()
     if chosen.case:
-        print(json.dumps(measure(chosen.case, int(chosen.n), chosen.trace)))
+        print(json.dumps(measure(chosen.case, int(chosen.n), chosen.trace, chosen.faults)))
         return
     for case in CASES:
-        command = [sys.executable, __file__, case, "-n", str(chosen.n)]
+        command = [sys.executable, __file__, case, "-n", str(chosen.n), "--faults", str(chosen.faults)]
         command += ["--trace", str(chosen.trace)] if chosen.trace else []
         measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(f"{case}: {measured['deployment']}; load {LOAD} = {measured['rate']:.4g} requests/s")
@@ -233,6 +273,11 @@ def main() -> None:
               f"start {measured['start_s']:.2f} s")  # fmt: skip
         print(f"  peak {measured['peak_bytes'] / 1e6:,.0f} MB; {measured['bytes_per_request']:.0f} bytes a request, "
               f"{measured['ids_bytes_per_request']:.0f} of them beside each block id")  # fmt: skip
+        if chosen.faults:
+            longer = measured["faults_kernel_s"] / measured["kernel_s"]
+            print(f"  with {chosen.faults} failures and as many changes of the step cost: kernel "
+                  f"{measured['faults_kernel_s']:.3f} s, {longer:.2f} times as long; "
+                  f"{measured['lost_requests']:,} lost requests, {measured['retries']:,} sent again")  # fmt: skip
         if "slices_s" in measured:
             print(f"  in slices of {SLICE:,}: {measured['slices_ended']:,} ended, {measured['slices_slots']:,} "
                   f"remembered at most; kernel {measured['slices_kernel_s']:.3f} s; "

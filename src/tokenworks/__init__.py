@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenworks.api import (
         advise,
+        availability,
         capacity,
         compare,
         emit,
@@ -42,6 +43,7 @@ _PUBLIC = {
     "UnknownName": "errors",
     "Workload": "specs.workload",
     "advise": "api",
+    "availability": "api",
     "capacity": "api",
     "compare": "api",
     "emit": "api",
@@ -69,6 +71,7 @@ __all__ = [
     "UnknownName",
     "Workload",
     "advise",
+    "availability",
     "capacity",
     "compare",
     "emit",

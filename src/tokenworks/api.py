@@ -22,14 +22,17 @@ from tokenworks.ledger import advise as advising
 from tokenworks.ledger import compare as comparing
 from tokenworks.ledger import sweep as sweeps
 from tokenworks.ledger.sweep_file import SweepLike
+from tokenworks.planning import availability as availabilities
 from tokenworks.planning import estimate as estimating
 from tokenworks.planning import fit as fitting
 from tokenworks.planning import plan as planning
 from tokenworks.planning import train as training
 from tokenworks.planning.asked import DeploymentLike, deployed_of
+from tokenworks.planning.availability_result import Availability
 from tokenworks.simulation import capacity as capacities
 from tokenworks.simulation import run as running
 from tokenworks.simulation.capacity import Capacity
+from tokenworks.simulation.faults import FailureInput
 from tokenworks.simulation.play import Watch
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.source import Source
@@ -37,8 +40,10 @@ from tokenworks.specs import compose, hf
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
 from tokenworks.specs.deployment import RouterName
 from tokenworks.specs.experts import ExpertsLike
+from tokenworks.specs.faults import FaultsLike
 from tokenworks.specs.given import Assume
 from tokenworks.specs.load import WorkloadLike
+from tokenworks.specs.reliability import PUBLISHED, ReliabilityLike
 from tokenworks.specs.slo import RequestClass, SloLike
 from tokenworks.specs.trace import Trace
 
@@ -82,6 +87,10 @@ def simulate(
     calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
     experts: ExpertsLike | None = None,
+    faults: FaultsLike | None = None,
+    failures: int | None = None,
+    hazard: float | None = None,
+    reliability: ReliabilityLike | None = None,
 ) -> Simulation:
     """Play a trace or a workload through a deployment, request by request.
 
@@ -107,6 +116,11 @@ def simulate(
     watch : function for progress: gets the simulated time and the time at which the last request is sent [s]
     experts : popularity of the routed experts over time: YAML file or dict (alpha, half_life, seed), or CSV file of
         counts; None is the skew of the calibration
+    faults : schedule of faults: YAML file, dict, list of faults or `FaultSchedule`
+    failures : seed of random faults by failure rates; give a schedule or a seed, or neither
+    hazard : factor of all failure rates of random faults; None is 1 [-]
+    reliability : failure rates and times of the recovery: name in the catalog, YAML file, dict or `Reliability`; None
+        is `published`
 
     Raises
     ------
@@ -118,6 +132,7 @@ def simulate(
         deployed_of(deployment, pick), source.traffic(rate=rate, scale=scale, concurrency=concurrency),
         slo=source.slo(slo), router=router, max_queue=max_queue, seed=seed, assume=assume, calibration=calibration,
         watch=watch, compare_tiers=True, experts=experts,
+        failures=FailureInput.read(faults, failures, hazard, reliability),
     )  # fmt: skip
 
 
@@ -157,6 +172,58 @@ def capacity(
     return capacities.capacity_of(
         deployed_of(deployment, pick), source, source.slo(slo), "users" if users else "rate", router=router, seed=seed,
         assume=assume, calibration=calibration, say=progress,
+    )  # fmt: skip
+
+
+@checked
+def availability(
+    system: str,
+    *,
+    deployment: DeploymentLike | None = None,
+    workload: WorkloadLike | None = None,
+    slo: SloLike | None = None,
+    years: float = 1.0,
+    seeds: int = availabilities.SEEDS,
+    reliability: ReliabilityLike = PUBLISHED,
+    promise: float = availabilities.PROMISE,
+    pick: int = 1,
+    seed: int = 0,
+    assume: Assume = None,
+    progress: Callable[[str], None] | None = None,
+) -> Availability:
+    """Find how much of the time a machine and a deployment on it work, and which parts take the rest.
+
+    Parameters
+    ----------
+    system : machine, such as "scalex40" or "5xhgx-h100"
+    deployment : a deployment on this machine, as `simulate` takes it; None: only the machine
+    workload : requests of the deployment: name in the catalog, YAML file, dict or `Workload`; None: the workload of the
+        plan
+    slo : bounds that the capacity of the deployment keeps; None: the SLO of the workload
+    years : length of each random history of failures [year]
+    seeds : random histories [count]
+    reliability : failure rates and times: name of the catalog, YAML file, dict or `Reliability`
+    promise : promised availability [%]
+    pick : number of the deployment in a file or a plan; 1 is the first one
+    seed : seed of the first history, and of generated requests
+    assume : numbers that replace numbers of the catalog: YAML file or dict; None is the numbers of the plan
+    progress : function for progress: gets a text that says what is computed
+
+    Raises
+    ------
+    SpecError : an argument is wrong, or the deployment is for another machine
+    DoesNotFit : the deployment does not fit the machine
+    SloMissed : no load meets the SLO
+    """
+    if deployment is None:
+        return availabilities.availability_of(
+            system, years=years, seeds=seeds, reliability=reliability, promise=promise, seed=seed, assume=assume,
+            say=progress,
+        )  # fmt: skip
+    source = _source(deployment, None, workload, (), requests=None, limit=None, seed=seed, assume=assume)
+    return availabilities.availability_of(
+        system, deployed=deployed_of(deployment, pick), source=source, slo=source.slo(slo), years=years, seeds=seeds,
+        reliability=reliability, promise=promise, seed=seed, assume=assume, say=progress,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from tokenworks.launch.training import ImportTrainingBody
 from tokenworks.ledger.advise import AdviseBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
+from tokenworks.planning.availability_result import AvailabilityBody
 from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
 from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody
@@ -54,6 +55,7 @@ KINDS: dict[str, Any] = {
     "compare": CompareBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
+    "availability": AvailabilityBody,
     "emit": EmitBody,
     "import": ImportBody,
     "import-training": ImportTrainingBody,

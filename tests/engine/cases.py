@@ -170,6 +170,50 @@ def reuse(rng: np.random.Generator) -> tuple[Cluster, Requests]:
     return replace(own, pools=(front, *later), tiers=below), requests
 
 
+def moments(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Random times; often they coincide with other events or with each other [s]."""
+    times = rng.exponential(float(rng.choice([0.02, 0.3])), count)
+    times = np.floor(times / BEAT) * BEAT if rng.random() < 0.5 else times
+    return times[rng.integers(0, count, count)] if rng.random() < 0.3 else times
+
+
+def with_faults(rng: np.random.Generator, own: Cluster) -> Cluster:
+    """The cluster with two other costs of a step, a random rule for lost requests, and stores that may survive."""
+    pools = tuple(
+        replace(p, variants=tuple(cost(rng, p.ranks * p.limits.token_budget) for _ in range(2))) for p in own.pools
+    )
+    stores = tuple(replace(store, survives=bool(rng.random() < 0.3)) for store in own.tiers.stores)
+    return replace(own, pools=pools, on_loss=str(rng.choice(["fail", "restart", "migrate", "migrate"])),  # type: ignore[arg-type]
+                   retries=int(rng.choice([0, 1, 5, 5])), tiers=replace(own.tiers, stores=stores))  # fmt: skip
+
+
+def faults(rng: np.random.Generator, own: Cluster, times: np.ndarray) -> list[tuple[float, str, int, float]]:
+    """Events of instances and ranks at some of the times. Each stop has its start, each loss its return."""
+    ranks = np.cumsum([0, *(p.instances * p.ranks for p in own.pools)])
+    instances, events = sum(p.instances for p in own.pools), list[tuple[float, str, int, float]]()
+    for _ in range(int(rng.integers(0, 10))):
+        kind, time = str(rng.choice(["stop", "pause", "cost", "lose", "lose", "die"])), float(rng.choice(times))
+        i, rank, later = int(rng.integers(instances)), int(rng.integers(ranks[-1])), float(rng.choice(_DOWN))
+        if kind == "pause":
+            events.append((time, kind, i, float(rng.choice([0, BEAT, 0.01]))))
+        elif kind == "cost":
+            events.append((time, kind, i, float(rng.integers(0, 3))))
+        elif kind == "stop":
+            events += [(time, kind, i, 0.0), (time + later, "start", i, 0.0)]
+        elif kind == "lose":
+            events += [(time, kind, rank, 0.0), (time + later, "back", rank, 0.0)]
+        else:  # a whole instance, as without elastic EP
+            front = i < own.pools[0].instances
+            first, stride = (0, own.pools[0].instances) if front else (int(ranks[1]), own.pools[-1].instances)
+            mine = range(first + (i if front else i - own.pools[0].instances), int(ranks[1 if front else 2]), stride)
+            events += [(time, "stop", i, 0.0), *((time + BEAT, "lose", r, 0.0) for r in mine)]
+            events += [*((time + BEAT + later, "back", r, 0.0) for r in mine), (time + BEAT + later, "start", i, 0.0)]
+    return events
+
+
+_DOWN = (0, 3 * BEAT, 0.05, 0.3)  # time from a fault to its end [s]
+
+
 def chain(rng: np.random.Generator, length: int) -> np.ndarray:
     """Chained block ids of one request. Each id has three possible successors, so requests share prefixes by chance."""
     turns = rng.integers(0, 3, length) * (rng.random(length) < 0.3)
@@ -188,6 +232,9 @@ def assert_same_counts(slow: Counts | Outcome, fast: Counts | Outcome) -> None:
     for mine, oracle in zip(fast.tiers, slow.tiers, strict=True):
         assert {**vars(mine), "read_s": 0, "write_s": 0} == {**vars(oracle), "read_s": 0, "write_s": 0}
         np.testing.assert_allclose([mine.read_s, mine.write_s], [oracle.read_s, oracle.write_s], rtol=1e-9, atol=1e-12)
+    for ours, theirs in zip(fast.faults, slow.faults, strict=True):
+        assert {**vars(ours), "down_s": 0} == {**vars(theirs), "down_s": 0}
+        np.testing.assert_allclose(ours.down_s, theirs.down_s, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(fast.itl_counts, slow.itl_counts)
     assert abs(fast.now_s - slow.now_s) < 1e-9
 
@@ -208,7 +255,7 @@ _COLUMNS = ("arrival_s", "input_tokens", "output_tokens", "priority", "group", "
 
 def assert_same_requests(slow: PerRequest, fast: PerRequest) -> None:
     """Check that the results of all requests are equal; times to 1e-9 s."""
-    for name in ("status", "rank", "cached_tokens", "preemptions"):
+    for name in ("status", "rank", "cached_tokens", "preemptions", "retries"):
         np.testing.assert_array_equal(getattr(fast, name), getattr(slow, name), err_msg=name)
     for name in ("arrival_s", "scheduled_s", "first_token_s", "end_s"):
         mine, oracle = getattr(fast, name), getattr(slow, name)

@@ -85,20 +85,13 @@ def test_driven_in_steps(seed: int) -> None:
     assert fast.ended == count
 
 
-def moments(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Random times; often they coincide with other events or with each other [s]."""
-    times = rng.exponential(float(rng.choice([0.02, 0.3])), count)
-    times = np.floor(times / cases.BEAT) * cases.BEAT if rng.random() < 0.5 else times
-    return times[rng.integers(0, count, count)] if rng.random() < 0.3 else times
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 1 << 40))
 def test_cancels_at_given_times(seed: int) -> None:
     """Cancellations scheduled by `at` equal cancellations by hand at these times, in both engines."""
     rng = np.random.default_rng(seed)
     cluster, requests = cases.cluster(rng), cases.requests(rng, 30)
-    times, whom = moments(rng, 12), rng.integers(0, 30, 12)
+    times, whom = cases.moments(rng, 12), rng.integers(0, 30, 12)
     slow, fast, by_hand = reference.Reference(cluster), simulator.Simulator(cluster), simulator.Simulator(cluster)
     for one in (slow, fast, by_hand):
         one.submit(requests)
@@ -225,12 +218,12 @@ def test_tiers_with_cancels_and_looks(seed: int) -> None:
     rng = np.random.default_rng(seed)
     cluster, requests = cases.reuse(rng)
     slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
-    times, whom = moments(rng, 8), rng.integers(0, len(requests), 8)
+    times, whom = cases.moments(rng, 8), rng.integers(0, len(requests), 8)
     for one in (slow, fast):
         one.submit(requests)
         for time, index in zip(times.tolist(), whom.tolist(), strict=True):
             one.at(time, "cancel", index)
-    for now in [*np.sort(moments(rng, 4)).tolist(), float("inf")]:
+    for now in [*np.sort(cases.moments(rng, 4)).tolist(), float("inf")]:
         for one in (slow, fast):
             one.advance(now)
         cases.assert_same(slow.outcome(), fast.outcome())

@@ -22,6 +22,7 @@ VERBS = {
     "compare": "Compare machines on the same work: which one wins, why, and what a token costs.",
     "simulate": "Play a trace or a workload through a deployment, request by request.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
+    "availability": "Find how much of the time a machine and a deployment work, and which parts take the rest.",
     "emit": "Write launch scripts, a benchmark and a scrape file for a deployment.",
     "import": "Read launch commands of vLLM and SGLang into a deployment.",
     "advise": "Say what a deployment will do, what binds it, and which single changes gain most.",
@@ -40,7 +41,7 @@ SPLIT = (
 )
 """How to read the split of an instance. The help of the commands `WITH_SPLITS` ends with this text."""
 
-WITH_SPLITS = ("fit", "estimate", "plan", "simulate", "capacity", "import", "advise")
+WITH_SPLITS = ("fit", "estimate", "plan", "simulate", "capacity", "availability", "import", "advise")
 
 INTERNAL, INTERRUPTED = 1, 130
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tokenworks.cli import per_request as rows
+from tokenworks.cli.faults import FaultOptions, print_faults
 from tokenworks.cli.options import (
     DEPLOYMENTS,
     PAGE_HELP,
@@ -50,6 +51,7 @@ def simulate(
     deployed: DeployedOptions = DeployedOptions(),  # noqa: B008 - frozen
     max_queue: Annotated[int, Parameter(group=REQUESTS)] = 0,
     experts: Annotated[Path | None, Parameter(group=REQUESTS)] = None,
+    failing: FaultOptions = FaultOptions(),  # noqa: B008 - frozen
     require_slo: Annotated[Switch, Parameter(group=RESULT)] = False,
     per_request: Annotated[Path | None, Parameter(group=RESULT)] = None,
     output: Annotated[PageFormat, Parameter(name=["-o", "--output"], help=PAGE_HELP, group=RESULT)] = "table",
@@ -85,6 +87,7 @@ def simulate(
     if per_request:
         rows.check(per_request)
     chosen = deployed.read(deployment)
+    failures = failing.read()
     source = played.source(chosen)
     slo = source.slo(played.slo)
     if require_slo:
@@ -95,7 +98,7 @@ def simulate(
         simulation = run(
             chosen, traffic, slo=slo, router=deployed.router, max_queue=max_queue, seed=played.seed,
             watch=(lambda now, last: report(f"simulated {now:,.0f} s of {last:,.0f} s")) if report else None,
-            compare_tiers=True, experts=experts,
+            compare_tiers=True, experts=experts, failures=failures,
         )  # fmt: skip
     if per_request:
         rows.write(simulation, per_request)
@@ -158,6 +161,7 @@ def _print(simulation: Simulation, plain: dict[str, Any]) -> None:
     _print_roles(plain, out)
     _print_tiers(plain, out)
     _print_experts(plain, out)
+    print_faults(plain, out)
     _print_series(plain["series"], out)
     if plain["assumed"]:
         out.paragraph("\nAssumed: " + "; ".join(f"{item['path']} = {item['value']}" for item in plain["assumed"]))

@@ -1,4 +1,4 @@
-"""Goodput of a training run: the share of time that is left after checkpoints, failures, lost work and repairs.
+"""Availability of parts and machines, and goodput of a training run: what failures and repairs leave of the time.
 
 Failures come at random with a constant rate (a Poisson process). Times are in seconds, rates in 1/s.
 """
@@ -6,6 +6,141 @@ Failures come at random with a constant rate (a Poisson process). Times are in s
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+
+YEAR_S = 365 * 24 * 3600.0
+"""A year [s]."""
+
+
+def availability(mtbf_s: float, mttr_s: float) -> float:
+    """Share of the time in which a part works.
+
+        A = MTBF / (MTBF + MTTR)
+
+    Parameters
+    ----------
+    mtbf_s : mean time of work between two failures; infinite: the part never fails [s]
+    mttr_s : mean time until a failed part works again [s]
+
+    Returns
+    -------
+    Share [-].
+
+    References
+    ----------
+    [1] Barlow and Proschan, Mathematical Theory of Reliability, 1965, section 5.2 (alternating renewal process).
+    """
+    return 1.0 if math.isinf(mtbf_s) else mtbf_s / (mtbf_s + mttr_s)
+
+
+def series(availabilities: Iterable[float]) -> float:
+    """Share of the time in which all parts work, for parts that fail and are repaired independently.
+
+        A = A_1 A_2 ... A_n
+
+    Parameters
+    ----------
+    availabilities : availability of each part [-]
+    """
+    return math.prod(availabilities)
+
+
+def k_of_n(k: int, n: int, available: float) -> float:
+    """Share of the time in which at least k of n equal parts work.
+
+        A = sum over i = k..n of C(n, i) a^i (1 - a)^(n - i)
+
+    Parameters
+    ----------
+    k : parts that are needed [count]
+    n : parts [count]
+    available : availability of one part [-]
+    """
+    return math.fsum(math.comb(n, i) * available**i * (1 - available) ** (n - i) for i in range(max(k, 0), n + 1))
+
+
+def down_states(parts: int, failure_rate: float, repair_s: float, crews: int | None = None) -> list[float]:
+    """Share of the time in which 0, 1, ... n of n equal parts are down.
+
+    A birth-death process. A working part fails at the rate l, spare or not. Each of c crews repairs one part at a time.
+    With j parts down, failures come at the rate (n - j) l, and repairs end at the rate min(j, c) / D:
+
+        p_(j + 1) / p_j = (n - j) l D / min(j + 1, c)
+
+    Parameters
+    ----------
+    parts : number n of parts, spare ones among them [count]
+    failure_rate : rate l of one part [1/s]
+    repair_s : mean repair time D [s]
+    crews : number c of crews; None: each repair begins at once [count]
+
+    References
+    ----------
+    [1] Trivedi, Probability and Statistics with Reliability, Queueing and Computer Science Applications, 2nd ed., 2002,
+        section 8.2 (machine repairman model).
+    """
+    weights = [1.0]
+    for down in range(parts):
+        busy = down + 1 if crews is None else min(down + 1, crews)
+        weights.append(weights[-1] * (parts - down) * failure_rate * repair_s / busy)
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]
+
+
+def with_spares(needed: int, spares: int, failure_rate: float, repair_s: float, crews: int | None = None) -> float:
+    """Share of the time in which enough of the parts work: at most `spares` of `needed + spares` parts are down.
+
+    Parameters
+    ----------
+    needed : parts in use [count]
+    spares : further parts [count]
+    failure_rate : failures of one part [1/s]
+    repair_s : mean repair time [s]
+    crews : repairs at the same time; None: no limit [count]
+    """
+    return min(1.0, math.fsum(down_states(needed + spares, failure_rate, repair_s, crews)[: spares + 1]))
+
+
+def downtime_s(available: float) -> float:
+    """Time of a year without service [s].
+
+    Parameters
+    ----------
+    available : availability [-]
+    """
+    return (1 - available) * YEAR_S
+
+
+def mttr_for(promise: float, failures_rate: float) -> float:
+    """Longest mean time without service after a failure that keeps a promised availability [s].
+
+        A = 1 / (1 + l D), so D = (1 - A) / (A l)
+
+    Parameters
+    ----------
+    promise : promised availability A, above 0 [-]
+    failures_rate : failures l that stop the service, while it works [1/s]
+
+    Returns
+    -------
+    Time D; infinite if nothing fails [s].
+    """
+    return math.inf if failures_rate == 0 else (1 - promise) / (promise * failures_rate)
+
+
+def bad_node_factors(bad_hosts: float, bad_share: float) -> tuple[float, float]:
+    """Failure rate of good hosts and of bad hosts / mean failure rate.
+
+    A share f of the hosts has a share s of all failures. The mean rate stays the same:
+
+        good = (1 - s) / (1 - f),  bad = s / f
+
+    Parameters
+    ----------
+    bad_hosts : share f of the hosts, above 0 and below 1 [-]
+    bad_share : share s of the failures [-]
+    """
+    return (1 - bad_share) / (1 - bad_hosts), bad_share / bad_hosts
 
 
 def failure_rate(devices: float, hosts: float, *, per_device: float, per_host: float) -> float:

@@ -164,6 +164,10 @@ class Reference(ReferenceResults):
 
     def arrive(self, q: Sequence) -> None:
         """A request reaches the client's gate, or a rank if the client has sent it."""
+        if q.lost:
+            if self.faults.send_again(q):
+                self.route(q)
+            return
         if q.status is not Status.PENDING:
             self.forget(q)
             if not q.gated:
@@ -183,13 +187,26 @@ class Reference(ReferenceResults):
         if q.doomed:
             self.end(q, Status.REJECTED)
             return
-        q.route = self.router.choose(q, self.now)
-        rank = self.pools[0][q.route]
+        self.route(q)
+
+    def route(self, q: Sequence) -> None:
+        """The router sends `q` to a rank."""
+        number = self.router.choose(q, self.now)
+        if number < 0:
+            self.reject(q)
+            return
+        q.route, rank = number, self.pools[0][number]
         rank.owed += q.owed
         if rank.limits.max_queue and rank.queued() + rank.outside() >= rank.limits.max_queue:
-            self.end(q, Status.REJECTED)
+            self.reject(q)
         elif not self.prefetch(q, rank):
             self.reach(q, rank)
+
+    def reject(self, q: Sequence) -> None:
+        """Refuse `q`. It may have output tokens from a rank that was lost."""
+        if q.at:
+            q.at.lost_output_tokens += q.generated
+        self.end(q, Status.REJECTED)
 
     def reach(self, q: Sequence, rank: Rank) -> None:
         """Hand `q` to the scheduler of a rank, which may look for new requests only later."""
@@ -269,6 +286,7 @@ class Reference(ReferenceResults):
             q.first_s = self.now + q.lag_s
             self.pay(q)
         else:
+            self.pay(q)  # a migrated request
             self.itl[q.group, itl_bin(self.now - q.last_s)] += 1
         q.last_s = self.now
         if q.generated == q.output:
@@ -344,13 +362,18 @@ class Reference(ReferenceResults):
         """Queue a finished prefill at the least loaded decode rank. The prefill rank keeps the KV until then."""
         rank = q.at
         assert rank is not None
+        live = [rank for rank in self.pools[1] if not rank.lost]
+        if not live:
+            rank.lost_output_tokens += q.generated
+            self.drop(q, Status.REJECTED)
+            return
         rank.running.remove(q)
         rank.full = False
         rank.load -= 1
         q.left = (rank, replace(q))
         q.anonymous, q.cached, q.chained = [], [], 0
-        q.goal, q.computed, q.decoding, q.remote = q.input, 0, False, True
-        self.enqueue(q, min(self.pools[1], key=lambda r: (r.load, r.number)))
+        q.computed, q.decoding, q.remote = 0, False, True
+        self.enqueue(q, min(live, key=lambda r: (r.load, r.number)))
 
     def fetch(self, instance: ReferenceInstance, loads: list[Sequence]) -> None:
         """Start the KV transfers of admitted requests, in the order of admission; loads are booked already."""
@@ -360,7 +383,7 @@ class Reference(ReferenceResults):
                 heapq.heappush(self.loads, (q.load.end_s, q.index, q))
                 continue
             assert q.left is not None
-            seconds = transfer.latency_s + q.input * transfer.seconds_per_token * (1.0 - transfer.overlap)
+            seconds = transfer.latency_s + q.goal * transfer.seconds_per_token * (1.0 - transfer.overlap)
             done = book((self.home[id(q.left[0])].link, instance.link), seconds, self.now)
             heapq.heappush(self.loads, (done, q.index, q))
 
@@ -374,7 +397,7 @@ class Reference(ReferenceResults):
         self.let_go(q)
         rank.loading -= 1
         if q.remote:
-            q.remote, q.computed, q.decoding = False, q.input, True
+            q.remote, q.computed, q.decoding = False, q.goal, True
         if q.cancelled or q.load.failed:
             self.drop(q, Status.CANCELLED if q.cancelled else Status.FAILED)
         else:

@@ -144,7 +144,7 @@ class ReferenceInstance:
         if not self.pause_s:
             return False
         self.batches, self.hold_s, self.pause_s = [], now + self.pause_s, 0.0
-        self.end_s = self.hold_s
+        self.end_s, self.anchored = self.hold_s, []
         return True
 
     @property

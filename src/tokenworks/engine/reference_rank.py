@@ -43,6 +43,7 @@ class Sequence:
     owed : tokens that the router counts for the request until the first token
     load, loading : blocks that its last admission took from KV tiers; whether the request waits for them
     prefetches : flows to the gateways of KV tiers that have not ended
+    lost : the rank `at` was lost, and the request is about to be sent again; retries : how often it was sent again
     """
 
     index: int
@@ -83,6 +84,7 @@ class Sequence:
     load: StoreLoad = field(default_factory=StoreLoad)
     loading: bool = False
     prefetches: list[Prefetch] = field(default_factory=list)
+    lost: bool = False
 
 
 class Rank:
@@ -93,18 +95,22 @@ class Rank:
     loaded : sequences whose load from KV tiers has ended, and whose prefill has not started
     prefetching : requests that wait for a prefetch from KV tiers, beside the queue
     tiers : KV tiers below HBM; a rank of a decode pool has none
+    home : number of its instance in the pool
     ticks : decode steps so far
     owed, chosen : tokens that the router expects this rank to prefill; number of the router's last choice of this rank
     free : free blocks, the next one to reuse first; users : sequences that hold each block
     content, where : hash of each cached block; block of each hash
     full : admission waits until a sequence has left
     unseen : requests that were sent to the rank, and that the scheduler has not looked at yet
+    lost : the cluster has noticed the loss of the rank
+    lost_requests, retries, lost_output_tokens, lost_kv_tokens : as in `faults.FaultCounts`
     """
 
     def __init__(
         self, pool: Pool, number: int, emit: list[tuple[float, int, int, bool]], tiers: ReferenceTiers
     ) -> None:
         self.limits, self.number, self.emit, self.tiers = pool.limits, number, emit, tiers
+        self.home = number % pool.instances
         tiers.join(self)
         self.policy = POLICIES[pool.limits.policy]
         self.waiting: list[deque[Sequence]] = [deque() for _ in range(PRIORITIES)]
@@ -118,10 +124,18 @@ class Rank:
         self.content: dict[int, int] = {}
         self.where: dict[int, int] = {}
         self.queries = self.hits = self.evictions = self.preemptions = 0
-        self.full = False
+        self.full = self.lost = False
+        self.lost_requests = self.retries = self.lost_output_tokens = self.lost_kv_tokens = 0
 
     def rest(self) -> None:
         """The instance is idle."""
+
+    def clear(self) -> None:
+        """Empty the KV cache of a lost rank, which no request uses any more."""
+        self.free = OrderedDict.fromkeys(range(self.limits.kv_blocks))
+        self.users = [0] * self.limits.kv_blocks
+        self.content, self.where, self.full = {}, {}, False
+        self.rest()
 
     def plan(self, now: float) -> Scheduled:
         """Plan the next step."""
@@ -320,7 +334,7 @@ class Rank:
 
     def begin(self, q: Sequence, now: float) -> None:
         """Take the admitted `q` out of the queue. Its hits count at its first admission."""
-        if not q.preemptions and not q.remote:
+        if math.isnan(q.scheduled_s):
             self.queries += q.goal
             self.hits += q.computed
             q.hit = q.computed

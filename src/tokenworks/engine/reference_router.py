@@ -23,16 +23,21 @@ class ReferenceRouter:
         self.known: dict[int, set[int]] = {}
 
     def choose(self, q: Sequence, now: float) -> int:
-        """Number of the rank for `q`."""
+        """Number of the rank for `q`, -1 if all ranks are lost."""
         ranks, router = self.ranks, self.router
+        live = [i for i, rank in enumerate(ranks) if not rank.lost]
+        if not live:
+            return -1
         if router.name == "round_robin":
             self.turn += 1
+            while ranks[(self.turn - 1) % len(ranks)].lost:
+                self.turn += 1
             return (self.turn - 1) % len(ranks)
         if router.name == "power_of_two":
-            one, two = self.random.draw() % len(ranks), self.random.draw() % len(ranks)
+            one, two = live[self.random.draw() % len(live)], live[self.random.draw() % len(live)]
             return two if ranks[two].load < ranks[one].load else one
         if router.name == "least_loaded":
-            return min(range(len(ranks)), key=lambda i: (ranks[i].load, i))
+            return min(live, key=lambda i: (ranks[i].load, i))
         known = self.known_prefixes(q, now)
         group = self.group(q, known)
         top = (1.0 + router.imbalance) * min(ranks[i].load for i in group) + router.slack
@@ -40,20 +45,29 @@ class ReferenceRouter:
         work = [rank.owed - known[i] + router.load_tokens * rank.load for i, rank in enumerate(ranks)]
         best = min(allowed, key=lambda i: (work[i], ranks[i].chosen, i))
         self.turn += 1
-        ranks[best].chosen, q.owed = self.turn, q.input - known[best]
+        ranks[best].chosen, q.owed = self.turn, q.goal - known[best]
         return best
 
     def group(self, q: Sequence, known: list[int]) -> list[int]:
         """Ranks that may take `q`: the cold ones, or all others (`types.Router`)."""
-        warm = [i for i in range(len(self.ranks)) if i not in self.cold]
+        live = [i for i, rank in enumerate(self.ranks) if not rank.lost]
+        warm, cold = [i for i in live if i not in self.cold], [i for i in live if i in self.cold]
         cached = max([self.everywhere(q), *(known[i] for i in warm)])
-        return sorted(self.cold) if self.cold and q.input - cached > self.router.cold_tokens else warm
+        return (cold or warm) if self.cold and q.goal - cached > self.router.cold_tokens else (warm or cold)
 
     def everywhere(self, q: Sequence) -> int:
         """Tokens of the prompt of `q` that each rank can take from KV tiers that all ranks share."""
         tiers = self.ranks[0].tiers
-        names = q.ids[: (q.input - 1) // self.ranks[0].limits.block_tokens]
+        names = q.ids[: (q.goal - 1) // self.ranks[0].limits.block_tokens]
         return tiers.shared(names) * self.ranks[0].limits.block_tokens
+
+    def forget(self, rank: Rank) -> None:
+        """Forget what a lost rank no longer holds, also events on their way (rule 7 of `faults`)."""
+        number, holds = rank.number, rank.tiers.holds
+        self.emitted[:] = [event for event in self.emitted if event[1] != number or holds(number, event[2])]
+        for name, holders in self.known.items():
+            if not holds(number, name):
+                holders.discard(number)
 
     def known_prefixes(self, q: Sequence, now: float) -> list[int]:
         """Tokens of the prompt of `q` that each rank has cached, as far as events have reached the router."""
@@ -68,7 +82,7 @@ class ReferenceRouter:
         length = [0] * len(self.ranks)
         alive = set(range(len(length)))
         block = self.ranks[0].limits.block_tokens
-        for name in q.ids[: q.input // block]:
+        for name in q.ids[: q.goal // block]:
             alive &= self.known.get(name, set())
             for rank in alive:
                 length[rank] += block

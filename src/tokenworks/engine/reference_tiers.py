@@ -204,6 +204,18 @@ class ReferenceTiers:
         own = (self.store(tier, rank) for tier in range(len(self.stores)))
         return name in self.ranks[rank].where or any(name in store.uses for store in own if store.owner == rank)
 
+    # ---- losses (rule 7 of `faults`)
+
+    def clear(self, rank: int) -> None:
+        """A rank is lost, and its HBM is empty. Stores that only lost ranks of its instance use are emptied, too."""
+        self.uses[rank].clear()
+        for tier, own in enumerate(self.tiers.stores):
+            number = own.stores[rank]
+            users = [other for other, store in zip(self.ranks, own.stores, strict=True) if store == number]
+            alone = all(other.lost and other.home == self.ranks[rank].home for other in users)
+            if alone and not own.survives:
+                self.stores[tier][number] = ReferenceStore(own, number)
+
     # ---- flows (rule 3)
 
     def occupy(self, lanes: Iterable[Lane], rank: int, blocks: int, start: float) -> float:
@@ -261,7 +273,7 @@ class ReferenceTiers:
         load, served = StoreLoad(), len(places)
         for tier in sorted(set(places) - {HBM}):
             names = [name for name, place in zip(q.ids, places, strict=False) if place == tier]
-            self.counters[tier].hit_blocks += 0 if q.preemptions else len(names)
+            self.counters[tier].hit_blocks += len(names) if math.isnan(q.scheduled_s) else 0
             end, failed = self.carry(tier, rank, names, now)
             load.end_s = max(load.end_s, end)
             if failed:

@@ -48,6 +48,11 @@ class TreeRank(Rank):
         """The instance is idle: the share starts again."""
         self.share, self.share_ticks = self.reserve.first, self.ticks
 
+    def clear(self) -> None:
+        """Empty the KV cache of a lost rank, which no request uses any more."""
+        super().clear()
+        self.empty, self.ends = self.limits.kv_blocks, set()
+
     def plan(self, now: float) -> Scheduled:
         """Plan the next step."""
         return _plan_prefill_first(self, now)
@@ -162,7 +167,7 @@ class TreeRank(Rank):
 
     def own_output(self, q: Sequence, done: int) -> int:
         """Output tokens that admission expects of `q` after `done` tokens."""
-        return min((1 if self.role == "prefill" else q.output) - done, MOST_RESERVED)
+        return 1 if self.role == "prefill" else min(q.output - done, MOST_RESERVED)
 
     def charge(self, tokens: int) -> int:
         """Room that admission keeps for the prefill of `tokens`: whole blocks and one more block [token]."""

@@ -159,8 +159,8 @@ WORLD = np.dtype(
         ("concurrency", "i8"), ("flying", "i8"), ("sent", "i8"), ("groups", "i8"), ("gate", "i4"), ("gate_last", "i4"),
         ("freed", "i8"),  # slots of the client that become free at the times in `freed_s`
         ("ended", "i8"), ("ended_last", "i8"), ("outside", "i8"),  # ended requests, the last one; outside events
-        # number of lost ranks; what happens to their requests, and how often
-        ("lost_ranks", "i4"), ("on_loss", "i4"), ("retries", "i8"),
+        # number of lost ranks; what happens to their requests, and how often; ranks of the first pool
+        ("lost_ranks", "i4"), ("on_loss", "i4"), ("retries", "i8"), ("front_ranks", "i8"),
         ("opened", "i8"), ("heaped", "i8"), ("loads", "i8"), ("rows", "i8"), ("seen_output", "i8"),
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
         ("index_shift", "i8"), ("index_mask", "i8"), ("emit", "i8"),
@@ -370,6 +370,7 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["delay_s"], world["imbalance"], world["slack"] = router.event_delay_s, router.imbalance, router.slack
     world["router"], world["seed"], world["load_tokens"] = ROUTERS[router.name], router.seed, router.load_tokens
     world["cold_ranks"], world["cold_tokens"] = router.cold_ranks, router.cold_tokens
+    world["front_ranks"] = front.instances * front.ranks
     world["on_loss"], world["retries"] = LOSSES[cluster.on_loss], cluster.retries
     world["gate"] = world["gate_last"] = world["ended_last"] = -1
     world["groups"], index = 1, 0

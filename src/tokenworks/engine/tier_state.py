@@ -45,6 +45,7 @@ TIER = np.dtype(
         ("cursor", "i8"),  # of `kernel.tiers.read_ahead_victims`: the next cell
         ("hits", "i8"), ("read_blocks", "i8"), ("written_blocks", "i8"), ("evictions", "i8"), ("failed", "i8"),
         ("late", "i8"), ("read_s", "f8"), ("write_s", "f8"),
+        ("survives", "i8"),  # whether a store stays when all ranks that use it are lost
     ],
     align=True,
 )  # fmt: skip
@@ -134,7 +135,7 @@ def tier_records(cluster: Cluster, links: int) -> dict[str, NDArray[Any]]:
     for t, store in enumerate(tiers.stores):
         g = layout.group[t]
         row = tier[t]
-        for name in ("latency_s", "timeout_s", "failures", "blocks", "gateway", "uses"):
+        for name in ("latency_s", "timeout_s", "failures", "blocks", "gateway", "uses", "survives"):
             row[name] = getattr(store, name)
         row["eviction"], row["prefetch"] = EVICTIONS[store.eviction], PREFETCHES[store.prefetch]
         row["group"], row["field"] = g, HEADER + FIELDS * layout.column[t]

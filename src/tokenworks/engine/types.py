@@ -19,6 +19,7 @@ from tokenworks.specs.deployment import RoleName, RouterName
 
 PRIORITIES = 8
 GROUPS = 8
+MOST_RETRIES = 32767
 
 
 class Status(IntEnum):
@@ -328,6 +329,8 @@ class Cluster:
         ok = self.on_loss in get_args(LossName)
         _need(ok, f"unknown policy {self.on_loss!r}", "Cluster.on_loss", " or ".join(get_args(LossName)))
         _need(self.retries >= 0, f"{self.retries} must not be negative", "Cluster.retries")
+        _need(self.retries <= MOST_RETRIES, f"{self.retries} is too many", "Cluster.retries",
+              f"want at most {MOST_RETRIES}")  # fmt: skip
         self._check_tiers()
 
     def _check_tiers(self) -> None:

@@ -42,6 +42,7 @@ class Meaning:
     unused : key -> why the value has no place in a deployment; after a dot, a name inside the value
     tiers : KV tiers; sizes are for one rank (vLLM) or one device (SGLang) [byte]
     kv_load_failure : what happens to a request whose read from a tier fails; None: the command does not say it
+    elastic_ep : whether the instance can go on without some of its ranks
     """
 
     role: Role
@@ -54,6 +55,7 @@ class Meaning:
     unused: dict[str, str] = field(default_factory=dict)
     tiers: tuple[Tier, ...] = ()
     kv_load_failure: KvLoadFailure | None = None
+    elastic_ep: bool = False
 
 
 def agreed_role(own: RoleName | None, around: RoleName | None, words: str, where: str) -> RoleName:
@@ -230,3 +232,27 @@ def drafts_of(
 def set_widths(**widths: int) -> Iterator[tuple[str, Value]]:
     """The widths above 1."""
     return ((key, width) for key, width in widths.items() if width > 1)
+
+
+ELASTIC_KEYS = ("elastic", "tolerant", "backup")
+"""Values of elastic expert parallelism: the switch of vLLM or the back end of SGLang, and what goes with it."""
+
+
+def elastic_of(values: Values, role: Role, unused: dict[str, str], *, asked: bool) -> bool:
+    """Whether an instance can go on without some of its ranks.
+
+    Parameters
+    ----------
+    values : values of the command
+    role : the role that the command starts
+    unused : gets the values that have no effect
+    asked : whether the command turns elastic expert parallelism on
+    """
+    given = [key for key in ELASTIC_KEYS if values.has(key)]
+    if asked and role.can_shrink:
+        return True
+    why = "a role can lose ranks with dp and ep above 1, pp 1 and whole experts" if asked else (
+        "without elastic expert parallelism, the instance stops with each of its ranks"
+    )  # fmt: skip
+    unused |= dict.fromkeys(given, why)
+    return False

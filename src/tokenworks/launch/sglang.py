@@ -13,6 +13,7 @@ from tokenworks.launch.meaning import (
     Meaning,
     agreed_role,
     drafts_of,
+    elastic_of,
     eplb_of,
     eplb_values,
     expert_widths,
@@ -39,6 +40,8 @@ SHORTEST = "shortest-prefill-first"
 """Value of --schedule-policy: the prompt with the fewest uncached tokens first."""
 PREFILL_TOKENS = 16384
 """Default of --max-prefill-tokens [token]."""
+ELASTIC_BACKEND = "mooncake"
+"""Value of --elastic-ep-backend and of --moe-a2a-backend with elastic EP (LMSYS blog, 2026-03-25)."""
 EPLB_STEPS = 1000
 """Steps between two rebalances of experts by default (sglang 0.5.23, --eplb-rebalance-num-iterations) [count]."""
 
@@ -71,6 +74,8 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget, dialect:
     if a2a != "none":
         values["a2a"] = a2a
     values |= _eplb(role)
+    if deployment.elastic_ep and role.can_shrink:
+        values |= {"balanced": True, "elastic": ELASTIC_BACKEND, "backup": True}
     values["kv_dtype"] = kv_word(role, target, KV)
     values["memory_fraction"] = role.memory_fraction
     values["chunk"], values["sequences"] = role.chunk_tokens, role.max_sequences
@@ -159,6 +164,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         },
         values.where,
     )
+    elastic = elastic_of(values, role, unused, asked=values.text("elastic", "none") != "none")
     prefix_caching = not values.on("no_prefix_caching")
     asked = tiers_of_sglang(values, _device_cache(role, target) if values.has("tier_ratio") else 0.0)
     unused |= asked.unused
@@ -170,6 +176,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
         prefix_caching=prefix_caching, router=_router(values, ranks, own_role),
         scheduling=_scheduling(values, unused), unused=unused, tiers=asked.tiers,
+        elastic_ep=elastic,
     )  # fmt: skip
 
 

@@ -44,6 +44,8 @@ VLLM = (
     Row("expert_parallel", "expert parallelism over tp x dp devices", ("--enable-expert-parallel",), switch=True),
     Row("balanced", "load balancing of experts", ("--enable-eplb",), switch=True),
     Row("redundant", "redundant experts", ("--eplb-config",), "num_redundant_experts"),
+    Row("elastic", "expert parallelism that can lose ranks", ("--enable-elastic-ep",), switch=True),
+    Row("tolerant", "recovery of the engine after the failure of a rank", ("--enable-fault-tolerance",), switch=True),
     Row("eplb_steps", "steps between two rebalances of experts", ("--eplb-config",), "step_interval"),
     Row("eplb_window", "steps whose expert counts decide", ("--eplb-config",), "window_size"),
     Row("eplb_background", "moving experts while steps run", ("--eplb-config",), "use_async"),
@@ -86,6 +88,8 @@ SGLANG = (
     Row("a2a", "dispatch and combine of experts", ("--moe-a2a-backend",)),
     Row("balanced", "load balancing of experts", ("--enable-eplb",), switch=True),
     Row("redundant", "redundant experts", ("--ep-num-redundant-experts",)),
+    Row("elastic", "expert parallelism that can lose ranks", ("--elastic-ep-backend",)),
+    Row("backup", "copies of all experts in memory of the host", ("--enable-elastic-expert-backup",), switch=True),
     Row("eplb_steps", "steps between two rebalances of experts", ("--eplb-rebalance-num-iterations",)),
     Row("eplb_window", "steps whose expert counts decide", ("--expert-distribution-recorder-buffer-size",)),
     Row(

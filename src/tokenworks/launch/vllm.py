@@ -8,6 +8,7 @@ from tokenworks.launch.meaning import (
     Meaning,
     agreed_role,
     drafts_of,
+    elastic_of,
     eplb_of,
     eplb_values,
     expert_widths,
@@ -56,6 +57,8 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget) -> dict[
     if parallel.ep > 1:
         values["expert_parallel"] = True
     values |= eplb_values(role)
+    if deployment.elastic_ep and role.can_shrink:
+        values |= {"balanced": True, "elastic": True, "tolerant": True}
     if role.eplb is not None:
         if role.eplb.min_utilization < 1:
             raise SpecError(
@@ -132,6 +135,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         values.where,
     )
     prefix_caching = values.on("prefix_caching", default=True)
+    elastic = elastic_of(values, role, unused, asked=values.on("elastic"))
     asked = tiers_of_vllm(values)
     unused |= asked.unused
     keys = ("connector_config", "offload_size", "offload_backend", "load_failure")
@@ -151,7 +155,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
         prefix_caching=prefix_caching, router=_router(values, dp), scheduling=_scheduling(values),
         unused=unused, tiers=asked.tiers,
-        kv_load_failure=asked.on_failure if asked.tiers else None,
+        kv_load_failure=asked.on_failure if asked.tiers else None, elastic_ep=elastic,
     )  # fmt: skip
 
 

@@ -349,11 +349,22 @@ class Driver:
                       for group, levels in zip(balancing.groups, balancing.levels, strict=True)]  # fmt: skip
         for one in self.ranks:
             one.check_s = 0.0 if one.group.eplb else math.inf
+        self.changes: list[tuple[float, int, int]] = []
+        self.condition: dict[int, int] = {}
 
     @property
     def tracks(self) -> list[Track]:
         """What happened to the experts of each role."""
         return [one.track for one in self.ranks]
+
+    def degrade(self, changes: Sequence[tuple[float, int, int]]) -> None:
+        """Take over the changes of step times by failures: each condition of a pool has a step cost for each level.
+
+        Parameters
+        ----------
+        changes : time [s], number of the instance in the engine, and number of its condition from then on
+        """
+        self.changes = sorted(changes, key=lambda change: change[0])
 
     def advance(self, simulator: Simulator, until: float, sent: int | None = None) -> None:
         """Advance the simulator, as `Simulator.advance` does, and act on the way.
@@ -376,6 +387,7 @@ class Driver:
     def _due(self) -> float:
         """Time of the next act [s]."""
         times = [self.balancing.popularity.start_s(self.number + 1)]
+        times += [at_s for at_s, _, _ in self.changes[:1]]
         for one in self.ranks:
             times += [one.check_s, one.coming[0] if one.coming else math.inf]
         return min(times)
@@ -390,6 +402,16 @@ class Driver:
                 changed |= self._count(simulator, one, now)
         if changed:
             self._tell(simulator, now)
+        while self.changes and self.changes[0][0] <= now:
+            _, instance, condition = self.changes.pop(0)
+            self.condition[instance] = condition
+            one = next((one for one in self.ranks if instance in one.group.instances), None)
+            level = one.track.level[-1] if one else 0
+            simulator.at(now, "cost", instance, value=self._variant(instance, one.track if one else None, level))
+
+    def _variant(self, instance: int, track: Track | None, level: int) -> int:
+        """Number of the step cost of an instance: its condition, and in the condition its level of balance."""
+        return self.condition.get(instance, 0) * (len(track.levels) if track else 1) + level
 
     def _count(self, simulator: Simulator, one: _Ranks, now: float) -> bool:
         """Count the steps of a role; rebalance if enough have run. Returns whether the placement has changed."""
@@ -439,7 +461,7 @@ class Driver:
             level = int(np.argmin(np.abs(np.log(levels / limit))))
             if level != (track.level[-1] if track.level else 0):
                 for instance in group.instances:
-                    simulator.at(now, "cost", instance, value=level)
+                    simulator.at(now, "cost", instance, value=self._variant(instance, track, level))
             for values, value in ((track.at_s, now), (track.limit, limit), (track.worst, worst), (track.still, still)):
                 values.append(value)
             track.level.append(level)

@@ -17,6 +17,7 @@ from tokenworks.engine.simulator import Simulator, warm_up
 from tokenworks.engine.types import Cluster, Requests
 from tokenworks.simulation import measured
 from tokenworks.simulation.experts import Driver
+from tokenworks.simulation.faults import FaultPlan, FaultRun
 from tokenworks.specs.slo import RequestClass
 from tokenworks.specs.trace import Trace
 
@@ -32,13 +33,14 @@ be sent, they are late by more than the whole run, and the deployment is overloa
 
 @dataclass(frozen=True)
 class PlayedRun:
-    """A finished run of the engine; see `measured.Window.of` for `marks` and `end`."""
+    """A finished run of the engine; see `measured.Window.of` for `marks` and `end`, and `faults` for its faults."""
 
     outcome: Outcome
     marks: tuple[Counts, ...]
     end: Counts
     partial: bool
     kernel_s: float
+    faults: FaultRun | None = None
 
 
 def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Requests:
@@ -70,7 +72,7 @@ def _ready() -> None:
 
 def play(
     built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True,
-    driver: Driver | None = None,
+    driver: Driver | None = None, faults: FaultPlan | None = None,
 ) -> PlayedRun:  # fmt: skip
     """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated.
 
@@ -82,6 +84,7 @@ def play(
     endless : whether the requests are a sample of a stream that goes on
     drain : False: an endless stream ends with its measured window
     driver : changes step times and pauses instances on the way; None: nothing changes
+    faults : faults of the run; None: nothing fails
     """
     _ready()
     began = time.perf_counter()
@@ -94,6 +97,9 @@ def play(
     ahead = [math.ceil(share * expected) for share in (measured.WARM, measured.DONE)] if endless else []
     marks: list[Counts] = []
     advance = partial_of(driver.advance, simulator) if driver else simulator.advance
+    kept = faults.submit(simulator, driver) if faults else None
+    if kept:
+        advance = partial_of(kept.advance, advance, simulator)
     try:
         while True:
             until = simulator.now + width
@@ -116,7 +122,9 @@ def play(
     except KeyboardInterrupt:
         partial = True
     kernel_s = time.perf_counter() - began
-    return PlayedRun(simulator.outcome(), tuple(marks), simulator.counts(), partial, kernel_s)
+    end = simulator.counts()
+    run = FaultRun(faults, tuple(zip(kept.times_s, kept.counts, strict=False)), end) if faults and kept else None
+    return PlayedRun(simulator.outcome(), tuple(marks), end, partial, kernel_s, run)
 
 
 def lost(parent: Ints, refused: Bools) -> Bools:

@@ -14,6 +14,7 @@ from tokenworks.engine.outcome import SERIES, PoolCounts
 from tokenworks.engine.types import Status
 from tokenworks.simulation.energy import mean_step, used
 from tokenworks.simulation.experts_plain import experts_plain
+from tokenworks.simulation.faults_plain import faults_plain
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.shape import (
     ClassPlain,
@@ -72,6 +73,8 @@ def _body(run: Simulation) -> SimulateBody:
     }
     if run.tracks:
         body["experts"] = experts_plain(run)
+    if run.faults:
+        body["faults"] = faults_plain(run, run.faults)
     return body
 
 
@@ -199,6 +202,8 @@ def _assumed(run: Simulation) -> Iterator[Assumption]:
     yield from run.site.rates.assumed
     if run.cluster.tiers.stores:
         yield from tiers_of(run.deployment, run.site, run.cluster.pools[0]).assumed
+    if run.faults:
+        yield from run.faults.plan.assumed
     shares = run.site.rates.power
     if run.site.machine.tdp_assumed:
         yield run.site.machine.tdp_assumed

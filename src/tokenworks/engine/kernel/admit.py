@@ -57,13 +57,12 @@ def hold_prefix(s, r, q, blocks):
 def count_hits(s, r, q, now):
     """Count the hits of the first admission of `q`, and note its time."""
     me, rank = s.request[q], s.rank[r]
-    if me.preemptions == 0 and not me.remote:
+    if math.isnan(me.scheduled_s):
         rank.queries += me.goal
         rank.hits += me.computed
         me.hit = me.computed
-    me.status = RUNNING
-    if math.isnan(me.scheduled_s):
         me.scheduled_s = now
+    me.status = RUNNING
 
 
 @apart

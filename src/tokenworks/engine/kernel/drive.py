@@ -29,6 +29,7 @@ from tokenworks.engine.kernel.faults import begin_pause
 from tokenworks.engine.kernel.finish import enqueue, finish, hide
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, push_heap, send, sooner
 from tokenworks.engine.kernel.lists import pop_load
+from tokenworks.engine.kernel.losses import send_again
 from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.prefetch import land, prefetch, remove_flow
 from tokenworks.engine.kernel.queue import join_after_prefetch
@@ -71,30 +72,52 @@ def waits_at_door(s, q, now):
 
 
 @inline
-def arrive(s, q, now):
-    """A request reaches the client's gate, or a rank if the client has sent it."""
+def reject(s, q, now):
+    """Refuse `q`. It may have output tokens from a rank that was lost."""
+    s.rank[s.request[q].at].lost_output += s.request[q].generated
+    end(s, q, REJECTED, now)
+
+
+@inline
+def is_sent(s, q, now):
+    """Whether `q` goes to the router now: the client has sent it, and the front end has taken it."""
     world, me = s.world[0], s.request[q]
     if me.status != PENDING:
         forget(s, q)
         if not me.gated:
             open_gate(s, now)
-        return
+        return False
     if world.concurrency and me.gated:
         reach_gate(s, q, now)
-        return
+        return False
     if waits_at_door(s, q, now):
-        return
+        return False
     me.sent_s, me.goal = now - world.request_s - me.late_s, me.input
     world.sent += 1
     if me.doomed:
         end(s, q, REJECTED, now)
+        return False
+    return True
+
+
+@inline
+def arrive(s, q, now):
+    """A request reaches the client's gate, or a rank if the client has sent it."""
+    me = s.request[q]
+    if me.lost:
+        if not send_again(s, q, now):
+            return
+    elif not is_sent(s, q, now):
         return
     r = route(s, q, now)
+    if r < 0:
+        reject(s, q, now)
+        return
     me.route = r
     s.rank[r].owed += me.owed
     most = s.pool[0].max_queue
     if most and s.rank[r].waiting + s.rank[r].unseen >= most:
-        end(s, q, REJECTED, now)
+        reject(s, q, now)
         return
     if s.world[0].prefetched and prefetch(s, r, q, now):
         return

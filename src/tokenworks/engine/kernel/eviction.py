@@ -8,7 +8,7 @@ from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.cells import BITS, append, free_cell, pull
 from tokenworks.engine.tier_state import EVICTIONS
 
-LRU, ARC = EVICTIONS["lru"], EVICTIONS["arc"]
+LRU, ARC, BY_COST = EVICTIONS["lru"], EVICTIONS["arc"], EVICTIONS["cost"]
 RECENT, FREQUENT, RECENT_GHOST, FREQUENT_GHOST = 0, 1, 2, 3  # lists T1, T2, B1 and B2 of ARC
 
 

@@ -50,21 +50,19 @@ def begin_again(s, i, now):
     pool = s.pool[instance.pool]
     instance.cost, instance.start_s = instance.next_cost, now
     cost = s.cost[instance.cost]
-    busy = tokens = prefill = square = np.int64(0)
-    hottest = 0.0
-    if instance.planned:
-        for number in range(pool.ranks):
-            rank = s.rank[instance.first_rank + number * pool.instances]
-            busy += rank.batch + rank.tokens
-            prefill += rank.tokens
-            square += rank.square
-            tokens += rank.batch * (1 + pool.draft) + rank.tokens
-            context = rank.context if rank.batch else np.int64(0)
-            hot = cost.sequence_s * rank.batch + cost.context_s * context
-            hottest = max(hottest, hot + cost.prefill_s * rank.square + cost.token_s * rank.tokens)
-    if busy == 0:
+    if not instance.planned or not has_work(s, i):
         plan_at(s, i, now)
         return
+    tokens = prefill = square = np.int64(0)
+    hottest = 0.0
+    for number in range(pool.ranks):
+        rank = s.rank[instance.first_rank + number * pool.instances]
+        prefill += rank.tokens
+        square += rank.square
+        tokens += rank.batch * (1 + pool.draft) + rank.tokens
+        context = rank.context if rank.batch else np.int64(0)
+        hot = cost.sequence_s * rank.batch + cost.context_s * context
+        hottest = max(hottest, hot + cost.prefill_s * rank.square + cost.token_s * rank.tokens)
     instance.anchored = 0
     step_s = s.by_tokens[cost.by_tokens + tokens] + cost.together_s * square + pool.ranks * hottest
     anchor(s, i, tokens, prefill, step_s, now)
@@ -75,10 +73,21 @@ def begin_again(s, i, now):
 
 
 @apart
+def has_work(s, i):
+    """Whether the step of an instance still computes any token."""
+    pool = s.pool[s.instance[i].pool]
+    for number in range(pool.ranks):
+        rank = s.rank[s.instance[i].first_rank + number * pool.instances]
+        if rank.batch + rank.tokens:
+            return True
+    return False
+
+
+@apart
 def plan_at(s, i, time):
     """Let an instance without a step plan one at `time`; its scheduler then looks for new requests."""
     instance = s.instance[i]
-    instance.planned, instance.prefilled, instance.end_s = 0, 1, time
+    instance.planned, instance.anchored, instance.prefilled, instance.end_s = 0, 0, 1, time
 
 
 @apart

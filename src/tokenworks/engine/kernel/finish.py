@@ -7,11 +7,12 @@ import math
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, FAILED, PREFILL, QUEUED, inline, jit
+from tokenworks.engine.kernel.base import CANCELLED, COMPLETED, FAILED, PREFILL, QUEUED, REJECTED, apart, inline, jit
 from tokenworks.engine.kernel.cache import store
 from tokenworks.engine.kernel.leave import drop, leave_running, pay
 from tokenworks.engine.kernel.lists import to_decodes
 from tokenworks.engine.kernel.queue import join_queue
+from tokenworks.engine.kernel.route import least_loaded
 from tokenworks.engine.kernel.steps import (
     count_gap,
     glide,
@@ -58,18 +59,30 @@ def hide(s, r, q, now):
             instance.end_s = time_after(s, i, instance.done + instance.planned)
 
 
+@apart
+def reject(s, r, q, now):
+    """End a finished prefill: all decode ranks are lost."""
+    s.rank[r].lost_output += s.request[q].generated
+    drop(s, r, q, REJECTED, now)
+
+
 @jit
 def hand_over(s, r, q, now):
     """Queue a finished prefill at the least loaded decode rank. The prefill rank holds the KV until the transfer."""
     me = s.request[q]
-    leave_running(s, r, q)
-    s.rank[r].load -= 1
-    me.goal, me.computed, me.remote = me.input, 0, 1
     pool = s.pool[1]
     best = pool.first_rank
     for other in range(pool.first_rank, pool.first_rank + pool.instances * pool.ranks):
         if s.rank[other].load < s.rank[best].load:
             best = other
+    if s.world[0].lost_ranks:
+        best = least_loaded(s, pool.first_rank, pool.instances * pool.ranks)
+        if best < 0:
+            reject(s, r, q, now)
+            return
+    leave_running(s, r, q)
+    s.rank[r].load -= 1
+    me.computed, me.remote = 0, 1
     enqueue(s, best, q, now)
 
 
@@ -98,9 +111,9 @@ def produce_first(s, r, q, now):
         if s.pool[rank.pool].stages > 1:
             me.lag_s = lag(s, r, q)
         me.first_s = now + me.lag_s
-        pay(s, q)
     else:
         s.itl[me.group, itl_bin(now - me.end_s)] += 1
+    pay(s, q)
     me.end_s = now
     if me.generated == me.output:
         drop(s, r, q, COMPLETED, now)

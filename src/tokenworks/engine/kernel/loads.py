@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tokenworks.engine.kernel.base import apart, inline
@@ -129,7 +131,7 @@ def load(s, r, q, known, now):
         count += blocks
         if blocks == 0:
             continue
-        if me.preemptions == 0:
+        if math.isnan(me.scheduled_s):
             s.tier[t].hits += blocks
         place, done, bad = np.int64(t), now, False
         while place >= 0 and not bad:

@@ -6,9 +6,11 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import (
+    BACK,
     CANCEL,
     CANCELLED,
     COST,
+    LOSE,
     PAUSE,
     PENDING,
     QUEUED,
@@ -21,6 +23,7 @@ from tokenworks.engine.kernel.base import (
 from tokenworks.engine.kernel.faults import change_cost, pause, start, stop
 from tokenworks.engine.kernel.leave import end
 from tokenworks.engine.kernel.lists import unlink, unwait
+from tokenworks.engine.kernel.losses import back, lose
 from tokenworks.engine.kernel.prefetch import drop_flows
 from tokenworks.engine.kernel.steps import cut_plan
 from tokenworks.engine.kernel.transfer import let_go
@@ -67,6 +70,10 @@ def happen(s, kind, number, value, now):
         pause(s, number, value, now)
     elif kind == COST:
         change_cost(s, number, np.int64(value), now)
+    elif kind == LOSE:
+        lose(s, number, now)
+    elif kind == BACK:
+        back(s, number)
 
 
 @inline

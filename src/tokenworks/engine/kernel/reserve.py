@@ -57,7 +57,7 @@ def share_of_output(s, r):
 @inline
 def own_output(pool, me, done):
     """Output tokens that admission expects of a sequence that has generated `done` tokens."""
-    return min(np.int64(1 if pool.role == PREFILL else me.output) - done, MOST_RESERVED)
+    return np.int64(1) if pool.role == PREFILL else min(np.int64(me.output) - done, MOST_RESERVED)
 
 
 @inline

@@ -9,6 +9,7 @@ from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, NEVER, POWER_OF_
 from tokenworks.engine.kernel.cells import find_cell
 from tokenworks.engine.kernel.names import mixed, slot_of
 from tokenworks.engine.kernel.tiers import index_of
+from tokenworks.engine.state import LOST
 
 
 @inline
@@ -49,11 +50,35 @@ def read_ahead_events(s, now):
     world.read_ahead = bits
 
 
+@inline
+def unknow(s, slot, number):
+    """A rank no longer holds the name in this slot of the router's table; a name that no rank holds is removed."""
+    world = s.world[0]
+    mask = world.index_mask
+    word, bit = 1 + (number >> 6), np.uint64(1) << np.uint64(number & 63)
+    if not s.known[slot, word] & bit:
+        return
+    s.known[slot, word] &= ~bit
+    if is_held(s, slot):
+        return
+    hole = slot
+    while True:
+        slot = (slot + 1) & mask
+        if not is_held(s, slot):
+            break
+        home = slot_of(s.known[slot, 0], world.index_shift, mask)
+        if ((slot - home) & mask) >= ((slot - hole) & mask):
+            for other in range(s.known.width):
+                s.known[hole, other] = s.known[slot, other]
+            hole = slot
+    for other in range(1, s.known.width):
+        s.known[hole, other] = 0
+
+
 @jit
 def hear(s, now):
     """Apply the cache events that have reached the router by now."""
     world = s.world[0]
-    mask = world.index_mask
     if world.alone:
         read_ahead_events(s, now)
     while world.events and s.event[world.events_first].time + world.delay_s <= now:
@@ -66,23 +91,7 @@ def hear(s, now):
             s.known[slot, 0] = np.uint64(event.name)
             s.known[slot, word] |= bit
             continue
-        if not s.known[slot, word] & bit:
-            continue
-        s.known[slot, word] &= ~bit
-        if is_held(s, slot):
-            continue
-        hole = slot
-        while True:
-            slot = (slot + 1) & mask
-            if not is_held(s, slot):
-                break
-            home = slot_of(s.known[slot, 0], world.index_shift, mask)
-            if ((slot - home) & mask) >= ((slot - hole) & mask):
-                for word in range(s.known.width):
-                    s.known[hole, word] = s.known[slot, word]
-                hole = slot
-        for word in range(1, s.known.width):
-            s.known[hole, word] = 0
+        unknow(s, slot, event.rank)
     if world.events == 0:
         world.events_first = 0  # so that an almost empty ring stays in the same few cache lines
 
@@ -105,7 +114,7 @@ def know(s, low, alive, tokens):
 def know_prefix(s, q, ranks, top):
     """Set the known prefix of `q` for each rank with a load up to `top`, and 0 for the others [token]."""
     first, block = s.offsets[q], s.pool[0].block_tokens
-    most = min(s.request[q].input // block, s.named[q])
+    most = min(s.request[q].goal // block, s.named[q])
     for word in range((ranks + 63) >> 6):
         low, high = 64 * word, min(64 * word + 64, ranks)
         alive = np.uint64(0)
@@ -142,7 +151,7 @@ def everywhere(s, q):
     world, first, blocks = s.world[0], s.offsets[q], np.int64(0)
     if world.common == 0:
         return blocks
-    most = min(np.int64(s.request[q].input - 1) // s.pool[0].block_tokens, s.named[q])
+    most = min(np.int64(s.request[q].goal - 1) // s.pool[0].block_tokens, s.named[q])
     while blocks < most and is_common(s, s.ids[first + blocks]):
         blocks += 1
     return blocks * s.pool[0].block_tokens
@@ -158,7 +167,7 @@ def is_cold(s, q, ranks):
         for r in range(ranks):
             if not s.rank[r].cold:
                 cached = max(cached, s.rank[r].known)
-    return s.request[q].input - cached > world.cold_tokens
+    return s.request[q].goal - cached > world.cold_tokens
 
 
 @jit
@@ -172,6 +181,11 @@ def route_by_prefix(s, q, ranks, now):
     for r in range(ranks):
         if s.rank[r].cold == cold:
             least = min(least, s.rank[r].load)
+    if least == 1 << 62:  # all ranks of the group are lost
+        cold = not cold
+        for r in range(ranks):
+            if s.rank[r].cold == cold:
+                least = min(least, s.rank[r].load)
     top = (1.0 + world.imbalance) * least + world.slack
     if world.emit:
         know_prefix(s, q, ranks, top)
@@ -189,15 +203,62 @@ def route_by_prefix(s, q, ranks, now):
         best = r
     world.turn += 1
     s.rank[best].chosen = world.turn
-    me.owed = me.input - s.rank[best].known
+    me.owed = me.goal - s.rank[best].known
     return best
+
+
+@apart
+def live_rank(s, ranks, k):
+    """Number of the k-th rank, from 0, that is not lost."""
+    for r in range(ranks):
+        if s.rank[r].cold != LOST:
+            if k == 0:
+                return r
+            k -= 1
+    return -1
+
+
+@apart
+def least_loaded(s, first, count):
+    """Number of the least loaded rank that is not lost, among `count` ranks from `first` on; -1 = all are lost."""
+    best = -1
+    for r in range(first, first + count):
+        if s.rank[r].cold != LOST and (best < 0 or s.rank[r].load < s.rank[best].load):
+            best = r
+    return best
+
+
+@apart
+def route_around(s, q, ranks, now):
+    """Number of the rank for `q` while some ranks are lost (rule 8 in `faults`); -1 = all are lost."""
+    world, live = s.world[0], 0
+    for r in range(ranks):
+        live += s.rank[r].cold != LOST
+    if live == 0:
+        return -1
+    if world.router == ROUND_ROBIN:
+        r = world.turn % ranks
+        while s.rank[r].cold == LOST:
+            world.turn += 1
+            r = world.turn % ranks
+        world.turn += 1
+        return r
+    if world.router == POWER_OF_TWO:
+        one = live_rank(s, ranks, np.int64(draw(world) % np.uint64(live)))
+        two = live_rank(s, ranks, np.int64(draw(world) % np.uint64(live)))
+        return two if s.rank[two].load < s.rank[one].load else one
+    if world.router == LEAST_LOADED:
+        return least_loaded(s, 0, ranks)
+    return route_by_prefix(s, q, ranks, now)
 
 
 @inline
 def route(s, q, now):
-    """Number of the rank for `q`, by the router's rule; reads queues and cache events only."""
+    """Number of the rank for `q`, by the router's rule; reads queues and cache events only. -1 = all are lost."""
     world = s.world[0]
     ranks = s.pool[0].instances * s.pool[0].ranks
+    if world.lost_ranks:
+        return route_around(s, q, ranks, now)
     if world.router == ROUND_ROBIN:
         world.turn += 1
         return (world.turn - 1) % ranks

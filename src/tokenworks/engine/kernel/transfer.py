@@ -20,9 +20,9 @@ def let_go(s, q, now):
     me = s.request[q]
     r = me.route
     rank = s.rank[r]
-    blocks = blocks_for(s.pool[rank.pool], np.int64(me.input))
+    blocks = blocks_for(s.pool[rank.pool], np.int64(me.goal))
     if s.pool[rank.pool].prefix:
-        release_cached(s, r, q, blocks, np.int64(me.input))
+        release_cached(s, r, q, blocks, np.int64(me.goal))
     else:
         rank.free += blocks
     me.remote = 0
@@ -52,7 +52,7 @@ def fetch(s, i, now):
     while q >= 0:
         me = s.request[q]
         source = s.instance[s.rank[me.route].instance]
-        done = book(s, (source.link, instance.link), world.latency_s + me.input * world.token_s, now)
+        done = book(s, (source.link, instance.link), world.latency_s + me.goal * world.token_s, now)
         push_load(s, q, done)
         q = me.cnext
     instance.load = instance.load_last = -1
@@ -69,7 +69,7 @@ def loaded(s, q, now):
     rank = s.rank[r]
     if me.remote:
         let_go(s, q, now)
-        me.computed, me.generated = me.input, 1
+        me.computed = me.goal
     rank.loading -= 1
     if me.cancelled or me.failed:
         rank.cancels -= me.cancelled
