@@ -1,7 +1,8 @@
-"""Tables of docs/experts.md: layers of routed experts by popularity and width, beside measured layers; and EPLB in runs.
+"""Tables of docs/experts.md: layers of routed experts by popularity and width, measured layers, and EPLB in runs.
 
-`python -m benchmarks.experts [SECTION ...]` writes the tables between the marks of docs/experts.md. Sections: imbalance,
-layers, touched, crossing, deepep, hygon, runs; all without an argument. `hygon` reads ../shared/hygon/megamoe_dcu.csv.
+`python -m benchmarks.experts [SECTION ...]` writes the tables between the marks of docs/experts.md. Sections:
+imbalance, layers, touched, crossing, deepep, hygon, runs; all without an argument. `hygon` reads
+../shared/hygon/megamoe_dcu.csv.
 """
 
 from __future__ import annotations
@@ -150,8 +151,8 @@ def touched() -> Iterator[str]:
     tables = []
     for alpha in (0.0, 0.8):
         chosen = popularity(alpha)
-        for placement in (plain(LAYERS, EXPERTS, 24, 40), balanced(chosen, 24, 40), balanced(chosen, 64, 40)):
-            tables.append(balance(chosen, placement, 40))
+        placements = (plain(LAYERS, EXPERTS, 24, 40), balanced(chosen, 24, 40), balanced(chosen, 64, 40))
+        tables += [balance(chosen, placement, 40) for placement in placements]
     for tokens in (16.0, 64.0, 256.0, 1024.0, 4096.0):
         cells = [f"{float(one.hottest_touched(tokens)):.1f}, {float(one.hottest_load(tokens)):.2f}" for one in tables]
         yield f"| {tokens:,.0f} | " + " | ".join(cells) + " |"
@@ -234,7 +235,9 @@ def _pairs(costs: Parts, out: float, back: float) -> str:
 
 def hygon() -> Iterator[str]:
     """Layers of DeepSeek-V4-Flash on a Hygon supernode and on a server with eight cards."""
-    yield "| layer, tokens of a rank | measured [ms] | alpha 0 | error | alpha 0.68 | error | alpha 0.68, EPLB | error |"
+    yield (
+        "| layer, tokens of a rank | measured [ms] | alpha 0 | error | alpha 0.68 | error | alpha 0.68, EPLB | error |"
+    )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|"
     for item in layer_rows(SHARED, skew=None):
         ep = int(item.name.rsplit("EP", 1)[1])
@@ -284,7 +287,8 @@ def _run(on: str, tp: int, half_life: str | None, eplb: dict[str, Any] | None) -
 
 
 SECTIONS: dict[str, Callable[[], Iterator[str]]] = {
-    "imbalance": imbalance, "layers": layers, "touched": touched, "crossing": crossing, "deepep": deepep, "hygon": hygon, "runs": runs,
+    "imbalance": imbalance, "layers": layers, "touched": touched, "crossing": crossing, "deepep": deepep,
+    "hygon": hygon, "runs": runs,
 }  # fmt: skip
 
 

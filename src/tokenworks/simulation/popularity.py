@@ -75,7 +75,8 @@ class Popularity:
         self._scores = self._random.standard_normal((layers, experts.count))
         self._values = visits(zipf(experts.count, load.alpha), experts.topk)
         half_life = load.half_life if load.alpha > 0 else None  # equally popular experts have no order
-        self.step_s = math.inf if half_life is None else max(half_life / PER_HALF_LIFE, span_s / MOST_STATES, LEAST_STEP)
+        shortest = max(span_s / MOST_STATES, LEAST_STEP)
+        self.step_s = math.inf if half_life is None else max(half_life / PER_HALF_LIFE, shortest)
         self._states.append(by_order(self._values, self._scores))
 
     def number(self, time_s: float) -> int:
