@@ -39,7 +39,7 @@ def drifting() -> Simulation:
 
 
 def test_states_of_a_drifting_order() -> None:
-    load = ExpertLoad(alpha=0.8, half_life=320.0, seed=1)
+    load = ExpertLoad(alpha=0.8, half_life=640.0, seed=1)
     experts = Experts(64, 4, 8, 8)
     one, other = Popularity(load, experts, 3, 100.0), Popularity(load, experts, 3, 100.0)
     assert one.step_s == 10.0

@@ -29,8 +29,10 @@ LEVELS = 16
 """Most levels of balance with step costs of their own; a run uses the nearest level [count]."""
 SAMPLED = 12
 """Layers by which a level is priced: layers differ by chance only [count]."""
-GUESSES = 24
-"""States of the popularity, and ages of a placement, that the levels are made from [count]."""
+DISTINCT = 1.02
+"""Smallest ratio of the limits of two levels [-]."""
+GUESSES = 128
+"""States of the popularity that the levels are made from: two half-lives of an order that drifts [count]."""
 CLOSE = 0.01
 """EPLB acts when this share of its steps or less is missing: the driver counts steps between events, not each [-]."""
 QUICK = 0.005
@@ -201,7 +203,7 @@ class Balancing:
     ) -> None:
         experts, self.layers = routed(site.model)
         self.popularity = Popularity(load, experts, self.layers, span_s)
-        self.load, self.experts, self.rates, self.span_s = load, experts.count, site.rates, span_s
+        self.load, self.experts, self.rates = load, experts.count, site.rates
         self.groups: list[Group] = []
         self.levels: list[tuple[Level, ...]] = []
         pools, first = list(built.pools), 0
@@ -245,13 +247,15 @@ class Balancing:
 
     def _levels(self, group: Group) -> tuple[Level, ...]:
         """Levels between the best and the worst balance of states and placements that a run can have."""
-        last = min(self.popularity.number(self.span_s), GUESSES * GUESSES)
-        numbers = sorted({round(share * last) for share in np.linspace(0, 1, GUESSES)})
-        pairs = [(number, self.start(group)) for number in numbers]
+        last = int(min(self.popularity.last, GUESSES))
+        pairs = [(number, self.start(group)) for number in range(0, last + 1, max(1, last // 16))]
         if group.eplb:
             for age in sorted({0, 1, 2, 4, 8, 16, 32, 64, last}):
-                later = [number for number in numbers[:: 1 if age == 0 else 4] if number >= age]
-                pairs += [(one, self.packed(group, self.popularity.state(one - age))) for one in later]
+                later = range(age, last + 1, max(1, (last - age) // 2))
+                pairs += [(number, self.packed(group, self.popularity.state(number - age))) for number in later]
+            for number in range(1, last + 1, max(1, last // 2)):  # counts of a window that is half over
+                half = (self.popularity.state(number - 1) + self.popularity.state(number)) / 2
+                pairs.append((number, self.packed(group, half)))
         limits = np.array([self._limit(group, number, placement)[0] for number, placement in pairs])
         wanted = np.geomspace(limits.min(), limits.max(), LEVELS)
         chosen = sorted({int(np.argmin(np.abs(np.log(limits / one)))) for one in wanted}, key=lambda i: limits[i])
@@ -259,9 +263,9 @@ class Balancing:
         levels = []
         for index in chosen:
             number, placement = pairs[index]
-            tables = balance(self.popularity.state(number)[rows], placement[rows], group.ep)
-            if not levels or limits[index] > levels[-1].limit * (1 + 1e-9):
-                levels.append(Level(float(limits[index]), replace(tables, limit=float(limits[index]))))
+            if not levels or limits[index] > levels[-1].limit * DISTINCT:
+                tables = balance(self.popularity.state(number)[rows], placement[rows], group.ep)
+                levels.append(Level(float(limits[index]), _shifted(tables, float(limits[index]), group.ep)))
         return tuple(levels)
 
     def _limit(self, group: Group, number: int, placement: Ints) -> tuple[float, float]:
@@ -279,6 +283,12 @@ class Balancing:
         placement : where the copies lie
         """
         return (*self._limit(group, number, placement), self._limit(group, number, self.start(group))[0])
+
+
+def _shifted(tables: Balance, limit: float, ep: int) -> Balance:
+    """The balance of some layers, moved to the mean of all layers."""
+    more = limit - tables.limit
+    return replace(tables, hot=tuple(min(max(one + more, 1.0), float(ep)) for one in tables.hot), limit=limit)
 
 
 def _priced(pool: Pool, role: Role, site: Site, levels: tuple[Level, ...]) -> Pool:

@@ -13,10 +13,14 @@ from tokenworks.errors import SpecError
 from tokenworks.specs.experts import ExpertCounts, ExpertLoad
 from tokenworks.specs.model import Experts, Model
 
-PER_HALF_LIFE = 32
-"""States of a drifting order in one half-life: between two of them, 2 % of the correlation is lost [count]."""
+PER_HALF_LIFE = 64
+"""States of a drifting order in one half-life: between two of them, 1 % of the correlation is lost [count]."""
 MOST_STATES = 256
 """Most states of a drifting order while requests are sent; a shorter half-life has fewer states in one [count]."""
+LEAST_STEP = 1.0
+"""Shortest time that a state holds [s]."""
+KEPT = 512
+"""States that stay in memory; EPLB counts no more than these [count]."""
 
 
 def routed(model: Model) -> tuple[Experts, int]:
@@ -58,6 +62,7 @@ class Popularity:
     def __init__(self, load: ExpertLoad | ExpertCounts, experts: Experts, layers: int, span_s: float) -> None:
         self.load = load
         self._states: list[Floats] = []
+        self._first = 0  # number of the first state in memory
         if isinstance(load, ExpertCounts):
             _must_match(load, experts, layers)
             shares = load.counts / load.counts.sum(axis=2, keepdims=True)
@@ -70,7 +75,8 @@ class Popularity:
         self._scores = self._random.standard_normal((layers, experts.count))
         self._values = visits(zipf(experts.count, load.alpha), experts.topk)
         half_life = load.half_life if load.alpha > 0 else None  # equally popular experts have no order
-        self.step_s = math.inf if half_life is None else max(half_life / PER_HALF_LIFE, span_s / MOST_STATES)
+        shortest = max(span_s / MOST_STATES, LEAST_STEP)
+        self.step_s = math.inf if half_life is None else max(half_life / PER_HALF_LIFE, shortest)
         self._states.append(by_order(self._values, self._scores))
 
     def number(self, time_s: float) -> int:
@@ -83,6 +89,13 @@ class Popularity:
         if isinstance(self.load, ExpertCounts):
             return max(bisect.bisect_right(self._starts, time_s) - 1, 0)
         return 0 if self.step_s == math.inf else int(time_s / self.step_s + 1e-9)
+
+    @property
+    def last(self) -> float:
+        """Number of the last state; inf for an order that drifts."""
+        if isinstance(self.load, ExpertCounts):
+            return len(self._starts) - 1
+        return 0 if self.step_s == math.inf else math.inf
 
     def start_s(self, number: int) -> float:
         """Time at which a state starts; inf if there is no such state [s].
@@ -100,15 +113,17 @@ class Popularity:
 
         Parameters
         ----------
-        number : number of the state
+        number : number of the state, not more than `KEPT` below the highest that was asked for
         """
-        while number >= len(self._states):
+        while number >= self._first + len(self._states):
             assert isinstance(self.load, ExpertLoad)
             assert self.load.half_life is not None
             draw = self._random.standard_normal(self._scores.shape)
             self._scores = aged(self._scores, self.step_s, self.load.half_life, draw)
             self._states.append(by_order(self._values, self._scores))
-        return self._states[number]
+            if len(self._states) > 2 * KEPT:
+                self._states, self._first = self._states[KEPT:], self._first + KEPT
+        return self._states[number - self._first]
 
     def mean(self, first_s: float, last_s: float) -> Floats:
         """Mean of the states of a span of time, each counted once [-].
@@ -117,7 +132,8 @@ class Popularity:
         ----------
         first_s, last_s : the span [s]
         """
-        numbers = range(self.number(max(first_s, 0.0)), self.number(last_s) + 1)
+        last = self.number(last_s)
+        numbers = range(max(self.number(max(first_s, 0.0)), last + 1 - KEPT), last + 1)
         total: Floats = sum(self.state(number) for number in numbers)  # type: ignore[assignment]
         return total / len(numbers)
 
