@@ -21,14 +21,15 @@ import tokenworks
 from tokenworks.simulation.run import Simulation
 
 R1 = "deepseek-ai/DeepSeek-R1"
-AT_MIN = 30
 SLO = "ttft=10s,tpot=100ms"
-CARD = {"at": f"{AT_MIN} min", "part": "device 7", "for": "3 min"}
-BROKEN = {"at": f"{AT_MIN} min", "part": "device 7", "permanent": True}
-SWITCH = {"at": f"{AT_MIN} min", "part": "switch 1", "for": "10 min", "crash": False}
+CARD = {"part": "device 7", "for": "3 min"}
+DECODER = {"part": "device 30", "for": "3 min"}
+BROKEN = {"part": "device 7", "permanent": True}
+SWITCH = {"part": "switch 1", "for": "10 min", "crash": False}
 AZURE, MOONCAKE = "azure2023_conv.csv", "mooncake_conversation_trace.jsonl"
-SCALES = {AZURE: 2.0, MOONCAKE: 0.5}
-"""Rates of the traces / their own rates: about half of what 40 devices serve within the SLO."""
+SCALES, AT_MIN = {AZURE: 1.0, MOONCAKE: 0.5}, {AZURE: 30, MOONCAKE: 60}
+"""Rates of the traces / their own rates, and time of the fault: the middle of the trace [-, min]. At its own rate, the
+prompts of Mooncake are more than 24 cards prefill."""
 POOL: dict[str, Any] = {"tiers": "hicache-mooncake"}
 
 
@@ -38,6 +39,15 @@ def wide(ranks: int, **more: Any) -> dict[str, Any]:
     role = {"parallel": {"dp": ranks, "ep": ranks}, "max_sequences": 64 * ranks, "chunk_tokens": 2048 * ranks,
             "redundant_experts": slots * ranks - 256, "kv_dtype": "bf16"}  # fmt: skip
     return {"model": R1, "engine": "sglang", "roles": [role], **more}
+
+
+def apart(**more: Any) -> dict[str, Any]:
+    """DeepSeek-R1 with 24 devices for prefill and 16 for decode; both can do without two ranks."""
+    prefill = {"name": "prefill", "parallel": {"dp": 24, "ep": 24}, "max_sequences": 24 * 16,
+               "chunk_tokens": 24 * 4096, "redundant_experts": 32}  # fmt: skip
+    decode = {"name": "decode", "parallel": {"dp": 16, "ep": 16}, "max_sequences": 16 * 64, "chunk_tokens": 16 * 128,
+              "redundant_experts": 64}  # fmt: skip
+    return {"model": R1, "engine": "sglang", "roles": [prefill, decode], **more}
 
 
 @dataclass(frozen=True)
@@ -66,20 +76,23 @@ CASES = (
     Case("EP40 over 5 hosts, elastic", "5xhgx-h100", wide(40, **ELASTIC)),
     Case("2 x EP16 over 4 hosts and a spare host, card broken", "5xhgx-h100",
          wide(16, spares=8) | {"roles": [wide(16)["roles"][0] | {"replicas": 2}]}, BROKEN),
-    Case("EP40, card reset in 3 min", "scalex40", wide(40), trace=MOONCAKE),
-    Case("EP40, elastic", "scalex40", wide(40, **ELASTIC), trace=MOONCAKE),
-    Case("EP40, KV in host memory and a pool, card reset in 3 min", "scalex40", wide(40, **POOL), trace=MOONCAKE),
-    Case("EP40, KV in host memory and a pool, elastic", "scalex40", wide(40, **POOL, **ELASTIC), trace=MOONCAKE),
+    Case("prefill 24 + decode 16, card of prefill", "scalex40", apart(), trace=MOONCAKE),
+    Case("the same, elastic", "scalex40", apart(**ELASTIC), trace=MOONCAKE),
+    Case("the same, card of decode", "scalex40", apart(), DECODER, trace=MOONCAKE),
+    Case("the same, elastic", "scalex40", apart(**ELASTIC), DECODER, trace=MOONCAKE),
+    Case("KV in host memory and a pool, card of prefill", "scalex40", apart(**POOL), trace=MOONCAKE),
+    Case("the same, elastic", "scalex40", apart(**POOL, **ELASTIC), trace=MOONCAKE),
 )  # fmt: skip
-MINUTES = (0, 3, 13, 14)
+MINUTES = (0, 3, 12, 16)
 """Cases whose minutes are printed."""
 
 
 def run(case: Case, folder: Path) -> Simulation:
     """Play one case."""
     return tokenworks.simulate(
-        case.deployment | {"system": case.system}, trace=folder / case.trace, scale=SCALES[case.trace] / 1.0001,
-        slo=SLO, faults=[case.fault],
+        case.deployment | {"system": case.system}, trace=folder / case.trace, slo=SLO,
+        scale=None if SCALES[case.trace] == 1 else SCALES[case.trace],
+        faults=[case.fault | {"at": f"{AT_MIN[case.trace]} min"}],
     )  # fmt: skip
 
 
@@ -90,22 +103,24 @@ def row(case: Case, plain: dict[str, Any]) -> str:
     failed = plain["failed"] + plain["rejected"]
     hits = sum(tier["hit_share"] for tier in plain["tiers"])
     cells = [
-        case.name, case.system, f"{fault['ranks']}", f"{fault['down_s']:,.0f}", f"{fault['whole_s'] - fault['at_s']:,.0f}",
+        case.name, case.system, f"{fault['ranks']}", f"{fault['down_s']:,.0f}",
+        f"{fault['whole_s'] - fault['at_s']:,.0f}",
         f"{faults['lost_requests']:,}", f"{faults['retries']:,}", f"{failed:,}", f"{faults['lost_output_tokens']:,}",
         f"{faults['lost_kv_tokens']:,}", f"{hits:.1%}", f"{healthy:,}", f"{faults['lost_effective_share']:.2%}",
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
 
-def minutes(plain: dict[str, Any]) -> Iterator[str]:
+def minutes(case: Case, plain: dict[str, Any]) -> Iterator[str]:
     """The minutes around the fault, as rows of a table."""
     series = plain["faults"]["series"]
     width = series["window_s"]
-    first = int(AT_MIN * 60 // width)
+    first = int(AT_MIN[case.trace] * 60 // width)
     for index in range(max(first - 2, 0), min(first + 12, len(series["arrived"]))):
         times = (series[name][index] for name in ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms"))
         texts = ["-" if value is None else f"{value:,.4g}" for value in times]
-        cells = [f"{(index - first) * width / 60:+.0f}", f"{series['arrived'][index]:,}", f"{series['failed'][index]:,}",
+        cells = [f"{(index - first) * width / 60:+.0f}", f"{series['arrived'][index]:,}",
+                 f"{series['failed'][index]:,}",
                  *texts, f"{series['effective_tok_s'][index]:,.0f}",
                  f"{series['healthy_effective_tok_s'][index]:,.0f}"]  # fmt: skip
         yield "| " + " | ".join(cells) + " |"
@@ -149,7 +164,7 @@ def main() -> None:
     for number in MINUTES:
         if number in plains:
             print(f"\n{CASES[number].name}, {CASES[number].trace}\n\n{table(BY_MINUTE)}")
-            print("\n".join(minutes(plains[number])))
+            print("\n".join(minutes(CASES[number], plains[number])))
 
 
 if __name__ == "__main__":
