@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -61,9 +61,9 @@ def one_failure(of: Stand, kind: str, *, permanent: bool, hours: float = 12.0) -
 
 def times(history: PlayedYears) -> dict[Any, float]:
     """Time of each condition of the first instance [s]."""
-    total: Counter[Any] = Counter()
+    total: defaultdict[Any, float] = defaultdict(float)
     for (state, _), seconds in history.states.items():
-        total[dict(state)[0]] += seconds  # type: ignore[assignment]
+        total[dict(state)[0]] += seconds
     return total
 
 
@@ -179,9 +179,9 @@ def test_the_machine_agrees_with_the_product_of_its_parts() -> None:
     form = MachineForm(of.machine, of.parts, by)
     several = [played(of, by, seed, 5.0) for seed in range(40)]
     whole = [1 - one.broken_s / one.seconds for one in several]
-    assert np.mean(whole) == pytest.approx(float(form.whole()), abs=4 * np.std(whole) / math.sqrt(40))
+    assert np.mean(whole) == pytest.approx(float(form.whole()), abs=4 * float(np.std(whole)) / math.sqrt(40))
     devices = [1 - one.device_s / one.seconds / 40 for one in several]
-    assert np.mean(devices) == pytest.approx(form.devices(), abs=4 * np.std(devices) / math.sqrt(40))
+    assert np.mean(devices) == pytest.approx(form.devices(), abs=4 * float(np.std(devices)) / math.sqrt(40))
 
 
 def test_one_part_by_hand() -> None:
