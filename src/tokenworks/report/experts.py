@@ -63,7 +63,8 @@ def _chart(role: Plain, words: Words) -> ChartPart:
     caption = filled(words["experts_chart"], role=words.get(f"role_{role['role']}", role["role"]))
     spec = time_chart(rows, list(values), words["hottest_mean"], words, caption, bound=False)
     count = len(series["at_s"])
-    numbers = sorted({round(i * (count - 1) / max(TABLE_ROWS - 1, 1)) for i in range(min(count, TABLE_ROWS))})
+    shown = min(count, TABLE_ROWS)
+    numbers = [round(i * (count - 1) / max(shown - 1, 1)) for i in range(shown)]
     cells = tuple(
         (figure(series["at_s"][i]), *(figure(column[i], 3) for column in values.values())) for i in numbers
     )  # fmt: skip
