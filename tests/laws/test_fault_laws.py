@@ -98,12 +98,12 @@ def test_a_stop_and_a_start_at_once_cost_the_lost_part_of_the_step_and_nothing_e
     """If all requests are there from the begin, later ends shift by the time that the step had run.
 
     With MTP, a step of a series has the time of a mean step, and a step that begins again has its own. With an age, a
-    later preemption changes the order of the queue.
+    later preemption changes the order of the queue. With stages, a client sees the end later.
     """
     rng = np.random.default_rng(seed)
     cluster = cases.cluster(rng)
     limits = replace(cluster.pools[0].limits, ageing_s=0.0, draft_tokens=0, tokens_per_step=1.0)
-    front = replace(cluster.pools[0], limits=limits, instances=1, role="aggregated")
+    front = replace(cluster.pools[0], limits=limits, instances=1, stages=1, role="aggregated")
     cluster = Cluster((front,), window_s=0.0)
     requests = cases.requests(rng, 20)
     requests = replace(requests, arrival_s=np.zeros(20), after=np.full(20, -1, np.int32))
