@@ -32,12 +32,15 @@ from tokenworks.planning.asked import DeploymentLike, deployed_of
 from tokenworks.simulation import capacity as capacities
 from tokenworks.simulation import run as running
 from tokenworks.simulation.capacity import Capacity
+from tokenworks.simulation.faults import FailureInput
 from tokenworks.simulation.play import Watch
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.source import Source
 from tokenworks.specs import compose, hf
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
 from tokenworks.specs.deployment import RouterName
+from tokenworks.specs.experts import ExpertsLike
+from tokenworks.specs.faults import FaultsLike
 from tokenworks.specs.given import Assume
 from tokenworks.specs.load import WorkloadLike
 from tokenworks.specs.reliability import PUBLISHED, ReliabilityLike
@@ -83,6 +86,11 @@ def simulate(
     assume: Assume = None,
     calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
+    experts: ExpertsLike | None = None,
+    faults: FaultsLike | None = None,
+    failures: int | None = None,
+    hazard: float | None = None,
+    reliability: ReliabilityLike | None = None,
 ) -> Simulation:
     """Play a trace or a workload through a deployment, request by request.
 
@@ -106,6 +114,13 @@ def simulate(
     assume : numbers that replace numbers of the catalog: YAML file or dict; None is the numbers of the plan
     calibration : name in the catalog, YAML file, dict or `Calibration`; None is the calibration of the plan
     watch : function for progress: gets the simulated time and the time at which the last request is sent [s]
+    experts : popularity of the routed experts over time: YAML file or dict (alpha, half_life, seed), or CSV file of
+        counts; None is the skew of the calibration
+    faults : schedule of faults: YAML file, dict, list of faults or `FaultSchedule`
+    failures : seed of random faults by failure rates; give a schedule or a seed, or neither
+    hazard : factor of all failure rates of random faults; None is 1 [-]
+    reliability : failure rates and times of the recovery: name in the catalog, YAML file, dict or `Reliability`; None
+        is `published`
 
     Raises
     ------
@@ -116,7 +131,8 @@ def simulate(
     return running.simulate(
         deployed_of(deployment, pick), source.traffic(rate=rate, scale=scale, concurrency=concurrency),
         slo=source.slo(slo), router=router, max_queue=max_queue, seed=seed, assume=assume, calibration=calibration,
-        watch=watch, compare_tiers=True,
+        watch=watch, compare_tiers=True, experts=experts,
+        failures=FailureInput.read(faults, failures, hazard, reliability),
     )  # fmt: skip
 
 

@@ -114,6 +114,7 @@ def deployments(draw: st.DrawFn, dialect: str) -> Deployment:
         scheduling=draw(st.sampled_from(SCHEDULINGS)),
         max_model_len=draw(st.none() | st.integers(2, of.model.max_context)),
         devices_per_host=draw(st.sampled_from((None, of.machine.host.devices))),
+        elastic_ep=any(role.can_shrink for role in roles) and draw(st.booleans()),
     )  # fmt: skip
 
 

@@ -102,6 +102,45 @@ def test_scheduling_becomes_the_flag_of_the_engine_or_a_note() -> None:
         assert "started with fcfs, and predictions for" in note
 
 
+def wide(engine: EngineName, **more: Any) -> Deployment:
+    role = Role(parallel=Parallel(dp=8, ep=8), max_sequences=256, chunk_tokens=8192)
+    return Deployment(model=R1, system="2xhgx-h200", engine=engine, roles=(role,), **more)
+
+
+def test_elastic_ep_becomes_flags_and_what_no_flag_says_is_a_note() -> None:
+    asked: dict[str, Any] = {"elastic_ep": True, "spares": 8, "on_loss": "migrate", "retries": 2}
+    started = launch(wide("vllm", **asked), "vllm-0.33.0")
+    words = " ".join(started.commands[0].arguments)
+    assert "--enable-eplb" in words
+    assert "--enable-elastic-ep" in words
+    assert "--enable-fault-tolerance" in words
+    assert (started.deployment.on_loss, started.deployment.retries, started.deployment.spares) == ("fail", None, 8)
+    notes = " ".join(started.notes)
+    for part in ("NVIDIA Dynamo (--migration-limit)", "8 devices stay free", "needs EPLB", "120 s by default"):
+        assert part in notes
+    started = launch(wide("sglang", elastic_ep=True), "sglang-0.5.23")
+    words = " ".join(started.commands[0].arguments)
+    assert "--moe-a2a-backend mooncake" in words
+    assert "--elastic-ep-backend mooncake" in words
+    assert "--enable-elastic-expert-backup" in words
+    assert "--mooncake-ib-device" in " ".join(started.notes)
+
+
+def test_flags_of_elastic_ep_are_read_or_refused_with_a_reason() -> None:
+    wide_words = ("-dp", "8", "--enable-expert-parallel", "--enable-eplb", "--enable-elastic-ep")
+    deployment, unread = read([vllm(R1, *wide_words, "--enable-fault-tolerance")], system="hgx-h200")
+    assert deployment.elastic_ep
+    assert not unread
+    deployment, unread = read([vllm(R1, "-tp", "8", "--enable-elastic-ep")], system="hgx-h200")
+    assert not deployment.elastic_ep
+    assert ["dp and ep above 1" in one.reason for one in unread] == [True]
+    deployment, unread = read([vllm(R1, "-tp", "8", "--enable-fault-tolerance")], system="hgx-h200")
+    assert ["the instance stops with each of its ranks" in one.reason for one in unread] == [True]
+    dp = ("--tp", "8", "--dp", "8", "--enable-dp-attention", "--ep", "8", "--elastic-ep-backend")
+    assert read([sglang(*dp, "nixl")], system="hgx-h200")[0].elastic_ep
+    assert not read([sglang(*dp, "none")], system="hgx-h200")[0].elastic_ep
+
+
 def test_flags_of_the_order_are_read() -> None:
     deployment, unread = read([vllm(R1, "-tp", "8", "--long-prefill-token-threshold", "512")], system="hgx-h200")
     assert deployment.scheduling == Scheduling(name="interleaved", long_prefill_tokens=512)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.simulation.test_cluster import R1, WIDE, deployed, site
 from tokenworks.costs import step
+from tokenworks.costs.moe import Balance
 from tokenworks.costs.split import Split
 from tokenworks.engine.types import StepCost
 from tokenworks.errors import SpecError
@@ -20,6 +21,8 @@ from tokenworks.simulation.variants import HEALTHY, Condition, least_ranks, shru
 SITE = site(R1, "scalex40")
 HOSTS = site(R1, "5xhgx-h100")
 LIMITS = deployed(R1, "scalex40", WIDE).pools[0].limits
+
+BALANCE = Balance((1.0, 1024.0), (8.0, 1.2), (1.0, 8.0), 1.2)
 
 
 def seconds(cost: StepCost, ranks: int, sequences: int) -> float:
@@ -72,3 +75,8 @@ def test_conditions_that_hardly_differ_share_a_cost(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "MOST_VARIANTS", 1)
     with pytest.raises(SpecError, match="2 different states"):
         variants(WIDE, SITE, LIMITS, near)
+
+
+def test_two_conditions_at_once() -> None:
+    both = Condition(live=39, up_share=0.75).beside(Condition(live=38, up_share=0.5, balance=BALANCE))
+    assert both == Condition(live=38, up_share=0.375, balance=BALANCE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tokenworks.cli import per_request as rows
+from tokenworks.cli.faults import FaultOptions, print_faults
 from tokenworks.cli.options import (
     DEPLOYMENTS,
     PAGE_HELP,
@@ -49,6 +50,8 @@ def simulate(
     scale: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     deployed: DeployedOptions = DeployedOptions(),  # noqa: B008 - frozen
     max_queue: Annotated[int, Parameter(group=REQUESTS)] = 0,
+    experts: Annotated[Path | None, Parameter(group=REQUESTS)] = None,
+    failing: FaultOptions = FaultOptions(),  # noqa: B008 - frozen
     require_slo: Annotated[Switch, Parameter(group=RESULT)] = False,
     per_request: Annotated[Path | None, Parameter(group=RESULT)] = None,
     output: Annotated[PageFormat, Parameter(name=["-o", "--output"], help=PAGE_HELP, group=RESULT)] = "table",
@@ -66,6 +69,9 @@ def simulate(
         Play a trace at SCALE times its own rate.
     max_queue
         Reject a request if MAX_QUEUE requests already wait at its rank; 0 rejects none.
+    experts
+        Popularity of the routed experts over time: a YAML file (alpha, half_life, seed), or a CSV file of counts with
+        the columns time, layer, expert and count. Without it, the calibration has one skew for all times.
     require_slo
         Exit with code 4 if the SLO is missed.
     per_request
@@ -81,6 +87,7 @@ def simulate(
     if per_request:
         rows.check(per_request)
     chosen = deployed.read(deployment)
+    failures = failing.read()
     source = played.source(chosen)
     slo = source.slo(played.slo)
     if require_slo:
@@ -91,7 +98,7 @@ def simulate(
         simulation = run(
             chosen, traffic, slo=slo, router=deployed.router, max_queue=max_queue, seed=played.seed,
             watch=(lambda now, last: report(f"simulated {now:,.0f} s of {last:,.0f} s")) if report else None,
-            compare_tiers=True,
+            compare_tiers=True, experts=experts, failures=failures,
         )  # fmt: skip
     if per_request:
         rows.write(simulation, per_request)
@@ -153,6 +160,8 @@ def _print(simulation: Simulation, plain: dict[str, Any]) -> None:
     _print_classes(plain, out)
     _print_roles(plain, out)
     _print_tiers(plain, out)
+    _print_experts(plain, out)
+    print_faults(plain, out)
     _print_series(plain["series"], out)
     if plain["assumed"]:
         out.paragraph("\nAssumed: " + "; ".join(f"{item['path']} = {item['value']}" for item in plain["assumed"]))
@@ -290,6 +299,39 @@ def _print_tiers(plain: dict[str, Any], out: Page) -> None:
         f"the prompt tokens ({worth['without_hit_share']:.1%} without them); the best possible eviction has "
         f"{worth['belady_share']:.1%} with this capacity, a cache without an end {worth['endless_share']:.1%}.{enough}"
     )
+
+
+def _print_experts(plain: dict[str, Any], out: Page) -> None:
+    """Print one row per role with expert parallelism, if the popularity of the experts is known."""
+    if "experts" not in plain:
+        return
+    numbers = ("ep", "hottest / mean", "worst layer", "without EPLB", "touched", "rebalances", "moved [GB]",
+               "between [GB]", "paused [s]")  # fmt: skip
+    columns: Columns = {"experts": "left", **dict.fromkeys(numbers, "right")}
+    rows = [
+        [
+            role["role"],
+            str(role["ep"]),
+            f"{role['balance']:.3g}",
+            f"{role['worst_balance']:.3g}",
+            f"{role['plain_balance']:.3g}",
+            f"{role['touched']:.3g}",
+            f"{role['rebalances']:,}",
+            f"{(role['moved_inside_bytes'] + role['moved_between_bytes']) / 1e9:,.4g}",
+            f"{role['moved_between_bytes'] / 1e9:,.4g}",
+            f"{role['pause_s']:,.3g}",
+        ]
+        for role in plain["experts"]["roles"]
+    ]
+    out.print()
+    print_table(out, columns, rows, spare=("touched", "between [GB]", "worst layer"))
+    for role in plain["experts"]["roles"]:
+        values = _thinned(role["series"]["balance"], min(WIDTH, max(1, out.width - BESIDE)))
+        still = _thinned(role["series"]["plain_balance"], min(WIDTH, max(1, out.width - BESIDE)))
+        most = max([*values, *still, 1.0 + 1e-9])
+        for name, series in (("balance", values), ("no EPLB", still)):
+            bars = "".join(BARS[round((value - 1) * (len(BARS) - 1) / (most - 1))] for value in series)
+            out.print(f"{name:>7} {bars} at most {max(series):.3g}")
 
 
 def _print_series(series: dict[str, Any], out: Page) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 
 from tokenworks.arrays import FloatArray, ceil_div
@@ -67,6 +70,48 @@ def normal_tail(q: FloatArray) -> FloatArray:
     t: FloatArray = np.sqrt(-2 * np.log(q))
     top = 2.515517 + t * (0.802853 + t * 0.010328)
     return t - top / (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)))
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Known balance of the ranks, in place of the calibrated skew: hottest rank and touched experts by batch.
+
+    Parameters
+    ----------
+    tokens : tokens that are routed in a step, all ranks, rising [token]
+    hot : load of the hottest rank / mean load for these tokens [-]
+    touched : experts with at least one token on the rank that touches most, for these tokens [count]
+    limit : load of the hottest rank / mean load for very many tokens [-]
+    """
+
+    tokens: tuple[float, ...]
+    hot: tuple[float, ...]
+    touched: tuple[float, ...]
+    limit: float
+
+    def hottest_load(self, tokens: FloatArray) -> FloatArray:
+        """Load of the hottest rank / mean load, interpolated in the logarithm of the tokens [-].
+
+        Parameters
+        ----------
+        tokens : tokens that are routed in a step, all ranks [token]
+        """
+        return self._at(tokens, self.hot)
+
+    def hottest_touched(self, tokens: FloatArray) -> FloatArray:
+        """Touched experts on the rank that touches most, interpolated in the logarithm of the tokens [count].
+
+        Parameters
+        ----------
+        tokens : tokens that are routed in a step, all ranks [token]
+        """
+        few = np.minimum(tokens / self.tokens[0], 1.0)  # below the first batch, in proportion to the tokens
+        return self._at(tokens, self.touched) * few
+
+    def _at(self, tokens: FloatArray, values: tuple[float, ...]) -> FloatArray:
+        inside = np.clip(tokens, self.tokens[0], self.tokens[-1])
+        between: FloatArray = np.interp(np.log2(inside), np.log2(self.tokens), values)
+        return between
 
 
 def local_experts(experts: FloatArray, redundant: FloatArray, ep: FloatArray) -> FloatArray:
@@ -207,6 +252,37 @@ def distinct_ranks(topk: FloatArray, ranks: FloatArray) -> FloatArray:
     """
     missed: FloatArray = (1 - 1 / ranks) ** topk
     return ranks * (1 - missed)
+
+
+def limited_domains(topk: int, domains: int, *, groups: int, chosen: int) -> float:
+    """Expected number of domains that hold an expert of a token, if the router first chooses groups of experts.
+
+    A domain holds G / D groups. The router takes g of the G groups, and k experts in these. With j chosen groups in a
+    domain, all k experts lie elsewhere with probability (1 - j / g)^k:
+
+        D (1 - sum over j of P(j) (1 - j / g)^k),   P hypergeometric
+
+    Parameters
+    ----------
+    topk : k, experts that a token visits [count]
+    domains : D, domains that the experts are spread over; D must divide G [count]
+    groups : G, groups of experts of the router (`n_group` of a config.json) [count]
+    chosen : g, groups that the router takes (`topk_group`) [count]
+
+    Returns
+    -------
+    Number of domains [count].
+
+    References
+    ----------
+    [1] DeepSeek-V3, arXiv:2412.19437, section 2.1.2 (node-limited routing).
+    """
+    here = groups // domains
+    missed = 0.0
+    for j in range(max(0, chosen - (groups - here)), min(here, chosen) + 1):
+        drawn = math.comb(here, j) * math.comb(groups - here, chosen - j) / math.comb(groups, chosen)
+        missed += drawn * (1 - j / chosen) ** topk
+    return domains * (1 - missed)
 
 
 def crossing_share(devices: FloatArray, domain: FloatArray) -> FloatArray:

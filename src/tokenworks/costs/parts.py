@@ -301,12 +301,15 @@ def expert_parts(stack: Kernels, rates: Rates, split: Split, batch: RankBatch) -
         experts = layer.experts
         local = moe.local_experts(experts.count, split.redundant, split.ep)
         choices = batch.routed * experts.topk / split.ep
-        hot = moe.hottest_load(
-            choices, experts=experts.count, redundant=split.redundant, ep=split.ep, skew=rates.rank_skew
-        )
-        touched = moe.hottest_touched(
-            batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep, skew=rates.skew
-        )
+        if rates.balance is not None:
+            hot, touched = rates.balance.hottest_load(batch.routed), rates.balance.hottest_touched(batch.routed)
+        else:
+            hot = moe.hottest_load(
+                choices, experts=experts.count, redundant=split.redundant, ep=split.ep, skew=rates.rank_skew
+            )
+            touched = moe.hottest_touched(
+                batch.routed, experts=experts.count, topk=experts.topk, local=local, ep=split.ep, skew=rates.skew
+            )
         grouped = [grouped_part(gemm, rates, split, choices * hot, touched) for gemm in layer.gemms]
         start = rates.experts_start * (UNPACKED if _unpacked(layer, rates) else 1.0) + touched * rates.expert
         latency = Kernel(start, 0.0, 0.0, {LATENCY: start})

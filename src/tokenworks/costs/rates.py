@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tokenworks.costs.collectives import LinkRates
+from tokenworks.costs.moe import Balance
 from tokenworks.specs.calibration import Calibration, Power, number
 from tokenworks.specs.engine import Engine
 from tokenworks.specs.interval import Distance, combined_spread
@@ -55,6 +56,7 @@ class Rates:
     speed_spread : the factor for throughput at a given speed per user, without draft tokens [-]
     other_spreads : factors of errors that are independent of the device, such as an engine that was not measured [-]
     assumed : assumed numbers of the machine and of the calibration
+    balance : known balance of the expert-parallel ranks; None: `skew` and `rank_skew` say it
     """
 
     gemm: Mapping[str, float]
@@ -96,6 +98,7 @@ class Rates:
     speed_spread: float
     assumed: tuple[Assumption, ...]
     other_spreads: tuple[float, ...] = ()
+    balance: Balance | None = None
 
     def spread_of(self, draft_tokens: float) -> float:
         """The factor of the 80 % interval for TPOT and step times.

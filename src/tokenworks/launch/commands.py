@@ -12,7 +12,7 @@ from tokenworks.launch.dialect import Dialect, DialectEngine
 from tokenworks.launch.fabric import NO_GRAPHS, dispatch_of, environment_of, visible_devices
 from tokenworks.launch.layout import Layout, Seat, instances, layout_of
 from tokenworks.launch.router import PROGRAMS, Backends, router_arguments
-from tokenworks.launch.settle import inside_engine, needs_router, ranks_of, settled
+from tokenworks.launch.settle import failure_notes, inside_engine, needs_router, ranks_of, settled
 from tokenworks.launch.table import write
 from tokenworks.launch.target import LaunchTarget
 from tokenworks.launch.tiers import IO, tier_notes
@@ -125,7 +125,7 @@ def launch_of(
         builder.server(role, seat) for role in deployment.roles for seat in layout.seats if seat.role == role.name
     ]
     router = builder.router()
-    notes += [*builder.notes, *tier_notes(deployment, dialect)]
+    notes += [*builder.notes, *tier_notes(deployment, dialect), *failure_notes(deployment, dialect)]
     entry = builder.url(layout.first(deployment.roles[0].name, 0))
     if router is not None:
         commands.append(router)
@@ -177,7 +177,8 @@ class _Builder:
     def server(self, role: Role, seat: Seat) -> Command:
         """The command of one node of an instance."""
         nodes = self.layout.nodes(role.name)
-        dispatch = dispatch_of(role, self.family, self.dialect.engine, nodes)
+        elastic = self.deployment.elastic_ep and role.can_shrink
+        dispatch = dispatch_of(role, self.family, self.dialect.engine, nodes, elastic=elastic)
         writer = Writer(self.dialect)
         head = self.layout.first(role.name, seat.instance)
         if self.dialect.engine == "vllm":

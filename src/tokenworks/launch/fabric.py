@@ -102,7 +102,7 @@ def environment_of(
     }
 
 
-def dispatch_of(role: Role, family: str, engine: DialectEngine, nodes: int) -> str:
+def dispatch_of(role: Role, family: str, engine: DialectEngine, nodes: int, *, elastic: bool = False) -> str:
     """The back end of dispatch and combine of experts; "none": the default of the engine.
 
     DeepEP and MORI are for roles whose experts are spread over several hosts, for data-parallel ranks of a role that
@@ -114,8 +114,12 @@ def dispatch_of(role: Role, family: str, engine: DialectEngine, nodes: int) -> s
     family : family of the devices
     engine : the engine
     nodes : nodes of one instance [count]
+    elastic : whether the role can go on without some of its ranks; SGLang then dispatches with Mooncake, whose
+        collectives leave failed ranks out
     """
     parallel = role.parallel
+    if elastic and engine == "sglang":
+        return "mooncake"
     library = "deepep" if family.startswith(DEEPEP) else "mori" if family.startswith(MORI) else ""
     wide = nodes > 1 or role.overlap == "two-batch" or (role.name != "aggregated" and parallel.dp > 1)
     if not library or parallel.ep == 1 or parallel.expert_tp > 1 or not wide:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tokenworks.errors import SpecError
 from tokenworks.launch.table import Value, Values
 from tokenworks.launch.target import LaunchTarget
-from tokenworks.specs.deployment import Parallel, Role, RoleName, RouterName
+from tokenworks.specs.deployment import Eplb, Parallel, Role, RoleName, RouterName
 from tokenworks.specs.scheduling import Scheduling
 from tokenworks.specs.tier import KvLoadFailure, Tier
 
@@ -42,6 +42,7 @@ class Meaning:
     unused : key -> why the value has no place in a deployment; after a dot, a name inside the value
     tiers : KV tiers; sizes are for one rank (vLLM) or one device (SGLang) [byte]
     kv_load_failure : what happens to a request whose read from a tier fails; None: the command does not say it
+    elastic_ep : whether the instance can go on without some of its ranks
     """
 
     role: Role
@@ -54,6 +55,7 @@ class Meaning:
     unused: dict[str, str] = field(default_factory=dict)
     tiers: tuple[Tier, ...] = ()
     kv_load_failure: KvLoadFailure | None = None
+    elastic_ep: bool = False
 
 
 def agreed_role(own: RoleName | None, around: RoleName | None, words: str, where: str) -> RoleName:
@@ -124,7 +126,7 @@ def expert_widths(
     ep : groups of experts that the command says [count]
     """
     if not target.has_experts:
-        for key in ("expert_parallel", "ep", "redundant", "balanced"):
+        for key in ("expert_parallel", "ep", "redundant", "balanced", *EPLB_KEYS):
             if values.has(key):
                 unused[key] = f"{target.model.name} has no routed experts"
         return {"ep": 1, "expert_tp": 1}
@@ -143,6 +145,54 @@ def redundant_of(values: Values, ep: int) -> int:
             f"{count} redundant experts without expert parallelism", where=values.place("redundant"), hint=hint
         )
     return max(count, 0)
+
+
+EPLB_KEYS = ("eplb_steps", "eplb_window", "eplb_background", "eplb_utilization")
+"""Values that say when experts are moved."""
+
+
+def eplb_values(role: Role) -> dict[str, Value]:
+    """The values of a role that turn EPLB on, and say when it moves experts.
+
+    Parameters
+    ----------
+    role : the role
+    """
+    eplb = role.eplb
+    if eplb is None and not role.redundant_experts:
+        return {}
+    values: dict[str, Value] = {"balanced": True}
+    if role.redundant_experts:
+        values["redundant"] = role.redundant_experts
+    if eplb is not None:
+        values["eplb_steps"] = eplb.every_steps
+        if eplb.window_steps is not None:
+            values["eplb_window"] = min(eplb.window_steps, eplb.every_steps)
+    return values
+
+
+def eplb_of(values: Values, ep: int, redundant: int, steps: int, unused: dict[str, str]) -> Eplb | None:
+    """When a command moves experts; None: it does not, or redundant experts alone say it.
+
+    Parameters
+    ----------
+    values : values of the command
+    ep : groups of experts [count]
+    redundant : redundant experts [count]
+    steps : steps between two rebalances by default [count]
+    unused : gets the values that have no effect
+    """
+    said = [key for key in EPLB_KEYS if values.has(key)]
+    if not values.on("balanced") or ep == 1:
+        why = "experts are moved only with --enable-eplb" if ep > 1 else "without expert parallelism no expert is moved"
+        unused |= dict.fromkeys([*said, *(["balanced"] if values.on("balanced") else [])], why)
+        return None
+    if redundant and not said:
+        return None
+    window = values.width("eplb_window") if values.has("eplb_window") else None
+    hidden = values.on("eplb_background") if values.has("eplb_background") else None
+    return Eplb(every_steps=values.width("eplb_steps", steps), window_steps=window, in_background=hidden,
+                min_utilization=values.share("eplb_utilization", 1.0))  # fmt: skip
 
 
 def drafts_of(
@@ -182,3 +232,27 @@ def drafts_of(
 def set_widths(**widths: int) -> Iterator[tuple[str, Value]]:
     """The widths above 1."""
     return ((key, width) for key, width in widths.items() if width > 1)
+
+
+ELASTIC_KEYS = ("elastic", "tolerant", "backup")
+"""Values of elastic expert parallelism: the switch of vLLM or the back end of SGLang, and what goes with it."""
+
+
+def elastic_of(values: Values, role: Role, unused: dict[str, str], *, asked: bool) -> bool:
+    """Whether an instance can go on without some of its ranks.
+
+    Parameters
+    ----------
+    values : values of the command
+    role : the role that the command starts
+    unused : gets the values that have no effect
+    asked : whether the command turns elastic expert parallelism on
+    """
+    given = [key for key in ELASTIC_KEYS if values.has(key)]
+    if asked and role.can_shrink:
+        return True
+    why = "a role can lose ranks with dp and ep above 1, pp 1 and whole experts" if asked else (
+        "without elastic expert parallelism, the instance stops with each of its ranks"
+    )  # fmt: skip
+    unused |= dict.fromkeys(given, why)
+    return False

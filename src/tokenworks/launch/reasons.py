@@ -56,7 +56,7 @@ PATTERNS: tuple[tuple[str, UnreadKind, str], ...] = (
     (r"lora", "not modelled", "the model of tokenworks has no LoRA adapters"),
     (r"mm-|multimodal|image|encoder|vision|language-only", "not modelled", "requests are text: encoders have no cost"),
     (r"eplb|expert-location|expert-distribution|ep-dispatch",
-     "not modelled", "tokenworks puts redundant experts where they help most, without the steps that move them"),
+     "not modelled", "tokenworks reads how often experts are moved, and places copies as the default algorithm does"),
     (r"spec|draft", "not modelled", "the model of tokenworks drafts with MTP layers, and has an acceptance of its own"),
     (r"moe-dense-tp|dp-lm-head|tbo-|dbo-|dp-size|expert-parallel|chunked-prefill|prefill-max|schedule|scheduling|queue"
      r"|prefill|decode|stream-interval|batch|page-size|block-size|cache|mamba|recv-interval|delay",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from tokenworks.errors import SpecError
+from tokenworks.launch import sglang, vllm
 from tokenworks.launch.dialect import Dialect
 from tokenworks.launch.sglang import BALANCE, SHORTEST
 from tokenworks.launch.target import LaunchTarget
 from tokenworks.launch.tiers import settled_tiers
-from tokenworks.specs.deployment import Deployment, EngineName, Role, RouterName
+from tokenworks.specs.deployment import Deployment, EngineName, Eplb, Role, RouterName
 from tokenworks.specs.scheduling import NO_AGE, Scheduling
 
 PAGE = 64
@@ -49,7 +50,76 @@ def settled(
         raise SpecError(
             f"prefill stores {roles[0].kv_dtype}, decode {roles[1].kv_dtype}", where="roles: kv_dtype", hint=hint
         )
-    return settled_tiers(changed, target, dialect, notes), notes
+    return settled_tiers(_resilient(changed, dialect, notes), target, dialect, notes), notes
+
+
+def _resilient(deployment: Deployment, dialect: Dialect, notes: list[str]) -> Deployment:
+    """What the deployment does after a failure, as the dialect can run it: what no flag says is left out, with a note.
+
+    Parameters
+    ----------
+    deployment : the deployment
+    dialect : version of the engine
+    notes : gets the notes
+    """
+    changes: dict[str, object] = {}
+    if deployment.on_loss != "fail":
+        notes.append(
+            f"on_loss: no flag of {dialect.title} sends the requests of a failed rank again, so they fail; a front end "
+            "that does it is NVIDIA Dynamo (--migration-limit)"
+        )
+        changes |= {"on_loss": "fail", "retries": None}
+    if deployment.elastic_ep and not any(dialect.has(flag) for flag in ELASTIC_FLAGS):
+        notes.append(f"elastic_ep: {dialect.title} has no flag for it; an instance stops with each of its ranks")
+        changes["elastic_ep"] = False
+    elif deployment.elastic_ep:
+        steps = (vllm if dialect.engine == "vllm" else sglang).EPLB_STEPS
+        bare = [role for role in deployment.roles if role.can_shrink and not (role.eplb or role.redundant_experts)]
+        changes["roles"] = tuple(
+            role.model_copy(update={"eplb": Eplb(every_steps=steps)}) if role in bare else role
+            for role in deployment.roles
+        )
+        notes += [
+            f"{role.name}: elastic_ep needs EPLB: started with a rebalance every {steps:,} steps" for role in bare
+        ]
+    return deployment.model_copy(update=changes)
+
+
+ELASTIC_FLAGS = ("--enable-elastic-ep", "--elastic-ep-backend")
+
+
+def failure_notes(deployment: Deployment, dialect: Dialect) -> list[str]:
+    """What a reader must know of a settled deployment that goes on after failures.
+
+    Parameters
+    ----------
+    deployment : the settled deployment
+    dialect : version of the engine
+    """
+    notes = []
+    if deployment.spares:
+        notes.append(
+            f"spares: {deployment.spares} devices stay free, and nothing starts on them by itself: the manager of the "
+            "hosts must start the scripts of a failed device there"
+        )
+    if not deployment.elastic_ep:
+        return notes
+    notes += [
+        f"{role.name}: elastic_ep has no effect on [{role.parallel}]: the instance stops with each of its devices"
+        for role in deployment.roles
+        if not role.can_shrink
+    ]
+    if dialect.engine == "vllm":
+        notes.append(
+            "elastic_ep: vLLM waits for its orchestrator after a failure, for 120 s by default "
+            "(--fault-tolerance-config): a call of its API leaves the failed ranks out"
+        )
+    else:
+        notes.append(
+            "elastic_ep: SGLang needs the Mooncake library on all hosts, and its network devices in "
+            "--mooncake-ib-device"
+        )
+    return notes
 
 
 def must_be_of(dialect: Dialect, engine: EngineName) -> None:

@@ -13,6 +13,9 @@ from tokenworks.launch.meaning import (
     Meaning,
     agreed_role,
     drafts_of,
+    elastic_of,
+    eplb_of,
+    eplb_values,
     expert_widths,
     kv_dtype_of,
     kv_word,
@@ -37,6 +40,11 @@ SHORTEST = "shortest-prefill-first"
 """Value of --schedule-policy: the prompt with the fewest uncached tokens first."""
 PREFILL_TOKENS = 16384
 """Default of --max-prefill-tokens [token]."""
+ELASTIC_BACKEND = "mooncake"
+"""Value of --elastic-ep-backend and of --moe-a2a-backend with elastic EP (LMSYS blog, 2026-03-25)."""
+EPLB_STEPS = 1000
+"""Steps between two rebalances of experts by default (sglang 0.5.23, --eplb-rebalance-num-iterations) [count]."""
+
 DRAFTS = 3
 """Draft tokens that SGLang chooses for models with MTP layers if no flag says them (sglang 0.5.23,
 arg_groups/speculative_hook.py) [token]."""
@@ -65,8 +73,9 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget, dialect:
         values |= {"attention_dp": parallel.dp} if new else {"dp": parallel.dp, "dp_attention": True}
     if a2a != "none":
         values["a2a"] = a2a
-    if role.redundant_experts:
-        values |= {"balanced": True, "redundant": role.redundant_experts}
+    values |= _eplb(role)
+    if deployment.elastic_ep and role.can_shrink:
+        values |= {"balanced": True, "elastic": ELASTIC_BACKEND, "backup": True}
     values["kv_dtype"] = kv_word(role, target, KV)
     values["memory_fraction"] = role.memory_fraction
     values["chunk"], values["sequences"] = role.chunk_tokens, role.max_sequences
@@ -92,6 +101,17 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget, dialect:
         values |= sglang_tiers(deployment)
     if role.name != "aggregated":
         values["mode"] = role.name
+    return values
+
+
+def _eplb(role: Role) -> dict[str, Value]:
+    """Values that say when a role moves experts."""
+    values, eplb = eplb_values(role), role.eplb
+    if eplb is not None and eplb.in_background:
+        raise SpecError("in_background: SGLang runs no step while it moves experts", where=f"{role.name}.eplb",
+                        hint="leave in_background out, or --engine vllm")  # fmt: skip
+    if eplb is not None and eplb.min_utilization < 1:
+        values["eplb_utilization"] = eplb.min_utilization
     return values
 
 
@@ -128,6 +148,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
     if chunk < 1:  # no chunks: a step takes whole prompts, up to this number of tokens
         chunk = values.width("prefill_tokens", PREFILL_TOKENS) * ranks
     length = values.count("length", -1)
+    redundant = redundant_of(values, experts["ep"]) if target.has_experts else 0
     role = role_with(
         agreed,
         {"tp": stage // ranks, "pp": pp, "dp": ranks, **experts},
@@ -135,13 +156,15 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
             "max_sequences": values.width("sequences", defaults.sequences * ranks),
             "chunk_tokens": chunk,
             "kv_dtype": kv_dtype_of(values, target, unused),
-            "redundant_experts": redundant_of(values, experts["ep"]) if target.has_experts else 0,
+            "redundant_experts": redundant,
+            "eplb": eplb_of(values, experts["ep"], redundant, EPLB_STEPS, unused),
             "draft_tokens": _drafts(values, target, unused),
             "overlap": "two-batch" if values.on("overlap") else "none",
             "memory_fraction": values.share("memory_fraction", target.memory_fraction(stage * pp)),
         },
         values.where,
     )
+    elastic = elastic_of(values, role, unused, asked=values.text("elastic", "none") != "none")
     prefix_caching = not values.on("no_prefix_caching")
     asked = tiers_of_sglang(values, _device_cache(role, target) if values.has("tier_ratio") else 0.0)
     unused |= asked.unused
@@ -153,6 +176,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
         prefix_caching=prefix_caching, router=_router(values, ranks, own_role),
         scheduling=_scheduling(values, unused), unused=unused, tiers=asked.tiers,
+        elastic_ep=elastic,
     )  # fmt: skip
 
 

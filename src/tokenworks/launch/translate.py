@@ -236,6 +236,7 @@ def _deployment(
         "max_model_len": min(lengths) if lengths else None, "devices_per_host": _per_host(servers, target),
         "tiers": _tiers(first, roles, target), "kv_load_failure": first.kv_load_failure,
         "scheduling": first.scheduling,
+        "elastic_ep": any(group.first.meaning.elastic_ep for group in groups.values()),
     }  # fmt: skip
     try:
         return Deployment.model_validate(fields)

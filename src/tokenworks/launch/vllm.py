@@ -8,6 +8,9 @@ from tokenworks.launch.meaning import (
     Meaning,
     agreed_role,
     drafts_of,
+    elastic_of,
+    eplb_of,
+    eplb_values,
     expert_widths,
     kv_dtype_of,
     kv_word,
@@ -24,6 +27,8 @@ from tokenworks.specs.scheduling import Scheduling
 KV: dict[KvDtype, str] = {"bf16": "bfloat16", "fp8": "fp8"}
 ROLE_WORDS: dict[str, RoleName] = {"kv_producer": "prefill", "kv_consumer": "decode"}
 CONNECTOR = "NixlConnector"
+EPLB_STEPS = 3000
+"""Steps between two rebalances of experts by default (vllm 0.33.0, config/parallel.py) [count]."""
 MTP = ("mtp", "deepseek_mtp", "mimo_mtp", "glm4_moe_mtp", "ernie_mtp", "qwen3_next_mtp", "longcat_flash_mtp")
 """Methods of speculative decoding that use the MTP layers of the checkpoint."""
 
@@ -51,8 +56,17 @@ def values_of(role: Role, deployment: Deployment, target: LaunchTarget) -> dict[
     values: dict[str, Value] = {"tp": parallel.tp, **dict(set_widths(pp=parallel.pp, dp=ranks))}
     if parallel.ep > 1:
         values["expert_parallel"] = True
-    if role.redundant_experts:
-        values |= {"balanced": True, "redundant": role.redundant_experts}
+    values |= eplb_values(role)
+    if deployment.elastic_ep and role.can_shrink:
+        values |= {"balanced": True, "elastic": True, "tolerant": True}
+    if role.eplb is not None:
+        if role.eplb.min_utilization < 1:
+            raise SpecError(
+                f"min_utilization {role.eplb.min_utilization:g}: vLLM moves experts after every interval",
+                where=f"{role.name}.eplb", hint="leave min_utilization out, or --engine sglang",
+            )  # fmt: skip
+        if role.eplb.in_background is not None:
+            values["eplb_background"] = role.eplb.in_background
     values["kv_dtype"] = kv_word(role, target, KV)
     values["memory_fraction"] = role.memory_fraction
     values["chunk"], values["sequences"] = role.chunk_tokens // ranks, role.max_sequences // ranks
@@ -113,6 +127,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
             "chunk_tokens": chunk * dp,
             "kv_dtype": kv_dtype_of(values, target, unused),
             "redundant_experts": redundant,
+            "eplb": eplb_of(values, experts["ep"], redundant, EPLB_STEPS, unused),
             "draft_tokens": drafts_of(values, target, MTP, count, unused),
             "overlap": "two-batch" if values.on("overlap") else "none",
             "memory_fraction": values.share("memory_fraction", target.memory_fraction(tp * pp)),
@@ -120,6 +135,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         values.where,
     )
     prefix_caching = values.on("prefix_caching", default=True)
+    elastic = elastic_of(values, role, unused, asked=values.on("elastic"))
     asked = tiers_of_vllm(values)
     unused |= asked.unused
     keys = ("connector_config", "offload_size", "offload_backend", "load_failure")
@@ -139,7 +155,7 @@ def role_of(values: Values, name: RoleName | None, target: LaunchTarget) -> Mean
         role=role, says_role=own_role is not None, copies=copies, length=length if length > 0 else None,
         prefix_caching=prefix_caching, router=_router(values, dp), scheduling=_scheduling(values),
         unused=unused, tiers=asked.tiers,
-        kv_load_failure=asked.on_failure if asked.tiers else None,
+        kv_load_failure=asked.on_failure if asked.tiers else None, elastic_ep=elastic,
     )  # fmt: skip
 
 

@@ -132,8 +132,9 @@ def _tip(field: str, title: str) -> alt.Tooltip:
 
 
 def time_chart(
-    rows: Sequence[Row], names: Sequence[str], title: str, words: Mapping[str, str], description: str
-) -> dict[str, Any]:
+    rows: Sequence[Row], names: Sequence[str], title: str, words: Mapping[str, str], description: str, *,
+    bound: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Values over time, one line per series.
 
     Parameters
@@ -143,6 +144,7 @@ def time_chart(
     title : title of the vertical axis
     words : texts of the language
     description : what the chart shows, for a screen reader
+    bound : whether the rows have `bound`
     """
     domain = list(names)
     count = range(len(names))
@@ -153,7 +155,9 @@ def time_chart(
         color=alt.Color("series:N", scale=alt.Scale(domain=domain, range=[SERIES[index] for index in count])),
         strokeDash=alt.StrokeDash("series:N", scale=alt.Scale(domain=domain, range=[DASHES[index] for index in count])),
     )
-    tips = {"at": words["time"], "series": words["series"], "value": title, "bound": words["bound_by"]}
+    tips = {"at": words["time"], "series": words["series"], "value": title}
+    if bound:
+        tips["bound"] = words["bound_by"]
     hover = base.mark_point(size=60, opacity=0, aria=False).encode(
         tooltip=[_tip(field, text) for field, text in tips.items()]
     )

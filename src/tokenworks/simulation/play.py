@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from functools import partial as partial_of
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from tokenworks.engine.outcome import Counts, Outcome
 from tokenworks.engine.simulator import Simulator, warm_up
 from tokenworks.engine.types import Cluster, Requests
 from tokenworks.simulation import measured
+from tokenworks.simulation.experts import Driver
+from tokenworks.simulation.faults import FaultPlan, FaultRun
 from tokenworks.specs.slo import RequestClass
 from tokenworks.specs.trace import Trace
 
@@ -30,13 +33,14 @@ be sent, they are late by more than the whole run, and the deployment is overloa
 
 @dataclass(frozen=True)
 class PlayedRun:
-    """A finished run of the engine; see `measured.Window.of` for `marks` and `end`."""
+    """A finished run of the engine; see `measured.Window.of` for `marks` and `end`, and `faults` for its faults."""
 
     outcome: Outcome
     marks: tuple[Counts, ...]
     end: Counts
     partial: bool
     kernel_s: float
+    faults: FaultRun | None = None
 
 
 def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Requests:
@@ -66,8 +70,22 @@ def _ready() -> None:
     warm_up()
 
 
-def play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True) -> PlayedRun:
-    """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated."""
+def play(
+    built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True,
+    driver: Driver | None = None, faults: FaultPlan | None = None,
+) -> PlayedRun:  # fmt: skip
+    """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated.
+
+    Parameters
+    ----------
+    built : the cluster
+    requests : the requests
+    watch : called with the simulated time, and with the time at which the last request is sent [s]
+    endless : whether the requests are a sample of a stream that goes on
+    drain : False: an endless stream ends with its measured window
+    driver : changes step times and pauses instances on the way; None: nothing changes
+    faults : faults of the run; None: nothing fails
+    """
     _ready()
     began = time.perf_counter()
     simulator, partial = Simulator(built), False
@@ -78,18 +96,22 @@ def play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bo
     expected = len(requests) - int(np.count_nonzero((requests.after >= 0) & missing[requests.after]))
     ahead = [math.ceil(share * expected) for share in (measured.WARM, measured.DONE)] if endless else []
     marks: list[Counts] = []
+    advance = partial_of(driver.advance, simulator) if driver else simulator.advance
+    kept = faults.submit(simulator, driver) if faults else None
+    if kept:
+        advance = partial_of(kept.advance, advance, simulator)
     try:
         while True:
             until = simulator.now + width
             while ahead:
-                simulator.advance(until, sent=ahead[0])
+                advance(until, sent=ahead[0])
                 if simulator.sent < ahead[0]:
                     break
                 marks.append(simulator.counts())
                 del ahead[0]
             if endless and not drain and (not ahead or (marks and 0 < PATIENCE * last < simulator.now)):
                 break
-            simulator.advance(until)
+            advance(until)
             if watch:
                 watch(simulator.now, last)
             if simulator.now < last:
@@ -100,7 +122,9 @@ def play(built: Cluster, requests: Requests, watch: Watch | None, *, endless: bo
     except KeyboardInterrupt:
         partial = True
     kernel_s = time.perf_counter() - began
-    return PlayedRun(simulator.outcome(), tuple(marks), simulator.counts(), partial, kernel_s)
+    end = simulator.counts()
+    run = FaultRun(faults, tuple(zip(kept.times_s, kept.counts, strict=False)), end) if faults and kept else None
+    return PlayedRun(simulator.outcome(), tuple(marks), end, partial, kernel_s, run)
 
 
 def lost(parent: Ints, refused: Bools) -> Bools:

@@ -19,6 +19,8 @@ from tokenworks.engine.types import Cluster, Requests, Router
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation import measured
 from tokenworks.simulation.cluster import cluster
+from tokenworks.simulation.experts import Balancing, Track, expert_notes
+from tokenworks.simulation.faults import FailureInput, FaultPlan, FaultRun
 from tokenworks.simulation.length import unsettled
 from tokenworks.simulation.play import Watch, lost, play, requests_of
 from tokenworks.simulation.steps import Site
@@ -30,6 +32,7 @@ from tokenworks.specs.converted import converted_for
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.engine import load_engine
+from tokenworks.specs.experts import ExpertCounts, ExpertLoad, ExpertsLike, load_experts
 from tokenworks.specs.given import Assume, given
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.model import kv_bytes_per_token
@@ -96,6 +99,10 @@ class Simulation(Shown):
     remarks : sentences on the input for the reader of the result
     kernel_s : time that the engine took [s]
     without : the same run without KV tiers below HBM; None without tiers, or if nobody asked
+    experts : popularity of the experts; None: the calibrated skew
+    tracks : what happened to the experts of each role; empty without `experts`
+    faults : faults of the run; None: nobody asked for faults
+    healthy : the same run without faults; None without faults
     """
 
     deployment: Deployment
@@ -110,6 +117,10 @@ class Simulation(Shown):
     remarks: tuple[str, ...] = ()
     kernel_s: float = field(default=0.0, compare=False)
     without: Simulation | None = None
+    experts: ExpertLoad | ExpertCounts | None = None
+    tracks: tuple[Track, ...] = ()
+    faults: FaultRun | None = None
+    healthy: Simulation | None = None
 
     @property
     def headline(self) -> str:
@@ -283,6 +294,8 @@ def simulate(
     like: tuple[Site, Cluster] | None = None,
     block_tokens: int = BLOCK,
     compare_tiers: bool = False,
+    experts: ExpertsLike | None = None,
+    failures: FailureInput | None = None,
 ) -> Simulation:
     """Send the requests of a trace through a deployment, one by one.
 
@@ -306,6 +319,9 @@ def simulate(
     block_tokens : size of a block of the prefix cache, at least that of the engine [token]. Larger blocks are quicker
         to simulate; a request loses hits of half a block on average
     compare_tiers : play the requests once more without the KV tiers below HBM, to say whether the tiers pay
+    experts : popularity of the routed experts over time, as `specs.experts.load_experts` takes it. None: the calibrated
+        skew, which does not change
+    failures : faults of the run. The requests are then played once more without faults, to compare
 
     Raises
     ------
@@ -331,25 +347,38 @@ def simulate(
             deployment, site, router=routes, block_tokens=trace.hash_block_tokens or site.engine.kv_block,
             prefix_caching=shared, concurrency=traffic.concurrency, window_s=window_s, max_queue=max_queue,
         )  # fmt: skip
+    load = None if experts is None else load_experts(experts)
+    plan = Balancing(load, deployment, site, built, float(trace.arrival_s[-1])) if load else None
+    built = plan.cluster if plan else built
     requests = requests_of(trace, traffic.classes)
     odd = what_if(deployment.scheduling, site.engine.scheduler)
     idle = NO_PREFIXES if deployment.tiers and not shared else ""
-    remarks = tuple(filter(None, (*model_notes(site.model), odd, *_refused(built, requests, site), idle)))
-    finished = play(built, requests, watch, endless=traffic.endless, drain=drain)
-    window = measured.Window.of(finished.outcome, finished.marks, finished.end)
-    run = Simulation(
-        deployment, traffic, site, built, slo, calibration, finished.outcome, window, finished.partial, remarks,
-        finished.kernel_s,
-    )  # fmt: skip
-    if not (compare_tiers and built.tiers.stores) or finished.partial:
+    placed = expert_notes(deployment) if plan else ()
+    remarks = tuple(filter(None, (*model_notes(site.model), odd, *_refused(built, requests, site), idle, *placed)))
+    balances = {group.pool: [one.balance for one in levels]
+                for group, levels in zip(plan.groups, plan.levels, strict=True)} if plan else None  # fmt: skip
+    span_s = float(trace.arrival_s[-1])
+    failing = FaultPlan.of(failures, deployment, site, built, span_s=span_s, balances=balances) if failures else None
+
+    def played(on: Cluster, faults: FaultPlan | None) -> Simulation:
+        driver = plan.driver() if plan else None
+        finished = play(on, requests, watch, endless=traffic.endless, drain=drain, driver=driver, faults=faults)
+        window = measured.Window.of(finished.outcome, finished.marks, finished.end)
+        more = faults.notes(finished.outcome.now_s) if faults else ()
+        return Simulation(
+            deployment, traffic, site, on, slo, calibration, finished.outcome, window, finished.partial,
+            (*remarks, *more), finished.kernel_s, experts=load, tracks=tuple(driver.tracks) if driver else (),
+            faults=finished.faults,
+        )  # fmt: skip
+
+    run = played(failing.cluster if failing else built, failing)
+    if failing and not run.partial:
+        healthy = played(built, None)
+        run = replace(run, healthy=healthy, partial=healthy.partial)
+    if not (compare_tiers and built.tiers.stores) or run.partial:
         return run
-    bare = replace(built, tiers=Tiers())
-    other = play(bare, requests, watch, endless=traffic.endless, drain=drain)
-    if other.partial:
-        return replace(run, partial=True)
-    window = measured.Window.of(other.outcome, other.marks, other.end)
-    return replace(run, without=replace(run, cluster=bare, outcome=other.outcome, window=window,
-                                        kernel_s=other.kernel_s))  # fmt: skip
+    bare = played(replace(run.cluster, tiers=Tiers()), failing)
+    return replace(run, partial=True) if bare.partial else replace(run, without=bare)
 
 
 def _site(deployed: Deployed, trace: Trace, calibration: CalibrationLike, assume: Assume, *, shared: bool) -> Site:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NotRequired
 
 from typing_extensions import TypedDict
 
 from tokenworks.simulation.measured import Seen
-from tokenworks.specs.deployment import Deployment
+from tokenworks.specs.deployment import Deployment, Eplb
+from tokenworks.specs.faults import FaultSchedule
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain
 
 SloPlain = dict[str, str | bool | Annotated[Plain, FormOf(Seen)]]
@@ -171,6 +172,127 @@ class SeriesPlain(TypedDict):
     bound: list[str]
 
 
+class ExpertSeriesPlain(TypedDict):
+    """Balance of the ranks from a time on, and the balance that experts in their first places would have."""
+
+    at_s: list[float]
+    balance: list[float]
+    worst_balance: list[float]
+    plain_balance: list[float]
+
+
+class RoleExpertsPlain(TypedDict):
+    """Experts of one role: balance of its ranks, and what EPLB did."""
+
+    role: str
+    ep: int
+    redundant_experts: int
+    eplb: Annotated[Plain, FormOf(Eplb)] | None
+    balance: float
+    worst_balance: float
+    plain_balance: float
+    touched: float
+    routed_tokens: float
+    rebalances: int
+    moved_copies: int
+    moved_inside_bytes: float
+    moved_between_bytes: float
+    pause_s: float
+    levels: list[float]
+    series: ExpertSeriesPlain
+
+
+class ExpertsPlain(TypedDict):
+    """Popularity of the experts, and each role with expert parallelism."""
+
+    load: str
+    roles: list[RoleExpertsPlain]
+
+
+class FeltPlain(TypedDict):
+    """A window of time as requests felt it (`simulation.felt.FeltWindow`)."""
+
+    from_s: float
+    to_s: float
+    arrived: int
+    failed: int
+    completed: int
+    median_ttft_ms: float | None
+    p99_ttft_ms: float | None
+    median_tpot_ms: float | None
+    p99_tpot_ms: float | None
+    output_tok_s: float
+    effective_tok_s: float
+
+
+class FaultPlain(TypedDict):
+    """A fault: what it stopped, what the requests lost, and what they felt before, during and after it."""
+
+    part: str
+    at_s: float
+    lasts_s: float
+    permanent: bool
+    devices: int
+    instances: list[int]
+    ranks: int
+    lost_bandwidth_share: float
+    noticed_s: float | None
+    down_s: float
+    whole_s: float
+    lost_requests: int
+    retries: int
+    lost_output_tokens: int
+    lost_kv_tokens: int
+    before: FeltPlain
+    during: FeltPlain
+    after: FeltPlain
+
+
+class FaultTimesPlain(TypedDict):
+    """Times of the recovery; `start_s` by role."""
+
+    detect_s: float
+    shrink_s: float
+    start_s: dict[str, float]
+
+
+class FaultSeriesPlain(TypedDict):
+    """Windows of time as requests felt them, with the faults and without them (`healthy`)."""
+
+    window_s: float
+    arrived: list[int]
+    failed: list[int]
+    median_ttft_ms: list[float | None]
+    p99_ttft_ms: list[float | None]
+    median_tpot_ms: list[float | None]
+    p99_tpot_ms: list[float | None]
+    effective_tok_s: list[float]
+    healthy_p99_ttft_ms: list[float | None]
+    healthy_effective_tok_s: list[float]
+
+
+class FaultsPlain(TypedDict):
+    """The faults of a run, and the same run without them."""
+
+    seed: int | None
+    hazard: float | None
+    expected: float | None
+    reliability: str
+    schedule: Annotated[Plain, FormOf(FaultSchedule)] | None
+    times: FaultTimesPlain
+    faults: list[FaultPlain]
+    lost_steps: int
+    lost_requests: int
+    retries: int
+    lost_output_tokens: int
+    lost_kv_tokens: int
+    down_s: float
+    effective_tokens: int
+    healthy_effective_tokens: int | None
+    lost_effective_share: float | None
+    series: FaultSeriesPlain
+
+
 class SimulateBody(MetricsPlain, CountsPlain, RatesPlain, PowerPlain):
     """The plain form of `simulate`."""
 
@@ -186,6 +308,8 @@ class SimulateBody(MetricsPlain, CountsPlain, RatesPlain, PowerPlain):
     roles: list[RolePlain]
     tiers: list[TierPlain]
     tier_worth: TierWorthPlain | None
+    experts: NotRequired[ExpertsPlain]
+    faults: NotRequired[FaultsPlain]
     series: SeriesPlain
     assumed: list[Assumed]
     notes: list[str]

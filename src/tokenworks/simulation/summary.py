@@ -13,6 +13,8 @@ from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.outcome import SERIES, PoolCounts
 from tokenworks.engine.types import Status
 from tokenworks.simulation.energy import mean_step, used
+from tokenworks.simulation.experts_plain import experts_plain
+from tokenworks.simulation.faults_plain import faults_plain
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.shape import (
     ClassPlain,
@@ -48,7 +50,7 @@ def plain(run: Simulation) -> Plain:
 
 
 def _body(run: Simulation) -> SimulateBody:
-    return {
+    body: SimulateBody = {
         "inputs": _inputs(run),
         "grade": run.site.rates.grade,
         "spread": run.site.rates.spread,
@@ -69,6 +71,11 @@ def _body(run: Simulation) -> SimulateBody:
         "assumed": assumed_plain(_assumed(run)),
         "notes": list(run.notes),
     }
+    if run.tracks:
+        body["experts"] = experts_plain(run)
+    if run.faults:
+        body["faults"] = faults_plain(run, run.faults)
+    return body
 
 
 def _inputs(run: Simulation) -> SimulateInputs:
@@ -195,6 +202,8 @@ def _assumed(run: Simulation) -> Iterator[Assumption]:
     yield from run.site.rates.assumed
     if run.cluster.tiers.stores:
         yield from tiers_of(run.deployment, run.site, run.cluster.pools[0]).assumed
+    if run.faults:
+        yield from run.faults.plan.assumed
     shares = run.site.rates.power
     if run.site.machine.tdp_assumed:
         yield run.site.machine.tdp_assumed

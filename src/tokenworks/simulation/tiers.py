@@ -152,7 +152,7 @@ class _Build:
             written="back" if tier.written == "back" else "through",
             uses=(tier.uses or SELECTIVE_USES) if tier.written == "selective" else 1,
             eviction=tier.eviction, prefetch=tier.prefetch, timeout_s=float(self.room.number(at, "timeout") or 0.0),
-            failures=float(self.room.number(at, "failures") or 0.0),
+            failures=float(self.room.number(at, "failures") or 0.0), survives=scope == "shared",
         ), stored  # fmt: skip
 
     def must_reach_memory(self, at: int) -> None:

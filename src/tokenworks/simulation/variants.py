@@ -1,4 +1,4 @@
-"""Step times of an instance that is not whole: fewer ranks, or less bandwidth."""
+"""Step times of an instance that is not whole: fewer ranks, less bandwidth, or another balance of experts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tokenworks.costs.collectives import LinkRates
+from tokenworks.costs.moe import Balance
 from tokenworks.costs.rates import Rates
 from tokenworks.engine.types import Limits, StepCost
 from tokenworks.errors import SpecError
@@ -31,16 +32,31 @@ class Condition:
     live : dp ranks that work; None: all [count]
     up_share : bandwidth inside a domain / its normal value, of the device that has least [-]
     out_share : bandwidth between domains / its normal value, of the device that has least [-]
+    balance : hottest expert-parallel rank and touched experts by batch; None: as the calibration has it
     """
 
     live: int | None = None
     up_share: float = 1.0
     out_share: float = 1.0
+    balance: Balance | None = None
 
     def rounded(self) -> Condition:
-        """The condition with rounded shares, so that conditions that hardly differ share a step cost."""
+        """The condition with rounded numbers, so that conditions that hardly differ share a step cost."""
         up, out = (max(round(share * SHARE_STEPS), 1) / SHARE_STEPS for share in (self.up_share, self.out_share))
-        return Condition(self.live, up, out)
+        return replace(self, up_share=up, out_share=out)
+
+    def beside(self, other: Condition) -> Condition:
+        """Both conditions at the same time: the fewer ranks, both losses of bandwidth, and the balance of either.
+
+        Parameters
+        ----------
+        other : the other condition; its balance counts if both have one
+        """
+        both = [ranks for ranks in (self.live, other.live) if ranks is not None]
+        return Condition(
+            min(both, default=None), self.up_share * other.up_share, self.out_share * other.out_share,
+            self.balance if other.balance is None else other.balance,
+        )  # fmt: skip
 
 
 HEALTHY = Condition()
@@ -100,12 +116,12 @@ def shrunk(role: Role, model: Model, live: int) -> Role:
 
 
 def with_bandwidth(rates: Rates, condition: Condition) -> Rates:
-    """The rates with the bandwidth that a condition leaves.
+    """The rates with the bandwidth that a condition leaves, and with its balance of experts.
 
     Parameters
     ----------
     rates : rates of a machine without failures
-    condition : shares of the bandwidth on both levels
+    condition : shares of the bandwidth on both levels, and balance
     """
 
     def less(link: LinkRates, share: float) -> LinkRates:
@@ -118,6 +134,7 @@ def with_bandwidth(rates: Rates, condition: Condition) -> Rates:
         rates,
         inner=less(rates.inner, condition.up_share), inner_moe=less(rates.inner_moe, condition.up_share),
         outer=outward(rates.outer), outer_moe=outward(rates.outer_moe),
+        balance=rates.balance if condition.balance is None else condition.balance,
     )  # fmt: skip
 
 

@@ -40,6 +40,11 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Width = Annotated[int, Field(ge=1, le=10**6)]  # no machine has more devices
 
 
+def _is_none(value: object) -> bool:
+    """Whether a field is left out of a file since it has no value."""
+    return value is None
+
+
 class Parallel(Spec):
     """How one instance is split over tp x pp x dp devices.
 
@@ -68,6 +73,24 @@ class Parallel(Spec):
         return " ".join(f"{k}{v}" for k, v in named.items() if v > 1) or "tp1"
 
 
+class Eplb(Spec):
+    """When an instance moves its experts (EPLB): the engine counts the tokens of each expert, and places copies anew.
+
+    Parameters
+    ----------
+    every_steps : steps between two rebalances [count]
+    window_steps : last steps whose counts decide; None: 1,000 for vLLM, all steps since the last rebalance for SGLang
+        [count]
+    in_background : whether steps run while copies are moved; None: as the engine does (vLLM: yes, SGLang: no)
+    min_utilization : no copies are moved while mean load / load of the hottest rank is above this share [-]
+    """
+
+    every_steps: Count = 3000
+    window_steps: Count | None = Field(default=None, exclude_if=_is_none)
+    in_background: bool | None = Field(default=None, exclude_if=_is_none)
+    min_utilization: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
 class Role(Spec):
     """Equal instances that do one job.
 
@@ -80,6 +103,7 @@ class Role(Spec):
     chunk_tokens : token budget of one step of one instance [token]
     kv_dtype : storage of the KV cache
     redundant_experts : additional copies of experts [count]
+    eplb : when the instance moves its experts; None: with redundant experts, as the engine does it by default
     draft_tokens : tokens that MTP drafts for a sequence in one step, 0 = off [token]
     overlap : "two-batch" hides communication behind the other half of the batch
     memory_fraction : share of device memory that the engine may take [-]
@@ -92,6 +116,7 @@ class Role(Spec):
     chunk_tokens: Count = 8192
     kv_dtype: Literal["bf16", "fp8"] = "bf16"
     redundant_experts: Annotated[int, Field(ge=0, le=10**6)] = 0
+    eplb: Eplb | None = Field(default=None, exclude_if=_is_none)
     draft_tokens: Annotated[int, Field(ge=0, le=8)] = 0
     overlap: Overlap = "none"
     memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -112,6 +137,13 @@ class Role(Spec):
         if isinstance(name, str) and name in NOT_MODELLED:
             raise ValueError(f"role {name}: {NOT_MODELLED[name]}")
         return name
+
+    @model_validator(mode="after")
+    def _eplb_has_ranks(self) -> Role:
+        if self.eplb is not None and self.parallel.ep == 1:
+            raise ValueError("eplb: experts are moved between ranks of expert parallelism, and ep is 1: set ep, or "
+                             "leave eplb out")  # fmt: skip
+        return self
 
     @property
     def devices(self) -> int:

@@ -228,7 +228,7 @@ def _explain(spec_type: type[BaseModel], detail: ErrorDetails) -> tuple[str, str
     message, hint = f"{shown}: {detail['msg'][0].lower()}{detail['msg'][1:]}", ""
     match detail["type"]:
         case "extra_forbidden":
-            known = list(getattr(holder, "model_fields", ()))
+            known = [field.alias or name for name, field in getattr(holder, "model_fields", {}).items()]
             message, hint = "unknown key", nearest(str(location[-1]), known) or f"known: {', '.join(known)}"
         case "missing":
             message = "is missing"
