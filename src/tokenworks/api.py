@@ -19,16 +19,16 @@ from tokenworks.launch import emit as emitting
 from tokenworks.launch import importing
 from tokenworks.launch import training as launches
 from tokenworks.ledger import advise as advising
+from tokenworks.ledger import availability as availabilities
 from tokenworks.ledger import compare as comparing
 from tokenworks.ledger import sweep as sweeps
+from tokenworks.ledger.availability_result import Availability
 from tokenworks.ledger.sweep_file import SweepLike
-from tokenworks.planning import availability as availabilities
 from tokenworks.planning import estimate as estimating
 from tokenworks.planning import fit as fitting
 from tokenworks.planning import plan as planning
 from tokenworks.planning import train as training
 from tokenworks.planning.asked import DeploymentLike, deployed_of
-from tokenworks.planning.availability_result import Availability
 from tokenworks.simulation import capacity as capacities
 from tokenworks.simulation import run as running
 from tokenworks.simulation.capacity import Capacity

@@ -23,9 +23,9 @@ from tokenworks.launch.emit import EmitBody
 from tokenworks.launch.importing import ImportBody
 from tokenworks.launch.training import ImportTrainingBody
 from tokenworks.ledger.advise import AdviseBody
+from tokenworks.ledger.availability_result import AvailabilityBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
-from tokenworks.planning.availability_result import AvailabilityBody
 from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
 from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody

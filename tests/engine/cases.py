@@ -187,6 +187,15 @@ def with_faults(rng: np.random.Generator, own: Cluster) -> Cluster:
                    retries=int(rng.choice([0, 1, 5, 5])), tiers=replace(own.tiers, stores=stores))  # fmt: skip
 
 
+def busy_times(rng: np.random.Generator, requests: Requests, count: int) -> np.ndarray:
+    """Random times soon after arrivals, when requests are in flight; often they coincide with other events [s]."""
+    arrivals = requests.arrival_s[requests.after < 0]
+    if not len(arrivals):
+        return moments(rng, count)
+    times = rng.choice(arrivals, count) + rng.choice([0, BEAT, 0.004, 0.03], count) * rng.integers(0, 5, count)
+    return np.floor(times / BEAT) * BEAT if rng.random() < 0.3 else times
+
+
 def faults(rng: np.random.Generator, own: Cluster, times: np.ndarray) -> list[tuple[float, str, int, float]]:
     """Events of instances and ranks at some of the times. Each stop has its start, each loss its return."""
     ranks = np.cumsum([0, *(p.instances * p.ranks for p in own.pools)])

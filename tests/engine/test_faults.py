@@ -159,8 +159,8 @@ def test_other_ranks_of_the_instance_begin_their_step_again(kind: Kind) -> None:
 def test_either_side_of_a_kv_transfer_may_be_lost(kind: Kind, rank: int, at_s: float, end_s: float) -> None:
     """The transfer takes 20 ms from 10 ms on. The prompt is computed again on a prefill rank, then travels again.
 
-    Lost are the prefill rank during the transfer, the decode rank during it, and the decode rank while it decodes. Eight
-    steps follow the second transfer, or seven. In the first case this transfer waits for the first one, at 30 ms.
+    Lost are the prefill rank during the transfer, the decode rank during it, and the decode rank while it decodes. Then
+    eight steps follow, or seven. In the first case this transfer waits for the first one, at 30 ms.
     """
     other = tuple(replace(pool, instances=2) for pool in SPLIT)
     lost = (0, 2)[rank]
@@ -333,7 +333,7 @@ def check(seed: int) -> Outcome:
         cluster, requests = cases.cluster(rng), cases.requests(rng, int(rng.integers(1, 40)))
     cluster = cases.with_faults(rng, cluster)
     slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
-    times = cases.moments(rng, 12)
+    times = cases.busy_times(rng, requests, 12)
     events = cases.faults(rng, cluster, times)
     events += [(float(rng.choice(times)), "cancel", int(rng.integers(len(requests))), 0.0) for _ in range(3)]
     for one in (slow, fast):
@@ -350,7 +350,7 @@ def check(seed: int) -> Outcome:
 
 def test_kernel_equals_reference_in_fixed_cases() -> None:
     seen = np.zeros(6, dtype=int)
-    for seed in range(90):
+    for seed in range(60):
         outcome = check(seed)
         counters = [
             [f.lost_steps, f.lost_requests, f.retries, f.lost_output_tokens, f.lost_kv_tokens] for f in outcome.faults
@@ -359,7 +359,7 @@ def test_kernel_equals_reference_in_fixed_cases() -> None:
     assert (seen > 10).all(), seen
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1 << 40))
 def test_kernel_equals_reference(seed: int) -> None:
     check(seed)

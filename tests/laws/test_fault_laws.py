@@ -25,7 +25,7 @@ def drawn(seed: int) -> tuple[Cluster, Requests, Events]:
     else:
         cluster, requests = cases.cluster(rng), cases.requests(rng, int(rng.integers(1, 60)))
     cluster = cases.with_faults(rng, cluster)
-    return cluster, requests, cases.faults(rng, cluster, cases.moments(rng, 12))
+    return cluster, requests, cases.faults(rng, cluster, cases.busy_times(rng, requests, 12))
 
 
 def run(cluster: Cluster, requests: Requests, events: Events) -> simulator.Simulator:
@@ -38,7 +38,7 @@ def run(cluster: Cluster, requests: Requests, events: Events) -> simulator.Simul
     return engine
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(SEEDS)
 def test_every_request_ends_and_nothing_is_left_behind(seed: int) -> None:
     """Each stop has a start, so all requests end, or follow one that did not complete. All blocks are free."""
@@ -55,7 +55,7 @@ def test_every_request_ends_and_nothing_is_left_behind(seed: int) -> None:
         assert not engine._state.rank[field].any(), field
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(SEEDS)
 def test_each_token_and_each_lost_request_is_accounted_for(seed: int) -> None:
     """Tokens of ended steps went to completed requests, or are counted as lost; a step that was lost gave none."""
@@ -76,7 +76,7 @@ def test_each_token_and_each_lost_request_is_accounted_for(seed: int) -> None:
     assert (outcome.scheduled_s[completed] <= outcome.first_token_s[completed]).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_down_time_is_the_time_between_stop_and_start(seed: int) -> None:
     """Overlapping stops of one instance count once, as the union of their intervals: from a stop to the next start."""
@@ -92,14 +92,18 @@ def test_down_time_is_the_time_between_stop_and_start(seed: int) -> None:
     assert math.isclose(counted, down, rel_tol=1e-9, abs_tol=1e-9)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SEEDS, st.floats(0.001, 0.5))
 def test_a_stop_and_a_start_at_once_cost_the_lost_part_of_the_step_and_nothing_else(seed: int, time_s: float) -> None:
-    """If all requests are there from the begin, later ends shift by the time that the step had run."""
+    """If all requests are there from the begin, later ends shift by the time that the step had run.
+
+    With MTP, a step of a series has the time of a mean step, and a step that begins again has its own. With an age, a
+    later preemption changes the order of the queue. With stages, a client sees the end later.
+    """
     rng = np.random.default_rng(seed)
     cluster = cases.cluster(rng)
-    limits = replace(cluster.pools[0].limits, ageing_s=0.0)  # else a later preemption changes the order of the queue
-    front = replace(cluster.pools[0], limits=limits, instances=1, role="aggregated")
+    limits = replace(cluster.pools[0].limits, ageing_s=0.0, draft_tokens=0, tokens_per_step=1.0)
+    front = replace(cluster.pools[0], limits=limits, instances=1, stages=1, role="aggregated")
     cluster = Cluster((front,), window_s=0.0)
     requests = cases.requests(rng, 20)
     requests = replace(requests, arrival_s=np.zeros(20), after=np.full(20, -1, np.int32))
@@ -117,7 +121,7 @@ def test_a_stop_and_a_start_at_once_cost_the_lost_part_of_the_step_and_nothing_e
     assert hit.pools[0].output_tokens == plain.pools[0].output_tokens
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS)
 def test_events_that_change_nothing_change_nothing(seed: int) -> None:
     """A pause of no time, the cost that holds already, a start without a stop, a return without a loss."""
@@ -129,7 +133,7 @@ def test_events_that_change_nothing_change_nothing(seed: int) -> None:
     cases.assert_same(replace(plain, now_s=other.now_s, series=other.series), other)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(SEEDS)
 def test_same_events_same_bytes(seed: int) -> None:
     one, two = (run(*drawn(seed)).outcome() for _ in range(2))

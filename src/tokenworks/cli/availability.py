@@ -22,8 +22,8 @@ from tokenworks.specs.reliability import PUBLISHED
 
 if TYPE_CHECKING:
     from tokenworks.cli.page import Page
-    from tokenworks.planning.availability_result import Availability, Figure
-    from tokenworks.planning.sensitivity import Swing
+    from tokenworks.ledger.availability_result import Availability, AvailabilityFigure
+    from tokenworks.ledger.availability_sensitivity import Swing
 
 HISTORIES = Group("Histories", sort_key=1)
 BAR = 24
@@ -83,7 +83,7 @@ def availability(
     slo
         Bounds, such as ttft=2s,tpot=50ms (99th percentiles); by default the SLO of the workload.
     """
-    from tokenworks.planning.availability import availability_of
+    from tokenworks.ledger.availability import availability_of
     from tokenworks.simulation.source import Source
 
     began = time.perf_counter()
@@ -160,8 +160,8 @@ def _heading(result: Availability) -> Iterator[str]:
 
 def _print_figures(result: Availability, out: Page) -> None:
     columns: Columns = {"": "left", "available": "right", "downtime": "right", "80 % of years": "right"}
-    columns |= {"closed form": "right", f"keep {result.promise.promise:g} %": "right"}
-    figures: dict[str, Figure] = {"every part works": result.whole, "usable devices": result.devices}
+    columns |= {"closed form": "right", "promise kept": "right"}
+    figures: dict[str, AvailabilityFigure] = {"every part works": result.whole, "usable devices": result.devices}
     if result.deployment:
         figures |= {"deployment serves": result.deployment.serves, "capacity": result.deployment.capacity}
     rows = [
@@ -179,7 +179,7 @@ def _print_figures(result: Availability, out: Page) -> None:
     if result.deployment:
         lost = result.deployment.lost_tokens
         out.paragraph(
-            f"Downtime of a year. Effective tokens lost in a year: {lost / 1e9:,.3g} billion, "
+            f"Downtime of a year. Effective tokens lost in a year: {lost / 1e6:,.4g} million, "
             f"{1 - result.deployment.capacity.availability:.3%} of all. {result.deployment.simulated} conditions of "
             "instances were simulated."
         )
@@ -214,6 +214,8 @@ def _promise(result: Availability) -> Iterator[str]:
             f"No repair time keeps the promise: with repairs in no time, {_span(one.without_repair_s)} a year are lost "
             "by detection, resets and restarts."
         )
+    elif one.repair_needed_s >= 9.99 * one.repair_s:
+        yield f"Even repairs of {_span(one.repair_needed_s)} keep the promise; {_span(one.repair_s)} is assumed."
     else:
         yield f"A repair must take at most {_span(one.repair_needed_s)}; {_span(one.repair_s)} is assumed."
 

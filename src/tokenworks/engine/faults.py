@@ -13,8 +13,7 @@ follow the same rules:
 3. *Pause*. The step in flight ends as planned, and the next step begins `value` seconds after that end. The pause of an
    idle instance begins now. Pauses add up. While an instance is paused, its scheduler looks for no requests. A stopped
    instance ignores a pause.
-4. *Cost*. Steps that begin from now on have the cost `Pool.variants[value - 1]`, or `Pool.cost` if `value` is 0. A
-   series of equal steps ends.
+4. *Cost*. Steps that begin from now on have the cost `Pool.variants[value - 1]`, or `Pool.cost` if `value` is 0.
 5. *Loss*. `lose` says that the cluster has noticed the loss of a rank. If the instance has not stopped, its step in
    flight is lost, and begins again at once without the requests of the rank. All requests of the rank leave it at
    once: those that wait in its queue, or for a prefetch, a load or a KV transfer, and those that run. Requests whose KV

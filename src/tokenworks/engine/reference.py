@@ -271,7 +271,7 @@ class Reference(ReferenceResults):
                     rank.to_decodes(q)
                     if math.isnan(q.first_s):
                         square = tokens * (q.computed - tokens) + tokens * (tokens + 1) // 2
-                        q.lag_s = instance.pool.lag_s(instance.tokens, tokens, square, instance.cost)
+                        q.lag_s = instance.pool.lag_s(instance.tokens, tokens, square, instance.variant)
                     self.produce(q, instance, 1)
                 else:
                     rank.full = False

@@ -34,8 +34,7 @@ class ReferenceFaults:
         elif kind == "pause":
             pause(instances[index], value, now)
         elif kind == "cost":
-            instances[index].next_cost = instances[index].pool.cost_of(int(value))
-            instances[index].anchored = []
+            instances[index].change_cost(int(value))
         elif kind == "lose":
             self.lose(self.ranks[index])
         else:

@@ -22,7 +22,7 @@ class ReferenceInstance:
     tokens : tokens of the current step
     unseen : requests that were sent to a rank, and that the scheduler has not looked at yet
     unheard : steps since the scheduler looked for new requests
-    cost, next_cost : cost of the current step, and of later steps
+    variant, next_variant : number of the cost of the current step, and of later steps (`types.Pool.cost_of`)
     stopped, stopped_s : whether the instance has stopped, and when [s]
     hold_s, pause_s : no step begins before hold_s; pause after the current step [s]
     loaded_s : end of the last load from KV tiers that the current step computes beside [s]
@@ -40,7 +40,7 @@ class ReferenceInstance:
         self.steps = self.decode_sequences = self.output_tokens = self.prefill_tokens = self.unheard = 0
         self.busy_s = 0.0
         self.unseen: list[Sequence] = []
-        self.cost = self.next_cost = pool.cost
+        self.variant = self.next_variant = 0
         self.stopped, self.stopped_s, self.hold_s, self.pause_s, self.loaded_s = False, 0.0, 0.0, 0.0, -math.inf
         self.lost_steps, self.down_s = 0, 0.0
 
@@ -65,7 +65,7 @@ class ReferenceInstance:
                 self.batches = []  # an idle scheduler looks at once
                 self.look(now)
         written_s = self.ranks[0].tiers.flush(now)
-        self.cost = self.next_cost
+        self.variant = self.next_variant
         self.loaded_s = max(batch.loaded_s for batch in self.batches)
         if self.busy:
             self.end_s = self.with_tiers(self.end_of_step(now), written_s, now)
@@ -133,11 +133,16 @@ class ReferenceInstance:
 
     def begin_again(self, now: float) -> None:
         """Begin the lost step again, or plan a new step if no request of the lost step is left."""
-        self.cost, self.start_s, self.anchored = self.next_cost, now, []
+        self.variant, self.start_s, self.anchored = self.next_variant, now, []
         if self.busy:
             self.end_s = self.with_tiers(self.end_of_step(now), -math.inf, now)
         else:
             self.batches, self.end_s = [], now
+
+    def change_cost(self, variant: int) -> None:
+        """Later steps have another cost (rule 4)."""
+        if variant != self.next_variant:
+            self.next_variant, self.anchored = variant, []
 
     def begin_pause(self, now: float) -> bool:
         """Begin the pause that is due after a step. Returns whether there is one (rule 3)."""
@@ -162,7 +167,7 @@ class ReferenceInstance:
 
         The closed form has no error that grows with k, and the kernel uses it, too.
         """
-        cost, ranks = self.cost, len(self.ranks)
+        cost, ranks = self.pool.cost_of(self.variant), len(self.ranks)
         works = [batch.work(rank) for batch, rank in zip(self.batches, self.ranks, strict=True)]
         self.tokens = sum(work[0] for work in works)
         pure = ranks == 1 and not self.batches[0].prefills

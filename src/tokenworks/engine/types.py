@@ -186,7 +186,7 @@ class Pool:
         """Cost of a step with this number: 0 is `cost`, others are `variants`."""
         return self.variants[variant - 1] if variant else self.cost
 
-    def lag_s(self, step_tokens: int, tokens: int, square: int, cost: StepCost) -> float:
+    def lag_s(self, step_tokens: int, tokens: int, square: int, variant: int = 0) -> float:
         """Time from the end of the step to the first token at the client, for a request whose prompt is complete [s].
 
         The step time assumes that all tokens are spread evenly over the stages' microbatches. But the last chunk of
@@ -202,11 +202,11 @@ class Pool:
         step_tokens : m, tokens of the whole step [token]
         tokens : p, tokens of the last chunk of the prompt [token]
         square : Q, sum of the contexts that these tokens see [token^2]
-        cost : cost of that step, `Pool.cost` or one of `variants`
+        variant : number of the cost of that step (`cost_of`)
         """
         if self.stages == 1:
             return 0.0
-        budget = self.limits.token_budget
+        cost, budget = self.cost_of(variant), self.limits.token_budget
         parts = -(-tokens * self.stages // budget)
         whole = float(cost.by_tokens[min(self.stages * tokens, budget)])
         own = self.ranks * (cost.prefill_context_s * square + cost.prefill_token_s * tokens)

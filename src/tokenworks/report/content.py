@@ -151,7 +151,7 @@ class DomainDrawing:
 
 
 @dataclass(frozen=True, slots=True)
-class MachinePart:
+class TopologyPart:
     """A machine with the instances that run on it.
 
     Parameters
@@ -167,7 +167,7 @@ class MachinePart:
     roles: tuple[tuple[str, str], ...]
 
 
-Part = TextPart | FactsPart | TablePart | ChartPart | ChooserPart | CodePart | MachinePart
+Part = TextPart | FactsPart | TablePart | ChartPart | ChooserPart | CodePart | TopologyPart
 
 
 @dataclass(frozen=True, slots=True)

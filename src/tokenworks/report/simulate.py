@@ -31,6 +31,7 @@ from tokenworks.report.content import (
     TextPart,
 )
 from tokenworks.report.experts import experts_sections
+from tokenworks.report.faults import faults_sections
 from tokenworks.report.figures import figure, percent, text_of
 from tokenworks.report.strings import Lang, filled, strings
 from tokenworks.report.topology import topology
@@ -71,6 +72,7 @@ def simulate_content(plain: Plain, machines: Mapping[str, Machine], command: str
     if plain["classes"]:
         sections.append(SectionPart("classes", words["classes"], (_classes(plain, words),)))
     sections += experts_sections(plain, words)
+    sections += faults_sections(plain, words)
     if machine:
         loads = {role["role"]: role for role in plain["roles"]}
         drawing = topology(machine, deployment, words, loads)

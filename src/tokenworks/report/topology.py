@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenworks.report.content import Cell, DomainDrawing, HostDrawing, MachinePart, Part, TextPart
+from tokenworks.report.content import Cell, DomainDrawing, HostDrawing, Part, TextPart, TopologyPart
 from tokenworks.report.figures import figure, percent
 from tokenworks.report.placed import Need, Owner, placed
 from tokenworks.report.strings import filled
@@ -44,7 +44,7 @@ def topology(
     names = [role.name for role in deployment.roles]
     roles = tuple((role.name, _role_words(role, words, (loads or {}).get(role.name))) for role in deployment.roles)
     drawings = () if domains is None else tuple(_groups(domains, names, machine, words))
-    drawing = MachinePart(domains=drawings, network=_network(machine, words), roles=roles)
+    drawing = TopologyPart(domains=drawings, network=_network(machine, words), roles=roles)
     return [drawing, TextPart(words["no_placement" if domains is None else "placement"], style="note")]
 
 

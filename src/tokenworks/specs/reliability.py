@@ -87,7 +87,8 @@ class Recovery(Spec):
     process : start of the processes of an engine [s]
     weights : least time for reading the weights [s]
     graphs : capture of graphs, and other preparations of an engine with weights [s]
-    shrink : pause of an engine that leaves out failed ranks, or takes them back [s]
+    shrink : time from a failure until an engine with elastic expert parallelism goes on without the failed ranks,
+        detection included; and its pause when it takes ranks back [s]
     crash : share of failures of links, NICs, transceivers and switches after which the engine must start again [-]
     ranges : name of a time, or `repair` or `reset` -> factor by which it may be higher or lower [-]
     """

@@ -120,5 +120,7 @@ def pause(s, i, seconds, now):
 def change_cost(s, i, variant, now):
     """Later steps of an instance have another cost (rule 4)."""
     instance = s.instance[i]
-    cut_plan(s, i, now)
-    instance.next_cost, instance.anchored = s.pool[instance.pool].cost + variant, 0
+    cost = s.pool[instance.pool].cost + variant
+    if cost != instance.next_cost:
+        cut_plan(s, i, now)
+        instance.next_cost, instance.anchored = cost, 0

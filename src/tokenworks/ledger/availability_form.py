@@ -1,7 +1,7 @@
 """Closed form of availability: what one failure of each kind of part costs, and how often it comes.
 
 It counts one failure at a time: a second failure during the first one counts as if it came alone. The Monte Carlo in
-`planning.years` has no such limit.
+`availability_years` has no such limit.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 
 from tokenworks.arrays import FloatArray
 from tokenworks.costs import reliability as law
-from tokenworks.planning.failing import part_times
-from tokenworks.planning.stand import Stand
+from tokenworks.ledger.availability_failures import part_times
+from tokenworks.ledger.availability_stand import Stand
 from tokenworks.simulation.variants import Condition
 from tokenworks.specs.calibration import number
 from tokenworks.specs.machine import Machine
@@ -39,7 +39,7 @@ class FailureCost:
 
     Parameters
     ----------
-    transient : cost of a failure that ends with a reset
+    transient : cost of a failure that ends with a reset, without a spare
     lost : cost of a failure after which the part is replaced, without a spare
     spared : cost of a failure after which spares take over
     devices : devices that spares must replace [count]
@@ -97,9 +97,9 @@ class ClosedForm:
             rate = one.rate * scaled.get(f"failures.{kind}", 1.0)
             total: FloatArray = 0.0
             for cost, count in costs.items():
-                missing = 1 - _poisson(gone, self.spares - cost.devices)
-                permanent = missing * _sum(cost.lost, times) + (1 - missing) * _sum(cost.spared, times)
-                total = total + count * ((1 - one.permanent) * _sum(cost.transient, times) + one.permanent * permanent)
+                missing = 1 - _poisson(gone, self.spares - cost.devices) if cost.devices else 1.0
+                alone = (1 - one.permanent) * _sum(cost.transient, times) + one.permanent * _sum(cost.lost, times)
+                total = total + count * (missing * alone + (1 - missing) * _sum(cost.spared, times))
             lost[kind] = rate * total
         return lost
 
@@ -119,7 +119,7 @@ class ClosedForm:
         return -np.expm1(-total)
 
     def _gone(self, scales: Scales) -> FloatArray:
-        """Mean number of devices that wait for their replacement [count]."""
+        """Mean number of devices that wait for their reset or replacement [count]."""
         kinds = part_times(self.rates)
         total: FloatArray = 0.0
         for kind, costs in self.costs.items():
@@ -128,7 +128,8 @@ class ClosedForm:
             one = kinds[kind]
             devices = sum(cost.devices * count for cost, count in costs.items())
             rate = one.rate * scales.get(f"failures.{kind}", 1.0)
-            total = total + devices * rate * one.permanent * one.repair_s * scales.get("repair", 1.0)
+            repair, reset = one.repair_s * scales.get("repair", 1.0), one.reset_s * scales.get("reset", 1.0)
+            total = total + devices * rate * (one.permanent * repair + (1 - one.permanent) * reset)
         return total
 
 
@@ -170,7 +171,7 @@ def closed_form(stand: Stand, rates: Reliability, *, load_s: float, share: Share
 
 
 def _cost(stand: Stand, part: MachinePart, recovery: Recovery, share: ShareOf, *, outage: bool) -> FailureCost:
-    """The cost of one failure of a part: each effect of `planning.years`, times the capacity that it takes."""
+    """The cost of one failure of a part: each effect of `availability_years`, times the capacity that it takes."""
 
     def lost(conditions: Mapping[int, Condition | None]) -> float:
         shares = {
@@ -201,7 +202,7 @@ def _cost(stand: Stand, part: MachinePart, recovery: Recovery, share: ShareOf, *
         )
     less = lost({at: stand.instances[at].condition(ranks, ()) for at, ranks in hit.items()})
     return FailureCost(
-        (dead, less, 0.0, less, 2 * dead), (dead, 0.0, less, less, 2 * dead), (dead, 0.0, 0.0, less, 2 * dead), drawn,
+        (0.0, less, 0.0, less, 2 * dead), (0.0, 0.0, less, less, 2 * dead), (0.0, 0.0, 0.0, less, 2 * dead), drawn,
     )  # fmt: skip
 
 

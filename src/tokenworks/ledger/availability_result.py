@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typing_extensions import TypedDict
 
-from tokenworks.planning.sensitivity import Interaction, Swing
+from tokenworks.ledger.availability_sensitivity import Interaction, Swing
 from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption, Machine
 from tokenworks.specs.parts import PartKind
@@ -18,7 +18,7 @@ from tokenworks.specs.shown import Record, Shown, flat
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class AvailabilityFigure:
     """An availability from random histories.
 
     Parameters
@@ -75,8 +75,8 @@ class DeploymentFigures:
     label: str
     elastic: bool
     spares: int
-    serves: Figure
-    capacity: Figure
+    serves: AvailabilityFigure
+    capacity: AvailabilityFigure
     effective_tok_s: float
     lost_tokens: float
     states: tuple[StateRow, ...]
@@ -115,7 +115,8 @@ class Promise:
     mean_s : mean time that such a failure takes [s]
     mean_needed_s : mean time that the promise allows; None: nothing fails [s]
     repair_s : repair time of the file [s]
-    repair_needed_s : repair time that keeps the promise; None: even repairs in no time do not [s]
+    repair_needed_s : longest repair time that keeps the promise, at most ten times `repair_s`; None: even repairs in no
+        time do not keep it [s]
     without_repair_s : time of a year that is lost with repairs in no time [s]
     """
 
@@ -144,8 +145,8 @@ class AvailabilityBody(TypedDict):
     partial: bool
     devices: int
     parts: dict[str, int]
-    whole: Annotated[Plain, FormOf(Figure)]
-    usable_devices: Annotated[Plain, FormOf(Figure)]
+    whole: Annotated[Plain, FormOf(AvailabilityFigure)]
+    usable_devices: Annotated[Plain, FormOf(AvailabilityFigure)]
     deployment: Annotated[Plain, FormOf(DeploymentFigures)] | None
     causes: list[Annotated[Plain, FormOf(CauseRow)]]
     promise: Annotated[Plain, FormOf(Promise)]
@@ -184,8 +185,8 @@ class Availability(Shown):
     seeds: int
     partial: bool
     counts: Mapping[PartKind, int]
-    whole: Figure
-    devices: Figure
+    whole: AvailabilityFigure
+    devices: AvailabilityFigure
     deployment: DeploymentFigures | None
     causes: tuple[CauseRow, ...]
     promise: Promise
@@ -217,7 +218,7 @@ class Availability(Shown):
             "seeds": self.seeds,
             "partial": self.partial,
             "devices": self.machine.devices,
-            "parts": dict(self.counts),
+            "parts": {str(kind): count for kind, count in self.counts.items()},
             "whole": asdict(self.whole),
             "usable_devices": asdict(self.devices),
             "deployment": asdict(self.deployment) if self.deployment else None,

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from tokenworks.engine.tiers import Tiers
 from tokenworks.simulation.bound import rate_bound
 from tokenworks.simulation.capacity import PILOT_RATE, TOLERANCE, Capacity, Try, capacity_of
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
-from tokenworks.simulation.variants import HEALTHY, Condition, shrunk
+from tokenworks.simulation.steps import step_cost
+from tokenworks.simulation.variants import HEALTHY, Condition, shrunk, with_bandwidth
 from tokenworks.specs.deployment_file import Deployed
-from tokenworks.specs.machine import Link, Machine
 from tokenworks.specs.slo import Slo
 
 Say = Callable[[str], None]
 
 PILOT = 20
 """Requests of a run that only prices the steps of a condition [count]."""
+
+MOST_SIMULATED = 40
+"""Most conditions that are simulated [count]."""
 
 LEAST_SHARE = 0.01
 """Below this share of the full load, a condition counts as one without capacity [-]."""
@@ -47,6 +50,7 @@ class DegradedCapacity:
     say: Say | None = None
     full: Capacity = field(init=False)
     shares: dict[tuple[int, Condition], float] = field(init=False, default_factory=dict)
+    simulated: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.full = capacity_of(self.deployed, self.source, self.slo, seed=self.seed, say=self.say)
@@ -56,8 +60,10 @@ class DegradedCapacity:
         """Effective tokens per second of the whole deployment at its highest load within the SLO."""
         return self.full.best.effective_tok_s_per_device * self.deployed.deployment.devices
 
-    def simulated(self, role: int, condition: Condition) -> float:
-        """Capacity of a condition / full capacity, by simulation; each condition is simulated once.
+    def share(self, role: int, condition: Condition) -> float:
+        """Capacity of a condition / full capacity: each condition is computed once.
+
+        The first `MOST_SIMULATED` conditions are simulated; later ones take the ratio of both roofline bounds.
 
         Parameters
         ----------
@@ -65,25 +71,19 @@ class DegradedCapacity:
         condition : the condition
         """
         key = (role, condition.rounded())
+        if key[1] == HEALTHY:
+            return 1.0
         if key not in self.shares:
-            self.shares[key] = 1.0 if key[1] == HEALTHY else self._searched(*key)
+            simulated = self.simulated < MOST_SIMULATED
+            self.shares[key] = self._searched(*key) if simulated else self._bounded(*key)
+            self.simulated += simulated
         return self.shares[key]
 
-    def bounded(self, role: int, condition: Condition) -> float:
-        """The same share from the roofline bound of both deployments, which simulates no load.
-
-        Parameters
-        ----------
-        role : number of the role whose instances are in the condition
-        condition : the condition
-        """
-        key = (role, condition.rounded())
-        if key not in self.shares:
-            run, whole = self._run(*key, PILOT_RATE, PILOT), self.full.run
-            self.shares[key] = min(
-                1.0, rate_bound(run.cluster, whole.site.request) / rate_bound(whole.cluster, whole.site.request)
-            )
-        return self.shares[key]
+    def _bounded(self, role: int, condition: Condition) -> float:
+        """Roofline bound on the rate of the condition / bound of the whole deployment."""
+        run, whole = self._run(role, condition, PILOT_RATE, PILOT), self.full.run
+        request = whole.site.request
+        return min(1.0, rate_bound(run.cluster, request) / rate_bound(whole.cluster, request))
 
     def _searched(self, role: int, condition: Condition) -> float:
         """Highest load that the condition holds / highest load of the whole deployment."""
@@ -112,32 +112,19 @@ class DegradedCapacity:
         return most / (1 + TOLERANCE) ** held
 
     def _run(self, role: int, condition: Condition, rate: float, requests: int) -> Simulation:
-        """A simulation of the deployment with all instances of a role in a condition."""
-        whole, site = self.deployed.deployment, self.full.run.site
-        live = condition.live or whole.roles[role].parallel.dp
-        roles = list(whole.roles)
-        roles[role] = shrunk(roles[role], site.model, live)
-        rest = dataclasses.replace(
-            self.deployed,
-            deployment=whole.model_copy(update={"roles": tuple(roles), "elastic_ep": False, "spares": 0}),
-            machine=_slower(site.machine, condition),
-        )
-        traffic = dataclasses.replace(self.source, requests=requests).traffic(rate=rate)
-        return simulate(rest, traffic, slo=self.slo, seed=self.seed, drain=False)
+        """A simulation of the deployment with all instances of a role in a condition.
 
-
-def _slower(machine: Machine, condition: Condition) -> Machine:
-    """The machine with the bandwidth that a condition leaves."""
-
-    def less(link: Link, share: float) -> Link:
-        return dataclasses.replace(link, bandwidth=link.bandwidth * share, pair=link.pair * share)
-
-    out = machine.scale_out
-    return dataclasses.replace(
-        machine,
-        scale_up=less(machine.scale_up, condition.up_share),
-        scale_out=None if out is None else less(out, condition.out_share),
-    )
+        Ranks that are left keep their limits. A deployment without some ranks reads no KV tiers: a lower bound.
+        """
+        deployment, whole = self.deployed.deployment, self.full.run
+        pools = list(whole.cluster.pools)
+        pool, live = pools[role], condition.live or pools[role].ranks
+        site = replace(whole.site, rates=with_bandwidth(whole.site.rates, condition))
+        smaller = shrunk(deployment.roles[role], site.model, live)
+        pools[role] = replace(pool, cost=step_cost(smaller, site, pool.limits), ranks=live)
+        rest = replace(whole.cluster, pools=tuple(pools), tiers=whole.cluster.tiers if live == pool.ranks else Tiers())
+        traffic = replace(self.source, requests=requests).traffic(rate=rate)
+        return simulate(self.deployed, traffic, slo=self.slo, seed=self.seed, drain=False, like=(site, rest))
 
 
 def _words(condition: Condition, ranks: int) -> str:

@@ -1,7 +1,7 @@
 """Years of a machine, jumping from event to event: failures, repairs, spares, and the states of the instances.
 
-Times of events and the states between them are exact. No request is played: `planning.degraded` gives each state its
-capacity, and the result is composed of states, their times and their capacities.
+Times of events and the states between them are exact. No request is played: `availability_capacity` gives each state
+its capacity, and the result is composed of states, their times and their capacities.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tokenworks.planning.failing import PartFailure
-from tokenworks.planning.stand import Stand, start_s
+from tokenworks.ledger.availability_failures import PartFailure
+from tokenworks.ledger.availability_stand import Stand, start_s
 from tokenworks.simulation.layout import DevicePlace
 from tokenworks.simulation.variants import Condition
 from tokenworks.specs.calibration import number
@@ -24,7 +24,7 @@ State = tuple[tuple[int, Condition | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
+class FailureEffect:
     """What a failure does to one instance for a time.
 
     Parameters
@@ -128,7 +128,7 @@ class _Followed:
         self.detect, self.shrink = number(self.recovery.detect), number(self.recovery.shrink)
         self.start = [start_s(self.recovery, instance.load_s) for instance in self.stand.instances]
 
-    def effects(self, failures: Sequence[PartFailure]) -> Iterator[Effect]:
+    def effects(self, failures: Sequence[PartFailure]) -> Iterator[FailureEffect]:
         """The effects of all failures on the instances."""
         repairs: list[tuple[float, int]] = []
         for failure in failures:
@@ -136,16 +136,16 @@ class _Followed:
                 yield from self._repaired(*heapq.heappop(repairs))
             if failure.part.level is not None:
                 yield from self._slowed(failure)
-            elif failure.permanent:
-                yield from self._lost(failure, repairs)
+            elif failure.part.kind == "software":
+                yield from self._restarted(failure)
             else:
-                yield from self._reset(failure)
+                yield from self._stopped(failure, repairs)
         while repairs and repairs[0][0] < self.seconds:
             yield from self._repaired(*heapq.heappop(repairs))
         for place, at, kind in self.waiting:
             yield from self._away(place, at, self.seconds, kind)
 
-    def _slowed(self, failure: PartFailure) -> Iterator[Effect]:
+    def _slowed(self, failure: PartFailure) -> Iterator[FailureEffect]:
         """A part that carries bandwidth is down: instances restart, and run with less bandwidth until it is back."""
         part, at = failure.part, failure.at_s
         end = at + self.detect + failure.down_s
@@ -154,21 +154,21 @@ class _Followed:
                 continue
             start = self.start[number_of]
             if part.share >= 1:
-                yield Effect(at, end + start, number_of, part.kind)
+                yield FailureEffect(at, end + start, number_of, part.kind)
                 continue
             if failure.crash < number(self.recovery.crash):
-                yield Effect(at, at + self.detect + start, number_of, part.kind)
-            yield Effect(at, end, number_of, part.kind, part=part)
+                yield FailureEffect(at, at + self.detect + start, number_of, part.kind)
+            yield FailureEffect(at, end, number_of, part.kind, part=part)
 
-    def _reset(self, failure: PartFailure) -> Iterator[Effect]:
-        """A part stops its devices until its reset is over."""
+    def _restarted(self, failure: PartFailure) -> Iterator[FailureEffect]:
+        """The software of a host starts again, on the same devices."""
         places = {self.works_for[device] for device in failure.part.devices if device in self.works_for}
-        end = failure.at_s + self.detect + failure.down_s
         for place in sorted(places):
-            yield from self._away(place, failure.at_s, end, failure.part.kind)
+            back = failure.at_s + self.detect + failure.down_s
+            yield from self._away(place, failure.at_s, back, failure.part.kind)
 
-    def _lost(self, failure: PartFailure, repairs: list[tuple[float, int]]) -> Iterator[Effect]:
-        """A part stops its devices until it is replaced. Spares take over, as far as there are any."""
+    def _stopped(self, failure: PartFailure, repairs: list[tuple[float, int]]) -> Iterator[FailureEffect]:
+        """A part stops its devices until its reset, or until it is replaced. Spares take over, if there are any."""
         at, end = failure.at_s, failure.at_s + self.detect + failure.down_s
         places = []
         for device in failure.part.devices:
@@ -187,7 +187,7 @@ class _Followed:
             else:
                 self.waiting.append((place, at, failure.part.kind))
 
-    def _repaired(self, at: float, device: int) -> Iterator[Effect]:
+    def _repaired(self, at: float, device: int) -> Iterator[FailureEffect]:
         """A device is back. It takes the place that has waited longest, or becomes a spare."""
         if self.back.get(device) != at:
             return
@@ -199,7 +199,7 @@ class _Followed:
         self.works_for[device] = place
         yield from self._away(place, since, at, kind)
 
-    def _away(self, place: DevicePlace, at: float, back: float, kind: PartKind) -> Iterator[Effect]:
+    def _away(self, place: DevicePlace, at: float, back: float, kind: PartKind) -> Iterator[FailureEffect]:
         """A device of an instance is missing for a time.
 
         Without elastic expert parallelism, the instance stands until the device is back and the engine has started.
@@ -207,15 +207,18 @@ class _Followed:
         """
         number_of, start = place.instance, self.start[place.instance]
         if not self.stand.instances[number_of].elastic:
-            yield Effect(at, back + start, number_of, kind)
+            yield FailureEffect(at, back + start, number_of, kind)
             return
-        smaller, whole = at + self.detect + self.shrink, back + self.shrink + start
-        yield Effect(at, smaller, number_of, kind)
-        yield Effect(at, whole, number_of, kind, rank=place.rank)
-        yield Effect(whole, whole + self.shrink, number_of, kind)
+        smaller = at + self.shrink
+        whole = smaller + (back - at - self.detect) + start
+        yield FailureEffect(at, smaller, number_of, kind)
+        yield FailureEffect(at, whole, number_of, kind, rank=place.rank)
+        yield FailureEffect(whole, whole + self.shrink, number_of, kind)
 
 
-def _states(stand: Stand, effects: Iterable[Effect], seconds: float) -> dict[tuple[State, frozenset[PartKind]], float]:
+def _states(
+    stand: Stand, effects: Iterable[FailureEffect], seconds: float
+) -> dict[tuple[State, frozenset[PartKind]], float]:
     """Time in each state of the deployment, by the kinds of parts that cause it [s]."""
     every = [effect for effect in effects if effect.start_s < min(effect.end_s, seconds)]
     changes = sorted(
@@ -241,7 +244,7 @@ def _states(stand: Stand, effects: Iterable[Effect], seconds: float) -> dict[tup
     return dict(total)
 
 
-def _condition(stand: Stand, instance: int, effects: Sequence[Effect]) -> Condition | None:
+def _condition(stand: Stand, instance: int, effects: Sequence[FailureEffect]) -> Condition | None:
     """The condition of an instance under some effects; None: it gives no tokens."""
     if any(effect.rank is None and effect.part is None for effect in effects):
         return None

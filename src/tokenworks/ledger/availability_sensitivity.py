@@ -21,8 +21,12 @@ Unavailable = Callable[[dict[str, FloatArray]], FloatArray]
 EXTRA = "tokenworks[availability]"
 """The extra of the package that computes interactions."""
 
-SAMPLES = 1024
+SAMPLES = 512
 """Base samples of Sobol's method; D inputs take 2 D + 2 times as many evaluations [count]."""
+
+
+RESAMPLES = 20
+"""Resamples from which the errors of Sobol's method are computed [count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ def interactions(
     lost = np.asarray(unavailable({name: points[:, at] for at, name in enumerate(names)}))
     if not (lost > 0).all() or np.ptp(lost) == 0:
         return dict.fromkeys(names, (0.0, 0.0)), []
-    analysed = sobol.analyze(problem, np.log(lost), calc_second_order=True, seed=seed)
+    analysed = sobol.analyze(problem, np.log(lost), calc_second_order=True, num_resamples=RESAMPLES, seed=seed)
     shares = {name: (float(analysed["S1"][at]), float(analysed["ST"][at])) for at, name in enumerate(names)}
     pairs = [
         Interaction(names[i], names[j], float(analysed["S2"][i, j]))

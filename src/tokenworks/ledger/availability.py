@@ -13,18 +13,18 @@ import numpy as np
 from tokenworks.arrays import FloatArray
 from tokenworks.costs import reliability as law
 from tokenworks.errors import SpecError
-from tokenworks.planning.availability_result import (
+from tokenworks.ledger.availability_capacity import DegradedCapacity, Say
+from tokenworks.ledger.availability_failures import draw_failures
+from tokenworks.ledger.availability_form import ClosedForm, MachineForm, closed_form
+from tokenworks.ledger.availability_result import (
     Availability,
+    AvailabilityFigure,
     CauseRow,
     DeploymentFigures,
-    Figure,
     Promise,
     StateRow,
 )
-from tokenworks.planning.degraded import DegradedCapacity, Say
-from tokenworks.planning.downtime import ClosedForm, MachineForm, closed_form
-from tokenworks.planning.failing import draw_failures
-from tokenworks.planning.sensitivity import (
+from tokenworks.ledger.availability_sensitivity import (
     EXTRA,
     Interaction,
     Swing,
@@ -33,8 +33,8 @@ from tokenworks.planning.sensitivity import (
     tornado,
     uncertain,
 )
-from tokenworks.planning.stand import Stand, must_be_for, stand_of
-from tokenworks.planning.years import PlayedYears, State, play_years
+from tokenworks.ledger.availability_stand import Stand, must_be_for, stand_of
+from tokenworks.ledger.availability_years import PlayedYears, State, play_years
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.variants import Condition
 from tokenworks.specs.compose import machine
@@ -48,8 +48,8 @@ from tokenworks.specs.slo import Slo
 SEEDS = 100
 MOST_SEEDS, MOST_YEARS = 100_000, 10_000
 PROMISE = 99.99
-MOST_STATES = 40
-"""Most conditions of instances that are simulated; the rarer ones take the roofline bound [count]."""
+LONGEST = 10.0
+"""Repair times up to this multiple are tried for the promise: in longer ones, failures come together too often [-]."""
 
 SHOWN_STATES = 8
 """States in a result, those with the most lost capacity [count]."""
@@ -151,13 +151,13 @@ def _must_be_numbers(years: float, seeds: int, promise: float) -> None:
         raise SpecError(f"{promise:g} %", where="--promise", hint="write a share of time in %, such as 99.99")
 
 
-def _figure(lost: Sequence[float], closed: float, promise: float) -> Figure:
+def _figure(lost: Sequence[float], closed: float, promise: float) -> AvailabilityFigure:
     """An availability from the lost share of each history, beside its closed form."""
     low, high = (float(np.quantile(lost, share)) for share in (0.1, 0.9))
     mean = math.fsum(lost) / len(lost)
     kept = sum(100 * (1 - one) >= promise for one in lost) / len(lost)
     error = float(np.std(lost, ddof=1) / math.sqrt(len(lost))) if len(lost) > 1 else math.nan
-    return Figure(
+    return AvailabilityFigure(
         1 - mean, law.downtime_s(1 - mean), (law.downtime_s(1 - low), law.downtime_s(1 - high)),
         law.YEAR_S * error, law.downtime_s(closed), kept,
     )  # fmt: skip
@@ -186,8 +186,10 @@ class _Composed:
     def figures(self, label: str) -> _Closed:
         """Availability and lost capacity of the deployment."""
         self._simulate()
-        lost, causes, states = [], defaultdict(float), Counter[State]()
-        dead = []
+        lost: list[float] = []
+        dead: list[float] = []
+        causes: defaultdict[PartKind, float] = defaultdict(float)
+        states: defaultdict[State, float] = defaultdict(float)
         for history in self.histories:
             gone, none = 0.0, 0.0
             for (state, kinds), seconds in history.states.items():
@@ -199,44 +201,44 @@ class _Composed:
                     causes[kind] += missing * seconds / len(kinds)
             lost.append(gone / history.seconds)
             dead.append(none / history.seconds)
-        forms = [
-            closed_form(self.stand, self.rates, load_s=self.stand.load_s, share=self.capacity.bounded, outage=outage)
+        of_capacity, of_service = (
+            closed_form(self.stand, self.rates, load_s=self.stand.load_s, share=self.capacity.share, outage=outage)
             for outage in (False, True)
-        ]
+        )
         total = sum(history.seconds for history in self.histories)
-        serves = _figure(dead, 1 - float(forms[1].unavailability()), self.promise)
-        capacity = _figure(lost, 1 - float(forms[0].unavailability()), self.promise)
+        serves = _figure(dead, 1 - float(of_service.unavailability()), self.promise)
+        capacity = _figure(lost, 1 - float(of_capacity.unavailability()), self.promise)
         tokens = self.capacity.effective_tok_s
         shown = DeploymentFigures(
             label=label, elastic=any(one.elastic for one in self.stand.instances), spares=len(self.stand.spares),
             serves=serves, capacity=capacity, effective_tok_s=tokens,
             lost_tokens=tokens * capacity.downtime_s, states=self._rows(states, total),
-            simulated=len(self.capacity.shares),
+            simulated=self.capacity.simulated,
         )  # fmt: skip
-        return _Closed(shown, *forms, {kind: law.YEAR_S * lost_s / total for kind, lost_s in causes.items()})
+        return _Closed(
+            shown, of_capacity, of_service, {kind: law.YEAR_S * lost_s / total for kind, lost_s in causes.items()}
+        )
 
     def _simulate(self) -> None:
-        """Simulate the conditions that occur, those with the most time first; price the others by the bound."""
-        times: Counter[tuple[int, Condition]] = Counter()
+        """Compute the capacities of the conditions that occur, those with the most time first."""
+        times: defaultdict[tuple[int, Condition], float] = defaultdict(float)
         for history in self.histories:
             for (state, _), seconds in history.states.items():
                 for at, condition in state:
                     if condition is not None:
                         times[self.stand.instances[at].role, condition.rounded()] += seconds
         ranked = [key for key, _ in sorted(times.items(), key=lambda item: (-item[1], repr(item[0])))]
-        for role, condition in ranked[:MOST_STATES]:
-            self.capacity.simulated(role, condition)
-        for role, condition in ranked[MOST_STATES:]:
-            self.capacity.bounded(role, condition)
+        for role, condition in ranked:
+            self.capacity.share(role, condition)
 
     def _capacity(self, state: State) -> float:
         shares = {
-            at: 0.0 if condition is None else self.capacity.bounded(self.stand.instances[at].role, condition)
+            at: 0.0 if condition is None else self.capacity.share(self.stand.instances[at].role, condition)
             for at, condition in state
         }
         return self.stand.capacity(shares)
 
-    def _rows(self, states: Counter[State], total: float) -> tuple[StateRow, ...]:
+    def _rows(self, states: Mapping[State, float], total: float) -> tuple[StateRow, ...]:
         """The states that lose the most capacity; states of equal instances count as one."""
         grouped: defaultdict[tuple[str, float], float] = defaultdict(float)
         for state, seconds in states.items():
@@ -345,15 +347,16 @@ def _stops(form: ClosedForm) -> float:
 
 
 def _needed_factor(outage: Callable[..., FloatArray], allowed: float) -> float | None:
-    """Factor on the repair times with which the share without service is `allowed`; None: no factor is small enough.
+    """Factor on the repair times with which the share without service is `allowed`.
 
-    Bisection: the share grows with the repair time.
+    Bisection: the share grows with the repair time. The factor is `LONGEST` if even this factor is small enough, and
+    None if no factor is.
     """
     if float(outage({"repair": 0.0})) > allowed:
         return None
-    low, high = 0.0, 1.0
-    while float(outage({"repair": high})) < allowed and high < 1e6:
-        low, high = high, 2 * high
+    low, high = 0.0, LONGEST
+    if float(outage({"repair": high})) <= allowed:
+        return LONGEST
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if float(outage({"repair": middle})) <= allowed else (low, middle)
