@@ -70,9 +70,9 @@ def test_flags_of_users() -> None:
 def test_flags_without_effect_are_named() -> None:
     deployment, unread = read([sglang(*SPLIT, "--eplb-rebalance-num-iterations", "50")], system="hgx-h200")
     assert deployment.roles[0].eplb is None
-    assert ["experts are moved only with --enable-eplb"] == [one.reason for one in unread if "eplb" in one.flag]
+    assert [one.reason for one in unread if "eplb" in one.flag] == ["experts are moved only with --enable-eplb"]
     _, unread = read([vllm(R1, "-tp", "8", "--enable-eplb")], system="hgx-h200")
-    assert ["without expert parallelism no expert is moved"] == [one.reason for one in unread if "eplb" in one.flag]
+    assert [one.reason for one in unread if "eplb" in one.flag] == ["without expert parallelism no expert is moved"]
 
 
 def test_bad_numbers() -> None:

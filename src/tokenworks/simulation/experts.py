@@ -260,7 +260,7 @@ class Balancing:
         wanted = np.geomspace(limits.min(), limits.max(), LEVELS)
         chosen = sorted({int(np.argmin(np.abs(np.log(limits / one)))) for one in wanted}, key=lambda i: limits[i])
         rows = np.unique(np.linspace(0, self.layers - 1, SAMPLED).round().astype(int))
-        levels = []
+        levels: list[Level] = []
         for index in chosen:
             number, placement = pairs[index]
             if not levels or limits[index] > levels[-1].limit * DISTINCT:
@@ -405,9 +405,9 @@ class Driver:
         while self.changes and self.changes[0][0] <= now:
             _, instance, condition = self.changes.pop(0)
             self.condition[instance] = condition
-            one = next((one for one in self.ranks if instance in one.group.instances), None)
-            level = one.track.level[-1] if one else 0
-            simulator.at(now, "cost", instance, value=self._variant(instance, one.track if one else None, level))
+            track = next((one.track for one in self.ranks if instance in one.group.instances), None)
+            level = track.level[-1] if track else 0
+            simulator.at(now, "cost", instance, value=self._variant(instance, track, level))
 
     def _variant(self, instance: int, track: Track | None, level: int) -> int:
         """Number of the step cost of an instance: its condition, and in the condition its level of balance."""

@@ -50,7 +50,7 @@ def plain(run: Simulation) -> Plain:
 
 
 def _body(run: Simulation) -> SimulateBody:
-    body: SimulateBody = {
+    whole = {
         "inputs": _inputs(run),
         "grade": run.site.rates.grade,
         "spread": run.site.rates.spread,
@@ -71,6 +71,7 @@ def _body(run: Simulation) -> SimulateBody:
         "assumed": assumed_plain(_assumed(run)),
         "notes": list(run.notes),
     }
+    body = cast(SimulateBody, whole)
     if run.tracks:
         body["experts"] = experts_plain(run)
     if run.faults:
