@@ -1,6 +1,8 @@
 """The accuracy page: figures become the same text each time, and the command says what it needs."""
 
+import contextlib
 import copy
+import io
 import json
 import re
 import subprocess
@@ -13,6 +15,8 @@ from benchmarks.accuracy import __main__ as command
 from benchmarks.accuracy import collect
 from benchmarks.accuracy.history import changes, compared_with, targets
 from benchmarks.accuracy.render import page
+
+from tokenworks.cli import run
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "measured"
@@ -241,8 +245,17 @@ def test_production_figures_have_sources_and_are_no_points_of_a_fit() -> None:
     assert len({row["point_id"] for row in rows}) == len(rows)
 
 
+def in_this_process(*words: str) -> Any:
+    """`collect.command` without a new process: the engine is loaded once."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert run([*words, "--output", "json"]) == 0
+    return json.loads(out.getvalue())
+
+
 @pytest.mark.usefixtures("kernel")
-def test_each_production_figure_is_predicted() -> None:
+def test_each_production_figure_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "command", in_this_process)
     rows = collect.Collector(Path(), {}, full=False, say=print).production()
     assert [row["skipped"] for row in rows] == [""] * len(rows)
     assert all(row["values"] for row in rows)

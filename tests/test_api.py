@@ -18,7 +18,7 @@ from tokenworks.specs.provenance import file_form
 
 MODEL = "meta-llama/Llama-3.1-8B"
 ON = "hgx-h100:2"
-LOAD: dict[str, Any] = {"isl": 1000, "osl": 100, "slo": {"ttft": "2s", "tpot": "50ms"}, "top": 2}
+LOAD: dict[str, Any] = {"isl": 1000, "osl": 100, "slo": {"ttft": "2s", "tpot": "50ms"}, "top": 2, "engine": "vllm"}
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,11 @@ def test_names_dicts_and_objects_mean_the_same(planned: Any) -> None:
         slo=tokenworks.Slo.parse("ttft=2s,tpot=50ms"),
         calibration=load_calibration(),
         top=2,
+        engine="vllm",
     )
     dicts = tokenworks.plan(
         MODEL, ON, workload={"name": "isl 1000, osl 100", "isl": 1000, "osl": 100}, slo="ttft=2s,tpot=50ms",
-        top=2,
+        top=2, engine="vllm",
     )  # fmt: skip
     assert body(objects) == body(dicts) == body(planned)
 

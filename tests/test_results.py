@@ -61,7 +61,7 @@ def test_every_model_keeps_to_its_schema(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("osl", ["1", "300"])
 def test_a_plan_under_any_load_keeps_to_its_schema(osl: str, capsys: pytest.CaptureFixture[str]) -> None:
     for load in (("--rate", "2"), ("--concurrency", "3"), ("--slo", "ttft=9s")):
-        assert run(["plan", *MOE, "--isl", "2000", "--osl", osl, *load, "-o", "json"]) == 0
+        assert run(["plan", *MOE, "--engine", "vllm", "--isl", "2000", "--osl", osl, *load, "-o", "json"]) == 0
         assert result(capsys.readouterr().out)["inputs"]["workload"]["osl"] == int(osl)
 
 

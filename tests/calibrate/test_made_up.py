@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("kernel")
 
 @pytest.fixture(scope="module")
 def predictions(tmp_path_factory: pytest.TempPathFactory, kernel: None) -> list[tuple[Point, Predicted]]:
-    points = read_points(write(tmp_path_factory.mktemp("made_up") / "rows.csv", 400)).points
+    points = read_points(write(tmp_path_factory.mktemp("made_up") / "rows.csv", 250)).points
     return [(point, predict(point, CALIBRATION)) for point in points]
 
 

@@ -31,7 +31,7 @@ def sent_and_ended(outcome: Outcome) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(outcome.arrival_s[sent]), np.sort(outcome.end_s[sent])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 40), st.integers(1, 6), OVERHEADS)
 def test_never_more_requests_in_flight_than_slots(seed: int, slots: int, request_s: float) -> None:
     """Request k + N is sent no sooner than k requests have ended; both engines agree."""
@@ -44,7 +44,7 @@ def test_never_more_requests_in_flight_than_slots(seed: int, slots: int, request
     assert (reached[~np.isnan(reached)] >= request_s - 1e-9).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 40), st.integers(1, 6), OVERHEADS)
 def test_all_slots_are_busy_while_requests_wait(seed: int, slots: int, request_s: float) -> None:
     """With all requests available at time 0, the N first are sent at once, and each end sends the next request."""

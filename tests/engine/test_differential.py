@@ -16,7 +16,7 @@ from tokenworks.engine.policies import POLICIES, Policy
 from tokenworks.engine.types import Requests, Status
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(0, 1 << 40), st.integers(0, 40))
 def test_kernel_equals_reference(seed: int, count: int) -> None:
     rng = np.random.default_rng(seed)
@@ -26,12 +26,12 @@ def test_kernel_equals_reference(seed: int, count: int) -> None:
 
 @pytest.mark.parametrize("block", range(4))
 def test_kernel_equals_reference_in_fixed_cases(block: int) -> None:
-    """150 fixed cases each, with preemptions, hits, evictions and rejections.
+    """90 fixed cases each, with preemptions, hits, evictions and rejections.
 
     More cases than these add nothing: the first 358 reach all branches of the reference that the first 700 reach.
     """
     seen = np.zeros(5, dtype=int)
-    for seed in range(150 * block, 150 * block + 150):
+    for seed in range(90 * block, 90 * block + 90):
         rng = np.random.default_rng(seed)
         cluster, requests = cases.cluster(rng), cases.requests(rng, int(rng.integers(1, 40)))
         slow, fast = reference.run(cluster, requests), simulator.run(cluster, requests)
@@ -85,7 +85,7 @@ def test_driven_in_steps(seed: int) -> None:
     assert fast.ended == count
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 1 << 40))
 def test_cancels_at_given_times(seed: int) -> None:
     """Cancellations scheduled by `at` equal cancellations by hand at these times, in both engines."""
@@ -117,7 +117,7 @@ def test_cancels_at_given_times(seed: int) -> None:
     cases.assert_same_ended(slow.take(), fast.take())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 1 << 40))
 def test_requests_that_have_ended_give_their_memory_to_others(seed: int) -> None:
     """Submit in parts, cancel and take at random: the kernel reuses memory, the reference keeps all, and both agree."""

@@ -50,7 +50,7 @@ def lru_hits(trace: Trace, capacity: int) -> int:
     return hits
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(traces())
 def test_distances_are_those_of_the_stack(trace: Trace) -> None:
     hits = reuses(trace)

@@ -119,7 +119,7 @@ def test_a_stream_of_conversations_has_its_rate_from_beginning_to_end(rate: floa
 
 
 @given(st.integers(0, 1 << 30), st.floats(0.02, 50.0))
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_stream_keeps_what_happens_in_a_conversation(seed: int, rate: float) -> None:
     """Think times, turns in order, their blocks and class; no two conversations share a block, copies neither."""
     random = np.random.default_rng(seed)
