@@ -139,10 +139,9 @@ def _added(costing: Costing, wide: Points, batch: Floats, decode_s: Floats) -> F
     """
     request = costing.demand.request
     coming = batch * request.uncached * costing.gained(wide) / request.osl
-    token_s = [
-        (costing.seconds(wide, batch, tokens) - decode_s) / tokens
-        for tokens in (coming, np.maximum(wide.lanes * request.uncached, coming))
-    ]
+    ends = coming, np.maximum(wide.lanes * request.uncached, coming)
+    steps = costing.several(wide, [(batch, tokens) for tokens in ends], axis=1)
+    token_s = [(step.seconds - decode_s) / tokens for step, tokens in zip(steps, ends, strict=True)]
     added: Floats = WITHIN * np.maximum(np.minimum(*token_s), 0.0) * coming
     return added
 
