@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
+from threading import Lock
+from typing import Any, TypeVar
 
 from tokenworks import units
 from tokenworks.engine.types import Cluster
@@ -36,6 +42,18 @@ smaller blocks: it takes five times as long, and a request has half a block more
 BUDGET_TOKENS, SESSION_BUDGET = 10e9, 1_000_000
 """Where the search ends, settled or not: new input and output tokens of all simulated requests [token]; where requests
 form sessions, whose long shared prefixes take more time, simulated requests [count]. The same on every machine."""
+
+
+MOST_THREADS = 4
+"""Simulations at the same time, at most: each needs its own memory, and the lock of Python stops more [count]."""
+
+THREADS = min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+"""Simulations at the same time on this machine [count]."""
+
+KEPT_AHEAD = 8
+"""Runs that began ahead and are kept until someone asks for them [count]."""
+
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +104,33 @@ def sessions_of(candidate: Candidate) -> bool:
     return candidate.costing.setting.workload.think_time > 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One simulation that a bench was asked for.
+
+    Parameters
+    ----------
+    deployment : what is simulated
+    rate, users : load: a rate [1/s], or a number of users
+    requests : length of the run [count]
+    seed : seed of the requests
+    block : size of a block of the prefix cache [token]
+    """
+
+    deployment: Deployment
+    rate: float | None
+    users: int | None
+    requests: int
+    seed: int
+    block: int
+
+
 @dataclass
 class Bench:
     """Simulates deployments on requests of one workload, with the same random numbers for all, and counts the runs.
+
+    Several threads simulate at the same time: the compiled engine runs without the lock of Python. No result depends on
+    the number of threads, or on which thread is faster.
 
     Parameters
     ----------
@@ -105,6 +147,9 @@ class Bench:
     built: dict[Deployment, tuple[Site, Cluster]] = field(default_factory=dict)
     listed: dict[Deployment, Simulation] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+    _ahead: dict[_Run, tuple[Future[Simulation], bool]] = field(default_factory=dict, repr=False)
+    _each: bool = field(default=False, repr=False)
+    _counting: Lock = field(default_factory=Lock, repr=False)
 
     def at(
         self, candidate: Candidate, *, rate: float | None = None, users: int | None = None, again: bool = False
@@ -116,35 +161,121 @@ class Bench:
         candidate : the deployment, with its estimated times, which set the length of the run
         again : with other requests, and more of them
         """
-        costing, setting = candidate.costing, candidate.costing.setting
-        life = candidate.estimated.ttft_s + setting.workload.osl * candidate.estimated.tpot_s
-        if rate is None:
-            assert users is not None
-            count = requests_for_users(setting.workload, users, sessions=SESSIONS)
-        elif sessions_of(candidate):
-            sessions, lives = (SESSIONS_AGAIN, SESSION_LIVES_AGAIN) if again else (SESSIONS, SESSION_LIVES)
-            count = requests_for(setting.workload, rate, life, sessions=sessions, lives=lives)
+        wanted, like = self._run(candidate, rate, users, again=again), self.built.get(candidate.deployment)
+        begun, was_built = self._ahead.pop(wanted, (None, False))
+        if begun is None or was_built != (like is not None) or begun.cancel():
+            run = _played(candidate, wanted, like)
         else:
-            count = max(requests_for(setting.workload, rate, life), LEAST_AGAIN if again else LEAST)
-        seed, block = self.seed + again, SESSION_BLOCK if sessions_of(candidate) else BLOCK
-        source = Source(setting.workload, count, seed, block_tokens=block)
-        traffic = source.traffic(rate=rate, concurrency=users)
-        deployed = Deployed(
-            candidate.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
-        )
-        like = self.built.get(candidate.deployment)
-        run = simulate(deployed, traffic, slo=costing.slo, seed=seed, like=like, drain=False, block_tokens=block)
+            run = begun.result()
         if run.partial:
             raise KeyboardInterrupt
-        self.built[candidate.deployment] = run.site, run.cluster
-        self.simulations += 1
-        self.requests += count
+        with self._counting:
+            self.built[candidate.deployment] = run.site, run.cluster
+            self.simulations += 1
+            self.requests += wanted.requests
         return run
 
     def loaded(self, candidate: Candidate, *, again: bool = False) -> Simulation:
         """Simulate a deployment under the given load."""
-        load = candidate.costing.load
-        assert load is not None
-        if load.kind == "rate":
-            return self.at(candidate, rate=load.value, again=again)
-        return self.at(candidate, users=max(1, round(load.value)), again=again)
+        return self.at(candidate, **_load_of(candidate), again=again)
+
+    def expect(self, candidate: Candidate, rate: float | None = None) -> None:
+        """Begin a run in another thread, if one is idle: `at` may ask for it soon.
+
+        A run that nobody asks for is not counted and changes nothing.
+
+        Parameters
+        ----------
+        candidate : the deployment
+        rate : rate of the run; None: the given load [1/s]
+        """
+        running = sum(not begun.done() for begun, _ in self._ahead.values())
+        if self._each or running >= THREADS - 1:
+            return
+        load = _load_of(candidate) if rate is None else {"rate": rate, "users": None}
+        wanted, like = self._run(candidate, **load, again=False), self.built.get(candidate.deployment)
+        if wanted not in self._ahead:
+            if len(self._ahead) >= KEPT_AHEAD:
+                del self._ahead[next(iter(self._ahead))]
+            self._ahead[wanted] = _threads().submit(_played, candidate, wanted, like), like is not None
+
+    def forget(self) -> None:
+        """Drop the runs that began ahead and that nobody asked for."""
+        for begun, _ in self._ahead.values():
+            begun.cancel()
+        self._ahead.clear()
+
+    def each(self, candidates: Sequence[Candidate], work: Callable[[int], Done]) -> list[Done]:
+        """Do independent work on several deployments at the same time.
+
+        Parameters
+        ----------
+        candidates : the deployments
+        work : what to do with the deployment of a number; it may call `at`
+
+        Returns
+        -------
+        The results, in the order of the deployments.
+        """
+        self.forget()
+        together: dict[Deployment, list[int]] = {}  # the first run of a deployment builds the site of its other runs
+        for number, candidate in enumerate(candidates):
+            together.setdefault(candidate.deployment, []).append(number)
+        if THREADS < 2 or len(together) < 2:
+            return [work(number) for number in range(len(candidates))]
+        self._each = True
+        begun = [_threads().submit(lambda them: [work(one) for one in them], them) for them in together.values()]
+        try:
+            done = {
+                number: result
+                for them, one in zip(together.values(), begun, strict=True)
+                for number, result in zip(them, one.result(), strict=True)
+            }
+        finally:
+            self._each = False
+            for one in begun:
+                one.cancel()
+        return [done[number] for number in range(len(candidates))]
+
+    def _run(self, candidate: Candidate, rate: float | None, users: int | None, *, again: bool) -> _Run:
+        """What `at` simulates."""
+        workload = candidate.costing.setting.workload
+        life = candidate.estimated.ttft_s + workload.osl * candidate.estimated.tpot_s
+        if rate is None:
+            assert users is not None
+            count = requests_for_users(workload, users, sessions=SESSIONS)
+        elif sessions_of(candidate):
+            sessions, lives = (SESSIONS_AGAIN, SESSION_LIVES_AGAIN) if again else (SESSIONS, SESSION_LIVES)
+            count = requests_for(workload, rate, life, sessions=sessions, lives=lives)
+        else:
+            count = max(requests_for(workload, rate, life), LEAST_AGAIN if again else LEAST)
+        block = SESSION_BLOCK if sessions_of(candidate) else BLOCK
+        return _Run(candidate.deployment, rate, users, count, self.seed + again, block)
+
+
+def _played(candidate: Candidate, wanted: _Run, like: tuple[Site, Cluster] | None) -> Simulation:
+    """Simulate a run; `like` as in `simulate`."""
+    costing, setting = candidate.costing, candidate.costing.setting
+    source = Source(setting.workload, wanted.requests, wanted.seed, block_tokens=wanted.block)
+    traffic = source.traffic(rate=wanted.rate, concurrency=wanted.users)
+    deployed = Deployed(
+        wanted.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
+    )
+    return simulate(
+        deployed, traffic, slo=costing.slo, seed=wanted.seed, like=like, drain=False, block_tokens=wanted.block
+    )
+
+
+def _load_of(candidate: Candidate) -> dict[str, Any]:
+    """The given load as a rate [1/s] or a number of users."""
+    load = candidate.costing.load
+    assert load is not None
+    if load.kind == "rate":
+        return {"rate": load.value, "users": None}
+    return {"rate": None, "users": max(1, round(load.value))}
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """The threads that simulate."""
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="simulate")

@@ -225,9 +225,17 @@ class Costing:
         rows = max(1, PIECE * len(points) // max(math.prod(shape), 1))
         if rows < len(points):
             pieces = [slice(start, start + rows) for start in range(0, len(points), rows)]
-            several = [self.times(points[piece], *(None if values is None else _rows(np.asarray(values), piece, shape)
-                       for values in (decode, prefill, chunks))) for piece in pieces]  # fmt: skip
-            return StepTimes(*(np.concatenate(columns) for columns in zip(*(one.fields for one in several), strict=True)))
+            several = [
+                self.times(
+                    points[piece],
+                    _rows(decode, piece, shape),
+                    _rows(prefill, piece, shape),
+                    None if chunks is None else _rows(chunks, piece, shape),
+                )
+                for piece in pieces
+            ]
+            columns = zip(*(one.fields for one in several), strict=True)
+            return StepTimes(*(np.concatenate(column) for column in columns))
         halved = points.overlap == OVERLAPS.index("two-batch")
         batch_of_points = self.batch(points, np.asarray(decode, dtype=float), np.asarray(prefill, dtype=float), chunks)
         whole = self.breakdown(points, batch_of_points, halved)
@@ -286,5 +294,5 @@ class Costing:
 
 def _rows(values: FloatArray, piece: slice, shape: tuple[int, ...]) -> FloatArray:
     """The rows of a piece of points, of values that broadcast to a shape whose first axis is that of the points."""
-    own = np.ndim(values) == len(shape) and np.shape(values)[0] == shape[0]
-    return values[piece] if own else values
+    array = np.asarray(values)
+    return array[piece] if array.ndim == len(shape) and array.shape[0] == shape[0] else array
