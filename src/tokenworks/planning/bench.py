@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import cache
 from threading import Lock
 from typing import Any, TypeVar
 
 from tokenworks import units
 from tokenworks.engine.types import Cluster
 from tokenworks.errors import SpecError
+from tokenworks.planning.costing import Costing
 from tokenworks.planning.ranking import Candidate
+from tokenworks.planning.threads import THREADS, threads
 from tokenworks.simulation.length import WINDOW_SESSIONS, requests_for, requests_for_users
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
@@ -44,13 +44,7 @@ BUDGET_TOKENS, SESSION_BUDGET = 10e9, 1_000_000
 form sessions, whose long shared prefixes take more time, simulated requests [count]. The same on every machine."""
 
 
-MOST_THREADS = 4
-"""Simulations at the same time, at most: each needs its own memory, and the lock of Python stops more [count]."""
-
-THREADS = min(MOST_THREADS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-"""Simulations at the same time on this machine [count]."""
-
-KEPT_AHEAD = 8
+KEPT_AHEAD = 2
 """Runs that began ahead and are kept until someone asks for them [count]."""
 
 Done = TypeVar("Done")
@@ -125,6 +119,37 @@ class _Run:
     block: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the site of a simulation depends on.
+
+    Parameters
+    ----------
+    costing : identity of the costing, which holds model, machine, engine and workload
+    longest : longest request that the deployment takes [token]
+    caching : whether the deployment has a prefix cache
+    requests, seed, block : as in `_Run`
+    load : rate and users where requests form sessions: the load decides which turns are among the first requests
+    """
+
+    costing: int
+    longest: int | None
+    caching: bool
+    requests: int
+    seed: int
+    block: int
+    load: tuple[float | None, int | None] | None
+
+    @classmethod
+    def of(cls, candidate: Candidate, wanted: _Run) -> _Place:
+        """The place of a run."""
+        deployment = wanted.deployment
+        return cls(
+            id(candidate.costing), deployment.max_model_len, deployment.prefix_caching, wanted.requests, wanted.seed,
+            wanted.block, (wanted.rate, wanted.users) if sessions_of(candidate) else None,
+        )  # fmt: skip
+
+
 @dataclass
 class Bench:
     """Simulates deployments on requests of one workload, with the same random numbers for all, and counts the runs.
@@ -137,6 +162,7 @@ class Bench:
     seed : seed of all random streams
     simulations, requests : runs so far, and requests in them [count]
     built : site and cluster of the deployments that were simulated
+    sites : sites that deployments share, with their costing: those of one engine whose requests are alike
     listed : the last simulation of each deployment that `decide` lists
     began : when the bench was set up, by the monotonic clock [s]
     """
@@ -145,6 +171,7 @@ class Bench:
     simulations: int = 0
     requests: int = 0
     built: dict[Deployment, tuple[Site, Cluster]] = field(default_factory=dict)
+    sites: dict[_Place, tuple[Costing, Site]] = field(default_factory=dict, repr=False)
     listed: dict[Deployment, Simulation] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
     _ahead: dict[_Run, tuple[Future[Simulation], bool]] = field(default_factory=dict, repr=False)
@@ -164,7 +191,7 @@ class Bench:
         wanted, like = self._run(candidate, rate, users, again=again), self.built.get(candidate.deployment)
         begun, was_built = self._ahead.pop(wanted, (None, False))
         if begun is None or was_built != (like is not None) or begun.cancel():
-            run = _played(candidate, wanted, like)
+            run = self._played(candidate, wanted, like)
         else:
             run = begun.result()
         if run.partial:
@@ -197,7 +224,7 @@ class Bench:
         if wanted not in self._ahead:
             if len(self._ahead) >= KEPT_AHEAD:
                 del self._ahead[next(iter(self._ahead))]
-            self._ahead[wanted] = _threads().submit(_played, candidate, wanted, like), like is not None
+            self._ahead[wanted] = threads().submit(self._played, candidate, wanted, like), like is not None
 
     def forget(self) -> None:
         """Drop the runs that began ahead and that nobody asked for."""
@@ -224,7 +251,7 @@ class Bench:
         if THREADS < 2 or len(together) < 2:
             return [work(number) for number in range(len(candidates))]
         self._each = True
-        begun = [_threads().submit(lambda them: [work(one) for one in them], them) for them in together.values()]
+        begun = [threads().submit(lambda them: [work(one) for one in them], them) for them in together.values()]
         try:
             done = {
                 number: result
@@ -252,18 +279,23 @@ class Bench:
         block = SESSION_BLOCK if sessions_of(candidate) else BLOCK
         return _Run(candidate.deployment, rate, users, count, self.seed + again, block)
 
-
-def _played(candidate: Candidate, wanted: _Run, like: tuple[Site, Cluster] | None) -> Simulation:
-    """Simulate a run; `like` as in `simulate`."""
-    costing, setting = candidate.costing, candidate.costing.setting
-    source = Source(setting.workload, wanted.requests, wanted.seed, block_tokens=wanted.block)
-    traffic = source.traffic(rate=wanted.rate, concurrency=wanted.users)
-    deployed = Deployed(
-        wanted.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
-    )
-    return simulate(
-        deployed, traffic, slo=costing.slo, seed=wanted.seed, like=like, drain=False, block_tokens=wanted.block
-    )
+    def _played(self, candidate: Candidate, wanted: _Run, like: tuple[Site, Cluster] | None) -> Simulation:
+        """Simulate a run; `like` as in `simulate`."""
+        costing, setting = candidate.costing, candidate.costing.setting
+        source = Source(setting.workload, wanted.requests, wanted.seed, block_tokens=wanted.block)
+        traffic = source.traffic(rate=wanted.rate, concurrency=wanted.users)
+        deployed = Deployed(
+            wanted.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
+        )
+        place = _Place.of(candidate, wanted)
+        _, site = self.sites.get(place, (None, None))
+        run = simulate(
+            deployed, traffic, slo=costing.slo, seed=wanted.seed, like=like, site=site, drain=False,
+            block_tokens=wanted.block,
+        )  # fmt: skip
+        if like is None:
+            self.sites.setdefault(place, (costing, run.site))
+        return run
 
 
 def _load_of(candidate: Candidate) -> dict[str, Any]:
@@ -273,9 +305,3 @@ def _load_of(candidate: Candidate) -> dict[str, Any]:
     if load.kind == "rate":
         return {"rate": load.value, "users": None}
     return {"rate": None, "users": max(1, round(load.value))}
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """The threads that simulate."""
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="simulate")

@@ -14,9 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from tokenworks.errors import DoesNotFit, SpecError
-from tokenworks.planning.bench import THREADS, Bench, Budget, sessions_of
+from tokenworks.planning.bench import Bench, Budget, sessions_of
 from tokenworks.planning.ranking import ROOFS, Candidate, common
 from tokenworks.planning.result import Binding, Ranked
+from tokenworks.planning.threads import THREADS
 from tokenworks.planning.tiered import AUTO, choices, must_fit, with_tiers
 from tokenworks.simulation.capacity import TOLERANCE
 from tokenworks.simulation.run import Simulation
