@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.arrays import FloatArray
+from tokenworks.arrays import Bools, FloatArray
 from tokenworks.costs.breakdown import HOST, Breakdown, Kernel, Parts, plus, times, total
 from tokenworks.costs.kernels import kernels
 from tokenworks.costs.parts import RankBatch, draft_part, main_parts, stage_wait
@@ -41,7 +41,7 @@ class Batch:
     prefill_context: FloatArray = 0.0
     prefix: FloatArray = 0.0
 
-    def scaled(self, share: float) -> Batch:
+    def scaled(self, share: FloatArray) -> Batch:
         """A share of the batch.
 
         Parameters
@@ -55,7 +55,9 @@ class Batch:
         return Batch(*(getattr(self, field.name) * share for field in dataclasses.fields(self)))
 
 
-def step(model: Model, rates: Rates, split: Split, batch: Batch, *, engine: Engine, overlap: str = "none") -> Breakdown:
+def step(
+    model: Model, rates: Rates, split: Split, batch: Batch, *, engine: Engine, overlap: str | Bools = "none"
+) -> Breakdown:
     """Cost of one step of an instance, by part.
 
     All dp ranks take equal shares of the batch, at least one sequence each. With pp > 1 the batch runs as pp
@@ -70,7 +72,8 @@ def step(model: Model, rates: Rates, split: Split, batch: Batch, *, engine: Engi
     split : parallel widths of the instance; numbers or arrays that broadcast with `batch`
     batch : sums over the batch of the instance
     engine : serving engine, with its host times
-    overlap : overlap policy, a name in `OVERLAPS`
+    overlap : overlap policy, a name in `OVERLAPS`; or an array that says for each instance whether it has two-batch
+        overlap, with the axes of `split`
 
     Returns
     -------
@@ -89,15 +92,16 @@ def step(model: Model, rates: Rates, split: Split, batch: Batch, *, engine: Engi
         names = ("kernel", "experts_start", "expert")
         rates = dataclasses.replace(rates, **{name: getattr(rates, name) * slower for name in names})
 
-    def run(share: float) -> Parts:
+    def run(share: FloatArray) -> Parts:
         return _parts(model, rates, split, batch.scaled(share), drafts)
 
-    return OVERLAPS[overlap](run, _host(model, split, batch, engine))
+    policy = OVERLAPS[overlap] if isinstance(overlap, str) else some_halved(overlap)
+    return policy(run, _host(model, split, batch, engine))
 
 
 # ── overlap and host ──────────────────────────────────────────────────────────────────────────────────────────────
 
-Run = Callable[[float], Parts]
+Run = Callable[[FloatArray], Parts]
 Host = Callable[[FloatArray], FloatArray]
 
 
@@ -142,6 +146,32 @@ def two_batch(run: Run, host: Host) -> Breakdown:
 
 
 OVERLAPS: dict[str, Callable[[Run, Host], Breakdown]] = {"none": no_overlap, "two-batch": two_batch}
+
+
+def some_halved(halved: Bools) -> Callable[[Run, Host], Breakdown]:
+    """The policy of instances of which some have two-batch overlap. Each time equals that of its own policy exactly.
+
+    Parameters
+    ----------
+    halved : whether an instance has two-batch overlap; broadcasts with the batch
+
+    Returns
+    -------
+    A function like `no_overlap` and `two_batch`, which are used where all instances are alike.
+    """
+    if not np.any(halved):
+        return no_overlap
+    if np.all(halved):
+        return two_batch
+
+    def policy(run: Run, host: Host) -> Breakdown:
+        runs = np.where(halved, 2.0, 1.0)
+        parts: Parts = {name: times(part, runs) for name, part in run(1 / runs).items()}
+        talking = total({name: part for name, part in parts.items() if name in COMMUNICATION})
+        alone = total(parts)
+        return _finish(parts, np.where(halved, np.maximum(talking, alone - talking), alone), host)
+
+    return policy
 
 
 def hidden_host(busy: FloatArray, device: FloatArray) -> FloatArray:

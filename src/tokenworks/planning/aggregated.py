@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 
@@ -30,8 +31,9 @@ STEADY = 0.995
 
 
 def search(
-    costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats, shortlist: Shortlist
-) -> SearchCounts:
+    costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats, shortlist: Shortlist, *,
+    bounds: Bounds | None = None,
+) -> SearchCounts:  # fmt: skip
     """Offer the shortlist every aggregated deployment that no upper bound rules out.
 
     Parameters
@@ -41,9 +43,9 @@ def search(
     ladders : batches and token budgets to try for each split
     decode_s : time of a decode step at each batch of the ladder, as `grid.decode_times` [s]
     shortlist : takes in the deployments
+    bounds : result of `bounded`; None: it is computed
     """
-    legal, _, _ = room(costing, candidates.points.columns(2), *_ladder(candidates.points, ladders))
-    speed, output, soonest = upper_bounds(costing, candidates, ladders, decode_s)
+    legal, speed, output, soonest = bounds or bounded(costing, candidates, ladders, decode_s)
     in_time = soonest <= (costing.slo.ttft.value if costing.slo.ttft else np.inf)
     reach = np.where(_fast_enough(costing, speed), output, 0.0).max(axis=1) * in_time
     pruned, offered = 0, shortlist.offered
@@ -55,6 +57,16 @@ def search(
             for cells in (_under_load if costing.load else _at_best)(costing, candidates, alive, ladders):
                 shortlist.offer(cells)
     return SearchCounts(int(legal.sum()), shortlist.offered - offered, {"decode or prefill alone is beaten": pruned})
+
+
+Bounds: TypeAlias = tuple[Bools, Floats, Floats, Floats]
+"""Which points are legal at each batch and token budget, and their `upper_bounds`."""
+
+
+def bounded(costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats) -> Bounds:
+    """Legality and bounds of all points; parameters as in `upper_bounds`."""
+    legal, _, _ = room(costing, candidates.points.columns(2), *_ladder(candidates.points, ladders))
+    return legal, *upper_bounds(costing, candidates, ladders, decode_s)
 
 
 def _ladder(points: Points, ladders: Ladders) -> tuple[Floats, Floats | Ints]:
@@ -139,10 +151,9 @@ def _added(costing: Costing, wide: Points, batch: Floats, decode_s: Floats) -> F
     """
     request = costing.demand.request
     coming = batch * request.uncached * costing.gained(wide) / request.osl
-    token_s = [
-        (costing.seconds(wide, batch, tokens) - decode_s) / tokens
-        for tokens in (coming, np.maximum(wide.lanes * request.uncached, coming))
-    ]
+    ends = coming, np.maximum(wide.lanes * request.uncached, coming)
+    steps = costing.several(wide, [(batch, tokens) for tokens in ends], axis=1)
+    token_s = [(step.seconds - decode_s) / tokens for step, tokens in zip(steps, ends, strict=True)]
     added: Floats = WITHIN * np.maximum(np.minimum(*token_s), 0.0) * coming
     return added
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, TypeVar
 
 from tokenworks import units
 from tokenworks.engine.types import Cluster
 from tokenworks.errors import SpecError
+from tokenworks.planning.costing import Costing
 from tokenworks.planning.ranking import Candidate
+from tokenworks.planning.threads import THREADS, threads
 from tokenworks.simulation.length import WINDOW_SESSIONS, requests_for, requests_for_users
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
@@ -36,6 +42,12 @@ smaller blocks: it takes five times as long, and a request has half a block more
 BUDGET_TOKENS, SESSION_BUDGET = 10e9, 1_000_000
 """Where the search ends, settled or not: new input and output tokens of all simulated requests [token]; where requests
 form sessions, whose long shared prefixes take more time, simulated requests [count]. The same on every machine."""
+
+
+KEPT_AHEAD = 2
+"""Runs that began ahead and are kept until someone asks for them [count]."""
+
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +98,71 @@ def sessions_of(candidate: Candidate) -> bool:
     return candidate.costing.setting.workload.think_time > 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One simulation that a bench was asked for.
+
+    Parameters
+    ----------
+    deployment : what is simulated
+    rate, users : load: a rate [1/s], or a number of users
+    requests : length of the run [count]
+    seed : seed of the requests
+    block : size of a block of the prefix cache [token]
+    """
+
+    deployment: Deployment
+    rate: float | None
+    users: int | None
+    requests: int
+    seed: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the site of a simulation depends on.
+
+    Parameters
+    ----------
+    costing : identity of the costing, which holds model, machine, engine and workload
+    longest : longest request that the deployment takes [token]
+    caching : whether the deployment has a prefix cache
+    requests, seed, block : as in `_Run`
+    load : rate and users where requests form sessions: the load decides which turns are among the first requests
+    """
+
+    costing: int
+    longest: int | None
+    caching: bool
+    requests: int
+    seed: int
+    block: int
+    load: tuple[float | None, int | None] | None
+
+    @classmethod
+    def of(cls, candidate: Candidate, wanted: _Run) -> _Place:
+        """The place of a run."""
+        deployment = wanted.deployment
+        return cls(
+            id(candidate.costing), deployment.max_model_len, deployment.prefix_caching, wanted.requests, wanted.seed,
+            wanted.block, (wanted.rate, wanted.users) if sessions_of(candidate) else None,
+        )  # fmt: skip
+
+
 @dataclass
 class Bench:
     """Simulates deployments on requests of one workload, with the same random numbers for all, and counts the runs.
+
+    Several threads simulate at the same time: the compiled engine runs without the lock of Python. No result depends on
+    the number of threads, or on which thread is faster.
 
     Parameters
     ----------
     seed : seed of all random streams
     simulations, requests : runs so far, and requests in them [count]
     built : site and cluster of the deployments that were simulated
+    sites : sites that deployments share, with their costing: those of one engine whose requests are alike
     listed : the last simulation of each deployment that `decide` lists
     began : when the bench was set up, by the monotonic clock [s]
     """
@@ -103,8 +171,12 @@ class Bench:
     simulations: int = 0
     requests: int = 0
     built: dict[Deployment, tuple[Site, Cluster]] = field(default_factory=dict)
+    sites: dict[_Place, tuple[Costing, Site]] = field(default_factory=dict, repr=False)
     listed: dict[Deployment, Simulation] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+    _ahead: dict[_Run, tuple[Future[Simulation], bool]] = field(default_factory=dict, repr=False)
+    _each: bool = field(default=False, repr=False)
+    _counting: Lock = field(default_factory=Lock, repr=False)
 
     def at(
         self, candidate: Candidate, *, rate: float | None = None, users: int | None = None, again: bool = False
@@ -116,35 +188,120 @@ class Bench:
         candidate : the deployment, with its estimated times, which set the length of the run
         again : with other requests, and more of them
         """
-        costing, setting = candidate.costing, candidate.costing.setting
-        life = candidate.estimated.ttft_s + setting.workload.osl * candidate.estimated.tpot_s
-        if rate is None:
-            assert users is not None
-            count = requests_for_users(setting.workload, users, sessions=SESSIONS)
-        elif sessions_of(candidate):
-            sessions, lives = (SESSIONS_AGAIN, SESSION_LIVES_AGAIN) if again else (SESSIONS, SESSION_LIVES)
-            count = requests_for(setting.workload, rate, life, sessions=sessions, lives=lives)
+        wanted, like = self._run(candidate, rate, users, again=again), self.built.get(candidate.deployment)
+        begun, was_built = self._ahead.pop(wanted, (None, False))
+        if begun is None or was_built != (like is not None) or begun.cancel():
+            run = self._played(candidate, wanted, like)
         else:
-            count = max(requests_for(setting.workload, rate, life), LEAST_AGAIN if again else LEAST)
-        seed, block = self.seed + again, SESSION_BLOCK if sessions_of(candidate) else BLOCK
-        source = Source(setting.workload, count, seed, block_tokens=block)
-        traffic = source.traffic(rate=rate, concurrency=users)
-        deployed = Deployed(
-            candidate.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
-        )
-        like = self.built.get(candidate.deployment)
-        run = simulate(deployed, traffic, slo=costing.slo, seed=seed, like=like, drain=False, block_tokens=block)
+            run = begun.result()
         if run.partial:
             raise KeyboardInterrupt
-        self.built[candidate.deployment] = run.site, run.cluster
-        self.simulations += 1
-        self.requests += count
+        with self._counting:
+            self.built[candidate.deployment] = run.site, run.cluster
+            self.simulations += 1
+            self.requests += wanted.requests
         return run
 
     def loaded(self, candidate: Candidate, *, again: bool = False) -> Simulation:
         """Simulate a deployment under the given load."""
-        load = candidate.costing.load
-        assert load is not None
-        if load.kind == "rate":
-            return self.at(candidate, rate=load.value, again=again)
-        return self.at(candidate, users=max(1, round(load.value)), again=again)
+        return self.at(candidate, **_load_of(candidate), again=again)
+
+    def expect(self, candidate: Candidate, rate: float | None = None) -> None:
+        """Begin a run in another thread, if one is idle: `at` may ask for it soon.
+
+        A run that nobody asks for is not counted and changes nothing.
+
+        Parameters
+        ----------
+        candidate : the deployment
+        rate : rate of the run; None: the given load [1/s]
+        """
+        running = sum(not begun.done() for begun, _ in self._ahead.values())
+        if self._each or running >= THREADS - 1:
+            return
+        load = _load_of(candidate) if rate is None else {"rate": rate, "users": None}
+        wanted, like = self._run(candidate, **load, again=False), self.built.get(candidate.deployment)
+        if wanted not in self._ahead:
+            if len(self._ahead) >= KEPT_AHEAD:
+                del self._ahead[next(iter(self._ahead))]
+            self._ahead[wanted] = threads().submit(self._played, candidate, wanted, like), like is not None
+
+    def forget(self) -> None:
+        """Drop the runs that began ahead and that nobody asked for."""
+        for begun, _ in self._ahead.values():
+            begun.cancel()
+        self._ahead.clear()
+
+    def each(self, candidates: Sequence[Candidate], work: Callable[[int], Done]) -> list[Done]:
+        """Do independent work on several deployments at the same time.
+
+        Parameters
+        ----------
+        candidates : the deployments
+        work : what to do with the deployment of a number; it may call `at`
+
+        Returns
+        -------
+        The results, in the order of the deployments.
+        """
+        self.forget()
+        together: dict[Deployment, list[int]] = {}  # the first run of a deployment builds the site of its other runs
+        for number, candidate in enumerate(candidates):
+            together.setdefault(candidate.deployment, []).append(number)
+        if THREADS < 2 or len(together) < 2:
+            return [work(number) for number in range(len(candidates))]
+        self._each = True
+        begun = [threads().submit(lambda them: [work(one) for one in them], them) for them in together.values()]
+        try:
+            done = {
+                number: result
+                for them, one in zip(together.values(), begun, strict=True)
+                for number, result in zip(them, one.result(), strict=True)
+            }
+        finally:
+            self._each = False
+            for one in begun:
+                one.cancel()
+        return [done[number] for number in range(len(candidates))]
+
+    def _run(self, candidate: Candidate, rate: float | None, users: int | None, *, again: bool) -> _Run:
+        """What `at` simulates."""
+        workload = candidate.costing.setting.workload
+        life = candidate.estimated.ttft_s + workload.osl * candidate.estimated.tpot_s
+        if rate is None:
+            assert users is not None
+            count = requests_for_users(workload, users, sessions=SESSIONS)
+        elif sessions_of(candidate):
+            sessions, lives = (SESSIONS_AGAIN, SESSION_LIVES_AGAIN) if again else (SESSIONS, SESSION_LIVES)
+            count = requests_for(workload, rate, life, sessions=sessions, lives=lives)
+        else:
+            count = max(requests_for(workload, rate, life), LEAST_AGAIN if again else LEAST)
+        block = SESSION_BLOCK if sessions_of(candidate) else BLOCK
+        return _Run(candidate.deployment, rate, users, count, self.seed + again, block)
+
+    def _played(self, candidate: Candidate, wanted: _Run, like: tuple[Site, Cluster] | None) -> Simulation:
+        """Simulate a run; `like` as in `simulate`."""
+        costing, setting = candidate.costing, candidate.costing.setting
+        source = Source(setting.workload, wanted.requests, wanted.seed, block_tokens=wanted.block)
+        traffic = source.traffic(rate=wanted.rate, concurrency=wanted.users)
+        deployed = Deployed(
+            wanted.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine
+        )
+        place = _Place.of(candidate, wanted)
+        _, site = self.sites.get(place, (None, None))
+        run = simulate(
+            deployed, traffic, slo=costing.slo, seed=wanted.seed, like=like, site=site, drain=False,
+            block_tokens=wanted.block,
+        )  # fmt: skip
+        if like is None:
+            self.sites.setdefault(place, (costing, run.site))
+        return run
+
+
+def _load_of(candidate: Candidate) -> dict[str, Any]:
+    """The given load as a rate [1/s] or a number of users."""
+    load = candidate.costing.load
+    assert load is not None
+    if load.kind == "rate":
+        return {"rate": load.value, "users": None}
+    return {"rate": None, "users": max(1, round(load.value))}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -88,6 +90,10 @@ SLACK = 0.97
 """A rate of at least this share of the requested rate counts as reached, because a batch is a whole number [-]."""
 
 
+PIECE = 16_384
+"""Steps that one call of the cost model prices: more of them do not fit into the cache of the processor [count]."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepTimes:
     """Times of steps. All fields have the same shape.
@@ -104,6 +110,15 @@ class StepTimes:
     parts: Floats
     experts: Floats
     attention: Floats
+
+    @property
+    def fields(self) -> tuple[Floats, ...]:
+        """All times, in the order of the parameters."""
+        return self.seconds, self.parts, self.experts, self.attention
+
+
+Step: TypeAlias = tuple[FloatArray, FloatArray]
+"""Decoding sequences and prefill tokens of a step of an instance [count, token]."""
 
 
 @dataclass(frozen=True)
@@ -206,23 +221,49 @@ class Costing:
         self, points: Points, decode: FloatArray, prefill: FloatArray, chunks: FloatArray | None = None
     ) -> StepTimes:
         """Time of a step, of its experts and of its attention; arguments as in `seconds` and `batch`."""
-        decoding, prefilling = np.asarray(decode, dtype=float), np.asarray(prefill, dtype=float)
-        shape = np.broadcast_shapes(points.tp.shape, decoding.shape, prefilling.shape)
-        times = StepTimes(*(np.zeros(shape) for _ in range(4)))
-        for code, overlap in enumerate(OVERLAPS):
-            chosen = (points.overlap == code).reshape(len(points), -1)[:, 0]
-            if chosen.any():
-                rows, cut = points[chosen], None if chunks is None else _rows(np.asarray(chunks), chosen)
-                batch_of_rows = self.batch(rows, _rows(decoding, chosen), _rows(prefilling, chosen), cut)
-                step_of_rows = self.breakdown(rows, batch_of_rows, overlap)
-                times.seconds[chosen] = step_of_rows.seconds
-                times.experts[chosen], times.parts[chosen] = experts_of(step_of_rows)
-                if "attention" in step_of_rows.parts:
-                    times.attention[chosen] = step_of_rows.parts["attention"].seconds
-        return times
+        shape = np.broadcast_shapes(points.tp.shape, np.shape(decode), np.shape(prefill))
+        rows = max(1, PIECE * len(points) // max(math.prod(shape), 1))
+        if rows < len(points):
+            pieces = [slice(start, start + rows) for start in range(0, len(points), rows)]
+            several = [
+                self.times(
+                    points[piece],
+                    _rows(decode, piece, shape),
+                    _rows(prefill, piece, shape),
+                    None if chunks is None else _rows(chunks, piece, shape),
+                )
+                for piece in pieces
+            ]
+            columns = zip(*(one.fields for one in several), strict=True)
+            return StepTimes(*(np.concatenate(column) for column in columns))
+        halved = points.overlap == OVERLAPS.index("two-batch")
+        batch_of_points = self.batch(points, np.asarray(decode, dtype=float), np.asarray(prefill, dtype=float), chunks)
+        whole = self.breakdown(points, batch_of_points, halved)
+        experts, parts = experts_of(whole)
+        attention = whole.parts["attention"].seconds if "attention" in whole.parts else 0.0
+        return StepTimes(*(np.broadcast_to(values, shape) for values in (whole.seconds, parts, experts, attention)))
 
-    def breakdown(self, points: Points, batch: step.Batch, overlap: str) -> Breakdown:
-        """The step of points with the same overlap policy, part by part."""
+    def several(self, points: Points, steps: Sequence[Step], axis: int) -> list[StepTimes]:
+        """Times of several steps of the same points, from one call of the cost model: many calls take much longer.
+
+        Parameters
+        ----------
+        points : splits of the instances, axes (n, ...)
+        steps : decoding sequences and prefill tokens of each step; both broadcast against `points` [count, token]
+        axis : axis along which the steps are joined; on all other axes the steps broadcast against each other
+        """
+        shapes = [np.broadcast_shapes(points.tp.shape, *(np.shape(values) for values in one)) for one in steps]
+        common = np.broadcast_shapes(*((*shape[:axis], 1, *shape[axis + 1 :]) for shape in shapes))
+        wide = [(*common[:axis], shape[axis], *common[axis + 1 :]) for shape in shapes]
+        decode, prefill = (
+            np.concatenate([np.broadcast_to(one[at], shape) for one, shape in zip(steps, wide, strict=True)], axis)
+            for at in (0, 1)
+        )
+        whole, ends = self.times(points, decode, prefill), np.cumsum([shape[axis] for shape in shapes])[:-1]
+        return [StepTimes(*values) for values in zip(*(np.split(one, ends, axis) for one in whole.fields), strict=True)]
+
+    def breakdown(self, points: Points, batch: step.Batch, overlap: str | Bools) -> Breakdown:
+        """The step of points part by part; `overlap` as in `step.step`."""
         setting = self.setting
         return step.step(setting.model, self.rates, points.split(), batch, engine=setting.engine, overlap=overlap)
 
@@ -251,6 +292,7 @@ class Costing:
         return tokens
 
 
-def _rows(values: Floats, chosen: Bools) -> Floats:
-    """The chosen rows of `values` if its first axis is the axis of the points, else all of `values`."""
-    return values[chosen] if values.shape[:1] == chosen.shape else values
+def _rows(values: FloatArray, piece: slice, shape: tuple[int, ...]) -> FloatArray:
+    """The rows of a piece of points, of values that broadcast to a shape whose first axis is that of the points."""
+    array = np.asarray(values)
+    return array[piece] if array.ndim == len(shape) and array.shape[0] == shape[0] else array

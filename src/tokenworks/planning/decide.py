@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.planning.bench import Bench, Budget, sessions_of
 from tokenworks.planning.ranking import ROOFS, Candidate, common
 from tokenworks.planning.result import Binding, Ranked
+from tokenworks.planning.threads import THREADS
 from tokenworks.planning.tiered import AUTO, choices, must_fit, with_tiers
 from tokenworks.simulation.capacity import TOLERANCE
 from tokenworks.simulation.run import Simulation
@@ -85,32 +88,29 @@ def decide(
     best: dict[tuple[str, int], Judged] = {}
     settled = True
     depth = max(top, DEPTH)
-    for number, candidate in enumerate(candidates, 1):
-        values = sorted((row.effective_tok_s_per_device for row, _ in best.values() if row.meets_slo), reverse=True)
-        listed = values[depth - 1] if len(values) >= depth else 0.0
-        tokens = _tokens(best.values(), candidate)  # the closed form does not know of requests that are refused
-        estimate = candidate.estimated.effective_tok_s_per_device * tokens / candidate.costing.demand.request.osl
-        if values and (estimate <= 0 or estimate * (1 + ERROR) < listed):
-            break
-        if estimate <= 0 and len(best) >= depth:  # none is expected to meet the SLO, and the nearest ones do not
+    coming = _Coming(candidates, tiers)
+    for number, candidate in enumerate(coming, 1):
+        listed = _listed(best.values(), depth)
+        if _hopeless(candidate, best.values(), depth):
             break
         if best and budget.spent(bench, candidate):
             settled = False
             break
         if say:
             say(f"simulating {candidate.deployment} with {candidate.deployment.engine} ({number})")
-        if sessions_of(candidate):
-            candidate = _usual(candidate, tiers)  # noqa: PLW2901
+        candidate = coming.equipped(candidate)  # noqa: PLW2901
+        for other in coming.next(THREADS - 1):
+            if not _hopeless(other, best.values(), depth):
+                _expect(bench, other, _least(best, listed, other))
         known = best[candidate.family][0] if candidate.family in best else None
-        floor = max(listed, known.effective_tok_s_per_device if known and known.meets_slo else 0.0)
-        row = _judged(bench, candidate, floor * candidate.charged / tokens)
+        row = _judged(bench, candidate, _least(best, listed, candidate))
         if row is not None and (known is None or _order(row) < _order(known)):
             best[candidate.family] = row, candidate
     chosen = sorted(best.values(), key=lambda pair: _order(pair[0]))
     if chosen and chosen[0][0].meets_slo:
         chosen = [(row, candidate) for row, candidate in chosen if row.meets_slo]
         if settled:
-            tuned = [_tuned(bench, candidate, row, say) for row, candidate in chosen[:TUNED]]
+            tuned = _all_tuned(bench, chosen[:TUNED], say)
             most = 1 if sessions_of(tuned[0][1]) else TUNED
             tuned[:most] = [_tiered(bench, candidate, row, tiers, say) for row, candidate in tuned[:most]]
             chosen = sorted([*tuned, *chosen[TUNED:]], key=lambda pair: _order(pair[0]))
@@ -123,12 +123,85 @@ def decide(
 Judged = tuple[Ranked, Candidate]
 
 
-def _tuned(bench: Bench, candidate: Candidate, row: Ranked, say: Say | None) -> Judged:
-    """A deployment with the sizes with which it holds the highest rate: the closed form chooses them only roughly."""
-    if candidate.costing.load is not None or sessions_of(candidate):
-        return row, candidate
+class _Coming:
+    """The deployments of a search in order, with a look at the next ones.
+
+    Parameters
+    ----------
+    candidates, tiers : as in `decide`
+    """
+
+    def __init__(self, candidates: Iterable[Candidate], tiers: str) -> None:
+        self._rest, self._seen = iter(candidates), deque[Candidate]()
+        self._tiers = tiers
+
+    def __iter__(self) -> Iterator[Candidate]:
+        while self._seen or self._look():
+            yield self._seen.popleft()
+
+    def _look(self) -> bool:
+        """Take one more deployment from the search; False if there is none."""
+        candidate = next(self._rest, None)
+        if candidate is not None:
+            self._seen.append(candidate)
+        return candidate is not None
+
+    def equipped(self, candidate: Candidate) -> Candidate:
+        """The deployment as it is simulated: with KV tiers where requests form sessions."""
+        return _usual(candidate, self._tiers) if sessions_of(candidate) else candidate
+
+    def next(self, count: int) -> Iterator[Candidate]:
+        """The next deployments as they are simulated, at most `count`."""
+        while len(self._seen) < count and self._look():
+            pass
+        for candidate in list(self._seen)[:count]:
+            with suppress(SpecError, DoesNotFit):  # raised again when it is the turn of the deployment
+                yield self.equipped(candidate)
+
+
+def _listed(rows: Iterable[Judged], depth: int) -> float:
+    """Effective tokens per device that a deployment must have to be among the first `depth`; 0 if all are."""
+    values = sorted((row.effective_tok_s_per_device for row, _ in rows if row.meets_slo), reverse=True)
+    return values[depth - 1] if len(values) >= depth else 0.0
+
+
+def _hopeless(candidate: Candidate, rows: Collection[Judged], depth: int) -> bool:
+    """Whether no deployment from this one on can be among the first `depth`, by its estimate."""
+    tokens = _tokens(rows, candidate)  # the closed form does not know of requests that are refused
+    estimate = candidate.estimated.effective_tok_s_per_device * tokens / candidate.costing.demand.request.osl
+    if any(row.meets_slo for row, _ in rows):
+        return estimate <= 0 or estimate * (1 + ERROR) < _listed(rows, depth)
+    return estimate <= 0 and len(rows) >= depth  # none is expected to meet the SLO, and the nearest ones do not
+
+
+def _least(best: dict[tuple[str, int], Judged], listed: float, candidate: Candidate) -> float:
+    """Rate that a deployment must hold to be listed, and to be the best of its family [1/s]."""
+    known = best[candidate.family][0] if candidate.family in best else None
+    floor = max(listed, known.effective_tok_s_per_device if known and known.meets_slo else 0.0)
+    return floor * candidate.charged / _tokens(best.values(), candidate)
+
+
+def _expect(bench: Bench, candidate: Candidate, least: float) -> None:
+    """Begin the first run of `best_run` in another thread; `least` as there."""
+    if candidate.costing.load is not None:
+        bench.expect(candidate)
+    else:
+        first = _first_step(candidate, least) if least else 0
+        bench.expect(candidate, candidate.estimated.requests_s * step_of(candidate) ** first)
+
+
+def _all_tuned(bench: Bench, judged: Sequence[Judged], say: Say | None) -> list[Judged]:
+    """Deployments with the sizes with which each holds the highest rate."""
+    candidates = [candidate for _, candidate in judged]
+    if any(one.costing.load is not None or sessions_of(one) for one in candidates):
+        return list(judged)
     if say:
-        say(f"simulating {row.deployment} with other sizes")
+        say("simulating the best deployments with other sizes")
+    return bench.each(candidates, lambda number: _tuned(bench, candidates[number], judged[number][0]))
+
+
+def _tuned(bench: Bench, candidate: Candidate, row: Ranked) -> Judged:
+    """A deployment with the sizes with which it holds the highest rate: the closed form chooses them only roughly."""
     for number in range(len(candidate.deployment.roles)):
         for size, factor in SIZES:
             other = _resized(candidate, number, size, factor)
@@ -202,7 +275,7 @@ def _resized(candidate: Candidate, number: int, size: str, factor: float) -> Can
     return dataclasses.replace(candidate, deployment=candidate.deployment.model_copy(update={"roles": tuple(roles)}))
 
 
-def _confirmed(bench: Bench, found: Sequence[Judged], top: int, say: Say | None) -> list[Ranked]:
+def _confirmed(bench: Bench, judged: Sequence[Judged], top: int, say: Say | None) -> list[Ranked]:
     """Deployments that are simulated again with other requests, best first.
 
     The best of many noisy rates is too high. The second simulation does not know that the first one was chosen. It ends
@@ -210,20 +283,25 @@ def _confirmed(bench: Bench, found: Sequence[Judged], top: int, say: Say | None)
 
     Parameters
     ----------
-    found : deployments, best first
+    judged : deployments, best first
     top : deployments to list [count]
     """
-    left, rows = list(found), list[Ranked]()
+    left, rows = list(judged), list[Ranked]()
     while left:
-        row, candidate = left[0]
-        sure = 1 if sessions_of(candidate) else top
-        if len(rows) >= sure and sorted(map(_order, rows))[sure - 1] < _order(row):
+        sure = 1 if sessions_of(left[0][1]) else top
+        if len(rows) >= sure and sorted(map(_order, rows))[sure - 1] < _order(left[0][0]):
             break
+        together, left = left[: max(sure - len(rows), 1)], left[max(sure - len(rows), 1) :]
         if say:
-            say(f"simulating {row.deployment} again, with other requests ({len(rows) + 1})")
-        rows.append(_again(bench, candidate, row))
-        left.pop(0)
+            names = ", ".join(str(row.deployment) for row, _ in together)
+            say(f"simulating {names} again, with other requests")
+        rows += bench.each([one for _, one in together], _again_of(bench, together))
     return sorted([*rows, *(row for row, _ in left)], key=_order)
+
+
+def _again_of(bench: Bench, judged: Sequence[Judged]) -> Callable[[int], Ranked]:
+    """`_again` of the deployment of a number."""
+    return lambda number: _again(bench, judged[number][1], judged[number][0])
 
 
 def _again(bench: Bench, candidate: Candidate, row: Ranked) -> Ranked:
@@ -316,33 +394,46 @@ def _highest(bench: Bench, candidate: Candidate, least: float | None) -> Simulat
     start, ratio = candidate.estimated.requests_s, step_of(candidate)
     runs: dict[int, Simulation] = {}
 
-    def holds(step: int) -> bool:
+    def holds(step: int, *after: int) -> bool:
+        """Simulate at a step; `after` are the steps that may come next, begun in other threads."""
+        for other in after:
+            bench.expect(candidate, start * ratio**other)
         runs[step] = bench.at(candidate, rate=start * ratio**step)
         return runs[step].meets_slo
 
     high: int | None = None
     if least is not None:
-        low = math.ceil(math.log(least / start) / math.log(ratio))
+        low = _first_step(candidate, least)
         if not holds(low):
             return None
-    elif holds(0):
+    elif holds(0, FIRST_UP, -FIRST_DOWN):
         low = 0
     else:
         high, stride = 0, FIRST_DOWN
-        while not holds(high - stride):
+        while not holds(high - stride, high - 3 * stride, high - stride // 2):
             high, stride = high - stride, 2 * stride
             if ratio ** (high - stride) < LOWEST:
                 return None
         low = high - stride
     if high is None:
         stride = FIRST_UP
-        while holds(low + stride):
+        while holds(low + stride, low + stride // 2, low + 3 * stride):
             low, stride = low + stride, 2 * stride
         high = low + stride
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
+        low, high = (middle, high) if holds(middle, *_middles(low, middle, high)) else (low, middle)
     return runs[low]
+
+
+def _first_step(candidate: Candidate, least: float) -> int:
+    """The lowest step of a deployment at which it has `least` requests per second, from its estimated rate on [1/s]."""
+    return math.ceil(math.log(least / candidate.estimated.requests_s) / math.log(step_of(candidate)))
+
+
+def _middles(low: int, middle: int, high: int) -> list[int]:
+    """The steps that a bisection may try after `middle`."""
+    return [(start + end) // 2 for start, end in ((low, middle), (middle, high)) if end - start > 1]
 
 
 def shown(candidate: Candidate, run: Simulation) -> Ranked:

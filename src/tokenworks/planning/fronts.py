@@ -28,25 +28,26 @@ def simulated_front(bench: Bench, front: Sequence[Candidate], *, say: Say | None
     Parameters
     ----------
     front : deployments with estimates; of more than `FRONT_POINTS` as many are taken, evenly spread
-    say : told in words which point is simulated
+    say : told in words how many points are simulated
     """
     bound = front[0].costing.slo.tpot if front else None
     front = [one for one in front if bound is None or one.estimated.tpot_s <= SLOWEST * bound.value] or front
     most = SESSION_POINTS if front and sessions_of(front[0]) else FRONT_POINTS
     if len(front) > most:
         front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]
-    points = []
-    for number, candidate in enumerate(front, 1):
-        if say:
-            say(f"simulating the Pareto front ({number} of {len(front)})")
+    if say:
+        say(f"simulating the Pareto front ({len(front)})")
+
+    def point(number: int) -> FrontPoint:
+        candidate = front[number]
         estimate, request = candidate.estimated, candidate.costing.setting.workload
         request_s = estimate.ttft_s + request.osl * estimate.tpot_s + request.think_time
         row = shown(candidate, bench.at(candidate, users=max(1, round(estimate.requests_s * request_s))))
-        points.append(
-            FrontPoint(row.deployment, row.output_tok_s_per_user, row.output_tok_s_per_device, row.ttft_slo_s)
-        )
-    speed = np.array([point.output_tok_s_per_user for point in points])
-    output = np.array([point.output_tok_s_per_device for point in points])
+        return FrontPoint(row.deployment, row.output_tok_s_per_user, row.output_tok_s_per_device, row.ttft_slo_s)
+
+    points = bench.each(front, point)
+    speed = np.array([one.output_tok_s_per_user for one in points])
+    output = np.array([one.output_tok_s_per_device for one in points])
     kept = unbeaten(speed, output) if points else ()
     return tuple(points[int(index)] for index in kept)
 

@@ -63,15 +63,19 @@ def estimate(costing: Costing, points: Points, batch: Floats, chunk: FloatArray)
     budget = np.maximum(chunk - batch * (1 + wide.draft), 1.0) if costing.mixed else chunk + 0.0 * batch
     legal, kv_tokens, most = room(costing, wide, batch, chunk)
 
-    alone = costing.times(wide, batch, 0.0)
-    decode_s = alone.seconds
-    crowded_s = _crowded(costing, wide, batch, decode_s)
     gained = costing.gained(wide)
     # A step with prefill takes one request of each lane, or all tokens that arrive during the step if these are more.
     coming = batch * demand.request.uncached * gained / demand.request.osl
     tokens = np.minimum(budget, np.maximum(wide.lanes * demand.request.uncached, coming))
     decoding = batch if costing.mixed else 0.0
-    beside = costing.times(wide, decoding, tokens)
+    if batch.shape[1] > 1:
+        alone, beside = costing.several(wide, [(batch, 0.0), (decoding, tokens)], axis=2)
+        crowded_s = crowded_ladder(costing, batch, alone.seconds)
+    else:
+        crowded = crowd(batch, costing.crowding)
+        alone, beside, full = costing.several(wide, [(batch, 0.0), (decoding, tokens), (crowded, 0.0)], axis=1)
+        crowded_s = np.maximum(full.seconds - alone.seconds, 0.0)
+    decode_s = alone.seconds
     before = alone if costing.mixed else StepTimes(*(np.zeros(()) for _ in range(4)))
     added = np.maximum(beside.seconds - before.seconds, 0.0)
     token_s = added / tokens
@@ -108,16 +112,6 @@ def _hot(costing: Costing, wide: Points, batch: Floats, alone: StepTimes) -> Flo
     uneven = costing.busiest_context(wide, batch)
     waited: Floats = alone.attention * alone.seconds / alone.parts * (1 - 1 / uneven)
     return waited
-
-
-def _crowded(costing: Costing, wide: Points, batch: Floats, decode_s: Floats) -> Floats:
-    """Additional time of a decode step at the batch of the TPOT percentile (`crowd`) [s].
-
-    A single batch uses the cost model, a ladder its own slopes (`crowded_ladder`).
-    """
-    if batch.shape[1] > 1:
-        return crowded_ladder(costing, batch, decode_s)
-    return np.maximum(costing.seconds(wide, crowd(batch, costing.crowding), 0.0) - decode_s, 0.0)
 
 
 def crowded_ladder(costing: Costing, batch: Floats, decode_s: Floats) -> Floats:

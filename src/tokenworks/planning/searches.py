@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from tokenworks.errors import DoesNotFit
 from tokenworks.planning.cells import NO_RIVALS
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.search import Progress, SearchResult, search
+from tokenworks.planning.search import Prepared, Progress, SearchResult, search
+from tokenworks.planning.space import Ladders
+from tokenworks.planning.threads import THREADS, threads
 
 
 def searched(
@@ -19,12 +21,22 @@ def searched(
     ------
     SpecError, DoesNotFit : as `search`, where it finds nothing for any engine
     """
+    ladders = Ladders.default()
+    # Another thread prepares the searches of the other engines while this one works.
+    ahead = {
+        place: threads().submit(Prepared.of, costing, ladders).result
+        for place, costing in enumerate(costings)
+        if place and THREADS > 1
+    }
     results: list[SearchResult] = []
     errors: list[DoesNotFit] = []
     floor, rivals = 0.0, NO_RIVALS
-    for costing in costings:
+    for place, costing in enumerate(costings):
         try:
-            result = search(costing, top, margin=margin, floor=floor, rivals=rivals, progress=progress)
+            result = search(
+                costing, top, ladders, ahead=ahead.pop(place, None), margin=margin, floor=floor, rivals=rivals,
+                progress=progress,
+            )  # fmt: skip
         except DoesNotFit as error:
             errors.append(error)
             continue

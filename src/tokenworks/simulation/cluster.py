@@ -89,6 +89,9 @@ def room(role: Role, site: Site) -> Memory:
     SpecError : the role breaks a rule of its shape
     DoesNotFit : the role breaks a rule of memory
     """
+    one = role.model_copy(update={"replicas": 1})
+    if one in site.rooms:
+        return site.rooms[one]
     points, setting = Points.of(role), Setting(site.model, site.machine, site.engine, _ONE)
     _judge(Proposal(points, setting), role, SpecError)
     instance_memory = memory(
@@ -96,6 +99,7 @@ def room(role: Role, site: Site) -> Memory:
         chunk_tokens=points.chunk_tokens, memory_fraction=role.memory_fraction,
     )  # fmt: skip
     _judge(Proposal(points, setting, instance_memory), role, DoesNotFit)
+    site.rooms[one] = instance_memory
     return instance_memory
 
 
@@ -113,7 +117,18 @@ def _judge(proposal: Proposal, role: Role, error: type[SpecError] | type[DoesNot
 
 
 def _pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, max_queue: int) -> Pool:
-    """The pool of one role. Limits are per dp rank: ranks share the sequences and tokens of an instance equally."""
+    """The pool of one role. Limits are per dp rank: ranks share the sequences and tokens of an instance equally.
+
+    Deployments that share a site often share a role: its pool is built once.
+    """
+    key = role.model_copy(update={"replicas": 1}), block_tokens, prefix_caching, max_queue
+    if key not in site.pools:
+        site.pools[key] = _new_pool(role, site, block_tokens, prefix_caching=prefix_caching, max_queue=max_queue)
+    return replace(site.pools[key], instances=role.replicas)
+
+
+def _new_pool(role: Role, site: Site, block_tokens: int, *, prefix_caching: bool, max_queue: int) -> Pool:
+    """The pool of a role that the site has not seen yet."""
     ranks, width = role.parallel.dp, 1 + role.draft_tokens
     sequences = max(1, role.max_sequences // ranks)
     instance_memory = room(role, site)

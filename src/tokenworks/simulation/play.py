@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from functools import partial as partial_of
@@ -65,9 +66,28 @@ def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Request
 
 
 @cache
+def _loading() -> Future[bool]:
+    """The engine as another thread loads it; the result says whether its code on disk was damaged."""
+    return ThreadPoolExecutor(1, thread_name_prefix="load").submit(warm_up)
+
+
+def load_ahead(mended: Callable[[], None]) -> None:
+    """Begin to load the compiled engine in another thread. The first run waits until it is there.
+
+    Parameters
+    ----------
+    mended : called if the code on disk was damaged and was compiled again
+    """
+    _loading().add_done_callback(lambda done: mended() if not done.exception() and done.result() else None)
+
+
+@cache
 def _ready() -> None:
     """Compile the engine, or load its compiled code: once in a process."""
-    warm_up()
+    if _loading.cache_info().currsize:
+        _loading().result()
+    else:
+        warm_up()
 
 
 def play(

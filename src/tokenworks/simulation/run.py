@@ -292,6 +292,7 @@ def simulate(
     watch: Watch | None = None,
     drain: bool = True,
     like: tuple[Site, Cluster] | None = None,
+    site: Site | None = None,
     block_tokens: int = BLOCK,
     compare_tiers: bool = False,
     experts: ExpertsLike | None = None,
@@ -316,6 +317,7 @@ def simulate(
         the window are the same, except that sessions end early in an overload (`PATIENCE`)
 
     like : `site` and `cluster` of an earlier simulation of this deployment on such requests, to be used again
+    site : site of another deployment of the same model, machine, engine and requests, to be used again
     block_tokens : size of a block of the prefix cache, at least that of the engine [token]. Larger blocks are quicker
         to simulate; a request loses hits of half a block on average
     compare_tiers : play the requests once more without the KV tiers below HBM, to say whether the tiers pay
@@ -332,7 +334,7 @@ def simulate(
     deployment = deployed.deployment
     calibration = deployed.calibration if calibration is None else calibration
     shared = deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
-    site = like[0] if like else _site(deployed, traffic.trace, calibration, assume, shared=shared)
+    site = like[0] if like else site or _site(deployed, traffic.trace, calibration, assume, shared=shared)
     trace = blocked(traffic.trace, max(block_tokens, site.engine.kv_block))
     traffic, name = replace(traffic, trace=trace), router or deployment.router
     aware = shared or deployment.scheduling.name == "cold_pool"

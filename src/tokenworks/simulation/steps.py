@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tokenworks.arrays import FloatArray, Floats
 from tokenworks.costs import step
 from tokenworks.costs.breakdown import Breakdown, total
+from tokenworks.costs.memory import Memory
 from tokenworks.costs.rates import Rates
 from tokenworks.costs.requests import MeanRequest, prefix_tokens
 from tokenworks.costs.split import Split
-from tokenworks.engine.types import Limits, StepCost
+from tokenworks.engine.types import Limits, Pool, StepCost
 from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Role
 from tokenworks.specs.engine import Engine
@@ -43,6 +44,7 @@ class Site:
     rates : rates that the machine reaches with the calibration
     request : the mean request. Step times are linear around it: exact for mean requests, approximate for others
     given : numbers that a user put in place of numbers of the catalog
+    pools, rooms : pools and memory of roles that were built here before; the keys hold all that they depend on
     """
 
     model: Model
@@ -51,6 +53,8 @@ class Site:
     rates: Rates
     request: MeanRequest
     given: tuple[Given, ...] = ()
+    pools: dict[object, Pool] = field(default_factory=dict, init=False, repr=False, compare=False)
+    rooms: dict[Role, Memory] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def breakdown(self, role: Role, decode: FloatArray, prefill: FloatArray, *, context: FloatArray = 1.0) -> Breakdown:
         """Cost of one step of an instance, part by part, for a batch of mean requests.

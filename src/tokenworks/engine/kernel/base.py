@@ -41,8 +41,11 @@ inline = njit(forceinline=True, **_OPTIONS, **_INNER)
 
 
 def entry(function):
-    """Compile an entry point, and keep the machine code on disk if a folder for it can be written."""
+    """Compile an entry point, and keep the machine code on disk if a folder for it can be written.
+
+    An entry point works on the state that it gets, and needs no Python: other threads run meanwhile (`nogil`).
+    """
     try:
-        return njit(cache=True, **_OPTIONS)(function)
+        return njit(cache=True, nogil=True, **_OPTIONS)(function)
     except RuntimeError:  # neither this folder nor the user's cache folder can be written, as in a container
-        return njit(**_OPTIONS)(function)
+        return njit(nogil=True, **_OPTIONS)(function)
