@@ -17,7 +17,7 @@ from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Status, Ste
 IN_FLIGHT = (Status.QUEUED, Status.RUNNING)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 1 << 40))
 def test_tokens_of_requests_in_flight(seed: int) -> None:
     """At random times, with results taken now and then, each request in flight has the tokens of the reference."""
@@ -38,9 +38,9 @@ def test_tokens_of_requests_in_flight(seed: int) -> None:
         for number, count in zip(progress.numbers.tolist(), progress.tokens.tolist(), strict=True):
             assert count > tokens.get(number, 0)
             tokens[number] = count
-        for one in slow.sequences:
-            if one.status in {*IN_FLIGHT, Status.COMPLETED}:
-                assert tokens.get(one.index, 0) == min(one.generated, one.output)
+        for sequence in slow.sequences:
+            if sequence.status in {*IN_FLIGHT, Status.COMPLETED}:
+                assert tokens.get(sequence.index, 0) == min(sequence.generated, sequence.output)
 
 
 @settings(max_examples=40, deadline=None)

@@ -32,7 +32,7 @@ class Levels:
 class Progress:
     """Requests with new output tokens since the last call of `Simulator.progress`, also those that have completed.
 
-    numbers, tokens : number of each of these requests, and its output tokens so far
+    numbers, tokens, more : number of each of these requests, its output tokens so far, and how many of them are new
     times : time at which the client gets the last of these tokens; with pipeline stages it may lie after now [s]
     gaps : mean time between the new tokens of the request; NaN if its first token is among them [s]
     ranks : number of its rank, over all pools
@@ -50,7 +50,7 @@ class Progress:
         self._owner = np.concatenate([self._owner, np.full(more, -1, np.int64)])
         self._seen = np.concatenate([self._seen, np.zeros(more, np.int64)])
         self._last = np.concatenate([self._last, np.zeros(more)])
-        self._numbers, self._tokens, self._ranks = (np.zeros(slots, np.int64) for _ in range(3))
+        self._numbers, self._tokens, self._more, self._ranks = (np.zeros(slots, np.int64) for _ in range(4))
         self._times, self._gaps = np.zeros(slots), np.zeros(slots)
 
     def arrays(self, slots: int) -> tuple[NDArray[np.int64] | Floats, ...]:
@@ -59,7 +59,7 @@ class Progress:
             self._fit(2 * slots)
         return (
             self._owner, self._seen, self._last, self._count,
-            self._numbers, self._tokens, self._times, self._gaps, self._ranks,
+            self._numbers, self._tokens, self._more, self._times, self._gaps, self._ranks,
         )  # fmt: skip
 
     def __len__(self) -> int:
@@ -74,6 +74,11 @@ class Progress:
     def tokens(self) -> Ints:
         """Output tokens of these requests so far."""
         return self._tokens[: len(self)]
+
+    @property
+    def more(self) -> Ints:
+        """New output tokens of these requests."""
+        return self._more[: len(self)]
 
     @property
     def times(self) -> Floats:

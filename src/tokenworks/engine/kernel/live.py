@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
+# ruff: noqa: PLR0917, PLR1714 compiled functions have no keyword-only arguments, and `in` is slower there
 """New output tokens of requests, for a caller that plays the simulation in real time."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def next_time(s):
 
 
 @entry
-def progress(table, slots, owner, seen, last, counts, numbers, tokens, times, gaps, ranks):
+def progress(table, slots, owner, seen, last, counts, numbers, tokens, more, times, gaps, ranks):
     """List the requests with new output tokens, also those that have completed. Returns `next_time`.
 
     Parameters
@@ -32,7 +32,7 @@ def progress(table, slots, owner, seen, last, counts, numbers, tokens, times, ga
     slots : number of slots to look at
     owner, seen, last : request in each slot at the last call, its output tokens then, and the time of the last of them
     counts : counts[0] becomes the number of requests with new tokens
-    numbers, tokens, times, gaps, ranks : of these requests, see `progress.Progress`
+    numbers, tokens, more, times, gaps, ranks : of these requests, see `progress.Progress`
     """
     s = state_at(table)
     fresh = 0
@@ -53,7 +53,8 @@ def progress(table, slots, owner, seen, last, counts, numbers, tokens, times, ga
             if me.status != COMPLETED:
                 when += me.lag_s
             gaps[fresh] = (when - last[q]) / (made - seen[q]) if seen[q] else math.nan
-            numbers[fresh], tokens[fresh], times[fresh], ranks[fresh] = me.number, made, when, me.at
+            numbers[fresh], tokens[fresh], more[fresh] = me.number, made, made - seen[q]
+            times[fresh], ranks[fresh] = when, me.at
             seen[q], last[q] = made, when
             fresh += 1
     counts[0] = fresh
