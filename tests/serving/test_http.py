@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.serving.client import ask, connected, get, idle, post, read
 from tests.serving.conftest import Endpoint
+from tokenworks.serving import metrics as metrics_module
+from tokenworks.serving.metrics import HISTOGRAMS
 
+SCRAPED = Path(__file__).parents[3] / "shared/localhost-vllm/tiny-llama-25m-iter/metrics_after_sweep.txt"
 COMPLETION = "/v1/completions"
 LONG = {"prompt": "x", "max_tokens": 8000, "stream": True}
 
@@ -162,6 +168,33 @@ def test_metrics(endpoint: Endpoint) -> None:
     used = values["hcu_usedmemory_bytes"]
     assert len(used) == 2
     assert all(16e9 < one < cap for one, cap in zip(used, values["hcu_memorycap_bytes"], strict=True))
+
+
+def test_the_dashboard_shows_metrics_that_there_are(endpoint: Endpoint) -> None:
+    folder = Path(__file__).parents[2] / "examples" / "grafana"
+    dashboard = json.loads((folder / "dashboard.json").read_text(encoding="utf-8"))
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    names = {name for query in queries for name in re.findall(r"(?:vllm:|tokenworks_|hcu_)\w+", query)}
+    there = set(metrics_of(ask(endpoint, get("/metrics")).body.decode())) | {"tokenworks_cost_usd_total"}
+    assert names <= there
+    assert len(queries) > 12
+    assert "127.0.0.1:8000" in (folder / "prometheus.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.shared
+def test_names_and_buckets_are_those_of_vllm() -> None:
+    """Of each histogram that both have: the buckets. All our names with vllm: are names of vLLM."""
+    if not SCRAPED.exists():
+        pytest.skip(f"no metrics of vLLM beside this checkout ({SCRAPED})")
+    text = SCRAPED.read_text(encoding="utf-8")
+    theirs: dict[str, list[float]] = {}
+    for name, end in re.findall(r'^(vllm:\w+)_bucket\{.*?le="(.*?)"', text, re.MULTILINE):
+        theirs.setdefault(name, []).append(float(end))
+    for name, bounds, _ in HISTOGRAMS["openai"].values():
+        assert [*map(float, bounds), math.inf] == theirs[name], name
+    known = set(re.findall(r"^# TYPE (vllm:\w+)", text, re.MULTILINE))
+    source = Path(metrics_module.__file__).read_text(encoding="utf-8")
+    assert set(re.findall(r"vllm:\w+", source)) <= known
 
 
 def test_metrics_of_sglang(guarded: Endpoint) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tokenworks.costs.split import KV_BYTES
 from tokenworks.engine.types import Cluster, Router
 from tokenworks.simulation.cluster import cluster, room
 from tokenworks.simulation.predictor import site_for
@@ -16,6 +17,7 @@ from tokenworks.specs.calibration import CalibrationLike
 from tokenworks.specs.deployment import Deployment, RouterName
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.given import Assume
+from tokenworks.specs.model import kv_bytes_per_token
 from tokenworks.specs.workload import Workload
 
 
@@ -41,6 +43,12 @@ class Stand:
         """Size of a block of the prefix cache; 0 without one [token]."""
         limits = self.cluster.pools[0].limits
         return limits.block_tokens if limits.prefix_caching else 0
+
+    @property
+    def block_bytes(self) -> float:
+        """Size of a KV block over all layers [byte]."""
+        token = kv_bytes_per_token(self.site.model, KV_BYTES[self.deployment.roles[0].kv_dtype])
+        return token * self.cluster.pools[0].limits.block_tokens
 
     @property
     def max_context(self) -> int:

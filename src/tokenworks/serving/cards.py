@@ -1,4 +1,4 @@
-"""Metrics of each card with the names of Hygon's exporter: use, power and memory, as the simulation sees them."""
+"""Metrics of the simulated machine: cards with the names of Hygon's exporter (use, power, memory), and KV tiers."""
 
 from __future__ import annotations
 
@@ -50,8 +50,28 @@ class Cards:
         self._means = (busy, watts)
         return self._means
 
+    def tier_lines(self) -> Iterable[str]:
+        """Hits and bytes of each KV tier below HBM, in the text format of Prometheus."""
+        names = [store.name for store in self._stand.cluster.tiers.stores]
+        counts = self._driver.simulator.counts().tiers
+        if not names:
+            return
+        size = self._stand.block_bytes
+        series = {
+            "tokenworks_kv_tier_hit_blocks_total": ("counter", "Blocks that a KV tier served.", "hit_blocks", 1.0),
+            "tokenworks_kv_tier_read_bytes_total": ("counter", "Bytes read from a KV tier.", "read_blocks", size),
+            "tokenworks_kv_tier_written_bytes_total": ("counter", "Bytes written to a tier.", "written_blocks", size),
+            "tokenworks_kv_tier_used_bytes": ("gauge", "Bytes that a KV tier holds.", "used", size),
+            "tokenworks_kv_tier_capacity_bytes": ("gauge", "Capacity of a KV tier.", "total", size),
+        }
+        for name, (kind, text, counter, factor) in series.items():
+            yield f"# HELP {name} {text} (simulated)"
+            yield f"# TYPE {name} {kind}"
+            for tier, own in zip(names, counts, strict=True):
+                yield f'{name}{{tier="{tier}"}} {getattr(own, counter) * factor!r}'
+
     def lines(self) -> Iterable[str]:
-        """Lines of the text format of Prometheus."""
+        """Use, power and memory of each card, in the text format of Prometheus."""
         shares, watts = self._measure()
         machine, pools = self._stand.site.machine, self._driver.simulator.counts().pools
         series: dict[str, tuple[str, list[float]]] = {

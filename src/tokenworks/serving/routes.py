@@ -150,7 +150,9 @@ def load(server: Server, connection: Connection, request: HttpRequest) -> None:
 
 def metrics(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /metrics."""
-    body = server.metrics.render(server.driver.levels(), server.driver.now(), server.cards.lines())
+    ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
+    more = (*server.cards.lines(), *server.cards.tier_lines(), *ready)
+    body = server.metrics.render(server.driver.levels(), server.driver.now(), more)
     server.send(connection, request, body, kind="text/plain; version=0.0.4; charset=utf-8")
 
 
