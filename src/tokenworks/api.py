@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import tokenworks
 from tokenworks import ingest
@@ -34,6 +35,7 @@ from tokenworks.simulation import run as running
 from tokenworks.simulation.capacity import Capacity
 from tokenworks.simulation.faults import FailureInput
 from tokenworks.simulation.play import Watch
+from tokenworks.simulation.predictor import Predictor, predictor_of
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.source import Source
 from tokenworks.specs import compose, hf
@@ -134,6 +136,107 @@ def simulate(
         watch=watch, compare_tiers=True, experts=experts,
         failures=FailureInput.read(faults, failures, hazard, reliability),
     )  # fmt: skip
+
+
+@checked
+def predictor(
+    deployment: DeploymentLike,
+    *,
+    trace: TraceLike | None = None,
+    workload: WorkloadLike | None = None,
+    role: Literal["aggregated", "prefill", "decode"] | None = None,
+    pick: int = 1,
+    seed: int = 0,
+    assume: Assume = None,
+    calibration: CalibrationLike | None = None,
+) -> Predictor:
+    """The step times of a deployment as one function: `predictor([(extend, past), ...])` is the time of a step [s].
+
+    Parameters
+    ----------
+    trace, workload : requests that the step times are computed for; None is the workload of the plan, else chat
+    role : role whose steps are predicted; None: the first one
+
+    The other parameters have the same meaning as in `simulate`.
+
+    Raises
+    ------
+    SpecError : an argument is wrong
+    DoesNotFit : the deployment does not fit the machine
+    """
+    if trace is None and workload is None and deployed_of(deployment).workload is None:
+        workload = "chat"
+    source = _source(deployment, trace, workload, (), requests=None, limit=None, seed=seed, assume=assume)
+    return predictor_of(deployed_of(deployment, pick), source, role=role, assume=assume, calibration=calibration)
+
+
+@checked
+def serve(
+    deployment: DeploymentLike,
+    *,
+    trace: TraceLike | None = None,
+    workload: WorkloadLike | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api: Literal["openai", "sglang"] = "openai",
+    api_keys: Sequence[str] = (),
+    name: str = "",
+    speed: float = 1.0,
+    startup: float = 0.0,
+    tokenizer: str | Path | None = None,
+    text: Literal["filler", "echo"] = "filler",
+    lengths: Literal["max", "workload", "trace"] = "max",
+    slo: SloLike | None = None,
+    router: RouterName | None = None,
+    max_queue: int = 0,
+    pick: int = 1,
+    seed: int = 0,
+    assume: Assume = None,
+    calibration: CalibrationLike | None = None,
+    listening: Callable[[str, int], None] | None = None,
+) -> None:
+    """Start an OpenAI-compatible endpoint that behaves like a deployment, in real time. It runs until Ctrl-C.
+
+    Parameters
+    ----------
+    trace, workload : requests that the step times are computed for; None is the workload of the plan, else chat
+    host, port : address to listen on; port 0 is any free port
+    api : routes and names of metrics: as vLLM ("openai") or as SGLang ("sglang") has them
+    api_keys : keys, one of which a client must send; empty: no key
+    name : name of the model in the API; empty: the model of the deployment
+    speed : seconds of the deployment's time in a real second [-]
+    startup : time until the server is ready, as if weights were loaded [s]
+    tokenizer : tokenizer.json; None: 4 bytes of text count as one token
+    text : text of answers: filler words, or an echo of the prompt
+    lengths : output lengths: max_tokens of the request, drawn from the workload, or those of the trace
+    listening : function that gets the address and the port when the server listens
+
+    The other parameters have the same meaning as in `simulate`.
+
+    Raises
+    ------
+    SpecError : an argument is wrong, or the address is in use
+    DoesNotFit : the deployment does not fit the machine
+    """
+    from tokenworks.serving.installed import must_be_installed
+
+    must_be_installed("tokenworks.serve")
+    from tokenworks.serving.serve import prepare
+    from tokenworks.serving.server import Settings, run
+
+    if trace is None and workload is None and deployed_of(deployment).workload is None:
+        workload = "chat"
+    source = _source(deployment, trace, workload, (), requests=None, limit=None, seed=seed, assume=assume)
+    settings = Settings(
+        version=tokenworks.__version__,
+        host=host, port=port, api=api, keys=tuple(api_keys), name=name, speed=speed, text=text, seed=seed,
+        tokenizer=None if tokenizer is None else Path(tokenizer), slo=source.slo(slo), startup_s=startup,
+    )  # fmt: skip
+    server = prepare(
+        deployed_of(deployment, pick), source, lengths, settings, router=router, max_queue=max_queue, assume=assume,
+        calibration=calibration,
+    )  # fmt: skip
+    run(server, listening or (lambda _host, _port: None))
 
 
 @checked

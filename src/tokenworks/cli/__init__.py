@@ -21,6 +21,7 @@ VERBS = {
     "train": "Find the fastest plan to train a model on a machine: step time, MFU, memory, days and energy.",
     "compare": "Compare machines on the same work: which one wins, why, and what a token costs.",
     "simulate": "Play a trace or a workload through a deployment, request by request.",
+    "serve": "Start an OpenAI-compatible endpoint that behaves like a deployment, in real time.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
     "availability": "Find how much of the time a machine and a deployment work, and which parts take the rest.",
     "emit": "Write launch scripts, a benchmark and a scrape file for a deployment.",
@@ -41,7 +42,7 @@ SPLIT = (
 )
 """How to read the split of an instance. The help of the commands `WITH_SPLITS` ends with this text."""
 
-WITH_SPLITS = ("fit", "estimate", "plan", "simulate", "capacity", "availability", "import", "advise")
+WITH_SPLITS = ("fit", "estimate", "plan", "simulate", "serve", "capacity", "availability", "import", "advise")
 
 INTERNAL, INTERRUPTED = 1, 130
 

@@ -13,6 +13,7 @@ from tokenworks.engine import kernel
 from tokenworks.engine.faults import FaultCounts
 from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome, PoolCounts
 from tokenworks.engine.outside import KINDS, OF_INSTANCES
+from tokenworks.engine.progress import Levels, Progress
 from tokenworks.engine.state import OUTSIDE, REQUEST, EngineState, allocate
 from tokenworks.engine.tier_state import reserve
 from tokenworks.engine.tiers import TierCounts
@@ -325,6 +326,25 @@ class Simulator:
 
     # ---- results
 
+    def progress(self, progress: Progress) -> None:
+        """List the requests with output tokens that `progress` has not seen. Call it after `advance`, before `take`.
+
+        Parameters
+        ----------
+        progress : what the caller has seen; the method changes it
+        """
+        arrays = progress.arrays(self._slots)
+        progress.next_s = kernel.progress(self._table.of(self._state), self._slots, *arrays)
+
+    def levels(self) -> Levels:
+        """Requests and KV blocks of each rank now."""
+        rank, pool = self._state.rank, self._state.pool
+        return Levels(
+            rank["running"] + rank["loading"] + rank["readied"], rank["waiting"] + rank["unseen"],
+            pool["kv_blocks"][rank["pool"]] - rank["free"], pool["kv_blocks"][rank["pool"]],
+            rank["queries"].copy(), rank["hits"].copy(), rank["prefill_tokens"].copy(), rank["preemptions"].copy(),
+        )  # fmt: skip
+
     def take(self) -> Ended:
         """Results of the requests that have ended since the last call. Their memory is reused for later requests."""
         s, slots = self._state, np.empty(self.ended - self._taken, np.int32)
@@ -467,5 +487,6 @@ def _run_once() -> None:
     simulator.submit(Requests.of([0.0], [1], [1]))
     simulator.cancel(0)
     simulator.advance()
+    simulator.progress(Progress())
     simulator.outcome()
     simulator.take()

@@ -334,7 +334,7 @@ def simulate(
     deployment = deployed.deployment
     calibration = deployed.calibration if calibration is None else calibration
     shared = deployment.prefix_caching and traffic.trace.hash_block_tokens > 0
-    site = like[0] if like else site or _site(deployed, traffic.trace, calibration, assume, shared=shared)
+    site = like[0] if like else site or site_of(deployed, traffic.trace, calibration, assume, shared=shared)
     trace = blocked(traffic.trace, max(block_tokens, site.engine.kv_block))
     traffic, name = replace(traffic, trace=trace), router or deployment.router
     aware = shared or deployment.scheduling.name == "cold_pool"
@@ -383,7 +383,7 @@ def simulate(
     return replace(run, partial=True) if bare.partial else replace(run, without=bare)
 
 
-def _site(deployed: Deployed, trace: Trace, calibration: CalibrationLike, assume: Assume, *, shared: bool) -> Site:
+def site_of(deployed: Deployed, trace: Trace, calibration: CalibrationLike, assume: Assume, *, shared: bool) -> Site:
     """Model, machine, engine and rates of a deployment, and the mean request of a trace.
 
     Parameters

@@ -14,17 +14,20 @@ from pathlib import Path
 
 from tokenworks.engine.kernel.base import SERIES_FULL
 from tokenworks.engine.kernel.drive import advance, cancel, collect, sample
+from tokenworks.engine.kernel.live import progress
 from tokenworks.engine.kernel.memory import Addresses
 from tokenworks.errors import SpecError
 
-__all__ = ["SERIES_FULL", "Addresses", "advance", "cancel", "collect", "compiled", "forget", "kept", "sample"]
+__all__ = [
+    "SERIES_FULL", "Addresses", "advance", "cancel", "collect", "compiled", "forget", "kept", "progress", "sample",
+]  # fmt: skip
 
 
 _CACHE = Path(str(advance.stats.cache_path)) if advance.stats.cache_path else None
 
 
 def _fresh(cache: Path | None) -> list[Path]:
-    """Index files of current machine code on disk. Outdated code is deleted: numba checks `drive.py` only."""
+    """Index files of current machine code on disk. Outdated code is deleted: numba checks one file of each function."""
     if cache is None:
         return []
     room = Path(__file__).parent
@@ -32,7 +35,7 @@ def _fresh(cache: Path | None) -> list[Path]:
     sources = [*room.glob("*.py"), *(room.parent / name for name in compiled_in)]
     newest = max(source.stat().st_mtime for source in sources)
     current = []
-    for index in cache.glob("drive.*.nbi"):
+    for index in [*cache.glob("drive.*.nbi"), *cache.glob("live.*.nbi")]:
         with suppress(FileNotFoundError):  # another process may have deleted it just now
             if index.stat().st_mtime < newest:
                 _delete(index)

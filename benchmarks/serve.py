@@ -1,0 +1,206 @@
+"""The endpoint on this computer: streams and tokens a second until tokens come late, and its times beside `simulate`.
+
+The server runs in a process of its own. The client of this file only reads. Lateness is the time between the simulated
+end of a step and the moment when the server writes the token; the server counts it
+(`tokenworks_token_lateness_seconds`). Steps take about 20 ms, and the replicas are out of step, because the streams
+begin one after the other. With `--replicas 1`, the tokens of all streams leave at the same time.
+
+    python benchmarks/serve.py --streams 300,600,900,1200 --seconds 10
+    python benchmarks/serve.py --fidelity 4 --requests 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tokenworks
+
+STEP_MS = 19
+"""Host time of a step, which most of the step is [ms]."""
+MODEL = "meta-llama/Meta-Llama-3.1-8B"
+
+
+def deployment(replicas: int, sequences: int) -> dict[str, Any]:
+    roles = [{"name": "aggregated", "replicas": replicas, "max_sequences": sequences}]
+    return {"model": MODEL, "system": f"hgx-h100:{replicas}", "roles": roles}
+
+
+@contextmanager
+def served(folder: str, plan: dict[str, Any], *options: str) -> Iterator[int]:
+    """A server in a process of its own; its port."""
+    file = Path(folder, "deployment.yaml")
+    file.write_text(json.dumps(plan))
+    command = [sys.executable, "-m", "tokenworks", "serve", str(file), "--port", "0", "--drain", "0", *options]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    line = ""
+    while "http://" not in line:
+        line = server.stderr.readline()
+        assert line, "the server did not start"
+    match = re.search(r":(\d+),", line)
+    assert match
+    try:
+        yield int(match[1])
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+class Reader(asyncio.Protocol):
+    """A client that sends one request and reads its stream."""
+
+    def __init__(self, request: bytes) -> None:
+        self.request = request
+        self.sent = self.first = self.last = 0.0
+        self.done = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.sent = time.perf_counter()
+        transport.write(self.request)  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        now = time.perf_counter()
+        if not self.first and b"data: {" in data:
+            self.first = now
+        if b'"text"' in data:
+            self.last = now
+        if data.endswith(b"0\r\n\r\n"):
+            self.done.set_result(None)
+
+
+def completion(prompt: Any, tokens: int) -> bytes:
+    body = {"prompt": prompt, "max_tokens": tokens, "stream": True, "ignore_eos": True}
+    data = json.dumps(body).encode()
+    return b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
+
+
+async def scrape(port: int) -> dict[str, float]:
+    """The metrics of the server, summed over labels; buckets of the lateness one by one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    text = (await reader.read()).decode()
+    writer.close()
+    values: dict[str, float] = {}
+    for name, labels, value in re.findall(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", text, re.MULTILINE):
+        key = f"late {labels[4:-1]}" if name == "tokenworks_token_lateness_seconds_bucket" else name
+        values[key] = values.get(key, 0.0) + float(value)
+    return values
+
+
+async def load(port: int, streams: int, seconds: float) -> None:
+    """Open the streams, read for `seconds`, print a row, and close the streams."""
+    loop = asyncio.get_running_loop()
+    opening_s = 0.0015 * streams
+    request = completion("hello", int(50 * (opening_s + seconds + 5) * 1.2))
+    before = await scrape(port)
+    transports = []
+    for _ in range(streams):
+        transport, _ = await loop.create_connection(lambda: Reader(request), "127.0.0.1", port)
+        transports.append(transport)
+        await asyncio.sleep(0.0015)
+    await asyncio.sleep(1.0)
+    first, then = await scrape(port), time.monotonic()
+    await asyncio.sleep(seconds)
+    last, now = await scrape(port), time.monotonic()
+    tokens = last["vllm:generation_tokens_total"] - first["vllm:generation_tokens_total"]
+    cpu = last["process_cpu_seconds_total"] - first["process_cpu_seconds_total"]
+    buckets = {name: last[name] - first[name] for name in last if name.startswith("late ")}
+    p99 = next((name[5:] for name, count in buckets.items() if count >= 0.99 * buckets["late +Inf"]), "+Inf")
+    memory = last["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
+    print(
+        f"{streams:6,} streams {tokens / (now - then):9,.0f} tokens/s  p99 late at most {1e3 * float(p99):6.1f} ms  "
+        f"{1e6 * cpu / max(tokens, 1):5.1f} us of CPU a token  {cpu / (now - then):4.2f} cores  "
+        f"{memory / streams / 1e3:5.1f} kB a stream",
+        flush=True,
+    )
+    for transport in transports:
+        transport.abort()
+    await asyncio.sleep(0.5)
+
+
+async def play(port: int, rows: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Send the requests of a trace at their times; TTFT and TPOT of each [s]."""
+    loop, rng = asyncio.get_running_loop(), np.random.default_rng(1)
+    requests = [
+        completion(rng.integers(0, 1 << 31, row["input_length"]).tolist(), row["output_length"]) for row in rows
+    ]
+    began, readers = time.perf_counter() + 0.5, list[Reader]()
+    for row, request in zip(rows, requests, strict=True):
+        await asyncio.sleep(max(0.0, began + row["timestamp"] / 1e3 - time.perf_counter()))
+        _, reader = await loop.create_connection(lambda request=request: Reader(request), "127.0.0.1", port)  # type: ignore[misc]
+        readers.append(reader)
+    await asyncio.gather(*(reader.done for reader in readers))
+    return np.array([
+        (one.first - one.sent, (one.last - one.first) / max(row["output_length"] - 1, 1))
+        for one, row in zip(readers, rows, strict=True)
+    ])  # fmt: skip
+
+
+def fidelity(folder: str, rate: float, count: int) -> None:
+    """Play one trace through `simulate` and through the endpoint, and print both."""
+    rng = np.random.default_rng(0)
+    times = 1e3 * np.cumsum(rng.exponential(1 / rate, count))
+    inputs = np.clip(rng.lognormal(6.3, 0.8, count), 20, 6000).astype(int)
+    outputs = np.clip(rng.lognormal(4.6, 0.6, count), 8, 600).astype(int)
+    rows, block = [], 0
+    for when, isl, osl in zip(times.tolist(), inputs.tolist(), outputs.tolist(), strict=True):
+        ids = list(range(block, block := block + -(-isl // 512)))
+        rows.append({"timestamp": when, "input_length": isl, "output_length": osl, "hash_ids": ids})
+    trace, plan = Path(folder, "trace.jsonl"), deployment(2, 64)
+    trace.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    simulation = tokenworks.simulate(plan, trace=trace)
+    outcome = simulation.outcome
+    ttft = outcome.first_token_s - outcome.arrival_s
+    tpot = (outcome.end_s - outcome.first_token_s) / np.maximum(outcome.output_tokens - 1, 1)
+    with served(folder, plan, "--trace", str(trace)) as port:
+        live = run(lambda: play(port, rows))
+    for name, simulated, seen in (("TTFT", ttft, live[:, 0]), ("TPOT", tpot, live[:, 1])):
+        for statistic, value in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
+            one, two = 1e3 * float(value(simulated)), 1e3 * float(value(seen))
+            print(f"{name} {statistic:4}  simulate {one:8.2f} ms  serve {two:8.2f} ms  {100 * (two / one - 1):+6.2f} %")
+
+
+def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a client, on uvloop if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work())
+    return uvloop.run(work())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--streams", default="100,300,600,900,1200")
+    parser.add_argument("--replicas", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--fidelity", type=float, metavar="RATE", help="requests a second of a trace to play")
+    parser.add_argument("--requests", type=int, default=200, help="requests of this trace")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if given.fidelity is not None:
+            fidelity(folder, given.fidelity, given.requests)
+            return
+        counts = [int(one) for one in given.streams.split(",")]
+        sequences = max(16, -(-2 * max(counts) // given.replicas))
+        plan = deployment(given.replicas, sequences)
+        with served(folder, plan, "--set", f"engine.host_step={STEP_MS}ms") as port:
+            for count in counts:
+                run(lambda count=count: load(port, count, given.seconds))  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    main()

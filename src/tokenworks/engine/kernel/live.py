@@ -1,0 +1,61 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# ruff: noqa: PLR0917, PLR1714 compiled functions have no keyword-only arguments, and `in` is slower there
+"""New output tokens of requests, for a caller that plays the simulation in real time."""
+
+from __future__ import annotations
+
+import math
+
+from tokenworks.engine.kernel.base import COMPLETED, QUEUED, RUNNING, entry, inline
+from tokenworks.engine.kernel.drive import next_event
+from tokenworks.engine.kernel.memory import state_at
+from tokenworks.engine.kernel.steps import time_after
+from tokenworks.engine.kernel.tokens import last_decode
+
+
+@inline
+def next_time(s):
+    """Time of the next event, or of the next end of a planned step [s]. Call it after `drive.advance`."""
+    _, time, _ = next_event(s)
+    for i in range(len(s.instance)):
+        if s.instance[i].planned > 1:
+            time = min(time, time_after(s, i, s.instance[i].done + 1))
+    return time
+
+
+@entry
+def progress(table, slots, owner, seen, last, counts, numbers, tokens, more, times, gaps, ranks):
+    """List the requests with new output tokens, also those that have completed. Returns `next_time`.
+
+    Parameters
+    ----------
+    slots : number of slots to look at
+    owner, seen, last : request in each slot at the last call, its output tokens then, and the time of the last of them
+    counts : counts[0] becomes the number of requests with new tokens
+    numbers, tokens, more, times, gaps, ranks : of these requests, see `progress.Progress`
+    """
+    s = state_at(table)
+    fresh = 0
+    for q in range(slots):
+        me = s.request[q]
+        if me.number < 0 or (me.status != RUNNING and me.status != QUEUED and me.status != COMPLETED):
+            continue
+        if owner[q] != me.number:
+            owner[q], seen[q] = me.number, 0
+        made, when = me.generated, me.end_s
+        if me.status == COMPLETED:
+            made = me.output
+        elif me.decoding:
+            made = me.output - (me.target - s.rank[me.at].clock)
+            if not me.fresh:
+                when = last_decode(s, me.at)
+        if made > seen[q]:
+            if me.status != COMPLETED:
+                when += me.lag_s
+            gaps[fresh] = (when - last[q]) / (made - seen[q]) if seen[q] else math.nan
+            numbers[fresh], tokens[fresh], more[fresh] = me.number, made, made - seen[q]
+            times[fresh], ranks[fresh] = when, me.at
+            seen[q], last[q] = made, when
+            fresh += 1
+    counts[0] = fresh
+    return next_time(s)

@@ -1,0 +1,1 @@
+"""The endpoint that behaves like a deployment, in real time: HTTP, streams, metrics, and the engine on a real clock."""

@@ -1,0 +1,254 @@
+"""Answers under way: a stream of events, or one body at the end. `styles` says what events and bodies look like."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from tokenworks.engine.types import Status
+from tokenworks.serving.asks import Ask
+from tokenworks.serving.driver import Driver, Job
+from tokenworks.serving.http import Connection, HttpError, HttpRequest, head
+from tokenworks.serving.styles import Event, Style
+from tokenworks.serving.words import Words
+
+_JSON = msgspec.json.Encoder().encode
+_MARK = "\x01"
+_MARKED = b"\\u0001"
+
+FULL = HttpError(
+    503, "the queue of the engine is full; send the request again later", kind="ServiceUnavailableError",
+    headers={"retry-after": "1"},
+)  # fmt: skip
+FAILED = HttpError(500, "the engine lost the request: its KV blocks could not be read", kind="InternalServerError")
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What all answers need of the server.
+
+    Parameters
+    ----------
+    model : name of the model in answers
+    driver : the engine on a real clock
+    fail : sends an error response with this body
+    """
+
+    model: str
+    driver: Driver
+    fail: Callable[[Connection, HttpError, bytes], None]
+
+
+class Answer:
+    """An answer to one request, with one or more choices.
+
+    Parameters
+    ----------
+    desk, connection, request, ask, style : where it comes from, and what it looks like
+    ident : id of the answer
+    """
+
+    __slots__ = (
+        "ask",
+        "connection",
+        "created",
+        "desk",
+        "ident",
+        "jobs",
+        "left",
+        "paused",
+        "prompts",
+        "sequence",
+        "style",
+        "wants",
+    )
+
+    def __init__(
+        self, desk: Desk, connection: Connection, request: HttpRequest, *, ask: Ask, style: Style, ident: str
+    ) -> None:
+        self.desk, self.connection, self.ask, self.style, self.ident = desk, connection, ask, style, ident
+        self.created, self.jobs, self.left, self.paused = int(time.time()), list[Job](), 0, False
+        self.wants = request.chunked
+        self.prompts: list[str | None] = []
+        self.sequence = 0
+
+    def begin(self, jobs: list[Job]) -> None:
+        """Send the jobs to the engine."""
+        self.jobs, self.left = jobs, len(jobs)
+        self.prompts = self.ask.texts if self.ask.echo else []
+        self.ask.prompts = []  # the tokens are not needed any more
+        self.connection.answer = self
+        for job in jobs:
+            self.desk.driver.submit(job)
+
+    def words(self, job: Job) -> Words:
+        """Text of a choice."""
+        words: Words = job.more
+        return words
+
+    def text(self, job: Job) -> str:
+        """Whole text of a choice."""
+        prompt = self.prompts[job.index // self.ask.n] if self.prompts else None
+        return (prompt or "") + self.words(job).text(0, job.output_tokens)
+
+    def produced(self, job: Job, tokens: int) -> None:
+        """A choice has new tokens."""
+        raise NotImplementedError
+
+    def ended(self, job: Job, status: Status) -> None:
+        """A choice has ended."""
+        raise NotImplementedError
+
+    def gone(self) -> None:
+        """The client has left: the engine frees what its jobs hold."""
+        for job in self.jobs:
+            self.desk.driver.cancel(job)
+        self.jobs = []
+
+    def resume(self) -> None:
+        """The client reads again."""
+
+    def _close(self) -> None:
+        self.jobs = []
+        self.connection.done()
+
+    def _refuse(self, status: Status) -> None:
+        """Answer with an error, as the engine has refused or lost a job."""
+        self.connection.answer = None
+        self.gone()
+        error = FULL if status == Status.REJECTED else FAILED
+        self.desk.fail(self.connection, error, self.style.error(error))
+
+
+class WholeAnswer(Answer):
+    """An answer in one body, sent when all choices are complete."""
+
+    __slots__ = ()
+
+    def produced(self, job: Job, tokens: int) -> None:
+        """Nothing is sent before the end."""
+
+    def ended(self, job: Job, status: Status) -> None:  # noqa: ARG002 - the interface of `driver.Receiver`
+        """A choice is complete, or refused."""
+        if status != Status.COMPLETED:
+            self._refuse(status)
+            return
+        self.left -= 1
+        if not self.left:
+            body, self.jobs = _JSON(self.style.whole(self)), []
+            self.connection.respond(200, body)
+
+
+class StreamAnswer(Answer):
+    """An answer as server-sent events: one write for each step of the engine."""
+
+    __slots__ = ("ends", "frames", "ready", "started")
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.started = False
+        self.frames: list[tuple[bytes, bytes, int] | None] = []
+        self.ready: dict[int, int] = {}
+        self.ends: list[tuple[Job, Status]] = []
+
+    def produced(self, job: Job, tokens: int) -> None:
+        """Send the new tokens of a choice; keep their number while the client reads slowly."""
+        if self.paused:
+            self.ready[job.index] = tokens
+            return
+        if not self.started:
+            self._start()
+        first, job.sent = job.sent, tokens
+        frame = self.frames[job.index]
+        if frame is None:
+            text = self.words(job).text(first, tokens)
+            self._write(self._bytes(self.style.event(self, job, text, first, tokens, None)))
+            return
+        before, after, size = frame
+        words: Words = job.more
+        if size and tokens - first == 1:
+            vocabulary = words.vocabulary
+            word = vocabulary.escaped[(words.start + words.stride * first) & vocabulary.mask]
+            self.connection.transport.write(before + word + after)
+        else:
+            start = before.find(b"\r\n") + 2 if self.wants and size else 0
+            end = len(after) - 2 if self.wants and size else len(after)
+            self._write(before[start:] + words.escaped(first, tokens) + after[:end])
+
+    def _start(self) -> None:
+        """Send the headers and the events before the first token."""
+        self.started = True
+        headers = {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"}
+        if self.wants:
+            headers["transfer-encoding"] = "chunked"
+        else:
+            self.connection.closing = True
+        if self.connection.closing:
+            headers["connection"] = "close"
+        self.frames = [self._frame(job) for job in self.jobs]
+        self.connection.transport.write(head(200, headers))
+        opening = b"".join(self._bytes(event) for event in self.style.opening(self))
+        if opening:
+            self._write(opening)
+
+    def _frame(self, job: Job) -> tuple[bytes, bytes, int] | None:
+        """What stands before and after the text of each event, with the length of a chunk; None: events differ."""
+        if not self.style.constant(self):
+            return None
+        event = self._bytes(self.style.event(self, job, _MARK, 0, 1, None))
+        before, _, after = event.partition(_MARKED)
+        words = self.words(job)
+        size = words.vocabulary.size if words.pieces is None else 0
+        if size and self.wants:
+            before = b"%x\r\n%b" % (len(before) + size + len(after), before)
+            after += b"\r\n"
+        return before, after, size
+
+    def _bytes(self, event: Event) -> bytes:
+        name, data = event
+        body = b"data: " + _JSON(data) + b"\n\n"
+        return b"event: " + name.encode() + b"\n" + body if name else body
+
+    def _write(self, data: bytes) -> None:
+        self.connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.wants else data)
+
+    def ended(self, job: Job, status: Status) -> None:
+        """Send the last tokens of a choice, and after the last choice the end of the stream."""
+        if self.paused:
+            self.ends.append((job, status))
+            return
+        if status != Status.COMPLETED and not self.started:
+            self._refuse(status)
+            return
+        if not self.started:
+            self._start()
+        if status != Status.COMPLETED:
+            self._write(b"data: " + self.style.error(FULL if status == Status.REJECTED else FAILED) + b"\n\n")
+        else:
+            first, last, job.sent = job.sent, job.output_tokens, job.output_tokens
+            text = self.words(job).text(first, last)
+            self._write(self._bytes(self.style.event(self, job, text, first, last, self.style.reason(self, job))))
+        self.left -= 1
+        if not self.left:
+            data = b"".join(self._bytes(event) for event in self.style.closing(self)) + self.style.last
+            if data:
+                self._write(data)
+            if self.wants:
+                self.connection.transport.write(b"0\r\n\r\n")
+            self._close()
+
+    def resume(self) -> None:
+        """The client reads again: send what is missing."""
+        ready, self.ready = self.ready, {}
+        ends, self.ends = self.ends, []
+        for job in self.jobs:
+            if job.index in ready and ready[job.index] > job.sent and not self.paused:
+                self.produced(job, ready[job.index])
+            elif job.index in ready:
+                self.ready[job.index] = ready[job.index]
+        for job, status in ends:
+            self.ended(job, status)

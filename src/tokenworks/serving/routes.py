@@ -1,0 +1,214 @@
+"""The routes of the server: method and path -> what answers, and whether it needs no key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenworks.serving import asks
+from tokenworks.serving.anthropic import CountBody, MessagesBody, MessagesStyle, message_tokens, messages
+from tokenworks.serving.asks import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, decoded
+from tokenworks.serving.http import Connection, HttpError, HttpRequest
+from tokenworks.serving.metrics import ApiName
+from tokenworks.serving.responses import ResponsesBody, ResponsesStyle, responses
+from tokenworks.serving.sglang import GenerateBody, GenerateStyle, generate
+from tokenworks.serving.styles import ChatStyle, CompletionStyle
+from tokenworks.serving.tokens import Tokens, chat_tokens
+
+if TYPE_CHECKING:
+    from tokenworks.serving.server import Server
+
+CHAT, COMPLETION, RESPONSES, MESSAGES = ChatStyle(), CompletionStyle(), ResponsesStyle(), MessagesStyle()
+Route = Callable[["Server", Connection, HttpRequest], None]
+Table = dict[tuple[str, str], tuple[Route, bool]]
+"""Method and path -> what answers, and whether it needs no key."""
+
+
+def chat(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /v1/chat/completions."""
+    server.must_be_ready()
+    body = decoded(request.body, ChatBody)
+    server.must_be_model(body.model)
+    server.answer(connection, request, asks.chat(body, server.tokenizer), CHAT, "chatcmpl-")
+
+
+def completion(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /v1/completions."""
+    server.must_be_ready()
+    body = decoded(request.body, CompletionBody)
+    server.must_be_model(body.model)
+    server.answer(connection, request, asks.completion(body, server.tokenizer), COMPLETION, "cmpl-")
+
+
+def response(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /v1/responses."""
+    server.must_be_ready()
+    body = decoded(request.body, ResponsesBody)
+    server.must_be_model(body.model)
+    server.answer(connection, request, responses(body, server.tokenizer), RESPONSES, "resp_")
+
+
+def message(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /v1/messages."""
+    server.must_be_ready()
+    body = decoded(request.body, MessagesBody)
+    server.must_be_model(body.model)
+    server.answer(connection, request, messages(body, server.tokenizer), MESSAGES, "msg_")
+
+
+def count_tokens(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /v1/messages/count_tokens."""
+    body = decoded(request.body, CountBody)
+    server.must_be_model(body.model)
+    server.send(connection, request, {"input_tokens": len(message_tokens(body, server.tokenizer)[0])})
+
+
+def generate_text(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /generate."""
+    server.must_be_ready()
+    ask, listed = generate(decoded(request.body, GenerateBody, wrong=422), server.tokenizer)
+    server.answer(connection, request, ask, GenerateStyle(listed=listed), "")
+
+
+def model_info(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /get_model_info."""
+    path = server.stand.deployment.model
+    server.send(connection, request, {"model_path": path, "tokenizer_path": path, "is_generation": True})
+
+
+def server_info(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /get_server_info."""
+    stand, limits = server.stand, server.stand.cluster.pools[0].limits
+    body = {
+        "model_path": stand.deployment.model, "served_model_name": server.model, "version": server.settings.version,
+        "context_length": stand.max_context, "max_total_num_tokens": limits.kv_blocks * limits.block_tokens,
+        "max_running_requests": limits.max_sequences, "dp_size": stand.cluster.pools[0].ranks,
+    }  # fmt: skip
+    server.send(connection, request, body)
+
+
+def flush_cache(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /flush_cache: empty the prefix cache if no request is in flight."""
+    if not server.driver.flush():
+        raise HttpError(400, f"{server.driver.in_flight} requests are in flight; flush the cache when none is")
+    server.send(connection, request, b"Cache flushed.\n", kind="text/plain")
+
+
+def models(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /v1/models."""
+    model = {
+        "id": server.model, "object": "model", "created": int(server.metrics.started), "owned_by": "tokenworks",
+        "root": server.stand.deployment.model, "parent": None, "max_model_len": server.stand.max_context,
+    }  # fmt: skip
+    server.send(connection, request, {"object": "list", "data": [model]})
+
+
+def tokenize(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /tokenize."""
+    body = decoded(request.body, TokenizeBody)
+    server.must_be_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise HttpError(400, "give prompt or messages, one of them", param="prompt")
+    tokens: Tokens
+    if body.messages is not None:
+        tokens = chat_tokens(server.tokenizer, asks.chat_messages(body.messages))
+    else:
+        assert body.prompt is not None
+        tokens = server.tokenizer.encode(body.prompt)
+    answer: dict[str, Any] = {
+        "count": len(tokens), "max_model_len": server.stand.max_context, "tokens": tokens.tolist(), "token_strs": None,
+    }  # fmt: skip
+    if body.return_token_strs:
+        answer["token_strs"] = [server.tokenizer.decode(tokens[k : k + 1]) for k in range(len(tokens))]
+    server.send(connection, request, answer)
+
+
+def detokenize(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /detokenize."""
+    body = decoded(request.body, DetokenizeBody)
+    server.must_be_model(body.model)
+    server.send(connection, request, {"prompt": server.tokenizer.decode(np.array(body.tokens, np.uint32))})
+
+
+def health(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /health and /ping: 200 when the server is ready."""
+    server.must_be_ready()
+    server.send(connection, request, b"", kind="text/plain")
+
+
+def version(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /version."""
+    server.send(connection, request, {"version": f"tokenworks-{server.settings.version}"})
+
+
+def load(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /load: requests in flight."""
+    server.send(connection, request, {"server_load": server.driver.in_flight})
+
+
+def metrics(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /metrics."""
+    ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
+    more = (*server.cards.lines(), *server.cards.tier_lines(), *ready)
+    body = server.metrics.render(server.driver.levels(), server.driver.now(), more)
+    server.send(connection, request, body, kind="text/plain; version=0.0.4; charset=utf-8")
+
+
+def sleep(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /sleep: refuse requests until /wake_up. Requests in flight go on."""
+    server.asleep = True
+    server.send(connection, request, b"", kind="text/plain")
+
+
+def wake_up(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """POST /wake_up: take requests again."""
+    server.asleep = False
+    server.send(connection, request, b"", kind="text/plain")
+
+
+def is_sleeping(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /is_sleeping."""
+    server.send(connection, request, {"is_sleeping": server.asleep})
+
+
+def routes(api: ApiName) -> Table:
+    """All routes of an API.
+
+    Parameters
+    ----------
+    api : "openai" has the routes of vLLM, "sglang" those of SGLang
+    """
+    table: Table = {
+        ("POST", "/v1/chat/completions"): (chat, False),
+        ("POST", "/v1/completions"): (completion, False),
+        ("POST", "/v1/responses"): (response, False),
+        ("POST", "/v1/messages"): (message, False),
+        ("POST", "/v1/messages/count_tokens"): (count_tokens, False),
+        ("GET", "/v1/models"): (models, False),
+        ("POST", "/tokenize"): (tokenize, False),
+        ("POST", "/detokenize"): (detokenize, False),
+        ("GET", "/health"): (health, True),
+        ("GET", "/ping"): (health, True),
+        ("POST", "/ping"): (health, True),
+        ("GET", "/version"): (version, True),
+        ("GET", "/load"): (load, True),
+        ("GET", "/metrics"): (metrics, True),
+    }
+    if api == "openai":
+        table |= {
+            ("POST", "/sleep"): (sleep, False),
+            ("POST", "/wake_up"): (wake_up, False),
+            ("GET", "/is_sleeping"): (is_sleeping, False),
+        }
+    if api == "sglang":
+        table |= {
+            ("POST", "/generate"): (generate_text, False),
+            ("GET", "/health_generate"): (health, True),
+            ("GET", "/get_model_info"): (model_info, False),
+            ("GET", "/get_server_info"): (server_info, False),
+            ("GET", "/flush_cache"): (flush_cache, False),
+            ("POST", "/flush_cache"): (flush_cache, False),
+        }
+    return table

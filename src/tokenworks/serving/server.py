@@ -1,0 +1,343 @@
+"""The server: routes, keys, start and end. It turns requests into jobs of the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import hmac
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from tokenworks.engine.simulator import warm_up
+from tokenworks.errors import SpecError
+from tokenworks.serving.answers import Answer, Desk, StreamAnswer, WholeAnswer
+from tokenworks.serving.anthropic import anthropic_error
+from tokenworks.serving.asks import Ask
+from tokenworks.serving.build import Stand
+from tokenworks.serving.cards import Cards
+from tokenworks.serving.driver import Driver, Job
+from tokenworks.serving.http import Connection, HttpError, HttpLimits, HttpRequest
+from tokenworks.serving.lengths import OutputLengths
+from tokenworks.serving.metrics import ApiName, Promise, ServerMetrics
+from tokenworks.serving.routes import routes
+from tokenworks.serving.styles import Style, openai_error
+from tokenworks.serving.tokens import block_names, load_tokenizer, seed_of
+from tokenworks.serving.words import Vocabulary, Words
+from tokenworks.specs.slo import Slo
+
+TextName = Literal["filler", "echo"]
+SWEEP_S = 1.0
+"""Time between two looks for clients that take too long [s]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the endpoint behaves.
+
+    Parameters
+    ----------
+    host, port : address to listen on; port 0: any free port
+    api : routes and names of metrics: "openai" (as vLLM) or "sglang"
+    keys : API keys, one of which a client must send; () = no key
+    version : version of tokenworks
+    name : name of the model in the API; empty: the model of the deployment
+    speed : seconds of the deployment's time in a real second [-]
+    text : "filler": words; "echo": the prompt once more
+    tokenizer : tokenizer.json; None: `tokens.BYTES` bytes count as one token
+    seed : seed of texts and lengths
+    slo : bounds of requests, for the metrics of effective tokens
+    usd_per_device_hour : price of a device, for the metric of the cost; None: no such metric [USD/h]
+    startup_s : time until the server is ready, as if weights were loaded [s]
+    drain_s : most time that requests in flight get when the server stops [s]
+    max_requests : requests in flight; the next one is refused with 429 [count]
+    limits : bounds of what clients may do
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api: ApiName = "openai"
+    keys: tuple[str, ...] = ()
+    version: str = ""
+    name: str = ""
+    speed: float = 1.0
+    text: TextName = "filler"
+    tokenizer: Path | None = None
+    seed: int = 0
+    slo: Slo = field(default_factory=Slo)
+    usd_per_device_hour: float | None = None
+    startup_s: float = 0.0
+    drain_s: float = 30.0
+    max_requests: int = 16384
+    limits: HttpLimits = field(default_factory=HttpLimits)
+
+
+class Server:
+    """The endpoint of a deployment.
+
+    Parameters
+    ----------
+    stand : the deployment and its cluster
+    lengths : chooses output lengths
+    settings : how the endpoint behaves
+    """
+
+    def __init__(self, stand: Stand, lengths: OutputLengths, settings: Settings) -> None:
+        self.stand, self.lengths, self.settings, self.limits = stand, lengths, settings, settings.limits
+        self.model = settings.name or stand.deployment.model
+        self.tokenizer = load_tokenizer(settings.tokenizer)
+        self.vocabulary = Vocabulary(self.tokenizer)
+        self.connections: set[Connection] = set()
+        self.driver = Driver(stand.cluster, settings.speed)
+        promise = Promise(settings.slo, stand.deployment.devices, settings.usd_per_device_hour)
+        ranks = sum(pool.instances * pool.ranks for pool in stand.cluster.pools)
+        self.metrics = ServerMetrics(settings.api, self.model, ranks, promise, self.driver.request_s)
+        self.driver.observe, self.driver.first = self.metrics.observe, self.metrics.first
+        self.driver.over = self.metrics.over
+        self.cards = Cards(stand, self.driver)
+        self.desk = Desk(self.model, self.driver, self.fail)
+        self.stopping, self.asleep, self.number = False, False, 0
+        self.ready_s = 0.0
+        self._keys = [hashlib.sha256(key.encode()).digest() for key in settings.keys]
+        self._listener: asyncio.Server | None = None
+        self.routes = routes(settings.api)
+        self._paths = {path for _, path in self.routes}
+
+    # ---- requests
+
+    def handle(self, connection: Connection, request: HttpRequest) -> None:
+        """Answer a request, now or later."""
+        method = "GET" if request.method == "HEAD" else request.method
+        path = request.path.rstrip("/") or "/"
+        entry = self.routes.get((method, path))
+        try:
+            if self.stopping:
+                connection.closing = True
+            if entry is None:
+                if path in self._paths:
+                    raise HttpError(405, f"{path} has no method {request.method}")
+                raise HttpError(404, f"there is no route {request.method} {path[:200]}")
+            route, is_open = entry
+            if not is_open:
+                self._must_be_allowed(request)
+            route(self, connection, request)
+        except HttpError as error:
+            self._refuse(connection, request, error)
+        except Exception as error:  # a bug must not end the server; the message names no text of a prompt
+            self.metrics.count("internal_error")
+            print(f"tokenworks: internal error: {_place(error)}", file=sys.stderr, flush=True)
+            self._refuse(connection, request, HttpError(500, f"internal error: {type(error).__name__}"))
+
+    def _must_be_allowed(self, request: HttpRequest) -> None:
+        """Compare the key of a request with all keys, in a time that does not depend on the key."""
+        if not self._keys:
+            return
+        given = request.headers.get("authorization", "")
+        word, _, key = given.partition(" ")
+        if word.lower() != "bearer":
+            key = request.headers.get("x-api-key", "")
+        digest = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()
+        allowed = False
+        for one in self._keys:
+            allowed |= hmac.compare_digest(digest, one)
+        if not allowed:
+            raise HttpError(401, "the API key is missing or wrong", headers={"www-authenticate": "Bearer"})
+
+    def fail(self, connection: Connection, error: HttpError, body: bytes) -> None:
+        """Send an error response."""
+        self.metrics.answered("refused", "POST", error.status)
+        connection.respond(error.status, body, headers=error.headers)
+
+    def _refuse(self, connection: Connection, request: HttpRequest, error: HttpError) -> None:
+        """Send an error response in the form of the API of the route."""
+        self.metrics.answered(request.path if request.path in self._paths else "none", request.method, error.status)
+        form = anthropic_error if request.path.startswith("/v1/messages") else openai_error
+        connection.respond(error.status, form(error), headers=error.headers, bare=request.method == "HEAD")
+
+    def error_body(self, error: HttpError) -> bytes:
+        """Body of an error in OpenAI's form."""
+        return openai_error(error)
+
+    def count(self, what: str) -> None:
+        """Count an event of a connection."""
+        self.metrics.count(what)
+
+    def send(self, connection: Connection, request: HttpRequest, body: Any, *, kind: str = "application/json") -> None:
+        """Send a whole response with status 200.
+
+        Parameters
+        ----------
+        connection, request : where it goes
+        body : bytes, or plain data that becomes JSON
+        kind : content type
+        """
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        self.metrics.answered(request.path, request.method, 200)
+        connection.respond(200, data, kind=kind, bare=request.method == "HEAD")
+
+    # ---- asks
+
+    @property
+    def ready(self) -> bool:
+        """Whether the weights are loaded, and the server is neither asleep nor stopping."""
+        return self.loop.time() >= self.ready_s and not self.asleep and not self.stopping
+
+    def must_be_ready(self) -> None:
+        """Refuse a request while the server starts, sleeps or stops."""
+        if not self.ready:
+            wait = max(1, int(self.ready_s - self.loop.time()) + 1)
+            state = "stops" if self.stopping else "sleeps" if self.asleep else "loads its weights"
+            raise HttpError(503, f"the server {state}", headers={"retry-after": str(wait)})
+
+    def must_be_model(self, name: str | None) -> None:
+        """Refuse a request for another model."""
+        if name is not None and name != self.model:
+            raise HttpError(
+                404, f"the model {name[:200]!r} does not exist; this server has {self.model}", param="model"
+            )
+
+    def answer(self, connection: Connection, request: HttpRequest, ask: Ask, style: Style, prefix: str) -> None:
+        """Send an ask to the engine.
+
+        Parameters
+        ----------
+        connection, request : where it comes from
+        ask : what the client wants
+        style : form of the answer
+        prefix : beginning of the id of the answer
+        """
+        count = ask.n * len(ask.prompts)
+        if self.driver.in_flight + count > self.settings.max_requests:
+            most = self.settings.max_requests
+            raise HttpError(429, f"{most} requests are in flight, more are not taken", headers={"retry-after": "1"})
+        self.number += 1
+        ident = f"{prefix}{hashlib.blake2b(f'{self.settings.seed}/{self.number}'.encode(), digest_size=16).hexdigest()}"
+        kind = StreamAnswer if ask.stream else WholeAnswer
+        answer: Answer = kind(self.desk, connection, request, ask=ask, style=style, ident=ident)
+        received_s = max(0.0, (request.received - self._started) * self.settings.speed)
+        jobs = []
+        for place in range(len(ask.prompts)):
+            jobs += [self._job(answer, ask, place, choice, received_s) for choice in range(ask.n)]
+        self.metrics.asked(ask.n, ask.max_tokens)
+        self.metrics.answered(request.path, request.method, 200)
+        answer.begin(jobs)
+
+    def _job(self, answer: Answer, ask: Ask, place: int, choice: int, received_s: float) -> Job:
+        """The job of a choice: its length, its text and the names of its blocks."""
+        tokens = ask.prompts[place]
+        room = self.stand.max_context - len(tokens)
+        if room < 1 or (ask.max_tokens or 1) > room:
+            wanted = f"{len(tokens)} in the prompt and {ask.max_tokens or 1} for the answer"
+            raise HttpError(
+                400, f"max_tokens: the model takes {self.stand.max_context} tokens, and the request has {wanted}: "
+                "shorten one of them", param="max_tokens" if room > 0 else "prompt",
+            )  # fmt: skip
+        seed = seed_of(tokens, self.settings.seed + 7919 * ask.seed + choice)
+        output, stopped = self.lengths.of(
+            ask.max_tokens, room, seed, least=ask.min_tokens, whole=ask.ignore_eos and ask.max_tokens is not None
+        )
+        words = Words(self.vocabulary, seed)
+        if ask.tool is not None:
+            words.call(output)
+        elif self.settings.text == "echo":
+            text = ask.texts[place]
+            words.repeat(self.tokenizer.decode(tokens) if text is None else text, output)
+        if ask.stop:
+            cut = words.stop(ask.stop, output, ask.min_tokens)
+            if cut is not None:
+                output, stopped = cut, True
+        lengths = np.array([len(tokens)]), np.array([output])
+        if self.stand.cluster.never_fits(*lengths)[0]:
+            raise HttpError(400, f"{len(tokens)} + {output} tokens do not fit the KV cache of a rank", param="prompt")
+        names = None
+        if self.stand.block_tokens:
+            names = block_names(np.concatenate([tokens, words.ids(output)]), self.stand.block_tokens)
+        index = place * ask.n + choice
+        return Job(answer, len(tokens), output, names, received_s, ask.priority, index, stopped=stopped, more=words)
+
+    # ---- start and end
+
+    async def start(self) -> tuple[str, int]:
+        """Listen. Returns the address and the port."""
+        warm_up()
+        self.loop = asyncio.get_running_loop()
+        self.driver.start(self.loop)
+        self._started = self.loop.time()
+        self.ready_s = self._started + self.settings.startup_s / self.settings.speed
+        try:
+            self._listener = await self.loop.create_server(
+                lambda: Connection(self), self.settings.host, self.settings.port, backlog=4096, reuse_address=True
+            )
+        except OSError as error:
+            where = f"{self.settings.host}:{self.settings.port}"
+            raise SpecError(f"cannot listen: {error}", where=where, hint="choose another --port or --host") from None
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+        gc.collect()
+        gc.freeze()
+        address = self._listener.sockets[0].getsockname()
+        return str(address[0]), int(address[1])
+
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.sweep(now)
+        self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+
+    async def stop(self) -> None:
+        """Take no more connections, let requests in flight end, then close all connections."""
+        self.stopping = True
+        if self._listener is not None:
+            self._listener.close()
+        until = self.loop.time() + self.settings.drain_s
+        for connection in list(self.connections):
+            connection.closing = True
+            if not connection.busy:
+                connection.transport.close()
+        while self.driver.in_flight and self.loop.time() < until:
+            await asyncio.sleep(0.02)
+        self._sweeper.cancel()
+        await asyncio.sleep(0.05)
+        for connection in list(self.connections):
+            connection.transport.abort()
+        self.driver.stop()
+
+
+def _place(error: BaseException) -> str:
+    """Kind of an error, and the lines that led to it. Its message may have the text of a prompt, so it is left out."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {' > '.join(f'{Path(one.filename).name}:{one.lineno}' for one in frames)}"
+
+
+async def serve_until_stopped(server: Server, say: Callable[[str, int], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then drain.
+
+    Parameters
+    ----------
+    server : the server
+    say : called with the address and the port when the server listens
+    """
+    host, port = await server.start()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        server.loop.add_signal_handler(number, stop.set)
+    say(host, port)
+    await stop.wait()
+    await server.stop()
+
+
+def run(server: Server, say: Callable[[str, int], None]) -> None:
+    """Run the server in this thread, on uvloop if it is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(serve_until_stopped(server, say))
+        return
+    uvloop.run(serve_until_stopped(server, say))
