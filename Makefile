@@ -5,15 +5,16 @@ RUN := $(VENV)/bin
 # Python keeps compiled modules on disk: each command of the tests starts half a second sooner.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo dialects test check-long fuzz lint types style engine bench accuracy lock schemas clean
+.PHONY: demo dialects test check-long fuzz lint types style collected engine bench accuracy lock schemas clean
 
 demo: $(VENV)/.ready
 	$(RUN)/tokenworks compare deepseek-ai/DeepSeek-R1 --on scalex40 --on 5xhgx-h100 --on 5xhgx-h20 --workload chat
 	@$(RUN)/python -c 'from tokenworks.cli.progress import compile_once; compile_once()'
 
-# The types are checked and the engine is compiled at the same time, each on one core. Pytest uses all cores.
+# The engine is compiled on one core (a minute). The other core checks types and style, and reads the tests once: pytest
+# keeps on disk what it makes of each test file. Then pytest uses all cores.
 test: $(VENV)/.ready
-	$(MAKE) --no-print-directory -j2 types style engine
+	$(MAKE) --no-print-directory -j2 engine types style collected
 	$(RUN)/pytest
 
 check-long: $(VENV)/.ready
@@ -33,6 +34,10 @@ style: $(VENV)/.ready
 
 types: $(VENV)/.ready
 	$(RUN)/mypy
+
+# What cannot be read is named by the pytest that follows.
+collected: $(VENV)/.ready
+	$(RUN)/pytest --collect-only -n0 -qq >/dev/null || true
 
 engine: $(VENV)/.ready
 	$(RUN)/python -c 'from tokenworks.engine.simulator import warm_up; warm_up()'
