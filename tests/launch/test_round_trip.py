@@ -371,3 +371,15 @@ def test_drafts_that_are_no_mtp_layers_are_not_in_the_deployment() -> None:
     deployment, unread = read([sglang(*words)], system="hgx-h200")
     assert deployment.roles[0].draft_tokens == 0
     assert "drafts with the MTP layers" in next(one.reason for one in unread if one.flag == "--speculative-algorithm")
+
+
+def test_a_settled_host_memory_stays_as_it_is() -> None:
+    """A whole number of bytes above 10^12 does not grow when the deployment is settled once more."""
+    role = {"parallel": {"tp": 16}, "max_sequences": 1, "chunk_tokens": 1}
+    deployment = Deployment.model_validate({
+        "model": DENSE, "system": "2xhgx-h200", "roles": [role], "tiers": [{"medium": "host", "capacity": "1008 GB"}],
+    })  # fmt: skip
+    name = "vllm-0.33.0"
+    once, _ = settled(deployment, target(name, DENSE, deployment.system), load_dialect(name))
+    assert once.tiers[0].capacity.value == 1008e9
+    assert settled(once, target(name, DENSE, deployment.system), load_dialect(name)) == (once, [])

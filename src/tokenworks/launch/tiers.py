@@ -95,7 +95,7 @@ def settled_tiers(deployment: Deployment, target: LaunchTarget, dialect: Dialect
         count = ranks if dialect.engine == "vllm" else role.devices
         unit = 1.0 if dialect.engine == "vllm" else GB
         size = TierRoom(deployment, target.machine).capacity(0)
-        each = math.floor(size / count / unit * (1 + 1e-12))
+        each = math.floor(size / count / unit + 1e-3)  # a quotient of whole units is whole
         if each < 1:
             hint = "take a larger capacity"
             raise SpecError(f"{size / GB:.3g} GB for {count} devices is below 1 GB each, the unit of --hicache-size",
