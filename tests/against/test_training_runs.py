@@ -15,10 +15,10 @@ pytestmark = [pytest.mark.shared, pytest.mark.skipif(not SHARED.exists(), reason
 
 
 def test_published_runs_with_parallelism() -> None:
-    """Megatron-Bridge tables and the Llama-3 paper: all are predicted, and the mean error is near 10 %."""
+    """Megatron-Bridge tables and the Llama-3 paper: all are predicted, with a mean error of 9.4 %."""
     plain = validate_training(read_training([SHARED / "training_dev.csv"]), load_calibration("serving")).plain()
     assert plain["coverage"] >= 0.95
-    assert plain["tok_s_per_device"]["mape"] < 0.12
+    assert plain["tok_s_per_device"]["mape"] < 0.1
     assert plain["tok_s_per_device"]["inside_interval"] > 0.8
     dense = [one for name, one in plain["by"]["model"].items() if name.startswith("LLAMA")]
     assert all(one["tok_s_per_device"]["mape"] < 0.12 for one in dense)
@@ -29,4 +29,4 @@ def test_iterations_on_a100_that_no_fit_has_seen() -> None:
     plain = validate_training(read_training([SHARED / "training_a100_single.csv"]), load_calibration("serving")).plain()
     assert plain["covered"] == plain["points"] == 1440
     assert plain["tok_s_per_device"]["mape"] < 0.15
-    assert plain["ranking"]["equal_devices"]["kendall"] > 0.8
+    assert plain["ranking"]["equal_devices"]["kendall"] > 0.85

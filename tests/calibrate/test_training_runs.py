@@ -191,6 +191,7 @@ def test_calibrate_as_a_user_meets_it(measured: Path, tmp_path: Path, capsys: py
     assert run([*command, "-o", "json"]) == 0
     plain = result(capsys.readouterr().out)
     assert plain["kind"] == "calibrate-training"
+    assert "grouped" in plain["undecided"]
     fitted = load_calibration(str(out)).training
     assert fitted is not None
     assert fitted.gemm.value == plain["values"]["gemm"]

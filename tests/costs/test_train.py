@@ -336,27 +336,26 @@ def test_llama_405b(plan: str, seq: int, published: float) -> None:
     """Llama 3, arXiv:2407.21783, table 4: BF16 MFU on 8,192 and 16,384 H100; tp 8, pp 16, batches of 16 M tokens.
 
     The number of chunks is not published; 8 of one layer are taken. The model predicts more than was measured: on the
-    priors 0.51, 0.46 and 0.43. It knows no congestion of the RoCE network, no slow card among 16,384, and no variable
-    length of documents, and its GEMM rate is a prior.
+    priors 0.49, 0.46 and 0.41. It knows no congestion of the RoCE network and no variable length of documents, and its
+    GEMM rate is a prior.
     """
     devices = 16384 if seq > 8192 or "128" in plan.partition(",")[0] else 8192
     step = run(LLAMA_405B, trained(f"{devices // 8}xhgx-h100@roce400"),
                f"tp=8,pp=16,{plan},seq={seq},zero=2,vpp=8,exchange=all-gather")  # fmt: skip
-    assert published * 0.9 < step.mfu < published * 1.25
+    assert published * 0.9 < step.mfu < published * 1.2
 
 
 def test_deepseek_v3() -> None:
     """DeepSeek-V3, arXiv:2412.19437, table 1 and section 3.2: 14.8 T tokens took 2.664 M hours of H800.
 
     2,048 cards, FP8, pp 16 with DualPipe, ep 64 over 8 hosts, ZeRO 1, no tensor parallelism, batches of 15,360
-    sequences of 4,096 tokens, one MTP layer, dispatch in FP8. On the priors the model predicts 2.32 M hours, 13 % less.
-    It knows neither the 20 of 132 multiprocessors that the paper gives to communication all the time (only the share
-    `ep_exposed`), nor the sums of FP8 products in 32 bits on CUDA cores.
+    sequences of 4,096 tokens, one MTP layer, dispatch in FP8. On the priors the model predicts 2.45 M hours, 8 % less.
+    It does not know the sums of FP8 products in 32 bits on CUDA cores.
     """
     rates = train_rates(on("256xhgx-h800@ndr"), load_calibration("datasheet"))
     step = run(DEEPSEEK, rates, DEEPSEEK_PLAN)
     hours = 14.8e12 / step.tok_s_per_device / 3600
-    assert hours == pytest.approx(2.664e6, rel=0.16)
+    assert hours == pytest.approx(2.664e6, rel=0.1)
 
 
 DEEPSEEK_PLAN = (

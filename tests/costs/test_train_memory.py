@@ -84,20 +84,23 @@ def test_llama_405b_fits_as_published() -> None:
     assert whole.total == pytest.approx(on(H100).hbm_bytes, rel=0.08)
     lean = f"{LLAMA_PLAN},recompute=selective,modules=layernorm+activation"
     assert train_memory(model(LLAMA_405B), trained(H100), plans(lean)).fits
+    # On 16,384 cards with 8 chunks of a layer: a batch has as many micro-batches as the pipeline has stages.
+    wide = "tp=8,pp=16,dp=128,gbs=2048,seq=8192,zero=2,vpp=8"
+    assert train_memory(model(LLAMA_405B), trained("2048xhgx-h100@roce400"), plans(wide)).fits
 
 
 def test_deepseek_v3_as_published() -> None:
     """DeepSeek-V3, arXiv:2412.19437, section 3: pp 16, ep 64, ZeRO 1, DualPipe on H800 of 80 GB, no tensor parallelism.
 
     By hand, a layer: 187 M of attention, 44 M of a shared expert, 4 of 256 experts of 44 M. A device holds two stages
-    of 4 layers. The ends are the fullest: they hold embedding and head, 7.4 GB of gradients alone. The count is 5 %
+    of 4 layers. The ends are the fullest: they hold embedding and head, 7.4 GB of gradients alone. The count is 2 %
     over the card: the paper keeps more activations in 8 bits than the inputs of GEMMs and activation functions.
     """
     mid = stage_weights(model(DEEPSEEK), plans(DEEPSEEK_PLAN), 5)
     assert mid.experts == pytest.approx(4 * 4 * 3 * 7168 * 2048 * 58 / 61)
     assert mid.dense == pytest.approx(4 * (187e6 + (58 * 44e6 + 3 * 396e6) / 61), rel=0.02)
     memory = train_memory(model(DEEPSEEK), trained("256xhgx-h800@ndr"), plans(DEEPSEEK_PLAN))
-    assert memory.total == pytest.approx(on("256xhgx-h800@ndr").hbm_bytes, rel=0.08)
+    assert memory.total == pytest.approx(on("256xhgx-h800@ndr").hbm_bytes, rel=0.04)
 
 
 def test_zero_2_scatters_the_gradients_of_a_chunk_after_its_run() -> None:

@@ -95,7 +95,7 @@ def least_squares(
 
 
 def _move(bend: Floats, slope: Floats, low: Floats, high: Floats) -> Floats:
-    """Step to the minimum of a quadratic form, inside limits of the step. A theta that would cross a limit stops there."""
+    """Step to the minimum of a quadratic form, inside its limits. A theta that would cross a limit stops there."""
     move = np.zeros(len(slope))
     free = np.ones(len(slope), dtype=bool)
     for _ in range(len(slope)):

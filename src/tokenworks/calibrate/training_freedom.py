@@ -93,7 +93,8 @@ def try_freedoms(problem: TrainingProblem, grid: Sequence[float] = GRID) -> list
         sums = np.array([more[models == model].sum() for model in np.unique(models)])
         # Runs of a model are alike: the sums over models are the independent samples.
         deviation = float(np.sqrt(len(sums) / max(len(sums) - 1, 1) * np.sum((sums - sums.mean()) ** 2)) / len(more))
-        tried.append(TriedFreedom(widths, *map(float, size.mean(axis=1)), float(more.mean()), deviation))
+        systems, publications = map(float, size.mean(axis=1))
+        tried.append(TriedFreedom(widths, systems, publications, float(more.mean()), deviation))
     return sorted(tried, key=lambda one: one.excess)
 
 

@@ -23,7 +23,7 @@ from tokenworks.specs.provenance import Quantity
 from tokenworks.specs.training import Training
 
 Kind = Literal["kernels", "papers", "assumed"]
-"""Where the prior of a number comes from, best known first: tables of single kernels, figures of papers, an estimate."""
+"""Where the prior of a number comes from, best known first: tables of kernels, figures of papers, an estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class TrainingProblem:
 
     @property
     def limits(self) -> tuple[Floats, Floats]:
-        """Lowest and highest logarithm of each factor. A prior outside of the limits of its number is a limit [-, -]."""
+        """Lowest and highest logarithm of each factor. A prior outside of the limits is a limit itself [-, -]."""
         priors = [number(getattr(self.calibration.training, name)) for name in self.names]
         known = [NUMBERS[name] for name in self.names]
         low = [min(math.log(max(one.low, 1e-3) / prior), 0.0) for one, prior in zip(known, priors, strict=True)]

@@ -162,6 +162,8 @@ def _print_fit(plain: dict[str, Any]) -> None:
     rows = [[name, f"{plain['factors'][name]:.2f}", f"{value:.3g}"] for name, value in plain["values"].items()]
     columns: Columns = {"constant": "left", "x": "right", "value": "right"}
     print_table(out, columns, rows, title="fitted constants / their prior")
+    if plain["undecided"]:
+        out.paragraph(f"at their priors, because these runs do not decide them: {', '.join(plain['undecided'])}")
     for key, word in LEFT_OUT.items():
         rows = [
             [one["group"], str(one["n"]), f"{100 * one['mape']:.1f} %", f"{100 * one['bias']:+.0f} %",
