@@ -99,7 +99,7 @@ def test_what_happens_to_requests(on_loss: Any) -> None:
     assert (faults["lost_output_tokens"] > 0) == (on_loss != "migrate")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.data())
 def test_every_request_ends_and_the_run_can_be_repeated(data_: st.DataObject) -> None:
     disaggregated, elastic = data_.draw(st.booleans()), data_.draw(st.booleans())
@@ -137,9 +137,8 @@ def test_a_drawn_schedule_is_played_again_from_what_was_printed() -> None:
 def test_faults_and_known_experts_in_one_run() -> None:
     deployment = deployed(elastic_ep=True, on_loss="migrate")
     schedule = {"faults": [CARD, {"at": "150 s", "part": "switch 1", "crash": False, "for": "9 s"}], "times": QUICK}
-    one, again = (run(deployment, schedule, experts={"alpha": 0.8, "half_life": "1 min"}) for _ in range(2))
+    one = run(deployment, schedule, experts={"alpha": 0.8, "half_life": "2 min"}, trace=trace(200))
     assert set(one.outcome.status) == {Status.COMPLETED}
-    assert data(one) == data(again)
     levels = len(one.tracks[0].levels)
     assert levels > 1
     assert len(one.cluster.pools[0].variants) == 3 * levels - 1, "whole, 39 ranks, three switches of four"
