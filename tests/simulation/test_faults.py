@@ -99,7 +99,7 @@ def test_what_happens_to_requests(on_loss: Any) -> None:
     assert (faults["lost_output_tokens"] > 0) == (on_loss != "migrate")
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.data())
 def test_every_request_ends_and_the_run_can_be_repeated(data_: st.DataObject) -> None:
     disaggregated, elastic = data_.draw(st.booleans()), data_.draw(st.booleans())
@@ -132,6 +132,19 @@ def test_a_drawn_schedule_is_played_again_from_what_was_printed() -> None:
     second = faults_of(again)
     for key in first.keys() - {"seed", "hazard", "expected"}:
         assert first[key] == second[key], key
+
+
+def test_faults_and_known_experts_in_one_run() -> None:
+    deployment = deployed(elastic_ep=True, on_loss="migrate")
+    schedule = {"faults": [CARD, {"at": "150 s", "part": "switch 1", "crash": False, "for": "9 s"}], "times": QUICK}
+    one = run(deployment, schedule, experts={"alpha": 0.8, "half_life": "2 min"}, trace=trace(200))
+    assert set(one.outcome.status) == {Status.COMPLETED}
+    levels = len(one.tracks[0].levels)
+    assert levels > 1
+    assert len(one.cluster.pools[0].variants) == 3 * levels - 1, "whole, 39 ranks, three switches of four"
+    times = [cost.by_tokens[40] for cost in (one.cluster.pools[0].cost, *one.cluster.pools[0].variants)]
+    assert np.all(np.array(times[2 * levels :]) >= np.array(times[:levels])), "less bandwidth is never faster"
+    assert faults_of(one)["faults"][0]["ranks"] == 1
 
 
 def test_rare_faults_are_said_to_be_rare() -> None:
