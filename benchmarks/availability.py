@@ -48,13 +48,13 @@ def variants(system: str) -> list[tuple[str, dict[str, Any]]]:
     if system == "gb200-nvl72":
         return [
             ("EP72, 32 redundant experts", instance(system, 72, 32)),
-            ("the same, elastic", instance(system, 72, 32, elastic_ep=True)),
+            ("EP72 with 32, elastic", instance(system, 72, 32, elastic_ep=True)),
             ("EP64, 8 spares", instance(system, 64, 0, spares=8)),
             ("EP64 with 64, elastic, 8 spares", instance(system, 64, 64, elastic_ep=True, spares=8)),
         ]
     return [
         ("EP40, 24 redundant experts", instance(system, 40, 24)),
-        ("the same, elastic", instance(system, 40, 24, elastic_ep=True)),
+        ("EP40 with 24, elastic", instance(system, 40, 24, elastic_ep=True)),
         ("EP40 with 64, elastic", instance(system, 40, 64, elastic_ep=True)),
         ("EP32, 8 spares", instance(system, 32, 0, spares=8)),
         ("EP32 with 64, elastic, 8 spares", instance(system, 32, 64, elastic_ep=True, spares=8)),
@@ -106,12 +106,19 @@ def deployment_rows(seeds: int) -> tuple[str, str]:
             print(f"{lines[-1]} {time.perf_counter() - began:.0f} s", flush=True)
             one = result.deployment
             assert one is not None
+            if not one.elastic or one.spares:
+                continue
             states += [
                 f"| {system} | {name} | {row.state.removeprefix('aggregated: ')} | {row.capacity:.1%} | "
                 f"{row.time * 8760:.2f} |"
                 for row in one.states[:4]
+                if row.time * 8760 >= 0.01
             ]
     return "\n".join(lines), "\n".join(states)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _deployment_row(system: str, name: str, result: Availability) -> str:
@@ -123,10 +130,10 @@ def _deployment_row(system: str, name: str, result: Availability) -> str:
     low, high = one.serves.interval_s
     repair = "none" if needed is None else "any" if needed >= 9.99 * result.promise.repair_s else span(needed)
     return (
-        f"| {system} | {name} | {one.effective_tok_s:,.0f} | {one.serves.availability:.4%} | {span(one.serves.downtime_s)} ± "
-        f"{span(2 * one.serves.error_s)} | {span(low)} to {span(high)} | {span(one.serves.closed_form_s)} | "
-        f"{1 - one.capacity.availability:.3%} | {one.lost_tokens / 1e6:,.3g} | {one.serves.kept:.0%} | "
-        f"{repair} | {most.kind} {(most.downtime_s or 0) / total:.0%} |"
+        f"| {system} | {name} | {one.effective_tok_s:,.0f} | {one.serves.availability:.4%} "
+        f"| {span(one.serves.downtime_s)} ± {span(2 * one.serves.error_s)} | {span(low)} to {span(high)} "
+        f"| {span(one.serves.closed_form_s)} | {1 - one.capacity.availability:.3%} | {_rounded(one.lost_tokens / 1e6)} "
+        f"| {one.serves.kept:.0%} | {repair} | {most.kind} {(most.downtime_s or 0) / total:.0%} |"
     )
 
 

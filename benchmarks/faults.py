@@ -118,7 +118,7 @@ def minutes(case: Case, plain: dict[str, Any]) -> Iterator[str]:
     first = int(AT_MIN[case.trace] * 60 // width)
     for index in range(max(first - 2, 0), min(first + 12, len(series["arrived"]))):
         times = (series[name][index] for name in ("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms"))
-        texts = ["-" if value is None else f"{value:,.4g}" for value in times]
+        texts = ["-" if value is None else f"{value:,.0f}" for value in times]
         cells = [f"{(index - first) * width / 60:+.0f}", f"{series['arrived'][index]:,}",
                  f"{series['failed'][index]:,}",
                  *texts, f"{series['effective_tok_s'][index]:,.0f}",

@@ -106,3 +106,51 @@ def test_parts_in_repair_equal_random_repairs() -> None:
         start, until = max(clock, until), max(until, clock + repair)
         broken += until - start
     assert law.broken_share(rate, repair) == pytest.approx(broken / clock, rel=0.02)
+
+
+# ── availability ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_availability_by_hand() -> None:
+    """999 h of work and 1 h of repair: 99.9 %. 99.99 % leave 52.6 minutes of a year."""
+    assert law.availability(999, 1) == pytest.approx(0.999)
+    assert law.availability(math.inf, 1) == 1.0
+    assert law.downtime_s(0.9999) / 60 == pytest.approx(52.56)
+
+
+def test_what_99_99_needs_of_40_gpus() -> None:
+    """Llama 3: 1.97e-5 interruptions an hour and GPU, so 40 GPUs stop every 1,267 h and may stand for 7.6 min."""
+    assert law.mttr_for(0.9999, 40 * 1.97e-5 / 3600) / 60 == pytest.approx(7.6, rel=0.01)
+    assert law.mttr_for(0.9999, 0.0) == math.inf
+
+
+@given(st.integers(1, 12), st.floats(0.5, 1))
+@settings(max_examples=40)
+def test_all_of_n_is_a_series_and_one_of_n_is_parallel(n: int, available: float) -> None:
+    assert law.k_of_n(n, n, available) == pytest.approx(law.series([available] * n))
+    assert law.k_of_n(1, n, available) == pytest.approx(1 - (1 - available) ** n)
+    assert law.k_of_n(0, n, available) == pytest.approx(1)
+
+
+@given(st.integers(1, 20), st.integers(0, 4), RATES, TIMES)
+@settings(max_examples=60)
+def test_spares_with_a_crew_for_each_repair_are_k_of_n(needed: int, spares: int, rate: float, repair: float) -> None:
+    one = law.availability(1 / rate, repair)
+    expected = law.k_of_n(needed, needed + spares, one)
+    assert law.with_spares(needed, spares, rate, repair) == pytest.approx(expected, abs=1e-9)
+    single = law.with_spares(needed, spares, rate, repair, crews=1)
+    assert single <= law.with_spares(needed, spares, rate, repair) + 1e-12
+    assert sum(law.down_states(needed + spares, rate, repair, 2)) == pytest.approx(1)
+
+
+def test_a_spare_more_is_never_worse() -> None:
+    values = [law.with_spares(40, spares, 1e-5 / 3600, 43200) for spares in range(5)]
+    assert values == sorted(values)
+
+
+@given(st.floats(0.01, 0.5), st.floats(0.5, 1))
+@settings(max_examples=40)
+def test_bad_nodes_keep_the_mean_rate(bad_hosts: float, bad_share: float) -> None:
+    good, bad = law.bad_node_factors(bad_hosts, bad_share)
+    assert good * (1 - bad_hosts) + bad * bad_hosts == pytest.approx(1)
+    assert good <= 1 <= bad

@@ -285,3 +285,17 @@ def test_rates_of_other_machines_are_said() -> None:
             assert f"no failure rate of {words} is published" in assumed["reliability.parts.device.failures"]
         else:
             assert "reliability.parts.device.failures" not in assumed
+
+
+def test_an_interruption_keeps_the_finished_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def stopped(*arguments: Any, **fields: Any) -> list[PartFailure]:
+        calls.append(fields["seed"])
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return draw_failures(*arguments, **fields)
+
+    monkeypatch.setattr("tokenworks.ledger.availability.draw_failures", stopped)
+    result = tokenworks.availability("scalex40", seeds=50)
+    assert (result.partial, result.seeds, calls) == (True, 3, [0, 1, 2, 3])

@@ -2,8 +2,10 @@
 
 import copy
 import functools
+from dataclasses import asdict
 from typing import Any
 
+import tokenworks
 from tokenworks import plan
 from tokenworks.simulation.run import simulate
 from tokenworks.simulation.source import Source
@@ -170,6 +172,22 @@ def sweep_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
         "points": points, "wall": {"elapsed_s": 1.0},
     }  # fmt: skip
     return plain, {}
+
+
+@functools.cache
+def _availability() -> dict[str, Any]:
+    result = tokenworks.availability("scalex40", seeds=3)
+    deployment = {
+        "label": "1x[dp40 ep40]", "elastic": True, "spares": 0, "serves": asdict(result.devices),
+        "capacity": asdict(result.devices), "effective_tok_s": 2000.0, "lost_tokens": 1e6, "simulated": 1,
+        "states": [{"state": "aggregated: 39 of 40 ranks", "capacity": 0.975, "time": 0.002}],
+    }  # fmt: skip
+    return result.plain() | {"deployment": deployment, "notes": ["a note"]}
+
+
+def availability_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
+    """An availability with a deployment as plain data, and its machine."""
+    return copy.deepcopy(_availability()), {"scalex40": machine("scalex40")}
 
 
 FREE = {

@@ -13,6 +13,7 @@ from tests.report.html import PageReader
 from tests.report.samples import (
     COMMAND,
     HOSTILE,
+    availability_sample,
     compare_sample,
     plan_sample,
     simulate_sample,
@@ -32,6 +33,7 @@ SAMPLES: dict[str, Sample] = {
     "simulate": simulate_sample,
     "compare": compare_sample,
     "sweep": sweep_sample,
+    "availability": availability_sample,
 }
 
 
@@ -80,7 +82,7 @@ def test_a_page_is_whole_and_loads_nothing(kind: str, lang: Lang) -> None:
     assert all(f"chart-{name}" in read.ids for name in data["charts"])
     for section in ("asked", "answer", "chart", "assumed", "again", "terms"):
         assert section in read.ids
-    assert ("topology" in read.ids) == (kind != "sweep")
+    assert ("topology" in read.ids) == (kind not in ("sweep", "availability"))
     assert COMMAND in read.shown
     assert "None" not in read.shown
     assert "{" not in read.shown.replace(data["strings"]["one"], "")

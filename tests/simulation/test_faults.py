@@ -134,6 +134,20 @@ def test_a_drawn_schedule_is_played_again_from_what_was_printed() -> None:
         assert first[key] == second[key], key
 
 
+def test_faults_and_known_experts_in_one_run() -> None:
+    deployment = deployed(elastic_ep=True, on_loss="migrate")
+    schedule = {"faults": [CARD, {"at": "150 s", "part": "switch 1", "crash": False, "for": "9 s"}], "times": QUICK}
+    one, again = (run(deployment, schedule, experts={"alpha": 0.8, "half_life": "1 min"}) for _ in range(2))
+    assert set(one.outcome.status) == {Status.COMPLETED}
+    assert data(one) == data(again)
+    levels = len(one.tracks[0].levels)
+    assert levels > 1
+    assert len(one.cluster.pools[0].variants) == 3 * levels - 1, "whole, 39 ranks, three switches of four"
+    times = [cost.by_tokens[40] for cost in (one.cluster.pools[0].cost, *one.cluster.pools[0].variants)]
+    assert np.all(np.array(times[2 * levels :]) >= np.array(times[:levels])), "less bandwidth is never faster"
+    assert faults_of(one)["faults"][0]["ranks"] == 1
+
+
 def test_rare_faults_are_said_to_be_rare() -> None:
     asked = FailureInput.read(None, 1, None, None)
     calm = simulate(deployed(), Traffic(trace(50)), slo=SLO, failures=asked)

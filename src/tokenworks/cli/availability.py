@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from tokenworks.cli.options import DEPLOYMENTS, MACHINE, NUMBERS, ON, REQUESTS, ChangeOptions, Output
+from tokenworks.cli.options import (
+    DEPLOYMENTS,
+    MACHINE,
+    NUMBERS,
+    ON,
+    PAGE_HELP,
+    REQUESTS,
+    RESULT,
+    ChangeOptions,
+    PageFormat,
+    PageOptions,
+)
 from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
@@ -26,6 +37,7 @@ if TYPE_CHECKING:
     from tokenworks.ledger.availability_sensitivity import Swing
 
 HISTORIES = Group("Histories", sort_key=1)
+FORMAT = Parameter(name=["-o", "--output"], help=PAGE_HELP, group=RESULT)
 BAR = 24
 """Longest bar of the tornado [character]."""
 SWINGS = 8
@@ -69,7 +81,8 @@ def availability(
     slo: Annotated[str | None, Parameter(group=REQUESTS)] = None,
     histories: HistoryOptions = HistoryOptions(),
     numbers: ChangeOptions = ChangeOptions(),  # noqa: B008 - frozen
-    output: Output = "table",
+    output: Annotated[PageFormat, FORMAT] = "table",
+    page: PageOptions = PageOptions(),  # noqa: B008 - frozen
 ) -> None:
     """Find how much of the time a machine and a deployment on it work, and which parts take the rest.
 
@@ -87,6 +100,7 @@ def availability(
     from tokenworks.simulation.source import Source
 
     began = time.perf_counter()
+    page.check(output)
     chosen, source, bounds = None, None, None
     if deploy is not None:
         chosen = numbers.changed(pick_deployment(deploy, pick))
@@ -109,8 +123,10 @@ def availability(
         )  # fmt: skip
     if output == "table":
         _print(result, console())
-        return
-    emit(timed(result.plain(), began), output)
+    elif output == "json" or output == "yaml":  # noqa: PLR1714 - mypy reads these
+        emit(timed(result.plain(), began), output)
+    else:
+        page.write(output, result.plain(), [result.machine])
 
 
 def _must_be_of_a_machine(numbers: ChangeOptions, pick: int, workload: str | None, slo: str | None) -> None:

@@ -90,18 +90,23 @@ def _fault_row(fault: dict[str, Any]) -> list[str]:
     noticed = fault["noticed_s"]
     return [
         fault["part"] + (" (permanent)" if fault["permanent"] else ""),
-        f"{fault['at_s']:,.6g}",
-        f"{fault['lasts_s']:,.4g}",
+        _shown(fault["at_s"]),
+        _shown(fault["lasts_s"]),
         str(fault["devices"]),
         str(fault["ranks"]),
         f"{fault['lost_bandwidth_share']:.0%}",
-        "-" if noticed is None else f"{noticed - fault['at_s']:,.4g}",
-        f"{fault['down_s']:,.4g}",
-        f"{fault['whole_s'] - fault['at_s']:,.5g}",
+        "-" if noticed is None else _shown(noticed - fault["at_s"]),
+        _shown(fault["down_s"]),
+        _shown(fault["whole_s"] - fault["at_s"]),
         f"{fault['lost_requests']:,}",
         f"{fault['retries']:,}",
         f"{fault['lost_output_tokens']:,}",
     ]
+
+
+def _shown(value: float) -> str:
+    """A number with four digits, or with all digits of its integer part."""
+    return f"{value:,.0f}" if value >= 1e3 else f"{value:.4g}"
 
 
 def _print_felt(faults: dict[str, Any], out: Page) -> None:
@@ -117,11 +122,11 @@ def _print_felt(faults: dict[str, Any], out: Page) -> None:
             rows.append(
                 [
                     f"{name} {fault['part']}",
-                    f"{felt['from_s']:,.6g}",
-                    f"{felt['to_s']:,.6g}",
+                    _shown(felt["from_s"]),
+                    _shown(felt["to_s"]),
                     f"{felt['arrived']:,}",
                     f"{felt['failed']:,}",
-                    *("-" if felt[key] is None else f"{felt[key]:,.4g}" for key in times),
+                    *("-" if felt[key] is None else _shown(felt[key]) for key in times),
                     f"{felt['effective_tok_s']:,.0f}",
                 ]
             )

@@ -37,12 +37,14 @@ from tokenworks.ledger.availability_stand import Stand, must_be_for, stand_of
 from tokenworks.ledger.availability_years import PlayedYears, State, play_years
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.variants import Condition
+from tokenworks.specs.calibration import calibration_name
 from tokenworks.specs.compose import machine
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.given import Assume, given
 from tokenworks.specs.machine import named
 from tokenworks.specs.parts import PartKind, assumed_parts, part_counts, parts_of
 from tokenworks.specs.reliability import PUBLISHED, Reliability, ReliabilityLike, load_reliability
+from tokenworks.specs.result import Inputs, inputs
 from tokenworks.specs.slo import Slo
 
 SEEDS = 100
@@ -136,9 +138,22 @@ def availability_of(
         deployment=deployment.shown if deployment else None,
         causes=_causes(deployment, form, counts, histories),
         promise=_promise(promise, form, deployment, serves), swings=tuple(swings), pairs=tuple(pairs),
-        rates=rates, given=given(assume) if deployed is None else deployed.given,
+        rates=rates, asked=_asked(system, deployed, capacity, assume),
         assumed=tuple(named(on.given, (*assumed_parts(on), *rates.assumed_for(on, counts)))),
         notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _asked(system: str, deployed: Deployed | None, capacity: DegradedCapacity | None, assume: Assume) -> Inputs:
+    """The inputs of the result."""
+    if deployed is None or capacity is None:
+        return inputs(machine=system, given=given(assume))
+    run = capacity.full.run
+    workload = run.traffic.workload
+    return inputs(
+        model=deployed.deployment.model, machine=system, slo=str(run.slo), engine=deployed.deployment.engine,
+        workload=workload and workload.model_copy(update={"rate": None, "concurrency": None}),
+        calibration=calibration_name(run.calibration), given=run.site.given,
     )  # fmt: skip
 
 

@@ -9,11 +9,10 @@ from typing import Annotated
 from typing_extensions import TypedDict
 
 from tokenworks.ledger.availability_sensitivity import Interaction, Swing
-from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption, Machine
 from tokenworks.specs.parts import PartKind
 from tokenworks.specs.reliability import Reliability
-from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs
+from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope
 from tokenworks.specs.shown import Record, Shown, flat
 
 
@@ -174,7 +173,7 @@ class Availability(Shown):
     promise : what the promised availability needs
     swings, pairs : how far each number moves the lost time, and pairs of numbers whose effects multiply
     rates : failure rates
-    given : numbers that the user set
+    asked : inputs of the result
     assumed : assumed numbers
     notes : sentences for the reader
     """
@@ -193,7 +192,7 @@ class Availability(Shown):
     swings: tuple[Swing, ...]
     pairs: tuple[Interaction, ...]
     rates: Reliability
-    given: tuple[Given, ...]
+    asked: Inputs
     assumed: tuple[Assumption, ...]
     notes: tuple[str, ...] = ()
 
@@ -212,7 +211,7 @@ class Availability(Shown):
     def plain(self) -> Plain:
         """The complete result as plain data."""
         body: AvailabilityBody = {
-            "inputs": inputs(machine=self.system, given=self.given),
+            "inputs": self.asked,
             "reliability": self.rates.name,
             "years": self.years,
             "seeds": self.seeds,

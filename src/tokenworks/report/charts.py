@@ -20,7 +20,7 @@ LEAST = "least"
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Noto Sans CJK SC', 'PingFang SC', sans-serif"
 
-NUMBERS = frozenset({"user", "device", "rate", "x", "ttft", "tpot", "at", "value", "total"})
+NUMBERS = frozenset({"user", "device", "rate", "x", "ttft", "tpot", "at", "value", "total", "low", "high"})
 """Fields of rows that are numbers."""
 
 Row = Mapping[str, Any]
@@ -237,3 +237,29 @@ def sweep_chart(
         layers.append(at.mark_point(size=300, strokeWidth=2.5, color=TEXT, filled=False, aria=False))
         layers.append(at.mark_text(align="left", dx=12, dy=-12, fontWeight="bold", aria=False).encode(text="text:N"))
     return finished(alt.layer(*layers), description)
+
+
+def tornado_chart(
+    rows: Sequence[Row], title: str, at: float, *, tips: Mapping[str, str], description: str
+) -> dict[str, Any]:
+    """One bar for each input: from the result with its lower value to the result with its higher value.
+
+    Parameters
+    ----------
+    rows : bars with `group`, `low` and `high`, the widest first
+    title : title of the horizontal axis
+    at : result with all inputs as they are, drawn as a vertical line
+    tips : field -> title, of what is shown when the reader points at a bar
+    description : what the chart shows, for a screen reader
+    """
+    order = [row["group"] for row in rows]
+    bars = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).mark_bar(color=SERIES[0]).encode(
+        y=alt.Y("group:N", sort=order, title=None, axis=alt.Axis(labelLimit=180)),
+        x=alt.X("low:Q", title=title, scale=alt.Scale(zero=True)),
+        x2="high:Q",
+        tooltip=[_tip(field, text) for field, text in tips.items()],
+    )  # fmt: skip
+    rule = alt.Chart(alt.InlineData(values=[{"at": at}])).mark_rule(color=TEXT, strokeDash=[4, 3], aria=False)
+    spec = finished(alt.layer(bars, rule.encode(x="at:Q")), description)
+    spec["height"] = max(HEIGHT // 2, 2 * BAR * len(rows))
+    return spec

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenworks.report.availability import availability_content
 from tokenworks.report.compare import compare_content
 from tokenworks.report.content import PageContent
 from tokenworks.report.figures import visible
@@ -28,6 +29,7 @@ PNG_SCALE = 2
 
 BUILDERS = {
     "plan": plan_content, "simulate": simulate_content, "compare": compare_content, "sweep": sweep_content,
+    "availability": availability_content,
 }  # fmt: skip
 """Kind of a result -> function that makes the content of its page."""
 
