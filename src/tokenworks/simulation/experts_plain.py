@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenworks.simulation.experts import HOST_S, Track, link_bytes
 from tokenworks.simulation.run import Simulation
-from tokenworks.simulation.shape import ExpertSeriesPlain, ExpertsPlain, RoleExpertsPlain
+from tokenworks.simulation.shape import ExpertSeriesPlain, PopularityPlain, RoleExpertsPlain
 from tokenworks.specs.experts import ExpertLoad
 from tokenworks.specs.machine import Assumption
 
@@ -16,7 +16,7 @@ MOST_TIMES = 300
 """Most times of a series [count]."""
 
 
-def experts_plain(run: Simulation) -> ExpertsPlain:
+def experts_plain(run: Simulation) -> PopularityPlain:
     """The experts of each role with expert parallelism.
 
     Parameters
