@@ -49,7 +49,7 @@ def test_sglang_both_ways(eplb: dict[str, Any] | None, redundant: int) -> None:
 
 
 def test_what_an_engine_cannot_do() -> None:
-    with pytest.raises(SpecError, match="min_utilization 0.5: vLLM moves experts after every interval"):
+    with pytest.raises(SpecError, match=r"min_utilization 0\.5: vLLM moves experts after every interval"):
         started("vllm-0.33.0", {"min_utilization": 0.5})
     with pytest.raises(SpecError, match="in_background: SGLang runs no step"):
         started("sglang-0.5.23", {"in_background": True})
