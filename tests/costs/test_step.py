@@ -178,6 +178,24 @@ def test_arrays_and_numbers_agree(name: str) -> None:
                 assert together.bound()[row, column] == alone.bound()
 
 
+@pytest.mark.parametrize("name", [R1, QWEN])
+def test_instances_with_and_without_overlap_are_priced_together(name: str) -> None:
+    """One call for instances of both policies gives the same bits as one call for each policy."""
+    halved, parts = np.array([True, False, False, True]), (2, 8, 4, 1)
+    split = Split(tp=np.array(parts), dp=np.full(4, 8), ep=np.array(parts) * 8, draft_tokens=np.array([0, 0, 1, 1]))
+    load = Batch(*(np.random.default_rng(2).uniform(1, 4000, (3, 4)) * size for size in (1, 1000, 1, 1000, 10)))
+    if not model(name).draft:
+        split = dataclasses.replace(split, draft_tokens=0)
+
+    def seconds(overlap: object) -> np.ndarray:
+        return np.asarray(step(model(name), achieved("5xhgx-h100"), split, load, engine=VLLM, overlap=overlap).seconds)
+
+    whole = seconds(halved)
+    assert (whole == np.where(halved, seconds("two-batch"), seconds("none"))).all()
+    assert (seconds(np.zeros(4, bool)) == seconds("none")).all()
+    assert (seconds(np.ones(4, bool)) == seconds("two-batch")).all()
+
+
 # ── what a split does ─────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -200,6 +200,20 @@ def test_more_work_is_never_faster(seed: int, batch: float, tokens: float) -> No
     assert (both >= case.seconds(some, np.zeros(16), np.full(16, tokens)) * (1 - 1e-12)).all()
 
 
+@pytest.mark.parametrize("piece", [1, 50, 333])
+def test_the_size_of_a_call_of_the_cost_model_changes_nothing(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points are priced in pieces, and several steps in one call: each time keeps its bits."""
+    case, ladders = CASES["plain"], Ladders.default()
+    points = candidates(case.setting, splits(case.setting)).points[:40]
+    wide, batch = points.columns(1), ladders.batches(points.lanes)[:, :6]
+    whole, prefill = case.times(wide, batch, 0.0), case.times(wide, 0.0, 64.0 * batch)
+    monkeypatch.setattr("tokenworks.planning.costing.PIECE", piece)
+    joined = case.several(wide, [(batch, 0.0), (0.0, 64.0 * batch)], axis=1)
+    for one, other in zip((whole, prefill), joined, strict=True):
+        for seconds, again in zip(one.fields, other.fields, strict=True):
+            assert np.array_equal(seconds, again)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     st.sampled_from([SMALL_MOE, DENSE]), st.sampled_from(["hgx-h100", "2xhgx-h20", "scalex40:8"]),

@@ -50,6 +50,38 @@ def test_the_same_question_gives_the_same_answer(planned: Plan) -> None:
     assert {**again.plain(), "wall": {}} == {**planned.plain(), "wall": {}}
 
 
+def test_the_answer_does_not_depend_on_the_number_of_threads(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (1, 3):
+        for module in ("bench", "decide", "searches"):
+            monkeypatch.setattr(f"tokenworks.planning.{module}.THREADS", number)
+        again = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=4)
+        assert {**again.plain(), "wall": {}} == {**planned.plain(), "wall": {}}
+
+
+def test_a_run_that_nobody_asks_for_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenworks.planning.bench.THREADS", 2)
+    case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
+    one = next(candidates([search(case, 10, margin=0.2)]))
+    rate, bench, alone = one.estimated.requests_s / 2, Bench(), Bench()
+    bench.expect(one, rate)
+    assert bench.simulations == 0
+    ahead, run = bench.at(one, rate=rate), alone.at(one, rate=rate)
+    bench.expect(one, 2 * rate)
+    bench.forget()
+    assert ahead.metrics == run.metrics
+    assert (bench.simulations, bench.requests) == (alone.simulations, alone.requests) == (1, bench.requests)
+
+
+def test_work_on_several_deployments_fails_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of one deployment reaches the caller, and the results keep the order of the deployments."""
+    monkeypatch.setattr("tokenworks.planning.bench.THREADS", 2)
+    case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
+    few = list(candidates([search(case, 10, margin=0.2)]))[:3]
+    assert Bench().each([*few, few[0]], lambda number: number) == [0, 1, 2, 3]
+    with pytest.raises(ZeroDivisionError):
+        Bench().each(few, lambda number: 1 // (number - 1))
+
+
 def test_the_best_does_not_depend_on_how_many_are_listed(planned: Plan) -> None:
     """A short list must not end the search early: the winner may stand far down in the order of the estimates."""
     one = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=1)
