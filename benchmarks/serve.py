@@ -112,17 +112,19 @@ async def load(port: int, streams: int, seconds: float) -> None:
         transports.append(transport)
         await asyncio.sleep(0.0015)
     await asyncio.sleep(1.0)
-    first, then = await scrape(port), time.monotonic()
+    first = await scrape(port)
     await asyncio.sleep(seconds)
-    last, now = await scrape(port), time.monotonic()
+    last = await scrape(port)
+    clock = "tokenworks_simulated_seconds_total"  # the client may be late itself, so the clock is the server's
+    passed = last[clock] - first[clock]
     tokens = last["vllm:generation_tokens_total"] - first["vllm:generation_tokens_total"]
     cpu = last["process_cpu_seconds_total"] - first["process_cpu_seconds_total"]
     buckets = {name: last[name] - first[name] for name in last if name.startswith("late ")}
     p99 = next((name[5:] for name, count in buckets.items() if count >= 0.99 * buckets["late +Inf"]), "+Inf")
     memory = last["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
     print(
-        f"{streams:6,} streams {tokens / (now - then):9,.0f} tokens/s  p99 late at most {1e3 * float(p99):6.1f} ms  "
-        f"{1e6 * cpu / max(tokens, 1):5.1f} us of CPU a token  {cpu / (now - then):4.2f} cores  "
+        f"{streams:6,} streams {tokens / passed:9,.0f} tokens/s  p99 late at most {1e3 * float(p99):6.1f} ms  "
+        f"{1e6 * cpu / max(tokens, 1):5.1f} us of CPU a token  {cpu / passed:4.2f} cores  "
         f"{memory / streams / 1e3:5.1f} kB a stream",
         flush=True,
     )
@@ -131,25 +133,25 @@ async def load(port: int, streams: int, seconds: float) -> None:
     await asyncio.sleep(0.5)
 
 
-async def play(port: int, rows: list[dict[str, Any]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Send the requests of a trace at their times; TTFT and TPOT of each [s]."""
+async def play(port: int, rows: list[dict[str, Any]], speed: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Send the requests of a trace at their times; TTFT and TPOT of each, on the logical clock [s]."""
     loop, rng = asyncio.get_running_loop(), np.random.default_rng(1)
     requests = [
         completion(rng.integers(0, 1 << 31, row["input_length"]).tolist(), row["output_length"]) for row in rows
     ]
     began, readers = time.perf_counter() + 0.5, list[Reader]()
     for row, request in zip(rows, requests, strict=True):
-        await asyncio.sleep(max(0.0, began + row["timestamp"] / 1e3 - time.perf_counter()))
+        await asyncio.sleep(max(0.0, began + row["timestamp"] / 1e3 / speed - time.perf_counter()))
         _, reader = await loop.create_connection(lambda request=request: Reader(request), "127.0.0.1", port)  # type: ignore[misc]
         readers.append(reader)
     await asyncio.gather(*(reader.done for reader in readers))
-    return np.array([
+    return speed * np.array([
         (one.first - one.sent, (one.last - one.first) / max(row["output_length"] - 1, 1))
         for one, row in zip(readers, rows, strict=True)
     ])  # fmt: skip
 
 
-def fidelity(folder: str, rate: float, count: int) -> None:
+def fidelity(folder: str, rate: float, count: int, speed: float) -> None:
     """Play one trace through `simulate` and through the endpoint, and print both."""
     rng = np.random.default_rng(0)
     times = 1e3 * np.cumsum(rng.exponential(1 / rate, count))
@@ -165,8 +167,8 @@ def fidelity(folder: str, rate: float, count: int) -> None:
     outcome = simulation.outcome
     ttft = outcome.first_token_s - outcome.arrival_s
     tpot = (outcome.end_s - outcome.first_token_s) / np.maximum(outcome.output_tokens - 1, 1)
-    with served(folder, plan, "--trace", str(trace)) as port:
-        live = run(lambda: play(port, rows))
+    with served(folder, plan, "--trace", str(trace), "--speed", str(speed)) as port:
+        live = run(lambda: play(port, rows, speed))
     for name, simulated, seen in (("TTFT", ttft, live[:, 0]), ("TPOT", tpot, live[:, 1])):
         for statistic, value in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
             one, two = 1e3 * float(value(simulated)), 1e3 * float(value(seen))
@@ -189,10 +191,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--fidelity", type=float, metavar="RATE", help="requests a second of a trace to play")
     parser.add_argument("--requests", type=int, default=200, help="requests of this trace")
+    parser.add_argument("--speed", type=float, default=1.0, help="speed of this deployment; below 1 on a busy computer")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.fidelity is not None:
-            fidelity(folder, given.fidelity, given.requests)
+            fidelity(folder, given.fidelity, given.requests, given.speed)
             return
         counts = [int(one) for one in given.streams.split(",")]
         sequences = max(16, -(-2 * max(counts) // given.replicas))

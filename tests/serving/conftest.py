@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from tokenworks.simulation.source import Source
 from tokenworks.specs.deployment_file import pick_deployment
 from tokenworks.specs.slo import Slo
 
-DEPLOYMENT = {
+DEPLOYMENT: dict[str, Any] = {
     "model": "meta-llama/Meta-Llama-3.1-8B", "system": "hgx-h100:2", "max_model_len": 8192,
     "roles": [{"name": "aggregated", "replicas": 2, "max_sequences": 64}],
 }  # fmt: skip
@@ -35,10 +36,12 @@ class Endpoint:
         return f"http://127.0.0.1:{self.port}"
 
 
-def built(*, lengths: str = "max", max_queue: int = 0, **settings: object) -> Server:
+def built(
+    deployment: dict[str, Any] = DEPLOYMENT, *, lengths: str = "max", max_queue: int = 0, **settings: object
+) -> Server:
     source = Source.read(None, "chat", seed=0)
     given = {"port": 0, "speed": SPEED, "slo": Slo.parse("ttft=10s,tpot=1s"), **settings}
-    return prepare(pick_deployment(DEPLOYMENT), source, lengths, Settings(**given), max_queue=max_queue)  # type: ignore[arg-type]
+    return prepare(pick_deployment(deployment), source, lengths, Settings(**given), max_queue=max_queue)  # type: ignore[arg-type]
 
 
 def running(server: Server) -> Iterator[Endpoint]:
@@ -73,5 +76,13 @@ def endpoint(kernel: None) -> Iterator[Endpoint]:
 def guarded(kernel: None) -> Iterator[Endpoint]:
     """An endpoint with keys, a short queue and few requests in flight, and SGLang's names."""
     yield from running(
-        built(keys=("secret", "other"), max_queue=1, max_requests=600, api="sglang", name="my-model", drain_s=0.5)
+        built(
+            keys=("secret", "other"),
+            max_queue=1,
+            max_requests=600,
+            api="sglang",
+            name="my-model",
+            drain_s=0.5,
+            limits=HttpLimits(write_s=0.5, idle_s=1.0),
+        )
     )

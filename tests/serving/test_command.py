@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tokenworks
 from tests.serving.client import ask, connected, get, idle, post, read
 from tests.serving.conftest import DEPLOYMENT, Endpoint, built, running
+from tests.serving.test_http import metrics_of
 from tokenworks.cli import run
 from tokenworks.errors import SpecError
 
@@ -60,12 +62,12 @@ def test_start_drain_and_stop(plan: Path) -> None:
 
 @pytest.mark.usefixtures("kernel")
 def test_a_server_that_loads_its_weights() -> None:
-    for endpoint in running(built(startup_s=10.0, drain_s=0.1)):  # half a second at the speed of these tests
+    for endpoint in running(built(startup_s=60.0, drain_s=0.1)):  # three seconds at the speed of these tests
         starting = ask(endpoint, get("/health"))
         assert starting.status == 503
         assert ask(endpoint, post("/v1/completions", {"prompt": "x"})).status == 503
         assert ask(endpoint, get("/metrics")).status == 200
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 20
         while ask(endpoint, get("/health")).status != 200:
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -89,6 +91,25 @@ def test_echo() -> None:
         body = {"messages": [{"role": "user", "content": "abcdefgh"}], "max_tokens": 3}
         answer = ask(endpoint, post("/v1/chat/completions", body)).json
         assert answer["choices"][0]["message"]["content"] == "abcdefghabcd"
+
+
+ROLES = [{"name": name, "max_sequences": 64} for name in ("prefill", "decode")]
+
+
+@pytest.mark.parametrize("more", [{"engine": "sglang", "tiers": "hicache"}, {"roles": ROLES}], ids=["tiers", "roles"])
+def test_tiers_and_roles(more: dict[str, Any]) -> None:
+    """KV tiers, and separate instances for prefill and decode, are felt and counted."""
+    for endpoint in running(built({**DEPLOYMENT, **more}, drain_s=0.1)):
+        prompt = {"prompt": "a prompt that comes twice " * 60, "max_tokens": 9}
+        usages = [ask(endpoint, post("/v1/completions", prompt)).json["usage"] for _ in range(2)]
+        assert [one["prompt_tokens_details"]["cached_tokens"] > 0 for one in usages] == [False, True]
+        events = ask(endpoint, post("/v1/completions", {**prompt, "stream": True})).events
+        assert sum(len(event["choices"][0]["text"]) for event in events) == 9 * 4
+        values = metrics_of(ask(endpoint, get("/metrics")).body.decode())
+        assert ("tokenworks_kv_tier_written_bytes_total" in values) == ("tiers" in more)
+        assert sum(values["vllm:generation_tokens_total"]) == 27
+        assert len(values["hcu_power_usage"]) == 2
+        assert idle(endpoint)
 
 
 WRONG = [

@@ -61,6 +61,6 @@ def test_nothing_is_left(endpoint: Endpoint) -> None:
 def test_all_routes_are_on_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
     for api in ("openai", "sglang"):
-        for _, path in routes(api):  # type: ignore[arg-type]
+        for _, path in routes(api):
             assert path in page, path
     assert pytest.importorskip("httptools")

@@ -118,7 +118,7 @@ def test_slow_and_silent_clients(endpoint: Endpoint) -> None:
 def test_clients_that_leave(endpoint: Endpoint) -> None:
     """A client that leaves in the middle of a stream, or before its answer, frees its slot and its KV blocks."""
     before = endpoint.server.metrics.events.get("client_left", 0)
-    socks = [connected(endpoint) for _ in range(60)]
+    socks = [connected(endpoint) for _ in range(200)]
     for i, sock in enumerate(socks):
         sock.sendall(post(COMPLETION, {**LONG, "stream": i % 3 > 0}))
     for i, sock in enumerate(socks):
@@ -128,7 +128,7 @@ def test_clients_that_leave(endpoint: Endpoint) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, and no end
         sock.close()
     assert idle(endpoint)
-    assert endpoint.server.metrics.events["client_left"] == before + 60
+    assert endpoint.server.metrics.events["client_left"] == before + 200
     assert endpoint.server.driver.simulator.slots < 1000
 
 
@@ -148,6 +148,22 @@ def test_a_slow_reader_does_not_hold_others(endpoint: Endpoint) -> None:
     assert sum(len(event["choices"][0]["text"]) for event in response.events) == 8 * 8000 * 4
     sock.close()
     assert idle(endpoint)
+
+
+def test_a_client_that_never_reads(guarded: Endpoint) -> None:
+    """The connection ends after a while, and its request frees what it holds. So does a connection that is idle."""
+    with socket.socket() as sock, connected(guarded) as idle_one:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", guarded.port))
+        sock.sendall(post(COMPLETION, {**LONG, "logprobs": 20}, headers="x-api-key: secret\r\n"))
+        idle_one.sendall(get("/version"))
+        read(idle_one)
+        began = time.monotonic()
+        while not guarded.server.metrics.events.get("slow_reader"):
+            assert time.monotonic() < began + 30
+            time.sleep(0.05)
+        assert idle(guarded)
+        assert idle_one.recv(10) == b""
 
 
 def test_metrics(endpoint: Endpoint) -> None:
