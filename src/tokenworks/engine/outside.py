@@ -1,6 +1,6 @@
 """Kinds of events that come from outside while the engine runs: their names, and their numbers in the kernel.
 
-The kernel handles a kind in `kernel.outside.happen`, the reference in `Reference.kinds`.
+The kernel handles a kind in `kernel.outside`, the reference in `Reference.happen`.
 """
 
 from __future__ import annotations
