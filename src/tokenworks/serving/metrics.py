@@ -80,6 +80,7 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float], engines: int) -> None:
         self.bounds = list(map(float, bounds))
+        self._edges = np.array(self.bounds)
         self.counts = np.zeros((engines, len(bounds) + 1), np.int64)
         self.sums = np.zeros(engines)
 
@@ -90,7 +91,7 @@ class Histogram:
 
     def add_all(self, engines: Ints, values: Floats, times: Ints | int = 1) -> None:
         """Count many values, each `times` times."""
-        np.add.at(self.counts, (engines, np.searchsorted(self.bounds, values)), times)
+        np.add.at(self.counts, (engines, self._edges.searchsorted(values)), times)
         np.add.at(self.sums, engines, values * times)
 
     def lines(self, name: str, labels: Sequence[str]) -> Iterable[str]:
