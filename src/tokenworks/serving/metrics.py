@@ -6,7 +6,7 @@ import math
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -219,8 +219,8 @@ class ServerMetrics:
 
     # ---- text format
 
-    def render(self, levels: Levels, seconds: float, more: Iterable[str] = ()) -> bytes:
-        """The text of GET /metrics.
+    def lines(self, levels: Levels, seconds: float, more: Iterable[str] = ()) -> Iterator[str]:
+        """The lines of GET /metrics. They are written when they are asked for.
 
         Parameters
         ----------
@@ -229,14 +229,13 @@ class ServerMetrics:
         more : lines of other metrics
         """
         engine = [f'engine="{i}",model_name="{self.model}"' for i in range(self.engines)]
-        lines = list(_vllm(self, levels, engine) if self.api == "openai" else _sglang(self, levels, engine))
+        yield from _vllm(self, levels, engine) if self.api == "openai" else _sglang(self, levels, engine)
         for key, (name, _, text) in HISTOGRAMS[self.api].items():
-            lines += _about(name, "histogram", text)
-            lines += self.histograms[key].lines(name, engine)
-        lines += self._own(seconds)
-        lines += self._process()
-        lines += more
-        return ("\n".join(lines) + "\n").encode()
+            yield from _about(name, "histogram", text)
+            yield from self.histograms[key].lines(name, engine)
+        yield from self._own(seconds)
+        yield from self._process()
+        yield from more
 
     def _own(self, seconds: float) -> Iterable[str]:
         """ServerMetrics with names of our own."""
