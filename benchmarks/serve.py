@@ -104,7 +104,7 @@ async def load(port: int, streams: int, seconds: float) -> None:
     """Open the streams, read for `seconds`, print a row, and close the streams."""
     loop = asyncio.get_running_loop()
     opening_s = 0.0015 * streams
-    request = completion("hello", int(50 * (opening_s + seconds + 5) * 1.2))
+    request = completion("hello", int(50 * (opening_s + seconds + 30)))
     before = await scrape(port)
     transports = []
     for _ in range(streams):

@@ -178,3 +178,9 @@ def test_soak() -> None:
             sizes.append(resident_bytes())
         assert sizes[1] < sizes[0] + 20e6
         assert not endpoint.server.metrics.events.get("internal_error")
+
+
+def test_without_httptools(plan: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenworks.serving.installed.find_spec", lambda _name: None)
+    assert run(["serve", str(plan)]) == 2
+    assert "tokenworks[serve]" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,6 +80,7 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float], engines: int) -> None:
         self.bounds = list(map(float, bounds))
+        self._edges = np.array(self.bounds)
         self.counts = np.zeros((engines, len(bounds) + 1), np.int64)
         self.sums = np.zeros(engines)
 
@@ -90,7 +91,7 @@ class Histogram:
 
     def add_all(self, engines: Ints, values: Floats, times: Ints | int = 1) -> None:
         """Count many values, each `times` times."""
-        np.add.at(self.counts, (engines, np.searchsorted(self.bounds, values)), times)
+        np.add.at(self.counts, (engines, self._edges.searchsorted(values)), times)
         np.add.at(self.sums, engines, values * times)
 
     def lines(self, name: str, labels: Sequence[str]) -> Iterable[str]:
@@ -218,8 +219,8 @@ class ServerMetrics:
 
     # ---- text format
 
-    def render(self, levels: Levels, seconds: float, more: Iterable[str] = ()) -> bytes:
-        """The text of GET /metrics.
+    def lines(self, levels: Levels, seconds: float, more: Iterable[str] = ()) -> Iterator[str]:
+        """The lines of GET /metrics. They are written when they are asked for.
 
         Parameters
         ----------
@@ -228,14 +229,13 @@ class ServerMetrics:
         more : lines of other metrics
         """
         engine = [f'engine="{i}",model_name="{self.model}"' for i in range(self.engines)]
-        lines = list(_vllm(self, levels, engine) if self.api == "openai" else _sglang(self, levels, engine))
+        yield from _vllm(self, levels, engine) if self.api == "openai" else _sglang(self, levels, engine)
         for key, (name, _, text) in HISTOGRAMS[self.api].items():
-            lines += _about(name, "histogram", text)
-            lines += self.histograms[key].lines(name, engine)
-        lines += self._own(seconds)
-        lines += self._process()
-        lines += more
-        return ("\n".join(lines) + "\n").encode()
+            yield from _about(name, "histogram", text)
+            yield from self.histograms[key].lines(name, engine)
+        yield from self._own(seconds)
+        yield from self._process()
+        yield from more
 
     def _own(self, seconds: float) -> Iterable[str]:
         """ServerMetrics with names of our own."""
