@@ -159,10 +159,10 @@ def test_words_of_others_are_no_markup(capsys: pytest.CaptureFixture[str]) -> No
 def test_freed_memory_is_kept_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another C library than glibc has no `mallopt`, and another system no such library: both change nothing."""
     heap.keep_freed_memory()
-    monkeypatch.setattr(heap.ctypes, "CDLL", lambda _: object())
+    monkeypatch.setattr("tokenworks.cli.heap.ctypes.CDLL", lambda _: object())
     heap.keep_freed_memory()
-    monkeypatch.setattr(heap.sys, "platform", "win32")
-    monkeypatch.setattr(heap.ctypes, "CDLL", None)
+    monkeypatch.setattr("tokenworks.cli.heap.sys.platform", "win32")
+    monkeypatch.setattr("tokenworks.cli.heap.ctypes.CDLL", None)
     heap.keep_freed_memory()
 
 
