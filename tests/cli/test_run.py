@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from tokenworks import cli
+from tokenworks.cli import heap
 from tokenworks.cli.output import console, emit, notes
 from tokenworks.cli.page import BARS, Page, escaped, open_stdout
+from tokenworks.cli.progress import compile_once
 from tokenworks.cli.tables import print_table
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
+from tokenworks.simulation import play
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["systems", "--nonsense"], ["plan"], ["systems", "-o", "xml"]])
@@ -151,3 +154,24 @@ def test_control_characters_of_others_are_shown_not_obeyed(capsys: pytest.Captur
 def test_words_of_others_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     console().print("[bold]x[/bold] :smile:")
     assert capsys.readouterr().out == "[bold]x[/bold] :smile:\n"
+
+
+def test_freed_memory_is_kept_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another C library than glibc has no `mallopt`, and another system no such library: both change nothing."""
+    heap.keep_freed_memory()
+    monkeypatch.setattr("tokenworks.cli.heap.ctypes.CDLL", lambda _: object())
+    heap.keep_freed_memory()
+    monkeypatch.setattr("tokenworks.cli.heap.sys.platform", "win32")
+    monkeypatch.setattr("tokenworks.cli.heap.ctypes.CDLL", None)
+    heap.keep_freed_memory()
+
+
+def test_an_engine_that_is_loaded_ahead_says_if_it_was_damaged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(play, "_ahead", [])
+    monkeypatch.setattr(play, "warm_up", lambda: True)
+    monkeypatch.setattr("tokenworks.engine.simulator.compiled", lambda: True)
+    compile_once(ahead=True)
+    play._ready.__wrapped__()
+    assert "was damaged; it was compiled again" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.costs.cases import LLAMA, MACHINES, MODELS, QWEN, R1, achieved, loads, model, on, perfect, splits
+from tokenworks.arrays import Bools, Floats
 from tokenworks.costs.rates import rates
 from tokenworks.costs.requests import mean_of_requests, prefix_tokens
 from tokenworks.costs.split import Split
@@ -187,7 +188,7 @@ def test_instances_with_and_without_overlap_are_priced_together(name: str) -> No
     if not model(name).draft:
         split = dataclasses.replace(split, draft_tokens=0)
 
-    def seconds(overlap: object) -> np.ndarray:
+    def seconds(overlap: str | Bools) -> Floats:
         return np.asarray(step(model(name), achieved("5xhgx-h100"), split, load, engine=VLLM, overlap=overlap).seconds)
 
     whole = seconds(halved)

@@ -65,10 +65,7 @@ def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Request
     )
 
 
-@cache
-def _loading() -> Future[bool]:
-    """The engine as another thread loads it; the result says whether its code on disk was damaged."""
-    return ThreadPoolExecutor(1, thread_name_prefix="load").submit(warm_up)
+_ahead: list[Future[None]] = []
 
 
 def load_ahead(mended: Callable[[], None]) -> None:
@@ -78,15 +75,20 @@ def load_ahead(mended: Callable[[], None]) -> None:
     ----------
     mended : called if the code on disk was damaged and was compiled again
     """
-    _loading().add_done_callback(lambda done: mended() if not done.exception() and done.result() else None)
+
+    def load() -> None:
+        if warm_up():
+            mended()
+
+    _ahead.append(ThreadPoolExecutor(1, thread_name_prefix="load").submit(load))
 
 
 @cache
 def _ready() -> None:
     """Compile the engine, or load its compiled code: once in a process."""
-    if _loading.cache_info().currsize:
-        _loading().result()
-    else:
+    for loading in _ahead:
+        loading.result()
+    if not _ahead:
         warm_up()
 
 
