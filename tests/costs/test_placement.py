@@ -52,7 +52,7 @@ def test_visits_are_probabilities_that_sum_to_topk(experts: int, alpha: float, d
 
 def test_visits_against_draws_without_repetition() -> None:
     """Gumbel top-k draws: mean count of each expert, within 4 % where it is popular."""
-    weights, tokens = zipf(64, 1.0), 20_000
+    weights, tokens = zipf(64, 1.0).astype(np.float64), 20_000
     counts = routed(tokens, 8, weights, rounds=1, seed=5)[0] / tokens
     assert visits(weights, 8)[:20] == pytest.approx(counts[:20], rel=0.04)
 
@@ -191,7 +191,7 @@ def test_expected_maximum() -> None:
 @pytest.mark.parametrize(("alpha", "tokens"), [(0.0, 64), (0.8, 64), (0.8, 512)])
 def test_balance_against_simulation(alpha: float, tokens: int) -> None:
     """Tokens that choose 8 of 128 experts: load and touched experts of the hottest of 16 ranks."""
-    weights = zipf(128, alpha)[np.random.default_rng(4).permutation(128)]
+    weights = zipf(128, alpha)[np.random.default_rng(4).permutation(128)].astype(np.float64)
     chosen, placement = visits(weights, 8)[None], plain(1, 128, 0, 16)
     counts = routed(tokens, 8, weights, rounds=150, seed=2).reshape(150, 16, -1)
     tables = balance(chosen, placement, 16)

@@ -49,7 +49,7 @@ def test_sglang_both_ways(eplb: dict[str, Any] | None, redundant: int) -> None:
 
 
 def test_what_an_engine_cannot_do() -> None:
-    with pytest.raises(SpecError, match="min_utilization 0.5: vLLM moves experts after every interval"):
+    with pytest.raises(SpecError, match=r"min_utilization 0\.5: vLLM moves experts after every interval"):
         started("vllm-0.33.0", {"min_utilization": 0.5})
     with pytest.raises(SpecError, match="in_background: SGLang runs no step"):
         started("sglang-0.5.23", {"in_background": True})
@@ -70,9 +70,9 @@ def test_flags_of_users() -> None:
 def test_flags_without_effect_are_named() -> None:
     deployment, unread = read([sglang(*SPLIT, "--eplb-rebalance-num-iterations", "50")], system="hgx-h200")
     assert deployment.roles[0].eplb is None
-    assert ["experts are moved only with --enable-eplb"] == [one.reason for one in unread if "eplb" in one.flag]
+    assert [one.reason for one in unread if "eplb" in one.flag] == ["experts are moved only with --enable-eplb"]
     _, unread = read([vllm(R1, "-tp", "8", "--enable-eplb")], system="hgx-h200")
-    assert ["without expert parallelism no expert is moved"] == [one.reason for one in unread if "eplb" in one.flag]
+    assert [one.reason for one in unread if "eplb" in one.flag] == ["without expert parallelism no expert is moved"]
 
 
 def test_bad_numbers() -> None:

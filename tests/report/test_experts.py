@@ -27,5 +27,6 @@ def test_experts_have_a_section() -> None:
         assert isinstance(table, TablePart)
         assert isinstance(chart, ChartPart)
         assert table.rows[0][1:] == ("1.2", "4", "2", "15.5", "3", "2", "1", "3.1")
+        assert chart.table is not None
         assert chart.table.rows == (("0", "2", "2"), ("5", "1.1", "2"))
     assert all(section.name != "experts" for section in simulate_content(plain, machines, COMMAND, "en").sections)

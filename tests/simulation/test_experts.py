@@ -8,7 +8,8 @@ import pytest
 
 from tokenworks.engine.types import Status
 from tokenworks.errors import SpecError
-from tokenworks.simulation.experts import HOST_S, Level, Track, settled
+from tokenworks.simulation.expert_group import settled
+from tokenworks.simulation.experts import HOST_S, Level, Track
 from tokenworks.simulation.popularity import Popularity, routed
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source

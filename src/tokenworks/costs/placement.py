@@ -102,8 +102,9 @@ def rank_loads(loads: Floats, placement: Ints, ep: int) -> Floats:
     -------
     Relative load, by layer and rank; the mean over the ranks is 1 [-].
     """
-    by_rank: Floats = slot_loads(loads, placement).reshape(len(placement), ep, -1).sum(axis=2)
-    return by_rank * (ep / np.maximum(by_rank.sum(axis=1, keepdims=True), 1e-300))
+    by_rank = slot_loads(loads, placement).reshape(len(placement), ep, -1).sum(axis=2)
+    relative: Floats = by_rank * (ep / np.maximum(by_rank.sum(axis=1, keepdims=True), 1e-300))
+    return relative
 
 
 def hottest(loads: Floats, placement: Ints, ep: int) -> Floats:

@@ -28,8 +28,9 @@ def zipf(experts: int, alpha: float) -> Floats:
     ----------
     [1] Zipf, Human Behavior and the Principle of Least Effort, 1949.
     """
-    weights: Floats = np.arange(1.0, experts + 1) ** -alpha
-    return weights / weights.sum()
+    weights = np.arange(1.0, experts + 1) ** -alpha
+    shares: Floats = weights / weights.sum()
+    return shares
 
 
 def visits(weights: Floats, topk: int) -> Floats:
@@ -61,8 +62,9 @@ def visits(weights: Floats, topk: int) -> Floats:
         middle = (low + high) / 2
         enough = -np.expm1(-middle * weights).sum(axis=-1, keepdims=True) >= topk
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    chosen: Floats = -np.expm1(-high * weights)
-    return chosen * (topk / chosen.sum(axis=-1, keepdims=True))
+    nearly = -np.expm1(-high * weights)
+    chosen: Floats = nearly * (topk / nearly.sum(axis=-1, keepdims=True))
+    return chosen
 
 
 def aged(scores: Floats, age: float, half_life: float, draw: Floats) -> Floats:

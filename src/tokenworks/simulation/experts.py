@@ -19,10 +19,11 @@ from tokenworks.costs.placement import Moves, balance, balanced, hottest, move_t
 from tokenworks.engine.simulator import Simulator
 from tokenworks.engine.types import Cluster, Pool
 from tokenworks.errors import SpecError
+from tokenworks.simulation.expert_group import Group, group_of
 from tokenworks.simulation.popularity import Popularity, routed
 from tokenworks.simulation.steps import Site
-from tokenworks.simulation.variants import HEALTHY, Condition, variant_cost
-from tokenworks.specs.deployment import Deployment, EngineName, Eplb, Role
+from tokenworks.simulation.variants import HEALTHY, variant_cost
+from tokenworks.specs.deployment import Deployment, Eplb, Role
 from tokenworks.specs.experts import ExpertCounts, ExpertLoad
 
 LEVELS = 16
@@ -40,84 +41,6 @@ QUICK = 0.005
 HOST_S = 1.0
 """CPU time of a rebalance: counts to the host, placement, and the messages for all layers (SGLang issue 7879: about
 1 s; SGLang pull request 8345: seconds); assumed for both engines [s]."""
-WINDOWS: dict[str, int] = {"vllm": 1000}
-"""Engine -> steps whose counts decide, if the deployment does not say it (vLLM 0.33.0: window_size); other engines use
-all steps since the last rebalance [count]."""
-STEPS: dict[str, int] = {"vllm": 3000}
-"""Engine -> steps between two rebalances, if the deployment does not say it (vLLM 0.33.0: step_interval) [count]."""
-OTHER_STEPS = 1000
-"""The same number of other engines (SGLang 0.5.23: --eplb-rebalance-num-iterations) [count]."""
-BACKGROUND: tuple[EngineName, ...] = ("vllm",)
-"""Engines whose steps run while copies are moved, if the deployment does not say it (vLLM 0.33.0: use_async)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The expert-parallel ranks of the instances of one role.
-
-    Parameters
-    ----------
-    name : name of the role
-    pool : number of its pool
-    instances : numbers of its instances in the engine
-    ep, redundant : expert-parallel ranks, and redundant copies [count]
-    domain, hosts : ranks in a scale-up domain, and hosts of an instance [count]
-    size : weights of one expert in one layer on one device [byte]
-    slices : devices that share one expert [count]
-    eplb : when it moves experts, with the numbers of the engine filled in; None: never
-    """
-
-    name: str
-    pool: int
-    instances: range
-    ep: int
-    redundant: int
-    domain: int
-    hosts: int
-    size: float
-    slices: int
-    eplb: Eplb | None
-
-
-def group_of(role: Role, pool: int, first: int, site: Site, engine: EngineName) -> Group | None:
-    """The expert-parallel ranks of a role; None if each rank has all experts.
-
-    Parameters
-    ----------
-    role : the role
-    pool : number of its pool
-    first : number of its first instance in the engine
-    site : model and machine
-    engine : the serving engine
-    """
-    wide = role.parallel
-    if wide.ep == 1:
-        return None
-    experts, _ = routed(site.model)
-    matrices = next(block.matrices for block in site.model.blocks if block.experts)
-    size = sum(one.stored / experts.count for one in matrices if one.part == "experts") / wide.expert_tp
-    hosts = max(1, -(-wide.ep * wide.expert_tp // site.machine.host.devices))
-    domain = max(1, site.machine.domain // wide.expert_tp)
-    return Group(role.name, pool, range(first, first + role.replicas), wide.ep, role.redundant_experts, domain, hosts,
-                 size, wide.expert_tp, settled(role, engine))  # fmt: skip
-
-
-def settled(role: Role, engine: EngineName) -> Eplb | None:
-    """When a role moves its experts, with the defaults of the engine. Redundant experts alone turn EPLB on.
-
-    Parameters
-    ----------
-    role : the role
-    engine : the serving engine
-    """
-    eplb = role.eplb
-    if eplb is None:
-        if not role.redundant_experts:
-            return None
-        eplb = Eplb(every_steps=STEPS.get(engine, OTHER_STEPS))
-    window = eplb.window_steps or WINDOWS.get(engine, eplb.every_steps)
-    hidden = engine in BACKGROUND if eplb.in_background is None else eplb.in_background
-    return eplb.model_copy(update={"window_steps": min(window, eplb.every_steps), "in_background": hidden})
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +183,7 @@ class Balancing:
         wanted = np.geomspace(limits.min(), limits.max(), LEVELS)
         chosen = sorted({int(np.argmin(np.abs(np.log(limits / one)))) for one in wanted}, key=lambda i: limits[i])
         rows = np.unique(np.linspace(0, self.layers - 1, SAMPLED).round().astype(int))
-        levels = []
+        levels: list[Level] = []
         for index in chosen:
             number, placement = pairs[index]
             if not levels or limits[index] > levels[-1].limit * DISTINCT:
@@ -295,16 +218,6 @@ def _priced(pool: Pool, role: Role, site: Site, levels: tuple[Level, ...]) -> Po
     """The pool with the step costs of all levels; the first level is the normal cost."""
     costs = [variant_cost(role, site, pool.limits, replace(HEALTHY, balance=one.balance)) for one in levels]
     return replace(pool, cost=costs[0], variants=tuple(costs[1:]))
-
-
-def conditions(levels: tuple[Level, ...]) -> tuple[Condition, ...]:
-    """The levels as conditions of an instance.
-
-    Parameters
-    ----------
-    levels : levels of balance
-    """
-    return tuple(replace(HEALTHY, balance=one.balance) for one in levels)
 
 
 @dataclass(slots=True)
@@ -405,9 +318,9 @@ class Driver:
         while self.changes and self.changes[0][0] <= now:
             _, instance, condition = self.changes.pop(0)
             self.condition[instance] = condition
-            one = next((one for one in self.ranks if instance in one.group.instances), None)
-            level = one.track.level[-1] if one else 0
-            simulator.at(now, "cost", instance, value=self._variant(instance, one.track if one else None, level))
+            track = next((one.track for one in self.ranks if instance in one.group.instances), None)
+            level = track.level[-1] if track else 0
+            simulator.at(now, "cost", instance, value=self._variant(instance, track, level))
 
     def _variant(self, instance: int, track: Track | None, level: int) -> int:
         """Number of the step cost of an instance: its condition, and in the condition its level of balance."""
@@ -477,28 +390,3 @@ def link_bytes(track: Track) -> tuple[float, float]:
     group = track.group
     each = len(group.instances) * group.size * group.slices
     return each * sum(one.inside for one in track.moved), each * sum(one.outside for one in track.moved)
-
-
-def expert_notes(deployment: Deployment) -> tuple[str, ...]:
-    """Sentences on the experts of a deployment for the reader of a result.
-
-    Parameters
-    ----------
-    deployment : the deployment
-    """
-    notes = []
-    for role in deployment.roles:
-        if role.parallel.ep == 1:
-            continue
-        eplb = settled(role, deployment.engine)
-        if eplb is None:
-            notes.append(f"{role.name}: experts stay in their first places; eplb moves them")
-            continue
-        if role.eplb is None:
-            notes.append(
-                f"{role.name}: redundant experts turn EPLB on; it acts every {eplb.every_steps:,} steps, which is the "
-                f"default of the engine"
-            )
-        if not role.redundant_experts:
-            notes.append(f"{role.name}: EPLB without redundant experts moves experts, and copies none")
-    return tuple(notes)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from tokenworks.simulation.experts import Track, link_bytes
+from tokenworks.simulation.experts import HOST_S, Track, link_bytes
 from tokenworks.simulation.run import Simulation
-from tokenworks.simulation.shape import ExpertSeriesPlain, ExpertsPlain, RoleExpertsPlain
+from tokenworks.simulation.shape import ExpertSeriesPlain, PopularityPlain, RoleExpertsPlain
+from tokenworks.specs.experts import ExpertLoad
+from tokenworks.specs.machine import Assumption
 
 MOST_TIMES = 300
 """Most times of a series [count]."""
 
 
-def experts_plain(run: Simulation) -> ExpertsPlain:
+def experts_plain(run: Simulation) -> PopularityPlain:
     """The experts of each role with expert parallelism.
 
     Parameters
@@ -20,6 +24,20 @@ def experts_plain(run: Simulation) -> ExpertsPlain:
     run : a simulation with known popularity of the experts
     """
     return {"load": str(run.experts), "roles": [_role(run, track) for track in run.tracks]}
+
+
+def experts_assumed(run: Simulation) -> Iterator[Assumption]:
+    """Assumed numbers behind the balance of the experts: the drift, and the CPU time of a rebalance.
+
+    Parameters
+    ----------
+    run : a simulation
+    """
+    if isinstance(run.experts, ExpertLoad) and run.experts.half_life is not None:
+        yield Assumption("experts.half_life", f"{run.experts.half_life:g} s", "no law of drift is published")
+    if any(track.moved for track in run.tracks):
+        why = "CPU time of a rebalance: SGLang issue 7879 says about 1 s"
+        yield Assumption("eplb.host_s", f"{HOST_S:g} s", why)
 
 
 def _role(run: Simulation, track: Track) -> RoleExpertsPlain:

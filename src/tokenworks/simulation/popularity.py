@@ -72,7 +72,7 @@ class Popularity:
             self.step_s = math.inf
             return
         self._random = np.random.default_rng((load.seed, 20))
-        self._scores = self._random.standard_normal((layers, experts.count))
+        self._scores: Floats = self._random.standard_normal((layers, experts.count))
         self._values = visits(zipf(experts.count, load.alpha), experts.topk)
         half_life = load.half_life if load.alpha > 0 else None  # equally popular experts have no order
         shortest = max(span_s / MOST_STATES, LEAST_STEP)

@@ -19,7 +19,8 @@ from tokenworks.engine.types import Cluster, Requests, Router
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.simulation import measured
 from tokenworks.simulation.cluster import cluster
-from tokenworks.simulation.experts import Balancing, Track, expert_notes
+from tokenworks.simulation.expert_group import expert_notes
+from tokenworks.simulation.experts import Balancing, Track
 from tokenworks.simulation.faults import FailureInput, FaultPlan, FaultRun
 from tokenworks.simulation.length import unsettled
 from tokenworks.simulation.play import Watch, lost, play, requests_of

@@ -202,7 +202,7 @@ class RoleExpertsPlain(TypedDict):
     series: ExpertSeriesPlain
 
 
-class ExpertsPlain(TypedDict):
+class PopularityPlain(TypedDict):
     """Popularity of the experts, and each role with expert parallelism."""
 
     load: str
@@ -308,7 +308,7 @@ class SimulateBody(MetricsPlain, CountsPlain, RatesPlain, PowerPlain):
     roles: list[RolePlain]
     tiers: list[TierPlain]
     tier_worth: TierWorthPlain | None
-    experts: NotRequired[ExpertsPlain]
+    experts: NotRequired[PopularityPlain]
     faults: NotRequired[FaultsPlain]
     series: SeriesPlain
     assumed: list[Assumed]

@@ -13,7 +13,7 @@ from tokenworks.engine.metrics import Metrics
 from tokenworks.engine.outcome import SERIES, PoolCounts
 from tokenworks.engine.types import Status
 from tokenworks.simulation.energy import mean_step, used
-from tokenworks.simulation.experts_plain import experts_plain
+from tokenworks.simulation.experts_plain import experts_assumed, experts_plain
 from tokenworks.simulation.faults_plain import faults_plain
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.shape import (
@@ -50,7 +50,7 @@ def plain(run: Simulation) -> Plain:
 
 
 def _body(run: Simulation) -> SimulateBody:
-    body: SimulateBody = {
+    whole = {
         "inputs": _inputs(run),
         "grade": run.site.rates.grade,
         "spread": run.site.rates.spread,
@@ -71,6 +71,7 @@ def _body(run: Simulation) -> SimulateBody:
         "assumed": assumed_plain(_assumed(run)),
         "notes": list(run.notes),
     }
+    body = cast(SimulateBody, whole)
     if run.tracks:
         body["experts"] = experts_plain(run)
     if run.faults:
@@ -204,6 +205,7 @@ def _assumed(run: Simulation) -> Iterator[Assumption]:
         yield from tiers_of(run.deployment, run.site, run.cluster.pools[0]).assumed
     if run.faults:
         yield from run.faults.plan.assumed
+    yield from experts_assumed(run)
     shares = run.site.rates.power
     if run.site.machine.tdp_assumed:
         yield run.site.machine.tdp_assumed
