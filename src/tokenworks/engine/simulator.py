@@ -27,9 +27,9 @@ _UNSENT["child"] = _UNSENT["cnext"] = _UNSENT["route"] = -1
 _UNSENT["gated"] = 1
 _TIER_COUNTERS = ("read_blocks", "written_blocks", "evictions", "failed")
 _COUNTERS = ("decode_sequences", "output_tokens", "prefill_tokens", "preemptions", "evictions")
-_FAULTS = {
-    "lost_requests": "lost_requests", "retries": "retries", "lost_output_tokens": "lost_output",
-    "lost_kv_tokens": "lost_kv",
+_LOSSES = {
+    "lost_requests": "requests", "retries": "retries", "lost_output_tokens": "output_tokens",
+    "lost_kv_tokens": "kv_tokens",
 }  # fmt: skip
 _COLUMNS = {
     "arrival_s": "sent_s", "scheduled_s": "scheduled_s", "first_token_s": "first_s", "end_s": "end_s",
@@ -372,11 +372,11 @@ class Simulator:
 
     def _faults(self, number: int) -> FaultCounts:
         s = self._state
-        ranks, own = s.rank[s.rank["pool"] == number], s.instance[s.instance["pool"] == number]
+        ranks, own = s.loss[s.rank["pool"] == number], s.halt[s.instance["pool"] == number]
         down = own["down_s"] + np.where(own["stopped"], self.now - own["stopped_s"], 0.0)
         return FaultCounts(
             lost_steps=int(own["lost_steps"].sum()), down_s=float(down.sum()),
-            **{name: int(ranks[field].sum()) for name, field in _FAULTS.items()},
+            **{name: int(ranks[field].sum()) for name, field in _LOSSES.items()},
         )  # fmt: skip
 
     def _tiers(self) -> tuple[TierCounts, ...]:

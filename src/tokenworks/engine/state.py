@@ -94,9 +94,7 @@ RANK = np.dtype(
         ("output_tokens", "i8"), ("decode_sequences", "i8"),
         # router: tokens this rank must still prefill, number of its last choice, known prefix of a request [token]
         ("owed", "i8"), ("chosen", "i8"), ("known", "i8"),
-        # whether the rank is for cold prompts (`types.Router`), and LOST while it is lost; the value before the loss
-        ("cold", "i4"), ("was_cold", "i4"),
-        ("lost_requests", "i8"), ("retries", "i8"), ("lost_output", "i8"), ("lost_kv", "i8"),  # `faults.FaultCounts`
+        ("cold", "i4"),  # whether the rank is for cold prompts (`types.Router`); LOST while it is lost
         ("grouped", "i4", (GROUPS,)),  # number of decoding sequences of each group
     ],
     align=True,
@@ -115,11 +113,17 @@ INSTANCE = np.dtype(
         ("loaded_s", "f8"), ("written_s", "f8"),
         # numbers of the cost of the planned steps, and of later steps
         ("cost", "i4"), ("next_cost", "i4"),
-        # no step begins before hold_s; pause_s: a pause after the present step; stopped_s: when the instance stopped;
-        # down_s: for how long it was stopped before
-        ("hold_s", "f8"), ("pause_s", "f8"), ("stopped", "i4"), ("stopped_s", "f8"), ("down_s", "f8"),
-        ("lost_steps", "i8"),
+        # no step begins before hold_s; pause_s: a pause after the present step
+        ("hold_s", "f8"), ("pause_s", "f8"),
     ],
+    align=True,
+)  # fmt: skip
+
+# What failures note of each instance: whether and when it stopped, for how long it was stopped before, lost steps.
+HALT = np.dtype([("stopped", "i8"), ("stopped_s", "f8"), ("down_s", "f8"), ("lost_steps", "i8")], align=True)
+# What failures note of each rank: `cold` before its loss, and counters of `faults.FaultCounts`.
+LOSS = np.dtype(
+    [("was_cold", "i8"), ("requests", "i8"), ("retries", "i8"), ("output_tokens", "i8"), ("kv_tokens", "i8")],
     align=True,
 )  # fmt: skip
 
@@ -195,6 +199,7 @@ EVENT = np.dtype([("time", "f8"), ("name", "i8"), ("rank", "i4"), ("stored", "i4
 class EngineState(NamedTuple):
     """All arrays of the engine. The slot of a request is its index in `request`, `offsets` and `named`.
 
+    halt, loss : what failures note of each instance and of each rank
     cost, by_tokens : costs of all pools, and `StepCost.by_tokens` of each cost, one after the other
     growth : decoding sequences by context modulo block size, each rank
     calendar : first and last sequence that completes at each value of the token clock, each rank
@@ -229,6 +234,8 @@ class EngineState(NamedTuple):
     link: NDArray[Any]
     pool: NDArray[Any]
     world: NDArray[Any]
+    halt: NDArray[Any]
+    loss: NDArray[Any]
     cost: NDArray[Any]
     by_tokens: NDArray[np.float64]
     growth: NDArray[np.int32]
@@ -327,7 +334,8 @@ def allocate(cluster: Cluster) -> EngineState:
     words = -(-pools[0].instances * pools[0].ranks // 64)
     event = np.zeros(_power_of_two(int(world["events_spare"][0]) + 1024) if index else 1, EVENT)
     return EngineState(
-        np.zeros(0, REQUEST), rank, instance, np.zeros(links, LINK), pool, world, cost, by_tokens,
+        np.zeros(0, REQUEST), rank, instance, np.zeros(links, LINK), pool, world,
+        np.zeros(len(instance), HALT), np.zeros(len(rank), LOSS), cost, by_tokens,
         np.zeros(growth, np.int32), np.full(2 * BUCKETS * len(rank), -1, np.int32),
         _nodes(rank, nodes), np.full(slots, -1, np.int32),
         np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),

@@ -74,7 +74,7 @@ def waits_at_door(s, q, now):
 @inline
 def reject(s, q, now):
     """Refuse `q`. It may have output tokens from a rank that was lost."""
-    s.rank[s.request[q].at].lost_output += s.request[q].generated
+    s.loss[s.request[q].at].output_tokens += s.request[q].generated
     end(s, q, REJECTED, now)
 
 

@@ -14,11 +14,11 @@ from tokenworks.engine.kernel.steps import anchor, cut_plan, time_after, wait_fo
 @apart
 def stop(s, i, now):
     """An instance stops: its step in flight is lost (rule 1)."""
-    instance = s.instance[i]
-    if instance.stopped:
+    instance, halt = s.instance[i], s.halt[i]
+    if halt.stopped:
         return
     cut_plan(s, i, now)
-    instance.stopped, instance.stopped_s = 1, now
+    halt.stopped, halt.stopped_s = 1, now
     instance.hold_s = instance.end_s = NEVER
     if instance.planned:
         lose_step(s, i, now)
@@ -28,18 +28,18 @@ def stop(s, i, now):
 def lose_step(s, i, now):
     """Count the step in flight of an instance as lost."""
     instance = s.instance[i]
-    instance.lost_steps += 1
+    s.halt[i].lost_steps += 1
     instance.busy_s += now - instance.start_s
 
 
 @apart
 def start(s, i, now):
     """An instance that had stopped goes on (rule 2)."""
-    instance = s.instance[i]
-    if not instance.stopped:
+    halt = s.halt[i]
+    if not halt.stopped:
         return
-    instance.stopped, instance.hold_s = 0, now
-    instance.down_s += now - instance.stopped_s
+    halt.stopped, s.instance[i].hold_s = 0, now
+    halt.down_s += now - halt.stopped_s
     begin_again(s, i, now)
 
 
@@ -105,7 +105,7 @@ def begin_pause(s, i, now):
 def pause(s, i, seconds, now):
     """An instance pauses after its step, or now if it is idle (rule 3)."""
     instance = s.instance[i]
-    if instance.stopped:
+    if s.halt[i].stopped:
         return
     if instance.planned:
         cut_plan(s, i, now)

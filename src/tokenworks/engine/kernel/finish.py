@@ -62,7 +62,7 @@ def hide(s, r, q, now):
 @apart
 def reject(s, r, q, now):
     """End a finished prefill: all decode ranks are lost."""
-    s.rank[r].lost_output += s.request[q].generated
+    s.loss[r].output_tokens += s.request[q].generated
     drop(s, r, q, REJECTED, now)
 
 

@@ -31,11 +31,11 @@ def lose(s, r, now):
     if rank.cold == LOST:
         return
     i = rank.instance
-    instance = s.instance[i]
+    instance, stopped = s.instance[i], s.halt[i].stopped
     cut_plan(s, i, now)
-    if instance.planned and not instance.stopped:
+    if instance.planned and not stopped:
         lose_step(s, i, now)
-    rank.was_cold, rank.cold = rank.cold, LOST
+    s.loss[r].was_cold, rank.cold = rank.cold, LOST
     world.lost_ranks += 1
     leave_queues(s, r, now)
     leave_loads(s, r, now)
@@ -50,7 +50,7 @@ def lose(s, r, now):
         clear_stores(s, r)
     if world.emit and r < world.front_ranks:
         forget_events(s, r)
-    if instance.planned and not instance.stopped:
+    if instance.planned and not stopped:
         begin_again(s, i, now)
     elif instance.planned and not has_work(s, i):
         plan_at(s, i, NEVER)
@@ -61,7 +61,7 @@ def back(s, r):
     """The router sends requests to a lost rank again."""
     rank = s.rank[r]
     if rank.cold == LOST:
-        rank.cold = rank.was_cold
+        rank.cold = s.loss[r].was_cold
         s.world[0].lost_ranks -= 1
 
 
@@ -71,9 +71,9 @@ def back(s, r):
 @apart
 def part(s, r, q, now):
     """A request that has left the lost rank r arrives at the router at the same time."""
-    me, rank = s.request[q], s.rank[r]
-    rank.lost_requests += 1
-    rank.lost_kv += me.goal if me.remote else me.computed
+    me, loss = s.request[q], s.loss[r]
+    loss.requests += 1
+    loss.kv_tokens += me.goal if me.remote else me.computed
     if me.flows:
         drop_flows(s, q)
     pay(s, q)
@@ -180,21 +180,21 @@ def leave_decode_rank(s, r, q, now):
 def send_again(s, q, now):
     """Whether the router sends a lost request again; if not, the request ends (rule 6)."""
     world, me = s.world[0], s.request[q]
-    rank, pool = s.rank[me.at], s.pool[0]
+    loss, pool = s.loss[me.at], s.pool[0]
     me.lost, me.sent_s = 0, me.late_s
     status = CANCELLED
     if me.status != CANCELLED and not me.cancelled:
         status = FAILED
         if not me.failed and world.on_loss != FAIL and me.retries < world.retries:
             if world.on_loss == RESTART:
-                rank.lost_output += me.generated
+                loss.output_tokens += me.generated
                 me.generated, me.first_s, me.lag_s = 0, math.nan, 0.0
             me.goal = me.input + me.generated
             if blocks_for(pool, me.goal) <= pool.kv_blocks:
                 me.retries += 1
-                rank.retries += 1
+                loss.retries += 1
                 return True
-        rank.lost_output += me.generated
+        loss.output_tokens += me.generated
     end(s, q, status, now)
     return False
 

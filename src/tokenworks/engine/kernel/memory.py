@@ -28,13 +28,27 @@ from numba.extending import (
 from numpy.typing import NDArray
 
 from tokenworks.arrays import Ints
-from tokenworks.engine.state import COST, EVENT, INSTANCE, LINK, NODE, OUTSIDE, POOL, RANK, REQUEST, WORLD, EngineState
+from tokenworks.engine.state import (
+    COST,
+    EVENT,
+    HALT,
+    INSTANCE,
+    LINK,
+    LOSS,
+    NODE,
+    OUTSIDE,
+    POOL,
+    RANK,
+    REQUEST,
+    WORLD,
+    EngineState,
+)
 from tokenworks.engine.tier_state import ERRAND, FLOW, GROUP, LANE, PRIORITY, STORE, TIER
 
 _F8, _I1, _I4, _I8, _U8 = (np.dtype(name) for name in ("f8", "i1", "i4", "i8", "u8"))
 _ITEMS: dict[str, np.dtype[Any]] = {
     "request": REQUEST, "rank": RANK, "instance": INSTANCE, "link": LINK, "pool": POOL, "world": WORLD,
-    "cost": COST,
+    "halt": HALT, "loss": LOSS, "cost": COST,
     "by_tokens": _F8, "growth": _I4, "calendar": _I4, "node": NODE, "table": _I4, "ids": _I8, "offsets": _I8,
     "named": _I4, "held": _I4, "open": _I4, "heap": _I4, "outside": OUTSIDE, "load_s": _F8, "load": _I4,
     "event": EVENT, "known": _U8, "itl": _I8, "series": _I8, "freed_s": _F8,
