@@ -40,5 +40,6 @@ def test_faults_have_a_section() -> None:
         assert table.rows == (("device 7", "600", "180", "40", "25 %", "331", "331", "50", "40", "1,234"),)
         assert felt.rows[0][2:6] == ("100", "3", "100", "-")
         assert len(felt.rows) == 3
+        assert tokens.table is not None
         assert tokens.table.rows == (("0", "800", "800"), ("60", "0", "-"))
     assert all(section.name != "faults" for section in simulate_content(plain, machines, COMMAND, "en").sections)

@@ -91,7 +91,7 @@ def times_of(
     schedule : the schedule; None: there is none
     """
     recovery = reliability.must_serve()
-    detect, shrink, start = (_given(schedule, name) for name in ("detect", "shrink", "start"))  # type: ignore[arg-type]
+    detect, shrink, start = (_given(schedule, name) for name in ("detect", "shrink", "start"))
     return RecoveryTimes(
         float(recovery.detect.value or 0.0) if detect is None else detect,
         float(recovery.shrink.value or 0.0) if shrink is None else shrink,

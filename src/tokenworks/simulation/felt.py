@@ -35,7 +35,8 @@ def good_requests(outcome: Outcome, promises: Promises) -> Bools:
     tpot = (outcome.end_s - outcome.first_token_s) / np.maximum(outcome.output_tokens - 1, 1)
     with np.errstate(invalid="ignore"):  # requests without a first token
         kept: Bools = (ttft <= promises.limits("ttft")) & (tpot <= promises.limits("tpot"))
-    return kept & (outcome.status == Status.COMPLETED)
+    kept &= outcome.status == Status.COMPLETED
+    return kept
 
 
 def effective_tokens(outcome: Outcome, promises: Promises) -> int:

@@ -405,11 +405,9 @@ class Recovering:
             level: 1 - lost_share(self._failed, level, devices) if self._needs(devices, level) else 1.0
             for level in LEVELS
         }
+        up, out = (share[level] if share[level] > 1 - ALL else 1.0 for level in LEVELS)
         live = one.ranks - len(one.out)
-        return Condition(
-            live if 0 < live < one.ranks else None,
-            *(share[level] if share[level] > 1 - ALL else 1.0 for level in LEVELS),
-        )
+        return Condition(live if 0 < live < one.ranks else None, up, out)
 
     def _settle(self, one: _Instance) -> None:
         """Tell the engine the step times of an instance, if they have changed."""
