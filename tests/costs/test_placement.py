@@ -228,7 +228,7 @@ def test_balance_between_its_batches() -> None:
 
 
 def test_measured_imbalance_of_deepseek_r1() -> None:
-    """NVIDIA, Scaling expert parallelism in TensorRT-LLM, part 1, table 1 (R1, EP32, 4,096 tokens, translation).
+    """NVIDIA, Scaling expert parallelism in TensorRT-LLM, part 1, table 1 (R1, EP32, 4,096 tokens).
 
     Tokens of an expert: standard deviation 164.1 of a mean of 128. This gives alpha 0.68. Nothing else is taken from
     the table. Measured load of the hottest rank / mean - 1: 1.564; with EPLB and 9 slots a rank 0.109. The rest with

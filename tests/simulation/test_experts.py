@@ -49,7 +49,7 @@ def test_states_of_a_drifting_order() -> None:
     assert (one.state(2) == other.state(2)).all()
     assert np.sort(one.state(7)) == pytest.approx(np.sort(one.state(0)))  # the law never changes, the order does
     assert (one.state(7) != one.state(0)).any()
-    assert one.mean(0, 25) == pytest.approx((one.state(0) + one.state(1) + one.state(2)) / 3)
+    assert one.mean(one.window(0, 25)) == pytest.approx((one.state(0) + one.state(1) + one.state(2)) / 3)
 
 
 def test_equal_popularity_and_no_half_life_have_one_state() -> None:

@@ -38,6 +38,8 @@ CLOSE = 0.01
 """EPLB acts when this share of its steps or less is missing: the driver counts steps between events, not each [-]."""
 QUICK = 0.005
 """Time of a step before the first steps are counted: shorter than most [s]."""
+STAY = Moves(0, 0, 0, 0)
+"""A rebalance that moves nothing."""
 HOST_S = 1.0
 """CPU time of a rebalance: counts to the host, placement, and the messages for all layers (SGLang issue 7879: about
 1 s; SGLang pull request 8345: seconds); assumed for both engines [s]."""
@@ -233,6 +235,7 @@ class _Ranks:
     step_s : time of one of the last steps [s]
     check_s : time at which steps are counted next [s]
     coming : time at which moved copies arrive, and the placement then; None: none are on their way
+    packed : states whose counts gave the last placement, and this placement: equal counts are not packed again
     """
 
     group: Group
@@ -245,6 +248,7 @@ class _Ranks:
     step_s: float = QUICK
     check_s: float = math.inf
     coming: tuple[float, Ints] | None = None
+    packed: tuple[range, Ints] | None = None
 
 
 class Driver:
@@ -348,12 +352,15 @@ class Driver:
         """Make a new placement from the counts of the window, and move the copies."""
         group, plan, track = one.group, self.balancing, one.track
         share = (eplb.window_steps or eplb.every_steps) / eplb.every_steps
-        counts = plan.popularity.mean(now - share * (now - one.since_s), now)
+        window = plan.popularity.window(now - share * (now - one.since_s), now)
+        counts = plan.popularity.mean(window)
         by_layer = hottest(counts, one.placement, group.ep)
         if float((1 / by_layer).mean()) > eplb.min_utilization or one.coming:
             return False
-        new = plan.packed(group, counts)
-        moved = moves(one.placement, new, group.ep, group.domain)
+        if one.packed is None or one.packed[0] != window:
+            one.packed = window, plan.packed(group, counts)
+        new = one.packed[1]
+        moved = STAY if new is one.placement else moves(one.placement, new, group.ep, group.domain)
         seconds = move_time(moved, group.size, plan.layers, inner=plan.rates.inner, outer=plan.rates.outer)
         track.moved.append(moved)
         if eplb.in_background:

@@ -125,15 +125,23 @@ class Popularity:
                 self._states, self._first = self._states[KEPT:], self._first + KEPT
         return self._states[number - self._first]
 
-    def mean(self, first_s: float, last_s: float) -> Floats:
-        """Mean of the states of a span of time, each counted once [-].
+    def window(self, first_s: float, last_s: float) -> range:
+        """Numbers of the states of a span of time, the last `KEPT` at most.
 
         Parameters
         ----------
         first_s, last_s : the span [s]
         """
         last = self.number(last_s)
-        numbers = range(max(self.number(max(first_s, 0.0)), last + 1 - KEPT), last + 1)
+        return range(max(self.number(max(first_s, 0.0)), last + 1 - KEPT), last + 1)
+
+    def mean(self, numbers: range) -> Floats:
+        """Mean of states, each counted once [-].
+
+        Parameters
+        ----------
+        numbers : numbers of the states, see `window`
+        """
         total: Floats = sum(self.state(number) for number in numbers)  # type: ignore[assignment]
         return total / len(numbers)
 
