@@ -107,7 +107,7 @@ def test_the_prefix_cache_serves_a_prompt_that_comes_again(endpoint: Endpoint) -
     longer = ask(endpoint, post(COMPLETION, {"prompt": prompt + "and more", "max_tokens": 4})).json["usage"]
     other = ask(endpoint, post(COMPLETION, {"prompt": "X" + prompt, "max_tokens": 4})).json["usage"]
     cached = [usage["prompt_tokens_details"]["cached_tokens"] for usage in (first, again, longer, other)]
-    block = endpoint.server.stand.block_tokens
+    block = endpoint.server.served.block_tokens
     full = (first["prompt_tokens"] - 1) // block * block
     assert cached == [0, full, pytest.approx(full, abs=block), 0]
 

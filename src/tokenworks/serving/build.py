@@ -22,7 +22,7 @@ from tokenworks.specs.workload import Workload
 
 
 @dataclass(frozen=True)
-class Stand:
+class ServedDeployment:
     """What stands behind the endpoint.
 
     Parameters
@@ -64,7 +64,7 @@ class Stand:
         return sizes
 
 
-def stand(
+def served(
     deployed: Deployed,
     source: Source,
     *,
@@ -72,7 +72,7 @@ def stand(
     max_queue: int = 0,
     assume: Assume = None,
     calibration: CalibrationLike | None = None,
-) -> Stand:
+) -> ServedDeployment:
     """Build what stands behind the endpoint.
 
     Parameters
@@ -97,4 +97,4 @@ def stand(
         deployment, site, router=routes, block_tokens=site.engine.kv_block, prefix_caching=deployment.prefix_caching,
         max_queue=max_queue,
     )  # fmt: skip
-    return Stand(deployment, site, replace(built, window_s=0.0), source.workload)
+    return ServedDeployment(deployment, site, replace(built, window_s=0.0), source.workload)

@@ -9,7 +9,7 @@ from tokenworks.engine.outcome import PoolCounts
 from tokenworks.simulation.energy import used
 
 if TYPE_CHECKING:
-    from tokenworks.serving.build import Stand
+    from tokenworks.serving.build import ServedDeployment
     from tokenworks.serving.driver import Driver
 
 LEAST_S = 0.5
@@ -21,15 +21,15 @@ class Cards:
 
     Parameters
     ----------
-    stand : the deployment
+    served : the deployment
     driver : the engine on a real clock
     """
 
-    def __init__(self, stand: Stand, driver: Driver) -> None:
-        self._stand, self._driver = stand, driver
+    def __init__(self, served: ServedDeployment, driver: Driver) -> None:
+        self._served, self._driver = served, driver
         self._before: tuple[float, tuple[PoolCounts, ...]] = (0.0, driver.simulator.counts().pools)
-        self._means: tuple[list[float], float | None] = ([0.0] * len(stand.deployment.roles), None)
-        self._memory = stand.memory_bytes()
+        self._means: tuple[list[float], float | None] = ([0.0] * len(served.deployment.roles), None)
+        self._memory = served.memory_bytes()
 
     def _measure(self) -> tuple[list[float], float | None]:
         """Busy share of each role since the last scrape, and the mean power of a card [-, W]."""
@@ -42,21 +42,21 @@ class Cards:
             return self._means
         since = [pool.since(before) for pool, before in zip(pools, earlier, strict=True)]
         self._before = (now, pools)
-        roles = self._stand.deployment.roles
+        roles = self._served.deployment.roles
         busy = [
             min(1.0, counts.busy_s / (role.replicas * (now - then))) for role, counts in zip(roles, since, strict=True)
         ]
-        watts = used(roles, since, self._stand.site, now - then).watts(self._stand.site)
+        watts = used(roles, since, self._served.site, now - then).watts(self._served.site)
         self._means = (busy, watts)
         return self._means
 
     def tier_lines(self) -> Iterable[str]:
         """Hits and bytes of each KV tier below HBM, in the text format of Prometheus."""
-        names = [store.name for store in self._stand.cluster.tiers.stores]
+        names = [store.name for store in self._served.cluster.tiers.stores]
         counts = self._driver.simulator.counts().tiers
         if not names:
             return
-        size = self._stand.block_bytes
+        size = self._served.block_bytes
         series = {
             "tokenworks_kv_tier_hit_blocks_total": ("counter", "Blocks that a KV tier served.", "hit_blocks", 1.0),
             "tokenworks_kv_tier_read_bytes_total": ("counter", "Bytes read from a KV tier.", "read_blocks", size),
@@ -73,7 +73,7 @@ class Cards:
     def lines(self) -> Iterable[str]:
         """Use, power and memory of each card, in the text format of Prometheus."""
         shares, watts = self._measure()
-        machine, pools = self._stand.site.machine, self._driver.simulator.counts().pools
+        machine, pools = self._served.site.machine, self._driver.simulator.counts().pools
         series: dict[str, tuple[str, list[float]]] = {
             "hcu_utilizationrate": ("Share of time in steps, in percent.", []),
             "hcu_usedmemory_bytes": ("Memory in use.", []),
@@ -83,7 +83,7 @@ class Cards:
             series["hcu_power_usage"] = ("Power.", [])
             series["hcu_powercap"] = ("Power limit.", [])
         for role, share, counts, (fixed, kv) in zip(
-            self._stand.deployment.roles, shares, pools, self._memory, strict=True
+            self._served.deployment.roles, shares, pools, self._memory, strict=True
         ):
             held = fixed + kv * counts.kv_used / max(counts.kv_total, 1)
             values = {

@@ -112,7 +112,7 @@ class Histogram:
 
 
 @dataclass(frozen=True)
-class Promise:
+class ServiceTerms:
     """What counts as an effective token, and what a device costs.
 
     Parameters
@@ -135,12 +135,12 @@ class ServerMetrics:
     api : API whose names the metrics have
     model : label `model_name`
     engines : ranks of all pools: label `engine`
-    promise : SLO and price
+    terms : SLO and price
     request_s : time of client, HTTP and tokeniser that the driver waits for [s]
     """
 
-    def __init__(self, api: ApiName, model: str, engines: int, promise: Promise, request_s: float) -> None:
-        self.api, self.model, self.engines, self.promise, self.request_s = api, model, engines, promise, request_s
+    def __init__(self, api: ApiName, model: str, engines: int, terms: ServiceTerms, request_s: float) -> None:
+        self.api, self.model, self.engines, self.terms, self.request_s = api, model, engines, terms, request_s
         self.histograms = {key: Histogram(bounds, engines) for key, (_, bounds, _) in HISTOGRAMS[api].items()}
         self.late = Histogram(_LATE, 1)
         self.counters = {key: np.zeros(engines, np.int64) for key in COUNTERS}
@@ -211,7 +211,7 @@ class ServerMetrics:
         for key, value in values.items():
             if key in self.histograms:
                 self.histograms[key].add(engine, value)
-        slo = self.promise.slo
+        slo = self.terms.slo
         kept = (slo.ttft is None or ttft <= slo.ttft.value) and (slo.tpot is None or tpot <= slo.tpot.value)
         self.kept += kept
         self.missed += not kept
@@ -239,7 +239,7 @@ class ServerMetrics:
 
     def _own(self, seconds: float) -> Iterable[str]:
         """ServerMetrics with names of our own."""
-        price = self.promise.usd_per_device_hour
+        price = self.terms.usd_per_device_hour
         values: dict[str, tuple[str, str, Mapping[str, float]]] = {
             "tokenworks_effective_tokens_total": (
                 "counter", "Output tokens of requests that kept the SLO.", {"": self.effective}),
@@ -252,7 +252,7 @@ class ServerMetrics:
                 {f'event="{name}"': count for name, count in sorted(self.events.items())}),
         }  # fmt: skip
         if price is not None:
-            cost = price * self.promise.devices * seconds / 3600
+            cost = price * self.terms.devices * seconds / 3600
             values["tokenworks_cost_usd_total"] = ("counter", "Cost of the devices so far.", {"": cost})
         for name, (kind, text, series) in values.items():
             yield from _about(name, kind, text)

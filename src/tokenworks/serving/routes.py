@@ -77,17 +77,17 @@ def generate_text(server: Server, connection: Connection, request: HttpRequest) 
 
 def model_info(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /get_model_info."""
-    path = server.stand.deployment.model
+    path = server.served.deployment.model
     server.send(connection, request, {"model_path": path, "tokenizer_path": path, "is_generation": True})
 
 
 def server_info(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /get_server_info."""
-    stand, limits = server.stand, server.stand.cluster.pools[0].limits
+    served, limits = server.served, server.served.cluster.pools[0].limits
     body = {
-        "model_path": stand.deployment.model, "served_model_name": server.model, "version": server.settings.version,
-        "context_length": stand.max_context, "max_total_num_tokens": limits.kv_blocks * limits.block_tokens,
-        "max_running_requests": limits.max_sequences, "dp_size": stand.cluster.pools[0].ranks,
+        "model_path": served.deployment.model, "served_model_name": server.model, "version": server.settings.version,
+        "context_length": served.max_context, "max_total_num_tokens": limits.kv_blocks * limits.block_tokens,
+        "max_running_requests": limits.max_sequences, "dp_size": served.cluster.pools[0].ranks,
     }  # fmt: skip
     server.send(connection, request, body)
 
@@ -103,7 +103,7 @@ def models(server: Server, connection: Connection, request: HttpRequest) -> None
     """GET /v1/models."""
     model = {
         "id": server.model, "object": "model", "created": int(server.metrics.started), "owned_by": "tokenworks",
-        "root": server.stand.deployment.model, "parent": None, "max_model_len": server.stand.max_context,
+        "root": server.served.deployment.model, "parent": None, "max_model_len": server.served.max_context,
     }  # fmt: skip
     server.send(connection, request, {"object": "list", "data": [model]})
 
@@ -121,7 +121,7 @@ def tokenize(server: Server, connection: Connection, request: HttpRequest) -> No
         assert body.prompt is not None
         tokens = server.tokenizer.encode(body.prompt)
     answer: dict[str, Any] = {
-        "count": len(tokens), "max_model_len": server.stand.max_context, "tokens": tokens.tolist(), "token_strs": None,
+        "count": len(tokens), "max_model_len": server.served.max_context, "tokens": tokens.tolist(), "token_strs": None,
     }  # fmt: skip
     if body.return_token_strs:
         answer["token_strs"] = [server.tokenizer.decode(tokens[k : k + 1]) for k in range(len(tokens))]

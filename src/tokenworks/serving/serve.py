@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tokenworks.errors import SpecError
-from tokenworks.serving.build import stand
+from tokenworks.serving.build import served
 from tokenworks.serving.lengths import LengthsName, OutputLengths
 from tokenworks.serving.server import Server, Settings
 from tokenworks.simulation.source import Source
@@ -37,7 +37,7 @@ def prepare(
     source : trace or workload that the step times are computed for
     lengths : how output lengths are chosen
     settings : how the endpoint behaves
-    router, max_queue, assume, calibration : as in `build.stand`
+    router, max_queue, assume, calibration : as in `build.served`
 
     Raises
     ------
@@ -47,7 +47,7 @@ def prepare(
     _check(settings, max_queue)
     trace = source.of if isinstance(source.of, Trace) else None
     chosen = OutputLengths(lengths, workload=source.workload, recorded=None if trace is None else trace.output_tokens)
-    behind = stand(deployed, source, router=router, max_queue=max_queue, assume=assume, calibration=calibration)
+    behind = served(deployed, source, router=router, max_queue=max_queue, assume=assume, calibration=calibration)
     return Server(behind, chosen, settings)
 
 

@@ -22,12 +22,12 @@ from tokenworks.errors import SpecError
 from tokenworks.serving.answers import Answer, Desk, StreamAnswer, WholeAnswer
 from tokenworks.serving.anthropic import anthropic_error
 from tokenworks.serving.asks import Ask
-from tokenworks.serving.build import Stand
+from tokenworks.serving.build import ServedDeployment
 from tokenworks.serving.cards import Cards
 from tokenworks.serving.driver import Driver, Job
 from tokenworks.serving.http import Connection, HttpError, HttpLimits, HttpRequest
 from tokenworks.serving.lengths import OutputLengths
-from tokenworks.serving.metrics import ApiName, Promise, ServerMetrics
+from tokenworks.serving.metrics import ApiName, ServerMetrics, ServiceTerms
 from tokenworks.serving.routes import routes
 from tokenworks.serving.styles import Style, openai_error
 from tokenworks.serving.tokens import block_names, load_tokenizer, seed_of
@@ -85,24 +85,24 @@ class Server:
 
     Parameters
     ----------
-    stand : the deployment and its cluster
+    served : the deployment and its cluster
     lengths : chooses output lengths
     settings : how the endpoint behaves
     """
 
-    def __init__(self, stand: Stand, lengths: OutputLengths, settings: Settings) -> None:
-        self.stand, self.lengths, self.settings, self.limits = stand, lengths, settings, settings.limits
-        self.model = settings.name or stand.deployment.model
+    def __init__(self, served: ServedDeployment, lengths: OutputLengths, settings: Settings) -> None:
+        self.served, self.lengths, self.settings, self.limits = served, lengths, settings, settings.limits
+        self.model = settings.name or served.deployment.model
         self.tokenizer = load_tokenizer(settings.tokenizer)
         self.vocabulary = Vocabulary(self.tokenizer)
         self.connections: set[Connection] = set()
-        self.driver = Driver(stand.cluster, settings.speed)
-        promise = Promise(settings.slo, stand.deployment.devices, settings.usd_per_device_hour)
-        ranks = sum(pool.instances * pool.ranks for pool in stand.cluster.pools)
-        self.metrics = ServerMetrics(settings.api, self.model, ranks, promise, self.driver.request_s)
+        self.driver = Driver(served.cluster, settings.speed)
+        terms = ServiceTerms(settings.slo, served.deployment.devices, settings.usd_per_device_hour)
+        ranks = sum(pool.instances * pool.ranks for pool in served.cluster.pools)
+        self.metrics = ServerMetrics(settings.api, self.model, ranks, terms, self.driver.request_s)
         self.driver.observe, self.driver.first = self.metrics.observe, self.metrics.first
         self.driver.over = self.metrics.over
-        self.cards = Cards(stand, self.driver)
+        self.cards = Cards(served, self.driver)
         self.desk = Desk(self.model, self.driver, self.fail)
         self.stopping, self.asleep, self.number = False, False, 0
         self.ready_s = 0.0
@@ -233,11 +233,11 @@ class Server:
     def _job(self, answer: Answer, ask: Ask, place: int, choice: int, received_s: float) -> Job:
         """The job of a choice: its length, its text and the names of its blocks."""
         tokens = ask.prompts[place]
-        room = self.stand.max_context - len(tokens)
+        room = self.served.max_context - len(tokens)
         if room < 1 or (ask.max_tokens or 1) > room:
             wanted = f"{len(tokens)} in the prompt and {ask.max_tokens or 1} for the answer"
             raise HttpError(
-                400, f"max_tokens: the model takes {self.stand.max_context} tokens, and the request has {wanted}: "
+                400, f"max_tokens: the model takes {self.served.max_context} tokens, and the request has {wanted}: "
                 "shorten one of them", param="max_tokens" if room > 0 else "prompt",
             )  # fmt: skip
         seed = seed_of(tokens, self.settings.seed + 7919 * ask.seed + choice)
@@ -255,11 +255,11 @@ class Server:
             if cut is not None:
                 output, stopped = cut, True
         lengths = np.array([len(tokens)]), np.array([output])
-        if self.stand.cluster.never_fits(*lengths)[0]:
+        if self.served.cluster.never_fits(*lengths)[0]:
             raise HttpError(400, f"{len(tokens)} + {output} tokens do not fit the KV cache of a rank", param="prompt")
         names = None
-        if self.stand.block_tokens:
-            names = block_names(np.concatenate([tokens, words.ids(output)]), self.stand.block_tokens)
+        if self.served.block_tokens:
+            names = block_names(np.concatenate([tokens, words.ids(output)]), self.served.block_tokens)
         index = place * ask.n + choice
         return Job(answer, len(tokens), output, names, received_s, ask.priority, index, stopped=stopped, more=words)
 

@@ -146,9 +146,9 @@ class Balancing:
                             where="experts", hint="set ep, or leave the popularity of experts out")  # fmt: skip
         self.cluster = replace(built, pools=tuple(pools))
 
-    def driver(self) -> Driver:
+    def driver(self) -> ExpertDriver:
         """A driver for one run."""
-        return Driver(self)
+        return ExpertDriver(self)
 
     def start(self, group: Group) -> Ints:
         """The placement that the engine starts with.
@@ -251,7 +251,7 @@ class _Ranks:
     packed: tuple[range, Ints] | None = None
 
 
-class Driver:
+class ExpertDriver:
     """Advances one run, and acts when the popularity has changed, when steps are due for EPLB, and when copies arrive.
 
     Parameters

@@ -27,7 +27,7 @@ from tokenworks.specs.parts import part_counts, parts_of
 from tokenworks.specs.reliability import PUBLISHED, Reliability, ReliabilityLike, load_reliability
 
 if TYPE_CHECKING:
-    from tokenworks.simulation.experts import Driver
+    from tokenworks.simulation.experts import ExpertDriver
 
 MOST_HAZARD = 1e9
 MOST_COSTS = 256
@@ -189,7 +189,7 @@ class FaultPlan:
             assumed = tuple(one for one in assumed if one.path in used)
         return cls(asked, schedule, times, expected, tuple(recovering.effects), events, costs, cluster, assumed)
 
-    def submit(self, simulator: Simulator, driver: Driver | None) -> FaultWatch:
+    def submit(self, simulator: Simulator, driver: ExpertDriver | None) -> FaultWatch:
         """Tell a simulator all events of the plan.
 
         Parameters

@@ -17,7 +17,7 @@ from tokenworks.engine.outcome import Counts, Outcome
 from tokenworks.engine.simulator import Simulator, warm_up
 from tokenworks.engine.types import Cluster, Requests
 from tokenworks.simulation import measured
-from tokenworks.simulation.experts import Driver
+from tokenworks.simulation.experts import ExpertDriver
 from tokenworks.simulation.faults import FaultPlan, FaultRun
 from tokenworks.specs.slo import RequestClass
 from tokenworks.specs.trace import Trace
@@ -94,7 +94,7 @@ def _ready() -> None:
 
 def play(
     built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True,
-    driver: Driver | None = None, faults: FaultPlan | None = None,
+    driver: ExpertDriver | None = None, faults: FaultPlan | None = None,
 ) -> PlayedRun:  # fmt: skip
     """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated.
 
