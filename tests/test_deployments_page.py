@@ -31,6 +31,7 @@ IN_WORDS: dict[str, Any] = {
     "by the engine": None,
     "no tiers": (),
     "unknown": None,
+    "3 times": None,
     "limit of the model": None,
     "one device": Parallel(),
 }
