@@ -35,7 +35,7 @@ class Cards:
         """Busy share of each role since the last scrape, and the mean power of a card [-, W]."""
         now, pools = self._driver.simulator.now, self._driver.simulator.counts().pools
         then, earlier = self._before
-        if now - then < LEAST_S:
+        if now == then or (then and now - then < LEAST_S):  # the first scrape has no earlier figures to repeat
             return self._means
         if any(pool.steps < before.steps for pool, before in zip(pools, earlier, strict=True)):  # the cache was flushed
             self._before = (now, pools)
