@@ -256,7 +256,7 @@ def _swing_row(swing: Swing, widest: float) -> list[str]:
     length = round(abs(swing.high_s - swing.low_s) / widest * BAR)
     row = [swing.name, f"x/÷ {swing.factor:g}", _span(swing.low_s), _span(swing.high_s), "█" * length]
     if swing.first is not None and swing.total is not None:
-        row += [f"{swing.first:.0%}", f"{swing.total:.0%}"]
+        row += [f"{swing.first:z.0%}", f"{swing.total:z.0%}"]
     return row
 
 
