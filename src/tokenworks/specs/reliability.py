@@ -158,13 +158,17 @@ class Reliability(Spec):
         hint = "tokenworks catalog reliability published -o yaml shows a file with these numbers"
         if not self.parts or self.recovery is None:
             name = "recovery" if self.parts else "parts"
-            raise SpecError("is missing: availability needs it", where=f"{self.name}: {name}", hint=hint)
+            raise SpecError(
+                "is missing: availability needs it", where=f"failure rates {self.name!r}: {name}", hint=hint
+            )
         if not self.repair.value:
-            raise SpecError("is 0: no part is replaced in no time", where=f"{self.name}: repair", hint="write 12 h")
+            raise SpecError(
+                "is 0: no part is replaced in no time", where=f"failure rates {self.name!r}: repair", hint="write 12 h"
+            )
         share, most = self.bad_hosts.value, self.bad_share.value
         if share is not None and most is not None and (not 0 < share < 1 or most < share):
             raise SpecError(
-                f"bad_hosts {share:g} with bad_share {most:g}", where=self.name,
+                f"bad_hosts {share:g} with bad_share {most:g}", where=f"failure rates {self.name!r}",
                 hint="bad_hosts is above 0 and below 1, and bad_share is at least bad_hosts",
             )  # fmt: skip
         return self.recovery
