@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -158,12 +159,18 @@ def test_words_of_others_are_no_markup(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_freed_memory_is_kept_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another C library than glibc has no `mallopt`, and another system no such library: both change nothing."""
+    calls: list[tuple[int, int]] = []
+    glibc = SimpleNamespace(mallopt=lambda option, value: calls.append((option, value)))
+    monkeypatch.setattr("tokenworks.cli.heap.sys.platform", "linux")
+    monkeypatch.setattr("tokenworks.cli.heap.ctypes.CDLL", lambda _: glibc)
     heap.keep_freed_memory()
+    assert calls == [(heap.TRIM, heap.KEPT), (heap.MAP, heap.MAPPED)]
     monkeypatch.setattr("tokenworks.cli.heap.ctypes.CDLL", lambda _: object())
     heap.keep_freed_memory()
     monkeypatch.setattr("tokenworks.cli.heap.sys.platform", "win32")
-    monkeypatch.setattr("tokenworks.cli.heap.ctypes.CDLL", None)
+    monkeypatch.setattr("tokenworks.cli.heap.ctypes.CDLL", lambda _: glibc)
     heap.keep_freed_memory()
+    assert len(calls) == 2
 
 
 def test_an_engine_that_is_loaded_ahead_says_if_it_was_damaged(

@@ -15,11 +15,9 @@ from tokenworks.simulation.cluster import room
 from tokenworks.simulation.layout import DeviceLayout, device_layout
 from tokenworks.simulation.steps import Site
 from tokenworks.simulation.variants import Condition, least_ranks
-from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.machine import Machine
 from tokenworks.specs.parts import LevelName, MachinePart, lost_share, parts_of
-from tokenworks.specs.reliability import Recovery
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +138,6 @@ def stand_of(deployment: Deployment, site: Site) -> Stand:
             )
         )  # fmt: skip
     return Stand(machine, parts_of(machine), layout, tuple(instances), layout.idle[: deployment.spares])
-
-
-def start_s(recovery: Recovery, load_s: float) -> float:
-    """Time from the start of the processes of an engine until it serves [s].
-
-    Parameters
-    ----------
-    recovery : times of the start
-    load_s : time in which drives deliver the weights; 0: unknown [s]
-    """
-    return number(recovery.process) + max(number(recovery.weights), load_s) + number(recovery.graphs)
 
 
 def must_be_for(deployment: Deployment, system: str) -> None:

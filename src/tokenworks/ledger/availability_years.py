@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tokenworks.ledger.availability_failures import PartFailure
-from tokenworks.ledger.availability_stand import Stand, start_s
+from tokenworks.ledger.availability_stand import Stand
+from tokenworks.simulation.fault_plan import start_s
 from tokenworks.simulation.layout import DevicePlace
 from tokenworks.simulation.variants import Condition
 from tokenworks.specs.calibration import number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class Desk:
     fail: Callable[[Connection, HttpError, bytes], None]
 
 
-class Answer:
+class Answer(ABC):
     """An answer to one request, with one or more choices.
 
     Parameters
@@ -95,13 +96,13 @@ class Answer:
         prompt = self.prompts[job.index // self.ask.n] if self.prompts else None
         return (prompt or "") + self.words(job).text(0, job.output_tokens)
 
+    @abstractmethod
     def produced(self, job: Job, tokens: int) -> None:
         """A choice has new tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ended(self, job: Job, status: Status) -> None:
         """A choice has ended."""
-        raise NotImplementedError
 
     def gone(self) -> None:
         """The client has left: the engine frees what its jobs hold."""
@@ -109,7 +110,7 @@ class Answer:
             self.desk.driver.cancel(job)
         self.jobs = []
 
-    def resume(self) -> None:
+    def resume(self) -> None:  # noqa: B027 - an answer that is no stream does not wait for its client
         """The client reads again."""
 
     def _close(self) -> None:

@@ -3,6 +3,7 @@
 # ruff: noqa: ARG002, PLR0917 all styles take the same arguments
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,7 +34,7 @@ def openai_error(error: HttpError) -> bytes:
     return msgspec.json.encode({"error": body})
 
 
-class Style:
+class Style(ABC):
     """The form of answers of one route."""
 
     last = b"data: [DONE]\n\n"
@@ -51,10 +52,11 @@ class Style:
         """Body of an error."""
         return openai_error(error)
 
+    @abstractmethod
     def opening(self, answer: Answer) -> list[Event]:
         """Events before the first token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def event(self, answer: Answer, job: Job, text: str, first: int, last: int, finish: str | None) -> Event:
         """The event of new tokens.
 
@@ -65,15 +67,14 @@ class Style:
         first, last : the tokens are number `first` to `last` - 1
         finish : finish reason, if these are the last tokens of the choice
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def closing(self, answer: Answer) -> list[Event]:
         """Events after the last choice."""
-        raise NotImplementedError
 
+    @abstractmethod
     def whole(self, answer: Answer) -> Any:
         """Body of an answer that is no stream."""
-        raise NotImplementedError
 
 
 def usage_of(answer: Answer, *, sent: bool = False) -> dict[str, Any]:

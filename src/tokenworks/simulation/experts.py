@@ -146,6 +146,12 @@ class Balancing:
                             where="experts", hint="set ep, or leave the popularity of experts out")  # fmt: skip
         self.cluster = replace(built, pools=tuple(pools))
 
+    @property
+    def balances(self) -> dict[int, list[Balance]]:
+        """Balances that have step costs of their own, of each pool with known experts."""
+        return {group.pool: [one.balance for one in levels]
+                for group, levels in zip(self.groups, self.levels, strict=True)}  # fmt: skip
+
     def driver(self) -> ExpertDriver:
         """A driver for one run."""
         return ExpertDriver(self)

@@ -11,6 +11,7 @@ from tokenworks.costs.split import Split
 from tokenworks.costs.weights import weight_bytes
 from tokenworks.errors import SpecError
 from tokenworks.simulation.steps import Site
+from tokenworks.specs.calibration import number
 from tokenworks.specs.deployment import Deployment, Role
 from tokenworks.specs.faults import MOST_FAULTS, NETWORK, Fault, FaultSchedule, TimeName, parts_that_fail, time_text
 from tokenworks.specs.machine import Machine
@@ -56,26 +57,26 @@ class PartFault:
     crashes: bool = False
 
 
-def start_s(role: Role, site: Site, recovery: Recovery) -> float:
-    """Time in which an instance starts: processes, weights, and graphs [s].
+def start_s(recovery: Recovery, load_s: float) -> float:
+    """Time from the start of the processes of an engine until it serves [s].
 
-        t = process + max(weights, bytes / storage) + graphs
-
-    The hosts of the instance read its weights at the same time, each at the bandwidth of its own drives. `weights` is
-    the least time, and the only one if the bandwidth is not published.
+        t = process + max(weights, load) + graphs
 
     Parameters
     ----------
-    role : the role of the instance
-    site : model, machine and engine
-    recovery : times of the failure rates
+    recovery : times of the failure rates; `weights` is the least time to read the weights
+    load_s : time in which drives deliver the weights; 0: unknown [s]
     """
-    process, weights, graphs = (float(q.value or 0.0) for q in (recovery.process, recovery.weights, recovery.graphs))
-    rate, read = site.machine.host.ssd_bandwidth, 0.0
-    if rate:
-        device = float(np.max(weight_bytes(site.model, Split.of(role), engine=site.engine, family=site.machine.family)))
-        read = device * min(site.machine.host.devices, role.parallel.devices) / rate
-    return process + max(weights, read) + graphs
+    return number(recovery.process) + max(number(recovery.weights), load_s) + number(recovery.graphs)
+
+
+def _load_s(role: Role, site: Site) -> float:
+    """Time in which an instance reads its weights: each of its hosts from its own drives; 0: unknown [s]."""
+    rate = site.machine.host.ssd_bandwidth
+    if not rate:
+        return 0.0
+    device = float(np.max(weight_bytes(site.model, Split.of(role), engine=site.engine, family=site.machine.family)))
+    return device * min(site.machine.host.devices, role.parallel.devices) / rate
 
 
 def times_of(
@@ -95,7 +96,7 @@ def times_of(
     return RecoveryTimes(
         float(recovery.detect.value or 0.0) if detect is None else detect,
         float(recovery.shrink.value or 0.0) if shrink is None else shrink,
-        tuple(start_s(role, site, recovery) if start is None else start for role in deployment.roles),
+        tuple(start_s(recovery, _load_s(role, site)) if start is None else start for role in deployment.roles),
     )
 
 
@@ -215,10 +216,10 @@ def drawn(
         chosen = random.choice(len(own), count, p=weights / weights.sum()) if count else np.zeros(0, int)
         lost, broken = random.random(count) < float(rate.permanent.value or 0.0), random.random(count) < crash
         until: dict[int, float] = {}
-        for at, number, permanent, crashes in zip(times, chosen, lost, broken, strict=True):
-            fault = _fault(float(at), own[int(number)], bool(permanent), bool(crashes), reliability)
-            if fault.at >= until.get(int(number), 0.0):
-                until[int(number)] = fault.at + (fault.lasts or 0.0)
+        for at, which, permanent, crashes in zip(times, chosen, lost, broken, strict=True):
+            fault = _fault(float(at), own[int(which)], bool(permanent), bool(crashes), reliability)
+            if fault.at >= until.get(int(which), 0.0):
+                until[int(which)] = fault.at + (fault.lasts or 0.0)
                 faults.append(fault)
     if len(faults) > MOST_FAULTS:
         raise SpecError(f"{len(faults):,} faults", where="--hazard",

@@ -316,7 +316,6 @@ def simulate(
     watch : called with the simulated time, and with the arrival time of the last request that has no parent [s]
     drain : False: an endless stream ends with its measured window, and later requests are not played. The metrics of
         the window are the same, except that sessions end early in an overload (`PATIENCE`)
-
     like : `site` and `cluster` of an earlier simulation of this deployment on such requests, to be used again
     site : site of another deployment of the same model, machine, engine and requests, to be used again
     block_tokens : size of a block of the prefix cache, at least that of the engine [token]. Larger blocks are quicker
@@ -340,7 +339,8 @@ def simulate(
     traffic, name = replace(traffic, trace=trace), router or deployment.router
     aware = shared or deployment.scheduling.name == "cold_pool"
     routes = Router(name or ("prefix_aware" if aware else "least_loaded"), event_delay_s=EVENT_DELAY, seed=seed)
-    window_s = _window(float(trace.arrival_s[-1]))
+    last_s = float(trace.arrival_s[-1])
+    window_s = _window(last_s)
     if like:
         cold = like[1].router
         routes = replace(routes, cold_ranks=cold.cold_ranks, cold_tokens=cold.cold_tokens)
@@ -351,17 +351,15 @@ def simulate(
             prefix_caching=shared, concurrency=traffic.concurrency, window_s=window_s, max_queue=max_queue,
         )  # fmt: skip
     load = None if experts is None else load_experts(experts)
-    plan = Balancing(load, deployment, site, built, float(trace.arrival_s[-1])) if load else None
+    plan = Balancing(load, deployment, site, built, last_s) if load else None
     built = plan.cluster if plan else built
     requests = requests_of(trace, traffic.classes)
     odd = what_if(deployment.scheduling, site.engine.scheduler)
     idle = NO_PREFIXES if deployment.tiers and not shared else ""
     placed = expert_notes(deployment) if plan else ()
     remarks = tuple(filter(None, (*model_notes(site.model), odd, *_refused(built, requests, site), idle, *placed)))
-    balances = {group.pool: [one.balance for one in levels]
-                for group, levels in zip(plan.groups, plan.levels, strict=True)} if plan else None  # fmt: skip
-    span_s = float(trace.arrival_s[-1])
-    failing = FaultPlan.of(failures, deployment, site, built, span_s=span_s, balances=balances) if failures else None
+    balances = plan.balances if plan else None
+    failing = FaultPlan.of(failures, deployment, site, built, span_s=last_s, balances=balances) if failures else None
 
     def played(on: Cluster, faults: FaultPlan | None) -> Simulation:
         driver = plan.driver() if plan else None

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from tokenworks import units
 from tokenworks.arrays import Floats
 from tokenworks.errors import SpecError
-from tokenworks.specs.files import opened, unreadable
+from tokenworks.specs import files
 from tokenworks.specs.load import read_yaml, validate
 from tokenworks.specs.provenance import Spec
 
@@ -109,18 +109,7 @@ def load_experts(experts: ExpertsLike) -> ExpertLoad | ExpertCounts:
 
 def _read_counts(path: str) -> ExpertCounts:
     """The counts of a CSV file."""
-    try:
-        with opened(path, pipe=MOST_BYTES) as file:
-            raw = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise unreadable(error, path) from None
-    if len(raw) > MOST_BYTES:
-        raise SpecError(f"is over {MOST_BYTES / 1e6:.0f} MB", where=path, hint="record fewer times")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SpecError(f"is not UTF-8 text (byte {error.start})", where=path) from None
-    lines = csv.reader(io.StringIO(text))
+    lines = csv.reader(io.StringIO(files.text(path, most=MOST_BYTES, hint="record fewer times")))
     header = [cell.strip() for cell in next(lines, [])]
     missing = [name for name in COLUMNS if name not in header]
     if missing:

@@ -36,6 +36,42 @@ def opened(path: Path | str, *, pipe: int = 0) -> IO[bytes]:
     raise SpecError(f"is a {'pipe' if stat.S_ISFIFO(kind) else 'device'}", where=str(path), hint="give a file")
 
 
+def content(path: Path | str, *, most: int, hint: str) -> bytes:
+    """The whole content of a file, or of a pipe.
+
+    Parameters
+    ----------
+    path : path of the file
+    most : largest size [byte]
+    hint : what to do about a larger file
+
+    Raises
+    ------
+    SpecError : the file cannot be read (`opened`), or it is too large
+    """
+    try:
+        with opened(path, pipe=most) as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise unreadable(error, path) from None
+    if len(data) > most:
+        raise SpecError(f"is over {most / 1e6:.0f} MB", where=str(path), hint=hint)
+    return data
+
+
+def text(path: Path | str, *, most: int, hint: str) -> str:
+    """The whole content of a file in UTF-8, with or without a byte order mark; parameters as in `content`.
+
+    Raises
+    ------
+    SpecError : the file cannot be read, is too large, or is not UTF-8
+    """
+    try:
+        return content(path, most=most, hint=hint).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"is not UTF-8 text (byte {error.start})", where=str(path)) from None
+
+
 def _at_once(path: str, flags: int) -> int:
     """Open a path. For a pipe, do not wait until another program writes to it."""
     return os.open(path, flags | os.O_NONBLOCK)

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.device import Device
-from tokenworks.specs.files import opened, unreadable
+from tokenworks.specs.files import content
 from tokenworks.specs.system import Network, System
 from tokenworks.specs.workload import Workload
 
@@ -159,13 +159,7 @@ def read_yaml(path: str | Path) -> Any:
     SpecError : the file is missing, a folder, unreadable, over 4 MB, not UTF-8, empty, or not plain YAML
     """
     where = str(path)
-    try:
-        with opened(path, pipe=MAX_BYTES) as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise unreadable(error, path) from None
-    if len(raw) > MAX_BYTES:
-        raise SpecError(f"is over {MAX_BYTES / 1e6:.0f} MB", where=where, hint="no spec is that large")
+    raw = content(path, most=MAX_BYTES, hint="no spec is that large")
     try:
         loader = _CatalogLoader if CATALOG in Path(path).parents else _StrictLoader
         data = yaml.load(raw.decode(), Loader=loader)  # safe: both are safe loaders

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tokenworks.errors import SpecError, UnknownName
-from tokenworks.specs import load
-from tokenworks.specs.files import opened, unreadable
+from tokenworks.specs import files, load
 from tokenworks.specs.price import ApiPrice, Price, Prices
 from tokenworks.specs.provenance import Spec
 
@@ -144,13 +143,7 @@ def _of_sellers(sellers: Mapping[str, ApiPrice]) -> ApiPrice:
 
 def _read(path: Path) -> Prices:
     """The price list of a user: YAML, or the JSON of litellm."""
-    try:
-        with opened(path, pipe=MOST_BYTES) as file:
-            raw = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise unreadable(error, path) from None
-    if len(raw) > MOST_BYTES:
-        raise SpecError(f"is over {MOST_BYTES / 1e6:.0f} MB", where=str(path), hint=f"a price list is {EXPECTED}")
+    raw = files.content(path, most=MOST_BYTES, hint=f"a price list is {EXPECTED}")
     if not raw.lstrip().startswith((b"{", b"[")):
         data = load.read_yaml(path)
         if not isinstance(data, Mapping) or not set(data) & set(Prices.model_fields):

@@ -15,7 +15,8 @@ from tokenworks.launch.read.manifests import is_compose, read_compose, read_kube
 from tokenworks.launch.read.recipe import read_flags, read_recipe, recipe_names
 from tokenworks.launch.read.shell import read_shell
 from tokenworks.launch.read.yaml_text import documents
-from tokenworks.specs.files import is_there, opened, unreadable
+from tokenworks.specs import files
+from tokenworks.specs.files import is_there
 from tokenworks.specs.load import MAX_BYTES
 
 LaunchPath = str | Path
@@ -147,17 +148,7 @@ def read_text(path: Path) -> str:
     ------
     SpecError : the file is missing, too large, or no text
     """
-    try:
-        with opened(path, pipe=MAX_BYTES) as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise unreadable(error, path) from None
-    if len(raw) > MAX_BYTES:
-        raise SpecError(f"is over {MAX_BYTES / 1e6:.0f} MB", where=str(path), hint="no launch file is that large")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SpecError(f"is not UTF-8 text (byte {error.start})", where=str(path)) from None
+    text = files.text(path, most=MAX_BYTES, hint="no launch file is that large")
     if not text.strip():
         raise SpecError("is empty", where=str(path), hint="give a launch command")
     return text
