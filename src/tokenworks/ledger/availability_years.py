@@ -126,6 +126,7 @@ class _Followed:
         places = enumerate(self.stand.layout.places)
         self.works_for = {device: place for device, place in places if place is not None}
         self.spares = deque(self.stand.spares)
+        self.kept = {*self.works_for, *self.spares}
         self.detect, self.shrink = number(self.recovery.detect), number(self.recovery.shrink)
         self.start = [start_s(self.recovery, instance.load_s) for instance in self.stand.instances]
 
@@ -193,6 +194,8 @@ class _Followed:
         if self.back.get(device) != at:
             return
         del self.back[device]
+        if device not in self.kept:  # no role uses it, and it is no spare
+            return
         if not self.waiting:
             self.spares.append(device)
             return
