@@ -11,6 +11,7 @@ from tokenworks.planning.bench import Bench, Budget
 from tokenworks.planning.plan import planned, prepare
 from tokenworks.planning.result import Plan, Ranked
 from tokenworks.planning.search import Progress
+from tokenworks.planning.tiered import AUTO, check_tiers
 from tokenworks.simulation.energy import used
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.spent import TokenShares, device_time, roofs_of_parts, token_shares
@@ -75,6 +76,11 @@ class Study:
         """The best deployment that meets the SLO; None if none does."""
         return self.plan.best if self.plan and self.plan.meets_slo else None
 
+    @property
+    def effective_tok_s(self) -> float | None:
+        """Effective tokens per second of the whole machine; None if no deployment meets the SLO [token/s]."""
+        return None if self.row is None else self.row.effective_tok_s_per_device * self.row.charged
+
 
 def charged(study: Study) -> int:
     """Devices that the throughput of a machine is divided by [count]."""
@@ -92,6 +98,8 @@ class Question:
     arguments : the other arguments of `planning.plan.prepare`
     budget : as `plan` takes it
     command : command that prints the plan
+    tiers : KV tiers below HBM, as `plan` takes them
+    simulate : False: the plan has the estimates of the closed form, and `Study.best` is None
     """
 
     model: Any
@@ -99,6 +107,8 @@ class Question:
     arguments: Mapping[str, Any]
     budget: str | None
     command: str
+    tiers: str = AUTO
+    simulate: bool = True
 
 
 def without(question: Question, error: TokenworksError, machine: Machine | None = None) -> Study:
@@ -115,12 +125,15 @@ def study(question: Question, progress: Progress | None = None) -> Study:
         return without(question, error)
     machine, bench = costings[0].setting.machine, Bench()
     try:
-        plan = planned(costings, TOP, budget=Budget.of(question.budget), progress=progress, bench=bench)
+        plan = planned(
+            check_tiers(question.tiers, costings), TOP, simulate=question.simulate, budget=Budget.of(question.budget),
+            tiers=question.tiers, progress=progress, bench=bench,
+        )  # fmt: skip
     except (DoesNotFit, SpecError) as error:
         return without(question, error, machine)
     model = plan.setting.model.name
     missed = None if plan.meets_slo else plan.missed()
-    best = None if missed else best_of(plan, bench)
+    best = None if missed or not question.simulate else best_of(plan, bench)
     return Study(
         model, machine.name, machine, plan, best, str(missed) if missed else "", missed.exit_code if missed else 0,
         question.command,
