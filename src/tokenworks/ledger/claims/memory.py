@@ -254,7 +254,6 @@ def _tiers(basis: Basis, answers: Answers) -> Finding:
             "The value is the share of the possible hits that all tiers serve; its low end is that of HBM alone.",
             "Memory and drives of a node are assumed.", *answer.missing,
         ),
-        command=_tiers_ask(basis).command,
     )  # fmt: skip
 
 

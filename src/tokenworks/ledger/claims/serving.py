@@ -35,6 +35,10 @@ LOW = 0.5
 """A utilisation below this share counts as low: our choice, the article names none [-]."""
 
 
+PEAK = Diurnal(kind="diurnal").peak
+"""Highest load of a day / its mean [-]."""
+
+
 # ── C28: does communication bind MoE models on 8-card servers? ────────────────────────────────────────────────────
 
 
@@ -194,7 +198,6 @@ def _cost(basis: Basis, answers: Answers) -> Finding:
             "less 1.",
             f"{short(basis.mix.main)} on {on}, bought at the prices of the list. u is load / highest load in the SLO.",
         ),
-        command=_loads(basis, on).command,
     )  # fmt: skip
 
 
@@ -249,7 +252,6 @@ def _metric(basis: Basis, answers: Answers) -> Finding:
         notes=("The value is the share of the output tokens that are effective above the highest load within the SLO.",
                "That a buyer should count effective tokens is an opinion. That the other metric misleads can be "
                "computed."),
-        command=_loads(basis, on).command,
     )  # fmt: skip
 
 
@@ -344,9 +346,8 @@ def _over_a_day(loads: Loads, name: str) -> float:
 
     A request takes far less than a day, so at each time a deployment does what it does under a steady load.
     """
-    peak = Diurnal().peak
     hours = np.linspace(0.0, 1.0, 240, endpoint=False)
-    load = (1 + (peak - 1) * np.sin(2 * np.pi * hours)) / peak
+    load = (1 + (PEAK - 1) * np.sin(2 * np.pi * hours)) / PEAK
     points = [point for point in loads.points if point.share <= 1]
     at, values = [0.0, *(point.share for point in points)], [0.0, *(getattr(point, name) for point in points)]
     return float(np.mean(np.interp(load, at, values)))
@@ -384,12 +385,11 @@ def _utilisation(basis: Basis, answers: Answers) -> Finding:
             *((f"{own} on the same day: {uses[own]:.1%}.",) if own in uses else ()),
         ),
         value, value, max([value, *(float(one) for one in ends)]), "",
-        conditions=(f"It holds if the load of a day has a peak of {Diurnal().peak:g} x its mean, and if less than "
+        conditions=(f"It holds if the load of a day has a peak of {PEAK:g} x its mean, and if less than "
                     f"{LOW:.0%} counts as low.",) if verdict == "holds if" else (),
         tables=(ClaimTable("Utilisation under an SLO", columns, tuple(rows)),),
         notes=("The load of the day is assumed: no load of the clusters that the claim means is published.",
                "A roof is the rate of arithmetic or of HBM that kernels reach at best."),
-        command=_loads(basis, usual).command,
     )  # fmt: skip
 
 
@@ -447,7 +447,6 @@ def _coupled(basis: Basis, answers: Answers) -> Finding:
             "redundant experts that EPLB places. All three run on other machines, too.",
             "All other settings stay as they are. The acceptance of draft tokens is that of the calibration.",
         ),
-        command=_couplings(basis).command,
     )  # fmt: skip
 
 
