@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from tokenworks.ledger.claims import catalogue, failures, money, network, scaling
+from tokenworks.ledger.claims import (
+    catalogue,
+    domains,
+    failures,
+    memory,
+    money,
+    network,
+    scaling,
+    serving,
+)
 from tokenworks.ledger.claims.check import Check
 
 CHECKS: dict[str, Check] = dict(
     sorted(
         {
             **catalogue.CHECKS,
+            **domains.CHECKS,
             **failures.CHECKS,
+            **memory.CHECKS,
             **money.CHECKS,
             **network.CHECKS,
             **scaling.CHECKS,
+            **serving.CHECKS,
         }.items()
     )
 )
