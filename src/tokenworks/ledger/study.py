@@ -130,8 +130,8 @@ def study(question: Question, progress: Progress | None = None) -> Study:
     machine, bench = costings[0].setting.machine, Bench()
     try:
         plan = planned(
-            check_tiers(question.tiers, costings), question.top, simulate=question.simulate, budget=Budget.of(question.budget),
-            tiers=question.tiers, fronts=question.fronts, progress=progress, bench=bench,
+            check_tiers(question.tiers, costings), question.top, simulate=question.simulate, tiers=question.tiers,
+            budget=Budget.of(question.budget), fronts=question.fronts, progress=progress, bench=bench,
         )  # fmt: skip
     except (DoesNotFit, SpecError) as error:
         return without(question, error, machine)

@@ -25,7 +25,6 @@ from tokenworks.specs.given import Given
 from tokenworks.specs.provenance import file_form
 from tokenworks.specs.reliability import Reliability
 
-
 LISTED = 1
 """Deployments that a plan lists: claims read the best one [count]."""
 
