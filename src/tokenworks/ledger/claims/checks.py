@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tokenworks.ledger.claims import catalogue, network
+from tokenworks.ledger.claims import catalogue, gain, network, training
 from tokenworks.ledger.claims.check import Check
 
-CHECKS: dict[str, Check] = dict(sorted({**catalogue.CHECKS, **network.CHECKS}.items()))
+CHECKS: dict[str, Check] = dict(
+    sorted({**catalogue.CHECKS, **gain.CHECKS, **network.CHECKS, **training.CHECKS}.items())
+)
 """Number of a claim -> its check."""
