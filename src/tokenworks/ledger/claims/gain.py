@@ -24,6 +24,7 @@ from tokenworks.ledger.claims.ratios import (
     short,
     state_of,
     verdict_of,
+    with_assumed,
 )
 from tokenworks.ledger.compare import numbers_at
 from tokenworks.ledger.cost import Served
@@ -235,13 +236,18 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
     gains, amount = (at_cards, "card") if at_money is None else (at_money, "dollar")
     ends = best_and_worst(gains)
     best = None if ends is None else ends[0].cell
+    guessed = with_assumed(basis, basis.mix.baselines)
     unpriced = (
-        f"The price of {machine} is not published. Equal cards are equal money only if it costs as much as the "
-        "servers, as C11 claims."
+        ""
+        if at_money is not None
+        else (
+            f"The price of {machine} is not published. Equal cards are equal money only if it costs as much as the "
+            "servers, as C11 claims."
+        )
     )
     return Finding(
         verdict_of([gain.cell for gain in gains], number),
-        (honest(gains, does="serves", amount=amount), *((unpriced,) if at_money is None else ())),
+        tuple(filter(None, (honest(gains, does="serves", amount=amount, assumed=guessed), unpriced))),
         *((None, None, None) if best is None else (best.value, best.low, best.high)),
         conditions=tuple(conditions(gains, number)),
         tables=(money.table(at_cards, number),),
@@ -287,7 +293,7 @@ def _judged_single(basis: Basis, answers: Answers) -> Finding:
     correlation = basis.loaded_calibration.correlation
     per_card = [place.gain(basis, answers, correlation) for place in places]
     per_machine = [_whole(basis, gain) for gain in per_card]
-    ends = best_and_worst(per_card)
+    ends, guessed = best_and_worst(per_card), with_assumed(basis, basis.mix.servers)
     best = None if ends is None else ends[0].cell
     maps = [
         map_of(f"Effective tokens per {amount}: supernode / one server", gains, number, rows="case",
@@ -296,7 +302,8 @@ def _judged_single(basis: Basis, answers: Answers) -> Finding:
     ]  # fmt: skip
     return Finding(
         verdict_of([gain.cell for gain in (*per_card, *per_machine)], number),
-        (honest(per_card, does="serves", amount="card"), honest(per_machine, does="serves", amount="machine")),
+        tuple(filter(None, (honest(gains, does="serves", amount=amount, assumed=guessed)
+                            for amount, gains in (("card", per_card), ("machine", per_machine))))),
         *((None, None, None) if best is None else (best.value, best.low, best.high)),
         conditions=(
             *conditions(per_card, number, group=lambda gain: f"{gain.on} per card"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tokenworks.ledger.break_even import break_even
@@ -93,7 +93,7 @@ def ratio_words(cell: MapCell) -> str:
     return f"{_end(cell.value):.2g} times ({_end(cell.low):.2g} to {_end(cell.high):.2g} with 80 % probability)"
 
 
-def honest(gains: Sequence[Gain], *, does: str, amount: str) -> str:
+def honest(gains: Sequence[Gain], *, does: str, amount: str, assumed: Collection[str] = ()) -> str:
     """The best sentence about the gain that is true: the best case with its interval, and the worst one beside it.
 
     Parameters
@@ -101,14 +101,20 @@ def honest(gains: Sequence[Gain], *, does: str, amount: str) -> str:
     gains : all cases
     does : what the machines do with a case, such as "serves"
     amount : what the tokens are counted for, such as "card"
+    assumed : servers with numbers that nobody published
+
+    Returns
+    -------
+    The sentence; empty: there is no ratio.
     """
     ends = best_and_worst(gains)
     if ends is None:
         return ""
     best, worst = ends
+    guess = ", some numbers of which are assumed" if best.against in assumed else ""
     return (
         f'An honest salesman can say: "{best.on} {does} {best.cell.row} at up to {ratio_words(best.cell)} the tokens '
-        f"per {amount} of {best.cell.column}. In the worst of {sum(gain.valued for gain in gains)} cases it is "
+        f"per {amount} of {best.cell.column}{guess}. In the worst of {sum(gain.valued for gain in gains)} cases it is "
         f'{_value(worst):.2g} times: {worst.cell.row}, against {worst.cell.column}."'
     )
 
@@ -254,11 +260,10 @@ class GainPrices:
         rows: list[tuple[TableCell, ...]] = []
         for column in dict.fromkeys(gain.cell.column for gain in gains):
             ends = best_and_worst([gain for gain in gains if gain.cell.column == column])
-            if ends is None:
+            if ends is None or ends[0].other is None:
                 continue
             best = ends[0]
-            assert best.other is not None
-            whole = cost(self.hardware(best.against), best.other, self.prices, self.terms).capex
+            whole = cost(self.hardware(best.against), ends[0].other, self.prices, self.terms).capex
             bought = whole.total.mid if whole and whole.total else None
             rows.append((column, best.cell.row, bought, self.limit(best, 1.0), self.limit(best, number.value)))
         headings = (
@@ -279,6 +284,11 @@ RESTS_ON = (
     "device.nic",
 )  # fmt: skip
 """Numbers of a machine that a ratio of two machines rests on most."""
+
+
+def with_assumed(basis: Basis, machines: Iterable[str]) -> tuple[str, ...]:
+    """The machines with numbers that the mix assumes, because nobody published them."""
+    return tuple(on for on in machines if basis.parts(on).system.name in basis.mix.assume)
 
 
 def machine_paths(basis: Basis, machines: Iterable[str], names: Iterable[str] = RESTS_ON) -> Iterator[str]:

@@ -25,6 +25,7 @@ from tokenworks.ledger.claims.ratios import (
     short,
     state_of,
     verdict_of,
+    with_assumed,
 )
 from tokenworks.ledger.cost import Served
 from tokenworks.planning.train_goodput import checkpoint_size
@@ -61,7 +62,8 @@ class TrainCase:
 
     def ask(self, basis: Basis, on: str) -> TrainAsk:
         """The training plan of the case on a machine."""
-        has = basis.parts(on).device.peak["fp8"].value is not None
+        peak = basis.parts(on).device.peak.get("fp8")
+        has = peak is not None and peak.value is not None
         return basis.train(self.model, on, precision="fp8" if self.eight_bit and has else "bf16", seq=self.seq)
 
 
@@ -149,8 +151,10 @@ def _judged(basis: Basis, answers: Answers) -> Finding:
     none = [gain.cell.row for gain in gains if gain.own is None and gain.other is None]
     return Finding(
         verdict_of([gain.cell for gain in gains], number),
-        (honest(gains, does="trains", amount=amount),
-         *(f"{row}: no plan fits any of the machines." for row in _everywhere(none, len(basis.mix.baselines)))),
+        tuple(filter(None, (
+            honest(gains, does="trains", amount=amount, assumed=with_assumed(basis, basis.mix.baselines)),
+            *(f"{row}: no plan fits any of the machines." for row in _everywhere(none, len(basis.mix.baselines))),
+        ))),
         *((None, None, None) if best is None else (best.value, best.low, best.high)),
         conditions=tuple(conditions(gains, number)),
         tables=(money.table(at_cards, number), _progress(basis, answers, places)),
