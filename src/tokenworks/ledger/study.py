@@ -100,6 +100,7 @@ class Question:
     command : command that prints the plan
     tiers : KV tiers below HBM, as `plan` takes them
     simulate : False: the plan has the estimates of the closed form, and `Study.best` is None
+    fronts : False: the points of the Pareto front keep their estimates
     """
 
     model: Any
@@ -109,6 +110,7 @@ class Question:
     command: str
     tiers: str = AUTO
     simulate: bool = True
+    fronts: bool = True
 
 
 def without(question: Question, error: TokenworksError, machine: Machine | None = None) -> Study:
@@ -127,7 +129,7 @@ def study(question: Question, progress: Progress | None = None) -> Study:
     try:
         plan = planned(
             check_tiers(question.tiers, costings), TOP, simulate=question.simulate, budget=Budget.of(question.budget),
-            tiers=question.tiers, progress=progress, bench=bench,
+            tiers=question.tiers, fronts=question.fronts, progress=progress, bench=bench,
         )  # fmt: skip
     except (DoesNotFit, SpecError) as error:
         return without(question, error, machine)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from tokenworks.ledger.claims import catalogue, gain, network, training
+from tokenworks.ledger.claims import catalogue, failures, gain, money, network, scaling, training
 from tokenworks.ledger.claims.check import Check
 
 CHECKS: dict[str, Check] = dict(
-    sorted({**catalogue.CHECKS, **gain.CHECKS, **network.CHECKS, **training.CHECKS}.items())
+    sorted(
+        {
+            **catalogue.CHECKS,
+            **failures.CHECKS,
+            **gain.CHECKS,
+            **money.CHECKS,
+            **network.CHECKS,
+            **scaling.CHECKS,
+            **training.CHECKS,
+        }.items()
+    )
 )
 """Number of a claim -> its check."""

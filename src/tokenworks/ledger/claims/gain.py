@@ -37,9 +37,6 @@ from tokenworks.specs.load import load_workload
 from tokenworks.specs.slo import Bound, Slo
 from tokenworks.specs.tier_setup import NO_TIERS
 
-BUDGET = "200000 requests"
-"""Where the search of each plan ends: the closed form has ordered the deployments before."""
-
 TIGHT = "15ms"
 """A bound on TPOT tighter than those of the mix: that of CloudMatrix384 (arXiv:2506.12708, 538 token/s a card)."""
 
@@ -72,7 +69,7 @@ class GainCase:
         """The plan of the case on a machine."""
         return basis.plan(
             self.model, on, workload=self.workload, slo=self.slo, more=(*self.more, *links), tiers=self.tiers,
-            budget=BUDGET if simulate else None, simulate=simulate,
+            simulate=simulate,
         )  # fmt: skip
 
 
