@@ -61,6 +61,18 @@ def _parts(on: str, numbers: tuple[Given, ...]) -> Parts:
     return parts(on, assume=numbers or None)
 
 
+@functools.lru_cache(maxsize=1024)
+def _settable(system: str, numbers: tuple[Given, ...]) -> Mapping[str, Any]:
+    """Every number of a system."""
+    return dict(settable(_parts(system, numbers)))
+
+
+@functools.lru_cache(maxsize=64)
+def _calibrated(calibration: str, numbers: tuple[Given, ...]) -> Mapping[str, Any]:
+    """Every number of a calibration."""
+    return dict(leaves(load_calibration(calibration, assume=numbers)))
+
+
 def system_of(on: str) -> str:
     """The system in the text of a machine: 5xhgx-h100@ndr is made of hgx-h100."""
     match = _ON.fullmatch(on.strip())
@@ -79,6 +91,7 @@ class Basis:
     calibration : as `plan` takes it
     shared : numbers of workload, calibration and engines that replace numbers of the catalog
     own : numbers of machines that replace numbers of the catalog, by system
+    told : all numbers that the user set, with their whole paths
     """
 
     mix: Mix
@@ -87,6 +100,7 @@ class Basis:
     calibration: str = DEFAULT
     shared: tuple[Given, ...] = ()
     own: Mapping[str, tuple[Given, ...]] = field(default_factory=dict)
+    told: tuple[Given, ...] = ()
 
     @classmethod
     def read(
@@ -102,11 +116,15 @@ class Basis:
         """
         chosen = load_mix(mix)
         basis = cls(chosen, load_prices(prices), load_reliability(reliability), str(calibration), own=chosen.assumed())
-        for system, numbers in (assume_of or {}).items():
-            for item in given(numbers):
-                basis = basis.with_(f"{system_of(system)}.{item.path}", item.value, why=item.why)
-        for item in given(assume):
+        told = [
+            item.model_copy(update={"path": f"{system_of(system)}.{item.path}"})
+            for system, numbers in (assume_of or {}).items()
+            for item in given(numbers)
+        ]
+        told += given(assume)
+        for item in told:
             basis = basis.with_(item.path, item.value, why=item.why)
+        basis = dataclasses.replace(basis, told=tuple(told))
         basis.check()
         return basis
 
@@ -197,12 +215,13 @@ class Basis:
     def _numbers(self, head: str, system: str, path: str) -> Mapping[str, Any]:
         """The numbers below the first word of a path, or below its system."""
         if system:
-            return dict(settable(self.parts(system)))
+            return _settable(system, self.numbers(system))
+        if head == "calibration":
+            return _calibrated(self.calibration, self.shared)
         if head == "engine":
             raise SpecError("has one number for each engine", where=path, hint="give it with --set; no range is known")
         specs = {
-            "reliability": self.reliability, "calibration": self.loaded_calibration, "workload": self.workload,
-            "mix": self.mix,
+            "reliability": self.reliability, "workload": self.workload, "mix": self.mix,
         }  # fmt: skip
         return dict(leaves(specs[head]))
 
@@ -225,7 +244,7 @@ class Basis:
 
     def _split(self, path: str, why: str) -> tuple[str, str]:
         """The system and the path inside it."""
-        names = {*load.catalog_names("system"), *(system_of(on) for on in self.mix.machines), *self.own}
+        names = {*_catalog(), *(system_of(on) for on in self.mix.machines), *self.own}
         system = max((name for name in names if path.startswith(f"{name}.")), key=len, default="")
         if not system:
             head = path.partition(".")[0]

@@ -13,7 +13,6 @@ from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.effects import Dependence
 from tokenworks.ledger.claims.finding import VERDICTS, ClaimMap, ClaimTable, Finding, TurningPoint
 from tokenworks.ledger.claims.mix import Mix
-from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs
 from tokenworks.specs.shown import Record, Shown
@@ -170,7 +169,7 @@ class ClaimsRun(Shown):
         """The complete result as plain data."""
         basis = self.basis
         body: ClaimsBody = {
-            "inputs": inputs(calibration=basis.calibration, given=self._given()),
+            "inputs": inputs(calibration=basis.calibration, given=basis.told),
             "mix": basis.mix.model_dump(mode="json"),
             "reliability": basis.reliability.name,
             "prices": basis.prices.name,
@@ -179,12 +178,3 @@ class ClaimsRun(Shown):
             "notes": list(self.notes),
         }
         return envelope("claims", body, {"elapsed_s": self.elapsed_s})
-
-    def _given(self) -> tuple[Given, ...]:
-        """The numbers of the user and of the mix, with their whole paths."""
-        own = [
-            item.model_copy(update={"path": f"{system}.{item.path}"})
-            for system, items in self.basis.own.items()
-            for item in items
-        ]
-        return (*own, *self.basis.shared)
