@@ -64,7 +64,9 @@ def size_plan(
     """
     on, system = basis.mix.machine, system_of(basis.mix.machine)
     more: tuple[Given, ...] = ()
-    if size != own_size(basis) or domains > 1:
+    if domains == 1 and size < basis.parts(on).system.host.devices:  # a part of a host
+        on = f"{system}:{size}"
+    elif size != own_size(basis) or domains > 1:
         on = system if domains == 1 else f"{domains}x{system}"
         more = tuple(Given(path=path, value=str(size), why="size of the domain") for path in ("devices", "domain"))
     return basis.plan(model, on, workload=workload, slo=slo, more=more, engine=ENGINE, simulate=simulate)
@@ -430,15 +432,16 @@ def _covered(basis: Basis, answers: Answers) -> Finding:
             rows.append((short(ask.model), ask.workload, one.slo, one.size, one.pressure, one.error))
     whole, small = shares[own], shares[tried[0]]
     middle = max((size for size in tried if size < own), default=own)
+    verdict = number.verdict(shares[middle], whole)
     return Finding(
-        number.verdict(min(shares[middle], whole), whole),
+        verdict,
         (
             f"{middle} cards meet {shares[middle]:.1%} of the needs, {own} cards {whole:.1%}.",
             f"{tried[0]} cards already meet {small:.1%}: meeting an SLO asks for few cards, and what more cards change "
             "is tokens per card (C36).",
         ),
         whole, shares[middle], whole, "",
-        conditions=("It holds for the larger of both sizes.",),
+        conditions=(f"It holds with {own} cards, not with {middle}.",) if verdict == "holds if" else (),
         tables=(
             ClaimTable("Share of the needs that a size meets", ("cards", "share"), tuple(shares.items())),
             ClaimTable("Smallest size that meets each need",
