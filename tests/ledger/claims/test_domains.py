@@ -14,9 +14,9 @@ from tokenworks.errors import SpecError
 from tokenworks.ledger.claims import domains
 from tokenworks.ledger.claims.asks import ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis
-from tokenworks.ledger.claims.domains import CHECKS, own_size, size_plan, sizes
+from tokenworks.ledger.claims.domains import CHECKS
 from tokenworks.ledger.claims.finding import Finding
-from tokenworks.ledger.claims.sizes import SmallestAsk, SmallestSize
+from tokenworks.ledger.claims.sizes import SmallestAsk, SmallestSize, own_size, size_plan, sizes
 from tokenworks.ledger.study import Study
 from tokenworks.planning.intervals import RatioInterval
 
@@ -76,8 +76,15 @@ def test_a_size_that_serves_nothing_is_a_cell_with_its_reason() -> None:
     assert cells["the mix", "72"].value == pytest.approx(1.0)
 
 
-def test_only_the_supernode_serves_the_mix() -> None:
-    assert knee({8: None, 16: None, 40: 100, 72: None}).verdict == "cannot be known"
+def test_a_larger_size_runs_the_deployment_of_a_smaller_one() -> None:
+    found = knee({8: None, 16: None, 40: 100, 72: None})
+    assert found.verdict == "holds"
+    assert found.computed == pytest.approx(72 / 40)
+    assert knee({8: 100, 16: 1, 40: 1, 72: 1}).computed == pytest.approx(1)
+
+
+def test_a_supernode_that_does_not_serve_the_mix_leaves_the_claim_open() -> None:
+    assert knee({8: None, 16: None, 40: None, 72: 100}).verdict == "cannot be known"
 
 
 def lag(eight: float | None, sixteen: float | None) -> Finding:
@@ -96,9 +103,9 @@ def _domain(ask: PlanAsk) -> int:
     [
         (99 / APART, 99 / APART, "holds"),
         (99 / APART, 101 / APART, "holds if"),
-        (100, 100, "holds if"),
+        (100, 100, "does not hold"),
         (None, None, "holds"),
-        (101 * APART, 101 * APART, "does not hold"),
+        (200, 200, "does not hold"),
     ],
 )
 def test_small_domains_lag_where_they_are_told_apart(eight: float, sixteen: float, verdict: str) -> None:
@@ -107,7 +114,7 @@ def test_small_domains_lag_where_they_are_told_apart(eight: float, sixteen: floa
 
 def test_plans_of_a_size_differ_only_in_the_size() -> None:
     of = basis()
-    assert size_plan(of, SMALL, 40) == of.plan(SMALL, "scalex40", engine="vllm")
+    assert size_plan(of, SMALL, 40) == of.plan(SMALL, "scalex40", engine="sglang")
     assert "--set machine.devices=8 --set machine.domain=8" in size_plan(of, SMALL, 8).command
     assert "--on 5xscalex40" in size_plan(of, SMALL, 8, domains=5).command
     assert size_plan(of, SMALL, 2).system == "scalex40:2"

@@ -11,7 +11,8 @@ from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, ClaimVerdict, Finding, TableCell, TurningPoint
 from tokenworks.ledger.claims.runs import TierPoints, TiersAsk
-from tokenworks.ledger.claims.steps import CAPACITY, ENGINE, LeastMemoryAsk, RoomAnswer, RoomAsk
+from tokenworks.ledger.claims.sizes import ENGINE
+from tokenworks.ledger.claims.steps import CAPACITY, LeastMemoryAsk, RoomAnswer, RoomAsk
 from tokenworks.specs.given import Given
 from tokenworks.specs.slo import Slo
 

@@ -14,7 +14,8 @@ from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, ClaimVerdict, Finding, TableCell
 from tokenworks.ledger.claims.memory import SERVER, short
 from tokenworks.ledger.claims.runs import Couplings, CouplingsAsk, LoadPoint, Loads, LoadsAsk
-from tokenworks.ledger.claims.steps import ENGINE, TALK, StepAsk, StepParts
+from tokenworks.ledger.claims.sizes import ENGINE
+from tokenworks.ledger.claims.steps import TALK, StepAsk, StepParts
 from tokenworks.ledger.cost import Served, UnitCost, cost
 from tokenworks.ledger.priced import hardware, served_by
 from tokenworks.ledger.study import Study, charged
