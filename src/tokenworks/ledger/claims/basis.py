@@ -215,7 +215,8 @@ class Basis:
     def _numbers(self, head: str, system: str, path: str) -> Mapping[str, Any]:
         """The numbers below the first word of a path, or below its system."""
         if system:
-            return _settable(system, self.numbers(system))
+            known = system in _catalog()
+            return _settable(system, self.numbers(system)) if known else dict(settable(self.parts(system)))
         if head == "calibration":
             return _calibrated(self.calibration, self.shared)
         if head == "engine":
