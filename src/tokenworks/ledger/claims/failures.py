@@ -110,7 +110,7 @@ def _stand(basis: Basis, study: Study, *, elastic: bool, spares: int) -> Stand |
     data = chosen.model_dump() | {"elastic_ep": elastic, "spares": spares, "system": basis.mix.machine}
     data["roles"] = [role.model_dump() for role in roles]
     try:
-        return stand_of(type(chosen).model_validate(data), _site(basis, study.plan))
+        return stand_of(type(chosen)(**data), _site(basis, study.plan))
     except (SpecError, DoesNotFit):
         return None
 
