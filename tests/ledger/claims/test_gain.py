@@ -59,7 +59,7 @@ def test_each_case_differs_in_one_thing_and_has_its_own_words() -> None:
     assert {case.model for case in cases} == set(basis.mix.models)
     assert [case.slo for case in cases].count("ttft=2s,tpot=25ms") == 1
     assert {case.tiers for case in cases} == {"none", "auto"}
-    assert any(case.workload == "agent" for case in cases)
+    assert [case.workload for case in cases if case.workload] == ["summarise"]  # agents form sessions
 
 
 def test_a_question_carries_only_numbers_of_its_own_machine() -> None:
@@ -104,8 +104,9 @@ def test_the_gauge_is_the_closed_form_of_the_cell_that_decides() -> None:
     basis, finding = judged("C13")
     gauge = CHECKS["C13"].gauge
     assert gauge is not None
-    asked = {ask: ask.answer(None) for ask in gauge.asks(basis, finding)}
-    assert len(asked) == 2
+    asked = {ask: ask.answer(None) for ask in gauge.asks(basis, finding) if isinstance(ask, PlanAsk)}
+    assert [ask.engine for ask in asked] == [row[2] for row in finding.tables[0].rows if row[0] == best(finding).row]
+    assert not any(ask.simulate for ask in asked)
     assert gauge.value(basis, asked, finding) == pytest.approx(finding.computed)
 
 
@@ -127,7 +128,7 @@ def test_a_case_that_only_the_supernode_serves_has_no_ratio_and_is_named() -> No
     finding = CHECKS["C26"].judge(basis, {**known, **nothing})
     assert {cell.state for cell in finding.maps[0].cells} == {ONLY_SUPERNODE}
     assert (finding.computed, finding.verdict) == (None, "holds if")
-    assert all("no ratio" in sentence for sentence in finding.conditions)
+    assert any("no ratio" in sentence for sentence in finding.conditions)
 
 
 def test_with_a_price_the_ratio_is_that_of_equal_money(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,4 +148,4 @@ def test_with_a_price_the_ratio_is_that_of_equal_money(monkeypatch: pytest.Monke
     assert cheap.computed is not None
     assert dear.computed < cheap.computed
     assert "per dollar" in dear.because[0]
-    assert free.tables[0].rows[0][0] == "hgx-h20:2"
+    assert free.tables[1].rows[0][0] == "hgx-h20:2"

@@ -11,7 +11,7 @@ from tokenworks.ledger.claims.article import number_of
 from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.check import Check, Gauge
-from tokenworks.ledger.claims.finding import Finding, MapCell
+from tokenworks.ledger.claims.finding import ClaimTable, Finding, MapCell
 from tokenworks.ledger.claims.ratios import (
     Gain,
     GainPrices,
@@ -65,11 +65,17 @@ class GainCase:
     more: tuple[Given, ...] = ()
     tiers: str = NO_TIERS
 
-    def ask(self, basis: Basis, on: str, *, simulate: bool = True, links: tuple[Given, ...] = ()) -> PlanAsk:
+    def ask(self, basis: Basis, on: str, links: tuple[Given, ...] = ()) -> PlanAsk:
         """The plan of the case on a machine."""
         return basis.plan(
-            self.model, on, workload=self.workload, slo=self.slo, more=(*self.more, *links), tiers=self.tiers,
-            simulate=simulate,
+            self.model, on, workload=self.workload, slo=self.slo, more=(*self.more, *links), tiers=self.tiers
+        )
+
+    def estimate(self, basis: Basis, on: str, engine: str, links: tuple[Given, ...] = ()) -> PlanAsk:
+        """The closed form of the case on a machine with one engine."""
+        return basis.plan(
+            self.model, on, workload=self.workload, slo=self.slo, more=(*self.more, *links), engine=engine,
+            simulate=False,
         )  # fmt: skip
 
 
@@ -104,21 +110,22 @@ def _speeds(basis: Basis, model: str, speeds: Iterable[str]) -> Iterator[GainCas
 def gain_cases(basis: Basis) -> tuple[GainCase, ...]:
     """The cases of +330 %: one thing at a time differs from the main model with the requests of the mix.
 
-    Bounds on TPOT, models, a longer context, a prefix cache with and without KV tiers, and the requests of the mix with
-    the longest input.
+    Bounds on TPOT, models, a longer context, a prefix cache with and without KV tiers, and the other requests of the
+    mix that form no sessions.
     """
     mix = basis.mix
     longer = numbers_at("context", basis.workload, float(round(basis.workload.isl * LONGER)))
     reused = numbers_at("reuse", basis.workload, REUSED)
     cached = f"{REUSED:.0%} of the input cached"
-    longest = max(mix.workloads, key=lambda name: load_workload(name).isl)
+    single = [name for name in mix.workloads if not load_workload(name).think_time]  # sessions take long to simulate
     cases = [
         *_speeds(basis, mix.main, (TIGHT, *mix.speeds)),
         *(_case(basis, model) for model in mix.models if model != mix.main),
         _case(basis, mix.main, more=longer, words=f"{LONGER:g} x the context"),
         _case(basis, mix.main, more=reused, words=cached),
         _case(basis, mix.main, more=reused, tiers=AUTO, words=f"{cached}, KV tiers"),
-        _case(basis, mix.main, workload=longest, tiers=AUTO, words="KV tiers"),
+        *(_case(basis, mix.main, workload=name, tiers=AUTO, words="KV tiers") for name in single
+          if name != mix.workload),
     ]  # fmt: skip
     return tuple({case.words: case for case in cases}.values())
 
@@ -132,7 +139,7 @@ class GainPlace:
     case : the work
     on, against : the supernode and the servers
     column : heading of the column
-    links : numbers of the links of the servers that differ
+    links, remark : numbers of the links of the servers that differ, and words for them
     """
 
     case: GainCase
@@ -140,16 +147,30 @@ class GainPlace:
     against: str
     column: str
     links: tuple[Given, ...] = ()
+    remark: str = ""
 
-    def asks(self, basis: Basis, *, simulate: bool = True) -> tuple[PlanAsk, PlanAsk]:
+    def asks(self, basis: Basis) -> tuple[PlanAsk, PlanAsk]:
         """The plans of the supernode and of the servers."""
-        own = self.case.ask(basis, self.on, simulate=simulate)
-        return own, self.case.ask(basis, self.against, simulate=simulate, links=self.links)
+        return self.case.ask(basis, self.on), self.case.ask(basis, self.against, self.links)
 
     def gain(self, basis: Basis, answers: Answers, correlation: float) -> Gain:
         """What the supernode gains for each card."""
         own, other = (answers[ask] for ask in self.asks(basis))
         return Gain(_cell(self, own, other, correlation), _served(own), _served(other), self.on, self.against)
+
+    def estimates(self, basis: Basis, finding: Finding) -> tuple[PlanAsk, PlanAsk]:
+        """The closed forms of both plans, each with the engine of its best deployment."""
+        engines = {row[:2]: str(row[2]) for row in finding.tables[0].rows}
+        own, other = engines[self.case.words, self.on], engines[self.case.words, self.servers]
+        return (
+            self.case.estimate(basis, self.on, own),
+            self.case.estimate(basis, self.against, other, self.links),
+        )
+
+    @property
+    def servers(self) -> str:
+        """The servers, with words for their links."""
+        return f"{self.against}{self.remark}"
 
 
 def _cell(place: GainPlace, own: Study, other: Study, correlation: float) -> MapCell:
@@ -159,6 +180,19 @@ def _cell(place: GainPlace, own: Study, other: Study, correlation: float) -> Map
     value = own.row.effective_tok_s_per_device / other.row.effective_tok_s_per_device
     wide = ratio_interval(own.row, other.row, correlation)
     return MapCell(row, column, value, value * wide.low / wide.value, value * wide.high / wide.value)
+
+
+def _deployments(basis: Basis, answers: Answers, places: Sequence[GainPlace]) -> ClaimTable:
+    """The best deployment of each plan."""
+    rows = {}
+    for place in places:
+        for ask, on in zip(place.asks(basis), (place.on, place.servers), strict=True):
+            row = answers[ask].row
+            if row is not None:
+                speed = row.effective_tok_s_per_device
+                rows[place.case.words, on] = (row.deployment.engine, str(row.deployment), speed, row.bound_by)
+    headings = ("case", "machine", "engine", "deployment", "effective tokens per card [token/s]", "bound by")
+    return ClaimTable("Best deployments", headings, tuple((*key, *row) for key, row in rows.items()))
 
 
 def _served(study: Study) -> Served | None:
@@ -186,7 +220,8 @@ def gain_places(basis: Basis) -> tuple[GainPlace, ...]:
     for on in mix.baselines:
         for better, words in ((False, "worse"), (True, "better")):
             if links := _links(basis, on, better=better):
-                places.append(GainPlace(cases[0], mix.machine, on, f"{on}, {words} links", links))
+                remark = f", {words} links"
+                places.append(GainPlace(cases[0], mix.machine, on, on + remark, links, remark))
     return tuple(places)
 
 
@@ -208,13 +243,13 @@ def _gauge(places: Callable[[Basis], Sequence[GainPlace]]) -> Gauge:
 
     def asks(basis: Basis, finding: Finding) -> Iterable[ClaimAsk]:
         place = decides(basis, finding)
-        return () if place is None else place.asks(basis, simulate=False)
+        return () if place is None else place.estimates(basis, finding)
 
     def value(basis: Basis, answers: Answers, finding: Finding) -> float | None:
         place = decides(basis, finding)
         if place is None:
             return None
-        own, other = (answers[ask].row for ask in place.asks(basis, simulate=False))
+        own, other = (answers[ask].row for ask in place.estimates(basis, finding))
         if own is None or other is None:
             return None
         return float(own.effective_tok_s_per_device / other.effective_tok_s_per_device)
@@ -248,7 +283,7 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
         tuple(filter(None, (honest(gains, does="serves", amount=amount, assumed=guessed), unpriced))),
         *((None, None, None) if best is None else (best.value, best.low, best.high)),
         conditions=tuple(conditions(gains, number)),
-        tables=(money.table(at_cards, number),),
+        tables=(_deployments(basis, answers, places), money.table(at_cards, number)),
         maps=(map_of(f"Effective tokens per {amount}: {machine} / servers", gains, number, rows="case",
                      columns="servers"),),
         turning_points=tuple(money.turning_points(at_cards, number)),
@@ -258,16 +293,21 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
 
 def _gain_paths(basis: Basis) -> Iterable[str]:
     machines = (basis.mix.machine, *basis.mix.baselines)
-    return (*machine_paths(basis, machines), *price_paths_of(basis, machines), "calibration.skew")
+    return (*machine_paths(basis, machines), *price_paths_of(basis, machines))
 
 
 # ── C26: 2.6 times one server ─────────────────────────────────────────────────────────────────────────────────────
 
 
+MOST_CARDS = 100
+"""A plan for more cards takes as long as ten others [count]."""
+
+
 def single_places(basis: Basis) -> tuple[GainPlace, ...]:
     """The cells of 2.6 times: each supernode over one server of each kind.
 
-    The main model with several bounds on TPOT, and the next model of the mix: the main one may not fit a server.
+    The main model with several bounds on TPOT, and the next model of the mix: the main one may not fit a server. A
+    supernode of more than `MOST_CARDS` has the usual bounds only.
     """
     mix = basis.mix
     others = [one for one in mix.models if one != mix.main]
@@ -275,6 +315,7 @@ def single_places(basis: Basis) -> tuple[GainPlace, ...]:
     return tuple(
         GainPlace(case, on, against, f"{on} / {against}")
         for case in cases for on in mix.supernodes for against in mix.servers
+        if case.slo is None or basis.parts(on).devices <= MOST_CARDS
     )  # fmt: skip
 
 
@@ -308,12 +349,16 @@ def _judged_single(basis: Basis, answers: Answers) -> Finding:
             *conditions(per_card, number, group=lambda gain: f"{gain.on} per card"),
             *conditions(per_machine, number, group=lambda gain: f"{gain.on} as a whole machine"),
         ),
-        maps=tuple(maps), command="" if best is None else _command(basis, _at(places, best)),
+        tables=(_deployments(basis, answers, places),), maps=tuple(maps), command="" if best is None else _command(basis, _at(places, best)),
     )  # fmt: skip
 
 
+LARGE_PATHS = ("device.peak.fp8", "device.hbm.bandwidth", "device.scale_up.bandwidth")
+"""Inputs whose effect on 2.6 times is measured: closed forms of the largest machines take long."""
+
+
 def _single_paths(basis: Basis) -> Iterable[str]:
-    return (*machine_paths(basis, (*basis.mix.supernodes, *basis.mix.servers)), "calibration.skew")
+    return machine_paths(basis, (*basis.mix.supernodes, *basis.mix.servers), LARGE_PATHS)
 
 
 def _asks(places: Callable[[Basis], Sequence[GainPlace]]) -> Callable[[Basis], Iterable[ClaimAsk]]:
