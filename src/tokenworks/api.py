@@ -24,6 +24,7 @@ from tokenworks.ledger import availability as availabilities
 from tokenworks.ledger import compare as comparing
 from tokenworks.ledger import sweep as sweeps
 from tokenworks.ledger.availability_result import Availability
+from tokenworks.ledger.claims import claims as claiming
 from tokenworks.ledger.sweep_file import SweepLike
 from tokenworks.planning import estimate as estimating
 from tokenworks.planning import fit as fitting
@@ -57,6 +58,7 @@ Classes = Mapping[str, str] | Sequence[RequestClass]
 
 plan = checked(planning.plan)
 compare = checked(comparing.compare)
+claims = checked(claiming.claims)
 fit = checked(fitting.fit)
 estimate = checked(estimating.estimate)
 train = checked(training.train)
