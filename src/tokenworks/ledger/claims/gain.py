@@ -349,7 +349,8 @@ def _judged_single(basis: Basis, answers: Answers) -> Finding:
             *conditions(per_card, number, group=lambda gain: f"{gain.on} per card"),
             *conditions(per_machine, number, group=lambda gain: f"{gain.on} as a whole machine"),
         ),
-        tables=(_deployments(basis, answers, places),), maps=tuple(maps), command="" if best is None else _command(basis, _at(places, best)),
+        tables=(_deployments(basis, answers, places),), maps=tuple(maps),
+        command="" if best is None else _command(basis, _at(places, best)),
     )  # fmt: skip
 
 
