@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tokenworks.ledger.claims import gain
-from tokenworks.ledger.claims.asks import PlanAsk
+from tokenworks.ledger.claims.asks import ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.finding import Finding, MapCell
-from tokenworks.ledger.claims.gain import CHECKS, GainPlace, gain_cases, gain_places, single_places
+from tokenworks.ledger.claims.gain import CHECKS, GainPlace, further_cases, gain_places, model_cases, single_places
 from tokenworks.ledger.claims.ratios import ONLY_SUPERNODE
 from tokenworks.ledger.study import Study
 
@@ -30,7 +30,7 @@ def estimated(ask: PlanAsk) -> Study:
     return dataclasses.replace(ask, simulate=False, budget=None).answer(None)
 
 
-def answers(basis: Basis, claim: str) -> dict[Any, Study]:
+def answers(basis: Basis, claim: str) -> dict[ClaimAsk, Any]:
     """Estimates for all questions of a check."""
     return {ask: estimated(ask) for ask in CHECKS[claim].asks(basis) if isinstance(ask, PlanAsk)}
 
@@ -53,13 +53,15 @@ def best(finding: Finding) -> MapCell:
 
 def test_each_case_differs_in_one_thing_and_has_its_own_words() -> None:
     basis = Basis.read()
-    cases = gain_cases(basis)
-    assert len({case.words for case in cases}) == len(cases)
-    assert cases[0].words == "DeepSeek-R1, chat, ttft=2s,tpot=50ms"
-    assert {case.model for case in cases} == set(basis.mix.models)
-    assert [case.slo for case in cases].count("ttft=2s,tpot=25ms") == 1
-    assert {case.tiers for case in cases} == {"none", "auto"}
-    assert [case.workload for case in cases if case.workload] == ["summarise"]  # agents form sessions
+    models, further = model_cases(basis), further_cases(basis)
+    assert len({case.words for case in (*models, *further)}) == len(models) + len(further)
+    assert models[0].words == "DeepSeek-R1, chat, ttft=2s,tpot=50ms"
+    assert {case.model for case in models} == set(basis.mix.models)
+    assert {case.model for case in further} == {basis.mix.main}
+    assert [case.slo for case in further] == [
+        "ttft=2s,tpot=15ms", "ttft=2s,tpot=25ms", "ttft=2s,tpot=100ms", None, None,
+    ]  # fmt: skip
+    assert [case.tiers for case in further if case.tiers == "auto"] == ["auto"]
 
 
 def test_a_question_carries_only_numbers_of_its_own_machine() -> None:
@@ -133,7 +135,8 @@ def test_a_case_that_only_the_supernode_serves_has_no_ratio_and_is_named() -> No
 
 def test_with_a_price_the_ratio_is_that_of_equal_money(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two simulated plans: estimates have no power and no token shares, so they have no cost."""
-    monkeypatch.setattr(gain, "gain_cases", lambda basis: gain_cases(basis)[:1])
+    monkeypatch.setattr(gain, "model_cases", lambda basis: model_cases(basis)[:1])
+    monkeypatch.setattr(gain, "NEAREST", 0)
     basis = Basis.read(mix=SMALL)
     check = CHECKS["C13"]
     known = {ask: dataclasses.replace(ask, budget="1000 requests").answer(None) for ask in check.asks(basis)}  # type: ignore[type-var]

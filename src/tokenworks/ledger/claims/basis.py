@@ -44,7 +44,7 @@ from tokenworks.specs.reliability import PUBLISHED, Reliability, ReliabilityLike
 from tokenworks.specs.workload import Workload
 
 _ON = re.compile(r"(?:[0-9]+x)?(?P<system>[^@:]+)(?:@[^@:]+)?(?::[0-9]+)?")
-BUDGET = "200000 requests"
+BUDGET = "1000000 requests"
 """Where the search of a plan ends that claims need, so that all claims take minutes."""
 
 _SHARED = ("workload", "calibration", "engine")

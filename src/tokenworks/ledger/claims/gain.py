@@ -43,6 +43,9 @@ TIGHT = "15ms"
 LONGER, REUSED = 4.0, 0.9
 """Of further cases: their context / that of the workload, and the share of their input in the prefix cache [-]."""
 
+NEAREST = 2
+"""Kinds of servers, from the first of the mix on, that all cases are computed for [count]."""
+
 
 @dataclass(frozen=True, slots=True)
 class GainCase:
@@ -100,34 +103,28 @@ def _case(
     return GainCase(said, model, workload, None if usual else str(slo), more, tiers)
 
 
-def _speeds(basis: Basis, model: str, speeds: Iterable[str]) -> Iterator[GainCase]:
-    """A model with its usual bounds, and with other bounds on TPOT."""
-    usual = _case(basis, model)
-    yield usual
-    yield from (case for case in (_case(basis, model, speed=speed) for speed in speeds) if case.slo != usual.slo)
+def _speeds(basis: Basis, model: str, speeds: Iterable[str]) -> tuple[GainCase, ...]:
+    """A model with other bounds on TPOT than those of its requests."""
+    cases = (_case(basis, model, speed=speed) for speed in speeds)
+    return tuple({case.words: case for case in cases if case.slo is not None}.values())
 
 
-def gain_cases(basis: Basis) -> tuple[GainCase, ...]:
-    """The cases of +330 %: one thing at a time differs from the main model with the requests of the mix.
-
-    Bounds on TPOT, models, a longer context, a prefix cache with and without KV tiers, and the other requests of the
-    mix that form no sessions.
-    """
+def model_cases(basis: Basis) -> tuple[GainCase, ...]:
+    """The models of the mix with its requests and their usual bounds, the main model first."""
     mix = basis.mix
-    longer = numbers_at("context", basis.workload, float(round(basis.workload.isl * LONGER)))
-    reused = numbers_at("reuse", basis.workload, REUSED)
-    cached = f"{REUSED:.0%} of the input cached"
-    single = [name for name in mix.workloads if not load_workload(name).think_time]  # sessions take long to simulate
-    cases = [
-        *_speeds(basis, mix.main, (TIGHT, *mix.speeds)),
-        *(_case(basis, model) for model in mix.models if model != mix.main),
-        _case(basis, mix.main, more=longer, words=f"{LONGER:g} x the context"),
-        _case(basis, mix.main, more=reused, words=cached),
-        _case(basis, mix.main, more=reused, tiers=AUTO, words=f"{cached}, KV tiers"),
-        *(_case(basis, mix.main, workload=name, tiers=AUTO, words="KV tiers") for name in single
-          if name != mix.workload),
-    ]  # fmt: skip
-    return tuple({case.words: case for case in cases}.values())
+    return tuple(_case(basis, model) for model in dict.fromkeys((mix.main, *mix.models)))
+
+
+def further_cases(basis: Basis) -> tuple[GainCase, ...]:
+    """The main model, one thing at a time: a bound on TPOT, the tightest first; the context; the prefix cache."""
+    main, requests = basis.mix.main, basis.workload
+    longer = numbers_at("context", requests, float(round(requests.isl * LONGER)))
+    reused = numbers_at("reuse", requests, REUSED)
+    return (
+        *_speeds(basis, main, (TIGHT, *basis.mix.speeds)),
+        _case(basis, main, more=longer, words=f"{LONGER:g} x the context"),
+        _case(basis, main, more=reused, tiers=AUTO, words=f"{REUSED:.0%} of the input cached, KV tiers"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,14 +211,19 @@ def _links(basis: Basis, on: str, *, better: bool) -> tuple[Given, ...]:
 
 
 def gain_places(basis: Basis) -> tuple[GainPlace, ...]:
-    """The cells of +330 %; servers with assumed links also with worse and with better links, at the usual SLO."""
-    mix, cases = basis.mix, gain_cases(basis)
-    places = [GainPlace(case, mix.machine, on, on) for case in cases for on in mix.baselines]
-    for on in mix.baselines:
+    """The cells of +330 %.
+
+    All models against all servers; the further cases against the first `NEAREST` servers of the mix; and the tightest
+    bound against servers with assumed links, with worse and with better links.
+    """
+    mix, further = basis.mix, further_cases(basis)
+    places = [GainPlace(case, mix.machine, on, on) for case in model_cases(basis) for on in mix.baselines]
+    places += [GainPlace(case, mix.machine, on, on) for case in further for on in mix.baselines[:NEAREST]]
+    for on in mix.baselines[:NEAREST]:
         for better, words in ((False, "worse"), (True, "better")):
             if links := _links(basis, on, better=better):
                 remark = f", {words} links"
-                places.append(GainPlace(cases[0], mix.machine, on, on + remark, links, remark))
+                places.append(GainPlace(further[0], mix.machine, on, on + remark, links, remark))
     return tuple(places)
 
 
@@ -232,6 +234,18 @@ def _at(places: Sequence[GainPlace], cell: MapCell) -> GainPlace:
 def _command(basis: Basis, place: GainPlace) -> str:
     """The two plans of a cell; its value is the ratio of their effective tokens per device."""
     return " && ".join(ask.command for ask in place.asks(basis))
+
+
+def _unsettled(answers: Answers, places: Sequence[GainPlace], basis: Basis) -> Iterator[str]:
+    """A sentence if searches ended at their budget."""
+    asks = dict.fromkeys(ask for place in places for ask in place.asks(basis))
+    plans = {f"{ask.name} ({ask.slo})" if ask.slo else ask.name: answers[ask].plan for ask in asks}
+    open_ = [name for name, plan in plans.items() if plan and plan.decision and not plan.decision.settled]
+    if open_:
+        yield (
+            f"Not settled: the budget ended before every deployment was simulated that could be better, with "
+            f"{'; '.join(open_)}."
+        )
 
 
 def _gauge(places: Callable[[Basis], Sequence[GainPlace]]) -> Gauge:
@@ -286,6 +300,10 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
         tables=(_deployments(basis, answers, places), money.table(at_cards, number)),
         maps=(map_of(f"Effective tokens per {amount}: {machine} / servers", gains, number, rows="case",
                      columns="servers"),),
+        notes=(
+            f"Bounds, context and prefix cache are varied against {' and '.join(basis.mix.baselines[:NEAREST])}.",
+            *_unsettled(answers, places, basis),
+        ),
         turning_points=tuple(money.turning_points(at_cards, number)),
         command="" if best is None else _command(basis, _at(places, best)),
     )  # fmt: skip
@@ -310,8 +328,7 @@ def single_places(basis: Basis) -> tuple[GainPlace, ...]:
     supernode of more than `MOST_CARDS` has the usual bounds only.
     """
     mix = basis.mix
-    others = [one for one in mix.models if one != mix.main]
-    cases = (*_speeds(basis, mix.main, mix.speeds), *(_case(basis, one) for one in others[:1]))
+    cases = (*model_cases(basis)[:2], *_speeds(basis, mix.main, mix.speeds))
     return tuple(
         GainPlace(case, on, against, f"{on} / {against}")
         for case in cases for on in mix.supernodes for against in mix.servers
@@ -350,6 +367,7 @@ def _judged_single(basis: Basis, answers: Answers) -> Finding:
             *conditions(per_machine, number, group=lambda gain: f"{gain.on} as a whole machine"),
         ),
         tables=(_deployments(basis, answers, places),), maps=tuple(maps),
+        notes=tuple(_unsettled(answers, places, basis)),
         command="" if best is None else _command(basis, _at(places, best)),
     )  # fmt: skip
 
