@@ -23,9 +23,9 @@ class ClaimPlain(TypedDict):
     """One claim with its verdict.
 
     says, short : what the article says, in our words, and in a few words; English and Chinese
-    number, relation, unit : the number of the claim; None: the claim has none. The computed values have the same unit
+    number, relation, number_unit : the number of the claim; None: the claim has none
     unknown : what nobody published
-    computed, low, high : the computed value and its range; None: the check computes no number
+    computed, low, high, unit : the computed value and its range; None: the check computes no number
     depends_on : inputs that move the computed value, the largest effect first
     break_even : values of inputs at which the verdict changes
     command : command that reproduces the computed value
@@ -37,11 +37,12 @@ class ClaimPlain(TypedDict):
     system: str
     number: float | None
     relation: str | None
-    unit: str
+    number_unit: str
     unknown: str
     computed: float | None
     low: float | None
     high: float | None
+    unit: str
     verdict: str
     because: list[str]
     conditions: list[str]
@@ -106,11 +107,12 @@ class JudgedClaim:
             "system": claim.system,
             "number": number.value if number else None,
             "relation": number.relation if number else None,
-            "unit": finding.unit or (number.unit if number else ""),
+            "number_unit": number.unit if number else "",
             "unknown": claim.unknown,
             "computed": finding.computed,
             "low": finding.low,
             "high": finding.high,
+            "unit": finding.unit,
             "verdict": finding.verdict,
             "because": list(finding.because),
             "conditions": list(finding.conditions),
