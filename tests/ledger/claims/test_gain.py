@@ -13,7 +13,15 @@ from tokenworks.ledger.claims import gain
 from tokenworks.ledger.claims.asks import ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.finding import Finding, MapCell
-from tokenworks.ledger.claims.gain import CHECKS, GainPlace, further_cases, gain_places, model_cases, single_places
+from tokenworks.ledger.claims.gain import (
+    CHECKS,
+    GainPlace,
+    further_cases,
+    gain_places,
+    link_places,
+    model_cases,
+    single_places,
+)
 from tokenworks.ledger.claims.ratios import ONLY_SUPERNODE
 from tokenworks.ledger.study import Study
 
@@ -76,7 +84,7 @@ def test_a_question_carries_only_numbers_of_its_own_machine() -> None:
 
 def test_servers_with_assumed_links_come_with_worse_and_with_better_ones() -> None:
     basis = Basis.read()
-    worse, better = ({item.path: item.value for item in place.links} for place in gain_places(basis) if place.links)
+    worse, better = ({item.path: item.value for item in place.links} for place in link_places(basis))
     assert worse["device.scale_up.bandwidth"] == "64000000000.0 byte/s"
     assert better["device.scale_up.bandwidth"] == "200000000000.0 byte/s"
     assert float(worse["scale_up.endpoint"].split()[0]) > float(better["scale_up.endpoint"].split()[0])
@@ -151,4 +159,5 @@ def test_with_a_price_the_ratio_is_that_of_equal_money(monkeypatch: pytest.Monke
     assert cheap.computed is not None
     assert dear.computed < cheap.computed
     assert "per dollar" in dear.because[0]
+    assert dear.maps[1] == free.maps[1]  # other links are a range of the ratio at equal cards
     assert free.tables[1].rows[0][0] == "hgx-h20:2"

@@ -33,7 +33,6 @@ from tokenworks.ledger.study import Study
 from tokenworks.planning.intervals import ratio_interval
 from tokenworks.planning.tiered import AUTO
 from tokenworks.specs.given import Given
-from tokenworks.specs.load import load_workload
 from tokenworks.specs.slo import Bound, Slo
 from tokenworks.specs.tier_setup import NO_TIERS
 
@@ -55,52 +54,40 @@ class GainCase:
     ----------
     words : the case in words
     model : the model
-    workload : name of the requests; None: those of the mix
-    slo : the bounds; None: those of the workload
+    slo : the bounds; None: those of the requests of the mix
     more : numbers of the requests that differ
     tiers : KV tiers below HBM, as `plan` takes them
     """
 
     words: str
     model: str
-    workload: str | None = None
     slo: str | None = None
     more: tuple[Given, ...] = ()
     tiers: str = NO_TIERS
 
     def ask(self, basis: Basis, on: str, links: tuple[Given, ...] = ()) -> PlanAsk:
         """The plan of the case on a machine."""
-        return basis.plan(
-            self.model, on, workload=self.workload, slo=self.slo, more=(*self.more, *links), tiers=self.tiers
-        )
+        return basis.plan(self.model, on, slo=self.slo, more=(*self.more, *links), tiers=self.tiers)
 
     def estimate(self, basis: Basis, on: str, engine: str, links: tuple[Given, ...] = ()) -> PlanAsk:
         """The closed form of the case on a machine with one engine."""
         return basis.plan(
-            self.model, on, workload=self.workload, slo=self.slo, more=(*self.more, *links), engine=engine,
+            self.model, on, slo=self.slo, more=(*self.more, *links), engine=engine,
             simulate=False,
         )  # fmt: skip
 
 
-def _bounds(workload: str | None, speed: str | None, basis: Basis) -> Slo:
-    """The SLO of requests with another bound on TPOT; None: their own."""
-    requests = basis.workload if workload is None else load_workload(workload)
-    slo = Slo.of(requests.slo)
-    if speed is None:
-        return slo
-    seconds = units.parse(speed, "s", where="speed")
-    return dataclasses.replace(slo, tpot=dataclasses.replace(slo.tpot, value=seconds) if slo.tpot else Bound(seconds))
-
-
 def _case(
-    basis: Basis, model: str, *, workload: str | None = None, speed: str | None = None, more: tuple[Given, ...] = (),
-    tiers: str = NO_TIERS, words: str = "",
+    basis: Basis, model: str, *, speed: str | None = None, more: tuple[Given, ...] = (), tiers: str = NO_TIERS,
+    words: str = "",
 ) -> GainCase:  # fmt: skip
     """A case with its words: model, requests, bounds, and what else differs."""
-    slo = _bounds(workload, speed, basis)
-    usual = slo == _bounds(workload, None, basis)
-    said = ", ".join(filter(None, (short(model), workload or basis.mix.workload, words, str(slo))))
-    return GainCase(said, model, workload, None if usual else str(slo), more, tiers)
+    usual = slo = Slo.of(basis.workload.slo)
+    if speed is not None:
+        seconds = units.parse(speed, "s", where="speed")
+        slo = dataclasses.replace(slo, tpot=dataclasses.replace(slo.tpot or Bound(seconds), value=seconds))
+    said = ", ".join(filter(None, (short(model), basis.mix.workload, words, str(slo))))
+    return GainCase(said, model, None if slo == usual else str(slo), more, tiers)
 
 
 def _speeds(basis: Basis, model: str, speeds: Iterable[str]) -> tuple[GainCase, ...]:
@@ -211,20 +198,22 @@ def _links(basis: Basis, on: str, *, better: bool) -> tuple[Given, ...]:
 
 
 def gain_places(basis: Basis) -> tuple[GainPlace, ...]:
-    """The cells of +330 %.
-
-    All models against all servers; the further cases against the first `NEAREST` servers of the mix; and the tightest
-    bound against servers with assumed links, with worse and with better links.
-    """
-    mix, further = basis.mix, further_cases(basis)
+    """The cells of +330 %: all models against all servers; further cases against the first `NEAREST` of them."""
+    mix = basis.mix
     places = [GainPlace(case, mix.machine, on, on) for case in model_cases(basis) for on in mix.baselines]
-    places += [GainPlace(case, mix.machine, on, on) for case in further for on in mix.baselines[:NEAREST]]
-    for on in mix.baselines[:NEAREST]:
-        for better, words in ((False, "worse"), (True, "better")):
-            if links := _links(basis, on, better=better):
-                remark = f", {words} links"
-                places.append(GainPlace(further[0], mix.machine, on, on + remark, links, remark))
-    return tuple(places)
+    further = [GainPlace(case, mix.machine, on, on) for case in further_cases(basis) for on in mix.baselines[:NEAREST]]
+    return (*places, *further)
+
+
+def link_places(basis: Basis) -> tuple[GainPlace, ...]:
+    """The tightest bound against servers with assumed links, with worse and with better links."""
+    mix, case = basis.mix, further_cases(basis)[0]
+    return tuple(
+        GainPlace(case, mix.machine, on, on + remark, links, remark)
+        for on in mix.baselines[:NEAREST]
+        for remark, better in ((", worse links", False), (", better links", True))
+        if (links := _links(basis, on, better=better))
+    )
 
 
 def _at(places: Sequence[GainPlace], cell: MapCell) -> GainPlace:
@@ -281,6 +270,7 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
     at_cards = [place.gain(basis, answers, correlation) for place in places]
     at_money = money.known(at_cards)
     gains, amount = (at_cards, "card") if at_money is None else (at_money, "dollar")
+    links = [place.gain(basis, answers, correlation) for place in link_places(basis)]
     ends = best_and_worst(gains)
     best = None if ends is None else ends[0].cell
     guessed = with_assumed(basis, basis.mix.baselines)
@@ -299,7 +289,9 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
         conditions=tuple(conditions(gains, number)),
         tables=(_deployments(basis, answers, places), money.table(at_cards, number)),
         maps=(map_of(f"Effective tokens per {amount}: {machine} / servers", gains, number, rows="case",
-                     columns="servers"),),
+                     columns="servers"),
+              map_of("Effective tokens per card with other assumed links of the servers", links, number, rows="case",
+                     columns="servers")),
         notes=(
             f"Bounds, context and prefix cache are varied against {' and '.join(basis.mix.baselines[:NEAREST])}.",
             *_unsettled(answers, places, basis),
@@ -307,6 +299,10 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
         turning_points=tuple(money.turning_points(at_cards, number)),
         command="" if best is None else _command(basis, _at(places, best)),
     )  # fmt: skip
+
+
+def _all_places(basis: Basis) -> Sequence[GainPlace]:
+    return (*gain_places(basis), *link_places(basis))
 
 
 def _gain_paths(basis: Basis) -> Iterable[str]:
@@ -385,7 +381,7 @@ def _asks(places: Callable[[Basis], Sequence[GainPlace]]) -> Callable[[Basis], I
 
 
 CHECKS: dict[str, Check] = {
-    "C13": Check(_judged_gain, asks=_asks(gain_places), rests_on=_gain_paths, gauge=_gauge(gain_places)),
+    "C13": Check(_judged_gain, asks=_asks(_all_places), rests_on=_gain_paths, gauge=_gauge(gain_places)),
     "C26": Check(_judged_single, asks=_asks(single_places), rests_on=_single_paths, gauge=_gauge(single_places)),
 }
 """Number of a claim -> its check."""

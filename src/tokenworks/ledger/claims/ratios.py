@@ -115,8 +115,8 @@ def honest(gains: Sequence[Gain], *, does: str, amount: str, assumed: Collection
     guess = ", some numbers of which are assumed" if best.against in assumed else ""
     return (
         f'An honest salesman can say: "{best.on} {does} {best.cell.row} at up to {ratio_words(best.cell)} the tokens '
-        f"per {amount} of {best.cell.column}{guess}. In the worst of {sum(gain.valued for gain in gains)} cases it is "
-        f'{_value(worst):.2g} times: {worst.cell.row}, against {worst.cell.column}."'
+        f"per {amount} of {best.against}{guess}. In the worst of {sum(gain.valued for gain in gains)} cases it is "
+        f'{_value(worst):.2g} times: {worst.cell.row}, {worst.on} against {worst.against}."'
     )
 
 
