@@ -285,7 +285,7 @@ class Basis:
         """The workload of the checks that take one, with the numbers of the user."""
         return workload_with(self.mix.workload, self.shared)
 
-    @property
+    @functools.cached_property
     def rates(self) -> str:
         """The failure rates, as asks carry them."""
         return rates_text(self.reliability)
