@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.ledger.claims.studies import APART, MIX, SMALL, basis, study
 from tokenworks.errors import SpecError
 from tokenworks.ledger.claims import domains
-from tokenworks.ledger.claims.asks import ClaimAsk, PlanAsk
+from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.domains import CHECKS
 from tokenworks.ledger.claims.finding import Finding
@@ -26,7 +26,7 @@ LARGE = "Qwen/Qwen3-30B-A3B"
 def knee(tok_s: dict[int, float | None], of: Basis | None = None) -> Finding:
     """The finding on sizes with the same tokens per card for all models."""
     of = of or basis()
-    answers = {size_plan(of, model, size): study(tok_s[size]) for model in of.mix.models for size in sizes(of)}
+    answers: Answers = {size_plan(of, model, size): study(tok_s[size]) for model in of.mix.models for size in sizes(of)}
     return CHECKS["C36"].judge(of, answers)
 
 
@@ -90,7 +90,7 @@ def test_a_supernode_that_does_not_serve_the_mix_leaves_the_claim_open() -> None
 def lag(eight: float | None, sixteen: float | None) -> Finding:
     of = basis()
     tok_s = {8: eight, 16: sixteen, 40: 100.0}
-    answers = {ask: study(tok_s[_domain(ask)]) for ask in CHECKS["C03"].asks(of) if isinstance(ask, PlanAsk)}
+    answers: Answers = {ask: study(tok_s[_domain(ask)]) for ask in CHECKS["C03"].asks(of) if isinstance(ask, PlanAsk)}
     return CHECKS["C03"].judge(of, answers)
 
 

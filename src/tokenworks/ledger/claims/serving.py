@@ -51,7 +51,7 @@ def _steps(basis: Basis, on: str, batches: Sequence[int] = BATCHES) -> Iterator[
         if not experts:
             continue
         redundant = f"redundant_experts={-experts % devices}"
-        deploys = (f"dp={devices},ep={devices},{redundant}",)
+        deploys: tuple[str, ...] = (f"dp={devices},ep={devices},{redundant}",)
         if devices <= SERVER:
             deploys += (f"tp={devices},ep={devices},{redundant}",)
         for batch in batches:
@@ -357,6 +357,7 @@ def _over_a_day(loads: Loads, name: str) -> float:
 def _utilisation(basis: Basis, answers: Answers) -> Finding:
     rows: list[tuple[TableCell, ...]] = []
     uses: dict[str, float] = {}
+    most_used: dict[str, float] = {}
     for on in _clusters(basis):
         loads: Loads = answers[_loads(basis, on)]
         full = next((point for point in loads.points if point.share == 1.0), None)
@@ -367,11 +368,11 @@ def _utilisation(basis: Basis, answers: Answers) -> Finding:
         most = max(point.output_tok_s for point in loads.points)
         compute, hbm = _over_a_day(loads, "compute"), _over_a_day(loads, "hbm")
         rows.append((on, full.output_tok_s / most, served, full.compute, full.hbm, compute, hbm))
-        uses[on] = max(compute, hbm)
+        uses[on], most_used[on] = max(compute, hbm), max(full.compute, full.hbm)
     usual, own = _clusters(basis)
     if usual not in uses:
         return Finding("cannot be known", (f"{usual} does not serve {basis.mix.main} within the SLO.",))
-    value, ends = uses[usual], [row[3] or row[4] for row in rows if row[0] == usual and row[3] is not None]
+    value = uses[usual]
     verdict: ClaimVerdict = "holds if" if value < LOW else "does not hold"
     columns = (
         "machine", "tokens at the highest load within the SLO / at most", "tokens of a day / at the highest load",
@@ -385,7 +386,7 @@ def _utilisation(basis: Basis, answers: Answers) -> Finding:
             f"spends {value:.1%} of the time at its nearest roof.",
             *((f"{own} on the same day: {uses[own]:.1%}.",) if own in uses else ()),
         ),
-        value, value, max([value, *(float(one) for one in ends)]), "",
+        value, value, most_used[usual], "",
         conditions=(f"It holds if the load of a day has a peak of {PEAK:g} x its mean, and if less than "
                     f"{LOW:.0%} counts as low.",) if verdict == "holds if" else (),
         tables=(ClaimTable("Utilisation under an SLO", columns, tuple(rows)),),
