@@ -135,7 +135,7 @@ def test_a_machine_as_a_whole_has_as_many_times_more_as_it_has_more_cards() -> N
 def test_a_case_that_only_the_supernode_serves_has_no_ratio_and_is_named() -> None:
     basis = Basis.read(mix=SMALL)
     known = answers(basis, "C26")
-    nothing = {ask: dataclasses.replace(study, plan=None) for ask, study in known.items()
+    nothing: dict[ClaimAsk, Any] = {ask: dataclasses.replace(study, plan=None) for ask, study in known.items()
                if isinstance(ask, PlanAsk) and ask.system == "hgx-h20:1"}  # fmt: skip
     finding = CHECKS["C26"].judge(basis, {**known, **nothing})
     assert {cell.state for cell in finding.maps[0].cells} == {ONLY_SUPERNODE}
