@@ -130,6 +130,7 @@ def test_a_machine_as_a_whole_has_as_many_times_more_as_it_has_more_cards() -> N
     assert len(single_places(Basis.read(mix=SMALL))) == len(card.cells)
     assert any("per card" in sentence for sentence in finding.conditions)
     assert any("whole machine" in sentence for sentence in finding.conditions)
+    assert "2 cards against 1" in finding.because[1]
 
 
 def test_a_case_that_only_the_supernode_serves_has_no_ratio_and_is_named() -> None:
