@@ -102,13 +102,9 @@ def ratio_words(cell: MapCell) -> str:
 
 
 def honest(
-    gains: Sequence[Gain],
-    *,
-    does: str,
-    amount: str,
-    assumed: Collection[str] = (),
+    gains: Sequence[Gain], *, does: str, amount: str, assumed: Collection[str] = (),
     cards: Mapping[str, int] | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """The best sentence about the gain that is true: the best case with its interval, and the worst one beside it.
 
     Parameters
