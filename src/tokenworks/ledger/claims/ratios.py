@@ -127,8 +127,8 @@ def honest(
     sizes = f", {cards[best.on]} cards against {cards[best.against]}" if cards else ""
     return (
         f'An honest salesman can say: "{best.on} {does} {best.cell.row} at up to {ratio_words(best.cell)} the tokens '
-        f"per {amount} of {best.against}{sizes}{guess}. In the worst of {sum(gain.valued for gain in gains)} cases it is "
-        f'{two_digits(worst.cell.value)} times: {worst.cell.row}, {worst.on} against {worst.against}."'
+        f"per {amount} of {best.against}{sizes}{guess}. In the worst of {sum(gain.valued for gain in gains)} cases it "
+        f'is {two_digits(worst.cell.value)} times: {worst.cell.row}, {worst.on} against {worst.against}."'
     )
 
 
