@@ -183,7 +183,7 @@ def _knee(basis: Basis, answers: Answers) -> Finding:
             UNCERTAIN, REPEATED,
             f"All sizes have the same card, bandwidth per card and engine ({ENGINE}), and one layer of switches.",
             "The survey behind the claim is not published: this is a computation, not a survey.",
-            *_doubts(answers, basis),
+            *_doubts(_knee_asks(basis), answers),
         ),
         command=size_plan(basis, basis.mix.main, best).command,
     )  # fmt: skip
@@ -215,12 +215,12 @@ def _knee_conditions(own: int, best: int, top: RatioInterval, alike: list[int]) 
     )  # fmt: skip
 
 
-def _doubts(answers: Answers, basis: Basis) -> Iterator[str]:
-    """Plans whose budget ended before they were settled."""
-    asks = [ask for ask in _knee_asks(basis) if isinstance(ask, PlanAsk)]
-    open_ = sum(1 for ask in asks if (plan := answers[ask].plan) and not (plan.decision and plan.decision.settled))
+def _doubts(asks: Iterable[ClaimAsk], answers: Answers) -> Iterator[str]:
+    """How many plans were not settled when their budget ended."""
+    plans = [plan for ask in asks if (plan := answers[ask].plan) is not None]
+    open_ = sum(1 for plan in plans if plan.decision and not plan.decision.settled)
     if open_:
-        yield f"In {open_} of {len(asks)} plans the budget ended before every candidate was simulated."
+        yield f"In {open_} of {len(plans)} plans the budget ended before every candidate was simulated: not settled."
 
 
 def _knee_table(basis: Basis, curves: list[_Curve]) -> ClaimTable:
@@ -389,6 +389,7 @@ def _lag(basis: Basis, answers: Answers) -> Finding:
             "network, for the mix.",
             REPEATED,
             UNCERTAIN,
+            *_doubts(_small_asks(basis), answers),
         ),
         command=size_plan(basis, basis.mix.main, SERVER).command,
     )  # fmt: skip
