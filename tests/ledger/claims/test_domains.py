@@ -180,3 +180,14 @@ def test_a_size_that_is_no_number_of_cards_is_refused() -> None:
         basis(domains=[8, 16, 0])
     with pytest.raises(SpecError, match=r"multiple of host\.devices"):
         size_plan(basis(domains=[8, 16, 42]), SMALL, 42).answer(None)
+
+
+def test_effects_are_measured_on_two_sizes_of_the_main_model() -> None:
+    of = basis()
+    gauge = CHECKS["C36"].gauge
+    assert gauge is not None
+    found = knee({8: 50, 16: 80, 40: 100, 72: 110})
+    one, other = gauge.asks(of, found)
+    assert (one, other) == tuple(size_plan(of, SMALL, size, simulate=False) for size in (40, 72))
+    assert gauge.value(of, {one: study(50), other: study(200)}, found) == pytest.approx(0.25)
+    assert gauge.value(of, {one: study(50), other: study(None)}, found) is None

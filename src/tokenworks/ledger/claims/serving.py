@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from tokenworks.ledger.claims import asks as plans
 from tokenworks.ledger.claims.article import ABOUT
 from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, ClaimVerdict, Finding, TableCell
 from tokenworks.ledger.claims.memory import SERVER, short
-from tokenworks.ledger.claims.runs import Couplings, CouplingsAsk, LoadPoint, Loads, LoadsAsk
+from tokenworks.ledger.claims.runs import Couplings, CouplingsAsk, LoadPoint, Loads, LoadsAsk, unsettled
 from tokenworks.ledger.claims.sizes import ENGINE
 from tokenworks.ledger.claims.steps import TALK, StepAsk, StepParts
 from tokenworks.ledger.cost import Served, UnitCost, cost
@@ -198,6 +199,7 @@ def _cost(basis: Basis, answers: Answers) -> Finding:
             f"The value is the difference from 1 / u: cost at {worst:.0%} of the load x {worst:g} / cost at full load, "
             "less 1.",
             f"{short(basis.mix.main)} on {on}, bought at the prices of the list. u is load / highest load in the SLO.",
+            *unsettled(loads),
         ),
     )  # fmt: skip
 
@@ -252,7 +254,7 @@ def _metric(basis: Basis, answers: Answers) -> Finding:
         tables=(_load_table(basis, on, loads, costs), _price_table(basis, answers)),
         notes=("The value is the share of the output tokens that are effective above the highest load within the SLO.",
                "That a buyer should count effective tokens is an opinion. That the other metric misleads can be "
-               "computed."),
+               "computed.", *unsettled(loads), *plans.unsettled(_machine_plans(basis), answers)),
     )  # fmt: skip
 
 
@@ -306,7 +308,7 @@ def _trade(basis: Basis, answers: Answers) -> Finding:
             ),
         ),
         notes=("The value is tokens per card at the slow end / at the fast end of the front. No point of the front is "
-               "better in both.",),
+               "better in both.", *plans.unsettled([_front(basis)], answers)),
         command=_front(basis).command,
     )  # fmt: skip
 
@@ -391,7 +393,8 @@ def _utilisation(basis: Basis, answers: Answers) -> Finding:
                     f"{LOW:.0%} counts as low.",) if verdict == "holds if" else (),
         tables=(ClaimTable("Utilisation under an SLO", columns, tuple(rows)),),
         notes=("The load of the day is assumed: no load of the clusters that the claim means is published.",
-               "A roof is the rate of arithmetic or of HBM that kernels reach at best."),
+               "A roof is the rate of arithmetic or of HBM that kernels reach at best.",
+               *unsettled(*(answers[_loads(basis, on)] for on in _clusters(basis)))),
     )  # fmt: skip
 
 
@@ -444,6 +447,7 @@ def _coupled(basis: Basis, answers: Answers) -> Finding:
             "redundant experts that EPLB places. All three run on other machines, too.",
             "Without MTP, the deployment is planned again. In each table, all other settings stay as they are, so a "
             "deployment that is tuned for a coupling loses more without it than a new plan would.",
+            *unsettled(best, without),
         ),
     )  # fmt: skip
 
