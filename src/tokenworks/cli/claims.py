@@ -140,6 +140,8 @@ def _row(one: JudgedClaim) -> list[str]:
 
 
 def _short(value: float | None) -> str:
+    if value is not None and 99 < value < 100:  # an availability
+        return f"{value:.4f}"
     return "-" if value is None else f"{value:,.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
 
 
