@@ -83,10 +83,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from cyclopts import CycloptsError
 
     from tokenworks.cli.command import remember
-    from tokenworks.cli.heap import keep_freed_memory
+    from tokenworks.cli.heap import keep_freed_memory, seek_cycles_rarely
     from tokenworks.cli.page import open_stdout, writing
 
     keep_freed_memory()
+    seek_cycles_rarely()
     try:
         open_stdout()
         remember(sys.argv[1:] if arguments is None else arguments)

@@ -10,13 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from tokenworks.arrays import Floats, Ints
 from tokenworks.engine import kernel
-from tokenworks.engine.faults import FaultCounts
-from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome, PoolCounts
+from tokenworks.engine.counting import counts_of
+from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome
 from tokenworks.engine.outside import KINDS, OF_INSTANCES
 from tokenworks.engine.progress import Levels, Progress
 from tokenworks.engine.state import OUTSIDE, REQUEST, EngineState, allocate
 from tokenworks.engine.tier_state import reserve
-from tokenworks.engine.tiers import TierCounts
 from tokenworks.engine.types import Cluster, Requests, Status
 from tokenworks.errors import SpecError
 
@@ -28,12 +27,6 @@ _UNSENT["child"] = _UNSENT["cnext"] = _UNSENT["route"] = -1
 _UNSENT["gated"] = 1
 _BYTES = np.dtype((np.void, REQUEST.itemsize))
 """A record as bytes: copies of whole records are much faster than copies of their fields."""
-_TIER_COUNTERS = ("read_blocks", "written_blocks", "evictions", "failed")
-_COUNTERS = ("decode_sequences", "output_tokens", "prefill_tokens", "preemptions", "evictions")
-_LOSSES = {
-    "lost_requests": "requests", "retries": "retries", "lost_output_tokens": "output_tokens",
-    "lost_kv_tokens": "kv_tokens",
-}  # fmt: skip
 _COLUMNS = {
     "arrival_s": "sent_s", "scheduled_s": "scheduled_s", "first_token_s": "first_s", "end_s": "end_s",
     "input_tokens": "input", "output_tokens": "output", "cached_tokens": "hit", "preemptions": "preemptions",
@@ -368,14 +361,7 @@ class Simulator:
         The last row of the series is the window that is still open. The arrays are views of the simulator's memory if
         no request is in flight and none was taken.
         """
-        s, record = self._state, self._state.request[: self._slots]
-        if self._taken:
-            record = record[record["number"] >= 0]
-            record = record[np.argsort(record["number"])]
-        columns = {name: record[field] for name, field in _COLUMNS.items()}
-        status = columns["status"]
-        if len(status) and status.min() < Status.COMPLETED:
-            columns["end_s"] = np.where(status >= Status.COMPLETED, columns["end_s"], np.nan)
+        s, columns = self._state, self._columns()
         series = np.zeros((0, len(SERIES)), np.int64)
         if self.cluster.window_s:
             kernel.sample(self._table.of(s), self.now)
@@ -386,45 +372,36 @@ class Simulator:
             itl_counts=s.itl.copy(), window_s=self.cluster.window_s, series=series,
         )  # fmt: skip
 
+    def late(self, start_s: float, ttft_s: Floats, tpot_s: Floats) -> tuple[int, Ints]:
+        """How many requests are late, of those that have completed since a time. No request may have been taken.
+
+        Parameters
+        ----------
+        start_s : the time [s]
+        ttft_s, tpot_s : bounds of each group of requests; infinite without a bound [s]
+
+        Returns
+        -------
+        Requests that ended before that time [count], and requests beyond both bounds: int[groups, 2].
+        """
+        counts = np.zeros(2 * len(ttft_s), np.int64)
+        gone = kernel.late(self._table.of(self._state), self._slots, start_s, ttft_s, tpot_s, counts)
+        return int(gone), counts.reshape(-1, 2)
+
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        record = self._state.request[: self._slots]
+        if self._taken:
+            record = record[record["number"] >= 0]
+            record = record[np.argsort(record["number"])]
+        columns = {name: record[field] for name, field in _COLUMNS.items()}
+        status = columns["status"]
+        if len(status) and status.min() < Status.COMPLETED:
+            columns["end_s"] = np.where(status >= Status.COMPLETED, columns["end_s"], np.nan)
+        return columns
+
     def counts(self) -> Counts:
         """All counters up to now."""
-        pools = tuple(self._counts(i) for i in range(len(self._state.pool)))
-        faults = tuple(self._faults(i) for i in range(len(self._state.pool)))
-        return Counts(self.now, self.sent, pools, self._state.itl.copy(), self._tiers(), faults)
-
-    def _faults(self, number: int) -> FaultCounts:
-        s = self._state
-        ranks, own = s.loss[s.rank["pool"] == number], s.halt[s.instance["pool"] == number]
-        down = own["down_s"] + np.where(own["stopped"], self.now - own["stopped_s"], 0.0)
-        return FaultCounts(
-            lost_steps=int(own["lost_steps"].sum()), down_s=float(down.sum()),
-            **{name: int(ranks[field].sum()) for name, field in _LOSSES.items()},
-        )  # fmt: skip
-
-    def _tiers(self) -> tuple[TierCounts, ...]:
-        s, all_counts, first = self._state, [], 0
-        for row, store in zip(s.tier, self.cluster.tiers.stores, strict=False):
-            own = s.store[first : first + len(set(store.stores))]
-            first += len(own)
-            counters = {name: int(row[name]) for name in _TIER_COUNTERS}
-            all_counts.append(TierCounts(
-                **counters, hit_blocks=int(row["hits"]), late_blocks=int(row["late"]), used=int(own["used"].sum()),
-                total=store.blocks * len(own), read_s=float(row["read_s"]), write_s=float(row["write_s"]),
-            ))  # fmt: skip
-        return tuple(all_counts)
-
-    def _counts(self, number: int) -> PoolCounts:
-        s = self._state
-        ranks, own = s.rank[s.rank["pool"] == number], s.instance[s.instance["pool"] == number]
-        links = s.link[own["link"]]
-        total = len(ranks) * int(s.pool["kv_blocks"][number])
-        return PoolCounts(
-            steps=int(own["steps"].sum()), busy_s=float(own["busy_s"].sum()),
-            link_busy_s=float(links["busy_s"].sum()), link_flows=int(links["flows"].sum()),
-            query_tokens=int(ranks["queries"].sum()), hit_tokens=int(ranks["hits"].sum()),
-            kv_total=total, kv_used=total - int(ranks["free"].sum()),
-            **{name: int(ranks[name].sum()) for name in _COUNTERS},
-        )  # fmt: skip
+        return counts_of(self._state, self.cluster)
 
 
 def _append_child(record: NDArray[Any], parent: int, child: int) -> None:
@@ -490,5 +467,6 @@ def _run_once() -> None:
     simulator.cancel(0)
     simulator.advance()
     simulator.progress(Progress())
+    simulator.late(0.0, np.ones(1), np.ones(1))
     simulator.outcome()
     simulator.take()
