@@ -1,7 +1,7 @@
 """Write docs/published.md and docs/published.json: python -m benchmarks.published [--left-out FILE]... [--render]
 
-FILE is a calibration that was fitted without GB200 and B200; the page says how to make it. Without FILE the page keeps the
-predictions of the last one.
+FILE is a calibration that was fitted without GB200 and B200; the page says how to make it. Without FILE the page keeps
+the predictions of the last one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from benchmarks.published.page import LEFT_OUT_CASE, page
@@ -58,15 +57,19 @@ def figures(before: dict[str, Any], left_out: list[str]) -> dict[str, Any]:
     before : figures of the last page; a date stays if its predictions do
     left_out : calibrations that were fitted without GB200 and B200
     """
-    sha256 = hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()
     predictions = {name: plain(predict(SERVING)) for name, predict in PREDICT.items()}
     kept = before.get("date") if before.get("predictions") == predictions else None
     return {
         "date": kept or datetime.now(UTC).date().isoformat(),
-        "calibration": {"name": SERVING, "frozen": FROZEN, "sha256": FROZEN_SHA256, "held": sha256 == FROZEN_SHA256},
+        "calibration": {"name": SERVING, "frozen": FROZEN, "sha256": FROZEN_SHA256, "held": sha256() == FROZEN_SHA256},
         "predictions": predictions,
         "left_out": [unseen(path) for path in left_out] or before.get("left_out", []),
     }
+
+
+def sha256() -> str:
+    """SHA-256 of the default calibration of today."""
+    return hashlib.sha256(CALIBRATION.read_bytes()).hexdigest()
 
 
 def unseen(path: str) -> dict[str, Any]:
@@ -96,7 +99,10 @@ def unseen(path: str) -> dict[str, Any]:
 def plain(predictions: Predictions) -> dict[str, Any]:
     """Predictions as plain data, rounded."""
     return {
-        name: {key: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value for key, value in asdict(one).items()}
+        name: {
+            key: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+            for key, value in asdict(one).items()
+        }
         for name, one in predictions.items()
     }
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.accuracy.markdown import number, signed, table, wrapped
-from benchmarks.published.cases import CASES, NOT_PREDICTED, Case
+from benchmarks.published.cases import Case, published
 
 Figures = dict[str, Any]
 
 COLUMNS = ("figure", "split and load", "published", "predicted", "80 % interval", "inside", "error", "grade")
 LEFT_OUT_CASE = "blackwell"
+FENCE = "```"
 
 
 def page(figures: Figures) -> str:
@@ -21,29 +22,36 @@ def page(figures: Figures) -> str:
     ----------
     figures : what docs/published.json holds
     """
-    return wrapped("\n".join([_top(figures), *(_section(case, figures) for case in CASES), _not_predicted()]))
+    text = "\n".join([_top(figures), *(_section(case, figures) for case in published().cases), _not_predicted()])
+    parts = text.split(FENCE)  # every second part stands between fences: lines of a console are not wrapped
+    return FENCE.join(part if at % 2 else wrapped(part) for at, part in enumerate(parts))
 
 
 def _top(figures: Figures) -> str:
     calibration = figures["calibration"]
-    held = "is the same" if calibration["held"] else "**has changed since; predict again**"
-    cells = [cell for case in CASES for cell in _cells(case, figures["predictions"][case.id])]
+    held = "is the same" if calibration["held"] else "**has changed since: predict again**"
+    cells = [cell for case in published().cases for cell in _cells(case, figures["predictions"][case.id])]
     inside = sum(cell[5] == "yes" for cell in cells)
-    return (
-        "# Predictions beside published figures\n\n"
-        "<!-- `python -m benchmarks.published` writes this page. Do not edit it. -->\n\n"
-        "What operators, vendors and benchmarks published about whole machines, beside what this product predicts with the "
-        "publisher's own split, batch, lengths, draft tokens and cache hits. No constant was fitted on these figures, and none "
-        "was changed after a look at them. Misses stay here, with their reason.\n\n"
-        f"Calibration: `{calibration['name']}` as of commit {calibration['frozen']} (sha256 {calibration['sha256'][:12]}); the "
-        f"file of today {held}. Predicted on {figures['date']}. "
-        f"{len(cells)} figures, {inside} of them inside the 80 % interval of their prediction. Throughput and TPOT of the "
-        "same run are one prediction, not two; and an interval with the grade `datasheet` is wide.\n\n"
-        "`python -m benchmarks.published` makes this page again, in about half a minute. "
-        "`python -m benchmarks.published --left-out FILE` also predicts GB200 and B200 with a calibration that has not seen them "
-        "([how to make it](#gb200-nvl72-against-b200-deepseek-r1-in-fp8-8192--1024)). The figures are in `docs/published.json`, "
-        "too.\n"
-    )
+    return f"""# Predictions beside published figures
+
+<!-- `python -m benchmarks.published` writes this page. Do not edit it. -->
+
+What operators, vendors and benchmarks published about whole machines, beside what this product predicts with the \
+publisher's own split, batch, lengths, draft tokens and cache hits. Misses stay here, with their reason. What was \
+assumed is named.
+
+No constant of the calibration was fitted on these figures but those of the first table of GB200 and B200, and none \
+was changed after a look at them. The figures of CloudMatrix384 and of DeepSeek were known when earlier calibrations \
+were made: the [accuracy page](accuracy.md#production-figures) had them before.
+
+Calibration: `{calibration["name"]}` as of commit {calibration["frozen"]} (sha256 {calibration["sha256"][:12]}); the \
+file of today {held}. Predicted on {figures["date"]}: {len(cells)} figures, {inside} of them inside the 80 % interval \
+of their prediction. Throughput and TPOT of one run are one prediction, not two, and an interval with the grade \
+`datasheet` is wide.
+
+`python -m benchmarks.published` makes this page again in less than a minute. The figures are in \
+`docs/published.json`, too.
+"""
 
 
 def _section(case: Case, figures: Figures) -> str:
@@ -74,27 +82,35 @@ def _cells(case: Case, predictions: Figures) -> Iterator[list[str]]:
         ]  # fmt: skip
 
 
+HOW = """
+How such a calibration is made, from measured points that are not part of the repository (half an hour on two busy \
+cores). `--kernels default`, with `tokenworks[kernels]`, leaves out single kernels that were measured on both, too:
+
+```console
+$ tokenworks calibrate --data serving_dev.csv --without gb200 --without b200 --out without.yaml
+$ python -m benchmarks.published --left-out without.yaml
+```
+
+The configurations of both machines:
+"""
+
+
 def _left_out(case: Case, figures: Figures) -> str:
     """The same figures, by calibrations without both systems."""
     tables = [
-        f"Without them in the fit: fitted on {', '.join(told['devices'])} of {told['fitted_on']} (sha256 "
-        f"{told['data_sha256'][:12]}), {_kernels(told['kernels'])}.\n" + table(COLUMNS, _cells(case, told["predictions"]))
+        f"Fitted without them, on {', '.join(told['devices'])} of {told['fitted_on']} (sha256 "
+        f"{told['data_sha256'][:12]}), {_kernels(told['kernels'])}:\n"
+        + table(COLUMNS, _cells(case, told["predictions"]))
         for told in figures["left_out"]
     ]
-    return (
-        "### With both systems left out of the fit\n"
-        + "\n".join(tables or ["Not predicted yet.\n"])
-        + "\nHow such a calibration is made, from measured points that are not part of the repository. With `--kernels "
-        "default` (it needs `tokenworks[kernels]`), kernels measured on both cards are left out, too:\n\n"
-        "```console\n"
-        "$ tokenworks calibrate --data serving_dev.csv --without gb200 --without b200 --out without.yaml\n"
-        "$ python -m benchmarks.published --left-out without.yaml\n```\n\n### Both\n"
-    )
+    return "**Both systems left out of the fit.** " + "\n".join(tables or ["Not predicted yet.\n"]) + HOW
 
 
 def _kernels(of: list[str]) -> str:
-    return f"with single kernels measured on {' and '.join(of)}" if of else "and without kernels measured on them"
+    return f"with single kernels measured on {' and '.join(of)}" if of else "without single kernels measured on them"
 
 
 def _not_predicted() -> str:
-    return "## Published figures without a prediction\n" + table(("figure", "why not"), NOT_PREDICTED)
+    return "## Published figures without a prediction\n" + table(
+        ("figure", "why not"), [(one.figure, one.why) for one in published().not_predicted]
+    )

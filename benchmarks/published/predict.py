@@ -11,7 +11,6 @@ from typing import Any
 import yaml
 
 import tokenworks
-from benchmarks.published.cases import ACCEPTANCE, DAY_BATCH, HITS, MI300X_IN_FLIGHT, NODE, SPEEDS
 from benchmarks.published.front import Front
 from tokenworks.calibrate.case import case
 from tokenworks.calibrate.measured import Point, PointTable, read_points
@@ -19,7 +18,7 @@ from tokenworks.calibrate.predict import Predicted
 from tokenworks.costs.ratio import ratio_width
 from tokenworks.costs.requests import accepted_tokens
 from tokenworks.planning.estimate import Estimate, StepEstimate
-from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.calibration import load_calibration, number
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "published"
@@ -27,6 +26,24 @@ PRODUCTION = ROOT / "benchmarks" / "accuracy" / "production.csv"
 
 SERVING = "serving"
 """The default calibration, which was frozen before the predictions were made."""
+
+ACCEPTANCE = 0.7
+"""Acceptance of the draft token of CloudMatrix-Infer (arXiv:2506.12708, section 5.1) [-]."""
+
+NODE = 8
+"""Cards of a node of DeepSeek [count]."""
+
+HITS = 0.563
+"""Input tokens of DeepSeek's day that the cache served / all input tokens [-]."""
+
+DAY_BATCH = 12_672
+"""Sequences of a decode instance of 144 cards: 14,800 tok/s / 8 cards / 21 tok/s per user = 88 a card [count]."""
+
+SPEEDS = (75.0, 120.0, 164.0)
+"""Speeds at which GB200 and B200 are compared [token/s per user]."""
+
+MI300X_IN_FLIGHT = 10_800
+"""Requests in flight in all runs on MI300X (--max-concurrency) [count]."""
 
 MI300X_REQUESTS = 162_000
 """Requests of a run on MI300X: 15 times those in flight, so that the steady state is long [count]."""
@@ -76,7 +93,7 @@ def cloudmatrix384(calibration: str, only: Sequence[str] = ()) -> Predictions:
             continue
         (predicted,) = _predicted([rows[name]], calibration, assume)
         grade = case(rows[name], load_calibration(calibration, assume=assume)).site.rates.grade
-        for metric, value in (("tok_s_per_device", predicted.rate), ("tpot_ms", _ms(predicted.tpot))):
+        for metric, value in (("rate", predicted.rate), ("tpot", _ms(predicted.tpot))):
             if value is not None:
                 found[f"{name}.{metric}"] = Prediction.around(value, predicted.spread, grade)
     return found
@@ -139,6 +156,8 @@ def mi300x(calibration: str, lengths: Sequence[int] = (1000, 512, 2000)) -> Pred
         ).plain()  # fmt: skip
         for name, metric in (("rate", "output_throughput"), ("itl", "mean_itl_ms")):
             found[f"{length}.{name}"] = Prediction.around(played[metric], played["spread"], played["grade"])
+        wide = number(load_calibration(calibration).ttft_spread)
+        found[f"{length}.ttft"] = Prediction.around(played["mean_ttft_ms"] / 1e3, wide, played["grade"])
     return found
 
 
