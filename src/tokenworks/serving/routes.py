@@ -1,4 +1,4 @@
-"""The routes of the server: method and path -> what answers, and whether it needs no key."""
+"""The routes of the server: method and path -> what answers, and whether it needs no API key."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokenworks.serving import asks
+from tokenworks.serving.admin import add_faults, repair_faults, show_faults
 from tokenworks.serving.anthropic import CountBody, MessagesBody, MessagesStyle, message_tokens, messages
 from tokenworks.serving.asks import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, decoded
+from tokenworks.serving.fault_metrics import fault_lines
 from tokenworks.serving.http import Connection, HttpError, HttpRequest
 from tokenworks.serving.metrics import ApiName
 from tokenworks.serving.responses import ResponsesBody, ResponsesStyle, responses
@@ -138,6 +140,8 @@ def detokenize(server: Server, connection: Connection, request: HttpRequest) -> 
 def health(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /health and /ping: 200 when the server is ready."""
     server.must_be_ready()
+    if role := server.faults.out_of():
+        raise HttpError(503, f"no instance of the role {role} runs", headers={"retry-after": "5"})
     server.send(connection, request, b"", kind="text/plain")
 
 
@@ -154,7 +158,7 @@ def load(server: Server, connection: Connection, request: HttpRequest) -> None:
 def metrics(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /metrics: written in pieces between turns of the driver, as 40 ranks have 12,000 lines."""
     ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
-    more = (*server.cards.lines(), *server.cards.tier_lines(), *ready)
+    more = (*server.cards.lines(), *server.cards.tier_lines(), *fault_lines(server.driver), *ready)
     lines = server.metrics.lines(server.driver.levels(), server.driver.now(), more)
     parts: list[str] = []
 
@@ -209,6 +213,9 @@ def routes(api: ApiName) -> Table:
         ("GET", "/version"): (version, True),
         ("GET", "/load"): (load, True),
         ("GET", "/metrics"): (metrics, True),
+        ("GET", "/admin/faults"): (show_faults, True),
+        ("POST", "/admin/faults"): (add_faults, True),
+        ("DELETE", "/admin/faults"): (repair_faults, True),
     }
     if api == "openai":
         table |= {
