@@ -194,6 +194,7 @@ def serve(
     hazard: float | None = None,
     reliability: ReliabilityLike | None = None,
     admin_keys: Sequence[str] = (),
+    kv_events: str | None = None,
     pick: int = 1,
     seed: int = 0,
     assume: Assume = None,
@@ -216,6 +217,7 @@ def serve(
     lengths : output lengths: max_tokens of the request, drawn from the workload, or those of the trace
     chaos : seed of random faults; `faults`, `hazard` and `reliability` as in `simulate`
     admin_keys : keys of /admin; empty: only this computer may use it
+    kv_events : JSON of vLLM's --kv-events-config: publish what enters and leaves the prefix caches; None: nothing
     listening : function that gets the address and the port when the server listens
 
     The other parameters have the same meaning as in `simulate`.
@@ -229,6 +231,7 @@ def serve(
 
     must_be_installed("tokenworks.serve")
     from tokenworks.serving.chaos import FaultTerms
+    from tokenworks.serving.kv_events import KvEventsConfig
     from tokenworks.serving.serve import prepare
     from tokenworks.serving.server import Settings, run
 
@@ -240,6 +243,7 @@ def serve(
         host=host, port=port, api=api, keys=tuple(api_keys), name=name, speed=speed, text=text, seed=seed,
         tokenizer=None if tokenizer is None else Path(tokenizer), slo=source.slo(slo), startup_s=startup,
         faults=FaultTerms.read(faults, chaos, hazard, reliability), admin_keys=tuple(admin_keys),
+        kv_events=KvEventsConfig.read(kv_events),
     )  # fmt: skip
     server = prepare(
         deployed_of(deployment, pick), source, lengths, settings, router=router, max_queue=max_queue, assume=assume,

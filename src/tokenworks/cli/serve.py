@@ -98,6 +98,7 @@ def serve(
     api_key: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, group=ENDPOINT)] = (),
     served_model_name: Annotated[str | None, Parameter(group=ENDPOINT)] = None,
     speed: Annotated[float, Parameter(group=ENDPOINT)] = 1.0,
+    kv_events_config: Annotated[str | None, Parameter(group=ENDPOINT)] = None,
     startup: Annotated[float, Parameter(group=ENDPOINT)] = 0.0,
     tokenizer: Annotated[Path | None, Parameter(group=REQUESTS)] = None,
     text: Annotated[Literal["filler", "echo"], Parameter(group=REQUESTS)] = "filler",
@@ -127,6 +128,9 @@ def serve(
         Name of the model in the API; by default the model of the deployment.
     speed
         Seconds of the deployment's time in a real second: 10 is ten times as fast.
+    kv_events_config
+        Publish what enters and leaves the prefix caches over ZMQ: JSON as vLLM takes it, such as
+        '{"enable_kv_cache_events": true, "endpoint": "tcp://*:5557"}'.
     startup
         Time until the server is ready, as if weights were loaded [s].
     tokenizer
@@ -153,6 +157,7 @@ def serve(
     must_be_installed("serve")
     from tokenworks.serving.chaos import FaultTerms
     from tokenworks.serving.http import HttpLimits
+    from tokenworks.serving.kv_events import KvEventsConfig
     from tokenworks.serving.serve import prepare
     from tokenworks.serving.server import Settings, run
     from tokenworks.simulation.source import Source
@@ -168,7 +173,7 @@ def serve(
         version=tokenworks.__version__,
         host=host, port=port, api=api, keys=keys, name=served_model_name or "", speed=speed, text=text,
         tokenizer=tokenizer, seed=seed, slo=source.slo(slo), usd_per_device_hour=usd_per_device_hour,
-        admin_keys=failing.keys(),
+        admin_keys=failing.keys(), kv_events=KvEventsConfig.read(kv_events_config),
         faults=FaultTerms.read(failing.faults, failing.chaos, failing.hazard, failing.reliability),
         startup_s=startup, drain_s=bounds.drain, max_requests=bounds.max_requests,
         limits=HttpLimits(connections=bounds.max_connections, body=bounds.max_body),

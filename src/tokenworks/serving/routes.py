@@ -158,7 +158,7 @@ def load(server: Server, connection: Connection, request: HttpRequest) -> None:
 def metrics(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /metrics: written in pieces between turns of the driver, as 40 ranks have 12,000 lines."""
     ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
-    more = (*server.cards.lines(), *server.cards.tier_lines(), *fault_lines(server.driver), *ready)
+    more = (*server.cards.lines(), *server.cards.tier_lines(), *fault_lines(server.driver), *_kv_lines(server), *ready)
     lines = server.metrics.lines(server.driver.levels(), server.driver.now(), more)
     parts: list[str] = []
 
@@ -172,6 +172,15 @@ def metrics(server: Server, connection: Connection, request: HttpRequest) -> Non
             server.send(connection, request, body, kind="text/plain; version=0.0.4; charset=utf-8")
 
     write()
+
+
+def _kv_lines(server: Server) -> list[str]:
+    """Lines of the metric of KV events."""
+    if server.publisher is None:
+        return []
+    name = "tokenworks_kv_event_batches_total"
+    counts = {"published": server.publisher.published, "dropped": server.publisher.dropped}
+    return [f"# TYPE {name} counter", *(f'{name}{{what="{what}"}} {count}.0' for what, count in counts.items())]
 
 
 def sleep(server: Server, connection: Connection, request: HttpRequest) -> None:

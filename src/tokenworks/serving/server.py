@@ -28,6 +28,7 @@ from tokenworks.serving.cards import Cards
 from tokenworks.serving.chaos import FaultTerms, LiveFaults
 from tokenworks.serving.driver import Driver, Job
 from tokenworks.serving.http import Connection, HttpError, HttpLimits, HttpRequest
+from tokenworks.serving.kv_events import OPTION, KvEventsConfig, KvPublisher, KvWatch
 from tokenworks.serving.lengths import OutputLengths
 from tokenworks.serving.metrics import ApiName, ServerMetrics, ServiceTerms
 from tokenworks.serving.routes import routes
@@ -52,6 +53,7 @@ class Settings:
     keys : API keys, one of which a client must send; () = no key
     admin_keys : keys of /admin; () = only this computer may use /admin
     faults : faults from the start on
+    kv_events : where changes of the prefix caches are published
     version : version of tokenworks
     name : name of the model in the API; empty: the model of the deployment
     speed : seconds of the deployment's time in a real second [-]
@@ -72,6 +74,7 @@ class Settings:
     keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
     faults: FaultTerms = field(default_factory=FaultTerms)
+    kv_events: KvEventsConfig = field(default_factory=KvEventsConfig)
     version: str = ""
     name: str = ""
     speed: float = 1.0
@@ -102,7 +105,10 @@ class Server:
         self.tokenizer = load_tokenizer(settings.tokenizer)
         self.vocabulary = Vocabulary(self.tokenizer)
         self.connections: set[Connection] = set()
-        self.driver = Driver(served.cluster, settings.speed)
+        if settings.kv_events.publishes and not served.block_tokens:
+            raise SpecError("the deployment has no prefix cache", where=OPTION, hint="leave it out")
+        self.driver = Driver(served.cluster, settings.speed, watched=settings.kv_events.publishes)
+        self.publisher: KvPublisher | None = None
         terms = ServiceTerms(settings.slo, served.deployment.devices, settings.usd_per_device_hour)
         ranks = sum(pool.instances * pool.ranks for pool in served.cluster.pools)
         self.metrics = ServerMetrics(settings.api, self.model, ranks, terms, self.driver.request_s)
@@ -281,11 +287,14 @@ class Server:
         lengths = np.array([len(tokens)]), np.array([output])
         if self.served.cluster.never_fits(*lengths)[0]:
             raise HttpError(400, f"{len(tokens)} + {output} tokens do not fit the KV cache of a rank", param="prompt")
-        names = None
+        names = whole = None
         if self.served.block_tokens:
-            names = block_names(np.concatenate([tokens, words.ids(output)]), self.served.block_tokens)
-        index = place * ask.n + choice
-        return Job(answer, len(tokens), output, names, received_s, ask.priority, index, stopped=stopped, more=words)
+            whole = np.concatenate([tokens, words.ids(output)])
+            names = block_names(whole, self.served.block_tokens)
+        return Job(
+            answer, len(tokens), output, names, received_s, ask.priority, place * ask.n + choice, stopped=stopped,
+            tokens=whole if self.driver.watched else None, more=words,
+        )  # fmt: skip
 
     # ---- start and end
 
@@ -293,6 +302,10 @@ class Server:
         """Listen. Returns the address and the port."""
         warm_up()
         self.loop = asyncio.get_running_loop()
+        if self.driver.watched:
+            places = self.served.places()
+            self.publisher = KvPublisher(self.settings.kv_events, len(places))
+            self.driver.watch = KvWatch(self.publisher, places, self.served.block_tokens, self.settings.speed)
         self.driver.start(self.loop)
         self._started = self.loop.time()
         self.ready_s = self._started + self.settings.startup_s / self.settings.speed
@@ -341,6 +354,8 @@ class Server:
         for connection in list(self.connections):
             connection.transport.abort()
         self.driver.stop()
+        if self.publisher is not None:
+            self.publisher.stop()
 
 
 def _place(error: BaseException) -> str:
