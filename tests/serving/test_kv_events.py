@@ -202,10 +202,11 @@ def test_bad_options_are_refused(text: str, message: str) -> None:
 
 
 def test_bad_addresses_are_refused() -> None:
-    for address, message in (("tcp://*:no", "cannot be used"), ("ipc://x", "no port for each rank"),
-                             ("tcp://*:65535", "no port for each rank"), ("udp://*:1", "cannot be used")):  # fmt: skip
+    for address, ranks, message in (("tcp://*:no", 1, "cannot be used"), ("udp://*:1", 1, "cannot be used"),
+                                    ("ipc://x", 2, "no port for each rank"),
+                                    ("tcp://*:65535", 2, "no port for each rank")):  # fmt: skip
         with pytest.raises(SpecError, match=message):
-            KvPublisher(KvEventsConfig(enable_kv_cache_events=True, endpoint=address), 2)
+            KvPublisher(KvEventsConfig(enable_kv_cache_events=True, endpoint=address), ranks)
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
