@@ -104,7 +104,7 @@ class Server:
         self.driver.over = self.metrics.over
         self.cards = Cards(served, self.driver)
         self.desk = Desk(self.model, self.driver, self.fail)
-        self.stopping, self.asleep, self.number = False, False, 0
+        self.stopping, self.asleep, self.number, self.held = False, False, 0, 0
         self.ready_s = 0.0
         self._keys = [hashlib.sha256(key.encode()).digest() for key in settings.keys]
         self._listener: asyncio.Server | None = None
