@@ -12,6 +12,7 @@ from tokenworks.serving import asks
 from tokenworks.serving.anthropic import CountBody, MessagesBody, MessagesStyle, message_tokens, messages
 from tokenworks.serving.asks import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, decoded
 from tokenworks.serving.http import Connection, HttpError, HttpRequest
+from tokenworks.serving.live import HTML, page
 from tokenworks.serving.metrics import ApiName
 from tokenworks.serving.responses import ResponsesBody, ResponsesStyle, responses
 from tokenworks.serving.sglang import GenerateBody, GenerateStyle, generate
@@ -170,6 +171,22 @@ def metrics(server: Server, connection: Connection, request: HttpRequest) -> Non
     write()
 
 
+def live(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /live: the page of the live view. It has no figures itself."""
+    body, headers = page()
+    server.send(connection, request, body, kind=HTML, headers=headers)
+
+
+def live_events(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /live/events: a stream with the state of the machine."""
+    if not server.settings.keys and not connection.is_near():
+        raise HttpError(403, "only this computer may look; --api-key lets others in")
+    if request.method == "HEAD":
+        raise HttpError(405, "/live/events has no method HEAD")
+    server.metrics.answered(request.path, request.method, 200)
+    server.live.watch(connection, request)
+
+
 def sleep(server: Server, connection: Connection, request: HttpRequest) -> None:
     """POST /sleep: refuse requests until /wake_up. Requests in flight go on."""
     server.asleep = True
@@ -209,6 +226,8 @@ def routes(api: ApiName) -> Table:
         ("GET", "/version"): (version, True),
         ("GET", "/load"): (load, True),
         ("GET", "/metrics"): (metrics, True),
+        ("GET", "/live"): (live, True),
+        ("GET", "/live/events"): (live_events, False),
     }
     if api == "openai":
         table |= {

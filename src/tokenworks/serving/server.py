@@ -9,7 +9,7 @@ import hmac
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from tokenworks.serving.cards import Cards
 from tokenworks.serving.driver import Driver, Job
 from tokenworks.serving.http import Connection, HttpError, HttpLimits, HttpRequest
 from tokenworks.serving.lengths import OutputLengths
+from tokenworks.serving.live import LiveView
 from tokenworks.serving.metrics import ApiName, ServerMetrics, ServiceTerms
 from tokenworks.serving.routes import routes
 from tokenworks.serving.styles import Style, openai_error
@@ -103,6 +104,7 @@ class Server:
         self.driver.observe, self.driver.first = self.metrics.observe, self.metrics.first
         self.driver.over = self.metrics.over
         self.cards = Cards(served, self.driver)
+        self.live = LiveView(self)
         self.desk = Desk(self.model, self.driver, self.fail)
         self.stopping, self.asleep, self.number, self.held = False, False, 0, 0
         self.ready_s = 0.0
@@ -170,7 +172,10 @@ class Server:
         """Count an event of a connection."""
         self.metrics.count(what)
 
-    def send(self, connection: Connection, request: HttpRequest, body: Any, *, kind: str = "application/json") -> None:
+    def send(
+        self, connection: Connection, request: HttpRequest, body: Any, *, kind: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Send a whole response with status 200.
 
         Parameters
@@ -178,10 +183,11 @@ class Server:
         connection, request : where it goes
         body : bytes, or plain data that becomes JSON
         kind : content type
+        headers : more headers
         """
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         self.metrics.answered(request.path, request.method, 200)
-        connection.respond(200, data, kind=kind, bare=request.method == "HEAD")
+        connection.respond(200, data, kind=kind, headers=headers, bare=request.method == "HEAD")
 
     # ---- asks
 
