@@ -76,7 +76,7 @@ def document(
         one: dict[str, Any] = {
             "summary": (answer.__doc__ or "").partition(": ")[2].partition(".")[0],
             "operationId": f"{answer.__name__}_{method.lower()}_{path.strip('/').replace('/', '_').replace('.', '_')}",
-            "responses": {"200": _answer("The answer", dict.fromkeys(KINDS.get(path, (JSON,)), {}))}
+            "responses": {"200": _answer("The answer", {kind: {} for kind in KINDS.get(path, (JSON,))})}
             | {status: _answer(text, {JSON: {"schema": error}}) for status, text in REFUSED.items()},
             "security": [] if is_open else [{"bearer": []}, {"key": []}],
         }  # fmt: skip
