@@ -190,6 +190,11 @@ def serve(
     slo: SloLike | None = None,
     router: RouterName | None = None,
     max_queue: int = 0,
+    faults: FaultsLike | None = None,
+    chaos: int | None = None,
+    hazard: float | None = None,
+    reliability: ReliabilityLike | None = None,
+    admin_keys: Sequence[str] = (),
     pick: int = 1,
     seed: int = 0,
     assume: Assume = None,
@@ -210,6 +215,8 @@ def serve(
     tokenizer : tokenizer.json; None: 4 bytes of text count as one token
     text : text of answers: filler words, or an echo of the prompt
     lengths : output lengths: max_tokens of the request, drawn from the workload, or those of the trace
+    chaos : seed of random faults; `faults`, `hazard` and `reliability` as in `simulate`
+    admin_keys : keys of /admin; empty: only this computer may use it
     listening : function that gets the address and the port when the server listens
 
     The other parameters have the same meaning as in `simulate`.
@@ -222,6 +229,7 @@ def serve(
     from tokenworks.serving.installed import must_be_installed
 
     must_be_installed("tokenworks.serve")
+    from tokenworks.serving.chaos import FaultTerms
     from tokenworks.serving.serve import prepare
     from tokenworks.serving.server import Settings, run
 
@@ -232,6 +240,7 @@ def serve(
         version=tokenworks.__version__,
         host=host, port=port, api=api, keys=tuple(api_keys), name=name, speed=speed, text=text, seed=seed,
         tokenizer=None if tokenizer is None else Path(tokenizer), slo=source.slo(slo), startup_s=startup,
+        faults=FaultTerms.read(faults, chaos, hazard, reliability), admin_keys=tuple(admin_keys),
     )  # fmt: skip
     server = prepare(
         deployed_of(deployment, pick), source, lengths, settings, router=router, max_queue=max_queue, assume=assume,

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from tokenworks.specs.trace import Trace
 
 ENDPOINT = Group("Endpoint", sort_key=1)
+FAULTS = Group("Faults", sort_key=3)
 BOUNDS = Group("Bounds", sort_key=4)
 KEY = "TOKENWORKS_API_KEY"
 """Environment variable with an API key, which the list of processes does not show."""
+ADMIN_KEY = "TOKENWORKS_ADMIN_KEY"
+"""Environment variable with an admin key."""
 FALLBACK = "chat"
 """Workload of the mean request if the deployment file names none."""
 
@@ -54,6 +57,37 @@ class BoundOptions:
     drain: float = 30.0
 
 
+@Parameter(name="*", group=FAULTS)
+@dataclass(frozen=True, kw_only=True)
+class ChaosOptions:
+    """Faults of the simulated machine.
+
+    Parameters
+    ----------
+    faults
+        Schedule of faults from the start on: a YAML file, as for `simulate`. POST /admin/faults adds faults later.
+    chaos
+        Seed of random faults, by the failure rates of the parts.
+    hazard
+        With --chaos: all failure rates are multiplied by HAZARD, 1 by default.
+    reliability
+        Failure rates and times of the recovery: name in the catalog or YAML file; `published` by default.
+    admin_key
+        Key for /admin; the environment variable TOKENWORKS_ADMIN_KEY adds one. Without a key, only this computer may
+        use /admin. May be repeated.
+    """
+
+    faults: Path | None = None
+    chaos: int | None = None
+    hazard: float | None = None
+    reliability: str | None = None
+    admin_key: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+
+    def keys(self) -> tuple[str, ...]:
+        """All admin keys."""
+        return (*self.admin_key, *filter(None, [os.environ.get(ADMIN_KEY)]))
+
+
 def serve(
     deployment: Annotated[Path, DEPLOYMENTS],
     /,
@@ -74,6 +108,7 @@ def serve(
     slo: Annotated[str | None, Parameter(group=REQUESTS)] = None,
     usd_per_device_hour: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     deployed: DeployedOptions = DeployedOptions(),  # noqa: B008 - frozen
+    failing: ChaosOptions = ChaosOptions(),
     bounds: BoundOptions = BoundOptions(),
 ) -> None:
     """Start an OpenAI-compatible endpoint that behaves like a deployment, in real time.
@@ -116,6 +151,7 @@ def serve(
     from tokenworks.serving.installed import must_be_installed
 
     must_be_installed("serve")
+    from tokenworks.serving.chaos import FaultTerms
     from tokenworks.serving.http import HttpLimits
     from tokenworks.serving.serve import prepare
     from tokenworks.serving.server import Settings, run
@@ -132,6 +168,8 @@ def serve(
         version=tokenworks.__version__,
         host=host, port=port, api=api, keys=keys, name=served_model_name or "", speed=speed, text=text,
         tokenizer=tokenizer, seed=seed, slo=source.slo(slo), usd_per_device_hour=usd_per_device_hour,
+        admin_keys=failing.keys(),
+        faults=FaultTerms.read(failing.faults, failing.chaos, failing.hazard, failing.reliability),
         startup_s=startup, drain_s=bounds.drain, max_requests=bounds.max_requests,
         limits=HttpLimits(connections=bounds.max_connections, body=bounds.max_body),
     )  # fmt: skip

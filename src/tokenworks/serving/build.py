@@ -14,7 +14,7 @@ from tokenworks.simulation.run import EVENT_DELAY
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import CalibrationLike
-from tokenworks.specs.deployment import Deployment, RouterName
+from tokenworks.specs.deployment import RETRIES, Deployment, RouterName
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.given import Assume
 from tokenworks.specs.model import kv_bytes_per_token
@@ -97,4 +97,6 @@ def served(
         deployment, site, router=routes, block_tokens=site.engine.kv_block, prefix_caching=deployment.prefix_caching,
         max_queue=max_queue,
     )  # fmt: skip
-    return ServedDeployment(deployment, site, replace(built, window_s=0.0), source.workload)
+    retries = RETRIES if deployment.retries is None else deployment.retries
+    live = replace(built, window_s=0.0, on_loss=deployment.on_loss, retries=retries)
+    return ServedDeployment(deployment, site, live, source.workload)

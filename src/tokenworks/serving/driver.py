@@ -8,14 +8,17 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tokenworks.arrays import Floats, Ints
+from tokenworks.engine.live import LiveSimulator
 from tokenworks.engine.progress import Levels, Progress
-from tokenworks.engine.simulator import Simulator
 from tokenworks.engine.types import Cluster, Requests, Status
+
+if TYPE_CHECKING:
+    from tokenworks.serving.chaos import LiveFaults
 
 LATEST = 3600.0
 """Longest sleep of the driver. Then it looks at the clock again [s]."""
@@ -95,25 +98,30 @@ class Driver:
     cluster : the cluster; its `request_s` is waited for here, less the time that the real server took
     speed : seconds of the logical clock in a second of the real clock [-]
     observe : called with the tokens of each turn
+    stepped : called with ranks that made steps, the mean number of tokens of a step, and the number of steps
     first : called with each job that has its first token
     over : called with each job that has ended, and its status
+    faults : parts of the machine that fail and work again; None: nothing fails
     jobs : jobs in the engine, by their numbers
     """
 
     cluster: Cluster
     speed: float = 1.0
     observe: Callable[[HandedOver], None] | None = None
+    stepped: Callable[[Ints, Floats, Ints], None] | None = None
     first: Callable[[Job], None] | None = None
     over: Callable[[Job, Status], None] | None = None
+    faults: LiveFaults | None = None
     jobs: dict[int, Job] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.request_s = self.cluster.request_s
-        self.simulator = Simulator(replace(self.cluster, request_s=0.0, concurrency=0, window_s=0.0))
+        self.simulator = LiveSimulator(replace(self.cluster, request_s=0.0, concurrency=0, window_s=0.0))
         self._progress = Progress()
         self._waiting: list[Job] = []
         self._held: list[tuple[float, int, Job, int, Status | None]] = []
         self._order = itertools.count()
+        self._steps, self._tokens = self.simulator.work()
         self._submitted = self._taken = 0
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Handle | None = None
@@ -192,6 +200,8 @@ class Driver:
         if self._waiting:
             self._submit_waiting()
         simulator, progress, now = self.simulator, self._progress, self.now()
+        if self.faults is not None and self.faults.next_s <= now:
+            self.faults.advance(now, simulator)
         simulator.advance(max(now, simulator.now))
         simulator.progress(progress)
         while self._held and self._held[0][0] <= now:  # before newer tokens of the same jobs
@@ -199,6 +209,7 @@ class Driver:
             self._release(job, tokens, status)
         if len(progress):
             self._hand_over(now)
+            self._count_steps()
         if simulator.ended > self._taken:
             self._end(now)
         self._schedule()
@@ -225,6 +236,16 @@ class Driver:
         if self.observe is not None:
             lates = np.maximum(self.now() - times, 0.0) / self.speed
             self.observe(HandedOver(progress.ranks, progress.gaps, lates, progress.more))
+
+    def _count_steps(self) -> None:
+        """Tell how many tokens the steps since the last call had."""
+        if self.stepped is None:
+            return
+        steps, tokens = self.simulator.work()
+        made = steps - self._steps
+        ranks = np.flatnonzero(made > 0)
+        self.stepped(ranks, (tokens - self._tokens)[ranks] / made[ranks], made[ranks])
+        self._steps, self._tokens = steps, tokens
 
     def _end(self, now: float) -> None:
         ended = self.simulator.take()
@@ -263,18 +284,28 @@ class Driver:
         due = self._progress.next_s
         if self._held:
             due = min(due, self._held[0][0])
+        if self.faults is not None:
+            due = min(due, self.faults.next_s)
         sleep = max(0.0, min(self._origin + due / self.speed - self._loop.time(), LATEST))
         # Timers resolve 1 ms. A timer that ends too early would let the driver turn until the event comes.
         self._timer = self._loop.call_later(math.ceil(sleep * 1000 + 1e-6) / 1000, self._turn)
 
+    def wake(self) -> None:
+        """Look at the clock again, as something outside of the engine has changed."""
+        self._soon()
+
     def flush(self) -> bool:
-        """Empty the prefix cache and the KV tiers. Returns False, and does nothing, while requests are in flight."""
-        if self.in_flight or self._held:
+        """Empty the prefix cache and the KV tiers.
+
+        Returns False, and does nothing, while requests are in flight or instances are not whole.
+        """
+        if self.in_flight or self._held or (self.faults is not None and not self.faults.is_whole()):
             return False
         now = self.simulator.now
-        self.simulator, self._progress = Simulator(self.simulator.cluster), Progress()
+        self.simulator, self._progress = LiveSimulator(self.simulator.cluster), Progress()
         self.simulator.advance(now)
         self._submitted = self._taken = 0
+        self._steps, self._tokens = self.simulator.work()
         return True
 
     def stop(self) -> None:

@@ -7,7 +7,6 @@ takes 4 kB and a token 10 us, where an ASGI server takes 12 kB and 20 us. The pa
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import time
 from collections.abc import Mapping
@@ -381,14 +380,6 @@ class Connection(asyncio.Protocol):
             more["connection"] = "close"
         self.transport.write(head(status, more) + (b"" if bare else body))
         self.done()
-
-    def is_near(self) -> bool:
-        """Whether the client runs on this computer."""
-        peer = self.transport.get_extra_info("peername")
-        if not peer:
-            return False
-        address = ipaddress.ip_address(peer[0].partition("%")[0])
-        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
     def done(self) -> None:
         """The response is complete: close the connection, or take the next request."""

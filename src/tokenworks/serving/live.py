@@ -89,6 +89,7 @@ class LiveView:
         self.server, self.viewers = server, set[LiveStream]()
         self._timer: asyncio.TimerHandle | None = None
         self._before: tuple[float, Levels, int, tuple[Any, ...]] | None = None
+        self._shown: list[int] = []
         served = server.served
         self._layout = device_layout(served.deployment, served.site.machine)
         self._ranks = [
@@ -104,7 +105,7 @@ class LiveView:
         stream.send(_event("machine", self.machine()))
         self.viewers.add(stream)
         if self._timer is None:
-            self._before = None
+            self._before, self._shown = None, self._owners()
             self.state()  # rates need an earlier state
             self._timer = self.server.loop.call_later(EVERY_S, self._tick)
 
@@ -113,18 +114,28 @@ class LiveView:
         self._timer = None
         if not self.viewers or self.server.stopping:
             return
-        event = _event("state", self.state())
+        event, owners = _event("state", self.state()), self._owners()
+        if owners != self._shown:  # an instance has moved to other cards
+            self._shown, event = owners, _event("machine", self.machine()) + event
         for viewer in list(self.viewers):
             viewer.send(event)
         self._timer = self.server.loop.call_later(EVERY_S, self._tick)
 
     # ---- what is shown
 
+    def _owners(self) -> list[int]:
+        """The instance of each device; -1: none."""
+        owners = [-1] * len(self._layout.places)
+        for one in self.server.faults.states:
+            for device in one.devices:
+                owners[device] = one.instance
+        return owners
+
     def machine(self) -> dict[str, Any]:
-        """What does not change: model, roles, and the device layout of each domain."""
+        """What seldom changes: model, roles, and the instance of each device, by domain and host."""
         server, layout = self.server, self._layout
         served, machine = server.served, server.served.site.machine
-        owners = [-1 if place is None else place.instance for place in layout.places]
+        owners = self._owners()
         domains = [
             [own[at : at + layout.per_host] for at in range(0, len(own), layout.per_host)]
             for own in (owners[first : first + layout.domain] for first in range(0, len(owners), layout.domain))
@@ -175,6 +186,7 @@ class LiveView:
         ]  # fmt: skip
         return {
             "seconds": _short(now), "ready": server.ready, "asleep": server.asleep,
+            "condition": [one.word for one in server.faults.states],
             "running": [int(levels.running[own].sum()) for own in self._ranks],
             "waiting": [int(levels.waiting[own].sum()) for own in self._ranks],
             "busy_share": [_short(one) for one in busy.tolist()], "kv_used": [_short(one) for one in kv],

@@ -35,6 +35,7 @@ _SGLANG_GAP = (
     0.002, 0.004, 0.006, 0.008, 0.010, 0.015, 0.020, 0.025, 0.030, 0.035, 0.040, 0.060, 0.080, 0.1, 0.2, 0.4, 0.6, 0.8,
     1, 2, 4, 6, 8,
 )  # fmt: skip
+_STEP = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _LATE = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 
 HISTOGRAMS: dict[ApiName, dict[str, tuple[str, Sequence[float], str]]] = {
@@ -52,6 +53,7 @@ HISTOGRAMS: dict[ApiName, dict[str, tuple[str, Sequence[float], str]]] = {
         "inference": ("vllm:request_inference_time_seconds", _LONG, "Time of a request from admission to its end."),
         "prefill": ("vllm:request_prefill_time_seconds", _LONG, "Time of a request from admission to the first token."),
         "decode": ("vllm:request_decode_time_seconds", _LONG, "Time of a request from first to last token."),
+        "iteration": ("vllm:iteration_tokens_total", _STEP, "Prompt and output tokens of a step."),
         "computed": ("vllm:request_prefill_kv_computed_tokens", _TOKENS, "Prompt tokens that no cache served."),
     },
     "sglang": {
@@ -173,6 +175,18 @@ class ServerMetrics:
             self.histograms["itl"].add_all(seen.ranks[later], seen.gaps[later])
         np.add.at(self.counters["generation"], seen.ranks, seen.more)
         self.late.add_all(np.zeros(len(seen.lates), np.int64), seen.lates)
+
+    def stepped(self, ranks: Ints, tokens: Floats, steps: Ints) -> None:
+        """Count steps.
+
+        Parameters
+        ----------
+        ranks : ranks that made steps
+        tokens : tokens of a step, the mean over the steps [token]
+        steps : number of steps
+        """
+        if "iteration" in self.histograms:
+            self.histograms["iteration"].add_all(ranks, tokens, steps)
 
     def first(self, job: Job) -> None:
         """Count the prompt of a job that has its first token."""

@@ -1,4 +1,4 @@
-"""The routes of the server: method and path -> what answers, and whether it needs no key."""
+"""The routes of the server: method and path -> what answers, and whether it needs no API key."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tokenworks.serving import asks
+from tokenworks.serving.admin import add_faults, is_from_here, repair_faults, show_faults
 from tokenworks.serving.anthropic import CountBody, MessagesBody, MessagesStyle, message_tokens, messages
 from tokenworks.serving.asks import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, decoded
+from tokenworks.serving.fault_metrics import fault_lines
 from tokenworks.serving.http import Connection, HttpError, HttpRequest
 from tokenworks.serving.live import HTML, page
 from tokenworks.serving.metrics import ApiName
@@ -161,6 +163,8 @@ def detokenize(server: Server, connection: Connection, request: HttpRequest, bod
 def health(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /health and /ping: 200 when the server is ready."""
     server.must_be_ready()
+    if role := server.faults.out_of():
+        raise HttpError(503, f"no instance of the role {role} runs", headers={"retry-after": "5"})
     server.send(connection, request, b"", kind="text/plain")
 
 
@@ -180,7 +184,7 @@ def metrics(server: Server, connection: Connection, request: HttpRequest) -> Non
     The text is written in pieces between turns of the driver, as 40 ranks have 12,000 lines.
     """
     ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
-    more = (*server.cards.lines(), *server.cards.tier_lines(), *ready)
+    more = (*server.cards.lines(), *server.cards.tier_lines(), *fault_lines(server.driver), *ready)
     lines = server.metrics.lines(server.driver.levels(), server.driver.now(), more)
     parts: list[str] = []
 
@@ -204,7 +208,7 @@ def live(server: Server, connection: Connection, request: HttpRequest) -> None:
 
 def live_events(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /live/events: a stream with the state of the machine."""
-    if not server.settings.keys and not connection.is_near():
+    if not server.settings.keys and not is_from_here(connection, request):
         raise HttpError(403, "only this computer may look; --api-key lets others in")
     if request.method == "HEAD":
         raise HttpError(405, "/live/events has no method HEAD")
@@ -259,6 +263,9 @@ def routes(api: ApiName) -> Table:
         ("GET", "/openapi.json"): (openapi, True),
         ("GET", "/live"): (live, True),
         ("GET", "/live/events"): (live_events, False),
+        ("GET", "/admin/faults"): (show_faults, True),
+        ("POST", "/admin/faults"): (add_faults, True),
+        ("DELETE", "/admin/faults"): (repair_faults, True),
     }
     if api == "openai":
         table |= {

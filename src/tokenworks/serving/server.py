@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-import hmac
+import math
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +19,13 @@ import numpy as np
 
 from tokenworks.engine.simulator import warm_up
 from tokenworks.errors import SpecError
+from tokenworks.serving.admin import change, has_key, key_digest, spec_error
 from tokenworks.serving.answers import Answer, Desk, StreamAnswer, WholeAnswer
 from tokenworks.serving.anthropic import anthropic_error
 from tokenworks.serving.asks import Ask
 from tokenworks.serving.build import ServedDeployment
 from tokenworks.serving.cards import Cards
+from tokenworks.serving.chaos import FaultTerms, LiveFaults
 from tokenworks.serving.driver import Driver, Job
 from tokenworks.serving.http import Connection, HttpError, HttpLimits, HttpRequest
 from tokenworks.serving.lengths import OutputLengths
@@ -49,6 +51,8 @@ class Settings:
     host, port : address to listen on; port 0: any free port
     api : routes and names of metrics: "openai" (as vLLM) or "sglang"
     keys : API keys, one of which a client must send; () = no key
+    admin_keys : keys of /admin; () = only this computer may use /admin
+    faults : faults from the start on
     version : version of tokenworks
     name : name of the model in the API; empty: the model of the deployment
     speed : seconds of the deployment's time in a real second [-]
@@ -67,6 +71,8 @@ class Settings:
     port: int = 8000
     api: ApiName = "openai"
     keys: tuple[str, ...] = ()
+    admin_keys: tuple[str, ...] = ()
+    faults: FaultTerms = field(default_factory=FaultTerms)
     version: str = ""
     name: str = ""
     speed: float = 1.0
@@ -102,13 +108,18 @@ class Server:
         ranks = sum(pool.instances * pool.ranks for pool in served.cluster.pools)
         self.metrics = ServerMetrics(settings.api, self.model, ranks, terms, self.driver.request_s)
         self.driver.observe, self.driver.first = self.metrics.observe, self.metrics.first
-        self.driver.over = self.metrics.over
+        self.driver.over, self.driver.stepped = self.metrics.over, self.metrics.stepped
+        self.faults = self.driver.faults = LiveFaults(served, settings.faults)
+        self.faults.begin(self.driver.simulator)
+        self.changing = asyncio.Lock()
         self.cards = Cards(served, self.driver)
         self.live = LiveView(self)
         self.desk = Desk(self.model, self.driver, self.fail)
         self.stopping, self.asleep, self.number, self.held = False, False, 0, 0
         self.ready_s = 0.0
-        self._keys = [hashlib.sha256(key.encode()).digest() for key in settings.keys]
+        self._keys = [key_digest(key) for key in settings.keys]
+        self.admin_keys = [key_digest(key) for key in settings.admin_keys]
+        self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self.routes = routes(settings.api)
         self._paths = {path for _, path in self.routes}
@@ -131,26 +142,39 @@ class Server:
             if not is_open:
                 self._must_be_allowed(request)
             route(self, connection, request)
-        except HttpError as error:
-            self._refuse(connection, request, error)
-        except Exception as error:  # a bug must not end the server; the message names no text of a prompt
+        except Exception as error:
+            self._failed(connection, request, error)
+
+    def later(self, connection: Connection, request: HttpRequest, answering: Coroutine[Any, Any, None]) -> None:
+        """Answer a request with a coroutine."""
+
+        async def answer() -> None:
+            try:
+                await answering
+            except Exception as error:
+                self._failed(connection, request, error)
+
+        self._keep(answer())
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the connections."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _failed(self, connection: Connection, request: HttpRequest, error: Exception) -> None:
+        """Answer a request whose handling raised an error. A bug must not end the server."""
+        if isinstance(error, SpecError):
+            error = spec_error(error)
+        if not isinstance(error, HttpError):
             self.metrics.count("internal_error")
             print(f"tokenworks: internal error: {_place(error)}", file=sys.stderr, flush=True)
-            self._refuse(connection, request, HttpError(500, f"internal error: {type(error).__name__}"))
+            error = HttpError(500, f"internal error: {type(error).__name__}")
+        self._refuse(connection, request, error)
 
     def _must_be_allowed(self, request: HttpRequest) -> None:
-        """Compare the key of a request with all keys, in a time that does not depend on the key."""
-        if not self._keys:
-            return
-        given = request.headers.get("authorization", "")
-        word, _, key = given.partition(" ")
-        if word.lower() != "bearer":
-            key = request.headers.get("x-api-key", "")
-        digest = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()
-        allowed = False
-        for one in self._keys:
-            allowed |= hmac.compare_digest(digest, one)
-        if not allowed:
+        """Refuse a request without one of the API keys."""
+        if self._keys and not has_key(request, self._keys):
             raise HttpError(401, "the API key is missing or wrong", headers={"www-authenticate": "Bearer"})
 
     def fail(self, connection: Connection, error: HttpError, body: bytes) -> None:
@@ -286,10 +310,17 @@ class Server:
             where = f"{self.settings.host}:{self.settings.port}"
             raise SpecError(f"cannot listen: {error}", where=where, hint="choose another --port or --host") from None
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+        self._keep(self._draw_faults())
         gc.collect()
         gc.freeze()
         address = self._listener.sockets[0].getsockname()
         return str(address[0]), int(address[1])
+
+    async def _draw_faults(self) -> None:
+        """Draw the random faults of each day before it begins."""
+        while self.faults.drawn_s < math.inf:
+            await asyncio.sleep(0.9 * max(self.faults.drawn_s - self.driver.now(), 0.0) / self.settings.speed)
+            await change(self, self.faults.chaos())
 
     def _sweep(self) -> None:
         now = self.loop.time()
@@ -310,6 +341,8 @@ class Server:
         while self.driver.in_flight and self.loop.time() < until:
             await asyncio.sleep(0.02)
         self._sweeper.cancel()
+        for task in list(self._tasks):
+            task.cancel()
         await asyncio.sleep(0.05)
         for connection in list(self.connections):
             connection.transport.abort()

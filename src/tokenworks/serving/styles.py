@@ -22,9 +22,9 @@ LOGPROB = -0.25
 
 KINDS = {
     400: "BadRequestError", 401: "AuthenticationError", 403: "PermissionDeniedError", 404: "NotFoundError",
-    405: "MethodNotAllowedError",
-    408: "RequestTimeoutError", 413: "RequestEntityTooLargeError", 422: "UnprocessableEntityError",
-    429: "RateLimitError", 500: "InternalServerError", 503: "ServiceUnavailableError",
+    405: "MethodNotAllowedError", 408: "RequestTimeoutError", 413: "RequestEntityTooLargeError",
+    422: "UnprocessableEntityError", 429: "RateLimitError", 500: "InternalServerError",
+    503: "ServiceUnavailableError",
 }  # fmt: skip
 
 

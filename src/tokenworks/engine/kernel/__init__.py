@@ -12,14 +12,15 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from tokenworks.engine.kernel.base import SERIES_FULL
+from tokenworks.engine.kernel.base import CHANGES_FULL, CLEARED, REMOVED, SERIES_FULL, STORED
 from tokenworks.engine.kernel.drive import advance, cancel, collect, sample
 from tokenworks.engine.kernel.live import progress
 from tokenworks.engine.kernel.memory import Addresses
 from tokenworks.errors import SpecError
 
 __all__ = [
-    "SERIES_FULL", "Addresses", "advance", "cancel", "collect", "compiled", "forget", "kept", "progress", "sample",
+    "CHANGES_FULL", "CLEARED", "REMOVED", "SERIES_FULL", "STORED", "Addresses", "advance", "cancel", "collect",
+    "compiled", "forget", "kept", "progress", "sample",
 ]  # fmt: skip
 
 
