@@ -30,6 +30,7 @@ from tokenworks.planning import fit as fitting
 from tokenworks.planning import plan as planning
 from tokenworks.planning import train as training
 from tokenworks.planning.asked import DeploymentLike, deployed_of
+from tokenworks.serving.record_settings import RecordedCounts, RecorderSettings
 from tokenworks.simulation import capacity as capacities
 from tokenworks.simulation import run as running
 from tokenworks.simulation.capacity import Capacity
@@ -250,6 +251,52 @@ def serve(
         calibration=calibration,
     )  # fmt: skip
     run(server, listening or (lambda _host, _port: None))
+
+
+@checked
+def record(
+    to: str,
+    out: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8001,
+    tokenizer: str | Path | None = None,
+    block_tokens: int = 16,
+    text: bool = False,
+    max_body: int = 32 << 20,
+    listening: Callable[[str, int], None] | None = None,
+) -> RecordedCounts:
+    """Record the requests that pass through to an OpenAI-compatible server, as a trace. It runs until Ctrl-C.
+
+    Parameters
+    ----------
+    to : address of the server, such as http://127.0.0.1:8000
+    out : the trace; the file must not exist
+    host, port : address to listen on; port 0 is any free port
+    tokenizer : tokenizer.json that counts the tokens of prompts; None: 4 bytes of text count as one token
+    block_tokens : size of the blocks whose hashes are written [token]
+    text : whether requests and answers are written as text, too
+    max_body : size of a request body [byte]
+    listening : function that gets the address and the port when the recorder listens
+
+    Returns
+    -------
+    How many requests were recorded, and how many were not.
+
+    Raises
+    ------
+    SpecError : an argument is wrong, the address is in use, or the file cannot be written
+    """
+    from tokenworks.serving.installed import must_be_installed
+
+    must_be_installed("tokenworks.record")
+    from tokenworks.serving.record import record as recorded
+
+    settings = RecorderSettings(
+        to=to, out=Path(out), host=host, port=port, tokenizer=None if tokenizer is None else Path(tokenizer),
+        block_tokens=block_tokens, text=text, max_body=max_body,
+    )  # fmt: skip
+    return recorded(settings, listening or (lambda _host, _port: None))
 
 
 @checked

@@ -347,6 +347,7 @@ class Simulator:
             rank["running"] + rank["loading"] + rank["readied"], rank["waiting"] + rank["unseen"],
             pool["kv_blocks"][rank["pool"]] - rank["free"], pool["kv_blocks"][rank["pool"]],
             rank["queries"].copy(), rank["hits"].copy(), rank["prefill_tokens"].copy(), rank["preemptions"].copy(),
+            self._state.instance["busy_s"][rank["instance"]],
         )  # fmt: skip
 
     def take(self) -> Ended:

@@ -29,23 +29,28 @@ _Result = TypeVar("_Result")
 
 
 def must_be_admin(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """Refuse a request that has no admin key; without such a key, one that does not come from this computer.
-
-    A page of another site that a browser on this computer shows, and a proxy that runs here, come from this computer,
-    too. The headers `host`, `origin` and `x-forwarded-for` give them away.
-    """
+    """Refuse a request that has no admin key; without such a key, one that does not come from this computer."""
     digests = server.admin_keys
     if digests:
         if not has_key(request, digests):
             raise HttpError(401, "the admin key is missing or wrong", headers={"www-authenticate": "Bearer"})
         return
-    peer = connection.transport.get_extra_info("peername")
-    host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
-    outside = {"origin", "x-forwarded-for", "forwarded"}.intersection(request.headers)
-    if not (peer and _is_here(str(peer[0])) and _is_here(host.strip("[]")) and not outside):
+    if not is_from_here(connection, request):
         raise HttpError(
             403, "faults are changed from this computer only; start the server with --admin-key to allow others"
         )
+
+
+def is_from_here(connection: Connection, request: HttpRequest) -> bool:
+    """Whether a request comes from this computer.
+
+    A page of another site that a browser on this computer shows, and a proxy that runs here, come from this computer,
+    too. The headers `host`, `origin` and `x-forwarded-for` give them away.
+    """
+    peer = connection.transport.get_extra_info("peername")
+    host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
+    outside = {"origin", "x-forwarded-for", "forwarded"}.intersection(request.headers)
+    return bool(peer and _is_here(str(peer[0])) and _is_here(host.strip("[]")) and not outside)
 
 
 def has_key(request: HttpRequest, digests: Sequence[bytes]) -> bool:

@@ -249,6 +249,12 @@ class KvPublisher:
         except queue.Full:
             self.dropped += 1
 
+    def lines(self) -> list[str]:
+        """Batches that were sent and dropped, in the text format of Prometheus."""
+        name, counts = "tokenworks_kv_event_batches_total", {"published": self.published, "dropped": self.dropped}
+        about = [f"# HELP {name} Batches of KV events.", f"# TYPE {name} counter"]
+        return [*about, *(f'{name}{{what="{what}"}} {count}.0' for what, count in counts.items())]
+
     def _run(self) -> None:
         encode = msgspec.msgpack.Encoder().encode
         while True:

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from tokenworks.specs.slo import Slo
 
 ApiName = Literal["openai", "sglang"]
 
+RECENT = 256
+"""Requests whose times `ServerMetrics.recent` keeps [count]."""
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _SHORT = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
@@ -149,7 +152,9 @@ class ServerMetrics:
         self.reasons = {reason: np.zeros(engines, np.int64) for reason in ("stop", "length", "abort", "error")}
         self.events: dict[str, int] = {}
         self.responses: dict[tuple[str, str, str], int] = {}
-        self.effective = self.missed = self.kept = self.rejected = 0
+        self.effective = self.missed = self.kept = self.rejected = self.answered_tokens = 0
+        self.recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
+        """TTFT and TPOT of the latest requests [s, s]."""
         self.started = time.time()
 
     # ---- what happens
@@ -230,6 +235,8 @@ class ServerMetrics:
         self.kept += kept
         self.missed += not kept
         self.effective += job.output_tokens if kept else 0
+        self.answered_tokens += job.output_tokens
+        self.recent.append((ttft, tpot))
 
     # ---- text format
 

@@ -9,7 +9,7 @@ import math
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from tokenworks.serving.driver import Driver, Job
 from tokenworks.serving.http import Connection, HttpError, HttpLimits, HttpRequest
 from tokenworks.serving.kv_events import OPTION, KvEventsConfig, KvPublisher, KvWatch
 from tokenworks.serving.lengths import OutputLengths
+from tokenworks.serving.live import LiveView
 from tokenworks.serving.metrics import ApiName, ServerMetrics, ServiceTerms
 from tokenworks.serving.routes import routes
 from tokenworks.serving.styles import Style, openai_error
@@ -118,8 +119,9 @@ class Server:
         self.faults.begin(self.driver.simulator)
         self.changing = asyncio.Lock()
         self.cards = Cards(served, self.driver)
+        self.live = LiveView(self)
         self.desk = Desk(self.model, self.driver, self.fail)
-        self.stopping, self.asleep, self.number = False, False, 0
+        self.stopping, self.asleep, self.number, self.held = False, False, 0, 0
         self.ready_s = 0.0
         self._keys = [key_digest(key) for key in settings.keys]
         self.admin_keys = [key_digest(key) for key in settings.admin_keys]
@@ -200,7 +202,10 @@ class Server:
         """Count an event of a connection."""
         self.metrics.count(what)
 
-    def send(self, connection: Connection, request: HttpRequest, body: Any, *, kind: str = "application/json") -> None:
+    def send(
+        self, connection: Connection, request: HttpRequest, body: Any, *, kind: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Send a whole response with status 200.
 
         Parameters
@@ -208,10 +213,11 @@ class Server:
         connection, request : where it goes
         body : bytes, or plain data that becomes JSON
         kind : content type
+        headers : more headers
         """
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         self.metrics.answered(request.path, request.method, 200)
-        connection.respond(200, data, kind=kind, bare=request.method == "HEAD")
+        connection.respond(200, data, kind=kind, headers=headers, bare=request.method == "HEAD")
 
     # ---- asks
 
