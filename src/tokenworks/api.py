@@ -179,6 +179,7 @@ def serve(
     workload: WorkloadLike | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    ports: Literal["replicas", "ranks"] | None = None,
     api: Literal["openai", "sglang"] = "openai",
     api_keys: Sequence[str] = (),
     name: str = "",
@@ -208,6 +209,7 @@ def serve(
     ----------
     trace, workload : requests that the step times are computed for; None is the workload of the plan, else chat
     host, port : address to listen on; port 0 is any free port
+    ports : give each replica, or each data-parallel rank, a port of its own, from `port` on; None: one port for all
     api : routes and names of metrics: as vLLM ("openai") or as SGLang ("sglang") has them
     api_keys : keys, one of which a client must send; empty: no key
     name : name of the model in the API; empty: the model of the deployment
@@ -241,7 +243,7 @@ def serve(
     source = _source(deployment, trace, workload, (), requests=None, limit=None, seed=seed, assume=assume)
     settings = Settings(
         version=tokenworks.__version__,
-        host=host, port=port, api=api, keys=tuple(api_keys), name=name, speed=speed, text=text, seed=seed,
+        host=host, port=port, ports=ports, api=api, keys=tuple(api_keys), name=name, speed=speed, text=text, seed=seed,
         tokenizer=None if tokenizer is None else Path(tokenizer), slo=source.slo(slo), startup_s=startup,
         faults=FaultTerms.read(faults, chaos, hazard, reliability), admin_keys=tuple(admin_keys),
         kv_events=KvEventsConfig.read(kv_events),

@@ -94,6 +94,7 @@ def serve(
     *,
     host: Annotated[str, Parameter(group=ENDPOINT)] = "127.0.0.1",
     port: Annotated[int, Parameter(group=ENDPOINT)] = 8000,
+    ports: Annotated[Literal["replicas", "ranks"] | None, Parameter(group=ENDPOINT)] = None,
     api: Annotated[Literal["openai", "sglang"], Parameter(group=ENDPOINT)] = "openai",
     api_key: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, group=ENDPOINT)] = (),
     served_model_name: Annotated[str | None, Parameter(group=ENDPOINT)] = None,
@@ -120,6 +121,8 @@ def serve(
         Address to listen on. The default takes connections from this computer only.
     port
         Port to listen on; 0 takes any free port. The address is printed.
+    ports
+        Give each replica, or each data-parallel rank, a port of its own, from --port on, for a router in front.
     api
         Routes and names of metrics: openai as vLLM has them, sglang as SGLang has them.
     api_key
@@ -171,7 +174,7 @@ def serve(
     )  # fmt: skip
     settings = Settings(
         version=tokenworks.__version__,
-        host=host, port=port, api=api, keys=keys, name=served_model_name or "", speed=speed, text=text,
+        host=host, port=port, ports=ports, api=api, keys=keys, name=served_model_name or "", speed=speed, text=text,
         tokenizer=tokenizer, seed=seed, slo=source.slo(slo), usd_per_device_hour=usd_per_device_hour,
         admin_keys=failing.keys(), kv_events=KvEventsConfig.read(kv_events_config),
         faults=FaultTerms.read(failing.faults, failing.chaos, failing.hazard, failing.reliability),
@@ -182,7 +185,17 @@ def serve(
     server = prepare(chosen, source, lengths, settings, router=deployed.router, max_queue=bounds.max_queue)
     if not keys and host not in {"127.0.0.1", "::1", "localhost"}:
         notes().paragraph(f"note: {host} may be open to other computers; --api-key lets only your clients in")
-    run(server, lambda where, number: notes().paragraph(f"{server.model} on http://{where}:{number}, Ctrl-C stops it"))
+    run(
+        server,
+        lambda where, _: notes().paragraph(f"{server.model} on {_addresses(where, server.ports)}, Ctrl-C stops it"),
+    )
+
+
+def _addresses(where: str, ports: list[int]) -> str:
+    """The addresses of all ports, for a message; a row of ports is shortened."""
+    if len(ports) > 2 and ports == list(range(ports[0], ports[0] + len(ports))):
+        return f"http://{where}:{ports[0]} to {ports[-1]}"
+    return " ".join(f"http://{where}:{port}" for port in ports)
 
 
 def _recorded(trace: Path | None) -> Trace | None:

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -48,6 +48,7 @@ class Job:
     received_s : time at which the server received the request, on the logical clock [s]
     priority : 0 (served first) .. 7
     index : number of the choice in its answer
+    pin : ranks that the job may go to (`ports.Door`)
     number : number of the request in the engine; -1 before it is submitted
     sent : output tokens that the receiver has sent [token]
     first_s, last_s : times of the first and the last token on the logical clock [s]
@@ -75,6 +76,7 @@ class Job:
     rank: int = -1
     stopped: bool = False
     tokens: Tokens | None = None
+    pin: int = 0
     more: Any = None
 
 
@@ -148,6 +150,11 @@ class Driver:
         """Jobs that have not ended."""
         return len(self.jobs) + len(self._waiting)
 
+    def pending(self) -> Iterator[Job]:
+        """Jobs that have not ended."""
+        yield from self.jobs.values()
+        yield from self._waiting
+
     def levels(self) -> Levels:
         """Requests and KV blocks of each rank."""
         return self.simulator.levels()
@@ -192,7 +199,7 @@ class Driver:
             block_ids=np.concatenate(names) if names else None,
             block_offsets=np.cumsum([0, *(0 if job.names is None else len(job.names) for job in waiting)]),
         )
-        self.simulator.submit(requests)
+        self.simulator.submit(requests, [job.pin for job in waiting])
         for number, job in enumerate(waiting, self._submitted):
             if self.watch is not None and job.names is not None and job.tokens is not None:
                 self.watch.submitted(number, job.tokens, job.names)

@@ -32,6 +32,8 @@ from tokenworks.serving.kv_events import OPTION, KvEventsConfig, KvPublisher, Kv
 from tokenworks.serving.lengths import OutputLengths
 from tokenworks.serving.live import LiveView
 from tokenworks.serving.metrics import ApiName, ServerMetrics, ServiceTerms
+from tokenworks.serving.ports import OPTION as PORTS
+from tokenworks.serving.ports import RANK_HEADER, Door, PortsName, doors
 from tokenworks.serving.routes import routes
 from tokenworks.serving.styles import Style, openai_error
 from tokenworks.serving.tokens import block_names, load_tokenizer, seed_of
@@ -50,6 +52,7 @@ class Settings:
     Parameters
     ----------
     host, port : address to listen on; port 0: any free port
+    ports : what has a port of its own, from `port` on; None: there is one port for all
     api : routes and names of metrics: "openai" (as vLLM) or "sglang"
     keys : API keys, one of which a client must send; () = no key
     admin_keys : keys of /admin; () = only this computer may use /admin
@@ -71,6 +74,7 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    ports: PortsName | None = None
     api: ApiName = "openai"
     keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
@@ -110,6 +114,9 @@ class Server:
             raise SpecError("the deployment has no prefix cache", where=OPTION, hint="leave it out")
         self.driver = Driver(served.cluster, settings.speed, watched=settings.kv_events.publishes)
         self.publisher: KvPublisher | None = None
+        self.doors, self.ports = doors(served, settings.ports), list[int]()
+        if settings.port and settings.port + len(self.doors) > 65536:
+            raise SpecError(f"{len(self.doors)} ports from {settings.port} on", where=PORTS, hint="give a lower --port")
         terms = ServiceTerms(settings.slo, served.deployment.devices, settings.usd_per_device_hour)
         ranks = sum(pool.instances * pool.ranks for pool in served.cluster.pools)
         self.metrics = ServerMetrics(settings.api, self.model, ranks, terms, self.driver.request_s)
@@ -126,7 +133,7 @@ class Server:
         self._keys = [key_digest(key) for key in settings.keys]
         self.admin_keys = [key_digest(key) for key in settings.admin_keys]
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Server | None = None
+        self._listeners = list[asyncio.Server]()
         self.routes = routes(settings.api)
         self._paths = {path for _, path in self.routes}
 
@@ -240,6 +247,13 @@ class Server:
                 404, f"the model {name[:200]!r} does not exist; this server has {self.model}", param="model"
             )
 
+    def load(self, door: Door) -> int:
+        """Requests in flight that came through a port."""
+        if door.alone:
+            return self.driver.in_flight
+        pins = {door.pin, *(1 + rank for rank in door.ranks)}
+        return sum(job.pin in pins for job in self.driver.pending())
+
     def answer(self, connection: Connection, request: HttpRequest, ask: Ask, style: Style, prefix: str) -> None:
         """Send an ask to the engine.
 
@@ -259,10 +273,13 @@ class Server:
         kind = StreamAnswer if ask.stream else WholeAnswer
         answer: Answer = kind(self.desk, connection, request, ask=ask, style=style, ident=ident)
         received_s = max(0.0, (request.received - self._started) * self.settings.speed)
-        jobs = []
+        door, jobs = self.doors[connection.door], list[Job]()
+        pin = door.pin_of(request.headers.get(RANK_HEADER))
         for place in range(len(ask.prompts)):
             jobs += [self._job(answer, ask, place, choice, received_s) for choice in range(ask.n)]
-        self.metrics.asked(ask.n, ask.max_tokens)
+        for job in jobs:
+            job.pin = pin
+        self.metrics.asked(ask.n, ask.max_tokens, door.shown[0])
         self.metrics.answered(request.path, request.method, 200)
         answer.begin(jobs)
 
@@ -315,19 +332,28 @@ class Server:
         self.driver.start(self.loop)
         self._started = self.loop.time()
         self.ready_s = self._started + self.settings.startup_s / self.settings.speed
-        try:
-            self._listener = await self.loop.create_server(
-                lambda: Connection(self), self.settings.host, self.settings.port, backlog=4096, reuse_address=True
-            )
-        except OSError as error:
-            where = f"{self.settings.host}:{self.settings.port}"
-            raise SpecError(f"cannot listen: {error}", where=where, hint="choose another --port or --host") from None
+        for door in self.doors:
+            await self._listen(door.number)
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
         self._keep(self._draw_faults())
         gc.collect()
         gc.freeze()
-        address = self._listener.sockets[0].getsockname()
-        return str(address[0]), int(address[1])
+        return str(self._listeners[0].sockets[0].getsockname()[0]), self.ports[0]
+
+    async def _listen(self, door: int) -> None:
+        """Open the port with this number."""
+        host, port = self.settings.host, self.settings.port and self.settings.port + door
+        try:
+            listener = await self.loop.create_server(
+                lambda: Connection(self, door), host, port, backlog=4096, reuse_address=True
+            )
+        except OSError as error:
+            for one in self._listeners:
+                one.close()
+            raise SpecError(f"cannot listen: {error}", where=f"{host}:{port}",
+                            hint="choose another --port or --host") from None  # fmt: skip
+        self._listeners.append(listener)
+        self.ports.append(int(listener.sockets[0].getsockname()[1]))
 
     async def _draw_faults(self) -> None:
         """Draw the random faults of each day before it begins."""
@@ -344,8 +370,8 @@ class Server:
     async def stop(self) -> None:
         """Take no more connections, let requests in flight end, then close all connections."""
         self.stopping = True
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         until = self.loop.time() + self.settings.drain_s
         for connection in list(self.connections):
             connection.closing = True
