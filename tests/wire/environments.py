@@ -34,18 +34,8 @@ def make(name: str, lines: str) -> None:
     python = PYTHONS.get(name, sys.executable)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([uv, "venv", "--quiet", "--python", python, folder], check=True)
-    command = [
-        uv,
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        folder / "bin" / "python",
-        *more,
-        "-r",
-        HERE / f"{name}.txt",
-    ]
-    subprocess.run(command, check=True)
+    install = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
+    subprocess.run([*install, *more, "-r", HERE / f"{name}.txt"], check=True)
     if name == "vllm":
         _alias(folder)
     done.write_text(lines, encoding="utf-8")

@@ -171,9 +171,9 @@ class SeenExchange:
             self.last_s = now
             if self.keep_text:
                 self.text.append(text)
-        for usage in (event.usage, event.response and event.response.usage, event.message and event.message.usage):
-            if usage is not None:
-                self._count(usage)
+        for holder in (event, event.response, event.message):
+            if holder is not None and holder.usage is not None:
+                self._count(holder.usage)
 
     def _count(self, usage: SeenUsage) -> None:
         read = usage.cache_read_input_tokens
