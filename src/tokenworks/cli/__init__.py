@@ -22,6 +22,7 @@ VERBS = {
     "compare": "Compare machines on the same work: which one wins, why, and what a token costs.",
     "simulate": "Play a trace or a workload through a deployment, request by request.",
     "serve": "Start an OpenAI-compatible endpoint that behaves like a deployment, in real time.",
+    "record": "Record the requests to an OpenAI-compatible server, as a trace.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
     "availability": "Find how much of the time a machine and a deployment work, and which parts take the rest.",
     "emit": "Write launch scripts, a benchmark and a scrape file for a deployment.",

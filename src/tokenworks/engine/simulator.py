@@ -34,7 +34,7 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def _grown(array: NDArray[Any], count: int) -> NDArray[Any]:
+def grown(array: NDArray[Any], count: int) -> NDArray[Any]:
     """`array` itself if it is ours and has room for `count` rows, else a longer copy; new rows hold anything.
 
     A copy is at least twice as long, so that the time for all copies is linear. `np.empty` gets huge pages, which are
@@ -113,7 +113,7 @@ class Simulator:
             self._make_room(len(requests.block_ids))
         reused = min(len(requests), self._spares)
         slots = self._new_slots(len(requests), reused)
-        record = _grown(self._state.request, self._slots)
+        record = grown(self._state.request, self._slots)
         new = np.empty(len(requests), REQUEST) if reused else record[self._slots - len(requests) : self._slots]
         self._fill(new, requests)
         eldest = np.diff(parents, prepend=parents[:1] - 1) != 0
@@ -126,7 +126,7 @@ class Simulator:
             _append_child(record, parent, child)
         heap = self._state.heap
         if len(followers) or self.cluster.concurrency or self.cluster.accept_s or self._loses:
-            heap = _grown(heap, self._slots)
+            heap = grown(heap, self._slots)
         self._state = self._state._replace(request=record, heap=heap)
         self._open(slots[requests.after < 0])
         world = self._state.world
@@ -188,13 +188,13 @@ class Simulator:
         if self._submitted:
             ids = s.ids
             ids[self._named : self._named + len(requests.block_ids)] = requests.block_ids
-            offsets, named = _grown(s.offsets, self._slots), _grown(s.named, self._slots)
+            offsets, named = grown(s.offsets, self._slots), grown(s.named, self._slots)
             offsets[slots], named[slots] = self._named + requests.block_offsets[:-1], counts
         else:  # the ids may be most of the memory of a run, so the first ones are not copied
             offsets, named = np.ascontiguousarray(offsets)[:-1], counts.astype(np.int32)
         self._named += len(requests.block_ids)
-        origin = _grown(s.origin, len(ids)) if self.cluster.tiers.stores else s.origin
-        held = _grown(s.held, len(ids))
+        origin = grown(s.origin, len(ids)) if self.cluster.tiers.stores else s.origin
+        held = grown(s.held, len(ids))
         self._state = s._replace(ids=ids, offsets=offsets, named=named, held=held, origin=origin)
 
     def _make_room(self, more: int) -> None:
@@ -250,7 +250,7 @@ class Simulator:
             self._check_event(kind, numbers, values)
         if kind == "lose" and not self._loses:
             self._loses = True
-            s = s._replace(heap=_grown(s.heap, self._slots))
+            s = s._replace(heap=grown(s.heap, self._slots))
         events = np.concatenate([s.outside[int(s.world["outside"][0]) :], new])
         s.world["outside"] = 0
         self._state = s._replace(outside=events[np.argsort(events["time"], kind="stable")])
@@ -312,12 +312,14 @@ class Simulator:
         while code := kernel.advance(self._table.of(self._state), float(until), _ALL if sent is None else sent):
             s = self._state
             if code == kernel.SERIES_FULL:
-                self._state = s._replace(series=_grown(s.series, len(s.series) + 1))
+                self._state = s._replace(series=grown(s.series, len(s.series) + 1))
+            elif code == kernel.CHANGES_FULL:
+                self._state = s._replace(change=grown(s.change, len(s.change) + 1))
             else:
                 first, count = int(s.world["events_first"][0]), int(s.world["events"][0])
                 waiting = s.event[(first + np.arange(count)) & (len(s.event) - 1)]
                 s.world["events_first"] = 0
-                self._state = s._replace(event=_grown(waiting, 2 * len(s.event)))
+                self._state = s._replace(event=grown(waiting, 2 * len(s.event)))
 
     # ---- results
 
@@ -338,6 +340,7 @@ class Simulator:
             rank["running"] + rank["loading"] + rank["readied"], rank["waiting"] + rank["unseen"],
             pool["kv_blocks"][rank["pool"]] - rank["free"], pool["kv_blocks"][rank["pool"]],
             rank["queries"].copy(), rank["hits"].copy(), rank["prefill_tokens"].copy(), rank["preemptions"].copy(),
+            self._state.instance["busy_s"][rank["instance"]],
         )  # fmt: skip
 
     def take(self) -> Ended:
@@ -350,7 +353,7 @@ class Simulator:
             s.named[slots] = 0
         self._taken += len(slots)
         spares = self._spares + len(slots)
-        self._spare = _grown(self._spare, spares)
+        self._spare = grown(self._spare, spares)
         self._spare[self._spares : spares] = slots
         self._spares = spares
         return Ended(number=record["number"], **{name: record[field] for name, field in _COLUMNS.items()})
