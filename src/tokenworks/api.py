@@ -179,6 +179,7 @@ def serve(
     workload: WorkloadLike | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    ports: Literal["replicas", "ranks"] | None = None,
     api: Literal["openai", "sglang"] = "openai",
     api_keys: Sequence[str] = (),
     name: str = "",
@@ -195,6 +196,7 @@ def serve(
     hazard: float | None = None,
     reliability: ReliabilityLike | None = None,
     admin_keys: Sequence[str] = (),
+    kv_events: str | None = None,
     pick: int = 1,
     seed: int = 0,
     assume: Assume = None,
@@ -207,6 +209,7 @@ def serve(
     ----------
     trace, workload : requests that the step times are computed for; None is the workload of the plan, else chat
     host, port : address to listen on; port 0 is any free port
+    ports : give each replica, or each data-parallel rank, a port of its own, from `port` on; None: one port for all
     api : routes and names of metrics: as vLLM ("openai") or as SGLang ("sglang") has them
     api_keys : keys, one of which a client must send; empty: no key
     name : name of the model in the API; empty: the model of the deployment
@@ -217,6 +220,7 @@ def serve(
     lengths : output lengths: max_tokens of the request, drawn from the workload, or those of the trace
     chaos : seed of random faults; `faults`, `hazard` and `reliability` as in `simulate`
     admin_keys : keys of /admin; empty: only this computer may use it
+    kv_events : JSON of vLLM's --kv-events-config: publish what enters and leaves the prefix caches; None: nothing
     listening : function that gets the address and the port when the server listens
 
     The other parameters have the same meaning as in `simulate`.
@@ -230,6 +234,7 @@ def serve(
 
     must_be_installed("tokenworks.serve")
     from tokenworks.serving.chaos import FaultTerms
+    from tokenworks.serving.kv_events import KvEventsConfig
     from tokenworks.serving.serve import prepare
     from tokenworks.serving.server import Settings, run
 
@@ -238,9 +243,10 @@ def serve(
     source = _source(deployment, trace, workload, (), requests=None, limit=None, seed=seed, assume=assume)
     settings = Settings(
         version=tokenworks.__version__,
-        host=host, port=port, api=api, keys=tuple(api_keys), name=name, speed=speed, text=text, seed=seed,
+        host=host, port=port, ports=ports, api=api, keys=tuple(api_keys), name=name, speed=speed, text=text, seed=seed,
         tokenizer=None if tokenizer is None else Path(tokenizer), slo=source.slo(slo), startup_s=startup,
         faults=FaultTerms.read(faults, chaos, hazard, reliability), admin_keys=tuple(admin_keys),
+        kv_events=KvEventsConfig.read(kv_events),
     )  # fmt: skip
     server = prepare(
         deployed_of(deployment, pick), source, lengths, settings, router=router, max_queue=max_queue, assume=assume,

@@ -103,6 +103,11 @@ class LiveSimulator(Simulator):
         rank, instance = self._state.rank, self._state.instance
         return instance["steps"][rank["instance"]], rank["prefill_tokens"] + rank["output_tokens"]
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether there are changes that `changes` has not returned yet."""
+        return bool(self._state.world["changes"][0])
+
     def changes(self) -> CacheChanges:
         """Changes of the prefix caches since the last call."""
         world = self._state.world

@@ -30,6 +30,15 @@ class Levels:
     preemptions: Ints
     busy_s: Floats
 
+    def of(self, ranks: list[int]) -> Levels:
+        """The levels of some ranks.
+
+        Parameters
+        ----------
+        ranks : numbers of the ranks
+        """
+        return Levels(**{name: values[ranks] for name, values in vars(self).items()})
+
 
 class Progress:
     """Requests with new output tokens since the last call of `Simulator.progress`, also those that have completed.

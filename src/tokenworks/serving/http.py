@@ -150,15 +150,21 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a client."""
+    """One connection of a client.
+
+    Parameters
+    ----------
+    host : what owns the connection
+    door : number of the port of the server
+    """
 
     __slots__ = (
         "_body", "_headers", "_parser", "_queue", "_request", "_size", "_unread", "_url", "answer", "busy", "closing",
-        "deadline", "host", "transport",
+        "deadline", "door", "host", "transport",
     )  # fmt: skip
 
-    def __init__(self, host: ConnectionHost) -> None:
-        self.host = host
+    def __init__(self, host: ConnectionHost, door: int = 0) -> None:
+        self.host, self.door = host, door
         self.transport: Any = None
         self.answer: Leaver | None = None
         self.busy = self.closing = False

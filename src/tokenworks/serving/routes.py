@@ -122,7 +122,8 @@ def server_info(server: Server, connection: Connection, request: HttpRequest) ->
 def flush_cache(server: Server, connection: Connection, request: HttpRequest) -> None:
     """POST /flush_cache: empty the prefix cache if no request is in flight."""
     if not server.driver.flush():
-        raise HttpError(400, f"{server.driver.in_flight} requests are in flight; flush the cache when none is")
+        raise HttpError(400, f"{server.driver.in_flight} requests are in flight, or an instance does not run; "
+                        "flush the cache when neither is so")  # fmt: skip
     server.send(connection, request, b"Cache flushed.\n", kind="text/plain")
 
 
@@ -163,7 +164,7 @@ def detokenize(server: Server, connection: Connection, request: HttpRequest, bod
 def health(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /health and /ping: 200 when the server is ready."""
     server.must_be_ready()
-    if role := server.faults.out_of():
+    if role := server.faults.out_of(server.doors[connection.door].instances):
         raise HttpError(503, f"no instance of the role {role} runs", headers={"retry-after": "5"})
     server.send(connection, request, b"", kind="text/plain")
 
@@ -175,7 +176,7 @@ def version(server: Server, connection: Connection, request: HttpRequest) -> Non
 
 def load(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /load: requests in flight."""
-    server.send(connection, request, {"server_load": server.driver.in_flight})
+    server.send(connection, request, {"server_load": server.load(server.doors[connection.door])})
 
 
 def metrics(server: Server, connection: Connection, request: HttpRequest) -> None:
@@ -183,9 +184,14 @@ def metrics(server: Server, connection: Connection, request: HttpRequest) -> Non
 
     The text is written in pieces between turns of the driver, as 40 ranks have 12,000 lines.
     """
-    ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
-    more = (*server.cards.lines(), *server.cards.tier_lines(), *fault_lines(server.driver), *ready)
-    lines = server.metrics.lines(server.driver.levels(), server.driver.now(), more)
+    door = server.doors[connection.door]
+    lines = server.metrics.lines(server.driver.levels(), door.shown)
+    if door.number == 0:  # once, not at each port
+        ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
+        events = [] if server.publisher is None else server.publisher.lines()
+        own = server.metrics.own_lines(server.driver.now())
+        machine = (*server.cards.lines(), *server.cards.tier_lines(), *fault_lines(server.driver), *events, *ready)
+        lines = itertools.chain(lines, own, machine)
     parts: list[str] = []
 
     def write() -> None:
