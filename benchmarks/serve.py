@@ -7,6 +7,8 @@ begin one after the other. With `--replicas 1`, the tokens of all streams leave 
 
     python benchmarks/serve.py --streams 300,600,900,1200 --seconds 10
     python benchmarks/serve.py --fidelity 4 --requests 200
+    python benchmarks/serve.py --soak 30
+    python benchmarks/serve.py --recorder 50
 """
 
 from __future__ import annotations
@@ -175,6 +177,87 @@ def fidelity(folder: str, rate: float, count: int, speed: float) -> None:
             print(f"{name} {statistic:4}  simulate {one:8.2f} ms  serve {two:8.2f} ms  {100 * (two / one - 1):+6.2f} %")
 
 
+async def soak(port: int, minutes: float, clients: int) -> None:
+    """Clients that ask, read and sometimes leave. Each minute a row: requests, lost ones, memory of the server."""
+    began, done, lost, left = time.perf_counter(), 0, 0, 0
+    rng = np.random.default_rng(2)
+
+    async def client() -> None:
+        nonlocal done, lost, left
+        while time.perf_counter() < began + 60 * minutes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            leaves = rng.random() < 0.2
+            writer.write(completion("hello " * int(rng.integers(1, 900)), int(rng.integers(20, 400))))
+            data = b""
+            while not data.endswith(b"0\r\n\r\n") and not (leaves and data):
+                more = await reader.read(65536)
+                data = data[-64:] + more
+                if not more:
+                    break
+            done, left = done + 1, left + leaves
+            lost += not leaves and not data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            writer.close()
+            await asyncio.sleep(float(rng.exponential(0.5)))
+
+    running = [asyncio.ensure_future(client()) for _ in range(clients)]
+    for minute in range(1, int(minutes) + 1):
+        await asyncio.sleep(max(0.0, began + 60 * minute - time.perf_counter()))
+        memory = (await scrape(port))["process_resident_memory_bytes"] / 1e6
+        print(
+            f"{minute:4} min {done:8,} requests, {left:7,} left on purpose, {lost} lost, {memory:6.1f} MB", flush=True
+        )
+    await asyncio.gather(*running)
+    await asyncio.sleep(1.0)
+    after = await scrape(port)
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+    print(f"at the end {done:,} requests, {lost} lost;", {name: after[name] for name in names})
+
+
+async def delays(port: int, streams: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Time between the write of each event by `stamping` and its arrival here [s]."""
+    request, late = completion("hello", 100), list[float]()
+
+    async def client() -> None:
+        await asyncio.sleep(np.random.default_rng().random() * 0.02)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        while (line := await reader.readline()) and b"DONE" not in line:
+            if line.startswith(b"data: "):
+                late.append(time.perf_counter() - json.loads(line[6:])["choices"][0]["text"])
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(streams)))
+    return np.array(late)
+
+
+async def stamping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server whose events have the time at which they were written."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        writer.write(f'data: {{"choices": [{{"text": {time.perf_counter()}}}]}}\n\n'.encode())
+    writer.write(b"data: [DONE]\n\n")
+    writer.close()
+
+
+async def recorder_delay(folder: str, streams: int) -> None:
+    """What `tokenworks record` adds to the way of an event: one every 20 ms on each stream."""
+    server = await asyncio.start_server(stamping, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    command = [sys.executable, "-m", "tokenworks", "record", "--to", f"http://127.0.0.1:{port}", "--port", "0"]
+    process = await asyncio.create_subprocess_exec(*command, "--out", f"{folder}/trace.jsonl", stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    match = re.search(rb"behind http://127.0.0.1:(\d+)", await process.stderr.readline())
+    assert match
+    for name, where in (("direct", port), ("recorded", int(match[1])), ("direct", port), ("recorded", int(match[1]))):
+        late = 1e3 * await delays(where, streams)
+        print(f"{name:9} {np.median(late):6.2f} ms median  {np.percentile(late, 99):6.2f} ms p99  {len(late):,} events")
+    process.terminate()
+    await process.wait()
+    server.close()
+
+
 def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
     """Run a client, on uvloop if it is installed."""
     try:
@@ -192,10 +275,20 @@ def main() -> None:
     parser.add_argument("--fidelity", type=float, metavar="RATE", help="requests a second of a trace to play")
     parser.add_argument("--requests", type=int, default=200, help="requests of this trace")
     parser.add_argument("--speed", type=float, default=1.0, help="speed of this deployment; below 1 on a busy computer")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="let clients come and leave")
+    parser.add_argument("--clients", type=int, default=60, help="clients of --soak")
+    parser.add_argument("--recorder", type=int, metavar="STREAMS", help="delay of events through `tokenworks record`")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.fidelity is not None:
             fidelity(folder, given.fidelity, given.requests, given.speed)
+            return
+        if given.recorder is not None:
+            run(lambda: recorder_delay(folder, given.recorder))
+            return
+        if given.soak is not None:
+            with served(folder, deployment(2, 64)) as port:
+                run(lambda: soak(port, given.soak, given.clients))
             return
         counts = [int(one) for one in given.streams.split(",")]
         sequences = max(16, -(-2 * max(counts) // given.replicas))

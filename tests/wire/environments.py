@@ -34,7 +34,7 @@ def make(name: str, lines: str) -> None:
     python = PYTHONS.get(name, sys.executable)
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([uv, "venv", "--quiet", "--python", python, folder], check=True)
-    install = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
+    install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
     subprocess.run([*install, *more, "-r", HERE / f"{name}.txt"], check=True)
     if name == "vllm":
         _alias(folder)

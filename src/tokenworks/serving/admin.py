@@ -91,7 +91,7 @@ def _is_here(host: str) -> bool:
 
 
 def show_faults(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """GET /admin/faults."""
+    """GET /admin/faults: the faults of the simulated machine, and the state of each instance."""
     must_be_admin(server, connection, request)
     server.send(connection, request, seen(server))
 
