@@ -62,6 +62,7 @@ def compare_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
     systems = [_system(name) for name in names[:2]]
     systems.append({
         "system": names[2], "title": "scaleX40", "devices": None, "amount": None, "effective_tok_s_per_unit": None,
+        "capacity": None, "expected_tok_s_per_unit": None, "availability": None,
         "error": "the model does not fit", "answers": [_empty()],
         "cost": None, "site": None, "break_even": [], "effects": [],
     })  # fmt: skip
@@ -69,7 +70,8 @@ def compare_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
         "schema": "tokenworks.compare/1", "kind": "compare",
         "inputs": {**_plan()[0].plain()["inputs"], "model": None, "machine": None},
         "models": [{"model": "Qwen/Qwen3-30B-A3B", "weight": 1.0}],
-        "equal": "devices", "unit": "device", "currency": "USD", "terms": "50 % utilisation",
+        "equal": "devices", "unit": "device", "reliability": "published", "tiers": "auto",
+        "currency": "USD", "terms": "50 % utilisation",
         "notes": ["A note about this comparison."], "winner": names[0],
         "why": ["The first machine wins, because its memory is faster."], "systems": systems,
         "ratios": [{"system": names[0], "against": names[1], "value": 1.2, "low": 0.9, "high": 1.6}],
@@ -102,9 +104,19 @@ def _system(name: str) -> dict[str, Any]:
     money = [1.0, 1.5, 2.5]
     return {
         "system": name, "title": f"Title of {name}", "devices": devices, "amount": devices,
-        "effective_tok_s_per_unit": rate, "error": None,
+        "effective_tok_s_per_unit": rate, "capacity": 0.99, "expected_tok_s_per_unit": 0.99 * rate, "error": None,
+        "availability": {
+            "whole": 0.98, "usable_devices": 0.999, "failures_per_year": 12.0,
+            "assumed": [{"path": "reliability.repair", "value": "12 h", "why": "nobody published it"}],
+        },
         "answers": [{
             **_empty(), "error": None, "best": best, "effective_tok_s": rate * devices, "users": 100.0,
+            "availability": {"serves": 0.999, "capacity": 0.99, "cause": "host", "cause_share": 0.6},
+            "tiers": {
+                "uses": [{"name": "hbm", "capacity_bytes": 1e12, "hit_share": 0.5},
+                         {"name": "a tier", "capacity_bytes": 2e12, "hit_share": 0.3}],
+                "without_effective_tok_s": 0.5 * rate * devices, "without_meets_slo": False,
+            },
             "joules_per_effective_token": 0.5, "curve": curve, "assumed": result["assumed"],
             "parts": [
                 {"part": "attention", "device_s_per_token": 2e-4, "bound_by": "hbm"},
@@ -132,8 +144,9 @@ def _empty() -> dict[str, Any]:
     """The answer of a machine without a result."""
     return {
         "model": "Qwen/Qwen3-30B-A3B", "weight": 1.0, "error": "the model does not fit",
-        "command": "tokenworks plan Qwen/Qwen3-30B-A3B --on hgx-h100", "best": None, "effective_tok_s": None,
-        "users": None, "joules_per_effective_token": None, "parts": [], "curve": [], "assumed": [],
+        "command": "tokenworks plan Qwen/Qwen3-30B-A3B --on hgx-h100", "best": None, "availability": None,
+        "tiers": None, "effective_tok_s": None, "users": None,
+        "joules_per_effective_token": None, "parts": [], "curve": [], "assumed": [],
     }  # fmt: skip
 
 
