@@ -71,7 +71,8 @@ class AskedServing(AskedMachines):
         numbers = (*self.numbers(name), *more)
         return Question(
             model=model, system=name, arguments={**self.arguments, "assume": numbers or None}, budget=self.budget,
-            tiers=self.tiers, reliability=self.reliability, command=self._command(model, name, numbers),
+            command=self._command(model, name, numbers), tiers=self.tiers, reliability=self.reliability,
+            weigh_tiers=True,
         )  # fmt: skip
 
     def _command(self, model: str, name: str, numbers: Sequence[Given]) -> str:

@@ -13,7 +13,7 @@ from tokenworks.planning.bench import Bench, Budget
 from tokenworks.planning.plan import planned, prepare
 from tokenworks.planning.result import Plan, Ranked
 from tokenworks.planning.search import Progress
-from tokenworks.planning.tiered import check_tiers
+from tokenworks.planning.tiered import AUTO, check_tiers
 from tokenworks.simulation.energy import used
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.spent import TokenShares, device_time, roofs_of_parts, token_shares
@@ -116,6 +116,11 @@ class Study:
         """The best deployment that meets the SLO; None if none does."""
         return self.plan.best if self.plan and self.plan.meets_slo else None
 
+    @property
+    def effective_tok_s(self) -> float | None:
+        """Effective tokens per second of the whole machine; None if no deployment meets the SLO [token/s]."""
+        return None if self.row is None else self.row.effective_tok_s_per_device * self.row.charged
+
 
 def charged(study: Study) -> int:
     """Devices that the throughput of a machine is divided by [count]."""
@@ -131,18 +136,23 @@ class Question:
     ----------
     model, system : as `plan` takes them
     arguments : the other arguments of `planning.plan.prepare`
-    budget, tiers : as `plan` takes them
-    reliability : failure rates and times
+    budget : as `plan` takes it
     command : command that prints the plan
+    tiers : KV tiers below HBM, as `plan` takes them
+    simulate : False: the plan has the estimates of the closed form, and `Study.best` is None
+    reliability : failure rates and times; None: `Study.uptime` is None
+    weigh_tiers : False: `Study.tiers` is None
     """
 
     model: Any
     system: Any
     arguments: Mapping[str, Any]
     budget: str | None
-    tiers: str
-    reliability: Reliability
     command: str
+    tiers: str = AUTO
+    simulate: bool = True
+    reliability: Reliability | None = None
+    weigh_tiers: bool = False
 
 
 def without(question: Question, error: TokenworksError, machine: Machine | None = None) -> Study:
@@ -160,21 +170,23 @@ def study(question: Question, progress: Progress | None = None) -> Study:
     machine, bench = costings[0].setting.machine, Bench()
     try:
         plan = planned(
-            check_tiers(question.tiers, costings), TOP, budget=Budget.of(question.budget), tiers=question.tiers,
-            progress=progress, bench=bench,
+            check_tiers(question.tiers, costings), TOP, simulate=question.simulate, budget=Budget.of(question.budget),
+            tiers=question.tiers, progress=progress, bench=bench,
         )  # fmt: skip
     except (DoesNotFit, SpecError) as error:
         return without(question, error, machine)
     model = plan.setting.model.name
-    if not plan.meets_slo:
-        missed = plan.missed()
-        return Study(
-            model, machine.name, machine, plan, None, None, None, str(missed), missed.exit_code, question.command
-        )
-    run = bench.listed[plan.best.deployment]
-    return Study(
-        model, machine.name, machine, plan, best_of(plan, bench), deployment_uptime(run, question.reliability),
-        tier_gain(run), "", 0, question.command,
+    missed = None if plan.meets_slo else plan.missed()
+    bare = Study(
+        model, machine.name, machine, plan, None, None, None, str(missed) if missed else "",
+        missed.exit_code if missed else 0, question.command,
+    )  # fmt: skip
+    if missed or not question.simulate:
+        return bare
+    run, rates = bench.listed[plan.best.deployment], question.reliability
+    return replace(
+        bare, best=best_of(plan, bench), uptime=None if rates is None else deployment_uptime(run, rates),
+        tiers=tier_gain(run) if question.weigh_tiers else None,
     )  # fmt: skip
 
 
