@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from tokenworks.cli.compare_table import print_comparison
+from tokenworks.cli.compare_table import missed, print_comparison
+from tokenworks.cli.compare_training import missed_runs, print_runs
 from tokenworks.cli.options import (
     CALIBRATION,
     MACHINE,
@@ -19,23 +22,29 @@ from tokenworks.cli.options import (
     RESULT,
     PageFormat,
     PageOptions,
+    Switch,
 )
 from tokenworks.cli.output import console, emit, timed
 from tokenworks.cli.progress import compile_once, progress
-from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
+from tokenworks.errors import SpecError
 from tokenworks.ledger.compare import compare as comparing
 from tokenworks.ledger.compare_axes import Axis
 from tokenworks.ledger.compare_machines import Equal
-from tokenworks.ledger.comparison import Comparison
+from tokenworks.ledger.compare_training import compare_training as training
 from tokenworks.ledger.terms import Pay
 from tokenworks.planning.setting import EngineChoice
 from tokenworks.planning.tiered import AUTO
+from tokenworks.planning.train_goodput import AfterFailure
 from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.given import AREAS, Given, from_options, given, split
+from tokenworks.specs.machine import Machine
 from tokenworks.specs.price import Currency, Region
 from tokenworks.specs.reliability import PUBLISHED
+from tokenworks.specs.result import Plain
+from tokenworks.specs.training import MethodName, PrecisionName
 
 MONEY = Group("Money and site", sort_key=2)
+RUN = Group("Training run, with --train", sort_key=1)
 FORMAT = Parameter(name=["-o", "--output"], help=PAGE_HELP, group=RESULT)
 
 
@@ -52,8 +61,8 @@ class MoneyOptions:
     pay
         Buy the machines, or rent their devices.
     utilisation
-        Share of the time in which the machines serve, such as 0.5. May be repeated: break-even prices are printed for
-        each share, all other costs for the first one.
+        Share of the time in which the machines serve; by default 0.5. May be repeated: break-even prices are printed
+        for each share, all other costs for the first one.
     currency
         Currency of all costs.
     region
@@ -66,11 +75,51 @@ class MoneyOptions:
 
     prices: Path | None = None
     pay: Pay = "buy"
-    utilisation: Annotated[tuple[float, ...], Parameter(negative=())] = (0.5,)
+    utilisation: Annotated[tuple[float, ...], Parameter(negative=(), show_default=False)] = ()
     currency: Currency = "USD"
     region: Region = "cn"
     room: Path | None = None
     api: str | None = None
+
+
+@Parameter(name="*", group=RUN)
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The training run of --train, as in train.
+
+    Parameters
+    ----------
+    train
+        Compare training instead of serving: one model, no workload.
+    tokens
+        Tokens of the whole run, such as 14.8T; by default 1T.
+    batch
+        Tokens of an optimiser step, such as 16M, or sequences x length, such as 15360x4096.
+    seq
+        Tokens of a sequence; by default 8192, or the length in --batch.
+    method
+        What is trained: pretrain, continued, sft, lora or dpo; by default pretrain.
+    precision
+        Dtype of the GEMMs: bf16, fp16 or fp32, or a recipe; by default bf16.
+    after_failure
+        What the run does when a device is lost: elastic, spare or wait; by default elastic.
+    storage
+        Bandwidth at which all hosts together write a checkpoint, such as "20 GB/s"; by default 0.95 GB/s a host.
+    """
+
+    train: Switch = False
+    tokens: str | None = None
+    batch: str | None = None
+    seq: int | None = None
+    method: MethodName | None = None
+    precision: PrecisionName | None = None
+    after_failure: AfterFailure | None = None
+    storage: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The options of the run that the user gave, by their names in `compare_training`."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name != "train" and value is not None}
 
 
 def compare(
@@ -100,6 +149,7 @@ def compare(
     crossover: Annotated[tuple[Axis, ...], Parameter(group=RESULT, negative=())] = (),
     tiers: Annotated[str, Parameter(group=MACHINE)] = AUTO,
     reliability: Annotated[str, Parameter(group=NUMBERS)] = PUBLISHED,
+    run: RunOptions = RunOptions(),
     budget: Annotated[str | None, Parameter(group=RESULT)] = None,
     workers: Annotated[int | None, Parameter(group=RESULT)] = None,
     output: Annotated[PageFormat, FORMAT] = "table",
@@ -143,32 +193,74 @@ def compare(
     page.check(output)
     if not on:
         raise SpecError("no machine", where="--on", hint="give two or more, such as --on scalex40 --on 5xhgx-h100")
-    if workers is not None and workers < 1:
-        raise SpecError(f"{workers} processes", where="--workers", hint="give 1 or more")
     bare, numbers = split(from_options(set_))
     if bare:
         hint = f"begin the path with one of {', '.join(AREAS)}, as in machine.{bare[0].path}"
         raise SpecError("no such path", where=bare[0].where, hint=hint)
     shared, own = _assumed(assume, on)
     shares = _shares(models)
+    if workers is not None and workers < 1:
+        raise SpecError(f"{workers} processes", where="--workers", hint="give 1 or more")
+    shared_arguments: dict[str, Any] = {
+        "equal": equal, "assume": (*shared, *numbers) or None, "assume_of": own, "calibration": calibration,
+        "reliability": reliability, "prices": money.prices, "pay": money.pay, "currency": money.currency,
+        "region": money.region, "room": money.room, "workers": workers,
+    }  # fmt: skip
+    serving: dict[str, Any] = {
+        "workload": workload, "isl": isl, "osl": osl, "slo": slo, "engine": engine, "tiers": tiers, "budget": budget,
+        "crossover": crossover, "utilisation": money.utilisation, "api": money.api,
+    }  # fmt: skip
+    _must_be_of_a_kind(run, serving)
+    if run.train:
+        with progress("reading") as report:
+            runs = training(_one_model(shares), on, **shared_arguments, **run.given(), progress=report)
+        if output == "table":
+            print_runs(runs, console())
+        else:
+            machines = [one.study.run.setting.machine for one in runs.systems if one.study.run]
+            _emit(runs.plain(), machines, output, page, began)
+        if error := missed_runs(runs):
+            raise error
+        return
     compile_once()
+    serving["utilisation"] = money.utilisation or 0.5
     with progress("reading") as report:
-        result = comparing(
-            shares, on, workload=workload, isl=isl, osl=osl, slo=slo, engine=engine, equal=equal,
-            assume=(*shared, *numbers) or None, assume_of=own, calibration=calibration, budget=budget,
-            tiers=tiers, reliability=reliability, prices=money.prices, pay=money.pay, utilisation=money.utilisation,
-            currency=money.currency, region=money.region, room=money.room, api=money.api, crossover=crossover,
-            workers=workers, progress=report,
-        )  # fmt: skip
+        result = comparing(shares, on, **shared_arguments, **serving, progress=report)
     if output == "table":
         print_comparison(result, console())
-    elif output == "json" or output == "yaml":  # noqa: PLR1714 - mypy reads these
-        emit(timed(result.plain(), began), output)
     else:
         machines = [answer.machine for one in result.systems for answer in one.answers if answer.machine]
-        page.write(output, result.plain(), machines)
-    if error := _missed(result):
+        _emit(result.plain(), machines, output, page, began)
+    if error := missed(result):
         raise error
+
+
+def _emit(plain: Plain, machines: list[Machine], output: PageFormat, page: PageOptions, began: float) -> None:
+    """Print a result as JSON or YAML, or write its page."""
+    if output == "json" or output == "yaml":  # noqa: PLR1714 - mypy reads these
+        emit(timed(plain, began), output)
+    else:
+        assert output != "table"
+        page.write(output, plain, machines)
+
+
+def _must_be_of_a_kind(run: RunOptions, serving: Mapping[str, Any]) -> None:
+    """Refuse options of serving with --train, and options of a training run without it."""
+    usual = {"engine": "auto", "tiers": AUTO}
+    given_ = [name for name, value in serving.items() if value not in (None, (), usual.get(name))]
+    words, hint = "of serving", "leave out --train, or these options"
+    if not run.train:
+        given_, words, hint = list(run.given()), "of a training run", "add --train, or leave out these options"
+    if given_:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given_)
+        raise SpecError(f"options {words}: {options}", where="--train", hint=hint)
+
+
+def _one_model(shares: Mapping[str, float]) -> str:
+    """The model of a training run."""
+    if len(shares) > 1 or set(shares.values()) != {1.0}:
+        raise SpecError("a run trains one model, without a share", where="MODEL", hint="give one model with --train")
+    return next(iter(shares))
 
 
 def _shares(models: tuple[str, ...]) -> dict[str, float]:
@@ -205,15 +297,3 @@ def _assumed(texts: tuple[str, ...], on: tuple[str, ...]) -> tuple[tuple[Given, 
         else:
             own[name] = (*own.get(name, ()), *given(Path(path)))
     return tuple(shared), own
-
-
-def _missed(result: Comparison) -> TokenworksError | None:
-    """The error where no machine has a value: a missed SLO counts before a model that does not fit."""
-    if result.winner is not None:
-        return None
-    codes = {answer.exit_code for one in result.systems for answer in one.answers if answer.error}
-    reasons = "; ".join(
-        one.error if one.error.startswith(one.system) else f"{one.system}: {one.error}" for one in result.systems
-    )
-    kind = next((kind for kind in (SloMissed, DoesNotFit) if kind.exit_code in codes), SpecError)
-    return kind(f"no machine has a value: {reasons}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from tokenworks.cli.page import Page
 from tokenworks.cli.plan import BINDING
 from tokenworks.cli.tables import Columns, print_table
+from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
 from tokenworks.ledger.compare_machines import four_digits
 from tokenworks.ledger.comparison import Compared, Comparison, joules
 from tokenworks.ledger.curves import Crossover
@@ -297,3 +298,29 @@ def _axis(one: Crossover) -> str:
     what = "input tokens" if one.axis == "context" else "of the input from the cache"
     ends = (f"{value:,.0f}" if one.axis == "context" else f"{value:.0%}" for value in (one.low, one.high))
     return f"between {' and '.join(ends)} {what}"
+
+
+def missed(result: Comparison) -> TokenworksError | None:
+    """The error where no machine has a value; None if one has.
+
+    Parameters
+    ----------
+    result : the comparison
+    """
+    if result.winner is not None:
+        return None
+    codes = [answer.exit_code for one in result.systems for answer in one.answers if answer.error]
+    return none_has_a_value({one.system: one.error for one in result.systems}, codes)
+
+
+def none_has_a_value(errors: Mapping[str, str], codes: Sequence[int]) -> TokenworksError:
+    """The error where no machine has a value: a missed SLO counts before a model that does not fit.
+
+    Parameters
+    ----------
+    errors : machine -> why it has no value
+    codes : exit codes of all plans
+    """
+    reasons = "; ".join(error if error.startswith(name) else f"{name}: {error}" for name, error in errors.items())
+    kind = next((kind for kind in (SloMissed, DoesNotFit) if kind.exit_code in codes), SpecError)
+    return kind(f"no machine has a value: {reasons}")
