@@ -30,7 +30,7 @@ from tokenworks.ledger.terms import Pay
 from tokenworks.ledger.train_comparison import TrainCompared, TrainComparison, TrainStudy
 from tokenworks.ledger.train_reasons import train_reasons
 from tokenworks.ledger.workers import Say, cores, each
-from tokenworks.planning.train import STORAGE, train
+from tokenworks.planning.train import storage_rate, train
 from tokenworks.planning.train_asked import AskedTraining, asked_training
 from tokenworks.planning.train_goodput import AfterFailure
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, calibration_name, load_calibration
@@ -40,7 +40,6 @@ from tokenworks.specs.price import Currency, Prices, Region
 from tokenworks.specs.reliability import PUBLISHED, ReliabilityLike, load_reliability
 from tokenworks.specs.result import inputs
 from tokenworks.specs.training import MethodName, PrecisionName
-from tokenworks.units import parse
 
 DAY_H = 24.0
 AREAS = ("machine", "calibration")
@@ -146,8 +145,7 @@ class AskedRuns(AskedMachines):
                 hint = f"it reads numbers of {' and '.join(AREAS)}"
                 raise SpecError(f"training reads no numbers of {item.area}", where=item.where, hint=hint)
         load_calibration(self.arguments["calibration"], assume=self.assume)
-        if self.arguments["storage"] is not None:
-            parse(self.arguments["storage"], "byte/s", where=STORAGE)
+        storage_rate(self.arguments["storage"])
         names = ("tokens", "batch", "seq", "method", "precision")
         wanted = {name: self.arguments[name] for name in names}
         asked: list[AskedTraining] = []
