@@ -1,4 +1,4 @@
-"""Availability in a comparison: laws of the closed form, and what `tokenworks.availability` says of the same deployment."""
+"""Availability in a comparison: laws of the closed form, and what `availability` says of the same deployment."""
 
 from __future__ import annotations
 

@@ -140,6 +140,7 @@ class Question:
     command : command that prints the plan
     tiers : KV tiers below HBM, as `plan` takes them
     simulate : False: the plan has the estimates of the closed form, and `Study.best` is None
+    fronts : False: the points of the Pareto front keep their estimates
     reliability : failure rates and times; None: `Study.uptime` is None
     weigh_tiers : False: `Study.tiers` is None
     """
@@ -151,6 +152,7 @@ class Question:
     command: str
     tiers: str = AUTO
     simulate: bool = True
+    fronts: bool = True
     reliability: Reliability | None = None
     weigh_tiers: bool = False
 
@@ -171,7 +173,7 @@ def study(question: Question, progress: Progress | None = None) -> Study:
     try:
         plan = planned(
             check_tiers(question.tiers, costings), TOP, simulate=question.simulate, budget=Budget.of(question.budget),
-            tiers=question.tiers, progress=progress, bench=bench,
+            tiers=question.tiers, fronts=question.fronts, progress=progress, bench=bench,
         )  # fmt: skip
     except (DoesNotFit, SpecError) as error:
         return without(question, error, machine)

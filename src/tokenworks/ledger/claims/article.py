@@ -102,6 +102,18 @@ def article() -> Article:
     return load.load(Article, FOLDER / "article.yaml")
 
 
+def number_of(claim: str) -> ClaimNumber:
+    """The number of a claim that has one.
+
+    Parameters
+    ----------
+    claim : number of the claim, such as C13
+    """
+    number = article().claims[claim].number
+    assert number is not None, f"{claim} has no number"
+    return number
+
+
 def chosen(ids: Iterable[str]) -> dict[str, ArticleClaim]:
     """Claims by their numbers, in the order of the article; without numbers all claims.
 

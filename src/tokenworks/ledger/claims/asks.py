@@ -72,6 +72,7 @@ class PlanAsk(ClaimAsk):
     assume : numbers of this machine and of these requests
     devices : devices of the machine; None: all [count]
     simulate : False: the estimate of the closed form, which is quick
+    fronts : whether the points of the Pareto front are simulated, too
     """
 
     model: str
@@ -85,6 +86,7 @@ class PlanAsk(ClaimAsk):
     calibration: str = DEFAULT
     budget: str | None = None
     simulate: bool = True
+    fronts: bool = False
 
     @property
     def name(self) -> str:
@@ -117,7 +119,10 @@ class PlanAsk(ClaimAsk):
             "engine": self.engine, "devices": self.devices, "assume": self.assume or None,
             "calibration": self.calibration,
         }  # fmt: skip
-        asked = Question(self.model, self.system, arguments, self.budget, self.command, self.tiers, self.simulate)
+        asked = Question(
+            self.model, self.system, arguments, self.budget, self.command, tiers=self.tiers,
+            simulate=self.simulate, fronts=self.fronts,
+        )  # fmt: skip
         return study(asked, say)
 
 

@@ -11,12 +11,14 @@ mix.workload                                the choice of models, requests and m
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tokenworks import units
 from tokenworks.errors import SpecError
 from tokenworks.ledger.claims.asks import AvailabilityAsk, PlanAsk, TrainAsk, rates_text
 from tokenworks.ledger.claims.inputs import (
@@ -28,7 +30,7 @@ from tokenworks.ledger.claims.inputs import (
     price_paths,
     with_price,
 )
-from tokenworks.ledger.claims.mix import Mix, MixLike, load_mix
+from tokenworks.ledger.claims.mix import AssumedRange, Mix, MixLike, load_mix
 from tokenworks.specs import load
 from tokenworks.specs.calibration import DEFAULT, Calibration, load_calibration
 from tokenworks.specs.compose import Parts, parts, settable
@@ -42,9 +44,21 @@ from tokenworks.specs.reliability import PUBLISHED, Reliability, ReliabilityLike
 from tokenworks.specs.workload import Workload
 
 _ON = re.compile(r"(?:[0-9]+x)?(?P<system>[^@:]+)(?:@[^@:]+)?(?::[0-9]+)?")
+BUDGET = "200000 requests"
+"""Where the search of a plan ends that claims need, so that all claims take minutes."""
+
 _SHARED = ("workload", "calibration", "engine")
 HEADS = ("reliability", "prices", *_SHARED, "mix")
 """First words of paths that belong to no system."""
+
+
+_catalog = functools.cache(lambda: frozenset(load.catalog_names("system")))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parts(on: str, numbers: tuple[Given, ...]) -> Parts:
+    """The files of a machine of the catalog: checks read the same ones again and again."""
+    return parts(on, assume=numbers or None)
 
 
 def system_of(on: str) -> str:
@@ -171,7 +185,8 @@ class Basis:
         known = self._numbers(head, system, path)
         found = known.get(rest)
         if isinstance(found, Quantity):
-            return of_quantity(path, found, factor_of(self.reliability, rest) if head == "reliability" else None)
+            factor = factor_of(self.reliability, rest) if head == "reliability" else None
+            return self._of_mix(of_quantity(path, found, factor), system, rest)
         if isinstance(found, int | float) and not isinstance(found, bool):
             return of_plain(path, float(found))
         if rest in known:
@@ -190,6 +205,14 @@ class Basis:
             "mix": self.mix,
         }  # fmt: skip
         return dict(leaves(specs[head]))
+
+    def _of_mix(self, item: ClaimInput, system: str, rest: str) -> ClaimInput:
+        """The input with the range of the mix, if its number is the one of the mix."""
+        one = self.mix.assume.get(system, {}).get(rest)
+        if not isinstance(one, AssumedRange) or item.written != one.mid:
+            return item
+        low, high = (units.parse(text, item.unit, where=item.path) for text in (one.low, one.high))
+        return dataclasses.replace(item, low=low, high=high)
 
     def _price(self, path: str, rest: str) -> ClaimInput:
         known = price_paths(self.prices)
@@ -224,7 +247,9 @@ class Basis:
 
     def parts(self, on: str) -> Parts:
         """The files of a machine, with the numbers of its system."""
-        return parts(on, assume=self.numbers(on) or None)
+        return (
+            _parts(on, self.numbers(on)) if system_of(on) in _catalog() else parts(on, assume=self.numbers(on) or None)
+        )
 
     def numbers(self, on: str) -> tuple[Given, ...]:
         """The numbers that replace numbers of the system of a machine."""
@@ -247,8 +272,8 @@ class Basis:
 
     def plan(
         self, model: str, on: str, *, workload: str | None = None, slo: str | None = None, more: tuple[Given, ...] = (),
-        devices: int | None = None, engine: str = "auto", tiers: str = "none", budget: str | None = None,
-        simulate: bool = True,
+        devices: int | None = None, engine: str = "auto", tiers: str = "none", simulate: bool = True,
+        fronts: bool = False,
     ) -> PlanAsk:  # fmt: skip
         """A plan on a machine. It carries the numbers of this machine and of the requests, and no others.
 
@@ -256,6 +281,7 @@ class Basis:
         ----------
         workload : None: the workload of the mix
         more : further numbers, such as another context
+        fronts : whether the points of the Pareto front are simulated, too
 
         The other parameters are those of `plan`.
         """
@@ -263,8 +289,8 @@ class Basis:
         for item in more:
             numbers = _replaced(numbers, item)
         return PlanAsk(
-            model, on, workload or self.mix.workload, slo, numbers, devices, engine, tiers, self.calibration, budget,
-            simulate,
+            model, on, workload or self.mix.workload, slo, numbers, devices, engine, tiers, self.calibration,
+            BUDGET if simulate else None, simulate, fronts,
         )  # fmt: skip
 
     def train(

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from tokenworks.ledger.claims import catalogue, network
+from tokenworks.ledger.claims import catalogue, failures, money, network, scaling
 from tokenworks.ledger.claims.check import Check
 
-CHECKS: dict[str, Check] = dict(sorted({**catalogue.CHECKS, **network.CHECKS}.items()))
+CHECKS: dict[str, Check] = dict(
+    sorted(
+        {
+            **catalogue.CHECKS,
+            **failures.CHECKS,
+            **money.CHECKS,
+            **network.CHECKS,
+            **scaling.CHECKS,
+        }.items()
+    )
+)
 """Number of a claim -> its check."""

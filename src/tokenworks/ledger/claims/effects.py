@@ -69,11 +69,11 @@ class _End:
     Parameters
     ----------
     basis : everything else as before
-    asks : questions in closed form; empty: the check judges with the answers that are there
+    asks : questions in closed form of the gauge; None: the check judges with the answers that are there
     """
 
     basis: Basis
-    asks: tuple[ClaimAsk, ...]
+    asks: tuple[ClaimAsk, ...] | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,12 @@ class _Job:
     @property
     def asks(self) -> tuple[ClaimAsk, ...]:
         """Questions in closed form."""
-        return tuple(ask for end in (self.low, self.high) if end for ask in end.asks)
+        return tuple(ask for end in (self.low, self.high) if end for ask in end.asks or ())
+
+    @property
+    def exact(self) -> bool:
+        """Whether the check itself judges at both ends."""
+        return not any(end and end.asks is not None for end in (self.low, self.high))
 
 
 def effects(
@@ -137,8 +142,8 @@ def _end(one: Found, basis: Basis, path: str, value: float | None, answers: Answ
     try:
         changed = basis.with_(path, value, why="range")
         if all(ask in answers for ask in one.check.asks(changed)):
-            return _End(changed, ())
-        return _End(changed, tuple(one.check.gauge.asks(changed, one.finding)) if one.check.gauge else ())
+            return _End(changed, None)
+        return _End(changed, tuple(one.check.gauge.asks(changed, one.finding))) if one.check.gauge else None
     except NO_VALUE:
         return None
 
@@ -150,7 +155,7 @@ def _effect(one: Found, basis: Basis, known: Answers, job: _Job) -> Dependence |
     if rounded(low) == computed and rounded(high) == computed:
         return None
     return Dependence(
-        item.path, item.value, item.unit, item.low, item.high, item.status, low, high, not job.asks
+        item.path, item.value, item.unit, item.low, item.high, item.status, low, high, job.exact
     )  # fmt: skip
 
 
@@ -158,7 +163,7 @@ def _value(one: Found, basis: Basis, known: Answers, end: _End | None) -> float 
     if end is None:
         return None
     try:
-        if not end.asks:
+        if end.asks is None:
             return one.check.judge(end.basis, known).computed
         assert one.check.gauge is not None
         assert one.finding.computed is not None

@@ -34,6 +34,14 @@ Bound = Annotated[str, AfterValidator(_time)]
 Size = Annotated[int, Field(gt=0, le=10_000, strict=True)]
 
 
+class AssumedRange(Spec):
+    """A number that nobody published, with the range in which it may lie: three texts with their units."""
+
+    low: str
+    mid: str
+    high: str
+
+
 class TrainingMix(Spec):
     """What is trained where a claim is about training.
 
@@ -64,7 +72,7 @@ class Mix(Spec):
     servers : one 8-card server of each baseline
     domains : cards of a scale-up domain, for the checks of sizes [count]
     training : what is trained
-    assume : system -> numbers of it that nobody published, by path
+    assume : system -> numbers of it that nobody published, by path: a value, or low, mid and high
     """
 
     name: str = "mix"
@@ -80,7 +88,7 @@ class Mix(Spec):
     servers: tuple[str, ...] = Field(min_length=1)
     domains: tuple[Size, ...] = Field(min_length=3)
     training: TrainingMix
-    assume: dict[str, dict[str, str]] = Field(default_factory=dict)
+    assume: dict[str, dict[str, str | AssumedRange]] = Field(default_factory=dict)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -96,7 +104,12 @@ class Mix(Spec):
     def assumed(self) -> dict[str, tuple[Given, ...]]:
         """The numbers that nobody published, by system."""
         return {
-            system: tuple(Given(path=path, value=value, why="assumed by the mix") for path, value in numbers.items())
+            system: tuple(
+                Given(
+                    path=path, value=value.mid if isinstance(value, AssumedRange) else value, why="assumed by the mix"
+                )
+                for path, value in numbers.items()
+            )
             for system, numbers in self.assume.items()
         }
 
