@@ -24,6 +24,7 @@ from tokenworks.launch.importing import ImportBody
 from tokenworks.launch.training import ImportTrainingBody
 from tokenworks.ledger.advise import AdviseBody
 from tokenworks.ledger.availability_result import AvailabilityBody
+from tokenworks.ledger.claims.result import ClaimsBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
 from tokenworks.ledger.train_comparison import CompareTrainingBody
@@ -58,6 +59,7 @@ KINDS: dict[str, Any] = {
     "simulate": SimulateBody,
     "capacity": CapacityBody,
     "availability": AvailabilityBody,
+    "claims": ClaimsBody,
     "emit": EmitBody,
     "import": ImportBody,
     "import-training": ImportTrainingBody,

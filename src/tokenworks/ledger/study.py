@@ -141,6 +141,7 @@ class Question:
     tiers : KV tiers below HBM, as `plan` takes them
     simulate : False: the plan has the estimates of the closed form, and `Study.best` is None
     fronts : False: the points of the Pareto front keep their estimates
+    top : deployments that the plan lists, each one confirmed with other requests [count]
     reliability : failure rates and times; None: `Study.uptime` is None
     weigh_tiers : False: `Study.tiers` is None
     """
@@ -153,6 +154,7 @@ class Question:
     tiers: str = AUTO
     simulate: bool = True
     fronts: bool = True
+    top: int = TOP
     reliability: Reliability | None = None
     weigh_tiers: bool = False
 
@@ -172,8 +174,8 @@ def study(question: Question, progress: Progress | None = None) -> Study:
     machine, bench = costings[0].setting.machine, Bench()
     try:
         plan = planned(
-            check_tiers(question.tiers, costings), TOP, simulate=question.simulate, budget=Budget.of(question.budget),
-            tiers=question.tiers, fronts=question.fronts, progress=progress, bench=bench,
+            check_tiers(question.tiers, costings), question.top, simulate=question.simulate, tiers=question.tiers,
+            budget=Budget.of(question.budget), fronts=question.fronts, progress=progress, bench=bench,
         )  # fmt: skip
     except (DoesNotFit, SpecError) as error:
         return without(question, error, machine)

@@ -1,10 +1,11 @@
-"""The page of claims: what the article says beside the verdict, what the verdict rests on, and where each claim holds."""
+"""The page of claims: what the article says beside the verdict, what the verdict rests on, and where claims hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tokenworks.ledger.sweep_paths import SweptPath
 from tokenworks.report.charts import sweep_chart, tornado_chart
 from tokenworks.report.claims_charts import map_chart, ratio_chart
 from tokenworks.report.common import again_section, notes_section
@@ -21,6 +22,7 @@ from tokenworks.report.content import (
 from tokenworks.report.figures import NOTHING, figure, text_of
 from tokenworks.report.strings import Lang, filled, strings
 from tokenworks.specs.machine import Machine
+from tokenworks.units import KINDS
 
 Plain = Mapping[str, Any]
 Words = Mapping[str, str]
@@ -270,18 +272,22 @@ def _effects(claim: Plain, words: Words) -> Iterator[Part]:
                 words["status"])  # fmt: skip
     cells = tuple(
         (
-            str(one["path"]), f"{figure(one['value'])} {one['unit']}".strip(),
-            f"{figure(one['low'], 3)} … {figure(one['high'], 3)}", figure(one["computed_low"]),
+            str(one["path"]), _amount(one["value"], one["unit"]), _range(one), figure(one["computed_low"]),
             figure(one["computed_high"]), str(one["status"]),
         )
         for one in effects
     )  # fmt: skip
     table = TablePart(
-        words["effects_table"], headings, cells, numbers=frozenset({1, 2, 3, 4}), folded=len(effects) > BARS, lang="en"
+        words["claims_effects_table"],
+        headings,
+        cells,
+        numbers=frozenset({1, 2, 3, 4}),
+        folded=len(effects) > BARS,
+        lang="en",
     )
     known = [
         {"group": str(one["path"]), "low": one["computed_low"], "high": one["computed_high"],
-         "range": f"{figure(one['low'], 3)} … {figure(one['high'], 3)}"}
+         "range": _range(one)}
         for one in effects[:BARS]
         if one["computed_low"] is not None and one["computed_high"] is not None
         and one["computed_low"] != one["computed_high"]
@@ -289,7 +295,7 @@ def _effects(claim: Plain, words: Words) -> Iterator[Part]:
     if not known or claim["computed"] is None:
         yield table
         return
-    caption = filled(words["effects_words"], id=str(claim["id"]))
+    caption = filled(words["claims_effects_words"], id=str(claim["id"]))
     title = f"{words['computed']} [{claim['unit']}]" if claim["unit"] else words["computed"]
     tips = {"group": words["input"], "range": words["range"], "low": words["computed_low"],
             "high": words["computed_high"]}  # fmt: skip
@@ -297,12 +303,26 @@ def _effects(claim: Plain, words: Words) -> Iterator[Part]:
     yield ChartPart(f"{claim['id']}-effects", caption, spec, table)
 
 
+def _range(one: Plain) -> str:
+    """Both ends of an input."""
+    return f"{_amount(one['low'], one['unit'])} … {_amount(one['high'], one['unit'])}"
+
+
+def _amount(value: float | None, unit: str) -> str:
+    """A number of an input: SI units with a prefix, and the units of price lists as they are."""
+    if value is None:
+        return NOTHING
+    if unit in KINDS and unit:
+        return SweptPath("", "number", unit).shown(float(value))
+    return f"{figure(value)} {'' if unit == '-' else unit}".strip()
+
+
 def _turning(points: Sequence[Plain], words: Words) -> TablePart:
     """Values of inputs at which the verdict changes."""
     names = {name: words["verdict_" + name.replace(" ", "_")] for name in VERDICTS}
     rows = tuple(
         (
-            str(one["path"]), f"{figure(one['now'])} {one['unit']}".strip(), f"{figure(one['value'])} {one['unit']}".strip(),
+            str(one["path"]), _amount(one["now"], one["unit"]), _amount(one["value"], one["unit"]),
             names.get(one["verdict_below"], str(one["verdict_below"])),
             names.get(one["verdict_above"], str(one["verdict_above"])),
         )
@@ -335,5 +355,5 @@ def _terms(words: Words) -> Iterator[tuple[str, str]]:
         key = name.replace(" ", "_")
         yield f"{sign} {words['verdict_' + key]}", words[f"term_verdict_{key}"]
     yield words["computed"], words["term_computed"]
-    yield words["effects"], words["term_effects"]
+    yield words["claims_effects"], words["term_effects"]
     yield words["turns_at"], words["term_turning"]

@@ -12,7 +12,7 @@ from typing import Any
 from tokenworks.errors import DoesNotFit, NotPublished, SpecError
 from tokenworks.ledger.availability import availability_of
 from tokenworks.ledger.availability_result import Availability
-from tokenworks.ledger.study import TOP, Question, Study, study
+from tokenworks.ledger.study import Question, Study, study
 from tokenworks.ledger.workers import Say, each
 from tokenworks.planning.train import train
 from tokenworks.planning.train_result import TrainRun
@@ -24,6 +24,9 @@ from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.given import Given
 from tokenworks.specs.provenance import file_form
 from tokenworks.specs.reliability import Reliability
+
+LISTED = 1
+"""Deployments that a plan lists: claims read the best one [count]."""
 
 
 class ClaimAsk(ABC):
@@ -104,7 +107,7 @@ class PlanAsk(ClaimAsk):
             if value != usual:
                 words += [f"--{option}", str(value)]
         words += options(self.assume)
-        return shlex.join([*words, "--top", str(TOP), *([] if self.simulate else ["--no-simulate"])])
+        return shlex.join([*words, "--top", str(LISTED), *([] if self.simulate else ["--no-simulate"])])
 
     @property
     def weight(self) -> float:
@@ -121,7 +124,7 @@ class PlanAsk(ClaimAsk):
         }  # fmt: skip
         asked = Question(
             self.model, self.system, arguments, self.budget, self.command, tiers=self.tiers,
-            simulate=self.simulate, fronts=self.fronts,
+            simulate=self.simulate, fronts=self.fronts, top=LISTED,
         )  # fmt: skip
         return study(asked, say)
 

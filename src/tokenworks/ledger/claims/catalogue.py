@@ -48,11 +48,14 @@ def _earlier(_basis: Basis, _answers: Answers) -> Finding:
     return Finding(
         number_of("C01").verdict(sizes[0], sizes[-1]),
         (f"Of the three that the article names, domains have {sizes[0]}, {sizes[1]} and {sizes[2]} cards.",),
-        sizes[1], sizes[0], sizes[-1], "cards",
+        sizes[1],
+        sizes[0],
+        sizes[-1],
+        "cards",
         ("It holds for scaleX640 and CloudMatrix384. NVL72 has 72 cards, and so needs less than a hundred.",),
         (ClaimTable("Supernodes of the catalog", ("system", "cards in a domain", "cards", "launch"), rows),),
         notes=(f"{len(small)} supernodes of the catalog have fewer than 100 cards in a domain: {', '.join(small)}.",),
-    )  # fmt: skip
+    )
 
 
 def _cards(basis: Basis, _answers: Answers) -> Finding:
@@ -61,13 +64,18 @@ def _cards(basis: Basis, _answers: Answers) -> Finding:
     host = parts.system.host.devices
     rows = (("the box", parts.devices), ("a scale-up domain", parts.domain), ("a host node", host))
     return Finding(
-        number_of("C05").verdict(parts.domain, parts.domain), (f"One scale-up domain has {parts.domain} cards.",),
-        parts.domain, parts.domain, parts.domain, "cards", tables=(ClaimTable("Cards", ("of", "cards"), rows),),
+        number_of("C05").verdict(parts.domain, parts.domain),
+        (f"One scale-up domain has {parts.domain} cards.",),
+        parts.domain,
+        parts.domain,
+        parts.domain,
+        "cards",
+        tables=(ClaimTable("Cards", ("of", "cards"), rows),),
         notes=(
             f"A node in the words of the article is a scale-up domain. The box has {parts.devices // host} host nodes "
             f"of {host} cards, each with its own processor and operating system.",
         ),
-    )  # fmt: skip
+    )
 
 
 # ── sums over the cards ───────────────────────────────────────────────────────────────────────────────────────────
@@ -98,9 +106,14 @@ def _sum(claim: str, path: str, scale: float, *, sold: str = "") -> Check:
         if one.status == "derived" and "article" in one.source:
             notes = (f"The number of one card is the claim itself / {cards}, so the sum is no evidence: {one.source}.",)
         return Finding(
-            number.verdict(ends[0], ends[1]), (f"{cards} cards x {one.written} = {total:,.4g} {number.unit}.",), total,
-            ends[0], ends[1], number.unit, notes=notes,
-        )  # fmt: skip
+            number.verdict(ends[0], ends[1]),
+            (f"{cards} cards x {one.written} = {total:,.4g} {number.unit}.",),
+            total,
+            ends[0],
+            ends[1],
+            number.unit,
+            notes=notes,
+        )
 
     return Check(judge, rests_on=paths, turns=paths)
 
@@ -116,9 +129,13 @@ def _topology(system: System) -> tuple[str, ...]:
     """What the catalog says about the scale-up fabric of a system."""
     fabric = system.scale_up
     return (
-        fabric.topology, str(fabric.layers), fabric.semantics, _written(fabric.switches), _written(system.cables),
+        fabric.topology,
+        str(fabric.layers),
+        fabric.semantics,
+        _written(fabric.switches),
+        _written(system.cables),
         system.facts["cableless"].value if "cableless" in system.facts else "",
-    )  # fmt: skip
+    )
 
 
 def _like_gtc(basis: Basis, _answers: Answers) -> Finding:
@@ -135,7 +152,7 @@ def _like_gtc(basis: Basis, _answers: Answers) -> Finding:
         ),
         tables=(ClaimTable("Topology in the catalog", columns, rows),),
         notes=("Resemblance has no measure: only entries of the catalog are compared.",),
-    )  # fmt: skip
+    )
 
 
 def _cables_path(basis: Basis) -> Iterable[str]:
@@ -151,13 +168,16 @@ def _plugged(basis: Basis, _answers: Answers) -> Finding:
     switches = parts.system.scale_up.switches
     return Finding(
         number.verdict(item.value, item.value),
-        (f"The scale-up domain has {item.value:,.0f} cables ({item.status}: {item.source}).",), item.value, item.value,
-        item.value, number.unit,
+        (f"The scale-up domain has {item.value:,.0f} cables ({item.status}: {item.source}).",),
+        item.value,
+        item.value,
+        item.value,
+        number.unit,
         notes=(
             f"{_written(switches)} switch nodes connect {parts.system.devices // parts.system.host.devices} compute "
             "nodes. The figure is the maker's: nobody else has opened a box in public.",
         ),
-    )  # fmt: skip
+    )
 
 
 # ── the rack ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,12 +203,18 @@ def _rack(basis: Basis, _answers: Answers) -> Finding:
             f"The box takes {height:,.4g} of the 42 units of a 19-inch rack, weighs {weight:,.4g} kg and draws up to "
             f"{power / 1e3:,.4g} kW.",
         ),
-        height, height, height, number.unit,
+        height,
+        height,
+        height,
+        number.unit,
         (f"It holds if the site gives a rack {power / 1e3:,.4g} kW and has {cooled} cooling.",),
         (ClaimTable("Boxes in a rack of 42 units", ("power of a rack", "cooling of the site", "boxes"), rows),),
-        notes=("The height is the maker's figure. No standard says which power and cooling are usual; a rack of air-cooled "
-         "8-GPU servers of 10.2 kW takes the same 45 kW with four servers.",),
-    )  # fmt: skip
+        notes=(
+            "The height is the maker's figure. No standard says which power and cooling are usual; a rack of "
+            "air-cooled "
+            "8-GPU servers of 10.2 kW takes the same 45 kW with four servers.",
+        ),
+    )
 
 
 def _boxes(hardware: Hardware, kilowatts: float, cooling: CoolingKind) -> int:
@@ -207,15 +233,21 @@ def _stack(basis: Basis, _answers: Answers) -> Finding:
     network = parts.network.title if parts.network else "none"
     forks = sorted(path.stem for path in (CATALOG / "dialects").glob("*-das-*.yaml"))
     rows = (
-        ("machine", parts.system.vendor), ("card", parts.device.vendor), ("host processor", parts.system.host.cpu),
-        ("network", network), ("engines with published flags", ", ".join(forks)),
-    )  # fmt: skip
+        ("machine", parts.system.vendor),
+        ("card", parts.device.vendor),
+        ("host processor", parts.system.host.cpu),
+        ("network", network),
+        ("engines with published flags", ", ".join(forks)),
+    )
     return Finding(
-        "cannot be known", ("An open architecture has no measure that models compute.",),
+        "cannot be known",
+        ("An open architecture has no measure that models compute.",),
         tables=(ClaimTable("The stack in the catalog", ("part", "maker or name"), rows),),
-        notes=("What can be seen: card and processor are Hygon's, machine and network Sugon's, and forks of SGLang for "
-               "the cards are public.",),
-    )  # fmt: skip
+        notes=(
+            "What can be seen: card and processor are Hygon's, machine and network Sugon's, and forks of SGLang for "
+            "the cards are public.",
+        ),
+    )
 
 
 CHECKS: dict[str, Check] = {

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from tokenworks.ledger.claims import catalogue, failures, money, network, scaling
+from tokenworks.ledger.claims import (
+    catalogue,
+    domains,
+    failures,
+    gain,
+    memory,
+    money,
+    network,
+    scaling,
+    serving,
+    training,
+)
 from tokenworks.ledger.claims.check import Check
 
-CHECKS: dict[str, Check] = dict(
-    sorted(
-        {
-            **catalogue.CHECKS,
-            **failures.CHECKS,
-            **money.CHECKS,
-            **network.CHECKS,
-            **scaling.CHECKS,
-        }.items()
-    )
-)
+ROOMS = (catalogue, domains, failures, gain, memory, money, network, scaling, serving, training)
+"""The modules that have checks."""
+
+CHECKS: dict[str, Check] = dict(sorted((name, check) for room in ROOMS for name, check in room.CHECKS.items()))
 """Number of a claim -> its check."""

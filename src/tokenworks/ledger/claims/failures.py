@@ -199,26 +199,42 @@ def _available(basis: Basis, answers: Answers) -> Finding:
     histories = answers.get(_histories(basis))
     if histories is not None:
         figure = histories.whole
-        rows.append((f"every part works, {histories.seeds} random years", 100 * figure.availability,
-                     figure.downtime_s / 60, None))  # fmt: skip
+        rows.append(
+            (
+                f"every part works, {histories.seeds} random years",
+                100 * figure.availability,
+                figure.downtime_s / 60,
+                None,
+            )
+        )
     on = _machine(basis, basis.mix.machine)
     columns = ("what available means", "time [%]", "lost a year [min]", "longest repair for the claim [h]")
     deployments = [
-        f"{name}: {answers[ask].row.deployment}" for name, ask in zip(("all cards", f"{SPARES} spare"), _plans(basis), strict=True)
+        f"{name}: {answers[ask].row.deployment}"
+        for name, ask in zip(("all cards", f"{SPARES} spare"), _plans(basis), strict=True)
         if answers[ask].row
-    ]  # fmt: skip
+    ]
     return Finding(
         number.verdict(min(shares), max(shares)),
-        (f"With repairs of {repair_h:g} h, every part works {shares[0]:.2f} % of the time, and a deployment of "
-         f"{basis.mix.main} over the cards serves {value:.2f} %; {downtime_s(number.value / 100) / 60:.1f} minutes a year "
-         f"are allowed.",),
-        value, min(shares), max(shares), number.unit, tuple(conditions),
+        (
+            f"With repairs of {repair_h:g} h, every part works {shares[0]:.2f} % of the time, and a deployment of "
+            f"{basis.mix.main} over the cards serves {value:.2f} %; {downtime_s(number.value / 100) / 60:.1f} "
+            "minutes a year "
+            f"are allowed.",
+        ),
+        value,
+        min(shares),
+        max(shares),
+        number.unit,
+        tuple(conditions),
         (ClaimTable("Availability", columns, tuple(rows)), _causes(basis, on)),
-        notes=("Time without any service counts, and not lost capacity. " + "; ".join(deployments) + ".",
-               "No failure rate of this vendor is published: rates of NVIDIA machines stand in for them."),
+        notes=(
+            "Time without any service counts, and not lost capacity. " + "; ".join(deployments) + ".",
+            "No failure rate of this vendor is published: rates of NVIDIA machines stand in for them.",
+        ),
         assumed=(*assumed_parts(on),),
         command=_histories(basis).command if not basis.own.get(system_of(basis.mix.machine)) else "",
-    )  # fmt: skip
+    )
 
 
 def _sentence(one: _Reading, promise: float, most: float | None, factor: float | None) -> str:
@@ -265,20 +281,28 @@ def _cables(basis: Basis, _answers: Answers) -> Finding:
     system = basis.parts(NVL72).system
     return Finding(
         number.verdict(cables, cables) if cables < number.value else "holds if",
-        (f"NVL72 has {cables:,.0f} copper cables.",), cables, cables, cables, number.unit,
+        (f"NVL72 has {cables:,.0f} copper cables.",),
+        cables,
+        cables,
+        cables,
+        number.unit,
         (
             f"Number of cables: it holds, {cables:,.0f} are published.",
             "Between racks: it does not hold. All of them run inside one rack.",
-            f"Site: one rack draws {(system.power.value or 0) / 1e3:,.0f} kW, weighs {system.weight.value or 0:,.0f} kg "
+            f"Site: one rack draws {(system.power.value or 0) / 1e3:,.0f} kW, weighs "
+            f"{system.weight.value or 0:,.0f} kg "
             "and needs liquid cooling.",
             f"Failures: not known, since nobody published the failure rate of these cables. With the assumed rate they "
             f"make {100 * shares[NVL72]:.0f} % of the failures of all parts, and lanes "
             f"{100 * shares[basis.mix.machine]:.0f} % of those of {basis.mix.machine}.",
         ),
         (ClaimTable("Wires of the scale-up domain", columns, tuple(rows)),),
-        notes=("No time of installation is published for either machine.",),
+        notes=(
+            "No time of installation is published for either machine.",
+            f"Failures count {rows[0][2]:,} links of NVL72, each of several cables.",
+        ),
         assumed=_assumed_rates(basis, ("link", "lane")),
-    )  # fmt: skip
+    )
 
 
 def _assumed_rates(basis: Basis, kinds: Iterable[PartKind]) -> tuple[Assumption, ...]:
@@ -293,8 +317,7 @@ Counts = Mapping[PartKind, int]
 
 def _one_layer(basis: Basis) -> Counts:
     """Parts of the scale-up network of the machine."""
-    counts = part_counts(part for part in parts_of(_machine(basis, basis.mix.machine)) if part.level == "scale_up")
-    return counts
+    return part_counts(part for part in parts_of(_machine(basis, basis.mix.machine)) if part.level == "scale_up")
 
 
 def _two_layers(basis: Basis, *, optical: bool) -> Counts:
@@ -334,38 +357,57 @@ def _networks(basis: Basis, _answers: Answers) -> Finding:
     rows: list[tuple[TableCell, ...]] = []
     cuts: dict[str, tuple[float, float]] = {}
     for name, counts in (
-        ("one layer, lanes of a backplane", own), ("one layer, copper cables", _one_cabled(basis)),
-        (CABLED, _two_layers(basis, optical=False)), ("two layers, optical cables", _two_layers(basis, optical=True)),
-    ):  # fmt: skip
+        ("one layer, lanes of a backplane", own),
+        ("one layer, copper cables", _one_cabled(basis)),
+        (CABLED, _two_layers(basis, optical=False)),
+        ("two layers, optical cables", _two_layers(basis, optical=True)),
+    ):
         theirs = _yearly(basis, counts)
         cuts[name] = (100 * (1 - mine / theirs), 100 * (1 - (mine + rest) / (theirs + rest))) if theirs else (0.0, 0.0)
         rows.append((name, *(counts.get(kind, 0) for kind in ("switch", "lane", "link", "optic")), theirs, *cuts[name]))
     columns = (
-        "network", "switches", "lanes", "cables", "transceivers", "failures a year", "cut, of the network [%]",
+        "network",
+        "switches",
+        "lanes",
+        "cables",
+        "transceivers",
+        "failures a year",
+        "cut, of the network [%]",
         "cut, of all parts [%]",
-    )  # fmt: skip
-    alone, of_all = cuts[CABLED]
+    )
+    (alone, of_all), two = cuts[CABLED], _yearly(basis, _two_layers(basis, optical=False))
     return Finding(
         number.verdict(of_all, alone),
-        (f"The network of the machine fails {mine:.2g} times a year, and one with {CABLED} {_yearly(basis, _two_layers(basis, optical=False)):.2g} "
-         f"times: {alone:.0f} % fewer. With cards, memory, hosts and software, it is {of_all:.1f} % fewer.",),
-        alone, of_all, alone, number.unit,
-        ("It holds if only parts of the scale-up network count: the cut is then larger than the article says, except "
-         f"against one layer with copper cables ({cuts['one layer, copper cables'][0]:.0f} %).",
-         f"It does not hold for all failures of the machine: {of_all:.1f} %."),
+        (
+            f"The network of the machine fails {mine:.2g} times a year, and one with {CABLED} {two:.2g} "
+            f"times: {alone:.0f} % fewer. With cards, memory, hosts and software, it is {of_all:.1f} % fewer.",
+        ),
+        alone,
+        of_all,
+        alone,
+        number.unit,
+        (
+            "It holds if only parts of the scale-up network count: the cut is then larger than the article says, "
+            "except "
+            f"against one layer with copper cables ({cuts['one layer, copper cables'][0]:.0f} %).",
+            f"It does not hold for all failures of the machine: {of_all:.1f} %.",
+        ),
         (ClaimTable("Failures of the scale-up network", columns, tuple(rows)),),
         notes=("Two layers are a leaf switch in each host and the same switches above, with as much bandwidth.",),
-    )  # fmt: skip
+    )
 
 
 CABLED = "two layers, copper cables"
 
 CHECKS: dict[str, Check] = {
     "C09": Check(
-        _available, _asks, _available_paths, lambda _basis: ("reliability.repair",),
+        _available,
+        _asks,
+        _available_paths,
+        lambda _basis: ("reliability.repair",),
         Gauge(lambda _basis, _finding: (), _computed),
     ),
     "C17": Check(_cables, rests_on=_cable_paths, turns=_cable_paths),
     "C24": Check(_networks, rests_on=_network_paths, turns=lambda basis: _rate_paths(basis, LARGE)),
-}  # fmt: skip
+}
 """Number of a claim -> its check."""

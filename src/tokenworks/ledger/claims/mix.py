@@ -70,6 +70,7 @@ class Mix(Spec):
     machine : the supernode of the article
     baselines : machines of as many cards, made of 8-card servers
     servers : one 8-card server of each baseline
+    supernodes : machines that are compared with one server
     domains : cards of a scale-up domain, for the checks of sizes [count]
     training : what is trained
     assume : system -> numbers of it that nobody published, by path: a value, or low, mid and high
@@ -86,6 +87,7 @@ class Mix(Spec):
     machine: str
     baselines: tuple[str, ...] = Field(min_length=1)
     servers: tuple[str, ...] = Field(min_length=1)
+    supernodes: tuple[str, ...] = Field(min_length=1)
     domains: tuple[Size, ...] = Field(min_length=3)
     training: TrainingMix
     assume: dict[str, dict[str, str | AssumedRange]] = Field(default_factory=dict)
@@ -98,8 +100,8 @@ class Mix(Spec):
 
     @property
     def machines(self) -> tuple[str, ...]:
-        """The supernode, the baselines and the servers."""
-        return (self.machine, *self.baselines, *self.servers)
+        """The supernodes, the baselines and the servers."""
+        return tuple(dict.fromkeys((self.machine, *self.baselines, *self.servers, *self.supernodes)))
 
     def assumed(self) -> dict[str, tuple[Given, ...]]:
         """The numbers that nobody published, by system."""

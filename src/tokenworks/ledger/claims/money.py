@@ -64,11 +64,19 @@ def _top_prices(basis: Basis, _answers: Answers) -> Finding:
     return Finding(
         verdict,
         (f"Priced are {len(known)} of {len(TOP)}: from {low:,.3g} to {high:,.3g} M CNY with everything around them.",),
-        least, low, high, number.unit,
-        ("Tens of millions: it holds for NVL72 and CloudMatrix384.",
-         f"More than a hundred million: no published price reaches it; the highest is {high:,.3g} M CNY."),
-        tables, notes=("Nobody published a price of scaleX640. Sources of the NVL72 contradict each other.",),
-    )  # fmt: skip
+        least,
+        low,
+        high,
+        number.unit,
+        (
+            "Tens of millions: it holds for NVL72 and CloudMatrix384.",
+            f"More than a hundred million: {'it holds' if high >= HUNDRED else 'no known price reaches it'}; the "
+            "highest is "
+            f"{high:,.3g} M CNY.",
+        ),
+        tables,
+        notes=("Nobody published a price of scaleX640. Sources of the NVL72 contradict each other.",),
+    )
 
 
 # ── C11: scaleX40 beside five servers ─────────────────────────────────────────────────────────────────────────────
@@ -152,18 +160,27 @@ def _without_price(basis: Basis, priced: list[_Rival], tables: tuple[ClaimTable,
     machine = basis.mix.machine
     return Finding(
         "cannot be known",
-        (f"Nobody published a price of {machine}. Against {priced[0].name} it would have to cost {first.low:,.3g} to "
-         f"{first.high:,.3g} M CNY.",),
-        first.mid, low, high, "M CNY",
+        (
+            f"Nobody published a price of {machine}. Against {priced[0].name} it would have to cost "
+            f"{first.low:,.3g} to "
+            f"{first.high:,.3g} M CNY.",
+        ),
+        first.mid,
+        low,
+        high,
+        "M CNY",
         tuple(
             f"It would hold against {one.name} if {machine} cost {_equal(one).low * (1 - ABOUT):,.3g} to "
             f"{_equal(one).high * (1 + ABOUT):,.3g} M CNY, cards, hosts and switch nodes together."
             for one in priced
         ),
-        tables, notes=(f"Give the price with --set {_price_path(basis)}='8000000 CNY/system', and the claim is judged. Computed "
-                 f"is the price at which it costs as much as {priced[0].name}.",),
+        tables,
+        notes=(
+            f"Give the price with --set {_price_path(basis)}='8000000 CNY/system', and the claim is judged. Computed "
+            f"is the price at which it costs as much as {priced[0].name}.",
+        ),
         turning_points=tuple(_turning(basis, priced)),
-    )  # fmt: skip
+    )
 
 
 def _turning(basis: Basis, priced: list[_Rival]) -> Iterator[TurningPoint]:
@@ -192,12 +209,17 @@ def _with_price(basis: Basis, own: Money, priced: list[_Rival], tables: tuple[Cl
     columns = ("baseline", "low", "middle", "high", f"within {ABOUT:.0%} of 1")
     return Finding(
         verdict,
-        (f"With {own.mid:,.3g} M CNY for {basis.mix.machine}, its purchase is {first[1]:,.3g} x that of "
-         f"{priced[0].name}.",),
-        first[1], min(one[0] for one in ratios.values()), max(one[2] for one in ratios.values()), "",
+        (
+            f"With {own.mid:,.3g} M CNY for {basis.mix.machine}, its purchase is {first[1]:,.3g} x that of "
+            f"{priced[0].name}.",
+        ),
+        first[1],
+        min(one[0] for one in ratios.values()),
+        max(one[2] for one in ratios.values()),
+        "",
         tuple(f"It {'holds' if held[name] else 'does not hold'} against {name}." for name in ratios),
         (ClaimTable("Purchase of the machine / purchase of the baseline", columns, rows), *tables),
-    )  # fmt: skip
+    )
 
 
 def _cost_table(rivals: Iterable[_Rival], terms: Terms) -> ClaimTable:
@@ -209,8 +231,9 @@ def _cost_table(rivals: Iterable[_Rival], terms: Terms) -> ClaimTable:
     columns = ("baseline", *(f"{word}, {end} [M CNY]" for word in words for end in ("low", "middle", "high")))
     return ClaimTable(
         "Baselines with NICs, switches, optics, cables, racks and installation; then with power, space and staff",
-        columns, tuple(rows),
-    )  # fmt: skip
+        columns,
+        tuple(rows),
+    )
 
 
 def _own_table(basis: Basis, terms: Terms) -> ClaimTable:

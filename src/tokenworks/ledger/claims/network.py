@@ -62,14 +62,31 @@ def _experts(basis: Basis, _answers: Answers) -> Finding:
     columns = ("ranks", f"inside a domain of {domain} [%]", f"inside a domain of {server} [%]")
     return Finding(
         number.verdict(widest[1], local),
-        (f"An instance with at most {domain} expert-parallel ranks keeps all its traffic inside the domain; on servers "
-         f"of {server} cards, {100 * _local(topk, domain, server):.0f} % of the bytes of {domain} ranks stay inside.",),
-        local, widest[1], local, number.unit,
-        (f"It holds if an instance has at most {domain} ranks. With {widest[0]} ranks, {widest[1]:.0f} % stay inside.",),
-        (ClaimTable(f"Dispatch and combine that stay inside ({basis.mix.main}, {topk} experts a token)", columns, rows),),
-        notes=(f"{basis.mix.main} was published with instances of 32 to 320 ranks. Experts count as placed at random: routing "
-         "to few nodes keeps more inside.",),
-    )  # fmt: skip
+        (
+            f"An instance with at most {domain} expert-parallel ranks keeps all its traffic inside the domain; on "
+            "servers "
+            f"of {server} cards, {100 * _local(topk, domain, server):.0f} % of the bytes of {domain} ranks stay "
+            "inside.",
+        ),
+        local,
+        widest[1],
+        local,
+        number.unit,
+        (
+            f"It holds if an instance has at most {domain} ranks. With {widest[0]} ranks, {widest[1]:.0f} % stay "
+            "inside.",
+        ),
+        (
+            ClaimTable(
+                f"Dispatch and combine that stay inside ({basis.mix.main}, {topk} experts a token)", columns, rows
+            ),
+        ),
+        notes=(
+            f"{basis.mix.main} was published with instances of 32 to 320 ranks. Experts count as placed at "
+            "random: routing "
+            "to few nodes keeps more inside.",
+        ),
+    )
 
 
 # ── C20: bandwidth against NDR ────────────────────────────────────────────────────────────────────────────────────
@@ -84,19 +101,31 @@ def _bus(basis: Basis, _answers: Answers) -> Finding:
     bus, port, used = (basis.value(path) for path in _bus_paths(basis))
     line, achieved = bus / port, bus / (used * port)
     rows = (
-        ("line rate of NDR", port / 1e9, line), ("what dispatch achieves on NDR", used * port / 1e9, achieved),
+        ("line rate of NDR", port / 1e9, line),
+        ("what dispatch achieves on NDR", used * port / 1e9, achieved),
         ("line rate, if the figure of the bus is both directions", port / 1e9, line / 2),
-    )  # fmt: skip
+    )
     return Finding(
         number.verdict(line, achieved),
-        (f"{bus / 1e9:,.4g} GB/s a direction are {line:,.3g} x the line rate of NDR ({port / 1e9:,.4g} GB/s), and "
-         f"{achieved:,.3g} x what dispatch achieves on NDR ({used * port / 1e9:,.4g} GB/s).",),
-        line, line, achieved, number.unit,
-        ("It holds if NDR counts with the rate that it achieves and the bus with its own line rate, which is not like "
-         "for like. With line rates it does not hold.",),
+        (
+            f"{bus / 1e9:,.4g} GB/s a direction are {line:,.3g} x the line rate of NDR ({port / 1e9:,.4g} GB/s), and "
+            f"{achieved:,.3g} x what dispatch achieves on NDR ({used * port / 1e9:,.4g} GB/s).",
+        ),
+        line,
+        line,
+        achieved,
+        number.unit,
+        (
+            "It holds if NDR counts with the rate that it achieves and the bus with its own line rate, which is "
+            "not like "
+            "for like. With line rates it does not hold.",
+        ),
         (ClaimTable("Bandwidth of the bus / bandwidth of NDR", ("NDR as", "NDR [GB/s]", "ratio"), rows),),
-        notes=("That the figure of the bus is one direction is assumed: 4 switch nodes x 8 lanes x 112 Gb/s give it exactly.",),
-    )  # fmt: skip
+        notes=(
+            "That the figure of the bus is one direction is assumed: 4 switch nodes x 8 lanes x 112 Gb/s give it "
+            "exactly.",
+        ),
+    )
 
 
 # ── C21, C22, C23: latency ────────────────────────────────────────────────────────────────────────────────────────
@@ -123,20 +152,33 @@ def _semantics(basis: Basis, _answers: Answers) -> Finding:
     near = endpoint + _switches(fabric.layers) * hop
     far = far_end + far_hop + software
     rows = (
-        ("load or store inside the domain", near * 1e9, 0.0), ("message over NDR, one switch", far * 1e9, software * 1e9)
-    )  # fmt: skip
+        ("load or store inside the domain", near * 1e9, 0.0),
+        ("message over NDR, one switch", far * 1e9, software * 1e9),
+    )
     return Finding(
         "holds if" if fabric.semantics == "load-store" else "does not hold",
-        (f"The catalog has {fabric.semantics} for the fabric. An access of {SMALL:g} bytes then takes {near * 1e6:.2f} "
-         f"us, and {far * 1e6:.2f} us as a message over NDR, {software * 1e6:.2f} us of it software.",),
-        far / near, far / near, far / near, "",
-        ("It holds if the maker's words are right: nobody published a measurement of an access, and the latencies of "
-         "the fabric are assumed.",),
+        (
+            f"The catalog has {fabric.semantics} for the fabric. An access of {SMALL:g} bytes then takes "
+            f"{near * 1e6:.2f} "
+            f"us, and {far * 1e6:.2f} us as a message over NDR, {software * 1e6:.2f} us of it software.",
+        ),
+        far / near,
+        far / near,
+        far / near,
+        "",
+        (
+            "It holds if the maker's words are right: nobody published a measurement of an access, and the "
+            "latencies of "
+            "the fabric are assumed.",
+        ),
         (ClaimTable(f"One way of {SMALL:g} bytes", ("access", "time [ns]", "of it software [ns]"), rows),),
-        notes=("Computed is the time of a message over NDR / the time of a load. One address space for memory of hosts would "
-         "need a link between hosts and the fabric, whose bandwidth is not published.",),
+        notes=(
+            "Computed is the time of a message over NDR / the time of a load. One address space for memory of "
+            "hosts would "
+            "need a link between hosts and the fabric, whose bandwidth is not published.",
+        ),
         assumed=(Assumption(_own(basis, "scale_up.semantics"), fabric.semantics, "words of the maker"),),
-    )  # fmt: skip
+    )
 
 
 def _latency(basis: Basis, _answers: Answers) -> Finding:
@@ -150,18 +192,34 @@ def _latency(basis: Basis, _answers: Answers) -> Finding:
     low, high = (1e9 * (ends[1] + switches * ends[0]) for ends in _ends(items))
     return Finding(
         number.verdict(low, high),
-        (f"Both ends take {endpoint * 1e9:,.4g} ns and {switches} switch takes {hop * 1e9:,.4g} ns, "
-         f"{path:,.4g} ns together.",),
-        path, low, high, number.unit,
-        (f"Hundreds of nanoseconds: it holds if both ends take less than {number.value - 1e9 * switches * hop:,.4g} ns.",
-         "Within 100 ns: it does not hold, since one switch alone takes 200 to 260 ns in fabrics that publish it."),
-        (ClaimTable("Parts of a path", ("part", "time [ns]", "low [ns]", "high [ns]"), tuple(
-            (name, 1e9 * (item.value or 0), 1e9 * (item.low or 0), 1e9 * (item.high or 0))
-            for name, item in zip(("one switch", "both ends"), items, strict=True)
-        )),),
-        notes=("The translation leaves open whether 100 ns or 100 to 999 ns are meant. The maker published neither the "
-         "latency of the switch nor that of a card.",),
-    )  # fmt: skip
+        (
+            f"Both ends take {endpoint * 1e9:,.4g} ns and {switches} switch takes {hop * 1e9:,.4g} ns, "
+            f"{path:,.4g} ns together.",
+        ),
+        path,
+        low,
+        high,
+        number.unit,
+        (
+            "Hundreds of nanoseconds: it holds if both ends take less than "
+            f"{number.value - 1e9 * switches * hop:,.4g} ns.",
+            "Within 100 ns: it does not hold, since one switch alone takes 200 to 260 ns in fabrics that publish it.",
+        ),
+        (
+            ClaimTable(
+                "Parts of a path",
+                ("part", "time [ns]", "low [ns]", "high [ns]"),
+                tuple(
+                    (name, 1e9 * (item.value or 0), 1e9 * (item.low or 0), 1e9 * (item.high or 0))
+                    for name, item in zip(("one switch", "both ends"), items, strict=True)
+                ),
+            ),
+        ),
+        notes=(
+            "The translation leaves open whether 100 ns or 100 to 999 ns are meant. The maker published neither the "
+            "latency of the switch nor that of a card.",
+        ),
+    )
 
 
 def _ends(items: Iterable[object]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -189,13 +247,21 @@ def _two_layers(basis: Basis, _answers: Answers) -> Finding:
     )
     return Finding(
         number.verdict(low, high),
-        (f"A path takes {1e9 * (endpoint + hop):,.4g} ns through one switch and {1e9 * (endpoint + 3 * hop):,.4g} ns "
-         f"through three: {saved:.1f} % less.",),
-        saved, low, high, number.unit,
-        (f"It holds if both ends take at most {most * 1e9:,.4g} ns with a switch of {hop * 1e9:,.4g} ns: loads and "
-         "stores do, messages with software do not.",),
+        (
+            f"A path takes {1e9 * (endpoint + hop):,.4g} ns through one switch and "
+            f"{1e9 * (endpoint + 3 * hop):,.4g} ns "
+            f"through three: {saved:.1f} % less.",
+        ),
+        saved,
+        low,
+        high,
+        number.unit,
+        (
+            f"It holds if both ends take at most {most * 1e9:,.4g} ns with a switch of {hop * 1e9:,.4g} ns: loads and "
+            "stores do, messages with software do not.",
+        ),
         (ClaimTable("Latency saved by one layer [%]", ("both ends [ns]", "switch 150 ns", "250 ns", "330 ns"), rows),),
-    )  # fmt: skip
+    )
 
 
 # ── C27: what must be configured ──────────────────────────────────────────────────────────────────────────────────
@@ -217,16 +283,29 @@ def _scale_out(basis: Basis, _answers: Answers) -> Finding:
     ports = min((theirs[3] / own[3] for theirs, own in zip(many_[::2], many_[1::2], strict=True)), default=math.inf)
     return Finding(
         number.verdict(ports, math.inf),
-        (f"For {box} cards, {few[0][2]} servers need {few[0][3]} ports and {few[0][4]} links; one box needs no network."
-         if few else f"One box of {box} cards needs no network.",
-         f"For more cards, each card has a port in both: {ports:.3g} x as many ports, and {ratio:.3g} x as many systems."),
-        ratio, ports, None, number.unit,
-        (f"It holds if {box} cards are all: then there is no scale-out network at all.",
-         f"It does not hold for a site of several boxes: {ratio:.3g} x fewer systems, and as many ports and links."),
+        (
+            f"For {box} cards, {few[0][2]} servers need {few[0][3]} ports and {few[0][4]} links; one box needs no "
+            "network."
+            if few
+            else f"One box of {box} cards needs no network.",
+            f"For more cards, each card has a port in both: {ports:.3g} x as many ports, and {ratio:.3g} x as "
+            "many systems.",
+        ),
+        ratio,
+        ports,
+        None,
+        number.unit,
+        (
+            f"It holds if {box} cards are all: then there is no scale-out network at all.",
+            f"It does not hold for a site of several boxes: {ratio:.3g} x fewer systems, and as many ports and links.",
+        ),
         (ClaimTable("Scale-out network", ("cards", "made of", "systems", "ports", "links", "switches"), tuple(rows)),),
-        notes=("Complexity has no unit: computed are systems to configure. The high end is open, since nothing is divided by "
-         "nothing.",),
-    )  # fmt: skip
+        notes=(
+            "Complexity has no unit: computed are systems to configure. The high end is open, since nothing is "
+            "divided by "
+            "nothing.",
+        ),
+    )
 
 
 CHECKS: dict[str, Check] = {
