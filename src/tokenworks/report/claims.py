@@ -123,14 +123,14 @@ def _overview(claims: Sequence[Plain], words: Words, lang: Lang) -> Iterator[Par
         ends = [value if claim[end] is None else claim[end] for end in ("low", "high")]
         low, high = (end / number if end / number > 0 else value / number for end in ends)
         rows.append({
-            "group": _heading(claim, lang), "value": value / number, "low": low, "high": high,
+            "group": str(claim["id"]), "name": _heading(claim, lang), "value": value / number, "low": low, "high": high,
             "series": words.get("verdict_" + claim["verdict"].replace(" ", "_"), claim["verdict"]),
             "computed": _computed(claim), "claimed": _claimed(claim, words),
         })  # fmt: skip
     if not rows:
         return
     caption = words["claims_ratio_words"]
-    tips = {"group": words["claim"], "series": words["verdict"], "claimed": words["claimed"],
+    tips = {"name": words["claim"], "series": words["verdict"], "claimed": words["claimed"],
             "computed": words["computed"]}  # fmt: skip
     spec = ratio_chart(rows, names, words["claims_ratio"], tips=tips, description=caption)
     yield ChartPart(CHART, caption, spec)

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from tokenworks.report.charts import BAR, GROUP, HEIGHT, Row, finished
+from tokenworks.report.charts import Row, finished
 from tokenworks.report.palette import SERIES, SHAPES, TEXT
 
 VERDICT_COLOURS = (SERIES[0], SERIES[4], SERIES[1], SERIES[6])
@@ -16,8 +16,11 @@ VERDICT_COLOURS = (SERIES[0], SERIES[4], SERIES[1], SERIES[6])
 CELL_COLOURS = (SERIES[0], SERIES[4], SERIES[1], "transparent")
 """Colours of the cells of a map: above the number, open, below the number, without a value."""
 
-CELL = 46
-"""Height of a cell of a map [pixel]."""
+WIDE, HIGH = 92, 42
+"""Width and height of a cell of a map [pixel]."""
+
+ROW, AROUND = 22, 110
+"""Height of a claim in the chart of ratios, and of its legend and axis [pixel]."""
 
 LONGEST = 9
 """Labels of this many characters stand beside each other; longer ones are slanted [character]."""
@@ -40,7 +43,7 @@ def ratio_chart(
     domain = list(verdicts)
     colours = alt.Scale(domain=domain, range=list(VERDICT_COLOURS))
     shapes = alt.Scale(domain=domain, range=list(SHAPES[: len(domain)]))
-    y = alt.Y("group:N", sort=order, title=None, axis=alt.Axis(labelLimit=260))
+    y = alt.Y("group:N", sort=order, title=None, axis=alt.Axis(labelLimit=120))
     scale = alt.Scale(type="log")
     base = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).encode(
         y=y, color=alt.Color("series:N", scale=colours)
@@ -52,7 +55,7 @@ def ratio_chart(
     )
     one = alt.Chart(alt.InlineData(values=[{"at": 1}])).mark_rule(color=TEXT, strokeDash=[4, 3], aria=False)
     spec = finished(alt.layer(bars, points, one.encode(x="at:Q")), description)
-    spec["height"] = max(HEIGHT // 2, (BAR + GROUP // 2) * len(rows))
+    spec["height"] = ROW * len(rows) + AROUND
     return spec
 
 
@@ -75,7 +78,7 @@ def map_chart(
     angle = 0 if max(map(len, across), default=0) <= LONGEST else -25
     colours = alt.Scale(domain=list(classes), range=list(CELL_COLOURS))
     base = alt.Chart(alt.InlineData(values=[dict(row) for row in rows])).encode(
-        y=alt.Y("row:N", sort=down, title=titles[0], axis=alt.Axis(labelLimit=220)),
+        y=alt.Y("row:N", sort=down, title=titles[0], axis=alt.Axis(labelLimit=260)),
         x=alt.X("column:N", sort=across, title=titles[1], axis=alt.Axis(labelAngle=angle, labelLimit=180)),
     )
     cells = base.mark_rect(opacity=0.4, stroke=TEXT, strokeWidth=0.6).encode(
@@ -85,5 +88,5 @@ def map_chart(
     value = base.mark_text(dy=-6, fontWeight="bold", aria=False).encode(text="text:N")
     width = base.mark_text(dy=9, fontSize=10, aria=False).encode(text="range:N")
     spec = finished(alt.layer(cells, value, width), description)
-    spec["height"] = max(HEIGHT // 3, CELL * len(down))
+    spec |= {"width": {"step": WIDE}, "height": {"step": HIGH}, "autosize": {"type": "pad"}}
     return spec
