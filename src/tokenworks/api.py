@@ -22,8 +22,10 @@ from tokenworks.launch import training as launches
 from tokenworks.ledger import advise as advising
 from tokenworks.ledger import availability as availabilities
 from tokenworks.ledger import compare as comparing
+from tokenworks.ledger import compare_training as training_runs
 from tokenworks.ledger import sweep as sweeps
 from tokenworks.ledger.availability_result import Availability
+from tokenworks.ledger.claims import claims as claiming
 from tokenworks.ledger.sweep_file import SweepLike
 from tokenworks.planning import estimate as estimating
 from tokenworks.planning import fit as fitting
@@ -58,6 +60,8 @@ Classes = Mapping[str, str] | Sequence[RequestClass]
 
 plan = checked(planning.plan)
 compare = checked(comparing.compare)
+compare_training = checked(training_runs.compare_training)
+claims = checked(claiming.claims)
 fit = checked(fitting.fit)
 estimate = checked(estimating.estimate)
 train = checked(training.train)

@@ -24,8 +24,10 @@ from tokenworks.launch.importing import ImportBody
 from tokenworks.launch.training import ImportTrainingBody
 from tokenworks.ledger.advise import AdviseBody
 from tokenworks.ledger.availability_result import AvailabilityBody
+from tokenworks.ledger.claims.result import ClaimsBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
+from tokenworks.ledger.train_comparison import CompareTrainingBody
 from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
 from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody
@@ -53,9 +55,11 @@ KINDS: dict[str, Any] = {
     "train": TrainBody,
     "train-why": TrainWhyBody,
     "compare": CompareBody,
+    "compare-training": CompareTrainingBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
     "availability": AvailabilityBody,
+    "claims": ClaimsBody,
     "emit": EmitBody,
     "import": ImportBody,
     "import-training": ImportTrainingBody,

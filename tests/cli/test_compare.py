@@ -69,7 +69,7 @@ def test_each_line_has_a_cell_for_each_column(capsys: Output, monkeypatch: pytes
         tables.append((list(columns), rows))
         print_table(out, columns, rows, **other)
 
-    monkeypatch.setattr("tokenworks.cli.compare.print_table", seen)
+    monkeypatch.setattr("tokenworks.cli.compare_table.print_table", seen)
     for models in ([SMALL], [LARGE], [f"{SMALL}=3", f"{LARGE}=1"]):
         compare([*models, *BOTH], capsys)
     assert len(tables) >= 6

@@ -25,6 +25,7 @@ VERBS = {
     "record": "Record the requests to an OpenAI-compatible server, as a trace.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
     "availability": "Find how much of the time a machine and a deployment work, and which parts take the rest.",
+    "claims": "Check the claims of the scaleX40 article: what we compute, a verdict, and the numbers it hangs on.",
     "emit": "Write launch scripts, a benchmark and a scrape file for a deployment.",
     "import": "Read launch commands of vLLM and SGLang into a deployment.",
     "advise": "Say what a deployment will do, what binds it, and which single changes gain most.",

@@ -341,7 +341,7 @@ def _promise(
     repair_s = float(rates.repair.value or 0.0)
     lost_s = law.YEAR_S * float(outage({}))
     failures = form.failures_rate() if deployment is None else _stops(deployment.outage)
-    factor = _needed_factor(outage, 1 - share)
+    factor = needed_factor(outage, 1 - share)
     return Promise(
         promise=promise, budget_s=law.downtime_s(share), failures_per_year=failures * law.YEAR_S,
         mean_s=lost_s / (failures * law.YEAR_S) if failures else 0.0,
@@ -361,7 +361,7 @@ def _stops(form: ClosedForm) -> float:
     return rate
 
 
-def _needed_factor(outage: Callable[..., FloatArray], allowed: float) -> float | None:
+def needed_factor(outage: Callable[..., FloatArray], allowed: float) -> float | None:
     """Factor on the repair times with which the share without service is `allowed`.
 
     Bisection: the share grows with the repair time. The factor is `LONGEST` if even this factor is small enough, and

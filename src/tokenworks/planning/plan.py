@@ -104,12 +104,13 @@ def must_list(top: int) -> None:
 
 def planned(
     costings: Sequence[Costing], top: int, *, simulate: bool = True, budget: Budget | None = None,
-    tiers: str = AUTO, progress: Progress | None = None, bench: Bench | None = None,
+    tiers: str = AUTO, fronts: bool = True, progress: Progress | None = None, bench: Bench | None = None,
 ) -> Plan:  # fmt: skip
     """The plan of what `prepare` has read; the other parameters are those of `plan`.
 
     Parameters
     ----------
+    fronts : False: the points of the Pareto front keep their estimates, which saves their simulations
     bench : a new bench that keeps the last simulation of each listed deployment for the caller
     """
     started, bench = time.perf_counter(), bench or Bench()
@@ -118,7 +119,7 @@ def planned(
     points, decision = front(results), None
     if simulate:
         rows, settled = decide(bench, candidates(results), top, budget=budget, tiers=tiers, say=progress)
-        pareto = simulated_front(bench, points, say=progress)
+        pareto = simulated_front(bench, points, say=progress) if fronts else estimated_front(points)
         timed = budget is not None and budget.seconds is not None
         remarks = bench.listed[rows[0].deployment].remarks if rows[0].deployment in bench.listed else ()
         decision = Decided(bench.simulations, bench.requests, settled, reproducible=not timed, remarks=remarks)

@@ -1,0 +1,463 @@
+"""Checks of the size of a scale-up domain: which sizes serve what, and at how many tokens a card."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from tokenworks.ledger.claims.article import article
+from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk
+from tokenworks.ledger.claims.basis import Basis, system_of
+from tokenworks.ledger.claims.check import Check, Gauge
+from tokenworks.ledger.claims.finding import ClaimMap, ClaimTable, ClaimVerdict, Finding, MapCell, TableCell
+from tokenworks.ledger.claims.memory import SERVER, short
+from tokenworks.ledger.claims.sizes import SmallestAsk, SmallestSize
+from tokenworks.ledger.study import Study
+from tokenworks.ledger.sweep_reading import knee_of
+from tokenworks.planning.intervals import RatioInterval, ratio_interval
+from tokenworks.planning.result import Ranked
+from tokenworks.specs.edits import workload_with
+from tokenworks.specs.given import Given
+from tokenworks.specs.slo import Slo
+
+ENGINE = "vllm"
+"""Engine of all plans over sizes, so that no difference between two sizes is one of engines."""
+
+LEAST_BUDGET = "1 request"
+"""Budget of a plan that only has to find out whether an SLO can be met: its first deployment decides."""
+
+SAME_CARD = 0.99
+"""Correlation of the errors of two sizes of one card [-]. Nobody measured it. It is the largest one that a calibration
+writes, so two sizes that this correlation does not tell apart cannot be told apart at all."""
+
+DOUBLE = 2 * SERVER
+"""Cards of the second size that the article calls too small [count]."""
+
+
+# ── plans of a size ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def own_size(basis: Basis) -> int:
+    """Cards of a domain of the supernode [count]."""
+    return basis.parts(basis.mix.machine).domain
+
+
+def sizes(basis: Basis) -> tuple[int, ...]:
+    """The sizes of the mix, and that of the supernode, smallest first [count]."""
+    return tuple(sorted({*basis.mix.domains, own_size(basis)}))
+
+
+def size_plan(
+    basis: Basis, model: str, size: int, *, domains: int = 1, workload: str | None = None, slo: str | None = None,
+    simulate: bool = True,
+) -> PlanAsk:  # fmt: skip
+    """A plan on domains of another size, of the same card and fabric.
+
+    Parameters
+    ----------
+    size : cards of a domain [count]
+    domains : domains, connected by the network of the supernode [count]
+
+    The other parameters are those of `Basis.plan`.
+    """
+    on, system = basis.mix.machine, system_of(basis.mix.machine)
+    more: tuple[Given, ...] = ()
+    if size != own_size(basis) or domains > 1:
+        on = system if domains == 1 else f"{domains}x{system}"
+        more = tuple(Given(path=path, value=str(size), why="size of the domain") for path in ("devices", "domain"))
+    return basis.plan(model, on, workload=workload, slo=slo, more=more, engine=ENGINE, simulate=simulate)
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Tokens per card of one model over sizes.
+
+    Parameters
+    ----------
+    model : the model
+    rows : size -> best deployment; sizes without one are left out
+    why : size -> why there is none
+    """
+
+    model: str
+    rows: Mapping[int, Ranked]
+    why: Mapping[int, str]
+
+    def tok_s(self, size: int) -> float | None:
+        """Effective tokens per second and card [token/s]."""
+        return self.rows[size].effective_tok_s_per_device if size in self.rows else None
+
+    def ratio(self, size: int, base: int) -> RatioInterval | None:
+        """Tokens per card of a size / those of another one, as `ratio_interval` with `SAME_CARD`."""
+        if size not in self.rows or base not in self.rows:
+            return None
+        if size == base:
+            return RatioInterval(1.0, 1.0, 1.0)
+        return _ratio(self.rows[size], self.rows[base])
+
+
+def _ratio(one: Ranked, other: Ranked) -> RatioInterval:
+    width = ratio_interval(one, other, SAME_CARD)
+    value = one.effective_tok_s_per_device / other.effective_tok_s_per_device
+    return RatioInterval(value * width.low / width.value, value, value * width.high / width.value)
+
+
+def _curves(basis: Basis, answers: Answers) -> list[_Curve]:
+    curves = []
+    for model in basis.mix.models:
+        studies: dict[int, Study] = {size: answers[size_plan(basis, model, size)] for size in sizes(basis)}
+        rows = {size: study.row for size, study in studies.items() if study.row is not None}
+        curves.append(_Curve(model, rows, {size: one.error for size, one in studies.items() if one.row is None}))
+    return curves
+
+
+def _mixed(
+    basis: Basis, ratios: Mapping[str, RatioInterval | None], base: Mapping[str, float | None]
+) -> RatioInterval | None:
+    """The ratio of two machines for the whole mix; None if one of them does not serve a model.
+
+    Each machine divides its time so that each model has its share w of the tokens. So a machine makes 1 / sum(w / t)
+    tokens, and with t' = r t of the other machine
+
+        R = sum(w / t) / sum(w / (r t))
+
+    The interval is that of the model whose interval is the widest.
+
+    Parameters
+    ----------
+    ratios : model -> tokens of the machine / tokens of the base machine
+    base : model -> tokens t of the base machine [token/s]
+    """
+    shares = basis.mix.shares
+    known = [(shares[model], ratio, base[model]) for model, ratio in ratios.items()]
+    served = [(share, ratio, tok_s) for share, ratio, tok_s in known if ratio is not None and tok_s]
+    if len(served) < len(known):
+        return None
+    value = math.fsum(share / tok_s for share, _, tok_s in served)
+    value /= math.fsum(share / (ratio.value * tok_s) for share, ratio, tok_s in served)
+    widest = max((ratio for _, ratio, _ in served), key=lambda one: one.high / one.low)
+    return RatioInterval(value * widest.low / widest.value, value, value * widest.high / widest.value)
+
+
+def _apart(ratio: RatioInterval | None) -> str:
+    """How a ratio compares with 1."""
+    if ratio is None:
+        return "does not serve"
+    return "more" if ratio.low > 1 else "fewer" if ratio.high < 1 else "not told apart"
+
+
+UNCERTAIN = (
+    "Two sizes are told apart only if the errors of both predictions are almost the same ones: the intervals assume a "
+    f"correlation of {SAME_CARD} (assumed). Measured between different cards, the correlation is 0.00: with it, no two "
+    "sizes here are told apart."
+)
+
+
+# ── C36: are 40 cards the sweet spot? ─────────────────────────────────────────────────────────────────────────────
+
+
+def _knee_asks(basis: Basis) -> Iterator[ClaimAsk]:
+    return (size_plan(basis, model, size) for model in basis.mix.models for size in sizes(basis))
+
+
+def _paths(basis: Basis) -> Iterable[str]:
+    system = system_of(basis.mix.machine)
+    names = ("device.scale_up.bandwidth", "scale_up.hop", "scale_up.endpoint", "device.hbm.bandwidth",
+             "device.peak.fp8", "device.hbm.capacity")  # fmt: skip
+    return (*(f"{system}.{name}" for name in names), "calibration.skew")
+
+
+def _knee(basis: Basis, answers: Answers) -> Finding:
+    own, curves = own_size(basis), _curves(basis, answers)
+    shares = {curve.model: curve for curve in curves}
+    others = [size for size in sizes(basis) if size != own]
+    base = {name: one.tok_s(own) for name, one in shares.items()}
+    mixed = {size: _mixed(basis, {name: one.ratio(size, own) for name, one in shares.items()}, base) for size in others}
+    states = {size: _apart(ratio) for size, ratio in mixed.items()}
+    served = {size: ratio for size, ratio in mixed.items() if ratio is not None}
+    if not served:
+        return Finding("cannot be known", (f"No other size serves the whole mix beside {own} cards.",))
+    best = max(served, key=lambda size: served[size].value)
+    top = served[best]
+    alike = [size for size in others if states[size] == "not told apart"]
+    better = [size for size in others if states[size] == "more"]
+    verdict: ClaimVerdict = "does not hold" if better else "holds if" if alike else "holds"
+    return Finding(
+        verdict, tuple(_knee_words(own, best, top, alike, states)), 1 / top.value, 1 / top.high, 1 / top.low, "",
+        conditions=_knee_conditions(own, best, top, alike) if verdict == "holds if" else (),
+        tables=(_knee_table(basis, curves), _size_table(basis, curves, mixed)),
+        maps=(_knee_map(basis, curves, mixed),),
+        notes=(
+            f"The value is tokens per card of {own} cards / those of the best other size, for the whole mix.",
+            UNCERTAIN, "All sizes have the same card, the same bandwidth per card and one layer of switches.",
+            "The survey behind the claim is not published: this is a computation, not a survey.",
+            *_doubts(answers, basis),
+        ),
+        command=size_plan(basis, basis.mix.main, best).command,
+    )  # fmt: skip
+
+
+def _knee_words(own: int, best: int, top: RatioInterval, alike: list[int], states: Mapping[int, str]) -> Iterator[str]:
+    yield (
+        f"For the whole mix, {best} cards make {top.value:.3g} [{top.low:.3g} to {top.high:.3g}] x as many effective "
+        f"tokens per card as {own} cards."
+    )
+    for state, words in (("fewer", "fewer tokens per card than"), ("more", "more tokens per card than")):
+        named = [str(size) for size, one in states.items() if one == state]
+        if named:
+            yield f"Sizes that make {words} {own} cards: {', '.join(named)}."
+    if alike:
+        yield f"Sizes that cannot be told apart from {own} cards: {', '.join(map(str, alike))}."
+
+
+def _knee_conditions(own: int, best: int, top: RatioInterval, alike: list[int]) -> tuple[str, ...]:
+    low, high = min(*alike, own), max(*alike, own)
+    more = abs(top.value - 1)
+    side = "more" if top.value > 1 else "less"
+    return (
+        f"{own} cards are one of the sizes from {low} to {high} that the prediction cannot tell apart.",
+        f"The price decides between them: {best} cards pay if a card with its share of the fabric costs less than "
+        f"{more:.1%} {side} than with {own} cards." if top.value > 1 else
+        f"The price decides between them: {best} cards pay if a card with its share of the fabric costs at least "
+        f"{more:.1%} {side} than with {own} cards.",
+    )  # fmt: skip
+
+
+def _doubts(answers: Answers, basis: Basis) -> Iterator[str]:
+    """Plans whose budget ended before they were settled."""
+    asks = [ask for ask in _knee_asks(basis) if isinstance(ask, PlanAsk)]
+    open_ = sum(1 for ask in asks if (plan := answers[ask].plan) and not (plan.decision and plan.decision.settled))
+    if open_:
+        yield f"In {open_} of {len(asks)} plans the budget ended before every candidate was simulated."
+
+
+def _knee_table(basis: Basis, curves: list[_Curve]) -> ClaimTable:
+    own = own_size(basis)
+    rows: list[tuple[TableCell, ...]] = []
+    for curve in curves:
+        served = [size for size in sizes(basis) if size in curve.rows]
+        if not served:
+            rows.append((short(curve.model), None, None, None, None, "no size serves the model"))
+            continue
+        best = max(served, key=lambda size: curve.rows[size].effective_tok_s_per_device)
+        like = [size for size in served if size == best or _apart(curve.ratio(size, best)) == "not told apart"]
+        knee = knee_of(served, [curve.rows[size].effective_tok_s_per_device for size in served])
+        ratio = curve.ratio(own, best)
+        first = next((size for size in sizes(basis) if size in curve.rows), None)
+        rows.append((
+            short(curve.model), best, ", ".join(map(str, like)), None if knee is None else int(knee.x),
+            None if ratio is None else ratio.value, f"{first} cards are the fewest that serve it",
+        ))  # fmt: skip
+    columns = ("model", "best size [cards]", "sizes not told apart from it", "knee [cards]",
+               f"tokens per card of {own} cards / of the best size", "remark")  # fmt: skip
+    return ClaimTable("Best sizes", columns, tuple(rows))
+
+
+def _size_table(basis: Basis, curves: list[_Curve], mixed: Mapping[int, RatioInterval | None]) -> ClaimTable:
+    """Effective tokens per second and card; and by how much a card of a size may be dearer."""
+    own = own_size(basis)
+    rows: list[tuple[TableCell, ...]] = []
+    for size in sizes(basis):
+        ratio = mixed.get(size)
+        dearer = 0.0 if size == own else None if ratio is None else (ratio.value - 1) * 100
+        rows.append((size, *(curve.tok_s(size) for curve in curves), dearer))
+    columns = ("cards", *(f"{short(curve.model)} [token/s a card]" for curve in curves),
+               f"a card may cost more than with {own} cards [%]")  # fmt: skip
+    return ClaimTable("Effective tokens per second and card", columns, tuple(rows))
+
+
+def _knee_map(basis: Basis, curves: list[_Curve], mixed: Mapping[int, RatioInterval | None]) -> ClaimMap:
+    own, cells = own_size(basis), []
+    for curve in curves:
+        cells += [
+            _cell(short(curve.model), size, curve.ratio(size, own), curve.why.get(size, "")) for size in sizes(basis)
+        ]
+    whole = {**mixed, own: RatioInterval(1.0, 1.0, 1.0)}
+    cells += [_cell("the mix", size, whole[size], "a model is not served") for size in sizes(basis)]
+    return ClaimMap(f"Tokens per card / those of {own} cards", "model", "cards", "", None, tuple(cells))
+
+
+def _cell(row: str, size: int, ratio: RatioInterval | None, why: str) -> MapCell:
+    if ratio is None:
+        return MapCell(row, str(size), None, state=why or "not served")
+    return MapCell(row, str(size), ratio.value, ratio.low, ratio.high, _apart(ratio) if ratio.value != 1 else "")
+
+
+def _gauged(first: int | None, second: int | None) -> Gauge:
+    """The ratio of two sizes for the main model by the closed form; None: the supernode, or the largest size."""
+
+    def pair(basis: Basis) -> tuple[PlanAsk, PlanAsk]:
+        chosen = (first or own_size(basis), second or own_size(basis))
+        if first is None and second is None:
+            chosen = (own_size(basis), max(size for size in sizes(basis) if size != own_size(basis)))
+        one, other = (size_plan(basis, basis.mix.main, size, simulate=False) for size in chosen)
+        return one, other
+
+    def value(basis: Basis, answers: Answers, _finding: Finding) -> float | None:
+        one, other = (answers[ask].row for ask in pair(basis))
+        return (
+            None if one is None or other is None else one.effective_tok_s_per_device / other.effective_tok_s_per_device
+        )
+
+    return Gauge(lambda basis, _finding: pair(basis), value)
+
+
+# ── C03: do 8 and 16 cards lag? ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _small(basis: Basis) -> tuple[tuple[int, int], ...]:
+    """Cards of a domain and domains: one small domain, and as many of them as the supernode has cards, rounded up."""
+    own = own_size(basis)
+    return tuple((size, count) for size in (SERVER, DOUBLE) if size < own for count in (1, -(-own // size)))
+
+
+def _small_asks(basis: Basis) -> Iterator[ClaimAsk]:
+    for model in basis.mix.models:
+        yield size_plan(basis, model, own_size(basis))
+        for size, count in _small(basis):
+            yield size_plan(basis, model, size, domains=count)
+
+
+def _small_ratios(basis: Basis, answers: Answers) -> dict[tuple[int, int], dict[str, RatioInterval | None]]:
+    """Tokens per card of small domains / those of the supernode, by size and count, and by model."""
+    ratios: dict[tuple[int, int], dict[str, RatioInterval | None]] = {}
+    for size, count in _small(basis):
+        of = ratios[size, count] = {}
+        for model in basis.mix.models:
+            whole, part = (
+                answers[ask].row
+                for ask in (size_plan(basis, model, own_size(basis)), size_plan(basis, model, size, domains=count))
+            )
+            of[model] = None if whole is None or part is None else _ratio(part, whole)
+    return ratios
+
+
+def _lag(basis: Basis, answers: Answers) -> Finding:
+    own, ratios = own_size(basis), _small_ratios(basis, answers)
+    whole_rows = {model: answers[size_plan(basis, model, own)].row for model in basis.mix.models}
+    base = {model: row.effective_tok_s_per_device if row else None for model, row in whole_rows.items()}
+    if not ratios:
+        return Finding("cannot be known", (f"A domain of {own} cards is not larger than the small ones.",))
+    rows, lagging, cells = [], {}, []
+    for (size, count), of in ratios.items():
+        whole = _mixed(basis, of, base)
+        name = f"{size}" if count == 1 else f"{count} x {size}"
+        for label, ratio in (*((short(model), one) for model, one in of.items()), ("the mix", whole)):
+            rows.append((
+                name, label, *((None,) * 3 if ratio is None else (ratio.value, ratio.low, ratio.high)), _apart(ratio)
+            ))  # fmt: skip
+            cells.append(_cell(label, size if count == 1 else size * count, ratio, "not served"))
+        lagging[size, count] = [model for model, one in of.items() if one is None or one.high < 1]
+    served = {place: _mixed(basis, of, base) for place, of in ratios.items()}
+    best = {size: max((one for (cards, _), one in served.items() if cards == size and one), default=None,
+                      key=lambda one: one.value) for size in (SERVER, DOUBLE)}  # fmt: skip
+    states = [_apart(best[size]) for size in best]
+    behind = [state in ("fewer", "does not serve") for state in states]
+    ahead = [state == "more" for state in states]
+    verdict: ClaimVerdict = "holds" if all(behind) else "does not hold" if all(ahead) else "holds if"
+    eight = best[SERVER]
+    models = {size: [short(model) for model in basis.mix.models
+                     if all(model in lagging[place] for place in lagging if place[0] == size)]
+              for size in (SERVER, DOUBLE)}  # fmt: skip
+    return Finding(
+        verdict,
+        tuple(
+            f"{size} cards in a domain, alone or over the network: "
+            + (f"{one.value:.3g} [{one.low:.3g} to {one.high:.3g}] x the tokens per card of {own} cards for the mix."
+               if one else "they do not serve the whole mix.")
+            for size, one in best.items()
+        ),
+        eight.value if eight else None, eight.low if eight else None, eight.high if eight else None, "",
+        conditions=tuple(
+            f"With {size} cards it holds for {', '.join(named) if named else 'no model of the mix'}, whose tokens per "
+            f"card are told apart from those with {own} cards." for size, named in models.items()
+        ) if verdict == "holds if" else (),
+        tables=(ClaimTable(
+            f"Tokens per card / those of {own} cards in one domain",
+            ("cards", "model", "ratio", "low", "high", "tokens per card"), tuple(rows)),),
+        notes=(
+            f"The value is the ratio of domains of {SERVER} cards, the better of one domain and of several over the "
+            "network, for the mix.",
+            f"A domain of {own} cards can run whatever domains of {SERVER} cards run: it lags nowhere but by rounding.",
+            UNCERTAIN,
+        ),
+        command=size_plan(basis, basis.mix.main, SERVER).command,
+    )  # fmt: skip
+
+
+# ── C04: do 32 to 40 cards cover most needs? ──────────────────────────────────────────────────────────────────────
+
+
+def _needs(basis: Basis) -> Iterator[SmallestAsk]:
+    """One question for each model and workload: the smallest size for each bound on TPOT."""
+    system = own_size(basis)
+    tried = [size for size in sizes(basis) if size <= system]
+    for model in basis.mix.models:
+        for workload in basis.mix.workloads:
+            bounds = Slo.of(workload_with(workload, basis.shared).slo)
+            slos = tuple(_with_tpot(bounds, speed) for speed in basis.mix.speeds)
+            yield SmallestAsk(
+                model, workload,
+                tuple(tuple(_least(size_plan(basis, model, size, workload=workload, slo=slo)) for size in tried)
+                      for slo in slos),
+            )  # fmt: skip
+
+
+def _least(ask: PlanAsk) -> PlanAsk:
+    return dataclasses.replace(ask, budget=LEAST_BUDGET)
+
+
+def _with_tpot(bounds: Slo, speed: str) -> str:
+    return str(Slo(bounds.ttft, Slo.parse(f"tpot={speed.replace(' ', '')}").tpot))
+
+
+def _covered(basis: Basis, answers: Answers) -> Finding:
+    number = article().claims["C04"].number
+    assert number is not None
+    own = own_size(basis)
+    tried = [size for size in sizes(basis) if size <= own]
+    found: dict[SmallestAsk, tuple[SmallestSize, ...]] = {ask: answers[ask] for ask in _needs(basis)}
+    weight = 1 / (len(basis.mix.workloads) * len(basis.mix.speeds))
+    shares = dict.fromkeys(tried, 0.0)
+    rows: list[tuple[TableCell, ...]] = []
+    for ask, answer in found.items():
+        for one in answer:
+            for size in tried:
+                if one.size is not None and one.size <= size:
+                    shares[size] += basis.mix.shares[ask.model] * weight
+            rows.append((short(ask.model), ask.workload, one.slo, one.size, one.pressure, one.error))
+    whole, small = shares[own], shares[tried[0]]
+    middle = max((size for size in tried if size < own), default=own)
+    return Finding(
+        number.verdict(min(shares[middle], whole), whole),
+        (
+            f"{middle} cards meet {shares[middle]:.1%} of the needs, {own} cards {whole:.1%}.",
+            f"{tried[0]} cards already meet {small:.1%}: meeting an SLO asks for few cards, and what more cards change "
+            "is tokens per card (C36).",
+        ),
+        whole, shares[middle], whole, "",
+        conditions=("It holds for the larger of both sizes.",),
+        tables=(
+            ClaimTable("Share of the needs that a size meets", ("cards", "share"), tuple(shares.items())),
+            ClaimTable("Smallest size that meets each need",
+                       ("model", "workload", "SLO", "cards", "time / bound there", "why not"), tuple(rows)),
+        ),
+        notes=(
+            "A need is a model with a workload and an SLO: no list of the needs of industries is published. The mix "
+            "gives models and weights, and `--mix FILE` takes your own.",
+            f"Most means at least {number.value:.0%}, our threshold.",
+            "A size meets a need if its first deployment keeps the SLO in a simulation. A larger size meets what a "
+            "smaller one meets.",
+        ),
+        command="",
+    )  # fmt: skip
+
+
+CHECKS: dict[str, Check] = {
+    "C03": Check(_lag, _small_asks, rests_on=_paths, gauge=_gauged(SERVER, None)),
+    "C04": Check(_covered, _needs),
+    "C36": Check(_knee, _knee_asks, rests_on=_paths, gauge=_gauged(None, None)),
+}
+"""Number of a claim -> its check."""

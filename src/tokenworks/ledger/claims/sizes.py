@@ -1,0 +1,82 @@
+"""The smallest machine that meets an SLO, of a list of machines that grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenworks.ledger.claims.asks import ClaimAsk, PlanAsk
+from tokenworks.ledger.workers import Say
+from tokenworks.specs.compose import parts
+
+
+@dataclass(frozen=True, slots=True)
+class SmallestSize:
+    """The smallest machine for one SLO.
+
+    Parameters
+    ----------
+    slo : the SLO, in words
+    size : devices of the machine; None: no machine of the list meets the SLO [count]
+    pressure : largest of time / bound of the deployment that decided [-]; None: there is none
+    error : why no machine meets the SLO, in words; empty: one does
+    """
+
+    slo: str
+    size: int | None
+    pressure: float | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class SmallestAsk(ClaimAsk):
+    """The smallest machine that meets each of several SLOs; the answer is a tuple of `SmallestSize`.
+
+    Parameters
+    ----------
+    model, workload : what is served, for tables
+    plans : for each SLO, the tightest first, the plans on all machines, the smallest first. A machine that meets an SLO
+        meets all looser ones, and each larger machine meets them, too
+    """
+
+    model: str
+    workload: str
+    plans: tuple[tuple[PlanAsk, ...], ...]
+
+    @property
+    def name(self) -> str:
+        """Model and workload."""
+        return f"smallest machine for {self.model.rsplit('/', 1)[-1]}, {self.workload}"
+
+    @property
+    def command(self) -> str:
+        """The first plan."""
+        return self.plans[0][0].command
+
+    @property
+    def weight(self) -> float:
+        """Mostly one small plan."""
+        return 20.0
+
+    def answer(self, say: Say | None) -> tuple[SmallestSize, ...]:
+        """The sizes, in the order of the SLOs."""
+        found: list[SmallestSize] = []
+        least = len(self.plans[0])
+        for plans in self.plans:
+            one = self._of(plans[: least + 1], say)
+            found.append(one)
+            if one.size is not None:
+                least = next(place for place, ask in enumerate(plans) if _devices(ask) == one.size)
+        return tuple(found)
+
+    def _of(self, plans: tuple[PlanAsk, ...], say: Say | None) -> SmallestSize:
+        slo, error, pressure = plans[0].slo or "", "", None
+        for ask in plans:
+            study = ask.answer(say)
+            if study.row is not None:
+                return SmallestSize(slo, _devices(ask), study.row.slo_pressure)
+            error, pressure = study.error, study.plan.best.slo_pressure if study.plan else None
+        return SmallestSize(slo, None, pressure, error)
+
+
+def _devices(ask: PlanAsk) -> int:
+    return parts(ask.system, assume=ask.assume or None, devices=ask.devices).devices
