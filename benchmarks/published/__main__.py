@@ -44,8 +44,9 @@ def main() -> int:
         except TokenworksError as problem:
             print(f"python -m benchmarks.published: {problem}", file=sys.stderr)
             return 2
-        FIGURES.write_text(json.dumps(before, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    PAGE.write_text(page(before), encoding="utf-8")
+    text = page(before)
+    FIGURES.write_text(json.dumps(before, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    PAGE.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -42,13 +42,14 @@ class Front:
         speeds, rates, spreads = zip(*reversed(best), strict=True)
         return cls(speeds, rates, spreads)
 
-    def at(self, speed: float) -> tuple[float, float]:
-        """Throughput at a speed, and its interval factor: that of the nearest point of the front.
+    def at(self, speed: float) -> tuple[float, float] | None:
+        """Throughput at a speed, and its interval factor, that of the nearest point; None beyond the front.
 
         Parameters
         ----------
-        speed : must be between the speeds of the front [token/s per user]
+        speed : speed at which throughput is wanted [token/s per user]
         """
-        assert self.speeds[0] <= speed <= self.speeds[-1], f"{speed:g} tok/s per user is beyond the front"
+        if not self.speeds[0] <= speed <= self.speeds[-1]:
+            return None
         nearest = int(np.argmin(np.abs(np.array(self.speeds) - speed)))
         return float(PchipInterpolator(self.speeds, self.rates)(speed)), self.spreads[nearest]

@@ -119,22 +119,26 @@ def deepseek_day(calibration: str) -> Predictions:
 
 
 def blackwell(calibration: str) -> Predictions:
-    """The best throughput of GB200 and of B200 at three speeds per user, and the ratio of both."""
+    """The best throughput of GB200 and of B200 at three speeds per user, and the ratio of both.
+
+    A speed that no predicted point reaches has no prediction.
+    """
     points = read_points(EXAMPLES / "blackwell.csv").points
     read = load_calibration(calibration)
-    fronts = {}
+    fronts, grades = {}, {}
     for device in ("gb200", "b200"):
         own = [point for point in points if point.device == device]
-        grade = case(own[0], read).site.rates.grade
-        fronts[device] = Front.of(_predicted(own, calibration, {})), grade
+        grades[device] = case(own[0], read).site.rates.grade
+        fronts[device] = Front.of(_predicted(own, calibration, {}))
     found: Predictions = {}
     for speed in SPEEDS:
-        at = {device: (*front.at(speed), grade) for device, (front, grade) in fronts.items()}
+        at = {device: front.at(speed) for device, front in fronts.items()}
         for device, one in at.items():
-            found[f"{device}.{speed:g}"] = Prediction.around(*one)
-        (rack, rack_width, grade), (server, server_width, _) = at["gb200"], at["b200"]
-        width = ratio_width(math.log(rack_width), math.log(server_width), read.correlation)
-        found[f"ratio.{speed:g}"] = Prediction.around(rack / server, math.exp(width), grade)
+            if one:
+                found[f"{device}.{speed:g}"] = Prediction.around(*one, grades[device])
+        if (rack := at["gb200"]) and (server := at["b200"]):
+            width = ratio_width(math.log(rack[1]), math.log(server[1]), read.correlation)
+            found[f"ratio.{speed:g}"] = Prediction.around(rack[0] / server[0], math.exp(width), grades["gb200"])
     return found
 
 

@@ -73,7 +73,8 @@ def test_configurations_of_both_blackwell_machines_are_complete() -> None:
 def test_left_out_calibrations_have_not_seen_the_two_machines() -> None:
     for told in FIGURES["left_out"]:
         assert not {"gb200", "b200"} & set(told["devices"])
-        assert set(told["predictions"]) == set(FIGURES["predictions"][LEFT_OUT_CASE])
+        assert told["predictions"]
+        assert set(told["predictions"]) <= set(FIGURES["predictions"][LEFT_OUT_CASE])
 
 
 def test_a_calibration_that_has_seen_them_is_refused(
@@ -110,6 +111,10 @@ def test_between_two_points_of_the_front_lies_no_surprise(points: list[tuple[flo
     if len(front.speeds) < 2:
         return
     low, high = front.speeds[0], front.speeds[-1]
-    rate, spread = front.at(min(high, low + share * (high - low)))
+    between = front.at(min(high, low + share * (high - low)))
+    assert between
+    rate, spread = between
     assert front.rates[-1] * (1 - 1e-9) <= rate <= front.rates[0] * (1 + 1e-9)
     assert spread == 2.0
+    assert front.at(low * 0.99) is None
+    assert front.at(high * 1.01) is None
