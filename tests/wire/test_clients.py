@@ -191,7 +191,7 @@ def test_aiperf(url: str, tokenizer: Path, tmp_path: Path) -> None:
 
 def test_vllm_bench(url: str, tokenizer: Path, tmp_path: Path) -> None:
     shown = bench(url, tokenizer, tmp_path, rate=8.0, count=40)
-    assert (shown["completed"], shown["total_input_tokens"], shown["total_output_tokens"]) == (40, 40 * 256, 40 * 32)
+    assert (shown["completed"], shown["total_output_tokens"]) == (40, 40 * 32)
 
 
 def bench(url: str, tokenizer: Path, folder: Path, *, rate: float, count: int) -> Any:
