@@ -50,6 +50,8 @@ def run(command: list[str | Path], *, seconds: int = 300, cwd: Path | None = Non
 @pytest.fixture(scope="module")
 def url(kernel: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An endpoint in a process of its own."""
+    if not FOLDER.exists():
+        pytest.skip(f"{FOLDER} is missing; `make wire` makes it")
     file = tmp_path_factory.mktemp("plan") / "plan.yaml"
     file.write_text(json.dumps(PLAN))
     command = [sys.executable, "-m", "tokenworks", "serve", str(file), "--port", "0", "--served-model-name", "tiny"]

@@ -124,6 +124,8 @@ class Recorder:
         except OSError as error:  # the recorder does not go on without its file
             self.error = error
             self._loop.call_soon_threadsafe(self.stopping.set)
+        except Exception:  # of a tokenizer, for example; its message may have the text of the prompt
+            self.counts.failed += 1
         self._loop.call_soon_threadsafe(self._written)
 
     def _written(self) -> None:
