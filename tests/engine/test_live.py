@@ -134,7 +134,7 @@ def test_a_step_cost_that_is_added_counts_as_one_that_was_known() -> None:
     pools = (replace(POOL, role="prefill"), replace(POOL, role="decode", variants=(slow,)))
     requests = Requests.of([0.0, 0.05], [8, 8], [20, 20])
     known = LiveSimulator(Cluster((replace(pools[0], variants=(slower,)), replace(pools[1], variants=(slow, slower)))))
-    added = LiveSimulator(Cluster(pools))  # type: ignore[arg-type]
+    added = LiveSimulator(Cluster(pools))
     for engine in (known, added):
         engine.submit(requests)
         engine.at(0.01, "cost", 1, value=1)
@@ -146,4 +146,4 @@ def test_a_step_cost_that_is_added_counts_as_one_that_was_known() -> None:
         engine.at(0.3, "cost", 1, value=0)
         engine.advance()
     np.testing.assert_array_equal(known.outcome().end_s, added.outcome().end_s)
-    assert added.outcome().end_s[0] > simulator.run(Cluster(pools), requests).end_s[0] + STEP  # type: ignore[arg-type]
+    assert added.outcome().end_s[0] > simulator.run(Cluster(pools), requests).end_s[0] + STEP

@@ -91,20 +91,23 @@ def _is_here(host: str) -> bool:
 
 
 def show_faults(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """GET /admin/faults: the faults of the simulated machine, and the state of each instance."""
+    """GET /admin/faults: the faults of the machine, and the state of its instances."""
     must_be_admin(server, connection, request)
     server.send(connection, request, seen(server))
 
 
 def add_faults(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """POST /admin/faults: one fault, or a schedule as `simulate --faults` takes it; times count from now."""
+    """POST /admin/faults: let parts fail: one fault, or a schedule as `simulate --faults` takes it.
+
+    Times count from now.
+    """
     must_be_admin(server, connection, request)
     alter = server.faults.asked(load_faults(_schedule(request.body)))
     server.later(connection, request, _altered(server, connection, request, alter))
 
 
 def repair_faults(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """DELETE /admin/faults?id=N: the part of fault N works again now; without an id, all parts."""
+    """DELETE /admin/faults: let the part of the fault ?id=N work again now; without an id, all parts."""
     must_be_admin(server, connection, request)
     name, _, text = request.query.partition("=")
     count = len(server.faults.effects)

@@ -101,7 +101,7 @@ class SeenExchange:
     events : events with text [count]
     input_tokens, output_tokens, cached_tokens : as the usage says; None: the answer has no usage [token]
     failed : whether the answer is an error, or could not be read
-    text : text of the answer, if it is kept
+    text : text of a stream, or an answer in one body as it came, if it is kept
     """
 
     path: str
@@ -152,6 +152,8 @@ class SeenExchange:
         if not self.stream and not self.failed:
             self._event(bytes(self._rest), now)
             self.first_s = self.last_s = None
+            if self.keep_text:
+                self.text = [self._rest.decode("utf-8", "replace")]
         self._rest = bytearray()
 
     def _event(self, data: bytes | bytearray, now: float) -> None:

@@ -26,8 +26,8 @@ HOP = {
 """Headers that concern one connection, so that a proxy does not hand them on (RFC 9110, section 7.6.1)."""
 OWN = {"host", "content-length", "accept-encoding", "expect"}
 """Headers of a request that the recorder sets itself. An answer that is not compressed can be read."""
-BODY_S, CONNECT_S = 60.0, 10.0
-"""Time for a client to send a body, and for the server to take a connection [s]."""
+BODY_S, CONNECT_S, END_S = 60.0, 10.0, 2.0
+"""Time for a client to send a body, for the server to take a connection, and for answers when the recorder ends [s]."""
 BUSY = 8192
 """Requests in flight; the next one gets 503 [count]."""
 
@@ -46,7 +46,7 @@ class Recorder:
         self.base = settings.to.rstrip("/")
         self.tokenizer: Tokenizer = load_tokenizer(settings.tokenizer)
         self.stopping = asyncio.Event()
-        self.error: Exception | None = None
+        self.error: OSError | None = None
         self._began = 0.0
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="record")
 
@@ -121,9 +121,11 @@ class Recorder:
         """Add a request to the file. A thread of its own does it, as a long prompt takes a while."""
         try:
             self._add(exchange)
-        except Exception as error:
+        except OSError as error:  # the recorder does not go on without its file
             self.error = error
             self._loop.call_soon_threadsafe(self.stopping.set)
+        except Exception:  # of a tokenizer, for example; its message may have the text of the prompt
+            self.counts.failed += 1
         self._loop.call_soon_threadsafe(self._written)
 
     def _written(self) -> None:
@@ -149,7 +151,9 @@ class Recorder:
         settings, self._began, self._loop = self.settings, time.perf_counter(), asyncio.get_running_loop()
         application = web.Application(client_max_size=settings.max_body)
         application.router.add_route("*", "/{path:.*}", self.handle)
-        runner = web.AppRunner(application, handler_cancellation=True, access_log=None, handle_signals=False)
+        runner = web.AppRunner(
+            application, handler_cancellation=True, access_log=None, handle_signals=False, shutdown_timeout=END_S
+        )
         self._runner = runner
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=4096)
