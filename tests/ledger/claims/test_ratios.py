@@ -65,6 +65,7 @@ ORDER = {"does not hold": 0, "cannot be known": 0, "holds if": 1, "holds": 2}
         ([cell(0.5), cell(None, state=ONLY_SUPERNODE)], "holds if", "holds if"),
         ([cell(10.0), cell(None, state=ONLY_SUPERNODE)], "holds", "holds if"),
         ([cell(0.5), cell(None, state=ONLY_SERVERS)], "does not hold", "does not hold"),
+        ([cell(10.0), cell(None, state=NEITHER)], "holds", "holds"),
         ([cell(None, state=NEITHER)], "cannot be known", "cannot be known"),
     ],
 )
@@ -110,10 +111,14 @@ def test_a_salesman_names_servers_with_assumed_numbers_and_says_nothing_without_
 def test_conditions_count_the_cases_and_name_those_without_a_ratio() -> None:
     cases = [gain(5.0, 1.1), gain(3.0, 2.0), gain(1.0, 1.1, row="the worst"),
              gain(None, row="long", state=ONLY_SUPERNODE), gain(0.2, 1.1, against="5xhgx-h100")]  # fmt: skip
-    first, alone, other = conditions(cases, UP_TO)
+    counted, first, alone, other = conditions(cases, UP_TO)
+    assert counted == (
+        "Cases that reach 4.3: 1 of 4; with the whole 80 % interval: 1; only with its high end: 1. Cases that only the "
+        "supernode does, without a ratio: 1."
+    )
     assert first == (
-        "Against 5xhgx-h20: 1 to 5 times, the most with a case. 1 of 3 cases reach 4.3, 1 of 3 with the whole 80 % "
-        "interval, 2 of 3 with its high end."
+        "Against 5xhgx-h20: 1 to 5 times, the most with a case: 5 times (4.5 to 5.5 with 80 % probability). 1 of 3 "
+        "cases reach 4.3."
     )
     assert alone == "Against 5xhgx-h20, only the supernode does the work, so there is no ratio: long."
     assert other.startswith("Against 5xhgx-h100: 0.2 to 0.2 times")
@@ -122,8 +127,7 @@ def test_conditions_count_the_cases_and_name_those_without_a_ratio() -> None:
 @pytest.mark.parametrize("wanted", [0.5, 1.0, 2.0])
 def test_at_the_limit_of_the_price_the_gain_for_the_money_is_the_wanted_one(wanted: float) -> None:
     basis, case = Basis.read(), gain(3.0)
-    price = GainPrices(basis).limit(case, wanted)
-    assert price is not None
+    (price,) = GainPrices(basis).limits(case, [wanted])
     priced = GainPrices(basis.with_(PRICE, f"{price!r} USD/system"))
     same = priced.at_equal_money(case)
     assert same is not None
@@ -165,6 +169,8 @@ def test_paths_are_those_with_a_number() -> None:
     paths = list(machine_paths(basis, ["scalex40", "5xbw1000-8"]))
     assert "scalex40.device.peak.fp8" in paths
     assert "bw1000-8.device.peak.fp8" not in paths  # the card has no FP8
+    assert "bw1000-8.device.nic" in paths
+    assert "scalex40.device.nic" not in paths  # one scale-up domain
     assert all(basis.input(path).value is not None for path in paths)
     assert {"prices.cards.h20", "prices.servers.hgx-h20"} <= set(price_paths_of(basis, ["5xhgx-h20"]))
     assert with_assumed(basis, basis.mix.baselines) == ("5xbw1000-8",)
@@ -173,7 +179,5 @@ def test_paths_are_those_with_a_number() -> None:
 def test_a_price_of_the_servers_moves_the_limit_of_the_supernode() -> None:
     basis, case = Basis.read(), dataclasses.replace(gain(3.0))
     dearer = basis.with_("prices.cards.h20", "30000 USD/card")
-    before, after = (GainPrices(one).limit(case, 1.0) for one in (basis, dearer))
-    assert before is not None
-    assert after is not None
+    before, after = (GainPrices(one).limits(case, [1.0]) for one in (basis, dearer))
     assert after > before

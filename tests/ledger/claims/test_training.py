@@ -55,6 +55,7 @@ def test_a_cell_is_the_ratio_of_two_runs_and_failures_take_their_share() -> None
         own, other = (known[ask].run for ask in place.asks(basis))
         assert own is not None
         assert other is not None
+        assert plain.value is not None
         assert plain.value == pytest.approx(own.best.tok_s_per_device / other.best.tok_s_per_device)
         assert plain.low is not None
         assert plain.high is not None

@@ -56,6 +56,18 @@ Answers = Mapping[ClaimAsk, Any]
 """Question -> answer. A plan has a `Study`, a training plan a `TrainAnswer`, availability an `Availability`."""
 
 
+def unsettled(asks: Iterable[PlanAsk], answers: Answers) -> tuple[str, ...]:
+    """A note on plans whose budget ended before they were settled; empty: all were settled."""
+    open_ = [
+        ask.name
+        for ask in asks
+        if (plan := answers[ask].plan) is not None and plan.decision is not None and not plan.decision.settled
+    ]
+    if not open_:
+        return ()
+    return (f"Not settled, since the budget ended before every candidate was simulated: {', '.join(open_)}.",)
+
+
 def options(numbers: Iterable[Given]) -> list[str]:
     """Numbers as words of a command."""
     words = []

@@ -44,7 +44,7 @@ from tokenworks.specs.reliability import PUBLISHED, Reliability, ReliabilityLike
 from tokenworks.specs.workload import Workload
 
 _ON = re.compile(r"(?:[0-9]+x)?(?P<system>[^@:]+)(?:@[^@:]+)?(?::[0-9]+)?")
-BUDGET = "200000 requests"
+BUDGET = "1000000 requests"
 """Where the search of a plan ends that claims need, so that all claims take minutes."""
 
 _SHARED = ("workload", "calibration", "engine")
@@ -59,6 +59,18 @@ _catalog = functools.cache(lambda: frozenset(load.catalog_names("system")))
 def _parts(on: str, numbers: tuple[Given, ...]) -> Parts:
     """The files of a machine of the catalog: checks read the same ones again and again."""
     return parts(on, assume=numbers or None)
+
+
+@functools.lru_cache(maxsize=1024)
+def _settable(system: str, numbers: tuple[Given, ...]) -> Mapping[str, Any]:
+    """Every number of a system."""
+    return dict(settable(_parts(system, numbers)))
+
+
+@functools.lru_cache(maxsize=64)
+def _calibrated(calibration: str, numbers: tuple[Given, ...]) -> Mapping[str, Any]:
+    """Every number of a calibration."""
+    return dict(leaves(load_calibration(calibration, assume=numbers)))
 
 
 def system_of(on: str) -> str:
@@ -79,6 +91,7 @@ class Basis:
     calibration : as `plan` takes it
     shared : numbers of workload, calibration and engines that replace numbers of the catalog
     own : numbers of machines that replace numbers of the catalog, by system
+    told : all numbers that the user set, with their whole paths
     """
 
     mix: Mix
@@ -87,6 +100,7 @@ class Basis:
     calibration: str = DEFAULT
     shared: tuple[Given, ...] = ()
     own: Mapping[str, tuple[Given, ...]] = field(default_factory=dict)
+    told: tuple[Given, ...] = ()
 
     @classmethod
     def read(
@@ -102,11 +116,15 @@ class Basis:
         """
         chosen = load_mix(mix)
         basis = cls(chosen, load_prices(prices), load_reliability(reliability), str(calibration), own=chosen.assumed())
-        for system, numbers in (assume_of or {}).items():
-            for item in given(numbers):
-                basis = basis.with_(f"{system_of(system)}.{item.path}", item.value, why=item.why)
-        for item in given(assume):
+        told = [
+            item.model_copy(update={"path": f"{system_of(system)}.{item.path}"})
+            for system, numbers in (assume_of or {}).items()
+            for item in given(numbers)
+        ]
+        told += given(assume)
+        for item in told:
             basis = basis.with_(item.path, item.value, why=item.why)
+        basis = dataclasses.replace(basis, told=tuple(told))
         basis.check()
         return basis
 
@@ -197,12 +215,14 @@ class Basis:
     def _numbers(self, head: str, system: str, path: str) -> Mapping[str, Any]:
         """The numbers below the first word of a path, or below its system."""
         if system:
-            return dict(settable(self.parts(system)))
+            known = system in _catalog()
+            return _settable(system, self.numbers(system)) if known else dict(settable(self.parts(system)))
+        if head == "calibration":
+            return _calibrated(self.calibration, self.shared)
         if head == "engine":
             raise SpecError("has one number for each engine", where=path, hint="give it with --set; no range is known")
         specs = {
-            "reliability": self.reliability, "calibration": self.loaded_calibration, "workload": self.workload,
-            "mix": self.mix,
+            "reliability": self.reliability, "workload": self.workload, "mix": self.mix,
         }  # fmt: skip
         return dict(leaves(specs[head]))
 
@@ -225,7 +245,7 @@ class Basis:
 
     def _split(self, path: str, why: str) -> tuple[str, str]:
         """The system and the path inside it."""
-        names = {*load.catalog_names("system"), *(system_of(on) for on in self.mix.machines), *self.own}
+        names = {*_catalog(), *(system_of(on) for on in self.mix.machines), *self.own}
         system = max((name for name in names if path.startswith(f"{name}.")), key=len, default="")
         if not system:
             head = path.partition(".")[0]
@@ -265,7 +285,7 @@ class Basis:
         """The workload of the checks that take one, with the numbers of the user."""
         return workload_with(self.mix.workload, self.shared)
 
-    @property
+    @functools.cached_property
     def rates(self) -> str:
         """The failure rates, as asks carry them."""
         return rates_text(self.reliability)

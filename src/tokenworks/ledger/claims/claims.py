@@ -20,7 +20,7 @@ from tokenworks.ledger.claims.turning import turning_points
 from tokenworks.ledger.workers import Say, cores
 from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.compose import parts
-from tokenworks.specs.given import Assume, Given
+from tokenworks.specs.given import Assume
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.price import Prices
@@ -88,18 +88,10 @@ def _command(one: Found, basis: Basis) -> str:
         return one.finding.command
     words = ["tokenworks", "claims", one.id]
     paths = set(one.check.rests_on(basis))
-    for path, item in users(basis):
-        if path in paths:
-            words += ["--set", f"{path}={item.value}"]
+    for item in basis.told:
+        if item.path in paths:
+            words += ["--set", f"{item.path}={item.value}"]
     return shlex.join(words)
-
-
-def users(basis: Basis) -> Iterator[tuple[str, Given]]:
-    """The numbers of the user with their whole paths, without those of the mix."""
-    mixed = {(system, item) for system, items in basis.mix.assumed().items() for item in items}
-    for system, items in basis.own.items():
-        yield from ((f"{system}.{item.path}", item) for item in items if (system, item) not in mixed)
-    yield from ((item.path, item) for item in basis.shared)
 
 
 def _assumed(one: Found, basis: Basis) -> tuple[Assumption, ...]:

@@ -13,17 +13,13 @@ from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimMap, ClaimTable, ClaimVerdict, Finding, MapCell, TableCell
 from tokenworks.ledger.claims.memory import SERVER, short
-from tokenworks.ledger.claims.sizes import SmallestAsk, SmallestSize
+from tokenworks.ledger.claims.sizes import ENGINE, SmallestAsk, SmallestSize, own_size, size_plan, sizes
 from tokenworks.ledger.study import Study
 from tokenworks.ledger.sweep_reading import knee_of
-from tokenworks.planning.intervals import RatioInterval, ratio_interval
+from tokenworks.planning.intervals import OUTPUT, RatioInterval, ratio_interval
 from tokenworks.planning.result import Ranked
 from tokenworks.specs.edits import workload_with
-from tokenworks.specs.given import Given
 from tokenworks.specs.slo import Slo
-
-ENGINE = "vllm"
-"""Engine of all plans over sizes, so that no difference between two sizes is one of engines."""
 
 LEAST_BUDGET = "1 request"
 """Budget of a plan that only has to find out whether an SLO can be met: its first deployment decides."""
@@ -36,38 +32,7 @@ DOUBLE = 2 * SERVER
 """Cards of the second size that the article calls too small [count]."""
 
 
-# ── plans of a size ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def own_size(basis: Basis) -> int:
-    """Cards of a domain of the supernode [count]."""
-    return basis.parts(basis.mix.machine).domain
-
-
-def sizes(basis: Basis) -> tuple[int, ...]:
-    """The sizes of the mix, and that of the supernode, smallest first [count]."""
-    return tuple(sorted({*basis.mix.domains, own_size(basis)}))
-
-
-def size_plan(
-    basis: Basis, model: str, size: int, *, domains: int = 1, workload: str | None = None, slo: str | None = None,
-    simulate: bool = True,
-) -> PlanAsk:  # fmt: skip
-    """A plan on domains of another size, of the same card and fabric.
-
-    Parameters
-    ----------
-    size : cards of a domain [count]
-    domains : domains, connected by the network of the supernode [count]
-
-    The other parameters are those of `Basis.plan`.
-    """
-    on, system = basis.mix.machine, system_of(basis.mix.machine)
-    more: tuple[Given, ...] = ()
-    if size != own_size(basis) or domains > 1:
-        on = system if domains == 1 else f"{domains}x{system}"
-        more = tuple(Given(path=path, value=str(size), why="size of the domain") for path in ("devices", "domain"))
-    return basis.plan(model, on, workload=workload, slo=slo, more=more, engine=ENGINE, simulate=simulate)
+# ── curves over sizes ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -108,9 +73,30 @@ def _curves(basis: Basis, answers: Answers) -> list[_Curve]:
     curves = []
     for model in basis.mix.models:
         studies: dict[int, Study] = {size: answers[size_plan(basis, model, size)] for size in sizes(basis)}
-        rows = {size: study.row for size, study in studies.items() if study.row is not None}
-        curves.append(_Curve(model, rows, {size: one.error for size, one in studies.items() if one.row is None}))
+        found = {size: study.row for size, study in studies.items() if study.row is not None}
+        rows = {size: row for size in studies if (row := _repeated(found, size)) is not None}
+        curves.append(_Curve(model, rows, {size: one.error for size, one in studies.items() if size not in rows}))
     return curves
+
+
+def _repeated(found: Mapping[int, Ranked], size: int) -> Ranked | None:
+    """The best deployment of a size: its own one, or one of a smaller size as often as the cards allow.
+
+    A domain can run each deployment of a smaller domain several times. Its cards that are left over stay idle. A plan
+    tries many deployments, but not all of them, so the plan of the smaller size may have found a better one.
+    """
+    rows = [_scaled(row, size // small * small / size) for small, row in found.items() if small <= size]
+    return max(rows, key=lambda row: row.effective_tok_s_per_device, default=None)
+
+
+def _scaled(row: Ranked, factor: float) -> Ranked:
+    """A deployment with another throughput per card."""
+    low, high = row.interval[OUTPUT]
+    return dataclasses.replace(
+        row, effective_tok_s_per_device=row.effective_tok_s_per_device * factor,
+        output_tok_s_per_device=row.output_tok_s_per_device * factor,
+        interval={**row.interval, OUTPUT: (low * factor, high * factor)},
+    )  # fmt: skip
 
 
 def _mixed(
@@ -131,7 +117,7 @@ def _mixed(
     base : model -> tokens t of the base machine [token/s]
     """
     shares = basis.mix.shares
-    known = [(shares[model], ratio, base[model]) for model, ratio in ratios.items()]
+    known = [(shares[model], ratio, base.get(model)) for model, ratio in ratios.items()]
     served = [(share, ratio, tok_s) for share, ratio, tok_s in known if ratio is not None and tok_s]
     if len(served) < len(known):
         return None
@@ -153,6 +139,9 @@ UNCERTAIN = (
     f"correlation of {SAME_CARD} (assumed). Measured between different cards, the correlation is 0.00: with it, no two "
     "sizes here are told apart."
 )
+
+
+REPEATED = "A larger domain can run each deployment of a smaller one several times: its value is never below that."
 
 
 # ── C36: are 40 cards the sweet spot? ─────────────────────────────────────────────────────────────────────────────
@@ -191,7 +180,8 @@ def _knee(basis: Basis, answers: Answers) -> Finding:
         maps=(_knee_map(basis, curves, mixed),),
         notes=(
             f"The value is tokens per card of {own} cards / those of the best other size, for the whole mix.",
-            UNCERTAIN, "All sizes have the same card, the same bandwidth per card and one layer of switches.",
+            UNCERTAIN, REPEATED,
+            f"All sizes have the same card, bandwidth per card and engine ({ENGINE}), and one layer of switches.",
             "The survey behind the claim is not published: this is a computation, not a survey.",
             *_doubts(answers, basis),
         ),
@@ -308,36 +298,54 @@ def _gauged(first: int | None, second: int | None) -> Gauge:
 
 
 def _small(basis: Basis) -> tuple[tuple[int, int], ...]:
-    """Cards of a domain and domains: one small domain, and as many of them as the supernode has cards, rounded up."""
+    """Cards of a domain and domains: one domain of 8, as many of them as the supernode has room for, one of 16."""
     own = own_size(basis)
-    return tuple((size, count) for size in (SERVER, DOUBLE) if size < own for count in (1, -(-own // size)))
+    several = own // SERVER
+    places = ((SERVER, 1), (SERVER, several), (DOUBLE, 1))
+    return tuple((size, count) for size, count in places if size < own)
 
 
 def _small_asks(basis: Basis) -> Iterator[ClaimAsk]:
     for model in basis.mix.models:
-        yield size_plan(basis, model, own_size(basis))
-        for size, count in _small(basis):
+        for size, count in ((own_size(basis), 1), *_small(basis)):
             yield size_plan(basis, model, size, domains=count)
 
 
-def _small_ratios(basis: Basis, answers: Answers) -> dict[tuple[int, int], dict[str, RatioInterval | None]]:
+def _wholes(basis: Basis, answers: Answers) -> dict[str, Ranked]:
+    """The best deployment of the supernode for each model that it serves; see `_repeated`.
+
+    Several small domains count as one size: what they run over the network, one domain runs over its own links.
+    """
+    wholes = {}
+    for model in basis.mix.models:
+        found: dict[int, Ranked] = {}
+        for size, count in (*_small(basis), (own_size(basis), 1)):
+            row = answers[size_plan(basis, model, size, domains=count)].row
+            old = found.get(size * count)
+            if row is not None and (old is None or old.effective_tok_s_per_device < row.effective_tok_s_per_device):
+                found[size * count] = row
+        if (best := _repeated(found, own_size(basis))) is not None:
+            wholes[model] = best
+    return wholes
+
+
+def _small_ratios(
+    basis: Basis, answers: Answers, wholes: Mapping[str, Ranked]
+) -> dict[tuple[int, int], dict[str, RatioInterval | None]]:
     """Tokens per card of small domains / those of the supernode, by size and count, and by model."""
     ratios: dict[tuple[int, int], dict[str, RatioInterval | None]] = {}
     for size, count in _small(basis):
         of = ratios[size, count] = {}
         for model in basis.mix.models:
-            whole, part = (
-                answers[ask].row
-                for ask in (size_plan(basis, model, own_size(basis)), size_plan(basis, model, size, domains=count))
-            )
-            of[model] = None if whole is None or part is None else _ratio(part, whole)
+            part = answers[size_plan(basis, model, size, domains=count)].row
+            of[model] = None if part is None or model not in wholes else _ratio(part, wholes[model])
     return ratios
 
 
 def _lag(basis: Basis, answers: Answers) -> Finding:
-    own, ratios = own_size(basis), _small_ratios(basis, answers)
-    whole_rows = {model: answers[size_plan(basis, model, own)].row for model in basis.mix.models}
-    base = {model: row.effective_tok_s_per_device if row else None for model, row in whole_rows.items()}
+    own, wholes = own_size(basis), _wholes(basis, answers)
+    ratios = _small_ratios(basis, answers, wholes)
+    base = {model: row.effective_tok_s_per_device for model, row in wholes.items()}
     if not ratios:
         return Finding("cannot be known", (f"A domain of {own} cards is not larger than the small ones.",))
     rows, lagging, cells = [], {}, []
@@ -353,14 +361,13 @@ def _lag(basis: Basis, answers: Answers) -> Finding:
     served = {place: _mixed(basis, of, base) for place, of in ratios.items()}
     best = {size: max((one for (cards, _), one in served.items() if cards == size and one), default=None,
                       key=lambda one: one.value) for size in (SERVER, DOUBLE)}  # fmt: skip
-    states = [_apart(best[size]) for size in best]
-    behind = [state in ("fewer", "does not serve") for state in states]
-    ahead = [state == "more" for state in states]
-    verdict: ClaimVerdict = "holds" if all(behind) else "does not hold" if all(ahead) else "holds if"
-    eight = best[SERVER]
     models = {size: [short(model) for model in basis.mix.models
                      if all(model in lagging[place] for place in lagging if place[0] == size)]
               for size in (SERVER, DOUBLE)}  # fmt: skip
+    states = [_apart(best[size]) for size in best]
+    behind = [state in ("fewer", "does not serve") for state in states]
+    verdict: ClaimVerdict = "holds" if all(behind) else "holds if" if any(models.values()) else "does not hold"
+    eight = best[SERVER]
     return Finding(
         verdict,
         tuple(
@@ -380,7 +387,7 @@ def _lag(basis: Basis, answers: Answers) -> Finding:
         notes=(
             f"The value is the ratio of domains of {SERVER} cards, the better of one domain and of several over the "
             "network, for the mix.",
-            f"A domain of {own} cards can run whatever domains of {SERVER} cards run: it lags nowhere but by rounding.",
+            REPEATED,
             UNCERTAIN,
         ),
         command=size_plan(basis, basis.mix.main, SERVER).command,
@@ -430,15 +437,16 @@ def _covered(basis: Basis, answers: Answers) -> Finding:
             rows.append((short(ask.model), ask.workload, one.slo, one.size, one.pressure, one.error))
     whole, small = shares[own], shares[tried[0]]
     middle = max((size for size in tried if size < own), default=own)
+    verdict = number.verdict(shares[middle], whole)
     return Finding(
-        number.verdict(min(shares[middle], whole), whole),
+        verdict,
         (
             f"{middle} cards meet {shares[middle]:.1%} of the needs, {own} cards {whole:.1%}.",
             f"{tried[0]} cards already meet {small:.1%}: meeting an SLO asks for few cards, and what more cards change "
             "is tokens per card (C36).",
         ),
         whole, shares[middle], whole, "",
-        conditions=("It holds for the larger of both sizes.",),
+        conditions=(f"It holds with {own} cards, not with {middle}.",) if verdict == "holds if" else (),
         tables=(
             ClaimTable("Share of the needs that a size meets", ("cards", "share"), tuple(shares.items())),
             ClaimTable("Smallest size that meets each need",

@@ -14,8 +14,8 @@ from tokenworks.ledger.availability import LONGEST, needed_factor
 from tokenworks.ledger.availability_form import MachineForm, Scales, closed_form
 from tokenworks.ledger.availability_stand import Stand, stand_of
 from tokenworks.ledger.claims.article import number_of
-from tokenworks.ledger.claims.asks import Answers, AvailabilityAsk, ClaimAsk, PlanAsk
-from tokenworks.ledger.claims.basis import Basis, system_of
+from tokenworks.ledger.claims.asks import Answers, AvailabilityAsk, ClaimAsk, PlanAsk, unsettled
+from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, Finding, TableCell
 from tokenworks.ledger.study import Study
@@ -110,7 +110,7 @@ def _stand(basis: Basis, study: Study, *, elastic: bool, spares: int) -> Stand |
     data = chosen.model_dump() | {"elastic_ep": elastic, "spares": spares, "system": basis.mix.machine}
     data["roles"] = [role.model_dump() for role in roles]
     try:
-        return stand_of(type(chosen).model_validate(data), _site(basis, study.plan))
+        return stand_of(type(chosen)(**data), _site(basis, study.plan))
     except (SpecError, DoesNotFit):
         return None
 
@@ -231,9 +231,10 @@ def _available(basis: Basis, answers: Answers) -> Finding:
         notes=(
             "Time without any service counts, and not lost capacity. " + "; ".join(deployments) + ".",
             "No failure rate of this vendor is published: rates of NVIDIA machines stand in for them.",
+            *unsettled(_plans(basis), answers),
         ),
         assumed=(*assumed_parts(on),),
-        command=_histories(basis).command if not basis.own.get(system_of(basis.mix.machine)) else "",
+        command="" if basis.told else basis.availability(basis.mix.machine, plan=_plans(basis)[0]).command,
     )
 
 

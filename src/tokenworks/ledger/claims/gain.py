@@ -11,7 +11,7 @@ from tokenworks.ledger.claims.article import number_of
 from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.check import Check, Gauge
-from tokenworks.ledger.claims.finding import Finding, MapCell
+from tokenworks.ledger.claims.finding import ClaimTable, Finding, MapCell
 from tokenworks.ledger.claims.ratios import (
     Gain,
     GainPrices,
@@ -33,7 +33,6 @@ from tokenworks.ledger.study import Study
 from tokenworks.planning.intervals import ratio_interval
 from tokenworks.planning.tiered import AUTO
 from tokenworks.specs.given import Given
-from tokenworks.specs.load import load_workload
 from tokenworks.specs.slo import Bound, Slo
 from tokenworks.specs.tier_setup import NO_TIERS
 
@@ -42,6 +41,9 @@ TIGHT = "15ms"
 
 LONGER, REUSED = 4.0, 0.9
 """Of further cases: their context / that of the workload, and the share of their input in the prefix cache [-]."""
+
+NEAREST = 2
+"""Kinds of servers, from the first of the mix on, that all cases are computed for [count]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,75 +54,64 @@ class GainCase:
     ----------
     words : the case in words
     model : the model
-    workload : name of the requests; None: those of the mix
-    slo : the bounds; None: those of the workload
+    slo : the bounds; None: those of the requests of the mix
     more : numbers of the requests that differ
     tiers : KV tiers below HBM, as `plan` takes them
     """
 
     words: str
     model: str
-    workload: str | None = None
     slo: str | None = None
     more: tuple[Given, ...] = ()
     tiers: str = NO_TIERS
 
-    def ask(self, basis: Basis, on: str, *, simulate: bool = True, links: tuple[Given, ...] = ()) -> PlanAsk:
+    def ask(self, basis: Basis, on: str, links: tuple[Given, ...] = ()) -> PlanAsk:
         """The plan of the case on a machine."""
+        return basis.plan(self.model, on, slo=self.slo, more=(*self.more, *links), tiers=self.tiers)
+
+    def estimate(self, basis: Basis, on: str, engine: str, links: tuple[Given, ...] = ()) -> PlanAsk:
+        """The closed form of the case on a machine with one engine."""
         return basis.plan(
-            self.model, on, workload=self.workload, slo=self.slo, more=(*self.more, *links), tiers=self.tiers,
-            simulate=simulate,
+            self.model, on, slo=self.slo, more=(*self.more, *links), engine=engine,
+            simulate=False,
         )  # fmt: skip
 
 
-def _bounds(workload: str | None, speed: str | None, basis: Basis) -> Slo:
-    """The SLO of requests with another bound on TPOT; None: their own."""
-    requests = basis.workload if workload is None else load_workload(workload)
-    slo = Slo.of(requests.slo)
-    if speed is None:
-        return slo
-    seconds = units.parse(speed, "s", where="speed")
-    return dataclasses.replace(slo, tpot=dataclasses.replace(slo.tpot, value=seconds) if slo.tpot else Bound(seconds))
-
-
 def _case(
-    basis: Basis, model: str, *, workload: str | None = None, speed: str | None = None, more: tuple[Given, ...] = (),
-    tiers: str = NO_TIERS, words: str = "",
+    basis: Basis, model: str, *, speed: str | None = None, more: tuple[Given, ...] = (), tiers: str = NO_TIERS,
+    words: str = "",
 ) -> GainCase:  # fmt: skip
     """A case with its words: model, requests, bounds, and what else differs."""
-    slo = _bounds(workload, speed, basis)
-    usual = slo == _bounds(workload, None, basis)
-    said = ", ".join(filter(None, (short(model), workload or basis.mix.workload, words, str(slo))))
-    return GainCase(said, model, workload, None if usual else str(slo), more, tiers)
+    usual = slo = Slo.of(basis.workload.slo)
+    if speed is not None:
+        seconds = units.parse(speed, "s", where="speed")
+        slo = dataclasses.replace(slo, tpot=dataclasses.replace(slo.tpot or Bound(seconds), value=seconds))
+    said = ", ".join(filter(None, (short(model), basis.mix.workload, words, str(slo))))
+    return GainCase(said, model, None if slo == usual else str(slo), more, tiers)
 
 
-def _speeds(basis: Basis, model: str, speeds: Iterable[str]) -> Iterator[GainCase]:
-    """A model with its usual bounds, and with other bounds on TPOT."""
-    usual = _case(basis, model)
-    yield usual
-    yield from (case for case in (_case(basis, model, speed=speed) for speed in speeds) if case.slo != usual.slo)
+def _speeds(basis: Basis, model: str, speeds: Iterable[str]) -> tuple[GainCase, ...]:
+    """A model with other bounds on TPOT than those of its requests."""
+    cases = (_case(basis, model, speed=speed) for speed in speeds)
+    return tuple({case.words: case for case in cases if case.slo is not None}.values())
 
 
-def gain_cases(basis: Basis) -> tuple[GainCase, ...]:
-    """The cases of +330 %: one thing at a time differs from the main model with the requests of the mix.
-
-    Bounds on TPOT, models, a longer context, a prefix cache with and without KV tiers, and the requests of the mix with
-    the longest input.
-    """
+def model_cases(basis: Basis) -> tuple[GainCase, ...]:
+    """The models of the mix with its requests and their usual bounds, the main model first."""
     mix = basis.mix
-    longer = numbers_at("context", basis.workload, float(round(basis.workload.isl * LONGER)))
-    reused = numbers_at("reuse", basis.workload, REUSED)
-    cached = f"{REUSED:.0%} of the input cached"
-    longest = max(mix.workloads, key=lambda name: load_workload(name).isl)
-    cases = [
-        *_speeds(basis, mix.main, (TIGHT, *mix.speeds)),
-        *(_case(basis, model) for model in mix.models if model != mix.main),
-        _case(basis, mix.main, more=longer, words=f"{LONGER:g} x the context"),
-        _case(basis, mix.main, more=reused, words=cached),
-        _case(basis, mix.main, more=reused, tiers=AUTO, words=f"{cached}, KV tiers"),
-        _case(basis, mix.main, workload=longest, tiers=AUTO, words="KV tiers"),
-    ]  # fmt: skip
-    return tuple({case.words: case for case in cases}.values())
+    return tuple(_case(basis, model) for model in dict.fromkeys((mix.main, *mix.models)))
+
+
+def further_cases(basis: Basis) -> tuple[GainCase, ...]:
+    """The main model, one thing at a time: a bound on TPOT, the tightest first; the context; the prefix cache."""
+    main, requests = basis.mix.main, basis.workload
+    longer = numbers_at("context", requests, float(round(requests.isl * LONGER)))
+    reused = numbers_at("reuse", requests, REUSED)
+    return (
+        *_speeds(basis, main, (TIGHT, *basis.mix.speeds)),
+        _case(basis, main, more=longer, words=f"{LONGER:g} x the context"),
+        _case(basis, main, more=reused, tiers=AUTO, words=f"{REUSED:.0%} of the input cached, KV tiers"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +123,7 @@ class GainPlace:
     case : the work
     on, against : the supernode and the servers
     column : heading of the column
-    links : numbers of the links of the servers that differ
+    links, remark : numbers of the links of the servers that differ, and words for them
     """
 
     case: GainCase
@@ -140,16 +131,30 @@ class GainPlace:
     against: str
     column: str
     links: tuple[Given, ...] = ()
+    remark: str = ""
 
-    def asks(self, basis: Basis, *, simulate: bool = True) -> tuple[PlanAsk, PlanAsk]:
+    def asks(self, basis: Basis) -> tuple[PlanAsk, PlanAsk]:
         """The plans of the supernode and of the servers."""
-        own = self.case.ask(basis, self.on, simulate=simulate)
-        return own, self.case.ask(basis, self.against, simulate=simulate, links=self.links)
+        return self.case.ask(basis, self.on), self.case.ask(basis, self.against, self.links)
 
     def gain(self, basis: Basis, answers: Answers, correlation: float) -> Gain:
         """What the supernode gains for each card."""
         own, other = (answers[ask] for ask in self.asks(basis))
         return Gain(_cell(self, own, other, correlation), _served(own), _served(other), self.on, self.against)
+
+    def estimates(self, basis: Basis, finding: Finding) -> tuple[PlanAsk, PlanAsk]:
+        """The closed forms of both plans, each with the engine of its best deployment."""
+        engines = {row[:2]: str(row[2]) for row in finding.tables[0].rows}
+        own, other = engines[self.case.words, self.on], engines[self.case.words, self.servers]
+        return (
+            self.case.estimate(basis, self.on, own),
+            self.case.estimate(basis, self.against, other, self.links),
+        )
+
+    @property
+    def servers(self) -> str:
+        """The servers, with words for their links."""
+        return f"{self.against}{self.remark}"
 
 
 def _cell(place: GainPlace, own: Study, other: Study, correlation: float) -> MapCell:
@@ -159,6 +164,19 @@ def _cell(place: GainPlace, own: Study, other: Study, correlation: float) -> Map
     value = own.row.effective_tok_s_per_device / other.row.effective_tok_s_per_device
     wide = ratio_interval(own.row, other.row, correlation)
     return MapCell(row, column, value, value * wide.low / wide.value, value * wide.high / wide.value)
+
+
+def _deployments(basis: Basis, answers: Answers, places: Sequence[GainPlace]) -> ClaimTable:
+    """The best deployment of each plan."""
+    rows = {}
+    for place in places:
+        for ask, on in zip(place.asks(basis), (place.on, place.servers), strict=True):
+            row = answers[ask].row
+            if row is not None:
+                speed = row.effective_tok_s_per_device
+                rows[place.case.words, on] = (row.deployment.engine, str(row.deployment), speed, row.bound_by)
+    headings = ("case", "machine", "engine", "deployment", "effective tokens per card [token/s]", "bound by")
+    return ClaimTable("Best deployments", headings, tuple((*key, *row) for key, row in rows.items()))
 
 
 def _served(study: Study) -> Served | None:
@@ -180,14 +198,22 @@ def _links(basis: Basis, on: str, *, better: bool) -> tuple[Given, ...]:
 
 
 def gain_places(basis: Basis) -> tuple[GainPlace, ...]:
-    """The cells of +330 %; servers with assumed links also with worse and with better links, at the usual SLO."""
-    mix, cases = basis.mix, gain_cases(basis)
-    places = [GainPlace(case, mix.machine, on, on) for case in cases for on in mix.baselines]
-    for on in mix.baselines:
-        for better, words in ((False, "worse"), (True, "better")):
-            if links := _links(basis, on, better=better):
-                places.append(GainPlace(cases[0], mix.machine, on, f"{on}, {words} links", links))
-    return tuple(places)
+    """The cells of +330 %: all models against all servers; further cases against the first `NEAREST` of them."""
+    mix = basis.mix
+    places = [GainPlace(case, mix.machine, on, on) for case in model_cases(basis) for on in mix.baselines]
+    further = [GainPlace(case, mix.machine, on, on) for case in further_cases(basis) for on in mix.baselines[:NEAREST]]
+    return (*places, *further)
+
+
+def link_places(basis: Basis) -> tuple[GainPlace, ...]:
+    """The tightest bound against servers with assumed links, with worse and with better links."""
+    mix, case = basis.mix, further_cases(basis)[0]
+    return tuple(
+        GainPlace(case, mix.machine, on, on + remark, links, remark)
+        for on in mix.baselines[:NEAREST]
+        for remark, better in ((", worse links", False), (", better links", True))
+        if (links := _links(basis, on, better=better))
+    )
 
 
 def _at(places: Sequence[GainPlace], cell: MapCell) -> GainPlace:
@@ -199,6 +225,18 @@ def _command(basis: Basis, place: GainPlace) -> str:
     return " && ".join(ask.command for ask in place.asks(basis))
 
 
+def _unsettled(answers: Answers, places: Sequence[GainPlace], basis: Basis) -> Iterator[str]:
+    """A sentence if searches ended at their budget."""
+    asks = dict.fromkeys(ask for place in places for ask in place.asks(basis))
+    plans = {f"{ask.name} ({ask.slo})" if ask.slo else ask.name: answers[ask].plan for ask in asks}
+    open_ = [name for name, plan in plans.items() if plan and plan.decision and not plan.decision.settled]
+    if open_:
+        yield (
+            f"Not settled: the budget ended before every deployment was simulated that could be better, with "
+            f"{'; '.join(open_)}."
+        )
+
+
 def _gauge(places: Callable[[Basis], Sequence[GainPlace]]) -> Gauge:
     """The ratio of the cell that decides, in closed form."""
 
@@ -208,13 +246,13 @@ def _gauge(places: Callable[[Basis], Sequence[GainPlace]]) -> Gauge:
 
     def asks(basis: Basis, finding: Finding) -> Iterable[ClaimAsk]:
         place = decides(basis, finding)
-        return () if place is None else place.asks(basis, simulate=False)
+        return () if place is None else place.estimates(basis, finding)
 
     def value(basis: Basis, answers: Answers, finding: Finding) -> float | None:
         place = decides(basis, finding)
         if place is None:
             return None
-        own, other = (answers[ask].row for ask in place.asks(basis, simulate=False))
+        own, other = (answers[ask].row for ask in place.estimates(basis, finding))
         if own is None or other is None:
             return None
         return float(own.effective_tok_s_per_device / other.effective_tok_s_per_device)
@@ -232,6 +270,7 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
     at_cards = [place.gain(basis, answers, correlation) for place in places]
     at_money = money.known(at_cards)
     gains, amount = (at_cards, "card") if at_money is None else (at_money, "dollar")
+    links = [place.gain(basis, answers, correlation) for place in link_places(basis)]
     ends = best_and_worst(gains)
     best = None if ends is None else ends[0].cell
     guessed = with_assumed(basis, basis.mix.baselines)
@@ -248,33 +287,48 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
         tuple(filter(None, (honest(gains, does="serves", amount=amount, assumed=guessed), unpriced))),
         *((None, None, None) if best is None else (best.value, best.low, best.high)),
         conditions=tuple(conditions(gains, number)),
-        tables=(money.table(at_cards, number),),
+        tables=(_deployments(basis, answers, places), money.table(at_cards, number)),
         maps=(map_of(f"Effective tokens per {amount}: {machine} / servers", gains, number, rows="case",
-                     columns="servers"),),
+                     columns="servers"),
+              map_of("Effective tokens per card with other assumed links of the servers", links, number, rows="case",
+                     columns="servers")),
+        notes=(
+            f"Bounds, context and prefix cache are varied against {' and '.join(basis.mix.baselines[:NEAREST])}.",
+            *_unsettled(answers, places, basis),
+        ),
         turning_points=tuple(money.turning_points(at_cards, number)),
         command="" if best is None else _command(basis, _at(places, best)),
     )  # fmt: skip
 
 
+def _all_places(basis: Basis) -> Sequence[GainPlace]:
+    return (*gain_places(basis), *link_places(basis))
+
+
 def _gain_paths(basis: Basis) -> Iterable[str]:
     machines = (basis.mix.machine, *basis.mix.baselines)
-    return (*machine_paths(basis, machines), *price_paths_of(basis, machines), "calibration.skew")
+    return (*machine_paths(basis, machines), *price_paths_of(basis, machines))
 
 
 # ── C26: 2.6 times one server ─────────────────────────────────────────────────────────────────────────────────────
 
 
+MOST_CARDS = 100
+"""A plan for more cards takes as long as ten others [count]."""
+
+
 def single_places(basis: Basis) -> tuple[GainPlace, ...]:
     """The cells of 2.6 times: each supernode over one server of each kind.
 
-    The main model with several bounds on TPOT, and the next model of the mix: the main one may not fit a server.
+    The main model with several bounds on TPOT, and the next model of the mix: the main one may not fit a server. A
+    supernode of more than `MOST_CARDS` has the usual bounds only.
     """
     mix = basis.mix
-    others = [one for one in mix.models if one != mix.main]
-    cases = (*_speeds(basis, mix.main, mix.speeds), *(_case(basis, one) for one in others[:1]))
+    cases = (*model_cases(basis)[:2], *_speeds(basis, mix.main, mix.speeds))
     return tuple(
         GainPlace(case, on, against, f"{on} / {against}")
         for case in cases for on in mix.supernodes for against in mix.servers
+        if case.slo is None or basis.parts(on).devices <= MOST_CARDS
     )  # fmt: skip
 
 
@@ -308,12 +362,18 @@ def _judged_single(basis: Basis, answers: Answers) -> Finding:
             *conditions(per_card, number, group=lambda gain: f"{gain.on} per card"),
             *conditions(per_machine, number, group=lambda gain: f"{gain.on} as a whole machine"),
         ),
-        maps=tuple(maps), command="" if best is None else _command(basis, _at(places, best)),
+        tables=(_deployments(basis, answers, places),), maps=tuple(maps),
+        notes=tuple(_unsettled(answers, places, basis)),
+        command="" if best is None else _command(basis, _at(places, best)),
     )  # fmt: skip
 
 
+LARGE_PATHS = ("device.peak.fp8", "device.hbm.bandwidth", "device.scale_up.bandwidth")
+"""Inputs whose effect on 2.6 times is measured: closed forms of the largest machines take long."""
+
+
 def _single_paths(basis: Basis) -> Iterable[str]:
-    return (*machine_paths(basis, (*basis.mix.supernodes, *basis.mix.servers)), "calibration.skew")
+    return machine_paths(basis, (*basis.mix.supernodes, *basis.mix.servers), LARGE_PATHS)
 
 
 def _asks(places: Callable[[Basis], Sequence[GainPlace]]) -> Callable[[Basis], Iterable[ClaimAsk]]:
@@ -321,7 +381,7 @@ def _asks(places: Callable[[Basis], Sequence[GainPlace]]) -> Callable[[Basis], I
 
 
 CHECKS: dict[str, Check] = {
-    "C13": Check(_judged_gain, asks=_asks(gain_places), rests_on=_gain_paths, gauge=_gauge(gain_places)),
+    "C13": Check(_judged_gain, asks=_asks(_all_places), rests_on=_gain_paths, gauge=_gauge(gain_places)),
     "C26": Check(_judged_single, asks=_asks(single_places), rests_on=_single_paths, gauge=_gauge(single_places)),
 }
 """Number of a claim -> its check."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
+from tokenworks.ledger.claims.article import ABOUT
 from tokenworks.ledger.claims.asks import Answers, ClaimAsk
 from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, ClaimVerdict, Finding, TableCell, TurningPoint
 from tokenworks.ledger.claims.runs import TierPoints, TiersAsk
+from tokenworks.ledger.claims.sizes import ENGINE
 from tokenworks.ledger.claims.steps import CAPACITY, LeastMemoryAsk, RoomAnswer, RoomAsk
+from tokenworks.specs.given import Given
 from tokenworks.specs.slo import Slo
 
 CONTEXTS = (8_192, 32_768, 131_072, 262_144)
@@ -25,7 +28,10 @@ USUAL_TPOT_S = 0.05
 SERVER = 8
 """Cards of a server [count]."""
 
-LOADS = (1.0, 1.5)
+THINK_S = (10.0, 156.0)
+"""Think times of the check of KV tiers: median and mean of the sessions that the workload was counted from [s]."""
+
+LOADS = (1.0, 1.25)
 """Loads of the check of KV tiers / highest load within the SLO with HBM only [-]."""
 
 AGENTS = "agent"
@@ -196,24 +202,65 @@ def _server_gauge(basis: Basis, answers: Answers, _finding: Finding) -> float | 
 # ── C15: do KV tiers meet the need for memory? ────────────────────────────────────────────────────────────────────
 
 
-def _tiers_ask(basis: Basis) -> TiersAsk:
-    plan = basis.plan(basis.mix.main, basis.mix.machine, workload=AGENTS)
-    return TiersAsk(plan, LOADS)
+def _tiers_ask(basis: Basis, think_s: float, *, quick: bool = False) -> TiersAsk:
+    """The question about one think time; `quick`: only all tiers, on the best deployment of the closed form."""
+    more = (Given(path="workload.think_time", value=repr(think_s), why="think time"),)
+    plan = basis.plan(basis.mix.main, basis.mix.machine, workload=AGENTS, more=more, engine=ENGINE, simulate=not quick)
+    return TiersAsk(plan, (1.0,) if quick else LOADS, only_all=quick)
 
 
-def _tiers_asks(basis: Basis, _finding: Finding | None = None) -> Iterator[ClaimAsk]:
-    yield _tiers_ask(basis)
+def _tiers_asks(basis: Basis) -> Iterator[TiersAsk]:
+    return (_tiers_ask(basis, think_s) for think_s in THINK_S)
 
 
 def _tier_paths(basis: Basis) -> Iterable[str]:
     system = system_of(basis.mix.machine)
-    return (f"{system}.{path}" for path in (CAPACITY, "host.dram", "host.ssd", "host.link"))
+    return (f"{system}.{path}" for path in (CAPACITY, "device.scale_up.bandwidth", "host.dram", "host.ssd"))
 
 
-def _kept(answer: TierPoints) -> float | None:
-    """Hits with all tiers / hits of a cache without an end, at the higher load."""
-    last = [point for point in answer.points if point.share == max(LOADS)]
-    return last[-1].hit_share / answer.endless if last and answer.endless else None
+def _kept(answer: TierPoints, *, first: bool = False) -> float | None:
+    """Hits with all tiers (`first`: with HBM only), at the load of HBM alone / hits of a cache without an end."""
+    points = [point for point in answer.points if point.share == 1.0]
+    return points[0 if first else -1].hit_share / answer.endless if points and answer.endless else None
+
+
+def _tiers(basis: Basis, answers: Answers) -> Finding:
+    found: list[TierPoints] = [answers[ask] for ask in _tiers_asks(basis)]
+    kept = [_kept(answer) for answer in found]
+    known = [(think, share, answer) for think, share, answer in zip(THINK_S, kept, found, strict=True) if share]
+    if not known:
+        return Finding("cannot be known", (f"{basis.mix.main} does not serve {AGENTS} on {basis.mix.machine}.",))
+    met = [share is not None and share >= 1 - ABOUT for share in kept]
+    verdict: ClaimVerdict = "holds" if all(met) else "holds if" if any(met) else "does not hold"
+    least = min(share for _, share, _ in known)
+    bare = min(_kept(answer, first=True) or 0.0 for _, _, answer in known)
+    good = [f"{think:g} s" for think, one in zip(THINK_S, met, strict=True) if one]
+    return Finding(
+        verdict,
+        tuple(_tier_words(think, answer) for think, _, answer in known),
+        least, min(bare, least), max(share for _, share, _ in known), "",
+        conditions=(f"It holds with a think time of {', '.join(good)}.",) if verdict == "holds if" else (),
+        tables=tuple(_tier_table(basis, think, answer) for think, _, answer in known),
+        notes=(
+            f"The need is met if all tiers serve at least {1 - ABOUT:.0%} of the hits of a cache without an end, at "
+            "the highest load within the SLO of HBM alone. The value is that share; its low end is that of HBM alone.",
+            "Between two turns of a user, the context waits in the cache: the longer the think time, the more users "
+            f"share the memory. {THINK_S[0]:g} s is the median of the sessions of the workload, {THINK_S[-1]:g} s the "
+            "mean.",
+            "Memory and drives of a node are assumed.",
+            *dict.fromkeys(one for answer in found for one in answer.missing),
+        ),
+    )  # fmt: skip
+
+
+def _tier_words(think_s: float, answer: TierPoints) -> str:
+    points = [point for point in answer.points if point.share == 1.0]
+    bare, full = points[0], points[-1]
+    return (
+        f"With a think time of {think_s:g} s, HBM serves {bare.hit_share:.1%} of the input, and {full.tiers} "
+        f"{full.hit_share:.1%}; a cache without an end would serve {answer.endless:.1%}. Mean TTFT: "
+        f"{bare.ttft_s:.3g} s and {full.ttft_s:.3g} s."
+    )
 
 
 TIER_COLUMNS = (
@@ -222,48 +269,27 @@ TIER_COLUMNS = (
 )  # fmt: skip
 
 
-def _tiers(basis: Basis, answers: Answers) -> Finding:
-    answer: TierPoints = answers[_tiers_ask(basis)]
-    kept = _kept(answer)
-    if kept is None:
-        return Finding("cannot be known", (f"{basis.mix.main} does not serve {AGENTS} on {basis.mix.machine}.",))
-    first, last = ([point for point in answer.points if point.share == share] for share in (min(LOADS), max(LOADS)))
-    bare, full = last[0], last[-1]
-    meets = full.meets_slo
-    verdict: ClaimVerdict = "holds" if meets else "holds if" if first[-1].meets_slo else "does not hold"
-    return Finding(
-        verdict,
-        (
-            f"At {max(LOADS):g} x the highest load of HBM alone, the cache serves {bare.hit_share:.1%} of the input "
-            f"with HBM only and {full.hit_share:.1%} with {full.tiers}; a cache without an end would serve "
-            f"{answer.endless:.1%}.",
-            f"Mean TTFT is {bare.ttft_s:.3g} s with HBM only and {full.ttft_s:.3g} s with {full.tiers}.",
-        ),
-        kept, min(kept, bare.hit_share / answer.endless), kept, "",
-        conditions=(f"It holds up to a load between {min(LOADS):g} and {max(LOADS):g} x that of HBM alone.",)
-        if verdict == "holds if" else (),
-        tables=(
-            ClaimTable(
-                f"{short(basis.mix.main)} on {basis.mix.machine}, {AGENTS}: {answer.deployment}",
-                TIER_COLUMNS,
-                tuple((one.tiers, one.share, one.hit_share, one.ttft_s, one.ttft_slo_s, one.effective_tok_s,
-                       "yes" if one.meets_slo else "no") for one in answer.points),
-            ),
-        ),
-        notes=(
-            "The value is the share of the possible hits that all tiers serve; its low end is that of HBM alone.",
-            "Memory and drives of a node are assumed.", *answer.missing,
-        ),
+def _tier_table(basis: Basis, think_s: float, answer: TierPoints) -> ClaimTable:
+    rows = tuple(
+        (one.tiers, one.share, one.hit_share, one.ttft_s, one.ttft_slo_s, one.effective_tok_s,
+         "yes" if one.meets_slo else "no") for one in answer.points
     )  # fmt: skip
+    title = f"{short(basis.mix.main)} on {basis.mix.machine}, {AGENTS}, think time {think_s:g} s: {answer.deployment}"
+    return ClaimTable(title, TIER_COLUMNS, rows)
+
+
+def _quick_tiers(basis: Basis, _finding: Finding | None = None) -> Iterator[TiersAsk]:
+    return (_tiers_ask(basis, think_s, quick=True) for think_s in THINK_S[:1])
 
 
 def _tiers_gauge(basis: Basis, answers: Answers, _finding: Finding) -> float | None:
-    return _kept(answers[_tiers_ask(basis)])
+    kept = [_kept(answers[ask]) for ask in _quick_tiers(basis)]
+    return min((share for share in kept if share is not None), default=None)
 
 
 CHECKS: dict[str, Check] = {
     "C14": Check(_card, _card_asks, rests_on=lambda basis: (_card_path(basis),), gauge=Gauge(_card_rooms, _card_gauge)),
-    "C15": Check(_tiers, _tiers_asks, rests_on=_tier_paths, gauge=Gauge(_tiers_asks, _tiers_gauge)),
+    "C15": Check(_tiers, _tiers_asks, rests_on=_tier_paths, gauge=Gauge(_quick_tiers, _tiers_gauge)),
     "C29": Check(_server, _server_asks, rests_on=_server_paths, gauge=Gauge(_server_asks, _server_gauge)),
 }
 """Number of a claim -> its check."""

@@ -181,11 +181,11 @@ def _without_price(basis: Basis, priced: list[_Rival], tables: tuple[ClaimTable,
 
 
 def _turning(basis: Basis, priced: list[_Rival]) -> Iterator[TurningPoint]:
-    """The prices at which the claim begins and ceases to hold against any baseline [CNY]."""
+    """The prices at which the claim begins and ceases to hold against any baseline [USD]."""
     ends = [(_equal(one).low * (1 - ABOUT), _equal(one).high * (1 + ABOUT)) for one in priced]
-    pair = ("does not hold", "holds if")
+    pair, dollars = ("does not hold", "holds if"), MILLION / basis.prices.cny_per_usd
     for value, below, above in ((min(low for low, _ in ends), *pair), (max(high for _, high in ends), *pair[::-1])):
-        yield TurningPoint(_price_path(basis), value * MILLION, "CNY/system", None, below, above)  # type: ignore[arg-type]
+        yield TurningPoint(_price_path(basis), value * dollars, "USD/system", None, below, above)  # type: ignore[arg-type]
 
 
 def _with_price(basis: Basis, own: Money, priced: list[_Rival], tables: tuple[ClaimTable, ...]) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from tokenworks.ledger.break_even import break_even
 from tokenworks.ledger.claims.article import ClaimNumber
@@ -55,14 +55,15 @@ def state_of(own: object, other: object) -> str:
 def verdict_of(cells: Sequence[MapCell], number: ClaimNumber) -> ClaimVerdict:
     """The verdict on a claim that does not say which case it means.
 
-    "up to": one case is enough. "at least": all cases must reach the number. A case that only the supernode serves has
-    no ratio. It never makes a claim hold alone, and it never lets one fail.
+    "up to": one case is enough. "at least": all cases must reach the number. A case that only the supernode does has no
+    ratio: it never makes a claim hold alone, and it never lets one fail. A case that no machine does says nothing.
 
     Parameters
     ----------
     cells : the ratios of all cases
     number : the number of the claim
     """
+    cells = [cell for cell in cells if cell.state != NEITHER]
     valued = [cell for cell in cells if cell.value is not None]
     open_ = any(cell.state == ONLY_SUPERNODE for cell in cells)
     if not valued and not open_:
@@ -114,15 +115,15 @@ def honest(gains: Sequence[Gain], *, does: str, amount: str, assumed: Collection
     guess = ", some numbers of which are assumed" if best.against in assumed else ""
     return (
         f'An honest salesman can say: "{best.on} {does} {best.cell.row} at up to {ratio_words(best.cell)} the tokens '
-        f"per {amount} of {best.cell.column}{guess}. In the worst of {sum(gain.valued for gain in gains)} cases it is "
-        f'{_value(worst):.2g} times: {worst.cell.row}, against {worst.cell.column}."'
+        f"per {amount} of {best.against}{guess}. In the worst of {sum(gain.valued for gain in gains)} cases it is "
+        f'{_value(worst):.2g} times: {worst.cell.row}, {worst.on} against {worst.against}."'
     )
 
 
 def conditions(
     gains: Sequence[Gain], number: ClaimNumber, *, group: Callable[[Gain], str] = lambda gain: f"Against {gain.against}"
 ) -> Iterator[str]:
-    """One or two sentences for each group: the range of its ratios, and the cases that reach the number.
+    """How many cases reach the number; then one or two sentences for each group with the range of its ratios.
 
     Parameters
     ----------
@@ -130,24 +131,34 @@ def conditions(
     number : the number of the claim
     group : words for the group of a case
     """
+    yield _counted(gains, number)
     for words in dict.fromkeys(map(group, gains)):
         mine = [gain for gain in gains if group(gain) == words]
-        ends, wanted = best_and_worst(mine), f"{number.value:g}"
-        if ends is not None:
-            valued = [gain.cell for gain in mine if gain.valued]
+        if (ends := best_and_worst(mine)) is not None:
+            count = f"{_reach(mine, 'value', number)} of {sum(gain.valued for gain in mine)}"
             yield (
                 f"{words}: {_value(ends[1]):.2g} to {_value(ends[0]):.2g} times, the most with "
-                f"{_case(ends[0], words)}. {_of(valued, 'value', number)} cases reach {wanted}, "
-                f"{_of(valued, 'low', number)} with the whole 80 % interval, {_of(valued, 'high', number)} with its "
-                "high end."
+                f"{_case(ends[0], words)}: {ratio_words(ends[0].cell)}. {count} cases reach {number.value:g}."
             )
         alone = [_case(gain, words) for gain in mine if gain.cell.state == ONLY_SUPERNODE]
         if alone:
             yield f"{words}, only the supernode does the work, so there is no ratio: {'; '.join(alone)}."
 
 
-def _of(cells: Sequence[MapCell], end: str, number: ClaimNumber) -> str:
-    return f"{sum(_end(getattr(cell, end)) >= number.value for cell in cells)} of {len(cells)}"
+def _counted(gains: Sequence[Gain], number: ClaimNumber) -> str:
+    """How many cases reach the number, and how certain that is."""
+    reach, sure, may = (_reach(gains, end, number) for end in ("value", "low", "high"))
+    alone = sum(gain.cell.state == ONLY_SUPERNODE for gain in gains)
+    return (
+        f"Cases that reach {number.value:g}: {reach} of {sum(gain.valued for gain in gains)}; with the whole 80 % "
+        f"interval: {sure}; only with its high end: {may - reach}. Cases that only the supernode does, without a "
+        f"ratio: {alone}."
+    )
+
+
+def _reach(gains: Sequence[Gain], end: str, number: ClaimNumber) -> int:
+    """The number of cases of which the value, the low or the high end reaches the number [count]."""
+    return sum(gain.valued and _end(getattr(gain.cell, end)) >= number.value for gain in gains)
 
 
 def _case(gain: Gain, words: str) -> str:
@@ -170,9 +181,11 @@ class GainPrices:
     Parameters
     ----------
     basis : prices, and the numbers of the machines
+    known_hardware : the machines that were read before, by name
     """
 
     basis: Basis
+    known_hardware: dict[str, Hardware] = field(default_factory=dict)
 
     @functools.cached_property
     def terms(self) -> Terms:
@@ -186,27 +199,29 @@ class GainPrices:
 
     def hardware(self, on: str) -> Hardware:
         """A machine as a buyer sees it."""
-        return hardware_of(self.basis.parts(on))
+        if on not in self.known_hardware:
+            self.known_hardware[on] = hardware_of(self.basis.parts(on))
+        return self.known_hardware[on]
 
     def per_million(self, on: str, served: Served) -> float | None:
         """Cost of a million tokens in the middle of all prices; None: a price is missing [USD]."""
         money = cost(self.hardware(on), served, self.prices, self.terms).per_million_effective
         return None if money is None else money.mid
 
-    def limit(self, gain: Gain, wanted: float) -> float | None:
-        """Price of one system of the supernode at which its gain at equal money is `wanted`; None: unknown [USD].
+    def limits(self, gain: Gain, wanted: Sequence[float]) -> tuple[float, ...]:
+        """Prices of one system of the supernode at which its gain at equal money is as wanted; empty: unknown [USD].
 
         The gain at equal money is the rival's cost of a token / the own cost of a token, so the own cost must be the
-        rival's / wanted. `ledger.break_even` solves this for the price.
+        rival's / the wanted gain. `ledger.break_even` solves this for the price. A limit below 0 is no price: power,
+        space and staff alone cost too much.
         """
         if gain.own is None or gain.other is None:
-            return None
-        rival = self.per_million(gain.against, gain.other)
+            return ()
+        rival, own = self.per_million(gain.against, gain.other), self.hardware(gain.on)
         if rival is None:
-            return None
-        own = self.hardware(gain.on)
-        price = break_even(own, gain.own, self.prices, self.terms, rival / wanted).price
-        return None if price is None else price.mid / own.systems
+            return ()
+        prices = [break_even(own, gain.own, self.prices, self.terms, rival / each).price for each in wanted]
+        return tuple(price.mid / own.systems for price in prices if price is not None)
 
     def at_equal_money(self, gain: Gain) -> Gain | None:
         """The same case at equal money; None: a price is missing."""
@@ -236,14 +251,17 @@ class GainPrices:
         if not every:
             return
         on = every[0].on
-        path, points = f"prices.systems.{self.hardware(on).system}", {}
-        for end in ("low", "high"):
-            limits = [self.limit(gain, number.value * _value(gain) / _end(getattr(gain.cell, end))) for gain in every]
-            known = [limit for limit in limits if limit is not None]
-            if known:
-                points[end] = min(known) if end == "low" and number.relation == "at least" else max(known)
+        path = f"prices.systems.{self.hardware(on).system}"
+        limits = [self.limits(gain, [number.value * _value(gain) / _end(end)
+                                     for end in (gain.cell.low, gain.cell.high)])
+                  for gain in every]  # fmt: skip
+        known = [pair for pair in limits if pair]
+        if not known:
+            return
+        lows, highs = zip(*known, strict=True)
+        points = {max(lows) if number.relation == "up to" else min(lows), max(highs)}
         now = self.basis.input(path).value
-        for price in sorted({price for price in points.values() if price > 0}):
+        for price in sorted(price for price in points if price > 0):
             below, above = (self._verdict(gains, price * factor, number) for factor in (1 - NUDGE, 1 + NUDGE))
             if below != above:
                 yield TurningPoint(path, price, "USD/system", now, below, above)
@@ -252,7 +270,7 @@ class GainPrices:
         """The verdict at equal money with another price of the supernode [USD/system]."""
         on = gains[0].on
         path = f"prices.systems.{self.hardware(on).system}"
-        changed = GainPrices(self.basis.with_(path, f"{price!r} USD/system", why="break-even"))
+        changed = GainPrices(self.basis.with_(path, f"{price!r} USD/system", why="break-even"), self.known_hardware)
         return verdict_of([gain.cell for gain in changed.known(gains) or ()], number)
 
     def table(self, gains: Sequence[Gain], number: ClaimNumber) -> ClaimTable:
@@ -265,12 +283,13 @@ class GainPrices:
             best = ends[0]
             whole = cost(self.hardware(best.against), ends[0].other, self.prices, self.terms).capex
             bought = whole.total.mid if whole and whole.total else None
-            rows.append((column, best.cell.row, bought, self.limit(best, 1.0), self.limit(best, number.value)))
+            limits = self.limits(best, (1.0, number.value)) or (None, None)
+            rows.append((column, best.cell.row, bought, *(one if one and one > 0 else None for one in limits)))
         headings = (
             "servers", "case with the largest gain", "servers cost [USD]", "equal tokens for the money up to [USD]",
             f"{number.value:g} times for the money up to [USD]",
         )  # fmt: skip
-        return ClaimTable("What one supernode may cost", headings, tuple(rows))
+        return ClaimTable("What one supernode may cost; empty: at no price", headings, tuple(rows))
 
 
 NUDGE = 1e-6
@@ -279,9 +298,10 @@ NUDGE = 1e-6
 
 # ── inputs ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+PORT = "device.nic"
 RESTS_ON = (
     "device.peak.fp8", "device.peak.int8", "device.peak.bf16", "device.hbm.bandwidth", "device.scale_up.bandwidth",
-    "device.nic",
+    PORT,
 )  # fmt: skip
 """Numbers of a machine that a ratio of two machines rests on most."""
 
@@ -292,11 +312,16 @@ def with_assumed(basis: Basis, machines: Iterable[str]) -> tuple[str, ...]:
 
 
 def machine_paths(basis: Basis, machines: Iterable[str], names: Iterable[str] = RESTS_ON) -> Iterator[str]:
-    """The published and the assumed ones of the numbers of machines, as paths of the basis."""
+    """The published and the assumed ones of the numbers of machines, as paths of the basis.
+
+    A machine of one scale-up domain does not use its network ports.
+    """
     for on in dict.fromkeys(machines):
         parts = basis.parts(on)
         known = dict(settable(parts))
         for name in names:
+            if name == PORT and parts.devices <= parts.domain:
+                continue
             if getattr(known.get(name), "value", None) is not None:
                 yield f"{parts.system.name}.{name}"
 

@@ -13,7 +13,6 @@ from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.effects import Dependence
 from tokenworks.ledger.claims.finding import VERDICTS, ClaimMap, ClaimTable, Finding, TurningPoint
 from tokenworks.ledger.claims.mix import Mix
-from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs
 from tokenworks.specs.shown import Record, Shown
@@ -23,9 +22,9 @@ class ClaimPlain(TypedDict):
     """One claim with its verdict.
 
     says, short : what the article says, in our words, and in a few words; English and Chinese
-    number, relation, unit : the number of the claim; None: the claim has none. The computed values have the same unit
+    number, relation, number_unit : the number of the claim; None: the claim has none
     unknown : what nobody published
-    computed, low, high : the computed value and its range; None: the check computes no number
+    computed, low, high, unit : the computed value and its range; None: the check computes no number
     depends_on : inputs that move the computed value, the largest effect first
     break_even : values of inputs at which the verdict changes
     command : command that reproduces the computed value
@@ -37,11 +36,12 @@ class ClaimPlain(TypedDict):
     system: str
     number: float | None
     relation: str | None
-    unit: str
+    number_unit: str
     unknown: str
     computed: float | None
     low: float | None
     high: float | None
+    unit: str
     verdict: str
     because: list[str]
     conditions: list[str]
@@ -106,11 +106,12 @@ class JudgedClaim:
             "system": claim.system,
             "number": number.value if number else None,
             "relation": number.relation if number else None,
-            "unit": finding.unit or (number.unit if number else ""),
+            "number_unit": number.unit if number else "",
             "unknown": claim.unknown,
             "computed": finding.computed,
             "low": finding.low,
             "high": finding.high,
+            "unit": finding.unit,
             "verdict": finding.verdict,
             "because": list(finding.because),
             "conditions": list(finding.conditions),
@@ -168,7 +169,7 @@ class ClaimsRun(Shown):
         """The complete result as plain data."""
         basis = self.basis
         body: ClaimsBody = {
-            "inputs": inputs(calibration=basis.calibration, given=self._given()),
+            "inputs": inputs(calibration=basis.calibration, given=basis.told),
             "mix": basis.mix.model_dump(mode="json"),
             "reliability": basis.reliability.name,
             "prices": basis.prices.name,
@@ -177,12 +178,3 @@ class ClaimsRun(Shown):
             "notes": list(self.notes),
         }
         return envelope("claims", body, {"elapsed_s": self.elapsed_s})
-
-    def _given(self) -> tuple[Given, ...]:
-        """The numbers of the user and of the mix, with their whole paths."""
-        own = [
-            item.model_copy(update={"path": f"{system}.{item.path}"})
-            for system, items in self.basis.own.items()
-            for item in items
-        ]
-        return (*own, *self.basis.shared)

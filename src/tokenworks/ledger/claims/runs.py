@@ -333,10 +333,12 @@ class TiersAsk(ClaimAsk):
     ----------
     plan : the plan, without tiers
     shares : loads / highest load within the SLO with HBM only [-]
+    only_all : leave out the smaller sets of tiers
     """
 
     plan: PlanAsk
     shares: tuple[float, ...]
+    only_all: bool = False
 
     @property
     def name(self) -> str:
@@ -363,7 +365,8 @@ class TiersAsk(ClaimAsk):
         bench, own = Bench(), best.row.deployment
         points: list[TierPoint] = []
         missing: list[str] = []
-        for name, tiers in _tier_sets(own.engine).items():
+        sets = list(_tier_sets(own.engine).items())
+        for name, tiers in sets[-1:] if self.only_all else sets:
             plain = own.model_dump(mode="json", exclude_unset=True)
             try:
                 candidate = best.candidate(Deployment.model_validate({**plain, "tiers": tiers}))

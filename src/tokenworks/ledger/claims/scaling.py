@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tokenworks.ledger.claims.article import number_of
-from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk
+from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk, unsettled
 from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, Finding, TableCell
 from tokenworks.ledger.study import Study
-from tokenworks.planning.intervals import ratio_interval
+from tokenworks.planning.intervals import RatioInterval, ratio_interval
+from tokenworks.planning.result import Ranked
 
-BOXES = (2, 4)
+BOXES = (2,)
 """Boxes of C10 over the network [count]."""
 
 SMALLER = 32
@@ -46,45 +47,55 @@ def _sizes(basis: Basis, answers: Answers) -> Finding:
     first, base = next(iter(studies.items()))
     if base.row is None:
         return Finding("cannot be known", (f"{basis.mix.main} does not run on {first}: {base.error}.",))
-    rows: list[tuple[TableCell, ...]] = []
-    ratios: dict[str, float | None] = {}
-    for name, study in studies.items():
-        value, one = _per_card(study), _per_card(base)
-        ratios[name] = None if value is None or not one else value / one
-        ends: tuple[float | None, float | None] = (None, None)
-        if study.row and name != first:
-            wide = ratio_interval(study.row, base.row, basis.loaded_calibration.correlation)
-            ends = (wide.low / wide.value * (ratios[name] or 0), wide.high / wide.value * (ratios[name] or 0))
-        rows.append((name, value, ratios[name], *ends, str(study.row.deployment) if study.row else study.error))
-    others = {name: ratio for name, ratio in ratios.items() if name != first}
-    known = [ratio for ratio in others.values() if ratio is not None]
-    failed = [name for name, ratio in others.items() if ratio is None]
-    if not known:
+    rows: list[tuple[TableCell, ...]] = [(first, _per_card(base), 1.0, None, None, str(base.row.deployment))]
+    ratios: dict[str, RatioInterval] = {}
+    failed: list[str] = []
+    for name, study in list(studies.items())[1:]:
+        if study.row is None:
+            failed.append(name)
+            rows.append((name, None, None, None, None, study.error))
+            continue
+        ratios[name] = _ratio_of(study.row, base.row, basis)
+        one = ratios[name]
+        rows.append((name, _per_card(study), one.value, one.low, one.high, str(study.row.deployment)))
+    if not ratios:
         return Finding("does not hold", tuple(f"{name}: {studies[name].error}." for name in failed))
-    least = min(known)
-    verdict = "holds if" if failed else number.verdict(least, max(known))
-    kept = ", ".join(f"{name} keep {ratio:.0%}" for name, ratio in others.items() if ratio)
+    low, high = min(one.low for one in ratios.values()), max(one.high for one in ratios.values())
+    least = min(ratios, key=lambda name: ratios[name].value)
+    kept = ", ".join(f"{name} serve {one.value:.0%} ({one.low:.0%} to {one.high:.0%})" for name, one in ratios.items())
     columns = ("size", "effective tok/s a card", f"/ {first}", "low", "high", "deployment")
     return Finding(
-        verdict,
-        (f"Of the tokens a card of one box, {kept}.",),
-        least,
-        least,
-        max(known),
-        "",
-        tuple(f"It does not hold for {name}: {studies[name].error}" for name in failed)
-        + tuple(
-            f"It does not hold for {name}: {ratio:.0%}."
-            for name, ratio in others.items()
-            if ratio is not None and not number.met_by(ratio)
-        ),
-        (ClaimTable(f"{basis.mix.main}, {basis.mix.workload}", columns, tuple(rows)),),
+        "holds if" if failed else number.verdict(low, high),
+        (f"Of the effective tokens a card of one box, {kept}.",),
+        ratios[least].value,
+        low,
+        high,
+        conditions=tuple(f"It does not hold for {name}: {studies[name].error}" for name in failed)
+        + tuple(_sentence(name, one, number.value) for name, one in ratios.items()),
+        tables=(ClaimTable(f"{basis.mix.main}, {basis.mix.workload}", columns, tuple(rows)),),
         notes=(
             "Growth by copies of the deployment keeps everything by itself. Clusters of hundreds of boxes are not "
-            "planned here: beyond four boxes, copies stand side by side.",
+            "planned here: beyond two boxes, copies stand side by side.",
+            *unsettled(plans.values(), answers),
         ),
-        command=plans[min(others, key=lambda name: others[name] or 0.0)].command,
+        command=plans[least].command,
     )
+
+
+def _ratio_of(row: Ranked, base: Ranked, basis: Basis) -> RatioInterval:
+    """Effective tokens of a card / those of a card of the box, with the 80 % interval of the throughput."""
+    wide = ratio_interval(row, base, basis.loaded_calibration.correlation)
+    value = row.effective_tok_s_per_device / base.effective_tok_s_per_device
+    return RatioInterval(value * wide.low / wide.value, value, value * wide.high / wide.value)
+
+
+def _sentence(name: str, one: RatioInterval, least: float) -> str:
+    """Whether a size keeps enough, in words."""
+    if one.low >= least:
+        return f"It holds for {name}."
+    if one.high < least:
+        return f"It does not hold for {name}."
+    return f"For {name}, {least:.0%} lie inside the interval: this size is not told apart from the box."
 
 
 def _paths(basis: Basis) -> Iterable[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -15,12 +14,14 @@ from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, ClaimVerdict, Finding, TableCell
 from tokenworks.ledger.claims.memory import SERVER, short
 from tokenworks.ledger.claims.runs import Couplings, CouplingsAsk, LoadPoint, Loads, LoadsAsk
+from tokenworks.ledger.claims.sizes import ENGINE
 from tokenworks.ledger.claims.steps import TALK, StepAsk, StepParts
 from tokenworks.ledger.cost import Served, UnitCost, cost
 from tokenworks.ledger.priced import hardware, served_by
 from tokenworks.ledger.study import Study, charged
 from tokenworks.ledger.terms import terms_of
 from tokenworks.simulation.capacity import TOLERANCE
+from tokenworks.specs.given import Given
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.price import Money
 from tokenworks.specs.workload import Diurnal
@@ -237,7 +238,7 @@ def _metric(basis: Basis, answers: Answers) -> Finding:
     most, full = known[max(known)], known[1.0]
     share = most.effective_tok_s / most.output_tok_s
     output = full.output_tok_s / most.output_tok_s
-    effective = full.effective_tok_s / most.effective_tok_s if most.effective_tok_s else math.inf
+    dearer = f"{full.effective_tok_s / most.effective_tok_s:.3g} x as much" if most.effective_tok_s else "without end"
     verdict: ClaimVerdict = "holds" if share < 1 - ABOUT else "does not hold"
     return Finding(
         verdict,
@@ -245,7 +246,7 @@ def _metric(basis: Basis, answers: Answers) -> Finding:
             f"At {most.share:g} x the highest load within the SLO, {on} makes {1 / output:.3g} x as many output "
             f"tokens, but only {share:.1%} of them are effective.",
             f"So an output token costs {output:.3g} x as much as at the highest load within the SLO, and an effective "
-            f"token {effective:.3g} x as much.",
+            f"token {dearer}.",
         ),
         share, share, 1.0, "",
         tables=(_load_table(basis, on, loads, costs), _price_table(basis, answers)),
@@ -321,7 +322,7 @@ def _trade_paths(basis: Basis) -> Iterable[str]:
 
 
 def _closed_front(basis: Basis, _finding: Finding | None = None) -> Iterator[PlanAsk]:
-    yield basis.plan(basis.mix.main, basis.mix.machine, engine="vllm", simulate=False)
+    yield basis.plan(basis.mix.main, basis.mix.machine, engine=ENGINE, simulate=False)
 
 
 def _trade_gauge(basis: Basis, answers: Answers, _finding: Finding) -> float | None:
@@ -396,70 +397,76 @@ def _utilisation(basis: Basis, answers: Answers) -> Finding:
 # ── C35: do layers that fit together give efficiency? ─────────────────────────────────────────────────────────────
 
 
-def _couplings(basis: Basis, *, simulate: bool = True) -> CouplingsAsk:
-    plan = basis.plan(basis.mix.main, basis.mix.machine, **({} if simulate else {"engine": "vllm"}), simulate=simulate)
-    return CouplingsAsk(plan)
+def _couplings(basis: Basis, *, mtp: bool = True, simulate: bool = True) -> CouplingsAsk:
+    """The couplings of the best deployment; without `mtp`, of the best one where no draft token is accepted."""
+    more = () if mtp else (Given(path="calibration.acceptance", value="0.001", why="without MTP"),)
+    return CouplingsAsk(basis.plan(basis.mix.main, basis.mix.machine, more=more, engine=ENGINE, simulate=simulate))
 
 
-def _coupling_asks(basis: Basis) -> Iterator[ClaimAsk]:
-    yield _couplings(basis)
+def _coupling_asks(basis: Basis) -> Iterator[CouplingsAsk]:
+    return (_couplings(basis, mtp=mtp) for mtp in (True, False))
 
 
-def _gain(answer: Couplings) -> float | None:
-    """Tokens of the deployment / tokens with everything switched off that it uses; 1: it uses nothing."""
+def _bare(answer: Couplings) -> float | None:
+    """Tokens of a deployment with everything switched off that it uses; as it is if it uses nothing."""
     whole = next((one for one in answer.changed if one.name == "all"), None)
-    if whole is None:
-        return 1.0 if answer.tok_s else None
-    return answer.tok_s / whole.tok_s if whole.tok_s else None
+    return whole.tok_s if whole else answer.tok_s
+
+
+def _gain(answers: Answers, asks: Iterable[CouplingsAsk]) -> float | None:
+    """Tokens of the best deployment / those of the best one without MTP, with its other couplings switched off."""
+    best, without = (answers[ask] for ask in asks)
+    bare = _bare(without)
+    return best.tok_s / bare if best.tok_s and bare else None
 
 
 def _coupled(basis: Basis, answers: Answers) -> Finding:
-    answer: Couplings = answers[_couplings(basis)]
-    gain = _gain(answer)
-    if not answer.tok_s or gain is None:
+    best, without = (answers[ask] for ask in _coupling_asks(basis))
+    gain = _gain(answers, _coupling_asks(basis))
+    if gain is None:
         return Finding("cannot be known", (f"{basis.mix.main} has no deployment without couplings to compare with.",))
-    rows: list[tuple[TableCell, ...]] = []
-    gains = []
-    for one in answer.changed:
-        ratio = None if not one.tok_s else answer.tok_s / one.tok_s if one.used else one.tok_s / answer.tok_s
-        gains += [ratio] if ratio is not None and one.used else []
-        remark = "" if one.tok_s else "not possible" if one.tok_s is None else "misses the SLO"
-        rows.append((one.name, "yes" if one.used else "no", one.tok_s, ratio, remark))
-    used = [str(row[0]) for row in rows if row[1] == "yes" and row[0] != "all"]
+    used = [one.name for one in best.changed if one.used and one.name != "all"]
+    single = [best.tok_s / without.tok_s] if without.tok_s else []
     verdict: ClaimVerdict = "holds" if gain > 1 + TOLERANCE else "does not hold"
     return Finding(
         verdict,
         (
             f"The best deployment of {short(basis.mix.main)} on {basis.mix.machine} uses "
-            f"{', '.join(used) if used else 'no coupling'}: {gain:.3g} x the tokens per card of the same deployment "
-            "without.",
+            f"{', '.join(used) if used else 'no coupling'}: it makes {gain:.3g} x the tokens per card of the best "
+            "deployment without them.",
+            *(f"Planned again without MTP alone, {one:.3g} x." for one in single),
         ),
-        gain, min([gain, *gains]), max([gain, *gains]), "",
-        tables=(
-            ClaimTable(
-                f"{answer.deployment}: {answer.tok_s:,.4g} effective tokens/s a card",
-                ("coupling", "used", "effective tokens/s a card with it changed", "gain of using it", "remark"),
-                tuple(rows),
-            ),
-        ),
+        gain, min([gain, *single]), max([gain, *single]), "",
+        tables=(_coupling_table("Best deployment", best), _coupling_table("Best deployment without MTP", without)),
         notes=(
             "Couplings that can be computed: draft tokens of the model's own heads (MTP), overlap of two batches, and "
             "redundant experts that EPLB places. All three run on other machines, too.",
-            "All other settings stay as they are. The acceptance of draft tokens is that of the calibration.",
+            "Without MTP, the deployment is planned again. In each table, all other settings stay as they are, so a "
+            "deployment that is tuned for a coupling loses more without it than a new plan would.",
         ),
     )  # fmt: skip
+
+
+def _coupling_table(title: str, answer: Couplings) -> ClaimTable:
+    rows: list[tuple[TableCell, ...]] = [("as planned", None, answer.tok_s, None, "")]
+    for one in answer.changed:
+        ratio = None if not one.tok_s else answer.tok_s / one.tok_s if one.used else one.tok_s / answer.tok_s
+        remark = "" if one.tok_s else "not possible" if one.tok_s is None else "misses the SLO"
+        rows.append((one.name, "yes" if one.used else "no", one.tok_s, ratio, remark))
+    columns = ("coupling", "used", "effective tokens/s a card with it changed", "gain of using it", "remark")
+    return ClaimTable(f"{title}: {answer.deployment}", columns, tuple(rows))
 
 
 def _coupling_paths(basis: Basis) -> Iterable[str]:
     return (f"{system_of(basis.mix.machine)}.device.scale_up.bandwidth", "calibration.acceptance", "calibration.skew")
 
 
-def _closed_couplings(basis: Basis, _finding: Finding | None = None) -> Iterator[ClaimAsk]:
-    yield _couplings(basis, simulate=False)
+def _closed_couplings(basis: Basis, _finding: Finding | None = None) -> Iterator[CouplingsAsk]:
+    return (_couplings(basis, mtp=mtp, simulate=False) for mtp in (True, False))
 
 
 def _coupling_gauge(basis: Basis, answers: Answers, _finding: Finding) -> float | None:
-    return _gain(answers[_couplings(basis, simulate=False)])
+    return _gain(answers, _closed_couplings(basis))
 
 
 CHECKS: dict[str, Check] = {

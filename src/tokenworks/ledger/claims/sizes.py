@@ -1,12 +1,52 @@
-"""The smallest machine that meets an SLO, of a list of machines that grow."""
+"""Plans on domains of other sizes, and the smallest size that meets an SLO."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from tokenworks.ledger.claims.asks import ClaimAsk, PlanAsk
+from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.workers import Say
 from tokenworks.specs.compose import parts
+from tokenworks.specs.deployment import EngineName
+from tokenworks.specs.given import Given
+
+ENGINE: EngineName = "sglang"
+"""Engine of all plans that are compared with each other, so that no difference is one of engines. It is the engine that
+the makers of the supernode adapt (C33)."""
+
+
+def own_size(basis: Basis) -> int:
+    """Cards of a domain of the supernode [count]."""
+    return basis.parts(basis.mix.machine).domain
+
+
+def sizes(basis: Basis) -> tuple[int, ...]:
+    """The sizes of the mix, and that of the supernode, smallest first [count]."""
+    return tuple(sorted({*basis.mix.domains, own_size(basis)}))
+
+
+def size_plan(
+    basis: Basis, model: str, size: int, *, domains: int = 1, workload: str | None = None, slo: str | None = None,
+    simulate: bool = True,
+) -> PlanAsk:  # fmt: skip
+    """A plan on domains of another size, of the same card and fabric.
+
+    Parameters
+    ----------
+    size : cards of a domain [count]
+    domains : domains, connected by the network of the supernode [count]
+
+    The other parameters are those of `Basis.plan`.
+    """
+    on, system = basis.mix.machine, system_of(basis.mix.machine)
+    more: tuple[Given, ...] = ()
+    if domains == 1 and size < basis.parts(on).system.host.devices:  # a part of a host
+        on = f"{system}:{size}"
+    elif size != own_size(basis) or domains > 1:
+        on = system if domains == 1 else f"{domains}x{system}"
+        more = tuple(Given(path=path, value=str(size), why="size of the domain") for path in ("devices", "domain"))
+    return basis.plan(model, on, workload=workload, slo=slo, more=more, engine=ENGINE, simulate=simulate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,8 @@ from tokenworks.specs.compose import parts
 from tokenworks.specs.deployment import EngineName, Role
 from tokenworks.specs.given import Given
 
-ENGINE: EngineName = "vllm"
-"""Engine whose memory and overheads `RoomAsk` assumes."""
+ROOM_ENGINE: EngineName = "vllm"
+"""Engine whose memory and overheads `RoomAsk` assumes, as `fit` does."""
 
 MOST = 1e5
 """Most sequences of an instance that `RoomAsk` looks at [count]."""
@@ -225,7 +225,7 @@ class RoomAsk(ClaimAsk):
         """Sequences of each context that the memory holds, and that the speed of the machine allows."""
         devices = parts(self.system, assume=self.assume or None).devices
         try:
-            found = fit(self.model, self.system, engine=ENGINE, assume=self.assume or None)
+            found = fit(self.model, self.system, engine=ROOM_ENGINE, assume=self.assume or None)
         except (DoesNotFit, NotPublished, SpecError) as error:
             return RoomAnswer((), devices, error=str(error))
         width = found.flat or found.best
@@ -244,7 +244,7 @@ class RoomAsk(ClaimAsk):
         """Sequences of a context on all instances, at which a decode step takes `tpot_s`; memory does not count."""
         (costing,) = prepare(
             self.model, self.system, workload=None, isl=float(context), osl=2.0, rate=None, concurrency=None, slo="",
-            engine=ENGINE, assume=self.assume or None, calibration=self.calibration,
+            engine=ROOM_ENGINE, assume=self.assume or None, calibration=self.calibration,
         )  # fmt: skip
         amounts = np.geomspace(1.0, MOST, 400)
         batch = costing.batch(Points.of(role), amounts, np.zeros(len(amounts)))
@@ -296,7 +296,7 @@ class LeastMemoryAsk(ClaimAsk):
     def _holds(self, memory: float) -> bool:
         capacity = Given(path=CAPACITY, value=f"{memory!r} B", why="what-if")
         try:
-            found = fit(self.model, self.system, engine=ENGINE, assume=(*self.assume, capacity))
+            found = fit(self.model, self.system, engine=ROOM_ENGINE, assume=(*self.assume, capacity))
         except (DoesNotFit, SpecError):
             return False
         return max(one.concurrency for one in found.widths) >= 1

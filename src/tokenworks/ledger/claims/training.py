@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tokenworks.costs.ratio import ratio_width
 from tokenworks.ledger.claims.article import number_of
-from tokenworks.ledger.claims.asks import Answers, ClaimAsk, TrainAnswer, TrainAsk
+from tokenworks.ledger.claims.asks import Answers, ClaimAsk, TrainAsk
 from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, Finding, MapCell
@@ -92,12 +92,21 @@ def train_places(basis: Basis) -> tuple[TrainPlace, ...]:
     return tuple(TrainPlace(case, on) for case in cases for on in basis.mix.baselines)
 
 
-def _gain(basis: Basis, answers: Answers, place: TrainPlace) -> Gain:
+Runs = tuple[TrainRun | None, TrainRun | None]
+"""The runs of the supernode and of the servers; None: no plan fits."""
+
+
+def _runs(basis: Basis, answers: Answers, place: TrainPlace) -> Runs:
+    own, other = (answers[ask].run for ask in place.asks(basis))
+    return own, other
+
+
+def _gain(basis: Basis, place: TrainPlace, runs: Runs) -> Gain:
     """Tokens per second and card of the supernode / of the servers, without failures.
 
     The errors of two training runs count as independent: their correlation is not measured.
     """
-    own, other = (_run(answers[ask]) for ask in place.asks(basis))
+    own, other = runs
     row, column = place.case.words, place.against
     if own is None or other is None:
         cell = MapCell(row, column, None, state=state_of(own, other))
@@ -107,10 +116,6 @@ def _gain(basis: Basis, answers: Answers, place: TrainPlace) -> Gain:
         low, high = ratio_width(down, other_up, 0.0), ratio_width(up, other_down, 0.0)
         cell = MapCell(row, column, value, value * math.exp(-low), value * math.exp(high))
     return Gain(cell, _served(own), _served(other), basis.mix.machine, place.against)
-
-
-def _run(answer: TrainAnswer) -> TrainRun | None:
-    return answer.run
 
 
 def _widths(run: TrainRun) -> tuple[float, float]:
@@ -127,10 +132,9 @@ def _served(run: TrainRun | None) -> Served | None:
     return Served(run.best.tok_s, run.best.tok_s, power_w=None if watts is None else watts * devices)
 
 
-def _with_failures(basis: Basis, answers: Answers, place: TrainPlace, gain: Gain) -> Gain:
+def _with_failures(gain: Gain, runs: Runs) -> Gain:
     """The same case with checkpoints and failures: both speeds x the share of the time with progress."""
-    own, other = (_run(answers[ask]) for ask in place.asks(basis))
-    cell = gain.cell
+    (own, other), cell = runs, gain.cell
     if own is None or other is None or cell.value is None or cell.low is None or cell.high is None:
         return gain
     kept = own.goodput.share / other.goodput.share
@@ -142,8 +146,9 @@ def _with_failures(basis: Basis, answers: Answers, place: TrainPlace, gain: Gain
 def _judged(basis: Basis, answers: Answers) -> Finding:
     """At equal cards, with failures; at equal money where the price of the supernode is known."""
     number, money, places = number_of("C12"), GainPrices(basis), train_places(basis)
-    without = [_gain(basis, answers, place) for place in places]
-    at_cards = [_with_failures(basis, answers, place, gain) for place, gain in zip(places, without, strict=True)]
+    pairs = [_runs(basis, answers, place) for place in places]
+    without = [_gain(basis, place, runs) for place, runs in zip(places, pairs, strict=True)]
+    at_cards = [_with_failures(gain, runs) for gain, runs in zip(without, pairs, strict=True)]
     at_money = money.known(at_cards)
     gains, amount = (at_cards, "card") if at_money is None else (at_money, "dollar")
     ends, machine = best_and_worst(gains), basis.mix.machine
@@ -157,7 +162,7 @@ def _judged(basis: Basis, answers: Answers) -> Finding:
         ))),
         *((None, None, None) if best is None else (best.value, best.low, best.high)),
         conditions=tuple(conditions(gains, number)),
-        tables=(money.table(at_cards, number), _progress(basis, answers, places)),
+        tables=(money.table(at_cards, number), _progress(basis, places, pairs)),
         maps=(
             map_of(f"Training tokens per {amount} with failures: {machine} / servers", gains, number, rows="case",
                    columns="servers"),
@@ -180,12 +185,11 @@ def _at(places: Sequence[TrainPlace], cell: MapCell) -> TrainPlace:
     return next(place for place in places if (place.case.words, place.against) == (cell.row, cell.column))
 
 
-def _progress(basis: Basis, answers: Answers, places: Sequence[TrainPlace]) -> ClaimTable:
+def _progress(basis: Basis, places: Sequence[TrainPlace], pairs: Sequence[Runs]) -> ClaimTable:
     """Speed, utilisation and share of progress of each run."""
     rows = {}
-    for place in places:
-        for ask, on in zip(place.asks(basis), (basis.mix.machine, place.against), strict=True):
-            run = _run(answers[ask])
+    for place, runs in zip(places, pairs, strict=True):
+        for run, on in zip(runs, (basis.mix.machine, place.against), strict=True):
             rows[place.case.words, on] = (
                 (place.case.words, on, run.best.tok_s_per_device, run.best.mfu, run.goodput.share, run.best.bound_by)
                 if run else (place.case.words, on, None, None, None, "does not fit")
@@ -215,7 +219,10 @@ def _gauge_asks(basis: Basis, finding: Finding) -> Iterable[ClaimAsk]:
 
 def _gauge_value(basis: Basis, answers: Answers, finding: Finding) -> float | None:
     place = _decides(basis, finding)
-    return None if place is None else _with_failures(basis, answers, place, _gain(basis, answers, place)).cell.value
+    if place is None:
+        return None
+    runs = _runs(basis, answers, place)
+    return _with_failures(_gain(basis, place, runs), runs).cell.value
 
 
 CHECKS: dict[str, Check] = {

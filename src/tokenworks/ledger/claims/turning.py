@@ -12,17 +12,17 @@ from tokenworks.ledger.claims.check import Check
 from tokenworks.ledger.claims.effects import NO_VALUE
 from tokenworks.ledger.claims.finding import ClaimVerdict, Finding, TurningPoint
 
-STEP, STEPS = 1.1, 73
+STEP, STEPS = 1.25, 31
 """An input is changed by this factor, up to `STEPS` times (a factor of about 1,000) [-]."""
 
-CLOSE = 1e-10
+CLOSE = 1e-7
 """Width of the last interval of the bisection / the input [-]."""
 
 
 def turning_points(check: Check, basis: Basis, answers: Answers, finding: Finding) -> tuple[TurningPoint, ...]:
     """The nearest values of each input, below and above the present one, at which the verdict changes.
 
-    An input grows or falls by 10 % until the verdict differs. Bisection then finds where it changes.
+    An input grows or falls by a quarter until the verdict differs. Bisection then finds where it changes.
 
     Parameters
     ----------
