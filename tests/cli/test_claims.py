@@ -29,7 +29,7 @@ def run_json(arguments: list[str], capsys: Output) -> Any:
 def test_details_of_a_claim(capsys: Output) -> None:
     code, out, _ = run(["C20"], capsys)
     assert code == 0
-    for words in ("at least 10", "8.96 to 11.41", "holds if", "It depends on scalex40.device.scale_up.bandwidth",
+    for words in ("at least 10", "8.96 to 11.41", "holds if", "It depends on",
                   "Break-even: scalex40.device.scale_up.bandwidth at 500 GB/s, now 448 GB/s: below it holds if, "
                   "above it holds.",
                   "Nobody published:", "Command: tokenworks claims C20"):  # fmt: skip

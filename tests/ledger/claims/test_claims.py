@@ -8,6 +8,7 @@ import pytest
 
 from tokenworks import SpecError, claims
 from tokenworks.ledger.claims import failures
+from tokenworks.ledger.claims.asks import ClaimAsk
 from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.checks import CHECKS
 from tokenworks.ledger.claims.result import ClaimsRun
@@ -99,15 +100,17 @@ def test_the_price_of_the_machine_decides_c11(usual: ClaimsRun) -> None:
 
 
 def test_availability_follows_the_repair_time() -> None:
-    """C09 with a small model and estimated plans: shorter repairs, more time; the break-even turns the verdict."""
+    """C09 with a small model and estimated plans: shorter repairs, more time; break-evens turn the verdict."""
     basis = Basis.read(mix={"models": {"Qwen/Qwen3-0.6B": 1}})
     check = CHECKS["C09"]
-    answers = {ask: dataclasses.replace(ask, simulate=False).answer(None) for ask in failures._plans(basis)}
+    answers: dict[ClaimAsk, Any] = {
+        ask: dataclasses.replace(ask, simulate=False).answer(None) for ask in failures._plans(basis)
+    }
     finding = check.judge(basis, answers)
     half = check.judge(basis.with_("reliability.repair", "6 h"), answers)
-    assert finding.computed is not None
-    assert half.computed is not None
-    assert finding.computed < half.computed < 100
+    assert finding.low is not None
+    assert half.low is not None
+    assert finding.low < half.low < 100
     points = turning_points(check, basis, answers, finding)
     assert {point.path for point in points} == {"reliability.repair"}
     for point in points:
@@ -119,7 +122,7 @@ def test_bad_input() -> None:
     with pytest.raises(SpecError, match="unknown claim"):
         claims(["C77"])
     with pytest.raises(SpecError, match="ids"):
-        claims("C13")  # type: ignore[arg-type]
+        claims("C13")
     with pytest.raises(SpecError, match="no part is replaced in no time"):
         claims(["C05"], assume={"reliability.repair": "0 h"})
     with pytest.raises(SpecError, match="unknown model"):

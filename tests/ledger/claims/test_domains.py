@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.ledger.claims.studies import APART, MIX, SMALL, basis, study
 from tokenworks.errors import SpecError
 from tokenworks.ledger.claims import domains
-from tokenworks.ledger.claims.asks import ClaimAsk, PlanAsk
+from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis
 from tokenworks.ledger.claims.domains import CHECKS
 from tokenworks.ledger.claims.finding import Finding
@@ -26,7 +26,7 @@ LARGE = "Qwen/Qwen3-30B-A3B"
 def knee(tok_s: dict[int, float | None], of: Basis | None = None) -> Finding:
     """The finding on sizes with the same tokens per card for all models."""
     of = of or basis()
-    answers = {size_plan(of, model, size): study(tok_s[size]) for model in of.mix.models for size in sizes(of)}
+    answers: Answers = {size_plan(of, model, size): study(tok_s[size]) for model in of.mix.models for size in sizes(of)}
     return CHECKS["C36"].judge(of, answers)
 
 
@@ -90,7 +90,7 @@ def test_a_supernode_that_does_not_serve_the_mix_leaves_the_claim_open() -> None
 def lag(eight: float | None, sixteen: float | None) -> Finding:
     of = basis()
     tok_s = {8: eight, 16: sixteen, 40: 100.0}
-    answers = {ask: study(tok_s[_domain(ask)]) for ask in CHECKS["C03"].asks(of) if isinstance(ask, PlanAsk)}
+    answers: Answers = {ask: study(tok_s[_domain(ask)]) for ask in CHECKS["C03"].asks(of) if isinstance(ask, PlanAsk)}
     return CHECKS["C03"].judge(of, answers)
 
 
@@ -180,3 +180,14 @@ def test_a_size_that_is_no_number_of_cards_is_refused() -> None:
         basis(domains=[8, 16, 0])
     with pytest.raises(SpecError, match=r"multiple of host\.devices"):
         size_plan(basis(domains=[8, 16, 42]), SMALL, 42).answer(None)
+
+
+def test_effects_are_measured_on_two_sizes_of_the_main_model() -> None:
+    of = basis()
+    gauge = CHECKS["C36"].gauge
+    assert gauge is not None
+    found = knee({8: 50, 16: 80, 40: 100, 72: 110})
+    one, other = gauge.asks(of, found)
+    assert (one, other) == tuple(size_plan(of, SMALL, size, simulate=False) for size in (40, 72))
+    assert gauge.value(of, {one: study(50), other: study(200)}, found) == pytest.approx(0.25)
+    assert gauge.value(of, {one: study(50), other: study(None)}, found) is None

@@ -114,9 +114,10 @@ def test_the_gauge_is_the_closed_form_of_the_cell_that_decides() -> None:
     basis, finding = judged("C13")
     gauge = CHECKS["C13"].gauge
     assert gauge is not None
-    asked = {ask: ask.answer(None) for ask in gauge.asks(basis, finding) if isinstance(ask, PlanAsk)}
-    assert [ask.engine for ask in asked] == [row[2] for row in finding.tables[0].rows if row[0] == best(finding).row]
-    assert not any(ask.simulate for ask in asked)
+    asks = [ask for ask in gauge.asks(basis, finding) if isinstance(ask, PlanAsk)]
+    asked: dict[ClaimAsk, Any] = {ask: ask.answer(None) for ask in asks}
+    assert [ask.engine for ask in asks] == [row[2] for row in finding.tables[0].rows if row[0] == best(finding).row]
+    assert not any(ask.simulate for ask in asks)
     assert gauge.value(basis, asked, finding) == pytest.approx(finding.computed)
 
 
@@ -129,12 +130,14 @@ def test_a_machine_as_a_whole_has_as_many_times_more_as_it_has_more_cards() -> N
     assert len(single_places(Basis.read(mix=SMALL))) == len(card.cells)
     assert any("per card" in sentence for sentence in finding.conditions)
     assert any("whole machine" in sentence for sentence in finding.conditions)
+    assert "2 cards against 1" in finding.because[1]
 
 
 def test_a_case_that_only_the_supernode_serves_has_no_ratio_and_is_named() -> None:
     basis = Basis.read(mix=SMALL)
     known = answers(basis, "C26")
-    nothing = {ask: dataclasses.replace(study, plan=None) for ask, study in known.items() if ask.system == "hgx-h20:1"}
+    nothing: dict[ClaimAsk, Any] = {ask: dataclasses.replace(study, plan=None) for ask, study in known.items()
+               if isinstance(ask, PlanAsk) and ask.system == "hgx-h20:1"}  # fmt: skip
     finding = CHECKS["C26"].judge(basis, {**known, **nothing})
     assert {cell.state for cell in finding.maps[0].cells} == {ONLY_SUPERNODE}
     assert (finding.computed, finding.verdict) == (None, "holds if")

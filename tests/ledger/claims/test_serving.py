@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ledger.claims.studies import SMALL, basis, study
+from tokenworks.ledger.claims.asks import Answers
 from tokenworks.ledger.claims.finding import Finding
 from tokenworks.ledger.claims.runs import Coupling, Couplings, CouplingsAsk, LoadPoint, Loads, LoadsAsk
 from tokenworks.ledger.claims.serving import CHECKS, PEAK, SHARES, _over_a_day
-from tokenworks.ledger.claims.steps import StepAsk
 from tokenworks.planning.result import FrontPoint
 
 MOE = "Qwen/Qwen3-30B-A3B"
@@ -86,7 +86,7 @@ def test_utilisation_of_a_day() -> None:
 def steps(**mix: Any) -> tuple[Finding, dict[str, float]]:
     """The finding on communication, and its shares in decode steps by machine."""
     of = basis(models={MOE: 1.0}, main=MOE, **mix)
-    answers = {ask: ask.answer(None) for ask in CHECKS["C28"].asks(of) if isinstance(ask, StepAsk)}
+    answers: Answers = {ask: ask.answer(None) for ask in CHECKS["C28"].asks(of)}
     found = CHECKS["C28"].judge(of, answers)
     shares = {str(row[0]): float(row[5] or 0) for row in found.tables[0].rows if row[2] == "decode" and row[3] == 64}
     return found, shares
@@ -96,6 +96,7 @@ def test_experts_over_several_servers_talk_more_than_inside_one() -> None:
     found, shares = steps()
     assert shares["2xhgx-h200"] > shares["hgx-h200"] > 0
     assert found.low is not None
+    assert found.computed is not None
     assert found.computed == found.high
     assert found.low <= shares["hgx-h200"] <= found.computed
     slow = {"hgx-h200": {"device.nic": "5 GB/s"}}

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenworks.errors import SpecError
 from tokenworks.ledger.claims.article import chosen
 from tokenworks.ledger.claims.asks import answered
 from tokenworks.ledger.claims.basis import Basis
@@ -59,9 +58,7 @@ def claims(
     SpecError : an unknown claim, a wrong file, path or value
     """
     began = time.perf_counter()
-    if isinstance(ids, str):
-        raise SpecError("is a text", where="ids", hint=f"give a list, such as [{ids!r}]")
-    asked = {name: claim for name, claim in chosen(ids).items() if name in CHECKS}
+    asked = chosen(ids)
     basis = Basis.read(
         assume_of=assume_of, assume=assume, prices=prices, reliability=reliability, mix=mix, calibration=calibration
     )

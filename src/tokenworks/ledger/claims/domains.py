@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tokenworks.ledger.claims.article import article
@@ -153,8 +153,8 @@ def _knee_asks(basis: Basis) -> Iterator[ClaimAsk]:
 
 def _paths(basis: Basis) -> Iterable[str]:
     system = system_of(basis.mix.machine)
-    names = ("device.scale_up.bandwidth", "scale_up.hop", "scale_up.endpoint", "device.hbm.bandwidth",
-             "device.peak.fp8", "device.hbm.capacity")  # fmt: skip
+    names = ("device.scale_up.bandwidth", "scale_up.endpoint", "device.hbm.bandwidth", "device.hbm.capacity",
+             "device.peak.fp8")  # fmt: skip
     return (*(f"{system}.{name}" for name in names), "calibration.skew")
 
 
@@ -183,7 +183,7 @@ def _knee(basis: Basis, answers: Answers) -> Finding:
             UNCERTAIN, REPEATED,
             f"All sizes have the same card, bandwidth per card and engine ({ENGINE}), and one layer of switches.",
             "The survey behind the claim is not published: this is a computation, not a survey.",
-            *_doubts(answers, basis),
+            *_doubts(_knee_asks(basis), answers),
         ),
         command=size_plan(basis, basis.mix.main, best).command,
     )  # fmt: skip
@@ -215,12 +215,12 @@ def _knee_conditions(own: int, best: int, top: RatioInterval, alike: list[int]) 
     )  # fmt: skip
 
 
-def _doubts(answers: Answers, basis: Basis) -> Iterator[str]:
-    """Plans whose budget ended before they were settled."""
-    asks = [ask for ask in _knee_asks(basis) if isinstance(ask, PlanAsk)]
-    open_ = sum(1 for ask in asks if (plan := answers[ask].plan) and not (plan.decision and plan.decision.settled))
+def _doubts(asks: Iterable[ClaimAsk], answers: Answers) -> Iterator[str]:
+    """How many plans were not settled when their budget ended."""
+    plans = [plan for ask in asks if (plan := answers[ask].plan) is not None]
+    open_ = sum(1 for plan in plans if plan.decision and not plan.decision.settled)
     if open_:
-        yield f"In {open_} of {len(asks)} plans the budget ended before every candidate was simulated."
+        yield f"In {open_} of {len(plans)} plans the budget ended before every candidate was simulated: not settled."
 
 
 def _knee_table(basis: Basis, curves: list[_Curve]) -> ClaimTable:
@@ -275,23 +275,31 @@ def _cell(row: str, size: int, ratio: RatioInterval | None, why: str) -> MapCell
     return MapCell(row, str(size), ratio.value, ratio.low, ratio.high, _apart(ratio) if ratio.value != 1 else "")
 
 
-def _gauged(first: int | None, second: int | None) -> Gauge:
-    """The ratio of two sizes for the main model by the closed form; None: the supernode, or the largest size."""
+def _gauged(pair: Callable[[Basis], tuple[int, int]]) -> Gauge:
+    """The ratio of two sizes for the main model by the closed form.
 
-    def pair(basis: Basis) -> tuple[PlanAsk, PlanAsk]:
-        chosen = (first or own_size(basis), second or own_size(basis))
-        if first is None and second is None:
-            chosen = (own_size(basis), max(size for size in sizes(basis) if size != own_size(basis)))
-        one, other = (size_plan(basis, basis.mix.main, size, simulate=False) for size in chosen)
-        return one, other
+    Parameters
+    ----------
+    pair : the two sizes [count]
+    """
+
+    def asks(basis: Basis, _finding: Finding | None = None) -> tuple[PlanAsk, ...]:
+        return tuple(size_plan(basis, basis.mix.main, size, simulate=False) for size in pair(basis))
 
     def value(basis: Basis, answers: Answers, _finding: Finding) -> float | None:
-        one, other = (answers[ask].row for ask in pair(basis))
-        return (
-            None if one is None or other is None else one.effective_tok_s_per_device / other.effective_tok_s_per_device
-        )
+        one, other = (answers[ask].row for ask in asks(basis))
+        if one is None or other is None:
+            return None
+        return float(one.effective_tok_s_per_device / other.effective_tok_s_per_device)
 
-    return Gauge(lambda basis, _finding: pair(basis), value)
+    return Gauge(asks, value)
+
+
+def _neighbours(basis: Basis) -> tuple[int, int]:
+    """The supernode, and the next larger size; without one, the next smaller size."""
+    own, all_ = own_size(basis), sizes(basis)
+    place = all_.index(own)
+    return own, all_[place + 1] if place + 1 < len(all_) else all_[place - 1]
 
 
 # ── C03: do 8 and 16 cards lag? ───────────────────────────────────────────────────────────────────────────────────
@@ -389,6 +397,7 @@ def _lag(basis: Basis, answers: Answers) -> Finding:
             "network, for the mix.",
             REPEATED,
             UNCERTAIN,
+            *_doubts(_small_asks(basis), answers),
         ),
         command=size_plan(basis, basis.mix.main, SERVER).command,
     )  # fmt: skip
@@ -464,8 +473,8 @@ def _covered(basis: Basis, answers: Answers) -> Finding:
 
 
 CHECKS: dict[str, Check] = {
-    "C03": Check(_lag, _small_asks, rests_on=_paths, gauge=_gauged(SERVER, None)),
+    "C03": Check(_lag, _small_asks, rests_on=_paths, gauge=_gauged(lambda basis: (SERVER, own_size(basis)))),
     "C04": Check(_covered, _needs),
-    "C36": Check(_knee, _knee_asks, rests_on=_paths, gauge=_gauged(None, None)),
+    "C36": Check(_knee, _knee_asks, rests_on=_paths, gauge=_gauged(_neighbours)),
 }
 """Number of a claim -> its check."""

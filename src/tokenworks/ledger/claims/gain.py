@@ -173,9 +173,12 @@ def _deployments(basis: Basis, answers: Answers, places: Sequence[GainPlace]) ->
         for ask, on in zip(place.asks(basis), (place.on, place.servers), strict=True):
             row = answers[ask].row
             if row is not None:
-                speed = row.effective_tok_s_per_device
-                rows[place.case.words, on] = (row.deployment.engine, str(row.deployment), speed, row.bound_by)
-    headings = ("case", "machine", "engine", "deployment", "effective tokens per card [token/s]", "bound by")
+                speed, decision = row.effective_tok_s_per_device, answers[ask].plan.decision
+                settled = "yes" if decision is not None and decision.settled else "no"
+                rows[place.case.words, on] = (row.deployment.engine, str(row.deployment), speed, row.bound_by, settled)
+    headings = (
+        "case", "machine", "engine", "deployment", "effective tokens per card [token/s]", "bound by", "settled",
+    )  # fmt: skip
     return ClaimTable("Best deployments", headings, tuple((*key, *row) for key, row in rows.items()))
 
 
@@ -225,15 +228,13 @@ def _command(basis: Basis, place: GainPlace) -> str:
     return " && ".join(ask.command for ask in place.asks(basis))
 
 
-def _unsettled(answers: Answers, places: Sequence[GainPlace], basis: Basis) -> Iterator[str]:
+def _unsettled(deployments: ClaimTable) -> Iterator[str]:
     """A sentence if searches ended at their budget."""
-    asks = dict.fromkeys(ask for place in places for ask in place.asks(basis))
-    plans = {f"{ask.name} ({ask.slo})" if ask.slo else ask.name: answers[ask].plan for ask in asks}
-    open_ = [name for name, plan in plans.items() if plan and plan.decision and not plan.decision.settled]
+    open_ = sum(row[-1] == "no" for row in deployments.rows)
     if open_:
         yield (
-            f"Not settled: the budget ended before every deployment was simulated that could be better, with "
-            f"{'; '.join(open_)}."
+            f"{open_} of {len(deployments.rows)} plans are not settled: the budget ended before every deployment was "
+            "simulated that could be better. The table of deployments names them."
         )
 
 
@@ -241,8 +242,8 @@ def _gauge(places: Callable[[Basis], Sequence[GainPlace]]) -> Gauge:
     """The ratio of the cell that decides, in closed form."""
 
     def decides(basis: Basis, finding: Finding) -> GainPlace | None:
-        valued = [cell for cell in finding.maps[0].cells if cell.value is not None]
-        return _at(places(basis), max(valued, key=lambda cell: cell.value or 0.0)) if valued else None
+        cells = [cell for cell in finding.maps[0].cells if cell.value is not None and cell.value == finding.computed]
+        return _at(places(basis), cells[0]) if cells else None
 
     def asks(basis: Basis, finding: Finding) -> Iterable[ClaimAsk]:
         place = decides(basis, finding)
@@ -271,7 +272,7 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
     at_money = money.known(at_cards)
     gains, amount = (at_cards, "card") if at_money is None else (at_money, "dollar")
     links = [place.gain(basis, answers, correlation) for place in link_places(basis)]
-    ends = best_and_worst(gains)
+    ends, deployments = best_and_worst(gains), _deployments(basis, answers, places)
     best = None if ends is None else ends[0].cell
     guessed = with_assumed(basis, basis.mix.baselines)
     unpriced = (
@@ -287,14 +288,14 @@ def _judged_gain(basis: Basis, answers: Answers) -> Finding:
         tuple(filter(None, (honest(gains, does="serves", amount=amount, assumed=guessed), unpriced))),
         *((None, None, None) if best is None else (best.value, best.low, best.high)),
         conditions=tuple(conditions(gains, number)),
-        tables=(_deployments(basis, answers, places), money.table(at_cards, number)),
+        tables=(deployments, money.table(at_cards, number)),
         maps=(map_of(f"Effective tokens per {amount}: {machine} / servers", gains, number, rows="case",
                      columns="servers"),
               map_of("Effective tokens per card with other assumed links of the servers", links, number, rows="case",
                      columns="servers")),
         notes=(
             f"Bounds, context and prefix cache are varied against {' and '.join(basis.mix.baselines[:NEAREST])}.",
-            *_unsettled(answers, places, basis),
+            *_unsettled(deployments),
         ),
         turning_points=tuple(money.turning_points(at_cards, number)),
         command="" if best is None else _command(basis, _at(places, best)),
@@ -342,11 +343,14 @@ def _whole(basis: Basis, gain: Gain) -> Gain:
 
 
 def _judged_single(basis: Basis, answers: Answers) -> Finding:
+    """The computed value is the largest ratio per card of the supernode of the mix."""
     number, places = number_of("C26"), single_places(basis)
     correlation = basis.loaded_calibration.correlation
     per_card = [place.gain(basis, answers, correlation) for place in places]
     per_machine = [_whole(basis, gain) for gain in per_card]
-    ends, guessed = best_and_worst(per_card), with_assumed(basis, basis.mix.servers)
+    ends = best_and_worst(gain for gain in per_card if gain.on == basis.mix.machine) or best_and_worst(per_card)
+    guessed, deployments = with_assumed(basis, basis.mix.servers), _deployments(basis, answers, places)
+    cards = {on: basis.parts(on).devices for on in (*basis.mix.supernodes, *basis.mix.servers)}
     best = None if ends is None else ends[0].cell
     maps = [
         map_of(f"Effective tokens per {amount}: supernode / one server", gains, number, rows="case",
@@ -355,15 +359,17 @@ def _judged_single(basis: Basis, answers: Answers) -> Finding:
     ]  # fmt: skip
     return Finding(
         verdict_of([gain.cell for gain in (*per_card, *per_machine)], number),
-        tuple(filter(None, (honest(gains, does="serves", amount=amount, assumed=guessed)
-                            for amount, gains in (("card", per_card), ("machine", per_machine))))),
+        tuple(filter(None, (
+            honest(per_card, does="serves", amount="card", assumed=guessed),
+            honest(per_machine, does="serves", amount="machine", assumed=guessed, cards=cards),
+        ))),
         *((None, None, None) if best is None else (best.value, best.low, best.high)),
         conditions=(
             *conditions(per_card, number, group=lambda gain: f"{gain.on} per card"),
             *conditions(per_machine, number, group=lambda gain: f"{gain.on} as a whole machine"),
         ),
-        tables=(_deployments(basis, answers, places),), maps=tuple(maps),
-        notes=tuple(_unsettled(answers, places, basis)),
+        tables=(deployments,), maps=tuple(maps),
+        notes=(f"The computed value is the largest ratio per card of {basis.mix.machine}.", *_unsettled(deployments)),
         command="" if best is None else _command(basis, _at(places, best)),
     )  # fmt: skip
 

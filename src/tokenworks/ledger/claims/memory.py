@@ -10,7 +10,7 @@ from tokenworks.ledger.claims.asks import Answers, ClaimAsk
 from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, ClaimVerdict, Finding, TableCell, TurningPoint
-from tokenworks.ledger.claims.runs import TierPoints, TiersAsk
+from tokenworks.ledger.claims.runs import TierPoints, TiersAsk, unsettled
 from tokenworks.ledger.claims.sizes import ENGINE
 from tokenworks.ledger.claims.steps import CAPACITY, LeastMemoryAsk, RoomAnswer, RoomAsk
 from tokenworks.specs.given import Given
@@ -249,6 +249,7 @@ def _tiers(basis: Basis, answers: Answers) -> Finding:
             "mean.",
             "Memory and drives of a node are assumed.",
             *dict.fromkeys(one for answer in found for one in answer.missing),
+            *unsettled(*found),
         ),
     )  # fmt: skip
 

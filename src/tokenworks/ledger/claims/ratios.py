@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tokenworks.ledger.break_even import break_even
@@ -89,12 +89,22 @@ def _value(gain: Gain) -> float:
     return _end(gain.cell.value)
 
 
+def two_digits(value: float | None) -> str:
+    """A ratio with two digits, or with all digits before the point: 0.84, 4.5, 118."""
+    ratio = _end(value)
+    return f"{ratio:,.0f}" if ratio >= 99.5 else f"{ratio:.2g}"
+
+
 def ratio_words(cell: MapCell) -> str:
     """A ratio with its interval, in words."""
-    return f"{_end(cell.value):.2g} times ({_end(cell.low):.2g} to {_end(cell.high):.2g} with 80 % probability)"
+    low, value, high = map(two_digits, (cell.low, cell.value, cell.high))
+    return f"{value} times ({low} to {high} with 80 % probability)"
 
 
-def honest(gains: Sequence[Gain], *, does: str, amount: str, assumed: Collection[str] = ()) -> str:
+def honest(
+    gains: Sequence[Gain], *, does: str, amount: str, assumed: Collection[str] = (),
+    cards: Mapping[str, int] | None = None,
+) -> str:  # fmt: skip
     """The best sentence about the gain that is true: the best case with its interval, and the worst one beside it.
 
     Parameters
@@ -103,6 +113,7 @@ def honest(gains: Sequence[Gain], *, does: str, amount: str, assumed: Collection
     does : what the machines do with a case, such as "serves"
     amount : what the tokens are counted for, such as "card"
     assumed : servers with numbers that nobody published
+    cards : machine -> its cards, to be named; None: the machines have as many as each other [count]
 
     Returns
     -------
@@ -113,10 +124,11 @@ def honest(gains: Sequence[Gain], *, does: str, amount: str, assumed: Collection
         return ""
     best, worst = ends
     guess = ", some numbers of which are assumed" if best.against in assumed else ""
+    sizes = f", {cards[best.on]} cards against {cards[best.against]}" if cards else ""
     return (
         f'An honest salesman can say: "{best.on} {does} {best.cell.row} at up to {ratio_words(best.cell)} the tokens '
-        f"per {amount} of {best.against}{guess}. In the worst of {sum(gain.valued for gain in gains)} cases it is "
-        f'{_value(worst):.2g} times: {worst.cell.row}, {worst.on} against {worst.against}."'
+        f"per {amount} of {best.against}{sizes}{guess}. In the worst of {sum(gain.valued for gain in gains)} cases it "
+        f'is {two_digits(worst.cell.value)} times: {worst.cell.row}, {worst.on} against {worst.against}."'
     )
 
 
@@ -137,7 +149,7 @@ def conditions(
         if (ends := best_and_worst(mine)) is not None:
             count = f"{_reach(mine, 'value', number)} of {sum(gain.valued for gain in mine)}"
             yield (
-                f"{words}: {_value(ends[1]):.2g} to {_value(ends[0]):.2g} times, the most with "
+                f"{words}: {two_digits(_value(ends[1]))} to {two_digits(_value(ends[0]))} times, the most with "
                 f"{_case(ends[0], words)}: {ratio_words(ends[0].cell)}. {count} cases reach {number.value:g}."
             )
         alone = [_case(gain, words) for gain in mine if gain.cell.state == ONLY_SUPERNODE]

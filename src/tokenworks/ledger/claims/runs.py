@@ -43,6 +43,11 @@ class _Best:
         """The best deployment with its predictions."""
         return self.plan.best
 
+    @property
+    def settled(self) -> bool:
+        """Whether the plan was settled before its budget ended; a plan in closed form has no budget."""
+        return self.plan.decision is None or self.plan.decision.settled
+
     def candidate(self, deployment: Deployment) -> Candidate:
         """A deployment in this setting, with its estimates."""
         return candidate_of(self.costing, deployment, "deployment")
@@ -58,6 +63,12 @@ def _best(ask: PlanAsk, say: Say | None) -> _Best | None:
         engine=found.row.deployment.engine, devices=ask.devices, assume=ask.assume or None, calibration=ask.calibration,
     )  # fmt: skip
     return _Best(found.plan, costing)
+
+
+def unsettled(*answers: Loads | Couplings | TierPoints) -> tuple[str, ...]:
+    """A note on deployments of plans whose budget ended before they were settled; empty: all were settled."""
+    open_ = [answer.deployment for answer in answers if not answer.settled]
+    return (f"Not settled: a plan may have a better deployment than {', '.join(open_)}.",) if open_ else ()
 
 
 # ── other loads ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,12 +107,14 @@ class Loads:
     deployment : the deployment, in words; empty: no deployment meets the SLO
     charged : devices of the machine that the deployment uses or leaves idle [count]
     slo : the SLO, in words
+    settled : whether the plan was settled before its budget ended
     """
 
     points: tuple[LoadPoint, ...]
     deployment: str = ""
     charged: int = 0
     slo: str = ""
+    settled: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ class LoadsAsk(ClaimAsk):
         bench, candidate = Bench(), best.candidate(best.row.deployment)
         runs = [bench.at(candidate, rate=best.row.offered_s * share, again=True) for share in self.shares]
         points = tuple(_load_point(share, run) for share, run in zip(self.shares, runs, strict=True))
-        return Loads(points, str(best.row.deployment), best.row.charged, str(best.plan.slo))
+        return Loads(points, str(best.row.deployment), best.row.charged, str(best.plan.slo), best.settled)
 
 
 def _load_point(share: float, run: Simulation) -> LoadPoint:
@@ -180,11 +193,13 @@ class Couplings:
     tok_s : effective tokens per second and device of the best deployment [token/s]
     deployment : the deployment, in words; empty: no deployment meets the SLO
     changed : a coupling that the deployment uses is switched off, one that it does not use is switched on
+    settled : whether the plan was settled before its budget ended
     """
 
     tok_s: float
     deployment: str
     changed: tuple[Coupling, ...]
+    settled: bool = True
 
 
 @dataclass(frozen=True)
@@ -234,7 +249,7 @@ class CouplingsAsk(ClaimAsk):
 
         base = tok_s(own)
         changed = tuple(Coupling(name, was, tok_s(other)) for name, was, other in _changed(best, own))
-        return Couplings(base or 0.0, str(own), changed)
+        return Couplings(base or 0.0, str(own), changed, best.settled)
 
 
 def _changed(best: _Best, own: Deployment) -> Iterator[tuple[str, bool, Deployment]]:
@@ -317,12 +332,14 @@ class TierPoints:
     deployment : the deployment, in words; empty: no deployment meets the SLO
     endless : share of the input tokens that a cache without an end would serve, by the workload [-]
     missing : why a set of tiers has no point, in words
+    settled : whether the plan was settled before its budget ended
     """
 
     points: tuple[TierPoint, ...]
     deployment: str = ""
     endless: float = 0.0
     missing: tuple[str, ...] = ()
+    settled: bool = True
 
 
 @dataclass(frozen=True)
@@ -376,7 +393,9 @@ class TiersAsk(ClaimAsk):
                 ]
             except (SpecError, DoesNotFit) as error:
                 missing.append(f"{name}: {error}")
-        return TierPoints(tuple(points), str(own), best.costing.setting.workload.hit_share, tuple(missing))
+        return TierPoints(
+            tuple(points), str(own), best.costing.setting.workload.hit_share, tuple(missing), best.settled
+        )
 
 
 def _tier_sets(engine: str) -> Mapping[str, Sequence[Mapping[str, Any]] | str]:

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from tokenworks.ledger.claims import asks as plans
 from tokenworks.ledger.claims.article import ABOUT
 from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimTable, ClaimVerdict, Finding, TableCell
 from tokenworks.ledger.claims.memory import SERVER, short
-from tokenworks.ledger.claims.runs import Couplings, CouplingsAsk, LoadPoint, Loads, LoadsAsk
+from tokenworks.ledger.claims.runs import Couplings, CouplingsAsk, LoadPoint, Loads, LoadsAsk, unsettled
 from tokenworks.ledger.claims.sizes import ENGINE
 from tokenworks.ledger.claims.steps import TALK, StepAsk, StepParts
 from tokenworks.ledger.cost import Served, UnitCost, cost
@@ -51,7 +52,7 @@ def _steps(basis: Basis, on: str, batches: Sequence[int] = BATCHES) -> Iterator[
         if not experts:
             continue
         redundant = f"redundant_experts={-experts % devices}"
-        deploys = (f"dp={devices},ep={devices},{redundant}",)
+        deploys: tuple[str, ...] = (f"dp={devices},ep={devices},{redundant}",)
         if devices <= SERVER:
             deploys += (f"tp={devices},ep={devices},{redundant}",)
         for batch in batches:
@@ -198,6 +199,7 @@ def _cost(basis: Basis, answers: Answers) -> Finding:
             f"The value is the difference from 1 / u: cost at {worst:.0%} of the load x {worst:g} / cost at full load, "
             "less 1.",
             f"{short(basis.mix.main)} on {on}, bought at the prices of the list. u is load / highest load in the SLO.",
+            *unsettled(loads),
         ),
     )  # fmt: skip
 
@@ -252,7 +254,7 @@ def _metric(basis: Basis, answers: Answers) -> Finding:
         tables=(_load_table(basis, on, loads, costs), _price_table(basis, answers)),
         notes=("The value is the share of the output tokens that are effective above the highest load within the SLO.",
                "That a buyer should count effective tokens is an opinion. That the other metric misleads can be "
-               "computed."),
+               "computed.", *unsettled(loads), *plans.unsettled(_machine_plans(basis), answers)),
     )  # fmt: skip
 
 
@@ -306,7 +308,7 @@ def _trade(basis: Basis, answers: Answers) -> Finding:
             ),
         ),
         notes=("The value is tokens per card at the slow end / at the fast end of the front. No point of the front is "
-               "better in both.",),
+               "better in both.", *plans.unsettled([_front(basis)], answers)),
         command=_front(basis).command,
     )  # fmt: skip
 
@@ -357,6 +359,7 @@ def _over_a_day(loads: Loads, name: str) -> float:
 def _utilisation(basis: Basis, answers: Answers) -> Finding:
     rows: list[tuple[TableCell, ...]] = []
     uses: dict[str, float] = {}
+    most_used: dict[str, float] = {}
     for on in _clusters(basis):
         loads: Loads = answers[_loads(basis, on)]
         full = next((point for point in loads.points if point.share == 1.0), None)
@@ -367,11 +370,11 @@ def _utilisation(basis: Basis, answers: Answers) -> Finding:
         most = max(point.output_tok_s for point in loads.points)
         compute, hbm = _over_a_day(loads, "compute"), _over_a_day(loads, "hbm")
         rows.append((on, full.output_tok_s / most, served, full.compute, full.hbm, compute, hbm))
-        uses[on] = max(compute, hbm)
+        uses[on], most_used[on] = max(compute, hbm), max(full.compute, full.hbm)
     usual, own = _clusters(basis)
     if usual not in uses:
         return Finding("cannot be known", (f"{usual} does not serve {basis.mix.main} within the SLO.",))
-    value, ends = uses[usual], [row[3] or row[4] for row in rows if row[0] == usual and row[3] is not None]
+    value = uses[usual]
     verdict: ClaimVerdict = "holds if" if value < LOW else "does not hold"
     columns = (
         "machine", "tokens at the highest load within the SLO / at most", "tokens of a day / at the highest load",
@@ -385,12 +388,13 @@ def _utilisation(basis: Basis, answers: Answers) -> Finding:
             f"spends {value:.1%} of the time at its nearest roof.",
             *((f"{own} on the same day: {uses[own]:.1%}.",) if own in uses else ()),
         ),
-        value, value, max([value, *(float(one) for one in ends)]), "",
+        value, value, most_used[usual], "",
         conditions=(f"It holds if the load of a day has a peak of {PEAK:g} x its mean, and if less than "
                     f"{LOW:.0%} counts as low.",) if verdict == "holds if" else (),
         tables=(ClaimTable("Utilisation under an SLO", columns, tuple(rows)),),
         notes=("The load of the day is assumed: no load of the clusters that the claim means is published.",
-               "A roof is the rate of arithmetic or of HBM that kernels reach at best."),
+               "A roof is the rate of arithmetic or of HBM that kernels reach at best.",
+               *unsettled(*(answers[_loads(basis, on)] for on in _clusters(basis)))),
     )  # fmt: skip
 
 
@@ -443,6 +447,7 @@ def _coupled(basis: Basis, answers: Answers) -> Finding:
             "redundant experts that EPLB places. All three run on other machines, too.",
             "Without MTP, the deployment is planned again. In each table, all other settings stay as they are, so a "
             "deployment that is tuned for a coupling loses more without it than a new plan would.",
+            *unsettled(best, without),
         ),
     )  # fmt: skip
 
