@@ -112,6 +112,21 @@ def test_small_domains_lag_where_they_are_told_apart(eight: float, sixteen: floa
     assert lag(eight, sixteen).verdict == verdict
 
 
+def test_servers_over_the_network_may_keep_up_with_one_domain() -> None:
+    of = basis()
+    tok_s = {(8, 1): 40.0, (8, 5): 98.0, (16, 1): 70.0, (40, 1): 100.0}
+    asks = [ask for ask in CHECKS["C03"].asks(of) if isinstance(ask, PlanAsk)]
+    counts = {ask: 5 if ask.system.startswith("5x") else 1 for ask in asks}
+    found = CHECKS["C03"].judge(of, {ask: study(tok_s[_domain(ask), counts[ask]]) for ask in asks})
+    assert found.verdict == "holds if"
+    assert found.computed == pytest.approx(0.4)
+    assert found.conditions[0].startswith("8 cards alone: it holds for the mix")
+    assert (
+        found.conditions[1]
+        == "5 x 8 cards over the network: it does not hold for the mix, and it holds for no model alone."
+    )
+
+
 def test_plans_of_a_size_differ_only_in_the_size() -> None:
     of = basis()
     assert size_plan(of, SMALL, 40) == of.plan(SMALL, "scalex40", engine="sglang")

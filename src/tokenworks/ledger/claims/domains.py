@@ -353,54 +353,62 @@ def _small_ratios(
 def _lag(basis: Basis, answers: Answers) -> Finding:
     own, wholes = own_size(basis), _wholes(basis, answers)
     ratios = _small_ratios(basis, answers, wholes)
-    base = {model: row.effective_tok_s_per_device for model, row in wholes.items()}
     if not ratios:
         return Finding("cannot be known", (f"A domain of {own} cards is not larger than the small ones.",))
-    rows, lagging, cells = [], {}, []
-    for (size, count), of in ratios.items():
-        whole = _mixed(basis, of, base)
-        name = f"{size}" if count == 1 else f"{count} x {size}"
-        for label, ratio in (*((short(model), one) for model, one in of.items()), ("the mix", whole)):
-            rows.append((
-                name, label, *((None,) * 3 if ratio is None else (ratio.value, ratio.low, ratio.high)), _apart(ratio)
-            ))  # fmt: skip
-            cells.append(_cell(label, size if count == 1 else size * count, ratio, "not served"))
-        lagging[size, count] = [model for model, one in of.items() if one is None or one.high < 1]
-    served = {place: _mixed(basis, of, base) for place, of in ratios.items()}
-    best = {size: max((one for (cards, _), one in served.items() if cards == size and one), default=None,
-                      key=lambda one: one.value) for size in (SERVER, DOUBLE)}  # fmt: skip
-    models = {size: [short(model) for model in basis.mix.models
-                     if all(model in lagging[place] for place in lagging if place[0] == size)]
-              for size in (SERVER, DOUBLE)}  # fmt: skip
-    states = [_apart(best[size]) for size in best]
-    behind = [state in ("fewer", "does not serve") for state in states]
-    verdict: ClaimVerdict = "holds" if all(behind) else "holds if" if any(models.values()) else "does not hold"
-    eight = best[SERVER]
+    base = {model: row.effective_tok_s_per_device for model, row in wholes.items()}
+    mixed = {place: _mixed(basis, of, base) for place, of in ratios.items()}
+    behind = {place: _apart(ratio) in ("fewer", "does not serve") for place, ratio in mixed.items()}
+    models = {
+        place: [short(model) for model, one in of.items() if one is None or one.high < 1]
+        for place, of in ratios.items()
+    }  # fmt: skip
+    none = not any(models.values())
+    verdict: ClaimVerdict = "holds" if all(behind.values()) else "does not hold" if none else "holds if"
+    eight = mixed[SERVER, 1]
     return Finding(
         verdict,
-        tuple(
-            f"{size} cards in a domain, alone or over the network: "
-            + (f"{one.value:.3g} [{one.low:.3g} to {one.high:.3g}] x the tokens per card of {own} cards for the mix."
-               if one else "they do not serve the whole mix.")
-            for size, one in best.items()
-        ),
+        tuple(_lag_words(own, place, ratio) for place, ratio in mixed.items()),
         eight.value if eight else None, eight.low if eight else None, eight.high if eight else None, "",
         conditions=tuple(
-            f"With {size} cards it holds for {', '.join(named) if named else 'no model of the mix'}, whose tokens per "
-            f"card are told apart from those with {own} cards." for size, named in models.items()
+            f"{_placed(place)}: {'it holds' if behind[place] else 'it does not hold'} for the mix, and it holds for "
+            f"{', '.join(models[place]) or 'no model alone'}."
+            for place in mixed
         ) if verdict == "holds if" else (),
-        tables=(ClaimTable(
-            f"Tokens per card / those of {own} cards in one domain",
-            ("cards", "model", "ratio", "low", "high", "tokens per card"), tuple(rows)),),
+        tables=(_lag_table(own, ratios, mixed),),
         notes=(
-            f"The value is the ratio of domains of {SERVER} cards, the better of one domain and of several over the "
-            "network, for the mix.",
-            REPEATED,
-            UNCERTAIN,
-            *_doubts(_small_asks(basis), answers),
+            f"The value is the ratio of one domain of {SERVER} cards, for the mix. A model lags if its tokens per card "
+            f"are told apart from those of {own} cards.",
+            REPEATED, UNCERTAIN, *_doubts(_small_asks(basis), answers),
         ),
         command=size_plan(basis, basis.mix.main, SERVER).command,
     )  # fmt: skip
+
+
+def _placed(place: tuple[int, int]) -> str:
+    size, count = place
+    return f"{size} cards alone" if count == 1 else f"{count} x {size} cards over the network"
+
+
+def _lag_words(own: int, place: tuple[int, int], ratio: RatioInterval | None) -> str:
+    if ratio is None:
+        return f"{_placed(place)} do not serve the whole mix."
+    return (
+        f"{_placed(place)}: {ratio.value:.3g} [{ratio.low:.3g} to {ratio.high:.3g}] x the tokens per card of {own} "
+        "cards for the mix."
+    )
+
+
+def _lag_table(
+    own: int, ratios: Mapping[tuple[int, int], Mapping[str, RatioInterval | None]],
+    mixed: Mapping[tuple[int, int], RatioInterval | None],
+) -> ClaimTable:  # fmt: skip
+    rows: list[tuple[TableCell, ...]] = []
+    for place, of in ratios.items():
+        for label, ratio in (*((short(model), one) for model, one in of.items()), ("the mix", mixed[place])):
+            ends = (None,) * 3 if ratio is None else (ratio.value, ratio.low, ratio.high)
+            rows.append((_placed(place), label, *ends, _apart(ratio)))
+    columns = ("cards", "model", "ratio", "low", "high", "tokens per card")
+    return ClaimTable(f"Tokens per card / those of {own} cards in one domain", columns, tuple(rows))
 
 
 # ── C04: do 32 to 40 cards cover most needs? ──────────────────────────────────────────────────────────────────────
