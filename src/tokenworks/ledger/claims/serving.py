@@ -188,7 +188,7 @@ def _cost(basis: Basis, answers: Answers) -> Finding:
         (
             f"Below the highest load, the cost of an effective token differs from 1 / u by at most "
             f"{abs(below[worst][1]):.2g} %, at {worst:.0%} of the load: only power falls with the load.",
-            *(f"At {point.share:g} x the highest load, {point.effective_tok_s / point.output_tok_s:.1%} of the tokens "
+            *(f"At {point.share:g} x the highest load, {point.effective_tok_s / point.output_tok_s:.2%} of the tokens "
               "meet the SLO." for point in over[-1:]),
         ),
         below[worst][1], min(below[worst]), max(below[worst]), "%",
@@ -240,13 +240,13 @@ def _metric(basis: Basis, answers: Answers) -> Finding:
     most, full = known[max(known)], known[1.0]
     share = most.effective_tok_s / most.output_tok_s
     output = full.output_tok_s / most.output_tok_s
-    dearer = f"{full.effective_tok_s / most.effective_tok_s:.3g} x as much" if most.effective_tok_s else "without end"
+    dearer = f"{full.effective_tok_s / most.effective_tok_s:,.1f} x as much" if most.effective_tok_s else "without end"
     verdict: ClaimVerdict = "holds" if share < 1 - ABOUT else "does not hold"
     return Finding(
         verdict,
         (
             f"At {most.share:g} x the highest load within the SLO, {on} makes {1 / output:.3g} x as many output "
-            f"tokens, but only {share:.1%} of them are effective.",
+            f"tokens, but only {share:.2%} of them are effective.",
             f"So an output token costs {output:.3g} x as much as at the highest load within the SLO, and an effective "
             f"token {dearer}.",
         ),
