@@ -5,7 +5,7 @@ RUN := $(VENV)/bin
 # Python keeps compiled modules on disk: each command of the tests starts half a second sooner.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo dialects test check-long fuzz lint types style collected engine bench accuracy lock schemas clean
+.PHONY: demo dialects test check-long fuzz lint types style collected engine bench accuracy lock schemas wire clean
 
 demo: $(VENV)/.ready
 	$(RUN)/tokenworks compare deepseek-ai/DeepSeek-R1 --on scalex40 --on 5xhgx-h100 --on 5xhgx-h20 --workload chat
@@ -46,6 +46,11 @@ engine: $(VENV)/.ready
 # make dialects TOKENWORKS_VLLM=~/vllm-cpu TOKENWORKS_SGLANG_PYTHON=~/sglang/bin/python
 dialects: $(VENV)/.ready
 	$(RUN)/pytest -n0 -m dialects -rs
+
+# Clients of other people against `tokenworks serve`, each in an environment of its own under .wire (10 GB).
+wire: $(VENV)/.ready
+	$(RUN)/python tests/wire/environments.py
+	$(RUN)/pytest -n0 -m wire -rs tests/wire
 
 bench: $(VENV)/.ready
 	for speed in step plan simulate; do $(RUN)/python benchmarks/$$speed.py || exit 1; done

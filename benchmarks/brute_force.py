@@ -81,7 +81,7 @@ def best_of(choices: list[Candidate], floor: float) -> tuple[float, Candidate | 
     for one in choices:
         rate = best * one.charged / one.costing.demand.request.osl
         try:
-            if not bench.at(one, rate=rate).meets_slo:
+            if bench.holds(one, rate) is None:
                 count += 1
                 continue
             ((row,), _) = decide(bench, [one], 1)

@@ -7,6 +7,12 @@ begin one after the other. With `--replicas 1`, the tokens of all streams leave 
 
     python benchmarks/serve.py --streams 300,600,900,1200 --seconds 10
     python benchmarks/serve.py --fidelity 4 --requests 200
+    python benchmarks/serve.py --soak 30
+    python benchmarks/serve.py --recorder 50
+    python benchmarks/serve.py --fidelity 4 --requests 200 --faults examples/faults.yaml --on-loss migrate
+
+With `--faults`, both play the schedule as well. Then the figures are of the requests that completed, and of those that
+came within a minute after the first fault.
 """
 
 from __future__ import annotations
@@ -27,6 +33,8 @@ from typing import Any
 import numpy as np
 
 import tokenworks
+from tokenworks.engine.types import Status
+from tokenworks.specs.faults import load_faults
 
 STEP_MS = 19
 """Host time of a step, which most of the step is [ms]."""
@@ -65,6 +73,7 @@ class Reader(asyncio.Protocol):
     def __init__(self, request: bytes) -> None:
         self.request = request
         self.sent = self.first = self.last = 0.0
+        self.failed = False
         self.done = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -77,7 +86,8 @@ class Reader(asyncio.Protocol):
             self.first = now
         if b'"text"' in data:
             self.last = now
-        if data.endswith(b"0\r\n\r\n"):
+        self.failed |= b'"error"' in data
+        if data.endswith(b"0\r\n\r\n") or data.startswith(b"HTTP/1.1 5"):
             self.done.set_result(None)
 
 
@@ -133,26 +143,44 @@ async def load(port: int, streams: int, seconds: float) -> None:
     await asyncio.sleep(0.5)
 
 
-async def play(port: int, rows: list[dict[str, Any]], speed: float) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Send the requests of a trace at their times; TTFT and TPOT of each, on the logical clock [s]."""
+async def fail(port: int, schedule: dict[str, Any]) -> None:
+    """Let the faults of a schedule come, counted from now."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    data = json.dumps(schedule).encode()
+    head = b"POST /admin/faults HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    writer.write(head % len(data) + data)
+    answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    writer.close()
+
+
+async def play(
+    port: int, rows: list[dict[str, Any]], speed: float, schedule: dict[str, Any] | None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Send the requests of a trace at their times; TTFT and TPOT of each, on the logical clock [s]. NaN: it failed."""
     loop, rng = asyncio.get_running_loop(), np.random.default_rng(1)
     requests = [
         completion(rng.integers(0, 1 << 31, row["input_length"]).tolist(), row["output_length"]) for row in rows
     ]
-    began, readers = time.perf_counter() + 0.5, list[Reader]()
+    if schedule is not None:
+        await fail(port, schedule)
+    began, readers = time.perf_counter(), list[Reader]()
     for row, request in zip(rows, requests, strict=True):
         await asyncio.sleep(max(0.0, began + row["timestamp"] / 1e3 / speed - time.perf_counter()))
         _, reader = await loop.create_connection(lambda request=request: Reader(request), "127.0.0.1", port)  # type: ignore[misc]
         readers.append(reader)
     await asyncio.gather(*(reader.done for reader in readers))
     return speed * np.array([
+        (np.nan, np.nan) if one.failed else
         (one.first - one.sent, (one.last - one.first) / max(row["output_length"] - 1, 1))
         for one, row in zip(readers, rows, strict=True)
     ])  # fmt: skip
 
 
-def fidelity(folder: str, rate: float, count: int, speed: float) -> None:
+def fidelity(folder: str, given: argparse.Namespace) -> None:
     """Play one trace through `simulate` and through the endpoint, and print both."""
+    rate, count, speed = given.fidelity, given.requests, given.speed
+    schedule = None if given.faults is None else load_faults(given.faults)
     rng = np.random.default_rng(0)
     times = 1e3 * np.cumsum(rng.exponential(1 / rate, count))
     inputs = np.clip(rng.lognormal(6.3, 0.8, count), 20, 6000).astype(int)
@@ -161,18 +189,109 @@ def fidelity(folder: str, rate: float, count: int, speed: float) -> None:
     for when, isl, osl in zip(times.tolist(), inputs.tolist(), outputs.tolist(), strict=True):
         ids = list(range(block, block := block + -(-isl // 512)))
         rows.append({"timestamp": when, "input_length": isl, "output_length": osl, "hash_ids": ids})
-    trace, plan = Path(folder, "trace.jsonl"), deployment(2, 64)
+    trace, plan = Path(folder, "trace.jsonl"), deployment(2, 64) | {"on_loss": given.on_loss}
     trace.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    simulation = tokenworks.simulate(plan, trace=trace)
+    simulation = tokenworks.simulate(plan, trace=trace, faults=schedule)
     outcome = simulation.outcome
     ttft = outcome.first_token_s - outcome.arrival_s
     tpot = (outcome.end_s - outcome.first_token_s) / np.maximum(outcome.output_tokens - 1, 1)
     with served(folder, plan, "--trace", str(trace), "--speed", str(speed)) as port:
-        live = run(lambda: play(port, rows, speed))
-    for name, simulated, seen in (("TTFT", ttft, live[:, 0]), ("TPOT", tpot, live[:, 1])):
-        for statistic, value in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
-            one, two = 1e3 * float(value(simulated)), 1e3 * float(value(seen))
-            print(f"{name} {statistic:4}  simulate {one:8.2f} ms  serve {two:8.2f} ms  {100 * (two / one - 1):+6.2f} %")
+        live = run(lambda: play(port, rows, speed, None if schedule is None else schedule.written()))
+    done, seconds = outcome.status == Status.COMPLETED, np.array(times) / 1e3
+    if schedule is not None:
+        print(f"failed  simulate {np.sum(~done)}  serve {np.isnan(live[:, 0]).sum()}  of {count}")
+    parts = {"all": np.ones(count, bool)}
+    if schedule is not None:
+        first = schedule.sorted_faults()[0].at
+        parts["minute after the fault"] = (seconds >= first) & (seconds < first + 60)
+    for part, chosen in parts.items():
+        for name, simulated, seen in (("TTFT", ttft, live[:, 0]), ("TPOT", tpot, live[:, 1])):
+            own, other = simulated[chosen & done], seen[chosen & ~np.isnan(seen)]
+            for statistic, value in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
+                one, two = 1e3 * float(value(own)), 1e3 * float(value(other))
+                print(f"{part}: {name} {statistic:4}  simulate {one:8.2f} ms  serve {two:8.2f} ms  "
+                      f"{100 * (two / one - 1):+6.2f} %")  # fmt: skip
+
+
+async def soak(port: int, minutes: float, clients: int) -> None:
+    """Clients that ask, read and sometimes leave. Each minute a row: requests, lost ones, memory of the server."""
+    began, done, lost, left = time.perf_counter(), 0, 0, 0
+    rng = np.random.default_rng(2)
+
+    async def client() -> None:
+        nonlocal done, lost, left
+        while time.perf_counter() < began + 60 * minutes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            leaves = rng.random() < 0.2
+            writer.write(completion("hello " * int(rng.integers(1, 900)), int(rng.integers(20, 400))))
+            data = b""
+            while not data.endswith(b"0\r\n\r\n") and not (leaves and data):
+                more = await reader.read(65536)
+                data = data[-64:] + more
+                if not more:
+                    break
+            done, left = done + 1, left + leaves
+            lost += not leaves and not data.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+            writer.close()
+            await asyncio.sleep(float(rng.exponential(0.5)))
+
+    running = [asyncio.ensure_future(client()) for _ in range(clients)]
+    for minute in range(1, int(minutes) + 1):
+        await asyncio.sleep(max(0.0, began + 60 * minute - time.perf_counter()))
+        memory = (await scrape(port))["process_resident_memory_bytes"] / 1e6
+        print(
+            f"{minute:4} min {done:8,} requests, {left:7,} left on purpose, {lost} lost, {memory:6.1f} MB", flush=True
+        )
+    await asyncio.gather(*running)
+    await asyncio.sleep(1.0)
+    after = await scrape(port)
+    names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+    print(f"at the end {done:,} requests, {lost} lost;", {name: after[name] for name in names})
+
+
+async def delays(port: int, streams: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Time between the write of each event by `stamping` and its arrival here [s]."""
+    request, late = completion("hello", 100), list[float]()
+
+    async def client() -> None:
+        await asyncio.sleep(np.random.default_rng().random() * 0.02)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        while (line := await reader.readline()) and b"DONE" not in line:
+            if line.startswith(b"data: "):
+                late.append(time.perf_counter() - json.loads(line[6:])["choices"][0]["text"])
+        writer.close()
+
+    await asyncio.gather(*(client() for _ in range(streams)))
+    return np.array(late)
+
+
+async def stamping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A server whose events have the time at which they were written."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        writer.write(f'data: {{"choices": [{{"text": {time.perf_counter()}}}]}}\n\n'.encode())
+    writer.write(b"data: [DONE]\n\n")
+    writer.close()
+
+
+async def recorder_delay(folder: str, streams: int) -> None:
+    """What `tokenworks record` adds to the way of an event: one every 20 ms on each stream."""
+    server = await asyncio.start_server(stamping, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    command = [sys.executable, "-m", "tokenworks", "record", "--to", f"http://127.0.0.1:{port}", "--port", "0"]
+    process = await asyncio.create_subprocess_exec(*command, "--out", f"{folder}/trace.jsonl", stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    match = re.search(rb"behind http://127.0.0.1:(\d+)", await process.stderr.readline())
+    assert match
+    for name, where in (("direct", port), ("recorded", int(match[1])), ("direct", port), ("recorded", int(match[1]))):
+        late = 1e3 * await delays(where, streams)
+        print(f"{name:9} {np.median(late):6.2f} ms median  {np.percentile(late, 99):6.2f} ms p99  {len(late):,} events")
+    process.terminate()
+    await process.wait()
+    server.close()
 
 
 def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -192,10 +311,22 @@ def main() -> None:
     parser.add_argument("--fidelity", type=float, metavar="RATE", help="requests a second of a trace to play")
     parser.add_argument("--requests", type=int, default=200, help="requests of this trace")
     parser.add_argument("--speed", type=float, default=1.0, help="speed of this deployment; below 1 on a busy computer")
+    parser.add_argument("--soak", type=float, metavar="MINUTES", help="let clients come and leave")
+    parser.add_argument("--clients", type=int, default=60, help="clients of --soak")
+    parser.add_argument("--recorder", type=int, metavar="STREAMS", help="delay of events through `tokenworks record`")
+    parser.add_argument("--faults", metavar="FILE", help="schedule of faults of this trace")
+    parser.add_argument("--on-loss", default="fail", choices=["fail", "restart", "migrate"])
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if given.fidelity is not None:
-            fidelity(folder, given.fidelity, given.requests, given.speed)
+            fidelity(folder, given)
+            return
+        if given.recorder is not None:
+            run(lambda: recorder_delay(folder, given.recorder))
+            return
+        if given.soak is not None:
+            with served(folder, deployment(2, 64)) as port:
+                run(lambda: soak(port, given.soak, given.clients))
             return
         counts = [int(one) for one in given.streams.split(",")]
         sequences = max(16, -(-2 * max(counts) // given.replicas))

@@ -22,6 +22,7 @@ from tokenworks.launch import training as launches
 from tokenworks.ledger import advise as advising
 from tokenworks.ledger import availability as availabilities
 from tokenworks.ledger import compare as comparing
+from tokenworks.ledger import compare_training as training_runs
 from tokenworks.ledger import sweep as sweeps
 from tokenworks.ledger.availability_result import Availability
 from tokenworks.ledger.claims import claims as claiming
@@ -31,6 +32,7 @@ from tokenworks.planning import fit as fitting
 from tokenworks.planning import plan as planning
 from tokenworks.planning import train as training
 from tokenworks.planning.asked import DeploymentLike, deployed_of
+from tokenworks.serving.record_settings import RecordedCounts, RecorderSettings
 from tokenworks.simulation import capacity as capacities
 from tokenworks.simulation import run as running
 from tokenworks.simulation.capacity import Capacity
@@ -58,6 +60,7 @@ Classes = Mapping[str, str] | Sequence[RequestClass]
 
 plan = checked(planning.plan)
 compare = checked(comparing.compare)
+compare_training = checked(training_runs.compare_training)
 claims = checked(claiming.claims)
 fit = checked(fitting.fit)
 estimate = checked(estimating.estimate)
@@ -180,6 +183,7 @@ def serve(
     workload: WorkloadLike | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
+    ports: Literal["replicas", "ranks"] | None = None,
     api: Literal["openai", "sglang"] = "openai",
     api_keys: Sequence[str] = (),
     name: str = "",
@@ -191,6 +195,12 @@ def serve(
     slo: SloLike | None = None,
     router: RouterName | None = None,
     max_queue: int = 0,
+    faults: FaultsLike | None = None,
+    chaos: int | None = None,
+    hazard: float | None = None,
+    reliability: ReliabilityLike | None = None,
+    admin_keys: Sequence[str] = (),
+    kv_events: str | None = None,
     pick: int = 1,
     seed: int = 0,
     assume: Assume = None,
@@ -203,6 +213,7 @@ def serve(
     ----------
     trace, workload : requests that the step times are computed for; None is the workload of the plan, else chat
     host, port : address to listen on; port 0 is any free port
+    ports : give each replica, or each data-parallel rank, a port of its own, from `port` on; None: one port for all
     api : routes and names of metrics: as vLLM ("openai") or as SGLang ("sglang") has them
     api_keys : keys, one of which a client must send; empty: no key
     name : name of the model in the API; empty: the model of the deployment
@@ -211,6 +222,9 @@ def serve(
     tokenizer : tokenizer.json; None: 4 bytes of text count as one token
     text : text of answers: filler words, or an echo of the prompt
     lengths : output lengths: max_tokens of the request, drawn from the workload, or those of the trace
+    chaos : seed of random faults; `faults`, `hazard` and `reliability` as in `simulate`
+    admin_keys : keys of /admin; empty: only this computer may use it
+    kv_events : JSON of vLLM's --kv-events-config: publish what enters and leaves the prefix caches; None: nothing
     listening : function that gets the address and the port when the server listens
 
     The other parameters have the same meaning as in `simulate`.
@@ -223,6 +237,8 @@ def serve(
     from tokenworks.serving.installed import must_be_installed
 
     must_be_installed("tokenworks.serve")
+    from tokenworks.serving.chaos import FaultTerms
+    from tokenworks.serving.kv_events import KvEventsConfig
     from tokenworks.serving.serve import prepare
     from tokenworks.serving.server import Settings, run
 
@@ -231,14 +247,62 @@ def serve(
     source = _source(deployment, trace, workload, (), requests=None, limit=None, seed=seed, assume=assume)
     settings = Settings(
         version=tokenworks.__version__,
-        host=host, port=port, api=api, keys=tuple(api_keys), name=name, speed=speed, text=text, seed=seed,
+        host=host, port=port, ports=ports, api=api, keys=tuple(api_keys), name=name, speed=speed, text=text, seed=seed,
         tokenizer=None if tokenizer is None else Path(tokenizer), slo=source.slo(slo), startup_s=startup,
+        faults=FaultTerms.read(faults, chaos, hazard, reliability), admin_keys=tuple(admin_keys),
+        kv_events=KvEventsConfig.read(kv_events),
     )  # fmt: skip
     server = prepare(
         deployed_of(deployment, pick), source, lengths, settings, router=router, max_queue=max_queue, assume=assume,
         calibration=calibration,
     )  # fmt: skip
     run(server, listening or (lambda _host, _port: None))
+
+
+@checked
+def record(
+    to: str,
+    out: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8001,
+    tokenizer: str | Path | None = None,
+    block_tokens: int = 16,
+    text: bool = False,
+    max_body: int = 32 << 20,
+    listening: Callable[[str, int], None] | None = None,
+) -> RecordedCounts:
+    """Record the requests that pass through to an OpenAI-compatible server, as a trace. It runs until Ctrl-C.
+
+    Parameters
+    ----------
+    to : address of the server, such as http://127.0.0.1:8000
+    out : the trace; the file must not exist
+    host, port : address to listen on; port 0 is any free port
+    tokenizer : tokenizer.json that counts the tokens of prompts; None: 4 bytes of text count as one token
+    block_tokens : size of the blocks whose hashes are written [token]
+    text : whether requests and answers are written as text, too
+    max_body : size of a request body [byte]
+    listening : function that gets the address and the port when the recorder listens
+
+    Returns
+    -------
+    How many requests were recorded, and how many were not.
+
+    Raises
+    ------
+    SpecError : an argument is wrong, the address is in use, or the file cannot be written
+    """
+    from tokenworks.serving.installed import must_be_installed
+
+    must_be_installed("tokenworks.record")
+    from tokenworks.serving.record import record as recorded
+
+    settings = RecorderSettings(
+        to=to, out=Path(out), host=host, port=port, tokenizer=None if tokenizer is None else Path(tokenizer),
+        block_tokens=block_tokens, text=text, max_body=max_body,
+    )  # fmt: skip
+    return recorded(settings, listening or (lambda _host, _port: None))
 
 
 @checked

@@ -27,6 +27,7 @@ from tokenworks.ledger.availability_result import AvailabilityBody
 from tokenworks.ledger.claims.result import ClaimsBody
 from tokenworks.ledger.comparison import CompareBody
 from tokenworks.ledger.sweep import SweepBody
+from tokenworks.ledger.train_comparison import CompareTrainingBody
 from tokenworks.planning.estimate import EstimateBody
 from tokenworks.planning.fit import FitBody
 from tokenworks.planning.listing import CatalogBody, EntryBody, ModelBody, ModelsBody, SystemBody, SystemsBody
@@ -54,6 +55,7 @@ KINDS: dict[str, Any] = {
     "train": TrainBody,
     "train-why": TrainWhyBody,
     "compare": CompareBody,
+    "compare-training": CompareTrainingBody,
     "simulate": SimulateBody,
     "capacity": CapacityBody,
     "availability": AvailabilityBody,

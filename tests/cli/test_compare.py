@@ -69,7 +69,7 @@ def test_each_line_has_a_cell_for_each_column(capsys: Output, monkeypatch: pytes
         tables.append((list(columns), rows))
         print_table(out, columns, rows, **other)
 
-    monkeypatch.setattr("tokenworks.cli.compare.print_table", seen)
+    monkeypatch.setattr("tokenworks.cli.compare_table.print_table", seen)
     for models in ([SMALL], [LARGE], [f"{SMALL}=3", f"{LARGE}=1"]):
         compare([*models, *BOTH], capsys)
     assert len(tables) >= 6
@@ -285,3 +285,81 @@ def test_a_page_is_written_also_without_a_winner(model: str, code: int, capsys: 
     got, _, err = run(["compare", model, *BOTH, "-o", "html", "--out", str(page)], capsys)
     assert got == code, err
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+# ── availability, KV tiers and training ───────────────────────────────────────────────────────────────────────────
+
+TRAIN = ["Qwen/Qwen3-0.6B", "--on", "hgx-h20", "--on", "hgx-h100", "--train", "--workers", "1"]
+BATCH = ["--batch", "64x4096", "--tokens", "20B"]
+
+
+def test_availability_has_a_table_and_keys(capsys: Output) -> None:
+    out = compare([SMALL, *BOTH], capsys)
+    assert "Availability with the failure rates published, closed form" in out
+    assert "expected = effective x capacity, per device" in out
+    found = compare_json([SMALL, *BOTH], capsys)
+    assert (found["reliability"], found["tiers"]) == ("published", "auto")
+    for one in found["systems"]:
+        (answer,) = one["answers"]
+        assert one["expected_tok_s_per_unit"] == pytest.approx(one["effective_tok_s_per_unit"] * one["capacity"])
+        assert answer["availability"]["capacity"] == pytest.approx(one["capacity"])
+        assert one["availability"]["assumed"]
+
+
+def test_tiers_of_no_engine_are_refused_and_none_are_taken(capsys: Output) -> None:
+    _, _, err = run(["compare", SMALL, *BOTH, "--tiers", "hicache"], capsys)
+    assert "--tiers: hicache is a set-up of sglang, not of vllm" in err
+    found = compare_json([SMALL, *BOTH, "--tiers", "none"], capsys)
+    assert all(one["answers"][0]["tiers"] is None for one in found["systems"])
+    assert all("--tiers none" in one["answers"][0]["command"] for one in found["systems"])
+
+
+def test_training_has_a_table_json_and_a_command_with_the_same_figures(capsys: Output) -> None:
+    out = compare([*TRAIN, *BATCH], capsys)
+    for words in ("compared at equal devices", "kept tok/s = tokens/s that the run keeps", "Why", "wins with",
+                  "Cost, in USD: 100% utilisation", "the run", "tokenworks train Qwen/Qwen3-0.6B --on"):  # fmt: skip
+        assert words in out
+    found = compare_json([*TRAIN, *BATCH], capsys)
+    assert found["kind"] == "compare-training"
+    assert found["winner"] == found["systems"][0]["system"]
+    for one in found["systems"]:
+        kept = one["best"]["tok_s"] * one["goodput"]["share"] / one["amount"]
+        assert one["kept_tok_s_per_unit"] == pytest.approx(kept)
+        code, out, _ = run([*shlex.split(one["command"])[1:], "-o", "json"], capsys)
+        assert code == 0
+        assert result(out)["plans"][0] == one["best"]
+
+
+def test_training_that_fits_nowhere_exits_3(capsys: Output) -> None:
+    arguments = ["Qwen/Qwen3-8B", "--on", L40S, "--on", "hgx-h20:1", "--train", "--workers", "1", *BATCH]
+    code, out, err = run(["compare", *arguments], capsys)
+    assert code == 3
+    assert "No machine has a value." in out
+    assert "no machine has a value" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([*TRAIN, *BATCH, "--workload", "chat", "--isl", "5", "--utilisation", "0.5"],
+         "options of serving: --workload, --isl, --utilisation"),
+        ([*TRAIN, *BATCH, "--engine", "vllm", "--crossover", "reuse"], "options of serving: --engine, --crossover"),
+        ([SMALL, *BOTH, "--batch", "16M", "--after-failure", "wait"],
+         "options of a training run: --batch, --after-failure"),
+        ([SMALL, *BOTH, "--tiers", "hicash"], "unknown set-up of KV tiers"),
+        ([SMALL, *BOTH, "--reliability", "publishd"], "failure rates"),
+        ([SMALL, *BOTH, "--reliability", "no-such.yaml"], "no-such.yaml: no such file"),
+        ([LARGE, *TRAIN, *BATCH], "a run trains one model"),
+        ([f"{SMALL}=0.5", *TRAIN[1:], *BATCH], "a run trains one model"),
+        ([*TRAIN], "--batch: no batch"),
+        ([*TRAIN, *BATCH, "--storage", "0 GB/s"], "--storage: 0 byte/s"),
+        ([*TRAIN, *BATCH, "--precision", "fp7"], '"fp8"'),
+        ([*TRAIN, *BATCH, "--set", "workload.isl=5"], "training reads no numbers of workload"),
+        ([*TRAIN, *BATCH, "-o", "html"], "needs --out"),
+    ],
+)  # fmt: skip
+def test_bad_input_of_these_is_refused_in_words(arguments: list[str], words: str, capsys: Output) -> None:
+    code, out, err = run(["compare", *arguments], capsys)
+    assert code == 2, err
+    assert out == ""
+    assert words in " ".join(err.split())

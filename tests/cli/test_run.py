@@ -157,6 +157,13 @@ def test_words_of_others_are_no_markup(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "[bold]x[/bold] :smile:\n"
 
 
+def test_a_command_seeks_cycles_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr("tokenworks.cli.heap.gc.set_threshold", calls.append)
+    assert cli.run(["--version"]) == 0
+    assert calls == [heap.BETWEEN]
+
+
 def test_freed_memory_is_kept_where_the_library_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another C library than glibc has no `mallopt`, and another system no such library: both change nothing."""
     calls: list[tuple[int, int]] = []

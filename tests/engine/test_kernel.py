@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -167,3 +169,14 @@ def test_without_a_folder_that_can_be_written_code_is_not_kept(monkeypatch: pyte
     monkeypatch.setattr(kernel, "_CACHE", None)
     assert not kernel.kept()
     assert not kernel.forget()
+
+
+def test_numba_is_imported_when_the_engine_is_used() -> None:
+    """Numba takes half a second, which commands without a simulation save."""
+    code = (
+        "import sys, tokenworks.planning.plan as plan; from tokenworks.engine import kernel; assert 'numba' not in "
+        "sys.modules; kernel.advance; assert 'numba' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = kernel.nonsense

@@ -314,3 +314,11 @@ def test_the_router_knows_the_stores_of_one_rank_alone(run: Run, stores: tuple[i
 def test_wrong_tiers(words: str, make: Callable[[], object]) -> None:
     with pytest.raises(SpecError, match=words):
         make()
+
+
+def test_eight_tiers_and_no_more() -> None:
+    """The kernel has eight bits for the tiers that hold a block."""
+    stores = tuple(replace(DRAM, name=f"tier {number}") for number in range(9))
+    assert len(simulator.Simulator(cluster(*stores[:8])).counts().tiers) == 8
+    with pytest.raises(SpecError, match=r"Cluster.tiers: 9 KV tiers, the engine takes 8; give fewer tiers"):
+        simulator.Simulator(cluster(*stores))

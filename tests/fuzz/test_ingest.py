@@ -34,6 +34,7 @@ TALK = [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "good day 
 TRACES: dict[str, bytes] = {
     "sharegpt": json.dumps([{"id": "a", "conversations": TALK * 2}]).encode(),
     "agents": lines(session(call(0, 130, [1, 2]), SUB, call(50.0, 200, [1, 3], think=48.5, type="s"))),
+    "recording": format_cases.lines(*format_cases.RECORDING),
     "mooncake": lines(GOOD, {**GOOD, "class": "chat"}, {**GOOD, "hash_ids": []}),
     "tracelab": lines(lab("a", 256, 128, "00.000", "02.000"), lab("a", 384, 192, "05.500", "06.000")),
     "vllm-bench": lines(bench(request_rate="inf", max_concurrency=2)),

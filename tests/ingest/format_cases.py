@@ -16,6 +16,15 @@ BAILIAN = [
 """Three requests with blocks of 16 tokens; the third one follows the first one."""
 
 
+RECORDING = [
+    {"arrival_s": 1.5, "input_tokens": 40, "output_tokens": 9, "block_tokens": 16, "ttft_s": 0.1, "e2el_s": 0.5,
+     "cached_tokens": 0, "blocks": [4, 1 << 60]},
+    {"arrival_s": 0.5, "input_tokens": 50, "output_tokens": 3, "block_tokens": 16, "ttft_s": None, "e2el_s": 2.5,
+     "cached_tokens": None, "blocks": [4, 1 << 60, 7]},
+]  # fmt: skip
+"""Two requests in the order of their ends; they share two blocks."""
+
+
 def sglang(**changes: Any) -> dict[str, Any]:
     """One run of SGLang: 4 requests of 100 + 10 tokens in 0.5 s, two in flight, without single requests."""
     return {

@@ -15,7 +15,9 @@ from tests.ledger.comparisons import H20, H100, HUGE, L40S, LARGE, SMALL, WORK, 
 from tests.ledger.test_cost import PRICES, hardware
 from tokenworks.errors import SpecError, TokenworksError
 from tokenworks.ledger.break_even import Effect
-from tokenworks.ledger.compare import Axis, compare, numbers_at, ratio_of
+from tokenworks.ledger.compare import compare
+from tokenworks.ledger.compare_axes import Axis, numbers_at
+from tokenworks.ledger.compare_rank import ratio_of
 from tokenworks.ledger.comparison import Compared, Comparison
 from tokenworks.ledger.cost import cost
 from tokenworks.ledger.curves import Crossover

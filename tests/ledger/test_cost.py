@@ -212,10 +212,11 @@ def test_a_price_of_the_user_replaces_a_price_in_another_form() -> None:
 def test_power_by_load() -> None:
     terms = terms_of(PRICES, utilisation=0.25)
     idle = Money(0.2, 0.3, 0.4)
-    assert mean_power(BOX, SERVED, terms, idle) == Money(6000, 6000, 6000)  # 0.25 x 8,400 + 0.75 x 5,200
-    unknown = dataclasses.replace(SERVED, power_w=None, idle_w=None)
-    assert mean_power(BOX, unknown, terms, idle) == Money(4000, 4750, 5500)  # 0.25 x 10,000 + 0.75 x 30 % of it
-    assert mean_power(dataclasses.replace(BOX, power_w=None), SERVED, terms, idle) is None
+    known = mean_power(BOX, terms, idle, busy_w=SERVED.power_w, idle_w=SERVED.idle_w)
+    assert known == Money(6000, 6000, 6000)  # 0.25 x 8,400 + 0.75 x 5,200
+    unknown = mean_power(BOX, terms, idle, busy_w=None)
+    assert unknown == Money(4000, 4750, 5500)  # 0.25 x 10,000 + 0.75 x 30 % of it
+    assert mean_power(dataclasses.replace(BOX, power_w=None), terms, idle, busy_w=SERVED.power_w) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from tests.ledger.comparisons import H20, H100, L40S, SMALL, compared, row
-from tokenworks.ledger.comparison import Compared, Ratio
+from tokenworks.ledger.compare_machines import Ratio
+from tokenworks.ledger.comparison import Compared
 from tokenworks.ledger.reasons import reasons, resource
 
 pytestmark = pytest.mark.usefixtures("kernel")

@@ -11,6 +11,7 @@ from tokenworks.simulation.run import simulate
 from tokenworks.simulation.source import Source
 from tokenworks.specs.compose import machine
 from tokenworks.specs.machine import Machine
+from tokenworks.specs.result import inputs
 from tokenworks.specs.slo import Slo
 
 COMMAND = "tokenworks plan Qwen/Qwen3-30B-A3B --on 2xhgx-h100 --workload chat --no-simulate"
@@ -62,6 +63,7 @@ def compare_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
     systems = [_system(name) for name in names[:2]]
     systems.append({
         "system": names[2], "title": "scaleX40", "devices": None, "amount": None, "effective_tok_s_per_unit": None,
+        "capacity": None, "expected_tok_s_per_unit": None, "availability": None,
         "error": "the model does not fit", "answers": [_empty()],
         "cost": None, "site": None, "break_even": [], "effects": [],
     })  # fmt: skip
@@ -69,7 +71,8 @@ def compare_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
         "schema": "tokenworks.compare/1", "kind": "compare",
         "inputs": {**_plan()[0].plain()["inputs"], "model": None, "machine": None},
         "models": [{"model": "Qwen/Qwen3-30B-A3B", "weight": 1.0}],
-        "equal": "devices", "unit": "device", "currency": "USD", "terms": "50 % utilisation",
+        "equal": "devices", "unit": "device", "reliability": "published", "tiers": "auto",
+        "currency": "USD", "terms": "50 % utilisation",
         "notes": ["A note about this comparison."], "winner": names[0],
         "why": ["The first machine wins, because its memory is faster."], "systems": systems,
         "ratios": [{"system": names[0], "against": names[1], "value": 1.2, "low": 0.9, "high": 1.6}],
@@ -102,9 +105,19 @@ def _system(name: str) -> dict[str, Any]:
     money = [1.0, 1.5, 2.5]
     return {
         "system": name, "title": f"Title of {name}", "devices": devices, "amount": devices,
-        "effective_tok_s_per_unit": rate, "error": None,
+        "effective_tok_s_per_unit": rate, "capacity": 0.99, "expected_tok_s_per_unit": 0.99 * rate, "error": None,
+        "availability": {
+            "whole": 0.98, "usable_devices": 0.999, "failures_per_year": 12.0,
+            "assumed": [{"path": "reliability.repair", "value": "12 h", "why": "nobody published it"}],
+        },
         "answers": [{
             **_empty(), "error": None, "best": best, "effective_tok_s": rate * devices, "users": 100.0,
+            "availability": {"serves": 0.999, "capacity": 0.99, "cause": "host", "cause_share": 0.6},
+            "tiers": {
+                "uses": [{"name": "hbm", "capacity_bytes": 1e12, "hit_share": 0.5},
+                         {"name": "a tier", "capacity_bytes": 2e12, "hit_share": 0.3}],
+                "without_effective_tok_s": 0.5 * rate * devices, "without_meets_slo": False,
+            },
             "joules_per_effective_token": 0.5, "curve": curve, "assumed": result["assumed"],
             "parts": [
                 {"part": "attention", "device_s_per_token": 2e-4, "bound_by": "hbm"},
@@ -132,8 +145,9 @@ def _empty() -> dict[str, Any]:
     """The answer of a machine without a result."""
     return {
         "model": "Qwen/Qwen3-30B-A3B", "weight": 1.0, "error": "the model does not fit",
-        "command": "tokenworks plan Qwen/Qwen3-30B-A3B --on hgx-h100", "best": None, "effective_tok_s": None,
-        "users": None, "joules_per_effective_token": None, "parts": [], "curve": [], "assumed": [],
+        "command": "tokenworks plan Qwen/Qwen3-30B-A3B --on hgx-h100", "best": None, "availability": None,
+        "tiers": None, "effective_tok_s": None, "users": None,
+        "joules_per_effective_token": None, "parts": [], "curve": [], "assumed": [],
     }  # fmt: skip
 
 
@@ -188,6 +202,68 @@ def _availability() -> dict[str, Any]:
 def availability_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
     """An availability with a deployment as plain data, and its machine."""
     return copy.deepcopy(_availability()), {"scalex40": machine("scalex40")}
+
+
+@functools.cache
+def _training() -> dict[str, Any]:
+    on = ["hgx-h100", "hgx-h20", "pcie-l40s:1"]
+    return tokenworks.compare_training("Qwen/Qwen3-8B", on, tokens="20B", batch="64x4096", workers=1).plain()
+
+
+def compare_training_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
+    """A comparison of two machines that train, and of one that the model does not fit, as plain data."""
+    return copy.deepcopy(_training()) | {"notes": ["a note"]}, {"hgx-h100": machine("hgx-h100")}
+
+
+def claims_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
+    """Two claims as plain data: one with everything that a claim can have, and one with nothing; no machine."""
+    cells: list[dict[str, Any]] = []
+    for row in ("one model", "another"):
+        cells.append({"row": row, "column": "8", "value": None, "low": None, "high": None, "state": "not served"})
+        for size in (16, 24, 32, 40):
+            low, value, high = size / 40, size / 30, size / 20
+            cells.append({"row": row, "column": str(size), "value": value, "low": low, "high": high, "state": ""})
+    full = {
+        "id": "C13", "short": {"en": "a gain", "zh": "提升"}, "says": {"en": "It gains much.", "zh": "提升很大。"},
+        "system": "scaleX40", "number": 2.0, "relation": "up to", "unit": "x", "unknown": "the model",
+        "computed": 1.5, "low": 0.7, "high": 2.5, "verdict": "holds if", "because": ["A reason about this."],
+        "conditions": ["It holds for one model."], "notes": ["A note about this claim."],
+        "depends_on": [
+            {"path": "scalex40.device.scale_up.bandwidth", "value": 448e9, "unit": "byte/s", "low": 224e9,
+             "high": 896e9, "status": "assumed", "computed_low": 1.2, "computed_high": 1.9, "exact": True},
+            {"path": "prices.systems.scalex40", "value": None, "unit": "CNY/system", "low": None, "high": None,
+             "status": "missing", "computed_low": None, "computed_high": None, "exact": False},
+        ],
+        "break_even": [
+            {"path": "calibration.skew", "value": 0.3, "unit": "-", "now": 0.1, "verdict_below": "holds if",
+             "verdict_above": "does not hold"}
+        ],
+        "tables": [
+            {"title": "Rows of it", "columns": ["model", "tokens [1/s]"], "rows": [["a model", 1.25], ["b", None]]}
+        ],
+        "maps": [
+            {"title": "Its gain", "rows": "model", "columns": "cards", "unit": "", "number": None, "cells": cells}
+        ],
+        "assumed": [{"path": "scale_up.hop", "value": "0.3 us", "why": "nobody published it"}],
+        "command": "tokenworks claims C13",
+    }  # fmt: skip
+    bare = full | {
+        "id": "C22", "number": None, "relation": None, "unit": "", "unknown": "", "computed": None, "low": None,
+        "high": None, "verdict": "cannot be known", "conditions": [], "notes": [], "depends_on": [], "break_even": [],
+        "tables": [], "maps": [], "assumed": [], "command": "tokenworks claims C22",
+    }  # fmt: skip
+    plain = {
+        "schema": "tokenworks.claims/1", "kind": "claims", "inputs": inputs(calibration="serving"),
+        "mix": {
+            "name": "mix", "models": {"deepseek-ai/DeepSeek-R1": 1.0, "Qwen/Qwen3-32B": 3.0}, "machine": "scalex40",
+            "main": "deepseek-ai/DeepSeek-R1", "workload": "chat", "workloads": ["chat", "agent"],
+            "baselines": ["5xhgx-h20"],
+        },
+        "reliability": "published", "prices": "catalog",
+        "verdicts": {"holds": 0, "holds if": 1, "does not hold": 0, "cannot be known": 1}, "claims": [full, bare],
+        "notes": ["28 PFLOP/s published, 20 assumed"], "wall": {"elapsed_s": 1.0},
+    }  # fmt: skip
+    return copy.deepcopy(plain), {}
 
 
 FREE = {

@@ -14,7 +14,9 @@ from tests.report.samples import (
     COMMAND,
     HOSTILE,
     availability_sample,
+    claims_sample,
     compare_sample,
+    compare_training_sample,
     plan_sample,
     simulate_sample,
     sweep_sample,
@@ -34,6 +36,8 @@ SAMPLES: dict[str, Sample] = {
     "compare": compare_sample,
     "sweep": sweep_sample,
     "availability": availability_sample,
+    "compare-training": compare_training_sample,
+    "claims": claims_sample,
 }
 
 
@@ -82,7 +86,7 @@ def test_a_page_is_whole_and_loads_nothing(kind: str, lang: Lang) -> None:
     assert all(f"chart-{name}" in read.ids for name in data["charts"])
     for section in ("asked", "answer", "chart", "assumed", "again", "terms"):
         assert section in read.ids
-    assert ("topology" in read.ids) == (kind not in ("sweep", "availability"))
+    assert ("topology" in read.ids) == (kind in ("plan", "simulate", "compare"))
     assert COMMAND in read.shown
     assert "None" not in read.shown
     assert "{" not in read.shown.replace(data["strings"]["one"], "")
@@ -144,3 +148,42 @@ def test_a_machine_that_is_not_known_is_not_drawn() -> None:
     plain, _ = plan_sample()
     read = check(page(BUILDERS["plan"](plain, {}, COMMAND, "en"), "en"))
     assert "topology" not in read.ids
+
+
+def test_a_comparison_shows_availability_and_tiers() -> None:
+    plain, machines = compare_sample()
+    shown = check(page(BUILDERS["compare"](plain, machines, COMMAND, "en"), "en")).shown
+    for words in ("Availability", "99.900%", "host 60 %", "KV tiers below HBM", "a tier", "misses the SLO"):
+        assert words in shown
+    for system in plain["systems"]:
+        system["availability"] = None
+        for answer in system["answers"]:
+            answer["tiers"] = None
+    read = check(page(BUILDERS["compare"](plain, machines, COMMAND, "en"), "en"))
+    assert not {"availability", "tiers"} & set(read.ids)
+
+
+@pytest.mark.parametrize(("lang", "says", "verdict"), [("en", "It gains much.", "◐ holds if"),
+                                                        ("zh", "提升很大。", "◐ 在某些条件下成立")])  # fmt: skip
+def test_a_claim_stands_beside_its_verdict(lang: Lang, says: str, verdict: str) -> None:
+    plain, machines = claims_sample()
+    read = check(page(BUILDERS["claims"](plain, machines, COMMAND, lang), lang))
+    for words in (says, verdict, "It holds for one model.", "224 GB/s", "28 PFLOP/s published, 20 assumed"):
+        assert words in read.shown
+    for name in ("claims", "C13-map-0", "C13-map-0-curves", "C13-effects"):
+        assert name in read.data()["charts"]
+
+
+def test_a_cell_is_above_a_number_only_with_its_whole_interval() -> None:
+    plain, machines = claims_sample()
+    read = check(page(BUILDERS["claims"](plain, machines, COMMAND, "en"), "en"))
+    (cells,) = [rows for rows in read.data()["charts"]["C13-map-0"]["datasets"].values() if "row" in rows[0]]
+    classes = {cell["column"]: cell["series"].partition(" ")[0] for cell in cells}
+    assert classes == {"8": "no", "16": "below", "24": "the", "32": "the", "40": "at"}
+
+
+def test_a_page_of_claims_without_numbers_has_no_overview() -> None:
+    plain, machines = claims_sample()
+    plain["claims"] = plain["claims"][1:]
+    read = check(page(BUILDERS["claims"](plain, machines, COMMAND, "en"), "en"))
+    assert "chart" not in read.ids

@@ -14,13 +14,13 @@ def connected(endpoint: Endpoint) -> socket.socket:
     return socket.create_connection(("127.0.0.1", endpoint.port), timeout=20)
 
 
-def post(path: str, body: bytes | dict[str, Any], *, headers: str = "", method: str = "POST") -> bytes:
+def post(path: str, body: Any, *, headers: str = "", method: str = "POST", host: str = "x") -> bytes:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n{headers}\r\n".encode() + data
+    return f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {len(data)}\r\n{headers}\r\n".encode() + data
 
 
-def get(path: str, *, headers: str = "", method: str = "GET") -> bytes:
-    return f"{method} {path} HTTP/1.1\r\nhost: x\r\n{headers}\r\n".encode()
+def get(path: str, *, headers: str = "", method: str = "GET", host: str = "x") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nhost: {host}\r\n{headers}\r\n".encode()
 
 
 class Response:

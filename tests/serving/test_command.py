@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,46 @@ def test_start_drain_and_stop(plan: Path) -> None:
         log = line + server.stderr.read()
     assert PROMPT not in log
     assert "private-key" not in log
+
+
+@pytest.mark.usefixtures("kernel")
+def test_kill_and_restart(plan: Path) -> None:
+    """After SIGKILL the stream ends in the middle. A server that is started again on the port is not ready, then is."""
+    command = [sys.executable, "-W", "error", "-m", "tokenworks", "serve", str(plan), "--startup", "1", "--port"]
+
+    def started(port: int) -> tuple[subprocess.Popen[str], Endpoint]:
+        server = subprocess.Popen([*command, str(port)], stderr=subprocess.PIPE, text=True)
+        assert server.stderr is not None
+        line = server.stderr.readline()
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        assert match, line
+        return server, Endpoint(None, int(match[1]))  # type: ignore[arg-type]
+
+    def ready(endpoint: Endpoint) -> None:
+        assert ask(endpoint, get("/health")).status == 503
+        deadline = time.monotonic() + 20
+        while ask(endpoint, get("/health")).status != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    server, endpoint = started(0)
+    with server, connected(endpoint) as sock:
+        ready(endpoint)
+        sock.sendall(post("/v1/completions", {"prompt": "x", "max_tokens": 8000, "stream": True, "ignore_eos": True}))
+        assert sock.recv(10)
+        server.kill()
+        data = b""
+        with suppress(ConnectionResetError):
+            while more := sock.recv(65536):
+                data += more
+        assert b"[DONE]" not in data
+        assert server.wait(20) == -signal.SIGKILL
+    again, endpoint = started(endpoint.port)
+    with again:
+        ready(endpoint)
+        assert ask(endpoint, post("/v1/completions", {"prompt": "x", "max_tokens": 2})).status == 200
+        again.terminate()
+        assert again.wait(20) == 0
 
 
 @pytest.mark.usefixtures("kernel")
@@ -118,6 +159,14 @@ WRONG = [
     (["--speed", "nan"], "--speed"),
     (["--startup", "-1"], "--startup"),
     (["--max-body", "0"], "--max-body"),
+    (["--faults", "missing.yaml"], "missing.yaml"),
+    (["--chaos", "-1"], "--chaos"),
+    (["--hazard", "2"], "--hazard"),
+    (["--chaos", "1", "--hazard", "1e12"], "--hazard"),
+    (["--reliability", "nonsense"], "nonsense"),
+    (["--admin-key", " "], "--admin-key"),
+    (["--kv-events-config", "{"], "--kv-events-config"),
+    (["--port", "65535", "--ports", "replicas"], "--ports"),
     (["--max-queue", "-1"], "--max-queue"),
     (["--api", "grpc"], "grpc"),
     (["--lengths", "trace"], "--trace"),

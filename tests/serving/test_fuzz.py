@@ -31,7 +31,8 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
 VALUES = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 40), st.sampled_from([1 << 31, 1 << 63, 1 << 70, -1, 0.5, 1e308]),
     st.text("a\u0000\ud800é\"\\{", max_size=4), st.just([]), st.just({}), st.lists(st.integers(-1, 9), max_size=3),
-    st.just([[1, 2], [3]]), st.just([{"role": "user", "content": None}]), st.just([TOOL, {"type": "x", "function": 5}]),
+    st.just([[1, 2], [3]]), st.just([{"role": "user", "content": None}]), st.just(TOOL),
+    st.just([TOOL, {"type": "x", "function": 5}]),
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -96,6 +97,12 @@ def test_tool_calls(endpoint: Endpoint) -> None:
     deltas = [event["choices"][0]["delta"]["tool_calls"][0] for event in events]
     assert deltas[0]["function"]["name"] == "look_up"
     assert "".join(delta["function"]["arguments"] for delta in deltas) == call["function"]["arguments"]
+    named = {"type": "function", "function": {"name": "look_up"}}
+    assert ask(endpoint, post(CHAT, {**body, "tool_choice": named})).json["choices"][0] == choice | {
+        "message": choice["message"] | {"tool_calls": [call | {"id": ANY}]}
+    }
+    named["function"] = {"name": "other"}
+    assert ask(endpoint, post(CHAT, {**body, "tool_choice": named})).status == 400
     auto = ask(endpoint, post(CHAT, {**body, "tool_choice": "auto"})).json["choices"][0]
     assert auto["message"]["content"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 import tokenworks
 from tokenworks.engine.simulator import run
@@ -80,3 +81,26 @@ def test_the_predictor_of_a_deployment(tmp_path: Path) -> None:
         assert (tables["decode_itl"] > 0).all()
     with pytest.raises(SpecError, match="role"):
         tokenworks.predictor(DEPLOYMENT, workload="chat", role="decode")
+
+
+def test_parameters_for_llm_d(tmp_path: Path) -> None:
+    """Both ends of the time between tokens are ours; prefills lie on the fitted line within its error."""
+    predictor = tokenworks.predictor(DEPLOYMENT, workload="chat")
+    given = predictor.llm_d(context=1000, max_prompt=8192, max_sequences=64)
+
+    def seconds(name: str) -> float:
+        text = str(given[name])
+        return float(text[:-2]) * {"us": 1e-6, "ns": 1e-9}[text[-2:]]
+
+    alone, factor = seconds("inter-token-latency"), float(given["time-factor-under-load"])
+    assert alone == pytest.approx(predictor([(1, 1000)]), rel=0.01)
+    assert alone * factor == pytest.approx(predictor([(1, 1000)] * 64), rel=0.01)
+    for tokens in (256, 1024, 4096, 8192):
+        line = seconds("prefill-overhead") + tokens * seconds("prefill-time-per-token")
+        assert line == pytest.approx(predictor([(tokens, 0)]), rel=0.35)
+    file = tmp_path / "latency.yaml"
+    predictor.save_llm_d(file, context=1000, max_sequences=64)
+    assert yaml.safe_load(file.read_text(encoding="utf-8")) == {"engine": "vllm", **given}
+    for wrong in ({"context": 0}, {"max_prompt": 1}, {"max_sequences": 1}):
+        with pytest.raises(SpecError, match=next(iter(wrong))):
+            predictor.llm_d(**wrong)

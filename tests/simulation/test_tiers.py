@@ -228,3 +228,13 @@ def test_tiers_without_shared_prefixes_have_nothing_to_do() -> None:
     result = simulate(deployment, Traffic(from_workload(ALONE, 30)))
     assert result.cluster.tiers == Tiers()
     assert NO_PREFIXES in result.notes
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_deployment_has_eight_tiers_at_most() -> None:
+    first = {"name": "level 0", "medium": "host", "capacity": "100 GB"}
+    tiers = [first, *({**first, "name": f"level {number}", "gateway": "level 0"} for number in range(1, 9))]
+    deployment = Deployment(model=LLAMA, system="hgx-h100", roles=[ONE], tiers=tiers)
+    with pytest.raises(SpecError, match="9 KV tiers, the engine takes 8; give fewer tiers") as error:
+        simulate(deployment, Traffic(from_workload(SHARED, 60)))
+    assert error.value.exit_code == 2

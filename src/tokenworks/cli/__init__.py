@@ -22,6 +22,7 @@ VERBS = {
     "compare": "Compare machines on the same work: which one wins, why, and what a token costs.",
     "simulate": "Play a trace or a workload through a deployment, request by request.",
     "serve": "Start an OpenAI-compatible endpoint that behaves like a deployment, in real time.",
+    "record": "Record the requests to an OpenAI-compatible server, as a trace.",
     "capacity": "Find the highest rate, or the most users, that a deployment serves within the SLO.",
     "availability": "Find how much of the time a machine and a deployment work, and which parts take the rest.",
     "claims": "Check the claims of the scaleX40 article: what we compute, a verdict, and the numbers it hangs on.",
@@ -84,10 +85,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     from cyclopts import CycloptsError
 
     from tokenworks.cli.command import remember
-    from tokenworks.cli.heap import keep_freed_memory
+    from tokenworks.cli.heap import keep_freed_memory, seek_cycles_rarely
     from tokenworks.cli.page import open_stdout, writing
 
     keep_freed_memory()
+    seek_cycles_rarely()
     try:
         open_stdout()
         remember(sys.argv[1:] if arguments is None else arguments)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
+from tokenworks.cli.compare_table import missed, print_comparison
+from tokenworks.cli.compare_training import missed_runs, print_runs
 from tokenworks.cli.options import (
     CALIBRATION,
     MACHINE,
@@ -19,24 +22,29 @@ from tokenworks.cli.options import (
     RESULT,
     PageFormat,
     PageOptions,
+    Switch,
 )
 from tokenworks.cli.output import console, emit, timed
-from tokenworks.cli.page import Page
-from tokenworks.cli.plan import BINDING
 from tokenworks.cli.progress import compile_once, progress
-from tokenworks.cli.tables import Columns, print_table
-from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
-from tokenworks.ledger.compare import Axis
+from tokenworks.errors import SpecError
 from tokenworks.ledger.compare import compare as comparing
-from tokenworks.ledger.comparison import Compared, Comparison, Equal, four_digits, joules
-from tokenworks.ledger.curves import Crossover
+from tokenworks.ledger.compare_axes import Axis
+from tokenworks.ledger.compare_machines import Equal
+from tokenworks.ledger.compare_training import compare_training as training
 from tokenworks.ledger.terms import Pay
 from tokenworks.planning.setting import EngineChoice
+from tokenworks.planning.tiered import AUTO
+from tokenworks.planning.train_goodput import AfterFailure
 from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.given import AREAS, Given, from_options, given, split
-from tokenworks.specs.price import Currency, Money, Region
+from tokenworks.specs.machine import Machine
+from tokenworks.specs.price import Currency, Region
+from tokenworks.specs.reliability import PUBLISHED
+from tokenworks.specs.result import Plain
+from tokenworks.specs.training import MethodName, PrecisionName
 
 MONEY = Group("Money and site", sort_key=2)
+RUN = Group("Training run, with --train", sort_key=1)
 FORMAT = Parameter(name=["-o", "--output"], help=PAGE_HELP, group=RESULT)
 
 
@@ -53,8 +61,8 @@ class MoneyOptions:
     pay
         Buy the machines, or rent their devices.
     utilisation
-        Share of the time in which the machines serve, such as 0.5. May be repeated: break-even prices are printed for
-        each share, all other costs for the first one.
+        Share of the time in which the machines serve; by default 0.5. May be repeated: break-even prices are printed
+        for each share, all other costs for the first one.
     currency
         Currency of all costs.
     region
@@ -67,11 +75,51 @@ class MoneyOptions:
 
     prices: Path | None = None
     pay: Pay = "buy"
-    utilisation: Annotated[tuple[float, ...], Parameter(negative=())] = (0.5,)
+    utilisation: Annotated[tuple[float, ...], Parameter(negative=(), show_default=False)] = ()
     currency: Currency = "USD"
     region: Region = "cn"
     room: Path | None = None
     api: str | None = None
+
+
+@Parameter(name="*", group=RUN)
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The training run of --train, as in train.
+
+    Parameters
+    ----------
+    train
+        Compare training instead of serving: one model, no workload.
+    tokens
+        Tokens of the whole run, such as 14.8T; by default 1T.
+    batch
+        Tokens of an optimiser step, such as 16M, or sequences x length, such as 15360x4096.
+    seq
+        Tokens of a sequence; by default 8192, or the length in --batch.
+    method
+        What is trained: pretrain, continued, sft, lora or dpo; by default pretrain.
+    precision
+        Dtype of the GEMMs: bf16, fp16 or fp32, or a recipe; by default bf16.
+    after_failure
+        What the run does when a device is lost: elastic, spare or wait; by default elastic.
+    storage
+        Bandwidth at which all hosts together write a checkpoint, such as "20 GB/s"; by default 0.95 GB/s a host.
+    """
+
+    train: Switch = False
+    tokens: str | None = None
+    batch: str | None = None
+    seq: int | None = None
+    method: MethodName | None = None
+    precision: PrecisionName | None = None
+    after_failure: AfterFailure | None = None
+    storage: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The options of the run that the user gave, by their names in `compare_training`."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if name != "train" and value is not None}
 
 
 def compare(
@@ -99,6 +147,9 @@ def compare(
     calibration: Annotated[str, CALIBRATION] = DEFAULT,
     money: MoneyOptions = MoneyOptions(),
     crossover: Annotated[tuple[Axis, ...], Parameter(group=RESULT, negative=())] = (),
+    tiers: Annotated[str, Parameter(group=MACHINE)] = AUTO,
+    reliability: Annotated[str, Parameter(group=NUMBERS)] = PUBLISHED,
+    run: RunOptions = RunOptions(),
     budget: Annotated[str | None, Parameter(group=RESULT)] = None,
     workers: Annotated[int | None, Parameter(group=RESULT)] = None,
     output: Annotated[PageFormat, FORMAT] = "table",
@@ -129,6 +180,10 @@ def compare(
     crossover
         Repeat the comparison at other context lengths or other shares of reuse, and print where the winner changes.
         Takes several times as long. May be repeated.
+    tiers
+        KV tiers below HBM of each plan, as in plan: auto, none, or a set-up of the catalog such as hicache.
+    reliability
+        Failure rates: a name of catalog/reliability, or a YAML file of the same form.
     budget
         Where the search of each machine ends, settled or not, as in plan.
     workers
@@ -138,31 +193,74 @@ def compare(
     page.check(output)
     if not on:
         raise SpecError("no machine", where="--on", hint="give two or more, such as --on scalex40 --on 5xhgx-h100")
-    if workers is not None and workers < 1:
-        raise SpecError(f"{workers} processes", where="--workers", hint="give 1 or more")
     bare, numbers = split(from_options(set_))
     if bare:
         hint = f"begin the path with one of {', '.join(AREAS)}, as in machine.{bare[0].path}"
         raise SpecError("no such path", where=bare[0].where, hint=hint)
     shared, own = _assumed(assume, on)
     shares = _shares(models)
+    if workers is not None and workers < 1:
+        raise SpecError(f"{workers} processes", where="--workers", hint="give 1 or more")
+    shared_arguments: dict[str, Any] = {
+        "equal": equal, "assume": (*shared, *numbers) or None, "assume_of": own, "calibration": calibration,
+        "reliability": reliability, "prices": money.prices, "pay": money.pay, "currency": money.currency,
+        "region": money.region, "room": money.room, "workers": workers,
+    }  # fmt: skip
+    serving: dict[str, Any] = {
+        "workload": workload, "isl": isl, "osl": osl, "slo": slo, "engine": engine, "tiers": tiers, "budget": budget,
+        "crossover": crossover, "utilisation": money.utilisation, "api": money.api,
+    }  # fmt: skip
+    _must_be_of_a_kind(run, serving)
+    if run.train:
+        with progress("reading") as report:
+            runs = training(_one_model(shares), on, **shared_arguments, **run.given(), progress=report)
+        if output == "table":
+            print_runs(runs, console())
+        else:
+            machines = [one.study.run.setting.machine for one in runs.systems if one.study.run]
+            _emit(runs.plain(), machines, output, page, began)
+        if error := missed_runs(runs):
+            raise error
+        return
     compile_once()
+    serving["utilisation"] = money.utilisation or 0.5
     with progress("reading") as report:
-        result = comparing(
-            shares, on, workload=workload, isl=isl, osl=osl, slo=slo, engine=engine, equal=equal,
-            assume=(*shared, *numbers) or None, assume_of=own, calibration=calibration, budget=budget,
-            prices=money.prices, pay=money.pay, utilisation=money.utilisation, currency=money.currency,
-            region=money.region, room=money.room, api=money.api, crossover=crossover, workers=workers, progress=report,
-        )  # fmt: skip
+        result = comparing(shares, on, **shared_arguments, **serving, progress=report)
     if output == "table":
-        _print(result, console())
-    elif output == "json" or output == "yaml":  # noqa: PLR1714 - mypy reads these
-        emit(timed(result.plain(), began), output)
+        print_comparison(result, console())
     else:
         machines = [answer.machine for one in result.systems for answer in one.answers if answer.machine]
-        page.write(output, result.plain(), machines)
-    if error := _missed(result):
+        _emit(result.plain(), machines, output, page, began)
+    if error := missed(result):
         raise error
+
+
+def _emit(plain: Plain, machines: list[Machine], output: PageFormat, page: PageOptions, began: float) -> None:
+    """Print a result as JSON or YAML, or write its page."""
+    if output == "json" or output == "yaml":  # noqa: PLR1714 - mypy reads these
+        emit(timed(plain, began), output)
+    else:
+        assert output != "table"
+        page.write(output, plain, machines)
+
+
+def _must_be_of_a_kind(run: RunOptions, serving: Mapping[str, Any]) -> None:
+    """Refuse options of serving with --train, and options of a training run without it."""
+    usual = {"engine": "auto", "tiers": AUTO}
+    given_ = [name for name, value in serving.items() if value not in (None, (), usual.get(name))]
+    words, hint = "of serving", "leave out --train, or these options"
+    if not run.train:
+        given_, words, hint = list(run.given()), "of a training run", "add --train, or leave out these options"
+    if given_:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given_)
+        raise SpecError(f"options {words}: {options}", where="--train", hint=hint)
+
+
+def _one_model(shares: Mapping[str, float]) -> str:
+    """The model of a training run."""
+    if len(shares) > 1 or set(shares.values()) != {1.0}:
+        raise SpecError("a run trains one model, without a share", where="MODEL", hint="give one model with --train")
+    return next(iter(shares))
 
 
 def _shares(models: tuple[str, ...]) -> dict[str, float]:
@@ -199,223 +297,3 @@ def _assumed(texts: tuple[str, ...], on: tuple[str, ...]) -> tuple[tuple[Given, 
         else:
             own[name] = (*own.get(name, ()), *given(Path(path)))
     return tuple(shared), own
-
-
-def _missed(result: Comparison) -> TokenworksError | None:
-    """The error where no machine has a value: a missed SLO counts before a model that does not fit."""
-    if result.winner is not None:
-        return None
-    codes = {answer.exit_code for one in result.systems for answer in one.answers if answer.error}
-    reasons = "; ".join(
-        one.error if one.error.startswith(one.system) else f"{one.system}: {one.error}" for one in result.systems
-    )
-    kind = next((kind for kind in (SloMissed, DoesNotFit) if kind.exit_code in codes), SpecError)
-    return kind(f"no machine has a value: {reasons}")
-
-
-# ── the page ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _print(result: Comparison, out: Page) -> None:
-    for line in _heading(result):
-        out.paragraph(line)
-    out.print()
-    _print_machines(result, out)
-    out.paragraph("\nWhy")
-    for line in result.why:
-        out.paragraph(f"- {line}")
-    _print_costs(result, out)
-    _print_sites(result, out)
-    for line in (*_crossovers(result), *result.notes):
-        out.paragraph(line)
-    if any(answer.plan is not None for one in result.systems for answer in one.answers):
-        out.paragraph("\nEach line of the first table comes from one of these commands:")
-    for one in result.systems:
-        for answer in one.answers:
-            if answer.plan is not None:
-                out.paragraph(f"  {answer.command}")
-
-
-def _heading(result: Comparison) -> Iterator[str]:
-    workload = result.asked["workload"] or {}
-    names = ", ".join(
-        f"{share:.0%} {model}" if len(result.models) > 1 else model for model, share in result.models.items()
-    )
-    yield names
-    reuse = f", {workload['hit_share']:.0%} of it from the prefix cache" if workload.get("hit_share") else ""
-    yield (
-        f"{workload.get('title') or workload.get('name')}: {workload['isl']:,.0f} tokens in{reuse}, "
-        f"{workload['osl']:,.0f} out; SLO {result.asked['slo'] or 'none'}; compared at equal {result.equal}"
-    )
-
-
-def _print_machines(result: Comparison, out: Page) -> None:
-    columns: Columns = {"": "right", "machine": "left", "model": "left", "devices": "right", "deployment": "left"}
-    columns |= {"engine": "left", "effective": "right", "80 % interval": "right", "whole machine": "right"}
-    columns |= {"users": "right", "tok/s user": "right", "J/token": "right", "bound by": "left"}
-    if len(result.models) == 1:
-        del columns["model"]
-    lines = [line for rank, one in enumerate(result.systems, 1) for line in _lines(rank, one, result)]
-    rows = [[line.get(name, "") for name in columns] for line in lines]
-    print_table(
-        out,
-        columns,
-        rows,
-        wraps=("deployment", "machine"),
-        spare=("bound by", "J/token", "engine", "tok/s user", "whole machine", "users"),
-    )
-    out.paragraph(
-        f"\neffective = output tokens/s of requests that meet the SLO, per {result.unit}. whole machine = the same, of "
-        "all devices. users = requests in flight, and users who think. J/token = energy of the devices per effective "
-        "token."
-    )
-    for one in result.systems:
-        if one.error:
-            out.paragraph(f"{one.system} has no value: {one.error}")
-
-
-def _lines(rank: int, one: Compared, result: Comparison) -> Iterator[dict[str, str]]:
-    """The lines of a machine, one for each model: heading -> cell."""
-    if one.effective_tok_s_per_unit is None or one.devices is None:
-        yield {"": "-", "machine": one.system, "deployment": "no value"}
-        return
-    whole = {"": str(rank), "machine": one.system, "devices": f"{one.devices:,}"}
-    whole["effective"] = four_digits(one.effective_tok_s_per_unit)
-    for answer, share in zip(one.answers, result.models.values(), strict=True):
-        row, best = answer.row, answer.best
-        assert row is not None
-        assert best is not None
-        energy = joules(answer)
-        cells = {
-            "model": f"{share:.0%} {answer.model}", "deployment": str(row.deployment), "engine": row.deployment.engine,
-            "whole machine": f"{best.effective_tok_s:,.0f}", "users": f"{best.users:,.0f}",
-            "tok/s user": f"{row.output_tok_s_per_user:,.1f}", "J/token": "-" if energy is None else f"{energy:,.3g}",
-            "bound by": BINDING[row.bound_by],
-        }  # fmt: skip
-        if len(one.answers) == 1:
-            factor = one.effective_tok_s_per_unit / row.output_tok_s_per_device
-            low, high = (four_digits(end * factor) for end in row.interval["output_tok_s_per_device"])
-            cells["80 % interval"] = f"{low} to {high}"
-        yield whole | cells
-        whole = {}
-
-
-def _print_costs(result: Comparison, out: Page) -> None:
-    out.paragraph(f"\nCost, in {result.terms.currency}: {result.terms.words}; SLO {result.asked['slo'] or 'none'}")
-    columns: Columns = {"machine": "left", "an hour": "right", "M effective": "right", "low to high": "right"}
-    columns |= {"M input": "right", "M cached": "right", "M output": "right"}
-    rows = []
-    for one in result.systems:
-        cost = one.costs.cost
-        if cost is None or cost.missing:
-            continue
-        whole = cost.per_million_effective
-        rows.append([
-            one.system, _amount(cost.per_hour), _amount(whole), _ends(whole, ",.3g"),
-            _amount(cost.per_million_input), _amount(cost.per_million_cached), _amount(cost.per_million_output),
-        ])  # fmt: skip
-    if rows:
-        print_table(out, columns, rows, wraps=("machine",))
-        out.paragraph(
-            "M effective = all cost, per million effective tokens. M input, M cached, M output = the cost of the "
-            "device time of computed input, of cached input and of output, per million of these tokens."
-        )
-    for one in result.systems:
-        if one.costs.cost is not None and one.costs.cost.missing:
-            out.paragraph(f"{one.system} has no cost; {one.costs.cost.needed}")
-    for one in result.systems:
-        if one.costs.cost is not None and one.costs.cost.missing:
-            _print_break_even(one, result, out)
-
-
-def _print_break_even(one: Compared, result: Comparison, out: Page) -> None:
-    """The prices at which a machine without a price has tokens as cheap as those of its rivals."""
-    unit, rivals = result.terms.currency, one.costs.rivals
-    answered = [rival for rival in rivals if rival.break_even.price is not None]
-    if not answered:
-        for rival in rivals[:1]:
-            out.paragraph(f"{rival.break_even.words}.")
-        return
-    out.paragraph(f"\nPrice of {one.system} in {unit} at which its effective tokens cost as much as those of a rival:")
-    columns: Columns = {"rival": "left", "utilisation": "right", "price": "right", "low to high": "right"}
-    columns["price of a card"] = "right"
-    rows = []
-    for rival in sorted(answered, key=lambda rival: [known.name for known in answered].index(rival.name)):
-        asked = rival.break_even
-        card = "-" if asked.per_card is None or asked.per_card.mid < 0 else f"{asked.per_card.mid:,.0f}"
-        price = "none" if asked.price is None or asked.price.mid < 0 else f"{asked.price.mid:,.0f}"
-        rows.append([rival.name, f"{asked.terms.utilisation:.0%}", price, _ends(asked.price, ",.0f"), card])
-    print_table(out, columns, rows, wraps=("rival",), spare=("low to high",))
-    never = [rival for rival in answered if rival.break_even.price and rival.break_even.price.mid < 0]
-    for rival in never[:1]:
-        out.paragraph(f"Against {rival.name}, {rival.break_even.words}.")
-    machines = {other.system for other in result.systems}
-    against = next((rival.name for rival in answered if rival.name in machines), "")
-    if one.costs.effects:
-        moved = "; ".join(
-            f"{effect.name} {effect.low_input} to {effect.high_input}: {effect.low:,.0f} to {effect.high:,.0f}"
-            for effect in one.costs.effects
-        )
-        out.paragraph(f"What moves this price most, against {against}: {moved} {unit}.")
-
-
-def _ends(money: Money | None, form: str) -> str:
-    return "" if money is None else f"{money.low:{form}} to {money.high:{form}}"
-
-
-def _amount(money: Money | None) -> str:
-    return "-" if money is None else f"{money.mid:,.3g}"
-
-
-def _print_sites(result: Comparison, out: Page) -> None:
-    columns: Columns = {"site": "left", "boxes": "right", "units": "right", "racks": "right", "kW a rack": "right"}
-    columns |= {"kg a rack": "right", "cooling": "left", "cables": "right", "scale-out links": "right"}
-    columns |= {"endpoints": "right", "boxes that fit": "right"}
-    rows = []
-    for one in result.systems:
-        place = one.costs.placed
-        if place is None:
-            continue
-        machine = place.hardware
-        rows.append([
-            one.system, f"{place.boxes:,}", _number(machine.rack_units), f"{place.racks:,}",
-            _number(place.rack_power_w, 1e3), _number(place.rack_weight_kg), machine.cooling or "-",
-            _number(machine.cables), f"{machine.links:,}", f"{machine.endpoints:,}",
-            "-" if place.fits is None else f"{place.fits:,}",
-        ])  # fmt: skip
-    out.print()
-    if rows:
-        print_table(out, columns, rows, wraps=("site",), spare=("kg a rack", "cables", "units", "endpoints"))
-    for one in result.systems:
-        if one.costs.placed is None and not (one.error and one.costs.error == one.error):
-            why = one.costs.error or "its height is not published; give machine.rack_units with --assume SYSTEM=FILE"
-            out.paragraph(f"{one.system} has no place: {why}")
-
-
-def _number(value: float | None, scale: float = 1.0) -> str:
-    return "-" if value is None else f"{value / scale:,.4g}"
-
-
-def _crossovers(result: Comparison) -> Iterator[str]:
-    prices = [one for one in result.crossovers if one.axis.startswith("price of ")]
-    tokens = [one for one in result.crossovers if one not in prices]
-    if not tokens:
-        if result.winner is not None and result.ratios and len(result.models) == 1:
-            yield f"\nAt every speed per user, {result.winner.system} has the most throughput per {result.unit}."
-    else:
-        yield f"\nWhere the winner changes (output tokens/s per {result.unit}, simulated curves):"
-    for one in tokens:
-        yield f"- {_axis(one)}: {one.below or 'no machine'} below, {one.above or 'no machine'} above"
-    if prices:
-        unit = result.terms.currency
-        yield f"\nWhere the cheapest effective token changes machines ({result.terms.utilisation:.0%} utilisation):"
-        for one in prices:
-            yield f"- {one.axis} {one.low:,.0f} {unit}: {one.below} below, {one.above} above"
-
-
-def _axis(one: Crossover) -> str:
-    if one.axis == "output_tok_s_per_user":
-        return f"{(one.low * one.high) ** 0.5:,.3g} tok/s per user (mean TPOT {1e3 / one.low:,.3g} ms)"
-    what = "input tokens" if one.axis == "context" else "of the input from the cache"
-    ends = (f"{value:,.0f}" if one.axis == "context" else f"{value:.0%}" for value in (one.low, one.high))
-    return f"between {' and '.join(ends)} {what}"

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from tokenworks.specs.trace import Trace
 
 ENDPOINT = Group("Endpoint", sort_key=1)
+FAULTS = Group("Faults", sort_key=3)
 BOUNDS = Group("Bounds", sort_key=4)
 KEY = "TOKENWORKS_API_KEY"
 """Environment variable with an API key, which the list of processes does not show."""
+ADMIN_KEY = "TOKENWORKS_ADMIN_KEY"
+"""Environment variable with an admin key."""
 FALLBACK = "chat"
 """Workload of the mean request if the deployment file names none."""
 
@@ -54,16 +57,49 @@ class BoundOptions:
     drain: float = 30.0
 
 
+@Parameter(name="*", group=FAULTS)
+@dataclass(frozen=True, kw_only=True)
+class ChaosOptions:
+    """Faults of the simulated machine.
+
+    Parameters
+    ----------
+    faults
+        Schedule of faults from the start on: a YAML file, as for `simulate`. POST /admin/faults adds faults later.
+    chaos
+        Seed of random faults, by the failure rates of the parts.
+    hazard
+        With --chaos: all failure rates are multiplied by HAZARD, 1 by default.
+    reliability
+        Failure rates and times of the recovery: name in the catalog or YAML file; `published` by default.
+    admin_key
+        Key for /admin; the environment variable TOKENWORKS_ADMIN_KEY adds one. Without a key, only this computer may
+        use /admin. May be repeated.
+    """
+
+    faults: Path | None = None
+    chaos: int | None = None
+    hazard: float | None = None
+    reliability: str | None = None
+    admin_key: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False)] = ()
+
+    def keys(self) -> tuple[str, ...]:
+        """All admin keys."""
+        return (*self.admin_key, *filter(None, [os.environ.get(ADMIN_KEY)]))
+
+
 def serve(
     deployment: Annotated[Path, DEPLOYMENTS],
     /,
     *,
     host: Annotated[str, Parameter(group=ENDPOINT)] = "127.0.0.1",
     port: Annotated[int, Parameter(group=ENDPOINT)] = 8000,
+    ports: Annotated[Literal["replicas", "ranks"] | None, Parameter(group=ENDPOINT)] = None,
     api: Annotated[Literal["openai", "sglang"], Parameter(group=ENDPOINT)] = "openai",
     api_key: Annotated[tuple[str, ...], Parameter(negative=(), show_default=False, group=ENDPOINT)] = (),
     served_model_name: Annotated[str | None, Parameter(group=ENDPOINT)] = None,
     speed: Annotated[float, Parameter(group=ENDPOINT)] = 1.0,
+    kv_events_config: Annotated[str | None, Parameter(group=ENDPOINT)] = None,
     startup: Annotated[float, Parameter(group=ENDPOINT)] = 0.0,
     tokenizer: Annotated[Path | None, Parameter(group=REQUESTS)] = None,
     text: Annotated[Literal["filler", "echo"], Parameter(group=REQUESTS)] = "filler",
@@ -74,6 +110,7 @@ def serve(
     slo: Annotated[str | None, Parameter(group=REQUESTS)] = None,
     usd_per_device_hour: Annotated[float | None, Parameter(group=REQUESTS)] = None,
     deployed: DeployedOptions = DeployedOptions(),  # noqa: B008 - frozen
+    failing: ChaosOptions = ChaosOptions(),
     bounds: BoundOptions = BoundOptions(),
 ) -> None:
     """Start an OpenAI-compatible endpoint that behaves like a deployment, in real time.
@@ -84,6 +121,8 @@ def serve(
         Address to listen on. The default takes connections from this computer only.
     port
         Port to listen on; 0 takes any free port. The address is printed.
+    ports
+        Give each replica, or each data-parallel rank, a port of its own, from --port on, for a router in front.
     api
         Routes and names of metrics: openai as vLLM has them, sglang as SGLang has them.
     api_key
@@ -92,6 +131,9 @@ def serve(
         Name of the model in the API; by default the model of the deployment.
     speed
         Seconds of the deployment's time in a real second: 10 is ten times as fast.
+    kv_events_config
+        Publish what enters and leaves the prefix caches over ZMQ: JSON as vLLM takes it, such as
+        '{"enable_kv_cache_events": true, "endpoint": "tcp://*:5557"}'.
     startup
         Time until the server is ready, as if weights were loaded [s].
     tokenizer
@@ -116,7 +158,9 @@ def serve(
     from tokenworks.serving.installed import must_be_installed
 
     must_be_installed("serve")
+    from tokenworks.serving.chaos import FaultTerms
     from tokenworks.serving.http import HttpLimits
+    from tokenworks.serving.kv_events import KvEventsConfig
     from tokenworks.serving.serve import prepare
     from tokenworks.serving.server import Settings, run
     from tokenworks.simulation.source import Source
@@ -130,8 +174,10 @@ def serve(
     )  # fmt: skip
     settings = Settings(
         version=tokenworks.__version__,
-        host=host, port=port, api=api, keys=keys, name=served_model_name or "", speed=speed, text=text,
+        host=host, port=port, ports=ports, api=api, keys=keys, name=served_model_name or "", speed=speed, text=text,
         tokenizer=tokenizer, seed=seed, slo=source.slo(slo), usd_per_device_hour=usd_per_device_hour,
+        admin_keys=failing.keys(), kv_events=KvEventsConfig.read(kv_events_config),
+        faults=FaultTerms.read(failing.faults, failing.chaos, failing.hazard, failing.reliability),
         startup_s=startup, drain_s=bounds.drain, max_requests=bounds.max_requests,
         limits=HttpLimits(connections=bounds.max_connections, body=bounds.max_body),
     )  # fmt: skip
@@ -139,7 +185,17 @@ def serve(
     server = prepare(chosen, source, lengths, settings, router=deployed.router, max_queue=bounds.max_queue)
     if not keys and host not in {"127.0.0.1", "::1", "localhost"}:
         notes().paragraph(f"note: {host} may be open to other computers; --api-key lets only your clients in")
-    run(server, lambda where, number: notes().paragraph(f"{server.model} on http://{where}:{number}, Ctrl-C stops it"))
+    run(
+        server,
+        lambda where, _: notes().paragraph(f"{server.model} on {_addresses(where, server.ports)}, Ctrl-C stops it"),
+    )
+
+
+def _addresses(where: str, ports: list[int]) -> str:
+    """The addresses of all ports, for a message; a row of ports is shortened."""
+    if len(ports) > 2 and ports == list(range(ports[0], ports[0] + len(ports))):
+        return f"http://{where}:{ports[0]} to {ports[-1]}"
+    return " ".join(f"http://{where}:{port}" for port in ports)
 
 
 def _recorded(trace: Path | None) -> Trace | None:

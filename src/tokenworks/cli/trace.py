@@ -37,11 +37,11 @@ def trace(
     file
         Trace of Mooncake, Qwen-Bailian, Azure, BurstGPT, ServeGen, ShareGPT, agent sessions or TraceLab; single
         requests of vllm bench serve, SGLang bench_serving, AIPerf (profile_export.jsonl), GuideLLM or OpenTelemetry
-        spans of vLLM; a file of simulate --per-request. Plain, .gz or .xz.
+        spans of vLLM; a file of simulate --per-request or of record. Plain, .gz or .xz.
     format
         Format of the file, if its content does not tell: sharegpt, agents, bailian, mooncake, tracelab, aiperf,
-        guidellm, otel, sglang-bench, vllm-bench, llmservingsim, azure, burstgpt, per-request, per-request-parquet or
-        servegen.
+        guidellm, otel, sglang-bench, vllm-bench, llmservingsim, azure, burstgpt, per-request, per-request-parquet,
+        recording or servegen.
     benchmark
         Number of the benchmark, from 1 on, in a file with several (GuideLLM, SGLang, vllm bench serve).
     seed

@@ -168,12 +168,13 @@ def _heading(result: TrainRun) -> Iterator[str]:
     model, machine, base = setting.model, setting.machine, setting.base
     yield (
         f"{model.name}: {parameters(model) / 1e9:,.1f} B parameters, {active_parameters(model) / 1e9:,.1f} B active; "
-        f"{base.method.name} on {_tokens(result.tokens)} tokens, {base.global_batch:,} x {base.seq_len:,} tokens a step"
+        f"{base.method.name} on {token_words(result.tokens)} tokens, "
+        f"{base.global_batch:,} x {base.seq_len:,} tokens a step"
     )
     domains = "one scale-up domain" if machine.devices <= machine.domain else f"scale-up domains of {machine.domain}"
     yield f"{machine.name}: {machine.devices} x {machine.device}, {domains}"
     low, high = best.interval["days"]
-    energy = "" if best.energy_kwh is None else f", {_energy(best.energy_kwh)} of the devices"
+    energy = "" if best.energy_kwh is None else f", {energy_words(best.energy_kwh)} of the devices"
     yield (
         f"\n{best.days:,.1f} days (80 % interval {low:,.1f} to {high:,.1f}): {best.tok_s:,.0f} tokens/s, "
         f"{best.tok_s_per_device:,.0f} a device, MFU {best.mfu:.1%}, goodput {result.goodput.share:.1%}{energy}"
@@ -183,7 +184,7 @@ def _heading(result: TrainRun) -> Iterator[str]:
 def _row(row: TrainRow) -> list[str]:
     return [
         str(row.rank),
-        _plan(row.training),
+        plan_words(row.training),
         f"{row.step_s:,.3g}" if row.step_s < 100 else f"{row.step_s:,.0f}",
         f"{row.tok_s_per_device:,.0f}",
         f"{row.mfu:.1%}",
@@ -193,7 +194,7 @@ def _row(row: TrainRow) -> list[str]:
     ]
 
 
-def _plan(training: Training) -> str:
+def plan_words(training: Training) -> str:
     """A plan without its batch, which all plans share."""
     schedule = training.schedule
     chunks = f" x{schedule.virtual_stages}" if schedule.virtual_stages > 1 else ""
@@ -205,14 +206,16 @@ def _plan(training: Training) -> str:
     return " ".join([*words, training.precision.recipe])
 
 
-def _tokens(count: float) -> str:
+def token_words(count: float) -> str:
+    """A number of tokens in words, such as 14.8 T."""
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if count >= size:
             return f"{count / size:,.4g} {letter}"
     return f"{count:,.0f}"
 
 
-def _energy(kwh: float) -> str:
+def energy_words(kwh: float) -> str:
+    """An energy in words, such as 1.2 GWh."""
     return f"{kwh / 1e6:,.3g} GWh" if kwh >= 1e6 else f"{kwh / 1e3:,.3g} MWh" if kwh >= 1e3 else f"{kwh:,.3g} kWh"
 
 
@@ -258,7 +261,7 @@ def _print_front(result: TrainRun, out: Page) -> None:
     count = min(FRONT_ROWS, len(front))
     places = sorted({round(index * (len(front) - 1) / (count - 1)) for index in range(count)})
     columns: Columns = {"step [s]": "right", "GB": "right", "plan": "left"}
-    rows = [[f"{front[place].step_s:,.3g}", f"{front[place].memory_bytes / GB:,.1f}", _plan(front[place].training)]
+    rows = [[f"{front[place].step_s:,.3g}", f"{front[place].memory_bytes / GB:,.1f}", plan_words(front[place].training)]
             for place in places]  # fmt: skip
     title = f"\nTime against memory: {len(places)} of {len(front)} Pareto points"
     print_table(out, columns, rows, title=title, wraps=("plan",))

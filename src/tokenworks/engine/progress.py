@@ -17,6 +17,7 @@ class Levels:
     running, waiting : requests that run, and requests that wait in a queue
     kv_used, kv_total : blocks of the KV cache in use, and all blocks
     query_tokens, hit_tokens, prefill_tokens, preemptions : as in `outcome.PoolCounts`
+    busy_s : time that the instance of the rank spent in steps [s]
     """
 
     running: Ints
@@ -27,6 +28,16 @@ class Levels:
     hit_tokens: Ints
     prefill_tokens: Ints
     preemptions: Ints
+    busy_s: Floats
+
+    def of(self, ranks: list[int]) -> Levels:
+        """The levels of some ranks.
+
+        Parameters
+        ----------
+        ranks : numbers of the ranks
+        """
+        return Levels(**{name: values[ranks] for name, values in vars(self).items()})
 
 
 class Progress:

@@ -10,13 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from tokenworks.arrays import Floats, Ints
 from tokenworks.engine import kernel
-from tokenworks.engine.faults import FaultCounts
-from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome, PoolCounts
+from tokenworks.engine.counting import counts_of
+from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome
 from tokenworks.engine.outside import KINDS, OF_INSTANCES
 from tokenworks.engine.progress import Levels, Progress
 from tokenworks.engine.state import OUTSIDE, REQUEST, EngineState, allocate
 from tokenworks.engine.tier_state import reserve
-from tokenworks.engine.tiers import TierCounts
 from tokenworks.engine.types import Cluster, Requests, Status
 from tokenworks.errors import SpecError
 
@@ -28,12 +27,6 @@ _UNSENT["child"] = _UNSENT["cnext"] = _UNSENT["route"] = -1
 _UNSENT["gated"] = 1
 _BYTES = np.dtype((np.void, REQUEST.itemsize))
 """A record as bytes: copies of whole records are much faster than copies of their fields."""
-_TIER_COUNTERS = ("read_blocks", "written_blocks", "evictions", "failed")
-_COUNTERS = ("decode_sequences", "output_tokens", "prefill_tokens", "preemptions", "evictions")
-_LOSSES = {
-    "lost_requests": "requests", "retries": "retries", "lost_output_tokens": "output_tokens",
-    "lost_kv_tokens": "kv_tokens",
-}  # fmt: skip
 _COLUMNS = {
     "arrival_s": "sent_s", "scheduled_s": "scheduled_s", "first_token_s": "first_s", "end_s": "end_s",
     "input_tokens": "input", "output_tokens": "output", "cached_tokens": "hit", "preemptions": "preemptions",
@@ -41,7 +34,7 @@ _COLUMNS = {
 }  # fmt: skip
 
 
-def _grown(array: NDArray[Any], count: int) -> NDArray[Any]:
+def grown(array: NDArray[Any], count: int) -> NDArray[Any]:
     """`array` itself if it is ours and has room for `count` rows, else a longer copy; new rows hold anything.
 
     A copy is at least twice as long, so that the time for all copies is linear. `np.empty` gets huge pages, which are
@@ -120,7 +113,7 @@ class Simulator:
             self._make_room(len(requests.block_ids))
         reused = min(len(requests), self._spares)
         slots = self._new_slots(len(requests), reused)
-        record = _grown(self._state.request, self._slots)
+        record = grown(self._state.request, self._slots)
         new = np.empty(len(requests), REQUEST) if reused else record[self._slots - len(requests) : self._slots]
         self._fill(new, requests)
         eldest = np.diff(parents, prepend=parents[:1] - 1) != 0
@@ -133,7 +126,7 @@ class Simulator:
             _append_child(record, parent, child)
         heap = self._state.heap
         if len(followers) or self.cluster.concurrency or self.cluster.accept_s or self._loses:
-            heap = _grown(heap, self._slots)
+            heap = grown(heap, self._slots)
         self._state = self._state._replace(request=record, heap=heap)
         self._open(slots[requests.after < 0])
         world = self._state.world
@@ -195,13 +188,13 @@ class Simulator:
         if self._submitted:
             ids = s.ids
             ids[self._named : self._named + len(requests.block_ids)] = requests.block_ids
-            offsets, named = _grown(s.offsets, self._slots), _grown(s.named, self._slots)
+            offsets, named = grown(s.offsets, self._slots), grown(s.named, self._slots)
             offsets[slots], named[slots] = self._named + requests.block_offsets[:-1], counts
         else:  # the ids may be most of the memory of a run, so the first ones are not copied
             offsets, named = np.ascontiguousarray(offsets)[:-1], counts.astype(np.int32)
         self._named += len(requests.block_ids)
-        origin = _grown(s.origin, len(ids)) if self.cluster.tiers.stores else s.origin
-        held = _grown(s.held, len(ids))
+        origin = grown(s.origin, len(ids)) if self.cluster.tiers.stores else s.origin
+        held = grown(s.held, len(ids))
         self._state = s._replace(ids=ids, offsets=offsets, named=named, held=held, origin=origin)
 
     def _make_room(self, more: int) -> None:
@@ -257,7 +250,7 @@ class Simulator:
             self._check_event(kind, numbers, values)
         if kind == "lose" and not self._loses:
             self._loses = True
-            s = s._replace(heap=_grown(s.heap, self._slots))
+            s = s._replace(heap=grown(s.heap, self._slots))
         events = np.concatenate([s.outside[int(s.world["outside"][0]) :], new])
         s.world["outside"] = 0
         self._state = s._replace(outside=events[np.argsort(events["time"], kind="stable")])
@@ -319,12 +312,14 @@ class Simulator:
         while code := kernel.advance(self._table.of(self._state), float(until), _ALL if sent is None else sent):
             s = self._state
             if code == kernel.SERIES_FULL:
-                self._state = s._replace(series=_grown(s.series, len(s.series) + 1))
+                self._state = s._replace(series=grown(s.series, len(s.series) + 1))
+            elif code == kernel.CHANGES_FULL:
+                self._state = s._replace(change=grown(s.change, len(s.change) + 1))
             else:
                 first, count = int(s.world["events_first"][0]), int(s.world["events"][0])
                 waiting = s.event[(first + np.arange(count)) & (len(s.event) - 1)]
                 s.world["events_first"] = 0
-                self._state = s._replace(event=_grown(waiting, 2 * len(s.event)))
+                self._state = s._replace(event=grown(waiting, 2 * len(s.event)))
 
     # ---- results
 
@@ -345,6 +340,7 @@ class Simulator:
             rank["running"] + rank["loading"] + rank["readied"], rank["waiting"] + rank["unseen"],
             pool["kv_blocks"][rank["pool"]] - rank["free"], pool["kv_blocks"][rank["pool"]],
             rank["queries"].copy(), rank["hits"].copy(), rank["prefill_tokens"].copy(), rank["preemptions"].copy(),
+            self._state.instance["busy_s"][rank["instance"]],
         )  # fmt: skip
 
     def take(self) -> Ended:
@@ -357,7 +353,7 @@ class Simulator:
             s.named[slots] = 0
         self._taken += len(slots)
         spares = self._spares + len(slots)
-        self._spare = _grown(self._spare, spares)
+        self._spare = grown(self._spare, spares)
         self._spare[self._spares : spares] = slots
         self._spares = spares
         return Ended(number=record["number"], **{name: record[field] for name, field in _COLUMNS.items()})
@@ -368,14 +364,7 @@ class Simulator:
         The last row of the series is the window that is still open. The arrays are views of the simulator's memory if
         no request is in flight and none was taken.
         """
-        s, record = self._state, self._state.request[: self._slots]
-        if self._taken:
-            record = record[record["number"] >= 0]
-            record = record[np.argsort(record["number"])]
-        columns = {name: record[field] for name, field in _COLUMNS.items()}
-        status = columns["status"]
-        if len(status) and status.min() < Status.COMPLETED:
-            columns["end_s"] = np.where(status >= Status.COMPLETED, columns["end_s"], np.nan)
+        s, columns = self._state, self._columns()
         series = np.zeros((0, len(SERIES)), np.int64)
         if self.cluster.window_s:
             kernel.sample(self._table.of(s), self.now)
@@ -386,45 +375,36 @@ class Simulator:
             itl_counts=s.itl.copy(), window_s=self.cluster.window_s, series=series,
         )  # fmt: skip
 
+    def late(self, start_s: float, ttft_s: Floats, tpot_s: Floats) -> tuple[int, Ints]:
+        """How many requests are late, of those that have completed since a time. No request may have been taken.
+
+        Parameters
+        ----------
+        start_s : the time [s]
+        ttft_s, tpot_s : bounds of each group of requests; infinite without a bound [s]
+
+        Returns
+        -------
+        Requests that ended before that time [count], and requests beyond both bounds: int[groups, 2].
+        """
+        counts = np.zeros(2 * len(ttft_s), np.int64)
+        gone = kernel.late(self._table.of(self._state), self._slots, start_s, ttft_s, tpot_s, counts)
+        return int(gone), counts.reshape(-1, 2)
+
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        record = self._state.request[: self._slots]
+        if self._taken:
+            record = record[record["number"] >= 0]
+            record = record[np.argsort(record["number"])]
+        columns = {name: record[field] for name, field in _COLUMNS.items()}
+        status = columns["status"]
+        if len(status) and status.min() < Status.COMPLETED:
+            columns["end_s"] = np.where(status >= Status.COMPLETED, columns["end_s"], np.nan)
+        return columns
+
     def counts(self) -> Counts:
         """All counters up to now."""
-        pools = tuple(self._counts(i) for i in range(len(self._state.pool)))
-        faults = tuple(self._faults(i) for i in range(len(self._state.pool)))
-        return Counts(self.now, self.sent, pools, self._state.itl.copy(), self._tiers(), faults)
-
-    def _faults(self, number: int) -> FaultCounts:
-        s = self._state
-        ranks, own = s.loss[s.rank["pool"] == number], s.halt[s.instance["pool"] == number]
-        down = own["down_s"] + np.where(own["stopped"], self.now - own["stopped_s"], 0.0)
-        return FaultCounts(
-            lost_steps=int(own["lost_steps"].sum()), down_s=float(down.sum()),
-            **{name: int(ranks[field].sum()) for name, field in _LOSSES.items()},
-        )  # fmt: skip
-
-    def _tiers(self) -> tuple[TierCounts, ...]:
-        s, all_counts, first = self._state, [], 0
-        for row, store in zip(s.tier, self.cluster.tiers.stores, strict=False):
-            own = s.store[first : first + len(set(store.stores))]
-            first += len(own)
-            counters = {name: int(row[name]) for name in _TIER_COUNTERS}
-            all_counts.append(TierCounts(
-                **counters, hit_blocks=int(row["hits"]), late_blocks=int(row["late"]), used=int(own["used"].sum()),
-                total=store.blocks * len(own), read_s=float(row["read_s"]), write_s=float(row["write_s"]),
-            ))  # fmt: skip
-        return tuple(all_counts)
-
-    def _counts(self, number: int) -> PoolCounts:
-        s = self._state
-        ranks, own = s.rank[s.rank["pool"] == number], s.instance[s.instance["pool"] == number]
-        links = s.link[own["link"]]
-        total = len(ranks) * int(s.pool["kv_blocks"][number])
-        return PoolCounts(
-            steps=int(own["steps"].sum()), busy_s=float(own["busy_s"].sum()),
-            link_busy_s=float(links["busy_s"].sum()), link_flows=int(links["flows"].sum()),
-            query_tokens=int(ranks["queries"].sum()), hit_tokens=int(ranks["hits"].sum()),
-            kv_total=total, kv_used=total - int(ranks["free"].sum()),
-            **{name: int(ranks[name].sum()) for name in _COUNTERS},
-        )  # fmt: skip
+        return counts_of(self._state, self.cluster)
 
 
 def _append_child(record: NDArray[Any], parent: int, child: int) -> None:
@@ -490,5 +470,6 @@ def _run_once() -> None:
     simulator.cancel(0)
     simulator.advance()
     simulator.progress(Progress())
+    simulator.late(0.0, np.ones(1), np.ones(1))
     simulator.outcome()
     simulator.take()

@@ -168,6 +168,9 @@ WORLD = np.dtype(
         ("opened", "i8"), ("heaped", "i8"), ("loads", "i8"), ("rows", "i8"), ("seen_output", "i8"),
         ("seen_prefill", "i8"), ("events_first", "i8"), ("events", "i8"), ("events_spare", "i8"),
         ("index_shift", "i8"), ("index_mask", "i8"), ("emit", "i8"),
+        # whether changes of the prefix caches are listed in `change`; their number; most changes of one event
+        ("listed", "i8"), ("changes", "i8"), ("changes_spare", "i8"),
+        ("pinned", "i8"),  # whether `pin` chooses the ranks of requests
         ("stepped_s", "f8"), ("stepped", "i8"),  # the last end of a step: its time and instance
         # KV tiers, see `tier_state`: their number, ranks that use them, groups of stores that serve the same ranks,
         # groups with a store for one rank alone; tiers with blocks from HBM by write policy, and tiers with a prefetch,
@@ -194,6 +197,10 @@ NODE = np.dtype([("name", "i8"), ("users", "i4"), ("count", "i4"), ("prev", "i4"
 # request by now.
 OUTSIDE = np.dtype([("time", "f8"), ("number", "i8"), ("slot", "i4"), ("kind", "i4"), ("value", "f8")], align=True)
 EVENT = np.dtype([("time", "f8"), ("name", "i8"), ("rank", "i4"), ("stored", "i4")], align=True)
+# A change of the prefix cache of a rank (`live.CacheChanges`); number and block: of the request that stored the block.
+CHANGE = np.dtype(
+    [("time", "f8"), ("name", "i8"), ("number", "i8"), ("rank", "i4"), ("kind", "i4"), ("block", "i8")], align=True
+)
 
 
 class EngineState(NamedTuple):
@@ -212,6 +219,8 @@ class EngineState(NamedTuple):
     freed_s : times at which slots of the client become free, the latest first; only with pipeline stages [s]
     load_s, load : ends of KV transfers, and the slots of their requests, a heap
     event : a ring of the cache events that have not reached the router yet, its length a power of two
+    change : changes of the prefix caches that the caller has not taken yet
+    pin : which ranks of the first pool each request may go to: 0 any; 1 + r: rank r; -1 - k: a rank of instance k
     known : hash table of the router, each row a name and one bit for each rank that holds it
     itl, series : as in `types.Outcome`
     tier, store, lane, group, errand : records of `tier_state`; stores of all tiers; lanes of all tiers, reads before
@@ -253,6 +262,8 @@ class EngineState(NamedTuple):
     load_s: NDArray[np.float64]
     load: NDArray[np.int32]
     event: NDArray[Any]
+    change: NDArray[Any]
+    pin: NDArray[np.int32]
     known: NDArray[np.uint64]
     itl: NDArray[np.int64]
     series: NDArray[np.int64]
@@ -284,7 +295,7 @@ def _power_of_two(least: int) -> int:
 def allocate(cluster: Cluster) -> EngineState:
     """Memory of an idle cluster without requests."""
     pools = cluster.pools
-    pool, (cost, by_tokens) = np.zeros(len(pools), POOL), _costs(cluster)
+    pool, (cost, by_tokens) = np.zeros(len(pools), POOL), costs_of(cluster)
     rank = np.zeros(sum(p.instances * p.ranks for p in pools), RANK)
     instance = np.zeros(sum(p.instances for p in pools), INSTANCE)
     instance["link"] = np.arange(len(instance))  # each instance has its own link
@@ -341,6 +352,7 @@ def allocate(cluster: Cluster) -> EngineState:
         np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32),
         np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, OUTSIDE), np.zeros(cluster.concurrency, np.float64),
         np.zeros(loads, np.float64), np.zeros(loads, np.int32), event,
+        np.zeros(1, CHANGE), np.zeros(1, np.int32),
         np.zeros((max(index, 1), 1 + words), np.uint64),
         np.zeros((GROUPS, ITL_BINS), np.int64), np.zeros((1024 if cluster.window_s else 1, len(SERIES)), np.int64),
         **tiers, priority=np.zeros(0, PRIORITY), origin=np.zeros(0, np.int8), flow=np.zeros(0, FLOW),
@@ -348,7 +360,7 @@ def allocate(cluster: Cluster) -> EngineState:
     )  # fmt: skip
 
 
-def _costs(cluster: Cluster) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def costs_of(cluster: Cluster) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Records of the costs of all pools, each pool's own cost before its variants, and their tables of times."""
     costs = [cost for pool in cluster.pools for cost in (pool.cost, *pool.variants)]
     records, first = np.zeros(len(costs), COST), 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenworks.errors import SpecError
-from tokenworks.ingest import aiperf, aiperf_records, guidellm, inferencex, sglang_summary, vllm_summary
+from tokenworks.ingest import aiperf, aiperf_records, guidellm, inferencex, recording, sglang_summary, vllm_summary
 from tokenworks.ingest.benchmark import Benchmark, Load
 from tokenworks.ingest.load import format_of, other_kind
 from tokenworks.ingest.rows import Rows, standard_json, wrong_benchmark
@@ -107,6 +107,8 @@ def _outcomes(runs: Sequence[Run], rows: Rows, name: str) -> list[Benchmark | Sp
     if all(mark in runs[0].keys for mark in RECORD):
         lines = [(run.place, run.data) for run in runs]
         return [aiperf_records.benchmark_of(lines, str(rows.path), name)]
+    if all(mark in runs[0].keys for mark in recording.MARKS):
+        return [recording.benchmark_of([(run.place, run.data) for run in runs], str(rows.path), name)]
     outcomes: list[Benchmark | SpecError] = []
     for number, run in enumerate(runs, 1):
         try:
@@ -143,7 +145,7 @@ def _loaded(outcome: Benchmark | SpecError, load: Load | None, where: str) -> Be
 
 def _known() -> str:
     """The names of all formats of results, for a message."""
-    return "; ".join([*(client.form for client in CLIENTS.values()), aiperf_records.FORM])
+    return "; ".join([*(client.form for client in CLIENTS.values()), aiperf_records.FORM, recording.FORM])
 
 
 def _first(keys: list[str]) -> str:

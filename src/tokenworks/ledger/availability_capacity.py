@@ -6,19 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from tokenworks.engine.tiers import Tiers
+from tokenworks.engine.types import Cluster
 from tokenworks.simulation.bound import rate_bound
-from tokenworks.simulation.capacity import PILOT_RATE, TOLERANCE, Capacity, Try, capacity_of
+from tokenworks.simulation.capacity import TOLERANCE, Capacity, Try, capacity_of
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
-from tokenworks.simulation.steps import step_cost
+from tokenworks.simulation.steps import Site, step_cost
 from tokenworks.simulation.variants import HEALTHY, Condition, shrunk, with_bandwidth
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.slo import Slo
 
 Say = Callable[[str], None]
-
-PILOT = 20
-"""Requests of a run that only prices the steps of a condition [count]."""
 
 MOST_SIMULATED = 40
 """Most conditions that are simulated [count]."""
@@ -75,15 +73,9 @@ class DegradedCapacity:
             return 1.0
         if key not in self.shares:
             simulated = self.simulated < MOST_SIMULATED
-            self.shares[key] = self._searched(*key) if simulated else self._bounded(*key)
+            self.shares[key] = self._searched(*key) if simulated else bounded_share(self.full.run, *key)
             self.simulated += simulated
         return self.shares[key]
-
-    def _bounded(self, role: int, condition: Condition) -> float:
-        """Roofline bound on the rate of the condition / bound of the whole deployment."""
-        run, whole = self._run(role, condition, PILOT_RATE, PILOT), self.full.run
-        request = whole.site.request
-        return min(1.0, rate_bound(run.cluster, request) / rate_bound(whole.cluster, request))
 
     def _searched(self, role: int, condition: Condition) -> float:
         """Highest load that the condition holds / highest load of the whole deployment."""
@@ -112,19 +104,44 @@ class DegradedCapacity:
         return most / (1 + TOLERANCE) ** held
 
     def _run(self, role: int, condition: Condition, rate: float, requests: int) -> Simulation:
-        """A simulation of the deployment with all instances of a role in a condition.
-
-        Ranks that are left keep their limits. A deployment without some ranks reads no KV tiers: a lower bound.
-        """
-        deployment, whole = self.deployed.deployment, self.full.run
-        pools = list(whole.cluster.pools)
-        pool, live = pools[role], condition.live or pools[role].ranks
-        site = replace(whole.site, rates=with_bandwidth(whole.site.rates, condition))
-        smaller = shrunk(deployment.roles[role], site.model, live)
-        pools[role] = replace(pool, cost=step_cost(smaller, site, pool.limits), ranks=live)
-        rest = replace(whole.cluster, pools=tuple(pools), tiers=whole.cluster.tiers if live == pool.ranks else Tiers())
+        """A simulation of the deployment with all instances of a role in a condition."""
+        like = degraded(self.full.run, role, condition)
         traffic = replace(self.source, requests=requests).traffic(rate=rate)
-        return simulate(self.deployed, traffic, slo=self.slo, seed=self.seed, drain=False, like=(site, rest))
+        return simulate(self.deployed, traffic, slo=self.slo, seed=self.seed, drain=False, like=like)
+
+
+def degraded(run: Simulation, role: int, condition: Condition) -> tuple[Site, Cluster]:
+    """Site and cluster of a deployment with all instances of a role in a condition.
+
+    Ranks that are left keep their limits. A deployment without some ranks reads no KV tiers: a lower bound.
+
+    Parameters
+    ----------
+    run : a simulation of the whole deployment
+    role : number of the role whose instances are in the condition
+    condition : the condition
+    """
+    pools = list(run.cluster.pools)
+    pool, live = pools[role], condition.live or pools[role].ranks
+    site = replace(run.site, rates=with_bandwidth(run.site.rates, condition))
+    smaller = shrunk(run.deployment.roles[role], site.model, live)
+    pools[role] = replace(pool, cost=step_cost(smaller, site, pool.limits), ranks=live)
+    tiers = run.cluster.tiers if live == pool.ranks else Tiers()
+    return site, replace(run.cluster, pools=tuple(pools), tiers=tiers)
+
+
+def bounded_share(run: Simulation, role: int, condition: Condition) -> float:
+    """Roofline bound on the rate of a condition / bound of the whole deployment, at most 1 [-].
+
+    Parameters
+    ----------
+    run : a simulation of the whole deployment
+    role : number of the role whose instances are in the condition
+    condition : the condition
+    """
+    _, rest = degraded(run, role, condition)
+    request = run.site.request
+    return min(1.0, rate_bound(rest, request) / rate_bound(run.cluster, request))
 
 
 def _words(condition: Condition, ranks: int) -> str:

@@ -96,7 +96,7 @@ def break_even(hardware: Hardware, served: Served, prices: Prices, terms: Terms,
             f"{hardware.name} serves no effective token", where="break-even",
             hint="take a point of the machine that meets the SLO",
         )  # fmt: skip
-    running = opex(hardware, served, prices, terms)
+    running = opex(hardware, prices, terms, busy_w=served.power_w, idle_w=served.idle_w)
     repairs, around = prices.usd(prices.room.maintenance), beside(hardware, prices, terms.room)
     missing = around.missing + tuple(name for name, money in running.items() if money is None)
     missing += () if repairs else ("maintenance",)

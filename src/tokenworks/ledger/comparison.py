@@ -4,45 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from typing_extensions import TypedDict
 
 from tokenworks.ledger.break_even import Effect
+from tokenworks.ledger.compare_machines import Equal, Ratio, four_digits, unit_of
 from tokenworks.ledger.curves import Crossover
 from tokenworks.ledger.priced import Priced
-from tokenworks.ledger.site import Placed
-from tokenworks.ledger.study import Best, Study, charged
+from tokenworks.ledger.priced_plain import (
+    BreakEvenPlain,
+    CostPlain,
+    SitePlain,
+    break_even_plain,
+    cost_plain,
+    site_plain,
+)
+from tokenworks.ledger.study import Best, Study, TierGain, TierUse, charged
 from tokenworks.ledger.terms import Terms
+from tokenworks.ledger.uptime import DeploymentUptime, SystemUptime
 from tokenworks.planning.result import FrontPoint, RankedPlain, row_plain
-from tokenworks.specs.price import Money
+from tokenworks.specs.reliability import Reliability
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope
 from tokenworks.specs.shown import Record, Shown
-
-Equal = Literal["devices", "power", "racks", "money"]
-
-UNITS: dict[Equal, str] = {"devices": "device", "power": "kW", "racks": "rack"}
-
-
-def unit_of(equal: Equal, terms: Terms) -> str:
-    """The unit of what machines have equal amounts of."""
-    return UNITS.get(equal, f"{terms.currency} an hour")
-
-
-def four_digits(value: float) -> str:
-    """A number with four digits, or with all digits before the point: 0.01234, 148.6, 12,346."""
-    return f"{value:,.0f}" if value >= 1e3 else f"{value:,.4g}"
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """Effective tokens of one machine / those of another, at equal amounts; the 80 % interval is `low` to `high`."""
-
-    system: str
-    against: str
-    low: float
-    value: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +39,13 @@ class Compared:
     devices : devices that throughput is divided by [count]
     amount : amount of what is made equal: devices [count], power of the devices [kW], racks [count] or cost of an
         hour; None: not known
-    effective_tok_s_per_unit : effective tokens per second of the mix, per unit of the amount; None: no value
+    effective_tok_s_per_unit : effective tokens per second of the mix, per unit of the amount, while no part fails;
+        None: no value
+    capacity : mean capacity that failures leave to the mix [-]; None: no value, or not known
     error : why there is no value, in words; "" for a machine with a value
     answers : one for each model
     costs : costs, place and break-even prices
+    uptime : availability of the machine without software; None: not known
     """
 
     system: str
@@ -66,9 +53,18 @@ class Compared:
     devices: int | None
     amount: float | None
     effective_tok_s_per_unit: float | None
+    capacity: float | None
     error: str
     answers: tuple[Study, ...]
     costs: Priced
+    uptime: SystemUptime | None
+
+    @property
+    def expected_tok_s_per_unit(self) -> float | None:
+        """Effective tokens per second and unit in the mean over a long time, failures included; None: not known."""
+        if self.effective_tok_s_per_unit is None or self.capacity is None:
+            return None
+        return self.effective_tok_s_per_unit * self.capacity
 
 
 class CurvePlain(TypedDict):
@@ -82,9 +78,19 @@ class CurvePlain(TypedDict):
     label: str
 
 
+class TierGainPlain(TypedDict):
+    """KV tiers below HBM of the best deployment: `hbm`, then the tiers; and the same deployment without the tiers."""
+
+    uses: list[Annotated[Plain, FormOf(TierUse)]]
+    without_effective_tok_s: float
+    without_meets_slo: bool
+
+
 class AnswerPlain(TypedDict):
     """What a machine does with one model; None and empty lists if it cannot serve the model within the SLO.
 
+    availability : how much of the time the best deployment serves
+    tiers : KV tiers below HBM; None: the best deployment has none
     users : requests in flight, and users who think about the next turn
     parts : time of all devices per output token, part by part, with the roof that binds the part
     token_shares : share of the busy time by kind of token
@@ -96,6 +102,8 @@ class AnswerPlain(TypedDict):
     error: str | None
     command: str
     best: RankedPlain | None
+    availability: Annotated[Plain, FormOf(DeploymentUptime)] | None
+    tiers: TierGainPlain | None
     effective_tok_s: float | None
     output_tok_s: float | None
     input_tok_s: float | None
@@ -118,61 +126,21 @@ class PartTimePlain(TypedDict):
     bound_by: str | None
 
 
-Range = tuple[float, float, float]
-"""An amount at the low end, in the middle and at the high end of all prices."""
+class UptimePlain(TypedDict):
+    """How much of the time a machine works, without its software."""
 
-
-class CostPlain(TypedDict):
-    """What a machine and its tokens cost, in the currency of the comparison; None: a price is missing.
-
-    hourly : cost of an hour by part; capex : price by part; empty with rent
-    per_million : cost of a million effective tokens (all cost), and of input, cached input and output tokens apart
-    missing : what is missing, and what a user has to give for it
-    words : the conditions of these costs
-    """
-
-    per_hour: Range | None
-    per_device_hour: Range | None
-    per_million: dict[str, Range | None]
-    hourly: dict[str, Range]
-    capex: dict[str, Range]
-    missing: str
-    words: str
-
-
-class SitePlain(TypedDict):
-    """What a machine needs where it stands, and what must be connected and configured."""
-
-    boxes: int
-    racks: int
-    boxes_per_rack: float
-    rack_units: float | None
-    rack_power_w: float | None
-    rack_weight_kg: float | None
-    power_w: float | None
-    weight_kg: float | None
-    cooling: str | None
-    cables: float | None
-    links: int
-    switches: int
-    endpoints: int
-    boxes_that_fit: int | None
-    limited_by: str
-
-
-class BreakEvenPlain(TypedDict):
-    """The price of a machine at which its effective tokens cost as much as those of a rival."""
-
-    rival: str
-    utilisation: float
-    price: Range | None
-    per_card: Range | None
-    words: str
+    whole: float
+    usable_devices: float
+    failures_per_year: float
+    assumed: list[Assumed]
 
 
 class SystemPlain(TypedDict):
     """The plain form of a machine of a comparison.
 
+    capacity : mean capacity that failures leave to the mix
+    expected_tok_s_per_unit : effective_tok_s_per_unit x capacity
+    availability : the machine without its software
     effects : what moves the break-even price against the first rival machine, the largest first
     """
 
@@ -181,8 +149,11 @@ class SystemPlain(TypedDict):
     devices: int | None
     amount: float | None
     effective_tok_s_per_unit: float | None
+    capacity: float | None
+    expected_tok_s_per_unit: float | None
     error: str | None
     answers: list[AnswerPlain]
+    availability: UptimePlain | None
     cost: CostPlain | None
     site: SitePlain | None
     break_even: list[BreakEvenPlain]
@@ -193,6 +164,7 @@ class CompareBody(TypedDict):
     """The plain form of `compare`.
 
     equal : what the machines have equal amounts of; unit : its unit
+    reliability : name of the failure rates; tiers : KV tiers that each plan may have, as `--tiers` names them
     currency : currency of all costs; terms : their conditions
     winner : the first system; None if no machine has a value
     why : why the winner wins, in words
@@ -202,6 +174,8 @@ class CompareBody(TypedDict):
     models: list[dict[str, str | float]]
     equal: str
     unit: str
+    reliability: str
+    tiers: str
     currency: str
     terms: str
     notes: list[str]
@@ -220,6 +194,8 @@ class Comparison(Shown):
     ----------
     models : model -> share of the effective tokens [-]
     equal : what the machines have equal amounts of
+    rates : failure rates and times
+    tiers : KV tiers that each plan may have: auto, none or the name of a set-up
     systems : the machines, best first; machines without a value come last
     ratios : the winner against each other machine with a value
     why : why the winner wins, in words
@@ -232,6 +208,8 @@ class Comparison(Shown):
 
     models: Mapping[str, float]
     equal: Equal
+    rates: Reliability
+    tiers: str
     systems: tuple[Compared, ...]
     ratios: tuple[Ratio, ...]
     why: tuple[str, ...]
@@ -262,7 +240,7 @@ class Comparison(Shown):
 
     def to_records(self) -> list[Record]:
         """One record a machine."""
-        names = ("system", "title", "devices", "amount", "effective_tok_s_per_unit", "error")
+        names = ("system", "title", "devices", "amount", "effective_tok_s_per_unit", "expected_tok_s_per_unit", "error")
         return [{name: getattr(one, name) for name in names} for one in self.systems]
 
     def plain(self) -> Plain:
@@ -272,6 +250,8 @@ class Comparison(Shown):
             "models": [{"model": model, "weight": weight} for model, weight in self.models.items()],
             "equal": self.equal,
             "unit": self.unit,
+            "reliability": self.rates.name,
+            "tiers": self.tiers,
             "currency": self.terms.currency,
             "terms": self.terms.words,
             "notes": list(self.notes),
@@ -290,72 +270,27 @@ class Comparison(Shown):
             "devices": one.devices,
             "amount": one.amount,
             "effective_tok_s_per_unit": one.effective_tok_s_per_unit,
+            "capacity": one.capacity,
+            "expected_tok_s_per_unit": one.expected_tok_s_per_unit,
             "error": one.error or None,
             "answers": [
                 _answer(study, weight) for study, weight in zip(one.answers, self.models.values(), strict=True)
             ],
-            "cost": _cost(one.costs),
-            "site": None if one.costs.placed is None else _site(one.costs.placed),
-            "break_even": [
-                {
-                    "rival": rival.name,
-                    "utilisation": rival.break_even.terms.utilisation,
-                    "price": _range(rival.break_even.price),
-                    "per_card": _range(rival.break_even.per_card),
-                    "words": rival.break_even.words,
-                }
-                for rival in one.costs.rivals
-            ],
+            "availability": None if one.uptime is None else uptime_plain(one.uptime),
+            "cost": None if one.costs.cost is None else cost_plain(one.costs.cost),
+            "site": None if one.costs.placed is None else site_plain(one.costs.placed),
+            "break_even": [break_even_plain(rival) for rival in one.costs.rivals],
             "effects": [asdict(effect) for effect in one.costs.effects],
         }
 
 
-def _range(money: Money | None) -> Range | None:
-    return None if money is None else (money.low, money.mid, money.high)
-
-
-def _ranges(parts: Mapping[str, Money]) -> dict[str, Range]:
-    return {name: (money.low, money.mid, money.high) for name, money in parts.items()}
-
-
-def _cost(costs: Priced) -> CostPlain | None:
-    one = costs.cost
-    if one is None:
-        return None
+def uptime_plain(uptime: SystemUptime) -> UptimePlain:
+    """The availability of a machine as plain data."""
     return {
-        "per_hour": _range(one.per_hour),
-        "per_device_hour": _range(one.per_device_hour),
-        "per_million": {
-            "effective": _range(one.per_million_effective),
-            "input": _range(one.per_million_input),
-            "cached_input": _range(one.per_million_cached),
-            "output": _range(one.per_million_output),
-        },
-        "hourly": _ranges(one.hourly),
-        "capex": _ranges(one.capex.parts) if one.capex else {},
-        "missing": one.needed,
-        "words": one.words,
-    }
-
-
-def _site(place: Placed) -> SitePlain:
-    one = place.hardware
-    return {
-        "boxes": place.boxes,
-        "racks": place.racks,
-        "boxes_per_rack": place.boxes_per_rack,
-        "rack_units": one.rack_units,
-        "rack_power_w": place.rack_power_w,
-        "rack_weight_kg": place.rack_weight_kg,
-        "power_w": one.power_w,
-        "weight_kg": one.weight_kg,
-        "cooling": one.cooling,
-        "cables": one.cables,
-        "links": one.links,
-        "switches": one.switches,
-        "endpoints": one.endpoints,
-        "boxes_that_fit": place.fits,
-        "limited_by": place.limited_by,
+        "whole": uptime.whole,
+        "usable_devices": uptime.usable_devices,
+        "failures_per_year": uptime.failures_per_year,
+        "assumed": assumed_plain(uptime.assumed),
     }
 
 
@@ -373,6 +308,8 @@ def _answer(study: Study, weight: float) -> AnswerPlain:
         "error": study.error or None,
         "command": study.command,
         "best": row_plain(row) if row else None,
+        "availability": asdict(study.uptime) if study.uptime else None,
+        "tiers": _tiers(study.tiers) if study.tiers else None,
         "effective_tok_s": best.effective_tok_s if best else None,
         "output_tok_s": best.output_tok_s if best else None,
         "input_tok_s": best.input_tok_s if best else None,
@@ -385,6 +322,14 @@ def _answer(study: Study, weight: float) -> AnswerPlain:
         "curve": [_point(point, charged(study)) for point in plan.pareto] if plan else [],
         "assumed": assumed_plain(plan.assumed) if plan else [],
         "settled": plan is not None and plan.decision is not None and plan.decision.settled,
+    }
+
+
+def _tiers(gain: TierGain) -> TierGainPlain:
+    return {
+        "uses": [asdict(one) for one in gain.uses],
+        "without_effective_tok_s": gain.without_effective_tok_s,
+        "without_meets_slo": gain.without_meets_slo,
     }
 
 

@@ -97,14 +97,14 @@ class Capex:
         return None if self.missing else _sum(self.parts)
 
 
-@dataclass(frozen=True, slots=True)
-class UnitCost:
-    """What a machine and its tokens cost, in the currency of the terms. None: a price is missing.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineCost:
+    """What a machine costs, in the currency of the terms. None: a price is missing.
 
     Parameters
     ----------
     hardware : the machine
-    terms, served : the conditions, and what the machine serves
+    terms : the conditions
     capex : the purchase; None with rent
     hourly : cost of one hour by part: depreciation and interest, maintenance, power, space and staff; or rent
     missing : parts without a price
@@ -113,7 +113,6 @@ class UnitCost:
 
     hardware: Hardware
     terms: Terms
-    served: Served
     capex: Capex | None
     hourly: Mapping[str, Money]
     missing: tuple[str, ...]
@@ -128,6 +127,23 @@ class UnitCost:
     def per_device_hour(self) -> Money | None:
         """Cost of one hour of one device."""
         return None if self.per_hour is None else self.per_hour / self.hardware.devices
+
+    @property
+    def needed(self) -> str:
+        """The missing parts, and what a user has to give for them; empty: nothing is missing."""
+        return needed(self.missing, self.hardware)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitCost(MachineCost):
+    """What a machine and its tokens cost.
+
+    Parameters
+    ----------
+    served : what the machine serves
+    """
+
+    served: Served
 
     @property
     def per_million_effective(self) -> Money | None:
@@ -153,11 +169,6 @@ class UnitCost:
         if self.per_hour is None or tok_s <= 0:
             return None
         return self.per_hour * (share / millions_per_hour(tok_s, self.terms.utilisation))
-
-    @property
-    def needed(self) -> str:
-        """The missing parts, and what a user has to give for them; empty: nothing is missing."""
-        return needed(self.missing, self.hardware)
 
     @property
     def words(self) -> str:
@@ -290,7 +301,9 @@ def _times(count: float | None, each: Money | None) -> Money | None:
     return None if count is None or each is None else each * count
 
 
-def mean_power(hardware: Hardware, served: Served, terms: Terms, idle: Money | None) -> Money | None:
+def mean_power(
+    hardware: Hardware, terms: Terms, idle: Money | None, *, busy_w: float | None, idle_w: float | None = None
+) -> Money | None:
     """Mean power of a machine over all hours, without cooling [W].
 
         P = u P_busy + (1 - u) P_idle
@@ -301,8 +314,9 @@ def mean_power(hardware: Hardware, served: Served, terms: Terms, idle: Money | N
 
     Parameters
     ----------
-    hardware, served, terms : the machine, what it serves, and the conditions
+    hardware, terms : the machine, and the conditions
     idle : power of an idle machine / its largest power [-]
+    busy_w, idle_w : power of all devices while they serve, and while they are idle; None: unknown [W]
 
     Returns
     -------
@@ -312,9 +326,9 @@ def mean_power(hardware: Hardware, served: Served, terms: Terms, idle: Money | N
     if peak is None:
         return None
     rest = None if hardware.tdp_w is None else max(peak - hardware.tdp_w, 0.0)
-    busy = peak if served.power_w is None or rest is None else served.power_w + rest
-    if served.idle_w is not None and rest is not None:
-        quiet = Money(served.idle_w + rest, served.idle_w + rest, served.idle_w + rest)
+    busy = peak if busy_w is None or rest is None else busy_w + rest
+    if idle_w is not None and rest is not None:
+        quiet = Money(idle_w + rest, idle_w + rest, idle_w + rest)
     elif idle is not None:
         quiet = idle * peak
     else:
@@ -325,14 +339,16 @@ def mean_power(hardware: Hardware, served: Served, terms: Terms, idle: Money | N
 
 
 def opex(
-    hardware: Hardware, served: Served, prices: Prices, terms: Terms, *, taken: Taken | None = None
-) -> dict[str, Money | None]:
+    hardware: Hardware, prices: Prices, terms: Terms, *, busy_w: float | None, idle_w: float | None = None,
+    taken: Taken | None = None,
+) -> dict[str, Money | None]:  # fmt: skip
     """What a bought machine costs in one hour beside its price, in dollars: power, space, staff. None: not known.
 
     Parameters
     ----------
-    hardware, served : the machine, and what it serves
+    hardware : the machine
     prices, terms : the price list, and the conditions
+    busy_w, idle_w : as in `mean_power` [W]
     taken : collects assumed prices; None: they are not collected
     """
     take = taken or Taken(prices)
@@ -341,7 +357,7 @@ def opex(
     if pue is None and hardware.cooling is not None:
         pue = take(f"pue.{hardware.cooling}", prices.pue.get(hardware.cooling))
     idle = take("room.idle_power", room.idle_power)
-    drawn = mean_power(hardware, served, terms, idle)
+    drawn = mean_power(hardware, terms, idle, busy_w=busy_w, idle_w=idle_w)
     power = None if pue is None or drawn is None else (drawn / 1e3).times(pue).times(terms.electricity)
     kilowatts = None if hardware.power_w is None else hardware.power_w / 1e3
     racks = placed(hardware, terms.room).racks if hardware.rack_units is not None else None
@@ -354,8 +370,10 @@ def opex(
     }
 
 
-def cost(hardware: Hardware, served: Served, prices: Prices, terms: Terms) -> UnitCost:
-    """What a machine costs in one hour, and what its tokens cost.
+def machine_cost(
+    hardware: Hardware, prices: Prices, terms: Terms, *, busy_w: float | None, idle_w: float | None = None
+) -> MachineCost:
+    """What a machine costs in one hour.
 
     With a purchase: annuity and maintenance of the purchase price, power, space and staff. With rent: the rent of all
     devices, which has all of this inside. The two are never added.
@@ -363,8 +381,8 @@ def cost(hardware: Hardware, served: Served, prices: Prices, terms: Terms) -> Un
     Parameters
     ----------
     hardware : the machine, see `site.hardware_of`
-    served : what the machine serves at the chosen point
     prices, terms : the price list, and the conditions
+    busy_w, idle_w : power of all devices while they work, and while they are idle; None: unknown [W]
 
     Raises
     ------
@@ -380,7 +398,7 @@ def cost(hardware: Hardware, served: Served, prices: Prices, terms: Terms) -> Un
         bought = capex(hardware, prices, terms.room, taken=take)
         repairs = take("room.maintenance", prices.room.maintenance)
         whole = _sum(bought.parts)
-        known = opex(hardware, served, prices, terms, taken=take)
+        known = opex(hardware, prices, terms, busy_w=busy_w, idle_w=idle_w, taken=take)
         if not bought.missing:
             paid: dict[str, Money | None] = {"depreciation and interest": whole.times(terms.annuity) / HOURS}
             paid["maintenance"] = None if repairs is None else whole.times(repairs) / HOURS
@@ -388,12 +406,28 @@ def cost(hardware: Hardware, served: Served, prices: Prices, terms: Terms) -> Un
         missing = bought.missing
     missing += tuple(name for name, money in known.items() if money is None)
     shown = {name: terms.shown(money) for name, money in known.items() if money is not None}
-    return UnitCost(
+    return MachineCost(
         hardware=hardware,
         terms=terms,
-        served=served,
         capex=bought and Capex({name: terms.shown(money) for name, money in bought.parts.items()}, bought.missing),
         hourly=shown,
         missing=missing,
         assumed=tuple(dict.fromkeys((*terms.assumed, *take.assumed))),
     )
+
+
+def cost(hardware: Hardware, served: Served, prices: Prices, terms: Terms) -> UnitCost:
+    """What a machine costs in one hour, and what its tokens cost.
+
+    Parameters
+    ----------
+    hardware : the machine, see `site.hardware_of`
+    served : what the machine serves at the chosen point
+    prices, terms : the price list, and the conditions
+
+    Raises
+    ------
+    DoesNotFit : the machine does not fit the room of the terms
+    """
+    one = machine_cost(hardware, prices, terms, busy_w=served.power_w, idle_w=served.idle_w)
+    return UnitCost(**{name: getattr(one, name) for name in MachineCost.__slots__}, served=served)

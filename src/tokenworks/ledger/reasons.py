@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenworks.costs.roofline import compute_dtype
-from tokenworks.ledger.comparison import UNITS, Compared, Ratio, four_digits
+from tokenworks.ledger.compare_machines import UNITS, Ratio, four_digits
+from tokenworks.ledger.comparison import Compared
 from tokenworks.ledger.study import Study
 from tokenworks.simulation.spent import IDLE, LEFT_OVER, WAITING
 from tokenworks.specs.model import Format, Model
@@ -56,7 +57,29 @@ def reasons(
         return (first, "No other machine has a value.")
     weights = list(shares.values())
     against = (_against(winner, other, ratio, weights, unit) for other, ratio in zip(valued[1:], ratios, strict=True))
-    return (first, *against)
+    return (first, *against, *_with_failures(valued, unit))
+
+
+def _with_failures(valued: Sequence[Compared], unit: str) -> Iterator[str]:
+    """The machines that give more than the winner once failures count."""
+    winner = valued[0]
+    for other in valued[1:]:
+        own, theirs = winner.expected_tok_s_per_unit, other.expected_tok_s_per_unit
+        if own is not None and theirs is not None and theirs > own:
+            yield (
+                f"Failures change this order: in the mean over a long time {other.system} gives {four_digits(theirs)} "
+                f"effective tokens/s per {unit}, {winner.system} {four_digits(own)}. Failures leave "
+                f"{other.capacity:.2%} of the capacity of {other.system}, and {winner.capacity:.2%} of that of "
+                f"{winner.system}{_cause_of_loss(winner)}."
+            )
+
+
+def _cause_of_loss(one: Compared) -> str:
+    """The parts that take most capacity of a machine with one model."""
+    uptime = one.answers[0].uptime
+    if len(one.answers) > 1 or uptime is None or uptime.cause is None:
+        return ""
+    return f", mostly by failures of its parts of the kind {uptime.cause} ({uptime.cause_share:.0%} of the loss)"
 
 
 def _headline(winner: Compared, unit: str) -> str:

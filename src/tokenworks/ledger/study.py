@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from tokenworks.engine.tiers import Tiers
 from tokenworks.errors import DoesNotFit, NotPublished, SpecError, TokenworksError
+from tokenworks.ledger.uptime import DeploymentUptime, deployment_uptime
 from tokenworks.planning.bench import Bench, Budget
 from tokenworks.planning.plan import planned, prepare
 from tokenworks.planning.result import Plan, Ranked
 from tokenworks.planning.search import Progress
 from tokenworks.planning.tiered import AUTO, check_tiers
 from tokenworks.simulation.energy import used
-from tokenworks.simulation.run import Simulation
+from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.spent import TokenShares, device_time, roofs_of_parts, token_shares
+from tokenworks.simulation.summary import tiers as tiers_of
 from tokenworks.specs.machine import Machine
+from tokenworks.specs.reliability import Reliability
 
 TOP = 3
 """Deployments that each plan lists [count]."""
@@ -48,6 +52,38 @@ class Best:
 
 
 @dataclass(frozen=True, slots=True)
+class TierUse:
+    """The KV cache in HBM, or a tier below, of the best deployment.
+
+    Parameters
+    ----------
+    name : `hbm`, or the name of the tier
+    capacity_bytes : KV cache that it holds, of all instances together [byte]
+    hit_share : input tokens that it serves / all input tokens [-]
+    """
+
+    name: str
+    capacity_bytes: float
+    hit_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class TierGain:
+    """What the KV tiers below HBM give the best deployment.
+
+    Parameters
+    ----------
+    uses : the KV cache in HBM, then the tiers
+    without_effective_tok_s : effective tokens of the same deployment without the tiers, at the same load [token/s]
+    without_meets_slo : whether the deployment without the tiers meets the SLO at this load
+    """
+
+    uses: tuple[TierUse, ...]
+    without_effective_tok_s: float
+    without_meets_slo: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """The answer of one machine for one model.
 
@@ -57,6 +93,8 @@ class Study:
     machine : the machine
     plan : the plan; None if the model cannot run on the machine
     best : the best deployment; None without a plan
+    uptime : availability of the best deployment; None without one, or if the parts of its machine cannot be counted
+    tiers : KV tiers below HBM of the best deployment; None without such tiers
     error : why the machine has no value, in words; "" for a machine that meets the SLO
     exit_code : exit code that `plan` ends with
     command : command that prints the plan
@@ -67,6 +105,8 @@ class Study:
     machine: Machine | None
     plan: Plan | None
     best: Best | None
+    uptime: DeploymentUptime | None
+    tiers: TierGain | None
     error: str
     exit_code: int
     command: str
@@ -102,6 +142,8 @@ class Question:
     simulate : False: the plan has the estimates of the closed form, and `Study.best` is None
     fronts : False: the points of the Pareto front keep their estimates
     top : deployments that the plan lists, each one confirmed with other requests [count]
+    reliability : failure rates and times; None: `Study.uptime` is None
+    weigh_tiers : False: `Study.tiers` is None
     """
 
     model: Any
@@ -113,12 +155,14 @@ class Question:
     simulate: bool = True
     fronts: bool = True
     top: int = TOP
+    reliability: Reliability | None = None
+    weigh_tiers: bool = False
 
 
 def without(question: Question, error: TokenworksError, machine: Machine | None = None) -> Study:
     """The study of a machine that has no plan, with the reason."""
     model, name = (one if isinstance(one, str) else one.name for one in (question.model, question.system))
-    return Study(model, name, machine, None, None, str(error), error.exit_code, question.command)
+    return Study(model, name, machine, None, None, None, None, str(error), error.exit_code, question.command)
 
 
 def study(question: Question, progress: Progress | None = None) -> Study:
@@ -137,11 +181,35 @@ def study(question: Question, progress: Progress | None = None) -> Study:
         return without(question, error, machine)
     model = plan.setting.model.name
     missed = None if plan.meets_slo else plan.missed()
-    best = None if missed or not question.simulate else best_of(plan, bench)
-    return Study(
-        model, machine.name, machine, plan, best, str(missed) if missed else "", missed.exit_code if missed else 0,
-        question.command,
+    bare = Study(
+        model, machine.name, machine, plan, None, None, None, str(missed) if missed else "",
+        missed.exit_code if missed else 0, question.command,
     )  # fmt: skip
+    if missed or not question.simulate:
+        return bare
+    run, rates = bench.listed[plan.best.deployment], question.reliability
+    return replace(
+        bare, best=best_of(plan, bench), uptime=None if rates is None else deployment_uptime(run, rates),
+        tiers=tier_gain(run) if question.weigh_tiers else None,
+    )  # fmt: skip
+
+
+def tier_gain(run: Simulation) -> TierGain | None:
+    """What the KV tiers of a deployment give, by the same requests without them; None without tiers below HBM.
+
+    Parameters
+    ----------
+    run : a simulation of the deployment
+    """
+    if not run.cluster.tiers.stores:
+        return None
+    bare = simulate(
+        run.deployment, run.traffic, slo=run.slo, calibration=run.calibration, seed=run.cluster.router.seed,
+        drain=False, like=(run.site, replace(run.cluster, tiers=Tiers())),
+        block_tokens=run.cluster.pools[0].limits.block_tokens,
+    )  # fmt: skip
+    uses = tuple(TierUse(one["name"], one["capacity_bytes"], one["hit_share"]) for one in tiers_of(run))
+    return TierGain(uses, bare.metrics.effective_throughput, bare.meets_slo)
 
 
 def best_of(plan: Plan, bench: Bench) -> Best:

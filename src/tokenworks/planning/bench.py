@@ -109,6 +109,7 @@ class _Run:
     requests : length of the run [count]
     seed : seed of the requests
     block : size of a block of the prefix cache [token]
+    whole : whether the run goes on after it has missed the SLO
     """
 
     deployment: Deployment
@@ -117,6 +118,7 @@ class _Run:
     requests: int
     seed: int
     block: int
+    whole: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +181,19 @@ class Bench:
     _counting: Lock = field(default_factory=Lock, repr=False)
 
     def at(
-        self, candidate: Candidate, *, rate: float | None = None, users: int | None = None, again: bool = False
-    ) -> Simulation:
+        self, candidate: Candidate, *, rate: float | None = None, users: int | None = None, again: bool = False,
+        whole: bool = True,
+    ) -> Simulation:  # fmt: skip
         """Simulate a deployment at a rate [1/s], or with a number of users.
 
         Parameters
         ----------
         candidate : the deployment, with its estimated times, which set the length of the run
         again : with other requests, and more of them
+        whole : False: a run that misses the SLO may end early, and then shows nothing else
         """
-        wanted, like = self._run(candidate, rate, users, again=again), self.built.get(candidate.deployment)
+        wanted = self._run(candidate, rate, users, again=again, whole=whole)
+        like = self.built.get(candidate.deployment)
         begun, was_built = self._ahead.pop(wanted, (None, False))
         if begun is None or was_built != (like is not None) or begun.cancel():
             run = self._played(candidate, wanted, like)
@@ -202,12 +207,23 @@ class Bench:
             self.requests += wanted.requests
         return run
 
+    def holds(self, candidate: Candidate, rate: float, *, again: bool = False) -> Simulation | None:
+        """The simulation of a deployment at a rate; None if it misses the SLO [1/s].
+
+        Parameters
+        ----------
+        candidate : the deployment
+        again : with other requests, and more of them
+        """
+        run = self.at(candidate, rate=rate, again=again, whole=False)
+        return run if run.meets_slo else None
+
     def loaded(self, candidate: Candidate, *, again: bool = False) -> Simulation:
         """Simulate a deployment under the given load."""
         return self.at(candidate, **_load_of(candidate), again=again)
 
     def expect(self, candidate: Candidate, rate: float | None = None) -> None:
-        """Begin a run in another thread, if one is idle: `at` may ask for it soon.
+        """Begin a run in another thread, if one is idle: `holds` may ask for it soon, or `loaded`.
 
         A run that nobody asks for is not counted and changes nothing.
 
@@ -220,7 +236,8 @@ class Bench:
         if self._each or running >= THREADS - 1:
             return
         load = _load_of(candidate) if rate is None else {"rate": rate, "users": None}
-        wanted, like = self._run(candidate, **load, again=False), self.built.get(candidate.deployment)
+        wanted = self._run(candidate, **load, again=False, whole=rate is None)
+        like = self.built.get(candidate.deployment)
         if wanted not in self._ahead:
             if len(self._ahead) >= KEPT_AHEAD:
                 del self._ahead[next(iter(self._ahead))]
@@ -264,7 +281,7 @@ class Bench:
                 one.cancel()
         return [done[number] for number in range(len(candidates))]
 
-    def _run(self, candidate: Candidate, rate: float | None, users: int | None, *, again: bool) -> _Run:
+    def _run(self, candidate: Candidate, rate: float | None, users: int | None, *, again: bool, whole: bool) -> _Run:
         """What `at` simulates."""
         workload = candidate.costing.setting.workload
         life = candidate.estimated.ttft_s + workload.osl * candidate.estimated.tpot_s
@@ -277,7 +294,7 @@ class Bench:
         else:
             count = max(requests_for(workload, rate, life), LEAST_AGAIN if again else LEAST)
         block = SESSION_BLOCK if sessions_of(candidate) else BLOCK
-        return _Run(candidate.deployment, rate, users, count, self.seed + again, block)
+        return _Run(candidate.deployment, rate, users, count, self.seed + again, block, whole)
 
     def _played(self, candidate: Candidate, wanted: _Run, like: tuple[Site, Cluster] | None) -> Simulation:
         """Simulate a run; `like` as in `simulate`."""
@@ -291,7 +308,7 @@ class Bench:
         _, site = self.sites.get(place, (None, None))
         run = simulate(
             deployed, traffic, slo=costing.slo, seed=wanted.seed, like=like, site=site, drain=False,
-            block_tokens=wanted.block,
+            until_missed=not wanted.whole, block_tokens=wanted.block,
         )  # fmt: skip
         if like is None:
             self.sites.setdefault(place, (costing, run.site))

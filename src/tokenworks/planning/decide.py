@@ -320,24 +320,24 @@ def _again(bench: Bench, candidate: Candidate, row: Ranked) -> Ranked:
 
 
 def _near(bench: Bench, candidate: Candidate, rate: float) -> Simulation:
-    """The simulation at the highest rate within the SLO, near a given rate [1/s]."""
+    """The simulation at the highest rate within the SLO, near a given rate [1/s]; the lowest one if none holds."""
 
-    def at(step: int) -> Simulation:
-        return bench.at(candidate, rate=rate * step_of(candidate) ** step, again=True)
+    def holds(step: int) -> Simulation | None:
+        return bench.holds(candidate, rate * step_of(candidate) ** step, again=True)
 
-    run = at(0)
-    if not run.meets_slo:
+    held = holds(0)
+    if held is None:
+        for step in range(1, NEAR):
+            if run := holds(-step):
+                return run
+        return bench.at(candidate, rate=rate * step_of(candidate) ** -NEAR, again=True)
+    if not sessions_of(candidate):
         for step in range(1, NEAR + 1):
-            run = at(-step)
-            if run.meets_slo:
+            higher = holds(step)
+            if higher is None:
                 break
-    elif not sessions_of(candidate):
-        for step in range(1, NEAR + 1):
-            higher = at(step)
-            if not higher.meets_slo:
-                break
-            run = higher
-    return run
+            held = higher
+    return held
 
 
 def step_of(candidate: Candidate) -> float:
@@ -398,8 +398,10 @@ def _highest(bench: Bench, candidate: Candidate, least: float | None) -> Simulat
         """Simulate at a step; `after` are the steps that may come next, begun in other threads."""
         for other in after:
             bench.expect(candidate, start * ratio**other)
-        runs[step] = bench.at(candidate, rate=start * ratio**step)
-        return runs[step].meets_slo
+        run = bench.holds(candidate, start * ratio**step)
+        if run is not None:
+            runs[step] = run
+        return run is not None
 
     high: int | None = None
     if least is not None:

@@ -104,9 +104,7 @@ def trained(
     ----------
     started : `time.perf_counter()` at the start [s]
     """
-    written = None if storage is None else units.parse(storage, "byte/s", where=STORAGE)
-    if written == 0:
-        raise SpecError("0 byte/s", where=STORAGE, hint='write a bandwidth, such as "20 GB/s"')
+    written = storage_rate(storage)
     setting, used = ask.setting, load_calibration(calibration, assume=given(assume))
     result, rates = _fastest(setting, used, ask.fixed, top, progress)
     if not len(result.points):
@@ -130,6 +128,23 @@ def trained(
         given=ask.given, assumed=tuple(named(ask.given, (*rates.assumed, *failing))),
         elapsed_s=time.perf_counter() - started,
     )  # fmt: skip
+
+
+def storage_rate(storage: str | None) -> float | None:
+    """Bandwidth at which all hosts together write a checkpoint; None: that of the failure rates [byte/s].
+
+    Parameters
+    ----------
+    storage : the bandwidth as text, such as "20 GB/s"
+
+    Raises
+    ------
+    SpecError : not a bandwidth, or zero
+    """
+    written = None if storage is None else units.parse(storage, "byte/s", where=STORAGE)
+    if written == 0:
+        raise SpecError("0 byte/s", where=STORAGE, hint='write a bandwidth, such as "20 GB/s"')
+    return written
 
 
 def _fastest(

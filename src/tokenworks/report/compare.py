@@ -33,6 +33,7 @@ from tokenworks.report.costs import cost_sections
 from tokenworks.report.figures import NOTHING, figure, milliseconds, percent, text_of
 from tokenworks.report.strings import Lang, filled, strings
 from tokenworks.report.topology import topology
+from tokenworks.report.uptime import uptime_sections
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.machine import Machine
 
@@ -65,6 +66,7 @@ def compare_content(plain: Plain, machines: Mapping[str, Machine], command: str,
         SectionPart("chart", words["chart"], tuple(_charts(plain, words))),
         SectionPart("systems", words["systems"], tuple(_systems(plain, words))),
         SectionPart("why", words["why"], tuple(_why(plain, words))),
+        *uptime_sections(plain, _unit(plain, words), words),
         *cost_sections(plain, words),
         *_crossovers(plain, words),
     ]

@@ -29,8 +29,8 @@ def cost_sections(plain: Plain, words: Words) -> Iterator[SectionPart]:
     if even:
         rows = tuple(
             (
-                str(system["system"]), str(item["rival"]), percent(item["utilisation"]), _range(item["price"]),
-                _range(item["per_card"]), str(item["words"]),
+                str(system["system"]), str(item["rival"]), percent(item["utilisation"]), range_text(item["price"]),
+                range_text(item["per_card"]), str(item["words"]),
             )
             for system, item in even
         )  # fmt: skip
@@ -54,8 +54,8 @@ def _cost_table(priced: Sequence[Plain], currency: str, words: Words) -> TablePa
     )  # fmt: skip
     rows = tuple(
         (
-            str(system["system"]), *(_range(system["cost"]["per_million"].get(kind)) for kind in KINDS),
-            _range(system["cost"]["per_hour"]), _range(system["cost"]["per_device_hour"]),
+            str(system["system"]), *(range_text(system["cost"]["per_million"].get(kind)) for kind in KINDS),
+            range_text(system["cost"]["per_hour"]), range_text(system["cost"]["per_device_hour"]),
             system["cost"]["missing"] or NOTHING,
         )
         for system in priced
@@ -67,8 +67,8 @@ def _cost_table(priced: Sequence[Plain], currency: str, words: Words) -> TablePa
 def _cost_parts(system: Plain, currency: str, words: Words) -> TablePart:
     """The parts of the cost of an hour, and of the price."""
     cost = system["cost"]
-    rows = tuple((str(part), _range(cost["hourly"][part]), NOTHING) for part in cost["hourly"])
-    rows += tuple((str(part), NOTHING, _range(cost["capex"][part])) for part in cost["capex"])
+    rows = tuple((str(part), range_text(cost["hourly"][part]), NOTHING) for part in cost["hourly"])
+    rows += tuple((str(part), NOTHING, range_text(cost["capex"][part])) for part in cost["capex"])
     headings = (
         words["part"], filled(words["hourly"], currency=currency), filled(words["capex"], currency=currency)
     )  # fmt: skip
@@ -110,7 +110,7 @@ def _site(placed: Sequence[Plain], words: Words) -> TablePart:
     return TablePart(words["site_table"], headings, rows, numbers=frozenset(range(1, 10)))
 
 
-def _range(value: Sequence[float] | None) -> str:
+def range_text(value: Sequence[float] | None) -> str:
     """A range as text: its middle, and below it the low and the high end."""
     if value is None:
         return NOTHING

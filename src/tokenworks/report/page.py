@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenworks.report.availability import availability_content
+from tokenworks.report.claims import claims_content
 from tokenworks.report.compare import compare_content
+from tokenworks.report.compare_training import compare_training_content
 from tokenworks.report.content import PageContent
 from tokenworks.report.figures import visible
 from tokenworks.report.palette import LIGHT, recoloured
@@ -29,7 +31,8 @@ PNG_SCALE = 2
 
 BUILDERS = {
     "plan": plan_content, "simulate": simulate_content, "compare": compare_content, "sweep": sweep_content,
-    "availability": availability_content,
+    "availability": availability_content, "compare-training": compare_training_content,
+    "claims": claims_content,
 }  # fmt: skip
 """Kind of a result -> function that makes the content of its page."""
 

@@ -25,7 +25,14 @@ FULL = HttpError(
     503, "the queue of the engine is full; send the request again later", kind="ServiceUnavailableError",
     headers={"retry-after": "1"},
 )  # fmt: skip
-FAILED = HttpError(500, "the engine lost the request: its KV blocks could not be read", kind="InternalServerError")
+DOWN = HttpError(
+    503, "no instance of the deployment runs; send the request again later", kind="ServiceUnavailableError",
+    headers={"retry-after": "5"},
+)  # fmt: skip
+FAILED = HttpError(
+    500, "the engine lost the request: an instance failed, or its KV blocks could not be read",
+    kind="InternalServerError",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,20 @@ class Desk:
     model: str
     driver: Driver
     fail: Callable[[Connection, HttpError, bytes], None]
+
+    def error(self, status: Status, pin: int) -> HttpError:
+        """The error for a job that the engine has refused or lost.
+
+        Parameters
+        ----------
+        status : how the job has ended
+        pin : ranks that the job could go to (`ports.Door`)
+        """
+        if status != Status.REJECTED:
+            return FAILED
+        faults, count = self.driver.faults, self.driver.cluster.pools[0].instances
+        instances = None if not pin else [(pin - 1) % count if pin > 0 else -1 - pin]
+        return DOWN if faults is not None and faults.out_of(instances) else FULL
 
 
 class Answer(ABC):
@@ -120,8 +141,8 @@ class Answer(ABC):
     def _refuse(self, status: Status) -> None:
         """Answer with an error, as the engine has refused or lost a job."""
         self.connection.answer = None
+        error = self.desk.error(status, self.jobs[0].pin)
         self.gone()
-        error = FULL if status == Status.REJECTED else FAILED
         self.desk.fail(self.connection, error, self.style.error(error))
 
 
@@ -228,7 +249,7 @@ class StreamAnswer(Answer):
         if not self.started:
             self._start()
         if status != Status.COMPLETED:
-            self._write(b"data: " + self.style.error(FULL if status == Status.REJECTED else FAILED) + b"\n\n")
+            self._write(b"data: " + self.style.error(self.desk.error(status, job.pin)) + b"\n\n")
         else:
             first, last, job.sent = job.sent, job.output_tokens, job.output_tokens
             text = self.words(job).text(first, last)

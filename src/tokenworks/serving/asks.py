@@ -285,7 +285,7 @@ def chat_messages(messages: Sequence[ChatMessage], tools: Sequence[Tool] | None 
 def _tool(body: ChatBody) -> str | None:
     """Name of the function that the model must call; with `tool_choice` "auto" it answers with text."""
     choice = body.tool_choice
-    if choice is None or choice in {"none", "auto"}:
+    if choice is None or (isinstance(choice, str) and choice in {"none", "auto"}):
         return None
     names = [str(one.function.get("name", "")) for one in body.tools or ()]
     if not names:

@@ -9,12 +9,13 @@ import numpy as np
 from tokenworks.costs.split import KV_BYTES
 from tokenworks.engine.types import Cluster, Router
 from tokenworks.simulation.cluster import cluster, room
+from tokenworks.simulation.layout import device_layout
 from tokenworks.simulation.predictor import site_for
 from tokenworks.simulation.run import EVENT_DELAY
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import CalibrationLike
-from tokenworks.specs.deployment import Deployment, RouterName
+from tokenworks.specs.deployment import RETRIES, Deployment, RouterName
 from tokenworks.specs.deployment_file import Deployed
 from tokenworks.specs.given import Assume
 from tokenworks.specs.model import kv_bytes_per_token
@@ -54,6 +55,13 @@ class ServedDeployment:
     def max_context(self) -> int:
         """Longest input + output of a request [token]."""
         return self.site.model.max_context
+
+    def places(self) -> list[tuple[int, int]]:
+        """Of each rank of the engine: its number, instance after instance, and its number in its instance."""
+        layout = device_layout(self.deployment, self.site.machine)
+        own = [(instance, rank) for instance, (_, ranks, _) in enumerate(layout.instances) for rank in range(ranks)]
+        by_rank = {layout.engine_rank(*one): (number, one[1]) for number, one in enumerate(own)}
+        return [by_rank[rank] for rank in range(len(own))]
 
     def memory_bytes(self) -> list[tuple[float, float]]:
         """Of each role: memory of a device without KV blocks, and its KV blocks when all are in use [byte, byte]."""
@@ -97,4 +105,6 @@ def served(
         deployment, site, router=routes, block_tokens=site.engine.kv_block, prefix_caching=deployment.prefix_caching,
         max_queue=max_queue,
     )  # fmt: skip
-    return ServedDeployment(deployment, site, replace(built, window_s=0.0), source.workload)
+    retries = RETRIES if deployment.retries is None else deployment.retries
+    live = replace(built, window_s=0.0, on_loss=deployment.on_loss, retries=retries)
+    return ServedDeployment(deployment, site, live, source.workload)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokenworks.engine.outcome import PoolCounts
 from tokenworks.simulation.energy import used
+from tokenworks.simulation.layout import device_layout
 
 if TYPE_CHECKING:
     from tokenworks.serving.build import ServedDeployment
@@ -14,6 +15,20 @@ if TYPE_CHECKING:
 
 LEAST_S = 0.5
 """Shortest time that a mean is taken over [s]."""
+IDLE_C, FULL_C = 35.0, 75.0
+"""Temperature of a card without power and at its power limit [degree Celsius]. Both are assumed: nobody has published
+temperatures of these cards. Between them, the temperature is linear in the power."""
+_NAMES = {
+    "hcu_utilizationrate": "Share of time in steps, in percent.",
+    "hcu_usedmemory_bytes": "Memory in use.",
+    "hcu_memorycap_bytes": "Memory.",
+    "hcu_power_usage": "Power.",
+    "hcu_powercap": "Power limit.",
+    "hcu_temp": f"Temperature, assumed: {IDLE_C:g} C without power, {FULL_C:g} C at the power limit.",
+    "hcu_ce_count": "Errors of the memory that were corrected: not modelled, always 0.",
+    "hcu_throttle": "Whether the clock is throttled: not modelled, always 0.",
+}
+"""Name of a metric in Hygon's exporter -> help."""
 
 
 class Cards:
@@ -30,6 +45,7 @@ class Cards:
         self._before: tuple[float, tuple[PoolCounts, ...]] = (0.0, driver.simulator.counts().pools)
         self._means: tuple[list[float], float | None] = ([0.0] * len(served.deployment.roles), None)
         self._memory = served.memory_bytes()
+        self._places = device_layout(served.deployment, served.site.machine).places
 
     def _measure(self) -> tuple[list[float], float | None]:
         """Busy share of each role since the last scrape, and the mean power of a card [-, W]."""
@@ -71,31 +87,31 @@ class Cards:
                 yield f'{name}{{tier="{tier}"}} {getattr(own, counter) * factor!r}'
 
     def lines(self) -> Iterable[str]:
-        """Use, power and memory of each card, in the text format of Prometheus."""
+        """Use, power, temperature and memory of each card that works, in the text format of Prometheus."""
         shares, watts = self._measure()
         machine, pools = self._served.site.machine, self._driver.simulator.counts().pools
-        series: dict[str, tuple[str, list[float]]] = {
-            "hcu_utilizationrate": ("Share of time in steps, in percent.", []),
-            "hcu_usedmemory_bytes": ("Memory in use.", []),
-            "hcu_memorycap_bytes": ("Memory.", []),
-        }
-        if watts is not None and machine.tdp is not None:
-            series["hcu_power_usage"] = ("Power.", [])
-            series["hcu_powercap"] = ("Power limit.", [])
-        for role, share, counts, (fixed, kv) in zip(
-            self._served.deployment.roles, shares, pools, self._memory, strict=True
-        ):
-            held = fixed + kv * counts.kv_used / max(counts.kv_total, 1)
-            values = {
-                "hcu_utilizationrate": 100 * share, "hcu_usedmemory_bytes": held,
-                "hcu_memorycap_bytes": machine.hbm_bytes, "hcu_power_usage": watts, "hcu_powercap": machine.tdp,
-            }  # fmt: skip
-            for name, (_, figures) in series.items():
-                value = values[name]
-                assert value is not None
-                figures.extend([float(value)] * role.devices)
-        for name, (text, figures) in series.items():
+        faults = self._driver.faults
+        names = dict(_NAMES)
+        if watts is None or machine.tdp is None:
+            for name in ("hcu_power_usage", "hcu_powercap", "hcu_temp"):
+                del names[name]
+        values: list[dict[str, float]] = []
+        for share, counts, (fixed, kv) in zip(shares, pools, self._memory, strict=True):
+            values.append({
+                "hcu_utilizationrate": 100 * share,
+                "hcu_usedmemory_bytes": fixed + kv * counts.kv_used / max(counts.kv_total, 1),
+                "hcu_memorycap_bytes": machine.hbm_bytes, "hcu_ce_count": 0.0, "hcu_throttle": 0.0,
+            })  # fmt: skip
+            if watts is not None and machine.tdp is not None:
+                celsius = IDLE_C + (FULL_C - IDLE_C) * watts / machine.tdp
+                values[-1] |= {"hcu_power_usage": watts, "hcu_powercap": machine.tdp, "hcu_temp": celsius}
+        cards = [
+            (device, place.role) for device, place in enumerate(self._places)
+            if place is not None and (faults is None or faults.works(device))
+        ]  # fmt: skip
+        for name, text in names.items():
             yield f"# HELP {name} {text} (simulated)"
             yield f"# TYPE {name} gauge"
-            for card, value in enumerate(figures):
-                yield f'{name}{{device_id="{card}",minor_number="{card}",name="{machine.name}"}} {value!r}'
+            for card, role in cards:
+                labels = f'device_id="{card}",minor_number="{card}",name="{machine.name}"'
+                yield f"{name}{{{labels}}} {float(values[role][name])!r}"

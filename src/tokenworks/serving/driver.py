@@ -6,16 +6,21 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from tokenworks.arrays import Floats, Ints
+from tokenworks.engine.live import LiveSimulator
 from tokenworks.engine.progress import Levels, Progress
-from tokenworks.engine.simulator import Simulator
 from tokenworks.engine.types import Cluster, Requests, Status
+
+if TYPE_CHECKING:
+    from tokenworks.serving.chaos import LiveFaults
+    from tokenworks.serving.kv_events import KvWatch
+    from tokenworks.serving.tokens import Tokens
 
 LATEST = 3600.0
 """Longest sleep of the driver. Then it looks at the clock again [s]."""
@@ -43,6 +48,7 @@ class Job:
     received_s : time at which the server received the request, on the logical clock [s]
     priority : 0 (served first) .. 7
     index : number of the choice in its answer
+    pin : ranks that the job may go to (`ports.Door`)
     number : number of the request in the engine; -1 before it is submitted
     sent : output tokens that the receiver has sent [token]
     first_s, last_s : times of the first and the last token on the logical clock [s]
@@ -50,6 +56,7 @@ class Job:
     queued_s : time from the arrival at a rank to the first admission [s]
     rank : number of the rank that the router chose; -1 = none
     stopped : whether the answer ends by itself, and not at the limit of the client
+    tokens : tokens of prompt and answer, if changes of the prefix caches are watched
     more : what the receiver needs to write the tokens of the job
     """
 
@@ -68,6 +75,8 @@ class Job:
     queued_s: float = 0.0
     rank: int = -1
     stopped: bool = False
+    tokens: Tokens | None = None
+    pin: int = 0
     more: Any = None
 
 
@@ -95,25 +104,35 @@ class Driver:
     cluster : the cluster; its `request_s` is waited for here, less the time that the real server took
     speed : seconds of the logical clock in a second of the real clock [-]
     observe : called with the tokens of each turn
+    stepped : called with ranks that made steps, the mean number of tokens of a step, and the number of steps
     first : called with each job that has its first token
     over : called with each job that has ended, and its status
+    faults : parts of the machine that fail and work again; None: nothing fails
+    watched : whether changes of the prefix caches are handed to `watch`
+    watch : publishes the changes
     jobs : jobs in the engine, by their numbers
     """
 
     cluster: Cluster
     speed: float = 1.0
     observe: Callable[[HandedOver], None] | None = None
+    stepped: Callable[[Ints, Floats, Ints], None] | None = None
     first: Callable[[Job], None] | None = None
     over: Callable[[Job, Status], None] | None = None
+    faults: LiveFaults | None = None
+    watched: bool = False
+    watch: KvWatch | None = None
     jobs: dict[int, Job] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.request_s = self.cluster.request_s
-        self.simulator = Simulator(replace(self.cluster, request_s=0.0, concurrency=0, window_s=0.0))
+        played = replace(self.cluster, request_s=0.0, concurrency=0, window_s=0.0)
+        self.simulator = LiveSimulator(played, watched=self.watched)
         self._progress = Progress()
         self._waiting: list[Job] = []
         self._held: list[tuple[float, int, Job, int, Status | None]] = []
         self._order = itertools.count()
+        self._steps, self._tokens = self.simulator.work()
         self._submitted = self._taken = 0
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Handle | None = None
@@ -130,6 +149,11 @@ class Driver:
     def in_flight(self) -> int:
         """Jobs that have not ended."""
         return len(self.jobs) + len(self._waiting)
+
+    def pending(self) -> Iterator[Job]:
+        """Jobs that have not ended."""
+        yield from self.jobs.values()
+        yield from self._waiting
 
     def levels(self) -> Levels:
         """Requests and KV blocks of each rank."""
@@ -175,9 +199,11 @@ class Driver:
             block_ids=np.concatenate(names) if names else None,
             block_offsets=np.cumsum([0, *(0 if job.names is None else len(job.names) for job in waiting)]),
         )
-        self.simulator.submit(requests)
+        self.simulator.submit(requests, [job.pin for job in waiting])
         for number, job in enumerate(waiting, self._submitted):
-            job.number, job.names = number, None
+            if self.watch is not None and job.names is not None and job.tokens is not None:
+                self.watch.submitted(number, job.tokens, job.names)
+            job.number, job.names, job.tokens = number, None, None
             self.jobs[number] = job
         self._submitted += len(waiting)
 
@@ -192,13 +218,18 @@ class Driver:
         if self._waiting:
             self._submit_waiting()
         simulator, progress, now = self.simulator, self._progress, self.now()
+        if self.faults is not None and self.faults.next_s <= now:
+            self.faults.advance(now, simulator)
         simulator.advance(max(now, simulator.now))
         simulator.progress(progress)
+        if self.watch is not None and simulator.has_changes:
+            self.watch.changed(simulator.changes(), now)
         while self._held and self._held[0][0] <= now:  # before newer tokens of the same jobs
             _, _, job, tokens, status = heapq.heappop(self._held)
             self._release(job, tokens, status)
         if len(progress):
             self._hand_over(now)
+            self._count_steps()
         if simulator.ended > self._taken:
             self._end(now)
         self._schedule()
@@ -226,6 +257,16 @@ class Driver:
             lates = np.maximum(self.now() - times, 0.0) / self.speed
             self.observe(HandedOver(progress.ranks, progress.gaps, lates, progress.more))
 
+    def _count_steps(self) -> None:
+        """Tell how many tokens the steps since the last call had."""
+        if self.stepped is None:
+            return
+        steps, tokens = self.simulator.work()
+        made = steps - self._steps
+        ranks = np.flatnonzero(made > 0)
+        self.stepped(ranks, (tokens - self._tokens)[ranks] / made[ranks], made[ranks])
+        self._steps, self._tokens = steps, tokens
+
     def _end(self, now: float) -> None:
         ended = self.simulator.take()
         self._taken += len(ended.number)
@@ -235,6 +276,8 @@ class Driver:
         )  # fmt: skip
         rows = zip(*(column.tolist() for column in columns), strict=True)
         for number, status, first_s, end_s, cached, rank, scheduled_s, arrival_s in rows:
+            if self.watch is not None:
+                self.watch.ended(number)
             job = self.jobs.get(number)
             if job is None:
                 continue
@@ -263,18 +306,30 @@ class Driver:
         due = self._progress.next_s
         if self._held:
             due = min(due, self._held[0][0])
+        if self.faults is not None:
+            due = min(due, self.faults.next_s)
         sleep = max(0.0, min(self._origin + due / self.speed - self._loop.time(), LATEST))
         # Timers resolve 1 ms. A timer that ends too early would let the driver turn until the event comes.
         self._timer = self._loop.call_later(math.ceil(sleep * 1000 + 1e-6) / 1000, self._turn)
 
+    def wake(self) -> None:
+        """Look at the clock again, as something outside of the engine has changed."""
+        self._soon()
+
     def flush(self) -> bool:
-        """Empty the prefix cache and the KV tiers. Returns False, and does nothing, while requests are in flight."""
-        if self.in_flight or self._held:
+        """Empty the prefix cache and the KV tiers.
+
+        Returns False, and does nothing, while requests are in flight or instances are not whole.
+        """
+        if self.in_flight or self._held or (self.faults is not None and not self.faults.is_whole()):
             return False
         now = self.simulator.now
-        self.simulator, self._progress = Simulator(self.simulator.cluster), Progress()
+        self.simulator, self._progress = LiveSimulator(self.simulator.cluster, watched=self.watched), Progress()
         self.simulator.advance(now)
         self._submitted = self._taken = 0
+        self._steps, self._tokens = self.simulator.work()
+        if self.watch is not None:
+            self.watch.cleared()
         return True
 
     def stop(self) -> None:

@@ -26,6 +26,8 @@ SEND_BUFFER = 131072
 nothing would hold megabytes."""
 PIPELINE = 65536
 """Most bytes that a client may send while it waits for a response [byte]."""
+EVENTS = {408: "slow_request", 413: "too_large", 414: "too_large", 431: "too_large", 503: "refused"}
+"""Name of the event of a request that gets no route, by its status; other statuses count as "bad_request"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class HttpLimits:
     ----------
     connections : connections at the same time; the next one is refused with 503 [count]
     body : size of a request body [byte]
+    bodies : size of all bodies that are not complete yet, over all connections; what comes next gets 503 [byte]
     headers : size of the request line and of all headers together [byte]
     header_count : headers of a request [count]
     request_s : time for a client to send a whole request, from its first byte on [s]
@@ -45,6 +48,7 @@ class HttpLimits:
 
     connections: int = 8192
     body: int = 32 << 20
+    bodies: int = 1 << 30
     headers: int = 32768
     header_count: int = 100
     request_s: float = 60.0
@@ -115,6 +119,8 @@ class ConnectionHost(Protocol):
     limits: HttpLimits
     loop: asyncio.AbstractEventLoop
     connections: set[Connection]
+    held: int
+    """Size of all bodies that are not complete yet [byte]."""
 
     def handle(self, connection: Connection, request: HttpRequest) -> None:
         """Answer a request, now or later."""
@@ -144,15 +150,21 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a client."""
+    """One connection of a client.
+
+    Parameters
+    ----------
+    host : what owns the connection
+    door : number of the port of the server
+    """
 
     __slots__ = (
         "_body", "_headers", "_parser", "_queue", "_request", "_size", "_unread", "_url", "answer", "busy", "closing",
-        "deadline", "host", "transport",
+        "deadline", "door", "host", "transport",
     )  # fmt: skip
 
-    def __init__(self, host: ConnectionHost) -> None:
-        self.host = host
+    def __init__(self, host: ConnectionHost, door: int = 0) -> None:
+        self.host, self.door = host, door
         self.transport: Any = None
         self.answer: Leaver | None = None
         self.busy = self.closing = False
@@ -163,7 +175,7 @@ class Connection(asyncio.Protocol):
         self._unread = b""
         self._url = b""
         self._headers: dict[str, str] = {}
-        self._body: list[bytes] = []
+        self._body = bytearray()
         self._size = 0
 
     # ---- asyncio
@@ -177,7 +189,6 @@ class Connection(asyncio.Protocol):
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         self.deadline = self.host.loop.time() + self.host.limits.request_s
         if len(self.host.connections) >= self.host.limits.connections:
-            self.host.count("refused_connection")
             self._fail(HttpError(503, "too many connections", headers={"retry-after": "1"}))
             return
         self.host.connections.add(self)
@@ -187,7 +198,7 @@ class Connection(asyncio.Protocol):
         self.host.connections.discard(self)
         answer, self.answer = self.answer, None
         self.closing = True
-        self._parser = None
+        self._drop()
         if answer is not None:
             self.host.count("client_left")
             answer.gone()
@@ -240,7 +251,7 @@ class Connection(asyncio.Protocol):
     def _begin(self) -> None:
         now = self.host.loop.time()
         self._request = HttpRequest(received=now)
-        self._url, self._headers, self._body, self._size = b"", {}, [], 0
+        self._url, self._headers, self._size = b"", {}, 0
         self.deadline = now + self.host.limits.request_s
 
     def on_message_begin(self) -> None:
@@ -254,7 +265,10 @@ class Connection(asyncio.Protocol):
         self._grow(len(url), 414)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
+        """A header. Those after a body in chunks (trailers) are not read: no proxy has checked them."""
+        assert self._request is not None
+        if self._request.headers is self._headers:
+            return
         self._grow(len(name) + len(value) + 4, 431)
         key = name.decode("latin-1").lower()
         if key in self._headers and key in {"authorization", "content-length", "host", "content-type"}:
@@ -295,17 +309,20 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        self._size += len(body)
-        if self._size > self.host.limits.body:
+        if len(self._body) + len(body) > self.host.limits.body:
             raise self._too_large()
-        self._body.append(body)
+        if self.host.held + len(body) > self.host.limits.bodies:
+            raise HttpError(503, "the bodies of other requests take all room", headers={"retry-after": "1"})
+        self._body += body
+        self.host.held += len(body)
 
     def on_message_complete(self) -> None:
         """The request is complete."""
         assert self._request is not None
         request, self._request = self._request, None
-        request.body = b"".join(self._body)
-        self._body, self._headers, self._size = [], {}, 0
+        request.body = bytes(self._body)
+        self._free()
+        self._headers, self._size = {}, 0
         if self.closing:
             return
         if self.busy:
@@ -314,6 +331,16 @@ class Connection(asyncio.Protocol):
                 raise HttpError(400, "more than 64 requests wait on this connection")
             return
         self._serve(request)
+
+    def _free(self) -> None:
+        """Forget the body."""
+        self.host.held -= len(self._body)
+        self._body = bytearray()
+
+    def _drop(self) -> None:
+        """Forget the request that is not complete."""
+        self._parser = None
+        self._free()
 
     # ---- responses
 
@@ -325,8 +352,9 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: HttpError) -> None:
         """Answer a request that cannot be read, and close the connection."""
-        self.host.count("bad_request")
-        self.closing, self._parser = True, None
+        self.host.count(EVENTS.get(error.status, "bad_request"))
+        self.closing = True
+        self._drop()
         if self.busy:
             self.transport.abort()
             return
@@ -390,4 +418,5 @@ class Connection(asyncio.Protocol):
         elif self._request is not None and self._parser is not None:
             self._fail(HttpError(408, f"the request took longer than {self.host.limits.request_s:g} s"))
         else:
+            self.host.count("idle_closed")
             self.transport.close()

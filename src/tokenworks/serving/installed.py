@@ -8,11 +8,12 @@ from tokenworks.errors import SpecError
 
 
 def must_be_installed(where: str) -> None:
-    """Refuse to go on without httptools.
+    """Refuse to go on without httptools and aiohttp.
 
     Parameters
     ----------
     where : what needs it, for the message
     """
-    if find_spec("httptools") is None:
-        raise SpecError("needs the package httptools", where=where, hint='pip install "tokenworks[serve]"')
+    for package in ("httptools", "aiohttp"):
+        if find_spec(package) is None:
+            raise SpecError(f"needs the package {package}", where=where, hint='pip install "tokenworks[serve]"')

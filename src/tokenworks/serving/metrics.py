@@ -6,6 +6,7 @@ import math
 import os
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from tokenworks.specs.slo import Slo
 
 ApiName = Literal["openai", "sglang"]
 
+RECENT = 256
+"""Requests whose times `ServerMetrics.recent` keeps [count]."""
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _SHORT = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
@@ -32,6 +35,7 @@ _SGLANG_GAP = (
     0.002, 0.004, 0.006, 0.008, 0.010, 0.015, 0.020, 0.025, 0.030, 0.035, 0.040, 0.060, 0.080, 0.1, 0.2, 0.4, 0.6, 0.8,
     1, 2, 4, 6, 8,
 )  # fmt: skip
+_STEP = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _LATE = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 
 HISTOGRAMS: dict[ApiName, dict[str, tuple[str, Sequence[float], str]]] = {
@@ -49,6 +53,7 @@ HISTOGRAMS: dict[ApiName, dict[str, tuple[str, Sequence[float], str]]] = {
         "inference": ("vllm:request_inference_time_seconds", _LONG, "Time of a request from admission to its end."),
         "prefill": ("vllm:request_prefill_time_seconds", _LONG, "Time of a request from admission to the first token."),
         "decode": ("vllm:request_decode_time_seconds", _LONG, "Time of a request from first to last token."),
+        "iteration": ("vllm:iteration_tokens_total", _STEP, "Prompt and output tokens of a step."),
         "computed": ("vllm:request_prefill_kv_computed_tokens", _TOKENS, "Prompt tokens that no cache served."),
     },
     "sglang": {
@@ -94,16 +99,20 @@ class Histogram:
         np.add.at(self.counts, (engines, self._edges.searchsorted(values)), times)
         np.add.at(self.sums, engines, values * times)
 
-    def lines(self, name: str, labels: Sequence[str]) -> Iterable[str]:
+    def lines(self, name: str, labels: Sequence[str], engines: Sequence[int] = (0,)) -> Iterable[str]:
         """Lines of the text format.
 
         Parameters
         ----------
         name : name of the metric
         labels : labels of each engine
+        engines : the engines
         """
+        chosen = list(engines)
         ends = [f"{bound}" for bound in self.bounds] + ["+Inf"]
-        for own, counts, total in zip(labels, np.cumsum(self.counts, axis=1).tolist(), self.sums.tolist(), strict=True):
+        for own, counts, total in zip(
+            labels, np.cumsum(self.counts[chosen], axis=1).tolist(), self.sums[chosen].tolist(), strict=True
+        ):
             comma = "," if own else ""
             for end, count in zip(ends, counts, strict=True):
                 yield f'{name}_bucket{{{own}{comma}le="{end}"}} {count}.0'
@@ -147,7 +156,10 @@ class ServerMetrics:
         self.reasons = {reason: np.zeros(engines, np.int64) for reason in ("stop", "length", "abort", "error")}
         self.events: dict[str, int] = {}
         self.responses: dict[tuple[str, str, str], int] = {}
-        self.effective = self.missed = self.kept = self.rejected = 0
+        self.effective = self.missed = self.kept = self.answered_tokens = 0
+        self.rejections = np.zeros(engines, np.int64)
+        self.recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
+        """TTFT and TPOT of the latest requests [s, s]."""
         self.started = time.time()
 
     # ---- what happens
@@ -169,25 +181,42 @@ class ServerMetrics:
         np.add.at(self.counters["generation"], seen.ranks, seen.more)
         self.late.add_all(np.zeros(len(seen.lates), np.int64), seen.lates)
 
+    def stepped(self, ranks: Ints, tokens: Floats, steps: Ints) -> None:
+        """Count steps.
+
+        Parameters
+        ----------
+        ranks : ranks that made steps
+        tokens : tokens of a step, the mean over the steps [token]
+        steps : number of steps
+        """
+        if "iteration" in self.histograms:
+            self.histograms["iteration"].add_all(ranks, tokens, steps)
+
     def first(self, job: Job) -> None:
         """Count the prompt of a job that has its first token."""
         self.counters["prompt"][job.rank] += job.input_tokens
 
-    def asked(self, n: int, max_tokens: int | None) -> None:
+    def asked(self, n: int, max_tokens: int | None, engine: int = 0) -> None:
         """Count the parameters of a request."""
         if "params_n" in self.histograms:
-            self.histograms["params_n"].add(0, n)
+            self.histograms["params_n"].add(engine, n)
             if max_tokens is not None:
-                self.histograms["params_max"].add(0, max_tokens)
+                self.histograms["params_max"].add(engine, max_tokens)
+
+    @property
+    def rejected(self) -> int:
+        """Requests that were refused by the engine."""
+        return int(self.rejections.sum())
 
     def over(self, job: Job, status: Status) -> None:
         """Count a choice that has ended."""
-        engine = max(job.rank, 0)
+        engine = _engine(job)
         reason = "abort" if status == Status.CANCELLED else "error"
         if status == Status.COMPLETED:
             reason = "stop" if job.stopped else "length"
         elif status == Status.REJECTED:
-            self.rejected += 1
+            self.rejections[engine] += 1
             return
         self.reasons[reason][engine] += 1
         if math.isnan(job.first_s):
@@ -216,26 +245,35 @@ class ServerMetrics:
         self.kept += kept
         self.missed += not kept
         self.effective += job.output_tokens if kept else 0
+        self.answered_tokens += job.output_tokens
+        self.recent.append((ttft, tpot))
 
     # ---- text format
 
-    def lines(self, levels: Levels, seconds: float, more: Iterable[str] = ()) -> Iterator[str]:
-        """The lines of GET /metrics. They are written when they are asked for.
+    def lines(self, levels: Levels, ranks: Sequence[int]) -> Iterator[str]:
+        """The lines of the metrics that engines have. They are written when they are asked for.
 
         Parameters
         ----------
         levels : requests and blocks of each rank
-        seconds : time of the logical clock [s]
-        more : lines of other metrics
+        ranks : the ranks, which get the labels engine="0" and so on
         """
-        engine = [f'engine="{i}",model_name="{self.model}"' for i in range(self.engines)]
-        yield from _vllm(self, levels, engine) if self.api == "openai" else _sglang(self, levels, engine)
+        chosen = list(ranks)
+        engine = [f'engine="{i}",model_name="{self.model}"' for i in range(len(chosen))]
+        yield from (_vllm if self.api == "openai" else _sglang)(self, levels.of(chosen), chosen, engine)
         for key, (name, _, text) in HISTOGRAMS[self.api].items():
             yield from _about(name, "histogram", text)
-            yield from self.histograms[key].lines(name, engine)
+            yield from self.histograms[key].lines(name, engine, chosen)
+
+    def own_lines(self, seconds: float) -> Iterator[str]:
+        """The lines of the metrics that the server has once.
+
+        Parameters
+        ----------
+        seconds : time of the logical clock [s]
+        """
         yield from self._own(seconds)
         yield from self._process()
-        yield from more
 
     def _own(self, seconds: float) -> Iterable[str]:
         """ServerMetrics with names of our own."""
@@ -298,8 +336,16 @@ def _each(name: str, kind: str, text: str, labels: Sequence[str], values: Iterab
         yield f"{name}{{{own}}} {float(value)!r}"
 
 
-def _vllm(metrics: ServerMetrics, levels: Levels, engine: Sequence[str]) -> Iterable[str]:
+def _engine(job: Job) -> int:
+    """The rank that a job counts for: the one that took it, else one of those that it is pinned to."""
+    if job.rank >= 0:
+        return job.rank
+    return job.pin - 1 if job.pin > 0 else max(-1 - job.pin, 0)
+
+
+def _vllm(metrics: ServerMetrics, levels: Levels, ranks: list[int], engine: Sequence[str]) -> Iterable[str]:
     """Gauges and counters with vLLM's names."""
+    counters, reasons_of = metrics.counters, {why: counts[ranks] for why, counts in metrics.reasons.items()}
     used = levels.kv_used / np.maximum(levels.kv_total, 1)
     yield from _each("vllm:num_requests_running", "gauge", "Requests that run.", engine, levels.running)
     yield from _each("vllm:num_requests_waiting", "gauge", "Requests that wait.", engine, levels.waiting)
@@ -315,21 +361,24 @@ def _vllm(metrics: ServerMetrics, levels: Levels, engine: Sequence[str]) -> Iter
         ),
         ("vllm:prefix_cache_hits_total", "Prompt tokens that the prefix cache served.", levels.hit_tokens),
         ("vllm:num_preemptions_total", "Preemptions.", levels.preemptions),
-        ("vllm:prompt_tokens_total", "Prompt tokens of requests with a first token.", metrics.counters["prompt"]),
-        ("vllm:prompt_tokens_cached_total", "Prompt tokens from a cache.", metrics.counters["cached"]),
-        ("vllm:generation_tokens_total", "Output tokens.", metrics.counters["generation"]),
+        ("vllm:prompt_tokens_total", "Prompt tokens of requests with a first token.", counters["prompt"][ranks]),
+        ("vllm:prompt_tokens_cached_total", "Prompt tokens from a cache.", counters["cached"][ranks]),
+        ("vllm:generation_tokens_total", "Output tokens.", counters["generation"][ranks]),
     )
     for name, text, counts in totals:
         yield from _each(name, "counter", text, engine, counts)
-    labels = [f'{own},finished_reason="{reason}"' for reason in metrics.reasons for own in engine]
-    ends = [float(count) for counts in metrics.reasons.values() for count in counts]
+    labels = [f'{own},finished_reason="{reason}"' for reason in reasons_of for own in engine]
+    ends = [float(count) for counts in reasons_of.values() for count in counts]
     yield from _each("vllm:request_success_total", "counter", "Ended requests by finish reason.", labels, ends)
     labels = [f'model_name="{metrics.model}",reason="max_num_queued_reqs"']
-    yield from _each("vllm:admission_rejections_total", "counter", "Rejected requests.", labels, [metrics.rejected])
+    yield from _each(
+        "vllm:admission_rejections_total", "counter", "Rejected requests.", labels, [metrics.rejections[ranks].sum()]
+    )
 
 
-def _sglang(metrics: ServerMetrics, levels: Levels, engine: Sequence[str]) -> Iterable[str]:
+def _sglang(metrics: ServerMetrics, levels: Levels, ranks: list[int], engine: Sequence[str]) -> Iterable[str]:
     """Gauges and counters with SGLang's names."""
+    counters, ends = metrics.counters, {why: counts[ranks] for why, counts in metrics.reasons.items()}
     used = levels.kv_used / np.maximum(levels.kv_total, 1)
     hits = levels.hit_tokens / np.maximum(levels.query_tokens, 1)
     yield from _each("sglang:num_running_reqs", "gauge", "Requests that run.", engine, levels.running)
@@ -337,11 +386,11 @@ def _sglang(metrics: ServerMetrics, levels: Levels, engine: Sequence[str]) -> It
     yield from _each("sglang:token_usage", "gauge", "Share of the KV cache in use.", engine, used)
     yield from _each("sglang:cache_hit_rate", "gauge", "Share of prompt tokens from the cache.", engine, hits)
     totals = (
-        ("sglang:prompt_tokens_total", "Prompt tokens of requests with a first token.", metrics.counters["prompt"]),
-        ("sglang:generation_tokens_total", "Output tokens.", metrics.counters["generation"]),
-        ("sglang:cached_tokens_total", "Prompt tokens from a cache.", metrics.counters["cached"]),
-        ("sglang:num_requests_total", "Ended requests.", sum(metrics.reasons.values())),
-        ("sglang:num_aborted_requests_total", "Requests whose client left.", metrics.reasons["abort"]),
+        ("sglang:prompt_tokens_total", "Prompt tokens of requests with a first token.", counters["prompt"][ranks]),
+        ("sglang:generation_tokens_total", "Output tokens.", counters["generation"][ranks]),
+        ("sglang:cached_tokens_total", "Prompt tokens from a cache.", counters["cached"][ranks]),
+        ("sglang:num_requests_total", "Ended requests.", sum(ends.values())),
+        ("sglang:num_aborted_requests_total", "Requests whose client left.", ends["abort"]),
     )
     for name, text, counts in totals:
         yield from _each(name, "counter", text, engine, np.broadcast_to(counts, len(engine)))

@@ -1,18 +1,23 @@
-"""The routes of the server: method and path -> what answers, and whether it needs no key."""
+"""The routes of the server: method and path -> what answers, and whether it needs no API key."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from tokenworks.serving import asks
+from tokenworks.serving.admin import add_faults, is_from_here, repair_faults, show_faults
 from tokenworks.serving.anthropic import CountBody, MessagesBody, MessagesStyle, message_tokens, messages
 from tokenworks.serving.asks import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody, decoded
+from tokenworks.serving.fault_metrics import fault_lines
 from tokenworks.serving.http import Connection, HttpError, HttpRequest
+from tokenworks.serving.live import HTML, page
 from tokenworks.serving.metrics import ApiName
+from tokenworks.serving.openapi import document
 from tokenworks.serving.responses import ResponsesBody, ResponsesStyle, responses
 from tokenworks.serving.sglang import GenerateBody, GenerateStyle, generate
 from tokenworks.serving.styles import ChatStyle, CompletionStyle
@@ -25,64 +30,86 @@ CHAT, COMPLETION, RESPONSES, MESSAGES = ChatStyle(), CompletionStyle(), Response
 PIECE = 400
 """Lines of /metrics that are written at once; it takes less than 1 ms [count]."""
 Route = Callable[["Server", Connection, HttpRequest], None]
+B = TypeVar("B")
+BodyRoute = Callable[["Server", Connection, HttpRequest, B], None]
 Table = dict[tuple[str, str], tuple[Route, bool]]
 """Method and path -> what answers, and whether it needs no key."""
 
 
-def chat(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """POST /v1/chat/completions."""
-    server.must_be_ready()
-    body = decoded(request.body, ChatBody)
-    server.must_be_model(body.model)
+BODIES: dict[Route, type[Any]] = {}
+"""The body that a route takes. The same type checks requests and describes them in /openapi.json."""
+
+
+def takes(kind: type[B], *, wrong: int = 400, ready: bool = True) -> Callable[[BodyRoute[B]], Route]:
+    """Let a route take a body: check the body and the model that it names.
+
+    Parameters
+    ----------
+    kind : what the body must be
+    wrong : status if the body is JSON of another kind
+    ready : whether the server must be ready
+    """
+
+    def wrap(answer: BodyRoute[B]) -> Route:
+        @wraps(answer)
+        def route(server: Server, connection: Connection, request: HttpRequest) -> None:
+            if ready:
+                server.must_be_ready()
+            body = decoded(request.body, kind, wrong=wrong)
+            server.must_be_model(getattr(body, "model", None))
+            answer(server, connection, request, body)
+
+        BODIES[route] = kind
+        return route
+
+    return wrap
+
+
+@takes(ChatBody)
+def chat(server: Server, connection: Connection, request: HttpRequest, body: ChatBody) -> None:
+    """POST /v1/chat/completions: OpenAI's API of chats."""
     server.answer(connection, request, asks.chat(body, server.tokenizer), CHAT, "chatcmpl-")
 
 
-def completion(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """POST /v1/completions."""
-    server.must_be_ready()
-    body = decoded(request.body, CompletionBody)
-    server.must_be_model(body.model)
+@takes(CompletionBody)
+def completion(server: Server, connection: Connection, request: HttpRequest, body: CompletionBody) -> None:
+    """POST /v1/completions: OpenAI's API of completions."""
     server.answer(connection, request, asks.completion(body, server.tokenizer), COMPLETION, "cmpl-")
 
 
-def response(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """POST /v1/responses."""
-    server.must_be_ready()
-    body = decoded(request.body, ResponsesBody)
-    server.must_be_model(body.model)
+@takes(ResponsesBody)
+def response(server: Server, connection: Connection, request: HttpRequest, body: ResponsesBody) -> None:
+    """POST /v1/responses: OpenAI's API of responses."""
     server.answer(connection, request, responses(body, server.tokenizer), RESPONSES, "resp_")
 
 
-def message(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """POST /v1/messages."""
-    server.must_be_ready()
-    body = decoded(request.body, MessagesBody)
-    server.must_be_model(body.model)
+@takes(MessagesBody)
+def message(server: Server, connection: Connection, request: HttpRequest, body: MessagesBody) -> None:
+    """POST /v1/messages: Anthropic's API of messages."""
     server.answer(connection, request, messages(body, server.tokenizer), MESSAGES, "msg_")
 
 
-def count_tokens(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """POST /v1/messages/count_tokens."""
-    body = decoded(request.body, CountBody)
-    server.must_be_model(body.model)
+@takes(CountBody, ready=False)
+def count_tokens(server: Server, connection: Connection, request: HttpRequest, body: CountBody) -> None:
+    """POST /v1/messages/count_tokens: tokens of a prompt in Anthropic's API."""
     server.send(connection, request, {"input_tokens": len(message_tokens(body, server.tokenizer)[0])})
 
 
-def generate_text(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """POST /generate."""
-    server.must_be_ready()
-    ask, listed = generate(decoded(request.body, GenerateBody, wrong=422), server.tokenizer)
+@takes(GenerateBody, wrong=422)
+def generate_text(server: Server, connection: Connection, request: HttpRequest, body: GenerateBody) -> None:
+    """POST /generate: SGLang's own API."""
+    ask, listed = generate(body, server.tokenizer)
     server.answer(connection, request, ask, GenerateStyle(listed=listed), "")
 
 
 def model_info(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """GET /get_model_info."""
+    """GET /get_model_info: the model, as SGLang says it."""
     path = server.served.deployment.model
     server.send(connection, request, {"model_path": path, "tokenizer_path": path, "is_generation": True})
 
 
 def server_info(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """GET /get_server_info."""
+    """GET /get_server_info: sizes of the deployment, as SGLang says them."""
     served, limits = server.served, server.served.cluster.pools[0].limits
     body = {
         "model_path": served.deployment.model, "served_model_name": server.model, "version": server.settings.version,
@@ -95,12 +122,13 @@ def server_info(server: Server, connection: Connection, request: HttpRequest) ->
 def flush_cache(server: Server, connection: Connection, request: HttpRequest) -> None:
     """POST /flush_cache: empty the prefix cache if no request is in flight."""
     if not server.driver.flush():
-        raise HttpError(400, f"{server.driver.in_flight} requests are in flight; flush the cache when none is")
+        raise HttpError(400, f"{server.driver.in_flight} requests are in flight, or an instance does not run; "
+                        "flush the cache when neither is so")  # fmt: skip
     server.send(connection, request, b"Cache flushed.\n", kind="text/plain")
 
 
 def models(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """GET /v1/models."""
+    """GET /v1/models: the model of this server."""
     model = {
         "id": server.model, "object": "model", "created": int(server.metrics.started), "owned_by": "tokenworks",
         "root": server.served.deployment.model, "parent": None, "max_model_len": server.served.max_context,
@@ -108,10 +136,9 @@ def models(server: Server, connection: Connection, request: HttpRequest) -> None
     server.send(connection, request, {"object": "list", "data": [model]})
 
 
-def tokenize(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """POST /tokenize."""
-    body = decoded(request.body, TokenizeBody)
-    server.must_be_model(body.model)
+@takes(TokenizeBody, ready=False)
+def tokenize(server: Server, connection: Connection, request: HttpRequest, body: TokenizeBody) -> None:
+    """POST /tokenize: tokens of a text or of a chat."""
     if (body.prompt is None) == (body.messages is None):
         raise HttpError(400, "give prompt or messages, one of them", param="prompt")
     tokens: Tokens
@@ -128,34 +155,43 @@ def tokenize(server: Server, connection: Connection, request: HttpRequest) -> No
     server.send(connection, request, answer)
 
 
-def detokenize(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """POST /detokenize."""
-    body = decoded(request.body, DetokenizeBody)
-    server.must_be_model(body.model)
+@takes(DetokenizeBody, ready=False)
+def detokenize(server: Server, connection: Connection, request: HttpRequest, body: DetokenizeBody) -> None:
+    """POST /detokenize: text of tokens."""
     server.send(connection, request, {"prompt": server.tokenizer.decode(np.array(body.tokens, np.uint32))})
 
 
 def health(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /health and /ping: 200 when the server is ready."""
     server.must_be_ready()
+    if role := server.faults.out_of(server.doors[connection.door].instances):
+        raise HttpError(503, f"no instance of the role {role} runs", headers={"retry-after": "5"})
     server.send(connection, request, b"", kind="text/plain")
 
 
 def version(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """GET /version."""
+    """GET /version: the version of this server."""
     server.send(connection, request, {"version": f"tokenworks-{server.settings.version}"})
 
 
 def load(server: Server, connection: Connection, request: HttpRequest) -> None:
     """GET /load: requests in flight."""
-    server.send(connection, request, {"server_load": server.driver.in_flight})
+    server.send(connection, request, {"server_load": server.load(server.doors[connection.door])})
 
 
 def metrics(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """GET /metrics: written in pieces between turns of the driver, as 40 ranks have 12,000 lines."""
-    ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
-    more = (*server.cards.lines(), *server.cards.tier_lines(), *ready)
-    lines = server.metrics.lines(server.driver.levels(), server.driver.now(), more)
+    """GET /metrics: all metrics, in the text format of Prometheus.
+
+    The text is written in pieces between turns of the driver, as 40 ranks have 12,000 lines.
+    """
+    door = server.doors[connection.door]
+    lines = server.metrics.lines(server.driver.levels(), door.shown)
+    if door.number == 0:  # once, not at each port
+        ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
+        events = [] if server.publisher is None else server.publisher.lines()
+        own = server.metrics.own_lines(server.driver.now())
+        machine = (*server.cards.lines(), *server.cards.tier_lines(), *fault_lines(server.driver), *events, *ready)
+        lines = itertools.chain(lines, own, machine)
     parts: list[str] = []
 
     def write() -> None:
@@ -168,6 +204,27 @@ def metrics(server: Server, connection: Connection, request: HttpRequest) -> Non
             server.send(connection, request, body, kind="text/plain; version=0.0.4; charset=utf-8")
 
     write()
+
+
+def live(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /live: the page of the live view. It has no figures itself."""
+    body, headers = page()
+    server.send(connection, request, body, kind=HTML, headers=headers)
+
+
+def live_events(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /live/events: a stream with the state of the machine."""
+    if not server.settings.keys and not is_from_here(connection, request):
+        raise HttpError(403, "only this computer may look; --api-key lets others in")
+    if request.method == "HEAD":
+        raise HttpError(405, "/live/events has no method HEAD")
+    server.metrics.answered(request.path, request.method, 200)
+    server.live.watch(connection, request)
+
+
+def openapi(server: Server, connection: Connection, request: HttpRequest) -> None:
+    """GET /openapi.json: this description of all routes."""
+    server.send(connection, request, document(server.routes, BODIES, server.settings.version))
 
 
 def sleep(server: Server, connection: Connection, request: HttpRequest) -> None:
@@ -183,7 +240,7 @@ def wake_up(server: Server, connection: Connection, request: HttpRequest) -> Non
 
 
 def is_sleeping(server: Server, connection: Connection, request: HttpRequest) -> None:
-    """GET /is_sleeping."""
+    """GET /is_sleeping: whether the server sleeps."""
     server.send(connection, request, {"is_sleeping": server.asleep})
 
 
@@ -209,6 +266,12 @@ def routes(api: ApiName) -> Table:
         ("GET", "/version"): (version, True),
         ("GET", "/load"): (load, True),
         ("GET", "/metrics"): (metrics, True),
+        ("GET", "/openapi.json"): (openapi, True),
+        ("GET", "/live"): (live, True),
+        ("GET", "/live/events"): (live_events, False),
+        ("GET", "/admin/faults"): (show_faults, True),
+        ("POST", "/admin/faults"): (add_faults, True),
+        ("DELETE", "/admin/faults"): (repair_faults, True),
     }
     if api == "openai":
         table |= {

@@ -62,5 +62,6 @@ def _check(settings: Settings, max_queue: int) -> None:
     for where, value, least, most in ranges:
         if not (math.isfinite(value) and least <= value <= most):
             raise SpecError(f"{value:g} is out of range", where=where, hint=f"give {least:g} to {most:g}")
-    if any(not key.strip() for key in settings.keys):
-        raise SpecError("is empty", where="--api-key", hint="leave it out, or give a key")
+    for option, keys in (("--api-key", settings.keys), ("--admin-key", settings.admin_keys)):
+        if any(not key.strip() for key in keys):
+            raise SpecError("is empty", where=option, hint="leave it out, or give a key")

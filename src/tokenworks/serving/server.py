@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
-import hmac
+import math
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +19,21 @@ import numpy as np
 
 from tokenworks.engine.simulator import warm_up
 from tokenworks.errors import SpecError
+from tokenworks.serving.admin import change, has_key, key_digest, spec_error
 from tokenworks.serving.answers import Answer, Desk, StreamAnswer, WholeAnswer
 from tokenworks.serving.anthropic import anthropic_error
 from tokenworks.serving.asks import Ask
 from tokenworks.serving.build import ServedDeployment
 from tokenworks.serving.cards import Cards
+from tokenworks.serving.chaos import FaultTerms, LiveFaults
 from tokenworks.serving.driver import Driver, Job
 from tokenworks.serving.http import Connection, HttpError, HttpLimits, HttpRequest
+from tokenworks.serving.kv_events import OPTION, KvEventsConfig, KvPublisher, KvWatch
 from tokenworks.serving.lengths import OutputLengths
+from tokenworks.serving.live import LiveView
 from tokenworks.serving.metrics import ApiName, ServerMetrics, ServiceTerms
+from tokenworks.serving.ports import OPTION as PORTS
+from tokenworks.serving.ports import RANK_HEADER, Door, PortsName, doors
 from tokenworks.serving.routes import routes
 from tokenworks.serving.styles import Style, openai_error
 from tokenworks.serving.tokens import block_names, load_tokenizer, seed_of
@@ -46,8 +52,12 @@ class Settings:
     Parameters
     ----------
     host, port : address to listen on; port 0: any free port
+    ports : what has a port of its own, from `port` on; None: there is one port for all
     api : routes and names of metrics: "openai" (as vLLM) or "sglang"
     keys : API keys, one of which a client must send; () = no key
+    admin_keys : keys of /admin; () = only this computer may use /admin
+    faults : faults from the start on
+    kv_events : where changes of the prefix caches are published
     version : version of tokenworks
     name : name of the model in the API; empty: the model of the deployment
     speed : seconds of the deployment's time in a real second [-]
@@ -64,8 +74,12 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    ports: PortsName | None = None
     api: ApiName = "openai"
     keys: tuple[str, ...] = ()
+    admin_keys: tuple[str, ...] = ()
+    faults: FaultTerms = field(default_factory=FaultTerms)
+    kv_events: KvEventsConfig = field(default_factory=KvEventsConfig)
     version: str = ""
     name: str = ""
     speed: float = 1.0
@@ -96,18 +110,30 @@ class Server:
         self.tokenizer = load_tokenizer(settings.tokenizer)
         self.vocabulary = Vocabulary(self.tokenizer)
         self.connections: set[Connection] = set()
-        self.driver = Driver(served.cluster, settings.speed)
+        if settings.kv_events.publishes and not served.block_tokens:
+            raise SpecError("the deployment has no prefix cache", where=OPTION, hint="leave it out")
+        self.driver = Driver(served.cluster, settings.speed, watched=settings.kv_events.publishes)
+        self.publisher: KvPublisher | None = None
+        self.doors, self.ports = doors(served, settings.ports), list[int]()
+        if settings.port and settings.port + len(self.doors) > 65536:
+            raise SpecError(f"{len(self.doors)} ports from {settings.port} on", where=PORTS, hint="give a lower --port")
         terms = ServiceTerms(settings.slo, served.deployment.devices, settings.usd_per_device_hour)
         ranks = sum(pool.instances * pool.ranks for pool in served.cluster.pools)
         self.metrics = ServerMetrics(settings.api, self.model, ranks, terms, self.driver.request_s)
         self.driver.observe, self.driver.first = self.metrics.observe, self.metrics.first
-        self.driver.over = self.metrics.over
+        self.driver.over, self.driver.stepped = self.metrics.over, self.metrics.stepped
+        self.faults = self.driver.faults = LiveFaults(served, settings.faults)
+        self.faults.begin(self.driver.simulator)
+        self.changing = asyncio.Lock()
         self.cards = Cards(served, self.driver)
+        self.live = LiveView(self)
         self.desk = Desk(self.model, self.driver, self.fail)
-        self.stopping, self.asleep, self.number = False, False, 0
+        self.stopping, self.asleep, self.number, self.held = False, False, 0, 0
         self.ready_s = 0.0
-        self._keys = [hashlib.sha256(key.encode()).digest() for key in settings.keys]
-        self._listener: asyncio.Server | None = None
+        self._keys = [key_digest(key) for key in settings.keys]
+        self.admin_keys = [key_digest(key) for key in settings.admin_keys]
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners = list[asyncio.Server]()
         self.routes = routes(settings.api)
         self._paths = {path for _, path in self.routes}
 
@@ -129,26 +155,39 @@ class Server:
             if not is_open:
                 self._must_be_allowed(request)
             route(self, connection, request)
-        except HttpError as error:
-            self._refuse(connection, request, error)
-        except Exception as error:  # a bug must not end the server; the message names no text of a prompt
+        except Exception as error:
+            self._failed(connection, request, error)
+
+    def later(self, connection: Connection, request: HttpRequest, answering: Coroutine[Any, Any, None]) -> None:
+        """Answer a request with a coroutine."""
+
+        async def answer() -> None:
+            try:
+                await answering
+            except Exception as error:
+                self._failed(connection, request, error)
+
+        self._keep(answer())
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the connections."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _failed(self, connection: Connection, request: HttpRequest, error: Exception) -> None:
+        """Answer a request whose handling raised an error. A bug must not end the server."""
+        if isinstance(error, SpecError):
+            error = spec_error(error)
+        if not isinstance(error, HttpError):
             self.metrics.count("internal_error")
             print(f"tokenworks: internal error: {_place(error)}", file=sys.stderr, flush=True)
-            self._refuse(connection, request, HttpError(500, f"internal error: {type(error).__name__}"))
+            error = HttpError(500, f"internal error: {type(error).__name__}")
+        self._refuse(connection, request, error)
 
     def _must_be_allowed(self, request: HttpRequest) -> None:
-        """Compare the key of a request with all keys, in a time that does not depend on the key."""
-        if not self._keys:
-            return
-        given = request.headers.get("authorization", "")
-        word, _, key = given.partition(" ")
-        if word.lower() != "bearer":
-            key = request.headers.get("x-api-key", "")
-        digest = hashlib.sha256(key.strip().encode("latin-1", "replace")).digest()
-        allowed = False
-        for one in self._keys:
-            allowed |= hmac.compare_digest(digest, one)
-        if not allowed:
+        """Refuse a request without one of the API keys."""
+        if self._keys and not has_key(request, self._keys):
             raise HttpError(401, "the API key is missing or wrong", headers={"www-authenticate": "Bearer"})
 
     def fail(self, connection: Connection, error: HttpError, body: bytes) -> None:
@@ -170,7 +209,10 @@ class Server:
         """Count an event of a connection."""
         self.metrics.count(what)
 
-    def send(self, connection: Connection, request: HttpRequest, body: Any, *, kind: str = "application/json") -> None:
+    def send(
+        self, connection: Connection, request: HttpRequest, body: Any, *, kind: str = "application/json",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Send a whole response with status 200.
 
         Parameters
@@ -178,10 +220,11 @@ class Server:
         connection, request : where it goes
         body : bytes, or plain data that becomes JSON
         kind : content type
+        headers : more headers
         """
         data = body if isinstance(body, bytes) else msgspec.json.encode(body)
         self.metrics.answered(request.path, request.method, 200)
-        connection.respond(200, data, kind=kind, bare=request.method == "HEAD")
+        connection.respond(200, data, kind=kind, headers=headers, bare=request.method == "HEAD")
 
     # ---- asks
 
@@ -204,6 +247,13 @@ class Server:
                 404, f"the model {name[:200]!r} does not exist; this server has {self.model}", param="model"
             )
 
+    def load(self, door: Door) -> int:
+        """Requests in flight that came through a port."""
+        if door.alone:
+            return self.driver.in_flight
+        pins = {door.pin, *(1 + rank for rank in door.ranks)}
+        return sum(job.pin in pins for job in self.driver.pending())
+
     def answer(self, connection: Connection, request: HttpRequest, ask: Ask, style: Style, prefix: str) -> None:
         """Send an ask to the engine.
 
@@ -223,10 +273,13 @@ class Server:
         kind = StreamAnswer if ask.stream else WholeAnswer
         answer: Answer = kind(self.desk, connection, request, ask=ask, style=style, ident=ident)
         received_s = max(0.0, (request.received - self._started) * self.settings.speed)
-        jobs = []
+        door, jobs = self.doors[connection.door], list[Job]()
+        pin = door.pin_of(request.headers.get(RANK_HEADER))
         for place in range(len(ask.prompts)):
             jobs += [self._job(answer, ask, place, choice, received_s) for choice in range(ask.n)]
-        self.metrics.asked(ask.n, ask.max_tokens)
+        for job in jobs:
+            job.pin = pin
+        self.metrics.asked(ask.n, ask.max_tokens, door.shown[0])
         self.metrics.answered(request.path, request.method, 200)
         answer.begin(jobs)
 
@@ -257,11 +310,14 @@ class Server:
         lengths = np.array([len(tokens)]), np.array([output])
         if self.served.cluster.never_fits(*lengths)[0]:
             raise HttpError(400, f"{len(tokens)} + {output} tokens do not fit the KV cache of a rank", param="prompt")
-        names = None
+        names = whole = None
         if self.served.block_tokens:
-            names = block_names(np.concatenate([tokens, words.ids(output)]), self.served.block_tokens)
-        index = place * ask.n + choice
-        return Job(answer, len(tokens), output, names, received_s, ask.priority, index, stopped=stopped, more=words)
+            whole = np.concatenate([tokens, words.ids(output)])
+            names = block_names(whole, self.served.block_tokens)
+        return Job(
+            answer, len(tokens), output, names, received_s, ask.priority, place * ask.n + choice, stopped=stopped,
+            tokens=whole if self.driver.watched else None, more=words,
+        )  # fmt: skip
 
     # ---- start and end
 
@@ -269,21 +325,41 @@ class Server:
         """Listen. Returns the address and the port."""
         warm_up()
         self.loop = asyncio.get_running_loop()
+        if self.driver.watched:
+            places = self.served.places()
+            self.publisher = KvPublisher(self.settings.kv_events, len(places))
+            self.driver.watch = KvWatch(self.publisher, places, self.served.block_tokens, self.settings.speed)
         self.driver.start(self.loop)
         self._started = self.loop.time()
         self.ready_s = self._started + self.settings.startup_s / self.settings.speed
-        try:
-            self._listener = await self.loop.create_server(
-                lambda: Connection(self), self.settings.host, self.settings.port, backlog=4096, reuse_address=True
-            )
-        except OSError as error:
-            where = f"{self.settings.host}:{self.settings.port}"
-            raise SpecError(f"cannot listen: {error}", where=where, hint="choose another --port or --host") from None
+        for door in self.doors:
+            await self._listen(door.number)
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
+        self._keep(self._draw_faults())
         gc.collect()
         gc.freeze()
-        address = self._listener.sockets[0].getsockname()
-        return str(address[0]), int(address[1])
+        return str(self._listeners[0].sockets[0].getsockname()[0]), self.ports[0]
+
+    async def _listen(self, door: int) -> None:
+        """Open the port with this number."""
+        host, port = self.settings.host, self.settings.port and self.settings.port + door
+        try:
+            listener = await self.loop.create_server(
+                lambda: Connection(self, door), host, port, backlog=4096, reuse_address=True
+            )
+        except OSError as error:
+            for one in self._listeners:
+                one.close()
+            raise SpecError(f"cannot listen: {error}", where=f"{host}:{port}",
+                            hint="choose another --port or --host") from None  # fmt: skip
+        self._listeners.append(listener)
+        self.ports.append(int(listener.sockets[0].getsockname()[1]))
+
+    async def _draw_faults(self) -> None:
+        """Draw the random faults of each day before it begins."""
+        while self.faults.drawn_s < math.inf:
+            await asyncio.sleep(0.9 * max(self.faults.drawn_s - self.driver.now(), 0.0) / self.settings.speed)
+            await change(self, self.faults.chaos())
 
     def _sweep(self) -> None:
         now = self.loop.time()
@@ -294,8 +370,8 @@ class Server:
     async def stop(self) -> None:
         """Take no more connections, let requests in flight end, then close all connections."""
         self.stopping = True
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         until = self.loop.time() + self.settings.drain_s
         for connection in list(self.connections):
             connection.closing = True
@@ -304,10 +380,14 @@ class Server:
         while self.driver.in_flight and self.loop.time() < until:
             await asyncio.sleep(0.02)
         self._sweeper.cancel()
+        for task in list(self._tasks):
+            task.cancel()
         await asyncio.sleep(0.05)
         for connection in list(self.connections):
             connection.transport.abort()
         self.driver.stop()
+        if self.publisher is not None:
+            self.publisher.stop()
 
 
 def _place(error: BaseException) -> str:

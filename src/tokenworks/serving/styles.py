@@ -21,9 +21,10 @@ LOGPROB = -0.25
 """Log probability of every token, as the text is filler."""
 
 KINDS = {
-    400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError", 405: "MethodNotAllowedError",
-    408: "RequestTimeoutError", 413: "RequestEntityTooLargeError", 422: "UnprocessableEntityError",
-    429: "RateLimitError", 500: "InternalServerError", 503: "ServiceUnavailableError",
+    400: "BadRequestError", 401: "AuthenticationError", 403: "PermissionDeniedError", 404: "NotFoundError",
+    405: "MethodNotAllowedError", 408: "RequestTimeoutError", 413: "RequestEntityTooLargeError",
+    422: "UnprocessableEntityError", 429: "RateLimitError", 500: "InternalServerError",
+    503: "ServiceUnavailableError",
 }  # fmt: skip
 
 

@@ -177,7 +177,7 @@ def expected_faults(machine: Machine, reliability: Reliability, span_s: float, h
 
 
 def drawn(
-    machine: Machine, reliability: Reliability, span_s: float, *, seed: int, hazard: float = 1.0
+    machine: Machine, reliability: Reliability, span_s: float, *, seed: int, hazard: float = 1.0, day: int = 0
 ) -> FaultSchedule | None:
     """A random schedule of faults from failure rates; None: nothing fails.
 
@@ -192,6 +192,7 @@ def drawn(
     span_s : faults happen before this time [s]
     seed : seed of the random numbers
     hazard : factor of all rates [-]
+    day : number of the part of a long time; each part has its own faults, and all have the same bad hosts [count]
 
     Raises
     ------
@@ -205,7 +206,7 @@ def drawn(
         rate, own = reliability.parts.get(kind), [part for part in parts if part.kind == kind]
         if rate is None or not own:
             continue
-        random = np.random.default_rng([seed, stream])
+        random = np.random.default_rng([seed, stream, day] if day else [seed, stream])
         weights = np.array([_weight(part, machine, factor) for part in own])
         mean = hazard * float(rate.failures.value or 0.0) * float(weights.sum()) * span_s / HOUR
         if mean > MOST_FAULTS:

@@ -15,9 +15,10 @@ from tokenworks.engine.outcome import Counts
 from tokenworks.engine.simulator import Simulator
 from tokenworks.engine.types import Cluster
 from tokenworks.errors import SpecError
+from tokenworks.simulation.fault_effects import CostChange, EngineEvent, FaultEffect
 from tokenworks.simulation.fault_plan import RecoveryTimes, drawn, expected_faults, planned, times_of
 from tokenworks.simulation.layout import device_layout
-from tokenworks.simulation.recovery import CostChange, EngineEvent, FaultEffect, Recovering
+from tokenworks.simulation.recovery import Recovering
 from tokenworks.simulation.steps import Site
 from tokenworks.simulation.variants import variants
 from tokenworks.specs.deployment import RETRIES, Deployment
@@ -53,8 +54,9 @@ class FailureInput:
 
     @classmethod
     def read(
-        cls, faults: FaultsLike | None, failures: int | None, hazard: float | None, reliability: ReliabilityLike | None
-    ) -> FailureInput | None:
+        cls, faults: FaultsLike | None, failures: int | None, hazard: float | None, reliability: ReliabilityLike | None,
+        *, option: str = "--failures",
+    ) -> FailureInput | None:  # fmt: skip
         """The input of a command; None: no faults are asked for.
 
         Parameters
@@ -63,18 +65,19 @@ class FailureInput:
         failures : seed of random faults
         hazard : factor of all failure rates
         reliability : failure rates
+        option : option of the seed, for messages
 
         Raises
         ------
         SpecError : a schedule and random faults together, or a number that fits neither of them
         """
         if faults is not None and failures is not None:
-            raise SpecError("a schedule and random faults together", where="--faults, --failures",
+            raise SpecError("a schedule and random faults together", where=f"--faults, {option}",
                             hint="give one of them")  # fmt: skip
         if faults is None and failures is None:
             for given, name in ((hazard, "--hazard"), (reliability, "--reliability")):
                 if given is not None:
-                    raise SpecError("there are no faults", where=name, hint="give --failures SEED or --faults FILE")
+                    raise SpecError("there are no faults", where=name, hint=f"give {option} SEED or --faults FILE")
             return None
         if hazard is not None and faults is not None:
             raise SpecError("a schedule has no failure rates", where="--hazard", hint="leave it out")
@@ -82,7 +85,7 @@ class FailureInput:
             raise SpecError(f"{hazard:g} is no factor of failure rates", where="--hazard",
                             hint=f"write 0 to {MOST_HAZARD:g}")  # fmt: skip
         if failures is not None and failures < 0:
-            raise SpecError(f"{failures} is no seed", where="--failures", hint="write 0 or more")
+            raise SpecError(f"{failures} is no seed", where=option, hint="write 0 or more")
         rates = load_reliability(PUBLISHED if reliability is None else reliability)
         rates.must_serve()
         schedule = None if faults is None else load_faults(faults)

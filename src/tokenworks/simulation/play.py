@@ -19,6 +19,7 @@ from tokenworks.engine.types import Cluster, Requests
 from tokenworks.simulation import measured
 from tokenworks.simulation.experts import ExpertDriver
 from tokenworks.simulation.faults import FaultPlan, FaultRun
+from tokenworks.simulation.hopeless import Hopeless
 from tokenworks.specs.slo import RequestClass
 from tokenworks.specs.trace import Trace
 
@@ -26,6 +27,9 @@ Watch = Callable[[float, float], None]
 
 PARTS = 64
 """Parts of the sending time. Between two parts a run reports its progress, and can be stopped [count]."""
+
+LOOK = 4
+"""After so many parts each, a run that may end early is looked at [count]."""
 
 PATIENCE = 2.0
 """A run that does not drain ends at this multiple of the arrival time of the last session. If turns are then still to
@@ -94,7 +98,7 @@ def _ready() -> None:
 
 def play(
     built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True,
-    driver: ExpertDriver | None = None, faults: FaultPlan | None = None,
+    driver: ExpertDriver | None = None, faults: FaultPlan | None = None, hopeless: Hopeless | None = None,
 ) -> PlayedRun:  # fmt: skip
     """Run the engine to the end, or until Ctrl-C. Only the requests determine the parts, so a run can be repeated.
 
@@ -107,6 +111,7 @@ def play(
     drain : False: an endless stream ends with its measured window
     driver : changes step times and pauses instances on the way; None: nothing changes
     faults : faults of the run; None: nothing fails
+    hopeless : ends an endless run in its measured window, as soon as the run misses its SLO; None: the run goes on
     """
     _ready()
     began = time.perf_counter()
@@ -118,6 +123,7 @@ def play(
     expected = len(requests) - int(np.count_nonzero((requests.after >= 0) & missing[requests.after]))
     ahead = [math.ceil(share * expected) for share in (measured.WARM, measured.DONE)] if endless else []
     marks: list[Counts] = []
+    part = 0
     advance = partial_of(driver.advance, simulator) if driver else simulator.advance
     kept = faults.submit(simulator, driver) if faults else None
     if kept:
@@ -134,6 +140,10 @@ def play(
             if endless and not drain and (not ahead or (marks and 0 < PATIENCE * last < simulator.now)):
                 break
             advance(until)
+            part += 1
+            due = len(marks) == len(ahead) == 1 and part % LOOK == 0
+            if hopeless and due and hopeless(simulator, marks[0].now_s, ahead[0]):
+                break
             if watch:
                 watch(simulator.now, last)
             if simulator.now < last:

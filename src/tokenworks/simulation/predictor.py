@@ -103,6 +103,55 @@ class Predictor:
             decode_context_length=contexts, decode_itl=itl_ms,
         )  # fmt: skip
 
+    def llm_d(self, *, context: int = 2048, max_prompt: int = 8192, max_sequences: int = 256) -> dict[str, str | float]:
+        """The latency parameters of llm-d-inference-sim, calculator `per-token` [1].
+
+        The simulator has straight lines where steps have none: prefill = overhead + tokens x time per token, fitted to
+        prompts up to `max_prompt` with equal relative weights; and the time between tokens grows in a straight line
+        from one request to `max_sequences` requests. Prefill grows with requests, too, by the same factor.
+
+        Parameters
+        ----------
+        context : context of each decoding sequence [token]
+        max_prompt : longest prompt of the fit [token]
+        max_sequences : sequences at which the time between tokens is exact again, as it is for one [count]
+
+        Raises
+        ------
+        SpecError : a number is out of range
+
+        References
+        ----------
+        [1] llm-d-inference-sim, docs/latency-simulation.md.
+        """
+        least_of = {"context": (context, 1), "max_prompt": (max_prompt, 64), "max_sequences": (max_sequences, 2)}
+        for name, (value, least) in least_of.items():
+            if value < least:
+                raise SpecError(f"{value} is out of range", where=name, hint=f"give {least} or more")
+        prompts = np.unique(np.geomspace(16, max_prompt, 40).round().astype(np.int64))
+        times = np.array([self([(int(tokens), 0)]) for tokens in prompts])
+        slope, start = np.polyfit(prompts, times, 1, w=1 / times)
+        if start < 0:  # no line with a negative start: the line through zero
+            slope, start = float(np.mean(times / prompts)), 0.0
+        alone, full = (self([(1, context)] * count) for count in (1, max_sequences))
+        return {
+            "latency-calculator": "per-token", "prefill-overhead": f"{1e6 * start:.0f}us",
+            "prefill-time-per-token": f"{1e9 * slope:.0f}ns", "inter-token-latency": f"{1e6 * alone:.0f}us",
+            "time-factor-under-load": float(f"{max(1.0, full / alone):.4g}"), "max-num-seqs": max_sequences,
+        }  # fmt: skip
+
+    def save_llm_d(self, path: str | Path, **given: int) -> None:
+        """Write the parameters of `llm_d` as a file for `llm-d-inference-sim --config`.
+
+        Parameters
+        ----------
+        path : the YAML file
+        given : as in `llm_d`
+        """
+        lines = ["# Latency parameters for llm-d-inference-sim, from the step times of a deployment.", "engine: vllm"]
+        lines += [f"{name}: {value}" for name, value in self.llm_d(**given).items()]
+        Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
 
 def predictor_of(
     deployed: Deployed,

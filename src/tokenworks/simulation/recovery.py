@@ -1,6 +1,7 @@
 """What failed parts do to the instances of a deployment: when they stop, lose ranks, start again, and become slower.
 
-`Recovering` plays a list of faults without any request, and writes down events for the engine. Its rules:
+`Recovering` plays a list of faults without any request, and writes down events for the engine. It plays them to the
+end, or along a clock: then faults and repairs may come while it runs. Its rules:
 
 1. A part stops its devices, or takes a share of the bandwidth of a level from some devices (`specs.parts`). Devices
    that lose the whole bandwidth of a level which their instance needs stop, too.
@@ -20,11 +21,15 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from tokenworks.simulation.fault_effects import CostChange, EngineEvent, FaultEffect, InstanceState
 from tokenworks.simulation.fault_plan import PartFault, RecoveryTimes
 from tokenworks.simulation.layout import DeviceLayout
 from tokenworks.simulation.steps import Site
@@ -35,51 +40,6 @@ from tokenworks.specs.parts import LevelName, MachinePart, lost_share
 LEVELS: tuple[LevelName, ...] = ("scale_up", "scale_out")
 ALL = 1 - 1e-9
 """From this share on, a device has lost the whole bandwidth of a level [-]."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineEvent:
-    """An event for `Simulator.at`."""
-
-    at_s: float
-    kind: str
-    index: int
-    value: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class CostChange:
-    """From a time on, an instance has the step times of a condition."""
-
-    at_s: float
-    instance: int
-    condition: Condition
-
-
-@dataclass(slots=True)
-class FaultEffect:
-    """What a fault did.
-
-    Parameters
-    ----------
-    fault : the fault
-    devices : devices that stopped [count]
-    lost : bandwidth that the instance which loses most lost, the larger share of both levels [-]
-    instances : instances that stopped, or became slower
-    ranks : ranks whose requests left, over all instances [count]
-    noticed_s : time at which the requests of the ranks were handled; None: no rank was lost [s]
-    down_s : time for which instances stood still, the sum over the instances [s]
-    whole_s : time at which nothing of the fault was left [s]
-    """
-
-    fault: PartFault
-    devices: int = 0
-    lost: float = 0.0
-    instances: set[int] = field(default_factory=set)
-    ranks: int = 0
-    noticed_s: float | None = None
-    down_s: float = 0.0
-    whole_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -156,12 +116,81 @@ class Recovering:
         ----------
         faults : the faults, in the order of time
         """
-        for index, fault in enumerate(faults):
-            self.effects.append(FaultEffect(fault))
-            self._at(fault.fault.at, lambda index=index: self._begin(index))  # type: ignore[misc]
-        while self._heap:
+        for fault in faults:
+            self.add(fault)
+        self.advance(math.inf)
+
+    def add(self, fault: PartFault) -> int:
+        """Take a fault that is still to come. Returns its number.
+
+        Parameters
+        ----------
+        fault : the fault; it must not lie before `now`
+        """
+        self.effects.append(FaultEffect(fault))
+        self._at(fault.fault.at, partial(self._begin, len(self.effects) - 1))
+        return len(self.effects) - 1
+
+    def advance(self, until_s: float) -> None:
+        """Play everything up to a time, included.
+
+        Parameters
+        ----------
+        until_s : the time [s]
+        """
+        while self._heap and self._heap[0][0] <= until_s:
             self.now, _, act = heapq.heappop(self._heap)
             act()
+        if until_s < math.inf:
+            self.now = max(self.now, until_s)
+
+    @property
+    def next_s(self) -> float:
+        """Time of the next change; infinity if nothing is under way [s]."""
+        return self._heap[0][0] if self._heap else math.inf
+
+    def repair(self, index: int) -> None:
+        """Let the part of a fault work again now. A fault that has not happened yet never happens.
+
+        Parameters
+        ----------
+        index : number of the fault
+        """
+        effect = self.effects[index]
+        if effect.begun:
+            self._end(index)
+        elif not effect.ended:
+            effect.ended, effect.whole_s = True, self.now
+
+    def is_down(self, device: int) -> bool:
+        """Whether a device has failed, and does not work again yet.
+
+        Parameters
+        ----------
+        device : its number in the machine
+        """
+        return self._down[device] > 0
+
+    def open_faults(self) -> frozenset[int]:
+        """Numbers of the faults from which an instance has not recovered yet."""
+        return frozenset(index for one in self._instances for index in one.open)
+
+    def fork(self) -> Recovering:
+        """A copy in the same state, which can be played on without a change of this one."""
+        shared = {id(one): one for one in (self.deployment, self.site, self.layout, *self.deployment.roles)}
+        return copy.deepcopy(self, shared)
+
+    def states(self) -> tuple[InstanceState, ...]:
+        """State of each instance now."""
+        states = []
+        for one in self._instances:
+            live = [] if one.dead else [rank for rank in range(one.ranks) if rank not in one.out]
+            serving = [] if one.stopped_s is not None else [device for rank in live for device in one.devices[rank]]
+            states.append(InstanceState(
+                one.number, one.role.name, one.ranks, len(live), one.stopped_s is not None,
+                one.dead and one.start_s is not None, one.condition, tuple(one.all_devices()), tuple(serving),
+            ))  # fmt: skip
+        return tuple(states)
 
     # ── the clock ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -177,6 +206,9 @@ class Recovering:
     def _begin(self, index: int) -> None:
         """A part fails."""
         effect = self.effects[index]
+        if effect.ended:
+            return
+        effect.begun = True
         fault, part = effect.fault.fault, effect.fault.part
         wait = 0.0 if fault.drained else self.times.detect
         if part is None or part.kind == "software":  # processes end, and all devices work
@@ -187,10 +219,11 @@ class Recovering:
                 if own and (hit or one.dead):
                     effect.devices += len(devices.intersection(one.all_devices()))
                     self._fail(one, hit, index, wait)
+            effect.ended = True
             if not effect.instances:
                 effect.whole_s = self.now
             return
-        self._at(self.now + effect.fault.lasts, lambda: self._end(effect))
+        self._at(self.now + effect.fault.lasts, partial(self._end, index))
         self._down.update(part.devices)
         self._spares = [device for device in self._spares if not self._down[device]]
         effect.devices = len(part.devices)
@@ -221,10 +254,15 @@ class Recovering:
             one.start_s = None
             self._repair(one)
 
-    def _end(self, effect: FaultEffect) -> None:
+    def _end(self, index: int) -> None:
         """A part works again."""
+        effect = self.effects[index]
         part = effect.fault.part
-        assert part is not None
+        if part is None or effect.ended:  # repaired early
+            return
+        effect.ended = True
+        if not effect.instances:
+            effect.whole_s = self.now
         self._down.subtract(part.devices)
         if part.level is not None:
             self._failed.remove(part)
@@ -277,7 +315,7 @@ class Recovering:
         if wait > 0.0:
             self._stop(one)
         if not pending or wait == 0.0:
-            self._at(self.now + wait, lambda: self._notice(one))
+            self._at(self.now + wait, partial(self._notice, one))
 
     def _notice(self, one: _Instance) -> None:
         """The failed ranks are noticed: their requests leave, and the instance goes on or is started again."""
@@ -324,14 +362,14 @@ class Recovering:
         if one.dead:
             if len(working) >= one.least and one.start_s is None:
                 one.start_s = self.now + start
-                self._at(one.start_s, lambda at=one.start_s: self._start(one, at))  # type: ignore[misc]
+                self._at(one.start_s, partial(self._start, one, one.start_s))
             return
         for rank in list(one.joins):
             if rank not in working:
                 del one.joins[rank]
         for rank in sorted(working - set(one.joins)):
             one.joins[rank] = self.now + start
-            self._at(one.joins[rank], lambda: self._join(one))
+            self._at(one.joins[rank], partial(self._join, one))
         if not one.hit:
             self._settle(one)
 
@@ -384,7 +422,7 @@ class Recovering:
         if not ready or one.dead:
             return
         if one.stopped_s is not None:
-            self._at(self.now + max(self.times.shrink, 1.0), lambda: self._join(one))
+            self._at(self.now + max(self.times.shrink, 1.0), partial(self._join, one))
             return
         self._pause(one)
         for rank in ready:

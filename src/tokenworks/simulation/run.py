@@ -22,6 +22,7 @@ from tokenworks.simulation.cluster import cluster
 from tokenworks.simulation.expert_group import expert_notes
 from tokenworks.simulation.experts import Balancing, Track
 from tokenworks.simulation.faults import FailureInput, FaultPlan, FaultRun
+from tokenworks.simulation.hopeless import Hopeless
 from tokenworks.simulation.length import unsettled
 from tokenworks.simulation.play import Watch, lost, play, requests_of
 from tokenworks.simulation.steps import Site
@@ -167,8 +168,7 @@ class Simulation(Shown):
     @cached_property
     def promises(self) -> measured.Promises:
         """SLO of each request: the SLO of its class, else the SLO of the run."""
-        slos = tuple(one.slo or self.slo for one in self.traffic.classes) or (self.slo,)
-        return measured.Promises(slos, self.traffic.trace.class_of)
+        return promises_of(self.traffic, self.slo)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -271,13 +271,19 @@ class Simulation(Shown):
             return False
         sent = [bool(self.of_class(k).any()) for k in range(len(self.traffic.classes))]
         served = all(totals.completed or not any_sent for totals, any_sent in zip(self.by_class, sent, strict=True))
-        return self.metrics.completed > 0 and served
+        return self.flow.completed > 0 and served
 
     def plain(self) -> Plain:
         """The complete result as plain data. Equal inputs give equal results, except for `wall`."""
         from tokenworks.simulation.summary import plain
 
         return plain(self)
+
+
+def promises_of(traffic: Traffic, slo: Slo) -> measured.Promises:
+    """SLO of each request: the SLO of its class, else `slo`."""
+    slos = tuple(one.slo or slo for one in traffic.classes) or (slo,)
+    return measured.Promises(slos, traffic.trace.class_of)
 
 
 def simulate(
@@ -292,6 +298,7 @@ def simulate(
     calibration: CalibrationLike | None = None,
     watch: Watch | None = None,
     drain: bool = True,
+    until_missed: bool = False,
     like: tuple[Site, Cluster] | None = None,
     site: Site | None = None,
     block_tokens: int = BLOCK,
@@ -316,6 +323,8 @@ def simulate(
     watch : called with the simulated time, and with the arrival time of the last request that has no parent [s]
     drain : False: an endless stream ends with its measured window, and later requests are not played. The metrics of
         the window are the same, except that sessions end early in an overload (`PATIENCE`)
+    until_missed : an endless stream ends as soon as it certainly misses its SLO, whatever comes. Its window then ends
+        there, and its values say no more than that the SLO is missed. A stream that meets its SLO is played as without
     like : `site` and `cluster` of an earlier simulation of this deployment on such requests, to be used again
     site : site of another deployment of the same model, machine, engine and requests, to be used again
     block_tokens : size of a block of the prefix cache, at least that of the engine [token]. Larger blocks are quicker
@@ -361,9 +370,13 @@ def simulate(
     balances = plan.balances if plan else None
     failing = FaultPlan.of(failures, deployment, site, built, span_s=last_s, balances=balances) if failures else None
 
+    hopeless = Hopeless(promises_of(traffic, slo)) if until_missed and traffic.endless else None
+
     def played(on: Cluster, faults: FaultPlan | None) -> Simulation:
         driver = plan.driver() if plan else None
-        finished = play(on, requests, watch, endless=traffic.endless, drain=drain, driver=driver, faults=faults)
+        finished = play(
+            on, requests, watch, endless=traffic.endless, drain=drain, driver=driver, faults=faults, hopeless=hopeless
+        )
         window = measured.Window.of(finished.outcome, finished.marks, finished.end)
         more = faults.notes(finished.outcome.now_s) if faults else ()
         return Simulation(

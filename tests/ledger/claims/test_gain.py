@@ -140,7 +140,7 @@ def test_a_case_that_only_the_supernode_serves_has_no_ratio_and_is_named() -> No
                if isinstance(ask, PlanAsk) and ask.system == "hgx-h20:1"}  # fmt: skip
     finding = CHECKS["C26"].judge(basis, {**known, **nothing})
     assert {cell.state for cell in finding.maps[0].cells} == {ONLY_SUPERNODE}
-    assert (finding.computed, finding.verdict) == (None, "holds if")
+    assert (finding.computed, finding.verdict) == (None, "cannot be known")
     assert any("no ratio" in sentence for sentence in finding.conditions)
 
 

@@ -60,16 +60,18 @@ ORDER = {"does not hold": 0, "cannot be known": 0, "holds if": 1, "holds": 2}
     [
         ([cell(10.0)], "holds", "holds"),
         ([cell(10.0), cell(1.0)], "holds", "holds if"),
-        ([cell(3.0)], "holds if", "holds if"),
+        ([cell(3.0)], "does not hold", "holds if"),
+        ([cell(5.0)], "holds if", "holds"),
         ([cell(0.5)], "does not hold", "does not hold"),
-        ([cell(0.5), cell(None, state=ONLY_SUPERNODE)], "holds if", "holds if"),
+        ([cell(0.5), cell(None, state=ONLY_SUPERNODE)], "does not hold", "does not hold"),
+        ([cell(None, state=ONLY_SUPERNODE)], "cannot be known", "cannot be known"),
         ([cell(10.0), cell(None, state=ONLY_SUPERNODE)], "holds", "holds if"),
         ([cell(0.5), cell(None, state=ONLY_SERVERS)], "does not hold", "does not hold"),
         ([cell(10.0), cell(None, state=NEITHER)], "holds", "holds"),
         ([cell(None, state=NEITHER)], "cannot be known", "cannot be known"),
     ],
 )
-def test_a_verdict_follows_from_the_ends_of_the_intervals(cells: list[MapCell], up_to: str, at_least: str) -> None:
+def test_a_verdict_follows_from_the_values_and_their_low_ends(cells: list[MapCell], up_to: str, at_least: str) -> None:
     assert verdict_of(cells, UP_TO) == up_to
     assert verdict_of(cells, AT_LEAST) == at_least
 

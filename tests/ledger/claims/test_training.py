@@ -72,7 +72,7 @@ def test_a_run_without_a_plan_is_no_ratio() -> None:
              for ask, answer in answers(basis).items()}  # fmt: skip
     finding = CHECK.judge(basis, known)
     assert {cell.state for cell in finding.maps[0].cells} == {ONLY_SUPERNODE}
-    assert (finding.verdict, finding.computed) == ("holds if", None)
+    assert (finding.verdict, finding.computed) == ("cannot be known", None)
     none = CHECK.judge(basis, dict.fromkeys(known, TrainAnswer(None, "does not fit")))
     assert {cell.state for cell in none.maps[0].cells} == {NEITHER}
     assert none.verdict == "cannot be known"

@@ -5,25 +5,55 @@ whole and cut when an event comes. A request costs work only when it arrives, is
 in a calendar, keyed by the token clock of the rank, and the growth of blocks follows from the number of sequences by
 context modulo block size. Full free blocks without a name share one node of the LRU list (in a radix tree: those of one
 request). The rules of each function are explained in `reference`.
+
+Numba takes as long to import as most commands need for all the rest. So it is imported when a name of this room is
+used first.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tokenworks.engine.kernel.base import SERIES_FULL
-from tokenworks.engine.kernel.drive import advance, cancel, collect, sample
-from tokenworks.engine.kernel.live import progress
-from tokenworks.engine.kernel.memory import Addresses
 from tokenworks.errors import SpecError
 
+if TYPE_CHECKING:
+    from tokenworks.engine.kernel.base import CHANGES_FULL, CLEARED, REMOVED, SERIES_FULL, STORED
+    from tokenworks.engine.kernel.drive import advance, cancel, collect, sample
+    from tokenworks.engine.kernel.live import late, progress
+    from tokenworks.engine.kernel.memory import Addresses
+
 __all__ = [
-    "SERIES_FULL", "Addresses", "advance", "cancel", "collect", "compiled", "forget", "kept", "progress", "sample",
+    "CHANGES_FULL", "CLEARED", "REMOVED", "SERIES_FULL", "STORED", "Addresses", "advance", "cancel", "collect",
+    "compiled", "forget", "kept", "late", "progress", "sample",
 ]  # fmt: skip
 
+_HOMES = {
+    "CHANGES_FULL": "base", "CLEARED": "base", "REMOVED": "base", "SERIES_FULL": "base", "STORED": "base",
+    "Addresses": "memory", "advance": "drive", "cancel": "drive", "collect": "drive",
+    "sample": "drive", "late": "live", "progress": "live",
+}  # fmt: skip
 
-_CACHE = Path(str(advance.stats.cache_path)) if advance.stats.cache_path else None
+
+def __getattr__(name: str) -> Any:
+    """Import the room when one of its names is used first."""
+    if name not in {*_HOMES, "_CACHE"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    names = globals()
+    for one, home in _HOMES.items():
+        names[one] = getattr(import_module(f"{__name__}.{home}"), one)
+    path = names["advance"].stats.cache_path
+    names["_CACHE"] = Path(str(path)) if path else None
+    _fresh(names["_CACHE"])
+    return names[name]
+
+
+def _cache() -> Path | None:
+    """Folder of the machine code; None if none can be written."""
+    folder: Path | None = globals()["_CACHE"] if "_CACHE" in globals() else __getattr__("_CACHE")
+    return folder
 
 
 def _fresh(cache: Path | None) -> list[Path]:
@@ -54,21 +84,19 @@ def _delete(index: Path) -> None:
 
 def compiled() -> bool:
     """Whether machine code of this version is in memory or on disk, so that the first run starts at once."""
-    return bool(advance.signatures) or any(index.name.startswith("drive.advance-") for index in _fresh(_CACHE))
+    folder = _cache()
+    return bool(advance.signatures) or any(index.name.startswith("drive.advance-") for index in _fresh(folder))
 
 
 def kept() -> bool:
     """Whether machine code is kept on disk for the next process."""
-    return _CACHE is not None
+    return _cache() is not None
 
 
 def forget() -> bool:
     """Delete the machine code on disk. Returns whether there was any."""
-    indices = _fresh(_CACHE)
+    indices = _fresh(_cache())
     for index in indices:
         with suppress(FileNotFoundError):
             _delete(index)
     return bool(indices)
-
-
-_fresh(_CACHE)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import inline, jit
-from tokenworks.engine.kernel.names import emit, place_of, slot_of
+from tokenworks.engine.kernel.base import REMOVED, STORED, inline, jit
+from tokenworks.engine.kernel.names import emit, list_change, place_of, slot_of
 from tokenworks.engine.kernel.tiers import gone, read_ahead_victims, stored
 
 
@@ -77,6 +77,8 @@ def drop_content(s, r, node, now):
     """Evict the content of a cached block of a rank; KV tiers may take it."""
     remove_from_table(s, r, node)
     s.rank[r].evictions += 1
+    if s.world[0].listed:
+        list_change(s, r, REMOVED, s.node[node].name, -1, -1, now)
     if s.world[0].tiers:
         gone(s, r, node, now)
     else:
@@ -227,6 +229,8 @@ def store(s, r, q, tokens, now):
             s.table[place] = s.held[i] = new
             me.owned += 1
             emit(s, r, name, 1, now)
+            if s.world[0].listed:
+                list_change(s, r, STORED, name, me.number, i - first, now)
     if s.world[0].tiers:
         stored(s, r, q, at, full, now)
     if tree and full > me.chained:

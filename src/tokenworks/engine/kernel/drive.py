@@ -7,6 +7,7 @@ import numpy as np
 
 from tokenworks.engine.kernel import outside
 from tokenworks.engine.kernel.base import (
+    CHANGES_FULL,
     DONE,
     EVENTS_FULL,
     FETCHED,
@@ -255,7 +256,7 @@ def advance(table, until, sent):
     """Play all events up to and including `until`.
 
     Stop earlier, right after the `sent`-th request has reached a rank, before other events at the same time. Returns
-    DONE, or SERIES_FULL or EVENTS_FULL: the caller must enlarge that buffer and call again.
+    DONE, or SERIES_FULL, EVENTS_FULL or CHANGES_FULL: the caller must enlarge that buffer and call again.
     """
     s = state_at(table)
     world = s.world[0]
@@ -276,6 +277,8 @@ def advance(table, until, sent):
             hear(s, time)  # else the ring would grow while no request arrives
             if len(s.event) - world.events < world.events_spare:
                 return EVENTS_FULL
+        if world.listed and len(s.change) - world.changes < world.changes_spare:
+            return CHANGES_FULL
         play(s, kind, time, whose)
     if until < NEVER:
         world.now = until

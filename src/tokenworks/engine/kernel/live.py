@@ -1,10 +1,12 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 # ruff: noqa: PLR0917, PLR1714 compiled functions have no keyword-only arguments, and `in` is slower there
-"""New output tokens of requests, for a caller that plays the simulation in real time."""
+"""What a caller sees of requests while the simulation goes on: new output tokens, and how many were late."""
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
 
 from tokenworks.engine.kernel.base import COMPLETED, QUEUED, RUNNING, entry, inline
 from tokenworks.engine.kernel.drive import next_event
@@ -59,3 +61,31 @@ def progress(table, slots, owner, seen, last, counts, numbers, tokens, more, tim
             fresh += 1
     counts[0] = fresh
     return next_time(s)
+
+
+@entry
+def late(table, slots, start_s, ttft_s, tpot_s, counts):
+    """Count late requests among those that have completed. Returns how many requests ended before `start_s`.
+
+    Parameters
+    ----------
+    slots : number of slots to look at; no request was taken
+    start_s : a request counts if it completed at this time or later
+    ttft_s, tpot_s : bounds of each group of requests
+    counts : becomes the number of requests beyond the bounds: of each group of TTFT, and of TPOT
+    """
+    s = state_at(table)
+    gone = 0
+    for q in range(slots):
+        me = s.request[q]
+        if me.status < COMPLETED:
+            continue
+        if me.end_s < start_s:
+            gone += 1
+        elif me.status == COMPLETED:
+            g, output = np.int64(me.group), np.int64(me.output)
+            if me.first_s - me.sent_s > ttft_s[g]:
+                counts[2 * g] += 1
+            if output > 1 and (me.end_s - me.first_s) / (output - 1) > tpot_s[g]:
+                counts[2 * g + 1] += 1
+    return gone

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 
-from tokenworks.engine.kernel.base import CANCELLED, FAILED, NEVER, PENDING, apart
+from tokenworks.engine.kernel.base import CANCELLED, CLEARED, FAILED, NEVER, PENDING, apart
 from tokenworks.engine.kernel.cache import recycle
 from tokenworks.engine.kernel.cells import BITS, RESIDENT, free_cell
 from tokenworks.engine.kernel.eviction import BY_COST
 from tokenworks.engine.kernel.faults import begin_again, has_work, lose_step, plan_at
 from tokenworks.engine.kernel.leave import end, leave_running, pay, push_heap
 from tokenworks.engine.kernel.lists import push_load, unlink, unwait
+from tokenworks.engine.kernel.names import list_change
 from tokenworks.engine.kernel.prefetch import drop_flows
 from tokenworks.engine.kernel.route import index_slot, unknow
 from tokenworks.engine.kernel.steps import cut_plan, interrupt
@@ -45,7 +46,7 @@ def lose(s, r, now):
     rank.load = rank.loading = rank.readied = rank.unseen = 0
     rank.batch = rank.tokens = rank.square = rank.cancels = rank.full = 0
     rank.ratio, rank.ratio_ticks = s.pool[rank.pool].ratio, rank.ticks
-    clear_cache(s, r)
+    clear_cache(s, r, now)
     if world.tiers and r < world.front_ranks:
         clear_stores(s, r)
     if world.emit and r < world.front_ranks:
@@ -203,13 +204,15 @@ def send_again(s, q, now):
 
 
 @apart
-def clear_cache(s, r):
+def clear_cache(s, r, now):
     """Empty the HBM of a lost rank, which no request uses any more."""
     rank, world = s.rank[r], s.world[0]
     pool = s.pool[rank.pool]
     rank.free = pool.kv_blocks
     if not pool.prefix:
         return
+    if world.listed:
+        list_change(s, r, CLEARED, 0, -1, -1, now)
     node = rank.lru_first
     while node >= 0:
         follower = s.node[node].next

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from tokenworks.arrays import Ints
 from tokenworks.engine.state import (
+    CHANGE,
     COST,
     EVENT,
     HALT,
@@ -51,7 +52,7 @@ _ITEMS: dict[str, np.dtype[Any]] = {
     "halt": HALT, "loss": LOSS, "cost": COST,
     "by_tokens": _F8, "growth": _I4, "calendar": _I4, "node": NODE, "table": _I4, "ids": _I8, "offsets": _I8,
     "named": _I4, "held": _I4, "open": _I4, "heap": _I4, "outside": OUTSIDE, "load_s": _F8, "load": _I4,
-    "event": EVENT, "known": _U8, "itl": _I8, "series": _I8, "freed_s": _F8,
+    "event": EVENT, "change": CHANGE, "pin": _I4, "known": _U8, "itl": _I8, "series": _I8, "freed_s": _F8,
     "tier": TIER, "store": STORE, "lane": LANE, "lane_link": _I4, "group": GROUP, "shelf": _I4, "alone": _I4,
     "pending": _I4, "errand": ERRAND, "cell": _I4, "cell_name": _I8, "cell_at": _U8, "priority": PRIORITY,
     "hint": _I4, "node_uses": _I4, "node_position": _I4, "origin": _I1, "flow": FLOW, "flow_heap": _I4,

@@ -1,11 +1,12 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Names of blocks in HBM of a rank, what the router hears of them, and random numbers."""
+# ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
+"""Names of blocks in HBM of a rank, what the router and the caller hear of them, and random numbers."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import GOLDEN, inline
+from tokenworks.engine.kernel.base import GOLDEN, apart, inline
 
 
 @inline
@@ -44,3 +45,12 @@ def emit(s, r, name, stored, now):
         event = s.event[at]
         event.time, event.name, event.rank, event.stored = now, name, s.rank[r].number, stored
         world.events += 1
+
+
+@apart
+def list_change(s, r, kind, name, number, block, now):
+    """List a change of the prefix cache of a rank, for a caller that wants to hear of it."""
+    change = s.change[s.world[0].changes]
+    change.time, change.name, change.number = now, name, number
+    change.rank, change.kind, change.block = r, kind, block
+    s.world[0].changes += 1

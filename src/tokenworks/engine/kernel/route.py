@@ -252,11 +252,26 @@ def route_around(s, q, ranks, now):
     return route_by_prefix(s, q, ranks, now)
 
 
+@apart
+def route_pinned(s, q, ranks):
+    """Number of the least loaded rank among those that `q` is pinned to; -1 = all are lost."""
+    first, step = np.int64(s.pin[q]) - 1, ranks
+    if first < 0:
+        first, step = -2 - first, np.int64(s.pool[0].instances)
+    best = -1
+    for r in range(first, ranks, step):
+        if s.rank[r].cold != LOST and (best < 0 or s.rank[r].load < s.rank[best].load):
+            best = r
+    return best
+
+
 @inline
 def route(s, q, now):
     """Number of the rank for `q`, by the router's rule; reads queues and cache events only. -1 = all are lost."""
     world = s.world[0]
     ranks = s.pool[0].instances * s.pool[0].ranks
+    if world.pinned and s.pin[q]:
+        return route_pinned(s, q, ranks)
     if world.lost_ranks:
         return route_around(s, q, ranks, now)
     if world.router == ROUND_ROBIN:

@@ -13,20 +13,25 @@ from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check, Gauge
 from tokenworks.ledger.claims.finding import ClaimMap, ClaimTable, ClaimVerdict, Finding, MapCell, TableCell
 from tokenworks.ledger.claims.memory import SERVER, short
-from tokenworks.ledger.claims.sizes import ENGINE, SmallestAsk, SmallestSize, own_size, size_plan, sizes
+from tokenworks.ledger.claims.sizes import (
+    ENGINE,
+    UNCERTAIN,
+    SmallestAsk,
+    SmallestSize,
+    own_size,
+    size_plan,
+    size_ratio,
+    sizes,
+)
 from tokenworks.ledger.study import Study
 from tokenworks.ledger.sweep_reading import knee_of
-from tokenworks.planning.intervals import OUTPUT, RatioInterval, ratio_interval
+from tokenworks.planning.intervals import OUTPUT, RatioInterval
 from tokenworks.planning.result import Ranked
 from tokenworks.specs.edits import workload_with
 from tokenworks.specs.slo import Slo
 
 LEAST_BUDGET = "1 request"
 """Budget of a plan that only has to find out whether an SLO can be met: its first deployment decides."""
-
-SAME_CARD = 0.99
-"""Correlation of the errors of two sizes of one card [-]. Nobody measured it. It is the largest one that a calibration
-writes, so two sizes that this correlation does not tell apart cannot be told apart at all."""
 
 DOUBLE = 2 * SERVER
 """Cards of the second size that the article calls too small [count]."""
@@ -60,13 +65,7 @@ class _Curve:
             return None
         if size == base:
             return RatioInterval(1.0, 1.0, 1.0)
-        return _ratio(self.rows[size], self.rows[base])
-
-
-def _ratio(one: Ranked, other: Ranked) -> RatioInterval:
-    width = ratio_interval(one, other, SAME_CARD)
-    value = one.effective_tok_s_per_device / other.effective_tok_s_per_device
-    return RatioInterval(value * width.low / width.value, value, value * width.high / width.value)
+        return size_ratio(self.rows[size], self.rows[base])
 
 
 def _curves(basis: Basis, answers: Answers) -> list[_Curve]:
@@ -132,13 +131,6 @@ def _apart(ratio: RatioInterval | None) -> str:
     if ratio is None:
         return "does not serve"
     return "more" if ratio.low > 1 else "fewer" if ratio.high < 1 else "not told apart"
-
-
-UNCERTAIN = (
-    "Two sizes are told apart only if the errors of both predictions are almost the same ones: the intervals assume a "
-    f"correlation of {SAME_CARD} (assumed). Measured between different cards, the correlation is 0.00: with it, no two "
-    "sizes here are told apart."
-)
 
 
 REPEATED = "A larger domain can run each deployment of a smaller one several times: its value is never below that."
@@ -346,7 +338,7 @@ def _small_ratios(
         of = ratios[size, count] = {}
         for model in basis.mix.models:
             part = answers[size_plan(basis, model, size, domains=count)].row
-            of[model] = None if part is None or model not in wholes else _ratio(part, wholes[model])
+            of[model] = None if part is None or model not in wholes else size_ratio(part, wholes[model])
     return ratios
 
 

@@ -26,7 +26,7 @@ from tokenworks.ledger.claims.ratios import (
     verdict_of,
     with_assumed,
 )
-from tokenworks.ledger.compare import numbers_at
+from tokenworks.ledger.compare_axes import numbers_at
 from tokenworks.ledger.cost import Served
 from tokenworks.ledger.priced import served_by
 from tokenworks.ledger.study import Study

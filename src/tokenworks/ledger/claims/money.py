@@ -10,7 +10,7 @@ from tokenworks.ledger.claims.asks import Answers
 from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check
 from tokenworks.ledger.claims.finding import ClaimTable, ClaimVerdict, Finding, TableCell, TurningPoint
-from tokenworks.ledger.cost import HOURS, Served, beside, capex, opex
+from tokenworks.ledger.cost import HOURS, beside, capex, opex
 from tokenworks.ledger.site import hardware_of
 from tokenworks.ledger.terms import Terms, terms_of
 from tokenworks.specs.price import Money
@@ -21,9 +21,6 @@ TOP = ("gb200-nvl72", "cloudmatrix384", "scalex640")
 
 HUNDRED = 100.0
 """The upper price of C02 [M CNY]."""
-
-NOTHING = Served(effective_tok_s=1.0, output_tok_s=1.0)
-"""A machine whose load nobody has computed: its power is the largest power while it serves."""
 
 
 def _cny(basis: Basis, dollars: Money) -> Money:
@@ -126,7 +123,7 @@ def _rivals(basis: Basis, terms: Terms) -> Iterator[_Rival]:
 
 def _running(basis: Basis, on: str, terms: Terms) -> Money | None:
     """Power, space and staff over the years of the terms [USD]; None: a number is missing."""
-    hourly = opex(hardware_of(basis.parts(on)), NOTHING, basis.prices, terms)
+    hourly = opex(hardware_of(basis.parts(on)), basis.prices, terms, busy_w=None)
     total = Money(0.0, 0.0, 0.0)
     for money in hourly.values():
         if money is None:

@@ -55,8 +55,10 @@ def state_of(own: object, other: object) -> str:
 def verdict_of(cells: Sequence[MapCell], number: ClaimNumber) -> ClaimVerdict:
     """The verdict on a claim that does not say which case it means.
 
-    "up to": one case is enough. "at least": all cases must reach the number. A case that only the supernode does has no
-    ratio: it never makes a claim hold alone, and it never lets one fail. A case that no machine does says nothing.
+    "up to": one case is enough. "at least": all cases must reach the number. A claim holds if the whole intervals do,
+    and it does not hold if no case reaches the number with its value: an interval that reaches it is a reason to
+    measure, and no support of the claim. A case that only the supernode does has no ratio: it never makes a claim hold,
+    and it never lets one fail. A case that no machine does says nothing.
 
     Parameters
     ----------
@@ -65,13 +67,12 @@ def verdict_of(cells: Sequence[MapCell], number: ClaimNumber) -> ClaimVerdict:
     """
     cells = [cell for cell in cells if cell.state != NEITHER]
     valued = [cell for cell in cells if cell.value is not None]
-    open_ = any(cell.state == ONLY_SUPERNODE for cell in cells)
-    if not valued and not open_:
+    if not valued:
         return "cannot be known"
     sure = [_end(cell.low) >= number.value for cell in valued]
-    some = any(_end(cell.high) >= number.value for cell in valued)
-    whole = bool(valued) and (any(sure) if number.relation == "up to" else all(sure) and len(valued) == len(cells))
-    return "holds" if whole else "holds if" if some or open_ else "does not hold"
+    if any(sure) if number.relation == "up to" else all(sure) and len(valued) == len(cells):
+        return "holds"
+    return "holds if" if any(_end(cell.value) >= number.value for cell in valued) else "does not hold"
 
 
 def _end(value: float | None) -> float:
@@ -257,7 +258,7 @@ class GainPrices:
         """The prices of the supernode at which the verdict at equal money changes.
 
         A case reaches the number at prices up to a limit, so the verdict changes at the largest limit of all cases
-        ("up to") or at the smallest ("at least"); once for the low ends and once for the high ends of the intervals.
+        ("up to") or at the smallest ("at least") of the low ends of the intervals, and at the largest of the values.
         """
         every = [gain for gain in gains if gain.valued]
         if not every:
@@ -265,13 +266,13 @@ class GainPrices:
         on = every[0].on
         path = f"prices.systems.{self.hardware(on).system}"
         limits = [self.limits(gain, [number.value * _value(gain) / _end(end)
-                                     for end in (gain.cell.low, gain.cell.high)])
+                                     for end in (gain.cell.low, gain.cell.value)])
                   for gain in every]  # fmt: skip
         known = [pair for pair in limits if pair]
         if not known:
             return
-        lows, highs = zip(*known, strict=True)
-        points = {max(lows) if number.relation == "up to" else min(lows), max(highs)}
+        lows, values = zip(*known, strict=True)
+        points = {max(lows) if number.relation == "up to" else min(lows), max(values)}
         now = self.basis.input(path).value
         for price in sorted(price for price in points if price > 0):
             below, above = (self._verdict(gains, price * factor, number) for factor in (1 - NUDGE, 1 + NUDGE))

@@ -8,11 +8,10 @@ from tokenworks.ledger.claims.article import number_of
 from tokenworks.ledger.claims.asks import Answers, ClaimAsk, PlanAsk, unsettled
 from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.claims.check import Check, Gauge
-from tokenworks.ledger.claims.domains import SAME_CARD
 from tokenworks.ledger.claims.finding import ClaimTable, Finding, TableCell
+from tokenworks.ledger.claims.sizes import UNCERTAIN, size_ratio
 from tokenworks.ledger.study import Study
-from tokenworks.planning.intervals import RatioInterval, ratio_interval
-from tokenworks.planning.result import Ranked
+from tokenworks.planning.intervals import RatioInterval
 
 BOXES = (2,)
 """Boxes of C10 over the network [count]."""
@@ -56,7 +55,7 @@ def _sizes(basis: Basis, answers: Answers) -> Finding:
             failed.append(name)
             rows.append((name, None, None, None, None, study.error))
             continue
-        ratios[name] = _ratio_of(study.row, base.row)
+        ratios[name] = size_ratio(study.row, base.row)
         one = ratios[name]
         rows.append((name, _per_card(study), one.value, one.low, one.high, str(study.row.deployment)))
     if not ratios:
@@ -77,19 +76,11 @@ def _sizes(basis: Basis, answers: Answers) -> Finding:
         notes=(
             "Growth by copies of the deployment keeps everything by itself. Clusters of hundreds of boxes are not "
             "planned here: beyond two boxes, copies stand side by side.",
-            f"The intervals assume a correlation of {SAME_CARD} between the errors of two sizes of one card: nobody "
-            "measured it.",
+            UNCERTAIN,
             *unsettled(plans.values(), answers),
         ),
         command=plans[least].command,
     )
-
-
-def _ratio_of(row: Ranked, base: Ranked) -> RatioInterval:
-    """Effective tokens of a card / those of a card of the box, with the 80 % interval of the throughput."""
-    wide = ratio_interval(row, base, SAME_CARD)
-    value = row.effective_tok_s_per_device / base.effective_tok_s_per_device
-    return RatioInterval(value * wide.low / wide.value, value, value * wide.high / wide.value)
 
 
 def _sentence(name: str, one: RatioInterval, least: float) -> str:

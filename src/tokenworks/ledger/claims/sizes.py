@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from tokenworks.ledger.claims.asks import ClaimAsk, PlanAsk
 from tokenworks.ledger.claims.basis import Basis, system_of
 from tokenworks.ledger.workers import Say
+from tokenworks.planning.intervals import RatioInterval, ratio_interval
+from tokenworks.planning.result import Ranked
 from tokenworks.specs.compose import parts
 from tokenworks.specs.deployment import EngineName
 from tokenworks.specs.given import Given
@@ -14,6 +16,24 @@ from tokenworks.specs.given import Given
 ENGINE: EngineName = "sglang"
 """Engine of all plans that are compared with each other, so that no difference is one of engines. It is the engine that
 the makers of the supernode adapt (C33)."""
+
+
+SAME_CARD = 0.99
+"""Correlation of the errors of two sizes of one card [-]. Nobody measured it. It is the largest one that a calibration
+writes, so two sizes that this correlation does not tell apart cannot be told apart at all."""
+
+UNCERTAIN = (
+    "Two sizes are told apart only if the errors of both predictions are almost the same ones: the intervals assume a "
+    f"correlation of {SAME_CARD} (assumed). Measured between different cards, the correlation is 0.00: with it, no two "
+    "sizes here are told apart."
+)
+
+
+def size_ratio(one: Ranked, other: Ranked) -> RatioInterval:
+    """Effective tokens per card of one size of a machine / those of another size of the same card, with `SAME_CARD`."""
+    width = ratio_interval(one, other, SAME_CARD)
+    value = one.effective_tok_s_per_device / other.effective_tok_s_per_device
+    return RatioInterval(value * width.low / width.value, value, value * width.high / width.value)
 
 
 def own_size(basis: Basis) -> int:
