@@ -225,7 +225,8 @@ def claims_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
             cells.append({"row": row, "column": str(size), "value": value, "low": low, "high": high, "state": ""})
     full = {
         "id": "C13", "short": {"en": "a gain", "zh": "提升"}, "says": {"en": "It gains much.", "zh": "提升很大。"},
-        "system": "scaleX40", "number": 2.0, "relation": "up to", "unit": "x", "unknown": "the model",
+        "system": "scaleX40", "number": 2.0, "relation": "up to", "number_unit": "x", "unit": "x",
+        "unknown": "the model",
         "computed": 1.5, "low": 0.7, "high": 2.5, "verdict": "holds if", "because": ["A reason about this."],
         "conditions": ["It holds for one model."], "notes": ["A note about this claim."],
         "depends_on": [
@@ -248,8 +249,9 @@ def claims_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
         "command": "tokenworks claims C13",
     }  # fmt: skip
     bare = full | {
-        "id": "C22", "number": None, "relation": None, "unit": "", "unknown": "", "computed": None, "low": None,
-        "high": None, "verdict": "cannot be known", "conditions": [], "notes": [], "depends_on": [], "break_even": [],
+        "id": "C22", "number": None, "relation": None, "number_unit": "", "unit": "", "unknown": "",
+        "computed": None, "low": None, "high": None,
+        "verdict": "cannot be known", "conditions": [], "notes": [], "depends_on": [], "break_even": [],
         "tables": [], "maps": [], "assumed": [], "command": "tokenworks claims C22",
     }  # fmt: skip
     plain = {

@@ -187,3 +187,12 @@ def test_a_page_of_claims_without_numbers_has_no_overview() -> None:
     plain["claims"] = plain["claims"][1:]
     read = check(page(BUILDERS["claims"](plain, machines, COMMAND, "en"), "en"))
     assert "chart" not in read.ids
+
+
+def test_a_value_in_another_unit_than_the_claim_is_not_divided_by_it() -> None:
+    """Such as the price at which a claim about a ratio of costs holds."""
+    plain, machines = claims_sample()
+    plain["claims"][0].update(unit="M CNY")
+    read = check(page(BUILDERS["claims"](plain, machines, COMMAND, "en"), "en"))
+    assert "chart" not in read.ids
+    assert "up to 2 x" in read.shown

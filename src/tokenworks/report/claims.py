@@ -118,7 +118,7 @@ def _overview(claims: Sequence[Plain], words: Words, lang: Lang) -> Iterator[Par
     rows = []
     for claim in claims:
         number, value = claim["number"], claim["computed"]
-        if not number or value is None or value / number <= 0:
+        if not number or value is None or value / number <= 0 or claim["unit"] != claim["number_unit"]:
             continue
         ends = [value if claim[end] is None else claim[end] for end in ("low", "high")]
         low, high = (end / number if end / number > 0 else value / number for end in ends)
@@ -150,7 +150,7 @@ def _claimed(claim: Plain, words: Words) -> str:
     if claim["number"] is None:
         return NOTHING
     relation = words.get("relation_" + str(claim["relation"]).replace(" ", "_"), str(claim["relation"]))
-    return f"{relation} {figure(claim['number'])} {claim['unit']}".strip()
+    return f"{relation} {figure(claim['number'])} {claim['number_unit']}".strip()
 
 
 def _computed(claim: Plain) -> str:
