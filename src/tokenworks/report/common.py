@@ -117,6 +117,11 @@ def bound_words(bound: str, words: Words) -> str:
     return words.get(f"bound_{bound}", bound)
 
 
+def unit_words(comparison: Mapping[str, Any], words: Words) -> str:
+    """What the throughput of a comparison is divided by, such as `device`."""
+    return words.get(f"unit_{comparison['equal']}", str(comparison["unit"]))
+
+
 def notes_section(notes: Sequence[str], words: Words) -> list[SectionPart]:
     """The notes of a result, which are English."""
     if not notes:

@@ -17,6 +17,7 @@ from tokenworks.report.common import (
     percentiles,
     terms_section,
     ttft_bound,
+    unit_words,
     workload_words,
 )
 from tokenworks.report.content import (
@@ -66,7 +67,7 @@ def compare_content(plain: Plain, machines: Mapping[str, Machine], command: str,
         SectionPart("chart", words["chart"], tuple(_charts(plain, words))),
         SectionPart("systems", words["systems"], tuple(_systems(plain, words))),
         SectionPart("why", words["why"], tuple(_why(plain, words))),
-        *uptime_sections(plain, _unit(plain, words), words),
+        *uptime_sections(plain, unit_words(plain, words), words),
         *cost_sections(plain, words),
         *_crossovers(plain, words),
     ]
@@ -100,11 +101,6 @@ def _valued(plain: Plain) -> list[Plain]:
     return [system for system in plain["systems"] if system["effective_tok_s_per_unit"] is not None]
 
 
-def _unit(plain: Plain, words: Words) -> str:
-    """What throughput is divided by, such as `device`."""
-    return words.get(f"unit_{plain['equal']}", str(plain["unit"]))
-
-
 def _asked(plain: Plain, machines: Mapping[str, Machine], words: Words) -> FactsPart:
     inputs = plain["inputs"]
     pairs = [(words["model"], _models(plain))]
@@ -128,7 +124,7 @@ def _answer(plain: Plain, words: Words) -> Iterator[Part]:
         return
     winner = valued[0]
     value = figure(winner["effective_tok_s_per_unit"])
-    answer = filled(words["winner"], system=winner["system"], value=value, unit=_unit(plain, words))
+    answer = filled(words["winner"], system=winner["system"], value=value, unit=unit_words(plain, words))
     ratios = [ratio for ratio in plain["ratios"] if ratio["system"] == winner["system"]]
     if ratios:
         nearest = min(ratios, key=lambda ratio: ratio["value"])
@@ -151,7 +147,7 @@ def _answer(plain: Plain, words: Words) -> Iterator[Part]:
 
 def _charts(plain: Plain, words: Words) -> Iterator[Part]:
     """One chart for each model, with its sliders."""
-    unit = _unit(plain, words)
+    unit = unit_words(plain, words)
     for index, item in enumerate(plain["models"]):
         rows = [row for system in _valued(plain) for row in _curve(system, index)]
         if not rows:
@@ -183,7 +179,7 @@ def _chart(
     plain: Plain, words: Words, index: int, rows: Sequence[dict[str, Any]], *, name: str, caption: str
 ) -> Iterator[Part]:
     valued, slo = _valued(plain), plain["inputs"].get("slo")
-    names, unit = _names(valued), _unit(plain, words)
+    names, unit = _names(valued), unit_words(plain, words)
     ttft = filled(words["ttft_at"], percentile=percentiles(slo)["ttft"])
     title = filled(words["chart_rate"], unit=unit)
     tips = {
@@ -258,7 +254,7 @@ def _utilisation(valued: Sequence[Plain], index: int) -> float:
 
 def _systems(plain: Plain, words: Words) -> Iterator[Part]:
     """The machines with their best deployments, and the ratios."""
-    at, unit = percentiles(plain["inputs"].get("slo")), _unit(plain, words)
+    at, unit = percentiles(plain["inputs"].get("slo")), unit_words(plain, words)
     headings = (
         words["machine"], words["deployment"], filled(words["effective_unit"], unit=unit), words["effective_all"],
         words["users"], words["joules"], words["user_speed"], filled(words["ttft_at"], percentile=at["ttft"]),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tokenworks.report.charts import bar_chart
-from tokenworks.report.common import again_section, grade_words, machine_words, notes_section
+from tokenworks.report.common import again_section, grade_words, machine_words, notes_section, unit_words
 from tokenworks.report.content import ChartPart, FactsPart, PageContent, Part, SectionPart, TablePart, TextPart
 from tokenworks.report.costs import range_text
 from tokenworks.report.figures import NOTHING, figure
@@ -57,10 +57,6 @@ def _valued(plain: Plain) -> list[Plain]:
     return [system for system in plain["systems"] if system["kept_tok_s_per_unit"] is not None]
 
 
-def _unit(plain: Plain, words: Words) -> str:
-    return words.get(f"unit_{plain['equal']}", str(plain["unit"]))
-
-
 def _asked(plain: Plain, machines: Mapping[str, Machine], words: Words) -> FactsPart:
     pairs = [(words["model"], str(plain["inputs"]["model"]))]
     for system in plain["systems"]:
@@ -83,7 +79,7 @@ def _answer(plain: Plain, words: Words) -> Iterator[Part]:
     winner = valued[0]
     answer = filled(
         words["trainer"], system=winner["system"], value=figure(winner["kept_tok_s_per_unit"]),
-        unit=_unit(plain, words), days=figure(winner["best"]["days"], 3),
+        unit=unit_words(plain, words), days=figure(winner["best"]["days"], 3),
     )  # fmt: skip
     if plain["ratios"]:
         nearest = min(plain["ratios"], key=lambda ratio: ratio["value"])
@@ -135,7 +131,7 @@ def _chart(plain: Plain, words: Words) -> Iterator[Part]:
 def _systems(plain: Plain, words: Words) -> Iterator[Part]:
     """The machines with their fastest plans, and the ratios."""
     headings = (
-        words["machine"], words["train_plan"], filled(words["kept_unit"], unit=_unit(plain, words)), words["days"],
+        words["machine"], words["train_plan"], filled(words["kept_unit"], unit=unit_words(plain, words)), words["days"],
         words["tok_s_device"], "MFU", words["goodput"], words["energy_mwh"], words["bound_by"],
     )  # fmt: skip
     rows = tuple(_row(system) for system in plain["systems"])
