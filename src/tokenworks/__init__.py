@@ -23,13 +23,12 @@ if TYPE_CHECKING:
         load_trace,
         plan,
         predictor,
-        record,
-        serve,
         simulate,
         sweep,
         train,
         validate,
     )
+    from tokenworks.endpoints import record, serve
     from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
     from tokenworks.specs.deployment import Deployment
     from tokenworks.specs.slo import Slo
@@ -63,8 +62,8 @@ _PUBLIC = {
     "load_trace": "api",
     "plan": "api",
     "predictor": "api",
-    "record": "api",
-    "serve": "api",
+    "record": "endpoints",
+    "serve": "endpoints",
     "simulate": "api",
     "sweep": "api",
     "train": "api",
