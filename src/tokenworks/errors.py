@@ -3,7 +3,8 @@
 TokenworksError            1  internal error
 ├── SpecError              2  bad input: what is wrong, where, and how to correct it
 │   ├── UnknownName        2  a name that is not in the catalog, with the nearest names
-│   └── NotPublished       2  a number that a prediction needs is not published: the user has to give one
+│   └── NoPrediction       2  a machine that no prediction is possible for
+│       └── NotPublished   2  a number that a prediction needs is not published: the user has to give one
 ├── DoesNotFit             3  not enough memory: what does not fit, by how much, and what fits
 └── SloMissed              4  nothing meets the SLO: the nearest deployment, and its limit
 """
@@ -100,7 +101,11 @@ class UnknownName(SpecError):
         super().__init__(f"unknown {kind} {name!r}", hint="; ".join(x for x in (hint, close) if x))
 
 
-class NotPublished(SpecError):
+class NoPrediction(SpecError):
+    """A machine that no prediction is possible for. A comparison lists it without a value."""
+
+
+class NotPublished(NoPrediction):
     """A number that a prediction needs is not published, and the user gave none."""
 
 

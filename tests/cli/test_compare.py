@@ -171,10 +171,11 @@ def test_one_machine_is_too_small_and_the_other_answers(capsys: Output) -> None:
     assert "At every speed per user" not in out
 
 
-def test_unpublished_numbers_name_the_way_out(capsys: Output) -> None:
-    out = compare([SMALL, *BOTH, "--on", "kunlun-32"], capsys)
-    assert "kunlun-32 has no value: " in out
-    assert "--assume" in out
+@pytest.mark.parametrize(("machine", "way_out"), [("kunlun-32", "--assume"), ("tpu-v6e-pod", "--like tpu-v6e-pod")])
+def test_a_machine_without_a_prediction_names_the_way_out(machine: str, way_out: str, capsys: Output) -> None:
+    out = compare([SMALL, *BOTH, "--on", machine], capsys)
+    assert f"{machine} has no value: " in out
+    assert way_out in out
 
 
 @pytest.mark.parametrize("output", [[], ["-o", "json"]])

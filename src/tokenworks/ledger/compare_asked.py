@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenworks.errors import DoesNotFit, NotPublished, SpecError, UnknownName
+from tokenworks.errors import DoesNotFit, NoPrediction, SpecError, UnknownName
 from tokenworks.ledger.compare_machines import AskedMachines, written
 from tokenworks.ledger.study import TOP, Question
 from tokenworks.planning.bench import Budget
@@ -54,7 +54,7 @@ class AskedServing(AskedMachines):
             _must_be_listed(self.paying.prices, self.paying.api)
         refused = []
         for question in self.questions():
-            with contextlib.suppress(DoesNotFit, NotPublished):
+            with contextlib.suppress(DoesNotFit, NoPrediction):
                 costings = prepare(question.model, question.system, **question.arguments)
                 try:
                     check_tiers(self.tiers, costings)

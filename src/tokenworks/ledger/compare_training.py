@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenworks.costs.ratio import ratio_width
-from tokenworks.errors import DoesNotFit, NotPublished, SpecError
+from tokenworks.errors import DoesNotFit, NoPrediction, SpecError
 from tokenworks.ledger.compare_asked import command_numbers
 from tokenworks.ledger.compare_machines import (
     AMOUNTS,
@@ -149,13 +149,13 @@ class AskedRuns(AskedMachines):
         names = ("tokens", "batch", "seq", "method", "precision")
         wanted = {name: self.arguments[name] for name in names}
         asked: list[AskedTraining] = []
-        missing: list[NotPublished] = []
+        missing: list[NoPrediction] = []
         for name in self.on:
             try:
                 numbers = self.numbers(name)
                 one = asked_training(self.model, name, **wanted, deploy=None, devices=None, assume=numbers)
                 asked.append(one)
-            except NotPublished as error:
+            except NoPrediction as error:
                 missing.append(error)
         if not asked:
             raise missing[0]

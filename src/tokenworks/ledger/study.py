@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenworks.engine.tiers import Tiers
-from tokenworks.errors import DoesNotFit, NotPublished, SpecError, TokenworksError
+from tokenworks.errors import DoesNotFit, NoPrediction, SpecError, TokenworksError
 from tokenworks.ledger.uptime import DeploymentUptime, deployment_uptime
 from tokenworks.planning.bench import Bench, Budget
 from tokenworks.planning.plan import planned, prepare
@@ -169,7 +169,7 @@ def study(question: Question, progress: Progress | None = None) -> Study:
     """Plan one model on one machine. A machine that cannot do the work has the reason in `error`."""
     try:
         costings = prepare(question.model, question.system, **question.arguments)
-    except (DoesNotFit, NotPublished) as error:
+    except (DoesNotFit, NoPrediction) as error:
         return without(question, error)
     machine, bench = costings[0].setting.machine, Bench()
     try:

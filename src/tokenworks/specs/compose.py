@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenworks import units
-from tokenworks.errors import NotPublished, SpecError
+from tokenworks.errors import NoPrediction, NotPublished, SpecError
 from tokenworks.specs import given, load
 from tokenworks.specs.device import Device
 from tokenworks.specs.edits import edited, leaves
@@ -89,6 +89,7 @@ def machine(
     ------
     SpecError : bad name, count or file
     NotPublished : a needed number is not published. The message names all missing numbers
+    NoPrediction : the scale-up links form a torus
     """
     if isinstance(on, Machine):
         if given.of("machine", given.given(assume)) or devices is not None:
@@ -118,7 +119,7 @@ def machine(
 def _must_not_be_a_torus(of: Parts) -> None:
     """Raise an error for a machine whose scale-up links form a torus: no cost function computes a torus."""
     if of.system.scale_up.topology == "torus" and of.domain > 1:
-        raise SpecError(
+        raise NoPrediction(
             "the scale-up links form a torus, and tokenworks has no cost model of a torus",
             where=f"{of.on}: scale_up.topology",
             hint="write a machine file with an equal switched fabric: tokenworks systems --new my-box "

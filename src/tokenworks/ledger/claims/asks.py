@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokenworks.errors import DoesNotFit, NotPublished, SpecError
+from tokenworks.errors import DoesNotFit, NoPrediction, SpecError
 from tokenworks.ledger.availability import availability_of
 from tokenworks.ledger.availability_result import Availability
 from tokenworks.ledger.study import Question, Study, study
@@ -207,7 +207,7 @@ class TrainAsk(ClaimAsk):
                 reliability=rates_of(self.rates), assume=self.assume or None, calibration=self.calibration,
                 progress=say,
             )  # fmt: skip
-        except (DoesNotFit, NotPublished) as error:
+        except (DoesNotFit, NoPrediction) as error:
             return TrainAnswer(None, str(error))
         return TrainAnswer(run)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.costs.step import COMMUNICATION
-from tokenworks.errors import DoesNotFit, NotPublished, SpecError
+from tokenworks.errors import DoesNotFit, NoPrediction, SpecError
 from tokenworks.ledger.claims.asks import ClaimAsk, options
 from tokenworks.ledger.workers import Say
 from tokenworks.legal.points import Points
@@ -123,7 +123,7 @@ class StepAsk(ClaimAsk):
         for deploy in self.deploys:
             try:
                 return self._answer(deploy)
-            except (DoesNotFit, NotPublished) as refused:
+            except (DoesNotFit, NoPrediction) as refused:
                 error = str(refused)
         return StepAnswer((), error=error)
 
@@ -226,7 +226,7 @@ class RoomAsk(ClaimAsk):
         devices = parts(self.system, assume=self.assume or None).devices
         try:
             found = fit(self.model, self.system, engine=ROOM_ENGINE, assume=self.assume or None)
-        except (DoesNotFit, NotPublished, SpecError) as error:
+        except (DoesNotFit, SpecError) as error:
             return RoomAnswer((), devices, error=str(error))
         width = found.flat or found.best
         longest = found.load.length
