@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,9 @@ from tokenworks.ledger.compare import compare as comparing
 from tokenworks.ledger.compare_axes import Axis
 from tokenworks.ledger.compare_machines import Equal
 from tokenworks.ledger.compare_training import compare_training as training
+from tokenworks.ledger.comparison import Comparison
 from tokenworks.ledger.terms import Pay
+from tokenworks.ledger.train_comparison import TrainComparison
 from tokenworks.planning.setting import EngineChoice
 from tokenworks.planning.tiered import AUTO
 from tokenworks.planning.train_goodput import AfterFailure
@@ -212,26 +215,36 @@ def compare(
     }  # fmt: skip
     _must_be_of_a_kind(run, serving)
     if run.train:
-        with progress("reading") as report:
-            runs = training(_one_model(shares), on, **shared_arguments, **run.given(), progress=report)
-        if output == "table":
-            print_runs(runs, console())
-        else:
-            machines = [one.study.run.setting.machine for one in runs.systems if one.study.run]
-            _emit(runs.plain(), machines, output, page, began)
-        if error := missed_runs(runs):
-            raise error
-        return
+        asked_runs = partial(training, _one_model(shares), on, **shared_arguments, **run.given())
+        _print_runs(asked_runs, output, page, began)
+    else:
+        serving["utilisation"] = money.utilisation or 0.5
+        asked_plans = partial(comparing, shares, on, **shared_arguments, **serving)
+        _print_plans(asked_plans, output, page, began)
+
+
+def _print_plans(asked: partial[Comparison], output: PageFormat, page: PageOptions, began: float) -> None:
     compile_once()
-    serving["utilisation"] = money.utilisation or 0.5
     with progress("reading") as report:
-        result = comparing(shares, on, **shared_arguments, **serving, progress=report)
+        result = asked(progress=report)
     if output == "table":
         print_comparison(result, console())
     else:
         machines = [answer.machine for one in result.systems for answer in one.answers if answer.machine]
         _emit(result.plain(), machines, output, page, began)
     if error := missed(result):
+        raise error
+
+
+def _print_runs(asked: partial[TrainComparison], output: PageFormat, page: PageOptions, began: float) -> None:
+    with progress("reading") as report:
+        runs = asked(progress=report)
+    if output == "table":
+        print_runs(runs, console())
+    else:
+        machines = [one.study.run.setting.machine for one in runs.systems if one.study.run]
+        _emit(runs.plain(), machines, output, page, began)
+    if error := missed_runs(runs):
         raise error
 
 
