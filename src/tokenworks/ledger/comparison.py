@@ -9,7 +9,7 @@ from typing import Annotated
 from typing_extensions import TypedDict
 
 from tokenworks.ledger.break_even import Effect
-from tokenworks.ledger.compare_machines import Equal, Ratio, four_digits, unit_of
+from tokenworks.ledger.compare_machines import Ratio
 from tokenworks.ledger.curves import Crossover
 from tokenworks.ledger.priced import Priced
 from tokenworks.ledger.priced_plain import (
@@ -20,13 +20,12 @@ from tokenworks.ledger.priced_plain import (
     cost_plain,
     site_plain,
 )
+from tokenworks.ledger.ranked_machines import RankedMachines
 from tokenworks.ledger.study import Best, Study, TierGain, TierUse, charged
-from tokenworks.ledger.terms import Terms
 from tokenworks.ledger.uptime import DeploymentUptime, SystemUptime
 from tokenworks.planning.result import FrontPoint, RankedPlain, row_plain
-from tokenworks.specs.reliability import Reliability
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope
-from tokenworks.specs.shown import Record, Shown
+from tokenworks.specs.shown import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,57 +185,27 @@ class CompareBody(TypedDict):
     crossovers: list[Annotated[Plain, FormOf(Crossover)]]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Comparison(Shown):
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class Comparison(RankedMachines[Compared]):
     """The answer of `compare`.
 
     Parameters
     ----------
     models : model -> share of the effective tokens [-]
-    equal : what the machines have equal amounts of
-    rates : failure rates and times
     tiers : KV tiers that each plan may have: auto, none or the name of a set-up
-    systems : the machines, best first; machines without a value come last
-    ratios : the winner against each other machine with a value
-    why : why the winner wins, in words
     crossovers : where another machine wins
-    terms : the conditions of all costs
-    asked : the inputs, as plain data
-    notes : what a reader must know beside the numbers
-    elapsed_s : time of the comparison [s]
     """
 
+    RANKED_BY = "effective tokens/s"
+
     models: Mapping[str, float]
-    equal: Equal
-    rates: Reliability
     tiers: str
-    systems: tuple[Compared, ...]
-    ratios: tuple[Ratio, ...]
-    why: tuple[str, ...]
     crossovers: tuple[Crossover, ...]
-    terms: Terms
-    asked: Inputs
-    notes: tuple[str, ...]
-    elapsed_s: float
 
-    @property
-    def winner(self) -> Compared | None:
-        """The best machine; None if none has a value."""
-        first = self.systems[0]
-        return first if first.effective_tok_s_per_unit is not None else None
-
-    @property
-    def unit(self) -> str:
-        """The unit of what the machines have equal amounts of."""
-        return unit_of(self.equal, self.terms)
-
-    @property
-    def headline(self) -> str:
-        """The winner in one line."""
-        if self.winner is None:
-            return f"none of {len(self.systems)} machines has a value"
-        value = self.winner.effective_tok_s_per_unit or 0.0
-        return f"{self.winner.system} wins: {four_digits(value)} effective tokens/s per {self.unit}"
+    @staticmethod
+    def value_of(one: Compared) -> float | None:
+        """Tokens per second and unit."""
+        return one.effective_tok_s_per_unit
 
     def to_records(self) -> list[Record]:
         """One record a machine."""

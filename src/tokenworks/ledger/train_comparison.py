@@ -7,16 +7,15 @@ from typing import Annotated
 
 from typing_extensions import TypedDict
 
-from tokenworks.ledger.compare_machines import Equal, Ratio, four_digits, unit_of
+from tokenworks.ledger.compare_machines import Ratio
 from tokenworks.ledger.cost import MachineCost
 from tokenworks.ledger.priced_plain import MachineCostPlain, Range, machine_cost_plain, range_plain
-from tokenworks.ledger.terms import Terms
+from tokenworks.ledger.ranked_machines import RankedMachines
 from tokenworks.planning.train_goodput import Goodput
 from tokenworks.planning.train_result import TrainRow, TrainRowPlain, TrainRun
 from tokenworks.specs.price import Money
-from tokenworks.specs.reliability import Reliability
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope
-from tokenworks.specs.shown import Record, Shown
+from tokenworks.specs.shown import Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +123,8 @@ class CompareTrainingBody(TypedDict):
     ratios: list[Annotated[Plain, FormOf(Ratio)]]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class TrainComparison(Shown):
+@dataclass(frozen=True, slots=True, repr=False, kw_only=True)
+class TrainComparison(RankedMachines[TrainCompared]):
     """The answer of `compare_training`.
 
     Parameters
@@ -133,49 +132,19 @@ class TrainComparison(Shown):
     tokens : tokens of the whole run [token]
     batch_sequences, seq_len : sequences of an optimiser step [count], and their length [token]
     method : what is trained
-    equal : what the machines have equal amounts of
-    rates : failure rates and times
-    systems : the machines, best first; machines without a value come last
-    ratios : the winner against each other machine with a value
-    why : why the winner wins, in words
-    terms : the conditions of all costs
-    asked : the inputs, as plain data
-    notes : what a reader must know beside the numbers
-    elapsed_s : time of the comparison [s]
     """
+
+    RANKED_BY = "kept tokens/s"
 
     tokens: float
     batch_sequences: int
     seq_len: int
     method: str
-    equal: Equal
-    rates: Reliability
-    systems: tuple[TrainCompared, ...]
-    ratios: tuple[Ratio, ...]
-    why: tuple[str, ...]
-    terms: Terms
-    asked: Inputs
-    notes: tuple[str, ...]
-    elapsed_s: float
 
-    @property
-    def winner(self) -> TrainCompared | None:
-        """The best machine; None if none has a value."""
-        first = self.systems[0]
-        return first if first.kept_tok_s_per_unit is not None else None
-
-    @property
-    def unit(self) -> str:
-        """The unit of what the machines have equal amounts of."""
-        return unit_of(self.equal, self.terms)
-
-    @property
-    def headline(self) -> str:
-        """The winner in one line."""
-        if self.winner is None:
-            return f"none of {len(self.systems)} machines has a value"
-        value = self.winner.kept_tok_s_per_unit or 0.0
-        return f"{self.winner.system} wins: {four_digits(value)} kept tokens/s per {self.unit}"
+    @staticmethod
+    def value_of(one: TrainCompared) -> float | None:
+        """Tokens per second and unit."""
+        return one.kept_tok_s_per_unit
 
     def to_records(self) -> list[Record]:
         """One record a machine."""
