@@ -43,7 +43,8 @@ class HttpLimits:
     header_count : headers of a request [count]
     request_s : time for a client to send a whole request, from its first byte on [s]
     idle_s : time that a connection may stay open without a request [s]
-    write_s : time that a client may read nothing of a response that waits for it [s]
+    write_s : time that a client may read nothing of a response that waits for it, and for which its host may be silent
+        [s]
     """
 
     connections: int = 8192
@@ -149,6 +150,21 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 
+def _watch_peer(own: Any, most_s: float) -> None:
+    """Let the kernel end a connection whose client no longer confirms anything: its host is gone, so no FIN comes.
+
+    Parameters
+    ----------
+    own : socket of the connection
+    most_s : time without a confirmation; a connection that sends nothing is asked for one after half of it [s]
+    """
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("IDLE", most_s / 2), ("INTVL", most_s / 6), ("CNT", 3), ("USER_TIMEOUT", 1000 * most_s)):
+        option = getattr(socket, f"TCP_{name}" if name == "USER_TIMEOUT" else f"TCP_KEEP{name}", None)
+        if option is not None:  # some systems lack some of them
+            own.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value)))
+
+
 class Connection(asyncio.Protocol):
     """One connection of a client.
 
@@ -187,6 +203,7 @@ class Connection(asyncio.Protocol):
         own = transport.get_extra_info("socket")
         if own is not None:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            _watch_peer(own, self.host.limits.write_s)
         self.deadline = self.host.loop.time() + self.host.limits.request_s
         if len(self.host.connections) >= self.host.limits.connections:
             self._fail(HttpError(503, "too many connections", headers={"retry-after": "1"}))
