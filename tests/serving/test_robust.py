@@ -33,7 +33,7 @@ RESET = b"\1\0\0\0\0\0\0\0"
 def wide(kernel: None) -> Iterator[Endpoint]:
     """An endpoint whose two ranks run a thousand requests at once, and that waits for no client for long."""
     roles = [{"name": "aggregated", "replicas": 2, "max_sequences": 600}]
-    limits = HttpLimits(body=1 << 20, bodies=3 << 20, request_s=1.0, idle_s=2.0, write_s=3.0)
+    limits = HttpLimits(body=1 << 20, bodies=3 << 20, request_s=1.0, idle_s=2.0, write_s=1.5)
     yield from running(built({**DEPLOYMENT, "roles": roles}, limits=limits, drain_s=0.5, speed=1.0))
 
 

@@ -43,8 +43,8 @@ class HttpLimits:
     header_count : headers of a request [count]
     request_s : time for a client to send a whole request, from its first byte on [s]
     idle_s : time that a connection may stay open without a request [s]
-    write_s : time that a client may read nothing of a response that waits for it, and for which its host may be silent
-        [s]
+    write_s : time that a client may read nothing of a response that waits for it; its host may be silent for twice as
+        long [s]
     """
 
     connections: int = 8192
@@ -150,19 +150,23 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 
-def _watch_peer(own: Any, most_s: float) -> None:
+def _watch_peer(own: Any, write_s: float) -> None:
     """Let the kernel end a connection whose client no longer confirms anything: its host is gone, so no FIN comes.
+
+    This takes twice `write_s`, so that a client which is there and reads nothing is counted as a slow reader before.
 
     Parameters
     ----------
     own : socket of the connection
-    most_s : time without a confirmation; a connection that sends nothing is asked for one after half of it [s]
+    write_s : `HttpLimits.write_s` [s]
     """
     own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("IDLE", most_s / 2), ("INTVL", most_s / 6), ("CNT", 3), ("USER_TIMEOUT", 1000 * most_s)):
-        option = getattr(socket, f"TCP_{name}" if name == "USER_TIMEOUT" else f"TCP_KEEP{name}", None)
-        if option is not None:  # some systems lack some of them
-            own.setsockopt(socket.IPPROTO_TCP, option, max(1, round(value)))
+    options = {
+        "TCP_KEEPIDLE": write_s, "TCP_KEEPINTVL": write_s / 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 2000 * write_s,
+    }  # fmt: skip
+    for name, value in options.items():
+        if hasattr(socket, name):  # some systems lack some of them
+            own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(value)))
 
 
 class Connection(asyncio.Protocol):
