@@ -10,6 +10,7 @@ each core stood still, and each row has the p99 of all tokens, and the median of
 
     python benchmarks/serve.py --streams 300,600,900,1200 --seconds 10
     python benchmarks/serve.py --fidelity 4 --requests 200
+    python -m benchmarks.serve --vllm-bench 8 --requests 200
     python benchmarks/serve.py --soak 30
     python benchmarks/serve.py --recorder 50
     python benchmarks/serve.py --fidelity 4 --requests 200 --faults examples/faults.yaml --on-loss migrate
@@ -212,6 +213,52 @@ async def play(
     ])  # fmt: skip
 
 
+def beside(name: str, simulated: np.ndarray[Any, Any], seen: np.ndarray[Any, Any]) -> None:
+    """Print the mean and the p99 of both [ms]."""
+    for statistic, value in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
+        one, two = float(value(simulated)), float(value(seen))
+        print(f"{name} {statistic:4}  simulate {one:8.2f} ms  serve {two:8.2f} ms  {100 * (two / one - 1):+6.2f} %")
+
+
+def vllm_bench(folder: str, given: argparse.Namespace) -> None:
+    """Let `vllm bench serve` of `make wire` be the client, and simulate the requests that it sent, at their times."""
+    from tests.wire.environments import FOLDER, HERE
+
+    tokenizer, python = Path(folder, "tokenizer"), FOLDER / "vllm" / "bin" / "python"
+    subprocess.run([python, HERE / "make_tokenizer.py", tokenizer], check=True)
+    plan, trace = deployment(2, 256), Path(folder, "trace.jsonl")
+    with served(folder, plan, "--served-model-name", "tiny", "--speed", str(given.speed)) as port:
+        command: list[str | Path] = [
+            python.parent / "vllm", "bench", "serve", "--backend", "vllm", "--base-url", f"http://127.0.0.1:{port}",
+            "--model", "tiny", "--tokenizer", tokenizer, "--dataset-name", "random", "--random-input-len", "256",
+            "--random-output-len", str(given.output), "--num-prompts", str(given.requests), "--request-rate",
+            str(given.vllm_bench * given.speed), "--ignore-eos", "--save-result", "--save-detailed", "--result-dir",
+            folder, "--result-filename", "bench.json", "--disable-tqdm",
+        ]  # fmt: skip
+        offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TRANSFORMERS_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **offline}, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(Path(folder, "bench.json").read_text())
+    began = np.array(result["start_times"])
+    order = np.argsort(began, kind="stable")
+    rows, block = list[str](), 0
+    for place in order.tolist():
+        ids = list(range(block, block := block + -(-result["input_lens"][place] // 512)))
+        rows.append(json.dumps({
+            "timestamp": 1e3 * given.speed * (began[place] - began.min()), "hash_ids": ids,
+            "input_length": result["input_lens"][place], "output_length": result["output_lens"][place],
+        }))  # fmt: skip
+    trace.write_text("\n".join(rows))
+    outcome = tokenworks.simulate(plan, trace=trace, workload=None).outcome
+    ttft = 1e3 * given.speed * np.array(result["ttfts"])
+    tpot = 1e3 * given.speed * np.array([sum(gaps) / max(len(gaps), 1) for gaps in result["itls"]])
+    beside("TTFT", 1e3 * (outcome.first_token_s - outcome.arrival_s), ttft)
+    beside("TPOT", 1e3 * (outcome.end_s - outcome.first_token_s) / np.maximum(outcome.output_tokens - 1, 1), tpot)
+    late = np.percentile((ttft - 1e3 * (outcome.first_token_s - outcome.arrival_s)) / given.speed, (10, 50, 90))
+    print("first tokens later by {:.1f}, {:.1f}, {:.1f} ms of the computer (p10, p50, p90)".format(*late))
+    print(f"{result['output_throughput']:.0f} tokens/s of the computer, {result['completed']} requests")
+
+
 def fidelity(folder: str, given: argparse.Namespace) -> None:
     """Play one trace through `simulate` and through the endpoint, and print both."""
     rate, count, speed = given.fidelity, given.requests, given.speed
@@ -242,10 +289,7 @@ def fidelity(folder: str, given: argparse.Namespace) -> None:
     for part, chosen in parts.items():
         for name, simulated, seen in (("TTFT", ttft, live[:, 0]), ("TPOT", tpot, live[:, 1])):
             own, other = simulated[chosen & done], seen[chosen & ~np.isnan(seen)]
-            for statistic, value in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
-                one, two = 1e3 * float(value(own)), 1e3 * float(value(other))
-                print(f"{part}: {name} {statistic:4}  simulate {one:8.2f} ms  serve {two:8.2f} ms  "
-                      f"{100 * (two / one - 1):+6.2f} %")  # fmt: skip
+            beside(f"{part}: {name}", 1e3 * own, 1e3 * other)
 
 
 async def soak(port: int, minutes: float, clients: int) -> None:
@@ -346,6 +390,8 @@ def main() -> None:
     parser.add_argument("--fidelity", type=float, metavar="RATE", help="requests a second of a trace to play")
     parser.add_argument("--requests", type=int, default=200, help="requests of this trace")
     parser.add_argument("--speed", type=float, default=1.0, help="speed of this deployment; below 1 on a busy computer")
+    parser.add_argument("--vllm-bench", type=float, metavar="RATE", help="let `vllm bench serve` of `make wire` play")
+    parser.add_argument("--output", type=int, default=64, help="output tokens of its requests")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="let clients come and leave")
     parser.add_argument("--clients", type=int, default=60, help="clients of --soak")
     parser.add_argument("--recorder", type=int, metavar="STREAMS", help="delay of events through `tokenworks record`")
@@ -355,6 +401,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if given.fidelity is not None:
             fidelity(folder, given)
+            return
+        if given.vllm_bench is not None:
+            vllm_bench(folder, given)
             return
         if given.recorder is not None:
             run(lambda: recorder_delay(folder, given.recorder))
