@@ -5,8 +5,12 @@ end of a step and the moment when the server writes the token; the server counts
 (`tokenworks_token_lateness_seconds`). Steps take about 20 ms, and the replicas are out of step, because the streams
 begin one after the other. With `--replicas 1`, the tokens of all streams leave at the same time.
 
+A virtual machine may stand still without saying so. So the first lines tell for how much of the time an empty loop on
+each core stood still, and each row has the p99 of all tokens, and the median of the p99 of each quarter of a second.
+
     python benchmarks/serve.py --streams 300,600,900,1200 --seconds 10
     python benchmarks/serve.py --fidelity 4 --requests 200
+    python -m benchmarks.serve --vllm-bench 8 --requests 200
     python benchmarks/serve.py --soak 30
     python benchmarks/serve.py --recorder 50
     python benchmarks/serve.py --fidelity 4 --requests 200 --faults examples/faults.yaml --on-loss migrate
@@ -19,7 +23,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
+import math
+import os
 import re
 import subprocess
 import sys
@@ -36,8 +43,8 @@ import tokenworks
 from tokenworks.engine.types import Status
 from tokenworks.specs.faults import load_faults
 
-STEP_MS = 19
-"""Host time of a step, which most of the step is [ms]."""
+STEP_MS = 26
+"""Host time of a step, which most of the step is: 150 sequences in a replica get a token every 20 ms [ms]."""
 MODEL = "meta-llama/Meta-Llama-3.1-8B"
 
 
@@ -110,6 +117,33 @@ async def scrape(port: int) -> dict[str, float]:
     return values
 
 
+def late_p99(first: dict[str, float], last: dict[str, float]) -> float:
+    """Upper bound of the bucket with the 99th percentile of the lateness between two scrapes [s]."""
+    counts = {float(name[5:]): last[name] - first[name] for name in last if name.startswith("late ")}
+    return min(bound for bound, count in counts.items() if count >= 0.99 * counts[math.inf])
+
+
+def still(seconds: float = 3.0) -> None:
+    """Print for how much of the time an empty loop stands still, on each core by itself."""
+    for core in sorted(os.sched_getaffinity(0)):
+        subprocess.run([sys.executable, "-c", STILL.format(core=core, seconds=seconds)], check=True)
+
+
+STILL = """
+import os, time
+os.sched_setaffinity(0, {{{core}}})
+gaps, end = [], time.perf_counter() + {seconds}
+while (now := time.perf_counter()) < end:
+    for _ in range(20000):
+        pass
+    gaps.append(time.perf_counter() - now)
+usual = sorted(gaps)[len(gaps) // 2]
+lost = [1e3 * (gap - usual) for gap in gaps if gap > 2 * usual]
+share, most = sum(lost) / {seconds} / 10, max(lost, default=0)
+print(f"core {core}: an empty loop stood still for {{share:.1f}} % of the time, at most {{most:.1f}} ms", flush=True)
+"""
+
+
 async def load(port: int, streams: int, seconds: float) -> None:
     """Open the streams, read for `seconds`, print a row, and close the streams."""
     loop = asyncio.get_running_loop()
@@ -122,18 +156,20 @@ async def load(port: int, streams: int, seconds: float) -> None:
         transports.append(transport)
         await asyncio.sleep(0.0015)
     await asyncio.sleep(1.0)
-    first = await scrape(port)
-    await asyncio.sleep(seconds)
-    last = await scrape(port)
+    seen = [await scrape(port)]
+    for _ in range(round(4 * seconds)):
+        await asyncio.sleep(0.25)
+        seen.append(await scrape(port))
+    first, last = seen[0], seen[-1]
     clock = "tokenworks_simulated_seconds_total"  # the client may be late itself, so the clock is the server's
     passed = last[clock] - first[clock]
     tokens = last["vllm:generation_tokens_total"] - first["vllm:generation_tokens_total"]
     cpu = last["process_cpu_seconds_total"] - first["process_cpu_seconds_total"]
-    buckets = {name: last[name] - first[name] for name in last if name.startswith("late ")}
-    p99 = next((name[5:] for name, count in buckets.items() if count >= 0.99 * buckets["late +Inf"]), "+Inf")
+    each = sorted(late_p99(one, other) for one, other in itertools.pairwise(seen))
     memory = last["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
     print(
-        f"{streams:6,} streams {tokens / passed:9,.0f} tokens/s  p99 late at most {1e3 * float(p99):6.1f} ms  "
+        f"{streams:6,} streams {tokens / passed:9,.0f} tokens/s  "
+        f"p99 late at most {1e3 * late_p99(first, last):5.1f} ms, of a quarter {1e3 * each[len(each) // 2]:5.1f} ms  "
         f"{1e6 * cpu / max(tokens, 1):5.1f} us of CPU a token  {cpu / passed:4.2f} cores  "
         f"{memory / streams / 1e3:5.1f} kB a stream",
         flush=True,
@@ -177,6 +213,52 @@ async def play(
     ])  # fmt: skip
 
 
+def beside(name: str, simulated: np.ndarray[Any, Any], seen: np.ndarray[Any, Any]) -> None:
+    """Print the mean and the p99 of both [ms]."""
+    for statistic, value in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
+        one, two = float(value(simulated)), float(value(seen))
+        print(f"{name} {statistic:4}  simulate {one:8.2f} ms  serve {two:8.2f} ms  {100 * (two / one - 1):+6.2f} %")
+
+
+def vllm_bench(folder: str, given: argparse.Namespace) -> None:
+    """Let `vllm bench serve` of `make wire` be the client, and simulate the requests that it sent, at their times."""
+    from tests.wire.environments import FOLDER, HERE
+
+    tokenizer, python = Path(folder, "tokenizer"), FOLDER / "vllm" / "bin" / "python"
+    subprocess.run([python, HERE / "make_tokenizer.py", tokenizer], check=True)
+    plan, trace = deployment(2, 256), Path(folder, "trace.jsonl")
+    with served(folder, plan, "--served-model-name", "tiny", "--speed", str(given.speed)) as port:
+        command: list[str | Path] = [
+            python.parent / "vllm", "bench", "serve", "--backend", "vllm", "--base-url", f"http://127.0.0.1:{port}",
+            "--model", "tiny", "--tokenizer", tokenizer, "--dataset-name", "random", "--random-input-len", "256",
+            "--random-output-len", str(given.output), "--num-prompts", str(given.requests), "--request-rate",
+            str(given.vllm_bench * given.speed), "--ignore-eos", "--save-result", "--save-detailed", "--result-dir",
+            folder, "--result-filename", "bench.json", "--disable-tqdm",
+        ]  # fmt: skip
+        offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TRANSFORMERS_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **offline}, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(Path(folder, "bench.json").read_text())
+    began = np.array(result["start_times"])
+    order = np.argsort(began, kind="stable")
+    rows, block = list[str](), 0
+    for place in order.tolist():
+        ids = list(range(block, block := block + -(-result["input_lens"][place] // 512)))
+        rows.append(json.dumps({
+            "timestamp": 1e3 * given.speed * (began[place] - began.min()), "hash_ids": ids,
+            "input_length": result["input_lens"][place], "output_length": result["output_lens"][place],
+        }))  # fmt: skip
+    trace.write_text("\n".join(rows))
+    outcome = tokenworks.simulate(plan, trace=trace, workload=None).outcome
+    ttft = 1e3 * given.speed * np.array(result["ttfts"])
+    tpot = 1e3 * given.speed * np.array([sum(gaps) / max(len(gaps), 1) for gaps in result["itls"]])
+    beside("TTFT", 1e3 * (outcome.first_token_s - outcome.arrival_s), ttft)
+    beside("TPOT", 1e3 * (outcome.end_s - outcome.first_token_s) / np.maximum(outcome.output_tokens - 1, 1), tpot)
+    late = np.percentile((ttft - 1e3 * (outcome.first_token_s - outcome.arrival_s)) / given.speed, (10, 50, 90))
+    print("first tokens later by {:.1f}, {:.1f}, {:.1f} ms of the computer (p10, p50, p90)".format(*late))
+    print(f"{result['output_throughput']:.0f} tokens/s of the computer, {result['completed']} requests")
+
+
 def fidelity(folder: str, given: argparse.Namespace) -> None:
     """Play one trace through `simulate` and through the endpoint, and print both."""
     rate, count, speed = given.fidelity, given.requests, given.speed
@@ -207,10 +289,7 @@ def fidelity(folder: str, given: argparse.Namespace) -> None:
     for part, chosen in parts.items():
         for name, simulated, seen in (("TTFT", ttft, live[:, 0]), ("TPOT", tpot, live[:, 1])):
             own, other = simulated[chosen & done], seen[chosen & ~np.isnan(seen)]
-            for statistic, value in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
-                one, two = 1e3 * float(value(own)), 1e3 * float(value(other))
-                print(f"{part}: {name} {statistic:4}  simulate {one:8.2f} ms  serve {two:8.2f} ms  "
-                      f"{100 * (two / one - 1):+6.2f} %")  # fmt: skip
+            beside(f"{part}: {name}", 1e3 * own, 1e3 * other)
 
 
 async def soak(port: int, minutes: float, clients: int) -> None:
@@ -311,6 +390,8 @@ def main() -> None:
     parser.add_argument("--fidelity", type=float, metavar="RATE", help="requests a second of a trace to play")
     parser.add_argument("--requests", type=int, default=200, help="requests of this trace")
     parser.add_argument("--speed", type=float, default=1.0, help="speed of this deployment; below 1 on a busy computer")
+    parser.add_argument("--vllm-bench", type=float, metavar="RATE", help="let `vllm bench serve` of `make wire` play")
+    parser.add_argument("--output", type=int, default=64, help="output tokens of its requests")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="let clients come and leave")
     parser.add_argument("--clients", type=int, default=60, help="clients of --soak")
     parser.add_argument("--recorder", type=int, metavar="STREAMS", help="delay of events through `tokenworks record`")
@@ -321,6 +402,9 @@ def main() -> None:
         if given.fidelity is not None:
             fidelity(folder, given)
             return
+        if given.vllm_bench is not None:
+            vllm_bench(folder, given)
+            return
         if given.recorder is not None:
             run(lambda: recorder_delay(folder, given.recorder))
             return
@@ -328,6 +412,7 @@ def main() -> None:
             with served(folder, deployment(2, 64)) as port:
                 run(lambda: soak(port, given.soak, given.clients))
             return
+        still()
         counts = [int(one) for one in given.streams.split(",")]
         sequences = max(16, -(-2 * max(counts) // given.replicas))
         plan = deployment(given.replicas, sequences)

@@ -86,7 +86,7 @@ def test_each_rank_has_its_port(ranks: list[Endpoint]) -> None:
         assert idle(door)
     assert [counted(door) for door in ranks] == [{"0": 3.0 * (number + 1)} for number in range(4)]
     places = ranks[0].server.served.places()
-    made = ranks[0].server.metrics.counters["generation"]
+    made = ranks[0].server.metrics.generated()
     assert [int(made[rank]) for rank in sorted(range(4), key=lambda rank: places[rank][0])] == [3, 6, 9, 12]
 
 

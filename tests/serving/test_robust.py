@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
 import socket
+import struct
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +24,7 @@ from tokenworks.serving.http import HttpLimits
 
 TRIES = int(os.environ.get("FUZZ_CASES", "40"))
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
+SO_ATTACH_FILTER = 26
 RESET = b"\1\0\0\0\0\0\0\0"
 """SO_LINGER with no time: the end of the connection is a reset."""
 
@@ -29,7 +33,7 @@ RESET = b"\1\0\0\0\0\0\0\0"
 def wide(kernel: None) -> Iterator[Endpoint]:
     """An endpoint whose two ranks run a thousand requests at once, and that waits for no client for long."""
     roles = [{"name": "aggregated", "replicas": 2, "max_sequences": 600}]
-    limits = HttpLimits(body=1 << 20, bodies=3 << 20, request_s=1.0, idle_s=2.0)
+    limits = HttpLimits(body=1 << 20, bodies=3 << 20, request_s=1.0, idle_s=2.0, write_s=1.5)
     yield from running(built({**DEPLOYMENT, "roles": roles}, limits=limits, drain_s=0.5, speed=1.0))
 
 
@@ -110,6 +114,34 @@ def test_requests_that_drip(wide: Endpoint) -> None:
     for sock in heads + bodies + silent:
         sock.close()
     at_rest(wide)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs socket filters of Linux")
+def test_hosts_that_are_gone(wide: Endpoint) -> None:
+    """Half-open connections: no FIN and no reset comes, and nothing is confirmed any more. All three are found.
+
+    A socket filter drops whatever the server sends before TCP of the client sees it.
+    """
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0 bytes of each packet
+    program = struct.pack("HxxxxxxP", 1, ctypes.addressof(drop_all))
+    left = counted(wide, "client_left")
+    long = {"prompt": "x", "max_tokens": 8000}
+    streams, whole, idle_one = [connected(wide) for _ in range(20)], connected(wide), connected(wide)
+    for sock in streams:
+        sock.sendall(post(COMPLETION, {**long, "stream": True}))
+    whole.sendall(post(COMPLETION, long))
+    for sock in streams:
+        assert sock.recv(15) == b"HTTP/1.1 200 OK"
+    for sock in (*streams, whole, idle_one):
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    waits_for(wide, "client_left", left + 21)
+    at_rest(wide)
+    until = time.monotonic() + 10
+    while wide.server.connections:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    for sock in (*streams, whole, idle_one):
+        sock.close()
 
 
 SMUGGLED = [

@@ -77,6 +77,7 @@ def test_the_predictor_of_a_deployment(tmp_path: Path) -> None:
             len(tables["decode_active_kv_tokens"]),
             len(tables["decode_context_length"]),
         )
+        assert {table.dtype for table in tables.values()} == {np.dtype(np.float64)}  # Dynamo reads no other
         assert (np.diff(tables["prefill_ttft_ms"]) > 0).all()
         assert (tables["decode_itl"] > 0).all()
     with pytest.raises(SpecError, match="role"):

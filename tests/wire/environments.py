@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def make(name: str, lines: str) -> None:
     more = ["--find-links", links.stdout.strip()] if links.stdout.strip() else []
     overrides = HERE / f"{name}-overrides.txt"
     more += ["--override", str(overrides)] if overrides.exists() else []
-    python = PYTHONS.get(name, sys.executable)
+    python = python_of(PYTHONS[name]) if name in PYTHONS else sys.executable
     shutil.rmtree(folder, ignore_errors=True)
     subprocess.run([uv, "venv", "--quiet", "--python", python, folder], check=True)
     install: list[str | Path] = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
@@ -39,6 +40,19 @@ def make(name: str, lines: str) -> None:
     if name == "vllm":
         _alias(folder)
     done.write_text(lines, encoding="utf-8")
+
+
+def python_of(version: str) -> str:
+    """A Python of this version: from PATH, from the folder of pyenv, or the version itself, for uv to look for."""
+    kept = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    for python in (f"python{version}", *map(str, sorted(kept.glob(f"{version}.*/bin/python")))):
+        told = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+        try:
+            if subprocess.run(told, capture_output=True, text=True, check=True).stdout.strip() == version:
+                return python
+        except (OSError, subprocess.CalledProcessError):  # missing, or a shim of pyenv without this version
+            continue
+    return version
 
 
 def _alias(folder: Path) -> None:

@@ -14,11 +14,12 @@ from tokenworks.cli.options import DEPLOYMENTS, REQUESTS, DeployedOptions
 from tokenworks.cli.output import notes
 from tokenworks.cli.progress import compile_once, note_mended
 from tokenworks.errors import SpecError
-from tokenworks.specs.load import WorkloadLike
 
 if TYPE_CHECKING:
+    from tokenworks.serving.http import HttpLimits
+    from tokenworks.serving.server import Server
+    from tokenworks.simulation.source import Source
     from tokenworks.specs.deployment_file import Deployed
-    from tokenworks.specs.trace import Trace
 
 ENDPOINT = Group("Endpoint", sort_key=1)
 FAULTS = Group("Faults", sort_key=3)
@@ -55,6 +56,12 @@ class BoundOptions:
     max_connections: int = 8192
     max_body: int = 32 << 20
     drain: float = 30.0
+
+    def limits(self) -> HttpLimits:
+        """The bounds of connections and bodies."""
+        from tokenworks.serving.http import HttpLimits
+
+        return HttpLimits(connections=self.max_connections, body=self.max_body)
 
 
 @Parameter(name="*", group=FAULTS)
@@ -159,31 +166,31 @@ def serve(
 
     must_be_installed("serve")
     from tokenworks.serving.chaos import FaultTerms
-    from tokenworks.serving.http import HttpLimits
     from tokenworks.serving.kv_events import KvEventsConfig
     from tokenworks.serving.serve import prepare
-    from tokenworks.serving.server import Settings, run
-    from tokenworks.simulation.source import Source
+    from tokenworks.serving.server import Settings
 
     chosen = deployed.read(deployment)
     keys = (*api_key, *filter(None, [os.environ.get(KEY)]))
-    recorded = _recorded(trace)
-    source = Source.read(
-        recorded, _workload(chosen, workload, recorded), seed=seed, file=str(trace) if trace else None,
-        assume=chosen.given,
-    )  # fmt: skip
+    source = _source(chosen, workload, trace, seed)
     settings = Settings(
         version=tokenworks.__version__,
         host=host, port=port, ports=ports, api=api, keys=keys, name=served_model_name or "", speed=speed, text=text,
         tokenizer=tokenizer, seed=seed, slo=source.slo(slo), usd_per_device_hour=usd_per_device_hour,
         admin_keys=failing.keys(), kv_events=KvEventsConfig.read(kv_events_config),
         faults=FaultTerms.read(failing.faults, failing.chaos, failing.hazard, failing.reliability),
-        startup_s=startup, drain_s=bounds.drain, max_requests=bounds.max_requests,
-        limits=HttpLimits(connections=bounds.max_connections, body=bounds.max_body),
+        startup_s=startup, drain_s=bounds.drain, max_requests=bounds.max_requests, limits=bounds.limits(),
     )  # fmt: skip
     compile_once()
-    server = prepare(chosen, source, lengths, settings, router=deployed.router, max_queue=bounds.max_queue)
-    if not keys and host not in {"127.0.0.1", "::1", "localhost"}:
+    _run(prepare(chosen, source, lengths, settings, router=deployed.router, max_queue=bounds.max_queue))
+
+
+def _run(server: Server) -> None:
+    """Serve until Ctrl-C, and say where."""
+    from tokenworks.serving.server import run
+
+    host = server.settings.host
+    if not server.settings.keys and host not in {"127.0.0.1", "::1", "localhost"}:
         notes().paragraph(f"note: {host} may be open to other computers; --api-key lets only your clients in")
     run(
         server,
@@ -198,20 +205,16 @@ def _addresses(where: str, ports: list[int]) -> str:
     return " ".join(f"http://{where}:{port}" for port in ports)
 
 
-def _recorded(trace: Path | None) -> Trace | None:
-    if trace is None:
-        return None
+def _source(chosen: Deployed, workload: str | None, trace: Path | None, seed: int) -> Source:
+    """The requests that step times are computed for: those of the trace, else of the workload."""
     from tokenworks import ingest
+    from tokenworks.simulation.source import Source
 
-    read = ingest.load_trace(trace)
-    note_mended(read)
-    return read
-
-
-def _workload(chosen: Deployed, workload: str | None, recorded: Trace | None) -> WorkloadLike | None:
-    """The workload that step times are computed for."""
-    if workload is not None and recorded is not None:
+    if workload is not None and trace is not None:
         raise SpecError("--workload and --trace", hint="give one of them")
-    if recorded is not None:
-        return None
-    return workload if workload is not None else chosen.workload or FALLBACK
+    if trace is not None:
+        recorded = ingest.load_trace(trace)
+        note_mended(recorded)
+        return Source.read(recorded, None, seed=seed, file=str(trace), assume=chosen.given)
+    given = workload if workload is not None else chosen.workload or FALLBACK
+    return Source.read(None, given, seed=seed, file=None, assume=chosen.given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,12 +168,11 @@ class WholeAnswer(Answer):
 class StreamAnswer(Answer):
     """An answer as server-sent events: one write for each step of the engine."""
 
-    __slots__ = ("ends", "frames", "ready", "started")
+    __slots__ = ("ends", "ready", "started")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.started = False
-        self.frames: list[tuple[bytes, bytes, int] | None] = []
         self.ready: dict[int, int] = {}
         self.ends: list[tuple[Job, Status]] = []
 
@@ -184,22 +183,36 @@ class StreamAnswer(Answer):
             return
         if not self.started:
             self._start()
-        first, job.sent = job.sent, tokens
-        frame = self.frames[job.index]
-        if frame is None:
-            text = self.words(job).text(first, tokens)
-            self._write(self._bytes(self.style.event(self, job, text, first, tokens, None)))
+        if job.send is not None:
+            job.send(tokens)
             return
-        before, after, size = frame
-        words: Words = job.more
-        if size and tokens - first == 1:
-            vocabulary = words.vocabulary
-            word = vocabulary.escaped[(words.start + words.stride * first) & vocabulary.mask]
-            self.connection.transport.write(before + word + after)
-        else:
-            start = before.find(b"\r\n") + 2 if self.wants and size else 0
-            end = len(after) - 2 if self.wants and size else len(after)
-            self._write(before[start:] + words.escaped(first, tokens) + after[:end])
+        first, job.sent = job.sent, tokens
+        text = self.words(job).text(first, tokens)
+        self._write(self._bytes(self.style.event(self, job, text, first, tokens, None)))
+
+    def _sending(self, job: Job) -> Generator[None, int]:
+        """Write the events of a choice, which differ in the text alone. Gets the output tokens so far, again and again.
+
+        A generator keeps what an event needs in local variables, so a token takes one write and little else.
+        """
+        event = self._bytes(self.style.event(self, job, _MARK, 0, 1, None))
+        begin, _, end = event.partition(_MARKED)
+        words, write, wants, sent = self.words(job), self.connection.transport.write, self.wants, job.sent
+        vocabulary, start, stride = words.vocabulary, words.start, words.stride
+        escaped, mask, size = vocabulary.escaped, vocabulary.mask, vocabulary.size if words.pieces is None else 0
+        before, after = begin, end
+        if wants:
+            before, after = b"%x\r\n%b" % (len(begin) + size + len(end), begin), end + b"\r\n"
+        while True:
+            tokens = yield
+            if self.paused:
+                self.ready[job.index] = tokens
+                continue
+            if size and tokens - sent == 1:
+                write(before + escaped[(start + stride * sent) & mask] + after)
+            else:
+                self._write(begin + words.escaped(sent, tokens) + end)
+            job.sent = sent = tokens
 
     def _start(self) -> None:
         """Send the headers and the events before the first token."""
@@ -211,24 +224,15 @@ class StreamAnswer(Answer):
             self.connection.closing = True
         if self.connection.closing:
             headers["connection"] = "close"
-        self.frames = [self._frame(job) for job in self.jobs]
+        if self.style.constant(self):
+            for job in self.jobs:
+                sending = self._sending(job)
+                next(sending)
+                job.send = sending.send
         self.connection.transport.write(head(200, headers))
         opening = b"".join(self._bytes(event) for event in self.style.opening(self))
         if opening:
             self._write(opening)
-
-    def _frame(self, job: Job) -> tuple[bytes, bytes, int] | None:
-        """What stands before and after the text of each event, with the length of a chunk; None: events differ."""
-        if not self.style.constant(self):
-            return None
-        event = self._bytes(self.style.event(self, job, _MARK, 0, 1, None))
-        before, _, after = event.partition(_MARKED)
-        words = self.words(job)
-        size = words.vocabulary.size if words.pieces is None else 0
-        if size and self.wants:
-            before = b"%x\r\n%b" % (len(before) + size + len(after), before)
-            after += b"\r\n"
-        return before, after, size
 
     def _bytes(self, event: Event) -> bytes:
         name, data = event

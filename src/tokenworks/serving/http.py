@@ -43,7 +43,8 @@ class HttpLimits:
     header_count : headers of a request [count]
     request_s : time for a client to send a whole request, from its first byte on [s]
     idle_s : time that a connection may stay open without a request [s]
-    write_s : time that a client may read nothing of a response that waits for it [s]
+    write_s : time that a client may read nothing of a response that waits for it; its host may be silent for twice as
+        long [s]
     """
 
     connections: int = 8192
@@ -149,6 +150,25 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
 
 
+def _watch_peer(own: Any, write_s: float) -> None:
+    """Let the kernel end a connection whose client no longer confirms anything: its host is gone, so no FIN comes.
+
+    This takes twice `write_s`, so that a client which is there and reads nothing is counted as a slow reader before.
+
+    Parameters
+    ----------
+    own : socket of the connection
+    write_s : `HttpLimits.write_s` [s]
+    """
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {
+        "TCP_KEEPIDLE": write_s, "TCP_KEEPINTVL": write_s / 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 2000 * write_s,
+    }  # fmt: skip
+    for name, value in options.items():
+        if hasattr(socket, name):  # some systems lack some of them
+            own.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), max(1, round(value)))
+
+
 class Connection(asyncio.Protocol):
     """One connection of a client.
 
@@ -187,6 +207,7 @@ class Connection(asyncio.Protocol):
         own = transport.get_extra_info("socket")
         if own is not None:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            _watch_peer(own, self.host.limits.write_s)
         self.deadline = self.host.loop.time() + self.host.limits.request_s
         if len(self.host.connections) >= self.host.limits.connections:
             self._fail(HttpError(503, "too many connections", headers={"retry-after": "1"}))

@@ -161,7 +161,7 @@ class LiveView:
         server = self.server
         metrics, driver = server.metrics, server.driver
         levels, tiers, now = driver.levels(), driver.simulator.counts().tiers, driver.now()
-        made = int(metrics.counters["generation"].sum())
+        made = int(metrics.generated().sum())
         then, before, earlier, tiers_before = self._before or (now, levels, made, tiers)
         if before.busy_s.sum() > levels.busy_s.sum() or len(tiers_before) != len(tiers):  # the cache was flushed
             then, before, earlier, tiers_before = now, levels, made, tiers

@@ -98,9 +98,10 @@ class Predictor:
             for j, context in enumerate(contexts.tolist()):
                 count = min(max(1, round(kv / context)), max_sequences)
                 itl_ms[i, j] = 1e3 * self([(1, max(1, context - 1))] * count)
-        np.savez(
-            path, prefill_isl=prompts, prefill_ttft_ms=ttft_ms, decode_active_kv_tokens=held,
-            decode_context_length=contexts, decode_itl=itl_ms,
+        doubles = [table.astype(np.float64) for table in (prompts, ttft_ms, held, contexts, itl_ms)]
+        np.savez(  # Dynamo 1.6.1 reads tables of float64 alone
+            path, prefill_isl=doubles[0], prefill_ttft_ms=doubles[1], decode_active_kv_tokens=doubles[2],
+            decode_context_length=doubles[3], decode_itl=doubles[4],
         )  # fmt: skip
 
     def llm_d(self, *, context: int = 2048, max_prompt: int = 8192, max_sequences: int = 256) -> dict[str, str | float]:
