@@ -2,8 +2,9 @@
 
 FOLDER holds `serving_dev.csv`, the points that the default calibration was fitted on, and `serving_new.csv`, points of
 hardware that no fit has seen; and `peer_aiconfigurator.csv`, if a comparison with this predictor is wanted. FULL=1 also
-repeats the fits without a system and without a model, which take many minutes. The page compares its figures with those
-of docs/accuracy.json in BEFORE, by default in the last commit.
+repeats the fits without a system and without a model, which take many minutes. Results of commands are kept in
+build/accuracy as long as code and data stay the same, so an interrupted run continues where it stopped. The page
+compares its figures with those of docs/accuracy.json in BEFORE, by default in the last commit.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.accuracy.collect import FAR, FITTED, ROOT, CannotRun, Collector, Figures, git
+from benchmarks.accuracy.collect import FAR, FITTED, Collector, git
 from benchmarks.accuracy.history import compared_with
+from benchmarks.accuracy.kept import ROOT, CannotRun, Figures
 from benchmarks.accuracy.render import page
 
 PAGE, FIGURES = ROOT / "docs" / "accuracy.md", ROOT / "docs" / "accuracy.json"

@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
-import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
+from benchmarks.accuracy.kept import CATALOG, ROOT, CannotRun, Figures, command, kept, rows_of, source_hash
+from benchmarks.accuracy.limits import limits
+
 if TYPE_CHECKING:
     from benchmarks.peer import Comparison
 
-ROOT = Path(__file__).parents[2]
-CATALOG = ROOT / "src" / "tokenworks" / "catalog"
 PRODUCTION = Path(__file__).parent / "production.csv"
-KEPT = ROOT / "build" / "accuracy"
-"""Results of finished sections, by hash of everything that they depend on: an interrupted run continues here."""
 
 FITTED, FAR, PEER = "serving_dev.csv", "serving_new.csv", "peer_aiconfigurator.csv"
 """Files of the data folder: points of the fit, points of hardware that no fit has seen, predictions of a peer."""
@@ -50,11 +47,6 @@ DIGITS = 5
 """Significant digits of figures in the JSON file."""
 
 Say = Callable[[str], None]
-Figures = dict[str, Any]
-
-
-class CannotRun(Exception):
-    """A command failed. The text is the message of the command."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,7 @@ class Collector:
             "production": self.production,
             "peer": self.peer,
             "machines": self.machines,
+            "limits": self.limits,
             "fit": self.fit,
             "left_out_systems": lambda: self.left_out("system"),
             "left_out_models": lambda: self.left_out("model"),
@@ -91,21 +84,37 @@ class Collector:
         return figures | {name: self.section(name, compute) for name, compute in sections.items()}
 
     def section(self, name: str, compute: Callable[[], Any]) -> Figures:
-        """One section, with the commit and the time of its figures; from a file if nothing changed since then."""
-        stamp = {"commit": commit(), "date": today(), "source": source_hash(self.data)}
-        kept = KEPT / stamp["source"][:16] / f"{name}.json"
+        """One section, with the commit and the date of its figures. Results of commands are kept, see `kept`."""
         old: Figures = self.old.get(name) or {}
-        if kept.exists():
-            self.say(f"{name}: nothing changed since its last run")
-            return read(kept)
         if name in SLOW and not self.full:
             self.say(f"{name}: " + (f"kept from {old['date']}" if old else "left out") + "; FULL=1 computes it")
             return old
         self.say(f"{name}: running")
-        section: Figures = rounded(stamp | {"result": compute()})
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(section), encoding="utf-8")
+        section: Figures = rounded({"commit": commit(), "date": today(), "source": self.source, "result": compute()})
         return section
+
+    @cached_property
+    def source(self) -> str:
+        """Hash of the code and the data: equal hashes have equal figures."""
+        return source_hash(self.data / name for name in (FITTED, FAR, PEER))
+
+    def run(self, *words: str) -> Figures:
+        """The JSON result of a command, kept for the next run."""
+        result: Figures = kept(self.source, words, lambda: command(*words))
+        return result
+
+    def validate(self, data: Path, *options: str) -> tuple[Figures, list[dict[str, str]]]:
+        """What `validate` prints of a file of points, and its row for each point; kept for the next run."""
+
+        def compute() -> Figures:
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "rows.csv"
+                summary = command("validate", "--data", str(data), "--out", str(out), *options)
+                return {"summary": summary, "rows": rows_of(out)}
+
+        name = hashlib.sha256(data.read_bytes()).hexdigest()
+        both = kept(self.source, ("validate", name, *options), compute)
+        return both["summary"], both["rows"]
 
     def hashes(self) -> dict[str, Figures]:
         """Hash and number of rows of each data file."""
@@ -117,10 +126,8 @@ class Collector:
 
     def validated(self, data: Path, *options: str) -> Figures:
         """What `validate` says of a file, with groups that only this page has."""
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "rows.csv"
-            summary = command("validate", "--data", str(data), "--out", str(out), *options)
-            points = list(zip(rows_of(data), rows_of(out), strict=True))
+        summary, rows = self.validate(data, *options)
+        points = list(zip(rows_of(data), rows, strict=True))
         wanted = ("points", "covered", "skipped", "assumed", "tpot", "ttft", "tok_s_per_device", "energy",
                   "energy_left_out", "baseline", "ranking", "frontier")  # fmt: skip
         wide = [pair for pair in points if pair[0]["mode"] == "disagg" and widest_ep(pair[0]) > 8]
@@ -136,16 +143,16 @@ class Collector:
         predicted: dict[str, dict[str, str]] = {}
         with tempfile.TemporaryDirectory() as folder:
             for given in sorted({row["set"] for row in rows}):
-                data, out = Path(folder) / "points.csv", Path(folder) / "rows.csv"
+                data = Path(folder) / "points.csv"
                 write_rows(data, [row for row in rows if row["set"] == given])
                 numbers = [word for one in given.split() for word in ("--set", one)]
                 try:
-                    command("validate", "--data", str(data), "--out", str(out), *numbers)
+                    _, results = self.validate(data, *numbers)
                 except CannotRun as problem:
                     failed = {"skipped": str(problem)}
                     predicted |= {row["point_id"]: failed for row in rows if row["set"] == given}
                 else:
-                    predicted |= {row["point_id"]: row for row in rows_of(out)}
+                    predicted |= {row["point_id"]: row for row in results}
         return [production_row(row, predicted[row["point_id"]]) for row in rows]
 
     def peer(self) -> list[Figures] | None:
@@ -153,7 +160,16 @@ class Collector:
         from benchmarks.peer import compare
 
         path = self.data / PEER
-        return [comparison_row(one) for one in compare(path, "serving")[0]] if path.exists() else None
+        if not path.exists():
+            return None
+        rows: list[Figures] = kept(
+            self.source, ("peer",), lambda: [comparison_row(one) for one in compare(path, "serving")[0]]
+        )
+        return rows
+
+    def limits(self) -> Figures:
+        """What the error of the frontier consists of, and how well repeated measurements predict each other."""
+        return limits(self.data / FITTED, self.validate(self.data / FITTED)[1])
 
     def machines(self) -> list[Figures]:
         """The best deployment of DeepSeek-R1 on five machines, for two workloads."""
@@ -161,13 +177,13 @@ class Collector:
         for machine in MACHINES:
             for workload, options in WORKLOADS.items():
                 self.say(f"machines: {machine}, {workload}")
-                plan = command("plan", MODEL, "--on", machine, *options)
+                plan = self.run("plan", MODEL, "--on", machine, *options)
                 table.append({"machine": machine, "workload": workload, **best_of(plan)})
         return table
 
     def fit(self) -> Figures:
         """A fit as the one of the shipped calibration: constants, ablation, errors of left-out systems, power."""
-        plain = command("calibrate", "--data", str(self.data / FITTED), "--ablation")
+        plain = self.run("calibrate", "--data", str(self.data / FITTED), "--ablation")
         wanted = ("constants", "tpot_before", "tpot_in_sample", "factors", "power", "spreads", "ablation",
                   "left_out_systems")  # fmt: skip
         return {name: plain.get(name) for name in wanted}
@@ -179,34 +195,11 @@ class Collector:
         """
         kernels = by == "system" and has_kernel_tables()
         options = ("--kernels", "default") if kernels else ()
-        plain = command("calibrate", "--data", str(self.data / FITTED), "--leave-out", by, *options)
+        plain = self.run("calibrate", "--data", str(self.data / FITTED), "--leave-out", by, *options)
         return {"kernels": kernels, "groups": plain["groups"]}
 
 
 # ── commands and files ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def command(*words: str) -> Figures:
-    """The JSON result of a `tokenworks` command.
-
-    Raises
-    ------
-    CannotRun : the command ends with an error
-    """
-    run = subprocess.run(
-        [sys.executable, "-m", "tokenworks", *words, "--output", "json"],
-        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
-    if not run.stdout.startswith("{"):
-        raise CannotRun(f"tokenworks {' '.join(words)}: {run.stderr.strip() or f'exit {run.returncode}'}")
-    result: Figures = json.loads(run.stdout)
-    return result
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
@@ -214,12 +207,6 @@ def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def read(path: Path) -> Figures:
-    """The figures of a JSON file."""
-    figures: Figures = json.loads(path.read_text(encoding="utf-8"))
-    return figures
 
 
 def rounded(value: Any) -> Any:
@@ -241,17 +228,6 @@ def has_kernel_tables() -> bool:
     except SpecError:
         return False
     return True
-
-
-def source_hash(data: Path) -> str:
-    """Hash of the code, the catalog, the collector and the data: equal hashes have equal figures."""
-    files = [path for path in (ROOT / "src" / "tokenworks").rglob("*") if path.suffix in (".py", ".yaml", ".json")]
-    files += [Path(__file__), PRODUCTION, ROOT / "benchmarks" / "peer.py"]
-    files += [data / name for name in (FITTED, FAR, PEER) if (data / name).exists()]
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def git(*words: str) -> str:

@@ -16,6 +16,7 @@ from benchmarks.accuracy.history import (
     result,
     targets,
 )
+from benchmarks.accuracy.limits_words import limits
 from benchmarks.accuracy.markdown import factor, kind_words, percent, signed, table, wrapped
 
 ABLATED = 0.0005
@@ -51,8 +52,8 @@ def page(figures: Figures) -> str:
     figures : what `collect` gathered, and the older figures that the page compares with
     """
     parts: list[Callable[[Figures], str]] = [
-        _made, _targets, _changes, _points, _frontier, _left_out, _intervals, _constants, _without_points, _energy,
-        beside.far, beside.production, beside.machines, beside.baselines, beside.peer,
+        _made, _targets, _changes, _points, _frontier, limits, _left_out, _intervals, _constants, _without_points,
+        _energy, beside.far, beside.production, beside.machines, beside.baselines, beside.peer,
     ]  # fmt: skip
     texts = [HEAD, *(part(figures) for part in parts)]
     return wrapped("\n\n".join(text.rstrip() for text in texts if text) + "\n")
