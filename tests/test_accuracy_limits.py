@@ -2,9 +2,10 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
-from benchmarks.accuracy import kept, limits, repeats
+from benchmarks.accuracy import collect, kept, limits, repeats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,6 +136,27 @@ def test_an_interrupted_command_keeps_nothing(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(kept.CannotRun):
         kept.kept("s", ("plan",), stopped)
     assert kept.kept("s", ("plan",), lambda: 1) == 1
+
+
+def test_fits_run_only_if_all_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without FULL=1, a fit comes from its kept result, or else from the last page."""
+    monkeypatch.setattr(kept, "KEPT", tmp_path)
+    commands: list[tuple[str, ...]] = []
+
+    def command(*words: str) -> dict[str, list[int]]:
+        commands.append(words)
+        return {"groups": [1]}
+
+    monkeypatch.setattr(collect, "command", command)
+    old = {"left_out_models": {"date": "2026-01-02", "result": "old"}}
+
+    def section(*, full: bool) -> dict[str, Any]:
+        one = collect.Collector(tmp_path, old, full=full, kernels=False, say=lambda _: None)
+        return one.section("left_out_models", one.left_out_models)
+
+    assert section(full=False) == old["left_out_models"]
+    assert section(full=True)["result"] == section(full=False)["result"] == {"kernels": False, "groups": [1]}
+    assert len(commands) == 1
 
 
 def test_the_hash_follows_the_data(tmp_path: Path) -> None:

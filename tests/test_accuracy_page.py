@@ -205,7 +205,7 @@ def test_a_second_run_keeps_what_the_first_was_compared_with() -> None:
 
 def test_a_page_without_slow_sections_says_how_to_get_them() -> None:
     figures = invented()
-    for name in collect.SLOW:
+    for name in ("fit", "left_out_systems", "left_out_models"):
         figures[name] = {}
     text = page(figures)
     assert "FULL=1` computes the intervals, too" in text
@@ -275,7 +275,7 @@ def in_this_process(*words: str) -> Any:
 def test_each_production_figure_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "command", in_this_process)
     monkeypatch.setattr(kept, "KEPT", tmp_path)
-    rows = collect.Collector(Path(), {}, full=False, say=print).production()
+    rows = collect.Collector(Path(), {}, full=False, kernels=False, say=print).production()
     assert [row["skipped"] for row in rows] == [""] * len(rows)
     assert all(row["values"] for row in rows)
 
@@ -286,6 +286,6 @@ def test_each_production_figure_is_predicted(tmp_path: Path, monkeypatch: pytest
 def test_measured_points_make_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "MACHINES", ("scalex40",))
     monkeypatch.setattr(kept, "KEPT", tmp_path)
-    figures = collect.Collector(SHARED, {}, full=False, say=print).figures() | {"before": None}
+    figures = collect.Collector(SHARED, {}, full=False, kernels=False, say=print).figures() | {"before": None}
     assert figures["dev"]["result"]["covered"] == figures["data"]["serving_dev.csv"]["rows"]
     assert page(figures) == page(json.loads(json.dumps(figures)))

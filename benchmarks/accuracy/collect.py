@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from benchmarks.accuracy.kept import CATALOG, ROOT, CannotRun, Figures, command, kept, rows_of, source_hash
+from benchmarks.accuracy.kept import CATALOG, ROOT, CannotRun, Figures, NotKept, command, kept, rows_of, source_hash
 from benchmarks.accuracy.limits import limits
 
 if TYPE_CHECKING:
@@ -40,9 +40,6 @@ WORKLOADS = {"chat": ("--workload", "chat"), "4,000 / 1,000": ("--isl", "4000", 
 GROUPINGS = ("kind", "system", "engine", "model")
 """Groups of points on the page."""
 
-SLOW = ("fit", "left_out_systems", "left_out_models")
-"""Sections that take minutes: FULL=1 computes them again."""
-
 DIGITS = 5
 """Significant digits of figures in the JSON file."""
 
@@ -56,14 +53,16 @@ class Collector:
     Parameters
     ----------
     data : folder with the measured points
-    old : figures of the last page; slow sections are taken from here unless `full`
-    full : whether slow sections run again
+    old : figures of the last page; sections with fits that did not run are taken from here
+    full : whether fits run
+    kernels : whether a left-out system is also left out of the kernel tables, which must be installed
     say : receives progress messages
     """
 
     data: Path
     old: Figures
     full: bool
+    kernels: bool
     say: Say
 
     def figures(self) -> Figures:
@@ -77,20 +76,22 @@ class Collector:
             "machines": self.machines,
             "limits": self.limits,
             "fit": self.fit,
-            "left_out_systems": lambda: self.left_out("system"),
-            "left_out_models": lambda: self.left_out("model"),
+            "left_out_systems": self.left_out_systems,
+            "left_out_models": self.left_out_models,
         }
         figures: Figures = {"made": made(), "data": self.hashes(), "calibration": calibration()}
         return figures | {name: self.section(name, compute) for name, compute in sections.items()}
 
     def section(self, name: str, compute: Callable[[], Any]) -> Figures:
         """One section, with the commit and the date of its figures. Results of commands are kept, see `kept`."""
-        old: Figures = self.old.get(name) or {}
-        if name in SLOW and not self.full:
+        self.say(f"{name}: running")
+        try:
+            figures = compute()
+        except NotKept:
+            old: Figures = self.old.get(name) or {}
             self.say(f"{name}: " + (f"kept from {old['date']}" if old else "left out") + "; FULL=1 computes it")
             return old
-        self.say(f"{name}: running")
-        section: Figures = rounded({"commit": commit(), "date": today(), "source": self.source, "result": compute()})
+        section: Figures = rounded({"commit": commit(), "date": today(), "source": self.source, "result": figures})
         return section
 
     @cached_property
@@ -99,8 +100,9 @@ class Collector:
         return source_hash(self.data / name for name in (FITTED, FAR, PEER))
 
     def run(self, *words: str) -> Figures:
-        """The JSON result of a command, kept for the next run."""
-        result: Figures = kept(self.source, words, lambda: command(*words))
+        """The JSON result of a command, kept for the next run. Fits take many minutes, so they run only if `full`."""
+        may = self.full or words[0] != "calibrate"
+        result: Figures = kept(self.source, words, (lambda: command(*words)) if may else None)
         return result
 
     def validate(self, data: Path, *options: str) -> tuple[Figures, list[dict[str, str]]]:
@@ -188,15 +190,18 @@ class Collector:
                   "left_out_systems")  # fmt: skip
         return {name: plain.get(name) for name in wanted}
 
-    def left_out(self, by: str) -> Figures:
-        """Errors of each left-out group, by a fit without its points; for a system, also without its kernels.
+    def left_out_systems(self) -> Figures:
+        """Errors of each left-out system: of the fits that make the intervals, or of fits without its kernels, too."""
+        if not self.kernels:
+            return {"kernels": False, "groups": self.fit()["left_out_systems"]}
+        data = str(self.data / FITTED)
+        plain = self.run("calibrate", "--data", data, "--leave-out", "system", "--kernels", "default")
+        return {"kernels": True, "groups": plain["groups"]}
 
-        The kernels of a system can be left out only if the kernel tables are installed (`tokenworks[kernels]`).
-        """
-        kernels = by == "system" and has_kernel_tables()
-        options = ("--kernels", "default") if kernels else ()
-        plain = self.run("calibrate", "--data", str(self.data / FITTED), "--leave-out", by, *options)
-        return {"kernels": kernels, "groups": plain["groups"]}
+    def left_out_models(self) -> Figures:
+        """Errors of each left-out model, by a fit without its points."""
+        plain = self.run("calibrate", "--data", str(self.data / FITTED), "--leave-out", "model")
+        return {"kernels": False, "groups": plain["groups"]}
 
 
 # ── commands and files ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,18 +221,6 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(one) for key, one in value.items() if key != "wall"}
     return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def has_kernel_tables() -> bool:
-    """Whether the package with kernel tables is installed."""
-    from tokenworks.calibrate.kernels.tables import find_tables
-    from tokenworks.errors import SpecError
-
-    try:
-        find_tables(None)
-    except SpecError:
-        return False
-    return True
 
 
 def git(*words: str) -> str:

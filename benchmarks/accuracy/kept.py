@@ -24,19 +24,29 @@ class CannotRun(Exception):
     """A command failed. The text is the message of the command."""
 
 
-def kept(source: str, words: Sequence[str], compute: Callable[[], Any]) -> Any:
+class NotKept(Exception):
+    """A slow result is not kept, and may not be computed now."""
+
+
+def kept(source: str, words: Sequence[str], compute: Callable[[], Any] | None) -> Any:
     """A result, from its file if it was computed before with the same code and data.
 
     Parameters
     ----------
     source : hash of the code and the data, see `source_hash`
     words : what is computed: the words of a command
-    compute : computes the result
+    compute : computes the result; None: only a kept result is wanted
+
+    Raises
+    ------
+    NotKept : the result is not kept, and `compute` is None
     """
     name = f"{words[0]}-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:16]}.json"
     path = KEPT / source[:16] / name
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
+    if compute is None:
+        raise NotKept
     result = compute()
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")

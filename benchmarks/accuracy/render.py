@@ -232,7 +232,7 @@ def _left_out(figures: Figures) -> str:
         '"Before the fit" is the error of the calibration that the fit starts from.\n'
     )
     if section and not section["kernels"]:
-        text += "The kernel tables were not installed, so the fits start from kernels of all systems.\n"
+        text += "The fits start from kernel tables of all systems; `KERNELS=1` leaves out those of the system, too.\n"
     text += _stale(figures, "left_out_systems") + _left_table("left-out system", left_out(figures))
     if models := result(figures, "left_out_models"):
         text += "\nThe same with models left out:\n" + _stale(figures, "left_out_models")
