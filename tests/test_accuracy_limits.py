@@ -101,7 +101,8 @@ def test_runs_belong_to_points_by_number_or_by_all_that_names_them(tmp_path: Pat
     path = written(tmp_path / "runs.csv", RUN, RUN | NAMED, *others)
     runs = repeats.runs_of([ROW], path)
     assert runs == {"a": [("2026-04-17", "0.19.0", 0.0125), ("2026-03-01", "0.19.0", 0.0125)]}
-    assert repeats.other_days(runs.values()) == [0.0]
+    assert repeats.differences(runs.values(), repeats.of_other_days) == [0.0]
+    assert repeats.differences(runs.values(), repeats.of_other_versions) == []
 
 
 def test_runs_without_a_number_need_a_model_that_never_has_draft_tokens(tmp_path: Path) -> None:

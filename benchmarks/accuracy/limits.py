@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.accuracy.kept import Figures, rows_of
-from benchmarks.accuracy.repeats import Run, dated_runs, other_days, runs_of
+from benchmarks.accuracy.repeats import Run, dated_runs, differences, of_other_days, of_other_versions, runs_of
 from tokenworks.calibrate.frontier import SPEEDS, Frontier, frontier, usable, workload_of
 from tokenworks.calibrate.measured import Point, read_points
 from tokenworks.calibrate.predict import Predicted
@@ -228,17 +228,17 @@ def _repeats(pairs: Sequence[Pair], runs: dict[str, list[Run]]) -> Figures:
         "table": _spread(once),
         "table_frontier": scored([_by(pair, run.tpot) for pair, run in first]),
         "table_ours": scored([pair for pair, _ in first]),
-        "days": _spread(other_days(own for _, own in again)),
+        "days": _spread(differences((own for _, own in again), of_other_days)),
+        "versions": _spread(differences((own for _, own in again), of_other_versions)),
         "days_frontier": scored([_by(_as_measured(pair, old.tpot), new.tpot) for pair, (old, new) in days]),
         "days_ours": scored([_as_measured(pair, old.tpot) for pair, (old, _) in days]),
     }
 
 
-def _spread(logs: Sequence[float]) -> Figures:
-    """Number of pairs, and median, mean and 80th percentile of the difference of TPOT."""
+def _spread(logs: Sequence[float]) -> Figures | None:
+    """Number of pairs, and median and mean of the difference of TPOT; None without pairs."""
     off = np.expm1(np.array(logs))
-    return {"n": len(logs), "median": float(np.median(off)), "mean": float(np.mean(off)),
-            "p80": float(np.quantile(off, 0.8))}  # fmt: skip
+    return {"n": len(logs), "median": float(np.median(off)), "mean": float(np.mean(off))} if logs else None
 
 
 def _by(pair: Pair, tpot: float) -> Pair:

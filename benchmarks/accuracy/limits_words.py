@@ -6,10 +6,11 @@ from benchmarks.accuracy.history import Figures, result
 from benchmarks.accuracy.markdown import percent, table
 
 INTRODUCTION = """## How well can a prediction be?
-The frontiers above are computed again with changed predictions, to find where their error comes from. "Without the
-median error of each group" divides the predictions of a group by its median ratio to measured values. "Software stack"
-is one device, engine, model, dtype of the weights, with or without MTP, aggregated or disaggregated. What its median
-error holds is what no point states: the version of the engine, its kernels for this model, and its settings.
+The frontiers above are computed again with changed predictions, to find where their error comes from. All errors are
+medians. "Without the median error of each group" divides the predictions of a group by its median ratio to measured
+values. "Software stack" is one device, engine, model and dtype of the weights, with or without MTP, aggregated or
+disaggregated. What its median error holds is what no point states: the version of the engine, its kernels for this
+model, and its settings.
 """
 
 
@@ -18,7 +19,7 @@ def limits(figures: Figures) -> str:
     told = result(figures, "limits")
     if not told:
         return ""
-    text = INTRODUCTION + table(("predictions", "frontiers", "median", "ratio of two devices: median"), _causes(told))
+    text = INTRODUCTION + table(("predictions", "throughputs", "frontier", "ratio of two devices"), _causes(told))
     return text + _beside(told) + _invented(told) + _repeats(told)
 
 
@@ -59,7 +60,7 @@ def _invented(told: Figures) -> str:
     return (
         "\nAn error of TPOT counts about twice on a frontier: a slower step needs a smaller batch for the same speed. "
         "If the only error was one random factor for each software stack:\n"
-        + table(("error of TPOT (standard deviation)", "frontier: median", "ratio of two devices: median"), rows)
+        + table(("error of TPOT (standard deviation)", "frontier", "ratio of two devices"), rows)
     )
 
 
@@ -70,18 +71,20 @@ def _repeats(told: Figures) -> str:
     rows = [
         ["one dated run, against the table", *_row(again, "table")],
         ["two runs on different days", *_row(again, "days")],
+        ["two versions of the engine", *_row(again, "versions")],
     ]
-    columns = ("the same configuration, measured twice", "pairs", "TPOT: median", "mean", "frontiers", "median",
-               "ratio: median", "our error there: frontier", "ratio")  # fmt: skip
+    columns = ("the same configuration, measured twice", "pairs", "TPOT: median", "mean", "throughputs", "frontier",
+               "ratio", "our error there: frontier", "ratio")  # fmt: skip
     return (
         f"\n**Repeats.** {again['points']:,} of these points were measured again: the kernel package "
         "`aiconfigurator-core` has single runs with their dates. One run is scored as a prediction of the other one. "
-        "No predictor that does not know the version of the software can be better than that. The table often holds "
-        "the dated run itself, so the first line is a lower bound.\n" + table(columns, rows)
+        "The table often holds the dated run itself, so the first line is a lower bound. A predictor that does not "
+        "know the version of the engine cannot be better than two versions agree; the table of random factors above "
+        "says what such a difference costs on frontiers.\n" + table(columns, rows)
     )
 
 
 def _row(again: Figures, name: str) -> list[str]:
-    pairs, frontier, ours = again[name], again[f"{name}_frontier"], again[f"{name}_ours"]
-    cells = [f"{pairs['n']:,}", percent(pairs["median"]), percent(pairs["mean"])]
-    return cells + _cells(frontier) + _cells(ours)[1:]
+    pairs = again[name]
+    cells = [f"{pairs['n']:,}", percent(pairs["median"]), percent(pairs["mean"])] if pairs else ["0", "", ""]
+    return cells + _cells(again.get(f"{name}_frontier")) + _cells(again.get(f"{name}_ours"))[1:]

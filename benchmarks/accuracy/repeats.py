@@ -6,7 +6,7 @@ import csv
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -95,6 +95,22 @@ def _points_of(row: Row, numbered: dict[Key, list[str]], named: dict[Key, list[s
     return named.get((model, row["precision"], device, row["backend"], split[1], split[2], *load), [])
 
 
-def other_days(runs: Iterable[Sequence[Run]]) -> list[float]:
-    """|log ratio| of the TPOT of two runs of one configuration on different days, of each such pair [-]."""
-    return [abs(math.log(a.tpot / b.tpot)) for members in runs for a, b in combinations(members, 2) if a.day != b.day]
+def differences(runs: Iterable[Sequence[Run]], differ: Callable[[Run, Run], bool]) -> list[float]:
+    """|log ratio| of the TPOT of two runs of one configuration, of each pair that differs in something [-].
+
+    Parameters
+    ----------
+    runs : the runs of each configuration
+    differ : whether two runs count as a pair
+    """
+    return [abs(math.log(a.tpot / b.tpot)) for members in runs for a, b in combinations(members, 2) if differ(a, b)]
+
+
+def of_other_days(a: Run, b: Run) -> bool:
+    """Whether two runs were on different days."""
+    return a.day != b.day
+
+
+def of_other_versions(a: Run, b: Run) -> bool:
+    """Whether two runs had different versions of the engine, both of them known."""
+    return bool(a.version and b.version and a.version != b.version)
