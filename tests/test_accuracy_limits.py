@@ -53,6 +53,14 @@ def test_an_error_of_tpot_counts_twice_on_a_frontier_where_throughput_is_proport
     assert whole["ratio_median_ape"] == pytest.approx(0, abs=1e-9)  # all devices have the same error
 
 
+def test_stacks_with_many_points_and_a_large_bias_come_first() -> None:
+    pairs = off_by({"h100": 1.05, "h200": 0.8, "b200": 1.0})
+    stacks = limits._stacks(pairs + pairs[: limits.FEW - 1])
+    assert [one["stack"].split(",")[0] for one in stacks] == ["h200", "h100", "b200"]
+    assert [one["n"] for one in stacks] == [6, 10, 6]
+    assert [one["bias"] for one in stacks] == pytest.approx([-0.2, 0.05, 0.0])
+
+
 def test_what_a_wrong_choice_loses() -> None:
     """vLLM measures 1.25 times the throughput of SGLang. The prediction makes SGLang the better one, or not."""
     better, worse = machine("h100", 1.0), machine("h100", 1.25, engine="sglang")

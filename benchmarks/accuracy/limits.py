@@ -51,6 +51,9 @@ PARTS: dict[str, Callable[[Point], bool]] = {
     "without DeepSeek-V4-Pro": lambda point: "DeepSeek-V4" not in point.model,
 }
 
+SHOWN, FEW = 15, 5
+"""Software stacks that the page lists, and the number of points from which one counts [count]."""
+
 ERRORS, DRAWS = (0.05, 0.1, 0.15), 20
 """Standard deviations of invented errors of TPOT, as logarithms [-], and the number of draws of each."""
 
@@ -70,6 +73,7 @@ def limits(data: Path, rows: Sequence[dict[str, str]]) -> Figures:
         "true_tpot": scored([_true_tpot(pair) for pair in pairs]),
         "without": {title: scored(_without(pairs, names)) for title, names in WITHOUT.items()},
         "only_software": scored(_only(pairs, SOFTWARE)),
+        "stacks": _stacks(pairs),
         "parts": {name: scored([pair for pair in pairs if part(pair[0])]) for name, part in PARTS.items()},
         "invented": {str(error): _invented(pairs, error) for error in ERRORS},
         "at_measured_points": _at_measured(pairs),
@@ -150,6 +154,21 @@ def _without(pairs: Sequence[Pair], names: Sequence[str]) -> list[Pair]:
 def _only(pairs: Sequence[Pair], names: Sequence[str]) -> list[Pair]:
     moves = _medians(pairs, names)
     return [_moved(_exact(pair), tpot, rate) for pair, (tpot, rate) in zip(pairs, moves, strict=True)]
+
+
+def _stacks(pairs: Sequence[Pair]) -> list[Figures]:
+    """The software stacks that move the errors most: number of points x |log of the median ratio|, largest first."""
+    groups: dict[Any, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        groups[tuple(KEYS[name](pair[0]) for name in SOFTWARE)].append(pair)
+    told: list[Figures] = []
+    for (device, engine, (model, weights), mode, mtp), members in groups.items():
+        off = np.array([_logs(pair)[0] for pair in members])
+        told.append({"stack": f"{device}, {engine}, {model} {weights}", "kind": f"{mode} {mtp}", "n": len(members),
+                     "bias": float(np.expm1(np.median(off))),
+                     "median_ape": float(np.median(np.abs(np.expm1(off))))})  # fmt: skip
+    large = [one for one in told if one["n"] >= FEW]
+    return sorted(large, key=lambda one: (-one["n"] * abs(math.log1p(one["bias"])), one["stack"], one["kind"]))[:SHOWN]
 
 
 def _invented(pairs: Sequence[Pair], error: float) -> Figures:

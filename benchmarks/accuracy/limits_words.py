@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.accuracy.history import Figures, result
-from benchmarks.accuracy.markdown import percent, table
+from benchmarks.accuracy.markdown import kind_words, percent, signed, table
 
 INTRODUCTION = """## How well can a prediction be?
 The frontiers above are computed again with changed predictions, to find where their error comes from. All errors are
@@ -20,7 +20,7 @@ def limits(figures: Figures) -> str:
     if not told:
         return ""
     text = INTRODUCTION + table(("predictions", "throughputs", "frontier", "ratio of two devices"), _causes(told))
-    return text + _beside(told) + _invented(told) + _repeats(told)
+    return text + _beside(told) + _stacks(told) + _invented(told) + _repeats(told)
 
 
 def _causes(told: Figures) -> list[list[str]]:
@@ -49,6 +49,18 @@ def _beside(told: Figures) -> str:
         f"{same}, both are the same choice. What the predicted choice gave, measured, was less than the best by "
         f"{percent(choice['lost_median'], 0)} in the median, {percent(choice['lost_mean'], 0)} in the mean, and "
         f"{percent(choice['lost_p90'], 0)} at the 90th percentile.\n"
+    )
+
+
+def _stacks(told: Figures) -> str:
+    rows = [
+        [one["stack"], kind_words(one["kind"]), f"{one['n']:,}", percent(one["median_ape"]), signed(one["bias"])]
+        for one in told["stacks"]
+    ]
+    return (
+        "\nThe software stacks whose median error, times their points, is largest "
+        "([what is known](calibration.md#remaining-errors-and-their-causes)):\n"
+        + table(("software stack", "points", "n", "TPOT median", "bias"), rows)
     )
 
 

@@ -75,7 +75,8 @@ def _made(figures: Figures) -> str:
 
 def _targets(figures: Figures) -> str:
     rows = [[one.what, _bounds(one), _reached(one), _met(one)] for one in targets(figures)]
-    return "## Targets\n" + table(("figure", "target", "now", ""), rows)
+    why = "\nWhy targets are missed: [causes](calibration.md#remaining-errors-and-their-causes).\n"
+    return "## Targets\n" + table(("figure", "target", "now", ""), rows) + (why if "**missed**" in str(rows) else "")
 
 
 def _bounds(one: Target) -> str:
