@@ -58,7 +58,7 @@ bench: $(VENV)/.ready
 # docs/accuracy.md from measured points. DATA: folder with serving_dev.csv and serving_new.csv. FULL=1 also repeats the
 # fits that leave out systems and models (many minutes). BEFORE=COMMIT: compare with the page of this commit.
 accuracy: $(VENV)/.ready
-	$(RUN)/python -m benchmarks.accuracy --data "$(DATA)" --before "$(BEFORE)" $(if $(FULL),--full)
+	$(RUN)/python -m benchmarks.accuracy --data "$(DATA)" --before "$(BEFORE)" $(if $(FULL),--full) $(if $(KERNELS),--kernels)
 
 # The lock holds exact versions and hashes; run this after a change of dependencies in pyproject.toml.
 lock: $(VENV)/.ready

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from benchmarks.accuracy import __main__ as command
-from benchmarks.accuracy import collect
+from benchmarks.accuracy import collect, kept
 from benchmarks.accuracy.history import changes, compared_with, targets
 from benchmarks.accuracy.render import page
 
@@ -115,8 +115,25 @@ def invented() -> dict[str, Any]:
             {"kernels": True, "groups": [left, left | {"group": "beta", "covered": 0.6, "median_ape": 0.17}]}
         ),
         "left_out_models": section({"kernels": False, "groups": [left | {"group": "toy fp8"}]}),
+        "limits": section(limits()),
         "before": None,
     }
+
+
+def limits() -> dict[str, Any]:
+    one = {"n": 60, "median_ape": 0.17, "bias": -0.02, "ratios": 40, "ratio_median_ape": 0.2}
+    pairs = {"n": 30, "median": 0.012, "mean": 0.044}
+    repeats = {"points": 30} | {f"{kind}{what}": one for kind in ("table", "days") for what in ("_frontier", "_ours")}
+    return {
+        "as_predicted": one, "true_tpot": one, "without": {"device": one, "software stack": one}, "only_software": one,
+        "stacks": [{"stack": "alpha, vllm, toy fp8", "kind": "agg none", "n": 30, "bias": -0.2, "median_ape": 0.21}],
+        "parts": {"without MTP": one, "without starved points": None},
+        "invented": {"0.05": {"median_ape": 0.07, "ratio_median_ape": 0.11}},
+        "at_measured_points": {"n": 90, "median_ape": 0.18},
+        "choice": {"n": 50, "same_engine": 0.77, "same_split": 0.57, "lost_median": 0.0, "lost_mean": 0.1,
+                   "lost_p90": 0.36},
+        "repeats": repeats | {"table": pairs, "days": pairs, "versions": None},
+    }  # fmt: skip
 
 
 def with_before() -> dict[str, Any]:
@@ -145,6 +162,9 @@ def test_the_page_has_date_commit_hashes_and_figures() -> None:
     assert "rate 5,000 tok/s/device | 4,000 | 3,000 to 6,000 | yes | -20 %" in text
     assert "| skew | 2.00 |" in text
     assert "older than the rest of this page" in text  # the fit
+    assert "| without the median error of each software stack | 60 | 17.0 % | 20.0 % |" in text
+    assert "| alpha, vllm, toy fp8 | aggregated, no MTP | 30 | 21.0 % | -20 % |" in text
+    assert "| two runs on different days | 30 | 1.2 % | 4.4 % | 60 | 17.0 % | 20.0 % | 17.0 % | 20.0 % |" in text
 
 
 def test_tables_have_as_many_cells_as_columns_and_no_word_of_code() -> None:
@@ -187,7 +207,7 @@ def test_a_second_run_keeps_what_the_first_was_compared_with() -> None:
 
 def test_a_page_without_slow_sections_says_how_to_get_them() -> None:
     figures = invented()
-    for name in collect.SLOW:
+    for name in ("fit", "left_out_systems", "left_out_models"):
         figures[name] = {}
     text = page(figures)
     assert "FULL=1` computes the intervals, too" in text
@@ -228,7 +248,7 @@ def test_a_file_of_another_form_is_named(
     for name in (collect.FITTED, collect.FAR):
         (tmp_path / name).write_text("point_id\na\n", encoding="utf-8")
     monkeypatch.setattr(sys, "argv", ["accuracy", "--data", str(tmp_path)])
-    monkeypatch.setattr(collect, "KEPT", tmp_path)
+    monkeypatch.setattr(kept, "KEPT", tmp_path)
     assert command.main() == 1
     assert re.search(r"make accuracy: tokenworks validate .*serving_dev.csv:1: has no column", capsys.readouterr().err)
 
@@ -240,7 +260,7 @@ def test_the_page_in_docs_is_the_text_of_its_figures() -> None:
 
 
 def test_production_figures_have_sources_and_are_no_points_of_a_fit() -> None:
-    rows = collect.rows_of(collect.PRODUCTION)
+    rows = kept.rows_of(collect.PRODUCTION)
     assert all(row["source"] and row["title"] for row in rows)
     assert len({row["point_id"] for row in rows}) == len(rows)
 
@@ -254,9 +274,10 @@ def in_this_process(*words: str) -> Any:
 
 
 @pytest.mark.usefixtures("kernel")
-def test_each_production_figure_is_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_production_figure_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "command", in_this_process)
-    rows = collect.Collector(Path(), {}, full=False, say=print).production()
+    monkeypatch.setattr(kept, "KEPT", tmp_path)
+    rows = collect.Collector(Path(), {}, full=False, kernels=False, say=print).production()
     assert [row["skipped"] for row in rows] == [""] * len(rows)
     assert all(row["values"] for row in rows)
 
@@ -266,7 +287,7 @@ def test_each_production_figure_is_predicted(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no measured data beside this checkout")
 def test_measured_points_make_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collect, "MACHINES", ("scalex40",))
-    monkeypatch.setattr(collect, "KEPT", tmp_path)
-    figures = collect.Collector(SHARED, {}, full=False, say=print).figures() | {"before": None}
+    monkeypatch.setattr(kept, "KEPT", tmp_path)
+    figures = collect.Collector(SHARED, {}, full=False, kernels=False, say=print).figures() | {"before": None}
     assert figures["dev"]["result"]["covered"] == figures["data"]["serving_dev.csv"]["rows"]
     assert page(figures) == page(json.loads(json.dumps(figures)))

@@ -1,9 +1,11 @@
-"""Write docs/accuracy.md and docs/accuracy.json: make accuracy DATA=FOLDER [FULL=1] [BEFORE=COMMIT]
+"""Write docs/accuracy.md and docs/accuracy.json: make accuracy DATA=FOLDER [FULL=1 [KERNELS=1]] [BEFORE=COMMIT]
 
 FOLDER holds `serving_dev.csv`, the points that the default calibration was fitted on, and `serving_new.csv`, points of
 hardware that no fit has seen; and `peer_aiconfigurator.csv`, if a comparison with this predictor is wanted. FULL=1 also
-repeats the fits without a system and without a model, which take many minutes. The page compares its figures with those
-of docs/accuracy.json in BEFORE, by default in the last commit.
+repeats the fits without a system and without a model, which take many minutes; with KERNELS=1 a left-out
+system is also left out of the kernel tables (`tokenworks[kernels]`). Results of commands are kept in
+build/accuracy as long as code and data stay the same, so an interrupted run continues where it stopped. The page
+compares its figures with those of docs/accuracy.json in BEFORE, by default in the last commit.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.accuracy.collect import FAR, FITTED, ROOT, CannotRun, Collector, Figures, git
+from benchmarks.accuracy.collect import FAR, FITTED, Collector, git
 from benchmarks.accuracy.history import compared_with
+from benchmarks.accuracy.kept import ROOT, CannotRun, Figures
 from benchmarks.accuracy.render import page
 
 PAGE, FIGURES = ROOT / "docs" / "accuracy.md", ROOT / "docs" / "accuracy.json"
@@ -27,6 +30,7 @@ def main() -> int:
     options.add_argument("--data", default="")
     options.add_argument("--before", default="")
     options.add_argument("--full", action="store_true")
+    options.add_argument("--kernels", action="store_true")
     options.add_argument("--render", action="store_true", help="write docs/accuracy.md from docs/accuracy.json only")
     given = options.parse_args()
     if given.render:
@@ -42,7 +46,7 @@ def main() -> int:
         print(f"make accuracy: {problem}", file=sys.stderr)
         return REFUSED
     try:
-        figures = Collector(Path(given.data), last, given.full, say).figures()
+        figures = Collector(Path(given.data), last, given.full, given.kernels, say).figures()
     except CannotRun as failed:
         print(f"make accuracy: {failed}", file=sys.stderr)
         return 1

@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import json
-import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
+from benchmarks.accuracy.kept import CATALOG, ROOT, CannotRun, Figures, NotKept, command, kept, rows_of, source_hash
+from benchmarks.accuracy.limits import limits
+
 if TYPE_CHECKING:
     from benchmarks.peer import Comparison
 
-ROOT = Path(__file__).parents[2]
-CATALOG = ROOT / "src" / "tokenworks" / "catalog"
 PRODUCTION = Path(__file__).parent / "production.csv"
-KEPT = ROOT / "build" / "accuracy"
-"""Results of finished sections, by hash of everything that they depend on: an interrupted run continues here."""
 
 FITTED, FAR, PEER = "serving_dev.csv", "serving_new.csv", "peer_aiconfigurator.csv"
 """Files of the data folder: points of the fit, points of hardware that no fit has seen, predictions of a peer."""
@@ -43,18 +40,10 @@ WORKLOADS = {"chat": ("--workload", "chat"), "4,000 / 1,000": ("--isl", "4000", 
 GROUPINGS = ("kind", "system", "engine", "model")
 """Groups of points on the page."""
 
-SLOW = ("fit", "left_out_systems", "left_out_models")
-"""Sections that take minutes: FULL=1 computes them again."""
-
 DIGITS = 5
 """Significant digits of figures in the JSON file."""
 
 Say = Callable[[str], None]
-Figures = dict[str, Any]
-
-
-class CannotRun(Exception):
-    """A command failed. The text is the message of the command."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +53,16 @@ class Collector:
     Parameters
     ----------
     data : folder with the measured points
-    old : figures of the last page; slow sections are taken from here unless `full`
-    full : whether slow sections run again
+    old : figures of the last page; sections with fits that did not run are taken from here
+    full : whether fits run
+    kernels : whether a left-out system is also left out of the kernel tables, which must be installed
     say : receives progress messages
     """
 
     data: Path
     old: Figures
     full: bool
+    kernels: bool
     say: Say
 
     def figures(self) -> Figures:
@@ -83,29 +74,49 @@ class Collector:
             "production": self.production,
             "peer": self.peer,
             "machines": self.machines,
+            "limits": self.limits,
             "fit": self.fit,
-            "left_out_systems": lambda: self.left_out("system"),
-            "left_out_models": lambda: self.left_out("model"),
+            "left_out_systems": self.left_out_systems,
+            "left_out_models": self.left_out_models,
         }
         figures: Figures = {"made": made(), "data": self.hashes(), "calibration": calibration()}
         return figures | {name: self.section(name, compute) for name, compute in sections.items()}
 
     def section(self, name: str, compute: Callable[[], Any]) -> Figures:
-        """One section, with the commit and the time of its figures; from a file if nothing changed since then."""
-        stamp = {"commit": commit(), "date": today(), "source": source_hash(self.data)}
-        kept = KEPT / stamp["source"][:16] / f"{name}.json"
-        old: Figures = self.old.get(name) or {}
-        if kept.exists():
-            self.say(f"{name}: nothing changed since its last run")
-            return read(kept)
-        if name in SLOW and not self.full:
+        """One section, with the commit and the date of its figures. Results of commands are kept, see `kept`."""
+        self.say(f"{name}: running")
+        try:
+            figures = compute()
+        except NotKept:
+            old: Figures = self.old.get(name) or {}
             self.say(f"{name}: " + (f"kept from {old['date']}" if old else "left out") + "; FULL=1 computes it")
             return old
-        self.say(f"{name}: running")
-        section: Figures = rounded(stamp | {"result": compute()})
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(section), encoding="utf-8")
+        section: Figures = rounded({"commit": commit(), "date": today(), "source": self.source, "result": figures})
         return section
+
+    @cached_property
+    def source(self) -> str:
+        """Hash of the code and the data: equal hashes have equal figures."""
+        return source_hash(self.data / name for name in (FITTED, FAR, PEER))
+
+    def run(self, *words: str) -> Figures:
+        """The JSON result of a command, kept for the next run. Fits take many minutes, so they run only if `full`."""
+        may = self.full or words[0] != "calibrate"
+        result: Figures = kept(self.source, words, (lambda: command(*words)) if may else None)
+        return result
+
+    def validate(self, data: Path, *options: str) -> tuple[Figures, list[dict[str, str]]]:
+        """What `validate` prints of a file of points, and its row for each point; kept for the next run."""
+
+        def compute() -> Figures:
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "rows.csv"
+                summary = command("validate", "--data", str(data), "--out", str(out), *options)
+                return {"summary": summary, "rows": rows_of(out)}
+
+        name = hashlib.sha256(data.read_bytes()).hexdigest()
+        both = kept(self.source, ("validate", name, *options), compute)
+        return both["summary"], both["rows"]
 
     def hashes(self) -> dict[str, Figures]:
         """Hash and number of rows of each data file."""
@@ -117,10 +128,8 @@ class Collector:
 
     def validated(self, data: Path, *options: str) -> Figures:
         """What `validate` says of a file, with groups that only this page has."""
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "rows.csv"
-            summary = command("validate", "--data", str(data), "--out", str(out), *options)
-            points = list(zip(rows_of(data), rows_of(out), strict=True))
+        summary, rows = self.validate(data, *options)
+        points = list(zip(rows_of(data), rows, strict=True))
         wanted = ("points", "covered", "skipped", "assumed", "tpot", "ttft", "tok_s_per_device", "energy",
                   "energy_left_out", "baseline", "ranking", "frontier")  # fmt: skip
         wide = [pair for pair in points if pair[0]["mode"] == "disagg" and widest_ep(pair[0]) > 8]
@@ -136,16 +145,16 @@ class Collector:
         predicted: dict[str, dict[str, str]] = {}
         with tempfile.TemporaryDirectory() as folder:
             for given in sorted({row["set"] for row in rows}):
-                data, out = Path(folder) / "points.csv", Path(folder) / "rows.csv"
+                data = Path(folder) / "points.csv"
                 write_rows(data, [row for row in rows if row["set"] == given])
                 numbers = [word for one in given.split() for word in ("--set", one)]
                 try:
-                    command("validate", "--data", str(data), "--out", str(out), *numbers)
+                    _, results = self.validate(data, *numbers)
                 except CannotRun as problem:
                     failed = {"skipped": str(problem)}
                     predicted |= {row["point_id"]: failed for row in rows if row["set"] == given}
                 else:
-                    predicted |= {row["point_id"]: row for row in rows_of(out)}
+                    predicted |= {row["point_id"]: row for row in results}
         return [production_row(row, predicted[row["point_id"]]) for row in rows]
 
     def peer(self) -> list[Figures] | None:
@@ -153,7 +162,16 @@ class Collector:
         from benchmarks.peer import compare
 
         path = self.data / PEER
-        return [comparison_row(one) for one in compare(path, "serving")[0]] if path.exists() else None
+        if not path.exists():
+            return None
+        rows: list[Figures] = kept(
+            self.source, ("peer",), lambda: [comparison_row(one) for one in compare(path, "serving")[0]]
+        )
+        return rows
+
+    def limits(self) -> Figures:
+        """What the error of the frontier consists of, and how well repeated measurements predict each other."""
+        return limits(self.data / FITTED, self.validate(self.data / FITTED)[1])
 
     def machines(self) -> list[Figures]:
         """The best deployment of DeepSeek-R1 on five machines, for two workloads."""
@@ -161,52 +179,32 @@ class Collector:
         for machine in MACHINES:
             for workload, options in WORKLOADS.items():
                 self.say(f"machines: {machine}, {workload}")
-                plan = command("plan", MODEL, "--on", machine, *options)
+                plan = self.run("plan", MODEL, "--on", machine, *options)
                 table.append({"machine": machine, "workload": workload, **best_of(plan)})
         return table
 
     def fit(self) -> Figures:
         """A fit as the one of the shipped calibration: constants, ablation, errors of left-out systems, power."""
-        plain = command("calibrate", "--data", str(self.data / FITTED), "--ablation")
+        plain = self.run("calibrate", "--data", str(self.data / FITTED), "--ablation")
         wanted = ("constants", "tpot_before", "tpot_in_sample", "factors", "power", "spreads", "ablation",
                   "left_out_systems")  # fmt: skip
         return {name: plain.get(name) for name in wanted}
 
-    def left_out(self, by: str) -> Figures:
-        """Errors of each left-out group, by a fit without its points; for a system, also without its kernels.
+    def left_out_systems(self) -> Figures:
+        """Errors of each left-out system: of the fits that make the intervals, or of fits without its kernels, too."""
+        if not self.kernels:
+            return {"kernels": False, "groups": self.fit()["left_out_systems"]}
+        data = str(self.data / FITTED)
+        plain = self.run("calibrate", "--data", data, "--leave-out", "system", "--kernels", "default")
+        return {"kernels": True, "groups": plain["groups"]}
 
-        The kernels of a system can be left out only if the kernel tables are installed (`tokenworks[kernels]`).
-        """
-        kernels = by == "system" and has_kernel_tables()
-        options = ("--kernels", "default") if kernels else ()
-        plain = command("calibrate", "--data", str(self.data / FITTED), "--leave-out", by, *options)
-        return {"kernels": kernels, "groups": plain["groups"]}
+    def left_out_models(self) -> Figures:
+        """Errors of each left-out model, by a fit without its points."""
+        plain = self.run("calibrate", "--data", str(self.data / FITTED), "--leave-out", "model")
+        return {"kernels": False, "groups": plain["groups"]}
 
 
 # ── commands and files ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def command(*words: str) -> Figures:
-    """The JSON result of a `tokenworks` command.
-
-    Raises
-    ------
-    CannotRun : the command ends with an error
-    """
-    run = subprocess.run(
-        [sys.executable, "-m", "tokenworks", *words, "--output", "json"],
-        cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-    )  # fmt: skip
-    if not run.stdout.startswith("{"):
-        raise CannotRun(f"tokenworks {' '.join(words)}: {run.stderr.strip() or f'exit {run.returncode}'}")
-    result: Figures = json.loads(run.stdout)
-    return result
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
@@ -216,12 +214,6 @@ def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def read(path: Path) -> Figures:
-    """The figures of a JSON file."""
-    figures: Figures = json.loads(path.read_text(encoding="utf-8"))
-    return figures
-
-
 def rounded(value: Any) -> Any:
     """Plain data with all floats rounded to `DIGITS` significant digits."""
     if isinstance(value, float):
@@ -229,29 +221,6 @@ def rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: rounded(one) for key, one in value.items() if key != "wall"}
     return [rounded(one) for one in value] if isinstance(value, list | tuple) else value
-
-
-def has_kernel_tables() -> bool:
-    """Whether the package with kernel tables is installed."""
-    from tokenworks.calibrate.kernels.tables import find_tables
-    from tokenworks.errors import SpecError
-
-    try:
-        find_tables(None)
-    except SpecError:
-        return False
-    return True
-
-
-def source_hash(data: Path) -> str:
-    """Hash of the code, the catalog, the collector and the data: equal hashes have equal figures."""
-    files = [path for path in (ROOT / "src" / "tokenworks").rglob("*") if path.suffix in (".py", ".yaml", ".json")]
-    files += [Path(__file__), PRODUCTION, ROOT / "benchmarks" / "peer.py"]
-    files += [data / name for name in (FITTED, FAR, PEER) if (data / name).exists()]
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def git(*words: str) -> str:

@@ -16,6 +16,7 @@ from benchmarks.accuracy.history import (
     result,
     targets,
 )
+from benchmarks.accuracy.limits_words import limits
 from benchmarks.accuracy.markdown import factor, kind_words, percent, signed, table, wrapped
 
 ABLATED = 0.0005
@@ -51,8 +52,8 @@ def page(figures: Figures) -> str:
     figures : what `collect` gathered, and the older figures that the page compares with
     """
     parts: list[Callable[[Figures], str]] = [
-        _made, _targets, _changes, _points, _frontier, _left_out, _intervals, _constants, _without_points, _energy,
-        beside.far, beside.production, beside.machines, beside.baselines, beside.peer,
+        _made, _targets, _changes, _points, _frontier, limits, _left_out, _intervals, _constants, _without_points,
+        _energy, beside.far, beside.production, beside.machines, beside.baselines, beside.peer,
     ]  # fmt: skip
     texts = [HEAD, *(part(figures) for part in parts)]
     return wrapped("\n\n".join(text.rstrip() for text in texts if text) + "\n")
@@ -74,7 +75,8 @@ def _made(figures: Figures) -> str:
 
 def _targets(figures: Figures) -> str:
     rows = [[one.what, _bounds(one), _reached(one), _met(one)] for one in targets(figures)]
-    return "## Targets\n" + table(("figure", "target", "now", ""), rows)
+    why = "\nWhy targets are missed: [causes](calibration.md#remaining-errors-and-their-causes).\n"
+    return "## Targets\n" + table(("figure", "target", "now", ""), rows) + (why if "**missed**" in str(rows) else "")
 
 
 def _bounds(one: Target) -> str:
@@ -231,7 +233,7 @@ def _left_out(figures: Figures) -> str:
         '"Before the fit" is the error of the calibration that the fit starts from.\n'
     )
     if section and not section["kernels"]:
-        text += "The kernel tables were not installed, so the fits start from kernels of all systems.\n"
+        text += "The fits start from kernel tables of all systems; `KERNELS=1` leaves out those of the system, too.\n"
     text += _stale(figures, "left_out_systems") + _left_table("left-out system", left_out(figures))
     if models := result(figures, "left_out_models"):
         text += "\nThe same with models left out:\n" + _stale(figures, "left_out_models")
