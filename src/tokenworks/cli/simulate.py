@@ -236,9 +236,9 @@ def _print_classes(plain: dict[str, Any], out: Page) -> None:
     print_table(out, columns, rows, wraps=("SLO",), spare=("priority", "goodput/s"))
 
 
-def shown(value: float) -> str:
-    """A number with four digits, or with all digits of its integer part."""
-    return f"{value:,.0f}" if value >= 1e3 else f"{value:.4g}"
+def shown(value: float, digits: int = 4) -> str:
+    """A number with some digits [count], or with all digits of its integer part."""
+    return f"{value:,.0f}" if value >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def _print_roles(plain: dict[str, Any], out: Page) -> None:
@@ -251,7 +251,7 @@ def _print_roles(plain: dict[str, Any], out: Page) -> None:
             str(role["instances"]),
             f"{role['busy_share']:.0%}",
             f"{role['steps']:,}",
-            f"{role['step_ms']:.3g}",
+            shown(role["step_ms"], 3),
             f"{role['mean_batch']:.1f}",
             f"{role['prefill_tokens_per_step']:,.0f}",
             f"{role['hit_share']:.1%}",

@@ -217,7 +217,7 @@ def _shortfall(run: Simulation) -> tuple[str, int]:
         unit = "sessions" if turns > 1 else "requests"
         lives = span.seconds / max(turns * (life_s + think_s) if turns > 1 else life_s, 1e-12)
         return (
-            f"not settled: the measured window has {(DONE - WARM) * sent / turns:,.0f} {unit} and {lives:.2g} times "
+            f"not settled: the measured window has {(DONE - WARM) * sent / turns:,.0f} {unit} and {lives:,.1f} times "
             f"their life; give about {wanted:,} requests"
         ), wanted
     warm_s = warm_up_s(run)
