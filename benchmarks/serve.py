@@ -230,8 +230,8 @@ def vllm_bench(folder: str, given: argparse.Namespace) -> None:
     with served(folder, plan, "--served-model-name", "tiny", "--speed", str(given.speed)) as port:
         command: list[str | Path] = [
             python.parent / "vllm", "bench", "serve", "--backend", "vllm", "--base-url", f"http://127.0.0.1:{port}",
-            "--model", "tiny", "--tokenizer", tokenizer, "--dataset-name", "random", "--random-input-len", "256",
-            "--random-output-len", str(given.output), "--num-prompts", str(given.requests), "--request-rate",
+            "--model", "tiny", "--tokenizer", tokenizer, "--dataset-name", "random", "--random-input-len", "1024",
+            "--random-output-len", "128", "--num-prompts", str(given.requests), "--request-rate",
             str(given.vllm_bench * given.speed), "--ignore-eos", "--save-result", "--save-detailed", "--result-dir",
             folder, "--result-filename", "bench.json", "--disable-tqdm",
         ]  # fmt: skip
@@ -391,7 +391,6 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200, help="requests of this trace")
     parser.add_argument("--speed", type=float, default=1.0, help="speed of this deployment; below 1 on a busy computer")
     parser.add_argument("--vllm-bench", type=float, metavar="RATE", help="let `vllm bench serve` of `make wire` play")
-    parser.add_argument("--output", type=int, default=64, help="output tokens of its requests")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="let clients come and leave")
     parser.add_argument("--clients", type=int, default=60, help="clients of --soak")
     parser.add_argument("--recorder", type=int, metavar="STREAMS", help="delay of events through `tokenworks record`")

@@ -9,12 +9,15 @@ import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.serving.client import ask, connected, get, idle, post, read
 from tests.serving.conftest import Endpoint
 from tokenworks.serving import metrics as metrics_module
-from tokenworks.serving.metrics import HISTOGRAMS
+from tokenworks.serving.driver import HandedOver
+from tokenworks.serving.metrics import HISTOGRAMS, ServerMetrics, ServiceTerms
+from tokenworks.specs.slo import Slo
 
 SCRAPED = Path(__file__).parents[3] / "shared/localhost-vllm/tiny-llama-25m-iter/metrics_after_sweep.txt"
 COMPLETION = "/v1/completions"
@@ -235,3 +238,19 @@ def metrics_of(text: str) -> dict[str, list[float]]:
         base = re.sub(r"_(bucket|sum|count)$", "", match[1])
         assert {match[1], base} & typed, line
     return values
+
+
+def test_the_server_takes_its_own_lateness_off(endpoint: Endpoint) -> None:
+    """It is the mean of the latest tokens, and never more than the time of client and HTTP."""
+    metrics = ServerMetrics("openai", "m", 1, ServiceTerms(Slo(), 1), 0.03)
+    ranks, gaps = np.zeros(60, np.int64), np.full(60, 0.01)
+    for late, expected in ((0.001, None), (0.003, 0.002), (0.004, None), (0.006, 0.005)):
+        metrics.observe(HandedOver(ranks, gaps, np.full(60, late), ranks + 1))
+        assert metrics.lateness() == (None if expected is None else pytest.approx(expected))
+    server = endpoint.server
+    most, until = server.driver.request_s / server.settings.speed, time.monotonic() + 20
+    server.delivery_s = 0.0
+    while not server.delivery_s:
+        assert time.monotonic() < until
+        assert ask(endpoint, post(COMPLETION, {"prompt": "hello", "max_tokens": 200})).status == 200
+    assert 0 < server.delivery_s <= most

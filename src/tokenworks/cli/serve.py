@@ -210,11 +210,11 @@ def _source(chosen: Deployed, workload: str | None, trace: Path | None, seed: in
     from tokenworks import ingest
     from tokenworks.simulation.source import Source
 
-    if workload is not None and trace is not None:
-        raise SpecError("--workload and --trace", hint="give one of them")
     if trace is not None:
         recorded = ingest.load_trace(trace)
         note_mended(recorded)
+        if workload is not None:
+            raise SpecError("--workload and --trace", hint="give one of them")
         return Source.read(recorded, None, seed=seed, file=str(trace), assume=chosen.given)
     given = workload if workload is not None else chosen.workload or FALLBACK
     return Source.read(None, given, seed=seed, file=None, assume=chosen.given)

@@ -24,6 +24,8 @@ ApiName = Literal["openai", "sglang"]
 
 TURNS = 32
 """Turns of the driver that are counted at once: one by one, they would take a tenth of the time of a token."""
+LEAST_LATE = 100
+"""Tokens that `ServerMetrics.lateness` needs [count]."""
 RECENT = 256
 """Requests whose times `ServerMetrics.recent` keeps [count]."""
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -153,6 +155,7 @@ class ServerMetrics:
         self.late = Histogram(_LATE, 1)
         self.counters = {key: np.zeros(engines, np.int64) for key in ("prompt", "cached")}
         self._generated = np.zeros(engines, np.int64)
+        self._late_before = (0, 0.0)
         self._seen, self._made = list[HandedOver](), list[tuple[Ints, Floats, Ints]]()
         self.reasons = {reason: np.zeros(engines, np.int64) for reason in ("stop", "length", "abort", "error")}
         self.events: dict[str, int] = {}
@@ -206,6 +209,16 @@ class ServerMetrics:
         if self._made and "iteration" in self.histograms:
             self.histograms["iteration"].add_all(*map(np.concatenate, zip(*self._made, strict=True)))
         self._seen, self._made = [], []
+
+    def lateness(self) -> float | None:
+        """Mean lateness of the tokens since the last call [s]; None: there were few."""
+        self.settle()
+        count, total = int(self.late.counts.sum()), float(self.late.sums[0])
+        before, earlier = self._late_before
+        if count - before < LEAST_LATE:
+            return None
+        self._late_before = (count, total)
+        return (total - earlier) / (count - before)
 
     def generated(self) -> Ints:
         """Output tokens of each engine so far."""

@@ -129,7 +129,7 @@ class Server:
         self.live = LiveView(self)
         self.desk = Desk(self.model, self.driver, self.fail)
         self.stopping, self.asleep, self.number, self.held = False, False, 0, 0
-        self.ready_s = 0.0
+        self.ready_s = self.delivery_s = 0.0
         self._keys = [key_digest(key) for key in settings.keys]
         self.admin_keys = [key_digest(key) for key in settings.admin_keys]
         self._tasks: set[asyncio.Task[None]] = set()
@@ -272,7 +272,7 @@ class Server:
         ident = f"{prefix}{hashlib.blake2b(f'{self.settings.seed}/{self.number}'.encode(), digest_size=16).hexdigest()}"
         kind = StreamAnswer if ask.stream else WholeAnswer
         answer: Answer = kind(self.desk, connection, request, ask=ask, style=style, ident=ident)
-        received_s = max(0.0, (request.received - self._started) * self.settings.speed)
+        received_s = max(0.0, (request.received - self.delivery_s - self._started) * self.settings.speed)
         door, jobs = self.doors[connection.door], list[Job]()
         pin = door.pin_of(request.headers.get(RANK_HEADER))
         for place in range(len(ask.prompts)):
@@ -362,6 +362,14 @@ class Server:
             await change(self, self.faults.chaos())
 
     def _sweep(self) -> None:
+        """Close connections of clients that take too long, and look how late tokens are.
+
+        The time of client and HTTP that `simulate` adds is waited for, less what this server takes. Before a request is
+        read, that is counted from its first byte; on the way out, it is the mean lateness of the latest tokens.
+        """
+        late = self.metrics.lateness()
+        if late is not None:
+            self.delivery_s = min(late, self.driver.request_s / self.settings.speed)
         now = self.loop.time()
         for connection in list(self.connections):
             connection.sweep(now)
