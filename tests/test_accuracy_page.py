@@ -98,7 +98,11 @@ def invented() -> dict[str, Any]:
         "name": "serving", "fitted_on": "serving_dev.csv", "data_sha256": "ab" * 32, "file_sha256": "cd" * 32,
         "devices": ["alpha"], "constants": 36, "spreads": {"a-family": 1.3},
         "throughput_spread": {"device": {"factor": 1.6, "source": "in sample"}}, "throughput_correlation": 0.03,
-        "draft_widening": 1.3, "ttft_spread": None, "left_out": [],
+        "draft_widening": 1.3, "ttft_spread": None,
+        "left_out": [{"group": "alpha", "n": 400, "median_ape": 0.11, "bias": 0.02, "before_median_ape": 0.12,
+                      "spread": 1.3, "covered": 0.83, "throughput_covered": 0.8},
+                     {"group": "beta", "n": 320, "median_ape": 0.17, "bias": 0.02, "before_median_ape": 0.12,
+                      "spread": 1.3, "covered": 0.6, "throughput_covered": 0.9}],
     }  # fmt: skip
     return {
         "made": {"date": "2026-01-02", "commit": "1a2b3c4"},
@@ -210,7 +214,7 @@ def test_a_page_without_slow_sections_says_how_to_get_them() -> None:
     for name in ("fit", "left_out_systems", "left_out_models"):
         figures[name] = {}
     text = page(figures)
-    assert "FULL=1` computes the intervals, too" in text
+    assert "FULL=1` repeats the fits" in text
     assert "not computed" in text
 
 

@@ -254,6 +254,14 @@ def calibration() -> Figures:
         r"^# Left out (\S+): ([0-9]+) points, median error ([0-9.]+) % \(([0-9.]+) % before\), bias ([+-][0-9]+) %",
         text, re.MULTILINE,
     )  # fmt: skip
+    inside = {
+        device: {"spread": float(tpot), "covered": int(share) / 100, "throughput_covered": int(reached) / 100}
+        for device, tpot, share, reached in re.findall(
+            r"^# Intervals of left-out (\S+), by the other systems: TPOT x ([0-9.]+), ([0-9]+) % of [0-9]+ inside; "
+            r"throughput at equal speed x [0-9.]+, ([0-9]+) % of",
+            text, re.MULTILINE,
+        )
+    }  # fmt: skip
     told: Figures = rounded(
         {
             "name": spec["name"],
@@ -272,7 +280,7 @@ def calibration() -> Figures:
             "ttft_spread": _value(spec.get("ttft_spread")),
             "left_out": [
                 {"group": name, "n": int(n), "median_ape": float(median) / 100, "before_median_ape": float(was) / 100,
-                 "bias": float(bias) / 100}
+                 "bias": float(bias) / 100, **inside.get(name, {})}
                 for name, n, median, was, bias in systems
             ],
         }
