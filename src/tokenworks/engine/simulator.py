@@ -449,27 +449,4 @@ def warm_up() -> bool:
     -------
     True if the code on disk was damaged; it was deleted, and the engine was compiled again
     """
-    try:
-        _run_once()
-    except SpecError:
-        raise
-    except Exception:  # numba raises any error when it loads a damaged file
-        if not kernel.forget():
-            raise
-        _run_once()
-        return True
-    return False
-
-
-def _run_once() -> None:
-    """Call every entry point of the kernel, with one request."""
-    from tokenworks.engine.types import Limits, Pool, StepCost
-
-    simulator = Simulator(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),), window_s=1.0))
-    simulator.submit(Requests.of([0.0], [1], [1]))
-    simulator.cancel(0)
-    simulator.advance()
-    simulator.progress(Progress())
-    simulator.late(0.0, np.ones(1), np.ones(1))
-    simulator.outcome()
-    simulator.take()
+    return kernel.load()
