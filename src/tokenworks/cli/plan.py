@@ -35,6 +35,7 @@ from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SpecError
 from tokenworks.planning.bench import Budget
 from tokenworks.planning.decide import ERROR
+from tokenworks.planning.elsewhere import begin
 from tokenworks.planning.plan import must_list, planned, prepare
 from tokenworks.planning.result import FrontPoint, Plan, Ranked
 from tokenworks.planning.setting import EngineChoice
@@ -129,6 +130,7 @@ def plan(
     }  # fmt: skip
     must_list(top)
     page.check(output)
+    begin()
     if why is not None and output in PAGE_FORMS:
         raise SpecError(f"--why has no -o {output}", where="--why", hint="use -o table, json or yaml")
     limit = Budget.of(budget)

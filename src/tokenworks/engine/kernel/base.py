@@ -3,8 +3,8 @@
 
 Functions of the kernel take the whole `state.EngineState` as s (see `memory`), and indices: r of a rank, i of an
 instance, q of a request. They create no arrays, so they compile without reference counts (`_nrt`), which makes them
-thirty times as fast. Only the machine code of the entry points is kept (`native`); all other
-functions are compiled into them.
+thirty times as fast. Only the entry points have machine code that is kept (`native`); all other functions are
+compiled into them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-# No function is called by numba's wrappers for calls from Python and C (`native`). Inner functions have no own machine code.
+# Functions have no wrappers of numba for calls from Python and C (`native`); inner functions have no own machine code.
 _BARE: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _INNER: dict[str, Any] = {**_BARE, "pipeline_class": InnerCompiler}
 jit = njit(**_INNER)
@@ -68,7 +68,7 @@ class Entry:
         """The machine code, without what numba adds for calls from Python."""
         kinds = tuple(_TYPES[name] for name in self.takes)
         function = njit(kinds, **_BARE)(self.function)
-        made = function.overloads[kinds]
+        made: Any = function.overloads[kinds]
         gives = _GIVES[made.signature.return_type]
         return Code(made.fndesc.llvm_func_name, self.takes, gives, made.library._get_compiled_object())
 
