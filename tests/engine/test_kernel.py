@@ -16,6 +16,7 @@ from tokenworks.engine import kernel, reference, simulator
 from tokenworks.engine.kernel import addresses, base, inner, native
 from tokenworks.engine.state import allocate
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost
+from tokenworks.errors import SpecError
 
 
 def test_compiled_once() -> None:
@@ -92,6 +93,19 @@ def test_memory_of_cache_events_is_bounded_by_the_delay_of_the_router() -> None:
     assert kept[0] == kept[1]
     later = replace(burst(400), arrival_s=np.sort(np.repeat([0.0, 0.6], 200)))
     cases.assert_same(reference.run(cluster, later), simulator.run(cluster, later))
+
+
+def test_memory_of_large_caches_follows_from_the_requests() -> None:
+    """80 ranks of 260,000 blocks each took 3.2 GB for the table of the router, whatever was sent."""
+    pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 1 << 18, 4, prefix_caching=True), instances=4)
+    cluster, requests = Cluster((pool,), Router("prefix_aware")), burst(400)
+    small = simulator.Simulator(cluster, len(requests.block_ids))
+    assert small._state.known.nbytes + small._state.table.nbytes < 1 << 20
+    small.submit(requests)
+    small.advance()
+    cases.assert_same(simulator.run(cluster, requests), small.outcome())
+    with pytest.raises(SpecError, match="the memory is for the requests that were submitted"):
+        small.submit(replace(requests, arrival_s=requests.arrival_s + 1e6))
 
 
 def test_routers_without_cache_events_keep_none() -> None:

@@ -51,8 +51,8 @@ SESSION_MOST, SESSION_MOST_AGAIN = 40_000, 60_000
 on memory and time, as a request brings hundreds of blocks, each with some 120 bytes (measured) [count]."""
 
 CUT = (
-    f"Sessions are so many at these rates that runs end after {SESSION_MOST:,} or {SESSION_MOST_AGAIN:,} requests, before "
-    "sessions begin and end equally often: first turns count too much, and rates may be too high."
+    f"Sessions are so many at these rates that runs end after {SESSION_MOST:,} or {SESSION_MOST_AGAIN:,} requests, "
+    "before sessions begin and end equally often: first turns count too much, and rates may be too high."
 )
 
 KEPT_AHEAD = 2

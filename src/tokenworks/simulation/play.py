@@ -86,7 +86,7 @@ def play(
     """
     warm_up()
     began = time.perf_counter()
-    simulator, partial = Simulator(built), False
+    simulator, partial = Simulator(built, _most_names(requests)), False
     simulator.submit(requests)
     last = float(requests.arrival_s[requests.after < 0].max())
     width = max(last / PARTS, 1.0)
@@ -128,6 +128,12 @@ def play(
     end = simulator.counts()
     run = FaultRun(faults, tuple(zip(kept.times_s, kept.counts, strict=False)), end) if faults and kept else None
     return PlayedRun(simulator.outcome(), tuple(marks), end, partial, kernel_s, run)
+
+
+def _most_names(requests: Requests) -> int:
+    """Different block ids of requests, at most; generated ids are consecutive numbers."""
+    ids = requests.block_ids
+    return min(len(ids), int(ids.max()) - int(ids.min()) + 1) if len(ids) else 0
 
 
 def lost(parent: Ints, refused: Bools) -> Bools:
