@@ -16,7 +16,6 @@ from tokenworks.cli.page import BARS, Page, escaped, open_stdout
 from tokenworks.cli.progress import compile_once
 from tokenworks.cli.tables import print_table
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
-from tokenworks.simulation import play
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["systems", "--nonsense"], ["plan"], ["systems", "-o", "xml"]])
@@ -180,12 +179,9 @@ def test_freed_memory_is_kept_where_the_library_can(monkeypatch: pytest.MonkeyPa
     assert len(calls) == 2
 
 
-def test_an_engine_that_is_loaded_ahead_says_if_it_was_damaged(
+def test_damaged_code_of_the_engine_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(play, "_ahead", [])
-    monkeypatch.setattr(play, "warm_up", lambda: True)
-    monkeypatch.setattr("tokenworks.engine.simulator.compiled", lambda: True)
-    compile_once(ahead=True)
-    play._ready.__wrapped__()
+    monkeypatch.setattr("tokenworks.engine.simulator.warm_up", lambda: True)
+    compile_once()
     assert "was damaged; it was compiled again" in capsys.readouterr().err

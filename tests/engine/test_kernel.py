@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +13,10 @@ import pytest
 
 from tests.engine import cases
 from tokenworks.engine import kernel, reference, simulator
-from tokenworks.engine.kernel import base, inner, memory
+from tokenworks.engine.kernel import addresses, base, inner, native
 from tokenworks.engine.state import allocate
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, StepCost
+from tokenworks.errors import SpecError
 
 
 def test_compiled_once() -> None:
@@ -35,7 +34,7 @@ def test_inner_functions_are_not_optimised_by_themselves() -> None:
 )
 def test_compiled_code_is_not_given_what_it_would_misread(heap: np.ndarray) -> None:
     state = allocate(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),)))
-    table = memory.Addresses()
+    table = addresses.Addresses()
     table.of(state)
     with pytest.raises(TypeError, match=r"EngineState\.heap: want a contiguous array of int32, not of"):
         table.of(state._replace(heap=heap))
@@ -43,21 +42,12 @@ def test_compiled_code_is_not_given_what_it_would_misread(heap: np.ndarray) -> N
 
 def test_the_table_follows_arrays_that_are_replaced() -> None:
     state = allocate(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),)))
-    table, heap = memory.Addresses(), np.zeros(5, np.int32)
-    before = table.of(state).copy()
-    after = table.of(state._replace(heap=heap))
-    changed = np.flatnonzero(before != after)
-    assert list(after[changed]) == [heap.ctypes.data, 5]
-
-
-def test_machine_code_older_than_a_source_is_deleted(tmp_path: Path) -> None:
-    """Numba would use the old code: it compares with the file of the entry points only."""
-    old, new = tmp_path / "drive.advance-1.py311.nbi", tmp_path / "drive.cancel-1.py311.nbi"
-    for index in (old, new):
-        index.touch()
-    os.utime(old, (0, 0))
-    assert kernel._fresh(tmp_path) == [new]
-    assert not old.exists()
+    table, heap = addresses.Addresses(), np.zeros(5, np.int32)
+    address = table.of(state)
+    before = table.words.copy()
+    assert table.of(state._replace(heap=heap)) == address == table.words.ctypes.data
+    changed = np.flatnonzero(before != table.words)
+    assert list(table.words[changed]) == [heap.ctypes.data, 5]
 
 
 def test_outputs_longer_than_the_calendar() -> None:
@@ -105,6 +95,19 @@ def test_memory_of_cache_events_is_bounded_by_the_delay_of_the_router() -> None:
     cases.assert_same(reference.run(cluster, later), simulator.run(cluster, later))
 
 
+def test_memory_of_large_caches_follows_from_the_requests() -> None:
+    """80 ranks of 260,000 blocks each took 3.2 GB for the table of the router, whatever was sent."""
+    pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 1 << 18, 4, prefix_caching=True), instances=4)
+    cluster, requests = Cluster((pool,), Router("prefix_aware")), burst(400)
+    small = simulator.Simulator(cluster, len(requests.block_ids))
+    assert small._state.known.nbytes + small._state.table.nbytes < 1 << 20
+    small.submit(requests)
+    small.advance()
+    cases.assert_same(simulator.run(cluster, requests), small.outcome())
+    with pytest.raises(SpecError, match="the memory is for the requests that were submitted"):
+        small.submit(replace(requests, arrival_s=requests.arrival_s + 1e6))
+
+
 def test_routers_without_cache_events_keep_none() -> None:
     pool = Pool(StepCost(np.full(65, 0.001)), Limits(4, 64, 64, 4, prefix_caching=True), instances=2)
     for name in set(cases.ROUTERS) - {"prefix_aware"}:
@@ -127,55 +130,116 @@ def test_a_live_request_costs_little() -> None:
     assert run.outcome().steps == 900
 
 
-def test_damaged_code_on_disk_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[str] = []
+@base.entry("int", "i4[]", "float")  # type: ignore[no-untyped-call]
+def _scaled(count, numbers, factor):  # type: ignore[no-untyped-def]
+    """An entry point that is compiled in a moment."""
+    total = 0.0
+    for i in range(count):
+        numbers[i] += 1
+        total += numbers[i] * factor
+    return total
 
-    def once() -> None:
-        tries.append("run")
-        if len(tries) == 1:
-            raise EOFError("Ran out of input")
 
-    monkeypatch.setattr(simulator, "_run_once", once)
-    monkeypatch.setattr(kernel, "forget", lambda: True)
+CODE = native.Code("symbol", ("int", "f8[]"), "none", bytes(range(256)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for machine code."""
+    monkeypatch.setattr(native, "folders", lambda: [tmp_path])
+    return tmp_path
+
+
+def test_code_is_called_without_numba() -> None:
+    numbers = np.array([1, 2, 3], np.int32)
+    call = native.link(_scaled.compiled())
+    assert call(2, numbers, 0.5) == 0.5 * (2 + 3)
+    assert list(numbers) == [2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [np.zeros(3), np.zeros(6, np.int32)[::2], np.zeros((2, 2), np.int32)],
+    ids=["another type", "not contiguous", "two dimensions"],
+)
+def test_code_is_not_given_an_array_that_it_would_misread(numbers: np.ndarray) -> None:
+    with pytest.raises(TypeError, match="want a contiguous array of int32"):
+        native.link(_scaled.compiled())(2, numbers, 0.5)
+
+
+def test_code_is_read_as_it_was_written(folder: Path) -> None:
+    assert native.read("one") == (None, False)
+    assert not native.stored("one")
+    native.write("one", CODE)
+    assert native.stored("one")
+    assert native.read("one") == (CODE, False)
+    assert native.read("two") == (None, False)
+
+
+@pytest.mark.parametrize("place", [0, 40, -1])
+def test_damaged_code_is_deleted(folder: Path, place: int) -> None:
+    """LLVM would end the process, or the code would compute anything."""
+    native.write("one", CODE)
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert native.read("one") == (None, True)
+    assert not native.stored("one")
+    path.write_bytes(b"")
+    assert native.read("one") == (None, True)
+
+
+def test_code_of_other_sources_is_neither_read_nor_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "other.txt").touch()
+    native.write("one", CODE)
+    monkeypatch.setattr(native, "_sources", lambda: "changed")
+    assert native.read("one") == (None, False)
+    native.write("two", CODE)
+    assert sorted(path.name.split(".")[0] for path in folder.iterdir()) == ["other", "two"]
+
+
+def test_code_of_another_processor_is_not_read_but_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    native.write("one", CODE)
+    monkeypatch.setattr(native, "_processor", lambda: "another")
+    assert native.read("one") == (None, False)
+    native.write("one", CODE)
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_damaged_code_of_the_engine_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.delitem(vars(kernel), "collect", raising=False)
+    monkeypatch.setattr(native, "read", lambda _: (None, True))
+    monkeypatch.setattr(native, "write", lambda name, _: written.append(name))
     assert simulator.warm_up()
-    assert tries == ["run", "run"]
-    monkeypatch.setattr(kernel, "forget", lambda: False)
-    tries.clear()
-    with pytest.raises(EOFError):
-        simulator.warm_up()
+    assert written == ["collect"]
+    assert not simulator.warm_up()
 
 
-def test_old_and_damaged_code_is_deleted_and_only_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_CACHE", tmp_path)
-    assert not kernel.forget()
-    for name in ("drive.advance-1.py311.nbi", "other.nbi"):
-        (tmp_path / name).write_bytes(b"damaged")
-    assert kernel.forget()
-    assert [path.name for path in tmp_path.iterdir()] == ["other.nbi"]
-
-
-def test_without_a_folder_that_can_be_written_code_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-
-    def compile_to(cache: bool = False, **_options: object) -> Callable[[object], object]:
-        asked.append(cache)
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: function
-
-    monkeypatch.setattr(base, "njit", compile_to)
-    assert base.entry(len) is len  # type: ignore[no-untyped-call]
-    assert asked == [True, False]
-    monkeypatch.setattr(kernel, "_CACHE", None)
+def test_without_a_folder_that_can_be_written_code_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(native, "folders", lambda: [tmp_path / "file" / "folder"])
     assert not kernel.kept()
-    assert not kernel.forget()
+    native.write("one", CODE)
+    assert not native.stored("one")
 
 
-def test_numba_is_imported_when_the_engine_is_used() -> None:
-    """Numba takes half a second, which commands without a simulation save."""
+def test_the_user_names_the_folder_of_machine_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    assert [path.parent for path in native.folders()] == [tmp_path]
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    assert native.folders()[0] == Path(native.__file__).parent / "__pycache__"
+
+
+def test_numba_is_imported_to_compile_only() -> None:
+    """Numba takes more than a second, with all that it imports."""
+    simulator.warm_up()
+    if not kernel.kept():
+        pytest.skip("no folder for compiled code can be written")
     code = (
-        "import sys, tokenworks.planning.plan as plan; from tokenworks.engine import kernel; assert 'numba' not in "
-        "sys.modules; kernel.advance; assert 'numba' in sys.modules"
+        "import sys, tokenworks.planning.plan as plan; from tokenworks.engine import kernel; assert 'llvmlite' not in "
+        "sys.modules; kernel.load(); assert 'llvmlite' in sys.modules; assert 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

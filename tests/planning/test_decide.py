@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import tokenworks
-from tests.planning.settings import DENSE, SMALL_MOE, costing
-from tokenworks.planning.bench import Bench
+from tests.planning.settings import DENSE, SESSIONS, SMALL_MOE, costing
+from tokenworks.planning.bench import CUT, SESSION_MOST, SESSION_MOST_AGAIN, Bench
 from tokenworks.planning.decide import _resized, decide
 from tokenworks.planning.ranking import candidates
 from tokenworks.planning.result import Plan
@@ -50,16 +50,16 @@ def test_the_same_question_gives_the_same_answer(planned: Plan) -> None:
     assert {**again.plain(), "wall": {}} == {**planned.plain(), "wall": {}}
 
 
-def test_the_answer_does_not_depend_on_the_number_of_threads(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_answer_does_not_depend_on_the_number_of_processes(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in (1, 3):
         for module in ("bench", "decide", "searches"):
-            monkeypatch.setattr(f"tokenworks.planning.{module}.THREADS", number)
+            monkeypatch.setattr(f"tokenworks.planning.{module}.PROCESSES", number)
         again = tokenworks.plan(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO, engine="vllm", top=4)
         assert {**again.plain(), "wall": {}} == {**planned.plain(), "wall": {}}
 
 
 def test_a_run_that_nobody_asks_for_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokenworks.planning.bench.THREADS", 2)
+    monkeypatch.setattr("tokenworks.planning.bench.PROCESSES", 2)
     case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
     one = next(candidates([search(case, 10, margin=0.2)]))
     rate, bench, alone = one.estimated.requests_s / 2, Bench(), Bench()
@@ -74,12 +74,30 @@ def test_a_run_that_nobody_asks_for_does_not_count(monkeypatch: pytest.MonkeyPat
 
 def test_work_on_several_deployments_fails_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of one deployment reaches the caller, and the results keep the order of the deployments."""
-    monkeypatch.setattr("tokenworks.planning.bench.THREADS", 2)
+    monkeypatch.setattr("tokenworks.planning.bench.PROCESSES", 2)
     case = costing(DENSE, "hgx-h100", workload=WORKLOAD, slo=SLO)
     few = list(candidates([search(case, 10, margin=0.2)]))[:3]
     assert Bench().each([*few, few[0]], lambda number: number) == [0, 1, 2, 3]
     with pytest.raises(ZeroDivisionError):
         Bench().each(few, lambda number: 1 // (number - 1))
+
+
+def test_runs_of_very_many_sessions_are_cut_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their blocks took more than 16 GB: 489 requests/s of `agent` were 285,057 requests of 462 blocks each."""
+    case = costing(DENSE, "hgx-h100", workload=SESSIONS, slo="ttft.p90=30s,tpot=100ms")
+    one = next(candidates([search(case, 10, margin=0.2)]))
+    bench = Bench()
+    assert bench._run(one, 0.05, None, again=False, whole=True).requests < SESSION_MOST
+    assert not bench.cut
+    assert bench._run(one, 489.0, None, again=False, whole=True).requests == SESSION_MOST
+    assert bench._run(one, 489.0, None, again=True, whole=True).requests == SESSION_MOST_AGAIN
+    assert bench.cut == {one.deployment}
+    for name in ("SESSION_MOST", "SESSION_MOST_AGAIN"):
+        monkeypatch.setattr(f"tokenworks.planning.bench.{name}", 400)
+    plan = tokenworks.plan(DENSE, "hgx-h100:1", workload=SESSIONS, slo=SLO, engine="vllm", top=1, tiers="none")
+    assert plan.decision is not None
+    assert not plan.decision.settled
+    assert CUT in plan.notes
 
 
 def test_the_best_does_not_depend_on_how_many_are_listed(planned: Plan) -> None:

@@ -35,6 +35,7 @@ from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SpecError
 from tokenworks.planning.bench import Budget
 from tokenworks.planning.decide import ERROR
+from tokenworks.planning.elsewhere import begin
 from tokenworks.planning.plan import must_list, planned, prepare
 from tokenworks.planning.result import FrontPoint, Plan, Ranked
 from tokenworks.planning.setting import EngineChoice
@@ -129,12 +130,13 @@ def plan(
     }  # fmt: skip
     must_list(top)
     page.check(output)
+    begin()
     if why is not None and output in PAGE_FORMS:
         raise SpecError(f"--why has no -o {output}", where="--why", hint="use -o table, json or yaml")
     limit = Budget.of(budget)
     costings = check_tiers(tiers, prepare(model, on, **asked))
     if not no_simulate:
-        compile_once(ahead=True)  # after what is wrong was said: it takes half a minute
+        compile_once()  # after what is wrong was said: it takes half a minute
     with progress("reading") as report:
         if why is not None:
             answer = explain(costings, why, simulate=not no_simulate, say=report)

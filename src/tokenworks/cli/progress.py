@@ -20,19 +20,10 @@ if TYPE_CHECKING:
 DAMAGED = "the compiled simulator on disk was damaged; it was compiled again"
 
 
-def compile_once(*, ahead: bool = False) -> None:
-    """Compile the simulator if this computer has no compiled code yet, and print a note.
-
-    Parameters
-    ----------
-    ahead : load the compiled code, where there is some, in another thread: the command has other work to do first
-    """
+def compile_once() -> None:
+    """Compile the simulator if this computer has no compiled code yet, and print a note."""
     from tokenworks.engine.simulator import compiled, kept, warm_up
-    from tokenworks.simulation.play import load_ahead
 
-    if ahead and compiled():
-        load_ahead(lambda: notes().paragraph(DAMAGED))
-        return
     if not compiled():
         how = "once for this computer" if kept() else "for this run only: no folder for compiled code can be written"
         notes().paragraph(f"compiling the simulator, {how}; up to half a minute")

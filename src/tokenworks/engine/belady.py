@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokenworks.arrays import Floats, Ints
+from tokenworks.engine import kernel
 from tokenworks.engine.types import Requests
 
 
@@ -94,6 +95,4 @@ def _events(begin: Floats, end: Floats) -> NDArray[np.int32]:
 
 
 def _most_kept(event: NDArray[np.int32], count: int, room: int) -> int:
-    from tokenworks.engine.kernel.belady import most_kept
-
-    return int(most_kept(event, room, np.empty(count + 1, np.int32), np.zeros(count + 1, np.int8)))
+    return int(kernel.most_kept(event, room, np.empty(count + 1, np.int32), np.zeros(count + 1, np.int8)))

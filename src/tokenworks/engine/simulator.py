@@ -14,7 +14,7 @@ from tokenworks.engine.counting import counts_of
 from tokenworks.engine.outcome import SERIES, Counts, Ended, Outcome
 from tokenworks.engine.outside import KINDS, OF_INSTANCES
 from tokenworks.engine.progress import Levels, Progress
-from tokenworks.engine.state import OUTSIDE, REQUEST, EngineState, allocate
+from tokenworks.engine.state import MANY, OUTSIDE, REQUEST, EngineState, allocate
 from tokenworks.engine.tier_state import reserve
 from tokenworks.engine.types import Cluster, Requests, Status
 from tokenworks.errors import SpecError
@@ -57,11 +57,13 @@ class Simulator:
     Parameters
     ----------
     cluster : the deployment to simulate
+    names : different block ids of the requests, at most, if all are submitted at once: large caches of few blocks then
+        need little memory [count]
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-        self._state: EngineState = allocate(cluster)
+    def __init__(self, cluster: Cluster, names: int = MANY) -> None:
+        self.cluster, self._once = cluster, names < MANY
+        self._state: EngineState = allocate(cluster, names)
         self._table = kernel.Addresses()
         self._loses = False  # whether ranks are lost, so that requests are sent again
         self._caches = any(pool.limits.prefix_caching for pool in cluster.pools)
@@ -99,8 +101,11 @@ class Simulator:
 
         Raises
         ------
-        SpecError : an arrival lies before `now`, or a parent has ended
+        SpecError : an arrival lies before `now`, a parent has ended, or the simulator has room for one call alone
         """
+        if self._once and self._submitted:
+            raise SpecError("the memory is for the requests that were submitted", where="Simulator.submit",
+                            hint="give the simulator no number of names")  # fmt: skip
         early = requests.arrival_s[requests.after < 0].min(initial=np.inf)
         if early < self.now:
             raise SpecError(f"{early} s lies before now, {self.now} s", where="Requests.arrival_s",
@@ -449,27 +454,4 @@ def warm_up() -> bool:
     -------
     True if the code on disk was damaged; it was deleted, and the engine was compiled again
     """
-    try:
-        _run_once()
-    except SpecError:
-        raise
-    except Exception:  # numba raises any error when it loads a damaged file
-        if not kernel.forget():
-            raise
-        _run_once()
-        return True
-    return False
-
-
-def _run_once() -> None:
-    """Call every entry point of the kernel, with one request."""
-    from tokenworks.engine.types import Limits, Pool, StepCost
-
-    simulator = Simulator(Cluster((Pool(StepCost(np.ones(3)), Limits(1, 2, 1)),), window_s=1.0))
-    simulator.submit(Requests.of([0.0], [1], [1]))
-    simulator.cancel(0)
-    simulator.advance()
-    simulator.progress(Progress())
-    simulator.late(0.0, np.ones(1), np.ones(1))
-    simulator.outcome()
-    simulator.take()
+    return kernel.load()

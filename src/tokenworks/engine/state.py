@@ -288,12 +288,22 @@ class EngineState(NamedTuple):
     flow_heap: NDArray[np.int32]
 
 
+MANY = 1 << 60
+"""More block ids than there ever are [count]."""
+
+
 def _power_of_two(least: int) -> int:
     return 1 << max(least - 1, 1).bit_length()
 
 
-def allocate(cluster: Cluster) -> EngineState:
-    """Memory of an idle cluster without requests."""
+def allocate(cluster: Cluster, names: int = MANY) -> EngineState:
+    """Memory of an idle cluster without requests.
+
+    Parameters
+    ----------
+    cluster : the cluster
+    names : different block ids that are ever submitted, at most: no table need hold more [count]
+    """
     pools = cluster.pools
     pool, (cost, by_tokens) = np.zeros(len(pools), POOL), costs_of(cluster)
     rank = np.zeros(sum(p.instances * p.ranks for p in pools), RANK)
@@ -310,7 +320,7 @@ def allocate(cluster: Cluster) -> EngineState:
             limits.kv_blocks, limits.output_reserve, reserve.least, reserve.decay, limits.tokens_per_step,
             limits.ageing_s, limits.long_prefill_tokens or limits.token_budget, first_cost,
         )  # fmt: skip
-        width = _power_of_two(4 * limits.kv_blocks)
+        width = _power_of_two(4 * min(limits.kv_blocks, names))
         for number in range(own):
             r = rank[first_rank + number]
             r["pool"], r["number"], r["instance"] = i, number, first_instance + number % p.instances
@@ -337,7 +347,7 @@ def allocate(cluster: Cluster) -> EngineState:
         if p.role == "decode" or (cluster.tiers.stores and cluster.tiers.load == "async")
     )
     rank["cold"][: pools[0].instances * pools[0].ranks] = cluster.is_cold()
-    world, index = _world(cluster)
+    world, index = _world(cluster, names)
     tiers = tier_records(cluster, len(instance))
     links = len(instance) + len(tiers.pop("more_links"))
     tiers |= cell_arrays(0, max(int(world["cell_words"][0]), 2)) | node_arrays(cluster, world)
@@ -381,7 +391,7 @@ def _nodes(rank: NDArray[Any], count: int) -> NDArray[Any]:
     return node
 
 
-def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
+def _world(cluster: Cluster, names: int) -> tuple[NDArray[Any], int]:
     """Record of the settings of the cluster, and the size of the router's hash table, 0 without one."""
     world, front, router, transfer = np.zeros(1, WORLD), cluster.pools[0], cluster.router, cluster.transfer
     world["window_s"], world["concurrency"] = cluster.window_s, cluster.concurrency
@@ -396,6 +406,7 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:
         index = _power_of_two(4 * front.limits.kv_blocks * front.instances * front.ranks + 2 * private_blocks(cluster))
+        index = min(index, _power_of_two(4 * names))
         world["emit"], world["index_mask"], world["index_shift"] = 1, index - 1, 65 - index.bit_length()
         more = 2 * len(cluster.tiers.stores)  # events of private stores, for each block that enters or leaves HBM
         world["events_spare"] = (5 + 5 * more) * front.limits.kv_blocks * front.ranks + 64

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -14,8 +17,8 @@ from tokenworks import units
 from tokenworks.engine.types import Cluster
 from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing
+from tokenworks.planning.elsewhere import PROCESSES, elsewhere, here, threads
 from tokenworks.planning.ranking import Candidate
-from tokenworks.planning.threads import THREADS, threads
 from tokenworks.simulation.length import WINDOW_SESSIONS, requests_for, requests_for_users
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
@@ -43,11 +46,21 @@ BUDGET_TOKENS, SESSION_BUDGET = 10e9, 1_000_000
 """Where the search ends, settled or not: new input and output tokens of all simulated requests [token]; where requests
 form sessions, whose long shared prefixes take more time, simulated requests [count]. The same on every machine."""
 
+SESSION_MOST, SESSION_MOST_AGAIN = 40_000, 60_000
+"""Requests of one run where requests form sessions, at most, in the search and where a deployment is confirmed: a bound
+on memory and time, as a request brings hundreds of blocks, each with some 120 bytes (measured) [count]."""
+
+CUT = (
+    f"Sessions are so many at these rates that runs end after {SESSION_MOST:,} or {SESSION_MOST_AGAIN:,} requests, "
+    "before sessions begin and end equally often: first turns count too much, and rates may be too high."
+)
 
 KEPT_AHEAD = 2
 """Runs that began ahead and are kept until someone asks for them [count]."""
 
 Done = TypeVar("Done")
+_Built = tuple[Site, Cluster]
+_Played = tuple[Simulation | None, _Built]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +169,8 @@ class _Place:
 class Bench:
     """Simulates deployments on requests of one workload, with the same random numbers for all, and counts the runs.
 
-    Several threads simulate at the same time: the compiled engine runs without the lock of Python. No result depends on
-    the number of threads, or on which thread is faster.
+    Several processes simulate at the same time (`elsewhere`). No result depends on their number, or on which one is
+    faster.
 
     Parameters
     ----------
@@ -166,45 +179,36 @@ class Bench:
     built : site and cluster of the deployments that were simulated
     sites : sites that deployments share, with their costing: those of one engine whose requests are alike
     listed : the last simulation of each deployment that `decide` lists
+    cut : deployments of which a run was cut at `SESSION_MOST`
+    number : identity of the bench, for other processes
     began : when the bench was set up, by the monotonic clock [s]
     """
 
     seed: int = 0
     simulations: int = 0
     requests: int = 0
-    built: dict[Deployment, tuple[Site, Cluster]] = field(default_factory=dict)
+    built: dict[Deployment, _Built] = field(default_factory=dict)
     sites: dict[_Place, tuple[Costing, Site]] = field(default_factory=dict, repr=False)
     listed: dict[Deployment, Simulation] = field(default_factory=dict)
+    cut: set[Deployment] = field(default_factory=set)
+    number: int = field(default_factory=count(1).__next__)
     began: float = field(default_factory=time.monotonic)
-    _ahead: dict[_Run, tuple[Future[Simulation], bool]] = field(default_factory=dict, repr=False)
+    _ahead: dict[_Run, tuple[Future[_Played], bool]] = field(default_factory=dict, repr=False)
     _each: bool = field(default=False, repr=False)
     _counting: Lock = field(default_factory=Lock, repr=False)
 
     def at(
-        self, candidate: Candidate, *, rate: float | None = None, users: int | None = None, again: bool = False,
-        whole: bool = True,
-    ) -> Simulation:  # fmt: skip
+        self, candidate: Candidate, *, rate: float | None = None, users: int | None = None, again: bool = False
+    ) -> Simulation:
         """Simulate a deployment at a rate [1/s], or with a number of users.
 
         Parameters
         ----------
         candidate : the deployment, with its estimated times, which set the length of the run
         again : with other requests, and more of them
-        whole : False: a run that misses the SLO may end early, and then shows nothing else
         """
-        wanted = self._run(candidate, rate, users, again=again, whole=whole)
-        like = self.built.get(candidate.deployment)
-        begun, was_built = self._ahead.pop(wanted, (None, False))
-        if begun is None or was_built != (like is not None) or begun.cancel():
-            run = self._played(candidate, wanted, like)
-        else:
-            run = begun.result()
-        if run.partial:
-            raise KeyboardInterrupt
-        with self._counting:
-            self.built[candidate.deployment] = run.site, run.cluster
-            self.simulations += 1
-            self.requests += wanted.requests
+        run = self._counted(candidate, self._run(candidate, rate, users, again=again, whole=True))
+        assert run is not None
         return run
 
     def holds(self, candidate: Candidate, rate: float, *, again: bool = False) -> Simulation | None:
@@ -215,15 +219,28 @@ class Bench:
         candidate : the deployment
         again : with other requests, and more of them
         """
-        run = self.at(candidate, rate=rate, again=again, whole=False)
-        return run if run.meets_slo else None
+        return self._counted(candidate, self._run(candidate, rate, None, again=again, whole=False))
+
+    def _counted(self, candidate: Candidate, wanted: _Run) -> Simulation | None:
+        """The simulation of a run; None if the run may end early and misses the SLO."""
+        like = self.built.get(candidate.deployment)
+        begun, was_built = self._ahead.pop(wanted, (None, False))
+        if begun is None or was_built != (like is not None) or begun.cancel():
+            run, built = self._elsewhere(candidate, wanted, like)
+        else:
+            run, built = begun.result()
+        with self._counting:
+            self.built[candidate.deployment] = built
+            self.simulations += 1
+            self.requests += wanted.requests
+        return run
 
     def loaded(self, candidate: Candidate, *, again: bool = False) -> Simulation:
         """Simulate a deployment under the given load."""
         return self.at(candidate, **_load_of(candidate), again=again)
 
     def expect(self, candidate: Candidate, rate: float | None = None) -> None:
-        """Begin a run in another thread, if one is idle: `holds` may ask for it soon, or `loaded`.
+        """Begin a run in another process, if one is idle: `holds` may ask for it soon, or `loaded`.
 
         A run that nobody asks for is not counted and changes nothing.
 
@@ -233,7 +250,7 @@ class Bench:
         rate : rate of the run; None: the given load [1/s]
         """
         running = sum(not begun.done() for begun, _ in self._ahead.values())
-        if self._each or running >= THREADS - 1:
+        if self._each or running >= PROCESSES - 1:
             return
         load = _load_of(candidate) if rate is None else {"rate": rate, "users": None}
         wanted = self._run(candidate, **load, again=False, whole=rate is None)
@@ -241,7 +258,7 @@ class Bench:
         if wanted not in self._ahead:
             if len(self._ahead) >= KEPT_AHEAD:
                 del self._ahead[next(iter(self._ahead))]
-            self._ahead[wanted] = threads().submit(self._played, candidate, wanted, like), like is not None
+            self._ahead[wanted] = threads().submit(self._elsewhere, candidate, wanted, like), like is not None
 
     def forget(self) -> None:
         """Drop the runs that began ahead and that nobody asked for."""
@@ -265,20 +282,28 @@ class Bench:
         together: dict[Deployment, list[int]] = {}  # the first run of a deployment builds the site of its other runs
         for number, candidate in enumerate(candidates):
             together.setdefault(candidate.deployment, []).append(number)
-        if THREADS < 2 or len(together) < 2:
-            return [work(number) for number in range(len(candidates))]
+        left, done, failed = deque(together.values()), dict[int, Done](), dict[int, Exception]()
+
+        def take() -> None:
+            with suppress(IndexError):
+                while numbers := left.popleft():
+                    try:
+                        done.update((number, work(number)) for number in numbers)
+                    except Exception as error:
+                        failed[numbers[0]] = error
+                        left.clear()
+
         self._each = True
-        begun = [threads().submit(lambda them: [work(one) for one in them], them) for them in together.values()]
         try:
-            done = {
-                number: result
-                for them, one in zip(together.values(), begun, strict=True)
-                for number, result in zip(them, one.result(), strict=True)
-            }
-        finally:
-            self._each = False
+            begun = [threads().submit(take) for _ in range(min(PROCESSES, len(together)) - 1)]
+            take()
             for one in begun:
-                one.cancel()
+                one.result()
+        finally:
+            left.clear()
+            self._each = False
+        if failed:
+            raise failed[min(failed)]
         return [done[number] for number in range(len(candidates))]
 
     def _run(self, candidate: Candidate, rate: float | None, users: int | None, *, again: bool, whole: bool) -> _Run:
@@ -287,17 +312,32 @@ class Bench:
         life = candidate.estimated.ttft_s + workload.osl * candidate.estimated.tpot_s
         if rate is None:
             assert users is not None
-            count = requests_for_users(workload, users, sessions=SESSIONS)
+            requests = requests_for_users(workload, users, sessions=SESSIONS)
         elif sessions_of(candidate):
             sessions, lives = (SESSIONS_AGAIN, SESSION_LIVES_AGAIN) if again else (SESSIONS, SESSION_LIVES)
-            count = requests_for(workload, rate, life, sessions=sessions, lives=lives)
+            requests = requests_for(workload, rate, life, sessions=sessions, lives=lives)
         else:
-            count = max(requests_for(workload, rate, life), LEAST_AGAIN if again else LEAST)
+            requests = max(requests_for(workload, rate, life), LEAST_AGAIN if again else LEAST)
         block = SESSION_BLOCK if sessions_of(candidate) else BLOCK
-        return _Run(candidate.deployment, rate, users, count, self.seed + again, block, whole)
+        most = SESSION_MOST_AGAIN if again else SESSION_MOST
+        if sessions_of(candidate) and requests > most:
+            requests = most
+            self.cut.add(candidate.deployment)
+        return _Run(candidate.deployment, rate, users, requests, self.seed + again, block, whole)
 
-    def _played(self, candidate: Candidate, wanted: _Run, like: tuple[Site, Cluster] | None) -> Simulation:
-        """Simulate a run; `like` as in `simulate`."""
+    def _elsewhere(self, candidate: Candidate, wanted: _Run, like: _Built | None) -> _Played:
+        """Simulate a run in the process of this thread; `like` as in `simulate`."""
+        if here():
+            return self.played(candidate, wanted, like)
+        return elsewhere(_played, self.number, candidate, wanted, like)
+
+    def played(self, candidate: Candidate, wanted: _Run, like: _Built | None) -> _Played:
+        """Simulate a run in this process; `like` as in `simulate`.
+
+        Returns
+        -------
+        The simulation, None if it may end early and misses the SLO; and its site and cluster.
+        """
         costing, setting = candidate.costing, candidate.costing.setting
         source = Source(setting.workload, wanted.requests, wanted.seed, block_tokens=wanted.block)
         traffic = source.traffic(rate=wanted.rate, concurrency=wanted.users)
@@ -310,9 +350,11 @@ class Bench:
             deployed, traffic, slo=costing.slo, seed=wanted.seed, like=like, site=site, drain=False,
             until_missed=not wanted.whole, block_tokens=wanted.block,
         )  # fmt: skip
+        if run.partial:
+            raise KeyboardInterrupt
         if like is None:
             self.sites.setdefault(place, (costing, run.site))
-        return run
+        return run if wanted.whole or run.meets_slo else None, (run.site, run.cluster)
 
 
 def _load_of(candidate: Candidate) -> dict[str, Any]:
@@ -322,3 +364,14 @@ def _load_of(candidate: Candidate) -> dict[str, Any]:
     if load.kind == "rate":
         return {"rate": load.value, "users": None}
     return {"rate": None, "users": max(1, round(load.value))}
+
+
+_benches: dict[int, Bench] = {}
+
+
+def _played(number: int, candidate: Candidate, wanted: _Run, like: _Built | None) -> _Played:
+    """Simulate a run for a bench of another process; a bench of this process keeps what the runs have in common."""
+    if number not in _benches:
+        _benches.clear()
+        _benches[number] = Bench()
+    return _benches[number].played(candidate, wanted, like)

@@ -15,9 +15,9 @@ from contextlib import suppress
 
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.planning.bench import Bench, Budget, sessions_of
+from tokenworks.planning.elsewhere import PROCESSES
 from tokenworks.planning.ranking import ROOFS, Candidate, common
 from tokenworks.planning.result import Binding, Ranked
-from tokenworks.planning.threads import THREADS
 from tokenworks.planning.tiered import AUTO, choices, must_fit, with_tiers
 from tokenworks.simulation.capacity import TOLERANCE
 from tokenworks.simulation.run import Simulation
@@ -99,7 +99,7 @@ def decide(
         if say:
             say(f"simulating {candidate.deployment} with {candidate.deployment.engine} ({number})")
         candidate = coming.equipped(candidate)  # noqa: PLW2901
-        for other in coming.next(THREADS - 1):
+        for other in coming.next(PROCESSES - 1):
             if not _hopeless(other, best.values(), depth):
                 _expect(bench, other, _least(best, listed, other))
         known = best[candidate.family][0] if candidate.family in best else None
@@ -182,7 +182,7 @@ def _least(best: dict[tuple[str, int], Judged], listed: float, candidate: Candid
 
 
 def _expect(bench: Bench, candidate: Candidate, least: float) -> None:
-    """Begin the first run of `best_run` in another thread; `least` as there."""
+    """Begin the first run of `best_run` in another process; `least` as there."""
     if candidate.costing.load is not None:
         bench.expect(candidate)
     else:
@@ -395,7 +395,7 @@ def _highest(bench: Bench, candidate: Candidate, least: float | None) -> Simulat
     runs: dict[int, Simulation] = {}
 
     def holds(step: int, *after: int) -> bool:
-        """Simulate at a step; `after` are the steps that may come next, begun in other threads."""
+        """Simulate at a step; `after` are the steps that may come next, begun in other processes."""
         for other in after:
             bench.expect(candidate, start * ratio**other)
         run = bench.holds(candidate, start * ratio**step)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tokenworks.costs.rates import rates, with_engine
 from tokenworks.errors import SpecError
-from tokenworks.planning.bench import Bench, Budget
+from tokenworks.planning.bench import CUT, Bench, Budget
 from tokenworks.planning.costing import Costing, OfferedLoad
 from tokenworks.planning.decide import DEPTH, ERROR, decide
 from tokenworks.planning.fronts import estimated_front, simulated_front
@@ -122,6 +122,8 @@ def planned(
         pareto = simulated_front(bench, points, say=progress) if fronts else estimated_front(points)
         timed = budget is not None and budget.seconds is not None
         remarks = bench.listed[rows[0].deployment].remarks if rows[0].deployment in bench.listed else ()
+        if not bench.cut.isdisjoint(row.deployment for row in rows):
+            settled, remarks = False, (*remarks, CUT)
         decision = Decided(bench.simulations, bench.requests, settled, reproducible=not timed, remarks=remarks)
     else:
         rows, pareto = estimated(results, top), estimated_front(points)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from tokenworks.errors import DoesNotFit
 from tokenworks.planning.cells import NO_RIVALS
 from tokenworks.planning.costing import Costing
+from tokenworks.planning.elsewhere import PROCESSES, elsewhere, threads
 from tokenworks.planning.search import Prepared, Progress, SearchResult, search
 from tokenworks.planning.space import Ladders
-from tokenworks.planning.threads import THREADS, threads
 
 
 def searched(
@@ -22,11 +22,11 @@ def searched(
     SpecError, DoesNotFit : as `search`, where it finds nothing for any engine
     """
     ladders = Ladders.default()
-    # Another thread prepares the searches of the other engines while this one works.
+    # Other processes prepare the searches of the other engines while this one works.
     ahead = {
-        place: threads().submit(Prepared.of, costing, ladders).result
+        place: threads().submit(elsewhere, Prepared.of, costing, ladders).result
         for place, costing in enumerate(costings)
-        if place and THREADS > 1
+        if place and PROCESSES > 1
     }
     results: list[SearchResult] = []
     errors: list[DoesNotFit] = []

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from functools import partial as partial_of
 
 import numpy as np
@@ -69,33 +67,6 @@ def requests_of(trace: Trace, classes: tuple[RequestClass, ...] = ()) -> Request
     )
 
 
-_ahead: list[Future[None]] = []
-
-
-def load_ahead(mended: Callable[[], None]) -> None:
-    """Begin to load the compiled engine in another thread. The first run waits until it is there.
-
-    Parameters
-    ----------
-    mended : called if the code on disk was damaged and was compiled again
-    """
-
-    def load() -> None:
-        if warm_up():
-            mended()
-
-    _ahead.append(ThreadPoolExecutor(1, thread_name_prefix="load").submit(load))
-
-
-@cache
-def _ready() -> None:
-    """Compile the engine, or load its compiled code: once in a process."""
-    for loading in _ahead:
-        loading.result()
-    if not _ahead:
-        warm_up()
-
-
 def play(
     built: Cluster, requests: Requests, watch: Watch | None, *, endless: bool, drain: bool = True,
     driver: ExpertDriver | None = None, faults: FaultPlan | None = None, hopeless: Hopeless | None = None,
@@ -113,9 +84,9 @@ def play(
     faults : faults of the run; None: nothing fails
     hopeless : ends an endless run in its measured window, as soon as the run misses its SLO; None: the run goes on
     """
-    _ready()
+    warm_up()
     began = time.perf_counter()
-    simulator, partial = Simulator(built), False
+    simulator, partial = Simulator(built, _most_names(requests)), False
     simulator.submit(requests)
     last = float(requests.arrival_s[requests.after < 0].max())
     width = max(last / PARTS, 1.0)
@@ -157,6 +128,12 @@ def play(
     end = simulator.counts()
     run = FaultRun(faults, tuple(zip(kept.times_s, kept.counts, strict=False)), end) if faults and kept else None
     return PlayedRun(simulator.outcome(), tuple(marks), end, partial, kernel_s, run)
+
+
+def _most_names(requests: Requests) -> int:
+    """Different block ids of requests, at most; generated ids are consecutive numbers."""
+    ids = requests.block_ids
+    return min(len(ids), int(ids.max()) - int(ids.min()) + 1) if len(ids) else 0
 
 
 def lost(parent: Ints, refused: Bools) -> Bools:

@@ -56,6 +56,10 @@ class Site:
     pools: dict[object, Pool] = field(default_factory=dict, init=False, repr=False, compare=False)
     rooms: dict[Role, Memory] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    def __reduce__(self) -> tuple[type[Site], tuple[object, ...]]:
+        """What another process gets: the pools and rooms are built again where they are needed."""
+        return Site, (self.model, self.machine, self.engine, self.rates, self.request, self.given)
+
     def breakdown(self, role: Role, decode: FloatArray, prefill: FloatArray, *, context: FloatArray = 1.0) -> Breakdown:
         """Cost of one step of an instance, part by part, for a batch of mean requests.
 

@@ -3,7 +3,8 @@
 
 Functions of the kernel take the whole `state.EngineState` as s (see `memory`), and indices: r of a rank, i of an
 instance, q of a request. They create no arrays, so they compile without reference counts (`_nrt`), which makes them
-thirty times as fast. Only the entry points in `drive` are kept on disk; all other functions are compiled into them.
+thirty times as fast. Only the entry points have machine code that is kept (`native`); all other functions are
+compiled into them.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from tokenworks.engine.kernel.inner import ApartCompiler, InnerCompiler
+from tokenworks.engine.kernel.native import ARRAYS, Code
 from tokenworks.engine.outside import KINDS
 from tokenworks.engine.types import Status
 
@@ -27,26 +29,52 @@ STEP, LOAD, OPEN, FOLLOW, OUTSIDE, FREED, FETCHED = 0, 1, 2, 3, 4, 5, 6
 CANCEL, STOP, START, PAUSE, COST, LOSE, BACK = (
     KINDS[kind] for kind in ("cancel", "stop", "start", "pause", "cost", "lose", "back")
 )
-DONE, SERIES_FULL, EVENTS_FULL, CHANGES_FULL = 0, 1, 2, 3
-STORED, REMOVED, CLEARED = 0, 1, 2  # kinds of changes of a prefix cache
 NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-# Inner functions are not called from Python or C: they have no wrappers for such calls, and no own machine code.
-_INNER: dict[str, Any] = {"pipeline_class": InnerCompiler, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-jit = njit(**_OPTIONS, **_INNER)
+# Functions have no wrappers of numba for calls from Python and C (`native`); inner functions have no own machine code.
+_BARE: dict[str, Any] = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_INNER: dict[str, Any] = {**_BARE, "pipeline_class": InnerCompiler}
+jit = njit(**_INNER)
 # Functions of features that few clusters use stay apart, which keeps the time to compile the others.
-apart = njit(forceinline=False, **_OPTIONS, **{**_INNER, "pipeline_class": ApartCompiler})
-inline = njit(forceinline=True, **_OPTIONS, **_INNER)
+apart = njit(forceinline=False, **{**_INNER, "pipeline_class": ApartCompiler})
+inline = njit(forceinline=True, **_INNER)
 
 
-def entry(function):
-    """Compile an entry point, and keep the machine code on disk if a folder for it can be written.
+def entry(*takes):
+    """Declare an entry point: a function that Python calls, compiled with all functions that it calls.
 
-    An entry point works on the state that it gets, and needs no Python: other threads run meanwhile (`nogil`).
+    An entry point works on the state that it gets, and needs no Python: other threads run meanwhile.
+
+    Parameters
+    ----------
+    takes : what it takes, in order: names in `native.NUMBERS`, or of arrays in `native.ARRAYS`
     """
-    try:
-        return njit(cache=True, nogil=True, **_OPTIONS)(function)
-    except RuntimeError:  # neither this folder nor the user's cache folder can be written, as in a container
-        return njit(nogil=True, **_OPTIONS)(function)
+
+    def declare(function):
+        return Entry(function, takes)
+
+    return declare
+
+
+class Entry:
+    """An entry point that is not compiled yet; parameters as in `entry`."""
+
+    def __init__(self, function, takes):
+        self.function, self.takes = function, takes
+
+    def compiled(self):
+        """The machine code, without what numba adds for calls from Python."""
+        kinds = tuple(_TYPES[name] for name in self.takes)
+        function = njit(kinds, **_BARE)(self.function)
+        made: Any = function.overloads[kinds]
+        gives = _GIVES[made.signature.return_type]
+        return Code(made.fndesc.llvm_func_name, self.takes, gives, made.library._get_compiled_object())
+
+
+_TYPES = {"address": types.int64, "int": types.int64, "float": types.float64} | {
+    name: types.Array(types.Integer.from_bitwidth(8 * item.itemsize) if item.kind == "i" else types.float64, 1, "C")
+    for name, item in ARRAYS.items()
+}
+_GIVES = {types.int64: "int", types.float64: "float", types.none: "none"}

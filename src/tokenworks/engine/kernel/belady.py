@@ -21,7 +21,7 @@ def _sink(heap, size):
     heap[at] = last
 
 
-@entry
+@entry("i4[]", "int", "i4[]", "i1[]")
 def most_kept(event, room, heap, dropped):
     """Most intervals of which at most `room` overlap.
 

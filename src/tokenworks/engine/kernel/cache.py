@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenworks.engine.kernel.base import REMOVED, STORED, inline, jit
+from tokenworks.engine.kernel.base import inline, jit
+from tokenworks.engine.kernel.codes import REMOVED, STORED
 from tokenworks.engine.kernel.names import emit, list_change, place_of, slot_of
 from tokenworks.engine.kernel.tiers import gone, read_ahead_victims, stored
 

@@ -7,9 +7,6 @@ import numpy as np
 
 from tokenworks.engine.kernel import outside
 from tokenworks.engine.kernel.base import (
-    CHANGES_FULL,
-    DONE,
-    EVENTS_FULL,
     FETCHED,
     FOLLOW,
     FREED,
@@ -19,13 +16,13 @@ from tokenworks.engine.kernel.base import (
     OUTSIDE,
     PENDING,
     REJECTED,
-    SERIES_FULL,
     STEP,
     apart,
     entry,
     inline,
 )
 from tokenworks.engine.kernel.cells import rehash
+from tokenworks.engine.kernel.codes import CHANGES_FULL, DONE, EVENTS_FULL, SERIES_FULL
 from tokenworks.engine.kernel.faults import begin_pause
 from tokenworks.engine.kernel.finish import enqueue, finish, hide
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, push_heap, send, sooner
@@ -251,7 +248,7 @@ def play(s, kind, time, whose):
         arrive(s, whose, time)
 
 
-@entry
+@entry("address", "float", "int")
 def advance(table, until, sent):
     """Play all events up to and including `until`.
 
@@ -286,20 +283,20 @@ def advance(table, until, sent):
     return DONE
 
 
-@entry
+@entry("address", "float")
 def sample(table, time):
     """Write a row of the series for a window that is still open."""
     sample_at(state_at(table), time, False)
 
 
-@entry
+@entry("address", "int")
 def cancel(table, q):
     """Withdraw a request now."""
     s = state_at(table)
     outside.cancel(s, q, s.world[0].now)
 
 
-@entry
+@entry("address", "i4[]")
 def collect(table, slots):
     """Fill `slots` with the requests that have ended since the last call, in the order of their ends."""
     s = state_at(table)

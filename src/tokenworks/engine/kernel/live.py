@@ -25,7 +25,7 @@ def next_time(s):
     return time
 
 
-@entry
+@entry("address", "int", "i8[]", "i8[]", "f8[]", "i8[]", "i8[]", "i8[]", "i8[]", "f8[]", "f8[]", "i8[]")
 def progress(table, slots, owner, seen, last, counts, numbers, tokens, more, times, gaps, ranks):
     """List the requests with new output tokens, also those that have completed. Returns `next_time`.
 
@@ -63,7 +63,7 @@ def progress(table, slots, owner, seen, last, counts, numbers, tokens, more, tim
     return next_time(s)
 
 
-@entry
+@entry("address", "int", "float", "f8[]", "f8[]", "i8[]")
 def late(table, slots, start_s, ttft_s, tpot_s, counts):
     """Count late requests among those that have completed. Returns how many requests ended before `start_s`.
 

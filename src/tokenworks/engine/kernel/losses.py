@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import math
 
-from tokenworks.engine.kernel.base import CANCELLED, CLEARED, FAILED, NEVER, PENDING, apart
+from tokenworks.engine.kernel.base import CANCELLED, FAILED, NEVER, PENDING, apart
 from tokenworks.engine.kernel.cache import recycle
 from tokenworks.engine.kernel.cells import BITS, RESIDENT, free_cell
+from tokenworks.engine.kernel.codes import CLEARED
 from tokenworks.engine.kernel.eviction import BY_COST
 from tokenworks.engine.kernel.faults import begin_again, has_work, lose_step, plan_at
 from tokenworks.engine.kernel.leave import end, leave_running, pay, push_heap

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators, allow-subclassing-any
 # mypy: disable-error-code="override"
 # ruff: noqa: ARG001, ARG002 numba calls these functions, with more than they need
-"""How compiled code sees the arrays of `state.EngineState`: behind one pointer, and every whole number as an int64.
+"""How numba compiles uses of the arrays of `state.EngineState`: behind one pointer, whole numbers as int64.
 
 With NumPy's own types each call would hand over 24 arrays of seven words each, and each function would be compiled for
 every mixture of int32 and int64. That took six times as long to compile. An index must not be negative.
@@ -12,7 +12,6 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core.cgutils import create_struct_proxy
@@ -25,72 +24,11 @@ from numba.extending import (
     models,
     register_model,
 )
-from numpy.typing import NDArray
 
-from tokenworks.arrays import Ints
-from tokenworks.engine.state import (
-    CHANGE,
-    COST,
-    EVENT,
-    HALT,
-    INSTANCE,
-    LINK,
-    LOSS,
-    NODE,
-    OUTSIDE,
-    POOL,
-    RANK,
-    REQUEST,
-    WORLD,
-    EngineState,
-)
-from tokenworks.engine.tier_state import ERRAND, FLOW, GROUP, LANE, PRIORITY, STORE, TIER
+from tokenworks.engine.kernel.addresses import ARRAYS, ITEMS, TWO_DIMENSIONS, WORDS
 
-_F8, _I1, _I4, _I8, _U8 = (np.dtype(name) for name in ("f8", "i1", "i4", "i8", "u8"))
-_ITEMS: dict[str, np.dtype[Any]] = {
-    "request": REQUEST, "rank": RANK, "instance": INSTANCE, "link": LINK, "pool": POOL, "world": WORLD,
-    "halt": HALT, "loss": LOSS, "cost": COST,
-    "by_tokens": _F8, "growth": _I4, "calendar": _I4, "node": NODE, "table": _I4, "ids": _I8, "offsets": _I8,
-    "named": _I4, "held": _I4, "open": _I4, "heap": _I4, "outside": OUTSIDE, "load_s": _F8, "load": _I4,
-    "event": EVENT, "change": CHANGE, "pin": _I4, "known": _U8, "itl": _I8, "series": _I8, "freed_s": _F8,
-    "tier": TIER, "store": STORE, "lane": LANE, "lane_link": _I4, "group": GROUP, "shelf": _I4, "alone": _I4,
-    "pending": _I4, "errand": ERRAND, "cell": _I4, "cell_name": _I8, "cell_at": _U8, "priority": PRIORITY,
-    "hint": _I4, "node_uses": _I4, "node_position": _I4, "origin": _I1, "flow": FLOW, "flow_heap": _I4,
-}  # fmt: skip
-_ARRAYS = EngineState._fields
-_TWO_DIMENSIONS = {"known", "itl", "series"}
-_WORDS = 3  # of each array in the table: its address, its rows, and the items of a row
 _BYTE = ir.IntType(8)
 _WORD = ir.IntType(64)
-
-
-class Addresses:
-    """Addresses and shapes of all arrays, as compiled code takes them; holds the arrays, so that they stay."""
-
-    def __init__(self) -> None:
-        self._state: tuple[Any, ...] = (None,) * len(_ARRAYS)
-        self._words = np.zeros(_WORDS * len(_ARRAYS), np.int64)
-
-    def of(self, state: EngineState) -> Ints:
-        """The table of `state`; looks only at arrays that were replaced since the last call.
-
-        Raises
-        ------
-        TypeError : an array is of another type, or has gaps; compiled code would read the wrong bytes
-        """
-        if state is not self._state:
-            for at, name in enumerate(_ARRAYS):
-                if state[at] is not self._state[at]:
-                    self._words[_WORDS * at : _WORDS * at + _WORDS] = _row(name, getattr(state, name))
-            self._state = state
-        return self._words
-
-
-def _row(name: str, array: NDArray[Any]) -> tuple[int, ...]:
-    """Address, rows and items of a row, 0 where a row is one item."""
-    if array.dtype != _ITEMS[name] or not array.flags.c_contiguous:
-        raise TypeError(f"EngineState.{name}: want a contiguous array of {_ITEMS[name]}, not of {array.dtype}")
-    return (array.ctypes.data, *array.shape, 0)[:_WORDS]
 
 
 class StateType(types.Type):
@@ -132,7 +70,7 @@ def _number(item):
 
 
 _STATE = StateType()
-_KINDS = {name: RowsType(name, item) for name, item in _ITEMS.items()}
+_KINDS = {name: RowsType(name, item) for name, item in ITEMS.items()}
 
 
 def _stored(item):
@@ -150,11 +88,10 @@ def _store(builder, address, item, value):
 
 
 def _state_at(typingctx, table):
-    """The state whose table this is."""
+    """The state whose table has this address."""
 
     def code(context, builder, sig, args):
-        array = context.make_array(sig.args[0])(context, builder, args[0])
-        return builder.bitcast(array.data, _BYTE.as_pointer())
+        return builder.inttoptr(args[0], _BYTE.as_pointer())
 
     return _STATE(table), code
 
@@ -174,8 +111,8 @@ class _StateFields(AttributeTemplate):
 def _array_of(context, builder, kind, value, name):
     table = builder.bitcast(value, _WORD.as_pointer())
     rows = create_struct_proxy(_KINDS[name])(context, builder)
-    for at, member in enumerate(("data", "count", "width")[: 2 + (name in _TWO_DIMENSIONS)]):
-        word = builder.load(builder.gep(table, [_WORD(_WORDS * _ARRAYS.index(name) + at)]))
+    for at, member in enumerate(("data", "count", "width")[: 2 + (name in TWO_DIMENSIONS)]):
+        word = builder.load(builder.gep(table, [_WORD(WORDS * ARRAYS.index(name) + at)]))
         word.set_metadata("invariant.load", builder.module.add_metadata([]))  # arrays stay while an entry point runs
         setattr(rows, member, word if at else builder.inttoptr(word, _BYTE.as_pointer()))
     return rows._getvalue()
