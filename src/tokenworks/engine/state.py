@@ -404,7 +404,8 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["gate"] = world["gate_last"] = world["ended_last"] = -1
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:
-        index = _power_of_two(4 * front.limits.kv_blocks * front.instances * front.ranks + 2 * private_blocks(cluster))
+        held = front.limits.kv_blocks * front.instances * front.ranks
+        index = _power_of_two(2 * (held + max(held, private_blocks(cluster))))
         world["emit"], world["index_mask"], world["index_shift"] = 1, index - 1, 65 - index.bit_length()
         more = 2 * len(cluster.tiers.stores)  # events of private stores, for each block that enters or leaves HBM
         world["events_spare"] = (5 + 5 * more) * front.limits.kv_blocks * front.ranks + 64

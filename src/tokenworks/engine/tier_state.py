@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MOST_TIERS = 8
 MOST_STORES = 1 << 15
+RECENT_CELLS = 4  # a power of two
 _LEAST = 10  # the hash tables of runs and cells begin with 2 ** _LEAST places
 _HUGE_PAGE = 1 << 21  # [byte]
 EVICTIONS: dict[EvictionName, int] = {"lru": 0, "arc": 1, "cost": 2}
@@ -64,9 +65,16 @@ LANE = np.dtype([("block_s", "f8"), ("links", "i8")], align=True)  # links: firs
 GROUP = np.dtype([("tiers", "i4"), ("cell", "i4")], align=True)  # cell: of `kernel.loads.look`
 # Blocks lo to hi - 1 of a run that a tier is to get (`kernel.tiers.send`).
 ERRAND = np.dtype([(name, "i4") for name in ("tier", "run", "lo", "hi", "known", "written")], align=True)
-# first: place of its first name in `run_name`, or the next spare run; count: blocks, 0 = spare; position: of the first
-# block in its prompt; users: blocks in HBM, errands and lookups; cells: in all indexes.
-RUN = np.dtype([("first", "i8"), ("count", "i4"), ("position", "i4"), ("users", "i4"), ("cells", "i4")], align=True)
+# head: name of its first block; first: place of this name in `run_name`, or the next spare run; count: blocks, 0 =
+# spare; position: of the first block in its prompt; users: blocks in HBM, errands and lookups; cells: in all indexes;
+# recent: cells that were looked up, by the last bits of the index.
+RUN = np.dtype(
+    [
+        ("head", "i8"), ("first", "i8"), ("count", "i4"), ("position", "i4"), ("users", "i4"), ("cells", "i4"),
+        ("recent", "i4", (RECENT_CELLS,)),
+    ],
+    align=True,
+)  # fmt: skip
 # run: 0 = spare; index: of the cell, or the next spare cell; finger: an extent of each tier, where a search begins.
 CELL = np.dtype([("run", "i4"), ("index", "i4"), ("extents", "i4"), ("finger", "i4", (MOST_TIERS,))], align=True)
 # uses: of each of its blocks in the store; list: 0 = LRU or T1, 1 to 3 = T2, B1 and B2 of ARC; prev, next: in this list;

@@ -198,8 +198,8 @@ def most_to_enter(s, t, store, blocks):
 
 
 @apart
-def enter(s, t, x, store, run, lo, hi):
-    """Add blocks of a run to a store, as many as `most_to_enter` says.
+def enter(s, t, x, store, run, c, lo, hi):
+    """Add blocks of a run to a store, as many as `most_to_enter` says. c: the cell of the run, or 0.
 
     Returns run, begin and end of the evicted blocks; run 0 = there are none.
     """
@@ -213,7 +213,9 @@ def enter(s, t, x, store, run, lo, hi):
             low = high - (hi - lo)
             s.run[victim].users += 1
             shorten(s, store, t, head, hi - lo)
-        append_new(s, store, t, cell_of(s, x, run), lo, hi, 0)
+        if c == 0 or s.cell[c].run != run or s.cell[c].index != x:  # its last blocks may be the evicted ones
+            c = cell_of(s, x, run)
+        append_new(s, store, t, c, lo, hi, 0)
     elif tier.eviction == ARC:
         victim, low = enter_arc(s, t, x, store, run, lo)
         high = low + 1

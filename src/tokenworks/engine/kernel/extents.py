@@ -41,14 +41,14 @@ def is_held(s, t, c, i):
 
 
 @apart
-def is_in_index(s, g, x, run, i):
-    """Whether a store of index x, which belongs to group g, holds block i of a run."""
+def held_from(s, g, x, run, i):
+    """The first one of the blocks up to i of a run that an extent in index x, of group g, holds; i + 1 = it has not i."""
     c = find_cell(s, x, run)
     if c:
         for t in range(s.world[0].tiers):
             if s.group[g].tiers >> t & 1 and is_held(s, t, c, i):
-                return True
-    return False
+                return s.extent[s.cell[c].finger[t]].lo
+    return i + 1
 
 
 @inline

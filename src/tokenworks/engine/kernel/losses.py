@@ -17,7 +17,7 @@ from tokenworks.engine.kernel.prefetch import drop_flows
 from tokenworks.engine.kernel.route import index_slot, unknow
 from tokenworks.engine.kernel.runs import let_go, name_of
 from tokenworks.engine.kernel.steps import cut_plan, interrupt
-from tokenworks.engine.kernel.tiers import index_of, is_in_store
+from tokenworks.engine.kernel.tiers import index_of, stored_from
 from tokenworks.engine.kernel.tokens import blocks_for, release, stop_decoding
 from tokenworks.engine.kernel.transfer import let_go
 from tokenworks.engine.state import LOSSES, LOST
@@ -288,7 +288,7 @@ def leave_store(s, r, t, x, e):
 def forget_name(s, r, name, run, i):
     """The router forgets that the lost rank r has block i of a run, unless a store of the rank alone has it."""
     world, rank = s.world[0], s.rank[r]
-    if not (world.alone and is_in_store(s, r, run, i)):
+    if not (world.alone and stored_from(s, r, run, i) <= i):
         unknow(s, index_slot(s, name), rank.number)
 
 

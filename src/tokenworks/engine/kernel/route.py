@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, NEVER, POWER_OF_TWO, ROUND_ROBIN, apart, inline, jit
-from tokenworks.engine.kernel.extents import is_in_index
+from tokenworks.engine.kernel.extents import held_from
 from tokenworks.engine.kernel.names import mixed, slot_of
 from tokenworks.engine.kernel.runs import follow
 from tokenworks.engine.kernel.tiers import index_of
@@ -139,7 +139,7 @@ def is_common(s, run, i):
     """Whether a KV tier that all ranks share holds block i of a run."""
     world = s.world[0]
     for g in range(world.tier_groups):
-        if s.group[g].tiers & world.common and is_in_index(s, g, index_of(s, g, 0), run, i):
+        if s.group[g].tiers & world.common and held_from(s, g, index_of(s, g, 0), run, i) <= i:
             return True
     return False
 

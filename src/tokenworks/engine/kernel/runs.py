@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import GOLDEN, apart, inline
+from tokenworks.engine.tier_state import RECENT_CELLS
 
 HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)  # an entry of a table: half of the hash, and the number of the record
 BITS = 64
@@ -78,7 +79,7 @@ def find_run(s, name):
     while entry:
         if (entry ^ key) >> HALF == 0:
             run = np.int64(entry & LOW)
-            if name_of(s, run, 0) == name:
+            if s.run[run].head == name:
                 return run
         slot = (slot + 1) & mask
         entry = s.head_at[slot]
@@ -93,7 +94,7 @@ def widen_heads(s):
     empty(s.head_at, world.head_shift)
     for run in range(1, world.run_fresh):
         if s.run[run].count:
-            hash_in(s.head_at, world.head_shift, hash_of_name(name_of(s, run, 0)), run)
+            hash_in(s.head_at, world.head_shift, hash_of_name(s.run[run].head), run)
 
 
 @apart
@@ -132,7 +133,7 @@ def new_run(s, q, i):
         run = world.run_fresh
         world.run_fresh += 1
     me = s.run[run]
-    me.first, me.count, me.position, me.users, me.cells = world.text + 1, count, i, 0, 0
+    me.head, me.first, me.count, me.position, me.users, me.cells = head, world.text + 1, count, i, 0, 0
     s.run_name[world.text] = (count << 32) | run
     for k in range(count):
         s.run_name[me.first + k] = s.ids[first + k]
@@ -161,7 +162,7 @@ def drop_run(s, run):
     if run == 0:
         me.users = 0
         return
-    hash_out(s.head_at, world.head_shift, hash_of_name(name_of(s, run, 0)), run)
+    hash_out(s.head_at, world.head_shift, hash_of_name(me.head), run)
     me.count, me.first = 0, world.run_spare
     world.run_spare = run
     world.runs -= 1
@@ -194,9 +195,15 @@ def hash_of_cell(x, run):
     return (np.uint64(run) ^ (np.uint64(x) << HALF)) * GOLDEN
 
 
-@inline
+@apart
 def find_cell(s, x, run):
     """The cell of a run in index x, or 0."""
+    near = x & (RECENT_CELLS - 1)
+    c = s.run[run].recent[near]
+    if s.cell[c].run == run and s.cell[c].index == x:
+        return c
+    if s.run[run].cells == 0:
+        return np.int64(0)
     key, shift = hash_of_cell(x, run), s.world[0].cell_shift
     mask = (np.int64(1) << (BITS - shift)) - 1
     slot = np.int64(key >> np.uint64(shift))
@@ -205,6 +212,7 @@ def find_cell(s, x, run):
         if (entry ^ key) >> HALF == 0:
             c = np.int64(entry & LOW)
             if s.cell[c].run == run and s.cell[c].index == x:
+                s.run[run].recent[near] = c
                 return c
         slot = (slot + 1) & mask
         entry = s.cell_at[slot]
@@ -236,6 +244,7 @@ def cell_of(s, x, run):
         c = world.cell_fresh
         world.cell_fresh += 1
     s.cell[c].run, s.cell[c].index = run, x
+    s.run[run].recent[x & (RECENT_CELLS - 1)] = c
     s.run[run].cells += 1
     world.cells += 1
     if world.cells << 1 > np.int64(1) << (BITS - world.cell_shift):

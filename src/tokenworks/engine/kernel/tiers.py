@@ -13,7 +13,7 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.eviction import enter, most_to_enter, use
-from tokenworks.engine.kernel.extents import GHOSTS, find, is_in_index
+from tokenworks.engine.kernel.extents import GHOSTS, find, held_from
 from tokenworks.engine.kernel.names import emit, place_of
 from tokenworks.engine.kernel.runs import find_cell, follow, follow_all, let_go, name_of, new_run
 
@@ -35,13 +35,15 @@ def through(s, tiers, uses):
 
 
 @apart
-def is_in_store(s, r, run, i):
-    """Whether a store that only this rank has holds block i of a run (rule 8)."""
+def stored_from(s, r, run, i):
+    """The first one of the blocks up to i of a run that a store of this rank alone holds; i + 1 = none holds i (rule 8)."""
     for g in range(s.world[0].tier_groups):
         x = index_of(s, g, r)
-        if s.alone[x] and is_in_index(s, g, x, run, i):
-            return True
-    return False
+        if s.alone[x]:
+            low = held_from(s, g, x, run, i)
+            if low <= i:
+                return low
+    return i + 1
 
 
 @inline
@@ -70,29 +72,30 @@ def send(s, tiers, run, lo, hi, known, written):
 def lose(s, r, t, x, run, lo, hi, now):
     """Blocks have left the store of tier t in index x, and go on to the tiers behind it."""
     tier, world = s.tier[t], s.world[0]
+    mine, in_hbm = s.group[tier.group].tiers, s.run[run].users > 1  # 1: `enter` is a user
     tier.evictions += hi - lo
     if tier.back:
         send(s, tier.back, run, lo, hi, False, True)
-        if tier.back & s.group[tier.group].tiers:
+        if tier.back & mine:
             return
     if not (world.emit and s.alone[x]):
         return
-    elsewhere = world.alone > 1 or find_cell(s, x, run) != 0
+    elsewhere = world.alone > 1 or mine != 1 << t
     for i in range(hi - 1, lo - 1, -1):
-        if not (elsewhere and is_in_store(s, r, run, i)) and not is_in_hbm(s, r, run, i):
+        if not (elsewhere and stored_from(s, r, run, i) <= i) and not (in_hbm and is_in_hbm(s, r, run, i)):
             emit(s, r, name_of(s, run, i), 0, now)
 
 
 @apart
-def arrive(s, r, t, x, run, lo, hi, known, now):
-    """Blocks enter the store of tier t in index x, as many as `most_to_enter` says. `known`: as in `send`."""
+def arrive(s, r, t, x, run, c, lo, hi, known, now):
+    """Blocks enter the store of tier t in index x, as many as `most_to_enter` says. c, known: as in `enter`, `send`."""
     world, tier = s.world[0], s.tier[t]
     store = s.store[tier.first_store + x]
     if world.emit and not known and s.alone[x]:
         for i in range(hi - 1, lo - 1, -1):
-            if not is_in_index(s, tier.group, x, run, i) and not is_in_hbm(s, r, run, i):
+            if held_from(s, tier.group, x, run, i) > i and not is_in_hbm(s, r, run, i):
                 emit(s, r, name_of(s, run, i), 1, now)
-    victim, low, high = enter(s, t, x, store, run, lo, hi)
+    victim, low, high = enter(s, t, x, store, run, c, lo, hi)
     if victim:
         lose(s, r, t, x, victim, low, high, now)
         let_go(s, victim, 1)
@@ -106,28 +109,32 @@ def do_part(s, r, now):
     world = s.world[0]
     errand = s.errand[world.errands - 1]
     t, run, lo, hi, known = errand.tier, errand.run, errand.lo, errand.hi, errand.known
-    if lo == hi:
-        world.errands -= 1
-        let_go(s, run, 1)
-        return
     tier = s.tier[t]
     x = index_of(s, tier.group, r)
     store = s.store[tier.first_store + x]
     c = find_cell(s, x, run)
     e = find(s, c, t, hi - 1) if c else np.int64(0)
+    low = lo
     if e:
         me = s.extent[e]
         if me.hi >= hi and me.list < GHOSTS:
-            errand.hi = max(lo, me.lo)
-            use(s, t, store, e, errand.hi, hi, me.uses)
+            low = max(lo, me.lo)
+            errand.hi = low
+            use(s, t, store, e, low, hi, me.uses)
+            if low == lo:
+                world.errands -= 1
+                let_go(s, run, 1)
             return
-        lo = max(lo, min(me.hi, hi - 1))
-    lo = hi - most_to_enter(s, t, store, hi - lo)
-    errand.hi = lo
+        low = max(lo, min(me.hi, hi - 1))
+    low = hi - most_to_enter(s, t, store, hi - low)
+    errand.hi = low
     if errand.written:
-        s.pending[r * world.tiers + t] += hi - lo
-        world.due_writes += hi - lo
-    arrive(s, r, t, x, run, lo, hi, known, now)
+        s.pending[r * world.tiers + t] += hi - low
+        world.due_writes += hi - low
+    world.errands -= low == lo
+    arrive(s, r, t, x, run, c, low, hi, known, now)
+    if low == lo:
+        let_go(s, run, 1)
 
 
 @inline
@@ -235,9 +242,12 @@ def let_gone(s, r, now):
     if world.back:
         write(s, r, run, lo, hi, world.back, now)
     if world.emit:
-        for i in range(hi - 1, lo - 1, -1):
-            if not (world.alone and is_in_store(s, r, run, i)):
+        i = hi - 1
+        while i >= lo:
+            low = stored_from(s, r, run, i) if world.alone else i + 1
+            if low > i:
                 emit(s, r, name_of(s, run, i), 0, now)
+            i = min(low, i) - 1
     let_go(s, run, hi - lo)
 
 
