@@ -1,4 +1,4 @@
 """Numbers with which the kernel answers: why `drive.advance` returns, and what changed in a prefix cache."""
 
-DONE, SERIES_FULL, EVENTS_FULL, CHANGES_FULL = 0, 1, 2, 3
+DONE, SERIES_FULL, EVENTS_FULL, CHANGES_FULL, UNCHAINED = 0, 1, 2, 3, 4
 STORED, REMOVED, CLEARED = 0, 1, 2
