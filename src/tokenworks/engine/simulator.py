@@ -136,7 +136,7 @@ class Simulator:
         self._submitted += len(requests)
         if self.cluster.tiers.stores:
             self._names += len(requests.block_ids)
-            self._state = reserve(self._state, self.cluster, self._names, self._slots)
+            self._state = reserve(self._state, self.cluster, self._names, self._named, self._slots)
 
     def _parents(self, before: Ints, earlier: int) -> Ints:
         """Slots of parents that were submitted in earlier calls; `before` counts from the end, -1 = the last one."""
@@ -311,6 +311,9 @@ class Simulator:
         """
         while code := kernel.advance(self._table.of(self._state), float(until), _ALL if sent is None else sent):
             s = self._state
+            if code == kernel.UNCHAINED:
+                raise SpecError("equal block ids with different blocks before them", where="Requests.block_ids",
+                                hint="give chained hashes: an id names a block and all blocks before it")  # fmt: skip
             if code == kernel.SERIES_FULL:
                 self._state = s._replace(series=grown(s.series, len(s.series) + 1))
             elif code == kernel.CHANGES_FULL:

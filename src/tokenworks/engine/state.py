@@ -18,10 +18,9 @@ from tokenworks.engine.policies import POLICIES, Policy, Reserve
 from tokenworks.engine.tier_state import (
     FLOW,
     PRIORITY,
-    cell_arrays,
+    block_arrays,
     node_arrays,
     private_blocks,
-    set_size,
     tier_records,
     tier_world,
 )
@@ -177,12 +176,20 @@ WORLD = np.dtype(
         # as bits; whether uses of blocks in HBM are counted
         ("tiers", "i8"), ("tier_ranks", "i8"), ("tier_groups", "i8"), ("alone", "i8"), ("common", "i8"),
         ("through", "i4"), ("back", "i4"), ("prefetched", "i4"), ("counts", "i4"),
-        ("layerwise", "i4"), ("fails", "i4"), ("by_cost", "i4"), ("rehash", "i4"),
+        ("layerwise", "i4"), ("fails", "i4"),
         ("layers", "i8"), ("tier_seed", "u8"),
         ("again_s", "f8"), ("again_position_s", "f8"),  # `tiers.Tiers.block_s` and `position_s`
-        # numbers of a cell, first unused cell, first spare cell, size of the hash table - 1, its shift
-        ("cell_words", "i8"), ("cell_fresh", "i8"), ("cell_spare", "i8"), ("cell_mask", "i8"), ("cell_shift", "i8"),
-        ("read_ahead", "u8"),  # what `kernel.tiers.read_ahead` has read, so that the compiler keeps the reads
+        # first unused and first spare run, cell and extent; number of runs and of cells, and 64 - log2 of the part of
+        # their hash tables that is in use
+        ("run_fresh", "i8"), ("run_spare", "i8"), ("cell_fresh", "i8"), ("cell_spare", "i8"),
+        ("extent_fresh", "i8"), ("extent_spare", "i8"),
+        ("runs", "i8"), ("head_shift", "i8"), ("cells", "i8"), ("cell_shift", "i8"),
+        ("text", "i8"), ("text_limit", "i8"),  # used part of `run_name`; the part beyond which names are compacted
+        ("unchained", "i8"),  # whether names do not fit `run_name`, so block ids are no chained hashes
+        # blocks that left HBM one after the other, and must still be written: their run, begin and end
+        ("gone_run", "i8"), ("gone_lo", "i8"), ("gone_hi", "i8"),
+        ("looked", "i8"),  # place in its run of the first block of the last lookup in tiers
+        ("read_ahead", "u8"),  # what `kernel.route.read_ahead_events` has read, so that the compiler keeps the reads
         ("errands", "i8"), ("due_writes", "i8"),  # number of errands; blocks that the event writes to tiers so far
         ("flows", "i8"), ("flow_fresh", "i8"), ("flow_spare", "i8"),  # size of the heap; first unused, first spare flow
     ],
@@ -228,11 +235,11 @@ class EngineState(NamedTuple):
     lane_link : link of each rank, for each lane
     shelf, alone : index that each rank uses, for each group; whether a rank has each index for itself
     pending : blocks that the event writes, for each tier and each rank
-    cell, cell_name, cell_at : cells of all indexes, the same memory as int64, and the hash table from names to cells
+    run, run_name, head_at : runs, the names of their blocks, and the hash table from the first name of each to the run
+    cell, cell_at : cells of all indexes, and the hash table from index and run to cells
+    extent : extents of all cells
     priority : heaps of the stores that evict by cost
-    hint : a cell that the block of each node had once, for each node and each group. In an index that one rank has for
-        itself, while the router uses cache events: the cell, if a store holds the block, else 0
-    node_uses, node_position : uses of the block of each node, and its position in the prompt
+    node_run, node_block, node_uses : run of the block of each node, its place in the run, and its uses
     origin : of each name: 1 + the tier that holds it, in the last lookup or in a prefetch
     flow, flow_heap : prefetch flows, and a heap of the flows by their ends
     """
@@ -276,13 +283,16 @@ class EngineState(NamedTuple):
     alone: NDArray[np.int32]
     pending: NDArray[np.int32]
     errand: NDArray[Any]
-    cell: NDArray[np.int32]
-    cell_name: NDArray[np.int64]
+    run: NDArray[Any]
+    run_name: NDArray[np.int64]
+    head_at: NDArray[np.uint64]
+    cell: NDArray[Any]
     cell_at: NDArray[np.uint64]
+    extent: NDArray[Any]
     priority: NDArray[Any]
-    hint: NDArray[np.int32]
+    node_run: NDArray[np.int32]
+    node_block: NDArray[np.int32]
     node_uses: NDArray[np.int32]
-    node_position: NDArray[np.int32]
     origin: NDArray[np.int8]
     flow: NDArray[Any]
     flow_heap: NDArray[np.int32]
@@ -340,8 +350,7 @@ def allocate(cluster: Cluster) -> EngineState:
     world, index = _world(cluster)
     tiers = tier_records(cluster, len(instance))
     links = len(instance) + len(tiers.pop("more_links"))
-    tiers |= cell_arrays(0, max(int(world["cell_words"][0]), 2)) | node_arrays(cluster, world)
-    set_size(world, len(tiers["cell_at"]))
+    tiers |= block_arrays() | node_arrays(cluster, world)
     words = -(-pools[0].instances * pools[0].ranks // 64)
     event = np.zeros(_power_of_two(int(world["events_spare"][0]) + 1024) if index else 1, EVENT)
     return EngineState(
@@ -395,7 +404,8 @@ def _world(cluster: Cluster) -> tuple[NDArray[Any], int]:
     world["gate"] = world["gate_last"] = world["ended_last"] = -1
     world["groups"], index = 1, 0
     if router.name == "prefix_aware" and front.limits.prefix_caching:
-        index = _power_of_two(4 * front.limits.kv_blocks * front.instances * front.ranks + 2 * private_blocks(cluster))
+        held = front.limits.kv_blocks * front.instances * front.ranks
+        index = _power_of_two(2 * (held + max(held, private_blocks(cluster))))
         world["emit"], world["index_mask"], world["index_shift"] = 1, index - 1, 65 - index.bit_length()
         more = 2 * len(cluster.tiers.stores)  # events of private stores, for each block that enters or leaves HBM
         world["events_spare"] = (5 + 5 * more) * front.limits.kv_blocks * front.ranks + 64

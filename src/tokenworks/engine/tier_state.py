@@ -1,11 +1,13 @@
-"""Memory of the KV tiers in the compiled engine: records of tiers, stores and lanes, and the cells of their blocks.
+"""Memory of the KV tiers in the compiled engine: records of tiers, stores and lanes, and of the blocks in stores.
 
-All stores of a rank that serve the same ranks form a *group*, and share an *index*. A block that a store holds has one
-*cell* in the index of that store, so a block that moves between stores of a group keeps its cell. A cell is a row of
-int32 numbers: the name (two of them), `held`, the position of the block in its prompt, and four numbers for each tier
-of the group: previous and next cell of a list, uses, and the number of the list (ARC) or the place in the heap (cost).
-`held` has a bit for each tier that holds the block, from bit 8 on a bit for each ARC tier that remembers its name, and
-from bit 16 on the number of the index. Cell 0 stands for none.
+All stores of a rank that serve the same ranks form a *group*, and share an *index*.
+
+A *run* is a chain of blocks whose names were new when the first one of them entered HBM or a gateway: those that the
+prompt of one request has and no earlier one had. Block ids are chained hashes, so a block belongs to one run only. A run
+stays while a block of it is in HBM or in a store. An *extent* is a range of blocks of a run that stand one after the
+other in the list of a store, so a prompt costs a few operations, not a few for each block. A run of which a store of an
+index has blocks, or remembers evicted ones (ARC), has a *cell* in this index: it leads to the extents of each tier.
+Number 0 of runs, cells and extents stands for none.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from tokenworks.engine.state import EngineState
 
 MOST_TIERS = 8
-MOST_INDEXES = 1 << 15
-HEADER, FIELDS = 4, 4
+MOST_STORES = 1 << 15
+RECENT_CELLS = 4  # a power of two
+_LEAST = 10  # the hash tables of runs and cells begin with 2 ** _LEAST places
 _HUGE_PAGE = 1 << 21  # [byte]
 EVICTIONS: dict[EvictionName, int] = {"lru": 0, "arc": 1, "cost": 2}
 PREFETCHES: dict[PrefetchName, int] = {"none": 0, "best_effort": 1, "wait": 2, "timeout": 3}
@@ -36,13 +39,12 @@ TIER = np.dtype(
         ("latency_s", "f8"), ("timeout_s", "f8"), ("failures", "f8"),
         ("slowest_s", "f8"),  # longest block_s of the read lanes
         ("blocks", "i8"), ("gateway", "i4"), ("uses", "i4"), ("eviction", "i4"), ("prefetch", "i4"),
-        ("group", "i4"), ("field", "i4"),  # field: first of the four numbers of this tier in a cell
+        ("group", "i4"),
         ("first_store", "i4"),  # the store of index x has the number first_store + x
         ("read", "i4"), ("reads", "i4"), ("write", "i4"), ("writes", "i4"),  # first lane and number of lanes
         ("through", "i4"), ("back", "i4"),  # tiers that this tier is the source of, as bits, by their write policy
-        ("counts", "i4"),  # whether a tier of `through` wants more than one use
+        ("most_uses", "i4"),  # uses that a tier of `through` wants at most; more are not counted
         ("found", "i8"),  # blocks of this tier in the last lookup
-        ("cursor", "i8"),  # of `kernel.tiers.read_ahead_victims`: the next cell
         ("hits", "i8"), ("read_blocks", "i8"), ("written_blocks", "i8"), ("evictions", "i8"), ("failed", "i8"),
         ("late", "i8"), ("read_s", "f8"), ("write_s", "f8"),
         ("survives", "i8"),  # whether a store stays when all ranks that use it are lost
@@ -60,9 +62,26 @@ STORE = np.dtype(
 )  # fmt: skip
 
 LANE = np.dtype([("block_s", "f8"), ("links", "i8")], align=True)  # links: first of its numbers in lane_link
-GROUP = np.dtype([("tiers", "i4"), ("first_tier", "i4")], align=True)
-# A block that a tier is to get: its cell, or 0 if it must be looked up.
-ERRAND = np.dtype([("name", "i8"), ("tier", "i4"), ("cell", "i4"), ("position", "i4")], align=True)
+GROUP = np.dtype([("tiers", "i4"), ("cell", "i4")], align=True)  # cell: of `kernel.loads.look`
+# Blocks lo to hi - 1 of a run that a tier is to get (`kernel.tiers.send`).
+ERRAND = np.dtype([(name, "i4") for name in ("tier", "run", "lo", "hi", "known", "written")], align=True)
+# head: name of its first block; first: place of this name in `run_name`, or the next spare run; count: blocks, 0 =
+# spare; position: of the first block in its prompt; users: blocks in HBM, errands and lookups; cells: in all indexes;
+# recent: cells that were looked up, by the last bits of the index.
+RUN = np.dtype(
+    [
+        ("head", "i8"), ("first", "i8"), ("count", "i4"), ("position", "i4"), ("users", "i4"), ("cells", "i4"),
+        ("recent", "i4", (RECENT_CELLS,)),
+    ],
+    align=True,
+)  # fmt: skip
+# run: 0 = spare; index: of the cell, or the next spare cell; finger: an extent of each tier, where a search begins.
+CELL = np.dtype([("run", "i4"), ("index", "i4"), ("extents", "i4"), ("finger", "i4", (MOST_TIERS,))], align=True)
+# uses: of each of its blocks in the store; list: 0 = LRU or T1, 1 to 3 = T2, B1 and B2 of ARC; prev, next: in this list;
+# place: in the heap of a store that evicts by cost; below, above: in the cell.
+EXTENT = np.dtype(
+    [(name, "i4") for name in ("cell", "lo", "hi", "uses", "list", "place", "prev", "next", "below", "above")]
+)
 # A prefetch flow (tier >= 0), or the time at which a request is queued (tier = number of tiers). follower: the next
 # flow of the request, or the next spare flow, + 1; place: its place in the heap; low: its first block is this one of
 # the prompt, or a later one.
@@ -74,7 +93,7 @@ FLOW = np.dtype(
     align=True,
 )  # fmt: skip
 # An entry of the heap of a store that evicts by cost.
-PRIORITY = np.dtype([("h", "f8"), ("serial", "i8"), ("cell", "i4")], align=True)
+PRIORITY = np.dtype([("h", "f8"), ("serial", "i8"), ("extent", "i4")], align=True)
 
 
 def _partition(store: Store) -> tuple[int, ...]:
@@ -87,32 +106,24 @@ class TierLayout:
     """How the tiers of a cluster lie in memory, as plain Python numbers.
 
     groups : partition of the ranks of each group, in the order of the first tier
-    group, column : group of each tier, and its place in the group
+    group : group of each tier
     first_index : number of the first index of each group
-    capacity : most cells of each index
+    capacity : most blocks of each store, with those that ARC remembers
     """
 
     def __init__(self, tiers: Tiers) -> None:
         partitions = [_partition(store) for store in tiers.stores]
         self.groups = list(dict.fromkeys(partitions))
         self.group = [self.groups.index(partition) for partition in partitions]
-        self.column = [self.group[:t].count(g) for t, g in enumerate(self.group)]
         self.first_index = [sum(max(g) + 1 for g in self.groups[:i]) for i in range(len(self.groups))]
-        self.capacity: list[int] = []
-        for g, partition in enumerate(self.groups):
-            own = [store for store, group in zip(tiers.stores, self.group, strict=True) if group == g]
-            cells = sum(store.blocks * (2 if store.eviction == "arc" else 1) for store in own)
-            self.capacity += [cells] * (max(partition) + 1)
+        self.capacity = [
+            store.blocks * (2 if store.eviction == "arc" else 1) for store in tiers.stores for _ in set(store.stores)
+        ]
         for what, count, most in (("KV tiers", len(tiers.stores), MOST_TIERS),
-                                  ("stores", len(self.capacity), MOST_INDEXES)):  # fmt: skip
+                                  ("stores", len(self.capacity), MOST_STORES)):  # fmt: skip
             if count > most:
                 raise SpecError(f"{count} {what}, the engine takes {most}", where="Cluster.tiers",
                                 hint="give fewer tiers, or let ranks share stores")  # fmt: skip
-
-    @property
-    def words(self) -> int:
-        """Numbers of a cell."""
-        return HEADER + FIELDS * max((self.group.count(g) for g in range(len(self.groups))), default=0)
 
 
 def source_of(stores: tuple[Store, ...], tier: int) -> int:
@@ -138,7 +149,7 @@ def tier_records(cluster: Cluster, links: int) -> dict[str, NDArray[Any]]:
         for name in ("latency_s", "timeout_s", "failures", "blocks", "gateway", "uses", "survives"):
             row[name] = getattr(store, name)
         row["eviction"], row["prefetch"] = EVICTIONS[store.eviction], PREFETCHES[store.prefetch]
-        row["group"], row["field"] = g, HEADER + FIELDS * layout.column[t]
+        row["group"], row["most_uses"] = g, 1
         row["first_store"] = stores - layout.first_index[g]
         row["slowest_s"] = max(lane.block_s for lane in store.read)
         stores += max(layout.groups[g]) + 1
@@ -151,18 +162,18 @@ def tier_records(cluster: Cluster, links: int) -> dict[str, NDArray[Any]]:
         source = source_of(tiers.stores, t)
         if store.blocks and source >= 0:
             tier[source][store.written] |= 1 << t
-            tier[source]["counts"] |= store.written == "through" and store.uses > 1
+            if store.written == "through":
+                tier[source]["most_uses"] = max(tier[source]["most_uses"], store.uses)
     group = np.zeros(max(len(layout.groups), 1), GROUP)
     for g in range(len(layout.groups)):
-        own_tiers = [t for t in range(count) if layout.group[t] == g]
-        group[g] = (sum(1 << t for t in own_tiers), own_tiers[0])
+        group[g]["tiers"] = sum(1 << t for t in range(count) if layout.group[t] == g)
     shelf = [first + x for first, partition in zip(layout.first_index, layout.groups, strict=True) for x in partition]
     alone = [partition.count(x) == 1 for partition in layout.groups for x in range(max(partition) + 1)]
     return {
         "tier": tier, "store": np.zeros(max(stores, 1), STORE), "lane": np.array(lanes or [(0.0, 0)], LANE),
         "lane_link": np.array(lane_link or [0], np.int32), "group": group, "shelf": np.array(shelf or [0], np.int32),
         "alone": np.array(alone or [False], np.int32), "pending": np.zeros(max(count * ranks, 1), np.int32),
-        "errand": np.zeros(2 * MOST_TIERS, ERRAND), "more_links": np.zeros(len(numbers), np.int8),
+        "errand": np.zeros(2 * MOST_TIERS**2, ERRAND), "more_links": np.zeros(len(numbers), np.int8),
     }  # fmt: skip
 
 
@@ -175,8 +186,9 @@ def tier_world(world: NDArray[Any], cluster: Cluster) -> None:
     world["layerwise"], world["layers"] = tiers.load == "layerwise", tiers.layers
     world["fails"], world["tier_seed"] = tiers.on_failure == "fail", tiers.seed
     world["again_s"], world["again_position_s"] = tiers.block_s, tiers.position_s
-    world["cell_words"] = world["cell_fresh"] = layout.words
-    world["by_cost"] = any(store.eviction == "cost" for store in tiers.stores)
+    for name in ("run_fresh", "cell_fresh", "extent_fresh"):
+        world[name] = 1
+    world["head_shift"] = world["cell_shift"] = 64 - _LEAST
     for t, store in enumerate(tiers.stores):
         if store.prefetch != "none":
             world["prefetched"] |= 1 << t
@@ -196,67 +208,84 @@ def private_blocks(cluster: Cluster) -> int:
 
 
 def node_arrays(cluster: Cluster, world: NDArray[Any]) -> dict[str, NDArray[np.int32]]:
-    """What tiers must know of each block in HBM of the first pool; empty if they do not need it."""
-    front = cluster.pools[0]
-    nodes = front.instances * front.ranks * front.limits.kv_blocks
+    """What tiers must know of each block in HBM of the first pool: its run and its place there, and its uses."""
+    front, tiers = cluster.pools[0], cluster.tiers
+    nodes = front.instances * front.ranks * front.limits.kv_blocks if tiers.stores else 1
     return {
-        "hint": np.zeros(max(nodes * int(world["tier_groups"][0]), 1), np.int32),
+        "node_run": np.zeros(nodes, np.int32),
+        "node_block": np.zeros(nodes, np.int32),
         "node_uses": np.zeros(nodes if world["counts"][0] else 1, np.int32),
-        "node_position": np.zeros(nodes if world["by_cost"][0] else 1, np.int32),
     }
 
 
-def _pages(count: int, kind: type[Any]) -> NDArray[Any]:
+def block_arrays() -> dict[str, NDArray[Any]]:
+    """Memory for blocks in stores, without room for any."""
+    return {
+        "run": np.zeros(1, RUN), "run_name": np.zeros(0, np.int64), "head_at": np.zeros(1 << _LEAST, np.uint64),
+        "cell": np.zeros(1, CELL), "cell_at": np.zeros(1 << _LEAST, np.uint64), "extent": np.zeros(1, EXTENT),
+    }  # fmt: skip
+
+
+def _pages(count: int, kind: np.dtype[Any] | type[Any]) -> NDArray[Any]:
     """Zeros in pages of their own, huge ones if possible: random reads in them cost half as much."""
-    if count < _HUGE_PAGE // 8 or not hasattr(mmap, "MADV_HUGEPAGE"):
+    size = count * np.dtype(kind).itemsize
+    if size < _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.zeros(count, kind)
-    pages = mmap.mmap(-1, 8 * count, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a system without huge pages
         pages.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(pages, kind)
 
 
-def cell_arrays(cells: int, words: int) -> dict[str, NDArray[Any]]:
-    """Memory for a number of cells, and a hash table with room for them. Cells are zero until they are used."""
-    numbers = _pages(words * (cells + 1) // 2, np.int64)
-    return {
-        "cell": numbers.view(np.int32), "cell_name": numbers,
-        "cell_at": _pages(1 << max(2 * cells, 2).bit_length(), np.uint64),
-    }  # fmt: skip
+def _wider(old: NDArray[Any], used: int, count: int) -> NDArray[Any]:
+    """`old` if it has room for `count` items, else a copy of its `used` first ones with twice the room."""
+    if count <= len(old):
+        return old
+    new = _pages(max(count, 2 * len(old)), old.dtype)
+    new[:used] = old[:used]
+    return new
 
 
-def set_size(world: NDArray[Any], width: int) -> None:
-    """Note the length of the hash table of cells, a power of two."""
-    world["cell_mask"], world["cell_shift"] = width - 1, 65 - width.bit_length()
+def _table(old: NDArray[np.uint64], count: int, used: int) -> NDArray[np.uint64]:
+    """A hash table that has twice the places of `count` items; its first `used` places stay."""
+    return _wider(old, used, 1 << (2 * count).bit_length())
 
 
-def reserve(s: EngineState, cluster: Cluster, names: int, slots: int) -> EngineState:
-    """Room for the blocks that tiers can hold, now that `names` block ids and `slots` requests were submitted.
+def reserve(s: EngineState, cluster: Cluster, names: int, ids: int, slots: int) -> EngineState:
+    """Room for the blocks that tiers can hold.
 
     The room grows with the names, because a tier may be larger than all blocks that ever are.
+
+    Parameters
+    ----------
+    s : the state
+    cluster : the deployment
+    names : block ids that were submitted so far
+    ids : block ids in memory
+    slots : requests in memory at the same time
     """
-    world, layout = s.world, TierLayout(cluster.tiers)
-    words = layout.words
-    ahead = len(cluster.tiers.stores) + 1  # a block has its cell before a store evicts another one for it
-    cells = sum(min(capacity + ahead, names) for capacity in layout.capacity)
-    if cells * words >= 1 << 31:
-        raise SpecError(f"{cells:,} blocks in KV tiers are too many for the engine", where="Cluster.tiers",
+    world, layout, front = s.world, TierLayout(cluster.tiers), cluster.pools[0]
+    extents = 3 + sum(min(capacity, names) for capacity in layout.capacity)  # 3: while an extent is cut in parts
+    runs = min(extents + front.instances * front.ranks * front.limits.kv_blocks, names) + 2
+    if extents >= 1 << 31:
+        raise SpecError(f"{extents:,} blocks in KV tiers are too many for the engine", where="Cluster.tiers",
                         hint="give smaller tiers, or larger blocks")  # fmt: skip
-    room: dict[str, NDArray[Any]] = {}
-    if len(s.cell) < words * (cells + 1):
-        least = len(s.cell) // words * 2 if len(s.cell) < 1 << 28 else 0
-        most = sum(layout.capacity) + ahead * len(layout.capacity)
-        room = cell_arrays(max(cells, min(least, most)), words)
-        used = int(world["cell_fresh"][0])
-        room["cell"][:used] = s.cell[:used]
-        set_size(world, len(room["cell_at"]))
-        world["rehash"] = 1
+    used = {name: int(world[name][0]) for name in ("run_fresh", "cell_fresh", "extent_fresh", "text")}
+    places = {name: 1 << (64 - int(world[name][0])) for name in ("head_shift", "cell_shift")}
+    room: dict[str, NDArray[Any]] = {
+        "run": _wider(s.run, used["run_fresh"], runs),
+        "run_name": _wider(s.run_name, used["text"], used["text"] + 2 * ids),
+        "head_at": _table(s.head_at, runs, places["head_shift"]),
+        "cell": _wider(s.cell, used["cell_fresh"], extents),
+        "cell_at": _table(s.cell_at, extents, places["cell_shift"]),
+        "extent": _wider(s.extent, used["extent_fresh"], extents),
+    }
     flows = slots * (int(world["prefetched"][0]).bit_count() + 1) if world["prefetched"][0] else 0
     if len(s.flow) < flows:
         flow, heap = np.zeros(2 * flows, FLOW), np.zeros(2 * flows, np.int32)
         flow[: len(s.flow)], heap[: len(s.flow_heap)] = s.flow, s.flow_heap
         room |= {"flow": flow, "flow_heap": heap}
-    if world["by_cost"][0]:
+    if any(store.eviction == "cost" for store in cluster.tiers.stores):
         room |= _heaps(s, cluster, names)
     return s._replace(**room)
 

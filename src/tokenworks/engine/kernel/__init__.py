@@ -20,19 +20,19 @@ from typing import TYPE_CHECKING, Any
 from tokenworks.errors import SpecError
 
 if TYPE_CHECKING:
-    from tokenworks.engine.kernel.base import CHANGES_FULL, CLEARED, REMOVED, SERIES_FULL, STORED
+    from tokenworks.engine.kernel.base import CHANGES_FULL, CLEARED, REMOVED, SERIES_FULL, STORED, UNCHAINED
     from tokenworks.engine.kernel.drive import advance, cancel, collect, sample
     from tokenworks.engine.kernel.live import late, progress
     from tokenworks.engine.kernel.memory import Addresses
 
 __all__ = [
-    "CHANGES_FULL", "CLEARED", "REMOVED", "SERIES_FULL", "STORED", "Addresses", "advance", "cancel", "collect",
-    "compiled", "forget", "kept", "late", "progress", "sample",
+    "CHANGES_FULL", "CLEARED", "REMOVED", "SERIES_FULL", "STORED", "UNCHAINED", "Addresses", "advance", "cancel",
+    "collect", "compiled", "forget", "kept", "late", "progress", "sample",
 ]  # fmt: skip
 
 _HOMES = {
     "CHANGES_FULL": "base", "CLEARED": "base", "REMOVED": "base", "SERIES_FULL": "base", "STORED": "base",
-    "Addresses": "memory", "advance": "drive", "cancel": "drive", "collect": "drive",
+    "UNCHAINED": "base", "Addresses": "memory", "advance": "drive", "cancel": "drive", "collect": "drive",
     "sample": "drive", "late": "live", "progress": "live",
 }  # fmt: skip
 

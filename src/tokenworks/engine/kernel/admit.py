@@ -13,6 +13,7 @@ from tokenworks.engine.kernel.lists import push_load, run_before, unwait
 from tokenworks.engine.kernel.loads import hit_prefix, load, look
 from tokenworks.engine.kernel.names import place_of
 from tokenworks.engine.kernel.prefetch import cut
+from tokenworks.engine.kernel.tiers import before
 from tokenworks.engine.kernel.tokens import blocks_for
 from tokenworks.engine.types import PRIORITIES
 
@@ -73,10 +74,13 @@ def take_loads(s, r, q, cached, now):
     """
     me, rank, world = s.request[q], s.rank[r], s.world[0]
     most = min((me.goal - 1) // s.pool[rank.pool].block_tokens, s.named[q])
-    found = look(s, r, q, cached, most, ~world.prefetched, True) if cached < most else np.int64(0)
+    found = np.int64(0)
+    if cached < most:
+        run, i = before(s, q, cached)
+        found = look(s, r, q, cached, most, ~world.prefetched, run, i, True)
     blocks, end = np.int64(0), -1.0
     if found:
-        blocks, end, failed = load(s, r, q, cached, now)
+        blocks, end, failed = load(s, r, q, cached, found, now)
         if failed and world.fails:
             me.failed = 1
             rank.cancels += world.layerwise

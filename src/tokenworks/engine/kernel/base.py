@@ -27,7 +27,7 @@ STEP, LOAD, OPEN, FOLLOW, OUTSIDE, FREED, FETCHED = 0, 1, 2, 3, 4, 5, 6
 CANCEL, STOP, START, PAUSE, COST, LOSE, BACK = (
     KINDS[kind] for kind in ("cancel", "stop", "start", "pause", "cost", "lose", "back")
 )
-DONE, SERIES_FULL, EVENTS_FULL, CHANGES_FULL = 0, 1, 2, 3
+DONE, SERIES_FULL, EVENTS_FULL, CHANGES_FULL, UNCHAINED = 0, 1, 2, 3, 4
 STORED, REMOVED, CLEARED = 0, 1, 2  # kinds of changes of a prefix cache
 NEVER = math.inf
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)

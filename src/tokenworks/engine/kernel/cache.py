@@ -7,7 +7,7 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import REMOVED, STORED, inline, jit
 from tokenworks.engine.kernel.names import emit, list_change, place_of, slot_of
-from tokenworks.engine.kernel.tiers import gone, read_ahead_victims, stored
+from tokenworks.engine.kernel.tiers import gone, let_gone, stored
 
 
 @jit
@@ -104,6 +104,8 @@ def evict_nodes(s, r, want, now):
             recycle(s, r, head)
             head = rank.lru_first
             more = more and head >= 0 and s.node[head].users >= 0 and s.node[head].count == 0
+    if s.world[0].tiers:
+        let_gone(s, r, now)
 
 
 @jit
@@ -154,8 +156,6 @@ def take_cached(s, r, count, now):
     nameless = min(count, rank.nameless)
     rank.nameless -= nameless
     count -= nameless
-    if count > 1 and s.world[0].back:
-        read_ahead_victims(s, r, ~s.world[0].through, count)
     while count > 0:
         head = rank.lru_first
         node = s.node[head]
@@ -170,6 +170,8 @@ def take_cached(s, r, count, now):
             count -= 1
         pull_free(s, r, head)
         recycle(s, r, head)
+    if s.world[0].tiers:
+        let_gone(s, r, now)
 
 
 @inline

@@ -20,12 +20,12 @@ from tokenworks.engine.kernel.base import (
     PENDING,
     REJECTED,
     SERIES_FULL,
+    UNCHAINED,
     STEP,
     apart,
     entry,
     inline,
 )
-from tokenworks.engine.kernel.cells import rehash
 from tokenworks.engine.kernel.faults import begin_pause
 from tokenworks.engine.kernel.finish import enqueue, finish, hide
 from tokenworks.engine.kernel.leave import end, forget, open_gate, pop_heap, push_heap, send, sooner
@@ -257,12 +257,13 @@ def advance(table, until, sent):
 
     Stop earlier, right after the `sent`-th request has reached a rank, before other events at the same time. Returns
     DONE, or SERIES_FULL, EVENTS_FULL or CHANGES_FULL: the caller must enlarge that buffer and call again.
+    UNCHAINED: the ids of blocks are no chained hashes, so the memory for their names does not suffice.
     """
     s = state_at(table)
     world = s.world[0]
-    if world.rehash:
-        rehash(s)
     while True:
+        if world.unchained:
+            return UNCHAINED
         if world.sent >= sent:
             for i in range(len(s.instance)):
                 if s.instance[i].planned > 1:

@@ -1,92 +1,99 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 # ruff: noqa: PLR0917 compiled functions have no keyword-only arguments
-"""Eviction policies of KV tiers: which block a full store evicts for a new one, and what a use changes."""
+"""Eviction policies of KV tiers: which blocks a full store evicts for new ones, and what a use changes.
+
+The run of evicted blocks gets one more user, so that it stays until `tiers.lose` has dealt with them.
+"""
 
 from __future__ import annotations
 
+import numpy as np
+
 from tokenworks.engine.kernel.base import apart, inline
-from tokenworks.engine.kernel.cells import BITS, append, free_cell, pull
+from tokenworks.engine.kernel.extents import append, append_new, carve, drop_extent, find, new_extent, pull, shorten
+from tokenworks.engine.kernel.runs import cell_of, find_cell
 from tokenworks.engine.tier_state import EVICTIONS
 
 LRU, ARC, BY_COST = EVICTIONS["lru"], EVICTIONS["arc"], EVICTIONS["cost"]
 RECENT, FREQUENT, RECENT_GHOST, FREQUENT_GHOST = 0, 1, 2, 3  # lists T1, T2, B1 and B2 of ARC
 
 
-@inline
-def move(s, store, c, f, before, after):
-    """Move a cell from one list of ARC to the end of another."""
-    pull(s, store, before, c, f)
-    append(s, store, after, c, f)
-    store.size[before] -= 1
-    store.size[after] += 1
-    s.cell[c + f + 3] = after
+# ---- ARC
 
 
 @inline
 def forget_ghost(s, t, store, number):
     """Drop the oldest name of a list of evicted blocks of ARC."""
-    f = s.tier[t].field
-    c = store.first[number]
-    pull(s, store, number, c, f)
+    shorten(s, store, t, store.first[number], 1)
     store.size[number] -= 1
-    s.cell[c + 2] &= ~(256 << t)
-    if s.cell[c + 2] & BITS == 0:
-        free_cell(s, c)
 
 
 @apart
 def replace(s, t, store, in_frequent_ghost):
-    """REPLACE of ARC: evict a block, and remember its name. Returns its cell."""
-    f, recent = s.tier[t].field, store.size[RECENT]
+    """REPLACE of ARC: evict a block, and remember its name. Returns its run and its place in the run."""
+    recent = store.size[RECENT]
+    number = FREQUENT
     if recent and (recent > store.target or (in_frequent_ghost and recent == store.target)):
-        c = store.first[RECENT]
-        move(s, store, c, f, RECENT, RECENT_GHOST)
-    else:
-        c = store.first[FREQUENT]
-        move(s, store, c, f, FREQUENT, FREQUENT_GHOST)
-    s.cell[c + 2] |= 256 << t
-    return c
+        number = RECENT
+    e = store.first[number]
+    i = s.extent[e].hi - 1
+    run = s.cell[s.extent[e].cell].run
+    s.run[run].users += 1
+    e = carve(s, store, e, i, i + 1)
+    pull(s, store, e)
+    s.extent[e].uses = 1
+    append(s, store, t, e, number + RECENT_GHOST)
+    store.size[number] -= 1
+    store.size[number + RECENT_GHOST] += 1
+    return run, i
 
 
 @apart
-def enter_arc(s, t, store, c):
-    """Add a block to a store that evicts by ARC (Megiddo and Modha, FAST 2003, figure 4). Returns the evicted cell."""
-    f, most = s.tier[t].field, s.tier[t].blocks
-    victim = 0
-    if s.cell[c + 2] & 256 << t:
-        number = s.cell[c + f + 3]
+def enter_arc(s, t, x, store, run, i):
+    """Add a block to a store that evicts by ARC (Megiddo and Modha, FAST 2003, figure 4).
+
+    Returns run and place of the evicted block; run 0 = there is none.
+    """
+    most, c = s.tier[t].blocks, find_cell(s, x, run)
+    victim, place = np.int64(0), np.int64(0)
+    e = find(s, c, t, i) if c else np.int64(0)
+    if e and s.extent[e].hi > i:
+        number = s.extent[e].list
         one, two = float(store.size[RECENT_GHOST]), float(store.size[FREQUENT_GHOST])
         if number == RECENT_GHOST:
             store.target = min(store.target + max(two / one, 1.0), float(most))
         else:
             store.target = max(store.target - max(one / two, 1.0), 0.0)
-        s.cell[c + 2] &= ~(256 << t)
-        pull(s, store, number, c, f)
+        e = carve(s, store, e, i, i + 1)
+        pull(s, store, e)
         store.size[number] -= 1
-        victim = replace(s, t, store, number == FREQUENT_GHOST)
-        append(s, store, FREQUENT, c, f)
+        victim, place = replace(s, t, store, number == FREQUENT_GHOST)
+        append(s, store, t, e, FREQUENT)
         store.size[FREQUENT] += 1
-        s.cell[c + f + 3] = FREQUENT
-        return victim
+        return victim, place
     first = store.size[RECENT] + store.size[RECENT_GHOST]
     if first == most:
         if store.size[RECENT] < most:
             forget_ghost(s, t, store, RECENT_GHOST)
-            victim = replace(s, t, store, False)
+            victim, place = replace(s, t, store, False)
         else:
-            victim = store.first[RECENT]
-            pull(s, store, RECENT, victim, f)
+            e = store.first[RECENT]
+            victim, place = s.cell[s.extent[e].cell].run, s.extent[e].hi - 1
+            s.run[victim].users += 1
+            shorten(s, store, t, e, 1)
             store.size[RECENT] -= 1
     else:
         total = first + store.size[FREQUENT] + store.size[FREQUENT_GHOST]
         if total >= most:
             if total == 2 * most:
                 forget_ghost(s, t, store, FREQUENT_GHOST)
-            victim = replace(s, t, store, False)
-    append(s, store, RECENT, c, f)
+            victim, place = replace(s, t, store, False)
+    append_new(s, store, t, cell_of(s, x, run), i, i + 1, RECENT)
     store.size[RECENT] += 1
-    s.cell[c + f + 3] = RECENT
-    return victim
+    return victim, place
+
+
+# ---- cost: each extent is one block, and stands in a heap
 
 
 @inline
@@ -96,15 +103,15 @@ def lower(one, other):
 
 
 @inline
-def put_at(s, store, at, c, f, h, serial):
-    """Write an entry of the heap, and note its place in the cell."""
+def put_at(s, store, at, e, h, serial):
+    """Write an entry of the heap, and note its place in the extent."""
     entry = s.priority[store.heap + at]
-    entry.cell, entry.h, entry.serial = c, h, serial
-    s.cell[c + f + 3] = at
+    entry.extent, entry.h, entry.serial = e, h, serial
+    s.extent[e].place = at
 
 
 @apart
-def sink(s, store, at, count, c, f, h, serial):
+def sink(s, store, at, count, e, h, serial):
     """Put an entry into the heap of `count` entries, at the place `at` or below it."""
     base = store.heap
     while 2 * at + 1 < count:
@@ -114,76 +121,107 @@ def sink(s, store, at, count, c, f, h, serial):
         other = s.priority[base + down]
         if h < other.h or (h == other.h and serial < other.serial):
             break
-        put_at(s, store, at, other.cell, f, other.h, other.serial)
+        put_at(s, store, at, other.extent, other.h, other.serial)
         at = down
-    put_at(s, store, at, c, f, h, serial)
+    put_at(s, store, at, e, h, serial)
 
 
 @inline
-def worth(s, store, c):
+def worth(s, store, run, i):
     """H of GreedyDual: the floor of the store plus the time to compute the block again [s]."""
     world = s.world[0]
-    return store.floor + (world.again_s + s.cell[c + 3] * world.again_position_s)
+    return store.floor + (world.again_s + (s.run[run].position + i) * world.again_position_s)
 
 
 @apart
-def enter_by_cost(s, t, store, c):
-    """Add a block to a store that evicts by cost (GreedyDual). Returns the evicted cell, or 0."""
-    f, base = s.tier[t].field, store.heap
+def enter_by_cost(s, t, x, store, run, i):
+    """Add a block to a store that evicts by cost (GreedyDual). Returns run and place of the evicted block, or run 0."""
+    base, victim, place = store.heap, np.int64(0), np.int64(0)
     store.serial += 1
     if store.used == s.tier[t].blocks:
         least = s.priority[base]
-        victim = least.cell
         store.floor = least.h
-        sink(s, store, 0, store.used, c, f, worth(s, store, c), store.serial)
-        return victim
-    h, at = worth(s, store, c), store.used
+        victim, place = s.cell[s.extent[least.extent].cell].run, np.int64(s.extent[least.extent].lo)
+        s.run[victim].users += 1
+        drop_extent(s, t, least.extent)
+        e = new_extent(s, cell_of(s, x, run), t, i, i + 1)
+        sink(s, store, 0, store.used, e, worth(s, store, run, i), store.serial)
+        return victim, place
+    e = new_extent(s, cell_of(s, x, run), t, i, i + 1)
+    h, at = worth(s, store, run, i), store.used
     while at > 0:
         up = (at - 1) >> 1
         other = s.priority[base + up]
         if other.h <= h:
             break
-        put_at(s, store, at, other.cell, f, other.h, other.serial)
+        put_at(s, store, at, other.extent, other.h, other.serial)
         at = up
-    put_at(s, store, at, c, f, h, store.serial)
-    return 0
+    put_at(s, store, at, e, h, store.serial)
+    return victim, place
 
 
-@inline
-def use(s, t, store, c):
-    """Let a block of a store count as used now."""
-    if s.tier[t].eviction != LRU:
-        use_otherwise(s, t, store, c)
-    elif store.last[0] != c:
-        f = s.tier[t].field
-        pull(s, store, 0, c, f)
-        append(s, store, 0, c, f)
+# ---- all policies
 
 
 @apart
-def use_otherwise(s, t, store, c):
-    """Let a block of a store that evicts by ARC or by cost count as used now."""
-    f = s.tier[t].field
-    if s.tier[t].eviction == ARC:
-        move(s, store, c, f, s.cell[c + f + 3], FREQUENT)
-    else:
+def use(s, t, store, e, lo, hi, uses):
+    """Let blocks `lo` to `hi` - 1, a part of an extent, count as used now, the last one first, `uses` times by now."""
+    tier, me = s.tier[t], s.extent[e]
+    if tier.eviction == BY_COST:
+        me.uses = uses
         store.serial += 1
-        sink(s, store, s.cell[c + f + 3], store.used, c, f, worth(s, store, c), store.serial)
+        sink(s, store, me.place, store.used, e, worth(s, store, s.cell[me.cell].run, lo), store.serial)
+        return
+    number, to = me.list, me.list
+    if tier.eviction == ARC:
+        to = FREQUENT
+        store.size[number] -= hi - lo
+        store.size[to] += hi - lo
+    if number == to and store.last[to] == e and lo == me.lo and uses == me.uses:
+        return
+    e = carve(s, store, e, lo, hi)
+    pull(s, store, e)
+    s.extent[e].uses = uses
+    append(s, store, t, e, to)
 
 
 @inline
-def enter(s, t, store, c):
-    """Add a block to a store. Returns the cell of the block that the store evicts for it, or 0."""
-    eviction = s.tier[t].eviction
-    victim = 0
-    if eviction == LRU:
-        f = s.tier[t].field
-        if store.used == s.tier[t].blocks:
-            victim = store.first[0]
-            pull(s, store, 0, victim, f)
-        append(s, store, 0, c, f)
-    elif eviction == ARC:
-        victim = enter_arc(s, t, store, c)
+def most_to_enter(s, t, store, blocks):
+    """How many of `blocks` new blocks enter a store in one go: they fill its room, or replace one extent."""
+    tier = s.tier[t]
+    if tier.eviction != LRU:
+        return np.int64(1)
+    if store.used < tier.blocks:
+        return min(blocks, tier.blocks - store.used)
+    head = s.extent[store.first[0]]
+    return min(blocks, head.hi - head.lo)
+
+
+@apart
+def enter(s, t, x, store, run, c, lo, hi):
+    """Add blocks of a run to a store, as many as `most_to_enter` says. c: the cell of the run, or 0.
+
+    Returns run, begin and end of the evicted blocks; run 0 = there are none.
+    """
+    tier = s.tier[t]
+    victim, low, high = np.int64(0), np.int64(0), np.int64(0)
+    if tier.eviction == LRU:
+        if store.used == tier.blocks:
+            head = store.first[0]
+            me = s.extent[head]
+            victim, high = s.cell[me.cell].run, np.int64(me.hi)
+            low = high - (hi - lo)
+            s.run[victim].users += 1
+            shorten(s, store, t, head, hi - lo)
+        if c == 0 or s.cell[c].run != run or s.cell[c].index != x:  # its last blocks may be the evicted ones
+            c = cell_of(s, x, run)
+        append_new(s, store, t, c, lo, hi, 0)
+    elif tier.eviction == ARC:
+        victim, low = enter_arc(s, t, x, store, run, lo)
+        high = low + 1
     else:
-        victim = enter_by_cost(s, t, store, c)
-    return victim
+        victim, low = enter_by_cost(s, t, x, store, run, lo)
+        high = low + 1
+    if victim == 0:
+        store.used += hi - lo
+    return victim, low, high

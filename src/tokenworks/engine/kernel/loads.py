@@ -9,67 +9,99 @@ import math
 import numpy as np
 
 from tokenworks.engine.kernel.base import apart, inline
-from tokenworks.engine.kernel.cells import RESIDENT, find_cell, is_cell, new_cell
 from tokenworks.engine.kernel.eviction import use
+from tokenworks.engine.kernel.extents import GHOSTS, find, is_held
 from tokenworks.engine.kernel.names import mixed
-from tokenworks.engine.kernel.tiers import (
-    add,
-    index_of,
-    occupy,
-    run_errands,
-    send_on,
-    through,
-    write_used,
-)
+from tokenworks.engine.kernel.runs import find_cell, follow, let_go
+from tokenworks.engine.kernel.tiers import index_of, occupy, run_errands, send, through, write_nodes
 
 
 @apart
-def look(s, r, q, known, most, tiers, note):
+def look(s, r, q, known, most, tiers, run, i, note):
     """Look up the blocks of `q` from `known` on in `tiers`. Returns their number.
 
-    With `note`, set `held` and `origin` of each block, and `found` of each tier: the number of blocks that it serves.
+    Block i of `run` is the one before them. With `note`, set the run of each block in `held`, its tier in `origin`, the
+    place of the first one in its run in `World.looked`, and `found` of each tier: the number of blocks that it serves.
+    The runs stay until `forget_look`.
     """
-    world, first = s.world[0], s.offsets[q]
+    world, first, last = s.world[0], s.offsets[q], np.int64(0)
     for t in range(world.tiers):
         s.tier[t].found = 0
-    i = known
-    while i < most:
-        name, best, cell = s.ids[first + i], np.int64(world.tiers), np.int64(0)
-        for g in range(world.tier_groups):
-            group = s.group[g]
-            if best < group.first_tier:
+    k = known
+    while k < most:
+        run, i = follow(s, run, i, s.ids[first + k])
+        if run == 0 or (run == last and i == 0):
+            break
+        if run != last:
+            for g in range(world.tier_groups):
+                s.group[g].cell = find_cell(s, index_of(s, g, r), run)
+        t = np.int64(0)
+        while t < world.tiers:
+            c = s.group[s.tier[t].group].cell
+            if tiers >> t & 1 and c and is_held(s, t, c, i):
                 break
-            if tiers & group.tiers == 0:
-                continue
-            c = find_cell(s, index_of(s, g, r), name)
-            held = s.cell[c + 2] & RESIDENT & tiers if c else np.int64(0)
-            if held:
-                tier = np.int64(group.first_tier)
-                while not held >> tier & 1:
-                    tier += np.int64(1)
-                if tier < best:
-                    best, cell = tier, c
-        if best == world.tiers:
+            t += 1
+        if t == world.tiers:
             break
         if note:
-            s.tier[best].found += 1
-            s.held[first + i], s.origin[first + i] = cell, best + 1
-        i += 1
-    return i - known
+            s.tier[t].found += 1
+            s.held[first + k], s.origin[first + k] = run, t + 1
+            if run != last:
+                s.run[run].users += 1
+            if k == known:
+                world.looked = i
+        last = run
+        k += 1
+    return k - known
+
+
+@apart
+def forget_look(s, low, high):
+    """Let go of the runs of the names `low` to `high` - 1, which a lookup has found."""
+    for at in range(low, high):
+        if s.held[at] and (at == low or s.held[at] != s.held[at - 1]):
+            let_go(s, s.held[at], 1)
 
 
 @inline
-def hit(s, r, t, i, now):
-    """A tier serves block i of the list of names: it counts as used there, unless it has left the tier."""
-    tier, c = s.tier[t], s.held[i]
+def part_of(s, low, at):
+    """The names up to `at`, in a lookup that began at `low`, which belong to one run and to one tier.
+
+    Returns the first one of them, and the place of `at` in the run.
+    """
+    begin = at
+    while begin > low and s.held[begin - 1] == s.held[at]:
+        begin -= 1
+    i = at - begin + (s.world[0].looked if begin == low else np.int64(0))
+    same = at
+    while same > begin and s.origin[same - 1] == s.origin[at]:
+        same -= 1
+    return same, i
+
+
+@apart
+def hit(s, r, t, run, lo, hi, now):
+    """A tier serves blocks `lo` to `hi` - 1 of a run: they count as used there, unless they have left the tier."""
+    tier, world = s.tier[t], s.world[0]
     x = index_of(s, tier.group, r)
-    if not (is_cell(s, c, x, s.ids[i]) and s.cell[c + 2] >> t & 1):
-        return
-    use(s, t, s.store[tier.first_store + x], c)
-    s.cell[c + tier.field + 2] += 1
-    if tier.through:
-        send_on(s, through(s, tier.through, s.cell[c + tier.field + 2]), tier.group, c)
-        run_errands(s, r, now)
+    store = s.store[tier.first_store + x]
+    while hi > lo:
+        c = find_cell(s, x, run)
+        e = find(s, c, t, hi - 1) if c else np.int64(0)
+        if e == 0:
+            return
+        me = s.extent[e]
+        if me.hi < hi:
+            hi = np.int64(me.hi)
+            continue
+        low = max(lo, me.lo)
+        if me.list < GHOSTS:
+            uses = min(me.uses + 1, tier.most_uses)
+            use(s, t, store, e, low, hi, uses)
+            if tier.through:
+                send(s, through(s, tier.through, uses), run, low, hi, False, True)
+                run_errands(s, r, now)
+        hi = low
 
 
 @apart
@@ -93,38 +125,27 @@ def read(s, r, t, blocks, start):
 
 
 @apart
-def copy(s, r, gateway, origin, q, low, count, now):
-    """The gateway gets the first `count` blocks of `q` from `low` on that come from a tier, the last one first."""
-    tier, first = s.tier[gateway], s.offsets[q]
-    if tier.blocks == 0 or count == 0:
+def copy(s, r, gateway, t, low, high, now):
+    """The gateway gets those blocks of the names `low` to `high` - 1 that come from tier t, the last one first."""
+    if s.tier[gateway].blocks == 0:
         return
-    at = first + low
-    while True:
-        count -= s.origin[at] == origin + 1
-        if count == 0:
-            break
-        at += 1
-    x = index_of(s, tier.group, r)
-    for i in range(at, first + low - 1, -1):
-        if s.origin[i] != origin + 1:
-            continue
-        c = find_cell(s, x, s.ids[i])
-        if c == 0:
-            c = new_cell(s, x, s.ids[i], i - first)
-        if s.cell[c + 2] >> gateway & 1:
-            use(s, gateway, s.store[tier.first_store + x], c)
-        else:
-            add(s, r, gateway, x, c, False, now)
+    at = high - 1
+    while at >= low:
+        begin, i = part_of(s, low, at)
+        if s.origin[at] == t + 1 and s.held[at]:
+            send(s, 1 << gateway, s.held[at], i + begin - at, i + 1, False, False)
             run_errands(s, r, now)
+        at = begin - 1
 
 
 @apart
-def load(s, r, q, known, now):
-    """Book the flows of the blocks of `q` that `look` found.
+def load(s, r, q, known, found, now):
+    """Book the flows of the `found` blocks of `q` that `look` found after the first `known` ones.
 
     Returns how many blocks they bring, the end of the last flow [s], and whether a flow failed.
     """
     world, me, first = s.world[0], s.request[q], s.offsets[q] + known
+    high = first + found
     end, served, count, failed = now, np.int64(1 << 30), np.int64(0), False
     for t in range(world.tiers):
         blocks = s.tier[t].found
@@ -140,7 +161,7 @@ def load(s, r, q, known, now):
             done = read(s, r, place, blocks, done)
             place = np.int64(s.tier[place].gateway)
             if place >= 0 and not bad:
-                copy(s, r, place, t, q, known, blocks, now)
+                copy(s, r, place, t, first, high, now)
         end = max(end, done)
         if bad:
             failed = True
@@ -155,10 +176,16 @@ def load(s, r, q, known, now):
 def hit_prefix(s, r, q, known, blocks, now):
     """Blocks that an admission has found count as used: `known` in HBM and `blocks` in tiers, the last one first."""
     world, first = s.world[0], s.offsets[q]
-    for i in range(first + known + blocks - 1, first + known - 1, -1):
-        hit(s, r, s.origin[i] - 1, i, now)
-    if world.through:
-        for i in range(first + known - 1, first - 1, -1):
-            if world.counts:
-                s.node_uses[s.held[i]] += 1
-            write_used(s, r, s.held[i], now)
+    low = first + known
+    at = low + blocks - 1
+    while at >= low:
+        begin, i = part_of(s, low, at)
+        hit(s, r, s.origin[at] - 1, s.held[at], i + begin - at, i + 1, now)
+        at = begin - 1
+    forget_look(s, low, low + blocks)
+    if world.counts:
+        for at in range(low - 1, first - 1, -1):
+            s.node_uses[s.held[at]] += 1
+            write_nodes(s, r, at, at + 1, through(s, world.through, s.node_uses[s.held[at]]), now)
+    elif world.through:
+        write_nodes(s, r, first, low, world.through, now)

@@ -7,16 +7,17 @@ import math
 
 from tokenworks.engine.kernel.base import CANCELLED, CLEARED, FAILED, NEVER, PENDING, apart
 from tokenworks.engine.kernel.cache import recycle
-from tokenworks.engine.kernel.cells import BITS, RESIDENT, free_cell
 from tokenworks.engine.kernel.eviction import BY_COST
+from tokenworks.engine.kernel.extents import GHOSTS, drop_extent, pull
 from tokenworks.engine.kernel.faults import begin_again, has_work, lose_step, plan_at
 from tokenworks.engine.kernel.leave import end, leave_running, pay, push_heap
 from tokenworks.engine.kernel.lists import push_load, unlink, unwait
 from tokenworks.engine.kernel.names import list_change
 from tokenworks.engine.kernel.prefetch import drop_flows
 from tokenworks.engine.kernel.route import index_slot, unknow
+from tokenworks.engine.kernel.runs import let_go, name_of
 from tokenworks.engine.kernel.steps import cut_plan, interrupt
-from tokenworks.engine.kernel.tiers import index_of, is_in_store
+from tokenworks.engine.kernel.tiers import index_of, stored_from
 from tokenworks.engine.kernel.tokens import blocks_for, release, stop_decoding
 from tokenworks.engine.kernel.transfer import let_go
 from tokenworks.engine.state import LOSSES, LOST
@@ -225,7 +226,9 @@ def clear_cache(s, r, now):
             s.table[slot] = -1
             recycle(s, r, node)
             if world.emit:
-                forget_name(s, r, s.node[node].name)
+                forget_name(s, r, s.node[node].name, s.node_run[node], s.node_block[node])
+            if world.tiers:
+                let_go(s, s.node_run[node], 1)
     rank.nameless = pool.kv_blocks
     rank.lru_first = rank.lru_last = -1
 
@@ -258,34 +261,68 @@ def clear_store(s, r, t, x):
     store = s.store[tier.first_store + x]
     if tier.eviction == BY_COST:
         for place in range(store.used):
-            leave_store(s, r, t, x, s.priority[store.heap + place].cell)
+            leave_store(s, r, t, x, s.priority[store.heap + place].extent)
     for number in range(4):
-        c = store.first[number]
-        while c:
-            follower = s.cell[c + tier.field + 1]
-            leave_store(s, r, t, x, c)
-            c = follower
-        store.first[number] = store.last[number] = store.size[number] = 0
+        while store.first[number]:
+            e = store.first[number]
+            pull(s, store, e)
+            leave_store(s, r, t, x, e)
+        store.size[number] = 0
     store.used, store.target, store.floor = 0, 0.0, 0.0
 
 
 @apart
-def leave_store(s, r, t, x, c):
-    """A block, or the name of an evicted block, leaves the store of tier t in index x."""
-    held = s.cell[c + 2] & ~(257 << t)
-    s.cell[c + 2] = held
-    if s.world[0].emit and s.alone[x] and not held & RESIDENT:
-        forget_name(s, r, s.cell_name[c >> 1])
-    if held & BITS == 0:
-        free_cell(s, c)
+def leave_store(s, r, t, x, e):
+    """Blocks, or the names of evicted blocks, leave the store of tier t in index x."""
+    me = s.extent[e]
+    run, lo, hi = s.cell[me.cell].run, me.lo, me.hi
+    s.run[run].users += 1
+    drop_extent(s, t, e)
+    if s.world[0].emit and s.alone[x]:
+        for i in range(lo, hi):
+            forget_name(s, r, name_of(s, run, i), run, i)
+    let_go(s, run, 1)
 
 
 @apart
-def forget_name(s, r, name):
-    """The router forgets that the lost rank r has a block, unless a store of the rank alone has it."""
+def forget_name(s, r, name, run, i):
+    """The router forgets that the lost rank r has block i of a run, unless a store of the rank alone has it."""
     world, rank = s.world[0], s.rank[r]
-    if not (world.alone and is_in_store(s, r, name, -1)):
+    if not (world.alone and stored_from(s, r, run, i) <= i):
         unknow(s, index_slot(s, name), rank.number)
+
+
+@apart
+def is_among(s, e, name):
+    """Whether a block of an extent has this name."""
+    me = s.extent[e]
+    first = s.run[s.cell[me.cell].run].first
+    for at in range(first + me.lo, first + me.hi):
+        if s.run_name[at] == name:
+            return True
+    return False
+
+
+@apart
+def is_name_in_store(s, r, name):
+    """Whether a store that only this rank has holds a block of this name, which any run may have."""
+    for t in range(s.world[0].tiers):
+        tier = s.tier[t]
+        x = index_of(s, tier.group, r)
+        store = s.store[tier.first_store + x]
+        if not s.alone[x] or store.used == 0:
+            continue
+        if tier.eviction == BY_COST:
+            for place in range(store.used):
+                if is_among(s, s.priority[store.heap + place].extent, name):
+                    return True
+        for number in range(GHOSTS):
+            e = store.first[number]
+            while e:
+                if is_among(s, e, name):
+                    return True
+                e = s.extent[e].next
+    return False
 
 
 @apart
@@ -294,6 +331,6 @@ def forget_events(s, r):
     world, number = s.world[0], s.rank[r].number
     for k in range(world.events):
         event = s.event[(world.events_first + k) & (len(s.event) - 1)]
-        if event.rank == number and not (world.alone and is_in_store(s, r, event.name, -1)):
+        if event.rank == number and not (world.alone and is_name_in_store(s, r, event.name)):
             event.stored = 0
             unknow(s, index_slot(s, event.name), number)

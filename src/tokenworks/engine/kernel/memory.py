@@ -44,7 +44,7 @@ from tokenworks.engine.state import (
     WORLD,
     EngineState,
 )
-from tokenworks.engine.tier_state import ERRAND, FLOW, GROUP, LANE, PRIORITY, STORE, TIER
+from tokenworks.engine.tier_state import CELL, ERRAND, EXTENT, FLOW, GROUP, LANE, PRIORITY, RUN, STORE, TIER
 
 _F8, _I1, _I4, _I8, _U8 = (np.dtype(name) for name in ("f8", "i1", "i4", "i8", "u8"))
 _ITEMS: dict[str, np.dtype[Any]] = {
@@ -54,8 +54,8 @@ _ITEMS: dict[str, np.dtype[Any]] = {
     "named": _I4, "held": _I4, "open": _I4, "heap": _I4, "outside": OUTSIDE, "load_s": _F8, "load": _I4,
     "event": EVENT, "change": CHANGE, "pin": _I4, "known": _U8, "itl": _I8, "series": _I8, "freed_s": _F8,
     "tier": TIER, "store": STORE, "lane": LANE, "lane_link": _I4, "group": GROUP, "shelf": _I4, "alone": _I4,
-    "pending": _I4, "errand": ERRAND, "cell": _I4, "cell_name": _I8, "cell_at": _U8, "priority": PRIORITY,
-    "hint": _I4, "node_uses": _I4, "node_position": _I4, "origin": _I1, "flow": FLOW, "flow_heap": _I4,
+    "pending": _I4, "errand": ERRAND, "run": RUN, "run_name": _I8, "head_at": _U8, "cell": CELL, "cell_at": _U8, "extent": EXTENT, "priority": PRIORITY,
+    "node_run": _I4, "node_block": _I4, "node_uses": _I4, "origin": _I1, "flow": FLOW, "flow_heap": _I4,
 }  # fmt: skip
 _ARRAYS = EngineState._fields
 _TWO_DIMENSIONS = {"known", "itl", "series"}

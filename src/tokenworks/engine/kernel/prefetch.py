@@ -9,10 +9,11 @@ import math
 import numpy as np
 
 from tokenworks.engine.kernel.base import QUEUED, apart, inline
-from tokenworks.engine.kernel.loads import copy, fails, hit, look, read
+from tokenworks.engine.kernel.loads import copy, fails, forget_look, hit, look, part_of, read
 from tokenworks.engine.kernel.names import place_of
 from tokenworks.engine.kernel.queue import take_place
-from tokenworks.engine.kernel.tiers import flush
+from tokenworks.engine.kernel.runs import follow, follow_all, new_run
+from tokenworks.engine.kernel.tiers import after_hbm, flush
 from tokenworks.engine.tier_state import PREFETCHES
 
 WAIT, TIMEOUT = PREFETCHES["wait"], PREFETCHES["timeout"]
@@ -95,6 +96,17 @@ def add_flow(s, q, time, tier, blocks, low, failed):
 
 
 @apart
+def hit_all(s, r, t, low, high, now):
+    """The blocks of the names `low` to `high` - 1 that come from tier t count as used, the last one first."""
+    at = high - 1
+    while at >= low:
+        begin, i = part_of(s, low, at)
+        if s.origin[at] == t + 1:
+            hit(s, r, t, s.held[at], i + begin - at, i + 1, now)
+        at = begin - 1
+
+
+@apart
 def prefetch(s, r, q, now):
     """Start the prefetches of `q`, which reaches a rank. Returns whether `q` waits for them."""
     world, me = s.world[0], s.request[q]
@@ -103,16 +115,15 @@ def prefetch(s, r, q, now):
     known = np.int64(0)
     while known < most and s.table[place_of(s, r, s.ids[first + known])] >= 0:
         known += 1
-    found = look(s, r, q, known, most, (1 << world.tiers) - 1, True)
+    run, i = after_hbm(s, r, q, known)
+    found = look(s, r, q, known, most, (1 << world.tiers) - 1, run, i, True)
     due = now
     for t in range(world.tiers):
         tier = s.tier[t]
         blocks = tier.found
         if not world.prefetched >> t & 1 or blocks == 0:
             continue
-        for i in range(first + known + found - 1, first + known - 1, -1):
-            if s.origin[i] == t + 1:
-                hit(s, r, np.int64(t), i, now)
+        hit_all(s, r, t, first + known, first + known + found, now)
         failed = fails(s, t)
         tier.failed += failed
         end = read(s, r, t, blocks, now)
@@ -121,6 +132,7 @@ def prefetch(s, r, q, now):
             due = max(due, end)
         elif tier.prefetch == TIMEOUT:
             due = max(due, min(end, now + tier.timeout_s))
+    forget_look(s, first + known, first + known + found)
     flush(s, r, now)
     if due <= now:
         return False
@@ -145,12 +157,38 @@ def arrived(tier, flow, now):
 
 
 @apart
+def look_again(s, q, low, high):
+    """Set `held` of the names `low` to `high` - 1 of `q` to their runs, as a lookup does; unknown ones get a run."""
+    first, last = s.offsets[q], np.int64(0)
+    run, i = follow_all(s, q, low - first)
+    for at in range(low, high):
+        run, i = follow(s, run, i, s.ids[at])
+        if run == 0:
+            run = new_run(s, q, at - first)
+        elif run == last and i == 0:
+            run = np.int64(0)
+        if at == low:
+            s.world[0].looked = i
+        if run and run != last:
+            s.run[run].users += 1
+        s.held[at] = last = run
+
+
+@apart
 def land(s, r, flow, now):
     """The blocks of a prefetch that have arrived enter the gateway. Returns their number."""
     me = s.flow[flow]
     tier = s.tier[me.tier]
     blocks = arrived(tier, me, now)
-    copy(s, r, tier.gateway, me.tier, me.slot, me.low, blocks, now)
+    if blocks:
+        low, count = s.offsets[me.slot] + me.low, blocks
+        high = low
+        while count:
+            count -= s.origin[high] == me.tier + 1
+            high += 1
+        look_again(s, me.slot, low, high)
+        copy(s, r, tier.gateway, me.tier, low, high, now)
+        forget_look(s, low, high)
     tier.hits += blocks
     return blocks
 

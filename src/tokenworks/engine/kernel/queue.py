@@ -9,6 +9,7 @@ from tokenworks.engine.kernel.base import NEVER, QUEUED, apart, inline
 from tokenworks.engine.kernel.lists import wait
 from tokenworks.engine.kernel.loads import look
 from tokenworks.engine.kernel.names import place_of
+from tokenworks.engine.kernel.tiers import after_hbm
 
 
 @inline
@@ -25,7 +26,8 @@ def uncached(s, r, q):
         while blocks < most and s.table[place_of(s, r, s.ids[first + blocks])] >= 0:
             blocks += 1
         if world.tiers and blocks < most:
-            blocks += look(s, r, q, blocks, most, (1 << world.tiers) - 1, False)
+            run, i = after_hbm(s, r, q, blocks)
+            blocks += look(s, r, q, blocks, most, (1 << world.tiers) - 1, run, i, False)
     return me.goal - blocks * pool.block_tokens
 
 

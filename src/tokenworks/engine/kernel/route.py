@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, NEVER, POWER_OF_TWO, ROUND_ROBIN, apart, inline, jit
-from tokenworks.engine.kernel.cells import find_cell
+from tokenworks.engine.kernel.extents import held_from
 from tokenworks.engine.kernel.names import mixed, slot_of
+from tokenworks.engine.kernel.runs import follow
 from tokenworks.engine.kernel.tiers import index_of
 from tokenworks.engine.state import LOST
 
@@ -134,14 +135,12 @@ def know_prefix(s, q, ranks, top):
 
 
 @inline
-def is_common(s, name):
-    """Whether a KV tier that all ranks share holds a block."""
+def is_common(s, run, i):
+    """Whether a KV tier that all ranks share holds block i of a run."""
     world = s.world[0]
     for g in range(world.tier_groups):
-        if s.group[g].tiers & world.common:
-            c = find_cell(s, index_of(s, g, 0), name)
-            if c and s.cell[c + 2] & world.common:
-                return True
+        if s.group[g].tiers & world.common and held_from(s, g, index_of(s, g, 0), run, i) <= i:
+            return True
     return False
 
 
@@ -152,7 +151,11 @@ def everywhere(s, q):
     if world.common == 0:
         return blocks
     most = min(np.int64(s.request[q].goal - 1) // s.pool[0].block_tokens, s.named[q])
-    while blocks < most and is_common(s, s.ids[first + blocks]):
+    run, i = np.int64(0), np.int64(0)
+    while blocks < most:
+        run, i = follow(s, run, i, s.ids[first + blocks])
+        if run == 0 or not is_common(s, run, i):
+            break
         blocks += 1
     return blocks * s.pool[0].block_tokens
 

@@ -3,7 +3,8 @@
 """Blocks enter, are used in, and leave the KV tiers below HBM (rules 4, 5 and 8 in `tiers`), and writes are booked.
 
 Each tier gets blocks from one source only. So a block that enters or leaves a store causes at most one change in each
-later tier, and the order in which these errands are done changes nothing.
+later tier, and the order in which these errands are done changes nothing. Blocks of a run are written together, the
+last one first.
 """
 
 from __future__ import annotations
@@ -11,31 +12,16 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import apart, inline
-from tokenworks.engine.kernel.cells import BITS, RESIDENT, find_cell, free_cell, hash_of, is_cell, new_cell
-from tokenworks.engine.kernel.eviction import LRU, enter, use
-from tokenworks.engine.kernel.names import emit, place_of, slot_of
+from tokenworks.engine.kernel.eviction import enter, most_to_enter, use
+from tokenworks.engine.kernel.extents import GHOSTS, find, held_from
+from tokenworks.engine.kernel.names import emit, place_of
+from tokenworks.engine.kernel.runs import find_cell, follow, follow_all, let_go, name_of, new_run
 
 
 @inline
 def index_of(s, g, r):
     """Number of the index that a rank uses for a group of tiers."""
     return s.shelf[g * s.world[0].tier_ranks + r]
-
-
-@apart
-def send_on(s, tiers, from_group, c):
-    """Note that each of `tiers` is to get the block in cell c. Returns whether one of them shares the index of c."""
-    world, near = s.world[0], False
-    for t in range(world.tiers):
-        if tiers >> t & 1:
-            errand = s.errand[world.errands]
-            world.errands += 1
-            errand.tier, errand.name, errand.position = t, s.cell_name[c >> 1], s.cell[c + 3]
-            errand.cell = 0
-            if s.tier[t].group == from_group:
-                errand.cell = c
-                near = True
-    return near
 
 
 @apart
@@ -49,225 +35,220 @@ def through(s, tiers, uses):
 
 
 @apart
-def is_in_store(s, r, name, but):
-    """Whether a store that only this rank has, outside of the index `but`, holds a block (rule 8)."""
+def stored_from(s, r, run, i):
+    """The first one of the blocks up to i of a run that a store of this rank alone holds; i + 1 = none holds i (rule 8)."""
     for g in range(s.world[0].tier_groups):
         x = index_of(s, g, r)
-        if x != but and s.alone[x]:
-            c = find_cell(s, x, name)
-            if c and s.cell[c + 2] & RESIDENT:
-                return True
-    return False
-
-
-@apart
-def lose(s, r, t, x, c, now):
-    """A block has left the store of tier t in index x, and goes on to the tiers behind it."""
-    tier, world = s.tier[t], s.world[0]
-    tier.evictions += 1
-    held = s.cell[c + 2] & ~(1 << t)
-    s.cell[c + 2] = held
-    kept = False
-    if tier.back:
-        kept = send_on(s, tier.back, tier.group, c)
-    if kept or held & RESIDENT:
-        return
-    if world.emit and s.alone[x]:
-        name = s.cell_name[c >> 1]
-        node = s.table[place_of(s, r, name)]
-        if node >= 0:
-            s.hint[node * world.tier_groups + tier.group] = 0
-        elif world.alone == 1 or not is_in_store(s, r, name, x):
-            emit(s, r, name, 0, now)
-    if held & BITS == 0:
-        free_cell(s, c)
-
-
-@apart
-def add(s, r, t, x, c, known, now):
-    """The store of tier t in index x gets a block. `known`: HBM of the rank has the block, or had it just now."""
-    world, tier = s.world[0], s.tier[t]
-    store = s.store[tier.first_store + x]
-    if world.emit and not known and s.alone[x] and not s.cell[c + 2] & RESIDENT:
-        node = s.table[place_of(s, r, s.cell_name[c >> 1])]
-        if node >= 0:
-            s.hint[node * world.tier_groups + tier.group] = c
-        else:
-            emit(s, r, s.cell_name[c >> 1], 1, now)
-    victim = enter(s, t, store, c)
-    s.cell[c + 2] |= 1 << t
-    s.cell[c + tier.field + 2] = 1
-    if victim:
-        lose(s, r, t, x, victim, now)
-    else:
-        store.used += 1
-    if tier.through:
-        send_on(s, through(s, tier.through, 1), tier.group, c)
+        if s.alone[x]:
+            low = held_from(s, g, x, run, i)
+            if low <= i:
+                return low
+    return i + 1
 
 
 @inline
-def give(s, r, t, x, c, known, now):
-    """Write a block to the store of tier t in index x; if the store holds the block, the block counts as used."""
-    if s.cell[c + 2] >> t & 1:
-        use(s, t, s.store[s.tier[t].first_store + x], c)
-        return
-    world = s.world[0]
-    s.pending[r * world.tiers + t] += 1
-    world.due_writes += 1
-    add(s, r, t, x, c, known, now)
+def is_in_hbm(s, r, run, i):
+    """Whether HBM of a rank holds block i of a run."""
+    return s.table[place_of(s, r, name_of(s, run, i))] >= 0
 
 
 @apart
-def run_errands(s, r, now):
-    """Let tiers get the blocks that tiers before them got or lost."""
+def send(s, tiers, run, lo, hi, known, written):
+    """Note that each of `tiers` is to get blocks `lo` to `hi` - 1 of a run, which stays until then.
+
+    `known`: HBM of the rank has the blocks, or had them just now. `written`: over the write lanes of the tier.
+    """
     world = s.world[0]
-    while world.errands:
-        world.errands -= 1
-        errand = s.errand[world.errands]
-        t, c, name, position = errand.tier, errand.cell, errand.name, errand.position
-        x = index_of(s, s.tier[t].group, r)
-        if c == 0 or not is_cell(s, c, x, name):  # another tier may have lost the block in the meantime
-            c = find_cell(s, x, name)
-            if c == 0:
-                c = new_cell(s, x, name, position)
-        give(s, r, t, x, c, False, now)
+    for t in range(world.tiers):
+        if tiers >> t & 1:
+            errand = s.errand[world.errands]
+            world.errands += 1
+            errand.tier, errand.run, errand.lo, errand.hi = t, run, lo, hi
+            errand.known, errand.written = known, written
+            s.run[run].users += 1
+
+
+@apart
+def lose(s, r, t, x, run, lo, hi, now):
+    """Blocks have left the store of tier t in index x, and go on to the tiers behind it."""
+    tier, world = s.tier[t], s.world[0]
+    mine, in_hbm = s.group[tier.group].tiers, s.run[run].users > 1  # 1: `enter` is a user
+    tier.evictions += hi - lo
+    if tier.back:
+        send(s, tier.back, run, lo, hi, False, True)
+        if tier.back & mine:
+            return
+    if not (world.emit and s.alone[x]):
+        return
+    elsewhere = world.alone > 1 or mine != 1 << t
+    for i in range(hi - 1, lo - 1, -1):
+        if not (elsewhere and stored_from(s, r, run, i) <= i) and not (in_hbm and is_in_hbm(s, r, run, i)):
+            emit(s, r, name_of(s, run, i), 0, now)
+
+
+@apart
+def arrive(s, r, t, x, run, c, lo, hi, known, now):
+    """Blocks enter the store of tier t in index x, as many as `most_to_enter` says. c, known: as in `enter`, `send`."""
+    world, tier = s.world[0], s.tier[t]
+    store = s.store[tier.first_store + x]
+    if world.emit and not known and s.alone[x]:
+        for i in range(hi - 1, lo - 1, -1):
+            if held_from(s, tier.group, x, run, i) > i and not is_in_hbm(s, r, run, i):
+                emit(s, r, name_of(s, run, i), 1, now)
+    victim, low, high = enter(s, t, x, store, run, c, lo, hi)
+    if victim:
+        lose(s, r, t, x, victim, low, high, now)
+        let_go(s, victim, 1)
+    if tier.through:
+        send(s, through(s, tier.through, 1), run, lo, hi, False, True)
+
+
+@apart
+def do_part(s, r, now):
+    """Do a part of the last errand: the blocks from its end on that a store has in one extent, or has not."""
+    world = s.world[0]
+    errand = s.errand[world.errands - 1]
+    t, run, lo, hi, known = errand.tier, errand.run, errand.lo, errand.hi, errand.known
+    tier = s.tier[t]
+    x = index_of(s, tier.group, r)
+    store = s.store[tier.first_store + x]
+    c = find_cell(s, x, run)
+    e = find(s, c, t, hi - 1) if c else np.int64(0)
+    low = lo
+    if e:
+        me = s.extent[e]
+        if me.hi >= hi and me.list < GHOSTS:
+            low = max(lo, me.lo)
+            errand.hi = low
+            use(s, t, store, e, low, hi, me.uses)
+            if low == lo:
+                world.errands -= 1
+                let_go(s, run, 1)
+            return
+        low = max(lo, min(me.hi, hi - 1))
+    low = hi - most_to_enter(s, t, store, hi - low)
+    errand.hi = low
+    if errand.written:
+        s.pending[r * world.tiers + t] += hi - low
+        world.due_writes += hi - low
+    world.errands -= low == lo
+    arrive(s, r, t, x, run, c, low, hi, known, now)
+    if low == lo:
+        let_go(s, run, 1)
+
+
+@inline
+def run_errands(s, r, now):
+    """Let tiers get the blocks that are meant for them, and later tiers those that these got or lost."""
+    while s.world[0].errands:
+        do_part(s, r, now)
 
 
 # ---- HBM
 
 
 @inline
-def hinted(s, g, x, node, name):
-    """The cell of a block in HBM in index x of group g, or 0; the hint of its node saves most lookups."""
-    at = node * s.world[0].tier_groups + g
-    c = s.hint[at]
-    if c == 0 or not is_cell(s, c, x, name):
-        c = find_cell(s, x, name)
-        s.hint[at] = c
-    return c
-
-
-@apart
-def write(s, r, node, tiers, now):
-    """Write a block of HBM to `tiers`."""
-    world, name = s.world[0], s.node[node].name
-    for g in range(world.tier_groups):
-        here = tiers & s.group[g].tiers
-        if here == 0:
-            continue
-        x = index_of(s, g, r)
-        c = hinted(s, g, x, node, name)
-        if c == 0:
-            c = new_cell(s, x, name, s.node_position[node] if world.by_cost else np.int64(0))
-            s.hint[node * world.tier_groups + g] = c
-        for t in range(s.group[g].first_tier, world.tiers):
-            if here >> t & 1:
-                give(s, r, t, x, c, True, now)
-    if world.errands:
-        run_errands(s, r, now)
+def write(s, r, run, lo, hi, tiers, now):
+    """Write blocks of HBM, or blocks that have just left it, to `tiers`."""
+    send(s, tiers, run, lo, hi, True, True)
+    run_errands(s, r, now)
 
 
 @inline
-def write_used(s, r, node, now):
-    """Write a block of HBM, which was used just now, through to tiers."""
-    world = s.world[0]
-    if world.counts:
-        write(s, r, node, through(s, world.through, s.node_uses[node]), now)
-    else:
-        write(s, r, node, world.through, now)
+def before(s, q, i):
+    """Run and place of the block before block i of `q`, which HBM holds; run 0 = there is none."""
+    if i == 0:
+        return np.int64(0), np.int64(0)
+    node = s.held[s.offsets[q] + i - 1]
+    if node >= 0:
+        return s.node_run[node], s.node_block[node]
+    return follow_all(s, q, i)
 
 
 @apart
-def read_ahead(s, r, first, low, high, written):
-    """Read what writes of blocks `low` to `high` to tiers will need of the hash table. Only here the reads overlap."""
-    world, bits = s.world[0], np.uint64(0)
-    shift = np.uint64(world.cell_shift)
-    for g in range(world.tier_groups):
-        x = index_of(s, g, r)
-        if written & s.group[g].tiers or (world.emit and s.alone[x]):
-            for i in range(first + low, first + high):
-                bits ^= s.cell_at[np.int64(hash_of(x, s.ids[i]) >> shift)]
-    world.read_ahead = bits
-
-
-@apart
-def read_ahead_victims(s, r, tiers, count):
-    """Read what `lose` will need of the next `count` blocks that each of `tiers` evicts, if it evicts by LRU."""
-    world, rank, bits = s.world[0], s.rank[r], np.uint64(0)
-    shift = np.uint64(world.cell_shift)
-    for t in range(world.tiers):
-        tier = s.tier[t]
-        store = s.store[tier.first_store + index_of(s, tier.group, r)]
-        full = tiers >> t & 1 and tier.eviction == LRU and store.used == tier.blocks
-        tier.cursor = store.first[0] if full else np.int64(0)
-    for _ in range(count):
-        for t in range(world.tiers):
-            tier = s.tier[t]
-            c = tier.cursor
-            if c == 0:
-                continue
-            x, name = index_of(s, tier.group, r), s.cell_name[c >> 1]
-            if s.cell[c + 2] & BITS == 1 << t:  # else the name stays in the table
-                bits ^= s.cell_at[np.int64(hash_of(x, name) >> shift)]
-                if world.emit and s.alone[x]:
-                    bits ^= np.uint64(s.table[rank.table + slot_of(name, rank.shift, rank.mask)])
-            tier.cursor = s.cell[c + tier.field + 1]
-    world.read_ahead = bits
-
-
-@inline
-def note_stores(s, r, node, now_written):
-    """Note for a block that has entered HBM whether a store that only this rank has holds it (`hint`)."""
-    world = s.world[0]
-    for g in range(world.tier_groups):
-        x, c = index_of(s, g, r), np.int64(0)
-        if world.emit and s.alone[x] and not now_written & s.group[g].tiers:
-            c = find_cell(s, x, s.node[node].name)
-            if c and not s.cell[c + 2] & RESIDENT:
-                c = np.int64(0)
-        s.hint[node * world.tier_groups + g] = c
+def after_hbm(s, r, q, known):
+    """Run and place of the last one of the first `known` blocks of `q`, which HBM of a rank holds; run 0 = no block."""
+    if known == 0:
+        return np.int64(0), np.int64(0)
+    node = s.table[place_of(s, r, s.ids[s.offsets[q] + known - 1])]
+    return s.node_run[node], s.node_block[node]
 
 
 @apart
 def stored(s, r, q, low, high, now):
-    """Blocks of `q` from `low` to `high` that had no node have entered HBM."""
+    """Blocks of `q` from `low` to `high` have entered HBM; `held` is below 0 where HBM had the name before."""
     world, first = s.world[0], s.offsets[q]
-    written = through(s, world.through, 1) if world.through else np.int64(0)
-    if high - low > 1:
-        read_ahead(s, r, first, low, high, written)
-        if written:
-            read_ahead_victims(s, r, written, high - low)
-    for i in range(high - 1, low - 1, -1):
-        node = s.held[first + i]
+    run, i = before(s, q, low)
+    for k in range(low, high):
+        node = s.held[first + k]
+        run, i = follow(s, run, i, s.ids[first + k])
         if node < 0:
             continue
-        note_stores(s, r, node, written)
-        if world.by_cost:
-            s.node_position[node] = i
+        if run == 0:
+            run = new_run(s, q, k)
+        s.node_run[node], s.node_block[node] = run, i
+        s.run[run].users += 1
         if world.counts:
             s.node_uses[node] = 1
+    if world.through:
+        written = through(s, world.through, 1)
         if written:
-            write(s, r, node, written, now)
+            write_nodes(s, r, first + low, first + high, written, now)
+
+
+@apart
+def write_nodes(s, r, low, high, tiers, now):
+    """Write the blocks in HBM of the names `low` to `high` - 1 to `tiers`, the last one first."""
+    at = high - 1
+    while at >= low:
+        node = s.held[at]
+        at -= 1
+        if node < 0 or s.node_run[node] == 0:
+            continue
+        run, lo = s.node_run[node], s.node_block[node]
+        hi = lo + 1
+        while at >= low and lo > 0:
+            node = s.held[at]
+            if node < 0 or s.node_run[node] != run or s.node_block[node] != lo - 1:
+                break
+            lo -= 1
+            at -= 1
+        write(s, r, run, lo, hi, tiers, now)
 
 
 @apart
 def gone(s, r, node, now):
-    """A block has left HBM of a rank."""
-    world, name = s.world[0], s.node[node].name
-    if world.back:
-        write(s, r, node, world.back, now)
-    if not world.emit:
+    """A block has left HBM of a rank. Blocks of a run that leave one after the other go on together."""
+    world = s.world[0]
+    run, i = s.node_run[node], s.node_block[node]
+    if run == 0:
+        emit(s, r, s.node[node].name, 0, now)
         return
-    if world.alone:
-        for g in range(world.tier_groups):
-            x = index_of(s, g, r)
-            if s.alone[x] and s.hint[node * world.tier_groups + g]:
-                return
-            if s.alone[x] and world.back and not world.back & s.group[g].tiers:  # a later tier may have it
-                c = find_cell(s, x, name)
-                if c and s.cell[c + 2] & RESIDENT:
-                    return
-    emit(s, r, name, 0, now)
+    if world.gone_run == run and world.gone_lo == i + 1:
+        world.gone_lo = i
+        return
+    let_gone(s, r, now)
+    world.gone_run, world.gone_lo, world.gone_hi = run, i, i + 1
+
+
+@apart
+def let_gone(s, r, now):
+    """Let the blocks that have left HBM of a rank go on."""
+    world = s.world[0]
+    run, lo, hi = world.gone_run, world.gone_lo, world.gone_hi
+    if run == 0:
+        return
+    world.gone_run = 0
+    if world.back:
+        write(s, r, run, lo, hi, world.back, now)
+    if world.emit:
+        i = hi - 1
+        while i >= lo:
+            low = stored_from(s, r, run, i) if world.alone else i + 1
+            if low > i:
+                emit(s, r, name_of(s, run, i), 0, now)
+            i = min(low, i) - 1
+    let_go(s, run, hi - lo)
 
 
 # ---- flows (rule 3)
