@@ -18,6 +18,7 @@ from tests.serving.conftest import DEPLOYMENT, Endpoint, built, running
 from tests.serving.test_faults import HERE, until
 from tokenworks.errors import SpecError
 from tokenworks.serving.kv_events import KvEventsConfig, KvPublisher
+from tokenworks.serving.tokens import block_names
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -43,16 +44,20 @@ def free_ports(count: int) -> int:
 
 
 class Tree:
-    """What a router knows of the cache of one rank."""
+    """What a router knows of the cache of one rank, and of the blocks that the rank has put into KV tiers."""
 
     def __init__(self) -> None:
+        self.tiers: dict[str, set[int]] = {}
+        self.left = 0
         self.blocks: dict[int, tuple[int | None, tuple[int, ...]]] = {}
         self.stored = self.removed = 0
 
     def take(self, batch: dict[str, Any]) -> None:
         for event in batch["events"]:
             hashes = event.get("block_hashes", [])
-            if event["type"] == "BlockStored":
+            if "ownership" in event:
+                self.take_tier(event)
+            elif event["type"] == "BlockStored":
                 assert set(event) == {"type", "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id",
                                       "medium", "lora_name"}  # fmt: skip
                 parent, size = event["parent_block_hash"], event["block_size"]
@@ -70,6 +75,23 @@ class Tree:
             else:
                 assert event == {"type": "AllBlocksCleared"}
                 self.blocks.clear()
+
+    def take_tier(self, event: dict[str, Any]) -> None:
+        """An event of a KV tier, in the form of vLLM's offloading."""
+        place = {"medium": event["medium"], "locality": event["locality"], "ownership": event["ownership"]}
+        hashes, own = event["block_hashes"], self.tiers.setdefault(event["ownership"], set())
+        if event["type"] == "BlockStored":
+            assert event == {
+                "type": "BlockStored", "block_hashes": hashes, "parent_block_hash": None, "token_ids": [],
+                "block_size": 0, "lora_id": None, "lora_name": None, **place,
+            }  # fmt: skip
+            assert not own.intersection(hashes)
+            own.update(hashes)
+        else:
+            assert event == {"type": "BlockRemoved", "block_hashes": hashes, **place}
+            assert own.issuperset(hashes)
+            own.difference_update(hashes)
+            self.left += len(hashes)
 
     def prefix(self, tokens: list[int], size: int) -> int:
         """Tokens of a prompt that the cache holds."""
@@ -159,6 +181,39 @@ def test_a_subscriber_rebuilds_the_caches(published: tuple[Endpoint, int]) -> No
     assert tree.blocks == subscriber.trees[0].blocks
     assert [number for number, _ in replayed(port + 2, 3)] == list(range(3, subscriber.next[0]))
     subscriber.close()
+
+
+@pytest.mark.parametrize(("engine", "written"), [("vllm", "through"), ("sglang", "back")])
+def test_blocks_in_tiers(kernel: None, engine: str, written: str) -> None:
+    """Each tier holds what its events say: a small memory of the host, and flash behind it."""
+    more = {"prefetch": "wait"} if engine == "sglang" else {}
+    tiers = [
+        {"medium": "host", "capacity": "1.2 GB", "written": written},
+        {"medium": "ssd", "capacity": "2 GB", "written": written, "gateway": "host", **more},
+    ]  # fmt: skip
+    port, rng = free_ports(1), np.random.default_rng(1)
+    events = KvEventsConfig(enable_kv_cache_events=True, endpoint=f"tcp://*:{port}", topic="kv")
+    roles = [{"name": "aggregated", "max_sequences": 64, "memory_fraction": 0.225}]
+    plan = {**DEPLOYMENT, "system": "hgx-h100:1", "roles": roles, "tiers": tiers, "engine": engine}
+    server = built(plan, speed=50.0, drain_s=0.5, kv_events=events)
+    for endpoint in running(server):
+        subscriber = Subscriber(port, 1)
+        time.sleep(0.3)  # ZMQ connects
+        prompts = [rng.integers(0, 1000, 3000).tolist() for _ in range(12)]
+        for place in (*range(12), *reversed(range(12))):
+            body = {"prompt": prompts[place], "max_tokens": 4, "ignore_eos": True}
+            assert ask(endpoint, post("/v1/completions", body)).status == 200
+        assert idle(endpoint)
+        subscriber.read()
+        (tree,), counts = subscriber.trees, server.driver.simulator.counts().tiers
+        assert [one.used for one in counts] == [len(tree.tiers[name]) for name in ("host", "ssd")]
+        assert set(server.driver.simulator.cached(0).tolist()) == set(tree.blocks)
+        assert tree.left > 100
+        assert sum(one.hit_blocks for one in counts)
+        known = set(tree.blocks).union(*tree.tiers.values())
+        names = block_names(np.array(prompts[0], np.uint32), server.served.block_tokens).tolist()
+        assert known.issuperset(names[:-1])
+        subscriber.close()
 
 
 def replayed(port: int, first: int) -> list[tuple[int, bytes]]:

@@ -18,13 +18,16 @@ STORED, REMOVED, CLEARED = kernel.STORED, kernel.REMOVED, kernel.CLEARED
 
 @dataclass(frozen=True)
 class CacheChanges:
-    """Changes of the prefix caches in HBM, in the order in which they happened: arrays of equal length.
+    """Changes of the prefix caches in HBM and of KV tiers, in the order in which they happened: arrays of equal length.
 
-    kinds : STORED: a block entered a cache; REMOVED: it was evicted; CLEARED: the cache of a lost rank is empty
+    kinds : STORED: a block entered the cache in HBM; REMOVED: it was evicted; CLEARED: the cache of a lost rank is
+        empty, and so is each store that only lost ranks use, unless the store survives. ENTERED, LEFT: a block entered
+        or left a store of a tier (`tier_state`)
     times : when it happened [s]
     names : name of the block; 0 if the cache was cleared
-    ranks : rank of the cache, over all pools
-    numbers, blocks : of a stored block: the request that stored it, and the place of the block in its prompt
+    ranks : rank of the cache, over all pools; of a store: the rank that wrote to it
+    numbers : of a block in HBM: the request that stored it; of a block in a store: the tier
+    blocks : of a block in HBM: its place in the prompt
     """
 
     kinds: Ints
@@ -54,7 +57,8 @@ class LiveSimulator(Simulator):
             # In one event, a rank stores and evicts each of its blocks once; preempted requests do so once more.
             most = max(pool.limits.kv_blocks * pool.ranks for pool in cluster.pools)
             world = self._state.world
-            world["listed"], world["changes_spare"] = 1, 5 * most + 64
+            more = 2 * len(cluster.tiers.stores)  # each of these blocks may enter each tier, and drive out another one
+            world["listed"], world["changes_spare"] = 1, (5 + 5 * more) * most + 64
             self._state = self._state._replace(change=np.empty(int(world["changes_spare"][0]) + 1024, CHANGE))
 
     def add_variant(self, pool: int, cost: StepCost) -> int:

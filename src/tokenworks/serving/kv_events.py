@@ -13,14 +13,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from tokenworks.arrays import Ints
 from tokenworks.engine.live import CLEARED, STORED, CacheChanges
+from tokenworks.engine.tier_state import ENTERED, LEFT
 from tokenworks.errors import SpecError
 from tokenworks.serving.tokens import Tokens
+from tokenworks.specs.tier import Tier
 
 OPTION = "--kv-events-config"
 MEDIUM = "GPU"
@@ -100,6 +102,7 @@ class BlockStored(msgspec.Struct, tag=True, omit_defaults=True):
     token_ids : tokens of all these blocks
     block_size : tokens of a block [token]
     lora_id, medium, lora_name : no LoRA; the memory of the block
+    locality, ownership : of a block in a KV tier: as in `TierLabel`
     """
 
     block_hashes: list[int]
@@ -109,13 +112,17 @@ class BlockStored(msgspec.Struct, tag=True, omit_defaults=True):
     lora_id: int | None
     medium: str | None
     lora_name: str | None
+    locality: str | None = None
+    ownership: str | None = None
 
 
 class BlockRemoved(msgspec.Struct, tag=True, omit_defaults=True):
-    """Blocks were evicted from the cache of a rank."""
+    """Blocks were evicted from the cache of a rank, or from a KV tier."""
 
     block_hashes: list[int]
     medium: str | None
+    locality: str | None = None
+    ownership: str | None = None
 
 
 class AllBlocksCleared(msgspec.Struct, tag=True, omit_defaults=True):
@@ -140,6 +147,27 @@ class KvEventBatch(msgspec.Struct, omit_defaults=True):
     data_parallel_rank: int | None = None
 
 
+class TierLabel(NamedTuple):
+    """How events name a KV tier.
+
+    Parameters
+    ----------
+    medium : "CPU" or "STORAGE"
+    locality : "LOCAL": in the host of the rank; "REMOTE": elsewhere
+    ownership : name of the tier
+    """
+
+    medium: str
+    locality: str
+    ownership: str
+
+    @classmethod
+    def of(cls, tier: Tier) -> TierLabel:
+        """The label of a tier of a deployment."""
+        medium = "CPU" if tier.medium in {"host", "pool"} else "STORAGE"
+        return cls(medium, "LOCAL" if tier.medium in {"host", "ssd"} else "REMOTE", tier.name)
+
+
 class KvWatch:
     """Turns changes of the prefix caches into batches of events.
 
@@ -149,11 +177,14 @@ class KvWatch:
     places : of each rank of the engine: the number of its endpoint, and its number in its instance
     block_tokens : size of a block [token]
     speed : seconds of the logical clock in a second of the real clock [-]
+    tiers : labels of the KV tiers
     """
 
     def __init__(
-        self, publisher: KvPublisher, places: Sequence[tuple[int, int]], block_tokens: int, speed: float
-    ) -> None:
+        self, publisher: KvPublisher, places: Sequence[tuple[int, int]], block_tokens: int, speed: float,
+        tiers: Sequence[TierLabel] = (),
+    ) -> None:  # fmt: skip
+        self._tiers = list(tiers)
         self._publisher, self._places, self._size, self._speed = publisher, places, block_tokens, speed
         self._prompts: dict[int, tuple[Tokens, Ints]] = {}
 
@@ -197,7 +228,9 @@ class KvWatch:
                 last = (rank, when, number, block)
             elif kind == CLEARED:
                 events.append(AllBlocksCleared())
-            elif isinstance(before, BlockRemoved):
+            elif kind in {ENTERED, LEFT}:
+                _add(events, self._tiers[number], name, stored=kind == ENTERED)
+            elif isinstance(before, BlockRemoved) and before.ownership is None:
                 before.block_hashes.append(name)
             else:
                 events.append(BlockRemoved([name], MEDIUM))
@@ -211,6 +244,17 @@ class KvWatch:
         self._prompts.clear()
         for endpoint, inside in self._places:
             self._publisher.publish(endpoint, KvEventBatch(time.time(), [AllBlocksCleared()], inside))
+
+
+def _add(events: list[KvEvent], tier: TierLabel, name: int, *, stored: bool) -> None:
+    """Add a block that a tier got or lost, in the form of vLLM's offloading: without parent, tokens and size."""
+    before = events[-1] if events else None
+    if isinstance(before, BlockStored if stored else BlockRemoved) and before.ownership == tier.ownership:
+        before.block_hashes.append(name)
+    elif stored:
+        events.append(BlockStored([name], None, [], 0, None, tier.medium, None, tier.locality, tier.ownership))
+    else:
+        events.append(BlockRemoved([name], *tier))
 
 
 class KvPublisher:

@@ -28,7 +28,7 @@ from tokenworks.serving.cards import Cards
 from tokenworks.serving.chaos import FaultTerms, LiveFaults
 from tokenworks.serving.driver import Driver, Job
 from tokenworks.serving.http import Connection, HttpError, HttpLimits, HttpRequest
-from tokenworks.serving.kv_events import OPTION, KvEventsConfig, KvPublisher, KvWatch
+from tokenworks.serving.kv_events import OPTION, KvEventsConfig, KvPublisher, KvWatch, TierLabel
 from tokenworks.serving.lengths import OutputLengths
 from tokenworks.serving.live import LiveView
 from tokenworks.serving.metrics import ApiName, ServerMetrics, ServiceTerms
@@ -328,7 +328,8 @@ class Server:
         if self.driver.watched:
             places = self.served.places()
             self.publisher = KvPublisher(self.settings.kv_events, len(places))
-            self.driver.watch = KvWatch(self.publisher, places, self.served.block_tokens, self.settings.speed)
+            tiers = [TierLabel.of(tier) for tier in self.served.deployment.tiers]
+            self.driver.watch = KvWatch(self.publisher, places, self.served.block_tokens, self.settings.speed, tiers)
         self.driver.start(self.loop)
         self._started = self.loop.time()
         self.ready_s = self._started + self.settings.startup_s / self.settings.speed

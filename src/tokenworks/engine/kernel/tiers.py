@@ -14,8 +14,9 @@ import numpy as np
 from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.eviction import enter, most_to_enter, use
 from tokenworks.engine.kernel.extents import GHOSTS, find, held_from
-from tokenworks.engine.kernel.names import emit, place_of
+from tokenworks.engine.kernel.names import emit, list_change, place_of
 from tokenworks.engine.kernel.runs import find_cell, follow, follow_all, let_go, name_of, new_run
+from tokenworks.engine.tier_state import ENTERED, LEFT
 
 
 @inline
@@ -69,11 +70,20 @@ def send(s, tiers, run, lo, hi, known, written):
 
 
 @apart
+def list_blocks(s, r, kind, t, run, lo, hi, now):
+    """List that blocks entered or left a store of tier t, for a caller that wants to hear of it."""
+    for i in range(lo, hi):
+        list_change(s, r, kind, name_of(s, run, i), t, i, now)
+
+
+@apart
 def lose(s, r, t, x, run, lo, hi, now):
     """Blocks have left the store of tier t in index x, and go on to the tiers behind it."""
     tier, world = s.tier[t], s.world[0]
     mine, in_hbm = s.group[tier.group].tiers, s.run[run].users > 1  # 1: `enter` is a user
     tier.evictions += hi - lo
+    if world.listed:
+        list_blocks(s, r, LEFT, t, run, lo, hi, now)
     if tier.back:
         send(s, tier.back, run, lo, hi, False, True)
         if tier.back & mine:
@@ -91,6 +101,8 @@ def arrive(s, r, t, x, run, c, lo, hi, known, now):
     """Blocks enter the store of tier t in index x, as many as `most_to_enter` says. c, known: as in `enter`, `send`."""
     world, tier = s.world[0], s.tier[t]
     store = s.store[tier.first_store + x]
+    if world.listed:
+        list_blocks(s, r, ENTERED, t, run, lo, hi, now)
     if world.emit and not known and s.alone[x]:
         for i in range(hi - 1, lo - 1, -1):
             if held_from(s, tier.group, x, run, i) > i and not is_in_hbm(s, r, run, i):
