@@ -20,7 +20,7 @@ from cyclopts import App
 import tokenworks
 from tests.cli.envelope import result
 from tokenworks.cli import per_request
-from tokenworks.cli.simulate import simulate
+from tokenworks.cli.simulate import shown, simulate
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
 from tokenworks.ingest import load_trace
 
@@ -434,3 +434,18 @@ def test_a_plan_file_has_its_workload_and_its_slo(tmp_path: Path, capsys: pytest
     assert {**alone, "wall": {}, "inputs": {}} == {**named, "wall": {}, "inputs": {}}
     run = tokenworks.simulate(plan, rate=5, requests=300)
     assert (str(run.slo), run.metrics) == (bounds, tokenworks.simulate(path, rate=5, requests=300).metrics)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (1281.2, 3, "1,281"),
+        (99.96, 3, "100"),
+        (55.47, 3, "55.5"),
+        (0.0123, 3, "0.0123"),
+        (999.96, 4, "1000"),
+        (31739.4, 4, "31,739"),
+    ],
+)
+def test_a_number_has_no_exponent(value: float, digits: int, text: str) -> None:
+    assert shown(value, digits) == text
