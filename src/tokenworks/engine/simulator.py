@@ -62,7 +62,7 @@ class Simulator:
     """
 
     def __init__(self, cluster: Cluster, names: int = MANY) -> None:
-        self.cluster, self._once = cluster, names < MANY
+        self.cluster, self._most_names = cluster, names
         self._state: EngineState = allocate(cluster, names)
         self._table = kernel.Addresses()
         self._loses = False  # whether ranks are lost, so that requests are sent again
@@ -103,7 +103,7 @@ class Simulator:
         ------
         SpecError : an arrival lies before `now`, a parent has ended, or the simulator has room for one call alone
         """
-        if self._once and self._submitted:
+        if self._most_names < MANY and self._submitted:
             raise SpecError("the memory is for the requests that were submitted", where="Simulator.submit",
                             hint="give the simulator no number of names")  # fmt: skip
         early = requests.arrival_s[requests.after < 0].min(initial=np.inf)
@@ -140,7 +140,7 @@ class Simulator:
             self._append_blocks(requests, slots)
         self._submitted += len(requests)
         if self.cluster.tiers.stores:
-            self._names += len(requests.block_ids)
+            self._names = min(self._names + len(requests.block_ids), self._most_names)
             self._state = reserve(self._state, self.cluster, self._names, self._named, self._slots)
 
     def _parents(self, before: Ints, earlier: int) -> Ints:
