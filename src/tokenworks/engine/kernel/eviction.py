@@ -11,6 +11,7 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.extents import append, append_new, carve, drop_extent, find, new_extent, pull, shorten
+from tokenworks.engine.kernel.memory import fetch
 from tokenworks.engine.kernel.runs import cell_of, find_cell
 from tokenworks.engine.tier_state import EVICTIONS
 
@@ -197,6 +198,16 @@ def most_to_enter(s, t, store, blocks):
     return min(blocks, head.hi - head.lo)
 
 
+@inline
+def fetch_ahead(s, e):
+    """Begin to read what the eviction of the extents after this one in the list will need."""
+    one = s.extent[e].next
+    two = s.extent[one].next
+    fetch(s.extent, s.extent[two].next)
+    fetch(s.cell, s.extent[two].cell)
+    fetch(s.run, s.cell[s.extent[one].cell].run)
+
+
 @apart
 def enter(s, t, x, store, run, c, lo, hi):
     """Add blocks of a run to a store, as many as `most_to_enter` says. c: the cell of the run, or 0.
@@ -212,6 +223,7 @@ def enter(s, t, x, store, run, c, lo, hi):
             victim, high = s.cell[me.cell].run, np.int64(me.hi)
             low = high - (hi - lo)
             s.run[victim].users += 1
+            fetch_ahead(s, head)
             shorten(s, store, t, head, hi - lo)
         if c == 0 or s.cell[c].run != run or s.cell[c].index != x:  # its last blocks may be the evicted ones
             c = cell_of(s, x, run)

@@ -54,7 +54,8 @@ _ITEMS: dict[str, np.dtype[Any]] = {
     "named": _I4, "held": _I4, "open": _I4, "heap": _I4, "outside": OUTSIDE, "load_s": _F8, "load": _I4,
     "event": EVENT, "change": CHANGE, "pin": _I4, "known": _U8, "itl": _I8, "series": _I8, "freed_s": _F8,
     "tier": TIER, "store": STORE, "lane": LANE, "lane_link": _I4, "group": GROUP, "shelf": _I4, "alone": _I4,
-    "pending": _I4, "errand": ERRAND, "run": RUN, "run_name": _I8, "head_at": _U8, "cell": CELL, "cell_at": _U8, "extent": EXTENT, "priority": PRIORITY,
+    "pending": _I4, "errand": ERRAND, "run": RUN, "run_name": _I8, "head_at": _U8,
+    "cell": CELL, "cell_at": _U8, "extent": EXTENT, "priority": PRIORITY,
     "node_run": _I4, "node_block": _I4, "node_uses": _I4, "origin": _I1, "flow": FLOW, "flow_heap": _I4,
 }  # fmt: skip
 _ARRAYS = EngineState._fields
@@ -258,6 +259,23 @@ def _set(context, builder, sig, args):
 @lower_builtin(len, RowsType)
 def _count(context, builder, sig, args):
     return create_struct_proxy(sig.args[0])(context, builder, args[0]).count
+
+
+def _fetch(typingctx, rows, index):
+    """Begin to read a record, so that it is in the processor's cache when it is needed."""
+
+    def code(context, builder, sig, args):
+        flags = [ir.IntType(32)] * 3
+        kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), *flags])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [_BYTE.as_pointer()], kind)
+        read, keep, data = (flag(value) for flag, value in zip(flags, (0, 3, 1), strict=True))
+        builder.call(prefetch, [_address(context, builder, sig, args), read, keep, data])
+        return context.get_dummy_value()
+
+    return signature(types.none, rows, types.int64), code
+
+
+fetch: Any = intrinsic(_fetch)
 
 
 @infer_getattr
