@@ -36,7 +36,7 @@ def through(s, tiers, uses):
 
 @apart
 def stored_from(s, r, run, i):
-    """The first one of the blocks up to i of a run that an own store of the rank holds; i + 1 = none holds i (rule 8)."""
+    """The first one of the blocks up to i of a run that an own store of a rank holds; i + 1 = none holds i (rule 8)."""
     for g in range(s.world[0].tier_groups):
         x = index_of(s, g, r)
         if s.alone[x]:
