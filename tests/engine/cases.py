@@ -170,6 +170,27 @@ def reuse(rng: np.random.Generator) -> tuple[Cluster, Requests]:
     return replace(own, pools=(front, *later), tiers=below), requests
 
 
+def branching(rng: np.random.Generator) -> tuple[Cluster, Requests]:
+    """As `reuse`, but prompts branch off anywhere in earlier prompts, so blocks of KV tiers form many short runs."""
+    own, _ = reuse(rng)
+    limits = replace(own.pools[0].limits, kv_blocks=int(rng.integers(32, 60)))
+    own = replace(own, pools=(replace(own.pools[0], limits=limits), *own.pools[1:]))
+    size, count = limits.block_tokens, int(rng.integers(10, 60))
+    names: list[np.ndarray] = [np.zeros(0, np.int64)]
+    for i in range(count):
+        old = names[int(rng.integers(0, i + 1))]
+        kept = old[: int(rng.integers(0, len(old) + 1))]
+        new = 100 * (i + 1) + np.arange(int(rng.integers(0, 12)))
+        names.append(np.concatenate([kept, new])[:28])
+    lengths = np.array([len(name) for name in names[1:]])
+    requests = Requests.of(
+        np.cumsum(rng.exponential(float(rng.choice([1e-3, 0.03, 0.3])), count)), lengths * size + 1,
+        rng.integers(1, 8, count), block_ids=np.concatenate(names),
+        block_offsets=np.concatenate([[0], np.cumsum(lengths)]),
+    )  # fmt: skip
+    return own, requests
+
+
 def moments(rng: np.random.Generator, count: int) -> np.ndarray:
     """Random times; often they coincide with other events or with each other [s]."""
     times = rng.exponential(float(rng.choice([0.02, 0.3])), count)

@@ -213,6 +213,25 @@ def test_any_cluster_with_tiers(seed: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 40))
+def test_prompts_that_branch_with_tiers(seed: int) -> None:
+    """In parts, and with requests taken out: the kernel drops the names of blocks that are gone."""
+    rng = np.random.default_rng(seed)
+    cluster, requests = cases.branching(rng)
+    slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
+    cuts = [0, len(requests) // 3, 2 * len(requests) // 3]
+    for part in cases.slices(requests, cuts):
+        for one in (slow, fast):
+            one.submit(part)
+            one.advance(float(part.arrival_s[-1]))
+        cases.assert_same_ended(slow.take(), fast.take())
+    for one in (slow, fast):
+        one.advance()
+    cases.assert_same_counts(slow.counts(), fast.counts())
+    cases.assert_same_ended(slow.take(), fast.take())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 40))
 def test_tiers_with_cancels_and_looks(seed: int) -> None:
     """Requests are cancelled while they wait for a prefetch, load or run; both engines agree at each look."""
     rng = np.random.default_rng(seed)

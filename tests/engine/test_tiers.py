@@ -316,6 +316,15 @@ def test_wrong_tiers(words: str, make: Callable[[], object]) -> None:
         make()
 
 
+def test_names_of_blocks_without_room() -> None:
+    """Chained ids always fit. If other ids do not, the kernel stops before it writes beyond its memory."""
+    run = simulator.Simulator(cluster(DRAM))
+    run.submit(AGAIN)
+    run._state = run._state._replace(run_name=np.zeros(4, np.int64))
+    with pytest.raises(SpecError, match=r"Requests.block_ids: equal block ids with different blocks .* chained hashes"):
+        run.advance()
+
+
 def test_eight_tiers_and_no_more() -> None:
     """The kernel has eight bits for the tiers that hold a block."""
     stores = tuple(replace(DRAM, name=f"tier {number}") for number in range(9))

@@ -3,11 +3,11 @@
 All stores of a rank that serve the same ranks form a *group*, and share an *index*.
 
 A *run* is a chain of blocks whose names were new when the first one of them entered HBM or a gateway: those that the
-prompt of one request has and no earlier one had. Block ids are chained hashes, so a block belongs to one run only. A run
-stays while a block of it is in HBM or in a store. An *extent* is a range of blocks of a run that stand one after the
-other in the list of a store, so a prompt costs a few operations, not a few for each block. A run of which a store of an
-index has blocks, or remembers evicted ones (ARC), has a *cell* in this index: it leads to the extents of each tier.
-Number 0 of runs, cells and extents stands for none.
+prompt of one request has and no earlier one had. Block ids are chained hashes, so a block belongs to one run only. A
+run stays while a block of it is in HBM or in a store. An *extent* is a range of blocks of a run that stand one after
+the other in the list of a store, so a prompt costs a few operations, not a few for each block. A run of which a store
+of an index has blocks, or remembers evicted ones (ARC), has a *cell* in this index: it leads to the extents of each
+tier. Number 0 of runs, cells and extents stands for none.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ RUN = np.dtype(
 )  # fmt: skip
 # run: 0 = spare; index: of the cell, or the next spare cell; finger: an extent of each tier, where a search begins.
 CELL = np.dtype([("run", "i4"), ("index", "i4"), ("extents", "i4"), ("finger", "i4", (MOST_TIERS,))], align=True)
-# uses: of each of its blocks in the store; list: 0 = LRU or T1, 1 to 3 = T2, B1 and B2 of ARC; prev, next: in this list;
-# place: in the heap of a store that evicts by cost; below, above: in the cell.
+# uses: of each of its blocks in the store; list: 0 = LRU or T1, 1 to 3 = T2, B1 and B2 of ARC; prev, next: in this
+# list; place: in the heap of a store that evicts by cost; below, above: in the cell.
 EXTENT = np.dtype(
     [(name, "i4") for name in ("cell", "lo", "hi", "uses", "list", "place", "prev", "next", "below", "above")]
 )

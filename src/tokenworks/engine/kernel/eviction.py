@@ -11,7 +11,8 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.extents import append, append_new, carve, drop_extent, find, new_extent, pull, shorten
-from tokenworks.engine.kernel.runs import cell_of, find_cell
+from tokenworks.engine.kernel.memory import fetch
+from tokenworks.engine.kernel.runs import cell_of, find_cell, hash_of_cell, hash_of_name
 from tokenworks.engine.tier_state import EVICTIONS
 
 LRU, ARC, BY_COST = EVICTIONS["lru"], EVICTIONS["arc"], EVICTIONS["cost"]
@@ -197,6 +198,20 @@ def most_to_enter(s, t, store, blocks):
     return min(blocks, head.hi - head.lo)
 
 
+@inline
+def fetch_ahead(s, e):
+    """Begin to read what the eviction of the extents after this one in the list will need."""
+    world, one = s.world[0], s.extent[e].next
+    two = s.extent[one].next
+    three = s.extent[two].next
+    fetch(s.extent, s.extent[three].next)
+    fetch(s.cell, s.extent[three].cell)
+    fetch(s.run, s.cell[s.extent[two].cell].run)
+    cell = s.cell[s.extent[one].cell]
+    fetch(s.cell_at, np.int64(hash_of_cell(cell.index, cell.run) >> np.uint64(world.cell_shift)))
+    fetch(s.head_at, np.int64(hash_of_name(s.run[cell.run].head) >> np.uint64(world.head_shift)))
+
+
 @apart
 def enter(s, t, x, store, run, c, lo, hi):
     """Add blocks of a run to a store, as many as `most_to_enter` says. c: the cell of the run, or 0.
@@ -212,6 +227,8 @@ def enter(s, t, x, store, run, c, lo, hi):
             victim, high = s.cell[me.cell].run, np.int64(me.hi)
             low = high - (hi - lo)
             s.run[victim].users += 1
+            if low == me.lo:
+                fetch_ahead(s, head)
             shorten(s, store, t, head, hi - lo)
         if c == 0 or s.cell[c].run != run or s.cell[c].index != x:  # its last blocks may be the evicted ones
             c = cell_of(s, x, run)

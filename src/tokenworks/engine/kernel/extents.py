@@ -42,7 +42,7 @@ def is_held(s, t, c, i):
 
 @apart
 def held_from(s, g, x, run, i):
-    """The first one of the blocks up to i of a run that an extent in index x, of group g, holds; i + 1 = it has not i."""
+    """The first one of the blocks up to i of a run that an extent of index x, group g, holds; i + 1 = none holds i."""
     c = find_cell(s, x, run)
     if c:
         for t in range(s.world[0].tiers):

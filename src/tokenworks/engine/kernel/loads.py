@@ -12,7 +12,7 @@ from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.eviction import use
 from tokenworks.engine.kernel.extents import GHOSTS, find, is_held
 from tokenworks.engine.kernel.names import mixed
-from tokenworks.engine.kernel.runs import find_cell, follow, let_go
+from tokenworks.engine.kernel.runs import find_cell, follow, leave_run
 from tokenworks.engine.kernel.tiers import index_of, occupy, run_errands, send, through, write_nodes
 
 
@@ -35,7 +35,7 @@ def look(s, r, q, known, most, tiers, run, i, note):
         if run != last:
             for g in range(world.tier_groups):
                 s.group[g].cell = find_cell(s, index_of(s, g, r), run)
-        t = np.int64(0)
+        t = 0
         while t < world.tiers:
             c = s.group[s.tier[t].group].cell
             if tiers >> t & 1 and c and is_held(s, t, c, i):
@@ -60,7 +60,7 @@ def forget_look(s, low, high):
     """Let go of the runs of the names `low` to `high` - 1, which a lookup has found."""
     for at in range(low, high):
         if s.held[at] and (at == low or s.held[at] != s.held[at - 1]):
-            let_go(s, s.held[at], 1)
+            leave_run(s, s.held[at], 1)
 
 
 @inline
@@ -82,7 +82,7 @@ def part_of(s, low, at):
 @apart
 def hit(s, r, t, run, lo, hi, now):
     """A tier serves blocks `lo` to `hi` - 1 of a run: they count as used there, unless they have left the tier."""
-    tier, world = s.tier[t], s.world[0]
+    tier = s.tier[t]
     x = index_of(s, tier.group, r)
     store = s.store[tier.first_store + x]
     while hi > lo:

@@ -16,7 +16,7 @@ from tokenworks.engine.kernel.lists import push_load, unlink, unwait
 from tokenworks.engine.kernel.names import list_change
 from tokenworks.engine.kernel.prefetch import drop_flows
 from tokenworks.engine.kernel.route import index_slot, unknow
-from tokenworks.engine.kernel.runs import let_go, name_of
+from tokenworks.engine.kernel.runs import leave_run, name_of
 from tokenworks.engine.kernel.steps import cut_plan, interrupt
 from tokenworks.engine.kernel.tiers import index_of, stored_from
 from tokenworks.engine.kernel.tokens import blocks_for, release, stop_decoding
@@ -229,7 +229,7 @@ def clear_cache(s, r, now):
             if world.emit:
                 forget_name(s, r, s.node[node].name, s.node_run[node], s.node_block[node])
             if world.tiers:
-                let_go(s, s.node_run[node], 1)
+                leave_run(s, s.node_run[node], 1)
     rank.nameless = pool.kv_blocks
     rank.lru_first = rank.lru_last = -1
 
@@ -282,7 +282,7 @@ def leave_store(s, r, t, x, e):
     if s.world[0].emit and s.alone[x]:
         for i in range(lo, hi):
             forget_name(s, r, name_of(s, run, i), run, i)
-    let_go(s, run, 1)
+    leave_run(s, run, 1)
 
 
 @apart
@@ -298,10 +298,10 @@ def is_among(s, e, name):
     """Whether a block of an extent has this name."""
     me = s.extent[e]
     first = s.run[s.cell[me.cell].run].first
-    for at in range(first + me.lo, first + me.hi):
-        if s.run_name[at] == name:
-            return True
-    return False
+    at, end = first + me.lo, first + me.hi
+    while at < end and s.run_name[at] != name:
+        at += 1
+    return at < end
 
 
 @apart

@@ -197,6 +197,23 @@ def _count(context, builder, sig, args):
     return create_struct_proxy(sig.args[0])(context, builder, args[0]).count
 
 
+def _fetch(typingctx, rows, index):
+    """Begin to read a record, so that it is in the processor's cache when it is needed."""
+
+    def code(context, builder, sig, args):
+        flags = [ir.IntType(32)] * 3
+        kind = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), *flags])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [_BYTE.as_pointer()], kind)
+        read, keep, data = (flag(value) for flag, value in zip(flags, (0, 3, 1), strict=True))
+        builder.call(prefetch, [_address(context, builder, sig, args), read, keep, data])
+        return context.get_dummy_value()
+
+    return signature(types.none, rows, types.int64), code
+
+
+fetch: Any = intrinsic(_fetch)
+
+
 @infer_getattr
 class _RowsFields(AttributeTemplate):
     key = RowsType

@@ -147,7 +147,7 @@ def new_run(s, q, i):
 
 
 @inline
-def let_go(s, run, users):
+def leave_run(s, run, users):
     """So many blocks of HBM, or lookups, no longer need a run."""
     me = s.run[run]
     me.users -= users
@@ -264,4 +264,4 @@ def drop_cell(s, c):
     world.cell_spare = c
     world.cells -= 1
     s.run[run].cells -= 1
-    let_go(s, run, 0)
+    leave_run(s, run, 0)

@@ -15,7 +15,7 @@ from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.eviction import enter, most_to_enter, use
 from tokenworks.engine.kernel.extents import GHOSTS, find, held_from
 from tokenworks.engine.kernel.names import emit, list_change, place_of
-from tokenworks.engine.kernel.runs import find_cell, follow, follow_all, let_go, name_of, new_run
+from tokenworks.engine.kernel.runs import find_cell, follow, follow_all, leave_run, name_of, new_run
 from tokenworks.engine.tier_state import ENTERED, LEFT
 
 
@@ -37,7 +37,7 @@ def through(s, tiers, uses):
 
 @apart
 def stored_from(s, r, run, i):
-    """The first one of the blocks up to i of a run that a store of this rank alone holds; i + 1 = none holds i (rule 8)."""
+    """The first one of the blocks up to i of a run that an own store of a rank holds; i + 1 = none holds i (rule 8)."""
     for g in range(s.world[0].tier_groups):
         x = index_of(s, g, r)
         if s.alone[x]:
@@ -110,7 +110,7 @@ def arrive(s, r, t, x, run, c, lo, hi, known, now):
     victim, low, high = enter(s, t, x, store, run, c, lo, hi)
     if victim:
         lose(s, r, t, x, victim, low, high, now)
-        let_go(s, victim, 1)
+        leave_run(s, victim, 1)
     if tier.through:
         send(s, through(s, tier.through, 1), run, lo, hi, False, True)
 
@@ -135,7 +135,7 @@ def do_part(s, r, now):
             use(s, t, store, e, low, hi, me.uses)
             if low == lo:
                 world.errands -= 1
-                let_go(s, run, 1)
+                leave_run(s, run, 1)
             return
         low = max(lo, min(me.hi, hi - 1))
     low = hi - most_to_enter(s, t, store, hi - low)
@@ -146,7 +146,7 @@ def do_part(s, r, now):
     world.errands -= low == lo
     arrive(s, r, t, x, run, c, low, hi, known, now)
     if low == lo:
-        let_go(s, run, 1)
+        leave_run(s, run, 1)
 
 
 @inline
@@ -260,7 +260,7 @@ def let_gone(s, r, now):
             if low > i:
                 emit(s, r, name_of(s, run, i), 0, now)
             i = min(low, i) - 1
-    let_go(s, run, hi - lo)
+    leave_run(s, run, hi - lo)
 
 
 # ---- flows (rule 3)
