@@ -53,12 +53,12 @@ def entry(*takes):
     """
 
     def declare(function):
-        return Entry(function, takes)
+        return EntryPoint(function, takes)
 
     return declare
 
 
-class Entry:
+class EntryPoint:
     """An entry point that is not compiled yet; parameters as in `entry`."""
 
     def __init__(self, function, takes):
