@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.engine import cases
 from tests.engine.test_faults import POOL, STEP
 from tokenworks.engine import simulator
-from tokenworks.engine.live import CLEARED, REMOVED, STORED, LiveSimulator
+from tokenworks.engine.live import CLEARED, ENTERED, LEFT, REMOVED, STORED, LiveSimulator
 from tokenworks.engine.types import Cluster, Requests, Status, StepCost
 
 pytestmark = pytest.mark.usefixtures("kernel")
@@ -53,9 +53,10 @@ def test_the_changes_rebuild_every_cache_at_every_moment(seed: int) -> None:
                 caches[rank].add(int(name))
             elif kind == REMOVED:
                 caches[rank].remove(int(name))
-            else:
-                assert kind == CLEARED
+            elif kind == CLEARED:
                 caches[rank].clear()
+            else:
+                assert kind in {ENTERED, LEFT}
         for rank, cache in enumerate(caches):
             held = engine.cached(rank)
             assert (len(held), set(held.tolist())) == (len(cache), cache)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tokenworks.arrays import Floats, Ints
-from tokenworks.engine import kernel
+from tokenworks.engine.kernel.codes import CLEARED, ENTERED, LEFT, REMOVED, STORED
 from tokenworks.engine.simulator import Simulator
 from tokenworks.engine.state import CHANGE, costs_of
 from tokenworks.engine.types import Cluster, Requests, StepCost
 
-STORED, REMOVED, CLEARED = kernel.STORED, kernel.REMOVED, kernel.CLEARED
+__all__ = ["CLEARED", "ENTERED", "LEFT", "REMOVED", "STORED", "CacheChanges", "LiveSimulator"]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 MOST_TIERS = 8
 MOST_STORES = 1 << 15
 RECENT_CELLS = 4  # a power of two
-ENTERED, LEFT = 3, 4  # kinds of changes of stores, beside those of the caches in HBM (`kernel.base`)
 _LEAST = 10  # the hash tables of runs and cells begin with 2 ** _LEAST places
 _HUGE_PAGE = 1 << 21  # [byte]
 EVICTIONS: dict[EvictionName, int] = {"lru": 0, "arc": 1, "cost": 2}

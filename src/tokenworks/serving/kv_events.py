@@ -18,8 +18,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from tokenworks.arrays import Ints
-from tokenworks.engine.live import CLEARED, STORED, CacheChanges
-from tokenworks.engine.tier_state import ENTERED, LEFT
+from tokenworks.engine.live import CLEARED, ENTERED, LEFT, STORED, CacheChanges
 from tokenworks.errors import SpecError
 from tokenworks.serving.tokens import Tokens
 from tokenworks.specs.tier import Tier
@@ -219,7 +218,7 @@ class KvWatch:
             if kind == STORED:
                 tokens, names = self._prompts[number]
                 own = tokens[block * self._size : (block + 1) * self._size].tolist()
-                if isinstance(before, BlockStored) and last == (rank, when, number, block - 1):
+                if isinstance(before, BlockStored) and not before.ownership and last == (rank, when, number, block - 1):
                     before.block_hashes.append(name)
                     before.token_ids += own
                 else:

@@ -17,11 +17,11 @@ from typing import Any
 
 from tokenworks.engine.kernel import native
 from tokenworks.engine.kernel.addresses import Addresses
-from tokenworks.engine.kernel.codes import CHANGES_FULL, CLEARED, REMOVED, SERIES_FULL, STORED, UNCHAINED
+from tokenworks.engine.kernel.codes import CHANGES_FULL, SERIES_FULL, UNCHAINED
 
 __all__ = [
-    "CHANGES_FULL", "CLEARED", "REMOVED", "SERIES_FULL", "STORED", "UNCHAINED", "Addresses", "advance", "cancel",
-    "collect", "compiled", "kept", "late", "load", "most_kept", "progress", "sample",
+    "CHANGES_FULL", "SERIES_FULL", "UNCHAINED", "Addresses", "advance", "cancel", "collect",
+    "compiled", "kept", "late", "load", "most_kept", "progress", "sample",
 ]  # fmt: skip
 
 _HOMES = {

@@ -12,11 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import apart, inline
+from tokenworks.engine.kernel.codes import ENTERED, LEFT
 from tokenworks.engine.kernel.eviction import enter, most_to_enter, use
 from tokenworks.engine.kernel.extents import GHOSTS, find, held_from
 from tokenworks.engine.kernel.names import emit, list_change, place_of
 from tokenworks.engine.kernel.runs import find_cell, follow, follow_all, leave_run, name_of, new_run
-from tokenworks.engine.tier_state import ENTERED, LEFT
 
 
 @inline
