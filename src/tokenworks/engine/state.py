@@ -189,7 +189,6 @@ WORLD = np.dtype(
         # blocks that left HBM one after the other, and must still be written: their run, begin and end
         ("gone_run", "i8"), ("gone_lo", "i8"), ("gone_hi", "i8"),
         ("looked", "i8"),  # place in its run of the first block of the last lookup in tiers
-        ("read_ahead", "u8"),  # what `kernel.route.read_ahead_events` has read, so that the compiler keeps the reads
         ("errands", "i8"), ("due_writes", "i8"),  # number of errands; blocks that the event writes to tiers so far
         ("flows", "i8"), ("flow_fresh", "i8"), ("flow_spare", "i8"),  # size of the heap; first unused, first spare flow
     ],

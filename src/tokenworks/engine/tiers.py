@@ -1,7 +1,8 @@
 """KV tiers below HBM, as the engine sees them: stores of blocks, and links over which blocks travel.
 
-Tiers belong to the first pool, which must have a prefix cache. The reference (`reference_tiers`) and the kernel
-(`kernel.tiers`) follow the same rules:
+Tiers belong to the first pool, which must have a prefix cache. A block is known by its id, a chained hash
+(`types.Requests.block_ids`). The kernel relies on it: an id after two different blocks is two blocks of a tier there.
+The reference (`reference_tiers`) and the kernel (`kernel.tiers`) follow the same rules:
 
 1. *Lookup*. Admission looks up the prefix of a request in HBM, as without tiers. Each later block of the prefix is
    taken from the first store that holds it, in the order of `Tiers.stores`; stores with `prefetch` are passed over.

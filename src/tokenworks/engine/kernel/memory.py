@@ -208,7 +208,7 @@ def _fetch(typingctx, rows, index):
         builder.call(prefetch, [_address(context, builder, sig, args), read, keep, data])
         return context.get_dummy_value()
 
-    return signature(types.none, rows, types.int64), code
+    return signature(types.none, rows, _index(index)), code
 
 
 fetch: Any = intrinsic(_fetch)

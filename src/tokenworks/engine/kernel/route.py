@@ -7,6 +7,7 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import GOLDEN, LEAST_LOADED, NEVER, POWER_OF_TWO, ROUND_ROBIN, apart, inline, jit
 from tokenworks.engine.kernel.extents import held_from
+from tokenworks.engine.kernel.memory import fetch
 from tokenworks.engine.kernel.names import mixed, slot_of
 from tokenworks.engine.kernel.runs import follow
 from tokenworks.engine.kernel.tiers import index_of
@@ -41,14 +42,13 @@ def index_slot(s, name):
 
 @apart
 def read_ahead_events(s, now):
-    """Read the slots of the events that `hear` will apply. Reads overlap here, but not there."""
-    world, bits = s.world[0], np.uint64(0)
+    """Begin to read the slots of the events that `hear` will apply. Reads overlap here, but not there."""
+    world = s.world[0]
     at, count = world.events_first, world.events
     while count and s.event[at].time + world.delay_s <= now:
-        bits ^= s.known[slot_of(s.event[at].name, world.index_shift, world.index_mask), 0]
+        fetch(s.known, (slot_of(s.event[at].name, world.index_shift, world.index_mask), 0))
         at = (at + 1) & (len(s.event) - 1)
         count -= 1
-    world.read_ahead = bits
 
 
 @inline

@@ -15,6 +15,7 @@ from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.codes import ENTERED, LEFT
 from tokenworks.engine.kernel.eviction import enter, most_to_enter, use
 from tokenworks.engine.kernel.extents import GHOSTS, find, held_from
+from tokenworks.engine.kernel.memory import fetch
 from tokenworks.engine.kernel.names import emit, list_change, place_of
 from tokenworks.engine.kernel.runs import find_cell, follow, follow_all, leave_run, name_of, new_run
 
@@ -239,6 +240,7 @@ def gone(s, r, node, now):
     if world.gone_run == run and world.gone_lo == i + 1:
         world.gone_lo = i
         return
+    fetch(s.run, run)
     let_gone(s, r, now)
     world.gone_run, world.gone_lo, world.gone_hi = run, i, i + 1
 
