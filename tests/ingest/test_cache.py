@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tokenworks.errors import SpecError
-from tokenworks.ingest import cache, load_trace, mooncake
+from tokenworks.ingest import cache, load_trace
 from tokenworks.specs.trace import Trace
 
 
@@ -105,7 +105,3 @@ def test_every_array_is_cached() -> None:
     trace = Trace.of([0.0], [1], [1])
     arrays = {f.name for f in dataclasses.fields(Trace) if isinstance(getattr(trace, f.name), np.ndarray)}
     assert arrays == set(cache.ARRAYS)
-
-
-def test_runs_of_ids() -> None:
-    assert mooncake.runs_of([0, 14, 15, 16, 3]) == [(0, 1), (14, 3), (3, 1)]

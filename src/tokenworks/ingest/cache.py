@@ -21,7 +21,7 @@ from tokenworks.specs.save import saved
 from tokenworks.specs.trace import Dropped, Trace
 
 # Increase it when a reader changes, or when a trace gets other columns. Then files are read again, not the cache.
-VERSION = 4
+VERSION = 5
 MOST_ROWS = 1 << 32
 ARRAYS = [name for name, kind in typing.get_type_hints(Trace).items() if typing.get_origin(kind) is np.ndarray]
 UNUSABLE = (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile, zlib.error, SpecError)

@@ -82,6 +82,10 @@ class Table:
             hint = f"left out: {reasons}" if reasons else "the file is empty"
             raise SpecError("no request could be read", where=str(rows.path), hint=hint)
         start, length = np.asarray(self.run_start), np.asarray(self.run_length)
+        named = dense(start, length)
+        if several := unchained(named, length, np.asarray(self.runs)) if len(start) else 0:
+            words = f"{several:,} block ids that stand after different blocks: they are no chained hashes"
+            notes = (*notes, f"{words}, and KV tiers may miss hits of these blocks")
         return Trace.of(
             np.asarray(self.arrival),
             np.asarray(self.input),
@@ -94,7 +98,7 @@ class Table:
             class_of=self.class_of,
             classes=() if list(self.classes) == [""] else tuple(name or UNNAMED for name in self.classes),
             think_s=self.think or None,
-            run_start=dense(start, length),
+            run_start=named,
             run_length=length,
             run_offsets=self.runs if len(self.runs) > 1 else None,
             hash_block_tokens=hash_block_tokens,
@@ -113,3 +117,21 @@ def dense(start: NDArray[np.int64], length: NDArray[np.int32]) -> NDArray[np.int
     moved = np.empty_like(first)
     moved[order] = first
     return moved
+
+
+def unchained(start: NDArray[np.int64], length: NDArray[np.int32], offsets: NDArray[np.int64]) -> int:
+    """Number of ids that stand after different ids. 0: equal ids also mean equal blocks before, as of chained hashes.
+
+    Parameters
+    ----------
+    start, length, offsets : runs of ids and their requests, as in `Trace`
+    """
+    before = np.append(-1, (start + length - 1)[:-1])
+    before[offsets[:-1][np.diff(offsets) > 0]] = -1  # a request begins
+    order = np.argsort(start, kind="stable")
+    first, reached = start[order], np.maximum.accumulate((start + length)[order])
+    earlier = np.searchsorted(first, start)  # runs that begin before this one
+    within = (earlier > 0) & (reached[earlier - 1] > start) & (before != start - 1)
+    same = first[1:] == first[:-1]
+    differ = same & (before[order][1:] != before[order][:-1])
+    return len(np.union1d(start[within], first[1:][differ]))
