@@ -13,7 +13,7 @@ import pytest
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Compile the engine before the first test, where a collected test needs it.
 
-    Each process of pytest-xdist comes here. The first one holds the lock and compiles (half a minute of CPU time), and
+    Each process of pytest-xdist comes here. The first one holds the lock and compiles (a minute of CPU time), and
     numba keeps the machine code on disk. The others wait for the lock, then read that code.
     """
     needed = "tokenworks.engine.kernel" in sys.modules or any(

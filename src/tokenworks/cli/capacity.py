@@ -25,7 +25,7 @@ NEAREST: dict[Distance, str] = {
     "device": "the calibration was fitted on points of this device",
     "family": "the calibration was fitted on points of another device of this family",
     "vendor": "the calibration was fitted on points of another device family of this vendor",
-    "other-vendor": "the device borrows the numbers of another vendor's family",
+    "other-vendor": "the calibration was fitted on services of other vendors",
     "datasheet": "no measured point of this vendor is in the calibration",
 }
 """What the interval rests on, by distance of the measured points."""
@@ -76,7 +76,7 @@ def capacity(
     chosen = deployed.read(deployment)
     source = played.source(chosen)
     slo = source.slo(played.slo)
-    source.must_be_bound(slo, WITHIN)  # check before the compilation, which can take half a minute
+    source.must_be_bound(slo, WITHIN)  # check before the compilation, which can take a minute
     compile_once()
     with progress("trying") as report:
         result = capacity_of(

@@ -136,7 +136,7 @@ def plan(
     limit = Budget.of(budget)
     costings = check_tiers(tiers, prepare(model, on, **asked))
     if not no_simulate:
-        compile_once()  # after what is wrong was said: it takes half a minute
+        compile_once()  # after what is wrong was said: it takes a minute
     with progress("reading") as report:
         if why is not None:
             answer = explain(costings, why, simulate=not no_simulate, say=report)

@@ -26,7 +26,7 @@ def compile_once() -> None:
 
     if not compiled():
         how = "once for this computer" if kept() else "for this run only: no folder for compiled code can be written"
-        notes().paragraph(f"compiling the simulator, {how}; up to half a minute")
+        notes().paragraph(f"compiling the simulator, {how}; up to a minute")
         if not kept():
             notes().paragraph("set NUMBA_CACHE_DIR to a folder that can be written, and the next run starts at once")
     with progress("compiling the simulator") if not compiled() else nullcontext():

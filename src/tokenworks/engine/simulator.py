@@ -441,7 +441,7 @@ def run(cluster: Cluster, requests: Requests) -> Outcome:
 
 
 def compiled() -> bool:
-    """Whether the engine is compiled. If not, the first run compiles it, which takes about half a minute."""
+    """Whether the engine is compiled. If not, the first run compiles it, which takes about a minute."""
     return kernel.compiled()
 
 
