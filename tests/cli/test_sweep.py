@@ -145,7 +145,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, kernel: None) -> bytes:
     return table.read_bytes()
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_bytes(stop: signal.Signals, file: Path, whole: bytes) -> None:
     """The processes of a killed sweep end, too."""
     file.write_text(yaml.safe_dump(LONG))
@@ -164,7 +164,8 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_bytes(stop: signal.Signal
     wait_until(lambda: not alive(first.pid), 20)
     assert 4 < lines() < 121
     assert not (file.parent / "cut.parquet").exists()
-    if stop == signal.SIGINT:
+    if stop != signal.SIGKILL:
+        assert "leaked" not in err.decode()
         assert first.returncode == 130
         words = " ".join(err.decode().split())
         assert "the finished points are in cut.parquet.journal; the same command goes on from there" in words

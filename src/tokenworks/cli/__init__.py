@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -118,7 +119,8 @@ def _verb(arguments: Sequence[str] | None) -> str:
 
 
 def main() -> None:
-    """Entry point of the `tokenworks` script."""
+    """Entry point of the `tokenworks` script. `timeout` and batch systems send SIGTERM: it does what Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run())
 
 
