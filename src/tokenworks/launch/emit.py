@@ -26,7 +26,7 @@ from tokenworks.planning.fit import fit_role
 from tokenworks.planning.fit_search import EngineLimits, Width
 from tokenworks.planning.setting import setting_of, with_role_fraction, workload_of
 from tokenworks.specs.converted import converted_for
-from tokenworks.specs.deployment import Deployment, Role
+from tokenworks.specs.deployment import LAUNCHED_ENGINES, Deployment, Role
 from tokenworks.specs.deployment_file import Deployed, Entry, document
 from tokenworks.specs.given import Given
 from tokenworks.specs.load import WorkloadLike
@@ -207,8 +207,8 @@ def dialect_for(deployment: Deployment, family: str, name: str | None) -> Dialec
         return chosen
     lines = {("sglang", "hygon"): "sglang-das", ("vllm", "cpu"): "vllm-cpu"}
     own = [line for (engine, begin), line in lines.items() if engine == deployment.engine and family.startswith(begin)]
-    if deployment.engine not in ("vllm", "sglang"):
-        hint = "plan with --engine vllm or --engine sglang"
+    if deployment.engine not in LAUNCHED_ENGINES:
+        hint = f"plan with {' or '.join(f'--engine {one}' for one in LAUNCHED_ENGINES)}"
         raise SpecError(f"no dialect of {deployment.engine}", where="engine", hint=hint)
     return load_dialect(own[0] if own else deployment.engine)
 
