@@ -288,7 +288,7 @@ def test_a_share_above_what_the_engine_derives_has_a_note() -> None:
 
 
 def test_an_engine_without_a_dialect_is_refused() -> None:
-    with pytest.raises(SpecError, match="no dialect of trtllm; plan with --engine vllm or --engine sglang"):
+    with pytest.raises(SpecError, match=r"is for trtllm, which emit cannot write; pick a deployment of vLLM or SGLang"):
         emit(plan_file(engine="trtllm"))
 
 

@@ -123,6 +123,13 @@ def test_a_pick_out_of_range_says_what_there_is(file: Path, pick: int) -> None:
         pick_deployment(file, pick)
 
 
+def test_a_number_after_the_file_says_pick(file: Path) -> None:
+    with pytest.raises(SpecError, match=r"no such file; write .*\.yaml --pick 2$"):
+        load_deployments(f"{file}:2")
+    with pytest.raises(SpecError, match=r"no such file$"):
+        load_deployments(f"{file}.other:2")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -208,8 +208,12 @@ def dialect_for(deployment: Deployment, family: str, name: str | None) -> Dialec
     lines = {("sglang", "hygon"): "sglang-das", ("vllm", "cpu"): "vllm-cpu"}
     own = [line for (engine, begin), line in lines.items() if engine == deployment.engine and family.startswith(begin)]
     if deployment.engine not in LAUNCHED_ENGINES:
-        hint = "plan with --engine vllm or --engine sglang"
-        raise SpecError(f"no dialect of {deployment.engine}", where="engine", hint=hint)
+        hint = (
+            "pick a deployment of vLLM or SGLang in the file (--pick N), or plan with --engine vllm or --engine sglang"
+        )
+        raise SpecError(
+            f"the deployment is for {deployment.engine}, which emit cannot write", where="engine", hint=hint
+        )
     return load_dialect(own[0] if own else deployment.engine)
 
 

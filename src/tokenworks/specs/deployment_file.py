@@ -12,6 +12,7 @@ from pydantic import Field
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike
 from tokenworks.specs.deployment import SCHEMA, Count, Deployment
+from tokenworks.specs.files import is_there
 from tokenworks.specs.given import Given
 from tokenworks.specs.load import read_yaml, validate
 from tokenworks.specs.machine import Machine
@@ -90,7 +91,7 @@ def load_deployments(source: str | Path | Mapping[str, Any] | Deployment) -> lis
     """
     if isinstance(source, Deployment):
         return [Deployed(source)]
-    data, where = (dict(source), "deployment") if isinstance(source, Mapping) else (read_yaml(source), str(source))
+    data, where = (dict(source), "deployment") if isinstance(source, Mapping) else (_content(source), str(source))
     if isinstance(data, dict) and "deployments" not in data and "schema" not in data:
         return [Deployed(validate(Deployment, data, where))]
     file = _checked(data, where)
@@ -123,6 +124,14 @@ def pick_deployment(source: str | Path | Mapping[str, Any] | Deployment, pick: i
         where = str(source) if isinstance(source, (str, Path)) else "the deployments"
         raise SpecError(f"{pick} is out of range", where="--pick", hint=f"{where} holds 1 to {len(deployments)}")
     return deployments[pick - 1]
+
+
+def _content(path: str | Path) -> Any:
+    """The YAML of a file; `--why` takes FILE:N, so users write this in other commands, too."""
+    name, _, number = str(path).rpartition(":")
+    if number.isdecimal() and name and not is_there(path) and is_there(name):
+        raise SpecError("no such file", where=str(path), hint=f"write {name} --pick {number}")
+    return read_yaml(path)
 
 
 def _checked(data: Any, where: str) -> _File:
