@@ -11,10 +11,11 @@ import pytest
 import tokenworks
 from tests.planning.settings import DENSE, SESSIONS, SMALL_MOE, costing
 from tokenworks.planning.bench import CUT, SESSION_MOST, SESSION_MOST_AGAIN, Bench
-from tokenworks.planning.decide import _resized, decide
+from tokenworks.planning.decide import decide
 from tokenworks.planning.ranking import candidates
 from tokenworks.planning.result import Plan
 from tokenworks.planning.search import search
+from tokenworks.planning.tuning import _resized
 from tokenworks.specs.workload import Workload
 
 SLO = "ttft=2s,tpot=50ms"

@@ -28,7 +28,7 @@ from tokenworks.cli.options import (
     PageOptions,
     Switch,
 )
-from tokenworks.cli.output import console, emit, timed
+from tokenworks.cli.output import console, emit, notes, timed
 from tokenworks.cli.page import Page
 from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
@@ -154,6 +154,8 @@ def plan(
         emit(result.plain(), "json")
     elif output == "yaml":
         emit(_with_path(result.document(), model), "yaml")
+        for line in result.notes:
+            notes().paragraph(line)
     else:
         page.write(output, result.plain(), [result.setting.machine])
     if not result.meets_slo:

@@ -26,7 +26,7 @@ from tokenworks.planning.fit import fit_role
 from tokenworks.planning.fit_search import EngineLimits, Width
 from tokenworks.planning.setting import setting_of, with_role_fraction, workload_of
 from tokenworks.specs.converted import converted_for
-from tokenworks.specs.deployment import Deployment, Role
+from tokenworks.specs.deployment import LAUNCHED_ENGINES, Deployment, Role
 from tokenworks.specs.deployment_file import Deployed, Entry, document
 from tokenworks.specs.given import Given
 from tokenworks.specs.load import WorkloadLike
@@ -207,7 +207,7 @@ def dialect_for(deployment: Deployment, family: str, name: str | None) -> Dialec
         return chosen
     lines = {("sglang", "hygon"): "sglang-das", ("vllm", "cpu"): "vllm-cpu"}
     own = [line for (engine, begin), line in lines.items() if engine == deployment.engine and family.startswith(begin)]
-    if deployment.engine not in ("vllm", "sglang"):
+    if deployment.engine not in LAUNCHED_ENGINES:
         hint = (
             "pick a deployment of vLLM or SGLang in the file (--pick N), or plan with --engine vllm or --engine sglang"
         )

@@ -14,9 +14,10 @@ from typing_extensions import TypedDict
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError
 from tokenworks.ledger.changes import Change, changes, split_changes
 from tokenworks.legal.rules import MEMORY, Broken, explain
-from tokenworks.planning.bench import Bench
+from tokenworks.planning.bench import Bench, Say
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.decide import ERROR, Say, best_run, shown, step_of
+from tokenworks.planning.decide import ERROR
+from tokenworks.planning.judge import best_run, shown, step_of
 from tokenworks.planning.plan import assumptions, prepare
 from tokenworks.planning.ranking import Candidate
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain

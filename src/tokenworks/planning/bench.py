@@ -59,6 +59,8 @@ KEPT_AHEAD = 2
 """Runs that began ahead and are kept until someone asks for them [count]."""
 
 Done = TypeVar("Done")
+Say = Callable[[str], None]
+"""Told in words what happens next."""
 _Built = tuple[Site, Cluster]
 _Played = tuple[Simulation | None, _Built]
 

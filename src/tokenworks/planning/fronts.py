@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokenworks.pareto import front as unbeaten
-from tokenworks.planning.bench import Bench, sessions_of
-from tokenworks.planning.decide import Say, shown
+from tokenworks.planning.bench import Bench, Say, sessions_of
+from tokenworks.planning.judge import shown
 from tokenworks.planning.ranking import Candidate
 from tokenworks.planning.result import FrontPoint
 

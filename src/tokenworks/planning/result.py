@@ -14,8 +14,9 @@ from tokenworks.legal.points import Setting
 from tokenworks.planning.costing import OfferedLoad
 from tokenworks.specs.calibration import CalibrationLike, calibration_name
 from tokenworks.specs.context import model_notes
-from tokenworks.specs.deployment import Deployment, EngineName
+from tokenworks.specs.deployment import LAUNCHED_ENGINES, Deployment, EngineName
 from tokenworks.specs.deployment_file import Deployed, Entry, document
+from tokenworks.specs.engine import load_engine
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope, inputs, rounded
 from tokenworks.specs.scheduling import Scheduling
@@ -304,8 +305,17 @@ class Plan(Shown):
     def notes(self) -> tuple[str, ...]:
         """What a reader must know beside the numbers."""
         one = "Requests with one output token have no TPOT: only a TTFT bound can be given."
-        notes = (*model_notes(self.setting.model), one if self.setting.workload.osl == 1 else "")
+        notes = (*model_notes(self.setting.model), one if self.setting.workload.osl == 1 else "", self._not_launched())
         return tuple(dict.fromkeys(filter(None, (*notes, *(self.decision.remarks if self.decision else ())))))
+
+    def _not_launched(self) -> str:
+        """Which deployments `emit` cannot write launch commands for; empty if it can for all engines of the plan."""
+        others = {row.deployment.engine for row in self.deployments}.difference(LAUNCHED_ENGINES)
+        if not others:
+            return ""
+        names = " or ".join(load_engine(name).title for name in sorted(others))
+        engines = " or ".join(f"--engine {name}" for name in LAUNCHED_ENGINES)
+        return f"`emit` writes no launch commands for {names}; for a deployment that it writes, plan with {engines}."
 
     def document(self) -> Plain:
         """The file of deployments that other commands read."""

@@ -20,10 +20,10 @@ from tokenworks.legal.rules import MEMORY, Broken, explain
 from tokenworks.legal.splits import Candidates, splits
 from tokenworks.legal.splits import candidates as legal_splits
 from tokenworks.planning import aggregated, disaggregated
-from tokenworks.planning.bench import Bench
+from tokenworks.planning.bench import Bench, Say
 from tokenworks.planning.cells import SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.decide import ERROR, Say, decide
+from tokenworks.planning.decide import ERROR, decide
 from tokenworks.planning.grid import batch_of, decode_times, hold, room, slots
 from tokenworks.planning.ranking import Candidate, candidates, estimated
 from tokenworks.planning.result import PlanInputs, Ranked, RankedPlain, plan_inputs, row_plain

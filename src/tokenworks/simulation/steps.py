@@ -123,8 +123,8 @@ def step_cost(role: Role, site: Site, limits: Limits) -> StepCost:
     experts, parts = (np.broadcast_to(values, seconds.shape) for values in experts_of(steps))
 
     def attending(all_of_it: slice, less: slice) -> float:
-        """The part of a step time that is proportional to context [s]."""
-        return float((seconds[all_of_it] - seconds[less])[0]) / SHORTER
+        """The part of a step time that is proportional to context [s]; rounding must not make it negative."""
+        return max(0.0, float((seconds[all_of_it] - seconds[less])[0]) / SHORTER)
 
     square_s = attending(prompt, shorter) / (most * site.request.seen)
     alone = ranks > 1 and site.engine.dp_prefill == "alone"

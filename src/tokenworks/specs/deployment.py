@@ -33,6 +33,8 @@ NOT_MODELLED = {
 RouterName = Literal["round_robin", "least_loaded", "power_of_two", "prefix_aware"]
 Overlap = Literal["none", "two-batch"]
 EngineName = Literal["vllm", "sglang", "trtllm", "atom"]
+LAUNCHED_ENGINES: tuple[EngineName, ...] = ("vllm", "sglang")
+"""Engines whose launch commands `emit` writes."""
 OnLoss = Literal["fail", "restart", "migrate"]
 ELASTIC_ENGINES: tuple[EngineName, ...] = ("vllm", "sglang")
 """Engines that can go on with fewer expert-parallel ranks (vLLM: --enable-elastic-ep, SGLang: --elastic-ep-backend)."""

@@ -12,7 +12,7 @@ from tokenworks.ledger.claims.asks import ClaimAsk, PlanAsk
 from tokenworks.ledger.workers import Say
 from tokenworks.planning.bench import Bench
 from tokenworks.planning.costing import Costing
-from tokenworks.planning.decide import best_run, shown
+from tokenworks.planning.judge import best_run, shown
 from tokenworks.planning.plan import prepare
 from tokenworks.planning.ranking import Candidate
 from tokenworks.planning.result import Plan, Ranked
