@@ -76,14 +76,14 @@ def fresh(s, r):
 @inline
 def drop_content(s, r, node, now):
     """Evict the content of a cached block of a rank; KV tiers may take it."""
-    remove_from_table(s, r, node)
-    s.rank[r].evictions += 1
-    if s.world[0].listed:
-        list_change(s, r, REMOVED, s.node[node].name, -1, -1, now)
     if s.world[0].tiers:
         gone(s, r, node, now)
     else:
         emit(s, r, s.node[node].name, 0, now)
+    remove_from_table(s, r, node)
+    s.rank[r].evictions += 1
+    if s.world[0].listed:
+        list_change(s, r, REMOVED, s.node[node].name, -1, -1, now)
 
 
 @jit

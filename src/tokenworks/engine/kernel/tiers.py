@@ -50,7 +50,10 @@ def stored_from(s, r, run, i):
 
 @inline
 def is_in_hbm(s, r, run, i):
-    """Whether HBM of a rank holds block i of a run."""
+    """Whether HBM of a rank holds block i of a run. A block that `let_gone` deals with counts: it tells the router."""
+    world = s.world[0]
+    if world.gone_run == run and world.gone_lo <= i < world.gone_hi:
+        return True
     return s.table[place_of(s, r, name_of(s, run, i))] >= 0
 
 
@@ -231,7 +234,11 @@ def write_nodes(s, r, low, high, tiers, now):
 
 @apart
 def gone(s, r, node, now):
-    """A block has left HBM of a rank. Blocks of a run that leave one after the other go on together."""
+    """A block is about to leave HBM of a rank. Blocks of a run that leave one after the other go on together.
+
+    Blocks that left before go on first, while HBM still has this block: what they evict from the stores may be this
+    block, which the rank then holds without a break.
+    """
     world = s.world[0]
     run, i = s.node_run[node], s.node_block[node]
     if run == 0:
@@ -252,7 +259,6 @@ def let_gone(s, r, now):
     run, lo, hi = world.gone_run, world.gone_lo, world.gone_hi
     if run == 0:
         return
-    world.gone_run = 0
     if world.back:
         write(s, r, run, lo, hi, world.back, now)
     if world.emit:
@@ -262,6 +268,7 @@ def let_gone(s, r, now):
             if low > i:
                 emit(s, r, name_of(s, run, i), 0, now)
             i = min(low, i) - 1
+    world.gone_run = 0
     leave_run(s, run, hi - lo)
 
 
