@@ -5,15 +5,15 @@ end of a step and the moment when the server writes the token; the server counts
 (`tokenworks_token_lateness_seconds`). Steps take about 20 ms, and the replicas are out of step, because the streams
 begin one after the other. With `--replicas 1`, the tokens of all streams leave at the same time.
 
-A virtual machine may stand still without saying so. So the first lines tell for how much of the time an empty loop on
-each core stood still, and each row has the p99 of all tokens, and the median of the p99 of each quarter of a second.
+A virtual machine may stand still without saying so. So a watcher on each core notes when this happens (`watch`), and
+each row has the p99 of all tokens, the p99 of tokens that were due outside of stalls of the server's core, and the
+share of these tokens. Server and client have a core each.
 
-    python benchmarks/serve.py --streams 300,600,900,1200 --seconds 10
-    python benchmarks/serve.py --fidelity 4 --requests 200
-    python -m benchmarks.serve --vllm-bench 8 --requests 200
-    python benchmarks/serve.py --soak 30
-    python benchmarks/serve.py --recorder 50
-    python benchmarks/serve.py --fidelity 4 --requests 200 --faults examples/faults.yaml --on-loss migrate
+    python -m benchmarks.serve --streams 300,600,900,1200 --seconds 10
+    python -m benchmarks.serve --fidelity 4 --requests 200
+    python -m benchmarks.serve --soak 30
+    python -m benchmarks.serve --recorder 50
+    python -m benchmarks.serve --fidelity 4 --requests 200 --faults examples/faults.yaml --on-loss migrate
 
 With `--faults`, both play the schedule as well. Then the figures are of the requests that completed, and of those that
 came within a minute after the first fault.
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import math
 import os
@@ -40,11 +39,14 @@ from typing import Any
 import numpy as np
 
 import tokenworks
+from benchmarks.watch import Stalls, Writes
 from tokenworks.engine.types import Status
 from tokenworks.specs.faults import load_faults
 
 STEP_MS = 26
 """Host time of a step, which most of the step is: 150 sequences in a replica get a token every 20 ms [ms]."""
+SERVER, CLIENT = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+"""Cores of the server and of the client."""
 MODEL = "meta-llama/Meta-Llama-3.1-8B"
 
 
@@ -54,11 +56,20 @@ def deployment(replicas: int, sequences: int) -> dict[str, Any]:
 
 
 @contextmanager
-def served(folder: str, plan: dict[str, Any], *options: str) -> Iterator[int]:
-    """A server in a process of its own; its port."""
+def served(folder: str, plan: dict[str, Any], *options: str, noted: Path | None = None) -> Iterator[int]:
+    """A server in a process of its own; its port.
+
+    Parameters
+    ----------
+    folder : folder for the file of the deployment
+    plan : the deployment
+    options : options of `tokenworks serve`
+    noted : file for `watch.Writes`; the server then has a core of its own
+    """
     file = Path(folder, "deployment.yaml")
     file.write_text(json.dumps(plan))
-    command = [sys.executable, "-m", "tokenworks", "serve", str(file), "--port", "0", "--drain", "0", *options]
+    start = ["tokenworks"] if noted is None else ["benchmarks.watch", str(noted), str(SERVER)]
+    command = [sys.executable, "-m", *start, "serve", str(file), "--port", "0", "--drain", "0", *options]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     line = ""
@@ -71,7 +82,7 @@ def served(folder: str, plan: dict[str, Any], *options: str) -> Iterator[int]:
         yield int(match[1])
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
 
 
 class Reader(asyncio.Protocol):
@@ -104,48 +115,30 @@ def completion(prompt: Any, tokens: int) -> bytes:
     return b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (len(data), data)
 
 
-async def scrape(port: int) -> dict[str, float]:
-    """The metrics of the server, summed over labels; buckets of the lateness one by one."""
+async def scraped(port: int) -> str:
+    """The text of the metrics of the server."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
     text = (await reader.read()).decode()
     writer.close()
+    return text
+
+
+async def scrape(port: int) -> dict[str, float]:
+    """The metrics of the server, summed over labels."""
     values: dict[str, float] = {}
-    for name, labels, value in re.findall(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", text, re.MULTILINE):
-        key = f"late {labels[4:-1]}" if name == "tokenworks_token_lateness_seconds_bucket" else name
-        values[key] = values.get(key, 0.0) + float(value)
+    for name, value in re.findall(r"^([\w:]+)(?:\{.*\})? (\S+)$", await scraped(port), re.MULTILINE):
+        values[name] = values.get(name, 0.0) + float(value)
     return values
 
 
-def late_p99(first: dict[str, float], last: dict[str, float]) -> float:
-    """Upper bound of the bucket with the 99th percentile of the lateness between two scrapes [s]."""
-    counts = {float(name[5:]): last[name] - first[name] for name in last if name.startswith("late ")}
-    return min(bound for bound, count in counts.items() if count >= 0.99 * counts[math.inf])
+def p99(values: np.ndarray[Any, Any]) -> float:
+    """The 99th percentile; NaN of nothing."""
+    return float(np.percentile(values, 99)) if len(values) else math.nan
 
 
-def still(seconds: float = 3.0) -> None:
-    """Print for how much of the time an empty loop stands still, on each core by itself."""
-    for core in sorted(os.sched_getaffinity(0)):
-        subprocess.run([sys.executable, "-c", STILL.format(core=core, seconds=seconds)], check=True)
-
-
-STILL = """
-import os, time
-os.sched_setaffinity(0, {{{core}}})
-gaps, end = [], time.perf_counter() + {seconds}
-while (now := time.perf_counter()) < end:
-    for _ in range(20000):
-        pass
-    gaps.append(time.perf_counter() - now)
-usual = sorted(gaps)[len(gaps) // 2]
-lost = [1e3 * (gap - usual) for gap in gaps if gap > 2 * usual]
-share, most = sum(lost) / {seconds} / 10, max(lost, default=0)
-print(f"core {core}: an empty loop stood still for {{share:.1f}} % of the time, at most {{most:.1f}} ms", flush=True)
-"""
-
-
-async def load(port: int, streams: int, seconds: float) -> None:
-    """Open the streams, read for `seconds`, print a row, and close the streams."""
+async def load(port: int, streams: int, seconds: float, scrapes: int) -> tuple[str, float, float]:
+    """Open the streams, read for `seconds`, close them. Returns the first half of a row, and begin and end [s]."""
     loop = asyncio.get_running_loop()
     opening_s = 0.0015 * streams
     request = completion("hello", int(50 * (opening_s + seconds + 30)))
@@ -156,27 +149,51 @@ async def load(port: int, streams: int, seconds: float) -> None:
         transports.append(transport)
         await asyncio.sleep(0.0015)
     await asyncio.sleep(1.0)
-    seen = [await scrape(port)]
-    for _ in range(round(4 * seconds)):
-        await asyncio.sleep(0.25)
-        seen.append(await scrape(port))
-    first, last = seen[0], seen[-1]
+    first, began = await scrape(port), time.monotonic()
+    while (left := began + seconds - time.monotonic()) > 0:
+        await asyncio.sleep(min(left, 1 / scrapes if scrapes else left))
+        if scrapes:
+            await scraped(port)
+    last, ended = await scrape(port), time.monotonic()
     clock = "tokenworks_simulated_seconds_total"  # the client may be late itself, so the clock is the server's
     passed = last[clock] - first[clock]
     tokens = last["vllm:generation_tokens_total"] - first["vllm:generation_tokens_total"]
     cpu = last["process_cpu_seconds_total"] - first["process_cpu_seconds_total"]
-    each = sorted(late_p99(one, other) for one, other in itertools.pairwise(seen))
     memory = last["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
-    print(
-        f"{streams:6,} streams {tokens / passed:9,.0f} tokens/s  "
-        f"p99 late at most {1e3 * late_p99(first, last):5.1f} ms, of a quarter {1e3 * each[len(each) // 2]:5.1f} ms  "
-        f"{1e6 * cpu / max(tokens, 1):5.1f} us of CPU a token  {cpu / passed:4.2f} cores  "
-        f"{memory / streams / 1e3:5.1f} kB a stream",
-        flush=True,
-    )
     for transport in transports:
         transport.abort()
     await asyncio.sleep(0.5)
+    row = (
+        f"{streams:6,} streams {tokens / passed:9,.0f} tokens/s  {1e6 * cpu / max(tokens, 1):5.1f} us of CPU a token  "
+        f"{cpu / passed:4.2f} cores  {memory / streams / 1e3:5.1f} kB a stream"
+    )
+    return row, began, ended
+
+
+def loads(folder: str, given: argparse.Namespace) -> None:
+    """A row for each number of streams."""
+    counts = [int(one) for one in given.streams.split(",")]
+    plan = deployment(given.replicas, max(16, -(-2 * max(counts) // given.replicas)))
+    noted, rows = Path(folder, "writes.npz"), list[tuple[str, float, float]]()
+    with Stalls().watched() as stalls:
+        with served(folder, plan, "--set", f"engine.host_step={STEP_MS}ms", noted=noted) as port:
+            os.sched_setaffinity(0, {CLIENT})
+            for count in counts:
+                rows.append(run(lambda count=count: load(port, count, given.seconds, given.scrapes)))  # type: ignore[misc]
+        writes = Writes(noted)
+    for core in stalls.of:
+        print(stalls.told(core))
+    due = writes.times - writes.lates
+    for row, began, ended in rows:
+        own = (writes.times >= began) & (writes.times < ended)
+        lates = 1e3 * writes.lates[own]
+        calm = ~stalls.during(SERVER, due[own], writes.times[own])
+        late = lates > 10
+        print(
+            f"{row}  late p50 {np.median(lates):4.1f}, p99 {p99(lates):5.1f} ms; outside of stalls "
+            f"({100 * calm.mean():.1f} % of the tokens) p99 {p99(lates[calm]):4.1f} ms, "
+            f"late by more than 10 ms {100 * late.mean():.2f} % of all, {100 * (late & calm).mean():.2f} % outside"
+        )
 
 
 async def fail(port: int, schedule: dict[str, Any]) -> None:
@@ -218,45 +235,6 @@ def beside(name: str, simulated: np.ndarray[Any, Any], seen: np.ndarray[Any, Any
     for statistic, value in (("mean", np.mean), ("p99", lambda x: np.percentile(x, 99))):
         one, two = float(value(simulated)), float(value(seen))
         print(f"{name} {statistic:4}  simulate {one:8.2f} ms  serve {two:8.2f} ms  {100 * (two / one - 1):+6.2f} %")
-
-
-def vllm_bench(folder: str, given: argparse.Namespace) -> None:
-    """Let `vllm bench serve` of `make wire` be the client, and simulate the requests that it sent, at their times."""
-    from tests.wire.environments import FOLDER, HERE
-
-    tokenizer, python = Path(folder, "tokenizer"), FOLDER / "vllm" / "bin" / "python"
-    subprocess.run([python, HERE / "make_tokenizer.py", tokenizer], check=True)
-    plan, trace = deployment(2, 256), Path(folder, "trace.jsonl")
-    with served(folder, plan, "--served-model-name", "tiny", "--speed", str(given.speed)) as port:
-        command: list[str | Path] = [
-            python.parent / "vllm", "bench", "serve", "--backend", "vllm", "--base-url", f"http://127.0.0.1:{port}",
-            "--model", "tiny", "--tokenizer", tokenizer, "--dataset-name", "random", "--random-input-len", "1024",
-            "--random-output-len", "128", "--num-prompts", str(given.requests), "--request-rate",
-            str(given.vllm_bench * given.speed), "--ignore-eos", "--save-result", "--save-detailed", "--result-dir",
-            folder, "--result-filename", "bench.json", "--disable-tqdm",
-        ]  # fmt: skip
-        offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TRANSFORMERS_OFFLINE": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **offline}, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads(Path(folder, "bench.json").read_text())
-    began = np.array(result["start_times"])
-    order = np.argsort(began, kind="stable")
-    rows, block = list[str](), 0
-    for place in order.tolist():
-        ids = list(range(block, block := block + -(-result["input_lens"][place] // 512)))
-        rows.append(json.dumps({
-            "timestamp": 1e3 * given.speed * (began[place] - began.min()), "hash_ids": ids,
-            "input_length": result["input_lens"][place], "output_length": result["output_lens"][place],
-        }))  # fmt: skip
-    trace.write_text("\n".join(rows))
-    outcome = tokenworks.simulate(plan, trace=trace, workload=None).outcome
-    ttft = 1e3 * given.speed * np.array(result["ttfts"])
-    tpot = 1e3 * given.speed * np.array([sum(gaps) / max(len(gaps), 1) for gaps in result["itls"]])
-    beside("TTFT", 1e3 * (outcome.first_token_s - outcome.arrival_s), ttft)
-    beside("TPOT", 1e3 * (outcome.end_s - outcome.first_token_s) / np.maximum(outcome.output_tokens - 1, 1), tpot)
-    late = np.percentile((ttft - 1e3 * (outcome.first_token_s - outcome.arrival_s)) / given.speed, (10, 50, 90))
-    print("first tokens later by {:.1f}, {:.1f}, {:.1f} ms of the computer (p10, p50, p90)".format(*late))
-    print(f"{result['output_throughput']:.0f} tokens/s of the computer, {result['completed']} requests")
 
 
 def fidelity(folder: str, given: argparse.Namespace) -> None:
@@ -387,10 +365,10 @@ def main() -> None:
     parser.add_argument("--streams", default="100,300,600,900,1200")
     parser.add_argument("--replicas", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--scrapes", type=int, default=4, help="scrapes of /metrics a second")
     parser.add_argument("--fidelity", type=float, metavar="RATE", help="requests a second of a trace to play")
     parser.add_argument("--requests", type=int, default=200, help="requests of this trace")
     parser.add_argument("--speed", type=float, default=1.0, help="speed of this deployment; below 1 on a busy computer")
-    parser.add_argument("--vllm-bench", type=float, metavar="RATE", help="let `vllm bench serve` of `make wire` play")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="let clients come and leave")
     parser.add_argument("--clients", type=int, default=60, help="clients of --soak")
     parser.add_argument("--recorder", type=int, metavar="STREAMS", help="delay of events through `tokenworks record`")
@@ -401,9 +379,6 @@ def main() -> None:
         if given.fidelity is not None:
             fidelity(folder, given)
             return
-        if given.vllm_bench is not None:
-            vllm_bench(folder, given)
-            return
         if given.recorder is not None:
             run(lambda: recorder_delay(folder, given.recorder))
             return
@@ -411,13 +386,7 @@ def main() -> None:
             with served(folder, deployment(2, 64)) as port:
                 run(lambda: soak(port, given.soak, given.clients))
             return
-        still()
-        counts = [int(one) for one in given.streams.split(",")]
-        sequences = max(16, -(-2 * max(counts) // given.replicas))
-        plan = deployment(given.replicas, sequences)
-        with served(folder, plan, "--set", f"engine.host_step={STEP_MS}ms") as port:
-            for count in counts:
-                run(lambda count=count: load(port, count, given.seconds))  # type: ignore[misc]
+        loads(folder, given)
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def played(cluster: Cluster, requests: Requests, speed: float) -> list[Job]:
     """Jobs of a driver to which the requests come at their arrival times."""
     loop, jobs = Loop(), list[Job]()
     driver = Driver(cluster, speed)
-    driver.start(loop)  # type: ignore[arg-type]
+    driver.start(loop, loop.time)  # type: ignore[arg-type]
     driver.observe = lambda seen: None
     offsets = requests.block_offsets
 
@@ -126,7 +126,7 @@ def test_a_cancelled_job_frees_what_it_holds() -> None:
     rng = np.random.default_rng(3)
     cluster = cases.cluster(rng)
     loop, driver = Loop(), Driver(cluster)
-    driver.start(loop)  # type: ignore[arg-type]
+    driver.start(loop, loop.time)  # type: ignore[arg-type]
     jobs = [Job(Taker(driver), 5, 30, np.zeros(0, np.int64), 0.0) for _ in range(6)]
     ended = list[Status]()
     driver.over = lambda job, status: ended.append(status)

@@ -39,7 +39,7 @@ def played(faults: LiveFaults, driver: Driver, trace: Trace) -> list[Job]:
     loop, jobs = Loop(), list[Job]()
     driver.faults = faults
     faults.begin(driver.simulator)
-    driver.start(loop)  # type: ignore[arg-type]
+    driver.start(loop, loop.time)  # type: ignore[arg-type]
 
     def submit(i: int, at: float) -> None:
         sizes = int(trace.input_tokens[i]), int(trace.output_tokens[i])

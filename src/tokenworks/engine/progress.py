@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tokenworks.arrays import Floats, Ints
+from tokenworks.engine.kernel.native import Prepared
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,16 @@ class Progress:
         self._last = np.concatenate([self._last, np.zeros(more)])
         self._numbers, self._tokens, self._more, self._ranks = (np.zeros(slots, np.int64) for _ in range(4))
         self._times, self._gaps = np.zeros(slots), np.zeros(slots)
+        self._arrays = tuple(map(Prepared, (
+            self._owner, self._seen, self._last, self._count,
+            self._numbers, self._tokens, self._more, self._times, self._gaps, self._ranks,
+        )))  # fmt: skip
 
-    def arrays(self, slots: int) -> tuple[NDArray[np.int64] | Floats, ...]:
+    def arrays(self, slots: int) -> tuple[Prepared, ...]:
         """Arrays for the kernel, with room for `slots` slots."""
         if slots > len(self._owner):
             self._fit(2 * slots)
-        return (
-            self._owner, self._seen, self._last, self._count,
-            self._numbers, self._tokens, self._more, self._times, self._gaps, self._ranks,
-        )  # fmt: skip
+        return self._arrays
 
     def __len__(self) -> int:
         return int(self._count[0])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tokenworks.engine.outcome import PoolCounts
+from tokenworks.engine.outcome import Counts, PoolCounts
+from tokenworks.engine.tiers import TierCounts
 from tokenworks.simulation.energy import used
 from tokenworks.simulation.layout import device_layout
 
@@ -47,9 +48,8 @@ class Cards:
         self._memory = served.memory_bytes()
         self._places = device_layout(served.deployment, served.site.machine).places
 
-    def _measure(self) -> tuple[list[float], float | None]:
+    def _measure(self, now: float, pools: tuple[PoolCounts, ...]) -> tuple[list[float], float | None]:
         """Busy share of each role since the last scrape, and the mean power of a card [-, W]."""
-        now, pools = self._driver.simulator.now, self._driver.simulator.counts().pools
         then, earlier = self._before
         if now == then or (then and now - then < LEAST_S):  # the first scrape has no earlier figures to repeat
             return self._means
@@ -66,10 +66,9 @@ class Cards:
         self._means = (busy, watts)
         return self._means
 
-    def tier_lines(self) -> Iterable[str]:
+    def tier_lines(self, counts: tuple[TierCounts, ...]) -> Iterable[str]:
         """Hits and bytes of each KV tier below HBM, in the text format of Prometheus."""
         names = [store.name for store in self._served.cluster.tiers.stores]
-        counts = self._driver.simulator.counts().tiers
         if not names:
             return
         size = self._served.block_bytes
@@ -86,32 +85,33 @@ class Cards:
             for tier, own in zip(names, counts, strict=True):
                 yield f'{name}{{tier="{tier}"}} {getattr(own, counter) * factor!r}'
 
-    def lines(self) -> Iterable[str]:
+    def lines(self, counts: Counts) -> Iterable[str]:
         """Use, power, temperature and memory of each card that works, in the text format of Prometheus."""
-        shares, watts = self._measure()
-        machine, pools = self._served.site.machine, self._driver.simulator.counts().pools
+        pools, machine = counts.pools, self._served.site.machine
+        shares, watts = self._measure(counts.now_s, pools)
         faults = self._driver.faults
         names = dict(_NAMES)
         if watts is None or machine.tdp is None:
             for name in ("hcu_power_usage", "hcu_powercap", "hcu_temp"):
                 del names[name]
         values: list[dict[str, float]] = []
-        for share, counts, (fixed, kv) in zip(shares, pools, self._memory, strict=True):
+        for share, pool, (fixed, kv) in zip(shares, pools, self._memory, strict=True):
             values.append({
                 "hcu_utilizationrate": 100 * share,
-                "hcu_usedmemory_bytes": fixed + kv * counts.kv_used / max(counts.kv_total, 1),
+                "hcu_usedmemory_bytes": fixed + kv * pool.kv_used / max(pool.kv_total, 1),
                 "hcu_memorycap_bytes": machine.hbm_bytes, "hcu_ce_count": 0.0, "hcu_throttle": 0.0,
             })  # fmt: skip
             if watts is not None and machine.tdp is not None:
                 celsius = IDLE_C + (FULL_C - IDLE_C) * watts / machine.tdp
                 values[-1] |= {"hcu_power_usage": watts, "hcu_powercap": machine.tdp, "hcu_temp": celsius}
         cards = [
-            (device, place.role) for device, place in enumerate(self._places)
+            (f'{{device_id="{device}",minor_number="{device}",name="{machine.name}"}}', place.role)
+            for device, place in enumerate(self._places)
             if place is not None and (faults is None or faults.works(device))
-        ]  # fmt: skip
+        ]
         for name, text in names.items():
             yield f"# HELP {name} {text} (simulated)"
             yield f"# TYPE {name} gauge"
-            for card, role in cards:
-                labels = f'device_id="{card}",minor_number="{card}",name="{machine.name}"'
-                yield f"{name}{{{labels}}} {float(values[role][name])!r}"
+            if cards:
+                texts = [repr(float(own[name])) for own in values]
+                yield "\n".join([f"{name}{labels} {texts[role]}" for labels, role in cards])

@@ -106,7 +106,7 @@ class Driver:
     cluster : the cluster; its `request_s` is waited for here, less the time that the real server took
     speed : seconds of the logical clock in a second of the real clock [-]
     observe : called with the tokens of each turn
-    stepped : called with ranks that made steps, the mean number of tokens of a step, and the number of steps
+    stepped : called after each turn with new tokens: steps of the instance of each rank so far, and tokens in them
     first : called with each job that has its first token
     over : called with each job that has ended, and its status
     faults : parts of the machine that fail and work again; None: nothing fails
@@ -118,7 +118,7 @@ class Driver:
     cluster: Cluster
     speed: float = 1.0
     observe: Callable[[HandedOver], None] | None = None
-    stepped: Callable[[Ints, Floats, Ints], None] | None = None
+    stepped: Callable[[Ints, Ints], None] | None = None
     first: Callable[[Job], None] | None = None
     over: Callable[[Job, Status], None] | None = None
     faults: LiveFaults | None = None
@@ -134,18 +134,23 @@ class Driver:
         self._waiting: list[Job] = []
         self._held: list[tuple[float, int, Job, int, Status | None]] = []
         self._order = itertools.count()
-        self._steps, self._tokens = self.simulator.work()
         self._submitted = self._taken = 0
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Handle | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start the logical clock at 0."""
-        self._loop, self._origin = loop, loop.time()
+    def start(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+        """Start the logical clock at 0.
+
+        Parameters
+        ----------
+        loop : what calls the driver; its own clock may have whole milliseconds only, as that of uvloop has
+        clock : the real clock [s]
+        """
+        self._loop, self._clock, self._origin = loop, clock, clock()
 
     def now(self) -> float:
         """Time of the logical clock [s]."""
-        return (self._loop.time() - self._origin) * self.speed
+        return (self._clock() - self._origin) * self.speed
 
     @property
     def in_flight(self) -> int:
@@ -231,7 +236,6 @@ class Driver:
             self._release(job, tokens, status)
         if len(progress):
             self._hand_over(now)
-            self._count_steps()
         if simulator.ended > self._taken:
             self._end(now)
         self._schedule()
@@ -240,15 +244,14 @@ class Driver:
         progress, jobs = self._progress, self.jobs
         times = progress.times
         columns = (progress.numbers, progress.tokens, times, progress.ranks)
-        for number, tokens, when, rank in zip(*(column.tolist() for column in columns), strict=True):
+        for number, tokens, when, rank in zip(*[column.tolist() for column in columns], strict=True):
             job = jobs.get(number)
             if job is None:
                 continue
-            if job.last_s != job.last_s:  # NaN: the first token
+            if job.first_s != job.first_s:  # NaN: the first token
                 job.first_s, job.rank = when, rank
                 if self.first is not None:
                     self.first(job)
-            job.last_s = when
             if tokens == job.output_tokens:
                 continue  # they come with the end
             if when > now:
@@ -260,16 +263,8 @@ class Driver:
         if self.observe is not None:
             lates = np.maximum(self.now() - times, 0.0) / self.speed
             self.observe(HandedOver(progress.ranks, progress.gaps, lates, progress.more))
-
-    def _count_steps(self) -> None:
-        """Tell how many tokens the steps since the last call had."""
-        if self.stepped is None:
-            return
-        steps, tokens = self.simulator.work()
-        made = steps - self._steps
-        ranks = np.flatnonzero(made > 0)
-        self.stepped(ranks, (tokens - self._tokens)[ranks] / made[ranks], made[ranks])
-        self._steps, self._tokens = steps, tokens
+        if self.stepped is not None:
+            self.stepped(*self.simulator.work())
 
     def _end(self, now: float) -> None:
         ended = self.simulator.take()
@@ -285,7 +280,8 @@ class Driver:
             job = self.jobs.get(number)
             if job is None:
                 continue
-            job.first_s, job.cached_tokens, job.rank, job.queued_s = first_s, cached, rank, scheduled_s - arrival_s
+            job.first_s, job.last_s, job.cached_tokens, job.rank = first_s, end_s, cached, rank
+            job.queued_s = scheduled_s - arrival_s
             if status == Status.COMPLETED and end_s > now:
                 heapq.heappush(self._held, (end_s, next(self._order), job, job.output_tokens, Status.COMPLETED))
             else:
@@ -312,8 +308,8 @@ class Driver:
             due = min(due, self._held[0][0])
         if self.faults is not None:
             due = min(due, self.faults.next_s)
-        sleep = max(0.0, min(self._origin + due / self.speed - self._loop.time(), LATEST))
-        # Timers resolve 1 ms. A timer that ends too early would let the driver turn until the event comes.
+        sleep = max(0.0, min(self._origin + due / self.speed - self._clock(), LATEST))
+        # Timers count whole milliseconds. One that ends too early would let the driver turn until the event comes.
         self._timer = self._loop.call_later(math.ceil(sleep * 1000 + 1e-6) / 1000, self._turn)
 
     def wake(self) -> None:
@@ -331,7 +327,8 @@ class Driver:
         self.simulator, self._progress = LiveSimulator(self.simulator.cluster, watched=self.watched), Progress()
         self.simulator.advance(now)
         self._submitted = self._taken = 0
-        self._steps, self._tokens = self.simulator.work()
+        if self.stepped is not None:
+            self.stepped(*self.simulator.work())
         if self.watch is not None:
             self.watch.cleared()
         return True

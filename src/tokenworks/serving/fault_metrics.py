@@ -6,18 +6,20 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from tokenworks.engine.outcome import Counts
 from tokenworks.simulation.faults import total_faults
 
 if TYPE_CHECKING:
     from tokenworks.serving.driver import Driver
 
 
-def fault_lines(driver: Driver) -> Iterable[str]:
+def fault_lines(driver: Driver, counts: Counts) -> Iterable[str]:
     """Availability of the deployment and of its cards, faults, and what requests lost.
 
     Parameters
     ----------
     driver : the engine on a real clock
+    counts : the counters of the engine
     """
     faults = driver.faults
     if faults is None:
@@ -25,7 +27,7 @@ def fault_lines(driver: Driver) -> Iterable[str]:
     faults.account(min(driver.now(), faults.next_s))
     passed, devices = max(faults.accounted_s, 1e-9), sum(len(one.devices) for one in faults.states)
     serving = sum(len(one.serving) for one in faults.states)
-    lost = total_faults(driver.simulator.counts())
+    lost = total_faults(counts)
     kinds = Counter(effect.fault.fault.kind for effect in faults.effects if effect.begun)
     states = Counter((one.role, one.word) for one in faults.states)
     series: dict[str, tuple[str, str, dict[str, float]]] = {

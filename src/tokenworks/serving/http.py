@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ class HttpRequest:
     method, path, query : of the request line
     headers : names in lower case
     body : the whole body
-    received : time of the first byte on the clock of the event loop [s]
+    received : time of the first byte on the monotonic clock [s]
     keep_alive : whether the connection stays open
     chunked : whether the client understands chunked responses (HTTP/1.1)
     """
@@ -180,7 +181,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body", "_headers", "_parser", "_queue", "_request", "_size", "_unread", "_url", "answer", "busy", "closing",
-        "deadline", "door", "host", "transport",
+        "deadline", "door", "fd", "host", "transport",
     )  # fmt: skip
 
     def __init__(self, host: ConnectionHost, door: int = 0) -> None:
@@ -189,6 +190,8 @@ class Connection(asyncio.Protocol):
         self.answer: Leaver | None = None
         self.busy = self.closing = False
         self.deadline = 0.0
+        self.fd = -1
+        """Descriptor of the socket, for `StreamAnswer`; -1: there is none, or the client has left."""
         self._parser: Any = None
         self._request: HttpRequest | None = None
         self._queue: list[HttpRequest] = []
@@ -208,6 +211,7 @@ class Connection(asyncio.Protocol):
         if own is not None:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             _watch_peer(own, self.host.limits.write_s)
+            self.fd = -1 if sys.platform == "win32" else own.fileno()
         self.deadline = self.host.loop.time() + self.host.limits.request_s
         if len(self.host.connections) >= self.host.limits.connections:
             self._fail(HttpError(503, "too many connections", headers={"retry-after": "1"}))
@@ -216,6 +220,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio calls it
         """The client has left, or the server has closed the connection."""
+        self.fd = -1  # the transport closes it now, and the number may come back as another connection
         self.host.connections.discard(self)
         answer, self.answer = self.answer, None
         self.closing = True
@@ -270,10 +275,9 @@ class Connection(asyncio.Protocol):
     # ---- parser
 
     def _begin(self) -> None:
-        now = self.host.loop.time()
-        self._request = HttpRequest(received=now)
+        self._request = HttpRequest(received=time.monotonic())
         self._url, self._headers, self._size = b"", {}, 0
-        self.deadline = now + self.host.limits.request_s
+        self.deadline = self.host.loop.time() + self.host.limits.request_s
 
     def on_message_begin(self) -> None:
         """A request begins; the bytes of the next one may come with the end of the one before."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tokenworks.arrays import Floats, Ints
 from tokenworks.engine.progress import Levels
@@ -89,6 +90,7 @@ class Histogram:
         self.counts = np.zeros((engines, len(bounds) + 1), np.int64)
         self._flat = self.counts.reshape(-1)  # the same memory: NumPy adds at one index much faster than at two
         self.sums = np.zeros(engines)
+        self._forms: dict[tuple[str, ...], str] = {}
 
     def add(self, engine: int, value: float, times: int = 1) -> None:
         """Count a value."""
@@ -100,8 +102,8 @@ class Histogram:
         np.add.at(self._flat, engines * self.counts.shape[1] + self._edges.searchsorted(values), times)
         np.add.at(self.sums, engines, values * times)
 
-    def lines(self, name: str, labels: Sequence[str], engines: Sequence[int] = (0,)) -> Iterable[str]:
-        """Lines of the text format.
+    def text(self, name: str, labels: Sequence[str], engines: Sequence[int] = (0,)) -> str:
+        """The histogram in the text format. The text without its numbers is made once.
 
         Parameters
         ----------
@@ -110,15 +112,24 @@ class Histogram:
         engines : the engines
         """
         chosen = list(engines)
-        ends = [f"{bound}" for bound in self.bounds] + ["+Inf"]
-        for own, counts, total in zip(
-            labels, np.cumsum(self.counts[chosen], axis=1).tolist(), self.sums[chosen].tolist(), strict=True
+        form = self._forms.get(key := (name, *labels))
+        if form is None:
+            form = self._forms[key] = self._form(name, labels)
+        values: list[float] = []
+        for counts, total in zip(
+            np.cumsum(self.counts[chosen], axis=1).tolist(), self.sums[chosen].tolist(), strict=True
         ):
+            values += (*counts, counts[-1], total)
+        return form % tuple(values)
+
+    def _form(self, name: str, labels: Sequence[str]) -> str:
+        """The text with %d and %r in place of numbers."""
+        lines = list[str]()
+        for own in (label.replace("%", "%%") for label in labels):
             comma = "," if own else ""
-            for end, count in zip(ends, counts, strict=True):
-                yield f'{name}_bucket{{{own}{comma}le="{end}"}} {count}.0'
-            yield f"{name}_count{{{own}}} {counts[-1]}.0"
-            yield f"{name}_sum{{{own}}} {total!r}"
+            lines += [f'{name}_bucket{{{own}{comma}le="{end}"}} %d.0' for end in (*self.bounds, "+Inf")]
+            lines += [f"{name}_count{{{own}}} %d.0", f"{name}_sum{{{own}}} %r"]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,7 @@ class ServerMetrics:
         self.counters = {key: np.zeros(engines, np.int64) for key in ("prompt", "cached")}
         self._generated = np.zeros(engines, np.int64)
         self._late_before = (0, 0.0)
-        self._seen, self._made = list[HandedOver](), list[tuple[Ints, Floats, Ints]]()
+        self._seen, self._work = list[HandedOver](), [(np.zeros(engines, np.int64), np.zeros(engines, np.int64))]
         self.reasons = {reason: np.zeros(engines, np.int64) for reason in ("stop", "length", "abort", "error")}
         self.events: dict[str, int] = {}
         self.responses: dict[tuple[str, str, str], int] = {}
@@ -183,16 +194,15 @@ class ServerMetrics:
         if len(self._seen) >= TURNS:
             self.settle()
 
-    def stepped(self, ranks: Ints, tokens: Floats, steps: Ints) -> None:
-        """Keep the steps of a turn.
+    def stepped(self, steps: Ints, tokens: Ints) -> None:
+        """Keep the work up to a turn.
 
         Parameters
         ----------
-        ranks : ranks that made steps
-        tokens : tokens of a step, the mean over the steps [token]
-        steps : number of steps
+        steps : steps of the instance of each rank so far
+        tokens : prompt and output tokens of each rank in them
         """
-        self._made.append((ranks, tokens, steps))
+        self._work.append((steps, tokens))
 
     def settle(self) -> None:
         """Count the turns that were kept."""
@@ -206,9 +216,12 @@ class ServerMetrics:
                 self.histograms["itl"].add_all(ranks[later], gaps[later])
             np.add.at(self._generated, ranks, more)
             self.late.add_all(np.zeros(len(lates), np.int64), lates)
-        if self._made and "iteration" in self.histograms:
-            self.histograms["iteration"].add_all(*map(np.concatenate, zip(*self._made, strict=True)))
-        self._seen, self._made = [], []
+        if len(self._work) > 1 and "iteration" in self.histograms:
+            steps, tokens = (np.diff(np.array(some), axis=0) for some in zip(*self._work, strict=True))
+            turns, ranks = np.nonzero(steps > 0)
+            made = steps[turns, ranks]
+            self.histograms["iteration"].add_all(ranks, tokens[turns, ranks] / made, made)
+        self._seen, self._work = [], self._work[-1:]
 
     def lateness(self) -> float | None:
         """Mean lateness of the tokens since the last call [s]; None: there were few."""
@@ -283,7 +296,7 @@ class ServerMetrics:
     # ---- text format
 
     def lines(self, levels: Levels, ranks: Sequence[int]) -> Iterator[str]:
-        """The lines of the metrics that engines have. They are written when they are asked for.
+        """The lines of the metrics that engines have, some at a time. They are written when they are asked for.
 
         Parameters
         ----------
@@ -296,7 +309,7 @@ class ServerMetrics:
         yield from (_vllm if self.api == "openai" else _sglang)(self, levels.of(chosen), chosen, engine)
         for key, (name, _, text) in HISTOGRAMS[self.api].items():
             yield from _about(name, "histogram", text)
-            yield from self.histograms[key].lines(name, engine, chosen)
+            yield self.histograms[key].text(name, engine, chosen)
 
     def own_lines(self, seconds: float) -> Iterator[str]:
         """The lines of the metrics that the server has once.
@@ -333,7 +346,7 @@ class ServerMetrics:
         yield from _about(
             "tokenworks_token_lateness_seconds", "histogram", "Delay of tokens behind their simulated time."
         )
-        yield from self.late.lines("tokenworks_token_lateness_seconds", [""])
+        yield self.late.text("tokenworks_token_lateness_seconds", [""])
 
     def _process(self) -> Iterable[str]:
         """ServerMetrics of the process and of HTTP, with the names that vLLM's have."""
@@ -363,11 +376,11 @@ def _about(name: str, kind: str, text: str) -> list[str]:
     return [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
 
 
-def _each(name: str, kind: str, text: str, labels: Sequence[str], values: Iterable[float]) -> Iterable[str]:
+def _each(name: str, kind: str, text: str, labels: Sequence[str], values: ArrayLike) -> Iterable[str]:
     """Lines of a metric with one value for each engine."""
     yield from _about(name, kind, text)
-    for own, value in zip(labels, values, strict=True):
-        yield f"{name}{{{own}}} {float(value)!r}"
+    pairs = zip(labels, np.asarray(values, float).tolist(), strict=True)
+    yield "\n".join([f"{name}{{{own}}} {value!r}" for own, value in pairs])
 
 
 def _engine(job: Job) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from tokenworks.serving.server import Server
 
 CHAT, COMPLETION, RESPONSES, MESSAGES = ChatStyle(), CompletionStyle(), ResponsesStyle(), MessagesStyle()
-PIECE = 400
-"""Lines of /metrics that are written at once; it takes less than 1 ms [count]."""
+PIECE_S = 0.0005
+"""Time for which lines of /metrics are written before the driver gets a turn [s]."""
 Route = Callable[["Server", Connection, HttpRequest], None]
 B = TypeVar("B")
 BodyRoute = Callable[["Server", Connection, HttpRequest, B], None]
@@ -187,23 +188,33 @@ def metrics(server: Server, connection: Connection, request: HttpRequest) -> Non
     door = server.doors[connection.door]
     lines = server.metrics.lines(server.driver.levels(), door.shown)
     if door.number == 0:  # once, not at each port
-        ready = ["# TYPE tokenworks_ready gauge", f"tokenworks_ready {float(server.ready)!r}"]
-        events = [] if server.publisher is None else server.publisher.lines()
         own = server.metrics.own_lines(server.driver.now())
-        machine = (*server.cards.lines(), *server.cards.tier_lines(), *fault_lines(server.driver), *events, *ready)
-        lines = itertools.chain(lines, own, machine)
+        lines = itertools.chain(lines, own, _machine_lines(server))
     parts: list[str] = []
 
     def write() -> None:
-        piece = list(itertools.islice(lines, PIECE))
-        parts.extend(piece)
-        if len(piece) == PIECE:
-            server.loop.call_later(0.001, write)
-        else:
-            body = ("\n".join(parts) + "\n").encode()
-            server.send(connection, request, body, kind="text/plain; version=0.0.4; charset=utf-8")
+        until = time.monotonic() + PIECE_S
+        for piece in lines:
+            parts.append(piece)
+            if time.monotonic() > until:
+                server.loop.call_later(0.001, write)
+                return
+        body = ("\n".join(parts) + "\n").encode()
+        server.send(connection, request, body, kind="text/plain; version=0.0.4; charset=utf-8")
 
     write()
+
+
+def _machine_lines(server: Server) -> Iterator[str]:
+    """The lines of the metrics of cards, KV tiers, faults and KV events, and whether the server is ready."""
+    counts = server.driver.simulator.counts()
+    yield from server.cards.lines(counts)
+    yield from server.cards.tier_lines(counts.tiers)
+    yield from fault_lines(server.driver, counts)
+    if server.publisher is not None:
+        yield from server.publisher.lines()
+    yield "# TYPE tokenworks_ready gauge"
+    yield f"tokenworks_ready {float(server.ready)!r}"
 
 
 def live(server: Server, connection: Connection, request: HttpRequest) -> None:

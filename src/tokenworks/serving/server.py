@@ -8,6 +8,7 @@ import hashlib
 import math
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -330,9 +331,9 @@ class Server:
             self.publisher = KvPublisher(self.settings.kv_events, len(places))
             tiers = [TierLabel.of(tier) for tier in self.served.deployment.tiers]
             self.driver.watch = KvWatch(self.publisher, places, self.served.block_tokens, self.settings.speed, tiers)
-        self.driver.start(self.loop)
-        self._started = self.loop.time()
-        self.ready_s = self._started + self.settings.startup_s / self.settings.speed
+        self.driver.start(self.loop, time.monotonic)
+        self._started = time.monotonic()
+        self.ready_s = self.loop.time() + self.settings.startup_s / self.settings.speed
         for door in self.doors:
             await self._listen(door.number)
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)

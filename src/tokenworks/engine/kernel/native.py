@@ -217,6 +217,8 @@ def _called(function: Callable[..., int], code: Code) -> Native:
         for value, item in zip(values, takes, strict=True):
             if item is None:
                 words.append(value)
+            elif type(value) is Prepared:
+                words += value.of(item)
             else:
                 words += _words(value, item)
         result, error = gives(), ctypes.c_void_p()
@@ -226,6 +228,24 @@ def _called(function: Callable[..., int], code: Code) -> Native:
         return result.value
 
     return call
+
+
+class Prepared:
+    """An array that many calls take: what compiled code needs of it is looked up once.
+
+    Parameters
+    ----------
+    array : the array; it stays as long as this object
+    """
+
+    __slots__ = ("_array", "_item", "_words")
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array, self._item, self._words = array, array.dtype, _words(array, array.dtype)
+
+    def of(self, item: np.dtype[Any]) -> tuple[Any, ...]:
+        """The array as numba takes it, where it wants these items."""
+        return self._words if item == self._item else _words(self._array, item)
 
 
 def _words(array: NDArray[Any], item: np.dtype[Any]) -> tuple[Any, ...]:
