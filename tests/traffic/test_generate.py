@@ -99,6 +99,34 @@ def test_an_open_loop_of_sessions(hit_share: float, cv: float) -> None:
     np.testing.assert_allclose(trace.arrival_s[follow] - trace.arrival_s[parent], trace.think_s[follow], atol=1e-6)
 
 
+@given(st.floats(0.4, 0.95), st.integers(1, 400), st.integers(0, 2**32))
+def test_sessions_that_began_before_are_at_a_random_turn(hit_share: float, ongoing: int, seed: int) -> None:
+    asked = workload(hit_share=hit_share, isl=20_000, isl_cv=0.5, think_time=8)
+    trace = from_workload(asked, 4000, seed=seed, ongoing=ongoing)
+    turns = generate.session_turns(asked)[0]
+    assert len(trace) == 4000
+    roots, sizes = trace.parent < 0, np.bincount(trace.session)
+    early = roots & (trace.arrival_s < 8 * 25)
+    assert early.sum() >= min(ongoing, 4000 // turns)
+    assert sizes.max() <= turns
+
+
+def test_sessions_that_began_before_make_the_rate_steady() -> None:
+    """With as many sessions as are live on average, as many requests come at first as later."""
+    asked = workload(hit_share=0.95, isl=20_000, isl_cv=0.5, think_time=8, rate=20)
+    trace = from_workload(asked, N, ongoing=20 * 8)
+    first, later = ((trace.arrival_s >= start) & (trace.arrival_s < start + 240) for start in (0, 1000))
+    assert first.sum() == pytest.approx(later.sum(), rel=0.1)
+    assert trace.input_tokens[first].mean() == pytest.approx(20_000, rel=0.15)
+
+
+def test_only_sessions_can_have_begun_before() -> None:
+    alone, users = workload(), workload(rate=None, concurrency=5, hit_share=0.9, think_time=8)
+    for asked in (alone, users):
+        same = from_workload(asked, 500), from_workload(asked, 500, ongoing=50)
+        assert same[0].arrival_s.tolist() == same[1].arrival_s.tolist()
+
+
 def test_agents_as_measured() -> None:
     """118,296 tokens with 96.23 % reuse make sessions of 40 turns; the traced ones had 66.8 (p50 44)."""
     trace = from_workload(workload(isl=118_296, isl_cv=0.785, hit_share=0.9623, think_time=10), N)

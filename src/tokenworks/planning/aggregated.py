@@ -31,9 +31,8 @@ STEADY = 0.995
 
 
 def search(
-    costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats, shortlist: Shortlist, *,
-    bounds: Bounds | None = None,
-) -> SearchCounts:  # fmt: skip
+    costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats, shortlist: Shortlist
+) -> SearchCounts:
     """Offer the shortlist every aggregated deployment that no upper bound rules out.
 
     Parameters
@@ -43,9 +42,8 @@ def search(
     ladders : batches and token budgets to try for each split
     decode_s : time of a decode step at each batch of the ladder, as `grid.decode_times` [s]
     shortlist : takes in the deployments
-    bounds : result of `bounded`; None: it is computed
     """
-    legal, speed, output, soonest = bounds or bounded(costing, candidates, ladders, decode_s)
+    legal, speed, output, soonest = bounded(costing, candidates, ladders, decode_s)
     in_time = soonest <= (costing.slo.ttft.value if costing.slo.ttft else np.inf)
     reach = np.where(_fast_enough(costing, speed), output, 0.0).max(axis=1) * in_time
     pruned, offered = 0, shortlist.offered

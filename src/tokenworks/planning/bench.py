@@ -19,7 +19,7 @@ from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.elsewhere import PROCESSES, elsewhere, here, threads
 from tokenworks.planning.ranking import Candidate
-from tokenworks.simulation.length import WINDOW_SESSIONS, requests_for, requests_for_users
+from tokenworks.simulation.length import WINDOW_SESSIONS, life_of, requests_for, requests_for_users
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.steps import Site
@@ -28,10 +28,12 @@ from tokenworks.specs.deployment_file import Deployed
 from tokenworks.traffic.generate import BLOCK
 
 SESSIONS, SESSION_LIVES = 100, (1.0, 2.0)
-SESSIONS_AGAIN, SESSION_LIVES_AGAIN = WINDOW_SESSIONS, (2.0, 3.0)
+SESSIONS_AGAIN, SESSION_LIVES_AGAIN = WINDOW_SESSIONS, (1.0, 3.0)
 """Length of a run in the search where requests form sessions, and of one that confirms a deployment: sessions in the
-measured window [count], and lives of a session, which is a sum of many turns and varies little [-]. A cache that loses
-sessions slowly fails only in a long run.
+measured window [count], and lives of a session, which is a sum of many turns and varies little [-].
+
+A run begins with as many sessions as are live on average, all with cold caches, as after a restart. A deployment that
+does not recover from this does not recover from a chance crowd of sessions either, which comes once in many hours.
 """
 
 LEAST, LEAST_AGAIN = 8_000, 40_000
@@ -122,6 +124,7 @@ class _Run:
     deployment : what is simulated
     rate, users : load: a rate [1/s], or a number of users
     requests : length of the run [count]
+    ongoing : sessions that are live when the run begins [count]
     seed : seed of the requests
     block : size of a block of the prefix cache [token]
     whole : whether the run goes on after it has missed the SLO
@@ -131,6 +134,7 @@ class _Run:
     rate: float | None
     users: int | None
     requests: int
+    ongoing: int
     seed: int
     block: int
     whole: bool
@@ -182,6 +186,7 @@ class Bench:
     sites : sites that deployments share, with their costing: those of one engine whose requests are alike
     listed : the last simulation of each deployment that `decide` lists
     cut : deployments of which a run was cut at `SESSION_MOST`
+    lives : life of a request in the last run of each deployment that held, where requests form sessions [s]
     number : identity of the bench, for other processes
     began : when the bench was set up, by the monotonic clock [s]
     """
@@ -193,6 +198,7 @@ class Bench:
     sites: dict[_Place, tuple[Costing, Site]] = field(default_factory=dict, repr=False)
     listed: dict[Deployment, Simulation] = field(default_factory=dict)
     cut: set[Deployment] = field(default_factory=set)
+    lives: dict[Deployment, float] = field(default_factory=dict)
     number: int = field(default_factory=count(1).__next__)
     began: float = field(default_factory=time.monotonic)
     _ahead: dict[_Run, tuple[Future[_Played], bool]] = field(default_factory=dict, repr=False)
@@ -235,6 +241,8 @@ class Bench:
             self.built[candidate.deployment] = built
             self.simulations += 1
             self.requests += wanted.requests
+            if wanted.ongoing and run is not None and run.meets_slo:
+                self.lives[candidate.deployment] = life_of(run)
         return run
 
     def loaded(self, candidate: Candidate, *, again: bool = False) -> Simulation:
@@ -312,6 +320,9 @@ class Bench:
         """What `at` simulates."""
         workload = candidate.costing.setting.workload
         life = candidate.estimated.ttft_s + workload.osl * candidate.estimated.tpot_s
+        if self.lives:  # the same for all deployments in the search, and its own where a deployment is confirmed
+            first = next(iter(self.lives))
+            life = self.lives.get(candidate.deployment if again else first, self.lives[first])
         if rate is None:
             assert users is not None
             requests = requests_for_users(workload, users, sessions=SESSIONS)
@@ -322,10 +333,11 @@ class Bench:
             requests = max(requests_for(workload, rate, life), LEAST_AGAIN if again else LEAST)
         block = SESSION_BLOCK if sessions_of(candidate) else BLOCK
         most = SESSION_MOST_AGAIN if again else SESSION_MOST
+        ongoing = round(rate * (life + workload.think_time)) if sessions_of(candidate) and rate is not None else 0
         if sessions_of(candidate) and requests > most:
-            requests = most
+            requests, ongoing = most, 0  # too short to recover from cold caches
             self.cut.add(candidate.deployment)
-        return _Run(candidate.deployment, rate, users, requests, self.seed + again, block, whole)
+        return _Run(candidate.deployment, rate, users, requests, ongoing, self.seed + again, block, whole)
 
     def _elsewhere(self, candidate: Candidate, wanted: _Run, like: _Built | None) -> _Played:
         """Simulate a run in the process of this thread; `like` as in `simulate`."""
@@ -341,7 +353,9 @@ class Bench:
         The simulation, None if it may end early and misses the SLO; and its site and cluster.
         """
         costing, setting = candidate.costing, candidate.costing.setting
-        source = Source(setting.workload, wanted.requests, wanted.seed, block_tokens=wanted.block)
+        source = Source(
+            setting.workload, wanted.requests, wanted.seed, block_tokens=wanted.block, ongoing=wanted.ongoing
+        )
         traffic = source.traffic(rate=wanted.rate, concurrency=wanted.users)
         deployed = Deployed(
             wanted.deployment, setting.given, costing.calibration, model=setting.model, machine=setting.machine

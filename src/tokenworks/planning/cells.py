@@ -48,8 +48,6 @@ Cells: TypeAlias = NDArray[np.void]
 Edge: TypeAlias = tuple[Floats, Floats]
 """Speeds and outputs per device of a Pareto front, fastest first."""
 
-NO_RIVALS: Edge = (np.zeros(0), np.zeros(0))
-
 PER_FAMILY = 4
 """Number of entries that the shortlist keeps of each family [count]."""
 
@@ -90,34 +88,26 @@ def slo_pressure(slo: Slo, ttft: FloatArray, tpot: FloatArray, other: FloatArray
 class Shortlist:
     """The best cell of each entry, and the exact Pareto front of all cells that were offered.
 
-    A cell that the front of another search beats is left out of the front. Only cells that keep the TTFT bound are on
-    the front: a fast user speed is worth nothing if the first token is late.
+    Only cells that keep the TTFT bound are on the front: a fast user speed is worth nothing if the first token is late.
 
     Parameters
     ----------
     slo : the bounds
     keep : number of families to keep, each with `PER_FAMILY` entries [count]
     margin : an entry is also kept if its estimate is below the last kept family by at most this share [-]
-    floor : effective tokens per device that an entry must reach because of other searches [token/s]
-    rivals : the front of other searches
     best : kept cells, best first
     front : cells of the Pareto front, fastest first
     offered : cells that were offered [count]
-    edge : the front of all searches so far
+    edge : speeds and outputs of the front
     """
 
     slo: Slo
     keep: int
     margin: float = 0.0
-    floor: float = 0.0
-    rivals: Edge = NO_RIVALS
     best: Cells = field(default_factory=lambda: np.zeros(0, CELL))
     front: Cells = field(default_factory=lambda: np.zeros(0, CELL))
     offered: int = 0
-    edge: Edge = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.edge = self.rivals
+    edge: Edge = (np.zeros(0), np.zeros(0))
 
     def offer(self, cells: Cells) -> None:
         """Take in estimated cells, and update the best cells and the front."""
@@ -132,19 +122,17 @@ class Shortlist:
         self.best = pool[_nth(pool["family"]) < PER_FAMILY]
         soon = cells if self.slo.ttft is None else cells[cells["ttft_tail"] <= self.slo.ttft.value]
         pool = np.concatenate([self.front, soon])
-        speed = np.concatenate([self.rivals[0], 1 / pool["tpot"]])
-        output = np.concatenate([self.rivals[1], pool["output"]])
-        kept, other = front(speed, output), len(self.rivals[0])
-        self.front = pool[kept[kept >= other] - other]
-        self.edge = speed[kept], output[kept]
+        speed, output = 1 / pool["tpot"], pool["output"]
+        kept = front(speed, output)
+        self.front, self.edge = pool[kept], (speed[kept], output[kept])
 
     @property
     def threshold(self) -> float:
         """Effective tokens per device that a new entry must reach to be kept."""
-        first, floor = self.leaders, self.floor or -1.0
+        first = self.leaders
         if len(first) < self.keep:
-            return floor
-        return max(floor, float(self.best["effective"][first[self.keep - 1]]) / (1 + self.margin))
+            return -1.0
+        return float(self.best["effective"][first[self.keep - 1]]) / (1 + self.margin)
 
     @property
     def leaders(self) -> Ints:
@@ -155,7 +143,7 @@ class Shortlist:
     @property
     def met(self) -> bool:
         """Whether a deployment is expected to meet the SLO. If so, deployments that cannot meet it are dropped."""
-        return self.floor > 0 or (bool(len(self.best)) and float(self.best["effective"][0]) > 0)
+        return bool(len(self.best)) and float(self.best["effective"][0]) > 0
 
     def hopeless(self, speed: Floats, output: Floats) -> Bools:
         """Whether points with these upper bounds can neither be listed nor be on the front.

@@ -266,24 +266,23 @@ def _again(bench: Bench, candidate: Candidate, row: Ranked) -> Ranked:
 
 
 def _near(bench: Bench, candidate: Candidate, rate: float) -> Simulation:
-    """The simulation at the highest rate within the SLO, near a given rate [1/s]; the lowest one if none holds.
-
-    Where requests form sessions, it is the simulation one step below the highest rate. Over many hours, the number of
-    sessions exceeds its mean by more than in one run; then sessions can take the caches from each other, and the
-    deployment does not recover.
-    """
+    """The simulation at the highest rate within the SLO, near a given rate [1/s]; the lowest one if none holds."""
 
     def holds(step: int) -> Simulation | None:
         return bench.holds(candidate, rate * step_of(candidate) ** step, again=True)
 
-    step, held = 0, holds(0)
-    while held is None and step > 1 - NEAR:
-        step -= 1
-        held = holds(step)
-    if held is None or sessions_of(candidate):
-        return bench.at(candidate, rate=rate * step_of(candidate) ** (step - 1), again=True)
-    while 0 <= step < NEAR and (higher := holds(step + 1)):
-        held, step = higher, step + 1
+    held = holds(0)
+    if held is None:
+        for step in range(1, NEAR):
+            if run := holds(-step):
+                return run
+        return bench.at(candidate, rate=rate * step_of(candidate) ** -NEAR, again=True)
+    if not sessions_of(candidate):
+        for step in range(1, NEAR + 1):
+            higher = holds(step)
+            if higher is None:
+                break
+            held = higher
     return held
 
 

@@ -40,9 +40,8 @@ POINT = ["index", "chunk", "tpot", "prefill", "prefill_chunk", "replicas", "pref
 
 
 def search(
-    costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats, shortlist: Shortlist, *,
-    prefill: Roles | None = None, decode: Roles | None = None,
-) -> SearchCounts:  # fmt: skip
+    costing: Costing, candidates: Candidates, ladders: Ladders, decode_s: Floats, shortlist: Shortlist
+) -> SearchCounts:
     """Offer the shortlist every disaggregated deployment that no bound rules out.
 
     Parameters
@@ -52,11 +51,10 @@ def search(
     ladders : batches and token budgets to try for each split
     decode_s : time of a decode step at each batch of the ladder, as `grid.decode_times` [s]
     shortlist : takes in the deployments
-    prefill, decode : results of `prefill_roles` and `decode_roles`; None: they are computed
     """
     machine, offered = costing.setting.machine, shortlist.offered
-    decode = decode_roles(costing, candidates, ladders, decode_s) if decode is None else decode
-    prefill = prefill_roles(costing, candidates, ladders) if prefill is None else prefill
+    decode = decode_roles(costing, candidates, ladders, decode_s)
+    prefill = prefill_roles(costing, candidates, ladders)
     counted = [combinations(machine, prefill, decode)]
     decode = may_matter(costing, candidates, decode, shortlist)
     prefill = in_time(costing, prefill) if shortlist.met else prefill

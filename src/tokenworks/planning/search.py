@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenworks.arrays import Floats
 from tokenworks.errors import DoesNotFit, SpecError
 from tokenworks.legal.points import KV_DTYPES, Points, Setting
 from tokenworks.legal.rules import SHAPE, Proposal, with_memory
 from tokenworks.legal.splits import Candidates, candidates, splits
 from tokenworks.planning import aggregated, disaggregated
-from tokenworks.planning.cells import NO_RIVALS, Edge, SearchCounts, Shortlist
+from tokenworks.planning.cells import SearchCounts, Shortlist
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.fit_advice import does_not_fit
 from tokenworks.planning.grid import decode_times
-from tokenworks.planning.roles import ROLE, Roles, decode_roles, prefill_roles
+from tokenworks.planning.roles import ROLE
 from tokenworks.planning.space import Ladders
 
 Progress = Callable[[str], None]
@@ -43,57 +42,10 @@ class SearchResult:
     counts: SearchCounts
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """The part of a search that does not depend on other searches.
-
-    Parameters
-    ----------
-    everything : all splits, before any rule
-    legal : the legal splits
-    decode_s : time of a decode step of each legal split at each batch of its ladder [s]
-    bounds : what `aggregated.bounded` computes; None without a legal split
-    prefill, decode : roles of disaggregated deployments; None without a legal split
-    """
-
-    everything: Points
-    legal: Candidates
-    decode_s: Floats
-    bounds: aggregated.Bounds | None
-    prefill: Roles | None
-    decode: Roles | None
-
-    @classmethod
-    def of(cls, costing: Costing, ladders: Ladders) -> Prepared:
-        """Prepare the search of a setting.
-
-        Parameters
-        ----------
-        costing : the cost model in its setting
-        ladders : batches and token budgets to try for each split
-        """
-        everything = splits(costing.setting)
-        legal = candidates(costing.setting, everything)
-        if not len(legal.points):
-            return cls(everything, legal, np.zeros((0, 0)), None, None, None)
-        decode_s = decode_times(costing, legal.points, ladders)
-        return cls(
-            everything, legal, decode_s, aggregated.bounded(costing, legal, ladders, decode_s),
-            prefill_roles(costing, legal, ladders), decode_roles(costing, legal, ladders, decode_s),
-        )  # fmt: skip
-
-
 def search(
-    costing: Costing,
-    keep: int,
-    ladders: Ladders | None = None,
-    *,
-    ahead: Callable[[], Prepared] | None = None,
-    margin: float = 0.0,
-    floor: float = 0.0,
-    rivals: Edge = NO_RIVALS,
+    costing: Costing, keep: int, ladders: Ladders | None = None, *, margin: float = 0.0,
     progress: Progress | None = None,
-) -> SearchResult:
+) -> SearchResult:  # fmt: skip
     """Search all deployments of a setting for the best families and the exact Pareto front.
 
     Parameters
@@ -101,10 +53,7 @@ def search(
     costing : the cost model in its setting
     keep : number of families to keep [count]
     ladders : batches and token budgets to try for each split
-    ahead : gives the prepared search of this costing and of these ladders, if another thread prepares it
     margin : an estimate is also kept if it is below the last kept family by at most this share [-]
-    floor : effective tokens per device below which another search lists no deployment [token/s]
-    rivals : the front of other searches: what it beats is not on the front of this search
     progress : receives a line of text before each part of the search
 
     Raises
@@ -114,19 +63,18 @@ def search(
     """
     ladders = ladders or Ladders.default()
     say = progress or (lambda _: None)
-    prepared = ahead() if ahead else Prepared.of(costing, ladders)
-    setting, everything, legal = costing.setting, prepared.everything, prepared.legal
+    setting = costing.setting
+    everything = splits(setting)
+    legal = candidates(setting, everything)
     say(f"{len(everything):,} splits")
     if not len(legal.points):
         raise impossible(setting, everything)
-    shortlist = Shortlist(costing.slo, keep, margin, floor, rivals)
+    decode_s, shortlist = decode_times(costing, legal.points, ladders), Shortlist(costing.slo, keep, margin)
     say(f"{len(legal.points):,} legal splits, aggregated")
-    one = aggregated.search(costing, legal, ladders, prepared.decode_s, shortlist, bounds=prepared.bounds)
+    one = aggregated.search(costing, legal, ladders, decode_s, shortlist)
     say(f"{len(legal.points):,} legal splits, prefill and decode apart")
-    two = disaggregated.search(
-        costing, legal, ladders, prepared.decode_s, shortlist, prefill=prepared.prefill, decode=prepared.decode
-    )
-    if not len(shortlist.best) and not floor:
+    two = disaggregated.search(costing, legal, ladders, decode_s, shortlist)
+    if not len(shortlist.best):
         raise too_busy(costing, legal)
     counts = SearchCounts(one.legal + two.legal, one.estimated + two.estimated, one.pruned | two.pruned)
     return SearchResult(costing, shortlist, legal, _considered(setting, everything, ladders), counts)

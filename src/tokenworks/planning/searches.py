@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from tokenworks.errors import DoesNotFit
-from tokenworks.planning.cells import NO_RIVALS
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.elsewhere import PROCESSES, elsewhere, threads
-from tokenworks.planning.search import Prepared, Progress, SearchResult, search
-from tokenworks.planning.space import Ladders
+from tokenworks.planning.search import Progress, SearchResult, search
 
 
 def searched(
     costings: Sequence[Costing], top: int, *, margin: float, progress: Progress | None = None
 ) -> tuple[SearchResult, ...]:
-    """A search for each engine; a later one skips what an earlier one beats.
+    """A search for each engine; other processes search for the other engines while this one works.
 
     Raises
     ------
     SpecError, DoesNotFit : as `search`, where it finds nothing for any engine
     """
-    ladders = Ladders.default()
-    # Other processes prepare the searches of the other engines while this one works.
-    ahead = {
-        place: threads().submit(elsewhere, Prepared.of, costing, ladders).result
-        for place, costing in enumerate(costings)
-        if place and PROCESSES > 1
-    }
+    first = partial(search, costings[0], top, margin=margin, progress=progress)
+    others: list[Callable[[], SearchResult]] = [
+        partial(elsewhere, _search, costing, top, margin) for costing in costings[1:]
+    ]
+    if PROCESSES > 1:
+        others = [threads().submit(one).result for one in others]
     results: list[SearchResult] = []
     errors: list[DoesNotFit] = []
-    floor, rivals = 0.0, NO_RIVALS
-    for place, costing in enumerate(costings):
+    for one in (first, *others):
         try:
-            result = search(
-                costing, top, ladders, ahead=ahead.pop(place, None), margin=margin, floor=floor, rivals=rivals,
-                progress=progress,
-            )  # fmt: skip
+            results.append(one())
         except DoesNotFit as error:
             errors.append(error)
-            continue
-        results.append(result)
-        floor, rivals = max(floor, result.shortlist.threshold), result.shortlist.edge
     if not results:
         raise errors[0]
     return tuple(results)
+
+
+def _search(costing: Costing, top: int, margin: float) -> SearchResult:
+    """What another process does."""
+    return search(costing, top, margin=margin)

@@ -31,6 +31,8 @@ class Source:
     told : priorities and SLOs of classes from the command line; they override the values of the workload
     file : path of the trace as the user gave it; None for a workload
     block_tokens : size of the blocks that requests of a workload share [token]
+    ongoing : sessions of a workload that began before the first request, as `traffic.generate.from_workload` takes it
+        [count]
     """
 
     of: Trace | Workload
@@ -39,6 +41,7 @@ class Source:
     told: tuple[RequestClass, ...] = ()
     file: str | None = None
     block_tokens: int = BLOCK
+    ongoing: int = 0
 
     @classmethod
     def read(
@@ -138,8 +141,9 @@ class Source:
         if rate is not None and users is not None:
             raise SpecError("--rate and --concurrency", hint="an open loop has a rate, a closed one a concurrency")
         trace = traffic_source.generated(
-            workload, rate, users, requests=self.requests, seed=self.seed, block_tokens=self.block_tokens
-        )
+            workload, rate, users, requests=self.requests, seed=self.seed, block_tokens=self.block_tokens,
+            ongoing=self.ongoing,
+        )  # fmt: skip
         if rate is not None or users is not None:
             workload = workload.model_copy(update={"rate": rate, "concurrency": users})
         return Traffic(trace, endless=True, classes=self._promised(trace), workload=workload)

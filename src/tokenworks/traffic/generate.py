@@ -19,7 +19,7 @@ from tokenworks.traffic.transform import limit
 BLOCK = 64
 """Size of the blocks that prefix hashes stand for, if nothing else is asked for [token]. Smaller blocks need more
 memory, and serve on average half a block more of each prefix."""
-STREAMS = ("arrivals", "inputs", "outputs", "thinks", "classes")
+STREAMS = ("arrivals", "inputs", "outputs", "thinks", "classes", "ages")
 
 Lengths = Callable[[Generator, int], Ints]
 
@@ -129,6 +129,7 @@ def from_workload(
     inputs: Lengths | None = None,
     outputs: Lengths | None = None,
     block_tokens: int = BLOCK,
+    ongoing: int = 0,
 ) -> Trace:
     """Generate the requests of a workload: in an open loop at its rate, or in a closed loop at its concurrency.
 
@@ -151,6 +152,8 @@ def from_workload(
     inputs, outputs : functions (stream, n) -> lengths [token], such as `partial(uniform, low=800, high=1000)`; by
         default lengths are lognormal with mean and cv of the workload. The inputs of sessions follow from their growth
     block_tokens : size of the blocks that requests share [token]
+    ongoing : sessions of an open loop that began before the trace, each at a random turn: they all send their next turn
+        at the start, within a think time [count]
 
     Returns
     -------
@@ -167,17 +170,21 @@ def from_workload(
         raise SpecError("the workload has neither rate nor concurrency", where=workload.name, hint=hint)
     random = streams(seed)
     turns, first = session_turns(workload)
-    sessions = -(-requests // turns)
+    ongoing = ongoing if turns > 1 and workload.rate is not None else 0
+    sessions = -(-requests // turns) + ongoing
     must_hold(sessions * turns, where=workload.name, hint="give fewer --requests, or a lower --concurrency")
     session, turn = np.divmod(np.arange(sessions * turns), turns)
+    if ongoing:
+        begun = np.append(np.zeros(sessions - ongoing, np.int64), random["ages"].integers(0, turns, ongoing))
+        session, turn = session[turn >= begun[session]], turn[turn >= begun[session]]
     n = len(session)
     if turns > 1:
         if inputs:
             hint = "leave think_time or the input lengths out"
             raise SpecError("input lengths cannot be set for sessions", where=workload.name, hint=hint)
-        shape = first + (2 - 2 * first) * turn / (turns - 1)
-        cv = np.sqrt(max(0.0, (1 + workload.isl_cv**2) / float((shape**2).mean()) - 1))
-        input_tokens = whole(workload.isl * shape * _factor(random["inputs"], sessions, float(cv))[session])
+        growth = first + (2 - 2 * first) * np.arange(turns) / (turns - 1)
+        cv = np.sqrt(max(0.0, (1 + workload.isl_cv**2) / float((growth**2).mean()) - 1))
+        input_tokens = whole(workload.isl * growth[turn] * _factor(random["inputs"], sessions, float(cv))[session])
         columns = _grown_blocks(input_tokens, session, block_tokens)
     else:
         inputs = inputs or partial(lognormal, mean=workload.isl, cv=workload.isl_cv)
@@ -186,7 +193,8 @@ def from_workload(
     outputs = outputs or partial(lognormal, mean=workload.osl, cv=workload.osl_cv)
     if workload.rate is not None:
         arrive, shape_of = ARRIVALS[workload.arrivals.kind], workload.arrivals.model_dump(exclude={"kind"})
-        chain, start = session, arrive(random["arrivals"], sessions, workload.rate / turns, **shape_of)
+        chain, start = session, arrive(random["arrivals"], sessions - ongoing, workload.rate / turns, **shape_of)
+        start = np.append(start, random["ages"].exponential(workload.think_time, ongoing)) if ongoing else start
     else:
         if workload.arrivals.kind != "poisson":
             hint = "give a rate: in a closed loop, users send when they have their answer"

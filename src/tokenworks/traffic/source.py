@@ -16,7 +16,7 @@ REQUESTS, ROUNDS = 5000, 20
 
 def generated(
     workload: Workload, rate: float | None, concurrency: float | None, *, requests: int | None = None, seed: int = 0,
-    block_tokens: int = BLOCK,
+    block_tokens: int = BLOCK, ongoing: int = 0,
 ) -> Trace:  # fmt: skip
     """Generate the requests of a workload, at a rate or with a number of users.
 
@@ -28,6 +28,7 @@ def generated(
     requests : number of requests; None: `REQUESTS`, or `ROUNDS` for each user if that is more [count]
     seed : seed of all random streams
     block_tokens : size of the blocks that requests share [token]
+    ongoing : sessions that began before, as `from_workload` takes it [count]
 
     Raises
     ------
@@ -40,7 +41,7 @@ def generated(
     if rate is not None or concurrency is not None:
         workload = workload.model_copy(update={"rate": rate, "concurrency": concurrency})
     count = requests or max(REQUESTS, ROUNDS * math.ceil(workload.concurrency or 0))
-    return from_workload(workload, count, seed=seed, block_tokens=block_tokens)
+    return from_workload(workload, count, seed=seed, block_tokens=block_tokens, ongoing=ongoing)
 
 
 def played(
