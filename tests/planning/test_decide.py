@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tokenworks
-from tests.planning.settings import DENSE, SESSIONS, SMALL_MOE, costing
+from tests.planning.settings import DENSE, SESSIONS, SMALL_MOE, costing, role
 from tokenworks.planning.bench import CUT, SESSION_MOST, SESSION_MOST_AGAIN, Bench
-from tokenworks.planning.decide import decide
+from tokenworks.planning.decide import _listed, decide
 from tokenworks.planning.ranking import candidates
 from tokenworks.planning.result import Plan
 from tokenworks.planning.search import search
 from tokenworks.planning.tuning import _resized
+from tokenworks.specs.load import load_workload
 from tokenworks.specs.workload import Workload
 
 SLO = "ttft=2s,tpot=50ms"
@@ -44,6 +46,65 @@ def test_rows_are_simulated_and_ranked_by_it(planned: Plan) -> None:
         assert row.effective_tok_s_per_device <= row.output_tok_s_per_device * 1.000001
         assert row.output_tok_s_per_device != row.estimated.output_tok_s_per_device
         assert 0.3 < row.requests_s / row.estimated.requests_s < 3
+
+
+def test_the_figures_of_a_row_are_those_of_the_rate_that_is_sent(planned: Plan) -> None:
+    for row in planned.deployments:
+        assert row.requests_s == pytest.approx(row.offered_s, rel=1e-9)  # nothing is refused
+        devices = row.devices + row.idle_devices
+        assert row.output_tok_s_per_device * devices == pytest.approx(row.offered_s * WORKLOAD.osl, rel=1e-9)
+        assert row.total_tok_s_per_device * devices == pytest.approx(
+            row.offered_s * (WORKLOAD.isl + WORKLOAD.osl), rel=1e-9
+        )
+
+
+def test_a_longer_run_below_the_rate_serves_what_the_plan_says(planned: Plan) -> None:
+    best = planned.best
+    run = tokenworks.simulate(planned, workload=WORKLOAD, slo=SLO, rate=0.98 * best.offered_s, requests=60_000, seed=7)
+    assert run.meets_slo
+    served = run.metrics.effective_throughput / (best.devices + best.idle_devices)
+    assert served == pytest.approx(0.98 * best.effective_tok_s_per_device, rel=0.02)
+
+
+def test_equal_roles_with_other_engines_count_once() -> None:
+    rows = [
+        _row(100, 1, "vllm"),
+        _row(100, 1, "trtllm"),
+        _row(90, 2, "vllm"),
+        _row(90, 2, "trtllm"),
+        _row(80, 3, "vllm"),
+    ]
+    assert _listed(rows, 3) == 80
+    assert _listed(rows, 4) == 0
+
+
+def _row(effective: float, tp: int, engine: str) -> tuple[Any, Any]:
+    """What `_listed` reads of a deployment with simulated values."""
+    deployment = SimpleNamespace(roles=(role(tp=tp),), engine=engine)
+    return SimpleNamespace(effective_tok_s_per_device=effective, meets_slo=True, deployment=deployment), None
+
+
+def test_sizes_are_tuned_together_and_equal_engines_alike() -> None:
+    """The closed form gives this split a token budget of 65,536; it holds most with few tokens and many sequences."""
+    cases = [costing(DENSE, "hgx-h20", workload=load_workload("chat"), slo=SLO, engine=engine)
+             for engine in ("trtllm", "vllm")]  # fmt: skip
+    found = [one for case in cases for one in candidates([search(case, 20, margin=0.2)])
+             if str(one.deployment) == "1x[tp2 pp4]"]  # fmt: skip
+    pair = [next(one for one in found if one.deployment.engine == engine) for engine in ("trtllm", "vllm")]
+    assert pair[0].deployment.roles == pair[1].deployment.roles
+    rows, _ = decide(Bench(), pair, 2)
+    assert rows[0].deployment.roles == rows[1].deployment.roles
+    assert {row.deployment.engine for row in rows} == {"trtllm", "vllm"}
+    assert rows[0].deployment.roles[0].chunk_tokens < 8192
+    assert rows[0].effective_tok_s_per_device > 196.9  # the best of 500 deployments that were drawn
+
+
+def test_a_plan_says_for_which_engines_emit_writes_nothing() -> None:
+    asked: dict[str, Any] = {"workload": WORKLOAD, "slo": SLO, "simulate": False, "top": 3}
+    written = tokenworks.plan(DENSE, "hgx-h100", engine="vllm", **asked)
+    other = tokenworks.plan(DENSE, "hgx-h100", engine="trtllm", **asked)
+    assert not [note for note in written.notes if "emit" in note]
+    assert "`emit` writes no launch commands for TensorRT-LLM" in other.notes[0]
 
 
 def test_the_same_question_gives_the_same_answer(planned: Plan) -> None:

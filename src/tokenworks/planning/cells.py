@@ -52,6 +52,11 @@ PER_FAMILY = 4
 """Number of entries that the shortlist keeps of each family [count]."""
 
 
+SLOWEST = 4
+"""Largest estimated TPOT of a point of the front / the TPOT bound of the SLO, where a deployment meets the SLO: nobody
+chooses a slower point [-]."""
+
+
 @dataclass(frozen=True, slots=True)
 class SearchCounts:
     """How many points the search looked at.
@@ -153,10 +158,11 @@ class Shortlist:
         speed : upper bound of the output tokens per second of a user [token/s]
         output : upper bound of the output tokens per second and charged device [token/s]
         """
-        listed = output >= self.threshold
+        listed, wanted = output >= self.threshold, ~beaten(speed, output, *self.edge)
         if self.slo.tpot:
             listed = listed & (speed * self.slo.tpot.value >= 1)
-        return ~listed & beaten(speed, output, *self.edge)
+            wanted = wanted & ((not self.met) | (speed * SLOWEST * self.slo.tpot.value >= 1))
+        return ~(listed | wanted)
 
 
 def _likely(cells: Cells) -> Cells:

@@ -15,23 +15,17 @@ from tokenworks.planning.result import FrontPoint
 FRONT_POINTS, SESSION_POINTS = 16, 4
 """Points of the Pareto front that are simulated; the second where requests form sessions [count]."""
 
-SLOWEST = 4
-"""Largest estimated TPOT of a point of the front / the TPOT bound of the SLO: nobody chooses a slower point [-]."""
-
 
 def simulated_front(bench: Bench, front: Sequence[Candidate], *, say: Say | None = None) -> tuple[FrontPoint, ...]:
     """Simulate the deployments of an estimated Pareto front, and keep those that no other one beats, fastest first.
 
-    Each is simulated in a closed loop with as many users as its estimate has, by Little's law. Points that are much
-    slower than the SLO asks for are left out.
+    Each is simulated in a closed loop with as many users as its estimate has, by Little's law.
 
     Parameters
     ----------
     front : deployments with estimates; of more than `FRONT_POINTS` as many are taken, evenly spread
     say : told in words how many points are simulated
     """
-    bound = front[0].costing.slo.tpot if front else None
-    front = [one for one in front if bound is None or one.estimated.tpot_s <= SLOWEST * bound.value] or front
     most = SESSION_POINTS if front and sessions_of(front[0]) else FRONT_POINTS
     if len(front) > most:
         front = [front[round(i * (len(front) - 1) / (most - 1))] for i in range(most)]

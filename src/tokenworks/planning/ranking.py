@@ -13,6 +13,7 @@ import numpy as np
 from tokenworks import pareto
 from tokenworks.costs import step
 from tokenworks.legal.points import OVERLAPS
+from tokenworks.planning.cells import SLOWEST
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.result import Binding, Estimated, Interval, Ranked
 from tokenworks.planning.roles import sequences_of
@@ -91,8 +92,13 @@ def estimated(results: Sequence[SearchResult], top: int) -> tuple[Ranked, ...]:
 
 
 def front(results: Sequence[SearchResult]) -> tuple[Candidate, ...]:
-    """The deployments of the Pareto front over all engines with their estimates, fastest first."""
+    """The deployments of the Pareto front over all engines with their estimates, fastest first.
+
+    Points that are much slower than the SLO asks for (`SLOWEST`) are left out, if there are others.
+    """
     cells = [(result, cell) for result in results for cell in result.shortlist.front]
+    bound = results[0].costing.slo.tpot
+    cells = [one for one in cells if bound is None or one[1]["tpot"] <= SLOWEST * bound.value] or cells
     speed = np.array([1 / cell["tpot"] for _, cell in cells])
     output = np.array([cell["output"] for _, cell in cells])
     unbeaten = pareto.front(speed, output) if cells else ()

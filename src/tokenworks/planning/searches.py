@@ -20,7 +20,7 @@ def searched(
     ------
     SpecError, DoesNotFit : as `search`, where it finds nothing for any engine
     """
-    first = partial(search, costings[0], top, margin=margin, progress=progress)
+    first: Callable[[], SearchResult] = partial(search, costings[0], top, margin=margin, progress=progress)
     others: list[Callable[[], SearchResult]] = [
         partial(elsewhere, _search, costing, top, margin) for costing in costings[1:]
     ]
