@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +16,10 @@ from hypothesis import strategies as st
 from tests.engine import cases
 from tokenworks.engine import reference, simulator
 from tokenworks.engine.policies import POLICIES, Policy
-from tokenworks.engine.types import Requests, Status
+from tokenworks.engine.types import Cluster, Requests, Status
+
+Cancels = Sequence[tuple[float, int]]
+"""Times, and numbers of requests that are cancelled then."""
 
 
 @settings(max_examples=200, deadline=None)
@@ -211,23 +217,36 @@ def test_any_cluster_with_tiers(seed: int) -> None:
     cases.assert_same(reference.run(cluster, requests), simulator.run(cluster, requests))
 
 
+def play_both(
+    cluster: Cluster,
+    stages: list[tuple[Requests | None, float]],
+    check: Callable[[Any, Any], None],
+    cancels: Cancels = (),
+) -> None:
+    """Play in stages: submit requests, advance to a time, and check that both engines agree."""
+    slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
+    for part, now in stages:
+        for one in (slow, fast):
+            if part is not None:
+                one.submit(part)
+                for time, index in cancels:
+                    one.at(time, "cancel", index)
+            one.advance(now)
+        check(slow, fast)
+    cases.assert_same_counts(slow.counts(), fast.counts())
+    cases.assert_same_ended(slow.take(), fast.take())
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 40))
 def test_prompts_that_branch_with_tiers(seed: int) -> None:
     """In parts, and with requests taken out: the kernel drops the names of blocks that are gone."""
-    rng = np.random.default_rng(seed)
-    cluster, requests = cases.branching(rng)
-    slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
-    cuts = [0, len(requests) // 3, 2 * len(requests) // 3]
-    for part in cases.slices(requests, cuts):
-        for one in (slow, fast):
-            one.submit(part)
-            one.advance(float(part.arrival_s[-1]))
-        cases.assert_same_ended(slow.take(), fast.take())
-    for one in (slow, fast):
-        one.advance()
-    cases.assert_same_counts(slow.counts(), fast.counts())
-    cases.assert_same_ended(slow.take(), fast.take())
+    cluster, requests = cases.branching(np.random.default_rng(seed))
+    parts = cases.slices(requests, [0, len(requests) // 3, 2 * len(requests) // 3])
+    stages = [(part, float(part.arrival_s[-1])) for part in parts]
+    play_both(
+        cluster, [*stages, (None, math.inf)], lambda slow, fast: cases.assert_same_ended(slow.take(), fast.take())
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -236,14 +255,7 @@ def test_tiers_with_cancels_and_looks(seed: int) -> None:
     """Requests are cancelled while they wait for a prefetch, load or run; both engines agree at each look."""
     rng = np.random.default_rng(seed)
     cluster, requests = cases.reuse(rng)
-    slow, fast = reference.Reference(cluster), simulator.Simulator(cluster)
-    times, whom = cases.moments(rng, 8), rng.integers(0, len(requests), 8)
-    for one in (slow, fast):
-        one.submit(requests)
-        for time, index in zip(times.tolist(), whom.tolist(), strict=True):
-            one.at(time, "cancel", index)
-    for now in [*np.sort(cases.moments(rng, 4)).tolist(), float("inf")]:
-        for one in (slow, fast):
-            one.advance(now)
-        cases.assert_same(slow.outcome(), fast.outcome())
-    cases.assert_same_ended(slow.take(), fast.take())
+    cancels = list(zip(cases.moments(rng, 8).tolist(), rng.integers(0, len(requests), 8).tolist(), strict=True))
+    first, *looks = [*np.sort(cases.moments(rng, 4)).tolist(), math.inf]
+    stages = [(requests, first), *((None, look) for look in looks)]
+    play_both(cluster, stages, lambda slow, fast: cases.assert_same(slow.outcome(), fast.outcome()), cancels)

@@ -179,11 +179,8 @@ WORLD = np.dtype(
         ("layerwise", "i4"), ("fails", "i4"),
         ("layers", "i8"), ("tier_seed", "u8"),
         ("again_s", "f8"), ("again_position_s", "f8"),  # `tiers.Tiers.block_s` and `position_s`
-        # first unused and first spare run, cell and extent; number of runs and of cells, and 64 - log2 of the part of
-        # their hash tables that is in use
-        ("run_fresh", "i8"), ("run_spare", "i8"), ("cell_fresh", "i8"), ("cell_spare", "i8"),
-        ("extent_fresh", "i8"), ("extent_spare", "i8"),
-        ("runs", "i8"), ("head_shift", "i8"), ("cells", "i8"), ("cell_shift", "i8"),
+        # first unused and first spare run, cell and extent; entries of `key_at`, and 64 - log2 of the part in use
+        ("fresh", "i8", (3,)), ("spare", "i8", (3,)), ("keys", "i8"), ("key_shift", "i8"),
         ("text", "i8"), ("text_limit", "i8"),  # used part of `run_name`; the part beyond which names are compacted
         ("unchained", "i8"),  # whether names do not fit `run_name`, so block ids are no chained hashes
         # blocks that left HBM one after the other, and must still be written: their run, begin and end
@@ -234,9 +231,9 @@ class EngineState(NamedTuple):
     lane_link : link of each rank, for each lane
     shelf, alone : index that each rank uses, for each group; whether a rank has each index for itself
     pending : blocks that the event writes, for each tier and each rank
-    run, run_name, head_at : runs, the names of their blocks, and the hash table from the first name of each to the run
-    cell, cell_at : cells of all indexes, and the hash table from index and run to cells
-    extent : extents of all cells
+    run, run_name : runs, and the names of their blocks
+    cell, extent : cells of all indexes, and extents of all cells
+    key_at : hash table of the runs by their first names, and of the cells that are not in the records of their runs
     priority : heaps of the stores that evict by cost
     node_run, node_block, node_uses : run of the block of each node, its place in the run, and its uses
     origin : of each name: 1 + the tier that holds it, in the last lookup or in a prefetch
@@ -284,9 +281,8 @@ class EngineState(NamedTuple):
     errand: NDArray[Any]
     run: NDArray[Any]
     run_name: NDArray[np.int64]
-    head_at: NDArray[np.uint64]
+    key_at: NDArray[np.uint64]
     cell: NDArray[Any]
-    cell_at: NDArray[np.uint64]
     extent: NDArray[Any]
     priority: NDArray[Any]
     node_run: NDArray[np.int32]

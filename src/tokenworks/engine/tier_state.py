@@ -7,7 +7,8 @@ prompt of one request has and no earlier one had. Block ids are chained hashes, 
 run stays while a block of it is in HBM or in a store. An *extent* is a range of blocks of a run that stand one after
 the other in the list of a store, so a prompt costs a few operations, not a few for each block. A run of which a store
 of an index has blocks, or remembers evicted ones (ARC), has a *cell* in this index: it leads to the extents of each
-tier. Number 0 of runs, cells and extents stands for none.
+tier. The record of the run has its first cells; a hash table has the others, and the runs by their first names. Number
+0 of runs, cells and extents stands for none.
 """
 
 from __future__ import annotations
@@ -28,11 +29,20 @@ if TYPE_CHECKING:
 
 MOST_TIERS = 8
 MOST_STORES = 1 << 15
-RECENT_CELLS = 4  # a power of two
-_LEAST = 10  # the hash tables of runs and cells begin with 2 ** _LEAST places
-_HUGE_PAGE = 1 << 21  # [byte]
+OWN_CELLS = 4  # a record of a run then fills a cache line
+RUNS, CELLS, EXTENTS = 0, 1, 2  # places of what has numbers in `World.fresh` and `World.spare`
+_LEAST = 10  # the hash table of runs and cells begins with 2 ** _LEAST places
+_HUGE_PAGE, _LINE = 1 << 21, 64  # [byte]
 EVICTIONS: dict[EvictionName, int] = {"lru": 0, "arc": 1, "cost": 2}
 PREFETCHES: dict[PrefetchName, int] = {"none": 0, "best_effort": 1, "wait": 2, "timeout": 3}
+
+
+def _in_a_line(fields: list[Any]) -> np.dtype[Any]:
+    """A record that fills a cache line, so that a random read of it fetches one line and no second one."""
+    offsets = np.dtype(fields).fields or {}
+    names, kinds, places = [field[0] for field in fields], *zip(*(offsets[field[0]] for field in fields), strict=True)
+    return np.dtype({"names": names, "formats": kinds, "offsets": places, "itemsize": _LINE})
+
 
 TIER = np.dtype(
     [
@@ -67,19 +77,19 @@ GROUP = np.dtype([("tiers", "i4"), ("cell", "i4")], align=True)  # cell: of `ker
 ERRAND = np.dtype([(name, "i4") for name in ("tier", "run", "lo", "hi", "known", "written")], align=True)
 # head: name of its first block; first: place of this name in `run_name`, or the next spare run; count: blocks, 0 =
 # spare; position: of the first block in its prompt; users: blocks in HBM, errands and lookups; cells: in all indexes;
-# recent: cells that were looked up, by the last bits of the index.
+# index, cell: indexes and cells that the record has room for; cell 0 = room.
 RUN = np.dtype(
     [
         ("head", "i8"), ("first", "i8"), ("count", "i4"), ("position", "i4"), ("users", "i4"), ("cells", "i4"),
-        ("recent", "i4", (RECENT_CELLS,)),
+        ("index", "i4", (OWN_CELLS,)), ("cell", "i4", (OWN_CELLS,)),
     ],
     align=True,
 )  # fmt: skip
 # run: 0 = spare; index: of the cell, or the next spare cell; finger: an extent of each tier, where a search begins.
-CELL = np.dtype([("run", "i4"), ("index", "i4"), ("extents", "i4"), ("finger", "i4", (MOST_TIERS,))], align=True)
+CELL = _in_a_line([("run", "i4"), ("index", "i4"), ("extents", "i4"), ("finger", "i4", (MOST_TIERS,))])
 # uses: of each of its blocks in the store; list: 0 = LRU or T1, 1 to 3 = T2, B1 and B2 of ARC; prev, next: in this
 # list; place: in the heap of a store that evicts by cost; below, above: in the cell.
-EXTENT = np.dtype(
+EXTENT = _in_a_line(
     [(name, "i4") for name in ("cell", "lo", "hi", "uses", "list", "place", "prev", "next", "below", "above")]
 )
 # A prefetch flow (tier >= 0), or the time at which a request is queued (tier = number of tiers). follower: the next
@@ -186,9 +196,7 @@ def tier_world(world: NDArray[Any], cluster: Cluster) -> None:
     world["layerwise"], world["layers"] = tiers.load == "layerwise", tiers.layers
     world["fails"], world["tier_seed"] = tiers.on_failure == "fail", tiers.seed
     world["again_s"], world["again_position_s"] = tiers.block_s, tiers.position_s
-    for name in ("run_fresh", "cell_fresh", "extent_fresh"):
-        world[name] = 1
-    world["head_shift"] = world["cell_shift"] = 64 - _LEAST
+    world["fresh"], world["key_shift"] = 1, 64 - _LEAST
     for t, store in enumerate(tiers.stores):
         if store.prefetch != "none":
             world["prefetched"] |= 1 << t
@@ -221,8 +229,8 @@ def node_arrays(cluster: Cluster, world: NDArray[Any]) -> dict[str, NDArray[np.i
 def block_arrays() -> dict[str, NDArray[Any]]:
     """Memory for blocks in stores, without room for any."""
     return {
-        "run": np.zeros(1, RUN), "run_name": np.zeros(0, np.int64), "head_at": np.zeros(1 << _LEAST, np.uint64),
-        "cell": np.zeros(1, CELL), "cell_at": np.zeros(1 << _LEAST, np.uint64), "extent": np.zeros(1, EXTENT),
+        "run": np.zeros(1, RUN), "run_name": np.zeros(0, np.int64), "key_at": np.zeros(1 << _LEAST, np.uint64),
+        "cell": np.zeros(1, CELL), "extent": np.zeros(1, EXTENT),
     }  # fmt: skip
 
 
@@ -246,11 +254,6 @@ def _wider(old: NDArray[Any], used: int, count: int) -> NDArray[Any]:
     return new
 
 
-def _table(old: NDArray[np.uint64], count: int, used: int) -> NDArray[np.uint64]:
-    """A hash table that has twice the places of `count` items; its first `used` places stay."""
-    return _wider(old, used, 1 << (2 * count).bit_length())
-
-
 def reserve(s: EngineState, cluster: Cluster, names: int, ids: int, slots: int) -> EngineState:
     """Room for the blocks that tiers can hold.
 
@@ -265,20 +268,19 @@ def reserve(s: EngineState, cluster: Cluster, names: int, ids: int, slots: int) 
     slots : requests in memory at the same time
     """
     world, layout, front = s.world, TierLayout(cluster.tiers), cluster.pools[0]
-    extents = 3 + sum(min(capacity, names) for capacity in layout.capacity)  # 3: while an extent is cut in parts
+    # one more of each tier while its blocks enter, and three while an extent is cut in parts
+    extents = 3 + MOST_TIERS + sum(min(capacity, names) for capacity in layout.capacity)
     runs = min(extents + front.instances * front.ranks * front.limits.kv_blocks, names) + 2
     if extents >= 1 << 31:
         raise SpecError(f"{extents:,} blocks in KV tiers are too many for the engine", where="Cluster.tiers",
                         hint="give smaller tiers, or larger blocks")  # fmt: skip
-    used = {name: int(world[name][0]) for name in ("run_fresh", "cell_fresh", "extent_fresh", "text")}
-    places = {name: 1 << (64 - int(world[name][0])) for name in ("head_shift", "cell_shift")}
+    used, text = world["fresh"][0].tolist(), int(world["text"][0])
     room: dict[str, NDArray[Any]] = {
-        "run": _wider(s.run, used["run_fresh"], runs),
-        "run_name": _wider(s.run_name, used["text"], used["text"] + 2 * ids),
-        "head_at": _table(s.head_at, runs, places["head_shift"]),
-        "cell": _wider(s.cell, used["cell_fresh"], extents),
-        "cell_at": _table(s.cell_at, extents, places["cell_shift"]),
-        "extent": _wider(s.extent, used["extent_fresh"], extents),
+        "run": _wider(s.run, used[RUNS], runs),
+        "run_name": _wider(s.run_name, text, text + 2 * ids),
+        "key_at": _wider(s.key_at, 1 << (64 - int(world["key_shift"][0])), 1 << (2 * (runs + extents)).bit_length()),
+        "cell": _wider(s.cell, used[CELLS], extents),
+        "extent": _wider(s.extent, used[EXTENTS], extents),
     }
     flows = slots * (int(world["prefetched"][0]).bit_count() + 1) if world["prefetched"][0] else 0
     if len(s.flow) < flows:

@@ -33,7 +33,7 @@ ITEMS: dict[str, np.dtype[Any]] = {
     "named": _I4, "held": _I4, "open": _I4, "heap": _I4, "outside": OUTSIDE, "load_s": _F8, "load": _I4,
     "event": EVENT, "change": CHANGE, "pin": _I4, "known": _U8, "itl": _I8, "series": _I8, "freed_s": _F8,
     "tier": TIER, "store": STORE, "lane": LANE, "lane_link": _I4, "group": GROUP, "shelf": _I4, "alone": _I4,
-    "pending": _I4, "errand": ERRAND, "run": RUN, "run_name": _I8, "head_at": _U8, "cell": CELL, "cell_at": _U8,
+    "pending": _I4, "errand": ERRAND, "run": RUN, "run_name": _I8, "key_at": _U8, "cell": CELL,
     "extent": EXTENT, "priority": PRIORITY, "node_run": _I4, "node_block": _I4, "node_uses": _I4, "origin": _I1,
     "flow": FLOW, "flow_heap": _I4,
 }  # fmt: skip

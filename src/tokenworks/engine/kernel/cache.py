@@ -7,6 +7,7 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import inline, jit
 from tokenworks.engine.kernel.codes import REMOVED, STORED
+from tokenworks.engine.kernel.memory import fetch
 from tokenworks.engine.kernel.names import emit, list_change, place_of, slot_of
 from tokenworks.engine.kernel.tiers import gone, let_gone, stored
 
@@ -74,8 +75,18 @@ def fresh(s, r):
 
 
 @inline
+def fetch_next(s, r, node):
+    """Begin to read what the eviction of the next blocks in the LRU list will need."""
+    rank, one = s.rank[r], max(s.node[node].next, 0)
+    two = max(s.node[one].next, 0)
+    fetch(s.node, max(s.node[two].next, 0))
+    fetch(s.table, rank.table + slot_of(s.node[two].name, rank.shift, rank.mask))
+
+
+@inline
 def drop_content(s, r, node, now):
     """Evict the content of a cached block of a rank; KV tiers may take it."""
+    fetch_next(s, r, node)
     if s.world[0].tiers:
         gone(s, r, node, now)
     else:

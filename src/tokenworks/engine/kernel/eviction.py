@@ -12,7 +12,7 @@ import numpy as np
 from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.extents import append, append_new, carve, drop_extent, find, new_extent, pull, shorten
 from tokenworks.engine.kernel.memory import fetch
-from tokenworks.engine.kernel.runs import cell_of, find_cell, hash_of_cell, hash_of_name
+from tokenworks.engine.kernel.runs import cell_of, find_cell, hash_of_name, new_cell
 from tokenworks.engine.tier_state import EVICTIONS
 
 LRU, ARC, BY_COST = EVICTIONS["lru"], EVICTIONS["arc"], EVICTIONS["cost"]
@@ -187,18 +187,6 @@ def use(s, t, store, e, lo, hi, uses):
 
 
 @inline
-def most_to_enter(s, t, store, blocks):
-    """How many of `blocks` new blocks enter a store in one go: they fill its room, or replace one extent."""
-    tier = s.tier[t]
-    if tier.eviction != LRU:
-        return np.int64(1)
-    if store.used < tier.blocks:
-        return min(blocks, tier.blocks - store.used)
-    head = s.extent[store.first[0]]
-    return min(blocks, head.hi - head.lo)
-
-
-@inline
 def fetch_ahead(s, e):
     """Begin to read what the eviction of the extents after this one in the list will need."""
     world, one = s.world[0], s.extent[e].next
@@ -207,38 +195,41 @@ def fetch_ahead(s, e):
     fetch(s.extent, s.extent[three].next)
     fetch(s.cell, s.extent[three].cell)
     fetch(s.run, s.cell[s.extent[two].cell].run)
-    cell = s.cell[s.extent[one].cell]
-    fetch(s.cell_at, np.int64(hash_of_cell(cell.index, cell.run) >> np.uint64(world.cell_shift)))
-    fetch(s.head_at, np.int64(hash_of_name(s.run[cell.run].head) >> np.uint64(world.head_shift)))
+    run = s.run[s.cell[s.extent[one].cell].run]
+    fetch(s.key_at, np.int64(hash_of_name(run.head) >> np.uint64(world.key_shift)))
+    if world.emit:
+        fetch(s.run_name, run.first + s.extent[one].hi)
 
 
-@apart
+@inline
+def evict_first(s, t, store):
+    """Evict blocks that leave together from a store by LRU that has more than its room. Returns as `enter`."""
+    head = store.first[0]
+    me = s.extent[head]
+    run, end = s.cell[me.cell].run, np.int64(me.hi)
+    blocks = min(end - me.lo, store.used - s.tier[t].blocks)
+    s.run[run].users += 1
+    store.used -= blocks
+    if end - blocks == me.lo:
+        fetch_ahead(s, head)
+    shorten(s, store, t, head, blocks)
+    return run, end - blocks, end
+
+
+@inline
 def enter(s, t, x, store, run, c, lo, hi):
-    """Add blocks of a run to a store, as many as `most_to_enter` says. c: the cell of the run, or 0.
+    """Add blocks of a run to a store: one, or by LRU any number, even beyond its room. c: the cell of the run, or 0.
 
     Returns run, begin and end of the evicted blocks; run 0 = there are none.
     """
     tier = s.tier[t]
-    victim, low, high = np.int64(0), np.int64(0), np.int64(0)
+    victim, low = np.int64(0), np.int64(0)
     if tier.eviction == LRU:
-        if store.used == tier.blocks:
-            head = store.first[0]
-            me = s.extent[head]
-            victim, high = s.cell[me.cell].run, np.int64(me.hi)
-            low = high - (hi - lo)
-            s.run[victim].users += 1
-            if low == me.lo:
-                fetch_ahead(s, head)
-            shorten(s, store, t, head, hi - lo)
-        if c == 0 or s.cell[c].run != run or s.cell[c].index != x:  # its last blocks may be the evicted ones
-            c = cell_of(s, x, run)
-        append_new(s, store, t, c, lo, hi, 0)
+        append_new(s, store, t, c if c else new_cell(s, x, run), lo, hi, 0)
     elif tier.eviction == ARC:
         victim, low = enter_arc(s, t, x, store, run, lo)
-        high = low + 1
     else:
         victim, low = enter_by_cost(s, t, x, store, run, lo)
-        high = low + 1
     if victim == 0:
         store.used += hi - lo
-    return victim, low, high
+    return victim, low, low + 1

@@ -8,7 +8,8 @@ A list has the block that is evicted first at its begin. In an extent this is th
 from __future__ import annotations
 
 from tokenworks.engine.kernel.base import apart, inline
-from tokenworks.engine.kernel.runs import drop_cell, find_cell
+from tokenworks.engine.kernel.runs import drop_cell, find_cell, number_of
+from tokenworks.engine.tier_state import EXTENTS
 
 GHOSTS = 2  # lists from this number on hold names of blocks that are gone
 
@@ -54,14 +55,7 @@ def held_from(s, g, x, run, i):
 @inline
 def fresh_extent(s):
     """An unused extent."""
-    world = s.world[0]
-    e = world.extent_spare
-    if e:
-        world.extent_spare = s.extent[e].next
-    else:
-        e = world.extent_fresh
-        world.extent_fresh += 1
-    return e
+    return number_of(s.world[0], EXTENTS, s.extent[s.world[0].spare[EXTENTS]].next)
 
 
 @apart
@@ -92,8 +86,8 @@ def drop_extent(s, t, e):
         s.extent[above].below = below
     if s.cell[c].finger[t] == e:
         s.cell[c].finger[t] = above if above else below
-    me.next = world.extent_spare
-    world.extent_spare = e
+    me.next = world.spare[EXTENTS]
+    world.spare[EXTENTS] = e
     s.cell[c].extents -= 1
     if s.cell[c].extents == 0:
         drop_cell(s, c)

@@ -2,7 +2,7 @@
 """Runs of blocks, and their cells in the indexes of KV tiers (see `tier_state`).
 
 Block ids are chained hashes, so the block before a block is always the same one. A block is the next one of the run of
-the block before it, or the first one of another run. So only the first name of a run is in a hash table. Run 0 stands
+the block before it, or the first one of another run. So only the first name of a run is in the hash table. Run 0 stands
 for none.
 """
 
@@ -11,47 +11,90 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworks.engine.kernel.base import GOLDEN, apart, inline
-from tokenworks.engine.tier_state import RECENT_CELLS
+from tokenworks.engine.tier_state import CELLS, OWN_CELLS, RUNS
 
-HALF, LOW = np.uint64(32), np.uint64(0xFFFFFFFF)  # an entry of a table: half of the hash, and the number of the record
+# An entry of the hash table: half of the hash, and a number: of a run, or of a cell with the bit `CELL`.
+HALF, LOW, CELL = np.uint64(32), np.uint64(0xFFFFFFFF), np.int64(1 << 31)
 BITS = 64
 
 
 @inline
-def hash_in(at, shift, key, number):
-    """Enter a number in a hash table of length 2 ** (64 - shift) (Fibonacci hashing, Knuth vol. 3, 6.4)."""
-    mask = (np.int64(1) << (BITS - shift)) - 1
-    slot = np.int64(key >> np.uint64(shift))
-    while at[slot]:
+def number_of(world, kind, follower):
+    """An unused number of a run, a cell or an extent: the first spare one, which `follower` follows, or a fresh one."""
+    number = world.spare[kind]
+    if number:
+        world.spare[kind] = follower
+    else:
+        number = world.fresh[kind]
+        world.fresh[kind] += 1
+    return number
+
+
+# ---- the hash table: the part of `key_at` of length 2 ** (64 - key_shift) (Fibonacci hashing, Knuth vol. 3, 6.4)
+
+
+@inline
+def next_entry(s, key, slot):
+    """The first slot from `slot` on whose entry has the half hash of `key`, or which is empty."""
+    mask = (np.int64(1) << (BITS - s.world[0].key_shift)) - 1
+    slot &= mask
+    while s.key_at[slot] and (s.key_at[slot] ^ key) >> HALF:
         slot = (slot + 1) & mask
-    at[slot] = (key & ~LOW) | np.uint64(number)
+    return slot
+
+
+@inline
+def home_of(s, key):
+    """The slot at which a search for a hash begins."""
+    return np.int64(key >> np.uint64(s.world[0].key_shift))
+
+
+@inline
+def put_entry(s, key, number):
+    """Write an entry to the first empty slot."""
+    mask, slot = (np.int64(1) << (BITS - s.world[0].key_shift)) - 1, home_of(s, key)
+    while s.key_at[slot]:
+        slot = (slot + 1) & mask
+    s.key_at[slot] = (key & ~LOW) | np.uint64(number)
 
 
 @apart
-def hash_out(at, shift, key, number):
-    """Remove a number from a hash table. Later entries of its cluster move up."""
-    mask, down = (np.int64(1) << (BITS - shift)) - 1, np.uint64(shift)
-    hole = np.int64(key >> down)
-    while np.int64(at[hole] & LOW) != number:
+def hash_in(s, key, number):
+    """Enter a number, and double the part of the table that is in use when half of it is full."""
+    world = s.world[0]
+    world.keys += 1
+    if world.keys << 1 <= np.int64(1) << (BITS - world.key_shift):
+        put_entry(s, key, number)
+        return
+    world.key_shift -= 1
+    for slot in range(np.int64(1) << (BITS - world.key_shift)):
+        s.key_at[slot] = np.uint64(0)
+    for run in range(1, world.fresh[RUNS]):
+        if s.run[run].count:
+            put_entry(s, hash_of_name(s.run[run].head), run)
+    for c in range(1, world.fresh[CELLS]):
+        if s.cell[c].run and place_in_run(s, c) < 0:
+            put_entry(s, hash_of_cell(s.cell[c].index, s.cell[c].run), c | CELL)
+
+
+@apart
+def hash_out(s, key, number):
+    """Remove a number. Later entries of its cluster move up."""
+    world = s.world[0]
+    world.keys -= 1
+    mask, hole = (np.int64(1) << (BITS - world.key_shift)) - 1, home_of(s, key)
+    while np.int64(s.key_at[hole] & LOW) != number:
         hole = (hole + 1) & mask
     slot = hole
     while True:
         slot = (slot + 1) & mask
-        entry = at[slot]
+        entry = s.key_at[slot]
         if entry == 0:
             break
-        home = np.int64(entry >> down)
-        if ((slot - home) & mask) >= ((slot - hole) & mask):
-            at[hole] = entry
+        if ((slot - home_of(s, entry)) & mask) >= ((slot - hole) & mask):
+            s.key_at[hole] = entry
             hole = slot
-    at[hole] = np.uint64(0)
-
-
-@inline
-def empty(at, shift):
-    """Remove all entries of a hash table."""
-    for slot in range(np.int64(1) << (BITS - shift)):
-        at[slot] = np.uint64(0)
+    s.key_at[hole] = np.uint64(0)
 
 
 # ---- runs
@@ -72,29 +115,14 @@ def hash_of_name(name):
 @inline
 def find_run(s, name):
     """The run whose first block has this name, or 0."""
-    key, shift = hash_of_name(name), s.world[0].head_shift
-    mask = (np.int64(1) << (BITS - shift)) - 1
-    slot = np.int64(key >> np.uint64(shift))
-    entry = s.head_at[slot]
-    while entry:
-        if (entry ^ key) >> HALF == 0:
-            run = np.int64(entry & LOW)
-            if s.run[run].head == name:
-                return run
-        slot = (slot + 1) & mask
-        entry = s.head_at[slot]
+    key = hash_of_name(name)
+    slot = next_entry(s, key, home_of(s, key))
+    while s.key_at[slot]:
+        run = np.int64(s.key_at[slot] & LOW)
+        if run < CELL and s.run[run].head == name:
+            return run
+        slot = next_entry(s, key, slot + 1)
     return np.int64(0)
-
-
-@apart
-def widen_heads(s):
-    """Double the part of the hash table of runs that is in use."""
-    world = s.world[0]
-    world.head_shift -= 1
-    empty(s.head_at, world.head_shift)
-    for run in range(1, world.run_fresh):
-        if s.run[run].count:
-            hash_in(s.head_at, world.head_shift, hash_of_name(s.run[run].head), run)
 
 
 @apart
@@ -126,23 +154,14 @@ def new_run(s, q, i):
         if world.text + count + 1 > world.text_limit:
             world.unchained = 1
             return np.int64(0)
-    run = world.run_spare
-    if run:
-        world.run_spare = s.run[run].first
-    else:
-        run = world.run_fresh
-        world.run_fresh += 1
+    run = number_of(world, RUNS, s.run[world.spare[RUNS]].first)
     me = s.run[run]
     me.head, me.first, me.count, me.position, me.users, me.cells = head, world.text + 1, count, i, 0, 0
     s.run_name[world.text] = (count << 32) | run
     for k in range(count):
         s.run_name[me.first + k] = s.ids[first + k]
     world.text += count + 1
-    world.runs += 1
-    if world.runs << 1 > np.int64(1) << (BITS - world.head_shift):
-        widen_heads(s)
-    else:
-        hash_in(s.head_at, world.head_shift, hash_of_name(head), run)
+    hash_in(s, hash_of_name(head), run)
     return run
 
 
@@ -162,10 +181,9 @@ def drop_run(s, run):
     if run == 0:
         me.users = 0
         return
-    hash_out(s.head_at, world.head_shift, hash_of_name(me.head), run)
-    me.count, me.first = 0, world.run_spare
-    world.run_spare = run
-    world.runs -= 1
+    hash_out(s, hash_of_name(me.head), run)
+    me.count, me.first = 0, world.spare[RUNS]
+    world.spare[RUNS] = run
 
 
 @inline
@@ -195,73 +213,71 @@ def hash_of_cell(x, run):
     return (np.uint64(run) ^ (np.uint64(x) << HALF)) * GOLDEN
 
 
+@inline
+def place_in_run(s, c):
+    """Place of a cell in the record of its run; below 0 = the cell is in the hash table."""
+    me = s.run[s.cell[c].run]
+    k = OWN_CELLS - 1
+    while k >= 0 and me.cell[k] != c:
+        k -= 1
+    return k
+
+
 @apart
 def find_cell(s, x, run):
     """The cell of a run in index x, or 0."""
-    near = x & (RECENT_CELLS - 1)
-    c = s.run[run].recent[near]
-    if s.cell[c].run == run and s.cell[c].index == x:
-        return c
-    if s.run[run].cells == 0:
+    me, own = s.run[run], 0
+    for k in range(OWN_CELLS):
+        if me.cell[k]:
+            if me.index[k] == x:
+                return me.cell[k]
+            own += 1
+    if me.cells == own:
         return np.int64(0)
-    key, shift = hash_of_cell(x, run), s.world[0].cell_shift
-    mask = (np.int64(1) << (BITS - shift)) - 1
-    slot = np.int64(key >> np.uint64(shift))
-    entry = s.cell_at[slot]
-    while entry:
-        if (entry ^ key) >> HALF == 0:
-            c = np.int64(entry & LOW)
-            if s.cell[c].run == run and s.cell[c].index == x:
-                s.run[run].recent[near] = c
-                return c
-        slot = (slot + 1) & mask
-        entry = s.cell_at[slot]
+    key = hash_of_cell(x, run)
+    slot = next_entry(s, key, home_of(s, key))
+    while s.key_at[slot]:
+        c = np.int64(s.key_at[slot] & LOW) - CELL
+        if c > 0 and s.cell[c].run == run and s.cell[c].index == x:
+            return c
+        slot = next_entry(s, key, slot + 1)
     return np.int64(0)
 
 
 @apart
-def widen_cells(s):
-    """Double the part of the hash table of cells that is in use."""
-    world = s.world[0]
-    world.cell_shift -= 1
-    empty(s.cell_at, world.cell_shift)
-    for c in range(1, world.cell_fresh):
-        if s.cell[c].run:
-            hash_in(s.cell_at, world.cell_shift, hash_of_cell(s.cell[c].index, s.cell[c].run), c)
+def new_cell(s, x, run):
+    """A cell of a run in index x, which has none."""
+    world, me = s.world[0], s.run[run]
+    c = number_of(world, CELLS, s.cell[world.spare[CELLS]].index)
+    s.cell[c].run, s.cell[c].index = run, x
+    me.cells += 1
+    k = OWN_CELLS - 1
+    while k >= 0 and me.cell[k]:
+        k -= 1
+    if k >= 0:
+        me.index[k], me.cell[k] = x, c
+    else:
+        hash_in(s, hash_of_cell(x, run), c | CELL)
+    return c
 
 
-@apart
+@inline
 def cell_of(s, x, run):
     """The cell of a run in index x, a new one if there is none."""
     c = find_cell(s, x, run)
-    if c:
-        return c
-    world = s.world[0]
-    c = world.cell_spare
-    if c:
-        world.cell_spare = s.cell[c].index
-    else:
-        c = world.cell_fresh
-        world.cell_fresh += 1
-    s.cell[c].run, s.cell[c].index = run, x
-    s.run[run].recent[x & (RECENT_CELLS - 1)] = c
-    s.run[run].cells += 1
-    world.cells += 1
-    if world.cells << 1 > np.int64(1) << (BITS - world.cell_shift):
-        widen_cells(s)
-    else:
-        hash_in(s.cell_at, world.cell_shift, hash_of_cell(x, run), c)
-    return c
+    return c if c else new_cell(s, x, run)
 
 
 @apart
 def drop_cell(s, c):
     """Remove a cell without extents, and its run if nobody else needs it."""
     world, me = s.world[0], s.cell[c]
-    run = me.run
-    hash_out(s.cell_at, world.cell_shift, hash_of_cell(me.index, run), c)
-    me.run, me.index = 0, world.cell_spare
-    world.cell_spare = c
-    world.cells -= 1
+    run, k = me.run, place_in_run(s, c)
+    if k >= 0:
+        s.run[run].cell[k] = 0
+    else:
+        hash_out(s, hash_of_cell(me.index, run), c | CELL)
+    me.run, me.index = 0, world.spare[CELLS]
+    world.spare[CELLS] = c
     s.run[run].cells -= 1
     leave_run(s, run, 0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tokenworks.engine.kernel.base import apart, inline
 from tokenworks.engine.kernel.codes import ENTERED, LEFT
-from tokenworks.engine.kernel.eviction import enter, most_to_enter, use
+from tokenworks.engine.kernel.eviction import LRU, enter, evict_first, use
 from tokenworks.engine.kernel.extents import GHOSTS, find, held_from
 from tokenworks.engine.kernel.memory import fetch
 from tokenworks.engine.kernel.names import emit, list_change, place_of
@@ -80,7 +80,7 @@ def list_blocks(s, r, kind, t, run, lo, hi, now):
         list_change(s, r, kind, name_of(s, run, i), t, i, now)
 
 
-@apart
+@inline
 def lose(s, r, t, x, run, lo, hi, now):
     """Blocks have left the store of tier t in index x, and go on to the tiers behind it."""
     tier, world = s.tier[t], s.world[0]
@@ -100,56 +100,59 @@ def lose(s, r, t, x, run, lo, hi, now):
             emit(s, r, name_of(s, run, i), 0, now)
 
 
-@apart
-def arrive(s, r, t, x, run, c, lo, hi, known, now):
-    """Blocks enter the store of tier t in index x, as many as `most_to_enter` says. c, known: as in `enter`, `send`."""
-    world, tier = s.world[0], s.tier[t]
-    store = s.store[tier.first_store + x]
-    if world.listed:
-        list_blocks(s, r, ENTERED, t, run, lo, hi, now)
-    if world.emit and not known and s.alone[x]:
-        for i in range(hi - 1, lo - 1, -1):
-            if held_from(s, tier.group, x, run, i) > i and not is_in_hbm(s, r, run, i):
-                emit(s, r, name_of(s, run, i), 1, now)
-    victim, low, high = enter(s, t, x, store, run, c, lo, hi)
-    if victim:
-        lose(s, r, t, x, victim, low, high, now)
-        leave_run(s, victim, 1)
-    if tier.through:
-        send(s, through(s, tier.through, 1), run, lo, hi, False, True)
+@inline
+def arrive(s, r, t, x, store, c, errand, low, now):
+    """The last blocks of an errand, from `low` on, enter a store. c: the cell of their run, or 0.
 
-
-@apart
-def do_part(s, r, now):
-    """Do a part of the last errand: the blocks from its end on that a store has in one extent, or has not."""
-    world = s.world[0]
-    errand = s.errand[world.errands - 1]
-    t, run, lo, hi, known = errand.tier, errand.run, errand.lo, errand.hi, errand.known
-    tier = s.tier[t]
-    x = index_of(s, tier.group, r)
-    store = s.store[tier.first_store + x]
-    c = find_cell(s, x, run)
-    e = find(s, c, t, hi - 1) if c else np.int64(0)
-    low = lo
-    if e:
-        me = s.extent[e]
-        if me.hi >= hi and me.list < GHOSTS:
-            low = max(lo, me.lo)
-            errand.hi = low
-            use(s, t, store, e, low, hi, me.uses)
-            if low == lo:
-                world.errands -= 1
-                leave_run(s, run, 1)
-            return
-        low = max(lo, min(me.hi, hi - 1))
-    low = hi - most_to_enter(s, t, store, hi - low)
+    Returns run, begin and end of blocks that were evicted for them; run 0 = there are none.
+    """
+    world, tier, run, hi = s.world[0], s.tier[t], errand.run, errand.hi
     errand.hi = low
     if errand.written:
         s.pending[r * world.tiers + t] += hi - low
         world.due_writes += hi - low
-    world.errands -= low == lo
-    arrive(s, r, t, x, run, c, low, hi, known, now)
-    if low == lo:
+    if world.listed:
+        list_blocks(s, r, ENTERED, t, run, low, hi, now)
+    if world.emit and not errand.known and s.alone[x]:
+        for i in range(hi - 1, low - 1, -1):
+            if held_from(s, tier.group, x, run, i) > i and not is_in_hbm(s, r, run, i):
+                emit(s, r, name_of(s, run, i), 1, now)
+    return enter(s, t, x, store, run, c, low, hi)
+
+
+@apart
+def do_part(s, r, now):
+    """Do a part of the last errand: the blocks from its end on that a store has in one extent, or has not.
+
+    By LRU blocks may enter a full store. Each further call then evicts blocks that leave together.
+    """
+    world = s.world[0]
+    errand = s.errand[world.errands - 1]
+    t, run, lo, hi = errand.tier, errand.run, errand.lo, errand.hi
+    tier = s.tier[t]
+    x = index_of(s, tier.group, r)
+    store = s.store[tier.first_store + x]
+    low, victim, begin, end = hi, np.int64(0), np.int64(0), np.int64(0)
+    if store.used <= tier.blocks:
+        c = find_cell(s, x, run)
+        e = find(s, c, t, hi - 1) if c else np.int64(0)
+        me = s.extent[e]
+        if e and me.hi >= hi and me.list < GHOSTS:
+            errand.hi = max(lo, me.lo)
+            use(s, t, store, e, errand.hi, hi, me.uses)
+        else:
+            low = (max(lo, me.hi) if e else lo) if tier.eviction == LRU else hi - 1
+            victim, begin, end = arrive(s, r, t, x, store, c, errand, low, now)
+    if store.used > tier.blocks:
+        victim, begin, end = evict_first(s, t, store)
+    done = errand.hi == lo and store.used <= tier.blocks
+    world.errands -= done
+    if low < hi and tier.through:
+        send(s, through(s, tier.through, 1), run, low, hi, False, True)
+    if victim:
+        lose(s, r, t, x, victim, begin, end, now)
+        leave_run(s, victim, 1)
+    if done:
         leave_run(s, run, 1)
 
 
