@@ -5,9 +5,9 @@ end of a step and the moment when the server writes the token; the server counts
 (`tokenworks_token_lateness_seconds`). Steps take about 20 ms, and the replicas are out of step, because the streams
 begin one after the other. With `--replicas 1`, the tokens of all streams leave at the same time.
 
-A virtual machine may stand still without saying so. So a watcher on each core notes when this happens (`watch`), and
-each row has the p99 of all tokens, the p99 of tokens that were due outside of stalls of the server's core, and the
-share of these tokens. Server and client have a core each.
+A virtual machine may be slow for a moment without saying so. So a watcher on each core notes when this happens
+(`watch`), and each row has the p99 of all tokens, the p99 of tokens that were due outside of slow spells of the
+server's core, and the share of these tokens. Server and client have a core each.
 
     python -m benchmarks.serve --streams 300,600,900,1200 --seconds 10
     python -m benchmarks.serve --fidelity 4 --requests 200
@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 import tokenworks
-from benchmarks.watch import Stalls, Writes
+from benchmarks.watch import Spells, Writes
 from tokenworks.engine.types import Status
 from tokenworks.specs.faults import load_faults
 
@@ -175,22 +175,22 @@ def loads(folder: str, given: argparse.Namespace) -> None:
     counts = [int(one) for one in given.streams.split(",")]
     plan = deployment(given.replicas, max(16, -(-2 * max(counts) // given.replicas)))
     noted, rows = Path(folder, "writes.npz"), list[tuple[str, float, float]]()
-    with Stalls().watched() as stalls:
+    with Spells().watched() as spells:
         with served(folder, plan, "--set", f"engine.host_step={STEP_MS}ms", noted=noted) as port:
             os.sched_setaffinity(0, {CLIENT})
             for count in counts:
                 rows.append(run(lambda count=count: load(port, count, given.seconds, given.scrapes)))  # type: ignore[misc]
         writes = Writes(noted)
-    for core in stalls.of:
-        print(stalls.told(core))
+    for core in spells.of:
+        print(spells.told(core))
     due = writes.times - writes.lates
     for row, began, ended in rows:
         own = (writes.times >= began) & (writes.times < ended)
         lates = 1e3 * writes.lates[own]
-        calm = ~stalls.during(SERVER, due[own], writes.times[own])
+        calm = ~spells.during(SERVER, due[own], writes.times[own])
         late = lates > 10
         print(
-            f"{row}  late p50 {np.median(lates):4.1f}, p99 {p99(lates):5.1f} ms; outside of stalls "
+            f"{row}  late p50 {np.median(lates):4.1f}, p99 {p99(lates):5.1f} ms; outside of slow spells "
             f"({100 * calm.mean():.1f} % of the tokens) p99 {p99(lates[calm]):4.1f} ms, "
             f"late by more than 10 ms {100 * late.mean():.2f} % of all, {100 * (late & calm).mean():.2f} % outside"
         )

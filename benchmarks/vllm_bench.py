@@ -3,7 +3,7 @@
 Three clocks see each request: `simulate`, the server at its socket (from the first byte of the request to the write of
 a token), and the client. So the error of the server and the time of the client are told apart. `--constant` lets the
 same client ask a server without an engine, which answers after a constant time: what its socket and the client see
-differs by the time of the client alone. Requests that met a stall of a core (`watch`) are also left out, on all sides.
+differs by the time of the client alone. The last lines leave out requests that met a slow spell of a core (`watch`).
 
     python -m benchmarks.vllm_bench --rate 20 --requests 200 --replicas 2
     python -m benchmarks.vllm_bench --rate 20 --requests 200 --constant
@@ -29,7 +29,7 @@ from tests.wire.environments import FOLDER, HERE
 
 import tokenworks
 from benchmarks.serve import CLIENT, SERVER, deployment, served
-from benchmarks.watch import Stalls, Writes, written
+from benchmarks.watch import Spells, Writes, written
 from tokenworks.arrays import Floats
 
 OUTPUT = 128
@@ -162,7 +162,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         noted, plan, speed = Path(folder, "writes.npz"), deployment(given.replicas, 256), given.speed
-        with Stalls().watched() as stalls:
+        with Spells().watched() as spells:
             options = ("--served-model-name", "tiny", "--speed", str(speed))
             server = constant_server(noted) if given.constant else served(folder, plan, *options, noted=noted)
             with server as port:
@@ -174,11 +174,11 @@ def main() -> None:
         times["server"] = {"TTFT": speed * (began - came), "TPOT": speed * (ended - began) / (OUTPUT - 1)}
         gaps = [sum(one) / max(len(one), 1) for one in result["itls"]]
         times["client"] = {"TTFT": speed * np.array(result["ttfts"]), "TPOT": speed * np.array(gaps)}
-        calm = ~np.any([stalls.during(core, came - 0.005, began) for core in stalls.of], axis=0)
-        for core in stalls.of:
-            print(stalls.told(core))
+        calm = ~np.any([spells.during(core, came - 0.005, began) for core in spells.of], axis=0)
+        for core in spells.of:
+            print(spells.told(core))
         told(times, np.ones(len(came), bool), f"all {len(came)} requests")
-        told(times, calm, f"{calm.sum()} requests without a stall before their first token")
+        told(times, calm, f"{calm.sum()} requests without a slow spell before their first token")
         rest = 1e3 * (times["client"]["TTFT"] - times["server"]["TTFT"]) / speed
         print("time of the client until a first token: {:.1f}, {:.1f}, {:.1f} ms (p10, p50, p90)".format(
             *np.percentile(rest, (10, 50, 90))))  # fmt: skip

@@ -1,10 +1,10 @@
-"""What `benchmarks/serve.py` sees beside the client: when the machine itself stands still, and when the server writes.
+"""What `benchmarks/serve.py` sees beside the client: when the machine itself is slow, and when the server writes.
 
 The clocks of all processes are one (CLOCK_MONOTONIC), so their times can be compared.
 
-`Stalls` runs one program on each core. The program has the first place on its core (real-time priority, which needs
-root) and wants to wake every millisecond. If it wakes `LEAST_S` later than it wanted, no program was in its way: the
-core itself stood still, as cores of a virtual machine do.
+`Spells` runs one program on each core. The program has the first place on its core (real-time priority, which needs
+root), and does the same small work every 2 ms. If the work takes more than `FACTOR` times as long as usual, no program
+was in its way: the core itself was slow, as cores of a virtual machine are at times.
 
 As a program, `python -m benchmarks.watch FILE CORE serve ...` runs `tokenworks serve` on one core, and writes down when
 each turn of the driver has written its tokens, how late they were, and when each stream came, began and ended. This
@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,75 +27,86 @@ import numpy as np
 
 from tokenworks.arrays import Floats
 
-LEAST_S = 0.003
-"""Shortest delay that counts as a stall [s]."""
+FACTOR = 3.0
+"""A core is slow while the same work takes so many times as long as usual [-]."""
 AFTER_S = 0.02
-"""Time after a stall in which the server makes up for it [s]."""
+"""Time after a slow spell in which the server makes up for it [s]."""
 
 WATCHER = """
-import os, sys, time
+import gc, os, time
+gc.disable()
 os.sched_setaffinity(0, {{{core}}})
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
 print("ready", flush=True)
-seen, before = [], time.monotonic()
 while os.getppid() == {parent}:
-    time.sleep(0.001)
-    now = time.monotonic()
-    if now - before > 0.001 + {least}:
-        print(before + 0.001, now, flush=True)
-    before = now
+    time.sleep(0.002)
+    began = time.monotonic()
+    for _ in range(1000):
+        pass
+    print(began, time.monotonic())
 """
 
 
-class Stalls:
-    """When cores stood still, while this object was open. A list of (begin, end) for each core [s]."""
+class Spells:
+    """When cores were slow, while this object was open.
+
+    of : core -> begin and end of each work that took long [s]
+    most : core -> how many times as long as usual the work took at most [-]
+    passed_s : time for which cores were watched [s]
+    """
 
     def __init__(self) -> None:
-        self.of = dict[int, Floats]()
-        self.passed_s = 0.0
+        self.of, self.most, self.passed_s = dict[int, Floats](), dict[int, float](), 0.0
 
     @contextmanager
-    def watched(self) -> Iterator[Stalls]:
-        """Watch all cores. Without the right to real-time priority, no stall is seen, and a line says so."""
+    def watched(self) -> Iterator[Spells]:
+        """Watch all cores. Without the right to real-time priority, nothing is seen, and a line says so."""
         cores, began = sorted(os.sched_getaffinity(0)), time.monotonic()
-        programs = []
-        for core in cores:
-            code = WATCHER.format(core=core, least=LEAST_S, parent=os.getpid())
-            command = [sys.executable, "-c", code]
-            programs.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
-        for program in programs:
-            assert program.stdout is not None
-            if program.stdout.readline() != b"ready\n":
-                print("the watchers of stalls have no right to real-time priority: no stalls are seen")
-        try:
-            yield self
-        finally:
-            self.passed_s = time.monotonic() - began
-            for core, program in zip(cores, programs, strict=True):
-                program.kill()
-                assert program.stdout is not None
-                rows = [line.split() for line in program.stdout.read().decode().splitlines()]
-                self.of[core] = np.array([row for row in rows if len(row) == 2], float).reshape(-1, 2)
+        with tempfile.TemporaryFile() as first, tempfile.TemporaryFile() as second:
+            files = (first, second)
+            programs = []
+            for core, file in zip(cores, files, strict=False):
+                code = WATCHER.format(core=core, parent=os.getpid())
+                programs.append(subprocess.Popen([sys.executable, "-c", code], stdout=file, stderr=subprocess.DEVNULL))
+            try:
+                yield self
+            finally:
+                self.passed_s = time.monotonic() - began
+                for core, program, file in zip(cores, programs, files, strict=False):
+                    program.terminate()
+                    program.wait()
+                    file.seek(0)
+                    self._read(core, file.read().decode())
+
+    def _read(self, core: int, text: str) -> None:
+        rows = [line.split() for line in text.splitlines()[1:-1]]
+        spans = np.array(rows, float).reshape(-1, 2)
+        if not len(spans):
+            print(f"core {core}: the watcher has no right to real-time priority, so slow spells are not seen")
+        took = spans[:, 1] - spans[:, 0]
+        usual = float(np.median(took)) if len(took) else 1.0
+        self.of[core], self.most[core] = spans[took > FACTOR * usual], float(took.max(initial=0)) / usual
 
     def during(self, core: int, begins: Floats, ends: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Whether the core stood still at some time of each span, or up to `AFTER_S` before it.
+        """Whether the core was slow at some time of each span, or up to `AFTER_S` before it.
 
         Parameters
         ----------
         core : the core
         begins, ends : begin and end of each span [s]
         """
-        stood = self.of.get(core, np.zeros((0, 2)))
-        first = np.searchsorted(stood[:, 1] + AFTER_S, begins)  # the first stall that ends after the span begins
-        return (first < len(stood)) & (np.append(stood[:, 0], np.inf)[first] < ends)
+        slow = self.of.get(core, np.zeros((0, 2)))
+        first = np.searchsorted(slow[:, 1] + AFTER_S, begins)  # the first slow work that ends after the span begins
+        return (first < len(slow)) & (np.append(slow[:, 0], np.inf)[first] < ends)
 
     def told(self, core: int) -> str:
-        """A sentence about the stalls of a core."""
-        spans = self.of[core][:, 1] - self.of[core][:, 0]
-        share = 100 * spans.sum() / max(self.passed_s, 1e-9)
+        """A sentence about the slow spells of a core."""
+        slow = self.of[core]
+        starts = 1 + int(np.sum(np.diff(slow[:, 0]) > AFTER_S)) if len(slow) else 0
+        share = 100 * 0.0025 * len(slow) / max(self.passed_s, 1e-9)
         return (
-            f"core {core} stood still for {share:.1f} % of the time, {len(spans) / self.passed_s:.2f} times a second, "
-            f"at most {1e3 * spans.max(initial=0):.0f} ms"
+            f"core {core}: more than {FACTOR:g} times as slow as usual in {share:.1f} % of the time, "
+            f"{starts / self.passed_s:.2f} spells a second, at most {self.most[core]:.0f} times"
         )
 
 

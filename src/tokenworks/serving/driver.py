@@ -87,7 +87,8 @@ class HandedOver:
     """What the driver tells its observer about tokens that it handed over in one turn.
 
     ranks, gaps, lates : of each token's request: number of its rank; time since the token before it, NaN for a first
-        token [s]; time between the token's due time and the moment when it was handed over [s of the real clock]
+        token [s]; time between the token's due time and the moment when it was written: the tokens of a turn are
+        written one after the other, in equal times [s of the real clock]
     more : new tokens of each request [token]
     """
 
@@ -242,9 +243,10 @@ class Driver:
 
     def _hand_over(self, now: float) -> None:
         progress, jobs = self._progress, self.jobs
-        times = progress.times
+        times, count = progress.times, len(progress)
+        order = times.argsort(kind="stable")  # what was due first is written first
         columns = (progress.numbers, progress.tokens, times, progress.ranks)
-        for number, tokens, when, rank in zip(*[column.tolist() for column in columns], strict=True):
+        for number, tokens, when, rank in zip(*[column[order].tolist() for column in columns], strict=True):
             job = jobs.get(number)
             if job is None:
                 continue
@@ -261,7 +263,9 @@ class Driver:
             else:
                 job.receiver.produced(job, tokens)
         if self.observe is not None:
-            lates = np.maximum(self.now() - times, 0.0) / self.speed
+            written = np.empty(count)
+            written[order] = now + np.arange(1, count + 1) * ((self.now() - now) / count)
+            lates = np.maximum(written - times, 0.0) / self.speed
             self.observe(HandedOver(progress.ranks, progress.gaps, lates, progress.more))
         if self.stepped is not None:
             self.stepped(*self.simulator.work())
