@@ -14,6 +14,7 @@ import pytest
 from benchmarks.accuracy import __main__ as command
 from benchmarks.accuracy import collect, kept
 from benchmarks.accuracy.history import changes, compared_with, targets
+from benchmarks.accuracy.reasons import REASONS, reasons
 from benchmarks.accuracy.render import page
 
 from tokenworks.cli import run
@@ -189,6 +190,24 @@ def test_targets_are_met_or_missed() -> None:
     text = page(invented())
     assert "outside: beta 60 %" in text
     assert "no earlier figures" in text
+
+
+def test_both_tables_of_left_out_systems_have_the_interval_of_the_calibration_file() -> None:
+    figures = invented()
+    figures["calibration"]["left_out"][1] |= {"spread": 1.47, "covered": 0.59}
+    rows = [line for line in page(figures).splitlines() if line.startswith("| beta ")]
+    assert any("| 1.47 |" in line and line.endswith("| 59 % |") for line in rows)
+    assert sum("59 %" in line for line in rows) == 2
+
+
+def test_reasons_belong_to_targets_and_show_only_while_they_are_missed() -> None:
+    every = targets(invented())
+    assert set(REASONS) <= {one.what for one in every}
+    text = page(invented())
+    for one in every:
+        if one.what in REASONS:
+            assert (f"- {one.what}. {REASONS[one.what][:20]}" in " ".join(text.split())) == (one.met is False)
+    assert not reasons([])
 
 
 def test_what_got_worse_is_said() -> None:

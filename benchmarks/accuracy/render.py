@@ -18,6 +18,7 @@ from benchmarks.accuracy.history import (
 )
 from benchmarks.accuracy.limits_words import limits
 from benchmarks.accuracy.markdown import factor, kind_words, percent, signed, table, wrapped
+from benchmarks.accuracy.reasons import reasons
 
 ABLATED = 0.0005
 """Constants whose ablation costs less mean error than this are not listed [-]."""
@@ -74,9 +75,14 @@ def _made(figures: Figures) -> str:
 
 
 def _targets(figures: Figures) -> str:
-    rows = [[one.what, _bounds(one), _reached(one), _met(one)] for one in targets(figures)]
-    why = "\nWhy targets are missed: [causes](calibration.md#remaining-errors-and-their-causes).\n"
-    return "## Targets\n" + table(("figure", "target", "now", ""), rows) + (why if "**missed**" in str(rows) else "")
+    every = targets(figures)
+    rows = [[one.what, _bounds(one), _reached(one), _met(one)] for one in every]
+    more = (
+        "\n[Causes](calibration.md#remaining-errors-and-their-causes) and [what was "
+        "tried](calibration.md#tried-and-not-taken) have the details.\n"
+    )
+    missed = [one for one in every if one.met is False]
+    return "## Targets\n" + table(("figure", "target", "now", ""), rows) + (reasons(missed) + more if missed else "")
 
 
 def _bounds(one: Target) -> str:
@@ -234,7 +240,14 @@ def _left_out(figures: Figures) -> str:
     )
     if section and not section["kernels"]:
         text += "The fits start from kernel tables of all systems; `KERNELS=1` leaves out those of the system, too.\n"
-    text += _stale(figures, "left_out_systems") + _left_table("left-out system", left_out(figures))
+    text += (
+        "The intervals are those that the other systems give (from the calibration file). The factor is for points "
+        "without MTP; the needed factor and the share inside are of all points.\n"
+    )
+    shipped = {one["group"]: one for one in figures["calibration"]["left_out"]}
+    law = {name: {key: one[key] for key in ("spread", "covered") if key in one} for name, one in shipped.items()}
+    groups = [one | law.get(one["group"], {}) for one in left_out(figures)]
+    text += _stale(figures, "left_out_systems") + _left_table("left-out system", groups)
     if models := result(figures, "left_out_models"):
         text += "\nThe same with models left out:\n" + _stale(figures, "left_out_models")
         text += _left_table("left-out model", sorted(models["groups"], key=lambda one: -one["median_ape"]))
