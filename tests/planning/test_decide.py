@@ -104,7 +104,11 @@ def test_a_plan_says_for_which_engines_emit_writes_nothing() -> None:
     written = tokenworks.plan(DENSE, "hgx-h100", engine="vllm", **asked)
     other = tokenworks.plan(DENSE, "hgx-h100", engine="trtllm", **asked)
     assert not [note for note in written.notes if "emit" in note]
-    assert "`emit` writes no launch commands for TensorRT-LLM" in other.notes[0]
+    words = "of TensorRT-LLM (PyTorch backend): plan with --engine vllm or --engine sglang."
+    assert other.notes == (f"`emit` writes no launch commands for deployment 1, {words}",)
+    rows = (other.deployments[0], written.deployments[0])
+    assert "backend): --pick 2 or plan with" in dataclasses.replace(other, deployments=rows).notes[0]
+    assert not other.remarks
 
 
 def test_the_same_question_gives_the_same_answer(planned: Plan) -> None:

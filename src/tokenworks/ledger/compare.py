@@ -133,7 +133,7 @@ def _notes(systems: Sequence[Compared], equal: Equal) -> Iterator[str]:
         yield f"Not settled: {names}. The budget ended before every deployment was simulated that could be better."
     if equal == "power":
         yield "Power is that of the devices under load, without hosts and network."
-    notes = (note for one in systems for answer in one.answers if answer.plan for note in answer.plan.notes)
+    notes = (note for one in systems for answer in one.answers if answer.plan for note in answer.plan.remarks)
     yield from dict.fromkeys(notes)
 
 

@@ -304,18 +304,24 @@ class Plan(Shown):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know beside the numbers."""
+        return tuple(filter(None, (*self.remarks, self._not_launched())))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes on the numbers."""
         one = "Requests with one output token have no TPOT: only a TTFT bound can be given."
-        notes = (*model_notes(self.setting.model), one if self.setting.workload.osl == 1 else "", self._not_launched())
+        notes = (*model_notes(self.setting.model), one if self.setting.workload.osl == 1 else "")
         return tuple(dict.fromkeys(filter(None, (*notes, *(self.decision.remarks if self.decision else ())))))
 
     def _not_launched(self) -> str:
-        """Which deployments `emit` cannot write launch commands for; empty if it can for all engines of the plan."""
-        others = {row.deployment.engine for row in self.deployments}.difference(LAUNCHED_ENGINES)
-        if not others:
+        """That `emit` cannot write launch commands for the best deployment, and the way out; empty if it can."""
+        engines = [row.deployment.engine for row in self.deployments]
+        if not engines or engines[0] in LAUNCHED_ENGINES:
             return ""
-        names = " or ".join(load_engine(name).title for name in sorted(others))
-        engines = " or ".join(f"--engine {name}" for name in LAUNCHED_ENGINES)
-        return f"`emit` writes no launch commands for {names}; for a deployment that it writes, plan with {engines}."
+        names = " or ".join(f"--engine {name}" for name in LAUNCHED_ENGINES)
+        picks = [f"--pick {rank}" for rank, engine in enumerate(engines, 1) if engine in LAUNCHED_ENGINES]
+        ways = " or ".join([*picks[:1], f"plan with {names}"])
+        return f"`emit` writes no launch commands for deployment 1, of {load_engine(engines[0]).title}: {ways}."
 
     def document(self) -> Plain:
         """The file of deployments that other commands read."""
