@@ -177,8 +177,12 @@ def main() -> None:
         end(self, *given)
         streams[self][2] = time.monotonic()
 
-    ServerMetrics.observe, Server.answer = observed, answered  # type: ignore[method-assign]
-    StreamAnswer._start, StreamAnswer.ended = started, ended  # type: ignore[method-assign]
+    patched: list[tuple[Any, str, Any]] = [
+        (ServerMetrics, "observe", observed), (Server, "answer", answered), (StreamAnswer, "_start", started),
+        (StreamAnswer, "ended", ended),
+    ]  # fmt: skip
+    for kind, name, function in patched:
+        setattr(kind, name, function)
     sys.argv = ["tokenworks", *arguments]
     try:
         tokenworks()
