@@ -7,7 +7,8 @@ begin one after the other. With `--replicas 1`, the tokens of all streams leave 
 
 A virtual machine may be slow for a moment without saying so. So a watcher on each core notes when this happens
 (`watch`), and each row has the p99 of all tokens, the p99 of tokens that were due outside of slow spells of the
-server's core, and the share of these tokens. Server and client have a core each.
+server's core (and of turns in which other programs had this core), and the share of these tokens. Server and client
+have a core each.
 
     python -m benchmarks.serve --streams 300,600,900,1200 --seconds 10
     python -m benchmarks.serve --fidelity 4 --requests 200
@@ -39,7 +40,7 @@ from typing import Any
 import numpy as np
 
 import tokenworks
-from benchmarks.watch import Spells, Writes
+from benchmarks.watch import Spells, Writes, slow
 from tokenworks.engine.types import Status
 from tokenworks.specs.faults import load_faults
 
@@ -187,7 +188,7 @@ def loads(folder: str, given: argparse.Namespace) -> None:
     for row, began, ended in rows:
         own = (writes.times >= began) & (writes.times < ended)
         lates = 1e3 * writes.lates[own]
-        calm = ~spells.during(SERVER, due[own], writes.times[own])
+        calm = ~slow(due[own], writes.times[own], spells.of[SERVER], writes.waits)
         late = lates > 10
         print(
             f"{row}  late p50 {np.median(lates):4.1f}, p99 {p99(lates):5.1f} ms; outside of slow spells "

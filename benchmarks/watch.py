@@ -29,8 +29,10 @@ from tokenworks.arrays import Floats
 
 FACTOR = 3.0
 """A core is slow while the same work takes so many times as long as usual [-]."""
-AFTER_S = 0.02
-"""Time after a slow spell in which the server makes up for it [s]."""
+AFTER_S = 0.1
+"""Time after a slow spell in which the server makes up for it; at 60,000 tokens/s, with a third of a core [s]."""
+WAIT_S = 0.002
+"""Wait of the server for its core, between two turns, that counts as a slow spell: other programs ran [s]."""
 
 WATCHER = """
 import gc, os, time
@@ -87,22 +89,10 @@ class Spells:
         usual = float(np.median(took)) if len(took) else 1.0
         self.of[core], self.most[core] = spans[took > FACTOR * usual], float(took.max(initial=0)) / usual
 
-    def during(self, core: int, begins: Floats, ends: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Whether the core was slow at some time of each span, or up to `AFTER_S` before it.
-
-        Parameters
-        ----------
-        core : the core
-        begins, ends : begin and end of each span [s]
-        """
-        slow = self.of.get(core, np.zeros((0, 2)))
-        first = np.searchsorted(slow[:, 1] + AFTER_S, begins)  # the first slow work that ends after the span begins
-        return (first < len(slow)) & (np.append(slow[:, 0], np.inf)[first] < ends)
-
     def told(self, core: int) -> str:
         """A sentence about the slow spells of a core."""
         slow = self.of[core]
-        starts = 1 + int(np.sum(np.diff(slow[:, 0]) > AFTER_S)) if len(slow) else 0
+        starts = 1 + int(np.sum(np.diff(slow[:, 0]) > 0.02)) if len(slow) else 0
         share = 100 * 0.0025 * len(slow) / max(self.passed_s, 1e-9)
         return (
             f"core {core}: more than {FACTOR:g} times as slow as usual in {share:.1f} % of the time, "
@@ -116,27 +106,45 @@ class Writes:
     times, lates : when each token was written, and how late it was [s]
     came, began, ended : of each stream, in the order of `came`: when the first byte of its request came, and when its
         first and its last token were written [s]
+    waits : begin and end of turns in which the server waited for its core, as other programs ran [s]
     """
 
     def __init__(self, file: Path) -> None:
         with np.load(file) as seen:
-            self.times, self.lates = seen["times"], seen["lates"]
+            self.times, self.lates, self.waits = seen["times"], seen["lates"], seen["waits"]
             self.came, self.began, self.ended = seen["streams"]
 
 
-def written(file: str, streams: list[list[float]], turns: list[tuple[float, Any]]) -> None:
+def slow(begins: Floats, ends: Floats, *spells: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether there was a slow spell at some time of each span, or up to `AFTER_S` before it.
+
+    Parameters
+    ----------
+    begins, ends : begin and end of each span [s]
+    spells : rows of begin and end [s]
+    """
+    all_spells = np.concatenate([np.zeros((0, 2)), *spells])
+    starts, stops = all_spells[np.argsort(all_spells[:, 0], kind="stable")].T
+    first = np.searchsorted(np.maximum.accumulate(stops) + AFTER_S, begins)
+    return (first < len(starts)) & (np.append(starts, np.inf)[first] < ends)
+
+
+def written(file: str, streams: list[list[float]], turns: list[tuple[float, Any, float]]) -> None:
     """Write the file that `Writes` reads.
 
     Parameters
     ----------
     file : the file
     streams : `came`, `began` and `ended` of each stream
-    turns : when each turn had written its tokens, and how late they were
+    turns : when each turn had written its tokens, how late they were, and the time that the process has waited so far
     """
-    lates = [late for _, late in turns] or [np.zeros(0)]
-    times = np.repeat([when for when, _ in turns], [len(late) for _, late in turns])
-    table = np.array(sorted(streams)).reshape(-1, 3).T
-    np.savez(file, times=times, lates=np.concatenate(lates), streams=table)
+    ends, waited = np.array([turn[0] for turn in turns]), np.array([turn[2] for turn in turns])
+    long = np.flatnonzero(np.diff(waited) > WAIT_S)
+    times = np.repeat(ends, [len(turn[1]) for turn in turns])
+    np.savez(
+        file, times=times, lates=np.concatenate([np.zeros(0), *(turn[1] for turn in turns)]),
+        waits=np.c_[ends[long], ends[long + 1]], streams=np.array(sorted(streams)).reshape(-1, 3).T,
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -148,12 +156,13 @@ def main() -> None:
     from tokenworks.serving.metrics import ServerMetrics
     from tokenworks.serving.server import Server
 
-    turns, streams, came = list[tuple[float, Any]](), dict[Any, list[float]](), dict[Any, float]()
+    turns, streams, came = list[tuple[float, Any, float]](), dict[Any, list[float]](), dict[Any, float]()
     observe, answer = ServerMetrics.observe, Server.answer
     start, end = StreamAnswer._start, StreamAnswer.ended
 
     def observed(self: Any, seen: Any) -> None:
-        turns.append((time.monotonic(), seen.lates))
+        waited = int(Path("/proc/self/schedstat").read_text().split()[1])
+        turns.append((time.monotonic(), seen.lates, 1e-9 * waited))
         observe(self, seen)
 
     def answered(self: Any, connection: Any, request: Any, *given: Any) -> None:
@@ -168,8 +177,12 @@ def main() -> None:
         end(self, *given)
         streams[self][2] = time.monotonic()
 
-    ServerMetrics.observe, Server.answer = observed, answered  # type: ignore[method-assign]
-    StreamAnswer._start, StreamAnswer.ended = started, ended  # type: ignore[method-assign]
+    patched: list[tuple[Any, str, Any]] = [
+        (ServerMetrics, "observe", observed), (Server, "answer", answered), (StreamAnswer, "_start", started),
+        (StreamAnswer, "ended", ended),
+    ]  # fmt: skip
+    for kind, name, function in patched:
+        setattr(kind, name, function)
     sys.argv = ["tokenworks", *arguments]
     try:
         tokenworks()

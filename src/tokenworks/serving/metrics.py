@@ -167,7 +167,8 @@ class ServerMetrics:
         self.counters = {key: np.zeros(engines, np.int64) for key in ("prompt", "cached")}
         self._generated = np.zeros(engines, np.int64)
         self._late_before = (0, 0.0)
-        self._seen, self._work = list[HandedOver](), [(np.zeros(engines, np.int64), np.zeros(engines, np.int64))]
+        self._seen = list[HandedOver]()
+        self._work: list[tuple[Ints, Ints]] = [(np.zeros(engines, np.int64), np.zeros(engines, np.int64))]
         self.reasons = {reason: np.zeros(engines, np.int64) for reason in ("stop", "length", "abort", "error")}
         self.events: dict[str, int] = {}
         self.responses: dict[tuple[str, str, str], int] = {}
