@@ -305,10 +305,11 @@ class Plan(Shown):
     def notes(self) -> tuple[str, ...]:
         """What a reader must know beside the numbers."""
         one = "Requests with one output token have no TPOT: only a TTFT bound can be given."
-        notes = (*model_notes(self.setting.model), one if self.setting.workload.osl == 1 else "", self._not_launched())
+        notes = (*model_notes(self.setting.model), one if self.setting.workload.osl == 1 else "", self.not_launched)
         return tuple(dict.fromkeys(filter(None, (*notes, *(self.decision.remarks if self.decision else ())))))
 
-    def _not_launched(self) -> str:
+    @property
+    def not_launched(self) -> str:
         """Which deployments `emit` cannot write launch commands for; empty if it can for all engines of the plan."""
         others = {row.deployment.engine for row in self.deployments}.difference(LAUNCHED_ENGINES)
         if not others:
