@@ -256,6 +256,6 @@ def test_tiers_with_cancels_and_looks(seed: int) -> None:
     rng = np.random.default_rng(seed)
     cluster, requests = cases.reuse(rng)
     cancels = list(zip(cases.moments(rng, 8).tolist(), rng.integers(0, len(requests), 8).tolist(), strict=True))
-    first, *looks = [*np.sort(cases.moments(rng, 4)).tolist(), math.inf]
-    stages = [(requests, first), *((None, look) for look in looks)]
+    looks: list[float] = [*np.sort(cases.moments(rng, 4)).tolist(), math.inf]
+    stages = [(requests, looks[0]), *((None, look) for look in looks[1:])]
     play_both(cluster, stages, lambda slow, fast: cases.assert_same(slow.outcome(), fast.outcome()), cancels)

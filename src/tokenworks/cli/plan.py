@@ -154,8 +154,8 @@ def plan(
         emit(result.plain(), "json")
     elif output == "yaml":
         emit(_with_path(result.document(), model), "yaml")
-        for line in result.notes:
-            notes().paragraph(line)
+        if result.not_launched:
+            notes().paragraph(result.not_launched)
     else:
         page.write(output, result.plain(), [result.setting.machine])
     if not result.meets_slo:

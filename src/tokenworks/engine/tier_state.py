@@ -39,9 +39,11 @@ PREFETCHES: dict[PrefetchName, int] = {"none": 0, "best_effort": 1, "wait": 2, "
 
 def _in_a_line(fields: list[Any]) -> np.dtype[Any]:
     """A record that fills a cache line, so that a random read of it fetches one line and no second one."""
-    offsets = np.dtype(fields).fields or {}
-    names, kinds, places = [field[0] for field in fields], *zip(*(offsets[field[0]] for field in fields), strict=True)
-    return np.dtype({"names": names, "formats": kinds, "offsets": places, "itemsize": _LINE})
+    packed = np.dtype(fields).fields or {}
+    return np.dtype({
+        "names": list(packed), "formats": [field[0] for field in packed.values()],
+        "offsets": [field[1] for field in packed.values()], "itemsize": _LINE,
+    })  # fmt: skip
 
 
 TIER = np.dtype(

@@ -251,7 +251,7 @@ def advise(
     run = best_run(work.bench, candidate)
     assert run is not None
     before = shown(candidate, run)
-    spent = device_time(run, before.charged)
+    spent = device_time(run, before.charged, before.output_tok_s_per_device)
     whole = sum(spent.values()) or 1.0
     parts = sorted(
         (DevicePart(part=part, device_s_per_token=value, share=value / whole) for part, value in spent.items()),

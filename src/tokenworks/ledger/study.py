@@ -190,16 +190,17 @@ def study(question: Question, progress: Progress | None = None) -> Study:
     run, rates = bench.listed[plan.best.deployment], question.reliability
     return replace(
         bare, best=best_of(plan, bench), uptime=None if rates is None else deployment_uptime(run, rates),
-        tiers=tier_gain(run) if question.weigh_tiers else None,
+        tiers=tier_gain(run, plan.best) if question.weigh_tiers else None,
     )  # fmt: skip
 
 
-def tier_gain(run: Simulation) -> TierGain | None:
+def tier_gain(run: Simulation, row: Ranked) -> TierGain | None:
     """What the KV tiers of a deployment give, by the same requests without them; None without tiers below HBM.
 
     Parameters
     ----------
     run : a simulation of the deployment
+    row : the deployment with the values of this simulation
     """
     if not run.cluster.tiers.stores:
         return None
@@ -209,7 +210,8 @@ def tier_gain(run: Simulation) -> TierGain | None:
         block_tokens=run.cluster.pools[0].limits.block_tokens,
     )  # fmt: skip
     uses = tuple(TierUse(one["name"], one["capacity_bytes"], one["hit_share"]) for one in tiers_of(run))
-    return TierGain(uses, bare.metrics.effective_throughput, bare.meets_slo)
+    flow = row.output_tok_s_per_device * row.charged / run.metrics.output_throughput
+    return TierGain(uses, bare.metrics.effective_throughput * flow, bare.meets_slo)
 
 
 def best_of(plan: Plan, bench: Bench) -> Best:
@@ -229,16 +231,16 @@ def _best(run: Simulation, row: Ranked) -> Best:
     watts = used(run.deployment.roles, pools, run.site, run.span.seconds).watts(run.site)
     workload = run.traffic.workload
     think_s = workload.think_time if workload else 0.0
-    input_tok_s = metrics.total_token_throughput - metrics.output_throughput
+    input_tok_s = (row.total_tok_s_per_device - row.output_tok_s_per_device) * charged
     cached = input_tok_s * row.hit_share
     return Best(
         effective_tok_s=row.effective_tok_s_per_device * charged,
-        output_tok_s=metrics.output_throughput,
+        output_tok_s=row.output_tok_s_per_device * charged,
         input_tok_s=input_tok_s - cached,
         cached_tok_s=cached,
-        users=metrics.request_throughput * (metrics.mean_e2el_ms / 1e3 + think_s),
+        users=row.requests_s * (metrics.mean_e2el_ms / 1e3 + think_s),
         watts_per_device=watts,
-        spent=device_time(run, charged),
+        spent=device_time(run, charged, row.output_tok_s_per_device),
         roofs=roofs_of_parts(run),
         shares=token_shares(run),
     )

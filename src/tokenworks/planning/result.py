@@ -304,7 +304,7 @@ class Plan(Shown):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know beside the numbers."""
-        return tuple(filter(None, (*self.remarks, self._not_launched())))
+        return tuple(filter(None, (*self.remarks, self.not_launched)))
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -313,7 +313,8 @@ class Plan(Shown):
         notes = (*model_notes(self.setting.model), one if self.setting.workload.osl == 1 else "")
         return tuple(dict.fromkeys(filter(None, (*notes, *(self.decision.remarks if self.decision else ())))))
 
-    def _not_launched(self) -> str:
+    @property
+    def not_launched(self) -> str:
         """That `emit` cannot write launch commands for the best deployment, and the way out; empty if it can."""
         engines = [row.deployment.engine for row in self.deployments]
         if not engines or engines[0] in LAUNCHED_ENGINES:

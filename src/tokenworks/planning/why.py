@@ -192,7 +192,10 @@ def why(costings: Sequence[Costing], text: str, *, simulate: bool = True, say: S
     plan, _ = decide(bench, candidates(searched(costings, PLACES, margin=ERROR, progress=say)), PLACES, say=say)
     ((row,), _) = decide(bench, asked.candidates(), 1, say=say)
     answer = _answer(costings, row, plan)
-    own, best = (device_time(bench.listed[one.deployment], one.charged) for one in (row, answer.best or row))
+    own, best = (
+        device_time(bench.listed[one.deployment], one.charged, one.output_tok_s_per_device)
+        for one in (row, answer.best or row)
+    )
     parts = [Part(part=part, device_s_per_token=own.get(part, 0.0), best_device_s_per_token=best.get(part, 0.0))
              for part in dict.fromkeys([*own, *best])]  # fmt: skip
     return dataclasses.replace(answer, parts=tuple(parts))

@@ -12,8 +12,8 @@ from tokenworks.simulation.run import Simulation
 WAITING, IDLE, LEFT_OVER = "uneven steps and ranks", "no work", "devices left over"
 
 
-def device_time(run: Simulation, charged: int) -> dict[str, float]:
-    """Time of all devices per output token, by part of a step. The sum is charged devices / output rate.
+def device_time(run: Simulation, charged: int, output_tok_s_per_device: float) -> dict[str, float]:
+    """Time of all devices per output token, by part of a step. The sum is 1 / `output_tok_s_per_device`.
 
     The parts are those of the mean step of each role. What the steps took beyond the mean step is `WAITING`: ranks that
     wait for the busiest one, and steps that differ from the mean. A role without requests has `IDLE` time.
@@ -22,12 +22,13 @@ def device_time(run: Simulation, charged: int) -> dict[str, float]:
     ----------
     run : the simulation
     charged : devices that throughput is divided by, with those left over where no further replica fits [count]
+    output_tok_s_per_device : output tokens that the run serves, as `planning.judge` counts them [token/s]
 
     Returns
     -------
     Part to time [s/token].
     """
-    seconds, tokens = run.span.seconds, max(run.metrics.output_throughput * run.span.seconds, 1e-12)
+    seconds, tokens = run.span.seconds, max(output_tok_s_per_device * charged * run.span.seconds, 1e-12)
     spent: dict[str, float] = {}
 
     def add(part: str, device_s: float) -> None:
