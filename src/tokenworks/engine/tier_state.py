@@ -14,6 +14,7 @@ tier. The record of the run has its first cells; a hash table has the others, an
 from __future__ import annotations
 
 import mmap
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ PREFETCHES: dict[PrefetchName, int] = {"none": 0, "best_effort": 1, "wait": 2, "
 
 def _in_a_line(fields: list[Any]) -> np.dtype[Any]:
     """A record that fills a cache line, so that a random read of it fetches one line and no second one."""
-    packed = np.dtype(fields).fields or {}
+    packed: Mapping[str, Any] = np.dtype(fields).fields or {}
     return np.dtype({
         "names": list(packed), "formats": [field[0] for field in packed.values()],
         "offsets": [field[1] for field in packed.values()], "itemsize": _LINE,
