@@ -13,6 +13,7 @@ import tokenworks
 from tests.planning.settings import DENSE, SESSIONS, SMALL_MOE, costing, role
 from tokenworks.planning.bench import CUT, SESSION_MOST, SESSION_MOST_AGAIN, Bench
 from tokenworks.planning.decide import _listed, decide
+from tokenworks.planning.judge import shown
 from tokenworks.planning.ranking import candidates
 from tokenworks.planning.result import Plan
 from tokenworks.planning.search import search
@@ -153,9 +154,13 @@ def test_runs_of_very_many_sessions_are_cut_and_it_is_said(monkeypatch: pytest.M
     case = costing(DENSE, "hgx-h100", workload=SESSIONS, slo="ttft.p90=30s,tpot=100ms")
     one = next(candidates([search(case, 10, margin=0.2)]))
     bench = Bench()
-    assert bench._run(one, 0.05, None, again=False, whole=True).requests < SESSION_MOST
+    short = bench._run(one, 0.05, None, again=False, whole=True)
+    assert short.requests < SESSION_MOST
+    life_s = one.estimated.ttft_s + SESSIONS.osl * one.estimated.tpot_s + SESSIONS.think_time
+    assert short.ongoing == round(0.05 * life_s)
     assert not bench.cut
-    assert bench._run(one, 489.0, None, again=False, whole=True).requests == SESSION_MOST
+    long = bench._run(one, 489.0, None, again=False, whole=True)
+    assert (long.requests, long.ongoing) == (SESSION_MOST, 0)
     assert bench._run(one, 489.0, None, again=True, whole=True).requests == SESSION_MOST_AGAIN
     assert bench.cut == {one.deployment}
     for name in ("SESSION_MOST", "SESSION_MOST_AGAIN"):
@@ -164,6 +169,18 @@ def test_runs_of_very_many_sessions_are_cut_and_it_is_said(monkeypatch: pytest.M
     assert plan.decision is not None
     assert not plan.decision.settled
     assert CUT in plan.notes
+
+
+def test_a_run_that_ends_before_its_sessions_shows_its_window() -> None:
+    case = costing(DENSE, "hgx-h100", workload=SESSIONS, slo="ttft.p90=30s,tpot=1s")
+    one = next(candidates([search(case, 10, margin=0.2)]))
+    for rate, requests, whole in ((0.5, 1000, True), (20.0, 300, False)):
+        run = tokenworks.simulate(one.deployment, workload=SESSIONS, slo=case.slo, rate=rate, requests=requests)
+        assert run.meets_slo
+        row = shown(one, run)
+        assert row.offered_s == rate
+        assert (row.requests_s == pytest.approx(rate)) == whole
+        assert whole or row.requests_s == pytest.approx(run.metrics.request_throughput)
 
 
 def test_the_best_does_not_depend_on_how_many_are_listed(planned: Plan) -> None:

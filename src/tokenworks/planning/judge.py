@@ -12,6 +12,7 @@ from tokenworks.simulation.capacity import TOLERANCE
 from tokenworks.simulation.play import lost
 from tokenworks.simulation.run import Simulation
 from tokenworks.simulation.summary import busiest, roof_of, series
+from tokenworks.traffic.generate import session_turns
 
 STEP, SESSION_STEP = 1 + TOLERANCE, 1.05
 """Ratio of two neighbouring rates that are tried, as in `capacity`; the second where requests form sessions [-]."""
@@ -151,13 +152,21 @@ class _Flow:
                    output + rate * workload.isl * inputs)  # fmt: skip
 
 
+def _saw_sessions_end(run: Simulation) -> bool:
+    """Whether a run lasts longer than a session: before, sessions begin but do not end, and fewer requests are sent."""
+    workload = run.traffic.workload
+    assert workload is not None
+    turns, _ = session_turns(workload)
+    return turns * (run.metrics.mean_e2el_ms / 1e3 + workload.think_time) < run.span.end_s
+
+
 def shown(candidate: Candidate, run: Simulation) -> Ranked:
     """A row of the plan with the values of a simulation."""
     metrics, load, held = run.metrics, candidate.costing.load, run.meets_slo
     tpot = metrics.mean_tpot_ms / 1e3 or candidate.estimated.tpot_s
     pressure = max((bound.seen_s / bound.bound_s for bound in run.bounds.values()), default=0.0)
     rate = run.traffic.workload.rate if run.traffic.workload else None
-    flow = _Flow.endless(run, rate) if held and rate is not None else _Flow.of(run)
+    flow = _Flow.endless(run, rate) if held and rate is not None and _saw_sessions_end(run) else _Flow.of(run)
     if not held:
         sent = load.value if load and load.kind == "rate" else flow.requests
         pressure = max(pressure, sent / max(flow.requests, 1e-12), 1 + 1e-6)
