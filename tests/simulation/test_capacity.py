@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tokenworks.errors import SloMissed
 from tokenworks.simulation.bound import rate_bound
-from tokenworks.simulation.capacity import TOLERANCE, Kind, capacity, capacity_of
+from tokenworks.simulation.capacity import TOLERANCE, Kind, RunLengths, capacity, capacity_of
 from tokenworks.simulation.measured import Seen
 from tokenworks.simulation.run import Simulation, Traffic, simulate
 from tokenworks.simulation.source import Source
@@ -156,3 +156,17 @@ def test_a_deployment_that_holds_nothing_is_tried_once() -> None:
     with pytest.raises(SloMissed, match=r"no load stays within the SLO.*missed: tpot"):
         capacity_of(DEPLOYMENT, Source(CHAT, 500), Slo.parse("tpot=1ms"), say=said.append)
     assert len(said) == 1
+
+
+@given(rate=st.floats(0.01, 100), low=st.floats(0.1, 10), high=st.floats(10, 100))
+def test_runs_begin_with_the_sessions_that_are_live(rate: float, low: float, high: float) -> None:
+    """Little's law over the life of a request between those at two loads, and the think time."""
+    agents = CHAT.model_copy(update={"hit_share": 0.9, "think_time": 20.0})
+
+    def lengths(kind: Kind, workload: Workload | None) -> RunLengths:
+        return RunLengths(lambda load, requests: holds_below(1, load), kind, workload, {0.0: low, 100.0: high})
+
+    live = lengths("rate", agents).ongoing(rate)
+    assert live == round(rate * (low + (high - low) * rate / 100 + 20))
+    others = (lengths("users", agents), lengths("rate", CHAT), lengths("rate", None))
+    assert not any(one.ongoing(rate) for one in others)

@@ -25,7 +25,7 @@ from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo
 from tokenworks.specs.workload import LEAST_RATE, MOST_IN_FLIGHT, MOST_RATE, Workload
-from tokenworks.traffic.generate import BLOCK
+from tokenworks.traffic.generate import BLOCK, session_turns
 
 Kind = Literal["rate", "users"]
 
@@ -275,7 +275,7 @@ def capacity_of(
     def play(load: float, requests: int | None) -> Simulation:
         if say:
             say(f"trying {load:.4g} {UNITS[kind]}" + (f" with {requests:,} requests" if requests else ""))
-        sized = replace(source, requests=requests or source.requests)
+        sized = replace(source, requests=requests or source.requests, ongoing=lengths.ongoing(load))
         return simulated(sized.traffic(rate=load) if kind == "rate" else sized.traffic(concurrency=load))
 
     pilot = simulated(replace(source, requests=PILOT_REQUESTS).traffic(rate=PILOT_RATE))
@@ -344,11 +344,25 @@ class RunLengths:
         if run.served and run.stable:
             self.lives[load] = life_of(run)
 
+    def ongoing(self, load: float) -> int:
+        """Sessions that are live when a run begins, as many as are live on average [count]; 0 without sessions.
+
+        They begin with cold caches, as after a restart: a deployment that does not recover from this does not recover
+        from a chance crowd of sessions either. The plan asks the same.
+        """
+        workload = self.workload
+        if workload is None or self.kind == "users" or session_turns(workload)[0] == 1:
+            return 0
+        return round(load * (self._life(load) + workload.think_time))
+
     def _requests(self, workload: Workload, load: float) -> int:
         if self.kind == "users":
             return requests_for_users(workload, load)
+        return requests_for(workload, load, self._life(load))
+
+    def _life(self, load: float) -> float:
         loads = sorted(self.lives)
-        return requests_for(workload, load, float(np.interp(load, loads, [self.lives[one] for one in loads])))
+        return float(np.interp(load, loads, [self.lives[one] for one in loads]))
 
 
 def capacity(
