@@ -25,7 +25,7 @@ from tokenworks.simulation.source import Source
 from tokenworks.simulation.steps import Site
 from tokenworks.specs.deployment import Deployment
 from tokenworks.specs.deployment_file import Deployed
-from tokenworks.traffic.generate import BLOCK
+from tokenworks.traffic.generate import BLOCK, session_turns
 
 SESSIONS, SESSION_LIVES = 100, (1.0, 2.0)
 SESSIONS_AGAIN, SESSION_LIVES_AGAIN = WINDOW_SESSIONS, (1.0, 3.0)
@@ -335,7 +335,9 @@ class Bench:
         most = SESSION_MOST_AGAIN if again else SESSION_MOST
         ongoing = round(rate * (life + workload.think_time)) if sessions_of(candidate) and rate is not None else 0
         if sessions_of(candidate) and requests > most:
-            requests, ongoing = most, 0  # too short to recover from cold caches
+            requests = most
+            if most < ongoing * session_turns(workload)[0]:  # less than a session lasts: too short to recover
+                ongoing = 0
             self.cut.add(candidate.deployment)
         return _Run(candidate.deployment, rate, users, requests, ongoing, self.seed + again, block, whole)
 
