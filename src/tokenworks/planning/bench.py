@@ -54,7 +54,7 @@ on memory and time, as a request brings hundreds of blocks, each with some 120 b
 
 CUT = (
     f"Sessions are so many at these rates that runs end after {SESSION_MOST:,} or {SESSION_MOST_AGAIN:,} requests, "
-    "before sessions begin and end equally often: first turns count too much, and rates may be too high."
+    "before sessions begin and end equally often: rates may be too high."
 )
 
 KEPT_AHEAD = 2
