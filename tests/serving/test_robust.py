@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.serving.client import Response, ask, connected, get, idle, post, read, unchunked
 from tests.serving.conftest import DEPLOYMENT, Endpoint, built, running
+from tokenworks.serving.answers import StreamAnswer
 from tokenworks.serving.http import HttpLimits
 
 TRIES = int(os.environ.get("FUZZ_CASES", "40"))
@@ -321,6 +322,21 @@ def test_a_stream_says_what_the_whole_answer_says(endpoint: Endpoint, body: dict
     usages = [response["usage"] for response in (whole.json, streamed.events[-1])]
     assert usages[0]["completion_tokens"] == usages[1]["completion_tokens"]
     assert usages[0]["prompt_tokens"] == usages[1]["prompt_tokens"]
+
+
+def test_nothing_is_sent_on_a_connection_that_closes(wide: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The transport drops the headers of a stream that begins while it closes; its tokens may not be sent, either."""
+    begun = StreamAnswer._start
+
+    def closed_first(answer: StreamAnswer) -> None:
+        answer.connection.transport.close()
+        begun(answer)
+
+    monkeypatch.setattr(StreamAnswer, "_start", closed_first)
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}], "max_tokens": 9, "stream": True}).encode()
+    with connected(wide) as sock:
+        sock.sendall(post(CHAT, body))
+        assert sock.recv(65536) == b""
 
 
 @settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck))

@@ -196,12 +196,14 @@ class StreamAnswer(Answer):
 
         A generator keeps what an event needs in local variables, so a token takes one write and little else. The write
         goes to the socket itself, as the queue of the event loop takes a quarter of its time; what the socket does not
-        take goes into this queue, and so does everything while something is in it.
+        take goes into this queue, and so does everything while something is in it. A transport that closes drops what
+        it is given, the headers of a stream too: then nothing may go to the socket.
         """
         event = self._bytes(self.style.event(self, job, _MARK, 0, 1, None))
         begin, _, end = event.partition(_MARKED)
         connection, words, wants, sent = self.connection, self.words(job), self.wants, job.sent
-        queue, queued = connection.transport.write, connection.transport.get_write_buffer_size
+        transport = connection.transport
+        queue, queued, closing = transport.write, transport.get_write_buffer_size, transport.is_closing
         vocabulary, start, stride = words.vocabulary, words.start, words.stride
         escaped, mask, size = vocabulary.escaped, vocabulary.mask, vocabulary.size if words.pieces is None else 0
         before, after = begin, end
@@ -214,7 +216,7 @@ class StreamAnswer(Answer):
                 continue
             if size and tokens - sent == 1:
                 data = before + escaped[(start + stride * sent) & mask] + after
-                if connection.fd < 0 or queued():
+                if connection.fd < 0 or queued() or closing():
                     queue(data)
                 else:
                     try:
