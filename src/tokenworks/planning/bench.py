@@ -19,7 +19,7 @@ from tokenworks.errors import SpecError
 from tokenworks.planning.costing import Costing
 from tokenworks.planning.elsewhere import PROCESSES, elsewhere, here, threads
 from tokenworks.planning.ranking import Candidate
-from tokenworks.simulation.length import WINDOW_SESSIONS, life_of, requests_for, requests_for_users
+from tokenworks.simulation.length import WINDOW_SESSIONS, life_of, live_sessions, requests_for, requests_for_users
 from tokenworks.simulation.run import Simulation, simulate
 from tokenworks.simulation.source import Source
 from tokenworks.simulation.steps import Site
@@ -30,11 +30,7 @@ from tokenworks.traffic.generate import BLOCK, session_turns
 SESSIONS, SESSION_LIVES = 100, (1.0, 2.0)
 SESSIONS_AGAIN, SESSION_LIVES_AGAIN = WINDOW_SESSIONS, (1.0, 3.0)
 """Length of a run in the search where requests form sessions, and of one that confirms a deployment: sessions in the
-measured window [count], and lives of a session, which is a sum of many turns and varies little [-].
-
-A run begins with as many sessions as are live on average, all with cold caches, as after a restart. A deployment that
-does not recover from this does not recover from a chance crowd of sessions either, which comes once in many hours.
-"""
+measured window [count], and lives of a session, which is a sum of many turns and varies little [-]."""
 
 LEAST, LEAST_AGAIN = 8_000, 40_000
 """Requests of a run in the search, and of a run that confirms a listed deployment, at least [count]."""
@@ -333,7 +329,7 @@ class Bench:
             requests = max(requests_for(workload, rate, life), LEAST_AGAIN if again else LEAST)
         block = SESSION_BLOCK if sessions_of(candidate) else BLOCK
         most = SESSION_MOST_AGAIN if again else SESSION_MOST
-        ongoing = round(rate * (life + workload.think_time)) if sessions_of(candidate) and rate is not None else 0
+        ongoing = live_sessions(workload, rate, life) if sessions_of(candidate) and rate is not None else 0
         if sessions_of(candidate) and requests > most:
             requests = most
             if most < ongoing * session_turns(workload)[0]:  # less than a session lasts: too short to recover

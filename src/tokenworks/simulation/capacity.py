@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from tokenworks.errors import SloMissed
 from tokenworks.simulation.bound import places, rate_bound
-from tokenworks.simulation.length import life_of, requests_for, requests_for_users, requests_needed
+from tokenworks.simulation.length import life_of, live_sessions, requests_for, requests_for_users, requests_needed
 from tokenworks.simulation.measured import Seen
 from tokenworks.simulation.run import Simulation, Traffic, blocked, mean_played, simulate
 from tokenworks.simulation.source import Source
@@ -345,15 +345,11 @@ class RunLengths:
             self.lives[load] = life_of(run)
 
     def ongoing(self, load: float) -> int:
-        """Sessions that are live when a run begins, as many as are live on average [count]; 0 without sessions.
-
-        They begin with cold caches, as after a restart: a deployment that does not recover from this does not recover
-        from a chance crowd of sessions either. The plan asks the same.
-        """
+        """Sessions that are live when a run begins, as in a plan (`live_sessions`) [count]; 0 without sessions."""
         workload = self.workload
         if workload is None or self.kind == "users" or session_turns(workload)[0] == 1:
             return 0
-        return round(load * (self._life(load) + workload.think_time))
+        return live_sessions(workload, load, self._life(load))
 
     def _requests(self, workload: Workload, load: float) -> int:
         if self.kind == "users":

@@ -76,6 +76,21 @@ def requests_for_users(workload: Workload, users: float, *, sessions: int = WIND
     return min(_requests(users, 1.0, turns, 0.0, sessions), _most(workload))
 
 
+def live_sessions(workload: Workload, rate: float, life_s: float) -> int:
+    """Sessions of a workload that are live on average, by Little's law [count].
+
+    A run of sessions begins with as many, all with cold caches, as after a restart. A deployment that does not recover
+    from this does not recover from a chance crowd of sessions either, which comes once in many hours.
+
+    Parameters
+    ----------
+    workload : the workload
+    rate : requests per second [1/s]
+    life_s : life of one request, as in `requests_for` [s]
+    """
+    return round(rate * (life_s + workload.think_time))
+
+
 def _most(workload: Workload) -> int:
     """Most requests that `requests_for` asks for, by memory. Requests that share prefixes have block hashes."""
     return most_requests(workload.isl / BLOCK if workload.hit_share else 0.0)
