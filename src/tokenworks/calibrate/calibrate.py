@@ -24,6 +24,7 @@ from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.power import PowerFit, fit_power
 from tokenworks.calibrate.quantities import rounded, spread
 from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
+from tokenworks.calibrate.software import SoftwareFit, SoftwarePlain, fit_software
 from tokenworks.calibrate.unseen import Known
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.errors import SpecError
@@ -44,7 +45,7 @@ class AblatedPlain(TypedDict):
     mape_lost: float
 
 
-class CalibrateBody(TypedDict):
+class CalibrateBody(SoftwarePlain):
     """The plain form of `calibrate` on measured points; factors : fitted value / prior value of each constant."""
 
     inputs: Inputs
@@ -81,6 +82,7 @@ class Calibrated:
     problem : the points in closed form
     systems : errors of each device by a fit without its points; empty if all points are of one device
     intervals : the intervals, and their coverage on left-out devices
+    software : the factors of software stacks, and the errors that they come from
     power : the fit of power; None if too few points have energy
     """
 
@@ -90,6 +92,7 @@ class Calibrated:
     problem: Problem
     systems: list[Left]
     intervals: DeviceIntervals
+    software: SoftwareFit
     power: PowerFit | None = None
 
     def plain(self, *, ablation: bool = False) -> Plain:
@@ -116,6 +119,7 @@ class Calibrated:
             },
             "power": None if self.power is None else self.power.plain(),
             **intervals_plain(self.intervals),
+            **self.software.plain(),
         }
         if ablation:
             body["ablation"] = self.ablation()
@@ -140,6 +144,8 @@ def calibrate(
     unseen_prior: Callable[[str], Calibration] | None = None,
 ) -> Calibrated:  # fmt: skip
     """Simulate the points, fit the factors of their families, and leave out each system for its interval.
+
+    Last, each software stack gets the factor that its points have in common.
 
     Parameters
     ----------
@@ -179,12 +185,14 @@ def calibrate(
             **intervals.fields,
         }
     )
+    software = fit_software(points, fitted, without=without, say=say)
+    fitted = fitted.model_copy(update={"software": software.software})
     metered = [point for point in points if point.measured.energy]
     source = f"energy of {len(metered)} points of {fitted_on}"
     power = fit_power(metered, predict_all(metered, fitted, say=say), prior.power, source)
     update: dict[str, Any] = _ttft_spread(points, fitted, say) | ({"power": power.power} if power else {})
     fitted = fitted.model_copy(update=update)
-    return Calibrated(fitted, prior, whole, problem, systems, intervals, power)
+    return Calibrated(fitted, prior, whole, problem, systems, intervals, software, power)
 
 
 def problem_of(
@@ -210,7 +218,7 @@ def problem_of(
         raise SpecError(
             f"{len(usable)} points have a TPOT in a closed loop", hint=f"at least {LEAST_POINTS} of them are needed"
         )
-    near = at or prior
+    prior, near = prior.without_software, (at or prior).without_software
     problem = Problem.of(usable, predict_all(usable, near, say=say), near, without)
     if not problem.bunches:
         raise SpecError("none of the points can be predicted", hint="run `validate` on them: it gives the reasons")

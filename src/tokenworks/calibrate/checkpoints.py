@@ -9,13 +9,7 @@ from dataclasses import replace
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.hf import load_model
 from tokenworks.specs.hf.formats import FP8, NVFP4, integers
-from tokenworks.specs.model import BF16, Block, Format, Matrix, Model
-
-CLASSES = {
-    "nvfp4": "fp4", "nvfp4-w4a16": "fp4", "mxfp4": "fp4", "fp8": "fp8", "fp8-block": "fp8", "int4": "int4",
-    "int8": "int8", "bf16": "bf16", "fp16": "bf16",
-}  # fmt: skip
-"""Dtype in measured points, by storage format."""
+from tokenworks.specs.model import BF16, DTYPES, Block, Format, Matrix, Model
 
 SUFFIXES = {"fp8": ("-FP8",), "fp4": ("-NVFP4",), "int4": (), "int8": (), "bf16": ("",)}
 PUBLISHERS = ("nvidia",)
@@ -125,5 +119,5 @@ def drafted(model: Model) -> Model:
 
 def _stored(model: Model) -> set[str]:
     """Dtypes of the linear layers. bf16 counts only if nothing is quantised."""
-    dtypes = {CLASSES.get(m.format.name, m.format.name) for b in model.blocks for m in b.matrices if m.part != "router"}
+    dtypes = {DTYPES.get(m.format.name, m.format.name) for b in model.blocks for m in b.matrices if m.part != "router"}
     return dtypes if dtypes == {"bf16"} else dtypes - {"bf16"}

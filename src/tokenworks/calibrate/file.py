@@ -50,6 +50,11 @@ def write(fitted: Calibrated, path: Path) -> None:
         + "."
         for one in fitted.intervals.left_out
     ]
+    if left := summary["tpot_software_left_out"]:
+        lines.append(
+            f"# {len(summary['software'])} software stacks. Each split by the other splits of its stack: {left['n']} "
+            f"points, median TPOT error {_percent(left)} ({_percent(summary['tpot_without_software'])} without)."
+        )
     if power := fitted.power:
         lines.append(
             f"# Mean power: {power.n} points, median error {_percent(power.plain())} in sample; left out: "
@@ -139,7 +144,7 @@ def _plain(value: Any) -> Any:
         value = dict(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items() if item not in ("", (), {}, None)}
-    return list(value) if isinstance(value, tuple) else value
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
 
 
 def _scalar(written: str) -> str | int | float:

@@ -1,12 +1,10 @@
-"""Compute the intervals of a calibration again, without a change of its constants."""
+"""Compute what follows from the constants of a calibration again: its intervals, and factors of software stacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
-
-from typing_extensions import TypedDict
 
 from tokenworks.calibrate.calibrate import problem_of
 from tokenworks.calibrate.distances import (
@@ -21,6 +19,7 @@ from tokenworks.calibrate.factors import factors_of
 from tokenworks.calibrate.fit import fit
 from tokenworks.calibrate.leave_out import leave_out
 from tokenworks.calibrate.measured import Point
+from tokenworks.calibrate.software import SoftwareFit, SoftwarePlain, fit_software
 from tokenworks.calibrate.unseen import Known
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration
@@ -28,7 +27,7 @@ from tokenworks.specs.interval import Distance
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 
 
-class CalibrateIntervalsBody(TypedDict):
+class CalibrateIntervalsBody(SoftwarePlain):
     """The plain form of `calibrate --intervals-of`."""
 
     inputs: Inputs
@@ -46,17 +45,19 @@ class CalibrateIntervalsBody(TypedDict):
 
 @dataclass(frozen=True)
 class Intervals:
-    """A calibration with new intervals of TPOT and of throughput at equal speed per user.
+    """A calibration with new intervals of TPOT and of throughput at equal speed per user, and new software factors.
 
     Parameters
     ----------
-    calibration : the calibration; only `devices` and the fields of `IntervalFields` are new
+    calibration : the calibration; only `devices`, `software` and the fields of `IntervalFields` are new
     intervals : the intervals, and their coverage on left-out devices
+    software : the factors of software stacks, and the errors that they come from
     prior : name of the calibration that the fits without some of the points started from
     """
 
     calibration: Calibration
     intervals: DeviceIntervals
+    software: SoftwareFit
     prior: str
 
     def plain(self) -> Plain:
@@ -67,6 +68,7 @@ class Intervals:
             "prior": self.prior,
             "devices": list(self.calibration.devices),
             **intervals_plain(self.intervals),
+            **self.software.plain(),
         }
         return envelope("calibrate-intervals", body)
 
@@ -76,6 +78,8 @@ def intervals_of(
     say: Callable[[str], None] | None = None,
 ) -> Intervals:  # fmt: skip
     """Fit without parts of the points, and compute the intervals by device, and the correlation of two devices.
+
+    The factors of software stacks are computed again, too.
 
     Parameters
     ----------
@@ -99,5 +103,6 @@ def intervals_of(
     _, without_system = leave_out(problem, factors, "system", say)
     known = Known(problem, factors, fit(problem, factors).theta, without_system, say)
     intervals = device_intervals(known, calibration)
-    update = {"devices": known.silicon, **intervals.fields}
-    return Intervals(calibration.model_copy(update=update), intervals, prior.name)
+    software = fit_software(points, calibration, say=say)
+    update = {"devices": known.silicon, "software": software.software, **intervals.fields}
+    return Intervals(calibration.model_copy(update=update), intervals, software, prior.name)

@@ -211,6 +211,7 @@ def _trust(result: Advice, row: Ranked) -> Iterator[str]:
         f"{result.simulations:,} runs of {result.requests:,} requests. A gain below 2 % is not listed. The changes are "
         "not added up: apply one, and ask again."
     )
+    yield from (one.words for one in row.software)
     machine = [item for item in result.assumed if not item.path.startswith(("calibration", "engine", "workload"))]
     numbers = "; ".join(f"{item.path} = {item.value}" for item in machine) or "no number of the machine"
     yield f"Assumed: {numbers}; and {len(result.assumed) - len(machine)} more (see `-o json`)."

@@ -109,8 +109,9 @@ def calibrate(
     leave_out
         Leave out each system, or each model, in turn, and print the error of its predictions. Writes no calibration.
     intervals_of
-        Keep all constants of this calibration, which was fitted on the points, and compute only its intervals of TPOT
-        and of throughput at equal speed per user: the fits without some of the points start from --prior.
+        Keep all constants of this calibration, which was fitted on the points. Compute only what follows from them: its
+        intervals of TPOT and of throughput at equal speed per user, with fits without some of the points that start
+        from --prior; and the factors of software stacks.
     ablation
         Also print the error without each constant.
     name
@@ -255,6 +256,7 @@ def _intervals(
     plain = timed(result.plain(), began)
     if output == "table":
         _print_distances(plain)
+        _print_software(plain)
     else:
         emit(plain, output)
 
@@ -285,6 +287,27 @@ def _print_distances(plain: dict[str, Any]) -> None:
         _print_coverage(plain["left_out_intervals"])
     if (correlation := plain["throughput_correlation"]) is not None:
         out.paragraph(f"errors of two devices at equal speed per user: correlation {correlation:.2f}")
+
+
+def _print_software(plain: dict[str, Any]) -> None:
+    """Print the software stacks with the largest factors, and the errors on splits that the factors have not seen."""
+    stacks = sorted(plain["software"], key=lambda one: -abs(math.log(one["time"])))
+    rows = [
+        [one["device"], one["engine"], one["model"], one["weights"], "yes" if one["drafts"] else "no",
+         f"{one['time']:.2f}", str(one["points"]), str(one["splits"])]
+        for one in stacks[:ABLATED]
+    ]  # fmt: skip
+    columns: Columns = {
+        "device": "left", "engine": "left", "model": "left", "weights": "left", "MTP": "left", "step time x": "right",
+        "points": "right", "splits": "right",
+    }  # fmt: skip
+    title = f"\nsoftware stacks with the largest factors, of {len(stacks)}"
+    print_table(console(), columns, rows, title=title, spare=("splits", "weights"))
+    if left := plain["tpot_software_left_out"]:
+        console().paragraph(
+            f"each split by the other splits of its stack: {left['n']:,} points, median TPOT error "
+            f"{_median(left)} ({_median(plain['tpot_without_software'])} without these factors)"
+        )
 
 
 def _factor(factor: float | None) -> str:
@@ -404,6 +427,7 @@ def _print(plain: dict[str, Any]) -> None:
     if plain["left_out_systems"]:
         _print_left(plain["left_out_systems"])
     _print_distances(plain)
+    _print_software(plain)
     if power := plain["power"]:
         left = ", ".join(f"{one['group']} {100 * one['median_ape']:.0f} %" for one in power["left_out_systems"])
         out.paragraph(

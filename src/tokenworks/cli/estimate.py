@@ -141,4 +141,5 @@ def _trust(result: Estimate) -> Iterator[str]:
     for form, dtype in result.dequantised.items():
         device = result.setting.machine.device
         yield f"Dequantised: {form} weights are multiplied in {dtype}, because {device} cannot multiply {form}"
+    yield from (f"\n{one.words}" for one in result.software)
     yield "\nAssumed: " + "; ".join(f"{item.path} = {item.value}" for item in result.assumed)

@@ -342,6 +342,7 @@ def _trust(result: Plan) -> Iterator[str]:
         f"interval is {low * 1e3:,.3g} to {high * 1e3:,.3g} ms, and {_speed(less)} to {_speed(more)} output tokens/s "
         "per device."
     )
+    yield from (one.words for one in best.software)
     machine = [item for item in result.assumed if not item.path.startswith(("calibration", "engine"))]
     rest = len(result.assumed) - len(machine)
     numbers = "; ".join(f"{item.path} = {item.value}" for item in machine if item.path != "workload")

@@ -28,6 +28,7 @@ from tokenworks.cli.progress import compile_once, progress
 from tokenworks.cli.tables import Columns, print_table
 from tokenworks.errors import SloMissed
 from tokenworks.specs.scheduling import Scheduling
+from tokenworks.specs.software import Software
 from tokenworks.specs.workload import MOST_IN_FLIGHT
 
 if TYPE_CHECKING:
@@ -165,6 +166,8 @@ def _print(simulation: Simulation, plain: dict[str, Any]) -> None:
     _print_series(plain["series"], out)
     if plain["assumed"]:
         out.paragraph("\nAssumed: " + "; ".join(f"{item['path']} = {item['value']}" for item in plain["assumed"]))
+    for one in plain["software"]:
+        out.paragraph(Software.model_validate(one).words)
     out.paragraph(
         f"Grade: {plain['grade']}. 80 % interval of step times: predicted time / {plain['spread']:.2g} to predicted "
         f"time x {plain['spread']:.2g}. Simulated in {plain['wall']['kernel_s']:.3g} s; the command took "

@@ -100,6 +100,16 @@ class Breakdown:
         """Work of all parts on one device [FLOP]."""
         return sum((part.flop for part in self.parts.values()), 0.0)
 
+    def slowed(self, factor: FloatArray) -> Breakdown:
+        """The step with every part longer by a factor; work, traffic and roofs stay.
+
+        Parameters
+        ----------
+        factor : new time / time now [-]
+        """
+        parts: Parts = {name: Sum(part.seconds * factor, ((part, 1),)) for name, part in self.parts.items()}
+        return Breakdown(parts, self.seconds * factor)
+
     def bound(self) -> NDArray[np.str_]:
         """Name of the roof that binds parts of the largest total time, for each element."""
         spent: dict[str, FloatArray] = {}

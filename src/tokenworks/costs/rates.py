@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from tokenworks.arrays import FloatArray
 from tokenworks.costs.collectives import LinkRates
 from tokenworks.costs.moe import Balance
 from tokenworks.specs.calibration import Calibration, Power, number
@@ -13,6 +16,7 @@ from tokenworks.specs.engine import Engine
 from tokenworks.specs.interval import Distance, combined_spread
 from tokenworks.specs.machine import Assumption, Link, Machine
 from tokenworks.specs.model import Model
+from tokenworks.specs.software import Software
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class Rates:
     other_spreads : factors of errors that are independent of the device, such as an engine that was not measured [-]
     assumed : assumed numbers of the machine and of the calibration
     balance : known balance of the expert-parallel ranks; None: `skew` and `rank_skew` say it
+    measured_software : software stacks with measured points on the device, of all engines and models
+    software : those of them with the engine and the model, see `with_engine`
     """
 
     gemm: Mapping[str, float]
@@ -99,6 +105,37 @@ class Rates:
     assumed: tuple[Assumption, ...]
     other_spreads: tuple[float, ...] = ()
     balance: Balance | None = None
+    measured_software: tuple[Software, ...] = ()
+    software: tuple[Software, ...] = ()
+
+    def software_of(self, draft_tokens: float) -> Software | None:
+        """The software stack whose measured points a step time rests on; None: there are none.
+
+        Parameters
+        ----------
+        draft_tokens : draft tokens per step; 0 = no speculation [token]
+        """
+        return next((one for one in self.software if one.drafts == (draft_tokens > 0)), None)
+
+    def software_for(self, draft_tokens: Iterable[float]) -> tuple[Software, ...]:
+        """The software stacks whose measured points the step times of several roles rest on, each once.
+
+        Parameters
+        ----------
+        draft_tokens : draft tokens per step of each role [token]
+        """
+        found = (self.software_of(drafts) for drafts in sorted({min(drafts, 1) for drafts in draft_tokens}))
+        return tuple(one for one in found if one)
+
+    def software_time(self, draft_tokens: FloatArray) -> FloatArray:
+        """Time of a step with this software / its time by all other constants; 1 without measured points [-].
+
+        Parameters
+        ----------
+        draft_tokens : draft tokens per step; 0 = no speculation [token]
+        """
+        plain, drafted = (one.time if (one := self.software_of(drafts)) else 1.0 for drafts in (0, 1))
+        return np.where(np.asarray(draft_tokens) > 0, drafted, plain)
 
     def spread_of(self, draft_tokens: float) -> float:
         """The factor of the 80 % interval for TPOT and step times.
@@ -165,7 +202,9 @@ the step; assumed [-]."""
 
 
 def with_engine(reached: Rates, engine: Engine, model: Model) -> Rates:
-    """The rates, with intervals that cover what is not known of the engine on this device, and of its kernels.
+    """The rates with the measured software stacks of an engine and a model.
+
+    Intervals then cover what is not known of the engine on this device, and of its kernels.
 
     Parameters
     ----------
@@ -179,7 +218,11 @@ def with_engine(reached: Rates, engine: Engine, model: Model) -> Rates:
         for matrix in block.matrices
     )
     others = (engine.maturity, PACKED if packed and reached.packed_experts < 1 else 1.0)
-    return replace(reached, other_spreads=(*reached.other_spreads, *(one for one in others if one > 1)))
+    return replace(
+        reached,
+        other_spreads=(*reached.other_spreads, *(one for one in others if one > 1)),
+        software=tuple(one for one in reached.measured_software if one.runs(engine.name, model)),
+    )
 
 
 def rates(machine: Machine, calibration: Calibration) -> Rates:
@@ -269,4 +312,5 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         request=None if family.request is None else number(family.request),
         speed_spread=speeds.at(near),
         assumed=(*machine.assumed, *calibration.assumed(machine)),
+        measured_software=tuple(one for one in calibration.software if one.device == machine.device),
     )

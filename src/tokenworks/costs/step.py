@@ -63,7 +63,8 @@ def step(
     All dp ranks take equal shares of the batch, at least one sequence each. With pp > 1 the batch runs as pp
     microbatches. `seconds` is the larger of two times: one microbatch through all stages, and one round of all
     microbatches through the slowest stage (`parts.stage_wait`). So the whole batch completes one step every `seconds`.
-    Each part is the sum over all layers.
+    Each part is the sum over all layers. Where points of this software were measured, each part has the time that
+    they have (`Rates.software_time`).
 
     Parameters
     ----------
@@ -96,7 +97,8 @@ def step(
         return _parts(model, rates, split, batch.scaled(share), drafts)
 
     policy = OVERLAPS[overlap] if isinstance(overlap, str) else some_halved(overlap)
-    return policy(run, _host(model, split, batch, engine))
+    whole = policy(run, _host(model, split, batch, engine))
+    return whole.slowed(rates.software_time(split.draft_tokens)) if rates.software else whole
 
 
 # ── overlap and host ──────────────────────────────────────────────────────────────────────────────────────────────

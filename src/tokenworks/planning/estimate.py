@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from typing_extensions import TypedDict
@@ -31,9 +31,10 @@ from tokenworks.specs.given import Assume
 from tokenworks.specs.hf import ModelLike
 from tokenworks.specs.load import WorkloadLike
 from tokenworks.specs.machine import Assumption, named
-from tokenworks.specs.result import Assumed, Inputs, Plain, assumed_plain, envelope
+from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plain, envelope
 from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo
+from tokenworks.specs.software import Software
 
 Kind = Literal["prefill", "decode"]
 KINDS: dict[str, tuple[Kind, ...]] = {
@@ -118,6 +119,7 @@ class StepPlain(TypedDict):
 class EstimateBody(TypedDict):
     """The plain form of `estimate`.
 
+    software : software stacks whose measured points the times rest on
     memory : memory of one device, by role and part [byte]
     dequantised : weight formats that the device unpacks, and the dtype of the multiplication
     """
@@ -129,6 +131,7 @@ class EstimateBody(TypedDict):
     engine: str
     deployment: str
     grade: str
+    software: list[Annotated[Plain, FormOf(Software)]]
     spread: float
     steps: list[StepPlain]
     memory: dict[str, dict[str, float | None]]
@@ -218,6 +221,11 @@ class Estimate(Shown):
             unused |= {"calibration.acceptance", "calibration.later_acceptance"}
         return list(named(self.setting.given, (item for item in self.rates.assumed if item.path not in unused)))
 
+    @property
+    def software(self) -> tuple[Software, ...]:
+        """The software stacks whose measured points these times rest on."""
+        return self.rates.software_for(role.draft_tokens for role in self.roles)
+
     def spread(self, of: StepEstimate) -> float:
         """Half of the 80 % interval of a step's time, as a factor [-]."""
         return self.rates.spread_of(of.role.draft_tokens)
@@ -254,6 +262,7 @@ class Estimate(Shown):
             "engine": self.setting.engine.name,
             "deployment": self.deployment,
             "grade": self.rates.grade,
+            "software": [one.model_dump() for one in self.software],
             "spread": self.rates.spread,
             "steps": [self._plain_step(one) for one in self.steps],
             "memory": {

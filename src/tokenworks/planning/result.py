@@ -22,6 +22,7 @@ from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain, assumed_plai
 from tokenworks.specs.scheduling import Scheduling
 from tokenworks.specs.shown import Record, Shown, flat
 from tokenworks.specs.slo import Slo
+from tokenworks.specs.software import Software
 
 Binding = Literal["compute", "hbm", "kv-capacity", "scale-up", "scale-out", "host"]
 Interval = tuple[float, float]
@@ -80,6 +81,7 @@ class Ranked:
     batch : sequences that decode in one instance, on average [count]
     assumed : paths of the assumed numbers that the prediction depends on
     grade : what the prediction is based on
+    software : software stacks whose measured points the step times rest on
     estimated : the estimate of the closed form
     """
 
@@ -106,6 +108,7 @@ class Ranked:
     batch: float
     assumed: tuple[str, ...]
     grade: str
+    software: tuple[Software, ...]
     estimated: Estimated
 
     @property
@@ -386,6 +389,7 @@ def row_plain(row: Ranked) -> Plain:
     """A ranked deployment as plain data."""
     estimates = _fields(row.estimated)
     plain = _fields(row) | {"meets_slo": row.meets_slo, "label": str(row.deployment), "estimated": estimates}
+    plain["software"] = [one.model_dump() for one in row.software]
     return {"rank": row.rank, "deployment": row.deployment.model_dump(mode="json")} | {
         key: value for key, value in plain.items() if key not in ("rank", "deployment")
     }

@@ -112,6 +112,16 @@ def grade_words(grade: str, words: Words) -> str:
     return filled(words["grade"], grade=grade, meaning=words.get(f"grade_{grade}", "")).rstrip()
 
 
+def software_words(software: Sequence[Mapping[str, Any]], words: Words) -> str:
+    """What the step times rest on: a sentence for each software stack with measured points."""
+    return " ".join(
+        filled(words["software_mtp" if one["drafts"] else "software"], time=figure(one["time"], 3),
+               points=figure(one["points"]), splits=figure(one["splits"]), engine=engine_title(one["engine"]),
+               model=one["model"], weights=one["weights"], device=one["device"])
+        for one in software
+    )  # fmt: skip
+
+
 def bound_words(bound: str, words: Words) -> str:
     """What limits a deployment, in words; the name itself if the page has no words for it."""
     return words.get(f"bound_{bound}", bound)

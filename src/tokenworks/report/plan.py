@@ -17,6 +17,7 @@ from tokenworks.report.common import (
     load_words,
     notes_section,
     percentiles,
+    software_words,
     terms_section,
     ttft_bound,
 )
@@ -114,10 +115,11 @@ def _answer(plain: Plain, best: Plain, words: Words) -> list[Part]:
     lines.append(filled(words["plan_simulated"], **counts) if plain["simulated"] else words["plan_estimated"])
     if plain["simulated"] and not plain["settled"]:
         lines.append(words["not_settled"])
+    software = software_words(best.get("software", ()), words)
     return [
         TextPart(answer, style="answer"),
         TextPart(" ".join(lines)),
-        TextPart(grade_words(best["grade"], words), style="grade"),
+        TextPart(f"{grade_words(best['grade'], words)} {software}".rstrip(), style="grade"),
     ]
 
 

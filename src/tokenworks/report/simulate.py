@@ -18,6 +18,7 @@ from tokenworks.report.common import (
     grade_words,
     load_words,
     notes_section,
+    software_words,
     terms_section,
 )
 from tokenworks.report.content import (
@@ -134,7 +135,8 @@ def _answer(plain: Plain, deployment: Deployment, words: Words) -> list[Part]:
         lines.append(words["unstable"])
     if plain["partial"]:
         lines.append(words["partial"])
-    trust = filled(words["spread"], spread=figure(plain["spread"], 3))
+    software = software_words(plain.get("software", ()), words)
+    trust = f"{software} {filled(words['spread'], spread=figure(plain['spread'], 3))}".lstrip()
     return [
         TextPart(f"{verdict} {rate}", style="answer"),
         *(TextPart(line) for line in lines[1:]),

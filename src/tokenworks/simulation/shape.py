@@ -10,6 +10,7 @@ from tokenworks.simulation.measured import Seen
 from tokenworks.specs.deployment import Deployment, Eplb
 from tokenworks.specs.faults import FaultSchedule
 from tokenworks.specs.result import Assumed, FormOf, Inputs, Plain
+from tokenworks.specs.software import Software
 
 SloPlain = dict[str, str | bool | Annotated[Plain, FormOf(Seen)]]
 """`text` (the SLO), `met`, and each bound with its simulated value: `ttft`, `tpot`, or with classes `batch.ttft`."""
@@ -294,10 +295,11 @@ class FaultsPlain(TypedDict):
 
 
 class SimulateBody(MetricsPlain, CountsPlain, RatesPlain, PowerPlain):
-    """The plain form of `simulate`."""
+    """The plain form of `simulate`; software : software stacks whose measured points the step times rest on."""
 
     inputs: SimulateInputs
     grade: str
+    software: list[Annotated[Plain, FormOf(Software)]]
     spread: float
     partial: bool
     stable: bool

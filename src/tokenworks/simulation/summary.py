@@ -50,9 +50,11 @@ def plain(run: Simulation) -> Plain:
 
 
 def _body(run: Simulation) -> SimulateBody:
+    software = run.site.rates.software_for(role.draft_tokens for role in run.deployment.roles)
     whole = {
         "inputs": _inputs(run),
         "grade": run.site.rates.grade,
+        "software": [one.model_dump() for one in software],
         "spread": run.site.rates.spread,
         "partial": run.partial,
         "stable": run.stable,

@@ -27,6 +27,7 @@ from tokenworks.specs.interval import (
 from tokenworks.specs.load import CATALOG, is_path, nearest, read_yaml, validate
 from tokenworks.specs.machine import Assumption, Machine
 from tokenworks.specs.provenance import Number, Quantity, Spec, with_sources
+from tokenworks.specs.software import Software
 from tokenworks.specs.training_factors import TrainingFactors
 
 __all__ = [
@@ -110,6 +111,7 @@ class Calibration(Spec):
     borrowed : families that use the numbers of another family
     lent : numbers that a family had before its own serving points were fitted. Unmeasured families borrow these:
         fitted numbers hold the software of that device, and transfer worse
+    software : software stacks with measured points. No other constant has what belongs to one of them alone
     training : factors of a training step; None: the file has none, and those of the default calibration are used
     """
 
@@ -141,6 +143,7 @@ class Calibration(Spec):
     families: dict[str, Family] = Field(min_length=1)
     borrowed: dict[str, Like] = Field(default_factory=dict)
     lent: dict[str, Family] = Field(default_factory=dict)
+    software: tuple[Software, ...] = ()
     training: TrainingFactors | None = None
 
     @model_validator(mode="before")
@@ -167,6 +170,18 @@ class Calibration(Spec):
             if name not in self.families:
                 raise ValueError(f"lent.{name}: {name!r} is not one of `families`")
         return self
+
+    @model_validator(mode="after")
+    def _each_software_once(self) -> Calibration:
+        keys = [one.key for one in self.software]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"software: {', '.join(map(str, twice[0]))} is there twice")
+        return self
+
+    @property
+    def without_software(self) -> Calibration:
+        """The same calibration without the times of software stacks: what a fit of all other constants starts from."""
+        return self.model_copy(update={"software": ()})
 
     def grade_of(self, machine: Machine) -> Grade:
         """The grade of a prediction for the device of a machine.

@@ -30,6 +30,12 @@ class Format:
     compute: Literal["fp4", "fp8", "int8", "bf16", "fp32"]
 
 
+DTYPES = {
+    "nvfp4": "fp4", "nvfp4-w4a16": "fp4", "mxfp4": "fp4", "fp8": "fp8", "fp8-block": "fp8", "int4": "int4",
+    "int8": "int8", "bf16": "bf16", "fp16": "bf16",
+}  # fmt: skip
+"""Dtype of the weights, as users and benchmarks name it, by storage format."""
+
 BF16 = Format("bf16", 2.0, "bf16")
 VECTOR_BYTES = 2.0  # all known formats store norms and biases in 16 bits [byte/element]
 
@@ -268,6 +274,16 @@ class Model(Shown):
     def layers(self) -> int:
         """Decoder layers, without draft layers [count]."""
         return sum(block.count for block in self.blocks)
+
+    @property
+    def weights(self) -> str:
+        """Dtype in which most parameters of the blocks are stored, such as fp8; see `DTYPES`."""
+        held: dict[str, int] = {}
+        for block in self.blocks:
+            for matrix in block.matrices:
+                dtype = DTYPES.get(matrix.format.name, matrix.format.name)
+                held[dtype] = held.get(dtype, 0) + block.count * matrix.parameters
+        return max(held, key=lambda dtype: held[dtype])
 
 
 def parameters(model: Model) -> int:

@@ -1,0 +1,184 @@
+"""What the measured points of a software stack have in common: a factor on step times, from the errors of its splits.
+
+All constants of a calibration hold for whole device families or engines. Half of the error that remains belongs to one
+engine with one model on one device: the version of the engine, its kernels for the model, its settings. No point
+states these. So each stack gets one factor. The splits of a stack differ by more than the points of a split, so the
+logarithm of the factor is a mean over splits, pulled to 0 (no factor) as by `PRIOR_SPLITS` splits without an error:
+
+    ln time = - sum over splits (median of ln(predicted / measured)) / (splits + PRIOR_SPLITS)
+
+References
+----------
+[1] Efron, Morris, Data analysis using Stein's estimator and its generalizations, JASA 70, 1975 (means of groups, pulled
+    to the mean of all groups).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from typing_extensions import TypedDict
+
+from tokenworks.arrays import Floats
+from tokenworks.calibrate.case import case
+from tokenworks.calibrate.case_machine import Skipped
+from tokenworks.calibrate.measured import Point
+from tokenworks.calibrate.predict import Predicted
+from tokenworks.calibrate.score import STARVED, ErrorsOfLogs, errors_of_logs
+from tokenworks.calibrate.validate import predict_all
+from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.result import FormOf, Plain
+from tokenworks.specs.software import Key, Software
+
+PRIOR_SPLITS = 0.3
+"""Splits without an error that the prior of a factor counts as: variance between the splits of a stack / variance
+between stacks. The geometric mean of its estimates, 0.08 with and 1.1 without outliers [count]."""
+
+DIGITS = 4
+"""Significant digits of a factor."""
+
+LEAST = 5
+"""Points that a software stack needs for a factor; chosen [count]."""
+
+
+class SoftwarePlain(TypedDict):
+    """The plain form of the factors of software stacks, with two errors of the points of stacks with several splits.
+
+    tpot_without_software : without any factor
+    tpot_software_left_out : each split with the factor that the other splits of its stack give
+    """
+
+    software: list[Annotated[Plain, FormOf(Software)]]
+    tpot_without_software: ErrorsOfLogs | None
+    tpot_software_left_out: ErrorsOfLogs | None
+
+
+class Sample(NamedTuple):
+    """The error of a point.
+
+    Parameters
+    ----------
+    key, model : its software stack, and the name of its model
+    split : its instances and their widths
+    off : ln(predicted / measured) of its TPOT, predicted without the factor of the stack [-]
+    """
+
+    key: Key
+    model: str
+    split: tuple[object, ...]
+    off: float
+
+
+class SoftwareFit(NamedTuple):
+    """The factors of all software stacks, and the errors that they come from."""
+
+    software: tuple[Software, ...]
+    samples: tuple[Sample, ...]
+
+    def plain(self) -> SoftwarePlain:
+        """The factors as plain data, and their error on splits that they have not seen."""
+        off, turns = np.array([one.off for one in self.samples]), left_out(self.samples)
+        seen = np.isfinite(turns)
+        return {
+            "software": [one.model_dump() for one in self.software],
+            "tpot_without_software": errors_of_logs(off[seen]) if seen.any() else None,
+            "tpot_software_left_out": errors_of_logs((off + turns)[seen]) if seen.any() else None,
+        }
+
+
+def fit_software(
+    points: Sequence[Point], calibration: Calibration, *, without: Sequence[str] = (),
+    say: Callable[[str], None] | None = None,
+) -> SoftwareFit:  # fmt: skip
+    """The factors of the software stacks of measured points, with all other constants of a calibration.
+
+    Parameters
+    ----------
+    points : measured points; only closed loops with a measured TPOT that are not starved are used
+    calibration : the calibration; its own factors are not used
+    without : models whose points are not used
+    say : receives progress messages; None for no messages
+    """
+    plain = calibration.without_software
+    usable = [
+        point for point in points
+        if point.load == "closed" and point.measured.tpot and point.model not in without
+        and not (point.little_ratio is not None and point.little_ratio < STARVED)
+    ]  # fmt: skip
+    predictions = predict_all(usable, plain, say=say)
+    pairs = zip(usable, predictions, strict=True)
+    samples = tuple(one for point, predicted in pairs if (one := _sample(point, predicted, plain)))
+    return SoftwareFit(software_of(samples), samples)
+
+
+def _sample(point: Point, predicted: Predicted, calibration: Calibration) -> Sample | None:
+    """The error of a point; None if it is not predicted, or if its engine has another name in the catalog."""
+    if not (predicted.tpot and point.measured.tpot):
+        return None
+    try:
+        site = case(point, calibration).site
+    except Skipped:
+        return None
+    if site.engine.name != point.engine:
+        return None
+    key = Key.of(site.machine.device, site.engine.name, site.model, drafts=point.drafts > 0)
+    split = tuple((one.role, one.count, one.devices, one.tp, one.dp, one.ep) for one in point.workers)
+    return Sample(key, point.model, (point.mode, *split), math.log(predicted.tpot / point.measured.tpot))
+
+
+def software_of(samples: Sequence[Sample]) -> tuple[Software, ...]:
+    """The factor of each software stack, ordered by name.
+
+    Parameters
+    ----------
+    samples : errors of points without these factors
+    """
+    found = []
+    for key, members in sorted(_stacks(samples).items()):
+        time = float(f"{math.exp(log_time(members)):.{DIGITS}g}")
+        splits = len({one.split for one in members})
+        model = min(one.model for one in members)
+        found.append(Software(**key._asdict(), model=model, time=time, points=len(members), splits=splits))
+    return tuple(found)
+
+
+def _stacks(samples: Sequence[Sample]) -> dict[Key, list[Sample]]:
+    """The points of each software stack that has enough of them."""
+    stacks: dict[Key, list[Sample]] = defaultdict(list)
+    for one in samples:
+        stacks[one.key].append(one)
+    return {key: members for key, members in stacks.items() if len(members) >= LEAST}
+
+
+def log_time(members: Sequence[Sample]) -> float:
+    """Logarithm of the factor of a software stack; 0 without points [-].
+
+    Parameters
+    ----------
+    members : errors of its points
+    """
+    splits: dict[object, list[float]] = defaultdict(list)
+    for one in members:
+        splits[one.split].append(one.off)
+    medians = [float(np.median(errors)) for errors in splits.values()]
+    return -sum(medians) / (len(medians) + PRIOR_SPLITS)
+
+
+def left_out(samples: Sequence[Sample]) -> Floats:
+    """Logarithm of the factor of each point's software stack from the other splits of the stack; NaN without any [-].
+
+    Parameters
+    ----------
+    samples : errors of points without these factors
+    """
+    turns = {
+        (key, split): log_time([one for one in members if one.split != split])
+        for key, members in _stacks(samples).items()
+        if len(splits := {one.split for one in members}) > 1
+        for split in splits
+    }
+    return np.array([turns.get((one.key, one.split), np.nan) for one in samples])

@@ -1,0 +1,171 @@
+"""Software stacks: the factor that their points have in common, and the steps that it makes longer."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.calibrate.cases import table
+from tests.costs.cases import LLAMA, R1, model, on
+from tokenworks.calibrate.measured import read_points
+from tokenworks.calibrate.software import LEAST, PRIOR_SPLITS, Sample, fit_software, left_out, log_time, software_of
+from tokenworks.calibrate.validate import predict_all
+from tokenworks.costs import step
+from tokenworks.costs.power import roof_use
+from tokenworks.costs.rates import rates, with_engine
+from tokenworks.costs.split import Split
+from tokenworks.errors import SpecError
+from tokenworks.specs.calibration import Calibration, load_calibration
+from tokenworks.specs.engine import find_engine
+from tokenworks.specs.load import CATALOG, read_yaml, validate
+from tokenworks.specs.software import Key, Software
+
+PRIOR = load_calibration("datasheet")
+KEY = Key.of("h100", "vllm", model(LLAMA), drafts=False)
+OFF = st.floats(-1.0, 1.0)
+
+
+def samples(*splits: list[float], key: Key = KEY) -> list[Sample]:
+    """Errors of the points of a stack, split by split."""
+    return [Sample(key, "llama", (number,), off) for number, offs in enumerate(splits) for off in offs]
+
+
+def stack(time: float, *, drafts: bool, name: str = LLAMA, device: str = "h100", engine: str = "vllm") -> Software:
+    key = Key.of(device, engine, model(name), drafts=drafts)
+    return Software(**key._asdict(), model=name, time=time, points=9, splits=3)
+
+
+def test_a_factor_by_hand() -> None:
+    """Medians of two splits are 0.2 and 0.1, so ln time = -0.3 / 2.3. The points of a split count as one."""
+    members = samples([0.2, 0.2, 0.9, 0.2, -0.5], [0.1])
+    assert log_time(members) == pytest.approx(-0.3 / (2 + PRIOR_SPLITS))
+    (found,) = software_of(members)
+    assert found.time == pytest.approx(np.exp(-0.3 / 2.3), rel=1e-3)
+    assert (found.points, found.splits, found.model) == (6, 2, "llama")
+
+
+@given(off=OFF, splits=st.integers(1, 40))
+def test_a_factor_removes_a_common_error_the_more_splits_have_it(off: float, splits: int) -> None:
+    turn = log_time(samples(*[[off]] * splits))
+    assert turn == pytest.approx(-off * splits / (splits + PRIOR_SPLITS))
+    assert abs(turn) <= abs(off)
+
+
+@given(st.lists(st.lists(OFF, min_size=2, max_size=6), min_size=2, max_size=6), st.lists(OFF, min_size=2, max_size=6))
+def test_a_split_that_is_left_out_does_not_count(splits: list[list[float]], other: list[float]) -> None:
+    members = samples(*splits) + samples([0.0] * LEAST, key=KEY._replace(drafts=True))
+    changed = samples(*splits[:-1], other) + samples([0.0] * LEAST, key=KEY._replace(drafts=True))
+    here, there = left_out(members), left_out(changed)
+    if len([one for one in members if one.key == KEY]) >= LEAST <= len([one for one in changed if one.key == KEY]):
+        assert here[-LEAST - 1] == there[-LEAST - 1] == log_time(samples(*splits[:-1]))
+    assert np.isnan(here[-LEAST:]).all()  # the only split of its stack
+
+
+def test_few_points_give_no_factor() -> None:
+    assert software_of(samples([0.5] * (LEAST - 1))) == ()
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_fit_finds_how_much_slower_a_stack_was(tmp_path: Path) -> None:
+    """vLLM took 1.3 times as long as predicted, with each of six splits; SGLang as long as predicted."""
+    rows = [
+        {"concurrency": str(flying), "tp": str(tp), "devices": str(tp), "n_devices": str(tp), "engine": engine}
+        for engine in ("vllm", "sglang") for tp in (1, 2, 4) for flying in (1, 4)
+    ]  # fmt: skip
+    points = read_points(table(tmp_path, *rows)).points
+    measured = []
+    for point, prediction in zip(points, predict_all(points, PRIOR), strict=True):
+        assert prediction.tpot
+        slower = 1.3 if point.engine == "vllm" else 1.0
+        measured.append(replace(point, measured=replace(point.measured, tpot=prediction.tpot * slower)))
+    fit = fit_software(measured, PRIOR)
+    sglang, vllm = sorted(fit.software, key=lambda one: one.engine)
+    assert vllm.time == pytest.approx(1.3 ** (3 / (3 + PRIOR_SPLITS)), rel=1e-3)
+    assert sglang.time == pytest.approx(1.0, abs=1e-3)
+    assert (vllm.points, vllm.splits) == (6, 3)
+    plain = fit.plain()
+    before, left = plain["tpot_without_software"], plain["tpot_software_left_out"]
+    assert before
+    assert left
+    assert left["mape"] < 0.4 * before["mape"]
+    # With its factor, a closed loop takes that much longer.
+    again = predict_all(measured, PRIOR.model_copy(update={"software": fit.software}))
+    for point, prediction in zip(measured, again, strict=True):
+        assert prediction.tpot == pytest.approx(point.measured.tpot, rel=0.05)
+    # A fit does not start from the factors of its calibration.
+    assert fit_software(measured, PRIOR.model_copy(update={"software": fit.software})) == fit
+
+
+@pytest.mark.parametrize("name", [LLAMA, R1])
+def test_only_the_measured_software_is_slower(name: str) -> None:
+    """Each part takes longer; work and traffic stay, so the device draws less power."""
+    calibration = PRIOR.model_copy(update={"software": (stack(1.5, drafts=False, name=name),)})
+    hardware, checkpoint, batch = on("hgx-h100"), model(name), step.Batch(decode=64.0, context=64e3)
+    split = Split(tp=8, draft_tokens=np.array([0, 1]) if checkpoint.draft else 0)
+
+    def seconds(known: Calibration, engine: str) -> step.Breakdown:
+        used = find_engine(engine)
+        reached = with_engine(rates(hardware, known), used, checkpoint)
+        return step.step(checkpoint, reached, split, batch, engine=used)
+
+    before, after = seconds(PRIOR, "vllm"), seconds(calibration, "vllm")
+    longer = np.array([1.5, 1.0]) if checkpoint.draft else 1.5
+    np.testing.assert_allclose(np.asarray(after.seconds), np.asarray(before.seconds) * longer)
+    for part, cost in before.parts.items():
+        np.testing.assert_allclose(np.asarray(after.parts[part].seconds), np.asarray(cost.seconds) * longer)
+        np.testing.assert_allclose(np.asarray(after.parts[part].flop), np.asarray(cost.flop))
+    np.testing.assert_allclose(np.asarray(roof_use(after)[1]) * longer, np.asarray(roof_use(before)[1]))
+    np.testing.assert_array_equal(after.bound(), before.bound())
+    np.testing.assert_array_equal(
+        np.asarray(seconds(calibration, "sglang").seconds), np.asarray(seconds(PRIOR, "sglang").seconds)
+    )
+
+
+def test_a_model_is_known_by_its_size_and_not_by_its_name() -> None:
+    """A fine-tuned model is the same to an engine; the same model in another dtype is not."""
+    one = stack(1.2, drafts=False)
+    assert one.runs("vllm", replace(model(LLAMA), name="me/tuned"))
+    assert not one.runs("sglang", model(LLAMA))
+    assert not one.runs("vllm", model(R1))
+    assert not one.model_copy(update={"weights": "fp8"}).runs("vllm", model(LLAMA))
+
+
+def test_the_words_say_what_was_measured() -> None:
+    words = stack(1.27, drafts=True, name=R1).words
+    assert words == (
+        "Step times are 1.27 x what all other numbers give: 9 points of vllm with deepseek-ai/DeepSeek-R1 (fp8, MTP) "
+        "on h100 were measured."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"time": 0}, "software.0.time"),
+        ({"time": "fast"}, "software.0.time"),
+        ({"points": 0}, "software.0.points"),
+        ({"engines": "vllm"}, "software.0.engines"),
+    ],
+)
+def test_a_wrong_factor_is_refused(changed: dict[str, object], message: str) -> None:
+    data = read_yaml(CATALOG / "calibration" / "datasheet.yaml")
+    data["software"] = [stack(1.2, drafts=False).model_dump() | changed]
+    with pytest.raises(SpecError, match=message):
+        validate(Calibration, data, "mine.yaml")
+
+
+def test_a_stack_that_is_there_twice_is_refused() -> None:
+    data = read_yaml(CATALOG / "calibration" / "datasheet.yaml")
+    data["software"] = [stack(time, drafts=False).model_dump() for time in (1.1, 1.2)]
+    with pytest.raises(SpecError, match=r"software: h100, vllm, llama, .*is there twice"):
+        validate(Calibration, data, "mine.yaml")
+
+
+def test_shipped_factors_are_of_measured_devices_and_name_no_stack_twice() -> None:
+    shipped = load_calibration()
+    assert {one.device for one in shipped.software} <= set(shipped.devices)
+    assert all(0.3 < one.time < 3 for one in shipped.software)
+    assert shipped.without_software.software == ()
