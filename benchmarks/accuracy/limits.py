@@ -13,10 +13,12 @@ import numpy as np
 
 from benchmarks.accuracy.kept import Figures, rows_of
 from benchmarks.accuracy.repeats import Run, dated_runs, differences, of_other_days, of_other_versions, runs_of
+from benchmarks.accuracy.software import by_other_splits, without_factors
 from tokenworks.calibrate.frontier import SPEEDS, Frontier, frontier, usable, workload_of
 from tokenworks.calibrate.measured import Point, read_points
 from tokenworks.calibrate.predict import Predicted
-from tokenworks.calibrate.score import STARVED, Pair
+from tokenworks.calibrate.score import STARVED, Pair, kind
+from tokenworks.specs.calibration import load_calibration
 
 SOFTWARE = ("device", "engine", "model", "mode", "mtp")
 """What the points of one software stack have in common."""
@@ -51,6 +53,9 @@ PARTS: dict[str, Callable[[Point], bool]] = {
     "without DeepSeek-V4-Pro": lambda point: "DeepSeek-V4" not in point.model,
 }
 
+KINDS = ("", "agg none", "agg mtp", "disagg none", "disagg mtp")
+"""Kinds of points whose TPOT is scored with and without factors of software stacks; "": all points."""
+
 SHOWN, FEW = 15, 5
 """Software stacks that the page lists, and the number of points from which one counts [count]."""
 
@@ -67,9 +72,14 @@ def limits(data: Path, rows: Sequence[dict[str, str]]) -> Figures:
     rows : the row of `validate --out` for each point
     """
     pairs = [pair for pair in map(_pair, read_points(data).points, rows) if usable(pair)]
-    path = dated_runs()
+    path, calibration = dated_runs(), load_calibration()
+    plain = without_factors(pairs, calibration)
+    left = by_other_splits(plain, calibration)
     return {
         "as_predicted": scored(pairs),
+        "without_factors": scored(plain),
+        "by_other_splits": scored(left),
+        "kinds": {name: [_by_kind(one, name) for one in (plain, left, pairs)] for name in KINDS},
         "true_tpot": scored([_true_tpot(pair) for pair in pairs]),
         "without": {title: scored(_without(pairs, names)) for title, names in WITHOUT.items()},
         "only_software": scored(_only(pairs, SOFTWARE)),
@@ -80,6 +90,11 @@ def limits(data: Path, rows: Sequence[dict[str, str]]) -> Figures:
         "choice": _choice(pairs),
         "repeats": _repeats(pairs, runs_of(rows_of(data), path)) if path else None,
     }
+
+
+def _by_kind(pairs: Sequence[Pair], name: str) -> float:
+    """Median error of TPOT of the points of a kind [-]."""
+    return float(np.median([abs(math.expm1(_logs(pair)[0])) for pair in pairs if name in ("", kind(pair[0]))]))
 
 
 def _pair(point: Point, row: dict[str, str]) -> Pair:

@@ -10,7 +10,9 @@ The frontiers above are computed again with changed predictions, to find where t
 medians. "Without the median error of each group" divides the predictions of a group by its median ratio to measured
 values. "Software stack" is one device, engine, model and dtype of the weights, with or without MTP, aggregated or
 disaggregated. What its median error holds is what no point states: the version of the engine, its kernels for this
-model, and its settings.
+model, and its settings. The calibration has a [factor](calibration.md#software-stacks) for each engine with a model on
+a device. "By the other splits": each point has the factor that all other splits of its stack give, so that the factor
+has not seen it.
 """
 
 
@@ -20,15 +22,26 @@ def limits(figures: Figures) -> str:
     if not told:
         return ""
     text = INTRODUCTION + table(("predictions", "throughputs", "frontier", "ratio of two devices"), _causes(told))
-    return text + _beside(told) + _stacks(told) + _invented(told) + _repeats(told)
+    return text + _factors(told) + _beside(told) + _stacks(told) + _invented(told) + _repeats(told)
 
 
 def _causes(told: Figures) -> list[list[str]]:
-    rows = [("as they are", told["as_predicted"]), ("TPOT as measured", told["true_tpot"])]
+    rows = [
+        ("as they are", told["as_predicted"]),
+        ("with factors of software stacks by the other splits", told["by_other_splits"]),
+        ("without factors of software stacks", told["without_factors"]),
+        ("TPOT as measured", told["true_tpot"]),
+    ]
     rows += [(f"without the median error of each {name}", one) for name, one in told["without"].items()]
     rows.append(("measured values, with only the median error of each software stack", told["only_software"]))
     rows += told["parts"].items()
     return [[name, *_cells(one)] for name, one in rows]
+
+
+def _factors(told: Figures) -> str:
+    rows = [[kind_words(name) if name else "all", *map(percent, medians)] for name, medians in told["kinds"].items()]
+    columns = ("TPOT: median", "without factors of software stacks", "by the other splits", "as they are")
+    return table(columns, rows)
 
 
 def _cells(one: Figures | None) -> list[str]:

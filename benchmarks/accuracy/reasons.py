@@ -6,10 +6,6 @@ from collections.abc import Iterable
 
 from benchmarks.accuracy.history import Target
 
-VERSIONS = (
-    "Half of the error belongs to whole software stacks, and two versions of one engine differ by 15 %. No point says "
-    "which version it had ([how well can a prediction be?](#how-well-can-a-prediction-be))."
-)
 FEW = (
     "MI300X has points of six software stacks. Two of them (vLLM with DeepSeek-V4-Pro, SGLang with DeepSeek-R1; 44 of "
     "200 points) are outside nearly as a whole. With so few stacks, chance gives 49 to 84 %. No rule for the width "
@@ -17,14 +13,6 @@ FEW = (
 )
 
 REASONS = {
-    "TPOT, aggregated, no MTP: median": (
-        "With vLLM and SGLang, a token of a batch costs 0.4 to 0.8 us a layer that no kernel table shows. Fits with a "
-        "time for each engine reach 8.0 %, and make points with MTP worse."
-    ),
-    "TPOT, disaggregated, MTP: median": (
-        "Three groups: DeepSeek-R1 over two H100 hosts (-40 %), with MoRI on MI355X (-27 %), and with data parallel "
-        "attention on GB200 (+30 %). Settings of their recipes do not explain them."
-    ),
     "TTFT, bursts: median": (
         "One lab. Long prompts of models with experts have 17 %. Dense Qwen3 on its H100 has 0.6 of the predicted "
         "throughput with all three engines (TTFT 50 %). For short prompts (54 %), TTFT is how fast a fresh server "
@@ -37,8 +25,6 @@ REASONS = {
     "Left-out systems, frontier: throughputs inside the 80 % interval": (
         "As for TPOT. MI355X is wide because its interval, without its own points, comes from MI300X."
     ),
-    "Frontier: median": VERSIONS,
-    "Frontier, ratio of two machines: median": "As the frontier; a ratio has the errors of two devices.",
     "Large groups that got worse by more than half a point": (
         "The groups share constants: what made others better moved these."
     ),

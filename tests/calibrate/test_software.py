@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.calibrate.cases import table
 from tests.costs.cases import LLAMA, R1, model, on
 from tokenworks.calibrate.measured import read_points
-from tokenworks.calibrate.software import LEAST, PRIOR_SPLITS, Sample, fit_software, left_out, log_time, software_of
+from tokenworks.calibrate.software import LEAST, PRIOR_SPLITS, Residual, fit_software, left_out, log_time, software_of
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.costs import step
 from tokenworks.costs.power import roof_use
@@ -21,26 +21,26 @@ from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, load_calibration
 from tokenworks.specs.engine import find_engine
 from tokenworks.specs.load import CATALOG, read_yaml, validate
-from tokenworks.specs.software import Key, Software
+from tokenworks.specs.software import Software, SoftwareKey
 
 PRIOR = load_calibration("datasheet")
-KEY = Key.of("h100", "vllm", model(LLAMA), drafts=False)
+KEY = SoftwareKey.of("h100", "vllm", model(LLAMA), drafts=False)
 OFF = st.floats(-1.0, 1.0)
 
 
-def samples(*splits: list[float], key: Key = KEY) -> list[Sample]:
+def residuals(*splits: list[float], key: SoftwareKey = KEY) -> list[Residual]:
     """Errors of the points of a stack, split by split."""
-    return [Sample(key, "llama", (number,), off) for number, offs in enumerate(splits) for off in offs]
+    return [Residual(key, "llama", (number,), off) for number, offs in enumerate(splits) for off in offs]
 
 
 def stack(time: float, *, drafts: bool, name: str = LLAMA, device: str = "h100", engine: str = "vllm") -> Software:
-    key = Key.of(device, engine, model(name), drafts=drafts)
+    key = SoftwareKey.of(device, engine, model(name), drafts=drafts)
     return Software(**key._asdict(), model=name, time=time, points=9, splits=3)
 
 
 def test_a_factor_by_hand() -> None:
     """Medians of two splits are 0.2 and 0.1, so ln time = -0.3 / 2.3. The points of a split count as one."""
-    members = samples([0.2, 0.2, 0.9, 0.2, -0.5], [0.1])
+    members = residuals([0.2, 0.2, 0.9, 0.2, -0.5], [0.1])
     assert log_time(members) == pytest.approx(-0.3 / (2 + PRIOR_SPLITS))
     (found,) = software_of(members)
     assert found.time == pytest.approx(np.exp(-0.3 / 2.3), rel=1e-3)
@@ -49,23 +49,23 @@ def test_a_factor_by_hand() -> None:
 
 @given(off=OFF, splits=st.integers(1, 40))
 def test_a_factor_removes_a_common_error_the_more_splits_have_it(off: float, splits: int) -> None:
-    turn = log_time(samples(*[[off]] * splits))
+    turn = log_time(residuals(*[[off]] * splits))
     assert turn == pytest.approx(-off * splits / (splits + PRIOR_SPLITS))
     assert abs(turn) <= abs(off)
 
 
 @given(st.lists(st.lists(OFF, min_size=2, max_size=6), min_size=2, max_size=6), st.lists(OFF, min_size=2, max_size=6))
 def test_a_split_that_is_left_out_does_not_count(splits: list[list[float]], other: list[float]) -> None:
-    members = samples(*splits) + samples([0.0] * LEAST, key=KEY._replace(drafts=True))
-    changed = samples(*splits[:-1], other) + samples([0.0] * LEAST, key=KEY._replace(drafts=True))
+    members = residuals(*splits) + residuals([0.0] * LEAST, key=KEY._replace(drafts=True))
+    changed = residuals(*splits[:-1], other) + residuals([0.0] * LEAST, key=KEY._replace(drafts=True))
     here, there = left_out(members), left_out(changed)
     if len([one for one in members if one.key == KEY]) >= LEAST <= len([one for one in changed if one.key == KEY]):
-        assert here[-LEAST - 1] == there[-LEAST - 1] == log_time(samples(*splits[:-1]))
+        assert here[-LEAST - 1] == there[-LEAST - 1] == log_time(residuals(*splits[:-1]))
     assert np.isnan(here[-LEAST:]).all()  # the only split of its stack
 
 
 def test_few_points_give_no_factor() -> None:
-    assert software_of(samples([0.5] * (LEAST - 1))) == ()
+    assert software_of(residuals([0.5] * (LEAST - 1))) == ()
 
 
 @pytest.mark.usefixtures("kernel")

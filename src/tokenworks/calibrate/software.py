@@ -32,7 +32,7 @@ from tokenworks.calibrate.score import STARVED, ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.result import FormOf, Plain
-from tokenworks.specs.software import Key, Software
+from tokenworks.specs.software import Software, SoftwareKey
 
 PRIOR_SPLITS = 0.3
 """Splits without an error that the prior of a factor counts as: variance between the splits of a stack / variance
@@ -57,7 +57,7 @@ class SoftwarePlain(TypedDict):
     tpot_software_left_out: ErrorsOfLogs | None
 
 
-class Sample(NamedTuple):
+class Residual(NamedTuple):
     """The error of a point.
 
     Parameters
@@ -67,7 +67,7 @@ class Sample(NamedTuple):
     off : ln(predicted / measured) of its TPOT, predicted without the factor of the stack [-]
     """
 
-    key: Key
+    key: SoftwareKey
     model: str
     split: tuple[object, ...]
     off: float
@@ -77,11 +77,11 @@ class SoftwareFit(NamedTuple):
     """The factors of all software stacks, and the errors that they come from."""
 
     software: tuple[Software, ...]
-    samples: tuple[Sample, ...]
+    residuals: tuple[Residual, ...]
 
     def plain(self) -> SoftwarePlain:
         """The factors as plain data, and their error on splits that they have not seen."""
-        off, turns = np.array([one.off for one in self.samples]), left_out(self.samples)
+        off, turns = np.array([one.off for one in self.residuals]), left_out(self.residuals)
         seen = np.isfinite(turns)
         return {
             "software": [one.model_dump() for one in self.software],
@@ -104,19 +104,32 @@ def fit_software(
     say : receives progress messages; None for no messages
     """
     plain = calibration.without_software
-    usable = [
-        point for point in points
-        if point.load == "closed" and point.measured.tpot and point.model not in without
-        and not (point.little_ratio is not None and point.little_ratio < STARVED)
-    ]  # fmt: skip
+    usable = [point for point in points if steady(point) and point.measured.tpot and point.model not in without]
     predictions = predict_all(usable, plain, say=say)
     pairs = zip(usable, predictions, strict=True)
-    samples = tuple(one for point, predicted in pairs if (one := _sample(point, predicted, plain)))
-    return SoftwareFit(software_of(samples), samples)
+    residuals = tuple(one for point, predicted in pairs if (one := residual_of(point, predicted, plain)))
+    return SoftwareFit(software_of(residuals), residuals)
 
 
-def _sample(point: Point, predicted: Predicted, calibration: Calibration) -> Sample | None:
-    """The error of a point; None if it is not predicted, or if its engine has another name in the catalog."""
+def steady(point: Point) -> bool:
+    """Whether a point counts for a factor: a closed loop that is not starved.
+
+    Parameters
+    ----------
+    point : the measured point
+    """
+    return point.load == "closed" and not (point.little_ratio is not None and point.little_ratio < STARVED)
+
+
+def residual_of(point: Point, predicted: Predicted, calibration: Calibration) -> Residual | None:
+    """The error of a point; None without a TPOT, or if its engine has another name in the catalog.
+
+    Parameters
+    ----------
+    point : the measured point
+    predicted : its prediction without the factor of its stack
+    calibration : calibration of the prediction
+    """
     if not (predicted.tpot and point.measured.tpot):
         return None
     try:
@@ -125,20 +138,20 @@ def _sample(point: Point, predicted: Predicted, calibration: Calibration) -> Sam
         return None
     if site.engine.name != point.engine:
         return None
-    key = Key.of(site.machine.device, site.engine.name, site.model, drafts=point.drafts > 0)
+    key = SoftwareKey.of(site.machine.device, site.engine.name, site.model, drafts=point.drafts > 0)
     split = tuple((one.role, one.count, one.devices, one.tp, one.dp, one.ep) for one in point.workers)
-    return Sample(key, point.model, (point.mode, *split), math.log(predicted.tpot / point.measured.tpot))
+    return Residual(key, point.model, (point.mode, *split), math.log(predicted.tpot / point.measured.tpot))
 
 
-def software_of(samples: Sequence[Sample]) -> tuple[Software, ...]:
+def software_of(residuals: Sequence[Residual]) -> tuple[Software, ...]:
     """The factor of each software stack, ordered by name.
 
     Parameters
     ----------
-    samples : errors of points without these factors
+    residuals : errors of points without these factors
     """
     found = []
-    for key, members in sorted(_stacks(samples).items()):
+    for key, members in sorted(_stacks(residuals).items()):
         time = float(f"{math.exp(log_time(members)):.{DIGITS}g}")
         splits = len({one.split for one in members})
         model = min(one.model for one in members)
@@ -146,15 +159,15 @@ def software_of(samples: Sequence[Sample]) -> tuple[Software, ...]:
     return tuple(found)
 
 
-def _stacks(samples: Sequence[Sample]) -> dict[Key, list[Sample]]:
+def _stacks(residuals: Sequence[Residual]) -> dict[SoftwareKey, list[Residual]]:
     """The points of each software stack that has enough of them."""
-    stacks: dict[Key, list[Sample]] = defaultdict(list)
-    for one in samples:
+    stacks: dict[SoftwareKey, list[Residual]] = defaultdict(list)
+    for one in residuals:
         stacks[one.key].append(one)
     return {key: members for key, members in stacks.items() if len(members) >= LEAST}
 
 
-def log_time(members: Sequence[Sample]) -> float:
+def log_time(members: Sequence[Residual]) -> float:
     """Logarithm of the factor of a software stack; 0 without points [-].
 
     Parameters
@@ -168,17 +181,17 @@ def log_time(members: Sequence[Sample]) -> float:
     return -sum(medians) / (len(medians) + PRIOR_SPLITS)
 
 
-def left_out(samples: Sequence[Sample]) -> Floats:
+def left_out(residuals: Sequence[Residual]) -> Floats:
     """Logarithm of the factor of each point's software stack from the other splits of the stack; NaN without any [-].
 
     Parameters
     ----------
-    samples : errors of points without these factors
+    residuals : errors of points without these factors
     """
     turns = {
         (key, split): log_time([one for one in members if one.split != split])
-        for key, members in _stacks(samples).items()
+        for key, members in _stacks(residuals).items()
         if len(splits := {one.split for one in members}) > 1
         for split in splits
     }
-    return np.array([turns.get((one.key, one.split), np.nan) for one in samples])
+    return np.array([turns.get((one.key, one.split), np.nan) for one in residuals])

@@ -10,7 +10,7 @@ from tokenworks.specs.model import Model, parameters
 from tokenworks.specs.provenance import Spec
 
 
-class Key(NamedTuple):
+class SoftwareKey(NamedTuple):
     """What makes a software stack, see `Software`."""
 
     device: str
@@ -21,7 +21,7 @@ class Key(NamedTuple):
     drafts: bool
 
     @classmethod
-    def of(cls, device: str, engine: str, model: Model, *, drafts: bool) -> Key:
+    def of(cls, device: str, engine: str, model: Model, *, drafts: bool) -> SoftwareKey:
         """The software stack of an engine with a model on a device.
 
         Parameters
@@ -63,9 +63,9 @@ class Software(Spec):
     splits: Annotated[int, Field(ge=1)]
 
     @property
-    def key(self) -> Key:
+    def key(self) -> SoftwareKey:
         """What makes a software stack: two of them with one key are the same."""
-        return Key(self.device, self.engine, self.architecture, self.parameters, self.weights, self.drafts)
+        return SoftwareKey(self.device, self.engine, self.architecture, self.parameters, self.weights, self.drafts)
 
     @property
     def words(self) -> str:
@@ -85,4 +85,4 @@ class Software(Spec):
         engine : name of the engine
         model : the model with its weights
         """
-        return self.key == Key.of(self.device, engine, model, drafts=self.drafts)
+        return self.key == SoftwareKey.of(self.device, engine, model, drafts=self.drafts)
