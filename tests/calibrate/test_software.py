@@ -14,6 +14,7 @@ from tokenworks.calibrate.measured import read_points
 from tokenworks.calibrate.software import LEAST, PRIOR_SPLITS, Residual, fit_software, left_out, log_time, software_of
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.costs import step
+from tokenworks.costs.breakdown import Breakdown
 from tokenworks.costs.power import roof_use
 from tokenworks.costs.rates import rates, with_engine
 from tokenworks.costs.split import Split
@@ -106,7 +107,7 @@ def test_only_the_measured_software_is_slower(name: str) -> None:
     hardware, checkpoint, batch = on("hgx-h100"), model(name), step.Batch(decode=64.0, context=64e3)
     split = Split(tp=8, draft_tokens=np.array([0, 1]) if checkpoint.draft else 0)
 
-    def seconds(known: Calibration, engine: str) -> step.Breakdown:
+    def seconds(known: Calibration, engine: str) -> Breakdown:
         used = find_engine(engine)
         reached = with_engine(rates(hardware, known), used, checkpoint)
         return step.step(checkpoint, reached, split, batch, engine=used)
