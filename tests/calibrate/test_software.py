@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from tests.calibrate.cases import table
 from tests.costs.cases import LLAMA, R1, model, on
 from tokenworks.calibrate.measured import read_points
-from tokenworks.calibrate.software import LEAST, PRIOR_SPLITS, Residual, fit_software, left_out, log_time, software_of
+from tokenworks.calibrate.software import (
+    LEAST,
+    PRIOR_SPLITS,
+    Residual,
+    SoftwareFit,
+    fit_software,
+    left_out,
+    log_time,
+    software_of,
+)
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.costs import step
 from tokenworks.costs.breakdown import Breakdown
@@ -63,6 +72,13 @@ def test_a_split_that_is_left_out_does_not_count(splits: list[list[float]], othe
     if len([one for one in members if one.key == KEY]) >= LEAST <= len([one for one in changed if one.key == KEY]):
         assert here[-LEAST - 1] == there[-LEAST - 1] == log_time(residuals(*splits[:-1]))
     assert np.isnan(here[-LEAST:]).all()  # the only split of its stack
+
+
+def test_factors_of_other_devices_stay() -> None:
+    before = PRIOR.model_copy(update={"software": (stack(1.2, drafts=False), stack(1.4, drafts=False, device="b200"))})
+    members = tuple(residuals([0.1] * LEAST))
+    fit = SoftwareFit(software_of(members), members)
+    assert [(one.device, one.time == 1.4) for one in fit.beside(before)] == [("b200", True), ("h100", False)]
 
 
 def test_few_points_give_no_factor() -> None:

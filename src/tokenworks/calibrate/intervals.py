@@ -104,5 +104,5 @@ def intervals_of(
     known = Known(problem, factors, fit(problem, factors).theta, without_system, say)
     intervals = device_intervals(known, calibration)
     software = fit_software(points, calibration, say=say)
-    update = {"devices": known.silicon, "software": software.software, **intervals.fields}
+    update = {"devices": known.silicon, "software": software.beside(calibration), **intervals.fields}
     return Intervals(calibration.model_copy(update=update), intervals, software, prior.name)

@@ -79,6 +79,16 @@ class SoftwareFit(NamedTuple):
     software: tuple[Software, ...]
     residuals: tuple[Residual, ...]
 
+    def beside(self, before: Calibration) -> tuple[Software, ...]:
+        """The factors, and those that a calibration has for devices without any of these points.
+
+        Parameters
+        ----------
+        before : the calibration that a fit started from
+        """
+        seen = {one.key.device for one in self.residuals}
+        return tuple(sorted((*self.software, *(one for one in before.software if one.device not in seen)), key=_key))
+
     def plain(self) -> SoftwarePlain:
         """The factors as plain data, and their error on splits that they have not seen."""
         off, turns = np.array([one.off for one in self.residuals]), left_out(self.residuals)
@@ -141,6 +151,10 @@ def residual_of(point: Point, predicted: Predicted, calibration: Calibration) ->
     key = SoftwareKey.of(site.machine.device, site.engine.name, site.model, drafts=point.drafts > 0)
     split = tuple((one.role, one.count, one.devices, one.tp, one.dp, one.ep) for one in point.workers)
     return Residual(key, point.model, (point.mode, *split), math.log(predicted.tpot / point.measured.tpot))
+
+
+def _key(one: Software) -> SoftwareKey:
+    return one.key
 
 
 def software_of(residuals: Sequence[Residual]) -> tuple[Software, ...]:
