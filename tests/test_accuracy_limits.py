@@ -1,16 +1,27 @@
 """Causes of the frontier's error, repeated measurements, and kept results of the accuracy page."""
 
 import csv
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.accuracy import collect, kept, limits, repeats
+from benchmarks.accuracy import collect, kept, limits, repeats, software
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.calibrate.cases import table
 from tests.calibrate.test_frontier import machine, predicted
+from tokenworks.calibrate.case import case
+from tokenworks.calibrate.measured import read_points
+from tokenworks.calibrate.predict import Predicted
 from tokenworks.calibrate.score import Pair
+from tokenworks.calibrate.software import PRIOR_SPLITS
+from tokenworks.specs.calibration import load_calibration
+from tokenworks.specs.software import Software, SoftwareKey
+
+PRIOR = load_calibration("datasheet")
 
 DEVICES = {"h100": 2.5, "h200": 1.8, "b200": 1.0}
 """Slowness of each device, see `machine` [-]."""
@@ -44,6 +55,26 @@ def test_with_the_measured_tpot_little_s_law_leaves_no_error(factors: dict[str, 
     assert right
     assert right["median_ape"] == pytest.approx(0, abs=1e-9)
     assert right["ratio_median_ape"] == pytest.approx(0, abs=1e-9)
+
+
+def test_factors_are_taken_out_and_put_in_again_without_the_own_split(tmp_path: Path) -> None:
+    """Three splits of a stack with a factor of 1.3. Other numbers say 1 s; measured are 0.9, 1.0 and 1.2 s."""
+    rows = [{"tp": tp, "devices": tp, "n_devices": tp, "concurrency": c} for tp in ("1", "2", "4") for c in ("1", "4")]
+    points = read_points(table(tmp_path, *rows)).points
+    slower = dict(zip((1, 2, 4), (0.9, 1.0, 1.2), strict=True))
+    measured = [replace(one, measured=replace(one.measured, tpot=slower[one.workers[0].tp])) for one in points]
+    own = case(points[0], PRIOR)
+    key = SoftwareKey.of("h100", "vllm", own.site.model, drafts=False)
+    factor = Software(**key._asdict(), model="llama", time=1.3, points=6, splits=3)
+    calibration = PRIOR.model_copy(update={"software": (factor,)})
+    pairs = [(point, Predicted(tpot=1.3, rate=10.0)) for point in measured]
+    plain = software.without_factors(pairs, calibration)
+    assert [(one.tpot, one.rate) for _, one in plain] == [(pytest.approx(1.0), pytest.approx(13.0))] * 6
+    left = software.by_other_splits(plain, calibration)
+    for point, one in left:
+        others = [math.log(value) for tp, value in slower.items() if tp != point.workers[0].tp]
+        assert one.tpot == pytest.approx(math.exp(sum(others) / (2 + PRIOR_SPLITS)))
+        assert one.rate == pytest.approx(13.0 / one.tpot)
 
 
 def test_an_error_of_tpot_counts_twice_on_a_frontier_where_throughput_is_proportional_to_tpot() -> None:
