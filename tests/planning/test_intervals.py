@@ -21,7 +21,7 @@ def row(output: float, low: float, high: float) -> Ranked:
         effective_tok_s_per_device=output, total_tok_s_per_device=output, output_tok_s_per_user=50.0, requests_s=1.0,
         offered_s=1.0, ttft_s=1.0, tpot_s=0.02, ttft_slo_s=1.0, tpot_slo_s=0.02, slo_pressure=1.0, load=None,
         bound_by="hbm", bound_role="aggregated", interval={"output_tok_s_per_device": (low, high)}, hit_share=0.0,
-        batch=1.0, assumed=(), grade="datasheet", estimated=cast("Estimated", None),
+        batch=1.0, assumed=(), grade="datasheet", software=(), estimated=cast("Estimated", None),
     )  # fmt: skip
 
 
