@@ -47,6 +47,18 @@ def test_json_is_one_object_that_adds_up(capsys: pytest.CaptureFixture[str]) -> 
     assert found["dequantised"] == {}
 
 
+@pytest.mark.parametrize(("engine", "measured"), [("vllm", True), ("sglang", False)])
+def test_a_step_names_the_measured_software_that_it_rests_on(
+    engine: str, measured: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["estimate", "openai/gpt-oss-120b", "--on", "hgx-h100", "--deploy", "tp=2,ep=2", "--engine", engine]
+    assert run(asked) == 0
+    assert ("of vllm with openai/gpt-oss-120b (fp4) on h100 were measured." in capsys.readouterr().out) == measured
+    assert run([*asked, "-o", "json"]) == 0
+    software = result(capsys.readouterr().out)["software"]
+    assert [(one["device"], one["engine"], one["drafts"]) for one in software] == [("h100", "vllm", False)] * measured
+
+
 def test_dequantised_weights_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["estimate", "openai/gpt-oss-120b", "--on", "hgx-h100", "--deploy", "tp=2,ep=2"]) == 0
     assert (

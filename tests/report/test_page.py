@@ -137,6 +137,23 @@ def test_the_answer_has_the_numbers_of_the_plan() -> None:
         assert item["path"] in shown
 
 
+@pytest.mark.parametrize(
+    ("lang", "says"),
+    [("en", "With MTP, step times are 1.27 "), ("zh", "步时间为其余数据推算值的 1.27 倍")],
+)
+@pytest.mark.parametrize("kind", ["plan", "simulate"])
+def test_the_answer_names_the_measured_software(kind: str, lang: Lang, says: str) -> None:
+    plain, machines = SAMPLES[kind]()
+    answer = plain["deployments"][0] if kind == "plan" else plain
+    answer["software"] = [
+        {"device": "h100", "engine": "sglang", "model": "<b>R1", "architecture": "deepseek_v3", "parameters": 1,
+         "weights": "fp8", "drafts": True, "time": 1.27, "points": 43, "splits": 3}
+    ]  # fmt: skip
+    document = page(BUILDERS[kind](plain, machines, COMMAND, lang), lang)
+    assert says in PageReader(document).shown
+    assert "<b>R1" not in document
+
+
 def test_a_plan_that_misses_the_slo_says_so() -> None:
     plain, machines = plan_sample()
     plain["meets_slo"] = False
