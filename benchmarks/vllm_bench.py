@@ -146,17 +146,28 @@ def bench(folder: str, port: int, rate: float, given: argparse.Namespace) -> dic
     return result
 
 
-def simulated(folder: str, plan: dict[str, Any], result: dict[str, Any], speed: float) -> Times:
-    """The times of the requests that the client sent, if `simulate` plays them."""
-    began, rows, block = np.array(result["start_times"]), list[str](), 0
-    for when, isl, osl in zip(began, result["input_lens"], result["output_lens"], strict=True):
+def trace(file: Path, times: Floats, inputs: list[int], outputs: list[int]) -> Path:
+    """Write a trace of requests that share nothing.
+
+    Parameters
+    ----------
+    file : the file
+    times : when each request comes [s]
+    inputs, outputs : its lengths [token]
+    """
+    rows, block = list[str](), 0
+    for when, isl, osl in zip(times.tolist(), inputs, outputs, strict=True):
         ids = list(range(block, block := block + -(-isl // 512)))
-        rows.append(json.dumps({
-            "timestamp": 1e3 * speed * (when - began[0]), "hash_ids": ids, "input_length": isl, "output_length": osl,
-        }))  # fmt: skip
-    trace = Path(folder, "trace.jsonl")
-    trace.write_text("\n".join(rows))
-    outcome = tokenworks.simulate(plan, trace=trace, workload=None).outcome
+        rows.append(json.dumps({"timestamp": 1e3 * when, "hash_ids": ids, "input_length": isl, "output_length": osl}))
+    file.write_text("\n".join(rows))
+    return file
+
+
+def simulated(file: Path, plan: dict[str, Any], result: dict[str, Any], speed: float) -> Times:
+    """The times of the requests that the client sent, if `simulate` plays them."""
+    began = np.array(result["start_times"])
+    sent = trace(file, speed * (began - began[0]), result["input_lens"], result["output_lens"])
+    outcome = tokenworks.simulate(plan, trace=sent, workload=None).outcome
     decode = outcome.end_s - outcome.first_token_s
     return {
         "TTFT": outcome.first_token_s - outcome.arrival_s, "TPOT": decode / np.maximum(outcome.output_tokens - 1, 1),
@@ -203,7 +214,10 @@ def main() -> None:
             if given.constant:
                 server = constant_server(noted, given.output, given.constant)
             else:
-                server = served(folder, plan, "--served-model-name", "tiny", "--speed", str(speed), noted=noted)
+                lengths = [given.input] * given.requests, [given.output] * given.requests
+                planned = trace(Path(folder, "planned.jsonl"), np.arange(given.requests) / given.rate, *lengths)
+                options = ("--trace", str(planned), "--served-model-name", "tiny", "--speed", str(speed))
+                server = served(folder, plan, *options, noted=noted)
             with server as port:
                 result = bench(folder, port, given.rate * speed, given)
                 seen = {} if given.constant else run(lambda: scrape(port))
@@ -212,7 +226,7 @@ def main() -> None:
         if not given.constant:
             extra = seen["vllm:prompt_tokens_total"] - sum(result["input_lens"])
             assert extra in {0, result["input_lens"][0]}, extra  # the client may ask once before it begins
-            times["simulate"] = simulated(folder, plan, result, speed)
+            times["simulate"] = simulated(Path(folder, "sent.jsonl"), plan, result, speed)
         times["server"] = {"TTFT": speed * (began - came), "TPOT": speed * (ended - began) / (given.output - 1)}
         gaps = [sum(one) / max(len(one), 1) for one in result["itls"]]
         times["client"] = {"TTFT": speed * np.array(result["ttfts"]), "TPOT": speed * np.array(gaps)}
@@ -220,7 +234,8 @@ def main() -> None:
         for core in spells.of:
             print(spells.told(core))
         told(times, np.ones(len(came), bool), f"all {len(came)} requests")
-        told(times, calm, f"{calm.sum()} requests without a slow spell before their first token")
+        if calm.any():
+            told(times, calm, f"{calm.sum()} requests without a slow spell before their first token")
         rest = 1e3 * (times["client"]["TTFT"] - times["server"]["TTFT"]) / speed
         print("time of the client until a first token: {:.1f}, {:.1f}, {:.1f} ms (p10, p50, p90)".format(
             *np.percentile(rest, (10, 50, 90))))  # fmt: skip
