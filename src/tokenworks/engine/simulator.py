@@ -115,8 +115,9 @@ class Simulator:
         followers = followers[np.argsort(requests.after[followers], kind="stable")]
         parents = requests.after[followers].astype(np.int64) - requests.earlier
         before = self._parents(parents[parents < 0], requests.earlier)
-        if self._caches and (self._ours or self._submitted) and self._named + len(requests.block_ids) > len(self._state.ids):
-            self._make_room(len(requests.block_ids))
+        more = len(requests.block_ids) if self._caches and (self._ours or self._submitted) else 0
+        if self._named + more > len(self._state.ids):
+            self._make_room(more)
         reused = min(len(requests), self._spares)
         slots = self._new_slots(len(requests), reused)
         record = grown(self._state.request, self._slots)
@@ -225,7 +226,9 @@ class Simulator:
         begins, self._named = np.cumsum(counts) - counts, int(counts.sum())
         size, offsets = max(len(s.ids), 2 * (self._named + more)), s.offsets.copy()
         offsets[here] = begins
-        old = {"ids": s.ids, "held": s.held} | ({"origin": s.origin} if self.cluster.tiers.stores else {})
+        old: dict[str, NDArray[Any]] = {"ids": s.ids, "held": s.held}
+        if self.cluster.tiers.stores:
+            old["origin"] = s.origin
         stays = self._ours and size == len(s.ids)  # then each id moves towards the beginning, or not at all
         new = old if stays else {name: np.empty(size, array.dtype) for name, array in old.items()}
         for first, begin, count in zip(firsts.tolist(), begins.tolist(), counts.tolist(), strict=True):
