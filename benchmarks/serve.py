@@ -11,6 +11,7 @@ server's core (and of turns in which other programs had this core), and the shar
 have a core each.
 
     python -m benchmarks.serve --streams 300,600,900,1200 --seconds 10
+    python -m benchmarks.serve --memory --streams 300,600,900,1200,1500
     python -m benchmarks.serve --fidelity 4 --requests 200
     python -m benchmarks.serve --soak 30
     python -m benchmarks.serve --recorder 50
@@ -46,6 +47,10 @@ from tokenworks.specs.faults import load_faults
 
 STEP_MS = 26
 """Host time of a step, which most of the step is: 150 sequences in a replica get a token every 20 ms [ms]."""
+OPEN_S = 0.0015
+"""Time between two streams that open [s]."""
+LONG = 2000
+"""Tokens of the streams whose memory is measured, which take 40 s [token]."""
 SERVER, CLIENT = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 """Cores of the server and of the client."""
 MODEL = "meta-llama/Meta-Llama-3.1-8B"
@@ -138,17 +143,20 @@ def p99(values: np.ndarray[Any, Any]) -> float:
     return float(np.percentile(values, 99)) if len(values) else math.nan
 
 
-async def load(port: int, streams: int, seconds: float, scrapes: int) -> tuple[str, float, float]:
-    """Open the streams, read for `seconds`, close them. Returns the first half of a row, and begin and end [s]."""
-    loop = asyncio.get_running_loop()
-    opening_s = 0.0015 * streams
-    request = completion("hello", int(50 * (opening_s + seconds + 30)))
-    before = await scrape(port)
-    transports = []
+async def opened(port: int, streams: int, request: bytes) -> list[asyncio.Transport]:
+    """Open streams, one after the other."""
+    loop, transports = asyncio.get_running_loop(), list[asyncio.Transport]()
     for _ in range(streams):
         transport, _ = await loop.create_connection(lambda: Reader(request), "127.0.0.1", port)
         transports.append(transport)
-        await asyncio.sleep(0.0015)
+        await asyncio.sleep(OPEN_S)
+    return transports
+
+
+async def load(port: int, streams: int, seconds: float, scrapes: int) -> tuple[str, float, float]:
+    """Open the streams, read for `seconds`, close them. Returns the first half of a row, and begin and end [s]."""
+    request = completion("hello", int(50 * (OPEN_S * streams + seconds + 30)))
+    transports = await opened(port, streams, request)
     await asyncio.sleep(1.0)
     first, began = await scrape(port), time.monotonic()
     while (left := began + seconds - time.monotonic()) > 0:
@@ -160,13 +168,12 @@ async def load(port: int, streams: int, seconds: float, scrapes: int) -> tuple[s
     passed = last[clock] - first[clock]
     tokens = last["vllm:generation_tokens_total"] - first["vllm:generation_tokens_total"]
     cpu = last["process_cpu_seconds_total"] - first["process_cpu_seconds_total"]
-    memory = last["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
     for transport in transports:
         transport.abort()
     await asyncio.sleep(0.5)
     row = (
         f"{streams:6,} streams {tokens / passed:9,.0f} tokens/s  {1e6 * cpu / max(tokens, 1):5.1f} us of CPU a token  "
-        f"{cpu / passed:4.2f} cores  {memory / streams / 1e3:5.1f} kB a stream"
+        f"{cpu / passed:4.2f} cores"
     )
     return row, began, ended
 
@@ -195,6 +202,38 @@ def loads(folder: str, given: argparse.Namespace) -> None:
             f"({100 * calm.mean():.1f} % of the tokens) p99 {p99(lates[calm]):4.1f} ms, "
             f"late by more than 10 ms {100 * late.mean():.2f} % of all, {100 * (late & calm).mean():.2f} % outside"
         )
+
+
+async def memory(port: int, counts: list[int]) -> None:
+    """Memory of each new stream of a fresh server, and of one whose streams have left.
+
+    Parameters
+    ----------
+    port : port of a server that has answered nothing
+    counts : streams that are open at the same time, one number after the other
+    """
+    transport, reader = await asyncio.get_running_loop().create_connection(
+        lambda: Reader(completion("hello", 2)), "127.0.0.1", port
+    )
+    await reader.done  # code that the first request loads is no memory of a stream
+    transport.abort()
+    request = completion("hello", LONG)
+    for name in ("fresh", "again"):
+        transports, rows = list[asyncio.Transport](), list[str]()
+        await asyncio.sleep(1.0)
+        start = before = (await scrape(port))["process_resident_memory_bytes"]
+        for count in counts:
+            new = count - len(transports)
+            transports += await opened(port, new, request)
+            await asyncio.sleep(1.0)
+            after = (await scrape(port))["process_resident_memory_bytes"]
+            assert not any(one.get_protocol().done.done() for one in transports)  # type: ignore[attr-defined]
+            rows.append(f"{(after - before) / new / 1e3:.1f}")
+            before = after
+        mean = (before - start) / counts[-1] / 1e3
+        print(f"{name}: {start / 1e6:.1f} MB at the start, {', '.join(rows)} kB a new stream, mean {mean:.1f} kB")
+        for one in transports:
+            one.abort()
 
 
 async def fail(port: int, schedule: dict[str, Any]) -> None:
@@ -370,6 +409,7 @@ def main() -> None:
     parser.add_argument("--fidelity", type=float, metavar="RATE", help="requests a second of a trace to play")
     parser.add_argument("--requests", type=int, default=200, help="requests of this trace")
     parser.add_argument("--speed", type=float, default=1.0, help="speed of this deployment; below 1 on a busy computer")
+    parser.add_argument("--memory", action="store_true", help="memory of each new stream")
     parser.add_argument("--soak", type=float, metavar="MINUTES", help="let clients come and leave")
     parser.add_argument("--clients", type=int, default=60, help="clients of --soak")
     parser.add_argument("--recorder", type=int, metavar="STREAMS", help="delay of events through `tokenworks record`")
@@ -386,6 +426,12 @@ def main() -> None:
         if given.soak is not None:
             with served(folder, deployment(2, 64)) as port:
                 run(lambda: soak(port, given.soak, given.clients))
+            return
+        if given.memory:
+            counts = [int(one) for one in given.streams.split(",")]
+            plan = deployment(given.replicas, max(16, -(-2 * max(counts) // given.replicas)))
+            with served(folder, plan, "--set", f"engine.host_step={STEP_MS}ms") as port:
+                run(lambda: memory(port, counts))
             return
         loads(folder, given)
 

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from tests.engine import cases
 from tokenworks.engine import reference, simulator
+from tokenworks.engine.live import LiveSimulator
 from tokenworks.engine.metrics import metrics
 from tokenworks.engine.outcome import Outcome
+from tokenworks.engine.simulator import Simulator
 from tokenworks.engine.types import Cluster, Limits, Pool, Requests, Router, Status, StepCost, Transfer
 
 SEEDS = st.integers(0, 1 << 40)
@@ -214,8 +216,8 @@ def test_taking_now_and_then_is_taking_at_the_end(seed: int, pauses: list[float]
         np.testing.assert_array_equal(getattr(taken, name), getattr(whole, name), err_msg=name)
 
 
-@pytest.mark.parametrize("prefix", [False, True])
-def test_a_run_without_an_end_needs_memory_for_what_is_in_flight_only(prefix: bool) -> None:
+@pytest.mark.parametrize(("prefix", "engine"), [(False, Simulator), (True, Simulator), (True, LiveSimulator)])
+def test_a_run_without_an_end_needs_memory_for_what_is_in_flight_only(prefix: bool, engine: type[Simulator]) -> None:
     """A hundred times more requests than slots, and the same times as in one whole run."""
     rng, count, step = np.random.default_rng(8), 40_000, 200
     sizes = rng.integers(0, 20, count)
@@ -226,7 +228,7 @@ def test_a_run_without_an_end_needs_memory_for_what_is_in_flight_only(prefix: bo
     )  # fmt: skip
     limits = Limits(16, 200, 100, 4, prefix_caching=prefix)
     cluster = Cluster((Pool(StepCost(np.linspace(0.001, 0.02, 201)), limits, instances=2),), Router("prefix_aware"))
-    whole, run = simulator.run(cluster, requests), simulator.Simulator(cluster)
+    whole, run = simulator.run(cluster, requests), engine(cluster)
     parts, held = [], []
     for part in cases.slices(requests, list(range(0, count, step))):
         run.submit(part)

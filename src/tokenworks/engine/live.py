@@ -53,6 +53,11 @@ class LiveSimulator(Simulator):
     def __init__(self, cluster: Cluster, *, watched: bool = False) -> None:
         super().__init__(cluster)
         self.watched = watched
+        own = [(pool.limits, pool.instances * pool.ranks) for pool in cluster.pools]
+        blocks = sum(limits.kv_blocks * ranks for limits, ranks in own if limits.prefix_caching)
+        # a request names the blocks of its whole answer when it comes, and holds about half of them in the mean
+        self._reserve(sum(limits.max_sequences * ranks for limits, ranks in own), 2 * blocks)
+        self._state.known.fill(0)  # a hash table: the first blocks would touch nearly all of it
         if watched:
             # In one event, a rank stores and evicts each of its blocks once; preempted requests do so once more.
             most = max(pool.limits.kv_blocks * pool.ranks for pool in cluster.pools)

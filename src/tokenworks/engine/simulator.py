@@ -66,6 +66,7 @@ class Simulator:
         self._state: EngineState = allocate(cluster, names)
         self._table = kernel.Addresses()
         self._loses = False  # whether ranks are lost, so that requests are sent again
+        self._ours = False  # whether `ids` is an array of the simulator, and not of the caller
         self._caches = any(pool.limits.prefix_caching for pool in cluster.pools)
         self._submitted = self._slots = self._named = self._names = self._taken = self._spares = 0
         self._spare = np.zeros(0, np.int32)
@@ -114,8 +115,9 @@ class Simulator:
         followers = followers[np.argsort(requests.after[followers], kind="stable")]
         parents = requests.after[followers].astype(np.int64) - requests.earlier
         before = self._parents(parents[parents < 0], requests.earlier)
-        if self._caches and self._submitted and self._named + len(requests.block_ids) > len(self._state.ids):
-            self._make_room(len(requests.block_ids))
+        more = len(requests.block_ids) if self._caches and (self._ours or self._submitted) else 0
+        if self._named + more > len(self._state.ids):
+            self._make_room(more)
         reused = min(len(requests), self._spares)
         slots = self._new_slots(len(requests), reused)
         record = grown(self._state.request, self._slots)
@@ -142,6 +144,19 @@ class Simulator:
         if self.cluster.tiers.stores:
             self._names = min(self._names + len(requests.block_ids), self._most_names)
             self._state = reserve(self._state, self.cluster, self._names, self._named, self._slots)
+
+    def _reserve(self, requests: int, names: int) -> None:
+        """Reserve memory for the first requests, so that no table grows by copies. It is not touched before it is used.
+
+        Parameters
+        ----------
+        requests, names : requests, and block ids of requests, that are in memory at the same time [count]
+        """
+        self._state = self._state._replace(
+            request=np.empty(requests, REQUEST), offsets=np.empty(requests, np.int64),
+            named=np.empty(requests, np.int32), ids=np.empty(names, np.int64), held=np.empty(names, np.int32),
+        )  # fmt: skip
+        self._ours = True
 
     def _parents(self, before: Ints, earlier: int) -> Ints:
         """Slots of parents that were submitted in earlier calls; `before` counts from the end, -1 = the last one."""
@@ -190,7 +205,7 @@ class Simulator:
         """Append the block ids of the new requests, and make room in `held` for one block number per id."""
         ids, offsets, counts = requests.block_ids, requests.block_offsets, np.diff(requests.block_offsets)
         s = self._state
-        if self._submitted:
+        if self._ours or self._submitted:
             ids = s.ids
             ids[self._named : self._named + len(requests.block_ids)] = requests.block_ids
             offsets, named = grown(s.offsets, self._slots), grown(s.named, self._slots)
@@ -206,18 +221,21 @@ class Simulator:
         """Drop the block ids of requests that were taken, and make room for `more` new ids and growth."""
         s = self._state
         here = np.flatnonzero(s.named[: self._slots])
-        counts = s.named[here].astype(np.int64)
-        first = np.cumsum(counts) - counts
-        self._named = int(counts.sum())
-        index = np.repeat(s.offsets[here] - first, counts) + np.arange(self._named)
+        here = here[np.argsort(s.offsets[here])]
+        counts, firsts = s.named[here].astype(np.int64), s.offsets[here]
+        begins, self._named = np.cumsum(counts) - counts, int(counts.sum())
         size, offsets = max(len(s.ids), 2 * (self._named + more)), s.offsets.copy()
-        ids, held = np.empty(size, np.int64), np.empty(size, np.int32)
-        ids[: self._named], held[: self._named], offsets[here] = s.ids[index], s.held[index], first
-        origin = s.origin
+        offsets[here] = begins
+        old: dict[str, NDArray[Any]] = {"ids": s.ids, "held": s.held}
         if self.cluster.tiers.stores:
-            origin = np.empty(size, np.int8)
-            origin[: self._named] = s.origin[index]
-        self._state = s._replace(ids=ids, held=held, origin=origin, offsets=offsets)
+            old["origin"] = s.origin
+        stays = self._ours and size == len(s.ids)  # then each id moves towards the beginning, or not at all
+        new = old if stays else {name: np.empty(size, array.dtype) for name, array in old.items()}
+        for first, begin, count in zip(firsts.tolist(), begins.tolist(), counts.tolist(), strict=True):
+            if first != begin or not stays:
+                for name, array in old.items():
+                    new[name][begin : begin + count] = array[first : first + count]
+        self._state, self._ours = s._replace(offsets=offsets, **new), True
 
     # ---- playing events
 

@@ -84,7 +84,6 @@ class Answer(ABC):
         "jobs",
         "left",
         "paused",
-        "prompts",
         "sequence",
         "style",
         "wants",
@@ -96,14 +95,14 @@ class Answer(ABC):
         self.desk, self.connection, self.ask, self.style, self.ident = desk, connection, ask, style, ident
         self.created, self.jobs, self.left, self.paused = int(time.time()), list[Job](), 0, False
         self.wants = request.chunked
-        self.prompts: list[str | None] = []
         self.sequence = 0
 
     def begin(self, jobs: list[Job]) -> None:
         """Send the jobs to the engine."""
         self.jobs, self.left = jobs, len(jobs)
-        self.prompts = self.ask.texts if self.ask.echo else []
-        self.ask.prompts = []  # the tokens are not needed any more
+        self.ask.prompts.clear()  # the tokens are not needed any more
+        if not self.ask.echo:
+            self.ask.texts.clear()
         self.connection.answer = self
         for job in jobs:
             self.desk.driver.submit(job)
@@ -115,7 +114,7 @@ class Answer(ABC):
 
     def text(self, job: Job) -> str:
         """Whole text of a choice."""
-        prompt = self.prompts[job.index // self.ask.n] if self.prompts else None
+        prompt = self.ask.texts[job.index // self.ask.n] if self.ask.echo else None
         return (prompt or "") + self.words(job).text(0, job.output_tokens)
 
     @abstractmethod
@@ -199,23 +198,23 @@ class StreamAnswer(Answer):
         take goes into this queue, and so does everything while something is in it. A transport that closes drops what
         it is given, the headers of a stream too: then nothing may go to the socket.
         """
-        event = self._bytes(self.style.event(self, job, _MARK, 0, 1, None))
-        begin, _, end = event.partition(_MARKED)
+        begin, _, end = self._bytes(self.style.event(self, job, _MARK, 0, 1, None)).partition(_MARKED)
         connection, words, wants, sent = self.connection, self.words(job), self.wants, job.sent
         transport = connection.transport
         queue, queued, closing = transport.write, transport.get_write_buffer_size, transport.is_closing
         vocabulary, start, stride = words.vocabulary, words.start, words.stride
         escaped, mask, size = vocabulary.escaped, vocabulary.mask, vocabulary.size if words.pieces is None else 0
-        before, after = begin, end
+        skip, stop = 0, len(end)
         if wants:
-            before, after = b"%x\r\n%b" % (len(begin) + size + len(end), begin), end + b"\r\n"
+            length = b"%x\r\n" % (len(begin) + size + stop)
+            skip, begin, end = len(length), length + begin, end + b"\r\n"
         while True:
             tokens = yield
             if self.paused:
                 self.ready[job.index] = tokens
                 continue
             if size and tokens - sent == 1:
-                data = before + escaped[(start + stride * sent) & mask] + after
+                data = begin + escaped[(start + stride * sent) & mask] + end
                 if connection.fd < 0 or queued() or closing():
                     queue(data)
                 else:
@@ -225,8 +224,9 @@ class StreamAnswer(Answer):
                         rest = data
                     if rest:
                         queue(rest)
+                data = rest = b""  # a generator that waits keeps its variables
             else:
-                self._write(begin + words.escaped(sent, tokens) + end)
+                self._write(begin[skip:] + words.escaped(sent, tokens) + end[:stop])
             job.sent = sent = tokens
 
     def _start(self) -> None:

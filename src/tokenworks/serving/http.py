@@ -27,6 +27,8 @@ SEND_BUFFER = 131072
 nothing would hold megabytes."""
 PIPELINE = 65536
 """Most bytes that a client may send while it waits for a response [byte]."""
+_NO_HEADERS: dict[str, str] = {}
+"""Headers of a connection between two requests. Nothing is added to them."""
 EVENTS = {408: "slow_request", 413: "too_large", 414: "too_large", 431: "too_large", 503: "refused"}
 """Name of the event of a request that gets no route, by its status; other statuses count as "bad_request"."""
 
@@ -194,11 +196,11 @@ class Connection(asyncio.Protocol):
         """Descriptor of the socket, for `StreamAnswer`; -1: there is none, or the client has left."""
         self._parser: Any = None
         self._request: HttpRequest | None = None
-        self._queue: list[HttpRequest] = []
+        self._queue: tuple[HttpRequest, ...] = ()
         self._unread = b""
         self._url = b""
-        self._headers: dict[str, str] = {}
-        self._body = bytearray()
+        self._headers = _NO_HEADERS
+        self._body: bytes | bytearray = b""
         self._size = 0
 
     # ---- asyncio
@@ -338,6 +340,8 @@ class Connection(asyncio.Protocol):
             raise self._too_large()
         if self.host.held + len(body) > self.host.limits.bodies:
             raise HttpError(503, "the bodies of other requests take all room", headers={"retry-after": "1"})
+        if not self._body:
+            self._body = bytearray()
         self._body += body
         self.host.held += len(body)
 
@@ -347,11 +351,11 @@ class Connection(asyncio.Protocol):
         request, self._request = self._request, None
         request.body = bytes(self._body)
         self._free()
-        self._headers, self._size = {}, 0
+        self._url, self._headers, self._size = b"", _NO_HEADERS, 0  # a stream keeps nothing of its request
         if self.closing:
             return
         if self.busy:
-            self._queue.append(request)
+            self._queue += (request,)
             if len(self._queue) > 64:
                 raise HttpError(400, "more than 64 requests wait on this connection")
             return
@@ -360,7 +364,7 @@ class Connection(asyncio.Protocol):
     def _free(self) -> None:
         """Forget the body."""
         self.host.held -= len(self._body)
-        self._body = bytearray()
+        self._body = b""
 
     def _drop(self) -> None:
         """Forget the request that is not complete."""
@@ -426,7 +430,9 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         if not self.busy and self._queue:
-            self._serve(self._queue.pop(0))
+            request, *rest = self._queue
+            self._queue = tuple(rest)
+            self._serve(request)
 
     def _read_on(self) -> None:
         if not self.busy and self._unread:

@@ -23,8 +23,9 @@ from tokenworks.specs.slo import Slo
 
 ApiName = Literal["openai", "sglang"]
 
-TURNS = 32
-"""Turns of the driver that are counted at once: one by one, they would take a tenth of the time of a token."""
+TURNS, TOKENS = 32, 4096
+"""Turns of the driver that are counted at once, or fewer turns with so many tokens: one by one, they would take a tenth
+of the time of a token."""
 LEAST_LATE = 100
 """Tokens that `ServerMetrics.lateness` needs [count]."""
 RECENT = 256
@@ -167,7 +168,7 @@ class ServerMetrics:
         self.counters = {key: np.zeros(engines, np.int64) for key in ("prompt", "cached")}
         self._generated = np.zeros(engines, np.int64)
         self._late_before = (0, 0.0)
-        self._seen = list[HandedOver]()
+        self._seen, self._unsettled = list[HandedOver](), 0
         self._work: list[tuple[Ints, Ints]] = [(np.zeros(engines, np.int64), np.zeros(engines, np.int64))]
         self.reasons = {reason: np.zeros(engines, np.int64) for reason in ("stop", "length", "abort", "error")}
         self.events: dict[str, int] = {}
@@ -190,9 +191,10 @@ class ServerMetrics:
         self.responses[key] = self.responses.get(key, 0) + 1
 
     def observe(self, seen: HandedOver) -> None:
-        """Keep the tokens of a turn; the tokens of `TURNS` turns are counted at once."""
+        """Keep the tokens of a turn; those of some turns are counted at once."""
         self._seen.append(HandedOver(seen.ranks.copy(), seen.gaps.copy(), seen.lates, seen.more.copy()))
-        if len(self._seen) >= TURNS:
+        self._unsettled += len(seen.lates)
+        if len(self._seen) >= TURNS or self._unsettled >= TOKENS:
             self.settle()
 
     def stepped(self, steps: Ints, tokens: Ints) -> None:
@@ -222,7 +224,7 @@ class ServerMetrics:
             turns, ranks = np.nonzero(steps > 0)
             made = steps[turns, ranks]
             self.histograms["iteration"].add_all(ranks, tokens[turns, ranks] / made, made)
-        self._seen, self._work = [], self._work[-1:]
+        self._seen, self._unsettled, self._work = [], 0, self._work[-1:]
 
     def lateness(self) -> float | None:
         """Mean lateness of the tokens since the last call [s]; None: there were few."""

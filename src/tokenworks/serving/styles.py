@@ -132,7 +132,7 @@ class CompletionStyle(Style):
         return [
             ("", self._body(answer, [{"index": job.index, "text": prompt, "logprobs": None, "finish_reason": None}]))
             for job in answer.jobs
-            if answer.prompts and (prompt := answer.prompts[job.index // answer.ask.n])
+            if answer.ask.echo and (prompt := answer.ask.texts[job.index // answer.ask.n])
         ]
 
     def event(self, answer: Answer, job: Job, text: str, first: int, last: int, finish: str | None) -> Event:
