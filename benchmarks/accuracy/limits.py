@@ -17,7 +17,7 @@ from benchmarks.accuracy.software import by_other_splits, without_factors
 from tokenworks.calibrate.frontier import SPEEDS, Frontier, frontier, usable, workload_of
 from tokenworks.calibrate.measured import Point, read_points
 from tokenworks.calibrate.predict import Predicted
-from tokenworks.calibrate.score import STARVED, Pair, kind
+from tokenworks.calibrate.score import Pair, kind
 from tokenworks.specs.calibration import load_calibration
 
 SOFTWARE = ("device", "engine", "model", "mode", "mtp")
@@ -30,7 +30,7 @@ KEYS: dict[str, Callable[[Point], Any]] = {
     "mode": lambda point: point.mode,
     "mtp": lambda point: point.mtp,
     "lengths": lambda point: (round(point.nominal_isl), round(point.osl)),
-    "split": lambda point: tuple((one.role, one.count, one.devices, one.tp, one.dp, one.ep) for one in point.workers),
+    "split": lambda point: point.split,
 }
 
 WITHOUT: dict[str, tuple[str, ...]] = {
@@ -46,7 +46,7 @@ WITHOUT: dict[str, tuple[str, ...]] = {
 """Groups whose median error is taken out of the predictions, one after the other."""
 
 PARTS: dict[str, Callable[[Point], bool]] = {
-    "without starved points": lambda point: not (point.mode == "disagg" and (point.little_ratio or 1) < STARVED),
+    "without starved points": lambda point: not (point.mode == "disagg" and point.starved),
     "aggregated points only": lambda point: point.mode == "agg",
     "without MTP": lambda point: point.mtp == "none",
     "points of InferenceX only": lambda point: point.group == "inferencex-dump",

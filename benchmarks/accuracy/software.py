@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from tokenworks.calibrate.case import case
 from tokenworks.calibrate.score import Pair
-from tokenworks.calibrate.software import LEAST, Residual, log_time, residual_of, steady
+from tokenworks.calibrate.software import left_out, residual_of, steady
 from tokenworks.specs.calibration import Calibration
-from tokenworks.specs.software import SoftwareKey
 
 
 def without_factors(pairs: Sequence[Pair], calibration: Calibration) -> list[Pair]:
@@ -38,16 +38,12 @@ def by_other_splits(plain: Sequence[Pair], calibration: Calibration) -> list[Pai
     calibration : the calibration
     """
     told = [residual_of(point, prediction, calibration) for point, prediction in plain]
-    stacks: dict[SoftwareKey, list[Residual]] = defaultdict(list)
-    for (point, _), one in zip(plain, told, strict=True):
-        if one and steady(point):
-            stacks[one.key].append(one)
-    moved = []
-    for pair, one in zip(plain, told, strict=True):
-        members = stacks[one.key] if one else []
-        others = [other for other in members if one and other.split != one.split]
-        moved.append(_times(pair, math.exp(log_time(others)) if len(members) >= LEAST else 1.0))
-    return moved
+    known = [one for (point, _), one in zip(plain, told, strict=True) if one and steady(point)]
+    turns = iter(left_out([one for one in told if one], known))
+    return [
+        _times(pair, math.exp(np.nan_to_num(next(turns))) if one else 1.0)
+        for pair, one in zip(plain, told, strict=True)
+    ]
 
 
 def _times(pair: Pair, factor: float) -> Pair:

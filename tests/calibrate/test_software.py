@@ -68,7 +68,7 @@ def test_a_factor_removes_a_common_error_the_more_splits_have_it(off: float, spl
 def test_a_split_that_is_left_out_does_not_count(splits: list[list[float]], other: list[float]) -> None:
     members = residuals(*splits) + residuals([0.0] * LEAST, key=KEY._replace(drafts=True))
     changed = residuals(*splits[:-1], other) + residuals([0.0] * LEAST, key=KEY._replace(drafts=True))
-    here, there = left_out(members), left_out(changed)
+    here, there = left_out(members, members), left_out(changed, changed)
     if len([one for one in members if one.key == KEY]) >= LEAST <= len([one for one in changed if one.key == KEY]):
         assert here[-LEAST - 1] == there[-LEAST - 1] == log_time(residuals(*splits[:-1]))
     assert np.isnan(here[-LEAST:]).all()  # the only split of its stack

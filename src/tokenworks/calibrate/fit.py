@@ -14,7 +14,6 @@ from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.least_squares import Loss, least_squares
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
-from tokenworks.calibrate.score import STARVED
 from tokenworks.specs.calibration import Calibration
 
 STEP = 0.02
@@ -71,8 +70,7 @@ class Problem:
         simulated = np.array([prediction.tpot or np.nan for prediction in predictions])
         flow = np.array([(prediction.rate or np.nan) for prediction in predictions]) * simulated
         measured = np.array([point.measured.tpot or np.nan for point in points])
-        starved = [p.little_ratio is not None and p.little_ratio < STARVED for p in points]
-        measured[np.array(starved) | np.array([p.model in without for p in points])] = np.nan
+        measured[np.array([p.starved for p in points]) | np.array([p.model in without for p in points])] = np.nan
         usable = [bunch for bunch in groups if np.isfinite(measured[bunch.at]).any()]
         return cls(usable, points, measured, simulated / closed, flow, calibration)
 

@@ -106,6 +106,11 @@ class Measured:
     ttft_mean: bool = False
 
 
+STARVED = 0.5
+"""Disaggregated points with a measured throughput / Little's law below this number are starved: their devices wait for
+something that is not modelled [-]."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One measured point: model, device, engine, load, and measured results.
@@ -165,6 +170,16 @@ class Point:
     def mtp(self) -> str:
         """`mtp` with draft tokens, else `none`."""
         return "mtp" if self.drafts else "none"
+
+    @property
+    def starved(self) -> bool:
+        """Whether the devices waited for something that is not modelled, see `STARVED`."""
+        return self.little_ratio is not None and self.little_ratio < STARVED
+
+    @property
+    def split(self) -> tuple[tuple[str, int, int, int, int, int], ...]:
+        """Role, number, devices, tp, dp and ep of the instances: points of one split differ by load alone."""
+        return tuple((one.role, one.count, one.devices, one.tp, one.dp, one.ep) for one in self.workers)
 
 
 @dataclass(frozen=True, slots=True)

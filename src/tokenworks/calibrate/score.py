@@ -16,10 +16,6 @@ from tokenworks.arrays import Floats
 from tokenworks.calibrate.measured import Measured, Point
 from tokenworks.calibrate.predict import Predicted
 
-STARVED = 0.5
-"""Disaggregated points with a measured throughput / Little's law below this number are starved: their devices wait for
-something that is not modelled [-]."""
-
 Pair = tuple[Point, Predicted]
 Reads = tuple[float, float, float]
 METRICS = ("tpot", "ttft", "tok_s_per_device", "energy")
@@ -140,7 +136,7 @@ def batch_class(point: Point) -> str:
 
 def kind(point: Point) -> str:
     """Group of a point by mode, MTP and source. Starved points, bursts and experiments have their own groups."""
-    if point.mode == "disagg" and point.little_ratio is not None and point.little_ratio < STARVED:
+    if point.mode == "disagg" and point.starved:
         return "disagg starved"
     special = "" if point.group in ("", "inferencex-dump") and point.load == "closed" else f" {source(point)}"
     return f"{point.mode} {point.mtp}{special}"

@@ -15,6 +15,7 @@ References
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from tokenworks.calibrate.case import case
 from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
-from tokenworks.calibrate.score import STARVED, ErrorsOfLogs, errors_of_logs
+from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.result import FormOf, Plain
@@ -87,11 +88,12 @@ class SoftwareFit(NamedTuple):
         before : the calibration that a fit started from
         """
         seen = {one.key.device for one in self.residuals}
-        return tuple(sorted((*self.software, *(one for one in before.software if one.device not in seen)), key=_key))
+        others = (one for one in before.software if one.device not in seen)
+        return tuple(sorted((*self.software, *others), key=lambda one: one.key))
 
     def plain(self) -> SoftwarePlain:
         """The factors as plain data, and their error on splits that they have not seen."""
-        off, turns = np.array([one.off for one in self.residuals]), left_out(self.residuals)
+        off, turns = np.array([one.off for one in self.residuals]), left_out(self.residuals, self.residuals)
         seen = np.isfinite(turns)
         return {
             "software": [one.model_dump() for one in self.software],
@@ -128,7 +130,7 @@ def steady(point: Point) -> bool:
     ----------
     point : the measured point
     """
-    return point.load == "closed" and not (point.little_ratio is not None and point.little_ratio < STARVED)
+    return point.load == "closed" and not point.starved
 
 
 def residual_of(point: Point, predicted: Predicted, calibration: Calibration) -> Residual | None:
@@ -149,12 +151,7 @@ def residual_of(point: Point, predicted: Predicted, calibration: Calibration) ->
     if site.engine.name != point.engine:
         return None
     key = SoftwareKey.of(site.machine.device, site.engine.name, site.model, drafts=point.drafts > 0)
-    split = tuple((one.role, one.count, one.devices, one.tp, one.dp, one.ep) for one in point.workers)
-    return Residual(key, point.model, (point.mode, *split), math.log(predicted.tpot / point.measured.tpot))
-
-
-def _key(one: Software) -> SoftwareKey:
-    return one.key
+    return Residual(key, point.model, (point.mode, *point.split), math.log(predicted.tpot / point.measured.tpot))
 
 
 def software_of(residuals: Sequence[Residual]) -> tuple[Software, ...]:
@@ -195,17 +192,19 @@ def log_time(members: Sequence[Residual]) -> float:
     return -sum(medians) / (len(medians) + PRIOR_SPLITS)
 
 
-def left_out(residuals: Sequence[Residual]) -> Floats:
+def left_out(asked: Sequence[Residual], known: Sequence[Residual]) -> Floats:
     """Logarithm of the factor of each point's software stack from the other splits of the stack; NaN without any [-].
 
     Parameters
     ----------
-    residuals : errors of points without these factors
+    asked : the points
+    known : errors of points without these factors
     """
-    turns = {
-        (key, split): log_time([one for one in members if one.split != split])
-        for key, members in _stacks(residuals).items()
-        if len(splits := {one.split for one in members}) > 1
-        for split in splits
-    }
-    return np.array([turns.get((one.key, one.split), np.nan) for one in residuals])
+    stacks = _stacks(known)
+
+    @functools.cache
+    def turn(key: SoftwareKey, split: tuple[object, ...]) -> float:
+        others = [one for one in stacks.get(key, ()) if one.split != split]
+        return log_time(others) if others else math.nan
+
+    return np.array([turn(one.key, one.split) for one in asked])

@@ -16,9 +16,9 @@ from typing import Annotated, Any, NotRequired
 from typing_extensions import TypedDict
 
 from tokenworks.calibrate.frontier import FrontierPlain, frontier
-from tokenworks.calibrate.measured import UNKNOWN_SPLIT, Point, PointTable
+from tokenworks.calibrate.measured import STARVED, UNKNOWN_SPLIT, Point, PointTable
 from tokenworks.calibrate.predict import Predicted, predict
-from tokenworks.calibrate.score import STARVED, Errors, grouped, little, ranking, scored
+from tokenworks.calibrate.score import Errors, grouped, little, ranking, scored
 from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.shown import Record, Shown

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokenworks.specs.given import Given
 
 FIT = Group("Fit", sort_key=2)
-ABLATED = 12
+LISTED = 12
 AGAINST_PRIOR = "\nfitted constants / their prior"
 
 
@@ -110,8 +110,7 @@ def calibrate(
         Leave out each system, or each model, in turn, and print the error of its predictions. Writes no calibration.
     intervals_of
         Keep all constants of this calibration, which was fitted on the points. Compute only what follows from them: its
-        intervals of TPOT and of throughput at equal speed per user, with fits without some of the points that start
-        from --prior; and the factors of software stacks.
+        factors of software stacks, and its intervals (fits without some of the points start from --prior).
     ablation
         Also print the error without each constant.
     name
@@ -295,7 +294,7 @@ def _print_software(plain: dict[str, Any]) -> None:
     rows = [
         [one["device"], one["engine"], one["model"], one["weights"], "yes" if one["drafts"] else "no",
          f"{one['time']:.2f}", str(one["points"]), str(one["splits"])]
-        for one in stacks[:ABLATED]
+        for one in stacks[:LISTED]
     ]  # fmt: skip
     columns: Columns = {
         "device": "left", "engine": "left", "model": "left", "weights": "left", "MTP": "left", "step time x": "right",
@@ -436,7 +435,7 @@ def _print(plain: dict[str, Any]) -> None:
             f"sample, left out {left or 'none'}"
         )
     if "ablation" in plain:
-        lost = [[r["without"], f"{100 * r['mape_lost']:+.2f} %"] for r in plain["ablation"][:ABLATED]]
+        lost = [[r["without"], f"{100 * r['mape_lost']:+.2f} %"] for r in plain["ablation"][:LISTED]]
         print_table(out, {"constant": "left", "more": "right"}, lost, title="\nmean error without each constant")
 
 
