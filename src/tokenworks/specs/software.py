@@ -92,7 +92,7 @@ class Software(Spec):
 
         Parameters
         ----------
-        others : the same engine with the same model on other devices of the vendor, at least one
+        others : the same engine with the same model on other devices, at least one (see `Calibration.software_on`)
         device : name of the device
         """
         turn = sum(math.log(one.time) for one in others) / (len(others) + PRIOR_DEVICES)
