@@ -107,6 +107,21 @@ def test_a_device_without_points_has_the_factor_of_its_vendor() -> None:
     assert calibration.model_copy(update={"devices": {}}).software_on(on("hgx-h20")) == ()
 
 
+def test_fp4_weights_have_other_kernels_where_a_device_multiplies_in_fp4() -> None:
+    known = {"h100": Silicon.of(on("hgx-h100")), "b200": Silicon.of(on("hgx-b200"))}
+    software = tuple(
+        stack(time, drafts=False, device=device).model_copy(update={"weights": "fp4"})
+        for device, time in (("h100", 1.2), ("b200", 0.8))
+    )
+    calibration = PRIOR.model_copy(update={"software": software, "devices": known})
+    lenders = {name: calibration.software_on(on(name))[0].measured_on for name in ("hgx-h20", "hgx-a100", "hgx-b300")}
+    assert lenders == {"hgx-h20": ("h100",), "hgx-a100": ("h100",), "hgx-b300": ("b200",)}
+    fp8 = tuple(one.model_copy(update={"weights": "fp8"}) for one in software)
+    calibration = calibration.model_copy(update={"software": fp8})
+    assert calibration.software_on(on("hgx-a100")) == ()  # the only one without FP8
+    assert calibration.software_on(on("hgx-h20"))[0].measured_on == ("b200", "h100")
+
+
 @given(st.lists(st.floats(0.4, 2.5), min_size=1, max_size=5))
 def test_a_lent_factor_lies_between_1_and_the_factors_that_it_comes_from(times: list[float]) -> None:
     others = [stack(time, drafts=False, device=f"device-{number}") for number, time in enumerate(times)]

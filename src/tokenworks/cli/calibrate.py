@@ -319,10 +319,12 @@ def _print_power(families: dict[str, dict[str, Any]]) -> None:
          f"{100 * one['median_ape']:.1f} %", f"{100 * one['models_left_out']:.1f} %"]
         for name, one in families.items()
     ]  # fmt: skip
-    columns = ("family", "points", "idle", "compute", "HBM", "median error", "models left out")
-    justify = {name: "left" if name == "family" else "right" for name in columns}
+    columns: Columns = {
+        "family": "left", "points": "right", "idle": "right", "compute": "right", "HBM": "right",
+        "median error": "right", "models left out": "right",
+    }  # fmt: skip
     if rows:
-        print_table(console(), justify, rows, title="\nshares of TDP of one family, around those of all")
+        print_table(console(), columns, rows, title="\nshares of TDP of one family, around those of all")
 
 
 def _print_coverage(left_out: list[dict[str, Any]]) -> None:

@@ -184,17 +184,22 @@ class Calibration(Spec):
         return self.model_copy(update={"software": ()})
 
     def software_on(self, machine: Machine) -> tuple[Software, ...]:
-        """The software stacks on the device of a machine: its own, and those of other devices of its vendor.
+        """The software stacks on the device of a machine: its own, and those that other devices of its vendor lend.
+
+        A device lends only to devices that multiply in the dtype of the weights as well, or do not as well: FP4 weights
+        have other kernels on H100 than on B200.
 
         Parameters
         ----------
-        machine : name of the device, and its family
+        machine : name of the device, its family and its peaks
         """
         own = {one.key: one for one in self.software if one.device == machine.device}
         others: dict[SoftwareKey, list[Software]] = {}
         for one in self.software:
             silicon = self.devices.get(one.device)
-            if silicon and vendor_of(silicon.family) == vendor_of(machine.family):
+            if not silicon or vendor_of(silicon.family) != vendor_of(machine.family):
+                continue
+            if (one.weights in silicon.dtypes) == (one.weights in machine.peak):
                 others.setdefault(one.key.on(machine.device), []).append(one)
         lent = (Software.like(found, machine.device) for key, found in others.items() if key not in own)
         return (*own.values(), *lent)

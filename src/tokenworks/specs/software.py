@@ -12,8 +12,8 @@ from tokenworks.specs.model import Model, parameters
 from tokenworks.specs.provenance import Spec
 
 PRIOR_DEVICES = 1.0
-"""Devices without an error that the prior of a factor counts as, on a device without points of its own. 0.5 and 2 give
-the same errors within 0.3 points; chosen [count]."""
+"""Devices without an error that the prior of a factor counts as, on a device without points of its own. With
+0.5 or 2, the errors of each measured device differ by less than 1 point; chosen [count]."""
 
 DIGITS = 4
 """Significant digits of a factor."""
@@ -92,7 +92,7 @@ class Software(Spec):
 
         Parameters
         ----------
-        others : the same engine with the same model on other devices of the vendor, at least one
+        others : the same engine with the same model on other devices, at least one (see `Calibration.software_on`)
         device : name of the device
         """
         turn = sum(math.log(one.time) for one in others) / (len(others) + PRIOR_DEVICES)
