@@ -12,6 +12,7 @@ from tokenworks.engine.kernel.base import COMPLETED, QUEUED, RUNNING, entry, inl
 from tokenworks.engine.kernel.drive import next_event
 from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.steps import time_after
+from tokenworks.engine.kernel.tables import floats, ints
 from tokenworks.engine.kernel.tokens import last_decode
 
 
@@ -25,18 +26,24 @@ def next_time(s):
     return time
 
 
-@entry("address", "int", "i8[]", "i8[]", "f8[]", "i8[]", "i8[]", "i8[]", "i8[]", "f8[]", "f8[]", "i8[]")
-def progress(table, slots, owner, seen, last, counts, numbers, tokens, more, times, gaps, ranks):
+@entry("address", "int", "address")
+def progress(table, slots, seen_by_caller):
     """List the requests with new output tokens, also those that have completed. Returns `next_time`.
 
     Parameters
     ----------
     slots : number of slots to look at
-    owner, seen, last : request in each slot at the last call, its output tokens then, and the time of the last of them
-    counts : counts[0] becomes the number of requests with new tokens
-    numbers, tokens, more, times, gaps, ranks : of these requests, see `progress.Progress`
+    seen_by_caller : address of the table of `progress.Progress`
     """
     s = state_at(table)
+    # request in each slot at the last call, its output tokens then, and the time of the last of them
+    owner, seen, last = ints(seen_by_caller, 0), ints(seen_by_caller, 1), floats(seen_by_caller, 2)
+    # of the requests with new tokens
+    counts, numbers, tokens, more = (
+        ints(seen_by_caller, 3), ints(seen_by_caller, 4), ints(seen_by_caller, 5), ints(seen_by_caller, 6)
+    )  # fmt: skip
+    times, gaps = floats(seen_by_caller, 7), floats(seen_by_caller, 8)
+    ranks, places = ints(seen_by_caller, 9), ints(seen_by_caller, 10)
     fresh = 0
     for q in range(slots):
         me = s.request[q]
@@ -56,7 +63,7 @@ def progress(table, slots, owner, seen, last, counts, numbers, tokens, more, tim
                 when += me.lag_s
             gaps[fresh] = (when - last[q]) / (made - seen[q]) if seen[q] else math.nan
             numbers[fresh], tokens[fresh], more[fresh] = me.number, made, made - seen[q]
-            times[fresh], ranks[fresh] = when, me.at
+            times[fresh], ranks[fresh], places[fresh] = when, me.at, q
             seen[q], last[q] = made, when
             fresh += 1
     counts[0] = fresh
