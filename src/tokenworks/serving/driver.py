@@ -89,7 +89,7 @@ class HandedOver:
 
     ranks, gaps, lates : of each token's request: number of its rank; time since the token before it, NaN for a first
         token [s]; time between the token's due time and the moment when it was written: the tokens of a turn are
-        written one after the other, in equal times, those of `Driver.lines` first [s of the real clock]
+        written one after the other, in equal times [s of the real clock]
     more : new tokens of each request [token]
     """
 
@@ -248,14 +248,31 @@ class Driver:
 
     def _hand_over(self, now: float) -> None:
         """Hand over the new tokens. What was due first is written first, by `lines`; then the rest in this order."""
-        progress, jobs = self._progress, self.jobs
-        times, count = progress.times, len(progress)
-        order = times.argsort(kind="stable")
+        progress, times = self._progress, self._progress.times
+        order, count = times.argsort(kind="stable"), len(times)
         written = 0 if self.lines is None else self.lines.write(progress, order, now)
-        between, left = self.now(), order[written:]
-        columns = (progress.numbers, progress.tokens, times, progress.ranks, progress.slots)
+        if written < count:
+            self._hand_left(order[written:], now)
+        if self.observe is not None:
+            ends = np.empty(count)
+            ends[order] = now + np.arange(1, count + 1) * ((self.now() - now) / count)
+            lates = np.maximum(ends - times, 0.0) / self.speed
+            self.observe(HandedOver(progress.ranks, progress.gaps, lates, progress.more))
+        if self.stepped is not None:
+            self.stepped(*self.simulator.work())
+
+    def _hand_left(self, left: Ints, now: float) -> None:
+        """Hand over new tokens to their receivers.
+
+        Parameters
+        ----------
+        left : their requests in `_progress`
+        now : later tokens are held [s]
+        """
+        progress = self._progress
+        columns = (progress.numbers, progress.tokens, progress.times, progress.ranks, progress.slots)
         for number, tokens, when, rank, slot in zip(*[column[left].tolist() for column in columns], strict=True):
-            job = jobs.get(number)
+            job = self.jobs.get(number)
             if job is None:
                 continue
             if job.first_s != job.first_s:  # NaN: the first token
@@ -268,13 +285,6 @@ class Driver:
                 heapq.heappush(self._held, (when, next(self._order), job, tokens, None))
             else:
                 job.receiver.produced(job, tokens)
-        if self.observe is not None:
-            ends = np.empty(count)
-            ends[order] = np.interp(np.arange(1, count + 1), (0, written, count), (now, between, self.now()))
-            lates = np.maximum(ends - times, 0.0) / self.speed
-            self.observe(HandedOver(progress.ranks, progress.gaps, lates, progress.more))
-        if self.stepped is not None:
-            self.stepped(*self.simulator.work())
 
     def _end(self, now: float) -> None:
         ended = self.simulator.take()

@@ -38,7 +38,7 @@ class Lines:
 
     Parameters
     ----------
-    words : words of answers as they stand in JSON; all are equally long, and their number is a power of two
+    words : words of answers as they stand in JSON, all equally long
     """
 
     def __init__(self, words: list[bytes]) -> None:
@@ -73,9 +73,8 @@ class Lines:
             self._fit(2 * job.slot)
         event = form.begin + bytes(self._size) + form.end
         self._events[job.slot, :size] = np.frombuffer(event, np.int8)
-        word = (words.start + words.stride * job.sent) & words.vocabulary.mask
         self._rows[job.slot] = (
-            job.number, job.sent, job.output_tokens, descriptor, size, len(form.begin), word, words.stride, 0,
+            job.number, job.sent, job.output_tokens, descriptor, size, len(form.begin), words.start, words.stride, 0,
         )  # fmt: skip
 
     def leave(self, job: Job) -> int:

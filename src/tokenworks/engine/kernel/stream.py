@@ -15,9 +15,9 @@ from tokenworks.engine.kernel.codes import (
     PLACE,
     SENT,
     SIZE,
+    START,
     STRIDE,
     WIDTH,
-    WORD,
 )
 from tokenworks.engine.kernel.tables import address_of, floats, ints, length_of, octets
 
@@ -49,14 +49,14 @@ def write(lines, progress, order, now, size):
                 rows[row + NUMBER] == numbers[i] and made == rows[row + SENT] + 1 and made < rows[row + LAST]
                 and times[i] <= now and rows[row + DESCRIPTOR] >= 0
             ):  # fmt: skip
-                begin, word = slots[i] * WIDTH, rows[row + WORD]
+                begin = slots[i] * WIDTH
                 place = begin + rows[row + PLACE]
+                word = size * ((rows[row + START] + rows[row + STRIDE] * rows[row + SENT]) & mask)
                 for b in range(size):
-                    events[place + b] = words[word * size + b]
+                    events[place + b] = words[word + b]
                 done = _write(rows[row + DESCRIPTOR], start + begin, rows[row + SIZE])
                 if done == rows[row + SIZE]:
-                    rows[row + SENT], rows[row + WORD] = made, (word + rows[row + STRIDE]) & mask
-                    order[written] = i
+                    rows[row + SENT], order[written] = made, i
                     written += 1
                     continue
                 rows[row + PARTIAL], rows[row + DESCRIPTOR] = max(done, 0), -1
